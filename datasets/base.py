@@ -40,9 +40,9 @@ _NO_TEXT = re.compile(r"[\x00-\x1f\x7f-\x9f\u2028\u2029\ud800-\udfff]")
 
 
 def require_plain(name: str, path: Path) -> None:
-    """Raises DatasetError where the name of an image is no line of text, as records and tables need it."""
+    """Refuse (DatasetError) an image name that is not one line of printable UTF-8, which records and tables need."""
     if _NO_TEXT.search(name):
-        shown = _NO_TEXT.sub(lambda found: ascii(found[0])[1:-1], str(path))
+        shown = _NO_TEXT.sub(lambda match: ascii(match[0])[1:-1], str(path))
         raise DatasetError(f"{shown} has a control character or bytes that are no UTF-8 in its name; rename it")
 
 

@@ -61,18 +61,18 @@ class ImageOrigin(Benchmark):
         def labelled(split: str) -> tuple[Pair, ...]:
             return tuple(
                 Pair(stem=f"{name}/{pair.stem}", image=pair.image, mask=pair.image, label=label)
-                for label, (name, found) in enumerate(parts.items())
-                for pair in {"train": found.train, "val": found.val}.get(split) or found.test["test"]
+                for label, (name, part) in enumerate(parts.items())
+                for pair in {"train": part.train, "val": part.val}.get(split) or part.test["test"]
             )
 
-        generated = all(found.note == SAMPLE_NOTE for found in parts.values())
-        notes = [f"{name} {found.note}" for name, found in parts.items() if found.note]
+        generated = all(part.note == SAMPLE_NOTE for part in parts.values())
+        notes = [f"{name} {part.note}" for name, part in parts.items() if part.note]
         return Splits(
             train=labelled("train"),
             val=labelled("val"),
             test={"test": labelled("test")},
             layout="roots",
-            rule="; ".join(f"{name}: {found.rule}" for name, found in parts.items()),
+            rule="; ".join(f"{name}: {part.rule}" for name, part in parts.items()),
             note=SAMPLE_NOTE if generated else ", ".join(notes),
         )
 

@@ -81,7 +81,7 @@ class OwnBenchmark(FolderBenchmark):
             self.carved_by = f"groups of {self.options.group}"  # type: ignore[misc]
 
     def __reduce__(self) -> tuple[object, tuple[object, ...]]:
-        """By name and classes: the class itself is in no module where another process could find it."""
+        """Pickled as name and classes: the class is made at run time, so another process finds it in no module."""
         return _rebuilt, (own_benchmark, self.name, self.class_names, self.options)
 
     def layouts(self) -> tuple[Layout, ...]:
@@ -106,24 +106,24 @@ class OwnBenchmark(FolderBenchmark):
         )
 
     def recognised(self, root: Path) -> list[Layout]:
-        found = super().recognised(root)
-        return [layout for layout in found if not isinstance(layout, OneFolder)] or found
+        layouts = super().recognised(root)
+        return [layout for layout in layouts if not isinstance(layout, OneFolder)] or layouts
 
     def locate(self, data_root: Path) -> Path:
         if not data_root.is_dir():
             raise DatasetError(f"no folder {data_root} for {self.name}; give {self.source}")
-        found = self.inside(data_root)
-        if not found:
+        roots = self.inside(data_root)
+        if not roots:
             offer = shared_names(data_root, self.name)
             raise DatasetError(
                 f"{data_root} is no data set that {self.name} could be; {offer or f'give {self.source}'}{_seen(data_root)}"
             )
-        if len(found) > 1:
+        if len(roots) > 1:
             raise DatasetError(
-                f"{data_root} holds several data sets: {', '.join(map(str, found))}; give one of them as {self.name}=DIR, or "
+                f"{data_root} holds several data sets: {', '.join(map(str, roots))}; give one of them as {self.name}=DIR, or "
                 f"patterns of the files of all ({_setting(self.name, '*/images/*', '*/masks/{stem}.png')})"
             )
-        return found[0]
+        return roots[0]
 
     def needed_parts(self) -> tuple[str, ...]:
         return ()  # what a folder of one's own must have, its layouts say
@@ -151,23 +151,23 @@ class OwnBenchmark(FolderBenchmark):
         return train, parts["val"], {"test": tested}, rule
 
     def group(self, pair: Pair) -> str:
-        """By `DataOptions.group`: what its first bracket matches in the stem, or all that it matches."""
+        """What the first bracket of the regular expression `DataOptions.group` matches in the stem, or its whole match."""
         if not self.options.group:
             return super().group(pair)
         try:
             with _at_most(GROUP_SECONDS):
-                found = re.search(self.options.group, pair.stem)
+                match = re.search(self.options.group, pair.stem)
         except TimeoutError:
             raise DatasetError(
                 f"{self.name}: the group rule {self.options.group!r} takes more than {GROUP_SECONDS:g} s on the name "
                 f"{pair.stem!r}; write it without a repetition in a repetition"
             ) from None
-        if found is None:
+        if match is None:
             raise DatasetError(
                 f"{self.name}: the group rule {self.options.group!r} fits no part of the name {pair.stem!r}; "
                 f"--set benchmarks.{self.name}.group=REGEX"
             )
-        return (found[1] if found.re.groups else found[0]).casefold()
+        return (match[1] if match.re.groups else match[0]).casefold()
 
     def notes(self, pairs: Sequence[Pair], *, layout: Layout, parts: Collection[str]) -> list[str]:
         return []
@@ -266,15 +266,15 @@ def own_folder(name: str, folder: Path, options: DataOptions | None = None) -> t
 
 def _coco_classes(layout: CocoLayout, root: Path, category: str) -> tuple[str, ...]:
     """The background, and the one category that is looked for or all that the annotations show."""
-    found = layout.categories(root)
+    names = layout.categories(root)
     where = f"the COCO files in {root}"
-    if not found:
+    if not names:
         raise DatasetError(f"{where} have no annotations; export them again")
     if category == coco.ANY:
         return BINARY
-    if category and category not in found:
-        raise DatasetError(f"{where} have no annotation of the category {category!r}; they have {', '.join(found)}")
-    return _checked((BINARY[0], *([category] if category else [name for name in found if name != BINARY[0]])), where)
+    if category and category not in names:
+        raise DatasetError(f"{where} have no annotation of the category {category!r}; they have {', '.join(names)}")
+    return _checked((BINARY[0], *([category] if category else [name for name in names if name != BINARY[0]])), where)
 
 
 def _nnunet_classes(path: Path) -> tuple[str, ...]:
@@ -282,7 +282,7 @@ def _nnunet_classes(path: Path) -> tuple[str, ...]:
     try:
         labels = json.loads(path.read_bytes())["labels"].items()
         first_version = all(str(name).isdigit() for name, _ in labels)
-        indices = {int(one if first_version else other): str(other if first_version else one) for one, other in labels}
+        indices = {int(key if first_version else value): str(value if first_version else key) for key, value in labels}
     except FileNotFoundError:
         return BINARY
     except (OSError, ValueError, KeyError, TypeError, AttributeError) as error:
@@ -329,12 +329,12 @@ def _setting(name: str, images: str, masks: str) -> str:
 def _folders(root: Path) -> list[Path]:
     """``root`` and the first folders down to two levels below it."""
     level = subfolders(root)[:_MOST_FOLDERS]
-    return [root, *level, *[inner for one in level for inner in subfolders(one)[:_MOST_FOLDERS]]]
+    return [root, *level, *[inner for folder in level for inner in subfolders(folder)[:_MOST_FOLDERS]]]
 
 
 def _seen(root: Path) -> str:
-    """What lies there, by ending: ``; seen: scans (24 .nii.gz)``."""
-    told = []
+    """The files below ``root`` by folder and ending, for a message: ``; seen: scans (24 .nii.gz)``."""
+    contents = []
     for folder in _folders(root):
         try:
             names = [path.name for path in folder.iterdir() if path.is_file() and not path.name.startswith(".")]
@@ -345,13 +345,13 @@ def _seen(root: Path) -> str:
         )
         if names:
             where = "beside them" if folder == root else f"{folder.relative_to(root)}/"
-            told.append(f"{where} ({', '.join(f'{count} {ending}' for ending, count in endings.most_common(3))})")
-    more = ", …" if len(told) > _MOST_TOLD else ""
-    return f"; seen: {', '.join(told[:_MOST_TOLD])}{more}" if told else ""
+            contents.append(f"{where} ({', '.join(f'{count} {ending}' for ending, count in endings.most_common(3))})")
+    more = ", …" if len(contents) > _MOST_TOLD else ""
+    return f"; seen: {', '.join(contents[:_MOST_TOLD])}{more}" if contents else ""
 
 
 def shared_names(root: Path, name: str) -> str:
-    """Two folders whose files share names, one of them like masks, offered as images and masks; empty where none are.
+    """A hint for a message: two folders whose files share names, one of which looks like masks; empty where there are none.
 
     Args:
         name: what it is called, for the message.
@@ -360,12 +360,12 @@ def shared_names(root: Path, name: str) -> str:
         folder: {bare_key(path): path for path in image_files(folder, MASK_EXTENSIONS)} for folder in _folders(root)
     }
     likely: list[tuple[int, Path, Path, Path, Path, str]] = []
-    for (first, ours), (second, theirs) in itertools.permutations(files.items(), 2):
-        shared = sorted(ours.keys() & theirs.keys())
-        if len(shared) < 2 or 2 * len(shared) < min(len(ours), len(theirs)):
+    for (first, left), (second, right) in itertools.permutations(files.items(), 2):
+        shared = sorted(left.keys() & right.keys())
+        if len(shared) < 2 or 2 * len(shared) < min(len(left), len(right)):
             continue
-        if all(_like_mask(theirs[key]) for key in shared[:3]) and not all(_like_mask(ours[key]) for key in shared[:3]):
-            likely.append((len(shared), first, second, ours[shared[0]], theirs[shared[0]], shared[0]))
+        if all(_like_mask(right[key]) for key in shared[:3]) and not all(_like_mask(left[key]) for key in shared[:3]):
+            likely.append((len(shared), first, second, left[shared[0]], right[shared[0]], shared[0]))
     if not likely:
         return ""
     count, images, masks, image, mask, key = max(likely)
@@ -430,7 +430,8 @@ class OwnLabels(OwnBenchmark):
 
     def layouts(self) -> tuple[Layout, ...]:
         return tuple(
-            ClassFolders(splits=one.splits, never=one.never, classes=self.class_names) for one in (UNDIVIDED, DIVIDED)
+            ClassFolders(splits=layout.splits, never=layout.never, classes=self.class_names)
+            for layout in (UNDIVIDED, DIVIDED)
         )
 
     def arrange(self, parts: Mapping[str, Pairs], *, root: Path, layout: Layout) -> Arranged:
@@ -478,8 +479,8 @@ def _labelled(name: str, folder: Path) -> tuple[type[Benchmark], Path] | None:
         raise DatasetError(f"{folder} has a folder of images a class, or images and masks: {offer}")
     layout = recognise(roots[0], (UNDIVIDED, DIVIDED))[0]
     assert isinstance(layout, ClassFolders)
-    classes = layout.found(roots[0])
-    if len(classes) > MOST_CLASSES or not all(one.isprintable() and len(one) <= 60 for one in classes):
+    classes = layout.classes_at(roots[0])
+    if len(classes) > MOST_CLASSES or not all(label.isprintable() and len(label) <= 60 for label in classes):
         raise DatasetError(
             f"{roots[0]} has {len(classes)} folders of classes; {MOST_CLASSES} are the most, and a name has at most 60 "
             "characters that can be printed"

@@ -40,8 +40,8 @@ def missing_imagery(image: decoding.Array) -> np.ndarray:
 
 def image_of_tile(stem: str) -> str | None:
     """The image that a tile was cut from; None where the name is no tile's."""
-    found = _TILE.fullmatch(stem.casefold())
-    return found["image"] if found else None
+    match = _TILE.fullmatch(stem.casefold())
+    return match["image"] if match else None
 
 
 def _holds_tiles_alone(root: Path) -> bool:

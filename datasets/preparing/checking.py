@@ -43,7 +43,7 @@ INVERTED = (
 
 @dataclass(frozen=True, kw_only=True)
 class Verdict:
-    """What a rule found.
+    """The outcome of one rule of the check.
 
     Args:
         status: ``failed`` makes the check fail; ``warned`` is to be looked at.
@@ -57,12 +57,12 @@ class Verdict:
 
 
 def verdicts_on(benchmark: Benchmark, splits: Splits, prints: Sequence[Fingerprint], root: Path) -> tuple[Verdict, ...]:
-    """One verdict a rule.
+    """The verdict of every rule.
 
     Args:
-        prints: what reading every one of them found.
+        prints: the fingerprint of every pair.
     """
-    whole = [found for found in prints if not found.error]
+    whole = [fingerprint for fingerprint in prints if not fingerprint.error]
     return (
         _pairing(splits, len(prints), root),
         _counts(benchmark, splits, root),
@@ -82,20 +82,20 @@ def _pairing(splits: Splits, pairs: int, root: Path) -> Verdict:
     return Verdict(rule="pairing", status="warned" if files else "passed", message=message, files=files)
 
 
-def _files(found: Sequence[Fingerprint], root: Path) -> tuple[str, ...]:
-    return tuple(label(one.pair.image, root) for one in found[:_FILES_LISTED])
+def _files(fingerprints: Sequence[Fingerprint], root: Path) -> tuple[str, ...]:
+    return tuple(label(fingerprint.pair.image, root) for fingerprint in fingerprints[:_FILES_LISTED])
 
 
 def _counts(benchmark: Benchmark, splits: Splits, root: Path) -> Verdict:
     """Published sizes by split; where a benchmark publishes no validation split, train and val count together."""
-    found = {"train": len(splits.train), "val": len(splits.val), "test": sum(map(len, splits.test.values()))}
+    counts = {"train": len(splits.train), "val": len(splits.val), "test": sum(map(len, splits.test.values()))}
     published = dict(benchmark.sizes_to_expect(splits.layout))
     if "all" in published or splits.layout == "autogluon" or benchmark.options.split_rule == CARVED:
-        published, found = {"all": sum(published.values())}, {"all": sum(found.values())}
+        published, counts = {"all": sum(published.values())}, {"all": sum(counts.values())}
     elif "val" not in published and published:
-        found["train"] += found.pop("val")
+        counts["train"] += counts.pop("val")
     wrong = [
-        f"{split} {found[split]:,} of {published[split]:,}" for split in published if found[split] != published[split]
+        f"{split} {counts[split]:,} of {published[split]:,}" for split in published if counts[split] != published[split]
     ]
     if (root / SAMPLE_MARKER).exists() or splits.note == SAMPLE_NOTE:
         return Verdict(rule="counts", status="warned", message="a generated sample, not the published benchmark")
@@ -105,16 +105,16 @@ def _counts(benchmark: Benchmark, splits: Splits, root: Path) -> Verdict:
     if not published:
         message = f"not compared: nobody published sizes of this ({splits.note or splits.layout})"
         return Verdict(rule="counts", status="warned", message=message)
-    if wrong and all(found[split] <= published[split] for split in published):
+    if wrong and all(counts[split] <= published[split] for split in published):
         message = f"a part of the benchmark, which tables say ({splits.note}): {', '.join(wrong)}"
         return Verdict(rule="counts", status="warned", message=message)
     if wrong:
         return Verdict(rule="counts", status="failed", message=f"not the published sizes: {', '.join(wrong)}")
-    told = ", ".join(f"{split} {count}" for split, count in found.items())
+    listed = ", ".join(f"{split} {count}" for split, count in counts.items())
     note = f" ({splits.note})" if splits.note else ""
     official = benchmark.sizes_to_expect(splits.layout) == benchmark.published_sizes
     whole = "as published" if official else "all that this split rule takes"
-    return Verdict(rule="counts", status="warned" if note else "passed", message=f"{whole}: {told}{note}")
+    return Verdict(rule="counts", status="warned" if note else "passed", message=f"{whole}: {listed}{note}")
 
 
 def enough_tests(splits: Splits) -> Verdict:
@@ -139,12 +139,12 @@ def _groups(benchmark: Benchmark, splits: Splits, root: Path) -> Verdict:
     across = {name: members for name, members in groups.items() if len({split for split, _ in members}) > 1}
     if not across:
         return Verdict(rule=rule, status="passed", message=f"{len(groups)} groups, each in one split")
-    told = tuple(
+    examples = tuple(
         f"{name}: " + ", ".join(f"{split} {label(pair.image, root)}" for split, pair in members[:4])
         for name, members in list(across.items())[:_FILES_LISTED]
     )
-    message = f"{len(across)} of {len(groups)} groups have images in several splits, so a test knows its images; the first: {told[0]}"
-    return Verdict(rule=rule, status="failed" if _is_own(benchmark) else "warned", message=message, files=told)
+    message = f"{len(across)} of {len(groups)} groups have images in several splits, so a test knows its images; the first: {examples[0]}"
+    return Verdict(rule=rule, status="failed" if _is_own(benchmark) else "warned", message=message, files=examples)
 
 
 def _is_own(benchmark: Benchmark) -> bool:
@@ -152,7 +152,7 @@ def _is_own(benchmark: Benchmark) -> bool:
 
 
 def _readable(prints: Sequence[Fingerprint], root: Path) -> Verdict:
-    broken = [found for found in prints if found.error]
+    broken = [fingerprint for fingerprint in prints if fingerprint.error]
     if not broken:
         return Verdict(rule="readable", status="passed", message=f"all {len(prints)} pairs decode")
     message = f"{len(broken)} pairs cannot be read; the first: {broken[0].error}"
@@ -166,10 +166,10 @@ def _labels(benchmark: Benchmark, splits: Splits) -> Verdict:
     lines = tuple(
         f"{name}: " + ", ".join(f"{split} {counts[split][name]}" for split in parts) for name in benchmark.class_names
     )
-    absent = {split: [name for name, count in mine.items() if not count] for split, mine in counts.items()}
-    told = "; ".join(f"{split} has no image of {', '.join(names)}" for split, names in absent.items() if names)
-    if told:
-        return Verdict(rule="labels", status="failed" if absent["train"] else "warned", message=told, files=lines)
+    absent = {split: [name for name, count in by_class.items() if not count] for split, by_class in counts.items()}
+    missing = "; ".join(f"{split} has no image of {', '.join(names)}" for split, names in absent.items() if names)
+    if missing:
+        return Verdict(rule="labels", status="failed" if absent["train"] else "warned", message=missing, files=lines)
     return Verdict(rule="labels", status="passed", message="; ".join(lines))
 
 
@@ -185,9 +185,9 @@ def _masks(benchmark: Benchmark, prints: Sequence[Fingerprint], root: Path) -> l
 
 
 def _values(benchmark: Benchmark, prints: Sequence[Fingerprint]) -> Verdict:
-    told = _ranges(sorted({value for found in prints for value in found.values}))
-    message = f"stored: {told}; all decode to classes 0 to {benchmark.num_classes - 1}"
-    objects = {found.values[-1] for found in prints if 1 <= len(found.values) <= 2} - {0}
+    stored = _ranges(sorted({value for fingerprint in prints for value in fingerprint.values}))
+    message = f"stored: {stored}; all decode to classes 0 to {benchmark.num_classes - 1}"
+    objects = {fingerprint.values[-1] for fingerprint in prints if 1 <= len(fingerprint.values) <= 2} - {0}
     if _is_own(benchmark) and benchmark.task == "binary" and len(objects) > 1 and max(objects) < _MOST_CLASSES:
         message += f"; each mask holds one of {_ranges(sorted(objects))}: several classes? name them in classes.txt"
         return Verdict(rule="mask values", status="warned", message=message)
@@ -206,16 +206,16 @@ def _ranges(values: Sequence[int]) -> str:
 
 
 def mask_polarity(prints: Sequence[Fingerprint]) -> Verdict:
-    """Objects seldom fill most of a picture and most of its border at once; inverted masks do nearly always."""
-    share = statistics.median(found.shares[1] for found in prints)
-    border = statistics.median(found.border_share for found in prints)
-    told = f"foreground covers {share:.0%} of the median mask and {border:.0%} of its border"
+    """Whether masks are inverted: those nearly always fill most of a picture and most of its border, objects seldom do."""
+    share = statistics.median(fingerprint.shares[1] for fingerprint in prints)
+    border = statistics.median(fingerprint.border_share for fingerprint in prints)
+    coverage = f"foreground covers {share:.0%} of the median mask and {border:.0%} of its border"
     status: Status = "failed" if share > 0.5 and border > 0.5 else "passed"
-    return Verdict(rule="mask polarity", status=status, message=told + (INVERTED if status == "failed" else ""))
+    return Verdict(rule="mask polarity", status=status, message=coverage + (INVERTED if status == "failed" else ""))
 
 
 def _classes(benchmark: Benchmark, prints: Sequence[Fingerprint]) -> Verdict:
-    seen = {index for found in prints for index, share in enumerate(found.shares) if share > 0}
+    seen = {index for fingerprint in prints for index, share in enumerate(fingerprint.shares) if share > 0}
     absent = [benchmark.class_names[index] for index in range(benchmark.num_classes) if index not in seen]
     if absent:
         return Verdict(rule="classes", status="failed", message=f"never in a mask: {', '.join(absent)}")
@@ -224,7 +224,7 @@ def _classes(benchmark: Benchmark, prints: Sequence[Fingerprint]) -> Verdict:
 
 def one_class_masks(prints: Sequence[Fingerprint], root: Path) -> Verdict:
     """Masks without an object are a fact of some data (most tiles have no defect); where none has one, nothing can be learnt."""
-    single = [found for found in prints if max(found.shares, default=0.0) >= 1.0]
+    single = [fingerprint for fingerprint in prints if max(fingerprint.shares, default=0.0) >= 1.0]
     if not single:
         return Verdict(rule="one-class masks", status="passed", message="every mask holds at least two classes")
     message = f"{len(single)} of {len(prints)} masks hold one class only"
@@ -235,14 +235,14 @@ def one_class_masks(prints: Sequence[Fingerprint], root: Path) -> Verdict:
 
 
 def image_and_mask_size(benchmark: Benchmark, prints: Sequence[Fingerprint], root: Path) -> Verdict:
-    wrong = [found for found in prints if found.image_size != found.mask_size]
+    wrong = [fingerprint for fingerprint in prints if fingerprint.image_size != fingerprint.mask_size]
     if not wrong:
         return Verdict(rule="image and mask size", status="passed", message="equal in every pair")
     first = wrong[0]
-    stored = {found.image_size for found in prints}
+    stored = {fingerprint.image_size for fingerprint in prints}
     one_side = len(stored) == 1 and len({side for size in stored for side in size}) == 1
     if one_side and getattr(benchmark, "stretched_copies", False):
-        (side, _), largest = first.image_size, max(found.mask_size for found in wrong)
+        (side, _), largest = first.image_size, max(fingerprint.mask_size for fingerprint in wrong)
         message = (
             f"every image is {side}x{side}, {len(wrong)} masks are not (up to {largest[0]}x{largest[1]}): a copy with "
             "stretched images; they are scaled to their masks when read"
@@ -256,7 +256,7 @@ def image_and_mask_size(benchmark: Benchmark, prints: Sequence[Fingerprint], roo
 
 
 def _exif(prints: Sequence[Fingerprint], root: Path) -> Verdict:
-    turned = [found for found in prints if found.orientation != 1]
+    turned = [fingerprint for fingerprint in prints if fingerprint.orientation != 1]
     if not turned:
         return Verdict(rule="EXIF rotation", status="passed", message="none")
     message = f"{len(turned)} images are stored rotated; they are turned upright when read"
@@ -265,8 +265,8 @@ def _exif(prints: Sequence[Fingerprint], root: Path) -> Verdict:
 
 def _exact(prints: Sequence[Fingerprint], root: Path) -> list[Verdict]:
     groups = exact_groups(prints)
-    across = [group for group in groups if len({found.split for found in group}) > 1]
-    within = [group for group in groups if len({found.split for found in group}) == 1]
+    across = [group for group in groups if len({fingerprint.split for fingerprint in group}) > 1]
+    within = [group for group in groups if len({fingerprint.split for fingerprint in group}) == 1]
     return [
         _copies("exact copies within a split", within, root, bad="warned"),
         _copies("exact copies across splits", across, root, bad="failed"),
@@ -286,10 +286,12 @@ def _near(prints: Sequence[Fingerprint], root: Path) -> list[Verdict]:
 def _copies(rule: str, groups: Sequence[Sequence[Fingerprint]], root: Path, *, bad: Status) -> Verdict:
     if not groups:
         return Verdict(rule=rule, status="passed", message="none")
-    names = [[f"{found.split}: {label(found.pair.image, root)}" for found in group] for group in groups]
-    told = tuple(" = ".join(group) for group in names)
-    message = f"{len(groups)} groups; the first: {told[0]}"
-    return Verdict(rule=rule, status=bad, message=message, files=told[:_FILES_LISTED])
+    names = [
+        [f"{fingerprint.split}: {label(fingerprint.pair.image, root)}" for fingerprint in group] for group in groups
+    ]
+    lines = tuple(" = ".join(group) for group in names)
+    message = f"{len(groups)} groups; the first: {lines[0]}"
+    return Verdict(rule=rule, status=bad, message=message, files=lines[:_FILES_LISTED])
 
 
 _GLANCES = 24
@@ -339,9 +341,9 @@ def first_look(benchmark: FolderBenchmark, splits: Splits, root: Path) -> tuple[
     """
     parts = {"train": splits.train, **splits.test}
     looked = {split: [_glance(benchmark, split, pair) for pair in _spread(pairs)] for split, pairs in parts.items()}
-    prints = [found for of_split in looked.values() for found in of_split]
+    prints = [fingerprint for of_split in looked.values() for fingerprint in of_split]
     whole = f"sam-peft data check {benchmark.name}={root} looks at all of them"
-    broken = [found for found in prints if found.error]
+    broken = [fingerprint for fingerprint in prints if fingerprint.error]
     if broken:
         raise DatasetError(
             f"{benchmark.name}: {len(broken)} of {len(prints)} pairs that were looked at cannot be read; the first: "
@@ -349,7 +351,7 @@ def first_look(benchmark: FolderBenchmark, splits: Splits, root: Path) -> tuple[
         )
     for split, of_split in looked.items():
         rest = (_glance(benchmark, split, pair) for pair in parts[split])
-        if not any(_shows_something(found) for found in itertools.chain(of_split, rest)):
+        if not any(_shows_something(fingerprint) for fingerprint in itertools.chain(of_split, rest)):
             raise DatasetError(
                 f"{benchmark.name}: every mask of the {split} split is background, so there is nothing to learn and every score "
                 f"would be perfect; give masks of what is looked for ({whole})"
@@ -357,11 +359,13 @@ def first_look(benchmark: FolderBenchmark, splits: Splits, root: Path) -> tuple[
     odd = [enough_tests(splits), image_and_mask_size(benchmark, prints, root)]
     odd += [mask_polarity(prints)] if benchmark.task == "binary" else []
     odd += [one_class_masks(prints, root)] if 2 * sum(map(_is_of_one_class, prints)) > len(prints) else []
-    return tuple(f"{benchmark.name}: {found.rule}: {found.message}" for found in odd if found.status != "passed")
+    return tuple(
+        f"{benchmark.name}: {verdict.rule}: {verdict.message}" for verdict in odd if verdict.status != "passed"
+    )
 
 
 def _glance(benchmark: FolderBenchmark, split: str, pair: Pair) -> Fingerprint:
-    """The mask's classes and both sizes; the image is decoded only where they differ, as they may be no pair."""
+    """A fingerprint of the mask's classes and both sizes; the image is decoded only where the sizes differ."""
     try:
         mask, size = benchmark.mask_of(pair), stored_size(pair.image)
         mask_size = (mask.shape[1], mask.shape[0])
@@ -381,16 +385,16 @@ def _glance(benchmark: FolderBenchmark, split: str, pair: Pair) -> Fingerprint:
     )
 
 
-def _is_of_one_class(found: Fingerprint) -> bool:
-    return max(found.shares, default=0.0) >= 1.0
+def _is_of_one_class(fingerprint: Fingerprint) -> bool:
+    return max(fingerprint.shares, default=0.0) >= 1.0
 
 
-def _shows_something(found: Fingerprint) -> bool:
-    return any(found.shares[1:])
+def _shows_something(fingerprint: Fingerprint) -> bool:
+    return any(fingerprint.shares[1:])
 
 
 def _spread(pairs: Sequence[Pair]) -> list[Pair]:
-    """Some of them, from first to last."""
+    """At most `_GLANCES` pairs, spread evenly over all."""
     step = max(1, len(pairs) // _GLANCES)
     return list(pairs[::step][:_GLANCES])
 
@@ -421,7 +425,7 @@ def _describe(benchmark: Benchmark, item: tuple[str, Pair]) -> Fingerprint:
     return fingerprint_pair(benchmark, *item)
 
 
-def _counted(found: Iterable[Fingerprint], total: int, progress: TellProgress) -> Iterable[Fingerprint]:
-    for number, one in enumerate(found, 1):
+def _counted(fingerprints: Iterable[Fingerprint], total: int, progress: TellProgress) -> Iterable[Fingerprint]:
+    for number, fingerprint in enumerate(fingerprints, 1):
         progress("reading", number, total)
-        yield one
+        yield fingerprint

@@ -118,8 +118,8 @@ def border_share(mask: NDArray[np.uint8]) -> float:
 def exact_groups(prints: Sequence[Fingerprint]) -> list[list[Fingerprint]]:
     """Pairs whose images have the same pixels, in groups of two and more."""
     groups: dict[str, list[Fingerprint]] = {}
-    for found in prints:
-        groups.setdefault(found.digest, []).append(found)
+    for fingerprint in prints:
+        groups.setdefault(fingerprint.digest, []).append(fingerprint)
     return [group for group in groups.values() if len(group) > 1]
 
 
@@ -127,31 +127,31 @@ def near_pairs(prints: Sequence[Fingerprint]) -> list[tuple[Fingerprint, Fingerp
     """Images that are copies but not exact ones, mirrored copies included."""
     if len(prints) < 2:
         return []
-    thumbnails = np.stack([found.thumbnail for found in prints])
+    thumbnails = np.stack([fingerprint.thumbnail for fingerprint in prints])
     mirrored = thumbnails[:, :, ::-1]
-    bits = np.stack([found.bits for found in prints])
+    bits = np.stack([fingerprint.bits for fingerprint in prints])
     # A mirror image swaps the neighbours, so "darker than the right one" turns into its negation, read from the right.
     turned = ~bits.reshape(-1, HASH_SIDE, HASH_SIDE)[:, :, ::-1].reshape(len(prints), -1)
     contrasted = thumbnails.std(axis=(1, 2)) >= LEAST_CONTRAST
-    found = set()
+    pairs = set()
     for other_bits, other_thumbnails in ((bits, thumbnails), (turned, mirrored)):
         for first, second in _close(bits, other_bits):
             if not (contrasted[first] and contrasted[second]) or prints[first].digest == prints[second].digest:
                 continue
             if np.abs(thumbnails[first] - other_thumbnails[second]).mean() <= MOST_DIFFERENCE:
-                found.add((first, second))
-    return [(prints[first], prints[second]) for first, second in sorted(found)]
+                pairs.add((first, second))
+    return [(prints[first], prints[second]) for first, second in sorted(pairs)]
 
 
-def _close(bits: NDArray[np.bool_], others: NDArray[np.bool_]) -> list[tuple[int, int]]:
+def _close(bits: NDArray[np.bool_], other_bits: NDArray[np.bool_]) -> list[tuple[int, int]]:
     """Index pairs (first < second) whose hashes differ in at most `MOST_BITS`; one matrix product a thousand rows."""
-    signs, other_signs = bits.astype(np.float32) * 2 - 1, others.astype(np.float32) * 2 - 1
+    signs, other_signs = bits.astype(np.float32) * 2 - 1, other_bits.astype(np.float32) * 2 - 1
     close: list[tuple[int, int]] = []
     for start in range(0, len(signs), _ROWS):
         agreement = signs[start : start + _ROWS] @ other_signs.T
         rows, columns = np.nonzero(agreement >= bits.shape[1] - 2 * MOST_BITS)
-        found = zip((rows + start).tolist(), columns.tolist(), strict=True)
-        close += [(row, column) for row, column in found if row < column]
+        candidates = zip((rows + start).tolist(), columns.tolist(), strict=True)
+        close += [(row, column) for row, column in candidates if row < column]
     return close
 
 

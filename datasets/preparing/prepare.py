@@ -136,7 +136,7 @@ def _download(url: str, path: Path, *, progress: TellProgress) -> None:
 def partial_files(path: Path) -> list[Path]:
     """What cut downloads of ``path`` left: gdown appends eight characters and ``.part``."""
     length = len(path.name) + 8 + len(".part")
-    return [found for found in path.parent.glob(f"{glob_escape(path.name)}*.part") if len(found.name) == length]
+    return [partial for partial in path.parent.glob(f"{glob_escape(path.name)}*.part") if len(partial.name) == length]
 
 
 def glob_escape(name: str) -> str:
@@ -146,8 +146,8 @@ def glob_escape(name: str) -> str:
 
 def discard_partial(path: Path) -> None:
     """Forget a download, whole or cut."""
-    for found in [path, *partial_files(path)]:
-        found.unlink(missing_ok=True)
+    for file in [path, *partial_files(path)]:
+        file.unlink(missing_ok=True)
 
 
 def sha256_of(path: Path, *, progress: TellProgress) -> str:
@@ -331,14 +331,14 @@ def _stage(
 
 def _only(benchmark: FolderBenchmark, staging: Path) -> Path:
     """The benchmark's folder among what was unpacked, whatever the archive calls it."""
-    found = benchmark.inside(staging)
-    if not found:
+    roots = benchmark.inside(staging)
+    if not roots:
         names = ", ".join(layout.name for layout in benchmark.layouts())
         raise DatasetError(f"the archive holds no {benchmark.title} in a layout that is known ({names})")
-    if len(found) > 1:
-        names = " and ".join(str(path.relative_to(staging)) for path in found)
+    if len(roots) > 1:
+        names = " and ".join(str(path.relative_to(staging)) for path in roots)
         raise DatasetError(f"the archive holds {benchmark.title} more than once: {names}")
-    return found[0]
+    return roots[0]
 
 
 def _publish(benchmark: FolderBenchmark, staging: Path, folder: Path) -> None:

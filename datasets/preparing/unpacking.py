@@ -187,7 +187,7 @@ def _unpack_zip(archive: Path, target: Path, budget: _Budget, progress: TellProg
 
 
 def _check_local_header(opened: zipfile.ZipFile, info: zipfile.ZipInfo) -> None:
-    """The list at a zip's end says what is in it; where it is damaged, a file may come out empty, its checksum 0.
+    """Compare a file's own header with the list at the zip's end: where that is damaged, a file may come out empty.
 
     Raises:
         zipfile.BadZipFile: the file's own header has another checksum. (Streamed archives have none there.)

@@ -33,7 +33,7 @@ _MOST_BYTES = 1 << 30
 
 @dataclass(frozen=True, kw_only=True)
 class CocoFile:
-    """One JSON.
+    """One COCO file, parsed.
 
     Args:
         names: category id -> name.
@@ -49,12 +49,12 @@ class CocoFile:
 
 
 def load(path: Path) -> CocoFile:
-    """Raises DatasetError where it is no COCO JSON; read once for as long as it stays the same."""
+    """Parse a COCO file, once while it stays unchanged on disk; DatasetError where it is none."""
     try:
-        found = path.stat()
+        status = path.stat()
     except OSError as error:
         raise DatasetError(f"{path} cannot be read ({error.strerror}); restore it") from error
-    return _load(path, found.st_size, found.st_mtime_ns)
+    return _load(path, status.st_size, status.st_mtime_ns)
 
 
 @lru_cache(maxsize=8)
@@ -63,20 +63,22 @@ def _load(path: Path, size: int, changed: int) -> CocoFile:
         raise DatasetError(f"{path} has {size} bytes, over 1 GiB are refused; split it, or convert it to mask images")
     try:
         data = json.loads(path.read_bytes())
-        names = {_id(one["id"]): str(one["name"]) for one in data["categories"]}
-        images = {_id(one["id"]): one for one in data["images"]}
-        named = {str(one["file_name"]).replace("\\", "/"): _size(one) for one in images.values()}
+        names = {_id(category["id"]): str(category["name"]) for category in data["categories"]}
+        images = {_id(image["id"]): image for image in data["images"]}
+        named = {str(image["file_name"]).replace("\\", "/"): _size(image) for image in images.values()}
         of_image: dict[str, list[Mapping[str, Any]]] = {name: [] for name in named}
-        for one in data["annotations"]:
-            if _id(one["category_id"]) not in names:
-                raise ValueError(f"annotation {one.get('id')} has the unknown category {one['category_id']}")
-            of_image[str(images[_id(one["image_id"])]["file_name"]).replace("\\", "/")].append(one)
+        for annotation in data["annotations"]:
+            if _id(annotation["category_id"]) not in names:
+                raise ValueError(
+                    f"annotation {annotation.get('id')} has the unknown category {annotation['category_id']}"
+                )
+            of_image[str(images[_id(annotation["image_id"])]["file_name"]).replace("\\", "/")].append(annotation)
     except (OSError, ValueError, KeyError, TypeError, AttributeError, RecursionError) as error:
         reason = f"no {error}" if isinstance(error, KeyError) else " ".join(str(error).split())
         raise DatasetError(f"{path} is no COCO JSON of segmentations ({reason}); export it again") from error
     if len(named) < len(images):
         raise DatasetError(f"{path} names an image file twice; remove one of the two")
-    used = {_id(one["category_id"]) for mine in of_image.values() for one in mine}
+    used = {_id(annotation["category_id"]) for annotations in of_image.values() for annotation in annotations}
     return CocoFile(names=names, images=named, annotations=of_image, used=tuple(names[key] for key in sorted(used)))
 
 
@@ -109,19 +111,19 @@ def mask_of(path: Path, name: str, *, classes: Sequence[str], category: str = ""
     height, width = coco.images[name]
     mask, crowd = np.zeros((height, width), np.uint8), np.zeros((height, width), bool)
     drawn: list[tuple[int, int, NDArray[np.bool_]]] = []
-    for one in coco.annotations[name]:
-        called = coco.names[one["category_id"]]
+    for annotation in coco.annotations[name]:
+        called = coco.names[annotation["category_id"]]
         if category not in ("", ANY, called):
             continue
         if not category and called not in classes:
             raise DatasetError(f"{path}: {name} has the category {called!r}, which training has not; leave it out")
         index = 1 if category else classes.index(called)
-        region = _region(one, height, width, where=f"{path}: annotation {one.get('id')} of {name}")
-        if one.get("iscrowd"):
+        region = _region(annotation, height, width, where=f"{path}: annotation {annotation.get('id')} of {name}")
+        if annotation.get("iscrowd"):
             crowd |= region
         else:
             drawn.append((-int(region.sum()), index, region))
-    for _, index, region in sorted(drawn, key=lambda one: one[:2]):
+    for _, index, region in sorted(drawn, key=lambda entry: entry[:2]):
         mask[region] = index
     mask[crowd & (mask == 0)] = IGNORE
     return mask
@@ -140,9 +142,9 @@ def _region(annotation: Mapping[str, Any], height: int, width: int, *, where: st
         raise DatasetError(f"{where} has a box and no segmentation; export polygons or masks")
     if isinstance(shape, list):
         farthest = 4 * (height + width)
-        polygons = [one for one in shape if isinstance(one, list) and len(one) >= 6]
+        polygons = [polygon for polygon in shape if isinstance(polygon, list) and len(polygon) >= 6]
         for polygon in polygons:
-            plain = all(isinstance(one, int | float) and math.isfinite(one) and abs(one) < farthest for one in polygon)
+            plain = all(isinstance(x, int | float) and math.isfinite(x) and abs(x) < farthest for x in polygon)
             if len(polygon) % 2 or not plain:
                 raise DatasetError(f"{where} has a polygon that is none; mend or remove it")
         if not polygons:
@@ -153,7 +155,7 @@ def _region(annotation: Mapping[str, Any], height: int, width: int, *, where: st
     if (
         not isinstance(runs, list)
         or list(shape.get("size", ())) != [height, width]
-        or not all(isinstance(one, int) and one >= 0 for one in runs)
+        or not all(isinstance(run, int) and run >= 0 for run in runs)
         or sum(runs) != height * width
     ):
         raise DatasetError(f"{where} has run lengths that do not fill its image of {width}x{height}; export it again")
@@ -201,23 +203,23 @@ class CocoLayout(Layout):
         Raises:
             DatasetError: two for one part.
         """
-        found: dict[str, Path] = {}
+        files: dict[str, Path] = {}
         for folder in (root, *subfolders(root)):
             for path in sorted(folder.glob("*.json")):
                 if path.name.startswith(_OTHER_TASKS) or not _is_likely(path):
                     continue
                 part = self._part(path.stem) or self._part(folder.name if folder != root else "") or "all"
-                if part in found:
-                    raise DatasetError(f"{found[part]} and {path} are both COCO files of {part}; move one of them away")
-                found[part] = path
-        return found
+                if part in files:
+                    raise DatasetError(f"{files[part]} and {path} are both COCO files of {part}; move one of them away")
+                files[part] = path
+        return files
 
     def _part(self, name: str) -> str:
         words = set(re.split(r"[^a-z]+", name.casefold()))
         return next((split for split, names in self.splits.items() if words & set(names.split("|"))), "")
 
     def categories(self, root: Path) -> tuple[str, ...]:
-        """What the annotations of all parts show, in the order of their ids."""
+        """The categories that annotations of any part use, in the order of their ids."""
         return tuple(dict.fromkeys(name for path in self.files(root).values() for name in load(path).used))
 
     def parts_at(self, root: Path) -> dict[str, Paired]:
@@ -232,7 +234,7 @@ class CocoLayout(Layout):
             if name.startswith("/") or ".." in name.split("/"):
                 raise DatasetError(f"{path} names {name}, which leads out of the folder; name files relative to it")
         near = [path.parent, path.parent / "images", root, *subfolders(root), *subfolders(root / "images")]
-        folder = next((one for one in near if names and (one / names[0]).is_file()), None)
+        folder = next((candidate for candidate in near if names and (candidate / names[0]).is_file()), None)
         if folder is None:
             raise DatasetError(f"{path} names {', '.join(names[:1]) or 'no images'}; no such file lies below {root}")
         missing = [name for name in names if not (folder / name).is_file()]

@@ -127,8 +127,8 @@ def _grey_or_alpha(channels: NDArray[np.integer]) -> NDArray[np.integer]:
 
 
 def _listed(values: NDArray[np.generic]) -> str:
-    found = [str(value) for value in np.unique(values)]
-    return ", ".join(found[:8]) + (f", … ({len(found)} values)" if len(found) > 8 else "")
+    distinct = [str(value) for value in np.unique(values)]
+    return ", ".join(distinct[:8]) + (f", … ({len(distinct)} values)" if len(distinct) > 8 else "")
 
 
 def read_binary(
@@ -156,10 +156,10 @@ def read_binary(
         return (_grey_view(image, path) == 255).astype(np.uint8)
     lossless = image.format not in LOSSY_FORMATS
     if image.mode == "P" and not is_grey_palette(image):
-        found = two_colours(image, path)
+        mask = two_colours(image, path)
         if rule == "index" and (indices := np.asarray(image)).max(initial=0) > 1:
             raise DatasetError(f"{path} has the unexpected mask values {_listed(indices)}: palette indices are 0 and 1")
-        return found
+        return mask
     values = _grey_view(image, path)
     if image.mode == "1" or (lossless and values.max(initial=0) <= 1):
         return (values > 0).astype(np.uint8)
@@ -183,10 +183,10 @@ def two_colours(image: Image.Image, path: Path) -> Array:
     used = len(np.unique(indices))
     if used > 2:
         raise DatasetError(f"{path} has the unexpected mask values {_listed(indices)}: a binary palette has two")
-    found = (np.asarray(image.convert("RGB")).max(axis=2) > 0).astype(np.uint8)
-    if used == 2 and found.all():
+    mask = (np.asarray(image.convert("RGB")).max(axis=2) > 0).astype(np.uint8)
+    if used == 2 and mask.all():
         raise DatasetError(f"{path} has two colours and neither is black, which is what background is in a palette")
-    return found
+    return mask
 
 
 def _is_coloured(image: Image.Image) -> bool:

@@ -111,9 +111,9 @@ class FolderBenchmark(Benchmark):
                 part or f"no {self.title} in {data_root} (tried {tried}); {self._how_to_get()}",
             )
         if len(candidates) > 1:
-            found = " and ".join(str(path) for path in candidates)
+            listed = " and ".join(str(path) for path in candidates)
             raise DatasetError(
-                f"{self.title} is there more than once: {found}; choose with --dataset-root {self.name}=PATH"
+                f"{self.title} is there more than once: {listed}; choose with --dataset-root {self.name}=PATH"
             )
         return candidates[0]
 
@@ -121,9 +121,9 @@ class FolderBenchmark(Benchmark):
         """``folder`` itself, or what lies in a known layout up to three levels below it, whatever it is called."""
         level = [folder]
         for _ in range(4):
-            found = [path for path in level if self.recognised(path)]
-            if found:
-                return found
+            roots = [path for path in level if self.recognised(path)]
+            if roots:
+                return roots
             level = [inner for path in level for inner in subfolders(path)]
         return []
 
@@ -132,8 +132,8 @@ class FolderBenchmark(Benchmark):
         for layout in self.layouts():
             for root in (folder, *subfolders(folder)):
                 where = layout.where(root)
-                there = [part for part, (_, found) in where.items() if found]
-                lacking = [f"{part} ({words})" for part, (words, found) in where.items() if not found]
+                there = [part for part, (_, exists) in where.items() if exists]
+                lacking = [f"{part} ({words})" for part, (words, exists) in where.items() if not exists]
                 if there and lacking:
                     return (
                         f"{root} has a part of {self.title} in its layout {layout.name!r}: {', '.join(there)}; not there: "
@@ -154,14 +154,14 @@ class FolderBenchmark(Benchmark):
         Raises:
             DatasetError: none, or several at once.
         """
-        found = self.recognised(root)
-        if not found:
+        layouts = self.recognised(root)
+        if not layouts:
             names = ", ".join(layout.name for layout in self.layouts())
             raise DatasetError(f"{root} has none of the layouts of {self.title} ({names}); {self._how_to_get()}")
-        if len(found) > 1:
-            names = " and ".join(layout.name for layout in found)
+        if len(layouts) > 1:
+            names = " and ".join(layout.name for layout in layouts)
             raise DatasetError(f"{root} has two layouts of {self.title} at once: {names}; move one of them away")
-        return found[0]
+        return layouts[0]
 
     def splits(self, root: Path) -> Splits:
         layout = self.layout_at(root)
@@ -263,12 +263,12 @@ class FolderBenchmark(Benchmark):
         """
         notes = []
         published = sum(self.sizes_to_expect(layout.name).values())
-        ours = self.options.split_rule == CARVED and "all" not in parts
-        if ours and len(parts) == 1:
+        carved = self.options.split_rule == CARVED and "all" not in parts
+        if carved and len(parts) == 1:
             notes.append(f"{len(pairs):,} {_PART_IN_WORDS.get(*parts, *parts)} pairs")
         elif published and len(pairs) < published:
             notes.append(f"{len(pairs):,} of {published:,}")
-        notes += ["carved"] * ours
+        notes += ["carved"] * carved
         size = _common_size(pairs)
         if size is None or size == self.native_size:
             return notes

@@ -61,11 +61,11 @@ def plain_folder(folder: Path) -> Path:
 
 
 def _fingerprint(source: Path) -> str:
-    """Of names, sizes and times of its files."""
+    """A hash of the names, sizes and times of its files."""
     digest = hashlib.sha256(str(source.resolve()).encode())
-    for path in sorted(one for one in source.rglob("*") if one.is_file()):
-        found = path.stat()
-        digest.update(f"{path.relative_to(source)} {found.st_size} {found.st_mtime_ns}\n".encode())
+    for path in sorted(path for path in source.rglob("*") if path.is_file()):
+        status = path.stat()
+        digest.update(f"{path.relative_to(source)} {status.st_size} {status.st_mtime_ns}\n".encode())
     return digest.hexdigest()[:16]
 
 

@@ -43,9 +43,9 @@ class ClassFolders(Layout):
     def matches(self, root: Path) -> bool:
         folders = self._folders(root)
         first = next(iter(self.splits), "all")
-        return first in folders and len(self.found(root)) >= 2
+        return first in folders and len(self.classes_at(root)) >= 2
 
-    def found(self, root: Path) -> tuple[str, ...]:
+    def classes_at(self, root: Path) -> tuple[str, ...]:
         """The classes that folders name, in alphabetical order; of a divided data set those of its first split."""
         folder = self._folders(root).get(next(iter(self.splits), "all"))
         if folder is None or (self.never and resolve_folder(folder, self.never) is not None):

@@ -38,12 +38,12 @@ def resolve_folder(root: Path, relative: str) -> Path | None:
     here = root
     for component in [part for part in relative.split("/") if part]:
         exact = next((here / name for name in component.split("|") if (here / name).is_dir()), None)
-        wanted = {plain_folder_name(name) for name in component.split("|")}
-        found = exact or next((path for path in subfolders(here) if plain_folder_name(path.name) in wanted), None)
-        if found is None:
+        names = {plain_folder_name(name) for name in component.split("|")}
+        folder = exact or next((path for path in subfolders(here) if plain_folder_name(path.name) in names), None)
+        if folder is None:
             return None
-        inner = subfolders(found)
-        here = inner[0] if len(inner) == 1 and inner[0].name == found.name and not image_files(found) else found
+        inner = subfolders(folder)
+        here = inner[0] if len(inner) == 1 and inner[0].name == folder.name and not image_files(folder) else folder
     return here
 
 
@@ -114,8 +114,8 @@ class FolderLayout(Layout):
     probe: Probe | None = None
 
     def matches(self, root: Path) -> bool:
-        there = {name: found for name, (_, found) in self.where(root).items()}
-        needed = all(found for name, found in there.items() if name not in self.optional)
+        there = {name: exists for name, (_, exists) in self.where(root).items()}
+        needed = all(exists for name, exists in there.items() if name not in self.optional)
         return needed and any(there.values()) and (self.probe is None or self.probe(root))
 
     def where(self, root: Path) -> dict[str, tuple[str, bool]]:
@@ -128,15 +128,15 @@ class FolderLayout(Layout):
         }
 
     def parts_at(self, root: Path) -> dict[str, Paired]:
-        found: dict[str, Paired] = {}
+        parts: dict[str, Paired] = {}
         for name, part in self.parts.items():
             images, masks = resolve_folder(root, part.images), resolve_folder(root, part.masks)
             if images is None or masks is None:
                 continue
             key = name.partition("+")[0]
             paired = self.read(part, images, masks)
-            found[key] = joined_parts(found[key], paired) if key in found else paired
-        return found
+            parts[key] = joined_parts(parts[key], paired) if key in parts else paired
+        return parts
 
     def read(self, part: Part, images: Path, masks: Path) -> Paired:
         """The pairs of two folders."""
@@ -237,9 +237,9 @@ def recognise(root: Path, layouts: Iterable[Layout]) -> list[Layout]:
     A CSV layout whose lists point into the folders of another layout is that archive's own index, so the other is no
     rival.
     """
-    found = [layout for layout in layouts if layout.matches(root)]
-    lists = [layout for layout in found if isinstance(layout, CsvLayout)]
-    if lists and len(found) > 1:
+    matching = [layout for layout in layouts if layout.matches(root)]
+    lists = [layout for layout in matching if isinstance(layout, CsvLayout)]
+    if lists and len(matching) > 1:
         listed = set().union(*(layout.image_folders(root) for layout in lists))
-        found = [layout for layout in found if layout in lists or not (layout.image_folders(root) & listed)]
-    return found
+        matching = [layout for layout in matching if layout in lists or not (layout.image_folders(root) & listed)]
+    return matching

@@ -47,10 +47,10 @@ class OwnFolders(FolderLayout):
         return super().matches(root) and any(part.pairs for part in self.parts_at(root).values())
 
     def read(self, part: Part, images: Path, masks: Path) -> Paired:
-        found = pair_files(image_files(images), image_files(masks, MASK_EXTENSIONS), bare=True)
+        paired = pair_files(image_files(images), image_files(masks, MASK_EXTENSIONS), bare=True)
         if self.spare_images:
-            return Paired(pairs=found.pairs, unpaired_images=(), unused_masks=found.unused_masks)
-        return found
+            return Paired(pairs=paired.pairs, unpaired_images=(), unused_masks=paired.unused_masks)
+        return paired
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -61,20 +61,20 @@ class OneFolder(Layout):
     distinctive: bool = False
 
     def matches(self, root: Path) -> bool:
-        found = self.parts_at(root) if root.is_dir() else {}
-        pairs = sum(len(part.pairs) for part in found.values())
-        return ("all" in found or "train" in found) and 2 * pairs > sum(
-            len(part.unpaired_images) for part in found.values()
+        parts = self.parts_at(root) if root.is_dir() else {}
+        pairs = sum(len(part.pairs) for part in parts.values())
+        return ("all" in parts or "train" in parts) and 2 * pairs > sum(
+            len(part.unpaired_images) for part in parts.values()
         )
 
     def parts_at(self, root: Path) -> dict[str, Paired]:
         folders = {split: resolve_folder(root, names) for split, names in SPLITS.items()}
-        found = {
+        parts = {
             split: paired
             for split, folder in {"all": root, **folders}.items()
             if folder is not None and (paired := _in_one_folder(folder)).pairs
         }
-        return {"all": found["all"]} if "all" in found else found
+        return {"all": parts["all"]} if "all" in parts else parts
 
     def image_folders(self, root: Path) -> set[Path]:
         return {pair.image.parent for part in self.parts_at(root).values() for pair in part.pairs}
@@ -111,19 +111,19 @@ class OwnCsv(CsvLayout):
         return {pair.image.parent for part in self.parts_at(root).values() for pair in part.pairs}
 
     def columns(self, path: Path) -> tuple[str, str]:
-        found = _columns(path)
-        if found is None:
+        columns = _columns(path)
+        if columns is None:
             raise DatasetError(
                 f"{path} has no two columns that name files; call them image and label, with paths relative to the CSV"
             )
-        return found
+        return columns
 
     def _files(self, root: Path) -> dict[str, Path]:
-        found = {split: root / f"{split}.csv" for split in self.lists if (root / f"{split}.csv").is_file()}
-        if "train" in found:
-            return found
+        files = {split: root / f"{split}.csv" for split in self.lists if (root / f"{split}.csv").is_file()}
+        if "train" in files:
+            return files
         others = [path for path in sorted(root.glob("*.csv")) if path.is_file() and _columns(path)]
-        return {"all": others[0]} if len(others) == 1 and not found else {}
+        return {"all": others[0]} if len(others) == 1 and not files else {}
 
 
 def _columns(path: Path) -> tuple[str, str] | None:
@@ -185,11 +185,11 @@ class Patterns(Layout):
 
     def parts_at(self, root: Path) -> dict[str, Paired]:
         files = {str(path.relative_to(root).as_posix()): path for path in _walked(root)}
-        wanted = _expression(self.images)
+        pattern = _expression(self.images)
         images = {
-            name: found
+            name: match
             for name, path in files.items()
-            if is_image(path.name) and (found := wanted.fullmatch(name)) is not None
+            if is_image(path.name) and (match := pattern.fullmatch(name)) is not None
         }
         if not images:
             some = ", ".join([name for name, path in files.items() if is_image(path.name, MASK_EXTENSIONS)][:3])
@@ -197,24 +197,26 @@ class Patterns(Layout):
                 f"the pattern images={self.images!r} fits no file below {root} ({some or 'which holds no images'}); mend it"
             )
         masks = self._masks(images, files)
-        images = {name: found for name, found in images.items() if name not in set(masks.values())}
-        stems = [_stem(name, found) for name, found in images.items()]
+        images = {name: match for name, match in images.items() if name not in set(masks.values())}
+        stems = [_stem(name, match) for name, match in images.items()]
         if len({stem.casefold() for stem in stems}) < len(stems):
             stems = [
-                "_".join(dict.fromkeys(one.strip("/") for one in found.groups() if one)).replace("/", "_")
-                for found in images.values()
+                "_".join(dict.fromkeys(text.strip("/") for text in match.groups() if text)).replace("/", "_")
+                for match in images.values()
             ]
         parts: dict[str, list[tuple[str, Path, Path | None]]] = {}
-        for (name, found), stem in zip(images.items(), stems, strict=True):
+        for (name, match), stem in zip(images.items(), stems, strict=True):
             mask = files[masks[name]] if name in masks else None
-            parts.setdefault(_split(found), []).append((stem, files[name], mask))
+            parts.setdefault(_split(match), []).append((stem, files[name], mask))
         return {
             split: Paired(
-                pairs=tuple(Pair(stem=stem, image=image, mask=mask) for stem, image, mask in mine if mask is not None),
-                unpaired_images=tuple(image for _, image, mask in mine if mask is None),
+                pairs=tuple(
+                    Pair(stem=stem, image=image, mask=mask) for stem, image, mask in entries if mask is not None
+                ),
+                unpaired_images=tuple(image for _, image, mask in entries if mask is None),
                 unused_masks=(),
             )
-            for split, mine in parts.items()
+            for split, entries in parts.items()
         }
 
     def _masks(self, images: Mapping[str, re.Match[str]], files: Mapping[str, Path]) -> dict[str, str]:
@@ -226,12 +228,12 @@ class Patterns(Layout):
         by_stem: dict[str, list[str]] = {}
         free = _expression(self.masks)
         for name in files:
-            if (found := free.fullmatch(name)) is not None and "stem" in free.groupindex:
-                by_stem.setdefault(found["stem"], []).append(name)
+            if (match := free.fullmatch(name)) is not None and "stem" in free.groupindex:
+                by_stem.setdefault(match["stem"], []).append(name)
         masks = {}
-        for name, found in images.items():
-            exact = _filled(self.masks, name, found)
-            several = by_stem.get(_stem(name, found), [])
+        for name, match in images.items():
+            exact = _filled(self.masks, name, match)
+            several = by_stem.get(_stem(name, match), [])
             if exact in files and exact != name:
                 masks[name] = exact
             elif len(several) > 1:
@@ -273,25 +275,27 @@ def _expression(pattern: str) -> re.Pattern[str]:
     return re.compile("".join(map(group, re.findall(r"\*\*/|\*|\?|\{\w+\}|[^*?{]+|\{", pattern))))
 
 
-def _filled(pattern: str, name: str, found: re.Match[str]) -> str:
+def _filled(pattern: str, name: str, match: re.Match[str]) -> str:
     """The masks' pattern with what its wildcards stand for in the image ``name``."""
-    named = {"{stem}": _stem(name, found), **{f"{{{key}}}": text for key, text in found.groupdict().items()}}
-    of_names = set(found.re.groupindex.values())
-    stars = iter([found[index] for index in range(1, found.re.groups + 1) if index not in of_names])
+    named = {"{stem}": _stem(name, match), **{f"{{{key}}}": text for key, text in match.groupdict().items()}}
+    of_names = set(match.re.groupindex.values())
+    stars = iter([match[index] for index in range(1, match.re.groups + 1) if index not in of_names])
     return re.sub(
-        r"\*\*/|\*|\{\w+\}", lambda one: named.get(one[0], one[0]) if one[0][0] == "{" else next(stars, one[0]), pattern
+        r"\*\*/|\*|\{\w+\}",
+        lambda wildcard: named.get(wildcard[0], wildcard[0]) if wildcard[0][0] == "{" else next(stars, wildcard[0]),
+        pattern,
     )
 
 
-def _stem(name: str, found: re.Match[str]) -> str:
-    return found.groupdict().get("stem") or Path(name).stem
+def _stem(name: str, match: re.Match[str]) -> str:
+    return match.groupdict().get("stem") or Path(name).stem
 
 
-def _split(found: re.Match[str]) -> str:
-    word = found.groupdict().get("split")
+def _split(match: re.Match[str]) -> str:
+    word = match.groupdict().get("split")
     if word is None:
         return "all"
     split = next((split for split, names in SPLITS.items() if word.casefold() in names.split("|")), None)
     if split is None:
-        raise DatasetError(f"{{split}} is {word!r} in {found[0]}; folders of splits are called train, val and test")
+        raise DatasetError(f"{{split}} is {word!r} in {match[0]}; folders of splits are called train, val and test")
     return split

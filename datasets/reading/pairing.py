@@ -52,17 +52,17 @@ def image_files(folder: Path, extensions: frozenset[str] = IMAGE_EXTENSIONS) -> 
     """
     try:
         with os.scandir(folder) as entries:
-            found = sorted((entry.name, entry.is_file()) for entry in entries if is_image(entry.name, extensions))
+            listing = sorted((entry.name, entry.is_file()) for entry in entries if is_image(entry.name, extensions))
     except OSError as error:
         raise DatasetError(f"{folder} cannot be listed ({error.strerror})") from error
-    for name, _ in found:
+    for name, _ in listing:
         require_plain(name, folder / name)
-    strange = [folder / name for name, is_file in found if not is_file]
+    strange = [folder / name for name, is_file in listing if not is_file]
     if strange:
         raise DatasetError(
             f"{strange[0]} is named as an image and is a folder, a pipe or a broken link; remove it, and restore the image"
         )
-    return [folder / name for name, _ in found]
+    return [folder / name for name, _ in listing]
 
 
 def mask_key(path: Path) -> str:
@@ -85,15 +85,15 @@ def bare_key(path: Path) -> str:
 
 
 def _index(files: Iterable[Path], key: Callable[[Path], str]) -> Mapping[str, Path]:
-    found: dict[str, Path] = {}
+    by_stem: dict[str, Path] = {}
     for path in files:
         stem = key(path)
-        if stem in found:
+        if stem in by_stem:
             raise DatasetError(
-                f"two files with one stem in {path.parent}: {found[stem].name} and {path.name}; remove one of them"
+                f"two files with one stem in {path.parent}: {by_stem[stem].name} and {path.name}; remove one of them"
             )
-        found[stem] = path
-    return found
+        by_stem[stem] = path
+    return by_stem
 
 
 def pair_folders(images: Path, masks: Path, *, keep: Callable[[str], bool] | None = None) -> Paired:

@@ -183,7 +183,7 @@ def _top(tree: Tree) -> str:
 
 
 def _is_there(folder: Path, top: Path, marker: str) -> bool:
-    """Whether the very sample is there.
+    """Whether exactly this sample is there already.
 
     Raises:
         DatasetError: something else is: real data, or the sample of another benchmark.
@@ -193,10 +193,10 @@ def _is_there(folder: Path, top: Path, marker: str) -> bool:
     path = folder / SAMPLE_MARKER
     if not path.is_file():
         raise DatasetError(f"{top} is there and no generated sample in this layout; choose another folder")
-    found = path.read_text(encoding="utf-8").partition("\n")[0] + "\n"
-    if found.split(",")[0] != marker.split(",")[0]:
-        raise DatasetError(f"{top} holds another sample ({found.strip()}); choose another folder")
-    return found == marker
+    first_line = path.read_text(encoding="utf-8").partition("\n")[0] + "\n"
+    if first_line.split(",")[0] != marker.split(",")[0]:
+        raise DatasetError(f"{top} holds another sample ({first_line.strip()}); choose another folder")
+    return first_line == marker
 
 
 def _contents(top: Path) -> set[str]:
@@ -210,8 +210,8 @@ def _require_unchanged(folder: Path, top: Path) -> None:
     """Raises DatasetError where a sample that is to be replaced holds a file that it was not written with."""
     if not top.exists():
         return
-    said = set((folder / SAMPLE_MARKER).read_text(encoding="utf-8").splitlines()[1:])
-    if foreign := sorted(line.partition("  ")[2] for line in _contents(top) - said):
+    written = set((folder / SAMPLE_MARKER).read_text(encoding="utf-8").splitlines()[1:])
+    if foreign := sorted(line.partition("  ")[2] for line in _contents(top) - written):
         raise DatasetError(
             f"{top} holds another sample, and {len(foreign)} files are not as it was written, such as {foreign[0]!a}; "
             "move them away, or choose another folder"
