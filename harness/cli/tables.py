@@ -164,6 +164,15 @@ def _check(root: Path, files: Mapping[Path, str], *, style: Format, whole: bool)
     if whole and style == "markdown" and (pages := answer_pages(root)):
         wrong += _check_answer(pages)
         checked += f", {len(pages)} files of the answer"
+    if whole and style == "markdown" and (root / "site" / "index.html").is_file():
+        from harness.planning.rows import trained_parameters
+        from harness.report.html.rendering import wrong_pages
+
+        lines = wrong_pages(Archive(root), root / "site", closed_form=trained_parameters)
+        for line in lines:
+            print(f"{line}; write it again with sam-peft report")
+        wrong += len(lines)
+        checked += ", the site"
     if whole and style == "markdown" and (figures := figure_files(root)):
         lines, notes = wrong_figures(root)
         for note in notes:

@@ -9,7 +9,6 @@ import re
 from collections import Counter
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, replace
-from pathlib import Path
 
 from harness.archive.archive import Archive
 from harness.archive.cost import CostStore
@@ -328,8 +327,3 @@ def _facts(records: Sequence[Record]) -> list[str]:
     days = sorted(record.finished[:10] for record in unique if record.finished)
     period = " to ".join(dict.fromkeys((days[0], days[-1]))) if days else ""
     return [f"{len(unique)} runs", f"{seeds} {'seed' if seeds == 1 else 'seeds'}", *([period] if period else [])]
-
-
-def site_files(root: Path, site: Site) -> list[Path]:
-    """What writing the site writes, the index first."""
-    return [root / "index.html", *(root / f"{page.name}.html" for page in site.pages)]

@@ -4,12 +4,18 @@ from __future__ import annotations
 
 import base64
 import hashlib
+import re
 from functools import cache
+from pathlib import Path
 from typing import Any
 
+from harness.archive.archive import Archive
+from harness.comparison.judging import Count
+from harness.report.html.build import CLAIMS, Asked, collect
 from harness.report.html.content import Site, SitePage
 from harness.report.html.headline import MOST_LANES
 from harness.report.html.strip import AT_FIRST
+from harness.studies import load_study, study_names
 from harness.system.text import printable
 
 WRITTEN = 'name="generator" content="sam-peft report"'
@@ -19,6 +25,30 @@ LEDE = (
     "Which method adapts SAM best, by how much, and at which cost: every page is one question with its answer, and every number"
     " opens the seeds, the command and the records behind it."
 )
+
+_NOT_COMPARED = re.compile(
+    r'<style>.*?</style>|<meta (?:http-equiv|property="og:image")[^>]*>|<section class="masks".*?</section>|"pictures":{[^}]*}',
+    re.DOTALL,
+)
+"""Of a page: what photographs change, its address, and figures, whose packing changes with the libraries that pack them."""
+
+
+def wrong_pages(archive: Archive, folder: Path, *, closed_form: Count) -> list[str]:
+    """Which pages of a site are not what the records give, a line each. Of a site of some studies those are compared that come with
+    the harness; of one of everything, which has the claims, every page."""
+    there = {path.stem: path.read_text(encoding="utf-8") for path in folder.glob("*.html")}
+    studies = [] if CLAIMS in there else [load_study(name) for name in study_names() if name in there]
+    if not studies and CLAIMS not in there:
+        return []
+    site = collect(archive, Asked(studies=studies, closed_form=closed_form))
+    pages = {"index": index_html(site)} | {page.name: page_html(page, site) for page in site.pages}
+    wrong = [
+        f"{folder / name}.html: {'differs from the records' if name in there else 'is missing'}"
+        for name, page in pages.items()
+        if _NOT_COMPARED.sub("", page) != _NOT_COMPARED.sub("", there.get(name, ""))
+    ]
+    strays = [] if studies else sorted(there.keys() - pages.keys())
+    return [*wrong, *(f"{folder / name}.html: no record gives this page" for name in strays)]
 
 
 def index_html(site: Site, *, url: str = "") -> str:

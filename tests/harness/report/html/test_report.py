@@ -20,6 +20,7 @@ from jinja2 import UndefinedError
 from harness.archive.archive import Archive
 from harness.archive.store import RecordStore
 from harness.cli.report import main
+from harness.cli.tables import main as tables
 from harness.comparison.cells import Column
 from harness.planning.rows import trained_parameters
 from harness.report.command import command_of
@@ -336,6 +337,24 @@ def test_the_same_records_give_the_same_bytes(tmp_path: Path) -> None:
         written.append({path.name: path.read_bytes() for path in sorted((tmp_path / name).iterdir())})
     assert written[0] == written[1]
     assert written[0].keys() == {"index.html", "demo.html", "demo.png", "claims.html", "claims.png"}
+
+
+def test_the_check_of_tables_covers_the_site_but_not_its_photographs(tmp_path: Path, capsys) -> None:
+    write_comparison(tmp_path, methods=("decoder", "lora"), benchmarks=("kvasir",), seeds=2, epochs=2, blocks=1, side=8)
+    words, page = ["--results", str(tmp_path)], tmp_path / "site" / "demo.html"
+    assert main([*words, "--photographs", "none"]) == tables(words) == tables([*words, "--check"]) == 0
+    (value,) = {score.text for score in page_of(tmp_path).parts[0].headline.board.standings[0].scores}
+    page.write_text(page.read_text(encoding="utf-8").replace(value, "99.9"), encoding="utf-8")
+    page.with_name("nobody.html").touch()
+    page.with_name("claims.html").write_text("")
+    capsys.readouterr()
+    assert tables([*words, "--check"]) == 1
+    said = capsys.readouterr().out
+    assert [name for name in ("index", "demo", "claims", "nobody") if f"{name}.html: " in said] == [
+        "demo",
+        "claims",
+        "nobody",
+    ]
 
 
 def test_fourteen_methods_on_nine_benchmarks_are_a_small_page(tmp_path: Path) -> None:
