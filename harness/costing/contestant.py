@@ -222,7 +222,7 @@ class Contestant:
         return kept, gradients
 
     def count_flops(self, phase: StepKind) -> tuple[FlopCount, FlopCount]:
-        """Of an update's forward and backward pass."""
+        """FLOPs of an update's forward and backward pass."""
         feeder, parameters = self._begin(phase)
         batches, _ = feeder.take()
         self._prepare(feeder)
@@ -235,7 +235,7 @@ class Contestant:
         return forward, backward
 
     def count_encoder_flops(self) -> int:
-        """Of the encoder's forward pass for a batch, the method's parts in it included."""
+        """FLOPs of the encoder's forward pass for a batch, the method's parts in it included."""
         protocol = self.protocol
         images = torch.zeros(protocol.batch_size, 3, protocol.image_size, protocol.image_size, device=self.device)
         with torch.no_grad(), FlopCount() as count:

@@ -39,12 +39,12 @@ class _Names(TorchDispatchMode):
 
     def __init__(self) -> None:
         super().__init__()
-        self.found: Counter[str] = Counter()
+        self.not_counted: Counter[str] = Counter()
 
     def __torch_dispatch__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
         packet = func._overloadpacket
         if packet not in flop_registry and packet not in _FURTHER and not _only_views(func):
-            self.found[str(packet)] += 1
+            self.not_counted[str(packet)] += 1
         return func(*args, **(kwargs or {}))
 
 
@@ -74,7 +74,7 @@ class FlopCount:
         self._counter.__exit__(*error)
         self._names.__exit__(*error)
         self.total += self._counter.get_total_flops()
-        self.not_counted += self._names.found
+        self.not_counted += self._names.not_counted
 
 
 def encoder_forward_flops(shape: BackboneShape, *, image_size: int) -> float:

@@ -48,9 +48,9 @@ def peak_memory(subject: Contestant, phase: StepKind) -> dict[str, int]:
     """Peaks of one training step, this method's own weights and optimiser state included, other methods' left out."""
     device = subject.device
     subject.step(phase)  # creates what the optimiser keeps, if no step did before
-    own = subject.resident()
-    resident = sum(storage_bytes(tensors) for tensors in own.values())
-    known = [tensor for tensors in own.values() for tensor in tensors]
+    groups = subject.resident()
+    resident = sum(storage_bytes(tensors) for tensors in groups.values())
+    known = [tensor for tensors in groups.values() for tensor in tensors]
     counter = LiveBytes(known)
     if device.type == "cuda":
         synchronise(device)
@@ -71,8 +71,8 @@ def peak_memory(subject: Contestant, phase: StepKind) -> dict[str, int]:
     return {
         "allocated": resident + peak,
         "reserved": resident + max(peak_reserved, peak),
-        "weights": storage_bytes(own["weights"]),
-        "optimiser": storage_bytes(own["optimiser"]),
+        "weights": storage_bytes(groups["weights"]),
+        "optimiser": storage_bytes(groups["optimiser"]),
         "gradients": gradients,
         "activations": kept,
     }
@@ -130,7 +130,7 @@ def measure_inference(roster: Roster, session: Session, *, report: Callable[[str
     failures: dict[str, dict[str, str]] = {}
     for variant, subject in roster:
         models[variant], failures[variant] = _models(subject, calibration=[images])
-    seconds: dict[str, dict[str, list[float]]] = {v: {name: [] for name in own} for v, own in models.items()}
+    seconds: dict[str, dict[str, list[float]]] = {v: {name: [] for name in by_mode} for v, by_mode in models.items()}
     memory: dict[str, dict[str, int]] = {variant: {} for variant in models}
     for number in range(session.rounds + 1):
         report(f"inference: round {number} of {session.rounds}")
@@ -150,27 +150,29 @@ def measure_inference(roster: Roster, session: Session, *, report: Callable[[str
         variant: {
             "inference_seconds": seconds[variant],
             "inference_memory_bytes": memory[variant],
-            "inference_parameters": {name: sum(p.numel() for p in model.parameters()) for name, model in own.items()},
+            "inference_parameters": {
+                name: sum(p.numel() for p in model.parameters()) for name, model in by_mode.items()
+            },
             "merge_failures": failures[variant],
         }
-        for variant, own in models.items()
+        for variant, by_mode in models.items()
     }
 
 
 def _models(subject: Contestant, *, calibration: Sequence[Tensor]) -> tuple[dict[str, Any], dict[str, str]]:
     """The unmerged model and every merged one; mode -> why it could not be merged."""
-    own: dict[str, Any] = {"unmerged": subject.segmenter}
+    by_mode: dict[str, Any] = {"unmerged": subject.segmenter}
     failed: dict[str, str] = {}
     for mode in subject.method.merge_modes:
         try:
-            own[f"merged-{mode}"] = _merged(subject.method, mode, calibration=calibration)
+            by_mode[f"merged-{mode}"] = _merged(subject.method, mode, calibration=calibration)
         except MethodError as error:
             failed[mode] = str(error)
         except Exception as error:  # what was measured unmerged stays worth keeping
             failed[mode] = why(error)
         if mode in failed:
             release()
-    return own, failed
+    return by_mode, failed
 
 
 def _merged(method: Method, mode: MergeMode, *, calibration: Sequence[Tensor]) -> Any:
@@ -188,16 +190,16 @@ def _infer(model: Any, images: Tensor, session: Session) -> None:
 
 def _inference_peak(model: Any, images: Tensor, session: Session) -> int:
     known = [*model.parameters(), *model.buffers(), images]
-    own = storage_bytes(known) - storage_bytes([images])
+    resident = storage_bytes(known) - storage_bytes([images])
     _infer(model, images, session)
     if session.device.type == "cuda":
         before = torch.cuda.memory_allocated(session.device)
         reset_peak(session.device)
         _infer(model, images, session)
-        return own + torch.cuda.max_memory_allocated(session.device) - before
+        return resident + torch.cuda.max_memory_allocated(session.device) - before
     with LiveBytes(known) as counter:
         _infer(model, images, session)
-    return own + counter.peak
+    return resident + counter.peak
 
 
 def paired_ratio(values: Sequence[float], baseline: Sequence[float], *, confidence: float = 0.95) -> Ratio:
@@ -348,8 +350,8 @@ def _sizes(subject: Contestant) -> dict[str, Any]:
     shares = subject.shares()
     parts = peak_memory(subject, next(iter(shares)))
     for phase in list(shares)[1:]:
-        other = peak_memory(subject, phase)
-        parts = {name: max(value, other.get(name, 0)) for name, value in parts.items()}
+        peaks = peak_memory(subject, phase)
+        parts = {name: max(value, peaks.get(name, 0)) for name, value in parts.items()}
     flops = {"forward": 0.0, "backward": 0.0}
     not_counted: dict[str, int] = {}
     for phase, share in shares.items():
@@ -404,9 +406,9 @@ def _with_ratios(
     cost: MethodCost, costs: Sequence[MethodCost], *, baselines: Sequence[str], images: dict[str, float]
 ) -> MethodCost:
     ratios = {
-        other.variant: ratios_to(cost, other, images=images)
-        for other in costs
-        if other.variant in baselines and other.variant != cost.variant
+        baseline.variant: ratios_to(cost, baseline, images=images)
+        for baseline in costs
+        if baseline.variant in baselines and baseline.variant != cost.variant
     }
     return replace(cost, ratios=ratios)
 

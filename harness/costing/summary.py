@@ -77,7 +77,7 @@ def quartiles(values: Sequence[float]) -> tuple[float, float]:
 
 
 def _sizes(record: CostRecord) -> str:
-    """A CPU's allocator reserves nothing that could be told from what is allocated."""
+    """Memory and FLOPs by method; reserved memory on a GPU alone, since a CPU's allocator tells nothing of it."""
     energy = any(method.joules is not None for method in record.methods)
     rows = [
         [

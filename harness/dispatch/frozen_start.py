@@ -56,9 +56,9 @@ def verified(frozen: str, expected: str) -> dict[str, bytes]:
                     contents[path] = file.read()
             except OSError as error:
                 fail(error)
-    found = digest(contents)
-    if found != expected:
-        raise Altered(frozen, f"its files hash to {found[:12]}")
+    actual = digest(contents)
+    if actual != expected:
+        raise Altered(frozen, f"its files hash to {actual[:12]}")
     return contents
 
 

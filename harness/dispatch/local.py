@@ -174,10 +174,10 @@ class LocalExecutor(Executor):
         ]
         if failed and left:
             log, code = _log(chunk, failed[0]), self._processes[failed[0]].returncode
-            said = last_words(log).removeprefix("error: ") or f"a worker ended with status {code} and said nothing"
+            reason = last_words(log).removeprefix("error: ") or f"a worker ended with status {code} and said nothing"
             many = f"{len(left)} runs" if len(left) > 1 else "1 run"
             raise UsageError(
-                f"{many} could not begin: {said}; mend that, then give the same command again (log: {log})"
+                f"{many} could not begin: {reason}; mend that, then give the same command again (log: {log})"
             )
 
     def _start(self, chunk: Chunk, frozen: Path, index: int) -> subprocess.Popen[bytes]:
@@ -205,7 +205,9 @@ class LocalExecutor(Executor):
         deadline = time.monotonic() + STOP_PATIENCE_S
         try:
             with stages() as tell:
-                while time.monotonic() < deadline and (left := sum(one.poll() is None for one in self._processes)):
+                while time.monotonic() < deadline and (
+                    left := sum(process.poll() is None for process in self._processes)
+                ):
                     tell(f"waiting for {left} worker{'s' if left > 1 else ''} to end")
                     time.sleep(0.1)
         finally:

@@ -105,5 +105,5 @@ def gpu_name(device: str) -> str:
         "--format=csv,noheader",
         *([f"--id={device}"] if device.isdigit() else []),
     ]
-    told = subprocess.run(query, capture_output=True, text=True, check=False)
-    return told.stdout.splitlines()[0].strip() if told.returncode == 0 and told.stdout.strip() else ""
+    answer = subprocess.run(query, capture_output=True, text=True, check=False)
+    return answer.stdout.splitlines()[0].strip() if answer.returncode == 0 and answer.stdout.strip() else ""

@@ -254,14 +254,14 @@ def _to_retry(planned: Plan, results: Path, retry: str | None, *, everything: bo
     """Keys of failed runs that are to be started again."""
     if retry is None:
         return set(planned.failed) if everything else set()
-    wanted = {word.strip().lower().replace("-", "_") for word in retry.split(",") if word.strip()}
-    for word in wanted - set(RETRY_CLASSES) - {"all"}:
+    classes = {word.strip().lower().replace("-", "_") for word in retry.split(",") if word.strip()}
+    for word in classes - set(RETRY_CLASSES) - {"all"}:
         raise UsageError(f"--retry: unknown class {word!r}{did_you_mean(word, (*RETRY_CLASSES, 'all'))}")
     store = RecordStore(results)
     chosen = set()
     for key, code in planned.failed.items():
         record = store.summary(key)
         node_failed = record is not None and record.message.startswith("NODE_FAIL")
-        if "all" in wanted or ("node_fail" if node_failed else code.lower()) in wanted:
+        if "all" in classes or ("node_fail" if node_failed else code.lower()) in classes:
             chosen.add(key)
     return chosen

@@ -102,24 +102,24 @@ def survey(
     cluster: str = "",
     keys: Iterable[str] | None = None,
 ) -> Survey:
-    """Look at everything once.
+    """The state of every run below a results folder, as it is now.
 
     Args:
         tasks: the cluster's queue (`Slurm.tasks`), None where it cannot be asked or nobody needs it.
         cluster: the name of that cluster, empty where nobody knows; it says nothing about open sweeps on others.
         keys: only these runs.
     """
-    wanted = None if keys is None else set(keys)
+    selected = None if keys is None else set(keys)
     problems: Problems = {}
     sweeps = {sweep.id: sweep for sweep in read_sweeps(results, problems)}
     latest: dict[str, tuple[Chunk, int]] = {}
     for chunk in read_chunks(results, problems=problems):
         for index, run in enumerate(chunk.runs):
-            if wanted is None or run.key in wanted:
+            if selected is None or run.key in selected:
                 latest[run.key] = (chunk, index)
     store = RecordStore(results)
-    ended = store.ended(wanted)
-    if wanted is None:
+    ended = store.ended(selected)
+    if selected is None:
         problems |= {store.path(key): reason for key, reason in ended.items() if isinstance(reason, str)}
     records = {key: record for key, record in ended.items() if isinstance(record, Record)}
     runs = {
@@ -215,8 +215,8 @@ def _unfinished(
         alive = last.live()
         if alive is None:  # elsewhere: the cluster knows best, else the last sign of life
             recent = time.time() - last.seen < lease_s
-            own = on_cluster if last.holder.job == task else None
-            alive = own.state == "RUNNING" if own is not None else recent and not _gone(last, tasks)
+            same_job = on_cluster if last.holder.job == task else None
+            alive = same_job.state == "RUNNING" if same_job is not None else recent and not _gone(last, tasks)
         if alive:
             return RUNNING, f"on {last.holder.host}{_silence(last, lease_s)}"
     if on_cluster is not None and on_cluster.active:
@@ -375,12 +375,12 @@ def time_left(runs: Mapping[str, RunState], *, now: float) -> TimeLeft:
         return TimeLeft(seconds=0.0, origin="all done")
     if not running:
         return TimeLeft(seconds=None, origin="time left: known once runs are under way")
-    rows = [one for one in took.values() if one.whole] or list(took.values())
-    finished = sum(one.count for one in rows)
+    rows = [row for row in took.values() if row.whole] or list(took.values())
+    finished = sum(row.count for row in rows)
     paces = [pace for run in running if (pace := own_pace(run, now=now)) is not None]
     if not finished and not paces:
         return TimeLeft(seconds=None, origin="time left: known after the first epochs")
-    known = [one.seconds for one in rows] if finished else paces
+    known = [row.seconds for row in rows] if finished else paces
     usual = math.fsum(known) / (finished or len(paces))
     total = 0.0
     for run in open_runs:
@@ -393,8 +393,8 @@ def time_left(runs: Mapping[str, RunState], *, now: float) -> TimeLeft:
 
 def _in_words(took: Collection[_Took]) -> str:
     """``4 finished runs and the training of 2 others``."""
-    whole = sum(one.count for one in took if one.whole)
-    trained = sum(one.count for one in took if not one.whole)
+    whole = sum(row.count for row in took if row.whole)
+    trained = sum(row.count for row in took if not row.whole)
     if not whole:
         return f"the training of {_count(trained, 'finished run')}"
     others = f" and the training of {_count(trained, 'other')}" if trained else ""
@@ -408,9 +408,9 @@ def _count(number: int, word: str) -> str:
 def run_left(run: RunState, finished: Sequence[RunState], *, now: float) -> float | None:
     """Seconds that a running run still takes: as finished ones of its row took, on its benchmark if any, else at its own
     pace."""
-    of_row = [one for one in finished if one.variant == run.variant and one.seconds]
-    of_row = [one for one in of_row if one.whole] or of_row
-    alike = [one.seconds for one in of_row if one.benchmark == run.benchmark] or [one.seconds for one in of_row]
+    of_row = [done for done in finished if done.variant == run.variant and done.seconds]
+    of_row = [done for done in of_row if done.whole] or of_row
+    alike = [done.seconds for done in of_row if done.benchmark == run.benchmark] or [done.seconds for done in of_row]
     if alike and run.started:
         return _rest(run, math.fsum(alike) / len(alike), now=now)
     pace = own_pace(run, now=now)
@@ -424,7 +424,7 @@ def own_pace(run: RunState, *, now: float) -> float | None:
 
 
 def _rest(run: RunState, whole: float, *, now: float) -> float:
-    """Of a run that takes ``whole`` seconds: by the clock where this start began it, by its epochs where it went on."""
+    """Seconds left of a run that takes ``whole`` seconds: by the clock where this start began it, by its epochs where it went on."""
     if run.started and not run.begun:
         return max(0.0, whole - (now - run.started))
     return whole * (1.0 - run.done)

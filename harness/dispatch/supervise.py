@@ -314,16 +314,16 @@ def _conclude(job: Job, lease: Lease, status: int, *, oom_killed: bool, context:
     if code == INTERRUPTED_STATUS:
         lease.release("interrupted", "asked to stop")
         return "interrupted"
-    said = last_words(log_path(lease.folder, lease.attempt.number))
+    last_line = last_words(log_path(lease.folder, lease.attempt.number))
     if code == -signal.SIGKILL and oom_killed:
         lease.release("OOM", "killed by the out-of-memory killer")
-    elif said and out_of_memory(said):  # a library that found no room to be loaded, for one
-        bare = said == "MemoryError"
-        lease.release("OOM", "memory, or a limit on it (ulimit -v), was not enough to start" if bare else said)
+    elif last_line and out_of_memory(last_line):  # a library that found no room to be loaded, for one
+        bare = last_line == "MemoryError"
+        lease.release("OOM", "memory, or a limit on it (ulimit -v), was not enough to start" if bare else last_line)
     elif code < 0:
         lease.release("killed", f"signal {signal.Signals(-code).name}")
     else:
-        lease.release("killed", f"exit status {code}" + (f": {said}" if said else ""))
+        lease.release("killed", f"exit status {code}" + (f": {last_line}" if last_line else ""))
     starts = attempts(lease.folder)
     verdict = _verdict(starts, context)
     if verdict is None:
@@ -375,12 +375,12 @@ def _redirect(log: Path) -> None:
 def logged(tell: Callable[[dict[str, Any]], None]) -> Callable[[dict[str, Any]], None]:
     """``tell``, with a line on standard output for what a log keeps; a process that runs under a log prints into it."""
 
-    def told(content: dict[str, Any]) -> None:
+    def tell_and_log(content: dict[str, Any]) -> None:
         if line := log_line(content):
             print(line, flush=True)
         tell(content)
 
-    return told
+    return tell_and_log
 
 
 def log_line(content: dict[str, Any]) -> str:

@@ -64,7 +64,7 @@ class NamedRun:
 
 def named(run: Run | NamedRun) -> dict[str, Any]:
     """The fields of `NamedRun`."""
-    return {one.name: getattr(run, one.name) for one in fields(NamedRun)}
+    return {field.name: getattr(run, field.name) for field in fields(NamedRun)}
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -121,7 +121,7 @@ class Sweep:
 
     @property
     def lease_s(self) -> float:
-        """Without sign of life for so long a worker that cannot be looked up is dead."""
+        """Seconds without a sign of life after which a worker that cannot be looked up counts as dead."""
         value = self.settings.get("lease_seconds")
         return float(value) if isinstance(value, int | float) else LEASE_SECONDS
 
@@ -172,7 +172,7 @@ class Chunk:
         return task if task is not None and task.name in ("", self.name) else None
 
     def found_in(self, tasks: Mapping[str, Task]) -> Chunk:
-        """With the job that the queue has under its name, where the cluster's answer is not on disk."""
+        """This chunk with the id of the job that the queue has under its name, where the cluster's answer is not on disk."""
         if self.job:
             return self
         known = (task.job.partition("_")[0] for task in tasks.values() if task.name == self.name)
@@ -189,7 +189,7 @@ class Chunk:
         return replace(self, closed=reason, ends=dict(ends or {}))
 
     def jobs(self) -> list[Job]:
-        """In the order of ``runs``.
+        """The chunk's jobs in the order of ``runs``.
 
         Raises:
             UsageError: their file is damaged, or does not belong to this chunk.

@@ -149,13 +149,13 @@ def after(chunk: Chunk, sweep: Sweep, *, status: int) -> int:
     starts = attempts(state_folder(results, job.run.key))
     if settled(results, job.run.key, replaces=planned.replaces):
         return status
-    own = starts[-1] if starts and starts[-1].holder.job == task else None
-    if own is None or own.end:
+    last = starts[-1] if starts and starts[-1].holder.job == task else None
+    if last is None or last.end:
         # The worker did not get so far as to start the run. Where the warning before the time limit came that early (a slow file
         # system, a very short limit), it was fatal instead of heard; the bound on starts does not count this one, so count restarts.
         early = status == 128 + signal.SIGUSR2
         # Or processes of a run on several GPUs ended together, so that its worker could not start it again by itself.
-        died = own is not None and own.end == "killed" and not _given_up(starts, planned)
+        died = last is not None and last.end == "killed" and not _given_up(starts, planned)
         restarts = int(os.environ.get("SLURM_RESTART_COUNT", "0"))
         if (early or died) and restarts < planned.limit - planned.before:
             _requeue(task)

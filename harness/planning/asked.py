@@ -155,9 +155,9 @@ def understand(arguments: argparse.Namespace, settings: Settings) -> Asked:
     if arguments.methods:
         values["entries"] = tuple(parse_entry(word) for word in expand(arguments.methods, all_methods()))
     folders: dict[str, Path] = {}
-    own: list[str] = []
+    own_names: list[str] = []
     if arguments.datasets:
-        values["benchmarks"], folders, own = _benchmarks(arguments, settings)
+        values["benchmarks"], folders, own_names = _benchmarks(arguments, settings)
     for needed, example in (("entries", "--methods lora,naslora"), ("benchmarks", "--datasets all")):
         if not values.get(needed):
             raise UsageError(f"say {example} (or --study NAME for a whole table; --help lists everything)")
@@ -180,7 +180,7 @@ def understand(arguments: argparse.Namespace, settings: Settings) -> Asked:
         for name in own_words[1].keys() - {METHODS.resolve(entry.method) for entry in values["entries"]}:
             raise UsageError(f"--set {name}.… has no effect: {name} is none of --methods {arguments.methods}")
     card = load_protocol(values["protocol"], own_words[0])
-    for name in own:  # what a folder is, its patterns and its category say with it
+    for name in own_names:  # what a folder is, its patterns and its category say with it
         made, folders[name] = any_folder(name, folders[name], data_options(resolve(card, name), name))
         BENCHMARKS.add(name, made)
     given |= folders

@@ -80,7 +80,7 @@ def under_short_fingerprints(
     ended = RecordStore(results).surely_ended(asked)
     finished = {key for key, record in ended.items() if isinstance(record, Record) and record.code == "OK"}
     named: dict[str, Job] = {}
-    others: dict[tuple[str, str], int] = {}
+    unverified: dict[tuple[str, str], int] = {}
     for key, job in jobs.items():
         older = olders.get(key, job.run)
         if older.key in finished and key not in finished and older.key != key:
@@ -88,9 +88,9 @@ def under_short_fingerprints(
                 job = replace(job, run=older)
             else:
                 place = (job.checkpoint, older.checkpoint)
-                others[place] = others.get(place, 0) + 1
+                unverified[place] = unverified.get(place, 0) + 1
         named[job.run.key] = job
-    return named, [_unverified(count, *place, results, notes) for place, count in others.items()]
+    return named, [_unverified(count, *place, results, notes) for place, count in unverified.items()]
 
 
 def _unverified(count: int, path: str, short: str, results: Path, notes: Mapping[str, str]) -> str:
@@ -120,8 +120,8 @@ def _outdated(outdated: Mapping[str, list[Path]], jobs: Mapping[str, Job]) -> st
     whose = (
         f"{len(paths)} finished records, such as {paths[0]}" if len(paths) > 1 else f"the finished record {paths[0]}"
     )
-    others = f" (so do {', '.join(list(outdated)[1:])})" if len(outdated) > 1 else ""
+    more = f" (so do {', '.join(list(outdated)[1:])})" if len(outdated) > 1 else ""
     return (
-        f"{name}: its files below {root} differ from those behind {whose}{others}; "
+        f"{name}: its files below {root} differ from those behind {whose}{more}; "
         "take another --results folder for the new files, or move those records away to run them again"
     )

@@ -125,7 +125,7 @@ def plan(request: Request, *, prepare_samples: Callable[[str], Path] | None = No
     absent = {name: files.absent for name, files in data.items() if files.absent}
     if absent and not (request.skip_missing and grid.jobs):
         missing += _absent_lines(absent, request)
-    shorts = {one.fingerprint: one.short for one in names.checkpoints.values() if one.short}
+    shorts = {checkpoint.fingerprint: checkpoint.short for checkpoint in names.checkpoints.values() if checkpoint.short}
     jobs, unverified = under_short_fingerprints(request.results, grid.jobs, shorts)
     key_now = dict(zip(grid.jobs, jobs, strict=True))
     before = earlier(request.results, jobs)
@@ -190,8 +190,8 @@ def resolve_names(request: Request, tell: Callable[[str], None]) -> Names:
         BENCHMARKS.resolve(name)
     backbones = dict.fromkeys(resolve_backbone(name) for name in request.backbones or (protocol.backbone,))
     cards = [
-        load_protocol(request.protocol, {**protocol_overrides, **own, "decoder": name})
-        for name, own in request.decoders.items()
+        load_protocol(request.protocol, {**protocol_overrides, **overrides, "decoder": name})
+        for name, overrides in request.decoders.items()
     ]
     if any(str(path) != "none" for path in request.checkpoints.values()):
         tell("loading torch to look into checkpoints")
@@ -253,7 +253,7 @@ def look_at_data(
 
 @dataclass(frozen=True, kw_only=True)
 class Grid:
-    """A request expanded.
+    """All runs of a request.
 
     Args:
         jobs: key -> run, each once, in grid order.
@@ -297,8 +297,8 @@ def expand(names: Names, data: Mapping[str, Files], request: Request) -> Grid:
                 chosen = {**request.rules.get((name, backbone, of_setting.decoder), {}), **row.entry.rules}
                 rules = with_rules(of_setting, chosen) if chosen else of_setting
                 _require_fit(row, name, task, rules, request)
-                said = as_rules(rules) if chosen else plain
-                for job in _jobs(row, name, files, names, request, rules=said, digest=digest):
+                row_rules = as_rules(rules) if chosen else plain
+                for job in _jobs(row, name, files, names, request, rules=row_rules, digest=digest):
                     jobs.setdefault(job.run.key, job)  # two words may name one run: naslora,all
                     keys.setdefault((row.label, name), []).append(job.run.key)
                 if words := row.config.never_reached(rules.epochs):
@@ -339,7 +339,7 @@ def _require_fit(row: Row, benchmark: str, task: str, rules: Protocol, request: 
 def _jobs(
     row: Row, name: str, files: Files, names: Names, request: Request, *, rules: Mapping[str, Any], digest: str
 ) -> Iterator[Job]:
-    """A run a seed.
+    """One job for every seed.
 
     Args:
         rules: the protocol's, as a record holds them.
@@ -349,7 +349,7 @@ def _jobs(
     # A budget of updates is one of epochs for whoever spares none, so that both share their runs.
     budget = {} if row.config.spares_weight_updates else {"budget": "epochs"}
     options, row_rules = asdict(row.config), {**rules, **budget}  # seeds share them, and what pricing makes of them
-    benchmarks = [one for one in names.benchmarks if one in (row.entry.benchmarks or names.benchmarks)]
+    benchmarks = [planned for planned in names.benchmarks if planned in (row.entry.benchmarks or names.benchmarks)]
     for seed in request.seeds:
         run = Run(
             method=row.method,

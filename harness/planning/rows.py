@@ -96,7 +96,7 @@ def method_row(
 
 
 def trained_parameters(method: str, options: Mapping[str, Any], backbone: str) -> int:
-    """Of a method on ``backbone``, mask decoder of the binary task included; imports no torch."""
+    """Number of parameters that a method trains on ``backbone``, mask decoder of the binary task included; imports no torch."""
     from harness.models.catalog import backbone_shape, trained_in_decoder
 
     config = method_config(method, options)

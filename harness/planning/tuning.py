@@ -113,8 +113,8 @@ def plan_trials(request: Request, tuning: Tuning, **how: Any) -> tuple[Plan, lis
     """
     compared = request.entries
     if any(map(is_rule, tuning.grids)):
-        own = [entry for entry in compared if METHODS.resolve(entry.method) == RULES_BY and not entry.options]
-        compared = tuple(own[:1]) or (Variant(method=RULES_BY),)
+        plain = [entry for entry in compared if METHODS.resolve(entry.method) == RULES_BY and not entry.options]
+        compared = tuple(plain[:1]) or (Variant(method=RULES_BY),)
     rows = [(entry, grid_of(entry.method, entry.options, tuning.grids)) for entry in compared]
     _check_grids(rows, tuning.grids)
     benchmarks = tuple(BENCHMARKS.resolve(name) for name in tuning.on or request.benchmarks)
@@ -262,11 +262,11 @@ def _choice(trial: Trials, tuning: Tuning, records: Mapping[str, Record | None])
         names = dict(zip(trial.grid, values, strict=True))
         tried.append({"options": names, "score": score, "keys": keys, "hours": round(hours, 5)})
     metric = BENCHMARKS.get(trial.benchmarks[0]).selection_metric
-    known = [one for one in tried if one["score"] is not None]
+    known = [outcome for outcome in tried if outcome["score"] is not None]
     if not known:
         raise UsageError(f"{trial.name} on {', '.join(trial.benchmarks)}: every value diverged; --tune lower ones")
     sign = 1 if higher_is_better(metric) else -1
-    best = max(known, key=lambda one: sign * one["score"])  # ties go to the value named first
+    best = max(known, key=lambda outcome: sign * outcome["score"])  # ties go to the value named first
     edge = [name for name, value in best["options"].items() if _at_edge(value, trial.grid[name])]
     return {
         "grid": {name: list(values) for name, values in trial.grid.items()},
@@ -276,7 +276,7 @@ def _choice(trial: Trials, tuning: Tuning, records: Mapping[str, Record | None])
         "metric": metric,
         "on": list(trial.benchmarks),
         "seeds": list(tuning.seeds),
-        "hours": round(sum(one["hours"] for one in tried), 5),
+        "hours": round(sum(outcome["hours"] for outcome in tried), 5),
     }
 
 
@@ -289,7 +289,7 @@ def _validated(record: Record) -> float | None:
 def _at_edge(value: Any, grid: Sequence[Any]) -> bool:
     """Whether ``value`` is the least or the greatest of a grid of numbers; a better one may lie beyond."""
     try:
-        numbers = [float(one) for one in grid]
+        numbers = [float(number) for number in grid]
     except (TypeError, ValueError):
         return False
     return float(value) in (min(numbers), max(numbers))
@@ -299,13 +299,13 @@ def _write(trial: Trials, label: Mapping[str, Any], store: RecordStore) -> None:
     """Labels on the trials' own records: the chosen ones are results, the others are not."""
     for values, keys in trial.runs.items():
         chosen = dict(zip(trial.grid, values, strict=True)) == label["chosen"]
-        told = label if chosen else {"grid": label["grid"]}
+        tuning = label if chosen else {"grid": label["grid"]}
         for key in keys:
             record = store.find(key)
-            if record is None or record.code != "OK" or record.run.tuning == told:
+            if record is None or record.code != "OK" or record.run.tuning == tuning:
                 continue
             name = trial.name if chosen else record.run.variant
-            run = replace(record.run, tuning=dict(told), variant=name)
+            run = replace(record.run, tuning=dict(tuning), variant=name)
             if record.run.trial_runs <= run.trial_runs if chosen else _may_leave_tables(record.run, label):
                 store.relabel(replace(record, run=run))
 

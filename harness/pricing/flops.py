@@ -24,23 +24,23 @@ BYTES = {"fp32": 4, "bf16": 2, "fp16": 2}
 
 
 def encoder_flops(shape: BackboneShape, *, image_size: int, decoder: Decoder = "sam") -> list[float]:
-    """Of one image: the patch embedding, then every block, then the neck that SAM's decoder reads. Windows are
+    """Operations of the encoder on one image: patch embedding, every block, the neck that SAM's decoder reads. Windows are
     counted whole: an upper bound where TinyViT leaves their padding out."""
     side = image_size // shape.patch
     first = side * shape.blocks[0].scale * shape.blocks[0].pool
     embed = convolutions_flops(shape.stem, side=image_size) or 2.0 * first * first * shape.projection_taps
     blocks = []
     for block in shape.blocks:
-        own = side * block.scale
-        tokens = own * own + shape.prefix_tokens
-        entering = own * block.pool
+        leaving = side * block.scale
+        tokens = leaving * leaving + shape.prefix_tokens
+        entering = leaving * block.pool
         attended = span = entering * entering + shape.prefix_tokens
         if block.window:
             attended, span = (-(-entering // block.window) * block.window) ** 2, block.window**2
         queries = attended / block.pool**2
         projected = 2.0 * (attended * 3 * block.entering * block.dim + queries * block.dim**2)
         attention = projected + 4.0 * queries * span * block.dim + 2.0 * entering**2 * block.inputs * block.dim
-        before = own * math.prod(one.stride for one in block.downsampling)
+        before = leaving * math.prod(convolution.stride for convolution in block.downsampling)
         convolved = convolutions_flops(block.convolutions, side=before)
         blocks.append(convolved + attention + 2.0 * tokens * 2 * block.dim * block.mlp_dim)
     taps = shape.neck_taps if shape.neck_dim else replace(shape, neck_dim=DECODER_DIM).neck_taps
@@ -49,16 +49,16 @@ def encoder_flops(shape: BackboneShape, *, image_size: int, decoder: Decoder = "
 
 
 def convolutions_flops(convolutions: Iterable[NormedConvolution], *, side: int) -> float:
-    """One after the other, on a map of ``side`` by ``side``."""
+    """Operations of these convolutions in sequence, on a map of ``side`` by ``side``."""
     total = 0.0
-    for one in convolutions:
-        side //= one.stride
-        total += 2.0 * side * side * one.taps
+    for convolution in convolutions:
+        side //= convolution.stride
+        total += 2.0 * side * side * convolution.taps
     return total
 
 
 def decoder_flops(shape: BackboneShape, *, image_size: int, decoder: Decoder = "sam") -> float:
-    """Of one image, the image side of the two-way transformer and the upscaling; the few output tokens cost nothing.
+    """Operations of SAM's decoder on one image: the image side of the two-way transformer, and upscaling; output tokens are left out.
     Of Segmenter's decoders see `dense_flops`."""
     side, dim = image_size // shape.embedding_patch, shape.neck_dim or DECODER_DIM
     if decoder != "sam":
@@ -70,7 +70,7 @@ def decoder_flops(shape: BackboneShape, *, image_size: int, decoder: Decoder = "
 
 
 def step_flops(run: Run, shape: BackboneShape) -> float:
-    """Forward and backward of one training image."""
+    """Operations of the forward and backward pass of one training image."""
     size, name = int(run.rules["image_size"]), decoder_of(run)
     embed, *blocks, neck = encoder_flops(shape, image_size=size, decoder=name)
     decoder = 3 * decoder_flops(shape, image_size=size, decoder=name)
@@ -87,9 +87,9 @@ def step_flops(run: Run, shape: BackboneShape) -> float:
 
 
 def decoder_of(run: Run) -> Decoder:
-    """SAM's in records that are older than the others."""
-    found: Decoder = run.rules.get("decoder", "sam")
-    return found
+    """The run's mask decoder; records from before there were others have SAM's."""
+    decoder: Decoder = run.rules.get("decoder", "sam")
+    return decoder
 
 
 def model_of(run: Run) -> str:
@@ -112,14 +112,14 @@ def _config_of(method: str, options: str) -> MethodConfig:
 
 
 def forward_flops(run: Run, shape: BackboneShape) -> float:
-    """Of one image, as in evaluation."""
+    """Operations of the forward pass on one image, as in evaluation."""
     size, name = int(run.rules["image_size"]), decoder_of(run)
     encoder = sum(encoder_flops(shape, image_size=size, decoder=name))
     return encoder + decoder_flops(shape, image_size=size, decoder=name)
 
 
 def run_flops(run: Run, shape: BackboneShape, images: Images) -> float:
-    """Training, every validation, and the test of the best, the last, each merged and the decoded model."""
+    """Operations of a run: training, every validation, and the test of the best, the last, each merged and the decoded model."""
     rules = run.rules
     epochs = int(rules.get("epochs", 1))
     forward = forward_flops(run, shape)
@@ -146,7 +146,7 @@ def encodes_once(run: Run) -> bool:
 
 
 def activation_bytes(run: Run, shape: BackboneShape) -> float:
-    """Kept for the backward pass of one step.
+    """Bytes of activations that one training step keeps for its backward pass.
 
     The terms of Korthikanti et al. (2205.05198) for a transformer block with fused attention and no dropout: 32 bytes a
     token and channel at 16 bit where weights train, 22 where linear layers are frozen and keep no inputs.

@@ -164,7 +164,7 @@ def _machine(record: Record) -> str:
 
 
 def levels(run: Run) -> tuple[tuple[object, ...], ...]:
-    """From the most to the least alike."""
+    """Keys under which earlier runs are looked up, from what is most like ``run`` to what is least."""
     rules = run.rules
     device_shape = (model_of(run), rules.get("image_size"), rules.get("precision"), rules.get("quantise", ""))
     config = tuple(sorted((name, str(value)) for name, value in run.method_config.items()))
@@ -267,7 +267,7 @@ ImagesOf = Callable[[Run], Images]
 
 @dataclass(frozen=True, kw_only=True)
 class RunForecast:
-    """Of one run.
+    """What one run will cost.
 
     Args:
         hours: on one device.
@@ -288,7 +288,7 @@ class RunForecast:
 
 @dataclass(frozen=True, kw_only=True)
 class Forecast:
-    """Of a plan; ``finish`` is None without a start, or beyond the year 9999. Runs share the caches, so these are no run's own."""
+    """What a plan will cost; ``finish`` is None without a start, or beyond the year 9999. Caches are shared by runs."""
 
     runs: tuple[RunForecast, ...]
     parallel: int
@@ -388,11 +388,11 @@ def within_budget(prices: Forecast, hours: float) -> tuple[RunForecast, ...]:
     groups: dict[tuple[int, str, str], list[RunForecast]] = {}
     for priced in prices.runs:
         groups.setdefault((priced.run.seed, priced.run.benchmark, priced.run.backbone), []).append(priced)
-    order = sorted(groups, key=lambda group: (group[0], sum(one.hours for one in groups[group]), group))
+    order = sorted(groups, key=lambda group: (group[0], sum(priced.hours for priced in groups[group]), group))
     chosen = _fitting([groups[key] for key in order], hours)
     if not chosen:
-        singles = sorted(prices.runs, key=lambda one: (one.hours, one.run.seed, one.run.key))
-        chosen = _fitting([[one] for one in singles], hours)
+        singles = sorted(prices.runs, key=lambda priced: (priced.hours, priced.run.seed, priced.run.key))
+        chosen = _fitting([[priced] for priced in singles], hours)
     keys = {priced.run.key for priced in chosen}
     return tuple(priced for priced in prices.runs if priced.run.key in keys)
 
@@ -401,7 +401,7 @@ def _fitting(groups: Iterable[list[RunForecast]], hours: float) -> list[RunForec
     chosen: list[RunForecast] = []
     left = hours
     for group in groups:
-        price = sum(one.hours for one in group)
+        price = sum(priced.hours for priced in group)
         if price <= left:
             chosen += group
             left -= price
@@ -417,10 +417,10 @@ def _after(start: datetime, hours: float) -> datetime | None:
 
 
 def _makespan(hours: Sequence[float], parallel: int) -> float:
-    """Longest first onto whichever device is free first."""
+    """Hours until all runs are done on ``parallel`` devices: the longest first, each onto the device that is free first."""
     loads = [0.0] * max(1, parallel)
-    for one in sorted(hours, reverse=True):
-        loads[loads.index(min(loads))] += one
+    for duration in sorted(hours, reverse=True):
+        loads[loads.index(min(loads))] += duration
     return max(loads)
 
 

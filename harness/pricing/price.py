@@ -46,8 +46,8 @@ def without_gpu(planned: Plan, where: Place) -> str:
 
 
 def price(planned: Plan, results: Path, *, where: Place) -> Forecast:
-    """What is not finished of the plan, priced from the records below ``results`` where they tell."""
-    one, parallel = device(planned, where)
+    """The forecast of a plan's unfinished runs, from records of similar runs below ``results`` where there are some."""
+    machine, parallel = device(planned, where)
 
     def images_of(run: Run) -> Images:
         return planned.images.get(run.benchmark) or published_images(run.benchmark)
@@ -62,7 +62,7 @@ def price(planned: Plan, results: Path, *, where: Place) -> Forecast:
         RecordStore(results).summaries()[0],
         images_of=images_of,
         seconds_of=taken,
-        device=one,
+        device=machine,
         parallel=parallel,
         start=datetime.now(),
     )
@@ -77,13 +77,13 @@ def affordable(planned: Plan, prices: Forecast, *, hours: float) -> tuple[Plan, 
     """
     chosen = within_budget(prices, hours)
     if prices.runs and not chosen:
-        cheapest = min(one.hours for one in prices.runs)
+        cheapest = min(priced.hours for priced in prices.runs)
         raise BudgetError(
             f"--budget {hours:g}: none of {len(prices.runs)} runs fits, the cheapest takes {cheapest:.2g} hours;"
             " --plan shows the prices"
         )
-    keys = {one.run.key for one in chosen}
-    left_out = {one.run.key: run_in_words(one.run) for one in prices.runs if one.run.key not in keys}
+    keys = {priced.run.key for priced in chosen}
+    left_out = {priced.run.key: run_in_words(priced.run) for priced in prices.runs if priced.run.key not in keys}
     kept = tuple(job for job in planned.jobs if job.run.key not in left_out)
     failed = {key: code for key, code in planned.failed.items() if key not in left_out}
     text = f"--budget: {len(chosen)} of {len(prices.runs)} runs fit into {hours:g} hours"
@@ -111,7 +111,7 @@ def bought(
         return planned, None, {}
     prices = price(replace(planned, jobs=jobs), results, where=where)
     chosen = prices.runs if budget is None else within_budget(prices, budget)
-    return planned, prices, {one.run.key: one.hours for one in chosen}
+    return planned, prices, {priced.run.key: priced.hours for priced in chosen}
 
 
 def run_in_words(run: Run) -> str:
@@ -142,7 +142,7 @@ def plan_text(planned: Plan, prices: Forecast | None, *, where: Place, budget: f
         if budget is not None:
             chosen = within_budget(prices, budget)
             lines += ["", f"{len(chosen)} of {len(prices.runs)} runs fit into {budget:g} hours:"]
-            lines += [f"  {run_in_words(one.run)} · {one.hours:.2f} h" for one in chosen]
+            lines += [f"  {run_in_words(priced.run)} · {priced.hours:.2f} h" for priced in chosen]
     if planned.missing:
         missing = [f"missing: {line}" for line in planned.missing]
         lines += ["", *missing, f"cards by what they need (--protocol): {card_needs()}"]
@@ -157,18 +157,22 @@ def plan_data(planned: Plan, prices: Forecast | None, *, where: Place, budget: f
     Args:
         budget: device-hours; every run that is priced says whether it fits.
     """
-    priced_runs = {one.run.key: one for one in prices.runs} if prices is not None else {}
-    bought = {one.run.key: one.hours for one in within_budget(prices, budget)} if prices and budget is not None else {}
+    priced_runs = {priced.run.key: priced for priced in prices.runs} if prices is not None else {}
+    bought = (
+        {priced.run.key: priced.hours for priced in within_budget(prices, budget)}
+        if prices and budget is not None
+        else {}
+    )
     runs = []
     for job in planned.jobs:
         run, priced = job.run, priced_runs.get(job.run.key)
         state = "finished" if run.key in planned.finished else planned.failed.get(run.key, "planned")
-        told = {
+        entry = {
             name: getattr(run, name)
             for name in ("key", "variant", "method", "backbone", "benchmark", "protocol", "seed")
         }
         if priced is not None:
-            told |= {
+            entry |= {
                 "hours": priced.hours,
                 "time_basis": priced.time_basis,
                 "peak_memory_bytes": priced.peak_memory_bytes,
@@ -176,8 +180,8 @@ def plan_data(planned: Plan, prices: Forecast | None, *, where: Place, budget: f
                 "disk_bytes": priced.disk_bytes,
             }
             if budget is not None:
-                told["fits_budget"] = run.key in bought
-        runs.append({**told, "state": state})
+                entry["fits_budget"] = run.key in bought
+        runs.append({**entry, "state": state})
     data = {"runs": runs, "missing": list(planned.missing), "note": without_gpu(planned, where)}
     if budget is not None:
         data["budget"] = {

@@ -63,15 +63,15 @@ class Slurm:
 
     def ids_by_name(self, names: Iterable[str]) -> dict[str, str]:
         """Job name -> id of the jobs with these names that the controller or accounting knows."""
-        wanted = set(names)
-        if not wanted:
+        job_names = set(names)
+        if not job_names:
             return {}
         ids = {}
-        for line in self._queue(wanted, "--format=%F|%j"):
+        for line in self._queue(job_names, "--format=%F|%j"):
             job, _, name = line.partition("|")
-            if name in wanted:
+            if name in job_names:
                 ids[name] = job
-        if missing := wanted - ids.keys():
+        if missing := job_names - ids.keys():
             command = [
                 "sacct",
                 "-X",
@@ -92,8 +92,8 @@ class Slurm:
 
     def history(self, jobs: Iterable[str]) -> list[Account] | None:
         """Every start of these jobs, requeued ones included, oldest first; None where accounting is off."""
-        wanted = sorted({job.split("_")[0] for job in jobs})
-        if not wanted:
+        job_ids = sorted({job.split("_")[0] for job in jobs})
+        if not job_ids:
             return []
         command = [
             "sacct",
@@ -104,7 +104,7 @@ class Slurm:
             "-o",
             "JobID,State,ElapsedRaw,AllocTRES",
             "-j",
-            ",".join(wanted),
+            ",".join(job_ids),
         ]
         output = self._account(command)
         if output is None:
@@ -142,9 +142,9 @@ class Slurm:
 
     def _queue(self, names: Iterable[str], *options: str) -> list[str]:
         """squeue's lines about jobs of these names. By name, because it refuses an id that it has forgotten."""
-        wanted, lines = sorted(set(names)), []
-        for start in range(0, len(wanted), _NAMES):
-            part = ",".join(wanted[start : start + _NAMES])
+        ordered, lines = sorted(set(names)), []
+        for start in range(0, len(ordered), _NAMES):
+            part = ",".join(ordered[start : start + _NAMES])
             lines += self._ask(["squeue", f"--name={part}", "--noheader", "--states=all", *options]).splitlines()
         return lines
 
@@ -189,7 +189,7 @@ def patiently(ask: Callable[[], str], *, patience_s: float, say: Callable[[str],
     """
     deadline = time.monotonic() + patience_s
     pause = 0.5
-    told = False
+    announced = False
     while True:
         try:
             return ask()
@@ -200,9 +200,9 @@ def patiently(ask: Callable[[], str], *, patience_s: float, say: Callable[[str],
                 raise Unreachable(
                     f"the SLURM controller has not answered for {patience_s:.0f} s ({error}); try again later"
                 ) from error
-            if not told:
+            if not announced:
                 say(f"the SLURM controller does not answer; waiting up to {patience_s:.0f} s for it")
-                told = True
+                announced = True
             time.sleep(pause)
             pause = min(pause * 1.5, 10.0)
 
@@ -232,6 +232,6 @@ def client_message(program: str, message: str) -> str:
 
 
 def _environment() -> dict[str, str]:
-    """Without what the user would have the clients show, or whom to ask, which would change what we parse and find."""
-    own = ("SQUEUE_", "SACCT_", "SCANCEL_", "SLURM_CLUSTERS")
-    return {name: value for name, value in os.environ.items() if not name.startswith(own)}
+    """This process's environment without variables that change what the clients print, or which cluster they ask."""
+    prefixes = ("SQUEUE_", "SACCT_", "SCANCEL_", "SLURM_CLUSTERS")
+    return {name: value for name, value in os.environ.items() if not name.startswith(prefixes)}

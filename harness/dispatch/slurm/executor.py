@@ -90,15 +90,15 @@ class SlurmExecutor(Executor):
         with writing(self.results, sent=sent), self._alone():
             tasks = reconcile(self.results, self.slurm)
             elsewhere = self._elsewhere(tasks, {job.run.key for job in jobs})
-            wanted = {shape: [job for job in group if job.run.key not in elsewhere] for shape, group in shapes.items()}
-            keys = tuple(job.run.key for group in wanted.values() for job in group)
+            groups = {shape: [job for job in group if job.run.key not in elsewhere] for shape, group in shapes.items()}
+            keys = tuple(job.run.key for group in groups.values() for job in group)
             if not keys:
                 return Submission(sweep="", keys=(), elsewhere=elsewhere)
             limits = attempt_limits(self.results, keys, allowed=self.profile.max_attempts) | {
                 key: limit for key, limit in self._limits.items() if key in keys
             }
             self._limits |= limits
-            chunks = self._write_intent(wanted, limits)
+            chunks = self._write_intent(groups, limits)
             self._submissions.update(keys)
             job_ids = []
             for chunk in chunks:
@@ -139,7 +139,7 @@ class SlurmExecutor(Executor):
     def cancel(self, keys: Sequence[str]) -> list[str]:
         """Cancel the queued and running jobs of the sweeps that the request for these runs made, and say what other sweeps
         have of them; returns the names of the cancelled jobs."""
-        request, wanted = self._request_of(keys), set(keys)
+        request, requested = self._request_of(keys), set(keys)
         cancelled: list[str] = []
         whole: list[Chunk] = []
         left: dict[str, list[str]] = {}
@@ -157,7 +157,7 @@ class SlurmExecutor(Executor):
                     whole.append(chunk)
                     cancelled += active
                 else:
-                    left.setdefault(sweep.id, []).extend(job for job, key in active.items() if key in wanted)
+                    left.setdefault(sweep.id, []).extend(job for job, key in active.items() if key in requested)
             self.slurm.cancel([chunk.job for chunk in whole])
             for chunk in whole:
                 chunk.close("cancelled")
@@ -229,8 +229,8 @@ class SlurmExecutor(Executor):
                 places[key] = f"runs in process {starts[-1].holder.pid} on {starts[-1].holder.host}"
         return places
 
-    def _write_intent(self, wanted: Mapping[Shape, list[Job]], limits: Mapping[str, AttemptLimits]) -> list[Chunk]:
-        everything = [job for group in wanted.values() for job in group]
+    def _write_intent(self, groups: Mapping[Shape, list[Job]], limits: Mapping[str, AttemptLimits]) -> list[Chunk]:
+        everything = [job for group in groups.values() for job in group]
         folder = Path(self.profile.snapshot_folder) if self.profile.snapshot_folder else self.results / "snapshots"
         frozen, everything = freeze(folder.absolute(), everything)
         frozen_jobs = {job.run.key: job for job in everything}
@@ -246,7 +246,7 @@ class SlurmExecutor(Executor):
         own_folder(place / "logs")
         largest = max(1, min(self.profile.max_array_size, (self.slurm.max_array_size() or 1001) - 1))
         chunks: list[Chunk] = []
-        for shape, group in wanted.items():
+        for shape, group in groups.items():
             for start in range(0, len(group), largest):
                 part = [frozen_jobs[job.run.key] for job in group[start : start + largest]]
                 data = {**asdict(shape), "gpus": shape.gpus}
@@ -276,10 +276,10 @@ class SlurmExecutor(Executor):
 
     @contextmanager
     def _alone(self) -> Iterator[None]:
-        """One submitter at a time for one results folder; a dead one is replaced."""
+        """A lock of the results folder for one submitter at a time; that of a dead process is taken over."""
         folder = sweeps_folder(self.results) / ".submitting"
         deadline = time.monotonic() + self.profile.patience_seconds
-        told = False
+        announced = False
         while True:
             try:
                 lease = Lease.acquire(folder, holder=Holder.here(), lease_s=LEASE_SECONDS)
@@ -289,9 +289,9 @@ class SlurmExecutor(Executor):
                     raise UsageError(
                         f"another submission is under way here ({held}); try again when it is done"
                     ) from held
-                if not told:
+                if not announced:
                     print(f"waiting for another submission ({held})", file=sys.stderr)
-                    told = True
+                    announced = True
                 time.sleep(0.3)
         try:
             with beating(lease):
@@ -345,10 +345,10 @@ def cancelling(command: str) -> str:
     refused.add_argument("--retry")
     refused.add_argument("--budget")
     try:
-        _, others = refused.parse_known_args(shlex.split(command))
+        _, kept = refused.parse_known_args(shlex.split(command))
     except (ValueError, argparse.ArgumentError):  # no command line of ours
         return f"{command} --cancel"
-    return shlex.join([*others, "--cancel"])
+    return shlex.join([*kept, "--cancel"])
 
 
 LEFT_TO_THE_SHELL = ("account", "partition", "qos", "constraint")
@@ -385,7 +385,7 @@ def array_of(chunk: Chunk, profile: ClusterProfile, frozen: Path) -> Any:
             return ["env", *(f"--unset={name}" for name in inherited), "sbatch", str(submission_file_path)]
 
     logs = chunk.path.parent / "logs"
-    said = str(logs).replace("%", "%%")  # which SLURM takes for a placeholder, and submitit leaves
+    escaped_logs = str(logs).replace("%", "%%")  # which SLURM takes for a placeholder, and submitit leaves
     executor = Array(folder=logs)
     executor.update_parameters(
         **{name: value for name, value in options.items() if value},
@@ -403,13 +403,13 @@ def array_of(chunk: Chunk, profile: ClusterProfile, frozen: Path) -> Any:
         teardown=["status=$?", f"[ $status = 0 ] || {command} --after $status", "exit $?"],
         # since SLURM 22.05 srun does not inherit the CPUs of a task
         srun_args=[
-            f"--output={said}/%A_%a_%t_log.out",
+            f"--output={escaped_logs}/%A_%a_%t_log.out",
             f"--cpus-per-task={shape.cpus}",
             *(["--kill-on-bad-exit=1"] if shape.gpus_per_run > 1 else []),
         ],
         additional_parameters={
             "requeue": True,
-            "output": f"{said}/%A_%a_0_log.out",
+            "output": f"{escaped_logs}/%A_%a_0_log.out",
             **{k: v == "true" or v for k, v in profile.extra.items()},
         },
         wckey=None,

@@ -106,9 +106,9 @@ class ClusterProfile(Shape):
         Raises:
             UsageError: unknown key or wrong value in ``shapes``.
         """
-        own = {f.name: getattr(self, f.name) for f in fields(Shape)}
+        default = {f.name: getattr(self, f.name) for f in fields(Shape)}
         return from_mapping(
-            Shape, {**own, **self.shapes.get(backbone, {})}, where=f"cluster profile {self.name}: shapes.{backbone}"
+            Shape, {**default, **self.shapes.get(backbone, {})}, where=f"cluster profile {self.name}: shapes.{backbone}"
         )
 
 

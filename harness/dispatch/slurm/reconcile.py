@@ -87,16 +87,16 @@ def _settle(results: Path, chunk: Chunk, states: Mapping[str, str], slurm: Slurm
         task, run = chunk.task(index), jobs[index].run
         state = states.get(task, "")
         starts = attempts(state_folder(results, planned.key))
-        own = starts[-1] if starts and starts[-1].holder.job == task else None
-        if own is not None and own.live():
+        last = starts[-1] if starts and starts[-1].holder.job == task else None
+        if last is not None and last.live():
             return  # its node daemon is gone, it is not; look again later
         end: End = end_from_state(state)
         log = job_log(chunk.path.parent, task)
         if end == "lost" and exceeded_memory(log):
             end = "OOM"
-        if own is not None and own.end and end == "CANCELLED":
+        if last is not None and last.end and end == "CANCELLED":
             ends[planned.key] = end  # SIGTERM came first, or it waited to be started again
-        elif own is not None:
+        elif last is not None:
             detail = f"job {task} ended as {state or 'unknown'}"
             settle(results, run, end=end, detail=detail, planned=planned, environment=environment, accounting=slurm)
         elif not any(start.holder.job == task for start in starts):
