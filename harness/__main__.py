@@ -27,11 +27,11 @@ def without_verb(argv: list[str] | None = None) -> int:
     if words and words[0] not in ("-h", "--help"):
         raise UsageError(f"unknown verb {words[0]!r}{instead_of(words[0])}")
     print(f"usage: {program()} VERB …\n\n{plain(__doc__)}")
-    told = summaries()
+    summary_of = summaries()
     for group, names in GROUPS.items():
         print(f"\n{group}:")
         for name in names:
-            print(f"  {name:{max(map(len, told))}}  {told[name]}")
+            print(f"  {name:{max(map(len, summary_of))}}  {summary_of[name]}")
     print(
         f"\n{program('VERB')} --help lists the options of one. Where a verb takes the KEY of a run, words of a table do as well:"
         f" {program('show')} lora kvasir 0."

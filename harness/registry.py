@@ -109,12 +109,12 @@ class Registry:
         Raises:
             UsageError: unknown, with the nearest name.
         """
-        wanted = canonical_spelling(name)
-        if wanted in self._entries or wanted in self._loaded:
-            return wanted
+        spelling = canonical_spelling(name)
+        if spelling in self._entries or spelling in self._loaded:
+            return spelling
         by_letters = {known.replace("_", ""): known for known in self.names()}
-        if wanted.replace("_", "") in by_letters:
-            return by_letters[wanted.replace("_", "")]
+        if spelling.replace("_", "") in by_letters:
+            return by_letters[spelling.replace("_", "")]
         raise UsageError(f"unknown {self.kind} {name!r}{did_you_mean(name, self.names())}")
 
     def get(self, name: str) -> Any:
@@ -216,28 +216,28 @@ def dataset_name(name: str) -> str:
     try:
         return BENCHMARKS.resolve(name)
     except UsageError:
-        own = checked_name(canonical_spelling(name), what="the data set's name")
-    if not re.fullmatch(r"[a-z0-9_]+", own) or own == "all":
+        own_name = checked_name(canonical_spelling(name), what="the data set's name")
+    if not re.fullmatch(r"[a-z0-9_]+", own_name) or own_name == "all":
         raise UsageError(f"the data set's name {name!r} must be of letters, digits, - and _, and not 'all'") from None
 
     def letters(text: str) -> str:
         return re.sub(r"[^a-z]", "", text)
 
-    near = difflib.get_close_matches(own, BENCHMARKS.names(), n=1, cutoff=0.8)
-    if near and letters(near[0]) != letters(own):  # isic2018 is no misspelling of isic2017
+    near = difflib.get_close_matches(own_name, BENCHMARKS.names(), n=1, cutoff=0.8)
+    if near and letters(near[0]) != letters(own_name):  # isic2018 is no misspelling of isic2017
         raise UsageError(f"unknown benchmark {name!r} (did you mean {near[0]!r}?)")
-    return own
+    return own_name
 
 
 def add_own(name: str, classes: Sequence[str], *, labels: bool = False) -> None:
-    """Make a data set of one's own known as a benchmark, in this process; see `harness.datasets.own`, `harness.datasets.own`."""
+    """Make a data set of one's own known as a benchmark, in this process; see `harness.datasets.own`."""
     from harness.datasets.own import own_benchmark, own_labels
 
     BENCHMARKS.add(name, (own_labels if labels else own_benchmark)(name, classes))
 
 
 def add_own_of(name: str, rules: Mapping[str, Any]) -> None:
-    """The same from the rules of a run, for a worker or whoever else has nothing but the run; others are left alone.
+    """As `add_own`, from the rules of a run, for whoever has nothing but the run; other benchmarks are left alone.
 
     Raises:
         UsageError: the run's benchmark is one of the harness's.
@@ -247,7 +247,7 @@ def add_own_of(name: str, rules: Mapping[str, Any]) -> None:
         return
     if dataset_name(name) != name or BENCHMARKS.is_fixed(name) or len(classes) < 2:
         raise UsageError(f"the run names {name!r} as a data set of one's own, which it cannot be")
-    add_own(name, [str(one) for one in classes], labels=rules.get("task") == "classification")
+    add_own(name, [str(label) for label in classes], labels=rules.get("task") == "classification")
 
 
 def is_own(name: str) -> bool:
@@ -283,7 +283,9 @@ def method_config(name: str, values: Mapping[str, Any]) -> Any:
     known = {field.name for field in fields(config_class)}
     for key in ("blocks", "sites"):
         if key in values and key not in known:
-            placed = [other for other in methods.BUILTIN if key in {f.name for f in fields(method_config_class(other))}]
+            placed = [
+                method for method in methods.BUILTIN if key in {f.name for f in fields(method_config_class(method))}
+            ]
             raise UsageError(f"method {name}: {key}= has no meaning for it; methods with {key}: {', '.join(placed)}")
     try:
         config = from_mapping(config_class, values, where=f"method {name}")
@@ -304,10 +306,10 @@ def groups_by_rule(benchmark: str, stems: Iterable[str]) -> dict[str, str]:
 
     try:
         rule = BENCHMARKS.get(benchmark)().group
-        found = {stem: str(rule(Pair(stem=stem, image=Path(), mask=Path()))) for stem in stems}
+        groups = {stem: str(rule(Pair(stem=stem, image=Path(), mask=Path()))) for stem in stems}
     except Exception:  # a record is data, and a plug-in may raise anything
         return {}
-    return found if len(set(found.values())) < len(found) else {}
+    return groups if len(set(groups.values())) < len(groups) else {}
 
 
 def title_of(benchmark: str) -> str:
@@ -343,7 +345,7 @@ def label_note(name: str, values: Mapping[str, Any]) -> str:
 
 
 def never_reached(name: str, values: Mapping[str, Any], *, epochs: int) -> str:
-    """What of the method a run never comes to; empty where the method is not known here, as `label_note`."""
+    """The phase of a method that a run of so many epochs never reaches; empty where the method is not known here, as `label_note`."""
     try:
         return str(method_config_class(name)(**values).never_reached(epochs))
     except Exception:  # see label_note
@@ -390,33 +392,33 @@ def load_plugin(path: Path) -> list[str]:
     sys.modules[name] = module
     try:
         spec.loader.exec_module(module)
-        found = _defined(module)
-        reasons = [reason for one in found if (reason := one[0].refusal(*one[1:]))]  # its classes may run code too
+        defined = _defined(module)
+        reasons = [reason for item in defined if (reason := item[0].refusal(*item[1:]))]  # its classes may run code too
     except (Exception, SystemExit) as error:
         del sys.modules[name]
         raise UsageError(
             f"--plugin {path} fails on import: {type(error).__name__}: {error}{_old_names(path)}"
         ) from error
-    if not found:
+    if not defined:
         raise UsageError(
             f"--plugin {path} defines no named subclass of harness.methods.base:Method or harness.datasets.base:Benchmark"
             f"{_old_names(path)}"
         )
     if reasons:
         raise UsageError(f"--plugin {path}: {reasons[0]}")
-    for registry, called, value in found:
+    for registry, called, value in defined:
         registry.add(called, value)
-    return [canonical_spelling(called) for _, called, _ in found]
+    return [canonical_spelling(called) for _, called, _ in defined]
 
 
 def _defined(module: ModuleType) -> list[tuple[Registry, str, type]]:
     """Registry, name and class of every method and benchmark that a plug-in's own module defines."""
-    found = []
+    defined = []
     for value in vars(module).values():
         called = getattr(value, "name", None)
         if isinstance(value, type) and value.__module__ == module.__name__ and isinstance(called, str):
-            found += [(registry, called, value) for registry in (METHODS, BENCHMARKS) if registry.accepts(value)]
-    return found
+            defined += [(registry, called, value) for registry in (METHODS, BENCHMARKS) if registry.accepts(value)]
+    return defined
 
 
 def _old_names(path: Path) -> str:

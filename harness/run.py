@@ -199,7 +199,7 @@ def main(argv: list[str] | None = None) -> int:
 
 
 def _check(arguments: argparse.Namespace, settings: Settings) -> None:
-    """Options that would have no effect are refused."""
+    """Refuse options that would have no effect."""
     if arguments.budget is not None and not arguments.budget > 0:
         raise UsageError(f"--budget {arguments.budget:g}: give device-hours above zero")
     if arguments.cancel and arguments.budget is not None:
@@ -212,8 +212,8 @@ def _check(arguments: argparse.Namespace, settings: Settings) -> None:
         ):
             if getattr(arguments, option):
                 raise UsageError(f"--{option} is for --cluster NAME: {why}")
-    for chosen, others in (("plan", ("wait", "cancel")), ("cancel", ("wait", "retry"))):
-        for option in others:
+    for chosen, excluded in (("plan", ("wait", "cancel")), ("cancel", ("wait", "retry"))):
+        for option in excluded:
             if getattr(arguments, chosen) and getattr(arguments, option):
                 raise UsageError(f"--{chosen} starts nothing, so --{option} has no effect; give one of them")
 
@@ -245,14 +245,15 @@ def programme(arguments: argparse.Namespace, phases: Sequence[Phase], settings: 
     for number, phase in enumerate(phases, start=1):
         text = arguments.plan and not arguments.json
         print(f"{number}. {phase.title} ({phase.study})\n", file=sys.stdout if text else sys.stderr)
-        own = argparse.Namespace(**vars(arguments))
-        own.study = phase.study
+        options = argparse.Namespace(**vars(arguments))
+        options.study = phase.study
         asked = {item.partition("=")[0] for item in arguments.set}
-        own.set = [*(_typed(key, value) for key, value in phase.set.items() if key not in asked), *arguments.set]
-        own.datasets = arguments.datasets or ",".join(phase.benchmarks) or None
-        own.seeds = arguments.seeds or (f"{','.join(map(str, phase.seeds))}," if phase.seeds else None)  # 7, is seed 7
+        options.set = [*(_typed(key, value) for key, value in phase.set.items() if key not in asked), *arguments.set]
+        options.datasets = arguments.datasets or ",".join(phase.benchmarks) or None
+        # "7," is seed 7 alone
+        options.seeds = arguments.seeds or (f"{','.join(map(str, phase.seeds))}," if phase.seeds else None)
         try:
-            status = max(status, run(own, settings, budget))
+            status = max(status, run(options, settings, budget))
         except BudgetError as error:
             if not budget.priced:
                 raise
@@ -440,7 +441,7 @@ def _within_budget(
     planned, choice = affordable(planned, prices, hours=hours)
     say(choice)
     kept = {job.run.key for job in planned.pending}
-    budget.priced |= {one.run.key: one.hours for one in prices.runs if one.run.key in kept}
+    budget.priced |= {priced.run.key: priced.hours for priced in prices.runs if priced.run.key in kept}
     return planned
 
 

@@ -358,7 +358,7 @@ def _path(name: str, value: str, *, base: Path | None, where: str) -> Path:
 
 def _seeds(value: Any, where: str) -> str:
     several = value if isinstance(value, list) else [value]
-    if isinstance(value, str) or not all(isinstance(one, int) and not isinstance(one, bool) for one in several):
+    if isinstance(value, str) or not all(isinstance(seed, int) and not isinstance(seed, bool) for seed in several):
         if isinstance(value, str) and value.strip():
             return value
         raise UsageError(f"{where}: seeds = {value!r} is neither a number of seeds (3) nor a list of seeds ([0, 3, 7])")

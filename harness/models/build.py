@@ -84,7 +84,7 @@ def build_segmenter(
     """
     entry, shape = backbone(name), backbone_shape(name, image_size)
     require_stands(decoder, name)
-    wanted = _Wanted(
+    options = _BuildOptions(
         entry=entry,
         shape=shape,
         checkpoint=checkpoint,
@@ -92,7 +92,7 @@ def build_segmenter(
         fused=fused_attention,
         recompute=activation_checkpointing,
     )
-    encoder, prompt_encoder, plain_decoder, neck = _parts(wanted)
+    encoder, prompt_encoder, plain_decoder, neck = _parts(options)
     if decoder != "sam":
         with seeded(head_seed + 1):
             classes = 2 if task == "binary" else num_classes
@@ -105,8 +105,8 @@ def build_segmenter(
         return DenseSegmenter(encoder=encoder, decoder=dense, binary=task == "binary")
     tokens = mask_tokens if task == "multiclass" else 1
     with seeded(head_seed + 1):
-        own = TokenMaskDecoder if shape.stem and batched_decoder else BatchedMaskDecoder
-        kind = SAM2MaskDecoder if isinstance(plain_decoder, PlainSAM2Decoder) else own
+        sam_kind = TokenMaskDecoder if shape.stem and batched_decoder else BatchedMaskDecoder
+        kind = SAM2MaskDecoder if isinstance(plain_decoder, PlainSAM2Decoder) else sam_kind
         mask_decoder = kind(plain_decoder, mask_tokens=tokens, spare_tokens=spare_tokens == "intended")
         if tokens > 1:
             with torch.no_grad():
@@ -132,7 +132,7 @@ def require_checkpoint(name: str, checkpoint: Path) -> None:
     """
     entry = backbone(name)
     with torch.device("meta"):
-        _parts(_Wanted(entry=entry, shape=entry.shape, checkpoint=checkpoint, read=read_shapes))
+        _parts(_BuildOptions(entry=entry, shape=entry.shape, checkpoint=checkpoint, read=read_shapes))
 
 
 @contextmanager
@@ -147,11 +147,11 @@ def seeded(seed: int) -> Iterator[None]:
 
 
 @dataclass(frozen=True, kw_only=True)
-class _Wanted:
-    """A backbone to be built.
+class _BuildOptions:
+    """What to build: a backbone, its weights, and how it computes.
 
     Args:
-        shape: its numbers at the image size that is wanted.
+        shape: its numbers at the image size of the segmenter.
         checkpoint: None for random weights from ``seed``.
         fused, recompute: see `build_segmenter`.
         read: a checkpoint file to its tensors, or to their shapes.
@@ -166,77 +166,77 @@ class _Wanted:
     read: Callable[[Path], dict[str, Tensor]] = read_tensors
 
 
-def _parts(wanted: _Wanted) -> tuple[nn.Module, PromptEncoder, MaskDecoder, nn.Module | None]:
+def _parts(options: _BuildOptions) -> tuple[nn.Module, PromptEncoder, MaskDecoder, nn.Module | None]:
     """Encoder, prompt encoder, mask decoder and neck; no neck where the encoder has its own."""
-    return _sam_parts(wanted) if wanted.entry.shape.neck_dim else _neckless_parts(wanted)
+    return _sam_parts(options) if options.entry.shape.neck_dim else _neckless_parts(options)
 
 
-def _sam_parts(wanted: _Wanted) -> tuple[nn.Module, PromptEncoder, MaskDecoder, nn.Module | None]:
-    entry, shape, checkpoint = wanted.entry, wanted.shape, wanted.checkpoint
+def _sam_parts(options: _BuildOptions) -> tuple[nn.Module, PromptEncoder, MaskDecoder, nn.Module | None]:
+    entry, shape, checkpoint = options.entry, options.shape, options.checkpoint
     kind = TinyViTEncoder if shape.stem else SAM2Encoder if shape.pyramid else SAMEncoder
     plain = PlainSAM2Decoder if entry.decoder.finer_maps else plain_mask_decoder
 
     def build() -> tuple[SAM_ENCODERS, PromptEncoder, MaskDecoder]:
-        encoder = kind(shape, fused=wanted.fused, activation_checkpointing=wanted.recompute)
+        encoder = kind(shape, fused=options.fused, activation_checkpointing=options.recompute)
         return encoder, prompt_encoder_of(entry, shape), plain(entry.decoder)
 
     if checkpoint is None:
-        with seeded(wanted.seed):
+        with seeded(options.seed):
             encoder, prompts, decoder = build()
             _random_positions(encoder)
         return encoder, prompts, decoder, None
     with torch.device("meta"):  # a ViT-H need not be filled with random numbers first
         encoder, prompts, decoder = build()
-    found = wanted.read(checkpoint)
+    state = options.read(checkpoint)
     if shape.pyramid:
-        found = {key: tensor for key, tensor in found.items() if not is_memory(key)}
-    inside = {key.removeprefix(ENCODER): tensor for key, tensor in found.items() if key.startswith(ENCODER)}
-    found = {**found, **{ENCODER + key: tensor for key, tensor in resize_state(inside, shape).items()}}
+        state = {key: tensor for key, tensor in state.items() if not is_memory(key)}
+    inside = {key.removeprefix(ENCODER): tensor for key, tensor in state.items() if key.startswith(ENCODER)}
+    state = {**state, **{ENCODER + key: tensor for key, tensor in resize_state(inside, shape).items()}}
     unused = {ENCODER + key for key in encoder.unused()}
-    found = {key: tensor for key, tensor in found.items() if key not in unused}
+    state = {key: tensor for key, tensor in state.items() if key not in unused}
     parts = ((ENCODER, encoder), (PROMPTS, prompts), (DECODER, decoder))
     names = {module: {key: published(encoder, part, key) for key in module.state_dict()} for part, module in parts}
     expected = {names[module][key]: tensor for module in names for key, tensor in module.state_dict().items()}
-    require_match(found, expected, path=checkpoint, backbone=entry.name)
-    for module, own in names.items():
-        module.load_state_dict({key: found[name].float() for key, name in own.items()}, strict=True, assign=True)
+    require_match(state, expected, path=checkpoint, backbone=entry.name)
+    for module, keys in names.items():
+        module.load_state_dict({key: state[name].float() for key, name in keys.items()}, strict=True, assign=True)
     return encoder, prompts, decoder, None
 
 
-def _neckless_parts(wanted: _Wanted) -> tuple[nn.Module, PromptEncoder, MaskDecoder, nn.Module | None]:
-    entry, shape = wanted.entry, wanted.shape
+def _neckless_parts(options: _BuildOptions) -> tuple[nn.Module, PromptEncoder, MaskDecoder, nn.Module | None]:
+    entry, shape = options.entry, options.shape
     fill = _timm_encoder if entry.timm_model else _sam3_encoder
-    with seeded(wanted.seed):
+    with seeded(options.seed):
         neck = sam_neck(shape.dim, entry.decoder.dim)
         prompts, decoder = prompt_encoder_of(entry, shape), plain_mask_decoder(entry.decoder)
-        encoder = fill(wanted)
+        encoder = fill(options)
     return encoder, prompts, decoder, neck
 
 
-def _timm_encoder(wanted: _Wanted) -> nn.Module:
-    entry, shape, checkpoint = wanted.entry, wanted.shape, wanted.checkpoint
+def _timm_encoder(options: _BuildOptions) -> nn.Module:
+    entry, shape, checkpoint = options.entry, options.shape, options.checkpoint
     vit = create_vit(entry.timm_model, shape.image_size, **entry.timm_options)
     rotary = isinstance(vit, eva.Eva)
     if checkpoint is not None:
-        found = wanted.read(checkpoint)
-        own_size = _vit_state(entry)
-        classifier = [key for key in found if key.startswith("head.") and key not in own_size]
-        found = {key: tensor.float() for key, tensor in found.items() if key not in classifier}
-        require_match(found, own_size, path=checkpoint, backbone=entry.name)
+        state = options.read(checkpoint)
+        expected = _vit_state(entry)
+        classifier = [key for key in state if key.startswith("head.") and key not in expected]
+        state = {key: tensor.float() for key, tensor in state.items() if key not in classifier}
+        require_match(state, expected, path=checkpoint, backbone=entry.name)
         fit = eva.checkpoint_filter_fn if rotary else vision_transformer.checkpoint_filter_fn
-        vit.load_state_dict(fit(found, vit, interpolation="bicubic", antialias=True), strict=True)  # type: ignore[arg-type]
+        vit.load_state_dict(fit(state, vit, interpolation="bicubic", antialias=True), strict=True)  # type: ignore[arg-type]
     if isinstance(vit, eva.Eva):
-        return DINOv3Encoder(vit, shape=shape, fused=wanted.fused, activation_checkpointing=wanted.recompute)
-    return TimmEncoder(vit, shape=shape, fused=wanted.fused, activation_checkpointing=wanted.recompute)
+        return DINOv3Encoder(vit, shape=shape, fused=options.fused, activation_checkpointing=options.recompute)
+    return TimmEncoder(vit, shape=shape, fused=options.fused, activation_checkpointing=options.recompute)
 
 
-def _sam3_encoder(wanted: _Wanted) -> nn.Module:
-    checkpoint = wanted.checkpoint
-    encoder = SAM3Encoder(wanted.shape, fused=wanted.fused, activation_checkpointing=wanted.recompute)
+def _sam3_encoder(options: _BuildOptions) -> nn.Module:
+    checkpoint = options.checkpoint
+    encoder = SAM3Encoder(options.shape, fused=options.fused, activation_checkpointing=options.recompute)
     if checkpoint is not None:
-        found = trunk_state(wanted.read(checkpoint))
-        require_match(found, encoder.state_dict(), path=checkpoint, backbone=wanted.entry.name)
-        encoder.load_state_dict({name: tensor.float() for name, tensor in found.items()}, strict=True)
+        state = trunk_state(options.read(checkpoint))
+        require_match(state, encoder.state_dict(), path=checkpoint, backbone=options.entry.name)
+        encoder.load_state_dict({name: tensor.float() for name, tensor in state.items()}, strict=True)
     return encoder
 
 

@@ -33,18 +33,18 @@ def backbone(name: str) -> Backbone:
     Raises:
         UsageError: unknown, with the nearest name; or a timm model that is no plain ViT.
     """
-    wanted = name.strip().lower().replace("-", "_")
-    if wanted in _KNOWN:
-        return _KNOWN[wanted]
-    if wanted in RENAMED:
-        other = " (mobile_sam is MobileSAM, which calls itself vit_t)" if wanted == "vit_t" else ""
+    plain = name.strip().lower().replace("-", "_")
+    if plain in _KNOWN:
+        return _KNOWN[plain]
+    if plain in RENAMED:
+        note = " (mobile_sam is MobileSAM, which calls itself vit_t)" if plain == "vit_t" else ""
         raise UsageError(
-            f"the toy backbone {wanted!r} is called {RENAMED[wanted]!r} now{other}; older records keep working"
+            f"the toy backbone {plain!r} is called {RENAMED[plain]!r} now{note}; older records keep working"
         )
-    if wanted.startswith(TIMM):
-        return _ask_timm(wanted.removeprefix(TIMM))
-    if re.match(r"dino|deit|beit|eva|siglip|clip|vit_(tiny|small|base|large|huge)", wanted):
-        example = "vit_small_patch16_dinov3" if "dinov3" in wanted else "vit_small_patch14_dinov2"
+    if plain.startswith(TIMM):
+        return _ask_timm(plain.removeprefix(TIMM))
+    if re.match(r"dino|deit|beit|eva|siglip|clip|vit_(tiny|small|base|large|huge)", plain):
+        example = "vit_small_patch16_dinov3" if "dinov3" in plain else "vit_small_patch14_dinov2"
         raise UsageError(f"unknown backbone {name!r}: a plain ViT of timm is timm/MODEL, such as {TIMM}{example}")
     raise UsageError(f"unknown backbone {name!r}{did_you_mean(name, [*_KNOWN, 'timm/MODEL'])}")
 
@@ -114,9 +114,9 @@ def decoder_parameters(
     if decoder != "sam":
         classes = 2 if task == "binary" else num_classes
         if decoder == "mask2former":
-            own = entry.decoder
+            shape = entry.decoder
             return mask2former_forms.parameters(
-                dim=entry.shape.dim, width=own.dim, mlp=own.mlp_dim, heads=own.heads, classes=classes
+                dim=entry.shape.dim, width=shape.dim, mlp=shape.mlp_dim, heads=shape.heads, classes=classes
             )
         return dense_parameters(decoder, dim=entry.shape.dim, classes=classes)
     dim = entry.decoder.dim

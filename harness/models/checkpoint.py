@@ -44,18 +44,20 @@ _SAM_SIZES = {768: "ViT-B", 1024: "ViT-L", 1280: "ViT-H"}
 
 def family_of(tensors: Mapping[str, Tensor]) -> str:
     """What model a state dictionary is of, in words, as far as names and shapes tell: family, size, and what of a SAM it lacks."""
-    found = next((said for name, said in FAMILIES if any(re.search(name, key) for key in tensors)), "an unknown model")
+    family = next(
+        (family for name, family in FAMILIES if any(re.search(name, key) for key in tensors)), "an unknown model"
+    )
     parts = ("mask_decoder", "prompt_encoder")
     lacks = [part for part in parts if not any(key.startswith(f"{part}.") for key in tensors)]
-    width = next((len(one) for key, one in tensors.items() if re.search(r"blocks\.0\.norm1\.weight$", key)), 0)
+    width = next((len(tensor) for key, tensor in tensors.items() if re.search(r"blocks\.0\.norm1\.weight$", key)), 0)
     depth = len({match[1] for key in tensors if (match := re.match(r"(?:image_encoder\.)?blocks\.(\d+)\.", key))})
-    words = found
-    if found == "SAM" and width in _SAM_SIZES:
+    words = family
+    if family == "SAM" and width in _SAM_SIZES:
         words += f" {_SAM_SIZES[width]}"
-    if lacks and found in ("SAM", "MobileSAM"):
+    if lacks and family in ("SAM", "MobileSAM"):
         words += f" without {' and '.join(lacks)}"
     weights = (tensor for key, tensor in tensors.items() if key.endswith("weight") and tensor.ndim > 1)
-    if "quantised" not in found and not all(tensor.is_floating_point() for tensor in weights):
+    if "quantised" not in family and not all(tensor.is_floating_point() for tensor in weights):
         words += ", quantised"
     details = [f"{depth} blocks, {width} wide"] * bool(depth and width)
     details.append(f"{sum(tensor.numel() for tensor in tensors.values()) / 1e6:.1f} M numbers")
@@ -71,8 +73,8 @@ class Mismatch(UsageError):
         problems: ``missing``, ``unexpected``, ``shape`` or ``type`` -> every tensor of which that is so.
     """
 
-    def __init__(self, told: str, *, fitting: Sequence[str], problems: Mapping[str, Sequence[str]]) -> None:
-        super().__init__(told)
+    def __init__(self, message: str, *, fitting: Sequence[str], problems: Mapping[str, Sequence[str]]) -> None:
+        super().__init__(message)
         self.fitting, self.problems = fitting, problems
 
 
@@ -83,17 +85,17 @@ def checkpoint_paths(items: Iterable[str]) -> dict[str, Path]:
     Raises:
         UsageError: the part before ``=`` is no backbone.
     """
-    found: dict[str, Path] = {}
+    paths: dict[str, Path] = {}
     for item in items:
         name, equals, file = item.partition("=")
         if not equals or Path(item).exists():
-            found[""] = Path(item)
+            paths[""] = Path(item)
             continue
         try:
-            found[resolve_backbone(name)] = Path(file)
+            paths[resolve_backbone(name)] = Path(file)
         except UsageError as error:
             raise UsageError(f"--checkpoint {item}: no such file, and {error}") from error
-    return found
+    return paths
 
 
 def require_checkpoint_file(path: Path | None) -> None:
@@ -118,13 +120,13 @@ def read_tensors(path: Path) -> dict[str, Tensor]:
     import torch
     from safetensors.torch import load_file
 
-    found = _read(
+    tensors = _read(
         path,
         safetensors=load_file,
         pickled=lambda file: torch.load(file, map_location="cpu", weights_only=True),
     )
-    _require_finite(found, path)
-    return found
+    _require_finite(tensors, path)
+    return tensors
 
 
 def require_finite(path: Path) -> None:
@@ -153,8 +155,8 @@ def read_shapes(path: Path) -> dict[str, Tensor]:
         with safe_open(file, framework="pt") as content:
             return {name: empty(content.get_slice(name)) for name in content.keys()}  # noqa: SIM118 - no mapping
 
-    found = _read(path, safetensors=header, pickled=_mapped)
-    return {name: tensor.to("meta") for name, tensor in found.items()}
+    tensors = _read(path, safetensors=header, pickled=_mapped)
+    return {name: tensor.to("meta") for name, tensor in tensors.items()}
 
 
 def _mapped(file: Path) -> Any:
@@ -247,23 +249,23 @@ def _first_line(error: Exception) -> str:
     return (str(error).splitlines() or [type(error).__name__])[0][:120]
 
 
-def require_match(found: Mapping[str, Tensor], expected: Mapping[str, Tensor], *, path: Path, backbone: str) -> None:
+def require_match(state: Mapping[str, Tensor], expected: Mapping[str, Tensor], *, path: Path, backbone: str) -> None:
     """Compare names, shapes and types of two state dictionaries, strictly; any floating-point type will do.
 
     Raises:
         Mismatch: they differ; names the first keys that are missing, unexpected, or of another shape or type, and what it is.
     """
-    missing = [name for name in expected if name not in found]
-    unexpected = [name for name in found if name not in expected]
+    missing = [name for name in expected if name not in state]
+    unexpected = [name for name in state if name not in expected]
     shapes = [
-        f"{name} is {tuple(found[name].shape)}, {backbone} needs {tuple(tensor.shape)}"
+        f"{name} is {tuple(state[name].shape)}, {backbone} needs {tuple(tensor.shape)}"
         for name, tensor in expected.items()
-        if name in found and found[name].shape != tensor.shape
+        if name in state and state[name].shape != tensor.shape
     ]
     types = [
         f"{name} holds no floating-point numbers"
         for name, tensor in expected.items()
-        if name in found and tensor.is_floating_point() and not found[name].is_floating_point()
+        if name in state and tensor.is_floating_point() and not state[name].is_floating_point()
     ]
     problems = {"missing": missing, "unexpected": unexpected, "shape": shapes, "type": types}
     parts = [
@@ -272,8 +274,8 @@ def require_match(found: Mapping[str, Tensor], expected: Mapping[str, Tensor], *
     if parts:
         wrong = {line.partition(" ")[0] for line in (*shapes, *types)}
         raise Mismatch(
-            f"checkpoint {path} is not a {backbone}: {'; '.join(parts)}; it is {family_of(found)}; choose the matching "
+            f"checkpoint {path} is not a {backbone}: {'; '.join(parts)}; it is {family_of(state)}; choose the matching "
             "--backbone or file",
-            fitting=[name for name in expected if name in found and name not in wrong],
+            fitting=[name for name in expected if name in state and name not in wrong],
             problems=problems,
         )

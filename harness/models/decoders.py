@@ -36,7 +36,7 @@ def dense_parameters(decoder: Decoder, *, dim: int, classes: int) -> int:
 
 
 def dense_flops(decoder: Decoder, *, dim: int, tokens: int) -> float:
-    """Of one image with ``tokens`` patches; the few classes cost nothing. A multiply-add counts as two operations."""
+    """Operations for one image with ``tokens`` patches; the few classes cost nothing. A multiply-add counts as two operations."""
     if decoder in _ONE_LAYER:
         return 0.0
     if decoder == "mask2former":

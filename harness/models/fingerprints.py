@@ -95,7 +95,7 @@ def _unreadable(path: Path, error: OSError) -> UsageError:
 
 
 def _identity(path: Path, status: os.stat_result) -> list[str | int]:
-    """The time of the last change of the inode (ctime) is in it because anybody can set the other one back."""
+    """What tells a file's contents from later ones without reading them; ctime is in it since anybody can set mtime back."""
     return [str(path.absolute()), status.st_ino, status.st_size, status.st_mtime_ns, status.st_ctime_ns]
 
 
@@ -119,7 +119,7 @@ def _remembered(path: Path, status: os.stat_result) -> str:
 
 
 def _remember(path: Path, status: os.stat_result, digest: str) -> None:
-    """Not of a file that changed a moment ago: within one tick of the clock it may change again and keep its times."""
+    """Keep a file's hash, unless the file changed a moment ago: within one tick of the clock it may change again and keep its times."""
     entry = _entry(path)
     if entry is None or time.time() - status.st_ctime < _SETTLED_S:
         return

@@ -54,8 +54,8 @@ def hf_name(name: str) -> str:
     Args:
         name: of a tensor or a module in segment_anything's ``Sam``.
     """
-    head, found, rest = name.partition(".layers.")
-    if found and ("output_hypernetworks_mlps." in head or head.endswith("iou_prediction_head")):
+    head, separator, rest = name.partition(".layers.")
+    if separator and ("output_hypernetworks_mlps." in head or head.endswith("iou_prediction_head")):
         index, _, leaf = rest.partition(".")
         return f"{head}.{_MLP[index]}.{leaf}"
     for old, new in _PARTS:

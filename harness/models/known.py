@@ -133,9 +133,9 @@ def _hiera(
     blocks: list[BlockShape] = []
     for stage, depth in enumerate(depths):
         width = dim << stage
-        own = BlockShape(dim=width, heads=heads << stage, mlp_dim=4 * width, window=windows[stage], scale=8 >> stage)
-        begins = replace(own, inputs=width // 2, pool=2, window=windows[stage - 1]) if blocks else own
-        blocks += [begins, *[own] * (depth - 1)]
+        block = BlockShape(dim=width, heads=heads << stage, mlp_dim=4 * width, window=windows[stage], scale=8 >> stage)
+        begins = replace(block, inputs=width // 2, pool=2, window=windows[stage - 1]) if blocks else block
+        blocks += [begins, *[block] * (depth - 1)]
     return BackboneShape(
         blocks=tuple(replace(b, window=0) if index in global_blocks else b for index, b in enumerate(blocks)),
         patch=32,

@@ -96,8 +96,8 @@ class Mask2FormerDecoder(nn.Module):
     def forward(self, features: Tensor) -> list[tuple[Tensor, Tensor]]:
         """Pairs of masks (B, 100, 4h, 4w) and classes (B, 100, C + 1); without gradient the last layer's alone."""
         with full_precision(features.device):
-            found = self.model(pixel_values=widened(features), output_auxiliary_logits=self.training)
-        pairs = [(found.masks_queries_logits, found.class_queries_logits)]
-        for one in found.auxiliary_logits or ():
-            pairs.append((one["masks_queries_logits"], one["class_queries_logits"]))
+            output = self.model(pixel_values=widened(features), output_auxiliary_logits=self.training)
+        pairs = [(output.masks_queries_logits, output.class_queries_logits)]
+        for layer in output.auxiliary_logits or ():
+            pairs.append((layer["masks_queries_logits"], layer["class_queries_logits"]))
         return pairs

@@ -8,7 +8,7 @@ LEVELS, POINTS = 3, 4
 
 
 def parameters(*, dim: int, width: int, mlp: int, heads: int, classes: int) -> int:
-    """Of pyramid, pixel decoder, transformer decoder and class head; all of them train.
+    """Parameters of pyramid, pixel decoder, transformer decoder and class head; all of them train.
 
     Args:
         dim: of the ViT's tokens.
@@ -31,7 +31,7 @@ def parameters(*, dim: int, width: int, mlp: int, heads: int, classes: int) -> i
 
 
 def flops(*, dim: int, tokens: int, width: int = 256, mlp: int = 2048, heads: int = 8) -> float:
-    """Of one image with ``tokens`` patches. A multiply-add counts as two operations."""
+    """Operations for one image with ``tokens`` patches. A multiply-add counts as two operations."""
     fine, scales = 16 * tokens, 5.25 * tokens  # places at a quarter of a patch, and on the three scales together
     pyramid = 2.0 * tokens * 4 * dim**2 + 2.0 * fine * dim**2 / 2
     pixels = 2.0 * ENCODER_LAYERS * scales * (2 * width**2 + 3 * heads * LEVELS * POINTS * width + width * mlp)

@@ -154,10 +154,10 @@ class TokenMaskDecoder(BatchedMaskDecoder):
         middle = act(layer_norm(middle, [len(norm.weight)], norm.weight, norm.bias, norm.eps))
         fine = last(_doubled(middle, second))  # (B, h·w, 4, 4, D / 8)
         # In this order the gradient of the map lies in memory as the map does.
-        found = (fine.flatten(1, -2) @ weights.transpose(1, 2)).transpose(1, 2)
+        logits = (fine.flatten(1, -2) @ weights.transpose(1, 2)).transpose(1, 2)
         height, width = at
-        found = found.view(*found.shape[:2], height, width, 2, 2, 2, 2).permute(0, 1, 2, 4, 6, 3, 5, 7)
-        return found.reshape(*found.shape[:2], 4 * height, 4 * width)
+        logits = logits.view(*logits.shape[:2], height, width, 2, 2, 2, 2).permute(0, 1, 2, 4, 6, 3, 5, 7)
+        return logits.reshape(*logits.shape[:2], 4 * height, 4 * width)
 
 
 def _doubled(tokens: Tensor, convolution: Any) -> Tensor:

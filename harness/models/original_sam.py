@@ -91,7 +91,7 @@ def sam_state_dict(segmenter: Segmenter) -> dict[str, Tensor]:
 
 
 def prompt_encoder_of(entry: Backbone, shape: BackboneShape) -> PromptEncoder:
-    """segment_anything's, for the image size of ``shape``."""
+    """segment_anything's prompt encoder, for the image size of ``shape``."""
     side = shape.image_size // shape.embedding_patch
     return PromptEncoder(
         embed_dim=entry.decoder.dim,

@@ -28,7 +28,7 @@ ADDRESSES = {
 
 
 def is_word(path: Path) -> bool:
-    """Whether it is one of `WORDS`; a file of that name goes before."""
+    """Whether a path is one of `WORDS` and no file of that name exists."""
     return str(path) in WORDS and not path.exists()
 
 

@@ -15,7 +15,7 @@ PACKAGE = "bitsandbytes"
 
 
 def quantise(segmenter: nn.Module, how: Quantise) -> int:
-    """Replace them in place, once a method is attached; how many. The segmenter is marked ``quantised``, and remembers in
+    """Quantise the blocks' frozen linear layers in place; returns how many. The segmenter is marked ``quantised``, and holds in
     ``packed_parameters`` how many parameters nobody can count in it any more.
 
     Args:
@@ -24,7 +24,7 @@ def quantise(segmenter: nn.Module, how: Quantise) -> int:
     layers = packed = 0
     for parent in list(segmenter.get_submodule("encoder.blocks").modules()):
         for name, child in list(parent.named_children()):
-            if type(child) is nn.Linear and not any(one.requires_grad for one in child.parameters()):
+            if type(child) is nn.Linear and not any(parameter.requires_grad for parameter in child.parameters()):
                 before = child.weight.numel()
                 made = _quantised(child, how).train(child.training)
                 setattr(parent, name, made)
@@ -44,7 +44,7 @@ def _quantised(layer: nn.Linear, how: Quantise) -> Any:
     else:
 
         class Rows(bitsandbytes.nn.Linear8bitLt):
-            """Its product on CPUs takes some maps (B, h, w, C) for something else; rows of tokens it takes right."""
+            """Linear8bitLt on rows of tokens: on CPUs it misreads some maps (B, h, w, C)."""
 
             def forward(self, tokens: Tensor) -> Tensor:
                 return super().forward(tokens.flatten(0, -2)).unflatten(0, tokens.shape[:-1])

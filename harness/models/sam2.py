@@ -136,14 +136,14 @@ class Pyramid(nn.Module):
         super().__init__()
         self.convs = nn.ModuleList()
         for width in widths:
-            one = nn.Sequential()
-            one.add_module("conv", nn.Conv2d(width, dim, kernel_size=1))
-            self.convs.append(one)
+            level = nn.Sequential()
+            level.add_module("conv", nn.Conv2d(width, dim, kernel_size=1))
+            self.convs.append(level)
 
     def forward(self, maps: Sequence[Tensor]) -> list[Tensor]:
         """Maps (B, h, w, C), the coarsest first, to one less of (B, D, h, w) in the same order."""
         coarsest, embedding, *finer = (
-            conv(one.permute(0, 3, 1, 2)) for conv, one in zip(self.convs, maps, strict=True)
+            conv(level.permute(0, 3, 1, 2)) for conv, level in zip(self.convs, maps, strict=True)
         )
         return [embedding + interpolate(coarsest, scale_factor=2.0, mode="nearest"), *finer]
 
@@ -201,7 +201,7 @@ class SAM2Encoder(nn.Module):
         return name if name.startswith("neck.") else "trunk." + _numbered(name)
 
     def unused(self) -> dict[str, Tensor]:
-        """What checkpoints hold besides and an image never meets is of other files' sizes; see `is_memory`."""
+        """None: what else a checkpoint holds is left out by its names (`is_memory`)."""
         return {}
 
 

@@ -110,26 +110,26 @@ def _block(shape: BlockShape, *, rotations: Rotations, fused: bool) -> RotaryBlo
     )
 
 
-def trunk_state(found: Mapping[str, Tensor]) -> dict[str, Tensor]:
+def trunk_state(tensors: Mapping[str, Tensor]) -> dict[str, Tensor]:
     """The trunk's tensors under the names of `SAM3Encoder`, from SAM 3's own checkpoint, from one of transformers'
     ``Sam3Model``, or from a trunk alone; empty where there is none.
 
     Rotations are derived and not read. The class token's row of the position embedding, which SAM 3 never uses, is left out.
     """
-    own = {name.removeprefix(_TRUNK): tensor for name, tensor in found.items() if name.startswith(_TRUNK)}
-    if not own:
-        own = _from_transformers(found) or dict(found)
-    own = {name: tensor for name, tensor in own.items() if ".freqs_cis" not in name}
-    positions = own.get("pos_embed")
+    trunk = {name.removeprefix(_TRUNK): tensor for name, tensor in tensors.items() if name.startswith(_TRUNK)}
+    if not trunk:
+        trunk = _from_transformers(tensors) or dict(tensors)
+    trunk = {name: tensor for name, tensor in trunk.items() if ".freqs_cis" not in name}
+    positions = trunk.get("pos_embed")
     if positions is not None and positions.ndim == 3 and int(positions.shape[1] ** 0.5) ** 2 == positions.shape[1] - 1:
-        own["pos_embed"] = positions[:, 1:]
-    return own
+        trunk["pos_embed"] = positions[:, 1:]
+    return trunk
 
 
-def _from_transformers(found: Mapping[str, Tensor]) -> dict[str, Tensor]:
-    own: dict[str, Tensor] = {}
+def _from_transformers(tensors: Mapping[str, Tensor]) -> dict[str, Tensor]:
+    trunk: dict[str, Tensor] = {}
     apart: dict[str, dict[str, Tensor]] = {}
-    for full, tensor in found.items():
+    for full, tensor in tensors.items():
         _, inside, name = full.partition(_HF_TRUNK)
         if not inside:
             continue
@@ -140,5 +140,5 @@ def _from_transformers(found: Mapping[str, Tensor]) -> dict[str, Tensor]:
         if projection:
             apart.setdefault(f"{layer[:-1]}qkv.{leaf}", {})[layer[-1]] = tensor
         else:
-            own[name] = tensor
-    return own | {name: torch.cat([parts[part] for part in "qkv" if part in parts]) for name, parts in apart.items()}
+            trunk[name] = tensor
+    return trunk | {name: torch.cat([parts[part] for part in "qkv" if part in parts]) for name, parts in apart.items()}

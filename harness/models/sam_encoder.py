@@ -103,7 +103,7 @@ class SAMEncoder(ImageEncoderViT):
         return name
 
     def unused(self) -> dict[str, Tensor]:
-        """What checkpoints hold besides: nothing."""
+        """Names of a checkpoint's tensors that this encoder does not have: none."""
         return {}
 
 

@@ -87,7 +87,7 @@ class Segmenter(nn.Module, ABC):
 
 
 class SAMSegmenter(Segmenter):
-    """With SAM's mask decoder.
+    """A segmenter with SAM's mask decoder.
 
     Args:
         encoder: see `harness.methods.parts.sites.Encoder`.
@@ -131,15 +131,15 @@ class SAMSegmenter(Segmenter):
         owners = prompts.image.tolist()
         bare = [place for place in range(len(embedding)) if place not in owners]
         size = PROMPTS_AT_ONCE if self.batched_decoder else 1
-        found = []
+        parts = []
         if owners:
             sparse = self._sparse(prompts)
-            found.append(self._decoded(embedding[owners].split(size), sparse.split(size))[0])
+            parts.append(self._decoded(embedding[owners].split(size), sparse.split(size))[0])
         if bare:
-            found.append(self._decoded(embedding[bare].split(size))[0])
-        masks, owners = torch.cat(found), [*owners, *bare]
-        own = ([row for row, owner in enumerate(owners) if owner == place] for place in range(len(embedding)))
-        return SegmenterOutput(widened(torch.stack([masks[rows].amax(dim=0) for rows in own])), None)
+            parts.append(self._decoded(embedding[bare].split(size))[0])
+        masks, owners = torch.cat(parts), [*owners, *bare]
+        rows_by_image = ([row for row, owner in enumerate(owners) if owner == place] for place in range(len(embedding)))
+        return SegmenterOutput(widened(torch.stack([masks[rows].amax(dim=0) for rows in rows_by_image])), None)
 
     def prompted_once(self, embedding: Tensor, prompts: Prompts) -> SegmenterOutput:
         """`prompted` where every image has one prompt, in their order; unlike that it can be traced for any batch."""
@@ -151,10 +151,10 @@ class SAMSegmenter(Segmenter):
     def _on_objects(self, points: Tensor) -> Tensor:
         """`_sparse` of points without segment_anything's assignment by labels, which no graph has: their places and "on the
         object", then the token of no point."""
-        own = self.prompt_encoder
-        places = own.pe_layer.forward_with_coords(points + 0.5, own.input_image_size)
-        nothing = own.not_a_point_embed.weight.expand(points.shape[0], 1, -1)
-        return torch.cat([places + own.point_embeddings[1].weight, nothing], dim=1)
+        encoder = self.prompt_encoder
+        places = encoder.pe_layer.forward_with_coords(points + 0.5, encoder.input_image_size)
+        nothing = encoder.not_a_point_embed.weight.expand(points.shape[0], 1, -1)
+        return torch.cat([places + encoder.point_embeddings[1].weight, nothing], dim=1)
 
     def _sparse(self, prompts: Prompts) -> Tensor:
         """(P, n, D): the tokens of every prompt."""
@@ -171,8 +171,8 @@ class SAMSegmenter(Segmenter):
         positions = self.prompt_encoder.pe_layer(parts[0].shape[-2:]).unsqueeze(0)
         no_mask = self.prompt_encoder.no_mask_embed.weight.reshape(1, -1, 1, 1)
         decoded = [
-            self.mask_decoder(part, positions=positions, dense_prompt=no_mask, sparse_prompt=own)
-            for part, own in zip(parts, sparse or (None,) * len(parts), strict=True)
+            self.mask_decoder(part, positions=positions, dense_prompt=no_mask, sparse_prompt=prompt)
+            for part, prompt in zip(parts, sparse or (None,) * len(parts), strict=True)
         ]
         masks, tokens = (torch.cat(tensors) if len(parts) > 1 else tensors[0] for tensors in zip(*decoded, strict=True))
         return masks, tokens
@@ -199,7 +199,7 @@ class SAMSegmenter(Segmenter):
 
 
 class DenseSegmenter(Segmenter):
-    """With a decoder of `harness.models.dense_decoders`, which gives every place the logits of all classes.
+    """A segmenter with a decoder of `harness.models.dense_decoders`, which gives every place the logits of all classes.
 
     Args:
         encoder: see `harness.methods.parts.sites.Encoder`; its prefix tokens are gone and its final norm is applied.
@@ -222,7 +222,7 @@ class DenseSegmenter(Segmenter):
 
 
 class QuerySegmenter(Segmenter):
-    """With `harness.models.mask2former`, whose queries each give a mask and a class.
+    """A segmenter with `harness.models.mask2former`, whose queries each give a mask and a class.
 
     Args:
         encoder: see `harness.methods.parts.sites.Encoder`; its prefix tokens are gone and its final norm is applied.
@@ -237,7 +237,7 @@ class QuerySegmenter(Segmenter):
 
     def decode(self, embedding: Tensor) -> SegmenterOutput:
         (masks, classes), *before = self.decoder(embedding)
-        auxiliary = tuple(SegmenterOutput(*one) for one in before)
+        auxiliary = tuple(SegmenterOutput(*layer) for layer in before)
         return SegmenterOutput(masks, classes, foreground=self.binary, auxiliary=auxiliary)
 
     def decoder_parameters(self) -> Iterator[tuple[str, nn.Parameter]]:
@@ -257,8 +257,8 @@ def probabilities(output: SegmenterOutput, size: tuple[int, int]) -> Tensor:
     """
     masks = upsample(output.masks, size)
     if output.classes is not None:
-        found = torch.einsum("bkc,bkhw->bchw", output.classes.softmax(dim=-1)[..., :-1], masks.sigmoid())
-        return found[:, 1] / found.sum(dim=1).clamp(min=1e-12) if output.foreground else found
+        scores = torch.einsum("bkc,bkhw->bchw", output.classes.softmax(dim=-1)[..., :-1], masks.sigmoid())
+        return scores[:, 1] / scores.sum(dim=1).clamp(min=1e-12) if output.foreground else scores
     return masks[:, 0].sigmoid() if masks.shape[1] == 1 else masks.softmax(dim=1)
 
 

@@ -88,12 +88,12 @@ class TimmEncoder(nn.Module):
 
     def _positions(self, prefix_tokens: int) -> Tensor:
         side = self.shape.image_size // self.shape.patch
-        wanted = [self.grid.height, self.grid.width]
+        size = [self.grid.height, self.grid.width]
         assert self.pos_embed is not None
-        if wanted == [side, side]:
+        if size == [side, side]:
             return self.pos_embed
         return resample_abs_pos_embed(
-            self.pos_embed, new_size=wanted, old_size=[side, side], num_prefix_tokens=prefix_tokens
+            self.pos_embed, new_size=size, old_size=[side, side], num_prefix_tokens=prefix_tokens
         )
 
     def run_blocks(self, tokens: Tensor) -> Tensor:

@@ -60,11 +60,11 @@ class NormedConv(nn.Module):
 
     def forward(self, maps: Tensor) -> Tensor:
         scale, offset = self.bn()
-        own = self.c
-        weight = own.weight * scale.view(-1, 1, 1, 1)
-        if own.kernel_size == (1, 1):  # faster so, as maps are tokens seen another way
+        conv = self.c
+        weight = conv.weight * scale.view(-1, 1, 1, 1)
+        if conv.kernel_size == (1, 1):  # faster so, as maps are tokens seen another way
             return linear(maps.permute(0, 2, 3, 1), weight.flatten(1), offset).permute(0, 3, 1, 2)
-        return conv2d(maps, weight, offset, stride=own.stride, padding=own.padding, groups=own.groups)
+        return conv2d(maps, weight, offset, stride=conv.stride, padding=conv.padding, groups=conv.groups)
 
 
 class ThreeConvolutions(nn.Module):
@@ -171,18 +171,18 @@ class WindowAttention(nn.Module):
         parts = _parts(height, width, side)
         order, back = _window_order(parts, batch, height, width, device=x.device)
         tokens = self.norm(_Reordered.apply(x.reshape(-1, dim), order, back))  # the last one is of the padding
-        *owns, padding = self.qkv(tokens).split([batch * part.tokens for part in parts] + [1])
+        *by_part, padding = self.qkv(tokens).split([batch * part.tokens for part in parts] + [1])
         bias, outputs = self.biases(), []
-        for part, own in zip(parts, owns, strict=True):
-            q, k, v = self._by_head(own.unflatten(0, (-1, part.rows * part.columns)))
-            own_bias = bias
+        for part, windows in zip(parts, by_part, strict=True):
+            q, k, v = self._by_head(windows.unflatten(0, (-1, part.rows * part.columns)))
+            part_bias = bias
             if part.rows * part.columns < side**2:
                 inside = _inside(part, side, device=x.device)
                 queries = bias[:, inside]
-                own_bias = torch.cat([queries[..., inside], queries[..., ~inside].logsumexp(-1, keepdim=True)], dim=-1)
+                part_bias = torch.cat([queries[..., inside], queries[..., ~inside].logsumexp(-1, keepdim=True)], dim=-1)
                 _, padding_k, padding_v = (token.expand(len(q), -1, -1, -1) for token in self._by_head(padding[None]))
                 k, v = torch.cat([k, padding_k], dim=2), torch.cat([v, padding_v], dim=2)
-            outputs.append(self._attended(q, k, v, own_bias).reshape(-1, dim))
+            outputs.append(self._attended(q, k, v, part_bias).reshape(-1, dim))
         return _Reordered.apply(self.proj(torch.cat(outputs)), back, order[:-1]).view(x.shape)
 
     def skips_padding(self) -> bool:
@@ -267,9 +267,9 @@ def _window_order(
     places = torch.arange(batch * height * width, device=device).view(batch, height, width)
     by_part = []
     for part in parts:
-        own = places[:, part.top :, part.left :][:, : part.down * part.rows, : part.across * part.columns]
-        own = own.reshape(batch, part.down, part.rows, part.across, part.columns)
-        by_part.append(own.transpose(2, 3).flatten())
+        windows = places[:, part.top :, part.left :][:, : part.down * part.rows, : part.across * part.columns]
+        windows = windows.reshape(batch, part.down, part.rows, part.across, part.columns)
+        by_part.append(windows.transpose(2, 3).flatten())
     order = torch.cat(by_part)
     back = torch.empty_like(order)
     back[order] = places.flatten()
@@ -427,7 +427,7 @@ class TinyViTEncoder(nn.Module):
         return f"layers.{layer}.blocks.{int(number) - begins[layer - 1]}.{rest}"
 
     def unused(self) -> dict[str, Tensor]:
-        """What MobileSAM's own modules hold besides and never use, by its names: a classifier, and the batches counted."""
+        """Tensors of MobileSAM's checkpoints that nothing uses, by their names: a classifier, and counts of batches."""
         dim = self.shape.dim
         norms = (name for name, module in self.named_modules() if isinstance(module, FixedBatchNorm))
         counted = {f"{self.published(name)}.num_batches_tracked": torch.tensor(0) for name in norms}
