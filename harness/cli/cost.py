@@ -49,7 +49,7 @@ def parser() -> CommandParser:
         "--checkpoint",
         type=Path,
         metavar="FILE",
-        help="pretrained weights; without it they are random, which costs the same",
+        help="pretrained weights ('published' downloads them); without it they are random, which costs the same",
     )
     p.add_argument("--image-size", type=int, metavar="PX", help="side of the square input (default: the card's)")
     p.add_argument("--batch", type=int, metavar="N", help="images a step (default: the card's)")
@@ -97,6 +97,7 @@ def main(argv: list[str] | None = None) -> int:
     from harness.archive.store import require_writable
     from harness.models.catalog import backbone_shape, require_stands, resolve_backbone
     from harness.models.decoders import LABELLING
+    from harness.models.published import weights_file
     from harness.planning.asked import all_methods, expand, parse_entry
     from harness.planning.rows import method_row, split_overrides
     from harness.protocols.load import for_backbone, load_protocol
@@ -116,8 +117,7 @@ def main(argv: list[str] | None = None) -> int:
     require_stands(protocol.decoder, backbone)
     words = expand(arguments.methods, all_methods())
     rows = [method_row(parse_entry(word), protocol, by_method, backbone) for word in words]
-    if arguments.checkpoint is not None and not arguments.checkpoint.is_file():
-        raise UsageError(f"--checkpoint {arguments.checkpoint} does not exist; leave it away to measure random weights")
+    checkpoint = weights_file(arguments.checkpoint, backbone) if arguments.checkpoint is not None else None
     store = CostStore(results_of(arguments))
     entries = [parse_entry(word) for word in expand(arguments.baselines or DEFAULT_BASELINES, all_methods())]
 
@@ -140,7 +140,7 @@ def main(argv: list[str] | None = None) -> int:
     session = Session(
         rows=rows,
         backbone=backbone,
-        checkpoint=arguments.checkpoint,
+        checkpoint=checkpoint,
         protocol=protocol,
         task="classification" if protocol.decoder in LABELLING else "multiclass" if arguments.classes else "binary",
         num_classes=arguments.classes or 2,

@@ -35,7 +35,7 @@ def parser() -> CommandParser:
         "--checkpoint",
         type=Path,
         metavar="FILE",
-        help="say what this file is and what of it fits --backbone, and nothing else",
+        help="say what this file is and what of it fits --backbone, and nothing else; 'published' downloads the backbone's own",
     )
     p.add_argument("--set", action="append", default=[], metavar="METHOD.KEY=VALUE", help="such as lora.rank=8")
     add_plugins(p)
@@ -99,10 +99,11 @@ def main(argv: list[str] | None = None) -> int:
 def _examine_file(path: Path, backbone: str) -> int:
     """Print what a checkpoint is and how it fits; exit code 1 where it does not."""
     from harness.models.catalog import resolve_backbone
-    from harness.models.checkpoint import Mismatch, family_of, read_shapes, require_checkpoint_file
+    from harness.models.checkpoint import Mismatch, family_of, read_shapes
+    from harness.models.published import weights_file
 
     name = resolve_backbone(backbone)
-    require_checkpoint_file(path)
+    path = weights_file(path, name)
     with stages() as tell:
         tell("loading torch")
         from harness.models.build import require_checkpoint

@@ -42,6 +42,18 @@ def require_file_or_word(path: Path | None) -> None:
         require_checkpoint_file(path)
 
 
+def weights_file(path: Path, name: str) -> Path:
+    """The file that a path or one of `WORDS` means for a backbone.
+
+    Raises:
+        UsageError: there is none, or what `published_file` says.
+    """
+    if is_word(path):
+        return published_file(name, str(path))
+    require_checkpoint_file(path)
+    return path
+
+
 def published_file(name: str, word: str) -> Path:
     """The file of a backbone's published weights, downloaded where it is not there yet.
 

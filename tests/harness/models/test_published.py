@@ -10,7 +10,7 @@ from safetensors.torch import save_file
 from timm.models import _hub
 
 from harness.archive.schema import Run
-from harness.cli import evidence, export, forgetting, predict
+from harness.cli import cost, doctor, evidence, export, forgetting, predict
 from harness.models.timm_encoder import create_vit
 from harness.planning.asked import checkpoint_of
 from harness.planning.plan import pretrained
@@ -85,3 +85,15 @@ def test_a_word_on_the_command_line_is_not_taken_for_a_missing_file(verb, tmp_pa
     monkeypatch.chdir(tmp_path)
     assert verb() == 2
     assert "zzz" in capsys.readouterr().err  # the run, which is looked up afterwards
+
+
+@pytest.mark.parametrize("verb", [
+    lambda: doctor.main(["--backbone", "vit_b", "--checkpoint", "published"]),
+    lambda: cost.main(["--backbone", "vit_b", "--methods", "lora", "--shared", "--checkpoint", "published"]),
+], ids=["doctor", "cost"])  # fmt: skip
+def test_verbs_of_a_backbone_take_its_published_weights(verb, tmp_path, monkeypatch, capsys):
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.setattr(_hub, "download_cached_file", lambda address, **_: str(tmp_path / "downloaded.pth"))
+    (tmp_path / "downloaded.pth").write_bytes(b"no weights")
+    assert verb() == 2
+    assert "downloaded.pth" in capsys.readouterr().err  # what came was read
