@@ -118,3 +118,8 @@ def _one_hot_places(height: int, width: int, *, like: Tensor) -> Tensor:
     rows = torch.eye(height, dtype=like.dtype, device=like.device).repeat_interleave(width, dim=0)
     columns = torch.eye(width, dtype=like.dtype, device=like.device).repeat(height, 1)
     return torch.cat([rows, columns], dim=1)
+
+
+def full_attention(q: Tensor, k: Tensor, v: Tensor, *, scale: float, bias: Tensor | float = 0.0) -> Tensor:
+    """softmax(scale·q·kᵀ + bias)·v with the whole matrix of scores."""
+    return (q * scale @ k.transpose(-2, -1) + bias).softmax(dim=-1) @ v

@@ -2,6 +2,8 @@
 
 Random parts come from ``head_seed`` alone and draw nothing from torch's global generator: for one seed every method
 meets the same segmenter.
+
+timm and what is built of it are imported where a backbone or a decoder needs them: that takes as long as a tenth of torch.
 """
 
 from __future__ import annotations
@@ -14,7 +16,6 @@ from typing import Literal
 
 import torch
 from segment_anything.modeling import MaskDecoder, PromptEncoder
-from timm.models import eva, vision_transformer
 from torch import Tensor, nn
 
 from harness.methods.parts.placement import BackboneShape
@@ -22,17 +23,12 @@ from harness.models.catalog import backbone, backbone_shape, require_stands
 from harness.models.checkpoint import read_shapes, read_tensors, require_match
 from harness.models.decoder_shape import Task
 from harness.models.decoders import Decoder
-from harness.models.dense_decoders import dense_decoder
-from harness.models.dinov3_encoder import DINOv3Encoder
 from harness.models.known import Backbone
-from harness.models.mask2former import Mask2FormerDecoder
 from harness.models.mask_decoder import BatchedMaskDecoder, TokenMaskDecoder, plain_mask_decoder
 from harness.models.original_sam import DECODER, ENCODER, PROMPTS, SAM_ENCODERS, prompt_encoder_of, published
 from harness.models.sam2 import PlainSAM2Decoder, SAM2Encoder, SAM2MaskDecoder, is_memory
-from harness.models.sam3_encoder import SAM3Encoder, trunk_state
-from harness.models.sam_encoder import SAMEncoder, resize_state
+from harness.models.sam_encoder import SAMEncoder, resize_state, sam_neck
 from harness.models.segmenter import DenseSegmenter, QuerySegmenter, SAMSegmenter, Segmenter
-from harness.models.timm_encoder import TimmEncoder, create_vit, sam_neck
 from harness.models.tiny_vit import TinyViTEncoder
 
 _TOKEN_NOISE = 0.02
@@ -94,6 +90,9 @@ def build_segmenter(
     )
     encoder, prompt_encoder, plain_decoder, neck = _parts(options)
     if decoder != "sam":
+        from harness.models.dense_decoders import dense_decoder
+        from harness.models.mask2former import Mask2FormerDecoder
+
         with seeded(head_seed + 1):
             classes = 2 if task == "binary" else num_classes
             if decoder == "mask2former":
@@ -214,12 +213,18 @@ def _neckless_parts(options: _BuildOptions) -> tuple[nn.Module, PromptEncoder, M
 
 
 def _timm_encoder(options: _BuildOptions) -> nn.Module:
+    from timm.models import eva, vision_transformer
+
+    from harness.models.dinov3_encoder import DINOv3Encoder
+    from harness.models.timm_encoder import TimmEncoder, create_vit
+
     entry, shape, checkpoint = options.entry, options.shape, options.checkpoint
     vit = create_vit(entry.timm_model, shape.image_size, **entry.timm_options)
     rotary = isinstance(vit, eva.Eva)
     if checkpoint is not None:
         state = options.read(checkpoint)
-        expected = _vit_state(entry)
+        with torch.device("meta"):  # its tensors at its own image size, without memory
+            expected = create_vit(entry.timm_model, entry.shape.image_size, **entry.timm_options).state_dict()
         classifier = [key for key in state if key.startswith("head.") and key not in expected]
         state = {key: tensor.float() for key, tensor in state.items() if key not in classifier}
         require_match(state, expected, path=checkpoint, backbone=entry.name)
@@ -231,6 +236,8 @@ def _timm_encoder(options: _BuildOptions) -> nn.Module:
 
 
 def _sam3_encoder(options: _BuildOptions) -> nn.Module:
+    from harness.models.sam3_encoder import SAM3Encoder, trunk_state
+
     checkpoint = options.checkpoint
     encoder = SAM3Encoder(options.shape, fused=options.fused, activation_checkpointing=options.recompute)
     if checkpoint is not None:
@@ -238,12 +245,6 @@ def _sam3_encoder(options: _BuildOptions) -> nn.Module:
         require_match(state, encoder.state_dict(), path=checkpoint, backbone=options.entry.name)
         encoder.load_state_dict({name: tensor.float() for name, tensor in state.items()}, strict=True)
     return encoder
-
-
-def _vit_state(entry: Backbone) -> dict[str, Tensor]:
-    """Names and shapes of a timm model's tensors at its own image size, without memory."""
-    with torch.device("meta"):
-        return create_vit(entry.timm_model, entry.shape.image_size, **entry.timm_options).state_dict()
 
 
 def _random_positions(encoder: nn.Module) -> None:

@@ -6,14 +6,13 @@ Blocks are timm's, which are the ones that Segmenter took over; names are Segmen
 
 from __future__ import annotations
 
-import contextlib
-
 import torch
 from timm.models.vision_transformer import Block
 from torch import Tensor, nn
 from torch.nn.functional import normalize
 
 from harness.models.decoders import HEAD_DIM, LABELLING, MASK_LAYERS, Decoder
+from harness.models.segmenter import full_precision, widened
 
 DROPOUT = 0.1
 _STD = 0.02
@@ -102,16 +101,6 @@ def dense_decoder(name: Decoder, *, dim: int, classes: int, fused: bool = True) 
     return (
         LinearDecoder(dim, classes=classes) if name == "linear" else MaskTransformer(dim, classes=classes, fused=fused)
     )
-
-
-def full_precision(device: torch.device) -> contextlib.AbstractContextManager[object]:
-    """No autocast inside; the meta device has none."""
-    return contextlib.nullcontext() if device.type == "meta" else torch.autocast(device.type, enabled=False)
-
-
-def widened(tensor: Tensor) -> Tensor:
-    """Half precision as float32; a model in float64, as tests compare them, stays in float64."""
-    return tensor.to(torch.promote_types(tensor.dtype, torch.float32))
 
 
 def _initialise(module: nn.Module) -> None:

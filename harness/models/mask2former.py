@@ -15,7 +15,7 @@ from torch import Tensor, nn
 
 from harness.models import mask2former_forms as forms
 from harness.models.decoder_shape import DecoderShape
-from harness.models.dense_decoders import full_precision, widened
+from harness.models.segmenter import full_precision, widened
 
 
 class Pyramid(nn.Module):

@@ -13,6 +13,7 @@ from torch.nn.functional import scaled_dot_product_attention
 
 from harness.methods.parts.placement import BackboneShape
 from harness.methods.parts.sites import TokenGrid
+from harness.models.attention import full_attention
 from harness.models.sam_encoder import run_blocks
 
 
@@ -97,11 +98,6 @@ class RotaryAttention(nn.Module):
         placeless = tokens.shape[2] - len(rotation)
         rotated = apply_rot_embed_cat(tokens[:, :, placeless:], rotation, half=self.by_halves).to(tokens.dtype)
         return torch.cat([tokens[:, :, :placeless], rotated], dim=2) if placeless else rotated
-
-
-def full_attention(q: Tensor, k: Tensor, v: Tensor, *, scale: float, bias: Tensor | float = 0.0) -> Tensor:
-    """softmax(scale·q·kᵀ + bias)·v with the whole matrix of scores."""
-    return (q * scale @ k.transpose(-2, -1) + bias).softmax(dim=-1) @ v
 
 
 class RotaryBlock(nn.Module):

@@ -20,9 +20,9 @@ from torch.nn.functional import interpolate, max_pool2d, pixel_shuffle, pixel_un
 
 from harness.methods.parts.placement import BackboneShape, BlockShape
 from harness.methods.parts.sites import TokenGrid
+from harness.models.attention import full_attention
 from harness.models.decoder_shape import DecoderShape
 from harness.models.mask_decoder import BatchedMaskDecoder, decoder_parts
-from harness.models.rotary import full_attention
 from harness.models.sam_encoder import run_blocks
 
 _FINER = (2, 4)

@@ -7,7 +7,7 @@ from functools import partial
 
 import torch
 from segment_anything.modeling import ImageEncoderViT
-from segment_anything.modeling.common import MLPBlock
+from segment_anything.modeling.common import LayerNorm2d, MLPBlock
 from segment_anything.modeling.image_encoder import window_partition, window_unpartition
 from torch import Tensor, nn
 from torch.nn.functional import interpolate
@@ -62,6 +62,9 @@ class SAMEncoder(ImageEncoderViT):
         fused: see `RelativeAttention`.
         activation_checkpointing: recompute each block in backward instead of keeping its activations.
     """
+
+    blocks_in_a_row = True
+    """Tokens pass what lies in front of `blocks` and then these, one after the other (`harness.training.prefix`)."""
 
     def __init__(self, shape: BackboneShape, *, fused: bool, activation_checkpointing: bool) -> None:
         super().__init__(
@@ -147,3 +150,13 @@ def resize_state(state: dict[str, Tensor], shape: BackboneShape) -> dict[str, Te
             if table is not None and table.ndim == 2 and len(table) != 2 * side - 1:
                 fitted[name] = interpolate(table.T[None], size=2 * side - 1, mode="linear")[0].T.contiguous()
     return fitted
+
+
+def sam_neck(dim: int, neck_dim: int) -> nn.Sequential:
+    """The neck of SAM's image encoder: 1x1 convolution, norm, 3x3 convolution, norm."""
+    return nn.Sequential(
+        nn.Conv2d(dim, neck_dim, kernel_size=1, bias=False),
+        LayerNorm2d(neck_dim),
+        nn.Conv2d(neck_dim, neck_dim, kernel_size=3, padding=1, bias=False),
+        LayerNorm2d(neck_dim),
+    )

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 from abc import ABC, abstractmethod
 from collections.abc import Iterator, Sequence
 from typing import Any, NamedTuple
@@ -11,7 +12,6 @@ from segment_anything.modeling import PromptEncoder
 from torch import Tensor, nn
 from torch.nn.functional import interpolate
 
-from harness.models.dense_decoders import widened
 from harness.models.mask_decoder import BatchedMaskDecoder
 
 
@@ -273,3 +273,13 @@ def count_parameters(segmenter: nn.Module) -> dict[str, int]:
         "trainable": sum(trained.values()),
         "total": everything,
     }
+
+
+def full_precision(device: torch.device) -> contextlib.AbstractContextManager[object]:
+    """No autocast inside; the meta device has none."""
+    return contextlib.nullcontext() if device.type == "meta" else torch.autocast(device.type, enabled=False)
+
+
+def widened(tensor: Tensor) -> Tensor:
+    """Half precision as float32; a model in float64, as tests compare them, stays in float64."""
+    return tensor.to(torch.promote_types(tensor.dtype, torch.float32))

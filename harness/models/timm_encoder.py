@@ -6,7 +6,6 @@ from typing import Any
 
 import timm
 import torch
-from segment_anything.modeling.common import LayerNorm2d
 from timm.layers import resample_abs_pos_embed
 from timm.models.eva import Eva
 from timm.models.vision_transformer import VisionTransformer
@@ -30,16 +29,6 @@ def create_vit(model: str, image_size: int, **options: Any) -> VisionTransformer
     return vit
 
 
-def sam_neck(dim: int, neck_dim: int) -> nn.Sequential:
-    """The neck of SAM's image encoder: 1x1 convolution, norm, 3x3 convolution, norm."""
-    return nn.Sequential(
-        nn.Conv2d(dim, neck_dim, kernel_size=1, bias=False),
-        LayerNorm2d(neck_dim),
-        nn.Conv2d(neck_dim, neck_dim, kernel_size=3, padding=1, bias=False),
-        LayerNorm2d(neck_dim),
-    )
-
-
 class TimmEncoder(nn.Module):
     """Images (B, 3, H, W) to features (B, C, H/p, W/p); H and W are multiples of the patch.
 
@@ -52,6 +41,9 @@ class TimmEncoder(nn.Module):
 
     gives_class_token = False
     """Whether what comes out is the class token instead of the patches."""
+
+    blocks_in_a_row = True
+    """Tokens pass what lies in front of `blocks` and then these, one after the other (`harness.training.prefix`)."""
 
     def __init__(
         self,

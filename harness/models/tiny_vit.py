@@ -19,7 +19,7 @@ from torch.nn.functional import conv2d, gelu, layer_norm, linear, pad, scaled_do
 
 from harness.methods.parts.placement import BackboneShape, BlockShape, NormedConvolution
 from harness.methods.parts.sites import TokenGrid
-from harness.models.rotary import full_attention
+from harness.models.attention import full_attention
 from harness.models.sam_encoder import run_blocks
 
 _CLASSES = 1000
@@ -368,7 +368,7 @@ class _ChannelNorm(LayerNorm2d):
 
 
 def token_neck(dim: int, neck_dim: int) -> nn.Sequential:
-    """`harness.models.timm_encoder.sam_neck` for maps whose channels lie side by side in memory, as tokens' do."""
+    """`harness.models.sam_encoder.sam_neck` for maps whose channels lie side by side in memory, as tokens' do."""
     return nn.Sequential(
         _PointwiseConv(dim, neck_dim, kernel_size=1, bias=False),
         _ChannelNorm(neck_dim),
@@ -385,6 +385,9 @@ class TinyViTEncoder(nn.Module):
         fused: see `WindowAttention`.
         activation_checkpointing: recompute each block in backward instead of keeping its activations.
     """
+
+    blocks_in_a_row = True
+    """Tokens pass what lies in front of `blocks` and then these, one after the other (`harness.training.prefix`)."""
 
     def __init__(self, shape: BackboneShape, *, fused: bool, activation_checkpointing: bool) -> None:
         super().__init__()

@@ -14,7 +14,6 @@ from __future__ import annotations
 from typing import Any, NamedTuple
 
 import torch
-from scipy.optimize import linear_sum_assignment
 from torch import Tensor
 from torch.nn import functional as F
 
@@ -138,6 +137,8 @@ class Mask2FormerLoss(Loss):
         by = self.matching
         cost = by.mask * bce + by.dice * dice - by.classes * classes.softmax(-1)[:, present]
         # A prediction that is not finite fails later with its own error; the assignment only has to survive it.
+        from scipy.optimize import linear_sum_assignment  # of several classes alone
+
         rows, columns = linear_sum_assignment(cost.nan_to_num(0.0, 1e9, -1e9).cpu().numpy())
         device = masks.device
         return torch.as_tensor(rows, device=device), torch.as_tensor(columns, device=device)

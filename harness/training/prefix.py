@@ -21,10 +21,8 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from harness.models.sam_encoder import SAMEncoder, run_blocks
+from harness.models.sam_encoder import run_blocks
 from harness.models.segmenter import Segmenter
-from harness.models.timm_encoder import TimmEncoder
-from harness.models.tiny_vit import TinyViTEncoder
 from harness.training.bounds import SCORED_BYTES, worth_keeping
 from harness.training.embeddings import RememberedEmbeddings, bytes_of
 
@@ -97,7 +95,8 @@ def blocks_in_front(segmenter: nn.Module) -> int | None:
     """How many blocks run before anything that trains, that a method brought, or that somebody watches; None where not
     even the first block's input is such."""
     encoder: Any = getattr(segmenter, "encoder", None)
-    if not isinstance(segmenter, Segmenter) or type(encoder) not in (SAMEncoder, TimmEncoder, TinyViTEncoder):
+    says_so = vars(type(encoder)).get("blocks_in_a_row")  # the class itself: a subclass may do otherwise
+    if not isinstance(segmenter, Segmenter) or not says_so:
         return None
     if type(segmenter).encode is not Segmenter.encode or type(segmenter).forward is not Segmenter.forward:
         return None

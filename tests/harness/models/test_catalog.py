@@ -132,3 +132,14 @@ def test_the_catalogue_imports_no_torch() -> None:
         "total_parameters('vit_h', task='binary'); sys.exit('torch' in sys.modules)"
     )
     assert subprocess.run([sys.executable, "-c", code], check=False).returncode == 0
+
+
+def test_what_a_backbone_does_not_use_is_not_imported() -> None:
+    """timm and the matching of several classes take as long to import as a tenth of torch."""
+    program = (
+        "import sys, harness.experiment.experiment; from harness.models.build import build_segmenter;"
+        "build_segmenter('tiny', task='binary');"
+        "print(sorted({'timm', 'transformers', 'scipy.optimize', 'scipy.stats', 'matplotlib'} & sys.modules.keys()))"
+    )
+    done = subprocess.run([sys.executable, "-c", program], capture_output=True, text=True, check=True)
+    assert done.stdout.strip() == "[]"

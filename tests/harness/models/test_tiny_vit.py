@@ -21,8 +21,8 @@ from harness.models.build import build_segmenter, require_checkpoint
 from harness.models.catalog import backbone, decoder_parameters, encoder_parameters
 from harness.models.mask_decoder import BatchedMaskDecoder, TokenMaskDecoder
 from harness.models.original_sam import sam_state_dict
+from harness.models.sam_encoder import sam_neck
 from harness.models.segmenter import Segmenter
-from harness.models.timm_encoder import sam_neck
 from harness.system.errors import UsageError
 from tests.harness.models import mobile_sam_oracle as oracle
 
