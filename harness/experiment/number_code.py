@@ -101,6 +101,9 @@ def _path(module: str) -> Path | None:
     loaded = getattr(sys.modules.get(module), "__file__", None)
     if loaded:
         return Path(loaded)
+    above = _path(module.rpartition(".")[0]) if "." in module else None
+    if above is not None and above.name != "__init__.py":  # a name in a module, which asking for it would import
+        return None
     try:
         spec = importlib.util.find_spec(module)
     except (ImportError, ValueError, AttributeError):

@@ -138,7 +138,9 @@ def test_what_a_backbone_does_not_use_is_not_imported() -> None:
     """timm and the matching of several classes take as long to import as a tenth of torch."""
     program = (
         "import sys, harness.experiment.experiment; from harness.models.build import build_segmenter;"
-        "build_segmenter('tiny', task='binary');"
+        "from harness.experiment.number_code import number_code; from harness.registry import BENCHMARKS, METHODS;"
+        "build_segmenter('tiny', task='binary'); lora = METHODS.get('lora');"
+        "number_code(lora, lora.config_class, BENCHMARKS.get('kvasir'));"
         "print(sorted({'timm', 'transformers', 'scipy.optimize', 'scipy.stats', 'matplotlib'} & sys.modules.keys()))"
     )
     done = subprocess.run([sys.executable, "-c", program], capture_output=True, text=True, check=True)
