@@ -318,7 +318,7 @@ def forecast(
     records: Iterable[Record],
     *,
     images_of: ImagesOf,
-    seconds_of: SecondsOf = lambda record: 0.0,
+    seconds_of: SecondsOf,
     device: Device = GPU,
     parallel: int = 1,
     start: datetime | None = None,

@@ -244,6 +244,24 @@ def test_a_budget_buys_cheap_benchmarks_before_dear_ones() -> None:
     assert [one.run.benchmark for one in within_budget(prices, 1.01 * prices.runs[0].hours)] == ["leaf"]
 
 
+def test_a_budget_buys_low_seeds_of_dear_benchmarks_before_high_ones_of_cheap_ones() -> None:
+    dear, cheap = (made(benchmark=name, rules={"epochs": epochs}) for name, epochs in (("kvasir", 40), ("leaf", 10)))
+    prices = price([replace(one.run, seed=seed) for one in (dear, cheap) for seed in (1, 2)], [dear, cheap])
+    hours = {(one.run.benchmark, one.run.seed): one.hours for one in prices.runs}
+    bought = within_budget(prices, 1.01 * (hours["kvasir", 1] + hours["leaf", 1]))
+    assert {(one.run.benchmark, one.run.seed) for one in bought} == {("kvasir", 1), ("leaf", 1)}
+
+
+def test_a_mixture_is_tested_once_more_as_the_operation_that_it_chose() -> None:
+    shape = backbone_shape("tiny")
+    one, two = (
+        run_flops(made(method="naslora", config={"operations": names}).run, shape, IMAGES)
+        - run_flops(made(method="naslora", config={"operations": names}).run, shape, replace(IMAGES, test=0))
+        for names in ("skip_connect", "skip_connect,sep_conv_3x3")
+    )
+    assert two == pytest.approx(1.5 * one)
+
+
 def test_the_peak_is_that_of_the_run_that_needs_most() -> None:
     prices = price([made(seed=seed, method=method).run for method in ("lora", "decoder") for seed in range(2)], [])
     peaks = [replace(run, peak_memory_bytes=gib * 2.0**30) for run, gib in zip(prices.runs, (1, 2, 4, 3), strict=True)]

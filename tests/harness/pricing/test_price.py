@@ -14,7 +14,8 @@ from harness.archive.store import RecordStore
 from harness.datasets import samples
 from harness.dispatch.attempts import Holder, Lease, state_folder
 from harness.dispatch.place import Place, place
-from harness.models.catalog import backbone_shape
+from harness.methods.configs.lowrank import LoRAConfig
+from harness.models.catalog import backbone_shape, decoder_parameters
 from harness.planning.data import Images, limited
 from harness.planning.plan import Plan, plan
 from harness.planning.request import Request, Variant
@@ -166,3 +167,25 @@ def test_what_an_earlier_phase_has_priced_is_not_shown_and_not_bought_again(data
     assert [job.run.key for job in left.jobs] == list(hours) == [second, third]
     assert prices is not None
     assert prices.hours == pytest.approx(sum(hours.values()))
+
+
+def test_a_plan_in_words_counts_runs_parameters_and_disk_and_says_what_is_missing(data: Path, tmp_path: Path) -> None:
+    there = {"dataset_roots": {"kvasir": data}, "checkpoints": {"": Path("none")}}
+    for seeds, said in (((0,), "1 run, 0 finished"), ((0, 1), "2 runs, 0 finished")):
+        made = planned(tmp_path, seeds=seeds, **there)
+        prices = price(made, tmp_path, where=ON_GPU)
+        text = plan_text(made, prices, where=ON_GPU)
+        rows = [line.split() for line in text.splitlines() if line]
+        lora = LoRAConfig().encoder_parameters(backbone_shape("vit_b", 1024))
+        trained = lora + decoder_parameters("vit_b", task="binary")
+        (row,) = [row for row in rows if row[:2] == ["lora", "vit_b"]]
+        assert row[2:4] == [f"{lora:,}", f"{trained:,}"]
+        (total,) = [row for row in rows if row[0] == "all"]
+        assert total[1:5:3] == [str(len(seeds)), f"{prices.disk_bytes / 2**30:.2f}"]
+        assert text.startswith(said)
+        assert "nothing is missing" in text
+        assert "missing:" not in text
+    bare = planned(tmp_path)
+    text = plan_text(bare, price(bare, tmp_path, where=ON_GPU), where=ON_GPU)
+    assert "missing: no data folder" in text
+    assert "nothing is missing" not in text
