@@ -14,6 +14,7 @@ from harness.models.catalog import backbone_shape
 from harness.protocols.load import load_protocol
 from harness.registry import method_config_class
 from harness.studies import Score, load_study, study_from_dict, study_names
+from harness.studies.grids import grid_of
 from harness.system.errors import UsageError
 
 REPOSITORY = Path(__file__).parents[3]
@@ -95,6 +96,7 @@ def test_every_score_that_a_study_may_name_has_a_title_in_tables() -> None:
         ({"phases": [{"study": "main", "title": "t", "sedes": 1}]}, "did you mean 'seeds'"),
         ({"phases": [{"study": "main", "title": "t"}]}, "benchmarks belongs into the study of a phase"),
         ({"table": {"scores": ["bst"]}}, "scores.0='bst' must be 'best'"),
+        ({"table": {"baseline": "loraa"}}, "did you mean 'lora'"),
     ],
 )
 def test_a_wrong_study_is_one_line(changes: dict[str, Any], message: str) -> None:
@@ -106,6 +108,24 @@ def test_a_wrong_study_is_one_line(changes: dict[str, Any], message: str) -> Non
 def test_an_unknown_study_gets_the_nearest_name() -> None:
     with pytest.raises(UsageError, match="did you mean 'stagewise'"):
         load_study("stage-wise")
+    with pytest.raises(UsageError, match="no such file"):
+        load_study("stagewise.yaml")
+
+
+def test_a_study_that_names_no_seeds_has_three() -> None:
+    assert (
+        study_from_dict(GOOD, name="mine").seeds
+        == study_from_dict({**GOOD, "seeds": 3}, name="mine").seeds
+        == (0, 1, 2)
+    )
+
+
+@pytest.mark.parametrize("method", ["convlora", "naslora"])  # its name before "lr" in the alphabet, and behind it
+def test_the_grid_of_one_method_counts_before_that_of_all(method: str) -> None:
+    grids = {f"{method}.lr": [1e-4, 1e-3], "lr": [1e-2, 1e-1]}
+    assert grid_of(method, {}, grids) == {"lr": [1e-4, 1e-3]}
+    assert grid_of("lora", {}, grids) == {"lr": [1e-2, 1e-1]}
+    assert grid_of("lora", {"lr": 1.0}, grids) == {}
 
 
 @pytest.mark.parametrize("content", ["title: [", "- a\n- b\n", "", "\x00"])
