@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import time
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -14,6 +15,7 @@ from harness.archive.cost import Comparability, CostStore
 from harness.costing import measure as measuring
 from harness.costing.contestant import PARTS
 from harness.costing.measure import measure
+from harness.costing.summary import summary
 from harness.protocols.load import load_protocol
 from tests.harness.costing.small import SMALL, session_of
 
@@ -26,6 +28,7 @@ def record():
 def test_every_quantity_is_measured(record) -> None:
     by_name = {method.variant: method for method in record.methods}
     assert list(by_name) == ["full", "lora", "naslora", "decoder"]
+    assert not {"num_classes", "mask_tokens"} & record.comparability.options.keys()
     for method in record.methods:
         assert sum(method.shares.values()) == pytest.approx(1)
         for parts in (*method.seconds.values(), method.step_seconds):
@@ -85,6 +88,26 @@ def test_ratios_are_taken_to_the_baselines_that_are_there(record) -> None:
     assert ratio["time"].rounds == record.rounds
     assert ratio["time"].low < ratio["time"].value < ratio["time"].high
     assert ratio["memory"].low is None
+
+
+def test_a_summary_shows_the_numbers_under_their_heads_in_their_units(record) -> None:
+    lora = next(method for method in record.methods if method.variant == "lora")
+    told = replace(
+        lora,
+        seconds={"weights": {part: [1.0, 2.0] for part in PARTS}},
+        memory_bytes=dict.fromkeys(lora.memory_bytes, 3 * 2**20),
+        flops={**lora.flops, "forward": 4e9, "backward": 5e9},
+        checkpoint_bytes=6 * 2**20,
+    )
+    lines = summary(replace(record, methods=[told])).splitlines()
+    table = [[cell.strip() for cell in line.strip("|").split("|")] for line in lines if line.startswith("| ")]
+    times, sizes, inference, against = (
+        table[table.index(row) + 1] for row in table if row[0].startswith(("method", "against"))
+    )
+    assert times == ["lora", "weights", "100.0 %", "1500.0 [1250.0, 1750.0]", *["1500.0"] * 5]
+    assert sizes == ["lora", "3.0", "–", *["3.0"] * 4, "4.00 + 5.00", str(lora.parameters["trainable"]), "6.00"]
+    assert inference[:2] == ["lora", "unmerged"]
+    assert against[0] == "lora"
 
 
 def test_a_record_reads_back_as_it_was(record, tmp_path: Path) -> None:
@@ -149,7 +172,9 @@ def test_the_key_knows_classes_mask_tokens_and_accumulation_and_leaves_binary_se
 
 
 def test_peaks_do_not_depend_on_which_other_methods_are_measured(record) -> None:
+    begun = time.perf_counter()
     alone = measure(session_of("lora")).methods[0]
+    assert 0 < sum(alone.inference_seconds["unmerged"]) < time.perf_counter() - begun
     beside = next(method for method in record.methods if method.variant == "lora")
     assert alone.memory_bytes["allocated"] == beside.memory_bytes["allocated"]
     assert alone.memory_bytes["activations"] == beside.memory_bytes["activations"]

@@ -12,11 +12,15 @@ import pytest
 import torch
 from scipy.stats import ttest_rel
 
-from harness.archive.cost import MethodCost
-from harness.costing.device import EnergyMeter, used_by_others
+from harness.archive.cost import MethodCost, Ratio
+from harness.costing import device as device_module
+from harness.costing.contestant import RandomImages
+from harness.costing.device import CLOCKS, EnergyMeter, used_by_others
 from harness.costing.flops import FlopCount, encoder_forward_flops
 from harness.costing.measure import LiveBytes, paired_ratio, ratios_to
+from harness.costing.summary import change
 from harness.models.build import build_segmenter
+from harness.system.errors import UsageError
 
 CPU = torch.device("cpu")
 
@@ -87,6 +91,16 @@ def test_the_interval_is_that_of_a_paired_t_test_on_logarithms() -> None:
     assert ratio.high == pytest.approx(math.exp(interval.high))
 
 
+def test_a_ratio_is_told_as_a_change_with_its_interval() -> None:
+    assert change(Ratio(value=0.7586, low=0.75, high=0.768)) == "-24.14 % [-25.00, -23.20]"
+    assert change(Ratio(value=1.5)) == "+50.00 %"
+
+
+def test_noise_has_the_shape_of_masks_or_of_labels() -> None:
+    masks, labels = (RandomImages(2, image_size=16, num_classes=3, labels=labels) for labels in (False, True))
+    assert (masks.mask_input(1).shape, labels.mask_input(1).shape) == ((16, 16), (1, 1))
+
+
 def test_a_whole_training_on_fewer_images_takes_fewer_device_hours() -> None:
     def cost(variant: str, seconds: float) -> MethodCost:
         return MethodCost(
@@ -110,6 +124,28 @@ def test_a_busy_cpu_is_noticed() -> None:
         busy.wait()
 
 
+def test_what_this_process_computes_itself_is_nobody_elses(monkeypatch: pytest.MonkeyPatch) -> None:
+    busy, own = iter([100.0, 103.0]), iter([10.0, 12.0])
+    monkeypatch.setattr(device_module, "_busy_seconds", lambda: next(busy))
+    monkeypatch.setattr(device_module, "time", SimpleNamespace(process_time=lambda: next(own), sleep=lambda _: None))
+    assert used_by_others(CPU, seconds=1.0).startswith("other processes use 1.0 of ")
+
+
+def test_processes_on_a_gpu_are_counted(monkeypatch: pytest.MonkeyPatch) -> None:
+    for pids, said in (([], ""), ([5, 6], "2 other processes are on the GPU (5, 6)")):
+        meter = SimpleNamespace(other_processes=lambda pids=pids: pids)
+        monkeypatch.setattr(EnergyMeter, "open", lambda device, meter=meter: meter)
+        assert used_by_others(torch.device("cuda:0")) == said
+
+
+def test_the_processor_clock_is_for_one_thread_of_a_cpu(monkeypatch: pytest.MonkeyPatch) -> None:
+    for threads, device in ((2, "cpu"), (1, "cuda:0")):
+        monkeypatch.setattr(torch, "get_num_threads", lambda threads=threads: threads)
+        with pytest.raises(UsageError, match="--threads 1"):
+            CLOCKS["processor"](torch.device(device))
+    assert CLOCKS["processor"](CPU)() > 0
+
+
 def test_energy_and_other_processes_come_from_nvml() -> None:
     nvml = SimpleNamespace(
         nvmlDeviceGetTotalEnergyConsumption=lambda handle: 12_500,
@@ -125,8 +161,11 @@ def test_a_gpu_whose_energy_cannot_be_read_gets_one_line(monkeypatch: pytest.Mon
     def refuse(handle: object) -> int:
         raise RuntimeError("Not Supported")
 
+    begun: list[str] = []
     nvml = SimpleNamespace(
-        nvmlInit=lambda: None, nvmlDeviceGetHandleByUUID=lambda uuid: uuid, nvmlDeviceGetTotalEnergyConsumption=refuse
+        nvmlInit=lambda: begun.append("init"),
+        nvmlDeviceGetHandleByUUID=lambda uuid: uuid,
+        nvmlDeviceGetTotalEnergyConsumption=refuse,
     )
     monkeypatch.setitem(sys.modules, "pynvml", nvml)
     monkeypatch.setattr(torch.version, "cuda", "13.0")
@@ -134,6 +173,7 @@ def test_a_gpu_whose_energy_cannot_be_read_gets_one_line(monkeypatch: pytest.Mon
     said: list[str] = []
     assert EnergyMeter.open(torch.device("cuda:0"), report=said.append) is None
     assert said == ["energy is not measured: RuntimeError: Not Supported"]
+    assert begun == ["init"]
     assert EnergyMeter.open(CPU, report=said.append) is None
     assert len(said) == 1
 

@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import itertools
 from dataclasses import replace
+from types import SimpleNamespace
 
 import pytest
 import torch
@@ -13,7 +15,7 @@ from harness.costing.measure import measure
 from harness.methods.lora import LoRA
 from harness.protocols.load import for_backbone, load_protocol
 from harness.system.errors import UsageError
-from tests.harness.costing.small import SMALL, session_of
+from tests.harness.costing.small import SMALL, modes_of, session_of
 
 
 def test_methods_take_turns_round_by_round(monkeypatch: pytest.MonkeyPatch) -> None:
@@ -38,6 +40,28 @@ def _no_sizes(_: Contestant) -> dict:
         "parameters": {},
         "checkpoint_bytes": 0,
     }
+
+
+@pytest.mark.parametrize(("shared", "joules"), [("", 1.0), ("others use it", None)])
+def test_energy_is_measured_where_nobody_else_draws_any(
+    shared: str, joules: float | None, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    readings = itertools.count()
+    meter = SimpleNamespace(joules=lambda: float(next(readings)))
+    monkeypatch.setattr(measuring.EnergyMeter, "open", lambda device, report: meter)
+    monkeypatch.setattr(measuring, "_sizes", _no_sizes)
+    (method,) = measure(replace(session_of("bitfit"), rounds=1, shared=shared)).methods
+    assert method.joules == joules
+
+
+def test_the_first_pass_of_every_model_is_not_timed(monkeypatch: pytest.MonkeyPatch) -> None:
+    order: list[str] = []
+    monkeypatch.setattr(measuring, "_infer", lambda *_: order.append("timed"))
+    monkeypatch.setattr(measuring, "_inference_peak", lambda *_: order.append("first") or 1)
+    monkeypatch.setattr(measuring, "_sizes", _no_sizes)
+    measure(session_of("bitfit"))
+    models = 1 + len(modes_of("bitfit"))
+    assert order == ["first"] * models + ["timed"] * 2 * models
 
 
 def test_peak_memory_is_that_of_the_dearest_kind_of_step(monkeypatch: pytest.MonkeyPatch) -> None:

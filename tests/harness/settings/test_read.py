@@ -159,6 +159,7 @@ def test_a_card_is_a_name_or_a_file_and_a_clusters_file_is_absolute(places: Plac
     for text, protocol, cluster in (
         ("nas-lora", "nas-lora", "gpu"),
         ("cards/mine.yaml", "cards/mine.yaml", str(Path.cwd() / "gpu.yaml")),
+        ("mine 1.2", "mine 1.2", str(Path.cwd() / "gpu.profile")),
     ):
         write(places[0] / "harness.toml", f'protocol = "{text}"\ncluster = "{Path(cluster).name}"')
         settings = load_settings(places[2])
