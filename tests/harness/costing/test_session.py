@@ -56,8 +56,13 @@ def test_energy_is_measured_where_nobody_else_draws_any(
 
 def test_the_first_pass_of_every_model_is_not_timed(monkeypatch: pytest.MonkeyPatch) -> None:
     order: list[str] = []
+
+    def first(*_: object) -> int:
+        order.append("first")
+        return 1
+
     monkeypatch.setattr(measuring, "_infer", lambda *_: order.append("timed"))
-    monkeypatch.setattr(measuring, "_inference_peak", lambda *_: order.append("first") or 1)
+    monkeypatch.setattr(measuring, "_inference_peak", first)
     monkeypatch.setattr(measuring, "_sizes", _no_sizes)
     measure(session_of("bitfit"))
     models = 1 + len(modes_of("bitfit"))
