@@ -202,9 +202,9 @@ class Method(ABC):
     def state(self) -> dict[str, Tensor]:
         """What training changed, by full name in the segmenter: trained parameters and the method's own buffers,
         detached copies."""
-        own = set(self.own_buffers())
+        buffers = set(self.own_buffers())
         tensors: dict[str, Tensor] = {name: p for name, p in self.segmenter.named_parameters() if p.requires_grad}
-        tensors.update({name: b for name, b in self.segmenter.named_buffers() if name in own})
+        tensors.update({name: b for name, b in self.segmenter.named_buffers() if name in buffers})
         return {name: tensor.detach().clone() for name, tensor in tensors.items()}
 
     def load_state(self, state: dict[str, Tensor]) -> None:
@@ -213,9 +213,9 @@ class Method(ABC):
         Raises:
             MethodError: names or shapes differ; the message holds the first of each.
         """
-        own = set(self.own_buffers())
+        buffers = set(self.own_buffers())
         tensors: dict[str, Tensor] = {name: p for name, p in self.segmenter.named_parameters() if p.requires_grad}
-        tensors.update({name: b for name, b in self.segmenter.named_buffers() if name in own})
+        tensors.update({name: b for name, b in self.segmenter.named_buffers() if name in buffers})
         missing, unexpected = sorted(tensors.keys() - state.keys()), sorted(state.keys() - tensors.keys())
         if missing or unexpected:
             raise MethodError(
@@ -223,8 +223,8 @@ class Method(ABC):
             )
         for name, tensor in tensors.items():
             if tensor.shape != state[name].shape:
-                found, needed = tuple(state[name].shape), tuple(tensor.shape)
-                raise MethodError(f"state of {name}: shape {found}, this {self.name} needs {needed}")
+                actual, needed = tuple(state[name].shape), tuple(tensor.shape)
+                raise MethodError(f"state of {name}: shape {actual}, this {self.name} needs {needed}")
         with torch.no_grad():
             for name, tensor in tensors.items():
                 tensor.copy_(state[name])

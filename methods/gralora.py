@@ -31,8 +31,8 @@ class Granular(LowRank):
 
     def factors(self) -> tuple[Tensor, Tensor]:
         parts, outputs, rank = self.up.shape
-        own = torch.eye(parts, dtype=self.up.dtype, device=self.up.device)
-        up = torch.einsum("jons,jm->jonms", self.up.unflatten(2, (parts, rank // parts)), own)
+        identity = torch.eye(parts, dtype=self.up.dtype, device=self.up.device)
+        up = torch.einsum("jons,jm->jonms", self.up.unflatten(2, (parts, rank // parts)), identity)
         return torch.block_diag(*self.down), up.reshape(parts * outputs, parts * rank)
 
 

@@ -133,7 +133,8 @@ class ReweightingMethod(LinearMethod):
         base = self._linear(place, module)
         rows = {name: rows_of(place, name) for name in names}
         weights = {
-            name: base.weight if own is None else base.weight[own.to(base.weight.device)] for name, own in rows.items()
+            name: base.weight if selected is None else base.weight[selected.to(base.weight.device)]
+            for name, selected in rows.items()
         }
         changes = {name: self._change(weights[name].detach(), rows=rows[name]) for name in names}
         place.replace(module, Reweighted(base, changes).to(base.weight.device))

@@ -125,8 +125,8 @@ class NASLoRA(LowRankMethod):
         return sum(cell.decode() for cell in self.cells().values()) > 0  # all of them, where any() would stop early
 
     def own_buffers(self) -> Iterable[str]:
-        own = {id(buffer) for cell in self.cells().values() for buffer in cell.buffers() if buffer.numel()}
-        return [name for name, buffer in self.segmenter.named_buffers() if id(buffer) in own]
+        ids = {id(buffer) for cell in self.cells().values() for buffer in cell.buffers() if buffer.numel()}
+        return [name for name, buffer in self.segmenter.named_buffers() if id(buffer) in ids]
 
     def _fold_convolutions(self) -> Folding:
         done = Folding()

@@ -39,12 +39,12 @@ class Rotation(Change):
         upper = self.skew.new_zeros(len(self.skew), side, side)
         upper = upper.index_put((torch.arange(len(self.skew), device=upper.device)[:, None], *self.upper), self.skew)
         skew = upper - upper.mT
-        one = torch.eye(side, dtype=skew.dtype, device=skew.device)
+        identity = torch.eye(side, dtype=skew.dtype, device=skew.device)
         if self.exact:
-            return torch.linalg.solve(one + skew, one - skew, left=False)
+            return torch.linalg.solve(identity + skew, identity - skew, left=False)
         square = skew @ skew
         cube = square @ skew
-        return one + 2 * (skew + square + cube) + cube @ skew
+        return identity + 2 * (skew + square + cube) + cube @ skew
 
     def forward(self, weight: Tensor) -> Tensor:
         parts = weight.unflatten(1, (len(self.skew), self.block_size))

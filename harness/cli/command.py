@@ -52,8 +52,8 @@ def plain(documentation: str | None) -> str:
 
 def version() -> str:
     """Version, commit and place of the copy that is running."""
-    told = code_version()
-    commit = f", commit {told['commit'][:12]}{' with changes' if told['dirty'] else ''}" if told["commit"] else ""
+    code = code_version()
+    commit = f", commit {code['commit'][:12]}{' with changes' if code['dirty'] else ''}" if code["commit"] else ""
     return f"{PROGRAM} {harness.__version__}{commit}, in {ROOT}"
 
 
@@ -316,13 +316,13 @@ def _ended_as_by_ctrl_c() -> Iterator[list[int]]:
             raise KeyboardInterrupt
         asked(number, frame)
 
-    ours = []
+    handled = []
     if threading.current_thread() is threading.main_thread():
-        ours = [n for n in (signal.SIGTERM, signal.SIGHUP) if signal.getsignal(n) is signal.SIG_DFL]
-    for number in ours:
+        handled = [n for n in (signal.SIGTERM, signal.SIGHUP) if signal.getsignal(n) is signal.SIG_DFL]
+    for number in handled:
         signal.signal(number, end)
     try:
         yield received
     finally:
-        for number in ours:
+        for number in handled:
             signal.signal(number, signal.SIG_DFL)

@@ -211,15 +211,15 @@ def run_check(arguments: argparse.Namespace) -> int:
 
 def _known(name: str, arguments: argparse.Namespace, options: DataOptions) -> str:
     """The name of a benchmark, or of data of one's own that the command line or the settings give a folder for."""
-    own = dataset_name(name)
-    if own in BENCHMARKS.names() and not is_own(own):
-        return own
-    if arguments.data is None and own not in named_table(load_settings(), "datasets", dataset_name):
-        raise UsageError(f"{name} is no benchmark (sam-peft data list); data of your own is checked as {own}=DIR")
+    canonical = dataset_name(name)
+    if canonical in BENCHMARKS.names() and not is_own(canonical):
+        return canonical
+    if arguments.data is None and canonical not in named_table(load_settings(), "datasets", dataset_name):
+        raise UsageError(f"{name} is no benchmark (sam-peft data list); data of your own is checked as {canonical}=DIR")
     from harness.datasets.own import any_folder
 
-    BENCHMARKS.add(own, any_folder(own, _folder(arguments, own), options)[0])
-    return own
+    BENCHMARKS.add(canonical, any_folder(canonical, _folder(arguments, canonical), options)[0])
+    return canonical
 
 
 def _plain(report: Any) -> dict[str, Any]:

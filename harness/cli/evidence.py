@@ -92,7 +92,7 @@ def measurement_of(arguments: argparse.Namespace, run: Run) -> Any:
 
 def _summary(run: Run, record: EvidenceRecord) -> str:
     """One line: windowed and global blocks apart, trained against frozen."""
-    told = [f"{run.variant} on {run.benchmark}, seed {run.seed}, {len(record.images)} images"]
+    parts = [f"{run.variant} on {run.benchmark}, seed {run.seed}, {len(record.images)} images"]
     for name, blocks in (
         ("windowed", [block for block in record.blocks if block.window]),
         ("global", [block for block in record.blocks if not block.window]),
@@ -103,9 +103,9 @@ def _summary(run: Run, record: EvidenceRecord) -> str:
                 for side in ("trained", "frozen")
             )
             uniform = statistics.fmean(block.uniform_px for block in blocks)
-            told.append(
+            parts.append(
                 f"attention distance in {len(blocks)} {name} blocks {now:.1f} px, frozen {then:.1f}, uniform {uniform:.1f}"
             )
     last = record.blocks[-1]
-    told.append(f"CKA to the frozen last block {cka(last.trained.grams, last.frozen.grams):.3f}")
-    return "; ".join(told)
+    parts.append(f"CKA to the frozen last block {cka(last.trained.grams, last.frozen.grams):.3f}")
+    return "; ".join(parts)

@@ -59,20 +59,20 @@ def main(argv: list[str] | None = None) -> int:
     records, _ = RecordStore(results).summaries()
     finished = [record.run for record in records if record.code == "OK"]
     store = ForgettingStore(results)
-    wanted = [find_run(results, key) for key in arguments.run] or _with_state(results, finished)
-    if not wanted:
+    runs = [find_run(results, key) for key in arguments.run] or _with_state(results, finished)
+    if not runs:
         raise UsageError(f"no finished run below {results} has kept its trained state; run something first")
     require_writable(store.folder)
 
     from harness.experiment.trained import fits
 
-    places = {run.key: _others(run, [other for other in finished if fits(run, other)]) for run in wanted}
+    places = {run.key: _others(run, [other for other in finished if fits(run, other)]) for run in runs}
     if not any(places.values()):
         raise UsageError(
             f"no run below {results} was finished on another benchmark with the same rules, backbone and classes as one of"
             " these; run one there, which also says which images are meant"
         )
-    for run in wanted:
+    for run in runs:
         with stages() as tell:
             record = _measured(arguments, run, places[run.key], store=store, tell=tell)
         if record is not None:
@@ -95,9 +95,9 @@ def _with_state(results: Path, runs: Iterable[Run]) -> list[Run]:
 
 
 def _others(run: Run, fitting: Iterable[Run]) -> dict[str, Run]:
-    """One run a benchmark, always the same."""
+    """One run of each benchmark, that of the lowest seed and key."""
     runs: dict[str, Run] = {}
-    for other in sorted(fitting, key=lambda one: (one.benchmark, one.seed, one.key)):
+    for other in sorted(fitting, key=lambda candidate: (candidate.benchmark, candidate.seed, candidate.key)):
         runs.setdefault(other.benchmark, other)
     return runs
 

@@ -112,7 +112,7 @@ def _numbers(option: str, text: str, count: int) -> tuple[float, ...]:
         numbers = tuple(float(part) for part in text.split(","))
     except ValueError:
         numbers = ()
-    if len(numbers) != count or not all(math.isfinite(one) for one in numbers):
+    if len(numbers) != count or not all(math.isfinite(number) for number in numbers):
         raise UsageError(
             f"{option} {text!r}: give {count} numbers with commas, pixels of the image from its upper left"
         )

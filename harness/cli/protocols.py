@@ -52,7 +52,7 @@ def runs_under(digest: str, root: Path) -> list[Run]:
 
 
 def filled(rules: Mapping[str, Any]) -> dict[str, Any]:
-    """With the fields that are younger than a record, at the value that it was made with; without the tables that a card
+    """A record's rules with the fields that are younger than it, at the value that it was made with; without the tables that a card
     has for methods and benchmarks: a run's options are in its configuration, its benchmark's rules are applied."""
     every = {**ADDED_LATER, **rules, "quirks": {**QUIRKS_ADDED_LATER, **rules.get("quirks", {})}}
     return {name: every[name] for name in sorted(every) if name not in TABLES}
@@ -76,7 +76,10 @@ def parser() -> CommandParser:
 def main(argv: list[str] | None = None) -> int:
     arguments = parser().parse_args(argv)
     if arguments.command == "quirks":
-        print(json.dumps([asdict(one) for one in QUIRKS], indent=1) + "\n" if arguments.json else quirks_page(), end="")
+        print(
+            json.dumps([asdict(quirk) for quirk in QUIRKS], indent=1) + "\n" if arguments.json else quirks_page(),
+            end="",
+        )
     elif arguments.command == "list":
         _list(as_json=arguments.json)
     elif arguments.diff:
@@ -100,8 +103,8 @@ def _list(*, as_json: bool) -> None:
 def purpose(card: str) -> str:
     """The first sentence over a card."""
     lines = card_path(card).read_text(encoding="utf-8").splitlines()
-    said = " ".join(line.lstrip("# ") for line in takewhile(lambda line: line.startswith("#"), lines))
-    return re.split(r"(?<=\.)\s", said)[0]
+    sentences = " ".join(line.lstrip("# ") for line in takewhile(lambda line: line.startswith("#"), lines))
+    return re.split(r"(?<=\.)\s", sentences)[0]
 
 
 def _show(card: str, *, root: Path, as_json: bool) -> None:
@@ -117,20 +120,25 @@ def _show(card: str, *, root: Path, as_json: bool) -> None:
 
 
 def _compare(card: str, other: str, *, root: Path, as_json: bool) -> None:
-    values, others = _read(card, root).values, _read(other, root).values
+    values, other_values = _read(card, root).values, _read(other, root).values
     if is_hash(card) or is_hash(other):  # records have a card's tables applied
-        values, others = ({k: v for k, v in one.items() if k.split(".")[0] not in TABLES} for one in (values, others))
-    values, others = with_pixels(values), with_pixels(others)
-    untold = {key for key in values.keys() ^ others.keys() if key.partition(".")[0] in EXECUTION_ONLY}
-    differing = [key for key in {**values, **others} if values.get(key) != others.get(key) and key not in untold]
+        values, other_values = (
+            {k: v for k, v in card_values.items() if k.split(".")[0] not in TABLES}
+            for card_values in (values, other_values)
+        )
+    values, other_values = with_pixels(values), with_pixels(other_values)
+    untold = {key for key in values.keys() ^ other_values.keys() if key.partition(".")[0] in EXECUTION_ONLY}
+    differing = [
+        key for key in {**values, **other_values} if values.get(key) != other_values.get(key) and key not in untold
+    ]
     if as_json:
-        rows = [{"field": key, card: values.get(key), other: others.get(key)} for key in differing]
+        rows = [{"field": key, card: values.get(key), other: other_values.get(key)} for key in differing]
         print(json.dumps(rows, indent=1))
         return
     width = max((len(_text(values.get(key, "–"))) for key in differing), default=0)
     print(f"{'':36} {card:{width}} {other}")
     for key in differing:
-        print(f"{key:36} {_text(values.get(key, '–')):{width}} {_text(others.get(key, '–'))}")
+        print(f"{key:36} {_text(values.get(key, '–')):{width}} {_text(other_values.get(key, '–'))}")
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -169,7 +177,7 @@ def _flat(card: str) -> dict[str, Any]:
 
 
 def opened(rules: Mapping[str, Any]) -> dict[str, Any]:
-    """The same of rules as a run has them."""
+    """`_flat` of rules as a run has them."""
     leaves: dict[str, Any] = {}
 
     def walk(values: Mapping[str, Any], path: str) -> None:

@@ -188,12 +188,12 @@ def _check(root: Path) -> int:
             codes.append(checked.code)
             unsealed += not is_sealed(path)
     stores = (CostStore(root), EvidenceStore(root), ForgettingStore(root))
-    others = [checked for store in stores for checked in store.problems().items()]
+    problems = [checked for store in stores for checked in store.problems().items()]
     try:
         read_notes(root)
     except ValueError as error:
-        others.append((root / FILE, str(error)))
-    for path, reason in others:
+        problems.append((root / FILE, str(error)))
+    for path, reason in problems:
         wrong += 1
         print(f"wrong: {printable_line(str(path))}: {reason}")
     apart = conflicts(root)
@@ -267,12 +267,12 @@ def _ask(options: argparse.Namespace) -> int:
     path = options.folder / f"{options.paper}.csv"
     if not path.is_file():
         raise UsageError(f"{path} does not exist; give --table, --method, --benchmark, --metric, --value to start it")
-    wanted = [cell for cell in read_file(path) if not cell.value and options.table in ("", cell.table)]
-    wanted = [cell for cell in wanted if options.method in ("", cell.method)]
+    empty = [cell for cell in read_file(path) if not cell.value and options.table in ("", cell.table)]
+    empty = [cell for cell in empty if options.method in ("", cell.method)]
     source = options.source or f"{options.paper}, typed in from the PDF"
-    print(f"{len(wanted)} empty cells. Type a number as printed (91.2, or 91.2 0.3 se), Enter to skip, q to stop.")
+    print(f"{len(empty)} empty cells. Type a number as printed (91.2, or 91.2 0.3 se), Enter to skip, q to stop.")
     filled = 0
-    for cell in wanted:
+    for cell in empty:
         method = f"{cell.method}[{cell.options}]" if cell.options else cell.method
         name = f"table {cell.table} · {method} · {cell.benchmark or 'all'} · {cell.split} · {cell.metric}"
         while True:

@@ -66,7 +66,7 @@ def main(argv: list[str] | None = None) -> int:
 
 
 def at_hand(images: Pictures) -> Pictures:
-    """The same without images of benchmarks that the data folder has not: their masks are shown alone."""
+    """``images`` without those of benchmarks that the data folder lacks: their masks are shown alone."""
     missing: set[str] = set()
 
     def picture(record: Record, split: str, stem: str) -> Any:

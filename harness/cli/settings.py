@@ -116,18 +116,18 @@ def whole_parser() -> argparse.ArgumentParser:
 
     root = argparse.ArgumentParser(prog=PROGRAM)
     verbs = root.add_subparsers()
-    told = summaries()
+    by_verb = summaries()
     for name, module in VERBS.items():
-        own = import_module(module).parser()
-        verbs.add_parser(name, help=told[name], description=told[name], parents=[own], add_help=False)
-        for action in _actions(own):
+        verb_parser = import_module(module).parser()
+        verbs.add_parser(name, help=by_verb[name], description=by_verb[name], parents=[verb_parser], add_help=False)
+        for action in _actions(verb_parser):
             if action.type is Path and action.choices is None:
                 action.complete = shtab.FILE  # type: ignore[attr-defined]
     return root
 
 
 def _actions(parser: argparse.ArgumentParser) -> list[argparse.Action]:
-    """Its options and words, and those of the commands below it."""
+    """A parser's options and words, and those of the commands below it."""
     actions = list(parser._actions)
     for action in parser._actions:
         if isinstance(action, argparse._SubParsersAction):

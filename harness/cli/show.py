@@ -59,13 +59,13 @@ def main(argv: list[str] | None = None) -> int:
     if arguments.cell:
         require_effect(arguments, "json", without="with --cell")
         return show_cell(*arguments.cell, root=arguments.results or _folder_of(arguments) or results_of(arguments))
-    are_folders = [(Path(one) / "records").is_dir() for one in arguments.compare or ()]
+    are_folders = [(Path(folder) / "records").is_dir() for folder in arguments.compare or ()]
     if any(are_folders):
         if not all(are_folders):
             other = arguments.compare[are_folders.index(False)]
             raise UsageError(f"--compare: {other} is no results folder (it has no records/), and the other one is")
         require_effect(arguments, "results", without="with two results folders to compare")
-        folders = TwoFolders.of(*(Archive(Path(one)) for one in arguments.compare))
+        folders = TwoFolders.of(*(Archive(Path(folder)) for folder in arguments.compare))
         _print(folders.as_data, folders.in_terminal, arguments)
         return 0
     root = results_of(arguments)
@@ -73,7 +73,7 @@ def main(argv: list[str] | None = None) -> int:
         raise UsageError(f"results folder {root} does not exist; give the one of your runs with --results DIR")
     store = RecordStore(root)
     if arguments.compare:
-        first, second = (find_record(store, one) for one in arguments.compare)
+        first, second = (find_record(store, key) for key in arguments.compare)
         _print(
             lambda: {"A": first.key, "B": second.key, **compared(first, second)},
             lambda: compared_in_terminal(first, second),

@@ -79,8 +79,8 @@ def main(argv: list[str] | None = None) -> int:
     if arguments.watch:
         require_effect(arguments, "json", "logs", without="with --watch, which shows the overview again and again")
     if arguments.json or arguments.logs:
-        other = "--json" if arguments.json else "--logs"
-        require_effect(arguments, *{"failed", "logs"} - {other[2:]}, without=f"with {other}")
+        option = "--json" if arguments.json else "--logs"
+        require_effect(arguments, *{"failed", "logs"} - {option[2:]}, without=f"with {option}")
     results = results_of(arguments).absolute()
     if not results.is_dir():
         raise UsageError(f"results folder {results} does not exist; give the one of your runs with --results DIR")
@@ -237,8 +237,8 @@ def _cell(runs: Sequence[RunState]) -> str:
     if not runs:
         return "-"
     counts = Counter(map(_state, runs))
-    others = {state: count for state, count in counts.items() if state not in (FINISHED, RUNNING)}
-    words = [f"{count} {state}" if len(runs) > 1 else state for state, count in others.items()]
+    rest = {state: count for state, count in counts.items() if state not in (FINISHED, RUNNING)}
+    words = [f"{count} {state}" if len(runs) > 1 else state for state, count in rest.items()]
     if counts[RUNNING]:
         share = sum(run.done for run in runs if run.state == RUNNING) / counts[RUNNING]
         words.insert(0, f"{100 * share:.0f} %")

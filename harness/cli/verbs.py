@@ -58,11 +58,11 @@ def instead_of(word: str) -> str:
 
 def summaries() -> dict[str, str]:
     """Verb -> what it does, from the first paragraph of its docstring; no verb is imported for this."""
-    told = {}
+    by_verb = {}
     for name, module in VERBS.items():
         spec = find_spec(module)
         assert spec is not None
         assert spec.origin is not None
         documentation = ast.get_docstring(ast.parse(Path(spec.origin).read_text(encoding="utf-8")))
-        told[name] = plain(documentation)
-    return told
+        by_verb[name] = plain(documentation)
+    return by_verb

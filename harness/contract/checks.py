@@ -92,10 +92,10 @@ def state(subject: ContractCase) -> str:
     segmenter, method = subject.trained()
     saved = method.state()
     trained = grouped_parameters(method)
-    own = set(method.own_buffers())
+    buffers = set(method.own_buffers())
     require(
-        set(saved) == set(trained) | own,
-        f"state holds more or less than what trains: {first(set(saved) ^ set(trained) ^ own)}",
+        set(saved) == set(trained) | buffers,
+        f"state holds more or less than what trains: {first(set(saved) ^ set(trained) ^ buffers)}",
     )
     with tempfile.TemporaryDirectory() as folder:
         path = Path(folder) / "state.safetensors"
@@ -217,10 +217,10 @@ CHECKS: dict[str, Check] = {
 }
 
 
-def _require_close(one: dict[str, Tensor], other: dict[str, Tensor], what: str) -> None:
-    for name, tensor in one.items():
+def _require_close(plain: dict[str, Tensor], recomputed: dict[str, Tensor], what: str) -> None:
+    for name, tensor in plain.items():
         if not tensor.is_floating_point():
-            require(torch.equal(tensor, other[name]), f"{what} {name} differs with checkpointing")
+            require(torch.equal(tensor, recomputed[name]), f"{what} {name} differs with checkpointing")
             continue
-        largest = float((tensor - other[name]).abs().max()) if tensor.numel() else 0.0
+        largest = float((tensor - recomputed[name]).abs().max()) if tensor.numel() else 0.0
         require(largest <= RECOMPUTE_TOLERANCE, f"{what} {name} differs by {largest:.1e} with checkpointing")

@@ -44,7 +44,7 @@ def _carries_more(tensor: Tensor) -> bool:
 
 
 class _Packer(pickle.Pickler):
-    """Everything but tensors, which it keeps aside."""
+    """Pickles everything but tensors, which it keeps aside."""
 
     def __init__(self, file: io.BytesIO, *, protocol: int) -> None:
         super().__init__(file, protocol=protocol)
@@ -60,7 +60,7 @@ class _Packer(pickle.Pickler):
 
 
 class _Unpacker(pickle.Unpickler):
-    """Everything, with a copy of each tensor."""
+    """Unpickles what `_Packer` pickled, with a copy of each tensor."""
 
     def __init__(self, packed: bytes, tensors: dict[int, Tensor]) -> None:
         super().__init__(io.BytesIO(packed))

@@ -17,13 +17,13 @@ def schedule(subject: ContractCase) -> str:
     _, method = subject.trained()
     _, fresh = subject.attached()
     moments = [(epoch, step) for epoch in range(EPOCHS) for step in range(STEPS)]
-    said = {moment: _at(fresh, *moment) for moment in moments}
+    answers = {moment: _at(fresh, *moment) for moment in moments}
     for epoch, step in reversed(moments):
         for asked in (fresh, method):
             again = _at(asked, epoch, step)
-            first = said[epoch, step]
+            first = answers[epoch, step]
             require(again == first, f"in epoch {epoch}, step {step} it says {first} first and {again} later")
-    roles = {role for _, passes in said.values() for one in passes for role in one}
+    roles = {role for _, passes in answers.values() for updated in passes for role in updated}
     known = {group.role for group in fresh.parameter_groups()}
     require(roles <= known, f"updates {', '.join(sorted(roles - known))}, but no parameter group has that role")
     return "pure"
@@ -35,8 +35,8 @@ def properties(subject: ContractCase) -> str:
     segmenter, method = subject.attached()
     config, encoder = method.config, segmenter.encoder
     added = sum(p.numel() for p in encoder.parameters()) - plain
-    said = config.added_parameters(subject.shape)
-    require(added == said, f"adds {added} parameters to the encoder, its configuration says {said}")
+    declared = config.added_parameters(subject.shape)
+    require(added == declared, f"adds {added} parameters to the encoder, its configuration says {declared}")
     trains = any(p.requires_grad for p in encoder.parameters())
     require(config.trains_encoder or not trains, "trains_encoder is False, but something in the encoder trains")
     first = config.gradient_from(subject.shape)

@@ -62,8 +62,8 @@ def _require_count(subject: ContractCase, what: str) -> Segmenter:
     except AttributeError as error:
         raise MethodError(f"{what} is accepted, but cannot be attached: {error}") from error
     placed = sum(p.numel() for p in segmenter.encoder.parameters() if p.requires_grad)
-    wanted = subject.config.encoder_parameters(subject.shape)
-    require(placed == wanted, f"with {what} {placed} parameters train, the closed form says {wanted}")
+    expected = subject.config.encoder_parameters(subject.shape)
+    require(placed == expected, f"with {what} {placed} parameters train, the closed form says {expected}")
     return segmenter
 
 

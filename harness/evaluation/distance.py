@@ -39,14 +39,14 @@ def squared_distances(foreground: Mask, *, reach: int) -> NDArray[np.float32]:
 
 
 def _boxes(foreground: Mask, *, reach: int) -> list[tuple[slice, slice]]:
-    """What lies within reach of each group of objects; groups are some cells apart."""
+    """Boxes around what lies within ``reach`` pixels of each group of objects; groups are some cells apart."""
     height, width = foreground.shape
     rows = np.stack([foreground[top : top + _CELL].any(axis=0) for top in range(0, height, _CELL)])
     cells = np.logical_or.reduceat(rows, np.arange(0, width, _CELL), axis=1)
     groups, _ = label(binary_dilation(cells, iterations=2), structure=np.ones((3, 3)))
     boxes = find_objects(np.where(cells, groups, 0))  # None for a label that is nowhere
-    found = [box for box in boxes if box is not None]
-    return [(_within(down, reach, height), _within(right, reach, width)) for down, right in found]
+    occupied = [box for box in boxes if box is not None]
+    return [(_within(down, reach, height), _within(right, reach, width)) for down, right in occupied]
 
 
 def _within(cells: slice, reach: int, size: int) -> slice:
@@ -54,7 +54,7 @@ def _within(cells: slice, reach: int, size: int) -> slice:
 
 
 def by_scipy(foreground: Mask) -> NDArray[np.float32]:
-    """The plain one.
+    """`squared_distances` by SciPy's transform.
 
     SciPy walks down columns; rows that are a power of two apart share their cache lines, and it takes twice as long.
     So rows are padded to an odd multiple of 8.
@@ -69,7 +69,7 @@ def by_scipy(foreground: Mask) -> NDArray[np.float32]:
 
 
 def _by_opencv(foreground: Mask, opencv: ModuleType) -> NDArray[np.float32]:
-    """Its distances are in single precision, with an error of 5e-7 of them; their squares are whole numbers."""
+    """`squared_distances` by OpenCV, whose distances are single precision (relative error 5e-7); squares are whole numbers."""
     background = np.logical_not(foreground).view(np.uint8)
     squared: NDArray[np.float32] = opencv.distanceTransform(background, opencv.DIST_L2, opencv.DIST_MASK_PRECISE)
     np.square(squared, out=squared)

@@ -98,9 +98,9 @@ def _predictions(
 ) -> Iterator[tuple[str, NDArray[np.float32], NDArray[np.uint8]]]:
     for batch in batches:
         with torch.no_grad():
-            more = zip(*(one[3:] for one in batch), strict=True)
-            scores = predict(torch.stack([one[1] for one in batch]), *map(list, more))
+            more = zip(*(item[3:] for item in batch), strict=True)
+            scores = predict(torch.stack([item[1] for item in batch]), *map(list, more))
         if scores.ndim == 4 and scores.shape[1] == 1:
             scores = scores[:, 0]
-        for one, values in zip(batch, scores.float().cpu().numpy(), strict=True):
-            yield one[0], values, one[2]
+        for item, values in zip(batch, scores.float().cpu().numpy(), strict=True):
+            yield item[0], values, item[2]

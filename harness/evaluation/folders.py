@@ -57,11 +57,11 @@ def pair_predictions(predictions: Path, masks: Path, *, partial: bool = False) -
     Raises:
         UsageError: a folder is missing or empty, or a file has no partner.
     """
-    found = _by_key(predictions, [*image_files(_folder(predictions)), *_arrays(predictions)])
+    predicted = _by_key(predictions, [*image_files(_folder(predictions)), *_arrays(predictions)])
     truth = _by_key(masks, image_files(_folder(masks)))
     for key, folder, here, there in (
-        (sorted(truth.keys() - found.keys()), predictions, "prediction", truth),
-        (sorted(found.keys() - truth.keys()), masks, "mask", found),
+        (sorted(truth.keys() - predicted.keys()), predictions, "prediction", truth),
+        (sorted(predicted.keys() - truth.keys()), masks, "mask", predicted),
     ):
         if key and not partial:
             raise UsageError(
@@ -69,17 +69,17 @@ def pair_predictions(predictions: Path, masks: Path, *, partial: bool = False) -
                 + (f" and {len(key) - 1} more" if len(key) > 1 else "")
                 + "; --partial scores what both folders have"
             )
-    both = sorted(truth.keys() & found.keys())
+    both = sorted(truth.keys() & predicted.keys())
     if not both:
         raise UsageError(f"no file of {predictions} has the name of a mask in {masks}; files are paired by name")
-    return tuple(FolderPair(stem=found[key].stem, prediction=found[key], mask=truth[key]) for key in both)
+    return tuple(FolderPair(stem=predicted[key].stem, prediction=predicted[key], mask=truth[key]) for key in both)
 
 
 def _arrays(folder: Path) -> list[Path]:
-    found = sorted(path for path in folder.iterdir() if _is_array(path))
-    for path in found:
+    arrays = sorted(path for path in folder.iterdir() if _is_array(path))
+    for path in arrays:
         require_plain(path.name, path)
-    return found
+    return arrays
 
 
 def _is_array(path: Path) -> bool:
@@ -93,15 +93,15 @@ def _folder(path: Path) -> Path:
 
 
 def _by_key(folder: Path, files: Sequence[Path]) -> Mapping[str, Path]:
-    found: dict[str, Path] = {}
+    by_key: dict[str, Path] = {}
     for path in files:
         key = mask_key(path)
-        if key in found:
-            raise UsageError(f"{folder} has two files for one name: {found[key].name} and {path.name}; remove one")
-        found[key] = path
-    if not found:
+        if key in by_key:
+            raise UsageError(f"{folder} has two files for one name: {by_key[key].name} and {path.name}; remove one")
+        by_key[key] = path
+    if not by_key:
         raise UsageError(f"{folder} holds no images")
-    return found
+    return by_key
 
 
 def read_prediction(path: Path, *, task: str) -> NDArray:
@@ -140,7 +140,7 @@ def require_levels(pairs: Iterable[FolderPair]) -> None:
         UsageError: no prediction is above the lowest level, or the lowest byte.
         DatasetError: unreadable.
     """
-    found: tuple[int, int] = 0, 255
+    brightest: tuple[int, int] = 0, 255
     for pair in pairs:
         if _is_array(pair.prediction):
             return
@@ -151,9 +151,9 @@ def require_levels(pairs: Iterable[FolderPair]) -> None:
         most = int(mask_values(image, pair.prediction).max(initial=0))
         if most > full // 255:
             return
-        found = max(found, (most, full))
-    if found[0]:
-        most, full = found
+        brightest = max(brightest, (most, full))
+    if brightest[0]:
+        most, full = brightest
         raise UsageError(
             f"no prediction reaches more than {most} of {full}, which is probability {most / full:.2g}; where {most} stands"
             f" for foreground, save {full} in its place"
@@ -173,8 +173,8 @@ def _read_array(path: Path, *, task: str) -> NDArray:
         raise DatasetError(f"{path} holds several arrays; write one array a file with numpy.save")
     kinds = "f" if task == "binary" else "fiu"
     if array.dtype.kind not in kinds:
-        wanted = "floats in [0, 1]" if task == "binary" else "integer labels (H, W) or float scores (C, H, W)"
-        raise DatasetError(f"{path} holds {array.dtype}; predictions are {wanted}")
+        expected = "floats in [0, 1]" if task == "binary" else "integer labels (H, W) or float scores (C, H, W)"
+        raise DatasetError(f"{path} holds {array.dtype}; predictions are {expected}")
     if array.ndim < 2 or not array.size or math.prod(array.shape[-2:]) > MOST_PIXELS:
         raise DatasetError(f"{path} has the shape {array.shape}; predictions are (H, W) of 1 to {MOST_PIXELS} pixels")
     if array.dtype.kind in "iu" and not 0 <= array.min() <= array.max() <= 255:

@@ -67,7 +67,9 @@ class LabelScorer(SplitScorer):
         result = super().summary()
         if "ece" in result:
             scores = [score for score in self._scores.values() if isinstance(score, LabelScore)]
-            result["ece"] = calibration_error([one.confidence for one in scores], [one.correct for one in scores])
+            result["ece"] = calibration_error(
+                [score.confidence for score in scores], [score.correct for score in scores]
+            )
         return result
 
 

@@ -174,28 +174,30 @@ class SplitScorer:
         self, scores: NDArray, foreground: NDArray[np.bool_], valid: NDArray[np.bool_] | None
     ) -> ImageScore:
         probability = scores.astype(np.float64, copy=False)
-        wanted, rules = set(self.metrics), self.conventions
+        metrics, rules = set(self.metrics), self.conventions
         values: dict[str, float] = {}
         counts = Areas()
-        if wanted & {*OVERLAP, *CLASSES}:
+        if metrics & {*OVERLAP, *CLASSES}:
             counts = overlap.areas(probability > rules.threshold, foreground, valid)
-        ber_counts = overlap.areas(probability > rules.ber_threshold, foreground, valid) if "ber" in wanted else Areas()
-        matrix = _as_confusion(counts) if wanted & set(CLASSES) else None
+        ber_counts = (
+            overlap.areas(probability > rules.ber_threshold, foreground, valid) if "ber" in metrics else Areas()
+        )
+        matrix = _as_confusion(counts) if metrics & set(CLASSES) else None
         values.update(self._of_areas(counts, ber_counts))
         if matrix is not None:
-            values.update({name: _OF_CONFUSION[name](matrix) for name in CLASSES if name in wanted})
+            values.update({name: _OF_CONFUSION[name](matrix) for name in CLASSES if name in metrics})
         curve = None
-        if wanted & set(SALIENCY):
+        if metrics & set(SALIENCY):
             image = saliency_map(probability, foreground, valid, min_max=rules.min_max)
-            if "s_measure" in wanted:
+            if "s_measure" in metrics:
                 values["s_measure"] = s_measure(image)
-            if wanted & set(E_MEASURES):
+            if metrics & set(E_MEASURES):
                 measured = e_measure(image)
                 curve = measured.curve
                 values.update(e_mean=float(curve.mean()), e_max=float(curve.max()), e_adaptive=measured.adaptive)
-            if "weighted_f" in wanted:
+            if "weighted_f" in metrics:
                 values["weighted_f"] = weighted_f(image, beta2=rules.weighted_f_beta2)
-            if "mae" in wanted:
+            if "mae" in metrics:
                 values["mae"] = mae(image)
         return ImageScore(
             values={name: values[name] for name in self.metrics},
@@ -227,7 +229,7 @@ class SplitScorer:
         if not scores or self.task == "classification":
             return False
         matrix = np.sum(
-            [_as_confusion(one.areas) if one.confusion is None else one.confusion for one in scores], axis=0
+            [_as_confusion(score.areas) if score.confusion is None else score.confusion for score in scores], axis=0
         )
         return not matrix[:, 1:].any() and bool(matrix[1:].any())
 

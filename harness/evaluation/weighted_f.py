@@ -130,16 +130,16 @@ def _nearest(foreground: Mask, squared: NDArray[np.float32]) -> tuple[Places, Pl
     known, near = padded.ravel(), np.flatnonzero((squared > 0) & (squared <= 2 * _REACH**2))
     distance = squared.ravel()[near]
     near += near // width * (2 * _FAR) + _FAR * wide + _FAR  # as places in ``known``
-    at, found = [near[:0]], [near[:0]]
+    at, nearest = [near[:0]], [near[:0]]
     for apart, steps in _STEPS.items():
         left = near[distance == apart]
         for right, down in steps:
             candidate = left + (down * wide + right)
             hit = known[candidate]
             at.append(left[hit])
-            found.append(candidate[hit])
+            nearest.append(candidate[hit])
             left = left[~hit]
-    return _places(np.concatenate(at), wide), _places(np.concatenate(found), wide)
+    return _places(np.concatenate(at), wide), _places(np.concatenate(nearest), wide)
 
 
 def _places(flat: NDArray[np.intp], wide: int) -> Places:

@@ -100,7 +100,7 @@ def _expected_distances(
     batch, heads, length, _ = q.shape
     together = max(CHUNK // (heads * length * length), 1)
     step = min(max(CHUNK // (heads * length), 1), length)
-    found = q.new_empty(batch, heads, length)
+    expected = q.new_empty(batch, heads, length)
     for first in range(0, batch, together):
         entries = slice(first, first + together)
         hidden = ~valid[entries, None, None, :]
@@ -112,5 +112,5 @@ def _expected_distances(
                 placed = scores.unflatten(-1, (rows.shape[-1], columns.shape[-1]))
                 placed.add_(rows[at].unsqueeze(-1)).add_(columns[at].unsqueeze(-2))
             weights = scores.masked_fill_(hidden, -torch.inf).softmax(dim=-1)
-            found[at] = weights.mul_(distances[start : start + step]).sum(dim=-1)
-    return found
+            expected[at] = weights.mul_(distances[start : start + step]).sum(dim=-1)
+    return expected

@@ -62,7 +62,7 @@ def half_diagonal(maps: Tensor) -> Tensor:
     if maps.shape[-1] != maps.shape[-2]:
         raise ValueError(f"a map of {maps.shape[-2]} × {maps.shape[-1]} tokens has no diagonal")
     side = maps.shape[-1]
-    amplitude = torch.stack([torch.fft.fft2(one.float()).abs().add(FLOOR).log().mean(dim=0) for one in maps]).mean(
+    amplitude = torch.stack([torch.fft.fft2(image.float()).abs().add(FLOOR).log().mean(dim=0) for image in maps]).mean(
         dim=0
     )
     diagonal = torch.fft.fftshift(amplitude).diagonal()[side // 2 :]
@@ -130,16 +130,16 @@ def watched(encoder: Any, *, against: Any = None) -> Iterator[list[Seen]]:
         against: the frozen encoder that updates are measured against, None to measure none.
     """
     places = block_sites(encoder, "all")
-    others = block_sites(against, "all") if against is not None else [None] * len(places)
+    references = block_sites(against, "all") if against is not None else [None] * len(places)
     seen = [Seen() for _ in places]
     with ExitStack() as hooks:
-        for place, other, mine in zip(places, others, seen, strict=True):
-            for handle in _hooks(encoder, place, other, mine):
+        for place, reference, block_seen in zip(places, references, seen, strict=True):
+            for handle in _hooks(encoder, place, reference, block_seen):
                 hooks.callback(handle.remove)
         yield seen
 
 
-def _hooks(encoder: Encoder, place: BlockSite, other: BlockSite | None, seen: Seen) -> Iterator[Any]:
+def _hooks(encoder: Encoder, place: BlockSite, reference: BlockSite | None, seen: Seen) -> Iterator[Any]:
     layout, block = place.layout, place.block
     inner = next(module for module in block.modules() if hasattr(module, "norm2"))
     attn = next(module for module in inner.modules() if _is_attention(module))
@@ -147,8 +147,8 @@ def _hooks(encoder: Encoder, place: BlockSite, other: BlockSite | None, seen: Se
 
     def of_attention(module: nn.Module, args: tuple[Tensor, ...], output: Tensor) -> None:
         grid = (encoder.grid.height, encoder.grid.width)
-        found = attention_distance(module, args[0], grid=grid, window=layout.window, patch=shape.patch)
-        seen.distances.append(found.cpu())
+        distances = attention_distance(module, args[0], grid=grid, window=layout.window, patch=shape.patch)
+        seen.distances.append(distances.cpu())
 
     def before_mlp(module: nn.Module, args: tuple[Tensor, ...]) -> None:
         seen.after_attention.append(half_diagonal(_maps(args[0], layout)).cpu())
@@ -157,18 +157,18 @@ def _hooks(encoder: Encoder, place: BlockSite, other: BlockSite | None, seen: Se
         maps = _maps(output, layout)
         seen.after_mlp.append(half_diagonal(maps).cpu())
         seen.grams.append(upper(gram(maps).cpu().numpy()))
-        if other is not None:
-            seen.add("block", output, other.block(args[0]), less=args[0])
+        if reference is not None:
+            seen.add("block", output, reference.block(args[0]), less=args[0])
 
     yield attn.register_forward_hook(of_attention)
     yield inner.get_submodule("norm2").register_forward_pre_hook(before_mlp)
     yield block.register_forward_hook(of_block)
-    if other is None:
+    if reference is None:
         return
     core = replace(place, block=inner)
     for site in SITES:
         try:
-            yield core.get(site).register_forward_hook(_of_site(site, other.get(site), layout, seen))
+            yield core.get(site).register_forward_hook(_of_site(site, reference.get(site), layout, seen))
         except MethodError:  # a method put something around it; its update is seen in the block's
             continue
 
@@ -184,8 +184,8 @@ def _of_site(site: str, frozen: nn.Module, layout: TokenLayout, seen: Seen) -> C
         parts = (
             zip("qkv", output.chunk(3, -1), base.chunk(3, -1), strict=True) if site == "qkv" else [(site, output, base)]
         )
-        for name, mine, theirs in parts:
-            seen.add(name, mine, theirs)
+        for name, trained, plain in parts:
+            seen.add(name, trained, plain)
 
     return compare
 
@@ -210,11 +210,11 @@ def gram(maps: Tensor) -> Tensor:
     One pair of images after the other: a ViT-H's features of eight images in float64 would be another 340 MB.
     """
     centred = (maps - maps.mean(dim=0)).flatten(1)
-    found = torch.zeros(len(maps), len(maps), dtype=torch.float64, device=maps.device)
+    products = torch.zeros(len(maps), len(maps), dtype=torch.float64, device=maps.device)
     for row, first in enumerate(centred):
         for column, second in enumerate(centred[: row + 1]):
-            found[row, column] = found[column, row] = (first * second).sum(dtype=torch.float64)
-    return found
+            products[row, column] = products[column, row] = (first * second).sum(dtype=torch.float64)
+    return products
 
 
 @torch.no_grad()
@@ -231,23 +231,23 @@ def block_deviations(encoder: Any, merged: Any, batches: Sequence[Tensor], *, de
     for batch in batches:
         for image in batch.split(1):  # the outputs of all blocks are kept: 0.7 GB of a ViT-H's for one image
             kept = _outputs(encoder, image.to(device))
-            for pair, mine, theirs in zip(squares, kept, _outputs(merged, image.to(device)), strict=True):
-                pair[0] += float((theirs - mine).double().square().sum())
-                pair[1] += float(mine.double().square().sum())
+            for pair, plain, folded in zip(squares, kept, _outputs(merged, image.to(device)), strict=True):
+                pair[0] += float((folded - plain).double().square().sum())
+                pair[1] += float(plain.double().square().sum())
     return [math.sqrt(moved / norm) if norm else 0.0 for moved, norm in squares]
 
 
 def _outputs(encoder: Any, images: Tensor) -> list[Tensor]:
-    found: list[Tensor] = []
+    outputs: list[Tensor] = []
     handles = [
-        block.register_forward_hook(lambda module, args, output: found.append(output)) for block in encoder.blocks
+        block.register_forward_hook(lambda module, args, output: outputs.append(output)) for block in encoder.blocks
     ]
     try:
         encoder.run_blocks(encoder.embed(images))
     finally:
         for handle in handles:
             handle.remove()
-    return found
+    return outputs
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -299,16 +299,16 @@ def measure_insides(
     with watched(encoder, against=frozen) as after:
         pass_through(encoder, batches, device=device)
     shape, grid = encoder.shape, (encoder.grid.height, encoder.grid.width)
-    wanted = from_rules(run.rules).merge if asked.merges is None else asked.merges
+    modes = from_rules(run.rules).merge if asked.merges is None else asked.merges
     merged: dict[str, list[float]] = {}
-    for mode in (mode for mode in wanted if mode in method.merge_modes):
+    for mode in (mode for mode in modes if mode in method.merge_modes):
         tell(f"merging ({mode})")
-        other, merging = trained.segmenter(asked.checkpoint)
+        folded, merging = trained.segmenter(asked.checkpoint)
         calibration, _ = calibration_images(run, asked.data) if mode == "calibrated" else ([], None)
-        other.to(device)
+        folded.to(device)
         merging.merge(mode, calibration=[batch.to(device) for batch in calibration])
-        found = block_deviations(encoder, other.encoder, batches, device=device)
-        merged[mode] = [rounded(value) for value in found]
+        deviations = block_deviations(encoder, folded.encoder, batches, device=device)
+        merged[mode] = [rounded(value) for value in deviations]
     blocks = []
     for index, (now, then) in enumerate(zip(after, before, strict=True)):
         blocks.append(_block(now, then, window=shape.blocks[index].window, grid=grid, patch=shape.patch))
@@ -353,7 +353,9 @@ def test_images(run: Run, data: Path, *, images: int, batch: int) -> tuple[list[
     """
     rules = from_rules(run.rules)
     opened = open_data(run, BENCHMARKS.get(run.benchmark)(data_options(rules, run.benchmark)).locate(data))
-    places = {name: {one.stem(index): index for index in range(len(one))} for name, one in opened.tests.items()}
+    places = {
+        name: {source.stem(index): index for index in range(len(source))} for name, source in opened.tests.items()
+    }
     names = chosen_images(places, images)
     batch = min(batch, len(names))
     if batch < FEWEST:

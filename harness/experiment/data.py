@@ -31,12 +31,14 @@ class RunData:
     @property
     def counts(self) -> dict[str, int]:
         """Images by split."""
-        return {"train": len(self.train), "val": len(self.val)} | {name: len(one) for name, one in self.tests.items()}
+        return {"train": len(self.train), "val": len(self.val)} | {
+            name: len(source) for name, source in self.tests.items()
+        }
 
     def groups(self, split: str) -> dict[str, str]:
         """Test image -> what it shares with others of its split (`Benchmark.group`); empty where each stands alone."""
-        found = {pair.stem: self.benchmark.group(pair) for pair in self.tests[split].pairs}
-        return found if len(set(found.values())) < len(found) else {}
+        groups = {pair.stem: self.benchmark.group(pair) for pair in self.tests[split].pairs}
+        return groups if len(set(groups.values())) < len(groups) else {}
 
 
 def open_data(run: Run, root: Path, *, cache: Path | None = None) -> RunData:

@@ -18,7 +18,7 @@ from harness.training.outcome import Blank, Diverged
 
 def environment(device: torch.device) -> dict[str, str]:
     """See `Record.environment`."""
-    found = {
+    values = {
         "torch": torch.__version__,
         "timm": version("timm"),
         "python": platform.python_version(),
@@ -28,7 +28,7 @@ def environment(device: torch.device) -> dict[str, str]:
         "threads": str(torch.get_num_threads()),
         **({"waiting": waiting()} if device.type == "cpu" else {}),
     }
-    return {**found, **code_version()}
+    return {**values, **code_version()}
 
 
 def own_device() -> torch.device:

@@ -66,17 +66,17 @@ def kept_masks(
         read: one image's input (3, S, S), and what else ``predict`` takes of it.
         threshold: of probabilities, as the overlap metrics have it; None takes the likeliest class.
     """
-    places = {name: {one.stem(index): index for index in range(len(one))} for name, one in tests.items()}
-    found = []
+    places = {name: {source.stem(index): index for index in range(len(source))} for name, source in tests.items()}
+    masks = []
     for split, stem in chosen_images(places, count):
         source, index = tests[split], places[split][stem]
         with torch.no_grad():
             image, *more = read(source, index)
-            scores = predict(image.unsqueeze(0), *([one] for one in more)).float()
+            scores = predict(image.unsqueeze(0), *([value] for value in more)).float()
         label = scores.argmax(dim=1) if threshold is None else scores.reshape(1, *scores.shape[-2:]) > threshold
         predicted = label[0].to(torch.uint8).cpu().numpy()
-        found.append(KeptMask(split=split, stem=stem, predicted=predicted, truth=source.mask_input(index)))
-    return found
+        masks.append(KeptMask(split=split, stem=stem, predicted=predicted, truth=source.mask_input(index)))
+    return masks
 
 
 def run_experiment(
@@ -291,12 +291,12 @@ class Experiment:
         return number_code(method, method.config_class, BENCHMARKS.get(self.run.benchmark))
 
     def discard_checkpoints(self) -> None:
-        """What only an unfinished run needs."""
+        """Delete what only an unfinished run needs."""
         for name in ("checkpoint.pt", "checkpoint.previous.pt"):
             (self.folder / name).unlink(missing_ok=True)
 
     def _require_checkpoint(self) -> None:
-        """The file may be another one than when the run was planned: its whole hash, where it is not remembered here."""
+        """Refuse a checkpoint that changed since the run was planned; its hash is computed where it is not remembered here."""
         path = self.job.checkpoint
         if path and not is_checkpoint(Path(path), self.run.checkpoint):
             raise UsageError(f"the checkpoint {path} changed since this run was planned; plan it again")
@@ -331,8 +331,8 @@ class Experiment:
         content = {key: value for key, value in asdict(step).items() if value not in ("", {})}
         self.tell({"stage": "training", **content})
         if step.kind == "epoch" and self.rules.log:
-            told = {"loss": step.loss, "lr": step.rate, "seconds": step.seconds, "val": step.metrics}
-            for name, value in epoch_numbers(told).items():
+            numbers = {"loss": step.loss, "lr": step.rate, "seconds": step.seconds, "val": step.metrics}
+            for name, value in epoch_numbers(numbers).items():
                 self._live.add_scalar(name, value, step.epoch)
             self._live.flush()
 

@@ -98,7 +98,7 @@ def _layer(update: AffineUpdate) -> str:
 def _config(updates: Sequence[AffineUpdate], *, biased: bool, base: str | None) -> dict[str, Any]:
     ranks = {_layer(update): len(update.down) for update in updates}
     rank = max(ranks.values())
-    others = {name: own for name, own in ranks.items() if own != rank}
+    differing = {name: layer_rank for name, layer_rank in ranks.items() if layer_rank != rank}
     return {
         "peft_type": "LORA",
         "task_type": None,
@@ -106,8 +106,8 @@ def _config(updates: Sequence[AffineUpdate], *, biased: bool, base: str | None) 
         "inference_mode": True,
         "r": rank,
         "lora_alpha": rank,  # the scale is in B
-        "rank_pattern": others,
-        "alpha_pattern": others,
+        "rank_pattern": differing,
+        "alpha_pattern": differing,
         "target_modules": sorted(ranks),
         "modules_to_save": [_DECODER],
         "lora_bias": biased,
@@ -225,7 +225,7 @@ def in_registry(run: Run) -> bool:
 
 
 def how_to_load(run: Run, form: Form, out: str) -> str:
-    """In words and code, for who has the file ``out``."""
+    """How to load the exported file ``out``, in words and code."""
     side = run.rules["image_size"]
     if form == "adapter":
         start = " --checkpoint FILE" if run.checkpoint else ""
@@ -314,7 +314,7 @@ def _write_graph(request: Export, run: Run, segmenter: Segmenter, images: Tensor
     graph = Graph(
         segmenter, rules.pixels, labels=rules.task == "classification", prompt=rules.prompt, points=rules.prompt_points
     ).eval()
-    return write_onnx(graph, request.out, images=images, said={METADATA: _metadata(run)})
+    return write_onnx(graph, request.out, images=images, metadata={METADATA: _metadata(run)})
 
 
 def base_model(run: Run) -> str | None:
@@ -439,7 +439,7 @@ def _write(request: Export, run: Run, content: Mapping[str, Tensor]) -> None:
 
 
 def _write_card(request: Export) -> None:
-    """After the file, so that a full disk leaves no card of a model that is not there."""
+    """Write the model card, after the file: a full disk then leaves no card of a model that is not there."""
     path = card_of(request.out)
     try:
         write_atomically(path, request.card)

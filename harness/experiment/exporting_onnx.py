@@ -112,14 +112,14 @@ class Graph(nn.Module):
 
 
 @torch.no_grad()
-def write_onnx(graph: Graph, out: Path, *, images: Tensor, said: Mapping[str, str]) -> float:
+def write_onnx(graph: Graph, out: Path, *, images: Tensor, metadata: Mapping[str, str]) -> float:
     """Trace, check against onnxruntime with batches of one and of all, and write the file whole or not at all.
 
     Args:
         graph: what to write, on the CPU.
         out: the file; weights beyond `LARGEST` lie beside it in ``<name>.data``.
         images: (B, 3, S, S) normalised, at least two, on which onnxruntime must agree.
-        said: metadata of the file.
+        metadata: name -> text, stored in the file.
 
     Returns:
         The largest difference, see `TOLERANCE`.
@@ -133,9 +133,9 @@ def write_onnx(graph: Graph, out: Path, *, images: Tensor, said: Mapping[str, st
         with tempfile.TemporaryDirectory(prefix=f".{out.name}.", dir=out.absolute().parent) as folder:
             traced = Path(folder) / "traced.onnx"
             with _without_fused_kernels(graph):
-                _trace(graph, tuple(one[:2] for one in inputs), traced)
+                _trace(graph, tuple(tensor[:2] for tensor in inputs), traced)
             made = Path(folder) / out.name
-            data = _finish(traced, made, said)
+            data = _finish(traced, made, metadata)
             difference = _difference(made, dict(zip(graph.inputs, inputs, strict=True)), expected)
             if not difference <= TOLERANCE:
                 raise UsageError(f"onnxruntime predicts otherwise, by {difference:.1e}; nothing was written")
@@ -159,13 +159,13 @@ def _trace(graph: Graph, inputs: tuple[Tensor, ...], file: Path) -> None:
             raise UsageError(f"torch cannot write this model as ONNX: {reason}; use --adapter-only") from error
 
 
-def _finish(traced: Path, out: Path, said: Mapping[str, str]) -> Path | None:
+def _finish(traced: Path, out: Path, metadata: Mapping[str, str]) -> Path | None:
     """Write the traced graph with its metadata; the file of its weights where they are apart."""
     import onnx
 
     model = onnx.load(traced)
-    onnx.helper.set_model_props(model, dict(said))
-    apart = sum(len(one.raw_data) for one in model.graph.initializer) > LARGEST
+    onnx.helper.set_model_props(model, dict(metadata))
+    apart = sum(len(weight.raw_data) for weight in model.graph.initializer) > LARGEST
     location = f"{out.name}.data"
     onnx.save_model(model, out, save_as_external_data=apart, location=location, size_threshold=0)
     return out.with_name(location) if apart else None
@@ -180,15 +180,15 @@ def _difference(file: Path, inputs: Mapping[str, Tensor], expected: tuple[Tensor
     largest = 0.0
     for batch in (slice(0, 1), slice(None)):
         try:
-            found = session.run(None, {name: one[batch].numpy() for name, one in inputs.items()})
+            outputs = session.run(None, {name: tensor[batch].numpy() for name, tensor in inputs.items()})
         except Exception as error:  # onnxruntime's own, which have no common class
             reason = (str(error).strip().splitlines() or [type(error).__name__])[0]
             raise UsageError(f"onnxruntime cannot run this model: {reason}; use --adapter-only") from error
         scales = (float(expected[0].abs().max()), 1.0)
-        for one, other, scale in zip(found, expected, scales, strict=True):
-            if one.shape != tuple(other[batch].shape):
+        for output, reference, scale in zip(outputs, expected, scales, strict=True):
+            if output.shape != tuple(reference[batch].shape):
                 raise UsageError("onnxruntime gives another shape for another batch; use --adapter-only")
-            largest = max(largest, float((torch.from_numpy(one) - other[batch]).abs().max()) / scale)
+            largest = max(largest, float((torch.from_numpy(output) - reference[batch]).abs().max()) / scale)
     return largest
 
 

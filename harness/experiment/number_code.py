@@ -32,12 +32,12 @@ def number_code(method: type, config: type, benchmark: type) -> dict[str, str]:
             packages count too.
     """
     shared = _definitions(_behind("harness.experiment.experiment", ROOMS, without=NO_NUMBERS))
-    own = _definitions(_behind(method.__module__, ("harness.methods",), without=("harness.methods.configs",)))
-    options = [_stripped(inspect.getsource(one)) for one in config.__mro__ if one.__module__ != "builtins"]
+    method_code = _definitions(_behind(method.__module__, ("harness.methods",), without=("harness.methods.configs",)))
+    options = [_stripped(inspect.getsource(base)) for base in config.__mro__ if base.__module__ != "builtins"]
     files = _definitions(_behind(benchmark.__module__, ("harness.datasets",)))
     return {
         "numbers": _digest(shared),
-        "numbers_method": _digest([*own, *options]),
+        "numbers_method": _digest([*method_code, *options]),
         "numbers_benchmark": _digest(files),
     }
 
@@ -57,30 +57,30 @@ def _of_module(module: str) -> tuple[str, ...]:
 
 
 def _stripped(source: str) -> str:
-    """Without docstrings and other strings that stand alone; comments go with parsing."""
+    """The source without docstrings and other strings that stand alone; comments go with parsing."""
     tree = ast.parse(textwrap.dedent(source))
     for node in ast.walk(tree):
         body: Any = getattr(node, "body", None)
         if isinstance(body, list):
-            kept = [one for one in body if not (isinstance(one, ast.Expr) and isinstance(one.value, ast.Constant))]
+            kept = [part for part in body if not (isinstance(part, ast.Expr) and isinstance(part.value, ast.Constant))]
             node.body = kept or ([] if isinstance(node, ast.Module) else [ast.Pass()])  # type: ignore[attr-defined]
     return ast.unparse(tree)
 
 
 def _behind(module: str, prefixes: tuple[str, ...], *, without: tuple[str, ...] = ()) -> list[str]:
     """``module`` and what it imports from ``prefixes``, directly or not."""
-    found: set[str] = set()
+    modules: set[str] = set()
     waiting = [module]
     while waiting:
         name = waiting.pop()
-        if name in found or _path(name) is None:
+        if name in modules or _path(name) is None:
             continue
-        found.add(name)
+        modules.add(name)
         for node in ast.walk(_tree(name)):
-            for wanted in _imported(node):
-                if _is_below(wanted, prefixes) and not _is_below(wanted, without):
-                    waiting.append(wanted)
-    return sorted(found)
+            for imported in _imported(node):
+                if _is_below(imported, prefixes) and not _is_below(imported, without):
+                    waiting.append(imported)
+    return sorted(modules)
 
 
 def _imported(node: ast.AST) -> list[str]:

@@ -76,8 +76,8 @@ class PredictionFolder:
         note = out / NOTE
         try:
             if note.is_file():
-                found, images = _parsed(read_regular(note, largest=LARGEST_NOTE))
-                if found != model:
+                recorded, images = _parsed(read_regular(note, largest=LARGEST_NOTE))
+                if recorded != model:
                     raise UsageError(
                         f"--out {out} holds the predictions of another model or merge; choose another folder"
                     )
@@ -123,16 +123,16 @@ class PredictionFolder:
 
 
 def origin(image: Path) -> Origin:
-    """What tells a file from others and from itself after a change.
+    """A file's identity and version: its real path, size and time of change.
 
     Raises:
         UsageError: it is gone.
     """
     try:
-        found = os.stat(image)
+        status = os.stat(image)
     except OSError as error:
         raise UsageError(f"--images: {image} cannot be read: {os_reason(error)}") from error
-    return os.path.realpath(image), found.st_size, found.st_mtime_ns
+    return os.path.realpath(image), status.st_size, status.st_mtime_ns
 
 
 def _parsed(text: bytes) -> tuple[dict[str, Any], dict[str, Origin]]:
@@ -144,7 +144,7 @@ def _parsed(text: bytes) -> tuple[dict[str, Any], dict[str, Origin]]:
     content = json.loads(text)
     if not isinstance(content, dict) or not isinstance(images := content.pop("images", {}), dict):
         raise TypeError("no note")
-    if not all(isinstance(one, list) and list(map(type, one)) == [str, int, int] for one in images.values()):
+    if not all(isinstance(entry, list) and list(map(type, entry)) == [str, int, int] for entry in images.values()):
         raise TypeError("no files")
     return content, {name: (path, size, changed) for name, (path, size, changed) in images.items()}
 
@@ -270,7 +270,7 @@ def predict(
         for batch, scores in model.batches(waiting):
             _finish(pending, request.out)  # bounds what waits in memory
             done += len(batch)
-            pending = [writers.submit(write_masks, request, model, *one) for one in zip(batch, scores, strict=True)]
+            pending = [writers.submit(write_masks, request, model, *item) for item in zip(batch, scores, strict=True)]
             progress(done)
         _finish(pending, request.out)
     return Predicted(done=len(waiting), skipped=len(images) - len(waiting))
@@ -297,12 +297,12 @@ def _check_prompt(request: Predict) -> None:
     if request.trained.task != "binary" or str(run.rules.get("decoder", "sam")) != "sam":
         raise UsageError(f"--box and --point are for SAM's decoder and one foreground, and run {run.key} has another")
     height, width = read_image(request.images[0]).shape[:2]
-    for one in request.prompt:
-        x, y = one[::2], one[1::2]
+    for prompt in request.prompt:
+        x, y = prompt[::2], prompt[1::2]
         if min(*x, *y) < 0 or max(x) > width or max(y) > height or x[0] > x[-1] or y[0] > y[-1]:
-            told = ",".join(f"{number:g}" for number in one)
+            text = ",".join(f"{number:g}" for number in prompt)
             raise UsageError(
-                f"{told} is no box or point on the image of {width} x {height} pixels (left,top,right,bottom or x,y)"
+                f"{text} is no box or point on the image of {width} x {height} pixels (left,top,right,bottom or x,y)"
             )
 
 
@@ -332,17 +332,17 @@ def find_images(given: Sequence[Path]) -> list[Path]:
         DatasetError: a file is no image.
     """
     all_given = (file for path in given for file in (image_files(path) if path.is_dir() else [path]))
-    found = list({os.path.abspath(file): file for file in all_given}.values())
-    if not found:
+    files = list({os.path.abspath(file): file for file in all_given}.values())
+    if not files:
         raise UsageError(f"--images {', '.join(map(str, given))}: no image there (jpg, png, tif, bmp)")
     stems: dict[str, Path] = {}
-    for path in found:
-        other = stems.setdefault(path.stem.casefold(), path)
-        if other is not path:
-            raise UsageError(f"--images: {other} and {path} would have one mask; rename one, or predict them apart")
+    for path in files:
+        first = stems.setdefault(path.stem.casefold(), path)
+        if first is not path:
+            raise UsageError(f"--images: {first} and {path} would have one mask; rename one, or predict them apart")
         require_plain(path.name, path)
         stored_size(path)
-    return found
+    return files
 
 
 def opened_folder(request: Predict) -> PredictionFolder:
@@ -357,23 +357,23 @@ def opened_folder(request: Predict) -> PredictionFolder:
     _check_prompt(request)
     model = {"run": trained.run.key, "state": trained.digest, "merge": request.merge}
     if request.prompt:
-        model["prompt"] = " ".join(",".join(f"{number:g}" for number in one) for one in request.prompt)
+        model["prompt"] = " ".join(",".join(f"{number:g}" for number in prompt) for prompt in request.prompt)
     return PredictionFolder.open(out, model=model)
 
 
 def _stale(folder: PredictionFolder, images: Sequence[Path]) -> list[Path]:
-    """What is there of images before they changed, or of nobody knows which.
+    """Outputs that were made of an earlier version of an image, or of an unknown one.
 
     Raises:
         UsageError: it is of another file that is called the same.
     """
-    found = []
+    stale = []
     for image in images:
         there = [path for path in _every_output(folder.out, image) if path.is_file()]
         if there and not folder.is_of(image.stem, image):
             folder.require_same_file(image.stem, image)
-            found += there
-    return found
+            stale += there
+    return stale
 
 
 def _every_output(out: Path, image: Path) -> list[Path]:
@@ -384,12 +384,12 @@ def _every_output(out: Path, image: Path) -> list[Path]:
 
 def outputs(request: Predict, image: Path) -> list[Path]:
     """The files of one image, the mask last."""
-    found = [request.out / f"{image.stem}.png"]
+    files = [request.out / f"{image.stem}.png"]
     if request.overlay:
-        found.insert(0, request.out / OVERLAYS / f"{image.stem}.png")
+        files.insert(0, request.out / OVERLAYS / f"{image.stem}.png")
     if request.probabilities:
-        found.insert(0, request.out / PROBABILITIES[request.probabilities] / f"{image.stem}.npy")
-    return found
+        files.insert(0, request.out / PROBABILITIES[request.probabilities] / f"{image.stem}.npy")
+    return files
 
 
 class Model:
@@ -419,8 +419,8 @@ class Model:
                 if following:
                     coming = reader.submit(self._read, following)
                 scores = list(self._scores(inputs, self._prompts(pixels)))
-                for path, one in zip(chunk, scores, strict=True):
-                    if not np.isfinite(one).all():
+                for path, score in zip(chunk, scores, strict=True):
+                    if not np.isfinite(score).all():
                         raise UsageError(
                             f"{path}: the model's scores are not finite, so it has no mask; use another run"
                         )
@@ -433,7 +433,7 @@ class Model:
         return pixels, torch.from_numpy(np.stack(inputs))
 
     def _prompts(self, pixels: Sequence[Array]) -> Prompts | None:
-        """Those of the one image, in pixels of the network's input as segment_anything scales them."""
+        """The prompts of the one image, in pixels of the network's input as segment_anything scales them."""
         if not self.prompt:
             return None
         height, width = pixels[0].shape[:2]
@@ -469,11 +469,11 @@ def write_masks(request: Predict, model: Model, image: tuple[Path, Array], score
         scores: (S, S) or (C, S, S).
     """
     path, pixels = image
-    own = resize_bilinear(scores, pixels.shape[:2])
-    mask = model.mask(own)
+    resized = resize_bilinear(scores, pixels.shape[:2])
+    mask = model.mask(resized)
     for file in outputs(request, path):
         if file.suffix == ".npy":
-            save_array(file, own if request.probabilities == "own" else scores)
+            save_array(file, resized if request.probabilities == "own" else scores)
         elif file.parent == request.out / OVERLAYS:
             save_image(file, Image.fromarray(overlay(pixels, mask)))
         else:

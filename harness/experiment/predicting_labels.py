@@ -48,7 +48,10 @@ def predict_labels(
             folder.note({})
         for batch, scores in model.batches(waiting):
             for (image, _), score in zip(batch, scores, strict=True):
-                rows[image.name] = [names[int(score.argmax())], *(f"{one:.6g}" for one in score.reshape(-1))]
+                rows[image.name] = [
+                    names[int(score.argmax())],
+                    *(f"{p:.6g}" for p in score.reshape(-1)),
+                ]
             progress(len(rows))
         text = io.StringIO()
         csv.writer(text, lineterminator="\n").writerows(

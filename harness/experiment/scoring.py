@@ -72,7 +72,7 @@ class Scoring:
 
     @property
     def metrics(self) -> Sequence[str]:
-        """What a test says of a model."""
+        """Names of the metrics that a test computes."""
         return OF_TASK[self._data.benchmark.task]
 
     @property
@@ -82,7 +82,7 @@ class Scoring:
 
     @property
     def threshold(self) -> float | None:
-        """Of probabilities; None where the likeliest class is taken."""
+        """The threshold on probabilities; None where the likeliest class is taken."""
         return self._rules.evaluation.threshold if self.metrics is BINARY_METRICS else None
 
     def remember_frozen(self, segmenter: nn.Module, method: Method) -> FrozenPrefix | None:
@@ -147,10 +147,10 @@ class Scoring:
     def exceptions(self) -> dict[str, int]:
         """How many scored test images had nothing to point out, under prompts, and how many a split left out; by the names
         that records count them by."""
-        found = {split + IGNORED: count for split, count in self._ignored.items()}
+        counts = {split + IGNORED: count for split, count in self._ignored.items()}
         if self._rules.prompt != "none":
-            found["unprompted"] = sum(split in self._data.tests for split, _ in self._unprompted)
-        return found
+            counts["unprompted"] = sum(split in self._data.tests for split, _ in self._unprompted)
+        return counts
 
     def require_masks(self) -> None:
         """Reads a split's masks up to the first with a pixel that counts, most often one.
@@ -219,6 +219,6 @@ class Scoring:
         for index in range(len(source)):
             stem = source.stem(index)
             image, *prompts = self.shown(source, index)
-            if any(len(one) == 0 for one in prompts):
+            if any(len(prompt) == 0 for prompt in prompts):
                 self._unprompted.add((split, stem))
             yield stem, image, source.mask_native(index), *prompts

@@ -61,8 +61,8 @@ class Stages:
         self._enter(self._now)
         waited = trained.get("data_wait_s", 0.0) * trained.get("steps", 0.0)
         updates = min(max(0.0, trained.get("train_time_s", 0.0) - waited), self._seconds["training"])
-        told = {f"stage_{name}_s": seconds for name, seconds in self._seconds.items()}
-        return {**told, "passes_s": updates + self._passes}
+        by_stage = {f"stage_{name}_s": seconds for name, seconds in self._seconds.items()}
+        return {**by_stage, "passes_s": updates + self._passes}
 
     def _enter(self, stage: str) -> str:
         now = self._clock()

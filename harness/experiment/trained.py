@@ -51,7 +51,7 @@ class Trained:
 
     @property
     def task(self) -> Task:
-        """Of its benchmark."""
+        """The task of its benchmark."""
         return BENCHMARKS.get(self.run.benchmark).task
 
     @property
@@ -91,9 +91,9 @@ class Trained:
             return
         recorded = self.checkpoints.get(run.checkpoint, run.checkpoint)
         if not is_checkpoint(checkpoint, recorded):
-            wanted = recorded or "none (random weights; leave --checkpoint away)"
+            needed = recorded or "none (random weights; leave --checkpoint away)"
             raise UsageError(
-                f"--checkpoint {checkpoint} is not the file that run {run.key} started from: its fingerprint is {wanted}"
+                f"--checkpoint {checkpoint} is not the file that run {run.key} started from: its fingerprint is {needed}"
             )
 
 
@@ -122,15 +122,15 @@ def adapter(file: Path) -> Trained:
     """
     try:
         with safe_open(file, framework="pt") as content:
-            said = (content.metadata() or {}).get(METADATA, "")
+            metadata = (content.metadata() or {}).get(METADATA, "")
     except (SafetensorError, OSError) as error:
         raise UsageError(
             f"{file} is no .safetensors file: {error}; give what sam-peft export --adapter-only wrote"
         ) from error
-    if not said:
+    if not metadata:
         raise UsageError(f"{file} does not say which run it is of; write it with sam-peft export --adapter-only")
     try:
-        run = TypeAdapter(dict[str, Run]).validate_json(said, strict=True)["run"]
+        run = TypeAdapter(dict[str, Run]).validate_json(metadata, strict=True)["run"]
     except (ValidationError, KeyError) as error:
         raise UsageError(
             f"{file} names no run of this harness; write it with sam-peft export --adapter-only"
@@ -175,10 +175,10 @@ def fits(run: Run, other: Run) -> bool:
     with the same task and classes."""
     for either in (run, other):
         add_own_of(either.benchmark, either.rules)
-    one, two = BENCHMARKS.get(run.benchmark), BENCHMARKS.get(other.benchmark)
+    first, second = BENCHMARKS.get(run.benchmark), BENCHMARKS.get(other.benchmark)
     same = (run.protocol_hash, run.backbone, run.checkpoint) == (other.protocol_hash, other.backbone, other.checkpoint)
     sizes = run.rules.get("image_size") == other.rules.get("image_size")
-    classes = (one.task, one.num_classes) == (two.task, two.num_classes)
+    classes = (first.task, first.num_classes) == (second.task, second.num_classes)
     return same and sizes and classes and run.benchmark != other.benchmark
 
 

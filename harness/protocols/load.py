@@ -83,20 +83,20 @@ def _read(path: Path, *, above: tuple[Path, ...], count: list[int]) -> Card:
     count[0] += 1
     if count[0] > MOST_CARDS:
         raise UsageError(f"protocol {above[0]}: it rests on more than {MOST_CARDS} cards")
-    own = read_yaml(path, what="protocol")
-    if not isinstance(own, dict):
+    content = read_yaml(path, what="protocol")
+    if not isinstance(content, dict):
         raise UsageError(f"protocol {path}: it is no mapping of fields, such as epochs: 3")
-    _check_keys(own, path)
-    words = own.pop(BASE, [])
+    _check_keys(content, path)
+    words = content.pop(BASE, [])
     words = [words] if isinstance(words, str) else words
     if not isinstance(words, list) or not all(isinstance(word, str) for word in words):
         raise UsageError(f"protocol {path}: _base_ is the name of a card's file, or a list of such names")
     bases = tuple(_read(_base_path(path, word), above=(*above, path), count=count) for word in words)
-    return Card(path=path, own=own, bases=bases)
+    return Card(path=path, own=content, bases=bases)
 
 
 def _base_path(card: Path, word: str) -> Path:
-    """Compared by name, not through links: whoever links a folder of cards means it."""
+    """The file that an entry of ``_base_`` names. Paths are compared by name: whoever links a folder of cards means it."""
     path = Path(os.path.normpath(card.parent / word))
     absolute, folder = Path(os.path.abspath(path)), Path(os.path.abspath(card.parent))
     if not word.endswith((".yaml", ".yml")) or "::" in word:
@@ -229,8 +229,8 @@ def _plain(protocol: Protocol) -> dict[str, Any]:
 
 
 def _tables(benchmarks: Any) -> list[dict[str, Any]]:
-    """What a card says for single benchmarks, as far as it is what it should be; the rest is told after this."""
-    return [one for one in benchmarks.values() if isinstance(one, dict)] if isinstance(benchmarks, dict) else []
+    """The tables of rules for single benchmarks that are well formed; the others are reported by the validation that follows."""
+    return [table for table in benchmarks.values() if isinstance(table, dict)] if isinstance(benchmarks, dict) else []
 
 
 def _assign(values: dict[str, Any], key: str, value: Any) -> None:

@@ -20,7 +20,7 @@ MOST_ORDERS = 5_040
 
 @dataclass(frozen=True, kw_only=True)
 class ModelScores:
-    """Of all methods under both models on one benchmark, higher is better.
+    """Scores of all methods under both models on one benchmark, higher is better.
 
     Args:
         first, second: (methods, seeds, images), one array a model; one "image" where a score is no mean over images.
@@ -77,14 +77,14 @@ def agreement(benchmarks: Sequence[ModelScores], *, seed: int = 0, resamples: in
     if not benchmarks or len(benchmarks[0].first) < 2:
         raise ValueError("a ranking needs two methods and a benchmark")
     generator = np.random.default_rng(seed)
-    means = [(one.first.mean(axis=(1, 2)), one.second.mean(axis=(1, 2))) for one in benchmarks]
+    means = [(scores.first.mean(axis=(1, 2)), scores.second.mean(axis=(1, 2))) for scores in benchmarks]
     by_benchmark = tuple(float(_tau(first[None], second[None])[0]) for first, second in means)
-    methods, seeds = len(means[0][0]), min(one.first.shape[1] for one in benchmarks)
+    methods, seeds = len(means[0][0]), min(scores.first.shape[1] for scores in benchmarks)
     interval = None
     if seeds > 1:
         elsewhere, trials = means[0][1], benchmarks[0].trials
         again = generator.binomial(trials, elsewhere, size=(resamples, methods)) / trials if trials else None
-        drawn = np.mean([_resampled(one, resamples, generator, second=again) for one in benchmarks], axis=0)
+        drawn = np.mean([_resampled(scores, resamples, generator, second=again) for scores in benchmarks], axis=0)
         low, high = np.quantile(drawn, [0.025, 0.975])
         interval = Interval(
             estimate=math.fsum(by_benchmark) / len(by_benchmark), low=float(low), high=float(high), n=seeds

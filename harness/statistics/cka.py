@@ -21,7 +21,7 @@ FEWEST = 4
 
 
 def cka(first: Sequence[Sequence[float]], second: Sequence[Sequence[float]]) -> float:
-    """At most 1, near 0 for independent features, and below 0 by chance.
+    """CKA of two models: at most 1, near 0 for independent features, and below 0 by chance.
 
     Args:
         first, second: by minibatch, the entries of K above the diagonal, row by row.
@@ -29,16 +29,16 @@ def cka(first: Sequence[Sequence[float]], second: Sequence[Sequence[float]]) -> 
     Raises:
         ValueError: not the same minibatches, or a model whose features are the same for every image.
     """
-    if [len(one) for one in first] != [len(one) for one in second] or not first:
+    if [len(left) for left in first] != [len(left) for left in second] or not first:
         raise ValueError("not the same minibatches")
-    pairs = [(_square(one), _square(other)) for one, other in zip(first, second, strict=True)]
-    cross, mine, theirs = (
+    pairs = [(_square(left), _square(right)) for left, right in zip(first, second, strict=True)]
+    cross, of_first, of_second = (
         math.fsum(hsic(*chosen) for chosen in sides)
-        for sides in (pairs, [(one, one) for one, _ in pairs], [(other, other) for _, other in pairs])
+        for sides in (pairs, [(left, left) for left, _ in pairs], [(right, right) for _, right in pairs])
     )
-    if mine <= 0 or theirs <= 0:
+    if of_first <= 0 or of_second <= 0:
         raise ValueError("features that do not vary from image to image")
-    return cross / math.sqrt(mine * theirs)
+    return cross / math.sqrt(of_first * of_second)
 
 
 def hsic(first: NDArray[np.float64], second: NDArray[np.float64]) -> float:

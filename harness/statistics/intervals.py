@@ -48,7 +48,7 @@ class VarianceShare:
     narrows: float = 0.0
 
     def at(self, factor: float) -> VarianceShare:
-        """With ``factor`` times as many seeds."""
+        """This share with ``factor`` times as many seeds."""
         return replace(self, variance=self.variance * (1 - self.narrows + self.narrows / factor))
 
 
@@ -98,7 +98,7 @@ def half_width(parts: Sequence[VarianceShare], *, confidence: float = 0.95) -> f
 
 
 def _effective_df(parts: Sequence[VarianceShare]) -> float:
-    """Satterthwaite's, of a sum of parts that is not zero."""
+    """Satterthwaite's degrees of freedom of a sum of parts that is not zero."""
     return math.fsum(part.variance for part in parts) ** 2 / math.fsum(part.variance**2 / part.df for part in parts)
 
 
@@ -205,8 +205,8 @@ def crossed(scores: Scores, *, clusters: Mapping[str, str] | None = None) -> Est
     part = VarianceShare(
         variance=between, df=groups_count - 1, narrows=min(1.0, interaction / between) if between else 0.0
     )
-    own = VarianceShare(variance=float((of_seed**2).sum()) / (seeds * (seeds - 1)), df=seeds - 1, narrows=1)
-    return Estimate(mean=mean, n=seeds, seeds=own, rest=(part, _held_by_both(own, part, df=free)))
+    of_seeds = VarianceShare(variance=float((of_seed**2).sum()) / (seeds * (seeds - 1)), df=seeds - 1, narrows=1)
+    return Estimate(mean=mean, n=seeds, seeds=of_seeds, rest=(part, _held_by_both(of_seeds, part, df=free)))
 
 
 def _held_by_both(seeds: VarianceShare, images: VarianceShare, *, df: float) -> VarianceShare:

@@ -139,11 +139,11 @@ def rank_stability(
     means = [[draw(runs).mean(axis=1) for draw, runs in zip(redrawn, scores[name], strict=True)] for name in names]
     table = np.array(means).transpose(2, 0, 1)  # resamples, methods, benchmarks
     order = stats.rankdata(stats.rankdata(-table, axis=1).mean(axis=2), axis=1, method="min").astype(int)
-    found = {}
+    shares = {}
     for index, name in enumerate(names):
         places, counts = np.unique(order[:, index], return_counts=True)
-        found[name] = {int(place): float(count) / resamples for place, count in zip(places, counts, strict=True)}
-    return found
+        shares[name] = {int(place): float(count) / resamples for place, count in zip(places, counts, strict=True)}
+    return shares
 
 
 def stratified_interval(
@@ -164,8 +164,8 @@ def stratified_interval(
     import numpy as np
 
     generator = np.random.default_rng(seed)
-    drawn = np.concatenate([_Redrawn(resamples, generator)(one) for one in runs], axis=1)
+    drawn = np.concatenate([_Redrawn(resamples, generator)(scores) for scores in runs], axis=1)
     values = [statistic(list(row)) for row in drawn]
     low, high = np.quantile(values, [0.5 - confidence / 2, 0.5 + confidence / 2])
-    estimate = statistic([value for one in runs for value in one])
-    return Interval(estimate=estimate, low=float(low), high=float(high), n=min(len(one) for one in runs))
+    estimate = statistic([value for scores in runs for value in scores])
+    return Interval(estimate=estimate, low=float(low), high=float(high), n=min(len(scores) for scores in runs))

@@ -70,7 +70,7 @@ def _as_readings(value: Any) -> Any:
 
 
 def _different(values: tuple[Any, ...]) -> tuple[Any, ...]:
-    if len(values) < 2 or len({str(one) for one in values}) < len(values):
+    if len(values) < 2 or len({str(value) for value in values}) < len(values):
         raise ValueError("must be at least two different values")
     return values
 

@@ -240,7 +240,7 @@ def _new(name: str, folder: int) -> int:
 
 
 def _no_room(error: BaseException, descriptor: int, folder: Path) -> int:
-    """The number of such an error, else 0; safetensors and torch have errors of their own for it, and torch's do not say so."""
+    """The errno of a full disk or of a limit on file sizes, else 0; safetensors and torch raise errors of their own for these."""
     for number in (errno.ENOSPC, errno.EFBIG):
         if os.strerror(number) in str(error):
             return number

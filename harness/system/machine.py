@@ -79,8 +79,8 @@ def _quotas(root: Path) -> Iterator[float]:
             continue
         base = mounted / controllers if controllers and (mounted / controllers).is_dir() else mounted
         base = base if base.is_dir() or not controllers else mounted / "cpu"
-        own = base / path.lstrip("/")
-        for folder in (own, *own.parents):
+        innermost = base / path.lstrip("/")
+        for folder in (innermost, *innermost.parents):
             if not folder.is_relative_to(mounted):
                 break
             try:

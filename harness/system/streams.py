@@ -120,10 +120,10 @@ def counter(what: str, total: int) -> Iterator[Callable[[int], None]]:
 @contextmanager
 def stages() -> Iterator[Callable[[str], None]]:
     """Gives what is to be told each stage as it begins, such as ``merging``; the last one stands behind a moving sign."""
-    said = [""]
-    shown = Live(lambda width: [(f"{said[0]} …", "")]) if sys.stderr.isatty() else nullcontext()
-    with interrupted_while(lambda: said[0]), shown:
-        yield lambda stage: said.__setitem__(0, stage)
+    current = [""]
+    shown = Live(lambda width: [(f"{current[0]} …", "")]) if sys.stderr.isatty() else nullcontext()
+    with interrupted_while(lambda: current[0]), shown:
+        yield lambda stage: current.__setitem__(0, stage)
 
 
 @contextmanager

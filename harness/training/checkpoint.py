@@ -131,9 +131,9 @@ class StateFiles:
 
     def drop_candidates(self, *, keep: set[int]) -> None:
         """Delete the best states of other epochs than ``keep``."""
-        wanted = {self._candidate(epoch) for epoch in keep}
+        kept = {self._candidate(epoch) for epoch in keep}
         for path in self.folder.glob("best-*.safetensors"):
-            if path not in wanted:
+            if path not in kept:
                 path.unlink()
 
     def finish(self, state: dict[str, Tensor], *, epoch: int, best_epoch: int) -> None:
@@ -157,8 +157,8 @@ def read_label(path: Path) -> tuple[str, int] | None:
     """The run's key and the epoch (1-based) that a state file names, None if it is not one."""
     try:
         with safe_open(path, framework="pt") as file:
-            said = json.loads((file.metadata() or {})[_METADATA])
-            return str(said["identity"]), int(said["epoch"])
+            label = json.loads((file.metadata() or {})[_METADATA])
+            return str(label["identity"]), int(label["epoch"])
     except (SafetensorError, ValueError, KeyError, TypeError, OSError, RecursionError):
         return None
 

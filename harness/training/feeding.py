@@ -150,8 +150,8 @@ class Feeder:
     def _load(self, epoch: int, step: int, for_architecture: bool, other_masks: bool) -> list[Batch]:  # noqa: FBT001 - submitted, not called
         batches = []
         for whole in self._plan.update(epoch, step, for_architecture=for_architecture):
-            own = slice_of(whole, rank=self._workers.rank, size=self._workers.size)
-            indices = own or whole[:1]
+            part = slice_of(whole, rank=self._workers.rank, size=self._workers.size)
+            indices = part or whole[:1]
             flips = [self._plan.flipped(epoch, index) for index in indices]
             cache = self._embeddings
             cached = cache is not None and all(
@@ -168,7 +168,7 @@ class Feeder:
                     flips=flips,
                     images=images,
                     targets=targets,
-                    share=len(own) / len(whole),
+                    share=len(part) / len(whole),
                     prompts=self._prompts(epoch, indices, targets),
                 )
             )
@@ -194,7 +194,7 @@ class Feeder:
     def _embed(self, batch: Batch, cache: EmbeddingCache) -> Tensor:
         """(B, D, h, w), or tokens, from the cache; each image that is missing is encoded alone."""
         encoded = self._segmenter.encode if self._prefix is None else self._prefix.tokens
-        found = []
+        embeddings = []
         for place, (index, flip) in enumerate(zip(batch.indices, batch.flips, strict=True)):
             image = None if batch.images is None else batch.images[place]
 
@@ -203,8 +203,8 @@ class Feeder:
                 with torch.no_grad():
                     return encoded(self._normalised(image[None].to(self._device)))[0]
 
-            found.append(cache.get(index, flip=flip, image=image, encode=encode))
-        return torch.stack(found).to(self._device)
+            embeddings.append(cache.get(index, flip=flip, image=image, encode=encode))
+        return torch.stack(embeddings).to(self._device)
 
 
 def task_loss(loss: Loss, prediction: Prediction, batch: Batch, *, workers: Workers) -> Tensor:

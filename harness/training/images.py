@@ -147,14 +147,14 @@ class ImageCache:
 
     def _entries(self) -> list[tuple[float, int, Path]]:
         """(last use, bytes, path) of every file, temporary files of dead jobs included."""
-        found = []
+        entries = []
         for path in self.root.glob("*/*.npy*"):
             try:
                 status = path.stat()
             except FileNotFoundError:  # another job removed or renamed it
                 continue
-            found.append((status.st_mtime, status.st_size, path))
-        return found
+            entries.append((status.st_mtime, status.st_size, path))
+        return entries
 
 
 Array = NDArray[np.uint8]
@@ -239,11 +239,11 @@ class ImageSource:
         key = self._key(index) if self._cache is not None else None
         if self._cache is None or key is None:
             return make()
-        found = self._cache.get(f"{key}-{form}")
-        if found is None:
-            found = make()
-            self._cache.put(f"{key}-{form}", found)
-        return found
+        array = self._cache.get(f"{key}-{form}")
+        if array is None:
+            array = make()
+            self._cache.put(f"{key}-{form}", array)
+        return array
 
     def _decode(self, index: int) -> Sample:
         last: tuple[int, Sample] | None = getattr(self._last, "sample", None)
@@ -252,7 +252,7 @@ class ImageSource:
         return last[1]
 
     def _digest(self, path: Path) -> bytes:
-        """Of a file's bytes; one that holds the masks of many images is read once."""
+        """Hash of a file's bytes; one that holds the masks of many images is read once."""
         if path in self._shared:
             return self._shared[path]
         with path.open("rb") as file:

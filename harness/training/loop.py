@@ -149,7 +149,7 @@ class _Loop:
                 self._save()
 
     def _over(self) -> bool:
-        """A run stopped after its last update still has that epoch to validate."""
+        """Whether training is over; a run that stopped after its last update still has that epoch to validate."""
         done = self._number() >= self.total and not self.position.step
         return done or self.position.out_of_patience(self.given.protocol.patience)
 
@@ -182,8 +182,10 @@ class _Loop:
             passes = self._passes(epoch, step)
             for roles in passes:
                 alone = roles == (ARCHITECTURE,)
-                own = alone and bool(len(passes) > 1 or self.plan.held_out)
-                self.feeder.prepare(epoch, step, for_architecture=own, other_masks=alone and self.plan.shuffle_masks)
+                for_architecture = alone and bool(len(passes) > 1 or self.plan.held_out)
+                self.feeder.prepare(
+                    epoch, step, for_architecture=for_architecture, other_masks=alone and self.plan.shuffle_masks
+                )
         self.prepared = last + 1
 
     def _number(self) -> int:
@@ -233,7 +235,7 @@ class _Loop:
         return learning_rate_factor(self._number(), total=self.total, kind=kind, warmup=warmup)
 
     def _seed_noise(self, roles: tuple[Role, ...]) -> None:
-        """Noise is a function of the position too: the method's own, and torch's, which plug-ins may use."""
+        """Seed this step's noise by its position: the method's own, and torch's, which plug-ins may use."""
         key: tuple[int | str, ...] = (self.plan.seed, self.position.epoch, self.position.step, self.given.workers.rank)
         if len(self._passes(self.position.epoch, self.position.step)) > 1 and roles == (ARCHITECTURE,):
             key = (*key, ARCHITECTURE)
@@ -342,7 +344,7 @@ class _Loop:
         )
 
     def _operations(self) -> int:
-        """How many a cell mixes, 0 where there is no architecture."""
+        """How many operations a cell mixes, 0 where there is no architecture."""
         return max((len(shares) for shares in self.given.method.architecture().values()), default=0)
 
     def _tell(

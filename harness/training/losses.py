@@ -79,7 +79,7 @@ class Mask2FormerLoss(Loss):
         if prediction.classes is None:
             raise ValueError("the multi-class loss needs a segmenter with a class head")
         classes = prediction.classes.float()
-        wanted = torch.full(classes.shape[:2], self.num_classes, dtype=torch.long, device=classes.device)
+        labels = torch.full(classes.shape[:2], self.num_classes, dtype=torch.long, device=classes.device)
         chosen_masks, regions, validity = [], [], []
         count = 0
         for image in range(len(target)):
@@ -91,7 +91,7 @@ class Mask2FormerLoss(Loss):
                 continue
             region = ((target[image][None] == present[:, None, None]) & valid).float()
             token_at, region_at = self._match(prediction.masks[image], classes[image], region, valid.float(), present)
-            wanted[image, token_at] = present[region_at]
+            labels[image, token_at] = present[region_at]
             chosen_masks.append(prediction.masks[image, token_at])
             regions.append(region[region_at])
             validity.append(valid.float().expand(len(region_at), -1, -1))
@@ -99,8 +99,8 @@ class Mask2FormerLoss(Loss):
 
         weight = torch.ones(self.num_classes + 1, device=classes.device)
         weight[-1] = self.no_object_weight
-        entropy = F.cross_entropy(classes.flatten(0, 1), wanted.flatten(), weight=weight, reduction="sum")
-        divisors = total(torch.stack([weight[wanted].sum(), weight.new_tensor(float(count))]))
+        entropy = F.cross_entropy(classes.flatten(0, 1), labels.flatten(), weight=weight, reduction="sum")
+        divisors = total(torch.stack([weight[labels].sum(), weight.new_tensor(float(count))]))
         loss = self.weights.classes * entropy / divisors[0].clamp(min=torch.finfo(torch.float32).tiny)
         if not regions:
             return loss + 0 * prediction.masks.sum()
@@ -247,7 +247,7 @@ class OfEveryLayer(Loss):
         self.loss = loss
 
     def __call__(self, prediction: Any, target: Tensor, *, total: Total = alone) -> Tensor:
-        each = [self.loss(one, target, total=total) for one in (prediction, *prediction.auxiliary)]
+        each = [self.loss(layer, target, total=total) for layer in (prediction, *prediction.auxiliary)]
         return torch.stack(each).sum()
 
 
@@ -286,8 +286,8 @@ def build_loss(protocol: Protocol, *, task: Task, num_classes: int) -> Loss:
     if name == "balanced-bce":
         return BalancedBCE()
     named = (protocol.class_weight, protocol.mask_weight, protocol.dice_weight)
-    own = (protocol.match_class_weight, protocol.match_mask_weight, protocol.match_dice_weight)
-    matching = [weight if mine is None else mine for weight, mine in zip(named, own, strict=True)]
+    overrides = (protocol.match_class_weight, protocol.match_mask_weight, protocol.match_dice_weight)
+    matching = [weight if override is None else override for weight, override in zip(named, overrides, strict=True)]
     as_released = protocol.quirks.mask2former == "released"
     loss = Mask2FormerLoss(
         num_classes=num_classes,

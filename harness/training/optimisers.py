@@ -33,10 +33,10 @@ def build_optimisers(groups: Iterable[ParameterGroup], protocol: Protocol) -> di
         seen |= group.named.keys()
         if group.betas is not None:
             own_betas[group.role] = group.betas
-        own = group.lr_factor * (protocol.lr if group.lr is None else group.lr)
+        rate = group.lr_factor * (protocol.lr if group.lr is None else group.lr)
         parts: dict[tuple[float, float], list[nn.Parameter]] = {}
         for name, parameter in group.named.items():
-            lr = own if protocol.decoder_lr is None or name.startswith("encoder.") else protocol.decoder_lr
+            lr = rate if protocol.decoder_lr is None or name.startswith("encoder.") else protocol.decoder_lr
             decay = group.weight_decay
             if decay is None:
                 decay = protocol.weight_decay if parameter.ndim > 1 else 0.0

@@ -43,12 +43,12 @@ class WideProducts(TorchDispatchMode):
     ) -> Any:
         if func not in _PRODUCTS or not any(_is_half(value) for value in args):
             return func(*args, **(kwargs or {}))
-        found = func(*(_widened(value) for value in args), **(kwargs or {}))
-        if not isinstance(found, tuple):
-            return found.bfloat16()
+        result = func(*(_widened(value) for value in args), **(kwargs or {}))
+        if not isinstance(result, tuple):
+            return result.bfloat16()
         # Attention gives the logarithm of its sums beside its output, for its backward pass; that is fp32 everywhere.
-        halves = found[:1] if func is _ATTENTION else found
-        return (*(_rounded(value) for value in halves), *found[len(halves) :])
+        halves = result[:1] if func is _ATTENTION else result
+        return (*(_rounded(value) for value in halves), *result[len(halves) :])
 
 
 def _is_half(value: object) -> bool:

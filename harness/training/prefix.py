@@ -51,7 +51,7 @@ class FrozenPrefix:
         return run_blocks(encoder.blocks[: self.blocks], encoder.embed(images), recompute=False)
 
     def embedding(self, tokens: Tensor, *, size: tuple[int, int]) -> Tensor:
-        """From there to what ``encode`` returns.
+        """What `tokens` returns to what ``encode`` returns.
 
         Args:
             size: of the images, which may never have been embedded in this process.
@@ -124,8 +124,8 @@ class RememberedTokens:
         in_front = blocks_in_front(segmenter)
         if in_front is None or in_front < self._blocks:
             return None
-        found = FrozenPrefix(segmenter=segmenter, blocks=self._blocks)
-        return found if found.fingerprint() == self._made_by else None
+        prefix = FrozenPrefix(segmenter=segmenter, blocks=self._blocks)
+        return prefix if prefix.fingerprint() == self._made_by else None
 
     def get(self, images: Tensor, prefix: FrozenPrefix) -> Tensor:
         """(B, D, h, w) of normalised ``images`` (B, 3, S, S)."""

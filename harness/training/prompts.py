@@ -44,26 +44,26 @@ def prompts_of(mask: NDArray[np.uint8], rules: Protocol, *key: int | str, traini
         """Uniform in [0, 1)."""
         return draw_number("prompt", *key, *which) / 2**64
 
-    found: list[NDArray[Any]] = []
+    prompts: list[NDArray[Any]] = []
     for number, index in enumerate(largest):
         rows, columns = np.nonzero(parts == index + 1)
         if rules.prompt == "points":
             chosen = [int(draw(number, point) * len(rows)) for point in range(rules.prompt_points)]
-            found.append(np.stack([columns[chosen], rows[chosen]], axis=1))
+            prompts.append(np.stack([columns[chosen], rows[chosen]], axis=1))
             continue
         box = np.array([columns.min(), rows.min(), columns.max(), rows.max()], dtype=np.float64)
         if training and rules.prompt_jitter:
             sides = np.tile(box[2:] - box[:2] + 1, 2)
             moved = [2 * draw(number, edge) - 1 for edge in range(4)]
             box = np.clip(box + rules.prompt_jitter * sides * moved, 0, np.tile(mask.shape[::-1], 2) - 1)
-        found.append(box)
+        prompts.append(box)
     shape = (0, 4) if rules.prompt == "box" else (0, rules.prompt_points, 2)
-    return np.array(found, dtype=np.float32) if found else np.zeros(shape, dtype=np.float32)
+    return np.array(prompts, dtype=np.float32) if prompts else np.zeros(shape, dtype=np.float32)
 
 
 def together(each: Sequence[Coordinates], *, device: torch.device | None = None) -> Prompts:
     """The prompts of a batch from those of its images."""
-    image = torch.from_numpy(np.repeat(np.arange(len(each)), [len(one) for one in each]))
+    image = torch.from_numpy(np.repeat(np.arange(len(each)), [len(prompts) for prompts in each]))
     where: Tensor = torch.from_numpy(np.concatenate(each)).to(device)
     boxes = where.ndim == 2
     return Prompts(image=image, boxes=where if boxes else None, points=None if boxes else where)

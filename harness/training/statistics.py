@@ -52,8 +52,8 @@ class SharedStatistics(TorchFunctionMode):
         places = [0, *range(2, maps.ndim)]
         shape = [1, -1, *[1] * (maps.ndim - 2)]
         factor = float(self._counts)
-        own = maps.new_full((1,), maps.numel() / maps.shape[1] * factor)
-        sums = _SumOverWorkers.apply(torch.cat([factor * maps.sum(places), own]))
+        number = maps.new_full((1,), maps.numel() / maps.shape[1] * factor)
+        sums = _SumOverWorkers.apply(torch.cat([factor * maps.sum(places), number]))
         count = sums[-1].detach()
         mean = sums[:-1] / count
         centred = maps - mean.view(shape)

@@ -21,12 +21,12 @@ def planned_steps(method: Method, plan: UpdatePlan, protocol: Protocol, *, image
         return 0
     if protocol.budget == "epochs" or not method.config.spares_weight_updates:
         return plan.updates_per_epoch * protocol.epochs
-    wanted = -(-(protocol.epoch_images or images) // (plan.batch_size * plan.accumulate)) * protocol.epochs
+    updates = -(-(protocol.epoch_images or images) // (plan.batch_size * plan.accumulate)) * protocol.epochs
     total = done = 0
-    while done < wanted:
+    while done < updates:
         epoch, step = divmod(total, plan.updates_per_epoch)
         done += sum(WEIGHTS in roles for roles in method.passes_at(epoch=epoch, step=step))
         total += 1
-        if total > MOST_STEPS * wanted:
-            raise MethodError(f"{method.name} gives its weights no {wanted} updates within {total} steps")
+        if total > MOST_STEPS * updates:
+            raise MethodError(f"{method.name} gives its weights no {updates} updates within {total} steps")
     return total

@@ -307,4 +307,4 @@ class SAMAdapterConfig(PlacedConfig):
 
 def _shifts(convolutions: Sequence[NormedConvolution]) -> int:
     """Biases of the batch norms."""
-    return sum(one.outputs for one in convolutions)
+    return sum(convolution.outputs for convolution in convolutions)

@@ -80,7 +80,7 @@ class MethodConfig:
         return 0
 
     def added_parameters(self, shape: BackboneShape) -> int:
-        """Those of them that the plain backbone does not have."""
+        """Trainable parameters in the encoder that the plain backbone does not have."""
         return self.encoder_parameters(shape)
 
     def gradient_from(self, shape: BackboneShape) -> int | None:
@@ -167,7 +167,7 @@ class FullConfig(MethodConfig):
         dim, side = shape.dim, shape.image_size // shape.patch
         blocks = sum(_block_parameters(shape, block) for block in shape.blocks)
         patches = shape.projection_taps + (shape.embedded if shape.patch_bias else 0)
-        embedding = sum(one.parameters for one in shape.stem) or patches
+        embedding = sum(convolution.parameters for convolution in shape.stem) or patches
         places = side**2 if shape.learnt_positions is None else shape.learnt_positions
         positions = (places + shape.positioned_prefix + shape.prefix_tokens) * shape.embedded
         neck_layers = sum(taps for taps, _ in shape.neck_taps) + shape.neck_biases + shape.neck_scales
@@ -184,7 +184,7 @@ def _block_parameters(shape: BackboneShape, block: BlockShape) -> int:
     span = block.window or shape.image_size // shape.patch * block.scale
     # Both axes learn one vector a distance, or every head one number a pair of distances.
     relative = {"axes": 2 * (2 * span - 1) * (dim // block.heads), "distances": block.heads * span**2, "": 0}
-    convolutions = sum(one.parameters for one in block.convolutions)
+    convolutions = sum(convolution.parameters for convolution in block.convolutions)
     return attention + beside + mlp + norms_and_scales + relative[shape.relative_positions] + convolutions
 
 

@@ -37,7 +37,7 @@ class LinearsConfig(PlacedConfig):
         return super().gradient_from(shape) if self.trains_encoder else None
 
     def linear_parameters(self, inputs: int, outputs: int) -> int:
-        """Of one adapted linear map; a cell is not counted."""
+        """Parameters of one adapted linear map; a cell is not counted."""
         raise NotImplementedError
 
     def encoder_parameters(self, shape: BackboneShape) -> int:
@@ -219,7 +219,7 @@ class OFTConfig(LinearsConfig):
         require_choice("cayley", self.cayley, ("exact", "neumann"))
 
     def blocks_of(self, inputs: int) -> int:
-        """Of a layer with so many inputs.
+        """Number of blocks of a layer with so many inputs.
 
         Raises:
             MethodError: they do not divide into blocks.

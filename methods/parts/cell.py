@@ -233,8 +233,8 @@ class Cell(nn.Module):
             return maps if weight is None else maps * weight[:, None, None]
         offset = None
         if self.norm_scale is not None and self.norm_offset is not None:
-            mine = slice(start * self.channels, stop * self.channels)
-            learnt, offset = self.norm_scale[mine], self.norm_offset[mine]
+            span = slice(start * self.channels, stop * self.channels)
+            learnt, offset = self.norm_scale[span], self.norm_offset[span]
             offset = offset if weight is None else offset * weight
             weight = learnt if weight is None else learnt * weight
         mean, variance = self.running_mean[start:stop].view(-1), self.running_var[start:stop].view(-1)

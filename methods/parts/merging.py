@@ -202,7 +202,7 @@ class Affine(Protocol):
     """A method whose updates are affine maps of low rank, or are fitted by such."""
 
     def affine_updates(self, calibration: Sequence[Tensor]) -> list[AffineUpdate]:
-        """One a layer; see `affine_updates`.
+        """One update a layer; see `affine_updates`.
 
         Raises:
             MethodError: a core must be fitted, and there are no images; or it is merged already.

@@ -195,12 +195,12 @@ class BackboneShape:
 
     @property
     def neck_biases(self) -> int:
-        """Of a pyramid those of its convolutions, else those of the neck's two norms."""
+        """Biases of the neck: a pyramid's are its convolutions', else those of two norms."""
         return self.neck_dim * (len(self.stages) if self.pyramid else 2)
 
     @property
     def neck_scales(self) -> int:
-        """Of the neck's norms; a pyramid has none."""
+        """Scales of the neck's norms; a pyramid has none."""
         return 0 if self.pyramid else 2 * self.neck_dim
 
     def require_one_width(self, method: str, what: str) -> None:

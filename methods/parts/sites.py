@@ -258,24 +258,24 @@ def block_sites(encoder: Encoder, blocks: str) -> list[BlockSite]:
     indices = parse_blocks(blocks, depth=shape.depth, global_blocks=shape.global_blocks)
     sites = []
     for index in indices:
-        block, own = encoder.blocks[index], shape.blocks[index]
+        block, block_shape = encoder.blocks[index], shape.blocks[index]
         kind = "map" if getattr(block, "window_size", None) is not None else "sequence"
         layout = TokenLayout(
             grid=encoder.grid,
-            window=own.window,
+            window=block_shape.window,
             prefix_tokens=shape.prefix_tokens,
             kind=kind,
-            scale=own.scale * own.pool,
+            scale=block_shape.scale * block_shape.pool,
         )
         sites.append(
             BlockSite(
                 index=index,
                 block=block,
                 name=f"blocks.{index}",
-                dim=own.dim,
-                entering=own.entering,
-                heads=own.heads if shape.qkv_by_head else 1,
-                pool=own.pool,
+                dim=block_shape.dim,
+                entering=block_shape.entering,
+                heads=block_shape.heads if shape.qkv_by_head else 1,
+                pool=block_shape.pool,
                 layout=layout,
             )
         )
@@ -287,10 +287,10 @@ def halves(block: nn.Module) -> tuple[Callable[[Tensor], Tensor], Callable[[Tens
 
     The harness's own blocks say what they are; timm's does both in one call, so that they are written out here.
     """
-    own: Any = block
+    untyped: Any = block
     if hasattr(block, "attention_half"):
-        return own.attention_half, own.mlp_half
+        return untyped.attention_half, untyped.mlp_half
     return (
-        lambda tokens: tokens + own.drop_path1(own.ls1(own.attn(own.norm1(tokens)))),
-        lambda tokens: tokens + own.drop_path2(own.ls2(own.mlp(own.norm2(tokens)))),
+        lambda tokens: tokens + untyped.drop_path1(untyped.ls1(untyped.attn(untyped.norm1(tokens)))),
+        lambda tokens: tokens + untyped.drop_path2(untyped.ls2(untyped.mlp(untyped.norm2(tokens)))),
     )

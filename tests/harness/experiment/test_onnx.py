@@ -94,7 +94,7 @@ def _graph(name: str, *, side: int, checkpoint: Path | None = None, **options: A
 def test_weights_beyond_what_one_file_holds_lie_beside_it(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(exporting_onnx, "LARGEST", 1000)
     images = torch.randn(2, 3, 128, 128)
-    difference = write_onnx(_graph("tiny_mobile_sam", side=128), tmp_path / "m.onnx", images=images, said={})
+    difference = write_onnx(_graph("tiny_mobile_sam", side=128), tmp_path / "m.onnx", images=images, metadata={})
     assert difference <= TOLERANCE
     assert sorted(one.name for one in tmp_path.iterdir()) == ["m.onnx", "m.onnx.data"]
     assert (tmp_path / "m.onnx").stat().st_size < (tmp_path / "m.onnx.data").stat().st_size
@@ -145,4 +145,4 @@ def test_real_images_are_segmented_alike_by_onnxruntime(
     graph = _graph(name, side=side, checkpoint=SHARED / "weights" / weights, **options)
     pixels = np.stack([np.asarray(Image.open(file).convert("RGB").resize((side, side))) for file in files])
     images = (torch.from_numpy(pixels).permute(0, 3, 1, 2) / 255 - graph.mean) / graph.std
-    assert write_onnx(graph, tmp_path / "m.onnx", images=images, said={}) <= TOLERANCE
+    assert write_onnx(graph, tmp_path / "m.onnx", images=images, metadata={}) <= TOLERANCE
