@@ -93,7 +93,7 @@ def write_archive(root: Path, *, count: int, first: int = 0) -> None:
 
 def _contents(first: int, count: int) -> Iterator[dict[str, Any]]:
     templates = [json.loads(path.read_bytes()) for path in sorted(COMMITTED.glob("*.json"))]
-    templates = [one for one in templates if one["code"] == "OK"]
+    templates = [template for template in templates if template["code"] == "OK"]
     for content in templates:
         content.pop("seal", None)
         content["beside"] = {"images.csv": digest(IMAGES)}

@@ -45,8 +45,8 @@ def measured(
     child.returncode = os.waitstatus_to_exitcode(status)
     if child.returncode:
         raise SystemExit(f"{what}: exit code {child.returncode}")
-    found = {"wall_s": whole, "processor_s": usage.ru_utime + usage.ru_stime, "peak_gib": usage.ru_maxrss / 2**20}
-    return found if first is None else {**found, "first_update_s": first - begun}
+    usages = {"wall_s": whole, "processor_s": usage.ru_utime + usage.ru_stime, "peak_gib": usage.ru_maxrss / 2**20}
+    return usages if first is None else {**usages, "first_update_s": first - begun}
 
 
 def used(
@@ -58,12 +58,12 @@ def used(
     Raises:
         SystemExit: it fails.
     """
-    found = [measured(what, command, environment=environment) for _ in range(rounds)]
-    seconds, peak = [round(one["processor_s"], 3) for one in found], max(one["peak_gib"] for one in found)
-    own = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 2**20
+    usages = [measured(what, command, environment=environment) for _ in range(rounds)]
+    seconds, peak = [round(usage["processor_s"], 3) for usage in usages], max(usage["peak_gib"] for usage in usages)
+    own_peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 2**20
     return {
         "what": what,
         "processor time (s)": statistics.median(seconds),
-        "peak memory (MiB)": round(1024 * peak) if peak > own else None,
+        "peak memory (MiB)": round(1024 * peak) if peak > own_peak else None,
         "rounds (s)": seconds,
     }

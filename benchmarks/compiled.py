@@ -51,14 +51,14 @@ def main(argv: list[str] | None = None) -> int:
     logits: dict[str, torch.Tensor] = {}
     seconds: dict[str, list[float]] = {name: [] for name in ways}
     for number in range(options.rounds + 1):
-        for name, one in ways.items():
+        for name, contestant in ways.items():
             if name in failed:
                 continue
             try:
                 if not number:
                     with torch.no_grad():
-                        logits[name] = one.forward().masks.float()
-                seconds[name].append(one.step())
+                        logits[name] = contestant.forward().masks.float()
+                seconds[name].append(contestant.step())
             except Exception as error:  # a compiler may fail in many ways, and the others are measured on
                 failed[name] = why(error)
     measured = _measured(seconds, logits, failed)
@@ -71,15 +71,15 @@ def main(argv: list[str] | None = None) -> int:
 def _contestant(options: argparse.Namespace, device: torch.device, way: str) -> Contestant:
     segmenter = build_segmenter(options.backbone, task="binary", image_size=options.image_size, head_seed=1)
     LoRA(LoRAConfig(), seed=1).attach(segmenter)
-    found = Contestant(segmenter, options, device)
+    contestant = Contestant(segmenter, options, device)
     if "channels-last" in way:
-        plain: Any = found.model  # torch's types have no memory format without a dtype
-        found.model = plain.to(memory_format=torch.channels_last)
-        found.images = found.images.contiguous(memory_format=torch.channels_last)
+        plain: Any = contestant.model  # torch's types have no memory format without a dtype
+        contestant.model = plain.to(memory_format=torch.channels_last)
+        contestant.images = contestant.images.contiguous(memory_format=torch.channels_last)
     if "compiled" in way:
-        compiled: Any = torch.compile(found.model)
-        found.model = compiled
-    return found
+        compiled: Any = torch.compile(contestant.model)
+        contestant.model = compiled
+    return contestant
 
 
 def _measured(
@@ -96,7 +96,7 @@ def _measured(
             if name != "plain" and "plain" in timed
         },
         "relative_deviation": {
-            name: float((one - plain).norm() / plain.norm()) for name, one in logits.items() if plain is not None
+            name: float((output - plain).norm() / plain.norm()) for name, output in logits.items() if plain is not None
         },
         "failed": failed,
     }
@@ -106,8 +106,8 @@ def _table(measured: dict[str, Any]) -> str:
     rows = []
     for name, values in measured["seconds"].items():
         ratio = measured["ratios"].get(f"{name} / plain")
-        told = "" if ratio is None else f"{ratio['value']:.2f}"
-        rows.append([name, f"{measured['first_step_s'][name]:.1f}", f"{statistics.median(values):.3f}", told])
+        share = "" if ratio is None else f"{ratio['value']:.2f}"
+        rows.append([name, f"{measured['first_step_s'][name]:.1f}", f"{statistics.median(values):.3f}", share])
     rows += [[name, reason, "", ""] for name, reason in measured["failed"].items()]
     heads = ["LoRA step", "first (s)", "median (s)", "/ plain"]
     return str(tabulate(rows, headers=heads, tablefmt="github", disable_numparse=True))

@@ -94,7 +94,7 @@ def main(argv: list[str] | None = None) -> int:
                         shutil.rmtree(path) if path.is_dir() else path.unlink()
             tests = int(rounds[OURS][-1]["tests"])
             rounds[peer].append(_peer(options, peer, out, tests=tests, environment=_environment(options, Path(folder))))
-        took = ", ".join(f"{name} {found[-1]['wall_s']:.1f} s" for name, found in rounds.items())
+        took = ", ".join(f"{name} {usages[-1]['wall_s']:.1f} s" for name, usages in rounds.items())
         print(f"round {number + 1}: {took}", file=sys.stderr, flush=True)
     import torch
 
@@ -102,14 +102,14 @@ def main(argv: list[str] | None = None) -> int:
 
     options.checkpoint = options.checkpoint and options.checkpoint.name
     options.data = options.checkout = None  # paths of this machine
-    found = {
+    summary = {
         "shared": used_by_others(torch.device("cpu")),
         "rounds": rounds,
         "ratios": {f"{name} / {peer}": ratios(rounds[name], rounds[peer]) for name in ours},
     }
-    save(options.json, options=options, measured=found)
+    save(options.json, options=options, measured=summary)
     asked = {name: str(value) for name, value in vars(options).items()}
-    print(page([{"options": asked, **found}]))
+    print(page([{"options": asked, **summary}]))
     return 0
 
 
@@ -154,17 +154,17 @@ def _harness(options: argparse.Namespace, results: Path, *, environment: Mapping
         """The file in which a run says where it is: its first word of training follows the first update."""
         for path in results.glob("state/*/progress.json"):
             try:
-                told = json.loads(path.read_text(encoding="utf-8"))
+                progress = json.loads(path.read_text(encoding="utf-8"))
             except (OSError, ValueError):
                 continue
-            if told.get("stage") == "training" and told.get("step", 0) >= 1:
-                return float(told["at"])
+            if progress.get("stage") == "training" and progress.get("step", 0) >= 1:
+                return float(progress["at"])
         return None
 
-    found = measured(OURS, ["-m", "harness.run", *words], environment=environment, watch=updated)
+    usage = measured(OURS, ["-m", "harness.run", *words], environment=environment, watch=updated)
     (path,) = (results / "records").glob("*.json")
     record = json.loads(path.read_text(encoding="utf-8"))
-    return {**found, "tests": 1.0 if record["selected_epoch"] == len(record["history"]) else 2.0}
+    return {**usage, "tests": 1.0 if record["selected_epoch"] == len(record["history"]) else 2.0}
 
 
 def _peer(options: argparse.Namespace, name: str, out: Path, *, tests: int, environment: Mapping[str, str]) -> Usage:
@@ -205,7 +205,8 @@ def ratios(ours: Sequence[Usage], theirs: Sequence[Usage]) -> dict[str, dict[str
     from harness.costing.measure import paired_ratio
 
     return {
-        key: asdict(paired_ratio([one[key] for one in ours], [one[key] for one in theirs])) for key in COLUMNS.values()
+        key: asdict(paired_ratio([usage[key] for usage in ours], [usage[key] for usage in theirs]))
+        for key in COLUMNS.values()
     }
 
 
@@ -216,9 +217,9 @@ def page(files: Sequence[Mapping[str, Any]]) -> str:
     rows = []
     for file in files:
         peer = PEERS[file["options"]["backbone"]]
-        for name, found in file["rounds"].items():
+        for name, usages in file["rounds"].items():
             cells = [
-                f"{_median(found, key):.2f}" if key == "peak_gib" else f"{_median(found, key):.1f}"
+                f"{_median(usages, key):.2f}" if key == "peak_gib" else f"{_median(usages, key):.1f}"
                 for key in COLUMNS.values()
             ]
             share = file["ratios"].get(f"{name} / {peer}")
@@ -233,12 +234,12 @@ def setting(file: Mapping[str, Any]) -> str:
 
 
 def _median(rounds: Sequence[Usage], key: str) -> float:
-    return statistics.median(one[key] for one in rounds)
+    return statistics.median(usage[key] for usage in rounds)
 
 
-def interval(found: Mapping[str, float | None]) -> str:
-    bounds = "" if found["low"] is None else f" [{found['low']:.2f}, {found['high']:.2f}]"
-    return f"**{found['value']:.2f}**{bounds}"
+def interval(ratio: Mapping[str, float | None]) -> str:
+    bounds = "" if ratio["low"] is None else f" [{ratio['low']:.2f}, {ratio['high']:.2f}]"
+    return f"**{ratio['value']:.2f}**{bounds}"
 
 
 def drawn(files: Sequence[Mapping[str, Any]]) -> bytes:

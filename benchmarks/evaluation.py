@@ -91,14 +91,15 @@ def main(argv: list[str] | None = None) -> int:
     measured = {"shared": shared, "metrics": list(benchmark.metrics), "ratio": asdict(ratio)}
     seconds = {"forward": alone, "evaluation": scored, **{f"forward {name}": times for name, times in theirs.items()}}
     ratios = {name: paired_ratio(alone, times) for name, times in theirs.items()}
-    measured["peers"] = {name: asdict(one) for name, one in ratios.items()}
+    measured["peers"] = {name: asdict(peer) for name, peer in ratios.items()}
     save(options.json, options=options, measured={**measured, "seconds": seconds})
     print(f"metrics of {options.metrics}: {', '.join(benchmark.metrics)}; {shared or 'exclusive device'}")
     print(f"forward passes alone {statistics.median(alone):.2f} s, evaluation {statistics.median(scored):.2f} s")
     print(f"evaluation / forward passes: {ratio.value:.2f}{interval}")
-    for name, one in ratios.items():
+    for name, peer in ratios.items():
         print(
-            f"our forward passes / {name}: {one.value:.2f}" + (f" [{one.low:.2f}, {one.high:.2f}]" if one.low else "")
+            f"our forward passes / {name}: {peer.value:.2f}"
+            + (f" [{peer.low:.2f}, {peer.high:.2f}]" if peer.low else "")
         )
     return 0
 
@@ -106,8 +107,8 @@ def main(argv: list[str] | None = None) -> int:
 def _peers(backbone: str, segmenter: Segmenter) -> dict[str, torch.nn.Module]:
     """The plain reference and transformers' encoders, with the weights of ``segmenter``."""
     plain = plain_twin(backbone, segmenter, None)
-    found: dict[str, torch.nn.Module] = {"plain": plain}
-    return found | {f"hf-{one}": hf_plain(plain, attention=one) for one in ATTENTIONS}
+    models: dict[str, torch.nn.Module] = {"plain": plain}
+    return models | {f"hf-{attention}": hf_plain(plain, attention=attention) for attention in ATTENTIONS}
 
 
 if __name__ == "__main__":

@@ -34,8 +34,8 @@ def flex(
     q: Tensor, k: Tensor, v: Tensor, rows: Tensor, columns: Tensor, *, scale: float, by: Any = flex_attention
 ) -> Tensor:
     """As `harness.models.attention.widened_attention`, by ``by``: flex_attention, or what torch.compile made of it."""
-    found: Tensor = by(q, k, v, score_mod=with_positions(rows, columns), scale=scale)
-    return found
+    output: Tensor = by(q, k, v, score_mod=with_positions(rows, columns), scale=scale)
+    return output
 
 
 def with_positions(rows: Tensor, columns: Tensor) -> Callable[..., Tensor]:
@@ -80,7 +80,7 @@ def inputs(options: argparse.Namespace, device: torch.device, *, window: int) ->
     generator = torch.Generator().manual_seed(0)
     widths = [shape.dim // shape.blocks[0].heads] * 3 + [side] * 2
     made = [torch.randn(maps, shape.blocks[0].heads, side**2, width, generator=generator) for width in widths]
-    return [one.to(device, dtype).requires_grad_() for one in made]
+    return [tensor.to(device, dtype).requires_grad_() for tensor in made]
 
 
 def _measured(where: str, options: argparse.Namespace, device: torch.device) -> dict[str, Any]:
@@ -106,12 +106,12 @@ def _measured(where: str, options: argparse.Namespace, device: torch.device) -> 
                 continue
             begun = clock()
             try:
-                found = _pass(attend, leaves, scale=scale)
+                tensors = _pass(attend, leaves, scale=scale)
             except Exception as error:  # a kernel may refuse a shape in many ways, and the others are measured on
                 failed[name] = why(error)
                 continue
             if number < 0:  # warms up, compiles
-                first[name] = found
+                first[name] = tensors
                 if device.type == "cuda":
                     reset_peak(device)
                     _pass(attend, leaves, scale=scale)
@@ -140,20 +140,25 @@ def _pass(attend: Attend, leaves: Sequence[Tensor], *, scale: float) -> list[Ten
     return [out.detach(), *torch.autograd.grad(out.float().square().mean(), leaves)]
 
 
-def _deviation(found: Sequence[Tensor], plain: Sequence[Tensor]) -> float:
-    """The largest ‖found − plain‖ / ‖plain‖ of outputs and gradients."""
-    return max(float((a - b).float().norm() / b.float().norm()) for a, b in zip(found, plain, strict=True))
+def _deviation(tensors: Sequence[Tensor], plain: Sequence[Tensor]) -> float:
+    """The largest ‖tensor − plain‖ / ‖plain‖ of outputs and gradients."""
+    return max(float((a - b).float().norm() / b.float().norm()) for a, b in zip(tensors, plain, strict=True))
 
 
-def _table(where: str, found: dict[str, Any]) -> str:
+def _table(where: str, measured: dict[str, Any]) -> str:
     rows = []
-    for name, values in found["seconds"].items():
-        ratio = found["ratios"].get(f"{name} / widened")
-        told = "" if ratio is None else f"{ratio['value']:.2f}"
+    for name, values in measured["seconds"].items():
+        ratio = measured["ratios"].get(f"{name} / widened")
+        share = "" if ratio is None else f"{ratio['value']:.2f}"
         rows.append(
-            [name, f"{1000 * statistics.median(values):.2f}", told, f"{found['relative_deviation'].get(name, 0):.1e}"]
+            [
+                name,
+                f"{1000 * statistics.median(values):.2f}",
+                share,
+                f"{measured['relative_deviation'].get(name, 0):.1e}",
+            ]
         )
-    rows += [[name, reason, "", ""] for name, reason in found["failed"].items()]
+    rows += [[name, reason, "", ""] for name, reason in measured["failed"].items()]
     heads = [f"attention, {where}", "median (ms)", "/ widened", "deviation"]
     return str(tabulate(rows, headers=heads, tablefmt="github", disable_numparse=True))
 

@@ -51,11 +51,11 @@ def rows(*, size: str, backbones: Sequence[str], rounds: int) -> dict[str, Row]:
         size: the words of size and precision.
         backbones: each has its rows.
     """
-    found: dict[str, Row] = {}
+    by_name: dict[str, Row] = {}
     for backbone in backbones:
         real = f"--backbone {backbone} {size} --batch 4"  # which two workers can share
         model = f"--backbone {backbone} {size} --batch 1"
-        found |= {
+        by_name |= {
             f"step-{backbone}": Row(words=f"benchmarks.step {model} --rounds {rounds} --methods lora,naslora --peers"),
             f"evaluation-{backbone}": Row(words=f"benchmarks.evaluation {model} --rounds {rounds} --images 16 --peers"),
             f"cost-{backbone}": Row(
@@ -71,7 +71,7 @@ def rows(*, size: str, backbones: Sequence[str], rounds: int) -> dict[str, Row]:
                 words=f"benchmarks.real_run {real} --workers 2", rehearsed="--epochs 1 --images 8"
             ),
         }
-    return found
+    return by_name
 
 
 FULL = {"size": "--image-size 1024 --precision bf16", "backbones": ("vit_b", "vit_h"), "rounds": 9}
@@ -102,17 +102,17 @@ def main(argv: list[str] | None = None) -> int:
         print(f"{name}: python -m {planned[name].words}", file=sys.stderr, flush=True)
         measured[name] = _measured(planned[name], rehearse=options.rehearse)
         save(options.json, options=options, measured={"rows": measured})
-    told = [[name, f"{one['seconds']:.0f}", one.get("failed", "measured")] for name, one in measured.items()]
-    print(tabulate(told, headers=["row", "took (s)", "result"], tablefmt="github", disable_numparse=True))
-    return 1 if any("failed" in one for one in measured.values()) else 0
+    table = [[name, f"{row['seconds']:.0f}", row.get("failed", "measured")] for name, row in measured.items()]
+    print(tabulate(table, headers=["row", "took (s)", "result"], tablefmt="github", disable_numparse=True))
+    return 1 if any("failed" in row for row in measured.values()) else 0
 
 
 def _earlier(path: Path) -> dict[str, Any]:
     """The rows of the file, empty where there is none yet."""
     if not path.exists():
         return {}
-    found: dict[str, Any] = json.loads(path.read_text(encoding="utf-8"))["rows"]
-    return found
+    earlier: dict[str, Any] = json.loads(path.read_text(encoding="utf-8"))["rows"]
+    return earlier
 
 
 def _measured(row: Row, *, rehearse: bool) -> dict[str, Any]:
@@ -122,20 +122,20 @@ def _measured(row: Row, *, rehearse: bool) -> dict[str, Any]:
     if rehearse:
         words += row.rehearsed.split()
         words += [] if words[0] == "benchmarks.real_run" else REHEARSED.split()
-    found: dict[str, Any] = {"command": f"python -m {' '.join(words)}"}
+    result: dict[str, Any] = {"command": f"python -m {' '.join(words)}"}
     with tempfile.TemporaryDirectory() as folder:
         file = Path(folder) / "row.json"
         target = ["--results", folder] if row.prints else ["--json", str(file)]
         try:
             done = _run([*words, *target])
             text = done.stdout if row.prints else file.read_text(encoding="utf-8") if file.exists() else ""
-            found["measured"] = json.loads(text)
+            result["measured"] = json.loads(text)
         except subprocess.TimeoutExpired:
-            found["failed"] = f"not done after {HOURS:g} hours"
+            result["failed"] = f"not done after {HOURS:g} hours"
         except json.JSONDecodeError:
-            said = done.stderr.strip().splitlines()
-            found["failed"] = said[-1] if said else f"exit code {done.returncode}"
-    return {**found, "seconds": round(time.monotonic() - begun, 1)}
+            lines = done.stderr.strip().splitlines()
+            result["failed"] = lines[-1] if lines else f"exit code {done.returncode}"
+    return {**result, "seconds": round(time.monotonic() - begun, 1)}
 
 
 def _run(words: list[str]) -> subprocess.CompletedProcess[str]:

@@ -41,7 +41,7 @@ class Components:
 
 
 def measured() -> Components:
-    """Of NAS-LoRA − LoRA on Kvasir-SEG; a component that is estimated below zero is zero."""
+    """The components of NAS-LoRA − LoRA on Kvasir-SEG; one that is estimated below zero is zero."""
     archive = Draws(ROOT / "results", again=ROOT / "results" / "again" / "avx512")
     (grid,) = grids(archive.records, archive, study=with_reruns(load_study("small-methods")))
     first, second = grid.row("NAS-LoRA"), grid.row("LoRA")
@@ -71,7 +71,7 @@ def table(generator: np.random.Generator, c: Components, *, seeds: int, images: 
 
 
 def conservative(estimate: stats.Estimate) -> stats.Estimate:
-    """With the interaction added once more instead of taken back."""
+    """``estimate`` with the interaction added once more instead of taken back."""
     images, both = estimate.rest
     held = images.variance * images.narrows
     share = both.df / ((both.df + 1) + (estimate.n - 1) + images.df)  # (R - 1)(C - 1) / RC
@@ -97,8 +97,8 @@ def simulate(
         assert estimate is not None
         rows = generator.normal(0, run_sd, (len(spreads), seeds)) * spreads[:, None]
         pooled = stats.with_pooled_runs(estimate, [list(row) for row in rows])
-        for name, one in (("conservative", conservative(estimate)), ("unbiased", estimate), ("pooled", pooled)):
-            interval = one.interval()
+        for name, kind in (("conservative", conservative(estimate)), ("unbiased", estimate), ("pooled", pooled)):
+            interval = kind.interval()
             assert interval is not None
             held.setdefault(name, []).append(interval.low <= 0 <= interval.high)
             widths.setdefault(name, []).append(interval.half)
@@ -111,7 +111,7 @@ def simulate(
 def main(simulations: int = 2000) -> None:
     c, images = measured(), 100
     equal, unequal = np.ones(ROWS), np.geomspace(0.5, 2.0, ROWS)
-    found = {
+    by_seeds = {
         str(seeds): {
             **simulate(c, seeds=seeds, images=images, spreads=equal, simulations=simulations),
             "pooled, unequal rows": simulate(c, seeds=seeds, images=images, spreads=unequal, simulations=simulations)[
@@ -121,7 +121,9 @@ def main(simulations: int = 2000) -> None:
         for seeds in (3, 6, 12)
     }
     setup = {"components": {name: round(sd, 3) for name, sd in asdict(c).items()}, "images": images, "rows": ROWS}
-    OUT.write_text(json.dumps({**setup, "simulations": simulations, "seeds": found}, indent=1) + "\n", encoding="utf-8")
+    OUT.write_text(
+        json.dumps({**setup, "simulations": simulations, "seeds": by_seeds}, indent=1) + "\n", encoding="utf-8"
+    )
     print(OUT.read_text(encoding="utf-8"))
 
 

@@ -137,13 +137,13 @@ def main(argv: list[str] | None = None) -> int:
     rows = {}
     for name, masks in subjects.items():
         pairs = [(prediction_for(mask > 0, seed=seed), mask) for seed, mask in enumerate(masks)]
-        found = compare(pairs, rounds=options.rounds if len(pairs) == 1 else 3, cores=cores)
+        comparison = compare(pairs, rounds=options.rounds if len(pairs) == 1 else 3, cores=cores)
         print(
-            f"| {name} | {found.theirs * 1000:.0f} | {found.ours * 1000:.1f} | {found.ratio:.1f} "
-            f"| {found.ratio_all_cores:.1f} | {found.difference:.0e} |",
+            f"| {name} | {comparison.theirs * 1000:.0f} | {comparison.ours * 1000:.1f} | {comparison.ratio:.1f} "
+            f"| {comparison.ratio_all_cores:.1f} | {comparison.difference:.0e} |",
             flush=True,
         )
-        rows[name] = asdict(found)
+        rows[name] = asdict(comparison)
     save(options.json, options=options, measured={"shared": used_by_others(torch.device("cpu")), "masks": rows})
     return 0
 

@@ -47,8 +47,8 @@ def main(argv: list[str] | None = None) -> int:
     if options.cpu_time:
         torch.set_num_threads(1)
     device = torch.device("cpu")
-    segmenter, own = pair(options.checkout, image_size=options.image_size, checkpoint=options.checkpoint)
-    ours, theirs = Contestant(segmenter, options, device), Contestant(own, options, device)
+    segmenter, official = pair(options.checkout, image_size=options.image_size, checkpoint=options.checkpoint)
+    ours, theirs = Contestant(segmenter, options, device), Contestant(official, options, device)
     masks, gradients = deviations(ours, theirs)
     print(f"masks differ by {masks:.1e}, gradients of LoRA by {gradients:.1e} (relative to the largest)")
     prefix = frozen_prefix(segmenter)
@@ -83,34 +83,34 @@ def pair(checkout: Path, *, image_size: int, checkpoint: Path | None) -> tuple[A
     sam = own_sam(checkout, image_size=image_size)
     method = LoRA(LoRAConfig(), seed=1)
     generator = torch.Generator().manual_seed(1)
-    own = twin_of(sam, segmenter, method, encoder=AnySize)
+    official = twin_of(sam, segmenter, method, encoder=AnySize)
     for adapter, block in zip(method.adapters().values(), sam.image_encoder.blocks, strict=True):
         adapter.up.data.copy_(0.02 * torch.randn(adapter.up.shape, generator=generator))
         block.attn.qkv.up.weight.data.copy_(adapter.up)
-    own.sam.image_encoder.eval()  # statistics of batch norms are the checkpoint's
-    return segmenter.train(), own
+    official.sam.image_encoder.eval()  # statistics of batch norms are the checkpoint's
+    return segmenter.train(), official
 
 
 def deviations(ours: Contestant, theirs: Contestant) -> tuple[float, float]:
     """Largest differences of mask logits and of LoRA's gradients, relative to the largest of each."""
     outputs, gradients = [], []
-    for one in (ours, theirs):
-        masks = one.forward().masks
+    for contestant in (ours, theirs):
+        masks = contestant.forward().masks
         masks.square().mean().backward()
         outputs.append(masks.detach())
-        own = [
+        adapters = [
             p
-            for name, p in one.model.named_parameters()
+            for name, p in contestant.model.named_parameters()
             if name.endswith((".up", ".down", ".up.weight", ".down.weight"))
         ]
-        gradients.append([p.grad.clone() for p in own if p.grad is not None])
-        one.optimiser.zero_grad(set_to_none=True)
+        gradients.append([p.grad.clone() for p in adapters if p.grad is not None])
+        contestant.optimiser.zero_grad(set_to_none=True)
     assert len(gradients[0]) == len(gradients[1]) > 0
-    return _relative(*outputs), max(_relative(mine, other) for mine, other in zip(*gradients, strict=True))
+    return _relative(*outputs), max(_relative(first, second) for first, second in zip(*gradients, strict=True))
 
 
-def _relative(found: Tensor, expected: Tensor) -> float:
-    return float((found - expected).abs().max() / expected.abs().max())
+def _relative(actual: Tensor, expected: Tensor) -> float:
+    return float((actual - expected).abs().max() / expected.abs().max())
 
 
 if __name__ == "__main__":

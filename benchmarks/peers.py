@@ -95,7 +95,7 @@ def autogluon_conv_lora(plain: PlainSegmenter, method: Method) -> PlainSegmenter
 
 
 def _frozen_encoder(plain: PlainSegmenter, *, attention: str) -> PeerEncoder:
-    """Of the weights below the reference's adapters."""
+    """transformers' encoder with the weights below the reference's adapters, frozen."""
     encoder: Any = copy.deepcopy(plain.sam.image_encoder)
     for block in encoder.blocks:
         if isinstance(block.attn.qkv, PlainLoRA):
@@ -105,7 +105,7 @@ def _frozen_encoder(plain: PlainSegmenter, *, attention: str) -> PeerEncoder:
 
 def _adapters(method: Method) -> dict[int, LowRank]:
     """Block -> its adapter."""
-    return {int(site.split(".")[1]): one for site, one in method.adapters().items()}  # type: ignore[attr-defined]
+    return {int(site.split(".")[1]): adapter for site, adapter in method.adapters().items()}  # type: ignore[attr-defined]
 
 
 def _with(plain: PlainSegmenter, encoder: PeerEncoder) -> PlainSegmenter:
@@ -124,10 +124,10 @@ def _renamed(name: str) -> str:
 
 def matmul_rate(device: torch.device, dtype: torch.dtype, *, clock: Any, size: int = 2048, rounds: int = 5) -> float:
     """FLOP a second of the best of several square matrix products: what a step can reach at most."""
-    one, other = (torch.randn(size, size, device=device, dtype=dtype) for _ in range(2))
+    left, right = (torch.randn(size, size, device=device, dtype=dtype) for _ in range(2))
     best = 0.0
     for _ in range(rounds + 1):
         begun = clock()
-        torch.mm(one, other)
+        torch.mm(left, right)
         best = max(best, 2 * size**3 / max(clock() - begun, 1e-9))
     return best

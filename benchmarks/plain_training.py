@@ -129,10 +129,10 @@ class Folder(torch.utils.data.Dataset[Any]):
 
     def __getitem__(self, index: int) -> Any:
         image, mask = (Image.open(path) for path in self.paths[index])
-        found, truth = image.convert("RGB"), np.asarray(mask.convert("L")) > 127
+        picture, truth = image.convert("RGB"), np.asarray(mask.convert("L")) > 127
         if self.flips and random.random() < 0.5:
-            found, truth = found.transpose(Image.Transpose.FLIP_LEFT_RIGHT), truth[:, ::-1].copy()
-        return self.prepare((found, truth))
+            picture, truth = picture.transpose(Image.Transpose.FLIP_LEFT_RIGHT), truth[:, ::-1].copy()
+        return self.prepare((picture, truth))
 
 
 def _only(folder: Path, stem: str) -> Path:
@@ -150,14 +150,14 @@ def loss_of(logits: Tensor, truth: Tensor) -> Tensor:
 
 def overlap(logits: Any, truth: Any) -> float:
     """Mean IoU of images."""
-    predicted, wanted = logits > 0, truth > 0.5
+    predicted, foreground = logits > 0, truth > 0.5
     axes = tuple(range(1, predicted.ndim))
-    both, either = (predicted & wanted).sum(axes), (predicted | wanted).sum(axes)
+    both, either = (predicted & foreground).sum(axes), (predicted | foreground).sum(axes)
     return float((both / np.maximum(either, 1)).mean())
 
 
-def told(folder: Path) -> None:
-    """Say when the first update was made."""
+def note_first_update(folder: Path) -> None:
+    """Write down when the first update was made."""
     if not (folder / "first").exists():
         (folder / "first").write_text(str(time.time()), encoding="utf-8")
 
@@ -190,8 +190,8 @@ def trainer(options: argparse.Namespace) -> dict[str, Any]:
     )  # fmt: skip
 
     def prepare(pair: Pair) -> dict[str, Tensor]:
-        found = processor(images=pair[0], segmentation_maps=pair[1].astype(np.uint8), return_tensors="pt")
-        return {"pixel_values": found["pixel_values"][0], "labels": found["labels"].reshape(1, side, side).float()}
+        inputs = processor(images=pair[0], segmentation_maps=pair[1].astype(np.uint8), return_tensors="pt")
+        return {"pixel_values": inputs["pixel_values"][0], "labels": inputs["labels"].reshape(1, side, side).float()}
 
     class Own(Trainer):
         def compute_loss(
@@ -205,7 +205,7 @@ def trainer(options: argparse.Namespace) -> dict[str, Any]:
 
     class First(TrainerCallback):
         def on_step_end(self, *_: Any, **__: Any) -> None:
-            told(options.out)
+            note_first_update(options.out)
 
     arguments = TrainingArguments(
         output_dir=str(options.out / "trainer"), max_steps=options.updates, per_device_train_batch_size=options.batch,
@@ -220,7 +220,7 @@ def trainer(options: argparse.Namespace) -> dict[str, Any]:
         args=arguments,
         train_dataset=options.split("train", prepare),
         eval_dataset=options.split("val", prepare),
-        compute_metrics=lambda found: {"iou": overlap(found.predictions, found.label_ids)},
+        compute_metrics=lambda prediction: {"iou": overlap(prediction.predictions, prediction.label_ids)},
         callbacks=[First()],
     )
     made.train()
@@ -235,19 +235,19 @@ def official(options: argparse.Namespace) -> dict[str, Any]:
     if options.checkpoint:
         from safetensors.torch import load_file
 
-        found = sam.load_state_dict(
-            {name: one.float() for name, one in load_file(options.checkpoint).items()}, strict=False
+        keys = sam.load_state_dict(
+            {name: tensor.float() for name, tensor in load_file(options.checkpoint).items()}, strict=False
         )
-        left = [name for name in found.missing_keys if "head." not in name and not name.endswith("num_batches_tracked")]
-        if left or found.unexpected_keys:  # but for the classifier, which no mask needs
-            raise SystemExit(f"{options.checkpoint}: {[*left, *found.unexpected_keys][:3]} do not fit MobileSAM")
+        left = [name for name in keys.missing_keys if "head." not in name and not name.endswith("num_batches_tracked")]
+        if left or keys.unexpected_keys:  # but for the classifier, which no mask needs
+            raise SystemExit(f"{options.checkpoint}: {[*left, *keys.unexpected_keys][:3]} do not fit MobileSAM")
 
     encoder = AnySize(sam.image_encoder)
     sam.requires_grad_(False)
     sam.mask_decoder.requires_grad_(True)
     for block in encoder.blocks:
         block.attn.qkv = _LoRA(block.attn.qkv)
-    trained = {name: one for name, one in sam.named_parameters() if one.requires_grad}
+    trained = {name: parameter for name, parameter in sam.named_parameters() if parameter.requires_grad}
     optimiser = torch.optim.AdamW(trained.values(), lr=options.lr, weight_decay=1e-4)
     resize, size = ResizeLongestSide(options.image_size), options.image_size
     sam.image_encoder.img_size = size  # what its preprocessing pads to
@@ -264,7 +264,7 @@ def official(options: argparse.Namespace) -> dict[str, Any]:
             embeddings = encoder(images)
             sparse, dense = sam.prompt_encoder(points=None, boxes=None, masks=None)
             place = sam.prompt_encoder.get_dense_pe()
-            low = [sam.mask_decoder(one[None], place, sparse, dense, False)[0] for one in embeddings]
+            low = [sam.mask_decoder(embedding[None], place, sparse, dense, False)[0] for embedding in embeddings]
         return nn.functional.interpolate(torch.cat(low).float(), (size, size), mode="bilinear", align_corners=False)
 
     def scored(split: str) -> float:
@@ -272,8 +272,8 @@ def official(options: argparse.Namespace) -> dict[str, Any]:
         values = []
         with torch.no_grad():
             for images, masks in loader:
-                found = predicted(images).numpy()
-                values += [overlap(found[[place]], masks[[place]].numpy()) for place in range(len(images))]
+                logits = predicted(images).numpy()
+                values += [overlap(logits[[place]], masks[[place]].numpy()) for place in range(len(images))]
         return float(np.mean(values))
 
     loader = torch.utils.data.DataLoader(options.split("train", prepare), batch_size=options.batch, shuffle=True)
@@ -285,10 +285,10 @@ def official(options: argparse.Namespace) -> dict[str, Any]:
             optimiser.step()
             optimiser.zero_grad(set_to_none=True)
             done += 1
-            told(options.out)
-            if done % (options.updates // 2) == 0 and (found := scored("val")) > best:
-                best = found
-                torch.save({name: one.detach() for name, one in trained.items()}, file)
+            note_first_update(options.out)
+            if done % (options.updates // 2) == 0 and (score := scored("val")) > best:
+                best = score
+                torch.save({name: parameter.detach() for name, parameter in trained.items()}, file)
             if done == options.updates:
                 break
     sam.load_state_dict(torch.load(file, weights_only=True), strict=False)
@@ -315,8 +315,8 @@ def main(argv: list[str] | None = None) -> int:
     random.seed(0)
     counts = {"train": options.images, "val": options.val, "test": options.test}
     options.split = lambda name, prepare: Folder(options.data / "Kvasir-SEG", name, counts[name], prepare)
-    found = (trainer if options.script == "trainer" else official)(options)
-    (options.out / "result.json").write_text(json.dumps(found, indent=1), encoding="utf-8")
+    result = (trainer if options.script == "trainer" else official)(options)
+    (options.out / "result.json").write_text(json.dumps(result, indent=1), encoding="utf-8")
     return 0
 
 

@@ -47,18 +47,20 @@ class Recorded(TorchDispatchMode):
 
     def __torch_dispatch__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
         if places := PRODUCTS.get(func.overloadpacket.__name__):
-            one, other = ((tuple(args[place].shape), args[place].stride(), args[place].dtype) for place in places)
-            self.counts[one, other] += 1
+            left, right = ((tuple(args[place].shape), args[place].stride(), args[place].dtype) for place in places)
+            self.counts[left, right] += 1
         return func(*args, **(kwargs or {}))
 
 
-def flops(one: Layout, other: Layout) -> int:
-    return 2 * math.prod(one[0]) * other[0][-1]
+def flops(left: Layout, right: Layout) -> int:
+    return 2 * math.prod(left[0]) * right[0][-1]
 
 
-def seconds_alone(one: Layout, other: Layout, *, clock: Any) -> float:
+def seconds_alone(first: Layout, second: Layout, *, clock: Any) -> float:
     """The best of several of one product."""
-    left, right = (torch.empty_strided(shape, stride, dtype=dtype).normal_() for shape, stride, dtype in (one, other))
+    left, right = (
+        torch.empty_strided(shape, stride, dtype=dtype).normal_() for shape, stride, dtype in (first, second)
+    )
     best = math.inf
     for _ in range(REPEATS):
         begun = clock()
@@ -90,9 +92,9 @@ def main(argv: list[str] | None = None) -> int:
     limit = step.matmul_rate()
     wide = matmul_rate(step.device, torch.float32, clock=step.clock)
     products = [
-        {"left": one[:2], "right": other[:2], "type": str(one[2]), "count": count,
-         "flops": count * flops(one, other), "seconds": count * seconds_alone(one, other, clock=step.clock)}
-        for (one, other), count in recorded.counts.items()
+        {"left": left[:2], "right": right[:2], "type": str(left[2]), "count": count,
+         "flops": count * flops(left, right), "seconds": count * seconds_alone(left, right, clock=step.clock)}
+        for (left, right), count in recorded.counts.items()
     ]  # fmt: skip
     products.sort(key=lambda product: -product["seconds"])
     measured = {"shared": shared, "step_s": step_s, "square_flops_per_s": limit, "square_flops_per_s_fp32": wide,
@@ -107,23 +109,23 @@ def summary(measured: dict[str, Any]) -> str:
     """The products that take most, and where the step's time goes."""
     limit, step_s, products = measured["square_flops_per_s"], measured["step_s"], measured["products"]
     rows = []
-    for one in products[:SHOWN]:
-        rate = one["flops"] / one["seconds"]
+    for product in products[:SHOWN]:
+        rate = product["flops"] / product["seconds"]
         layouts = " · ".join(
             f"{'×'.join(map(str, shape))}{'' if stride[-1] == 1 else ' transposed'}"
-            for shape, stride in (one["left"], one["right"])
+            for shape, stride in (product["left"], product["right"])
         )
         rows.append(
             [
                 layouts,
-                one["type"].removeprefix("torch."),
-                one["count"],
-                f"{one['seconds']:.3f}",
+                product["type"].removeprefix("torch."),
+                product["count"],
+                f"{product['seconds']:.3f}",
                 f"{rate / 1e9:.0f}",
                 f"{100 * rate / limit:.0f} %",
             ]
         )
-    alone, work = (sum(one[key] for one in products) for key in ("seconds", "flops"))
+    alone, work = (sum(product[key] for product in products) for key in ("seconds", "flops"))
     within = sum(seconds for name, seconds in measured["operations"].items() if name.removeprefix("aten::") in PRODUCTS)
     copied = sum(
         measured["operations"].get(f"aten::{name}", 0.0) for name in ("copy_", "_to_copy", "clone", "contiguous")

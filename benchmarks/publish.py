@@ -53,8 +53,8 @@ def steps(files: Files) -> str:
         asked = file["options"]
         for contestant, seconds in file["seconds"].items():
             share, ratio = (
-                file[key].get(other)
-                for key, other in (("share_of_limit", contestant), ("ratios", f"lora / {contestant}"))
+                file[key].get(entry)
+                for key, entry in (("share_of_limit", contestant), ("ratios", f"lora / {contestant}"))
             )
             rows.append(
                 [
@@ -68,11 +68,11 @@ def steps(files: Files) -> str:
 
 
 def bounds(files: Files) -> str:
-    told = (
+    sections = (
         f"`{name}` ({file['shared'] or 'nothing else running'}):\n\n{products.summary(file)}"
         for name, file in files.items()
     )
-    return "\n\n".join(told)
+    return "\n\n".join(sections)
 
 
 def imports(files: Files) -> str:
@@ -98,8 +98,8 @@ def published(page: Path, text: str) -> str:
     return text
 
 
-def put(text: str, name: str, told: str) -> str:
-    """``told`` between the marks of a block.
+def put(text: str, name: str, content: str) -> str:
+    """``text`` with ``content`` between the marks of a block.
 
     Raises:
         ValueError: the text has no such marks.
@@ -109,7 +109,7 @@ def put(text: str, name: str, told: str) -> str:
     _, ended, after = rest.partition(end)
     if not begun or not ended:
         raise ValueError(f"no marks of {name}")
-    inner = f"\n{told}\n\n" if told else ""
+    inner = f"\n{content}\n\n" if content else ""
     return f"{before}{begin}{inner}{end}{after}"
 
 

@@ -139,7 +139,7 @@ def plain_twin(name: str, segmenter: Segmenter, attach: Method | None) -> PlainS
 
 
 def twin_of(
-    sam: Any, segmenter: Segmenter, attach: Method | None, *, encoder: Callable[[Any], Any] = lambda own: own
+    sam: Any, segmenter: Segmenter, attach: Method | None, *, encoder: Callable[[Any], Any] = lambda module: module
 ) -> PlainSegmenter:
     """`plain_twin` of any model with SAM's parts and names.
 

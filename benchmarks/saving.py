@@ -9,7 +9,7 @@ from typing import Any
 
 
 def add_json(parser: argparse.ArgumentParser) -> None:
-    """The option; a folder that is not there is refused before anything is measured."""
+    """Add the option ``--json FILE``; a folder that is not there is refused before anything is measured."""
     parser.add_argument("--json", type=_file, metavar="FILE", help="write what was measured here")
 
 

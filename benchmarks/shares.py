@@ -60,7 +60,7 @@ def shares(record: Record) -> dict[str, float]:
     whole = sum(seconds.values())
     updates = min(cost["train_time_s"] - cost["data_wait_s"] * cost["steps"], seconds["training"])
     parts = {"updates": updates, "training beside them": seconds["training"] - updates}
-    parts |= {name: sum(seconds[one] for one in stages) for name, stages in STAGES.items()}
+    parts |= {name: sum(seconds[stage] for stage in stages) for name, stages in STAGES.items()}
     return {
         "minutes": whole / 60,
         **{name: part / whole for name, part in parts.items()},
@@ -77,8 +77,8 @@ def table(runs: Mapping[str, Sequence[Mapping[str, float]]]) -> str:
             for name in each[0]
             if name not in ("minutes", "outside passes")
         ]
-        told = f"{100 * statistics.median(outside):.1f} % ({100 * min(outside):.1f} to {100 * max(outside):.1f})"
-        rows.append([method, len(each), f"{min(minutes):.1f} to {max(minutes):.1f}", *parts, told])
+        spread = f"{100 * statistics.median(outside):.1f} % ({100 * min(outside):.1f} to {100 * max(outside):.1f})"
+        rows.append([method, len(each), f"{min(minutes):.1f} to {max(minutes):.1f}", *parts, spread])
     names = next((list(each[0])[1:] for each in runs.values()), [])
     return tabulate(rows, headers=["method", "runs", "minutes", *names], tablefmt="github", disable_numparse=True)
 

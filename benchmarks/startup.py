@@ -49,9 +49,9 @@ def main(argv: list[str] | None = None) -> int:
                 "status --help": ["-m", "harness", "status", "--help"],
                 "run of the demo": ["-m", "harness.run", *DEMO, "--results", folder],
             }
-            found = {name: imports(command) for name, command in asked.items()}
-            print(f"\n{packages_table(found)}")
-            measured["imports"] = found
+            by_command = {name: imports(command) for name, command in asked.items()}
+            print(f"\n{packages_table(by_command)}")
+            measured["imports"] = by_command
     save(options.json, options=options, measured=measured)
     return 0
 
@@ -64,26 +64,26 @@ def imports(command: list[str]) -> dict[str, float]:
     return by_package(done.stderr)
 
 
-def by_package(told: str) -> dict[str, float]:
+def by_package(text: str) -> dict[str, float]:
     """Top-level package -> its own seconds, most first, of what ``-X importtime`` tells; the standard library is one."""
     spent: Counter[str] = Counter()
-    for line in told.splitlines():
-        own, _, name = line.removeprefix("import time:").partition("|")
-        if line.startswith("import time:") and own.strip().isdigit():
+    for line in text.splitlines():
+        microseconds, _, name = line.removeprefix("import time:").partition("|")
+        if line.startswith("import time:") and microseconds.strip().isdigit():
             package = name.rpartition("|")[2].strip().partition(".")[0]
-            spent["standard library" if package in sys.stdlib_module_names else package] += int(own)
+            spent["standard library" if package in sys.stdlib_module_names else package] += int(microseconds)
     return {name: microseconds / 1e6 for name, microseconds in spent.most_common()}
 
 
-def packages_table(found: dict[str, dict[str, float]]) -> str:
+def packages_table(by_command: dict[str, dict[str, float]]) -> str:
     """A row a package, a column a command; the last sums up."""
-    columns = list(found.values())
-    names = {name: None for one in reversed(columns) for name in one}
-    shown = [name for name in names if any(one.get(name, 0.0) >= SHOWN_S for one in columns)]
-    rows = [[name, *(one.get(name) for one in columns)] for name in shown]
-    rest = [sum(seconds for name, seconds in one.items() if name not in shown) for one in columns]
-    rows += [["others", *rest], ["all", *(sum(one.values()) for one in columns)]]
-    return tabulate(rows, headers=["imports (s)", *found], tablefmt="github", floatfmt=".2f")
+    columns = list(by_command.values())
+    names = {name: None for column in reversed(columns) for name in column}
+    shown = [name for name in names if any(column.get(name, 0.0) >= SHOWN_S for column in columns)]
+    rows = [[name, *(column.get(name) for column in columns)] for name in shown]
+    rest = [sum(seconds for name, seconds in column.items() if name not in shown) for column in columns]
+    rows += [["others", *rest], ["all", *(sum(column.values()) for column in columns)]]
+    return tabulate(rows, headers=["imports (s)", *by_command], tablefmt="github", floatfmt=".2f")
 
 
 if __name__ == "__main__":

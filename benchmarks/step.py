@@ -80,7 +80,7 @@ class Contestant:
         return self.clock() - begun
 
     def flops(self) -> int:
-        """Of a step as executed, what is computed again included."""
+        """FLOPs of a step as executed, what is computed again included."""
         with FlopCount() as counter:
             self.step()
         return counter.total
@@ -91,25 +91,25 @@ class Contestant:
 
     def operations(self) -> dict[str, float]:
         """Seconds of a step by operation, without those that it calls, most first."""
-        with torch.profiler.profile() as found:
+        with torch.profiler.profile() as profile:
             self.step()
         on_device = self.device.type == "cuda"
         spent = {
             event.key: (event.self_device_time_total if on_device else event.self_cpu_time_total) / 1e6
-            for event in found.key_averages()
+            for event in profile.key_averages()
         }
         return dict(sorted(spent.items(), key=lambda item: -item[1])[:_SHOWN])
 
     def live_peak(self) -> int:
-        own = [*self.model.parameters(), *self.model.buffers()]
+        tensors = [*self.model.parameters(), *self.model.buffers()]
         states = [v for s in self.optimiser.state.values() for v in s.values() if isinstance(v, torch.Tensor)]
-        resident = sum(t.numel() * t.element_size() for t in own + states)
+        resident = sum(t.numel() * t.element_size() for t in tensors + states)
         if self.device.type == "cuda":
             before = torch.cuda.memory_allocated()
             reset_peak(self.device)
             self.step()
             return resident + torch.cuda.max_memory_allocated() - before
-        with LiveBytes([*own, *states, self.images, self.masks]) as counter:
+        with LiveBytes([*tensors, *states, self.images, self.masks]) as counter:
             self.step()
         return resident + counter.peak
 
@@ -117,7 +117,7 @@ class Contestant:
 def contestants(options: argparse.Namespace, device: torch.device, only: str = "") -> dict[str, Contestant]:
     """``<method>`` is ours, ``<method> plain`` the reference; with ``--peers`` also ``lora hf-sdpa``, ``lora hf-eager`` and
     ``convlora autogluon`` (`benchmarks.peers`)."""
-    found = {}
+    built = {}
     for name in options.methods.split(","):
         cls, config = METHODS[name]
         segmenter = build_segmenter(
@@ -132,13 +132,13 @@ def contestants(options: argparse.Namespace, device: torch.device, only: str = "
             plain = plain_twin(options.backbone, segmenter, method)
         models = {name: segmenter, f"{name} plain": plain}
         if options.peers and name == "lora":
-            models |= {f"lora hf-{one}": hf_lora(plain, method, attention=one) for one in ATTENTIONS}
+            models |= {f"lora hf-{attention}": hf_lora(plain, method, attention=attention) for attention in ATTENTIONS}
         if options.peers and name == "convlora":
             models["convlora autogluon"] = autogluon_conv_lora(plain, method)
         for label, model in models.items():
             if label == only or (not only and label not in options.without.split(",")):
-                found[label] = Contestant(model, options, device)
-    return found
+                built[label] = Contestant(model, options, device)
+    return built
 
 
 def main(argv: list[str] | None = None) -> int:
@@ -269,12 +269,12 @@ def _table(measured: dict[str, Any]) -> str:
 
 def _ratios(seconds: dict[str, list[float]]) -> dict[str, dict[str, Any]]:
     """``A / B`` -> value and 95 % interval, of the pairs that the table prints."""
-    pairs = [(name, other) for name in seconds for other in seconds if other.startswith(f"{name} ")]
+    pairs = [(name, second) for name in seconds for second in seconds if second.startswith(f"{name} ")]
     pairs += [("naslora", "lora")]
     return {
-        f"{one} / {other}": asdict(paired_ratio(seconds[one], seconds[other]))
-        for one, other in pairs
-        if seconds.get(one) and seconds.get(other)
+        f"{first} / {second}": asdict(paired_ratio(seconds[first], seconds[second]))
+        for first, second in pairs
+        if seconds.get(first) and seconds.get(second)
     }
 
 
