@@ -167,10 +167,8 @@ def frame(archive: Archive, kind: Kind, records: Iterable[Record] | None = None)
 
 
 def _scores(archive: Archive, record: Record) -> Iterator[dict[str, Any]]:
-    for model, splits in record.scores.items():
-        for split, scores in splits.items():
-            for metric, value in scores.items():
-                yield {"model": model, "split": split, "metric": metric, "value": value}
+    for model, split, metric, value in record.each_score():
+        yield {"model": model, "split": split, "metric": metric, "value": value}
 
 
 def _images(archive: Archive, record: Record) -> Iterator[dict[str, Any]]:

@@ -5,7 +5,7 @@ from __future__ import annotations
 import hashlib
 import json
 import math
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from functools import cached_property
 from typing import Any, ClassVar, Literal
@@ -264,6 +264,12 @@ class Record:
     finished: str = ""
     beside: dict[str, str] = field(default_factory=dict, compare=False)
     schema_version: int = SCHEMA_VERSION
+
+    def each_score(self) -> Iterator[tuple[str, str, str, float]]:
+        """Scored model, split, metric, value."""
+        for model, splits in self.scores.items():
+            for split, values in splits.items():
+                yield from ((model, split, metric, value) for metric, value in values.items())
 
     @property
     def ignored(self) -> dict[str, int]:

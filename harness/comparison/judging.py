@@ -120,7 +120,7 @@ class Reading:
     @classmethod
     def exact(cls, claim: Claim, what: str, where: str, value: float) -> Reading:
         """A count has no spread."""
-        return cls.by_interval(claim, what, where, value, Interval(estimate=value, low=value, high=value, n=1), 1)
+        return cls.by_interval(claim, what, where, value, Interval.exact(value), 1)
 
     @classmethod
     def by_seeds(

@@ -9,8 +9,8 @@ from __future__ import annotations
 import csv
 import itertools
 import math
-from collections.abc import Sequence
-from dataclasses import dataclass, replace
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
 from pathlib import Path
 
 from harness import statistics as stats
@@ -105,38 +105,15 @@ def pair_with(elsewhere: Elsewhere, grid: Grid) -> ModelPair | None:
     """How the rows that both have rank here and there; None while fewer than two are complete on a benchmark."""
     rows = [row for row in grid.rows if row.label in elsewhere.correct and row.score == "best"]
     columns = [column for column in grid.columns if column in grid.one_each]
-    begun = {column: {row for row in rows if grid.cells[row, column].complete} for column in columns}
-    begun = {column: done for column, done in begun.items() if done}
-    most = max(map(len, begun.values()), default=0)
-    places, complete = without_gaps(begun, least=max(2, min(FEWEST, most)))
-    ranked = [row for row in rows if row in complete]
-    if len(ranked) < 2 or not places:
-        return None
-    shares = [elsewhere.correct[row.label] / elsewhere.trials for row in ranked]
-    scores = []
-    for column in places:
-        table = _table([grid.cells[row, column] for row in ranked], grid.archive)
-        if table is None:
-            return None
-        scores.append(_beside(table, shares, trials=elsewhere.trials))
-    behind = [record for row in ranked for column in places for record in grid.cells[row, column].records]
-    return ModelPair(
-        models=(grid.model_name, elsewhere.name),
-        rows=tuple(row.named for row in ranked),
-        of_rows=len(rows),
-        columns=tuple(column.short for column in places),
-        left_out=tuple(column.short for column in begun if column not in places),
-        agreement=stats.agreement(scores),
-        seeds=min(score.first.shape[1] for score in scores),
-        keys=tuple(dict.fromkeys(record.key for record in behind)),
-    )
+    cells = {row: {column: (grid.cells[row, column],) for column in columns} for row in rows}
+    return _pair((grid.model_name, elsewhere.name), cells, grid.archive, elsewhere=elsewhere)
 
 
 def model_pairs(grids: Sequence[Grid]) -> list[ModelPair]:
     """Every two grids that differ in the model alone and have two rows on a benchmark in common."""
     pairs = []
     for first, second in itertools.combinations(sorted(grids, key=_order), 2):
-        if _differ_in_model_alone(first, second) and (pair := _pair(first, second)):
+        if _differ_in_model_alone(first, second) and (pair := _pair_of_grids(first, second)):
             pairs.append(pair)
     return pairs
 
@@ -162,38 +139,46 @@ def _differ_in_model_alone(first: Grid, second: Grid) -> bool:
     return all(MODEL_RULES.issuperset(one) for one in changed) and (not same or all(changed))
 
 
-def _pair(first: Grid, second: Grid) -> ModelPair | None:
+Compared = Mapping[Row, Mapping[Column, Sequence[Cell]]]
+"""Row -> column -> the cell of each model that has cells: of both, or of ours alone."""
+
+
+def _pair_of_grids(first: Grid, second: Grid) -> ModelPair | None:
     columns = [column for column in second.columns if column in first.one_each]
     alike = {(row.label, row.score): row for row in second.rows}
-    rows = [(row, alike[row.label, row.score]) for row in first.rows if (row.label, row.score) in alike]
+    cells = {
+        row: {column: (first.cells[row, column], second.cells[other, column]) for column in columns}
+        for row in first.rows
+        if (other := alike.get((row.label, row.score)))
+    }
+    same = first.sheet.backbone == second.sheet.backbone
+    models = [grid.model_name.removeprefix(f"{first.sheet.backbone} + " if same else "") for grid in (first, second)]
+    return _pair((models[0], models[1]), cells, first.archive)
 
-    def both(pair: tuple[Row, Row], column: Column) -> tuple[Cell, Cell]:
-        return first.cells[pair[0], column], second.cells[pair[1], column]
 
+def _pair(
+    models: tuple[str, str], cells: Compared, archive: Archive, *, elsewhere: Elsewhere | None = None
+) -> ModelPair | None:
+    """None while no benchmark has two rows that are complete under each model and share a seed."""
     begun = {
-        column: {pair for pair in rows if all(cell.complete for cell in both(pair, column))}
-        for column in columns
-        if any(all(cell.values for cell in both(pair, column)) for pair in rows)
+        column: {row for row in cells if all(cell.complete for cell in cells[row][column])}
+        for column in next(iter(cells.values()), {})
+        if any(all(cell.values for cell in cells[row][column]) for row in cells)
     }
     most = max(map(len, begun.values()), default=0)
     places, complete = without_gaps(begun, least=max(2, min(FEWEST, most)))
-    ranked = [pair for pair in rows if pair in complete]
+    ranked = [row for row in cells if row in complete]
     if len(ranked) < 2 or not places:
         return None
-    scores = []
-    for column in places:
-        cells = [both(pair, column) for pair in ranked]
-        table = _scores([one for one, _ in cells], [other for _, other in cells], first.archive)
-        if table is None:
-            return None
-        scores.append(table)
-    behind = [cell.records for pair in ranked for column in places for cell in both(pair, column)]
-    same = first.sheet.backbone == second.sheet.backbone
-    models = [grid.model_name.removeprefix(f"{first.sheet.backbone} + " if same else "") for grid in (first, second)]
+    tables = [_scores({row: cells[row][column] for row in ranked}, archive, elsewhere=elsewhere) for column in places]
+    scores = [table for table in tables if table is not None]
+    if len(scores) < len(places):
+        return None
+    behind = [cell.records for row in ranked for column in places for cell in cells[row][column]]
     return ModelPair(
-        models=(models[0], models[1]),
-        rows=tuple(row.named for row, _ in ranked),
-        of_rows=len(rows),
+        models=models,
+        rows=tuple(row.named for row in ranked),
+        of_rows=len(cells),
         columns=tuple(column.short for column in places),
         left_out=tuple(column.short for column in begun if column not in places),
         agreement=stats.agreement(scores),
@@ -202,37 +187,30 @@ def _pair(first: Grid, second: Grid) -> ModelPair | None:
     )
 
 
-def _scores(first: Sequence[Cell], second: Sequence[Cell], archive: Archive) -> stats.ModelScores | None:
-    """Of the seeds that all runs share; None where there is none."""
-    scored = _table([*first, *second], archive)
-    if scored is None:
-        return None
-    return replace(scored, first=scored.first[: len(first)], second=scored.first[len(first) :])
-
-
-def _beside(ours: stats.ModelScores, shares: Sequence[float], *, trials: int) -> stats.ModelScores:
+def _scores(
+    cells: Mapping[Row, Sequence[Cell]], archive: Archive, *, elsewhere: Elsewhere | None
+) -> stats.ModelScores | None:
+    """The rows on one column, higher is better, of the seeds that all runs share; None where there is none. By image where every
+    run tells its images."""
     import numpy as np
 
-    there = np.broadcast_to(np.array(shares)[:, None, None], ours.first.shape)
-    return replace(ours, second=there, trials=trials)
-
-
-def _table(cells: Sequence[Cell], archive: Archive) -> stats.ModelScores | None:
-    """All of them as the first model's, higher is better, of the seeds that they share; None where there is none. By image where
-    every run tells its images."""
-    import numpy as np
-
-    seeds = sorted(set.intersection(*(set(cell.values) for cell in cells)))
+    every = [cell for of_model in zip(*cells.values(), strict=True) for cell in of_model]
+    seeds = sorted(set.intersection(*(set(cell.values) for cell in every)))
     if not seeds:
         return None
-    by_image = [ImageScores.of(cell, archive, seeds=seeds) for cell in cells]
+    by_image = [ImageScores.of(cell, archive, seeds=seeds) for cell in every]
     told = [images for images in by_image if images is not None]
     stems = sorted(told[0].scores[seeds[0]]) if told else []
-    if len(told) == len(cells) and all(one.scores[seed].keys() == set(stems) for one in told for seed in seeds):
+    if len(told) == len(every) and all(one.scores[seed].keys() == set(stems) for one in told for seed in seeds):
         clusters = {stem: name for one in told for stem, name in one.clusters.items()}
         _, groups = np.unique([clusters.get(stem, stem) for stem in stems], return_inverse=True)
         table = np.array([[[one.scores[seed][stem] for stem in stems] for seed in seeds] for one in told])
     else:
-        table = np.array([[[cell.column.sign * cell.values[seed]] for seed in seeds] for cell in cells])
+        table = np.array([[[cell.column.sign * cell.values[seed]] for seed in seeds] for cell in every])
         groups = np.zeros(1, dtype=int)
-    return stats.ModelScores(first=table, second=table, clusters=groups)
+    ours, theirs = table[: len(cells)], table[len(cells) :]
+    if elsewhere is None:
+        return stats.ModelScores(first=ours, second=theirs, clusters=groups)
+    shares = np.array([elsewhere.correct[row.label] / elsewhere.trials for row in cells])
+    there = np.broadcast_to(shares[:, None, None], ours.shape)
+    return stats.ModelScores(first=ours, second=there, clusters=groups, trials=elsewhere.trials)

@@ -85,11 +85,10 @@ def _across(contrasts: Contrasts, *, title: str) -> list[Table]:
     for contrast in contrasts.by_column:
         if contrast.column in columns and {base, contrast.row} <= {*complete}:
             differences.setdefault(contrast.row, {})[contrast.column] = contrast.difference
-    tables = [
-        *_means(base, columns, differences, title=title),
-        *_ranks(grid, base, columns, complete, title=title),
-        *_robust(grid, columns, complete, title=title),
-    ]
+    made = [_means(base, columns, differences, title=title), _robust(grid, columns, complete, title=title)]
+    if len(complete) > 1 and len(columns) > 1 and base in complete:
+        made.insert(1, _ranks(grid, base, columns, complete, title=title))
+    tables = [table for table in made if table.rows]
     left_out = _left_out(grid, columns, complete)
     if tables and left_out:
         tables[-1] = replace(tables[-1], below=[*tables[-1].below, left_out])
@@ -148,8 +147,8 @@ class AllRuns:
 
 def _means(
     base: Row, columns: Sequence[Column], differences: Mapping[Row, Mapping[Column, Difference]], *, title: str
-) -> list[Table]:
-    """The mean of a row's differences over the benchmarks; none with fewer than two benchmarks."""
+) -> Table:
+    """The mean of a row's differences over the benchmarks; empty with fewer than two benchmarks."""
     lines = []
     for row, by_column in differences.items() if len(columns) > 1 else ():
         if not all(column in by_column for column in columns):
@@ -160,30 +159,24 @@ def _means(
         better = sum(difference.mean > 0 for difference in ordered.values())
         words = (f"{mean.mean:+.2f}", _bounds(mean.interval()), _bounds(others), f"{better}/{len(columns)}")
         lines.append(Line.of_row(row, words, MeanDifference(by_column=ordered)))
-    if not lines:
-        return []
-    return [
-        Table(
-            heading=f"{title}: mean difference to {base.label} over {len(columns)} benchmarks",
-            level=3,
-            columns=heads("method", "mean Δ", "95 % CI, these benchmarks", "95 % CI, other benchmarks", "better on"),
-            rows=lines,
-            below=[
-                "Mean Δ: each benchmark's difference in points of its first metric, all weighted alike. These benchmarks: over"
-                " seeds and images of each. Other benchmarks: Student's t over the benchmarks, as if they were drawn.",
-            ],
-        )
-    ]
+    return Table(
+        heading=f"{title}: mean difference to {base.label} over {len(columns)} benchmarks",
+        level=3,
+        columns=heads("method", "mean Δ", "95 % CI, these benchmarks", "95 % CI, other benchmarks", "better on"),
+        rows=lines,
+        below=[
+            "Mean Δ: each benchmark's difference in points of its first metric, all weighted alike. These benchmarks: over"
+            " seeds and images of each. Other benchmarks: Student's t over the benchmarks, as if they were drawn.",
+        ],
+    )
 
 
 def _bounds(interval: stats.Interval | None) -> str:
     return "–" if interval is None else f"{interval:+.2f}"
 
 
-def _ranks(grid: Grid, base: Row, columns: Sequence[Column], complete: Sequence[Row], *, title: str) -> list[Table]:
-    """Ranks over benchmarks of the rows that are complete on each; none with fewer than two rows or benchmarks."""
-    if len(complete) < 2 or len(columns) < 2 or base not in complete:
-        return []
+def _ranks(grid: Grid, base: Row, columns: Sequence[Column], complete: Sequence[Row], *, title: str) -> Table:
+    """Ranks over two benchmarks or more of the rows that are complete on each, two or more."""
     scores = {row.label: [grid.cells[row, column].signed for column in columns] for row in complete}
     table = [[statistics.fmean(runs[number]) for runs in scores.values()] for number in range(len(columns))]
     ranks = stats.average_ranks(table)
@@ -213,11 +206,11 @@ def _ranks(grid: Grid, base: Row, columns: Sequence[Column], complete: Sequence[
         below.append(said)
     columns_shown = heads("method", "mean rank", "first", "P(better)")
     heading = f"{title}: ranks across benchmarks"
-    return [Table(heading=heading, level=3, columns=columns_shown, rows=lines, below=below)]
+    return Table(heading=heading, level=3, columns=columns_shown, rows=lines, below=below)
 
 
-def _robust(grid: Grid, columns: Sequence[Column], complete: Sequence[Row], *, title: str) -> list[Table]:
-    """Median, interquartile mean and mean of all runs of a row; none where no row has two seeds."""
+def _robust(grid: Grid, columns: Sequence[Column], complete: Sequence[Row], *, title: str) -> Table:
+    """Median, interquartile mean and mean of all runs of a row; empty where no row has two seeds."""
     lines = []
     for row in complete:
         signed = [grid.cells[row, column].signed for column in columns]
@@ -232,22 +225,18 @@ def _robust(grid: Grid, columns: Sequence[Column], complete: Sequence[Row], *, t
         ]
         words = [f"{interval.estimate:.1f} {interval:.1f}" for interval in intervals]
         lines.append(Line.of_row(row, words, AllRuns(grid=grid, row=row, columns=columns)))
-    if not lines:
-        return []
     metrics = ", ".join(column.short for column in columns)
-    return [
-        Table(
-            heading=f"{title}: all runs together",
-            level=3,
-            columns=heads("method", "median", "IQM", "mean"),
-            rows=lines,
-            below=[
-                f"Over all seeds of {metrics} in % (errors as 100 − error): the median and the interquartile mean do not follow"
-                " a run that collapsed, the mean does. [The middle 95 % of resamples of the seeds within each benchmark: too"
-                " narrow for a confidence interval where seeds are few.]",
-            ],
-        )
-    ]
+    return Table(
+        heading=f"{title}: all runs together",
+        level=3,
+        columns=heads("method", "median", "IQM", "mean"),
+        rows=lines,
+        below=[
+            f"Over all seeds of {metrics} in % (errors as 100 − error): the median and the interquartile mean do not follow"
+            " a run that collapsed, the mean does. [The middle 95 % of resamples of the seeds within each benchmark: too"
+            " narrow for a confidence interval where seeds are few.]",
+        ],
+    )
 
 
 def agreement_tables(titled: Sequence[Titled], *, title: str) -> list[Table]:
@@ -255,44 +244,31 @@ def agreement_tables(titled: Sequence[Titled], *, title: str) -> list[Table]:
     pairs = model_pairs([titled_grid.grid for titled_grid in titled if not titled_grid.grid.is_generated])
     if not pairs:
         return []
-    columns = list(dict.fromkeys(column for pair in pairs for column in pair.columns))
-    lines = [_pair_line(pair, columns) for pair in pairs]
-    return [
-        Table(
-            heading=f"{title}: do the methods rank alike?",
-            columns=heads("models", *(f"τ {column}" for column in columns), "mean τ", "95 % of resamples", "by chance"),
-            rows=lines,
-            below=[
-                f"Kendall's τ-b between two models' scores of the same rows ({_ranked(pairs)}): 1 is the same order, −1 the"
-                " reverse. [The middle 95 % of resamples of seeds and images, the same for all rows and both"
-                " models: too narrow for a confidence interval where seeds are few.]",
-                "By chance: how many orders of the rows agree at least so well. It is what speaks of other methods; the"
-                " resamples speak of other seeds and images for these.",
-                *(
-                    f"{' – '.join(pair.models)}: too few rows are complete on {', '.join(pair.left_out)}, which is left out."
-                    for pair in pairs
-                    if pair.left_out
-                ),
-            ],
-        )
+    left_out = [
+        f"{' – '.join(pair.models)}: too few rows are complete on {', '.join(pair.left_out)}, which is left out."
+        for pair in pairs
+        if pair.left_out
     ]
+    below = [
+        f"Kendall's τ-b between two models' scores of the same rows ({_ranked(pairs)}): 1 is the same order, −1 the"
+        " reverse. [The middle 95 % of resamples of seeds and images, the same for all rows and both"
+        " models: too narrow for a confidence interval where seeds are few.]",
+        "By chance: how many orders of the rows agree at least so well. It is what speaks of other methods; the"
+        " resamples speak of other seeds and images for these.",
+        *left_out,
+    ]
+    return [replace(_of_pairs(pairs), heading=f"{title}: do the methods rank alike?", below=below)]
 
 
 def elsewhere_table(titled: Sequence[Titled], study: Study) -> Table:
     """Whether the rows rank here as in a comparison of another project, which says so itself where nothing ran yet."""
     there = read_elsewhere(study.table.ranking)
-    found = [pair_with(there, one.grid) for one in titled if not one.grid.is_generated]
-    pairs = [pair for pair in found if pair is not None]
-    columns = list(dict.fromkeys(column for pair in pairs for column in pair.columns))
-    lines = [_pair_line(pair, columns) for pair in pairs]
-    missing = [] if lines else ["No data: fewer than two of these rows have all their runs on a benchmark."]
-    return Table(
+    grids = [titled_grid.grid for titled_grid in titled if not titled_grid.grid.is_generated]
+    pairs = [pair for grid in grids if (pair := pair_with(there, grid)) is not None]
+    return replace(
+        _of_pairs(pairs),
         heading=f"{study.title}: the same order as there?",
-        columns=heads("models", *(f"τ {column}" for column in columns), "mean τ", "95 % of resamples", "by chance")
-        if lines
-        else (),
-        rows=lines,
-        above=missing,
+        above=[] if pairs else ["No data: fewer than two of these rows have all their runs on a benchmark."],
         below=[
             f"There ({there.name}, {there.trials} answers a method, one seed, commit {there.commit[:8]}): {there.in_words()}.",
             *(f"Ranked: {', '.join(pair.rows)} ({len(pair.rows)} of {len(there.correct)})." for pair in pairs),
@@ -303,7 +279,14 @@ def elsewhere_table(titled: Sequence[Titled], study: Study) -> Table:
     )
 
 
-def _pair_line(pair: ModelPair, columns: Sequence[str]) -> Line:
+def _of_pairs(pairs: Sequence[ModelPair]) -> Table:
+    """A line a pair of models; of none there is no table."""
+    columns = list(dict.fromkeys(column for pair in pairs for column in pair.columns))
+    titles = ("models", *(f"τ {column}" for column in columns), "mean τ", "95 % of resamples", "by chance")
+    return Table(heading="", columns=heads(*titles) if pairs else (), rows=[_line_of(pair, columns) for pair in pairs])
+
+
+def _line_of(pair: ModelPair, columns: Sequence[str]) -> Line:
     by_column = dict(zip(pair.columns, pair.agreement.by_benchmark, strict=True))
     interval = pair.agreement.interval
     words = (

@@ -43,7 +43,8 @@ def cost_page(records: Iterable[CostRecord], *, title: str, claims: Sequence[Cla
     numbers: list[dict[str, str]] = []
     for key in sorted(by_key, key=lambda key: (by_key[key][0].place, key)):
         sessions = sorted(by_key[key], key=lambda session: session.session)
-        tables += [_times(sessions), _sizes(sessions), *_ratios(sessions), *_claims(sessions, claims, papers)]
+        of_lines = (_ratios(sessions), _claims(sessions, claims, papers))
+        tables += [_times(sessions), _sizes(sessions), *(table for table in of_lines if table.rows)]
         numbers += [number for session in sessions for number in cost_numbers(session)]
     nothing = Table(heading="cost", above=["No cost record yet; measure with sam-peft cost."])
     return Page(title=title, tables=tables or [nothing], numbers=numbers)
@@ -181,23 +182,19 @@ def _above(sessions: Sequence[CostRecord]) -> list[str]:
     return [*lines, *(f"Not measured: {name}: {reason}" for s in sessions for name, reason in s.dropped.items())]
 
 
-def _ratios(sessions: Sequence[CostRecord]) -> list[Table]:
+def _ratios(sessions: Sequence[CostRecord]) -> Table:
     lines = []
     for one in _measured(sessions):
         for baseline, ratios in sorted(one.cost.ratios.items()):
             if baseline != one.cost.variant:
                 lines.append(one.line([baseline, *(_change(ratios.get(name)) for name in QUANTITIES)]))
-    if not lines:
-        return []
-    return [
-        Table(
-            heading=f"cost against baselines · {sessions[0].place}",
-            level=3,
-            columns=heads("method", "against", *(f"{title} (%)" for title in QUANTITIES.values()), words=["against"]),
-            rows=lines,
-            below=RATIO_NOTES,
-        )
-    ]
+    return Table(
+        heading=f"cost against baselines · {sessions[0].place}",
+        level=3,
+        columns=heads("method", "against", *(f"{title} (%)" for title in QUANTITIES.values()), words=["against"]),
+        rows=lines,
+        below=RATIO_NOTES,
+    )
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -216,7 +213,7 @@ class ReadOnSession:
         ]
 
 
-def _claims(sessions: Sequence[CostRecord], claims: Sequence[Claim], papers: Papers) -> list[Table]:
+def _claims(sessions: Sequence[CostRecord], claims: Sequence[Claim], papers: Papers) -> Table:
     """Readings of claims on cost that these sessions can judge."""
     about_cost = [claim for claim in claims if claim.quantity in ("cost change", "inference change")]
     findings = [Finding(claim=one, readings=tuple(cost_readings(one, sessions, papers))) for one in about_cost]
@@ -232,22 +229,18 @@ def _claims(sessions: Sequence[CostRecord], claims: Sequence[Claim], papers: Pap
         verdict += f" ({finding.verdict} as it stands)" if claim.ambiguous else ""
         words = (claim.name, claim.expected, reading.what, f"{reading.estimate:+.2f}", _bounds(reading), verdict)
         lines.append(Line.of(words, ReadOnSession(claim=claim, reading=reading)))
-    if not lines:
-        return []
     sentences = [f"{claim.name}: {claim.text} [{claim.mark}: {claim.source}]." for claim in about_cost]
     ambiguous = [f"{claim.name} is ambiguous: {claim.ambiguous}." for claim in about_cost if claim.ambiguous]
-    return [
-        Table(
-            heading=f"claims on cost · {sessions[0].place}",
-            level=3,
-            above=[f"Not judged, since this is not the published set-up: {'; '.join(shared)}"] if shared else (),
-            columns=heads(
-                *("claim", "holds for", "reading", "ours (%)", "95 % CI", "verdict"), words=("reading", "verdict")
-            ),
-            rows=lines,
-            below=[*sentences, *ambiguous],
-        )
-    ]
+    return Table(
+        heading=f"claims on cost · {sessions[0].place}",
+        level=3,
+        above=[f"Not judged, since this is not the published set-up: {'; '.join(shared)}"] if shared else (),
+        columns=heads(
+            *("claim", "holds for", "reading", "ours (%)", "95 % CI", "verdict"), words=("reading", "verdict")
+        ),
+        rows=lines,
+        below=[*sentences, *ambiguous],
+    )
 
 
 def _bounds(reading: Reading) -> str:

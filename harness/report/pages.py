@@ -105,7 +105,7 @@ def pages_below(
     if study is not None and study.table.kind == "cost":
         if metrics:
             raise UsageError(f"the table of {study.name!r} shows costs, no metrics")
-        return Pages(content={study.name: cost_page_of(archive, study)}, skipped=costs.problems())
+        return Pages(content={study.name: page_of_study(archive, study)}, skipped=costs.problems())
     require_records(archive)
     if metrics:
         _require_held(metrics, archive.records)
@@ -113,23 +113,17 @@ def pages_below(
     kept = archive.seen if is_plain and archive.seen.has_cache else None
     archive.keeps_pages = kept is not None
     protocols_made_of = kept.made_of(_around()) if kept else {}
-    papers = Papers.read()
-
-    def scored(protocol: str = "", study: Study | None = None) -> Page:
-        records = [record for record in archive.records if protocol in ("", record.run.protocol)]
-        return score_page(records, archive, papers=papers, study=study, metrics=metrics)
-
     every = content_hash(protocols_made_of)
     if study is not None:
         made_of = {study.name: content_hash([every, repr(study)])} if kept else {}
         return Pages(
-            content=Lazy({study.name: partial(scored, study=study)}),
+            content=Lazy({study.name: partial(page_of_study, archive, study, metrics=metrics)}),
             skipped=archive.problems,
             made_of=made_of,
             kept=kept,
         )
     protocols = sorted(protocols_made_of if kept else {record.run.protocol for record in archive.records})
-    makers: dict[str, Callable[[], Page]] = {protocol: partial(scored, protocol) for protocol in protocols}
+    makers = {name: partial(page_of_protocol, archive, name, metrics=metrics) for name in protocols}
     if metrics:
         return Pages(content=Lazy(makers), skipped=archive.problems)
     made_of = dict(protocols_made_of)
@@ -139,15 +133,13 @@ def pages_below(
         if not has_costs and name not in written:
             continue  # all studies together take a second to read
         study = load_study(name)
-        if study.table.kind == "cost":
-            makers[name] = partial(cost_page_of, archive, study)
-            made_of.pop(name, "")
-        elif name in written and name not in makers:
-            makers[name] = partial(scored, study=study)
-            made_of |= {name: content_hash([every, repr(study)])} if kept else {}
+        is_cost = study.table.kind == "cost"
+        if is_cost or (name in written and name not in makers):
+            makers[name] = partial(page_of_study, archive, study)
+            made_of[name] = content_hash([every, repr(study)]) if kept and not is_cost else ""
     forgetting = ForgettingStore(root)
     if any(forgetting):
-        makers[FORGETTING] = lambda: forgetting_page(archive.records, forgetting)
+        makers[FORGETTING] = partial(forgetting_page, archive.records, forgetting)
     problems = {**archive.problems, **costs.problems(), **forgetting.problems()}
     return Pages(content=Lazy(makers), skipped=problems, made_of=made_of, kept=kept)
 
@@ -161,14 +153,21 @@ def require_records(archive: Archive) -> None:
 
 
 def _require_held(metrics: Sequence[str], records: Iterable[Record]) -> None:
-    held = {name for one in records for splits in one.scores.values() for scores in splits.values() for name in scores}
+    held = {metric for record in records for _, _, metric, _ in record.each_score()}
     for name in metrics:
         if name not in held:
             raise UsageError(f"no record holds a metric {name!r}{did_you_mean(name, held)}")
 
 
-def cost_page_of(archive: Archive, study: Study) -> Page:
-    return cost_page(archive.costs, title=study.title, claims=read_claims(), papers=Papers.read())
+def page_of_study(archive: Archive, study: Study, *, metrics: Sequence[str] = ()) -> Page:
+    if study.table.kind == "cost":
+        return cost_page(archive.costs, title=study.title, claims=read_claims(), papers=Papers.read())
+    return score_page(archive.records, archive, papers=Papers.read(), study=study, metrics=metrics)
+
+
+def page_of_protocol(archive: Archive, protocol: str, *, metrics: Sequence[str] = ()) -> Page:
+    records = [record for record in archive.records if record.run.protocol == protocol]
+    return score_page(records, archive, papers=Papers.read(), metrics=metrics)
 
 
 def page_of(archive: Archive, table: str) -> Page:
@@ -180,14 +179,9 @@ def page_of(archive: Archive, table: str) -> Page:
     name = table if table.endswith(".yaml") else Path(table).stem
     protocols = {record.run.protocol for record in archive.records}
     if name in protocols:
-        of_protocol = [record for record in archive.records if record.run.protocol == name]
-        page = score_page(of_protocol, archive, papers=Papers.read())
+        page = page_of_protocol(archive, name)
     elif name in study_names() or name.endswith(".yaml"):
-        study = load_study(name)
-        if study.table.kind == "cost":
-            page = cost_page_of(archive, study)
-        else:
-            page = score_page(archive.records, archive, papers=Papers.read(), study=study)
+        page = page_of_study(archive, load_study(name))
     else:
         raise UsageError(f"no table {table!r} below {archive.root}{did_you_mean(table, [*protocols, *study_names()])}")
     if not any(one.columns for one in page.tables):

@@ -282,12 +282,7 @@ def compared_in_terminal(first: Record, second: Record) -> str:
 
 def _flat(record: Record) -> dict[tuple[str, str, str], float]:
     """(scored model, split, metric) -> score."""
-    return {
-        (model, split, name): value
-        for model, splits in record.scores.items()
-        for split, values in splits.items()
-        for name, value in values.items()
-    }
+    return {(model, split, metric): value for model, split, metric, value in record.each_score()}
 
 
 def _beside(first: Mapping[str, Any], second: Mapping[str, Any], *, missing: Any = NOT_THERE) -> dict[str, Pair]:

@@ -84,12 +84,7 @@ def logged(record: Record, archive: Archive) -> Logged:
         key=record.key,
         rules=rules | {"key": record.key, **{f"parameters.{name}": n for name, n in record.parameters.items()}},
         curves=curves,
-        scores={
-            f"{model}/{split}/{metric}": value
-            for model, splits in record.scores.items()
-            for split, values in splits.items()
-            for metric, value in values.items()
-        },
+        scores={f"{model}/{split}/{metric}": value for model, split, metric, value in record.each_score()},
         pictures={f"masks/{one.split}/{one.stem}": one.coloured() for one in masks},
     )
 

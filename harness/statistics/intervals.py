@@ -24,6 +24,11 @@ class Interval:
     high: float
     n: int
 
+    @classmethod
+    def exact(cls, value: float) -> Interval:
+        """Of a number that does not vary, such as a count."""
+        return cls(estimate=value, low=value, high=value, n=1)
+
     @property
     def half(self) -> float:
         return (self.high - self.low) / 2

@@ -99,9 +99,8 @@ def wrong_figures(root: Path) -> tuple[list[str], list[str]]:
 
     files = {path.stem: path for path in figure_files(root)}
     contents = {stem: path.read_bytes() for stem, path in files.items()}
-    versions = {stem: found[1].decode() for stem, content in contents.items() if (found := _CREATOR.search(content))}
-    others = {stem for stem, version in versions.items() if version != matplotlib.__version__}
-    wrong, unseen = [], set(files) - others
+    others = {stem: version for stem, content in contents.items() if (version := drawn_by_another(content))}
+    wrong, unseen = [], files.keys() - others.keys()
     for material in _materials(Archive(root), set(files)):
         for name in FIGURES:
             stem_of_all = f"{material.name}-{name}"
@@ -119,7 +118,7 @@ def wrong_figures(root: Path) -> tuple[list[str], list[str]]:
                     wrong.append(f"{files[stem]}: differs from the records")
     wrong += [f"{files[stem]}: no record gives this figure" for stem in sorted(unseen)]
     notes = [
-        f"{files[stem]}: drawn by matplotlib {versions[stem]}, here is {matplotlib.__version__}: not compared"
+        f"{files[stem]}: drawn by matplotlib {others[stem]}, here is {matplotlib.__version__}: not compared"
         for stem in sorted(others)
     ]
     return wrong, notes

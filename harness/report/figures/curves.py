@@ -102,7 +102,11 @@ def _learning(
     starts = _starts([record for records in runs.values() for record in records])
     axes[0].set_xlim(min([*epochs, *starts]) - 0.4, max(epochs) + 0.4)
     axes[0].xaxis.set_major_locator(MaxNLocator(5, integer=True))
-    _limit(axes[0], [value for mean in means.values() for value in mean.values()])
+    every = [
+        value for mean in means.values() for value in mean.values()
+    ]  # one seed that went astray must not flatten the rest
+    beyond = 0.08 * (max(every) - min(every)) or 1.0
+    axes[0].set_ylim(min(every) - beyond, max(every) + beyond)
     what = f"Validation {measure.title}" if quantity == "val" else "Training loss"
     caption = (
         f"{what} on {material.grid.title_of(benchmark)} by epoch. Thin: one seed; thick: mean over seeds; grey: means of the other rows."
@@ -145,13 +149,6 @@ def _mark_start(ax: Axes, records: Sequence[Record], *, metric: str, lower: bool
 
 def _starts(runs: Sequence[Record]) -> list[int]:
     return sorted({start for record in runs if (start := search_start(record)) is not None})
-
-
-def _limit(ax: Axes, values: Sequence[float]) -> None:
-    """By the means: one seed that went astray must not flatten the rest."""
-    low, high = min(values), max(values)
-    margin = 0.08 * (high - low) or 1.0
-    ax.set_ylim(low - margin, high + margin)
 
 
 LENGTH = {"epochs", "epoch_images"}

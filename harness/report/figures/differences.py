@@ -2,21 +2,27 @@
 
 from __future__ import annotations
 
-import math
-import statistics
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass
 from typing import TYPE_CHECKING
-
-import numpy as np
 
 from harness.comparison.cells import Difference
 from harness.comparison.readings import Specification, specification_curve
 from harness.comparison.rows import Row
 from harness.report.figures.material import Drawing, Material, NothingToDrawError
-from harness.report.figures.style import COLUMN, GREY, PAGE, Look, benchmark_look, looks, name_below, new_figure, panels
+from harness.report.figures.style import (
+    COLUMN,
+    GREY,
+    PAGE,
+    Look,
+    benchmark_look,
+    limits,
+    looks,
+    name_below,
+    new_figure,
+    panels,
+)
 from harness.report.readings import choice, level_in_words
-from harness.statistics import t_interval
+from harness.statistics import Estimate, of_seeds
 from harness.studies import Readings
 
 if TYPE_CHECKING:
@@ -27,18 +33,8 @@ FEW = 3
 """Rows up to this many share one panel where there are more benchmarks than that."""
 
 
-@dataclass(frozen=True, kw_only=True)
-class Bar:
-    """A difference in points; ``low`` and ``high`` are None where n is too small for an interval."""
-
-    mean: float
-    low: float | None
-    high: float | None
-    n: int
-
-
-Bars = Mapping[str, Mapping[Row, Bar]]
-"""benchmark -> row -> bar"""
+Bars = Mapping[str, Mapping[Row, Estimate]]
+"""benchmark -> row -> difference in points; one of a single seed has no interval."""
 
 
 def forest(material: Material) -> list[Drawing]:
@@ -53,7 +49,7 @@ def forest(material: Material) -> list[Drawing]:
         raise NothingToDrawError(
             f"no row has a seed in common with the baseline {material.baseline.label}; see --baseline"
         )
-    bars = {name: {row: _bar(one) for row, one in by_row.items()} for name, by_row in differences.items()}
+    bars = {name: {row: one.estimate for row, one in by_row.items()} for name, by_row in differences.items()}
     titles = {name: f"{column.benchmark_title} {column.measure.title}" for name, column in columns.items()}
     if len(differences) > 1 and (overall := _overall(differences)):
         bars["overall"], titles["overall"] = overall, f"Mean of {len(differences)} benchmarks"
@@ -105,31 +101,17 @@ def _benchmarks_down(
     return figure
 
 
-def _draw(ax: Axes, bar: Bar, height: float, look: Look) -> None:
-    if bar.low is not None and bar.high is not None:
-        ax.plot([bar.low, bar.high], [height, height], color=look.colour, linewidth=1.3, zorder=2)
-    ax.plot([bar.mean], [height], **look.points(linestyle="none", zorder=3))
+def _draw(ax: Axes, difference: Estimate, height: float, look: Look) -> None:
+    if interval := difference.interval():
+        ax.plot([interval.low, interval.high], [height, height], color=look.colour, linewidth=1.3, zorder=2)
+    ax.plot([difference.mean], [height], **look.points(linestyle="none", zorder=3))
 
 
-def _bar(difference: Difference) -> Bar:
-    interval = difference.interval
-    low, high = (interval.low, interval.high) if interval else (None, None)
-    return Bar(mean=difference.mean, low=low, high=high, n=len(difference.by_seed))
-
-
-def _overall(differences: Mapping[str, Mapping[Row, Difference]]) -> dict[Row, Bar]:
+def _overall(differences: Mapping[str, Mapping[Row, Difference]]) -> dict[Row, Estimate]:
     """Rows with a difference on every benchmark: t interval over the benchmarks' means, which speaks of other benchmarks."""
-    bars = {}
-    for row in next(iter(differences.values())):
-        if all(row in by_row for by_row in differences.values()):
-            means = [by_row[row].mean for by_row in differences.values()]
-            interval = t_interval(means)
-            known = interval if interval and math.isfinite(interval.low) else None
-            bars[row] = Bar(
-                mean=statistics.fmean(means), low=known.low if known else None, high=known.high if known else None,
-                n=len(means),
-            )  # fmt: skip
-    return bars
+    first, *others = differences.values()
+    rows = [row for row in first if all(row in by_row for by_row in others)]
+    return {row: of_seeds([by_row[row].mean for by_row in differences.values()]) for row in rows}
 
 
 def _caption(material: Material, *, overall: bool) -> str:
@@ -174,9 +156,8 @@ def readings(material: Material) -> list[Drawing]:
 
 
 def _differences(ax: Axes, curve: Sequence[Specification], *, title_of: Callable[[str], str]) -> None:
-    low, high = _limits(
-        [difference.mean for specification in curve for difference in specification.differences.values()]
-    )
+    means = [difference.mean for specification in curve for difference in specification.differences.values()]
+    low, high = limits(means, margin=0.08)
     benchmarks = list(dict.fromkeys(name for specification in curve for name in specification.differences))
     ax.axhline(0, color=GREY, linewidth=0.7, zorder=0)
     for number, benchmark in enumerate(benchmarks):
@@ -198,15 +179,6 @@ def _differences(ax: Axes, curve: Sequence[Specification], *, title_of: Callable
                 )
     ax.set_ylim(low, high)
     ax.grid(visible=True, axis="y")
-
-
-def _limits(values: Sequence[float]) -> tuple[float, float]:
-    """Of the axis: a reading that collapsed must not flatten the rest (Tukey's far fence)."""
-    first, third = np.percentile(values, [25, 75])
-    fence = 3 * (third - first)
-    kept = [value for value in values if first - fence <= value <= third + fence]
-    margin = 0.08 * (max(kept) - min(kept)) or 1.0
-    return min(kept) - margin, max(kept) + margin
 
 
 def _choices(ax: Axes, curve: Sequence[Specification], design: Readings) -> None:

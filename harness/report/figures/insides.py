@@ -61,11 +61,16 @@ def measured(material: Material) -> dict[str, list[RowEvidence]]:
     return by_benchmark
 
 
-def _by_benchmark(material: Material, draw: Callable[[Material, str, list[RowEvidence]], Drawing]) -> list[Drawing]:
-    return [
-        replace(draw(material, benchmark, rows), part=benchmark, benchmark=benchmark)
-        for benchmark, rows in measured(material).items()
-    ]
+def each_benchmark(
+    draw: Callable[[Material, str, list[RowEvidence]], Drawing],
+) -> Callable[[Material], list[Drawing]]:
+    """A figure of evidence: what draws it on one benchmark, for all of them."""
+
+    def drawings(material: Material) -> list[Drawing]:
+        on = measured(material)
+        return [replace(draw(material, name, on[name]), part=name, benchmark=name) for name in on]
+
+    return drawings
 
 
 def plot_by_block(ax: Axes, rows: Sequence[RowEvidence], number: Callable[[BlockEvidence], float]) -> None:
@@ -119,12 +124,9 @@ def said(rows: Sequence[RowEvidence]) -> str:
     )
 
 
-def attention_distance(material: Material) -> list[Drawing]:
+@each_benchmark
+def attention_distance(material: Material, benchmark: str, rows: list[RowEvidence]) -> Drawing:
     """How far attention reaches by block: the frozen backbone against uniform attention, and what training changes."""
-    return _by_benchmark(material, _attention)
-
-
-def _attention(material: Material, benchmark: str, rows: list[RowEvidence]) -> Drawing:
     figure = new_figure(PAGE, 2.3)
     left, right = figure.subplots(1, 2)
     blocks = rows[0].records[0].blocks
@@ -152,12 +154,9 @@ def _attention(material: Material, benchmark: str, rows: list[RowEvidence]) -> D
     return Drawing(figure=figure, caption=caption)
 
 
-def frequency(material: Material) -> list[Drawing]:
+@each_benchmark
+def frequency(material: Material, benchmark: str, rows: list[RowEvidence]) -> Drawing:
     """Which frequencies features hold by depth, and what training changes of them."""
-    return _by_benchmark(material, _frequency)
-
-
-def _frequency(material: Material, benchmark: str, rows: list[RowEvidence]) -> Drawing:
     from matplotlib import colormaps
 
     figure = new_figure(PAGE, 2.3)
@@ -198,11 +197,6 @@ def _frequency(material: Material, benchmark: str, rows: list[RowEvidence]) -> D
     return Drawing(figure=figure, caption=caption)
 
 
-def cka(material: Material) -> list[Drawing]:
-    """How alike features are: each trained model to its frozen backbone by block, and the rows to one another."""
-    return _by_benchmark(material, _alike)
-
-
 def between(first: RowEvidence, second: RowEvidence) -> float | None:
     """CKA of the last blocks' outputs: of two rows the mean over common seeds, of a row with itself over pairs of seeds."""
     if first is second:
@@ -214,7 +208,9 @@ def between(first: RowEvidence, second: RowEvidence) -> float | None:
     return statistics.fmean(values) if values else None
 
 
-def _alike(material: Material, benchmark: str, rows: list[RowEvidence]) -> Drawing:
+@each_benchmark
+def cka(material: Material, benchmark: str, rows: list[RowEvidence]) -> Drawing:
+    """How alike features are: each trained model to its frozen backbone by block, and the rows to one another."""
     figure = new_figure(PAGE, 2.4)
     left, right = figure.subplots(1, 2, width_ratios=(3, 2))
     plot_by_block(left, rows, cka_to_frozen)
@@ -251,12 +247,9 @@ SMALLEST, LARGEST = 1e-3, 1.0
 """The scale's ends, whatever the data, so that figures compare."""
 
 
-def update(material: Material) -> list[Drawing]:
+@each_benchmark
+def update(material: Material, benchmark: str, rows: list[RowEvidence]) -> Drawing:
     """How large the update is and where: blocks by sites, a panel a row."""
-    return _by_benchmark(material, _update)
-
-
-def _update(material: Material, benchmark: str, rows: list[RowEvidence]) -> Drawing:
     from matplotlib.cm import ScalarMappable
     from matplotlib.colors import LogNorm
 

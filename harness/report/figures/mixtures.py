@@ -7,6 +7,7 @@ import re
 import statistics
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, replace
+from typing import TYPE_CHECKING, Any
 
 from harness.archive.archive import Shares
 from harness.archive.schema import Record
@@ -36,6 +37,9 @@ from harness.report.figures.style import (
     panels,
     split_by_length,
 )  # fmt: skip
+
+if TYPE_CHECKING:
+    from matplotlib.axes import Axes
 
 COLOURS: Mapping[str, str] = {
     "none": "#1b1b1b", "skip_connect": "#7f7f7f", "max_pool_3x3": "#f28e2b", "avg_pool_3x3": "#edc948",
@@ -184,14 +188,8 @@ def _over_epochs(material: Material, shown: list[RowMixture]) -> Drawing:
         for place, operation in enumerate(mixture.operations):
             colour = COLOURS.get(operation, GREY)
             lines = [[mean_shares(epoch)[place] for epoch in run.architecture if epoch] for run in mixture.runs]
-            for line in lines if len(lines) > 1 else ():
-                ax.plot(range(1, len(line) + 1), line, color=colour, linewidth=0.5, alpha=0.5)
-            length = min(map(len, lines))
-            mean = [statistics.fmean(line[epoch] for line in lines) for epoch in range(length)]
-            ax.plot(
-                range(1, length + 1), mean, color=colour, marker=MARKERS.get(operation, "*"), markersize=3,
-                markevery=max(1, length // 8), label=title(operation),
-            )  # fmt: skip
+            marker = MARKERS.get(operation, "*")
+            _by_epoch(ax, lines, color=colour, marker=marker, markersize=3, label=title(operation))
         for start in {start for run in mixture.runs if (start := search_start(run)) is not None}:
             ax.axvline(start, color=GREY, linestyle=(0, (3, 2)), linewidth=0.7, zorder=0)
         ends = [mean_shares(run.architecture[-1]) for run in mixture.runs]
@@ -216,6 +214,14 @@ def _over_epochs(material: Material, shown: list[RowMixture]) -> Drawing:
         f" {_beside_noise(material, shown)} Codes in titles: {codes}. {material.caption}"
     )
     return Drawing(figure=figure, caption=caption)
+
+
+def _by_epoch(ax: Axes, lines: Sequence[Sequence[float]], *, color: str, **look: Any) -> None:
+    """A line a seed, thin, and their mean over the epochs that all have, thick."""
+    for line in lines if len(lines) > 1 else ():
+        ax.plot(range(1, len(line) + 1), line, color=color, linewidth=0.5, alpha=0.5)
+    mean = [statistics.fmean(at_epoch) for at_epoch in zip(*lines, strict=False)]
+    ax.plot(range(1, len(mean) + 1), mean, color=color, markevery=max(1, len(mean) // 8), **look)
 
 
 SPAN = 2.0
@@ -282,15 +288,8 @@ def alpha_entropy(material: Material) -> list[Drawing]:
     for mixture in mixed:
         dash = DASHES[material.grid.benchmarks.index(mixture.benchmark) % len(DASHES)]
         lines = [[entropy(epoch) for epoch in run.architecture if epoch] for run in mixture.runs]
-        for line in lines if len(lines) > 1 else ():
-            ax.plot(range(1, len(line) + 1), line, color=look[mixture.row].colour, linewidth=0.5, alpha=0.5)
-        length = min(map(len, lines))
-        mean = [statistics.fmean(line[epoch] for line in lines) for epoch in range(length)]
         label = f"{mixture.shown}, {mixture.benchmark_title}"
-        ax.plot(
-            range(1, length + 1), mean,
-            **{**look[mixture.row].line(), "linestyle": dash, "markersize": 3.5, "markevery": max(1, length // 8), "label": label},
-        )  # fmt: skip
+        _by_epoch(ax, lines, **{**look[mixture.row].line(), "linestyle": dash, "markersize": 3.5, "label": label})
         codes += [alpha_code(run, run.architecture[-1]) for run in mixture.runs]
     ax.axhline(1.0, color="#8a8a8a", linewidth=0.7, zorder=0)
     ax.set_ylabel("entropy of softmax(α) / log n")

@@ -5,7 +5,6 @@ from __future__ import annotations
 import math
 import statistics
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
 from harness.archive.cost import CostRecord, MethodCost
@@ -13,29 +12,17 @@ from harness.archive.schema import hashed_options
 from harness.comparison.cells import Column
 from harness.comparison.rows import Row
 from harness.report.figures.material import Drawing, Material, NothingToDrawError, score_label
-from harness.report.figures.style import COLUMN, GREY, PAGE, looks, name_below, new_figure
-from harness.statistics import t_interval
+from harness.report.figures.style import COLUMN, GREY, PAGE, limits, looks, name_below, new_figure
+from harness.statistics import Interval, t_interval
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes
 
 
-@dataclass(frozen=True, kw_only=True)
-class Amount:
-    """A value with the interval around it, equal to it where it does not vary."""
-
-    value: float
-    low: float
-    high: float
-
-    @classmethod
-    def exact(cls, value: float) -> Amount:
-        return cls(value=value, low=value, high=value)
-
-
 NEAR = 0.12
 """Share of an axis within which what is said of two rows would overlap."""
-Amounts = Mapping[Row, Amount]
+Amounts = Mapping[Row, Interval]
+"""Row -> value with the interval around it, equal to it where it does not vary."""
 
 
 def pareto(material: Material) -> list[Drawing]:
@@ -87,8 +74,8 @@ def front(points: Mapping[Row, tuple[float, float]]) -> list[Row]:
 
 
 def _on(material: Material, column: Column, session: CostRecord | None) -> Drawing | None:
-    scores: dict[Row, Amount] = {}
-    parameters: dict[Row, Amount] = {}
+    scores: dict[Row, Interval] = {}
+    parameters: dict[Row, Interval] = {}
     for row in material.rows():
         cell = material.grid.cells[row, column]
         runs = row.finished(column.benchmark)
@@ -96,10 +83,8 @@ def _on(material: Material, column: Column, session: CostRecord | None) -> Drawi
         if not cell.values or not counts:
             continue
         values = [100 * value for value in cell.by_seed]
-        interval, mean = t_interval(values), statistics.fmean(values)
-        low, high = (interval.low, interval.high) if interval else (mean, mean)
-        scores[row] = Amount(value=mean, low=low, high=high)
-        parameters[row] = Amount.exact(max(counts) / 1e6)
+        scores[row] = t_interval(values) or Interval.exact(values[0])
+        parameters[row] = Interval.exact(max(counts) / 1e6)
     if len(scores) < 2:
         return None
     amounts_by_title: dict[str, Amounts] = {"parameters trained in the encoder (M)": parameters}
@@ -111,38 +96,38 @@ def _on(material: Material, column: Column, session: CostRecord | None) -> Drawi
     single = len(amounts_by_title) == 1
     figure = new_figure(COLUMN if single else PAGE, 2.4 if single else 2.3)
     axes = figure.subplots(1, len(amounts_by_title), squeeze=False, sharey=True)[0]
-    limits = room([score.value for score in scores.values()])
+    ends = limits([score.estimate for score in scores.values()], margin=0.15)
     for ax, (title, amounts) in zip(axes, amounts_by_title.items(), strict=True):
-        line = front({row: (one.value, column.sign * scores[row].value) for row, one in amounts.items()})
-        _draw(ax, material, amounts, scores, line, limits)
+        line = front({row: (one.estimate, column.sign * scores[row].estimate) for row, one in amounts.items()})
+        _draw(ax, material, amounts, scores, line, ends)
         ax.set_xlabel(title)
     axes[0].set_ylabel(score_label(column))
-    axes[0].set_ylim(*limits)
+    axes[0].set_ylim(*ends)
     name_below(figure, axes[0], most=3 if single else 6)
     caption = _caption(material, None if single else session)
     return Drawing(part=column.benchmark, benchmark=column.benchmark, figure=figure, caption=caption)
 
 
 def _draw(
-    ax: Axes, material: Material, amounts: Amounts, scores: Amounts, line: Sequence[Row], limits: tuple[float, float]
+    ax: Axes, material: Material, amounts: Amounts, scores: Amounts, line: Sequence[Row], ends: tuple[float, float]
 ) -> None:
     look = looks(material.grid.rows)
     ax.step(
-        [amounts[row].value for row in line], [scores[row].value for row in line],
+        [amounts[row].estimate for row in line], [scores[row].estimate for row in line],
         where="post", color=GREY, linewidth=0.8, linestyle=(0, (4, 2)), zorder=1,
     )  # fmt: skip
     for row, cost in amounts.items():
         score = scores[row]
         ax.errorbar(
-            cost.value, score.value, xerr=[[cost.value - cost.low], [cost.high - cost.value]],
-            yerr=[[score.value - score.low], [score.high - score.value]], elinewidth=0.7,
+            cost.estimate, score.estimate, xerr=[[cost.estimate - cost.low], [cost.high - cost.estimate]],
+            yerr=[[score.estimate - score.low], [score.high - score.estimate]], elinewidth=0.7,
             **look[row].points(linestyle="none", label=material.short(row), zorder=3),
         )  # fmt: skip
-    _scale(ax, [cost.value for cost in amounts.values()])
-    for (cost_there, is_above), rows in _outside(ax, amounts, scores, limits).items():
+    _scale(ax, [cost.estimate for cost in amounts.values()])
+    for (cost_there, is_above), rows in _outside(ax, amounts, scores, ends).items():
         colour = look[rows[0]].colour
         ax.annotate(
-            ", ".join(f"{scores[row].value:.1f}" for row in rows), (cost_there, limits[is_above]),
+            ", ".join(f"{scores[row].estimate:.1f}" for row in rows), (cost_there, ends[is_above]),
             xytext=(0, -9 if is_above else 9), textcoords="offset points", ha="center",
             va="top" if is_above else "bottom", fontsize=5.5, color=colour,
             arrowprops={"arrowstyle": "->", "color": colour, "linewidth": 0.8},
@@ -151,15 +136,15 @@ def _draw(
 
 
 def _outside(
-    ax: Axes, amounts: Amounts, scores: Amounts, limits: tuple[float, float]
+    ax: Axes, amounts: Amounts, scores: Amounts, ends: tuple[float, float]
 ) -> dict[tuple[float, bool], list[Row]]:
     """(cost, whether above) -> the rows that the axis leaves out there; neighbours share a place."""
     places: dict[tuple[float, bool], list[Row]] = {}
-    for row in sorted(amounts, key=lambda row: amounts[row].value):
-        score, cost = scores[row].value, amounts[row].value
-        if limits[0] <= score <= limits[1]:
+    for row in sorted(amounts, key=lambda row: amounts[row].estimate):
+        score, cost = scores[row].estimate, amounts[row].estimate
+        if ends[0] <= score <= ends[1]:
             continue
-        is_above = score > limits[1]
+        is_above = score > ends[1]
         near = (at for at, above in places if above == is_above and _share(ax, cost) - _share(ax, at) < NEAR)
         places.setdefault((next(near, cost), is_above), []).append(row)
     return places
@@ -170,18 +155,6 @@ def _share(ax: Axes, cost: float) -> float:
     ax.get_xlim()  # else the axis may not know its limits yet
     place: float = ax.transAxes.inverted().transform(ax.transData.transform((cost, 0.0)))[0]
     return place
-
-
-def room(scores: Sequence[float]) -> tuple[float, float]:
-    """Limits of the axis that leave out what lies more than three interquartile ranges beyond the quartiles: a row that
-    collapsed must not flatten the others."""
-    values = sorted(scores)
-    kept = values
-    if len(values) > 4:
-        first, _, third = statistics.quantiles(values, n=4, method="inclusive")
-        kept = [value for value in values if first - 3 * (third - first) <= value <= third + 3 * (third - first)]
-    margin = 0.15 * (kept[-1] - kept[0]) or 1.0
-    return kept[0] - margin, kept[-1] + margin
 
 
 def _scale(ax: Axes, values: Sequence[float]) -> None:
@@ -221,15 +194,15 @@ def _agree(first: Mapping[str, object], second: Mapping[str, object]) -> bool:
     return all(first[name] == second[name] for name in (first.keys() & second.keys()) - set(FREE))
 
 
-def _step(cost: MethodCost) -> Amount:
+def _step(cost: MethodCost) -> Interval:
     values = [1e3 * one for one in cost.step_seconds["total"]]
     middle = statistics.median(values)
     low, _, high = statistics.quantiles(values, n=4, method="inclusive") if len(values) > 1 else [middle] * 3
-    return Amount(value=middle, low=low, high=high)
+    return Interval(estimate=middle, low=low, high=high, n=len(values))
 
 
-def _memory(cost: MethodCost) -> Amount:
-    return Amount.exact(cost.memory_bytes["allocated"] / 2**30)
+def _memory(cost: MethodCost) -> Interval:
+    return Interval.exact(cost.memory_bytes["allocated"] / 2**30)
 
 
 def _caption(material: Material, session: CostRecord | None) -> str:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import io
+import statistics
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
@@ -146,6 +147,23 @@ def split_by_length(
             page = []
         page.extend(line)
     yield page
+
+
+def without_outliers(values: Sequence[float]) -> list[float]:
+    """Those within three interquartile ranges of the quartiles (Tukey's far fence): a row that collapsed must not flatten the
+    others on an axis."""
+    if len(values) < 5:
+        return list(values)
+    first, _, third = statistics.quantiles(values, n=4, method="inclusive")
+    reach = 3 * (third - first)
+    return [value for value in values if first - reach <= value <= third + reach]
+
+
+def limits(values: Sequence[float], *, margin: float) -> tuple[float, float]:
+    """Ends of an axis around these values without outliers; ``margin`` is a share of its length."""
+    kept = without_outliers(values)
+    beyond = margin * (max(kept) - min(kept)) or 1.0
+    return min(kept) - beyond, max(kept) + beyond
 
 
 def name_below(figure: Figure, axes: Axes, *, most: int) -> None:

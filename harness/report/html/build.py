@@ -26,9 +26,8 @@ from harness.report.costs import cost_page
 from harness.report.figures.material import Material, Pictures, baseline_of, require_row
 from harness.report.forgetting import forgetting_page
 from harness.report.formats import as_csv, write
-from harness.report.html.content import Behind, Group, Part, Site, SitePage
+from harness.report.html.content import Behind, Group, Part, Site, SitePage, opener
 from harness.report.html.headline import Leaderboard, headline, row_names
-from harness.report.html.opened import opener
 from harness.report.html.pictures import drawn_figures
 from harness.report.html.strip import Photographs, strips
 from harness.report.html.tables import claims_table, compared_table, gaps_table, numbers_table
@@ -240,7 +239,7 @@ def _order(grids: Sequence[Grid], study: Study | None) -> tuple[float, ...]:
 
 
 def _tables_page(archive: Archive, page: Page, *, name: str, question: str) -> SitePage:
-    behind = Behind(archive, lambda shown: None)
+    behind = Behind(archive)
     tables = [behind.placed(table, name=f"{name}-{number}") for number, table in enumerate(page.tables, start=1)]
     groups: list[Group] = []
     for table in tables:  # what follows on a table of its own belongs to it
@@ -250,8 +249,7 @@ def _tables_page(archive: Archive, page: Page, *, name: str, question: str) -> S
             groups[-1] = replace(groups[-1], tables=[*groups[-1].tables, table])
     lead = [*page.lead, *([page.note] if page.note else [])]
     return SitePage(
-        name=name, question=question, verdict=" ".join(lead[:1]), facts=[], groups=groups,
-        benchmarks={}, metrics={}, behind=behind.texts, lines=behind.lines, opened={}, copies={},
+        name=name, question=question, verdict=" ".join(lead[:1]), groups=groups, behind=behind.texts, lines=behind.lines,
         csv=as_csv(page) if page.numbers else "",
         methods=list(dict.fromkeys(line.method for one in page.tables for line in one.rows if line.method)),
         order=(2.0,),
@@ -262,22 +260,17 @@ def _claims_page(archive: Archive, asked: Asked) -> SitePage:
     findings = judge_claims(
         read_claims(), archive, protocol=asked.protocol, papers=Papers.read(), closed_form=asked.closed_form
     )
-    behind = Behind(archive, lambda shown: None)
+    behind = Behind(archive)
     table = claims_table(findings)
     others = sorted({record.run.protocol for record in archive.records} - {asked.protocol})
     said = f"Judged on scores under the card {asked.protocol} and on every cost session"
     said += f"; scores under {', '.join(others)} do not count here." if others else "."
     group = Group(
-        name="verdicts",
-        title="Claims",
-        is_open=True,
-        said=[said],
-        tables=[behind.placed(table, name="claims", words=0)],
-    )
+        name="verdicts", title="Claims", is_open=True, said=[said], tables=[behind.placed(table, name="claims", words=0)]
+    )  # fmt: skip
     return SitePage(
-        name=CLAIMS, question="Do the papers' claims hold?", verdict=_judged(table), facts=[],
-        groups=[group], benchmarks={}, metrics={}, behind=behind.texts, lines=behind.lines, opened={}, copies={},
-        order=(3.0,),
+        name=CLAIMS, question="Do the papers' claims hold?", verdict=_judged(table), groups=[group], behind=behind.texts,
+        lines=behind.lines, order=(3.0,),
     )  # fmt: skip
 
 

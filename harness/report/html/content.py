@@ -2,16 +2,23 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass
+from collections.abc import Callable, Iterable, Mapping, Sequence
+from dataclasses import dataclass, field
+from typing import Any
 
 from harness.archive.archive import Archive
-from harness.report.html.headline import Headline
-from harness.report.html.opened import Opened
+from harness.comparison.cells import Cell, Difference, Grid
+from harness.comparison.contrasts import Contrast
+from harness.comparison.rows import Row
+from harness.report.command import command_of
+from harness.report.html.headline import Headline, Name
 from harness.report.html.strip import Strip
 from harness.report.page import Explained, Shown, Table
 from harness.report.why import behind
 from harness.system.text import printable_line
+
+Opened = Mapping[str, Any]
+"""What a cell opens before its provenance: ``lanes``: [name, [[seed, number], …]] below each other on one axis; ``command``; ``unit``."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -40,7 +47,7 @@ class Behind:
         opener: what a cell opens before its provenance, None for nothing.
     """
 
-    def __init__(self, archive: Archive, opener: Callable[[Explained], Opened | None]) -> None:
+    def __init__(self, archive: Archive, opener: Callable[[Explained], Opened | None] = lambda shown: None) -> None:
         self._archive, self._opener = archive, opener
         self._lines: dict[str, int] = {}
         self._texts: dict[tuple[int, ...], int] = {}
@@ -72,6 +79,37 @@ class Behind:
     @property
     def lines(self) -> list[str]:
         return list(self._lines)
+
+
+def opener(
+    grids: Iterable[Grid], names: Mapping[Row, Name], baselines: Mapping[Grid, Row]
+) -> Callable[[Explained], Opened | None]:
+    """Of what the cells of these grids show; None of what has no seeds."""
+    grid_of = {row: grid for grid in grids for row in grid.rows}
+
+    def lane(cell: Cell) -> tuple[str, list[tuple[int, float]]]:
+        return names[cell.row].text, [(seed, round(100 * cell.values[seed], 3)) for seed in cell.seeds]
+
+    def opened(shown: Explained) -> Opened | None:
+        if isinstance(shown, Contrast):
+            shown = shown.difference
+        if isinstance(shown, Difference):
+            lanes = [lane(shown.first), lane(shown.second)]
+            return {"lanes": lanes, "unit": _unit(shown.first), "command": command_of(shown.first.records)}
+        if not isinstance(shown, Cell) or shown.row not in grid_of:
+            return None
+        grid = grid_of[shown.row]
+        base = baselines[grid]
+        lanes = [lane(shown)]
+        if base is not shown.row and shown.column in grid.columns:
+            lanes.append(lane(grid.cells[base, shown.column]))
+        return {"lanes": lanes, "unit": _unit(shown), "command": command_of(shown.records)}
+
+    return opened
+
+
+def _unit(cell: Cell) -> str:
+    return f"{cell.column.measure.heading} on {cell.column.benchmark_title} (%), a dot a seed"
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -146,18 +184,18 @@ class SitePage:
     name: str
     question: str
     verdict: str
-    facts: Sequence[str]
+    facts: Sequence[str] = ()
     note: str = ""
     parts: Sequence[Part] = ()
     groups: Sequence[Group] = ()
     pictures: Sequence[Picture] = ()
     methods: Sequence[str] = ()
-    benchmarks: Mapping[str, str]
-    metrics: Mapping[str, str]
+    benchmarks: Mapping[str, str] = field(default_factory=dict)
+    metrics: Mapping[str, str] = field(default_factory=dict)
     behind: Sequence[Sequence[int]] = ()
     lines: Sequence[str] = ()
-    opened: Mapping[int, Opened]
-    copies: Mapping[str, str]
+    opened: Mapping[int, Opened] = field(default_factory=dict)
+    copies: Mapping[str, str] = field(default_factory=dict)
     csv: str = ""
     order: tuple[float, ...] = ()
 

@@ -19,6 +19,7 @@ from harness.comparison.draws import collapsed
 from harness.comparison.names import METHOD_TITLES
 from harness.comparison.rows import MISSING, Row
 from harness.report.answers import RANKS_NOTHING
+from harness.report.figures.style import without_outliers
 
 MOST_WORDS = 40
 """Of a verdict."""
@@ -43,14 +44,12 @@ class Scale:
 
     @classmethod
     def around(cls, values: Sequence[float], intervals: Iterable[stats.Interval | None], *, zero: bool) -> Scale:
-        """Wide enough for the values without outliers (Tukey's far fence) and for a usual interval: one run that collapsed
-        must not flatten the rest.
+        """Wide enough for the values without outliers and for a usual interval.
 
         Args:
             zero: 0 lies on it.
         """
-        low_fence, high_fence = _fences(values)
-        inside = [value for value in values if low_fence <= value <= high_fence]
+        inside = without_outliers(values)
         known = [interval for interval in intervals if interval and math.isfinite(interval.low)]
         half = statistics.median([(one.high - one.low) / 2 for one in known]) if known else 0.0
         spread = max(inside) - min(inside)
@@ -76,14 +75,6 @@ class Scale:
         values = [step * number for number in range(first, math.floor(self.high / step) + 1)]
         digits = max(0, -math.floor(math.log10(step)))
         return [(self.at(value), f"{value:+.{digits}f}" if abs(value) > step / 2 else "0") for value in values]
-
-
-def _fences(values: Sequence[float]) -> tuple[float, float]:
-    if len(values) < 4:
-        return min(values), max(values)
-    low, _, high = statistics.quantiles(values, n=4, method="inclusive")
-    reach = 3 * (high - low)
-    return low - reach, high + reach
 
 
 def _round_step(step: float) -> float:
@@ -204,12 +195,12 @@ class Against:
 
     def words(self) -> str:
         assert self.overall is not None
-        interval = self.overall.interval()
-        return _signed(self.overall.mean) + (f" {_bounds(interval)}" if interval else " (one seed)")
+        return _in_words(self.overall.mean, self.overall.interval(), alone=" (one seed)")
 
 
 def headline(grid: Grid, *, baseline: Row, compares: bool) -> Headline:
-    """
+    """The first screen of a grid.
+
     Args:
         baseline: the row that others are compared with.
         compares: a study says so; else the verdict names the best rows.
@@ -218,7 +209,7 @@ def headline(grid: Grid, *, baseline: Row, compares: bool) -> Headline:
     against = [] if grid.is_generated else _against(grid, baseline)
     return Headline(
         verdict=_verdict(grid, baseline, against, names, compares=compares),
-        plot=_plot(against, baseline, names, columns=_columns(grid)),
+        plot=_plot(against, baseline, names, columns=[*grid.first_columns.values()]),
         board=_leaderboard(grid, baseline, names),
     )
 
@@ -262,14 +253,9 @@ def _option(word: str) -> str:
     return {"True": name, "False": f"no {name}", "": name}.get(value, f"{name} {value}")
 
 
-def _columns(grid: Grid) -> list[Column]:
-    """One a benchmark, of those that have a score."""
-    return list(grid.first_columns.values())
-
-
 def _against(grid: Grid, baseline: Row) -> list[Against]:
     found = []
-    columns = _columns(grid)
+    columns = list(grid.first_columns.values())
     for row in grid.rows:
         if row is baseline:
             continue
@@ -306,7 +292,7 @@ def _plot(
         if several and one.overall:
             points.append(_point(scale, one.overall.mean, one.overall.interval(), about=f"mean of {len(columns)}"))
         shown = one.overall or next(iter(one.by_column.values())).estimate
-        words = _signed(shown.mean) + (f" {_bounds(interval)}" if (interval := shown.interval()) else "")
+        words = _in_words(shown.mean, shown.interval())
         if one.overall is None:
             some = f"{len(one.by_column)} of {len(columns)}"
             words = (
@@ -325,10 +311,10 @@ def _plot(
 
 
 def _point(scale: Scale, mean: float, interval: stats.Interval | None, *, about: str, kind: int = 0) -> Point:
-    words = _signed(mean) + (f" {_bounds(interval)}" if interval else "")
     return Point(
         at=scale.at(mean), low=scale.at(interval.low) if interval else None,
-        high=scale.at(interval.high) if interval else None, beyond=scale.beyond(mean), words=words, about=about, kind=kind,
+        high=scale.at(interval.high) if interval else None, beyond=scale.beyond(mean), words=_in_words(mean, interval),
+        about=about, kind=kind,
     )  # fmt: skip
 
 
@@ -336,8 +322,10 @@ def _signed(value: float) -> str:
     return f"{value:+.1f}".replace("-0.0", "+0.0").replace("-", "−")
 
 
-def _bounds(interval: stats.Interval) -> str:
-    return f"[{_signed(interval.low)}, {_signed(interval.high)}]"
+def _in_words(mean: float, interval: stats.Interval | None, *, alone: str = "") -> str:
+    """``+1.2 [−0.3, +2.7]``; ``alone`` behind a mean without an interval."""
+    bounds = f" [{_signed(interval.low)}, {_signed(interval.high)}]" if interval else alone
+    return _signed(mean) + bounds
 
 
 def _sign(interval: stats.Interval | None) -> str:
@@ -357,7 +345,7 @@ def _verdict(
     told = [one for one in against if one.overall and one.overall.interval()]
     if not compares or not told:
         return _within(_best(grid, names))
-    base, columns = names[baseline].text, _columns(grid)
+    base, columns = names[baseline].text, list(grid.first_columns.values())
     over = f"over {len(columns)} benchmarks" if len(columns) > 1 else f"on {columns[0].short}"
     lead = _lead(told, baseline, grid.rows)
     first = f"{names[lead.row].text} against {base}: {lead.words()} points {over}"
@@ -408,7 +396,7 @@ def _significance(one: Against) -> str:
 
 def _best(grid: Grid, names: Mapping[Row, Name]) -> list[str]:
     sentences = []
-    for column in _columns(grid):
+    for column in grid.first_columns.values():
         cells = grid.best_first(column)
         best = [cell for cell in cells if grid.marks.get(cell) == "best"]
         tied = [cell for cell in cells if grid.marks.get(cell) == "tied"]
@@ -424,7 +412,7 @@ def _best(grid: Grid, names: Mapping[Row, Name]) -> list[str]:
 def _highest(grid: Grid, names: Mapping[Row, Name]) -> list[str]:
     """Of one seed a row."""
     sentences = ["Nothing is ranked: no two rows have two seeds each on one benchmark."]
-    for column in _columns(grid):
+    for column in grid.first_columns.values():
         cells = [cell for cell in grid.below(column) if cell.complete]
         if len(cells) > 1:
             best = max(cells, key=lambda cell: column.sign * cell.value)
@@ -437,7 +425,7 @@ def _collapsed(grid: Grid, rows: Iterable[Row], names: Mapping[Row, Name]) -> li
     """What one bad run does to a mean and its interval should not have to be guessed."""
     where = []
     for row in grid.rows:
-        for column in _columns(grid) if row in rows else ():
+        for column in grid.first_columns.values() if row in rows else ():
             if collapsed(grid.cells[row, column]):
                 where.append(f"{names[row].text} on {column.benchmark_title}")
     return [f"A run collapsed: {', '.join(where)}."] if where else []
@@ -455,7 +443,7 @@ def _within(sentences: Sequence[str]) -> str:
 
 
 def _leaderboard(grid: Grid, baseline: Row, names: Mapping[Row, Name]) -> Leaderboard:
-    columns = _columns(grid)
+    columns = list(grid.first_columns.values())
     scales = {column: _score_scale(grid, column) for column in columns}
     costs = step_costs(grid, baseline)
     standings = []
@@ -500,10 +488,7 @@ def _score(grid: Grid, row: Row, column: Column, scale: Scale | None) -> Score:
             text = "no data"
         return Score(cell=cell, text=text, mark="", point=None, spoken=text)
     interval = cell.interval
-    point = Point(
-        at=scale.at(cell.value), low=scale.at(interval.low) if interval else None,
-        high=scale.at(interval.high) if interval else None, beyond=scale.beyond(cell.value), words="", about="",
-    )  # fmt: skip
+    point = _point(scale, cell.value, interval, about=column.short)
     words = f"95 % interval {100 * interval.low:.1f} to {100 * interval.high:.1f}" if interval else "one seed"
     said = {"best": ", best", "tied": ", not significantly different from the best"}.get(mark, "")
     text = f"{100 * cell.value:.1f}"

@@ -23,9 +23,9 @@ from harness.report.figures.curves import largest_drop
 from harness.report.figures.material import NothingToDrawError, materials
 from harness.report.figures.merging import merged
 from harness.report.figures.mixtures import cap
-from harness.report.figures.pareto import _scale, front, room
+from harness.report.figures.pareto import _scale, front
 from harness.report.figures.ranks import cliques
-from harness.report.figures.style import COLUMN, PAGE, encoded, looks, new_figure, split_by_length
+from harness.report.figures.style import COLUMN, PAGE, encoded, limits, looks, new_figure, split_by_length
 from harness.studies import study_from_dict
 from tests.harness.report.figures.sample import METRICS, write_results
 from tests.harness.report.sample import record
@@ -142,7 +142,7 @@ def test_a_cap_is_shown_where_every_run_knows_it(caps: tuple[float | None, ...],
 
 
 def test_a_collapsed_row_does_not_flatten_the_axis():
-    low, high = room([80.0, 81.0, 82.0, 83.0, 84.0, 10.0])
+    low, high = limits([80.0, 81.0, 82.0, 83.0, 84.0, 10.0], margin=0.15)
     assert 70 < low < 80 < 84 < high
 
 
