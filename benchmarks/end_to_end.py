@@ -199,7 +199,7 @@ def _peer(options: argparse.Namespace, name: str, out: Path, *, tests: int, envi
 
 
 def ratios(ours: Sequence[Usage], theirs: Sequence[Usage]) -> dict[str, dict[str, float | None]]:
-    """What is measured -> ours by theirs, paired by round, with its 95 % interval (none for one round)."""
+    """Measure -> the ratio of ours to theirs, paired by round, with its 95 % interval (none for one round)."""
     from dataclasses import asdict
 
     from harness.costing.measure import paired_ratio

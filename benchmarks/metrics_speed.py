@@ -36,7 +36,7 @@ Masks = Iterator[tuple[str, NDArray[np.uint8]]]
 
 
 def drawn_masks(size: int) -> Masks:
-    """From what data sets hold most, one object, to what costs most: foreground in every part of the image."""
+    """Names and masks, from the commonest in data sets, one object, to the dearest: foreground in every part of the image."""
     y, x = np.mgrid[:size, :size] / size
     yield "one small object", (y - 0.3) ** 2 + (x - 0.2) ** 2 < 0.04**2
     yield "one object", ((y - 0.5) / 0.2) ** 2 + ((x - 0.6) / 0.25) ** 2 < 1

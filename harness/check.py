@@ -102,7 +102,7 @@ def read_as(path: Path, kind: type[T]) -> T:
 
 
 def spelt(value: T) -> T:
-    """The same with everything spelt out that a terminal would obey, in dataclasses, mappings, lists and tuples."""
+    """``value`` with everything spelt out that a terminal would obey, in dataclasses, mappings, lists and tuples."""
     made: Any = value
     if isinstance(value, str):
         made = printable_line(value)

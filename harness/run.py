@@ -59,7 +59,7 @@ class Budget:
 
     @property
     def left(self) -> float | None:
-        """What is not spent, just above zero where nothing is; None without a limit."""
+        """Device-hours that are not spent, just above zero where none are left; None without a limit."""
         if self.limit is None or not self.priced:
             return self.limit
         return max(self.limit - sum(self.priced.values()), 1e-9)
@@ -283,7 +283,7 @@ def run(arguments: argparse.Namespace, settings: Settings, budget: Budget) -> in
 
 
 def _grid(arguments: argparse.Namespace, settings: Settings, budget: Budget, undo: ExitStack) -> int:
-    """Its trials where rates are tuned, its runs, its table."""
+    """One grid of runs: its trials where rates are tuned, its runs, its table."""
     from harness.archive.store import RecordStore, require_writable
     from harness.dispatch.place import place
     from harness.planning.asked import understand

@@ -123,7 +123,7 @@ class Origin:
 
 @dataclass(frozen=True, kw_only=True)
 class Settings:
-    """What is set; empty where nothing is.
+    """All settings; a field is empty where nothing is set.
 
     Args:
         seeds: as the command line takes them, ``3`` or ``0,3,7``.
@@ -256,7 +256,7 @@ def _require_own(settings: Settings, key: str, what: str, *, given: str) -> None
 
 
 def _levels(environment: Mapping[str, str]) -> Iterator[_Level]:
-    """From the lowest to the highest."""
+    """The levels of settings, from the lowest to the highest precedence."""
     instead = environment.get(INSTEAD, "")
     if instead == "none":
         return

@@ -330,7 +330,7 @@ def check(benchmark: Benchmark, root: Path, *, workers: int = 0, progress: TellP
 
 
 def first_look(benchmark: FolderBenchmark, splits: Splits, root: Path) -> tuple[str, ...]:
-    """What is odd about masks of one's own, a line each, from some of them: for `run`, before it trains on them.
+    """What looks wrong in a user's own masks, a line each, from a sample of them: for `run`, before it trains on them.
 
     Args:
         benchmark: as it will be trained on.

@@ -216,7 +216,7 @@ def record(archives: list[Archive], data_root: Path) -> None:
 
 
 def as_plain(archive: Archive) -> dict[str, str | int]:
-    """For JSON."""
+    """The archive's fields, JSON-ready."""
     return {**asdict(archive), "path": archive.path.name}
 
 

@@ -102,7 +102,7 @@ def _compression(archive: Path) -> Callable[..., Any] | None:
 
 
 def _is_plain_tar(archive: Path) -> bool:
-    """By its first header alone; `tarfile.is_tarfile` reads as much as that header asks it to."""
+    """Whether the first header is a tar's; `tarfile.is_tarfile` would read as much as that header asks it to."""
     with archive.open("rb") as file:
         start = file.read(tarfile.BLOCKSIZE)
     try:

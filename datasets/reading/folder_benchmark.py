@@ -292,7 +292,7 @@ def _unused_masks(parts: Mapping[str, Paired]) -> tuple[Path, ...]:
 
 
 def _unique_stems(parts: Mapping[str, Pairs], root: Path) -> dict[str, Pairs]:
-    """Where two parts number their files alike, the part's name goes before every stem."""
+    """The parts with stems that differ: where two number their files alike, the part's name goes before every stem."""
     for name, pairs in parts.items():
         stems = [pair.stem.casefold() for pair in pairs]
         if len(set(stems)) < len(stems):

@@ -158,7 +158,7 @@ def capability(
 
 
 def _on_mobile_sam(config: MethodConfig) -> int | None:
-    """By the closed form, which the contract holds against the attached model, and which refuses what does not attach."""
+    """Trained parameters on MobileSAM by the closed form, which the contract checks and which refuses what does not attach."""
     try:
         return config.encoder_parameters(backbone_shape("mobile_sam"))
     except Exception:  # a plug-in may raise anything

@@ -69,9 +69,9 @@ def used_by_others(device: torch.device, *, seconds: float = 1.0) -> str:
 
 def _cpu_used(seconds: float) -> str:
     try:
-        busy, own = _busy_seconds(), time.process_time()
+        busy, spent = _busy_seconds(), time.process_time()
         time.sleep(seconds)
-        others = (_busy_seconds() - busy - (time.process_time() - own)) / seconds
+        others = (_busy_seconds() - busy - (time.process_time() - spent)) / seconds
     except OSError:
         return ""
     return f"other processes use {others:.1f} of {os.cpu_count()} cores" if others > BUSY else ""
@@ -108,7 +108,7 @@ class EnergyMeter:
 
     @classmethod
     def open(cls, device: torch.device, *, report: Callable[[str], None] = lambda line: None) -> EnergyMeter | None:
-        """None without a GPU, or where its energy cannot be read; ``report`` is told why."""
+        """The meter of a GPU; None without one, or where its energy cannot be read, of which ``report`` is told."""
         if device.type != "cuda" or torch.version.cuda is None:
             return None
         try:

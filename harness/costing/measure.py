@@ -120,7 +120,7 @@ class LiveBytes(TorchDispatchMode):
 
 
 def measure_inference(roster: Roster, session: Session, *, report: Callable[[str], None]) -> dict[str, dict[str, Any]]:
-    """Of every variant seconds, peak memory and parameters of a forward pass, unmerged and in every merge mode."""
+    """Seconds, peak memory and parameters of a forward pass by variant, unmerged and in every merge mode."""
     clock = CLOCKS[session.clock](session.device)
     side, batch = session.protocol.image_size, session.protocol.batch_size
     generator = torch.Generator().manual_seed(session.seed)
@@ -375,7 +375,7 @@ def _sizes(subject: Contestant) -> dict[str, Any]:
 def _measure_steps(
     roster: Roster, session: Session, *, report: Callable[[str], None]
 ) -> tuple[dict[str, dict[str, dict[str, list[float]]]], dict[str, float]]:
-    """Of every variant role -> part -> seconds by round, and joules a step where they can be read."""
+    """Variant -> role -> part -> seconds by round, and joules a step where they can be read."""
     seconds: dict[str, dict[str, dict[str, list[float]]]] = {
         variant: {phase.name: {part: [] for part in PARTS} for phase in subject.shares()} for variant, subject in roster
     }

@@ -81,7 +81,7 @@ class Roster:
 
     @contextmanager
     def turn(self, variant: str) -> Iterator[None]:
-        """Around a turn of ``variant``: whatever goes wrong there drops it and frees what it held.
+        """A context for a turn of ``variant``: whatever goes wrong in it drops the variant and frees what it held.
 
         Raises:
             UsageError: the command itself is wrong, for all methods.

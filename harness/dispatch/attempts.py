@@ -293,7 +293,7 @@ def _text(attempt: Attempt) -> str:
 
 
 def _read_attempt(folder: Path, number: int, *, with_end: bool) -> Attempt | None:
-    """None where it is not there. One that cannot be read may be half written, or that of a later version: its holder
+    """Start ``number`` of a run; None where it is not there. One that cannot be read may be half written, or of a later version: its holder
     is watched like one on another machine."""
     path = _path(folder, number)
     try:

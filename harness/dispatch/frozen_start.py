@@ -87,7 +87,7 @@ def private_copy(contents: Mapping[str, bytes]) -> str:
 
 
 def remove_unused_copies() -> None:
-    """Those of this user's workers that were killed before they could remove theirs."""
+    """Remove copies of this user's workers that were killed before they could do so."""
     for name in os.listdir(tempfile.gettempdir()):
         if not name.startswith(COPY):
             continue

@@ -163,7 +163,7 @@ class LocalExecutor(Executor):
         return runs
 
     def _require_begun(self, chunk: Chunk, runs: Mapping[str, RunState]) -> None:
-        """Where a worker ended before it began a run, another start would end so too: say why.
+        """Say why a worker ended before it began a run: another start would end so too.
 
         Raises:
             UsageError: some runs were not begun, because a worker failed.

@@ -222,7 +222,7 @@ def _say_interrupted(runs: Sequence[RunState]) -> None:
 
 
 def _what_was_interrupted(executor: Executor, submission: Submission, results: Path) -> str:
-    """For the line after Ctrl-C: which runs, and how they go on."""
+    """The line after Ctrl-C: which runs were interrupted, and how they go on."""
     if executor.detached:
         return f"only this command; its runs stay with the cluster: sam-peft status --results {results} --watch"
     runs = survey(results, keys=submission.keys).runs.values()

@@ -291,7 +291,7 @@ class _Position:
 
 
 def share_of_epochs(epoch: int, epochs: int, step: int, steps: int) -> float:
-    """Of a run, 0 to 1, after ``step`` of the ``steps`` updates of its ``epoch``-th of ``epochs``."""
+    """The share of a run that is done, 0 to 1, after ``step`` of the ``steps`` updates of its ``epoch``-th of ``epochs``."""
     return min(1.0, max(0.0, (epoch - 1 + step / max(1, steps)) / max(1, epochs)))
 
 
@@ -363,7 +363,7 @@ class _Took:
 
 
 def time_left(runs: Mapping[str, RunState], *, now: float) -> TimeLeft:
-    """From what finished runs took (of the same row where there are some), else from the pace of those that run; as many at
+    """How long the open runs take, by finished runs (of the same row where there are some), else by the pace of those that run; as many at
     once as now."""
     took: dict[str, _Took] = {}
     for run in runs.values():

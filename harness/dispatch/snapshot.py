@@ -62,7 +62,7 @@ def take(folder: Path, *, extra: Sequence[Path] = ()) -> Path:
 
 
 def _write(folder: Path, contents: Mapping[str, bytes]) -> None:
-    """Only this user may write to the files and folders, whatever the umask says."""
+    """Write the files of a snapshot; only this user may write to them and their folders, whatever the umask says."""
     for inner in sorted({parent for name in contents for parent in Path(name).parents}):
         (folder / inner).mkdir(mode=0o755)
     for name, content in contents.items():

@@ -348,7 +348,7 @@ def read_chunk(path: Path) -> Chunk:
 
 
 def chunk_paths(results: Path, *, sweep: str = "*") -> list[Path]:
-    """Of all sweeps, oldest first."""
+    """Intent files of the chunks of all sweeps, oldest first."""
     paths = sweeps_folder(results).glob(f"{sweep}/chunk.*.json")
     chunks = [(path.parent, int(name[1]), path) for path in paths if (name := _CHUNK.fullmatch(path.name))]
     return [path for *_, path in sorted(chunks)]

@@ -86,7 +86,7 @@ def _batches(items: Iterable[Item], batch_size: int) -> Iterator[list[Item]]:
 
 
 def _ahead(batches: Iterator[list[Item]], reader: ThreadPoolExecutor) -> Iterator[list[Item]]:
-    """The same batches, each read while the one before is in use."""
+    """The batches in their order, each read while the one before is in use."""
     coming = reader.submit(next, batches, None)
     while (batch := coming.result()) is not None:
         coming = reader.submit(next, batches, None)

@@ -237,12 +237,12 @@ def _count(mask: Mask, *, axis: int) -> NDArray[np.uint32]:
 
 
 def _centre(counts: NDArray[np.uint32]) -> int:
-    """Of the foreground's pixels along an axis, the mean place, halves rounded to even."""
+    """The mean place of the foreground's pixels along an axis, halves rounded to even."""
     return round(float(counts @ np.arange(counts.size) / counts.sum()))
 
 
 def _constant(predicted: Floats, valid: Mask | None) -> bool:
-    """Where the truth is constant σxy is 0, and so is the score; but two constants are alike, and score 1."""
+    """Whether a prediction is constant: where the truth is, σxy and so the score are 0, but two constants are alike and score 1."""
     where = True if valid is None else valid
     return bool(predicted.min(initial=np.inf, where=where) == predicted.max(initial=-np.inf, where=where))
 

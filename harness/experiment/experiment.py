@@ -276,7 +276,7 @@ class Experiment:
         return Tested(record=record, images=images_csv(images, groups), masks=encoded_masks(kept))
 
     def record(self, code: Code) -> Record:
-        """What is known of the run without its result."""
+        """The record of the run without its result."""
         return Record(
             run=self.run,
             key=self.run.key,

@@ -141,7 +141,7 @@ class BatchedMaskDecoder(nn.Module):
 
 
 class TokenMaskDecoder(BatchedMaskDecoder):
-    """The same, equal to rounding, whose upscaling stays with tokens until their logits are known.
+    """`BatchedMaskDecoder`, equal to rounding, whose upscaling works on tokens until their logits are known.
 
     Both transposed convolutions make of one place 2 × 2 without a look at its neighbours: they are linear layers of tokens,
     and the norm between them is a layer norm. Maps lie in memory as kernels want them, forward and backward.

@@ -427,7 +427,7 @@ def _files(name: str, rules: Protocol, request: Request, prepare_samples: Callab
 
 
 def _own_rules(name: str, rules: Protocol) -> Protocol:
-    """With what makes a data set of one's own known to whoever has the run alone.
+    """The rules, with what makes a user's own data set known to whoever has the run alone.
 
     Raises:
         UsageError: a rule that is not for this benchmark.

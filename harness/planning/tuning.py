@@ -41,7 +41,7 @@ LOST = ("DIVERGED", "BLANK")
 
 @dataclass(frozen=True, kw_only=True)
 class Tuning:
-    """What is tried, and where.
+    """Which values are tried, on which benchmarks and seeds.
 
     Args:
         grids: field of a method's configuration -> values to try. ``lr`` is for every method that is compared,

@@ -185,7 +185,7 @@ def trained_weights(run: Run, shape: BackboneShape) -> float:
 
 
 def _decoder(run: Run) -> int:
-    """Of the binary task; the head of several classes is small beside it."""
+    """Parameters of the binary task's decoder; the head of several classes is small beside it."""
     return decoder_parameters(run.backbone, task="binary", decoder=decoder_of(run))
 
 
@@ -409,7 +409,7 @@ def _fitting(groups: Iterable[list[RunForecast]], hours: float) -> list[RunForec
 
 
 def _after(start: datetime, hours: float) -> datetime | None:
-    """None beyond the calendar."""
+    """``start`` plus ``hours``; None beyond the calendar."""
     try:
         return start + timedelta(hours=hours)
     except OverflowError:
@@ -425,7 +425,7 @@ def _makespan(hours: Sequence[float], parallel: int) -> float:
 
 
 def published_images(benchmark: str) -> Images:
-    """From the sizes that a benchmark states: nine tenths of an unsplit one train; a tenth of train validates."""
+    """How many images a benchmark has by the sizes that it states: nine tenths of an unsplit one train; a tenth of train validates."""
     from harness.registry import BENCHMARKS
 
     sizes = dict(BENCHMARKS.get(benchmark).published_sizes)

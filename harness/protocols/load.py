@@ -63,7 +63,7 @@ class Card:
         return _without_marks(merged.to_dict())
 
     def files(self) -> list[Path]:
-        """Its file behind those it is based on."""
+        """The files of its bases, then its own."""
         return [*(path for base in self.bases for path in base.files()), self.path]
 
 

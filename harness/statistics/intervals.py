@@ -87,7 +87,7 @@ class Estimate:
         return tuple(part.at(factor) for part in parts)
 
     def interval(self, *, confidence: float = 0.95) -> Interval | None:
-        """None for a single seed: one alone shows nothing of the spread."""
+        """The mean's interval; None for a single seed, which shows nothing of the spread."""
         if self.seeds is None:
             return None
         half = half_width((self.seeds, *self.rest), confidence=confidence)

@@ -15,7 +15,7 @@ TableForm = Literal["csv", "parquet"]
 
 
 def form_of(path: Path) -> TableForm:
-    """By the ending of a name; everything but ``.parquet`` is CSV."""
+    """A table's form by the ending of its file's name; everything but ``.parquet`` is CSV."""
     return "parquet" if path.suffix == ".parquet" else "csv"
 
 

@@ -119,7 +119,7 @@ class UpdatePlan:
         return [chosen[k : k + self.batch_size] for k in range(0, len(chosen), self.batch_size)]
 
     def other_masks(self, images: Sequence[int]) -> list[int]:
-        """Of each image another one, whose mask it gets in an architecture step under ``shuffle_masks``, the same in every
+        """For each image another one, whose mask it gets in an architecture step under ``shuffle_masks``, the same in every
         epoch: the images stand in a circle of drawn order, and each has the mask of the next."""
         circle = [self.indices[place] for place in shuffled(len(self.indices), "masks", self.seed)]
         following = dict(zip(circle, circle[1:] + circle[:1], strict=True))

@@ -228,5 +228,5 @@ class RememberedEmbeddings:
 
 
 def bytes_of(tensor: Tensor) -> bytes:
-    """Its elements as they lie in memory."""
+    """The bytes of a tensor's elements as they lie in memory."""
     return tensor.detach().cpu().contiguous().reshape(-1).view(torch.uint8).numpy().tobytes()

@@ -123,7 +123,7 @@ class Feeder:
         return autocast(self._protocol, self._device)
 
     def products(self) -> contextlib.AbstractContextManager[Any]:
-        """For the backward pass of what `autocast` computed."""
+        """A context for the backward pass of what `autocast` computed."""
         return products(self._protocol, self._device)
 
     def predict(self, batch: Batch) -> Prediction:

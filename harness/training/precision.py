@@ -69,7 +69,7 @@ def _multiplies_bf16() -> bool:
 
 
 def products(protocol: Protocol, device: torch.device) -> contextlib.AbstractContextManager[Any]:
-    """Around forward and backward passes: see this module. Does nothing but for bf16 on a CPU without its instructions."""
+    """A context for forward and backward passes (see this module); it acts for bf16 on a CPU without its instructions alone."""
     native = protocol.precision != "bf16" or device.type != "cpu" or os.environ.get(SWITCH) == "native"
     return contextlib.nullcontext() if native or _multiplies_bf16() else WideProducts()
 

@@ -329,7 +329,7 @@ def refusal(error: UsageError, chunks: Sequence[Chunk], job_ids: Sequence[str]) 
 
 
 def left_alone(sweep: Sweep, jobs: Sequence[str], *, user: str) -> str:
-    """Of another sweep's jobs, which ``user`` did not cancel: who has them, and how they are cancelled."""
+    """A line about another sweep's jobs, which ``user`` did not cancel: whose they are, and how they are cancelled."""
     if sweep.user not in ("", user):
         who = f"user {sweep.user} submitted, who cancels it with"
     else:

@@ -71,7 +71,7 @@ def _states(chunks: list[Chunk], tasks: Mapping[str, Task], slurm: Slurm) -> dic
 
 
 def _settle(results: Path, chunk: Chunk, states: Mapping[str, str], slurm: Slurm) -> None:
-    """None of the chunk's tasks is queued or running any more: say of each run how that ended, then close the chunk."""
+    """Close a chunk none of whose tasks is queued or running any more, once it is written of each run how that ended."""
     open_runs = [
         (index, planned)
         for index, planned in enumerate(chunk.runs)
