@@ -5,6 +5,7 @@ from __future__ import annotations
 import time
 from dataclasses import replace
 from pathlib import Path
+from typing import Any
 
 import pytest
 
@@ -16,12 +17,16 @@ from harness.dispatch.place import place
 from harness.experiment.data import open_data
 from harness.methods.parts.placement import MethodError
 from harness.models.known import IMAGENET
+from harness.planning.asked import folder_of
 from harness.planning.data import sample_writer
+from harness.planning.needs import weights
 from harness.planning.plan import Plan, plan
 from harness.planning.request import Request, Variant
 from harness.pricing.price import parameter_rows, plan_text, price
 from harness.protocols.load import as_rules, load_protocol, resolve
+from harness.settings import Settings
 from harness.system.errors import UsageError
+from tests.harness.report.sample import record
 
 
 def planned(samples: Path, tmp_path: Path, **changes: object) -> Plan:
@@ -262,3 +267,33 @@ def test_a_file_that_changed_since_the_plan_is_refused(part: str, tmp_path: Path
     path.write_bytes(path.read_bytes() + b"\0")
     with pytest.raises(DatasetError):
         open_data(job.run, Path(job.dataset_root))
+
+
+@pytest.mark.parametrize(
+    ("backbone", "file"),
+    [
+        ("vit_b", "SAM's sam_vit_b_01ec64.pth"),
+        ("sam2_hiera_large", "SAM 2.1's sam2.1_hiera_large.pt"),
+        ("timm/vit_small_patch14_dinov2", "weights of timm's vit_small_patch14_dinov2"),
+        ("tiny", "no weights"),
+    ],
+)
+def test_what_to_get_for_a_backbone_is_named(backbone: str, file: str) -> None:
+    assert weights(backbone) == file
+
+
+@pytest.mark.parametrize(
+    ("benchmark", "rules", "folder"),
+    [
+        ("kvasir", {"data": "files"}, "/own"),
+        ("leaf", {"data": "files"}, "/all"),
+        ("kvasir", {"data": "sample"}, None),
+        ("mine", {"data": "sample", "own_classes": ["a"]}, "/mine"),
+    ],
+)
+def test_a_finished_runs_files_lie_where_they_are_set_to(
+    benchmark: str, rules: dict[str, Any], folder: str | None
+) -> None:
+    run = record(benchmark=benchmark, rules=rules).run
+    settings = Settings(data=Path("/all"), datasets={"kvasir": Path("/own"), "mine": Path("/mine")})
+    assert folder_of(run, settings) == (folder and Path(folder))
