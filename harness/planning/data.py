@@ -18,8 +18,8 @@ from harness.datasets.base import Benchmark, DataOptions, DatasetError, Pair, Sp
 from harness.models.decoders import LABELLING
 from harness.protocols.card import Protocol
 from harness.protocols.load import from_rules
-from harness.registry import BENCHMARKS
-from harness.settings import load_settings
+from harness.registry import BENCHMARKS, dataset_name
+from harness.settings import load_settings, named_table
 from harness.system.errors import UsageError, os_reason
 
 
@@ -139,7 +139,10 @@ def network_images(results: Path, *, data: Path | None) -> Callable[[Record, str
         run_rules = json.loads(rules)
         samples = results / "sample-data" / name
         generated = run_rules.get("data") == "sample"
-        folder = (samples if samples.is_dir() else None) if generated else data or settings.data
+        if generated:
+            folder = samples if samples.is_dir() else None
+        else:
+            folder = data or named_table(settings, "datasets", dataset_name).get(name) or settings.data
         if folder is None:
             return None
         try:

@@ -19,6 +19,7 @@ from tests.mutation.dropping import DropArgument, DropStep, Node
 
 _OF_HELP = ("help", "description", "metavar")
 _NOT_HERE = ("TYPE_CHECKING", "__name__")
+_WITH_HEAD = ("if_stmt", "while_stmt", "for_stmt")
 OWN: dict[str, type[Operator]] = {"DropArgument": DropArgument, "DropStep": DropStep}
 
 
@@ -28,7 +29,7 @@ class Mutant:
 
     Args:
         path: the file, relative to the repository.
-        lines: first and last line of the statement that it changes.
+        lines: first and last line of the statement that it changes; of a compound one what it changes of its head.
         was, becomes: the changed lines, blanks at both ends cut off.
         code: the whole file with the change.
     """
@@ -74,15 +75,16 @@ def _candidates(root: Path, path: str, operators: list[str], seed: int) -> Itera
     nodes = list(ast_nodes(parso.parse(source)))
     written = source.splitlines()
     for name in operators:
-        spans = [(node, start) for node in nodes for start, _ in _operator(name).mutation_positions(node)]
-        for occurrence, (node, start) in enumerate(spans):
+        spans = [(node, *place) for node in nodes for place in _operator(name).mutation_positions(node)]
+        for occurrence, (node, start, end) in enumerate(spans):
             if _says_nothing(node):
                 continue
             first, last = lines = _statement(node)
             words = [str(seed), path, *written[first - 1 : last], name, str(start[0] - first), str(start[1])]
-            same = sum(1 for _, other in spans[:occurrence] if other == start)  # two changes of one place
+            same = sum(1 for _, other, _ in spans[:occurrence] if other == start)  # two changes of one place
             rank = hashlib.sha256("\0".join([*words, str(same)]).encode()).hexdigest()
-            yield _Candidate(rank=rank, path=path, operator=name, occurrence=occurrence, start=start, lines=lines)
+            head = (start[0], end[0]) if node.type in _WITH_HEAD else lines  # not all that stands around the statement
+            yield _Candidate(rank=rank, path=path, operator=name, occurrence=occurrence, start=start, lines=head)
 
 
 def _mutant(root: Path, candidate: _Candidate) -> Mutant:

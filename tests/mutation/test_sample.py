@@ -67,6 +67,14 @@ def test_every_mutant_differs_in_the_lines_it_names(tmp_path: Path) -> None:
     assert all(was != becomes for was, becomes in pairs)
 
 
+def test_a_changed_condition_is_run_by_the_tests_that_run_it_and_not_by_all_of_its_function(tmp_path: Path) -> None:
+    (tmp_path / "module.py").write_text(
+        "def f(a):\n    b = 1\n    if a:\n        return b\n    for c in a:\n        b = c\n"
+    )
+    operators = ["AddNot", "ZeroIterationForLoop"]
+    assert sorted(one.lines for one in sample(tmp_path, ["module.py"], operators, n=9, seed=1)) == [(3, 3), (5, 5)]
+
+
 def test_what_is_known_to_live_names_files_of_a_room() -> None:
     root = Path(__file__).parents[2]
     rooms = [pattern for room in CONFIGURATION["rooms"].values() for pattern in room["sources"]]

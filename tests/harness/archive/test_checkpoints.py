@@ -108,6 +108,10 @@ def test_an_older_record_is_finished_only_after_its_file_was_verified(
     (line,) = capsys.readouterr().err.splitlines()
     assert "another file with the same size, beginning and end" in line
     assert noted(tmp_path) == {short_fingerprint(checkpoint): fingerprint(checkpoint)}
+    second = replace(older.run, seed=1)
+    RecordStore(tmp_path).write(replace(older, run=second, key=second.key))
+    (line,) = planned(tmp_path, altered, seeds=(0, 1)).problems
+    assert line.startswith("2 finished records of these runs")
 
 
 def test_only_a_file_of_the_records_is_noted(

@@ -3,8 +3,11 @@
 from __future__ import annotations
 
 import time
+from collections.abc import Iterator
+from contextlib import contextmanager
 from dataclasses import replace
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 
 import pytest
@@ -17,8 +20,8 @@ from harness.dispatch.place import place
 from harness.experiment.data import open_data
 from harness.methods.parts.placement import MethodError
 from harness.models.known import IMAGENET
-from harness.planning.asked import folder_of
-from harness.planning.data import sample_writer
+from harness.planning.asked import folder_of, usable
+from harness.planning.data import network_images, sample_writer
 from harness.planning.needs import weights
 from harness.planning.plan import Plan, plan
 from harness.planning.request import Request, Variant
@@ -120,6 +123,12 @@ def test_placement_outside_the_backbone_is_found_while_planning(samples: Path, t
 def test_option_that_a_method_lacks_is_an_error(samples: Path, tmp_path: Path, option: str, said: str) -> None:
     with pytest.raises((UsageError, MethodError), match=said):
         planned(samples, tmp_path, entries=(Variant(method="decoder", options={option: "3"}),))
+
+
+@pytest.mark.parametrize("option", ["benchmarks.kvasirr.epochs", "methods.loraa.rank"])
+def test_a_card_that_speaks_of_what_there_is_not_is_refused(samples: Path, tmp_path: Path, option: str) -> None:
+    with pytest.raises(UsageError, match="did you mean"):
+        planned(samples, tmp_path, overrides={option: "2"})
 
 
 def test_missing_data_and_checkpoint_are_named_and_nothing_starts(tmp_path: Path) -> None:
@@ -297,3 +306,44 @@ def test_a_finished_runs_files_lie_where_they_are_set_to(
     run = record(benchmark=benchmark, rules=rules).run
     settings = Settings(data=Path("/all"), datasets={"kvasir": Path("/own"), "mine": Path("/mine")})
     assert folder_of(run, settings) == (folder and Path(folder))
+
+
+def test_images_of_a_finished_run_come_from_its_samples_or_from_where_its_benchmark_is_set_to_lie(
+    samples: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    job = planned(samples, tmp_path, benchmarks=("kvasir",)).jobs[0]
+    pair = open_data(job.run, Path(job.dataset_root)).tests["test"].pairs[0]
+    generated = replace(record(), run=job.run)
+    files = replace(generated, run=replace(job.run, rules={**job.run.rules, "data": "files"}))
+    asked = ("test", pair.stem)
+    side = job.run.rules["image_size"]
+    assert network_images(samples, data=None)(generated, *asked).shape == (side, side, 3)
+    assert network_images(tmp_path, data=None)(generated, *asked) is None
+    assert network_images(samples, data=None)(files, *asked) is None
+    settings = tmp_path / "settings.toml"
+    settings.write_text(f'data = "/nowhere"\n[datasets]\nkvasir = "{samples / "sample-data" / "kvasir"}"\n')
+    monkeypatch.setenv("SAM_PEFT_SETTINGS", str(settings))
+    assert network_images(tmp_path, data=None)(files, *asked) is not None
+
+
+def test_a_broken_plug_in_is_named_beside_what_was_asked_for(capsys: pytest.CaptureFixture[str]) -> None:
+    registry: Any = SimpleNamespace(usable_names=lambda: ["lora"], broken={"gone": "method 'gone' cannot be imported"})
+    assert usable(registry) == ["lora"]
+    shown = capsys.readouterr()
+    assert (shown.out, shown.err) == ("", "method 'gone' cannot be imported\n")
+
+
+@pytest.mark.parametrize("protocol", ["demo", "mini"])
+def test_a_plan_says_which_images_it_looks_at(
+    protocol: str, samples: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    said: list[str] = []
+
+    @contextmanager
+    def stages() -> Iterator[Any]:
+        yield said.append
+
+    monkeypatch.setattr("harness.planning.plan.stages", stages)
+    planned(samples, tmp_path, protocol=protocol)
+    doing = "writing the demo's images" if protocol == "demo" else "looking through images"
+    assert said[-2:] == [f"{doing}: kvasir (1/2)", f"{doing}: leaf (2/2)"]

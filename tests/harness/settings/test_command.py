@@ -86,6 +86,15 @@ def test_a_folder_of_the_command_line_beats_that_which_is_set(tmp_path: Path) ->
     assert roots == {"kvasir": Path("/given"), "leaf": Path("/set")}
 
 
+def test_plug_ins_and_what_is_not_to_be_cached_reach_the_request() -> None:
+    words = ["--methods", "lora", "--datasets", "kvasir", "--protocol", "demo", "--plugin", "mine.py"]
+    plain, without = (
+        understand(parser().parse_args([*words, *more]), load_settings()) for more in ([], ["--no-cache"])
+    )
+    assert plain.request.plugins == (str(Path("mine.py").absolute()),)
+    assert (plain.request.overrides, without.request.overrides) == ({}, {"cache_images": "false"})
+
+
 @pytest.mark.parametrize(
     ("text", "said"),
     [
