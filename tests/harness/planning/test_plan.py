@@ -131,6 +131,15 @@ def test_a_card_that_speaks_of_what_there_is_not_is_refused(samples: Path, tmp_p
         planned(samples, tmp_path, overrides={option: "2"})
 
 
+@pytest.mark.parametrize(("name", "said"), [("nowhere.pth", "does not exist"), (".", "is a folder")])
+def test_a_checkpoint_that_is_not_there_is_no_start_from_random_weights(
+    name: str, said: str, samples: Path, tmp_path: Path
+) -> None:
+    made = planned(samples, tmp_path, checkpoints={"": tmp_path / name})
+    assert said in made.missing[0]
+    assert made.jobs[0].run.key != planned(samples, tmp_path).jobs[0].run.key
+
+
 def test_missing_data_and_checkpoint_are_named_and_nothing_starts(tmp_path: Path) -> None:
     request = Request(
         entries=(Variant(method="lora"),), benchmarks=("kvasir", "camo"), protocol="nas-lora", results=tmp_path
