@@ -11,7 +11,7 @@ from harness.models.catalog import backbone_shape
 from harness.planning.request import Variant
 from harness.protocols.card import Protocol
 from harness.registry import METHODS, method_config, method_config_class
-from harness.system.errors import UsageError, did_you_mean
+from harness.system.errors import UsageError
 
 
 def split_overrides(overrides: Mapping[str, Any]) -> tuple[dict[str, Any], dict[str, dict[str, Any]]]:
@@ -23,8 +23,6 @@ def split_overrides(overrides: Mapping[str, Any]) -> tuple[dict[str, Any], dict[
     for key, value in overrides.items():
         head, dot, rest = key.partition(".")
         if dot and head not in own_tables:
-            if head.replace("-", "_") not in names and METHODS.resolve(head) not in names:
-                raise UsageError(f"--set {key}: unknown method {head!r}{did_you_mean(head, names)}")
             methods.setdefault(METHODS.resolve(head), {})[rest] = value
         elif not dot and key not in own_tables and (having := [name for name in names if _has(name, key)]):
             whose = "lora" if "lora" in having else min(having)

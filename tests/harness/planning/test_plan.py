@@ -140,6 +140,15 @@ def test_a_checkpoint_that_is_not_there_is_no_start_from_random_weights(
     assert made.jobs[0].run.key != planned(samples, tmp_path).jobs[0].run.key
 
 
+def test_one_mask_for_several_classes_is_a_problem(samples: Path, tmp_path: Path) -> None:
+    one, ten = (
+        planned(samples, tmp_path, benchmarks=("trans10k_v2",), overrides={"mask_tokens": count}).problems
+        for count in ("1", "10")
+    )
+    assert [line.partition(":")[0] for line in one] == ["trans10k_v2"]
+    assert ten == ()
+
+
 def test_missing_data_and_checkpoint_are_named_and_nothing_starts(tmp_path: Path) -> None:
     request = Request(
         entries=(Variant(method="lora"),), benchmarks=("kvasir", "camo"), protocol="nas-lora", results=tmp_path

@@ -19,7 +19,8 @@ from harness.archive.store import RecordStore
 from harness.dispatch.run_jobs import Outcome
 from harness.planning.data import sample_writer
 from harness.planning.plan import Plan
-from harness.planning.tuning import parse_tune
+from harness.planning.request import Request, Variant
+from harness.planning.tuning import Tuning, parse_tune, plan_trials
 from harness.protocols.load import load_protocol, protocol_hash
 from harness.studies import load_study
 from harness.system.errors import UsageError
@@ -393,6 +394,13 @@ def test_grids_that_fit_nothing_are_refused_before_anything_runs(
     assert code == 2
     assert work.done == []
     assert message in capsys.readouterr().err
+
+
+def test_a_grid_of_what_every_row_sets_itself_is_refused(tmp_path: Path) -> None:
+    entries = (Variant(method="lora", options={"rank": 2}),)
+    request = Request(entries=entries, benchmarks=("kvasir",), protocol="demo", results=tmp_path)
+    with pytest.raises(UsageError, match="brackets"):
+        plan_trials(request, Tuning(grids={"rank": [2, 3]}))
 
 
 def test_trials_on_their_way_end_the_command_and_the_next_one_goes_on(

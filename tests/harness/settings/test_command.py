@@ -86,6 +86,15 @@ def test_a_folder_of_the_command_line_beats_that_which_is_set(tmp_path: Path) ->
     assert roots == {"kvasir": Path("/given"), "leaf": Path("/set")}
 
 
+@pytest.mark.parametrize("how", ["--data", "--dataset-root", "data = ", "[datasets]"])
+def test_data_given_or_set_in_any_way_asks_for_the_papers_card(how: str) -> None:
+    words = {"--data": ["--data", "/d"], "--dataset-root": ["--dataset-root", "kvasir=/d"]}.get(how, [])
+    settings = {"data = ": 'data = "/d"', "[datasets]": '[datasets]\nkvasir = "/d"'}.get(how, "")
+    write(Path("harness.toml"), settings)
+    asked = understand(parser().parse_args(["--methods", "lora", "--datasets", "kvasir", *words]), load_settings())
+    assert asked.request.protocol == "nas-lora"
+
+
 def test_plug_ins_and_what_is_not_to_be_cached_reach_the_request() -> None:
     words = ["--methods", "lora", "--datasets", "kvasir", "--protocol", "demo", "--plugin", "mine.py"]
     plain, without = (
