@@ -12,7 +12,7 @@ from typing import Any
 
 from harness import statistics as stats
 from harness.archive.schema import Record
-from harness.comparison.alpha import domains, noise, spread
+from harness.comparison.alpha import Noise, domains, noise, spread
 from harness.comparison.cells import Cell, Column, Difference, Grid, paired_difference
 from harness.comparison.draws import (
     COLLAPSE,
@@ -38,6 +38,9 @@ NOT_ASKED = (
     "collapsed runs drawn again with and without warm-up",
 )
 """What docs/plan.md wants to know and no study here asks yet: a study that does takes its line away."""
+ALPHA_STUDY = "small-alpha"
+"""Asks what α learns: its rate, and masks of other images in its batches, from which nothing is to be learnt."""
+ALPHA_ROW, SHUFFLED = "α's rate of the card", "masks of α shuffled"
 MODELS = {"mobile_sam": "MobileSAM", "timm/vit_small_patch14_dinov2": "ViT-S"}
 FEW_DRAWS, FEW_IMAGES = 6, 30
 """Below so many runs or test images a row of the answer says so."""
@@ -213,6 +216,19 @@ class Trial:
     options: Mapping[str, Any]
     score: float
     seed: int
+
+
+@dataclass(frozen=True, kw_only=True)
+class Choice:
+    """What α chose in the runs of one row of `ALPHA_STUDY`, beside what noise alone gives at the row's rates of α.
+
+    Args:
+        spreads: seed -> SD of the logarithms of the shares.
+    """
+
+    row: str
+    spreads: Mapping[int, float]
+    noise: Noise
 
 
 def verdict(interval: stats.Interval | None) -> str:
@@ -499,6 +515,24 @@ class Question:
             ),
             "sites": len(ends[0]),
         }
+
+    @cached_property
+    def choices(self) -> dict[str, Choice]:
+        """By row of `ALPHA_STUDY` that has runs in which α was trained, on its one benchmark."""
+        choices = {}
+        for row in self.grid(ALPHA_STUDY).rows:
+            runs = [run for run in row.finished("kvasir") if run.run.seed < RERUN]
+            ends = {run.run.seed: end for run in runs if (end := self.archive.mixture(run))}
+            null = noise(runs[0], next(iter(ends.values()))) if ends else None
+            if null is not None:
+                spreads = {seed: spread(end) for seed, end in sorted(ends.items())}
+                choices[row.label] = Choice(row=row.label, spreads=spreads, noise=null)
+        return choices
+
+    def more_spread(self, first: str, second: str) -> stats.Interval | None:
+        """Of the spreads of two rows' shares, first − second, paired by seed."""
+        one, other = self.choices[first].spreads, self.choices[second].spreads
+        return stats.t_interval([one[seed] - other[seed] for seed in sorted(one.keys() & other.keys())])
 
     def domains(self, benchmarks: Sequence[str]) -> Any:
         ends = {

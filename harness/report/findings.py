@@ -249,6 +249,11 @@ def _interval(value: stats.Interval | None, sign: str = "+", digits: int = 2) ->
     return "–" if value is None else f"{value:{sign}.{digits}f}"
 
 
+def _change(value: stats.Interval | None) -> str:
+    """``+0.02 [-0.05, +0.09]``"""
+    return "(one seed)" if value is None else f"{value.estimate:+.2f} {value:+.2f}"
+
+
 def _draws(value: str) -> str:
     return value if value == "more images" else f"{value} draws"
 
@@ -258,7 +263,7 @@ def _percent(value: float, digits: int = 0) -> str:
 
 
 FILTERS: Mapping[str, Callable[..., str]] = {
-    "signed": _signed, "number": _number, "estimate": of_estimate, "interval": _interval, "draws": _draws, "percent": _percent,
+    "signed": _signed, "number": _number, "estimate": of_estimate, "interval": _interval, "change": _change, "draws": _draws, "percent": _percent,
     "value": _plain, "title_of": benchmark_title,
 }  # fmt: skip
 """How templates write numbers."""
