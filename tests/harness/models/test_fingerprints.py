@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import hashlib
 import os
-import time
 from pathlib import Path
 
 import pytest
@@ -113,10 +112,8 @@ def test_reading_a_large_file_is_said_and_a_small_one_is_not(reads: list[str], t
 
 def test_what_is_no_file_is_one_line_and_no_wait(tmp_path: Path) -> None:
     os.mkfifo(tmp_path / "fifo")
-    begun = time.monotonic()
-    for path in (tmp_path, tmp_path / "fifo"):
+    for path in (tmp_path, tmp_path / "fifo"):  # a fifo that is opened is waited for without end
         with pytest.raises(UsageError, match="is no file"):
             fingerprint(path)
     with pytest.raises(UsageError, match="cannot be read"):
         fingerprint(tmp_path / "none")
-    assert time.monotonic() - begun < 5

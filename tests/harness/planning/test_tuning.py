@@ -336,11 +336,11 @@ def test_a_trial_that_failed_otherwise_keeps_the_choice_open(
 )
 def test_a_plan_without_end_is_refused_before_it_is_made(tuned: Any, capsys: Any, words: list[str]) -> None:
     """300 values of each of two fields took most of a minute, and of three a day."""
-    begun = time.monotonic()
+    begun = time.process_time()
     code, work = tuned(best_at(1e-3), *words, methods="lora,dora", datasets="kvasir,camo,leaf,sbu,road,isic2017")
     assert (code, work.done) == (2, [])
     assert "10,000 at most" in capsys.readouterr().err
-    assert time.monotonic() - begun < 10
+    assert time.process_time() - begun < 10
 
 
 def test_a_field_of_one_method_is_tuned_for_it_alone(tuned: Any) -> None:
