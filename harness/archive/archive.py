@@ -5,7 +5,7 @@ from __future__ import annotations
 
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
-from functools import cached_property, lru_cache
+from functools import cache, cached_property, lru_cache
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal
 
@@ -44,19 +44,18 @@ class Archive:
     Args:
         root: the results folder; one that does not exist holds nothing.
 
-    ``keeps_pages``: whether whoever keeps texts of pages in the cache of the records will save it.
+    ``whole(key)``: a record that is listed, with its history and its α history. ``keeps_pages``: whether whoever keeps texts of pages in the cache of the records will save it.
     """
 
     def __init__(self, root: Path) -> None:
         self.root = root
         self.keeps_pages = False
         self.store = RecordStore(root)
-        self._evidence = EvidenceStore(root)
         self._scores = lru_cache(maxsize=32)(self._read_scores)  # a baseline's images are asked for by every other row
         self._clusters = lru_cache(maxsize=32)(self._read_clusters)
         self._shares: dict[str, Shares | None] = {}
-        self._inside: dict[str, EvidenceRecord | None] = {}
-        self._whole: dict[str, Record] = {}
+        self._inside = cache(EvidenceStore(root).find)
+        self.whole = cache(self._read_whole)
 
     @cached_property
     def seen(self) -> Look:
@@ -80,13 +79,10 @@ class Archive:
         """Every cost session, by key and session."""
         return sorted(CostStore(self.root), key=lambda session: (session.key, session.session))
 
-    def whole(self, key: str) -> Record:
-        """A record that is listed, with its history and its α history."""
-        if key not in self._whole:
-            record = self.store.read(key)
-            assert record is not None
-            self._whole[key] = record
-        return self._whole[key]
+    def _read_whole(self, key: str) -> Record:
+        record = self.store.read(key)
+        assert record is not None
+        return record
 
     def images(self, record: Record, model: str, split: str, metric: str) -> PerImage | None:
         """Per-image scores of one of a run's models, None where there are none; clusters by the benchmark's rule where the
@@ -124,9 +120,7 @@ class Archive:
 
     def evidence(self, record: Record) -> EvidenceRecord | None:
         """What a run's model does inside, None where it was not measured."""
-        if record.key not in self._inside:
-            self._inside[record.key] = self._evidence.find(record.key)
-        return self._inside[record.key]
+        return self._inside(record.key)
 
 
 Kind = Literal["scores", "images", "history", "alphas", "evidence", "costs"]

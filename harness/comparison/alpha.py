@@ -285,11 +285,11 @@ def domains(ends: Mapping[str, Mapping[int, Shares]], *, seed: int = 0) -> Domai
     between, within = means(*runs)
     smallest, p = math.factorial(count) ** (1.0 - len(seeds)), None  # one seed may stay: only who is together counts
     if smallest <= ALPHA:
-        found = permutation_test(
+        permuted = permutation_test(
             tuple(runs), gap, permutation_type="samples", n_resamples=MOST_ARRANGEMENTS, alternative="greater",
             rng=np.random.default_rng(seed),
         )  # fmt: skip
-        p = float(found.pvalue)
+        p = float(permuted.pvalue)
     return Domains(
         between=between, within=within, test=Test(p=p, statistic=between - within, n=len(seeds), smallest=smallest)
     )

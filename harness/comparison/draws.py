@@ -42,8 +42,8 @@ class Draws(Archive):
         runs = {
             record.key: record.run for record in super().records
         }  # labels are those of the folder, how a rate was tuned included
-        found = [record for record in self._again.records if record.key in runs and record.code == "OK"]
-        return [replace(one, run=replace(runs[one.key], seed=one.run.seed + RERUN)) for one in found]
+        again = [record for record in self._again.records if record.key in runs and record.code == "OK"]
+        return [replace(one, run=replace(runs[one.key], seed=one.run.seed + RERUN)) for one in again]
 
     @cached_property
     def records(self) -> list[Record]:

@@ -200,5 +200,5 @@ def without_gaps(done: Mapping[Place, Set[Entry]], *, least: int) -> tuple[list[
             if place != start and len(common & done[place]) >= least:
                 common &= done[place]
                 chosen.append(place)
-        best = max(best, (chosen, common), key=lambda found: (len(found[0]), len(found[1])))
+        best = max(best, (chosen, common), key=lambda kept: (len(kept[0]), len(kept[1])))
     return [place for place in done if place in best[0]], best[1]

@@ -184,11 +184,11 @@ class Finding:
     def here(self) -> dict[str, Verdict]:
         """Backbone -> what its runs say of the sentence there, on the mean over benchmarks where there is one: reproduced only
         if every row of rules says so, not reproduced if one says so."""
-        found: dict[str, list[Verdict]] = {}
+        by_backbone: dict[str, list[Verdict]] = {}
         for reading in self.averages or self.readings:
             if reading.backbone and not self.claim.is_unknown:
-                found.setdefault(reading.backbone, []).append(reading.here)
-        return {backbone: _together(verdicts) for backbone, verdicts in found.items()}
+                by_backbone.setdefault(reading.backbone, []).append(reading.here)
+        return {backbone: _together(verdicts) for backbone, verdicts in by_backbone.items()}
 
     @property
     def in_words(self) -> str:

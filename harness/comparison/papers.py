@@ -191,40 +191,40 @@ def add(folder: Path, cell: Published) -> str:
 
 def problems(cells: Iterable[Published], *, methods: Iterable[str] = METHOD_ORDER) -> list[str]:
     """One line for everything that is wrong: unknown names, impossible numbers, missing sources, two of one cell."""
-    found = []
+    lines = []
     seen: dict[tuple[str, ...], int] = {}
     known_methods = tuple(methods)
     for cell in cells:
         where = f"{cell.paper}, table {cell.table}, {cell.method}, {cell.benchmark or '-'}, {cell.metric}"
-        found += [f"{where}: {text}" for text in _problems_of(cell, known_methods)]
+        lines += [f"{where}: {text}" for text in _problems_of(cell, known_methods)]
         seen[cell.cell] = seen.get(cell.cell, 0) + 1
         if seen[cell.cell] == 2:
-            found.append(f"{where}: this cell is there twice")
-    return found
+            lines.append(f"{where}: this cell is there twice")
+    return lines
 
 
 def _problems_of(cell: Published, methods: tuple[str, ...]) -> list[str]:
-    found = []
+    wrong = []
     if cell.method not in methods:
-        found.append(f"unknown method {cell.method!r}{did_you_mean(cell.method, methods)}")
+        wrong.append(f"unknown method {cell.method!r}{did_you_mean(cell.method, methods)}")
     if cell.metric == PARAMETERS:
         if cell.benchmark or cell.split:
-            found.append("a parameter count belongs to no benchmark")
+            wrong.append("a parameter count belongs to no benchmark")
     elif cell.benchmark not in BENCHMARK_ORDER:
-        found.append(f"unknown benchmark {cell.benchmark!r}{did_you_mean(cell.benchmark, BENCHMARK_ORDER)}")
+        wrong.append(f"unknown benchmark {cell.benchmark!r}{did_you_mean(cell.benchmark, BENCHMARK_ORDER)}")
     elif cell.metric not in METRICS:
-        found.append(f"unknown metric {cell.metric!r}{did_you_mean(cell.metric, METRICS)}")
+        wrong.append(f"unknown metric {cell.metric!r}{did_you_mean(cell.metric, METRICS)}")
     elif cell.metric not in PAPER_METRICS[cell.benchmark]:
         reported = ", ".join(PAPER_METRICS[cell.benchmark])
-        found.append(f"papers report {cell.benchmark} by {reported}, not by {cell.metric}")
-    found += _problems_of_options(cell, methods) + _problems_of_numbers(cell)
+        wrong.append(f"papers report {cell.benchmark} by {reported}, not by {cell.metric}")
+    wrong += _problems_of_options(cell, methods) + _problems_of_numbers(cell)
     if cell.mark not in MARKS:
-        found.append(f"unknown mark {cell.mark!r} (choose from {', '.join(MARKS)})")
+        wrong.append(f"unknown mark {cell.mark!r} (choose from {', '.join(MARKS)})")
     elif bool(cell.value) == (cell.mark == "?"):
-        found.append("a number needs a mark other than ?" if cell.value else f"no number, but the mark {cell.mark}")
+        wrong.append("a number needs a mark other than ?" if cell.value else f"no number, but the mark {cell.mark}")
     if cell.value and not cell.source:
-        found.append("a number needs a source (the page or table where it was read)")
-    return found
+        wrong.append("a number needs a source (the page or table where it was read)")
+    return wrong
 
 
 def _problems_of_options(cell: Published, methods: tuple[str, ...]) -> list[str]:
@@ -238,7 +238,7 @@ def _problems_of_options(cell: Published, methods: tuple[str, ...]) -> list[str]
 
 
 def _problems_of_numbers(cell: Published) -> list[str]:
-    found = []
+    wrong = []
     for name in ("value", "spread"):
         text = getattr(cell, name)
         if not text:
@@ -246,20 +246,20 @@ def _problems_of_numbers(cell: Published) -> list[str]:
         try:
             number = float(text)
         except ValueError:
-            found.append(f"{name} {text!r} is not a number")
+            wrong.append(f"{name} {text!r} is not a number")
             continue
         highest = 1e5 if cell.metric == PARAMETERS else 100.0
         if not 0 <= number <= highest:
-            found.append(f"{name} {text} is outside 0 to {highest:g}" + (" (percent)" if highest == 100 else ""))
+            wrong.append(f"{name} {text} is outside 0 to {highest:g}" + (" (percent)" if highest == 100 else ""))
         elif name == "value" and cell.metric != PARAMETERS and 0 < number <= 1:
-            found.append(f"value {text}: scores are in percent here; {100 * number:g} is meant?")
+            wrong.append(f"value {text}: scores are in percent here; {100 * number:g} is meant?")
     if cell.spread_kind not in SPREADS or bool(cell.spread) != bool(cell.spread_kind):
-        found.append(
+        wrong.append(
             f"a spread needs its kind (se or sd), and a kind its spread: {cell.spread!r}, {cell.spread_kind!r}"
         )
     if cell.runs and not (cell.runs.isdigit() and int(cell.runs) > 0):
-        found.append(f"runs {cell.runs!r} is not a count")
-    return found
+        wrong.append(f"runs {cell.runs!r} is not a count")
+    return wrong
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -281,9 +281,11 @@ class Setup:
 
 @dataclass(frozen=True, kw_only=True)
 class Papers:
-    """Args:
-    published: their numbers.
-    setups: paper -> what its numbers were made with; None to hold them against whatever was run, for pages that say so.
+    """What papers published, and what that was made with.
+
+    Args:
+        published: their numbers.
+        setups: paper -> what its numbers were made with; None to hold them against whatever was run, for pages that say so.
     """
 
     published: Sequence[Published] = ()

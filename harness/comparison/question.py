@@ -285,20 +285,20 @@ class Question:
         Raises:
             LookupError: there is none.
         """
-        found = self.grids(study, **rules)
-        if not found:
+        made = self.grids(study, **rules)
+        if not made:
             raise LookupError(f"no records of {study} with {rules}")
-        return found[0]
+        return made[0]
 
     def has(self, study: str) -> bool:
         return bool(self.grids(study))
 
     def cell(self, study: str, benchmark: str, row: str, **rules: Any) -> Cell:
         grid = self.grid(study, **rules)
-        found = grid.row(row)
-        if found is None:
+        named = grid.row(row)
+        if named is None:
             raise LookupError(f"{study} has no row {row}")
-        return grid.cells[found, grid.first_columns[benchmark]]
+        return grid.cells[named, grid.first_columns[benchmark]]
 
     def seeds(self, study: str, benchmark: str, row: str, **rules: Any) -> list[float]:
         """Scores in points by seed, reruns last."""
@@ -345,10 +345,10 @@ class Question:
 
     @cached_property
     def cell_cases(self) -> list[Case]:
-        found: dict[tuple[Grid, str], Case] = {}
+        by_place: dict[tuple[Grid, str], Case] = {}
         for case in self.of_question(CELL_QUESTION):  # the second contrast where the first was not run
-            found.setdefault((case.grid, case.pair.benchmark), case)
-        return [*found.values(), *(one for pair in CELL if (one := self.case(pair)))]
+            by_place.setdefault((case.grid, case.pair.benchmark), case)
+        return [*by_place.values(), *(one for pair in CELL if (one := self.case(pair)))]
 
     @cached_property
     def search_cases(self) -> list[Case]:
@@ -384,14 +384,14 @@ class Question:
     def trials_of_plan(self) -> list[Trial]:
         """What tuned the plan's rows: validation scores of seeds that are tested nowhere, best first within a row."""
         studies = {study.protocol: study for study in map(load_study, QUESTION)}
-        found = []
+        trials = []
         for one in self.own:
             study = studies.get(one.run.protocol)
             if study is None or one.run.seed not in study.tune_seeds or one.code != "OK":
                 continue
             tuned = sorted(one.run.tuning.get("grid", {}))
             rules = {**one.run.rules, **one.run.method_config}
-            found.append(
+            trials.append(
                 Trial(
                     model=f"{MODELS.get(one.run.backbone, one.run.backbone)} at {one.run.rules['image_size']} px",
                     benchmark=one.run.benchmark,
@@ -401,7 +401,7 @@ class Question:
                     seed=one.run.seed,
                 )
             )
-        return sorted(found, key=lambda one: (one.model, one.benchmark, one.row, -one.score))
+        return sorted(trials, key=lambda one: (one.model, one.benchmark, one.row, -one.score))
 
     @property
     def run_benchmarks(self) -> list[str]:
@@ -462,19 +462,19 @@ class Question:
     def mean_over(self, study: str, sets: Iterable[tuple[str, str]], *, kept: bool = False) -> stats.Estimate:
         """Of NAS-LoRA − LoRA over benchmarks; ``kept``: without collapsed runs."""
         cases = [self.named_case(study, name) for name, _ in sets]
-        found = [case.without_collapsed if kept else case.difference for case in cases]
-        return stats.average_of([one.estimate for one in found if one is not None])
+        differences = [case.without_collapsed if kept else case.difference for case in cases]
+        return stats.average_of([one.estimate for one in differences if one is not None])
 
     def significant(self, study: str, rows: Sequence[str], sets: Sequence[str]) -> dict[str, list[str]]:
         """``above`` and ``below``: which rows' intervals to LoRA leave zero out, ``NAME on BENCHMARK``."""
-        found: dict[str, list[str]] = {"above": [], "below": []}
+        apart: dict[str, list[str]] = {"above": [], "below": []}
         for row in rows:
             for name in sets:
                 case = self.case(Pair(study=study, benchmark=name, first=row, second="LoRA"))
                 interval = case.difference.interval if case else None
                 if case and interval and not interval.low <= 0 <= interval.high:
-                    found["above" if interval.low > 0 else "below"].append(f"{row} on {case.column.benchmark_title}")
-        return found
+                    apart["above" if interval.low > 0 else "below"].append(f"{row} on {case.column.benchmark_title}")
+        return apart
 
     def moved(self) -> tuple[float, float]:
         """The least and the most that a run moved when it was made again, in points."""
@@ -483,9 +483,9 @@ class Question:
         return min(moves), max(moves)
 
     def detectable(self, estimate: stats.Estimate, seeds: int | None = None) -> float:
-        found = stats.detectable(estimate, seeds=seeds)
-        assert found is not None
-        return found
+        least = stats.detectable(estimate, seeds=seeds)
+        assert least is not None
+        return least
 
     def searched(self, benchmark: str) -> list[Record]:
         """The runs of the clean search (scale 1, 3e-3, T_B after a quarter) under the card small, by seed."""

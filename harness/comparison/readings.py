@@ -123,13 +123,13 @@ def main_effects(grid: Grid, study: Study) -> list[Effect]:
         return []
     effects = [[values[at] for values in replicates] for at in range(len(readings.fields))]
     margin = lenth_margin([statistics.fmean(values) for values in effects])
-    found = []
+    of_fields = []
     for field, values in zip(readings.fields, effects, strict=True):
         estimate = statistics.fmean(values)
         interval = t_interval(values)
         low, high = (interval.low, interval.high) if interval else (estimate - margin, estimate + margin)
-        found.append(Effect(field=field.name, estimate=estimate, low=low, high=high, replicates=len(values)))
-    return found
+        of_fields.append(Effect(field=field.name, estimate=estimate, low=low, high=high, replicates=len(values)))
+    return of_fields
 
 
 def _contrast(scores: Mapping[Row, float], rows: Mapping[Row, Point], *, place: int) -> float:

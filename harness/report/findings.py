@@ -93,19 +93,19 @@ class Answer(Question):
     @cached_property
     def session(self) -> Mapping[str, MethodCost]:
         """Of ViT-S at 196 px, the session on a device of its own."""
-        found = [one for one in CostStore(self.root) if one.comparability.image_size == 196 and not one.shared]
-        if len(found) != 1:
+        sessions = [one for one in CostStore(self.root) if one.comparability.image_size == 196 and not one.shared]
+        if len(sessions) != 1:
             raise LookupError("not one cost session of ViT-S on a device of its own")
-        return {one.variant: one for one in found[0].methods}
+        return {one.variant: one for one in sessions[0].methods}
 
     def time(self, first: str, second: str = "lora") -> stats.Interval:
         """Ratio of training step times, paired by round."""
         sides = [self.session[name].step_seconds["total"] for name in (first, second)]
         logs = [math.log(a / b) for a, b in zip(*sides, strict=True)]
-        found = stats.t_interval(logs)
-        assert found is not None
+        of_logs = stats.t_interval(logs)
+        assert of_logs is not None
         return stats.Interval(
-            estimate=math.exp(found.estimate), low=math.exp(found.low), high=math.exp(found.high), n=found.n
+            estimate=math.exp(of_logs.estimate), low=math.exp(of_logs.low), high=math.exp(of_logs.high), n=of_logs.n
         )
 
     def rows_of(self, study: str) -> list[dict[str, str]]:
@@ -163,15 +163,15 @@ class Answer(Question):
         grid = self.grid("small-lengths", epoch_images=epoch_images)
         contrasts = Contrasts.of(grid, "LoRA")
         assert contrasts is not None
-        (found,) = contrasts.by_column
-        assert found.p_images is not None
-        return found.p_images
+        (contrast,) = contrasts.by_column
+        assert contrast.p_images is not None
+        return contrast.p_images
 
     def trials(self, row: str) -> list[tuple[str, float]]:
         """Of small-search: options and validation score of every rate that was tried, and the one chosen last."""
-        found = self.grid("small-search").row(row)
-        assert found is not None
-        tuning = next(one.run.tuning for one in found.runs if one.run.tuning.get("trials"))
+        named = self.grid("small-search").row(row)
+        assert named is not None
+        tuning = next(one.run.tuning for one in named.runs if one.run.tuning.get("trials"))
         return [
             (", ".join(f"{name} {value:g}" for name, value in trial["options"].items()), 100 * trial["score"])
             for trial in tuning["trials"]

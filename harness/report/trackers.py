@@ -125,10 +125,10 @@ def export_records(archive: Archive, keys: Sequence[str], target: str, out: Path
 def _tables(archive: Archive, keys: set[str], form: Any, folder: Path) -> None:
     records = [record for record in archive.records if record.key in keys]
     for kind in get_args(Kind):
-        found = frame(archive, kind, records)
-        if len(found):
-            rows: Any = found.to_dict("records")
-            (folder / f"{kind}.{form}").write_bytes(table_bytes(rows, list(found.columns), form=form))
+        table = frame(archive, kind, records)
+        if len(table):
+            rows: Any = table.to_dict("records")
+            (folder / f"{kind}.{form}").write_bytes(table_bytes(rows, list(table.columns), form=form))
 
 
 def _tensorboard(runs: Iterable[Logged], folder: Path, out: Path) -> None:

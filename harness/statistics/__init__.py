@@ -25,7 +25,6 @@ from harness.statistics.permutation import ALPHA, Test, holm, sign_flip
 from harness.statistics.ranks import (
     average_ranks,
     friedman,
-    nemenyi,
     nemenyi_critical_difference,
     probability_of_improvement,
     rank_stability,
@@ -51,7 +50,6 @@ __all__ = [
     "friedman",
     "holm",
     "iqm",
-    "nemenyi",
     "nemenyi_critical_difference",
     "of_folds",
     "of_seeds",

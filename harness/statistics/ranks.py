@@ -49,19 +49,6 @@ def friedman(scores: Sequence[Sequence[float]], *, alpha: float = ALPHA) -> Test
     return Test(p=float(p), statistic=float(statistic), n=blocks, smallest=smallest)
 
 
-def nemenyi(scores: Sequence[Sequence[float]]) -> NDArray[np.float64]:
-    """p of every pair of methods after Friedman's test (studentized range, infinite degrees of freedom), (k, k)."""
-    import numpy as np
-    from scipy import stats
-
-    ranks = average_ranks(scores)
-    blocks, methods = np.asarray(scores).shape
-    gaps = np.abs(ranks[:, None] - ranks[None, :]) / math.sqrt(methods * (methods + 1) / (6 * blocks))
-    p = stats.studentized_range.sf(gaps * math.sqrt(2), methods, np.inf)
-    np.fill_diagonal(p, 1.0)
-    return np.asarray(p)
-
-
 def nemenyi_critical_difference(*, methods: int, blocks: int, alpha: float = ALPHA) -> float:
     """Average ranks further apart than this differ."""
     return _nemenyi_quantile(methods, alpha) * math.sqrt(methods * (methods + 1) / (6 * blocks))

@@ -86,8 +86,8 @@ def drawn_by_another(svg: bytes) -> str:
     """The version of matplotlib that drew a file, where it is not the one here: its bytes say nothing then."""
     import matplotlib
 
-    found = _CREATOR.search(svg)
-    return found[1].decode() if found and found[1].decode() != matplotlib.__version__ else ""
+    creator = _CREATOR.search(svg)
+    return creator[1].decode() if creator and creator[1].decode() != matplotlib.__version__ else ""
 
 
 def wrong_figures(root: Path) -> tuple[list[str], list[str]]:

@@ -45,15 +45,17 @@ class Drawing:
 
 @dataclass(frozen=True, kw_only=True)
 class Material:
-    """Args:
-    name: of its files: study or protocol, then the protocol's hash.
-    grid: rows, columns and cells.
-    baseline: the row that others are compared with.
-    pictures: images for masks.
-    seed: whose masks are shown, None for the first seed that most rows have.
-    everywhere: the records of every sheet, for figures that compare rules.
-    study: whose rows they are, None for the card's.
-    numbered: rows that `short` gave a number since the last figure.
+    """One sheet of records as figures are drawn from it.
+
+    Args:
+        name: of its files: study or protocol, then the protocol's hash.
+        grid: rows, columns and cells.
+        baseline: the row that others are compared with.
+        pictures: images for masks.
+        seed: whose masks are shown, None for the first seed that most rows have.
+        everywhere: the records of every sheet, for figures that compare rules.
+        study: whose rows they are, None for the card's.
+        numbered: rows that `short` gave a number since the last figure.
     """
 
     name: str

@@ -132,8 +132,8 @@ def cap(runs: Sequence[Record]) -> float | None:
 
 def nulls(mixture: RowMixture) -> list[Noise]:
     """What noise alone would give the runs of a row, each once."""
-    found = (noise(run, run.architecture[-1]) for run in mixture.runs)
-    return list(dict.fromkeys(null for null in found if null is not None))
+    every = (noise(run, run.architecture[-1]) for run in mixture.runs)
+    return list(dict.fromkeys(null for null in every if null is not None))
 
 
 def _beside_noise(material: Material, shown: Sequence[RowMixture]) -> str:

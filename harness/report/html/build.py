@@ -107,18 +107,18 @@ def _asked_pages(archive: Archive, asked: Asked) -> list[tuple[Named, Page]]:
     """Of the studies that were run as they say; where none was, of those that have a record."""
     made = [(study, _scores(archive, archive.records, study=study)) for study in asked.studies]
     made = [(study, page) for study, page in made if page.grids]
-    found = [
+    pages = [
         (study, page) for study, page in made if _was_run(study, page)
     ] or made  # of several, those alone that were run as they say
-    if not found:
+    if not pages:
         names = ", ".join(study.name for study in asked.studies)
         raise UsageError(f"no record below {archive.root} belongs to study {names!r}")
-    return [((study.name, study), page) for study, page in found]
+    return [((study.name, study), page) for study, page in pages]
 
 
 def _every_page(archive: Archive) -> list[tuple[Named, Page]]:
     """A page a study whose own card at least half of its rows were run under; then, by card, the rows that none of them shows."""
-    found: list[tuple[Named, Page]] = []
+    pages: list[tuple[Named, Page]] = []
     protocols = {record.run.protocol for record in archive.records}
     shown: set[str] = set()
     for study in map(load_study, study_names()):
@@ -126,7 +126,7 @@ def _every_page(archive: Archive) -> list[tuple[Named, Page]]:
             continue
         page = _scores(archive, archive.records, study=study)
         if _was_run(study, page):
-            found.append(((study.name, study), page))
+            pages.append(((study.name, study), page))
             shown |= {record.key for titled in page.grids for record in titled.grid.records}
     for protocol in sorted(protocols):
         rest = [
@@ -134,8 +134,8 @@ def _every_page(archive: Archive) -> list[tuple[Named, Page]]:
             if record.run.protocol == protocol and record.key not in shown and is_result(record.run)
         ]  # fmt: skip
         if rest:
-            found.append(((protocol, None), _scores(archive, rest)))
-    return found
+            pages.append(((protocol, None), _scores(archive, rest)))
+    return pages
 
 
 def _was_run(study: Study, page: Page) -> bool:

@@ -232,9 +232,9 @@ def row_names(rows: Sequence[Row]) -> dict[Row, Name]:
 
 def _name(row: Row) -> str:
     title, label = METHOD_TITLES.get(row.method, row.method), row.label
-    found = re.fullmatch(rf"{re.escape(row.method)}\[(.*)\](.*)", label)
-    if found:
-        label, behind = found[1], found[2]
+    written = re.fullmatch(rf"{re.escape(row.method)}\[(.*)\](.*)", label)
+    if written:
+        label, behind = written[1], written[2]
     elif _OPTIONS.fullmatch(label) or label == "default":
         behind = ""
     elif label == row.method or label.startswith(f"{row.method},"):
@@ -254,7 +254,7 @@ def _option(word: str) -> str:
 
 
 def _against(grid: Grid, baseline: Row) -> list[Against]:
-    found = []
+    compared = []
     columns = list(grid.first_columns.values())
     for row in grid.rows:
         if row is baseline:
@@ -269,8 +269,8 @@ def _against(grid: Grid, baseline: Row) -> list[Against]:
         overall = None
         if len(differences) == len(columns):
             overall = stats.average_of([difference.estimate for difference in differences.values()])
-        found.append(Against(row=row, by_column=differences, overall=overall))
-    return found
+        compared.append(Against(row=row, by_column=differences, overall=overall))
+    return compared
 
 
 def _plot(
@@ -508,9 +508,9 @@ def step_costs(grid: Grid, baseline: Row) -> dict[Row, tuple[str, str]]:
     best: dict[Row, MethodCost] = {}
     chosen: CostRecord | None = None
     for session in sorted(grid.archive.costs, key=lambda session: session.finished):
-        found = {row: cost for row in grid.rows if (cost := _measured(session, row, grid))}
-        if baseline in found and len(found) >= len(best):
-            best, chosen = found, session
+        of_session = {row: cost for row in grid.rows if (cost := _measured(session, row, grid))}
+        if baseline in of_session and len(of_session) >= len(best):
+            best, chosen = of_session, session
     if chosen is None:
         return {}
     steps = {row: statistics.median(cost.step_seconds["total"]) for row, cost in best.items()}
