@@ -44,7 +44,8 @@ class Archive:
     Args:
         root: the results folder; one that does not exist holds nothing.
 
-    ``whole(key)``: a record that is listed, with its history and its α history. ``keeps_pages``: whether whoever keeps texts of pages in the cache of the records will save it.
+    ``whole(key)``: a record that is listed, with its history and its α history.
+    ``keeps_pages``: whether whoever keeps texts of pages in the cache of the records will save it.
     """
 
     def __init__(self, root: Path) -> None:

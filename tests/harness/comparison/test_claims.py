@@ -78,7 +78,7 @@ def test_a_difference_is_paired_by_seed_and_the_whole_interval_must_lie_inside(t
 
 
 def test_lower_is_better_metrics_count_the_other_way_round(tmp_path: Path) -> None:
-    kinds = {"benchmark": "sbu", "metric": "ber"}
+    kinds = {"benchmark": "sbu"}
     records = runs([0.10, 0.11, 0.12], **kinds) + runs([0.20, 0.21, 0.22], method="decoder", **kinds)
     finding = judged(tmp_path, records, benchmarks=["sbu"])
     assert finding.readings[0].estimate == pytest.approx(10.0)
@@ -94,7 +94,7 @@ def test_a_claim_with_one_open_reading_is_not_reproduced_as_a_whole(tmp_path: Pa
 
 def test_a_benchmark_that_is_not_judged_is_as_open_as_one_without_runs(tmp_path: Path) -> None:
     records = runs([0.81, 0.91, 0.71]) + runs([0.80, 0.90, 0.70], method="decoder")
-    on = {"benchmark": "leaf", "metric": "iou", "split_rule": "carved (seed 0)"}
+    on = {"benchmark": "leaf", "split_rule": "carved (seed 0)"}
     records += runs([0.51, 0.61, 0.41], **on) + runs([0.80, 0.90, 0.70], method="decoder", **on)
     finding = judged(tmp_path, records, benchmarks=["kvasir", "leaf"])
     assert [reading.verdict for reading in finding.readings] == ["reproduced", "not judged"]
@@ -119,9 +119,9 @@ def test_no_difference_at_all_is_not_greater_and_not_less(tmp_path: Path) -> Non
 
 def test_of_two_splits_with_as_many_seeds_the_mean_takes_the_first_by_name(tmp_path: Path) -> None:
     records = []
-    for benchmark, metric in (("kvasir", "s_measure"), ("leaf", "iou")):
+    for benchmark in ("kvasir", "leaf"):
         for manifest, lead in (("b", 0.03), ("a", 0.01), ("c", 0.02)):
-            on = {"benchmark": benchmark, "metric": metric, "manifest": manifest}
+            on = {"benchmark": benchmark, "manifest": manifest}
             records += runs([0.8 + lead] * 3, **on) + runs([0.8] * 3, method="decoder", **on)
     (mean,) = judged(tmp_path, records, benchmarks=["kvasir", "leaf"]).averages
     assert mean.estimate == pytest.approx(1.0)
@@ -232,10 +232,9 @@ def test_the_mean_over_benchmarks_stands_beside_the_claim_on_each(tmp_path: Path
     """Each alone is open; all three together are not."""
     records = []
     for benchmark in ("kvasir", "leaf", "sbu"):
-        kinds: Any = {"benchmark": benchmark, "metric": {"kvasir": "s_measure", "leaf": "iou", "sbu": "ber"}[benchmark]}
         sign = -1 if benchmark == "sbu" else 1
-        records += runs([0.5 + sign * shift for shift in (0.005, 0.02, 0.012)], **kinds)
-        records += runs([0.5, 0.5, 0.5], method="decoder", **kinds)
+        records += runs([0.5 + sign * shift for shift in (0.005, 0.02, 0.012)], benchmark=benchmark)
+        records += runs([0.5, 0.5, 0.5], method="decoder", benchmark=benchmark)
     finding = judged(tmp_path, records, benchmarks=["kvasir", "leaf", "sbu"])
     assert [reading.verdict for reading in finding.readings] == ["inconclusive"] * 3
     (mean,) = finding.averages

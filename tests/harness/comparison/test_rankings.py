@@ -15,7 +15,7 @@ from harness.comparison.grids import grids
 from harness.comparison.judging import findings_text
 from harness.studies import load_study, study_from_dict
 from harness.system.errors import UsageError
-from tests.harness.report.sample import CARD, MadeUp, record, render
+from tests.harness.report.sample import CARD, MadeUp, record, render, table_rows
 from tests.harness.report.sample import judged as judged_on
 
 METHODS = ("decoder", "lora", "bitfit", "ssf")
@@ -26,18 +26,13 @@ def runs(
     decoder: str, values: dict[str, float], *, benchmarks: tuple[str, ...] = ("kvasir", "leaf"), **rules: Any
 ) -> list[Any]:
     """Three seeds a method and benchmark; ``values`` are their middle scores."""
-    found = []
-    for benchmark in benchmarks:
-        metric = {"kvasir": "s_measure", "leaf": "iou", "sbu": "ber"}[benchmark]
-        for method, value in values.items():
-            found += [
-                record(
-                    value + 0.001 * seed, method=method, benchmark=benchmark, metric=metric, seed=seed,
-                    protocol_hash=HASHES[decoder], rules={**CARD, "decoder": decoder, **rules},
-                )
-                for seed in range(3)
-            ]  # fmt: skip
-    return found
+    shared: dict[str, Any] = {"protocol_hash": HASHES[decoder], "rules": {**CARD, "decoder": decoder, **rules}}
+    return [
+        record(value + 0.001 * seed, method=method, benchmark=benchmark, seed=seed, **shared)
+        for benchmark in benchmarks
+        for method, value in values.items()
+        for seed in range(3)
+    ]
 
 
 def models(**changes: Any) -> Any:
@@ -54,9 +49,7 @@ DOWN = dict(zip(METHODS, (0.8, 0.7, 0.6, 0.5), strict=True))
 
 def agreement_rows(page: str) -> dict[str, list[str]]:
     _, _, text = page.partition("do the methods rank alike?")
-    lines = [line for line in text.splitlines() if line.startswith("| ")]
-    cells = [[cell.strip() for cell in line.strip("|").split(" | ")] for line in lines]
-    return {row[0]: row[1:] for row in cells}
+    return {row[0]: row[1:] for row in table_rows(text)}
 
 
 def test_the_page_gives_tau_by_benchmark_its_mean_its_interval_and_chance() -> None:

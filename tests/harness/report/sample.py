@@ -15,6 +15,7 @@ from harness.archive.measured import BlockEvidence, EvidenceRecord, Inside
 from harness.archive.schema import Record, Run
 from harness.comparison.claims import Claim
 from harness.comparison.judging import Finding, judge_claims
+from harness.comparison.names import PAPER_METRICS
 from harness.comparison.papers import Papers, Setup
 from harness.planning.rows import trained_parameters
 from harness.protocols.load import card_rules
@@ -106,13 +107,15 @@ def record(
     benchmark: str = "kvasir",
     seed: int = 0,
     code: Any = "OK",
-    metric: str = "s_measure",
+    metric: str = "",
     scores: Any = None,
     config: dict[str, Any] | None = None,
     protocol_hash: str = "aaaa0000aaaa0000",
     **changes: Any,
 ) -> Record:
-    """A record with ``metric`` = value on the test split; ``changes`` go to Run or Record by field name."""
+    """A record with value on the test split, of ``metric`` or the first that papers report the benchmark by; ``changes`` go to Run
+    or Record by field name."""
+    metric = metric or PAPER_METRICS.get(benchmark, ("s_measure",))[0]
     run_fields = {name: changes.pop(name) for name in list(changes) if name in Run.__dataclass_fields__}
     asked: dict[str, Any] = {
         "variant": method, "backbone": "tiny", "checkpoint": "", "protocol": "demo", "manifest": f"manifest-{benchmark}",

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import itertools
 import re
 import statistics
 from dataclasses import replace
@@ -17,7 +18,7 @@ from harness.cli.claims import main as claims
 from harness.cli.show import main as show
 from harness.cli.tables import main
 from harness.studies import load_study, study_from_dict
-from tests.harness.report.sample import CARD, record, render
+from tests.harness.report.sample import CARD, record, render, table_rows
 
 ROWS = ["lora", "decoder", "bitfit"]
 
@@ -30,17 +31,7 @@ def study(**changes: Any) -> Any:
 def table(page: str, heading: str) -> dict[str, list[str]]:
     """Label -> cells of the block whose heading contains ``heading``."""
     block = next(part for part in re.split(r"\n##+ ", page)[1:] if heading in part.splitlines()[0])
-    cells = [
-        [cell.strip() for cell in line.strip("|").split(" | ")] for line in block.splitlines() if line.startswith("| ")
-    ]
-    return {row[0]: row[1:] for row in cells}
-
-
-def rows_of(page: str) -> dict[str, str]:
-    """Label -> first cell of the first table."""
-    block = re.split(r"\n##+ ", page)[1]
-    cells = [line.strip("| ").split(" | ") for line in block.splitlines() if line.startswith("| ")]
-    return {row[0]: row[1].strip() for row in cells}
+    return {row[0]: row[1:] for row in table_rows(block)}
 
 
 def three(base: float, *, shift: float = 0.0, **changes: Any) -> list[Any]:
@@ -56,7 +47,7 @@ def test_differences_are_paired_by_seed_in_points() -> None:
 
 
 def test_lower_is_better_counts_as_positive() -> None:
-    kinds: dict[str, Any] = {"benchmark": "sbu", "metric": "ber"}
+    kinds: dict[str, Any] = {"benchmark": "sbu"}
     records = three(0.2, **kinds) + three(0.2, shift=-0.01, method="decoder", **kinds)
     assert table(render(records, study=study(benchmarks=["sbu"])), "differences")["decoder"][1] == "+1.00 (3)"
 
@@ -80,16 +71,19 @@ def test_enough_seeds_give_a_p_value_adjusted_after_holm() -> None:
     assert found["decoder"][3] == "0.031"
 
 
+def written(root: Path, scores: dict[str, float], **of_run: Any) -> Any:
+    """A record whose per-image scores are these; a stem may have its group behind a comma."""
+    one = record(sum(scores.values()) / len(scores), **of_run)
+    head = "variant,split,stem,group,s_measure\n" if "," in next(iter(scores)) else "variant,split,stem,s_measure\n"
+    RecordStore(root).write(one, head + "".join(f"best,test,{stem},{score!r}\n" for stem, score in scores.items()))
+    return one
+
+
 def with_images(root: Path, shifts: dict[str, float]) -> list[Any]:
-    store = RecordStore(root)
     records = []
-    for method, shift in shifts.items():
-        for seed in range(3):
-            scores = {f"i{n}": 0.5 + 0.01 * n + 0.02 * seed + shift * (1 + 0.1 * (n % 3)) for n in range(20)}
-            one = record(sum(scores.values()) / 20, method=method, seed=seed)
-            rows = "".join(f"best,test,{stem},{score!r}\n" for stem, score in scores.items())
-            store.write(one, "variant,split,stem,s_measure\n" + rows)
-            records.append(one)
+    for (method, shift), seed in itertools.product(shifts.items(), range(3)):
+        scores = {f"i{n}": 0.5 + 0.01 * n + 0.02 * seed + shift * (1 + 0.1 * (n % 3)) for n in range(20)}
+        records.append(written(root, scores, method=method, seed=seed))
     return records
 
 
@@ -115,14 +109,10 @@ def test_a_run_that_failed_beside_one_that_did_not_hides_no_images(tmp_path: Pat
 
 def test_a_claim_and_a_difference_table_give_one_interval(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     """Seeds agree to the digit and images do not: an interval over seeds alone would be a verdict, this one is none."""
-    store = RecordStore(tmp_path)
     records = []
-    for method, sign in (("lora", 0.0), ("decoder", 1.0)):
-        for seed in range(3):
-            scores = {f"i{n}": 0.5 + sign * (0.1 * (-1) ** n + 0.001) for n in range(20)}
-            records.append(record(sum(scores.values()) / 20, method=method, seed=seed))
-            rows = "".join(f"best,test,{stem},{score!r}\n" for stem, score in scores.items())
-            store.write(records[-1], "variant,split,stem,s_measure\n" + rows)
+    for (method, sign), seed in itertools.product((("lora", 0.0), ("decoder", 1.0)), range(3)):
+        scores = {f"i{n}": 0.5 + sign * (0.1 * (-1) ** n + 0.001) for n in range(20)}
+        records.append(written(tmp_path, scores, method=method, seed=seed))
     bounds = table(render(records, study=study(), root=tmp_path), "differences")["decoder"][2]
     claim: dict[str, Any] = {"name": "c", "text": "t", "source": "s", "mark": "P", "unit": "points"}
     claim |= {"quantity": "score difference", "numerator": {"method": "decoder"}, "denominator": {"method": "lora"}}
@@ -135,24 +125,18 @@ def test_a_claim_and_a_difference_table_give_one_interval(tmp_path: Path, capsys
 
 def frames(root: Path, *, column: bool) -> list[Any]:
     """Two methods on CVC: 12 sequences of 5 frames (by their numbers), whose differences all frames of a sequence share."""
-    store, records = RecordStore(root), []
+    records = []
     first = [1, 26, 51, 79, 104, 127, 152, 178, 206, 228, 253, 278]
-    for method, sign in (("lora", 0.0), ("decoder", 1.0)):
-        for seed in range(3):
-            scores = {
-                str(start + n): 0.6 + 0.001 * seed + sign * 0.01 * ((7 * place) % 12 - 4)
-                for place, start in enumerate(first)
-                for n in range(5)
-            }
-            one = record(sum(scores.values()) / len(scores), method=method, seed=seed, benchmark="cvc612")
-            group = {stem: f"{place // 5}" for place, stem in enumerate(scores)}
-            head = "variant,split,stem,group,s_measure\n" if column else "variant,split,stem,s_measure\n"
-            lines = (
-                f"best,test,{stem},{group[stem]},{score!r}\n" if column else f"best,test,{stem},{score!r}\n"
-                for stem, score in scores.items()
-            )
-            store.write(one, head + "".join(lines))
-            records.append(store.summary(one.key))
+    for (method, sign), seed in itertools.product((("lora", 0.0), ("decoder", 1.0)), range(3)):
+        scores = {
+            f"{start + n},{place}" if column else str(start + n): 0.6
+            + 0.001 * seed
+            + sign * 0.01 * ((7 * place) % 12 - 4)
+            for place, start in enumerate(first)
+            for n in range(5)
+        }
+        one = written(root, scores, method=method, seed=seed, benchmark="cvc612")
+        records.append(RecordStore(root).summary(one.key))
     return records
 
 
@@ -187,7 +171,7 @@ def test_seeds_in_conflict_are_in_no_difference(method: str) -> None:
     records = three(0.8) + three(0.8, shift=-0.01, method="decoder")
     records.append(record(0.5, seed=1, method=method, rules={**CARD, "image_size": 65}))  # another result of seed 1
     page = render(records, study=study())
-    assert rows_of(page)[method] == "CONFLICT (2/3)"
+    assert table(page, "demo")[method][0] == "CONFLICT (2/3)"
     assert table(page, "differences")["decoder"][1] == "-1.00 (2)"
 
 
@@ -210,22 +194,17 @@ def test_image_scores_whose_mean_is_not_the_score_are_not_used(tmp_path: Path) -
 
 def test_ranks_across_benchmarks(tmp_path: Path) -> None:
     records = []
-    benchmarks = [("kvasir", "s_measure"), ("leaf", "iou"), ("sbu", "ber")]
-    for name, metric in benchmarks:
-        for number, method in enumerate(ROWS):
-            step = 0.1 if metric == "ber" else -0.1
-            records += [
-                record(0.5 + step * number + 0.001 * seed, seed=seed, method=method, benchmark=name, metric=metric)
-                for seed in range(3)
-            ]
-    page = render(records, study=study(benchmarks=[name for name, _ in benchmarks]))
+    benchmarks = ["kvasir", "leaf", "sbu"]
+    for name, (number, method) in itertools.product(benchmarks, enumerate(ROWS)):
+        value = 0.5 + (0.1 if name == "sbu" else -0.1) * number
+        records += [record(value + 0.001 * seed, seed=seed, method=method, benchmark=name) for seed in range(3)]
+    page = render(records, study=study(benchmarks=benchmarks))
     found = table(page, "ranks across benchmarks")
     assert found["lora"] == ["1.00", "100 %", "–"]
     assert found["bitfit"] == ["3.00", "0 %", "0.00 [0.00, 0.00]"]
     assert "Friedman over 3 benchmarks (χ² approximation): p = 0.05" in page
     one = [record for record in records if record.run.seed == 0]
-    names = [name for name, _ in benchmarks]
-    found = table(render(one, study=study(seeds=1, benchmarks=names)), "ranks across benchmarks")
+    found = table(render(one, study=study(seeds=1, benchmarks=benchmarks)), "ranks across benchmarks")
     assert found["bitfit"] == ["3.00", "–", "–"]  # a single run says nothing of the next
 
 
@@ -249,8 +228,8 @@ def test_a_benchmark_with_three_test_splits_counts_once_across_benchmarks() -> N
 
 
 def test_rows_with_gaps_are_not_ranked() -> None:
-    records = three(0.8) + three(0.7, benchmark="leaf", metric="iou") + three(0.8, method="decoder")
-    records += three(0.6, benchmark="leaf", metric="iou", method="decoder")[:2]
+    records = three(0.8) + three(0.7, benchmark="leaf") + three(0.8, method="decoder")
+    records += three(0.6, benchmark="leaf", method="decoder")[:2]
     page = render(records, study=study(benchmarks=["kvasir", "leaf"]))
     assert "ranks across benchmarks" not in page
     assert "1 of 3 rows" not in page

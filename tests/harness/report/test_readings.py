@@ -165,8 +165,8 @@ def test_the_best_reading_is_chosen_on_validation_and_only_of_those_that_ran_eve
 
     both = study(seeds=1, benchmarks=["kvasir", "leaf"])
     elsewhere = [
-        record(0.8, benchmark="leaf", metric="iou"),
-        record(0.9, method="naslora", config=CONFIG, benchmark="leaf", metric="iou"),
+        record(0.8, benchmark="leaf"),
+        record(0.9, method="naslora", config=CONFIG, benchmark="leaf"),
     ]
     page = write(reading_page([*found, *elsewhere], both, MadeUp(), protocol="demo"))
     assert "Best on validation of 1 with a run on each benchmark: default" in page

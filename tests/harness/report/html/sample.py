@@ -34,7 +34,7 @@ def write_comparison(
     side: int = 64,
     labels: dict[str, str] | None = None,
 ) -> list[Record]:
-    """Finished runs with histories, α, merges, per-image scores and kept masks of ``side`` pixels."""
+    """Finished runs with histories, α, merges, per-image scores and kept masks of ``side`` pixels; none where that is 0."""
     store = RecordStore(root)
     written = []
     for place, method in enumerate(methods):
@@ -47,7 +47,7 @@ def write_comparison(
                     value, method, benchmark, metrics, generator=generator, seed=seed, epochs=epochs, blocks=blocks,
                     variant=(labels or {}).get(method, method), place=place,
                 )  # fmt: skip
-                masks = encoded_masks([_mask(stem, side, generator) for stem in STEMS])
+                masks = encoded_masks([_mask(stem, side, generator) for stem in STEMS if side])
                 store.write(made, _images(value, metrics, generator), masks)
                 written.append(made)
     return written
