@@ -25,7 +25,7 @@ from harness.comparison.names import benchmark_title
 from harness.comparison.question import Case, Pair, Question
 from harness.comparison.readings import main_effects, specification_curve
 from harness.report.forgetting import forgetting_page
-from harness.report.formats import write
+from harness.report.formats import markdown_table
 from harness.studies import load_study
 from harness.system.errors import UsageError
 
@@ -179,11 +179,8 @@ class Answer(Question):
 
     def forgetting(self) -> str:
         """The table of results/tables/forgetting.md."""
-        page = write(forgetting_page(self.own, ForgettingStore(self.root)))
-        lines = page.splitlines()
-        start = next(number for number, line in enumerate(lines) if line.startswith("| method"))
-        table = [line for line in lines[start:] if line.startswith("|")]
-        return "\n".join(table)
+        page = forgetting_page(self.own, ForgettingStore(self.root))
+        return "\n".join(markdown_table(page.tables[0]))
 
 
 def _plain(value: Any) -> str:

@@ -86,14 +86,20 @@ def as_markdown(page: Page) -> str:
     for table in page.tables:
         lines += ["", f"{'#' * table.level} {markdown(table.heading)}", ""]
         lines += [f"- {markdown(line)}" for line in table.above] + ([""] if table.above else [])
-        if table.columns:
-            lines.append("| " + " | ".join(markdown(head.title) for head in table.columns) + " |")
-            lines.append("|" + "|".join("---" if head.words else "---:" for head in table.columns) + "|")
-            lines += ["| " + " | ".join(map(_in_markdown, line.cells)) + " |" for line in table.rows]
+        lines += markdown_table(table) if table.columns else []
         lines += ([""] if table.below else []) + [f"{markdown(line)}  " for line in table.below]
     foot = [*page.foot, *page.legend(best="Bold", tied="≈", second="Underlined")]
     lines += ["", "---", "", *(f"{markdown(line)}  " for line in foot)] if foot else []
     return "\n".join(lines).rstrip() + "\n"
+
+
+def markdown_table(table: Table) -> list[str]:
+    """The lines of a table that has columns."""
+    return [
+        "| " + " | ".join(markdown(head.title) for head in table.columns) + " |",
+        "|" + "|".join("---" if head.words else "---:" for head in table.columns) + "|",
+        *("| " + " | ".join(map(_in_markdown, line.cells)) + " |" for line in table.rows),
+    ]
 
 
 def _in_markdown(cell: Shown) -> str:

@@ -8,9 +8,9 @@ from collections.abc import Mapping, Sequence
 from typing import TYPE_CHECKING
 
 from harness.archive.cost import CostRecord, MethodCost
-from harness.archive.schema import hashed_options
 from harness.comparison.cells import Column
 from harness.comparison.rows import Row
+from harness.comparison.step_costs import costs_of, session_for
 from harness.report.figures.material import Drawing, Material, NothingToDrawError, score_label
 from harness.report.figures.style import COLUMN, GREY, PAGE, limits, looks, name_below, new_figure
 from harness.statistics import Interval, t_interval
@@ -26,7 +26,7 @@ Amounts = Mapping[Row, Interval]
 
 
 def pareto(material: Material) -> list[Drawing]:
-    session = session_for(material)
+    session = session_for(material.grid)
     drawings = [
         drawing
         for column in material.grid.first_columns.values()
@@ -35,29 +35,6 @@ def pareto(material: Material) -> list[Drawing]:
     if not drawings:
         raise NothingToDrawError("no benchmark has two rows with a score and a count of parameters")
     return drawings
-
-
-def session_for(material: Material) -> CostRecord | None:
-    """The cost session of these rules on this backbone with most of the rows, the latest of equals; sessions are never
-    mixed."""
-    rules = [record.run.rules for record in material.grid.records]
-    fitting = [
-        session
-        for session in material.archive.costs
-        if session.comparability.backbone == material.grid.sheet.backbone
-        and any(_same_rules(session, of_run) for of_run in rules)
-    ]
-    return max(fitting, key=lambda one: (len(_costs_of(material, one)), one.finished, one.session), default=None)
-
-
-def _same_rules(session: CostRecord, rules: Mapping[str, object]) -> bool:
-    """Whether it measured the step that these runs took; fields that a record does not know count as equal."""
-    place = session.comparability
-    measured = {
-        "image_size": place.image_size, "precision": place.precision, "batch_size": place.batch,
-        "epochs": place.options.get("epochs"),
-    }  # fmt: skip
-    return all(rules.get(name, value) == value for name, value in measured.items() if value is not None)
 
 
 def front(points: Mapping[Row, tuple[float, float]]) -> list[Row]:
@@ -89,7 +66,7 @@ def _on(material: Material, column: Column, session: CostRecord | None) -> Drawi
         return None
     amounts_by_title: dict[str, Amounts] = {"parameters trained in the encoder (M)": parameters}
     if session is not None:
-        costs = {row: cost for row, cost in _costs_of(material, session).items() if row in scores}
+        costs = {row: cost for row, cost in costs_of(material.grid, session).items() if row in scores}
         if len(costs) > 1:
             amounts_by_title["training step (ms)"] = {row: _step(cost) for row, cost in costs.items()}
             amounts_by_title["peak memory (GiB)"] = {row: _memory(cost) for row, cost in costs.items()}
@@ -172,26 +149,6 @@ def _scale(ax: Axes, values: Sequence[float]) -> None:
     ax.xaxis.set_major_formatter(FuncFormatter(lambda value, _: f"{value:g}"))
     ax.xaxis.set_minor_formatter(NullFormatter())
     ax.set_xlim(left=-0.15 * smallest if min(values) == 0 else smallest)
-
-
-def _costs_of(material: Material, session: CostRecord) -> dict[Row, MethodCost]:
-    """Row -> what the session measured of that very configuration, as far as both know its fields."""
-    measured = {}
-    for row in material.rows():
-        finished = [record for record in row.runs if record.code == "OK"]
-        for cost in session.methods if finished else ():
-            options = hashed_options(finished[0].run.method_config)
-            if cost.method == row.method and _agree(options, hashed_options(cost.config)):
-                measured[row] = cost
-    return measured
-
-
-FREE = ("lr", "alpha_lr", "encoder_lr", "alpha_weight_decay")
-"""Options that change no step's cost."""
-
-
-def _agree(first: Mapping[str, object], second: Mapping[str, object]) -> bool:
-    return all(first[name] == second[name] for name in (first.keys() & second.keys()) - set(FREE))
 
 
 def _step(cost: MethodCost) -> Interval:

@@ -12,12 +12,11 @@ from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 
 from harness import statistics as stats
-from harness.archive.cost import CostRecord, MethodCost
-from harness.archive.schema import hashed_options
 from harness.comparison.cells import Cell, Column, Difference, Grid, Mark
 from harness.comparison.draws import collapsed
 from harness.comparison.names import METHOD_TITLES
 from harness.comparison.rows import MISSING, Row
+from harness.comparison.step_costs import costs_of, session_for
 from harness.report.answers import RANKS_NOTHING
 from harness.report.figures.style import without_outliers
 
@@ -503,36 +502,16 @@ def _count(row: Row, part: str) -> str:
 
 
 def step_costs(grid: Grid, baseline: Row) -> dict[Row, tuple[str, str]]:
-    """Row -> (its training step over the baseline's, what that is) by the session of `sam-peft cost` on this backbone and
-    size that has measured most of the rows, the latest of several; nothing of rows that it has not."""
-    best: dict[Row, MethodCost] = {}
-    chosen: CostRecord | None = None
-    for session in sorted(grid.archive.costs, key=lambda session: session.finished):
-        of_session = {row: cost for row in grid.rows if (cost := _measured(session, row, grid))}
-        if baseline in of_session and len(of_session) >= len(best):
-            best, chosen = of_session, session
-    if chosen is None:
+    """Row -> (its training step over the baseline's, what that is); nothing of rows that no session measured beside it."""
+    session = session_for(grid)
+    costs = costs_of(grid, session) if session else {}
+    steps = {row: statistics.median(total) for row, cost in costs.items() if (total := cost.step_seconds.get("total"))}
+    if session is None or baseline not in steps:
         return {}
-    steps = {row: statistics.median(cost.step_seconds["total"]) for row, cost in best.items()}
-    place = f"{chosen.comparability.device}, batch {chosen.comparability.batch}, {chosen.comparability.image_size} px"
+    place = (
+        f"{session.comparability.device}, batch {session.comparability.batch}, {session.comparability.image_size} px"
+    )
     return {
         row: (f"{step / steps[baseline]:.2f}×", f"{1e3 * step:.0f} ms a training step ({place})")
         for row, step in steps.items()
     }
-
-
-def _measured(session: CostRecord, row: Row, grid: Grid) -> MethodCost | None:
-    shown, rules = session.comparability, grid.rules
-    if shown.backbone != grid.sheet.backbone or shown.image_size != rules.get("image_size") or not row.runs:
-        return None
-    wanted = _without_rates(row.runs[0].run.method_config)
-    for cost in session.methods:
-        if cost.method == row.method and cost.step_seconds.get("total") and _without_rates(cost.config) == wanted:
-            return cost
-    return None
-
-
-def _without_rates(config: Mapping[str, object]) -> dict[str, object]:
-    """What a rate is does not change what a step costs."""
-    plain = {name: list(value) if isinstance(value, tuple) else value for name, value in hashed_options(config).items()}
-    return {name: value for name, value in plain.items() if name not in RATES}

@@ -13,10 +13,12 @@ import pytest
 from harness.archive.cost import CostRecord, CostStore, MethodCost, Ratio
 from harness.cli.tables import main
 from harness.comparison.claims import read_claims
+from harness.comparison.grids import grids
 from harness.comparison.papers import Papers, Setup
+from harness.comparison.step_costs import costs_of
 from harness.report.costs import cost_page
 from harness.report.formats import write
-from tests.harness.report.sample import measured_on
+from tests.harness.report.sample import MadeUp, measured_on, record
 
 
 def method(name: str, step: list[float], **changes: Any) -> MethodCost:
@@ -69,6 +71,14 @@ def test_two_keys_never_share_a_block() -> None:
     keys = {line for block in blocks for line in block.splitlines() if "Comparability key" in line}
     assert len(keys) == 2
     assert all(("NVIDIA H100" in block) != ("cpu ·" in block) for block in blocks)
+
+
+def test_a_row_with_another_option_is_not_the_one_that_a_session_measured() -> None:
+    options = [{"residual": False, "lr": 1e-3}, {"residual": True, "lr": 1e-3}, {"residual": False, "lr": 1e-2}]
+    runs = [record(method="naslora", variant=str(place), config=one) for place, one in enumerate(options)]
+    (grid,) = grids(runs, MadeUp(runs))
+    measured = session(methods=[method("naslora", [0.1], config=options[0])])
+    assert {row.label for row in costs_of(grid, measured)} == {"0", "2"}  # a rate costs nothing
 
 
 def test_two_sessions_of_one_key_are_rows_with_their_names() -> None:

@@ -1,0 +1,52 @@
+"""Which session of `sam-peft cost` measured the training steps of a grid's rows, and what it measured of each."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+
+from harness.archive.cost import CostRecord, MethodCost
+from harness.archive.schema import hashed_options
+from harness.comparison.cells import Grid
+from harness.comparison.rows import Row, plain_values
+
+FREE = {"lr", "alpha_lr", "encoder_lr", "alpha_weight_decay"}
+"""Options that change no step's cost."""
+
+
+def session_for(grid: Grid) -> CostRecord | None:
+    """The cost session of these rules on this backbone with most of the rows, the latest of equals; sessions are never mixed."""
+    rules = [record.run.rules for record in grid.records]
+    fitting = [
+        session
+        for session in grid.archive.costs
+        if session.comparability.backbone == grid.sheet.backbone
+        and any(_same_rules(session, of_run) for of_run in rules)
+    ]
+    return max(fitting, key=lambda one: (len(costs_of(grid, one)), one.finished, one.session), default=None)
+
+
+def _same_rules(session: CostRecord, rules: Mapping[str, object]) -> bool:
+    """Whether it measured the step that these runs took; fields that a record does not know count as equal."""
+    place = session.comparability
+    measured = {
+        "image_size": place.image_size, "precision": place.precision, "batch_size": place.batch,
+        "epochs": place.options.get("epochs"),
+    }  # fmt: skip
+    return all(rules.get(name, value) == value for name, value in measured.items() if value is not None)
+
+
+def costs_of(grid: Grid, session: CostRecord) -> dict[Row, MethodCost]:
+    """Row -> what the session measured of that very configuration."""
+    measured = {}
+    for row in grid.rows:
+        finished = [record for record in row.runs if record.code == "OK"]
+        options = _of_a_step(finished[0].run.method_config) if finished else None
+        for cost in session.methods:
+            if cost.method == row.method and _of_a_step(cost.config) == options:
+                measured[row] = cost
+    return measured
+
+
+def _of_a_step(config: Mapping[str, object]) -> dict[str, object]:
+    """The options that change what a step costs, as JSON has them."""
+    return {name: value for name, value in plain_values(hashed_options(config)).items() if name not in FREE}
