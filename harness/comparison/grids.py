@@ -10,7 +10,16 @@ from harness.archive.archive import Archive
 from harness.archive.schema import ADDED_LATER, Record, Run
 from harness.comparison.cells import Cell, Column, Grid
 from harness.comparison.names import benchmark_rank, benchmark_title, shown_metrics
-from harness.comparison.rows import Row, Sheet, by_benchmark, is_run, rows_of_records, rows_of_study, stale_versions
+from harness.comparison.rows import (
+    Row,
+    Sheet,
+    by_benchmark,
+    grouped,
+    is_run,
+    rows_of_records,
+    rows_of_study,
+    stale_versions,
+)
 from harness.comparison.rules import card, from_card
 from harness.studies import Study
 
@@ -20,9 +29,7 @@ Entry = TypeVar("Entry", bound=Hashable)
 
 def sheets(records: Iterable[Record]) -> dict[Sheet, list[Record]]:
     """Records that may share a table, by (protocol, hash, backbone, checkpoint), in that order."""
-    members: dict[Sheet, list[Record]] = {}
-    for record in records:
-        members.setdefault(Sheet.of(record.run), []).append(record)
+    members = grouped(records, lambda record: Sheet.of(record.run))
     return {sheet: sorted(members[sheet], key=lambda record: record.key) for sheet in sorted(members)}
 
 

@@ -26,7 +26,7 @@ from harness.comparison.grids import grids, sheets
 from harness.comparison.names import PAPER_METRICS, benchmark_title
 from harness.comparison.papers import Papers, shortly
 from harness.comparison.rankings import ModelPair, chance_in_words, model_pairs
-from harness.comparison.rows import Row, Sheet, is_entry, is_result
+from harness.comparison.rows import Row, Sheet, grouped, is_entry, is_result
 from harness.statistics import ALPHA, Estimate, Interval, seeds_for_power, t_interval
 from harness.studies import load_study
 from harness.system.errors import UsageError, did_you_mean
@@ -380,13 +380,11 @@ def evidence_readings(
 
 def runs_by_seed(subject: Subject, members: Sequence[Record], *, tuned: bool) -> dict[int, Record]:
     """seed -> the finished run of these options; a seed with several is none."""
-    fitting: dict[int, list[Record]] = {}
-    for record in members:
-        run = record.run
-        of_subject = record.code == "OK" and run.method == subject.method and bool(run.tuning) == tuned
-        if of_subject and is_result(run) and is_entry(record, subject.options):
-            fitting.setdefault(run.seed, []).append(record)
-    return {seed: records[0] for seed, records in sorted(fitting.items()) if len(records) == 1}
+    finished = [record for record in members if record.code == "OK" and record.run.method == subject.method]
+    alike = [record for record in finished if bool(record.run.tuning) == tuned and is_result(record.run)]
+    fitting = [record for record in alike if is_entry(record, subject.options)]
+    by_seed = grouped(fitting, lambda record: record.run.seed)
+    return {seed: records[0] for seed, records in sorted(by_seed.items()) if len(records) == 1}
 
 
 _WithEvidence = tuple[Record, EvidenceRecord]

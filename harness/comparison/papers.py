@@ -22,6 +22,7 @@ from harness import statistics as stats
 from harness.archive.cost import CostRecord
 from harness.archive.schema import Record
 from harness.comparison.names import BENCHMARK_ORDER, METHOD_ORDER, METRICS, PAPER_METRICS
+from harness.comparison.rows import grouped
 from harness.comparison.rules import card, each_in_words, flat, from_card
 from harness.registry import method_config
 from harness.system.errors import UsageError, did_you_mean, os_reason
@@ -309,13 +310,9 @@ class Papers:
         return self._by_place.get((method, benchmark, split, metric), [])
 
     @cached_property
-    def _by_place(self) -> dict[tuple[str, ...], list[Published]]:
-        places: dict[tuple[str, ...], list[Published]] = {}
-        for number in self.published:
-            if number.value:
-                place = (number.method, number.benchmark, number.split, number.metric)
-                places.setdefault(place, []).append(number)
-        return places
+    def _by_place(self) -> dict[tuple[str, str, str, str], list[Published]]:
+        known = (number for number in self.published if number.value)
+        return grouped(known, lambda number: (number.method, number.benchmark, number.split, number.metric))
 
     def departures(self, paper: str, records: Iterable[Record]) -> tuple[str, ...]:
         """How these runs differ from what a paper's numbers were made with; all of it, each once."""

@@ -2,10 +2,10 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Collection, Iterable, Mapping, Sequence
+from collections.abc import Callable, Collection, Hashable, Iterable, Mapping, Sequence
 from dataclasses import astuple, dataclass, field, replace
 from functools import cached_property
-from typing import TYPE_CHECKING, Any, cast
+from typing import TYPE_CHECKING, Any, TypeVar, cast
 
 from harness.archive.schema import (
     OPTIONS_ADDED_LATER,
@@ -24,6 +24,9 @@ from harness.studies.grids import grid_of
 
 if TYPE_CHECKING:
     from harness.archive.archive import Archive
+
+Item = TypeVar("Item")
+Group = TypeVar("Group", bound=Hashable)
 
 MISSING = "MISSING"
 """The code of a run that has no record."""
@@ -139,12 +142,17 @@ def is_result(run: Run) -> bool:
     return not run.tuning or "chosen" in run.tuning
 
 
+def grouped(items: Iterable[Item], by: Callable[[Item], Group]) -> dict[Group, list[Item]]:
+    """Key -> the items that have it, both in the order of the items."""
+    groups: dict[Group, list[Item]] = {}
+    for item in items:
+        groups.setdefault(by(item), []).append(item)
+    return groups
+
+
 def by_benchmark(records: Iterable[Record]) -> dict[str, list[Record]]:
     """benchmark -> its records; a large folder is gone through once, not once a benchmark."""
-    members: dict[str, list[Record]] = {}
-    for record in records:
-        members.setdefault(record.run.benchmark, []).append(record)
-    return members
+    return grouped(records, lambda record: record.run.benchmark)
 
 
 def rows_of_records(sheet: Sheet, records: Sequence[Record]) -> list[Row]:
@@ -153,10 +161,8 @@ def rows_of_records(sheet: Sheet, records: Sequence[Record]) -> list[Row]:
     Two configurations of one name get their hash behind it rather than share a cell. Where a benchmark has runs of two
     choices of one row, the one from more trials is the row, and the other has its options behind its name.
     """
-    members: dict[tuple[str, str], list[Record]] = {}
-    for record in records:
-        if is_result(record.run):
-            members.setdefault((record.run.method, _identity(record.run)), []).append(record)
+    results = (record for record in records if is_result(record.run))
+    members = grouped(results, lambda record: (record.run.method, _identity(record.run)))
     labels = {place: _label(alike) for place, alike in members.items()}
     for place, alike in list(members.items()):
         outdone, chosen_by_themselves = _outdone(alike), _trials_alone(alike)
@@ -196,15 +202,16 @@ def _outdone(members: Iterable[Record]) -> set[str]:
     """Keys of a row's runs in whose place a choice from more trials has put others, on the same benchmark."""
     outdone = set()
     for tuned in by_benchmark(record for record in members if record.run.tuning).values():
-        choices: dict[str, list[Record]] = {}
-        for record in tuned:
-            chosen = [str(record.run.method_config.get(name)) for name in sorted(record.run.tuning.get("grid", {}))]
-            choices.setdefault(",".join(chosen), []).append(record)
         most = max(record.run.trial_runs for record in tuned)
-        for runs in choices.values():
+        for runs in grouped(tuned, _choice).values():
             if max(record.run.trial_runs for record in runs) < most:
                 outdone |= {record.key for record in runs}
     return outdone
+
+
+def _choice(record: Record) -> tuple[str, ...]:
+    """The values of what was tuned, in the order of their names."""
+    return tuple(str(record.run.method_config.get(name)) for name in sorted(record.run.tuning.get("grid", {})))
 
 
 def _trials_alone(members: Iterable[Record]) -> set[str]:
@@ -258,9 +265,7 @@ def _name(run: Run, tuned: Collection[str]) -> str:
 
 def rows_of_study(sheet: Sheet, study: Study, records: Sequence[Record]) -> list[Row]:
     """A row an entry of the study and model of it that is scored, whether it has records on the study's benchmarks or not."""
-    by_method: dict[str, list[Record]] = {}
-    for record in records:
-        by_method.setdefault(record.run.method, []).append(record)
+    by_method = grouped(records, lambda record: record.run.method)
     rows = []
     for entry in study.entries:
         fitting = [record for record in by_method.get(entry.method, []) if is_entry(record, entry.options)]

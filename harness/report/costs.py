@@ -12,6 +12,7 @@ from harness.archive.cost import CostRecord, MethodCost, Ratio
 from harness.comparison.claims import Claim
 from harness.comparison.judging import Finding, Reading, cost_readings
 from harness.comparison.papers import Papers
+from harness.comparison.rows import grouped
 from harness.report.page import Line, Page, Table, heads
 
 PARTS = ("data", "forward", "backward", "optimiser", "untracked")
@@ -36,9 +37,7 @@ RATIO_NOTES = (
 
 def cost_page(records: Iterable[CostRecord], *, title: str, claims: Sequence[Claim] = (), papers: Papers) -> Page:
     """For every comparability key its measurements, its ratios, and what they say on claims about cost."""
-    by_key: dict[str, list[CostRecord]] = {}
-    for record in records:
-        by_key.setdefault(record.key, []).append(record)
+    by_key = grouped(records, lambda record: record.key)
     tables: list[Table] = []
     numbers: list[dict[str, str]] = []
     for key in sorted(by_key, key=lambda key: (by_key[key][0].place, key)):

@@ -7,7 +7,7 @@ import statistics
 from dataclasses import dataclass, replace
 
 from harness.comparison.cells import Cell, Column, Difference, paired_difference
-from harness.comparison.rows import Row
+from harness.comparison.rows import Row, grouped
 from harness.report.figures.insides import RowEvidence, block_axis, measured, power, said
 from harness.report.figures.material import Drawing, Material, NothingToDrawError
 from harness.report.figures.style import GREY, PAGE, looks, new_figure
@@ -40,9 +40,7 @@ def merging(material: Material) -> list[Drawing]:
     every = merged(material)
     if not every:
         raise NothingToDrawError("no run was merged (the protocol's `merge` names the modes)")
-    by_column: dict[Column, list[Merged]] = {}
-    for one in every:
-        by_column.setdefault(one.column, []).append(one)
+    by_column = grouped(every, lambda row: row.column)
     return [_merged_on(material, column, rows) for column, rows in by_column.items()]
 
 

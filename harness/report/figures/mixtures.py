@@ -23,7 +23,7 @@ from harness.comparison.alpha import (
     search_start,
 )
 from harness.comparison.names import benchmark_title
-from harness.comparison.rows import Row
+from harness.comparison.rows import Row, grouped
 from harness.registry import operation_names
 from harness.report.figures.material import Drawing, Material, NothingToDrawError
 from harness.report.figures.style import (
@@ -310,9 +310,7 @@ def alpha_entropy(material: Material) -> list[Drawing]:
 
 def alpha_benchmarks(material: Material) -> list[Drawing]:
     """Do domains choose different priors? softmax(α) at the end, benchmarks side by side, and a test of it."""
-    by_row: dict[Row, list[RowMixture]] = {}
-    for mixture in mixtures(material):
-        by_row.setdefault(mixture.row, []).append(mixture)
+    by_row = grouped(mixtures(material), lambda mixture: mixture.row)
     several = {row: of_row for row, of_row in by_row.items() if len(of_row) > 1}
     if not several:
         raise NothingToDrawError("no row with an α ran on two benchmarks")
