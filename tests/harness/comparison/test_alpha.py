@@ -1,5 +1,6 @@
 """The detector of an α that says nothing, and the test of whether benchmarks choose different mixtures."""
 
+import itertools
 import math
 from collections.abc import Sequence
 from dataclasses import replace
@@ -13,6 +14,7 @@ import torch
 from harness.archive.archive import Archive
 from harness.archive.store import RecordStore
 from harness.comparison.alpha import (
+    Domains,
     Noise,
     alpha_code,
     alpha_codes,
@@ -78,34 +80,33 @@ def test_entropy_and_distance_in_closed_form():
         distance({"a": [1.0]}, {"b": [1.0]})
 
 
-def _ends(
-    gap: float, *, benchmarks: int, seeds: int, noise: float = 0.01
-) -> dict[str, dict[int, dict[str, list[float]]]]:
+def _ends(gap: float, *, benchmarks: int, seeds: int) -> dict[str, dict[int, dict[str, list[float]]]]:
     generator = np.random.default_rng(3)
-    found: dict[str, dict[int, dict[str, list[float]]]] = {}
-    for place in range(benchmarks):
-        for seed in range(seeds):
-            weights = np.ones(4) + noise * generator.standard_normal(4)
-            weights[place % 4] += gap
-            found.setdefault(f"b{place}", {})[seed] = {"a": list(weights / weights.sum())}
-    return found
+    ends: dict[str, dict[int, dict[str, list[float]]]] = {}
+    for place, seed in itertools.product(range(benchmarks), range(seeds)):
+        weights = np.ones(4) + 0.01 * generator.standard_normal(4)
+        weights[place % 4] += gap
+        ends.setdefault(f"b{place}", {})[seed] = {"a": list(weights / weights.sum())}
+    return ends
+
+
+def compared(gap: float, *, benchmarks: int, seeds: int) -> Domains:
+    result = domains(_ends(gap, benchmarks=benchmarks, seeds=seeds))
+    assert result is not None
+    return result
 
 
 def test_domains_that_differ_are_told_from_seeds_that_differ():
-    apart = domains(_ends(1.0, benchmarks=3, seeds=3))
-    assert apart is not None
+    apart = compared(1.0, benchmarks=3, seeds=3)
     assert apart.between > 10 * apart.within
     assert apart.test.p == pytest.approx(1 / 36)  # of 6 orders in each of the two other seeds only the true one
-    alike = domains(_ends(0.0, benchmarks=3, seeds=3))
-    assert alike is not None
-    assert alike.test.p is not None
-    assert alike.test.p > 0.05
+    alike = compared(0.0, benchmarks=3, seeds=3)
+    assert (alike.test.p or 0.0) > 0.05
     assert "not shown" in alike.verdict
 
 
 def test_too_few_seeds_give_no_p_value():
-    few = domains(_ends(1.0, benchmarks=2, seeds=3))
-    assert few is not None
+    few = compared(1.0, benchmarks=2, seeds=3)
     assert few.test.p is None
     assert few.verdict.startswith("no test")
     assert domains(_ends(1.0, benchmarks=2, seeds=1)) is None
@@ -118,17 +119,13 @@ def test_too_few_seeds_give_no_p_value():
 )
 def test_a_p_value_is_given_from_where_the_smallest_possible_one_is_small_enough(benchmarks, seeds, smallest):
     """One seed may stay as it is: only which runs stand together counts, n! ways in each of the others."""
-    compared = domains(_ends(1.0, benchmarks=benchmarks, seeds=seeds))
-    assert compared is not None
-    test = compared.test
+    test = compared(1.0, benchmarks=benchmarks, seeds=seeds).test
     assert test.smallest == pytest.approx(smallest)
     assert (test.p is not None) == (smallest <= 0.05)
 
 
 def test_many_benchmarks_are_drawn_and_null_p_values_are_even():
-    many = domains(_ends(1.0, benchmarks=9, seeds=3))
-    assert many is not None
-    assert many.test.p is not None
+    assert compared(1.0, benchmarks=9, seeds=3).test.p is not None
     values = []
     for seed in range(30):
         generator = np.random.default_rng(seed)

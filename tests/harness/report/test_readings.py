@@ -47,6 +47,9 @@ def study(**changes: Any) -> Study:
     return study_from_dict({**content, **changes}, name="mine")
 
 
+READINGS: Any = study().readings
+
+
 def of_reading(options: dict[str, Any], *, seed: int, base: float = 0.80) -> Record:
     value = base + 0.01 * sum(WORTH[name] for name in WORTH if options[name] != CONFIG[name]) + 0.001 * seed
     changed = {name: value for name, value in options.items() if value != CONFIG[name]}
@@ -55,9 +58,7 @@ def of_reading(options: dict[str, Any], *, seed: int, base: float = 0.80) -> Rec
 
 def everything(seeds: int = 2, **changes: Any) -> list[Record]:
     found = [record(0.81 + 0.001 * seed, seed=seed) for seed in range(seeds)]
-    readings = study().readings
-    assert readings is not None
-    for entry, seed in itertools.product(readings.entries(), range(seeds)):
+    for entry, seed in itertools.product(READINGS.entries(), range(seeds)):
         found.append(of_reading(dict(entry.options), seed=seed, **changes))
     return found
 
@@ -145,22 +146,18 @@ def test_the_curve_is_sorted_and_shows_differences_and_choices() -> None:
 
 
 def test_the_best_reading_is_chosen_on_validation_and_only_of_those_that_ran_everywhere() -> None:
-    split = {"val": {"s_measure": 0.7}, "test": {"s_measure": 0.6}}
-    readings = study().readings
-    assert readings is not None
     found = everything(seeds=1)
-    options = readings.entries()[3].options
-    chosen = replace(
-        of_reading(dict(options), seed=0), scores={"best": {"test": split["test"], "val": {"s_measure": 0.99}}}
-    )
+    options = READINGS.entries()[3].options
+    scores = {"best": {"test": {"s_measure": 0.6}, "val": {"s_measure": 0.99}}}
+    chosen = replace(of_reading(dict(options), seed=0), scores=scores)
     found = [chosen if one.key == chosen.key else one for one in found]
     page = write(reading_page(found, study(seeds=1), MadeUp(), protocol="demo"))
     lost = min(
         (line for line in page.splitlines() if line.startswith("| -")), key=lambda line: float(line.split("|")[1])
     )
 
-    assert f"Best on validation of {len(readings.points)} with a run on each benchmark: " in page
-    assert f"{label_of(readings.points[3], readings.fields)} (99.0 points" in page
+    assert f"Best on validation of {len(READINGS.points)} with a run on each benchmark: " in page
+    assert f"{label_of(READINGS.points[3], READINGS.fields)} (99.0 points" in page
     assert lost.split(" | ")[2] == "99.0"
 
     both = study(seeds=1, benchmarks=["kvasir", "leaf"])
@@ -191,15 +188,11 @@ def test_a_claim_is_counted_over_the_readings() -> None:
     claims = [claim for claim in read_claims(FILE) if claim.name in ("naslora-over-lora", "stagewise-over-joint")]
     page = write(reading_page(everything(), study(), MadeUp(), claims=claims, protocol="demo"))
     row = next(line for line in page.splitlines() if line.startswith("| NAS-LoRA is better than LoRA"))
-    readings = study().readings
-    assert readings is not None
-    options = [entry.options for entry in readings.entries()]
+    options = [entry.options for entry in READINGS.entries()]
     gains = [sum(WORTH[name] for name in WORTH if one[name] != CONFIG[name]) - 1 for one in options]
 
-    assert (
-        f"{sum(gain > 0 for gain in gains)} of {len(gains)} | {sum(gain < 0 for gain in gains)} of {len(gains)} | 0 of"
-        in row
-    )
+    up, down = sum(gain > 0 for gain in gains), sum(gain < 0 for gain in gains)
+    assert f"{up} of {len(gains)} | {down} of {len(gains)} | 0 of" in row
     assert "stage-wise" not in page
 
 
@@ -214,11 +207,9 @@ def test_a_claim_is_judged_where_another_study_tuned_the_baseline() -> None:
     ]
     claims = [claim for claim in read_claims(FILE) if claim.name == "naslora-over-lora"]
     page = write(reading_page(found, fixed, MadeUp(), claims=claims, protocol="demo"))
-    readings = fixed.readings
-    assert readings is not None
     row = next(line for line in page.splitlines() if line.startswith("| NAS-LoRA is better than LoRA"))
 
-    assert f"0 of {len(readings.points)} |" in row
+    assert f"0 of {len(READINGS.points)} |" in row
 
 
 def test_the_verb_writes_the_page_and_shows_the_plan_without_records(tmp_path: Path, capsys: Any) -> None:
@@ -248,23 +239,17 @@ def test_the_curve_is_drawn_with_a_mark_for_every_choice_and_lost_readings_at_th
     (material,) = materials(Archive(tmp_path), study=study())
     ((stem, drawing),) = draw("readings", material)
     top, bottom = drawing.figure.axes
-    readings = study().readings
-    assert readings is not None
 
     assert stem == f"mine-{material.grid.sheet.protocol_hash}-readings"
     marks = [line for line in bottom.get_lines() if line.get_marker() == "s"]
-    assert len(marks) == len(readings.points) * len(readings.fields)
+    assert len(marks) == len(READINGS.points) * len(READINGS.fields)
     at = [np.ravel(np.asarray(line.get_ydata(), dtype=float)) for line in top.get_lines() if line.get_marker() == "o"]
     dots = [float(one[0]) for one in at if len(one)]  # the first is the legend's
     assert dots == sorted(dots)
     assert dots[0] == top.get_ylim()[0] > -10
-    other = 100 * (
-        next(one for one in found if one.run.seed == 1 and one.run.method_config == lost.run.method_config).scores[
-            "best"
-        ]["test"]["s_measure"]
-        - 0.811
-    )
-    assert [text.get_text() for text in top.texts] == [f"{(10 - 81 + other) / 2:.0f}"]
+    (other,) = [one for one in found if one.run.seed == 1 and one.run.method_config == lost.run.method_config]
+    gain = 100 * (other.scores["best"]["test"]["s_measure"] - 0.811)
+    assert [text.get_text() for text in top.texts] == [f"{(10 - 81 + gain) / 2:.0f}"]
 
     with pytest.raises(NothingToDrawError, match="--study NAME"):
         list(draw("readings", materials(Archive(tmp_path))[0]))
