@@ -115,12 +115,24 @@ def test_a_base_that_is_no_card_beside_it_is_one_line(base: str, message: str, t
 
 @pytest.mark.parametrize(
     ("field", "bound"),
-    [("flip: 1.5", "at most 1"), ("pixel_std: [0.0, 1.0, 1.0]", "above 0"), ("betas: [0.9, 1.0]", "in [0, 1)")],
+    [
+        ("flip: 1.5", "at most 1"),
+        ("prompt_jitter: 0.6", "at most 0.5"),
+        ("pixel_std: [0.0, 1.0, 1.0]", "above 0"),
+        ("betas: [0.9, 1.0]", "in [0, 1)"),
+    ],
 )
 def test_a_value_beyond_its_bounds_is_one_line(field: str, bound: str, tmp_path: Path) -> None:
     with pytest.raises(UsageError, match=re.escape(bound)) as caught:
         load_protocol(str(_cards(tmp_path, mine=f"_base_: demo.yaml\n{field}\n")))
     assert len(str(caught.value).splitlines()) == 1
+
+
+def test_a_weight_of_the_loss_may_be_large_and_what_only_saves_time_is_on() -> None:
+    card = load_protocol("demo", {"class_weight": "100", "match_class_weight": "100"})
+    assert (card.class_weight, card.match_class_weight) == (100, 100)
+    saving = ("fused_attention", "batched_decoder", "cache_embeddings", "cache_images", "cache_prefix", "fused_cell")
+    assert all(getattr(card, name) for name in saving)
 
 
 @pytest.mark.parametrize("field", ["epochs: yes", "lr: no", "benchmarks: {kvasir: 3}", "benchmarks: [kvasir]"])
