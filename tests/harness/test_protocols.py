@@ -165,6 +165,12 @@ def test_a_protocol_cannot_be_named_so_that_its_table_lies_elsewhere(name: str) 
         load_protocol("demo", {"name": name})
 
 
+@pytest.mark.parametrize(("name", "said"), [("nowhere.yaml", "does not exist"), ("demoo", "did you mean 'demo'")])
+def test_a_card_that_is_not_there_is_one_line(name: str, said: str) -> None:
+    with pytest.raises(UsageError, match=said):
+        load_protocol(name)
+
+
 def test_a_protocol_can_be_named_in_any_language() -> None:
     assert load_protocol("demo", {"name": "Größe 2.0 表"}).name == "Größe 2.0 表"
 
