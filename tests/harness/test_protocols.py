@@ -43,6 +43,11 @@ def test_cards_have_the_hashes_that_they_had() -> None:
     assert protocol_hash(resolve(load_protocol("standard"), "sbu")) == "454fb8b7"
 
 
+def test_a_card_that_says_nothing_has_the_rules_that_it_had(tmp_path: Path) -> None:
+    """Its hash holds every default that can change a number."""
+    assert protocol_hash(load_protocol(str(_cards(tmp_path, mine="{}\n")))) == "22f4ff45"
+
+
 def _cards(folder: Path, **content: str) -> Path:
     for name, text in content.items():
         (folder / f"{name}.yaml").write_text(text)
