@@ -44,8 +44,11 @@ def test_cards_have_the_hashes_that_they_had() -> None:
 
 
 def test_a_card_that_says_nothing_has_the_rules_that_it_had(tmp_path: Path) -> None:
-    """Its hash holds every default that can change a number."""
-    assert protocol_hash(load_protocol(str(_cards(tmp_path, mine="{}\n")))) == "22f4ff45"
+    """Its hash holds every default that can change a number; the normalisation is left to a backbone."""
+    card = load_protocol(str(_cards(tmp_path, mine="{}\n")))
+    assert protocol_hash(card) == "22f4ff45"
+    with pytest.raises(ValueError, match="leaves pixel_mean"):
+        _ = card.pixels
 
 
 def _cards(folder: Path, **content: str) -> Path:
