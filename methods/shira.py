@@ -45,9 +45,10 @@ class SHiRA(ReweightingMethod):
 
     def _change(self, weight: Tensor, *, rows: Tensor | None) -> Change:
         outputs, inputs = weight.shape
-        chosen = torch.randperm(weight.numel(), generator=self.generator)[
-            : self.config.linear_parameters(inputs, outputs)
-        ]
+        count = self.config.linear_parameters(inputs, outputs)
+        if weight.is_meta:  # is counted, not run
+            return Sparse(places=torch.empty(count, dtype=torch.int32, device=weight.device), rows=rows)
+        chosen = torch.randperm(weight.numel(), generator=self.generator)[:count]
         return Sparse(places=chosen.sort().values.int(), rows=rows)
 
     def own_buffers(self) -> Iterable[str]:

@@ -14,14 +14,21 @@ from harness.registry import BENCHMARKS, METHODS
 
 @pytest.hookimpl(optionalhook=True)
 def pytest_xdist_make_scheduler(config: pytest.Config, log: Any) -> Any:
-    """A file's tests share its fixtures, so one worker of a parallel run gets them all; the contract's go case by case."""
+    """A file's tests share its fixtures, so one worker of a parallel run gets them all; the contract's go case by case, and
+    last: cases are short, and no worker waits long for another's."""
     from xdist.scheduler import LoadFileScheduling
+
+    config.option.loadscopereorder = False  # which would leave files of few and long tests for the end
 
     class ByFileOrCase(LoadFileScheduling):
         def _split_scope(self, nodeid: str) -> str:
             return nodeid.rpartition("-")[0] if "test_contract.py" in nodeid else super()._split_scope(nodeid)
 
     return ByFileOrCase(config, log)
+
+
+def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
+    items.sort(key=lambda item: "test_contract.py" in item.nodeid)
 
 
 @pytest.fixture(autouse=True, scope="session")

@@ -33,7 +33,6 @@ class Training:
     """What was seen while a method trained for a few steps at a high rate.
 
     Args:
-        copies: gives the trained segmenter and its method, the caller's own; None where they cannot be copied.
         declared, marked: the names in the method's parameter groups, and those that ask for a gradient, before the first step.
         decoder: the names of the mask decoder and head.
         with_gradient, reached: the names that got a gradient in a step, and those where it was not zero.
@@ -44,7 +43,6 @@ class Training:
         draws: whether attaching or training drew from torch's global generator.
     """
 
-    copies: Callable[[], tuple[Segmenter, Method]] | None
     declared: set[str]
     marked: set[str]
     decoder: set[str]
@@ -104,14 +102,21 @@ class ContractCase:
         return segmenter, method
 
     @cached_property
+    def _first(self) -> tuple[tuple[Segmenter, Method], Training]:
+        return self.train()
+
+    @property
     def training(self) -> Training:
         """One training, which every clause looks at."""
-        return self.train()[1]
+        return self._first[1]
+
+    @cached_property
+    def _copies(self) -> Callable[[], tuple[Segmenter, Method]] | None:
+        return copier(self._first[0])
 
     def trained(self) -> tuple[Segmenter, Method]:
         """Attached and trained, so that the adapter acts; the caller's own."""
-        copies = self.training.copies
-        return copies() if copies else self.train()[0]
+        return self._copies() if self._copies else self.train()[0]
 
     def train(self) -> tuple[tuple[Segmenter, Method], Training]:
         """Attach and train what the method's groups name, all roles on every step."""
@@ -125,7 +130,7 @@ class ContractCase:
         marked = {name for name, parameter in segmenter.named_parameters() if parameter.requires_grad}
         segmenter.train()
         trains = bool(declared) and method.config.trains
-        optimiser = torch.optim.AdamW(declared.values(), lr=1e-2, weight_decay=1e-2) if trains else None
+        optimiser = torch.optim.AdamW(declared.values(), lr=1e-2, weight_decay=1e-2, fused=True) if trains else None
         losses: list[float] = []
         with_gradient: set[str] = set()
         reached: set[str] = set()
@@ -143,7 +148,6 @@ class ContractCase:
         trained = {id(parameter) for parameter in grouped_parameters(method).values()}
         frozen = {name for name, tensor in plain.items() if id(tensor) not in trained}
         return (segmenter, method), Training(
-            copies=copier((segmenter, method)),
             declared=set(declared),
             marked=marked,
             decoder={name for name, _ in segmenter.decoder_parameters()},

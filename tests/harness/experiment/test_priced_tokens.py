@@ -7,12 +7,12 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-import torch
 
+from harness.contract.case import IMAGE_SIZE as SIZE
+from harness.contract.case import ContractCase
 from harness.dispatch.place import Place
 from harness.experiment.experiment import run_experiment
 from harness.methods.parts.placement import MethodError
-from harness.models.build import build_segmenter
 from harness.models.catalog import backbone_shape
 from harness.planning.data import sample_writer
 from harness.planning.plan import Plan, plan
@@ -24,7 +24,6 @@ from harness.registry import METHODS, method_config_class
 from harness.training.prefix import frozen_prefix
 
 ON_CPU, ON_GPU = Place(executor="inline", threads=1), Place(executor="inline", devices=("0",))
-SIZE = 64
 
 
 def planned(
@@ -85,10 +84,8 @@ def test_every_method_keeps_the_blocks_that_its_plan_expects(backbone: str, aske
     for name in METHODS.names():
         cls = method_config_class(name)
         config = cls(**{key: value for key, value in asked.items() if key in {one.name for one in fields(cls)}})
-        with torch.device("meta"):
-            segmenter = build_segmenter(backbone, task="binary", image_size=SIZE)
         try:
-            METHODS.get(name)(config).attach(segmenter)
+            segmenter, _ = ContractCase(method=METHODS.get(name), config=config, backbone=backbone).attached()
         except MethodError:  # not on this backbone
             continue
         found = frozen_prefix(segmenter)
