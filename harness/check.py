@@ -106,6 +106,8 @@ def spelt(value: T) -> T:
     made: Any = value
     if isinstance(value, str):
         made = printable_line(value)
+    elif value is None or isinstance(value, int | float):  # most of a record
+        pass
     elif isinstance(value, dict):
         made = {spelt(key): spelt(item) for key, item in value.items()}
     elif isinstance(value, list | tuple):
@@ -195,7 +197,7 @@ def _unusable(value: Any, *, whole: int = 2**63, real: float = math.inf) -> int 
 
 def _check_keys(cls: Any, values: Mapping[str, Any], *, where: str, path: str) -> None:
     """Unknown keys, of the tables inside and of lists of tables too; pydantic would pass over them."""
-    hints = get_type_hints(cls)
+    hints = _hints(cls)
     known = {field.name for field in fields(cls)}
     for key, value in values.items():
         if key not in known:
@@ -205,6 +207,9 @@ def _check_keys(cls: Any, values: Mapping[str, Any], *, where: str, path: str) -
             for part in value if listed else [value] if inner is hints[key] else []:
                 if isinstance(part, Mapping):
                     _check_keys(inner, part, where=where, path=f"{path}{key}.")
+
+
+_hints = lru_cache(maxsize=64)(get_type_hints)
 
 
 @lru_cache(maxsize=64)

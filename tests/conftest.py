@@ -38,6 +38,12 @@ def _own_cache(tmp_path_factory: pytest.TempPathFactory) -> None:
     os.environ["SAM_PEFT_SETTINGS"] = "none"  # nor does it matter what they have set
 
 
+@pytest.fixture
+def nobody_else(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Measuring does not watch the processor for a second before it begins."""
+    monkeypatch.setattr("harness.costing.device._cpu_used", lambda seconds: "")
+
+
 @contextlib.contextmanager
 def _restored() -> Iterator[None]:
     before = [(registry, dict(registry._loaded), dict(registry.broken)) for registry in (METHODS, BENCHMARKS)]

@@ -172,12 +172,12 @@ class CostStore(RecordFolder[CostRecord]):
             raise ValueError(
                 "its key is not the hash of its comparability: the device, the options or the like were edited"
             )
-        if wrong := _first_wrong(asdict(record)):
+        content = json.loads(data)
+        if wrong := _first_wrong(content):
             raise ValueError(f"{wrong} is negative or not finite")
         holds = seal_holds(data)
         if holds is None:  # older than seals: the session is a hash of all else
-            content = {**json.loads(data), "session": ""}
-            holds = content_hash(content)[:8] == record.session
+            holds = content_hash({**content, "session": ""})[:8] == record.session
         require_seal(holds=holds)
         return spelt(record)
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import io
 import json
+from argparse import Namespace
 from contextlib import redirect_stdout
 from importlib import import_module
 from pathlib import Path
@@ -12,13 +13,25 @@ from typing import Any
 
 import pytest
 
-from benchmarks import gpu
+from benchmarks import gpu, real_run
 from benchmarks.gpu import Row
 
 
 def rehearsed(file: Path, *words: str) -> tuple[int, dict[str, Any]]:
     code = gpu.main(["--rehearse", "--json", str(file), *words])
     return code, json.loads(file.read_text(encoding="utf-8"))["rows"]
+
+
+@pytest.fixture(autouse=True)
+def _lone_workers_run_here(monkeypatch: pytest.MonkeyPatch, nobody_else: None) -> None:
+    of_processes = real_run._finished
+
+    def finished(words: list[str], options: Namespace) -> list[int]:
+        if options.workers > 1:
+            return of_processes(words, options)
+        return [real_run.main([*words, "--results", str(options.results)])]
+
+    monkeypatch.setattr(real_run, "_finished", finished)
 
 
 def in_this_process(words: list[str]) -> CompletedProcess[str]:
@@ -35,8 +48,13 @@ def test_every_row_runs_on_a_tiny_model(tmp_path: Path, monkeypatch: pytest.Monk
     code, found = rehearsed(tmp_path / "gpu.json")
     assert code == 0, found
     measured = {name.removesuffix("-tiny"): one["measured"] for name, one in found.items()}
-    assert measured["step"]["ratios"].keys() >= {"lora / lora plain", "lora / lora hf-sdpa", "naslora / lora"}
+    assert measured["step"]["ratios"].keys() >= {"lora / lora plain", "lora / lora hf-sdpa", "naslora / naslora plain"}
+    ratio = measured["step"]["ratios"]["naslora / lora"]
+    assert ratio["low"] < ratio["value"] < ratio["high"]
+    assert ratio["rounds"] == 2
     assert measured["evaluation"]["peers"].keys() == {"plain", "hf-sdpa", "hf-eager"}
+    assert measured["evaluation"]["ratio"]["low"] < measured["evaluation"]["ratio"]["high"]
+    assert {len(of_rounds) for of_rounds in measured["evaluation"]["seconds"].values()} == {2}
     assert [one["variant"] for one in measured["cost"]["methods"]] == ["full", "lora", "naslora", "decoder"]
     for where in ("global", "windowed"):
         assert measured["flex"][where]["ratios"].keys() == {"plain / widened", "flex / widened"}

@@ -18,6 +18,7 @@ from harness.models.build import build_segmenter
 
 pytest.importorskip("peft")
 pytest.importorskip("transformers")
+pytestmark = pytest.mark.usefixtures("nobody_else")
 
 
 @pytest.mark.parametrize("attention", ATTENTIONS)

@@ -10,6 +10,8 @@ import pytest
 
 from benchmarks import evaluation, memory, step
 
+pytestmark = pytest.mark.usefixtures("nobody_else")
+
 TINY = ["--backbone", "tiny", "--image-size", "64", "--device", "cpu"]
 
 
@@ -19,21 +21,6 @@ def _written(main: Any, path: Path, *arguments: str) -> dict[str, Any]:
     assert found["options"]["backbone"] == "tiny"
     assert found["environment"]["torch"]
     return found
-
-
-def test_a_step_is_written_with_its_ratios(tmp_path: Path) -> None:
-    found = _written(step.main, tmp_path / "step.json", "--rounds", "2")
-    assert set(found["seconds"]) == {"lora", "lora plain", "naslora", "naslora plain"}
-    assert set(found["ratios"]) == {"lora / lora plain", "naslora / naslora plain", "naslora / lora"}
-    ratio = found["ratios"]["naslora / lora"]
-    assert ratio["low"] < ratio["value"] < ratio["high"]
-    assert ratio["rounds"] == 2
-
-
-def test_an_evaluation_is_written_with_its_ratio(tmp_path: Path) -> None:
-    found = _written(evaluation.main, tmp_path / "evaluation.json", "--rounds", "2", "--images", "2")
-    assert len(found["seconds"]["forward"]) == len(found["seconds"]["evaluation"]) == 2
-    assert found["ratio"]["low"] < found["ratio"]["high"]
 
 
 def test_memory_is_written_in_bytes(tmp_path: Path) -> None:

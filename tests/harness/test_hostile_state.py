@@ -207,14 +207,15 @@ def test_a_worker_runs_only_the_jobs_of_its_chunk(change: str, tmp_path: Path, c
 
 # Anything at all in any of these files.
 
+TEXT = "".join(map(chr, range(128))) + "\x9b\u202eé😀"
 JSON = st.recursive(
     st.none()
     | st.booleans()
     | st.integers()
     | st.floats()
-    | st.text(max_size=8)
+    | st.text(TEXT, max_size=8)
     | st.sampled_from(["\x1b[2J", "../x"]),
-    lambda inner: st.lists(inner, max_size=3) | st.dictionaries(st.text(max_size=4), inner, max_size=3),
+    lambda inner: st.lists(inner, max_size=3) | st.dictionaries(st.text(TEXT, max_size=4), inner, max_size=3),
     max_leaves=6,
 )
 Mutation = Callable[[bytes], bytes]
@@ -227,7 +228,7 @@ def mutations(draw: st.DrawFn) -> Mutation:
     if kind == "bytes":
         content = draw(st.binary(max_size=64))
         return lambda _: content
-    position, value, name = draw(st.integers(0, 2000)), draw(JSON), draw(st.text(max_size=6))
+    position, value, name = draw(st.integers(0, 2000)), draw(JSON), draw(st.text(TEXT, max_size=6))
     if kind == "cut":
         return lambda data: data[: position % (len(data) + 1)]
     if kind == "flip":

@@ -253,7 +253,7 @@ class _Tied(_Added):
 @pytest.mark.parametrize(("method", "copied"), [(_Added, True), (_Hooked, False), (_Patched, False), (_Tied, False)])
 def test_no_clause_sees_what_another_does_to_its_model(method: Any, copied: bool) -> None:
     subject = ContractCase(method=method, config=LoRAConfig())
-    assert (subject.training.copies is not None) is copied
+    assert (subject._copies is not None) is copied
     (one, merging), (other, resting), (_, third) = subject.trained(), subject.trained(), subject.trained()
     before, plain = logits(other, subject.images), logits(subject.plain(), subject.images)
     assert not torch.equal(before, plain)

@@ -69,7 +69,9 @@ OF_TRUNK = ("identity", "gradient", "count", "merge")
 """The clauses that depend on a trunk."""
 OF_MAPS = ("placement", "state", "autocast", "batch", "checkpointing")
 """Those that could depend on windows and on where tokens change their map, of methods that see maps or run blocks themselves."""
-SEE_MAPS = [(name, {}) for name in ("full", "lora", "convlora", "naslora", "vpt", "mona")]
+SEE_MAPS: list[tuple[str, dict[str, Any]]] = [
+    (name, {}) for name in ("full", "lora", "convlora", "naslora", "vpt", "mona")
+]
 OF_OPTIONS = tuple(clause for clause in CHECKS if clause not in ("placement", "schedule"))
 """Where a method goes and when it trains do not hang on its other options, of which placement and schedule change none."""
 HEART = ("identity", "gradient", "merge")

@@ -14,6 +14,8 @@ from harness.costing import measure as measuring
 from harness.costing.contestant import Contestant
 from harness.planning.rows import MethodRow
 
+pytestmark = pytest.mark.usefixtures("nobody_else")
+
 COMMAND = ["--backbone", "tiny", "--protocol", "demo", "--rounds", "1", "--image-size", "64", "--shared"]
 
 

@@ -16,18 +16,9 @@ from harness.planning.asked import expand, parse_entry
 from harness.planning.rows import method_row
 from harness.protocols.load import load_protocol
 
-COMMAND = [
-    "--methods",
-    "lora,decoder",
-    "--backbone",
-    "tiny",
-    "--protocol",
-    "demo",
-    "--rounds",
-    "1",
-    "--image-size",
-    "64",
-]
+pytestmark = pytest.mark.usefixtures("nobody_else")
+
+COMMAND = "--methods lora,decoder --backbone tiny --protocol demo --rounds 1 --image-size 64".split()
 
 
 def test_the_verb_writes_a_record_and_prints_it(tmp_path: Path, capsys: pytest.CaptureFixture) -> None:

@@ -24,7 +24,7 @@ def _one_thread() -> Iterator[None]:
     torch.set_num_threads(1)  # which a test may have changed
 
 
-@pytest.fixture(scope="module")
+@pytest.fixture(scope="session")
 def forks() -> Iterator[Forks]:
     forks = Forks()
     yield forks
