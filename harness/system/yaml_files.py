@@ -35,7 +35,7 @@ def read_yaml(path: Path, *, what: str, values_as_text: bool = False) -> Any:
     where = f"{what} {path}"
     text = bounded_text(path, where=where, most=MOST_BYTES)
     try:
-        return yaml.load(text, Loader=_TextLoader if values_as_text else _PlainLoader)
+        return (_TextLoader if values_as_text else _PlainLoader)(text).get_single_data()
     except yaml.MarkedYAMLError as error:
         mark = error.problem_mark or error.context_mark
         line = f"line {mark.line + 1}: " if mark else ""
@@ -58,15 +58,12 @@ class _Checks(yaml.composer.Composer, yaml.constructor.BaseConstructor, yaml.res
         yaml.constructor.BaseConstructor.__init__(self)
         yaml.resolver.BaseResolver.__init__(self)
 
-    def dispose(self) -> None:
-        del self.check_event, self.peek_event, self.get_event
-
     def get_single_node(self) -> Any:
         self.sizes: dict[int, int] = {}
         return super().get_single_node()
 
     def compose_node(self, parent: Any, index: Any) -> Any:
-        event = self.peek_event()
+        event: Any = self.peek_event()
         if getattr(event, "tag", None) is not None:
             raise _refused(event, f"the tag {event.tag!r}; only plain values are read, so leave it out")
         if self.levels > MOST_LEVELS:
@@ -114,7 +111,7 @@ class _PlainLoader(_Checks, yaml.constructor.SafeConstructor, yaml.resolver.Reso
         return value
 
 
-_PlainLoader.add_constructor("tag:yaml.org,2002:int", _PlainLoader.construct_yaml_int)
+_PlainLoader.add_constructor("tag:yaml.org,2002:int", _PlainLoader.construct_yaml_int)  # type: ignore[type-var]
 
 
 class _TextLoader(_Checks):

@@ -18,7 +18,18 @@ from harness.protocols.load import load_protocol
 
 pytestmark = pytest.mark.usefixtures("nobody_else")
 
-COMMAND = "--methods lora,decoder --backbone tiny --protocol demo --rounds 1 --image-size 64".split()
+COMMAND = [
+    "--methods",
+    "lora,decoder",
+    "--backbone",
+    "tiny",
+    "--protocol",
+    "demo",
+    "--rounds",
+    "1",
+    "--image-size",
+    "64",
+]
 
 
 def test_the_verb_writes_a_record_and_prints_it(tmp_path: Path, capsys: pytest.CaptureFixture) -> None:
