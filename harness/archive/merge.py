@@ -64,6 +64,8 @@ class ArchiveMerge:
 
 @dataclass(frozen=True, kw_only=True)
 class _Candidate:
+    """A record that may stand under its key; ``here``: in the destination already."""
+
     path: Path
     content: bytes
     record: Record

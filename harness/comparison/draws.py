@@ -38,7 +38,7 @@ class Draws(Archive):
 
     @cached_property
     def reruns(self) -> list[Record]:
-        """Of the runs that the folder holds; a rerun of nothing is left out."""
+        """Runs of this folder that were made again; a rerun of a run that it does not hold is left out."""
         runs = {
             record.key: record.run for record in super().records
         }  # labels are those of the folder, how a rate was tuned included

@@ -127,7 +127,7 @@ def build_grid(
 
 
 def _columns(benchmark: str, records: Sequence[Record], *, study: Study | None, metrics: Sequence[str]) -> list[Column]:
-    """Of one benchmark: a manifest after the other, of each its splits, of each its metrics."""
+    """The columns of one benchmark: a manifest after the other, of each its splits, of each its metrics."""
     title = benchmark_title(benchmark, [record.run for record in records])
     manifests = sorted({record.run.manifest for record in records if record.run.manifest}) or [""]
     columns = []
@@ -167,7 +167,7 @@ def _splits(benchmark: str, scored: Mapping[str, object], *, study: Study | None
 
 
 def _seeds_of(column: Column, row: Row) -> set[int]:
-    """The seeds that its records have, and those that their sweeps planned besides."""
+    """The seeds that a row's records have on a column, and those that their sweeps planned besides."""
     here = [record.run for record in row.on.get(column.benchmark, ()) if column.holds(record.run)]
     return {run.seed for run in here} | {seed for run in here for seed in run.planned_seeds}
 
@@ -179,7 +179,7 @@ def _usual_seeds(column: Column, rows: Sequence[Row]) -> tuple[int, ...]:
 
 
 def _planned_seeds(column: Column, row: Row, *, usual: Sequence[int]) -> tuple[int, ...]:
-    """None where the row was not planned on this benchmark at all."""
+    """The seeds that a row should have on a column; none where it was not planned on this benchmark at all."""
     own = _seeds_of(column, row)
     here = [record.run for record in row.on.get(column.benchmark, ()) if column.holds(record.run)]
     if not here and not any(column.benchmark in record.run.planned_benchmarks for record in row.records):

@@ -119,7 +119,7 @@ class Reading:
 
     @classmethod
     def exact(cls, claim: Claim, what: str, where: str, value: float) -> Reading:
-        """A count has no spread."""
+        """Of a number that has no spread, such as a count."""
         return cls.by_interval(claim, what, where, value, Interval.exact(value), 1)
 
     @classmethod

@@ -192,7 +192,7 @@ def rows_of_records(sheet: Sheet, records: Sequence[Record]) -> list[Row]:
 
 
 def _identity(run: Run) -> str:
-    """Of a row: its configuration, with what was tuned in place of what was chosen."""
+    """A hash that the runs of one row share: of their configuration, with what was tuned in place of what was chosen."""
     tuned = run.tuning.get("grid", {})
     options = {name: value for name, value in hashed_options(run.method_config).items() if name not in tuned}
     return content_hash([options, sorted(tuned)] if tuned else options)
@@ -308,7 +308,7 @@ def _own_choice(study: Study, grid: Mapping[str, Sequence[Any]], chosen: Sequenc
 
 
 def _chooser(study: Study, run: Run) -> tuple[str, ...]:
-    """Of the runs that share one choice."""
+    """What the runs that share one choice of tuned options have in common."""
     model = (run.protocol_hash, run.backbone, run.checkpoint, str(run.rules.get("decoder", "")))
     return model if study.tune_on else (*model, run.benchmark)
 

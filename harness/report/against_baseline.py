@@ -67,7 +67,7 @@ def _line(contrast: Contrast) -> Line:
 
 
 def _judged_by(difference: Difference) -> str:
-    """What its interval is not over seeds and images for."""
+    """How an interval was made where it is not over seeds and images."""
     if difference.interval is None or difference.by_image is not None:
         return ""
     return " folds" if difference.folds else " t"
@@ -112,7 +112,7 @@ def _left_out(grid: Grid, columns: Sequence[Column], complete: Sequence[Row]) ->
 
 @dataclass(frozen=True, kw_only=True, eq=False)
 class MeanDifference:
-    """Of a row to the baseline, over benchmarks."""
+    """The mean over benchmarks of a row's differences to the baseline."""
 
     by_column: Mapping[Column, Difference]
 
@@ -130,7 +130,7 @@ class MeanDifference:
 
 @dataclass(frozen=True, kw_only=True, eq=False)
 class AllRuns:
-    """Of a row, on one column a benchmark."""
+    """All runs of a row, on one column a benchmark."""
 
     grid: Grid
     row: Row

@@ -60,7 +60,7 @@ class AgainstFrozen:
 
 @dataclass(frozen=True, kw_only=True)
 class Runs:
-    """Those behind a line, by key."""
+    """The runs behind a line, by key."""
 
     keys: Sequence[str]
 
@@ -166,7 +166,7 @@ def _pairs(record: Record, base: Record, elsewhere: Elsewhere) -> list[AgainstFr
 
 
 def _whole(scores: Mapping[str, Mapping[str, float]]) -> Mapping[str, float]:
-    """Scores of every test split together."""
+    """The scores on all test images: of the split that joins the others, else of the first."""
     tests = {split: one for split, one in scores.items() if split != "val"}
     return tests.get("all") or next(iter(tests.values()), {})
 

@@ -253,7 +253,7 @@ def write_files(files: Mapping[Path, str]) -> None:
 
 @cache
 def _around() -> bytes:
-    """Of all that pages are made of besides a results folder: this code, and the cards, studies, claims and published numbers
+    """A digest of all that pages are made of besides a results folder: this code, and the cards, studies, claims and published numbers
     that come with it."""
     here, digest = Path(__file__).parents[2], hashlib.blake2b(sys.version.encode())
     files = [path for folder in _CODE for path in sorted((here / folder).rglob("*")) if path.suffix != ".pyc"]

@@ -404,7 +404,7 @@ class TwoFolders:
 
 
 def _named(record: Record) -> tuple[str, str, str, str, int]:
-    """What a run is where its key is another one."""
+    """What two runs share that are the same but for rules, options, data or weights."""
     run = record.run
     return run.protocol, run.backbone, run.benchmark, run.variant, run.seed
 

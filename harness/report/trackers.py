@@ -1,4 +1,4 @@
-"""Records for the trackers that people use: TensorBoard, Weights & Biases, trackio, MLflow; and as tables, CSV or Parquet.
+"""Finished runs for the trackers that people use: TensorBoard, Weights & Biases, trackio, MLflow; and as tables, CSV or Parquet.
 
 After the fact and offline, as compute nodes often have no network: curves, α, scores, rules and pictures of a run are read from its record
 and what lies beside it, and go into files that the tracker shows, or sends where its user asks it to.

@@ -84,7 +84,7 @@ class Behind:
 def opener(
     grids: Iterable[Grid], names: Mapping[Row, Name], baselines: Mapping[Grid, Row]
 ) -> Callable[[Explained], Opened | None]:
-    """Of what the cells of these grids show; None of what has no seeds."""
+    """A function from what a cell of these grids shows to what that opens; None where it has no seeds."""
     grid_of = {row: grid for grid in grids for row in grid.rows}
 
     def lane(cell: Cell) -> tuple[str, list[tuple[int, float]]]:

@@ -336,7 +336,7 @@ def _sign(interval: stats.Interval | None) -> str:
 def _verdict(
     grid: Grid, baseline: Row, against: Sequence[Against], names: Mapping[Row, Name], *, compares: bool
 ) -> str:
-    """At most `MOST_WORDS` words, what says most first."""
+    """The answer in at most `MOST_WORDS` words, what says most first."""
     if grid.is_generated:
         return RANKS_NOTHING
     if not grid.marks:
@@ -371,7 +371,7 @@ def _by_benchmark(lead: Against, columns: Sequence[Column]) -> list[str]:
 
 
 def _lead(told: Sequence[Against], baseline: Row, rows: Sequence[Row]) -> Against:
-    """Of another method than the baseline, and the next one behind it in the order of the study."""
+    """The row that a verdict speaks of: of another method than the baseline, the next behind it in the order of the study."""
     place = rows.index(baseline)
     order = [*rows[place:], *rows[:place]]
     return min(told, key=lambda one: (one.row.method == baseline.method, order.index(one.row)))
@@ -409,7 +409,7 @@ def _best(grid: Grid, names: Mapping[Row, Name]) -> list[str]:
 
 
 def _highest(grid: Grid, names: Mapping[Row, Name]) -> list[str]:
-    """Of one seed a row."""
+    """Which row leads each column, where every row has one seed."""
     sentences = ["Nothing is ranked: no two rows have two seeds each on one benchmark."]
     for column in grid.first_columns.values():
         cells = [cell for cell in grid.below(column) if cell.complete]
@@ -421,7 +421,7 @@ def _highest(grid: Grid, names: Mapping[Row, Name]) -> list[str]:
 
 
 def _collapsed(grid: Grid, rows: Iterable[Row], names: Mapping[Row, Name]) -> list[str]:
-    """What one bad run does to a mean and its interval should not have to be guessed."""
+    """Where a run collapsed: nobody should have to guess what one bad run does to a mean and its interval."""
     where = []
     for row in grid.rows:
         for column in grid.first_columns.values() if row in rows else ():
@@ -466,7 +466,7 @@ def _leaderboard(grid: Grid, baseline: Row, names: Mapping[Row, Name]) -> Leader
 
 
 def _heading(column: Column, columns: Sequence[Column]) -> str:
-    """Without the note, which may be long, where no other column needs it."""
+    """A column's heading, without the note, which may be long, where no other column needs it to be told apart."""
     arrow = "↓" if column.sign < 0 else "↑"
     if [other.short for other in columns].count(column.short) > 1:
         return column.heading(columns)
@@ -495,7 +495,7 @@ def _score(grid: Grid, row: Row, column: Column, scale: Scale | None) -> Score:
 
 
 def _count(row: Row, part: str) -> str:
-    """Millions, or how far they lie apart."""
+    """How many millions of parameters, or from how many to how many."""
     counts = sorted({record.parameters[part] for record in row.runs if part in record.parameters})
     millions = list(dict.fromkeys(f"{count / 1e6:.3f}" for count in (counts[:1] + counts[-1:])))
     return "–".join(millions)
