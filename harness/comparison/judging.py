@@ -27,7 +27,7 @@ from harness.comparison.names import PAPER_METRICS, benchmark_title
 from harness.comparison.papers import Papers, shortly
 from harness.comparison.rankings import ModelPair, chance_in_words, model_pairs
 from harness.comparison.rows import Row, Sheet, grouped, is_entry, is_result
-from harness.statistics import ALPHA, Estimate, Interval, seeds_for_power, t_interval
+from harness.statistics import ALPHA, POWER, Estimate, Interval, seeds_for_power, t_interval
 from harness.studies import load_study
 from harness.system.errors import UsageError, did_you_mean
 
@@ -35,7 +35,6 @@ Verdict = Literal[
     "reproduced", "not reproduced", "inconclusive", "no interval", "no data", "ambiguous", "not judged", "unknown"
 ]
 """Inconclusive: an interval reaches over an edge. No interval: one run a side says nothing of the next. No data: nothing was run."""
-POWER = 0.8
 RATES = ("lr", "alpha_lr", "encoder_lr")
 """Options in which two rows of one method may both differ from the card, if they do alike."""
 
@@ -65,7 +64,7 @@ def seeds_to_settle(estimate: Estimate, *, low: float, high: float) -> tuple[int
     """From how many to how many seeds an inconclusive interval needs to leave the nearest edge, with 80 % power, if the
     mean stays as it is; None where no number of seeds would do, or the SD is unknown."""
     distance = min(abs(estimate.mean - edge) for edge in (low, high) if math.isfinite(edge))
-    return seeds_for_power(estimate, distance, power=POWER)
+    return seeds_for_power(estimate, distance)
 
 
 def seeds_in_words(seeds: tuple[int, int | None] | None) -> str:

@@ -346,15 +346,15 @@ class Papers:
         return (*words, *each_in_words(changed))
 
 
-def read_setups(path: Path = SETUPS) -> dict[str, Setup]:
+def read_setups() -> dict[str, Setup]:
     """Raises UsageError with what is wrong with the file."""
     from harness.check import from_mapping
     from harness.system.yaml_files import read_yaml
 
-    data = read_yaml(path, what="published set-ups")
+    data = read_yaml(SETUPS, what="published set-ups")
     if not isinstance(data, Mapping):
-        raise UsageError(f"{path}: expected a mapping of papers to what their numbers were made with")
-    return {str(paper): from_mapping(Setup, values, where=f"{path}, {paper}") for paper, values in data.items()}
+        raise UsageError(f"{SETUPS}: expected a mapping of papers to what their numbers were made with")
+    return {str(paper): from_mapping(Setup, values, where=f"{SETUPS}, {paper}") for paper, values in data.items()}
 
 
 def departures(record: Record, setup: Setup) -> list[str]:

@@ -137,11 +137,11 @@ def _contrast(scores: Mapping[Row, float], rows: Mapping[Row, Point], *, place: 
     return statistics.fmean(level[1]) - statistics.fmean(level[0])
 
 
-def lenth_margin(effects: Sequence[float], *, confidence: float = 0.95) -> float:
-    """The margin of error of each of ``effects`` that share one design without replicates (Lenth, 1989)."""
+def lenth_margin(effects: Sequence[float]) -> float:
+    """The 95 % margin of error of each of ``effects`` that share one design without replicates (Lenth, 1989)."""
     sizes = [abs(value) for value in effects]
     first = 1.5 * statistics.median(sizes)
     kept = [size for size in sizes if size < 2.5 * first] or sizes
     from scipy import stats  # a second, which --help need not wait for
 
-    return 1.5 * statistics.median(kept) * float(stats.t.ppf((1 + confidence) / 2, len(effects) / 3))
+    return 1.5 * statistics.median(kept) * float(stats.t.ppf(0.975, len(effects) / 3))

@@ -180,13 +180,13 @@ def _ranks(grid: Grid, base: Row, columns: Sequence[Column], complete: Sequence[
     scores = {row.label: [grid.cells[row, column].signed for column in columns] for row in complete}
     table = [[statistics.fmean(runs[number]) for runs in scores.values()] for number in range(len(columns))]
     ranks = stats.average_ranks(table)
-    stability = stats.rank_stability(scores, resamples=1_000)
+    stability = stats.rank_stability(scores)
     single = min(len(runs) for by_column in scores.values() for runs in by_column) < 2
     lines = []
     for rank, row in zip(ranks, complete, strict=True):
         better = "–"
         if row is not base and not single:
-            chance = stats.probability_of_improvement(scores[row.label], scores[base.label], resamples=1_000)
+            chance = stats.probability_of_improvement(scores[row.label], scores[base.label])
             better = f"{chance.estimate:.2f} {chance:.2f}"
         first = "–" if single else f"{100 * stability[row.label].get(1, 0.0):.0f} %"
         runs = AllRuns(grid=grid, row=row, columns=columns)

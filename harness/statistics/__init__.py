@@ -2,6 +2,7 @@
 
 from harness.statistics.agreement import MOST_ORDERS, Agreement, ModelScores, agreement
 from harness.statistics.intervals import (
+    POWER,
     Estimate,
     Interval,
     Scores,
@@ -34,6 +35,7 @@ from harness.statistics.ranks import (
 __all__ = [
     "ALPHA",
     "MOST_ORDERS",
+    "POWER",
     "Agreement",
     "Estimate",
     "Interval",

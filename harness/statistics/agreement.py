@@ -9,6 +9,7 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
 from harness.statistics.intervals import Interval
+from harness.statistics.ranks import RESAMPLES
 
 if TYPE_CHECKING:
     import numpy as np
@@ -61,7 +62,7 @@ class Agreement:
         return 1 / math.factorial(self.methods)
 
 
-def agreement(benchmarks: Sequence[ModelScores], *, seed: int = 0, resamples: int = 1_000) -> Agreement:
+def agreement(benchmarks: Sequence[ModelScores]) -> Agreement:
     """Kendall's τ-b between the two models' scores of the methods, averaged over benchmarks.
 
     Seeds and images are drawn again together for all methods and both models, as they are paired: each resample draws
@@ -76,15 +77,15 @@ def agreement(benchmarks: Sequence[ModelScores], *, seed: int = 0, resamples: in
 
     if not benchmarks or len(benchmarks[0].first) < 2:
         raise ValueError("a ranking needs two methods and a benchmark")
-    generator = np.random.default_rng(seed)
+    generator = np.random.default_rng(0)
     means = [(scores.first.mean(axis=(1, 2)), scores.second.mean(axis=(1, 2))) for scores in benchmarks]
     by_benchmark = tuple(float(_tau(first[None], second[None])[0]) for first, second in means)
     methods, seeds = len(means[0][0]), min(scores.first.shape[1] for scores in benchmarks)
     interval = None
     if seeds > 1:
         elsewhere, trials = means[0][1], benchmarks[0].trials
-        again = generator.binomial(trials, elsewhere, size=(resamples, methods)) / trials if trials else None
-        drawn = np.mean([_resampled(scores, resamples, generator, second=again) for scores in benchmarks], axis=0)
+        again = generator.binomial(trials, elsewhere, size=(RESAMPLES, methods)) / trials if trials else None
+        drawn = np.mean([_resampled(scores, generator, second=again) for scores in benchmarks], axis=0)
         low, high = np.quantile(drawn, [0.025, 0.975])
         interval = Interval(
             estimate=math.fsum(by_benchmark) / len(by_benchmark), low=float(low), high=float(high), n=seeds
@@ -100,15 +101,15 @@ def agreement(benchmarks: Sequence[ModelScores], *, seed: int = 0, resamples: in
 
 
 def _resampled(
-    scores: ModelScores, resamples: int, generator: np.random.Generator, *, second: NDArray[np.float64] | None
+    scores: ModelScores, generator: np.random.Generator, *, second: NDArray[np.float64] | None
 ) -> NDArray[np.float64]:
-    """(resamples,) τ-b of redrawn seeds and clusters; ``second`` (resamples, methods) where that is drawn otherwise."""
+    """(`RESAMPLES`,) τ-b of redrawn seeds and clusters; ``second`` (`RESAMPLES`, methods) where that is drawn otherwise."""
     import numpy as np
 
     _, seeds, _ = scores.first.shape
     groups = int(scores.clusters.max()) + 1
-    of_seed = generator.multinomial(seeds, [1 / seeds] * seeds, size=resamples) / seeds
-    counts = generator.multinomial(groups, [1 / groups] * groups, size=resamples)
+    of_seed = generator.multinomial(seeds, [1 / seeds] * seeds, size=RESAMPLES) / seeds
+    counts = generator.multinomial(groups, [1 / groups] * groups, size=RESAMPLES)
     of_image = counts[:, scores.clusters].astype(float)
     of_image /= of_image.sum(axis=1, keepdims=True)
     first, drawn = (

@@ -10,7 +10,7 @@ from __future__ import annotations
 
 import math
 import statistics
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, replace
 from functools import lru_cache
 
@@ -86,20 +86,20 @@ class Estimate:
         parts = (replace(self.seeds, df=self.seeds.df * more), *taken_back)
         return tuple(part.at(factor) for part in parts)
 
-    def interval(self, *, confidence: float = 0.95) -> Interval | None:
-        """The mean's interval; None for a single seed, which shows nothing of the spread."""
+    def interval(self) -> Interval | None:
+        """The mean's 95 % interval; None for a single seed, which shows nothing of the spread."""
         if self.seeds is None:
             return None
-        half = half_width((self.seeds, *self.rest), confidence=confidence)
+        half = half_width((self.seeds, *self.rest))
         return Interval(estimate=self.mean, low=self.mean - half, high=self.mean + half, n=self.n)
 
 
-def half_width(parts: Sequence[VarianceShare], *, confidence: float = 0.95) -> float:
+def half_width(parts: Sequence[VarianceShare]) -> float:
     """Student's quantile at the effective degrees of freedom, times the standard error."""
     variance = math.fsum(part.variance for part in parts)
     if not variance:
         return 0.0
-    return quantile(_effective_df(parts), confidence=confidence) * math.sqrt(variance)
+    return quantile(_effective_df(parts)) * math.sqrt(variance)
 
 
 def _effective_df(parts: Sequence[VarianceShare]) -> float:
@@ -108,16 +108,16 @@ def _effective_df(parts: Sequence[VarianceShare]) -> float:
 
 
 @lru_cache(maxsize=4096)
-def quantile(df: float, *, confidence: float = 0.95) -> float:
-    """Two-sided quantile of Student's distribution; the normal one for infinite ``df``."""
+def quantile(df: float) -> float:
+    """Two-sided 5 % quantile of Student's distribution; the normal one for infinite ``df``."""
     from scipy import stats
 
-    return float(stats.t.ppf(0.5 + confidence / 2, df))
+    return float(stats.t.ppf(0.975, df))
 
 
-def t_quantile(n: int, *, confidence: float = 0.95) -> float:
-    """Half-width of a t interval of n values in units of SD / √n."""
-    return quantile(n - 1, confidence=confidence)
+def t_quantile(n: int) -> float:
+    """Half-width of a 95 % t interval of n values in units of SD / √n."""
+    return quantile(n - 1)
 
 
 def sd(values: Sequence[float]) -> float | None:
@@ -135,9 +135,9 @@ def of_seeds(values: Sequence[float]) -> Estimate:
     return Estimate(mean=statistics.fmean(values), n=len(values), seeds=part)
 
 
-def t_interval(values: Sequence[float], *, confidence: float = 0.95) -> Interval | None:
-    """Student's interval of the mean; None for fewer than two values."""
-    return of_seeds(values).interval(confidence=confidence) if values else None
+def t_interval(values: Sequence[float]) -> Interval | None:
+    """Student's 95 % interval of the mean; None for fewer than two values."""
+    return of_seeds(values).interval() if values else None
 
 
 Scores = Mapping[int, Mapping[str, float]]
@@ -256,8 +256,14 @@ def of_folds(values: Sequence[float], *, test_share: float) -> Estimate:
     return replace(plain, seeds=replace(plain.seeds, variance=plain.seeds.variance * factor, narrows=1 / factor))
 
 
-def detectable(estimate: Estimate, *, power: float = 0.8, seeds: int | None = None) -> float | None:
-    """The true difference whose 95 % interval leaves zero out with ``power``, the variance being what was measured.
+POWER = 0.8
+"""Of all that says how many seeds would do."""
+MOST_SEEDS = 1000
+"""Beyond so many, none would."""
+
+
+def detectable(estimate: Estimate, *, seeds: int | None = None) -> float | None:
+    """The true difference whose 95 % interval leaves zero out with `POWER`, the variance being what was measured.
 
     Args:
         seeds: with so many in place of those that there are.
@@ -270,34 +276,37 @@ def detectable(estimate: Estimate, *, power: float = 0.8, seeds: int | None = No
     variance = math.fsum(part.variance for part in parts)
     if not variance:
         return 0.0
-    return _noncentrality(_effective_df(parts), power) * math.sqrt(variance)
+    return _noncentrality(_effective_df(parts)) * math.sqrt(variance)
 
 
 @lru_cache(maxsize=4096)
-def _noncentrality(df: float, power: float) -> float:
-    """δ at which a noncentral t of mean parameter δ exceeds the two-sided 5 % quantile with ``power``."""
+def _noncentrality(df: float) -> float:
+    """δ at which a noncentral t of mean parameter δ exceeds the two-sided 5 % quantile with `POWER`."""
     from scipy import optimize, stats
 
     edge = quantile(df)
-    return float(optimize.brentq(lambda delta: stats.nct.sf(edge, df, delta) - power, 0.0, edge + 10 + 10 * edge))
+    return float(optimize.brentq(lambda delta: stats.nct.sf(edge, df, delta) - POWER, 0.0, edge + 10 + 10 * edge))
 
 
-def seeds_to_detect(estimate: Estimate, difference: float, *, power: float = 0.8, at_most: int = 1000) -> int | None:
-    """The least number of seeds, two or more, with which a true ``difference`` is seen with ``power``; None where the images
-    alone are too few, or beyond ``at_most``."""
-    if estimate.seeds is None:
-        return None
+def seeds_to_detect(estimate: Estimate, difference: float) -> int | None:
+    """The least number of seeds, two or more, with which a true ``difference`` is seen with `POWER`; None where the images
+    alone are too few, or beyond `MOST_SEEDS`."""
 
     def seen(count: int) -> bool:
-        least = detectable(estimate, power=power, seeds=count)
+        least = detectable(estimate, seeds=count)
         return least is not None and least <= difference
 
-    if not seen(at_most):
+    return _least(seen, above=1)
+
+
+def _least(enough: Callable[[int], bool], *, above: int) -> int | None:
+    """The least number above ``above`` that is enough, as all larger ones are; None beyond `MOST_SEEDS`."""
+    if not enough(MOST_SEEDS):
         return None
-    low, high = 1, at_most
+    low, high = above, MOST_SEEDS
     while high - low > 1:
         middle = (low + high) // 2
-        low, high = (low, middle) if seen(middle) else (middle, high)
+        low, high = (low, middle) if enough(middle) else (middle, high)
     return high
 
 
@@ -335,14 +344,12 @@ def iqm(values: Sequence[float]) -> float:
     return math.fsum(weight * value for weight, value in zip(kept, ordered, strict=True)) / math.fsum(kept)
 
 
-def seeds_for_power(
-    estimate: Estimate, distance: float, *, power: float = 0.8, certainty: float = 0.8, at_most: int = 1000
-) -> tuple[int, int | None] | None:
-    """From how many to how many seeds, more than there are, until an edge ``distance`` away is excluded with ``power``, if
+def seeds_for_power(estimate: Estimate, distance: float, *, certainty: float = 0.8) -> tuple[int, int | None] | None:
+    """From how many to how many seeds, more than there are, until an edge ``distance`` away is excluded with `POWER`, if
     the mean stays.
 
     Few seeds know their own SD badly, so the range spans the ``certainty`` interval of that SD (χ²); its upper end is
-    None beyond ``at_most``.
+    None beyond `MOST_SEEDS`.
 
     None where the SD is unknown, or where no number of seeds would do: the images (or a paper's own error) alone reach
     over the edge.
@@ -355,22 +362,16 @@ def seeds_for_power(
     tails = (0.5 + certainty / 2, 0.5 - certainty / 2)
     scales = [df / float(stats.chi2.ppf(tail, df)) for tail in tails]
     parts = [replace(estimate.seeds, variance=estimate.seeds.variance * scale) for scale in scales]
-    fewest, most = (_enough(estimate, seeds, distance, power=power, at_most=at_most) for seeds in parts)
+    fewest, most = (_enough(estimate, seeds, distance) for seeds in parts)
     return None if fewest is None else (fewest, most)
 
 
-def _enough(estimate: Estimate, seeds: VarianceShare, distance: float, *, power: float, at_most: int) -> int | None:
-    """The least n at which a mean with this part of the seeds leaves its interval inside ``distance`` with ``power``."""
-    aim = statistics.NormalDist().inv_cdf(power)
+def _enough(estimate: Estimate, seeds: VarianceShare, distance: float) -> int | None:
+    """The least n at which a mean with this part of the seeds leaves its interval inside ``distance`` with `POWER`."""
+    aim = statistics.NormalDist().inv_cdf(POWER)
 
     def reached(n: int) -> bool:
         ours, *rest = replace(estimate, seeds=seeds).parts_at(n)
         return half_width((ours, *rest)) + aim * math.sqrt(ours.variance) <= distance
 
-    if not reached(at_most):
-        return None
-    low, high = estimate.n, at_most  # the width falls with n, so it can be halved
-    while high - low > 1:
-        middle = (low + high) // 2
-        low, high = (low, middle) if reached(middle) else (middle, high)
-    return high
+    return _least(reached, above=estimate.n)  # the width falls with n

@@ -15,6 +15,10 @@ if TYPE_CHECKING:
     from numpy.typing import NDArray
 
 
+RESAMPLES = 1_000
+"""Of seeds, for the tables of a page."""
+
+
 def average_ranks(scores: Sequence[Sequence[float]]) -> NDArray[np.float64]:
     """Mean rank of each method over blocks, 1 is best (highest score), ties share the mean of their ranks.
 
@@ -27,7 +31,7 @@ def average_ranks(scores: Sequence[Sequence[float]]) -> NDArray[np.float64]:
     return np.asarray(stats.rankdata(-np.asarray(scores, dtype=float), axis=1).mean(axis=0))
 
 
-def friedman(scores: Sequence[Sequence[float]], *, alpha: float = ALPHA) -> Test:
+def friedman(scores: Sequence[Sequence[float]]) -> Test:
     """Whether methods rank differently over benchmarks (χ² approximation, corrected for ties).
 
     Args:
@@ -41,7 +45,7 @@ def friedman(scores: Sequence[Sequence[float]], *, alpha: float = ALPHA) -> Test
     smallest = float(stats.chi2.sf(blocks * (methods - 1), methods - 1))  # of complete agreement
     if methods < 3:
         raise ValueError("Friedman's test compares at least three methods; use sign_flip for two")
-    if smallest > alpha:
+    if smallest > ALPHA:
         return Test(p=None, statistic=math.nan, n=blocks, smallest=smallest)
     if (table == table[:, :1]).all():
         return Test(p=1.0, statistic=0.0, n=blocks, smallest=smallest)
@@ -49,27 +53,21 @@ def friedman(scores: Sequence[Sequence[float]], *, alpha: float = ALPHA) -> Test
     return Test(p=float(p), statistic=float(statistic), n=blocks, smallest=smallest)
 
 
-def nemenyi_critical_difference(*, methods: int, blocks: int, alpha: float = ALPHA) -> float:
-    """Average ranks further apart than this differ."""
-    return _nemenyi_quantile(methods, alpha) * math.sqrt(methods * (methods + 1) / (6 * blocks))
+def nemenyi_critical_difference(*, methods: int, blocks: int) -> float:
+    """Average ranks further apart than this differ at `ALPHA`."""
+    return _nemenyi_quantile(methods) * math.sqrt(methods * (methods + 1) / (6 * blocks))
 
 
 @lru_cache(maxsize=256)
-def _nemenyi_quantile(methods: int, alpha: float) -> float:
+def _nemenyi_quantile(methods: int) -> float:
     from scipy import stats
 
-    return float(stats.studentized_range.ppf(1 - alpha, methods, math.inf)) / math.sqrt(2)
+    return float(stats.studentized_range.ppf(1 - ALPHA, methods, math.inf)) / math.sqrt(2)
 
 
-def probability_of_improvement(
-    first: Sequence[Sequence[float]],
-    second: Sequence[Sequence[float]],
-    *,
-    seed: int = 0,
-    resamples: int = 2_000,
-    confidence: float = 0.95,
-) -> Interval:
-    """P(a run of ``first`` beats a run of ``second``), ties half, averaged over benchmarks; seeds resampled within each.
+def probability_of_improvement(first: Sequence[Sequence[float]], second: Sequence[Sequence[float]]) -> Interval:
+    """P(a run of ``first`` beats a run of ``second``), ties half, averaged over benchmarks; seeds resampled within each, and
+    the middle 95 % of what they give.
 
     Args:
         first, second: one sequence of scores (one a seed, higher is better) a benchmark; see `_Redrawn`.
@@ -81,10 +79,10 @@ def probability_of_improvement(
         return np.asarray(((left > right) + 0.5 * (left == right)).mean(axis=(-2, -1)))
 
     pairs = [(np.asarray(a, dtype=float), np.asarray(b, dtype=float)) for a, b in zip(first, second, strict=True)]
-    generator = np.random.default_rng(seed)
-    redrawn = [_Redrawn(resamples, generator) for _ in pairs]
+    generator = np.random.default_rng(0)
+    redrawn = [_Redrawn(RESAMPLES, generator) for _ in pairs]
     drawn = np.mean([probability(draw(a), draw(b)) for draw, (a, b) in zip(redrawn, pairs, strict=True)], axis=0)
-    low, high = np.quantile(drawn, [0.5 - confidence / 2, 0.5 + confidence / 2])
+    low, high = np.quantile(drawn, [0.025, 0.975])
     estimate = float(np.mean([probability(a, b) for a, b in pairs]))
     return Interval(estimate=estimate, low=float(low), high=float(high), n=min(len(a) for a, _ in pairs))
 
@@ -108,7 +106,7 @@ class _Redrawn:
 
 
 def rank_stability(
-    scores: Mapping[str, Sequence[Sequence[float]]], *, seed: int = 0, resamples: int = 2_000
+    scores: Mapping[str, Sequence[Sequence[float]]], *, resamples: int = RESAMPLES
 ) -> dict[str, dict[int, float]]:
     """How often each method has each place (1 is best) by its mean rank when the seeds are drawn again.
 
@@ -121,7 +119,7 @@ def rank_stability(
     from scipy import stats
 
     names = sorted(scores)
-    generator = np.random.default_rng(seed)
+    generator = np.random.default_rng(0)
     redrawn = [_Redrawn(resamples, generator) for _ in scores[names[0]]]
     means = [[draw(runs).mean(axis=1) for draw, runs in zip(redrawn, scores[name], strict=True)] for name in names]
     table = np.array(means).transpose(2, 0, 1)  # resamples, methods, benchmarks
@@ -133,15 +131,8 @@ def rank_stability(
     return shares
 
 
-def stratified_interval(
-    runs: Sequence[Sequence[float]],
-    statistic: Callable[[Sequence[float]], float],
-    *,
-    seed: int = 0,
-    resamples: int = 1_000,
-    confidence: float = 0.95,
-) -> Interval:
-    """``statistic`` of all runs together, with the middle of its resamples: seeds are drawn again within each benchmark.
+def stratified_interval(runs: Sequence[Sequence[float]], statistic: Callable[[Sequence[float]], float]) -> Interval:
+    """``statistic`` of all runs together, with the middle 95 % of its resamples: seeds are drawn again within each benchmark.
 
     As rliable does (Agarwal et al. 2021): too narrow for a confidence interval where seeds are few.
 
@@ -150,9 +141,9 @@ def stratified_interval(
     """
     import numpy as np
 
-    generator = np.random.default_rng(seed)
-    drawn = np.concatenate([_Redrawn(resamples, generator)(scores) for scores in runs], axis=1)
+    generator = np.random.default_rng(0)
+    drawn = np.concatenate([_Redrawn(RESAMPLES, generator)(scores) for scores in runs], axis=1)
     values = [statistic(list(row)) for row in drawn]
-    low, high = np.quantile(values, [0.5 - confidence / 2, 0.5 + confidence / 2])
+    low, high = np.quantile(values, [0.025, 0.975])
     estimate = statistic([value for scores in runs for value in scores])
     return Interval(estimate=estimate, low=float(low), high=float(high), n=min(len(scores) for scores in runs))
