@@ -240,7 +240,11 @@ class _Loop:
         if len(self._passes(self.position.epoch, self.position.step)) > 1 and roles == (ARCHITECTURE,):
             key = (*key, ARCHITECTURE)
         self.given.method.generator.manual_seed(draw_number("method", *key))
-        torch.manual_seed(draw_number("torch", *key))
+        number = draw_number("torch", *key)
+        torch.default_generator.manual_seed(number)
+        # Where no GPU is used, torch.manual_seed would remember for each step, with its traceback, to seed those there are.
+        if self.given.device.type != "cpu":
+            torch.manual_seed(number)
 
     def _finish_epoch(self) -> None:
         position = self.position

@@ -186,7 +186,7 @@ def test_the_fingerprint_changes_with_any_weight() -> None:
 
 @pytest.mark.parametrize("precision", ["fp32", "bf16"])
 def test_training_with_cached_embeddings_equals_training_without(tmp_path: Path, precision: str) -> None:
-    rules = protocol(precision=precision, batch_size=1)
+    rules = protocol(precision=precision, batch_size=1, epochs=2)
     expected = Run(folder=tmp_path / "plain", method="decoder", rules=rules, images=4).train()
     last = load_file(expected.last_state)
     for name, folder in (("memory", None), ("file", tmp_path / "embeddings")):
@@ -217,12 +217,12 @@ def encoded(run: Run) -> list[int]:
 def test_each_image_passes_the_encoder_once_a_flip(tmp_path: Path) -> None:
     embeddings = cache(None, count=7)
     first, second = (
-        Run(folder=tmp_path / name, method="decoder", rules=protocol(epochs=8), embeddings=embeddings)
+        Run(folder=tmp_path / name, method="decoder", rules=protocol(epochs=8), images=2, embeddings=embeddings)
         for name in ("first", "second")
     )
     counts, later = encoded(first), encoded(second)
     first.train()
-    assert counts == [1] * 14
+    assert counts == [1] * 4
     second.train()
     assert later == []
     assert second.source.asked == []

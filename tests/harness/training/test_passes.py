@@ -18,8 +18,11 @@ def test_the_same_seed_gives_the_same_weights_whatever_else_draws_and_another_se
     def draws(progress: Progress) -> None:
         torch.rand(3)
 
+    rules = protocol(epochs=2)
     first, second, other = (
-        summary(Run(folder=tmp_path / str(k), method="convlora", seed=seed, report=report).train())
+        summary(
+            Run(folder=tmp_path / str(k), method="convlora", seed=seed, report=report, rules=rules, images=4).train()
+        )
         for k, (seed, report) in enumerate([(0, lambda progress: None), (0, draws), (1, draws)])
     )
     assert first == second
@@ -65,8 +68,8 @@ def test_one_image_a_pass_makes_statistics_and_balance_those_of_one_image(tmp_pa
 
 
 def test_accumulated_batches_equal_one_large_batch(tmp_path: Path) -> None:
-    large = Run(folder=tmp_path / "large", images=8, rules=protocol(batch_size=4)).train()
-    small = Run(folder=tmp_path / "small", images=8, rules=protocol(batch_size=2, accumulate=2)).train()
+    large = Run(folder=tmp_path / "large", images=8, rules=protocol(batch_size=4, epochs=2)).train()
+    small = Run(folder=tmp_path / "small", images=8, rules=protocol(batch_size=2, accumulate=2, epochs=2)).train()
     for a, b in zip(large.history, small.history, strict=True):
         assert b["loss"] == pytest.approx(a["loss"], rel=1e-5)
         assert a["updates"] == b["updates"] == {"weights": 2}

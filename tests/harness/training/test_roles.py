@@ -90,13 +90,13 @@ def test_stagewise_steps_move_one_role_and_use_its_own_images(tmp_path: Path) ->
 
 
 def test_both_moves_both_roles_in_a_step_and_weights_see_the_images_of_every_method(tmp_path: Path) -> None:
-    run, steps = watched(tmp_path / "nas", {"alternate": "both", "search_start_epoch": 1})
+    run, steps = watched(tmp_path / "nas", {"alternate": "both", "search_start_epoch": 1}, rules=protocol(epochs=2))
     result = run.train()
-    other = Run(folder=tmp_path / "lora", images=10).train()
+    other = Run(folder=tmp_path / "lora", images=10, rules=protocol(epochs=2)).train()
 
     assert all(moved == {WEIGHTS} for epoch, moved, _ in steps if epoch == 1)
     assert all(moved == {WEIGHTS, ARCHITECTURE} for epoch, moved, _ in steps if epoch > 1)
-    assert [entry["updates"] for entry in result.history[1:]] == [{"weights": 5, "architecture": 5}] * 2
+    assert [entry["updates"] for entry in result.history[1:]] == [{"weights": 5, "architecture": 5}]
     assert [entry["updates"]["weights"] for entry in result.history] == [
         entry["updates"]["weights"] for entry in other.history
     ]
@@ -106,7 +106,7 @@ def test_both_moves_both_roles_in_a_step_and_weights_see_the_images_of_every_met
 def test_shuffled_masks_reach_alpha_alone(tmp_path: Path, alternate: str) -> None:
     config = {"alternate": alternate, "search_start_epoch": 1}
     plain, shuffled_masks = (
-        Run(folder=tmp_path / data, method="naslora", config=config | {"alpha_data": data}).train()
+        Run(folder=tmp_path / data, method="naslora", config=config | {"alpha_data": data}, images=4).train()
         for data in ("train", "shuffled")
     )
     assert plain.history[0]["loss"] == shuffled_masks.history[0]["loss"]
@@ -116,23 +116,24 @@ def test_shuffled_masks_reach_alpha_alone(tmp_path: Path, alternate: str) -> Non
 
 def test_a_run_of_both_that_is_stopped_goes_on_as_if_it_had_not_been(tmp_path: Path) -> None:
     config = {"alternate": "both", "search_start_epoch": 1}
-    whole = summary(Run(folder=tmp_path / "whole", method="naslora", config=config).train())
+    rules = protocol(epochs=2)
+    whole = summary(Run(folder=tmp_path / "whole", method="naslora", config=config, rules=rules).train())
     stop = StopRequest()
 
     def after_step(progress: Progress) -> None:
         stop.requested = progress.kind == "step" and (progress.epoch, progress.step) == (2, 2)
 
     with pytest.raises(Interrupted):
-        Run(folder=tmp_path / "cut", method="naslora", config=config, stop=stop, report=after_step).train()
-    resumed = Run(folder=tmp_path / "cut", method="naslora", config=config).train()
+        Run(folder=tmp_path / "cut", method="naslora", config=config, rules=rules, stop=stop, report=after_step).train()
+    resumed = Run(folder=tmp_path / "cut", method="naslora", config=config, rules=rules).train()
 
     assert summary(resumed) == whole
 
 
 def test_a_budget_of_updates_gives_the_weights_of_every_reading_as_many(tmp_path: Path) -> None:
     rules = protocol(epochs=2, budget="updates")
-    lora = Run(folder=tmp_path / "lora", rules=rules, images=9).train()
-    assert lora.budget == {"weight_updates": 10.0}
+    lora = Run(folder=tmp_path / "lora", rules=rules, images=5).train()
+    assert lora.budget == {"weight_updates": 6.0}
     for number, config in enumerate(
         (
             {"alternate": "iteration", "search_start_epoch": 1},
@@ -142,8 +143,8 @@ def test_a_budget_of_updates_gives_the_weights_of_every_reading_as_many(tmp_path
             {"alternate": "joint", "search_start_epoch": 0},
         )
     ):
-        reading = Run(folder=tmp_path / str(number), method="naslora", config=config, rules=rules, images=9).train()
-        assert reading.budget["weight_updates"] == 10.0, config
+        reading = Run(folder=tmp_path / str(number), method="naslora", config=config, rules=rules, images=5).train()
+        assert reading.budget["weight_updates"] == 6.0, config
         assert reading.budget["alpha_updates"] > 0, config
 
 

@@ -15,11 +15,11 @@ from tests.harness.training.tiny import Run, protocol, scripted
 
 def test_the_best_epoch_is_kept_and_ties_go_to_the_earlier(tmp_path: Path) -> None:
     rules = protocol(epochs=4)
-    result = Run(folder=tmp_path / "four", rules=rules, validate=scripted(0.1, 0.7, 0.7, 0.3)).train()
+    result = Run(folder=tmp_path / "four", images=2, rules=rules, validate=scripted(0.1, 0.7, 0.7, 0.3)).train()
     assert result.selected_epoch == 2
     assert [entry["val"]["iou"] for entry in result.history] == [0.1, 0.7, 0.7, 0.3]
     # The state of epoch 2 is the last state of a run that is stopped there.
-    stopped = Run(folder=tmp_path / "two", rules=rules, validate=scripted(0.1, 0.7), stop=StopRequest())
+    stopped = Run(folder=tmp_path / "two", images=2, rules=rules, validate=scripted(0.1, 0.7), stop=StopRequest())
     stop = stopped.stop
     assert stop is not None
     stopped.report = lambda progress: stop.request() if (progress.kind, progress.epoch) == ("epoch", 2) else None
@@ -46,7 +46,7 @@ def test_selection_knows_the_metrics_direction(lower: bool, values: tuple[float,
 
 def test_validation_runs_every_select_every_epochs_and_at_the_end(tmp_path: Path) -> None:
     calls = scripted(0.5, 0.4, 0.6)
-    result = Run(folder=tmp_path, rules=protocol(epochs=5, select_every=2), validate=calls).train()
+    result = Run(folder=tmp_path, images=2, rules=protocol(epochs=5, select_every=2), validate=calls).train()
     assert [bool(entry["val"]) for entry in result.history] == [False, True, False, True, True]
     assert result.selected_epoch == 5
 
