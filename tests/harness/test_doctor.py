@@ -62,14 +62,8 @@ def _refuses(method: str, backbone: str) -> bool:
 
 
 def test_plugin_page_shows_what_the_doctor_prints() -> None:
-    known = dict(METHODS._loaded)
-    try:
-        load_plugin(REPOSITORY / "docs" / "examples" / "plugin.py")
-        table = _matrix("vit_b", ["ia3"])
-    finally:
-        METHODS._loaded.clear()
-        METHODS._loaded.update(known)
-    assert table in (REPOSITORY / "docs" / "plugins.md").read_text(encoding="utf-8")
+    load_plugin(REPOSITORY / "docs" / "examples" / "plugin.py")
+    assert _matrix("vit_b", ["ia3"]) in (REPOSITORY / "docs" / "plugins.md").read_text(encoding="utf-8")
 
 
 def test_what_the_contract_finds_is_told(capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch) -> None:

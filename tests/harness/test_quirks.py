@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -13,7 +12,6 @@ import torch
 from PIL import Image
 
 import harness.experiment.experiment as experiment_module
-from harness.cli.protocols import main as protocols_verb
 from harness.datasets import samples
 from harness.datasets.base import DataOptions
 from harness.evaluation.conventions import Conventions
@@ -38,11 +36,6 @@ ROOT = Path(__file__).parents[2]
 
 def test_the_page_is_what_the_switches_give() -> None:
     assert (ROOT / "docs" / "quirks.md").read_text(encoding="utf-8") == quirks_page()
-
-
-def test_the_switches_as_json(capsys: pytest.CaptureFixture[str]) -> None:
-    assert protocols_verb(["quirks", "--json"]) == 0
-    assert [one["field"] for one in json.loads(capsys.readouterr().out)] == [one.field for one in QUIRKS]
 
 
 def test_every_quirk_names_a_test_of_this_file_and_a_field_of_the_card() -> None:
