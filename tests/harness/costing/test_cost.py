@@ -38,6 +38,7 @@ def test_every_quantity_is_measured(record) -> None:
                 assert pieces == pytest.approx(parts["total"][number])
                 assert parts["forward"][number] > 0
         memory = method.memory_bytes
+        assert memory["activations"] > 0
         assert memory["allocated"] >= memory["weights"] + memory["optimiser"] + memory["activations"]
         # Every block's cell has eight α, and they have steps of their own.
         architecture = 4 * 8 if method.method == "naslora" else 0
