@@ -11,6 +11,7 @@ from pathlib import Path
 from typing import Any
 
 from harness import statistics as stats
+from harness.archive.archive import Shares
 from harness.archive.schema import Record
 from harness.comparison.alpha import Noise, domains, noise, spread
 from harness.comparison.cells import Cell, Column, Difference, Grid, paired_difference
@@ -26,6 +27,7 @@ from harness.comparison.draws import (
 )
 from harness.comparison.grids import grids
 from harness.comparison.names import PAPER_METRICS, benchmark_title
+from harness.registry import operation_names
 from harness.studies import load_study
 
 QUESTION = ("question-sam", "question-vit", "question-vit-folds")
@@ -224,11 +226,17 @@ class Choice:
 
     Args:
         spreads: seed -> SD of the logarithms of the shares.
+        favourites: seed -> the operation with the largest share, averaged over the cells, and that share.
     """
 
     row: str
     spreads: Mapping[int, float]
+    favourites: Mapping[int, tuple[str, float]]
     noise: Noise
+
+    def favouring(self, operation: str) -> int:
+        """How many runs gave it the largest share."""
+        return sum(name == operation for name, _ in self.favourites.values())
 
 
 def verdict(interval: stats.Interval | None) -> str:
@@ -246,6 +254,11 @@ def _plain_rules(record: Record) -> dict[str, Any]:
 
 def _largest(shares: Sequence[float]) -> int:
     return max(range(len(shares)), key=shares.__getitem__)
+
+
+def _favourite(end: Shares, names: Sequence[str]) -> tuple[str, float]:
+    means = [statistics.fmean(shares) for shares in zip(*end.values(), strict=True)]
+    return names[_largest(means)], max(means)
 
 
 class Question:
@@ -525,8 +538,13 @@ class Question:
             ends = {run.run.seed: end for run in runs if (end := self.archive.mixture(run))}
             null = noise(runs[0], next(iter(ends.values()))) if ends else None
             if null is not None:
-                spreads = {seed: spread(end) for seed, end in sorted(ends.items())}
-                choices[row.label] = Choice(row=row.label, spreads=spreads, noise=null)
+                names = operation_names(runs[0].run.method, runs[0].run.method_config)
+                choices[row.label] = Choice(
+                    row=row.label,
+                    spreads={seed: spread(end) for seed, end in sorted(ends.items())},
+                    favourites={seed: _favourite(end, names) for seed, end in sorted(ends.items())},
+                    noise=null,
+                )
         return choices
 
     def more_spread(self, first: str, second: str) -> stats.Interval | None:
