@@ -169,10 +169,10 @@ def _check(root: Path, files: Mapping[Path, str], *, style: Format, whole: bool)
         from harness.report.html.rendering import wrong_pages
 
         lines = wrong_pages(Archive(root), root / "site", closed_form=trained_parameters)
-        for line in lines:
+        for line in lines or ():
             print(f"{line}; write it again with sam-peft report")
-        wrong += len(lines)
-        checked += ", the site"
+        wrong += len(lines or ())
+        checked += ", the site" if lines is not None else ""
     if whole and style == "markdown" and (figures := figure_files(root)):
         lines, notes = wrong_figures(root)
         for note in notes:

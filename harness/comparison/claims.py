@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, field, replace
+from dataclasses import dataclass, field, fields, replace
 from pathlib import Path
 from typing import Any
 
@@ -150,8 +150,9 @@ def _claim(item: Any, where: str) -> Claim:
 
     if not isinstance(item, Mapping):
         raise UsageError(f"{where}: expected a mapping")
-    if bound := item.keys() & {"low", "high"}:
-        raise UsageError(f"{where}: unknown key {bound.pop()!r}; 'expected' says where the claim holds")
+    known = {field.name for field in fields(Claim)} - {"low", "high"} | {"expected", "tolerance"}
+    if unknown := [key for key in item if key not in known]:
+        raise UsageError(f"{where}: unknown key {unknown[0]!r}{did_you_mean(str(unknown[0]), known)}")
     low, high = _region(item, where)
     content = {key: value for key, value in item.items() if key not in ("expected", "tolerance")}
     denominator = content.get("denominator", [])

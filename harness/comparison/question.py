@@ -383,17 +383,6 @@ class Question:
         rows = [found for name in QUESTION for grid in self.grids(name) if (found := grid.row(row))]
         return any(record.code == "OK" for one in rows for record in one.runs)
 
-    @property
-    def alpha_rates(self) -> set[float]:
-        """α's rates of the plan's searches, trials included."""
-        cards = {load_study(name).protocol for name in QUESTION}
-        runs = [
-            one.run
-            for one in self.own
-            if one.run.protocol in cards and one.run.method == "naslora" and one.code == "OK"
-        ]
-        return {float(run.method_config["alpha_lr"]) for run in runs if run.method_config.get("alpha_lr")}
-
     def trials_of_plan(self) -> list[Trial]:
         """What tuned the plan's rows: validation scores of seeds that are tested nowhere, best first within a row."""
         studies = {study.protocol: study for study in map(load_study, QUESTION)}

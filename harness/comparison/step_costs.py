@@ -13,14 +13,19 @@ FREE = {"lr", "alpha_lr", "encoder_lr", "alpha_weight_decay"}
 """Options that change no step's cost."""
 
 
-def session_for(grid: Grid) -> CostRecord | None:
-    """The cost session of these rules on this backbone with most of the rows, the latest of equals; sessions are never mixed."""
+def session_for(grid: Grid, *, beside: Row | None = None) -> CostRecord | None:
+    """The cost session of these rules on this backbone with most of the rows, the latest of equals; sessions are never mixed.
+
+    Args:
+        beside: a row that it must have measured, where others are held against it.
+    """
     rules = [record.run.rules for record in grid.records]
     fitting = [
         session
         for session in grid.archive.costs
         if session.comparability.backbone == grid.sheet.backbone
         and any(_same_rules(session, of_run) for of_run in rules)
+        and (beside is None or beside in costs_of(grid, session))
     ]
     return max(fitting, key=lambda one: (len(costs_of(grid, one)), one.finished, one.session), default=None)
 
@@ -42,7 +47,7 @@ def costs_of(grid: Grid, session: CostRecord) -> dict[Row, MethodCost]:
         finished = [record for record in row.runs if record.code == "OK"]
         options = _of_a_step(finished[0].run.method_config) if finished else None
         for cost in session.methods:
-            if cost.method == row.method and _of_a_step(cost.config) == options:
+            if cost.method == row.method and cost.step_seconds.get("total") and _of_a_step(cost.config) == options:
                 measured[row] = cost
     return measured
 

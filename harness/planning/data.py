@@ -128,22 +128,21 @@ def network_images(results: Path, *, data: Path | None) -> Callable[[Record, str
 
     Raises:
         DatasetError: ``data`` holds no such benchmark.
+        UsageError: the settings name a benchmark that is not known.
     """
     import numpy as np
     from PIL import Image
 
     settings = load_settings()
+    folders = {} if data else named_table(settings, "datasets", dataset_name)
 
     @cache
     def pairs(name: str, rules: str) -> tuple[Benchmark, dict[tuple[str, str], Pair]] | None:
         run_rules = json.loads(rules)
         samples = results / "sample-data" / name
         generated = run_rules.get("data") == "sample"
-        if generated:
-            folder = samples if samples.is_dir() else None
-        else:
-            folder = data or named_table(settings, "datasets", dataset_name).get(name) or settings.data
-        if folder is None:
+        folder = samples if generated else data or folders.get(name) or settings.data
+        if folder is None or (generated and not samples.is_dir()):
             return None
         try:
             benchmark: Benchmark = BENCHMARKS.get(name)(data_options(from_rules(run_rules), name))

@@ -51,7 +51,7 @@ class _Checks(yaml.composer.Composer, yaml.constructor.BaseConstructor, yaml.res
     levels = 0
 
     def __init__(self, text: str) -> None:
-        """libyaml's parser is many times faster; where PyYAML was built without it, its own finds the same."""
+        """libyaml's parser is many times faster; where PyYAML was built without it, its own finds the same data."""
         parser = yaml.CBaseLoader(text) if yaml.__with_libyaml__ else yaml.BaseLoader(text)
         self.check_event, self.peek_event, self.get_event = parser.check_event, parser.peek_event, parser.get_event
         yaml.composer.Composer.__init__(self)

@@ -9,7 +9,7 @@ import math
 import re
 import statistics
 from collections.abc import Iterable, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 from harness import statistics as stats
 from harness.comparison.cells import Cell, Column, Difference, Grid, Mark
@@ -487,7 +487,9 @@ def _score(grid: Grid, row: Row, column: Column, scale: Scale | None) -> Score:
             text = "no data"
         return Score(cell=cell, text=text, mark="", point=None, spoken=text)
     interval = cell.interval
-    point = _point(scale, cell.value, interval, about=column.short)
+    point = replace(
+        _point(scale, cell.value, interval, about=column.short), words=""
+    )  # which is of differences in points
     words = f"95 % interval {100 * interval.low:.1f} to {100 * interval.high:.1f}" if interval else "one seed"
     said = {"best": ", best", "tied": ", not significantly different from the best"}.get(mark, "")
     text = f"{100 * cell.value:.1f}"
@@ -503,11 +505,10 @@ def _count(row: Row, part: str) -> str:
 
 def step_costs(grid: Grid, baseline: Row) -> dict[Row, tuple[str, str]]:
     """Row -> (its training step over the baseline's, what that is); nothing of rows that no session measured beside it."""
-    session = session_for(grid)
-    costs = costs_of(grid, session) if session else {}
-    steps = {row: statistics.median(total) for row, cost in costs.items() if (total := cost.step_seconds.get("total"))}
-    if session is None or baseline not in steps:
+    session = session_for(grid, beside=baseline)
+    if session is None:
         return {}
+    steps = {row: statistics.median(cost.step_seconds["total"]) for row, cost in costs_of(grid, session).items()}
     place = (
         f"{session.comparability.device}, batch {session.comparability.batch}, {session.comparability.image_size} px"
     )

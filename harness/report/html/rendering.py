@@ -16,6 +16,7 @@ from harness.report.html.content import Site, SitePage
 from harness.report.html.headline import MOST_LANES
 from harness.report.html.strip import AT_FIRST
 from harness.studies import load_study, study_names
+from harness.system.errors import UsageError
 from harness.system.text import printable
 
 WRITTEN = 'name="generator" content="sam-peft report"'
@@ -33,15 +34,21 @@ _NOT_COMPARED = re.compile(
 """Of a page: what photographs change, its address, and figures, whose packing changes with the libraries that pack them."""
 
 
-def wrong_pages(archive: Archive, folder: Path, *, closed_form: Count) -> list[str]:
+def wrong_pages(archive: Archive, folder: Path, *, closed_form: Count) -> list[str] | None:
     """Which pages of a site are not what the records give, a line each. Of a site of some studies those are compared that come with
-    the harness; of one of everything, which has the claims, every page."""
-    there = {path.stem: path.read_text(encoding="utf-8") for path in folder.glob("*.html")}
+    the harness, and the page of all pages where there are no others; of one of everything, which has the claims, every page. None of a
+    site with none of them."""
+    there = {path.stem: path.read_text(encoding="utf-8", errors="replace") for path in folder.glob("*.html")}
     studies = [] if CLAIMS in there else [load_study(name) for name in study_names() if name in there]
     if not studies and CLAIMS not in there:
-        return []
-    site = collect(archive, Asked(studies=studies, closed_form=closed_form))
-    pages = {"index": index_html(site)} | {page.name: page_html(page, site) for page in site.pages}
+        return None
+    try:
+        site = collect(archive, Asked(studies=studies, closed_form=closed_form))
+    except UsageError as error:  # a page whose records are gone
+        return [f"{folder}: {error}"]
+    pages = {page.name: page_html(page, site) for page in site.pages}
+    if not studies or there.keys() - {"index"} <= pages.keys():
+        pages["index"] = index_html(site)
     wrong = [
         f"{folder / name}.html: {'differs from the records' if name in there else 'is missing'}"
         for name, page in pages.items()
