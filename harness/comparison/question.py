@@ -41,8 +41,7 @@ NOT_ASKED = (
 )
 """What docs/plan.md wants to know and no study here asks yet: a study that does takes its line away."""
 ALPHA_STUDY = "small-alpha"
-"""Asks what α learns: its rate, and masks of other images in its batches, from which nothing is to be learnt."""
-ALPHA_ROW, SHUFFLED = "α's rate of the card", "masks of α shuffled"
+"""Asks what α learns, by other rates of α and by masks of other images in its batches."""
 MODELS = {"mobile_sam": "MobileSAM", "timm/vit_small_patch14_dinov2": "ViT-S"}
 FEW_DRAWS, FEW_IMAGES = 6, 30
 """Below so many runs or test images a row of the answer says so."""
@@ -225,6 +224,7 @@ class Choice:
     """What α chose in the runs of one row of `ALPHA_STUDY`, beside what noise alone gives at the row's rates of α.
 
     Args:
+        row: its label.
         spreads: seed -> SD of the logarithms of the shares.
         favourites: seed -> the operation with the largest share, averaged over the cells, and that share.
     """
@@ -538,8 +538,9 @@ class Question:
 
     def more_spread(self, first: str, second: str) -> stats.Interval | None:
         """Of the spreads of two rows' shares, first − second, paired by seed."""
-        one, other = self.choices[first].spreads, self.choices[second].spreads
-        return stats.t_interval([one[seed] - other[seed] for seed in sorted(one.keys() & other.keys())])
+        spreads, reference = self.choices[first].spreads, self.choices[second].spreads
+        seeds = sorted(spreads.keys() & reference.keys())
+        return stats.t_interval([spreads[seed] - reference[seed] for seed in seeds])
 
     def domains(self, benchmarks: Sequence[str]) -> Any:
         ends = {
