@@ -15,7 +15,7 @@ from harness.cli.tables import main
 from harness.comparison.claims import read_claims
 from harness.comparison.grids import grids
 from harness.comparison.papers import Papers, Setup
-from harness.comparison.step_costs import costs_of
+from harness.comparison.step_costs import costs_of, session_for
 from harness.report.costs import cost_page
 from harness.report.formats import write
 from tests.harness.report.sample import MadeUp, measured_on, record
@@ -79,6 +79,16 @@ def test_a_row_with_another_option_is_not_the_one_that_a_session_measured() -> N
     (grid,) = grids(runs, MadeUp(runs))
     measured = session(methods=[method("naslora", [0.1], config=options[0])])
     assert {row.label for row in costs_of(grid, measured)} == {"0", "2"}  # a rate costs nothing
+
+
+def test_rows_are_held_against_a_baseline_in_a_session_that_measured_it() -> None:
+    runs = [record(method=name, variant=name) for name in ("lora", "bitfit", "vera", "decoder")]
+    here = measured_on(backbone="tiny", image_size=64)
+    costs = [method(run.run.method, [0.1], config=run.run.method_config) for run in runs]
+    without, within = (session(comparability=here, methods=part) for part in (costs[1:], costs[:2]))
+    (grid,) = grids(runs, MadeUp(runs, costs=[without, within]))
+    assert session_for(grid) is without  # which has more rows
+    assert session_for(grid, beside=grid.row("lora")) is within
 
 
 def test_two_sessions_of_one_key_are_rows_with_their_names() -> None:

@@ -357,6 +357,20 @@ def test_the_check_of_tables_covers_the_site_but_not_its_photographs(tmp_path: P
     ]
 
 
+def test_the_check_says_so_where_a_site_cannot_be_compared(tmp_path: Path, capsys) -> None:
+    write_comparison(tmp_path, methods=("decoder", "lora"), benchmarks=("kvasir",), seeds=2, epochs=2, blocks=1, side=8)
+    words, site = ["--results", str(tmp_path)], tmp_path / "site"
+    assert tables(words) == 0
+    site.mkdir()
+    for name in ("index", "study-of-mine"):
+        (site / f"{name}.html").write_bytes(b"\xff")
+    assert tables([*words, "--check"]) == 0
+    assert "the site" not in capsys.readouterr().out
+    (site / "small-search.html").touch()  # of a study with no records here
+    assert tables([*words, "--check"]) == 1
+    assert str(site) in capsys.readouterr().out
+
+
 def test_fourteen_methods_on_nine_benchmarks_are_a_small_page(tmp_path: Path) -> None:
     write_comparison(tmp_path, seeds=3, epochs=1, blocks=1, side=8)
     page = page_of(tmp_path)
