@@ -27,7 +27,7 @@ from benchmarks.saving import add_json, save
 from harness.costing.device import used_by_others
 from harness.datasets.reading.decoding import read_binary
 from harness.datasets.reading.pairing import image_files
-from harness.evaluation.names import SALIENCY
+from harness.evaluation.conventions import SALIENCY
 from harness.evaluation.resize import resize_nearest
 from harness.evaluation.scorer import SplitScorer
 

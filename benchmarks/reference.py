@@ -16,8 +16,8 @@ from segment_anything.modeling import Sam
 from torch import Tensor, nn
 
 from harness.methods.base import Method
+from harness.methods.naslora import CellOnTokens
 from harness.methods.parts.cell import Cell
-from harness.methods.parts.cell_tokens import CellOnTokens
 from harness.methods.parts.lowrank import LowRank
 from harness.methods.parts.operations import CONVOLUTIONS
 from harness.models.original_sam import plain_sam, sam_state_dict

@@ -12,8 +12,7 @@ from typing import TYPE_CHECKING
 from harness.archive.store import require_writable
 from harness.check import from_mapping, parse_assignments
 from harness.cli.command import CommandParser, command, require_effect, verb
-from harness.evaluation.conventions import Conventions, Overlap, Resolution
-from harness.evaluation.names import CLASSES, METRICS
+from harness.evaluation.conventions import CLASSES, METRICS, Conventions, Overlap, Resolution
 from harness.system.errors import UsageError, os_reason
 from harness.system.streams import counter
 from harness.system.tables import form_of, require_form, table_bytes

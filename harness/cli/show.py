@@ -14,8 +14,7 @@ from harness.cli.command import CommandParser, add_results, command, require_eff
 from harness.comparison.finding import find_record
 from harness.report.page import SUFFIX
 from harness.report.pages import page_of
-from harness.report.runs import TwoFolders, compared, compared_in_terminal, in_terminal, record_as_data
-from harness.report.why import explain
+from harness.report.runs import TwoFolders, compared, compared_in_terminal, explain, in_terminal, record_as_data
 from harness.system.errors import UsageError
 from harness.system.streams import say_skipped, show_text
 

@@ -20,7 +20,7 @@ from harness.archive.schema import (
 from harness.comparison.names import SCORE_TITLES, method_rank
 from harness.registry import label_note
 from harness.studies import Study
-from harness.studies.grids import grid_of
+from harness.studies.design import grid_of
 
 if TYPE_CHECKING:
     from harness.archive.archive import Archive

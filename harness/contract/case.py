@@ -1,25 +1,125 @@
-"""What the contract is checked on: a method with a configuration on a tiny backbone, a copy of its own for every check."""
+"""What the contract is checked on: a method with a configuration on a tiny backbone, a copy of its own for every check.
+A copy costs less than building or training a segmenter again.
+"""
 
 from __future__ import annotations
 
-from collections.abc import Callable
+import io
+import pickle
+from collections.abc import Callable, Iterable, Iterator
+from contextlib import contextmanager
 from dataclasses import dataclass, field
 from functools import cached_property, lru_cache
+from types import MethodType
+from typing import TypeVar
 
 import torch
 from torch import Tensor, nn
 from torch.nn.functional import binary_cross_entropy_with_logits, cross_entropy
 
-from harness.contract.copies import copier
 from harness.methods.base import Method
 from harness.methods.configs import MethodConfig
-from harness.methods.parts.placement import BackboneShape
+from harness.methods.parts.placement import BackboneShape, MethodError
 from harness.models.build import build_segmenter
 from harness.models.catalog import backbone_shape
 from harness.models.decoders import LABELLING, Decoder
 from harness.models.segmenter import Segmenter, upsample
 from harness.protocols.card import Protocol
 from harness.training.losses import build_loss
+
+T = TypeVar("T")
+
+
+def copier(thing: T) -> Callable[[], T] | None:
+    """What gives copies of ``thing`` that share nothing with it or with each other: modules, attributes and references
+    between them, without gradients and graphs.
+
+    Args:
+        thing: modules and what refers to them; from now on the copies' own, not to be changed.
+
+    Returns:
+        None where a copy would not be whole: a hook or another function made at run time belongs to the original, and so do
+        a tensor's views and what hangs on it.
+    """
+    file = io.BytesIO()
+    packer = _Packer(file, protocol=pickle.HIGHEST_PROTOCOL)
+    try:
+        packer.dump(thing)
+    except (pickle.PicklingError, AttributeError, TypeError, RuntimeError):
+        return None
+    tensors = packer.tensors.values()
+    filled = [tensor.untyped_storage().data_ptr() for tensor in tensors if tensor.numel()]
+    if len(set(filled)) < len(filled) or any(map(_carries_more, tensors)):
+        return None
+    packed = file.getvalue()
+    return lambda: _Unpacker(packed, packer.tensors).load()
+
+
+def _carries_more(tensor: Tensor) -> bool:
+    """Whether something hangs on it that a copy of its values would lack."""
+    return bool(vars(tensor) or tensor._backward_hooks or tensor._post_accumulate_grad_hooks)
+
+
+class _Packer(pickle.Pickler):
+    """Pickles everything but tensors, which it keeps aside."""
+
+    def __init__(self, file: io.BytesIO, *, protocol: int) -> None:
+        super().__init__(file, protocol=protocol)
+        self.tensors: dict[int, Tensor] = {}
+
+    def persistent_id(self, obj: object) -> int | None:
+        if isinstance(obj, MethodType):  # by name alone, which may be that of another in the class
+            raise TypeError(f"{obj.__name__} is bound to the original")
+        if not isinstance(obj, Tensor):
+            return None
+        self.tensors[id(obj)] = obj
+        return id(obj)
+
+
+class _Unpacker(pickle.Unpickler):
+    """Unpickles what `_Packer` pickled, with a copy of each tensor."""
+
+    def __init__(self, packed: bytes, tensors: dict[int, Tensor]) -> None:
+        super().__init__(io.BytesIO(packed))
+        self._tensors = tensors
+        self._copies: dict[int, Tensor] = {}
+
+    def persistent_load(self, pid: int) -> Tensor:
+        if pid not in self._copies:
+            tensor = self._tensors[pid]
+            values = tensor.detach().clone()
+            if isinstance(tensor, nn.Parameter):
+                values = type(tensor)(values, tensor.requires_grad)
+            elif tensor.is_leaf:
+                values.requires_grad_(tensor.requires_grad)
+            self._copies[pid] = values
+        return self._copies[pid]
+
+
+class Violation(AssertionError):
+    """A method breaks a clause; the message says which value was seen."""
+
+
+def require(truth: bool, message: str) -> None:  # noqa: FBT001 - reads like an assertion
+    """Raise `Violation` with ``message`` unless ``truth``."""
+    if not truth:
+        raise Violation(message)
+
+
+@contextmanager
+def must_refuse(message: str) -> Iterator[None]:
+    """The code inside must raise `MethodError`; ``message`` says what is wrong if it does not."""
+    try:
+        yield
+    except MethodError:
+        return
+    raise Violation(message)
+
+
+def first(names: Iterable[str]) -> str:
+    """One name for a message, the same one every time."""
+    return min(names, default="nothing")
+
 
 IMAGE_SIZE = 64
 """A grid of 4 tokens a side, which tiny's windows of 3 do not divide: padding is part of every check."""

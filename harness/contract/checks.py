@@ -2,23 +2,35 @@
 
 from __future__ import annotations
 
+import math
 import tempfile
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
+from dataclasses import fields, replace
 from pathlib import Path
+from typing import Any
 
 import torch
 from safetensors.torch import load_file, save_file
 from torch import Tensor
 from torch.autograd.graph import saved_tensors_hooks
 
-from harness.contract.case import SEED, STEPS, ContractCase, grouped_parameters, logits
-from harness.contract.declared import properties, schedule
-from harness.contract.merging import declared_merges
-from harness.contract.placement import placement
-from harness.contract.violation import first, must_refuse, require
-from harness.methods.base import Method
+from harness.contract.case import (
+    SEED,
+    STEPS,
+    ContractCase,
+    Violation,
+    first,
+    grouped_parameters,
+    logits,
+    must_refuse,
+    require,
+)
+from harness.methods.base import MergeMode, MergeReport, Method
+from harness.methods.parts.placement import MethodError, parse_blocks
 from harness.models.catalog import trained_in_decoder
 from harness.models.decoders import DECODERS
+from harness.models.original_sam import plain_sam, sam_state_dict
+from harness.models.sam_encoder import SAMEncoder
 from harness.models.segmenter import Segmenter
 
 IDENTITY_TOLERANCE = 1e-6
@@ -200,6 +212,224 @@ def _loss_and_kept_bytes(subject: ContractCase, segmenter: Segmenter, method: Me
     return loss, sum(tensor.untyped_storage().nbytes() for key, tensor in kept.items() if key not in known)
 
 
+def _require_close(plain: dict[str, Tensor], recomputed: dict[str, Tensor], what: str) -> None:
+    for name, tensor in plain.items():
+        if not tensor.is_floating_point():
+            require(torch.equal(tensor, recomputed[name]), f"{what} {name} differs with checkpointing")
+            continue
+        largest = float((tensor - recomputed[name]).abs().max()) if tensor.numel() else 0.0
+        require(largest <= RECOMPUTE_TOLERANCE, f"{what} {name} differs by {largest:.1e} with checkpointing")
+
+
+BLOCKS = ("all", "first-half", "last-half", "global", "0")
+SITES = ("qkv", "q,v", "q,k,v", "proj", "mlp", "proj,mlp")
+
+
+def placement(subject: ContractCase) -> str:
+    """``blocks`` and ``sites`` restrict the method to what they name, with the closed form's count; nonsense is refused."""
+    names = {field.name for field in fields(subject.config)}
+    if "blocks" not in names:
+        return "no placement"
+    for blocks in BLOCKS:
+        if blocks == "global" and not subject.shape.global_blocks:
+            continue
+        _require_blocks(_with(subject, blocks=blocks), blocks)
+    for sites, placed in _placed_at(subject) if "sites" in names else ():
+        segmenter = _require_count(placed, f"sites={sites}")
+        with torch.no_grad():
+            finite = math.isfinite(float(segmenter(subject.images[:2]).masks.sum()))
+        require(finite, f"sites={sites}: the logits are not finite")
+    for nonsense in ("no-such-blocks", str(subject.shape.depth)):
+        with must_refuse(f"blocks={nonsense!r} is accepted"):
+            _with(subject, blocks=nonsense).attached()
+    return "blocks, sites" if "sites" in names else "blocks"
+
+
+def _placed_at(subject: ContractCase) -> Iterator[tuple[str, ContractCase]]:
+    """The sites that the configuration does not refuse."""
+    for sites in SITES:
+        try:
+            yield sites, _with(subject, sites=sites)
+        except MethodError:
+            continue
+
+
+def _require_blocks(subject: ContractCase, blocks: str) -> None:
+    segmenter = _require_count(subject, f"blocks={blocks}")
+    shape = subject.shape
+    allowed = set(parse_blocks(blocks, depth=shape.depth, global_blocks=shape.global_blocks))
+    for index, block in enumerate(segmenter.encoder.blocks):
+        trains = any(parameter.requires_grad for parameter in block.parameters())
+        require(index in allowed or not trains, f"blocks={blocks} trains in block {index}")
+
+
+def _require_count(subject: ContractCase, what: str) -> Segmenter:
+    try:
+        segmenter, _ = subject.attached()
+    except AttributeError as error:
+        raise MethodError(f"{what} is accepted, but cannot be attached: {error}") from error
+    placed = sum(p.numel() for p in segmenter.encoder.parameters() if p.requires_grad)
+    expected = subject.config.encoder_parameters(subject.shape)
+    require(placed == expected, f"with {what} {placed} parameters train, the closed form says {expected}")
+    return segmenter
+
+
+def _with(subject: ContractCase, **changes: Any) -> ContractCase:
+    return replace(subject, config=replace(subject.config, **changes))
+
+
+EPOCHS = 4
+
+
+def schedule(subject: ContractCase) -> str:
+    """`roles_at` and `passes_at` are pure: asked again, backwards, and after training they say the same."""
+    _, method = subject.trained()
+    _, fresh = subject.attached()
+    moments = [(epoch, step) for epoch in range(EPOCHS) for step in range(STEPS)]
+    answers = {moment: _at(fresh, *moment) for moment in moments}
+    for epoch, step in reversed(moments):
+        for asked in (fresh, method):
+            again = _at(asked, epoch, step)
+            before = answers[epoch, step]
+            require(again == before, f"in epoch {epoch}, step {step} it says {before} first and {again} later")
+    roles = {role for _, passes in answers.values() for updated in passes for role in updated}
+    known = {group.role for group in fresh.parameter_groups()}
+    require(roles <= known, f"updates {', '.join(sorted(roles - known))}, but no parameter group has that role")
+    return "pure"
+
+
+def properties(subject: ContractCase) -> str:
+    """What the configuration says of gradients and added parameters is what the attached model does."""
+    plain = sum(p.numel() for p in subject.plain().encoder.parameters())
+    segmenter, method = subject.attached()
+    config, encoder = method.config, segmenter.encoder
+    added = sum(p.numel() for p in encoder.parameters()) - plain
+    declared = config.added_parameters(subject.shape)
+    require(added == declared, f"adds {added} parameters to the encoder, its configuration says {declared}")
+    trains = any(p.requires_grad for p in encoder.parameters())
+    require(config.trains_encoder or not trains, "trains_encoder is False, but something in the encoder trains")
+    first = config.gradient_from(subject.shape)
+    reached = _blocks_with_gradient(subject, segmenter, method)
+    if first is None:
+        require(
+            not reached,
+            f"gradient_from says that no gradient passes the backbone, but it reaches block {min(reached, default=0)}",
+        )
+    else:
+        require(
+            min(reached, default=first) >= first,
+            f"gradient_from says {first}, but gradient reaches block {min(reached, default=0)}",
+        )
+    return "as declared"
+
+
+def _at(method: Method, epoch: int, step: int) -> tuple[object, tuple[tuple[str, ...], ...]]:
+    return (
+        method.roles_at(epoch=epoch, step=step),
+        method.passes_at(epoch=epoch, step=step),
+    )
+
+
+def _blocks_with_gradient(subject: ContractCase, segmenter: Segmenter, method: Method) -> set[int]:
+    """Blocks whose output gets a gradient in backward, and which therefore backward passes or ends at."""
+    reached: set[int] = set()
+    if not method.config.trains:
+        return reached
+
+    def watch(index: int, output: Tensor) -> None:
+        if output.requires_grad:
+            output.register_hook(lambda gradient: reached.add(index))
+
+    for index, block in enumerate(segmenter.encoder.blocks):
+        block.register_forward_hook(lambda block, inputs, output, index=index: watch(index, output))
+    segmenter.train()
+    subject.loss(segmenter, method).backward()
+    return reached
+
+
+MERGE_TOLERANCE = 1e-4
+"""Relative, of ``exact`` and ``conv`` merges; ``calibrated`` approximates and only has to report its error truly."""
+
+
+def declared_merges(subject: ContractCase) -> str:
+    """Every declared mode merges within its tolerance and reports truly; every other mode is refused."""
+    modes: tuple[MergeMode, ...] = ("exact", "conv", "calibrated")
+    seen = []
+    _, method = subject.attached()
+    for mode in modes:
+        if mode not in method.merge_modes:
+            with must_refuse(f"{mode} is not among its merge modes and is accepted"):
+                method.merge(mode, calibration=[subject.images], held_out=[subject.images])
+            continue
+        seen.append(_merged(subject, mode))
+    return "; ".join(seen) or "not mergeable"
+
+
+def _merged(subject: ContractCase, mode: MergeMode) -> str:
+    segmenter, method = subject.trained()
+    calibration, held_out = subject.images[:2], subject.images[2:]
+    before = logits(segmenter, held_out)
+    report = method.merge(mode, calibration=[calibration], held_out=[held_out])
+    after = logits(segmenter, held_out)
+    largest, relative = float((after - before).abs().max()), float((after - before).norm() / before.norm())
+    require(report.mode == mode, f"the report of {mode} says {report.mode}")
+    if report.max_deviation is None or report.relative_deviation is None:
+        raise Violation(f"{mode} reports no deviation although it was given held-out images")
+    require(
+        _near(report.max_deviation, largest) and _near(report.relative_deviation, relative),
+        f"{mode} reports a deviation of {report.max_deviation:.2e} ({report.relative_deviation:.2e} relative); "
+        f"measured {largest:.2e} ({relative:.2e})",
+    )
+    require(relative < float("inf"), f"{mode} gives outputs that are not finite")
+    unknown = set(report.partly) - set(report.left)
+    require(
+        not unknown, f"{mode} reports {first(unknown)} as folded in part, but not among the sites that keep the rest"
+    )
+    whole = not report.left
+    if mode != "calibrated":
+        require(relative <= MERGE_TOLERANCE, f"{mode} changes the output by {relative:.1e} (relative)")
+    extra = sum(p.numel() for p in segmenter.encoder.parameters()) - sum(
+        p.numel() for p in subject.plain().encoder.parameters()
+    )
+    require(
+        extra == report.extra_parameters,
+        f"{mode} reports {report.extra_parameters} extra parameters, there are {extra}",
+    )
+    if whole and mode != "conv":
+        _require_plain(subject, segmenter, report)
+    return f"{mode} {relative:.1e}"
+
+
+def _require_plain(subject: ContractCase, segmenter: Segmenter, report: MergeReport) -> None:
+    """A whole merge is the plain backbone, for SAM's that of segment_anything's own modules: it loads strictly there and
+    embeds images the same."""
+    require(
+        report.extra_parameters == 0,
+        f"{report.mode} folds everything and still needs {report.extra_parameters} parameters",
+    )
+    plain = subject.plain()
+    differ = segmenter.encoder.state_dict().keys() ^ plain.encoder.state_dict().keys()
+    require(not differ, f"{report.mode} leaves names that a plain backbone does not have: {first(differ)}")
+    encoder = plain.encoder
+    if isinstance(segmenter.encoder, SAMEncoder):
+        sam = plain_sam(subject.backbone, image_size=subject.images.shape[-1])
+        sam.load_state_dict(sam_state_dict(segmenter), strict=True)
+        encoder = sam.image_encoder
+    else:
+        encoder.load_state_dict(segmenter.encoder.state_dict(), strict=True)
+    with torch.no_grad():
+        images = subject.images[2:]
+        largest = float((encoder(images) - segmenter.encoder(images)).abs().max())
+    require(
+        largest <= MERGE_TOLERANCE,
+        f"the plain encoder embeds the {report.mode} merge differently by {largest:.1e}",
+    )
+
+
+def _near(reported: float, measured: float) -> bool:
+    return abs(reported - measured) <= 1e-6 + 1e-2 * measured
+
+
 CHECKS: dict[str, Check] = {
     "identity": identity,
     "gradient": gradient,
@@ -215,12 +445,3 @@ CHECKS: dict[str, Check] = {
     "properties": properties,
     "merge": declared_merges,
 }
-
-
-def _require_close(plain: dict[str, Tensor], recomputed: dict[str, Tensor], what: str) -> None:
-    for name, tensor in plain.items():
-        if not tensor.is_floating_point():
-            require(torch.equal(tensor, recomputed[name]), f"{what} {name} differs with checkpointing")
-            continue
-        largest = float((tensor - recomputed[name]).abs().max()) if tensor.numel() else 0.0
-        require(largest <= RECOMPUTE_TOLERANCE, f"{what} {name} differs by {largest:.1e} with checkpointing")

@@ -1,10 +1,28 @@
-"""The conventions under which a prediction is scored: the ones that change numbers (docs/metrics.md)."""
+"""Names of the metrics, and the conventions under which a prediction is scored: the ones that change numbers (docs/metrics.md).
+
+Apart from the metrics' code, so that listing them imports nothing.
+"""
 
 from __future__ import annotations
 
 import math
 from dataclasses import dataclass
 from typing import Literal
+
+E_MEASURES = ("e_mean", "e_max", "e_adaptive")
+SALIENCY = ("s_measure", *E_MEASURES, "weighted_f", "mae")
+OVERLAP = ("iou", "dice", "jaccard")
+CLASSES = ("miou", "accuracy")
+METRICS = (*SALIENCY, *OVERLAP, "ber", *CLASSES)
+"""Of masks."""
+LABELS = ("accuracy", "nll", "ece")
+"""Of images with one label each."""
+
+
+def higher_is_better(metric: str) -> bool:
+    """False for errors: MAE and BER, NLL and ECE."""
+    return metric not in ("mae", "ber", "nll", "ece")
+
 
 Resolution = Literal["native", "input"]
 Overlap = Literal["per-image", "accumulated"]

@@ -8,7 +8,7 @@ from dataclasses import dataclass
 import numpy as np
 from numpy.typing import NDArray
 
-from harness.evaluation.names import LABELS
+from harness.evaluation.conventions import LABELS
 from harness.evaluation.scorer import ImageScore, SplitScorer
 
 BINS = 15

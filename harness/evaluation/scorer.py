@@ -1,4 +1,8 @@
-"""Scores of a split: per image and over all, independent of the order in which images arrive."""
+"""Scores of a split: per image and over all, independent of the order in which images arrive.
+
+IoU, Dice, Jaccard and BER follow from counts of pixels, mIoU and accuracy from a confusion matrix. Counts are integers, so
+sums over images are exact whatever their order.
+"""
 
 from __future__ import annotations
 
@@ -10,19 +14,103 @@ from typing import ClassVar, Literal
 import numpy as np
 from numpy.typing import NDArray
 
-from harness.evaluation import overlap
-from harness.evaluation.conventions import Conventions
-from harness.evaluation.names import CLASSES, E_MEASURES, METRICS, OVERLAP, SALIENCY
-from harness.evaluation.overlap import Areas, Confusion
+from harness.evaluation.conventions import CLASSES, E_MEASURES, METRICS, OVERLAP, SALIENCY, Conventions
 from harness.evaluation.resize import resize_bilinear, resize_nearest
 from harness.evaluation.saliency import e_measure, mae, s_measure, saliency_map
 from harness.evaluation.weighted_f import weighted_f
 from harness.system.errors import UsageError, did_you_mean
 
+Confusion = NDArray[np.int64]
+"""(C, C): true class by predicted class."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class Areas:
+    """Pixels of a binary prediction by truth; ignored pixels are in none of them."""
+
+    hits: int = 0
+    false_alarms: int = 0
+    misses: int = 0
+    rejections: int = 0
+
+    def __add__(self, other: Areas) -> Areas:
+        return Areas(
+            hits=self.hits + other.hits,
+            false_alarms=self.false_alarms + other.false_alarms,
+            misses=self.misses + other.misses,
+            rejections=self.rejections + other.rejections,
+        )
+
+
+def areas(predicted: NDArray[np.bool_], foreground: NDArray[np.bool_], valid: NDArray[np.bool_] | None = None) -> Areas:
+    """Count the four outcomes; all arrays (H, W)."""
+    total = predicted.size
+    if valid is not None:
+        predicted, foreground, total = predicted & valid, foreground & valid, int(np.count_nonzero(valid))
+    hits = int(np.count_nonzero(predicted & foreground))
+    alarms, positives = int(np.count_nonzero(predicted)), int(np.count_nonzero(foreground))
+    return Areas(
+        hits=hits, false_alarms=alarms - hits, misses=positives - hits, rejections=total - alarms - positives + hits
+    )
+
+
+def iou(counts: Areas, *, empty: float) -> float:
+    """Intersection over union, also called Jaccard index; ``empty`` where mask and prediction both are empty."""
+    union = counts.hits + counts.false_alarms + counts.misses
+    return counts.hits / union if union else empty
+
+
+def dice(counts: Areas, *, empty: float) -> float:
+    """2 |A ∩ B| / (|A| + |B|); ``empty`` where mask and prediction both are empty."""
+    both = 2 * counts.hits + counts.false_alarms + counts.misses
+    return 2 * counts.hits / both if both else empty
+
+
+def ber(counts: Areas) -> float:
+    """Balanced error rate in [0, 1]: the mean of the error rates inside and outside the shadow.
+
+    A class that the mask does not have has no error rate and drops out of the mean; without either it is 0.
+    """
+    rates = []
+    if counts.hits + counts.misses:
+        rates.append(counts.misses / (counts.hits + counts.misses))
+    if counts.false_alarms + counts.rejections:
+        rates.append(counts.false_alarms / (counts.false_alarms + counts.rejections))
+    return sum(rates) / len(rates) if rates else 0.0
+
+
+def confusion(
+    predicted: NDArray[np.integer],
+    true: NDArray[np.integer],
+    *,
+    num_classes: int,
+    valid: NDArray[np.bool_] | None = None,
+) -> Confusion:
+    """Confusion matrix of class indices (H, W) below ``num_classes``."""
+    pairs = true.astype(np.intp) * num_classes + predicted
+    if valid is not None:
+        pairs = pairs[valid]
+    return np.bincount(pairs.ravel(), minlength=num_classes**2).reshape(num_classes, num_classes)
+
+
+def miou(matrix: Confusion) -> float:
+    """Mean of hits / union over the classes in mask or prediction, background included; 0 where there is none."""
+    hits = np.diagonal(matrix)
+    union = matrix.sum(axis=0) + matrix.sum(axis=1) - hits
+    seen = union > 0
+    return float(np.mean(hits[seen] / union[seen])) if seen.any() else 0.0
+
+
+def accuracy(matrix: Confusion) -> float:
+    """Share of pixels with the right class; 0 where there is no pixel."""
+    total = int(matrix.sum())
+    return int(np.trace(matrix)) / total if total else 0.0
+
+
 Task = Literal["binary", "multiclass", "classification"]
 
 IGNORE = 255
-_OF_CONFUSION: dict[str, Callable[[Confusion], float]] = {"miou": overlap.miou, "accuracy": overlap.accuracy}
+_OF_CONFUSION: dict[str, Callable[[Confusion], float]] = {"miou": miou, "accuracy": accuracy}
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -167,7 +255,7 @@ class SplitScorer:
     def _measure_classes(self, scores: NDArray, mask: NDArray[np.uint8], valid: NDArray[np.bool_] | None) -> ImageScore:
         if scores.ndim == 3:
             scores = scores.argmax(axis=0)
-        matrix = overlap.confusion(scores, mask, num_classes=self.num_classes, valid=valid)
+        matrix = confusion(scores, mask, num_classes=self.num_classes, valid=valid)
         return ImageScore(values={name: _OF_CONFUSION[name](matrix) for name in self.metrics}, confusion=matrix)
 
     def _measure_binary(
@@ -178,10 +266,8 @@ class SplitScorer:
         values: dict[str, float] = {}
         counts = Areas()
         if metrics & {*OVERLAP, *CLASSES}:
-            counts = overlap.areas(probability > rules.threshold, foreground, valid)
-        ber_counts = (
-            overlap.areas(probability > rules.ber_threshold, foreground, valid) if "ber" in metrics else Areas()
-        )
+            counts = areas(probability > rules.threshold, foreground, valid)
+        ber_counts = areas(probability > rules.ber_threshold, foreground, valid) if "ber" in metrics else Areas()
         matrix = _as_confusion(counts) if metrics & set(CLASSES) else None
         values.update(self._of_areas(counts, ber_counts))
         if matrix is not None:
@@ -209,8 +295,8 @@ class SplitScorer:
 
     def _of_areas(self, counts: Areas, ber_counts: Areas) -> dict[str, float]:
         empty = self.conventions.empty
-        over = overlap.iou(counts, empty=empty)
-        return {"iou": over, "jaccard": over, "dice": overlap.dice(counts, empty=empty), "ber": overlap.ber(ber_counts)}
+        over = iou(counts, empty=empty)
+        return {"iou": over, "jaccard": over, "dice": dice(counts, empty=empty), "ber": ber(ber_counts)}
 
     def images(self) -> dict[str, dict[str, float]]:
         """stem -> metric -> value, in the order of the stems; without images whose every pixel is ignored."""

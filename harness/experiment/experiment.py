@@ -23,7 +23,7 @@ from harness.archive.files import images_csv
 from harness.archive.masks import KeptMask, chosen_images, encoded_masks
 from harness.archive.schema import Code, Record
 from harness.archive.store import RecordStore
-from harness.evaluation.names import higher_is_better
+from harness.evaluation.conventions import higher_is_better
 from harness.experiment.building import attached_segmenter
 from harness.experiment.data import RunData, open_data
 from harness.experiment.environment import environment, one_line, own_device, reason_code

@@ -10,9 +10,9 @@ import torch
 from torch import Tensor, nn
 
 from harness.archive.schema import IGNORED
+from harness.evaluation.conventions import CLASSES, LABELS, OVERLAP, SALIENCY
 from harness.evaluation.evaluate import Item, evaluate_split
 from harness.evaluation.labels import LabelScorer
-from harness.evaluation.names import CLASSES, LABELS, OVERLAP, SALIENCY
 from harness.evaluation.scorer import IGNORE, SplitScorer
 from harness.experiment.data import RunData
 from harness.experiment.stages import Stages

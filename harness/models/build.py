@@ -215,8 +215,7 @@ def _neckless_parts(options: _BuildOptions) -> tuple[nn.Module, PromptEncoder, M
 def _timm_encoder(options: _BuildOptions) -> nn.Module:
     from timm.models import eva, vision_transformer
 
-    from harness.models.dinov3_encoder import DINOv3Encoder
-    from harness.models.timm_encoder import TimmEncoder, create_vit
+    from harness.models.timm_encoder import DINOv3Encoder, TimmEncoder, create_vit
 
     entry, shape, checkpoint = options.entry, options.shape, options.checkpoint
     vit = create_vit(entry.timm_model, shape.image_size, **entry.timm_options)

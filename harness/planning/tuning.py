@@ -14,11 +14,11 @@ from typing import Any
 
 from harness.archive.schema import Record, Run, is_from_more
 from harness.archive.store import RecordStore
-from harness.evaluation.names import higher_is_better
+from harness.evaluation.conventions import higher_is_better
 from harness.planning.plan import Plan, plan
 from harness.planning.request import Request, Variant, require_countable
 from harness.registry import BENCHMARKS, METHODS
-from harness.studies.grids import RULES_BY, grid_of, is_rule
+from harness.studies.design import RULES_BY, grid_of, is_rule
 from harness.system.errors import UsageError, did_you_mean
 
 RULES = (

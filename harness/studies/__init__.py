@@ -15,7 +15,7 @@ from pydantic import AfterValidator, BeforeValidator, PlainValidator, StrictInt
 from pydantic import Field as Bound
 
 from harness.check import from_mapping
-from harness.evaluation.names import LABELS, METRICS
+from harness.evaluation.conventions import LABELS, METRICS
 from harness.registry import BENCHMARKS, METHODS
 from harness.studies.design import Field, Point, label_of, options_of, parse_fields, points
 from harness.system.errors import UsageError, did_you_mean

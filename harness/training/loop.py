@@ -3,25 +3,30 @@ not been.
 
 Everything random is a function of (seed, epoch, step), the learning rate of the update's index, and checkpoints are
 written between updates. So a process that is killed and started again repeats the updates since its last checkpoint
-with the same numbers, and on CPU ends with bit-identical weights and metrics (for the same number of threads).
+with the same numbers, and on CPU ends with bit-identical weights and metrics (for the same number of threads). On a GPU
+kernels are deterministic while it trains.
 """
 
 from __future__ import annotations
 
+import contextlib
 import math
+import os
 import time
+import warnings
+from collections.abc import Iterator
 from dataclasses import asdict, dataclass, field
 from typing import Any, Literal
 
 import torch
 
-from harness.methods.base import ARCHITECTURE, Role
+from harness.methods.base import ARCHITECTURE, WEIGHTS, Method, Role
 from harness.methods.parts.placement import MethodError
+from harness.protocols.card import Protocol
 from harness.system.errors import UsageError
 from harness.training.assignment import Assignment
 from harness.training.batches import UpdatePlan, draw_number, hold_out
 from harness.training.checkpoint import CheckpointFiles, StateFiles
-from harness.training.determinism import deterministic
 from harness.training.embeddings import encoder_is_frozen
 from harness.training.feeding import Feeder, task_loss
 from harness.training.losses import build_loss
@@ -30,8 +35,78 @@ from harness.training.optimisers import build_optimisers, parameters_of, set_lea
 from harness.training.outcome import Diverged, Interrupted, Progress, TrainingResult
 from harness.training.position import Position
 from harness.training.prediction import Loss
-from harness.training.schedule import learning_rate_factor
-from harness.training.steps import planned_steps
+
+
+@contextlib.contextmanager
+def deterministic(device: torch.device) -> Iterator[None]:
+    """Deterministic kernels on CUDA wherever they exist; CPU kernels are deterministic for a fixed number of threads.
+
+    Some backward passes (bilinear upsampling, pooling) have no deterministic kernel on CUDA: they run as they are.
+    """
+    if device.type != "cuda":
+        yield
+        return
+    os.environ.setdefault("CUBLAS_WORKSPACE_CONFIG", ":4096:8")  # cuBLAS reads it when it starts
+    before = torch.are_deterministic_algorithms_enabled()
+    warn_only = torch.is_deterministic_algorithms_warn_only_enabled()
+    benchmark = torch.backends.cudnn.benchmark
+    fill = torch.utils.deterministic.fill_uninitialized_memory  # type: ignore[attr-defined]
+    torch.use_deterministic_algorithms(True, warn_only=True)
+    torch.backends.cudnn.benchmark = False
+    torch.utils.deterministic.fill_uninitialized_memory = False  # type: ignore[attr-defined]
+    try:
+        with warnings.catch_warnings():
+            warnings.filterwarnings("ignore", message=".*does not have a deterministic implementation.*")
+            yield
+    finally:
+        torch.use_deterministic_algorithms(before, warn_only=warn_only)
+        torch.backends.cudnn.benchmark = benchmark
+        torch.utils.deterministic.fill_uninitialized_memory = fill  # type: ignore[attr-defined]
+
+
+MOST_STEPS = 1000
+"""Steps for an update of the weights; a method that takes more than this never gives them one."""
+
+
+def planned_steps(method: Method, plan: UpdatePlan, protocol: Protocol, *, images: int) -> int:
+    """Steps of the whole run.
+
+    ``budget=epochs``: those of the protocol's epochs. ``budget=updates``: as many as the weights need for the updates
+    that they would get in the protocol's epochs over all ``images`` if every step were theirs. None where nothing trains.
+    """
+    if not method.config.trains:
+        return 0
+    if protocol.budget == "epochs" or not method.config.spares_weight_updates:
+        return plan.updates_per_epoch * protocol.epochs
+    updates = -(-(protocol.epoch_images or images) // (plan.batch_size * plan.accumulate)) * protocol.epochs
+    total = done = 0
+    while done < updates:
+        epoch, step = divmod(total, plan.updates_per_epoch)
+        done += sum(WEIGHTS in roles for roles in method.passes_at(epoch=epoch, step=step))
+        total += 1
+        if total > MOST_STEPS * updates:
+            raise MethodError(f"{method.name} gives its weights no {updates} updates within {total} steps")
+    return total
+
+
+def learning_rate_factor(
+    update: int, *, total: int, kind: Literal["linear", "cosine", "constant"], warmup: int = 0
+) -> float:
+    """Factor in [0, 1] on every group's learning rate at ``update`` (0-based, of ``total``).
+
+    Warm-up: (update + 1) / warmup for the first ``warmup`` updates. Then, with t the fraction done of the rest: linear
+    1 − t, cosine (1 + cos πt) / 2, constant 1. The first update after warm-up has factor 1; linear and cosine reach
+    zero after the last update.
+    """
+    if update < warmup:
+        return (update + 1) / warmup
+    done = (update - warmup) / max(1, total - warmup)
+    if kind == "linear":
+        return max(0.0, 1 - done)
+    if kind == "cosine":
+        return (1 + math.cos(math.pi * min(1.0, done))) / 2
+    return 1.0
+
 
 LOOKAHEAD = 2
 """Updates whose images load while one computes."""
@@ -166,7 +241,7 @@ class _Loop:
         return passes
 
     def _steps_in(self, epoch: int) -> int:
-        """Steps of an epoch; the last one may end early, see `harness.training.steps`."""
+        """Steps of an epoch; the last one may end early, see `harness.training.loop`."""
         return min(self.plan.updates_per_epoch, self.total - epoch * self.plan.updates_per_epoch)
 
     @property

@@ -7,20 +7,190 @@ computes in float32 under autocast, because its few channels cost nothing and ba
 Two ways to compute the same: operation by operation, or ``fused``. The depthwise and the pointwise part of a stage have
 nothing between them and make one dense kernel; kernels of all operations are widened to one size and run as one
 convolution; batch norms of one stage run as one. In the linear style the whole cell collapses into one kernel first.
+The weights of separable convolutions lie side by side, so that one product makes all kernels.
+All of it is differentiable.
 """
 
 from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
 
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from harness.methods.parts.beyond import BeyondDarts
-from harness.methods.parts.kernels import chain, spread, widen
+from harness.methods.parts.initialisation import kaiming_uniform
 from harness.methods.parts.operations import BEYOND, CONVOLUTIONS, POOLS
 from harness.methods.parts.placement import MethodError
 from harness.methods.parts.recompute import recomputing
-from harness.methods.parts.stages import SeparableStages
+
+
+def spread(kernels: Tensor, dilation: int) -> Tensor:
+    """Taps (…, k, k) set apart by ``dilation``, zeros between: (…, span, span) with span = dilation · (k − 1) + 1."""
+    span = dilation * (kernels.shape[-1] - 1) + 1
+    apart = kernels.new_zeros(*kernels.shape[:-2], span, span)
+    apart[..., ::dilation, ::dilation] = kernels
+    return apart
+
+
+def chain(first: Tensor, second: Tensor) -> Tensor:
+    """n kernels of ``second`` after ``first`` where nothing pads in between: K[o, i] = Σ_m second[o, m] * first[m, i].
+
+    Args:
+        first: (n, M, I, k, k).
+        second: (n, O, M, l, l).
+
+    Returns:
+        (n, O, I, k + l − 1, k + l − 1).
+    """
+    count = len(first)
+    # Correlations in a row compose by the full convolution of their kernels, which a transposed convolution computes.
+    maps = first.permute(2, 0, 1, 3, 4).flatten(1, 2)
+    weights = second.transpose(1, 2).flatten(0, 1)
+    full = F.conv_transpose2d(maps, weights, groups=count)
+    return full.unflatten(1, (count, -1)).permute(1, 2, 0, 3, 4)
+
+
+def widen(kernel: Tensor, side: int) -> Tensor:
+    """Zeros around a kernel (…, k, k) up to (…, side, side); with "same" padding it convolves alike."""
+    return F.pad(kernel, [(side - kernel.shape[-1]) // 2] * 4)
+
+
+LARGEST = 0.25
+"""Cycles a token up to which a frequency passes; 0.5 is the largest there is."""
+
+
+class BeyondDarts(nn.Module):
+    """The operations of `harness.methods.parts.operations.BEYOND` among ``operations``, each linear in its map.
+
+    Args:
+        operations: names; others are passed over.
+        channels: C.
+        generator: source of the initial weights, drawn as PyTorch starts a convolution.
+    """
+
+    def __init__(self, operations: Sequence[str], *, channels: int, generator: torch.Generator) -> None:
+        super().__init__()
+        if "dw_conv_7x7" in operations:
+            self.depthwise = nn.Parameter(kaiming_uniform((channels, 1, 7, 7), fan_in=49, generator=generator))
+        if "conv_1x3_3x1" in operations:
+            fan_in = 3 * channels
+            self.row = nn.Parameter(kaiming_uniform((channels, channels, 1, 3), fan_in=fan_in, generator=generator))
+            self.column = nn.Parameter(kaiming_uniform((channels, channels, 3, 1), fan_in=fan_in, generator=generator))
+
+    def operate(self, name: str, maps: Tensor) -> Tensor:
+        """(B, C, h, w) to the same."""
+        if name == "low_pass":
+            return low_pass(maps)
+        if name == "dw_conv_7x7":
+            return F.conv2d(maps, self.depthwise, padding=3, groups=maps.shape[1])
+        return F.conv2d(F.conv2d(maps, self.row, padding=(0, 1)), self.column, padding=(1, 0))
+
+    def kernel(self, name: str) -> Tensor:
+        """The dense kernel (C, C, k, k), k the operation's reach, that gives the same with zero padding of k // 2, at the
+        borders too: rows beyond a border stay zero under the 1×3 convolution, which has no bias."""
+        if name == "dw_conv_7x7":
+            return torch.diag_embed(self.depthwise[:, 0].permute(1, 2, 0)).permute(2, 3, 0, 1)
+        square = F.pad(self.row, (0, 0, 1, 1)), F.pad(self.column, (1, 1, 0, 0))
+        whole = chain(square[0][None], square[1][None])[0]
+        rim = (whole.shape[-1] - BEYOND[name].reach) // 2
+        return whole[..., rim:-rim, rim:-rim]
+
+
+def low_pass(maps: Tensor) -> Tensor:
+    """The part of each map (B, C, h, w) whose frequencies are at most `LARGEST` along both axes; maps are periodic in it."""
+    height, width = maps.shape[-2:]
+    rows = torch.fft.fftfreq(height, device=maps.device).abs() <= LARGEST
+    columns = torch.fft.rfftfreq(width, device=maps.device) <= LARGEST
+    spectrum = torch.fft.rfft2(maps) * (rows[:, None] & columns)
+    return torch.fft.irfft2(spectrum, s=(height, width))
+
+
+SIDE = max(form.kernel for form in CONVOLUTIONS.values())
+"""Taps a side that a kernel is widened to; with padding to match, the zeros around a smaller one change nothing."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class Stage:
+    """Depthwise k×k, then pointwise; no bias.
+
+    Args:
+        depthwise: (C, 1, k, k).
+        pointwise: (C, C, 1, 1).
+        dilation: spacing of the taps.
+    """
+
+    depthwise: Tensor
+    pointwise: Tensor
+    dilation: int
+
+    def convolve(self, maps: Tensor, *, padding: int) -> Tensor:
+        """(B, C, h, w) to the same, less what the padding does not cover."""
+        depth = F.conv2d(maps, self.depthwise, padding=padding, dilation=self.dilation, groups=maps.shape[1])
+        return F.conv2d(depth, self.pointwise)
+
+
+class SeparableStages(nn.Module):
+    """Every stage of the separable convolutions among ``operations``.
+
+    The depthwise and the pointwise part of a stage have nothing between them, so they make one dense kernel, whose taps
+    are products. Order of the stages: the first ones of operations with two, then those of the dilated operations,
+    then the second ones.
+
+    Args:
+        operations: names in DARTS's order; those that are no convolutions are passed over.
+        channels: C.
+        generator: source of the initial weights.
+    """
+
+    _columns: Tensor
+
+    def __init__(self, operations: Sequence[str], *, channels: int, generator: torch.Generator) -> None:
+        super().__init__()
+        self.twice = [name for name in operations if name in CONVOLUTIONS and CONVOLUTIONS[name].stages == 2]
+        self.once = [name for name in operations if name in CONVOLUTIONS and CONVOLUTIONS[name].stages == 1]
+        self._names = [*self.twice, *self.once, *self.twice]
+        sides = [CONVOLUTIONS[name].kernel for name in self._names]
+        taps = [kaiming_uniform((channels, side**2), fan_in=side**2, generator=generator) for side in sides]
+        mixers = [kaiming_uniform((channels, channels), fan_in=channels, generator=generator) for _ in sides]
+        self.depthwise = nn.Parameter(torch.cat(taps, dim=1))
+        """(C, Σ k²): the taps of all stages, a row a channel."""
+        self.pointwise = nn.Parameter(torch.stack(mixers))
+        """(stages, C, C)."""
+        self.register_buffer("_columns", _places(sides), persistent=False)
+
+    def stage(self, name: str, index: int) -> Stage:
+        """Stage ``index`` (0 or 1) of an operation, as views of the weights."""
+        form = CONVOLUTIONS[name]
+        second = len(self.twice) + len(self.once)
+        position = self._names.index(name) if index == 0 else second + self.twice.index(name)
+        start = sum(CONVOLUTIONS[before].kernel ** 2 for before in self._names[:position])
+        depthwise = self.depthwise[:, start : start + form.kernel**2]
+        return Stage(
+            depthwise=depthwise.reshape(-1, 1, form.kernel, form.kernel),
+            pointwise=self.pointwise[position][:, :, None, None],
+            dilation=form.dilation,
+        )
+
+    def kernels(self) -> tuple[Tensor, Tensor, Tensor]:
+        """Dense kernels (n, C out, C in, 5, 5), taps not yet spread: first stages of operations with two, those of the
+        dilated operations, second stages."""
+        channels, count = len(self.depthwise), len(self._names)
+        wide = self.depthwise.new_zeros(channels, count * SIDE**2).index_copy(1, self._columns, self.depthwise)
+        dense = self.pointwise[..., None, None] * wide.view(channels, count, SIDE, SIDE).transpose(0, 1).unsqueeze(1)
+        first, dilated, second = dense.split([len(self.twice), len(self.once), len(self.twice)])
+        return first, dilated, second
+
+
+def _places(sides: Sequence[int]) -> Tensor:
+    """Where taps of kernels k×k lie when each is in the middle of a square of `SIDE`², and the squares in a row."""
+    places = []
+    for number, side in enumerate(sides):
+        offsets = torch.arange(side) + (SIDE - side) // 2
+        places.append(number * SIDE**2 + (offsets[:, None] * SIDE + offsets).flatten())
+    return torch.cat(places)
+
 
 _GROUPS = (
     ("none",),

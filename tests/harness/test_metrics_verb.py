@@ -19,9 +19,8 @@ from PIL import Image
 from harness.cli.metrics import chosen_conventions, main
 from harness.datasets.base import DatasetError
 from harness.evaluation import folders as folders_module
-from harness.evaluation.conventions import Conventions
+from harness.evaluation.conventions import CLASSES, METRICS, Conventions
 from harness.evaluation.folders import FolderScoring, _read_array, pair_predictions, score_folders
-from harness.evaluation.names import CLASSES, METRICS
 from harness.evaluation.scorer import SplitScorer
 from harness.system.errors import UsageError
 from tests.harness.evaluation.pairs import blob, soft

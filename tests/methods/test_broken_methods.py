@@ -10,9 +10,8 @@ import pytest
 import torch
 from torch import nn
 
-from harness.contract.case import ContractCase, logits
+from harness.contract.case import ContractCase, Violation, logits
 from harness.contract.checks import CHECKS
-from harness.contract.violation import Violation
 from harness.methods.base import MergeReport
 from harness.methods.bitfit import BitFit
 from harness.methods.configs import BitFitConfig, LoRAConfig

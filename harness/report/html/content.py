@@ -14,7 +14,7 @@ from harness.report.command import command_of
 from harness.report.html.headline import Headline, Name
 from harness.report.html.strip import Strip
 from harness.report.page import Explained, Shown, Table
-from harness.report.why import behind
+from harness.report.runs import behind
 from harness.system.text import printable_line
 
 Opened = Mapping[str, Any]

@@ -20,7 +20,7 @@ from harness.archive.schema import Run
 from harness.archive.store import RecordStore
 from harness.cli import claims, show, status, tables
 from harness.cli.records import main as records
-from harness.evaluation import names
+from harness.evaluation import conventions as names
 from harness.evaluation.scorer import SplitScorer
 from harness.system.files import read_regular
 from tests.harness.report.sample import record

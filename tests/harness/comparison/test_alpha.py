@@ -27,7 +27,7 @@ from harness.comparison.alpha import (
     spread,
 )
 from harness.report.pages import pages_below
-from harness.training.schedule import learning_rate_factor
+from harness.training.loop import learning_rate_factor
 from tests.harness.report.sample import MadeUp, record
 
 UNIFORM = {"blocks.0.qkv": [0.25] * 4, "blocks.1.qkv": [0.26, 0.24, 0.25, 0.25]}

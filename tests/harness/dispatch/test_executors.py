@@ -16,9 +16,8 @@ import pytest
 from harness.archive.schema import Code, Record
 from harness.archive.store import RecordStore
 from harness.dispatch.attempts import Holder, Lease, attempts, state_folder
-from harness.dispatch.local import InlineExecutor
 from harness.dispatch.place import place
-from harness.dispatch.run_jobs import Display, make_executor, run_jobs, to_start
+from harness.dispatch.run_jobs import Display, InlineExecutor, make_executor, run_jobs, to_start
 from harness.dispatch.run_states import RunState
 from harness.planning.job import Job
 from harness.system.errors import UsageError

@@ -13,11 +13,10 @@ from typing import Any
 
 import pytest
 
-from harness.dispatch import local
+from harness.dispatch import run_jobs as module
 from harness.dispatch.attempts import Holder, Lease, attempts, state_folder
-from harness.dispatch.local import LocalExecutor
 from harness.dispatch.place import place, visible_gpus
-from harness.dispatch.run_jobs import make_executor
+from harness.dispatch.run_jobs import LocalExecutor, make_executor
 from harness.system.errors import UsageError
 from tests.harness.dispatch.helpers import STANDIN, make_job, record_of, starts, use_standin
 from tests.signals import as_in_a_terminal
@@ -142,7 +141,7 @@ def test_what_keeps_a_worker_from_its_first_start_is_said(tmp_path, standin, oth
 
 
 def test_a_worker_that_does_not_stop_in_time_is_killed_and_leaves_nothing(tmp_path, standin, monkeypatch):
-    monkeypatch.setattr(local, "STOP_PATIENCE_S", 0.0)
+    monkeypatch.setattr(module, "STOP_PATIENCE_S", 0.0)
     executor = make_executor(place("local", workers=1), results=tmp_path)
     assert isinstance(executor, LocalExecutor)
     job = make_job(tmp_path, steps=1000, step_s=0.1)

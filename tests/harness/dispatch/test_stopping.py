@@ -14,9 +14,8 @@ from pathlib import Path
 import pytest
 
 from harness.dispatch.attempts import Holder, attempts, state_folder
-from harness.dispatch.local import LocalExecutor
 from harness.dispatch.place import place
-from harness.dispatch.run_jobs import make_executor
+from harness.dispatch.run_jobs import LocalExecutor, make_executor
 from harness.dispatch.supervise import StopSignals, WorkerContext, supervise
 from harness.training.outcome import Interrupted
 from tests.harness.dispatch.helpers import make_job, use_standin

@@ -11,10 +11,9 @@ import pytest
 from numpy.typing import NDArray
 from scipy.ndimage import distance_transform_edt
 
-from harness.evaluation import distance
-from harness.evaluation.distance import _by_opencv, by_scipy, squared_distances
+from harness.evaluation import weighted_f as module
 from harness.evaluation.saliency import saliency_map
-from harness.evaluation.weighted_f import _nearest, weighted_f
+from harness.evaluation.weighted_f import _by_opencv, _nearest, by_scipy, squared_distances, weighted_f
 from tests.harness.evaluation.pairs import random_pairs
 
 Mask = NDArray[np.bool_]
@@ -36,7 +35,7 @@ def masks() -> Iterator[Mask]:
 
 @pytest.fixture
 def without_opencv(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(distance, "opencv", None)
+    monkeypatch.setattr(module, "opencv", None)
 
 
 def test_opencv_gives_scipys_distances_to_the_last_bit() -> None:
@@ -67,7 +66,7 @@ def test_without_opencv_scipy_takes_its_place(without_opencv: None, monkeypatch:
         called.append(mask)
         return by_scipy(mask)
 
-    monkeypatch.setattr(distance, "by_scipy", counted)
+    monkeypatch.setattr(module, "by_scipy", counted)
     squared_distances(np.eye(5, dtype=np.bool_), reach=9)
     assert len(called) == 1
 
@@ -92,12 +91,12 @@ def test_the_weighted_f_is_the_same_number_with_and_without_opencv(without_openc
 
     plain = measured()
     with pytest.MonkeyPatch.context() as installed:
-        installed.setattr(distance, "opencv", pytest.importorskip("cv2"))
+        installed.setattr(module, "opencv", pytest.importorskip("cv2"))
         assert measured() == plain
 
 
 def test_opencv_is_there_before_the_threads_that_measure() -> None:
     """An import that threads share showed one of them half of it: cv2.__spec__ is None."""
     pytest.importorskip("cv2")
-    program = "import sys, harness.evaluation.distance; sys.exit('cv2' not in sys.modules)"
+    program = "import sys, harness.evaluation.weighted_f; sys.exit('cv2' not in sys.modules)"
     assert subprocess.run([sys.executable, "-c", program], check=False).returncode == 0

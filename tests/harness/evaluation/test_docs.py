@@ -3,8 +3,7 @@ from __future__ import annotations
 from dataclasses import fields
 from pathlib import Path
 
-from harness.evaluation.conventions import Conventions
-from harness.evaluation.names import METRICS
+from harness.evaluation.conventions import METRICS, Conventions
 
 PAGE = Path(__file__).parents[3] / "docs" / "metrics.md"
 

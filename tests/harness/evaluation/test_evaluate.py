@@ -7,8 +7,8 @@ import numpy as np
 import pytest
 import torch
 
+from harness.evaluation.conventions import METRICS
 from harness.evaluation.evaluate import evaluate_split
-from harness.evaluation.names import METRICS
 from harness.evaluation.scorer import SplitScorer
 from tests.harness.evaluation.pairs import random_pairs
 

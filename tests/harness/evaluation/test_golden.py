@@ -9,8 +9,7 @@ from __future__ import annotations
 import numpy as np
 import pytest
 
-from harness.evaluation.conventions import Conventions
-from harness.evaluation.names import CLASSES, METRICS
+from harness.evaluation.conventions import CLASSES, METRICS, Conventions
 from harness.evaluation.scorer import SplitScorer
 
 Y, X = np.mgrid[:24, :32]

@@ -10,9 +10,9 @@ import torch
 from torch.nn.functional import cross_entropy
 from torchmetrics.functional.classification import multiclass_accuracy, multiclass_calibration_error
 
+from harness.evaluation.conventions import LABELS, higher_is_better
 from harness.evaluation.evaluate import evaluate_split
 from harness.evaluation.labels import LabelScorer, calibration_error
-from harness.evaluation.names import LABELS, higher_is_better
 from harness.evaluation.scorer import SplitScorer
 from harness.system.errors import UsageError
 

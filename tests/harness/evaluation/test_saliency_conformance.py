@@ -7,8 +7,7 @@ import warnings
 import numpy as np
 import pytest
 
-from harness.evaluation.conventions import Conventions
-from harness.evaluation.names import SALIENCY
+from harness.evaluation.conventions import SALIENCY, Conventions
 from harness.evaluation.scorer import SplitScorer
 from tests.harness.evaluation.pairs import blob, random_pairs, soft
 

@@ -8,8 +8,7 @@ import random
 import numpy as np
 import pytest
 
-from harness.evaluation.conventions import Conventions
-from harness.evaluation.names import CLASSES, METRICS, SALIENCY, higher_is_better
+from harness.evaluation.conventions import CLASSES, METRICS, SALIENCY, Conventions, higher_is_better
 from harness.evaluation.scorer import SplitScorer
 from harness.system.errors import UsageError
 from tests.harness.evaluation.pairs import blob, random_pairs, soft

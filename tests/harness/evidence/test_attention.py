@@ -10,9 +10,8 @@ import torch
 from segment_anything.modeling.image_encoder import add_decomposed_rel_pos, window_partition
 from torch import nn
 
-from harness.evidence import attention
-from harness.evidence.attention import attention_distance, pixel_distances, uniform_distance, window_validity
-from harness.evidence.measuring import watched
+from harness.evidence import measuring
+from harness.evidence.measuring import attention_distance, pixel_distances, uniform_distance, watched, window_validity
 from harness.models.build import build_segmenter
 
 
@@ -64,7 +63,7 @@ def test_attention_without_preference_has_the_uniform_distance(window: int):
 
 @pytest.mark.parametrize("chunk", [1 << 24, 40])
 def test_every_block_of_the_tiny_sam_agrees_with_loops(monkeypatch: pytest.MonkeyPatch, chunk: int):
-    monkeypatch.setattr(attention, "CHUNK", chunk)
+    monkeypatch.setattr(measuring, "CHUNK", chunk)
     encoder = build_segmenter("tiny", task="binary", image_size=64, head_seed=3).encoder.eval()
     images = torch.randn(2, 3, 64, 64)
     inputs = _inputs(encoder, images)

@@ -11,7 +11,7 @@ from segment_anything.modeling.image_encoder import Block as ReferenceBlock
 from torch import Tensor, nn
 
 from harness.methods.parts.placement import BlockShape
-from harness.models import chunked_attention as chunked
+from harness.models import attention as module
 from harness.models.attention import RelativeAttention, plain_attention, widened_attention
 from harness.models.sam_encoder import TransformerBlock
 
@@ -56,7 +56,7 @@ def test_attention_equals_segment_anything(height: int, width: int, fused: bool)
 @pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16])
 def test_every_kernel_equals_the_plain_one(chunk: int, prefixes: int, dtype: torch.dtype, monkeypatch) -> None:
     """Chunks cut through images, heads and queries; gradients reach queries, keys, values and both position terms."""
-    monkeypatch.setattr(chunked, "CHUNK", chunk)
+    monkeypatch.setattr(module, "CHUNK", chunk)
     generator = torch.Generator().manual_seed(4)
     shapes = [(3, 4, 30, 8), (3, 4, 30 + prefixes, 8), (3, 4, 30 + prefixes, 8), (3, 4, 30, 5), (3, 4, 30, 6)]
     exact = [torch.randn(shape, generator=generator) for shape in shapes]
@@ -68,7 +68,7 @@ def test_every_kernel_equals_the_plain_one(chunk: int, prefixes: int, dtype: tor
         return [out, *torch.autograd.grad((out.float() * weight).sum(), leaves)]
 
     expected = outputs(plain_attention, exact)
-    for kernel in (chunked.chunked_attention, widened_attention):
+    for kernel in (module.chunked_attention, widened_attention):
         for got, want in zip(outputs(kernel, [tensor.to(dtype) for tensor in exact]), expected, strict=True):
             assert got.dtype == dtype
             if dtype == torch.float32:

@@ -14,7 +14,7 @@ from harness.models.catalog import backbone_shape
 from harness.protocols.load import load_protocol
 from harness.registry import method_config_class
 from harness.studies import Score, load_study, study_from_dict, study_names
-from harness.studies.grids import grid_of
+from harness.studies.design import grid_of
 from harness.system.errors import UsageError
 
 REPOSITORY = Path(__file__).parents[3]

@@ -14,7 +14,7 @@ from harness.archive.store import RecordStore
 from harness.cli.show import main
 from harness.report.costs import Measured
 from harness.report.pages import page_of, pages_below
-from harness.report.why import explain
+from harness.report.runs import explain
 from tests.harness.report.sample import record
 
 REPOSITORY = Path(__file__).parents[3]

@@ -7,7 +7,7 @@ from typing import Any
 
 import pytest
 
-from harness.training.schedule import learning_rate_factor
+from harness.training.loop import learning_rate_factor
 
 
 @pytest.mark.parametrize(("kind", "half_way"), [("linear", 0.5), ("cosine", 0.5), ("constant", 1.0)])

@@ -12,9 +12,8 @@ import scipy.linalg
 import torch
 from torch import Tensor, nn
 
-from harness.methods.parts.beyond import low_pass
-from harness.methods.parts.cell import Cell
-from harness.methods.parts.cell_tokens import CellOnTokens
+from harness.methods.naslora import CellOnTokens
+from harness.methods.parts.cell import Cell, low_pass
 from harness.methods.parts.operations import BEYOND, CONVOLUTIONS, OPERATIONS, cell_parameters, normed, parse_operations
 from harness.methods.parts.placement import MethodError
 from harness.methods.parts.sites import TokenGrid, TokenLayout

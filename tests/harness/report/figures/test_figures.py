@@ -20,8 +20,8 @@ from harness.comparison.rows import Row, Sheet
 from harness.registry import METHODS
 from harness.report.figures import FIGURES, draw
 from harness.report.figures.curves import largest_drop
+from harness.report.figures.insides import merged
 from harness.report.figures.material import NothingToDrawError, materials
-from harness.report.figures.merging import merged
 from harness.report.figures.mixtures import cap
 from harness.report.figures.pareto import _scale, front
 from harness.report.figures.ranks import cliques

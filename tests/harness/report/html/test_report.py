@@ -26,16 +26,15 @@ from harness.planning.rows import trained_parameters
 from harness.report.command import command_of
 from harness.report.figures.material import baseline_of
 from harness.report.html import rendering
-from harness.report.html.build import Asked, collect
+from harness.report.html.build import Asked, _how_chosen, _rate, collect
 from harness.report.html.content import Placed, Site, SitePage
 from harness.report.html.headline import Headline, Scale, headline
 from harness.report.html.pictures import compact_svg, drawn_figures
 from harness.report.html.rendering import index_html, page_html
 from harness.report.html.strip import why_withheld
-from harness.report.html.tables import _how_chosen, _rate
 from harness.report.pages import pages_below
+from harness.report.runs import behind
 from harness.report.titles import titled_grids
-from harness.report.why import behind
 from harness.statistics import Interval
 from harness.studies import Study, study_from_dict
 from tests.harness.report.html.conftest import HOSTILE
