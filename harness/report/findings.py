@@ -259,9 +259,15 @@ def _percent(value: float, digits: int = 0) -> str:
     return f"{100 * value:.{digits}f} %"
 
 
+def _operation(name: str) -> str:
+    """DARTS's name of a candidate operation in words: ``dil_conv_3x3`` → *dilated convolution 3x3*."""
+    words = {"sep": "separable", "dil": "dilated", "conv": "convolution", "avg": "average", "pool": "pooling"}
+    return " ".join(words.get(part, part) for part in name.split("_"))
+
+
 FILTERS: Mapping[str, Callable[..., str]] = {
     "signed": _signed, "number": _number, "estimate": of_estimate, "interval": _interval, "change": _change, "draws": _draws,
-    "percent": _percent, "value": _plain, "title_of": benchmark_title,
+    "percent": _percent, "operation": _operation, "value": _plain, "title_of": benchmark_title,
 }  # fmt: skip
 """How templates write numbers."""
 
