@@ -113,7 +113,7 @@ def _of_images(record: Record, images: ImageScores) -> Iterator[str]:
 def _tables(images: ImageScores, variant: str, split: str) -> list[dict[str, dict[str, float]]]:
     """The split itself, or the parts of a split that joins all others; ``last`` is ``best`` where one epoch is both."""
     for name in (variant, "best") if variant == "last" else (variant,):
-        of_model = {part: table for (one, part), table in images.items() if one == name}
+        of_model = {part: table for (owner, part), table in images.items() if owner == name}
         if of_model:
             return [of_model[split]] if split in of_model else list(of_model.values()) if split == "all" else []
     return []

@@ -210,12 +210,17 @@ def _evidence(archive: Archive, record: Record) -> Iterator[dict[str, Any]]:
 
 def _costs(archive: Archive) -> Iterator[dict[str, Any]]:
     for session in CostStore(archive.root):
-        for one in session.methods:
-            method = {"session": session.session, "place": session.place, "method": one.method, "variant": one.variant}
-            for quantity, parts in (("step_seconds", one.step_seconds), ("inference_seconds", one.inference_seconds)):
+        for cost in session.methods:
+            method = {
+                "session": session.session,
+                "place": session.place,
+                "method": cost.method,
+                "variant": cost.variant,
+            }
+            for quantity, parts in (("step_seconds", cost.step_seconds), ("inference_seconds", cost.inference_seconds)):
                 for part, rounds in parts.items():
                     for number, value in enumerate(rounds):
                         yield {**method, "quantity": quantity, "part": part, "round": number, "value": value}
-            for quantity, exact in (("memory_bytes", one.memory_bytes), ("flops", one.flops)):
+            for quantity, exact in (("memory_bytes", cost.memory_bytes), ("flops", cost.flops)):
                 for part, value in exact.items():
                     yield {**method, "quantity": quantity, "part": part, "round": 0, "value": value}

@@ -32,7 +32,7 @@ SMALLEST = 500
 
 _SETTLED_NS = 2_000_000_000
 """A file that changed a moment ago may change again within one tick of its clock: it is read again next time."""
-_OF_RUN, _OF_RECORD = (tuple(one.name for one in fields(kind)) for kind in (Run, Record))
+_OF_RUN, _OF_RECORD = (tuple(field.name for field in fields(kind)) for kind in (Run, Record))
 _FORGOTTEN_S = 90 * 86400
 """A cache that nobody wrote for so long is deleted when another is written."""
 
@@ -75,7 +75,7 @@ class Look:
     def problems(self) -> dict[Path, str]:
         """Files that are no readable record, with the reason; and the notes on checkpoints where they are damaged."""
         folder = self.root / "records"
-        reasons = {folder / f"{key}.json": one for key, one in self.records.items() if isinstance(one, str)}
+        reasons = {folder / f"{key}.json": reason for key, reason in self.records.items() if isinstance(reason, str)}
         return reasons | ({self.root / FILE: self._notes} if isinstance(self._notes, str) else {})
 
     @cached_property
@@ -89,7 +89,7 @@ class Look:
         """The records. So that tables put runs of one checkpoint together, ``run.checkpoint`` is the hash of the whole file also
         where a record has a short one that is noted (`harness.archive.checkpoints`); ``key`` stays the record's."""
         whole = self._notes if isinstance(self._notes, dict) else {}
-        records = [one for one in self.records.values() if isinstance(one, Record)]
+        records = [record for record in self.records.values() if isinstance(record, Record)]
         with collector_paused():
             for place, record in enumerate(records):
                 if record.run.checkpoint in whole:

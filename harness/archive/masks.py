@@ -61,7 +61,7 @@ def chosen_images(stems: Mapping[str, Iterable[str]], count: int) -> list[tuple[
         stems: test split -> its images.
     """
     every = [(split, stem) for split, of_split in stems.items() for stem in of_split]
-    return sorted(every, key=lambda one: hashlib.sha256("/".join(one).encode()).digest())[:count]
+    return sorted(every, key=lambda place: hashlib.sha256("/".join(place).encode()).digest())[:count]
 
 
 def encoded_masks(masks: Sequence[KeptMask]) -> bytes:
@@ -72,11 +72,11 @@ def encoded_masks(masks: Sequence[KeptMask]) -> bytes:
 
     if not masks:
         return b""
-    table = np.concatenate([np.concatenate([one.predicted, one.truth], axis=1) for one in masks])
+    table = np.concatenate([np.concatenate([mask.predicted, mask.truth], axis=1) for mask in masks])
     image = Image.fromarray(table)
     image.putpalette([value for colour in _PALETTE for value in colour])
     told = PngInfo()
-    told.add_text(_IMAGES, json.dumps([[one.split, one.stem] for one in masks]))
+    told.add_text(_IMAGES, json.dumps([[mask.split, mask.stem] for mask in masks]))
     out = io.BytesIO()
     image.save(out, format="PNG", optimize=True, pnginfo=told)
     return out.getvalue()
@@ -105,7 +105,7 @@ def read_masks(path: Path, *, expected: str = "") -> list[KeptMask]:
     except (OSError, ValueError, KeyError, SyntaxError, Image.DecompressionBombError) as error:
         raise ValueError(f"{path.name} holds no masks ({error})") from error
     named = isinstance(images, list) and all(
-        isinstance(one, list) and len(one) == 2 and all(isinstance(word, str) for word in one) for one in images
+        isinstance(image, list) and len(image) == 2 and all(isinstance(word, str) for word in image) for image in images
     )
     side = width // 2
     if not named or width != 2 * side or height != side * len(images):

@@ -215,21 +215,21 @@ def _wrong(record: EvidenceRecord) -> Iterator[str]:
     for number, block in enumerate(record.blocks):
         if not _finite([block.uniform_px, *block.update.values()]):
             yield f"block {number}: a number is not finite"
-        for one in (block.trained, block.frozen):
+        for model in (block.trained, block.frozen):
             if not _finite(
                 [
-                    *one.distance_px,
-                    *one.after_attention,
-                    *one.after_mlp,
-                    *(value for gram in one.grams for value in gram),
+                    *model.distance_px,
+                    *model.after_attention,
+                    *model.after_mlp,
+                    *(value for gram in model.grams for value in gram),
                 ]
             ):
                 yield f"block {number}: a number is not finite"
-            if len(one.distance_px) != len(first.distance_px) or not one.distance_px:
+            if len(model.distance_px) != len(first.distance_px) or not model.distance_px:
                 yield f"block {number} has another number of heads"
-            if {len(one.after_attention), len(one.after_mlp)} != {len(first.after_mlp)} or not one.after_mlp:
+            if {len(model.after_attention), len(model.after_mlp)} != {len(first.after_mlp)} or not model.after_mlp:
                 yield f"block {number} has another number of frequencies"
-            if [len(gram) for gram in one.grams] != entries:
+            if [len(gram) for gram in model.grams] != entries:
                 yield f"block {number}: its Gram matrices do not fit the minibatches"
 
 
@@ -283,8 +283,8 @@ class ForgettingStore(RecordFolder[ForgettingRecord]):
         record = read_of_run(
             ForgettingRecord, path, version=FORGETTING_SCHEMA_VERSION, called="forgetting record", field="elsewhere"
         )
-        for benchmark, one in record.elsewhere.items():
-            for scores in one.scores.values():
+        for benchmark, test in record.elsewhere.items():
+            for scores in test.scores.values():
                 if wrong := [name for name, value in scores.items() if not (math.isfinite(value) and 0 <= value <= 1)]:
                     raise ValueError(f"{benchmark}: {wrong[0]} is no score")
         return record

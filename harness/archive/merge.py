@@ -158,7 +158,7 @@ def _candidates(root: Path, report: ArchiveMerge, *, here: bool) -> list[_Candid
 
 def _settle(key: str, candidates: list[_Candidate], store: RecordStore, report: ArchiveMerge) -> None:
     unique: dict[str, _Candidate] = {}
-    for candidate in sorted(candidates, key=lambda one: one.rank):
+    for candidate in sorted(candidates, key=lambda candidate: candidate.rank):
         unique.setdefault(candidate.result, candidate)
     kept, *others = unique.values()
     others = [other for other in others if not _is_earlier_label(kept.record, other.record)]
@@ -168,7 +168,7 @@ def _settle(key: str, candidates: list[_Candidate], store: RecordStore, report: 
     apart = [other.path for other in others]
     differs = set().union(*(_differences(kept.record, other.record) for other in others))
     target = store.path(key)
-    standing = next((one for one in candidates if one.path.resolve() == target.resolve()), None)
+    standing = next((candidate for candidate in candidates if candidate.path.resolve() == target.resolve()), None)
     if os.path.lexists(target) and kept is not standing and not (standing and _are_one(kept, standing)):
         _set_measured_aside(store.root, key, report)
     if os.path.lexists(target) and standing is None:
@@ -227,8 +227,8 @@ def _is_earlier_label(kept: Record, other: Record) -> bool:
 
 
 def _differences(first: Record, second: Record) -> set[str]:
-    one, other = ({**asdict(record), "beside": {}} for record in (first, second))
-    return {name for name in one if one[name] != other[name]} or {"per-image scores or history"}
+    ours, theirs = ({**asdict(record), "beside": {}} for record in (first, second))
+    return {name for name in ours if ours[name] != theirs[name]} or {"per-image scores or history"}
 
 
 def _merge_costs(sources: Sequence[Path], destination: Path, report: ArchiveMerge) -> None:
@@ -253,7 +253,7 @@ def _merge_costs(sources: Sequence[Path], destination: Path, report: ArchiveMerg
 
 def _same_model(destination: Path, root: Path, key: str) -> bool | None:
     """Whether the records of two folders under one key are of one training; None where none stands in the destination."""
-    standing, other = (RecordStore(one).path(key) for one in (destination, root))
+    standing, other = (RecordStore(folder).path(key) for folder in (destination, root))
     if not standing.is_file():
         return None
     try:

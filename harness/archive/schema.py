@@ -344,7 +344,9 @@ def chosen_from(tuning: Mapping[str, Any], *, grid: Mapping[str, Iterable[Any]],
 def is_from_more(later: Mapping[str, Any], earlier: Mapping[str, Any]) -> bool:
     """Whether the later of two choices by the same benchmarks had every value of the earlier one, so that it takes its place:
     the same command once more, or with a wider grid."""
-    grids = [{name: set(_plain(values)) for name, values in one.get("grid", {}).items()} for one in (earlier, later)]
+    grids = [
+        {name: set(_plain(values)) for name, values in tuning.get("grid", {}).items()} for tuning in (earlier, later)
+    ]
     same = grids[0].keys() == grids[1].keys() and sorted(earlier.get("on", ())) == sorted(later.get("on", ()))
     return same and all(values <= grids[1][name] for name, values in grids[0].items())
 

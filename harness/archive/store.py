@@ -41,7 +41,7 @@ def require_writable(folder: Path, *, named: str = "results folder", option: str
     Raises:
         UsageError: it cannot be written.
     """
-    there = next(one for one in (folder, *folder.absolute().parents) if os.path.lexists(one))
+    there = next(path for path in (folder, *folder.absolute().parents) if os.path.lexists(path))
     try:
         with tempfile.TemporaryFile(dir=there):
             pass
@@ -194,7 +194,7 @@ class RecordStore:
         """Records without their histories by key, in the order of the keys, and why a file is none; with ``keys`` those that
         have a file."""
         if keys is not None and len(keys) < FEW:
-            return {key: one for key in keys if (one := self._ended(key)) is not None}
+            return {key: record for key in keys if (record := self._ended(key)) is not None}
         seen = look(self.root)
         seen.save()
         if keys is None:
@@ -214,7 +214,7 @@ class RecordStore:
             Unread: as of `find`; its run may be finished.
         """
         ended = self.ended(keys)
-        for key in [key for key, one in ended.items() if isinstance(one, str)]:
+        for key in [key for key, read in ended.items() if isinstance(read, str)]:
             if not self.problem(key):
                 ended |= self.ended([key])
         return ended

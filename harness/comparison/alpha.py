@@ -117,7 +117,7 @@ class Noise:
 def spread(shares: Shares) -> float:
     """SD of the logarithms of the shares about their mean, within sites."""
     logs = [[math.log(max(p, 1e-12)) for p in of_site] for of_site in shares.values() if len(of_site) > 1]
-    squares = [(one - math.fsum(of_site) / len(of_site)) ** 2 for of_site in logs for one in of_site]
+    squares = [(value - math.fsum(of_site) / len(of_site)) ** 2 for of_site in logs for value in of_site]
     return math.sqrt(math.fsum(squares) / sum(len(of_site) - 1 for of_site in logs))
 
 
@@ -265,7 +265,7 @@ def domains(ends: Mapping[str, Mapping[int, Shares]]) -> Domains | None:
     count = len(benchmarks)
     if count < 2 or len(seeds) < 2:
         return None
-    shares = [ends[benchmark][one] for benchmark in benchmarks for one in seeds]
+    shares = [ends[benchmark][seed] for benchmark in benchmarks for seed in seeds]
     table = np.array([[distance(first, second) for second in shares] for first in shares])
     runs = np.arange(len(shares)).reshape(count, len(seeds))
     pairs = np.triu(np.ones_like(table, dtype=bool), k=1)

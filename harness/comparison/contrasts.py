@@ -64,7 +64,7 @@ class Contrasts:
         base = grid.row(baseline)
         if base is None:
             return None
-        contrasts = [one for column in grid.first_metrics for one in on_column(grid, base, column)]
+        contrasts = [contrast for column in grid.first_metrics for contrast in on_column(grid, base, column)]
         return cls(grid=grid, baseline=base, by_column=contrasts) if contrasts else None
 
 
@@ -77,14 +77,17 @@ def on_column(grid: Grid, base: Row, column: Column) -> list[Contrast]:
     }
     within = stats.ALPHA / max(len(differences), 1)  # what the best of so many must reach to pass after Holm
     by_seed = {
-        label: None if one.folds else stats.sign_flip(one.by_seed, alpha=within).p for label, one in differences.items()
+        label: None if difference.folds else stats.sign_flip(difference.by_seed, alpha=within).p
+        for label, difference in differences.items()
     }
     by_image = {
-        label: stats.sign_flip(one.by_image).p for label, one in differences.items() if one.by_image is not None
+        label: stats.sign_flip(difference.by_image).p
+        for label, difference in differences.items()
+        if difference.by_image is not None
     }
     seeds_p = stats.holm({label: p for label, p in by_seed.items() if p is not None})
     images_p = stats.holm({label: p for label, p in by_image.items() if p is not None})
     return [
-        Contrast(difference=one, p_seeds=seeds_p.get(label), p_images=images_p.get(label))
-        for label, one in differences.items()
+        Contrast(difference=difference, p_seeds=seeds_p.get(label), p_images=images_p.get(label))
+        for label, difference in differences.items()
     ]

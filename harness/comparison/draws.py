@@ -43,7 +43,7 @@ class Draws(Archive):
             record.key: record.run for record in super().records
         }  # labels are those of the folder, how a rate was tuned included
         again = [record for record in self._again.records if record.key in runs and record.code == "OK"]
-        return [replace(one, run=replace(runs[one.key], seed=one.run.seed + RERUN)) for one in again]
+        return [replace(record, run=replace(runs[record.key], seed=record.run.seed + RERUN)) for record in again]
 
     @cached_property
     def records(self) -> list[Record]:
@@ -87,7 +87,7 @@ def without_collapsed(cell: Cell) -> Cell:
     """The cell of the runs that did not collapse."""
     gone = set(collapsed(cell))
     values = {seed: value for seed, value in cell.values.items() if seed not in gone}
-    return replace(cell, values=values, records=tuple(one for one in cell.records if one.run.seed not in gone))
+    return replace(cell, values=values, records=tuple(record for record in cell.records if record.run.seed not in gone))
 
 
 def with_pooled_runs(difference: Difference, grid: Grid) -> stats.Estimate | None:

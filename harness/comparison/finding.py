@@ -85,7 +85,7 @@ def find_record(store: RecordStore, asked: str) -> Record:
             raise UsageError(
                 f"run {started[0]} has no record yet; sam-peft status --results {store.root} says where it is"
             )
-    record = store.read(find_key(asked, keys, lambda: {one.key: one.run for one in store.summaries()[0]}))
+    record = store.read(find_key(asked, keys, lambda: {record.key: record.run for record in store.summaries()[0]}))
     assert record is not None
     return record
 

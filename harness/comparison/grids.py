@@ -115,7 +115,9 @@ def build_grid(
         benchmarks = list(study.benchmarks)
     chosen = {id(record): record for row in rows for record in row.records}.values()
     on = by_benchmark(chosen)
-    columns = [one for name in benchmarks for one in _columns(name, on.get(name, []), study=study, metrics=metrics)]
+    columns = [
+        column for name in benchmarks for column in _columns(name, on.get(name, []), study=study, metrics=metrics)
+    ]
     usual = {column: () if study else _usual_seeds(column, rows) for column in columns}
     stale = stale_versions({record.key: record for record in chosen if is_run(record)}.values())
     cells = {}
@@ -175,7 +177,7 @@ def _seeds_of(column: Column, row: Row) -> set[int]:
 def _usual_seeds(column: Column, rows: Sequence[Row]) -> tuple[int, ...]:
     """The seeds of most rows: what older records, which do not say what was planned, are held against."""
     sets = [seeds for row in rows if (seeds := _seeds_of(column, row))]
-    return tuple(seed for seed in sorted(set().union(*sets)) if 2 * sum(seed in one for one in sets) > len(sets))
+    return tuple(seed for seed in sorted(set().union(*sets)) if 2 * sum(seed in seeds for seeds in sets) > len(sets))
 
 
 def _planned_seeds(column: Column, row: Row, *, usual: Sequence[int]) -> tuple[int, ...]:

@@ -327,7 +327,7 @@ def _differences(
     ways: list[tuple[bool, dict[str, Any]]] = [(True, {}), (False, {})]
     if claim.numerator.method == other.method:
         given = [{name: record.run.changed[name] for name in RATES if name in record.run.changed} for record in records]
-        ways += [(False, rates) for rates in sorted({str(one): one for one in given if one}.values(), key=str)]
+        ways += [(False, rates) for rates in sorted({str(rate): rate for rate in given if rate}.values(), key=str)]
     sides: dict[str, _Side] = {}
     for manifest in sorted({record.run.manifest for record in records}):
         column = Column(benchmark=benchmark, split=split, metric=metric, manifest=manifest)

@@ -126,7 +126,7 @@ class Case:
     @property
     def images(self) -> int:
         """Test images of a run."""
-        return max((one.tested.get(self.column.split, 0) for one in self.difference.first.records), default=0)
+        return max((record.tested.get(self.column.split, 0) for record in self.difference.first.records), default=0)
 
     @property
     def n(self) -> int:
@@ -170,7 +170,7 @@ class Case:
         else:
             good.append("one decoder rate for both")
         for cell in (self.difference.first, self.difference.second):
-            if any(one.run.tuning.get("edge") for one in cell.records):
+            if any(record.run.tuning.get("edge") for record in cell.records):
                 bad.append(f"{cell.row.label} at the edge of its rates")
         if self.grid.sheet.backbone == "mobile_sam" and rules["image_size"] < 512:
             bad.append("windows are mostly padding at this size")
@@ -199,7 +199,7 @@ class Model:
     @property
     def without_collapsed(self) -> stats.Estimate | None:
         kept = [case.without_collapsed for case in self.cases]
-        return stats.average_of([one.estimate for one in kept if one]) if all(kept) else None
+        return stats.average_of([difference.estimate for difference in kept if difference]) if all(kept) else None
 
     @property
     def verdict(self) -> str:
@@ -276,7 +276,7 @@ class Question:
     @cached_property
     def own(self) -> list[Record]:
         """The records without the reruns."""
-        return [one for one in self.archive.records if one.run.seed < RERUN]
+        return [record for record in self.archive.records if record.run.seed < RERUN]
 
     def grids(self, study: str, **rules: Any) -> list[Grid]:
         """Those of a study's own card that have runs, reruns as draws: several where it was run at several sizes, say."""
@@ -344,7 +344,7 @@ class Question:
         """The table of the answer: the plan's rows, and for what it has not run the earlier ones."""
         new = list(self.of_question([("NAS-LoRA", "LoRA", "")]))
         done = {(case.grid.sheet.backbone, case.pair.benchmark) for case in new}
-        old = [one for pair in EARLIER if (one := self.case(pair))]
+        old = [case for pair in EARLIER if (case := self.case(pair))]
         return [*new, *(case for case in old if (case.grid.sheet.backbone, case.pair.benchmark) not in done)]
 
     @cached_property
@@ -361,15 +361,15 @@ class Question:
         by_place: dict[tuple[Grid, str], Case] = {}
         for case in self.of_question(CELL_QUESTION):  # the second contrast where the first was not run
             by_place.setdefault((case.grid, case.pair.benchmark), case)
-        return [*by_place.values(), *(one for pair in CELL if (one := self.case(pair)))]
+        return [*by_place.values(), *(other for pair in CELL if (other := self.case(pair)))]
 
     @cached_property
     def search_cases(self) -> list[Case]:
-        return [*self.of_question(SEARCH_QUESTION), *(one for pair in SEARCH if (one := self.case(pair)))]
+        return [*self.of_question(SEARCH_QUESTION), *(case for pair in SEARCH if (case := self.case(pair)))]
 
     @cached_property
     def rate_cases(self) -> list[Case]:
-        return [one for pair in RATE if (one := self.case(pair))]
+        return [case for pair in RATE if (case := self.case(pair))]
 
     def named_case(self, study: str, benchmark: str) -> Case:
         """NAS-LoRA against LoRA in a study of the card small."""
@@ -381,29 +381,29 @@ class Question:
     def question_has(self, row: str) -> bool:
         """Whether a study of the plan has a finished run of this row."""
         rows = [found for name in QUESTION for grid in self.grids(name) if (found := grid.row(row))]
-        return any(record.code == "OK" for one in rows for record in one.runs)
+        return any(record.code == "OK" for row in rows for record in row.runs)
 
     def trials_of_plan(self) -> list[Trial]:
         """What tuned the plan's rows: validation scores of seeds that are tested nowhere, best first within a row."""
         studies = {study.protocol: study for study in map(load_study, QUESTION)}
         trials = []
-        for one in self.own:
-            study = studies.get(one.run.protocol)
-            if study is None or one.run.seed not in study.tune_seeds or one.code != "OK":
+        for record in self.own:
+            study = studies.get(record.run.protocol)
+            if study is None or record.run.seed not in study.tune_seeds or record.code != "OK":
                 continue
-            tuned = sorted(one.run.tuning.get("grid", {}))
-            rules = {**one.run.rules, **one.run.method_config}
+            tuned = sorted(record.run.tuning.get("grid", {}))
+            rules = {**record.run.rules, **record.run.method_config}
             trials.append(
                 Trial(
-                    model=f"{MODELS.get(one.run.backbone, one.run.backbone)} at {one.run.rules['image_size']} px",
-                    benchmark=one.run.benchmark,
-                    row=one.run.variant.partition("[")[0],
+                    model=f"{MODELS.get(record.run.backbone, record.run.backbone)} at {record.run.rules['image_size']} px",
+                    benchmark=record.run.benchmark,
+                    row=record.run.variant.partition("[")[0],
                     options={name: rules[name] for name in tuned},
-                    score=100 * one.scores["best"]["val"][PAPER_METRICS[one.run.benchmark][0]],
-                    seed=one.run.seed,
+                    score=100 * record.scores["best"]["val"][PAPER_METRICS[record.run.benchmark][0]],
+                    seed=record.run.seed,
                 )
             )
-        return sorted(trials, key=lambda one: (one.model, one.benchmark, one.row, -one.score))
+        return sorted(trials, key=lambda trial: (trial.model, trial.benchmark, trial.row, -trial.score))
 
     @property
     def run_benchmarks(self) -> list[str]:
@@ -428,7 +428,7 @@ class Question:
             "LoRA at NAS-LoRA's scale on all sets": not self.question_has("LoRA, scale 1"),
             "the one-pass search with several seeds": not self.question_has("NAS-LoRA, joint (one pass)"),
             "the other methods on MobileSAM": not any(
-                one.run.backbone == "mobile_sam" and one.run.method not in OF_QUESTION for one in self.own
+                record.run.backbone == "mobile_sam" and record.run.method not in OF_QUESTION for record in self.own
             ),
         }
         return [*(what for what, missing in parts.items() if missing), *NOT_ASKED]
@@ -436,7 +436,9 @@ class Question:
     def collapses(self, protocol: str, warmup: int | None = None) -> Collapses:
         """Over all rows of all tables of a card that have two runs or more; with one warm-up alone where it is given."""
         records = [
-            one for one in self.own if one.run.protocol == protocol and warmup in (None, one.run.rules.get("warmup"))
+            record
+            for record in self.own
+            if record.run.protocol == protocol and warmup in (None, record.run.rules.get("warmup"))
         ]
         made = grids(records, self.archive)
         return Collapses.of([cell for grid in made for column in grid.first_metrics for cell in grid.below(column)])
@@ -446,14 +448,14 @@ class Question:
         their benchmark: ``runs``, how many lie more than 20 points ``below``, and how many find ``nothing`` (less than 1)."""
         rules = {"epoch_images": 200, "warmup": 0, "decoder": "sam"}
         scores: dict[str, list[float]] = {}
-        for one in self.own:
+        for record in self.own:
             if (
-                one.run.protocol == "small"
-                and one.code == "OK"
-                and rules.items() <= {"decoder": "sam", **_plain_rules(one)}.items()
+                record.run.protocol == "small"
+                and record.code == "OK"
+                and rules.items() <= {"decoder": "sam", **_plain_rules(record)}.items()
             ):
-                name = PAPER_METRICS[one.run.benchmark][0]
-                scores.setdefault(one.run.benchmark, []).append(100 * one.scores["best"]["test"][name])
+                name = PAPER_METRICS[record.run.benchmark][0]
+                scores.setdefault(record.run.benchmark, []).append(100 * record.scores["best"]["test"][name])
         below = {name: statistics.median(values) - COLLAPSE for name, values in scores.items()}
         return {
             "runs": sum(map(len, scores.values())),
@@ -465,7 +467,7 @@ class Question:
         """Of NAS-LoRA − LoRA over benchmarks; ``kept``: without collapsed runs."""
         cases = [self.named_case(study, name) for name, _ in sets]
         differences = [case.without_collapsed if kept else case.difference for case in cases]
-        return stats.average_of([one.estimate for one in differences if one is not None])
+        return stats.average_of([difference.estimate for difference in differences if difference is not None])
 
     def significant(self, study: str, rows: Sequence[str], sets: Sequence[str]) -> dict[str, list[str]]:
         """``above`` and ``below``: which rows' intervals to LoRA leave zero out, ``NAME on BENCHMARK``."""
@@ -481,7 +483,7 @@ class Question:
     def moved(self) -> tuple[float, float]:
         """The least and the most that a run moved when it was made again, in points."""
         scores = [self.seeds("small-methods", "kvasir", row) for row in ("LoRA", "NAS-LoRA")]
-        moves = [abs(again - first) for one in scores for first, again in zip(one[:3], one[3:], strict=True)]
+        moves = [abs(again - first) for draws in scores for first, again in zip(draws[:3], draws[3:], strict=True)]
         return min(moves), max(moves)
 
     def detectable(self, estimate: stats.Estimate, seeds: int | None = None) -> float:
@@ -493,12 +495,12 @@ class Question:
         """The runs of the clean search (scale 1, 3e-3, T_B after a quarter) under the card small, by seed."""
         row = self.grid("small-search").row("NAS-LoRA")
         assert row is not None
-        return [one for one in row.finished(benchmark) if one.run.seed < RERUN]
+        return [record for record in row.finished(benchmark) if record.run.seed < RERUN]
 
     def alpha(self, benchmark: str) -> dict[str, Any]:
         """What the search chose there, beside what noise alone gives."""
         runs = self.searched(benchmark)
-        ends = [end for one in runs if (end := self.archive.mixture(one))]
+        ends = [end for record in runs if (end := self.archive.mixture(record))]
         null = noise(runs[0], ends[0])
         assert null is not None
         skip = 3  # DARTS's order: none, max_pool, avg_pool, skip_connect, …
@@ -544,7 +546,7 @@ class Question:
 
     def domains(self, benchmarks: Sequence[str]) -> Any:
         ends = {
-            name: {one.run.seed: end for one in self.searched(name) if (end := self.archive.mixture(one))}
+            name: {record.run.seed: end for record in self.searched(name) if (end := self.archive.mixture(record))}
             for name in benchmarks
         }
         return domains(ends)

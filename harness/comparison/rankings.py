@@ -136,7 +136,7 @@ def _differ_in_model_alone(first: Grid, second: Grid) -> bool:
     changed = told_apart(first.records, second.records).values()
     if not changed or (same and first.sheet.checkpoint != second.sheet.checkpoint):
         return False
-    return all(MODEL_RULES.issuperset(one) for one in changed) and (not same or all(changed))
+    return all(MODEL_RULES.issuperset(names) for names in changed) and (not same or all(changed))
 
 
 Compared = Mapping[Row, Mapping[Column, Sequence[Cell]]]
@@ -201,10 +201,10 @@ def _scores(
     by_image = [ImageScores.of(cell, archive, seeds=seeds) for cell in every]
     told = [images for images in by_image if images is not None]
     stems = sorted(told[0].scores[seeds[0]]) if told else []
-    if len(told) == len(every) and all(one.scores[seed].keys() == set(stems) for one in told for seed in seeds):
-        clusters = {stem: name for one in told for stem, name in one.clusters.items()}
+    if len(told) == len(every) and all(images.scores[seed].keys() == set(stems) for images in told for seed in seeds):
+        clusters = {stem: name for images in told for stem, name in images.clusters.items()}
         _, groups = np.unique([clusters.get(stem, stem) for stem in stems], return_inverse=True)
-        table = np.array([[[one.scores[seed][stem] for stem in stems] for seed in seeds] for one in told])
+        table = np.array([[[images.scores[seed][stem] for stem in stems] for seed in seeds] for images in told])
     else:
         table = np.array([[[cell.column.sign * cell.values[seed]] for seed in seeds] for cell in every])
         groups = np.zeros(1, dtype=int)

@@ -27,7 +27,9 @@ def session_for(grid: Grid, *, beside: Row | None = None) -> CostRecord | None:
         and any(_same_rules(session, of_run) for of_run in rules)
         and (beside is None or beside in costs_of(grid, session))
     ]
-    return max(fitting, key=lambda one: (len(costs_of(grid, one)), one.finished, one.session), default=None)
+    return max(
+        fitting, key=lambda session: (len(costs_of(grid, session)), session.finished, session.session), default=None
+    )
 
 
 def _same_rules(session: CostRecord, rules: Mapping[str, object]) -> bool:

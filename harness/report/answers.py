@@ -80,10 +80,12 @@ def _worse(grid: Grid, column: Column, others: set[Cell]) -> str:
     has other seeds and is ahead on those that both have."""
     best = grid.best_first(column)[0].row  # of several that print alike
     rest = [cell for cell in grid.below(column) if cell.ranks and cell not in others]
-    behind = [one for cell in rest if (one := grid.difference(best, cell.row, column)) is not None]
+    behind = [difference for cell in rest if (difference := grid.difference(best, cell.row, column)) is not None]
     ahead = [difference.second for difference in behind if difference.mean < 0]
     but = f"; on common seeds {_named(ahead)} {'is' if len(ahead) == 1 else 'are'} ahead of it" if ahead else ""
-    order = sorted((one for one in behind if one.second not in ahead), key=lambda difference: difference.mean)
+    order = sorted(
+        (difference for difference in behind if difference.second not in ahead), key=lambda difference: difference.mean
+    )
     if not order:
         return but
     first, last = order[0], order[-1]

@@ -25,7 +25,7 @@ def command_of(records: Iterable[Record]) -> str:
     by_label = not run.changed and run.variant.startswith(
         f"{run.method}["
     )  # older records do not say what they changed
-    seeds = list(dict.fromkeys(str(one.seed) for one in runs))
+    seeds = list(dict.fromkeys(str(run.seed) for run in runs))
     words = ["sam-peft", "run", "--methods", run.variant if by_label else run.method]
     words += ["--datasets", f"{run.benchmark}=DIR" if own else run.benchmark]
     words += ["--protocol", run.protocol, "--backbone", run.backbone]

@@ -131,16 +131,18 @@ def _times(sessions: Sequence[CostRecord]) -> Table:
 
 def _sizes(sessions: Sequence[CostRecord]) -> Table:
     merges, lines = _merges(sessions), []
-    for one in _measured(sessions):
-        cost = one.cost
+    for measured_method in _measured(sessions):
+        cost = measured_method.cost
         # A CPU's allocator reserves nothing that could be told from what is allocated.
-        names = ("allocated", *MEMORY, *["reserved"] * one.session.comparability.on_gpu)
+        names = ("allocated", *MEMORY, *["reserved"] * measured_method.session.comparability.on_gpu)
         memory = [_scaled(cost.memory_bytes.get(name), 2**30, 3) for name in names]
         memory += ["–"] * (2 + len(MEMORY) - len(memory))
         inference = [_scaled(cost.inference_memory_bytes.get(name), 2**30, 3) for name in ("unmerged", *merges)]
         flops = [_scaled(cost.flops.get(name), 1e9, 1) for name in ("forward", "backward")]
         counts = [_scaled(cost.parameters.get(name), 1e6, 3) for name in ("encoder", "trainable", "total")]
-        lines.append(one.line([*memory, *inference, *flops, *counts, _scaled(cost.checkpoint_bytes, 2**20, 2)]))
+        lines.append(
+            measured_method.line([*memory, *inference, *flops, *counts, _scaled(cost.checkpoint_bytes, 2**20, 2)])
+        )
     return Table(
         heading=f"memory, operations and parameters · {sessions[0].place}",
         level=3,
@@ -183,10 +185,10 @@ def _above(sessions: Sequence[CostRecord]) -> list[str]:
 
 def _ratios(sessions: Sequence[CostRecord]) -> Table:
     lines = []
-    for one in _measured(sessions):
-        for baseline, ratios in sorted(one.cost.ratios.items()):
-            if baseline != one.cost.variant:
-                lines.append(one.line([baseline, *(_change(ratios.get(name)) for name in QUANTITIES)]))
+    for measured_method in _measured(sessions):
+        for baseline, ratios in sorted(measured_method.cost.ratios.items()):
+            if baseline != measured_method.cost.variant:
+                lines.append(measured_method.line([baseline, *(_change(ratios.get(name)) for name in QUANTITIES)]))
     return Table(
         heading=f"cost against baselines · {sessions[0].place}",
         level=3,
@@ -215,7 +217,7 @@ class ReadOnSession:
 def _claims(sessions: Sequence[CostRecord], claims: Sequence[Claim], papers: Papers) -> Table:
     """Readings of claims on cost that these sessions can judge."""
     about_cost = [claim for claim in claims if claim.quantity in ("cost change", "inference change")]
-    findings = [Finding(claim=one, readings=tuple(cost_readings(one, sessions, papers))) for one in about_cost]
+    findings = [Finding(claim=claim, readings=tuple(cost_readings(claim, sessions, papers))) for claim in about_cost]
     measured = [
         (finding, reading) for finding in findings for reading in finding.readings if reading.estimate is not None
     ]

@@ -58,7 +58,7 @@ class Answer(Question):
     def counted(self, cases: Sequence[Case]) -> str:
         """How many of these intervals lie on which side of zero, in words."""
         intervals = [interval for case in cases if (interval := case.difference.interval)]
-        above, below = sum(one.low > 0 for one in intervals), sum(one.high < 0 for one in intervals)
+        above, below = sum(interval.low > 0 for interval in intervals), sum(interval.high < 0 for interval in intervals)
         means = [case.estimate.mean for case in cases]
         one_run = (
             f", {len(cases) - len(intervals)} have one draw and no interval" if len(intervals) < len(cases) else ""
@@ -82,21 +82,27 @@ class Answer(Question):
     def lowest_tried(self, study: str, rows: Sequence[str]) -> int:
         """How many of these rows took the lowest rate of their grid."""
         tunings = [self.cell(study, "kvasir", row).records[0].run.tuning for row in rows]
-        return sum(any(value == min(one["grid"][name]) for name, value in one["chosen"].items()) for one in tunings)
+        return sum(
+            any(value == min(tuning["grid"][name]) for name, value in tuning["chosen"].items()) for tuning in tunings
+        )
 
     @property
     def paper_cost(self) -> str:
         """What the paper says of training cost against full fine-tuning, in %."""
-        (claim,) = (one for one in read_claims() if one.name == COST_CLAIM)
+        (claim,) = (claim for claim in read_claims() if claim.name == COST_CLAIM)
         return f"{(claim.low + claim.high) / 2:.2f}"
 
     @cached_property
     def session(self) -> Mapping[str, MethodCost]:
         """Of ViT-S at 196 px, the session on a device of its own."""
-        sessions = [one for one in CostStore(self.root) if one.comparability.image_size == 196 and not one.shared]
+        sessions = [
+            session
+            for session in CostStore(self.root)
+            if session.comparability.image_size == 196 and not session.shared
+        ]
         if len(sessions) != 1:
             raise LookupError("not one cost session of ViT-S on a device of its own")
-        return {one.variant: one for one in sessions[0].methods}
+        return {method.variant: method for method in sessions[0].methods}
 
     def time(self, first: str, second: str = "lora") -> stats.Interval:
         """Ratio of training step times, paired by round."""
@@ -156,7 +162,7 @@ class Answer(Question):
         return list(main_effects(self.grid("small-readings"), load_study("small-readings")))
 
     def narrowest_effect(self) -> float:
-        return min((one.high - one.low) / 2 for one in self.effects())
+        return min((effect.high - effect.low) / 2 for effect in self.effects())
 
     def p_images(self, epoch_images: int) -> float:
         """p of the sign flips of images, NAS-LoRA against LoRA on Kvasir-SEG at this length."""
@@ -171,7 +177,7 @@ class Answer(Question):
         """Of small-search: options and validation score of every rate that was tried, and the one chosen last."""
         named = self.grid("small-search").row(row)
         assert named is not None
-        tuning = next(one.run.tuning for one in named.runs if one.run.tuning.get("trials"))
+        tuning = next(record.run.tuning for record in named.runs if record.run.tuning.get("trials"))
         return [
             (", ".join(f"{name} {value:g}" for name, value in trial["options"].items()), 100 * trial["score"])
             for trial in tuning["trials"]

@@ -88,7 +88,7 @@ def _table(sheet: Sheet, records: Sequence[Record], elsewhere: Elsewhere) -> tup
     pairs: dict[str, list[AgainstFrozen]] = {}
     behind: dict[str, list[str]] = {}
     alone: set[str] = set()
-    for record in sorted(records, key=lambda one: (method_rank(one.run.method), one.run.variant, one.key)):
+    for record in sorted(records, key=lambda record: (method_rank(record.run.method), record.run.variant, record.key)):
         base = frozen.get((record.run.benchmark, record.run.seed))
         if base is None:
             alone.add(f"{record.run.benchmark} seed {record.run.seed}")
@@ -99,8 +99,8 @@ def _table(sheet: Sheet, records: Sequence[Record], elsewhere: Elsewhere) -> tup
     for variant, of_variant in pairs.items():
         away = [pair for pair in of_variant if not pair.at_home]
         groups = [[pair for pair in of_variant if pair.at_home], away]
-        groups += [[one for one in away if one.tested_on == name] for name in tested]
-        texts = [_difference([one.difference for one in group]) for group in groups]
+        groups += [[pair for pair in away if pair.tested_on == name] for name in tested]
+        texts = [_difference([pair.difference for pair in group]) for group in groups]
         lines.append(Line.of([variant, *texts], Runs(keys=behind[variant]), method=variant))
     columns = [
         Head(
@@ -140,7 +140,12 @@ def _baselines(records: Iterable[Record]) -> dict[tuple[str, int], Record]:
     """By benchmark and seed the run of the decoder alone: at the rate that tuning chose, else with the card's own options."""
     ordered = sorted(
         (record for record in records if record.run.method == FROZEN),
-        key=lambda one: ("chosen" not in one.run.tuning, bool(one.run.changed), one.run.variant, one.key),
+        key=lambda record: (
+            "chosen" not in record.run.tuning,
+            bool(record.run.changed),
+            record.run.variant,
+            record.key,
+        ),
     )
     chosen: dict[tuple[str, int], Record] = {}
     for record in ordered:
@@ -167,17 +172,17 @@ def _pairs(record: Record, base: Record, elsewhere: Elsewhere) -> list[AgainstFr
 
 def _whole(scores: Mapping[str, Mapping[str, float]]) -> Mapping[str, float]:
     """The scores on all test images: of the split that joins the others, else of the first."""
-    tests = {split: one for split, one in scores.items() if split != "val"}
+    tests = {split: of_split for split, of_split in scores.items() if split != "val"}
     return tests.get("all") or next(iter(tests.values()), {})
 
 
 def _first(name: str, scores: Mapping[str, float]) -> str:
-    return next((one for one in PAPER_METRICS.get(name, USUAL_METRICS) if one in scores), "")
+    return next((candidate for candidate in PAPER_METRICS.get(name, USUAL_METRICS) if candidate in scores), "")
 
 
 def _metric(name: str, records: Sequence[Record], elsewhere: Elsewhere) -> str:
     told = (elsewhere[record.key].elsewhere.get(name) for record in records)
-    return next((first for one in told if one and (first := _first(name, _whole(one.scores)))), "")
+    return next((first for test in told if test and (first := _first(name, _whole(test.scores)))), "")
 
 
 def _frozen_line(frozen: Mapping[tuple[str, int], Record], tested: Sequence[str], elsewhere: Elsewhere) -> Line:
@@ -187,8 +192,8 @@ def _frozen_line(frozen: Mapping[tuple[str, int], Record], tested: Sequence[str]
     for record in frozen.values():
         scores = _whole(record.scores.get("best", {}))
         home += [scores[first] for first in [_first(record.run.benchmark, scores)] if first]
-        for name, one in elsewhere[record.key].elsewhere.items():
-            whole = _whole(one.scores)
+        for name, test in elsewhere[record.key].elsewhere.items():
+            whole = _whole(test.scores)
             away[name] += [whole[first] for first in [_first(name, whole)] if first]
     every = [value for values in away.values() for value in values]
     texts = [_score(values) for values in (home, every, *away.values())]

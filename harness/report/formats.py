@@ -241,9 +241,9 @@ def fitted(table: Table, *, width: int) -> list[str]:
     widths = [max(_width(text) for text in [*titles[place], *(line[place] for line in body)]) for place in places]
     depth = max(map(len, titles))
     top = [[([""] * (depth - len(title)) + title)[line] for title in titles] for line in range(depth)]
-    rule = ["-" * one for one in widths]
+    rule = ["-" * each for each in widths]
     lines: list[str] = []
-    for part in table.parts([one + len(GAP) for one in widths], most=width + len(GAP)):
+    for part in table.parts([each + len(GAP) for each in widths], most=width + len(GAP)):
         lines += [""] if lines else []
         for line in (*top, rule, *body):
             cells = (_padded(line[place], widths[place], left=table.columns[place].words) for place in part)

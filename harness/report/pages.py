@@ -184,7 +184,7 @@ def page_of(archive: Archive, table: str) -> Page:
         page = page_of_study(archive, load_study(name))
     else:
         raise UsageError(f"no table {table!r} below {archive.root}{did_you_mean(table, [*protocols, *study_names()])}")
-    if not any(one.columns for one in page.tables):
+    if not any(table.columns for table in page.tables):
         raise UsageError(f"no record below {archive.root} belongs to table {table!r}")
     return page
 

@@ -108,7 +108,7 @@ def _best(curve: Sequence[Specification], readings: Readings) -> list[str]:
     ]
     if not known:
         return []
-    score, best = max(known, key=lambda one: one[0])
+    score, best = max(known, key=lambda scored: scored[0])
     return [
         f"Best on validation of {len(known)} with a run on each benchmark: {label_of(best.point, readings.fields)} "
         f"({score:.1f} points, mean over benchmarks)."
@@ -193,7 +193,9 @@ def _claims(claims: Sequence[Claim], grid: Grid, study: Study) -> Table:
         benchmarks = tuple(name for name in claim.benchmarks if name in study.benchmarks)
         verdicts: Counter[str] = Counter()
         for point in readings.points:
-            others = [replace(one, options={**fixed.get(one.method, {}), **one.options}) for one in claim.denominator]
+            others = [
+                replace(entry, options={**fixed.get(entry.method, {}), **entry.options}) for entry in claim.denominator
+            ]
             read = replace(
                 claim,
                 benchmarks=benchmarks,

@@ -253,7 +253,7 @@ def compared(first: Record, second: Record) -> dict[str, dict[str, Pair]]:
     asked = {name: (getattr(first.run, name), getattr(second.run, name)) for name in ASKED}
     options = _beside(hashed_options(first.run.method_config), hashed_options(second.run.method_config))
     made = {name: (first.environment.get(name), second.environment.get(name)) for name in MADE_WITH}
-    scores = [{" ".join(place): 100 * value for place, value in _flat(one).items()} for one in (first, second)]
+    scores = [{" ".join(place): 100 * value for place, value in _flat(of_run).items()} for of_run in (first, second)]
     return {
         "differences": {
             **_unequal({"outcome": (first.code, second.code), **asked}),
@@ -270,8 +270,8 @@ def compared_in_terminal(first: Record, second: Record) -> str:
     """The two as A and B, with B − A where both are numbers."""
     content = compared(first, second)
     lines = [
-        f"{name}: {one.key}, {one.run.variant} on {one.run.benchmark}, seed {one.run.seed}: {one.code}"
-        for name, one in (("A", first), ("B", second))
+        f"{name}: {record.key}, {record.run.variant} on {record.run.benchmark}, seed {record.run.seed}: {record.code}"
+        for name, record in (("A", first), ("B", second))
     ]
     if rows := [[name, _cut(a), _cut(b)] for name, (a, b) in content["differences"].items()]:
         lines += ["", tabulate(rows, headers=["differs in", "A", "B"], disable_numparse=True)]

@@ -85,7 +85,7 @@ def logged(record: Record, archive: Archive) -> Logged:
         rules=rules | {"key": record.key, **{f"parameters.{name}": n for name, n in record.parameters.items()}},
         curves=curves,
         scores={f"{model}/{split}/{metric}": value for model, split, metric, value in record.each_score()},
-        pictures={f"masks/{one.split}/{one.stem}": one.coloured() for one in masks},
+        pictures={f"masks/{mask.split}/{mask.stem}": mask.coloured() for mask in masks},
     )
 
 

@@ -53,7 +53,7 @@ def _forest(cases: Sequence[Case], models: Sequence[Model], *, axis: str) -> Fig
     figure = new_figure(PAGE, 0.75 + 0.2 * len(lines))
     ax = figure.subplots()
     ax.axvline(0, color=GREY, linewidth=0.7, zorder=0)
-    reach = _reach([one for _, _, one in lines])
+    reach = _reach([estimate for _, _, estimate in lines])
     for height, (label, name, estimate) in enumerate(lines):
         colour, interval = SHADES[names.index(name) % len(SHADES)], estimate.interval()
         if interval is not None:
@@ -87,12 +87,12 @@ def _forest(cases: Sequence[Case], models: Sequence[Model], *, axis: str) -> Fig
 
 def _reach(estimates: Sequence[stats.Estimate]) -> float:
     """Where the axis ends: beyond all means and the intervals that are not far wider than the others."""
-    halves = sorted(interval.half for one in estimates if (interval := one.interval()))
+    halves = sorted(interval.half for estimate in estimates if (interval := estimate.interval()))
     usual = statistics.median(halves) if halves else 1.0
     ends = [
         abs(end)
-        for one in estimates
-        if (interval := one.interval()) and interval.half <= 4 * usual
+        for estimate in estimates
+        if (interval := estimate.interval()) and interval.half <= 4 * usual
         for end in (interval.low, interval.high)
     ]
-    return 1.05 * max([*(abs(one.mean) for one in estimates), *ends, 1.0])
+    return 1.05 * max([*(abs(estimate.mean) for estimate in estimates), *ends, 1.0])

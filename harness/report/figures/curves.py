@@ -33,7 +33,9 @@ def curves(material: Material) -> list[Drawing]:
     drawings = []
     for benchmark in material.grid.benchmarks:
         runs = {row: row.finished(benchmark) for row in material.rows()}
-        whole = {row: [material.archive.whole(one.key) for one in of_row] for row, of_row in runs.items() if of_row}
+        whole = {
+            row: [material.archive.whole(record.key) for record in of_row] for row, of_row in runs.items() if of_row
+        }
         metric = _metric([record for of_row in whole.values() for record in of_row])
         for quantity in ("val", "loss") if metric else ("loss",):
             drawing = _learning(material, benchmark, whole, quantity=quantity, metric=metric)

@@ -49,7 +49,9 @@ def forest(material: Material) -> list[Drawing]:
         raise NothingToDrawError(
             f"no row has a seed in common with the baseline {material.baseline.label}; see --baseline"
         )
-    bars = {name: {row: one.estimate for row, one in by_row.items()} for name, by_row in differences.items()}
+    bars = {
+        name: {row: difference.estimate for row, difference in by_row.items()} for name, by_row in differences.items()
+    }
     titles = {name: f"{column.benchmark_title} {column.measure.title}" for name, column in columns.items()}
     if len(differences) > 1 and (overall := _overall(differences)):
         bars["overall"], titles["overall"] = overall, f"Mean of {len(differences)} benchmarks"
@@ -164,8 +166,8 @@ def _differences(ax: Axes, curve: Sequence[Specification], *, title_of: Callable
         shift = 0.18 * (number - (len(benchmarks) - 1) / 2)
         colour, marker = benchmark_look(benchmark)
         ax.plot([], [], marker, color=colour, label=title_of(benchmark))
-        for place, one in enumerate(curve):
-            difference = one.differences.get(benchmark)
+        for place, specification in enumerate(curve):
+            difference = specification.differences.get(benchmark)
             if difference is None:
                 continue
             at = place + shift
@@ -183,8 +185,8 @@ def _differences(ax: Axes, curve: Sequence[Specification], *, title_of: Callable
 
 def _choices(ax: Axes, curve: Sequence[Specification], design: Readings) -> None:
     lines = [(field.name, level) for field in design.fields for level in range(len(field.levels))]
-    for place, one in enumerate(curve):
-        for field, level in zip(design.fields, one.point.levels, strict=True):
+    for place, specification in enumerate(curve):
+        for field, level in zip(design.fields, specification.point.levels, strict=True):
             colour = GREY if level == 0 else "black"
             ax.plot([place], [lines.index((field.name, level))], "s", color=colour, markersize=3)
     said = [

@@ -57,7 +57,11 @@ def measured(material: Material) -> dict[str, list[RowEvidence]]:
         first: EvidenceRecord | None = None
         for row in material.rows():
             told = {run.run.seed: material.archive.evidence(run) for run in row.finished(benchmark)}
-            there = {seed: one for seed, one in told.items() if one is not None and comparable([first or one, one])}
+            there = {
+                seed: evidence
+                for seed, evidence in told.items()
+                if evidence is not None and comparable([first or evidence, evidence])
+            }
             if there:
                 first = first or next(iter(there.values()))
                 of_row = RowEvidence(row=row, shown=material.short(row), look=look[row], by_seed=there)
@@ -124,7 +128,7 @@ def said(rows: Sequence[RowEvidence]) -> str:
     """Images, seeds, and what symbols are."""
     record = rows[0].records[0]
     seeds = "; ".join(f"{row.row.label}: {len(row.by_seed)}" for row in rows)
-    windows = " Small symbols: windowed blocks, large: global." if any(one.window for one in record.blocks) else ""
+    windows = " Small symbols: windowed blocks, large: global." if any(block.window for block in record.blocks) else ""
     return (
         f"{len(record.images)} test images; seeds measured: {seeds}. Symbols: mean over seeds, dashes: seeds.{windows}"
     )
@@ -210,7 +214,7 @@ def between(first: RowEvidence, second: RowEvidence) -> float | None:
     else:
         seeds = sorted(first.by_seed.keys() & second.by_seed.keys())
         pairs = [(first.by_seed[seed], second.by_seed[seed]) for seed in seeds]
-    values = [alike(one.blocks[-1].trained.grams, other.blocks[-1].trained.grams) for one, other in pairs]
+    values = [alike(ours.blocks[-1].trained.grams, other.blocks[-1].trained.grams) for ours, other in pairs]
     return statistics.fmean(values) if values else None
 
 
@@ -262,13 +266,15 @@ def update(material: Material, benchmark: str, rows: list[RowEvidence]) -> Drawi
     norm = LogNorm(SMALLEST, LARGEST)
     depth = max(len(row.records[0].blocks) for row in rows)
     figure, axes = panels(len(rows), columns=min(5, len(rows)), width=PAGE, height=1.0 + 0.12 * depth)
-    for place, (ax, one) in enumerate(zip(axes, rows, strict=True)):
+    for place, (ax, of_row) in enumerate(zip(axes, rows, strict=True)):
         table = [
             [
-                max(statistics.fmean(each.blocks[block].update.get(site, 0.0) for each in one.records), SMALLEST / 10)
+                max(
+                    statistics.fmean(each.blocks[block].update.get(site, 0.0) for each in of_row.records), SMALLEST / 10
+                )
                 for site in SITES
             ]
-            for block in range(len(one.records[0].blocks))
+            for block in range(len(of_row.records[0].blocks))
         ]
         ax.pcolormesh(table, cmap="magma_r", norm=norm, edgecolors="white", linewidth=0.3)
         ax.set_ylim(len(table), 0)
@@ -276,7 +282,7 @@ def update(material: Material, benchmark: str, rows: list[RowEvidence]) -> Drawi
         step = max(1, -(-len(table) // 16))
         ax.set_yticks([at + 0.5 for at in range(0, len(table), step)], [str(at) for at in range(0, len(table), step)])
         ax.tick_params(length=0)
-        ax.set_title(material.short(one.row, most=20), loc="left")
+        ax.set_title(material.short(of_row.row, most=20), loc="left")
         if place == 0:
             ax.set_ylabel("block")
     bar = figure.colorbar(
@@ -354,18 +360,18 @@ def _merged_on(material: Material, column: Column, rows: list[Merged]) -> Drawin
     figure = new_figure(PAGE, 0.75 + 0.19 * len(rows))
     left, right = figure.subplots(1, 2, sharey=True)
     look = looks(material.grid.rows)
-    for height, one in enumerate(rows):
-        style = {**look[one.row].points(linestyle="none"), "marker": MODES[one.mode]}
-        shown = [value for value in one.deviations if value > 0]
+    for height, merged in enumerate(rows):
+        style = {**look[merged.row].points(linestyle="none"), "marker": MODES[merged.mode]}
+        shown = [value for value in merged.deviations if value > 0]
         left.plot(shown, [height] * len(shown), **{**style, "markersize": 2.5, "alpha": 0.6})
         if shown:
             left.plot([statistics.median(shown)], [height], **style)
-        if one.difference is None:
+        if merged.difference is None:
             continue
-        interval = one.difference.interval
+        interval = merged.difference.interval
         if interval is not None:
-            right.plot([interval.low, interval.high], [height] * 2, color=look[one.row].colour, linewidth=1.3)
-        right.plot([one.difference.mean], [height], **style)
+            right.plot([interval.low, interval.high], [height] * 2, color=look[merged.row].colour, linewidth=1.3)
+        right.plot([merged.difference.mean], [height], **style)
     labels = [f"{material.short(row.row)}, {row.mode} ({row.folded}/{row.folded + row.left})" for row in rows]
     left.set_yticks(range(len(rows)), labels)
     left.set_ylim(len(rows) - 0.4, -0.6)

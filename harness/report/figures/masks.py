@@ -62,8 +62,8 @@ def strip(material: Material) -> list[Drawing]:
     """One photograph: image, truth, and what the first row of every method marks on it, the fewest trained parameters first."""
     drawings = []
     for benchmark, column in material.grid.first_columns.items():
-        first_rows = {one.row.method: one for one in reversed(kept(material, benchmark))}
-        shown = sorted(first_rows.values(), key=lambda one: one.record.parameters.get("encoder", 0))
+        first_rows = {run.row.method: run for run in reversed(kept(material, benchmark))}
+        shown = sorted(first_rows.values(), key=lambda run: run.record.parameters.get("encoder", 0))
         if shown and (drawing := _on_the_photograph(material, column, shown[: ACROSS - 2])):
             drawings.append(drawing)
     if not drawings:
@@ -111,8 +111,8 @@ def painted(predicted: Picture, truth: Picture) -> Picture:
 
 def chosen(material: Material, column: Column, shown: Sequence[Shown]) -> tuple[Shown, int, dict[str, Image]]:
     """The run that images are chosen by (the baseline's, else the first), how many images all runs kept, and word -> image."""
-    base = next((one for one in shown if one.row is material.baseline), shown[0])
-    common = sorted(set.intersection(*(set(one.masks) for one in shown)) or set(base.masks))
+    base = next((run for run in shown if run.row is material.baseline), shown[0])
+    common = sorted(set.intersection(*(set(run.masks) for run in shown)) or set(base.masks))
     scores = {image: score_of(material, base.record, image, column.metric) for image in common}
     known = {image: value for image, value in scores.items() if value is not None}
     return (
@@ -146,12 +146,12 @@ def _side_by_side(material: Material, column: Column, shown: Sequence[Shown]) ->
         places[0].text(
             -0.08, 0.5, word, transform=places[0].transAxes, rotation=90, ha="center", va="center", fontsize=7
         )
-        for ax, one in zip(places[len(head) + 1 :], shown, strict=False):
-            if (mask := one.masks.get(image)) is None:
+        for ax, run in zip(places[len(head) + 1 :], shown, strict=False):
+            if (mask := run.masks.get(image)) is None:
                 continue
-            value = score_of(material, one.record, image, column.metric)
+            value = score_of(material, run.record, image, column.metric)
             said = "" if value is None else f"\n{100 * value:.1f}"
-            _tile(ax, painted(mask.predicted, mask.truth), material.short(one.row, most=18) + said)
+            _tile(ax, painted(mask.predicted, mask.truth), material.short(run.row, most=18) + said)
     stems = ", ".join(f"{word}: {stem}" for word, (_, stem) in images.items())
     caption = (
         f"Masks on {column.benchmark_title} by the best checkpoint of seed {base.record.run.seed}, with the image's"
@@ -163,8 +163,8 @@ def _side_by_side(material: Material, column: Column, shown: Sequence[Shown]) ->
 
 
 def _on_the_photograph(material: Material, column: Column, shown: Sequence[Shown]) -> Drawing | None:
-    base = next((one for one in shown if one.row is material.baseline), shown[0])
-    common = sorted(set.intersection(*(set(one.masks) for one in shown)))
+    base = next((run for run in shown if run.row is material.baseline), shown[0])
+    common = sorted(set.intersection(*(set(run.masks) for run in shown)))
     scores = {image: score_of(material, base.record, image, column.metric) for image in common}
     known = {image: value for image, value in scores.items() if value is not None}
     ranked = best_median_worst(known, lower_is_better=column.measure.lower_is_better)
@@ -179,15 +179,15 @@ def _on_the_photograph(material: Material, column: Column, shown: Sequence[Shown
     axes = figure.subplots(1, len(shown) + 2)
     for ax, title in zip(axes[:2], ("image", "truth"), strict=True):
         _photograph(ax, photograph, f"{title}\n", truth if title == "truth" else None)
-    for ax, one in zip(axes[2:], shown, strict=True):
-        value = score_of(material, one.record, image, column.metric)
+    for ax, run in zip(axes[2:], shown, strict=True):
+        value = score_of(material, run.record, image, column.metric)
         said = "" if value is None else f"{column.measure.title} {100 * value:.1f}"
-        name = one.row.label.split(", ")[0]  # every row is of another method
-        _photograph(ax, photograph, f"{name}\n{said}", truth, one.masks[image].predicted)
+        name = run.row.label.split(", ")[0]  # every row is of another method
+        _photograph(ax, photograph, f"{name}\n{said}", truth, run.masks[image].predicted)
     caption = (
         f"{column.benchmark_title}, {image[1]} (terms of the images: {_terms(column.benchmark)}): of the test images that these runs"
         f" keep, chosen by a hash of their names, the median by {base.row.label}. White: contour of the truth; blue: missed;"
-        f" orange: invented. {material.caption_of(one.record for one in shown)}"
+        f" orange: invented. {material.caption_of(run.record for run in shown)}"
     )
     return Drawing(part=column.benchmark, benchmark=column.benchmark, figure=figure, caption=caption)
 

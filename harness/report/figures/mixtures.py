@@ -252,7 +252,7 @@ def _at_the_end(material: Material, shown: list[RowMixture]) -> Drawing:
         ax.pcolormesh(table, cmap="PuOr_r", norm=norm, edgecolors="white", linewidth=0.3)
         below = shown[place + columns] if place + columns < len(shown) else None
         said = below is None or below.operations != mixture.operations
-        labels = [title(one) if said else "" for one in mixture.operations]
+        labels = [title(operation) if said else "" for operation in mixture.operations]
         ax.set_xticks([at + 0.5 for at in range(mixture.n)], labels, rotation=90)
         step = max(1, -(-len(ends) // 32))
         sites = [site.replace("blocks.", "").replace(".qkv", "") for site in ends][::step]
@@ -334,7 +334,7 @@ def alpha_benchmarks(material: Material) -> list[Drawing]:
         for edge in range(1, len(operations)):
             ax.axvline(edge - 0.5, color="#e6e6e6", linewidth=0.5, zorder=0)
         ax.set_xlim(-0.5, len(operations) - 0.5)
-        ax.set_xticks(range(len(operations)), [title(one) for one in operations])
+        ax.set_xticks(range(len(operations)), [title(operation) for operation in operations])
         ax.set_ylabel("softmax(α) at the end")
         ax.set_title(of_row[0].shown, loc="left")
         ax.ticklabel_format(axis="y", useOffset=False)
@@ -346,7 +346,7 @@ def alpha_benchmarks(material: Material) -> list[Drawing]:
         " uniform; grey band: where noise alone leaves 95 of 100 of these means. Claim tested: benchmarks choose different"
         " mixtures (distance between benchmarks against distance between"
         f" seeds, total variation by site, benchmarks permuted within seeds). {' '.join(sentences)}"
-        f" {_beside_noise(material, [one for of_row in several.values() for one in of_row])} {material.caption}"
+        f" {_beside_noise(material, [record for of_row in several.values() for record in of_row])} {material.caption}"
     )
     return [Drawing(figure=figure, caption=caption)]
 

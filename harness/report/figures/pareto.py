@@ -75,7 +75,7 @@ def _on(material: Material, column: Column, session: CostRecord | None) -> Drawi
     axes = figure.subplots(1, len(amounts_by_title), squeeze=False, sharey=True)[0]
     ends = limits([score.estimate for score in scores.values()], margin=0.15)
     for ax, (title, amounts) in zip(axes, amounts_by_title.items(), strict=True):
-        line = front({row: (one.estimate, column.sign * scores[row].estimate) for row, one in amounts.items()})
+        line = front({row: (amount.estimate, column.sign * scores[row].estimate) for row, amount in amounts.items()})
         _draw(ax, material, amounts, scores, line, ends)
         ax.set_xlabel(title)
     axes[0].set_ylabel(score_label(column))
@@ -152,7 +152,7 @@ def _scale(ax: Axes, values: Sequence[float]) -> None:
 
 
 def _step(cost: MethodCost) -> Interval:
-    values = [1e3 * one for one in cost.step_seconds["total"]]
+    values = [1e3 * seconds for seconds in cost.step_seconds["total"]]
     middle = statistics.median(values)
     low, _, high = statistics.quantiles(values, n=4, method="inclusive") if len(values) > 1 else [middle] * 3
     return Interval(estimate=middle, low=low, high=high, n=len(values))

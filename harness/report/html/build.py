@@ -151,21 +151,21 @@ def _scores(archive: Archive, records: Iterable[Record], *, study: Study | None 
 
 
 def _study_page(archive: Archive, asked: Asked, page: Page, *, name: str, study: Study | None) -> SitePage:
-    titled = sorted(page.grids, key=lambda one: (one.grid.is_generated, -len(one.grid.records)))
-    grids = [one.grid for one in titled]
+    titled = sorted(page.grids, key=lambda section: (section.grid.is_generated, -len(section.grid.records)))
+    grids = [section.grid for section in titled]
     baselines = {grid: baseline_of(grid, study, asked.baseline) for grid in grids}
     names = {row: said for grid in grids for row, said in row_names(grid.rows).items()}
     behind = Behind(archive, opener(grids, names, baselines))
     compares = bool(study is None or study.table.baseline or asked.baseline)
     parts = [
-        _part(archive, asked, one, behind, place=place, several=len(titled) > 1, compares=compares, study=study)
-        for place, one in enumerate(titled)
+        _part(archive, asked, section, behind, place=place, several=len(titled) > 1, compares=compares, study=study)
+        for place, section in enumerate(titled)
     ]
     first = parts[0].headline
-    rules = [line for one in titled for line in (*([one.title] if len(titled) > 1 else []), *one.above())]
+    rules = [line for section in titled for line in (*([section.title] if len(titled) > 1 else []), *section.above())]
     tables = [behind.placed(table, name=f"table-{number}") for number, table in enumerate(page.tables, start=1)]
     gaps = gaps_table(titled)
-    sentences = [line for one in titled for line in _in_sentences(one, several=len(titled) > 1)]
+    sentences = [line for section in titled for line in _in_sentences(section, several=len(titled) > 1)]
     groups = [
         Group(name="sentences", title="In sentences: who is best, what it trains, budgets, what is missing", said=sentences),
         Group(name="all", title="Every number", tables=[behind.placed(numbers_table(titled), name="numbers", words=2)]),
@@ -190,10 +190,10 @@ def _study_page(archive: Archive, asked: Asked, page: Page, *, name: str, study:
         question = "Does the path from files to tables work?" if study is None else question
     return SitePage(
         name=name, question=question, verdict=first.verdict, note=study.note if study else "",
-        facts=[", ".join(benchmark_title(one) for one in benchmarks), *_facts([r for grid in grids for r in grid.records])],
+        facts=[", ".join(benchmark_title(benchmark) for benchmark in benchmarks), *_facts([r for grid in grids for r in grid.records])],
         parts=parts, groups=groups, pictures=drawn_figures(archive.root, name),
         methods=list(dict.fromkeys(row.label for grid in grids for row in grid.rows)),
-        benchmarks={one: benchmark_title(one) for one in benchmarks},
+        benchmarks={benchmark: benchmark_title(benchmark) for benchmark in benchmarks},
         metrics={column.metric: column.measure.title for column in columns},
         behind=behind.texts, lines=behind.lines, opened=behind.opened,
         copies={"LaTeX": _latex(parts, question), "BibTeX": _bibtex(name, question)}, csv=as_csv(page),
@@ -215,10 +215,10 @@ def _part(
     first = [baseline, *(row for row in grid.rows if row is not baseline)]
     return Part(
         name=name, title=titled.title if several else "", headline=made,
-        why=[[behind.place_of(Shown(text="", of=score.cell)) for score in one.scores] for one in made.board.standings],
+        why=[[behind.place_of(Shown(text="", of=score.cell)) for score in standing.scores] for standing in made.board.standings],
         anchors=[
-            [f"{name}{_slug(one.name.text)}--{score.cell.column.benchmark}" for score in one.scores]
-            for one in made.board.standings
+            [f"{name}{_slug(standing.name.text)}--{score.cell.column.benchmark}" for score in standing.scores]
+            for standing in made.board.standings
         ],
         strips=strips(material, row_names(grid.rows), first=first, photographs=asked.photographs),
     )  # fmt: skip
@@ -253,7 +253,7 @@ def _tables_page(archive: Archive, page: Page, *, name: str, question: str) -> S
     return SitePage(
         name=name, question=question, verdict=" ".join(lead[:1]), groups=groups, behind=behind.texts, lines=behind.lines,
         csv=as_csv(page) if page.numbers else "",
-        methods=list(dict.fromkeys(line.method for one in page.tables for line in one.rows if line.method)),
+        methods=list(dict.fromkeys(line.method for table in page.tables for line in table.rows if line.method)),
         order=(2.0,),
     )  # fmt: skip
 
@@ -290,15 +290,15 @@ def _latex(parts: Sequence[Part], question: str) -> str:
 
 def _as_table(board: Leaderboard, heading: str) -> Table:
     rows = []
-    for one in board.standings:
-        cells = [Shown(text=one.name.text)]
-        for score in one.scores:
+    for standing in board.standings:
+        cells = [Shown(text=standing.name.text)]
+        for score in standing.scores:
             spread = score.cell.spread if score.point else None
             cells.append(
                 Shown(text=score.text + (f" ± {100 * spread:.1f}" if spread is not None else ""), mark=score.mark)
             )
-        cells += [Shown(text=one.trained or "–"), Shown(text=one.cost or "–")]
-        rows.append(Line(label=one.name.text, cells=cells))
+        cells += [Shown(text=standing.trained or "–"), Shown(text=standing.cost or "–")]
+        rows.append(Line(label=standing.name.text, cells=cells))
     columns = [
         Head(title="method", words=True), *(Head(title=title) for title in board.headings),
         Head(title="params (M)"), Head(title=f"step / {board.cost_of}"),

@@ -50,7 +50,7 @@ class Scale:
         """
         inside = without_outliers(values)
         known = [interval for interval in intervals if interval and math.isfinite(interval.low)]
-        half = statistics.median([(one.high - one.low) / 2 for one in known]) if known else 0.0
+        half = statistics.median([(interval.high - interval.low) / 2 for interval in known]) if known else 0.0
         spread = max(inside) - min(inside)
         pad = max(min(half, 3 * spread) if spread else half, 0.15 * spread, 1e-3)
         low, high = min(inside) - pad, max(inside) + pad
@@ -278,28 +278,34 @@ def _plot(
     if not against:
         return None
     several = len(columns) > 1
-    differences = [one for row in against for one in row.by_column.values()]
-    means = [one.mean for one in differences] + [one.overall.mean for one in against if one.overall]
-    intervals = [one.interval for one in differences] + [one.overall.interval() for one in against if one.overall]
+    differences = [difference for row in against for difference in row.by_column.values()]
+    means = [difference.mean for difference in differences] + [
+        compared.overall.mean for compared in against if compared.overall
+    ]
+    intervals = [difference.interval for difference in differences] + [
+        compared.overall.interval() for compared in against if compared.overall
+    ]
     scale = Scale.around(means, intervals, zero=True)
     lanes = []
-    for one in against:
+    for compared in against:
         points = [
             _point(scale, difference.mean, difference.interval, about=column.short, kind=columns.index(column) + 1)
-            for column, difference in one.by_column.items()
+            for column, difference in compared.by_column.items()
         ]
-        if several and one.overall:
-            points.append(_point(scale, one.overall.mean, one.overall.interval(), about=f"mean of {len(columns)}"))
-        shown = one.overall or next(iter(one.by_column.values())).estimate
+        if several and compared.overall:
+            points.append(
+                _point(scale, compared.overall.mean, compared.overall.interval(), about=f"mean of {len(columns)}")
+            )
+        shown = compared.overall or next(iter(compared.by_column.values())).estimate
         words = _in_words(shown.mean, shown.interval())
-        if one.overall is None:
-            some = f"{len(one.by_column)} of {len(columns)}"
+        if compared.overall is None:
+            some = f"{len(compared.by_column)} of {len(columns)}"
             words = (
                 f"{words} ({some})".replace(" of ", "\N{NO-BREAK SPACE}of\N{NO-BREAK SPACE}")
-                if len(one.by_column) == 1
+                if len(compared.by_column) == 1
                 else f"{some} benchmarks"
             )
-        lanes.append(Lane(name=names[one.row], points=points, words=words, differs=one.differs))
+        lanes.append(Lane(name=names[compared.row], points=points, words=words, differs=compared.differs))
     about = "Paired by seed and image, positive is better; bars: 95 % intervals over seeds and images."
     if several:
         about += " ◆ mean over benchmarks."
@@ -341,7 +347,7 @@ def _verdict(
         return RANKS_NOTHING
     if not grid.marks:
         return _within([*_highest(grid, names)])
-    told = [one for one in against if one.overall and one.overall.interval()]
+    told = [compared for compared in against if compared.overall and compared.overall.interval()]
     if not compares or not told:
         return _within(_best(grid, names))
     base, columns = names[baseline].text, list(grid.first_columns.values())
@@ -353,7 +359,7 @@ def _verdict(
     if len(told) > MANY_ROWS:
         sentences = [_counted(told, base, names, who=f"Of {len(told)} rows {over}"), *sentences]
     elif len(told) > 1:
-        others = [one for one in told if one is not lead]
+        others = [compared for compared in told if compared is not lead]
         who = f"Of the other {len(others)}" if len(others) > 1 else names[others[0].row].text
         sentences.append(_counted(others, base, names, who=who))
     return _within([*sentences, *_collapsed(grid, {baseline, lead.row}, names)])
@@ -374,7 +380,7 @@ def _lead(told: Sequence[Against], baseline: Row, rows: Sequence[Row]) -> Agains
     """The row that a verdict speaks of: of another method than the baseline, the next behind it in the order of the study."""
     place = rows.index(baseline)
     order = [*rows[place:], *rows[:place]]
-    return min(told, key=lambda one: (one.row.method == baseline.method, order.index(one.row)))
+    return min(told, key=lambda compared: (compared.row.method == baseline.method, order.index(compared.row)))
 
 
 def _counted(told: Sequence[Against], base: str, names: Mapping[Row, Name], *, who: str) -> str:
@@ -383,14 +389,14 @@ def _counted(told: Sequence[Against], base: str, names: Mapping[Row, Name], *, w
         return f"{who}: {told[0].words()}, {_significance(told[0])}."
     parts = []
     for word in ("better", "worse"):
-        rows = [names[one.row].text for one in told if one.differs == word]
+        rows = [names[compared.row].text for compared in told if compared.differs == word]
         if rows:
             parts.append(f"{rows[0] if len(rows) == 1 else len(rows)} significantly {word}")
     return f"{who}, {' and '.join(parts) or 'none differs significantly from'} {'than ' if parts else ''}{base}."
 
 
-def _significance(one: Against) -> str:
-    return f"significantly {one.differs}" if one.differs else "not significantly different"
+def _significance(compared: Against) -> str:
+    return f"significantly {compared.differs}" if compared.differs else "not significantly different"
 
 
 def _best(grid: Grid, names: Mapping[Row, Name]) -> list[str]:
@@ -434,7 +440,7 @@ def _within(sentences: Sequence[str]) -> str:
     """As many whole sentences as there is room for; the first is there, however long."""
     kept: list[str] = []
     for sentence in sentences:
-        if kept and sum(len(one.split()) for one in (*kept, sentence)) > MOST_WORDS:
+        if kept and sum(len(part.split()) for part in (*kept, sentence)) > MOST_WORDS:
             continue
         kept.append(sentence)
     words = " ".join(kept).split()

@@ -67,7 +67,7 @@ def _picture(path: Path) -> Picture | None:
 def compact_svg(svg: str) -> str:
     """The same picture in fewer bytes: coordinates to a hundredth of a point, rasters as WebP, no metadata or comments."""
     svg = _NAMED_GROUP.sub("<g>", _NOT_SHOWN.sub("", svg))
-    svg = _LINES.sub(lambda found: f' d="{_LONG.sub(lambda one: one[1], found[1])}"', svg)
+    svg = _LINES.sub(lambda found: f' d="{_LONG.sub(lambda number: number[1], found[1])}"', svg)
     svg = _PLACE.sub(r' \1="\2"', svg)
     svg = _RASTER.sub(lambda found: f'"{_webp(found[1])}"', svg)
     return re.sub(r"\s+", " ", svg).replace("> <", "><").strip()

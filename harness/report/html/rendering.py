@@ -83,7 +83,7 @@ def page_html(page: SitePage, site: Site, *, url: str = "") -> str:
     )
     data = {
         "behind": page.behind, "lines": page.lines, "opened": page.opened, "copies": page.copies,
-        "pictures": {one.title: one.packed for one in page.pictures}, "csv": {page.name: page.csv} if page.csv else {},
+        "pictures": {picture.title: picture.packed for picture in page.pictures}, "csv": {page.name: page.csv} if page.csv else {},
     }  # fmt: skip
     return _written(
         "page.html", name=page.name, title=page.question, description=page.verdict, url=url, site=site, data=data, page=page,

@@ -96,7 +96,7 @@ def strips(
     for benchmark, column in material.grid.first_columns.items():
         seed = _usual_seed(material, column)
         if shown := kept(replace(material, seed=seed), benchmark) or kept(material, benchmark):
-            shown.sort(key=lambda one: first.index(one.row) if one.row in first else len(first))
+            shown.sort(key=lambda run: first.index(run.row) if run.row in first else len(first))
             made.append(_strip(material, column, shown, names, photographs=photographs))
     return sorted(made, key=lambda strip: not any(shot.photograph for shot in strip.shots))
 
@@ -138,14 +138,14 @@ def _strip(
         picture = None if withheld else material.pictures(base.record, *image)
         truth = base.masks[image].truth
         tiles = [Tile(name=Name(text="truth", hint=""), source=_tile(truth, truth), score="", spoken="the true mask")]
-        for one in shown:
-            if (mask := one.masks.get(image)) is not None:
-                value = score_of(material, one.record, image, column.metric)
+        for run in shown:
+            if (mask := run.masks.get(image)) is not None:
+                value = score_of(material, run.record, image, column.metric)
                 score = "" if value is None else f"{100 * value:.1f}"
                 tiles.append(
                     Tile(
-                        name=names[one.row], source=_tile(mask.predicted, mask.truth), score=score,
-                        spoken=f"mask of {names[one.row].text}" + (f", {column.measure.title} {score} %" if score else ""),
+                        name=names[run.row], source=_tile(mask.predicted, mask.truth), score=score,
+                        spoken=f"mask of {names[run.row].text}" + (f", {column.measure.title} {score} %" if score else ""),
                     )
                 )  # fmt: skip
         shots.append(
