@@ -24,8 +24,7 @@ MODULES = {
     "differences": ("forest", "readings"),
     "ranks": ("ranks", "stability"),
     "mixtures": ("alpha", "alpha-blocks", "alpha-entropy", "alpha-benchmarks"),
-    "merging": ("merging", "merging-blocks"),
-    "insides": ("attention-distance", "frequency", "cka", "update"),
+    "insides": ("merging", "merging-blocks", "attention-distance", "frequency", "cka", "update"),
     "masks": ("masks", "strip"),
 }
 """Module -> the figures that it draws."""
