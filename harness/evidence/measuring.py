@@ -377,9 +377,7 @@ class Measure:
     merges: Sequence[MergeMode] | None = None
 
 
-def measure_insides(
-    asked: Measure, *, device: torch.device, tell: Callable[[str], None] = lambda stage: None
-) -> EvidenceRecord:
+def measure_insides(asked: Measure, *, device: torch.device, tell: Callable[[str], None]) -> EvidenceRecord:
     """Run the images through both encoders in float32, a block's evidence reduced while the block runs.
 
     Raises:

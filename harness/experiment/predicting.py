@@ -196,8 +196,7 @@ def overlay(pixels: Array, mask: Array) -> Array:
         region = mask == index
         line = binary_erosion(region, iterations=width)
         drawn[line & ~binary_erosion(line, iterations=max(1, width // 2))] = 0
-        bright = colours[index].astype(float) * 255 / max(1, colours[index].max())
-        drawn[region & ~line] = bright.astype(np.uint8) if bright.max() else 255
+        drawn[region & ~line] = (colours[index].astype(float) * 255 / colours[index].max()).astype(np.uint8)
     return drawn
 
 

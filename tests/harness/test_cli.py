@@ -76,10 +76,20 @@ def test_debug_raises_it() -> None:
         raising(ZeroDivisionError())(["--debug"])
 
 
-def test_where_no_traceback_can_be_kept_the_line_stays(capsys, monkeypatch) -> None:
+@pytest.mark.parametrize(
+    ("error", "said"),
+    [
+        (ZeroDivisionError("x" * 200), f"ZeroDivisionError: {'x' * 200}; "),
+        (ZeroDivisionError("x" * 201), f"ZeroDivisionError: {'x' * 200}…; "),
+        (MemoryError("x" * 201), f": {'x' * 200}\n"),
+    ],
+)
+def test_where_no_traceback_can_be_kept_the_line_stays_and_is_cut(error, said, capsys, monkeypatch) -> None:
     monkeypatch.setattr("tempfile.tempdir", "/nowhere")
-    assert raising(ZeroDivisionError())([]) == 2
-    assert "--debug" in capsys.readouterr().err
+    assert raising(error)([]) == 2
+    told = capsys.readouterr().err
+    assert said in told
+    assert ("--debug" in told) == isinstance(error, ZeroDivisionError)
 
 
 @pytest.mark.parametrize(

@@ -147,6 +147,8 @@ def test_the_empty_rule_shows_where_masks_are_empty(capsys, tmp_path):
     found = scores_of(capsys, tmp_path / "p", tmp_path / "g", "--conventions", "--metrics", "iou", "--input-size", "16")
     assert found["scores"]["as given"]["iou"] == 1.0
     assert found["scores"]["empty=0"]["iou"] == 0.0
+    assert main(["--pred", str(tmp_path / "p"), "--gt", str(tmp_path / "g"), "--conventions", "--metrics", "iou"]) == 0
+    assert capsys.readouterr().out.splitlines()[2].split("|")[1:3] == [" as given             ", " 1.0000 "]
 
 
 @pytest.mark.parametrize(("given", "message"), [(1, "for b.png; --partial"), (3, "for b.png and 2 more; --partial")])

@@ -243,6 +243,7 @@ def test_where_something_is_missing_nothing_is_written(words: list[str], there: 
     before = sorted(tmp_path.rglob("*"))
     assert main([*words, "--results", str(results)]) == 2
     assert "sam-peft data list" in (error := capsys.readouterr().err) or "nowhere.pth does not exist" in error
+    assert ("2 of 2 trials have no result yet; they run first" in error) == ("--tune" in words)
     assert sorted(tmp_path.rglob("*")) == before
 
 
@@ -357,6 +358,8 @@ def test_a_programme_is_priced_by_phase_and_a_run_of_two_phases_once(programme: 
 def test_a_budget_is_spent_from_the_first_phase_on(programme: list[str], capsys: pytest.CaptureFixture[str]) -> None:
     assert main([*programme, "--plan", "--budget", "1e-5"]) == 0
     assert "all phases: 0 runs to make" in capsys.readouterr().out
+    assert main([*programme, "--budget", "1e-5", "--executor", "inline"]) == 2  # for not one run
+    assert "1e-05" in capsys.readouterr().err
 
 
 def phases_with(programme: list[str], phases: str) -> list[str]:

@@ -6,6 +6,7 @@ import json
 import resource
 import subprocess
 import sys
+from contextlib import nullcontext
 from dataclasses import replace
 from pathlib import Path
 
@@ -73,6 +74,14 @@ def test_every_state_is_told_apart(tmp_path):
     assert states(tmp_path, [elsewhere], tasks) == ["interrupted"]
 
 
+def test_a_screen_is_watched_until_nothing_is_to_come_and_the_last_look_is_printed(monkeypatch, capsys):
+    looks = [Survey(runs=by_key([run_state(state=state)]), sweeps={}, problems={}) for state in ("queued", "OK")]
+    monkeypatch.setattr("rich.live.Live", lambda **_: nullcontext())
+    monkeypatch.setattr(status.time, "sleep", lambda seconds: None)
+    assert status.watch_screen(lambda: looks.pop(0), lambda seen, *, width: f"{len(looks)} looks left") == 0
+    assert capsys.readouterr().out == "0 looks left\n"
+
+
 def test_lost_runs_are_among_those_that_the_same_command_continues():
     runs = by_key([run_state(state=state, attempts=1) for state in ("lost", "lost", "interrupted", "OK")])
     text = status.overview(Survey(runs=runs, sweeps={}, problems={}))
@@ -136,10 +145,11 @@ def test_a_damaged_record_is_named_and_hides_nothing(tmp_path, capsys):
     job = make_job(tmp_path)
     finish(tmp_path, job)
     (tmp_path / "records" / "broken.json").write_text("{")
-    assert status.main(["--results", str(tmp_path)]) == 0
-    output = capsys.readouterr().out
-    assert "1 run: 1 finished" in output
-    assert "unreadable: " in output
+    for words, said in (([], "1 run: 1 finished"), (["--failed"], "no failed run"), (["--json"], '"state": "OK"')):
+        assert status.main(["--results", str(tmp_path), *words]) == 0
+        shown = capsys.readouterr()
+        assert said in shown.out
+        assert "broken.json" in (shown.err if words else shown.out)
 
 
 def test_a_thousand_runs_take_less_than_two_seconds_and_no_torch(tmp_path):
@@ -214,7 +224,8 @@ def test_a_run_that_goes_on_has_the_pace_of_this_start_and_not_of_what_was_done_
 
 
 def test_a_row_takes_what_its_own_finished_runs_took():
-    runs = [run_state(variant="fast", seconds=10.0), run_state(variant="slow", seconds=100.0)]
+    runs = [run_state(variant="fast", seconds=10.0)]
+    runs += [run_state(variant="slow", seconds=seconds) for seconds in (90.0, 110.0)]
     runs += [run_state(variant="slow", state="running", started=50.0), run_state(variant="fast", state="waiting")]
     assert time_left(by_key(runs), now=60.0).seconds == pytest.approx(90.0 + 10.0)
 

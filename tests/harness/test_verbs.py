@@ -16,6 +16,7 @@ import pytest
 from PIL import Image
 
 from harness.__main__ import main
+from harness.cli.command import version
 from harness.cli.settings import main as settings
 from harness.cli.verbs import GROUPS, PEOPLE_SAY, VERBS, summaries
 from harness.datasets import samples
@@ -141,9 +142,11 @@ def test_the_installed_command_is_this_entry() -> None:
 
 
 @pytest.mark.parametrize("words", [["-m", "harness"], ["-m", "harness.run"]])
-def test_version_says_which_copy(words: list[str], tmp_path: Path) -> None:
+def test_version_says_which_copy(words: list[str], tmp_path: Path, monkeypatch) -> None:
     shown = python(*words, "--version", cwd=tmp_path).stdout
     assert re.fullmatch(rf"sam-peft [\d.]+(, commit [0-9a-f]{{12}}( with changes)?)?, in {REPOSITORY}\n", shown)
+    monkeypatch.setattr("harness.cli.command.code_version", lambda: {"commit": "0123456789abcdef", "dirty": True})
+    assert ", commit 0123456789ab with changes, in " in version()
 
 
 def test_from_a_foreign_folder_a_run_says_which_copy_it_is(tmp_path: Path) -> None:
@@ -159,9 +162,13 @@ def test_from_a_foreign_folder_a_run_says_which_copy_it_is(tmp_path: Path) -> No
         (["status", "--json", "--failed"], "--failed has no effect with --json"),
         (["status", "--logs", "a", "--failed"], "--failed has no effect with --logs"),
         (["metrics", "--pred", ".", "--gt", ".", "--input-size", "64"], "--input-size has no effect without --set"),
-        (["metrics", "--pred", ".", "--gt", ".", "--num-classes", "3", "--foreground", "half"], "--foreground has no"),
+        (
+            ["metrics", "--pred", ".", "--gt", ".", "--num-classes", "255", "--foreground", "half"],
+            "--foreground has no",
+        ),
         (["tables", "--readings", "design", "--json"], "--json has no effect with --readings design"),
         (["tables", "--readings", "--check"], "--check has no effect with --readings"),
+        (["tables", "--protocol", "mini"], "--protocol has no effect without --readings"),
         (["settings", "--completion", "bash", "--json"], "--json has no effect with --completion"),
         (["settings", "--init", "--json"], "--json has no effect with --init"),
         (["settings", "--out", "a"], "--out is for --init"),

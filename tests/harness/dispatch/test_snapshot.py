@@ -59,6 +59,16 @@ def test_a_snapshot_has_what_git_lists_and_only_its_user_writes_to_it(tmp_path):
     assert (tmp_path / "snapshots").stat().st_mode & stat.S_ISVTX, "a member of the group could move the user's folder"
 
 
+def test_of_two_that_take_the_same_snapshot_at_once_one_makes_it_and_the_other_leaves_nothing(tmp_path, monkeypatch):
+    def beaten(source, target):
+        shutil.copytree(source, target)
+        raise OSError(39, "Directory not empty")
+
+    monkeypatch.setattr(os, "rename", beaten)
+    frozen = snapshot.take(tmp_path)
+    assert list(frozen.parent.iterdir()) == [frozen]
+
+
 def test_what_is_too_large_for_code_is_not_frozen(tmp_path, monkeypatch):
     monkeypatch.setattr(snapshot, "LARGEST", 1000)
     with pytest.raises(UsageError, match="MiB"):
@@ -190,12 +200,21 @@ def test_a_worker_runs_a_copy_of_its_users_alone_and_leaves_none(tmp_path, monke
     os.utime(left, (0, 0))
     done = it.run()
     assert done.returncode == 0, done.stderr
+    assert json.loads((it.folder / "sweep.json").read_text())["snapshot"] == str(it.frozen)
     (log,) = (tmp_path / "results" / "state").glob("*/attempt.1.log")
     (code,) = re.findall(r"with the code in (.+)/harness/experiment/experiment.py \(mode (\d+)\)", log.read_text())
     assert Path(code[0]).parent == it.temporary
     assert code[1] == "700"
     assert not list(it.temporary.iterdir())
     assert not list(it.frozen.rglob("__pycache__"))
+
+
+def test_a_copy_in_use_stays_however_old_it_is(tmp_path, monkeypatch):
+    monkeypatch.setattr("tempfile.tempdir", str(tmp_path))
+    copy = frozen_start.private_copy({"harness/a.py": b"x = 1\n"})
+    os.utime(copy, (0, 0))
+    frozen_start.remove_unused_copies()
+    assert (Path(copy) / "harness" / "a.py").read_bytes() == b"x = 1\n"
 
 
 @pytest.mark.parametrize(("own", "behind"), [("", []), ("/home/me/lib", ["/home/me/lib"])])

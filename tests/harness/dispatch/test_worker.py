@@ -179,13 +179,14 @@ def test_a_worker_here_goes_through_all_runs_and_comes_back_to_those_that_others
     naps: list[float] = []
     monkeypatch.setattr(worker, "time", SimpleNamespace(sleep=naps.append))
     monkeypatch.setitem(sys.modules, "harness.experiment.experiment", standin)
-    chunk, sweep = submitted(tmp_path, jobs=[make_job(tmp_path, seed=seed) for seed in range(3)])
+    jobs = [make_job(tmp_path, seed=seed) for seed in range(3)]
+    chunk, sweep = submitted(tmp_path, jobs=jobs, signal_seconds=8)
     told = supervised("elsewhere", "finished", "elsewhere", "elsewhere", "elsewhere", "failed", "finished")
     assert worker.drain(chunk, sweep, stop=StopSignals()) == 0
     assert [seed for seed, *_ in told] == [0, 1, 2, 0, 2, 0, 2]
     assert naps == [1.0]  # only where nothing was to do
     assert told[0][1].holder == Holder.here()
-    assert told[0][1].accounting is None
+    assert (told[0][1].accounting, told[0][1].patience_s) == (None, 5.0)
     told = supervised("interrupted", signals=(signal.SIGTERM,))
     assert worker.drain(chunk, sweep, stop=StopSignals()) == 0
     assert len(told) == 1

@@ -153,6 +153,9 @@ def test_what_is_no_sam_is_refused_with_the_way_that_works(
     for run in (finished(results, "lora", backbone="tiny_timm"), finished(results, "lora", benchmark="trans10k_v2")):
         assert export_to(results, run, tmp_path / "sam.pth") == 2
         assert "use --adapter-only" in capsys.readouterr().err
+    run = finished(results, "lora", backbone="tiny_mobile_sam")
+    assert export_to(results, run, tmp_path / "peft", "--peft") == 2
+    assert "leave --peft out" in capsys.readouterr().err
 
 
 def test_the_state_of_another_run_is_refused(results: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:

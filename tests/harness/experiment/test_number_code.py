@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import sys
 from pathlib import Path
 
@@ -87,6 +88,12 @@ def test_what_a_method_is_made_of_counts_and_other_methods_do_not() -> None:
     rooms = module._behind("harness.experiment.experiment", module.ROOMS, without=module.NO_NUMBERS)
     assert {"harness.training.loop", "harness.evaluation.saliency", "harness.models.sam_encoder"} <= set(rooms)
     assert not any(name.startswith(("harness.dispatch", "harness.report")) for name in rooms)
+
+
+def test_a_module_that_nobody_imported_has_a_file_and_a_name_in_a_module_none() -> None:
+    assert module._path("json.tool") == Path(json.__file__).with_name("tool.py")
+    assert module._path("this.s") is None  # printed, if it were imported
+    assert not {"json.tool", "this"} & set(sys.modules)
 
 
 def test_methods_differ_in_their_own_part_and_share_the_rooms() -> None:

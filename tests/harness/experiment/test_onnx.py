@@ -6,6 +6,7 @@ import json
 import sys
 from collections.abc import Sequence
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 
 import numpy as np
@@ -19,6 +20,7 @@ from harness.experiment.trained import METADATA, of_results
 from harness.models.build import build_segmenter
 from harness.models.catalog import backbone
 from harness.models.segmenter import Prompts
+from harness.system.errors import UsageError
 from tests.harness.experiment.finished import export_to, finished
 
 onnx = pytest.importorskip("onnx")
@@ -120,8 +122,19 @@ def test_what_cannot_be_written_is_one_line_and_no_file(
 
     assert export_to(results, run, tmp_path / "m.onnx", "--onnx") == 2
 
-    assert len([line for line in capsys.readouterr().err.splitlines() if line.startswith("sam-peft")]) <= 1
+    (line,) = [line for line in capsys.readouterr().err.splitlines() if line.startswith("error: ")]
+    assert {"cannot be traced": "fft", "is not installed": "pip install"}.get(broken, broken) in line
     assert list(tmp_path.iterdir()) == []
+
+
+def test_what_onnxruntime_cannot_run_is_said_with_its_reason(monkeypatch: pytest.MonkeyPatch) -> None:
+    def run(*_: Any) -> None:
+        raise RuntimeError("no kernel\nfor this")
+
+    monkeypatch.setattr(onnxruntime, "InferenceSession", lambda *_, **__: SimpleNamespace(run=run))
+    nothing = torch.zeros(2)
+    with pytest.raises(UsageError, match="no kernel; use --adapter-only"):
+        exporting_onnx._difference(Path("m.onnx"), {"images": nothing}, (nothing, nothing))
 
 
 @pytest.mark.parametrize(

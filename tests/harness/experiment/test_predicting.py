@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import os
 import shutil
+from contextlib import nullcontext
 from dataclasses import asdict
 from pathlib import Path
 
@@ -173,17 +174,21 @@ def test_an_exported_adapter_predicts_the_same_without_any_results_folder(
 
 
 def test_the_same_command_goes_on_where_it_was_stopped(
-    binary: Finished, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+    binary: Finished, tmp_path: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
 ) -> None:
+    told: list[int] = []
+    monkeypatch.setattr(predict, "counter", lambda *_: nullcontext(told.append))
     out = tmp_path / "out"
     assert binary.predict(out) == 0
     masks = sorted(out.glob("*.png"))
     masks[0].unlink()
     before = {path.name: path.stat().st_mtime_ns for path in masks[1:]}
     capsys.readouterr()
+    told.clear()
 
     assert binary.predict(out) == 0
 
+    assert told == [len(before), len(masks)]
     assert f"masks of 1 images by run {binary.record.key}, {len(before)} were there already" in capsys.readouterr().out
     assert {path.name: path.stat().st_mtime_ns for path in masks[1:]} == before
     assert masks[0].is_file()

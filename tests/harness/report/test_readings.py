@@ -224,7 +224,10 @@ def test_the_verb_writes_the_page_and_shows_the_plan_without_records(tmp_path: P
     store = RecordStore(tmp_path)
     for one in everything():
         store.write(replace(one, run=replace(one.run, protocol="nas-lora")))
+    (broken := tmp_path / "records" / "broken.json").write_text("{")
     assert tables(["--readings", "--results", str(tmp_path)]) == 0
+    assert "broken.json" in capsys.readouterr().err
+    broken.unlink()
     assert (tmp_path / "readings" / "readings.md").is_file()
     assert tables(["--results", str(tmp_path)]) == 0
     assert tables(["--check", "--results", str(tmp_path)]) == 0  # it is no table that records alone would give

@@ -510,6 +510,16 @@ def results(tmp_path: Path) -> Path:
     return tmp_path
 
 
+def test_a_terminal_gets_text_in_place_of_markdown_alone(results: Path, capsys, monkeypatch) -> None:
+    monkeypatch.setattr("harness.cli.tables.terminal_width", lambda stream: 80)
+    shown = {}
+    for form in ("csv", "markdown"):
+        assert main(["--results", str(results), "--format", form]) == 0
+        shown[form] = capsys.readouterr().out
+    assert shown["csv"].encode() == (results / "tables" / "demo.csv").read_bytes()
+    assert "|" not in shown["markdown"]
+
+
 def test_check_tells_a_stale_a_missing_and_an_orphaned_table(results: Path, capsys: pytest.CaptureFixture[str]) -> None:
     arguments = ["--results", str(results)]
     assert main([*arguments, "--check"]) == 1
