@@ -33,7 +33,11 @@ def number_code(method: type, config: type, benchmark: type) -> dict[str, str]:
     """
     shared = _definitions(_behind("harness.experiment.experiment", ROOMS, without=NO_NUMBERS))
     method_code = _definitions(_behind(method.__module__, ("harness.methods",), without=("harness.methods.configs",)))
-    options = [_stripped(inspect.getsource(base)) for base in config.__mro__ if base.__module__ != "builtins"]
+    options = [
+        _stripped(ast.parse(textwrap.dedent(inspect.getsource(base))))
+        for base in config.__mro__
+        if base.__module__ != "builtins"
+    ]
     files = _definitions(_behind(benchmark.__module__, ("harness.datasets",)))
     return {
         "numbers": _digest(shared),
@@ -53,12 +57,11 @@ def _definitions(modules: Iterable[str]) -> list[str]:
 @functools.cache
 def _of_module(module: str) -> tuple[str, ...]:
     nodes = [node for node in _tree(module).body if not isinstance(node, ast.Import | ast.ImportFrom)]
-    return tuple(filter(None, (_stripped(ast.unparse(node)) for node in nodes)))
+    return tuple(filter(None, (_stripped(ast.Module(body=[node], type_ignores=[])) for node in nodes)))
 
 
-def _stripped(source: str) -> str:
-    """The source without docstrings and other strings that stand alone; comments go with parsing."""
-    tree = ast.parse(textwrap.dedent(source))
+def _stripped(tree: ast.Module) -> str:
+    """The source without docstrings and other strings that stand alone; comments went with parsing. Changes the tree."""
     for node in ast.walk(tree):
         body: Any = getattr(node, "body", None)
         if isinstance(body, list):
@@ -76,19 +79,21 @@ def _behind(module: str, prefixes: tuple[str, ...], *, without: tuple[str, ...] 
         if name in modules or _path(name) is None:
             continue
         modules.add(name)
-        for node in ast.walk(_tree(name)):
-            for imported in _imported(node):
-                if _is_below(imported, prefixes) and not _is_below(imported, without):
-                    waiting.append(imported)
+        for imported in _imported(name):
+            if _is_below(imported, prefixes) and not _is_below(imported, without):
+                waiting.append(imported)
     return sorted(modules)
 
 
-def _imported(node: ast.AST) -> list[str]:
-    if isinstance(node, ast.Import):
-        return [alias.name for alias in node.names]
-    if isinstance(node, ast.ImportFrom) and node.module:
-        return [node.module, *(f"{node.module}.{alias.name}" for alias in node.names)]
-    return []
+@functools.cache
+def _imported(module: str) -> tuple[str, ...]:
+    imported: list[str] = []
+    for node in ast.walk(_tree(module)):
+        if isinstance(node, ast.Import):
+            imported += [alias.name for alias in node.names]
+        elif isinstance(node, ast.ImportFrom) and node.module:
+            imported += [node.module, *(f"{node.module}.{alias.name}" for alias in node.names)]
+    return tuple(imported)
 
 
 def _is_below(name: str, packages: tuple[str, ...]) -> bool:

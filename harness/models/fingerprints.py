@@ -10,6 +10,7 @@ import re
 import stat
 import time
 from pathlib import Path
+from typing import Any
 
 from harness.system.errors import UsageError
 from harness.system.files import write_atomically
@@ -36,9 +37,8 @@ def fingerprint(path: Path) -> str:
         before = path.stat()
         if not stat.S_ISREG(before.st_mode):
             raise UsageError(f"checkpoint {path} is no file; give the path of a .pth or .safetensors file")
-        known = _remembered(path, before)
-        if known:
-            return PREFIX + known
+        if known := _entry_of(path, before):
+            return PREFIX + str(known["sha256"])
         if before.st_size >= _SAID_FROM:
             size = f"{before.st_size / 1e9:.2f} GB"
             say(f"reading all {size} of {path} for its fingerprint (once; it is remembered)")
@@ -53,12 +53,26 @@ def fingerprint(path: Path) -> str:
     return PREFIX + digest
 
 
-def is_remembered(path: Path) -> bool:
-    """Whether `fingerprint` has read this very file before."""
+def known_to_fit(path: Path, backbone: str) -> bool:
+    """Whether `remember_fit` was told that this very file fits a backbone."""
     try:
-        return bool(_remembered(path, path.stat()))
+        return backbone in _entry_of(path, path.stat()).get("fits", ())
     except OSError:
         return False
+
+
+def remember_fit(path: Path, backbone: str, *, checked: os.stat_result) -> None:
+    """Remember that a file fits a backbone, so that not every plan imports torch to see it; beside its `fingerprint`, which is
+    made first.
+
+    Args:
+        checked: the file's status before it was checked; where it has another by now, nothing is remembered.
+    """
+    entry, content = _entry(path), _entry_of(path, checked)
+    if entry is None or not content:
+        return
+    with contextlib.suppress(OSError, ValueError, TypeError):
+        write_atomically(entry, json.dumps(content | {"fits": sorted({backbone, *content.get("fits", ())})}) + "\n")
 
 
 def short_fingerprint(path: Path) -> str:
@@ -106,16 +120,17 @@ def _entry(path: Path) -> Path | None:
     return None if folder is None else folder / "fingerprints" / f"{name}.json"
 
 
-def _remembered(path: Path, status: os.stat_result) -> str:
+def _entry_of(path: Path, status: os.stat_result) -> dict[str, Any]:
+    """What is remembered of a file with this status: ``file``, ``sha256`` and the backbones that it ``fits``; else nothing."""
     entry = _entry(path)
     try:
         if entry is None or not entry.is_file() or entry.stat().st_size > 64 * 1024:
-            return ""
+            return {}
         content = json.loads(entry.read_text(encoding="utf-8"))
-        same = content["file"] == _identity(path, status)
-        return content["sha256"] if same and _HASH.fullmatch(content["sha256"]) else ""
+        same = content["file"] == _identity(path, status) and _HASH.fullmatch(content["sha256"])
+        return dict(content) if same and isinstance(content.get("fits", []), list) else {}
     except (OSError, ValueError, TypeError, KeyError, RecursionError):
-        return ""
+        return {}
 
 
 def _remember(path: Path, status: os.stat_result, digest: str) -> None:

@@ -18,7 +18,7 @@ from harness.datasets.base import DatasetError
 from harness.datasets.preparing.checking import first_look
 from harness.models.catalog import backbone_shape, require_stands, resolve_backbone
 from harness.models.checkpoint import require_finite
-from harness.models.fingerprints import fingerprint, is_remembered, short_fingerprint
+from harness.models.fingerprints import fingerprint, known_to_fit, remember_fit, short_fingerprint
 from harness.models.published import is_word, published_file
 from harness.planning.data import Images, data_fingerprint, data_options, manifest_hash, require_task
 from harness.planning.earlier import earlier, under_short_fingerprints
@@ -67,12 +67,16 @@ def pretrained(request: Request, backbone: str, protocol: Protocol) -> Pretraine
         what = "is a folder" if path.is_dir() else "is no file" if path.exists() else "does not exist"
         missing = f"checkpoint {path} {what}; give the path of the pretrained {backbone} file"
         return Pretrained(path=str(path), fingerprint="missing", missing=missing)
+    if known_to_fit(path, backbone):
+        return Pretrained(path=str(path.absolute()), fingerprint=fingerprint(path), short=short_fingerprint(path))
     from harness.models.build import require_checkpoint  # imports torch, which other plans need not wait for
 
+    before = path.stat()
     require_checkpoint(backbone, path)
-    if not is_remembered(path):  # all of it is read once, for its numbers and for its fingerprint
-        require_finite(path)
-    return Pretrained(path=str(path.absolute()), fingerprint=fingerprint(path), short=short_fingerprint(path))
+    require_finite(path)
+    given = Pretrained(path=str(path.absolute()), fingerprint=fingerprint(path), short=short_fingerprint(path))
+    remember_fit(path, backbone, checked=before)
+    return given
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -10,6 +10,9 @@ import pytest
 
 from harness.models import fingerprints
 from harness.models.fingerprints import fingerprint, is_checkpoint, short_fingerprint
+from harness.planning.plan import Pretrained, pretrained
+from harness.planning.request import Request
+from harness.protocols.load import load_protocol
 from harness.system.errors import UsageError
 
 SIZE = 3 << 20
@@ -73,6 +76,28 @@ def test_a_file_is_read_once_and_again_when_it_changed(reads: list[str], tmp_pat
     os.replace(write(tmp_path / "other"), path)
     assert fingerprint(path) == first
     assert reads == ["file"] * 3
+
+
+def test_a_checkpoint_is_held_against_a_backbone_once_and_again_when_it_changed(reads, tmp_path, monkeypatch) -> None:
+    """So that torch is not imported for every plan; not where the file changed while it was checked."""
+    path, checked, during = write(tmp_path / "file"), [], []
+    monkeypatch.setattr("harness.models.build.require_checkpoint", lambda backbone, _: checked.append(backbone))
+    monkeypatch.setattr("harness.planning.plan.require_finite", lambda path: [change(path) for change in during])
+
+    def plan(backbone: str) -> Pretrained:
+        request = Request(entries=(), benchmarks=(), protocol="mini", checkpoints={"": path})
+        return pretrained(request, backbone, load_protocol("mini"))
+
+    first = plan("vit_b")
+    assert (plan("vit_b"), first.fingerprint) == (first, fingerprint(path))
+    assert plan("vit_l") == plan("vit_b") == plan("vit_l")
+    assert checked == ["vit_b", "vit_l"]
+    during.append(lambda path: write(path, changed=1))
+    write(path, changed=0)
+    plan("vit_b")
+    during.clear()
+    assert plan("vit_b").fingerprint == plan("vit_b").fingerprint != first.fingerprint
+    assert checked == ["vit_b", "vit_l", "vit_b", "vit_b"]
 
 
 def test_what_changed_a_moment_ago_is_not_remembered(reads: list[str], tmp_path, monkeypatch) -> None:
