@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import contextlib
 import os
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from typing import Any
 
 import pytest
@@ -42,6 +42,23 @@ def _own_cache(tmp_path_factory: pytest.TempPathFactory) -> None:
 def nobody_else(monkeypatch: pytest.MonkeyPatch) -> None:
     """Measuring does not watch the processor for a second before it begins."""
     monkeypatch.setattr("harness.costing.device._cpu_used", lambda seconds: "")
+
+
+@pytest.fixture
+def says(capsys: pytest.CaptureFixture[str]) -> Callable[..., str]:
+    """What a verb prints that must end with ``code``; of a refusal (2) the one line of its error."""
+
+    def call(verb: Callable[[list[str]], int], *words: object, code: int = 0) -> str:
+        capsys.readouterr()
+        assert verb([str(word) for word in words]) == code
+        shown = capsys.readouterr()
+        if code != 2:
+            return shown.out + shown.err
+        (line,) = shown.err.splitlines()
+        assert line.startswith("error: ")
+        return line
+
+    return call
 
 
 @contextlib.contextmanager

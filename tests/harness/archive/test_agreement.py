@@ -22,6 +22,7 @@ from harness.cli.records import main
 from harness.system.errors import UsageError
 from tests.harness.report.sample import record
 from tests.harness.report.test_costs import session
+from tests.values import there
 
 COMMITTED = Path(__file__).parents[3] / "results" / "records"
 NASPCLORA = "0208a83a876e42cc"  # of mini on kvasir: with an α history, and a best epoch that is the last
@@ -48,25 +49,19 @@ def edited(path: Path, change: Callable[[dict[str, Any]], object]) -> None:
     path.write_text(json.dumps(content), encoding="utf-8")
 
 
-def checked(path: Path, capsys: pytest.CaptureFixture[str], *, code: int) -> str:
-    """What ``records check`` prints."""
-    assert main(["check", str(path.parent.parent), "--debug"]) == code
-    return capsys.readouterr().out
-
-
-def test_the_committed_records_and_costs_pass_and_all_have_a_seal(capsys: pytest.CaptureFixture[str]) -> None:
-    assert main(["check", str(COMMITTED.parent)]) == 0
-    assert re.fullmatch(r"\S+: \d{2,} records \(\d+ of failed runs\), 0 wrong, 0 conflicts\n", capsys.readouterr().out)
+def test_the_committed_records_and_costs_pass_and_all_have_a_seal(says) -> None:
+    said = says(main, "check", COMMITTED.parent)
+    assert re.fullmatch(r"\S+: \d{2,} records \(\d+ of failed runs\), 0 wrong, 0 conflicts\n", said)
 
 
 @pytest.mark.parametrize("key", [NASPCLORA, TRANS10K])
-def test_a_record_that_is_older_than_seals_passes_is_told_and_can_be_sealed(tmp_path, capsys, key: str) -> None:
+def test_a_record_that_is_older_than_seals_passes_is_told_and_can_be_sealed(tmp_path, says, key: str) -> None:
     path = copied(tmp_path, key, with_seal=False)
-    before = load(path)
-    assert "1 records are older than seals" in checked(path, capsys, code=0)
-    assert main(["seal", str(path.parent.parent)]) == 0
+    before, root = load(path), path.parent.parent
+    assert "1 records are older than seals" in says(main, "check", root)
+    says(main, "seal", root)
     assert is_sealed(path)
-    assert "older than seals" not in checked(path, capsys, code=0)
+    assert "older than seals" not in says(main, "check", root)
     assert load(path) == before
     assert path.read_bytes() == (COMMITTED / path.name).read_bytes()
 
@@ -88,25 +83,25 @@ EDITS: dict[str, Callable[[dict[str, Any]], object]] = {
 
 @pytest.mark.parametrize("with_seal", [True, False], ids=["sealed", "older"])
 @pytest.mark.parametrize("edit", EDITS)
-def test_an_edited_record_is_found_and_neither_merged_nor_sealed(tmp_path, capsys, edit: str, with_seal: bool) -> None:
+def test_an_edited_record_is_found_and_neither_merged_nor_sealed(tmp_path, says, edit: str, with_seal: bool) -> None:
     path = copied(tmp_path, NASPCLORA, with_seal=with_seal)
     edited(path, EDITS[edit])
-    before = path.read_bytes()
-    assert f"wrong: {path}: " in checked(path, capsys, code=1)
-    assert main(["seal", str(path.parent.parent)]) == 1
+    before, root = path.read_bytes(), path.parent.parent
+    assert f"wrong: {path}: " in says(main, "check", root, "--debug", code=1)
+    says(main, "seal", root, code=1)
     assert path.read_bytes() == before
-    report = merge([path.parent.parent], tmp_path / "merged")
+    report = merge([root], tmp_path / "merged")
     assert (report.added, list(report.skipped)) == (0, [path])
 
 
 @pytest.mark.parametrize("split", ["all", "easy"])
-def test_an_edited_accuracy_of_classes_is_found_beyond_its_images_and_by_the_seal_within(tmp_path, capsys, split: str):
+def test_an_edited_accuracy_of_classes_is_found_beyond_its_images_and_by_the_seal_within(tmp_path, says, split: str):
     older = copied(tmp_path / "older", TRANS10K, with_seal=False)
     edited(older, lambda c: c["scores"]["best"][split].update(accuracy=0.99))
-    assert f"best {split}: accuracy is 0.990000" in checked(older, capsys, code=1)
+    assert f"best {split}: accuracy is 0.990000" in says(main, "check", older.parent.parent, code=1)
     new = copied(tmp_path / "new", TRANS10K, with_seal=True)
     edited(new, lambda c: c["scores"]["best"][split].update(miou=c["scores"]["best"][split]["miou"] + 1e-4))
-    assert "seal" in checked(new, capsys, code=1)
+    assert "seal" in says(main, "check", new.parent.parent, code=1)
 
 
 def exchange(path: Path) -> None:
@@ -129,10 +124,10 @@ def exchange(path: Path) -> None:
     ],
     ids=["exchanged", "gone", "cut off", "no text", "another table"],
 )
-def test_an_edited_file_beside_a_record_is_found(tmp_path, capsys, name: str, edit: Callable[[Path], object]) -> None:
+def test_an_edited_file_beside_a_record_is_found(tmp_path, says, name: str, edit: Callable[[Path], object]) -> None:
     path = copied(tmp_path, NASPCLORA, with_seal=True)
     edit(path.with_suffix(f".{name}"))
-    assert f"{NASPCLORA}.{name}" in checked(path, capsys, code=1)
+    assert f"{NASPCLORA}.{name}" in says(main, "check", path.parent.parent, "--debug", code=1)
     assert list(merge([path.parent.parent], tmp_path / "merged").skipped) == [path]
 
 
@@ -158,11 +153,8 @@ def test_an_edited_image_file_of_an_older_record_is_found_by_what_it_says(tmp_pa
 
 def test_an_edited_image_file_gives_no_paired_interval(tmp_path: Path) -> None:
     path = copied(tmp_path, NASPCLORA, with_seal=True)
-    asked = (load(path), "best", "test", "iou")
-    root = path.parent.parent
-    found = Archive(root).images(*asked)
-    assert found is not None
-    assert len(found.scores) == 100
+    asked, root = (load(path), "best", "test", "iou"), path.parent.parent
+    assert len(there(Archive(root).images(*asked)).scores) == 100
     exchange(path.with_suffix(".images.csv"))
     assert Archive(root).images(*asked) is None
     assert image_scores(path.with_suffix(".images.csv"), variant="best", split="test", metric="iou") is not None
@@ -172,33 +164,30 @@ def test_an_edited_image_file_gives_no_paired_interval(tmp_path: Path) -> None:
     ("old", "new"),
     [('"rounds": 9', '"rounds": 8'), ("0.21", "0.01"), ('"device": "NVIDIA H100"', '"device": "cpu"'), ("0.5", "-0.5")],
 )
-def test_an_edited_cost_record_is_found_and_not_shown(tmp_path, capsys, old: str, new: str) -> None:
+def test_an_edited_cost_record_is_found_and_not_shown(tmp_path, says, old: str, new: str) -> None:
     RecordStore(tmp_path).write(record())
-    path = CostStore(tmp_path).write(session())
-    replaced_in_cost(path, old, new, capsys)
+    replaced_in_cost(CostStore(tmp_path).write(session()), old, new, says)
 
 
 @pytest.mark.parametrize(("old", "new"), [('"rounds": 5', '"rounds": 50'), ('"threads": 1', '"threads": 8')])
-def test_an_edited_cost_record_that_is_older_than_seals_is_found_by_its_session(tmp_path, capsys, old: str, new: str):
+def test_an_edited_cost_record_that_is_older_than_seals_is_found_by_its_session(tmp_path, says, old: str, new: str):
     RecordStore(tmp_path).write(record())
     (source,) = (COMMITTED.parent / "cost").glob("089f*-de744ca3.json")
-    content = json.loads(source.read_text(encoding="utf-8"))
-    content.pop("seal", None)
     path = tmp_path / "cost" / source.name
     path.parent.mkdir()
-    path.write_text(json.dumps(content), encoding="utf-8")
-    replaced_in_cost(path, old, new, capsys)
+    shutil.copy(source, path)
+    edited(path, lambda content: content.pop("seal", None))
+    replaced_in_cost(path, old, new, says)
 
 
-def replaced_in_cost(path: Path, old: str, new: str, capsys: pytest.CaptureFixture[str]) -> None:
+def replaced_in_cost(path: Path, old: str, new: str, says: Callable[..., str]) -> None:
     """The cost record passes the check before the edit, and not after it."""
     root = path.parent.parent
-    assert main(["check", str(root)]) == 0
+    says(main, "check", root)
     text = path.read_text(encoding="utf-8")
     assert old in text
     path.write_text(text.replace(old, new, 1), encoding="utf-8")
-    assert main(["check", str(root)]) == 1
-    assert f"wrong: {path}: " in capsys.readouterr().out
+    assert f"wrong: {path}: " in says(main, "check", root, code=1)
     assert list(CostStore(root)) == []
 
 

@@ -14,18 +14,13 @@ from harness.archive.merge import conflicts, merge
 from harness.archive.schema import Record
 from harness.archive.store import RecordStore
 from harness.cli.records import main
-from tests.harness.archive.test_merge import images, tree
+from tests.harness.archive.test_merge import TUNING, images, tree
 from tests.harness.report.sample import record
+from tests.values import there
 
 ALPHA = [{"blocks.0.q": [0.25, 0.75]}]
 _PICTURE = np.zeros((8, 8), np.uint8)
 MASKS = encoded_masks([KeptMask(split="test", stem="a", predicted=_PICTURE, truth=_PICTURE)])
-
-TUNING = {
-    "grid": {"lr": [1e-4]}, "chosen": {"lr": 1e-4}, "edge": [], "metric": "s_measure", "on": ["kvasir"], "seeds": [0],
-    "trials": [{"options": {"lr": 1e-4}, "score": 0.5, "keys": ["0" * 16], "hours": 0.0}], "hours": 0.0,
-}  # fmt: skip
-"""What a record says that knows how it was tuned."""
 
 
 def whole(root: Path, value: float = 0.9) -> Record:
@@ -90,12 +85,10 @@ def test_a_label_that_is_given_later_takes_no_file_away(tmp_path: Path) -> None:
     for older in (content, {name: value for name, value in content.items() if name not in ("beside", "seal")}):
         path.write_text(json.dumps(older), encoding="utf-8")
         before = {name: path.with_suffix(f".{name}").read_bytes() for name in BESIDE}
-        found = store.find(one.key)
-        assert found is not None
+        found = there(store.find(one.key))
         store.relabel(replace(found, run=replace(found.run, variant="named later")))
         assert {name: path.with_suffix(f".{name}").read_bytes() for name in BESIDE} == before
-        again = store.read(one.key)
-        assert again is not None
+        again = there(store.read(one.key))
         assert (again.run.variant, again.architecture) == ("named later", ALPHA)
         assert main(["check", str(tmp_path)]) == 0
 

@@ -31,10 +31,15 @@ def store(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> RecordStore:
     return made
 
 
+def told(store: RecordStore) -> object:
+    return store.summaries(), store.ended()
+
+
 def plain(store: RecordStore, monkeypatch: pytest.MonkeyPatch) -> object:
+    """Without a cache."""
     with monkeypatch.context() as context:
         context.setenv(SWITCH, "off")
-        return store.summaries(), store.ended()
+        return told(store)
 
 
 def reads(store: RecordStore, monkeypatch: pytest.MonkeyPatch) -> list[str]:
@@ -62,19 +67,21 @@ def archives(tmp_path_factory: pytest.TempPathFactory, monkeypatch: pytest.Monke
 
 def test_the_cache_says_what_the_files_say(store: RecordStore, archives: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     for _ in range(2):
-        assert (store.summaries(), store.ended()) == plain(store, monkeypatch)
+        assert told(store) == plain(store, monkeypatch)
     (path,) = archives.iterdir()
     assert [one.stat().st_mode & 0o077 for one in (archives, path)] == [0, 0]
     some = [path.stem for path in store.files()][::3]
     assert list(store.ended([*some, "f" * 16])) == some
+    # nothing below the results folder is taken for one: others may write there
+    assert not (store.root / "cache").exists()
 
 
 def test_the_cache_says_what_the_committed_records_say(tmp_path, archives: Path, monkeypatch) -> None:
     (tmp_path / "records").symlink_to(REPOSITORY / "results" / "records")
-    monkeypatch.setattr(cache, "SMALLEST", 3)
     store = RecordStore(tmp_path)
+    monkeypatch.setattr(cache, "SMALLEST", 3)
     store.summaries()
-    assert (store.summaries(), store.ended()) == plain(store, monkeypatch)
+    assert told(store) == plain(store, monkeypatch)
     assert len(list(archives.iterdir())) == 1
 
 
@@ -89,7 +96,7 @@ def test_only_what_changed_is_read(store: RecordStore, monkeypatch: pytest.Monke
     edited.write_bytes(edited.read_bytes().replace(b'"seed": ', b'"seed": 1', 1))
     os.utime(edited, ns=(status.st_atime_ns, status.st_mtime_ns))  # the time of the inode tells all the same
     assert reads(store, monkeypatch) == [edited.stem]
-    assert (store.summaries(), store.ended()) == plain(store, monkeypatch)
+    assert told(store) == plain(store, monkeypatch)
     assert edited in store.problems()
 
 
@@ -97,6 +104,12 @@ def test_a_file_that_just_changed_is_read_again(store: RecordStore, monkeypatch:
     monkeypatch.setattr(cache, "_SETTLED_NS", 3600 * 10**9)
     assert reads(store, monkeypatch)
     assert len(reads(store, monkeypatch)) == COUNT + 1
+
+
+def test_no_small_folder_gets_a_cache(store: RecordStore, archives: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(cache, "SMALLEST", COUNT + 2)
+    assert told(store) == plain(store, monkeypatch)
+    assert not archives.exists()
 
 
 @pytest.mark.parametrize("damage", ["another version", "no JSON", "torn", "a field less", "an entry less", "a link"])
@@ -119,7 +132,7 @@ def test_a_damaged_cache_is_made_anew(store: RecordStore, archives: Path, monkey
         assert changes[damage] != data
         path.write_bytes(changes[damage])
     assert len(reads(store, monkeypatch)) == COUNT + 1
-    assert (store.summaries(), store.ended()) == expected
+    assert told(store) == expected
     assert reads(store, monkeypatch) == []
 
 
@@ -134,21 +147,14 @@ def test_a_folder_that_others_may_enter_is_not_believed(store: RecordStore, arch
         archives.symlink_to("elsewhere")
     else:
         archives.chmod(0o722 if hole == "others may write" else 0o744)
-    assert (store.summaries(), store.ended()) == plain(store, monkeypatch)
-
-
-def test_nothing_below_the_results_folder_is_taken_for_a_cache(store: RecordStore, archives: Path) -> None:
-    """Others may write there: the index that once lay there could be rewritten through its journal."""
-    store.ended()
-    assert not (store.root / "cache").exists()
-    assert len(list(archives.iterdir())) == 1
+    assert told(store) == plain(store, monkeypatch)
 
 
 @pytest.mark.parametrize("home", ["/proc/no/such/place", "/dev/null"])
 def test_without_a_home_every_record_is_read(store: RecordStore, monkeypatch: pytest.MonkeyPatch, home: str) -> None:
     monkeypatch.setenv("XDG_CACHE_HOME", home)
     for _ in range(2):
-        assert (store.summaries(), store.ended()) == plain(store, monkeypatch)
+        assert told(store) == plain(store, monkeypatch)
 
 
 def test_caches_that_nobody_wrote_for_long_are_deleted(store: RecordStore, archives: Path) -> None:
@@ -163,7 +169,7 @@ def test_caches_that_nobody_wrote_for_long_are_deleted(store: RecordStore, archi
 
 def test_what_the_system_refused_is_read_again(store: RecordStore, monkeypatch: pytest.MonkeyPatch) -> None:
     refused = store.files()[1]
-    refuse = store.files()[1].read_bytes()
+    before = refused.read_bytes()
 
     def read_regular(path: Path, *, largest: int) -> bytes:
         if path == refused:
@@ -173,14 +179,8 @@ def test_what_the_system_refused_is_read_again(store: RecordStore, monkeypatch: 
     with monkeypatch.context() as context:
         context.setattr("harness.archive.reading.read_regular", read_regular)
         assert isinstance(store.ended()[refused.stem], str)
-    assert refused.read_bytes() == refuse
+    assert refused.read_bytes() == before
     assert not isinstance(store.ended()[refused.stem], str)
-
-
-def test_no_small_folder_gets_a_cache(store: RecordStore, archives: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(cache, "SMALLEST", COUNT + 2)
-    assert store.summaries() == plain(store, monkeypatch)[0]  # type: ignore[index]
-    assert not archives.exists()
 
 
 COUNTED = """

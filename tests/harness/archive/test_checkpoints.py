@@ -23,7 +23,6 @@ from harness.methods.parts.placement import MethodError
 from harness.models.fingerprints import fingerprint, short_fingerprint
 from harness.models.original_sam import plain_sam
 from harness.planning.data import sample_writer
-from harness.planning.job import Job
 from harness.planning.plan import Plan, plan
 from harness.planning.request import Request, Variant
 from harness.report.score_page import of_runs
@@ -52,14 +51,8 @@ def altered(checkpoint: Path, tmp_path: Path) -> Path:
 
 
 def planned(results: Path, checkpoint: Path, *, seeds: tuple[int, ...] = (0,)) -> Plan:
-    request = Request(
-        entries=(Variant(method="lora"),),
-        benchmarks=("kvasir",),
-        protocol="demo",
-        checkpoints={"": checkpoint},
-        results=results,
-        seeds=seeds,
-    )
+    where: dict[str, Any] = {"protocol": "demo", "results": results, "seeds": seeds, "checkpoints": {"": checkpoint}}
+    request = Request(entries=(Variant(method="lora"),), benchmarks=("kvasir",), **where)
     return plan(request, prepare_samples=sample_writer(results))
 
 
@@ -79,22 +72,19 @@ def test_other_weights_in_the_middle_are_another_run(tmp_path: Path, checkpoint:
     assert one.run.key != other.run.key
 
 
-def test_an_older_record_is_finished_only_after_its_file_was_verified(
-    tmp_path: Path, checkpoint: Path, altered: Path, capsys: pytest.CaptureFixture[str]
-) -> None:
+def test_an_older_record_is_finished_only_after_its_file_was_verified(tmp_path, checkpoint, altered, says) -> None:
+    assert "there is nothing to note" in says(records, "verify-checkpoint", checkpoint, tmp_path, code=2)
+    assert not (tmp_path / FILE).exists()
     older = older_record(tmp_path, checkpoint)
     before = planned(tmp_path, checkpoint)
     assert not before.finished
     (line,) = before.problems
-    command = f"sam-peft records verify-checkpoint {checkpoint} {tmp_path}"
     assert line.startswith("1 finished record of these runs")
-    assert line.endswith(command)
+    assert line.endswith(f"sam-peft records verify-checkpoint {checkpoint} {tmp_path}")
 
-    assert records(["verify-checkpoint", str(checkpoint), str(tmp_path)]) == 0
-    assert "noted for 1 records" in capsys.readouterr().out
+    assert "noted for 1 records" in says(records, "verify-checkpoint", checkpoint, tmp_path)
     after = planned(tmp_path, checkpoint, seeds=(0, 1))
-    assert after.finished == {older.key}
-    assert after.problems == ()
+    assert (after.finished, after.problems) == ({older.key}, ())
     done, new = after.jobs
     assert (done.run, new.run.checkpoint) == (older.run, fingerprint(checkpoint))
     assert [job.run.seed for job in after.pending] == [1]
@@ -104,23 +94,13 @@ def test_an_older_record_is_finished_only_after_its_file_was_verified(
     assert not stranger.finished
     (line,) = stranger.problems
     assert f"came from another checkpoint than {altered} ({fingerprint(checkpoint)}" in line
-    assert records(["verify-checkpoint", str(altered), str(tmp_path)]) == 2
-    (line,) = capsys.readouterr().err.splitlines()
-    assert "another file with the same size, beginning and end" in line
+    said = says(records, "verify-checkpoint", altered, tmp_path, code=2)
+    assert "another file with the same size, beginning and end" in said
     assert noted(tmp_path) == {short_fingerprint(checkpoint): fingerprint(checkpoint)}
     second = replace(older.run, seed=1)
     RecordStore(tmp_path).write(replace(older, run=second, key=second.key))
     (line,) = planned(tmp_path, altered, seeds=(0, 1)).problems
     assert line.startswith("2 finished records of these runs")
-
-
-def test_only_a_file_of_the_records_is_noted(
-    tmp_path: Path, checkpoint: Path, capsys: pytest.CaptureFixture[str]
-) -> None:
-    assert records(["verify-checkpoint", str(checkpoint), str(tmp_path)]) == 2
-    (line,) = capsys.readouterr().err.splitlines()
-    assert "there is nothing to note" in line
-    assert not (tmp_path / FILE).exists()
 
 
 def test_tables_put_both_names_of_one_file_together(tmp_path: Path, checkpoint: Path) -> None:
@@ -149,30 +129,19 @@ def test_notes_come_along_when_records_are_merged(tmp_path: Path, checkpoint: Pa
 
 
 @pytest.mark.parametrize("content", ["", "[]", '{"../x": "sha256-1"}', '{"0123456789abcdef": 3}', "[" * 200_000])
-def test_damaged_notes_are_one_line(content: str, tmp_path: Path) -> None:
-    (tmp_path / FILE).write_text(content)
-    with pytest.raises(UsageError, match=r"move it away and note the checkpoints again"):
-        noted(tmp_path)
-
-
-def test_damaged_notes_block_no_table_and_are_named(
-    tmp_path: Path, checkpoint: Path, capsys: pytest.CaptureFixture[str]
-) -> None:
+def test_damaged_notes_block_no_table_and_are_named(tmp_path: Path, checkpoint: Path, content: str, says) -> None:
     older = older_record(tmp_path, checkpoint)
-    (tmp_path / FILE).write_text("junk")
-    assert tables(["--results", str(tmp_path)]) == 0
-    (line,) = [line for line in capsys.readouterr().err.splitlines() if FILE in line]
-    assert "JSON" in line
+    (tmp_path / FILE).write_text(content)
+    with pytest.raises(UsageError, match="move it away"):
+        noted(tmp_path)
+    said = says(tables, "--results", tmp_path)
+    assert len([line for line in said.splitlines() if FILE in line]) == 1
     assert older.run.checkpoint[:12] in (tmp_path / "tables" / f"{older.run.protocol}.md").read_text()
-    assert records(["check", str(tmp_path)]) == 1
-    assert "1 wrong" in capsys.readouterr().out
+    assert "1 wrong" in says(records, "check", tmp_path, code=1)
 
 
-def test_a_worker_refuses_a_checkpoint_that_changed_since_planning(
-    tmp_path: Path, checkpoint: Path, altered: Path
-) -> None:
-    job: Job = replace(planned(tmp_path, checkpoint).jobs[0], checkpoint=str(altered))
-    record = run_experiment(job)
+def test_a_worker_refuses_a_checkpoint_that_changed_since_planning(tmp_path, checkpoint, altered) -> None:
+    record = run_experiment(replace(planned(tmp_path, checkpoint).jobs[0], checkpoint=str(altered)))
     assert record.code == "ERROR"
     assert record.message == f"the checkpoint {altered} changed since this run was planned; plan it again"
 

@@ -1,13 +1,13 @@
-"""Frames give the numbers that pages print, by another way: pandas alone."""
+"""Frames of a results folder, and per-image scores and groups as their readers take them."""
 
 from __future__ import annotations
 
-import re
 from pathlib import Path
 
 import pytest
 
 from harness.archive.archive import RUN, Archive, frame
+from harness.archive.files import all_image_scores, image_groups, image_scores
 
 RESULTS = Path(__file__).parents[3] / "results"
 
@@ -15,23 +15,6 @@ RESULTS = Path(__file__).parents[3] / "results"
 @pytest.fixture(scope="module")
 def archive() -> Archive:
     return Archive(RESULTS)
-
-
-def test_means_and_deviations_of_the_frame_are_those_of_a_committed_page(archive: Archive) -> None:
-    scores = frame(archive, "scores")
-    mine = scores[(scores.protocol == "mini") & (scores.model == "best") & (scores.split == "test")]
-    cells = {
-        f"{100 * mean:.1f} ± {100 * deviation:.1f} ({count})"
-        for mean, deviation, count in mine.groupby(["protocol_hash", "variant", "benchmark", "metric"])["value"]
-        .agg(["mean", "std", "count"])
-        .itertuples(index=False)
-        if count > 1
-    }
-    page = (RESULTS / "tables" / "mini.md").read_text(encoding="utf-8")
-    rows = [line for line in page.splitlines() if line.startswith("| ") and "updates" not in line]
-    printed = {cell for row in rows for cell in re.findall(r"\d+\.\d ± \d+\.\d \(\d\)", row)}
-    assert len(printed) > 30
-    assert printed <= cells
 
 
 def test_the_mean_over_images_is_the_score(archive: Archive) -> None:
@@ -71,3 +54,28 @@ def test_evidence_and_costs_are_those_of_their_records(archive: Archive) -> None
 def test_a_folder_without_records_gives_empty_frames(tmp_path: Path) -> None:
     for kind in ("scores", "images", "alphas", "evidence", "costs"):
         assert frame(Archive(tmp_path), kind).empty
+
+
+WITH_GROUPS = (
+    "variant,split,stem,group,iou,mae\nbest,test,a,p1,0.5,0.25\nbest,test,b,p2,1.0,0.0\nlast,test,a,p3,0.75,0\n"
+)
+
+
+def test_groups_are_those_of_the_model_and_split_and_no_scores(tmp_path: Path) -> None:
+    path = tmp_path / "x.images.csv"
+    path.write_text(WITH_GROUPS)
+    assert image_groups(path, variant="best", split="test") == {"a": "p1", "b": "p2"}
+    assert image_groups(path, variant="last", split="test") == {"a": "p3"}
+    assert image_scores(path, variant="best", split="test", metric="mae") == {"a": 0.25, "b": 0.0}
+    assert image_scores(path, variant="best", split="test", metric="group") is None
+    assert all_image_scores(path)["best", "test"] == {"iou": {"a": 0.5, "b": 1.0}, "mae": {"a": 0.25, "b": 0.0}}
+
+
+def test_an_image_that_is_there_twice_has_no_score_and_none_need_have_a_group(tmp_path: Path) -> None:
+    path = tmp_path / "x.images.csv"
+    path.write_text("variant,split,stem,iou\nbest,test,a,0.5\n")
+    assert image_groups(path, variant="best", split="test") == {}
+    path.write_text("variant,split,stem,iou\nbest,test,a,0.5\nbest,test,a,0.75\n")
+    assert image_scores(path, variant="best", split="test", metric="iou") is None
+    with pytest.raises(ValueError, match="'a' is there twice"):
+        all_image_scores(path)

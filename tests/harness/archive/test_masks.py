@@ -15,6 +15,7 @@ from harness.archive.masks import KeptMask, chosen_images, encoded_masks, read_m
 from harness.archive.merge import merge
 from harness.archive.store import RecordStore
 from tests.harness.report.sample import record
+from tests.values import there
 
 
 def _masks(count: int = 2) -> list[KeptMask]:
@@ -88,8 +89,7 @@ def test_masks_lie_beside_their_record_and_belong_to_it(tmp_path: Path):
     store = RecordStore(tmp_path)
     one = record(scores={})
     path = store.write(one, masks_png=encoded_masks(_masks()))
-    read = store.read(one.key)
-    assert read is not None
+    read = there(store.read(one.key))
     assert [mask.stem for mask in read_masks(store.masks_path(one.key), expected=read.beside["masks.png"])]
     assert disagreement(read, path) == ""
     store.masks_path(one.key).write_bytes(encoded_masks(_masks(1)))

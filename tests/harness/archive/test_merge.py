@@ -1,4 +1,7 @@
-"""Merging loses nothing, overwrites nothing and does not depend on the order."""
+"""Merging loses nothing, overwrites nothing and does not depend on the order.
+
+What was measured on a trained model goes with the record of that model, and with no other of the same key.
+"""
 
 from __future__ import annotations
 
@@ -12,12 +15,20 @@ import pytest
 
 from harness.archive.cost import CostStore
 from harness.archive.masks import KeptMask, encoded_masks, read_masks
+from harness.archive.measured import Elsewhere, EvidenceStore, ForgettingRecord, ForgettingStore
 from harness.archive.merge import conflicts, merge
 from harness.archive.schema import Record
 from harness.archive.store import RecordStore
 from harness.cli.records import main
-from tests.harness.report.sample import record
+from tests.harness.report.sample import evidence, record
 from tests.harness.report.test_costs import session
+from tests.values import there
+
+TUNING = {
+    "grid": {"lr": [1e-4]}, "chosen": {"lr": 1e-4}, "edge": [], "metric": "s_measure", "on": ["kvasir"], "seeds": [0],
+    "trials": [{"options": {"lr": 1e-4}, "score": 0.5, "keys": ["0" * 16], "hours": 0.0}], "hours": 0.0,
+}  # fmt: skip
+"""What a record says that knows how it was tuned."""
 
 
 def images(one: Record, *, newline: str = "\n") -> str:
@@ -49,9 +60,7 @@ def test_records_of_two_clusters_come_together_with_what_lies_beside(tmp_path: P
     assert {path.name: path.read_bytes() for path in merged.folder.iterdir()} == {
         path.name: path.read_bytes() for root in (a, b) for path in (root / "records").iterdir()
     }
-    again = merged.read(record(seed=1).key)
-    assert again is not None
-    assert again.architecture == alpha
+    assert there(merged.read(record(seed=1).key)).architecture == alpha
 
 
 def test_masks_travel_with_their_record_and_a_conflict_keeps_both(tmp_path: Path) -> None:
@@ -64,8 +73,7 @@ def test_masks_travel_with_their_record_and_a_conflict_keeps_both(tmp_path: Path
         RecordStore(tmp_path / name).write(made, images(made), masks)
     assert main(["merge", str(tmp_path / "a"), str(tmp_path / "b"), "--out", str(tmp_path / "c")]) == 0
     merged = RecordStore(tmp_path / "c")
-    found = merged.find(one.key)
-    assert found is not None
+    found = there(merged.find(one.key))
     (mask,) = read_masks(merged.masks_path(one.key), expected=found.beside["masks.png"])
     assert mask.predicted.min() == 1
     (apart,) = conflicts(tmp_path / "c")
@@ -85,14 +93,14 @@ def test_a_conflict_is_reported_and_both_contents_stay(tmp_path: Path) -> None:
     (apart,) = conflicts(tmp_path / "c")
     assert apart.read_bytes() == (b / "records" / f"{other.key}.json").read_bytes()
     assert apart.with_name(apart.name.replace(".json", ".images.csv")).read_text() == images(other)
+    before = tree(tmp_path / "c")
+    assert merge([a, b], tmp_path / "c").added == 0
+    assert tree(tmp_path / "c") == before
 
 
-def test_the_result_does_not_depend_on_the_order_of_the_folders(tmp_path: Path) -> None:
-    contents = [
-        record(0.9, finished="2026-01-02"),
-        record(0.8, finished="2026-01-01"),
-        record(code="OOM", finished="2025-01-01"),
-    ]
+def test_the_earliest_success_stands_whatever_the_order_of_the_folders(tmp_path: Path) -> None:
+    early = record(0.8, finished="2026-01-01")
+    contents = [record(0.9, finished="2026-01-02"), early, record(code="OOM", finished="2025-01-01")]
     roots = [folder(tmp_path / name, one) for name, one in zip("abc", contents, strict=True)]
     trees = []
     for number, order in enumerate(itertools.permutations(roots)):
@@ -100,15 +108,7 @@ def test_the_result_does_not_depend_on_the_order_of_the_folders(tmp_path: Path) 
         trees.append(tree(tmp_path / f"out{number}"))
     assert all(found == trees[0] for found in trees)
     assert len(trees[0]) == 5  # three records, two of them with images
-
-
-def test_merging_again_changes_nothing(tmp_path: Path) -> None:
-    a, b = folder(tmp_path / "a", record(0.9)), folder(tmp_path / "b", record(0.8))
-    merge([a, b], tmp_path / "c")
-    before = tree(tmp_path / "c")
-    report = merge([a, b], tmp_path / "c")
-    assert tree(tmp_path / "c") == before
-    assert report.added == 0
+    assert list(RecordStore(tmp_path / "out0")) == [early]
 
 
 def test_what_the_destination_has_stays_and_sources_are_not_touched(tmp_path: Path) -> None:
@@ -130,36 +130,24 @@ def test_a_success_takes_the_place_of_a_failure_which_is_kept_apart(tmp_path: Pa
     assert '"code": "OOM"' in conflicts(c)[0].read_text()
 
 
-def test_truncated_and_foreign_files_are_reported_and_the_rest_is_merged(tmp_path: Path) -> None:
-    a = folder(tmp_path / "a", record())
-    (a / "records" / "half.json").write_text('{"run": {')
-    (a / "records" / "other.json").write_text('["not a record"]')
-    report = merge([a], tmp_path / "c")
-    assert sorted(path.name for path in report.skipped) == ["half.json", "other.json"]
-    assert len(list(RecordStore(tmp_path / "c"))) == 1
-
-
 @pytest.mark.parametrize("content", ['"schema_version": 3', "truncated"])
-def test_a_record_of_the_destination_that_this_code_cannot_read_is_kept_apart(tmp_path, content: str, capsys) -> None:
+def test_a_record_of_the_destination_that_this_code_cannot_read_is_kept_apart(tmp_path, content: str, says) -> None:
     one = record(0.9)
     a, b = folder(tmp_path / "a", one), folder(tmp_path / "b", record(0.8))
     path = RecordStore(b).path(one.key)
     text = path.read_text(encoding="utf-8")
-    path.write_text(
-        text[:40] if content == "truncated" else text.replace('"schema_version": 2', content), encoding="utf-8"
-    )
+    path.write_text(text[:40] if content == "truncated" else text.replace('"schema_version": 2', content))
     before = path.read_bytes()
-    assert main(["merge", str(a), str(b)]) == 0
-    shown = capsys.readouterr()
-    assert f"skipped: {path}" in shown.err
-    assert "cannot be read" in shown.out
-    assert "1 added, 0 the same, 1 conflicts, 1 skipped" in shown.out
+    said = says(main, "merge", a, b)
+    assert f"skipped: {path}" in said
+    assert "cannot be read" in said
+    assert "1 added, 0 the same, 1 conflicts, 1 skipped" in said
     assert list(RecordStore(b)) == [one]
     (apart,) = conflicts(b)
     assert apart.read_bytes() == before
     assert apart.with_name(apart.name.replace(".json", ".images.csv")).read_text() == images(record(0.8))
     after = tree(b)
-    assert main(["merge", str(a), str(b)]) == 0
+    says(main, "merge", a, b)
     assert tree(b) == after
 
 
@@ -196,29 +184,18 @@ def test_cost_records_of_one_name_and_other_content_both_stay(tmp_path: Path) ->
     assert len(list(CostStore(tmp_path / "c"))) == 2
 
 
-def test_publishing_one_protocol(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+def test_publishing_one_protocol(tmp_path: Path, says) -> None:
     runs = folder(tmp_path / "runs", record(), record(protocol="mini", seed=1))
-    assert main(["merge", str(runs), str(tmp_path / "results"), "--protocol", "mini"]) == 0
+    assert "1 added" in says(main, "merge", runs, tmp_path / "results", "--protocol", "mini")
     assert [one.run.protocol for one in RecordStore(tmp_path / "results")] == ["mini"]
-    assert "1 added" in capsys.readouterr().out
-    assert main(["merge", str(runs), str(tmp_path / "none"), "--protocol", "minni"]) == 2
-    assert "no record is of the card 'minni' (did you mean 'mini'?)" in capsys.readouterr().err
+    said = says(main, "merge", runs, tmp_path / "none", "--protocol", "minni", code=2)
+    assert "no record is of the card 'minni' (did you mean 'mini'?)" in said
     assert not (tmp_path / "none").exists()
 
 
-def test_wrong_folders_are_one_line(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
-    assert main(["merge", str(tmp_path / "nothing"), str(tmp_path / "c")]) == 2
-    assert "holds no records" in capsys.readouterr().err
-    assert main(["merge", str(tmp_path)]) == 2
-    assert "two folders" in capsys.readouterr().err
-
-
-def test_check_exits_1_on_an_unreadable_file(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
-    root = folder(tmp_path / "runs", record())
-    assert main(["check", str(root)]) == 0
-    (root / "records" / "x.json").write_text("{")
-    assert main(["check", str(root)]) == 1
-    assert "x.json" in capsys.readouterr().out
+def test_wrong_folders_are_one_line(tmp_path: Path, says) -> None:
+    assert "holds no records" in says(main, "merge", tmp_path / "nothing", tmp_path / "c", code=2)
+    assert "two folders" in says(main, "merge", tmp_path, code=2)
 
 
 def test_equal_results_with_other_timings_are_the_same(tmp_path: Path) -> None:
@@ -263,17 +240,76 @@ def test_other_scores_of_single_images_are_no_equal_result(tmp_path: Path) -> No
     assert len(merge([tmp_path / "a", tmp_path / "b"], tmp_path / "c").conflicts) == 1
 
 
-@pytest.mark.parametrize("order", ["ab", "ba"])
-def test_of_two_successes_that_the_destination_does_not_have_the_earliest_stands(tmp_path: Path, order: str) -> None:
-    late, early = record(0.9, finished="2026-01-02"), record(0.8, finished="2026-01-01")
-    roots = {"a": folder(tmp_path / "a", late), "b": folder(tmp_path / "b", early)}
-    merge([roots[name] for name in order], tmp_path / "c")
-    assert list(RecordStore(tmp_path / "c")) == [early]
-
-
 def test_what_is_in_the_place_of_a_record_and_no_file_is_kept_apart(tmp_path: Path) -> None:
     a, c = folder(tmp_path / "a", record()), tmp_path / "c" / "records"
     (c / f"{record().key}.json").mkdir(parents=True)
     report = merge([a], tmp_path / "c")
     assert len(report.conflicts) == 1
     assert list(RecordStore(tmp_path / "c")) == [record()]
+
+
+def measured(root: Path, one: Record, state: str = "") -> Path:
+    """A folder with a record, and with what was measured on its model where that has a ``state``."""
+    folder(root, one)
+    if state:
+        EvidenceStore(root).write(replace(evidence(one.key), state=state))
+        elsewhere = {"leaf": Elsewhere(like="0" * 16, scores={"test": {"iou": 0.5}})}
+        ForgettingStore(root).write(ForgettingRecord(key=one.key, state=state, elsewhere=elsewhere))
+    return root
+
+
+def states(root: Path) -> list[str]:
+    """Of the models that evidence and forgetting below a folder were measured on."""
+    found = [store.find(record().key) for store in (EvidenceStore(root), ForgettingStore(root))]
+    return [one.state for one in found if one is not None]
+
+
+EARLY, LATE = record(0.9, finished="2026-01-01"), record(0.8, finished="2026-01-02")
+
+
+def test_what_was_measured_on_the_model_of_a_losing_record_is_left_out_with_a_reason(tmp_path: Path) -> None:
+    a, b = measured(tmp_path / "a", LATE, "late"), measured(tmp_path / "b", EARLY)
+    report = merge([a, b], tmp_path / "c")
+    assert list(RecordStore(tmp_path / "c")) == [EARLY]
+    assert states(tmp_path / "c") == []
+    assert {path.parent.name: reason for path, reason in report.skipped.items()} == dict.fromkeys(
+        ("evidence", "forgetting"), f"the record of this run that stands below {tmp_path / 'c'} is not that of {a}"
+    )
+
+
+@pytest.mark.parametrize("order", ["ab", "ba"])
+def test_of_two_trainings_that_were_both_measured_the_standing_ones_is_taken(tmp_path: Path, order: str) -> None:
+    roots = {"a": measured(tmp_path / "a", LATE, "late"), "b": measured(tmp_path / "b", EARLY, "early")}
+    assert len(merge([roots[name] for name in order], tmp_path / "c").skipped) == 2
+    assert states(tmp_path / "c") == ["early", "early"]
+
+
+def test_a_copy_of_the_record_brings_what_was_measured_on_its_model(tmp_path: Path) -> None:
+    """Also where it does not know yet what tuning chose, or was made at another time."""
+    tuned = record(0.9, tuning=TUNING, variant="named later")
+    a = measured(tmp_path / "a", record(0.9), "one")
+    for name, other in (("b", tuned), ("c", record(0.9, finished="2027-01-01"))):
+        b = folder(tmp_path / name, other)
+        assert merge([a], b).skipped == {}
+        assert list(RecordStore(b)) == [other]
+        assert states(b) == ["one", "one"]
+
+
+def test_what_was_measured_on_a_displaced_model_is_kept_apart(tmp_path: Path) -> None:
+    """The destination's record loses to one that knows how it was tuned."""
+    a, b = folder(tmp_path / "a", record(0.8, tuning=TUNING)), measured(tmp_path / "b", EARLY, "early")
+    before = EvidenceStore(b).path(EARLY.key).read_bytes()
+    report = merge([a], b)
+    assert states(b) == []
+    assert {path.parent.name for path in report.skipped} == {"evidence", "forgetting"}
+    (apart,) = (b / "evidence" / "conflicts").iterdir()
+    assert apart.read_bytes() == before
+    again = tree(b)
+    assert merge([a], b).skipped == {}
+    assert tree(b) == again
+
+
+def test_a_label_of_the_same_training_leaves_what_was_measured_where_it_is(tmp_path: Path) -> None:
+    a, b = folder(tmp_path / "a", record(0.9, tuning=TUNING)), measured(tmp_path / "b", record(0.9), "one")
+    assert merge([a], b).skipped == {}
+    assert states(b) == ["one", "one"]

@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import itertools
 import json
+import multiprocessing
 import random
 import signal
 import subprocess
@@ -17,6 +19,7 @@ from harness.archive.store import RecordStore
 from harness.system.errors import UsageError
 from harness.system.files import write_atomically
 from tests.harness.report.sample import record
+from tests.values import there
 
 REPOSITORY = Path(__file__).parents[3]
 ALPHA = [{"blocks.0.q": [0.125 + 1e-17, 1 / 3], "blocks.1.q": [0.1, 0.2]}, {}, {"blocks.0.q": [0.5, 0.25]}]
@@ -42,19 +45,14 @@ def test_records_of_schema_1_are_read(tmp_path: Path) -> None:
     old["architecture"] = ALPHA
     del old["run"]["changed"], old["seal"], old["beside"]
     path.write_text(json.dumps(old), encoding="utf-8")
-    again = store.read(new.key)
-    assert again is not None
-    assert again.architecture == ALPHA
-    assert again.run == new.run
-    assert again.run.key == new.key
+    again = there(store.read(new.key))
+    assert (again.architecture, again.run, again.run.key) == (ALPHA, new.run, new.key)
 
 
 def test_a_record_of_a_later_schema_is_refused_and_not_misread(tmp_path: Path) -> None:
     store = RecordStore(tmp_path)
     path = store.write(record())
-    path.write_text(
-        path.read_text(encoding="utf-8").replace('"schema_version": 2', '"schema_version": 99'), encoding="utf-8"
-    )
+    path.write_text(path.read_text().replace('"schema_version": 2', '"schema_version": 99'))
     records, problems = store.summaries()
     assert records == []
     assert "schema_version 99" in problems[path]
@@ -64,12 +62,9 @@ def test_a_record_of_a_later_schema_is_refused_and_not_misread(tmp_path: Path) -
     ("content", "reason"),
     [
         (b'{"schema_version": 2, "run": {"meth', "truncated"),
-        (b"", "truncated"),
         (b"[1, 2]", "no record"),
-        (b'"text"', "no record"),
         (b'{"a": 1}', "no record"),
         (b'{"schema_version": 2, "run": {"method": "lora"}}', "missing"),
-        (b'{"schema_version": 2, "run": 3}', "mapping"),
         (b"\xff\xfe\x00", "utf-8"),
     ],
 )
@@ -100,80 +95,61 @@ def test_a_copy_under_another_name_does_not_count_twice(tmp_path: Path) -> None:
 def test_a_failed_write_is_one_line_and_older_records_stay_whole(tmp_path: Path) -> None:
     """The kernel refuses the write in the middle (a limit on file size stands for the full disk)."""
     store = RecordStore(tmp_path)
-    old = record(seed=0)
-    path = store.write(old)
+    path = store.write(record(seed=0))
     before = path.read_bytes()
-    script = (
-        "import resource, signal, sys\n"
-        "from dataclasses import replace\n"
-        "from harness.archive.store import RecordStore\n"
-        "from pathlib import Path\n"
-        "signal.signal(signal.SIGXFSZ, signal.SIG_IGN)\n"
-        "store = RecordStore(Path(sys.argv[1]))\n"
-        "old = next(iter(store))\n"
-        "resource.setrlimit(resource.RLIMIT_FSIZE, (64, 64))\n"
-        "from harness.system.errors import UsageError\n"
-        "for key in (old.key, 'another'):\n"
-        "    try:\n"
-        "        store.write(replace(old, key=key, message='new'))\n"
-        "    except UsageError as error:\n"
-        "        print(error)\n"
-    )
-    done = subprocess.run(
-        [sys.executable, "-c", script, str(tmp_path)], cwd=REPOSITORY, capture_output=True, text=True, check=True
-    )
-    lines = done.stdout.splitlines()
+    script = """
+import resource, signal, sys
+from dataclasses import replace
+from harness.archive.store import RecordStore
+from harness.system.errors import UsageError
+from pathlib import Path
+signal.signal(signal.SIGXFSZ, signal.SIG_IGN)
+store = RecordStore(Path(sys.argv[1]))
+old = next(iter(store))
+resource.setrlimit(resource.RLIMIT_FSIZE, (64, 64))
+for key in (old.key, "another"):
+    try:
+        store.write(replace(old, key=key, message="new"))
+    except UsageError as error:
+        print(error)
+"""
+    command = [sys.executable, "-c", script, str(tmp_path)]
+    lines = subprocess.run(command, cwd=REPOSITORY, capture_output=True, text=True, check=True).stdout.splitlines()
     assert len(lines) == 2
     assert all("cannot write the record" in line and "File too large" in line for line in lines)
     assert path.read_bytes() == before
     assert [found.name for found in store.folder.iterdir()] == [path.name]
 
 
-WRITER = """
-import sys
-from dataclasses import replace
-from pathlib import Path
-from harness.archive.store import RecordStore
-from tests.harness.report.sample import record
-store = RecordStore(Path(sys.argv[1]))
-number = int(sys.argv[2])
-turn = 0
-while True:
-    # its own run, and one that all writers write at once
-    for one in (record(seed=100 * number + turn % 7, benchmark="leaf"), record(seed=turn % 3)):
-        images = "variant,split,stem,iou\\n" + "best,test,a,0.5\\n" * 500
-        store.write(replace(one, message=f"{number} {turn} " + "x" * 20000), images)
-        print(one.key, flush=True)
-    turn += 1
-"""
+def write_without_end(root: Path, number: int, log: Path) -> None:
+    """Records of its own, and some that all writers write at once; the log has the keys of those that are written."""
+    images = "variant,split,stem,iou\n" + "best,test,a,0.5\n" * 500
+    with log.open("w") as written:
+        for turn in itertools.count():
+            for one in (record(seed=100 * number + turn % 7, benchmark="leaf"), record(seed=turn % 3)):
+                RecordStore(root).write(replace(one, message=f"{number} {turn} " + "x" * 20000), images)
+                print(one.key, file=written, flush=True)
 
 
 def test_eight_writers_killed_at_random_lose_nothing_and_leave_no_half_record(tmp_path: Path) -> None:
-    writers = []
-    logs = []
-    for number in range(8):
-        log = (tmp_path / f"log{number}").open("w")
-        logs.append(log)
-        command = [sys.executable, "-c", WRITER, str(tmp_path / "results"), str(number)]
-        writers.append(subprocess.Popen(command, cwd=REPOSITORY, stdout=log))
-    chance = random.Random(0)
-    deadline = time.monotonic() + 60
-    while time.monotonic() < deadline and not all((tmp_path / f"log{n}").stat().st_size > 200 for n in range(8)):
+    store, logs = RecordStore(tmp_path / "results"), [tmp_path / f"log{number}" for number in range(8)]
+    process = multiprocessing.get_context("fork").Process
+    writers = [process(target=write_without_end, args=(store.root, *each)) for each in enumerate(logs)]
+    for writer in writers:
+        writer.start()
+    chance, deadline = random.Random(0), time.monotonic() + 60
+    while time.monotonic() < deadline and not all(log.is_file() and log.stat().st_size > 200 for log in logs):
         time.sleep(0.05)
     for writer in chance.sample(writers, len(writers)):
         time.sleep(chance.uniform(0, 0.05))
-        writer.send_signal(signal.SIGKILL)
+        writer.kill()
     for writer in writers:
-        assert writer.wait() == -signal.SIGKILL
-    for log in logs:
-        log.close()
-    store = RecordStore(tmp_path / "results")
+        writer.join()
+        assert writer.exitcode == -signal.SIGKILL
     records, problems = store.summaries()
     assert problems == {}
-    acknowledged = set()
-    for number in range(8):
-        lines = (tmp_path / f"log{number}").read_text().splitlines(keepends=True)
-        acknowledged |= {line.strip() for line in lines if line.endswith("\n")}
+    lines = [line for log in logs for line in log.read_text().splitlines(keepends=True)]
+    acknowledged = {line.strip() for line in lines if line.endswith("\n")}
     assert len(acknowledged) > 8
     assert acknowledged <= {found.key for found in records}
     for found in records:

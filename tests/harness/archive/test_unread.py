@@ -62,28 +62,25 @@ def test_a_plan_takes_what_the_second_look_says(tmp_path: Path, monkeypatch: pyt
     assert (found.finished, found.problems) == ({one.key}, ())
 
 
-def test_what_is_no_picture_is_damage(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+def test_what_is_no_picture_is_damage(tmp_path: Path, says) -> None:
     """The decoder's error is of the same class as the system's, and has no number."""
     RecordStore(tmp_path).write(record(), images(record()), b"no picture")
-    assert main(["check", str(tmp_path)]) == 1
-    assert "masks.png holds no masks (" in capsys.readouterr().out
+    assert "masks.png holds no masks (" in says(main, "check", tmp_path, code=1)
 
 
 @pytest.mark.parametrize("ending", ["json", "images.csv", "architecture.csv"])
-def test_merging_puts_no_record_of_the_destination_aside_that_it_may_not_read(tmp_path, monkeypatch, capsys, ending):
+def test_merging_puts_no_record_of_the_destination_aside_that_it_may_not_read(tmp_path, monkeypatch, says, ending):
     alpha = [{"blocks.0.q": [0.25, 0.75]}]
     a, b = folder(tmp_path / "a", record(0.9)), folder(tmp_path / "b", record(0.8, architecture=alpha))
     path, before = (b / "records" / f"{record().key}.{ending}").resolve(), tree(tmp_path)
     with monkeypatch.context() as context:
         refuse(context, path, errno.EIO)
-        assert main(["merge", str(a), str(b)]) == 2
-        assert f"error: {path} cannot be read (" in capsys.readouterr().err
-        assert main(["check", str(b)]) == 1
+        assert f"error: {path} cannot be read (" in says(main, "merge", a, b, code=2)
+        says(main, "check", b, code=1)
     assert tree(tmp_path) == before
 
 
-def test_merging_skips_what_it_may_not_read_of_a_source(tmp_path, monkeypatch, capsys) -> None:
+def test_merging_skips_what_it_may_not_read_of_a_source(tmp_path, monkeypatch, says) -> None:
     a, b = folder(tmp_path / "a", record(0.9)), folder(tmp_path / "b", record(0.8, seed=1))
     refuse(monkeypatch, (a / "records" / f"{record().key}.json").resolve(), errno.EIO)
-    assert main(["merge", str(a), str(b)]) == 0
-    assert "1 skipped" in capsys.readouterr().out
+    assert "1 skipped" in says(main, "merge", a, b)

@@ -29,6 +29,7 @@ from harness.comparison.alpha import (
 from harness.report.pages import pages_below
 from harness.training.loop import learning_rate_factor
 from tests.harness.report.sample import MadeUp, record
+from tests.values import there
 
 UNIFORM = {"blocks.0.qkv": [0.25] * 4, "blocks.1.qkv": [0.26, 0.24, 0.25, 0.25]}
 CHOSEN = {"blocks.0.qkv": [0.25] * 4, "blocks.1.qkv": [0.4, 0.2, 0.2, 0.2]}
@@ -39,33 +40,20 @@ def test_alpha_that_could_not_move_is_told_from_one_that_did_not():
     assert alpha_code(record(budget=free), UNIFORM) == "ALPHA_UNIFORM"
     assert alpha_code(record(budget=capped), UNIFORM) == "ALPHA_STUCK"
     assert alpha_code(record(budget={"alpha_updates": 0.0}), UNIFORM) == "ALPHA_STUCK"
+    assert alpha_code(record(budget={"share_cap": 0.9}), CHOSEN) == ""  # one site that chose is enough
+    assert alpha_code(record(), {}) == alpha_code(record(), {"blocks.0.qkv": [1.0]}) == ""
 
 
-def test_one_site_that_chose_is_enough_and_without_alpha_there_is_no_code():
-    assert alpha_code(record(budget={"share_cap": 0.9}), CHOSEN) == ""
-    assert alpha_code(record(), {}) == ""
-    assert alpha_code(record(), {"blocks.0.qkv": [1.0]}) == ""
-
-
-def test_codes_are_read_from_beside_the_records(tmp_path: Path):
+def test_codes_are_read_from_beside_the_records_unless_another_left_them_or_they_were_edited(tmp_path: Path):
     store = RecordStore(tmp_path)
     flat = record(method="naslora", architecture=[UNIFORM], seed=1)
-    moved = record(method="naslora", architecture=[UNIFORM, CHOSEN], seed=2)
-    for one in (flat, moved):
+    for one in (flat, record(method="naslora", architecture=[UNIFORM, CHOSEN], seed=2)):
         store.write(one)
     archive = Archive(tmp_path)
     codes = {one.run.seed: alpha_codes([one], archive) for one in archive.records}
     assert codes == {1: ["ALPHA_UNIFORM"], 2: []}
     assert alpha_codes([record()], archive) == []
-
-
-def test_a_history_that_another_record_left_or_that_was_edited_gives_no_code(tmp_path: Path):
-    store = RecordStore(tmp_path)
-    flat = record(method="naslora", architecture=[UNIFORM], seed=1)
-    store.write(flat)
-    history = store.architecture_path(flat.key)
-    found = store.find(flat.key)
-    assert found is not None
+    found, history = there(store.find(flat.key)), store.architecture_path(flat.key)
     assert alpha_codes([replace(found, beside={"images.csv": "of-another"})], Archive(tmp_path)) == []
     history.write_text(history.read_text() + "2,\n")
     assert alpha_codes([found], Archive(tmp_path)) == []
@@ -91,9 +79,7 @@ def _ends(gap: float, *, benchmarks: int, seeds: int) -> dict[str, dict[int, dic
 
 
 def compared(gap: float, *, benchmarks: int, seeds: int) -> Domains:
-    result = domains(_ends(gap, benchmarks=benchmarks, seeds=seeds))
-    assert result is not None
-    return result
+    return there(domains(_ends(gap, benchmarks=benchmarks, seeds=seeds)))
 
 
 def test_domains_that_differ_are_told_from_seeds_that_differ():
@@ -105,23 +91,16 @@ def test_domains_that_differ_are_told_from_seeds_that_differ():
     assert "not shown" in alike.verdict
 
 
-def test_too_few_seeds_give_no_p_value():
-    few = compared(1.0, benchmarks=2, seeds=3)
-    assert few.test.p is None
-    assert few.verdict.startswith("no test")
-    assert domains(_ends(1.0, benchmarks=2, seeds=1)) is None
-    assert domains(_ends(1.0, benchmarks=1, seeds=5)) is None
-
-
 @pytest.mark.parametrize(
     ("benchmarks", "seeds", "smallest"),
-    [(2, 5, 1 / 16), (2, 6, 1 / 32), (3, 2, 1 / 6), (4, 2, 1 / 24)],
+    [(2, 3, 1 / 4), (2, 5, 1 / 16), (2, 6, 1 / 32), (3, 2, 1 / 6), (4, 2, 1 / 24)],
 )
 def test_a_p_value_is_given_from_where_the_smallest_possible_one_is_small_enough(benchmarks, seeds, smallest):
     """One seed may stay as it is: only which runs stand together counts, n! ways in each of the others."""
-    test = compared(1.0, benchmarks=benchmarks, seeds=seeds).test
-    assert test.smallest == pytest.approx(smallest)
-    assert (test.p is not None) == (smallest <= 0.05)
+    found = compared(1.0, benchmarks=benchmarks, seeds=seeds)
+    assert found.test.smallest == pytest.approx(smallest)
+    assert (found.test.p is not None) == (smallest <= 0.05) == (not found.verdict.startswith("no test"))
+    assert domains(_ends(1.0, benchmarks=2, seeds=1)) is domains(_ends(1.0, benchmarks=1, seeds=5)) is None
 
 
 def test_many_benchmarks_are_drawn_and_null_p_values_are_even():
@@ -130,10 +109,7 @@ def test_many_benchmarks_are_drawn_and_null_p_values_are_even():
     for seed in range(30):
         generator = np.random.default_rng(seed)
         ends = {f"b{b}": {s: {"a": list(generator.dirichlet([50] * 4))} for s in range(3)} for b in range(3)}
-        found = domains(ends)
-        assert found is not None
-        assert found.test.p is not None
-        values.append(found.test.p)
+        values.append(there(there(domains(ends)).test.p))
     assert 0.3 < np.mean(values) < 0.72
     assert np.mean(np.array(values) <= 0.1) < 0.25
 
@@ -185,16 +161,14 @@ def test_roles_that_take_turns_share_the_schedule(alternate: str, budget: str, w
 
 def test_noise_moves_alpha_as_torchs_adam_on_random_gradients_does() -> None:
     generator = torch.Generator().manual_seed(0)
-    found = noise(_searched(), {f"blocks.{block}.qkv": [1 / 8] * 8 for block in range(12)})
-    assert found is not None
+    found = there(noise(_searched(), {f"blocks.{block}.qkv": [1 / 8] * 8 for block in range(12)}))
     alpha = torch.zeros(300, 12, 8, requires_grad=True)  # 300 runs
     optimiser = torch.optim.Adam([alpha])
     for rate in alpha_rates(_searched()):
         optimiser.param_groups[0]["lr"] = rate
         alpha.grad = None
-        (
-            alpha.softmax(2) * torch.randn(alpha.shape, generator=generator)
-        ).sum().backward()  # noise in the operations' outputs
+        outputs = torch.randn(alpha.shape, generator=generator)  # noise in those of the operations
+        (alpha.softmax(2) * outputs).sum().backward()
         optimiser.step()
     ends = alpha.detach().softmax(2)
     centred = ends.log() - ends.log().mean(2, keepdim=True)
@@ -233,9 +207,8 @@ def test_where_alpha_decays_noise_is_not_known() -> None:
 
 
 def test_what_alpha_chose_is_said_beside_what_noise_gives() -> None:
-    run = _searched()
-    said = beside_noise([run], MadeUp([run], mixtures={run.key: {"a": [0.3] + [0.1] * 7}}))
-    assert "noise alone" in said
-    assert "not known" in beside_noise(
-        [record(method="naslora")], MadeUp(mixtures={record(method="naslora").key: {"a": [0.5, 0.5]}})
-    )
+    for run, mixture, words in (
+        (_searched(), [0.3] + [0.1] * 7, "noise alone"),
+        (record(method="naslora"), [0.5, 0.5], "not known"),
+    ):
+        assert words in beside_noise([run], MadeUp([run], mixtures={run.key: {"a": mixture}}))

@@ -17,7 +17,6 @@ from harness.cli.claims import main
 from harness.comparison.claims import FILE, Claim, Subject, read_claims
 from harness.comparison.judging import Finding, findings_text, measured
 from harness.comparison.papers import Papers, Setup
-from harness.planning.rows import trained_parameters
 from harness.protocols.load import load_protocol
 from harness.registry import method_config_class
 from harness.system.errors import UsageError
@@ -33,15 +32,22 @@ BASE: dict[str, Any] = {
 
 def claim(tmp_path: Path, **changes: Any) -> Claim:
     path = tmp_path / "claims.yaml"
-    content = {**BASE, **changes}
-    path.write_text(
-        yaml.safe_dump([{key: value for key, value in content.items() if value is not None}]), encoding="utf-8"
-    )
+    content = {key: value for key, value in {**BASE, **changes}.items() if value is not None}
+    path.write_text(yaml.safe_dump([content]), encoding="utf-8")
     return read_claims(path)[0]
 
 
 def runs(values: list[float], **changes: Any) -> list[Any]:
     return [record(value, seed=seed, **changes) for seed, value in enumerate(values)]
+
+
+def pair(first: list[float], second: list[float] | None = None, **changes: Any) -> list[Any]:
+    """Runs of LoRA, and of the decoder alone."""
+    return runs(first, **changes) + runs(second or [0.80, 0.90, 0.70], method="decoder", **changes)
+
+
+AHEAD, BEHIND = [0.81, 0.91, 0.71], [0.79, 0.89, 0.69]
+"""Scores of LoRA that are a point above and below those of the decoder, whatever the seed."""
 
 
 def judged(tmp_path: Path, records: list[Any], **changes: Any) -> Finding:
@@ -65,39 +71,31 @@ def test_every_claim_asked_for_is_there_and_names_real_things() -> None:
 
 
 def test_a_difference_is_paired_by_seed_and_the_whole_interval_must_lie_inside(tmp_path: Path) -> None:
-    worse = runs([0.80, 0.90, 0.70], method="decoder")
-    finding = judged(tmp_path, runs([0.81, 0.91, 0.71]) + worse)
+    finding = judged(tmp_path, pair(AHEAD))
     assert finding.verdict == "reproduced"
     (reading,) = finding.readings
-    assert reading.estimate == pytest.approx(1.0)
-    assert reading.n == 3
-    assert judged(tmp_path, runs([0.79, 0.89, 0.69]) + worse).verdict == "not reproduced"
-    open_one = judged(tmp_path, runs([0.85, 0.89, 0.72]) + worse)
+    assert (reading.estimate, reading.n) == (pytest.approx(1.0), 3)
+    assert judged(tmp_path, pair(BEHIND)).verdict == "not reproduced"
+    open_one = judged(tmp_path, pair([0.85, 0.89, 0.72]))
     assert open_one.verdict == "inconclusive"
     assert open_one.readings[0].settle == "10 to 170 seeds would settle it with 80 % power"
 
 
 def test_lower_is_better_metrics_count_the_other_way_round(tmp_path: Path) -> None:
-    kinds = {"benchmark": "sbu"}
-    records = runs([0.10, 0.11, 0.12], **kinds) + runs([0.20, 0.21, 0.22], method="decoder", **kinds)
+    records = pair([0.10, 0.11, 0.12], [0.20, 0.21, 0.22], benchmark="sbu")
     finding = judged(tmp_path, records, benchmarks=["sbu"])
     assert finding.readings[0].estimate == pytest.approx(10.0)
     assert finding.verdict == "reproduced"
 
 
-def test_a_claim_with_one_open_reading_is_not_reproduced_as_a_whole(tmp_path: Path) -> None:
-    records = runs([0.81, 0.91, 0.71]) + runs([0.80, 0.90, 0.70], method="decoder")
-    finding = judged(tmp_path, records, benchmarks=["kvasir", "leaf"])
-    assert [reading.verdict for reading in finding.readings] == ["reproduced", "no data"]
-    assert finding.verdict == "inconclusive"
-
-
-def test_a_benchmark_that_is_not_judged_is_as_open_as_one_without_runs(tmp_path: Path) -> None:
-    records = runs([0.81, 0.91, 0.71]) + runs([0.80, 0.90, 0.70], method="decoder")
-    on = {"benchmark": "leaf", "split_rule": "carved (seed 0)"}
-    records += runs([0.51, 0.61, 0.41], **on) + runs([0.80, 0.90, 0.70], method="decoder", **on)
-    finding = judged(tmp_path, records, benchmarks=["kvasir", "leaf"])
-    assert [reading.verdict for reading in finding.readings] == ["reproduced", "not judged"]
+@pytest.mark.parametrize(
+    ("more", "verdict"),
+    [([], "no data"), (pair([0.51, 0.61, 0.41], benchmark="leaf", split_rule="carved (seed 0)"), "not judged")],
+    ids=["without runs", "not judged"],
+)
+def test_a_claim_with_one_open_reading_is_not_reproduced_as_a_whole(tmp_path, more: list[Any], verdict: str) -> None:
+    finding = judged(tmp_path, pair(AHEAD) + more, benchmarks=["kvasir", "leaf"])
+    assert [reading.verdict for reading in finding.readings] == ["reproduced", verdict]
     assert finding.verdict == "inconclusive"
 
 
@@ -105,13 +103,12 @@ def test_where_nothing_was_run_there_is_no_data_and_no_verdict(tmp_path: Path) -
     finding = judged(tmp_path, [], benchmarks=["kvasir", "leaf"])
     assert {reading.verdict for reading in finding.readings} == {finding.verdict} == {"no data"}
     assert "1 no data" in findings_text([finding])
-    other = {"split_rule": "carved (seed 0)"}
-    shown = runs([0.8, 0.9], **other) + runs([0.8, 0.9], method="decoder", **other)
+    shown = pair([0.8, 0.9], [0.8, 0.9], split_rule="carved (seed 0)")
     assert judged(tmp_path, shown, benchmarks=["kvasir", "leaf"]).verdict == "not judged"
 
 
 def test_no_difference_at_all_is_not_greater_and_not_less(tmp_path: Path) -> None:
-    records = runs([0.80, 0.90, 0.70]) + runs([0.80, 0.90, 0.70], method="decoder")
+    records = pair([0.80, 0.90, 0.70])
     for expected in ({"greater": 0}, {"less": 0}):
         assert judged(tmp_path, records, expected=expected).verdict == "not reproduced"
     assert judged(tmp_path, records, expected={"equal": 0}, tolerance=0.1).verdict == "reproduced"
@@ -121,8 +118,7 @@ def test_of_two_splits_with_as_many_seeds_the_mean_takes_the_first_by_name(tmp_p
     records = []
     for benchmark in ("kvasir", "leaf"):
         for manifest, lead in (("b", 0.03), ("a", 0.01), ("c", 0.02)):
-            on = {"benchmark": benchmark, "manifest": manifest}
-            records += runs([0.8 + lead] * 3, **on) + runs([0.8] * 3, method="decoder", **on)
+            records += pair([0.8 + lead] * 3, [0.8] * 3, benchmark=benchmark, manifest=manifest)
     (mean,) = judged(tmp_path, records, benchmarks=["kvasir", "leaf"]).averages
     assert mean.estimate == pytest.approx(1.0)
 
@@ -134,19 +130,18 @@ def test_one_seed_or_an_unpaired_seed_proves_nothing(tmp_path: Path) -> None:
 
 
 def test_other_protocols_hashes_splits_and_configurations_are_not_mixed(tmp_path: Path) -> None:
-    records = runs([0.81, 0.91, 0.71]) + runs([0.80, 0.90, 0.70], method="decoder", protocol_hash="bbbb")
-    assert judged(tmp_path, records).readings[0].estimate is None
-    records = runs([0.81, 0.91, 0.71]) + runs([0.80, 0.90, 0.70], method="decoder", manifest="other")
-    assert judged(tmp_path, records).readings[0].estimate is None
+    for other in ({"protocol_hash": "bbbb"}, {"manifest": "other"}):
+        records = runs(AHEAD) + runs([0.80, 0.90, 0.70], method="decoder", **other)
+        assert judged(tmp_path, records).readings[0].estimate is None
     records = runs([0.81, 0.91], changed={"rank": 6}, config={"rank": 6}) + runs([0.80, 0.90], method="decoder")
     assert judged(tmp_path, records).readings[0].estimate is None
     assert judged(tmp_path, records, numerator={"method": "lora", "options": {"rank": 6}}).readings[0].n == 2
-    finding = judged_on([claim(tmp_path)], MadeUp(runs([0.9]) + runs([0.8], method="decoder")), protocol="mini")[0]
+    finding = judged_on([claim(tmp_path)], MadeUp(pair([0.9], [0.8])), protocol="mini")[0]
     assert finding.readings[0].estimate is None
 
 
 def test_an_equal_claim_needs_the_interval_inside_the_tolerance(tmp_path: Path) -> None:
-    records = runs([0.807, 0.9071, 0.7069]) + runs([0.80, 0.90, 0.70], method="decoder")
+    records = pair([0.807, 0.9071, 0.7069])
     assert judged(tmp_path, records, expected={"equal": 0.7}, tolerance=0.5).verdict == "reproduced"
     assert judged(tmp_path, records, expected={"equal": 2.0}, tolerance=0.5).verdict == "not reproduced"
     assert judged(tmp_path, records, expected={"equal": 0.71}, tolerance=0.02).verdict == "inconclusive"
@@ -183,46 +178,41 @@ def test_a_cost_claim_is_judged_by_each_cost_and_stays_ambiguous_if_it_says_so(t
     assert "-50.00 percent, exact: not reproduced" in text
 
 
-def test_runs_of_another_set_up_are_shown_and_not_judged(tmp_path: Path) -> None:
-    worse = {"method": "decoder"}
-    for changes, words in (
+@pytest.mark.parametrize(
+    ("changes", "words"),
+    [
         ({"backbone": "vit_b"}, "backbone vit_b instead of tiny"),
         ({"checkpoint": "sha256-00"}, "other weights"),
         ({"data_note": "generated samples"}, "generated samples"),
         ({"rules": {"image_size": 32}}, "image_size 32 instead of 64"),
         ({"split_rule": "carved (seed 0)"}, "test images by another rule (carved (seed 0))"),
         ({"counts": {"train": 20, "test": 9}}, "9 test images instead of 8"),
-    ):
-        records = runs([0.81, 0.91, 0.71], **changes) + runs([0.80, 0.90, 0.70], **worse, **changes)
-        finding = judged(tmp_path, records)
-        (reading,) = finding.readings
-        assert (reading.verdict, finding.verdict) == ("not judged", "not judged")
-        assert finding.here == {changes.get("backbone", "tiny"): "reproduced"}
-        assert reading.estimate == pytest.approx(1.0)
-        assert words in findings_text([finding])
+    ],
+)
+def test_runs_of_another_set_up_are_shown_and_not_judged(tmp_path, changes: dict[str, Any], words: str) -> None:
+    finding = judged(tmp_path, pair(AHEAD, **changes))
+    (reading,) = finding.readings
+    assert (reading.verdict, finding.verdict) == ("not judged", "not judged")
+    assert finding.here == {changes.get("backbone", "tiny"): "reproduced"}
+    assert reading.estimate == pytest.approx(1.0)
+    assert words in findings_text([finding])
 
 
 def test_every_backbone_has_a_verdict_of_its_own_beside_the_papers(tmp_path: Path) -> None:
     """Not as the paper made it, so no evidence on its number: but the sentence holds on one model and not on the other."""
-    records = []
-    for backbone, first in (("tiny_timm", [0.81, 0.91, 0.71]), ("vit_b", [0.79, 0.89, 0.69])):
-        records += runs(first, backbone=backbone) + runs([0.80, 0.90, 0.70], method="decoder", backbone=backbone)
-    finding = judged(tmp_path, records)
+    finding = judged(tmp_path, pair(AHEAD, backbone="tiny_timm") + pair(BEHIND, backbone="vit_b"))
     assert finding.verdict == "not judged"
     assert finding.here == {"tiny_timm": "reproduced", "vit_b": "not reproduced"}
     assert "not judged; on tiny_timm: reproduced; on vit_b: not reproduced" in findings_text([finding])
-    mixed = runs([0.82, 0.89, 0.71], backbone="vit_b") + runs([0.80, 0.90, 0.70], method="decoder", backbone="vit_b")
-    text = findings_text([judged(tmp_path, mixed)])
+    text = findings_text([judged(tmp_path, pair([0.82, 0.89, 0.71], backbone="vit_b"))])
     assert "on vit_b: inconclusive" in text
     assert "seeds would settle it" in text
 
 
 def test_only_the_hash_of_the_card_itself_is_judged(tmp_path: Path) -> None:
     """Two sets of rules go by the card's name; one of them is the card's."""
-    records = runs([0.81, 0.91, 0.71]) + runs([0.80, 0.90, 0.70], method="decoder")
-    changed = {"rules": {"image_size": 32}, "protocol_hash": "bbbb"}
-    records += runs([0.70, 0.80, 0.60], **changed) + runs([0.80, 0.90, 0.70], method="decoder", **changed)
-    finding = judged(tmp_path, records)
+    other = pair([0.70, 0.80, 0.60], rules={"image_size": 32}, protocol_hash="bbbb")
+    finding = judged(tmp_path, pair(AHEAD) + other)
     assert sorted(reading.verdict for reading in finding.readings) == ["not judged", "reproduced"]
     assert finding.verdict == "reproduced"
 
@@ -232,8 +222,7 @@ def test_the_mean_over_benchmarks_stands_beside_the_claim_on_each(tmp_path: Path
     records = []
     for benchmark in ("kvasir", "leaf", "sbu"):
         sign = -1 if benchmark == "sbu" else 1
-        records += runs([0.5 + sign * shift for shift in (0.005, 0.02, 0.012)], benchmark=benchmark)
-        records += runs([0.5, 0.5, 0.5], method="decoder", benchmark=benchmark)
+        records += pair([0.5 + sign * shift for shift in (0.005, 0.02, 0.012)], [0.5] * 3, benchmark=benchmark)
     finding = judged(tmp_path, records, benchmarks=["kvasir", "leaf", "sbu"])
     assert [reading.verdict for reading in finding.readings] == ["inconclusive"] * 3
     (mean,) = finding.averages
@@ -246,41 +235,32 @@ def test_the_mean_over_benchmarks_stands_beside_the_claim_on_each(tmp_path: Path
 
 
 def test_every_session_is_a_reading_of_its_own(tmp_path: Path) -> None:
-    sessions = [
-        session(ratio=Ratio(value=v, low=v, high=v, rounds=9), shared=s) for v, s in ((0.76, ""), (0.9, "someone"))
-    ]
+    sessions = [session(ratio=Ratio(value=0.76), shared=shared) for shared in ("", "someone")]
     finding = judged_on([claim(tmp_path, **COST)], MadeUp(costs=sessions))[0]
     assert len(finding.readings) == 4
     assert "device shared" in findings_text([finding])
 
 
 def test_inference_overhead_is_paired_by_round(tmp_path: Path) -> None:
-    sides = {
+    asked = {
+        **COST, "quantity": "inference change", "costs": ["time", "parameters"], "expected": {"equal": 0},
         "numerator": {"method": "naspclora", "score": "merged-calibrated"}, "denominator": {"method": "naspclora"},
     }  # fmt: skip
-    kinds = {"quantity": "inference change", "costs": ["time", "parameters"], "expected": {"equal": 0}}
-    one = claim(tmp_path, **{**COST, **kinds, **sides})
     inference: Any = {
         "inference_seconds": {"unmerged": [1.0, 2.0, 4.0], "merged-calibrated": [1.01, 2.02, 4.04]},
         "inference_parameters": {"unmerged": 100, "merged-calibrated": 90},
     }
-    finding = judged_on([one], MadeUp(costs=[session(ratio=Ratio(value=1.0), **inference)]), papers=MEASURED)[0]
-    time, parameters = finding.readings
-    assert time.estimate == pytest.approx(1.0)
-    assert time.verdict == "reproduced"
+    archive = MadeUp(costs=[session(ratio=Ratio(value=1.0), **inference)])
+    time, parameters = judged_on([claim(tmp_path, **asked)], archive, papers=MEASURED)[0].readings
+    assert (time.estimate, time.verdict) == (pytest.approx(1.0), "reproduced")
     assert parameters.estimate == pytest.approx(-10)
-
-
-def test_parameters_are_counted_in_closed_form() -> None:
-    assert trained_parameters("lora", {"rank": 3}, "vit_h") == 3_997_056
-    assert trained_parameters("convlora", {}, "vit_h") == 4_020_096
 
 
 @pytest.mark.parametrize(
     ("tolerance", "verdict"), [(0.005, "reproduced"), (0.00295, "reproduced"), (0.0029, "not reproduced")]
 )
 def test_a_claim_on_parameters_holds_within_its_tolerance_and_no_further(tmp_path, tolerance: float, verdict: str):
-    """3,997,056 are 2,944 away from 4.00 million."""
+    """3,997,056, counted in closed form, are 2,944 away from 4.00 million."""
     kinds = {"quantity": "trained parameters", "unit": "millions", "benchmarks": None, "denominator": None}
     one = claim(tmp_path, **kinds, backbone="vit_h", expected={"equal": 4.0}, tolerance=tolerance)
     assert one.expected == f"4 ± {tolerance:.3g} millions"
@@ -293,7 +273,6 @@ def test_a_claim_on_parameters_holds_within_its_tolerance_and_no_further(tmp_pat
     [
         ({"quantitiy": "x"}, "unknown key 'quantitiy'"),
         ({"text": None}, "text: is missing"),
-        ({"quantity": "score differnce"}, "did you mean 'score difference'"),
         ({"benchmarks": ["kvasirr"]}, "did you mean 'kvasir'"),
         ({"benchmarks": None}, "needs 'benchmarks'"),
         ({"metric": "iouu"}, "did you mean 'iou'"),
@@ -303,17 +282,9 @@ def test_a_claim_on_parameters_holds_within_its_tolerance_and_no_further(tmp_pat
         ({"expected": {"equal": 1}, "tolerance": 0}, "needs a tolerance"),
         ({"expected": {"greater": 1}, "tolerance": 1}, "belongs to 'equal'"),
         ({"expected": {"about": 1}}, "must be one of"),
-        ({"expected": {"greater": "x"}}, "not a number"),
-        ({"numerator": {"methode": "lora"}}, "did you mean 'method'"),
-        ({"numerator": {}}, "method: is missing"),
-        ({"low": 1}, "unknown key 'low'"),
-        ({"numerator": {"method": "lora", "option": {}}}, "did you mean 'options'"),
-        ({"numerator": {"method": "lroa"}}, "unknown method 'lroa' .did you mean 'lora'"),
+        ({"numerator": {"method": "lroa"}}, "did you mean 'lora'"),
         ({"numerator": {"method": "lora", "options": {"rnak": 3}}}, "did you mean 'rank'"),
-        ({"denominator": {"method": "lora", "options": {"rank": "x"}}}, "rank='x' must be"),
         ({"denominator": 3}, "denominator.0=3 must be a mapping"),
-        ({"benchmarks": 3}, "benchmarks=3 must be"),
-        ({"text": 3}, "text=3 must be"),
         ({"quantity": "cost change", "costs": ["money"]}, "has no 'money'"),
         ({"quantity": "evidence difference", "measure": "reach"}, "'reach' is none of attention distance"),
         ({"quantity": "evidence difference", "measure": "update", "blocks": ["middle"]}, "'middle' is none of all"),
@@ -333,28 +304,21 @@ def test_names_are_resolved_as_everywhere(tmp_path: Path) -> None:
     assert (one.numerator.method, one.benchmarks) == ("naslora", ("trans10k_v1",))
 
 
-def test_a_folder_without_results_is_one_line(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
-    assert main(["--results", str(tmp_path / "nothing")]) == 2
-    assert "run something first" in capsys.readouterr().err
+def test_a_folder_without_results_is_one_line(tmp_path: Path, says) -> None:
+    assert "run something first" in says(main, "--results", tmp_path / "nothing", code=2)
     CostStore(tmp_path).write(session(ratio=Ratio(value=0.76, low=0.75, high=0.77, rounds=9)))
-    assert main(["--results", str(tmp_path), "training-cost"]) == 0  # costs alone are something to judge
+    says(main, "--results", tmp_path, "training-cost")  # costs alone are something to judge
 
 
-def test_the_verb_judges_a_results_folder(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
-    for one in runs([0.81, 0.91, 0.71], method="naslora") + runs([0.80, 0.90, 0.70]):
+def test_the_verb_judges_a_results_folder(tmp_path: Path, says) -> None:
+    for one in runs(AHEAD, method="naslora") + runs([0.80, 0.90, 0.70]):
         RecordStore(tmp_path).write(one)
     CostStore(tmp_path).write(session(ratio=Ratio(value=0.76, low=0.75, high=0.77, rounds=9)))
-    assert main(["--results", str(tmp_path), "--protocol", "demo"]) == 0
-    shown = capsys.readouterr().out
-    assert (
-        "Kvasir-SEG, naslora − lora: +1.00 [+1.00, +1.00] points, n = 3: not judged: backbone tiny instead of vit_h;"
-        in shown
-    )
+    shown = says(main, "--results", tmp_path, "--protocol", "demo")
+    assert "Kvasir-SEG, naslora − lora: +1.00 [+1.00, +1.00] points, n = 3: not judged: backbone tiny" in shown
     assert f"claims: {len(read_claims(FILE))}; " in shown
-    assert main(["--results", str(tmp_path), "training-cots"]) == 2
-    assert "did you mean 'training-cost'" in capsys.readouterr().err
-    assert main(["--results", str(tmp_path), "--protocol", "dmo"]) == 2
-    assert "unknown protocol 'dmo' (did you mean 'demo'?)" in capsys.readouterr().err
+    assert "did you mean 'training-cost'" in says(main, "--results", tmp_path, "training-cots", code=2)
+    assert "did you mean 'demo'" in says(main, "--results", tmp_path, "--protocol", "dmo", code=2)
 
 
 def tuned_runs(values: list[float], *, chosen: bool = True, **changes: Any) -> list[Any]:
@@ -363,22 +327,15 @@ def tuned_runs(values: list[float], *, chosen: bool = True, **changes: Any) -> l
 
 
 def test_tuned_rows_are_compared_with_tuned_ones_and_not_with_the_rest(tmp_path: Path) -> None:
-    untuned = runs([0.90, 0.91, 0.92]) + runs([0.70, 0.71, 0.72], method="decoder")
+    untuned = pair([0.90, 0.91, 0.92], [0.70, 0.71, 0.72])
     tuned = tuned_runs([0.93, 0.94, 0.95]) + tuned_runs([0.92, 0.93, 0.94], method="decoder")
     losing = tuned_runs([0.10, 0.10, 0.10], chosen=False)
-
     assert judged(tmp_path, untuned).readings[0].estimate == pytest.approx(20)
     assert judged(tmp_path, untuned + tuned + losing).readings[0].estimate == pytest.approx(1)
     assert judged(tmp_path, untuned + tuned[:3]).readings[0].estimate == pytest.approx(20)
-
-
-def test_a_trial_at_the_cards_own_rate_that_was_not_chosen_is_no_tuned_run(tmp_path: Path) -> None:
-    tuned = tuned_runs([0.93, 0.94, 0.95]) + tuned_runs([0.92, 0.93, 0.94], method="decoder")
-    (losing, *_) = runs([0.10], tuning={"grid": {"lr": [1e-4, 1e-3]}})
-
-    (reading,) = judged(tmp_path, [*tuned, losing]).readings
-    assert reading.estimate == pytest.approx(1)
-    assert reading.n == 3
+    # a trial at the card's own rate that was not chosen is no tuned run
+    (reading,) = judged(tmp_path, [*tuned, *runs([0.10], tuning={"grid": {"lr": [1e-4, 1e-3]}})]).readings
+    assert (reading.estimate, reading.n) == (pytest.approx(1), 3)
 
 
 def test_two_rows_of_one_method_may_both_have_another_rate(tmp_path: Path) -> None:
@@ -508,12 +465,8 @@ def test_mixtures_of_another_set_up_are_shown_and_not_judged(tmp_path: Path) -> 
 
 
 def _entries(method: str, configs: dict[str, dict[str, Any]], changed: Any = None) -> Any:
-    return SimpleNamespace(
-        methods=[
-            SimpleNamespace(method=method, variant=name, config=config, changed=changed and changed[name])
-            for name, config in configs.items()
-        ]
-    )
+    one = lambda name: {"variant": name, "config": configs[name], "changed": changed and changed[name]}  # noqa: E731
+    return SimpleNamespace(methods=[SimpleNamespace(method=method, **one(name)) for name in configs])
 
 
 def test_of_several_entries_the_one_that_changes_nothing_else_is_compared() -> None:
@@ -540,18 +493,17 @@ def test_an_entry_that_changes_something_else_too_is_not_compared() -> None:
     assert measured(_entries("naslora", configs), joint) is None
 
 
-def test_a_claim_on_labels_names_its_metric(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+def test_a_claim_on_labels_names_its_metric(tmp_path: Path, says) -> None:
     for method, value in (("lora", 0.6), ("naslora", 0.7)):
         for seed in range(3):
             scores = {"best": {"test": {"accuracy": value + 0.01 * seed, "nll": 1.0, "ece": 0.1}}}
             RecordStore(tmp_path).write(record(method=method, seed=seed, benchmark="origin", scores=scores))
     labels = {**BASE, "numerator": {"method": "naslora"}, "denominator": {"method": "lora"}, "benchmarks": ["origin"]}
-    words = ["--results", str(tmp_path), "--protocol", "demo", "--file", str(tmp_path / "claims.yaml")]
-    (tmp_path / "claims.yaml").write_text(yaml.safe_dump([labels]))
-    assert main(words) == 2
-    assert "no paper reports 'origin'; name the 'metric'" in capsys.readouterr().err
-    (tmp_path / "claims.yaml").write_text(yaml.safe_dump([{**labels, "metric": "accuracy"}]))
-    assert main(words) == 0
-    said = capsys.readouterr().out
+    file = tmp_path / "claims.yaml"
+    words = ["--results", tmp_path, "--protocol", "demo", "--file", file]
+    file.write_text(yaml.safe_dump([labels]))
+    assert "no paper reports 'origin'; name the 'metric'" in says(main, *words, code=2)
+    file.write_text(yaml.safe_dump([{**labels, "metric": "accuracy"}]))
+    said = says(main, *words)
     assert "Origin of an image, naslora − lora: +10.00" in said
     assert "not judged" in said

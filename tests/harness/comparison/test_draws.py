@@ -1,4 +1,4 @@
-"""Reruns are draws of their own, collapsed runs are counted, and folds have their own interval."""
+"""Reruns are draws of their own, collapsed runs are counted, folds have their own interval, and gaps make no table."""
 
 from __future__ import annotations
 
@@ -12,8 +12,10 @@ from harness import statistics as stats
 from harness.comparison.cells import Cell, Column, paired_difference
 from harness.comparison.contrasts import on_column
 from harness.comparison.draws import RERUN, Collapses, Draws, collapsed, without_collapsed
+from harness.comparison.grids import without_gaps
 from harness.comparison.rows import Row, Sheet, rows_of_records
 from tests.harness.report.sample import MadeUp, record
+from tests.values import there
 
 ROOT = Path(__file__).parents[3]
 COLUMN = Column(benchmark="kvasir", split="test", metric="s_measure", manifest="manifest-kvasir")
@@ -36,19 +38,12 @@ def test_a_run_far_below_the_median_of_its_row_has_collapsed() -> None:
 def test_seeds_that_split_the_images_anew_have_the_interval_of_folds() -> None:
     first, second = ([0.9, 0.8, 0.85], [0.8, 0.75, 0.7])
     rules = {"split_follows_seed": True}
-    found = paired_difference(cell(first, rules=rules), cell(second, rules=rules), MadeUp())
-    plain = paired_difference(cell(first), cell(second), MadeUp())
-    assert found is not None
-    assert plain is not None
+    found = there(paired_difference(cell(first, rules=rules), cell(second, rules=rules), MadeUp()))
+    plain = there(paired_difference(cell(first), cell(second), MadeUp()))
     assert found.folds
     assert found.estimate == stats.of_folds(found.by_seed, test_share=8 / 20)
-    assert found.interval is not None
-    assert plain.interval is not None
-    assert found.interval.half == pytest.approx(plain.interval.half * (1 + 3 * 8 / 20) ** 0.5)
-    ours, alone = cell(first, rules=rules).interval, cell(first).interval
-    assert ours is not None
-    assert alone is not None
-    assert ours.half == pytest.approx(alone.half * (1 + 3 * 8 / 20) ** 0.5)
+    for ours, alone in ((found, plain), (cell(first, rules=rules), cell(first))):
+        assert there(ours.interval).half == pytest.approx(there(alone.interval).half * (1 + 3 * 8 / 20) ** 0.5)
 
 
 @pytest.mark.parametrize("folds", [True, False])
@@ -69,11 +64,9 @@ def test_reruns_are_draws_with_images_of_their_own() -> None:
     again = archive.reruns[0]
     assert again.run.seed >= RERUN
     first = next(one for one in archive.records if one.key == again.key and one.run.seed < RERUN)
-    ours, theirs = (archive.images(one, "best", "test", "s_measure") for one in (again, first))
-    assert ours is not None
-    assert theirs is not None
-    assert ours.scores.keys() == theirs.scores.keys()
-    assert ours.scores != theirs.scores
+    ours, theirs = (there(archive.images(one, "best", "test", "s_measure")).scores for one in (again, first))
+    assert ours.keys() == theirs.keys()
+    assert ours != theirs
 
 
 @pytest.mark.parametrize(
@@ -86,3 +79,15 @@ def test_the_seed_that_chose_a_rate_is_no_draw_beside_seeds_that_did_not(tested:
     records += [record(0.9, seed=seed, tuning=tuning, planned_seeds=tested) for seed in (0, 1) if tested]
     (row,) = rows_of_records(Sheet.of(records[0].run), records)
     assert sorted(one.run.seed for one in row.records) == shown
+
+
+def test_a_barely_begun_place_costs_no_rows() -> None:
+    done = {"a": {1, 2, 3}, "b": {1}, "c": {1, 2, 3, 4}}
+    assert without_gaps(done, least=3) == (["a", "c"], {1, 2, 3})
+    assert without_gaps(done, least=1) == (["a", "b", "c"], {1})
+    assert without_gaps(done, least=5) == ([], set())
+    assert without_gaps({}, least=1) == ([], set())
+
+
+def test_the_fullest_place_is_no_better_a_start_than_another() -> None:
+    assert without_gaps({"a": {1, 2, 3, 4, 5}, "b": {6, 7, 8}, "c": {6, 7, 8}}, least=3) == (["b", "c"], {6, 7, 8})

@@ -29,6 +29,7 @@ from harness.report.pages import narrowed
 from harness.statistics import Interval, of_seeds
 from harness.studies import study_from_dict
 from tests.harness.report.sample import PAPERS, record, render
+from tests.values import there
 
 CELL = {"paper": "p", "table": "1", "method": "lora", "benchmark": "kvasir", "metric": "s_measure", "value": "91.2"}
 GOOD = Published(**CELL, split="test", source="PDF", mark="P")
@@ -69,9 +70,6 @@ def test_the_committed_numbers_are_valid_and_none_is_without_a_source() -> None:
 def test_a_wrong_cell_is_found(changes: dict[str, Any], message: str) -> None:
     assert any(message in line for line in problems([replace(GOOD, **changes)]))
     assert problems([GOOD]) == []
-
-
-def test_two_of_one_cell_are_found() -> None:
     assert problems([GOOD, GOOD])[0].endswith("this cell is there twice")
 
 
@@ -81,41 +79,35 @@ def arguments(folder: Path, **changes: str) -> list[str]:
     return ["paper", "add", "--folder", str(folder), *options]
 
 
-def test_add_appends_fills_and_never_replaces(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
-    assert main(arguments(tmp_path)) == 0
+def test_add_appends_fills_and_never_replaces(tmp_path: Path, says) -> None:
+    says(main, *arguments(tmp_path))
     assert read_file(tmp_path / "p.csv") == [GOOD]
-    assert main(arguments(tmp_path, value="92.0")) == 2
-    assert "has 91.2 (PDF)" in capsys.readouterr().err
-    assert main(arguments(tmp_path, metric="e_mean", value="1.2")) == 0
-    assert main(arguments(tmp_path, metric="e_mean", value="120")) == 2
+    assert "has 91.2 (PDF)" in says(main, *arguments(tmp_path, value="92.0"), code=2)
+    says(main, *arguments(tmp_path, metric="e_mean", value="1.2"))
+    says(main, *arguments(tmp_path, metric="e_mean", value="120"), code=2)
     assert [cell.value for cell in read_file(tmp_path / "p.csv")] == ["91.2", "1.2"]
-    assert main(["paper", "check", "--folder", str(tmp_path)]) == 0
+    says(main, "paper", "check", "--folder", tmp_path)
 
 
-def test_empty_cells_are_asked_for_and_a_typo_is_asked_again(tmp_path, monkeypatch, capsys) -> None:
+def test_empty_cells_are_asked_for_and_a_typo_is_asked_again(tmp_path, monkeypatch, says) -> None:
     (tmp_path / "nas-lora.csv").write_bytes((Path(__file__).parents[3] / "results/paper/nas-lora.csv").read_bytes())
     monkeypatch.setattr("sys.stdin", io.StringIO("912\n91.2 0.3 se\n\n93.1\nq\n"))
-    assert main(["paper", "add", "--folder", str(tmp_path), "--paper", "nas-lora", "--source", "PDF v1"]) == 0
-    shown = capsys.readouterr().out
+    shown = says(main, "paper", "add", "--folder", tmp_path, "--paper", "nas-lora", "--source", "PDF v1")
     assert "outside 0 to 100" in shown
     assert "2 cells filled" in shown
     cells = read_published(tmp_path)
-    assert [(cell.value, cell.spread, cell.source) for cell in cells if cell.value] == [
-        ("91.2", "0.3", "PDF v1"),
-        ("93.1", "", "PDF v1"),
-    ]
+    filled = [(cell.value, cell.spread, cell.source) for cell in cells if cell.value]
+    assert filled == [("91.2", "0.3", "PDF v1"), ("93.1", "", "PDF v1")]
     assert problems(cells) == []
 
 
-def test_check_exits_1_and_a_broken_file_is_one_line(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
-    assert main(arguments(tmp_path)) == 0
+def test_check_exits_1_and_a_broken_file_is_one_line(tmp_path: Path, says) -> None:
+    says(main, *arguments(tmp_path))
     path = tmp_path / "p.csv"
     path.write_text(path.read_text().replace("91.2", "191.2"))
-    assert main(["paper", "check", "--folder", str(tmp_path)]) == 1
+    says(main, "paper", "check", "--folder", tmp_path, code=1)
     path.write_text("a,b\n1,2\n")
-    capsys.readouterr()
-    assert main(["paper", "check", "--folder", str(tmp_path)]) == 2
-    assert "the first line must be" in capsys.readouterr().err
+    assert "the first line must be" in says(main, "paper", "check", "--folder", tmp_path, code=2)
 
 
 @pytest.mark.parametrize(
@@ -138,8 +130,7 @@ def test_a_verdict_needs_the_whole_interval(interval: tuple[float, float], verdi
 
 
 def test_the_seeds_that_would_settle_it_are_a_range_with_a_stated_power() -> None:
-    found = seeds_to_settle(of_seeds([0.1, 0.5, 0.9]), low=0.0, high=10.0)
-    assert found is not None
+    found = there(seeds_to_settle(of_seeds([0.1, 0.5, 0.9]), low=0.0, high=10.0))
     assert found[0] < (found[1] or 10**6)
     assert "seeds would settle it with 80 % power" in seeds_in_words(found)
     assert seeds_in_words((4, 4)) == "4 seeds would settle it with 80 % power"
@@ -182,14 +173,9 @@ def test_the_papers_own_error_widens_the_interval(spread: str, kind: str, runs: 
     """Welch: squares of both standard errors add up, degrees of freedom after Satterthwaite."""
     cell = replace(GOOD, spread=spread, spread_kind=kind, runs=runs)
     ours, own = [91.0, 91.2, 91.4], 0.2 / 3**0.5
-    interval = against(ours, cell).interval()
-    assert interval is not None
+    interval = there(against(ours, cell).interval())
     freedom = (own**2 + error**2) ** 2 / (own**4 / 2 + error**4 / df)
     assert interval.half == pytest.approx(stats.t.ppf(0.975, freedom) * (own**2 + error**2) ** 0.5)
-
-
-def test_other_data_gets_no_verdict() -> None:
-    assert "| not judged: 352 px copy |" in beside([0.911, 0.912, 0.913], data_note="352 px copy")[0]
 
 
 @pytest.mark.parametrize(
@@ -208,7 +194,7 @@ def test_other_rules_weights_backbones_and_generated_images_get_no_verdict() -> 
     assert "| 91.2 (3) | +0.0 | [-0.5, +0.5] | not judged: image_size 32 instead of 64" in score
     assert parameters.endswith("| reproduced |")  # a count depends on the backbone alone
     assert "not judged: other weights |" in beside(values, checkpoint="sha256-00")[0]
-    assert "not judged: generated samples |" in beside(values, data_note="generated samples")[0]
+    assert "| not judged: 352 px copy |" in beside(values, data_note="352 px copy")[0]
     score, parameters = beside(values, backbone="vit_b")
     assert "not judged: backbone vit_b instead of tiny |" in score
     assert "not judged: backbone vit_b instead of tiny |" in parameters
@@ -218,46 +204,30 @@ def test_other_rules_weights_backbones_and_generated_images_get_no_verdict() -> 
 
 
 @pytest.mark.parametrize(
-    ("printed", "verdict"),
-    [
-        ("3.62", "reproduced"),
-        ("3.616", "reproduced"),
-        ("3.615", "not reproduced"),
-        ("3.6", "reproduced"),
-        ("3.61", "not reproduced"),
-    ],
+    ("printed", "agrees"), [("3.62", True), ("3.616", True), ("3.615", False), ("3.6", True), ("3.61", False)]
 )
-def test_parameters_agree_in_every_printed_digit(printed: str, verdict: str) -> None:
+def test_parameters_agree_in_every_printed_digit(printed: str, agrees: bool) -> None:
     """3,616,128: half a unit of the last printed digit is the tolerance."""
     cell = replace(GOOD, metric=PARAMETERS, benchmark="", split="", value=printed)
     page = render([record(0.9)], study=main_study(1), papers=holding(cell))
     (line,) = [line for line in page.splitlines() if "[P]" in line]
-    assert line.endswith(f"| {verdict} |")
+    assert line.endswith("| reproduced |" if agrees else "| not reproduced |")
 
 
 def test_many_differences_are_counted_in_the_cell() -> None:
     rules = {"image_size": 32, "epochs": 1, "lr": 1.0, "flip": 0.0, "batch_size": 1, "clip": 3.0}
+    said = beside([0.9], rules=rules, backbone="vit_b")[0]
     first = "epochs 1 instead of nothing; image_size 32 instead of 64; lr 1 instead of nothing"
-    assert (
-        f"not judged: backbone vit_b instead of tiny; {first} and 4 more |"
-        in beside([0.9], rules=rules, backbone="vit_b")[0]
-    )
+    assert f"not judged: backbone vit_b instead of tiny; {first} and 4 more |" in said
 
 
 def test_numbers_of_an_ablation_stand_beside_the_row_with_its_options() -> None:
-    cells = [
-        replace(GOOD, options="rank=6", value="92.0"),
-        replace(GOOD, options="rank=12", value="93.0"),
-        replace(GOOD, options="rank=3", value="90.0"),
-    ]
+    cells = [replace(GOOD, options=f"rank={rank}", value=value) for rank, value in ((6, "92"), (12, "93"), (3, "90"))]
     six: dict[str, Any] = {"config": {"rank": 6}, "changed": {"rank": 6}, "variant": "lora[rank=6]"}
     entries = ["lora", {"label": "r=6", "method": "lora", "options": {"rank": 6}}]
     page = render([record(0.9), record(0.91, **six)], study=main_study(1, entries=entries), papers=holding(*cells))
-    found = [line for line in page.splitlines() if "[P]" in line]
-    assert [line.split(" | ")[:3] for line in found] == [
-        ["| lora", "Kvasir-SEG Sα", "90.0"],
-        ["| r=6", "Kvasir-SEG Sα", "92.0"],
-    ]
+    found = [line.split(" | ")[:3] for line in page.splitlines() if "[P]" in line]
+    assert found == [["| lora", "Kvasir-SEG Sα", "90"], ["| r=6", "Kvasir-SEG Sα", "92"]]
 
 
 def test_the_committed_setups_name_real_cards_backbones_and_benchmarks() -> None:
@@ -270,15 +240,11 @@ def test_the_committed_setups_name_real_cards_backbones_and_benchmarks() -> None
         assert setup.test_images.keys() <= set(BENCHMARK_ORDER)
 
 
-def test_a_failed_seed_gets_no_number_beside_the_paper() -> None:
+def test_a_failed_seed_and_a_row_without_a_run_get_no_number_beside_the_paper() -> None:
     page = render([record(0.9), record(seed=1, code="OOM")], study=main_study(2), papers=holding(GOOD))
     assert "no data (no score)" in page
-
-
-def test_a_row_with_options_and_without_a_run_stands_beside_its_number() -> None:
-    rank = replace(GOOD, options="rank=6")
     study = main_study(1, entries=["bitfit", {"label": "r6", "method": "lora", "options": {"rank": 6}}])
-    page = render([record(method="bitfit")], study=study, papers=holding(rank))
+    page = render([record(method="bitfit")], study=study, papers=holding(replace(GOOD, options="rank=6")))
     assert "no data (no score)" in page
 
 

@@ -17,6 +17,7 @@ from harness.studies import load_study, study_from_dict
 from harness.system.errors import UsageError
 from tests.harness.report.sample import CARD, MadeUp, record, render, table_rows
 from tests.harness.report.sample import judged as judged_on
+from tests.values import there
 
 METHODS = ("decoder", "lora", "bitfit", "ssf")
 HASHES = {"sam": "aaaa0000aaaa0000", "linear": "bbbb0000bbbb0000", "mask-transformer": "cccc0000cccc0000"}
@@ -87,14 +88,13 @@ def test_a_barely_begun_benchmark_is_left_out_instead_of_the_rows() -> None:
 
 def test_a_methods_own_budget_is_no_other_model() -> None:
     """Planning gives a method that spares no updates a budget of epochs under a card with one of updates."""
+
+    def spared(one: Any) -> Any:
+        return replace(one, run=replace(one.run, rules={**one.run.rules, "budget": "updates"}))
+
     for spares in METHODS:
         fewer = {method: score for method, score in UP.items() if method != spares}
-        records = [
-            replace(one, run=replace(one.run, rules={**one.run.rules, "budget": "updates"}))
-            if one.run.method == spares
-            else one
-            for one in runs("sam", UP) + runs("linear", fewer)
-        ]
+        records = [spared(one) if one.run.method == spares else one for one in runs("sam", UP) + runs("linear", fewer)]
         assert "sam – linear" in agreement_rows(render(records, study=models()))
 
 
@@ -113,44 +113,50 @@ def test_a_decoder_with_a_rate_of_its_own_is_the_same_model_and_without_it_anoth
     assert "linear" not in render(records, study=models())
 
 
-def judged(monkeypatch: pytest.MonkeyPatch, tmp_path: Path, records: list[Any], study: Any = None) -> Any:
-    monkeypatch.setattr(judging, "load_study", lambda name: study or models())
-    content = {
-        "name": "alike", "text": "t", "source": "ours", "mark": "?", "quantity": "rank agreement", "studies": ["cross-model"],
-        "unit": "tau", "expected": {"greater": 0},
-    }  # fmt: skip
-    path = tmp_path / "claims.yaml"
-    path.write_text(yaml.safe_dump([content]))
-    return judged_on(read_claims(path), MadeUp(records))[0]
+@pytest.fixture
+def judged(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> Any:
+    """The finding of a claim on the rankings under `models`."""
+
+    def call(records: list[Any], study: Any = None) -> Any:
+        monkeypatch.setattr(judging, "load_study", lambda name: study or models())
+        content = {
+            "name": "alike", "text": "t", "source": "ours", "mark": "?", "quantity": "rank agreement", "unit": "tau",
+            "studies": ["cross-model"], "expected": {"greater": 0},
+        }  # fmt: skip
+        path = tmp_path / "claims.yaml"
+        path.write_text(yaml.safe_dump([content]))
+        return judged_on(read_claims(path), MadeUp(records))[0]
+
+    return call
 
 
-def test_the_claim_is_judged_by_every_pair_of_models(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
-    alike = judged(monkeypatch, tmp_path, runs("sam", UP) + runs("linear", UP) + runs("mask-transformer", UP))
+def test_the_claim_is_judged_by_every_pair_of_models(judged) -> None:
+    alike = judged(runs("sam", UP) + runs("linear", UP) + runs("mask-transformer", UP))
     assert alike.verdict == "reproduced"
     text = findings_text([alike])
     assert "sam – linear, mean τ over 2 benchmarks of 4 rows: +1.00 [+1.00, +1.00] tau, n = 3: reproduced" in text
-    reverse = judged(monkeypatch, tmp_path, runs("sam", UP) + runs("linear", UP) + runs("mask-transformer", DOWN))
+    reverse = judged(runs("sam", UP) + runs("linear", UP) + runs("mask-transformer", DOWN))
     assert [one.verdict for one in reverse.readings] == ["reproduced", "not reproduced", "not reproduced"]
     assert reverse.verdict == "not reproduced"
 
 
-def test_three_rows_cannot_show_it(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+def test_three_rows_cannot_show_it(judged) -> None:
     three = {name: UP[name] for name in METHODS[:3]}
-    found = judged(monkeypatch, tmp_path, runs("sam", three) + runs("linear", three))
+    found = judged(runs("sam", three) + runs("linear", three))
     assert found.verdict == "inconclusive"
     few = "3 rows agree so well by chance in 1 of 6 orders; at least 4 rows are needed"
     assert found.readings[0].settle == f"not all rows; {few}"
 
 
-def test_two_rows_do_not_refute_it_and_four_of_five_do_not_show_it(monkeypatch, tmp_path) -> None:
+def test_two_rows_do_not_refute_it_and_four_of_five_do_not_show_it(judged, monkeypatch) -> None:
     two = [{name: values[name] for name in METHODS[:2]} for values in (UP, DOWN)]
-    reverse = judged(monkeypatch, tmp_path, runs("sam", two[0]) + runs("linear", two[1]))
+    reverse = judged(runs("sam", two[0]) + runs("linear", two[1]))
     assert [one.verdict for one in reverse.readings] == ["inconclusive", "no data"]
     five = models(entries=[*METHODS, "vpt"])
     monkeypatch.setattr(judging, "ALPHA", 1 / 24)
     every = [record for decoder in HASHES for record in runs(decoder, UP)]
-    assert judged(monkeypatch, tmp_path, every).verdict == "reproduced"
-    found = judged(monkeypatch, tmp_path, every, study=five)
+    assert judged(every).verdict == "reproduced"
+    found = judged(every, study=five)
     assert (found.verdict, found.readings[0].settle) == ("inconclusive", "not all rows")
 
 
@@ -160,18 +166,15 @@ def test_pairs_of_models_name_their_own_rows() -> None:
     assert "(sam – linear: decoder, lora, bitfit, ssf; sam – mask-transformer: decoder, lora, bitfit;" in page
 
 
-def test_some_models_or_some_benchmarks_do_not_show_it(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
-    two = judged(monkeypatch, tmp_path, runs("sam", UP) + runs("linear", UP))
+def test_some_models_or_some_benchmarks_do_not_show_it_and_without_runs_there_is_no_data(judged) -> None:
+    two = judged(runs("sam", UP) + runs("linear", UP))
     assert two.verdict == "inconclusive"
     assert "1 of 3 pairs of models have two complete rows in common" in findings_text([two])
     every = [record for decoder in HASHES for record in runs(decoder, UP)]
-    one = judged(monkeypatch, tmp_path, [record for record in every if record.run.benchmark == "kvasir"])
+    one = judged([record for record in every if record.run.benchmark == "kvasir"])
     assert one.verdict == "inconclusive"
     assert {reading.settle for reading in one.readings} == {"not all benchmarks"}
-
-
-def test_without_runs_there_is_no_data(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
-    found = judged(monkeypatch, tmp_path, runs("sam", UP))
+    found = judged(runs("sam", UP))
     assert found.verdict == "no data"
     assert "no two models with two rows in common" in findings_text([found])
 
@@ -206,8 +209,7 @@ def test_an_order_from_elsewhere_is_compared_with_ours(tmp_path, monkeypatch, va
 def test_the_lowest_error_is_the_best_beside_an_order_from_elsewhere() -> None:
     (grid,) = grids(runs("sam", DOWN, benchmarks=("sbu",)), MadeUp())
     counts = {name: place for place, name in enumerate(METHODS)}
-    pair = rankings.pair_with(rankings.Elsewhere(name="there", correct=counts, trials=10, commit=""), grid)
-    assert pair is not None
+    pair = there(rankings.pair_with(rankings.Elsewhere(name="there", correct=counts, trials=10, commit=""), grid))
     assert pair.agreement.by_benchmark == (1.0,)
 
 
@@ -219,9 +221,9 @@ def test_where_nothing_ran_beside_an_order_from_elsewhere_the_page_says_no_data(
 
 def test_the_order_of_pefts_comparison_is_of_the_rows_of_its_study_and_names_its_source() -> None:
     study = load_study("peft-ranking")
-    there = rankings.read_elsewhere(study.table.ranking)
-    assert [entry.label for entry in study.entries] == [*there.correct]
-    assert there.in_words().startswith("rsLoRA, twice the rank 51.3 %, HiRA 51.3 %, SHiRA 51.0 %")
-    assert len(there.commit) == 40
+    elsewhere = rankings.read_elsewhere(study.table.ranking)
+    assert [entry.label for entry in study.entries] == [*elsewhere.correct]
+    assert elsewhere.in_words().startswith("rsLoRA, twice the rank 51.3 %, HiRA 51.3 %, SHiRA 51.0 %")
+    assert len(elsewhere.commit) == 40
     with pytest.raises(UsageError, match="peft-metamathqa"):
         rankings.read_elsewhere("peft-metamath")

@@ -12,6 +12,7 @@ from scipy.stats import kendalltau
 
 from harness.statistics import ModelScores, agreement
 from harness.statistics.agreement import _tau
+from tests.values import there
 
 
 def scores(
@@ -33,18 +34,16 @@ def test_tau_is_scipys(ties: bool) -> None:
         a, b = a.round(), b.round()
     expected = [kendalltau(x, y).statistic for x, y in zip(a, b, strict=True)]
     np.testing.assert_allclose(_tau(a, b), expected, atol=1e-12)
-
-
-def test_all_ties_agree_with_nothing() -> None:
     assert _tau(np.ones((1, 4)), np.arange(4, dtype=np.float64)[None]) == [0.0]
 
 
 def test_the_same_order_everywhere_is_one_and_chance_is_one_order_of_all() -> None:
     found = agreement([scores([1, 2, 3], [10, 20, 30]), scores([5, 6, 7], [0, 1, 2])])
     assert found.by_benchmark == (1.0, 1.0)
-    assert found.interval is not None
-    assert (found.interval.low, found.interval.high) == (1.0, 1.0)
+    assert (there(found.interval).low, there(found.interval).high) == (1.0, 1.0)
     assert found.p == pytest.approx(1 / 6) == found.least_p
+    with pytest.raises(ValueError, match="two methods"):
+        agreement([scores([1], [1])])
 
 
 def test_the_share_of_orders_is_that_of_all_permutations_over_all_benchmarks() -> None:
@@ -64,10 +63,9 @@ def test_the_share_of_orders_is_that_of_all_permutations_over_all_benchmarks() -
 
 
 def test_noise_widens_the_interval_and_a_single_seed_has_none() -> None:
-    still = agreement([scores([1, 1.1, 1.2], [1, 1.1, 1.2], noise=0.001)]).interval
-    noisy = agreement([scores([1, 1.1, 1.2], [1, 1.1, 1.2], noise=1.0)]).interval
-    assert still is not None
-    assert noisy is not None
+    still, noisy = (
+        there(agreement([scores([1, 1.1, 1.2], [1, 1.1, 1.2], noise=noise)]).interval) for noise in (0.001, 1.0)
+    )
     assert still.low == 1.0
     assert noisy.low < 0.5
     assert agreement([scores([1, 2], [1, 2], seeds=1)]).interval is None
@@ -78,54 +76,32 @@ def test_seeds_that_rank_otherwise_widen_the_interval_whatever_the_images_say() 
     generator = np.random.default_rng(0)
     first = np.array([[1.0, 1.0, 1.0], [2.0, 0.0, 0.5], [3.0, -1.0, 0.0]])[:, :, None].repeat(20, axis=2)
     second = np.array([1.0, 2.0, 3.0])[:, None, None] + 1e-6 * generator.normal(size=(3, 3, 20))
-    interval = agreement([ModelScores(first=first, second=second, clusters=np.arange(20))]).interval
-    assert interval is not None
+    interval = there(agreement([ModelScores(first=first, second=second, clusters=np.arange(20))]).interval)
     assert (interval.low, interval.high) == (-1.0, 1.0)
 
 
 def test_images_of_one_cluster_are_drawn_together() -> None:
-    generator = np.random.default_rng(3)
-    first = generator.normal(size=(3, 2, 40))
-    second = generator.normal(size=(3, 2, 40))
-    alone = agreement([ModelScores(first=first, second=second, clusters=np.arange(40))]).interval
-    one_cluster = agreement(
-        [
-            ModelScores(
-                first=first[:, :1].repeat(2, 1), second=second[:, :1].repeat(2, 1), clusters=np.zeros(40, dtype=int)
-            )
-        ]
-    )
-    assert alone is not None
+    first, second = np.random.default_rng(3).normal(size=(2, 3, 2, 40))
+    alone = there(agreement([ModelScores(first=first, second=second, clusters=np.arange(40))]).interval)
+    sides = {"first": first[:, :1].repeat(2, 1), "second": second[:, :1].repeat(2, 1)}
+    one_cluster = there(agreement([ModelScores(**sides, clusters=np.zeros(40, dtype=int))]).interval)
     assert alone.low < alone.high
-    assert one_cluster.interval is not None
-    assert one_cluster.interval.low == one_cluster.interval.high  # equal seeds and a single cluster: nothing to redraw
+    assert one_cluster.low == one_cluster.high  # equal seeds and a single cluster: nothing to redraw
 
 
-def test_all_orders_of_seven_methods_are_tried() -> None:
-    values = [0, 1, 2, 3, 4, 5, 6]
-    found = agreement([scores(values, [1, 0, *values[2:]])])
-    assert found.p == pytest.approx(7 / 5040)  # at most one pair of neighbours turned
-
-
-def test_many_methods_draw_their_orders_and_say_the_same_each_time() -> None:
+def test_all_orders_of_seven_methods_are_tried_and_those_of_more_are_drawn_the_same_each_time() -> None:
     values = list(range(9))
+    found = agreement([scores(values[:7], [1, 0, *values[2:7]])])
+    assert found.p == pytest.approx(7 / 5040)  # at most one pair of neighbours turned
     case = [scores(values, values)]
     assert agreement(case) == agreement(case)
     assert agreement(case).p == pytest.approx(1 / 5040)
 
 
-def test_one_method_has_no_ranking() -> None:
-    with pytest.raises(ValueError, match="two methods"):
-        agreement([scores([1], [1])])
-
-
 def test_answers_of_elsewhere_are_drawn_again_once_for_all_benchmarks() -> None:
-    there = [0.50, 0.51, 0.52]
-    of = scores([1, 2, 3], there)
-    still = agreement([of]).interval
-    one, two = (agreement([replace(of, trials=1000)] * times).interval for times in (1, 2))
-    assert still is not None
-    assert one is not None
+    of = scores([1, 2, 3], [0.50, 0.51, 0.52])
+    drawn = replace(of, trials=1000)
+    still, one, two = (there(agreement(cases).interval) for cases in ([of], [drawn], [drawn, drawn]))
     assert (still.low, still.high) == (1.0, 1.0)
     assert one.low < 0 < one.high == 1.0
     assert one == two

@@ -37,10 +37,10 @@ def test_of_independent_features_it_is_near_zero():
 
 
 def test_minibatches_do_not_bias_it():
-    first = _features(0, images=1600)
-    second = first + 0.7 * _features(1, images=1600)
-    whole, parts = (cka(_grams(first, batch=n), _grams(second, batch=n)) for n in (1600, 8))
-    assert whole == pytest.approx(1 / (1 + 0.7**2), abs=0.02)
+    first = _features(0, images=480)
+    second = first + 0.7 * _features(1, images=480)
+    whole, parts = (cka(_grams(first, batch=n), _grams(second, batch=n)) for n in (480, 8))
+    assert whole == pytest.approx(1 / (1 + 0.7**2), abs=0.03)
     assert parts == pytest.approx(whole, abs=0.03)
 
 

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import json
 import math
-import statistics
 from dataclasses import replace
 from pathlib import Path
 
@@ -12,26 +11,22 @@ import numpy as np
 import pytest
 from scipy import optimize, stats
 
-from benchmarks.coverage import CASES, coverage, falsely_reproduced
+from benchmarks.coverage import CASES, Case, coverage, falsely_reproduced
 from benchmarks.intervals import OUT, Components, simulate
 from harness import statistics as s
+from tests.values import there
 
 VALUES = [0.912, 0.905, 0.921, 0.899, 0.917]
 
 
-def test_sd_and_t_interval_equal_scipy() -> None:
-    interval = s.t_interval(VALUES)
-    assert interval is not None
+def test_sd_and_t_interval_equal_scipy_and_one_value_has_neither() -> None:
+    interval = there(s.t_interval(VALUES))
     low, high = stats.t.interval(0.95, len(VALUES) - 1, loc=np.mean(VALUES), scale=stats.sem(VALUES))
     assert (interval.low, interval.high) == pytest.approx((low, high), abs=1e-12)
     assert interval.estimate == pytest.approx(np.mean(VALUES))
     assert s.sd(VALUES) == pytest.approx(np.std(VALUES, ddof=1))
     assert s.t_quantile(len(VALUES)) == pytest.approx(stats.t.ppf(0.975, len(VALUES) - 1))
-
-
-def test_one_value_has_neither_sd_nor_interval() -> None:
-    assert s.sd([1.0]) is None
-    assert s.t_interval([1.0]) is None
+    assert s.sd([1.0]) is s.t_interval([1.0]) is None
 
 
 def test_paired_differences_are_by_seed_and_image() -> None:
@@ -41,9 +36,6 @@ def test_paired_differences_are_by_seed_and_image() -> None:
         0: {"a": pytest.approx(0.1), "b": pytest.approx(0.2)},
         1: {"a": pytest.approx(-0.1), "b": pytest.approx(0.5)},
     }
-
-
-def test_different_images_are_not_paired() -> None:
     with pytest.raises(ValueError, match="not the same images"):
         s.paired({0: {"a": 1.0}}, {0: {"b": 1.0}})
 
@@ -53,31 +45,20 @@ def named(table: np.ndarray) -> dict[int, dict[str, float]]:
 
 
 def interval_of(estimate: s.Estimate | None) -> s.Interval:
-    assert estimate is not None
-    interval = estimate.interval()
-    assert interval is not None
-    return interval
+    return there(there(estimate).interval())
 
 
-def test_crossed_interval_of_equal_images_is_students_over_seeds() -> None:
-    """With no spread between images only seeds are left."""
-    ours = interval_of(s.crossed({seed: {"a": value, "b": value} for seed, value in enumerate(VALUES)}))
-    theirs = s.t_interval(VALUES)
-    assert theirs is not None
+@pytest.mark.parametrize("turned", [False, True])
+def test_crossed_interval_of_equal_images_is_students_over_seeds_and_of_equal_seeds_over_images(turned: bool) -> None:
+    """Without a spread of the one only the other is left."""
+    table = np.repeat([VALUES], 3, axis=0)
+    ours, theirs = interval_of(s.crossed(named(table if turned else table.T))), there(s.t_interval(VALUES))
     assert (ours.low, ours.estimate, ours.high) == pytest.approx((theirs.low, theirs.estimate, theirs.high))
 
 
-def test_crossed_interval_of_equal_seeds_is_students_over_images() -> None:
-    ours = interval_of(s.crossed({seed: {str(i): value for i, value in enumerate(VALUES)} for seed in range(3)}))
-    theirs = s.t_interval(VALUES)
-    assert theirs is not None
-    assert (ours.low, ours.high) == pytest.approx((theirs.low, theirs.high))
-
-
 def variance_of(estimate: s.Estimate | None) -> float:
-    assert estimate is not None
-    assert estimate.seeds is not None
-    return estimate.seeds.variance + sum(part.variance for part in estimate.rest)
+    parts = there(estimate)
+    return there(parts.seeds).variance + sum(part.variance for part in parts.rest)
 
 
 def crossed_table(seed: int, *, seeds: int, images: int, interaction: float) -> np.ndarray:
@@ -119,28 +100,23 @@ def test_the_interaction_counts_once() -> None:
 
 
 def test_the_spread_of_runs_is_pooled_over_rows() -> None:
-    generator = np.random.default_rng(0)
-    difference = s.crossed(named(generator.normal(size=(3, 12))))
-    assert difference is not None
-    rows = [[1.0, 2.0, 6.0], [3.0, 3.0, 3.0], [5.0]]
-    pooled = s.with_pooled_runs(difference, rows)
-    assert pooled.seeds is not None
-    assert (pooled.seeds.variance, pooled.seeds.df) == pytest.approx((2 * (14 / 4) / 3, 4))
+    difference = there(s.crossed(named(np.random.default_rng(0).normal(size=(3, 12)))))
+    pooled = s.with_pooled_runs(difference, [[1.0, 2.0, 6.0], [3.0, 3.0, 3.0], [5.0]])
+    seeds = there(pooled.seeds)
+    assert (seeds.variance, seeds.df) == pytest.approx((2 * (14 / 4) / 3, 4))
     assert pooled.rest[0] == difference.rest[0]
     with pytest.raises(ValueError, match="two runs"):
         s.with_pooled_runs(difference, [[1.0]])
 
 
-@pytest.mark.parametrize(
-    ("kind", "low", "high"), [("unbiased", 0.92, 0.99), ("pooled", 0.92, 0.99), ("conservative", 0.97, 1.0)]
-)
-def test_how_often_each_interval_of_kvasirs_components_holds_the_truth(kind: str, low: float, high: float) -> None:
+def test_how_often_each_interval_of_kvasirs_components_holds_the_truth() -> None:
     """results/benchmarks/intervals.json has more of it; counting the interaction three times holds it too often."""
     committed = json.loads(OUT.read_text(encoding="utf-8"))
     components = Components(**committed["components"])
     found = simulate(components, seeds=6, images=100, spreads=np.ones(7), simulations=300)
-    assert low <= found[kind]["coverage"] <= high
-    assert found[kind]["coverage"] == pytest.approx(committed["seeds"]["6"][kind]["coverage"], abs=0.04)
+    for kind, low, high in (("unbiased", 0.92, 0.99), ("pooled", 0.92, 0.99), ("conservative", 0.97, 1.0)):
+        assert low <= found[kind]["coverage"] <= high
+        assert found[kind]["coverage"] == pytest.approx(committed["seeds"]["6"][kind]["coverage"], abs=0.04)
 
 
 def test_folds_share_images_and_their_interval_counts_that() -> None:
@@ -154,20 +130,15 @@ def test_folds_share_images_and_their_interval_counts_that() -> None:
 
 def test_a_detectable_difference_is_seen_in_eighty_of_a_hundred() -> None:
     generator = np.random.default_rng(0)
-    least = s.detectable(s.of_seeds(VALUES))
-    assert least is not None
-    draws = least + np.std(VALUES, ddof=1) * generator.normal(size=(4000, 5))
+    draws = there(s.detectable(s.of_seeds(VALUES))) + np.std(VALUES, ddof=1) * generator.normal(size=(4000, 5))
     error = draws.std(axis=1, ddof=1) / math.sqrt(5)
     assert np.mean(draws.mean(axis=1) > stats.t.ppf(0.975, 4) * error) == pytest.approx(0.8, abs=0.02)
 
 
 def test_the_least_number_of_seeds_is_given_and_images_can_make_it_none() -> None:
     pilot = s.of_seeds([0.0, 0.6, 1.2])
-    needed = s.seeds_to_detect(pilot, 0.5)
-    assert needed is not None
-    least, fewer = (s.detectable(pilot, seeds=count) for count in (needed, needed - 1))
-    assert least is not None
-    assert fewer is not None
+    needed = there(s.seeds_to_detect(pilot, 0.5))
+    least, fewer = (there(s.detectable(pilot, seeds=count)) for count in (needed, needed - 1))
     assert least <= 0.5 < fewer
     images = replace(pilot, rest=(s.VarianceShare(variance=1.0, df=99),))
     assert s.seeds_to_detect(images, 0.5) is None
@@ -176,18 +147,12 @@ def test_the_least_number_of_seeds_is_given_and_images_can_make_it_none() -> Non
 
 def test_with_more_seeds_what_both_parts_hold_is_known_better_and_the_images_are_not() -> None:
     """3 seeds and 9 images looked at as 6 seeds: half the variance, and (6 - 1)(9 - 1) degrees of freedom for 2 · 8."""
-    pilot = s.Estimate(
-        mean=0.0,
-        n=3,
-        seeds=s.VarianceShare(variance=4.0, df=2, narrows=1),
-        rest=(s.VarianceShare(variance=2.0, df=8, narrows=1), s.VarianceShare(variance=-2.0, df=16, narrows=1)),
-    )
-    more = s.Estimate(
-        mean=0.0,
-        n=6,
-        seeds=s.VarianceShare(variance=2.0, df=5, narrows=1),
-        rest=(s.VarianceShare(variance=1.0, df=8, narrows=1), s.VarianceShare(variance=-1.0, df=40, narrows=1)),
-    )
+
+    def of(n: int, *parts: tuple[float, float]) -> s.Estimate:
+        seeds, *rest = (s.VarianceShare(variance=variance, df=df, narrows=1) for variance, df in parts)
+        return s.Estimate(mean=0.0, n=n, seeds=seeds, rest=tuple(rest))
+
+    pilot, more = of(3, (4.0, 2), (2.0, 8), (-2.0, 16)), of(6, (2.0, 5), (1.0, 8), (-1.0, 40))
     assert s.detectable(pilot, seeds=6) == pytest.approx(s.detectable(more), rel=1e-12)
 
 
@@ -212,35 +177,20 @@ def test_there_is_no_interval_of_one_seed_one_image_or_one_cluster() -> None:
         s.crossed({0: {"a": 1.0, "b": 2.0}, 1: {"a": 1.0, "c": 2.0}})
 
 
-@pytest.mark.parametrize(
-    ("what", "seeds", "low", "high"),
-    [
-        ("normal seeds and images", 3, 0.92, 0.98),
-        ("normal seeds and images", 10, 0.93, 0.98),
-        ("seeds spread more than images", 3, 0.91, 0.97),
-        ("strong interaction of the two", 3, 0.97, 1.0),
-        ("heavy-tailed seeds (t, 3 df)", 3, 0.91, 0.97),
-        ("20 sequences of 5 frames, told", 3, 0.91, 0.98),
-        ("20 sequences of 5 frames, not told", 3, 0.70, 0.87),
-        ("one run in ten collapses", 5, 0.35, 0.60),
-    ],
-)
-def test_how_often_an_interval_holds_the_truth(what: str, seeds: int, low: float, high: float) -> None:
-    """The whole table is in docs/tables.md; where assumptions fail the intervals do too, and the page says so."""
-    (case,) = [case for case in CASES if case.what == what and case.seeds == seeds]
-    assert low <= coverage(case, simulations=400) <= high
-
-
-@pytest.mark.parametrize(
-    ("what", "seeds"),
-    [("normal seeds and images", 3), ("one run in ten collapses", 5), ("heavy-tailed seeds (t, 3 df)", 2)],
-)
-def test_the_figures_of_the_page_are_those_of_the_simulation(what: str, seeds: int) -> None:
+@pytest.mark.parametrize("case", [case for case in CASES if case.seeds == 3], ids=lambda case: case.what)
+def test_how_often_an_interval_holds_the_truth_is_told_in_docs_tables(case: Case) -> None:
+    """Within 4 standard errors of 300 simulations; where assumptions fail the intervals do too, and the page says so."""
     page = (Path(__file__).parents[3] / "docs" / "tables.md").read_text(encoding="utf-8")
-    (line,) = [line for line in page.splitlines() if line.startswith(f"| {what} |")]
-    said = line.strip("| ").split(" | ")[1 + (2, 3, 5, 10).index(seeds)]
-    (case,) = [case for case in CASES if case.what == what and case.seeds == seeds]
-    assert said == f"{100 * coverage(case, simulations=4000):.0f} %"
+    (line,) = [line for line in page.splitlines() if line.startswith(f"| {case.what} |")]
+    said = float(line.strip("| ").split(" | ")[1 + (2, 3, 5, 10).index(case.seeds)].rstrip(" %")) / 100
+    assert coverage(case, simulations=300) == pytest.approx(said, abs=4 * math.sqrt(said * (1 - said) / 300))
+
+
+def test_the_figures_of_the_page_are_those_of_the_simulation() -> None:
+    """What fewer simulations would not show: here the interval is too narrow, and the page says by how much."""
+    page = (Path(__file__).parents[3] / "docs" / "tables.md").read_text(encoding="utf-8")
+    (case,) = [case for case in CASES if case.what == "heavy-tailed seeds (t, 3 df)" and case.seeds == 2]
+    assert f"| {case.what} | {100 * coverage(case, simulations=4000):.0f} % |" in page
 
 
 @pytest.mark.parametrize(("runs", "spread"), [(3, "se"), (3, ""), (1, "")])
@@ -249,25 +199,20 @@ def test_a_mean_at_the_edge_of_the_tolerance_is_rarely_called_reproduced(runs: i
 
 
 def test_welch_equals_scipys_interval_of_two_samples() -> None:
-    theirs_values = [0.80, 0.84, 0.79]
-    estimate = s.differ(
-        s.of_seeds(VALUES),
-        float(np.mean(theirs_values)),
-        error=float(stats.sem(theirs_values)),
-        df=len(theirs_values) - 1,
-    )
-    low, high = stats.ttest_ind(VALUES, theirs_values, equal_var=False).confidence_interval(0.95)
+    theirs = [0.80, 0.84, 0.79]
+    estimate = s.differ(s.of_seeds(VALUES), float(np.mean(theirs)), error=float(stats.sem(theirs)), df=2)
     interval = interval_of(estimate)
-    assert (interval.low, interval.high) == pytest.approx((low, high))
+    expected = stats.ttest_ind(VALUES, theirs, equal_var=False).confidence_interval(0.95)
+    assert (interval.low, interval.high) == pytest.approx((expected.low, expected.high))
 
 
 def test_the_mean_over_benchmarks_pools_what_each_knows() -> None:
     one, other = s.of_seeds([1.0, 2.0, 3.0]), s.of_seeds([2.0, 4.0, 6.0])
     mean = s.average_of([one, other])
+    seeds = there(mean.seeds)
     assert mean.mean == 3.0
-    assert mean.seeds is not None
-    assert mean.seeds.variance == pytest.approx((1 / 3 + 4 / 3) / 4)
-    assert 2 < mean.seeds.df < 4
+    assert seeds.variance == pytest.approx((1 / 3 + 4 / 3) / 4)
+    assert 2 < seeds.df < 4
     assert interval_of(mean).half < (interval_of(one).half + interval_of(other).half) / 2
     assert s.average_of([one, s.of_seeds([1.0])]).interval() is None
     images = s.Estimate(mean=1.0, n=3, seeds=one.seeds, rest=(s.VarianceShare(variance=1.0, df=99),))
@@ -284,10 +229,8 @@ def test_iqm_is_the_mean_of_the_middle_half() -> None:
 def test_the_seeds_asked_for_reach_their_power() -> None:
     """At that SD, n seeds exclude the edge in about 80 of 100 simulations, and far fewer do not."""
     pilot = s.of_seeds([0.0, 0.6, 1.2])
-    needed = s.seeds_for_power(pilot, 0.6, certainty=1e-9)  # the median SD that fits the pilot
+    n, _ = there(s.seeds_for_power(pilot, 0.6, certainty=1e-9))  # the median SD that fits the pilot
     spread = 0.6 * math.sqrt(2 / stats.chi2.ppf(0.5, 2))
-    assert needed is not None
-    n = needed[0]
     generator = np.random.default_rng(0)
 
     def excluded(count: int) -> float:
@@ -310,41 +253,26 @@ def test_a_thousand_seeds_are_the_most_that_are_asked_for() -> None:
 def test_what_only_seeds_and_images_together_vary_by_is_settled_by_seeds() -> None:
     """Images that differ under every seed anew: their means differ too, and less with every seed."""
     draws = np.random.default_rng(0).normal(0.0, 1.0, (400, 50))
-    pilot = s.crossed({seed: {str(image): value + 0.5 for image, value in enumerate(draws[seed])} for seed in range(3)})
-    assert pilot is not None
-    found = s.seeds_for_power(pilot, 0.05)
-    assert found is not None
-    enough = found[1] or 400
-    assert 3 < found[0] <= enough <= 400
-    later = s.crossed({seed: {str(image): value for image, value in enumerate(draws[seed])} for seed in range(enough)})
-    assert later is not None
-    interval = later.interval()
-    assert interval is not None
-    assert interval.half < 0.05
-    alone = s.crossed({seed: {str(image): value for image, value in enumerate(draws[0])} for seed in range(3)})
-    assert alone is not None
-    assert s.seeds_for_power(alone, 0.05) is None
+    fewest, most = there(s.seeds_for_power(there(s.crossed(named(draws[:3] + 0.5))), 0.05))
+    enough = most or 400
+    assert 3 < fewest <= enough <= 400
+    assert interval_of(s.crossed(named(draws[:enough]))).half < 0.05
+    assert s.seeds_for_power(there(s.crossed(named(draws[:1].repeat(3, axis=0)))), 0.05) is None
 
 
 def test_more_seeds_are_asked_for_than_there_are_with_the_freedom_that_is_known() -> None:
     few = s.of_seeds([0.0, 20.0])
-    pooled = s.average_of([few] * 9)
     assert few.interval() is not None
-    ranges = [s.seeds_for_power(one, 8.0) for one in (few, pooled)]
-    assert ranges[0] is not None
-    assert ranges[0][0] > 2
-    assert ranges[1] is not None
-    assert ranges[1][1] is not None  # nine SDs of one degree of freedom know more than one
+    assert there(s.seeds_for_power(few, 8.0))[0] > 2
+    # nine SDs of one degree of freedom know more than one
+    assert there(s.seeds_for_power(s.average_of([few] * 9), 8.0))[1] is not None
 
 
 def test_few_seeds_give_a_wide_range_and_images_can_make_it_hopeless() -> None:
     few, many = s.of_seeds([0.0, 1.0, 2.0]), s.of_seeds([0.0, 1.0, 2.0] * 4)
-    ranges = [s.seeds_for_power(one, 0.8) for one in (few, many)]
-    assert ranges[0] is not None
-    assert ranges[1] is not None
-    narrow, wide = ((most or 10**6) / fewest for fewest, most in (ranges[1], ranges[0]))
+    ranges = (there(s.seeds_for_power(one, 0.8)) for one in (many, few))
+    narrow, wide = ((most or 10**6) / fewest for fewest, most in ranges)
     assert 1 < narrow < wide / 3
     images = s.Estimate(mean=1.0, n=3, seeds=few.seeds, rest=(s.VarianceShare(variance=1.0, df=99),))
     assert s.seeds_for_power(images, 0.8) is None
     assert s.seeds_for_power(s.of_seeds([1.0]), 0.8) is None
-    assert statistics.fmean([0.0, 1.0, 2.0]) == few.mean

@@ -13,16 +13,10 @@ from harness import statistics as s
     "differences", [[0.1, 0.2, 0.3, -0.05, 0.2, 0.1], [0.1] * 8, [0.3, -0.2, 0.1, -0.1, 0.05, 0.2, -0.3]]
 )
 def test_exact_sign_flip_equals_scipys_paired_permutation_test(differences: list[float]) -> None:
-    ours = s.sign_flip(differences)
     pair = (np.array(differences), np.zeros(len(differences)))
-    theirs = stats.permutation_test(
-        pair,
-        lambda a, b, axis: np.mean(a - b, axis=axis),
-        permutation_type="samples",
-        vectorized=True,
-        n_resamples=2 ** len(differences),
-    )
-    assert ours.p == pytest.approx(theirs.pvalue, abs=1e-12)
+    how = {"permutation_type": "samples", "vectorized": True, "n_resamples": 2 ** len(differences)}
+    theirs = stats.permutation_test(pair, lambda a, b, axis: np.mean(a - b, axis=axis), **how)
+    assert s.sign_flip(differences).p == pytest.approx(theirs.pvalue, abs=1e-12)
 
 
 def test_drawn_sign_flip_is_near_the_t_test_for_many_pairs() -> None:
