@@ -18,7 +18,7 @@ from harness.system.errors import UsageError
 from tests.harness.costing.small import SMALL, modes_of, session_of
 
 
-def test_methods_take_turns_round_by_round(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_methods_take_turns_round_by_round(monkeypatch: pytest.MonkeyPatch, of_training_alone: None) -> None:
     order: list[str] = []
     step = Contestant.step
 
@@ -34,18 +34,19 @@ def test_methods_take_turns_round_by_round(monkeypatch: pytest.MonkeyPatch) -> N
 
 def _no_sizes(_: Contestant) -> dict:
     return {
-        "memory_bytes": {"allocated": 1},
-        "flops": {"forward": 1.0, "backward": 1.0},
-        "not_counted": {},
-        "parameters": {},
+        "memory_bytes": {"allocated": 1}, "flops": {"forward": 1.0, "backward": 1.0}, "not_counted": {}, "parameters": {},
         "checkpoint_bytes": 0,
-    }
+    }  # fmt: skip
+
+
+@pytest.fixture
+def of_training_alone(monkeypatch: pytest.MonkeyPatch) -> None:
+    """A measurement without inference."""
+    monkeypatch.setattr(measuring, "measure_inference", lambda roster, *_, **__: {name: {} for name, _ in roster})
 
 
 @pytest.mark.parametrize(("shared", "joules"), [("", 1.0), ("others use it", None)])
-def test_energy_is_measured_where_nobody_else_draws_any(
-    shared: str, joules: float | None, monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_energy_is_measured_where_nobody_else_draws_any(shared: str, joules, monkeypatch, of_training_alone: None):
     readings = itertools.count()
     meter = SimpleNamespace(joules=lambda: float(next(readings)))
     monkeypatch.setattr(measuring.EnergyMeter, "open", lambda device, report: meter)
@@ -69,7 +70,7 @@ def test_the_first_pass_of_every_model_is_not_timed(monkeypatch: pytest.MonkeyPa
     assert order == ["first"] * models + ["timed"] * 2 * models
 
 
-def test_peak_memory_is_that_of_the_dearest_kind_of_step(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_peak_memory_is_that_of_the_dearest_kind_of_step(monkeypatch, of_training_alone: None) -> None:
     peaks = {"weights": {"allocated": 5, "activations": 1}, "architecture": {"allocated": 4, "activations": 3}}
     monkeypatch.setattr(measuring, "peak_memory", lambda _, kind: peaks[kind.name])
     (method,) = measure(replace(session_of("naslora"), rounds=1)).methods
@@ -81,6 +82,7 @@ def test_a_merge_that_fails_costs_nothing_else(monkeypatch: pytest.MonkeyPatch) 
         raise torch.OutOfMemoryError("CUDA out of memory")
 
     monkeypatch.setattr(LoRA, "merge", full)
+    monkeypatch.setattr(measuring, "_sizes", _no_sizes)
     (method,) = measure(replace(session_of("lora"), rounds=1)).methods
     assert set(method.inference_seconds) == {"unmerged"}
     assert set(method.merge_failures) == {"exact", "calibrated"}
@@ -96,7 +98,7 @@ def test_a_session_in_which_every_method_fails_says_so(monkeypatch: pytest.Monke
 def test_the_multiclass_task_is_measured_in_half_precision() -> None:
     protocol = for_backbone(load_protocol("demo", {**SMALL, "precision": "bf16", "mask_tokens": 3}), "tiny")
     session = session_of("lora", task="multiclass", num_classes=4)
-    record = measure(replace(session, protocol=protocol))
+    record = measure(replace(session, protocol=protocol, rounds=1))
     assert record.comparability.options["num_classes"] == 4
     assert record.comparability.options["mask_tokens"] == 3
     assert record.comparability.precision == "bf16"

@@ -19,24 +19,14 @@ from harness.protocols.load import load_protocol
 pytestmark = pytest.mark.usefixtures("nobody_else")
 
 COMMAND = [
-    "--methods",
-    "lora,decoder",
-    "--backbone",
-    "tiny",
-    "--protocol",
-    "demo",
-    "--rounds",
-    "1",
-    "--image-size",
-    "64",
-]
+    "--methods", "lora,decoder", "--backbone", "tiny", "--protocol", "demo", "--rounds", "1", "--image-size", "64",
+]  # fmt: skip
 
 
-def test_the_verb_writes_a_record_and_prints_it(tmp_path: Path, capsys: pytest.CaptureFixture) -> None:
-    assert cost.main([*COMMAND, "--shared", "--results", str(tmp_path), "--device", "cpu", "--set", "lora.rank=2"]) == 0
+def test_the_verb_writes_a_record_and_prints_it(tmp_path: Path, says) -> None:
+    out = says(cost.main, *COMMAND, "--shared", "--results", tmp_path, "--device", "cpu", "--set", "lora.rank=2")
     (record,) = CostStore(tmp_path)
     assert record.methods[0].config["rank"] == 2
-    out = capsys.readouterr().out
     assert "against lora[rank=2]" in out, "the default baseline is found under its options"
     assert set(record.methods[1].ratios) == {"lora[rank=2]"}
     assert "weights-cached" in out
@@ -44,14 +34,13 @@ def test_the_verb_writes_a_record_and_prints_it(tmp_path: Path, capsys: pytest.C
     assert "counted / closed form of the plain encoder: lora[rank=2] 1.010, decoder 1.000" in out
 
 
-def test_a_device_in_use_is_refused(tmp_path, capsys, monkeypatch) -> None:
+def test_a_device_in_use_is_refused(tmp_path, says, monkeypatch) -> None:
     monkeypatch.setattr("harness.costing.device.used_by_others", lambda device: "other processes use 1.5 of 2 cores")
-    assert cost.main([*COMMAND, "--results", str(tmp_path)]) == 2
-    error = capsys.readouterr().err
+    error = says(cost.main, *COMMAND, "--results", tmp_path, code=2)
     assert "1.5 of 2 cores" in error
     assert "--shared" in error
     assert not list(tmp_path.iterdir())
-    assert cost.main(["--methods", "decoder", *COMMAND[2:], "--shared", "--results", str(tmp_path)]) == 0
+    says(cost.main, "--methods", "decoder", *COMMAND[2:], "--shared", "--results", tmp_path)
     (record,) = CostStore(tmp_path)
     assert record.shared == "other processes use 1.5 of 2 cores"
 
@@ -75,13 +64,10 @@ def test_a_device_in_use_is_refused(tmp_path, capsys, monkeypatch) -> None:
         (["--methods", "lora", "--set", "fused_atention=false"], "fused_attention"),
     ],
 )
-def test_bad_input_gets_one_line(arguments: list[str], message: str, capsys: pytest.CaptureFixture) -> None:
+def test_bad_input_gets_one_line(arguments: list[str], message: str, says) -> None:
     threads = torch.get_num_threads()
-    assert cost.main([*arguments, "--protocol", "demo"]) == 2
+    assert message in says(cost.main, *arguments, "--protocol", "demo", code=2)
     torch.set_num_threads(threads)
-    error = capsys.readouterr().err
-    assert message in error
-    assert error.count("\n") == 1
 
 
 @pytest.mark.parametrize(
@@ -99,9 +85,7 @@ def test_bad_input_gets_one_line(arguments: list[str], message: str, capsys: pyt
 def test_baselines_are_found_by_name_by_options_or_by_method(methods, baselines, found, absent):
     protocol = load_protocol("demo", {"image_size": 64})
     where: dict[str, Any] = {"protocol": protocol, "overrides": {}, "backbone": "tiny"}
-    rows = []
-    for word in expand(methods, []):
-        rows.append(method_row(parse_entry(word), protocol, {}, "tiny"))
+    rows = [method_row(parse_entry(word), protocol, {}, "tiny") for word in expand(methods, [])]
     entries = [parse_entry(word) for word in expand(baselines, [])]
     assert baselines_among(rows, entries, **where) == (found, absent)
 

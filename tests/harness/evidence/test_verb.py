@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import shutil
 from pathlib import Path
+from typing import Any
 
 import pytest
 import torch
@@ -24,25 +25,31 @@ from harness.statistics.cka import cka
 from tests.harness.report.sample import evidence, record
 
 
+def trained(results: Path, *methods: str, backbone: str = "tiny") -> list[str]:
+    """Keys of finished runs on a few generated images."""
+    few = {"epochs": "1", "train_limit": 4, "val_limit": 2, "test_limit": 8}
+    where: dict[str, Any] = {"protocol": "demo", "overrides": few, "backbones": (backbone,), "results": results}
+    entries = tuple(Variant(method=name) for name in methods)
+    request = Request(entries=entries, benchmarks=("kvasir",), **where)
+    return [run_experiment(job).key for job in plan(request, prepare_samples=sample_writer(results)).jobs]
+
+
 class Finished:
     """Two finished runs on generated images, and the evidence of both."""
 
     def __init__(self, results: Path) -> None:
         self.results = results
-        request = Request(
-            entries=tuple(Variant(method=name, options={}) for name in ("lora", "decoder")),
-            benchmarks=("kvasir",),
-            protocol="demo",
-            overrides={"epochs": "1"},
-            backbones=("tiny",),
-            results=results,
-        )
-        jobs = plan(request, prepare_samples=sample_writer(results)).jobs
-        self.lora, self.decoder = (run_experiment(job).key for job in jobs)
+        self.lora, self.decoder = trained(results, "lora", "decoder")
         assert main(["--run", self.lora, "--run", self.decoder[:6], "--results", str(results)]) == 0
 
     def evidence(self, key: str) -> EvidenceRecord:
         return EvidenceStore.load(EvidenceStore(self.results).path(key))
+
+    def copied(self, root: Path, *folders: str) -> Path:
+        """A results folder with some of this one's folders."""
+        for folder in folders:
+            shutil.copytree(self.results / folder, root / folder)
+        return root
 
 
 @pytest.fixture(scope="module")
@@ -71,10 +78,10 @@ def test_a_trained_one_is_measured_on_the_same_images_of_the_same_backbone(finis
     assert max(lora.merge["exact"]) < 1e-5
 
 
-def test_the_same_run_again_says_the_same(finished: Finished, tmp_path: Path, capsys: pytest.CaptureFixture[str]):
+def test_the_same_run_again_says_the_same(finished: Finished, says) -> None:
     before = finished.evidence(finished.lora)
-    assert main(["--run", finished.lora, "--results", str(finished.results)]) == 0
-    assert "attention distance in 2 windowed blocks" in capsys.readouterr().out
+    said = says(main, "--run", finished.lora, "--results", finished.results)
+    assert "attention distance in 2 windowed blocks" in said
     after = finished.evidence(finished.lora)
     assert (before.blocks, before.state, before.merge) == (after.blocks, after.state, after.merge)
 
@@ -86,42 +93,31 @@ def test_the_line_tells_the_trained_distance_before_the_frozen_one():
     assert said.count("2 global blocks 25.0 px, frozen 22.0, uniform 25.0") == 1
 
 
-def test_edited_copied_and_foreign_files_are_named(
-    finished: Finished, tmp_path: Path, capsys: pytest.CaptureFixture[str]
-):
-    root = tmp_path / "results"
-    shutil.copytree(finished.results / "records", root / "records")
+def test_edited_copied_and_foreign_files_are_named(finished: Finished, tmp_path: Path, says) -> None:
+    root = finished.copied(tmp_path / "results", "records", "evidence")
     store = EvidenceStore(root)
-    shutil.copytree(finished.results / "evidence", store.folder)
-    assert records(["check", str(root)]) == 0
+    says(records, "check", root)
     content = json.loads(store.path(finished.lora).read_text())
     content["blocks"][0]["trained"]["distance_px"][0] = 1.0
     store.path(finished.lora).write_text(json.dumps(content))
     shutil.copy(store.path(finished.decoder), store.folder / "copy.json")
     (store.folder / "other.json").write_text('{"run": 1}')
-    capsys.readouterr()
-    assert records(["check", str(root)]) == 1
-    said = capsys.readouterr().out
+    said = says(records, "check", root, code=1)
     for reason in ("its seal does not fit", f"belongs to run {finished.decoder}", "no evidence record", "3 wrong"):
         assert reason in said
-    assert store.find(finished.lora) is None
-    assert store.find("nothing") is None
+    assert store.find(finished.lora) is store.find("nothing") is None
 
 
-def test_evidence_travels_with_its_records(finished: Finished, tmp_path: Path):
-    out = tmp_path / "out"
-    assert records(["merge", str(finished.results), "--out", str(out)]) == 0
+def test_evidence_travels_with_its_records(finished: Finished, tmp_path: Path, says) -> None:
+    out, none = tmp_path / "out", tmp_path / "none"
+    says(records, "merge", finished.results, "--out", out)
     assert EvidenceStore(out).find(finished.lora) == finished.evidence(finished.lora)
-    assert records(["merge", str(finished.results), "--out", str(tmp_path / "none"), "--protocol", "mini"]) == 2
-    assert not EvidenceStore(tmp_path / "none").folder.exists()
+    says(records, "merge", finished.results, "--out", none, "--protocol", "mini", code=2)
+    assert not EvidenceStore(none).folder.exists()
 
 
-def test_a_file_of_the_old_layout_reads_merges_and_is_rewritten_in_few_lines(
-    finished: Finished, tmp_path: Path, capsys: pytest.CaptureFixture[str]
-):
-    root = tmp_path / "old"
-    shutil.copytree(finished.results / "records", root / "records")
-    shutil.copytree(finished.results / "evidence", root / "evidence")
+def test_a_file_of_the_old_layout_reads_merges_and_is_rewritten_in_few_lines(finished: Finished, tmp_path, says):
+    root = finished.copied(tmp_path / "old", "records", "evidence")
     path = EvidenceStore(root).path(finished.lora)
     written = path.read_bytes()
     assert written.count(b"\n") < 25 * len(finished.evidence(finished.lora).blocks)
@@ -130,9 +126,8 @@ def test_a_file_of_the_old_layout_reads_merges_and_is_rewritten_in_few_lines(
     path.write_bytes(older)
     assert seal_holds(older)
     assert EvidenceStore.load(path) == finished.evidence(finished.lora)
-    assert records(["check", str(root)]) == 0
-    assert records(["merge", str(finished.results), str(root)]) == 0
-    assert "other evidence" not in capsys.readouterr().err
+    says(records, "check", root)
+    assert "other evidence" not in says(records, "merge", finished.results, root)
     assert compact(older) == written
 
 
@@ -144,16 +139,13 @@ def test_a_file_of_the_old_layout_reads_merges_and_is_rewritten_in_few_lines(
         (["--run", "zzzz"], "no run"),
     ],
 )
-def test_bad_input_is_one_line(finished: Finished, words: list[str], said: str, capsys: pytest.CaptureFixture[str]):
-    assert main(["--run", finished.lora, "--results", str(finished.results), *words]) == 2
-    assert said in capsys.readouterr().err
+def test_bad_input_is_one_line(finished: Finished, words: list[str], said: str, says) -> None:
+    assert said in says(main, "--run", finished.lora, "--results", finished.results, *words, code=2)
 
 
-def test_a_run_whose_state_is_gone_says_so(finished: Finished, tmp_path: Path, capsys: pytest.CaptureFixture[str]):
-    shutil.copytree(finished.results / "records", tmp_path / "records")
-    shutil.copytree(finished.results / "sample-data", tmp_path / "sample-data")
-    assert main(["--run", finished.lora, "--results", str(tmp_path)]) == 2
-    assert "has no trained state" in capsys.readouterr().err
+def test_a_run_whose_state_is_gone_says_so(finished: Finished, tmp_path: Path, says) -> None:
+    finished.copied(tmp_path, "records", "sample-data")
+    assert "has no trained state" in says(main, "--run", finished.lora, "--results", tmp_path, code=2)
 
 
 @pytest.mark.parametrize(("backbone", "decoder"), [("tiny", "sam"), ("tiny_timm", "sam"), ("tiny_timm", "linear")])
@@ -171,15 +163,6 @@ def test_the_frozen_backbone_is_the_one_that_training_met(tmp_path: Path, backbo
     assert all(torch.equal(tensor, theirs[name]) for name, tensor in ours.items())
 
 
-def test_a_hierarchical_encoder_is_refused_in_a_line(tmp_path: Path, capsys: pytest.CaptureFixture[str]):
-    request = Request(
-        entries=(Variant(method="decoder"),),
-        benchmarks=("kvasir",),
-        protocol="demo",
-        overrides={"epochs": "1", "train_limit": 2, "val_limit": 1, "test_limit": 4},
-        backbones=("tiny_mobile_sam",),
-        results=tmp_path,
-    )
-    (job,) = plan(request, prepare_samples=sample_writer(tmp_path)).jobs
-    assert main(["--run", run_experiment(job).key, "--results", str(tmp_path)]) == 2
-    assert "is hierarchical" in capsys.readouterr().err
+def test_a_hierarchical_encoder_is_refused_in_a_line(tmp_path: Path, says) -> None:
+    (key,) = trained(tmp_path, "decoder", backbone="tiny_mobile_sam")
+    assert "is hierarchical" in says(main, "--run", key, "--results", tmp_path, code=2)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import itertools
 from collections.abc import Callable
 from pathlib import Path
 
@@ -36,9 +37,8 @@ def test_name_classes_and_group_are_in_the_key(tmp_path: Path) -> None:
 
 
 def test_a_benchmark_of_the_harness_takes_its_folder_so_too(tmp_path: Path) -> None:
-    asked = understand(
-        run.parser().parse_args(["--methods", "lora", "--datasets", f"kvasir={tmp_path},leaf"]), Settings()
-    )
+    words = ["--methods", "lora", "--datasets", f"kvasir={tmp_path},leaf"]
+    asked = understand(run.parser().parse_args(words), Settings())
     assert asked.request.benchmarks == ("kvasir", "leaf")
     assert asked.request.dataset_roots == {"kvasir": tmp_path}
 
@@ -68,6 +68,7 @@ def test_settings_name_folders_of_ones_own_and_all_leaves_them_out(tmp_path, mon
         (["tiles"], "unknown benchmark 'tiles'"),
         (["tiles=DIR", "--set", "group=("], "is no regular expression"),
         (["kvasir", "--set", "group=x"], "kvasir has its own rule"),
+        (["kvasir", "--set", "masks=x/{stem}.png"], "masks is for data of your own"),
         (["tiles=DIR", "--set", "own_classes=[a,b]"], "it cannot be set"),
         (["tiles=DIR", "--set", "benchmarks.tiles.group=zzz"], "fits no part of the name"),
     ],
@@ -77,8 +78,7 @@ def test_bad_input_is_one_line(tmp_path, capsys, words: list[str], message: str)
     words = [word.replace("=DIR", f"={tmp_path}/DIR") for word in words]
     base = ["--methods", "lora", "--protocol", "demo", "--results", str(tmp_path / "runs"), "--datasets"]
     assert run.main([*base, *words]) == 2
-    (line,) = capsys.readouterr().err.splitlines()[-1:]
-    assert message in line
+    assert message in capsys.readouterr().err.splitlines()[-1]
     assert not list((tmp_path / "runs").glob("records/*.json"))
 
 
@@ -113,44 +113,38 @@ def test_what_is_odd_about_masks_is_said_before_anything_trains(tmp_path, draw, 
         (lambda mask: mask // 2, "cannot be read"),
     ],
 )
-def test_masks_that_nothing_can_be_learnt_from_stop_the_run(tmp_path, capsys, draw, word):
-    folder = write_tiles(tmp_path / "data")
+def test_masks_that_nothing_can_be_learnt_from_stop_the_run(tmp_path, says, draw, word):
+    folder, runs = write_tiles(tmp_path / "data"), tmp_path / "runs"
     _redraw(folder, draw)
-    words = ["--methods", "lora", "--protocol", "demo", "--results", str(tmp_path / "runs")]
-    assert run.main([*words, "--datasets", f"tiles={folder}"]) == 2
-    told = capsys.readouterr().err
+    words = ["--methods", "lora", "--protocol", "demo", "--results", runs, "--datasets", f"tiles={folder}"]
+    told = says(run.main, *words, code=2)
     assert word in told
     assert "--protocol" not in told
-    assert not list((tmp_path / "runs").glob("records/*.json"))
+    assert not list(runs.glob("records/*.json"))
 
 
 def test_one_object_in_many_masks_is_enough(tmp_path: Path) -> None:
     """It is found although only some masks are looked at first."""
-    for index in range(60):
-        for kind in ("images", "masks"):
-            for split in ("train", "val", "test"):
-                (tmp_path / "data" / split / kind).mkdir(parents=True, exist_ok=True)
-                level = 255 if kind == "masks" and (index == 59 or split == "test") else 0
-                picture = np.full((8, 8), 0, np.uint8)
-                picture[:4] = level
-                Image.fromarray(picture).save(tmp_path / "data" / split / kind / f"{index:02d}.png")
+    for kind, split in itertools.product(("images", "masks"), ("train", "val", "test")):
+        folder = tmp_path / "data" / split / kind
+        folder.mkdir(parents=True)
+        for index in range(60):
+            picture = np.zeros((8, 8), np.uint8)
+            picture[:4] = 255 if kind == "masks" and (index == 59 or split == "test") else 0
+            Image.fromarray(picture).save(folder / f"{index:02d}.png")
     problems = planned_of(tmp_path, "--datasets", f"tiles={tmp_path / 'data'}").problems
     assert not any("every mask" in line for line in problems)
 
 
-def test_patterns_and_category_are_in_the_key_and_for_ones_own_data_alone(tmp_path, capsys) -> None:
-    folder = write_tiles(tmp_path / "data")
-    plain = planned_of(tmp_path, "--datasets", f"tiles={folder}").jobs[0].run
-    pattern = ["benchmarks.tiles.images=images/*.png", "benchmarks.tiles.masks=masks/{stem}.png"]
-    other = (
-        planned_of(tmp_path, "--datasets", f"tiles={folder}", *(w for p in pattern for w in ("--set", p))).jobs[0].run
-    )
+def test_patterns_are_in_the_key(tmp_path: Path) -> None:
+    words = ["--datasets", f"tiles={write_tiles(tmp_path / 'data')}"]
+    plain = planned_of(tmp_path, *words).jobs[0].run
+    for pattern in ("images=images/*.png", "masks=masks/{stem}.png"):
+        words += ["--set", f"benchmarks.tiles.{pattern}"]
+    other = planned_of(tmp_path, *words).jobs[0].run
     assert (plain.manifest, plain.data_fingerprint) == (other.manifest, other.data_fingerprint)
     assert plain.key != other.key
     assert data_options(from_rules(other.rules), "tiles").masks == "masks/{stem}.png"
-    base = ["--methods", "lora", "--protocol", "demo", "--results", str(tmp_path / "runs"), "--datasets", "kvasir"]
-    assert run.main([*base, "--set", "masks=x/{stem}.png"]) == 2
-    assert "masks is for data of your own" in capsys.readouterr().err
 
 
 @pytest.mark.skipif(not TILES.is_dir(), reason="needs the road tiles beside the repository")

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import itertools
 import subprocess
 import sys
 from dataclasses import replace
@@ -59,48 +60,58 @@ def price(runs: list[Run], records: list[Record], **options: Any) -> Forecast:
     return forecast(runs, records, images_of=lambda run: IMAGES, **{**defaults, **options})
 
 
-def test_a_run_like_an_earlier_one_costs_what_that_one_did() -> None:
+def only(found: Forecast) -> Any:
+    """The price of a plan's only run."""
+    (one,) = found.runs
+    return one
+
+
+def test_a_run_like_earlier_ones_costs_the_median_of_those_that_did_not_fail() -> None:
     earlier = made()
-    found = price([replace(earlier.run, seed=5)], [earlier]).runs[0]
+    found = only(price([replace(earlier.run, seed=5)], [earlier]))
     assert found.hours == pytest.approx(100 / 3600)
     assert found.peak_memory_bytes == 5e8
     assert found.time_basis == found.memory_basis == "1 record of the same shape"
+    several = [made(100, seed=0), made(110, seed=1), made(900, seed=2), made(1, seed=3, code="OOM")]
+    assert price([replace(earlier.run, seed=9)], several).hours == pytest.approx(110 / 3600)
 
 
-def test_the_median_of_earlier_records_counts_and_failed_ones_do_not() -> None:
-    earlier = [made(100, seed=0), made(110, seed=1), made(900, seed=2), made(1, seed=3, code="OOM")]
-    assert price([replace(earlier[0].run, seed=9)], earlier).hours == pytest.approx(110 / 3600)
-
-
-def test_time_scales_with_the_work_of_the_run() -> None:
+def test_time_scales_with_the_work_of_the_run_and_limits_of_the_protocol_count() -> None:
     longer = made(rules={"epochs": 20}).run
-    found = price([longer], [made()]).runs[0]
+    found = only(price([longer], [made()]))
     shape = backbone_shape("tiny")
     assert found.hours * 36 == pytest.approx(run_flops(longer, shape, IMAGES) / run_flops(made().run, shape, IMAGES))
     assert 1.9 < found.hours * 36 < 2.0
+    limited = made(rules={"train_limit": 10}).run
+    assert price([limited], [made()]).hours < 0.2 * price([made().run], [made()]).hours
 
 
 def test_without_a_record_of_this_kind_of_device_the_speed_is_assumed_and_said_so() -> None:
-    found = price([made().run], [made(environment={"device": "NVIDIA H100"})]).runs[0]
+    elsewhere = [made(environment={"device": "NVIDIA H100"})]
+    found = only(price([made().run], elsewhere))
     assert found.time_basis == "FLOPs at an assumed 0.09 TFLOP/s (2 CPU cores), and 4.4 s a run, 0.03 s an update"
     assert found.memory_basis == "closed form and 0.44 GiB of the process, as measured once"
-    on_gpu = price([made().run], [made(environment={"device": "NVIDIA H100"})], device=GPU).runs[0]
-    assert on_gpu.time_basis == "1 record of the same shape"
+    assert only(price([made().run], elsewhere, device=GPU)).time_basis == "1 record of the same shape"
+    other = only(price([made(method="decoder").run], [made()]))
+    assert other.time_basis == "FLOPs at the speed of 1 record of this backbone"
 
 
 def test_records_of_this_machine_count_before_those_of_another_whatever_they_share() -> None:
     mine, threads = {"device": "cpu A x2", "threads": "2"}, {"device": "cpu A x2", "threads": "1"}
     other = {"device": "cpu B x8", "threads": "2"}
-    here = replace(cpu(2), model="cpu A x2")
-    run = made().run
     alike = [made(15, environment=other), made(15, seed=1, environment=threads)]
-    found = price([run], alike, device=here).runs[0]
-    assert found.hours == pytest.approx(15 / 3600)
-    assert found.time_basis == "2 records of the same shape, made on cpu B x8 with 2 threads; cpu A x2 with 1 threads"
-    found = price([run], [*alike, made(99, method="decoder", environment=mine)], device=here).runs[0]
-    assert found.time_basis == "FLOPs at the speed of 1 record of this backbone"
-    found = price([run], [*alike, made(99, seed=2, environment=mine)], device=here).runs[0]
-    assert (found.hours, found.time_basis) == (pytest.approx(99 / 3600), "1 record of the same shape")
+    for records, seconds, basis in (
+        (alike, 15, "2 records of the same shape, made on cpu B x8 with 2 threads; cpu A x2 with 1 threads"),
+        (
+            [*alike, made(99, method="decoder", environment=mine)],
+            None,
+            "FLOPs at the speed of 1 record of this backbone",
+        ),
+        ([*alike, made(99, seed=2, environment=mine)], 99, "1 record of the same shape"),
+    ):
+        found = only(price([made().run], records, device=replace(cpu(2), model="cpu A x2")))
+        assert found.time_basis == basis
+        assert seconds is None or found.hours == pytest.approx(seconds / 3600)
 
 
 def test_an_assumed_price_counts_starts_and_updates_besides_operations() -> None:
@@ -193,16 +204,6 @@ def test_caches_are_counted_once_for_all_runs_that_share_them() -> None:
     assert "caches" not in forecast_text(price([made().run], []))
 
 
-def test_another_method_on_the_same_backbone_is_priced_by_flops_at_its_speed() -> None:
-    found = price([made(method="decoder").run], [made()]).runs[0]
-    assert found.time_basis == "FLOPs at the speed of 1 record of this backbone"
-
-
-def test_limits_of_the_protocol_count() -> None:
-    limited = made(rules={"train_limit": 10}).run
-    assert price([limited], [made()]).hours < 0.2 * price([made().run], [made()]).hours
-
-
 def test_finish_date_counts_how_many_run_at_once() -> None:
     earlier = made(3600)
     runs = [replace(earlier.run, seed=seed) for seed in range(1, 5)]
@@ -215,41 +216,28 @@ def test_finish_date_counts_how_many_run_at_once() -> None:
 
 
 def test_a_budget_buys_whole_comparisons_before_halves() -> None:
-    earlier = [made(3600, method=method) for method in ("lora", "decoder")]
-    runs = [
-        replace(one.run, seed=seed, benchmark=name)
-        for name in ("kvasir", "leaf")
-        for one in earlier
-        for seed in range(2)
-    ]
-    prices = price(runs, earlier)
+    earlier, names = [made(3600, method=method) for method in ("lora", "decoder")], ("kvasir", "leaf")
+    grid = itertools.product(names, earlier, range(2))
+    prices = price([replace(one.run, seed=seed, benchmark=name) for name, one, seed in grid], earlier)
     assert prices.hours == pytest.approx(8)
-    bought = within_budget(prices, 5)
-    assert [(one.run.benchmark, one.run.method, one.run.seed) for one in bought] == [
-        ("kvasir", "lora", 0),
-        ("kvasir", "decoder", 0),
-        ("leaf", "lora", 0),
-        ("leaf", "decoder", 0),
-    ]
+    bought = [(one.run.benchmark, one.run.method, one.run.seed) for one in within_budget(prices, 5)]
+    assert bought == [(name, method, 0) for name in names for method in ("lora", "decoder")]
     assert len(within_budget(prices, 1.5)) == 1
     assert within_budget(prices, 0.5) == ()
     with pytest.raises(UsageError, match="above zero"):
         within_budget(prices, 0)
 
 
-def test_a_budget_buys_cheap_benchmarks_before_dear_ones() -> None:
-    dear, cheap = (made(benchmark=name, rules={"epochs": epochs}) for name, epochs in (("kvasir", 40), ("leaf", 10)))
-    prices = price([replace(one.run, seed=1) for one in (dear, cheap)], [dear, cheap])
-    assert prices.runs[0].hours > prices.runs[1].hours
-    assert [one.run.benchmark for one in within_budget(prices, 1.01 * prices.runs[0].hours)] == ["leaf"]
-
-
-def test_a_budget_buys_low_seeds_of_dear_benchmarks_before_high_ones_of_cheap_ones() -> None:
+def test_a_budget_buys_cheap_benchmarks_before_dear_ones_and_low_seeds_of_those_before_high_ones() -> None:
     dear, cheap = (made(benchmark=name, rules={"epochs": epochs}) for name, epochs in (("kvasir", 40), ("leaf", 10)))
     prices = price([replace(one.run, seed=seed) for one in (dear, cheap) for seed in (1, 2)], [dear, cheap])
     hours = {(one.run.benchmark, one.run.seed): one.hours for one in prices.runs}
-    bought = within_budget(prices, 1.01 * (hours["kvasir", 1] + hours["leaf", 1]))
-    assert {(one.run.benchmark, one.run.seed) for one in bought} == {("kvasir", 1), ("leaf", 1)}
+    assert hours["kvasir", 1] > 2 * hours["leaf", 1]
+    for budget, bought in (
+        (hours["leaf", 1], {("leaf", 1)}),
+        (hours["kvasir", 1] + hours["leaf", 1], {("kvasir", 1), ("leaf", 1)}),
+    ):
+        assert {(one.run.benchmark, one.run.seed) for one in within_budget(prices, 1.01 * budget)} == bought
 
 
 def test_a_mixture_is_tested_once_more_as_the_operation_that_it_chose() -> None:

@@ -35,13 +35,11 @@ def data(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 def planned(results: Path, **changes: Any) -> Plan:
     """Of the paper's protocol on ``vit_b``; no benchmark is on disk unless a root is given."""
-    request = {
-        "entries": (Variant(method="lora"),),
-        "benchmarks": ("kvasir",),
-        "protocol": "nas-lora",
-        "backbones": ("vit_b",),
-    }
-    return plan(Request(**{**request, "results": results, **changes}))
+    request: dict[str, Any] = {
+        "entries": (Variant(method="lora"),), "benchmarks": ("kvasir",), "protocol": "nas-lora", "backbones": ("vit_b",),
+        "results": results, **changes,
+    }  # fmt: skip
+    return plan(Request(**request))
 
 
 def write(results: Path, made: Plan, counts: dict[str, int], **changes: Any) -> None:
@@ -53,12 +51,14 @@ def write(results: Path, made: Plan, counts: dict[str, int], **changes: Any) -> 
     )
 
 
-def test_a_benchmark_on_disk_is_priced_by_the_splits_that_planning_read(data: Path, tmp_path: Path) -> None:
-    made = planned(tmp_path, dataset_roots={"kvasir": data})
-    run, images = made.jobs[0].run, made.images["kvasir"]
-    assert images == Images(train=28, val=4, test=4)
-    work = run_flops(run, backbone_shape("vit_b"), limited(images, run.rules))
-    assert price(made, tmp_path, where=ON_GPU).hours == pytest.approx(work / GPU.flops[run.rules["precision"]] / 3600)
+def test_a_benchmark_on_disk_is_priced_by_its_splits_and_another_by_the_published_sizes(data, tmp_path) -> None:
+    there, elsewhere = planned(tmp_path, dataset_roots={"kvasir": data}), planned(tmp_path)
+    assert (there.images, elsewhere.images) == ({"kvasir": Images(train=28, val=4, test=4)}, {})
+    for made, images in ((there, there.images["kvasir"]), (elsewhere, published_images("kvasir"))):
+        run = made.jobs[0].run
+        work = run_flops(run, backbone_shape("vit_b"), limited(images, run.rules))
+        expected = work / GPU.flops[run.rules["precision"]] / 3600
+        assert price(made, tmp_path, where=ON_GPU).hours == pytest.approx(expected)
 
 
 def test_earlier_records_of_other_images_do_not_change_how_many_there_are(data: Path, tmp_path: Path) -> None:
@@ -71,14 +71,6 @@ def test_earlier_records_of_other_images_do_not_change_how_many_there_are(data: 
         write(tmp_path, made, few, backbone="tiny", seed=1, manifest="another")
         write(tmp_path, made, few, backbone="tiny", seed=2, rules={**made.jobs[0].run.rules, "train_limit": 1})
         assert price(made, tmp_path, where=ON_GPU).runs == before.runs
-
-
-def test_published_sizes_stand_in_for_a_benchmark_that_is_not_on_disk(tmp_path: Path) -> None:
-    made = planned(tmp_path)
-    assert not made.images
-    work = run_flops(made.jobs[0].run, backbone_shape("vit_b"), published_images("kvasir"))
-    speed = GPU.flops[made.jobs[0].run.rules["precision"]]
-    assert price(made, tmp_path, where=ON_GPU).hours == pytest.approx(work / speed / 3600)
 
 
 def test_an_earlier_run_costs_the_time_of_its_starts_where_they_are_known(data: Path, tmp_path: Path) -> None:
@@ -138,9 +130,8 @@ def test_a_plan_that_wants_a_gpu_says_that_there_is_none(tmp_path: Path, monkeyp
     assert "no GPU here: these are hours of " in text
     assert "data-centre GPU" not in text
     assert "no GPU here" not in plan_text(small, price(small, tmp_path, where=place()), where=place())
-    assert "no GPU here" not in plan_text(
-        large, price(large, tmp_path, where=place(cluster="gpu")), where=place(cluster="gpu")
-    )
+    gpu = place(cluster="gpu")
+    assert "no GPU here" not in plan_text(large, price(large, tmp_path, where=gpu), where=gpu)
 
 
 def test_a_budget_leaves_finished_runs_and_those_that_fit(data: Path, tmp_path: Path) -> None:

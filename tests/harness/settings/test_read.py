@@ -31,29 +31,21 @@ def write(path: Path, text: str) -> None:
     path.chmod(0o644)
 
 
-def test_nothing_set_is_the_defaults(places: Places) -> None:
-    settings = load_settings(places[2])
-    assert (settings.protocol, settings.data, settings.results) == ("", None, Path("runs"))
-    assert not settings.origins
-
-
 def test_environment_beats_the_folder_beats_the_user_key_by_key(places: Places) -> None:
     here, user, environment = places
-    write(
-        user, 'data = "/user"\nresults = "/user/runs"\nseeds = 3\n[checkpoints]\nvit_b = "/user/b"\nvit_h = "/user/h"'
-    )
+    settings = load_settings(environment)
+    assert (settings.protocol, settings.data, settings.results) == ("", None, Path("runs"))
+    assert not settings.origins
+    paths = 'data = "/user"\nresults = "/user/runs"\nseeds = 3\n[checkpoints]\nvit_b = "/user/b"\nvit_h = "/user/h"'
+    write(user, paths)
     write(here / "harness.toml", 'data = "data"\nseeds = [0, 7]\n[checkpoints]\nvit_h = "h.pth"')
     settings = load_settings({**environment, "SAM_PEFT_SEEDS": "5"})
     assert (settings.data, settings.results, settings.seeds) == (Path("data"), Path("/user/runs"), "5")
     assert settings.checkpoints == {"vit_b": Path("/user/b"), "vit_h": Path("h.pth")}
-    origins = {name: origin.name for name, origin in settings.origins.items()}
-    assert origins == {
-        "data": "harness.toml",
-        "results": str(user),
-        "seeds": "SAM_PEFT_SEEDS",
-        "checkpoints.vit_b": str(user),
-        "checkpoints.vit_h": "harness.toml",
-    }
+    assert {name: origin.name for name, origin in settings.origins.items()} == {
+        **dict.fromkeys(("data", "checkpoints.vit_h"), "harness.toml"), "seeds": "SAM_PEFT_SEEDS",
+        **dict.fromkeys(("results", "checkpoints.vit_b"), str(user)),
+    }  # fmt: skip
 
 
 def test_a_data_folder_beats_single_folders_of_lower_levels_only(places: Places) -> None:
@@ -96,13 +88,11 @@ def test_one_file_in_the_place_of_both_and_none_at_all(places: Places, tmp_path:
     ("text", "said"),
     [
         ('dta = "/x"', r"harness\.toml: unknown key 'dta' \(did you mean 'data'\?\)"),
-        ("data = 3", "data=3 must be text"),
         ('plugins = "a.py"', "plugins='a.py' must be a list"),
         ('datasets = "/x"', "datasets='/x' must be a mapping"),
         ('cluster = ""', "cluster='' is empty"),
         ("[checkpoints]\nvit_h = 1", "checkpoints.vit_h=1 must be text"),
         ("seeds = true", "neither a number of seeds"),
-        ("cluster = []", "cluster=\\[\\] must be text"),
         ("data = /x", r"settings harness\.toml: Invalid value"),
         ("x = " + "[" * 5000, "settings harness.toml: "),
         ("#" * 100_001, "more than 100000 bytes"),
@@ -179,11 +169,9 @@ def test_what_is_roots_is_nobody_elses(monkeypatch: pytest.MonkeyPatch) -> None:
 def test_code_that_the_working_folder_names_needs_the_command_lines_word(places: Places) -> None:
     write(places[0] / "harness.toml", 'plugins = ["evil.py"]\ncluster = "evil.yaml"')
     settings = load_settings(places[2])
-    with pytest.raises(
-        UsageError, match=r"harness\.toml names plug-ins, which are code \(evil\.py\).*--trust-settings"
-    ):
+    with pytest.raises(UsageError, match=r"plug-ins, which are code \(evil\.py\).*--trust-settings"):
         trusted_plugins(settings, trust=False)
-    with pytest.raises(UsageError, match=r"harness\.toml names a cluster profile.*commands \(.*evil\.yaml\)"):
+    with pytest.raises(UsageError, match=r"cluster profile.*commands \(.*evil\.yaml\)"):
         trusted_cluster(settings, trust=False)
     assert trusted_plugins(settings, trust=True) == (Path("evil.py"),)
     for elsewhere in ("/elsewhere/evil", "../../evil", "evil.yaml", "./evil", "~/evil"):
