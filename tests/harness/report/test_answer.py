@@ -23,6 +23,7 @@ from harness.registry import method_config_class
 from harness.report import findings
 from harness.report.findings import END, START, TEMPLATES, Answer, environment, files
 from tests.harness.report.sample import record
+from tests.values import there
 
 ROOT = Path(__file__).parents[3]
 RESULTS = ROOT / "results"
@@ -43,16 +44,13 @@ def test_every_page_is_what_the_records_give(rendered: dict[Path, str]) -> None:
     assert {path for path, text in rendered.items() if path.read_text(encoding="utf-8") != text} == set()
 
 
-def test_the_page_is_short_and_names_what_was_not_run(rendered: dict[Path, str], answer: Answer) -> None:
+def test_the_page_is_short_names_what_was_not_run_and_every_link_leads_somewhere(rendered, answer: Answer) -> None:
     page = rendered[ROOT / "docs" / "findings.md"]
     assert len(page.splitlines()) <= 120
     assert "not run" in page.lower()
     assert all(what in page for what in answer.not_run)
     assert "undecided" not in page
     assert len((ROOT / "README.md").read_text(encoding="utf-8").split()) <= 900
-
-
-def test_each_figure_of_a_page_is_there_and_every_link_leads_somewhere(rendered: dict[Path, str]) -> None:
     for path, text in rendered.items():
         for target in re.findall(r"\]\(([^)#:]+)\)", text):
             assert (path.parent / target).exists(), f"{path}: {target}"
@@ -61,39 +59,29 @@ def test_each_figure_of_a_page_is_there_and_every_link_leads_somewhere(rendered:
 def test_its_interval_is_the_analysis_of_variance_of_the_image_scores(answer: Answer) -> None:
     """Recomputed from the files of image scores alone, with reruns as draws."""
     case = answer.named_case("small-methods", "kvasir")
-    keys = {
-        (one.run.method, one.run.seed): one for one in case.difference.first.records + case.difference.second.records
-    }
-    draws = []
-    for seed in sorted({seed for _, seed in keys}):
-        sides = []
-        for method in ("naslora", "lora"):
-            record = keys[method, seed]
-            archive = Archive(RESULTS if seed < 10_000 else RESULTS / ALL_DRAWS)
-            images = archive.images(record, "best", "test", "s_measure")
-            assert images is not None
-            sides.append([100 * images.scores[stem] for stem in sorted(images.scores)])
-        draws.append(np.array(sides[0]) - np.array(sides[1]))
-    table = np.array(draws)
-    runs, images_ = table.shape
+    sides = (case.difference.first, case.difference.second)
+    keys = {(one.run.method, one.run.seed): one for side in sides for one in side.records}
+
+    def scores(method: str, seed: int) -> np.ndarray:
+        archive = Archive(RESULTS if seed < 10_000 else RESULTS / ALL_DRAWS)
+        images = there(archive.images(keys[method, seed], "best", "test", "s_measure")).scores
+        return np.array([100 * images[stem] for stem in sorted(images)])
+
+    seeds = sorted({seed for _, seed in keys})
+    table = np.array([scores("naslora", seed) - scores("lora", seed) for seed in seeds])
+    runs, images = table.shape
     a, b = table.mean(1) - table.mean(), table.mean(0) - table.mean()
     e = table - table.mean() - a[:, None] - b[None]
-    squares = (
-        images_ * (a**2).sum() / (runs - 1),
-        runs * (b**2).sum() / (images_ - 1),
-        (e**2).sum() / ((runs - 1) * (images_ - 1)),
-    )
-    held = min(squares)
-    variance = (squares[0] + squares[1] - held) / table.size
-    dfs = (runs - 1, images_ - 1, (runs - 1) * (images_ - 1))
-    df = variance**2 / sum(
-        (one / table.size) ** 2 / d for one, d in zip((squares[0], squares[1], held), dfs, strict=True)
-    )
-    half = oracle.t.ppf(0.975, df) * np.sqrt(variance)
+    dfs = (runs - 1, images - 1, (runs - 1) * (images - 1))
+    sums = (images * (a**2).sum(), runs * (b**2).sum(), (e**2).sum())
+    of_runs, of_images, of_both = (total / df for total, df in zip(sums, dfs, strict=True))
+    held = min(of_runs, of_images, of_both)
+    variance = (of_runs + of_images - held) / table.size
+    parts = zip((of_runs, of_images, held), dfs, strict=True)
+    df = variance**2 / sum((one / table.size) ** 2 / df for one, df in parts)
     assert runs == 6
     assert case.estimate.mean == pytest.approx(table.mean(), abs=1e-9)
-    assert case.difference.interval is not None
-    assert case.difference.interval.half == pytest.approx(half, rel=1e-6)
+    assert there(case.difference.interval).half == pytest.approx(oracle.t.ppf(0.975, df) * np.sqrt(variance), rel=1e-6)
 
 
 def test_the_cost_against_full_is_paired_by_round_in_one_session(answer: Answer) -> None:
@@ -111,10 +99,8 @@ def test_reruns_gave_the_same_losses_whatever_the_code_and_other_scores_on_anoth
     again = {one.key: one for one in RecordStore(RESULTS / ALL_DRAWS)}
     (old,) = RecordStore(RESULTS / "again" / "avx512-056e6a2")
     assert [each["loss"] for each in old.history] == [each["loss"] for each in again[old.key].history]
-    moves = [
-        abs(100 * (again[key].scores["best"]["test"]["s_measure"] - first[key].scores["best"]["test"]["s_measure"]))
-        for key in again
-    ]
+    scores = ([100 * runs[key].scores["best"]["test"]["s_measure"] for key in again] for runs in (again, first))
+    moves = [abs(one - other) for one, other in zip(*scores, strict=True)]
     assert answer.moved() == pytest.approx((min(moves), max(moves)))
 
 
@@ -138,9 +124,8 @@ def plan_run(method: str, label: str, seed: int, value: float, **options: Any) -
 
 def test_runs_of_the_plan_are_taken_up_when_they_are_there() -> None:
     answer = Answer(RESULTS)
-    answer.archive.records[:] = [
-        one for one in answer.archive.records if one.run.protocol not in ("mobile", "small-fair")
-    ]
+    kept = [one for one in answer.archive.records if one.run.protocol not in ("mobile", "small-fair")]
+    answer.archive.records[:] = kept
     before = environment().get_template("findings.md.j2").render(a=answer)
     assert "Not run: MobileSAM;" in before
     assert answer.trials_of_plan() == []
@@ -148,7 +133,9 @@ def test_runs_of_the_plan_are_taken_up_when_they_are_there() -> None:
     for seed in range(3):
         answer.archive.records.append(plan_run("lora", "LoRA", seed, 0.70 + 0.001 * seed))
         answer.archive.records.append(plan_run("naslora", "NAS-LoRA", seed, 0.68, alpha_lr=0.027))
-    answer = fresh(answer)
+    archive = answer.archive
+    answer = Answer(RESULTS)  # another look at the same archive
+    answer.archive = archive
     (trial,) = answer.trials_of_plan()
     assert (trial.row, dict(trial.options), trial.score) == ("LoRA", {"lr": 3e-3}, 75.0)
     (case,) = (case for case in answer.clean if not case.is_earlier)
@@ -160,13 +147,6 @@ def test_runs_of_the_plan_are_taken_up_when_they_are_there() -> None:
     page = " ".join(environment().get_template("findings.md.j2").render(a=answer).split())
     assert "on MobileSAM at 256 px it is worse than LoRA, -2.10 [-2.35, -1.85] points on Kvasir-SEG Sα" in page
     assert "Not run: MobileSAM at 512 px;" in page
-
-
-def fresh(answer: Answer) -> Answer:
-    """Another look at the same archive."""
-    again = Answer(RESULTS)
-    again.archive = answer.archive
-    return again
 
 
 @pytest.mark.parametrize(
@@ -189,8 +169,8 @@ def test_a_page_that_was_changed_by_hand_is_told(tmp_path, capsys, rendered: dic
 
 
 def test_a_results_folder_of_ones_own_has_no_such_pages(tmp_path: Path) -> None:
-    assert files(tmp_path / "results") == {}
     (tmp_path / "docs").mkdir()
+    assert files(tmp_path / "results") == {}
     (tmp_path / "docs" / "findings.md").write_text("# My findings\n", encoding="utf-8")
     assert files(tmp_path / "results") == {}
 

@@ -21,6 +21,8 @@ from harness.studies import load_study, study_from_dict
 from tests.harness.report.sample import CARD, record, render, table_rows
 
 ROWS = ["lora", "decoder", "bitfit"]
+OWN = "title: Mine\nprotocol: demo\nbenchmarks: [{benchmark}]\nseeds: 3\nentries: [lora, decoder]\ntable: {{baseline: lora}}\n"
+"""A study's file."""
 
 
 def study(**changes: Any) -> Any:
@@ -38,23 +40,16 @@ def three(base: float, *, shift: float = 0.0, **changes: Any) -> list[Any]:
     return [record(base + 0.05 * seed + shift, seed=seed, **changes) for seed in range(3)]
 
 
-def test_differences_are_paired_by_seed_in_points() -> None:
+def test_differences_are_paired_by_seed_in_points_and_an_error_that_is_lower_counts_as_positive() -> None:
     records = three(0.8) + three(0.8, shift=-0.01, method="decoder") + three(0.8, shift=0.02, method="bitfit")
     found = table(render(records, study=study()), "differences to lora")
     assert found["decoder"] == ["Kvasir-SEG Sα", "-1.00 (3)", "[-1.00, -1.00] t", "n too small (3)", "–"]
     assert found["bitfit"][1] == "+2.00 (3)"
     assert "lora" not in found
-
-
-def test_lower_is_better_counts_as_positive() -> None:
-    kinds: dict[str, Any] = {"benchmark": "sbu"}
-    records = three(0.2, **kinds) + three(0.2, shift=-0.01, method="decoder", **kinds)
-    assert table(render(records, study=study(benchmarks=["sbu"])), "differences")["decoder"][1] == "+1.00 (3)"
-
-
-def test_a_seed_that_one_side_lacks_is_left_out_and_n_says_so() -> None:
-    records = three(0.8) + three(0.8, shift=-0.01, method="decoder")[:2]
-    assert table(render(records, study=study()), "differences")["decoder"][1] == "-1.00 (2)"
+    errors = three(0.2, benchmark="sbu") + three(0.2, shift=-0.01, method="decoder", benchmark="sbu")
+    assert table(render(errors, study=study(benchmarks=["sbu"])), "differences")["decoder"][1] == "+1.00 (3)"
+    # a seed that one side lacks is left out, and n says so
+    assert table(render(records[:5], study=study()), "differences")["decoder"][1] == "-1.00 (2)"
 
 
 def test_enough_seeds_give_a_p_value_adjusted_after_holm() -> None:
@@ -80,11 +75,11 @@ def written(root: Path, scores: dict[str, float], **of_run: Any) -> Any:
 
 
 def with_images(root: Path, shifts: dict[str, float]) -> list[Any]:
-    records = []
-    for (method, shift), seed in itertools.product(shifts.items(), range(3)):
-        scores = {f"i{n}": 0.5 + 0.01 * n + 0.02 * seed + shift * (1 + 0.1 * (n % 3)) for n in range(20)}
-        records.append(written(root, scores, method=method, seed=seed))
-    return records
+    def scores(shift: float, seed: int) -> dict[str, float]:
+        return {f"i{n}": 0.5 + 0.01 * n + 0.02 * seed + shift * (1 + 0.1 * (n % 3)) for n in range(20)}
+
+    grid = itertools.product(shifts.items(), range(3))
+    return [written(root, scores(shift, seed), method=method, seed=seed) for (method, shift), seed in grid]
 
 
 def test_per_image_scores_give_the_two_level_interval_and_a_p_over_images(tmp_path: Path) -> None:
@@ -101,43 +96,45 @@ def test_a_run_that_failed_beside_one_that_did_not_hides_no_images(tmp_path: Pat
     records = with_images(tmp_path, {"lora": 0.0, "decoder": -0.02})
     failed = replace(record(seed=1, method="decoder", code="ERROR"), key="of another choice")
     alone, beside = (
-        table(render(mine, study=study(), root=tmp_path), "differences")["decoder"]
-        for mine in (records, [*records, failed])
+        table(render(r, study=study(), root=tmp_path), "differences") for r in (records, [*records, failed])
     )
-    assert beside == alone
+    assert beside["decoder"] == alone["decoder"]
 
 
-def test_a_claim_and_a_difference_table_give_one_interval(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+def test_a_claim_and_a_difference_table_give_one_interval(tmp_path: Path, says) -> None:
     """Seeds agree to the digit and images do not: an interval over seeds alone would be a verdict, this one is none."""
     records = []
     for (method, sign), seed in itertools.product((("lora", 0.0), ("decoder", 1.0)), range(3)):
         scores = {f"i{n}": 0.5 + sign * (0.1 * (-1) ** n + 0.001) for n in range(20)}
         records.append(written(tmp_path, scores, method=method, seed=seed))
     bounds = table(render(records, study=study(), root=tmp_path), "differences")["decoder"][2]
-    claim: dict[str, Any] = {"name": "c", "text": "t", "source": "s", "mark": "P", "unit": "points"}
-    claim |= {"quantity": "score difference", "numerator": {"method": "decoder"}, "denominator": {"method": "lora"}}
-    claim |= {"benchmarks": ["kvasir"]}
+    claim = {
+        "name": "c", "text": "t", "source": "s", "mark": "P", "unit": "points", "quantity": "score difference",
+        "numerator": {"method": "decoder"}, "denominator": {"method": "lora"}, "benchmarks": ["kvasir"],
+        "expected": {"greater": 0},
+    }  # fmt: skip
     file = tmp_path / "claims.yaml"
-    file.write_text(yaml.safe_dump([claim | {"expected": {"greater": 0}}]))
-    assert claims(["--results", str(tmp_path), "--protocol", "demo", "--file", str(file)]) == 0
-    assert f"+0.10 {bounds} points, n = 3: not judged" in capsys.readouterr().out
+    file.write_text(yaml.safe_dump([claim]))
+    said = says(claims, "--results", tmp_path, "--protocol", "demo", "--file", file)
+    assert f"+0.10 {bounds} points, n = 3: not judged" in said
 
 
 def frames(root: Path, *, column: bool) -> list[Any]:
     """Two methods on CVC: 12 sequences of 5 frames (by their numbers), whose differences all frames of a sequence share."""
-    records = []
     first = [1, 26, 51, 79, 104, 127, 152, 178, 206, 228, 253, 278]
     for (method, sign), seed in itertools.product((("lora", 0.0), ("decoder", 1.0)), range(3)):
         scores = {
-            f"{start + n},{place}" if column else str(start + n): 0.6
-            + 0.001 * seed
-            + sign * 0.01 * ((7 * place) % 12 - 4)
+            f"{start + n},{place}" if column else str(start + n): 0.6 + 0.001 * seed + sign * 0.01 * lead(place)
             for place, start in enumerate(first)
             for n in range(5)
         }
-        one = written(root, scores, method=method, seed=seed, benchmark="cvc612")
-        records.append(RecordStore(root).summary(one.key))
-    return records
+        written(root, scores, method=method, seed=seed, benchmark="cvc612")
+    return list(RecordStore(root))
+
+
+def lead(place: int) -> int:
+    """Of a sequence, in points."""
+    return (7 * place) % 12 - 4
 
 
 @pytest.mark.parametrize("column", [True, False])
@@ -145,9 +142,8 @@ def test_frames_of_one_sequence_count_as_one(tmp_path: Path, column: bool) -> No
     """By the group beside each score; older records, which have none, by the benchmark's own rule."""
     page = render(frames(tmp_path, column=column), study=study(benchmarks=["cvc612"]), root=tmp_path)
     found = table(page, "differences")["decoder"]
-    means = [(7 * place) % 12 - 4 for place in range(12)]
     # Student over the sequences; over 60 frames it would be under half
-    half = 2.201 * statistics.stdev(means) / 12**0.5
+    half = 2.201 * statistics.stdev(map(lead, range(12))) / 12**0.5
     assert found[1] == "+1.50 (3)"
     low, high = (float(number) for number in found[2].strip("[]").split(", "))
     assert (high - low) / 2 == pytest.approx(half, abs=0.01)
@@ -155,14 +151,12 @@ def test_frames_of_one_sequence_count_as_one(tmp_path: Path, column: bool) -> No
     assert float(found[4]) > 0.05  # sign flips of 12 sequences; of 60 frames it would be below 0.001
 
 
-def test_what_counts_by_cluster_is_explained(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+def test_what_counts_by_cluster_is_explained(tmp_path: Path, says) -> None:
     frames(tmp_path, column=True)
     file = tmp_path / "mine.yaml"
-    file.write_text(
-        "title: Mine\nprotocol: demo\nbenchmarks: [cvc612]\nseeds: 3\nentries: [lora, decoder]\ntable: {baseline: lora}\n"
-    )
-    assert show(["--cell", str(file), "decoder", "Δ (n)", "--results", str(tmp_path)]) == 0
-    assert "\n  images count by cluster: 12 of them\n" in capsys.readouterr().out
+    file.write_text(OWN.format(benchmark="cvc612"))
+    said = says(show, "--cell", file, "decoder", "Δ (n)", "--results", tmp_path)
+    assert "\n  images count by cluster: 12 of them\n" in said
 
 
 @pytest.mark.parametrize("method", ["decoder", "lora"])
@@ -193,11 +187,11 @@ def test_image_scores_whose_mean_is_not_the_score_are_not_used(tmp_path: Path) -
 
 
 def test_ranks_across_benchmarks(tmp_path: Path) -> None:
-    records = []
     benchmarks = ["kvasir", "leaf", "sbu"]
-    for name, (number, method) in itertools.product(benchmarks, enumerate(ROWS)):
-        value = 0.5 + (0.1 if name == "sbu" else -0.1) * number
-        records += [record(value + 0.001 * seed, seed=seed, method=method, benchmark=name) for seed in range(3)]
+    records = [
+        record(0.5 + (0.1 if name == "sbu" else -0.1) * place + 0.001 * seed, seed=seed, method=method, benchmark=name)
+        for name, (place, method), seed in itertools.product(benchmarks, enumerate(ROWS), range(3))
+    ]
     page = render(records, study=study(benchmarks=benchmarks))
     found = table(page, "ranks across benchmarks")
     assert found["lora"] == ["1.00", "100 %", "–"]
@@ -210,15 +204,14 @@ def test_ranks_across_benchmarks(tmp_path: Path) -> None:
 
 def test_a_benchmark_with_three_test_splits_counts_once_across_benchmarks() -> None:
     records = []
-    for number, method in enumerate(ROWS):
-        for seed in range(3):
-            value = 0.5 - 0.1 * number + 0.001 * seed
-            # hard turns the order around; all together decide
-            splits = {"easy": value, "hard": 1 - value, "all": value}
-            v1 = {"best": {split: {"miou": one, "accuracy": one} for split, one in splits.items()}}
-            v2 = {"best": {"test": {"miou": value, "accuracy": value}}}
-            for benchmark, scores in (("trans10k_v1", v1), ("trans10k_v2", v2)):
-                records.append(record(seed=seed, method=method, benchmark=benchmark, scores=scores))
+    for (number, method), seed in itertools.product(enumerate(ROWS), range(3)):
+        value = 0.5 - 0.1 * number + 0.001 * seed
+        # hard turns the order around; all together decide
+        for benchmark, splits in (
+            ("trans10k_v1", {"easy": value, "hard": 1 - value, "all": value}), ("trans10k_v2", {"test": value}),
+        ):  # fmt: skip
+            scores = {"best": {split: {"miou": one, "accuracy": one} for split, one in splits.items()}}
+            records.append(record(seed=seed, method=method, benchmark=benchmark, scores=scores))
     layout = {"baseline": "lora", "splits": {"trans10k_v1": ["easy", "hard", "all"]}}
     page = render(records, study=study(benchmarks=["trans10k_v1", "trans10k_v2"], table=layout))
     assert table(page, "ranks across benchmarks")["lora"][0] == "1.00"
@@ -248,16 +241,12 @@ def test_image_scores_that_are_not_there_are_none(tmp_path: Path, content: str) 
     assert image_scores(tmp_path / "no.csv", variant="best", split="test", metric="iou") is None
 
 
-def test_the_verb_is_the_same_bytes_every_time(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+def test_the_verb_is_the_same_bytes_every_time(tmp_path: Path, says) -> None:
     with_images(tmp_path, {"lora": 0.0, "decoder": -0.02})
     path = tmp_path / "mine.yaml"
-    path.write_text(
-        "title: t\nprotocol: demo\nbenchmarks: [kvasir]\nentries: [lora, decoder]\ntable: {baseline: lora}\n"
-    )
-    arguments = ["--results", str(tmp_path), "--study", str(path)]
-    assert main(arguments) == 0
-    assert "differences to lora" in capsys.readouterr().out
-    assert main([*arguments, "--check"]) == 0
+    path.write_text(OWN.format(benchmark="kvasir"))
+    assert "differences to lora" in says(main, "--results", tmp_path, "--study", path)
+    says(main, "--results", tmp_path, "--study", path, "--check")
 
 
 def test_every_baseline_is_an_entry() -> None:

@@ -15,6 +15,7 @@ from harness.archive.store import RecordStore
 from harness.cli.claims import main
 from harness.comparison.evidence import cka_to_frozen, mean_change
 from harness.comparison.names import benchmark_title
+from tests.values import there
 
 ROOT = Path(__file__).parents[3]
 NUMBERS: dict[str, Callable[[EvidenceRecord, Record], str]] = {
@@ -31,9 +32,7 @@ def test_the_table_is_what_the_records_give():
     assert evidence.problems() == {}
     found: dict[tuple[str, str, int], tuple[EvidenceRecord, Record]] = {}
     for path in evidence.folder.glob("*.json"):
-        one, record = evidence.find(path.stem), store.find(path.stem)
-        assert one is not None
-        assert record is not None, f"{path.name} stands beside no record"
+        one, record = there(evidence.find(path.stem)), there(store.find(path.stem))
         found[benchmark_title(record.run.benchmark), record.run.method, record.run.seed] = (one, record)
     page = (ROOT / "docs" / "evidence.md").read_text(encoding="utf-8").partition("| benchmark |")[2]
     rows = [[cell.strip() for cell in line.strip("|").split("|")] for line in page.splitlines() if ", seeds " in line]

@@ -16,6 +16,7 @@ from harness.planning.plan import Plan, plan
 from harness.planning.request import Request, Variant
 from harness.report.pages import finished_table, narrowed
 from harness.studies import load_study, study_from_dict
+from tests.values import there
 
 STUDY = "title: mine\nprotocol: demo\nbenchmarks: [kvasir, leaf]\nentries: [decoder, lora]\nseeds: 3\n"
 
@@ -43,13 +44,11 @@ def study(tmp_path: Path) -> str:
 
 
 def test_a_study_under_fewer_seeds_has_numbers(samples: Path, tmp_path: Path, study: str) -> None:
-    made = planned(
-        samples, tmp_path, entries=(Variant(method="decoder"), Variant(method="lora")), benchmarks=("kvasir", "leaf")
-    )
+    entries = (Variant(method="decoder"), Variant(method="lora"))
+    made = planned(samples, tmp_path, entries=entries, benchmarks=("kvasir", "leaf"))
     finish(tmp_path, made)
     text, page = finished_table(runs_of(made), tmp_path, study=study)
-    assert page is not None
-    assert page.read_text().startswith("# ")
+    assert there(page).read_text().startswith("# ")
     assert "MISSING" not in text
     assert "n = 1 (seed 0)" in text
     rows = [line.split(" | ")[0] for line in text.splitlines() if line.startswith(("| decoder", "| lora"))]
@@ -70,15 +69,11 @@ def test_a_study_with_part_of_its_grid_under_another_protocol_shows_that_part(sa
 def test_a_study_keeps_its_own_rows_and_gets_those_that_were_asked_for_beside_them(samples, tmp_path) -> None:
     entries = (Variant(method="lora", options={"rank": 6}), Variant(method="lora"), Variant(method="ssf"))
     made = planned(samples, tmp_path, entries=entries, seeds=(4, 2))
-    three = {"label": "three", "method": "lora"}
-    asked = {"title": "t", "protocol": "demo", "benchmarks": ["leaf"], "entries": ["decoder", three]}
-    given = study_from_dict(asked, name="mine")
+    own = ["decoder", {"label": "three", "method": "lora"}]
+    given = study_from_dict({"title": "t", "protocol": "demo", "benchmarks": ["leaf"], "entries": own}, name="mine")
     found = narrowed(given, runs_of(made), Papers())
-    assert [(entry.label, entry.options) for entry in found.entries] == [
-        ("three", {}),
-        ("lora[rank=6]", {"rank": 6}),
-        ("ssf", {}),
-    ]
+    rows = [(entry.label, entry.options) for entry in found.entries]
+    assert rows == [("three", {}), ("lora[rank=6]", {"rank": 6}), ("ssf", {})]
     assert (found.seeds, found.benchmarks, found.protocol) == ((2, 4), ("kvasir",), "demo")
 
 

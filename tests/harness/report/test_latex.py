@@ -9,18 +9,15 @@ from pathlib import Path
 
 import pytest
 
-from harness.archive.archive import Archive
 from harness.comparison.cells import Mark
 from harness.comparison.names import METHOD_ORDER, PAPER_METRICS
 from harness.comparison.papers import Papers
 from harness.report.formats import MOST_FLOATS, write
 from harness.report.page import Line, Page, Shown, Table, heads
-from harness.report.pages import pages_below
 from harness.report.score_page import score_page
 from harness.studies import study_from_dict
 from tests.harness.report.sample import MadeUp, record
 
-RESULTS = Path(__file__).parents[3] / "results"
 DOCUMENT = r"""\documentclass{article}
 \usepackage[T1]{fontenc}
 \usepackage[utf8]{inputenc}
@@ -73,15 +70,6 @@ def test_a_whole_table_compiles_and_fits(tmp_path: Path) -> None:
     log = compiled(write(whole_table(), style="latex"), tmp_path)
     assert sticking_out(log) == []
     assert "undefined" not in log.lower()
-
-
-@needs_latex
-@pytest.mark.slow
-def test_the_committed_pages_compile_and_fit(tmp_path: Path) -> None:
-    pages = pages_below(Archive(RESULTS)).content
-    assert len(pages) >= 3
-    log = compiled("\n".join(write(page, style="latex") for page in pages.values()), tmp_path)
-    assert sticking_out(log) == []
 
 
 @needs_latex

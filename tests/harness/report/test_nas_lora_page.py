@@ -32,13 +32,10 @@ def merged(records: list[Record]) -> Iterator[tuple[str, str, str]]:
             rows.setdefault((record.run.benchmark, record.run.method), []).append(record)
     for (benchmark, method), runs in sorted(rows.items()):
         assert len(runs) == 3
-        scores = [
-            statistics.fmean(100 * record.scores[name]["test"]["iou"] for record in runs)
-            for name in ("best", "merged-exact", "merged-calibrated")
-        ]
+        models = ("best", "merged-exact", "merged-calibrated")
+        scores = [statistics.fmean(100 * one.scores[name]["test"]["iou"] for one in runs) for name in models]
         moved = [100 * record.merge["calibrated"]["relative_deviation"] for record in runs]
-        cells = [f"{score:.1f}" for score in scores] + [f"{min(moved):.1f}–{max(moved):.1f}"]
-        yield benchmark, method, " | ".join(cells)
+        yield benchmark, method, " | ".join([*(f"{one:.1f}" for one in scores), f"{min(moved):.1f}–{max(moved):.1f}"])
 
 
 def test_what_a_merge_costs_is_what_the_records_hold(records: list[Record]) -> None:

@@ -26,14 +26,8 @@ from harness.studies.design import aliases, label_of, options_of, parse_fields, 
 from harness.system.errors import UsageError
 from tests.harness.report.sample import CARD, MadeUp, record
 
-FIELDS = {
-    "scale": [1, 10],
-    "alternate": ["both", "iteration", "joint"],
-    "residual": [False, True],
-    "cell": [
-        {"style": style, "norm": norm} for style, norm in (("darts", "batch"), ("linear", "batch"), ("darts", "none"))
-    ],
-}
+CELLS = [{"style": style, "norm": norm} for style, norm in (("darts", "batch"), ("linear", "batch"), ("darts", "none"))]
+FIELDS = {"scale": [1, 10], "alternate": ["both", "iteration", "joint"], "residual": [False, True], "cell": CELLS}
 WORTH = {"scale": 4.0, "residual": -2.0}
 CONFIG = {"scale": 1, "alternate": "both", "residual": False, "style": "darts", "norm": "batch", "lr": None}
 
@@ -50,44 +44,36 @@ def study(**changes: Any) -> Study:
 READINGS: Any = study().readings
 
 
-def of_reading(options: dict[str, Any], *, seed: int, base: float = 0.80) -> Record:
-    value = base + 0.01 * sum(WORTH[name] for name in WORTH if options[name] != CONFIG[name]) + 0.001 * seed
+def of_reading(options: dict[str, Any], *, seed: int) -> Record:
+    value = 0.80 + 0.01 * sum(WORTH[name] for name in WORTH if options[name] != CONFIG[name]) + 0.001 * seed
     changed = {name: value for name, value in options.items() if value != CONFIG[name]}
     return record(value, method="naslora", config={**CONFIG, **options}, changed=changed, seed=seed)
 
 
-def everything(seeds: int = 2, **changes: Any) -> list[Record]:
-    found = [record(0.81 + 0.001 * seed, seed=seed) for seed in range(seeds)]
-    for entry, seed in itertools.product(READINGS.entries(), range(seeds)):
-        found.append(of_reading(dict(entry.options), seed=seed, **changes))
-    return found
+def everything(seeds: int = 2) -> list[Record]:
+    grid = itertools.product(READINGS.entries(), range(seeds))
+    made = [of_reading(dict(entry.options), seed=seed) for entry, seed in grid]
+    return [*(record(0.81 + 0.001 * seed, seed=seed) for seed in range(seeds)), *made]
 
 
-def no_images(*_: Any) -> None:
-    return None
+def page_of(records: list[Record], of: Study | None = None, *names: str) -> str:
+    """The page of the readings, with the claims of these names."""
+    claims = [claim for claim in read_claims(FILE) if claim.name in names]
+    return write(reading_page(records, of or study(), MadeUp(), claims=claims, protocol="demo"))
 
 
 def test_a_design_has_the_default_balanced_orthogonal_runs_and_further_values_alone() -> None:
     fields = parse_fields(FIELDS, where="here")
     found = points(fields)
     signs = np.array([point.levels for point in found if point.screening]) * 2 - 1
-
     assert found[0].levels == (0, 0, 0, 0)
     assert (signs.T @ signs == len(signs) * np.eye(4)).all()
     assert not signs.sum(axis=0).any()
-    assert [label_of(point, fields) for point in found if 2 in point.levels] == [
-        "alternate=joint",
-        "style=darts, norm=none",
-    ]
+    alone = [label_of(point, fields) for point in found if 2 in point.levels]
+    assert alone == ["alternate=joint", "style=darts, norm=none"]
     assert len({point.levels for point in found}) == len(found)
-
-
-def test_options_name_the_default_levels_too_so_that_a_row_is_found_whatever_the_card_says() -> None:
-    fields = parse_fields(FIELDS, where="here")
-
-    assert options_of(points(fields)[0], fields) == {
-        "scale": 1, "alternate": "both", "residual": False, "style": "darts", "norm": "batch",
-    }  # fmt: skip
+    # the default's levels are named too, so that a row is found whatever the card says
+    assert options_of(found[0], fields) == {name: CONFIG[name] for name in CONFIG if name != "lr"}
 
 
 def test_aliases_are_what_an_interaction_adds_to_a_main_effect() -> None:
@@ -120,7 +106,7 @@ def test_effects_wait_for_every_run_of_a_seed() -> None:
     ((sheet, members),) = sheets(records[:-4]).items()
 
     assert main_effects(build_grid(sheet, members, MadeUp(), study=study(seeds=1)), study(seeds=1)) == []
-    assert "runs of the design are in" in write(reading_page(records[:-4], study(seeds=1), MadeUp(), protocol="demo"))
+    assert "runs of the design are in" in page_of(records[:-4], study(seeds=1))
 
 
 def test_lenths_margin_is_that_of_his_paper() -> None:
@@ -133,7 +119,7 @@ def test_lenths_margin_is_that_of_his_paper() -> None:
 
 
 def test_the_curve_is_sorted_and_shows_differences_and_choices() -> None:
-    page = write(reading_page(everything(), study(), MadeUp(), protocol="demo"))
+    page = page_of(everything())
     printed = page.split("## ")[1].splitlines()
     rows = [line.strip("| ").split(" | ") for line in printed if line.startswith("| ") and "mean" not in line]
     means = [float(row[0]) for row in rows]
@@ -151,21 +137,17 @@ def test_the_best_reading_is_chosen_on_validation_and_only_of_those_that_ran_eve
     scores = {"best": {"test": {"s_measure": 0.6}, "val": {"s_measure": 0.99}}}
     chosen = replace(of_reading(dict(options), seed=0), scores=scores)
     found = [chosen if one.key == chosen.key else one for one in found]
-    page = write(reading_page(found, study(seeds=1), MadeUp(), protocol="demo"))
-    lost = min(
-        (line for line in page.splitlines() if line.startswith("| -")), key=lambda line: float(line.split("|")[1])
-    )
+    page = page_of(found, study(seeds=1))
+    negative = (line for line in page.splitlines() if line.startswith("| -"))
+    lost = min(negative, key=lambda line: float(line.split("|")[1]))
 
     assert f"Best on validation of {len(READINGS.points)} with a run on each benchmark: " in page
     assert f"{label_of(READINGS.points[3], READINGS.fields)} (99.0 points" in page
     assert lost.split(" | ")[2] == "99.0"
 
     both = study(seeds=1, benchmarks=["kvasir", "leaf"])
-    elsewhere = [
-        record(0.8, benchmark="leaf"),
-        record(0.9, method="naslora", config=CONFIG, benchmark="leaf"),
-    ]
-    page = write(reading_page([*found, *elsewhere], both, MadeUp(), protocol="demo"))
+    elsewhere = [record(0.8, benchmark="leaf"), record(0.9, method="naslora", config=CONFIG, benchmark="leaf")]
+    page = page_of([*found, *elsewhere], both)
     assert "Best on validation of 1 with a run on each benchmark: default" in page
 
 
@@ -177,7 +159,7 @@ def test_a_run_of_the_default_under_other_rules_is_no_reading_of_this_study(monk
         for one in found[:2]
     ]
     monkeypatch.setattr("harness.comparison.rules.card_rules", lambda *_: {**CARD, **card})
-    page = write(reading_page([*found, *longer], study(seeds=1), MadeUp(), protocol="demo"))
+    page = page_of([*found, *longer], study(seeds=1))
 
     assert page.count("every reading against LoRA") == 1
     assert "hash aaaa0000" in page
@@ -185,8 +167,7 @@ def test_a_run_of_the_default_under_other_rules_is_no_reading_of_this_study(monk
 
 
 def test_a_claim_is_counted_over_the_readings() -> None:
-    claims = [claim for claim in read_claims(FILE) if claim.name in ("naslora-over-lora", "stagewise-over-joint")]
-    page = write(reading_page(everything(), study(), MadeUp(), claims=claims, protocol="demo"))
+    page = page_of(everything(), None, "naslora-over-lora", "stagewise-over-joint")
     row = next(line for line in page.splitlines() if line.startswith("| NAS-LoRA is better than LoRA"))
     options = [entry.options for entry in READINGS.entries()]
     gains = [sum(WORTH[name] for name in WORTH if one[name] != CONFIG[name]) - 1 for one in options]
@@ -205,32 +186,26 @@ def test_a_claim_is_judged_where_another_study_tuned_the_baseline() -> None:
         else one
         for one in everything()
     ]
-    claims = [claim for claim in read_claims(FILE) if claim.name == "naslora-over-lora"]
-    page = write(reading_page(found, fixed, MadeUp(), claims=claims, protocol="demo"))
+    page = page_of(found, fixed, "naslora-over-lora")
     row = next(line for line in page.splitlines() if line.startswith("| NAS-LoRA is better than LoRA"))
 
     assert f"0 of {len(READINGS.points)} |" in row
 
 
-def test_the_verb_writes_the_page_and_shows_the_plan_without_records(tmp_path: Path, capsys: Any) -> None:
-    assert tables(["--readings", "design"]) == 0
-    plan = capsys.readouterr().out
+def test_the_verb_writes_the_page_and_shows_the_plan_without_records(tmp_path: Path, says) -> None:
+    plan = says(tables, "--readings", "design")
     assert "alternate: alternate=both (default) | alternate=iteration | alone: alternate=joint" in plan
     assert "carries up to 0.33 of each of 28 interactions" in plan
-    assert tables(["--readings", "--study", "rank"]) == 2
-    assert "has no readings" in capsys.readouterr().err
-    assert tables(["--readings", "--results", str(tmp_path)]) == 2
-    assert "run the readings first" in capsys.readouterr().err
-    store = RecordStore(tmp_path)
+    assert "has no readings" in says(tables, "--readings", "--study", "rank", code=2)
+    assert "run the readings first" in says(tables, "--readings", "--results", tmp_path, code=2)
     for one in everything():
-        store.write(replace(one, run=replace(one.run, protocol="nas-lora")))
+        RecordStore(tmp_path).write(replace(one, run=replace(one.run, protocol="nas-lora")))
     (broken := tmp_path / "records" / "broken.json").write_text("{")
-    assert tables(["--readings", "--results", str(tmp_path)]) == 0
-    assert "broken.json" in capsys.readouterr().err
+    assert "broken.json" in says(tables, "--readings", "--results", tmp_path)
     broken.unlink()
     assert (tmp_path / "readings" / "readings.md").is_file()
-    assert tables(["--results", str(tmp_path)]) == 0
-    assert tables(["--check", "--results", str(tmp_path)]) == 0  # it is no table that records alone would give
+    says(tables, "--results", tmp_path)
+    says(tables, "--check", "--results", tmp_path)  # it is no table that records alone would give
 
 
 def test_the_curve_is_drawn_with_a_mark_for_every_choice_and_lost_readings_at_the_edge(tmp_path: Path) -> None:

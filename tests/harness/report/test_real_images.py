@@ -2,12 +2,12 @@
 
 from __future__ import annotations
 
-import json
 import re
 from pathlib import Path
 
 import pytest
 
+from harness.archive.store import RecordStore
 from harness.cli.tables import main
 
 ROOT = Path(__file__).parents[3]
@@ -26,14 +26,11 @@ def test_the_table_of_methods_is_what_the_records_give(capsys: pytest.CaptureFix
 
 
 def test_the_numbers_with_more_images_are_in_the_records() -> None:
-    found = {}
-    for path in (ROOT / "results" / "records").glob("*.json"):
-        record = json.loads(path.read_text(encoding="utf-8"))
-        rules = record["run"]["rules"]
-        if rules["train_limit"] == 400 and record["run"]["protocol"] == "mini":
-            found[rules["image_size"], rules["batch_size"], record["run"]["seed"]] = record["scores"]["best"]["test"][
-                "iou"
-            ]
+    found = {
+        (rules["image_size"], rules["batch_size"], record.run.seed): record.scores["best"]["test"]["iou"]
+        for record in RecordStore(ROOT / "results").summaries()[0]
+        if (rules := record.run.rules)["train_limit"] == 400 and record.run.protocol == "mini"
+    }
     table = rows(PAGE.partition("## More images")[2])
     said = {(int(name[:3]), 4, seed): float(text) for name, cells in table.items() if name[:3].isdigit()
             for seed, text in enumerate(cells) if text}  # fmt: skip

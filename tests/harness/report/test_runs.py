@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import json
 import math
-from dataclasses import replace
 from pathlib import Path
 from types import ModuleType
 from typing import Any
@@ -34,16 +33,12 @@ def history(epochs: int) -> list[dict[str, Any]]:
 
 def searched() -> Record:
     """Of NAS-LoRA under the card demo with another number of epochs."""
-    rules = as_rules(resolve(load_protocol("demo", {"epochs": 7}), "kvasir"))
     return record(
-        method="naslora",
-        config={"stagewise": True, "search_start_epoch": 2, "operations": "all"},
-        rules=rules,
-        history=history(4),
-        selected_epoch=4,
+        method="naslora", config={"stagewise": True, "search_start_epoch": 2, "operations": "all"}, history=history(4),
+        rules=as_rules(resolve(load_protocol("demo", {"epochs": 7}), "kvasir")), selected_epoch=4,
         architecture=[{"a": [0.5, 0.5], "b": [0.5, 0.5]}] * 3 + [{"a": [0.9, 0.1], "b": [0.7, 0.3]}],
         cost={"step_time_s": 0.25, "peak_memory_bytes": 2.0**31, "train_time_s": 30.0},
-    )
+    )  # fmt: skip
 
 
 @pytest.fixture(autouse=True)
@@ -63,35 +58,26 @@ def results(tmp_path: Path) -> Path:
     return tmp_path
 
 
-def test_a_run_is_shown_with_rules_curve_mixtures_cost_and_files(results, capsys) -> None:
-    one = searched()
-    assert main([one.key, "--results", str(results)]) == 0
-    shown = capsys.readouterr().out
-    epochs = load_protocol("demo").epochs
+def test_a_run_is_shown_with_rules_curve_mixtures_cost_and_files(results: Path, says) -> None:
+    one, epochs = searched(), load_protocol("demo").epochs
+    shown = says(main, one.key, "--results", results)
     assert epochs != 7
     assert shown.startswith("naslora on kvasir, seed 0: OK\n")
-    assert f"    epochs 7 instead of {epochs}\n" in shown
-    assert "T_B after epoch 2" in shown
-    assert "validation s_measure (%), best checkpoint in epoch 4" in shown
-    assert "mean share over 2 sites" in shown
-    assert "w0  0.800  0.700–0.900" in shown
-    assert "w1  0.200  0.100–0.300" in shown
-    assert "best test: s_measure 90.00" in shown
-    assert "0.25 s an update (median), 30 s in updates, 2.00 GiB at most" in shown
+    for said in (
+        f"    epochs 7 instead of {epochs}\n", "T_B after epoch 2", "validation s_measure (%), best checkpoint in epoch 4",
+        "mean share over 2 sites", "w0  0.800  0.700–0.900", "w1  0.200  0.100–0.300", "best test: s_measure 90.00",
+        "0.25 s an update (median), 30 s in updates, 2.00 GiB at most",
+    ):  # fmt: skip
+        assert said in shown
     for name in (f"records/{one.key}.json", f"records/{one.key}.images.csv", f"state/{one.key}/attempt.1.log"):
         assert f"  {results / name}\n" in shown
+    failed = says(main, record(seed=5, code="OOM").key[:8], "--results", results)
+    assert failed.startswith("lora on kvasir, seed 5: OOM: asked for 90 GiB\n")
+    assert "learning curve" not in failed
 
 
-def test_a_run_that_failed_is_shown_with_its_reason(results: Path, capsys: pytest.CaptureFixture[str]) -> None:
-    assert main([record(seed=5, code="OOM").key[:8], "--results", str(results)]) == 0
-    shown = capsys.readouterr().out
-    assert shown.startswith("lora on kvasir, seed 5: OOM: asked for 90 GiB\n")
-    assert "learning curve" not in shown
-
-
-def test_json_holds_what_the_page_shows(results: Path, capsys: pytest.CaptureFixture[str]) -> None:
-    assert main([searched().key, "--results", str(results), "--json"]) == 0
-    data = json.loads(capsys.readouterr().out)
+def test_json_holds_what_the_page_shows(results: Path, says) -> None:
+    data = json.loads(says(main, searched().key, "--results", results, "--json"))
     assert data["rules_changed"]["epochs"] == {"run": 7, "card": load_protocol("demo").epochs}
     assert [one["loss"] for one in data["history"]] == [1 / epoch for epoch in range(1, 5)]
     assert data["mixtures"] == {"a": [0.9, 0.1], "b": [0.7, 0.3]}
@@ -111,51 +97,37 @@ def test_json_holds_what_the_page_shows(results: Path, capsys: pytest.CaptureFix
         (["0", "--results", "nowhere"], "results folder nowhere does not exist"),
     ],
 )
-def test_what_cannot_be_shown_is_one_line(words: list[str], said: str, results, capsys) -> None:
-    assert main([*(words if "--results" in words else [*words, "--results", str(results)])]) == 2
-    shown = capsys.readouterr()
-    assert (shown.out, shown.err.count("\n")) == ("", 1)
-    assert said in shown.err
+def test_what_cannot_be_shown_is_one_line(words: list[str], said: str, results: Path, says) -> None:
+    assert said in says(main, *words, *([] if "--results" in words else ["--results", results]), code=2)
 
 
-def test_two_runs_beside_each_other(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+def test_two_runs_beside_each_other(tmp_path: Path, says) -> None:
     first = record(0.9, seed=1, cost={"step_time_s": 0.5}, rules={"image_size": 64, "budget": "epochs"})
     rules = {"image_size": 128, "budget": "updates"}
     second = record(0.92, seed=2, config={"rank": 6}, rules=rules, cost={"step_time_s": 0.25, "gpu_hours": 1.0})
     for one in (first, second):
         RecordStore(tmp_path).write(one)
-    assert main(["--compare", first.key, second.key, "--results", str(tmp_path)]) == 0
-    shown = [" ".join(line.split()) for line in capsys.readouterr().out.splitlines()]
+    words = ["--compare", first.key, second.key, "--results", tmp_path]
+    shown = [" ".join(line.split()) for line in says(main, *words).splitlines()]
     for line in (
-        f"A: {first.key}, lora on kvasir, seed 1: OK",
-        "seed 1 2",
-        "option rank 3 6",
-        "rule image_size 64 128",
-        "rule budget epochs updates",
-        "best test s_measure 90.00 92.00 +2.00",
-        "step_time_s 0.5 0.25 -0.25",
-        "gpu_hours – 1",
-    ):
+        f"A: {first.key}, lora on kvasir, seed 1: OK", "seed 1 2", "option rank 3 6", "rule image_size 64 128",
+        "rule budget epochs updates", "best test s_measure 90.00 92.00 +2.00", "step_time_s 0.5 0.25 -0.25", "gpu_hours – 1",
+    ):  # fmt: skip
         assert line in shown
     assert not [line for line in shown if line.startswith(("benchmark", "option alpha"))]
-    assert main(["--compare", first.key, second.key, "--results", str(tmp_path), "--json"]) == 0
-    assert json.loads(capsys.readouterr().out)["differences"]["option rank"] == [3, 6]
+    assert json.loads(says(main, *words, "--json"))["differences"]["option rank"] == [3, 6]
 
 
-def test_several_runs_of_one_beginning_are_named(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+def test_several_runs_of_one_beginning_are_named(tmp_path: Path, says) -> None:
     keys: dict[str, str] = {}
     for seed in range(100):
         one = record(seed=seed)
+        RecordStore(tmp_path).write(one)
         if one.key[0] in keys:
             break
         keys[one.key[0]] = one.key
-        RecordStore(tmp_path).write(one)
-    RecordStore(tmp_path).write(one)
-    assert main([one.key[0], "--results", str(tmp_path)]) == 2
-    said = capsys.readouterr().err
-    assert one.key in said
-    assert keys[one.key[0]] in said
-    assert "give more of it" in said
+    said = says(main, one.key[0], "--results", tmp_path, code=2)
+    assert all(words in said for words in (one.key, keys[one.key[0]], "give more of it"))
 
 
 @pytest.mark.parametrize(
@@ -168,44 +140,39 @@ def test_several_runs_of_one_beginning_are_named(tmp_path: Path, capsys: pytest.
         (["decoder"], "decoder on kvasir, seed 0: OK"),
     ],
 )
-def test_a_run_is_found_by_the_words_of_a_cell(words: list[str], said: str, tmp_path, capsys) -> None:
-    made = [record(seed=0), record(seed=1), record(method="decoder"), record(config={"rank": 9}, variant="wide")]
-    for one in made:
+def test_a_run_is_found_by_the_words_of_a_cell(words: list[str], said: str, tmp_path: Path, says) -> None:
+    for one in (record(), record(seed=1), record(method="decoder"), record(config={"rank": 9}, variant="wide")):
         RecordStore(tmp_path).write(one)
-    assert main([*words, "--results", str(tmp_path)]) == 0
-    assert capsys.readouterr().out.startswith(said)
+    assert says(main, *words, "--results", tmp_path).startswith(said)
 
 
-def test_words_that_fit_several_runs_name_them(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+def test_words_that_fit_several_runs_name_them(tmp_path: Path, says) -> None:
     for seed in (0, 1):
         RecordStore(tmp_path).write(record(seed=seed))
-    assert main(["lora kvasir", "--results", str(tmp_path)]) == 2
-    said = capsys.readouterr().err
+    said = says(main, "lora kvasir", "--results", tmp_path, code=2)
     assert "'lora kvasir' fits 2 runs: " in said
     assert f"{record(seed=1).key} (lora on kvasir, seed 1, demo, tiny)" in said
 
 
-def test_a_long_list_of_one_folders_own_runs_says_how_many_it_leaves_out(tmp_path, capsys) -> None:
+def test_a_long_list_of_one_folders_own_runs_says_how_many_it_leaves_out(tmp_path: Path, says) -> None:
     here, there = RecordStore(tmp_path / "here"), RecordStore(tmp_path / "there")
     for seed in range(42):
         here.write(record(seed=seed))
     there.write(record(seed=0))
-    assert main(["--compare", str(here.root), str(there.root)]) == 0
-    shown = capsys.readouterr().out.splitlines()
+    shown = says(main, "--compare", here.root, there.root).splitlines()
     assert len([line for line in shown if line.startswith("A alone: lora on ")]) == 40
     assert shown[-1] == "A alone: 1 more (--json has all)"
 
 
-def test_two_results_folders_beside_each_other(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+def test_two_results_folders_beside_each_other(tmp_path: Path, says) -> None:
     here, there = RecordStore(tmp_path / "here"), RecordStore(tmp_path / "there")
     for store, second, rank in ((here, 0.9, 3), (there, 0.925, 6)):
         store.write(record(0.8, seed=0))
-        store.write(replace(record(seed=1), scores={"best": {"test": {"ber": 0.1, "s_measure": second}}}))
+        store.write(record(seed=1, scores={"best": {"test": {"ber": 0.1, "s_measure": second}}}))
         store.write(record(seed=2, config={"rank": rank}))
     here.write(record(seed=7))
     there.write(record(code="OOM", benchmark="leaf"))
-    assert main(["--compare", str(here.root), str(there.root)]) == 0
-    shown = [" ".join(line.split()) for line in capsys.readouterr().out.splitlines()]
+    shown = [" ".join(line.split()) for line in says(main, "--compare", here.root, there.root).splitlines()]
     for line in (
         "2 runs in both, 1 of them with the same scores to the last digit",
         "1 of the same name under other rules, options, data or weights (*)",
@@ -215,13 +182,11 @@ def test_two_results_folders_beside_each_other(tmp_path: Path, capsys: pytest.Ca
     ):
         assert line in shown
     assert not [line for line in shown if line.startswith("lora, seed 0 ")]
-    assert main(["--compare", str(here.root), str(there.root), "--json"]) == 0
-    data = json.loads(capsys.readouterr().out)
+    data = json.loads(says(main, "--compare", here.root, there.root, "--json"))
     assert [pair["differences"]["best test s_measure"] for pair in data["both"]] == pytest.approx([0, 2.5, 0], abs=1e-9)
     assert data["A"] == [record(seed=7).key]
-    for words in ([str(here.root), str(tmp_path)], ["lora 1", str(there.root)]):
-        assert main(["--compare", *words]) == 2
-        assert "is no results folder (it has no records/), and the other one is" in capsys.readouterr().err
+    for words in ((here.root, tmp_path), ("lora 1", there.root)):
+        assert "is no results folder (it has no records/), and the other one" in says(main, "--compare", *words, code=2)
 
 
 def test_a_curve_has_its_extremes_as_labels_and_blanks_where_nothing_was_measured() -> None:
@@ -231,33 +196,23 @@ def test_a_curve_has_its_extremes_as_labels_and_blanks_where_nothing_was_measure
     assert top == " " * 18 + "█" * 6
     assert bottom == "▁" * 6 + " " * 12 + "█" * 6
     assert mark.index("↑") == 11  # the last column of epoch 2
-
-
-def test_a_long_curve_fits_the_terminal() -> None:
-    lines = curve({epoch: float(epoch) for epoch in range(1, 501)}, epochs=500, height=4, mark=250)
-    assert max(map(len, lines)) <= 78
-    assert len(lines) == 5
-
-
-def test_nothing_measured_is_no_curve() -> None:
     assert curve({1: math.nan}, epochs=1, height=4) == []
+    long = curve({epoch: float(epoch) for epoch in range(1, 501)}, epochs=500, height=4, mark=250)
+    assert max(map(len, long)) <= 78
+    assert len(long) == 5
 
 
 def test_a_record_says_where_the_time_of_its_run_went() -> None:
     cost = {"stage_start_s": 5.0, "stage_training_s": 80.0, "stage_testing_s": 14.8, "stage_other_s": 0.2}
-    once = replace(record(), cost={**cost, "passes_s": 90.0, "step_time_s": 1.0, "wall_time_s": 80.0})
-    lines = runs._where_time_went(once)
-    assert " ".join(lines) == (
+    once = record(cost={**cost, "passes_s": 90.0, "step_time_s": 1.0, "wall_time_s": 80.0})
+    assert " ".join(runs._where_time_went(once)) == (
         "100 s from start to record: start 5 %, training 80 %, testing 15 %; outside the network's passes 10 %"
     )
-    assert runs._where_time_went(replace(record(), cost={"step_time_s": 1.0})) == []
-
-
-def test_the_times_of_a_run_that_went_on_add_up() -> None:
+    assert runs._where_time_went(record(cost={"step_time_s": 1.0})) == []
+    # those of a run that went on add up
     stages = {"stage_start_s": 5.0, "stage_training_s": 70.0, "stage_validating_s": 10.0, "stage_testing_s": 15.0}
-    twice = replace(record(), cost={**stages, "passes_s": 90.0, "wall_time_s": 200.0}, attempts=2)
-    said = " ".join(runs._where_time_went(twice))
-    assert said.startswith(
+    twice = record(cost={**stages, "passes_s": 90.0, "wall_time_s": 200.0}, attempts=2)
+    assert " ".join(runs._where_time_went(twice)).startswith(
         "220 s in all: 120 s of training before the last of 2 starts, then 100 s from start to record: "
     )
 

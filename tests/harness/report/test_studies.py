@@ -24,32 +24,26 @@ ASKED_FOR = {
 }
 
 
-def test_every_table_of_the_paper_has_a_study() -> None:
+def test_every_table_of_the_paper_has_a_study_and_every_score_that_it_may_name_a_title() -> None:
     assert set(study_names()) >= ASKED_FOR
+    assert set(get_args(Score)) == set(SCORE_TITLES)
+    three, none = (study_from_dict({**GOOD, **seeds}, name="mine").seeds for seeds in ({"seeds": 3}, {}))
+    assert three == none == (0, 1, 2)
 
 
 @pytest.mark.parametrize("name", study_names())
-def test_a_study_names_real_protocols_backbones_methods_and_options(name: str) -> None:
+def test_a_study_names_real_protocols_backbones_methods_and_options_and_no_run_twice(name: str) -> None:
     study = load_study(name)
     protocol = load_protocol(study.protocol, study.set)
-    for backbone in study.backbones or (protocol.backbone,):
-        shape = backbone_shape(backbone)
-        for entry in study.entries:
-            config = method_config_class(entry.method)(**{**protocol.methods.get(entry.method, {}), **entry.options})
-            assert config.encoder_parameters(shape) >= 0
-    assert study.entries or study.phases or study.table.kind == "cost"
-    assert all(load_study(phase.study).entries for phase in study.phases)
-
-
-@pytest.mark.parametrize("name", study_names())
-def test_no_two_rows_of_a_study_are_the_same_run(name: str) -> None:
-    study = load_study(name)
-    methods = load_protocol(study.protocol, study.set).methods
     configs = [
-        (entry.method, method_config_class(entry.method)(**{**methods.get(entry.method, {}), **entry.options}))
+        method_config_class(entry.method)(**{**protocol.methods.get(entry.method, {}), **entry.options})
         for entry in study.entries
     ]
-    assert len(set(configs)) == len(configs)
+    assert len({(entry.method, config) for entry, config in zip(study.entries, configs, strict=True)}) == len(configs)
+    for backbone in study.backbones or (protocol.backbone,):
+        assert all(config.encoder_parameters(backbone_shape(backbone)) >= 0 for config in configs)
+    assert study.entries or study.phases or study.table.kind == "cost"
+    assert all(load_study(phase.study).entries for phase in study.phases)
 
 
 def test_a_copied_file_is_a_study(tmp_path: Path) -> None:
@@ -66,10 +60,6 @@ def test_a_copied_file_is_a_study(tmp_path: Path) -> None:
 GOOD: dict[str, Any] = {"title": "t", "benchmarks": ["kvasir"], "entries": ["lora"]}
 
 
-def test_every_score_that_a_study_may_name_has_a_title_in_tables() -> None:
-    assert set(get_args(Score)) == set(SCORE_TITLES)
-
-
 @pytest.mark.parametrize(
     ("changes", "message"),
     [
@@ -78,24 +68,16 @@ def test_every_score_that_a_study_may_name_has_a_title_in_tables() -> None:
         ({"benchmarks": ["kvasirr"]}, "did you mean 'kvasir'"),
         ({"entries": ["lora", "lora"]}, "two entries are labelled 'lora'"),
         ({"entries": [{"label": "x"}]}, "entries.0.method: is missing"),
-        ({"entries": [{"method": "lora", "option": {}}]}, "did you mean 'options'"),
-        ({"table": {"score": ["best"]}}, "did you mean 'scores'"),
-        ({"table": {"splits": {"kvasir": [1]}}}, "splits.kvasir.0=1 must be text"),
         ({"table": {"splits": {"kvasirr": "test"}}}, "did you mean 'kvasir'"),
         ({"table": {"metrics": [["iou"]]}}, "must be paper, or a list of metrics' names"),
         ({"table": {"metrics": ["iou", "iouu"]}}, r"unknown metric 'iouu' \(did you mean 'iou'"),
         ({"seeds": 0}, "seeds=0 must be"),
         ({"seeds": [1, 1]}, "must be a number of seeds, or a list of different"),
         ({"seeds": 10**30}, "at most 1000 seeds"),
-        ({"set": {1: 2}}, "=1 must be text"),
-        ({"budget": "hours"}, "must be '', 'epochs' or 'updates'"),
         ({"tune": {"lr": [1e-3]}}, "tune.lr=.* must be at least two different values"),
         ({"seeds": [-1]}, "seeds.0=-1 must be greater than or equal to 0"),
         ({"readings": {"method": "lora"}}, "must be a mapping with method and fields"),
-        ({"phases": [{"study": "main"}]}, "phases.0.title: is missing"),
-        ({"phases": [{"study": "main", "title": "t", "sedes": 1}]}, "did you mean 'seeds'"),
         ({"phases": [{"study": "main", "title": "t"}]}, "benchmarks belongs into the study of a phase"),
-        ({"table": {"scores": ["bst"]}}, "scores.0='bst' must be 'best'"),
         ({"table": {"baseline": "loraa"}}, "did you mean 'lora'"),
     ],
 )
@@ -112,14 +94,6 @@ def test_an_unknown_study_gets_the_nearest_name() -> None:
         load_study("stagewise.yaml")
 
 
-def test_a_study_that_names_no_seeds_has_three() -> None:
-    assert (
-        study_from_dict(GOOD, name="mine").seeds
-        == study_from_dict({**GOOD, "seeds": 3}, name="mine").seeds
-        == (0, 1, 2)
-    )
-
-
 @pytest.mark.parametrize("method", ["convlora", "naslora"])  # its name before "lr" in the alphabet, and behind it
 def test_the_grid_of_one_method_counts_before_that_of_all(method: str) -> None:
     grids = {f"{method}.lr": [1e-4, 1e-3], "lr": [1e-2, 1e-1]}
@@ -128,7 +102,7 @@ def test_the_grid_of_one_method_counts_before_that_of_all(method: str) -> None:
     assert grid_of("lora", {"lr": 1.0}, grids) == {}
 
 
-@pytest.mark.parametrize("content", ["title: [", "- a\n- b\n", "", "\x00"])
+@pytest.mark.parametrize("content", ["title: [", "- a\n- b\n", ""])
 def test_a_file_that_is_no_study_is_one_line(tmp_path: Path, content: str) -> None:
     path = tmp_path / "bad.yaml"
     path.write_text(content, encoding="utf-8")

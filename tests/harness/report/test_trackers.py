@@ -4,11 +4,11 @@ from __future__ import annotations
 
 import json
 import os
+import shutil
 import struct
 import subprocess
 import sys
 from collections.abc import Iterator
-from dataclasses import replace
 from importlib.util import find_spec
 from pathlib import Path
 from typing import Any
@@ -16,9 +16,10 @@ from typing import Any
 import numpy as np
 import pandas as pd
 import pytest
+from PIL import Image
 
 from harness.archive.masks import KeptMask, encoded_masks
-from harness.archive.schema import Code, Record, Run
+from harness.archive.schema import Record, Run
 from harness.archive.store import RecordStore
 from harness.cli import metrics, records, tables
 from harness.protocols.load import card_rules
@@ -28,11 +29,14 @@ EPOCHS = ((1, 0.9, 0.25), (2, 0.5, 0.75))
 """Epoch, loss, validation."""
 
 
-def _run(seed: int) -> Run:
+def _run(seed: int, method: str = "naslora", **config: Any) -> Run:
     return Run(
-        method="naslora", method_config={"rank": 3}, variant="naslora", benchmark="kvasir", backbone="tiny", checkpoint="",
+        method=method, method_config=config, variant=method, benchmark="kvasir", backbone="tiny", checkpoint="",
         protocol="demo", protocol_hash="0" * 8, rules=card_rules("demo", "kvasir") or {}, seed=seed, manifest="m", split_rule="r",
     )  # fmt: skip
+
+
+SEARCHED = _run(0, rank=3)
 
 
 @pytest.fixture(scope="module")
@@ -41,25 +45,23 @@ def archive(tmp_path_factory: pytest.TempPathFactory) -> Path:
     root = tmp_path_factory.mktemp("runs")
     mask = np.zeros((4, 4), dtype=np.uint8)
     masks = encoded_masks([KeptMask(split="test", stem="a", predicted=mask + 1, truth=mask)])
+    told: Any = {
+        "history": [{"epoch": e, "loss": loss, "lr": 1e-3, "val": {"s_measure": val}} for e, loss, val in EPOCHS],
+        "architecture": [{"blocks.0.qkv": [0.125] * 8}, {"blocks.0.qkv": [0.3, *[0.1] * 7]}],
+    }
     scores = {"best": {"test": {"iou": 0.5, "s_measure": 0.5}}}
-    codes: tuple[Code, ...] = ("OK", "OK", "OOM")
-    for seed, code in enumerate(codes):
-        run = _run(seed) if code == "OK" else replace(_run(seed), method="lora", variant="lora", method_config={})
-        history = [{"epoch": e, "loss": loss, "lr": 1e-3, "val": {"s_measure": val}} for e, loss, val in EPOCHS]
-        shares = [{"blocks.0.qkv": [0.125] * 8}, {"blocks.0.qkv": [0.3, *[0.1] * 7]}]
-        of_code: Any = {"code": code, "scores": scores if code == "OK" else {}}
-        record = Record(run=run, key=run.key, history=history, architecture=shares, **of_code)
-        RecordStore(root).write(record, masks_png=masks)
+    for run in (SEARCHED, _run(1, rank=3)):
+        RecordStore(root).write(Record(run=run, key=run.key, code="OK", scores=scores, **told), masks_png=masks)
+    failed = _run(2, "lora")
+    RecordStore(root).write(Record(run=failed, key=failed.key, code="OOM", **told), masks_png=masks)
     return root
 
 
 def _export(archive: Path, target: str, out: Path) -> None:
     """In a process of its own: some of them keep a folder, or a service, for as long as they live."""
     words = ["records", "export", "--to", target, str(out), "--results", str(archive)]
-    quiet = {**os.environ, "PYTHONWARNINGS": "ignore"}
-    done = subprocess.run(
-        [sys.executable, "-m", "harness", *words], capture_output=True, text=True, check=False, env=quiet
-    )
+    command, quiet = [sys.executable, "-m", "harness", *words], {**os.environ, "PYTHONWARNINGS": "ignore"}
+    done = subprocess.run(command, capture_output=True, text=True, check=False, env=quiet)
     assert done.returncode == 0, done.stderr
     assert "2 runs" in done.stdout
 
@@ -115,20 +117,14 @@ def test_an_offline_run_of_wandb_holds_the_record(archive: Path, tmp_path: Path)
     files = sorted((tmp_path / "w" / "wandb").glob("offline-run-*/*.wandb"))
     assert len(files) == 2
     found = list(_wandb_records(files[0].read_bytes()))
-    (config,) = [
-        {one.key: json.loads(one.value_json) for one in record.run.config.update}
-        for record in found
-        if record.HasField("run")
-    ]
-    assert config["image_size"] == 128
-    assert config["naslora.rank"] == 3
-    history = [
-        {"/".join(one.nested_key): json.loads(one.value_json) for one in record.history.item}
-        for record in found
-        if record.HasField("history")
-    ]
+    runs, steps, ends = (
+        [getattr(r, kind) for r in found if r.HasField(kind)] for kind in ("run", "history", "summary")
+    )
+    config = {one.key: json.loads(one.value_json) for run in runs for one in run.config.update}
+    assert (config["image_size"], config["naslora.rank"]) == (128, 3)
+    history = [{"/".join(one.nested_key): json.loads(one.value_json) for one in step.item} for step in steps]
     assert [one["train/loss"] for one in history] == [0.9, 0.5]
-    summary = {one.key: json.loads(one.value_json) for r in found if r.HasField("summary") for one in r.summary.update}
+    summary = {one.key: json.loads(one.value_json) for end in ends for one in end.update}
     assert summary["best/test/iou"] == 0.5
     assert len(list(files[0].parent.glob("files/media/images/**/*.png"))) == 1
 
@@ -168,13 +164,11 @@ def test_mlflow_finds_runs_metrics_parameters_and_pictures(archive: Path, tmp_pa
 
 def test_tables_hold_the_same_numbers_in_both_forms(archive: Path, tmp_path: Path) -> None:
     _require("pyarrow")
-    import pyarrow.parquet
-
     for form in ("csv", "parquet"):
         assert records.main(["export", "--to", form, str(tmp_path / form), "--results", str(archive)]) == 0
     assert sorted(one.stem for one in (tmp_path / "csv").iterdir()) == ["alphas", "history", "scores"]
     for name in ("alphas", "history", "scores"):
-        read = pyarrow.parquet.read_table(tmp_path / "parquet" / f"{name}.parquet").to_pandas()
+        read = pd.read_parquet(tmp_path / "parquet" / f"{name}.parquet")
         text = pd.read_csv(tmp_path / "csv" / f"{name}.csv", keep_default_na=False, dtype={"protocol_hash": str})
         assert read.to_dict("records") == text.to_dict("records")
     history = pd.read_csv(tmp_path / "csv" / "history.csv")
@@ -183,42 +177,37 @@ def test_tables_hold_the_same_numbers_in_both_forms(archive: Path, tmp_path: Pat
 
 def test_a_page_of_numbers_is_the_same_as_csv_and_as_parquet(archive: Path, tmp_path: Path) -> None:
     _require("pyarrow")
-    import pyarrow.parquet
-
     for form in ("csv", "parquet"):
         assert tables.main(["--results", str(archive), "--format", form]) == 0
     text = pd.read_csv(archive / "tables" / "demo.csv", dtype={"protocol_hash": str, "seeds": str, "planned": str})
-    read = pyarrow.parquet.read_table(archive / "tables" / "demo.parquet").to_pandas()
+    read = pd.read_parquet(archive / "tables" / "demo.parquet")
     assert list(read.columns) == list(text.columns)
     assert read["protocol_hash"].tolist() == text["protocol_hash"].tolist() == ["0" * 8] * len(text)
     assert np.array_equal(read["mean"].to_numpy(dtype=float), text["mean"].to_numpy(dtype=float), equal_nan=True)
     assert 0.5 in read["mean"].tolist()
 
 
-def test_images_of_a_folder_are_scored_into_parquet_too(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+def test_images_of_a_folder_are_scored_into_parquet_too(tmp_path: Path, says) -> None:
     _require("pyarrow")
-    import pyarrow.parquet
-    from PIL import Image
-
-    for name in ("predicted", "truth"):
-        (tmp_path / name).mkdir()
+    folders = {"--pred": tmp_path / "predicted", "--gt": tmp_path / "truth"}
+    for folder in folders.values():
+        folder.mkdir()
         for stem in ("a", "b"):
-            Image.fromarray(np.eye(8, dtype=np.uint8) * 255).save(tmp_path / name / f"{stem}.png")
-    folders = ["--pred", str(tmp_path / "predicted"), "--gt", str(tmp_path / "truth")]
-    for form in ("csv", "parquet"):
-        assert metrics.main([*folders, "--per-image", str(tmp_path / f"images.{form}")]) == 0
-    read = pyarrow.parquet.read_table(tmp_path / "images.parquet").to_pandas()
+            Image.fromarray(np.eye(8, dtype=np.uint8) * 255).save(folder / f"{stem}.png")
+    words = [word for pair in folders.items() for word in pair]
+    for form in ("csv", "parquet", "parquet"):  # its own is overwritten
+        says(metrics.main, *words, "--per-image", tmp_path / f"images.{form}")
+    read = pd.read_parquet(tmp_path / "images.parquet")
     text = pd.read_csv(tmp_path / "images.csv", keep_default_na=False)
     assert read["stem"].tolist() == text["stem"].tolist() == ["a", "b"]
     assert read["iou"].tolist() == text["iou"].tolist() == [1.0, 1.0]
-    assert metrics.main([*folders, "--per-image", str(tmp_path / "images.parquet")]) == 0  # its own is overwritten
     (tmp_path / "mine.parquet").write_text("something else")
-    assert metrics.main([*folders, "--per-image", str(tmp_path / "mine.parquet")]) == 2
+    says(metrics.main, *words, "--per-image", tmp_path / "mine.parquet", code=2)
 
 
 @pytest.mark.parametrize("wrong", ["not installed", "not empty", "no folder", "none meant", "damaged"])
-def test_bad_input_is_one_line_and_nothing_half_written(archive: Path, tmp_path, monkeypatch, capsys, wrong: str):
-    out, more = tmp_path / "out", list[str]()
+def test_bad_input_is_one_line_and_nothing_half_written(archive: Path, tmp_path, monkeypatch, says, wrong: str):
+    out, more, results = tmp_path / "out", [], archive
     if wrong == "not installed":
         monkeypatch.setattr(trackers, "find_spec", lambda name: None)
     elif wrong == "not empty":
@@ -230,14 +219,9 @@ def test_bad_input_is_one_line_and_nothing_half_written(archive: Path, tmp_path,
         more = ["--protocol", "standard"]
     else:
         pytest.importorskip("tensorboard")
-        masks = RecordStore(archive).masks_path(_run(0).key)
-        content = masks.read_bytes()
-        masks.write_bytes(content[:-20])
+        results = Path(shutil.copytree(archive, tmp_path / "damaged"))
+        masks = RecordStore(results).masks_path(SEARCHED.key)
+        masks.write_bytes(masks.read_bytes()[:-20])
     before = sorted(tmp_path.rglob("*"))
-    try:
-        assert records.main(["export", "--to", "tensorboard", str(out), "--results", str(archive), *more]) == 2
-    finally:
-        if wrong == "damaged":
-            masks.write_bytes(content)
-    assert len(capsys.readouterr().err.splitlines()) == 1
+    says(records.main, "export", "--to", "tensorboard", out, "--results", results, *more, code=2)
     assert sorted(tmp_path.rglob("*")) == before

@@ -1,7 +1,13 @@
-"""What a page says of a rate that was chosen."""
+"""What a page says of a rate that was chosen, and of a configuration that is not what the method's name is taken for."""
 
 from __future__ import annotations
 
+from typing import Any
+
+import pytest
+
+from harness.comparison.grids import grids
+from harness.comparison.rows import is_entry
 from harness.report.score_tables import tuning_tables
 from harness.report.titles import titled_grids
 from tests.harness.report.sample import MadeUp, record
@@ -35,3 +41,39 @@ def test_benchmarks_with_one_choice_share_a_row_in_the_order_of_the_columns() ->
         ["lora", "Kvasir-SEG, Road", "Sα ↑ on Kvasir-SEG", "lr=0.01"],
         ["lora", "ISIC 2017", "Sα ↑ on ISIC 2017", "lr=0.1"],
     ]
+
+
+CONVLORA = {"lr": None, "blocks": "all", "sites": "qkv", "rank": 3, "alpha": 32.0, "experts": 8, "balance": 0.01}
+
+
+def labels(*records: Any) -> list[str]:
+    (grid,) = grids(records, MadeUp())
+    return [row.shown for row in grid.rows]
+
+
+@pytest.mark.parametrize(("gate", "label"), [("released", "convlora"), ("switch", "convlora (Switch gate)")])
+def test_conv_loras_row_says_whose_gate_it_has(gate: str, label: str) -> None:
+    assert labels(record(method="convlora", config={**CONVLORA, "gate": gate})) == [label]
+
+
+def test_records_under_the_gates_older_name_share_a_row_with_those_under_its_new_one() -> None:
+    older, newer = (
+        record(method="convlora", seed=seed, config={**CONVLORA, "gate": gate, **more})
+        for seed, gate, more in ((0, "intended", {}), (1, "switch", {"expert_bias": "uniform"}))
+    )
+    assert labels(older, newer) == ["convlora (Switch gate)"]
+    assert all(is_entry(one, {"gate": gate}) for one in (older, newer) for gate in ("switch", "intended"))
+    assert not is_entry(older, {"gate": "released"})
+
+
+def test_another_start_of_the_experts_is_another_row() -> None:
+    zero, uniform = (
+        record(method="convlora", seed=seed, config={**CONVLORA, "gate": "released", "expert_bias": bias})
+        for seed, bias in enumerate(("zero", "uniform"))
+    )
+    assert len(set(labels(zero, uniform))) == 2
+
+
+def test_a_method_that_is_not_known_here_has_no_note() -> None:
+    assert labels(record(method="elsewhere", config={"width": 3})) == ["elsewhere"]
+    assert labels(record(method="convlora", config={"gate": ["no", "gate"]})) == ["convlora"]

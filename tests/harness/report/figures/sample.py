@@ -3,8 +3,11 @@
 from __future__ import annotations
 
 from pathlib import Path
+from typing import Any
 
+from harness.archive.archive import Archive
 from harness.archive.measured import EvidenceStore
+from harness.report.figures.material import Material, materials
 from tests.harness.report.html.sample import write_comparison
 from tests.harness.report.sample import evidence
 
@@ -19,3 +22,9 @@ def write_results(root: Path, *, seeds: int = 2, label: str = "naslora", epochs:
         place = METHODS.index(one.run.method)
         merge = {"exact": [1e-7] * 4} if place else {}
         EvidenceStore(root).write(evidence(one.key, shift=place - one.run.seed / 10, merge=merge))
+
+
+def material_of(root: Path, **options: Any) -> Material:
+    """The only sheet of a results folder."""
+    (material,) = materials(Archive(root), **options)
+    return material

@@ -13,7 +13,6 @@ import numpy as np
 import pytest
 from matplotlib.text import Annotation
 
-from harness.archive.archive import Archive
 from harness.archive.store import RecordStore
 from harness.cli import figures as verb
 from harness.cli import tables
@@ -22,14 +21,15 @@ from harness.registry import METHODS
 from harness.report.figures import FIGURES, draw
 from harness.report.figures.curves import largest_drop
 from harness.report.figures.insides import merged
-from harness.report.figures.material import NothingToDrawError, materials
+from harness.report.figures.material import NothingToDrawError
 from harness.report.figures.mixtures import cap
 from harness.report.figures.pareto import _scale, front
 from harness.report.figures.ranks import cliques
 from harness.report.figures.style import COLUMN, PAGE, encoded, limits, looks, new_figure, split_by_length
 from harness.studies import study_from_dict
-from tests.harness.report.figures.sample import METRICS, write_results
+from tests.harness.report.figures.sample import METRICS, material_of, write_results
 from tests.harness.report.sample import record
+from tests.values import there
 
 FROM_THESE = [
     name for name in FIGURES if name not in ("masks", "strip", "lengths", "readings")
@@ -45,7 +45,7 @@ def results(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 @pytest.mark.parametrize("name", FROM_THESE)
 def test_every_figure_fits_a_paper_and_says_what_it_shows(results: Path, name: str):
-    (material,) = materials(Archive(results))
+    material = material_of(results)
     drawings = dict(draw(name, material))
     assert drawings
     for stem, drawing in drawings.items():
@@ -56,22 +56,22 @@ def test_every_figure_fits_a_paper_and_says_what_it_shows(results: Path, name: s
         assert drawing.figure.axes
 
 
-def test_equal_records_give_equal_bytes_in_another_process(results: Path, tmp_path: Path):
-    outs = [tmp_path / "first", tmp_path / "second"]
-    assert verb.main(["forest", "pareto", "--results", str(results), "--out", str(outs[0])]) == 0
-    subprocess.run(
-        [sys.executable, "-m", "harness", "figures", "forest", "pareto", "--results", str(results), "--out", str(outs[1])],
-        check=True, capture_output=True, env={**os.environ, "PYTHONHASHSEED": "5", "MPLBACKEND": "pdf"},
-    )  # fmt: skip
-    files = sorted(path.name for path in outs[0].iterdir())
+def test_equal_records_give_equal_bytes_in_another_process(results: Path, tmp_path: Path, says):
+    first, second = tmp_path / "first", tmp_path / "second"
+    words = ["forest", "--results", str(results), "--out"]
+    says(verb.main, *words, first)
+    environment = {**os.environ, "PYTHONHASHSEED": "5", "MPLBACKEND": "pdf"}
+    command = [sys.executable, "-m", "harness", "figures", *words, str(second)]
+    subprocess.run(command, check=True, capture_output=True, env=environment)
+    files = sorted(path.name for path in first.iterdir())
     assert {Path(name).suffix for name in files} == {".svg", ".pdf", ".png", ".txt"}
-    assert files == sorted(path.name for path in outs[1].iterdir())
+    assert files == sorted(path.name for path in second.iterdir())
     for name in files:
-        assert (outs[0] / name).read_bytes() == (outs[1] / name).read_bytes(), name
+        assert (first / name).read_bytes() == (second / name).read_bytes(), name
 
 
 def test_files_hold_their_fonts_and_no_date(results: Path):
-    (material,) = materials(Archive(results))
+    material = material_of(results)
     ((stem, drawing),) = draw("forest", material)
     vector = encoded(drawing.figure, "svg", title=stem, caption=drawing.caption)
     page = encoded(drawing.figure, "pdf", title=stem, caption=drawing.caption)
@@ -118,12 +118,10 @@ def test_the_front_of_an_error_keeps_the_lowest(tmp_path: Path):
             scores = {"best": {"test": {METRICS[benchmark]: 0.1 * (place + 1)}}}
             counts = {"encoder": 1000 * (place + 1), "decoder": 1, "trainable": 1, "total": 9000}
             RecordStore(tmp_path).write(record(method=method, benchmark=benchmark, scores=scores, parameters=counts))
-    (material,) = materials(Archive(tmp_path))
+    material = material_of(tmp_path)
     lines = {drawing.benchmark: drawing.figure.axes[0].lines[0] for _, drawing in draw("pareto", material)}
-    assert {name: np.asarray(line.get_ydata(), dtype=float).round().tolist() for name, line in lines.items()} == {
-        "kvasir": [10, 20, 30],
-        "sbu": [10],
-    }
+    heights = {name: np.asarray(line.get_ydata(), dtype=float).round().tolist() for name, line in lines.items()}
+    assert heights == {"kvasir": [10, 20, 30], "sbu": [10]}
 
 
 def test_merged_less_unmerged_is_below_zero_where_merging_costs_score(tmp_path: Path):
@@ -131,20 +129,14 @@ def test_merged_less_unmerged_is_below_zero_where_merging_costs_score(tmp_path: 
         scores = {name: {"test": {"s_measure": value}} for name, value in (("best", 0.9), ("merged-exact", 0.88))}
         report = {"mode": "exact", "folded": ["a"], "left": {}, "relative_deviation": 1e-6}
         RecordStore(tmp_path).write(record(seed=seed, scores=scores, merge={"exact": report}))
-    (material,) = materials(Archive(tmp_path))
+    material = material_of(tmp_path)
     (one,) = merged(material)
-    assert one.difference is not None
-    assert one.difference.mean == pytest.approx(-2.0)
+    assert there(one.difference).mean == pytest.approx(-2.0)
 
 
 @pytest.mark.parametrize(("caps", "shown"), [((0.3, 0.4), 0.4), ((0.3, None), None), ((None, None), None)])
 def test_a_cap_is_shown_where_every_run_knows_it(caps: tuple[float | None, ...], shown: float | None):
     assert cap([record(budget={} if one is None else {"share_cap": one}) for one in caps]) == shown
-
-
-def test_a_collapsed_row_does_not_flatten_the_axis():
-    low, high = limits([80.0, 81.0, 82.0, 83.0, 84.0, 10.0], margin=0.15)
-    assert 70 < low < 80 < 84 < high
 
 
 @pytest.mark.parametrize(
@@ -167,7 +159,7 @@ def test_an_axis_of_costs_has_more_than_one_tick(costs: tuple[float, ...], ticks
 
 def test_rows_beyond_the_axis_are_named_where_they_are(tmp_path: Path):
     """One of a score where less is better collapses upwards; the arrow must not point down."""
-    (material,) = materials(Archive(_collapsed(tmp_path, "sbu")))
+    material = material_of(_collapsed(tmp_path, "sbu"))
     (drawing,) = [one for stem, one in draw("pareto", material) if stem.endswith("sbu")]
     (note,) = drawing.figure.axes[0].texts
     assert note.get_text() == "99.0, 98.0"
@@ -189,74 +181,56 @@ def _collapsed(root: Path, benchmark: str) -> Path:
 def test_rows_that_read_alike_when_cut_are_numbered_and_spelt_out(tmp_path: Path):
     write_results(tmp_path)
     begin = "scale=10.667, alternate=iteration, style="
-    study = study_from_dict(
-        {
-            "title": "t", "protocol": "demo", "benchmarks": ["kvasir", "leaf"], "seeds": 2,
-            "entries": [{"label": begin + end, "method": name} for end, name in (("linear", "decoder"), ("darts", "lora"))]
-            + ["naslora"],
-        },
-        name="mine",
-    )  # fmt: skip
-    (material,) = materials(Archive(tmp_path), study=study, baseline="naslora")
+    entries = [{"label": begin + end, "method": name} for end, name in (("linear", "decoder"), ("darts", "lora"))]
+    asked = {"title": "t", "protocol": "demo", "benchmarks": ["kvasir", "leaf"], "seeds": 2}
+    study = study_from_dict({**asked, "entries": [*entries, "naslora"]}, name="mine")
+    material = material_of(tmp_path, study=study, baseline="naslora")
     assert material.short(material.baseline) == "naslora"
-    one, other = (material.short(row, most=24) for row in material.grid.rows[:2])
-    assert (one, other) == ("scale=10.667, alter… [1]", "scale=10.667, alter… [2]")
+    cut = [material.short(row, most=24) for row in material.grid.rows[:2]]
+    assert cut == ["scale=10.667, alter… [1]", "scale=10.667, alter… [2]"]
     ((_, drawing),) = draw("forest", material)
     assert f"Rows cut short: [1] {begin}linear; [2] {begin}darts." in drawing.caption
 
 
-def test_many_panels_go_on_another_page():
+def test_no_figure_is_too_small_for_its_labels_which_are_text_whatever_they_hold(tmp_path: Path, recwarn):
+    label = r"<script>$\frac$_{x" + "scale=10.667, alternate=iteration, style=linear, norm=batch, sites=q,k,v" * 2
+    write_results(tmp_path, seeds=1, label=label)
+    material = material_of(tmp_path)
+    for name in ("curves", "pareto", "forest", "alpha", "alpha-entropy"):
+        for stem, drawing in draw(name, material):
+            assert b"<script>" not in encoded(drawing.figure, "svg", title=stem, caption=drawing.caption)
+    assert [str(one.message) for one in recwarn if "constrained_layout" in str(one.message)] == []
+
+
+def test_cliques_limits_and_pages_of_a_figure():
+    """What is no further apart than the critical difference is joined, a collapsed row flattens no axis, panels are split."""
+    assert cliques([1.0, 1.5, 3.0, 3.4], 2.0) == [(0, 2), (1, 3)]
+    assert cliques([1.0, 4.0], 2.0) == []
+    low, high = limits([80.0, 81.0, 82.0, 83.0, 84.0, 10.0], margin=0.15)
+    assert 70 < low < 80 < 84 < high
     assert list(split_by_length("abcdefg", columns=3, height=lambda _: 4.0)) == [list("abcdef"), ["g"]]
     assert list(split_by_length("ab", columns=3, height=lambda _: 99.0)) == [["a", "b"]]
 
 
-def test_no_figure_is_too_small_for_its_labels(tmp_path: Path, recwarn: pytest.WarningsRecorder):
-    write_results(
-        tmp_path, seeds=1, label="scale=10.667, alternate=iteration, style=linear, norm=batch, sites=q,k,v" * 2
-    )
-    (material,) = materials(Archive(tmp_path))
-    for name in ("pareto", "forest", "alpha-entropy"):
-        for stem, drawing in draw(name, material):
-            encoded(drawing.figure, "svg", title=stem, caption=drawing.caption)
-    assert [str(one.message) for one in recwarn if "constrained_layout" in str(one.message)] == []
-
-
-def test_cliques_join_what_is_no_further_apart_than_the_critical_difference():
-    assert cliques([1.0, 1.5, 3.0, 3.4], 2.0) == [(0, 2), (1, 3)]
-    assert cliques([1.0, 4.0], 2.0) == []
-
-
-def test_labels_are_text_whatever_they_hold(tmp_path: Path):
-    label = r"<script>$\frac$_{x"
-    write_results(tmp_path, seeds=1, label=label)
-    (material,) = materials(Archive(tmp_path))
-    for name in ("curves", "pareto", "forest", "alpha"):
-        for stem, drawing in draw(name, material):
-            assert b"<script>" not in encoded(drawing.figure, "svg", title=stem, caption=drawing.caption)
-
-
-def test_too_little_is_one_line(tmp_path: Path, capsys: pytest.CaptureFixture[str], results: Path):
-    assert verb.main(["forest", "--results", str(tmp_path)]) == 2
-    assert "run something first" in capsys.readouterr().err
+def test_too_little_is_one_line(tmp_path: Path, results: Path, says):
+    assert "run something first" in says(verb.main, "forest", "--results", tmp_path, code=2)
     (tmp_path / "records").mkdir()
-    assert verb.main(["all", "--results", str(tmp_path)]) == 2
-    assert capsys.readouterr().err.count("\n") == 1
-    assert verb.main(["fores", "--results", str(results)]) == 2
-    assert "did you mean 'forest'" in capsys.readouterr().err
+    says(verb.main, "all", "--results", tmp_path, code=2)
     (tmp_path / "page.md").touch()
-    assert verb.main(["forest", "--results", str(results), "--out", str(tmp_path / "page.md" / "x")]) == 2
-    assert "page.md/x cannot be written (Not a directory); choose another with --out" in capsys.readouterr().err
-    assert verb.main(["forest", "--format", "gif", "--results", str(results)]) == 2
-    assert "svg, pdf, png" in capsys.readouterr().err
-    assert verb.main(["forest", "--baseline", "x", "--results", str(results)]) == 2
-    assert "no row is called 'x'" in capsys.readouterr().err
+    for words, said in (
+        (["fores"], "did you mean 'forest'"),
+        (["forest", "--out", tmp_path / "page.md" / "x"], "page.md/x cannot be written (Not a directory)"),
+        (["forest", "--format", "gif"], "svg, pdf, png"),
+        (["forest", "--baseline", "x"], "no row is called 'x'"),
+    ):
+        assert said in says(verb.main, *words, "--results", results, code=2)
     write_results(tmp_path / "one", seeds=1)
-    assert verb.main(["stability", "readings", "--results", str(tmp_path / "one")]) == 2
-    assert re.search(r"one seed only.* \(and 1 more like it\)", capsys.readouterr().err)
+    said = says(verb.main, "stability", "readings", "--results", tmp_path / "one", code=2)
+    assert re.search(r"one seed only.* \(and 1 more like it\)", said)
 
 
 def test_no_alpha_no_figure_of_it(results: Path):
-    (material,) = materials(Archive(results))
+    material = material_of(results)
     bare = tuple(row for row in material.grid.rows if row.method != "naslora")
     assert len(bare) == 2
     grid = replace(material.grid, rows=bare)
@@ -264,23 +238,21 @@ def test_no_alpha_no_figure_of_it(results: Path):
         list(draw("alpha", replace(material, grid=grid)))
 
 
-def test_the_check_covers_figures_that_are_there(tmp_path: Path, capsys: pytest.CaptureFixture[str]):
+def test_the_check_covers_figures_that_are_there(tmp_path: Path, says):
     write_results(tmp_path)
-    assert tables.main(["--results", str(tmp_path)]) == 0
-    assert verb.main(["forest", "--results", str(tmp_path), "--format", "svg"]) == 0
-    capsys.readouterr()
-    assert tables.main(["--results", str(tmp_path), "--check"]) == 0
-    assert "1 figures" in capsys.readouterr().out
+    words = ["--results", tmp_path]
+    says(tables.main, *words)
+    says(verb.main, "forest", *words, "--format", "svg")
+    assert "1 figures" in says(tables.main, *words, "--check")
     (path,) = (tmp_path / "figures").glob("*.svg")
     path.write_bytes(path.read_bytes().replace(b"<path", b"<path ", 1))
     path.with_name("demo-gone-forest.svg").write_bytes(path.read_bytes())
-    assert verb.main(["--check", "--results", str(tmp_path)]) == 1
-    assert verb.main(["forest", "--check", "--results", str(tmp_path)]) == 2  # it would look at all of them
-    assert verb.main(["--check", "--study", "rank", "--results", str(tmp_path)]) == 2
-    out = capsys.readouterr().out
+    out = says(verb.main, "--check", *words, code=1)
     assert "differs from the records" in out
     assert "no record gives this figure" in out
-    assert tables.main(["--results", str(tmp_path), "--check"]) == 1
+    says(tables.main, *words, "--check", code=1)
+    says(verb.main, "forest", "--check", *words, code=2)  # it would look at all of them
+    says(verb.main, "--check", "--study", "rank", *words, code=2)
 
 
 def test_matplotlib_is_imported_where_something_is_drawn():
@@ -292,8 +264,7 @@ def test_matplotlib_is_imported_where_something_is_drawn():
     assert subprocess.run([sys.executable, "-c", code], capture_output=True, check=False).returncode == 0
 
 
-def test_records_that_cannot_be_read_are_named(tmp_path: Path, capsys: pytest.CaptureFixture[str]):
+def test_records_that_cannot_be_read_are_named(tmp_path: Path, says):
     write_results(tmp_path)
     (tmp_path / "records" / "0000.json").write_text("{", encoding="utf-8")
-    assert verb.main(["forest", "--results", str(tmp_path), "--format", "svg"]) == 0
-    assert "0000.json" in capsys.readouterr().err
+    assert "0000.json" in says(verb.main, "forest", "--results", tmp_path, "--format", "svg")

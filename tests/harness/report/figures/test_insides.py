@@ -9,16 +9,14 @@ from typing import Any
 import numpy as np
 import pytest
 
-from harness.archive.archive import Archive
 from harness.archive.measured import EvidenceRecord, EvidenceStore
 from harness.archive.store import RecordStore
 from harness.comparison.evidence import cka_to_frozen, distance_change, frequency_change, mean_change
 from harness.report.figures import draw
 from harness.report.figures.insides import between, measured
-from harness.report.figures.material import NothingToDrawError, materials
+from harness.report.figures.material import NothingToDrawError
+from tests.harness.report.figures.sample import material_of
 from tests.harness.report.sample import evidence, record
-
-FIGURES = ("attention-distance", "frequency", "cka", "update")
 
 
 def _write(root: Path, method: str, *, seed: int = 0, shift: float = 0.0, **changes: Any) -> EvidenceRecord:
@@ -49,7 +47,7 @@ def test_blocks_are_chosen_by_kind():
 def test_a_line_holds_every_seed_and_their_mean(tmp_path: Path):
     for seed, shift in enumerate((1.0, 2.0, 6.0)):
         _write(tmp_path, "lora", seed=seed, shift=shift)
-    (material,) = materials(Archive(tmp_path))
+    material = material_of(tmp_path)
     (mine,) = measured(material)["kvasir"]
     assert mine.by_block(distance_change)[0] == pytest.approx([1.0, 2.0, 6.0])
     ((_, drawing),) = draw("attention-distance", material)
@@ -63,7 +61,7 @@ def test_rows_compare_at_the_same_seed_and_a_row_with_itself_over_seeds(tmp_path
     _write(tmp_path, "lora", seed=0)
     _write(tmp_path, "lora", seed=1)
     _write(tmp_path, "naslora", seed=1)
-    (material,) = materials(Archive(tmp_path))
+    material = material_of(tmp_path)
     lora, nas = measured(material)["kvasir"]
     assert between(lora, nas) == pytest.approx(1.0)  # made up alike
     assert between(lora, lora) == pytest.approx(1.0)
@@ -73,20 +71,15 @@ def test_rows_compare_at_the_same_seed_and_a_row_with_itself_over_seeds(tmp_path
 def test_a_row_that_saw_other_images_is_left_out(tmp_path: Path):
     _write(tmp_path, "lora")
     _write(tmp_path, "naslora", images=[("test", f"other{number}") for number in range(8)])
-    (material,) = materials(Archive(tmp_path))
+    material = material_of(tmp_path)
     assert [one.row.method for one in measured(material)["kvasir"]] == ["lora"]
 
 
-@pytest.mark.parametrize("name", FIGURES)
-def test_without_evidence_a_line_says_how_to_get_some(tmp_path: Path, name: str):
+def test_without_evidence_or_a_merge_a_line_says_how_to_get_some(tmp_path: Path):
     RecordStore(tmp_path).write(record(0.7))
-    (material,) = materials(Archive(tmp_path))
-    with pytest.raises(NothingToDrawError, match="evidence"):
-        list(draw(name, material))
-
-
-def test_evidence_without_a_merge_draws_no_merge(tmp_path: Path):
+    for name in ("attention-distance", "frequency", "cka", "update"):
+        with pytest.raises(NothingToDrawError, match="evidence"):
+            list(draw(name, material_of(tmp_path)))
     _write(tmp_path, "lora")
-    (material,) = materials(Archive(tmp_path))
     with pytest.raises(NothingToDrawError, match="--merge MODE"):
-        list(draw("merging-blocks", material))
+        list(draw("merging-blocks", material_of(tmp_path)))

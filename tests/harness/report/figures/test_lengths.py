@@ -62,23 +62,24 @@ def test_a_line_has_every_length_at_its_passes_and_means(tmp_path: Path):
     assert "n = 2 seeds (0, 1); protocol demo, hashes 000000010, 000000040; backbone" in drawing.caption
 
 
-def test_the_figure_is_drawn_once_with_the_longest(tmp_path: Path):
-    found = written(tmp_path, [trained("lora", 0.5, epochs=1), trained("lora", 0.8, epochs=4)])
-    with pytest.raises(NothingToDrawError, match="drawn with the longest"):
-        list(draw("lengths", found[1]))
-
-
-def test_runs_that_differ_in_more_than_length_share_no_line(tmp_path: Path):
-    found = written(tmp_path, [trained("lora", 0.5, epochs=1, lr=3e-3), trained("lora", 0.8, epochs=4)])
-    with pytest.raises(NothingToDrawError, match="epochs or epoch_images alone"):
-        list(draw("lengths", found[4]))
-
-
-def test_a_record_that_counts_no_updates_has_no_place(tmp_path: Path):
-    old = record(0.5, rules={**RULES, "epochs": 1}, protocol_hash="1" * 16, budget={})
-    found = written(tmp_path, [old, trained("lora", 0.8, epochs=4)])
-    with pytest.raises(NothingToDrawError):
-        list(draw("lengths", found[4]))
+@pytest.mark.parametrize(
+    ("first", "drawn_of", "said"),
+    [
+        (trained("lora", 0.5, epochs=1), 1, "drawn with the longest"),
+        (
+            trained("lora", 0.5, epochs=1, lr=3e-3),
+            4,
+            "epochs or epoch_images alone",
+        ),  # which differ in more than length
+        (record(0.5, rules={**RULES, "epochs": 1}, protocol_hash="1" * 16, budget={}), 4, "."),  # counts no updates
+    ],
+)
+def test_the_figure_is_drawn_once_with_the_longest_of_runs_that_differ_in_length_alone(
+    tmp_path: Path, first: Any, drawn_of: int, said: str
+):
+    found = written(tmp_path, [first, trained("lora", 0.8, epochs=4)])
+    with pytest.raises(NothingToDrawError, match=said):
+        list(draw("lengths", found[drawn_of]))
 
 
 @pytest.mark.parametrize(

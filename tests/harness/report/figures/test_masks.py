@@ -2,37 +2,25 @@
 
 from __future__ import annotations
 
-from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
 import pytest
 
-from harness.archive.archive import Archive
 from harness.archive.masks import KeptMask, encoded_masks
 from harness.archive.store import RecordStore
 from harness.cli import figures as verb
 from harness.registry import BENCHMARKS
-from harness.report.figures import draw
-from harness.report.figures.masks import (
-    IGNORED,
-    INVENTED,
-    MISSED,
-    OTHER,
-    RIGHT,
-    best_median_worst,
-    kept,
-    painted,
-)
-from harness.report.figures.material import NothingToDrawError, materials
+from harness.report.figures import draw, masks
+from harness.report.figures.masks import best_median_worst, kept, painted
+from harness.report.figures.material import NothingToDrawError
 from tests.documented import REPOSITORY
-from tests.harness.report.figures.sample import write_results
+from tests.harness.report.figures.sample import material_of, write_results
 from tests.harness.report.sample import record
 
 STEMS = ("a", "b", "c", "d", "e")
-IMAGES = "variant,split,stem,s_measure\n" + "".join(
-    f"best,test,{stem},0.{9 - place}\n" for place, stem in enumerate(STEMS)
-)
+SCORES = "".join(f"best,test,{stem},0.{9 - place}\n" for place, stem in enumerate(STEMS))
+IMAGES = f"variant,split,stem,s_measure\n{SCORES}"
 
 
 def _write(root: Path, method: str, *, seed: int = 0) -> str:
@@ -47,9 +35,8 @@ def _write(root: Path, method: str, *, seed: int = 0) -> str:
 def test_errors_have_their_colours():
     predicted = np.array([[0, 1, 0, 1, 2, 1]], np.uint8)
     truth = np.array([[0, 1, 1, 0, 1, 255]], np.uint8)
-    assert [tuple(map(int, pixel)) for pixel in painted(predicted, truth)[0]] == [
-        (0, 0, 0), RIGHT, MISSED, INVENTED, OTHER, IGNORED,
-    ]  # fmt: skip
+    expected = [(0, 0, 0), masks.RIGHT, masks.MISSED, masks.INVENTED, masks.OTHER, masks.IGNORED]
+    assert [tuple(map(int, pixel)) for pixel in painted(predicted, truth)[0]] == expected
 
 
 def test_best_median_and_worst_by_the_baseline():
@@ -63,7 +50,7 @@ def test_best_median_and_worst_by_the_baseline():
 def test_rows_stand_side_by_side_with_the_score_of_the_image(tmp_path: Path, methods: tuple[str, ...]):
     for method in methods:
         _write(tmp_path, method)
-    (material,) = materials(Archive(tmp_path))
+    material = material_of(tmp_path)
     ((stem, drawing),) = draw("masks", material)
     assert stem.endswith("masks-kvasir")
     titles = [ax.get_title() for ax in drawing.figure.axes if ax.images]
@@ -75,53 +62,48 @@ def test_rows_stand_side_by_side_with_the_score_of_the_image(tmp_path: Path, met
 
 def test_images_are_shown_where_they_are_at_hand(tmp_path: Path):
     _write(tmp_path, "lora")
-    (material,) = materials(Archive(tmp_path), pictures=lambda record, split, stem: np.zeros((8, 8, 3), np.uint8))
+    material = material_of(tmp_path, pictures=lambda record, split, stem: np.zeros((8, 8, 3), np.uint8))
     ((_, drawing),) = draw("masks", material)
     assert [ax.get_title() for ax in drawing.figure.axes if ax.images][:3] == ["image", "truth", "lora\n90.0"]
 
 
-def test_a_damaged_file_of_masks_is_not_shown_and_none_is_one_line(tmp_path: Path, capsys: pytest.CaptureFixture[str]):
-    key = _write(tmp_path, "lora")
-    RecordStore(tmp_path).masks_path(key).write_bytes(b"no picture")
-    (material,) = materials(Archive(tmp_path))
+def test_masks_that_are_damaged_or_that_another_record_left_are_not_shown_and_none_is_one_line(tmp_path: Path, says):
+    store = RecordStore(tmp_path)
+    path = store.masks_path(_write(tmp_path, "lora"))
+    left = path.read_bytes()
+    path.write_bytes(b"no picture")
+    material = material_of(tmp_path)
     assert kept(material, "kvasir") == []
     with pytest.raises(NothingToDrawError, match="no record has masks"):
-        list(draw("masks", replace(material)))
-    write_results(tmp_path / "old", seeds=1)
-    assert verb.main(["masks", "--results", str(tmp_path / "old")]) == 2
-    assert "keep_masks" in capsys.readouterr().err
-
-
-def test_masks_that_another_record_left_are_not_shown(tmp_path: Path):
-    store = RecordStore(tmp_path)
-    masks = store.masks_path(_write(tmp_path, "lora"))
-    left = masks.read_bytes()
+        list(draw("masks", material))
     store.write(record(0.7, method="lora"), IMAGES)
-    masks.write_bytes(left)
-    (material,) = materials(Archive(tmp_path))
-    assert kept(material, "kvasir") == []
+    path.write_bytes(left)
+    assert kept(material_of(tmp_path), "kvasir") == []
+    write_results(tmp_path / "old", seeds=1)
+    assert "keep_masks" in says(verb.main, "masks", "--results", tmp_path / "old", code=2)
+
+
+def test_masks_are_drawn_where_neither_data_nor_card_are_known_here_and_a_strip_is_not(tmp_path: Path, says):
+    _write(tmp_path, "lora")
+    words = ["--results", tmp_path, "--format", "svg"]
+    says(verb.main, "masks", *words)
+    says(verb.main, "masks", *words, "--data", tmp_path, code=2)
+    says(verb.main, "masks", *words, "--seed", "5", code=2)
+    assert "--data" in says(verb.main, "strip", *words, code=2)
 
 
 def test_one_seed_is_shown_that_most_rows_have_masks_of(tmp_path: Path):
     _write(tmp_path, "lora", seed=0)
     _write(tmp_path, "lora", seed=1)
     _write(tmp_path, "decoder", seed=1)
-    (material,) = materials(Archive(tmp_path))
+    material = material_of(tmp_path)
     assert {one.record.run.seed for one in kept(material, "kvasir")} == {1}
-
-
-def test_masks_are_drawn_where_neither_data_nor_card_are_known_here(tmp_path: Path):
-    _write(tmp_path, "lora")
-    assert verb.main(["masks", "--results", str(tmp_path), "--format", "svg"]) == 0
-    assert verb.main(["masks", "--results", str(tmp_path), "--format", "svg", "--data", str(tmp_path)]) == 2
 
 
 def test_a_strip_shows_the_median_photograph_and_one_row_a_method(tmp_path: Path):
     for method in ("lora", "naslora", "decoder"):
         _write(tmp_path, method)
-    (material,) = materials(
-        Archive(tmp_path), pictures=lambda record, split, stem: np.full((8, 8, 3), 90, np.uint8), seed=0
-    )
+    material = material_of(tmp_path, pictures=lambda record, split, stem: np.full((8, 8, 3), 90, np.uint8), seed=0)
     ((stem, drawing),) = draw("strip", material)
     titles = [ax.get_title().split("\n") for ax in drawing.figure.axes]
     assert stem.endswith("strip-kvasir")
@@ -129,13 +111,6 @@ def test_a_strip_shows_the_median_photograph_and_one_row_a_method(tmp_path: Path
     assert [title[1][-4:] for title in titles[2:]] == ["70.0"] * 3
     assert "median by lora" in drawing.caption
     assert " c (terms of the images: research and education)" in drawing.caption
-
-
-def test_a_strip_without_photographs_or_of_a_seed_without_masks_is_a_line(tmp_path, capsys):
-    _write(tmp_path, "lora")
-    assert verb.main(["strip", "--results", str(tmp_path)]) == 2
-    assert "--data" in capsys.readouterr().err
-    assert verb.main(["masks", "--results", str(tmp_path), "--seed", "5"]) == 2
 
 
 def test_photographs_of_this_repository_may_be_redistributed():

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import itertools
+
 from harness.report.answers import answer
 from harness.report.titles import titled_grids
 from tests.harness.report.sample import MadeUp, record
@@ -24,16 +26,16 @@ def test_rows_are_named_from_the_best_and_from_the_nearest() -> None:
 
 
 def test_a_benchmark_with_a_gap_counts_neither_for_nor_against_a_row() -> None:
+    grid = itertools.product(("bitfit", "lora"), ("kvasir", "cvc612", "camo"), range(2))
+    gap = ("lora", "cvc612", 1)
     records = [
         record(0.8 + 0.001 * seed, method=method, benchmark=benchmark, seed=seed)
-        for method in ("bitfit", "lora")
-        for benchmark in ("kvasir", "cvc612", "camo")
-        for seed in range(2)
-        if (method, benchmark, seed) != ("lora", "cvc612", 1)
+        for method, benchmark, seed in grid
+        if (method, benchmark, seed) != gap
     ]
     records.append(record(method="lora", benchmark="cvc612", seed=1, code="OOM"))
-    more = [record(0.7 + 0.001 * seed, method="full", benchmark="cvc612", seed=seed) for seed in range(2)]
-    (titled,) = titled_grids([*records, *more], MadeUp())
+    records += [record(0.7 + 0.001 * seed, method="full", benchmark="cvc612", seed=seed) for seed in range(2)]
+    (titled,) = titled_grids(records, MadeUp())
     assert answer(titled).sentences[0].endswith(": bitfit on 3 of 3, lora on 2 of 2; 1 other rows on none.")
 
 

@@ -7,6 +7,7 @@ import itertools
 import json
 import re
 import time
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -38,18 +39,26 @@ def opened(driver: Any, page: Path) -> Any:
     return show(driver, page)
 
 
+def screen(driver: Any, *, width: int, height: int = 900) -> None:
+    size = {"width": width, "height": height, "deviceScaleFactor": 1, "mobile": False}
+    driver.execute_cdp_cmd("Emulation.setDeviceMetricsOverride", size)
+
+
 def show(driver: Any, page: Path, *, width: int = 1400, scheme: str = "light") -> Any:
-    driver.execute_cdp_cmd(
-        "Emulation.setDeviceMetricsOverride",
-        {"width": width, "height": 900, "deviceScaleFactor": 1, "mobile": False},
-    )
-    driver.execute_cdp_cmd(
-        "Emulation.setEmulatedMedia", {"features": [{"name": "prefers-color-scheme", "value": scheme}]}
-    )
+    screen(driver, width=width)
+    features = [{"name": "prefers-color-scheme", "value": scheme}]
+    driver.execute_cdp_cmd("Emulation.setEmulatedMedia", {"features": features})
     for kind in ("browser", "performance"):
         driver.get_log(kind)
     driver.get(page.as_uri())
     return driver
+
+
+def until(done: Callable[[], Any]) -> None:
+    deadline = time.monotonic() + 20
+    while not done():
+        assert time.monotonic() < deadline
+        time.sleep(0.05)
 
 
 def texts(driver: Any, selector: str) -> list[str]:
@@ -89,11 +98,8 @@ def test_it_opens_without_a_request_or_an_error(driver: Any, page: Path, width: 
 def wait_for_pictures(driver: Any) -> None:
     """Until each is drawn at its own size."""
     ready = "return [...document.querySelectorAll('img')].every((image) => image.complete && image.naturalWidth > 0)"
-    deadline = time.monotonic() + 20
     driver.execute_script(OPEN_ALL)
-    while not driver.execute_script(ready):
-        assert time.monotonic() < deadline
-        time.sleep(0.05)
+    until(lambda: driver.execute_script(ready))
 
 
 @pytest.mark.parametrize("name", ["index", "cost", "claims"])
@@ -104,19 +110,15 @@ def test_the_other_pages_fit_and_open_without_an_error(driver: Any, page: Path, 
 
 
 def test_the_first_screen_has_the_verdict_the_plot_the_leaderboard_and_masks(driver: Any, page: Path) -> None:
+    script = "return arguments[0].map((one) => document.querySelector(one).getBoundingClientRect().top)"
     show(driver, page)
-    tops = driver.execute_script(
-        "return ['h1', '.verdict', '.forest', '#board', '.tile img'].map((one) => document.querySelector(one).getBoundingClientRect().top)"
-    )
+    tops = driver.execute_script(script, ["h1", ".verdict", ".forest", "#board", ".tile img"])
     assert tops[0] < tops[1] < tops[2]
     assert max(tops) < 850
+    # and the page is short until it is unfolded
+    assert driver.execute_script("return document.documentElement.scrollHeight") < 8000
     show(driver, page, width=400)
-    plot = driver.execute_script("return document.querySelector('.forest').getBoundingClientRect().top")
-    assert plot < 800
-
-
-def test_a_page_is_short_until_it_is_unfolded(opened: Any) -> None:
-    assert opened.execute_script("return document.documentElement.scrollHeight") < 8000
+    assert driver.execute_script(script, [".forest"])[0] < 800
 
 
 def test_a_link_to_a_cell_opens_it_and_a_cell_gives_its_link(driver: Any, page: Path) -> None:
@@ -145,11 +147,9 @@ def test_a_table_and_a_citation_can_be_copied_or_saved(opened: Any, tmp_path: Pa
     for name, begin in (("LaTeX", "% written by"), ("BibTeX", "@misc{")):
         assert opened.execute_script("return data.copies[arguments[0]]", name).startswith(begin)
         click(opened, f"[data-copy={name}]")
-        deadline = time.monotonic() + 20
-        while not (said := opened.find_element("id", "said").text).startswith(name):
-            assert time.monotonic() < deadline
-            time.sleep(0.05)
-        assert "copied" in said or "saved" in said
+        said = opened.find_element("id", "said")
+        until(lambda: said.text.startswith(name))  # noqa: B023 - it is asked here and now
+        assert "copied" in said.text or "saved" in said.text
 
 
 def test_a_heading_sorts_by_number_and_a_third_click_restores(opened: Any) -> None:
@@ -214,9 +214,8 @@ def test_words_filter_rows_and_an_empty_table_says_so(opened: Any) -> None:
     ],
 )
 def test_a_cell_opens_what_why_says(
-    driver: Any, folder: Path, page: Path, capsys: pytest.CaptureFixture[str], table: str, row: str, column: str,
-    asked: tuple[str, ...], width: int,
-) -> None:  # fmt: skip
+    driver: Any, folder: Path, page: Path, says, table: str, row: str, column: str, asked: tuple[str, ...], width: int
+) -> None:
     show(driver, page if table == SCORES else page.with_name("cost.html"), width=width)
     driver.execute_script(OPEN_ALL)
     place = next(i for i, text in enumerate(texts(driver, f"{table} thead th")) if column in text) + 1
@@ -231,10 +230,7 @@ def test_a_cell_opens_what_why_says(
     shown = driver.execute_script(
         "return [...arguments[0].querySelectorAll('h2, #behind')].map((e) => e.textContent)", dialog
     )
-    capsys.readouterr()
-    assert show_in_terminal(["--cell", *asked, "--results", str(folder)]) == 0
-    said = capsys.readouterr().out
-    assert "\n".join(shown) in said
+    assert "\n".join(shown) in says(show_in_terminal, "--cell", *asked, "--results", folder)
     box = dialog.rect
     assert box["x"] >= 0
     assert box["x"] + box["width"] <= width
@@ -270,13 +266,11 @@ def test_what_a_record_says_stays_text(opened: Any) -> None:
     assert len(opened.find_elements("css selector", "script")) == 2
 
 
-def test_csv_of_rows_and_of_all_numbers(opened: Any, folder: Path, tmp_path, capsys) -> None:
+def test_csv_of_rows_and_of_all_numbers(opened: Any, folder: Path, tmp_path: Path, says) -> None:
     opened.execute_cdp_cmd("Browser.setDownloadBehavior", {"behavior": "allow", "downloadPath": str(tmp_path)})
     opened.execute_script(OPEN_ALL)
     click(opened, "[data-numbers=demo]")
-    capsys.readouterr()
-    assert tables(["--results", str(folder), "--format", "csv"]) == 0
-    assert arrived(tmp_path / "demo-numbers.csv") in capsys.readouterr().out
+    assert arrived(tmp_path / "demo-numbers.csv") in says(tables, "--results", folder, "--format", "csv")
     opened.find_element("css selector", "input[type=search]").send_keys("decoder")
     click(opened, "#numbers-section .tools button")
     rows = arrived(tmp_path / "numbers.csv").splitlines()
@@ -290,10 +284,7 @@ def test_csv_of_rows_and_of_all_numbers(opened: Any, folder: Path, tmp_path, cap
 
 def arrived(path: Path) -> str:
     """A download, when it is there."""
-    deadline = time.monotonic() + 20
-    while not path.is_file():
-        assert time.monotonic() < deadline, path
-        time.sleep(0.05)
+    until(path.is_file)
     return path.read_text(encoding="utf-8")
 
 
@@ -313,10 +304,10 @@ def test_words_can_be_read_in_light_and_dark(driver: Any, page: Path, scheme: st
             selector,
         )
         assert contrast(words, ground) >= 4.5, (selector, words, ground)
-    dark = luminance(driver.execute_script("return getComputedStyle(document.body).backgroundColor")) < 0.2
-    assert dark == (scheme == "dark")
-    click(driver, "#theme")
-    assert (luminance(driver.execute_script("return getComputedStyle(document.body).backgroundColor")) < 0.2) != dark
+    ground = "return getComputedStyle(document.body).backgroundColor"
+    for dark in (scheme == "dark", scheme != "dark"):
+        assert (luminance(driver.execute_script(ground)) < 0.2) == dark
+        click(driver, "#theme")
 
 
 def contrast(first: str, second: str) -> float:
@@ -359,10 +350,7 @@ def test_paper_gets_everything(opened: Any) -> None:
     assert re.search(rb"/MediaBox \[0 0 84[12]", pdf)  # A4 lying on its side
     assert len(opened.find_elements("css selector", "main details:not([open], .choices)")) == closed
     opened.execute_cdp_cmd("Emulation.setEmulatedMedia", {"media": "print"})
-    opened.execute_cdp_cmd(
-        "Emulation.setDeviceMetricsOverride",
-        {"width": PAPER, "height": 700, "deviceScaleFactor": 1, "mobile": False},
-    )
+    screen(opened, width=PAPER, height=700)
     widths = opened.execute_script("return [...document.querySelectorAll('main table')].map((one) => one.offsetWidth)")
     opened.execute_cdp_cmd("Emulation.setEmulatedMedia", {"media": ""})
     assert 0 < max(widths) <= PAPER

@@ -116,18 +116,14 @@ def test_a_verdict_is_short_and_says_what_differs_and_what_collapsed() -> None:
     assert "not significantly different" in said
     assert "A run collapsed: NAS-LoRA on Kvasir-SEG." in said
     assert len(said.split()) <= 40
-
-
-def test_a_verdict_of_one_seed_ranks_nothing() -> None:
-    said = headline_of(runs({"lora": [0.7], "naslora": [0.8]})).verdict
-    assert said.startswith("Nothing is ranked")
-    assert "NAS-LoRA (80.0, one seed)" in said
+    alone = headline_of(runs({"lora": [0.7], "naslora": [0.8]})).verdict
+    assert alone.startswith("Nothing is ranked")
+    assert "NAS-LoRA (80.0, one seed)" in alone
 
 
 def test_generated_images_answer_nothing(tmp_path: Path) -> None:
-    for seed in (0, 1):
-        for method in ("decoder", "lora"):
-            RecordStore(tmp_path).write(record(method=method, seed=seed, data_note="generated sample, 20 images"))
+    for one in runs({"decoder": [0.9, 0.9], "lora": [0.9, 0.9]}, data_note="generated sample, 20 images"):
+        RecordStore(tmp_path).write(one)
     page = page_of(tmp_path)
     assert "rank" in page.verdict
     assert page.parts[0].headline.plot is None
@@ -153,17 +149,13 @@ def test_names_of_rows_are_names_and_options_are_hints() -> None:
     assert "scale=2.0" in names[1].hint
 
 
-def test_the_command_of_a_cell_plans_its_configuration() -> None:
+def test_the_command_of_a_cell_plans_its_configuration_by_its_method_not_its_row() -> None:
     changed = {"sites": "q,k,v", "rank": 6, "alpha": 12.0}
-    run = record(method="lora", seed=3, changed=changed, config=changed)
-    words = shlex.split(command_of([run]))
+    words = shlex.split(command_of([record(method="lora", seed=3, changed=changed, config=changed)]))
     assert words[:4] == ["sam-peft", "run", "--methods", "lora"]
     assert words[words.index("--seeds") + 1] == "3,"
     said = [words[place + 1] for place, word in enumerate(words) if word == "--set"]
     assert {"lora.sites=q,k,v", "lora.rank=6", "lora.alpha=12.0"} <= {*said}
-
-
-def test_the_command_of_a_trial_names_its_method_not_its_row() -> None:
     words = shlex.split(command_of([record(method="decoder", variant="decoder alone[decoder_lr=0.0003]")]))
     assert words[words.index("--methods") + 1] == "decoder"
 
@@ -197,7 +189,7 @@ def test_photographs_lie_behind_masks_once_and_only_where_they_may(folder: Path)
     assert withheld.parts[0].strips[0].withheld
 
 
-def test_a_page_a_study_that_was_run_and_one_for_the_other_rows(tmp_path, monkeypatch) -> None:
+def test_a_page_a_study_that_was_run_and_one_for_the_other_rows(tmp_path: Path, monkeypatch) -> None:
     asked = {"title": "A title", "question": "A question?", "protocol": "demo", "benchmarks": ["kvasir"]}
     study = study_from_dict({**asked, "entries": ["lora", "naslora"]}, name="asked")
     monkeypatch.setattr("harness.report.html.build.study_names", lambda: ["asked"])
@@ -209,8 +201,7 @@ def test_a_page_a_study_that_was_run_and_one_for_the_other_rows(tmp_path, monkey
     assert site.pages[0].question == "A question?"
     rows = [[row.name.text for row in page.parts[0].headline.board.standings] for page in site.pages[:2]]
     assert rows == [["LoRA", "NAS-LoRA"], ["BitFit"]]
-    index = index_html(site)
-    assert all(f'href="{page.name}.html"' in index for page in site.pages)
+    assert all(f'href="{page.name}.html"' in index_html(site) for page in site.pages)
 
 
 def test_claims_that_nothing_was_run_for_say_no_data(folder: Path) -> None:
@@ -230,17 +221,14 @@ def test_every_number_stands_with_its_interval_rank_budget_and_rate(folder: Path
     assert set(column(page, "rank", where="SBU BER")) == {"1 of 3", "2 of 3", "3 of 3"}
     assert set(column(page, "rank", where="Kvasir-SEG Sα")) == {"1 of 2", "2 of 2", "–"}
     assert set(column(page, "updates", where="decoder")) == {"60"}
+    means = dict(zip(column(page, "rank", where="SBU BER"), column(page, "mean (%)", where="SBU BER"), strict=True))
+    assert float(means["1 of 3"]) < float(means["2 of 3"]) < float(means["3 of 3"])  # of an error the lowest
     (low, high), *_ = (re.findall(r"[\d.]+", one) for one in column(page, "95 % CI", where="decoder SBU BER"))
     assert float(low) < float(column(page, "mean (%)", where="decoder SBU BER")[0]) < float(high)
 
 
-def test_an_error_rate_ranks_the_lowest_first(folder: Path) -> None:
-    page = page_of(folder)
-    means = dict(zip(column(page, "rank", where="SBU BER"), column(page, "mean (%)", where="SBU BER"), strict=True))
-    assert float(means["1 of 3"]) < float(means["2 of 3"]) < float(means["3 of 3"])
-
-
 OWN: dict[str, Any] = {"config": {"lr": 3e-3}}
+TUNED = {"chosen": {"lr": 3e-3}, "trials": [{}] * 3}
 
 
 @pytest.mark.parametrize(
@@ -251,11 +239,7 @@ OWN: dict[str, Any] = {"config": {"lr": 3e-3}}
         (OWN, "0.003", "the method's default"),
         ({"config": {"lr": None, "encoder_lr": 1e-5, "alpha_lr": 0.01}}, "0.001, encoder 1e-05, α 0.01", "card"),
         ({**OWN, "rules": {"lr": 1e-3, "methods": {"lora": {"lr": 3e-3}}}}, "0.003", "card, for this method"),
-        (
-            {**OWN, "changed": {"lr": 3e-3}, "tuning": {"chosen": {"lr": 3e-3}, "trials": [{}] * 3}},
-            "0.003",
-            "tuned, 3 trials",
-        ),
+        ({**OWN, "changed": {"lr": 3e-3}, "tuning": TUNED}, "0.003", "tuned, 3 trials"),
     ],
 )
 def test_how_a_rate_was_chosen(run: dict[str, Any], rates: str, chosen: str) -> None:
@@ -314,60 +298,56 @@ def test_a_link_to_a_page_shows_its_question_and_its_picture(folder: Path) -> No
     assert told["og:image"] == "https://example.org/results/demo.png"
 
 
-def test_markup_in_a_record_is_text(folder: Path) -> None:
+def test_markup_in_a_record_is_text_and_what_turns_text_around_is_spelt_out(folder: Path, tmp_path: Path) -> None:
     page = html(page_of(folder))
     assert HOSTILE not in page
     assert "&lt;script&gt;document.title=&#39;owned&#39;&lt;/script&gt;" in page
     assert "<img src=x" not in page
-
-
-def test_what_turns_text_around_is_spelt_out(tmp_path: Path) -> None:
     RecordStore(tmp_path).write(record(variant="lora\u202egpj.exe"))
-    page = html(page_of(tmp_path))
-    assert "\u202e" not in page
-    assert "lora\\u202egpj.exe" in page
+    turned = html(page_of(tmp_path))
+    assert "\u202e" not in turned
+    assert "lora\\u202egpj.exe" in turned
 
 
-def test_the_same_records_give_the_same_bytes(tmp_path: Path) -> None:
+@pytest.fixture
+def small(tmp_path: Path) -> Path:
+    """A results folder with two rows on one benchmark."""
     write_comparison(tmp_path, methods=("decoder", "lora"), benchmarks=("kvasir",), seeds=2, epochs=2, blocks=1, side=8)
+    return tmp_path
+
+
+def test_the_same_records_give_the_same_bytes(small: Path, says) -> None:
     written = []
     for name in ("a", "b"):
-        assert main(["--results", str(tmp_path), "--out", str(tmp_path / name)]) == 0
-        written.append({path.name: path.read_bytes() for path in sorted((tmp_path / name).iterdir())})
+        says(main, "--results", small, "--out", small / name)
+        written.append({path.name: path.read_bytes() for path in sorted((small / name).iterdir())})
     assert written[0] == written[1]
     assert written[0].keys() == {"index.html", "demo.html", "demo.png", "claims.html", "claims.png"}
 
 
-def test_the_check_of_tables_covers_the_site_but_not_its_photographs(tmp_path: Path, capsys) -> None:
-    write_comparison(tmp_path, methods=("decoder", "lora"), benchmarks=("kvasir",), seeds=2, epochs=2, blocks=1, side=8)
-    words, page = ["--results", str(tmp_path)], tmp_path / "site" / "demo.html"
-    assert main([*words, "--photographs", "none"]) == tables(words) == tables([*words, "--check"]) == 0
-    (value,) = {score.text for score in page_of(tmp_path).parts[0].headline.board.standings[0].scores}
+def test_the_check_of_tables_covers_the_site_but_not_its_photographs(small: Path, says) -> None:
+    words, page = ["--results", small], small / "site" / "demo.html"
+    says(main, *words, "--photographs", "none")
+    says(tables, *words)
+    says(tables, *words, "--check")
+    (value,) = {score.text for score in page_of(small).parts[0].headline.board.standings[0].scores}
     page.write_text(page.read_text(encoding="utf-8").replace(value, "99.9"), encoding="utf-8")
     page.with_name("nobody.html").touch()
     page.with_name("claims.html").write_text("")
-    capsys.readouterr()
-    assert tables([*words, "--check"]) == 1
-    said = capsys.readouterr().out
-    assert [name for name in ("index", "demo", "claims", "nobody") if f"{name}.html: " in said] == [
-        "demo",
-        "claims",
-        "nobody",
-    ]
+    said = says(tables, *words, "--check", code=1)
+    wrong = [name for name in ("index", "demo", "claims", "nobody") if f"{name}.html: " in said]
+    assert wrong == ["demo", "claims", "nobody"]
 
 
-def test_the_check_says_so_where_a_site_cannot_be_compared(tmp_path: Path, capsys) -> None:
-    write_comparison(tmp_path, methods=("decoder", "lora"), benchmarks=("kvasir",), seeds=2, epochs=2, blocks=1, side=8)
-    words, site = ["--results", str(tmp_path)], tmp_path / "site"
-    assert tables(words) == 0
+def test_the_check_says_so_where_a_site_cannot_be_compared(small: Path, says) -> None:
+    words, site = ["--results", small], small / "site"
+    says(tables, *words)
     site.mkdir()
     for name in ("index", "study-of-mine"):
         (site / f"{name}.html").write_bytes(b"\xff")
-    assert tables([*words, "--check"]) == 0
-    assert "the site" not in capsys.readouterr().out
+    assert "the site" not in says(tables, *words, "--check")
     (site / "small-search.html").touch()  # of a study with no records here
-    assert tables([*words, "--check"]) == 1
-    assert str(site) in capsys.readouterr().out
+    assert str(site) in says(tables, *words, "--check", code=1)
 
 
 def test_fourteen_methods_on_nine_benchmarks_are_a_small_page(tmp_path: Path) -> None:
@@ -412,22 +392,18 @@ def test_coordinates_are_rounded_and_shapes_of_letters_are_not() -> None:
         (["--out", "nowhere/there/\0"], ""),
         (["--protocol", "nas-loar"], "unknown protocol 'nas-loar' (did you mean 'nas-lora'?)"),
         (["--out", "page.md/site"], "folder page.md cannot be written (Not a directory); choose another with --out"),
-        (["--out", "report.html"], "--out report.html: a site is a folder of pages"),
         (["--out", "page.md"], "--out page.md: a site is a folder of pages"),
         (["--photographs", "some"], "--photographs"),
     ],
 )
-def test_a_mistake_is_one_line(folder: Path, words: list[str], said: str, tmp_path, monkeypatch, capsys) -> None:
+def test_a_mistake_is_one_line(folder: Path, words: list[str], said: str, tmp_path: Path, monkeypatch, says) -> None:
     monkeypatch.chdir(tmp_path)
     (tmp_path / "page.md").touch()
-    assert main(["--results", str(folder), *words]) == 2
-    shown = capsys.readouterr().err
-    assert said in shown
-    assert len(shown.strip().splitlines()) == 1
+    assert said in says(main, "--results", folder, *words, code=2)
 
 
 @pytest.mark.parametrize("make", ["a page", "a link", "a pipe"])
-def test_a_file_that_is_no_page_of_a_site_is_not_written_over(tmp_path, make: str, capsys) -> None:
+def test_a_file_that_is_no_page_of_a_site_is_not_written_over(tmp_path: Path, make: str, says) -> None:
     RecordStore(tmp_path).write(record())
     path, theirs = tmp_path / "mine" / "index.html", tmp_path / "theirs.html"
     path.parent.mkdir()
@@ -438,22 +414,25 @@ def test_a_file_that_is_no_page_of_a_site_is_not_written_over(tmp_path, make: st
         path.symlink_to(theirs)
     else:
         os.mkfifo(path)
-    words = ["--results", str(tmp_path), "--out", str(path.parent)]
-    assert main(words) == 2
-    assert "is no page" in capsys.readouterr().err
+    words = ["--results", tmp_path, "--out", path.parent]
+    assert "is no page" in says(main, *words, code=2)
     assert theirs.read_text(encoding="utf-8") == "<html>by hand</html>"
     assert [one.name for one in path.parent.iterdir()] == ["index.html"]
     if make == "a page":
         path.write_bytes(b"")
-        assert (main(words), main(words)) == (0, 0)  # an empty file, then a page
+        for _ in range(2):  # an empty file, then a page
+            says(main, *words)
 
 
-def test_a_folder_without_records_is_one_line(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
-    assert main(["--results", str(tmp_path)]) == 2
-    assert "does not exist; run something first" in capsys.readouterr().err
+def test_a_folder_without_records_is_one_line_and_a_damaged_record_is_named(tmp_path: Path, says) -> None:
+    words = ["--results", tmp_path]
+    assert "does not exist; run something first" in says(main, *words, code=2)
     (tmp_path / "records").mkdir()
-    assert main(["--results", str(tmp_path)]) == 2
-    assert "holds no record" in capsys.readouterr().err
+    assert "holds no record" in says(main, *words, code=2)
+    RecordStore(tmp_path).write(record())
+    (tmp_path / "records" / ("0" * 16 + ".json")).write_text("{")
+    assert "0000000000000000.json" in says(main, *words)
+    assert "0000000000000000.json" in (tmp_path / "site" / "index.html").read_text(encoding="utf-8")
 
 
 def test_runs_that_all_failed_are_a_page_of_gaps(tmp_path: Path) -> None:
@@ -462,11 +441,3 @@ def test_runs_that_all_failed_are_a_page_of_gaps(tmp_path: Path) -> None:
     (gaps,) = tables_of(page, "missing")
     assert [cell.text for cell in gaps.table.rows[0].cells][:4] == ["lora", "Kvasir-SEG", "0", "OOM"]
     assert "asked for 90 GiB" in html(page)
-
-
-def test_a_damaged_record_is_named(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
-    RecordStore(tmp_path).write(record())
-    (tmp_path / "records" / ("0" * 16 + ".json")).write_text("{")
-    assert main(["--results", str(tmp_path)]) == 0
-    assert "0000000000000000.json" in capsys.readouterr().err
-    assert "0000000000000000.json" in (tmp_path / "site" / "index.html").read_text(encoding="utf-8")
