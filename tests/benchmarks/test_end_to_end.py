@@ -64,13 +64,7 @@ def test_every_file_is_a_panel_of_the_picture() -> None:
         (("--checkpoint", "file"), "--checkpoint"),
     ],
 )
-def test_what_cannot_be_measured_is_refused(
-    words: tuple[str, ...],
-    named: str,
-    tmp_path: Path,
-    capsys: pytest.CaptureFixture[str],
-    monkeypatch: pytest.MonkeyPatch,
-) -> None:
+def test_what_cannot_be_measured_is_refused(words: tuple[str, ...], named: str, tmp_path, capsys, monkeypatch) -> None:
     monkeypatch.delenv("MOBILE_SAM_CHECKOUT", raising=False)
     (tmp_path / "Kvasir-SEG").mkdir()
     with pytest.raises(SystemExit) as ended:

@@ -29,23 +29,20 @@ def interval(found: dict[str, float]) -> str:
 
 def line_of(start: str) -> str:
     """The row of a target on the page of performance or on that of its details."""
-    lines = [line for page in (PAGE, DETAILS) for line in page.read_text(encoding="utf-8").splitlines()]
-    (row,) = [line for line in lines if line.startswith(start)]
+    lines = (line for page in (PAGE, DETAILS) for line in page.read_text(encoding="utf-8").splitlines())
+    (row,) = (line for line in lines if line.startswith(start))
     return row
 
 
-def ratio(name: str) -> tuple[str, str, str]:
-    found = json.loads((MEASURED / name).read_text(encoding="utf-8"))["ratio"]
-    return tuple(f"{found[part]:.2f}" for part in ("value", "low", "high"))  # type: ignore[return-value]
+def ratio(name: str) -> tuple[str, ...]:
+    found = measured(name)["ratio"]
+    return tuple(f"{found[part]:.2f}" for part in ("value", "low", "high"))
 
 
 def test_an_evaluations_price_is_that_of_the_files() -> None:
     text = (ROOT / "docs" / "metrics.md").read_text(encoding="utf-8")
     said = re.findall(r"(\d\.\d\d) \[(\d\.\d\d), (\d\.\d\d)\] times", text)
     assert said == [ratio("evaluation-vit_small-252-fp32.json"), ratio("evaluation-vit_t-256-fp32.json")]
-
-
-def test_the_row_of_evaluations_is_that_of_its_file() -> None:
     row = line_of("| evaluation of a split")
     (name,) = re.findall(r"results/benchmarks/([\w.-]+)", row)
     assert re.findall(r"\*\*(\d\.\d\d)\*\* \[(\d\.\d\d), (\d\.\d\d)\]", row) == [ratio(name)]
@@ -55,53 +52,52 @@ def test_the_row_of_evaluations_is_that_of_its_file() -> None:
 def test_the_rows_of_starting_are_those_of_their_file() -> None:
     rows = measured("startup.json")["rows"]
     helped = [row["processor time (s)"] for row in rows if row["what"].endswith("--help")]
-    told = line_of("| `--help` of any verb")
-    below = sum(seconds < 0.5 for seconds in helped)
-    assert (
-        f"**{min(helped):.2f} to {max(helped):.2f}** s (medians of five), {below} of {len(helped)} verbs below" in told
-    )
+    below = f"{sum(seconds < 0.5 for seconds in helped)} of {len(helped)} verbs below"
+    told = f"**{min(helped):.2f} to {max(helped):.2f}** s (medians of five), {below}"
+    assert told in line_of("| `--help` of any verb")
     (plan,) = [row for row in rows if "1008 runs" in row["what"]]
-    told = line_of("| `--plan` of 1,008 runs")
-    low, high = min(plan["rounds (s)"]), max(plan["rounds (s)"])
-    assert f"**{plan['processor time (s)']:.2f}** s ({low:.2f} to {high:.2f}, five times)" in told
+    assert median_in_rounds(plan, "five") in line_of("| `--plan` of 1,008 runs")
 
 
-@pytest.mark.parametrize(
-    ("row", "what"),
-    [
+def median_in_rounds(row: dict[str, Any], times: str) -> str:
+    low, high = min(row["rounds (s)"]), max(row["rounds (s)"])
+    return f"**{row['processor time (s)']:.2f}** s ({low:.2f} to {high:.2f}, {times} times)"
+
+
+def test_the_rows_of_a_large_archive_are_those_of_its_file() -> None:
+    found = {row["what"]: median_in_rounds(row, "three") for row in measured("archive-25000.json")["rows"]}
+    for row, what in (
         ("| `status` over 25,001", "status, nothing touched"),
         ("| `tables` over 25,001", "tables, nothing touched"),
         ("| `--plan` of 22,401", "plan of 22401 runs"),
-    ],
-)
-def test_the_rows_of_a_large_archive_are_those_of_its_file(row: str, what: str) -> None:
-    (found,) = [one for one in measured("archive-25000.json")["rows"] if one["what"] == what]
-    low, high = min(found["rounds (s)"]), max(found["rounds (s)"])
-    assert f"**{found['processor time (s)']:.2f}** s ({low:.2f} to {high:.2f}, three times)" in line_of(row)
+    ):
+        assert found[what] in line_of(row)
 
 
 def test_the_rows_of_peers_are_those_of_their_files() -> None:
-    found = measured("peers-vit_b-1024-fp32.json")["ratios"]
-    said = line_of("| step time of LoRA against transformers'")
-    assert (
-        f"{interval(found['lora / lora hf-sdpa'])} of sdpa, {interval(found['lora / lora hf-eager'])} of eager" in said
+    whole = measured("peers-vit_b-1024-fp32.json")
+    (lora, conv), (lora_512, conv_512) = (
+        (
+            [interval(found[f"lora / lora hf-{kind}"]) for kind in ("sdpa", "eager")],
+            interval(found["convlora / convlora autogluon"]),
+        )
+        for found in (whole["ratios"], measured("peers-vit_b-512-fp32.json")["ratios"])
     )
-    assert interval(found["convlora / convlora autogluon"]) in line_of("| step time of Conv-LoRA against AutoGluon's")
-    found, said = measured("peers-vit_b-512-fp32.json")["ratios"], line_of("| both at 512 px")
-    assert f"LoRA {interval(found['lora / lora hf-sdpa'])} of sdpa, {interval(found['lora / lora hf-eager'])}" in said
-    assert f"Conv-LoRA {interval(found['convlora / convlora autogluon'])}" in said
-    shares = measured("peers-vit_b-1024-fp32.json")["share_of_limit"]
+    assert f"{lora[0]} of sdpa, {lora[1]} of eager" in line_of("| step time of LoRA against transformers'")
+    assert conv in line_of("| step time of Conv-LoRA against AutoGluon's")
+    said = line_of("| both at 512 px")
+    assert f"LoRA {lora_512[0]} of sdpa, {lora_512[1]}" in said
+    assert f"Conv-LoRA {conv_512}" in said
+    shares = whole["share_of_limit"]
     told = f"LoRA {100 * shares['lora']:.0f} %, Conv-LoRA {100 * shares['convlora']:.0f} %"
     assert told in line_of("| share of the limit")
-    live = {name: size / 2**30 for name, size in measured("peers-vit_b-1024-fp32.json")["live_bytes"].items()}
+    live = {name: size / 2**30 for name, size in whole["live_bytes"].items()}
     ours, sdpa, eager = live["lora"], live["lora hf-sdpa"], live["lora hf-eager"]
     said = f"{ours / sdpa:.3f} and {ours / eager:.3f} ({ours:.2f} against {sdpa:.2f} and {eager:.2f} GiB live, exact)"
-    assert f"{said}; Conv-LoRA {live['convlora'] / live['convlora autogluon']:.3f}" in line_of(
-        "| memory of these steps"
-    )
+    told = f"{said}; Conv-LoRA {live['convlora'] / live['convlora autogluon']:.3f}"
+    assert told in line_of("| memory of these steps")
     said, file = line_of("| forward passes of an evaluation"), measured("evaluation-peers-vit_b-1024-fp32.json")
-    for ratio_ in (*file["peers"].values(), file["ratio"]):
-        assert interval(ratio_) in said
+    assert all(interval(one) in said for one in (*file["peers"].values(), file["ratio"]))
 
 
 def test_steps_of_two_sessions_are_pooled_in_their_rows() -> None:
@@ -160,10 +156,8 @@ def test_the_table_of_metrics_is_that_of_its_file() -> None:
 
 
 def test_what_spinning_costs_is_that_of_its_files() -> None:
-    text = DETAILS.read_text(encoding="utf-8").partition("| rounds of spinning |")[2]
-    rows = [
-        [cell.strip() for cell in line.strip("| ").split("|")] for line in text.partition("\n\n")[0].splitlines()[2:]
-    ]
+    text = DETAILS.read_text(encoding="utf-8").partition("| rounds of spinning |")[2].partition("\n\n")[0]
+    rows = [[cell.strip() for cell in line.strip("| ").split("|")] for line in text.splitlines()[2:]]
     for column, name in enumerate(("waiting-quiet.json", "waiting-busy.json"), start=1):
         seconds = measured(name)["seconds"]
         medians = {key: statistics.median(values) for key, values in seconds.items() if key != "one thread"}
@@ -180,46 +174,36 @@ def test_costs_against_full_fine_tuning_are_those_of_the_sessions() -> None:
     told = {row[0]: row[1:] for row in _rows(page.partition("\n\n")[0])}
     assert len(told) == 6
     for name, cells in told.items():
-        method, _, _ = name.partition(", ")
-        for found, (backbone, end) in zip(
-            (cells[:3], cells[3:]),
-            (("tiny", ""), ("vit_b", " #aa0273" if "both" in name else " #de744c")),
-            strict=True,
-        ):
-            heading = next(
-                line for line in costs.splitlines() if line.startswith("### cost against") and backbone in line
-            )
-            rows = {(row[0], row[1]): row for row in _rows(costs.partition(heading)[2].partition("\n\nRatios")[0])}
-            plain = method.replace("[alternate=iteration]", "")
+        plain = name.partition(", ")[0].replace("[alternate=iteration]", "")
+        session = " #aa0273" if "both" in name else " #de744c"
+        for found, backbone, end in ((cells[:3], "tiny", ""), (cells[3:], "vit_b", session)):
+            headings = (line for line in costs.splitlines() if line.startswith("### cost against"))
+            block = costs.partition(next(line for line in headings if backbone in line))[2].partition("\n\nRatios")[0]
+            rows = {(row[0], row[1]): row for row in _rows(block)}
             row = rows.get((f"{plain}{end} §", "full"), rows.get((f"{plain} §", "full")))
-            if row is None:
-                assert found == ["–"] * 3, name
-                continue
-            time, _, flops, memory = (cell.replace("-", "−").replace(" [", " % [") for cell in row[2:6])
-            assert found == [time, f"{memory} %", f"{flops} %"], (name, backbone)
+            expected = ["–"] * 3
+            if row is not None:
+                time, _, flops, memory = (cell.replace("-", "−").replace(" [", " % [") for cell in row[2:6])
+                expected = [time, f"{memory} %", f"{flops} %"]
+            assert found == expected, (name, backbone)
 
 
 def test_ratios_of_the_cost_sessions_are_told_as_they_are() -> None:
-    first, second = (
-        {one["variant"]: one for one in json.loads(path.read_text(encoding="utf-8"))["methods"]}
-        for path in (ROOT / "results" / "cost" / f"089f904b2626a80f-{end}.json" for end in ("de744ca3", "aa027345"))
-    )
-    turns, both, joint = (
-        found[name]["ratios"]["lora"]["time"]
-        for found, name in (
-            (first, "naslora"),
-            (second, "naslora[alternate=both]"),
-            (second, "naslora[alternate=joint]"),
-        )
-    )
-    assert f"**{turns['value']:.3f}** [{turns['low']:.3f}, {turns['high']:.3f}]" in line_of(
-        "| NAS-LoRA average step in"
-    )
+    def times(end: str) -> dict[str, Any]:
+        """Of a session: variant -> its step time against LoRA's."""
+        path = ROOT / "results" / "cost" / f"089f904b2626a80f-{end}.json"
+        methods = json.loads(path.read_text(encoding="utf-8"))["methods"]
+        return {one["variant"]: one["ratios"].get("lora", {}).get("time") for one in methods}
+
+    first, second = times("de744ca3"), times("aa027345")
+    turns, both, joint = first["naslora"], second["naslora[alternate=both]"], second["naslora[alternate=joint]"]
+    told = f"**{turns['value']:.3f}** [{turns['low']:.3f}, {turns['high']:.3f}]"
+    assert told in line_of("| NAS-LoRA average step in")
     assert interval(both) in line_of("| the same with `both`")
     page = DETAILS.read_text(encoding="utf-8")
     assert f"`joint`, one pass for both, takes {interval(joint)} times LoRA's" in page
-    average = 1 / first["decoder"]["ratios"]["lora"]["time"]["value"]
-    assert f"{average:.1f} on the average of 40 epochs" in line_of("| LoRA step / decoder-only step")
+    average = f"{1 / first['decoder']['value']:.1f} on the average of 40 epochs"
+    assert average in line_of("| LoRA step / decoder-only step")
 
 
 def _rows(text: str) -> list[list[str]]:
