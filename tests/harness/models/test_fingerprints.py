@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import hashlib
 import os
+from collections.abc import Callable
 from pathlib import Path
 
 import pytest
@@ -80,7 +81,8 @@ def test_a_file_is_read_once_and_again_when_it_changed(reads: list[str], tmp_pat
 
 def test_a_checkpoint_is_held_against_a_backbone_once_and_again_when_it_changed(reads, tmp_path, monkeypatch) -> None:
     """So that torch is not imported for every plan; not where the file changed while it was checked."""
-    path, checked, during = write(tmp_path / "file"), [], []
+    path, checked = write(tmp_path / "file"), []
+    during: list[Callable[[Path], Path]] = []
     monkeypatch.setattr("harness.models.build.require_checkpoint", lambda backbone, _: checked.append(backbone))
     monkeypatch.setattr("harness.planning.plan.require_finite", lambda path: [change(path) for change in during])
 
