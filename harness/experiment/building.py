@@ -11,7 +11,6 @@ from harness.methods.base import Method
 from harness.models.build import build_segmenter
 from harness.models.catalog import backbone_shape
 from harness.models.decoder_shape import Task
-from harness.models.quantised import quantise
 from harness.models.segmenter import Segmenter
 from harness.protocols.load import from_rules
 from harness.registry import METHODS, method_config_class
@@ -51,6 +50,8 @@ def attached_segmenter(run: Run, *, task: Task, num_classes: int, checkpoint: Pa
     method: Method = METHODS.get(run.method)(config, seed=draw_number("method", run.seed) % 2**31)
     method.attach(segmenter)
     if rules.quantise:
+        from harness.models.quantised import quantise
+
         quantise(segmenter, rules.quantise)
     return segmenter, method
 

@@ -23,7 +23,6 @@ from harness.models.published import is_word, published_file
 from harness.planning.data import Images, data_fingerprint, data_options, manifest_hash, require_task
 from harness.planning.earlier import earlier, under_short_fingerprints
 from harness.planning.job import Job
-from harness.planning.needs import weights
 from harness.planning.request import Request, Variant, require_countable
 from harness.planning.rows import MethodRow, method_row, split_overrides
 from harness.protocols.card import Protocol
@@ -55,6 +54,8 @@ def pretrained(request: Request, backbone: str, protocol: Protocol) -> Pretraine
     """
     path = request.checkpoints.get(backbone, request.checkpoints.get(""))
     if path is None and protocol.data == "files":
+        from harness.planning.needs import weights
+
         return Pretrained(
             missing=f"no checkpoint of {backbone} is given or set: give {weights(backbone)} with --checkpoint FILE, "
             "or --checkpoint none to start from random weights"

@@ -19,9 +19,6 @@ from harness.comparison.claims import read_claims
 from harness.comparison.papers import Papers
 from harness.comparison.rows import is_entry, placeholder
 from harness.registry import BENCHMARKS, METHODS
-from harness.report.costs import cost_page
-from harness.report.forgetting import TITLE as FORGETTING
-from harness.report.forgetting import forgetting_page
 from harness.report.formats import write
 from harness.report.page import SUFFIX, Format, Page
 from harness.report.score_page import score_page
@@ -139,7 +136,9 @@ def pages_below(
             made_of[name] = content_hash([every, repr(study)]) if kept and not is_cost else ""
     forgetting = ForgettingStore(root)
     if any(forgetting):
-        makers[FORGETTING] = partial(forgetting_page, archive.records, forgetting)
+        from harness.report.forgetting import TITLE, forgetting_page
+
+        makers[TITLE] = partial(forgetting_page, archive.records, forgetting)
     problems = {**archive.problems, **costs.problems(), **forgetting.problems()}
     return Pages(content=Lazy(makers), skipped=problems, made_of=made_of, kept=kept)
 
@@ -161,6 +160,8 @@ def _require_held(metrics: Sequence[str], records: Iterable[Record]) -> None:
 
 def page_of_study(archive: Archive, study: Study, *, metrics: Sequence[str] = ()) -> Page:
     if study.table.kind == "cost":
+        from harness.report.costs import cost_page
+
         return cost_page(archive.costs, title=study.title, claims=read_claims(), papers=Papers.read())
     return score_page(archive.records, archive, papers=Papers.read(), study=study, metrics=metrics)
 

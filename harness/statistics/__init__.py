@@ -1,6 +1,5 @@
 """Statistics of comparisons: small n, paired by seed and image, every random draw from a seeded generator."""
 
-from harness.statistics.agreement import MOST_ORDERS, Agreement, ModelScores, agreement
 from harness.statistics.intervals import (
     POWER,
     Estimate,
@@ -24,6 +23,10 @@ from harness.statistics.intervals import (
 )
 from harness.statistics.permutation import ALPHA, Test, holm, sign_flip
 from harness.statistics.ranks import (
+    MOST_ORDERS,
+    Agreement,
+    ModelScores,
+    agreement,
     average_ranks,
     friedman,
     nemenyi_critical_difference,

@@ -11,7 +11,7 @@ import pytest
 from scipy.stats import kendalltau
 
 from harness.statistics import ModelScores, agreement
-from harness.statistics.agreement import _tau
+from harness.statistics.ranks import _tau
 from tests.values import there
 
 
