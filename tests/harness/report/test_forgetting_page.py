@@ -1,4 +1,4 @@
-"""What docs/details/other-images.md says of images of another kind is in the committed forgetting records."""
+"""Of several runs of the decoder alone, one is what the page of images of another kind holds the others against."""
 
 from __future__ import annotations
 
@@ -16,34 +16,7 @@ from harness.report.formats import write
 from tests.harness.report.sample import table_rows as rows
 from tests.values import there
 
-ROOT = Path(__file__).parents[3]
-RESULTS = ROOT / "results"
-TABLE = (RESULTS / "tables" / "forgetting.md").read_text(encoding="utf-8")
-
-
-def test_the_sentences_are_those_of_the_rows() -> None:
-    assert rows((ROOT / "docs" / "details" / "other-images.md").read_text(encoding="utf-8")) == rows(TABLE)
-    names, frozen, *adapted = rows(TABLE)
-
-    def gains(column: str) -> dict[str, float]:
-        return {row[0]: float(row[names.index(column)].split()[0]) for row in adapted}
-
-    assert min(gains("at home").values()) > 5
-    assert min(gains("CVC-612 Sα").values()) > 5
-    lesions = gains("ISIC 2017 Jaccard")
-    assert max(lesions.values()) < 0
-    assert min(lesions, key=lambda name: lesions[name]) == "full"
-    assert float(frozen[names.index("Road IoU")].split()[0]) < 2
-    kept = {record.run.method for record in RecordStore(RESULTS) if ForgettingStore(RESULTS).find(record.key)}
-    assert not kept & {"lora", "naslora"}
-
-
-def test_every_score_names_a_run_whose_images_it_is_of() -> None:
-    known = {record.key: record.run.benchmark for record in RecordStore(RESULTS)}
-    for path in Path(RESULTS / "forgetting").glob("*.json"):
-        found = there(ForgettingStore(RESULTS).find(path.stem))
-        assert path.stem in known
-        assert {name: known[one.like] for name, one in found.elsewhere.items()} == {n: n for n in found.elsewhere}
+RESULTS = Path(__file__).parents[3] / "results"
 
 
 def _run(like: Record, key: str, **labels: Any) -> tuple[Record, ForgettingRecord]:
