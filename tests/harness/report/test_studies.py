@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-import subprocess
-import sys
 from pathlib import Path
 from typing import Any, get_args
 
@@ -109,12 +107,3 @@ def test_a_file_that_is_no_study_is_one_line(tmp_path: Path, content: str) -> No
     with pytest.raises(UsageError) as caught:
         load_study(str(path))
     assert "\n" not in str(caught.value)
-
-
-def test_listing_studies_imports_no_torch() -> None:
-    script = (
-        "import sys\nfrom harness.cli.tables import main\nmain(['--study', 'list'])\n"
-        "assert not {'torch', 'pandas'} & set(sys.modules)"
-    )
-    done = subprocess.run([sys.executable, "-c", script], cwd=REPOSITORY, capture_output=True, text=True, check=True)
-    assert len(done.stdout.splitlines()) == len(study_names())

@@ -255,15 +255,6 @@ def test_the_check_covers_figures_that_are_there(tmp_path: Path, says):
     says(verb.main, "--check", "--study", "rank", *words, code=2)
 
 
-def test_matplotlib_is_imported_where_something_is_drawn():
-    code = (
-        "import sys\nfrom harness.cli import figures, tables, status\n"
-        "try:\n    figures.main(['--help'])\nexcept SystemExit:\n    pass\n"
-        "sys.exit(bool({'matplotlib', 'torch'} & set(sys.modules)))"
-    )
-    assert subprocess.run([sys.executable, "-c", code], capture_output=True, check=False).returncode == 0
-
-
 def test_records_that_cannot_be_read_are_named(tmp_path: Path, says):
     write_results(tmp_path)
     (tmp_path / "records" / "0000.json").write_text("{", encoding="utf-8")
