@@ -81,7 +81,6 @@ def test_an_older_record_is_finished_only_after_its_file_was_verified(tmp_path, 
     (line,) = before.problems
     assert line.startswith("1 finished record of these runs")
     assert line.endswith(f"sam-peft records verify-checkpoint {checkpoint} {tmp_path}")
-
     assert "noted for 1 records" in says(records, "verify-checkpoint", checkpoint, tmp_path)
     after = planned(tmp_path, checkpoint, seeds=(0, 1))
     assert (after.finished, after.problems) == ({older.key}, ())
@@ -89,7 +88,6 @@ def test_an_older_record_is_finished_only_after_its_file_was_verified(tmp_path, 
     assert (done.run, new.run.checkpoint) == (older.run, fingerprint(checkpoint))
     assert [job.run.seed for job in after.pending] == [1]
     assert after.request == planned(tmp_path / "elsewhere", checkpoint, seeds=(0, 1)).request
-
     stranger = planned(tmp_path, altered)
     assert not stranger.finished
     (line,) = stranger.problems

@@ -43,7 +43,6 @@ def test_a_method_that_runs_out_of_memory_is_left_out_and_the_rest_is_written(pl
     }[place]
     monkeypatch.setattr(owner, name, failing(getattr(owner, name), sick))
     said = says(cost.main, "--methods", "adapter,decoder", *COMMAND, "--results", tmp_path, code=1)
-
     (record,) = CostStore(tmp_path)
     reason = "OOM: OutOfMemoryError: CUDA out of memory. Tried to allocate 2.00 GiB"
     assert record.dropped == {"adapter": reason}

@@ -50,10 +50,8 @@ def test_settings_name_folders_of_ones_own_and_all_leaves_them_out(tmp_path, mon
     monkeypatch.delenv("SAM_PEFT_SETTINGS")
     monkeypatch.setenv("XDG_CONFIG_HOME", str(tmp_path / "none"))
     settings = load_settings()
-
     (job,) = planned_of(tmp_path, "--datasets", "tiles", settings=settings).jobs
     every = understand(run.parser().parse_args(["--methods", "lora", "--datasets", "all"]), settings).request
-
     assert (job.run.benchmark, Path(job.dataset_root)) == ("tiles", folder)
     assert "tiles" not in every.benchmarks
     assert len(every.benchmarks) == 9
@@ -154,7 +152,6 @@ def test_foreign_tiles_are_split_by_their_images(tmp_path: Path) -> None:
     from harness.experiment.data import open_data
 
     data = open_data(job.run, Path(job.dataset_root))
-
     parts = [data.train, data.val, *data.tests.values()]
     sides = [{pair.stem.rpartition("_")[0] for pair in part.pairs} for part in parts]
     assert sum(len(part) for part in parts) == 70

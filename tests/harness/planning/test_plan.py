@@ -169,7 +169,6 @@ def test_a_budget_of_updates_makes_another_run_only_of_a_method_whose_weights_lo
 
     epochs, updates = keys(), keys(budget="updates")
     both = {"naslora.alternate": "both"}
-
     assert epochs[0] == updates[0]
     assert epochs[1] != updates[1]
     assert keys(**both) == keys(budget="updates", **both)

@@ -81,7 +81,6 @@ def records(results: Path) -> dict[str, Record]:
 
 def test_trials_come_first_and_the_seeds_run_with_what_validation_chose(tuned: Any, tmp_path: Path) -> None:
     code, work = tuned(best_at(1e-3))
-
     assert code == 0
     assert work.done[0] == [f"lora[lr={value}] on kvasir, seed 0" for value in ("1e-4", "1e-3", "1e-2")]
     assert work.done[1] == ["lora on kvasir, seed 1"]  # the chosen trial is seed 0 already
@@ -103,7 +102,6 @@ def test_a_run_that_was_finished_before_is_told_that_it_is_the_tuned_one(tuned: 
     later = records(tmp_path)["0.001/kvasir/1"]
     store.write(replace(later, run=replace(later.run, tuning={}, variant="lora[lr=1e-3]")))
     _, work = tuned(best_at(1e-3))
-
     assert work.done == [[]]
     assert records(tmp_path)["0.001/kvasir/1"] == later
 
@@ -113,7 +111,6 @@ def test_a_plan_tells_no_record_what_was_chosen(tuned: Any, tmp_path: Path, caps
     for later in (records(tmp_path)["0.001/kvasir/0"], records(tmp_path)["0.001/kvasir/1"]):
         RecordStore(tmp_path).write(replace(later, run=replace(later.run, tuning={}, variant="lora[lr=1e-3]")))
     before = {path: path.read_bytes() for path in (tmp_path / "records").iterdir()}
-
     assert tuned(best_at(1e-3), *GRID, "--plan")[0] == 0
     assert {path: path.read_bytes() for path in (tmp_path / "records").iterdir()} == before
 
@@ -127,7 +124,6 @@ def test_labels_change_no_key_and_a_merge_keeps_the_record_that_knows_its_choice
         RecordStore(early).write(replace(record, run=replace(record.run, tuning={}, variant="lora[lr]")))
     report = merge([early], tmp_path / "all")
     report = merge([tmp_path], tmp_path / "all")
-
     assert not report.conflicts
     assert records(tmp_path / "all") == records(tmp_path)
 
@@ -138,7 +134,6 @@ def test_a_choice_from_fewer_runs_takes_no_label_away(tuned: Any, tmp_path: Path
     _, work = tuned(best_at(1e-3), "--tune", "lr=1e-3,1e-2")
     assert work.done == [[]]
     assert [records(tmp_path)[f"0.001/kvasir/{seed}"] for seed in (0, 1)] == [trial, wide]  # chosen from three
-
     _, work = tuned(best_at(1e-3), "--tune", "lr=1e-5,1e-4,1e-3,1e-2")
     wider, narrow = records(tmp_path)["0.001/kvasir/1"], tmp_path / "narrow"
     assert (wide.run.trial_runs, wider.run.trial_runs) == (3, 4)
@@ -190,7 +185,6 @@ def test_a_plain_run_at_a_value_that_is_not_chosen_stays_a_result(tuned: Any, tm
     plain = {record.key: record for record in RecordStore(tmp_path)}
     (card,) = {record.run.method_config["rank"] for record in plain.values()}
     tuned(score, "--tune", f"rank={card},{card - 1},{card + 1}", seeds="1")
-
     after = {record.key: record for record in RecordStore(tmp_path)}
     assert {key: after[key] for key in plain} == plain
     labels = {record.run.method_config["rank"]: record.run.tuning for key, record in after.items() if key not in plain}
@@ -271,7 +265,6 @@ def test_a_trial_that_failed_otherwise_keeps_the_choice_open(tuned: Any, tmp_pat
     tuned(best_at(1e-3))
     RecordStore(tmp_path).write(replace(records(tmp_path)["0.01/kvasir/0"], code="OOM"))
     monkeypatch.setattr(Work, "__call__", lambda *_: Outcome(submitted=False, failed={"x": "OOM"}))
-
     assert tuned(best_at(1e-3))[0] == 1
     assert "1 trials have no result; start the same command again" in capsys.readouterr().err
 
@@ -295,7 +288,6 @@ def test_a_plan_without_end_is_refused_before_it_is_made(tuned: Any, capsys: Any
 def test_a_field_of_one_method_is_tuned_for_it_alone(tuned: Any) -> None:
     grids = ("--tune", "lr=1e-4,1e-3", "--tune", "naslora.lr=1e-3,1e-2", "--tune", "naslora.alpha_lr=1e-3,1e-2")
     _, work = tuned(best_at(1e-3), *grids, methods="lora,naslora")
-
     assert [line.split(" on")[0] for line in work.done[0]] == [
         "lora[lr=1e-4]", "lora[lr=1e-3]",
         "naslora[lr=1e-3,alpha_lr=1e-3]", "naslora[lr=1e-3,alpha_lr=1e-2]",
@@ -306,7 +298,6 @@ def test_a_field_of_one_method_is_tuned_for_it_alone(tuned: Any) -> None:
 def test_a_table_shows_chosen_rows_with_their_trials_and_flags_an_edge(tuned: Any, tmp_path: Path) -> None:
     tuned(best_at(1e-2), methods="lora,decoder")
     page = render(RecordStore(tmp_path).summaries()[0])
-
     assert "| lora, tuned, 3 trials § |" in page
     assert "lora[lr=" not in page
     assert "lr=1e-4: 70.0; lr=1e-3: 80.0; lr=1e-2: 90.0 | lr=1e-2 | lr | 0.03 |" in page
@@ -353,7 +344,6 @@ def test_trials_on_their_way_end_the_command_and_the_next_one_goes_on(tuned: Any
         assert tuned(best_at(1e-3))[0] == 0
     assert "3 trials are on their way; start the same command again to go on" in capsys.readouterr().err
     assert not (tmp_path / "tables").exists()
-
     _, work = tuned(best_at(1e-3))
     assert [len(done) for done in work.done] == [3, 1]
 
@@ -361,7 +351,6 @@ def test_trials_on_their_way_end_the_command_and_the_next_one_goes_on(tuned: Any
 def test_a_plan_takes_the_choice_of_a_row_whose_trials_have_ended(tuned: Any, capsys: Any) -> None:
     tuned(best_at(1e-3))
     capsys.readouterr()
-
     assert tuned(best_at(1e-3), *GRID, "--plan", "--json", methods="lora,bitfit")[0] == 0
     trials, runs = map(json.loads, capsys.readouterr().out.splitlines())
     assert [one["state"] for one in trials["runs"]] == ["finished"] * 3 + ["planned"] * 3
@@ -389,7 +378,6 @@ def test_a_rule_is_tuned_by_the_decoder_alone_and_holds_for_every_row(tuned: Any
 
     grid = ("--tune", "decoder_lr=1e-4,1e-3,1e-2", "--tune", "lora.lr=1e-4,1e-3")
     code, work = tuned(score, *grid, methods="lora,bitfit", datasets="kvasir,camo", seeds="3,")
-
     assert code == 0
     values = ("1e-4", "1e-3", "1e-2")
     assert work.done[0] == [f"decoder[decoder_lr={v}] on {b}, seed 0" for b in best for v in values]

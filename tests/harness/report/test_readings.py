@@ -81,7 +81,6 @@ def test_aliases_are_what_an_interaction_adds_to_a_main_effect() -> None:
     signs = np.array([point.levels for point in points(fields) if point.screening]) * 2 - 1
     score = signs[:, 0] * signs[:, 1]  # an interaction of a and b alone
     carried = aliases(fields)
-
     assert ("a", "b") not in carried["a"]
     for place, name in enumerate("cdefghi", start=2):
         effect = (score * signs[:, place]).mean()
@@ -93,7 +92,6 @@ def test_effects_that_were_put_in_come_out_with_intervals_over_replicates() -> N
     records = everything()
     ((sheet, members),) = sheets(records).items()
     effects = {one.field: one for one in main_effects(build_grid(sheet, members, MadeUp(), study=study()), study())}
-
     assert effects["scale"].estimate == pytest.approx(4.0)
     assert effects["residual"].estimate == pytest.approx(-2.0)
     assert effects["alternate"].estimate == pytest.approx(0.0, abs=1e-9)
@@ -104,7 +102,6 @@ def test_effects_that_were_put_in_come_out_with_intervals_over_replicates() -> N
 def test_effects_wait_for_every_run_of_a_seed() -> None:
     records = everything(seeds=1)
     ((sheet, members),) = sheets(records[:-4]).items()
-
     assert main_effects(build_grid(sheet, members, MadeUp(), study=study(seeds=1)), study(seeds=1)) == []
     assert "runs of the design are in" in page_of(records[:-4], study(seeds=1))
 
@@ -114,7 +111,6 @@ def test_lenths_margin_is_that_of_his_paper() -> None:
     effects = [0.13, -0.15, -0.15, 0.02, 0.03, 0.40, 0.38, 2.15, 3.10, 0.125, 0.05, -0.25, -0.1, 0.1, -0.05]
     first = 1.5 * float(np.median(np.abs(effects)))
     kept = [abs(value) for value in effects if abs(value) < 2.5 * first]
-
     assert lenth_margin(effects) == pytest.approx(1.5 * float(np.median(kept)) * 2.5706, rel=1e-4)
 
 
@@ -123,7 +119,6 @@ def test_the_curve_is_sorted_and_shows_differences_and_choices() -> None:
     printed = page.split("## ")[1].splitlines()
     rows = [line.strip("| ").split(" | ") for line in printed if line.startswith("| ") and "mean" not in line]
     means = [float(row[0]) for row in rows]
-
     assert means == sorted(means)
     assert rows[-1][3] == "10"
     assert rows[-1][5] == "·"
@@ -140,11 +135,9 @@ def test_the_best_reading_is_chosen_on_validation_and_only_of_those_that_ran_eve
     page = page_of(found, study(seeds=1))
     negative = (line for line in page.splitlines() if line.startswith("| -"))
     lost = min(negative, key=lambda line: float(line.split("|")[1]))
-
     assert f"Best on validation of {len(READINGS.points)} with a run on each benchmark: " in page
     assert f"{label_of(READINGS.points[3], READINGS.fields)} (99.0 points" in page
     assert lost.split(" | ")[2] == "99.0"
-
     both = study(seeds=1, benchmarks=["kvasir", "leaf"])
     elsewhere = [record(0.8, benchmark="leaf"), record(0.9, method="naslora", config=CONFIG, benchmark="leaf")]
     page = page_of([*found, *elsewhere], both)
@@ -160,7 +153,6 @@ def test_a_run_of_the_default_under_other_rules_is_no_reading_of_this_study(monk
     ]
     monkeypatch.setattr("harness.comparison.rules.card_rules", lambda *_: {**CARD, **card})
     page = page_of([*found, *longer], study(seeds=1))
-
     assert page.count("every reading against LoRA") == 1
     assert "hash aaaa0000" in page
     assert "bbbb" not in page
@@ -171,7 +163,6 @@ def test_a_claim_is_counted_over_the_readings() -> None:
     row = next(line for line in page.splitlines() if line.startswith("| NAS-LoRA is better than LoRA"))
     options = [entry.options for entry in READINGS.entries()]
     gains = [sum(WORTH[name] for name in WORTH if one[name] != CONFIG[name]) - 1 for one in options]
-
     up, down = sum(gain > 0 for gain in gains), sum(gain < 0 for gain in gains)
     assert f"{up} of {len(gains)} | {down} of {len(gains)} | 0 of" in row
     assert "stage-wise" not in page
@@ -188,7 +179,6 @@ def test_a_claim_is_judged_where_another_study_tuned_the_baseline() -> None:
     ]
     page = page_of(found, fixed, "naslora-over-lora")
     row = next(line for line in page.splitlines() if line.startswith("| NAS-LoRA is better than LoRA"))
-
     assert f"0 of {len(READINGS.points)} |" in row
 
 
@@ -217,7 +207,6 @@ def test_the_curve_is_drawn_with_a_mark_for_every_choice_and_lost_readings_at_th
     (material,) = materials(Archive(tmp_path), study=study())
     ((stem, drawing),) = draw("readings", material)
     top, bottom = drawing.figure.axes
-
     assert stem == f"mine-{material.grid.sheet.protocol_hash}-readings"
     marks = [line for line in bottom.get_lines() if line.get_marker() == "s"]
     assert len(marks) == len(READINGS.points) * len(READINGS.fields)
@@ -228,7 +217,6 @@ def test_the_curve_is_drawn_with_a_mark_for_every_choice_and_lost_readings_at_th
     (other,) = [one for one in found if one.run.seed == 1 and one.run.method_config == lost.run.method_config]
     gain = 100 * (other.scores["best"]["test"]["s_measure"] - 0.811)
     assert [text.get_text() for text in top.texts] == [f"{(10 - 81 + gain) / 2:.0f}"]
-
     with pytest.raises(NothingToDrawError, match="--study NAME"):
         list(draw("readings", materials(Archive(tmp_path))[0]))
     for one in everything(seeds=1):
@@ -247,7 +235,6 @@ def test_the_default_reading_is_the_cards_own_run_so_that_it_is_not_made_twice()
     card = load_protocol("nas-lora")
     plain = method_row(Row(method="naslora"), card, {}, "vit_b").config
     read_row = method_row(Row(method="naslora", options=default.options), card, {}, "vit_b")
-
     assert read_row.config == plain
     assert read_row.changed == {}
 

@@ -206,7 +206,6 @@ def test_csv_is_long_and_tidy() -> None:
     assert (changed["method"], changed["options"], changed["checkpoint"]) == ("lora", '{"rank": 6}', "sha256-00")
     assert changed["overrides"].startswith("image_size 32 instead of 64")
     assert {row["mean"] for row in found if row["quantity"] == "trained parameters"} == {"3616128"}
-
     differing = study(entries=["lora", "decoder"], seeds=3, table={"baseline": "lora"})
     text = render(three(0.1) + three(0.08, method="decoder"), study=differing, style="csv")
     (difference,) = [row for row in csv.DictReader(io.StringIO(text)) if row["quantity"] == "difference to lora"]
@@ -562,7 +561,6 @@ def test_updates_are_shown_where_rows_of_a_benchmark_differ_and_nowhere_else() -
     same = [record(budget={"weight_updates": 60.0}), record(method="decoder", budget={"weight_updates": 60.0})]
     fewer = [same[0], record(method="naslora", config={"rank": 3}, budget=searched)]
     elsewhere = [same[0], record(benchmark="leaf", budget={"weight_updates": 30.0})]
-
     assert "updates" not in render(same)
     assert "updates" not in render(elsewhere)
     assert rows(render(fewer))["naslora"][-1] == "40 + 20 α"
@@ -583,7 +581,6 @@ def test_a_row_that_names_a_rate_shows_its_runs_whatever_a_tuning_made_of_them()
     ]
     text = render(records, study=study(entries=entries, seeds=2, benchmarks=["kvasir"]))
     page = rows(text.partition(": tuned")[0])
-
     assert page["named"][0] == "85.0 ± 7.1 (2)"
     assert page["lost"][0] == "MISSING (1/2)"
     assert next(cells for name, cells in page.items() if name.startswith("tuned"))[0] == "MISSING (1/2)"

@@ -77,7 +77,6 @@ def test_tensorboard_reads_curves_alphas_scores_rules_and_pictures(archive: Path
     from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
 
     _export(archive, "tensorboard", tmp_path / "tb")
-
     folders = sorted((tmp_path / "tb").iterdir())
     assert len(folders) == 2
     read = EventAccumulator(str(folders[0]))
@@ -113,7 +112,6 @@ def _wandb_records(data: bytes) -> Iterator[Any]:
 def test_an_offline_run_of_wandb_holds_the_record(archive: Path, tmp_path: Path) -> None:
     _require("wandb")
     _export(archive, "wandb", tmp_path / "w")
-
     files = sorted((tmp_path / "w" / "wandb").glob("offline-run-*/*.wandb"))
     assert len(files) == 2
     found = list(_wandb_records(files[0].read_bytes()))
@@ -150,7 +148,6 @@ def test_mlflow_finds_runs_metrics_parameters_and_pictures(archive: Path, tmp_pa
     from mlflow.tracking import MlflowClient
 
     _export(archive, "mlflow", tmp_path / "m")
-
     client = MlflowClient(tracking_uri=f"sqlite:///{tmp_path / 'm' / 'mlflow.db'}")
     experiment = client.get_experiment_by_name("demo")
     assert experiment is not None
