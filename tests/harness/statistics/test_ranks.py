@@ -1,15 +1,22 @@
-"""Ranks equal scipy's where scipy has them, and the literature's tables where it has not."""
+"""Ranks and their agreement equal scipy's where scipy has them, and the literature's tables or counts where it has not."""
 
 from __future__ import annotations
 
+import itertools
 import math
 import statistics
+from collections.abc import Sequence
+from dataclasses import replace
 
 import numpy as np
 import pytest
 from scipy import stats
+from scipy.stats import kendalltau
 
 from harness import statistics as s
+from harness.statistics import ModelScores, agreement
+from harness.statistics.ranks import _tau
+from tests.values import there
 
 
 def test_friedman_equals_scipy_and_refuses_too_few_blocks() -> None:
@@ -76,3 +83,95 @@ def test_every_draw_is_seeded() -> None:
     runs = [[0.1, 0.2, 0.3]], [[0.15, 0.25, 0.2]]
     assert s.probability_of_improvement(*runs) == s.probability_of_improvement(*runs)
     assert s.stratified_interval(runs[0], s.iqm) == s.stratified_interval(runs[0], s.iqm)
+
+
+def scores(
+    first: Sequence[float], second: Sequence[float], *, seeds: int = 3, images: int = 20, noise: float = 0.0
+) -> ModelScores:
+    generator = np.random.default_rng(1)
+    sides = [
+        np.array(side)[:, None, None] + noise * generator.normal(size=(len(side), seeds, images))
+        for side in (first, second)
+    ]
+    return ModelScores(first=sides[0], second=sides[1], clusters=np.arange(images))
+
+
+@pytest.mark.parametrize("ties", [False, True])
+def test_tau_is_scipys(ties: bool) -> None:
+    generator = np.random.default_rng(0)
+    a, b = generator.normal(size=(2, 50, 6))
+    if ties:
+        a, b = a.round(), b.round()
+    expected = [kendalltau(x, y).statistic for x, y in zip(a, b, strict=True)]
+    np.testing.assert_allclose(_tau(a, b), expected, atol=1e-12)
+    assert _tau(np.ones((1, 4)), np.arange(4, dtype=np.float64)[None]) == [0.0]
+
+
+def test_the_same_order_everywhere_is_one_and_chance_is_one_order_of_all() -> None:
+    found = agreement([scores([1, 2, 3], [10, 20, 30]), scores([5, 6, 7], [0, 1, 2])])
+    assert found.by_benchmark == (1.0, 1.0)
+    assert (there(found.interval).low, there(found.interval).high) == (1.0, 1.0)
+    assert found.p == pytest.approx(1 / 6) == found.least_p
+    with pytest.raises(ValueError, match="two methods"):
+        agreement([scores([1], [1])])
+
+
+def test_the_share_of_orders_is_that_of_all_permutations_over_all_benchmarks() -> None:
+    first = ([1, 2, 3, 4], [2, 1, 3, 4])
+    second = ([4, 1, 2, 3], [1, 2, 4, 3])
+    found = agreement([scores(a, b) for a, b in zip(first, second, strict=True)])
+
+    def mean(order: tuple[int, ...]) -> float:
+        return float(
+            np.mean([kendalltau(a, np.array(b)[list(order)]).statistic for a, b in zip(first, second, strict=True)])
+        )
+
+    seen = mean((0, 1, 2, 3))
+    every = [mean(order) for order in itertools.permutations(range(4))]
+    assert found.mean == pytest.approx(seen)
+    assert found.p == pytest.approx(sum(one >= seen - 1e-9 for one in every) / 24)
+
+
+def test_noise_widens_the_interval_and_a_single_seed_has_none() -> None:
+    still, noisy = (
+        there(agreement([scores([1, 1.1, 1.2], [1, 1.1, 1.2], noise=noise)]).interval) for noise in (0.001, 1.0)
+    )
+    assert still.low == 1.0
+    assert noisy.low < 0.5
+    assert agreement([scores([1, 2], [1, 2], seeds=1)]).interval is None
+
+
+def test_seeds_that_rank_otherwise_widen_the_interval_whatever_the_images_say() -> None:
+    """Every image of a seed says the same, so that only redrawing the seeds tells that two of three turn the order."""
+    generator = np.random.default_rng(0)
+    first = np.array([[1.0, 1.0, 1.0], [2.0, 0.0, 0.5], [3.0, -1.0, 0.0]])[:, :, None].repeat(20, axis=2)
+    second = np.array([1.0, 2.0, 3.0])[:, None, None] + 1e-6 * generator.normal(size=(3, 3, 20))
+    interval = there(agreement([ModelScores(first=first, second=second, clusters=np.arange(20))]).interval)
+    assert (interval.low, interval.high) == (-1.0, 1.0)
+
+
+def test_images_of_one_cluster_are_drawn_together() -> None:
+    first, second = np.random.default_rng(3).normal(size=(2, 3, 2, 40))
+    alone = there(agreement([ModelScores(first=first, second=second, clusters=np.arange(40))]).interval)
+    sides = {"first": first[:, :1].repeat(2, 1), "second": second[:, :1].repeat(2, 1)}
+    one_cluster = there(agreement([ModelScores(**sides, clusters=np.zeros(40, dtype=int))]).interval)
+    assert alone.low < alone.high
+    assert one_cluster.low == one_cluster.high  # equal seeds and a single cluster: nothing to redraw
+
+
+def test_all_orders_of_seven_methods_are_tried_and_those_of_more_are_drawn_the_same_each_time() -> None:
+    values = list(range(9))
+    found = agreement([scores(values[:7], [1, 0, *values[2:7]])])
+    assert found.p == pytest.approx(7 / 5040)  # at most one pair of neighbours turned
+    case = [scores(values, values)]
+    assert agreement(case) == agreement(case)
+    assert agreement(case).p == pytest.approx(1 / 5040)
+
+
+def test_answers_of_elsewhere_are_drawn_again_once_for_all_benchmarks() -> None:
+    of = scores([1, 2, 3], [0.50, 0.51, 0.52])
+    drawn = replace(of, trials=1000)
+    still, one, two = (there(agreement(cases).interval) for cases in ([of], [drawn], [drawn, drawn]))
+    assert (still.low, still.high) == (1.0, 1.0)
+    assert one.low < 0 < one.high == 1.0
+    assert one == two
