@@ -1,7 +1,8 @@
-"""The plain command with nothing set, with data set, and with everything set; and the verb that shows it."""
+"""Settings: the plain command with some and without, the verb that shows them, where each comes from, and files that are wrong."""
 
 from __future__ import annotations
 
+import os
 from pathlib import Path
 
 import pytest
@@ -12,8 +13,8 @@ from harness.datasets import samples
 from harness.planning.asked import understand
 from harness.run import main as run
 from harness.run import parser
-from harness.settings import load_settings
-from tests.harness.settings.test_read import write
+from harness.settings import _writable_by_others, load_settings, trusted_cluster, trusted_plugins, user_file
+from harness.system.errors import UsageError
 
 REPOSITORY = Path(__file__).parents[3]
 PLAIN = ["--methods", "lora,naslora", "--datasets", "all", "--plan"]
@@ -157,3 +158,184 @@ def test_init_writes_a_file_that_sets_nothing_and_explains_everything(capsys: py
 
 def test_the_committed_example_is_what_init_writes() -> None:
     assert (REPOSITORY / "docs" / "examples" / "harness.toml").read_text(encoding="utf-8") == template()
+
+
+@pytest.fixture
+def places(tmp_path: Path) -> Places:
+    """The working folder, the user's file (not written yet), and an environment that points there."""
+    environment = {"XDG_CONFIG_HOME": str(tmp_path / "config")}
+    file = user_file(environment)
+    file.parent.mkdir(parents=True, mode=0o755)
+    return tmp_path / "here", file, environment
+
+
+Places = tuple[Path, Path, dict[str, str]]
+
+
+def write(path: Path, text: str) -> None:
+    path.write_text(text, encoding="utf-8")
+    path.chmod(0o644)
+
+
+def test_environment_beats_the_folder_beats_the_user_key_by_key(places: Places) -> None:
+    here, user, environment = places
+    settings = load_settings(environment)
+    assert (settings.protocol, settings.data, settings.results) == ("", None, Path("runs"))
+    assert not settings.origins
+    paths = 'data = "/user"\nresults = "/user/runs"\nseeds = 3\n[checkpoints]\nvit_b = "/user/b"\nvit_h = "/user/h"'
+    write(user, paths)
+    write(here / "harness.toml", 'data = "data"\nseeds = [0, 7]\n[checkpoints]\nvit_h = "h.pth"')
+    settings = load_settings({**environment, "SAM_PEFT_SEEDS": "5"})
+    assert (settings.data, settings.results, settings.seeds) == (Path("data"), Path("/user/runs"), "5")
+    assert settings.checkpoints == {"vit_b": Path("/user/b"), "vit_h": Path("h.pth")}
+    assert {name: origin.name for name, origin in settings.origins.items()} == {
+        **dict.fromkeys(("data", "checkpoints.vit_h"), "harness.toml"), "seeds": "SAM_PEFT_SEEDS",
+        **dict.fromkeys(("results", "checkpoints.vit_b"), str(user)),
+    }  # fmt: skip
+
+
+def test_a_data_folder_beats_single_folders_of_lower_levels_only(places: Places) -> None:
+    here, user, environment = places
+    write(user, '[datasets]\nkvasir = "/old"')
+    write(here / "harness.toml", 'data = "/new"\n[datasets]\nleaf = "/leaf"')
+    settings = load_settings(environment)
+    assert settings.datasets == {"leaf": Path("/leaf")}
+    assert "datasets.kvasir" not in settings.origins
+
+
+def test_variables_hold_lists_and_tables(places: Places) -> None:
+    variables = {"SAM_PEFT_PLUGINS": "a.py:b.py", "SAM_PEFT_DATASETS": "kvasir=/k:leaf=/l", "SAM_PEFT_CHECKPOINTS": ""}
+    settings = load_settings({**places[2], **variables})
+    assert settings.plugins == (Path("a.py"), Path("b.py"))
+    assert settings.datasets == {"kvasir": Path("/k"), "leaf": Path("/l")}
+
+
+def test_seeds_keep_a_number_and_a_list_apart(places: Places) -> None:
+    from harness.planning.asked import parse_seeds
+
+    for text, seeds in (("3", (0, 1, 2)), ("[3]", (3,)), ("[0, 3]", (0, 3)), ('"0,3"', (0, 3))):
+        write(places[0] / "harness.toml", f"seeds = {text}")
+        assert parse_seeds(load_settings(places[2]).seeds) == seeds
+
+
+def test_one_file_in_the_place_of_both_and_none_at_all(places: Places, tmp_path: Path) -> None:
+    here, _, environment = places
+    write(here / "harness.toml", 'data = "/here"')
+    write(tmp_path / "other.toml", 'data = "data"')
+    instead = {**environment, "SAM_PEFT_SETTINGS": str(tmp_path / "other.toml")}
+    assert load_settings(instead).data == tmp_path / "data"
+    assert load_settings({**environment, "SAM_PEFT_SETTINGS": "/dev/null"}).data is None
+    assert load_settings({**environment, "SAM_PEFT_SETTINGS": "none", "SAM_PEFT_DATA": "/x"}).data is None
+    with pytest.raises(UsageError, match="no such file"):
+        load_settings({**environment, "SAM_PEFT_SETTINGS": str(tmp_path / "nowhere.toml")})
+
+
+@pytest.mark.parametrize(
+    ("text", "said"),
+    [
+        ('dta = "/x"', r"harness\.toml: unknown key 'dta' \(did you mean 'data'\?\)"),
+        ('plugins = "a.py"', "plugins='a.py' must be a list"),
+        ('datasets = "/x"', "datasets='/x' must be a mapping"),
+        ('cluster = ""', "cluster='' is empty"),
+        ("[checkpoints]\nvit_h = 1", "checkpoints.vit_h=1 must be text"),
+        ("seeds = true", "neither a number of seeds"),
+        ("data = /x", r"settings harness\.toml: Invalid value"),
+        ("x = " + "[" * 5000, "settings harness.toml: "),
+        ("#" * 100_001, "more than 100000 bytes"),
+        ('data = "~nobody-of-this-name/x"', "data='~nobody"),
+    ],
+)
+def test_a_wrong_file_is_one_line(places: Places, text: str, said: str) -> None:
+    write(places[0] / "harness.toml", text)
+    with pytest.raises(UsageError, match=said) as caught:
+        load_settings(places[2])
+    assert len(str(caught.value).splitlines()) == 1
+
+
+def test_a_file_that_is_no_text_no_file_or_no_ones_is_one_line(places: Places) -> None:
+    path = places[0] / "harness.toml"
+    path.write_bytes(b"data = '\xff'")
+    with pytest.raises(UsageError, match="not UTF-8"):
+        load_settings(places[2])
+    path.unlink()
+    os.mkfifo(path)
+    with pytest.raises(UsageError, match="it is no file"):
+        load_settings(places[2])
+    path.unlink()
+    user = user_file(places[2])
+    user.parent.mkdir(parents=True, exist_ok=True)
+    for link in (path, user):
+        for target, said in ((link.name, "symbolic links"), ("nowhere", "No such file")):
+            link.symlink_to(target)
+            with pytest.raises(UsageError, match=said):
+                load_settings(places[2])
+            link.unlink()
+
+
+def test_unknown_and_malformed_variables_are_refused(places: Places) -> None:
+    with pytest.raises(UsageError, match=r"SAM_PEFT_DAAT .*did you mean 'data'"):
+        load_settings({**places[2], "SAM_PEFT_DAAT": "/x"})
+    for text in ("/x", "kvasir=", "=/x"):
+        with pytest.raises(UsageError, match="is not NAME=PATH"):
+            load_settings({**places[2], "SAM_PEFT_DATASETS": text})
+
+
+def test_relative_paths_start_from_the_folder_and_have_no_meaning_in_the_users_file(places: Places) -> None:
+    for folder in ("data", "none"):  # a word for checkpoints alone
+        write(places[1], f'data = "{folder}"')
+        with pytest.raises(UsageError, match="is relative, and this file serves every folder"):
+            load_settings(places[2])
+    write(places[1], 'data = "~/data"\n[checkpoints]\nvit_b = "none"')
+    settings = load_settings(places[2])
+    assert settings.data == Path.home() / "data"
+    assert settings.checkpoints == {"vit_b": Path("none")}
+
+
+def test_a_card_is_a_name_or_a_file_and_a_clusters_file_is_absolute(places: Places) -> None:
+    for text, protocol, cluster in (
+        ("nas-lora", "nas-lora", "gpu"),
+        ("cards/mine.yaml", "cards/mine.yaml", str(Path.cwd() / "gpu.yaml")),
+        ("mine 1.2", "mine 1.2", str(Path.cwd() / "gpu.profile")),
+    ):
+        write(places[0] / "harness.toml", f'protocol = "{text}"\ncluster = "{Path(cluster).name}"')
+        settings = load_settings(places[2])
+        assert (settings.protocol, settings.cluster) == (protocol, cluster)
+    write(places[1], 'protocol = "mine.yaml"')
+    (places[0] / "harness.toml").unlink()
+    with pytest.raises(UsageError, match="relative"):
+        load_settings(places[2])
+
+
+@pytest.mark.skipif(Path("/").stat().st_uid != 0, reason="needs a folder of root's")
+def test_what_is_roots_is_nobody_elses(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("os.getuid", lambda: 4711)
+    assert "somebody else" not in _writable_by_others(Path("/"))
+
+
+def test_code_that_the_working_folder_names_needs_the_command_lines_word(places: Places) -> None:
+    write(places[0] / "harness.toml", 'plugins = ["evil.py"]\ncluster = "evil.yaml"')
+    settings = load_settings(places[2])
+    with pytest.raises(UsageError, match=r"plug-ins, which are code \(evil\.py\).*--trust-settings"):
+        trusted_plugins(settings, trust=False)
+    with pytest.raises(UsageError, match=r"cluster profile.*commands \(.*evil\.yaml\)"):
+        trusted_cluster(settings, trust=False)
+    assert trusted_plugins(settings, trust=True) == (Path("evil.py"),)
+    for elsewhere in ("/elsewhere/evil", "../../evil", "evil.yaml", "./evil", "~/evil"):
+        write(places[0] / "harness.toml", f'cluster = "{elsewhere}"')
+        with pytest.raises(UsageError, match="--trust-settings"):
+            trusted_cluster(load_settings(places[2]), trust=False)
+    write(places[0] / "harness.toml", 'cluster = "gpu"')
+    assert trusted_cluster(load_settings(places[2]), trust=False) == "gpu"
+
+
+def test_code_that_the_users_own_file_or_variable_names_is_theirs_until_others_may_write_it(places: Places) -> None:
+    write(places[1], 'plugins = ["/mine.py"]')
+    assert trusted_plugins(load_settings(places[2]), trust=False) == (Path("/mine.py"),)
+    for path, mode in ((places[1], 0o664), (places[1].parent, 0o777)):
+        before = path.stat().st_mode
+        path.chmod(mode)
+        with pytest.raises(UsageError, match=r"others may write to .* \(chmod go-w mends that\)"):
+            trusted_plugins(load_settings(places[2]), trust=False)
+        path.chmod(before)
+    settings = load_settings({**places[2], "SAM_PEFT_PLUGINS": "x.py"})
+    assert trusted_plugins(settings, trust=False) == (Path("x.py"),)
