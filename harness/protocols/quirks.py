@@ -38,7 +38,7 @@ QUIRKS = (
         intended="intended",
         found_in="AutoGluon, PraNet, InfoSAM",
         effect="a legacy argument of the BCE drops the weight: plain mean BCE + weighted IoU",
-        test="tests/harness/test_quirks.py::test_structure_loss_changes",
+        test="tests/harness/training/test_losses.py::test_structure_loss_equals_the_published_formula",
     ),
     QuirkEntry(
         number=2,
@@ -48,7 +48,7 @@ QUIRKS = (
         intended="1.0",
         found_in="AutoGluon, SAM-Adapter, InfoSAM",
         effect="another number under the same name",
-        test="tests/harness/test_quirks.py::test_weighted_f_changes",
+        test="tests/harness/evaluation/test_saliency_conformance.py::test_beta_squared_of_the_weighted_f_equals_pysodmetrics",
     ),
     QuirkEntry(
         number=3,
@@ -58,7 +58,7 @@ QUIRKS = (
         intended="native",
         found_in="AutoGluon",
         effect="prediction and mask are compared at 1024 × 1024 instead of the mask's own size",
-        test="tests/harness/test_quirks.py::test_resolution_changes",
+        test="tests/harness/evaluation/test_scorer.py::test_native_resolution_resizes_the_prediction_and_input_the_mask",
     ),
     QuirkEntry(
         number=4,
@@ -68,7 +68,7 @@ QUIRKS = (
         intended="accumulated",
         found_in="AutoGluon (per image) against mmsegmentation (accumulated)",
         effect="points of difference where objects are small; neither is wrong",
-        test="tests/harness/test_quirks.py::test_overlap_changes",
+        test="tests/harness/evaluation/test_overlap_conformance.py::test_accumulated_overlap_equals_torchmetrics_over_the_split",
     ),
     QuirkEntry(
         number=5,
@@ -79,7 +79,7 @@ QUIRKS = (
         found_in="AutoGluon",
         effect="the released gate is a softmax over one kept logit, that is 1, and only the balance loss trains it; the "
         "other way is Switch's (2101.03961), not Conv-LoRA's, and such rows say `Switch gate`",
-        test="tests/harness/test_quirks.py::test_moe_gate_changes",
+        test="tests/methods/test_convlora.py::test_task_gradient_reaches_the_gate_only_under_switch",
     ),
     QuirkEntry(
         number=6,
@@ -89,7 +89,7 @@ QUIRKS = (
         intended="intended",
         found_in="SSF's code, micro-sam",
         effect="scale ~ N(1, 0.02²) and shift ~ N(0, 0.02²) instead of the identity",
-        test="tests/harness/test_quirks.py::test_ssf_init_changes",
+        test="tests/methods/test_additive_baselines.py::test_ssf_starts_from_noise_as_released_and_from_the_identity_as_intended",
     ),
     QuirkEntry(
         number=7,
@@ -140,7 +140,7 @@ QUIRKS = (
         intended="intended",
         found_in="InfoSAM (mask/255 as uint8)",
         effect="JPEG and anti-aliased masks erode",
-        test="tests/harness/test_quirks.py::test_mask_decoding_changes",
+        test="tests/datasets/test_readers.py::test_quirk_mask_255_only_is_a_switch_of_every_binary_benchmark",
     ),
     QuirkEntry(
         number=12,
@@ -161,7 +161,7 @@ QUIRKS = (
         found_in="AutoGluon (with transformers' Mask2FormerLoss, which leaves its weights to the model around it)",
         effect="class, mask and dice terms count 1 : 1 : 1 whatever weights the card names; mask and dice are divided by all "
         "regions, also by those that no mask token was left for; regions are matched with the card's `match_…_weight`",
-        test="tests/harness/test_quirks.py::test_mask2former_weights_change",
+        test="tests/harness/training/test_losses.py::test_cards_give_the_weights_that_they_name",
     ),
     QuirkEntry(
         number=14,
