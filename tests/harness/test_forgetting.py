@@ -6,6 +6,7 @@ import json
 import shutil
 from dataclasses import replace
 from pathlib import Path
+from typing import Any
 
 import pytest
 import torch
@@ -17,9 +18,7 @@ from harness.cli.records import main as records
 from harness.cli.tables import main as tables
 from harness.experiment.experiment import run_experiment
 from harness.experiment.trained import of_results, scored_elsewhere
-from harness.planning.data import sample_writer
-from harness.planning.plan import plan
-from harness.planning.request import Request, Variant
+from tests.harness.planned import plan_of
 
 METHODS, BENCHMARKS = ("lora", "decoder"), ("kvasir", "cvc612")
 
@@ -29,15 +28,9 @@ class Finished:
 
     def __init__(self, results: Path) -> None:
         self.results = results
-        request = Request(
-            entries=tuple(Variant(method=name, options={}) for name in METHODS),
-            benchmarks=BENCHMARKS,
-            protocol="demo",
-            overrides={"epochs": "1"},
-            backbones=("tiny",),
-            results=results,
-        )
-        done = [run_experiment(job) for job in plan(request, prepare_samples=sample_writer(results)).jobs]
+        small: dict[str, Any] = {"epochs": 1, "image_size": 64, "train_limit": 8, "val_limit": 2}
+        planned = plan_of(results, *METHODS, benchmarks=BENCHMARKS, **small)
+        done = [run_experiment(job) for job in planned.jobs]
         self.keys = {(one.run.method, one.run.benchmark): one.key for one in done}
         assert main(["--results", str(results)]) == 0
 
@@ -73,9 +66,7 @@ def test_a_model_is_scored_as_its_own_run_scored_it(finished: Finished) -> None:
     assert finished.elsewhere("lora", "kvasir", "cvc612") != finished.own("lora", "cvc612")
 
 
-def test_the_page_holds_differences_to_the_frozen_encoder(
-    finished: Finished, capsys: pytest.CaptureFixture[str]
-) -> None:
+def test_the_page_holds_differences_to_the_frozen_encoder(finished: Finished, capsys) -> None:
     assert tables(["--results", str(finished.results), "--format", "csv"]) == 0
     page = (finished.results / "tables" / "forgetting.md").read_text()
     home = [finished.own("lora", name) - finished.own("decoder", name) for name in BENCHMARKS]
@@ -92,9 +83,7 @@ def test_the_page_holds_differences_to_the_frozen_encoder(
     assert rows["decoder (frozen)"][2].strip() == f"{100 * finished.elsewhere('decoder', 'cvc612', 'kvasir'):.1f} (1)"
 
 
-def test_again_nothing_is_measured_and_the_page_is_what_its_records_give(
-    finished: Finished, capsys: pytest.CaptureFixture[str]
-) -> None:
+def test_again_nothing_is_measured_and_the_page_is_what_its_records_give(finished: Finished, capsys) -> None:
     before = {path.name: path.read_bytes() for path in ForgettingStore(finished.results).folder.iterdir()}
     capsys.readouterr()
     assert main(["--results", str(finished.results), "--json"]) == 0
@@ -117,9 +106,7 @@ def test_scores_of_an_older_state_are_measured_anew(finished: Finished, tmp_path
     assert again.elsewhere["cvc612"].scores == measured.elsewhere["cvc612"].scores
 
 
-def test_an_edited_file_is_named_and_counts_for_nothing(
-    finished: Finished, tmp_path: Path, capsys: pytest.CaptureFixture[str]
-) -> None:
+def test_an_edited_file_is_named_and_counts_for_nothing(finished: Finished, tmp_path, capsys) -> None:
     root = tmp_path / "results"
     for folder in ("records", "forgetting"):
         shutil.copytree(finished.results / folder, root / folder)
@@ -133,9 +120,7 @@ def test_an_edited_file_is_named_and_counts_for_nothing(
     assert f"{path}: its seal does not fit" in capsys.readouterr().out
 
 
-def test_without_another_benchmark_it_says_so_in_one_line(
-    finished: Finished, tmp_path: Path, capsys: pytest.CaptureFixture[str]
-) -> None:
+def test_without_another_benchmark_it_says_so_in_one_line(finished: Finished, tmp_path, capsys) -> None:
     root = tmp_path / "results"
     key = finished.keys["lora", "kvasir"]
     shutil.copytree(finished.results / "state" / key, root / "state" / key)

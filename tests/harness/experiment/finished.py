@@ -12,11 +12,9 @@ from harness.archive.schema import Record, Run
 from harness.archive.store import RecordStore
 from harness.cli import export
 from harness.experiment.building import attached_segmenter
-from harness.planning.data import sample_writer
-from harness.planning.plan import plan
-from harness.planning.request import Request, Variant
 from harness.registry import BENCHMARKS
 from harness.training.checkpoint import StateFiles
+from tests.harness.planned import job_of
 
 
 def finished(
@@ -31,16 +29,12 @@ def finished(
     **options: Any,
 ) -> Run:
     """A run with a record and a state as training leaves them; the state is far from its start, not learnt."""
-    request = Request(
-        entries=(Variant(method=method, options=options),),
-        benchmarks=(benchmark,),
-        protocol="demo",
-        overrides=rules or {},
-        backbones=(backbone,),
-        checkpoints={} if checkpoint is None else {"": checkpoint},
-        results=results,
-    )
-    run = plan(request, prepare_samples=sample_writer(results)).jobs[0].run
+    fields = {
+        "benchmarks": (benchmark,),
+        "backbones": (backbone,),
+        "checkpoints": {"": checkpoint} if checkpoint else {},
+    }
+    run = job_of(results, method, options, **fields, **rules or {}).run
     task = BENCHMARKS.get(benchmark).task
     classes = BENCHMARKS.get(benchmark).num_classes
     _, attached = attached_segmenter(run, task=task, num_classes=classes, checkpoint=checkpoint)

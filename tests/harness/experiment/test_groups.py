@@ -9,11 +9,9 @@ import pytest
 from harness.archive.files import all_image_scores, image_groups, image_scores, images_csv
 from harness.datasets.base import Pair
 from harness.experiment.data import RunData, open_data
-from harness.planning.data import sample_writer
-from harness.planning.plan import plan
-from harness.planning.request import Request, Variant
 from harness.registry import BENCHMARKS, groups_by_rule
 from harness.training.images import ImageSource
+from tests.harness.planned import job_of
 
 
 def data(name: str, *stems: str) -> RunData:
@@ -56,14 +54,8 @@ def test_a_rule_that_does_not_know_the_stems_gives_no_groups(name: str) -> None:
 @pytest.mark.parametrize("name", ["kvasir", "cvc612"])
 def test_images_that_nothing_trains_on_are_tested_but_for_relatives_of_those_that_do(tmp_path: Path, name: str) -> None:
     def opened(**rules: object) -> RunData:
-        request = Request(
-            entries=(Variant(method="decoder"),),
-            benchmarks=(name,),
-            protocol="demo",
-            overrides={"train_limit": 2, "val_limit": 2, "test_limit": 0, **rules},
-            results=tmp_path,
-        )
-        (job,) = plan(request, prepare_samples=sample_writer(tmp_path)).jobs
+        limits = {"train_limit": 2, "val_limit": 2, "test_limit": 0, **rules}
+        job = job_of(tmp_path, "decoder", benchmarks=(name,), **limits)
         return open_data(job.run, Path(job.dataset_root))
 
     plain, more = opened(), opened(test_untrained=True)

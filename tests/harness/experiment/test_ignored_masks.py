@@ -12,12 +12,13 @@ from harness.archive.schema import Record
 from harness.cli import records, tables
 from harness.experiment.experiment import run_experiment
 from harness.training.images import ImageSource
-from tests.harness.experiment.test_prompted import jobs
+from tests.harness.experiment.test_prompted import SMALL
+from tests.harness.planned import job_of
 
 
 def run_with(results: Path, monkeypatch: pytest.MonkeyPatch, *, ignored: int) -> Record:
     """A run on three test images, the first ``ignored`` of which are."""
-    (job,) = jobs(results, method="zeroshot", train_limit="4", val_limit="2", test_limit="3")
+    job = job_of(results, "zeroshot", **SMALL)
     read = ImageSource.mask_native
 
     def mask(source: ImageSource, index: int) -> np.ndarray:
@@ -28,9 +29,7 @@ def run_with(results: Path, monkeypatch: pytest.MonkeyPatch, *, ignored: int) ->
     return run_experiment(job)
 
 
-def test_an_image_left_out_is_counted_and_its_record_agrees_with_its_images(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_an_image_left_out_is_counted_and_its_record_agrees_with_its_images(tmp_path, monkeypatch) -> None:
     record = run_with(tmp_path, monkeypatch, ignored=1)
     assert record.counts == {"train": 4, "val": 2, "test": 3, "test ignored": 1}
     assert (record.tested, record.ignored) == ({"test": 2}, {"test": 1})
@@ -41,9 +40,7 @@ def test_an_image_left_out_is_counted_and_its_record_agrees_with_its_images(
     assert "4/2/2 training/validation/test images; test images left out" in page.read_text()
 
 
-def test_a_split_of_such_images_alone_is_refused_before_training(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_a_split_of_such_images_alone_is_refused_before_training(tmp_path, monkeypatch) -> None:
     record = run_with(tmp_path, monkeypatch, ignored=3)
     assert record.code != "OK"
     assert "test cannot be scored" in record.message

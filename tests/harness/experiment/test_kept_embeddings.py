@@ -9,26 +9,13 @@ import pytest
 import torch
 
 from harness.experiment.experiment import Experiment
-from harness.planning.data import sample_writer
-from harness.planning.plan import plan
-from harness.planning.request import Request, Variant
-
-
-@pytest.fixture(scope="module")
-def results(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    return tmp_path_factory.mktemp("runs")
+from tests.harness.planned import job_of
 
 
 def file_of(results: Path, **rules: Any) -> str:
     """The name of the file that a run under these rules would keep them in."""
-    request = Request(
-        entries=(Variant(method="decoder"),),
-        benchmarks=("kvasir",),
-        protocol="demo",
-        overrides={"image_size": 64, "train_limit": 6, "val_limit": 2, "test_limit": 2, **rules},
-        results=results,
-    )
-    (job,) = plan(request, prepare_samples=sample_writer(results)).jobs
+    small = {"image_size": 64, "train_limit": 6, "val_limit": 2, "test_limit": 2, **rules}
+    job = job_of(results, "decoder", **small)
     experiment = Experiment(job, device=torch.device("cpu"), tell=lambda _: None)
     experiment.counts = experiment.data.counts
     cache = experiment._embeddings(*experiment._attached(), None)

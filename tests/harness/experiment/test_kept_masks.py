@@ -13,9 +13,7 @@ from harness.archive.masks import KeptMask, read_masks
 from harness.archive.schema import Record
 from harness.archive.store import RecordStore
 from harness.experiment.experiment import run_experiment
-from harness.planning.data import sample_writer
-from harness.planning.plan import plan
-from harness.planning.request import Request, Variant
+from tests.harness.planned import job_of
 
 
 def _run(root: Path, method: str, *, benchmark: str = "kvasir", seed: int = 0, **rules: Any) -> Record:
@@ -23,11 +21,7 @@ def _run(root: Path, method: str, *, benchmark: str = "kvasir", seed: int = 0, *
         "image_size": 64, "epochs": 1, "train_limit": 4, "val_limit": 2, "test_limit": 5, "merge": [],
         "cache_images": False, "evaluation.resolution": "input",
     }  # fmt: skip
-    request = Request(
-        entries=(Variant(method=method),), benchmarks=(benchmark,), protocol="demo", seeds=(seed,),
-        overrides={**small, **rules}, results=root,
-    )  # fmt: skip
-    (job,) = plan(request, prepare_samples=sample_writer(root)).jobs
+    job = job_of(root, method, benchmarks=(benchmark,), seeds=(seed,), **{**small, **rules})
     record = run_experiment(job)
     assert record.code == "OK", record.message
     return record

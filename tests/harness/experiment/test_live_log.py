@@ -10,10 +10,8 @@ import pytest
 from harness.archive.archive import epoch_numbers
 from harness.experiment.experiment import run_experiment
 from harness.planning import plan as planning
-from harness.planning.data import sample_writer
-from harness.planning.plan import plan
-from harness.planning.request import Request, Variant
 from harness.system.errors import UsageError
+from tests.harness.planned import job_of
 
 
 def _job(root: Path, **rules: Any) -> Any:
@@ -26,20 +24,14 @@ def _job(root: Path, **rules: Any) -> Any:
         "merge": [],
         "keep_masks": 0,
     }
-    request = Request(
-        entries=(Variant(method="decoder"),), benchmarks=("kvasir",), protocol="demo", overrides={**small, **rules}, results=root
-    )  # fmt: skip
-    (job,) = plan(request, prepare_samples=sample_writer(root)).jobs
-    return job
+    return job_of(root, "decoder", **{**small, **rules})
 
 
 def test_tensorboard_follows_the_epochs_of_a_run_whose_key_stays(tmp_path: Path) -> None:
     accumulator = pytest.importorskip("tensorboard.backend.event_processing.event_accumulator")
     job = _job(tmp_path, log="tensorboard")
     assert job.run.key == _job(tmp_path).run.key
-
     record = run_experiment(job)
-
     read = accumulator.EventAccumulator(str(tmp_path / "state" / job.run.key / "tensorboard"))
     read.Reload()
     expected = [(entry["epoch"], number) for entry in record.history for number in [epoch_numbers(entry)]]
@@ -49,9 +41,7 @@ def test_tensorboard_follows_the_epochs_of_a_run_whose_key_stays(tmp_path: Path)
         assert found == pytest.approx({epoch: numbers[name] for epoch, numbers in expected if name in numbers})
 
 
-def test_a_tracker_that_is_not_installed_is_told_before_anything_starts(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_a_tracker_that_is_not_installed_is_told_before_anything_starts(tmp_path, monkeypatch) -> None:
     monkeypatch.setattr(planning, "find_spec", lambda name: None)
     with pytest.raises(UsageError, match="pip install"):
         _job(tmp_path, log="tensorboard")

@@ -15,28 +15,18 @@ from harness.cli import predict
 from harness.experiment.experiment import run_experiment
 from harness.experiment.trained import of_results
 from harness.models.build import build_segmenter
-from harness.planning.data import sample_writer
-from harness.planning.plan import plan
-from harness.planning.request import Request, Variant
 from harness.training.outcome import Interrupted, StopRequest
 from tests.harness.experiment.finished import export_to, finished
+from tests.harness.planned import job_of
 
 SIDE = "64"
 
 
 def trained(results: Path, samples: Path, *, stopped: bool) -> Record:
     """A short run of NAS-LoRA on whole maps under bf16; ``stopped`` after its first update and started again."""
-    request = Request(
-        entries=(Variant(method="naslora", options={"scope": "image", "search_start_epoch": 1}),),
-        benchmarks=("kvasir",),
-        protocol="demo",
-        overrides={
-            "image_size": SIDE, "precision": "bf16", "epochs": "2", "epoch_images": "4", "val_limit": "2", "test_limit": "2",
-        },
-        backbones=("mobile_sam",),
-        results=results,
-    )  # fmt: skip
-    (job,) = plan(request, prepare_samples=sample_writer(samples)).jobs
+    small = {"image_size": SIDE, "precision": "bf16", "epochs": 2, "epoch_images": 4, "val_limit": 2, "test_limit": 2}
+    options = {"scope": "image", "search_start_epoch": 1}
+    job = job_of(results, "naslora", options, samples=samples, backbones=("mobile_sam",), **small)
     if stopped:
         stop = StopRequest()
 

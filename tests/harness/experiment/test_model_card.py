@@ -32,9 +32,7 @@ SCORES = {"best": {"test": {"s_measure": 0.75, "e_mean": 0.5, "iou": 0.25}, "val
     ("arguments", "out", "where"),
     [(["--peft"], "adapter", "adapter/README.md"), ([], "sam.pth", "sam.README.md")],
 )
-def test_the_hub_reads_base_model_data_set_and_scores(
-    results: Path, tmp_path: Path, arguments: list[str], out: str, where: str
-) -> None:
+def test_the_hub_reads_base_model_data_set_and_scores(results, tmp_path, arguments, out, where):
     run = finished(results, "lora")
     RecordStore(results).write(Record(run=run, key=run.key, code="OK", scores=SCORES))
 
@@ -63,9 +61,7 @@ def test_the_hub_reads_base_model_data_set_and_scores(
         ("calibrated", {"merged-calibrated": {"test": {"s_measure": 0.625}}}, 0.625),
     ],
 )
-def test_a_merge_that_changes_the_model_is_not_given_the_scores_of_the_unmerged(
-    results: Path, merge: str, scores: dict[str, dict[str, dict[str, float]]], told: float | None
-) -> None:
+def test_a_merge_that_changes_the_model_is_not_given_the_scores_of_the_unmerged(results, merge, scores, told):
     run = finished(results, "naslora")
     record = Record(run=run, key=run.key, code="OK", scores=SCORES | scores)
     text = model_card(record, base=None, licence=None, form="it", usage="so", merge=merge, terms="free", source="here")
@@ -76,14 +72,11 @@ def test_a_merge_that_changes_the_model_is_not_given_the_scores_of_the_unmerged(
     assert f"{told or 0.75:.4f}" in text  # the table says whose scores it holds
 
 
-def test_the_base_model_has_the_hubs_name_where_the_run_started_from_its_weights(
-    results: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_the_base_model_has_the_hubs_name_where_the_run_started_from_its_weights(results: Path, tmp_path, monkeypatch):
     run = finished(results, "lora")
     assert exporting.base_model(run) is None
     assert exporting.base_model(replace(run, checkpoint="sha256-0")) is None  # nobody publishes it
     assert exporting.base_model(replace(run, backbone="vit_h", checkpoint="sha256-0")) == "facebook/sam-vit-huge"
-
     monkeypatch.setattr(exporting, "base_model", lambda run: "facebook/sam-vit-base")
     assert export_to(results, run, tmp_path / "a", "--peft") == 0
     assert (
@@ -103,9 +96,7 @@ def test_the_command_on_a_card_plans_the_run_of_the_record(results: Path) -> Non
     assert job.run.key == run.key
 
 
-def test_a_folder_is_written_whole_or_not_at_all(
-    results: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
-) -> None:
+def test_a_folder_is_written_whole_or_not_at_all(results: Path, tmp_path, monkeypatch, capsys) -> None:
     run = finished(results, "lora")
     monkeypatch.setattr(exporting, "CARD", "no/README.md")  # the last file cannot be written
     command = ["--results", str(results), "--run", run.key, "--out", str(tmp_path / "a"), "--peft"]

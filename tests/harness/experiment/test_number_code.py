@@ -13,11 +13,9 @@ from harness.experiment import experiment
 from harness.experiment import number_code as module
 from harness.experiment.experiment import run_experiment
 from harness.experiment.number_code import number_code
-from harness.planning.data import sample_writer
-from harness.planning.plan import plan
-from harness.planning.request import Request, Variant
 from harness.registry import METHODS, load_plugin
 from harness.training.outcome import Interrupted, StopRequest
+from tests.harness.planned import job_of
 
 PLUGIN = '''
 from dataclasses import dataclass
@@ -104,10 +102,7 @@ def test_methods_differ_in_their_own_part_and_share_the_rooms() -> None:
 
 def test_a_record_names_the_code_that_began_its_run(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     rules = {"epochs": 1, "train_limit": 4, "val_limit": 2, "test_limit": 2, "keep_masks": 0, "merge": []}
-    request = Request(
-        entries=(Variant(method="lora"),), benchmarks=("kvasir",), protocol="demo", results=tmp_path, overrides=rules
-    )
-    (job,) = plan(request, prepare_samples=sample_writer(tmp_path)).jobs
+    job = job_of(tmp_path, **rules)
     stop = StopRequest()
     with monkeypatch.context() as patch:
         patch.setattr(experiment, "number_code", lambda *parts: {"numbers": "earlier", "numbers_method": "method"})

@@ -68,12 +68,9 @@ def test_onnxruntime_predicts_what_the_trained_segmenter_predicts_for_any_batch(
 
 @pytest.mark.parametrize(("prompt", "name", "shape"), [("box", "boxes", (4,)), ("points", "points", (2, 2))])
 @torch.no_grad()
-def test_a_run_with_prompts_becomes_a_graph_with_one_prompt_an_image(
-    results: Path, tmp_path: Path, prompt: str, name: str, shape: tuple[int, ...]
-) -> None:
+def test_a_run_with_prompts_becomes_a_graph_with_one_prompt_an_image(results, tmp_path, prompt, name, shape):
     run = finished(results, "lora", backbone="tiny_mobile_sam", rules={"prompt": prompt, "prompt_points": "2"})
     assert export_to(results, run, tmp_path / "m.onnx", "--onnx") == 0
-
     assert f"'{name}': {name}" in (tmp_path / "m.README.md").read_text()
     segmenter, _ = of_results(results, run.key).segmenter(None)
     mean, std = (torch.tensor(values).view(1, 3, 1, 1) for values in (run.rules["pixel_mean"], run.rules["pixel_std"]))
@@ -104,9 +101,7 @@ def test_weights_beyond_what_one_file_holds_lie_beside_it(tmp_path: Path, monkey
 
 
 @pytest.mark.parametrize("broken", ["predicts otherwise", "cannot be traced", "is not installed"])
-def test_what_cannot_be_written_is_one_line_and_no_file(
-    results: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str], broken: str
-) -> None:
+def test_what_cannot_be_written_is_one_line_and_no_file(results: Path, tmp_path, monkeypatch, capsys, broken: str):
     run = finished(results, "decoder", backbone="tiny_mobile_sam")
     if broken == "predicts otherwise":
         monkeypatch.setattr(exporting_onnx, "TOLERANCE", -1.0)
@@ -149,9 +144,7 @@ def test_what_onnxruntime_cannot_run_is_said_with_its_reason(monkeypatch: pytest
         ),
     ],
 )
-def test_real_images_are_segmented_alike_by_onnxruntime(
-    tmp_path: Path, name: str, weights: str, side: int, options: dict[str, Any]
-) -> None:
+def test_real_images_are_segmented_alike_by_onnxruntime(tmp_path, name, weights, side, options):
     files = sorted((SHARED / "data" / "Kvasir-SEG" / "images").glob("*.jpg"))[:3]
     if len(files) < 3 or not (SHARED / "weights" / weights).is_file():
         pytest.skip("needs ../shared")

@@ -36,9 +36,7 @@ def test_a_folder_becomes_a_row_under_its_own_name(
     tmp_path: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
 ) -> None:
     folder = write_tiles(tmp_path / "data")
-
     record = _run(tmp_path, "--datasets", f"tiles={folder}", "--set", GROUP, "--set", "epochs=6")
-
     assert (record.code, record.run.benchmark) == ("OK", "tiles")
     assert record.run.rules["own_classes"] == ["background", "foreground"]
     assert record.run.data_note == ""
@@ -53,9 +51,7 @@ def test_a_folder_becomes_a_row_under_its_own_name(
     assert export.main(command) == 0  # an exact merge needs no images
 
 
-def test_several_classes_are_scored_as_such_and_predicted_without_the_folder(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
-) -> None:
+def test_several_classes_are_scored_as_such_and_predicted_without_the_folder(tmp_path, monkeypatch, capsys) -> None:
     folder = write_tiles(tmp_path / "data", classes=3)
     # An epoch is too little to draw an object.
     monkeypatch.setattr(scoring, "probabilities", lambda output, size: torch.rand(len(output.masks), 3, *size))
@@ -78,9 +74,7 @@ def test_several_classes_are_scored_as_such_and_predicted_without_the_folder(
 
 
 @pytest.mark.parametrize("classes", [2, 3])
-def test_a_model_that_draws_no_object_has_a_code_and_no_score(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str], classes: int
-) -> None:
+def test_a_model_that_draws_no_object_has_a_code_and_no_score(tmp_path, monkeypatch, capsys, classes: int) -> None:
     def background(output: SegmenterOutput, size: tuple[int, int]) -> torch.Tensor:
         scores = probabilities(output, size)
         return torch.zeros_like(scores) if classes == 2 else scores * 0 - torch.arange(classes).view(-1, 1, 1)
@@ -89,9 +83,7 @@ def test_a_model_that_draws_no_object_has_a_code_and_no_score(
     folder = write_tiles(tmp_path / "data", classes=classes)
     base = ["--methods", "lora", "--protocol", "demo", "--results", str(tmp_path / "runs"), "--set", "epochs=1"]
     base += ["--set", "mask_tokens=1"]
-
     assert run.main([*base, "--executor", "inline", "--datasets", f"tiles={folder}"]) == 1
-
     (record,) = RecordStore(tmp_path / "runs")
     assert (record.code, record.scores) == ("BLANK", {})
     assert "another rate" in record.message

@@ -11,10 +11,8 @@ import torch
 from peft import PeftModel
 from transformers import SamConfig, SamModel
 
-from harness.archive.schema import Record, Run
-from harness.archive.store import RecordStore
+from harness.archive.schema import Run
 from harness.cli import export
-from harness.experiment.building import attached_segmenter
 from harness.experiment.exporting import calibration_images
 from harness.experiment.trained import load_adapter, of_results
 from harness.models.build import build_segmenter
@@ -22,11 +20,8 @@ from harness.models.catalog import backbone
 from harness.models.fingerprints import fingerprint
 from harness.models.hf_names import hf_name
 from harness.models.original_sam import plain_sam, sam_state_dict
-from harness.planning.data import sample_writer
-from harness.planning.plan import plan
-from harness.planning.request import Request, Variant
 from harness.training.batches import draw_number
-from tests.harness.experiment.finished import finished, keep_state
+from tests.harness.experiment.finished import finished
 
 SIDE = 128
 
@@ -141,14 +136,7 @@ def test_names_of_a_whole_sam_are_those_that_transformers_has(results: Path) -> 
         ("lora", ["--out", "/nowhere/sam.pth"], "there is no folder /nowhere; make it first"),
     ],
 )
-def test_what_cannot_be_written_is_one_line(
-    results: Path,
-    tmp_path: Path,
-    capsys: pytest.CaptureFixture[str],
-    method: str,
-    arguments: list[str],
-    message: str,
-) -> None:
+def test_what_cannot_be_written_is_one_line(results, tmp_path, capsys, method, arguments, message):
     run = finished(results, method)
     assert export.main(["--results", str(results), "--run", run.key, "--out", str(tmp_path / "a"), *arguments]) == 2
     (line,) = capsys.readouterr().err.splitlines()
@@ -156,9 +144,7 @@ def test_what_cannot_be_written_is_one_line(
     assert list(tmp_path.iterdir()) == []
 
 
-def test_a_folder_with_files_is_overwritten_only_by_force(
-    results: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
-) -> None:
+def test_a_folder_with_files_is_overwritten_only_by_force(results: Path, tmp_path, capsys) -> None:
     run = finished(results, "lora")
     (tmp_path / "a").mkdir()
     command = ["--results", str(results), "--run", run.key, "--out", str(tmp_path / "a"), "--peft"]
@@ -168,32 +154,13 @@ def test_a_folder_with_files_is_overwritten_only_by_force(
     assert export.main([*command, "--force"]) == 0
 
 
-def _from_weights(results: Path, checkpoint: Path) -> Run:
-    """A finished run from pretrained weights."""
-    request = Request(
-        entries=(Variant(method="lora", options={}),),
-        benchmarks=("kvasir",),
-        protocol="demo",
-        backbones=("tiny",),
-        checkpoints={"": checkpoint},
-        results=results,
-    )
-    run = plan(request, prepare_samples=sample_writer(results)).jobs[0].run
-    _, method = attached_segmenter(run, task="binary", num_classes=2, checkpoint=checkpoint)
-    keep_state(results, run.key, {name: tensor + 0.05 for name, tensor in method.state().items()})
-    RecordStore(results).write(Record(run=run, key=run.key, code="OK"))
-    return run
-
-
 @torch.no_grad()
-def test_an_adapter_loads_in_python_on_the_weights_that_it_was_trained_on_and_on_no_others(
-    results: Path, tmp_path: Path
-) -> None:
+def test_an_adapter_loads_in_python_on_the_weights_that_it_was_trained_on_and_on_no_others(results: Path, tmp_path):
     mine, other = tmp_path / "mine.pth", tmp_path / "other.pth"
     weights = plain_sam("tiny").state_dict()
     torch.save(weights, mine)
     torch.save({name: tensor + 1 for name, tensor in weights.items()}, other)
-    run, file = _from_weights(results, mine), tmp_path / "adapter.safetensors"
+    run, file = finished(results, "lora", checkpoint=mine), tmp_path / "adapter.safetensors"
     command = ["--results", str(results), "--run", run.key, "--out", str(file), "--checkpoint", str(mine)]
     assert export.main([*command, "--adapter-only"]) == 0
 

@@ -23,10 +23,8 @@ from harness.experiment.data import RunData, open_data
 from harness.experiment.experiment import run_experiment
 from harness.experiment.predicting import NOTE, find_images, overlay, palette
 from harness.experiment.trained import METADATA
-from harness.planning.data import sample_writer
-from harness.planning.plan import plan
-from harness.planning.request import Request, Variant
 from harness.protocols.load import load_protocol
+from tests.harness.planned import job_of
 
 BINARY = "s_measure,e_mean,weighted_f,mae,iou,dice,ber"
 
@@ -35,15 +33,7 @@ class Finished:
     """A finished run on generated images, and its test images and masks in two folders."""
 
     def __init__(self, results: Path, benchmark: str, **rules: str) -> None:
-        request = Request(
-            entries=(Variant(method="lora", options={}),),
-            benchmarks=(benchmark,),
-            protocol="demo",
-            overrides={"epochs": "1", **rules},
-            backbones=("tiny",),
-            results=results,
-        )
-        job = plan(request, prepare_samples=sample_writer(results)).jobs[0]
+        job = job_of(results, benchmarks=(benchmark,), epochs=1, **rules)
         self.results = results
         self.record: Record = run_experiment(job)
         assert self.record.code == "OK", self.record.message
@@ -88,22 +78,16 @@ def at_input(tmp_path_factory: pytest.TempPathFactory) -> Finished:
 
 
 @pytest.mark.parametrize(("arguments", "variant"), [([], "best"), (["--merge", "exact"], "merged-exact")])
-def test_scores_of_the_folder_are_exactly_the_records(
-    binary: Finished, tmp_path: Path, capsys: pytest.CaptureFixture[str], arguments: list[str], variant: str
-) -> None:
+def test_scores_of_the_folder_are_exactly_the_records(binary, tmp_path, capsys, arguments, variant):
     assert binary.predict(tmp_path / "out", "--probabilities", *arguments) == 0
-
     found = binary.scores(capsys, tmp_path / "out" / "probabilities", "--metrics", BINARY)
     assert found == binary.recorded(variant, BINARY)
     found = binary.scores(capsys, tmp_path / "out", "--metrics", "iou,dice")
     assert found == binary.recorded(variant, "iou,dice")
 
 
-def test_scores_of_several_classes_are_exactly_the_records(
-    classes: Finished, tmp_path: Path, capsys: pytest.CaptureFixture[str]
-) -> None:
+def test_scores_of_several_classes_are_exactly_the_records(classes: Finished, tmp_path, capsys) -> None:
     assert classes.predict(tmp_path / "out", "--overlay") == 0
-
     masks = {path.stem: Image.open(path) for path in (tmp_path / "out").glob("*.png")}
     assert {image.mode for image in masks.values()} == {"P"}
     assert "--num-classes 12" in capsys.readouterr().out
@@ -111,11 +95,8 @@ def test_scores_of_several_classes_are_exactly_the_records(
     assert found == classes.recorded("best", "miou,accuracy")
 
 
-def test_a_record_that_was_scored_at_the_networks_size_is_met_there(
-    at_input: Finished, tmp_path: Path, capsys: pytest.CaptureFixture[str]
-) -> None:
+def test_a_record_that_was_scored_at_the_networks_size_is_met_there(at_input: Finished, tmp_path, capsys) -> None:
     assert at_input.predict(tmp_path / "out", "--probabilities") == 0
-
     (command,) = [line for line in capsys.readouterr().out.splitlines() if "sam-peft metrics" in line]
     words = command.partition("sam-peft metrics ")[2].split()
     assert words[:2] == ["--pred", str(tmp_path / "out" / "probabilities-input")]
@@ -125,7 +106,6 @@ def test_a_record_that_was_scored_at_the_networks_size_is_met_there(
 
 def test_masks_have_the_images_size_and_overlays_show_their_contours(binary: Finished, tmp_path: Path) -> None:
     assert binary.predict(tmp_path / "out", "--overlay") == 0
-
     for path in binary.images.iterdir():
         mask = Image.open(tmp_path / "out" / f"{path.stem}.png")
         drawn = Image.open(tmp_path / "out" / "overlays" / f"{path.stem}.png")
@@ -144,9 +124,7 @@ def test_an_overlay_colours_the_edge_of_a_region_and_nothing_else() -> None:
     pixels = np.full((20, 30, 3), 90, dtype=np.uint8)
     mask = np.zeros((20, 30), dtype=np.uint8)
     mask[5:15, 5:15] = 2
-
     drawn = overlay(pixels, mask)
-
     edge = (drawn == (0, 255, 0)).all(axis=2)  # the class's colour at full brightness, two pixels wide
     dark = (drawn == 0).all(axis=2)
     assert edge.sum() == 10 * 10 - 6 * 6
@@ -156,26 +134,20 @@ def test_an_overlay_colours_the_edge_of_a_region_and_nothing_else() -> None:
     assert palette()[:4].tolist() == [[0, 0, 0], [128, 0, 0], [0, 128, 0], [128, 128, 0]]  # PASCAL VOC's
 
 
-def test_an_exported_adapter_predicts_the_same_without_any_results_folder(
-    binary: Finished, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_an_exported_adapter_predicts_the_same_without_any_results_folder(binary: Finished, tmp_path, monkeypatch):
     file = tmp_path / "adapter.safetensors"
     assert export.main([*binary.model, "--out", str(file), "--adapter-only"]) == 0
     assert binary.predict(tmp_path / "by-run") == 0
     monkeypatch.chdir(tmp_path)
-
     arguments = ["--adapter", str(file), "--images", str(binary.images), "--out", "by-file", "--batch", "3"]
     assert predict.main(arguments) == 0
-
     expected = sorted((tmp_path / "by-run").glob("*.png"))
     assert len(expected) == len(list(binary.images.iterdir()))
     for path in expected:
         assert np.array_equal(np.asarray(Image.open(path)), np.asarray(Image.open(tmp_path / "by-file" / path.name)))
 
 
-def test_the_same_command_goes_on_where_it_was_stopped(
-    binary: Finished, tmp_path: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_the_same_command_goes_on_where_it_was_stopped(binary: Finished, tmp_path, capsys, monkeypatch) -> None:
     told: list[int] = []
     monkeypatch.setattr(predict, "counter", lambda *_: nullcontext(told.append))
     out = tmp_path / "out"
@@ -185,14 +157,11 @@ def test_the_same_command_goes_on_where_it_was_stopped(
     before = {path.name: path.stat().st_mtime_ns for path in masks[1:]}
     capsys.readouterr()
     told.clear()
-
     assert binary.predict(out) == 0
-
     assert told == [len(before), len(masks)]
     assert f"masks of 1 images by run {binary.record.key}, {len(before)} were there already" in capsys.readouterr().out
     assert {path.name: path.stat().st_mtime_ns for path in masks[1:]} == before
     assert masks[0].is_file()
-
     assert binary.predict(out, "--overlay") == 0  # what is asked for anew is made for all
     assert len(list((out / "overlays").iterdir())) == len(masks)
 
@@ -205,17 +174,13 @@ def _two_folders(binary: Finished, folder: Path) -> tuple[Path, Path]:
     return folder / "a", folder / "b"
 
 
-def test_another_image_of_the_same_name_is_refused_and_the_mask_stays(
-    binary: Finished, tmp_path: Path, capsys: pytest.CaptureFixture[str]
-) -> None:
+def test_another_image_of_the_same_name_is_refused_and_the_mask_stays(binary: Finished, tmp_path, capsys) -> None:
     first, second = _two_folders(binary, tmp_path)
     arguments = [*binary.model, "--out", str(tmp_path / "out"), "--images"]
     assert predict.main([*arguments, str(first)]) == 0
     before = {path.name: path.read_bytes() for path in (tmp_path / "out").iterdir()}
     capsys.readouterr()
-
     assert predict.main([*arguments, str(second)]) == 2
-
     (line,) = capsys.readouterr().err.splitlines()
     assert f"of {first.resolve()}/001" in line
     assert f"not of {second}/001" in line
@@ -223,9 +188,7 @@ def test_another_image_of_the_same_name_is_refused_and_the_mask_stays(
 
 
 @pytest.mark.parametrize("older", [False, True])
-def test_a_mask_is_made_again_where_its_image_has_changed_or_nothing_says_which_it_is_of(
-    binary: Finished, tmp_path: Path, older: bool
-) -> None:
+def test_a_mask_is_made_again_where_its_image_has_changed_or_nothing_says_which_it_is_of(binary, tmp_path, older):
     first, second = _two_folders(binary, tmp_path)
     out, (image,), (other,) = tmp_path / "out", first.iterdir(), second.iterdir()
     assert binary.predict(out, "--images", str(first), "--overlay") == 0
@@ -256,23 +219,17 @@ def test_a_name_without_a_mask_is_free_for_another_image(binary: Finished, tmp_p
 
 
 @pytest.mark.parametrize("content", ["[]", "{", '{"images": []}', '{"images": {"001": 3}}'])
-def test_a_damaged_note_is_one_line(
-    binary: Finished, tmp_path: Path, capsys: pytest.CaptureFixture[str], content: str
-) -> None:
+def test_a_damaged_note_is_one_line(binary: Finished, tmp_path, capsys, content: str) -> None:
     (tmp_path / NOTE).write_text(content)
     assert binary.predict(tmp_path) == 2
     (line,) = capsys.readouterr().err.splitlines()
     assert "is damaged; choose another folder" in line
 
 
-def test_an_unreadable_image_stops_before_anything_is_written(
-    binary: Finished, tmp_path: Path, capsys: pytest.CaptureFixture[str]
-) -> None:
+def test_an_unreadable_image_stops_before_anything_is_written(binary: Finished, tmp_path, capsys) -> None:
     images = shutil.copytree(binary.images, tmp_path / "images")
     (images / "zz.png").write_bytes(b"no picture")
-
     assert predict.main([*binary.model, "--images", str(images), "--out", str(tmp_path / "out")]) == 2
-
     (line,) = capsys.readouterr().err.splitlines()
     assert "zz.png is unreadable" in line
     assert not (tmp_path / "out").exists()
@@ -319,9 +276,7 @@ def _bad(binary: Finished, folder: Path) -> list[tuple[str, list[str]]]:
     ]
 
 
-def test_bad_input_is_one_line_and_loses_nothing(
-    binary: Finished, tmp_path: Path, capsys: pytest.CaptureFixture[str]
-) -> None:
+def test_bad_input_is_one_line_and_loses_nothing(binary: Finished, tmp_path, capsys) -> None:
     for message, arguments in _bad(binary, tmp_path):
         capsys.readouterr()
         assert predict.main(arguments) == 2, message
@@ -331,9 +286,7 @@ def test_bad_input_is_one_line_and_loses_nothing(
     assert not (tmp_path / "new").exists()
 
 
-def test_scores_that_are_no_numbers_are_no_mask(
-    binary: Finished, tmp_path: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_scores_that_are_no_numbers_are_no_mask(binary: Finished, tmp_path, capsys, monkeypatch) -> None:
     """They were empty masks, and all was well."""
     monkeypatch.setattr(predicting, "probabilities", lambda output, size: torch.full((4, *size), torch.nan))
     assert binary.predict(tmp_path / "out") == 2
@@ -347,9 +300,7 @@ def test_an_image_that_is_given_twice_is_predicted_once(tmp_path: Path, monkeypa
     assert len(find_images([tmp_path, tmp_path / "one.png", Path("one.png"), Path(".")])) == 1
 
 
-def test_calibrated_merging_fits_on_the_runs_own_images(
-    binary: Finished, tmp_path: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_calibrated_merging_fits_on_the_runs_own_images(binary: Finished, tmp_path, capsys, monkeypatch) -> None:
     monkeypatch.chdir(tmp_path)  # where no demo has left the images of its runs
     file = tmp_path / "adapter.safetensors"
     assert export.main([*binary.model, "--out", str(file), "--adapter-only"]) == 0
@@ -357,7 +308,6 @@ def test_calibrated_merging_fits_on_the_runs_own_images(
     arguments += ["--out", str(tmp_path / "out"), "--merge", "calibrated"]
     assert predict.main(arguments) == 2
     assert "give their folder with --data" in capsys.readouterr().err
-
     data = binary.results / "sample-data" / "kvasir"
     assert predict.main([*arguments, "--data", str(data)]) == 0
     assert len(list((tmp_path / "out").glob("*.png"))) == len(list(binary.images.iterdir()))
@@ -366,34 +316,26 @@ def test_calibrated_merging_fits_on_the_runs_own_images(
 @pytest.mark.parametrize(
     ("shape", "accepted"), [((60, 45), True), ((30, 22), True), ((30, 23), True), ((45, 60), False), ((64, 64), False)]
 )
-def test_metrics_refuse_another_aspect_ratio_instead_of_stretching_it(
-    tmp_path: Path, capsys: pytest.CaptureFixture[str], shape: tuple[int, int], accepted: bool
-) -> None:
+def test_metrics_refuse_another_aspect_ratio_instead_of_stretching_it(tmp_path, capsys, shape, accepted):
     for name, size in (("p", shape), ("g", (60, 45))):
         (tmp_path / name).mkdir()
         levels = np.zeros(size, dtype=np.uint8)
         levels[: size[0] // 2] = 255
         Image.fromarray(levels).save(tmp_path / name / "a.png")
     arguments = ["--pred", str(tmp_path / "p"), "--gt", str(tmp_path / "g"), "--workers", "1", "--metrics", "iou"]
-
     assert metrics.main(arguments) == (0 if accepted else 2)
-
     error = capsys.readouterr().err
     assert ("another aspect ratio" in error) != accepted
     assert metrics.main([*arguments, "--stretched"]) == 0
 
 
-def test_stretched_predictions_score_as_the_scorer_scores_a_networks_output(
-    tmp_path: Path, capsys: pytest.CaptureFixture[str]
-) -> None:
+def test_stretched_predictions_score_as_the_scorer_scores_a_networks_output(tmp_path, capsys) -> None:
     rng = np.random.default_rng(0)
     scores, mask = rng.random((32, 32), dtype=np.float32), (rng.random((60, 45)) > 0.5).astype(np.uint8)
     for name in ("p", "g"):
         (tmp_path / name).mkdir()
     np.save(tmp_path / "p" / "a.npy", scores)
     Image.fromarray(mask * np.uint8(255)).save(tmp_path / "g" / "a.png")
-
     arguments = ["--pred", str(tmp_path / "p"), "--gt", str(tmp_path / "g"), "--stretched", "--json", "--workers", "1"]
     assert metrics.main([*arguments, "--metrics", "iou,mae"]) == 0
-
     assert json.loads(capsys.readouterr().out)["scores"] == SplitScorer(["iou", "mae"]).measure(scores, mask).values

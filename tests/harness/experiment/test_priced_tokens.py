@@ -14,14 +14,14 @@ from harness.dispatch.place import Place
 from harness.experiment.experiment import run_experiment
 from harness.methods.parts.placement import MethodError
 from harness.models.catalog import backbone_shape
-from harness.planning.data import sample_writer
-from harness.planning.plan import Plan, plan
-from harness.planning.request import Request, Variant
+from harness.planning.plan import Plan
+from harness.planning.request import Variant
 from harness.pricing import forecast as disk
 from harness.pricing.forecast import Forecast
 from harness.pricing.price import forecast_text, price
 from harness.registry import METHODS, method_config_class
 from harness.training.prefix import frozen_prefix
+from tests.harness.planned import plan_of
 
 ON_CPU, ON_GPU = Place(executor="inline", threads=1), Place(executor="inline", devices=("0",))
 
@@ -30,11 +30,8 @@ def planned(
     root: Path, method: str = "lora", *, backbone: str = "tiny", blocks: str = "last-half", **rules: Any
 ) -> Plan:
     small = {"image_size": SIZE, "epochs": 1, "train_limit": 3, "val_limit": 2, "test_limit": 2, "merge": []}
-    request = Request(
-        entries=(Variant(method=method, options={"blocks": blocks}),), benchmarks=("kvasir",), protocol="demo",
-        backbones=(backbone,), overrides={**small, "cache_images": False, **rules}, results=root,
-    )  # fmt: skip
-    return plan(request, prepare_samples=sample_writer(root))
+    entry = Variant(method=method, options={"blocks": blocks})
+    return plan_of(root, entry, backbones=(backbone,), **{**small, "cache_images": False, **rules})
 
 
 def priced(root: Path, made: Plan, *, where: Place = ON_CPU) -> Forecast:

@@ -16,32 +16,20 @@ from harness.datasets.reading.decoding import read_image
 from harness.experiment.experiment import run_experiment
 from harness.experiment.trained import of_results
 from harness.models.segmenter import probabilities
-from harness.planning.data import sample_writer
 from harness.planning.job import Job
-from harness.planning.plan import plan
-from harness.planning.request import Request, Variant
 from harness.protocols.load import as_rules, from_rules, load_protocol
 from harness.system.errors import UsageError
 from harness.training.feeding import normalise
 from harness.training.prompts import together
+from tests.harness.planned import job_of
 
-
-def jobs(results: Path, *, benchmark: str = "kvasir", method: str = "decoder", **rules: str) -> tuple[Job, ...]:
-    request = Request(
-        entries=(Variant(method=method),),
-        benchmarks=(benchmark,),
-        protocol="demo",
-        overrides={"epochs": "1", **rules},
-        backbones=("tiny",),
-        results=results,
-    )
-    return plan(request, prepare_samples=sample_writer(results)).jobs
+SMALL = {"epochs": 1, "train_limit": 4, "val_limit": 2, "test_limit": 3}
 
 
 @pytest.fixture(scope="module")
 def done(tmp_path_factory: pytest.TempPathFactory) -> tuple[Job, Record]:
     results = tmp_path_factory.mktemp("prompted")
-    (job,) = jobs(results, prompt="box", train_limit="4", val_limit="2", test_limit="3")
+    job = job_of(results, "decoder", prompt="box", **SMALL)
     record = run_experiment(job)
     assert record.code == "OK", record.message
     return job, record
@@ -54,14 +42,11 @@ def test_rules_without_prompts_keep_their_keys() -> None:
     assert hashed_rules({**rules, "prompt": "box"}) == {**hashed_rules(rules), "prompt": "box"}
 
 
-def test_its_table_is_apart_from_others_and_says_what_was_given(
-    done: tuple[Job, Record], capsys: pytest.CaptureFixture[str]
-) -> None:
+def test_its_table_is_apart_from_others_and_says_what_was_given(done: tuple[Job, Record], capsys) -> None:
     job, record = done
     results = Path(job.results)
-    limits = {"train_limit": "4", "val_limit": "2", "test_limit": "3"}
-    (plain,) = jobs(results, method="zeroshot", **limits)
-    (points,) = jobs(results, method="lora", prompt="points", prompt_points="2", **limits)
+    plain = job_of(results, "zeroshot", **SMALL)
+    points = job_of(results, "lora", prompt="points", prompt_points=2, **SMALL)
     assert [run_experiment(one).code for one in (plain, points)] == ["OK", "OK"]
     assert record.counts["unprompted"] == 0
     assert tables.main(["--results", str(results)]) == 0
@@ -87,14 +72,11 @@ def words(job: Job, image: Path, out: Path, *more: str) -> list[str]:
     (["--box", "16,10,80,50", "--box", "100,60,150,90"], [[12.8, 12.8, 64, 64], [80, 76.8, 120, 115.2]]),
     (["--point", "16,10", "--point", "80,50"], [[[12.8, 12.8], [64, 64]]]),
 ])  # fmt: skip
-def test_a_prompt_of_ones_own_is_in_pixels_of_the_file(
-    done: tuple[Job, Record], tmp_path: Path, given: list[str], scaled: list[Any]
-) -> None:
+def test_a_prompt_of_ones_own_is_in_pixels_of_the_file(done, tmp_path, given, scaled):
     job, _ = done
     image = image_of(job, tmp_path)
     assert predict.main(words(job, image, tmp_path / "out", *given, "--probabilities", "input")) == 0
     found = np.load(tmp_path / "out" / "probabilities-input" / "photo.npy")
-
     rules = from_rules(job.run.rules)
     segmenter, _ = of_results(Path(job.results), job.run.key).segmenter(None)
     side = rules.image_size
@@ -113,9 +95,7 @@ def test_a_prompt_of_ones_own_is_in_pixels_of_the_file(
     (["--box", "80,10,10,50"], "160 x 100"),
     (["--box", "1,1,9,9", "--point", "3,3"], "not allowed with"),
 ])  # fmt: skip
-def test_a_prompt_that_does_not_fit_is_refused_and_nothing_written(
-    done: tuple[Job, Record], tmp_path: Path, capsys: pytest.CaptureFixture[str], given: list[str], reason: str
-) -> None:
+def test_a_prompt_that_does_not_fit_is_refused_and_nothing_written(done, tmp_path, capsys, given, reason):
     job, _ = done
     image = image_of(job, tmp_path)
     try:
@@ -127,9 +107,7 @@ def test_a_prompt_that_does_not_fit_is_refused_and_nothing_written(
     assert not (tmp_path / "out").exists()
 
 
-def test_a_box_is_for_one_image_and_a_model_that_lacks_one_says_so(
-    done: tuple[Job, Record], tmp_path: Path, capsys: pytest.CaptureFixture[str]
-) -> None:
+def test_a_box_is_for_one_image_and_a_model_that_lacks_one_says_so(done: tuple[Job, Record], tmp_path, capsys) -> None:
     job, _ = done
     image = image_of(job, tmp_path)
     other = tmp_path / "other.png"
@@ -147,15 +125,7 @@ def test_a_box_is_for_one_image_and_a_model_that_lacks_one_says_so(
     ("trans10k_v2", {}), ("kvasir", {"decoder": "linear", "image_size": "160", "backbone": "timm/test_vit"}),
 ])  # fmt: skip
 def test_what_takes_no_prompt_is_refused_in_planning(benchmark: str, rules: dict[str, str], tmp_path: Path) -> None:
-    backbones = (rules.pop("backbone", "tiny"),)
-    request = Request(
-        entries=(Variant(method="decoder"),),
-        benchmarks=(benchmark,),
-        protocol="demo",
-        overrides={"prompt": "points", **rules},
-        backbones=backbones,
-        results=tmp_path,
-    )
+    fields = {"benchmarks": (benchmark,), "backbones": (rules.pop("backbone", "tiny"),)}
     with pytest.raises(UsageError) as caught:
-        plan(request, prepare_samples=sample_writer(tmp_path))
+        job_of(tmp_path, "decoder", prompt="points", **fields, **rules)
     assert "prompt=points" in str(caught.value)

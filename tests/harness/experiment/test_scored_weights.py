@@ -19,21 +19,12 @@ from harness.experiment.building import attached_segmenter
 from harness.experiment.data import RunData, open_data
 from harness.experiment.experiment import run_experiment
 from harness.methods.base import Method
-from harness.planning.data import sample_writer
 from harness.planning.job import Job
-from harness.planning.plan import plan
-from harness.planning.request import Request, Variant
 from harness.protocols.load import from_rules
-from harness.training.outcome import Selection
+from tests.harness.experiment.test_shared_tests import FirstIsBest
+from tests.harness.planned import job_of
 
 CALIBRATION, HELD_OUT = 3, 4
-
-
-class FirstIsBest(Selection):
-    """Calls the first epoch the best whatever comes."""
-
-    def improves(self, value: float, best: float | None) -> bool:
-        return best is None
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -47,15 +38,17 @@ class Finished:
 @pytest.fixture(scope="module")
 def finished(tmp_path_factory: pytest.TempPathFactory) -> Finished:
     root = tmp_path_factory.mktemp("runs")
-    rules = {"image_size": 64, "epochs": 2, "train_limit": 6, "val_limit": 4, "test_limit": 3, "lr": 5e-3, "flip": 0}
-    request = Request(
-        entries=(Variant(method="naslora", options={"search_start_epoch": 0}),),
-        benchmarks=("kvasir",),
-        protocol="demo",
-        overrides={**rules, "merge": ["exact", "calibrated"], "calibration_images": CALIBRATION, "cache_images": False},
-        results=root,
-    )
-    (job,) = plan(request, prepare_samples=sample_writer(root)).jobs
+    rules: dict[str, Any] = {
+        "image_size": 64,
+        "epochs": 2,
+        "train_limit": 6,
+        "val_limit": 4,
+        "test_limit": 3,
+        "lr": 5e-3,
+        "flip": 0,
+    }
+    rules |= {"merge": ["exact", "calibrated"], "calibration_images": CALIBRATION, "cache_images": False}
+    job = job_of(root, "naslora", {"search_start_epoch": 0}, **rules)
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr(experiment_module, "Selection", FirstIsBest)
         record = run_experiment(job)

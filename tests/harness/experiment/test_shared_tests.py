@@ -13,11 +13,9 @@ import harness.experiment.experiment as experiment_module
 from harness.archive.schema import Record
 from harness.archive.store import RecordStore
 from harness.experiment.experiment import run_experiment
-from harness.planning.data import sample_writer
-from harness.planning.plan import plan
-from harness.planning.request import Request, Variant
 from harness.training.outcome import Selection
 from harness.training.prefix import FrozenPrefix
+from tests.harness.planned import job_of
 
 TESTED = 3
 """Images of the test split."""
@@ -35,15 +33,11 @@ def finished(
 ) -> tuple[Record, str, Counter[str]]:
     """The record of a run that trains the last blocks, the scores of its images, and how many images passed the first
     blocks (``front``) and the last ones (``back``) in the test of each model."""
-    request = Request(
-        entries=(Variant(method=method, options={"blocks": "last-half"}),), benchmarks=("kvasir",), protocol="demo",
-        overrides={
-            "image_size": 64, "epochs": 2, "train_limit": 6, "batch_size": 1, "val_limit": 2, "test_limit": TESTED, "lr": 5e-3,
-            "merge": ["exact", "calibrated"], "calibration_images": 2, "cache_images": False, "keep_masks": 0, **rules,
-        },
-        results=root,
-    )  # fmt: skip
-    (job,) = plan(request, prepare_samples=sample_writer(root)).jobs
+    small: dict[str, Any] = {
+        "image_size": 64, "epochs": 2, "train_limit": 6, "batch_size": 1, "val_limit": 2, "test_limit": TESTED, "lr": 5e-3,
+        "merge": ["exact", "calibrated"], "calibration_images": 2, "cache_images": False, "keep_masks": 0, **rules,
+    }  # fmt: skip
+    job = job_of(root, method, {"blocks": "last-half"}, **small)
     stage, passed = [""], Counter[str]()
 
     def noted(name: str, plain: Any) -> Any:
@@ -63,9 +57,7 @@ def finished(
     return record, images, Counter({name: images for name, images in passed.items() if name.startswith("test ")})
 
 
-def test_each_test_image_passes_the_frozen_blocks_once_and_equal_merged_models_once(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_each_test_image_passes_the_frozen_blocks_once_and_equal_merged_models_once(tmp_path, monkeypatch) -> None:
     """Without a cell there is nothing to calibrate: both merged models have the same weights."""
     record, images, passed = finished(tmp_path / "shared", monkeypatch, "lora")
     assert passed == {

@@ -9,7 +9,6 @@ from pathlib import Path
 from types import SimpleNamespace
 from typing import Any
 
-import pytest
 import torch
 from segment_anything import sam_model_registry
 
@@ -20,24 +19,18 @@ from harness.models.original_sam import plain_sam
 from tests.harness.experiment.finished import export_to, finished
 
 
-def test_a_fresh_process_verifies_the_export(
-    results: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_a_fresh_process_verifies_the_export(results: Path, tmp_path, capsys, monkeypatch) -> None:
     run = finished(results, "lora")
     (tmp_path / "harness").mkdir()
     (tmp_path / "harness" / "__init__.py").write_text("raise SystemExit('a module of the working folder was run')\n")
     monkeypatch.chdir(tmp_path)
-
     assert export_to(results, run, tmp_path / "sam.pth", "--verify") == 0
-
     output = capsys.readouterr().out
     assert "verified in a fresh process" in output
     assert "lora on kvasir, seed 0, merged by exact: 4 sites folded" in output
 
 
-def test_verification_loads_by_the_registry_itself_where_it_can(
-    results: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_verification_loads_by_the_registry_itself_where_it_can(results: Path, tmp_path, monkeypatch) -> None:
     run, out = finished(results, "lora"), tmp_path / "sam.pth"
     exported = exporting.export(exporting.Export(results=results, run=run.key, out=out))
     asked: list[str] = []
@@ -65,9 +58,7 @@ def test_the_registrys_names_and_size_are_segment_anythings_own() -> None:
     assert sam.image_encoder.img_size == exporting.REGISTRY_SIZE
 
 
-def test_verification_fails_on_a_file_that_predicts_otherwise(
-    results: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
-) -> None:
+def test_verification_fails_on_a_file_that_predicts_otherwise(results: Path, tmp_path, monkeypatch, capsys) -> None:
     run, out = finished(results, "lora"), tmp_path / "sam.pth"
     write = exporting._write
 

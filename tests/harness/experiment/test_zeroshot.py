@@ -73,9 +73,7 @@ def test_it_makes_no_update_and_costs_nothing(done: tuple[Job, Record]) -> None:
     assert run_flops(job.run, shape, Images(train=9, val=5, test=3)) == 3 * forward_flops(job.run, shape)
 
 
-def test_its_record_is_whole_and_its_row_is_in_the_table(
-    done: tuple[Job, Record], capsys: pytest.CaptureFixture[str]
-) -> None:
+def test_its_record_is_whole_and_its_row_is_in_the_table(done: tuple[Job, Record], capsys) -> None:
     job, record = done
     results = Path(job.results)
     assert disagreement(record, results / "records" / f"{record.key}.json") == ""
