@@ -9,7 +9,8 @@ from pathlib import Path
 import pytest
 
 from harness.datasets import samples
-from harness.datasets.base import DataOptions
+from harness.datasets.base import Benchmark, DataOptions, Splits
+from harness.datasets.own import any_folder
 from harness.datasets.reading.folder_benchmark import FolderBenchmark
 from harness.registry import SEGMENTED
 
@@ -21,6 +22,18 @@ SHARED = Path(__file__).resolve().parents[3] / "shared" / "data"
 def benchmark_of(name: str, **options) -> FolderBenchmark:
     module, _, attribute = SEGMENTED[name].partition(":")
     return getattr(importlib.import_module(module), attribute)(DataOptions(**options))
+
+
+def opened(root: Path, *, name: str = "mine", **options: str) -> tuple[Benchmark, Splits]:
+    """Data of one's own, and how they are split."""
+    chosen = DataOptions(**options)  # type: ignore[arg-type]
+    made, found = any_folder(name, root, chosen)
+    benchmark = made(chosen)
+    return benchmark, benchmark.splits(found)
+
+
+def quiet(what: str, done: int, total: int | None) -> None:
+    """No progress display."""
 
 
 @pytest.fixture

@@ -15,11 +15,7 @@ from harness.datasets.base import Pair
 from harness.datasets.preparing.checking import Check, check
 from harness.datasets.preparing.fingerprints import fingerprint_pair, near_pairs
 from harness.registry import SEGMENTED
-from tests.datasets.conftest import benchmark_of
-
-
-def quiet(what: str, done: int, total: int | None) -> None:
-    """No progress display."""
+from tests.datasets.conftest import benchmark_of, quiet
 
 
 def judged(name: str, root: Path, **options) -> Check:
@@ -115,14 +111,6 @@ def test_large_objects_and_frames_are_not_taken_for_inverted_masks(road: Path, t
             mask[:3], mask[-3:], mask[:, :3], mask[:, -3:] = 255, 255, 255, 255
         Image.fromarray(mask).save(path)
     assert not failed(judged("road", tmp_path))
-
-
-def test_masks_of_another_size_warn(road: Path, tmp_path: Path) -> None:
-    mask = mask_of(images(road, "val" if (road / "val").is_dir() else "valid")[0])
-    Image.open(mask).resize((32, 32), Image.Resampling.NEAREST).save(mask)
-    found = judged("road", tmp_path)
-    assert status(found)["image and mask size"] == "warned"  # they are read all the same
-    assert "image 64x64, mask 32x32" in told(found, "image and mask size")
 
 
 def test_no_mask_that_can_be_read_fails(road: Path, tmp_path: Path) -> None:

@@ -13,10 +13,11 @@ import pytest
 from PIL import Image
 
 from harness.cli.data import main
-from harness.datasets.base import IGNORE, Benchmark, DataOptions, DatasetError, Pair, Splits
+from harness.datasets.base import IGNORE, DatasetError, Pair
 from harness.datasets.own import any_folder
 from harness.datasets.reading.coco import _runs
 from harness.training.images import ImageSource
+from tests.datasets.conftest import opened
 
 pytest.importorskip("pycocotools", reason="an extra: coco")
 from pycocotools import mask as drawing
@@ -83,12 +84,6 @@ def write(
         Image.fromarray(RNG.integers(0, 256, (HEIGHT, WIDTH, 3), dtype=np.uint8)).save(folder / place / name)
     (folder / file if "/" in file else folder / place / file).write_text(json.dumps(document(names, shapes)))
     return folder
-
-
-def opened(root: Path, **options: str) -> tuple[Benchmark, Splits]:
-    made, found = any_folder("cells", root, DataOptions(**options))  # type: ignore[arg-type]
-    benchmark = made(DataOptions(**options))  # type: ignore[arg-type]
-    return benchmark, benchmark.splits(found)
 
 
 def masks(root: Path, **options: str) -> dict[str, np.ndarray]:

@@ -93,9 +93,7 @@ def test_a_column_of_labels_makes_classes(tmp_path: Path) -> None:
     (tmp_path / "mine").mkdir()
     table: Any = datasets.Dataset.from_dict({"image": cells, "kind": [n % 2 for n in range(COUNT)]}, features=features)
     table.to_parquet(tmp_path / "mine" / "train.parquet")
-
     kind, root = any_folder("mine", Path(f"hf:{tmp_path / 'mine'}"))
-
     assert kind.task == "classification"
     assert kind.class_names == ("a_cat", "dog")
     splits = kind().splits(root)

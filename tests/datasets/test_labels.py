@@ -13,11 +13,12 @@ from PIL import Image
 
 from harness.cli.data import main
 from harness.datasets import samples
-from harness.datasets.base import Benchmark, DataOptions, DatasetError, Splits
+from harness.datasets.base import DataOptions, DatasetError
 from harness.datasets.origin import ImageOrigin
 from harness.datasets.own import any_folder
 from harness.registry import BENCHMARKS, add_own_of
 from harness.training.images import ImageSource
+from tests.datasets.conftest import opened
 
 SPLITS = {"training": 6, "valid": 2, "test": 3}
 
@@ -36,15 +37,10 @@ def write_folders(
     return root
 
 
-def _opened(root: Path, **options: str) -> tuple[Benchmark, Splits]:
-    made, found = any_folder("pets", root)
-    benchmark = made(DataOptions(**options))  # type: ignore[arg-type]
-    return benchmark, benchmark.splits(found)
-
-
 def test_folders_of_classes_are_split_by_the_rule(tmp_path: Path) -> None:
-    benchmark, splits = _opened(write_folders(tmp_path / "pets"))
-
+    first, splits = opened(write_folders(tmp_path / "pets"), name="pets")
+    benchmark = pickle.loads(pickle.dumps(first))  # as another process gets it
+    assert benchmark.splits(tmp_path / "pets") == splits
     assert (benchmark.task, benchmark.class_names, benchmark.num_classes) == ("classification", ("cat", "dog"), 2)
     assert (len(splits.train), len(splits.val), len(splits.test["test"])) == (20, 2, 2)
     assert splits.rule == "carved (seed 0, 2 test and 2 val by hashed stem)"
@@ -57,17 +53,14 @@ def test_folders_of_classes_are_split_by_the_rule(tmp_path: Path) -> None:
 @pytest.mark.parametrize("below", ["", "unpacked/set"])
 def test_given_splits_are_kept_wherever_they_lie(tmp_path: Path, below: str) -> None:
     write_folders(tmp_path / "pets" / below, splits=SPLITS)
-
-    _, splits = _opened(tmp_path / "pets")
-
+    _, splits = opened(tmp_path / "pets", name="pets")
     assert splits.rule == "given"
     assert (len(splits.train), len(splits.val), len(splits.test["test"])) == (12, 4, 6)
     assert [pair.stem for pair in splits.val] == ["val_cat/00", "val_cat/01", "val_dog/00", "val_dog/01"]
 
 
 def test_a_group_rule_keeps_images_of_a_kind_together(tmp_path: Path) -> None:
-    benchmark, splits = _opened(write_folders(tmp_path / "pets"), group=r"/\d(\d)")
-
+    benchmark, splits = opened(write_folders(tmp_path / "pets"), name="pets", group=r"/\d(\d)")
     assert benchmark.group(splits.train[0]) == "0"
     (tested,) = {benchmark.group(pair) for pair in splits.test["test"]}
     assert tested not in {benchmark.group(pair) for pair in (*splits.train, *splits.val)}
@@ -90,11 +83,11 @@ def test_what_has_no_label_is_refused_in_one_line(tmp_path: Path) -> None:
     with pytest.raises(
         DatasetError, match=r"logo\.png lies beside the folders of the classes and has no label; move it"
     ):
-        _opened(root)
+        opened(root, name="pets")
     (root / "test" / "logo.png").unlink()
     write_folders(root, classes=("cow",), splits={"test": 1})
     with pytest.raises(DatasetError, match="cow is no folder of a class: training images are in cat, dog; rename"):
-        _opened(root)
+        opened(root, name="pets")
 
 
 def test_lists_and_two_data_sets_are_refused(tmp_path: Path) -> None:
@@ -104,14 +97,7 @@ def test_lists_and_two_data_sets_are_refused(tmp_path: Path) -> None:
         any_folder("pets", tmp_path / "sets")
     (tmp_path / "sets" / "in" / "a" / "train.txt").write_text("cat/00\n")
     with pytest.raises(DatasetError, match="lists do not split folders of classes; make train/, val/ and test/"):
-        _opened(tmp_path / "sets" / "in" / "a")
-
-
-def test_the_benchmark_survives_another_process(tmp_path: Path) -> None:
-    benchmark, splits = _opened(write_folders(tmp_path / "pets"))
-    again = pickle.loads(pickle.dumps(benchmark))
-    assert (again.name, again.class_names, again.task) == ("pets", ("cat", "dog"), "classification")
-    assert again.splits(tmp_path / "pets") == splits
+        opened(tmp_path / "sets" / "in" / "a", name="pets")
 
 
 def test_a_run_alone_tells_of_labels() -> None:
@@ -125,7 +111,7 @@ def test_a_run_alone_tells_of_labels() -> None:
 def test_labels_are_never_read_from_a_cache_that_knows_files_alone(tmp_path: Path) -> None:
     root = write_folders(tmp_path / "pets")
     shutil.copy(root / "cat" / "00.png", root / "dog" / "00.png")
-    benchmark, splits = _opened(root)
+    benchmark, splits = opened(root, name="pets")
     pairs = [pair for pair in (*splits.train, *splits.val, *splits.test["test"]) if pair.stem.endswith("00")]
     for _ in range(2):
         source = ImageSource(benchmark, pairs, image_size=16, cache=tmp_path / "cache")

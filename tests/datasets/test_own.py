@@ -12,9 +12,10 @@ from PIL import Image
 
 from harness.cli.data import main
 from harness.datasets import own
-from harness.datasets.base import Benchmark, DataOptions, DatasetError, Pair, Splits
-from harness.datasets.own import own_benchmark, own_folder, read_classes
+from harness.datasets.base import DataOptions, DatasetError, Pair
+from harness.datasets.own import own_benchmark, read_classes
 from harness.registry import dataset_name
+from tests.datasets.conftest import opened
 
 STEMS = [f"site{site}_r{row}c0" for site in range(8) for row in range(3)]
 
@@ -36,12 +37,6 @@ def _write(root: Path, images: str = "images", masks: str = "masks", stems: list
     for index, stem in enumerate(stems):
         _image(root / images / f"{stem}.jpg", index)
         _mask(root / masks / f"{stem}_mask.png", **kind)
-
-
-def _opened(root: Path, **options: str) -> tuple[Benchmark, Splits]:
-    made, found = own_folder("mine", root)
-    benchmark = made(DataOptions(**options))  # type: ignore[arg-type]
-    return benchmark, benchmark.splits(found)
 
 
 def _flat(root: Path) -> None:
@@ -99,9 +94,7 @@ GIVEN, CARVED = (16, 4, 4), (20, 2, 2)
 )
 def test_every_layout_gives_its_pairs_and_says_how_they_were_split(tmp_path, write, sizes, rule):
     write(tmp_path / "set")
-
-    benchmark, splits = _opened(tmp_path / "set")
-
+    benchmark, splits = opened(tmp_path / "set")
     assert (len(splits.train), len(splits.val), len(splits.test["test"])) == sizes
     assert splits.rule.startswith(rule)
     assert {pair.stem for pair in (*splits.train, *splits.val, *splits.test["test"])} == set(STEMS)
@@ -121,9 +114,7 @@ def test_every_layout_gives_its_pairs_and_says_how_they_were_split(tmp_path, wri
 def test_splits_that_are_missing_are_carved_from_training_images(tmp_path, given: tuple[str, ...], rule: str) -> None:
     for number, split in enumerate(given):
         _write(tmp_path / split, stems=STEMS if not number else [f"other{k}" for k in range(3)])
-
-    _, splits = _opened(tmp_path)
-
+    _, splits = opened(tmp_path)
     assert splits.rule.startswith(rule)
     parts = {"train": splits.train, "val": splits.val, "test": splits.test["test"]}
     assert all(parts.values())
@@ -133,25 +124,23 @@ def test_splits_that_are_missing_are_carved_from_training_images(tmp_path, given
 
 def test_a_group_rule_keeps_what_belongs_together_on_one_side(tmp_path: Path) -> None:
     _write(tmp_path)
-
-    _, splits = _opened(tmp_path, group=r"(.+)_r\d+c\d+")
-
+    _, splits = opened(tmp_path, group=r"(.+)_r\d+c\d+")
     sides = [{pair.stem.partition("_")[0] for pair in part} for part in (splits.train, splits.val, splits.test["test"])]
     assert len(set().union(*sides)) == sum(map(len, sides))
     assert "by groups of" in splits.rule
-    _, alone = _opened(tmp_path)
+    _, alone = opened(tmp_path)
     assert {pair.stem.partition("_")[0] for pair in alone.test["test"]} & {
         pair.stem.partition("_")[0] for pair in alone.train
     }
     with pytest.raises(DatasetError, match="fits no part of the name 'site0_r0c0'"):
-        _opened(tmp_path, group="patient(.)")
+        opened(tmp_path, group="patient(.)")
 
 
 def test_classes_make_it_one_of_several_classes_and_255_is_ignored(tmp_path: Path) -> None:
     _write(tmp_path, values=(0, 1, 2, 255))
     (tmp_path / "classes.txt").write_text("ground\ntree\n\nhouse\n")
 
-    benchmark, splits = _opened(tmp_path)
+    benchmark, splits = opened(tmp_path)
 
     assert (benchmark.task, benchmark.num_classes, benchmark.class_names) == (
         "multiclass",
@@ -162,7 +151,7 @@ def test_classes_make_it_one_of_several_classes_and_255_is_ignored(tmp_path: Pat
     assert set(np.unique(benchmark.read(splits.val[0]).mask)) == {0, 1, 2, 255}
     assert pickle.loads(pickle.dumps(benchmark)).class_names == benchmark.class_names
     (tmp_path / "classes.txt").write_text("ground\ntree\n")
-    binary, splits = _opened(tmp_path)
+    binary, splits = opened(tmp_path)
     assert binary.task == "binary"
 
 
@@ -201,9 +190,7 @@ def test_check_explains_masks_that_do_not_fit(tmp_path, capsys, spoil, classes, 
     if classes:
         (tmp_path / "classes.txt").write_text(classes)
     spoil(tmp_path / "masks" / f"{STEMS[0]}_mask.png")
-
     assert main(["check", f"mine={tmp_path}", "--workers", "1"]) == 1
-
     assert message in capsys.readouterr().out
 
 
@@ -213,16 +200,13 @@ def test_check_warns_of_classes_that_are_one_a_mask(tmp_path: Path, capsys: pyte
         image = Image.fromarray(np.tile(np.array([0, 1 + number % 3], dtype=np.uint8), (24, 15)))
         image.putpalette([0, 0, 0, 200, 0, 0, 0, 200, 0, 0, 0, 200])
         image.save(path)
-
     assert main(["check", f"mine={tmp_path}", "--workers", "1"]) == 0
-
     assert "each mask holds one of 1-3: several classes? name them in classes.txt" in capsys.readouterr().out
 
 
 def test_check_explains_inverted_masks_and_passes_good_ones(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     _write(tmp_path / "good")
     _write(tmp_path / "inverted", values=(255, 0))
-
     assert main(["check", f"mine={tmp_path / 'good'}", "--workers", "1", "--group", r"(.+)_r\d"]) == 0
     assert "groups of (.+)_r" in capsys.readouterr().out
     assert main(["check", "mine", "--data", str(tmp_path / "inverted"), "--workers", "1"]) == 1
@@ -247,9 +231,7 @@ def test_check_names_groups_that_lie_in_two_given_splits(tmp_path, capsys, share
             name = stem.replace("site7", "site0") if shared else stem
             _image(tmp_path / split / "images" / f"{name}{split}.jpg", 100 * number + index)
             _mask(tmp_path / split / "masks" / f"{name}{split}.png")
-
     assert main(["check", f"mine={tmp_path}", "--workers", "1", "--group", r"(site\d+)_"]) == code
-
     told = capsys.readouterr().out
     if shared:
         assert "1 of 7 groups have images in several splits" in told
@@ -278,9 +260,7 @@ def test_bad_input_is_one_line(tmp_path, capsys, arguments: list[str], message: 
     (tmp_path / "EMPTY").mkdir()
     words = [word.replace("=DIR", f"={tmp_path}/DIR").replace("=TWO", f"={tmp_path}/TWO") for word in arguments]
     words = [word.replace("=EMPTY", f"={tmp_path}/EMPTY") for word in words]
-
     assert main(["check", *words, "--workers", "1"]) == 2
-
     (line,) = capsys.readouterr().err.splitlines()
     assert message in line
 

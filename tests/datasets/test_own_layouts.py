@@ -11,8 +11,8 @@ import pytest
 from PIL import Image
 
 from harness.cli.data import main
-from harness.datasets.base import Benchmark, DataOptions, DatasetError, Splits
-from harness.datasets.own import any_folder
+from harness.datasets.base import DatasetError, Splits
+from tests.datasets.conftest import opened
 
 STEMS = [f"s{number:02d}" for number in range(20)]
 RNG = np.random.default_rng(0)
@@ -46,12 +46,6 @@ def write(
         draw(root / drawn.format(stem))
 
 
-def opened(root: Path, **options: str) -> tuple[Benchmark, Splits]:
-    made, found = any_folder("mine", root, DataOptions(**options))  # type: ignore[arg-type]
-    benchmark = made(DataOptions(**options))  # type: ignore[arg-type]
-    return benchmark, benchmark.splits(found)
-
-
 def every(splits: Splits) -> list[str]:
     return sorted(pair.stem for part in (splits.train, splits.val, *splits.test.values()) for pair in part)
 
@@ -75,9 +69,7 @@ def every(splits: Splits) -> list[str]:
 )
 def test_usual_clothes_are_recognised(tmp_path: Path, image: str, drawn: str, layout: str) -> None:
     write(tmp_path, image, drawn)
-
     benchmark, splits = opened(tmp_path)
-
     assert splits.layout == layout
     assert len(every(splits)) == len(STEMS)
     assert splits.rule.startswith("carved")
@@ -92,9 +84,7 @@ def test_mmsegmentation_keeps_its_splits(tmp_path: Path) -> None:
         write(
             tmp_path, f"img_dir/{split}/{{}}_leftImg8bit.png", f"ann_dir/{split}/{{}}_gtFine_labelTrainIds.png", stems
         )
-
     _, splits = opened(tmp_path)
-
     assert [len(splits.train), len(splits.val), len(splits.test["test"])] == [12, 4, 4]
     assert splits.rule == "given"
 
@@ -106,9 +96,7 @@ def test_voc_leaves_images_without_a_mask_and_takes_its_lists(tmp_path: Path) ->
     lists.mkdir(parents=True)
     for name, stems in (("train", STEMS[:15]), ("val", STEMS[15:]), ("trainval", STEMS)):
         (lists / f"{name}.txt").write_text("\n".join(stems))
-
     benchmark, splits = opened(tmp_path)
-
     assert every(splits) == STEMS
     assert {pair.stem for pair in splits.val} == set(STEMS[15:])
     assert splits.rule.startswith("given val; test carved")
@@ -127,9 +115,7 @@ def test_nnunet_names_its_classes_and_its_test_part(tmp_path: Path, labels: dict
     write(tmp_path, "imagesTr/{}_0000.png", "labelsTr/{}.png", STEMS[:15], lambda path: mask(path, DRAWN * np.uint8(2)))
     write(tmp_path, "imagesTs/{}_0000.png", "labelsTs/{}.png", STEMS[15:], lambda path: mask(path, DRAWN))
     (tmp_path / "dataset.json").write_text(json.dumps({"labels": labels, "channel_names": {"0": "rgb"}}))
-
     benchmark, splits = opened(tmp_path)
-
     assert benchmark.class_names == ("background", "liver", "tumour")
     assert {pair.mask.stem for pair in splits.test["test"]} == set(STEMS[15:])
     np.testing.assert_array_equal(benchmark.read(splits.train[0]).mask, DRAWN * 2)
@@ -146,9 +132,7 @@ def test_nnunet_names_its_classes_and_its_test_part(tmp_path: Path, labels: dict
 def test_a_csv_may_call_its_columns_otherwise(tmp_path: Path, header: str, row: str) -> None:
     write(tmp_path, "a/{}.jpg", "b/{}.png")
     (tmp_path / "list.csv").write_text(header + "\n" + "\n".join(row.format(stem) for stem in STEMS))
-
     benchmark, splits = opened(tmp_path)
-
     assert (splits.layout, every(splits)) == ("csv", STEMS)
     np.testing.assert_array_equal(benchmark.read(splits.train[0]).mask, DRAWN)
 
@@ -165,9 +149,7 @@ def test_a_csv_may_call_its_columns_otherwise(tmp_path: Path, header: str, row: 
 )
 def test_patterns_find_pairs(tmp_path: Path, image: str, drawn: str, images: str, masks: str) -> None:
     write(tmp_path, image, drawn)
-
     benchmark, splits = opened(tmp_path, images=images.format(), masks=masks.format())
-
     assert every(splits) == [Path(image.format(stem)).stem.removesuffix("_rgb") for stem in STEMS]
     np.testing.assert_array_equal(benchmark.read(splits.train[0]).mask, DRAWN)
 
@@ -177,9 +159,7 @@ def test_patterns_keep_subjects_apart_whose_files_have_one_name(tmp_path: Path) 
         write(tmp_path, f"{subject}/img/{{}}.jpg", f"{subject}/seg/{{}}_m.png", STEMS[:4])
     (tmp_path / "p3/seg/s00_m.png").unlink()
     mask(tmp_path / "p3/seg/s00_m.png", np.zeros((24, 30), np.uint8))
-
     benchmark, splits = opened(tmp_path, images="*/img/*.jpg", masks="*/seg/{stem}_m.png", group=r"(p\d)_")
-
     pairs = [pair for part in (splits.train, splits.val, splits.test["test"]) for pair in part]
     assert {pair.stem for pair in pairs} == {f"p{one}_s0{other}" for one in (1, 2, 3) for other in range(4)}
     assert all(pair.image.parents[1] == pair.mask.parents[1] for pair in pairs)
@@ -190,9 +170,7 @@ def test_patterns_keep_subjects_apart_whose_files_have_one_name(tmp_path: Path) 
 def test_patterns_may_name_splits(tmp_path: Path) -> None:
     for split, stems in (("train", STEMS[:12]), ("valid", STEMS[12:16]), ("test", STEMS[16:])):
         write(tmp_path, f"{split}/rgb/{{}}.jpg", f"{split}/lab/{{}}.png", stems)
-
     _, splits = opened(tmp_path, images="{split}/rgb/*.jpg", masks="{split}/lab/{stem}.png")
-
     assert [len(splits.train), len(splits.val), len(splits.test["test"])] == [12, 4, 4]
 
 

@@ -11,7 +11,6 @@ from PIL import Image
 from harness.datasets import samples
 from harness.datasets.base import DatasetError, Splits
 from harness.datasets.cvc612 import FIRST_FRAMES
-from harness.datasets.isic2017 import LESIONS_OF_VALIDATION, number
 from harness.datasets.preparing.checking import check
 from harness.datasets.road import image_of_tile
 from tests.datasets.conftest import MakeBenchmark
@@ -148,22 +147,6 @@ def test_isic_without_its_test_part_says_which_rule_does_without(make: MakeBench
         isic.splits(folder)
 
 
-@pytest.mark.parametrize("seed", range(8))
-def test_isic_validation_is_tested_and_no_copy_of_it_trained_on(make: MakeBenchmark, tmp_path: Path, seed: int) -> None:
-    write_isic(tmp_path, train=TRAIN, val=VAL, image_size=(32, 32))
-    isic = make("isic2017", split_rule="val-as-test", split_seed=seed)
-    splits = isic.splits(isic.locate(tmp_path))
-    train, val, test = ({pair.stem for pair in part} for part in (splits.train, splits.val, splits.test["test"]))
-    assert test == set(VAL)
-    assert train | val == set(TRAIN) - {"ISIC_0012970"}
-    assert not train & val
-    pair = {"ISIC_0000222", "ISIC_0014846"}
-    assert pair <= train or pair <= val, "two pictures of one lesion"
-    assert splits.rule.startswith("val-as-test: official validation tested; val carved")
-    assert splits.rule.endswith("; 1 training images of tested lesions left out")
-    assert splits.note.startswith("validation as test, ")
-
-
 def test_rule_does_not_touch_the_official_splits(make: MakeBenchmark, sample_of) -> None:
     root = sample_of("isic2017")
     official, ruled = make("isic2017"), make("isic2017", split_rule="val-as-test")
@@ -263,53 +246,6 @@ def test_masks_without_an_image_are_counted_by_the_rule_and_named_by_the_check(m
 
 
 # --- real files
-
-
-def test_real_road_tiles(make: MakeBenchmark, real_data: Path) -> None:
-    road = make("road")
-    splits = road.splits(road.locate(real_data))
-    assert splits.note == "70 tiles of 39 images"
-    assert [len(splits.train), len(splits.val), len(splits.test["test"])] == [41, 8, 21]
-    assert_images_stay_whole(splits)
-    for pair in splits.train[::10]:
-        assert road.read(pair).mask.mean() == pytest.approx(
-            (np.asarray(Image.open(pair.mask).convert("L")) > 127).mean()
-        )
-
-
-def test_real_isic_without_its_test_part(make: MakeBenchmark, real_data: Path) -> None:
-    isic = make("isic2017", split_rule="val-as-test")
-    splits = isic.splits(isic.locate(real_data))
-    assert [len(splits.train), len(splits.val), len(splits.test["test"])] == [1796, 200, 150]
-    assert splits.note == "validation as test, 256 px copy"
-    parts = (splits.train, splits.val, splits.test["test"])
-    lesions = [{LESIONS_OF_VALIDATION.get(number(pair), isic.group(pair)) for pair in part} for part in parts]
-    assert sum(map(len, lesions)) == len(set().union(*lesions))
-    sample = isic.read(splits.train[0])
-    assert sample.image.shape[:2] == sample.mask.shape != (256, 256)
-
-
-def test_real_cvc_sequences_stay_whole(make: MakeBenchmark, real_data: Path) -> None:
-    cvc = make("cvc612")
-    splits = cvc.splits(cvc.locate(real_data))
-    parts = (splits.train, splits.val, splits.test["test"])
-    assert [len(part) for part in parts] == [479, 69, 64]
-    sequences = [{cvc.group(pair) for pair in part} for part in parts]
-    assert sum(map(len, sequences)) == len(set().union(*sequences)) == 29
-    assert splits.note == ""
-
-
-def test_real_parts_of_camo_and_sbu(make: MakeBenchmark, real_data: Path) -> None:
-    camo = make("camo")
-    splits = camo.splits(camo.locate(real_data))
-    assert [len(splits.train), len(splits.val), len(splits.test["test"])] == [101, 11, 61]
-    assert splits.note == "173 of 1,250"
-    sbu = make("sbu", split_rule="carved")
-    splits = sbu.splits(sbu.locate(real_data))
-    assert [len(splits.train), len(splits.val), len(splits.test["test"])] == [35, 5, 10]
-    assert splits.note == "50 training pairs, carved"
-    for pair in splits.train:
-        assert 0 < sbu.read(pair).mask.mean() < 1
 
 
 def test_real_kvasir_originals_are_no_copy(make: MakeBenchmark, real_data: Path) -> None:

@@ -22,12 +22,7 @@ from harness.datasets.preparing import prepare as downloading
 from harness.datasets.preparing.prepare import prepare
 from harness.registry import SEGMENTED
 from tests.datasets.archive_server import serve
-from tests.datasets.conftest import CASES, benchmark_of
-
-
-def quiet(what: str, done: int, total: int | None) -> None:
-    """No progress display."""
-
+from tests.datasets.conftest import CASES, benchmark_of, quiet
 
 REPOSITORY = Path(__file__).resolve().parents[2]
 

@@ -5,6 +5,7 @@ from __future__ import annotations
 import shutil
 from functools import cache
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
@@ -14,6 +15,7 @@ from harness.datasets import samples
 from harness.datasets.base import IGNORE, Benchmark, DatasetError, Pair, Splits
 from harness.datasets.cvc612 import sequence_of
 from harness.datasets.reading.lists import read_list
+from harness.datasets.road import missing_imagery
 from harness.planning.data import manifest_hash
 from harness.registry import SEGMENTED
 from tests.datasets.conftest import CASES
@@ -136,9 +138,7 @@ def test_a_distinctive_layout_is_found_under_any_name(make, tmp_path: Path) -> N
     assert make("cvc612").locate(tmp_path) == tmp_path / "my polyps"
 
 
-def test_missing_data_says_which_folders_were_tried_where_to_get_it_and_how_to_try_without(
-    make, tmp_path: Path
-) -> None:
+def test_missing_data_says_which_folders_were_tried_where_to_get_it_and_how_to_try_without(make, tmp_path) -> None:
     for root in (tmp_path, tmp_path / "nowhere"):
         with pytest.raises(DatasetError) as caught:
             make("kvasir").locate(root)
@@ -340,23 +340,19 @@ def test_road_missing_imagery_becomes_ignore_only_when_asked(make, sample_of) ->
     assert changed == 8  # every fifth of 36
 
 
-@pytest.mark.parametrize(("pixels", "missing"), [(79, False), (80, True)])
-def test_road_white_areas_from_two_thousandths_of_the_image_are_missing_imagery(pixels: int, missing: bool) -> None:
-    from harness.datasets.road import missing_imagery
-
+@pytest.mark.parametrize(
+    ("white", "missing"),
+    [
+        (np.s_[3, 100:179], 0),
+        (np.s_[3, 100:180], 80),  # two thousandths of the image
+        (np.s_[10:15, 10:15], 0),  # a roof
+        (np.s_[:, 150:], 200 * 50),
+    ],
+)
+def test_road_white_areas_from_two_thousandths_of_the_image_are_missing_imagery(white: Any, missing: int) -> None:
     image = np.full((200, 200, 3), 90, np.uint8)
-    image[3, 100 : 100 + pixels] = 255
-    assert missing_imagery(image).any() == missing
-
-
-def test_road_small_white_roofs_are_not_missing_imagery() -> None:
-    from harness.datasets.road import missing_imagery
-
-    image = np.full((200, 200, 3), 90, np.uint8)
-    image[10:15, 10:15] = 255
-    assert not missing_imagery(image).any()
-    image[:, 150:] = 255
-    assert missing_imagery(image).sum() == 200 * 50
+    image[white] = 255
+    assert missing_imagery(image).sum() == missing
 
 
 def test_quirk_mask_255_only_is_a_switch_of_every_binary_benchmark(make, tmp_path: Path, sample_of) -> None:
@@ -368,56 +364,35 @@ def test_quirk_mask_255_only_is_a_switch_of_every_binary_benchmark(make, tmp_pat
         )
 
 
-def test_copy_of_one_square_size_and_part_of_the_images_are_noted(make, tmp_path: Path) -> None:
-    folder = samples.write_samples("kvasir", tmp_path, images=12, size=48)
-    (folder / ".generated-sample").unlink()
-    assert load(make("kvasir"), tmp_path).note == "12 of 1,000"
-    for kind in ("images", "masks"):
-        for path in (folder / kind).glob("*.jpg"):
-            Image.open(path).resize((40, 40)).save(path)
-    assert load(make("kvasir"), tmp_path).note == "12 of 1,000, 40 px copy"
-
-
-def test_wrong_value_in_a_trans10k_mask_names_the_file(make, tmp_path: Path) -> None:
-    samples.write_samples("trans10k_v2", tmp_path, images=12, size=48)
-    benchmark = make("trans10k_v2")
-    pair = load(benchmark, tmp_path).train[0]
-    broken = np.asarray(Image.open(pair.mask)).copy()
-    broken[0, 0] = 12
-    Image.fromarray(broken).save(pair.mask)
-    with pytest.raises(DatasetError, match=f"{pair.mask.name} has the unexpected mask values 12"):
-        benchmark.read(pair)
-
-
 # --- real images
 
 
-def test_real_kvasir_copy(make, real_data: Path) -> None:
-    benchmark = make("kvasir")
+@pytest.mark.parametrize(
+    ("name", "options", "sizes", "note", "above", "step"),
+    [
+        ("kvasir", {}, (800, 100, 100), "352 px copy", 127, 100),
+        ("leaf", {}, (264, 38, 75), "377 of 588", 63, 20),
+        ("road", {}, (41, 8, 21), "70 tiles of 39 images", 127, 10),
+        ("isic2017", {"split_rule": "val-as-test"}, (1796, 200, 150), "validation as test, 256 px copy", 127, 1800),
+        ("cvc612", {}, (479, 69, 64), "", 127, 100),
+        ("camo", {}, (101, 11, 61), "173 of 1,250", 127, 50),
+        ("sbu", {"split_rule": "carved"}, (35, 5, 10), "50 training pairs, carved", 0, 10),
+    ],
+)
+def test_real_images_are_split_by_groups_and_decoded(make, real_data, name, options, sizes, note, above, step) -> None:
+    benchmark = make(name, **options)
     splits = load(benchmark, real_data)
-    assert (len(splits.train), len(splits.val), len(splits.test["test"])) == (800, 100, 100)
-    assert splits.note == "352 px copy"
-    assert splits.rule == "lists in splits/ (800/100/100)"
-    for pair in every(splits)[::50]:
-        share = benchmark.read(pair).mask.mean()
-        stored = np.asarray(Image.open(pair.mask))
-        assert share == pytest.approx((stored > 127).mean())
-        assert 0 < share < 0.9
-
-
-def test_real_leaf_part(make, real_data: Path) -> None:
-    benchmark = make("leaf")
-    splits = load(benchmark, real_data)
-    assert (len(splits.train), len(splits.val), len(splits.test["test"])) == (264, 38, 75)
-    assert splits.note == "377 of 588"
-    modes = set()
-    for pair in every(splits)[::10]:
-        stored = Image.open(pair.mask)
-        lesion = np.asarray(stored) > 0 if stored.mode == "P" else np.asarray(stored)[..., 0] > 63
-        assert (benchmark.read(pair).mask == lesion).all()
-        assert lesion.any()
-        modes.add(stored.mode)
-    assert modes == {"P", "RGB"}
+    parts = (splits.train, splits.val, splits.test["test"])
+    assert (tuple(map(len, parts)), splits.note) == (sizes, note)
+    if name != "kvasir":  # whose copy has lists of its own
+        groups = [{benchmark.group(pair) for pair in part} for part in parts]
+        assert sum(map(len, groups)) == len(set().union(*groups))
+    for pair in every(splits)[::step]:
+        levels = np.asarray(Image.open(pair.mask))
+        palette = Image.open(pair.mask).mode == "P"
+        drawn = (levels[..., 0] if levels.ndim == 3 else levels) > (0 if palette else above)
+        np.testing.assert_array_equal(benchmark.read(pair).mask, drawn)
+        assert 0 < drawn.mean() < 1
 
 
 def test_the_first_hundred_pairs_of_leaf_are_split_as_they_were(make, real_data: Path, tmp_path: Path) -> None:

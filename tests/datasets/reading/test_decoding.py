@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
@@ -39,60 +40,86 @@ def test_lossless_binary_masks_decode_exactly(tmp_path: Path, disc: np.ndarray, 
     np.testing.assert_array_equal(read_binary(path), disc)
 
 
+def palette(values: np.ndarray, *colours: tuple[int, int, int]) -> Image.Image:
+    image = Image.fromarray(values)
+    image.putpalette([part for colour in colours for part in colour])
+    return image
+
+
+def coloured(disc: np.ndarray, *rows: tuple[int, int, int]) -> Image.Image:
+    """A black image whose first rows have these colours."""
+    pixels = np.zeros((*disc.shape, 3), np.uint8)
+    pixels[: len(rows)] = np.array(rows, np.uint8)[:, None]
+    return Image.fromarray(pixels)
+
+
+def layered(colour: int, opacity: np.ndarray) -> Image.Image:
+    return Image.fromarray(np.dstack([np.full((*opacity.shape, 3), colour, np.uint8), opacity]))
+
+
+BLACK, WHITE, RED, GREEN = (0, 0, 0), (255, 255, 255), (128, 0, 0), (0, 128, 0)
+MASKS: dict[str, tuple[Any, dict[str, Any]]] = {
+    "a palette that lists white before black": (lambda disc: palette(1 - disc, WHITE, BLACK), {}),
+    "sixteen bits": (lambda disc: Image.fromarray(disc.astype(np.uint16) * 65535), {}),
+    "eight bits in sixteen": (lambda disc: Image.fromarray(disc.astype(np.uint16) * 255), {}),
+    "alpha over black": (lambda disc: layered(0, disc * np.uint8(255)), {}),
+    "alpha over white": (
+        lambda disc: Image.fromarray(np.dstack([disc * 0 + 255, disc * 255]).astype(np.uint8), "LA"),
+        {},
+    ),
+    "indices shown as grey": (lambda disc: Image.fromarray(disc * np.uint8(38)), {"rule": "index"}),
+    "dark foreground": (lambda disc: Image.fromarray(disc * np.uint8(9)), {"rule": "nonzero"}),
+}
+
+
+@pytest.mark.parametrize("kind", MASKS)
+def test_a_mask_is_read_however_it_is_drawn(tmp_path: Path, disc: np.ndarray, kind: str) -> None:
+    draw, rule = MASKS[kind]
+    draw(disc).save(tmp_path / "mask.png")
+    np.testing.assert_array_equal(read_binary(tmp_path / "mask.png", **rule), disc)
+
+
+def test_grey_palette_with_soft_edges_is_thresholded_as_grey_levels(tmp_path: Path) -> None:
+    levels = np.tile(np.repeat(np.array([0, 90, 200, 255], np.uint8), [100, 1, 1, 100]), (50, 1))
+    palette(levels, *((level,) * 3 for level in range(256))).save(tmp_path / "mask.png")
+    np.testing.assert_array_equal(read_binary(tmp_path / "mask.png"), levels > 127)
+
+
+@pytest.mark.parametrize("colour", [0, 255])
+def test_alpha_of_no_opacity_is_an_empty_mask(tmp_path: Path, disc: np.ndarray, colour: int) -> None:
+    layered(colour, disc * np.uint8(0)).save(tmp_path / "mask.png")
+    assert not read_binary(tmp_path / "mask.png").any()
+
+
+REFUSED: dict[str, list[tuple[Any, dict[str, Any]]]] = {
+    "two colours and neither is black": [(lambda disc: palette(disc, (68, 1, 84), (253, 231, 37)), {})],
+    "0, 128, 255": [(lambda disc: Image.fromarray(np.tile(np.array([0, 128, 255], np.uint8), (20, 30))), {})],
+    "0, 38": [(lambda disc: Image.fromarray(disc * np.uint8(38)), {})],
+    "256 values": [(lambda disc: Image.fromarray(np.tile(np.arange(256, dtype=np.uint8), (40, 1))), {})],
+    "0, 2: palette indices are 0 and 1": [(lambda disc: palette(2 * disc, BLACK, RED, GREEN), {"rule": "index"})],
+    "0, 1, 2": [(lambda disc: palette(np.tile(np.arange(3, dtype=np.uint8), (9, 1)), BLACK, RED, GREEN), {})],
+    "unexpected mask values": [
+        (lambda disc: Image.fromarray(disc * np.uint8(38) + np.eye(*disc.shape, dtype=np.uint8)), {"rule": "index"})
+    ],
+    "several colours": [(lambda disc: coloured(disc, RED, GREEN), {"colour": one}) for one in ("any", RED)],
+    "colour image": [(lambda disc: coloured(disc, RED, GREEN), {})],
+}
+
+
+@pytest.mark.parametrize("words", REFUSED)
+def test_what_is_no_mask_of_two_classes_is_an_error_that_names_file_and_values(tmp_path, disc, words: str) -> None:
+    for draw, rule in REFUSED[words]:
+        draw(disc).save(tmp_path / "mask_7.png")
+        with pytest.raises(DatasetError, match=rf"mask_7\.png.*{words}"):
+            read_binary(tmp_path / "mask_7.png", **rule)
+
+
 def test_jpeg_mask_does_not_erode(tmp_path: Path, disc: np.ndarray) -> None:
     path = tmp_path / "mask.jpg"
     encodings.jpeg_noise(path, disc)
     stored = np.asarray(Image.open(path))
     assert (stored == 255).sum() < disc.sum(), "the file must hold noise, or this test shows nothing"
     np.testing.assert_array_equal(read_binary(path), disc)
-
-
-def test_palette_that_lists_white_before_black_keeps_its_polarity(tmp_path: Path, disc: np.ndarray) -> None:
-    image = Image.fromarray(1 - disc)
-    image.putpalette([255, 255, 255, 0, 0, 0])
-    image.save(tmp_path / "mask.png")
-    np.testing.assert_array_equal(read_binary(tmp_path / "mask.png"), disc)
-
-
-def test_grey_palette_with_soft_edges_is_thresholded_as_grey_levels(tmp_path: Path) -> None:
-    levels = np.tile(np.repeat(np.array([0, 90, 200, 255], np.uint8), [100, 1, 1, 100]), (50, 1))
-    image = Image.fromarray(levels)
-    image.putpalette([value for level in range(256) for value in (level,) * 3])
-    image.save(tmp_path / "mask.png")
-    np.testing.assert_array_equal(read_binary(tmp_path / "mask.png"), (levels > 127).astype(np.uint8))
-
-
-def test_sixteen_bit_mask(tmp_path: Path, disc: np.ndarray) -> None:
-    Image.fromarray(disc.astype(np.uint16) * 65535).save(tmp_path / "full.png")
-    Image.fromarray(disc.astype(np.uint16) * 255).save(tmp_path / "narrow.png")
-    np.testing.assert_array_equal(read_binary(tmp_path / "full.png"), disc)
-    np.testing.assert_array_equal(read_binary(tmp_path / "narrow.png"), disc)
-
-
-def test_mask_in_the_alpha_channel(tmp_path: Path, disc: np.ndarray) -> None:
-    pixels = np.zeros((*disc.shape, 4), np.uint8)
-    pixels[..., 3] = disc * 255
-    Image.fromarray(pixels).save(tmp_path / "mask.png")
-    np.testing.assert_array_equal(read_binary(tmp_path / "mask.png"), disc)
-
-
-def test_alpha_of_no_opacity_is_an_empty_mask_beside_masks_drawn_in_alpha(tmp_path: Path, disc: np.ndarray) -> None:
-    for colour, name in ((255, "a.png"), (0, "b.png")):
-        pixels = np.full((*disc.shape, 4), colour, np.uint8)
-        pixels[..., 3] = 0
-        Image.fromarray(pixels).save(tmp_path / name)
-        assert not read_binary(tmp_path / name).any()
-    grey = np.dstack([np.full_like(disc, 255), disc * 255]).astype(np.uint8)
-    Image.fromarray(grey, mode="LA").save(tmp_path / "c.png")
-    np.testing.assert_array_equal(read_binary(tmp_path / "c.png"), disc)
-
-
-def test_a_palette_of_two_colours_has_black_for_background(tmp_path: Path, disc: np.ndarray) -> None:
-    image = Image.fromarray(disc.astype(np.uint8))
-    image.putpalette([68, 1, 84, 253, 231, 37])
-    image.save(tmp_path / "a.png")
-    with pytest.raises(DatasetError, match="two colours and neither is black"):
-        read_binary(tmp_path / "a.png")
 
 
 def test_an_image_of_floats_is_refused(tmp_path: Path) -> None:
@@ -113,30 +140,6 @@ def test_empty_mask_stays_empty_and_full_mask_full(tmp_path: Path) -> None:
             np.testing.assert_array_equal(read_binary(tmp_path / name), classes)
 
 
-@pytest.mark.parametrize(
-    ("values", "words"),
-    [
-        (np.repeat(np.array([[0, 128, 255]], np.uint8), 30, axis=0).repeat(20, axis=1), "0, 128, 255"),
-        (np.repeat(np.array([[0, 38]], np.uint8), 30, axis=0).repeat(20, axis=1), "0, 38"),
-        (np.tile(np.arange(256, dtype=np.uint8), (40, 1)), "256 values"),
-    ],
-)
-def test_unexpected_binary_values_are_an_error_that_names_file_and_values(tmp_path: Path, values, words: str) -> None:
-    path = tmp_path / "mask_7.png"
-    Image.fromarray(values).save(path)
-    with pytest.raises(DatasetError, match=r"mask_7\.png") as caught:
-        read_binary(path)
-    assert words in str(caught.value)
-
-
-def test_index_mask_with_an_index_that_is_no_class_is_an_error(tmp_path: Path, disc: np.ndarray) -> None:
-    image = Image.fromarray(2 * disc)
-    image.putpalette([0, 0, 0, 128, 0, 0, 0, 128, 0])
-    image.save(tmp_path / "a.png")
-    with pytest.raises(DatasetError, match=r"a\.png has the unexpected mask values 0, 2: palette indices are 0 and 1"):
-        read_binary(tmp_path / "a.png", rule="index")
-
-
 @pytest.mark.parametrize("colour", [(128, 0, 0), (255, 255, 0), (20, 90, 200)])
 def test_one_colour_on_black_is_foreground_where_half_of_it_is_there(tmp_path, disc, colour):
     share = np.repeat(np.repeat(disc, 8, 0), 8, 1).astype(np.float64)
@@ -155,38 +158,6 @@ def test_red_of_the_leaf_masks_counts_from_64(tmp_path: Path) -> None:
     found = read_binary(tmp_path / "mask.png", colour=(128, 0, 0))
     assert (found[0] == (np.arange(129) > 63)).all()
     assert not read_binary(tmp_path / "mask.png", colour=(128, 0, 0), only_255=True).any()
-
-
-def test_two_colours_are_no_mask_of_one(tmp_path: Path) -> None:
-    pixels = np.zeros((8, 8, 3), np.uint8)
-    pixels[0], pixels[1] = (128, 0, 0), (0, 128, 0)
-    Image.fromarray(pixels).save(tmp_path / "mask.png")
-    for colour in ("any", (128, 0, 0)):
-        with pytest.raises(DatasetError, match="several colours"):
-            read_binary(tmp_path / "mask.png", colour=colour)
-    with pytest.raises(DatasetError, match="colour image"):
-        read_binary(tmp_path / "mask.png")
-
-
-def test_palette_mask_with_a_third_colour_is_an_error(tmp_path: Path) -> None:
-    image = Image.fromarray(np.repeat(np.array([[0, 1, 2]], np.uint8), 9, axis=0))
-    image.putpalette([0, 0, 0, 128, 0, 0, 0, 128, 0])
-    image.save(tmp_path / "mask.png")
-    with pytest.raises(DatasetError, match="0, 1, 2"):
-        read_binary(tmp_path / "mask.png")
-
-
-def test_index_rule_reads_the_grey_view_and_refuses_a_third_value(tmp_path: Path, disc: np.ndarray) -> None:
-    Image.fromarray(disc * np.uint8(38)).save(tmp_path / "a.png")
-    np.testing.assert_array_equal(read_binary(tmp_path / "a.png", rule="index"), disc)
-    Image.fromarray(disc * np.uint8(38) + np.eye(*disc.shape, dtype=np.uint8)).save(tmp_path / "b.png")
-    with pytest.raises(DatasetError, match="unexpected mask values"):
-        read_binary(tmp_path / "b.png", rule="index")
-
-
-def test_nonzero_rule_counts_dark_foreground(tmp_path: Path, disc: np.ndarray) -> None:
-    Image.fromarray(disc * np.uint8(9)).save(tmp_path / "a.png")
-    np.testing.assert_array_equal(read_binary(tmp_path / "a.png", rule="nonzero"), disc)
 
 
 def test_class_indices_exact_and_checked(tmp_path: Path) -> None:
