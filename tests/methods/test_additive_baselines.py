@@ -13,7 +13,8 @@ from harness.contract.case import ContractCase, grouped_parameters
 from harness.methods.adapter import Adapter
 from harness.methods.adaptformer import AdaptFormer
 from harness.methods.bitfit import BitFit
-from harness.methods.configs import AdapterConfig, AdaptFormerConfig, BitFitConfig, SSFConfig
+from harness.methods.configs import AdapterConfig, AdaptFormerConfig, BitFitConfig, LayerNormConfig, SSFConfig
+from harness.methods.layernorm import LayerNormTuning
 from harness.methods.parts.placement import MethodError
 from harness.methods.ssf import SSF, ScaleShift, patch_projection
 
@@ -30,20 +31,31 @@ def _perturb(module: nn.Module) -> None:
                 parameter.add_(0.1 * torch.randn(parameter.shape, generator=generator))
 
 
-def test_bitfit_trains_every_bias_of_the_encoder_and_nothing_else_in_it() -> None:
-    segmenter, method = ContractCase(method=BitFit, config=BitFitConfig()).attached()
-    trained = {name for name in grouped_parameters(method) if name.startswith("encoder.")}
-    assert trained == {
-        name for name, _ in segmenter.named_parameters() if name.startswith("encoder.") and name.endswith("bias")
+@pytest.mark.parametrize(
+    ("method", "config", "backbone", "some"),
+    [
+        (BitFit, BitFitConfig(), "tiny", {"patch_embed.proj.bias", "neck.1.bias", "neck.3.bias"}),
+        (BitFit, BitFitConfig(blocks="1", outside=False), "tiny", {"blocks.1.attn.qkv.bias"}),
+        (LayerNormTuning, LayerNormConfig(), "tiny", {"neck.3.weight"}),
+        (LayerNormTuning, LayerNormConfig(), "tiny_timm", {"norm.bias"}),
+        (LayerNormTuning, LayerNormConfig(blocks="1", outside=False), "tiny", {"blocks.1.norm2.weight"}),
+    ],
+)
+def test_tensors_of_one_kind_train_and_nothing_else_in_the_encoder(method, config, backbone: str, some: set[str]):
+    segmenter, attached = ContractCase(method=method, config=config, backbone=backbone).attached()
+    place = "encoder." if config.outside else f"encoder.blocks.{config.blocks}."
+    expected = {
+        name
+        for name, _ in segmenter.named_parameters()
+        if name.startswith(place)
+        and (
+            name.endswith(".bias")
+            if method is BitFit
+            else "LayerNorm" in type(segmenter.get_submodule(name.rpartition(".")[0])).__name__
+        )
     }
-    assert {"encoder.patch_embed.proj.bias", "encoder.neck.1.bias", "encoder.neck.3.bias"} <= trained
-
-
-def test_bitfit_leaves_outer_biases_and_other_blocks_alone_when_asked() -> None:
-    _, method = ContractCase(method=BitFit, config=BitFitConfig(blocks="1", outside=False)).attached()
-    trained = {name for name in grouped_parameters(method) if name.startswith("encoder.")}
-    assert trained
-    assert all(name.startswith("encoder.blocks.1.") for name in trained)
+    assert {name for name in grouped_parameters(attached) if name.startswith("encoder.")} == expected
+    assert {f"encoder.{name}" for name in some} <= expected
 
 
 def test_ssf_scales_and_shifts_the_output_of_each_listed_module() -> None:

@@ -10,7 +10,7 @@ from typing import Any
 
 import pytest
 import torch
-from peft import GraloraConfig, HiraConfig, OFTConfig, ShiraConfig, get_peft_model
+from peft import GraloraConfig, HiraConfig, OFTConfig, ShiraConfig, VeraConfig, get_peft_model
 from torch import Tensor, nn
 
 from harness.methods.base import Method
@@ -45,6 +45,13 @@ def _factors(ours: Any, theirs: Any) -> Pairs:
     return [(ours.down, theirs.hira_A["default"]), (ours.up, theirs.hira_B["default"])]
 
 
+def _scales(ours: Any, theirs: Any) -> Pairs:
+    """Of two matrices that all layers share, of one shape here and there: as large as the largest layer."""
+    theirs.vera_A["default"].copy_(ours.shared.down)
+    theirs.vera_B["default"].copy_(ours.shared.up)
+    return [(ours.down, theirs.vera_lambda_d["default"]), (ours.up, theirs.vera_lambda_b["default"])]
+
+
 TWINS: list[tuple[str, dict[str, Any], Callable[[list[str]], Any], Callable[[Any, Any], Pairs]]] = [
     ("oft", {}, lambda targets: OFTConfig(target_modules=targets, use_cayley_neumann=False), _rotations),
     (
@@ -62,6 +69,7 @@ TWINS: list[tuple[str, dict[str, Any], Callable[[list[str]], Any], Callable[[Any
         _squares,
     ),
     ("hira", {}, lambda targets: HiraConfig(r=3, target_modules=targets), _factors),
+    ("vera", {"rank": 16}, lambda targets: VeraConfig(r=16, target_modules=targets, d_initial=0.1), _scales),
 ]
 
 

@@ -71,9 +71,7 @@ COUNTS: list[tuple[str, dict[str, Any], int | None, int | None]] = [
 
 
 @pytest.mark.parametrize(("name", "options", "vit_h", "vit_b"), COUNTS, ids=[f"{n}-{o}" for n, o, _, _ in COUNTS])
-def test_attached_model_and_closed_form_have_the_published_count(
-    name: str, options: dict[str, Any], vit_h: int | None, vit_b: int | None
-) -> None:
+def test_attached_model_and_closed_form_have_the_published_count(name, options, vit_h, vit_b):
     for backbone, expected in (("vit_h", vit_h), ("vit_b", vit_b)):
         if expected is None:
             continue
@@ -91,9 +89,7 @@ def test_attached_model_and_closed_form_have_the_published_count(
 
 def test_lora_on_vit_h_with_its_decoder_trains_the_published_four_million() -> None:
     config = method_config_class("lora")()
-
     total = config.encoder_parameters(backbone_shape("vit_h")) + decoder_parameters("vit_h", task="binary")
-
     assert total == 3_997_056
 
 
@@ -106,7 +102,6 @@ def test_every_site_is_counted() -> None:
     """Six linear maps a block have one cell each: q, k, v, proj and both of the MLP."""
     shape = backbone_shape("vit_b")
     projections = 3 * 4 * (2 * 768) + 2 * 3 * (768 + 3072)
-
     assert NASLoRAConfig(sites="q,k,v,proj,mlp").encoder_parameters(shape) == 12 * (projections + 6 * CELL)
 
 

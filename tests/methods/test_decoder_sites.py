@@ -94,7 +94,6 @@ def test_shared_matrices_are_as_large_as_the_decoder_needs() -> None:
     names = [name.removeprefix("mask_decoder.") for name in method.adapters()]
     theirs: Any = VeraModel(plain, {"default": VeraConfig(r=4, target_modules=names)}, "default")
     shared: Any = next(adapter.shared for adapter in method.adapters().values())
-
     assert shared.down.shape == theirs.vera_A["default"].shape
     assert shared.up.shape == theirs.vera_B["default"].shape
 
@@ -104,9 +103,7 @@ def test_a_merge_is_a_plain_sam(name: str, options: dict[str, Any]) -> None:
     segmenter, method = _attached(name, **options)
     _stir(segmenter)
     images = torch.randn(2, 3, SIDE, SIDE, generator=torch.Generator().manual_seed(0))
-
     report = method.merge("exact", held_out=[images])
-
     assert report.relative_deviation is not None
     assert report.relative_deviation < 1e-5
     assert not report.left
@@ -126,9 +123,7 @@ def test_counts_are_exact_without_building(backbone: str, name: str, head: dict[
     with torch.device("meta"):
         segmenter = build_segmenter(backbone, **head)
     METHODS.get(name)(config).attach(segmenter)
-
     trained = {key: p.numel() for key, p in segmenter.named_parameters() if p.requires_grad}
-
     assert not any(key.startswith("encoder.") for key in trained)
     assert sum(trained.values()) == trained_in_decoder(config, backbone, **head)
     new = {key for key in trained if ".adapters." not in key and ".magnitudes." not in key}

@@ -79,7 +79,6 @@ def test_rslora_divides_by_the_root_of_the_rank_as_peft_does() -> None:
     layer: Any = inject_adapter_in_model(
         PeftConfig(r=9, lora_alpha=6, target_modules=["0"], use_rslora=True), nn.Sequential(nn.Linear(4, 4))
     ).get_submodule("0")
-
     assert {adapter.scale for adapter in method.adapters().values()} == {layer.scaling["default"]} == {2.0}
 
 
@@ -229,9 +228,7 @@ def test_samed_reaches_queries_and_values_only() -> None:
     for adapter in method.adapters().values():
         nn.init.ones_(adapter.up)
     tokens = torch.randn(1, 3, 3, 64, generator=torch.Generator().manual_seed(0))
-
     change = (layer(tokens) - layer.base(tokens)).detach()
-
     assert change[..., :64].any()
     assert not change[..., 64:128].any()
     assert change[..., 128:].any()
@@ -240,7 +237,6 @@ def test_samed_reaches_queries_and_values_only() -> None:
 
 def test_blocks_outside_the_placement_keep_their_own_layers() -> None:
     segmenter, method = _attached(LoRAConfig(blocks="last-half"))
-
     assert list(method.adapters()) == ["blocks.2.qkv", "blocks.3.qkv"]
     assert [type(block.attn.qkv) for block in segmenter.encoder.blocks] == [nn.Linear, nn.Linear] + 2 * [AdaptedLinear]
 
@@ -252,7 +248,6 @@ def test_seed_draws_the_down_projections_and_nothing_else_does() -> None:
     torch.manual_seed(6)
     second = {name: a.down.detach() for name, a in _attached(LoRAConfig(), seed=3)[1].adapters().items()}
     other = {name: a.down.detach() for name, a in _attached(LoRAConfig(), seed=4)[1].adapters().items()}
-
     assert all(torch.equal(first[name], second[name]) for name in first)
     assert not any(torch.equal(first[name], other[name]) for name in first)
     torch.manual_seed(5)
@@ -263,7 +258,6 @@ def test_down_projection_starts_within_the_bound_of_kaiming_uniform() -> None:
     _, method = _attached(LoRAConfig())
     down = torch.cat([adapter.down.detach() for adapter in method.adapters().values()])
     bound = 64**-0.5
-
     assert down.abs().max() <= bound
     assert down.std().item() == pytest.approx(bound / 3**0.5, rel=0.05)
 

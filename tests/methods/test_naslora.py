@@ -25,63 +25,43 @@ def _attached(**options: Any) -> tuple[nn.Module, NASLoRA]:
     return segmenter, method
 
 
-def test_weights_learn_alone_before_the_search_starts() -> None:
-    method = NASLoRA(NASLoRAConfig())
-
-    assert {method.roles_at(epoch=epoch, step=step) for epoch in range(10) for step in range(5)} == {(WEIGHTS,)}
-
-
-def test_iterations_alternate_and_each_role_gets_half_of_them() -> None:
-    method = NASLoRA(NASLoRAConfig(search_start_epoch=2))
-    turns = [[method.roles_at(epoch=epoch, step=step) for step in range(4)] for epoch in (2, 3)]
-
-    assert turns[0] == [(ARCHITECTURE,), (WEIGHTS,)] * 2
-    assert turns[1] == [(WEIGHTS,), (ARCHITECTURE,)] * 2
+W, A = (WEIGHTS,), (ARCHITECTURE,)
+BOTH: dict[str, Any] = {"alternate": "both", "search_start_epoch": 1}
+JOINT: dict[str, Any] = {"alternate": "joint", "search_start_epoch": 1}
+FROM_TWO: dict[str, Any] = {"search_start_epoch": 2}
+WEIGHTS_FIRST: dict[str, Any] = {"search_start_epoch": 0, "order": "weights-first"}
 
 
-def test_one_step_an_epoch_still_reaches_both_roles() -> None:
-    method = NASLoRA(NASLoRAConfig(search_start_epoch=0))
-
-    assert {method.roles_at(epoch=epoch, step=0) for epoch in range(4)} == {(WEIGHTS,), (ARCHITECTURE,)}
+@pytest.mark.parametrize(
+    ("options", "epoch", "passes"),
+    [
+        ({}, 0, [(W,)] * 5),
+        ({}, 9, [(W,)] * 5),
+        (FROM_TWO, 2, [(A,), (W,)] * 2),
+        (FROM_TWO, 3, [(W,), (A,)] * 2),  # so that epochs of one step reach both
+        (BOTH, 0, [(W,)] * 2),
+        (BOTH, 1, [(A, W)] * 3),
+        (BOTH | {"order": "weights-first"}, 1, [(W, A)]),
+        (WEIGHTS_FIRST, 0, [(W,), (A,)]),
+        (JOINT, 0, [(W,)]),
+        (JOINT, 1, [(W + A,)]),
+        (BOTH | {"operations": "skip_connect"}, 20, [(W,)]),
+        ({"operations": "sep_conv_3x3", "search_start_epoch": 0}, 3, [(W,)]),
+        ({"stagewise": False, "alpha_data": "holdout"}, 0, [(W + A,)]),
+    ],
+)
+def test_passes_of_the_first_steps_of_an_epoch(options: dict[str, Any], epoch: int, passes: list[Any]) -> None:
+    method = NASLoRA(NASLoRAConfig(**options))
+    assert [method.passes_at(epoch=epoch, step=step) for step in range(len(passes))] == passes
 
 
 def test_epochs_alternate_with_the_architecture_first_and_the_weights_last() -> None:
     method = NASLoRA(NASLoRAConfig(alternate="epoch"))
     turns = [{method.roles_at(epoch=epoch, step=step) for step in range(3)} for epoch in range(10, 40)]
-
     assert turns[0] == {(ARCHITECTURE,)}
     assert turns[-1] == {(WEIGHTS,)}
     assert all(len(turn) == 1 for turn in turns)
     assert turns.count({(WEIGHTS,)}) == turns.count({(ARCHITECTURE,)}) == 15
-
-
-def test_both_updates_the_architecture_first_and_takes_nothing_from_the_weights() -> None:
-    method = NASLoRA(NASLoRAConfig(search_start_epoch=1, alternate="both"))
-
-    assert {method.passes_at(epoch=0, step=step) for step in range(5)} == {((WEIGHTS,),)}
-    assert {method.passes_at(epoch=1, step=step) for step in range(5)} == {((ARCHITECTURE,), (WEIGHTS,))}
-    assert not method.config.spares_weight_updates
-
-
-def test_the_weights_go_first_where_asked() -> None:
-    both = NASLoRA(NASLoRAConfig(search_start_epoch=0, alternate="both", order="weights-first"))
-    turns = NASLoRA(NASLoRAConfig(search_start_epoch=0, order="weights-first"))
-
-    assert both.passes_at(epoch=0, step=0) == ((WEIGHTS,), (ARCHITECTURE,))
-    assert [turns.roles_at(epoch=0, step=step) for step in range(2)] == [(WEIGHTS,), (ARCHITECTURE,)]
-
-
-def test_joint_updates_both_in_one_pass_once_the_search_starts() -> None:
-    method = NASLoRA(NASLoRAConfig(search_start_epoch=1, alternate="joint"))
-
-    assert method.passes_at(epoch=0, step=0) == ((WEIGHTS,),)
-    assert method.passes_at(epoch=1, step=0) == ((WEIGHTS, ARCHITECTURE),)
-
-
-def test_a_single_operation_has_one_pass_whatever_the_alternation() -> None:
-    assert NASLoRA(NASLoRAConfig(operations="skip_connect", alternate="both")).passes_at(epoch=20, step=0) == (
-        (WEIGHTS,),
-    )
 
 
 @pytest.mark.parametrize(
@@ -90,6 +70,7 @@ def test_a_single_operation_has_one_pass_whatever_the_alternation() -> None:
         ({"alternate": "iteration"}, True),
         ({"alternate": "epoch"}, True),
         ({"alternate": "joint"}, False),
+        ({"alternate": "both"}, False),
         ({"alternate": "both", "alpha_data": "holdout"}, True),
         ({"alternate": "iteration", "stagewise": False}, False),
         ({"alternate": "iteration", "operations": "skip_connect"}, False),
@@ -99,15 +80,9 @@ def test_a_configuration_knows_whether_the_weights_lose_updates(options: dict[st
     assert NASLoRAConfig(**options).spares_weight_updates is spares
 
 
-def test_joint_learning_updates_both_from_the_first_step() -> None:
-    method = NASLoRA(NASLoRAConfig(stagewise=False, alpha_data="holdout"))
-
-    assert method.roles_at(epoch=0, step=0) == (WEIGHTS, ARCHITECTURE)
-    assert method.architecture_holdout() == 0.0
-
-
 def test_architecture_learns_from_held_out_images_where_asked() -> None:
     assert NASLoRA(NASLoRAConfig()).architecture_holdout() == 0.0
+    assert NASLoRA(NASLoRAConfig(stagewise=False, alpha_data="holdout")).architecture_holdout() == 0.0
     assert NASLoRA(NASLoRAConfig(alpha_data="holdout", alpha_holdout=0.3)).architecture_holdout() == 0.3
 
 
@@ -115,7 +90,6 @@ def test_groups_split_weights_from_architecture_with_their_own_rates() -> None:
     segmenter, method = _attached(lr=2e-4, alpha_lr=3e-3, alpha_weight_decay=0.01)
     weights, architecture = method.parameter_groups()
     trained = {name for name, p in segmenter.named_parameters() if p.requires_grad}
-
     assert (weights.role, weights.lr, weights.weight_decay) == (WEIGHTS, 2e-4, None)
     assert (architecture.role, architecture.lr, architecture.weight_decay) == (ARCHITECTURE, 3e-3, 0.01)
     assert weights.named.keys() | architecture.named.keys() == trained
@@ -126,16 +100,13 @@ def test_groups_split_weights_from_architecture_with_their_own_rates() -> None:
 
 def test_a_single_operation_leaves_nothing_to_search() -> None:
     _, method = _attached(operations="sep_conv_3x3", search_start_epoch=0)
-
     assert [group.role for group in method.parameter_groups()] == [WEIGHTS]
-    assert method.roles_at(epoch=3, step=0) == (WEIGHTS,)
     assert method.architecture() == {}
 
 
 def test_architecture_names_every_cell_and_sums_to_one() -> None:
     _, method = _attached(sites="q,v", blocks="0,3")
     shares = method.architecture()
-
     assert list(shares) == ["blocks.0.qkv.q", "blocks.0.qkv.v", "blocks.3.qkv.q", "blocks.3.qkv.v"]
     assert all(len(share) == 8 and sum(share) == pytest.approx(1) for share in shares.values())
     assert len({tuple(share) for share in shares.values()}) == 4  # every cell draws its own α
@@ -157,13 +128,11 @@ def test_a_cell_that_only_skips_is_plain_lora(backbone: str, partial: bool) -> N
             nn.init.normal_(adapter.up, std=0.1, generator=generator)
         side = segmenter.encoder.shape.image_size
         outputs.append(segmenter(torch.randn(2, 3, side, side, generator=torch.Generator().manual_seed(9))).masks)
-
     torch.testing.assert_close(outputs[0], outputs[1], rtol=1e-4, atol=1e-5)
 
 
 def test_channel_ratio_chooses_whole_channels() -> None:
     channels = [NASPCLoRAConfig(channel_ratio=ratio).cell_channels for ratio in (1 / 3, 2 / 3, 1.0, 0.01)]
-
     assert channels == [1, 2, 3, 1]
     with pytest.raises(MethodError, match="channel_ratio"):
         NASPCLoRAConfig(channel_ratio=0)
@@ -195,7 +164,6 @@ def test_state_holds_running_statistics_and_nothing_of_the_backbone() -> None:
     segmenter(torch.randn(1, 3, 128, 128, generator=torch.Generator().manual_seed(0)))
     state = method.state()
     buffers = [name for name in state if name.endswith(("running_mean", "running_var"))]
-
     assert len(buffers) == 8
     assert any(state[name].any() for name in buffers if name.endswith("running_mean"))
     assert not any(".base." in name for name in state)

@@ -123,13 +123,3 @@ def test_prefix_tokens_join_with_zero_bias_and_give_no_output(prefixes: int) -> 
     attention.fused = False
     torch.testing.assert_close(attention(x, prefix=prefix), expected, **TOLERANCE)
     assert not torch.allclose(attention(x), expected, atol=1e-2)
-
-
-def test_bf16_autocast_stays_near_fp32() -> None:
-    attention = _filled(RelativeAttention(dim=32, heads=2, side=6, fused=True))
-    x = 0.3 * torch.randn(2, 6, 6, 32, generator=torch.Generator().manual_seed(3))
-    with torch.autocast("cpu", dtype=torch.bfloat16):
-        rough = attention(x)
-    assert rough.isfinite().all()
-    exact = attention(x)
-    assert (rough.float() - exact).norm() / exact.norm() < 0.05

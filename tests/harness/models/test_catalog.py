@@ -20,6 +20,7 @@ from harness.models.catalog import (
     total_parameters,
 )
 from harness.models.decoder_shape import Task
+from harness.models.decoders import LABELLING
 from harness.models.known import HALF, IMAGENET
 from harness.models.original_sam import plain_sam
 from harness.system.errors import UsageError
@@ -42,19 +43,33 @@ def test_totals_equal_segment_anything(name: str, published: int) -> None:
     assert total_parameters(name, task="binary") == published
 
 
-@pytest.mark.parametrize(
-    "name",
-    [
-        "tiny", "vit_b", "vit_h", "tiny_timm", *KNOWN_TIMM, "timm/deit3_small_patch16_224", "tiny_dinov3", "tiny_sam3",
-        "timm/vit_base_patch16_clip_224", "tiny_sam2", "timm/vit_large_patch16_dinov3", "sam3",
-    ],
-)  # fmt: skip
-@pytest.mark.parametrize("task", ["binary", "multiclass"])
-def test_closed_forms_equal_the_modules(name: str, task: Task) -> None:
+UNDER_SAMS_DECODER = [
+    "tiny", "vit_b", "vit_h", "tiny_timm", *KNOWN_TIMM, "timm/deit3_small_patch16_224", "tiny_dinov3", "tiny_sam3",
+    "timm/vit_base_patch16_clip_224", "tiny_sam2", "timm/vit_large_patch16_dinov3", "sam3",
+]  # fmt: skip
+SEGMENTING: tuple[Task, ...] = ("binary", "multiclass")
+DECODED = [
+    *((name, "sam", task) for name in UNDER_SAMS_DECODER for task in SEGMENTING),
+    *(
+        ("timm/vit_small_patch14_dinov2", decoder, task)
+        for decoder in ("linear", "mask-transformer")
+        for task in SEGMENTING
+    ),
+    ("tiny_timm", "mask2former", "binary"),
+    ("timm/vit_small_patch14_dinov2", "mask2former", "multiclass"),
+    *(("tiny_timm", decoder, "classification") for decoder in LABELLING),
+]
+
+
+@pytest.mark.parametrize(("name", "decoder", "task"), DECODED)
+def test_closed_forms_equal_the_modules(name: str, decoder: str, task: Task) -> None:
+    if decoder == "mask2former":
+        pytest.importorskip("transformers")
     patch = backbone_shape(name).patch
+    given: dict[str, Any] = {"task": task, "num_classes": 2 if task == "binary" else 12, "decoder": decoder}
+    given |= {"mask_tokens": 10} if decoder == "sam" else {}
     with torch.device("meta"):
-        segmenter = build_segmenter(name, task=task, num_classes=12, mask_tokens=10, image_size=16 * patch)
-    given: dict[str, Any] = {"task": task, "num_classes": 12, "mask_tokens": 10}
+        segmenter = build_segmenter(name, image_size=16 * patch, **given)
     trained = sum(p.numel() for _, p in segmenter.decoder_parameters())
     assert trained == decoder_parameters(name, **given)
     assert sum(p.numel() for p in segmenter.encoder.parameters()) == encoder_parameters(name, image_size=16 * patch)

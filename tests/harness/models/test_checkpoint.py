@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
+import os
 import pickle
 import warnings
 import zipfile
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -102,22 +104,12 @@ class _Code:
         return (print, ("this must not run",))
 
 
-def _truncated(path: Path, state: dict) -> None:
-    torch.save(state, path)
-    path.write_bytes(path.read_bytes()[:-5000])
+def _cut(save: Callable[[Path, dict], object]) -> Callable[[Path, dict], object]:
+    def write(path: Path, state: dict) -> None:
+        save(path, state)
+        os.truncate(path, path.stat().st_size - 5000)
 
-
-def _truncated_safetensors(path: Path, state: dict) -> None:
-    save_file(state, path)
-    path.write_bytes(path.read_bytes()[:-5000])
-
-
-def _with_code(path: Path, state: dict) -> None:
-    torch.save({**state, "extra": _Code()}, path)
-
-
-def _plain_pickle_with_code(path: Path, state: dict) -> None:
-    path.write_bytes(pickle.dumps(_Code()))
+    return write
 
 
 def _quantised(path: Path, state: dict) -> None:
@@ -133,10 +125,6 @@ def _scripted(path: Path, state: dict) -> None:
         archive.writestr("model/data.pkl", b"")
 
 
-def _whole_numbers(path: Path, state: dict) -> None:
-    save_file({name: tensor.to(torch.int8) for name, tensor in state.items()}, path)
-
-
 ONNX = b"\x08\x08\x12\x07pytorch\x1a\x052.1.0"
 
 
@@ -144,8 +132,8 @@ ONNX = b"\x08\x08\x12\x07pytorch\x1a\x052.1.0"
     ("name", "write", "message"),
     [
         ("a.pth", lambda path, state: None, "does not exist"),
-        ("a.pth", _truncated, "truncated or damaged"),
-        ("a.safetensors", _truncated_safetensors, "truncated or damaged"),
+        ("a.pth", _cut(lambda path, state: torch.save(state, path)), "truncated or damaged"),
+        ("a.safetensors", _cut(lambda path, state: save_file(state, path)), "truncated or damaged"),
         ("a.pth", lambda path, state: path.write_bytes(b""), "truncated or damaged"),
         ("a.pth", lambda path, state: path.write_text("sam_vit_h_4b8939"), "truncated or damaged"),
         ("a.pth", lambda path, state: path.write_text("<html>not found</html>"), "damaged"),
@@ -153,9 +141,13 @@ ONNX = b"\x08\x08\x12\x07pytorch\x1a\x052.1.0"
         ("a.pth", lambda path, state: path.write_bytes(ONNX), "ONNX"),
         ("a.pt", _scripted, "TorchScript"),
         ("a.pth", _quantised, "SAM without mask_decoder and prompt_encoder, quantised"),
-        ("a.safetensors", _whole_numbers, "SAM, quantised"),
-        ("a.pth", _with_code, "may hold code"),
-        ("a.pth", _plain_pickle_with_code, "may hold code"),
+        (
+            "a.safetensors",
+            lambda path, state: save_file({k: v.char() for k, v in state.items()}, path),
+            "SAM, quantised",
+        ),
+        ("a.pth", lambda path, state: torch.save({**state, "extra": _Code()}, path), "may hold code"),
+        ("a.pth", lambda path, state: path.write_bytes(pickle.dumps(_Code())), "may hold code"),
         ("a.pth", lambda path, state: torch.save([1, 2], path), "no dictionary of tensors"),
         ("a.pth", lambda path, state: torch.save({}, path), "no dictionary of tensors"),
     ],

@@ -9,7 +9,6 @@ import pytest
 import torch
 from torch import Tensor, nn
 
-from harness.methods.parts.sites import block_sites
 from harness.models.build import build_segmenter
 from harness.models.catalog import backbone, encoder_parameters
 from harness.models.sam3_encoder import trunk_state
@@ -137,23 +136,3 @@ def test_dinov3_weights_of_timm_load_strictly_at_another_size(tmp_path: Path) ->
     torch.save(vit.state_dict(), path)
     encoder: Any = build_segmenter("tiny_dinov3", task="binary", checkpoint=path, image_size=96).encoder
     assert all(torch.equal(tensor, vit.state_dict()[name]) for name, tensor in encoder.state_dict().items())
-
-
-@pytest.mark.parametrize("name", SMALL)
-def test_sites_are_called_as_modules_with_their_layout(name: str) -> None:
-    segmenter = build_segmenter(name, task="binary")
-    seen: dict[str, tuple[int, ...]] = {}
-    for part in ("norm1", "qkv", "proj", "norm2", "mlp_in", "mlp_out"):
-        site = block_sites(segmenter.encoder, "0")[0]
-        hook = lambda _module, args, part=part: seen.update({part: tuple(args[0].shape)})  # noqa: E731
-        site.get(part).register_forward_pre_hook(hook)
-    segmenter(_images(128, 128))
-    expected: dict[str, tuple[int, ...]]
-    if name == "tiny_dinov3":  # 64 patches behind five prefix tokens
-        tokens = (2, 69, 64)
-        expected = {**dict.fromkeys(("norm1", "qkv", "proj", "norm2", "mlp_in"), tokens), "mlp_out": (2, 69, 256)}
-    else:  # 8x8 tokens padded to 9x9, nine windows of 3x3 an image
-        whole, window = (2, 8, 8, 64), (18, 3, 3, 64)
-        maps, windows = dict.fromkeys(("norm1", "norm2", "mlp_in"), whole), dict.fromkeys(("qkv", "proj"), window)
-        expected = {**maps, **windows, "mlp_out": (2, 8, 8, 296)}
-    assert seen == expected

@@ -114,19 +114,6 @@ def test_forward_is_embed_blocks_finish(name: str, activation_checkpointing: boo
     torch.testing.assert_close(segmenter.decode(embedding).masks, segmenter(images).masks)
 
 
-def test_timm_encoder_equals_timm() -> None:
-    from harness.models.timm_encoder import create_vit
-
-    segmenter = build_segmenter("tiny_timm", task="binary")
-    encoder: Any = segmenter.encoder
-    vit = create_vit("test_vit", 160)
-    vit.load_state_dict(encoder.state_dict(), strict=True)
-    images = _images(2, 160)
-    features = vit.forward_features(images)
-    mapped = features[:, 1:].transpose(1, 2).reshape(2, -1, 10, 10)
-    torch.testing.assert_close(segmenter.encode(images), mapped)
-
-
 @pytest.mark.parametrize("name", NAMES)
 def test_activation_checkpointing_changes_no_gradient(name: str) -> None:
     gradients = []
@@ -153,32 +140,34 @@ def test_no_graph_below_the_first_trainable_site(name: str) -> None:
     assert traced == {index: index >= 2 for index in range(len(sites))}
 
 
-@pytest.mark.parametrize("name", NAMES)
-def test_sites_are_called_as_modules_with_their_layout(name: str) -> None:
+def _seen(tokens: tuple[int, ...], inside: tuple[int, ...], hidden: int) -> dict[str, tuple[int, ...]]:
+    around = dict.fromkeys(("norm1", "norm2", "mlp_in"), tokens)
+    return {**around, "qkv": inside, "proj": inside, "mlp_out": (*tokens[:-1], hidden)}
+
+
+WINDOWS = (2, 8, 8, 64), (18, 3, 3, 64)
+"""8x8 tokens padded to 9x9, nine windows of 3x3 an image."""
+
+
+@pytest.mark.parametrize(
+    ("name", "expected"),
+    [
+        ("tiny", _seen(*WINDOWS, 256)),
+        ("tiny_sam3", _seen(*WINDOWS, 296)),
+        ("tiny_timm", _seen((2, 101, 64), (2, 101, 64), 192)),
+        ("tiny_dinov3", _seen((2, 69, 64), (2, 69, 64), 256)),  # 64 patches behind five prefix tokens
+    ],
+)
+def test_sites_are_called_as_modules_with_their_layout(name: str, expected: dict[str, tuple[int, ...]]) -> None:
     """A method replaces a site; its stand-in must see every token the site would see."""
     segmenter = build_segmenter(name, task="binary")
     seen: dict[str, tuple[int, ...]] = {}
     for site in block_sites(segmenter.encoder, "0"):
-        for part in ("norm1", "qkv", "proj", "norm2", "mlp_in", "mlp_out"):
+        for part in expected:
             hook = lambda _module, args, part=part: seen.update({part: tuple(args[0].shape)})  # noqa: E731
             site.get(part).register_forward_pre_hook(hook)
     segmenter(_images(2, segmenter.encoder.shape.image_size))
-    if name == "tiny":  # 8x8 tokens padded to 9x9, nine windows of 3x3 an image
-        whole, window = (2, 8, 8, 64), (18, 3, 3, 64)
-        assert seen == {
-            "norm1": whole,
-            "qkv": window,
-            "proj": window,
-            "norm2": whole,
-            "mlp_in": whole,
-            "mlp_out": (2, 8, 8, 256),
-        }
-    else:
-        tokens = (2, 101, 64)
-        assert seen == {
-            **dict.fromkeys(("norm1", "qkv", "proj", "norm2", "mlp_in"), tokens),
-            "mlp_out": (2, 101, 192),
-        }
+    assert seen == expected
 
 
 @pytest.mark.parametrize("name", NAMES)

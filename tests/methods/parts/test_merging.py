@@ -61,9 +61,7 @@ def test_exact_merge_folds_whatever_is_linear_per_token(name: str, options: dict
     plain = build_segmenter(backbone, task="binary", image_size=SIZE)
     started = {key: tensor.clone() for key, tensor in plain.encoder.state_dict().items()}
     sites = set(method.adapters())
-
     report = _merge(method, "exact")
-
     assert set(report.folded) == sites
     assert (report.left, report.extra_parameters) == ({}, 0)
     assert report.relative_deviation < 1e-5
@@ -87,9 +85,7 @@ def test_exact_merge_folds_the_skip_part_of_a_cell_and_keeps_the_rest(name: str,
     _, method = _trained(name, **options)
     sites = set(method.adapters())
     before = {key: layer.adapted.base.weight.clone() for key, layer in enumerate(method._layers)}
-
     report = _merge(method, "exact")
-
     assert report.folded == ()
     assert set(report.left) == set(report.partly) == sites
     assert report.extra_parameters > 0
@@ -100,9 +96,7 @@ def test_exact_merge_folds_the_skip_part_of_a_cell_and_keeps_the_rest(name: str,
 def test_a_cell_without_a_linear_share_is_not_reported_as_folded_in_part() -> None:
     _, method = _trained("naslora", operations="none,sep_conv_3x3")
     sites = set(method.adapters())
-
     report = _merge(method, "exact")
-
     assert set(report.left) == sites
     assert report.partly == ()
 
@@ -125,9 +119,7 @@ def test_conv_merge_of_a_linear_cell_is_one_convolution(name: str, options: dict
     projections = sum(adapter.down.numel() + adapter.up.numel() for adapter in adapters.values())
     cores: list[Any] = [adapter.core for adapter in adapters.values()]
     kernels = sum(side * side * core.cell.channels**2 for core in cores)
-
     report = _merge(method, "conv")
-
     assert set(report.left) == set(adapters)
     assert report.max_deviation < 1e-4
     assert report.relative_deviation < 1e-5
@@ -165,9 +157,7 @@ def test_calibrated_merge_leaves_a_plain_sam_with_an_error_that_is_measured(name
 
 def test_calibrated_merge_of_a_linear_update_is_exact() -> None:
     _, method = _trained("naslora", operations="none,skip_connect")
-
     report = _merge(method, "calibrated")
-
     assert report.relative_deviation < 1e-5
 
 
@@ -177,10 +167,8 @@ def test_least_squares_equals_a_solver_on_noisy_samples() -> None:
     fit = LeastSquares(3, device=torch.device("cpu"), affine=True)
     fit.add(inputs[:120].view(2, 6, 10, 3), targets[:120].view(2, 6, 10, 3))
     fit.add(inputs[120:], targets[120:])
-
     expected = torch.linalg.lstsq(torch.cat([inputs, torch.ones(200, 1).double()], dim=1), targets).solution
     found, constant = fit.solve()
-
     torch.testing.assert_close(found, expected[:3].T)
     torch.testing.assert_close(constant, expected[3])
 
@@ -188,9 +176,7 @@ def test_least_squares_equals_a_solver_on_noisy_samples() -> None:
 def test_least_squares_of_silent_channels_is_finite() -> None:
     fit = LeastSquares(3, device=torch.device("cpu"), affine=True)
     fit.add(torch.zeros(4, 3), torch.ones(4, 3))
-
     found, constant = fit.solve()
-
     assert not found.any()
     torch.testing.assert_close(constant, torch.ones(3).double())
 
@@ -205,7 +191,6 @@ def test_least_squares_of_silent_channels_is_finite() -> None:
 )
 def test_impossible_merges_are_refused(name: str, options: dict[str, Any], mode: Any, message: str) -> None:
     _, method = _trained(name, **options)
-
     with pytest.raises(MethodError, match=message):
         method.merge(mode)
 
@@ -213,7 +198,6 @@ def test_impossible_merges_are_refused(name: str, options: dict[str, Any], mode:
 def test_merging_twice_is_refused() -> None:
     _, method = _trained("naslora")
     method.merge("exact")
-
     with pytest.raises(MethodError, match="merged already"):
         method.merge("calibrated", calibration=[_images(1, seed=0)])
 
