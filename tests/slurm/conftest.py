@@ -76,14 +76,8 @@ def submit(results, *arguments, **options):
 
 def occupy(cluster, *, seconds):
     """Take the whole node with a job that preempts every other; returns its id."""
-    said = cluster.call(
-        "sbatch",
-        "--parsable",
-        "--partition=urgent",
-        "--cpus-per-task=4",
-        "--output=/dev/null",
-        f"--wrap=sleep {seconds}",
-    )
+    where = ("--partition=urgent", "--cpus-per-task=4", "--output=/dev/null")
+    said = cluster.call("sbatch", "--parsable", *where, f"--wrap=sleep {seconds}")
     return said.strip()
 
 

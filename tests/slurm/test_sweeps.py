@@ -64,18 +64,8 @@ def runs_submitted(cluster, results):
 
 
 def test_a_grid_equals_the_same_grid_run_here(cluster, tmp_path):
-    grid = (
-        "--protocol",
-        "demo",
-        "--set",
-        "epochs=2",
-        "--methods",
-        "lora,naslora",
-        "--datasets",
-        "kvasir,leaf,isic2017",
-        "--seeds",
-        "2",
-    )
+    grid = ["--protocol", "demo", "--set", "epochs=2", "--methods", "lora,naslora", "--seeds", "2"]
+    grid += ["--datasets", "kvasir,leaf,isic2017"]
     on_cluster, here = tmp_path / "cluster", tmp_path / "here"
     said = submit(on_cluster, *grid)
     assert "12 runs submitted" in said.stdout
@@ -132,18 +122,8 @@ def test_torch_running_out_of_memory_in_a_plugged_in_method_is_oom(cluster, tmp_
         "    def auxiliary_loss(self):\n"
         "        raise torch.OutOfMemoryError('CUDA out of memory. Tried to allocate 2.00 GiB')\n"
     )
-    run = (
-        "--plugin",
-        str(plugin),
-        "--protocol",
-        "demo",
-        "--set",
-        "epochs=1",
-        "--methods",
-        "decoder,hungry",
-        "--datasets",
-        "kvasir",
-    )
+    run = ["--plugin", str(plugin), "--protocol", "demo", "--set", "epochs=1"]
+    run += ["--methods", "decoder,hungry", "--datasets", "kvasir"]
     submit(tmp_path, *run)
     wait_until(lambda: len(records(tmp_path)) == 2, "both runs to end")
     codes = {record["run"]["method"]: record["code"] for record in records(tmp_path).values()}
@@ -181,18 +161,8 @@ def test_two_jobs_for_one_run_train_it_once(cluster, tmp_path, monkeypatch):
 
 def test_a_thousand_runs_are_one_array_planned_submitted_and_surveyed_quickly(cluster, tmp_path):
     profile = write_profile(tmp_path, extra={"hold": True})
-    grid = (
-        "--protocol",
-        "demo",
-        "--methods",
-        "lora,naslora",
-        "--datasets",
-        "all",
-        "--seeds",
-        "56",
-        "--results",
-        str(tmp_path / "runs"),
-    )
+    grid = ["--protocol", "demo", "--methods", "lora,naslora", "--datasets", "all", "--seeds", "56"]
+    grid += ["--results", str(tmp_path / "runs")]
     for name in SEGMENTED:
         sample_writer(tmp_path / "runs")(name)
     planned = timed(sys.executable, "-m", "harness.run", *grid, "--plan")

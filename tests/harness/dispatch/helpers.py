@@ -31,13 +31,8 @@ def make_job(results: Path, *, method: str = "lora", benchmark: str = "kvasir", 
 
 def submitted(results, jobs, *, executor="slurm", answer="7", before=0, limit=5, shape=None, **changes):
     """A sweep of one chunk on disk, as an executor leaves it; `changes` are fields of the sweep, or else its settings."""
-    fields: dict[str, Any] = {
-        "id": "20260101-000000-abcd",
-        "command": "run",
-        "created": 0.0,
-        "snapshot": "/snapshots/abc",
-    }
-    fields |= {"submitter": Holder.here()}
+    fields: dict[str, Any] = {"id": "20260101-000000-abcd", "command": "run", "created": 0.0}
+    fields |= {"snapshot": "/snapshots/abc", "submitter": Holder.here()}
     fields |= {name: changes.pop(name) for name in [*fields] if name in changes}
     folder = create_sweep(results, Sweep(executor=executor, settings=changes, **fields))
     limits = {job.run.key: AttemptLimits(before=before, limit=limit) for job in jobs}

@@ -50,27 +50,13 @@ def run_experiment(job, *, progress=None, stop=None, complete=lambda record: rec
         if state["step"] % rules["save_every"] == 0:
             write_atomically(checkpoint, json.dumps(state))
         if progress is not None:
-            progress(
-                {
-                    "stage": "training",
-                    "epoch": 1,
-                    "epochs": 1,
-                    "step": state["step"],
-                    "steps": rules["steps"],
-                    "loss": 0.0,
-                }
-            )
+            position = {"epoch": 1, "epochs": 1, "step": state["step"], "steps": rules["steps"]}
+            progress({"stage": "training", **position, "loss": 0.0})
     with (folder / "finishes.log").open("a") as log:
         log.write("finished\n")
     code: Code = "OOM" if rules["failure"] == "torch-oom" else "OK"
-    record = Record(
-        run=job.run,
-        key=job.run.key,
-        code=code,
-        scores={"best": {"test": {"iou": state["value"]}}} if code == "OK" else {},
-        cost={"wall_time_s": 1.0},
-    )
-    record = complete(record)
+    scores = {"best": {"test": {"iou": state["value"]}}} if code == "OK" else {}
+    record = complete(Record(run=job.run, key=job.run.key, code=code, scores=scores, cost={"wall_time_s": 1.0}))
     RecordStore(results).write(record)
     return record
 

@@ -58,6 +58,8 @@ def run(plan, results, *, executor="inline", workers=None, cluster=None, cluster
         ({"cancel": True}, "--cancel needs --cluster NAME"),
         ({"executor": "slurm"}, "--executor slurm needs --cluster NAME"),
         ({"retry": "oon"}, "unknown class 'oon' (did you mean 'oom'?)"),
+        ({"executor": "locl"}, "did you mean 'local'"),
+        ({"executor": "local", "workers": 0}, "--workers 0 must be at least 1"),
     ],
 )
 def test_contradictions_are_one_line(tmp_path, changes, said):
@@ -120,7 +122,7 @@ def test_ctrl_c_too_late_to_stop_a_run_starts_no_other(tmp_path, inline):
 
 
 def test_ctrl_c_in_the_debugging_executor_leaves_a_checkpoint(tmp_path, inline):
-    job = make_job(tmp_path, steps=200, step_s=0.02)
+    job = make_job(tmp_path, steps=60, step_s=0.02)
 
     def interrupt():
         time.sleep(0.5)

@@ -209,18 +209,11 @@ def test_ctrl_c_leaves_checkpoints_and_the_same_command_continues(tmp_path, stan
     assert [starts(tmp_path, key)[1] for key in keys] == reached
 
 
-def test_a_terminal_that_closes_leaves_checkpoints(tmp_path, standin):
+@pytest.mark.parametrize("number", [signal.SIGHUP, signal.SIGKILL])
+def test_workers_end_with_a_terminal_that_closes_and_with_a_command_that_is_killed(tmp_path, standin, number):
     process, keys = in_background(tmp_path)
-    os.killpg(process.pid, signal.SIGHUP)
+    process.kill() if number == signal.SIGKILL else os.killpg(process.pid, number)
     process.communicate(timeout=120)
-    for key in keys:
-        wait_until(lambda key=key: attempts(state_folder(tmp_path, key))[0].end == "interrupted")
-
-
-def test_workers_end_with_a_command_that_is_killed(tmp_path, standin):
-    process, keys = in_background(tmp_path)
-    process.kill()
-    process.communicate()
     wait_until(lambda: all(attempts(state_folder(tmp_path, key))[-1].end == "interrupted" for key in keys))
 
 
@@ -267,13 +260,6 @@ def test_every_worker_gets_its_own_gpu_by_the_name_that_was_given(tmp_path, stan
     seen = {word for words in environments for word in words if word.startswith("CUDA_VISIBLE_DEVICES=")}
     assert seen == {"CUDA_VISIBLE_DEVICES=MIG-1b2c", "CUDA_VISIBLE_DEVICES=GPU-8932f937"}
     assert {state.state for state in executor.wait(submission).values()} == {"OK"}
-
-
-def test_options_that_make_no_sense_are_one_line(tmp_path):
-    with pytest.raises(UsageError, match="--workers 0 must be at least 1"):
-        make_executor(place("local", workers=0), results=tmp_path)
-    with pytest.raises(UsageError, match="did you mean 'local'"):
-        make_executor(place("locl"), results=tmp_path)
 
 
 def test_a_folder_that_cannot_be_written_is_one_line(tmp_path, standin):

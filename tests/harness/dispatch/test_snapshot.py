@@ -10,6 +10,7 @@ import shutil
 import stat
 import subprocess
 import sys
+from collections.abc import Callable
 from pathlib import Path
 
 import pytest
@@ -115,32 +116,6 @@ class Submitted:
         return subprocess.run(self.command, capture_output=True, text=True, env=environment)
 
 
-def _appended(it: Submitted) -> None:
-    with (it.frozen / "harness" / "cli.py").open("a") as file:
-        file.write(it.evil)
-
-
-def _worker_edited(it: Submitted) -> None:
-    """The check lay in the code that it checked."""
-    (it.frozen / "harness" / "dispatch" / "worker.py").write_text(it.evil)
-
-
-def _added(it: Submitted) -> None:
-    (it.frozen / "json.py").write_text(it.evil)
-
-
-def _removed(it: Submitted) -> None:
-    (it.frozen / "harness" / "methods" / "lora.py").unlink()
-
-
-def _linked(it: Submitted) -> None:
-    (it.frozen / "more").symlink_to("/tmp")
-
-
-def _pipe(it: Submitted) -> None:
-    os.mkfifo(it.frozen / "harness" / "pipe.py")
-
-
 def _byte_code(it: Submitted) -> None:
     """Of a kind that Python never compares with the file beside it."""
     source = it.temporary / "__init__.py"
@@ -158,13 +133,22 @@ def _linked_byte_code(it: Submitted) -> None:
     cache.symlink_to(it.evidence.with_name("elsewhere"))
 
 
-ALTERATIONS = [_appended, _worker_edited, _added, _removed, _linked, _pipe, _byte_code, _linked_byte_code]
+ALTERATIONS: dict[str, Callable[[Submitted], object]] = {
+    "appended to": lambda it: (it.frozen / "harness/run.py").open("a").write(it.evil),
+    "edited where the check lay once": lambda it: (it.frozen / "harness/dispatch/worker.py").write_text(it.evil),
+    "added": lambda it: (it.frozen / "json.py").write_text(it.evil),
+    "removed": lambda it: (it.frozen / "harness/methods/lora.py").unlink(),
+    "linked": lambda it: (it.frozen / "more").symlink_to("/tmp"),
+    "pipe": lambda it: os.mkfifo(it.frozen / "harness/pipe.py"),
+    "byte code": _byte_code,
+    "linked byte code": _linked_byte_code,
+}
 
 
 @pytest.mark.parametrize("alter", ALTERATIONS)
 def test_of_an_altered_snapshot_nothing_is_run_and_nothing_submitted(tmp_path, alter):
     it = Submitted(tmp_path)
-    alter(it)
+    ALTERATIONS[alter](it)
     done = it.run()
     assert not it.evidence.exists()
     assert done.returncode == 3

@@ -9,7 +9,7 @@ from harness.dispatch.sweeps import read_chunks
 
 def slurm(results, **overrides):
     return make_executor(
-        place("slurm", cluster="testcluster", cluster_overrides={"patience_seconds": "2", **overrides}), results=results
+        place("slurm", cluster="testcluster", cluster_overrides={"patience_seconds": "1", **overrides}), results=results
     )
 
 

@@ -15,7 +15,7 @@ from harness.dispatch.slurm import reconcile as module
 from harness.dispatch.slurm.client import Slurm
 from harness.dispatch.slurm.reconcile import reconcile
 from harness.dispatch.sweeps import job_log, read_chunk
-from tests.harness.dispatch.helpers import make_job, record_of, submitted
+from tests.harness.dispatch.helpers import make_job, submitted
 
 TOO_LARGE = "slurmstepd: error: StepId=4.0 exceeded memory limit (387254272 > 314572800), being killed\n"
 
@@ -44,10 +44,9 @@ def started(results, job, *, task="7_0", lives=False):
     return Lease.acquire(state_folder(results, job.run.key), holder=here if lives else replace(here, ticks=1))
 
 
-def log_says(chunk, task, text):
-    log = job_log(chunk.path.parent, task)
-    log.parent.mkdir(exist_ok=True)
-    log.write_text(text)
+def said(state):
+    """What accounting says of the job; None where it is off."""
+    return [Account(job="7_0", state=state, seconds=1.0, gpus=0)] if state else None
 
 
 def test_a_job_that_waits_or_runs_is_left_alone(tmp_path):
@@ -67,47 +66,30 @@ def test_a_chunk_whose_runs_have_records_is_done(tmp_path):
 
 
 @pytest.mark.parametrize(
-    ("state", "end", "detail"),
-    [("TIMEOUT", "TIMEOUT", "job 7_0 ended as TIMEOUT"), ("", "lost", "job 7_0 ended as unknown")],
+    ("state", "logged", "limit", "end", "code"),
+    [
+        ("TIMEOUT", "", 5, "TIMEOUT", ""),
+        ("", "", 5, "lost", ""),
+        ("", TOO_LARGE, 5, "OOM", "OOM"),
+        ("PREEMPTED", TOO_LARGE, 5, "PREEMPTED", ""),  # accounting is believed before the log
+        ("NODE_FAIL", "", 1, "NODE_FAIL", "ERROR"),  # at the bound
+    ],
 )
-def test_a_start_that_died_ends_as_accounting_says(tmp_path, state, end, detail):
+def test_a_start_that_died_ends_as_accounting_says_or_its_log(tmp_path, state, logged, limit, end, code):
     job = make_job(tmp_path)
-    chunk = submitted(tmp_path, [job])
+    chunk = submitted(tmp_path, [job], limit=limit)
     started(tmp_path, job)
-    accounts = [Account(job="7_0", state=state, seconds=1.0, gpus=0)] if state else None
-    reconcile(tmp_path, Cluster(accounts=accounts))
+    log = job_log(chunk.path.parent, "7_0")
+    log.parent.mkdir(exist_ok=True)
+    log.write_text(logged)
+    reconcile(tmp_path, Cluster(accounts=said(state)))
     (start,) = attempts(state_folder(tmp_path, job.run.key))
-    assert (start.end, start.detail) == (end, detail)
+    assert start.end == end
+    assert code or start.detail == f"job 7_0 ended as {state or 'unknown'}"
     assert (read_chunk(chunk.path).closed, read_chunk(chunk.path).ends) == ("done", {})
-    assert RecordStore(tmp_path).read(job.run.key) is None
-
-
-def test_out_of_memory_is_read_from_the_jobs_log_where_accounting_is_off(tmp_path):
-    job = make_job(tmp_path)
-    chunk = submitted(tmp_path, [job])
-    started(tmp_path, job)
-    log_says(chunk, "7_0", TOO_LARGE)
-    reconcile(tmp_path, Cluster())
-    record = record_of(tmp_path, job.run.key)
-    assert (record.code, record.environment["snapshot"]) == ("OOM", "abc")
-
-
-def test_what_accounting_knows_is_believed_whatever_the_log_says(tmp_path):
-    job = make_job(tmp_path)
-    chunk = submitted(tmp_path, [job])
-    started(tmp_path, job)
-    log_says(chunk, "7_0", TOO_LARGE)
-    reconcile(tmp_path, Cluster(accounts=[Account(job="7_0", state="PREEMPTED", seconds=1.0, gpus=0)]))
-    assert attempts(state_folder(tmp_path, job.run.key))[0].end == "PREEMPTED"
-    assert RecordStore(tmp_path).read(job.run.key) is None
-
-
-def test_a_start_at_the_bound_is_given_up(tmp_path):
-    job = make_job(tmp_path)
-    submitted(tmp_path, [job], limit=1)
-    started(tmp_path, job)
-    reconcile(tmp_path, Cluster(accounts=[Account(job="7_0", state="NODE_FAIL", seconds=1.0, gpus=0)]))
-    assert record_of(tmp_path, job.run.key).message.startswith("NODE_FAIL: started 1 times without finishing")
+    record = RecordStore(tmp_path).read(job.run.key)
+    assert (record.code if record else "") == code
+    assert record is None or record.environment["snapshot"] == "abc"
 
 
 def test_a_worker_that_lives_though_its_job_is_gone_is_looked_at_again_later(tmp_path):
@@ -128,8 +110,7 @@ def test_a_job_that_somebody_cancelled_stays_cancelled(tmp_path, accounts, contr
     if begun:
         started(tmp_path, job).release(begun, "asked to stop")
     queue = [Task(job="7_0", state=controller, name=chunk.name)] if controller else []
-    known = [Account(job="7_0", state=accounts, seconds=1.0, gpus=0)] if accounts else None
-    tasks = reconcile(tmp_path, Cluster(queue=queue, accounts=known))
+    tasks = reconcile(tmp_path, Cluster(queue=queue, accounts=said(accounts)))
     assert (read_chunk(chunk.path).closed, read_chunk(chunk.path).ends) == ("done", {job.run.key: "CANCELLED"})
     assert survey(tmp_path, tasks=tasks).runs[job.run.key].state == "cancelled"
     assert RecordStore(tmp_path).read(job.run.key) is None
@@ -149,8 +130,7 @@ def test_of_a_job_whose_worker_never_began_the_chunk_keeps_the_end(tmp_path, sta
     job = make_job(tmp_path)
     chunk = submitted(tmp_path, [job])
     started(tmp_path, job, task="6_0")  # of an earlier submission, dead
-    accounts = [Account(job="7_0", state=state, seconds=1.0, gpus=0)] if state else None
-    reconcile(tmp_path, Cluster(accounts=accounts))
+    reconcile(tmp_path, Cluster(accounts=said(state)))
     closed = read_chunk(chunk.path)
     assert (closed.closed, closed.ends) == ("done", {job.run.key: end})
     record = RecordStore(tmp_path).read(job.run.key)
@@ -166,7 +146,7 @@ def test_a_run_that_somebody_else_may_be_training_is_not_given_up_for_a_job(tmp_
     job = make_job(tmp_path)
     chunk = submitted(tmp_path, [job])
     Lease.acquire(state_folder(tmp_path, job.run.key), holder=replace(Holder.here(), boot=boot))
-    reconcile(tmp_path, Cluster(accounts=[Account(job="7_0", state="OUT_OF_MEMORY", seconds=1.0, gpus=0)]))
+    reconcile(tmp_path, Cluster(accounts=said("OUT_OF_MEMORY")))
     assert RecordStore(tmp_path).read(job.run.key) is None
     assert read_chunk(chunk.path).ends == {job.run.key: "OOM"}
     assert survey(tmp_path, tasks={}).runs[job.run.key].state == "running"
