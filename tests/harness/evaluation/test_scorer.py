@@ -4,9 +4,11 @@ from __future__ import annotations
 
 import pickle
 import random
+from typing import Any
 
 import numpy as np
 import pytest
+from numpy.typing import NDArray
 
 from harness.evaluation.conventions import CLASSES, METRICS, SALIENCY, Conventions, higher_is_better
 from harness.evaluation.scorer import SplitScorer
@@ -73,49 +75,42 @@ def test_an_image_whose_every_pixel_is_ignored_is_left_out_of_all_metrics_alike(
         nothing.summary()
 
 
-@pytest.mark.parametrize(("rule", "value"), [(1.0, 1.0), (0.0, 0.0)])
-def test_empty_rule_decides_where_mask_and_prediction_are_empty(rule, value):
-    scorer = SplitScorer(["iou", "dice", "jaccard"], conventions=Conventions(empty=rule))
-    assert set(scorer.measure(np.zeros((8, 8)), EMPTY).values.values()) == {value}
+FULL = np.ones((8, 8), dtype=np.uint8)
+OVERLAP = ("iou", "dice", "jaccard")
 
 
-def test_a_false_alarm_on_an_empty_mask_scores_zero_under_any_empty_rule():
-    prediction = np.zeros((8, 8))
-    prediction[0, 0] = 1.0
-    assert SplitScorer(["iou", "dice"]).measure(prediction, EMPTY).values == {"iou": 0.0, "dice": 0.0}
+def flat(value: float, **rows: float) -> NDArray[np.float64]:
+    """A map of one probability, with other ones in the first rows."""
+    found = np.full((8, 8), value)
+    for row, other in enumerate(rows.values()):
+        found[row] = other
+    return found
 
 
-def test_empty_mask_follows_the_papers():
-    """As released: S is 1 − mean of the map, the weighted F 0."""
-    prediction = np.linspace(0, 1, 64).reshape(8, 8)
-    values = SplitScorer(["s_measure", "weighted_f"]).measure(prediction, EMPTY).values
-    assert values == {"s_measure": pytest.approx(0.5), "weighted_f": 0.0}
+BY_HAND: dict[str, tuple[dict[str, Any], NDArray[Any], NDArray[np.uint8], dict[str, float]]] = {
+    "nothing where nothing is": ({}, flat(0), EMPTY, dict.fromkeys(OVERLAP, 1.0)),
+    "nothing where nothing is, by the other rule": ({"empty": 0.0}, flat(0), EMPTY, dict.fromkeys(OVERLAP, 0.0)),
+    "a false alarm where nothing is": ({"empty": 1.0}, np.eye(8), EMPTY, {"iou": 0.0, "dice": 0.0}),
+    # As released: S is 1 − the mean of the map, the weighted F 0.
+    "an empty mask": ({}, np.linspace(0, 1, 64).reshape(8, 8), EMPTY, {"s_measure": 0.5, "weighted_f": 0.0}),
+    "BER without shadow is the error rate outside": ({}, flat(0, first=1), EMPTY, {"ber": 1 / 8}),
+    "BER has its own threshold": ({}, flat(0.495), FULL, {"ber": 0.0, "iou": 0.0}),
+    "on BER's threshold lies background": ({}, flat(125 / 255), FULL, {"ber": 1.0}),
+    "on the threshold lies background": (
+        {},
+        flat(0.5, first=np.nextafter(0.5, 1)),
+        (flat(0, first=1, second=1)).astype(np.uint8),
+        {"iou": 0.5, "dice": 2 / 3, "miou": (0.5 + 48 / 56) / 2},
+    ),
+    "thresholds apply before stretching": ({}, flat(0.2, first=0.1), FULL, {"iou": 0.0, "mae": 1 / 8}),
+}
 
 
-def test_ber_of_a_mask_without_shadow_is_the_error_rate_outside():
-    prediction = np.zeros((8, 8))
-    prediction[0] = 1.0
-    assert SplitScorer(["ber"]).measure(prediction, EMPTY).values["ber"] == 1 / 8
-
-
-def test_ber_has_its_own_threshold():
-    prediction, mask = np.full((8, 8), 0.495), np.ones((8, 8), dtype=np.uint8)
-    values = SplitScorer(["ber", "iou"]).measure(prediction, mask).values
-    assert values == {"ber": 0.0, "iou": 0.0}
-
-
-def test_a_probability_on_the_threshold_is_background():
-    prediction, mask = np.full((8, 8), 0.5), np.zeros((8, 8), dtype=np.uint8)
-    mask[:2] = 1
-    prediction[0] = np.nextafter(0.5, 1)
-    scorer = SplitScorer(["iou", "dice", "miou"])
-    assert scorer.measure(prediction, mask).values == {
-        "iou": 0.5,
-        "dice": pytest.approx(2 / 3),
-        "miou": pytest.approx((0.5 + 48 / 56) / 2),
-    }
-    prediction[:], mask[:] = 125 / 255, 1
-    assert SplitScorer(["ber"]).measure(prediction, mask).values == {"ber": 1.0}, "likewise at BER's own threshold"
+@pytest.mark.parametrize("case", BY_HAND)
+def test_values_of_an_image_worked_by_hand(case):
+    rules, prediction, mask, expected = BY_HAND[case]
+    found = SplitScorer([*expected], conventions=Conventions(**rules)).measure(prediction, mask).values
+    assert found == pytest.approx(expected, abs=1e-9)
 
 
 @pytest.mark.parametrize(("value", "ber"), [(0.495, 0.0), (0.48, 1.0)])
@@ -145,13 +140,6 @@ def test_a_class_is_seen_if_one_image_of_the_split_has_it():
     scorer.add("a", ones, ones)
     scorer.add("b", ones, zeros)
     assert scorer.summary()["miou"] == pytest.approx((0 + 16 / 32) / 2)
-
-
-def test_thresholds_apply_before_min_max_stretching():
-    prediction, mask = np.full((8, 8), 0.2), np.ones((8, 8), dtype=np.uint8)
-    prediction[0] = 0.1
-    values = SplitScorer(["iou", "mae"]).measure(prediction, mask).values
-    assert values == {"iou": 0.0, "mae": pytest.approx(1 / 8)}
 
 
 def test_native_resolution_resizes_the_prediction_and_input_the_mask():

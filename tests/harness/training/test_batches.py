@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import hashlib
+from typing import Any
 
 import numpy as np
 import pytest
@@ -80,12 +81,11 @@ def test_an_images_flip_does_not_depend_on_where_in_the_epoch_it_comes(fields: d
     with feeder:
         for step in range(chosen.updates_per_epoch):
             feeder.prepare(2, step)
-        batches = [batch for _ in range(chosen.updates_per_epoch) for batch in feeder.take()[0]]
+        batches: Any = [batch for _ in range(chosen.updates_per_epoch) for batch in feeder.take()[0]]
     flips = {index: flip for batch in batches for index, flip in zip(batch.indices, batch.flips, strict=True)}
     assert flips == {index: chosen.flipped(2, index) for index in range(10)}
     assert len(set(flips.values())) == 2
     for batch in batches:
-        assert batch.images is not None
         for place, index in enumerate(batch.indices):
             image = torch.from_numpy(Discs(10).image(index))
             assert torch.equal(batch.images[place], image.flip(-1) if flips[index] else image)
@@ -93,8 +93,8 @@ def test_an_images_flip_does_not_depend_on_where_in_the_epoch_it_comes(fields: d
 
 def test_a_flip_mirrors_image_and_mask_alike() -> None:
     source = Discs(3)
-    images, targets = load_batch(source, [1, 2], [True, False])
-    assert images is not None
+    loaded: Any = load_batch(source, [1, 2], [True, False])
+    images, targets = loaded
     assert torch.equal(images[0].flip(-1), torch.from_numpy(source.image(1)))
     assert torch.equal(targets[0].flip(-1), torch.from_numpy(source.mask_input(1)))
     assert torch.equal(images[1], torch.from_numpy(source.image(2)))
@@ -143,10 +143,10 @@ def test_with_other_masks_every_image_has_anothers() -> None:
     with feeder:
         for other in (True, False):
             feeder.prepare(0, 0, other_masks=other)
-            (batch,) = feeder.take()[0]
-            images, targets = load_batch(Discs(10), batch.indices, batch.flips)
-            assert images is not None
-            assert batch.images is not None
+            taken: Any = feeder.take()[0]
+            (batch,) = taken
+            expected: Any = load_batch(Discs(10), batch.indices, batch.flips)
+            images, targets = expected
             assert torch.equal(batch.images, images)
             assert [torch.equal(a, b) for a, b in zip(batch.targets, targets, strict=True)] == [not other] * 3
 
@@ -155,7 +155,6 @@ def test_a_small_split_comes_round_again_in_an_epoch_of_more_images() -> None:
     plan = UpdatePlan(indices=range(5), batch_size=4, epoch_images=14, seed=3)
     batches = [plan.update(2, step)[0] for step in range(plan.updates_per_epoch)]
     seen = [index for batch in batches for index in batch]
-
     assert [len(batch) for batch in batches] == [4, 4, 4, 2]
     assert sorted(seen[:5]) == sorted(seen[5:10]) == list(range(5))
     assert seen[:5] != seen[5:10]
@@ -167,6 +166,5 @@ def test_a_small_split_comes_round_again_in_an_epoch_of_more_images() -> None:
 def test_the_architectures_own_batches_leave_those_of_the_weights_alone() -> None:
     plan = UpdatePlan(indices=range(8), batch_size=2, seed=1)
     architecture = [plan.update(0, step, for_architecture=True)[0] for step in range(4)]
-
     assert sorted(index for batch in architecture for index in batch) == list(range(8))
     assert architecture != [plan.update(0, step)[0] for step in range(4)]

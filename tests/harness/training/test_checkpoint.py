@@ -27,6 +27,13 @@ def content(step: int) -> dict[str, object]:
     return {"step": step, "state": {"w": torch.full((50, 50), float(step))}}
 
 
+def saved(folder: Path, *steps: int) -> Path:
+    """The newest of the checkpoints written there, one after the other."""
+    for step in steps:
+        files(folder).save(content(step))
+    return folder / "checkpoint.pt"
+
+
 def step_of(loaded: dict[str, object] | None) -> object:
     return None if loaded is None else loaded["step"]
 
@@ -36,8 +43,7 @@ def test_an_empty_folder_has_no_checkpoint(tmp_path: Path) -> None:
 
 
 def test_the_newest_is_loaded_and_the_one_before_is_kept(tmp_path: Path) -> None:
-    for step in (1, 2, 3):
-        files(tmp_path).save(content(step))
+    saved(tmp_path, 1, 2, 3)
     loaded, problems = files(tmp_path).load()
     assert loaded is not None
     assert (loaded["step"], problems) == (3, [])
@@ -47,9 +53,7 @@ def test_the_newest_is_loaded_and_the_one_before_is_kept(tmp_path: Path) -> None
 
 @pytest.mark.parametrize("keep", [0, 10, 3000, -1])
 def test_a_truncated_checkpoint_falls_back_to_the_one_before(tmp_path: Path, keep: int) -> None:
-    for step in (1, 2):
-        files(tmp_path).save(content(step))
-    path = tmp_path / "checkpoint.pt"
+    path = saved(tmp_path, 1, 2)
     path.write_bytes(path.read_bytes()[:keep])
     loaded, problems = files(tmp_path).load()
     assert step_of(loaded) == 1
@@ -59,9 +63,7 @@ def test_a_truncated_checkpoint_falls_back_to_the_one_before(tmp_path: Path, kee
 
 
 def test_a_flipped_bit_is_noticed(tmp_path: Path) -> None:
-    for step in (1, 2):
-        files(tmp_path).save(content(step))
-    path = tmp_path / "checkpoint.pt"
+    path = saved(tmp_path, 1, 2)
     data = bytearray(path.read_bytes())
     data[len(data) // 2] ^= 1
     path.write_bytes(data)
@@ -72,7 +74,7 @@ def test_a_flipped_bit_is_noticed(tmp_path: Path) -> None:
 
 @pytest.mark.parametrize("number", [errno.EACCES, errno.ESTALE, errno.EIO])
 def test_a_checkpoint_that_cannot_be_read_for_a_moment_stays(number: int, tmp_path, monkeypatch) -> None:
-    files(tmp_path).save(content(1))
+    saved(tmp_path, 1)
     whole = (tmp_path / "checkpoint.pt").read_bytes()
 
     def refuse(*_: object) -> None:
@@ -88,9 +90,7 @@ def test_a_checkpoint_that_cannot_be_read_for_a_moment_stays(number: int, tmp_pa
 
 
 def test_the_reserve_survives_a_damaged_newest_and_the_next_save(tmp_path: Path) -> None:
-    for step in (1, 2):
-        files(tmp_path).save(content(step))
-    (tmp_path / "checkpoint.pt").write_bytes(b"junk")
+    saved(tmp_path, 1, 2).write_bytes(b"junk")
     resumed = files(tmp_path)
     assert step_of(resumed.load()[0]) == 1
     resumed.save(content(3))
@@ -160,7 +160,7 @@ def test_a_limit_on_files_is_called_that(tmp_path: Path) -> None:
     ],
 )
 def test_a_full_disk_is_called_that_and_leaves_the_older_checkpoint_whole(error: Exception, tmp_path, monkeypatch):
-    files(tmp_path).save(content(1))
+    saved(tmp_path, 1)
 
     def full(whole: object, path: Path) -> None:
         path.write_bytes(b"half")
@@ -179,8 +179,7 @@ def test_a_full_disk_is_called_that_and_leaves_the_older_checkpoint_whole(error:
 
 @pytest.mark.parametrize("dies_at", [1, 2])
 def test_dying_between_the_two_renames_loses_at_most_one_checkpoint(tmp_path, monkeypatch, dies_at: int) -> None:
-    for step in (1, 2):
-        files(tmp_path).save(content(step))
+    saved(tmp_path, 1, 2)
     calls = []
     rename = os.replace
 
@@ -198,7 +197,7 @@ def test_dying_between_the_two_renames_loses_at_most_one_checkpoint(tmp_path, mo
 
 
 def test_half_written_files_of_a_killed_process_are_deleted(tmp_path: Path) -> None:
-    files(tmp_path).save(content(1))
+    saved(tmp_path, 1)
     (tmp_path / ".checkpoint.pt.abc.tmp").write_bytes(b"half")
     (tmp_path / ".last.safetensors.abc.tmp").write_bytes(b"half")
     assert step_of(files(tmp_path).load()[0]) == 1
@@ -206,7 +205,7 @@ def test_half_written_files_of_a_killed_process_are_deleted(tmp_path: Path) -> N
 
 
 def test_discard_leaves_the_states(tmp_path: Path) -> None:
-    files(tmp_path).save(content(1))
+    saved(tmp_path, 1)
     StateFiles(tmp_path, identity="run").finish({"w": torch.ones(2)}, epoch=1, best_epoch=1)
     files(tmp_path).discard()
     assert [path.name for path in tmp_path.iterdir()] == ["last.safetensors"]

@@ -56,24 +56,20 @@ def test_a_flipped_image_has_its_own_embedding(folder: Path | None) -> None:
     assert torch.equal(embeddings.get(0, flip=True, image=None, encode=Encode()), VALUE + 1)
 
 
-def test_a_later_process_reads_the_file(tmp_path: Path) -> None:
-    cache(tmp_path).get(2, flip=False, image=IMAGE, encode=Encode())
-    encode = Encode(VALUE + 1)
-    assert torch.equal(cache(tmp_path).get(2, flip=False, image=IMAGE, encode=encode), VALUE)
-    assert encode.calls == 0
-
-
-@pytest.mark.parametrize("change", [{"key": "another encoder"}, {"count": 4}])
-def test_another_encoder_or_split_has_another_file(tmp_path: Path, change: dict[str, Any]) -> None:
+@pytest.mark.parametrize(
+    ("change", "image", "found"),
+    [
+        ({}, IMAGE, VALUE),
+        ({}, IMAGE + 1, VALUE + 1),
+        ({"key": "another encoder"}, IMAGE, VALUE + 1),
+        ({"count": 4}, IMAGE, VALUE + 1),
+    ],
+)
+def test_a_later_process_reads_the_file_of_its_own_encoder_split_and_images(tmp_path, change, image, found) -> None:
     cache(tmp_path).get(0, flip=False, image=IMAGE, encode=Encode())
     encode = Encode(VALUE + 1)
-    assert torch.equal(cache(tmp_path, **change).get(0, flip=False, image=IMAGE, encode=encode), VALUE + 1)
-
-
-def test_a_changed_image_is_encoded_again(tmp_path: Path) -> None:
-    cache(tmp_path).get(0, flip=False, image=IMAGE, encode=Encode())
-    found = cache(tmp_path).get(0, flip=False, image=IMAGE + 1, encode=Encode(VALUE + 1))
-    assert torch.equal(found, VALUE + 1)
+    assert torch.equal(cache(tmp_path, **change).get(0, flip=False, image=image, encode=encode), found)
+    assert encode.calls == int(found is not VALUE)
 
 
 def test_a_damaged_entry_is_encoded_again(tmp_path: Path) -> None:

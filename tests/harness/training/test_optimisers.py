@@ -56,15 +56,14 @@ def test_the_protocol_names_the_optimiser(name: str, kind: type) -> None:
     assert type(build_optimisers([ParameterGroup(role=WEIGHTS, named=named(w=(2,)))], rules)[WEIGHTS]) is kind
 
 
-def test_a_parameter_in_two_groups_is_refused() -> None:
+def test_a_parameter_in_two_groups_and_nothing_to_train_are_refused() -> None:
     group = ParameterGroup(role=WEIGHTS, named=named(w=(2,)))
-    with pytest.raises(UsageError, match="w is in two parameter groups"):
-        build_optimisers([group, group], RULES)
-
-
-def test_nothing_to_train_is_refused() -> None:
-    with pytest.raises(UsageError, match="trains no parameter"):
-        build_optimisers([ParameterGroup(role=WEIGHTS, named={})], RULES)
+    for groups, words in (
+        ([group, group], "w is in two parameter groups"),
+        ([replace(group, named={})], "no parameter"),
+    ):
+        with pytest.raises(UsageError, match=words):
+            build_optimisers(groups, RULES)
 
 
 def test_the_rate_is_scaled_from_the_groups_own() -> None:

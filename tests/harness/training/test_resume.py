@@ -24,12 +24,10 @@ def test_killed_at_several_steps_ends_bit_identical(forks, tmp_path, method, con
         rules |= {"batch_size": 1, "accumulate": 2}
     options = {"method": method, "config": config, "rules": rules}
     alone = json.loads(forks.run({**options, "folder": str(tmp_path / "alone")})[-1])
-
     killed = {**options, "folder": str(tmp_path / "killed")}
     for line in ("step 1 1", "step 2 2", "epoch 2", "step 3 1") if method == "lora" else ("step 2 2", "epoch 2"):
         forks.run(killed, kill_at=line)
     *lines, result = forks.run(killed)
-
     assert any(line.startswith("note") and "continues in epoch" in line for line in lines)
     assert json.loads(result) == alone
     assert len(alone["history"]) == 3

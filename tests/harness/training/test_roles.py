@@ -93,7 +93,6 @@ def test_both_moves_both_roles_in_a_step_and_weights_see_the_images_of_every_met
     run, steps = watched(tmp_path / "nas", {"alternate": "both", "search_start_epoch": 1}, rules=protocol(epochs=2))
     result = run.train()
     other = Run(folder=tmp_path / "lora", images=10, rules=protocol(epochs=2)).train()
-
     assert all(moved == {WEIGHTS} for epoch, moved, _ in steps if epoch == 1)
     assert all(moved == {WEIGHTS, ARCHITECTURE} for epoch, moved, _ in steps if epoch > 1)
     assert [entry["updates"] for entry in result.history[1:]] == [{"weights": 5, "architecture": 5}]
@@ -126,7 +125,6 @@ def test_a_run_of_both_that_is_stopped_goes_on_as_if_it_had_not_been(tmp_path: P
     with pytest.raises(Interrupted):
         Run(folder=tmp_path / "cut", method="naslora", config=config, rules=rules, stop=stop, report=after_step).train()
     resumed = Run(folder=tmp_path / "cut", method="naslora", config=config, rules=rules).train()
-
     assert summary(resumed) == whole
 
 
@@ -152,7 +150,6 @@ def test_the_budget_of_alpha_is_the_sum_of_its_rates_and_the_cap_that_follows(tm
     config = {"alternate": "both", "search_start_epoch": 1, "alpha_lr": 0.01}
     result = Run(folder=tmp_path, method="naslora", config=config, images=8).train()
     rates = [0.01 * (1 - update / 12) for update in range(4, 12)]
-
     assert result.budget["alpha_updates"] == 8.0
     assert result.budget["alpha_lr_sum"] == pytest.approx(sum(rates))
     assert result.budget["share_cap"] == pytest.approx(1 / (1 + 7 * math.exp(-2 * sum(rates))))
@@ -184,9 +181,7 @@ def test_steps_that_a_scaler_skips_are_no_updates(tmp_path: Path, monkeypatch: p
         ("vera", {"rank": 4}, False),
     ],
 )
-def test_without_running_statistics_no_pass_is_spent_on_them(
-    tmp_path: Path, method: str, config: dict[str, Any], keeps: bool
-) -> None:
+def test_without_running_statistics_no_pass_is_spent_on_them(tmp_path, method, config, keeps):
     passes: list[bool] = []
     run = Run(folder=tmp_path, method=method, config=config, rules=protocol(epochs=1, statistics_batches=2), images=4)
     run.validate = lambda: {"iou": 0.0}

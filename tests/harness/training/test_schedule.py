@@ -10,29 +10,18 @@ import pytest
 from harness.training.loop import learning_rate_factor
 
 
-@pytest.mark.parametrize(("kind", "half_way"), [("linear", 0.5), ("cosine", 0.5), ("constant", 1.0)])
-def test_starts_at_one_and_passes_half_way(kind: Any, half_way: float) -> None:
-    assert learning_rate_factor(0, total=100, kind=kind) == 1
-    assert learning_rate_factor(50, total=100, kind=kind) == pytest.approx(half_way)
-
-
-@pytest.mark.parametrize("kind", ["linear", "cosine"])
-def test_reaches_zero_after_the_last_update(kind: Any) -> None:
-    assert 0 < learning_rate_factor(99, total=100, kind=kind) < 0.011
-    assert learning_rate_factor(100, total=100, kind=kind) == pytest.approx(0)
-
-
-def test_cosine_follows_the_cosine() -> None:
-    expected = (1 + math.cos(math.pi * 0.25)) / 2
-    assert learning_rate_factor(25, total=100, kind="cosine") == pytest.approx(expected)
-
-
-@pytest.mark.parametrize("kind", ["linear", "cosine", "constant"])
-def test_warms_up_linearly_and_then_starts_at_one(kind: Any) -> None:
-    factors = [learning_rate_factor(update, total=20, kind=kind, warmup=4) for update in range(5)]
-    assert factors == pytest.approx([0.25, 0.5, 0.75, 1, 1])
-    assert learning_rate_factor(20, total=20, kind=kind, warmup=4) == pytest.approx(1.0 if kind == "constant" else 0.0)
-
-
-def test_more_warmup_than_updates_is_all_warmup() -> None:
-    assert learning_rate_factor(2, total=3, kind="linear", warmup=10) == pytest.approx(0.3)
+@pytest.mark.parametrize(
+    ("kind", "total", "warmup", "factors"),
+    [
+        ("linear", 100, 0, {0: 1, 50: 0.5, 99: 0.01, 100: 0}),
+        ("cosine", 100, 0, {0: 1, 25: (1 + math.cos(math.pi / 4)) / 2, 50: 0.5, 100: 0}),
+        ("constant", 100, 0, {0: 1, 50: 1, 100: 1}),
+        ("linear", 20, 4, {0: 0.25, 1: 0.5, 2: 0.75, 3: 1, 4: 1, 20: 0}),
+        ("cosine", 20, 4, {0: 0.25, 1: 0.5, 2: 0.75, 3: 1, 4: 1, 20: 0}),
+        ("constant", 20, 4, {0: 0.25, 1: 0.5, 2: 0.75, 3: 1, 4: 1, 20: 1}),
+        ("linear", 3, 10, {2: 0.3}),  # all warm-up
+    ],
+)
+def test_the_factor_of_an_update(kind: Any, total: int, warmup: int, factors: dict[int, float]) -> None:
+    found = {update: learning_rate_factor(update, total=total, kind=kind, warmup=warmup) for update in factors}
+    assert found == pytest.approx(factors)

@@ -30,9 +30,7 @@ def finished(whole: tuple[Path, dict[str, Any]], tmp_path: Path) -> dict[str, An
 
 
 @pytest.mark.parametrize(("epoch", "step", "following"), [(2, 3, [(2, 4)]), (2, 4, [(3, 1)]), (3, 4, [])])
-def test_a_stopped_run_goes_on_as_if_it_had_not_been(
-    tmp_path: Path, whole: tuple[Path, dict[str, Any]], epoch: int, step: int, following: list[tuple[int, int]]
-) -> None:
+def test_a_stopped_run_goes_on_as_if_it_had_not_been(tmp_path, whole, epoch, step, following):
     """After the last update too, whose epoch was once neither validated nor in the history."""
     stop = StopRequest()
 
@@ -66,9 +64,7 @@ def test_a_missing_best_state_starts_the_run_over_and_says_so(tmp_path: Path, fi
 
 
 @pytest.mark.parametrize("state", ["best.safetensors", "best-0001.safetensors"])
-def test_the_best_state_of_another_run_is_not_taken_for_ones_own(
-    tmp_path: Path, finished: dict[str, Any], state: str
-) -> None:
+def test_the_best_state_of_another_run_is_not_taken_for_ones_own(tmp_path, finished: dict[str, Any], state: str):
     label, epoch = "sam-peft-harness", finished["selected"]
     (tmp_path / "best.safetensors").unlink()
     foreign = {name: tensor + 1 for name, tensor in Run(folder=tmp_path).attached.state().items()}
@@ -127,9 +123,7 @@ def test_a_checkpoint_holds_only_what_is_trained(tmp_path: Path) -> None:
     assert (tmp_path / "checkpoint.pt").stat().st_size < 3 * 4 * numbers + 400_000
 
 
-def test_a_stop_during_validation_is_heard_before_the_next_epoch(
-    tmp_path: Path, whole: tuple[Path, dict[str, Any]]
-) -> None:
+def test_a_stop_during_validation_is_heard_before_the_next_epoch(tmp_path, whole: tuple[Path, dict[str, Any]]) -> None:
     stop = StopRequest()
     run = Run(folder=tmp_path / "stopped", stop=stop)
 
