@@ -170,28 +170,29 @@ def test_help_is_shown_in_ascii(words: str) -> None:
     assert done.stdout.startswith("usage: ")
 
 
-@pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM, signal.SIGHUP])
-def test_every_way_to_end_a_verb_says_what_ctrl_c_says(number: int) -> None:
+def with_ctrl_c_ignored() -> None:
+    """As a background job has it."""
+    signal.signal(signal.SIGINT, signal.SIG_IGN)
+
+
+@pytest.mark.parametrize(
+    ("number", "begun"),
+    [
+        (signal.SIGINT, as_in_a_terminal),
+        (signal.SIGTERM, as_in_a_terminal),
+        (signal.SIGHUP, as_in_a_terminal),
+        (signal.SIGTERM, with_ctrl_c_ignored),
+    ],
+)
+def test_every_way_to_end_a_verb_says_what_ctrl_c_says(number: int, begun: Callable[[], None]) -> None:
     with subprocess.Popen(
-        **command("-c", VERB, "wait"), stdout=subprocess.PIPE, stderr=subprocess.PIPE, preexec_fn=as_in_a_terminal
+        **command("-c", VERB, "wait"), stdout=subprocess.PIPE, stderr=subprocess.PIPE, preexec_fn=begun
     ) as process:
         assert process.stdout is not None
         assert process.stdout.readline() == "ready\n"
         process.send_signal(number)
         error = process.communicate(timeout=30)[1]
     assert (process.returncode, error) == (128 + number, "interrupted\n")
-
-
-def test_a_background_job_with_ctrl_c_ignored_still_ends() -> None:
-    ignoring: dict[str, Any] = {"preexec_fn": lambda: signal.signal(signal.SIGINT, signal.SIG_IGN)}
-    with subprocess.Popen(
-        **command("-c", VERB, "wait"), stdout=subprocess.PIPE, stderr=subprocess.PIPE, **ignoring
-    ) as process:
-        assert process.stdout is not None
-        assert process.stdout.readline() == "ready\n"
-        process.terminate()
-        error = process.communicate(timeout=30)[1]
-    assert (process.returncode, error) == (143, "interrupted\n")
 
 
 def test_nohup_stays_in_force_and_handlers_are_put_back() -> None:

@@ -109,6 +109,19 @@ def damage(path: Path, data: st.DataObject) -> None:
         path.symlink_to(path.parent.parent.parent / "NOTES.md" if how == "link" else Path("/dev/zero"))
 
 
+def spoil_content(path: Path, data: st.DataObject) -> str:
+    """A few changes in what a file of JSON holds; the key that fits them where it was forged."""
+    try:
+        content = json.loads(path.read_bytes())
+        for _ in range(data.draw(st.integers(1, 3))):
+            mutate(content, data)
+    except (ValueError, IndexError, RecursionError):  # spoilt before, or not one document
+        return ""
+    key, text = forged(content) if data.draw(st.booleans()) else ("", json.dumps(content).encode(errors="replace"))
+    path.write_bytes(text)
+    return key
+
+
 def spoil(root: Path, data: st.DataObject) -> None:
     """One mutant among the files of a results folder."""
     path = data.draw(
@@ -117,14 +130,7 @@ def spoil(root: Path, data: st.DataObject) -> None:
     if path.suffix != ".json" or data.draw(st.integers(0, 3)) == 0:
         damage(path, data)
         return
-    try:
-        content = json.loads(path.read_bytes())
-        for _ in range(data.draw(st.integers(1, 3))):
-            mutate(content, data)
-    except (ValueError, IndexError, RecursionError):  # spoilt before
-        return
-    key, text = forged(content) if data.draw(st.booleans()) else ("", json.dumps(content).encode(errors="replace"))
-    path.write_bytes(text)
+    key = spoil_content(path, data)
     if path.parent.name == "records" and len(key) == 16 and key.isalnum():
         for name in ("json", "images.csv", "architecture.csv"):
             with contextlib.suppress(FileNotFoundError):

@@ -6,14 +6,13 @@ import contextlib
 import io
 import json
 import os
-import shutil
 from collections.abc import Callable, Iterator
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
 import pytest
-from hypothesis import HealthCheck, example, given, settings
+from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
 from harness import run
@@ -27,6 +26,7 @@ from harness.dispatch.sweeps import read_chunk
 from harness.system.errors import UsageError
 from tests.harness.dispatch.helpers import make_job, submitted
 from tests.harness.planned import job_of
+from tests.harness.test_fuzzed_records import damage, spoil_content
 
 SWEEP = "20260101-000000-abcd"
 VERBS: tuple[list[str], ...] = ([], ["--failed"], ["--json"], ["--sweep", "last"], ["--logs", "{key}"])
@@ -60,76 +60,48 @@ def shown(root: Path, *words: str) -> tuple[int, str]:
     return code, out.getvalue()
 
 
-def _later_version(path: Path) -> None:
-    content = json.loads(path.read_text())
-    path.write_text(json.dumps({**content, "colour": "blue", "holder": {**content["holder"], "rack": 7}}))
+def changed(**values: Any) -> Callable[[Path], object]:
+    return lambda path: path.write_text(json.dumps({**json.loads(path.read_text()), **values}))
 
 
-def _link_to_zeros(path: Path) -> None:
-    path.unlink()
-    path.symlink_to("/dev/zero")
+def instead(make: Callable[[Path], object]) -> Callable[[Path], object]:
+    def wreck(path: Path) -> None:
+        path.unlink()
+        make(path)
+
+    return wreck
 
 
-def _sparse(path: Path) -> None:
-    with path.open("wb") as file:
-        file.truncate(1 << 40)
-
-
-def _pipe(path: Path) -> None:
-    path.unlink()
-    os.mkfifo(path)
-
-
-def _folder(path: Path) -> None:
-    path.unlink()
-    path.mkdir()
-
-
-def _written(text: str) -> Callable[[Path], None]:
-    def write(path: Path) -> None:
-        path.write_text(text)
-
-    write.__name__ = f"_written_{text[:12]}"
-    return write
-
-
-def _value(name: str, value: Any) -> Callable[[Path], None]:
-    def write(path: Path) -> None:
-        path.write_text(json.dumps({**json.loads(path.read_text()), name: value}))
-
-    write.__name__ = f"_{name}_{str(value)[:12]}"
-    return write
-
-
-WRECKED = (
-    _pipe,
-    _folder,
-    _link_to_zeros,
-    _sparse,
-    _written(""),
-    _written("[" * 200_000),
-    _value("seen", 10**400),
-    _value("holder", "me"),
-)
+WRECKS: dict[str, Callable[[Path], object]] = {
+    "pipe": instead(os.mkfifo),
+    "folder": instead(Path.mkdir),
+    "link to zeros": instead(lambda path: path.symlink_to("/dev/zero")),
+    "sparse": lambda path: os.truncate(path, 1 << 40),
+    "empty": lambda path: path.write_text(""),
+    "deep": lambda path: path.write_text("[" * 200_000),
+    "list": lambda path: path.write_text("[]"),
+}
+OF_AN_ATTEMPT = {**WRECKS, "endless number": changed(seen=10**400), "no holder": changed(holder="me")}
 
 
 def test_a_lease_of_a_later_version_is_still_a_lease(tmp_path: Path) -> None:
     root = results_folder(tmp_path)
     folder = state_folder(root, open_key(root))
     Lease.acquire(folder, holder=Holder.here())
-    _later_version(folder / "attempt.3.json")
+    path = folder / "attempt.3.json"
+    changed(colour="blue", holder={**json.loads(path.read_text())["holder"], "rack": 7})(path)
     assert [start.number for start in attempts(folder)] == [1, 2, 3]
     assert survey(root).runs[open_key(root)].state == "running"
     with pytest.raises(Held):
         Lease.acquire(folder, holder=Holder.here())
 
 
-@pytest.mark.parametrize("wreck", WRECKED)
-def test_a_wrecked_attempt_is_named_and_the_run_can_be_taken_over(wreck: Callable[[Path], None], tmp_path) -> None:
+@pytest.mark.parametrize("wreck", OF_AN_ATTEMPT)
+def test_a_wrecked_attempt_is_named_and_the_run_can_be_taken_over(wreck: str, tmp_path) -> None:
     root = results_folder(tmp_path)
     folder = state_folder(root, open_key(root))
     Lease.acquire(folder, holder=replace(Holder.here(), ticks=1))
-    wreck(folder / "attempt.3.json")
+    OF_AN_ATTEMPT[wreck](folder / "attempt.3.json")
     code, text = shown(root)
     assert code == 0
     (line,) = [line for line in text.splitlines() if line.startswith("unreadable")]
@@ -139,21 +111,21 @@ def test_a_wrecked_attempt_is_named_and_the_run_can_be_taken_over(wreck: Callabl
     assert attempts(folder)[2].end == "lost"
 
 
-@pytest.mark.parametrize("wreck", WRECKED)
-def test_a_wrecked_end_of_an_attempt_is_an_end(wreck: Callable[[Path], None], tmp_path: Path) -> None:
+@pytest.mark.parametrize("wreck", OF_AN_ATTEMPT)
+def test_a_wrecked_end_of_an_attempt_is_an_end(wreck: str, tmp_path: Path) -> None:
     root = results_folder(tmp_path)
     folder = state_folder(root, open_key(root))
-    wreck(folder / "attempt.2.end.json")
+    OF_AN_ATTEMPT[wreck](folder / "attempt.2.end.json")
     assert shown(root)[0] == 0
     assert attempts(folder)[1].end in ("lost", "interrupted")
     assert Lease.acquire(folder, holder=Holder.here(), lease_s=0.1).attempt.number == 3
 
 
 @pytest.mark.parametrize("name", ["sweep.json", "chunk.000.json", "chunk.000.job.json", "chunk.000.closed.json"])
-@pytest.mark.parametrize("wreck", [_pipe, _folder, _sparse, _written(""), _written("[" * 200_000), _written("[]")])
-def test_a_wrecked_sweep_is_left_out_by_name(wreck: Callable[[Path], None], name: str, tmp_path: Path) -> None:
+@pytest.mark.parametrize("wreck", WRECKS)
+def test_a_wrecked_sweep_is_left_out_by_name(wreck: str, name: str, tmp_path: Path) -> None:
     root = results_folder(tmp_path)
-    wreck(root / "sweeps" / SWEEP / name)
+    WRECKS[wreck](root / "sweeps" / SWEEP / name)
     code, text = shown(root)
     assert code == 0
     (line,) = [line for line in text.splitlines() if line.startswith("unreadable")]
@@ -207,56 +179,17 @@ def test_a_worker_runs_only_the_jobs_of_its_chunk(change: str, tmp_path: Path, c
 
 # Anything at all in any of these files.
 
-TEXT = "".join(map(chr, range(128))) + "\x9b\u202eé😀"
-JSON = st.recursive(
-    st.none()
-    | st.booleans()
-    | st.integers()
-    | st.floats()
-    | st.text(TEXT, max_size=8)
-    | st.sampled_from(["\x1b[2J", "../x"]),
-    lambda inner: st.lists(inner, max_size=3) | st.dictionaries(st.text(TEXT, max_size=4), inner, max_size=3),
-    max_leaves=6,
-)
-Mutation = Callable[[bytes], bytes]
 
-
-@st.composite
-def mutations(draw: st.DrawFn) -> Mutation:
-    """Other bytes, half of them, or a field that is missing, new, or holds something else."""
-    kind = draw(st.sampled_from(["bytes", "cut", "flip", "value", "missing", "new"]))
-    if kind == "bytes":
-        content = draw(st.binary(max_size=64))
-        return lambda _: content
-    position, value, name = draw(st.integers(0, 2000)), draw(JSON), draw(st.text(TEXT, max_size=6))
-    if kind == "cut":
-        return lambda data: data[: position % (len(data) + 1)]
-    if kind == "flip":
-        return lambda data: bytes(
-            b ^ (1 << position % 8) if i == position % len(data) else b for i, b in enumerate(data)
-        )
-
-    def change(data: bytes) -> bytes:
-        lines = data.decode().splitlines()
-        content = json.loads(lines[0]) if len(lines) > 1 and lines[1].startswith("{") else json.loads(data)
-        places = list(_places(content))
-        holder, key = places[position % len(places)]
-        if kind == "value":
-            holder[key] = value
-        elif kind == "missing":
-            del holder[key]
-        elif isinstance(holder, dict):
-            holder[name] = value
-        return json.dumps(content).encode()
-
-    return change
-
-
-def _places(content: Any) -> Iterator[tuple[Any, Any]]:
-    for key, value in list(content.items() if isinstance(content, dict) else enumerate(content)):
-        yield content, key
-        if isinstance(value, dict | list) and value:
-            yield from _places(value)
+@contextlib.contextmanager
+def spoilt(path: Path, data: st.DataObject) -> Iterator[None]:
+    """Something else in a file's place, for a while."""
+    backup = path.read_bytes()
+    damage(path, data) if data.draw(st.booleans()) else spoil_content(path, data)
+    try:
+        yield
+    finally:
+        path.rmdir() if path.is_dir() and not path.is_symlink() else path.unlink(missing_ok=True)
+        path.write_bytes(backup)
 
 
 @pytest.fixture(scope="module")
@@ -276,21 +209,27 @@ def priced(tmp_path_factory: pytest.TempPathFactory) -> Path:
     return root
 
 
-@settings(max_examples=20, deadline=None, derandomize=True)
-@given(name=st.sampled_from(["attempt.1.json", "attempt.1.end.json"]), mutate=mutations())
-@example(name="attempt.1.json", mutate=lambda data: data.replace(b'"started": ', b'"started": -9e11, "x": '))
-def test_whatever_stands_in_an_attempt_a_plan_is_priced(priced: Path, name: str, mutate: Mutation) -> None:
-    (path,) = priced.glob(f"state/*/{name}")
+def test_a_start_before_all_time_is_priced(priced: Path) -> None:
+    (path,) = priced.glob("state/*/attempt.1.json")
     backup = path.read_bytes()
-    grid = ["--methods", "lora", "--datasets", "kvasir", "--protocol", "demo", "--seeds", "2", "--results", str(priced)]
+    path.write_bytes(backup.replace(b'"started": ', b'"started": -9e11, "x": '))
+    assert_priced(priced)
+    path.write_bytes(backup)
+
+
+@settings(max_examples=20, deadline=None, derandomize=True, suppress_health_check=list(HealthCheck))
+@given(name=st.sampled_from(["attempt.1.json", "attempt.1.end.json"]), data=st.data())
+def test_whatever_stands_in_an_attempt_a_plan_is_priced(priced: Path, name: str, data: st.DataObject) -> None:
+    (path,) = priced.glob(f"state/*/{name}")
+    with spoilt(path, data):
+        assert_priced(priced)
+
+
+def assert_priced(root: Path) -> None:
+    grid = ["--methods", "lora", "--datasets", "kvasir", "--protocol", "demo", "--seeds", "2", "--results", str(root)]
     out = io.StringIO()
-    try:
-        path.write_bytes(mutate(backup))
-        with contextlib.redirect_stdout(out), contextlib.redirect_stderr(out):
-            code = run.main([*grid, "--plan", "--debug"])
-    finally:
-        path.write_bytes(backup)
-    assert code == 0
+    with contextlib.redirect_stdout(out), contextlib.redirect_stderr(out):
+        assert run.main([*grid, "--plan", "--debug"]) == 0
     assert "2 runs, 1 finished" in out.getvalue()
     assert "1 record of the same shape" in out.getvalue()
 
@@ -298,20 +237,14 @@ def test_whatever_stands_in_an_attempt_a_plan_is_priced(priced: Path, name: str,
 FILES = 10
 
 
-@settings(
-    max_examples=100, deadline=None, derandomize=True, suppress_health_check=[HealthCheck.function_scoped_fixture]
-)
-@given(which=st.integers(0, FILES - 1), mutate=mutations())
-@example(which=0, mutate=lambda _: b"[" * 200_000)
-def test_whatever_stands_in_a_file_a_verb_answers_in_lines(pristine: Path, which: int, mutate: Mutation) -> None:
+@settings(max_examples=100, deadline=None, derandomize=True, suppress_health_check=list(HealthCheck))
+@given(which=st.integers(0, FILES - 1), data=st.data())
+def test_whatever_stands_in_a_file_a_verb_answers_in_lines(pristine: Path, which: int, data: st.DataObject) -> None:
     root = pristine
     files = sorted(path for path in root.rglob("*.json*") if path.parent.name != "records")
     assert len(files) == FILES
-    path = files[which]
-    backup = path.read_bytes()
     outside = sorted(root.parent.rglob("*"))
-    try:
-        path.write_bytes(mutate(backup))
+    with spoilt(files[which], data):
         for words in VERBS:
             code, text = shown(root, *words)
             assert code in (0, 1, 2)
@@ -319,12 +252,9 @@ def test_whatever_stands_in_a_file_a_verb_answers_in_lines(pristine: Path, which
             assert not any(character < " " and character != "\n" for character in text)
         assert worker.main([str(root / "sweeps" / SWEEP / "chunk.000.json"), "--after", "0"]) in (0, 3)
         assert sorted(root.parent.rglob("*")) == outside
-        folder = root.parent / "copy"
-        shutil.copytree(state_folder(root, open_key(root)), folder)
-        try:
-            with contextlib.suppress(Held, Exhausted):
-                Lease.acquire(folder, holder=Holder.here(), limit=9, lease_s=0.01)
-        finally:
-            shutil.rmtree(folder)
-    finally:
-        path.write_bytes(backup)
+        state = state_folder(root, open_key(root))
+        before = set(state.iterdir())
+        with contextlib.suppress(Held, Exhausted):
+            Lease.acquire(state, holder=Holder.here(), limit=9, lease_s=0.01)
+        for path in set(state.iterdir()) - before:
+            path.unlink()

@@ -11,12 +11,13 @@ import subprocess
 import sys
 import time
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
 from PIL import Image
 
-from harness.cli.metrics import chosen_conventions, main
+from harness.cli.metrics import main
 from harness.datasets.base import DatasetError
 from harness.evaluation import folders as folders_module
 from harness.evaluation.conventions import CLASSES, METRICS, Conventions
@@ -42,6 +43,18 @@ def folders(tmp_path):
         Image.fromarray(mask * np.uint8(255)).save(masks / f"image{index}_mask.tif")
     (masks / ".DS_Store").write_bytes(b"x")
     return predictions, masks
+
+
+def placed(folder, files):
+    """Folders ``p`` and ``g`` with these arrays and images, by their names."""
+    for name, content in files.items():
+        path = folder / name
+        path.parent.mkdir(exist_ok=True)
+        if path.suffix == ".npy":
+            np.save(path, content)
+        else:
+            (content if isinstance(content, Image.Image) else Image.fromarray(content)).save(path)
+    return folder / "p", folder / "g"
 
 
 def scores_of(capsys, predictions, masks, *more):
@@ -141,37 +154,18 @@ def test_conventions_print_the_same_predictions_under_each(capsys, folders):
 
 
 def test_the_empty_rule_shows_where_masks_are_empty(capsys, tmp_path):
-    for name in ("p", "g"):
-        (tmp_path / name).mkdir()
-        Image.fromarray(np.zeros((20, 20), dtype=np.uint8)).save(tmp_path / name / "a.png")
-    found = scores_of(capsys, tmp_path / "p", tmp_path / "g", "--conventions", "--metrics", "iou", "--input-size", "16")
-    assert found["scores"]["as given"]["iou"] == 1.0
-    assert found["scores"]["empty=0"]["iou"] == 0.0
-    assert main(["--pred", str(tmp_path / "p"), "--gt", str(tmp_path / "g"), "--conventions", "--metrics", "iou"]) == 0
+    both = placed(tmp_path, dict.fromkeys(("p/a.png", "g/a.png"), np.zeros((20, 20), dtype=np.uint8)))
+    found = scores_of(capsys, *both, "--conventions", "--metrics", "iou", "--input-size", "16")["scores"]
+    assert (found["as given"]["iou"], found["empty=0"]["iou"]) == (1.0, 0.0)
+    assert main(["--pred", str(both[0]), "--gt", str(both[1]), "--conventions", "--metrics", "iou"]) == 0
     assert capsys.readouterr().out.splitlines()[2].split("|")[1:3] == [" as given             ", " 1.0000 "]
 
 
 @pytest.mark.parametrize(("given", "message"), [(1, "for b.png; --partial"), (3, "for b.png and 2 more; --partial")])
 def test_how_many_files_have_no_partner_is_told(tmp_path, given, message):
-    for folder, names in (("pred", "abcd"[: 1 + given]), ("gt", "a")):
-        (tmp_path / folder).mkdir()
-        for name in names:
-            Image.new("L", (4, 4)).save(tmp_path / folder / f"{name}.png")
+    names = ["g/a.png", *(f"p/{name}.png" for name in "abcd"[: 1 + given])]
     with pytest.raises(UsageError, match=message):
-        pair_predictions(tmp_path / "pred", tmp_path / "gt")
-
-
-@pytest.mark.parametrize(
-    ("given", "said"),
-    [
-        (["bogus"], "--set empty=1.0"),
-        (["min_max=maybe"], "must be true or false"),
-        (["min-max=false", "min_max=true"], "given twice"),
-    ],
-)
-def test_a_wrong_convention_is_told_with_what_to_write(given, said):
-    with pytest.raises(UsageError, match=said):
-        chosen_conventions(given)
+        pair_predictions(*placed(tmp_path, dict.fromkeys(names, Image.new("L", (4, 4)))))
 
 
 def test_a_convention_is_set_by_name(capsys, folders):
@@ -184,76 +178,54 @@ def test_a_convention_is_set_by_name(capsys, folders):
 def test_other_encodings_of_a_prediction_are_read(capsys, tmp_path, kind):
     rng = np.random.default_rng(1)
     mask = blob(rng, 30, 30)
-    predictions, masks = tmp_path / "p", tmp_path / "g"
-    predictions.mkdir()
-    masks.mkdir()
-    Image.fromarray(mask * np.uint8(255)).save(masks / "a.png")
     levels = soft(rng, mask)
-    if kind == "npy":
-        np.save(predictions / "a.npy", (levels / 255).astype(np.float32))
-        values: np.ndarray = (levels / 255).astype(np.float32)
-    elif kind == "sixteen":
-        Image.fromarray(levels.astype(np.uint16) * 257).save(predictions / "a.png")
-        values = levels / 255
-    elif kind == "one-bit":
-        Image.fromarray(levels > 100).save(predictions / "a.png")
-        values = (levels > 100).astype(float)
-    else:
-        Image.fromarray(levels).convert("P").save(predictions / "a.png")
-        values = levels / 255
+    kinds: dict[str, tuple[str, Any, Any]] = {
+        "npy": ("a.npy", (levels / 255).astype(np.float32), (levels / 255).astype(np.float32)),
+        "sixteen": ("a.png", levels.astype(np.uint16) * 257, levels / 255),
+        "one-bit": ("a.png", levels > 100, (levels > 100).astype(float)),
+        "palette": ("a.png", Image.fromarray(levels).convert("P"), levels / 255),
+    }
+    name, stored, values = kinds[kind]
+    both = placed(tmp_path, {f"p/{name}": stored, "g/a.png": mask * np.uint8(255)})
     expected = SplitScorer(["mae", "iou"]).measure(values, mask).values
-    assert scores_of(capsys, predictions, masks, "--metrics", "mae,iou")["scores"] == pytest.approx(expected, abs=1e-9)
+    assert scores_of(capsys, *both, "--metrics", "mae,iou")["scores"] == pytest.approx(expected, abs=1e-9)
 
 
 def test_a_coloured_palette_is_foreground_and_not_a_dark_picture(capsys, tmp_path):
     mask = blob(np.random.default_rng(1), 30, 30)
-    for folder in ("p", "g"):
-        (tmp_path / folder).mkdir()
-    Image.fromarray(mask * np.uint8(255)).save(tmp_path / "g" / "a.png")
     picture = Image.fromarray(mask)
     picture.putpalette([0, 0, 0, 128, 0, 0])
-    picture.save(tmp_path / "p" / "a.png")
-    assert scores_of(capsys, tmp_path / "p", tmp_path / "g", "--metrics", "iou")["scores"] == {"iou": 1.0}
+    both = placed(tmp_path, {"p/a.png": picture, "g/a.png": mask * np.uint8(255)})
+    assert scores_of(capsys, *both, "--metrics", "iou")["scores"] == {"iou": 1.0}
 
 
 @pytest.mark.parametrize(("level", "full", "kind"), [(1, 255, np.uint8), (255, 65535, np.uint16)])
 def test_masks_that_are_no_probabilities_are_refused_where_all_are_such(capsys, tmp_path, level, full, kind):
-    rng = np.random.default_rng(1)
-    predictions, masks = tmp_path / "p", tmp_path / "g"
-    predictions.mkdir()
-    masks.mkdir()
-    for name in "ab":
-        mask = blob(rng, 30, 30)
-        Image.fromarray(mask * np.uint8(255)).save(masks / f"{name}.png")
-        Image.fromarray(mask.astype(kind) * kind(level)).save(predictions / f"{name}.png")
-    words = ["--pred", str(predictions), "--gt", str(masks), "--workers", "1"]
+    mask = blob(np.random.default_rng(1), 30, 30)
+    both = placed(tmp_path, dict.fromkeys(("g/a.png", "g/b.png"), mask * np.uint8(255)))
+    placed(tmp_path, dict.fromkeys(("p/a.png", "p/b.png"), mask.astype(kind) * kind(level)))
+    words = ["--pred", str(both[0]), "--gt", str(both[1]), "--workers", "1"]
     assert main(words) == 2
     assert f"save {full} in its place" in capsys.readouterr().err
-    Image.fromarray(mask.astype(kind) * kind(full)).save(predictions / "b.png")
+    placed(tmp_path, {"p/b.png": mask.astype(kind) * kind(full)})
     assert main(words) == 0  # one map may be dark
 
 
 def test_labels_of_several_classes_are_not_read_from_jpeg(capsys, tmp_path):
-    for folder, ending in (("p", "jpg"), ("g", "png")):
-        (tmp_path / folder).mkdir()
-        Image.fromarray(np.full((16, 16), 3, np.uint8)).save(tmp_path / folder / f"a.{ending}")
-    words = ["--pred", str(tmp_path / "p"), "--gt", str(tmp_path / "g"), "--num-classes", "8", "--workers", "1"]
-    assert main(words) == 2
+    pred, gt = placed(tmp_path, dict.fromkeys(("p/a.jpg", "g/a.png"), np.full((16, 16), 3, np.uint8)))
+    assert main(["--pred", str(pred), "--gt", str(gt), "--num-classes", "8", "--workers", "1"]) == 2
     assert "a.jpg is a JPEG file: class indices do not survive" in capsys.readouterr().err
 
 
 def test_class_indices_with_ignored_pixels_are_scored(capsys, tmp_path):
     rng = np.random.default_rng(2)
     scorer = SplitScorer(CLASSES, task="multiclass", num_classes=4)
-    for name in ("p", "g"):
-        (tmp_path / name).mkdir()
     for index in range(3):
         labels, mask = (rng.integers(0, 4, (30, 20)).astype(np.uint8) for _ in range(2))
         mask[:5] = 255
-        Image.fromarray(labels).save(tmp_path / "p" / f"{index}.png")
-        Image.fromarray(mask).save(tmp_path / "g" / f"{index}.png")
+        both = placed(tmp_path, {f"p/{index}.png": labels, f"g/{index}.png": mask})
         scorer.add(str(index), labels, mask)
-    assert scores_of(capsys, tmp_path / "p", tmp_path / "g", "--num-classes", "4")["scores"] == scorer.summary()
+    assert scores_of(capsys, *both, "--num-classes", "4")["scores"] == scorer.summary()
 
 
 def test_partial_scores_what_both_folders_have(capsys, folders):
@@ -261,22 +233,6 @@ def test_partial_scores_what_both_folders_have(capsys, folders):
     (predictions / "Image3.png").unlink()
     (masks / "image4_mask.tif").unlink()
     assert scores_of(capsys, predictions, masks, "--partial", "--metrics", "iou")["images"] == COUNT - 2
-
-
-def break_image(predictions, masks):
-    (predictions / "Image5.png").write_bytes(b"not a picture")
-
-
-def drop_prediction(predictions, masks):
-    (predictions / "Image5.png").unlink()
-
-
-def drop_mask(predictions, masks):
-    (masks / "image5_mask.tif").unlink()
-
-
-def double_prediction(predictions, masks):
-    (predictions / "image5.bmp").write_bytes((predictions / "Image5.png").read_bytes())
 
 
 def instead(write):
@@ -311,10 +267,10 @@ def archive(path):
 @pytest.mark.parametrize(
     ("spoil", "message"),
     [
-        (break_image, "Image5.png is unreadable"),
-        (drop_prediction, "no prediction for image5_mask.tif; --partial"),
-        (drop_mask, "no mask for Image5.png; --partial"),
-        (double_prediction, "two files for one name"),
+        (lambda p, _: (p / "Image5.png").write_bytes(b"not a picture"), "Image5.png is unreadable"),
+        (lambda p, _: (p / "Image5.png").unlink(), "no prediction for image5_mask.tif; --partial"),
+        (lambda _, m: (m / "image5_mask.tif").unlink(), "no mask for Image5.png; --partial"),
+        (lambda p, _: shutil.copy(p / "Image5.png", p / "image5.bmp"), "two files for one name"),
         (
             saved(np.full((60, 45), 3.5)),
             "Image5.npy against image5_mask.tif: probabilities must be finite and within [0, 1]",
@@ -322,7 +278,6 @@ def archive(path):
         (saved(np.full((60, 45), np.nan)), "probabilities must be finite"),
         (saved(np.ones((60, 45), dtype=np.int64)), "Image5.npy holds int64"),
         (saved(np.zeros((60, 45), complex)), "Image5.npy holds complex128; predictions are floats in [0, 1]"),
-        (saved(np.float64(0.5)), "Image5.npy has the shape ()"),
         (saved(np.zeros((0, 0))), "Image5.npy has the shape (0, 0)"),
         (saved(np.array([[{}]], dtype=object)), "Image5.npy is unreadable"),
         (instead(lambda path: path.write_bytes(b"\x93NUMPY\x01\x00")), "Image5.npy is unreadable"),
@@ -331,23 +286,20 @@ def archive(path):
         (instead(Path.mkdir), "Image5.npy is a folder, not a file"),
         (instead(os.mkfifo), "Image5.npy is a pipe or a device"),
         (header((10**9, 10**6)), "Image5.npy is unreadable"),
-        (header((60, 45)), "Image5.npy is unreadable"),
         (["--metrics", "smeasure"], "unknown metric 'smeasure' (did you mean 's_measure'?)"),
         (["--metrics", ","], "names no metric"),
         (["--set", "beta=1"], "--set: unknown key 'beta'"),
         (["--set", "empty"], "--set 'empty' is not KEY=VALUE"),
+        (["--set", "bogus"], "--set empty=1.0"),
+        (["--set", "min_max=maybe"], "must be true or false"),
+        (["--set", "min-max=false", "--set", "min_max=true"], "given twice"),
         (["--set", "empty=none"], "--set: empty='none' must be a valid number"),
         (["--set", "threshold=nan"], "--set: threshold=nan must lie in [0, 1]"),
-        (["--set", "ber_threshold=-0.1"], "ber_threshold=-0.1 must lie in [0, 1]"),
-        (["--set", "empty=inf"], "empty=inf must lie in [0, 1]"),
         (["--set", "weighted_f_beta2=0"], "weighted_f_beta2=0 must be above 0"),
-        (["--set", "min_max=maybe"], "--set: min_max='maybe' must be"),
-        (["--set", "resolution=big"], "--set: resolution='big' must be 'native' or 'input'"),
         (["--num-classes", "1"], "--num-classes is 2 to 255"),
         (["--input-size", "99999999"], "--input-size 1 to 16384"),
         (["--num-classes", "3"], "labels must be integers from 0 to 2"),
         (["--pred", "/no/such/folder"], "/no/such/folder is not a folder"),
-        (["--gt", "/no/such/folder"], "/no/such/folder is not a folder"),
     ],
 )
 def test_bad_input_is_one_line(capsys, folders, spoil, message):
@@ -367,8 +319,6 @@ def test_bad_input_is_one_line(capsys, folders, spoil, message):
 @pytest.mark.parametrize(
     ("array", "message"),
     [
-        (np.full((60, 45), 256), "has labels from 256 to 256; class indices are 0 to 254"),
-        (np.full((60, 45), -1), "has labels from -1 to -1"),
         (np.zeros((60, 45), complex), "holds complex128; predictions are integer labels (H, W) or float scores"),
         (np.zeros((60, 45)), "labels must be integers from 0 to 2"),
         (np.full((3, 60, 45), np.inf), "scores must be finite"),
@@ -376,10 +326,7 @@ def test_bad_input_is_one_line(capsys, folders, spoil, message):
 )
 @pytest.mark.parametrize("resolution", ["native", "input"])
 def test_bad_arrays_of_several_classes_are_one_line(capsys, tmp_path, array, message, resolution):
-    (tmp_path / "p").mkdir()
-    (tmp_path / "g").mkdir()
-    np.save(tmp_path / "p" / "a.npy", array)
-    Image.fromarray(np.eye(60, 45, dtype=np.uint8)).save(tmp_path / "g" / "a.png")
+    placed(tmp_path, {"p/a.npy": array, "g/a.png": np.eye(60, 45, dtype=np.uint8)})
     options = ["--num-classes", "3", "--set", f"resolution={resolution}", "--workers", "1"]
     options += ["--input-size", "30"] if resolution == "input" else []
     assert main(["--pred", str(tmp_path / "p"), "--gt", str(tmp_path / "g"), *options]) == 2
@@ -389,7 +336,7 @@ def test_bad_arrays_of_several_classes_are_one_line(capsys, tmp_path, array, mes
 
 
 def test_a_failure_in_a_worker_process_is_one_line_too(capsys, folders):
-    break_image(*folders)
+    (folders[0] / "Image5.png").write_bytes(b"not a picture")
     assert main(["--pred", str(folders[0]), "--gt", str(folders[1]), "--workers", "2"]) == 2
     assert capsys.readouterr().err.count("\n") == 1
 
@@ -416,7 +363,7 @@ def test_a_killed_worker_is_an_error_and_not_a_wait(folders):
 
 def test_ctrl_c_is_one_line(folders, tmp_path):
     predictions, masks = folders
-    for index in range(600):
+    for index in range(200):
         shutil.copy(predictions / "Image0.png", predictions / f"more{index}.png")
         shutil.copy(masks / "image0_mask.tif", masks / f"more{index}.tif")
     command = [sys.executable, "-m", "harness", "metrics", "--pred", predictions, "--gt", masks, "--metrics", "all"]

@@ -3,8 +3,6 @@
 from __future__ import annotations
 
 import json
-import subprocess
-import sys
 from pathlib import Path
 
 import numpy as np
@@ -13,6 +11,7 @@ from PIL import Image
 
 from harness.cli import tables
 from harness.cli.doctor import main as doctor
+from harness.registry import BENCHMARKS, METHODS
 from harness.run import main as run
 
 REPOSITORY = Path(__file__).parents[2]
@@ -34,7 +33,7 @@ def test_the_shortest_benchmark_is_planned_with_its_splits(tmp_path: Path, capsy
     assert "nothing is missing" in shown
 
 
-def test_worked_example_runs_with_the_flags_of_a_built_in_method(tmp_path: Path) -> None:
+def test_worked_example_runs_with_the_flags_of_a_built_in_method(tmp_path: Path, capsys) -> None:
     generator = np.random.default_rng(0)
     for split, count in (("train", 4), ("val", 2), ("test", 2)):
         for kind in ("images", "masks"):
@@ -45,32 +44,24 @@ def test_worked_example_runs_with_the_flags_of_a_built_in_method(tmp_path: Path)
             image = (generator.integers(0, 80, (40, 48, 3)) + (mask[..., None] > 0) * 120).astype(np.uint8)
             Image.fromarray(image).save(tmp_path / "data" / "pets" / split / "images" / f"{index}.png")
             Image.fromarray(mask).save(tmp_path / "data" / "pets" / split / "masks" / f"{index}.png")
-    words = (
-        "harness.run", "--plugin", str(EXAMPLE), "--methods", "ia3[mlp=false]", "--datasets", "pets",
-        "--data", str(tmp_path / "data"), "--protocol", "demo", "--set", "data=files", "--set", "epochs=1",
-        "--checkpoint", "none", "--results", str(tmp_path / "runs"), "--executor", "inline",
-    )  # fmt: skip
-    done = subprocess.run(
-        [sys.executable, "-W", "ignore", "-m", *words],
-        cwd=REPOSITORY,
-        capture_output=True,
-        text=True,
-        timeout=240,
-        check=False,
-    )
-    assert done.returncode == 0, done.stderr
-    assert "| ia3[mlp=false] |" in done.stdout
+    words = ["--plugin", str(EXAMPLE), "--methods", "ia3[mlp=false]", "--datasets", "pets", "--protocol", "demo"]
+    words += ["--data", str(tmp_path / "data"), "--set", "data=files", "--set", "epochs=1", "--checkpoint", "none"]
+    assert run([*words, "--results", str(tmp_path / "runs"), "--executor", "inline"]) == 0
+    shown = capsys.readouterr().out
+    assert "| ia3[mlp=false] |" in shown
     records = [json.loads(path.read_text()) for path in tmp_path.glob("runs/records/**/*.json")]
     assert [record["run"]["method"] for record in records] == ["ia3"]
     assert [record["run"]["benchmark"] for record in records] == ["pets"]
-    (header,) = [line for line in done.stdout.splitlines() if line.startswith("| method |")]
+    (header,) = [line for line in shown.splitlines() if line.startswith("| method |")]
     scores = [cell.strip() for cell in header.strip("| ").split("|")][1:3]
     assert scores == ["Pets IoU ↑", "Pets Dice ↑"]
-    assert tables.main(["--results", str(tmp_path / "runs")]) == 0  # from records alone: no plug-in is loaded here
+    METHODS._loaded.pop("ia3"), BENCHMARKS._loaded.pop("pets")  # as in a process that loads no plug-in
+    assert tables.main(["--results", str(tmp_path / "runs")]) == 0
     assert "| Pets IoU ↑ | Pets Dice ↑ |" in (tmp_path / "runs" / "tables" / "demo.md").read_text()
 
 
-def test_doctor_examines_a_plugin_and_reports_json(capsys: pytest.CaptureFixture[str]) -> None:
+@pytest.mark.usefixtures("unexamined")  # what its contract finds: tests/methods/test_contract.py
+def test_doctor_reports_a_plugin_as_json(capsys: pytest.CaptureFixture[str]) -> None:
     assert doctor(["--plugin", str(EXAMPLE), "--methods", "IA3", "--backbone", "vit_b", "--json"]) == 0
     (row,) = json.loads(capsys.readouterr().out)
     assert row["method"] == "ia3"

@@ -39,9 +39,6 @@ def refused(capsys: pytest.CaptureFixture[str], *arguments: str) -> str:
     ("arguments", "expected"),
     [
         (["--methods", "loora", *PLAIN[-2:]], "unknown method 'loora' (did you mean 'lora'?)"),
-        ([*PLAIN[:-2], "--datasets", "kvazir"], "unknown benchmark 'kvazir' (did you mean 'kvasir'?)"),
-        ([*PLAIN, "--protocol", "dmo"], "unknown protocol 'dmo' (did you mean 'demo'?)"),
-        ([*DEMO, "--backbone", "vit_x"], "unknown backbone 'vit_x'"),
         ([*DEMO, "--seeds", "a"], "--seeds 'a' is neither a number of seeds"),
         ([*DEMO, "--seeds", "0"], "names no seed, or one twice; give a number (3) or a list (0,3,7)"),
         ([*DEMO, "--seeds", "²"], "--seeds '²' is neither a number of seeds"),
@@ -50,25 +47,15 @@ def refused(capsys: pytest.CaptureFixture[str], *arguments: str) -> str:
         ([*DEMO, "--budget", "1e-9"], "--budget 1e-09: none of 1 runs fits"),
         ([*PLAIN[:-2], "--datasets", "kvasir", "--plan", "--cluster", "gpu"], "--cluster gpu and --executor inline"),
         ([*DEMO, "--set", "lr=fast"], "lr='fast' must be a valid number"),
-        ([*DEMO, "--set", "learning_rate=1"], "unknown key 'learning_rate'"),
         ([*DEMO, "--set", "lora.rnk=1"], "unknown key 'rnk' (did you mean 'rank'?)"),
-        ([*DEMO, "--set", "lorra.rank=1"], "unknown method 'lorra'"),
         ([*DEMO, "--set", "lr"], "is not KEY=VALUE"),
         ([*DEMO, "--set", "precision=int8"], "must be 'fp32', 'bf16' or 'fp16'"),
         ([*PLAIN, "--set", "epochs=0"], "epochs=0 must be at least 1"),
-        ([*PLAIN, "--set", "epochs=" + "9" * 30], f"epochs={'9' * 30} must be at least 1 and at most 1000000"),
         ([*PLAIN, "--set", "epochs=" + "9" * 5000], "… (5002 characters)"),
         ([*PLAIN, "--set", "lr=inf"], "lr=inf is no number to compute with"),
         ([*PLAIN, "--set", "lr=nan"], "lr=nan must be above 0"),
         ([*PLAIN, "--set", "lora.lr=inf"], "method lora: lr=inf is no number to compute with"),
-        ([*PLAIN, "--set", "lora.lr=-1"], "method lora: lr=-1.0 must be above 0"),
         ([*PLAIN, "--set", "lora.rank=" + "9" * 30], "is no number to compute with"),
-        ([*PLAIN, "--set", "methods.lora.lr=inf"], "method lora: lr=inf is no number to compute with"),
-        ([*PLAIN, "--set", "benchmarks.kvasir.lr=inf"], "lr=inf is no number to compute with"),
-        ([*PLAIN, "--set", "pixel_std=[0,0,0]"], "pixel_std=[0.0, 0.0, 0.0] must be each above 0"),
-        ([*PLAIN, "--set", "betas=[1,1]"], "betas=[1.0, 1.0] must be in [0, 1)"),
-        ([*PLAIN, "--set", "clip=-1"], "clip=-1.0 must be at least 0"),
-        ([*DEMO, "--study", "x" * 300 + ".yaml"], "the name is too long"),
         ([*DEMO, "--plan", "--set", "evaluation.threshold=7"], "demo: evaluation: threshold=7 must lie in [0, 1]"),
         ([*DEMO, "--set", "image_size=100"], "image size 100 is no multiple"),
         ([*DEMO, "--checkpoint", "nowhere.pth"], "nowhere.pth does not exist"),
@@ -396,7 +383,6 @@ def test_a_programme_has_no_fields_and_rows_of_its_own(more, words, said, progra
 def test_a_later_phase_has_what_the_phases_before_it_left_of_the_budget(programme: list[str], capsys) -> None:
     Path("first.yaml").write_text(FIRST.partition("tune:")[0])
     two = "  - {study: first.yaml, title: One}\n  - {study: first.yaml, title: Two, seeds: [1]}\n"
-
     assert main([*phases_with(programme, two), "--json"]) == 0
     first, second = (json.loads(line)["runs"] for line in capsys.readouterr().out.splitlines())
     budget = sum(run["hours"] for run in first) + 0.5 * min(run["hours"] for run in second)

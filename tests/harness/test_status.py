@@ -51,29 +51,6 @@ def test_what_never_began_is_told_from_what_was_interrupted_and_keys_of_finished
     assert "not begun" in status.failures(survey(tmp_path))
 
 
-def test_every_state_is_told_apart(tmp_path):
-    jobs = [make_job(tmp_path, seed=seed) for seed in range(8)]
-    done, failed, running, _, requeued, preempted, _, elsewhere = jobs
-    sweep(tmp_path, jobs)
-    finish(tmp_path, done)
-    finish(tmp_path, failed, "OOM")
-    Lease.acquire(state_folder(tmp_path, running.run.key), holder=Holder.here(job="7_2"))
-    for job in (requeued, preempted):
-        Lease.acquire(state_folder(tmp_path, job.run.key), holder=Holder.here(job="7_4")).release(
-            "PREEMPTED", "job ended as PREEMPTED"
-        )
-    far = replace(Holder.here(job="7_7"), host="node3", boot="other")
-    Lease.acquire(state_folder(tmp_path, elsewhere.run.key), holder=far)
-    tasks = {
-        f"7_{n}": Task(job=f"7_{n}", state=s)
-        for n, s in {2: "RUNNING", 3: "PENDING", 4: "PENDING", 7: "RUNNING"}.items()
-    }
-    expected = ["OK", "OOM", "running", "queued", "queued", "interrupted", "lost", "running"]
-    assert states(tmp_path, jobs, tasks) == expected
-    del tasks["7_7"]  # its node died: the cluster knows of no such job any more
-    assert states(tmp_path, [elsewhere], tasks) == ["interrupted"]
-
-
 def test_a_screen_is_watched_until_nothing_is_to_come_and_the_last_look_is_printed(monkeypatch, capsys):
     looks = [Survey(runs=by_key([run_state(state=state)]), sweeps={}, problems={}) for state in ("queued", "OK")]
     monkeypatch.setattr("rich.live.Live", lambda **_: nullcontext())
