@@ -3,12 +3,14 @@
 from __future__ import annotations
 
 import contextlib
+import functools
 import os
 from collections.abc import Callable, Iterator
 from typing import Any
 
 import pytest
 
+from harness.datasets import samples
 from harness.registry import BENCHMARKS, METHODS
 
 
@@ -43,6 +45,14 @@ def _no_waiting_for_the_disk() -> Iterator[None]:
     """What a test writes need not survive a power cut: a record waited for the disk longer than for the processor."""
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr("os.fsync", lambda handle: None)
+        yield
+
+
+@pytest.fixture(autouse=True, scope="session")
+def _samples_are_drawn_once() -> Iterator[None]:
+    """Most of a generated sample's time is its scenes', and nearly every module generates the same."""
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(samples, "scene", functools.cache(samples.scene))
         yield
 
 

@@ -39,27 +39,17 @@ def _write(root: Path, images: str = "images", masks: str = "masks", stems: list
         _mask(root / masks / f"{stem}_mask.png", **kind)
 
 
-def _flat(root: Path) -> None:
-    _write(root)
+SPLITS = (("train", STEMS[:16]), ("val", STEMS[16:20]), ("test", STEMS[20:]))
 
 
-def _nested(root: Path) -> None:
-    _write(root / "unpacked", "img", "labels")
-
-
-def _split_outside(root: Path) -> None:
-    for split, stems in (("train", STEMS[:16]), ("valid", STEMS[16:20]), ("test", STEMS[20:])):
-        _write(root / split, stems=stems)
-
-
-def _split_inside(root: Path) -> None:
-    for split, stems in (("train", STEMS[:16]), ("val", STEMS[16:20]), ("test", STEMS[20:])):
-        _write(root, f"images/{split}", f"masks/{split}", stems)
+def _folder_each(root: Path, images: str = "{}/images", masks: str = "{}/masks") -> None:
+    for split, stems in SPLITS:
+        _write(root, images.format(split), masks.format(split), stems)
 
 
 def _lists(root: Path) -> None:
     _write(root)
-    for split, stems in (("train", STEMS[:16]), ("val", STEMS[16:20]), ("test", STEMS[20:])):
+    for split, stems in SPLITS:
         (root / f"{split}.txt").write_text("\n".join(stems))
 
 
@@ -69,27 +59,19 @@ def _csv(root: Path, **parts: list[str]) -> None:
         (root / f"{name}.csv").write_text("image,label\n" + "".join(f"a/{s}.jpg,b/{s}_mask.png\n" for s in stems))
 
 
-def _csvs(root: Path) -> None:
-    _csv(root, train=STEMS[:16], val=STEMS[16:20], test=STEMS[20:])
-
-
-def _one_csv(root: Path) -> None:
-    _csv(root, everything=STEMS)
-
-
 GIVEN, CARVED = (16, 4, 4), (20, 2, 2)
 
 
 @pytest.mark.parametrize(
     ("write", "sizes", "rule"),
     [
-        (_flat, CARVED, "carved (seed 0, 2 test and 2 val by hashed stem)"),
-        (_nested, CARVED, "carved (seed 0, 2 test and 2 val by hashed stem)"),
-        (_split_outside, GIVEN, "given"),
-        (_split_inside, GIVEN, "given"),
+        (_write, CARVED, "carved (seed 0, 2 test and 2 val by hashed stem)"),
+        (lambda root: _write(root / "unpacked", "img", "labels"), CARVED, "carved (seed 0, 2 test and 2 val by hashed"),
+        (_folder_each, GIVEN, "given"),
+        (lambda root: _folder_each(root, "images/{}", "masks/{}"), GIVEN, "given"),
         (_lists, GIVEN, "lists in "),
-        (_csvs, GIVEN, "given"),
-        (_one_csv, CARVED, "carved (seed 0"),
+        (lambda root: _csv(root, **dict(SPLITS)), GIVEN, "given"),
+        (lambda root: _csv(root, everything=STEMS), CARVED, "carved (seed 0"),
     ],
 )
 def test_every_layout_gives_its_pairs_and_says_how_they_were_split(tmp_path, write, sizes, rule):

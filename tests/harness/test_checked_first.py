@@ -39,30 +39,15 @@ def _save(state: dict[str, torch.Tensor], path: Path, **how: bool) -> None:
 
 
 TOKEN = "mask_decoder.iou_token.weight"
+NO_FLOATS, NOT_FINITE = "holds no floating-point numbers", f"holds NaN or infinite numbers in {TOKEN}"
 UNFIT: list[
     tuple[str, Callable[[dict], dict], str]
 ] = [  # what is no checkpoint at all: tests/harness/models/test_checkpoint.py
     ("a.pth", lambda state: torch.nn.Linear(3, 4).state_dict(), "is not a tiny: missing image_encoder.pos_embed"),
-    (
-        "a.safetensors",
-        lambda state: {name: tensor.long() for name, tensor in state.items()},
-        "is not a tiny: type image_encoder.pos_embed holds no floating-point numbers",
-    ),
-    (
-        "a.pth",
-        lambda state: {**state, TOKEN: torch.ones(1, 64).long()},
-        f"type {TOKEN} holds no floating-point numbers",
-    ),
-    (
-        "a.safetensors",
-        lambda state: {**state, TOKEN: torch.eye(64)[:1].log()},
-        f"holds NaN or infinite numbers in {TOKEN}",
-    ),
-    (
-        "a.pth",
-        lambda state: {**state, TOKEN: torch.full((1, 64), torch.nan)},
-        f"holds NaN or infinite numbers in {TOKEN}",
-    ),
+    ("a.safetensors", lambda state: {name: value.long() for name, value in state.items()}, f"pos_embed {NO_FLOATS}"),
+    ("a.pth", lambda state: {**state, TOKEN: torch.ones(1, 64).long()}, f"is not a tiny: type {TOKEN} {NO_FLOATS}"),
+    ("a.safetensors", lambda state: {**state, TOKEN: torch.eye(64)[:1].log()}, NOT_FINITE),
+    ("a.pth", lambda state: {**state, TOKEN: torch.full((1, 64), torch.nan)}, NOT_FINITE),
     ("a.pth", lambda state: {**state, TOKEN: torch.zeros(2, 64)}, f"{TOKEN} is (2, 64), tiny needs (1, 64)"),
 ]
 
@@ -211,10 +196,7 @@ NEAR_MISSES = [
     (["--datasets", "/data/tiles"], "tiles=/data/tiles"),
     (["--datasets", "kvasir", "--set", "rank=6"], "lora.rank=6"),
     (["--datasets", "kvasir", "--backbone", "dinov2"], "timm/vit_small_patch14_dinov2"),
-    (
-        ["--datasets", "kvasir", "--protocol", "standard", "--backbone", "vit_b", "--checkpoint", "."],
-        "checkpoint . is a folder",
-    ),
+    (["--datasets", "kvasir", "--protocol", "standard", "--backbone", "vit_b", "--checkpoint", "."], ". is a folder"),
     (["--datasets", "kvasir", "--protocol", "small", "--checkpoint", "none", "--data", "a.txt"], "a.txt is a file"),
 ]
 

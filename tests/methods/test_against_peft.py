@@ -6,6 +6,7 @@ On a plain ViT, whose tokens are a sequence: some of peft's layers take SAM's ma
 from __future__ import annotations
 
 from collections.abc import Callable
+from functools import partial
 from typing import Any
 
 import pytest
@@ -52,24 +53,14 @@ def _scales(ours: Any, theirs: Any) -> Pairs:
     return [(ours.down, theirs.vera_lambda_d["default"]), (ours.up, theirs.vera_lambda_b["default"])]
 
 
-TWINS: list[tuple[str, dict[str, Any], Callable[[list[str]], Any], Callable[[Any, Any], Pairs]]] = [
-    ("oft", {}, lambda targets: OFTConfig(target_modules=targets, use_cayley_neumann=False), _rotations),
-    (
-        "oft",
-        {"cayley": "neumann", "block_size": 16},
-        lambda targets: OFTConfig(target_modules=targets, oft_block_size=16),
-        _rotations,
-    ),
-    ("shira", {"rank": 3}, lambda targets: ShiraConfig(r=3, target_modules=targets), _entries),
-    ("gralora", {}, lambda targets: GraloraConfig(r=4, alpha=32, gralora_k=2, target_modules=targets), _squares),
-    (
-        "gralora",
-        {"rank": 8, "k": 4, "alpha": 8.0},
-        lambda targets: GraloraConfig(r=8, alpha=8, gralora_k=4, target_modules=targets),
-        _squares,
-    ),
-    ("hira", {}, lambda targets: HiraConfig(r=3, target_modules=targets), _factors),
-    ("vera", {"rank": 16}, lambda targets: VeraConfig(r=16, target_modules=targets, d_initial=0.1), _scales),
+TWINS: list[tuple[str, dict[str, Any], Callable[..., Any], Callable[[Any, Any], Pairs]]] = [
+    ("oft", {}, partial(OFTConfig, use_cayley_neumann=False), _rotations),
+    ("oft", {"cayley": "neumann", "block_size": 16}, partial(OFTConfig, oft_block_size=16), _rotations),
+    ("shira", {"rank": 3}, partial(ShiraConfig, r=3), _entries),
+    ("gralora", {}, partial(GraloraConfig, r=4, alpha=32, gralora_k=2), _squares),
+    ("gralora", {"rank": 8, "k": 4, "alpha": 8.0}, partial(GraloraConfig, r=8, alpha=8, gralora_k=4), _squares),
+    ("hira", {}, partial(HiraConfig, r=3), _factors),
+    ("vera", {"rank": 16}, partial(VeraConfig, r=16, d_initial=0.1), _scales),
 ]
 
 
@@ -89,7 +80,7 @@ def _attached(name: str, options: dict[str, Any]) -> tuple[Any, Method]:
 def test_outputs_gradients_counts_and_merges_equal_those_of_peft(name, options, config, learnt, sites):
     segmenter, method = _attached(name, {"sites": sites, **options})
     plain = build_segmenter("tiny_timm", task="binary", image_size=64).encoder
-    theirs: Any = get_peft_model(plain, config(SITES[sites]))
+    theirs: Any = get_peft_model(plain, config(target_modules=SITES[sites]))
     pairs: Pairs = []
     generator = torch.Generator().manual_seed(0)
     for index, block in enumerate(segmenter.encoder.blocks):

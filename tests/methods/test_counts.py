@@ -53,6 +53,7 @@ COUNTS: list[tuple[str, dict[str, Any], int | None, int | None]] = [
     ("samadapter", {}, 186_960, None),
     ("convlora", {}, 491_520 + 23_040, 110_592 + 8_640),
     ("adaptformer", {}, 5_285_888, None),
+    ("lst", {}, 16_860_512, None),
     # Derived from the published structures: 4 d a block and the neck's 1,024; two adapters a block of
     # 4 d + 2·64 d + d + 9,728; 2 d r + 12 r² a block, and 2 d r + r³ + 12 r a block.
     ("layernorm", {}, 164_864, 37_888),

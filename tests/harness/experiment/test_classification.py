@@ -93,25 +93,13 @@ def test_the_table_says_what_labels_are_scored_by(finished: Path, capsys: pytest
 @pytest.mark.parametrize(
     ("words", "reason"),
     [
-        (
-            ["--datasets", "pets=DIR"],
-            r"pets has one label an image and no masks; --set task=classification with decoder=",
-        ),
-        (
-            ["--datasets", "pets=DIR", *LABELS],
-            r"task=classification: decoder=sam draws masks; take decoder=class-token or",
-        ),
-        (
-            ["--datasets", "kvasir", *LABELS],
-            r"task=classification needs one label an image, and kvasir has masks; take",
-        ),
-        (
-            ["--datasets", "kvasir", "--backbone", "tiny_timm", "--set", "decoder=class-token"],
-            "decoder=class-token gives an image one label, and kvasir has masks; take another decoder",
-        ),
+        (["--datasets", "pets=DIR"], "pets has one label an image and no masks"),
+        (["--datasets", "pets=DIR", *LABELS], "decoder=sam draws masks; take decoder=class-token or"),
+        (["--datasets", "kvasir", *LABELS], "task=classification needs one label an image"),
+        (["--datasets", "kvasir", "--backbone", "tiny_timm", "--set", "decoder=class-token"], "an image one label"),
         (
             ["--datasets", "pets=DIR", *LABELS, "--set", "decoder=mean-pool", "--backbone", "tiny"],
-            "stands on a plain ViT of timm, not on tiny",
+            "a plain ViT of timm",
         ),
     ],
 )

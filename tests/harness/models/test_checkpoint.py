@@ -141,11 +141,7 @@ ONNX = b"\x08\x08\x12\x07pytorch\x1a\x052.1.0"
         ("a.pth", lambda path, state: path.write_bytes(ONNX), "ONNX"),
         ("a.pt", _scripted, "TorchScript"),
         ("a.pth", _quantised, "SAM without mask_decoder and prompt_encoder, quantised"),
-        (
-            "a.safetensors",
-            lambda path, state: save_file({k: v.char() for k, v in state.items()}, path),
-            "SAM, quantised",
-        ),
+        ("a.safetensors", lambda path, state: save_file({k: v.char() for k, v in state.items()}, path), "quantised"),
         ("a.pth", lambda path, state: torch.save({**state, "extra": _Code()}, path), "may hold code"),
         ("a.pth", lambda path, state: path.write_bytes(pickle.dumps(_Code())), "may hold code"),
         ("a.pth", lambda path, state: torch.save([1, 2], path), "no dictionary of tensors"),

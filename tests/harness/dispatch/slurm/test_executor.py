@@ -24,16 +24,10 @@ from tests.harness.dispatch.slurm.helpers import slurm
 @pytest.mark.parametrize(
     ("answer", "said"),
     [
-        (
-            "Batch job submission failed: Job violates accounting/QOS policy (job submit limit, user's size and/or time limits)",
-            "quota",
-        ),
+        ("Batch job submission failed: Job violates accounting/QOS policy (job submit limit)", "quota"),
         ("Batch job submission failed: I/O error writing script/environment to file", "disk is full"),
         ("Batch job submission failed: Invalid partition name specified", "sinfo"),
-        (
-            "Batch job submission failed: Requested time limit is invalid (missing or exceeds some limit)",
-            "cluster.time",
-        ),
+        ("Requested time limit is invalid (missing or exceeds some limit)", "cluster.time"),
         ("Batch job submission failed: Invalid account or account/partition combination specified", "--set cluster."),
         ("Memory specification can not be satisfied", "cluster.mem"),
         ("Batch job submission failed: Requested node configuration is not available", "no node has"),
