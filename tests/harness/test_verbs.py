@@ -150,10 +150,11 @@ def test_version_says_which_copy(words: list[str], tmp_path: Path, monkeypatch) 
     assert ", commit 0123456789ab with changes, in " in version()
 
 
-def test_from_a_foreign_folder_a_run_says_which_copy_it_is(tmp_path: Path) -> None:
-    words = ["-m", "harness.run", "--methods", "lora", "--datasets", "kvasir", "--plan"]
-    assert python(*words, cwd=tmp_path).stderr.startswith("sam-peft ")
-    assert str(REPOSITORY) not in python(*words).stderr
+def test_from_a_foreign_folder_a_run_says_which_copy_it_is(tmp_path, capsys, monkeypatch) -> None:
+    for folder, told in ((tmp_path, True), (REPOSITORY, False)):
+        monkeypatch.chdir(folder)
+        main([*RUN, "--plan"])
+        assert capsys.readouterr().err.startswith("sam-peft ") is told
 
 
 @pytest.mark.parametrize(
