@@ -318,7 +318,7 @@ def _finish(pending: list[Future[None]], out: Path) -> None:
 def _remove(files: Iterable[Path], out: Path) -> None:
     try:
         for path in files:
-            path.unlink(missing_ok=True)
+            path.unlink()
     except OSError as error:
         raise UsageError(f"--out {out} cannot be written: {os_reason(error)}") from error
 

@@ -203,6 +203,7 @@ def test_a_run_that_goes_on_has_the_pace_of_this_start_and_not_of_what_was_done_
 def test_a_row_takes_what_its_own_finished_runs_took():
     runs = [run_state(variant="fast", seconds=10.0)]
     runs += [run_state(variant="slow", seconds=seconds) for seconds in (90.0, 110.0)]
+    runs += [run_state(variant="slow", benchmark="larger", seconds=1000.0)]
     runs += [run_state(variant="slow", state="running", started=50.0), run_state(variant="fast", state="waiting")]
     assert time_left(by_key(runs), now=60.0).seconds == pytest.approx(90.0 + 10.0)
 
