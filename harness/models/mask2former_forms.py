@@ -38,7 +38,7 @@ def flops(*, dim: int, tokens: int, width: int = 256, mlp: int = 2048, heads: in
     pixels += 2.0 * fine * (10 * width**2 + dim // 4 * width) + 2.0 * tokens * 3.25 * dim * width
     keys = 2.0 * DECODER_LAYERS * scales / LEVELS * (2 * width**2 + 2 * QUERIES * width)
     queries = 2.0 * DECODER_LAYERS * QUERIES * (6 * width**2 + 2 * width * mlp + 2 * QUERIES * width)
-    masks = 2.0 * (DECODER_LAYERS + 1) * QUERIES * width * fine
+    masks = 2.0 * (DECODER_LAYERS + 1) * QUERIES * (width * fine + 3 * width**2)
     return pyramid + pixels + keys + queries + masks
 
 

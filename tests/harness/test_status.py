@@ -17,7 +17,7 @@ from harness.archive.store import RecordStore
 from harness.cli import status
 from harness.dispatch.attempts import Holder, Lease, log_path, state_folder
 from harness.dispatch.queue import Task
-from harness.dispatch.run_states import RunState, Survey, clock, survey, time_left
+from harness.dispatch.run_states import RunState, Survey, clock, run_left, survey, time_left
 from tests.harness.dispatch.helpers import make_job, submitted
 
 REPOSITORY = Path(__file__).parents[2]
@@ -201,11 +201,17 @@ def test_a_run_that_goes_on_has_the_pace_of_this_start_and_not_of_what_was_done_
 
 
 def test_a_row_takes_what_its_own_finished_runs_took():
-    runs = [run_state(variant="fast", seconds=10.0)]
-    runs += [run_state(variant="slow", seconds=seconds) for seconds in (90.0, 110.0)]
-    runs += [run_state(variant="slow", benchmark="larger", seconds=1000.0)]
+    runs = [run_state(variant="fast", seconds=10.0), run_state(variant="slow", seconds=100.0)]
     runs += [run_state(variant="slow", state="running", started=50.0), run_state(variant="fast", state="waiting")]
     assert time_left(by_key(runs), now=60.0).seconds == pytest.approx(90.0 + 10.0)
+
+
+@pytest.mark.parametrize(("benchmark", "seconds"), [("small", 100.0), ("large", 1000.0), ("new", 400.0)])
+def test_a_run_takes_what_those_of_its_row_took_on_its_benchmark_if_any(benchmark, seconds):
+    done = [run_state(benchmark="small", seconds=took) for took in (90.0, 110.0)]
+    done += [run_state(benchmark="large", seconds=1000.0), run_state(variant="other", seconds=10.0)]
+    run = run_state(benchmark=benchmark, state="running", started=50.0)
+    assert run_left(run, done, now=60.0) == pytest.approx(seconds - 10.0)
 
 
 def test_a_narrow_terminal_gets_the_overview_in_parts_that_fit(tmp_path):

@@ -8,9 +8,11 @@ from typing import Any
 import pytest
 import torch
 from torch import Tensor
+from torch.utils.flop_counter import FlopCounterMode
 
-from harness.models import catalog
+from harness.models import catalog, mask2former_forms
 from harness.models.build import build_segmenter
+from harness.models.catalog import backbone
 from harness.models.segmenter import QuerySegmenter, SegmenterOutput, probabilities
 from harness.protocols.card import Protocol
 from harness.system.errors import UsageError
@@ -74,6 +76,18 @@ def test_of_background_and_foreground_the_probability_is_the_foregrounds_share()
     back, front = (float((weights[:, place] * shown).sum()) for place in (0, 1))
     assert found.shape == (1, 1, 1)
     assert float(found) == pytest.approx(front / (back + front), rel=1e-6)
+
+
+def test_operations_are_those_that_torch_counts(segmenter: QuerySegmenter) -> None:
+    counted = []
+    for run in (segmenter.eval(), segmenter.encode):
+        with torch.no_grad(), FlopCounterMode(display=False) as counter:
+            run(_images()[:1])
+        counted.append(counter.get_total_flops())
+    shape, own = backbone("tiny_timm").shape, backbone("tiny_timm").decoder
+    sizes = {"width": own.dim, "mlp": own.mlp_dim, "heads": own.heads}
+    found = mask2former_forms.flops(dim=shape.dim, tokens=(64 // shape.patch) ** 2, **sizes)
+    assert found == pytest.approx(counted[0] - counted[1], rel=2e-3)
 
 
 def test_one_seed_gives_one_decoder_and_leaves_torchs_generator_alone() -> None:

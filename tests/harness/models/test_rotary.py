@@ -87,7 +87,7 @@ def test_sam3_equals_transformers(fused: bool) -> None:
     encoder: Any = build_segmenter("tiny_sam3", task="binary", fused_attention=fused).encoder
     named = {f"detector_model.vision_encoder.backbone.{name}": tensor for name, tensor in theirs.state_dict().items()}
     encoder.load_state_dict(trunk_state(named), strict=True)
-    images = _images(128, 128)
+    images = _images(128, 128)[:1]
     expected = theirs(images).last_hidden_state.unflatten(1, (8, 8)).permute(0, 3, 1, 2)
     output = encoder(images)
     torch.testing.assert_close(output, expected, atol=1e-5 * float(expected.detach().abs().max()), rtol=1e-5)
@@ -96,6 +96,21 @@ def test_sam3_equals_transformers(fused: bool) -> None:
     (expected * direction).sum().backward()
     gradients = {f"vision_encoder.backbone.{name}": p.grad for name, p in theirs.named_parameters()}
     _require_equal_gradients(encoder, trunk_state(gradients))
+
+
+@pytest.mark.parametrize("fused", [True, False])
+@torch.no_grad()
+def test_further_tokens_are_attended_to_have_no_place_and_give_no_output(fused: bool) -> None:
+    encoder: Any = build_segmenter("tiny_sam3", task="binary", fused_attention=fused).encoder
+    encoder(_images(128, 128)[:1])
+    attention = encoder.blocks[0].attn
+    windows, further = torch.randn(2, 3, 3, 64), torch.randn(1, 2, 64)
+    q, k, v = attention.heads(windows)
+    _, more_k, more_v = attention.qkv(further).unflatten(-1, (3, attention.num_heads, -1)).permute(2, 0, 3, 1, 4)
+    k, v = (torch.cat([own, more.expand(2, -1, -1, -1)], dim=2) for own, more in ((k, more_k), (v, more_v)))
+    expected = (q @ k.mT * attention.scale).softmax(dim=-1) @ v
+    expected = attention.proj(expected.transpose(1, 2).reshape(windows.shape))
+    torch.testing.assert_close(attention(windows, further), expected, atol=1e-5, rtol=1e-5)
 
 
 def test_the_count_of_sam3_is_that_of_transformers() -> None:

@@ -18,7 +18,7 @@ from harness.methods.parts.placement import BackboneShape
 from harness.models.build import build_segmenter, require_checkpoint
 from harness.models.catalog import backbone, decoder_parameters, encoder_parameters, total_parameters
 from harness.models.original_sam import sam_state_dict
-from harness.models.sam2 import packed, unpacked
+from harness.models.sam2 import PoolingAttention, packed, unpacked
 from harness.models.segmenter import Prompts
 from harness.system.errors import UsageError
 
@@ -233,6 +233,17 @@ def test_closed_forms_and_names_are_those_of_the_published_sizes(size: str) -> N
     }
     found = {segmenter.encoder.published(key): tensor.shape for key, tensor in segmenter.encoder.state_dict().items()}
     assert {key: shape for key, shape in found.items() if key.startswith("trunk.")} == expected
+
+
+@pytest.mark.parametrize("fused", [True, False])
+def test_further_tokens_are_attended_to_in_every_window_and_give_no_output(fused: bool) -> None:
+    attention = PoolingAttention(backbone("tiny_sam2").shape.blocks[0], fused=fused).double()
+    windows, further = (torch.randn(*size, attention.qkv.in_features).double() for size in ((3, 4, 4), (1, 2)))
+    tokens = torch.cat([windows.flatten(1, 2), further.expand(3, -1, -1)], dim=1)
+    q, k, v = (attention._heads(part) for part in attention.qkv(tokens).chunk(3, dim=-1))
+    weights = (q @ k.mT / q.shape[-1] ** 0.5).softmax(dim=-1)
+    expected = attention.proj((weights @ v).transpose(1, 2).flatten(2))[:, :16].unflatten(1, (4, 4))
+    torch.testing.assert_close(attention(windows, further), expected)
 
 
 def test_blocks_say_what_they_see() -> None:
