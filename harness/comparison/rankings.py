@@ -165,8 +165,7 @@ def _pair(
         for column in next(iter(cells.values()), {})
         if any(all(cell.values for cell in cells[row][column]) for row in cells)
     }
-    most = max(map(len, begun.values()), default=0)
-    places, complete = without_gaps(begun, least=max(2, min(FEWEST, most)))
+    places, complete = without_gaps(begun, least=min(FEWEST, max([2, *map(len, begun.values())])))
     ranked = [row for row in cells if row in complete]
     if len(ranked) < 2 or not places:
         return None

@@ -446,7 +446,7 @@ def frozen_encoder(run: Run, checkpoint: Path | None) -> Any:
         head_seed=draw_number("head", run.seed) % 2**31,
         fused_attention=rules.fused_attention,
     )
-    return segmenter.encoder.eval().requires_grad_(False)
+    return segmenter.encoder.eval()
 
 
 def test_images(run: Run, data: Path, *, images: int, batch: int) -> tuple[list[tuple[str, str]], list[Tensor]]:

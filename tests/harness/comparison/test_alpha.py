@@ -24,6 +24,7 @@ from harness.comparison.alpha import (
     domains,
     entropy,
     noise,
+    search_start,
     spread,
 )
 from harness.report.pages import pages_below
@@ -63,6 +64,7 @@ def test_entropy_and_distance_in_closed_form():
     assert entropy({"a": [0.25] * 4}) == pytest.approx(1.0)
     assert entropy({"a": [1.0, 0, 0, 0]}) == 0.0
     assert entropy({"a": [0.5, 0.5, 0, 0]}) == pytest.approx(math.log(2) / math.log(4))
+    assert spread({"a": [1.0, 0.0]}) == pytest.approx(12 * math.log(10) / 2**0.5)  # a share of 0 counts as 1e-12
     assert distance({"a": [1.0, 0.0]}, {"a": [0.0, 1.0]}) == 1.0
     with pytest.raises(ValueError, match="sites"):
         distance({"a": [1.0]}, {"b": [1.0]})
@@ -126,12 +128,22 @@ def test_tables_flag_a_row_whose_alpha_says_nothing(tmp_path: Path):
 
 
 def _searched(**changes: Any) -> Any:
-    config = {"alpha_lr": 0.027, "alpha_std": 0.001, "stagewise": True, "search_start_epoch": 1, "alternate": "both"}
+    config = {"alpha_lr": 0.027, "alpha_std": 0.0, "stagewise": True, "search_start_epoch": 1, "alternate": "both"}
     rules = {"schedule": "linear", "warmup": 0, "epochs": 4, "betas": [0.9, 0.999]}
     budget = {"alpha_updates": 300.0, "weight_updates": 400.0, "alpha_lr_sum": 3.047625}
     return record(
         method="naslora", config={**config, **changes.pop("config", {})}, rules=rules, budget=budget, **changes
     )
+
+
+@pytest.mark.parametrize(
+    ("stagewise", "first", "told"), [(True, 1, 1), (False, 1, None), (True, 0, None), (True, 4, None)]
+)
+def test_a_run_whose_stages_differ_tells_when_its_search_began(
+    *, stagewise: bool, first: int, told: int | None
+) -> None:
+    run = _searched(config={"stagewise": stagewise, "search_start_epoch": first}, history=[{"loss": 1.0}] * 4)
+    assert search_start(run) == told
 
 
 def test_the_rates_of_alpha_are_those_of_the_training_loop() -> None:

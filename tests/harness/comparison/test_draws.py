@@ -11,7 +11,7 @@ import pytest
 from harness import statistics as stats
 from harness.comparison.cells import Cell, Column, paired_difference
 from harness.comparison.contrasts import on_column
-from harness.comparison.draws import RERUN, Collapses, Draws, collapsed, without_collapsed
+from harness.comparison.draws import RERUN, Collapses, Draws, collapsed, with_pooled_runs, without_collapsed
 from harness.comparison.grids import without_gaps
 from harness.comparison.rows import Row, Sheet, rows_of_records
 from tests.harness.report.sample import MadeUp, record
@@ -33,6 +33,9 @@ def test_a_run_far_below_the_median_of_its_row_has_collapsed() -> None:
     assert collapsed(cell([0.9, 0.88, 0.69])) == []
     assert without_collapsed(one).seeds == [0, 1]
     assert Collapses.of([one, cell([0.1])]) == Collapses(runs=3, collapsed=1)
+    rest: Any = SimpleNamespace(below=lambda column: [cell([0.9, 0.4])])
+    seen: Any = SimpleNamespace(by_image=(), first=one)
+    assert with_pooled_runs(seen, rest) is None, "no row is left with two runs"
 
 
 def test_seeds_that_split_the_images_anew_have_the_interval_of_folds() -> None:
@@ -44,6 +47,8 @@ def test_seeds_that_split_the_images_anew_have_the_interval_of_folds() -> None:
     assert found.estimate == stats.of_folds(found.by_seed, test_share=8 / 20)
     for ours, alone in ((found, plain), (cell(first, rules=rules), cell(first))):
         assert there(ours.interval).half == pytest.approx(there(alone.interval).half * (1 + 3 * 8 / 20) ** 0.5)
+    unknown = cell(first, rules=rules, counts={"train": 20})  # how many images were tested
+    assert unknown.interval == cell(first).interval
 
 
 @pytest.mark.parametrize("folds", [True, False])

@@ -178,6 +178,13 @@ def test_the_papers_own_error_widens_the_interval(spread: str, kind: str, runs: 
     assert interval.half == pytest.approx(stats.t.ppf(0.975, freedom) * (own**2 + error**2) ** 0.5)
 
 
+@pytest.mark.parametrize(("runs", "narrows"), [("3", 1 / 2), ("", 1 / 4)])
+def test_a_paper_without_an_error_varies_as_ours_do_and_our_seeds_narrow_our_part(runs: str, narrows: float) -> None:
+    seeds = against([91.0, 91.2, 91.4], replace(GOOD, runs=runs)).seeds
+    assert seeds is not None
+    assert (seeds.variance, seeds.narrows) == pytest.approx((0.04 / 3 / narrows, narrows))
+
+
 @pytest.mark.parametrize(
     ("counts", "said"),
     [({"test": 7}, "7 test images instead of 8"), ({"test": 5, "hard": 3}, ""), ({"train": 9, "val": 9}, "")],

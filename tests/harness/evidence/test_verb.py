@@ -18,6 +18,7 @@ from harness.cli.records import main as records
 from harness.evidence.measuring import frozen_encoder
 from harness.experiment.building import attached_segmenter
 from harness.experiment.experiment import run_experiment
+from harness.models.original_sam import plain_sam
 from harness.planning.data import sample_writer
 from harness.planning.plan import plan
 from harness.planning.request import Request, Variant
@@ -148,16 +149,22 @@ def test_a_run_whose_state_is_gone_says_so(finished: Finished, tmp_path: Path, s
     assert "has no trained state" in says(main, "--run", finished.lora, "--results", tmp_path, code=2)
 
 
-@pytest.mark.parametrize(("backbone", "decoder"), [("tiny", "sam"), ("tiny_timm", "sam"), ("tiny_timm", "linear")])
-def test_the_frozen_backbone_is_the_one_that_training_met(tmp_path: Path, backbone: str, decoder: str):
+@pytest.mark.parametrize(
+    ("backbone", "decoder", "weights"),
+    [("tiny", "sam", ""), ("tiny", "sam", "sam.pth"), ("tiny_timm", "sam", ""), ("tiny_timm", "linear", "")],
+)
+def test_the_frozen_backbone_is_the_one_that_training_met(tmp_path: Path, backbone: str, decoder: str, weights: str):
     """Random weights are drawn again, whatever decoder the run has."""
+    checkpoint = tmp_path / weights if weights else None
+    if checkpoint:
+        torch.save(plain_sam(backbone).state_dict(), checkpoint)
     request = Request(
         entries=(Variant(method="decoder", options={}),), benchmarks=("kvasir",), protocol="demo",
         overrides={"decoder": decoder}, backbones=(backbone,), results=tmp_path,
     )  # fmt: skip
     run = plan(request, prepare_samples=sample_writer(tmp_path)).jobs[0].run
-    met, _ = attached_segmenter(run, task="binary", num_classes=2, checkpoint=None)
-    ours = frozen_encoder(run, None).state_dict()
+    met, _ = attached_segmenter(run, task="binary", num_classes=2, checkpoint=checkpoint)
+    ours = frozen_encoder(run, checkpoint).state_dict()
     theirs = met.get_submodule("encoder").state_dict()
     assert ours.keys() == theirs.keys()
     assert all(torch.equal(tensor, theirs[name]) for name, tensor in ours.items())

@@ -21,6 +21,7 @@ from harness.comparison.question import ALL_DRAWS, Pair, verdict
 from harness.protocols.load import card_rules
 from harness.registry import method_config_class
 from harness.report import findings
+from harness.report.figures.answer import FIGURES
 from harness.report.findings import END, START, TEMPLATES, Answer, environment, files
 from tests.harness.report.sample import record
 from tests.values import there
@@ -54,6 +55,13 @@ def test_the_page_is_short_names_what_was_not_run_and_every_link_leads_somewhere
     for path, text in rendered.items():
         for target in re.findall(r"\]\(([^)#:]+)\)", text):
             assert (path.parent / target).exists(), f"{path}: {target}"
+
+
+@pytest.mark.parametrize(("name", "cases"), [(name, cases) for name, (cases, _) in FIGURES.items()])
+def test_a_figure_has_the_rows_of_the_page(answer: Answer, name: str, cases: str) -> None:
+    drawn = (ROOT / "docs" / "figures" / f"{name}.svg").read_text(encoding="utf-8")
+    named = {" · ".join(filter(None, (case.column.short, case.pair.what))) for case in getattr(answer, cases)}
+    assert named == set(re.findall("<!-- (.*) \\(n = ", drawn))
 
 
 def test_its_interval_is_the_analysis_of_variance_of_the_image_scores(answer: Answer) -> None:

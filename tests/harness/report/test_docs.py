@@ -68,6 +68,8 @@ def test_the_sentences_on_classification_are_those_of_the_runs(archive: Archive)
     records = of_protocol(archive, "small-labels")
     (grid,) = grids(records, archive, study=load_study("small-classification"))
     assert {len(row.records) for row in grid.rows} == {3}
+    headings = table_rows(text_of("small-classification"))[0]
+    assert [column.heading(grid.columns) for column in grid.columns] == headings[1:4]
     accuracy: dict[str, dict[int, float]] = {}
     for record in records:
         scores = record.scores["best"]["test"]
