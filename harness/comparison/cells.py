@@ -108,7 +108,7 @@ class Cell:
         behind = []
         for record in row.on.get(column.benchmark, ()):
             seed = record.run.seed
-            if seed not in seeds or not column.holds(record.run):
+            if not column.holds(record.run):
                 continue
             behind.append(record)
             scores = record.scores.get(row.score, {}).get(column.split, {}) if record.code == "OK" else {}

@@ -340,7 +340,7 @@ def block_deviations(encoder: Any, merged: Any, batches: Sequence[Tensor], *, de
             for pair, plain, folded in zip(squares, kept, _outputs(merged, image.to(device)), strict=True):
                 pair[0] += float((folded - plain).double().square().sum())
                 pair[1] += float(plain.double().square().sum())
-    return [math.sqrt(moved / norm) if norm else 0.0 for moved, norm in squares]
+    return [math.sqrt(moved / norm) for moved, norm in squares]
 
 
 def _outputs(encoder: Any, images: Tensor) -> list[Tensor]:

@@ -58,6 +58,7 @@ def test_every_method_is_read_and_one_that_starts_as_the_identity_moves_nothing(
     assert len(after) == len(frozen.blocks)
     for then, now in zip(before, after, strict=True):
         assert "block" in now.update
+        assert now.update.keys() & {"q", "mlp_in"}, "what a method puts around one part hides no other"
         assert cka(now.inside.grams, then.inside.grams) <= 1 + 1e-6
         if method.identity_at_init:
             assert now.inside.distance_px == pytest.approx(then.inside.distance_px, rel=1e-4)
@@ -127,6 +128,7 @@ def test_an_exact_merge_moves_no_block_and_a_wrong_one_does():
     found = block_deviations(adapted, merged, [IMAGES], device=CPU)
     assert max(found[:2]) < 1e-5
     assert min(found[2:]) > 1e-2
+    assert not any(module._forward_hooks for module in merged.modules())
 
 
 def test_a_shifted_delta_holds_all_frequencies_alike():
