@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import shutil
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 
 import pytest
@@ -15,7 +16,7 @@ from harness.archive.measured import EvidenceRecord, EvidenceStore
 from harness.cli.evidence import _summary as evidence_line
 from harness.cli.evidence import main
 from harness.cli.records import main as records
-from harness.evidence.measuring import frozen_encoder
+from harness.evidence.measuring import Measure, frozen_encoder, measure_insides
 from harness.experiment.building import attached_segmenter
 from harness.experiment.experiment import run_experiment
 from harness.models.original_sam import plain_sam
@@ -173,3 +174,22 @@ def test_the_frozen_backbone_is_the_one_that_training_met(tmp_path: Path, backbo
 def test_a_hierarchical_encoder_is_refused_in_a_line(tmp_path: Path, says) -> None:
     (key,) = trained(tmp_path, "decoder", backbone="tiny_mobile_sam")
     assert "is hierarchical" in says(main, "--run", key, "--results", tmp_path, code=2)
+
+
+def test_a_calibrated_merge_is_measured_with_the_images_that_it_needs(tmp_path: Path):
+    """Of a search that has not been trained, on as many images as a minibatch needs."""
+    few = {"train_limit": 4, "val_limit": 2, "test_limit": 4}
+    request = Request(
+        entries=(Variant(method="naslora"),), benchmarks=("kvasir",), protocol="demo", backbones=("tiny",),
+        overrides=few, results=tmp_path,
+    )  # fmt: skip
+    run = plan(request, prepare_samples=sample_writer(tmp_path)).jobs[0].run
+    untrained: Any = SimpleNamespace(
+        run=run, digest="", segmenter=lambda weights: attached_segmenter(run, task="binary", num_classes=2, checkpoint=weights),
+    )  # fmt: skip
+    asked = Measure(
+        trained=untrained, checkpoint=None, data=tmp_path / "sample-data" / "kvasir", images=4, batch=4,
+        merges=("calibrated",),
+    )  # fmt: skip
+    record = measure_insides(asked, device=torch.device("cpu"), tell=lambda stage: None)
+    assert (len(record.images), record.merge.keys()) == (4, {"calibrated"})

@@ -227,6 +227,8 @@ def test_rows_with_gaps_are_not_ranked() -> None:
     assert "ranks across benchmarks" not in page
     assert "1 of 3 rows" not in page
     assert "mean difference to lora over" not in page
+    records += three(0.6, benchmark="leaf", method="decoder")[2:]
+    assert "ranks across benchmarks" in render(records, study=study(benchmarks=["kvasir", "leaf"]))
     assert "left out across benchmarks: decoder (MISSING on Leaf), bitfit (MISSING on Kvasir-SEG, Leaf)" in page
 
 

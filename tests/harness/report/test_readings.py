@@ -20,7 +20,7 @@ from harness.comparison.readings import lenth_margin, main_effects
 from harness.report.figures import draw
 from harness.report.figures.material import NothingToDrawError, materials
 from harness.report.formats import write
-from harness.report.readings import choice, reading_page
+from harness.report.readings import _general, choice, reading_page
 from harness.studies import Study, load_study, study_from_dict
 from harness.studies.design import aliases, label_of, options_of, parse_fields, points
 from harness.system.errors import UsageError
@@ -156,12 +156,13 @@ def test_a_run_of_the_default_under_other_rules_is_no_reading_of_this_study(monk
     assert page.count("every reading against LoRA") == 1
     assert "hash aaaa0000" in page
     assert "bbbb" not in page
+    assert "No record of these readings" in write(reading_page([], study(), MadeUp(), protocol="demo"))
 
 
 def test_a_claim_is_counted_over_the_readings() -> None:
-    page = page_of(everything(), None, "naslora-over-lora", "stagewise-over-joint")
+    page = page_of(everything()[:-2], None, "naslora-over-lora", "stagewise-over-joint")  # no run of the last reading
     row = next(line for line in page.splitlines() if line.startswith("| NAS-LoRA is better than LoRA"))
-    options = [entry.options for entry in READINGS.entries()]
+    options = [entry.options for entry in READINGS.entries()][:-1]
     gains = [sum(WORTH[name] for name in WORTH if one[name] != CONFIG[name]) - 1 for one in options]
     up, down = sum(gain > 0 for gain in gains), sum(gain < 0 for gain in gains)
     assert f"{up} of {len(gains)} | {down} of {len(gains)} | 0 of" in row
@@ -237,6 +238,12 @@ def test_the_default_reading_is_the_cards_own_run_so_that_it_is_not_made_twice()
     read_row = method_row(Row(method="naslora", options=default.options), card, {}, "vit_b")
     assert read_row.config == plain
     assert read_row.changed == {}
+
+
+def test_a_claim_with_options_of_its_own_is_not_judged_under_every_reading() -> None:
+    claim = next(one for one in read_claims() if one.name == "naslora-over-lora")
+    of_a_rank = replace(claim, numerator=replace(claim.numerator, options={"rank": 6}))
+    assert [_general(one, "naslora", ["kvasir"]) for one in (claim, of_a_rank)] == [True, False]
 
 
 @pytest.mark.parametrize(

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import math
+import re
 from pathlib import Path
 from types import ModuleType
 from typing import Any
@@ -64,11 +65,14 @@ def test_a_run_is_shown_with_rules_curve_mixtures_cost_and_files(results: Path, 
     assert epochs != 7
     assert shown.startswith("naslora on kvasir, seed 0: OK\n")
     for said in (
-        f"    epochs 7 instead of {epochs}\n", "T_B after epoch 2", "validation s_measure (%), best checkpoint in epoch 4",
+        f"    epochs 7 instead of {epochs}\n", "T_B after epoch 2",
         "mean share over 2 sites", "w0  0.800  0.700–0.900", "w1  0.200  0.100–0.300", "best test: s_measure 90.00",
         "0.25 s an update (median), 30 s in updates, 2.00 GiB at most",
     ):  # fmt: skip
         assert said in shown
+    assert re.search(r"\b1 start\b", shown)
+    _, _, curve_of_score = shown.partition("validation s_measure (%), best checkpoint in epoch 4\n")
+    assert curve_of_score.partition("↑ T_B")[0].count("\n") == 4
     for name in (f"records/{one.key}.json", f"records/{one.key}.images.csv", f"state/{one.key}/attempt.1.log"):
         assert f"  {results / name}\n" in shown
     failed = says(main, record(seed=5, code="OOM").key[:8], "--results", results)
@@ -159,6 +163,8 @@ def test_a_long_list_of_one_folders_own_runs_says_how_many_it_leaves_out(tmp_pat
     for seed in range(42):
         here.write(record(seed=seed))
     there.write(record(seed=0))
+    for store in (here, there):
+        store.write(record(seed=50, code="OOM"))  # without a score in common
     shown = says(main, "--compare", here.root, there.root).splitlines()
     assert len([line for line in shown if line.startswith("A alone: lora on ")]) == 40
     assert shown[-1] == "A alone: 1 more (--json has all)"

@@ -193,7 +193,7 @@ def test_a_page_says_what_was_run_instead_of_the_card(style: Any) -> None:
 
 
 def test_csv_is_long_and_tidy() -> None:
-    oom = record(seed=1, benchmark="leaf", code="OOM")
+    oom = record(seed=1, benchmark="leaf", code="OOM", parameters={})
     six: dict[str, Any] = {"config": {"rank": 6}, "changed": {"rank": 6}}
     one = record(0.5, benchmark="leaf", rules={"image_size": 32}, checkpoint="sha256-00", **six)
     found = list(csv.DictReader(io.StringIO(render([*three(0.1), oom, one], style="csv"))))
@@ -652,3 +652,15 @@ def test_one_seed_says_what_is_highest_and_ranks_nothing() -> None:
     found = answer(titled)
     assert found.sentences[0].startswith("Kvasir-SEG Sα: highest here (1 seed): lora (82.0), 7.0 points from adapter")
     assert not found.ranks
+
+
+def test_the_smallest_of_those_that_tie_with_the_best_is_named() -> None:
+    runs = {"bitfit": ([0.80, 0.81, 0.82], 2 * 10**9), "lora": ([0.70, 0.90, 0.76], 10**6)}
+    records = [
+        record(value, method=method, seed=seed, parameters={"encoder": size})
+        for method, (values, size) in runs.items()
+        for seed, value in enumerate(values)
+    ]
+    (titled,) = titled_grids(records, MadeUp())
+    said = "lora trains least in the encoder (1.000 M); the best, bitfit, trains 2000.000 M."
+    assert any(one.endswith(said) for one in answer(titled).sentences)

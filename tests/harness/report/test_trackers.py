@@ -78,7 +78,7 @@ def test_tensorboard_reads_curves_alphas_scores_rules_and_pictures(archive: Path
 
     _export(archive, "tensorboard", tmp_path / "tb")
     folders = sorted((tmp_path / "tb").iterdir())
-    assert len(folders) == 2
+    assert [len(folder.name.rpartition("-")[2]) for folder in folders] == [8, 8]  # of the key
     read = EventAccumulator(str(folders[0]))
     read.Reload()
     assert [(one.step, pytest.approx(one.value)) for one in read.Scalars("train/loss")] == [(1, 0.9), (2, 0.5)]

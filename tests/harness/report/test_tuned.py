@@ -22,6 +22,7 @@ def test_a_row_and_benchmark_whose_rate_was_chosen_are_told_once() -> None:
     tuned = [record(seed=seed, tuning=tuning) for seed in range(2)]
     (titled,) = titled_grids([*plain, *tuned], MadeUp())
     (table,) = tuning_tables(titled)
+    assert table.level == 3
     (line,) = table.rows
     assert [cell.text for cell in line.cells][3:] == ["lr=0.1: diverged; lr=0.01: 87.6", "lr=0.01", "lr", "1.50"]
     (titled,) = titled_grids(plain, MadeUp())

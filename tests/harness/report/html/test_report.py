@@ -5,6 +5,7 @@ from __future__ import annotations
 import base64
 import gzip
 import hashlib
+import io
 import json
 import os
 import re
@@ -12,10 +13,14 @@ import shlex
 from functools import cache
 from html.parser import HTMLParser
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 
+import numpy as np
 import pytest
 from jinja2 import UndefinedError
+from matplotlib import get_data_path
+from PIL import Image, ImageFont
 
 from harness.archive.archive import Archive
 from harness.archive.store import RecordStore
@@ -28,10 +33,10 @@ from harness.report.figures.material import baseline_of
 from harness.report.html import rendering
 from harness.report.html.build import Asked, _how_chosen, _rate, collect
 from harness.report.html.content import Placed, Site, SitePage
-from harness.report.html.headline import Headline, Scale, headline
-from harness.report.html.pictures import compact_svg, drawn_figures
+from harness.report.html.headline import Headline, Scale, _name, _within, headline
+from harness.report.html.pictures import compact_svg, drawn_figures, preview
 from harness.report.html.rendering import index_html, page_html
-from harness.report.html.strip import why_withheld
+from harness.report.html.strip import LARGEST, why_withheld
 from harness.report.pages import pages_below
 from harness.report.runs import behind
 from harness.report.titles import titled_grids
@@ -76,9 +81,9 @@ def column(page: SitePage, title: str, *, where: str = "") -> list[str]:
     return [row[place] for row in rows if where in " ".join(row)]
 
 
-def headline_of(records: list[Any], *, study: Study | None = None) -> Headline:
+def headline_of(records: list[Any], *, study: Study | None = None, compares: bool = True) -> Headline:
     (titled,) = titled_grids(records, MadeUp(records), study=study)
-    return headline(titled.grid, baseline=baseline_of(titled.grid, study, ""), compares=True)
+    return headline(titled.grid, baseline=baseline_of(titled.grid, study, ""), compares=compares)
 
 
 def runs(values: dict[str, list[float]], *, benchmark: str = "kvasir", **more: Any) -> list[Any]:
@@ -106,6 +111,33 @@ def test_every_cell_of_every_page_is_explained_as_why_does(folder: Path) -> None
     assert cells > 200
 
 
+def test_a_leaderboard_is_copied_with_the_parameters_of_its_rows(folder: Path) -> None:
+    assert "& 0.005 &" in page_of(folder).copies["LaTeX"]
+
+
+def test_a_benchmark_has_one_colour_in_every_lane_and_the_mean_its_own(folder: Path) -> None:
+    plot = page_of(folder).parts[0].headline.plot
+    assert plot is not None
+    assert {tuple((point.about, point.kind) for point in lane.points) for lane in plot.lanes} == {
+        (("Kvasir-SEG Sα", 1), ("SBU BER", 2), ("mean of 2", 0))
+    }
+
+
+def test_a_preview_holds_the_question_in_large_letters_and_a_lane_a_row(folder: Path) -> None:
+    page = page_of(folder)
+    plot = page.parts[0].headline.plot
+    assert plot is not None
+    picture = np.asarray(Image.open(io.BytesIO(preview(page))).convert("RGB")).astype(int)
+    written = np.flatnonzero((picture[92:150].sum(axis=2) < 600).any(axis=0))
+    large = ImageFont.truetype(Path(get_data_path()) / "fonts" / "ttf" / "DejaVuSans-Bold.ttf", 46)
+    assert (written[0], written[-1]) == pytest.approx((64, 64 + large.getlength(page.question)), abs=6)
+    blue = (picture[..., 2] - picture[..., 0] > 100)[13:]
+    rows, across = (np.flatnonzero(blue.any(axis=axis)) for axis in (1, 0))
+    assert rows[-1] - rows[0] == pytest.approx(40 * (len(plot.across) - 1) + 16, abs=0.5)
+    ends = [end for lane in plot.across for end in (lane.points[-1].low, lane.points[-1].high) if end is not None]
+    assert (across[0], across[-1]) == pytest.approx([470 + 6.66 * end for end in (min(ends), max(ends))], abs=4)
+
+
 def test_a_verdict_is_short_and_says_what_differs_and_what_collapsed() -> None:
     rows = {"lora": [0.70, 0.71, 0.72], "naslora": [0.80, 0.81, 0.82], "decoder": [0.60, 0.61, 0.62]}
     said = headline_of(runs(rows)).verdict
@@ -115,10 +147,26 @@ def test_a_verdict_is_short_and_says_what_differs_and_what_collapsed() -> None:
     said = headline_of(runs({**rows, "naslora": [0.80, 0.81, 0.20]})).verdict
     assert "not significantly different" in said
     assert "A run collapsed: NAS-LoRA on Kvasir-SEG." in said
-    assert len(said.split()) <= 40
     alone = headline_of(runs({"lora": [0.7], "naslora": [0.8]})).verdict
     assert alone.startswith("Nothing is ranked")
     assert "NAS-LoRA (80.0, one seed)" in alone
+
+
+@pytest.mark.parametrize(("options", "more"), [("alpha=2,rank=6", ""), ("alpha=2,rank=6,sites=qkv", "+1")])
+def test_a_name_holds_two_options_and_how_many_more_there_are(options: str, more: str) -> None:
+    row: Any = SimpleNamespace(method="lora", label=f"lora[{options}]", note="")
+    assert "".join(re.findall(r"\+\d", _name(row))) == more
+
+
+@pytest.mark.parametrize("sentences", [(40, 1), (39, 1), (41,)])
+def test_a_verdict_has_the_whole_sentences_that_fit_into_forty_words(sentences: tuple[int, ...]) -> None:
+    assert len(_within([" ".join(["word"] * words) for words in sentences]).split()) == 40
+
+
+def test_a_verdict_without_a_comparison_counts_who_ties_with_the_best() -> None:
+    rows = {"adapter": [0.80, 0.81, 0.82], "full": [0.70, 0.90, 0.76], "bitfit": [0.70, 0.90, 0.77]}
+    said = headline_of(runs(rows), compares=False).verdict
+    assert said.endswith("Adapter is best (81.0), not significantly different from BitFit and 1 more.")
 
 
 def test_generated_images_answer_nothing(tmp_path: Path) -> None:
@@ -172,16 +220,15 @@ def test_what_may_not_be_passed_on_is_withheld_unless_asked_for() -> None:
 
 
 def test_photographs_lie_behind_masks_once_and_only_where_they_may(folder: Path) -> None:
-    import numpy as np
-
     def pictures(of: Any, split: str, stem: str) -> Any:
-        return np.full((16, 16, 3), 2 * ord(stem), np.uint8)
+        return np.full((16, 2 * LARGEST, 3), 2 * ord(stem), np.uint8)
 
     shown = page_of(folder, pictures=pictures, photographs="all")
     strip = next(one for one in shown.parts[0].strips if one.benchmark == "kvasir")
     assert [shot.word for shot in strip.shots] == ["best", "median", "worst"]
     assert [tile.name.text for tile in strip.shots[0].tiles] == ["truth", "LoRA", "Decoder only", HOSTILE]
     different = {shot.photograph for one in shown.parts[0].strips for shot in one.shots}
+    assert {Image.open(io.BytesIO(base64.b64decode(one.partition(",")[2]))).width for one in different} == {LARGEST}
     shots = sum(len(one.shots) for one in shown.parts[0].strips)
     assert html(shown).count("data:image/webp") == shots + len(different)
     withheld = page_of(folder, pictures=pictures)
@@ -224,7 +271,8 @@ def test_every_number_stands_with_its_interval_rank_budget_and_rate(folder: Path
     means = dict(zip(column(page, "rank", where="SBU BER"), column(page, "mean (%)", where="SBU BER"), strict=True))
     assert float(means["1 of 3"]) < float(means["2 of 3"]) < float(means["3 of 3"])  # of an error the lowest
     (low, high), *_ = (re.findall(r"[\d.]+", one) for one in column(page, "95 % CI", where="decoder SBU BER"))
-    assert float(low) < float(column(page, "mean (%)", where="decoder SBU BER")[0]) < float(high)
+    mean = float(column(page, "mean (%)", where="decoder SBU BER")[0])
+    assert float(low) < mean == pytest.approx((float(low) + float(high)) / 2, abs=0.011)
 
 
 OWN: dict[str, Any] = {"config": {"lr": 3e-3}}
