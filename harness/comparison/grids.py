@@ -66,8 +66,8 @@ def grids(
 
 
 def _keeps_to(study: Study, run: Run) -> bool:
-    """Whether a run of the study's own card has what the study sets in it."""
-    return run.protocol != study.protocol or not from_card(run.rules, {**run.rules, **study.set})
+    """Whether a run has what the study sets in its card."""
+    return not from_card(run.rules, {**run.rules, **study.set})
 
 
 def _has_rules_of(study: Study, run: Run) -> bool:

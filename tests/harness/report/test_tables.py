@@ -401,21 +401,28 @@ def test_a_study_shows_runs_with_the_decoder_of_its_card_where_it_names_none(mon
         ([], [3], {"entries": entries_of(3), "set": {"epochs": 1}}, {"other"}),
     ],
 )
+@pytest.mark.parametrize("under", ["demo", "mini"])
 def test_a_study_shows_runs_under_changed_rules_where_half_of_its_rows_were_run_or_nothing_else(
-    monkeypatch: pytest.MonkeyPatch, own: list[int], other: list[int], changes: dict[str, Any], shown: set[str]
+    monkeypatch: pytest.MonkeyPatch,
+    own: list[int],
+    other: list[int],
+    changes: dict[str, Any],
+    shown: set[str],
+    under: str,
 ) -> None:
     card = {**CARD, "protocol": "", "epochs": 1}
     runs = [
         record(
             0.1, benchmark="sbu", protocol_hash=digest * 16, config={"rank": rank},
-            changed={} if rank == 3 else {"rank": rank}, rules={**card, "epochs": epochs},
+            changed={} if rank == 3 else {"rank": rank}, rules={**card, "epochs": epochs}, protocol=protocol,
         )
-        for ranks, digest, epochs in ((own, "a", 1), (other, "b", 2))
+        for ranks, digest, epochs, protocol in ((own, "a", 1, "demo"), (other, "b", 2, under))
         for rank in ranks
     ]  # fmt: skip
     monkeypatch.setattr(RULES, lambda *_: card)
     page = render(runs, study=study(**changes))
-    assert {name for name, digest in (("own", "a"), ("other", "b")) if digest * 8 in page} == shown
+    expected = shown if own or under == "demo" else set()  # another card's are shown beside the own alone
+    assert {name for name, digest in (("own", "a"), ("other", "b")) if digest * 8 in page} == expected
 
 
 def test_merged_models_are_rows_of_their_own() -> None:
