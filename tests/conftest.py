@@ -51,8 +51,17 @@ def _no_waiting_for_the_disk() -> Iterator[None]:
 @pytest.fixture(autouse=True, scope="session")
 def _samples_are_drawn_once() -> Iterator[None]:
     """Most of a generated sample's time is its scenes', and nearly every module generates the same."""
+    draw = samples.scene
+
+    @functools.cache
+    def drawn(*arguments: Any, **options: Any) -> Any:
+        scene = draw(*arguments, **options)
+        for array in (scene.image, scene.classes):  # the next test gets the same
+            array.setflags(write=False)
+        return scene
+
     with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(samples, "scene", functools.cache(samples.scene))
+        patch.setattr(samples, "scene", drawn)
         yield
 
 

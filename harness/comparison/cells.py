@@ -102,7 +102,7 @@ class Cell:
 
     @classmethod
     def of(cls, row: Row, column: Column, seeds: Sequence[int], *, stale: frozenset[str] = frozenset()) -> Cell:
-        """What the row's records say; ``seeds`` are those that were asked for."""
+        """What the row's records say; of ``seeds`` without a record the cell says that they are missing."""
         values: dict[int, float] = {}
         codes: dict[int, str] = {}
         behind = []

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Hashable, Iterable, Mapping, Sequence, Set
 from dataclasses import replace
-from typing import TypeVar
+from typing import Any, TypeVar
 
 from harness.archive.archive import Archive
 from harness.archive.schema import ADDED_LATER, Record, Run
@@ -67,7 +67,14 @@ def grids(
 
 def _keeps_to(study: Study, run: Run) -> bool:
     """Whether a run has what the study sets in its card."""
-    return not from_card(run.rules, {**run.rules, **study.set})
+    return not from_card(run.rules, {**run.rules, **_set(study, run)})
+
+
+def _set(study: Study, run: Run) -> dict[str, Any]:
+    """What a study sets for a run's benchmark, by the names that rules of a run have."""
+    own = f"benchmarks.{run.benchmark}."
+    others = {name for name in study.set if name.startswith("benchmarks.") and not name.startswith(own)}
+    return {name.removeprefix(own): value for name, value in study.set.items() if name not in others}
 
 
 def _has_rules_of(study: Study, run: Run) -> bool:
@@ -76,14 +83,14 @@ def _has_rules_of(study: Study, run: Run) -> bool:
         return False
     rules = card(run.protocol, run.benchmark)
     set_by_study = {"budget", "decoder", "decoder_lr"}
-    return rules is None or from_card(run.rules, {**rules, **study.set}).keys() <= set_by_study
+    return rules is None or from_card(run.rules, {**rules, **_set(study, run)}).keys() <= set_by_study
 
 
 def _is_model(study: Study, run: Run) -> bool:
     """Whether a run's decoder is one of the study's, with its rate; what the study leaves to a card that is not known may be any."""
     ours = {**ADDED_LATER, **run.rules}
     of_card = card(run.protocol, run.benchmark)
-    asked = {**(ours if of_card is None else {**ADDED_LATER, **of_card}), **study.set}
+    asked = {**(ours if of_card is None else {**ADDED_LATER, **of_card}), **_set(study, run)}
     if not study.decoders:
         return bool(ours["decoder"] == asked["decoder"])
     if ours["decoder"] not in study.decoders:

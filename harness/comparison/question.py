@@ -384,20 +384,24 @@ class Question:
         return any(record.code == "OK" for row in rows for record in row.runs)
 
     def trials_of_plan(self) -> list[Trial]:
-        """What tuned the plan's rows: validation scores of seeds that are tested nowhere, best first within a row."""
-        studies = {study.protocol: study for study in map(load_study, QUESTION)}
+        """What tuned the plan's rows: validation scores of seeds that no table counts, best first within a row."""
+        studies = {(study.protocol, name): study for study in map(load_study, QUESTION) for name in study.benchmarks}
         trials = []
         for record in self.own:
-            study = studies.get(record.run.protocol)
+            study = studies.get((record.run.protocol, record.run.benchmark))
             if study is None or record.run.seed not in study.tune_seeds or record.code != "OK":
                 continue
+            options = record.run.method_config
+            fitting = [
+                e for e in study.entries if e.method == record.run.method and e.options.items() <= options.items()
+            ]
             tuned = sorted(record.run.tuning.get("grid", {}))
             rules = {**record.run.rules, **record.run.method_config}
             trials.append(
                 Trial(
                     model=f"{MODELS.get(record.run.backbone, record.run.backbone)} at {record.run.rules['image_size']} px",
                     benchmark=record.run.benchmark,
-                    row=record.run.variant.partition("[")[0],
+                    row=max(fitting, key=lambda entry: len(entry.options)).label if fitting else record.run.method,
                     options={name: rules[name] for name in tuned},
                     score=100 * record.scores["best"]["val"][PAPER_METRICS[record.run.benchmark][0]],
                     seed=record.run.seed,
@@ -422,11 +426,16 @@ class Question:
         parts = {
             "MobileSAM": not self.has_sam,
             "MobileSAM at 512 px": 512 not in sizes,
+            "NAS-LoRA on whole maps of MobileSAM": not self.question_has("NAS-LoRA, whole map"),
+            "MobileSAM on four of the plan's six benchmarks": sum("MobileSAM" in case.model for case in self.clean) < 3,
             "ViT-S with one decoder rate for all rows": all(
                 case.is_earlier for case in self.clean if "ViT-S" in case.model
             ),
             "LoRA at NAS-LoRA's scale on all sets": not self.question_has("LoRA, scale 1"),
             "the one-pass search with several seeds": not self.question_has("NAS-LoRA, joint (one pass)"),
+            "the cell without search on MobileSAM beyond Kvasir-SEG": (
+                sum("MobileSAM" in case.model for case in self.search_cases) < 2
+            ),
             "the other methods on MobileSAM": not any(
                 record.run.backbone == "mobile_sam" and record.run.method not in OF_QUESTION for record in self.own
             ),

@@ -17,7 +17,7 @@ from collections.abc import Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager, suppress
 from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, ClassVar
+from typing import Any, ClassVar
 
 from harness.archive.store import RecordStore
 from harness.dispatch.attempt_end import last_words
@@ -45,10 +45,6 @@ from harness.system.errors import UsageError, did_you_mean
 from harness.system.files import create_anew, own_folder
 from harness.system.machine import cores, set_threads, thread_variables
 from harness.system.streams import Live, say, stages
-
-if TYPE_CHECKING:
-    from harness.planning.job import Job
-
 
 POLL_S = 0.5
 STOP_PATIENCE_S = 60.0

@@ -259,6 +259,4 @@ def total_parameters(
 
 @lru_cache(maxsize=64)
 def _ask_timm(model: str) -> Backbone:
-    from harness.models.catalog import timm_backbone
-
     return timm_backbone(model)

@@ -3,12 +3,14 @@
 from __future__ import annotations
 
 import contextlib
+import functools
 import hashlib
 import json
 import os
 import re
 import stat
 import time
+from importlib.metadata import version
 from pathlib import Path
 from typing import Any
 
@@ -54,11 +56,16 @@ def fingerprint(path: Path) -> str:
 
 
 def known_to_fit(path: Path, backbone: str) -> bool:
-    """Whether `remember_fit` was told that this very file fits a backbone."""
+    """Whether `remember_fit` was told, by this very code, that this very file fits a backbone."""
+    return bool(_entry_of(path, status_of(path)).get("fits", {}).get(backbone) == _judge())
+
+
+def status_of(path: Path) -> os.stat_result:
+    """Raises UsageError: there is no such file, or it may not be looked at."""
     try:
-        return backbone in _entry_of(path, path.stat()).get("fits", ())
-    except OSError:
-        return False
+        return path.stat()
+    except OSError as error:
+        raise _unreadable(path, error) from error
 
 
 def remember_fit(path: Path, backbone: str, *, checked: os.stat_result) -> None:
@@ -72,7 +79,7 @@ def remember_fit(path: Path, backbone: str, *, checked: os.stat_result) -> None:
     if entry is None or not content:
         return
     with contextlib.suppress(OSError, ValueError, TypeError):
-        write_atomically(entry, json.dumps(content | {"fits": sorted({backbone, *content.get("fits", ())})}) + "\n")
+        write_atomically(entry, json.dumps(content | {"fits": content.get("fits", {}) | {backbone: _judge()}}) + "\n")
 
 
 def short_fingerprint(path: Path) -> str:
@@ -120,6 +127,14 @@ def _entry(path: Path) -> Path | None:
     return None if folder is None else folder / "fingerprints" / f"{name}.json"
 
 
+@functools.cache
+def _judge() -> str:
+    """The code that says whether a checkpoint fits, and timm's release, whose models may change: another may say otherwise."""
+    files = sorted(Path(__file__).parent.glob("*.py"))
+    versions = [[file.name, file.stat().st_size, file.stat().st_mtime_ns] for file in files]
+    return hashlib.sha256(json.dumps([versions, version("timm")]).encode()).hexdigest()[:16]
+
+
 def _entry_of(path: Path, status: os.stat_result) -> dict[str, Any]:
     """What is remembered of a file with this status: ``file``, ``sha256`` and the backbones that it ``fits``; else nothing."""
     entry = _entry(path)
@@ -128,7 +143,7 @@ def _entry_of(path: Path, status: os.stat_result) -> dict[str, Any]:
             return {}
         content = json.loads(entry.read_text(encoding="utf-8"))
         same = content["file"] == _identity(path, status) and _HASH.fullmatch(content["sha256"])
-        return dict(content) if same and isinstance(content.get("fits", []), list) else {}
+        return dict(content) if same and isinstance(content.get("fits", {}), dict) else {}
     except (OSError, ValueError, TypeError, KeyError, RecursionError):
         return {}
 

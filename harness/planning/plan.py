@@ -18,7 +18,7 @@ from harness.datasets.base import DatasetError
 from harness.datasets.preparing.checking import first_look
 from harness.models.catalog import backbone_shape, require_stands, resolve_backbone
 from harness.models.checkpoint import require_finite
-from harness.models.fingerprints import fingerprint, known_to_fit, remember_fit, short_fingerprint
+from harness.models.fingerprints import fingerprint, known_to_fit, remember_fit, short_fingerprint, status_of
 from harness.models.published import is_word, published_file
 from harness.planning.data import Images, data_fingerprint, data_options, manifest_hash, require_task
 from harness.planning.earlier import earlier, under_short_fingerprints
@@ -72,7 +72,7 @@ def pretrained(request: Request, backbone: str, protocol: Protocol) -> Pretraine
         return Pretrained(path=str(path.absolute()), fingerprint=fingerprint(path), short=short_fingerprint(path))
     from harness.models.build import require_checkpoint  # imports torch, which other plans need not wait for
 
-    before = path.stat()
+    before = status_of(path)
     require_checkpoint(backbone, path)
     require_finite(path)
     given = Pretrained(path=str(path.absolute()), fingerprint=fingerprint(path), short=short_fingerprint(path))

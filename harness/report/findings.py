@@ -140,13 +140,13 @@ class Answer(Question):
         return str(found) if found else "more images"
 
     def limited_by_images(self, points: float) -> list[str]:
-        """Benchmarks of the answer on which no number of draws would show so many points."""
+        """Benchmarks of the answer, by model, on which no number of draws would show so many points."""
         cases = [case for case in self.clean if case.difference.interval]
-        return list(
-            dict.fromkeys(
-                case.column.benchmark_title for case in cases if self.needed(case.estimate, points) == "more images"
-            )
-        )
+        limited = [case for case in cases if self.needed(case.estimate, points) == "more images"]
+        return [
+            f"{', '.join(case.column.benchmark_title for case in limited if case.model == model)} ({model})"
+            for model in dict.fromkeys(case.model for case in limited)
+        ]
 
     @property
     def intervals(self) -> Any:

@@ -31,7 +31,7 @@ BESIDE_NOTES: Mapping[str, str] = {
 }
 """What a page says of a column beside the scores, once."""
 TUNING_NOTES = (
-    "Score: of the validation images, mean over the trials' seeds; the tests were not looked at.",
+    "Score: of the validation images, mean over the trials' seeds; nothing chooses by the tests.",
     "Edge: the chosen value is the first or last of its grid, and a better one may lie beyond.",
 )
 

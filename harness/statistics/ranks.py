@@ -3,8 +3,10 @@ two models rank the same methods alike: Kendall's τ by benchmark, with resample
 
 from __future__ import annotations
 
+import itertools
 import math
 from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass
 from functools import lru_cache
 from typing import TYPE_CHECKING
 
@@ -14,8 +16,7 @@ from harness.statistics.permutation import ALPHA, Test
 if TYPE_CHECKING:
     import numpy as np
     from numpy.typing import NDArray
-import itertools
-from dataclasses import dataclass
+
 
 RESAMPLES = 1_000
 """Of seeds, for the tables of a page."""

@@ -88,6 +88,22 @@ def test_a_temporary_file_that_is_exchanged_while_it_is_written_is_not_written_t
     ],
 )
 @pytest.mark.parametrize("where", [f"state/{KEY}", "state", "records", "sweeps/x", "cache/images"])
+@pytest.mark.parametrize("durable", [True, False])
+def test_what_must_survive_a_crash_is_on_the_disk_before_it_has_its_name(tmp_path, monkeypatch, durable):
+    """The file before the rename, its folder after it."""
+    calls: list[str] = []
+    for name in ("fsync", "replace", "link"):
+        call = getattr(os, name)
+        monkeypatch.setattr(
+            os, name, lambda *words, name=name, call=call, **more: (calls.append(name), call(*words, **more))
+        )
+    write_atomically(tmp_path / "record.json", "{}", durable=durable)
+    assert calls == (["fsync", "replace", "fsync"] if durable else ["replace"])
+    calls.clear()
+    create_exclusively(tmp_path / "intent", "{}")
+    assert calls[:2] == ["fsync", "link"]
+
+
 def test_a_folder_that_others_replaced_by_a_link_is_not_entered(tmp_path, theirs, where, touch):
     place = tmp_path / "results" / where
     place.parent.mkdir(parents=True, exist_ok=True)

@@ -5,24 +5,22 @@ Of merged models, how far their logits and scores are from the unmerged ones, an
 from __future__ import annotations
 
 import itertools
+import math
 import statistics
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING, Any
 
 from harness.archive.measured import BlockEvidence, EvidenceRecord
+from harness.comparison.cells import Cell, Column, Difference, paired_difference
 from harness.comparison.evidence import cka_to_frozen, comparable, distance_change, frequency_change
-from harness.comparison.rows import Row
+from harness.comparison.rows import Row, grouped
 from harness.report.figures.material import Drawing, Material, NothingToDrawError
 from harness.report.figures.style import GREY, PAGE, Look, looks, new_figure, panels
 from harness.statistics.cka import cka as alike
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes
-import math
-
-from harness.comparison.cells import Cell, Column, Difference, paired_difference
-from harness.comparison.rows import grouped
 
 
 @dataclass(frozen=True, kw_only=True)

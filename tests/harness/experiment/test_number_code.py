@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+import ast
+import importlib
+import inspect
 import json
 import sys
 from pathlib import Path
@@ -111,3 +114,12 @@ def test_a_record_names_the_code_that_began_its_run(tmp_path: Path, monkeypatch:
     record = run_experiment(job)
     assert (record.message, record.code, record.environment.get("begun_by")) == ("", "OK", "earlier method")
     assert record.environment["numbers"] != "earlier"
+
+
+@pytest.mark.parametrize("name", ["harness.training.loop", "harness.methods.naslora", "harness.models.tiny_vit"])
+def test_a_definition_counts_as_it_is_written_back_twice(name: str) -> None:
+    """As records have it, whose code was parsed once more before its docstrings went."""
+    tree = ast.parse(inspect.getsource(importlib.import_module(name)))
+    nodes = [node for node in tree.body if not isinstance(node, ast.Import | ast.ImportFrom)]
+    twice = (module._stripped(ast.parse(ast.unparse(node))) for node in nodes)
+    assert module._of_module(name) == tuple(filter(None, twice))

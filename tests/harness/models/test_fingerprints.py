@@ -2,8 +2,12 @@
 
 from __future__ import annotations
 
+import functools
 import hashlib
+import json
 import os
+import subprocess
+import sys
 from collections.abc import Callable
 from pathlib import Path
 
@@ -17,6 +21,12 @@ from harness.protocols.load import load_protocol
 from harness.system.errors import UsageError
 
 SIZE = 3 << 20
+REPOSITORY = Path(__file__).parents[3]
+
+
+def planned(path: str | Path, backbone: str = "vit_b") -> Pretrained:
+    request = Request(entries=(), benchmarks=(), protocol="mini", checkpoints={"": Path(path)})
+    return pretrained(request, backbone, load_protocol("mini"))
 
 
 @pytest.fixture
@@ -86,13 +96,19 @@ def test_a_checkpoint_is_held_against_a_backbone_once_and_again_when_it_changed(
     monkeypatch.setattr("harness.models.build.require_checkpoint", lambda backbone, _: checked.append(backbone))
     monkeypatch.setattr("harness.planning.plan.require_finite", lambda path: [change(path) for change in during])
 
-    def plan(backbone: str) -> Pretrained:
-        request = Request(entries=(), benchmarks=(), protocol="mini", checkpoints={"": path})
-        return pretrained(request, backbone, load_protocol("mini"))
-
+    plan = functools.partial(planned, path)
     first = plan("vit_b")
     assert (plan("vit_b"), first.fingerprint) == (first, fingerprint(path))
     assert plan("vit_l") == plan("vit_b") == plan("vit_l")
+    assert checked == ["vit_b", "vit_l"]
+    code = "import sys; from tests.harness.models.test_fingerprints import planned; planned(sys.argv[1]); assert 'torch' not in sys.modules"
+    subprocess.run([sys.executable, "-c", code, str(path)], cwd=REPOSITORY, check=True)
+    (entry,) = (tmp_path / "cache").rglob("*.json")
+    for damage in (3, ["vit_b"], {"vit_b": ["x"]}, {"vit_b": "what other code made of it"}):
+        entry.write_text(json.dumps(json.loads(entry.read_text()) | {"fits": damage}))
+        assert plan("vit_b") == first
+        assert checked.pop() == "vit_b"
+        plan("vit_b")
     assert checked == ["vit_b", "vit_l"]
     during.append(lambda path: write(path, changed=1))
     write(path, changed=0)
