@@ -4,7 +4,9 @@ from __future__ import annotations
 
 import os
 import stat
+from collections.abc import Callable
 from pathlib import Path
+from typing import Any
 
 import pytest
 
@@ -88,22 +90,6 @@ def test_a_temporary_file_that_is_exchanged_while_it_is_written_is_not_written_t
     ],
 )
 @pytest.mark.parametrize("where", [f"state/{KEY}", "state", "records", "sweeps/x", "cache/images"])
-@pytest.mark.parametrize("durable", [True, False])
-def test_what_must_survive_a_crash_is_on_the_disk_before_it_has_its_name(tmp_path, monkeypatch, durable):
-    """The file before the rename, its folder after it."""
-    calls: list[str] = []
-    for name in ("fsync", "replace", "link"):
-        call = getattr(os, name)
-        monkeypatch.setattr(
-            os, name, lambda *words, name=name, call=call, **more: (calls.append(name), call(*words, **more))
-        )
-    write_atomically(tmp_path / "record.json", "{}", durable=durable)
-    assert calls == (["fsync", "replace", "fsync"] if durable else ["replace"])
-    calls.clear()
-    create_exclusively(tmp_path / "intent", "{}")
-    assert calls[:2] == ["fsync", "link"]
-
-
 def test_a_folder_that_others_replaced_by_a_link_is_not_entered(tmp_path, theirs, where, touch):
     place = tmp_path / "results" / where
     place.parent.mkdir(parents=True, exist_ok=True)
@@ -113,6 +99,27 @@ def test_a_folder_that_others_replaced_by_a_link_is_not_entered(tmp_path, theirs
     assert str(place) in str(caught.value)
     assert [path.name for path in theirs.parent.iterdir()] == ["diary"]
     assert theirs.read_text() == "mine"
+
+
+@pytest.mark.parametrize("durable", [True, False])
+def test_what_must_survive_a_crash_is_on_the_disk_before_it_has_its_name(tmp_path, monkeypatch, durable):
+    """The file before the rename, its folder after it."""
+    calls: list[str] = []
+
+    def noted(name: str, call: Callable[..., None]) -> Callable[..., None]:
+        def do(*words: Any, **more: Any) -> None:
+            calls.append(name)
+            call(*words, **more)
+
+        return do
+
+    for name in ("fsync", "replace", "link"):
+        monkeypatch.setattr(os, name, noted(name, getattr(os, name)))
+    write_atomically(tmp_path / "record.json", "{}", durable=durable)
+    assert calls == (["fsync", "replace", "fsync"] if durable else ["replace"])
+    calls.clear()
+    create_exclusively(tmp_path / "intent", "{}")
+    assert calls[:2] == ["fsync", "link"]
 
 
 def test_a_results_folder_may_itself_be_a_link(tmp_path):
