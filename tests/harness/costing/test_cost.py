@@ -51,6 +51,7 @@ def test_every_quantity_is_measured(record, methods) -> None:
         assert method.flops["backward"] > 0
         assert method.checkpoint_bytes > 4 * method.parameters["trainable"]
         assert len(method.inference_seconds["unmerged"]) == record.rounds
+        assert method.inference_memory_bytes["unmerged"] > memory["weights"]
     full, lora, decoder = methods["full"], methods["lora"], methods["decoder"]
     assert decoder.parameters["encoder"] == 0
     assert full.parameters["encoder"] > lora.parameters["encoder"] > 0
@@ -140,8 +141,8 @@ def test_the_key_keeps_apart_what_differs() -> None:
 
 
 def test_the_key_knows_classes_mask_tokens_and_accumulation_and_leaves_binary_sessions_theirs() -> None:
-    def comparability(task: str = "binary", num_classes: int = 2, **rules: object) -> Comparability:
-        session = session_of("lora", task=task, num_classes=num_classes)
+    def comparability(task: str = "binary", *classes: int, **rules: object) -> Comparability:
+        session = session_of("lora", task=task, **dict(zip(("num_classes",), classes, strict=False)))
         protocol = load_protocol("demo", {**SMALL, **rules})
         return measuring._record(replace(session, protocol=protocol), [], dropped={}).comparability
 

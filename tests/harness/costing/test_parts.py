@@ -6,6 +6,7 @@ import math
 import subprocess
 import sys
 from types import SimpleNamespace
+from typing import Any
 
 import numpy as np
 import pytest
@@ -14,7 +15,7 @@ from scipy.stats import ttest_rel
 
 from harness.archive.cost import MethodCost, Ratio
 from harness.costing import device as device_module
-from harness.costing.contestant import RandomImages
+from harness.costing.contestant import Contestant, RandomImages
 from harness.costing.device import CLOCKS, EnergyMeter, used_by_others
 from harness.costing.flops import FlopCount, encoder_forward_flops
 from harness.costing.measure import LiveBytes, paired_ratio, ratios_to
@@ -92,7 +93,9 @@ def test_a_ratio_is_told_as_a_change_with_its_interval() -> None:
 
 def test_noise_has_the_shape_of_masks_or_of_labels() -> None:
     masks, labels = (RandomImages(2, image_size=16, num_classes=3, labels=labels) for labels in (False, True))
-    assert (masks.mask_input(1).shape, labels.mask_input(1).shape) == ((16, 16), (1, 1))
+    mask = masks.mask_input(1)
+    assert (mask.shape, labels.mask_input(1).shape) == ((16, 16), (1, 1))
+    assert (mask.dtype, mask.tolist()) == (np.uint8, np.kron(mask[::2, ::2], np.ones((2, 2), dtype=int)).tolist())
 
 
 def test_a_whole_training_on_fewer_images_takes_fewer_device_hours() -> None:
@@ -173,3 +176,9 @@ def test_a_gpu_whose_energy_cannot_be_read_gets_one_line(monkeypatch: pytest.Mon
     assert begun == ["init"]
     assert EnergyMeter.open(CPU, report=said.append) is None
     assert len(said) == 1
+
+
+def test_passes_in_turns_have_half_of_the_steps_each() -> None:
+    passes = SimpleNamespace(passes_at=lambda epoch, step: (("architecture",) if step % 2 else ("weights",),))
+    subject: Any = SimpleNamespace(protocol=SimpleNamespace(epochs=3), method=passes, _cache=None)
+    assert list(Contestant.shares(subject).values()) == [0.5, 0.5]
