@@ -393,7 +393,9 @@ class Question:
                 continue
             options = record.run.method_config
             fitting = [
-                e for e in study.entries if e.method == record.run.method and e.options.items() <= options.items()
+                entry
+                for entry in study.entries
+                if entry.method == record.run.method and entry.options.items() <= options.items()
             ]
             tuned = sorted(record.run.tuning.get("grid", {}))
             rules = {**record.run.rules, **record.run.method_config}
@@ -423,11 +425,14 @@ class Question:
             for case in self.clean
             if case.grid.sheet.backbone == "mobile_sam"
         }
+        planned = dict.fromkeys(name for study in map(load_study, QUESTION) for name in study.benchmarks)
+        of_sam = {case.pair.benchmark for case in self.clean if case.grid.sheet.backbone == "mobile_sam"}
+        elsewhere = ", ".join(benchmark_title(name) for name in planned if name not in of_sam)
         parts = {
             "MobileSAM": not self.has_sam,
             "MobileSAM at 512 px": 512 not in sizes,
             "NAS-LoRA on whole maps of MobileSAM": not self.question_has("NAS-LoRA, whole map"),
-            "MobileSAM on four of the plan's six benchmarks": sum("MobileSAM" in case.model for case in self.clean) < 3,
+            f"MobileSAM on {elsewhere}": self.has_sam and bool(elsewhere),
             "ViT-S with one decoder rate for all rows": all(
                 case.is_earlier for case in self.clean if "ViT-S" in case.model
             ),

@@ -75,9 +75,7 @@ class TimmEncoder(nn.Module):
         patches = self.patch_embed(images)
         patch = self.shape.patch
         self.grid.height, self.grid.width = images.shape[-2] // patch, images.shape[-1] // patch
-        prefix = [
-            token.expand(images.shape[0], -1, -1) for token in (self.cls_token, self.reg_token) if token is not None
-        ]
+        prefix = _prefix(self, images)
         if not self._prefix_has_positions:
             return self.norm_pre(torch.cat([*prefix, patches + self._positions(0)], dim=1))
         return self.norm_pre(torch.cat([*prefix, patches], dim=1) + self._positions(self.shape.prefix_tokens))
@@ -97,11 +95,7 @@ class TimmEncoder(nn.Module):
 
     def finish(self, tokens: Tensor) -> Tensor:
         """Final norm: (B, N, C) to (B, C, h, w), or to (B, C, 1, 1) with `gives_class_token`."""
-        normed = self.norm(tokens)
-        if self.gives_class_token:
-            return normed[:, 0, :, None, None]
-        patches = normed[:, self.shape.prefix_tokens :]
-        return patches.transpose(1, 2).reshape(tokens.shape[0], -1, self.grid.height, self.grid.width)
+        return _finished(self, tokens)
 
     def forward(self, images: Tensor) -> Tensor:
         return self.finish(self.run_blocks(self.embed(images)))
@@ -132,18 +126,26 @@ class DINOv3Encoder(RotaryEncoder):
     def embed(self, images: Tensor) -> Tensor:
         """Patches behind the class and register tokens, (B, N, C); writes the grid."""
         self.note_grid(images, lambda height, width: self.rope.get_embed(shape=[height, width]))
-        prefix = [
-            token.expand(images.shape[0], -1, -1) for token in (self.cls_token, self.reg_token) if token is not None
-        ]
+        prefix = _prefix(self, images)
         return torch.cat([*prefix, self.patch_embed(images)], dim=1)
 
     def finish(self, tokens: Tensor) -> Tensor:
         """Final norm: (B, N, C) to (B, C, h, w), or to (B, C, 1, 1) with `gives_class_token`."""
-        normed = self.norm(tokens)
-        if self.gives_class_token:
-            return normed[:, 0, :, None, None]
-        patches = normed[:, self.shape.prefix_tokens :]
-        return patches.transpose(1, 2).reshape(tokens.shape[0], -1, self.grid.height, self.grid.width)
+        return _finished(self, tokens)
+
+
+def _prefix(encoder: TimmEncoder | DINOv3Encoder, images: Tensor) -> list[Tensor]:
+    """Class and register tokens, as far as there are any, for each image."""
+    tokens = (token for token in (encoder.cls_token, encoder.reg_token) if token is not None)
+    return [token.expand(images.shape[0], -1, -1) for token in tokens]
+
+
+def _finished(encoder: TimmEncoder | DINOv3Encoder, tokens: Tensor) -> Tensor:
+    normed = encoder.norm(tokens)
+    if encoder.gives_class_token:
+        return normed[:, 0, :, None, None]
+    patches = normed[:, encoder.shape.prefix_tokens :]
+    return patches.transpose(1, 2).reshape(tokens.shape[0], -1, encoder.grid.height, encoder.grid.width)
 
 
 def _block(block: Any, *, shape: BackboneShape, rotations: Rotations, fused: bool) -> RotaryBlock:

@@ -121,9 +121,9 @@ def _data(grid: Grid) -> list[str]:
         left_out = {split: count for record in here for split, count in record.ignored.items()}
         named = ", ".join(f"{count} of {split}" for split, count in sorted(left_out.items()))
         details += [f"test images left out, as every pixel of the mask is ignored: {named}"] * bool(left_out)
+        details += [f"split: {' or '.join(rules)}"] * bool(rules)
         if any(record.run.rules.get("test_untrained") for record in here):
-            rules.append("training images that nothing trained on are tested too")
-        details += [f"split: {'; '.join(rules)}"] * bool(rules)
+            details.append("training images that nothing trained on are tested too")
         lines.append(title + (f": {'; '.join(details)}" if details else ""))
     return lines
 
