@@ -5,9 +5,10 @@ SAM adds to each score a row term and a column term that depend on the query (MV
 alike, this is the plain dot product of ``[scale·q_i, H_i, W_i]`` with ``[k_j, onehot(y_j), onehot(x_j)]``, which any
 fused kernel computes exactly: `widened_attention`, for GPUs.
 
-A CPU gains nothing from widening queries and keys: it pays the wider products in full. There a chunk of scores small enough
-for its cache is made, biased, normalised and used at once, and made again in backward; what is kept from forward to backward
-is q, k, v and the relative terms, never a matrix of scores.
+On a CPU a chunk of scores small enough for its cache is made, biased, normalised and used at once, and made again in
+backward; what is kept from forward to backward is q, k, v and the relative terms, never a matrix of scores. In float32 the
+terms are added, because wider products cost more than that; in half precision, where products are cheap and sums of
+broadcast tensors are not, queries and keys are widened there too.
 """
 
 from __future__ import annotations
@@ -93,10 +94,8 @@ class RelativeAttention(nn.Module):
 def widened_attention(q: Tensor, k: Tensor, v: Tensor, rows: Tensor, columns: Tensor, *, scale: float) -> Tensor:
     """As `chunked_attention`, through torch's fused kernel with rows and columns as further dimensions of a head."""
     dim, (height, width) = v.shape[-1], (rows.shape[-1], columns.shape[-1])
-    place = _one_hot_places(height, width, like=k)
-    place = pad(place, (0, 0, 0, k.shape[2] - len(place)))  # prefix tokens are in no row and no column
     queries = torch.cat([q * scale, rows, columns], dim=-1)
-    keys = torch.cat([k, place.expand(*k.shape[:2], -1, -1)], dim=-1)
+    keys = _with_places(k, _places(height, width, like=k))
     # Fused kernels want one head width for all three; the added zeros of v come out as zeros.
     values = pad(v, (0, height + width))
     return scaled_dot_product_attention(queries, keys, values, scale=1.0)[..., :dim]
@@ -119,11 +118,11 @@ def _by_distance(table: Tensor, size: int) -> Tensor:
     return table[places[:, None] - places[None, :] + size - 1]
 
 
-def _one_hot_places(height: int, width: int, *, like: Tensor) -> Tensor:
-    """(h·w, h + w): for each place of a map, its row and its column as one-hot vectors."""
+def _places(height: int, width: int, *, like: Tensor) -> Tensor:
+    """(M, h + w): for each of M keys, its row and its column as one-hot vectors; prefix tokens are in none."""
     rows = torch.eye(height, dtype=like.dtype, device=like.device).repeat_interleave(width, dim=0)
     columns = torch.eye(width, dtype=like.dtype, device=like.device).repeat(height, 1)
-    return torch.cat([rows, columns], dim=1)
+    return pad(torch.cat([rows, columns], dim=1), (0, 0, 0, like.shape[2] - height * width))
 
 
 def full_attention(q: Tensor, k: Tensor, v: Tensor, *, scale: float, bias: Tensor | float = 0.0) -> Tensor:
@@ -157,46 +156,64 @@ class _ChunkedAttention(torch.autograd.Function):
         ctx.scale = scale
         # Laid out as (B, N, heads, d) in memory, which is how the output projection reads it.
         out = q.new_empty(q.shape[0], q.shape[2], q.shape[1], v.shape[3]).transpose(1, 2)
+        queries, place = _widened(q, k, rows, columns)
         for keys, chunks in _chunks(q, k):
-            transposed_k, values = (k[keys] * scale).transpose(-2, -1).contiguous(), v[keys].contiguous()
+            transposed_k = _with_places(k[keys] * scale, place).transpose(-2, -1).contiguous()
+            values = v[keys].contiguous()
             for at in chunks:
-                out[at] = _weights(q[at], transposed_k, rows[at], columns[at]) @ values
+                out[at] = _weights(queries[at], transposed_k, rows[at], columns[at]) @ values
         return out
 
     @staticmethod
     @once_differentiable
     def backward(ctx: Any, grad: Tensor) -> tuple[Tensor | None, ...]:
         q, k, v, rows, columns = ctx.saved_tensors
+        queries, place = _widened(q, k, rows, columns)
         grad_q, grad_rows, grad_columns = torch.empty_like(q), torch.empty_like(rows), torch.empty_like(columns)
+        sizes = dim, height, width = q.shape[-1], rows.shape[-1], columns.shape[-1]
         grad_k, grad_v = torch.empty_like(k), torch.empty_like(v)
-        height, width = rows.shape[-1], columns.shape[-1]
         for keys, chunks in _chunks(q, k):
-            scaled_k = k[keys] * ctx.scale
+            scaled_k = _with_places(k[keys] * ctx.scale, place)
             transposed_k, transposed_v = scaled_k.transpose(-2, -1).contiguous(), v[keys].transpose(-2, -1).contiguous()
             # Several chunks of queries add to the same keys; in half precision their sum is kept in float32. The small
             # factor of each product is the one transposed, because half-precision kernels copy what is transposed.
             sum_k, sum_v = (
-                torch.zeros_like(transposed, dtype=torch.float32) for transposed in (transposed_k, transposed_v)
+                torch.zeros_like(transposed, dtype=torch.float32)
+                for transposed in (transposed_k[..., :dim, :], transposed_v)
             )
             for at in chunks:
-                weights = _weights(q[at], transposed_k, rows[at], columns[at])
+                weights = _weights(queries[at], transposed_k, rows[at], columns[at])
                 sum_v += grad[at].transpose(-2, -1) @ weights
                 grad_scores = torch._softmax_backward_data(grad[at] @ transposed_v, weights, -1, weights.dtype)
-                grad_q[at] = grad_scores @ scaled_k
                 sum_k += q[at].transpose(-2, -1) @ grad_scores
-                placed = grad_scores[..., : height * width].unflatten(-1, (height, width))
-                grad_rows[at] = placed.sum(dim=-1)
-                grad_columns[at] = placed.sum(dim=-2)
+                if place is None:
+                    placed = grad_scores[..., : height * width].unflatten(-1, (height, width))
+                    grad_q[at], grad_rows[at], grad_columns[at] = grad_scores @ scaled_k, placed.sum(-1), placed.sum(-2)
+                else:
+                    grad_q[at], grad_rows[at], grad_columns[at] = (grad_scores @ scaled_k).split(sizes, dim=-1)
             grad_k[keys] = sum_k.mul_(ctx.scale).transpose(-2, -1)
             grad_v[keys] = sum_v.transpose(-2, -1)
         return grad_q, grad_k, grad_v, grad_rows, grad_columns, None
 
 
-def _weights(q: Tensor, transposed_k: Tensor, rows: Tensor, columns: Tensor) -> Tensor:
-    scores = q @ transposed_k
+def _widened(q: Tensor, k: Tensor, rows: Tensor, columns: Tensor) -> tuple[Tensor, Tensor | None]:
+    """In half precision queries with their terms, (B, heads, N, d + h + w), and the places of all keys, (M, h + w); else
+    the queries as they are."""
+    if q.dtype.itemsize > 2:
+        return q, None
+    return torch.cat([q, rows, columns], dim=-1), _places(rows.shape[-1], columns.shape[-1], like=k)
+
+
+def _with_places(k: Tensor, place: Tensor | None) -> Tensor:
+    return k if place is None else torch.cat([k, place.expand(*k.shape[:2], -1, -1)], dim=-1)
+
+
+def _weights(queries: Tensor, transposed_k: Tensor, rows: Tensor, columns: Tensor) -> Tensor:
+    scores = queries @ transposed_k
     height, width = rows.shape[-1], columns.shape[-1]
-    placed = scores[..., : height * width].unflatten(-1, (height, width))
-    placed.add_(rows.unsqueeze(-1)).add_(columns.unsqueeze(-2))
+    if queries.dtype.itemsize > 2:
+        placed = scores[..., : height * width].unflatten(-1, (height, width))
+        placed.add_(rows.unsqueeze(-1)).add_(columns.unsqueeze(-2))
     return scores.softmax(dim=-1)
 
 
