@@ -27,6 +27,7 @@ def evaluate_split(
     *,
     batch_size: int = 1,
     workers: int | None = None,
+    seen: Callable[[str, NDArray[np.float32]], None] | None = None,
 ) -> SplitScorer:
     """Predict and score every item.
 
@@ -40,6 +41,7 @@ def evaluate_split(
         scorer: takes the scores; may hold images already.
         batch_size: items a forward pass.
         workers: scoring threads; the machine's cores (at most 8) if None. With 0 all happens in the calling thread.
+        seen: called with each stem and its scores, (S, S) or (C, S, S), in the order of items.
 
     Returns:
         ``scorer``.
@@ -48,9 +50,10 @@ def evaluate_split(
         ValueError: the scorer cannot score a prediction (non-finite, wrong shape), with the image's stem.
     """
     threads = min(os.cpu_count() or 1, 8) if workers is None else workers
-    batches = _batches(items, batch_size)
+    batches, seen = _batches(items, batch_size), seen or (lambda stem, scores: None)
     if threads == 0:
         for stem, scores, mask in _predictions(predict, batches):
+            seen(stem, scores)
             scorer.insert(stem, _measure(scorer, stem, scores, mask))
         return scorer
     pending: deque[tuple[str, Future[ImageScore]]] = deque()
@@ -60,6 +63,7 @@ def evaluate_split(
     ):
         try:
             for stem, scores, mask in _predictions(predict, _ahead(batches, reader)):
+                seen(stem, scores)
                 pending.append((stem, pool.submit(_measure, scorer, stem, scores, mask)))
                 while len(pending) > 2 * threads + batch_size:  # bounds what waits in memory
                     done, future = pending.popleft()

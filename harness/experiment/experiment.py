@@ -8,14 +8,16 @@ The predicted masks that a run keeps of a few test images, to look at; no score 
 from __future__ import annotations
 
 import traceback
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Mapping
 from dataclasses import asdict, dataclass, replace
 from datetime import UTC, datetime
 from functools import cached_property
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import torch
+from numpy.typing import NDArray
 from torch import Tensor, nn
 
 from harness.archive.archive import epoch_numbers
@@ -50,33 +52,41 @@ from harness.training.outcome import Interrupted, Progress, Selection, StopReque
 from harness.training.prefix import FrozenPrefix
 
 
-def kept_masks(
-    tests: Mapping[str, ImageSource],
-    *,
-    count: int,
-    predict: Callable[..., Tensor],
-    read: Callable[[ImageSource, int], Sequence[Any]],
-    threshold: float | None,
-) -> list[KeptMask]:
-    """The images that `chosen_images` names, one a forward pass.
+class KeptMasks:
+    """The masks of the images that `chosen_images` names, as they are scored.
 
     Args:
         tests: test split -> its images.
-        predict: inputs (1, 3, S, S) to probabilities (1, S, S) or (1, 1, S, S), or class scores (1, C, S, S).
-        read: one image's input (3, S, S), and what else ``predict`` takes of it.
         threshold: of probabilities, as the overlap metrics have it; None takes the likeliest class.
     """
-    places = {name: {source.stem(index): index for index in range(len(source))} for name, source in tests.items()}
-    masks = []
-    for split, stem in chosen_images(places, count):
-        source, index = tests[split], places[split][stem]
-        with torch.no_grad():
-            image, *more = read(source, index)
-            scores = predict(image.unsqueeze(0), *([value] for value in more)).float()
-        label = scores.argmax(dim=1) if threshold is None else scores.reshape(1, *scores.shape[-2:]) > threshold
-        predicted = label[0].to(torch.uint8).cpu().numpy()
-        masks.append(KeptMask(split=split, stem=stem, predicted=predicted, truth=source.mask_input(index)))
-    return masks
+
+    def __init__(self, tests: Mapping[str, ImageSource], *, count: int, threshold: float | None) -> None:
+        self._tests, self._threshold = tests, threshold
+        self._places = {
+            name: {source.stem(index): index for index in range(len(source))} for name, source in tests.items()
+        }
+        self._chosen = chosen_images(self._places, count)
+        self._predicted: dict[tuple[str, str], NDArray[np.uint8]] = {}
+
+    def see(self, split: str, stem: str, scores: NDArray[np.float32]) -> None:
+        """Take a prediction, probabilities (S, S) or class scores (C, S, S), where its image is among them."""
+        if (split, stem) in self._chosen:
+            label = scores.argmax(axis=0) if self._threshold is None else scores > self._threshold
+            self._predicted[split, stem] = label.astype(np.uint8)
+
+    def encoded(self) -> bytes:
+        """See `harness.archive.masks`."""
+        return encoded_masks(
+            [
+                KeptMask(
+                    split=split,
+                    stem=stem,
+                    predicted=self._predicted[split, stem],
+                    truth=self._tests[split].mask_input(self._places[split][stem]),
+                )
+                for split, stem in self._chosen
+            ]
+        )
 
 
 def run_experiment(
@@ -214,7 +224,11 @@ class Experiment:
         scores: dict[str, Summary] = {}
         images: dict[str, ImageTable] = {}
         merges: dict[str, dict[str, Any]] = {}
-        kept: list[KeptMask] = []
+        kept = KeptMasks(
+            self.data.tests,
+            count=0 if self.scoring.labels else self.rules.keep_masks,
+            threshold=self.scoring.threshold,
+        )
         segmenter, method = self._attached()
         variants = {"best": trained.best_state, "last": trained.last_state}
         if trained.selected_epoch == len(trained.history):
@@ -222,16 +236,11 @@ class Experiment:
         for variant, path in variants.items():
             method.load_state(self._state(path))
             scores[variant], images[variant] = self.scoring.test(
-                segmenter, stage=f"test {variant}", blank=variant != "best" or not method.config.trains
+                segmenter,
+                stage=f"test {variant}",
+                blank=variant != "best" or not method.config.trains,
+                seen=kept.see if variant == "best" else None,
             )
-            if variant == "best":
-                kept = kept_masks(
-                    self.data.tests,
-                    count=0 if self.scoring.labels else self.rules.keep_masks,
-                    predict=self.scoring.predictor(segmenter),
-                    read=self.scoring.shown,
-                    threshold=self.scoring.threshold,
-                )
         if "last" not in scores:
             scores["last"] = scores["best"]
         validated = [entry["val"] for entry in trained.history if entry["epoch"] == trained.selected_epoch]
@@ -273,7 +282,7 @@ class Experiment:
             environment=record.environment | ({"begun_by": ", ".join(earlier)} if earlier else {}),
         )
         groups = {split: self.data.groups(split) for split in self.data.tests}
-        return Tested(record=record, images=images_csv(images, groups), masks=encoded_masks(kept))
+        return Tested(record=record, images=images_csv(images, groups), masks=kept.encoded())
 
     def record(self, code: Code) -> Record:
         """The record of the run without its result."""

@@ -3,10 +3,12 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from functools import cached_property
+from functools import cached_property, partial
 from typing import Any
 
+import numpy as np
 import torch
+from numpy.typing import NDArray
 from torch import Tensor, nn
 
 from harness.archive.schema import IGNORED
@@ -39,6 +41,8 @@ Summary = dict[str, dict[str, float]]
 """split -> metric -> score."""
 ImageTable = dict[str, dict[str, dict[str, float]]]
 """split -> stem -> metric -> score."""
+Seen = Callable[[str, str, NDArray[np.float32]], None]
+"""Called with a split, an image's stem and its prediction as `evaluate_split` scores it."""
 
 
 class Scoring:
@@ -103,8 +107,10 @@ class Scoring:
         metrics: Sequence[str],
         stage: str,
         blank: bool = True,
+        seen: Seen | None = None,
     ) -> tuple[Summary, ImageTable]:
-        """Summary and per-image scores by split; ``all`` is every split together where there are several."""
+        """Summary and per-image scores by split; ``all`` is every split together where there are several. ``seen`` is told
+        every prediction."""
         segmenter.eval()
         scorers: dict[str, SplitScorer] = {}
         together = self._scorer(metrics)
@@ -113,7 +119,11 @@ class Scoring:
             with self._stages.during("validating" if stage == "validation" else "testing"):
                 predict = self._stages.timed(self.predictor(segmenter))
                 scorers[name] = evaluate_split(
-                    predict, self._items(source, name), self._scorer(metrics), batch_size=EVALUATION_BATCH
+                    predict,
+                    self._items(source, name),
+                    self._scorer(metrics),
+                    batch_size=EVALUATION_BATCH,
+                    seen=seen and partial(seen, name),
                 )
             if name in self._data.tests and (ignored := scorers[name].ignored()):
                 self._ignored[name] = len(ignored)
@@ -135,13 +145,15 @@ class Scoring:
         summaries = {name: scorer.summary() for name, scorer in scorers.items()}
         return summaries, {name: scorer.images() for name, scorer in scorers.items() if name != "all"}
 
-    def test(self, segmenter: nn.Module, *, stage: str, blank: bool = True) -> tuple[Summary, ImageTable]:
+    def test(
+        self, segmenter: nn.Module, *, stage: str, blank: bool = True, seen: Seen | None = None
+    ) -> tuple[Summary, ImageTable]:
         """`scores` of the run's test images by all its `metrics`.
 
         Raises:
             Blank: not an object is drawn, and ``blank`` does not allow it.
         """
-        return self.scores(segmenter, self._data.tests, metrics=self.metrics, stage=stage, blank=blank)
+        return self.scores(segmenter, self._data.tests, metrics=self.metrics, stage=stage, blank=blank, seen=seen)
 
     @property
     def exceptions(self) -> dict[str, int]:
