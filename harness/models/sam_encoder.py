@@ -89,7 +89,9 @@ class SAMEncoder(ImageEncoderViT):
         tokens = self.patch_embed(images)
         self.grid.height, self.grid.width = tokens.shape[1:3]
         assert self.pos_embed is not None
-        return tokens + resize_positions(self.pos_embed, self.grid.height, self.grid.width)
+        tokens = tokens + resize_positions(self.pos_embed, self.grid.height, self.grid.width)
+        # The convolution's layout, channels apart, would pass through every sum below, and each norm copy it together again.
+        return tokens.contiguous()
 
     def run_blocks(self, tokens: Tensor) -> Tensor:
         return run_blocks(self.blocks, tokens, recompute=self.activation_checkpointing)
