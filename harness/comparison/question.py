@@ -411,6 +411,10 @@ class Question:
             )
         return sorted(trials, key=lambda trial: (trial.model, trial.benchmark, trial.row, -trial.score))
 
+    def against_lora(self, row: str) -> list[Case]:
+        """A row of the plan, such as ``NAS-LoRA, whole map``, against LoRA wherever both were run."""
+        return list(self.of_question([(row, "LoRA", "")]))
+
     @property
     def run_benchmarks(self) -> list[str]:
         """Titles of the paper's benchmarks that have a row."""

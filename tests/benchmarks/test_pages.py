@@ -83,11 +83,21 @@ def test_the_rows_of_peers_are_those_of_their_files() -> None:
         )
         for found in (whole["ratios"], measured("peers-vit_b-512-fp32.json")["ratios"])
     )
-    assert f"{lora[0]} of sdpa, {lora[1]} of eager" in line_of("| step time of LoRA against transformers'")
+    assert f"{lora[0]} of sdpa, {lora[1]} of eager" in line_of(
+        "| step time of LoRA against transformers' SAM encoder with peft's LoRA | B"
+    )
     assert conv in line_of("| step time of Conv-LoRA against AutoGluon's")
     said = line_of("| both at 512 px")
     assert f"LoRA {lora_512[0]} of sdpa, {lora_512[1]}" in said
     assert f"Conv-LoRA {conv_512}" in said
+    half, full = (measured(f"peers-vit_b-512-{name}.json")["ratios"] for name in ("bf16", "fp32-avx512"))
+    bf16, sdpa, eager = (
+        interval(of[f"lora / lora hf-{kind}"]) for of, kind in ((half, "sdpa"), (full, "sdpa"), (full, "eager"))
+    )
+    assert f"**{bf16[:4]}**{bf16[4:]} of sdpa" in (
+        said := line_of("| step time of LoRA against transformers' SAM encoder with peft's LoRA, 512")
+    )
+    assert f"fp32: {sdpa} of sdpa, {eager} of eager" in said
     shares = whole["share_of_limit"]
     told = f"LoRA {100 * shares['lora']:.0f} %, Conv-LoRA {100 * shares['convlora']:.0f} %"
     assert told in line_of("| share of the limit")

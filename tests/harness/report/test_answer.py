@@ -141,6 +141,8 @@ def test_runs_of_the_plan_are_taken_up_when_they_are_there() -> None:
     for seed in range(3):
         answer.archive.records.append(plan_run("lora", "LoRA", seed, 0.70 + 0.001 * seed))
         answer.archive.records.append(plan_run("naslora", "NAS-LoRA", seed, 0.68, alpha_lr=0.027))
+        whole = plan_run("naslora", "NAS-LoRA, whole map", seed, 0.72 + 0.001 * seed, scope="image", alpha_lr=0.027)
+        answer.archive.records.append(whole)
     archive = answer.archive
     answer = Answer(RESULTS)  # another look at the same archive
     answer.archive = archive
@@ -154,7 +156,8 @@ def test_runs_of_the_plan_are_taken_up_when_they_are_there() -> None:
     assert "NAS-LoRA at the edge of its rates" in case.trust
     page = " ".join(environment().get_template("findings.md.j2").render(a=answer).split())
     assert "on MobileSAM at 256 px it is worse than LoRA, -2.10 [-2.35, -1.85] points on Kvasir-SEG Sα" in page
-    assert "Not run: MobileSAM at 512 px;" in page
+    assert "whole maps instead it is +2.00 [" in page
+    assert "Not run: MobileSAM at 512 px; MobileSAM on" in page
 
 
 @pytest.mark.parametrize(
