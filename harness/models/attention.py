@@ -7,13 +7,14 @@ fused kernel computes exactly: `widened_attention`, for GPUs.
 
 On a CPU a chunk of scores small enough for its cache is made, biased, normalised and used at once, and made again in
 backward; what is kept from forward to backward is q, k, v and the relative terms, never a matrix of scores. In float32 the
-terms are added, because wider products cost more than that; in half precision, where products are cheap and sums of
-broadcast tensors are not, queries and keys are widened there too.
+terms are added, because wider products cost more than that; in bf16, where the processor has instructions for its products
+and sums of broadcast tensors are slow, queries and keys are widened there too.
 """
 
 from __future__ import annotations
 
 from collections.abc import Iterator
+from functools import cache
 from typing import Any
 
 import torch
@@ -156,19 +157,19 @@ class _ChunkedAttention(torch.autograd.Function):
         ctx.scale = scale
         # Laid out as (B, N, heads, d) in memory, which is how the output projection reads it.
         out = q.new_empty(q.shape[0], q.shape[2], q.shape[1], v.shape[3]).transpose(1, 2)
-        queries, place = _widened(q, k, rows, columns)
+        queries, place, terms = _widened(q, k, rows, columns)
         for keys, chunks in _chunks(q, k):
             transposed_k = _with_places(k[keys] * scale, place).transpose(-2, -1).contiguous()
             values = v[keys].contiguous()
             for at in chunks:
-                out[at] = _weights(queries[at], transposed_k, rows[at], columns[at]) @ values
+                out[at] = _weights(queries[at], transposed_k, *(term[at] for term in terms)) @ values
         return out
 
     @staticmethod
     @once_differentiable
     def backward(ctx: Any, grad: Tensor) -> tuple[Tensor | None, ...]:
         q, k, v, rows, columns = ctx.saved_tensors
-        queries, place = _widened(q, k, rows, columns)
+        queries, place, terms = _widened(q, k, rows, columns)
         grad_q, grad_rows, grad_columns = torch.empty_like(q), torch.empty_like(rows), torch.empty_like(columns)
         sizes = dim, height, width = q.shape[-1], rows.shape[-1], columns.shape[-1]
         grad_k, grad_v = torch.empty_like(k), torch.empty_like(v)
@@ -182,7 +183,7 @@ class _ChunkedAttention(torch.autograd.Function):
                 for transposed in (transposed_k[..., :dim, :], transposed_v)
             )
             for at in chunks:
-                weights = _weights(queries[at], transposed_k, rows[at], columns[at])
+                weights = _weights(queries[at], transposed_k, *(term[at] for term in terms))
                 sum_v += grad[at].transpose(-2, -1) @ weights
                 grad_scores = torch._softmax_backward_data(grad[at] @ transposed_v, weights, -1, weights.dtype)
                 sum_k += q[at].transpose(-2, -1) @ grad_scores
@@ -196,22 +197,31 @@ class _ChunkedAttention(torch.autograd.Function):
         return grad_q, grad_k, grad_v, grad_rows, grad_columns, None
 
 
-def _widened(q: Tensor, k: Tensor, rows: Tensor, columns: Tensor) -> tuple[Tensor, Tensor | None]:
-    """In half precision queries with their terms, (B, heads, N, d + h + w), and the places of all keys, (M, h + w); else
-    the queries as they are."""
-    if q.dtype.itemsize > 2:
-        return q, None
-    return torch.cat([q, rows, columns], dim=-1), _places(rows.shape[-1], columns.shape[-1], like=k)
+@cache
+def multiplies_bf16() -> bool:
+    """Whether this processor has instructions for products of bf16."""
+    return torch.ops.mkldnn._is_mkldnn_bf16_supported()
+
+
+def _widened(
+    q: Tensor, k: Tensor, rows: Tensor, columns: Tensor
+) -> tuple[Tensor, Tensor | None, tuple[()] | tuple[Tensor, Tensor]]:
+    """What `_weights` takes: the queries as they are and both their terms; or, where the processor multiplies bf16, queries
+    with their terms, (B, heads, N, d + h + w), and between them the places of all keys, (M, h + w)."""
+    if q.dtype is not torch.bfloat16 or not multiplies_bf16():
+        return q, None, (rows, columns)
+    return torch.cat([q, rows, columns], dim=-1), _places(rows.shape[-1], columns.shape[-1], like=k), ()
 
 
 def _with_places(k: Tensor, place: Tensor | None) -> Tensor:
     return k if place is None else torch.cat([k, place.expand(*k.shape[:2], -1, -1)], dim=-1)
 
 
-def _weights(queries: Tensor, transposed_k: Tensor, rows: Tensor, columns: Tensor) -> Tensor:
+def _weights(queries: Tensor, transposed_k: Tensor, *terms: Tensor) -> Tensor:
     scores = queries @ transposed_k
-    height, width = rows.shape[-1], columns.shape[-1]
-    if queries.dtype.itemsize > 2:
+    if terms:
+        rows, columns = terms
+        height, width = rows.shape[-1], columns.shape[-1]
         placed = scores[..., : height * width].unflatten(-1, (height, width))
         placed.add_(rows.unsqueeze(-1)).add_(columns.unsqueeze(-2))
     return scores.softmax(dim=-1)

@@ -8,7 +8,6 @@ computed in fp32 and rounded to bf16 once, which is what the instructions do els
 from __future__ import annotations
 
 import contextlib
-import functools
 import os
 from collections.abc import Iterator, Mapping, Sequence
 from typing import Any
@@ -17,6 +16,7 @@ import torch
 from torch import Tensor
 from torch.utils._python_dispatch import TorchDispatchMode
 
+from harness.models.attention import multiplies_bf16
 from harness.protocols.card import Protocol
 
 DTYPES = {"bf16": torch.bfloat16, "fp16": torch.float16}
@@ -63,15 +63,10 @@ def _rounded(value: Any) -> Any:
     return value.bfloat16() if isinstance(value, Tensor) else value
 
 
-@functools.cache
-def _multiplies_bf16() -> bool:
-    return torch.ops.mkldnn._is_mkldnn_bf16_supported()
-
-
 def products(protocol: Protocol, device: torch.device) -> contextlib.AbstractContextManager[Any]:
     """A context for forward and backward passes (see this module); it acts for bf16 on a CPU without its instructions alone."""
     native = protocol.precision != "bf16" or device.type != "cpu" or os.environ.get(SWITCH) == "native"
-    return contextlib.nullcontext() if native or _multiplies_bf16() else WideProducts()
+    return contextlib.nullcontext() if native or multiplies_bf16() else WideProducts()
 
 
 @contextlib.contextmanager

@@ -92,19 +92,19 @@ def kind(protocol: Protocol, device: torch.device = CPU) -> bool:
 
 def test_only_bf16_on_a_cpu_without_its_instructions_is_widened(monkeypatch: pytest.MonkeyPatch) -> None:
     half, full = tiny_protocol(precision="bf16"), tiny_protocol(precision="fp32")
-    monkeypatch.setattr(precision, "_multiplies_bf16", lambda: False)
+    monkeypatch.setattr(precision, "multiplies_bf16", lambda: False)
     assert kind(half)
     assert not kind(full)
     assert not kind(half, torch.device("cuda"))
     monkeypatch.setenv(precision.SWITCH, "native")
     assert not kind(half)
     monkeypatch.delenv(precision.SWITCH)
-    monkeypatch.setattr(precision, "_multiplies_bf16", lambda: True)
+    monkeypatch.setattr(precision, "multiplies_bf16", lambda: True)
     assert not kind(half)
 
 
 def test_autocast_widens_the_forward_pass_and_leaves_fp32_alone(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(precision, "_multiplies_bf16", lambda: False)
+    monkeypatch.setattr(precision, "multiplies_bf16", lambda: False)
     layer, x = nn.Linear(8, 8), drawn(4, 8)
     with autocast(tiny_protocol(precision="bf16"), CPU):
         half = layer(x)
