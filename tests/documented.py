@@ -29,9 +29,9 @@ def commands() -> Iterator[tuple[str, list[str]]]:
     """(page:line, verb and its arguments) for every one, from blocks of code and from code within a line."""
     for page in PAGES:
         for number, line in code_of(page):
-            if found := COMMAND.match(line):
-                words = shlex.split(found[3], comments=True)
-                verb = [found[2]] if found[2] else []
+            if match := COMMAND.match(line):
+                words = shlex.split(match[3], comments=True)
+                verb = [match[2]] if match[2] else []
                 yield f"{page.relative_to(REPOSITORY)}:{number}", [*verb, *words]
 
 

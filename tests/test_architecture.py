@@ -57,5 +57,5 @@ def test_what_isinstance_is_asked_of_a_module_are_methods_alone() -> None:
         for path in (ROOT / package).rglob("*.py"):
             for node in ast.walk(ast.parse(path.read_text(encoding="utf-8"))):
                 if isinstance(node, ast.ClassDef) and "runtime_checkable" in map(ast.unparse, node.decorator_list):
-                    fields = [ast.unparse(one) for one in node.body if isinstance(one, ast.AnnAssign)]
+                    fields = [ast.unparse(field) for field in node.body if isinstance(field, ast.AnnAssign)]
                     assert not fields, f"{path.name}: {node.name} has {fields}"

@@ -65,7 +65,7 @@ def test_the_page_names_code_that_is_there(name: str) -> None:
 def test_the_lock_has_a_version_of_all_that_is_installed() -> None:
     project = tomllib.loads((REPOSITORY / "pyproject.toml").read_text(encoding="utf-8"))["project"]
     extras = project["optional-dependencies"].values()
-    wanted = {re.split(r"[\[><=]", one)[0] for group in (project["dependencies"], *extras) for one in group}
+    wanted = {re.split(r"[\[><=]", line)[0] for group in (project["dependencies"], *extras) for line in group}
     lines = (REPOSITORY / "requirements.lock").read_text(encoding="utf-8").splitlines()
     locked = {line.partition("==")[0].lower().replace("_", "-") for line in lines}
     assert {name for name in wanted if name.lower().replace("_", "-") not in locked} == {project["name"]}

@@ -17,7 +17,7 @@ ROOT = Path(__file__).parents[1]
 
 
 def python(code: str, *, cwd: Path, path: Path | None = None) -> subprocess.CompletedProcess[str]:
-    environment = {**os.environ, "PYTHONPATH": os.pathsep.join(str(one) for one in (path, ROOT) if one)}
+    environment = {**os.environ, "PYTHONPATH": os.pathsep.join(str(place) for place in (path, ROOT) if place)}
     return subprocess.run([sys.executable, "-c", code], cwd=cwd, env=environment, capture_output=True, text=True)
 
 

@@ -17,23 +17,21 @@ def _file(backbone: str = "vit_b") -> dict[str, Any]:
     peer = end_to_end.PEERS[backbone]
 
     def rounds(*walls: float) -> list[dict[str, float]]:
-        return [
-            {"wall_s": one, "processor_s": 2 * one, "peak_gib": one / 10, "first_update_s": one / 4} for one in walls
-        ]
+        return [{"wall_s": t, "processor_s": 2 * t, "peak_gib": t / 10, "first_update_s": t / 4} for t in walls]
 
-    found = {end_to_end.OURS: rounds(10, 12, 11), end_to_end.WARM: rounds(5, 6, 5.5), peer: rounds(20, 24, 22)}
-    ratios = {f"{name} / {peer}": end_to_end.ratios(found[name], found[peer]) for name in list(found)[:2]}
+    programs = {end_to_end.OURS: rounds(10, 12, 11), end_to_end.WARM: rounds(5, 6, 5.5), peer: rounds(20, 24, 22)}
+    ratios = {f"{name} / {peer}": end_to_end.ratios(programs[name], programs[peer]) for name in list(programs)[:2]}
     asked = {"backbone": backbone, "image_size": "512", "precision": "bf16", "updates": "8", "batch": "1"}
-    return {"options": asked, "rounds": found, "ratios": ratios}
+    return {"options": asked, "rounds": programs, "ratios": ratios}
 
 
 def test_a_child_is_measured_with_its_own_children_and_its_first_update(tmp_path: Path) -> None:
     begun = tmp_path / "begun"
     work = f"import pathlib; pathlib.Path({str(begun)!r}).touch(); block = bytearray(200 << 20)"
     parent = f"import subprocess, sys; subprocess.run([sys.executable, '-c', {work!r}], check=True)"
-    found = measured("a child", ["-c", parent], watch=lambda: begun.stat().st_mtime if begun.exists() else None)
-    assert found["peak_gib"] > 200 / 1024  # of the child's child
-    assert 0 < found["first_update_s"] <= found["wall_s"]
+    child = measured("a child", ["-c", parent], watch=lambda: begun.stat().st_mtime if begun.exists() else None)
+    assert child["peak_gib"] > 200 / 1024  # of the child's child
+    assert 0 < child["first_update_s"] <= child["wall_s"]
     with pytest.raises(SystemExit, match="3"):
         measured("a child", ["-c", "raise SystemExit(3)"])
 

@@ -25,7 +25,7 @@ def written_out(q: Tensor, k: Tensor, v: Tensor, rows: Tensor, columns: Tensor, 
 
 @pytest.mark.parametrize("window", [0, 3])
 def test_outputs_are_those_of_the_whole_matrix_of_scores(window: int) -> None:
-    leaves = [one.detach() for one in inputs(TINY, torch.device("cpu"), window=window)]
+    leaves = [leaf.detach() for leaf in inputs(TINY, torch.device("cpu"), window=window)]
     assert leaves[0].shape[2] == (window or 5) ** 2
     expected = plain_attention(*leaves, scale=0.3)
     torch.testing.assert_close(flex(*leaves, scale=0.3), expected, atol=1e-5, rtol=1e-4)
@@ -34,13 +34,13 @@ def test_outputs_are_those_of_the_whole_matrix_of_scores(window: int) -> None:
 @pytest.mark.parametrize("attend", [written_out, widened_attention])
 def test_gradients_are_those_of_the_whole_matrix_of_scores(attend: benchmark.Attend) -> None:
     leaves = inputs(TINY, torch.device("cpu"), window=0)
-    found, expected = (way(*leaves, scale=0.3) for way in (attend, plain_attention))
-    torch.testing.assert_close(found, expected, atol=1e-5, rtol=1e-4)
+    output, expected = (way(*leaves, scale=0.3) for way in (attend, plain_attention))
+    torch.testing.assert_close(output, expected, atol=1e-5, rtol=1e-4)
     weights = torch.randn(expected.shape, generator=torch.Generator().manual_seed(1))
-    gradients = (torch.autograd.grad((out * weights).sum(), leaves) for out in (found, expected))
-    for mine, other in zip(*gradients, strict=True):
-        assert other.norm() > 0
-        torch.testing.assert_close(mine, other, atol=1e-5, rtol=1e-4)
+    gradients = (torch.autograd.grad((out * weights).sum(), leaves) for out in (output, expected))
+    for ours, theirs in zip(*gradients, strict=True):
+        assert theirs.norm() > 0
+        torch.testing.assert_close(ours, theirs, atol=1e-5, rtol=1e-4)
 
 
 def test_a_map_that_is_not_square_has_its_rows_and_columns() -> None:
@@ -59,9 +59,9 @@ def test_a_way_that_fails_leaves_its_reason_and_the_others_are_timed(tmp_path, m
     words = "--backbone tiny --image-size 64 --precision fp32 --rounds 2 --device cpu --cpu-time --json"
     assert benchmark.main([*words.split(), str(file)]) == 0
     for where in ("global", "windowed"):
-        found = json.loads(file.read_text(encoding="utf-8"))[where]
-        assert found["failed"] == {"flex": "ERROR: RuntimeError: no kernel for this shape"}
-        assert {name: len(times) for name, times in found["seconds"].items()} == {"plain": 2, "widened": 2}
-        assert found["ratios"].keys() == {"plain / widened"}
-        assert found["relative_deviation"]["widened"] < 1e-4
+        saved = json.loads(file.read_text(encoding="utf-8"))[where]
+        assert saved["failed"] == {"flex": "ERROR: RuntimeError: no kernel for this shape"}
+        assert {name: len(times) for name, times in saved["seconds"].items()} == {"plain": 2, "widened": 2}
+        assert saved["ratios"].keys() == {"plain / widened"}
+        assert saved["relative_deviation"]["widened"] < 1e-4
     assert "no kernel for this shape" in capsys.readouterr().out

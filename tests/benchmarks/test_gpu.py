@@ -45,9 +45,9 @@ def in_this_process(words: list[str]) -> CompletedProcess[str]:
 @pytest.mark.timeout(900)
 def test_every_row_runs_on_a_tiny_model(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(gpu, "_run", in_this_process)
-    code, found = rehearsed(tmp_path / "gpu.json")
-    assert code == 0, found
-    measured = {name.removesuffix("-tiny"): one["measured"] for name, one in found.items()}
+    code, rows = rehearsed(tmp_path / "gpu.json")
+    assert code == 0, rows
+    measured = {name.removesuffix("-tiny"): row["measured"] for name, row in rows.items()}
     assert measured["step"]["ratios"].keys() >= {"lora / lora plain", "lora / lora hf-sdpa", "naslora / naslora plain"}
     ratio = measured["step"]["ratios"]["naslora / lora"]
     assert ratio["low"] < ratio["value"] < ratio["high"]
@@ -55,7 +55,7 @@ def test_every_row_runs_on_a_tiny_model(tmp_path: Path, monkeypatch: pytest.Monk
     assert measured["evaluation"]["peers"].keys() == {"plain", "hf-sdpa", "hf-eager"}
     assert measured["evaluation"]["ratio"]["low"] < measured["evaluation"]["ratio"]["high"]
     assert {len(of_rounds) for of_rounds in measured["evaluation"]["seconds"].values()} == {2}
-    assert [one["variant"] for one in measured["cost"]["methods"]] == ["full", "lora", "naslora", "decoder"]
+    assert [method["variant"] for method in measured["cost"]["methods"]] == ["full", "lora", "naslora", "decoder"]
     for where in ("global", "windowed"):
         assert measured["flex"][where]["ratios"].keys() == {"plain / widened", "flex / widened"}
     assert measured["compiled"]["ratios"].keys() == {"channels-last / plain"}
@@ -70,10 +70,10 @@ def test_a_row_that_fails_leaves_its_reason_and_the_others_as_they_were(tmp_path
     other = {"command": "python -m benchmarks.flex", "measured": {"shared": ""}, "seconds": 1.0}
     file.write_text(json.dumps({"rows": {"two": other}}), encoding="utf-8")
     monkeypatch.setattr(gpu, "rows", lambda **_: {"one": Row(words="benchmarks.flex --backbone vit_nothing")})
-    code, found = rehearsed(file, "--only", "one")
+    code, rows = rehearsed(file, "--only", "one")
     assert code == 1
-    assert "unknown backbone 'vit_nothing'" in found["one"]["failed"]
-    assert found["two"] == other
+    assert "unknown backbone 'vit_nothing'" in rows["one"]["failed"]
+    assert rows["two"] == other
     assert "unknown backbone" in capsys.readouterr().out
 
 

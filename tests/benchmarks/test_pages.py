@@ -19,12 +19,12 @@ MEASURED = ROOT / "results" / "benchmarks"
 
 
 def measured(name: str) -> dict[str, Any]:
-    found: dict[str, Any] = json.loads((MEASURED / name).read_text(encoding="utf-8"))
-    return found
+    content: dict[str, Any] = json.loads((MEASURED / name).read_text(encoding="utf-8"))
+    return content
 
 
-def interval(found: dict[str, float]) -> str:
-    return f"{found['value']:.2f} [{found['low']:.2f}, {found['high']:.2f}]"
+def interval(estimate: dict[str, float]) -> str:
+    return f"{estimate['value']:.2f} [{estimate['low']:.2f}, {estimate['high']:.2f}]"
 
 
 def line_of(start: str) -> str:
@@ -35,8 +35,8 @@ def line_of(start: str) -> str:
 
 
 def ratio(name: str) -> tuple[str, ...]:
-    found = measured(name)["ratio"]
-    return tuple(f"{found[part]:.2f}" for part in ("value", "low", "high"))
+    estimate = measured(name)["ratio"]
+    return tuple(f"{estimate[part]:.2f}" for part in ("value", "low", "high"))
 
 
 def test_an_evaluations_price_is_that_of_the_files() -> None:
@@ -65,23 +65,23 @@ def median_in_rounds(row: dict[str, Any], times: str) -> str:
 
 
 def test_the_rows_of_a_large_archive_are_those_of_its_file() -> None:
-    found = {row["what"]: median_in_rounds(row, "three") for row in measured("archive-25000.json")["rows"]}
+    medians = {row["what"]: median_in_rounds(row, "three") for row in measured("archive-25000.json")["rows"]}
     for row, what in (
         ("| `status` over 25,001", "status, nothing touched"),
         ("| `tables` over 25,001", "tables, nothing touched"),
         ("| `--plan` of 22,401", "plan of 22401 runs"),
     ):
-        assert found[what] in line_of(row)
+        assert medians[what] in line_of(row)
 
 
 def test_the_rows_of_peers_are_those_of_their_files() -> None:
     whole = measured("peers-vit_b-1024-fp32.json")
     (lora, conv), (lora_512, conv_512) = (
         (
-            [interval(found[f"lora / lora hf-{kind}"]) for kind in ("sdpa", "eager")],
-            interval(found["convlora / convlora autogluon"]),
+            [interval(ratios[f"lora / lora hf-{kind}"]) for kind in ("sdpa", "eager")],
+            interval(ratios["convlora / convlora autogluon"]),
         )
-        for found in (whole["ratios"], measured("peers-vit_b-512-fp32.json")["ratios"])
+        for ratios in (whole["ratios"], measured("peers-vit_b-512-fp32.json")["ratios"])
     )
     assert f"{lora[0]} of sdpa, {lora[1]} of eager" in line_of(
         "| step time of LoRA against transformers' SAM encoder with peft's LoRA | B"
@@ -107,17 +107,17 @@ def test_the_rows_of_peers_are_those_of_their_files() -> None:
     told = f"{said}; Conv-LoRA {live['convlora'] / live['convlora autogluon']:.3f}"
     assert told in line_of("| memory of these steps")
     said, file = line_of("| forward passes of an evaluation"), measured("evaluation-peers-vit_b-1024-fp32.json")
-    assert all(interval(one) in said for one in (*file["peers"].values(), file["ratio"]))
+    assert all(interval(estimate) in said for estimate in (*file["peers"].values(), file["ratio"]))
 
 
 def test_steps_of_two_sessions_are_pooled_in_their_rows() -> None:
     files = [measured(f"step-vit_b-1024-fp32-{end}.json")["seconds"] for end in (12, 24)]
     seconds = {name: [value for file in files for value in file[name]] for name in files[0]}
-    for row, one, other, digits in [
+    for row, first, second, digits in [
         ("| step time of LoRA against plain | B", "lora", "lora plain", 2),
         ("| NAS-LoRA step / LoRA step | B", "naslora", "lora", 3),
     ]:
-        pooled = paired_ratio(seconds[one], seconds[other])
+        pooled = paired_ratio(seconds[first], seconds[second])
         value, low, high = (f"{getattr(pooled, part):.{digits}f}" for part in ("value", "low", "high"))
         assert pooled.rounds == 24
         assert f"**{value}** [{low}, {high}]" in line_of(row)
@@ -157,10 +157,10 @@ def test_steps_beside_their_peers_are_told_with_their_ratio() -> None:
 
 def test_the_table_of_metrics_is_that_of_its_file() -> None:
     text = (ROOT / "docs" / "metrics.md").read_text(encoding="utf-8")
-    for name, found in measured("metrics-speed-1024.json")["masks"].items():
+    for name, case in measured("metrics-speed-1024.json")["masks"].items():
         row = (
-            f"| {name} | {1000 * found['theirs']:.0f} | {1000 * found['ours']:.1f} | {found['ratio']:.1f} "
-            f"| {found['ratio_all_cores']:.1f} | {found['difference']:.0e} |"
+            f"| {name} | {1000 * case['theirs']:.0f} | {1000 * case['ours']:.1f} | {case['ratio']:.1f} "
+            f"| {case['ratio_all_cores']:.1f} | {case['difference']:.0e} |"
         )
         assert row in text
 
@@ -173,8 +173,8 @@ def test_what_spinning_costs_is_that_of_its_files() -> None:
         medians = {key: statistics.median(values) for key, values in seconds.items() if key != "one thread"}
         for row in rows:
             key = "default" if row[0] == "libgomp's own" else f"spin {row[0].replace(',', '')}"
-            found = f"{medians[key] / min(medians.values()):.2f}" if key in medians else "not timed"
-            assert row[column] == found, (name, row)
+            expected = f"{medians[key] / min(medians.values()):.2f}" if key in medians else "not timed"
+            assert row[column] == expected, (name, row)
 
 
 def test_costs_against_full_fine_tuning_are_those_of_the_sessions() -> None:
@@ -186,7 +186,7 @@ def test_costs_against_full_fine_tuning_are_those_of_the_sessions() -> None:
     for name, cells in told.items():
         plain = name.partition(", ")[0].replace("[alternate=iteration]", "")
         session = " #aa0273" if "both" in name else " #de744c"
-        for found, backbone, end in ((cells[:3], "tiny", ""), (cells[3:], "vit_b", session)):
+        for shown, backbone, end in ((cells[:3], "tiny", ""), (cells[3:], "vit_b", session)):
             headings = (line for line in costs.splitlines() if line.startswith("### cost against"))
             block = costs.partition(next(line for line in headings if backbone in line))[2].partition("\n\nRatios")[0]
             rows = {(row[0], row[1]): row for row in _rows(block)}
@@ -195,7 +195,7 @@ def test_costs_against_full_fine_tuning_are_those_of_the_sessions() -> None:
             if row is not None:
                 time, _, flops, memory = (cell.replace("-", "−").replace(" [", " % [") for cell in row[2:6])
                 expected = [time, f"{memory} %", f"{flops} %"]
-            assert found == expected, (name, backbone)
+            assert shown == expected, (name, backbone)
 
 
 def test_ratios_of_the_cost_sessions_are_told_as_they_are() -> None:
@@ -203,7 +203,7 @@ def test_ratios_of_the_cost_sessions_are_told_as_they_are() -> None:
         """Of a session: variant -> its step time against LoRA's."""
         path = ROOT / "results" / "cost" / f"089f904b2626a80f-{end}.json"
         methods = json.loads(path.read_text(encoding="utf-8"))["methods"]
-        return {one["variant"]: one["ratios"].get("lora", {}).get("time") for one in methods}
+        return {method["variant"]: method["ratios"].get("lora", {}).get("time") for method in methods}
 
     first, second = times("de744ca3"), times("aa027345")
     turns, both, joint = first["naslora"], second["naslora[alternate=both]"], second["naslora[alternate=joint]"]

@@ -38,9 +38,9 @@ def test_transformers_and_peft_give_our_logits_and_gradients(attention: str) -> 
     layers = peer.sam.image_encoder.model.vision_encoder.layers
     for site, adapter in method.adapters().items():
         twin = layers[int(site.split(".")[1])].attn.qkv
-        for mine, other in ((adapter.down, twin.lora_A.default.weight), (adapter.up, twin.lora_B.default.weight)):
-            assert mine.grad is not None
-            assert (mine.grad - other.grad).norm() <= 1e-3 * other.grad.norm()
+        for weight, other in ((adapter.down, twin.lora_A.default.weight), (adapter.up, twin.lora_B.default.weight)):
+            assert weight.grad is not None
+            assert (weight.grad - other.grad).norm() <= 1e-3 * other.grad.norm()
     trained = {name for name, value in peer.sam.image_encoder.named_parameters() if value.requires_grad}
     assert all("lora_" in name for name in trained)
 
@@ -63,18 +63,18 @@ def test_a_session_of_steps_with_peers_states_times_memory_and_shares(tmp_path: 
     file = tmp_path / "step.json"
     words = "--backbone tiny --image-size 64 --methods lora,convlora --rounds 1 --peers --cpu-time --json"
     assert step.main([*words.split(), str(file)]) == 0
-    found = json.loads(file.read_text(encoding="utf-8"))
+    saved = json.loads(file.read_text(encoding="utf-8"))
     names = {"lora", "lora plain", "lora hf-sdpa", "lora hf-eager", "convlora", "convlora plain", "convlora autogluon"}
-    assert found["seconds"].keys() == found["live_bytes"].keys() == found["share_of_limit"].keys() == names
-    assert {"lora / lora hf-sdpa", "lora / lora hf-eager", "convlora / convlora autogluon"} <= found["ratios"].keys()
-    assert all(0 < share < 1 for share in found["share_of_limit"].values())
-    assert max(found["relative_deviation"].values()) < 1e-4
+    assert saved["seconds"].keys() == saved["live_bytes"].keys() == saved["share_of_limit"].keys() == names
+    assert {"lora / lora hf-sdpa", "lora / lora hf-eager", "convlora / convlora autogluon"} <= saved["ratios"].keys()
+    assert all(0 < share < 1 for share in saved["share_of_limit"].values())
+    assert max(saved["relative_deviation"].values()) < 1e-4
 
 
 def test_a_session_of_evaluations_with_peers_states_their_forward_passes(tmp_path: Path) -> None:
     file = tmp_path / "evaluation.json"
     words = "--backbone tiny --image-size 64 --images 1 --rounds 1 --peers --cpu-time --json"
     assert evaluation.main([*words.split(), str(file)]) == 0
-    found = json.loads(file.read_text(encoding="utf-8"))
-    assert found["seconds"].keys() == {"forward", "evaluation", "forward plain", "forward hf-sdpa", "forward hf-eager"}
-    assert found["peers"].keys() == {"plain", "hf-sdpa", "hf-eager"}
+    saved = json.loads(file.read_text(encoding="utf-8"))
+    assert saved["seconds"].keys() == {"forward", "evaluation", "forward plain", "forward hf-sdpa", "forward hf-eager"}
+    assert saved["peers"].keys() == {"plain", "hf-sdpa", "hf-eager"}

@@ -30,9 +30,9 @@ def test_outputs_and_gradients_equal_ours(cls: type[Method], config: type) -> No
     for masks in (ours, theirs):
         masks.square().mean().backward()
     for adapter, twin in zip(method.adapters().values(), twins, strict=True):  # type: ignore[attr-defined]
-        for mine, other in ((adapter.down, twin.down.weight), (adapter.up, twin.up.weight)):
-            assert mine.grad is not None and other.grad is not None  # noqa: PT018
-            assert (mine.grad - other.grad).norm() <= 1e-3 * other.grad.norm()
-    mine = segmenter.get_parameter("mask_decoder.output_upscaling.0.weight").grad
+        for weight, other in ((adapter.down, twin.down.weight), (adapter.up, twin.up.weight)):
+            assert weight.grad is not None and other.grad is not None  # noqa: PT018
+            assert (weight.grad - other.grad).norm() <= 1e-3 * other.grad.norm()
+    gradient = segmenter.get_parameter("mask_decoder.output_upscaling.0.weight").grad
     other = plain.sam.mask_decoder.output_upscaling[0].weight.grad
-    torch.testing.assert_close(mine, other, atol=1e-7, rtol=1e-3)
+    torch.testing.assert_close(gradient, other, atol=1e-7, rtol=1e-3)

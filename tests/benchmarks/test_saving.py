@@ -17,15 +17,15 @@ TINY = ["--backbone", "tiny", "--image-size", "64", "--device", "cpu"]
 
 def _written(main: Any, path: Path, *arguments: str) -> dict[str, Any]:
     assert main([*TINY, "--json", str(path), *arguments]) == 0
-    found = json.loads(path.read_text(encoding="utf-8"))
-    assert found["options"]["backbone"] == "tiny"
-    assert found["environment"]["torch"]
-    return found
+    content = json.loads(path.read_text(encoding="utf-8"))
+    assert content["options"]["backbone"] == "tiny"
+    assert content["environment"]["torch"]
+    return content
 
 
 def test_memory_is_written_in_bytes(tmp_path: Path) -> None:
-    found = _written(memory.main, tmp_path / "memory.json", "--methods", "lora,decoder", "--device", "meta")
-    assert found["bytes"]["lora"]["activations"] > found["bytes"]["decoder"]["activations"] > 0
+    content = _written(memory.main, tmp_path / "memory.json", "--methods", "lora,decoder", "--device", "meta")
+    assert content["bytes"]["lora"]["activations"] > content["bytes"]["decoder"]["activations"] > 0
 
 
 @pytest.mark.parametrize("main", [step.main, evaluation.main, memory.main])

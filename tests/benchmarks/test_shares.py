@@ -23,13 +23,13 @@ def _record(**changed: Any) -> Any:
 
 
 def test_shares_of_a_run_add_up_to_it() -> None:
-    found = shares(_record())
-    assert found["minutes"] == pytest.approx(100 / 60)
-    assert found["updates"] == pytest.approx(0.45)  # without the images waited for
-    assert found["outside passes"] == pytest.approx(0.16)
-    assert sum(value for name, value in found.items() if name not in ("minutes", "outside passes")) == pytest.approx(1)
-    assert "45.0 %" in table({"lora": [found]})
-    assert "16.0 % (16.0 to 16.0)" in table({"lora": [found]})
+    parts = shares(_record())
+    assert parts["minutes"] == pytest.approx(100 / 60)
+    assert parts["updates"] == pytest.approx(0.45)  # without the images waited for
+    assert parts["outside passes"] == pytest.approx(0.16)
+    assert sum(value for name, value in parts.items() if name not in ("minutes", "outside passes")) == pytest.approx(1)
+    assert "45.0 %" in table({"lora": [parts]})
+    assert "16.0 % (16.0 to 16.0)" in table({"lora": [parts]})
 
 
 @pytest.mark.parametrize(
@@ -41,10 +41,10 @@ def test_a_run_that_says_nothing_of_them_is_left_out(changed: dict[str, Any]) ->
 
 def test_products_of_forward_and_backward_are_those_that_torch_counts() -> None:
     layer, images = torch.nn.Linear(6, 5), torch.ones(4, 6, requires_grad=True)
-    one, other = torch.ones(2, 3, 4, requires_grad=True), torch.ones(2, 4, 7, requires_grad=True)
+    left, right = torch.ones(2, 3, 4, requires_grad=True), torch.ones(2, 4, 7, requires_grad=True)
 
     def step() -> None:
-        (layer(images).sum() + torch.bmm(one, other).sum()).backward()
+        (layer(images).sum() + torch.bmm(left, right).sum()).backward()
 
     with Recorded() as recorded:
         step()

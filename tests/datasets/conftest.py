@@ -27,9 +27,9 @@ def benchmark_of(name: str, **options) -> FolderBenchmark:
 def opened(root: Path, *, name: str = "mine", **options: str) -> tuple[Benchmark, Splits]:
     """Data of one's own, and how they are split."""
     chosen = DataOptions(**options)  # type: ignore[arg-type]
-    made, found = any_folder(name, root, chosen)
+    made, layout = any_folder(name, root, chosen)
     benchmark = made(chosen)
-    return benchmark, benchmark.splits(found)
+    return benchmark, benchmark.splits(layout)
 
 
 def quiet(what: str, done: int, total: int | None) -> None:

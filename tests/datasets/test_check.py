@@ -23,16 +23,16 @@ def judged(name: str, root: Path, **options) -> Check:
     return check(benchmark, benchmark.locate(root), workers=1, progress=quiet)
 
 
-def status(found: Check) -> dict[str, str]:
-    return {verdict.rule: verdict.status for verdict in found.verdicts}
+def status(checked: Check) -> dict[str, str]:
+    return {verdict.rule: verdict.status for verdict in checked.verdicts}
 
 
-def told(found: Check, rule: str) -> str:
-    return next(verdict.message for verdict in found.verdicts if verdict.rule == rule)
+def told(checked: Check, rule: str) -> str:
+    return next(verdict.message for verdict in checked.verdicts if verdict.rule == rule)
 
 
-def failed(found: Check) -> set[str]:
-    return {rule for rule, verdict in status(found).items() if verdict == "failed"}
+def failed(checked: Check) -> set[str]:
+    return {rule for rule, verdict in status(checked).items() if verdict == "failed"}
 
 
 @pytest.fixture
@@ -56,18 +56,18 @@ def add(folder: Path, split: str, stem: str, image: Image.Image, mask: Path) -> 
 
 @pytest.mark.parametrize("name", list(SEGMENTED))
 def test_samples_pass_and_are_said_to_be_samples(sample_of, name: str) -> None:
-    found = judged(name, sample_of(name))
-    assert not failed(found)
-    assert found.passed
-    assert status(found)["counts"] == "warned"
+    checked = judged(name, sample_of(name))
+    assert not failed(checked)
+    assert checked.passed
+    assert status(checked)["counts"] == "warned"
 
 
 def test_published_sizes_are_compared_split_by_split(road: Path, tmp_path: Path) -> None:
     (road / ".generated-sample").unlink()
-    found = judged("road", tmp_path)
-    assert status(found)["counts"] == "warned"  # a part is no fault: tables say so
-    assert found.passed
-    assert all(size in told(found, "counts") for size in ("of 1,108", "of 14", "of 49"))
+    checked = judged("road", tmp_path)
+    assert status(checked)["counts"] == "warned"  # a part is no fault: tables say so
+    assert checked.passed
+    assert all(size in told(checked, "counts") for size in ("of 1,108", "of 14", "of 49"))
 
 
 def test_more_images_than_were_published_fail(road: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -78,18 +78,18 @@ def test_more_images_than_were_published_fail(road: Path, tmp_path: Path, monkey
 
 def test_unpaired_image_fails_and_stops_there(road: Path, tmp_path: Path) -> None:
     mask_of(images(road, "train")[0]).unlink()
-    found = judged("road", tmp_path)
-    assert failed(found) == {"pairing"}
-    assert not found.passed
+    checked = judged("road", tmp_path)
+    assert failed(checked) == {"pairing"}
+    assert not checked.passed
 
 
 def test_unreadable_file_and_unexpected_value_fail_and_are_named(road: Path, tmp_path: Path) -> None:
     first, second = images(road, "train")[:2]
     first.write_bytes(first.read_bytes()[:200])
     Image.fromarray(np.repeat(np.array([[0, 100, 255, 255]], np.uint8), 64, 0).repeat(16, 1)).save(mask_of(second))
-    found = judged("road", tmp_path)
-    assert failed(found) == {"readable"}
-    verdict = next(verdict for verdict in found.verdicts if verdict.rule == "readable")
+    checked = judged("road", tmp_path)
+    assert failed(checked) == {"readable"}
+    verdict = next(verdict for verdict in checked.verdicts if verdict.rule == "readable")
     assert set(verdict.files) == {f"train/sat/{first.name}", f"train/sat/{second.name}"}
     assert verdict.message.startswith("2 pairs")
 
@@ -116,18 +116,18 @@ def test_large_objects_and_frames_are_not_taken_for_inverted_masks(road: Path, t
 def test_no_mask_that_can_be_read_fails(road: Path, tmp_path: Path) -> None:
     for path in road.glob("*/map/*.tif"):
         path.write_bytes(b"II*\0")
-    found = judged("road", tmp_path)
-    assert {"readable", "mask values"} <= failed(found)
-    assert "decode" not in told(found, "mask values")
+    checked = judged("road", tmp_path)
+    assert {"readable", "mask values"} <= failed(checked)
+    assert "decode" not in told(checked, "mask values")
 
 
 @pytest.mark.parametrize(("empty", "verdict"), [(5, "warned"), (20, "warned"), (24, "failed")])
 def test_masks_without_an_object_warn_unless_all_are(road: Path, tmp_path: Path, empty: int, verdict: str) -> None:
     for path in sorted(road.glob("*/map/*.tif"))[:empty]:
         Image.new("L", (64, 64)).save(path)
-    found = judged("road", tmp_path)
-    assert status(found)["one-class masks"] == verdict
-    assert f"{empty} of 24" in told(found, "one-class masks")
+    checked = judged("road", tmp_path)
+    assert status(checked)["one-class masks"] == verdict
+    assert f"{empty} of 24" in told(checked, "one-class masks")
 
 
 @pytest.mark.parametrize(("count", "verdict"), [(2, "warned"), (4, "warned"), (5, "passed")])
@@ -145,9 +145,9 @@ def test_exif_rotation_is_pointed_out(tmp_path: Path) -> None:
     exif = Image.Exif()
     exif[274] = 3
     Image.open(path).save(path, exif=exif)
-    found = judged("leaf", tmp_path)
-    assert status(found)["EXIF rotation"] == "warned"
-    assert found.passed
+    checked = judged("leaf", tmp_path)
+    assert status(checked)["EXIF rotation"] == "warned"
+    assert checked.passed
 
 
 def test_exact_copy_in_another_split_and_format_fails(road: Path, tmp_path: Path) -> None:
@@ -155,18 +155,18 @@ def test_exact_copy_in_another_split_and_format_fails(road: Path, tmp_path: Path
     add(road, "train", "copy", Image.open(source), mask_of(source))
     Image.open(source).save(road / "train" / "sat" / "copy.png")
     (road / "train" / "sat" / "copy.tiff").unlink()
-    found = judged("road", tmp_path)
-    assert failed(found) == {"exact copies across splits"}
-    verdict = next(verdict for verdict in found.verdicts if verdict.status == "failed")
+    checked = judged("road", tmp_path)
+    assert failed(checked) == {"exact copies across splits"}
+    verdict = next(verdict for verdict in checked.verdicts if verdict.status == "failed")
     assert verdict.files == (f"train: train/sat/copy.png = test: test/sat/{source.name}",)
 
 
 def test_exact_copy_within_a_split_is_a_warning(road: Path, tmp_path: Path) -> None:
     source = images(road, "train")[0]
     add(road, "train", "copy", Image.open(source), mask_of(source))
-    found = judged("road", tmp_path)
-    assert found.passed
-    assert status(found)["exact copies within a split"] == "warned"
+    checked = judged("road", tmp_path)
+    assert checked.passed
+    assert status(checked)["exact copies within a split"] == "warned"
 
 
 @pytest.mark.parametrize("change", ["mirrored", "scaled", "compressed"])
@@ -185,8 +185,8 @@ def test_near_copy_across_splits_fails(road: Path, tmp_path: Path, change: str) 
 
 def test_different_scenes_of_one_kind_are_no_copies(tmp_path: Path) -> None:
     samples.write_samples("isic2017", tmp_path, images=200, size=48)
-    found = judged("isic2017", tmp_path)
-    assert status(found)["near copies across splits"] == status(found)["near copies within a split"] == "passed"
+    checked = judged("isic2017", tmp_path)
+    assert status(checked)["near copies across splits"] == status(checked)["near copies within a split"] == "passed"
 
 
 def test_never_seen_class_fails(tmp_path: Path) -> None:
@@ -195,9 +195,9 @@ def test_never_seen_class_fails(tmp_path: Path) -> None:
         classes = np.array(Image.open(path))
         classes[classes == 7] = 0
         Image.fromarray(classes).save(path)
-    found = judged("trans10k_v2", tmp_path)
-    assert "classes" in failed(found)
-    assert "cup" in told(found, "classes").partition("never in a mask: ")[2]
+    checked = judged("trans10k_v2", tmp_path)
+    assert "classes" in failed(checked)
+    assert "cup" in told(checked, "classes").partition("never in a mask: ")[2]
 
 
 def test_processes_find_what_one_finds(road: Path, tmp_path: Path) -> None:
@@ -221,15 +221,15 @@ def test_real_kvasir_copy_within_half_a_minute_of_processor_time(real_data: Path
     """Also a finding: two neighbouring frames of one examination lie in train and test of that copy."""
     benchmark = benchmark_of("kvasir")
     start = time.process_time()
-    found = check(benchmark, benchmark.locate(real_data), progress=quiet)
+    checked = check(benchmark, benchmark.locate(real_data), progress=quiet)
     assert time.process_time() - start < 30
-    assert failed(found) == {"near copies across splits"}
-    verdict = next(verdict for verdict in found.verdicts if verdict.status == "failed")
+    assert failed(checked) == {"near copies across splits"}
+    verdict = next(verdict for verdict in checked.verdicts if verdict.status == "failed")
     assert verdict.files == ("train: images/train_0222.jpg = test: images/test_0016.jpg",)
-    assert status(found)["exact copies across splits"] == "passed"
+    assert status(checked)["exact copies across splits"] == "passed"
 
 
 def test_options_reach_the_check(sample_of) -> None:
-    found = judged("cvc612", sample_of("cvc612", "pranet"), split_rule="sequences")
-    assert found.splits is not None
-    assert "whole sequences" in found.splits.rule
+    checked = judged("cvc612", sample_of("cvc612", "pranet"), split_rule="sequences")
+    assert checked.splits is not None
+    assert "whole sequences" in checked.splits.rule

@@ -33,10 +33,10 @@ def blob(left: int, top: int, side: int = 12) -> np.ndarray:
 
 
 def rle(drawn: np.ndarray, *, compressed: bool) -> dict[str, Any]:
-    found = drawing.encode(np.asfortranarray(drawn))
+    encoded = drawing.encode(np.asfortranarray(drawn))
     if compressed:
-        return {"size": list(found["size"]), "counts": found["counts"].decode()}
-    return {"size": [HEIGHT, WIDTH], "counts": _runs(found["counts"].decode())}
+        return {"size": list(encoded["size"]), "counts": encoded["counts"].decode()}
+    return {"size": [HEIGHT, WIDTH], "counts": _runs(encoded["counts"].decode())}
 
 
 def polygon(left: float, top: float, side: float = 11.5) -> list[float]:
@@ -51,9 +51,9 @@ def document(
         {"id": 7 + number, "file_name": name, "height": HEIGHT, "width": WIDTH} for number, name in enumerate(names)
     ]
     annotations = [
-        {"id": 100 * number + index, "image_id": 7 + number, "iscrowd": 0, "category_id": 1, "area": 1, **one}
-        for number, mine in shapes.items()
-        for index, one in enumerate(mine)
+        {"id": 100 * number + index, "image_id": 7 + number, "iscrowd": 0, "category_id": 1, "area": 1, **shape}
+        for number, drawn in shapes.items()
+        for index, shape in enumerate(drawn)
     ]
     named = [
         {"id": index, "name": name} for index, name in enumerate(("things", *categories))
@@ -98,9 +98,9 @@ def oracle(path: Path) -> dict[str, list[tuple[str, bool, np.ndarray]]]:
         coco = COCO(str(path))
     return {
         image["file_name"]: [
-            (coco.cats[one["category_id"]]["name"], bool(one["iscrowd"]), coco.annToMask(one).astype(bool))
-            for one in coco.imgToAnns[key]
-            if not (isinstance(one["segmentation"], list) and min(map(len, one["segmentation"])) < 6)
+            (coco.cats[shape["category_id"]]["name"], bool(shape["iscrowd"]), coco.annToMask(shape).astype(bool))
+            for shape in coco.imgToAnns[key]
+            if not (isinstance(shape["segmentation"], list) and min(map(len, shape["segmentation"])) < 6)
         ]
         for key, image in coco.imgs.items()
     }
@@ -108,25 +108,25 @@ def oracle(path: Path) -> dict[str, list[tuple[str, bool, np.ndarray]]]:
 
 @pytest.mark.parametrize("category", ["cell", "nucleus", "any"])
 def test_binary_masks_are_the_union_of_pycocotools_masks(tmp_path: Path, category: str) -> None:
-    found = masks(write(tmp_path), category=category)
+    read = masks(write(tmp_path), category=category)
     for name, shapes in oracle(tmp_path / "_annotations.coco.json").items():
-        mine = [(crowd, drawn) for one, crowd, drawn in shapes if category in (one, "any")]
+        wanted = [(crowd, drawn) for kind, crowd, drawn in shapes if category in (kind, "any")]
         expected = np.zeros((HEIGHT, WIDTH), np.uint8)
-        for crowd, drawn in sorted(mine, key=lambda one: not one[0]):
+        for crowd, drawn in sorted(wanted, key=lambda shape: not shape[0]):
             expected[drawn] = IGNORE if crowd else 1
-        np.testing.assert_array_equal(found[name], expected, err_msg=name)
-    assert sum((one == 1).any() for one in found.values()) >= 2
+        np.testing.assert_array_equal(read[name], expected, err_msg=name)
+    assert sum((mask == 1).any() for mask in read.values()) >= 2
 
 
 def test_several_categories_are_classes_and_the_smaller_object_lies_on_top(tmp_path: Path) -> None:
-    found = masks(write(tmp_path))
+    read = masks(write(tmp_path))
     for name, shapes in oracle(tmp_path / "_annotations.coco.json").items():
         covered = np.zeros((HEIGHT, WIDTH), bool)
-        for category, crowd, drawn in sorted(shapes, key=lambda one: (one[1], one[2].sum())):
+        for category, crowd, drawn in sorted(shapes, key=lambda shape: (shape[1], shape[2].sum())):
             top = drawn & ~covered
-            assert (found[name][top] == (IGNORE if crowd else {"cell": 1, "nucleus": 2}[category])).all()
+            assert (read[name][top] == (IGNORE if crowd else {"cell": 1, "nucleus": 2}[category])).all()
             covered |= drawn
-        assert not found[name][~covered].any()
+        assert not read[name][~covered].any()
     benchmark, _ = opened(tmp_path)
     assert (benchmark.task, benchmark.class_names) == ("multiclass", ("background", "cell", "nucleus"))
 
@@ -163,8 +163,8 @@ def test_splits_and_folders_are_found(tmp_path, places: dict[str, str], sizes: t
     if "train2017" in places:
         (tmp_path / "annotations/captions_train2017.json").write_text(json.dumps({"images": [], "annotations": []}))
     _, splits = opened(tmp_path)
-    found = len(splits.train), len(splits.val), len(splits.test["test"])
-    assert found == (sizes or (11, 12, 1))
+    counts = len(splits.train), len(splits.val), len(splits.test["test"])
+    assert counts == (sizes or (11, 12, 1))
 
 
 BAD = [

@@ -161,7 +161,7 @@ def test_patterns_keep_subjects_apart_whose_files_have_one_name(tmp_path: Path) 
     mask(tmp_path / "p3/seg/s00_m.png", np.zeros((24, 30), np.uint8))
     benchmark, splits = opened(tmp_path, images="*/img/*.jpg", masks="*/seg/{stem}_m.png", group=r"(p\d)_")
     pairs = [pair for part in (splits.train, splits.val, splits.test["test"]) for pair in part]
-    assert {pair.stem for pair in pairs} == {f"p{one}_s0{other}" for one in (1, 2, 3) for other in range(4)}
+    assert {pair.stem for pair in pairs} == {f"p{subject}_s0{scan}" for subject in (1, 2, 3) for scan in range(4)}
     assert all(pair.image.parents[1] == pair.mask.parents[1] for pair in pairs)
     assert [pair.stem for pair in pairs if not benchmark.read(pair).mask.any()] == ["p3_s00"]
     assert len({benchmark.group(pair) for pair in splits.train}) == 1
@@ -202,10 +202,10 @@ def test_two_folders_that_share_names_are_offered_and_no_classes(tmp_path, capsy
 
     (line,) = capsys.readouterr().err.splitlines()
     assert "inner/scans/ and inner/outlines/ share 20 names" in line
-    found = {key: line.split(f"benchmarks.mine.{key}='")[1].split("'")[0] for key in ("images", "masks")}
-    assert every(opened(tmp_path, **found)[1]) == STEMS
+    given = {key: line.split(f"benchmarks.mine.{key}='")[1].split("'")[0] for key in ("images", "masks")}
+    assert every(opened(tmp_path, **given)[1]) == STEMS
     assert (
-        main(["check", f"mine={tmp_path}", "--workers", "1", "--images", found["images"], "--masks", found["masks"]])
+        main(["check", f"mine={tmp_path}", "--workers", "1", "--images", given["images"], "--masks", given["masks"]])
         == 1
     )
     assert (

@@ -161,8 +161,8 @@ def test_stretched_images_are_read_at_the_shape_of_their_masks(make: MakeBenchma
     splits = isic.splits(isic.locate(tmp_path))
     assert splits.note.endswith("32 px copy")
     assert isic.read(splits.train[0]).image.shape == (30, 40, 3)
-    found = check(isic, tmp_path / "ISIC2017", workers=1, progress=lambda *_: None)
-    (sizes,) = (verdict for verdict in found.verdicts if verdict.rule == "image and mask size")
+    checked = check(isic, tmp_path / "ISIC2017", workers=1, progress=lambda *_: None)
+    (sizes,) = (verdict for verdict in checked.verdicts if verdict.rule == "image and mask size")
     assert sizes.status == "warned"
     assert "every image is 32x32, 25 masks are not (up to 40x30)" in sizes.message
 

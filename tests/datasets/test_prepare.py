@@ -321,10 +321,10 @@ def test_killed_while_unpacking_leaves_no_folder_and_the_next_call_cleans_up(roo
 
 
 def test_leftovers_of_a_living_call_are_left_alone(archive: Path, root: Path) -> None:
-    mine = root / f".unpacking-kvasir-{socket.gethostname()}-{os.getppid()}"
-    mine.mkdir(parents=True)
+    living = root / f".unpacking-kvasir-{socket.gethostname()}-{os.getppid()}"
+    living.mkdir(parents=True)
     prepare(benchmark_of("kvasir"), [str(archive)], root, progress=quiet)
-    assert mine.is_dir()
+    assert living.is_dir()
 
 
 def test_number_of_hashes_must_fit(archive: Path, root: Path) -> None:

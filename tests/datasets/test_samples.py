@@ -89,13 +89,13 @@ def test_other_data_is_never_overwritten(tmp_path: Path) -> None:
         samples.write_samples("kvasir", tmp_path, layout="pranet", images=12, size=48)
 
 
-@pytest.mark.parametrize("mine", ["polyp/notes.txt", "polyp/polyp/train_images/mine.png", "changed"])
-def test_a_sample_is_not_replaced_with_what_somebody_added_or_changed(tmp_path: Path, mine: str) -> None:
+@pytest.mark.parametrize("file", ["polyp/notes.txt", "polyp/polyp/train_images/mine.png", "changed"])
+def test_a_sample_is_not_replaced_with_what_somebody_added_or_changed(tmp_path: Path, file: str) -> None:
     def write(images: int) -> Path:
         return samples.write_samples("kvasir", tmp_path, layout="autogluon", images=images, size=48)
 
     first = next((write(12) / "train_images").glob("*.png"))
-    path = first if mine == "changed" else tmp_path / mine
+    path = first if file == "changed" else tmp_path / file
     path.write_text("mine")
     with pytest.raises(DatasetError, match=path.name):
         write(24)

@@ -14,7 +14,7 @@ from harness.planning.request import Request, Variant
 def plan_of(results: Path, *entries: str | Variant, samples: Path | None = None, **changes: Any) -> Plan:
     """Of methods, by name or with options, on Kvasir-SEG; ``changes`` are fields of the request, or else rules."""
     fields = {name: changes.pop(name) for name in [*changes] if name in Request.__dataclass_fields__}
-    variants = tuple(one if isinstance(one, Variant) else Variant(method=one) for one in entries)
+    variants = tuple(entry if isinstance(entry, Variant) else Variant(method=entry) for entry in entries)
     asked = {"entries": variants, "benchmarks": ("kvasir",), "protocol": "demo", "overrides": changes, **fields}
     return plan(Request(**asked, results=results), prepare_samples=sample_writer(samples or results))
 

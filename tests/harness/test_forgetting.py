@@ -31,7 +31,7 @@ class Finished:
         small: dict[str, Any] = {"epochs": 1, "image_size": 64, "train_limit": 8, "val_limit": 2}
         planned = plan_of(results, *METHODS, benchmarks=BENCHMARKS, **small)
         done = [run_experiment(job) for job in planned.jobs]
-        self.keys = {(one.run.method, one.run.benchmark): one.key for one in done}
+        self.keys = {(record.run.method, record.run.benchmark): record.key for record in done}
         assert main(["--results", str(results)]) == 0
 
     def own(self, method: str, benchmark: str) -> float:
@@ -40,9 +40,9 @@ class Finished:
         return record.scores["best"]["test"]["s_measure"]
 
     def elsewhere(self, method: str, trained: str, tested: str) -> float:
-        found = ForgettingStore.load(ForgettingStore(self.results).path(self.keys[method, trained]))
-        assert list(found.elsewhere) == [tested]
-        return found.elsewhere[tested].scores["test"]["s_measure"]
+        record = ForgettingStore.load(ForgettingStore(self.results).path(self.keys[method, trained]))
+        assert list(record.elsewhere) == [tested]
+        return record.elsewhere[tested].scores["test"]["s_measure"]
 
 
 @pytest.fixture(scope="module")
@@ -53,7 +53,7 @@ def finished(tmp_path_factory: pytest.TempPathFactory) -> Finished:
 def test_a_model_is_scored_as_its_own_run_scored_it(finished: Finished) -> None:
     key = finished.keys["lora", "kvasir"]
     trained = of_results(finished.results, key)
-    found = scored_elsewhere(
+    scored = scored_elsewhere(
         trained.segmenter(None)[0],
         trained.run,
         data=finished.results / "sample-data" / "kvasir",
@@ -62,7 +62,7 @@ def test_a_model_is_scored_as_its_own_run_scored_it(finished: Finished) -> None:
     )
     record = RecordStore(finished.results).read(key)
     assert record is not None
-    assert found.scores["test"] == record.scores["best"]["test"]
+    assert scored.scores["test"] == record.scores["best"]["test"]
     assert finished.elsewhere("lora", "kvasir", "cvc612") != finished.own("lora", "cvc612")
 
 

@@ -195,8 +195,8 @@ def verbs(root: Path, kvasir: Path) -> list[tuple[Main, list[str]]]:
 def outside(box: Path) -> dict[str, bytes]:
     """What lies beside the results folders."""
     files = (path for path in box.rglob("*") if path.is_file() and not path.is_symlink())
-    mine = (path for path in files if path.relative_to(box).parts[0] not in ("results", "out"))
-    return {str(path): path.read_bytes() for path in mine}
+    rest = (path for path in files if path.relative_to(box).parts[0] not in ("results", "out"))
+    return {str(path): path.read_bytes() for path in rest}
 
 
 @pytest.mark.timeout(0)

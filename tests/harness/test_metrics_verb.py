@@ -74,8 +74,8 @@ def expected(folders, metrics=METRICS, conventions=None):
 
 @pytest.mark.parametrize("workers", ["1", "2", "0"])
 def test_scores_equal_the_scorers_on_any_number_of_workers(capsys, folders, workers):
-    found = scores_of(capsys, *folders, "--metrics", "all", "--workers", workers)
-    assert found == {"images": COUNT, "scores": expected(folders).summary()}
+    scores = scores_of(capsys, *folders, "--metrics", "all", "--workers", workers)
+    assert scores == {"images": COUNT, "scores": expected(folders).summary()}
 
 
 def test_the_table_names_metrics_and_images(capsys, folders):
@@ -136,27 +136,27 @@ def test_the_folder_of_images_scores_is_not_touched_before(folders, tmp_path):
 
 
 def test_conventions_print_the_same_predictions_under_each(capsys, folders):
-    found = scores_of(capsys, *folders, "--conventions", "--input-size", "96", "--metrics", "iou,weighted_f,mae")[
+    scores = scores_of(capsys, *folders, "--conventions", "--input-size", "96", "--metrics", "iou,weighted_f,mae")[
         "scores"
     ]
     plain = expected(folders).summary()
-    assert found["as given"] == {metric: plain[metric] for metric in ("iou", "weighted_f", "mae")}
+    assert scores["as given"] == {metric: plain[metric] for metric in ("iou", "weighted_f", "mae")}
     released = expected(folders, conventions=Conventions(weighted_f_beta2=0.3)).summary()
-    assert found["weighted_f_beta2=0.3"]["weighted_f"] == released["weighted_f"]
+    assert scores["weighted_f_beta2=0.3"]["weighted_f"] == released["weighted_f"]
     accumulated = expected(folders, conventions=Conventions(overlap="accumulated")).summary()
-    assert found["overlap=accumulated"]["iou"] == accumulated["iou"]
+    assert scores["overlap=accumulated"]["iou"] == accumulated["iou"]
     unstretched = expected(folders, conventions=Conventions(min_max=False)).summary()
-    assert found["min_max=false"]["mae"] == unstretched["mae"]
-    assert found["resolution=input"]["iou"] != plain["iou"]
-    assert found["as released"]["iou"] == found["resolution=input"]["iou"]
-    assert found["as released"]["weighted_f"] != found["resolution=input"]["weighted_f"]
-    assert found["empty=0"]["iou"] == plain["iou"]  # no mask is empty here
+    assert scores["min_max=false"]["mae"] == unstretched["mae"]
+    assert scores["resolution=input"]["iou"] != plain["iou"]
+    assert scores["as released"]["iou"] == scores["resolution=input"]["iou"]
+    assert scores["as released"]["weighted_f"] != scores["resolution=input"]["weighted_f"]
+    assert scores["empty=0"]["iou"] == plain["iou"]  # no mask is empty here
 
 
 def test_the_empty_rule_shows_where_masks_are_empty(capsys, tmp_path):
     both = placed(tmp_path, dict.fromkeys(("p/a.png", "g/a.png"), np.zeros((20, 20), dtype=np.uint8)))
-    found = scores_of(capsys, *both, "--conventions", "--metrics", "iou", "--input-size", "16")["scores"]
-    assert (found["as given"]["iou"], found["empty=0"]["iou"]) == (1.0, 0.0)
+    scores = scores_of(capsys, *both, "--conventions", "--metrics", "iou", "--input-size", "16")["scores"]
+    assert (scores["as given"]["iou"], scores["empty=0"]["iou"]) == (1.0, 0.0)
     assert main(["--pred", str(both[0]), "--gt", str(both[1]), "--conventions", "--metrics", "iou"]) == 0
     assert capsys.readouterr().out.splitlines()[2].split("|")[1:3] == [" as given             ", " 1.0000 "]
 
@@ -169,9 +169,9 @@ def test_how_many_files_have_no_partner_is_told(tmp_path, given, message):
 
 
 def test_a_convention_is_set_by_name(capsys, folders):
-    found = scores_of(capsys, *folders, "--set", "threshold=0.2", "--set", "min_max=false", "--metrics", "iou,mae")
+    scores = scores_of(capsys, *folders, "--set", "threshold=0.2", "--set", "min_max=false", "--metrics", "iou,mae")
     rules = Conventions(threshold=0.2, min_max=False)
-    assert found["scores"] == expected(folders, metrics=("iou", "mae"), conventions=rules).summary()
+    assert scores["scores"] == expected(folders, metrics=("iou", "mae"), conventions=rules).summary()
 
 
 @pytest.mark.parametrize("kind", ["npy", "sixteen", "one-bit", "palette"])

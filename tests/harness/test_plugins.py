@@ -75,13 +75,13 @@ def test_entry_points_join_and_broken_ones_are_left_out_of_all(tmp_path: Path) -
     environment = {**os.environ, "PYTHONPATH": f"{folder}{os.pathsep}{REPOSITORY}"}
     command = [sys.executable, "-W", "ignore", "-c", script]
     done = subprocess.run(command, cwd=REPOSITORY, env=environment, capture_output=True, text=True, check=False)
-    names, broken, mine, *_ = done.stdout.splitlines()
+    names, broken, name, *_ = done.stdout.splitlines()
     assert "'mine'" in names
     assert "'naslora'" in names
     assert "'gone'" not in names
     assert "cannot be imported: AttributeError" in broken
     assert "must be a subclass of harness.methods.base:Method" in broken
-    assert mine == "mine"
+    assert name == "mine"
     assert done.returncode == 1
     assert "gone: import: method 'gone' (outside:Gone) cannot be imported" in done.stderr
     assert "decoder: contract holds" in done.stderr

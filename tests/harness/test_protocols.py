@@ -31,8 +31,8 @@ def test_an_override_for_one_benchmark_beats_one_for_all_in_any_order(names: tup
 
 
 def test_cards_have_the_hashes_that_they_had() -> None:
-    found = {name: protocol_hash(load_protocol(name)) for name in ("conv-lora", "demo", "mini", "small", "standard")}
-    assert found == {
+    hashes = {name: protocol_hash(load_protocol(name)) for name in ("conv-lora", "demo", "mini", "small", "standard")}
+    assert hashes == {
         "conv-lora": "5ee5acbf",
         "demo": "e088d645",
         "mini": "47defd50",
@@ -193,10 +193,10 @@ def test_a_hash_over_a_table_finds_its_rules_in_the_records(capsys: pytest.Captu
 def test_rules_of_records_are_theirs_and_younger_ones_as_they_were_made(tmp_path: Path) -> None:
     rules = {"epochs": 3, "decoder": "linear", "quirks": {"spare_tokens": "released"}, "methods": {"lora": {"rank": 2}}}
     RecordStore(tmp_path).write(record(protocol_hash="abcd" * 4, rules=rules))
-    found = filled(runs_under("abcd", tmp_path)[0].rules)
-    assert (found["epochs"], found["decoder"], found["budget"]) == (3, "linear", "epochs")
-    assert (found["quirks"]["spare_tokens"], found["quirks"]["mask2former"]) == ("released", "intended")
-    assert not {"methods", "benchmarks"} & found.keys()
+    read = filled(runs_under("abcd", tmp_path)[0].rules)
+    assert (read["epochs"], read["decoder"], read["budget"]) == (3, "linear", "epochs")
+    assert (read["quirks"]["spare_tokens"], read["quirks"]["mask2former"]) == ("released", "intended")
+    assert not {"methods", "benchmarks"} & read.keys()
 
 
 def test_a_hash_that_nothing_has_is_one_line(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:

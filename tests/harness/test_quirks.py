@@ -100,8 +100,8 @@ def classes_in_an_image(*, mask_tokens: int) -> int:
 @pytest.mark.parametrize("benchmark", ["trans10k_v1", "trans10k_v2"])
 def test_cards_give_several_classes_several_masks_and_one_stays_reachable(card: str, benchmark: str) -> None:
     assert resolve(load_protocol(card), benchmark).mask_tokens >= 10
-    one = load_protocol(card, {f"benchmarks.{benchmark}.mask_tokens": "1"})
-    assert resolve(one, benchmark).mask_tokens == 1
+    single = load_protocol(card, {f"benchmarks.{benchmark}.mask_tokens": "1"})
+    assert resolve(single, benchmark).mask_tokens == 1
 
 
 def small(benchmark: str) -> dict[str, Any]:

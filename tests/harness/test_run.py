@@ -347,8 +347,8 @@ def test_a_mistake_in_a_later_phase_is_no_end_of_the_budget(programme: list[str]
 
 def test_a_phase_may_have_one_seed_and_a_list_in_its_set(programme: list[str], capsys) -> None:
     Path("first.yaml").write_text(FIRST.partition("tune:")[0].replace("seeds: 1", "seeds: 3"))
-    one = "  - {study: first.yaml, title: One, seeds: [7], set: {merge: [exact]}}\n"
-    assert main([*phases_with(programme, one), "--json"]) == 0
+    phase = "  - {study: first.yaml, title: One, seeds: [7], set: {merge: [exact]}}\n"
+    assert main([*phases_with(programme, phase), "--json"]) == 0
     (plan,) = (json.loads(line) for line in capsys.readouterr().out.splitlines() if line.startswith("{"))
     assert {run["seed"] for run in plan["runs"]} == {7}
 

@@ -123,13 +123,13 @@ def fit(segmenter: nn.Module, inputs: Tensor, targets: Tensor) -> list[float]:
 def structure_loss(logits: Tensor, mask: Tensor) -> Tensor:
     """Weighted BCE and weighted IoU of 2006.11392, one image at a time."""
     parts = []
-    for one, truth_of_one in zip(logits, mask, strict=True):
-        near = F.avg_pool2d(truth_of_one[None, None], 31, stride=1, padding=15)[0, 0]
-        weight = 1 + 5 * (near - truth_of_one).abs()
-        p = one.sigmoid()
-        bce = -(truth_of_one * p.log() + (1 - truth_of_one) * (1 - p).log())
-        both = (weight * p * truth_of_one).sum()
-        either = (weight * (p + truth_of_one - p * truth_of_one)).sum()
+    for logit, label in zip(logits, mask, strict=True):
+        near = F.avg_pool2d(label[None, None], 31, stride=1, padding=15)[0, 0]
+        weight = 1 + 5 * (near - label).abs()
+        p = logit.sigmoid()
+        bce = -(label * p.log() + (1 - label) * (1 - p).log())
+        both = (weight * p * label).sum()
+        either = (weight * (p + label - p * label)).sum()
         parts.append((weight * bce).sum() / weight.sum() + 1 - (both + 1) / (either + 1))
     return torch.stack(parts).mean()
 

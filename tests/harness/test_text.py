@@ -41,15 +41,15 @@ def test_a_cell_ends_where_it_should_and_holds_no_html_and_no_link() -> None:
 
 def test_pages_of_hostile_records_hold_no_html_no_formula_and_no_further_column(tmp_path: Path) -> None:
     hostile = f"=1+cmd|x {SCRIPT}"
-    one = record(
+    first = record(
         variant=hostile, backbone=hostile, split_rule=hostile, data_note=hostile, environment={"commit": hostile}
     )
-    two = record(variant="plain", method="decoder", backbone=hostile)
-    page = render([one, two])
+    second = record(variant="plain", method="decoder", backbone=hostile)
+    page = render([first, second])
     assert "<script" not in page
     rows = [line for line in page.splitlines() if line.startswith("| ")]
     assert len({line.replace("\\|", "").count("|") for line in rows}) == 1
-    cells = [cell for row in csv.reader(io.StringIO(render([one, two], style="csv"))) for cell in row]
+    cells = [cell for row in csv.reader(io.StringIO(render([first, second], style="csv"))) for cell in row]
     assert any("cmd" in cell for cell in cells)
     assert not any(cell.startswith("=") for cell in cells)
 

@@ -44,11 +44,11 @@ def parsers(parser: argparse.ArgumentParser) -> Iterator[argparse.ArgumentParser
 
 
 def test_every_verb_is_listed() -> None:
-    found = set()
+    verbs = set()
     for path in (REPOSITORY / "harness").rglob("*.py"):
         if re.search(r"^@verb\ndef main", path.read_text(encoding="utf-8"), re.MULTILINE):
-            found.add(".".join(path.relative_to(REPOSITORY).with_suffix("").parts))
-    assert found == set(VERBS.values())
+            verbs.add(".".join(path.relative_to(REPOSITORY).with_suffix("").parts))
+    assert verbs == set(VERBS.values())
 
 
 def test_help_lists_every_verb_with_what_it_does_and_imports_none(capsys: pytest.CaptureFixture[str]) -> None:
@@ -224,7 +224,7 @@ def test_every_verb_that_prints_a_table_prints_it_as_json_too(tmp_path, capsys, 
         (["data", "check", "kvasir", "--data", "data"], lambda data: data["verdicts"]),
         (["run", "--study", "list"], lambda data: data[0]["study"] and data[0]["title"]),
         (["protocols", "list"], lambda data: {"card", "hash", "purpose"} == set(data[0])),
-        (["protocols", "quirks"], lambda data: [one["field"] for one in data] == [one.field for one in QUIRKS]),
+        (["protocols", "quirks"], lambda data: [row["field"] for row in data] == [row.field for row in QUIRKS]),
         (["protocols", "show", "demo"], lambda data: data["fields"][0]["mark"]),
         (["protocols", "show", "demo", "--diff", "mini"], lambda data: data[0]["demo"] != data[0]["mini"]),
     ):

@@ -64,8 +64,8 @@ TWINS: list[tuple[str, dict[str, Any], Callable[..., Any], Callable[[Any, Any], 
 ]
 
 
-def _turned(mine: Tensor, other: Tensor) -> Tensor:
-    return mine if mine.shape == other.shape else mine.mT
+def _turned(ours: Tensor, other: Tensor) -> Tensor:
+    return ours if ours.shape == other.shape else ours.mT
 
 
 def _attached(name: str, options: dict[str, Any]) -> tuple[Any, Method]:
@@ -87,21 +87,21 @@ def test_outputs_gradients_counts_and_merges_equal_those_of_peft(name, options, 
         for target in SITES[sites]:
             (adapter,) = block.get_submodule(PATHS[target]).adapters.values()
             pairs += learnt(adapter, theirs.base_model.model.get_submodule(f"blocks.{index}.{PATHS[target]}"))
-    trained = [sum(p.numel() for p in one.parameters() if p.requires_grad) for one in (segmenter.encoder, theirs)]
+    trained = [sum(p.numel() for p in model.parameters() if p.requires_grad) for model in (segmenter.encoder, theirs)]
     assert trained[0] == trained[1] == method.config.encoder_parameters(backbone_shape("tiny_timm", 64))
     with torch.no_grad():
-        for mine, other in pairs:
-            mine.add_(0.1 * torch.randn(mine.shape, generator=generator))
-            other.copy_(_turned(mine, other))
+        for ours, other in pairs:
+            ours.add_(0.1 * torch.randn(ours.shape, generator=generator))
+            other.copy_(_turned(ours, other))
     outputs = [segmenter.double().encoder(IMAGES), theirs.double()(IMAGES)]
     weights = torch.randn(outputs[0].shape, dtype=torch.float64, generator=generator)
     for output in outputs:
         (output * weights).sum().backward()
 
     torch.testing.assert_close(*outputs, rtol=1e-9, atol=1e-9)
-    for mine, other in pairs:
-        assert mine.grad is not None
-        torch.testing.assert_close(_turned(mine.grad, other), other.grad, rtol=1e-8, atol=1e-9)
+    for ours, other in pairs:
+        assert ours.grad is not None
+        torch.testing.assert_close(_turned(ours.grad, other), other.grad, rtol=1e-8, atol=1e-9)
 
     merged = theirs.merge_and_unload()
     assert method.merge("exact").extra_parameters == 0
@@ -131,11 +131,11 @@ def test_how_they_start_is_how_pefts_do() -> None:
     ):
         theirs: Any = get_peft_model(build_segmenter("tiny_timm", task="binary", image_size=64).encoder, config)
         other = theirs.base_model.model.blocks[0].attn.qkv
-        mine: Any = _attached(name, {"rank": 32})[0].encoder.blocks[0].attn.qkv.adapters["qkv"]
+        ours: Any = _attached(name, {"rank": 32})[0].encoder.blocks[0].attn.qkv.adapters["qkv"]
         drawn = getattr(other, factor)["default"]
-        assert mine.down.numel() == drawn.numel()
-        assert mine.down.abs().max().item() == pytest.approx(drawn.abs().max().item(), rel=0.02)
-        assert mine.down.std().item() == pytest.approx(drawn.std().item(), rel=0.06)
+        assert ours.down.numel() == drawn.numel()
+        assert ours.down.abs().max().item() == pytest.approx(drawn.abs().max().item(), rel=0.02)
+        assert ours.down.std().item() == pytest.approx(drawn.std().item(), rel=0.06)
     assert (
         _attached("shira", {})[1].state()["encoder.blocks.0.attn.qkv.adapters.qkv.places"].unique().numel() == 3 * 256
     )

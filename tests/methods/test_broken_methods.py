@@ -253,13 +253,13 @@ class _Tied(_Added):
 def test_no_clause_sees_what_another_does_to_its_model(method: Any, copied: bool) -> None:
     subject = ContractCase(method=method, config=LoRAConfig())
     assert (subject._copies is not None) is copied
-    (one, merging), (other, resting), (_, third) = subject.trained(), subject.trained(), subject.trained()
+    (first, merging), (other, resting), (_, third) = subject.trained(), subject.trained(), subject.trained()
     before, plain = logits(other, subject.images), logits(subject.plain(), subject.images)
     assert not torch.equal(before, plain)
     merging.merge("exact")
-    one.requires_grad_(True)
+    first.requires_grad_(True)
     with torch.no_grad():
-        for tensor in (*one.parameters(), *one.buffers()):
+        for tensor in (*first.parameters(), *first.buffers()):
             tensor.zero_()
     assert torch.equal(logits(other, subject.images), before)
     assert torch.equal(logits(subject.plain(), subject.images), plain)

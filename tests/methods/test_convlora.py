@@ -39,8 +39,8 @@ def test_each_map_passes_the_expert_of_its_largest_logit_and_no_other() -> None:
     mixture, maps = _mixture().eval(), _maps()
     chosen = (maps.mean((2, 3)) @ mixture.gate).argmax(1)
     assert len(set(chosen.tolist())) > 1
-    for index, (one, expert) in enumerate(zip(maps, chosen.tolist(), strict=True)):
-        large = interpolate(one[None], scale_factor=expert + 1, mode="bicubic") if expert else one[None]
+    for index, (image, expert) in enumerate(zip(maps, chosen.tolist(), strict=True)):
+        large = interpolate(image[None], scale_factor=expert + 1, mode="bicubic") if expert else image[None]
         part = mixture.experts[expert]
         convolved = gelu(conv2d(large, part.weight, part.bias, padding=1))
         expected = interpolate(convolved, size=(5, 4), mode="bicubic") if expert else convolved

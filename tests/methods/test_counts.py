@@ -83,7 +83,7 @@ def test_attached_model_and_closed_form_have_the_published_count(name, options, 
         method.attach(segmenter)
         assert all(parameter.is_meta for parameter in segmenter.parameters())
         encoder, total = (
-            sum(p.numel() for p in one.parameters() if p.requires_grad) for one in (segmenter.encoder, segmenter)
+            sum(p.numel() for p in module.parameters() if p.requires_grad) for module in (segmenter.encoder, segmenter)
         )
         assert (encoder, total) == (expected, expected + DECODER)
 

@@ -61,8 +61,8 @@ def test_masks_and_gradients_equal_those_of_segment_anythings_decoder_under_peft
             magnitude = layer.magnitudes[site.rpartition(".")[2]]
             pairs.append((magnitude, twin.lora_magnitude_vector["default"].weight))
     with torch.no_grad():
-        for mine, other in pairs:
-            other.copy_(mine)
+        for ours, other in pairs:
+            other.copy_(ours)
     segmenter.mask_decoder.double(), theirs.mask_decoder.double()
     dim = segmenter.prompt_encoder.no_mask_embed.weight.shape[1]
     embedding = EMBEDDING[:, :dim]
@@ -72,10 +72,10 @@ def test_masks_and_gradients_equal_those_of_segment_anythings_decoder_under_peft
         torch.cat(
             [
                 theirs.mask_decoder(
-                    image_embeddings=one, image_pe=theirs.prompt_encoder.get_dense_pe().double(),
+                    image_embeddings=image, image_pe=theirs.prompt_encoder.get_dense_pe().double(),
                     sparse_prompt_embeddings=sparse.double(), dense_prompt_embeddings=dense, multimask_output=False,
                 )[0]
-                for one in embedding.split(1)
+                for image in embedding.split(1)
             ]
         ),
     ]  # fmt: skip
@@ -84,8 +84,8 @@ def test_masks_and_gradients_equal_those_of_segment_anythings_decoder_under_peft
         (output * weights).sum().backward()
 
     torch.testing.assert_close(*outputs, rtol=0, atol=1e-11)
-    for mine, other in pairs:
-        torch.testing.assert_close(mine.grad, other.grad, rtol=0, atol=1e-11)
+    for ours, other in pairs:
+        torch.testing.assert_close(ours.grad, other.grad, rtol=0, atol=1e-11)
 
 
 def test_shared_matrices_are_as_large_as_the_decoder_needs() -> None:
@@ -110,7 +110,7 @@ def test_a_merge_is_a_plain_sam(name: str, options: dict[str, Any]) -> None:
     assert "mask_decoder.transformer.layers.0.self_attn.q_proj" in report.folded
     plain_sam("tiny", image_size=SIDE).load_state_dict(sam_state_dict(segmenter), strict=True)
     plain = build_segmenter("tiny", task="binary", image_size=SIDE, head_seed=1)
-    before, after = (one.get_submodule("mask_decoder").state_dict() for one in (plain, segmenter))
+    before, after = (model.get_submodule("mask_decoder").state_dict() for model in (plain, segmenter))
     changed = {key for key, tensor in after.items() if not torch.equal(tensor, before[key])}
     assert changed == {f"{site.removeprefix('mask_decoder.')}.weight" for site in report.folded if "decoder" in site}
 

@@ -34,9 +34,9 @@ def _attached(config: LoRAConfig, *, seed: int = 1) -> tuple[Segmenter, LoRA]:
     return segmenter, method
 
 
-def _close(found: Tensor | None, expected: Tensor | None) -> None:
-    assert found is not None
-    torch.testing.assert_close(found, expected, rtol=1e-5, atol=1e-8)
+def _close(actual: Tensor | None, expected: Tensor | None) -> None:
+    assert actual is not None
+    torch.testing.assert_close(actual, expected, rtol=1e-5, atol=1e-8)
 
 
 @pytest.mark.parametrize("sites", ["qkv", "proj", "mlp", "qkv,proj,mlp"])
@@ -53,11 +53,11 @@ def test_output_and_gradients_equal_peft(sites: str) -> None:
             up.copy_(adapter.up)
     images = torch.randn(2, 3, 96, 128, dtype=torch.float64, generator=torch.Generator().manual_seed(0))
 
-    found, expected = segmenter.double().encoder(images), reference.double()(images)
-    found.square().mean().backward()
+    output, expected = segmenter.double().encoder(images), reference.double()(images)
+    output.square().mean().backward()
     expected.square().mean().backward()
 
-    _close(found, expected)
+    _close(output, expected)
     for adapter, down, up in pairs:
         _close(adapter.down.grad, down.grad)
         _close(adapter.up.grad, up.grad)
@@ -137,10 +137,10 @@ def test_pissa_equals_peft_from_the_start_on(kind: type[LoRA], scaling: str) -> 
         with torch.no_grad():  # and on from other weights than those of the start
             generator = torch.Generator().manual_seed(step)
             for adapter, down, up in pairs:
-                for mine, other in ((adapter.down, down), (adapter.up, up)):
-                    mine.add_(0.1 * torch.randn(mine.shape, generator=generator))
-                    other.copy_(mine)
-                    mine.grad, other.grad = None, None
+                for ours, other in ((adapter.down, down), (adapter.up, up)):
+                    ours.add_(0.1 * torch.randn(ours.shape, generator=generator))
+                    other.copy_(ours)
+                    ours.grad, other.grad = None, None
 
 
 def test_pissa_needs_a_matrix_of_that_rank() -> None:
@@ -209,12 +209,12 @@ def test_slices_of_fused_qkv_equal_separate_projections_under_peft(slices: str) 
 
     tokens, weights, separate = tokens.double(), weights.double(), separate.double()
 
-    found = AdaptedLinear(fused, adapters).double()(tokens)
+    output = AdaptedLinear(fused, adapters).double()(tokens)
     expected = torch.cat([separate[name](tokens) for name in "qkv"], dim=-1)
-    (found * weights).sum().backward()
+    (output * weights).sum().backward()
     (expected * weights).sum().backward()
 
-    _close(found, expected)
+    _close(output, expected)
     for name, adapter in adapters.items():
         _close(adapter.down.grad, separate[name].lora_A["default"].weight.grad)
         _close(adapter.up.grad, separate[name].lora_B["default"].weight.grad)
@@ -244,7 +244,7 @@ def test_blocks_outside_the_placement_keep_their_own_layers() -> None:
 def test_another_seed_draws_other_down_projections() -> None:
     """That one seed draws the same, and nothing from torch's generator, is in the contract."""
     first, other = (_attached(LoRAConfig(), seed=seed)[1].adapters().values() for seed in (3, 4))
-    assert not any(torch.equal(one.down, two.down) for one, two in zip(first, other, strict=True))
+    assert not any(torch.equal(a.down, b.down) for a, b in zip(first, other, strict=True))
 
 
 def test_down_projection_starts_within_the_bound_of_kaiming_uniform() -> None:

@@ -54,9 +54,9 @@ def test_block_equals_the_published_structure(backbone: str, index: int) -> None
     adapters: list[Any] = [block.after_attention, block.after_mlp]
     for ours, theirs in zip(adapters, published, strict=True):
         with torch.no_grad():
-            for mine, other in _pairs(ours, theirs):
-                mine.copy_(0.3 * torch.randn_like(mine))
-                other.copy_(mine)
+            for own, other in _pairs(ours, theirs):
+                own.copy_(0.3 * torch.randn_like(own))
+                other.copy_(own)
             ours.filter.projector.weight.normal_(std=0.3)
             theirs.pw.weight.copy_(ours.filter.projector.weight[:, :, 0, 0])
     segmenter.encoder.embed(case.images)  # a grid of 4 × 4: windows of 3 are padded

@@ -33,8 +33,8 @@ def test_removed_square_holds_the_asked_fraction_of_the_spectrum() -> None:
     for ratio, side in ((0.0, 0), (0.25, 32), (0.5625, 48)):
         # Frequencies −side/2 to side/2 − 1 go; the real part keeps half of one whose opposite is gone, a quarter of its energy.
         neither = max(side - 1, 0) ** 2
-        one = 2 * (side**2 - neither)
-        kept = 1 - (neither + one * 3 / 4) / 64**2
+        either = 2 * (side**2 - neither)
+        kept = 1 - (neither + either * 3 / 4) / 64**2
         assert high_frequencies(impulse, ratio=ratio).square().sum().item() == pytest.approx(kept, abs=1e-5)
     torch.testing.assert_close(high_frequencies(noise, ratio=0.0), noise.abs(), atol=1e-5, rtol=0)
 

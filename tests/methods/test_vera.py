@@ -24,10 +24,10 @@ def test_the_shared_matrices_start_spread_as_pefts_do() -> None:
     for adapter in method.adapters().values():
         torch.testing.assert_close(adapter.down, theirs.base_model.model[0].vera_lambda_d["default"])
         assert not adapter.up.any()
-    for mine, other in ((shared.down, theirs.base_model.vera_A), (shared.up, theirs.base_model.vera_B)):
-        assert mine.shape == other["default"].shape
-        assert mine.std().item() == pytest.approx(other["default"].std().item(), rel=0.02)
-        assert mine.abs().max().item() == pytest.approx(other["default"].abs().max().item(), rel=0.01)
+    for ours, other in ((shared.down, theirs.base_model.vera_A), (shared.up, theirs.base_model.vera_B)):
+        assert ours.shape == other["default"].shape
+        assert ours.std().item() == pytest.approx(other["default"].std().item(), rel=0.02)
+        assert ours.abs().max().item() == pytest.approx(other["default"].abs().max().item(), rel=0.01)
 
 
 def test_a_slice_gets_the_leading_rows_on_its_own_outputs() -> None:

@@ -66,8 +66,8 @@ def main() -> int:
 
 def _files(patterns: list[str], *, without: Sequence[str] = ()) -> list[str]:
     left_out = {path for pattern in without for path in ROOT.glob(pattern)}
-    found = {path for pattern in patterns for path in ROOT.glob(pattern)} - left_out
-    return sorted(str(path.relative_to(ROOT)) for path in found)
+    paths = {path for pattern in patterns for path in ROOT.glob(pattern)} - left_out
+    return sorted(str(path.relative_to(ROOT)) for path in paths)
 
 
 def _measured(written: Path, tests: list[str], sources: list[str], tree: Path) -> Covering:

@@ -59,8 +59,8 @@ def measure(tests: list[str], sources: list[str], written: Path) -> int:
     data = watch.get_data()
     for file in data.measured_files():
         path = next(source for source in sources if file.endswith(f"/{source}"))
-        found = {line: sorted(recorder.tests(contexts)) for line, contexts in data.contexts_by_lineno(file).items()}
-        lines[path] = {line: names for line, names in found.items() if names}
+        by_line = {line: sorted(recorder.tests(contexts)) for line, contexts in data.contexts_by_lineno(file).items()}
+        lines[path] = {line: names for line, names in by_line.items() if names}
     modules = sorted(sys.modules)
     content = {"seconds": recorder.seconds, "lines": lines, "failed": recorder.failed, "modules": modules}
     written.write_text(json.dumps(content), encoding="utf-8")
@@ -70,7 +70,7 @@ def measure(tests: list[str], sources: list[str], written: Path) -> int:
 def read(path: Path) -> Covering:
     """What `measure` wrote."""
     content = json.loads(path.read_text(encoding="utf-8"))
-    lines = {file: {int(line): set(names) for line, names in found.items()} for file, found in content["lines"].items()}
+    lines = {file: {int(line): set(names) for line, names in tests.items()} for file, tests in content["lines"].items()}
     return Covering(seconds=content["seconds"], lines=lines, failed=content["failed"], modules=content["modules"])
 
 
@@ -87,12 +87,12 @@ class _Recorder:
 
     def tests(self, contexts: list[str]) -> set[str]:
         """Fixtures may be shared: what a test's set-up runs belongs to every test of its file."""
-        found: set[str] = set()
+        names: set[str] = set()
         for context in contexts:
             phase, _, test = context.partition("|")
             file = test.partition("::")[0] + "::"
-            found |= {name for name in self.seconds if name.startswith(file)} if phase == "setup" else {test} - {""}
-        return found
+            names |= {name for name in self.seconds if name.startswith(file)} if phase == "setup" else {test} - {""}
+        return names
 
     @pytest.hookimpl(hookwrapper=True)
     def pytest_runtest_setup(self, item: pytest.Item) -> Iterator[None]:

@@ -52,8 +52,8 @@ def in_child(work: Callable[[], int], *, tree: Path, log: Path, limit_s: float) 
     status = None
     try:
         while status is None and time.monotonic() < end:
-            done, found = os.waitpid(child, os.WNOHANG)
-            status = os.waitstatus_to_exitcode(found) if done else None
+            done, raw = os.waitpid(child, os.WNOHANG)
+            status = os.waitstatus_to_exitcode(raw) if done else None
             time.sleep(0.0 if done else 0.05)
     finally:  # at the limit, and where Ctrl-C ends the waiting
         end_children()

@@ -33,7 +33,7 @@ if __name__ == "__main__":
 
 
 @pytest.mark.parametrize(
-    ("operator", "example"), [(operator, one) for operator in (DropArgument, DropStep) for one in operator.examples()]
+    ("operator", "example"), [(operator, case) for operator in (DropArgument, DropStep) for case in operator.examples()]
 )
 def test_what_is_left_out(operator: type[Operator], example: object) -> None:
     assert mutate_code(example.pre_mutation_code, operator(), 0) == example.post_mutation_code  # type: ignore[attr-defined]
@@ -41,7 +41,7 @@ def test_what_is_left_out(operator: type[Operator], example: object) -> None:
 
 def drawn(root: Path, source: str, *, n: int = 1000) -> list[tuple[str, str]]:
     (root / "module.py").write_text(source)
-    return [(one.was, one.becomes) for one in sample(root, ["module.py"], CONFIGURATION["operators"], n=n, seed=1)]
+    return [(edit.was, edit.becomes) for edit in sample(root, ["module.py"], CONFIGURATION["operators"], n=n, seed=1)]
 
 
 def test_types_decorators_assertions_help_and_main_are_left_alone(tmp_path: Path) -> None:
@@ -72,7 +72,7 @@ def test_a_changed_condition_is_run_by_the_tests_that_run_it_and_not_by_all_of_i
         "def f(a):\n    b = 1\n    if a:\n        return b\n    for c in a:\n        b = c\n"
     )
     operators = ["AddNot", "ZeroIterationForLoop"]
-    assert sorted(one.lines for one in sample(tmp_path, ["module.py"], operators, n=9, seed=1)) == [(3, 3), (5, 5)]
+    assert sorted(edit.lines for edit in sample(tmp_path, ["module.py"], operators, n=9, seed=1)) == [(3, 3), (5, 5)]
 
 
 def test_what_is_known_to_live_names_files_of_a_room() -> None:

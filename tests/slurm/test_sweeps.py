@@ -86,11 +86,11 @@ def test_a_grid_equals_the_same_grid_run_here(cluster, tmp_path):
 
 def test_two_processes_of_one_run_get_the_numbers_of_one(cluster, tmp_path):
     run = ("--protocol", "demo", "--methods", "lora", "--datasets", "kvasir")
-    two, one = tmp_path / "two", tmp_path / "one"
+    two, alone = tmp_path / "two", tmp_path / "one"
     submit(two, *run, "--set", "cluster.gpus_per_run=2")
     wait_until(lambda: records(two), "the run to finish")
-    harness_run(one, *run, check=True)
-    (a,), (b,) = records(two).values(), records(one).values()
+    harness_run(alone, *run, check=True)
+    (a,), (b,) = records(two).values(), records(alone).values()
     for variant, splits in b["scores"].items():
         for split, values in splits.items():
             assert a["scores"][variant][split] == pytest.approx(values, abs=1e-5)
@@ -235,11 +235,11 @@ def undisturbed(results, profile):
 
 def test_cancel_takes_a_sweeps_jobs_and_no_others(cluster, tmp_path, monkeypatch):
     use_standin(monkeypatch)
-    mine, other = tmp_path / "mine", tmp_path / "other"
-    slurm = executor(mine, tmp_path, extra={"hold": True})
+    own, other = tmp_path / "mine", tmp_path / "other"
+    slurm = executor(own, tmp_path, extra={"hold": True})
     first, second = (
-        [make_job(mine, seed=seed) for seed in range(3)],
-        [make_job(mine, seed=seed) for seed in range(3, 5)],
+        [make_job(own, seed=seed) for seed in range(3)],
+        [make_job(own, seed=seed) for seed in range(3, 5)],
     )
     slurm.submit(first)
     slurm.submit(second)

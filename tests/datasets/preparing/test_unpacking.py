@@ -193,9 +193,9 @@ def test_damaged_archives_are_refused_or_harmless(tmp_path: Path, kind: str, dam
         else:
             del content[position:]
         broken.write_bytes(content)
-        found = unpacked(broken, tmp_path / str(position))
-        assert found in (None, members), f"{damage} at {position} of {len(whole)}: accepted with other contents"
-        refused += found is None
+        contents = unpacked(broken, tmp_path / str(position))
+        assert contents in (None, members), f"{damage} at {position} of {len(whole)}: accepted with other contents"
+        refused += contents is None
     assert refused > 0.8 * len(positions)
 
 

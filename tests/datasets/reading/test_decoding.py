@@ -101,7 +101,7 @@ REFUSED: dict[str, list[tuple[Any, dict[str, Any]]]] = {
     "unexpected mask values": [
         (lambda disc: Image.fromarray(disc * np.uint8(38) + np.eye(*disc.shape, dtype=np.uint8)), {"rule": "index"})
     ],
-    "several colours": [(lambda disc: coloured(disc, RED, GREEN), {"colour": one}) for one in ("any", RED)],
+    "several colours": [(lambda disc: coloured(disc, RED, GREEN), {"colour": colour}) for colour in ("any", RED)],
     "colour image": [(lambda disc: coloured(disc, RED, GREEN), {})],
 }
 
@@ -155,8 +155,8 @@ def test_red_of_the_leaf_masks_counts_from_64(tmp_path: Path) -> None:
     pixels = np.zeros((1, 129, 3), np.uint8)
     pixels[0, :, 0] = np.arange(129)
     Image.fromarray(pixels).save(tmp_path / "mask.png")
-    found = read_binary(tmp_path / "mask.png", colour=(128, 0, 0))
-    assert (found[0] == (np.arange(129) > 63)).all()
+    mask = read_binary(tmp_path / "mask.png", colour=(128, 0, 0))
+    assert (mask[0] == (np.arange(129) > 63)).all()
     assert not read_binary(tmp_path / "mask.png", colour=(128, 0, 0), only_255=True).any()
 
 

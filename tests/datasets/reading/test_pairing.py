@@ -22,8 +22,8 @@ def test_suffix_case_and_extension_do_not_matter(tmp_path: Path) -> None:
     images = _touch(tmp_path / "i", "ISIC_1.JPG", "b.jpeg", "c.png", "d.tif", "e.jpg")
     masks = _touch(tmp_path / "m", "isic_1_Segmentation.PNG", "b_mask.png", "C.png", "d.TIFF", "e_gt.bmp")
     paired = pair_folders(images, masks)
-    found = {pair.stem: pair.mask.name for pair in paired.pairs}
-    assert found == {
+    names = {pair.stem: pair.mask.name for pair in paired.pairs}
+    assert names == {
         "ISIC_1": "isic_1_Segmentation.PNG",
         "b": "b_mask.png",
         "c": "C.png",

@@ -44,17 +44,17 @@ def plain(store: RecordStore, monkeypatch: pytest.MonkeyPatch) -> object:
 
 def reads(store: RecordStore, monkeypatch: pytest.MonkeyPatch) -> list[str]:
     """The files that one look reads."""
-    found: list[str] = []
+    stems: list[str] = []
 
     def counted(path: Path) -> object:
-        found.append(path.stem)
+        stems.append(path.stem)
         return load(path)
 
     load = cache.load
     with monkeypatch.context() as context:
         context.setattr(cache, "load", counted)
         store.ended()
-    return found
+    return stems
 
 
 @pytest.fixture(autouse=True)
@@ -69,7 +69,7 @@ def test_the_cache_says_what_the_files_say(store: RecordStore, archives: Path, m
     for _ in range(2):
         assert told(store) == plain(store, monkeypatch)
     (path,) = archives.iterdir()
-    assert [one.stat().st_mode & 0o077 for one in (archives, path)] == [0, 0]
+    assert [place.stat().st_mode & 0o077 for place in (archives, path)] == [0, 0]
     some = [path.stem for path in store.files()][::3]
     assert list(store.ended([*some, "f" * 16])) == some
     # nothing below the results folder is taken for one: others may write there
@@ -141,7 +141,7 @@ def test_a_folder_that_others_may_enter_is_not_believed(store: RecordStore, arch
     store.ended()
     (path,) = archives.iterdir()
     path.write_bytes(path.read_bytes().replace(b'"code":"OK"', b'"code":"OOM"'))
-    assert {one.code for one in store.ended().values() if not isinstance(one, str)} == {"OOM"}  # what a forger wants
+    assert {end.code for end in store.ended().values() if not isinstance(end, str)} == {"OOM"}  # what a forger wants
     if hole == "a link":
         archives.rename(archives.with_name("elsewhere"))
         archives.symlink_to("elsewhere")
@@ -164,7 +164,7 @@ def test_caches_that_nobody_wrote_for_long_are_deleted(store: RecordStore, archi
         then = time.time() - days * 86400
         os.utime(archives / name, (then, then))
     store.ended()
-    assert sorted(one.name for one in archives.iterdir() if len(one.name) < 20) == ["recent.json"]
+    assert sorted(file.name for file in archives.iterdir() if len(file.name) < 20) == ["recent.json"]
 
 
 def test_what_the_system_refused_is_read_again(store: RecordStore, monkeypatch: pytest.MonkeyPatch) -> None:

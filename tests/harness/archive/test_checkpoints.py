@@ -66,10 +66,10 @@ def older_record(results: Path, checkpoint: Path) -> Record:
 
 
 def test_other_weights_in_the_middle_are_another_run(tmp_path: Path, checkpoint: Path, altered: Path) -> None:
-    (one,), (other,) = planned(tmp_path, checkpoint).jobs, planned(tmp_path, altered).jobs
+    (job,), (other,) = planned(tmp_path, checkpoint).jobs, planned(tmp_path, altered).jobs
     assert short_fingerprint(checkpoint) == short_fingerprint(altered)
-    assert one.run.checkpoint == fingerprint(checkpoint)
-    assert one.run.key != other.run.key
+    assert job.run.checkpoint == fingerprint(checkpoint)
+    assert job.run.key != other.run.key
 
 
 def test_an_older_record_is_finished_only_after_its_file_was_verified(tmp_path, checkpoint, altered, says) -> None:

@@ -41,14 +41,14 @@ def test_evidence_and_costs_are_those_of_their_records(archive: Archive) -> None
     evidence = frame(archive, "evidence")
     assert {"key", *RUN} <= set(evidence)
     for key, rows in evidence[evidence.quantity == "distance_px"].groupby("key"):
-        record = archive.evidence(next(one for one in archive.records if one.key == key))
+        record = archive.evidence(next(run for run in archive.records if run.key == key))
         assert record is not None
         told = [value for block in record.blocks for value in block.trained.distance_px]
         assert list(rows.sort_values(["block", "place"]).trained) == told
     costs = frame(archive, "costs")
     for session in archive.costs:
         rows = costs[(costs.session == session.session) & (costs.quantity == "step_seconds") & (costs.part == "total")]
-        assert list(rows.value) == [value for one in session.methods for value in one.step_seconds["total"]]
+        assert list(rows.value) == [value for method in session.methods for value in method.step_seconds["total"]]
 
 
 def test_a_folder_without_records_gives_empty_frames(tmp_path: Path) -> None:

@@ -37,17 +37,17 @@ def committed() -> list[Record]:
 
 def test_every_committed_record_still_has_its_key_and_would_be_found_again(committed: list[Record]) -> None:
     assert committed
-    for one in committed:
-        config = asdict(method_config_class(one.run.method)(**one.run.method_config))
-        rules = {**ADDED_LATER, **one.run.rules}
+    for key, run in ((kept.key, kept.run) for kept in committed):
+        config = asdict(method_config_class(run.method)(**run.method_config))
+        rules = {**ADDED_LATER, **run.rules}
         rules["quirks"] = {**QUIRKS_ADDED_LATER, **rules["quirks"]}
-        assert one.run.key == one.key
-        assert replace(one.run, method_config=config, rules=rules).key == one.key
+        assert run.key == key
+        assert replace(run, method_config=config, rules=rules).key == key
 
 
 def test_a_run_on_the_toy_backbone_is_the_same_under_its_old_name() -> None:
     records, _ = RecordStore(COMMITTED).summaries()
-    run = next(one.run for one in records if '"vit_t"' in (COMMITTED / "records" / f"{one.key}.json").read_text())
+    run = next(r.run for r in records if '"vit_t"' in (COMMITTED / "records" / f"{r.key}.json").read_text())
     old = replace(run, backbone="vit_t")
     assert (run.backbone, old.backbone) == ("tiny", "tiny")
     assert old.key == run.key != replace(run, backbone="tiny_timm").key
@@ -108,7 +108,7 @@ CHANGES: dict[str, Any] = {
 
 
 def test_every_field_of_a_run_is_in_its_key_or_a_label() -> None:
-    assert {one.name for one in fields(Run)} == CHANGES.keys() | set(LABELS)
+    assert {field.name for field in fields(Run)} == CHANGES.keys() | set(LABELS)
 
 
 @pytest.mark.parametrize("name", [*CHANGES, *LABELS])

@@ -87,19 +87,19 @@ def _text(images: str) -> object:
 
 def test_masks_lie_beside_their_record_and_belong_to_it(tmp_path: Path):
     store = RecordStore(tmp_path)
-    one = record(scores={})
-    path = store.write(one, masks_png=encoded_masks(_masks()))
-    read = there(store.read(one.key))
-    assert [mask.stem for mask in read_masks(store.masks_path(one.key), expected=read.beside["masks.png"])]
+    original = record(scores={})
+    path = store.write(original, masks_png=encoded_masks(_masks()))
+    read = there(store.read(original.key))
+    assert [mask.stem for mask in read_masks(store.masks_path(original.key), expected=read.beside["masks.png"])]
     assert disagreement(read, path) == ""
-    store.masks_path(one.key).write_bytes(encoded_masks(_masks(1)))
+    store.masks_path(original.key).write_bytes(encoded_masks(_masks(1)))
     assert "edited after its record was written" in disagreement(read, path)
 
 
 def test_a_record_with_masks_and_one_without_are_the_same_result(tmp_path: Path):
-    one = record(scores={})
-    RecordStore(tmp_path / "a").write(one, masks_png=encoded_masks(_masks()))
-    RecordStore(tmp_path / "b").write(replace(one, finished="2026-02-01T00:00:00+00:00"))
+    original = record(scores={})
+    RecordStore(tmp_path / "a").write(original, masks_png=encoded_masks(_masks()))
+    RecordStore(tmp_path / "b").write(replace(original, finished="2026-02-01T00:00:00+00:00"))
     report = merge([tmp_path / "a", tmp_path / "b"], tmp_path / "c")
     assert not report.conflicts
-    assert RecordStore(tmp_path / "c").masks_path(one.key).is_file()
+    assert RecordStore(tmp_path / "c").masks_path(original.key).is_file()

@@ -34,17 +34,17 @@ TUNING = {
 """What a record says that knows how it was tuned."""
 
 
-def images(one: Record, *, newline: str = "\n") -> str:
+def images(record: Record, *, newline: str = "\n") -> str:
     """Per-image scores that agree with a record."""
-    value = one.scores["best"]["test"]["s_measure"]
-    rows = [f"best,test,{number},{value}" for number in range(one.counts["test"])]
+    value = record.scores["best"]["test"]["s_measure"]
+    rows = [f"best,test,{number},{value}" for number in range(record.counts["test"])]
     return newline.join(["variant,split,stem,s_measure", *rows, ""])
 
 
 def folder(root: Path, *records: Record) -> Path:
     store = RecordStore(root)
-    for one in records:
-        store.write(one, images(one) if one.scores else "")
+    for made in records:
+        store.write(made, images(made) if made.scores else "")
     return root
 
 
@@ -71,31 +71,31 @@ def test_masks_travel_with_their_record_and_a_conflict_keeps_both(tmp_path: Path
         picture = np.full((8, 8), predicted, np.uint8)
         return encoded_masks([KeptMask(split="test", stem="a", predicted=picture, truth=picture)])
 
-    one, other = record(0.9, finished="2026-01-01"), record(0.8, finished="2026-01-02")
-    for name, made, masks in (("a", one, kept(1)), ("b", other, kept(0))):
+    first, second = record(0.9, finished="2026-01-01"), record(0.8, finished="2026-01-02")
+    for name, made, masks in (("a", first, kept(1)), ("b", second, kept(0))):
         RecordStore(tmp_path / name).write(made, images(made), masks)
     assert main(["merge", str(tmp_path / "a"), str(tmp_path / "b"), "--out", str(tmp_path / "c")]) == 0
     merged = RecordStore(tmp_path / "c")
-    found = there(merged.find(one.key))
-    (mask,) = read_masks(merged.masks_path(one.key), expected=found.beside["masks.png"])
+    read = there(merged.find(first.key))
+    (mask,) = read_masks(merged.masks_path(first.key), expected=read.beside["masks.png"])
     assert mask.predicted.min() == 1
     (apart,) = conflicts(tmp_path / "c")
     assert apart.with_name(apart.name.replace(".json", ".masks.png")).read_bytes() == kept(0)
     assert main(["check", str(tmp_path / "c")]) == 0
-    merged.masks_path(one.key).write_bytes(kept(0))
+    merged.masks_path(first.key).write_bytes(kept(0))
     assert main(["check", str(tmp_path / "c")]) == 1
 
 
 def test_a_conflict_is_reported_and_both_contents_stay(tmp_path: Path) -> None:
-    one, other = record(0.9, finished="2026-01-01"), record(0.8, finished="2026-01-02")
-    a, b = folder(tmp_path / "a", one), folder(tmp_path / "b", other)
+    first, second = record(0.9, finished="2026-01-01"), record(0.8, finished="2026-01-02")
+    a, b = folder(tmp_path / "a", first), folder(tmp_path / "b", second)
     report = merge([a, b], tmp_path / "c")
     (conflict,) = report.conflicts
     assert conflict.differs == ("finished", "scores")
-    assert list(RecordStore(tmp_path / "c")) == [one]
+    assert list(RecordStore(tmp_path / "c")) == [first]
     (apart,) = conflicts(tmp_path / "c")
-    assert apart.read_bytes() == (b / "records" / f"{other.key}.json").read_bytes()
-    assert apart.with_name(apart.name.replace(".json", ".images.csv")).read_text() == images(other)
+    assert apart.read_bytes() == (b / "records" / f"{second.key}.json").read_bytes()
+    assert apart.with_name(apart.name.replace(".json", ".images.csv")).read_text() == images(second)
     before = tree(tmp_path / "c")
     assert merge([a, b], tmp_path / "c").added == 0
     assert tree(tmp_path / "c") == before
@@ -104,12 +104,12 @@ def test_a_conflict_is_reported_and_both_contents_stay(tmp_path: Path) -> None:
 def test_the_earliest_success_stands_whatever_the_order_of_the_folders(tmp_path: Path) -> None:
     early = record(0.8, finished="2026-01-01")
     contents = [record(0.9, finished="2026-01-02"), early, record(code="OOM", finished="2025-01-01")]
-    roots = [folder(tmp_path / name, one) for name, one in zip("abc", contents, strict=True)]
+    roots = [folder(tmp_path / name, content) for name, content in zip("abc", contents, strict=True)]
     trees = []
     for number, order in enumerate(itertools.permutations(roots)):
         merge(list(order), tmp_path / f"out{number}")
         trees.append(tree(tmp_path / f"out{number}"))
-    assert all(found == trees[0] for found in trees)
+    assert all(each == trees[0] for each in trees)
     assert len(trees[0]) == 5  # three records, two of them with images
     assert list(RecordStore(tmp_path / "out0")) == [early]
 
@@ -135,9 +135,9 @@ def test_a_success_takes_the_place_of_a_failure_which_is_kept_apart(tmp_path: Pa
 
 @pytest.mark.parametrize("content", ['"schema_version": 3', "truncated"])
 def test_a_record_of_the_destination_that_this_code_cannot_read_is_kept_apart(tmp_path, content: str, says) -> None:
-    one = record(0.9)
-    a, b = folder(tmp_path / "a", one), folder(tmp_path / "b", record(0.8))
-    path = RecordStore(b).path(one.key)
+    original = record(0.9)
+    a, b = folder(tmp_path / "a", original), folder(tmp_path / "b", record(0.8))
+    path = RecordStore(b).path(original.key)
     text = path.read_text(encoding="utf-8")
     path.write_text(text[:40] if content == "truncated" else text.replace('"schema_version": 2', content))
     before = path.read_bytes()
@@ -145,7 +145,7 @@ def test_a_record_of_the_destination_that_this_code_cannot_read_is_kept_apart(tm
     assert f"skipped: {path}" in said
     assert "cannot be read" in said
     assert "1 added, 0 the same, 1 conflicts, 1 skipped" in said
-    assert list(RecordStore(b)) == [one]
+    assert list(RecordStore(b)) == [original]
     (apart,) = conflicts(b)
     assert apart.read_bytes() == before
     assert apart.with_name(apart.name.replace(".json", ".images.csv")).read_text() == images(record(0.8))
@@ -190,7 +190,7 @@ def test_cost_records_of_one_name_and_other_content_both_stay(tmp_path: Path) ->
 def test_publishing_one_protocol(tmp_path: Path, says) -> None:
     runs = folder(tmp_path / "runs", record(), record(protocol="mini", seed=1))
     assert "1 added" in says(main, "merge", runs, tmp_path / "results", "--protocol", "mini")
-    assert [one.run.protocol for one in RecordStore(tmp_path / "results")] == ["mini"]
+    assert [read.run.protocol for read in RecordStore(tmp_path / "results")] == ["mini"]
     said = says(main, "merge", runs, tmp_path / "none", "--protocol", "minni", code=2)
     assert "no record is of the card 'minni' (did you mean 'mini'?)" in said
     assert not (tmp_path / "none").exists()
@@ -204,19 +204,19 @@ def test_wrong_folders_are_one_line(tmp_path: Path, says) -> None:
 def test_equal_results_with_other_timings_are_the_same(tmp_path: Path) -> None:
     """Of two clusters, or of one that ran a run twice: when, where and how fast is no result."""
     history = [{"epoch": 1, "loss": 0.5, "lr": 0.1, "seconds": 1.0, "val": {}}]
-    one = record(history=history, cost={"step_time_s": 0.1}, finished="2026-01-01")
+    first = record(history=history, cost={"step_time_s": 0.1}, finished="2026-01-01")
     other = replace(
-        one,
+        first,
         history=[{**history[0], "seconds": 2.0}],
         cost={"step_time_s": 0.2},
         finished="2026-01-02",
         environment={"host": "elsewhere"},
         attempts=2,
     )
-    a, b = folder(tmp_path / "a", other), folder(tmp_path / "b", one)
+    a, b = folder(tmp_path / "a", other), folder(tmp_path / "b", first)
     report = merge([a, b], tmp_path / "c")
     assert (report.added, report.same, report.conflicts) == (1, 1, [])
-    assert list(RecordStore(tmp_path / "c")) == [one]
+    assert list(RecordStore(tmp_path / "c")) == [first]
     assert conflicts(tmp_path / "c") == []
 
 
@@ -251,20 +251,20 @@ def test_what_is_in_the_place_of_a_record_and_no_file_is_kept_apart(tmp_path: Pa
     assert list(RecordStore(tmp_path / "c")) == [record()]
 
 
-def measured(root: Path, one: Record, state: str = "") -> Path:
+def measured(root: Path, record: Record, state: str = "") -> Path:
     """A folder with a record, and with what was measured on its model where that has a ``state``."""
-    folder(root, one)
+    folder(root, record)
     if state:
-        EvidenceStore(root).write(replace(evidence(one.key), state=state))
+        EvidenceStore(root).write(replace(evidence(record.key), state=state))
         elsewhere = {"leaf": Elsewhere(like="0" * 16, scores={"test": {"iou": 0.5}})}
-        ForgettingStore(root).write(ForgettingRecord(key=one.key, state=state, elsewhere=elsewhere))
+        ForgettingStore(root).write(ForgettingRecord(key=record.key, state=state, elsewhere=elsewhere))
     return root
 
 
 def states(root: Path) -> list[str]:
     """Of the models that evidence and forgetting below a folder were measured on."""
-    found = [store.find(record().key) for store in (EvidenceStore(root), ForgettingStore(root))]
-    return [one.state for one in found if one is not None]
+    records = [store.find(record().key) for store in (EvidenceStore(root), ForgettingStore(root))]
+    return [kept.state for kept in records if kept is not None]
 
 
 EARLY, LATE = record(0.9, finished="2026-01-01"), record(0.8, finished="2026-01-02")
@@ -325,16 +325,16 @@ MASKS = encoded_masks([KeptMask(split="test", stem="a", predicted=_PICTURE, trut
 
 def whole(root: Path, value: float = 0.9) -> Record:
     """A record with all that may lie beside one."""
-    one = record(value, architecture=ALPHA, finished="2026-01-01")
-    RecordStore(root).write(one, images(one), MASKS)
-    return one
+    made = record(value, architecture=ALPHA, finished="2026-01-01")
+    RecordStore(root).write(made, images(made), MASKS)
+    return made
 
 
 def plain(root: Path, value: float = 0.8, finished: str = "2026-01-02") -> Record:
     """A record of the same run with per-image scores alone."""
-    one = record(value, finished=finished)
-    RecordStore(root).write(one, images(one))
-    return one
+    made = record(value, finished=finished)
+    RecordStore(root).write(made, images(made))
+    return made
 
 
 def names(root: Path) -> set[str]:
@@ -351,14 +351,14 @@ def displaced(root: Path) -> dict[str, bytes]:
 
 def test_what_lies_beside_a_file_that_is_no_record_is_set_aside_with_it(tmp_path: Path) -> None:
     first = displaced(tmp_path)
-    one = plain(tmp_path)
-    assert RecordStore(tmp_path).read(one.key) == one
+    original = plain(tmp_path)
+    assert RecordStore(tmp_path).read(original.key) == original
     second = displaced(tmp_path)
     plain(tmp_path)
-    found = {path.name.partition(".")[2]: path.read_bytes() for path in (tmp_path / "records").iterdir()}
+    files = {path.name.partition(".")[2]: path.read_bytes() for path in (tmp_path / "records").iterdir()}
     for ending, kept in ((".unreadable", first), (".unreadable.2", second)):
-        assert {name: found[f"{name}{ending}"] for name in kept} == kept
-    assert set(found) == {"json", "images.csv"} | {
+        assert {name: files[f"{name}{ending}"] for name in kept} == kept
+    assert set(files) == {"json", "images.csv"} | {
         f"{name}{e}" for name in first for e in (".unreadable", ".unreadable.2")
     }
     assert main(["check", str(tmp_path)]) == 0
@@ -371,37 +371,37 @@ def test_a_success_leaves_nothing_of_another_record_beside_it_and_a_failure_dele
     RecordStore(tmp_path).write(failed)
     assert names(tmp_path) == {"json", *BESIDE}
     assert RecordStore(tmp_path).read(failed.key) == failed
-    one = plain(tmp_path)
+    original = plain(tmp_path)
     assert names(tmp_path) == {"json", "images.csv"}
-    assert RecordStore(tmp_path).read(one.key) == one
+    assert RecordStore(tmp_path).read(original.key) == original
 
 
 def test_a_label_that_is_given_later_takes_no_file_away(tmp_path: Path) -> None:
     """Also from records that are older than digests and name none."""
     store = RecordStore(tmp_path)
-    one = whole(tmp_path)
-    path = store.path(one.key)
+    original = whole(tmp_path)
+    path = store.path(original.key)
     content = json.loads(path.read_text(encoding="utf-8"))
     for older in (content, {name: value for name, value in content.items() if name not in ("beside", "seal")}):
         path.write_text(json.dumps(older), encoding="utf-8")
         before = {name: path.with_suffix(f".{name}").read_bytes() for name in BESIDE}
-        found = there(store.find(one.key))
-        store.relabel(replace(found, run=replace(found.run, variant="named later")))
+        read = there(store.find(original.key))
+        store.relabel(replace(read, run=replace(read.run, variant="named later")))
         assert {name: path.with_suffix(f".{name}").read_bytes() for name in BESIDE} == before
-        again = there(store.read(one.key))
+        again = there(store.read(original.key))
         assert (again.run.variant, again.architecture) == ("named later", ALPHA)
         assert main(["check", str(tmp_path)]) == 0
 
 
 def test_files_that_a_record_does_not_name_are_not_read_and_the_check_reports_them(tmp_path, capsys) -> None:
     whole(tmp_path / "other")
-    one = plain(tmp_path)
+    original = plain(tmp_path)
     store, other = RecordStore(tmp_path), RecordStore(tmp_path / "other")
     for left in (store.architecture_path, store.masks_path):
-        left(one.key).write_bytes((other.folder / left(one.key).name).read_bytes())
-    assert store.read(one.key) == one
+        left(original.key).write_bytes((other.folder / left(original.key).name).read_bytes())
+    assert store.read(original.key) == original
     assert main(["check", str(tmp_path)]) == 1
-    said = f"does not name {one.key}.architecture.csv and {one.key}.masks.png"
+    said = f"does not name {original.key}.architecture.csv and {original.key}.masks.png"
     assert said in capsys.readouterr().out
     assert merge([tmp_path], tmp_path / "c").added == 1
     assert names(tmp_path / "c") == {"json", "images.csv"}

@@ -92,7 +92,7 @@ def test_a_bad_record_is_refused_with_the_reason(tmp_path: Path, case: str, forg
     assert problem[0] == path
     assert reason in problem[1]
     assert problem[1].isprintable()
-    assert [one.run.seed for one in RecordStore(tmp_path)] == [1]
+    assert [read.run.seed for read in RecordStore(tmp_path)] == [1]
 
 
 @pytest.mark.parametrize(
@@ -116,7 +116,7 @@ def test_a_bad_record_is_one_line_in_every_verb_and_no_number(tmp_path, says, ca
         (line,) = (line for line in shown.splitlines() if path.name in line)
         assert reason in line
         assert "\x1b" not in shown
-    assert [one.run.seed for one in RecordStore(tmp_path.with_name("merged"))] == [1]
+    assert [read.run.seed for read in RecordStore(tmp_path.with_name("merged"))] == [1]
     assert "91.2" not in (tmp_path / "tables" / "demo.md").read_text(encoding="utf-8")
 
 
@@ -131,8 +131,8 @@ def test_deep_or_endless_json_is_one_line(tmp_path: Path, content: bytes) -> Non
     store = RecordStore(tmp_path)
     store.write(record())
     (store.folder / "0000.json").write_bytes(content)
-    found, problems = store.summaries()
-    assert len(found) == len(problems) == 1
+    records, problems = store.summaries()
+    assert len(records) == len(problems) == 1
     assert "\n" not in next(iter(problems.values()))
 
 
@@ -145,8 +145,8 @@ def test_a_fifo_a_folder_a_device_and_a_huge_file_are_named_and_not_waited_for(t
     (store.folder / "d.json").symlink_to("nowhere")
     with (store.folder / "e.json").open("wb") as file:
         file.truncate(65 << 20)
-    found, problems = store.summaries()
-    assert len(found) == 1
+    records, problems = store.summaries()
+    assert len(records) == 1
     assert {path.name: reason for path, reason in problems.items()} == {
         **dict.fromkeys(("a.json", "b.json"), "no plain file"),
         **dict.fromkeys(("c.json", "d.json"), "a link, which is not followed"),
@@ -174,28 +174,28 @@ def test_what_lies_in_the_place_of_a_record_is_kept_when_the_record_comes(tmp_pa
 
 def test_what_a_terminal_would_obey_is_spelt_out_where_it_is_read(tmp_path: Path) -> None:
     evil = "\x1b]0;title\x07 \x9b31m \u202e \r\n x"
-    one = record(split_rule=evil, data_note=evil, variant=f"lora{evil}", environment={"host": evil, "commit": "0"})
+    good = record(split_rule=evil, data_note=evil, variant=f"lora{evil}", environment={"host": evil, "commit": "0"})
     failed = record(code="ERROR", message=evil, seed=1, changed={"blocks": evil})
     store = RecordStore(tmp_path)
-    for each in (one, failed):
+    for each in (good, failed):
         store.write(each)
     for each in store:
         texts = [each.message, each.run.variant, each.run.data_note, each.run.split_rule, *each.environment.values()]
         assert all(text.isprintable() for text in (*texts, *map(str, each.run.changed.values())))
-    assert there(store.read(one.key)).run.variant == r"lora\x1b]0;title\x07 \x9b31m \u202e \x0d\n x"
-    found = RecordStore(tmp_path).summaries()[0]
-    assert {each.key for each in found} == {one.key, failed.key}
+    assert there(store.read(good.key)).run.variant == r"lora\x1b]0;title\x07 \x9b31m \u202e \x0d\n x"
+    records = RecordStore(tmp_path).summaries()[0]
+    assert {each.key for each in records} == {good.key, failed.key}
 
 
 def test_it_is_spelt_out_where_another_tool_wrote_it_as_it_is(tmp_path: Path) -> None:
     store = RecordStore(tmp_path)
-    one = record(variant="lora \u202e", config={"note": "\u202e"})
-    path = store.write(one)
+    original = record(variant="lora \u202e", config={"note": "\u202e"})
+    path = store.write(original)
     path.write_text(json.dumps(json.loads(path.read_text()), ensure_ascii=False, indent=2), encoding="utf-8")
-    (found,) = store.summaries()[0]
-    assert found.run.variant == r"lora \u202e"
-    assert found.run.method_config == one.run.method_config  # its key is a hash of it
-    assert found.run.key == found.key == one.key
+    (read,) = store.summaries()[0]
+    assert read.run.variant == r"lora \u202e"
+    assert read.run.method_config == original.run.method_config  # its key is a hash of it
+    assert read.run.key == read.key == original.key
 
 
 def test_a_message_with_half_a_character_does_not_cost_the_record(tmp_path: Path) -> None:

@@ -83,10 +83,10 @@ def test_truncated_and_foreign_files_are_reported_and_skipped(tmp_path: Path, co
     bad = store.folder / "0000.json"
     bad.write_bytes(content)
     records, problems = store.summaries()
-    assert [found.key for found in records] == [good.key]
+    assert [read.key for read in records] == [good.key]
     assert list(problems) == [bad]
     assert reason in problems[bad]
-    assert [found.key for found in store] == [good.key]
+    assert [read.key for read in store] == [good.key]
     with pytest.raises(UsageError, match="0000"):
         store.read("0000")
 
@@ -126,7 +126,7 @@ for key in (old.key, "another"):
     assert len(lines) == 2
     assert all("cannot write the record" in line and "File too large" in line for line in lines)
     assert path.read_bytes() == before
-    assert [found.name for found in store.folder.iterdir()] == [path.name]
+    assert [file.name for file in store.folder.iterdir()] == [path.name]
 
 
 def write_without_end(root: Path, number: int, log: Path) -> None:
@@ -134,9 +134,9 @@ def write_without_end(root: Path, number: int, log: Path) -> None:
     images = "variant,split,stem,iou\n" + "best,test,a,0.5\n" * 500
     with log.open("w") as written:
         for turn in itertools.count():
-            for one in (record(seed=100 * number + turn % 7, benchmark="leaf"), record(seed=turn % 3)):
-                RecordStore(root).write(replace(one, message=f"{number} {turn} " + "x" * 20000), images)
-                print(one.key, file=written, flush=True)
+            for made in (record(seed=100 * number + turn % 7, benchmark="leaf"), record(seed=turn % 3)):
+                RecordStore(root).write(replace(made, message=f"{number} {turn} " + "x" * 20000), images)
+                print(made.key, file=written, flush=True)
 
 
 def test_eight_writers_killed_at_random_lose_nothing_and_leave_no_half_record(tmp_path: Path) -> None:
@@ -159,10 +159,10 @@ def test_eight_writers_killed_at_random_lose_nothing_and_leave_no_half_record(tm
     lines = [line for log in logs for line in log.read_text().splitlines(keepends=True)]
     acknowledged = {line.strip() for line in lines if line.endswith("\n")}
     assert len(acknowledged) > 8
-    assert acknowledged <= {found.key for found in records}
-    for found in records:
-        assert found.message.endswith("x" * 20000)
-        assert store.images_path(found.key).read_text(encoding="utf-8").count("\n") == 501
+    assert acknowledged <= {read.key for read in records}
+    for read in records:
+        assert read.message.endswith("x" * 20000)
+        assert store.images_path(read.key).read_text(encoding="utf-8").count("\n") == 501
 
 
 @pytest.mark.parametrize("crash", ["images.csv", "architecture.csv", "json"])
@@ -175,11 +175,11 @@ def test_a_crash_while_a_record_is_written_leaves_no_record(tmp_path, monkeypatc
         write_atomically(path, content)
 
     monkeypatch.setattr("harness.archive.store.write_atomically", write)
-    one = replace(record(), architecture=ALPHA)
+    original = replace(record(), architecture=ALPHA)
     store = RecordStore(tmp_path)
     with pytest.raises(KeyboardInterrupt):
-        store.write(one, "variant,split,stem,iou\nbest,test,a,0.5\n")
-    assert store.find(one.key) is None
+        store.write(original, "variant,split,stem,iou\nbest,test,a,0.5\n")
+    assert store.find(original.key) is None
     assert store.summaries() == ([], {})
 
 
@@ -201,29 +201,29 @@ def refuse(monkeypatch: pytest.MonkeyPatch, path: Path, number: int, *, times: i
 
 @pytest.mark.parametrize("number", NUMBERS)
 def test_no_start_takes_it_for_missing_and_no_record_takes_its_place(tmp_path, monkeypatch, number: int) -> None:
-    one = record()
-    path = RecordStore(folder(tmp_path, one)).path(one.key)
-    before, job = tree(tmp_path), Job(run=one.run, dataset_root="", checkpoint="", results=str(tmp_path))
+    original = record()
+    path = RecordStore(folder(tmp_path, original)).path(original.key)
+    before, job = tree(tmp_path), Job(run=original.run, dataset_root="", checkpoint="", results=str(tmp_path))
     with monkeypatch.context() as context:
         refuse(context, path, number)
         for look in (
-            lambda: settled(tmp_path, one.key, replaces=""),
-            lambda: fingerprint_at(tmp_path, one.key),
-            lambda: earlier(tmp_path, {one.key: job}),
-            lambda: under_short_fingerprints(tmp_path, {one.key: job}, {one.run.checkpoint: "0" * 16}),
-            lambda: RecordStore(tmp_path).write(replace(one, code="ERROR", scores={}, message="CUDA error")),
+            lambda: settled(tmp_path, original.key, replaces=""),
+            lambda: fingerprint_at(tmp_path, original.key),
+            lambda: earlier(tmp_path, {original.key: job}),
+            lambda: under_short_fingerprints(tmp_path, {original.key: job}, {original.run.checkpoint: "0" * 16}),
+            lambda: RecordStore(tmp_path).write(replace(original, code="ERROR", scores={}, message="CUDA error")),
         ):
             with pytest.raises(UsageError, match=rf"^{path} cannot be read \(.*umask 002.*try again.*$"):
                 look()
     assert tree(tmp_path) == before
-    assert settled(tmp_path, one.key, replaces="") == one
+    assert settled(tmp_path, original.key, replaces="") == original
 
 
 def test_a_plan_takes_what_the_second_look_says(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    one = record()
-    refuse(monkeypatch, RecordStore(folder(tmp_path, one)).path(one.key), errno.ESTALE, times=1)
-    found = earlier(tmp_path, {one.key: Job(run=one.run, dataset_root="", checkpoint="", results=str(tmp_path))})
-    assert (found.finished, found.problems) == ({one.key}, ())
+    stored = record()
+    refuse(monkeypatch, RecordStore(folder(tmp_path, stored)).path(stored.key), errno.ESTALE, times=1)
+    known = earlier(tmp_path, {stored.key: Job(run=stored.run, dataset_root="", checkpoint="", results=str(tmp_path))})
+    assert (known.finished, known.problems) == ({stored.key}, ())
 
 
 def test_what_is_no_picture_is_damage(tmp_path: Path, says) -> None:

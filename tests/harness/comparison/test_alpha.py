@@ -29,7 +29,7 @@ from harness.comparison.alpha import (
 )
 from harness.report.pages import pages_below
 from harness.training.loop import learning_rate_factor
-from tests.harness.report.sample import MadeUp, record
+from tests.harness.report.sample import MadeUp, record, store_of
 from tests.values import there
 
 UNIFORM = {"blocks.0.qkv": [0.25] * 4, "blocks.1.qkv": [0.26, 0.24, 0.25, 0.25]}
@@ -46,18 +46,16 @@ def test_alpha_that_could_not_move_is_told_from_one_that_did_not():
 
 
 def test_codes_are_read_from_beside_the_records_unless_another_left_them_or_they_were_edited(tmp_path: Path):
-    store = RecordStore(tmp_path)
     flat = record(method="naslora", architecture=[UNIFORM], seed=1)
-    for one in (flat, record(method="naslora", architecture=[UNIFORM, CHOSEN], seed=2)):
-        store.write(one)
+    store = store_of(tmp_path, [flat, record(method="naslora", architecture=[UNIFORM, CHOSEN], seed=2)])
     archive = Archive(tmp_path)
-    codes = {one.run.seed: alpha_codes([one], archive) for one in archive.records}
+    codes = {read.run.seed: alpha_codes([read], archive) for read in archive.records}
     assert codes == {1: ["ALPHA_UNIFORM"], 2: []}
     assert alpha_codes([record()], archive) == []
-    found, history = there(store.find(flat.key)), store.architecture_path(flat.key)
-    assert alpha_codes([replace(found, beside={"images.csv": "of-another"})], Archive(tmp_path)) == []
+    stored, history = there(store.find(flat.key)), store.architecture_path(flat.key)
+    assert alpha_codes([replace(stored, beside={"images.csv": "of-another"})], Archive(tmp_path)) == []
     history.write_text(history.read_text() + "2,\n")
-    assert alpha_codes([found], Archive(tmp_path)) == []
+    assert alpha_codes([stored], Archive(tmp_path)) == []
 
 
 def test_entropy_and_distance_in_closed_form():
@@ -99,9 +97,9 @@ def test_domains_that_differ_are_told_from_seeds_that_differ():
 )
 def test_a_p_value_is_given_from_where_the_smallest_possible_one_is_small_enough(benchmarks, seeds, smallest):
     """One seed may stay as it is: only which runs stand together counts, n! ways in each of the others."""
-    found = compared(1.0, benchmarks=benchmarks, seeds=seeds)
-    assert found.test.smallest == pytest.approx(smallest)
-    assert (found.test.p is not None) == (smallest <= 0.05) == (not found.verdict.startswith("no test"))
+    comparison = compared(1.0, benchmarks=benchmarks, seeds=seeds)
+    assert comparison.test.smallest == pytest.approx(smallest)
+    assert (comparison.test.p is not None) == (smallest <= 0.05) == (not comparison.verdict.startswith("no test"))
     assert domains(_ends(1.0, benchmarks=2, seeds=1)) is domains(_ends(1.0, benchmarks=1, seeds=5)) is None
 
 
@@ -173,7 +171,7 @@ def test_roles_that_take_turns_share_the_schedule(alternate: str, budget: str, w
 
 def test_noise_moves_alpha_as_torchs_adam_on_random_gradients_does() -> None:
     generator = torch.Generator().manual_seed(0)
-    found = there(noise(_searched(), {f"blocks.{block}.qkv": [1 / 8] * 8 for block in range(12)}))
+    drift = there(noise(_searched(), {f"blocks.{block}.qkv": [1 / 8] * 8 for block in range(12)}))
     alpha = torch.zeros(300, 12, 8, requires_grad=True)  # 300 runs
     optimiser = torch.optim.Adam([alpha])
     for rate in alpha_rates(_searched()):
@@ -184,11 +182,11 @@ def test_noise_moves_alpha_as_torchs_adam_on_random_gradients_does() -> None:
         optimiser.step()
     ends = alpha.detach().softmax(2)
     centred = ends.log() - ends.log().mean(2, keepdim=True)
-    assert found.spread == pytest.approx(float((centred**2).sum(2).mean() / 7) ** 0.5, rel=0.02)
+    assert drift.spread == pytest.approx(float((centred**2).sum(2).mean() / 7) ** 0.5, rel=0.02)
     by_run = (centred**2).sum((1, 2)).div(12 * 7).sqrt()
-    assert found.largest_spread == pytest.approx(float(by_run.quantile(0.975)), rel=0.03)
-    assert found.largest == pytest.approx(float(ends.amax((1, 2)).quantile(0.975)), rel=0.05)
-    assert found.mean_share == pytest.approx([float(ends.mean(1).quantile(q)) for q in (0.025, 0.975)], rel=0.02)
+    assert drift.largest_spread == pytest.approx(float(by_run.quantile(0.975)), rel=0.03)
+    assert drift.largest == pytest.approx(float(ends.amax((1, 2)).quantile(0.975)), rel=0.05)
+    assert drift.mean_share == pytest.approx([float(ends.mean(1).quantile(q)) for q in (0.025, 0.975)], rel=0.02)
     assert spread({"a": ends[0, 0].tolist()}) == pytest.approx(float((centred[0, 0] ** 2).sum() / 7) ** 0.5, rel=1e-5)
 
 

@@ -20,7 +20,7 @@ from harness.comparison.papers import Papers, Setup
 from harness.protocols.load import load_protocol
 from harness.registry import method_config_class
 from harness.system.errors import UsageError
-from tests.harness.report.sample import CARD, PAPERS, MadeUp, evidence, measured_on, record
+from tests.harness.report.sample import CARD, PAPERS, MadeUp, evidence, measured_on, record, store_of
 from tests.harness.report.sample import judged as judged_on
 
 BASE: dict[str, Any] = {
@@ -55,7 +55,7 @@ def judged(tmp_path: Path, records: list[Any], **changes: Any) -> Finding:
 
 
 def test_every_claim_asked_for_is_there_and_names_real_things() -> None:
-    claims = {one.name: one for one in read_claims()}
+    claims = {claim.name: claim for claim in read_claims()}
     asked = {
         *("naslora-over-lora", "training-cost", "stagewise-over-joint", "channel-ratio-two-thirds-best"),
         *("domains-choose-different-priors", "naslora-attention-distance", "naslora-frequencies"),
@@ -65,8 +65,8 @@ def test_every_claim_asked_for_is_there_and_names_real_things() -> None:
     assert claims["training-cost"].ambiguous
     assert set(claims["training-cost"].costs) == {"time", "device_hours", "flops", "memory"}
     methods = load_protocol("nas-lora").methods
-    for one in claims.values():
-        for subject in (one.numerator, *one.denominator) if one.quantity != "rank agreement" else ():
+    for claim in claims.values():
+        for subject in (claim.numerator, *claim.denominator) if claim.quantity != "rank agreement" else ():
             method_config_class(subject.method)(**{**methods.get(subject.method, {}), **subject.options})
 
 
@@ -168,9 +168,9 @@ COST = {
 
 
 def test_a_cost_claim_is_judged_by_each_cost_and_stays_ambiguous_if_it_says_so(tmp_path: Path) -> None:
-    one = claim(tmp_path, **COST, ambiguous="no unit")
+    asked = claim(tmp_path, **COST, ambiguous="no unit")
     measured_once = MadeUp(costs=[session(ratio=Ratio(value=0.76, low=0.75, high=0.77, rounds=9))])
-    finding = judged_on([one], measured_once, papers=MEASURED)[0]
+    finding = judged_on([asked], measured_once, papers=MEASURED)[0]
     assert finding.verdict == "ambiguous"
     assert [reading.verdict for reading in finding.readings] == ["reproduced", "not reproduced"]
     text = findings_text([finding])
@@ -262,9 +262,9 @@ def test_inference_overhead_is_paired_by_round(tmp_path: Path) -> None:
 def test_a_claim_on_parameters_holds_within_its_tolerance_and_no_further(tmp_path, tolerance: float, verdict: str):
     """3,997,056, counted in closed form, are 2,944 away from 4.00 million."""
     kinds = {"quantity": "trained parameters", "unit": "millions", "benchmarks": None, "denominator": None}
-    one = claim(tmp_path, **kinds, backbone="vit_h", expected={"equal": 4.0}, tolerance=tolerance)
-    assert one.expected == f"4 ± {tolerance:.3g} millions"
-    (finding,) = judged_on([one], MadeUp())
+    asked = claim(tmp_path, **kinds, backbone="vit_h", expected={"equal": 4.0}, tolerance=tolerance)
+    assert asked.expected == f"4 ± {tolerance:.3g} millions"
+    (finding,) = judged_on([asked], MadeUp())
     assert finding.verdict == verdict
 
 
@@ -300,8 +300,8 @@ def test_a_wrong_claim_is_one_line(tmp_path: Path, changes: dict[str, Any], mess
 
 
 def test_names_are_resolved_as_everywhere(tmp_path: Path) -> None:
-    one = claim(tmp_path, numerator={"method": "NAS-LoRA"}, benchmarks=["Trans10K-v1"])
-    assert (one.numerator.method, one.benchmarks) == ("naslora", ("trans10k_v1",))
+    asked = claim(tmp_path, numerator={"method": "NAS-LoRA"}, benchmarks=["Trans10K-v1"])
+    assert (asked.numerator.method, asked.benchmarks) == ("naslora", ("trans10k_v1",))
 
 
 def test_a_folder_without_results_is_one_line(tmp_path: Path, says) -> None:
@@ -311,8 +311,7 @@ def test_a_folder_without_results_is_one_line(tmp_path: Path, says) -> None:
 
 
 def test_the_verb_judges_a_results_folder(tmp_path: Path, says) -> None:
-    for one in runs(AHEAD, method="naslora") + runs([0.80, 0.90, 0.70]):
-        RecordStore(tmp_path).write(one)
+    store_of(tmp_path, runs(AHEAD, method="naslora") + runs([0.80, 0.90, 0.70]))
     CostStore(tmp_path).write(session(ratio=Ratio(value=0.76, low=0.75, high=0.77, rounds=9)))
     shown = says(main, "--results", tmp_path, "--protocol", "demo")
     assert "Kvasir-SEG, naslora − lora: +1.00 [+1.00, +1.00] points, n = 3: not judged: backbone tiny" in shown
@@ -357,8 +356,8 @@ def test_two_rows_of_one_method_may_both_have_another_rate(tmp_path: Path) -> No
 
 def _inside(method: str, shifts: list[float], **changes: Any) -> list[tuple[Any, Any]]:
     """Runs of a method with evidence that it attends so many pixels farther than its frozen backbone."""
-    found = [record(0.9, method=method, seed=seed, **changes) for seed in range(len(shifts))]
-    return [(one, evidence(one.key, shift=shift)) for one, shift in zip(found, shifts, strict=True)]
+    records = [record(0.9, method=method, seed=seed, **changes) for seed in range(len(shifts))]
+    return [(made, evidence(made.key, shift=shift)) for made, shift in zip(records, shifts, strict=True)]
 
 
 EVIDENCE: dict[str, Any] = {
@@ -368,9 +367,9 @@ EVIDENCE: dict[str, Any] = {
 
 
 def _judged_inside(tmp_path: Path, pairs: list[tuple[Any, Any]], **changes: Any) -> Finding:
-    known = {one.key: found for one, found in pairs}
+    known = {record.key: inside for record, inside in pairs}
     asked = claim(tmp_path, **{**EVIDENCE, **changes})
-    return judged_on([asked], MadeUp([one for one, _ in pairs], inside=known))[0]
+    return judged_on([asked], MadeUp([record for record, _ in pairs], inside=known))[0]
 
 
 def test_evidence_is_compared_against_frozen_backbones_by_seed(tmp_path: Path) -> None:
@@ -406,7 +405,7 @@ def test_what_nobody_read_in_the_paper_stays_unknown_beside_our_numbers(tmp_path
 def test_without_evidence_and_without_such_blocks_there_is_no_reading(tmp_path: Path) -> None:
     pairs = _inside("lora", [1.0]) + _inside("decoder", [0.0])
     assert _judged_inside(tmp_path, pairs[:1]).readings[0].estimate is None
-    plain = [(one, replace(e, blocks=[replace(block, window=0) for block in e.blocks])) for one, e in pairs]
+    plain = [(record, replace(e, blocks=[replace(block, window=0) for block in e.blocks])) for record, e in pairs]
     assert _judged_inside(tmp_path, plain).readings[0].estimate is None
     other = [(pairs[0][0], replace(pairs[0][1], images=[("test", f"x{number}") for number in range(8)])), pairs[1]]
     assert _judged_inside(tmp_path, other).readings[0].estimate is None
@@ -425,11 +424,11 @@ def _prior(
     runs, ends = [], {}
     for place, benchmark in enumerate(name for name in PRIOR["benchmarks"] if name != without):
         for seed in range(seeds):
-            one = record(0.9, method="naslora", benchmark=benchmark, seed=seed, metric="iou", budget=budget or {})
+            made = record(0.9, method="naslora", benchmark=benchmark, seed=seed, metric="iou", budget=budget or {})
             weights = np.ones(4) + 0.01 * generator.standard_normal(4)
             weights[place] += gap
-            runs.append(one)
-            ends[one.key] = {"blocks.0.qkv": list(weights / weights.sum())}
+            runs.append(made)
+            ends[made.key] = {"blocks.0.qkv": list(weights / weights.sum())}
     return judged_on([claim(tmp_path, **PRIOR)], MadeUp(runs, mixtures=ends), papers=papers)[0]
 
 
@@ -445,16 +444,16 @@ def test_domains_choose_different_priors_where_the_permutation_test_says_so(tmp_
 
 def test_mixtures_of_some_of_the_benchmarks_do_not_reproduce_a_claim_on_all(tmp_path, monkeypatch) -> None:
     monkeypatch.setitem(PRIOR, "benchmarks", [*PRIOR["benchmarks"], "camo"])
-    found = _prior(tmp_path, 0.5, without="camo")
-    assert found.verdict == "inconclusive"
-    assert found.readings[0].settle.startswith("not all benchmarks; ")
-    assert "3 of 4 benchmarks" in found.readings[0].what
+    finding = _prior(tmp_path, 0.5, without="camo")
+    assert finding.verdict == "inconclusive"
+    assert finding.readings[0].settle.startswith("not all benchmarks; ")
+    assert "3 of 4 benchmarks" in finding.readings[0].what
 
 
 def test_mixtures_that_alpha_could_not_leave_show_no_choice(tmp_path: Path) -> None:
-    found = _prior(tmp_path, 0.5, budget={"share_cap": 0.13, "alpha_updates": 100})
-    assert found.verdict == "inconclusive"
-    assert found.readings[0].settle.startswith("ALPHA_STUCK under some runs; ")
+    finding = _prior(tmp_path, 0.5, budget={"share_cap": 0.13, "alpha_updates": 100})
+    assert finding.verdict == "inconclusive"
+    assert finding.readings[0].settle.startswith("ALPHA_STUCK under some runs; ")
 
 
 def test_mixtures_of_another_set_up_are_shown_and_not_judged(tmp_path: Path) -> None:
@@ -465,8 +464,8 @@ def test_mixtures_of_another_set_up_are_shown_and_not_judged(tmp_path: Path) -> 
 
 
 def _entries(method: str, configs: dict[str, dict[str, Any]], changed: Any = None) -> Any:
-    one = lambda name: {"variant": name, "config": configs[name], "changed": changed and changed[name]}  # noqa: E731
-    return SimpleNamespace(methods=[SimpleNamespace(method=method, **one(name)) for name in configs])
+    entry = lambda name: {"variant": name, "config": configs[name], "changed": changed and changed[name]}  # noqa: E731
+    return SimpleNamespace(methods=[SimpleNamespace(method=method, **entry(name)) for name in configs])
 
 
 def test_of_several_entries_the_one_that_changes_nothing_else_is_compared() -> None:

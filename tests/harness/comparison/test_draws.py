@@ -28,24 +28,24 @@ def cell(values: list[float], **changes: Any) -> Cell:
 
 
 def test_a_run_far_below_the_median_of_its_row_has_collapsed() -> None:
-    one = cell([0.9, 0.88, 0.6])
-    assert collapsed(one) == [2]
+    runs = cell([0.9, 0.88, 0.6])
+    assert collapsed(runs) == [2]
     assert collapsed(cell([0.9, 0.88, 0.69])) == []
-    assert without_collapsed(one).seeds == [0, 1]
-    assert Collapses.of([one, cell([0.1])]) == Collapses(runs=3, collapsed=1)
+    assert without_collapsed(runs).seeds == [0, 1]
+    assert Collapses.of([runs, cell([0.1])]) == Collapses(runs=3, collapsed=1)
     rest: Any = SimpleNamespace(below=lambda column: [cell([0.9, 0.4])])
-    seen: Any = SimpleNamespace(by_image=(), first=one)
+    seen: Any = SimpleNamespace(by_image=(), first=runs)
     assert with_pooled_runs(seen, rest) is None, "no row is left with two runs"
 
 
 def test_seeds_that_split_the_images_anew_have_the_interval_of_folds() -> None:
     first, second = ([0.9, 0.8, 0.85], [0.8, 0.75, 0.7])
     rules = {"split_follows_seed": True}
-    found = there(paired_difference(cell(first, rules=rules), cell(second, rules=rules), MadeUp()))
+    difference = there(paired_difference(cell(first, rules=rules), cell(second, rules=rules), MadeUp()))
     plain = there(paired_difference(cell(first), cell(second), MadeUp()))
-    assert found.folds
-    assert found.estimate == stats.of_folds(found.by_seed, test_share=8 / 20)
-    for ours, alone in ((found, plain), (cell(first, rules=rules), cell(first))):
+    assert difference.folds
+    assert difference.estimate == stats.of_folds(difference.by_seed, test_share=8 / 20)
+    for ours, alone in ((difference, plain), (cell(first, rules=rules), cell(first))):
         assert there(ours.interval).half == pytest.approx(there(alone.interval).half * (1 + 3 * 8 / 20) ** 0.5)
     unknown = cell(first, rules=rules, counts={"train": 20})  # how many images were tested
     assert unknown.interval == cell(first).interval
@@ -68,8 +68,8 @@ def test_reruns_are_draws_with_images_of_their_own() -> None:
     assert len(archive.reruns) == 6
     again = archive.reruns[0]
     assert again.run.seed >= RERUN
-    first = next(one for one in archive.records if one.key == again.key and one.run.seed < RERUN)
-    ours, theirs = (there(archive.images(one, "best", "test", "s_measure")).scores for one in (again, first))
+    first = next(record for record in archive.records if record.key == again.key and record.run.seed < RERUN)
+    ours, theirs = (there(archive.images(record, "best", "test", "s_measure")).scores for record in (again, first))
     assert ours.keys() == theirs.keys()
     assert ours != theirs
 
@@ -83,7 +83,7 @@ def test_the_seed_that_chose_a_rate_is_no_draw_beside_seeds_that_did_not(tested:
     records = [record(0.95, seed=100, tuning=tuning, planned_seeds=(100,))]
     records += [record(0.9, seed=seed, tuning=tuning, planned_seeds=tested) for seed in (0, 1) if tested]
     (row,) = rows_of_records(Sheet.of(records[0].run), records)
-    assert sorted(one.run.seed for one in row.records) == shown
+    assert sorted(r.run.seed for r in row.records) == shown
 
 
 def test_a_barely_begun_place_costs_no_rows() -> None:

@@ -130,9 +130,9 @@ def test_a_verdict_needs_the_whole_interval(interval: tuple[float, float], verdi
 
 
 def test_the_seeds_that_would_settle_it_are_a_range_with_a_stated_power() -> None:
-    found = there(seeds_to_settle(of_seeds([0.1, 0.5, 0.9]), low=0.0, high=10.0))
-    assert found[0] < (found[1] or 10**6)
-    assert "seeds would settle it with 80 % power" in seeds_in_words(found)
+    seeds = there(seeds_to_settle(of_seeds([0.1, 0.5, 0.9]), low=0.0, high=10.0))
+    assert seeds[0] < (seeds[1] or 10**6)
+    assert "seeds would settle it with 80 % power" in seeds_in_words(seeds)
     assert seeds_in_words((4, 4)) == "4 seeds would settle it with 80 % power"
     assert seeds_to_settle(of_seeds([0.5]), low=0, high=1) is None
     assert seeds_to_settle(of_seeds([-1.0, 1.0]), low=0.0, high=1.0) is None
@@ -233,8 +233,8 @@ def test_numbers_of_an_ablation_stand_beside_the_row_with_its_options() -> None:
     six: dict[str, Any] = {"config": {"rank": 6}, "changed": {"rank": 6}, "variant": "lora[rank=6]"}
     entries = ["lora", {"label": "r=6", "method": "lora", "options": {"rank": 6}}]
     page = render([record(0.9), record(0.91, **six)], study=main_study(1, entries=entries), papers=holding(*cells))
-    found = [line.split(" | ")[:3] for line in page.splitlines() if "[P]" in line]
-    assert found == [["| lora", "Kvasir-SEG Sα", "90"], ["| r=6", "Kvasir-SEG Sα", "92"]]
+    printed = [line.split(" | ")[:3] for line in page.splitlines() if "[P]" in line]
+    assert printed == [["| lora", "Kvasir-SEG Sα", "90"], ["| r=6", "Kvasir-SEG Sα", "92"]]
 
 
 def test_the_committed_setups_name_real_cards_backbones_and_benchmarks() -> None:

@@ -55,11 +55,11 @@ def agreement_rows(page: str) -> dict[str, list[str]]:
 
 def test_the_page_gives_tau_by_benchmark_its_mean_its_interval_and_chance() -> None:
     records = runs("sam", UP) + runs("linear", UP) + runs("mask-transformer", DOWN)
-    found = agreement_rows(render(records, study=models()))
-    assert found["models"][:3] == ["τ Kvasir-SEG Sα", "τ Leaf IoU", "mean τ"]
-    assert found["sam – linear"] == ["+1.00", "+1.00", "+1.00", "[+1.00, +1.00]", "1 of 24 orders"]
-    assert found["sam – mask-transformer"] == ["-1.00", "-1.00", "-1.00", "[-1.00, -1.00]", "24 of 24 orders"]
-    assert found["linear – mask-transformer"][2] == "-1.00"
+    rows = agreement_rows(render(records, study=models()))
+    assert rows["models"][:3] == ["τ Kvasir-SEG Sα", "τ Leaf IoU", "mean τ"]
+    assert rows["sam – linear"] == ["+1.00", "+1.00", "+1.00", "[+1.00, +1.00]", "1 of 24 orders"]
+    assert rows["sam – mask-transformer"] == ["-1.00", "-1.00", "-1.00", "[-1.00, -1.00]", "24 of 24 orders"]
+    assert rows["linear – mask-transformer"][2] == "-1.00"
 
 
 def test_models_that_were_trained_otherwise_too_are_not_compared() -> None:
@@ -68,7 +68,7 @@ def test_models_that_were_trained_otherwise_too_are_not_compared() -> None:
 
 
 def test_rows_that_are_not_complete_under_both_are_left_out() -> None:
-    records = runs("sam", UP) + [one for one in runs("linear", UP) if (one.run.method, one.run.seed) != ("ssf", 2)]
+    records = runs("sam", UP) + [r for r in runs("linear", UP) if (r.run.method, r.run.seed) != ("ssf", 2)]
     page = render(records, study=models())
     assert agreement_rows(page)["sam – linear"][-1] == "1 of 6 orders"
     assert "the same rows (decoder, lora, bitfit): 1 is" in page
@@ -76,10 +76,10 @@ def test_rows_that_are_not_complete_under_both_are_left_out() -> None:
 
 def test_a_barely_begun_benchmark_is_left_out_instead_of_the_rows() -> None:
     records = [
-        one
+        record
         for decoder in ("sam", "linear")
-        for one in runs(decoder, UP)
-        if one.run.benchmark == "kvasir" or one.run.method in METHODS[:2]
+        for record in runs(decoder, UP)
+        if record.run.benchmark == "kvasir" or record.run.method in METHODS[:2]
     ]
     page = render(records, study=models())
     assert agreement_rows(page)["sam – linear"] == ["+1.00", "+1.00", "[+1.00, +1.00]", "1 of 24 orders"]
@@ -89,12 +89,12 @@ def test_a_barely_begun_benchmark_is_left_out_instead_of_the_rows() -> None:
 def test_a_methods_own_budget_is_no_other_model() -> None:
     """Planning gives a method that spares no updates a budget of epochs under a card with one of updates."""
 
-    def spared(one: Any) -> Any:
-        return replace(one, run=replace(one.run, rules={**one.run.rules, "budget": "updates"}))
+    def spared(record: Any) -> Any:
+        return replace(record, run=replace(record.run, rules={**record.run.rules, "budget": "updates"}))
 
     for spares in METHODS:
         fewer = {method: score for method, score in UP.items() if method != spares}
-        records = [spared(one) if one.run.method == spares else one for one in runs("sam", UP) + runs("linear", fewer)]
+        records = [spared(r) if r.run.method == spares else r for r in runs("sam", UP) + runs("linear", fewer)]
         assert "sam – linear" in agreement_rows(render(records, study=models()))
 
 
@@ -108,8 +108,8 @@ def test_a_study_without_decoders_shows_sams_tables_alone() -> None:
 def test_a_decoder_with_a_rate_of_its_own_is_the_same_model_and_without_it_another_page() -> None:
     records = runs("sam", UP) + runs("linear", UP, decoder_lr=1e-4)
     own = models(decoders={"sam": {}, "linear": {"decoder_lr": 1e-4}})
-    found = agreement_rows(render(records, study=own))
-    assert found["sam – linear"][-1] == "1 of 24 orders"
+    rows = agreement_rows(render(records, study=own))
+    assert rows["sam – linear"][-1] == "1 of 24 orders"
     assert "linear" not in render(records, study=models())
 
 
@@ -136,28 +136,28 @@ def test_the_claim_is_judged_by_every_pair_of_models(judged) -> None:
     text = findings_text([alike])
     assert "sam – linear, mean τ over 2 benchmarks of 4 rows: +1.00 [+1.00, +1.00] tau, n = 3: reproduced" in text
     reverse = judged(runs("sam", UP) + runs("linear", UP) + runs("mask-transformer", DOWN))
-    assert [one.verdict for one in reverse.readings] == ["reproduced", "not reproduced", "not reproduced"]
+    assert [reading.verdict for reading in reverse.readings] == ["reproduced", "not reproduced", "not reproduced"]
     assert reverse.verdict == "not reproduced"
 
 
 def test_three_rows_cannot_show_it(judged) -> None:
     three = {name: UP[name] for name in METHODS[:3]}
-    found = judged(runs("sam", three) + runs("linear", three))
-    assert found.verdict == "inconclusive"
+    finding = judged(runs("sam", three) + runs("linear", three))
+    assert finding.verdict == "inconclusive"
     few = "3 rows agree so well by chance in 1 of 6 orders; at least 4 rows are needed"
-    assert found.readings[0].settle == f"not all rows; {few}"
+    assert finding.readings[0].settle == f"not all rows; {few}"
 
 
 def test_two_rows_do_not_refute_it_and_four_of_five_do_not_show_it(judged, monkeypatch) -> None:
     two = [{name: values[name] for name in METHODS[:2]} for values in (UP, DOWN)]
     reverse = judged(runs("sam", two[0]) + runs("linear", two[1]))
-    assert [one.verdict for one in reverse.readings] == ["inconclusive", "no data"]
+    assert [reading.verdict for reading in reverse.readings] == ["inconclusive", "no data"]
     five = models(entries=[*METHODS, "vpt"])
     monkeypatch.setattr(judging, "ALPHA", 1 / 24)
     every = [record for decoder in HASHES for record in runs(decoder, UP)]
     assert judged(every).verdict == "reproduced"
-    found = judged(every, study=five)
-    assert (found.verdict, found.readings[0].settle) == ("inconclusive", "not all rows")
+    finding = judged(every, study=five)
+    assert (finding.verdict, finding.readings[0].settle) == ("inconclusive", "not all rows")
 
 
 def test_pairs_of_models_name_their_own_rows() -> None:
@@ -171,16 +171,16 @@ def test_some_models_or_some_benchmarks_do_not_show_it_and_without_runs_there_is
     assert two.verdict == "inconclusive"
     assert "1 of 3 pairs of models have two complete rows in common" in findings_text([two])
     every = [record for decoder in HASHES for record in runs(decoder, UP)]
-    one = judged([record for record in every if record.run.benchmark == "kvasir"])
-    assert one.verdict == "inconclusive"
-    assert {reading.settle for reading in one.readings} == {"not all benchmarks"}
-    found = judged(runs("sam", UP))
-    assert found.verdict == "no data"
-    assert "no two models with two rows in common" in findings_text([found])
+    finding = judged([record for record in every if record.run.benchmark == "kvasir"])
+    assert finding.verdict == "inconclusive"
+    assert {reading.settle for reading in finding.readings} == {"not all benchmarks"}
+    finding = judged(runs("sam", UP))
+    assert finding.verdict == "no data"
+    assert "no two models with two rows in common" in findings_text([finding])
 
 
 def test_a_claim_on_rankings_names_real_studies() -> None:
-    claims = {one.name: one for one in read_claims()}
+    claims = {claim.name: claim for claim in read_claims()}
     assert claims["architecture-independence"].studies == ("cross-model", "small-cross-model")
     assert judged_on([], MadeUp()) == []
 

@@ -158,7 +158,7 @@ def test_the_key_knows_classes_mask_tokens_and_accumulation_and_leaves_binary_se
     assert different[1].options["num_classes"] == 3
     assert different[2].options["mask_tokens"] == 2
     assert different[3].options["accumulate"] == 4
-    assert len({plain.key, *(one.key for one in different)}) == 5
+    assert len({plain.key, *(other.key for other in different)}) == 5
 
 
 def test_peaks_do_not_depend_on_which_other_methods_are_measured(methods) -> None:

@@ -21,8 +21,8 @@ def client(tmp_path, monkeypatch):
     folder = tmp_path / "bin"
     folder.mkdir()
     for tool in ("cat", "cp", "dirname", "env", "git", "grep", "head", "stat", "touch", "wc"):
-        if found := shutil.which(tool):
-            (folder / tool).symlink_to(found)
+        if program := shutil.which(tool):
+            (folder / tool).symlink_to(program)
     monkeypatch.setenv("PATH", str(folder))
 
     def install(name: str, script: str) -> None:

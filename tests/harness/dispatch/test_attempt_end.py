@@ -110,8 +110,8 @@ def test_a_success_that_came_while_a_run_was_given_up_stands(tmp_path):
             RecordStore(tmp_path).write(success, "variant,split,stem,iou\nbest,test,a,0.5\n")
 
     starts = [start(1, "lost", job="7_0")]
-    found = give_up(tmp_path, job.run, end="lost", detail="", starts=starts, environment={}, accounting=Slow())
-    assert found == success
+    outcome = give_up(tmp_path, job.run, end="lost", detail="", starts=starts, environment={}, accounting=Slow())
+    assert outcome == success
     assert RecordStore(tmp_path).read(job.run.key) == success
     assert RecordStore(tmp_path).images_path(job.run.key).is_file()
 

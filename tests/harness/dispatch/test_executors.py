@@ -235,7 +235,7 @@ def test_no_printed_line_is_drawn_over_while_lines_come_and_go(monkeypatch):
     runs: dict[str, Any] = {}
     with Display(total=300) as display:
         for number in range(150):
-            runs = {f"w{one}": state(f"w{one}", "running", stage="x") for one in range(1 + number % 5)} | runs
+            runs = {f"w{worker}": state(f"w{worker}", "running", stage="x") for worker in range(1 + number % 5)} | runs
             runs[f"r{number}"] = state(f"r{number}", "OK", seed=number)
             display.show({key: run for key, run in runs.items() if key[0] == "r" or int(key[1:]) <= number % 5})
     kept = [line for line in screen_of(terminal.getvalue()) if line.startswith("[")]

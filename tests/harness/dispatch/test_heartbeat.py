@@ -33,7 +33,7 @@ def test_the_lease_beats_while_the_work_goes_on_and_no_longer():
     lease = Watched()
     with beating(lease, lease_s=0.006) as given:
         assert given is lease
-        (thread,) = [one for one in threading.enumerate() if one is not threading.main_thread() and "_run" in one.name]
+        (thread,) = [t for t in threading.enumerate() if t is not threading.main_thread() and "_run" in t.name]
         assert thread.daemon  # a debugger that is left in the middle ends
         lease.wait_for(3)
     assert not thread.is_alive()

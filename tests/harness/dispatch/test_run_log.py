@@ -45,7 +45,7 @@ def test_the_log_of_a_run_holds_its_epochs_as_its_record_does(tmp_path: Path) ->
     log = log_path(state_folder(tmp_path, job.run.key), 1).read_text(encoding="utf-8")
     lines = re.findall(r"^epoch (\d)/2: loss ([\d.]+), (.*)rate (\S+), ([\d.]+) s$", log, re.MULTILINE)
     assert [(int(e), float(loss), float(lr)) for e, loss, _, lr, _ in lines] == [
-        (one["epoch"], round(one["loss"], 4), float(f"{one['lr']:.3g}")) for one in record.history
+        (epoch["epoch"], round(epoch["loss"], 4), float(f"{epoch['lr']:.3g}")) for epoch in record.history
     ]
     validated = record.history[1]["val"]["s_measure"]
     assert [words for _, _, words, _, _ in lines] == ["", f"validation s_measure {validated:.4f}, "]

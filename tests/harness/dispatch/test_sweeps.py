@@ -70,8 +70,8 @@ def test_a_later_sweep_comes_later_whatever_the_clock_of_its_submitter_says(tmp_
     third, _ = begin_sweep(tmp_path, executor="slurm", command="")
     monkeypatch.setattr("harness.dispatch.sweeps.time.time", lambda: first.created + 7200.0)
     fourth, _ = begin_sweep(tmp_path, executor="slurm", command="")
-    ids = [one.id for one in (first, second, third, fourth)]
-    assert [one.id for one in read_sweeps(tmp_path)] == ids
+    ids = [sweep.id for sweep in (first, second, third, fourth)]
+    assert [sweep.id for sweep in read_sweeps(tmp_path)] == ids
     assert ids[3][:15] == time.strftime("%Y%m%d-%H%M%S", time.gmtime(first.created + 7200.0))
 
 
@@ -132,7 +132,7 @@ def test_what_is_damaged_is_left_out_by_name_or_refused(tmp_path):
         path.write_text("{")
     problems: Problems = {}
     assert list(read_chunks(tmp_path, problems=problems)) == [good]
-    assert [one.id for one in read_sweeps(tmp_path, problems)] == [good.sweep]
+    assert [sweep.id for sweep in read_sweeps(tmp_path, problems)] == [good.sweep]
     assert set(problems) == {bad.path, bad.path.with_name("sweep.json")}
     with pytest.raises(UsageError, match=r"chunk\.000\.json cannot be read"):
         list(read_chunks(tmp_path))

@@ -58,10 +58,10 @@ def child() -> Iterator[Callable[[Callable[[], None]], int]]:
         return child
 
     yield begin
-    for one in begun:
+    for pid in begun:
         with contextlib.suppress(ProcessLookupError, ChildProcessError):
-            os.kill(one, signal.SIGKILL)
-            os.waitpid(one, 0)
+            os.kill(pid, signal.SIGKILL)
+            os.waitpid(pid, 0)
 
 
 def stops_when_asked() -> None:
@@ -112,10 +112,10 @@ def test_an_end_of_the_child_is_its_own(child, clock):
 
 
 def test_the_lease_beats_six_times_while_it_lasts_and_a_full_disk_ends_nothing(child, clock):
-    one = child(deaf)
+    pid = child(deaf)
     nothing, full = (lambda: None), fails(OSError(28, "No space left on device"))
-    heart = Heart(clock, nothing, full, nothing, lambda: killed(one))
-    assert watched(one, heart=heart, lease_s=60.0) == (-signal.SIGKILL, False)
+    heart = Heart(clock, nothing, full, nothing, lambda: killed(pid))
+    assert watched(pid, heart=heart, lease_s=60.0) == (-signal.SIGKILL, False)
     gaps = [after - before for before, after in itertools.pairwise([0.0, *heart.beats])]
     assert gaps == [11.0] * 4  # the first look after ten seconds
 
@@ -155,11 +155,11 @@ def test_the_end_of_the_submitter_is_a_request_to_stop(child, clock):
     assert stop.received == [signal.SIGTERM]
     unseen = replace(here, host="elsewhere")
     for submitter in (here, unseen):
-        one = child(deaf)
-        heart = Heart(clock, partial(os.kill, one, signal.SIGKILL))
+        pid = child(deaf)
+        heart = Heart(clock, partial(os.kill, pid, signal.SIGKILL))
         stop = StopSignals()
         clock.clear()
-        assert watched(one, heart=heart, stop=stop, submitter=submitter) == (-signal.SIGKILL, False)
+        assert watched(pid, heart=heart, stop=stop, submitter=submitter) == (-signal.SIGKILL, False)
         assert not stop
 
 

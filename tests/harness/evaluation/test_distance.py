@@ -51,11 +51,11 @@ def test_opencv_gives_scipys_distances_to_the_last_bit() -> None:
 def test_what_lies_within_reach_has_its_distance_and_what_lies_beyond_a_larger_one(reach: int) -> None:
     in_boxes = False
     for mask in filter(np.any, masks()):
-        found, plain = squared_distances(mask, reach=reach), by_scipy(mask)
+        distances, plain = squared_distances(mask, reach=reach), by_scipy(mask)
         within = plain <= reach**2
-        assert np.array_equal(found[within], plain[within]), mask.shape
-        assert (found[~within] > reach**2).all(), mask.shape
-        in_boxes |= bool(np.isinf(found).any())  # the transform left a part out
+        assert np.array_equal(distances[within], plain[within]), mask.shape
+        assert (distances[~within] > reach**2).all(), mask.shape
+        in_boxes |= bool(np.isinf(distances).any())  # the transform left a part out
     assert in_boxes
 
 
@@ -73,9 +73,9 @@ def test_without_opencv_scipy_takes_its_place(without_opencv: None, monkeypatch:
 
 def test_what_the_blur_reads_takes_the_foreground_that_scipy_calls_the_nearest() -> None:
     for mask in filter(np.any, masks()):
-        (row, column), found = _nearest(mask, by_scipy(mask))
+        (row, column), places = _nearest(mask, by_scipy(mask))
         nearest = distance_transform_edt(~mask, return_distances=False, return_indices=True)
-        assert np.array_equal(found, nearest[:, row, column]), mask.shape
+        assert np.array_equal(places, nearest[:, row, column]), mask.shape
         # every background pixel within three rows and three columns of the foreground, and no foreground
         near = np.zeros(mask.shape, dtype=np.bool_)
         near[row, column] = True

@@ -28,9 +28,9 @@ def test_scores_equal_those_of_images_scored_one_by_one():
     expected = SplitScorer(METRICS)
     for name, image, mask in items():
         expected.add(name, image[0].numpy(), mask)
-    found = evaluate_split(first_channel, items(), SplitScorer(METRICS), batch_size=4)
-    assert found.images() == expected.images()
-    assert found.summary() == expected.summary()
+    scores = evaluate_split(first_channel, items(), SplitScorer(METRICS), batch_size=4)
+    assert scores.images() == expected.images()
+    assert scores.summary() == expected.summary()
 
 
 @pytest.mark.parametrize("workers", [0, 1, 3])
@@ -43,8 +43,8 @@ def test_workers_and_batches_change_nothing(workers, batch_size):
 
 
 def test_a_channel_of_one_is_dropped_and_half_precision_is_read():
-    found = evaluate_split(lambda images: images[:, :1].bfloat16(), items(3), SplitScorer(["mae"]))
-    assert len(found) == 3
+    scores = evaluate_split(lambda images: images[:, :1].bfloat16(), items(3), SplitScorer(["mae"]))
+    assert len(scores) == 3
 
 
 def test_multiclass_scores_are_argmaxed():

@@ -71,12 +71,12 @@ def test_s_measure_worked_by_hand():
     x = [.5, .5, 0], y = [1, 0, 0], both means 1/3: σxy = 1/12, σx² = 1/12, σy² = 1/3:
     4·(1/9)·(1/12) / ((2/9)·(5/12)) = 0.4. Weighted by pixels (1·1 + 3·0.4)/4.
     """
-    found = SplitScorer(["s_measure"]).measure(
+    scored = SplitScorer(["s_measure"]).measure(
         np.array([[1.0, 0.5, 0.5, 0.0]]), np.array([[1, 1, 0, 0]], dtype=np.uint8)
     )
     objects = 1.5 / (0.75**2 + 1 + (1 / 8) ** 0.5)
     regions = (1 + 3 * 0.4) / 4
-    assert found.values["s_measure"] == pytest.approx((objects + regions) / 2, abs=1e-12)
+    assert scored.values["s_measure"] == pytest.approx((objects + regions) / 2, abs=1e-12)
 
 
 def test_weighted_f_worked_by_hand():

@@ -42,12 +42,12 @@ def _scored(logits: torch.Tensor, labels: torch.Tensor, *, order: list[int] | No
 def test_scores_of_a_split_are_those_of_torchmetrics(classes: int, sharpness: float) -> None:
     for seed in range(5):
         logits, labels = _drawn(200, classes, seed=seed, sharpness=sharpness)
-        found = _scored(logits, labels).summary()
+        summary = _scored(logits, labels).summary()
         accuracy = multiclass_accuracy(logits, labels, num_classes=classes, average="micro")
         error = multiclass_calibration_error(logits.softmax(dim=1), labels, num_classes=classes, n_bins=15, norm="l1")
-        assert found["accuracy"] == pytest.approx(float(accuracy), abs=1e-6)
-        assert found["ece"] == pytest.approx(float(error), abs=1e-5)
-        assert found["nll"] == pytest.approx(float(cross_entropy(logits, labels)), rel=1e-5)
+        assert summary["accuracy"] == pytest.approx(float(accuracy), abs=1e-6)
+        assert summary["ece"] == pytest.approx(float(error), abs=1e-5)
+        assert summary["nll"] == pytest.approx(float(cross_entropy(logits, labels)), rel=1e-5)
 
 
 def test_an_images_scores_are_those_of_a_split_of_it_alone() -> None:
@@ -109,5 +109,5 @@ def test_a_split_is_evaluated_as_one_of_masks_is() -> None:
     logits, labels = _drawn(10, 3, seed=4, sharpness=1.0)
     items = ((f"{n}", logits[n], np.full((1, 1), int(labels[n]), np.uint8)) for n in range(10))
     scorer = LabelScorer(LABELS, task="classification", num_classes=3)
-    found = evaluate_split(lambda x: x.softmax(dim=1)[..., None, None], items, scorer, batch_size=4)
-    assert found.summary() == _scored(logits, labels).summary()
+    scores = evaluate_split(lambda x: x.softmax(dim=1)[..., None, None], items, scorer, batch_size=4)
+    assert scores.summary() == _scored(logits, labels).summary()

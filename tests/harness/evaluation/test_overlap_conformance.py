@@ -37,8 +37,8 @@ def reference(prediction, mask, *, threshold=0.5, ber_threshold=125 / 255):
 def test_200_pairs_equal_torchmetrics():
     scorer = SplitScorer(METRICS, conventions=Conventions(empty=0.0))
     for name, prediction, mask in random_pairs(200, seed=1):
-        expected, found = reference(prediction / 255, mask), scorer.measure(prediction / 255, mask).values
-        assert found == {metric: pytest.approx(expected[metric], abs=TOLERANCE) for metric in METRICS}, name
+        expected, scores = reference(prediction / 255, mask), scorer.measure(prediction / 255, mask).values
+        assert scores == {metric: pytest.approx(expected[metric], abs=TOLERANCE) for metric in METRICS}, name
 
 
 def test_ignored_pixels_are_left_out_as_in_torchmetrics():
@@ -47,8 +47,8 @@ def test_ignored_pixels_are_left_out_as_in_torchmetrics():
     for name, prediction, mask in random_pairs(40, seed=2):
         holes = mask.copy()
         holes[rng.random(mask.shape) < 0.3] = 255
-        expected, found = reference(prediction / 255, holes), scorer.measure(prediction / 255, holes).values
-        assert found == {metric: pytest.approx(expected[metric], abs=TOLERANCE) for metric in METRICS}, name
+        expected, scores = reference(prediction / 255, holes), scorer.measure(prediction / 255, holes).values
+        assert scores == {metric: pytest.approx(expected[metric], abs=TOLERANCE) for metric in METRICS}, name
 
 
 def test_accumulated_overlap_equals_torchmetrics_over_the_split():

@@ -20,9 +20,9 @@ def reference(prediction, mask, *, beta2=1.0, normalize=True):
     """The six values from PySODMetrics for one image, or a split if given lists."""
     predictions, masks = ([prediction], [mask]) if isinstance(prediction, np.ndarray) else (prediction, mask)
     metrics = sod.MAE(), sod.Smeasure(), sod.Emeasure(), sod.WeightedFmeasure(beta=beta2)
-    for one, truth in zip(predictions, masks, strict=True):
+    for predicted, truth in zip(predictions, masks, strict=True):
         for metric in metrics:
-            metric.step(one, truth * np.uint8(255) if normalize else truth.astype(bool), normalize=normalize)
+            metric.step(predicted, truth * np.uint8(255) if normalize else truth.astype(bool), normalize=normalize)
     error, structure, alignment, weighted = (metric.get_results() for metric in metrics)
     curve = alignment["em"]["curve"]
     return {
@@ -41,9 +41,9 @@ def ours(prediction, mask, **conventions):
 
 def test_200_pairs_equal_pysodmetrics():
     for name, prediction, mask in random_pairs(200):
-        expected, found = reference(prediction, mask), ours(prediction / 255, mask)
+        expected, scores = reference(prediction, mask), ours(prediction / 255, mask)
         for metric in SALIENCY:
-            assert found[metric] == pytest.approx(expected[metric], abs=TOLERANCE), f"{name}: {metric}"
+            assert scores[metric] == pytest.approx(expected[metric], abs=TOLERANCE), f"{name}: {metric}"
 
 
 @pytest.mark.parametrize("side", [1500, 1024])
@@ -53,8 +53,8 @@ def test_large_images_equal_pysodmetrics(side):
     small = blob(rng, 128, 128)
     mask = np.kron(small, np.ones((-(-side // 128),) * 2, dtype=np.uint8))[:side, :side]
     prediction = soft(rng, mask)
-    expected, found = reference(prediction, mask), ours(prediction / 255, mask)
-    assert found == {metric: pytest.approx(expected[metric], abs=TOLERANCE) for metric in SALIENCY}
+    expected, scores = reference(prediction, mask), ours(prediction / 255, mask)
+    assert scores == {metric: pytest.approx(expected[metric], abs=TOLERANCE) for metric in SALIENCY}
 
 
 def test_weighted_f_takes_ignored_pixels_for_background_without_error():
@@ -63,8 +63,8 @@ def test_weighted_f_takes_ignored_pixels_for_background_without_error():
         ignored = rng.random(mask.shape) < 0.3
         probability = np.where(ignored, 0.0, prediction / 255)
         expected = reference(probability, np.where(ignored, 0, mask).astype(np.uint8), normalize=False)["weighted_f"]
-        found = ours(prediction / 255, np.where(ignored, 255, mask).astype(np.uint8), min_max=False)["weighted_f"]
-        assert found == pytest.approx(expected, abs=TOLERANCE), name
+        score = ours(prediction / 255, np.where(ignored, 255, mask).astype(np.uint8), min_max=False)["weighted_f"]
+        assert score == pytest.approx(expected, abs=TOLERANCE), name
 
 
 def test_far_errors_equal_pysodmetrics():
@@ -86,17 +86,17 @@ def test_real_valued_maps_without_stretching_equal_pysodmetrics():
         mask = blob(rng, 61, 47)
         prediction = soft(rng, mask) / 255 * 0.8 + 0.1
         expected = reference(prediction, mask, normalize=False)
-        found = ours(prediction, mask, min_max=False)
-        assert found == {metric: pytest.approx(expected[metric], abs=TOLERANCE) for metric in SALIENCY}
+        scores = ours(prediction, mask, min_max=False)
+        assert scores == {metric: pytest.approx(expected[metric], abs=TOLERANCE) for metric in SALIENCY}
 
 
 def test_beta_squared_of_the_weighted_f_equals_pysodmetrics():
     rng = np.random.default_rng(7)
     mask = blob(rng, 80, 80)
     prediction = soft(rng, mask)
-    found = ours(prediction / 255, mask, weighted_f_beta2=0.3)["weighted_f"]
-    assert found == pytest.approx(reference(prediction, mask, beta2=0.3)["weighted_f"], abs=TOLERANCE)
-    assert found != pytest.approx(ours(prediction / 255, mask)["weighted_f"], abs=1e-3)
+    score = ours(prediction / 255, mask, weighted_f_beta2=0.3)["weighted_f"]
+    assert score == pytest.approx(reference(prediction, mask, beta2=0.3)["weighted_f"], abs=TOLERANCE)
+    assert score != pytest.approx(ours(prediction / 255, mask)["weighted_f"], abs=1e-3)
 
 
 def test_a_split_equals_pysodmetrics_over_images():

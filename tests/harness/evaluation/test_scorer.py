@@ -81,10 +81,10 @@ OVERLAP = ("iou", "dice", "jaccard")
 
 def flat(value: float, **rows: float) -> NDArray[np.float64]:
     """A map of one probability, with other ones in the first rows."""
-    found = np.full((8, 8), value)
+    plane = np.full((8, 8), value)
     for row, other in enumerate(rows.values()):
-        found[row] = other
-    return found
+        plane[row] = other
+    return plane
 
 
 BY_HAND: dict[str, tuple[dict[str, Any], NDArray[Any], NDArray[np.uint8], dict[str, float]]] = {
@@ -109,8 +109,8 @@ BY_HAND: dict[str, tuple[dict[str, Any], NDArray[Any], NDArray[np.uint8], dict[s
 @pytest.mark.parametrize("case", BY_HAND)
 def test_values_of_an_image_worked_by_hand(case):
     rules, prediction, mask, expected = BY_HAND[case]
-    found = SplitScorer([*expected], conventions=Conventions(**rules)).measure(prediction, mask).values
-    assert found == pytest.approx(expected, abs=1e-9)
+    values = SplitScorer([*expected], conventions=Conventions(**rules)).measure(prediction, mask).values
+    assert values == pytest.approx(expected, abs=1e-9)
 
 
 @pytest.mark.parametrize(("value", "ber"), [(0.495, 0.0), (0.48, 1.0)])
@@ -180,24 +180,24 @@ def test_merged_parts_equal_the_whole(overlap):
 
 def test_multiclass_parts_merge_by_counts():
     rng = np.random.default_rng(6)
-    whole, one, two = (SplitScorer(CLASSES, task="multiclass", num_classes=4) for _ in range(3))
+    whole, first, second = (SplitScorer(CLASSES, task="multiclass", num_classes=4) for _ in range(3))
     for index in range(6):
         labels, mask = (rng.integers(0, 4, (20, 20)).astype(np.uint8) for _ in range(2))
         whole.add(str(index), labels, mask)
-        (one, two)[index % 2].add(str(index), labels, mask)
-    one.merge(two)
-    assert one.summary() == whole.summary()
+        (first, second)[index % 2].add(str(index), labels, mask)
+    first.merge(second)
+    assert first.summary() == whole.summary()
 
 
 def test_merging_refuses_an_image_twice_and_other_conventions():
     prediction, mask = example()
-    one, two = SplitScorer(["iou"]), SplitScorer(["iou"])
-    one.add("a", prediction, mask)
-    two.add("a", prediction, mask)
+    first, second = SplitScorer(["iou"]), SplitScorer(["iou"])
+    first.add("a", prediction, mask)
+    second.add("a", prediction, mask)
     with pytest.raises(ValueError, match="'a' was scored already"):
-        one.merge(two)
+        first.merge(second)
     with pytest.raises(ValueError, match="same conventions"):
-        one.merge(SplitScorer(["iou"], conventions=Conventions(empty=0.0)))
+        first.merge(SplitScorer(["iou"], conventions=Conventions(empty=0.0)))
 
 
 def test_only_what_is_asked_for_is_in_the_result_in_that_order():
@@ -261,9 +261,9 @@ def test_no_image_has_no_summary():
 def test_background_in_every_image_is_told_from_a_poor_score(predicted, masks, nothing, task):
     classes = 2 if task == "binary" else 3
     scorer = SplitScorer(["iou"] if task == "binary" else ["miou"], task=task, num_classes=classes)
-    for index, (mine, true) in enumerate(zip(predicted, masks, strict=True)):
+    for index, (guess, true) in enumerate(zip(predicted, masks, strict=True)):
         prediction, mask = np.zeros((8, 8), int), np.zeros((8, 8), np.uint8)
-        prediction[1, 1], mask[4, 4] = mine * (classes - 1), true
+        prediction[1, 1], mask[4, 4] = guess * (classes - 1), true
         scorer.add(str(index), prediction.astype(float) if task == "binary" else prediction, mask)
     assert scorer.draws_nothing() == nothing
     assert not SplitScorer(["iou"]).draws_nothing()

@@ -54,10 +54,10 @@ def test_attention_without_preference_has_the_uniform_distance(window: int):
     tokens = torch.randn(2, 4, 4, encoder.shape.dim)
     if window:
         tokens = window_partition(tokens, window)[0]
-    found = attention_distance(attn, tokens, grid=(4, 4), window=window, patch=16)
-    assert found.shape == (2, encoder.shape.blocks[0].heads)
-    assert found.flatten().tolist() == pytest.approx(
-        [uniform_distance((4, 4), window=window, patch=16)] * found.numel()
+    distances = attention_distance(attn, tokens, grid=(4, 4), window=window, patch=16)
+    assert distances.shape == (2, encoder.shape.blocks[0].heads)
+    assert distances.flatten().tolist() == pytest.approx(
+        [uniform_distance((4, 4), window=window, patch=16)] * distances.numel()
     )
 
 
@@ -72,19 +72,19 @@ def test_every_block_of_the_tiny_sam_agrees_with_loops(monkeypatch: pytest.Monke
     windows = [block.window_size for block in encoder.blocks]
     assert 0 in windows
     assert any(windows)
-    for block, tokens, mine in zip(encoder.blocks, inputs, seen, strict=True):
+    for block, tokens, measured in zip(encoder.blocks, inputs, seen, strict=True):
         for image in range(2):
             expected = _by_loops(block, tokens[image : image + 1], patch=16)
-            assert mine.distances[0][image].tolist() == pytest.approx(expected, rel=1e-5)
+            assert measured.distances[0][image].tolist() == pytest.approx(expected, rel=1e-5)
 
 
 def _inputs(encoder: Any, images: torch.Tensor) -> list[torch.Tensor]:
     """What every block's attention gets, before windows are made."""
-    tokens, found = encoder.embed(images), []
+    tokens, inputs = encoder.embed(images), []
     for block in encoder.blocks:
-        found.append(block.norm1(tokens).detach())
+        inputs.append(block.norm1(tokens).detach())
         tokens = block(tokens).detach()
-    return found
+    return inputs
 
 
 def _by_loops(block: Any, tokens: torch.Tensor, *, patch: int) -> list[float]:
@@ -96,9 +96,9 @@ def _by_loops(block: Any, tokens: torch.Tensor, *, patch: int) -> list[float]:
     attn = block.attn
     heads = attn.num_heads
     sums, queries = [0.0] * heads, 0
-    for number, one in enumerate(maps):
+    for number, window in enumerate(maps):
         row, column = number // across * side, number % across * side
-        q, k, _ = attn.qkv(one).reshape(side * side, 3, heads, -1).permute(1, 2, 0, 3)
+        q, k, _ = attn.qkv(window).reshape(side * side, 3, heads, -1).permute(1, 2, 0, 3)
         scores = (q * attn.scale) @ k.transpose(-2, -1)
         scores = add_decomposed_rel_pos(scores, q, attn.rel_pos_h, attn.rel_pos_w, (side, side), (side, side))
         shares = scores.softmax(dim=-1).tolist()
@@ -109,7 +109,7 @@ def _by_loops(block: Any, tokens: torch.Tensor, *, patch: int) -> list[float]:
             for n in real:
                 kept = sum(shares[head][n][m] for m in real)
                 sums[head] += sum(shares[head][n][m] / kept * patch * math.dist(places[n], places[m]) for m in real)
-    return [one / queries for one in sums]
+    return [total / queries for total in sums]
 
 
 def test_tokens_without_a_place_are_left_out_in_timm():

@@ -83,15 +83,15 @@ def test_the_update_of_lora_is_its_product_over_the_frozen_output(backbone: str)
     inputs: list[torch.Tensor] = []
     layer = adapted.blocks[1].attn.qkv  # a global block: nothing is padded
     handle = layer.register_forward_pre_hook(lambda module, args: inputs.append(args[0]))
-    found = _seen(adapted, frozen)[1].update
+    update = _seen(adapted, frozen)[1].update
     handle.remove()
     (adapter,) = layer.adapters.values()
     x, adapter = inputs[0].detach(), adapter.requires_grad_(False)
     moved = (adapter.scale * (x @ adapter.down.T) @ adapter.up.T).chunk(3, -1)
     base = layer.base(x).chunk(3, -1)
     for name, delta, plain in zip("qkv", moved, base, strict=True):
-        assert found[name] == pytest.approx(float(delta.norm() / plain.norm()), rel=1e-4)
-    assert found["mlp_in"] == found["proj"] == 0
+        assert update[name] == pytest.approx(float(delta.norm() / plain.norm()), rel=1e-4)
+    assert update["mlp_in"] == update["proj"] == 0
 
 
 def test_padding_of_windows_does_not_enter_the_update():
@@ -118,16 +118,16 @@ def test_an_exact_merge_moves_no_block_and_a_wrong_one_does():
     _, adapted, method = _encoders("lora")
     _, merged, merging = _encoders("lora")
     with torch.no_grad():
-        for one in (method, merging):
-            for adapter in one.adapters().values():
+        for attached in (method, merging):
+            for adapter in attached.adapters().values():
                 adapter.up.normal_(std=0.1, generator=torch.Generator().manual_seed(2))
     merging.merge("exact")
     assert max(block_deviations(adapted, merged, [IMAGES], device=CPU)) < 1e-5
     with torch.no_grad():
         merged.blocks[2].mlp.lin2.bias += 1
-    found = block_deviations(adapted, merged, [IMAGES], device=CPU)
-    assert max(found[:2]) < 1e-5
-    assert min(found[2:]) > 1e-2
+    deviations = block_deviations(adapted, merged, [IMAGES], device=CPU)
+    assert max(deviations[:2]) < 1e-5
+    assert min(deviations[2:]) > 1e-2
     assert not any(module._forward_hooks for module in merged.modules())
 
 
@@ -139,19 +139,19 @@ def test_a_shifted_delta_holds_all_frequencies_alike():
 
 def test_white_noise_is_flat_behind_frequency_zero():
     maps = torch.randn(4, 3000, 14, 14, generator=torch.Generator().manual_seed(0))
-    found = half_diagonal(maps)
-    assert found[0] == 0
-    assert found[1:].tolist() == pytest.approx([math.log(2) / 2] * 6, abs=0.04)
+    spectrum = half_diagonal(maps)
+    assert spectrum[0] == 0
+    assert spectrum[1:].tolist() == pytest.approx([math.log(2) / 2] * 6, abs=0.04)
 
 
 @pytest.mark.parametrize("cycles", [1, 3, 6])
 def test_a_cosine_stands_at_its_frequency(cycles: int):
     rows, columns = torch.meshgrid(torch.arange(14.0), torch.arange(14.0), indexing="ij")
     wave = torch.cos(2 * math.pi * cycles * (rows + columns) / 14)
-    found = half_diagonal(wave.double().float()[None, None])
-    assert int(found.argmax()) == cycles
+    spectrum = half_diagonal(wave.double().float()[None, None])
+    assert int(spectrum.argmax()) == cycles
     # All else is 0 but for rounding, so the step is at most that from the floor.
-    assert 10 < float(found[cycles]) <= math.log(14 * 14 / 2) - math.log(FLOOR) + 1e-3
+    assert 10 < float(spectrum[cycles]) <= math.log(14 * 14 / 2) - math.log(FLOOR) + 1e-3
 
 
 def test_it_is_the_mean_of_the_logarithms_and_not_the_logarithm_of_a_mean():

@@ -72,11 +72,11 @@ def test_a_trained_one_is_measured_on_the_same_images_of_the_same_backbone(finis
     lora, decoder = finished.evidence(finished.lora), finished.evidence(finished.decoder)
     assert lora.images == decoder.images
     assert [block.window for block in lora.blocks] == [3, 0, 3, 0]
-    for mine, other in zip(lora.blocks, decoder.blocks, strict=True):
-        assert mine.frozen == other.frozen
-        assert mine.trained != mine.frozen
-        assert mine.update["q"] > 0
-        assert mine.update["proj"] == 0
+    for adapted, other in zip(lora.blocks, decoder.blocks, strict=True):
+        assert adapted.frozen == other.frozen
+        assert adapted.trained != adapted.frozen
+        assert adapted.update["q"] > 0
+        assert adapted.update["proj"] == 0
     assert max(lora.merge["exact"]) < 1e-5
 
 

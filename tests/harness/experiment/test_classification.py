@@ -42,17 +42,17 @@ def finished(tmp_path_factory: pytest.TempPathFactory) -> Path:
     folder = write_folders(place / "pets", classes=("cat", "cow", "dog"), splits=SPLITS)
     words = ["--methods", "decoder,bitfit,lora,naslora", "--protocol", "demo", *LABELS, "--datasets", f"pets={folder}"]
     sets = ["decoder=mean-pool", "epochs=2", "image_size=64", "naslora.search_start_epoch=1"]
-    options = [word for one in sets for word in ("--set", one)]
+    options = [word for setting in sets for word in ("--set", setting)]
     assert run.main([*words, *options, "--results", str(place / "runs"), "--executor", "inline"]) == 0
     return place / "runs"
 
 
 def test_every_method_trains_is_selected_tested_and_merged(finished: Path) -> None:
-    found = {record.run.method: record for record in RecordStore(finished)}
-    assert {name: record.code for name, record in found.items()} == dict.fromkeys(
+    runs = {record.run.method: record for record in RecordStore(finished)}
+    assert {name: record.code for name, record in runs.items()} == dict.fromkeys(
         ("decoder", "bitfit", "lora", "naslora"), "OK"
     )
-    for record in found.values():
+    for record in runs.values():
         assert record.counts == {"train": 18, "val": 6, "test": 9}
         assert record.scores["best"]["test"].keys() == {"accuracy", "nll", "ece"}
         assert record.scores["best"]["val"].keys() == {"nll"}
@@ -63,12 +63,12 @@ def test_every_method_trains_is_selected_tested_and_merged(finished: Path) -> No
             (entry["val"] for entry in record.history), key=lambda val: val["nll"]
         )
         assert not (finished / "records" / f"{record.key}.masks.png").exists()
-    assert found["lora"].merge["exact"]["extra_parameters"] == 0
-    assert found["lora"].merge["exact"]["relative_deviation"] < 1e-5
+    assert runs["lora"].merge["exact"]["extra_parameters"] == 0
+    assert runs["lora"].merge["exact"]["relative_deviation"] < 1e-5
     for name in ("bitfit", "lora"):
-        merged = found[name].scores["merged-exact"]["test"]
-        assert merged == pytest.approx(found[name].scores["best"]["test"], abs=1e-5)
-    assert "decoded" in found["naslora"].scores
+        merged = runs[name].scores["merged-exact"]["test"]
+        assert merged == pytest.approx(runs[name].scores["best"]["test"], abs=1e-5)
+    assert "decoded" in runs["naslora"].scores
 
 
 def test_image_scores_are_those_of_the_record(finished: Path) -> None:
@@ -118,14 +118,14 @@ def test_all_means_the_benchmarks_with_masks_and_a_card_may_hold_both_tasks(tmp_
     assert set(asked.request.benchmarks) >= set(SEGMENTED)
     assert "origin" not in asked.request.benchmarks
     samples.write_samples("origin", tmp_path, images=12, size=32)
-    both = [f"benchmarks.origin.{one}" for one in ("task=classification", "decoder=class-token")]
+    both = [f"benchmarks.origin.{rule}" for rule in ("task=classification", "decoder=class-token")]
     planned = _planned(
         tmp_path,
         "--backbone",
         "tiny_timm",
         "--datasets",
         "kvasir,origin",
-        *(w for one in both for w in ("--set", one)),
+        *(w for rule in both for w in ("--set", rule)),
     )
     assert [job.run.benchmark for job in planned.jobs] == ["kvasir", "origin"]
     assert planned.jobs[1].run.data_note == "generated samples"
@@ -153,8 +153,8 @@ def test_predicted_labels_are_those_of_the_record(finished: Path, tmp_path, caps
         assert sorted(rows) == ["00.png", "01.png", "02.png"]
         for image, row in rows.items():
             stem = f"test_{name}/{image.removesuffix('.png')}"
-            chances = {one: float(row[one]) for one in ("cat", "cow", "dog")}
-            assert row["label"] == max(chances, key=lambda one: chances[one])
+            chances = {label: float(row[label]) for label in ("cat", "cow", "dog")}
+            assert row["label"] == max(chances, key=lambda label: chances[label])
             assert images["accuracy"][stem] == (row["label"] == name)
             assert images["nll"][stem] == pytest.approx(-math.log(chances[name]), abs=1e-4)
     assert f"labels of 3 images by run {record.key}" in capsys.readouterr().out

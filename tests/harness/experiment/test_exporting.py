@@ -26,9 +26,9 @@ from tests.harness.experiment.finished import export_to, finished
 def test_export_predicts_alike_under_segment_anything_itself(results: Path, tmp_path, method: str, merge: Any) -> None:
     run, out = finished(results, method), tmp_path / "sam.pth"
     exported = exporting.export(exporting.Export(results=results, run=run.key, out=out, merge=merge))
-    found = sam_masks(run, out, exported.held_out)
+    masks = sam_masks(run, out, exported.held_out)
     assert exported.real
-    torch.testing.assert_close(found, exported.masks, rtol=1e-4, atol=1e-4)
+    torch.testing.assert_close(masks, exported.masks, rtol=1e-4, atol=1e-4)
 
 
 def test_a_whole_sam_2_keeps_its_memory_and_lies_in_the_file_as_metas_does(results: Path, tmp_path: Path) -> None:
@@ -39,9 +39,9 @@ def test_a_whole_sam_2_keeps_its_memory_and_lies_in_the_file_as_metas_does(resul
     exported = exporting.export(exporting.Export(results=results, run=run.key, out=out, checkpoint=started))
     assert "build_sam2" in exported.summary()
     torch.testing.assert_close(sam_masks(run, out, exported.held_out), exported.masks, rtol=1e-4, atol=1e-4)
-    found, before = (torch.load(path, weights_only=True)["model"] for path in (out, started))
-    assert found.keys() == before.keys()
-    changed = {name for name in found if not torch.equal(found[name], before[name])}
+    after, before = (torch.load(path, weights_only=True)["model"] for path in (out, started))
+    assert after.keys() == before.keys()
+    changed = {name for name in after if not torch.equal(after[name], before[name])}
     assert "image_encoder.trunk.blocks.1.attn.qkv.weight" in changed
     assert not changed & {*memory, "no_mem_embed", "image_encoder.trunk.blocks.1.attn.proj.weight"}
 
@@ -75,9 +75,9 @@ def test_adapter_only_holds_the_trained_tensors_and_names_its_run(results: Path,
     run, out = finished(results, method, backbone=backbone), tmp_path / "adapter.safetensors"
     assert export_to(results, run, out, "--adapter-only") == 0
     state = load_file(results / "state" / run.key / "best.safetensors")
-    found = load_file(out)
-    assert found.keys() == state.keys()
-    assert all(torch.equal(found[name], state[name]) for name in state)
+    tensors = load_file(out)
+    assert tensors.keys() == state.keys()
+    assert all(torch.equal(tensors[name], state[name]) for name in state)
     with safe_open(out, framework="pt") as file:
         assert run.method in file.metadata()["sam-peft-harness"]
 
@@ -117,17 +117,17 @@ def test_what_is_no_sam_is_refused_with_the_way_that_works(results: Path, tmp_pa
 
 def test_the_state_of_another_run_is_refused(results: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     run, other = finished(results, "lora", rank=2), finished(results, "dora", rank=2)
-    mine, foreign = (results / "state" / one.key / "best.safetensors" for one in (run, other))
-    kept = mine.read_bytes()
+    own, foreign = (results / "state" / each.key / "best.safetensors" for each in (run, other))
+    kept = own.read_bytes()
     for content in (foreign.read_bytes(), save({"x": torch.zeros(1)})):
-        mine.write_bytes(content)
+        own.write_bytes(content)
         assert export_to(results, run, tmp_path / "sam.pth") == 2
         images = ["--images", str(tmp_path), "--out", str(tmp_path / "masks")]
         assert predict.main(["--results", str(results), "--run", run.key, *images]) == 2
         error = capsys.readouterr().err
         assert error.count(f"not that of {run.key}") == 2
         assert error.count("\n") == 2
-    mine.write_bytes(kept)
+    own.write_bytes(kept)
     assert export_to(results, run, tmp_path / "sam.pth") == 0
 
 
@@ -161,13 +161,13 @@ def test_bad_input_is_one_line(results: Path, tmp_path: Path, capsys: pytest.Cap
 def test_a_card_is_not_overwritten_without_being_asked_and_never_lies_there_alone(
     results: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    run, out, mine = finished(results, "lora"), tmp_path / "a.safetensors", tmp_path / "a.README.md"
-    mine.write_text("mine")
+    run, out, card = finished(results, "lora"), tmp_path / "a.safetensors", tmp_path / "a.README.md"
+    card.write_text("mine")
     assert export_to(results, run, out, "--adapter-only") == 2
     assert "a.README.md exists" in capsys.readouterr().err
-    assert ([*tmp_path.glob("a.*")], mine.read_text()) == ([mine], "mine")
+    assert ([*tmp_path.glob("a.*")], card.read_text()) == ([card], "mine")
     assert export_to(results, run, out, "--adapter-only", "--force") == 0
-    assert run.key in mine.read_text()
+    assert run.key in card.read_text()
 
     def full(*_: object) -> None:
         raise OSError(errno.ENOSPC, "No space left on device")

@@ -22,8 +22,8 @@ def run_with(results: Path, monkeypatch: pytest.MonkeyPatch, *, ignored: int) ->
     read = ImageSource.mask_native
 
     def mask(source: ImageSource, index: int) -> np.ndarray:
-        found = read(source, index)
-        return np.full_like(found, 255) if len(source) == 3 and index < ignored else found
+        drawn = read(source, index)
+        return np.full_like(drawn, 255) if len(source) == 3 and index < ignored else drawn
 
     monkeypatch.setattr(ImageSource, "mask_native", mask)
     return run_experiment(job)

@@ -38,7 +38,7 @@ def _scores(root: Path, record: Record) -> dict[str, float]:
 
 def test_kept_masks_are_those_that_were_scored_and_of_the_same_images(tmp_path: Path):
     decoder, lora = _run(tmp_path, "decoder", keep_masks=3), _run(tmp_path, "lora", seed=1, keep_masks=3)
-    assert [one.stem for one in _masks(tmp_path, decoder)] == [one.stem for one in _masks(tmp_path, lora)]
+    assert [mask.stem for mask in _masks(tmp_path, decoder)] == [mask.stem for mask in _masks(tmp_path, lora)]
     for record in (decoder, lora):
         scores = _scores(tmp_path, record)
         for mask in _masks(tmp_path, record):

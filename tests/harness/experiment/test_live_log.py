@@ -35,10 +35,10 @@ def test_tensorboard_follows_the_epochs_of_a_run_whose_key_stays(tmp_path: Path)
     read = accumulator.EventAccumulator(str(tmp_path / "state" / job.run.key / "tensorboard"))
     read.Reload()
     expected = [(entry["epoch"], number) for entry in record.history for number in [epoch_numbers(entry)]]
-    assert [one.step for one in read.Scalars("train/loss")] == [1, 2]
+    assert [point.step for point in read.Scalars("train/loss")] == [1, 2]
     for name in ("train/loss", "val/s_measure"):
-        found = {one.step: one.value for one in read.Scalars(name)}
-        assert found == pytest.approx({epoch: numbers[name] for epoch, numbers in expected if name in numbers})
+        logged = {point.step: point.value for point in read.Scalars(name)}
+        assert logged == pytest.approx({epoch: numbers[name] for epoch, numbers in expected if name in numbers})
 
 
 def test_a_tracker_that_is_not_installed_is_told_before_anything_starts(tmp_path, monkeypatch) -> None:

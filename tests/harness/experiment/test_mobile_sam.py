@@ -58,9 +58,9 @@ def test_a_merged_export_loads_as_a_checkpoint_and_draws_the_same(tmp_path: Path
         model.double().eval().get_submodule("prompt_encoder.pe_layer").float()  # which computes in float32 alone
     images = torch.randn(2, 3, 64, 64, generator=torch.Generator().manual_seed(0), dtype=torch.float64)
     with torch.no_grad():
-        expected, found = attached(images).masks, merged(images).masks
+        expected, masks = attached(images).masks, merged(images).masks
     # Folding rounds weights to float32, which moves logits by some times its relative precision of 6e-8.
-    assert float((found - expected).norm() / expected.norm()) < 1e-5
+    assert float((masks - expected).norm() / expected.norm()) < 1e-5
 
     photo = tmp_path / "photo.png"
     Image.fromarray(np.random.default_rng(0).integers(0, 256, (50, 90, 3), dtype=np.uint8)).save(photo)

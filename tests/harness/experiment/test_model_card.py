@@ -45,7 +45,7 @@ def test_the_hub_reads_base_model_data_set_and_scores(results, tmp_path, argumen
         ["kvasir"],
         ["s_measure", "e_mean"],
     )
-    assert [(one.metric_type, one.metric_value) for one in card.data.eval_results] == [
+    assert [(result.metric_type, result.metric_value) for result in card.data.eval_results] == [
         ("s_measure", 0.75),
         ("e_mean", 0.5),
     ]
@@ -66,8 +66,8 @@ def test_a_merge_that_changes_the_model_is_not_given_the_scores_of_the_unmerged(
     record = Record(run=run, key=run.key, code="OK", scores=SCORES | scores)
     text = model_card(record, base=None, licence=None, form="it", usage="so", merge=merge, terms="free", source="here")
     card: Any = ModelCard(text)
-    found = [one.metric_value for one in card.data.eval_results or [] if one.metric_type == "s_measure"]
-    assert found == ([] if told is None else [told])
+    values = [result.metric_value for result in card.data.eval_results or [] if result.metric_type == "s_measure"]
+    assert values == ([] if told is None else [told])
     assert ("before merging" in text) == (told is None)
     assert f"{told or 0.75:.4f}" in text  # the table says whose scores it holds
 
@@ -106,4 +106,4 @@ def test_a_folder_is_written_whole_or_not_at_all(results: Path, tmp_path, monkey
     (tmp_path / "a").mkdir()
     (tmp_path / "a" / "adapter_config.json").write_text("mine")
     assert export.main([*command, "--force"]) == 2
-    assert [(one.name, one.read_text()) for one in (tmp_path / "a").iterdir()] == [("adapter_config.json", "mine")]
+    assert [(file.name, file.read_text()) for file in (tmp_path / "a").iterdir()] == [("adapter_config.json", "mine")]

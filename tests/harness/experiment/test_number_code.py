@@ -58,10 +58,10 @@ def fingerprint(tmp_path: Path):
         path.write_text(source, encoding="utf-8")
         load_plugin(path)
         method = METHODS.get("mine")
-        found = number_code(method, method.config_class, Kvasir)
+        code = number_code(method, method.config_class, Kvasir)
         del sys.modules[method.__module__]
         METHODS._loaded.pop("mine")
-        return found
+        return code
 
     return of
 
@@ -98,9 +98,9 @@ def test_a_module_that_nobody_imported_has_a_file_and_a_name_in_a_module_none() 
 
 
 def test_methods_differ_in_their_own_part_and_share_the_rooms() -> None:
-    found = [number_code(METHODS.get(name), METHODS.get(name).config_class, Kvasir) for name in ("lora", "naslora")]
-    assert found[0]["numbers"] == found[1]["numbers"]
-    assert found[0]["numbers_method"] != found[1]["numbers_method"]
+    codes = [number_code(METHODS.get(name), METHODS.get(name).config_class, Kvasir) for name in ("lora", "naslora")]
+    assert codes[0]["numbers"] == codes[1]["numbers"]
+    assert codes[0]["numbers_method"] != codes[1]["numbers_method"]
 
 
 def test_a_record_names_the_code_that_began_its_run(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

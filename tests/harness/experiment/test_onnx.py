@@ -61,7 +61,7 @@ def test_onnxruntime_predicts_what_the_trained_segmenter_predicts_for_any_batch(
         assert shares.shape[-2:] == (side, side)
     model = onnx.load(out)
     assert model.opset_import[0].version == OPSET
-    said = {one.key: one.value for one in model.metadata_props}
+    said = {entry.key: entry.value for entry in model.metadata_props}
     assert json.loads(said[METADATA])["run"]["method"] == method
     assert (tmp_path / "m.README.md").is_file()
 
@@ -95,7 +95,7 @@ def test_weights_beyond_what_one_file_holds_lie_beside_it(tmp_path: Path, monkey
     images = torch.randn(2, 3, 128, 128)
     difference = write_onnx(_graph("tiny_mobile_sam", side=128), tmp_path / "m.onnx", images=images, metadata={})
     assert difference <= TOLERANCE
-    assert sorted(one.name for one in tmp_path.iterdir()) == ["m.onnx", "m.onnx.data"]
+    assert sorted(file.name for file in tmp_path.iterdir()) == ["m.onnx", "m.onnx.data"]
     assert (tmp_path / "m.onnx").stat().st_size < (tmp_path / "m.onnx.data").stat().st_size
     assert _run(tmp_path / "m.onnx", images)[0].shape[0] == 2
 

@@ -156,23 +156,23 @@ def test_a_folder_with_files_is_overwritten_only_by_force(results: Path, tmp_pat
 
 @torch.no_grad()
 def test_an_adapter_loads_in_python_on_the_weights_that_it_was_trained_on_and_on_no_others(results: Path, tmp_path):
-    mine, other = tmp_path / "mine.pth", tmp_path / "other.pth"
+    own, other = tmp_path / "mine.pth", tmp_path / "other.pth"
     weights = plain_sam("tiny").state_dict()
-    torch.save(weights, mine)
+    torch.save(weights, own)
     torch.save({name: tensor + 1 for name, tensor in weights.items()}, other)
-    run, file = finished(results, "lora", checkpoint=mine), tmp_path / "adapter.safetensors"
-    command = ["--results", str(results), "--run", run.key, "--out", str(file), "--checkpoint", str(mine)]
+    run, file = finished(results, "lora", checkpoint=own), tmp_path / "adapter.safetensors"
+    command = ["--results", str(results), "--run", run.key, "--out", str(file), "--checkpoint", str(own)]
     assert export.main([*command, "--adapter-only"]) == 0
 
-    segmenter, method = load_adapter(file, checkpoint=mine)
+    segmenter, method = load_adapter(file, checkpoint=own)
 
-    expected, _ = of_results(results, run.key).segmenter(mine)
+    expected, _ = of_results(results, run.key).segmenter(own)
     images = torch.randn(1, 3, SIDE, SIDE)
     assert torch.equal(segmenter(images).masks, expected(images).masks)
     assert method.merge("exact").folded
-    with pytest.raises(ValueError, match=rf"is not the file that run {run.key} started from.*{fingerprint(mine)}"):
+    with pytest.raises(ValueError, match=rf"is not the file that run {run.key} started from.*{fingerprint(own)}"):
         load_adapter(file, checkpoint=other)
     with pytest.raises(ValueError, match="started from pretrained tiny weights"):
         load_adapter(file)
     with pytest.raises(ValueError, match="--adapter-only"):
-        load_adapter(results / "state" / run.key / "best.safetensors", checkpoint=mine)
+        load_adapter(results / "state" / run.key / "best.safetensors", checkpoint=own)

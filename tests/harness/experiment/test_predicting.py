@@ -80,10 +80,10 @@ def at_input(tmp_path_factory: pytest.TempPathFactory) -> Finished:
 @pytest.mark.parametrize(("arguments", "variant"), [([], "best"), (["--merge", "exact"], "merged-exact")])
 def test_scores_of_the_folder_are_exactly_the_records(binary, tmp_path, capsys, arguments, variant):
     assert binary.predict(tmp_path / "out", "--probabilities", *arguments) == 0
-    found = binary.scores(capsys, tmp_path / "out" / "probabilities", "--metrics", BINARY)
-    assert found == binary.recorded(variant, BINARY)
-    found = binary.scores(capsys, tmp_path / "out", "--metrics", "iou,dice")
-    assert found == binary.recorded(variant, "iou,dice")
+    scores = binary.scores(capsys, tmp_path / "out" / "probabilities", "--metrics", BINARY)
+    assert scores == binary.recorded(variant, BINARY)
+    scores = binary.scores(capsys, tmp_path / "out", "--metrics", "iou,dice")
+    assert scores == binary.recorded(variant, "iou,dice")
 
 
 def test_scores_of_several_classes_are_exactly_the_records(classes: Finished, tmp_path, capsys) -> None:
@@ -91,8 +91,8 @@ def test_scores_of_several_classes_are_exactly_the_records(classes: Finished, tm
     masks = {path.stem: Image.open(path) for path in (tmp_path / "out").glob("*.png")}
     assert {image.mode for image in masks.values()} == {"P"}
     assert "--num-classes 12" in capsys.readouterr().out
-    found = classes.scores(capsys, tmp_path / "out", "--num-classes", "12")
-    assert found == classes.recorded("best", "miou,accuracy")
+    scores = classes.scores(capsys, tmp_path / "out", "--num-classes", "12")
+    assert scores == classes.recorded("best", "miou,accuracy")
 
 
 def test_a_record_that_was_scored_at_the_networks_size_is_met_there(at_input: Finished, tmp_path, capsys) -> None:
@@ -100,8 +100,8 @@ def test_a_record_that_was_scored_at_the_networks_size_is_met_there(at_input: Fi
     (command,) = [line for line in capsys.readouterr().out.splitlines() if "sam-peft metrics" in line]
     words = command.partition("sam-peft metrics ")[2].split()
     assert words[:2] == ["--pred", str(tmp_path / "out" / "probabilities-input")]
-    found = at_input.scores(capsys, Path(words[1]), *words[4:], "--metrics", BINARY)
-    assert found == at_input.recorded("best", BINARY)
+    scores = at_input.scores(capsys, Path(words[1]), *words[4:], "--metrics", BINARY)
+    assert scores == at_input.recorded("best", BINARY)
 
 
 def test_masks_have_the_images_size_and_overlays_show_their_contours(binary: Finished, tmp_path: Path) -> None:

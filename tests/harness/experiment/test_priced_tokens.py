@@ -48,9 +48,9 @@ def written(root: Path, made: Plan) -> int:
 @pytest.mark.parametrize(("backbone", "precision"), [("tiny", "fp32"), ("tiny", "bf16"), ("tiny_timm", "fp32")])
 def test_a_run_keeps_as_many_bytes_of_tokens_as_its_plan_says(tmp_path: Path, backbone: str, precision: str) -> None:
     made = planned(tmp_path, backbone=backbone, precision=precision)
-    found = priced(tmp_path, made)
-    assert found.token_cache_bytes == written(tmp_path, made) > 0
-    assert "tokens of frozen blocks 0.00 GiB" in forecast_text(found)
+    forecast = priced(tmp_path, made)
+    assert forecast.token_cache_bytes == written(tmp_path, made) > 0
+    assert "tokens of frozen blocks 0.00 GiB" in forecast_text(forecast)
     assert priced(tmp_path, made, where=ON_GPU).token_cache_bytes == 0
 
 
@@ -59,9 +59,9 @@ def test_a_run_keeps_as_many_bytes_of_tokens_as_its_plan_says(tmp_path: Path, ba
 )
 def test_a_run_that_keeps_no_tokens_is_priced_none(tmp_path: Path, method: str, changes: dict[str, Any]) -> None:
     made = planned(tmp_path, method, **changes)
-    found = priced(tmp_path, made)
-    assert found.token_cache_bytes == written(tmp_path, made) == 0
-    assert "tokens" not in forecast_text(found)
+    forecast = priced(tmp_path, made)
+    assert forecast.token_cache_bytes == written(tmp_path, made) == 0
+    assert "tokens" not in forecast_text(forecast)
 
 
 def test_a_split_too_large_for_a_file_is_priced_none(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -80,13 +80,13 @@ def test_every_method_keeps_the_blocks_that_its_plan_expects(backbone: str, aske
     kept = {}
     for name in METHODS.names():
         cls = method_config_class(name)
-        config = cls(**{key: value for key, value in asked.items() if key in {one.name for one in fields(cls)}})
+        config = cls(**{key: value for key, value in asked.items() if key in {field.name for field in fields(cls)}})
         try:
             segmenter, _ = ContractCase(method=METHODS.get(name), config=config, backbone=backbone).attached()
         except MethodError:  # not on this backbone
             continue
-        found = frozen_prefix(segmenter)
-        kept[name] = found.blocks if found else None
+        prefix = frozen_prefix(segmenter)
+        kept[name] = prefix.blocks if prefix else None
         assert disk.kept_blocks(config, shape) == kept[name], name
     some = {"tiny": "last-half", "tiny_timm": "last-half", "tiny_mobile_sam": asked["blocks"]}
     assert (kept["lora"] is not None) == (some.get(backbone) == asked["blocks"])

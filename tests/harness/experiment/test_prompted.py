@@ -47,7 +47,7 @@ def test_its_table_is_apart_from_others_and_says_what_was_given(done: tuple[Job,
     results = Path(job.results)
     plain = job_of(results, "zeroshot", **SMALL)
     points = job_of(results, "lora", prompt="points", prompt_points=2, **SMALL)
-    assert [run_experiment(one).code for one in (plain, points)] == ["OK", "OK"]
+    assert [run_experiment(job).code for job in (plain, points)] == ["OK", "OK"]
     assert record.counts["unprompted"] == 0
     assert tables.main(["--results", str(results)]) == 0
     (page,) = (results / "tables").glob("*.md")
@@ -76,7 +76,7 @@ def test_a_prompt_of_ones_own_is_in_pixels_of_the_file(done, tmp_path, given, sc
     job, _ = done
     image = image_of(job, tmp_path)
     assert predict.main(words(job, image, tmp_path / "out", *given, "--probabilities", "input")) == 0
-    found = np.load(tmp_path / "out" / "probabilities-input" / "photo.npy")
+    saved = np.load(tmp_path / "out" / "probabilities-input" / "photo.npy")
     rules = from_rules(job.run.rules)
     segmenter, _ = of_results(Path(job.results), job.run.key).segmenter(None)
     side = rules.image_size
@@ -85,7 +85,7 @@ def test_a_prompt_of_ones_own_is_in_pixels_of_the_file(done, tmp_path, given, sc
     pixels = normalise(torch.from_numpy(np.asarray(shown).transpose(2, 0, 1).copy())[None], rules.pixels)
     with torch.no_grad():
         output = segmenter(pixels, together([np.array(scaled, dtype=np.float32)]))
-    assert np.array_equal(found, probabilities(output, (side, side))[0].numpy())
+    assert np.array_equal(saved, probabilities(output, (side, side))[0].numpy())
 
 
 @pytest.mark.parametrize(("given", "reason"), [

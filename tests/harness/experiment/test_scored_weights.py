@@ -74,7 +74,7 @@ def inputs(finished: Finished, source: Any, count: int) -> Tensor:
 @torch.no_grad()
 def ious(finished: Finished, segmenter: nn.Module, source: Any) -> dict[str, float]:
     """stem -> IoU at the mask's own size, by plain arithmetic."""
-    found = {}
+    scores = {}
     for index in range(len(source)):
         image = inputs(finished, source, index + 1)[index:]
         mask = np.asarray(source.mask_native(index)) == 1
@@ -85,8 +85,8 @@ def ious(finished: Finished, segmenter: nn.Module, source: Any) -> dict[str, flo
         native = nn.functional.interpolate(probability.double(), size=mask.shape, mode="bilinear", align_corners=False)
         predicted = native[0, 0].numpy() > 0.5
         union = np.count_nonzero(predicted | mask)
-        found[source.stem(index)] = np.count_nonzero(predicted & mask) / union if union else 1.0
-    return found
+        scores[source.stem(index)] = np.count_nonzero(predicted & mask) / union if union else 1.0
+    return scores
 
 
 def merged(finished: Finished, mode: Any, *, calibration: Any) -> nn.Module:
@@ -158,5 +158,5 @@ def test_the_images_scores_are_those_of_their_variant(finished: Finished) -> Non
     for variant in ("best", "last"):
         segmenter, _ = built(finished, variant)
         expected = ious(finished, segmenter, finished.data.tests["test"])
-        found = {row[head.index("stem")]: float(row[head.index("iou")]) for row in rows if row[0] == variant}
-        assert found == pytest.approx(expected, abs=3e-3)
+        scores = {row[head.index("stem")]: float(row[head.index("iou")]) for row in rows if row[0] == variant}
+        assert scores == pytest.approx(expected, abs=3e-3)

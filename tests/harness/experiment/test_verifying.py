@@ -45,10 +45,10 @@ def test_verification_loads_by_the_registry_itself_where_it_can(results: Path, t
     monkeypatch.setattr(exporting, "REGISTRY_SIZE", 128)
     monkeypatch.setitem(sam_model_registry, "tiny", build)
 
-    found = sam_masks(run, out, exported.held_out)
+    masks = sam_masks(run, out, exported.held_out)
 
     assert asked == [str(out)]
-    torch.testing.assert_close(found, exported.masks, rtol=1e-4, atol=1e-4)
+    torch.testing.assert_close(masks, exported.masks, rtol=1e-4, atol=1e-4)
 
 
 def test_the_registrys_names_and_size_are_segment_anythings_own() -> None:

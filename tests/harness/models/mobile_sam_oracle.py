@@ -82,16 +82,16 @@ def some(values: Tensor) -> list[float]:
 
 
 def main(checkout: Path) -> None:
-    found: dict[str, Any] = {}
+    recorded: dict[str, Any] = {}
     for size in SIZES:
         sam = own_sam(checkout, image_size=size).double()
         encoder = load(sam, weights(sam.state_dict())).image_encoder
         inputs = images(size).requires_grad_()
         embedding, by_images, gradients = observed(encoder, AnySize(encoder)(inputs), inputs)
-        found[str(size)] = {"embedding": some(embedding), "images": some(by_images)}
+        recorded[str(size)] = {"embedding": some(embedding), "images": some(by_images)}
         if size == SIZES[0]:
-            found["gradients"] = {name: float(gradient.norm()) for name, gradient in sorted(gradients.items())}
-    EXPECTED.write_text(json.dumps(found, indent=1) + "\n", encoding="utf-8")
+            recorded["gradients"] = {name: float(gradient.norm()) for name, gradient in sorted(gradients.items())}
+    EXPECTED.write_text(json.dumps(recorded, indent=1) + "\n", encoding="utf-8")
 
 
 if __name__ == "__main__":

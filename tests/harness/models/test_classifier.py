@@ -55,8 +55,8 @@ def test_logits_and_gradients_are_those_of_timms_classifier(backbone: str, decod
 
     assert output.masks.shape == (3, 5, 1, 1)
     torch.testing.assert_close(output.masks[:, :, 0, 0], expected, atol=1e-5, rtol=1e-5)
-    found = probabilities(output, (1, 1))
-    torch.testing.assert_close(found[:, :, 0, 0], expected.softmax(dim=1), atol=1e-6, rtol=1e-5)
+    chances = probabilities(output, (1, 1))
+    torch.testing.assert_close(chances[:, :, 0, 0], expected.softmax(dim=1), atol=1e-6, rtol=1e-5)
     loss = build_loss(Protocol(name="test", decoder=decoder), task="classification", num_classes=5)
     share = loss(output, labels[:, None, None].byte())
     torch.testing.assert_close(share, cross_entropy(expected, labels), atol=1e-5, rtol=1e-5)

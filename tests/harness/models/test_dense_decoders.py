@@ -86,22 +86,22 @@ def test_outputs_and_gradients_equal_the_published_structure(decoder: Any, fused
     segmenter = segmenter.double().eval()
     vit = create_model("test_vit", num_classes=0, global_pool="", img_size=64).double().eval()
     vit.load_state_dict(segmenter.encoder.state_dict(), strict=True)
-    mine = dict(segmenter.get_submodule("decoder").named_parameters())
-    theirs = {name: p.detach().clone().requires_grad_() for name, p in mine.items()}
+    ours = dict(segmenter.get_submodule("decoder").named_parameters())
+    theirs = {name: p.detach().clone().requires_grad_() for name, p in ours.items()}
     with torch.no_grad():  # away from zero biases and unit norms, which would hide a mistake
-        for name, p in mine.items():
+        for name, p in ours.items():
             p.add_(0.1 * torch.randn(p.shape, generator=torch.Generator().manual_seed(len(name))))
             theirs[name].copy_(p)
     images, target = _images().double(), torch.randint(0, 5, (2, 64, 64), generator=torch.Generator().manual_seed(1))
     tokens = vit(images)[:, 1:]  # after timm's final norm, without the class token
     expected = AGAIN[decoder](theirs, tokens).mT.reshape(2, 5, 4, 4)
-    found = segmenter(images).masks
-    torch.testing.assert_close(found, expected, atol=1e-11, rtol=0)
+    masks = segmenter(images).masks
+    torch.testing.assert_close(masks, expected, atol=1e-11, rtol=0)
     full = F.interpolate(expected, size=(64, 64), mode="bilinear", align_corners=False)
-    torch.testing.assert_close(upsample(found, (64, 64)), full, atol=1e-11, rtol=0)
-    F.cross_entropy(upsample(found, (64, 64)), target).backward()
+    torch.testing.assert_close(upsample(masks, (64, 64)), full, atol=1e-11, rtol=0)
+    F.cross_entropy(upsample(masks, (64, 64)), target).backward()
     F.cross_entropy(full, target).backward()
-    for name, p in mine.items():
+    for name, p in ours.items():
         torch.testing.assert_close(p.grad, theirs[name].grad, atol=1e-11, rtol=0, msg=name)
     timm = dict(vit.named_parameters())
     for name, p in segmenter.encoder.named_parameters():
@@ -124,9 +124,9 @@ def test_two_classes_become_one_logit_with_the_same_probability(decoder: Any) ->
 def test_probabilities_of_several_classes_are_their_softmax() -> None:
     segmenter = build_segmenter("tiny_timm", task="multiclass", num_classes=4, decoder="linear", image_size=64).eval()
     with torch.no_grad():
-        found = probabilities(segmenter(_images()), (64, 64))
-    assert found.shape == (2, 4, 64, 64)
-    torch.testing.assert_close(found.sum(dim=1), torch.ones(2, 64, 64))
+        chances = probabilities(segmenter(_images()), (64, 64))
+    assert chances.shape == (2, 4, 64, 64)
+    torch.testing.assert_close(chances.sum(dim=1), torch.ones(2, 64, 64))
 
 
 @pytest.mark.parametrize(("dim", "classes", "count"), [

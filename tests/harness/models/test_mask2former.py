@@ -35,7 +35,7 @@ def segmenter() -> QuerySegmenter:
 def test_what_it_says_is_what_transformers_modules_say_of_the_pyramid(segmenter: QuerySegmenter) -> None:
     inner: Any = segmenter.eval().decoder.model
     with torch.no_grad():
-        found = segmenter(_images())
+        output = segmenter(_images())
         maps = inner.model.pixel_level_module.encoder.pyramid(segmenter.encode(_images()))
         pixels = inner.model.pixel_level_module.decoder(maps)
         said = inner.model.transformer_module(
@@ -44,11 +44,11 @@ def test_what_it_says_is_what_transformers_modules_say_of_the_pyramid(segmenter:
             output_hidden_states=True,
         )
         classes = inner.class_predictor(said.intermediate_hidden_states[-1].transpose(0, 1))
-    assert [tuple(one.shape[1:]) for one in maps] == [(16, 16, 16), (32, 8, 8), (64, 4, 4), (64, 2, 2)]
-    torch.testing.assert_close(found.masks, said.masks_queries_logits[-1], atol=1e-6, rtol=1e-5)
-    torch.testing.assert_close(found.classes, classes, atol=1e-6, rtol=1e-5)
-    assert found.masks.shape == (2, 100, 16, 16)
-    assert found.classes.shape == (2, 100, 5)
+    assert [tuple(level.shape[1:]) for level in maps] == [(16, 16, 16), (32, 8, 8), (64, 4, 4), (64, 2, 2)]
+    torch.testing.assert_close(output.masks, said.masks_queries_logits[-1], atol=1e-6, rtol=1e-5)
+    torch.testing.assert_close(output.classes, classes, atol=1e-6, rtol=1e-5)
+    assert output.masks.shape == (2, 100, 16, 16)
+    assert output.classes.shape == (2, 100, 5)
 
 
 def test_every_layer_is_learnt_from_in_training_and_the_last_alone_is_asked_otherwise(segmenter: QuerySegmenter):
@@ -71,11 +71,11 @@ def test_several_classes_are_scored_as_transformers_post_processing_does(segment
 def test_of_background_and_foreground_the_probability_is_the_foregrounds_share() -> None:
     masks = torch.tensor([[[[2.0]], [[-1.0]]]])
     classes = torch.tensor([[[0.0, 1.0, 3.0], [2.0, 0.0, -1.0]]])
-    found = probabilities(SegmenterOutput(masks, classes, foreground=True), (1, 1))
+    chance = probabilities(SegmenterOutput(masks, classes, foreground=True), (1, 1))
     weights, shown = classes.softmax(-1)[0], masks.sigmoid()[0, :, 0, 0]
     back, front = (float((weights[:, place] * shown).sum()) for place in (0, 1))
-    assert found.shape == (1, 1, 1)
-    assert float(found) == pytest.approx(front / (back + front), rel=1e-6)
+    assert chance.shape == (1, 1, 1)
+    assert float(chance) == pytest.approx(front / (back + front), rel=1e-6)
 
 
 def test_operations_are_those_that_torch_counts(segmenter: QuerySegmenter) -> None:
@@ -86,8 +86,8 @@ def test_operations_are_those_that_torch_counts(segmenter: QuerySegmenter) -> No
         counted.append(counter.get_total_flops())
     shape, own = backbone("tiny_timm").shape, backbone("tiny_timm").decoder
     sizes = {"width": own.dim, "mlp": own.mlp_dim, "heads": own.heads}
-    found = mask2former_forms.flops(dim=shape.dim, tokens=(64 // shape.patch) ** 2, **sizes)
-    assert found == pytest.approx(counted[0] - counted[1], rel=2e-3)
+    operations = mask2former_forms.flops(dim=shape.dim, tokens=(64 // shape.patch) ** 2, **sizes)
+    assert operations == pytest.approx(counted[0] - counted[1], rel=2e-3)
 
 
 def test_one_seed_gives_one_decoder_and_leaves_torchs_generator_alone() -> None:
@@ -108,7 +108,7 @@ def test_the_loss_is_the_sum_over_the_layers_and_reaches_every_parameter(segment
     target[:, 20:40, 10:50], target[:, :5] = 3, 255
     output = segmenter.train()(_images())
     total = loss(output, target)
-    each = [loss.loss(one, target) for one in (output._replace(auxiliary=()), *output.auxiliary)]
+    each = [loss.loss(layer, target) for layer in (output._replace(auxiliary=()), *output.auxiliary)]
     torch.testing.assert_close(total, torch.stack(each).sum())
     total.backward()
     assert not [name for name, p in segmenter.named_parameters() if p.grad is None]

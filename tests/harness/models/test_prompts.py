@@ -59,30 +59,30 @@ def test_boxes_give_what_the_predictor_gives(pair, picture, boxes):
     segmenter, predictor = pair
     predictor.set_image(picture)
     said = [predictor.predict(box=box, multimask_output=False)[2] for box in boxes]
-    found = ours(segmenter, predictor, picture, together([boxes]))
-    torch.testing.assert_close(found[0], torch.from_numpy(np.max(said, axis=0)), atol=1e-9, rtol=1e-9)
+    masks = ours(segmenter, predictor, picture, together([boxes]))
+    torch.testing.assert_close(masks[0], torch.from_numpy(np.max(said, axis=0)), atol=1e-9, rtol=1e-9)
 
 
 def test_points_of_one_object_give_what_the_predictor_gives(pair, picture):
     segmenter, predictor = pair
     predictor.set_image(picture)
     _, _, said = predictor.predict(point_coords=POINTS[0], point_labels=np.ones(2), multimask_output=False)
-    found = ours(segmenter, predictor, picture, together([POINTS]))
-    torch.testing.assert_close(found[0], torch.from_numpy(said), atol=1e-9, rtol=1e-9)
+    masks = ours(segmenter, predictor, picture, together([POINTS]))
+    torch.testing.assert_close(masks[0], torch.from_numpy(said), atol=1e-9, rtol=1e-9)
 
 
 def test_each_image_has_its_own_prompts_and_one_without_is_decoded_without(pair, picture):
     segmenter, predictor = pair
     pictures = [picture, picture[::-1].copy(), picture[:, ::-1].copy()]
     each = [BOXES, np.zeros((0, 4)), BOXES[1:]]
-    images = torch.cat([torch.from_numpy(one).permute(2, 0, 1)[None] for one in pictures])
+    images = torch.cat([torch.from_numpy(picture).permute(2, 0, 1)[None] for picture in pictures])
     with torch.no_grad():
-        found = segmenter(predictor.model.preprocess(images.float()), together(each)).masks
+        masks = segmenter(predictor.model.preprocess(images.float()), together(each)).masks
     alone = [
-        ours(segmenter, predictor, one, together([boxes]) if len(boxes) else None)
-        for one, boxes in zip(pictures, each, strict=True)
+        ours(segmenter, predictor, picture, together([boxes]) if len(boxes) else None)
+        for picture, boxes in zip(pictures, each, strict=True)
     ]
-    torch.testing.assert_close(found, torch.cat(alone), atol=1e-9, rtol=1e-9)
+    torch.testing.assert_close(masks, torch.cat(alone), atol=1e-9, rtol=1e-9)
 
 
 def rules(**changes: object) -> Protocol:
@@ -100,8 +100,8 @@ def test_every_object_has_a_box_the_largest_first() -> None:
     mask = mask_of((2, 3, 5, 6), (20, 10, 40, 30))
     mask[7, 6] = 1  # touches the first by a corner
     mask[35:, :] = 255
-    found = prompts_of(mask, rules(prompt="box"), 0, "a", training=False)
-    assert found.tolist() == [[20, 10, 40, 30], [2, 3, 6, 7]]
+    prompts = prompts_of(mask, rules(prompt="box"), 0, "a", training=False)
+    assert prompts.tolist() == [[20, 10, 40, 30], [2, 3, 6, 7]]
 
 
 def test_boxes_move_in_training_alone_within_their_share_and_the_image() -> None:
@@ -117,26 +117,26 @@ def test_boxes_move_in_training_alone_within_their_share_and_the_image() -> None
 
 def test_points_lie_on_their_object_and_depend_on_image_and_seed() -> None:
     mask, card = mask_of((2, 3, 12, 13), (20, 10, 40, 30)), rules(prompt="points", prompt_points=3)
-    found = prompts_of(mask, card, 0, "a", training=False)
-    assert found.shape == (2, 3, 2)
-    for (left, top, right, bottom), points in zip([(20, 10, 40, 30), (2, 3, 12, 13)], found, strict=True):
+    prompts = prompts_of(mask, card, 0, "a", training=False)
+    assert prompts.shape == (2, 3, 2)
+    for (left, top, right, bottom), points in zip([(20, 10, 40, 30), (2, 3, 12, 13)], prompts, strict=True):
         assert ((points >= [left, top]) & (points <= [right, bottom])).all()
-    assert np.array_equal(found, prompts_of(mask, card, 0, "a", training=False))
+    assert np.array_equal(prompts, prompts_of(mask, card, 0, "a", training=False))
     for other in ((1, "a"), (0, "b")):
-        assert not np.array_equal(found, prompts_of(mask, card, *other, training=False))
+        assert not np.array_equal(prompts, prompts_of(mask, card, *other, training=False))
 
 
 @pytest.mark.parametrize(("kind", "shape"), [("box", (0, 4)), ("points", (0, 1, 2))])
 def test_an_empty_mask_has_no_prompt(kind: str, shape: tuple[int, ...]) -> None:
-    found = prompts_of(np.zeros((9, 9), dtype=np.uint8), rules(prompt=kind), 0, "a", training=False)
-    assert found.shape == shape
-    assert together([found]).image.tolist() == []
+    prompts = prompts_of(np.zeros((9, 9), dtype=np.uint8), rules(prompt=kind), 0, "a", training=False)
+    assert prompts.shape == shape
+    assert together([prompts]).image.tolist() == []
 
 
 def test_specks_beyond_the_largest_objects_are_left_out() -> None:
     mask = np.zeros((60, 60), dtype=np.uint8)
     mask[::4, ::4] = 1
     mask[30:40, 30:40] = 1
-    found = prompts_of(mask, rules(prompt="box"), 0, "a", training=False)
-    assert len(found) == MOST_OBJECTS
-    assert np.ptp(found[0]) >= 8
+    prompts = prompts_of(mask, rules(prompt="box"), 0, "a", training=False)
+    assert len(prompts) == MOST_OBJECTS
+    assert np.ptp(prompts[0]) >= 8

@@ -33,9 +33,9 @@ def test_a_model_of_timm_is_downloaded_as_timm_does(tmp_path: Path, monkeypatch:
         return str(tmp_path / file)
 
     monkeypatch.setattr(_hub, "download_from_hf", download)
-    found = pretrained(asked("timm"), "timm/test_vit", load_protocol("demo"))
-    assert found.path == str(tmp_path / "model.safetensors")
-    assert found.fingerprint.startswith("sha256-")
+    checkpoint = pretrained(asked("timm"), "timm/test_vit", load_protocol("demo"))
+    assert checkpoint.path == str(tmp_path / "model.safetensors")
+    assert checkpoint.fingerprint.startswith("sha256-")
 
 
 @pytest.mark.parametrize(("backbone", "word", "told"), [

@@ -49,13 +49,13 @@ def test_the_same_trains_beside_a_quantised_backbone_and_predicts_nearly_the_sam
     config = method_config_class(method)()
     plain = replace(run, method=method, method_config={name: getattr(config, name) for name in vars(config)})
     packed = replace(plain, rules={**run.rules, "quantise": how})
-    made = [attached_segmenter(one, task="binary", num_classes=2, checkpoint=None) for one in (plain, packed)]
+    made = [attached_segmenter(asked, task="binary", num_classes=2, checkpoint=None) for asked in (plain, packed)]
     (segmenter, _), (small, small_method) = made
     images = torch.randn(2, 3, 64, 64, generator=torch.Generator().manual_seed(0))
     linears = [
-        one
-        for one in small.encoder.blocks.modules()
-        if isinstance(one, nn.Linear) and "bitsandbytes" in str(type(one).__mro__)
+        module
+        for module in small.encoder.blocks.modules()
+        if isinstance(module, nn.Linear) and "bitsandbytes" in str(type(module).__mro__)
     ]
     assert len(linears) >= 4 * 4  # qkv, proj and two of the MLP, in four blocks
     assert count_parameters(small) == count_parameters(segmenter)
@@ -67,8 +67,8 @@ def test_the_same_trains_beside_a_quantised_backbone_and_predicts_nearly_the_sam
         small(images).masks.square().mean().backward()
         assert any(p.grad is not None and p.grad.isfinite().all() for p in small.parameters() if p.requires_grad)
     with torch.no_grad():
-        expected, found = segmenter.eval()(images).masks, small.eval()(images).masks
-    assert 0 < float((found - expected).abs().max() / expected.abs().max()) < CLOSE[how]
+        expected, masks = segmenter.eval()(images).masks, small.eval()(images).masks
+    assert 0 < float((masks - expected).abs().max() / expected.abs().max()) < CLOSE[how]
 
 
 @needs_library
@@ -98,8 +98,8 @@ def test_the_plan_prices_it_and_refuses_methods_that_read_the_weights(tmp_path, 
     known = EarlierRuns([], GPU, lambda record: 0.0, shapes=())
     peaks = {}
     for how in ("", "int8", "nf4"):
-        one = _job(tmp_path, quantise=how).run
-        peaks[how] = known.memory(replace(one, backbone="vit_h"), shape)[0]
+        asked = _job(tmp_path, quantise=how).run
+        peaks[how] = known.memory(replace(asked, backbone="vit_h"), shape)[0]
     weights = sum(4 * block.dim**2 + 2 * block.dim * block.mlp_dim for block in shape.blocks)
     assert peaks[""] - peaks["int8"] == pytest.approx(3 * weights)
     assert peaks[""] - peaks["nf4"] == pytest.approx((4 - 0.5625) * weights)
@@ -115,4 +115,4 @@ def test_the_plan_prices_it_and_refuses_methods_that_read_the_weights(tmp_path, 
 def test_full_precision_is_what_it_was(tmp_path: Path) -> None:
     run = finished(tmp_path, "lora")
     segmenter, _ = attached_segmenter(run, task="binary", num_classes=2, checkpoint=None)
-    assert all(type(one) is nn.Linear or not isinstance(one, nn.Linear) for one in segmenter.encoder.modules())
+    assert all(type(module) is nn.Linear or not isinstance(module, nn.Linear) for module in segmenter.encoder.modules())

@@ -151,10 +151,10 @@ def _masks(theirs: Any, images: Tensor, sparse: Tensor | None = None) -> Tensor:
     )[0][:, 0]
 
 
-def _require_near(found: Tensor, expected: Tensor, what: str) -> None:
+def _require_near(actual: Tensor, expected: Tensor, what: str) -> None:
     # transformers' pyramid passes float32, which rounds by 6e-8; all else is float64.
     bound = 1e-6 * float(expected.detach().abs().max())
-    torch.testing.assert_close(found, expected, atol=bound, rtol=0, msg=lambda text: f"{what}: {text}")
+    torch.testing.assert_close(actual, expected, atol=bound, rtol=0, msg=lambda text: f"{what}: {text}")
 
 
 # The published size takes seconds: it is what the toy stands for.
@@ -202,8 +202,8 @@ def test_masks_of_a_prompt_are_those_of_transformers(kind: str) -> None:
             input_labels=labels,
             input_masks=None,
         )
-        found = segmenter(images, Prompts(image=torch.arange(2), **given)).masks
-        _require_near(found, _masks(theirs, images, sparse), kind)
+        masks = segmenter(images, Prompts(image=torch.arange(2), **given)).masks
+        _require_near(masks, _masks(theirs, images, sparse), kind)
 
 
 def test_attention_without_the_fused_kernel_is_the_same() -> None:
@@ -231,8 +231,8 @@ def test_closed_forms_and_names_are_those_of_the_published_sizes(size: str) -> N
         for key, tensor in trunk.state_dict().items()
         if not key.startswith("head.")
     }
-    found = {segmenter.encoder.published(key): tensor.shape for key, tensor in segmenter.encoder.state_dict().items()}
-    assert {key: shape for key, shape in found.items() if key.startswith("trunk.")} == expected
+    ours = {segmenter.encoder.published(key): tensor.shape for key, tensor in segmenter.encoder.state_dict().items()}
+    assert {key: shape for key, shape in ours.items() if key.startswith("trunk.")} == expected
 
 
 @pytest.mark.parametrize("fused", [True, False])
@@ -247,11 +247,11 @@ def test_further_tokens_are_attended_to_in_every_window_and_give_no_output(fused
 
 
 def test_blocks_say_what_they_see() -> None:
-    found = [(b.entering, b.dim, b.heads, b.window, b.pool, b.scale) for b in backbone("sam2_hiera_tiny").shape.blocks]
-    assert found[:5] == [
+    blocks = [(b.entering, b.dim, b.heads, b.window, b.pool, b.scale) for b in backbone("sam2_hiera_tiny").shape.blocks]
+    assert blocks[:5] == [
         (96, 96, 1, 8, 1, 8), (96, 192, 2, 8, 2, 4), (192, 192, 2, 4, 1, 4), (192, 384, 4, 4, 2, 2), (384, 384, 4, 14, 1, 2)
     ]  # fmt: skip
-    assert found[10:] == [(384, 768, 8, 14, 2, 1), (768, 768, 8, 7, 1, 1)]
+    assert blocks[10:] == [(384, 768, 8, 14, 2, 1), (768, 768, 8, 7, 1, 1)]
     assert backbone("sam2_hiera_tiny").shape.global_blocks == (5, 7, 9)
 
 

@@ -27,13 +27,13 @@ def _per_image_masks(sam: Any, embedding: Tensor) -> Tensor:
     dense = dense[..., :1, :1].expand(-1, -1, *embedding.shape[-2:])
     masks = [
         sam.mask_decoder(
-            image_embeddings=one.unsqueeze(0),
+            image_embeddings=image.unsqueeze(0),
             image_pe=sam.prompt_encoder.pe_layer(embedding.shape[-2:]).unsqueeze(0),
             sparse_prompt_embeddings=sparse,
             dense_prompt_embeddings=dense,
             multimask_output=False,
         )[0]
-        for one in embedding
+        for image in embedding
     ]
     return torch.cat(masks)
 
@@ -52,16 +52,16 @@ def test_encoder_and_decoder_equal_segment_anything(fused: bool) -> None:
 
 @pytest.mark.parametrize("task", ["binary", "multiclass"])
 def test_one_image_after_the_other_gives_the_same_outputs_and_gradients(task: Task) -> None:
-    found = []
+    both = []
     for batched in (True, False):
         segmenter = build_segmenter("tiny", task=task, num_classes=3, mask_tokens=2, batched_decoder=batched)
         output = segmenter(_images(3, 128))
         loss = output.masks.square().mean() + (0 if output.classes is None else output.classes.square().mean())
         loss.backward()
         gradients = [p.grad for p in segmenter.parameters() if p.grad is not None]
-        found.append([output.masks, *([] if output.classes is None else [output.classes]), *gradients])
-    for one, other in zip(*found, strict=True):
-        torch.testing.assert_close(one, other, atol=1e-6, rtol=1e-3)
+        both.append([output.masks, *([] if output.classes is None else [output.classes]), *gradients])
+    for left, right in zip(*both, strict=True):
+        torch.testing.assert_close(left, right, atol=1e-6, rtol=1e-3)
 
 
 def test_gradients_equal_segment_anything() -> None:
@@ -186,10 +186,10 @@ def test_random_weights_come_from_the_head_seed_alone(name: str) -> None:
 
 
 def test_extra_mask_tokens_start_near_token_0() -> None:
-    one = build_segmenter("tiny", task="binary", head_seed=5).get_parameter("mask_decoder.mask_tokens")
+    single = build_segmenter("tiny", task="binary", head_seed=5).get_parameter("mask_decoder.mask_tokens")
     segmenter = build_segmenter("tiny", task="multiclass", num_classes=3, mask_tokens=6, head_seed=5)
     many = segmenter.get_parameter("mask_decoder.mask_tokens")
-    noise = (many - one).std()
+    noise = (many - single).std()
     assert 0.01 < noise < 0.03
     assert len({tuple(row.tolist()) for row in many.detach()}) == 6
 

@@ -47,8 +47,8 @@ def _built(checkpoint: Path, size: int, dtype: torch.dtype = torch.float32) -> S
     segmenter = build_segmenter("mobile_sam", task="binary", checkpoint=checkpoint, image_size=size).to(dtype)
     encoder = segmenter.encoder
     state = {f"image_encoder.{encoder.published(name)}": name for name in encoder.state_dict()}
-    found = torch.load(checkpoint, weights_only=True)
-    encoder.load_state_dict({own: found[name].to(dtype) for name, own in state.items()}, strict=True)
+    saved = torch.load(checkpoint, weights_only=True)
+    encoder.load_state_dict({own: saved[name].to(dtype) for name, own in state.items()}, strict=True)
     return segmenter
 
 
@@ -71,8 +71,8 @@ def test_outputs_and_gradients_are_those_that_mobile_sam_gave(official: Path) ->
     embedding, by_images, gradients = oracle.observed(segmenter.encoder, segmenter.encode(inputs), inputs)
     for name, values in (("embedding", embedding), ("images", by_images)):
         expected = torch.tensor(EXPECTED["512"][name], dtype=torch.float64)
-        found = torch.tensor(oracle.some(values), dtype=torch.float64)
-        torch.testing.assert_close(found, expected, rtol=1e-9, atol=1e-9 * float(expected[:-1].abs().max()), msg=name)
+        output = torch.tensor(oracle.some(values), dtype=torch.float64)
+        torch.testing.assert_close(output, expected, rtol=1e-9, atol=1e-9 * float(expected[:-1].abs().max()), msg=name)
     names = _names(segmenter)
     assert {names[name] for name in gradients} == EXPECTED["gradients"].keys()
     for name, gradient in gradients.items():
@@ -85,9 +85,9 @@ def test_outputs_at_1024_pixels_are_those_that_mobile_sam_gave_without_fused_att
         assert block.attn.fused
         block.attn.fused = False
     with torch.no_grad():
-        found = torch.tensor(oracle.some(segmenter.encode(oracle.images(1024).float())))
+        output = torch.tensor(oracle.some(segmenter.encode(oracle.images(1024).float())))
     expected = torch.tensor(EXPECTED["1024"]["embedding"])
-    torch.testing.assert_close(found, expected, atol=1e-5 * float(expected[:-1].abs().max()), rtol=1e-5)
+    torch.testing.assert_close(output, expected, atol=1e-5 * float(expected[:-1].abs().max()), rtol=1e-5)
 
 
 @needs_checkout
@@ -120,28 +120,28 @@ def test_a_merged_model_loads_strictly_in_mobile_sam_and_embeds_alike(official: 
         _require_near(AnySize(sam.image_encoder)(images), before, "embedding", tolerance=1e-5)
 
 
-def _require_near(found: Tensor, expected: Tensor, what: str, *, tolerance: float = 1e-9) -> None:
+def _require_near(actual: Tensor, expected: Tensor, what: str, *, tolerance: float = 1e-9) -> None:
     scale = float(expected.detach().abs().max())
     torch.testing.assert_close(
-        found, expected, atol=tolerance * scale, rtol=tolerance, msg=lambda text: f"{what}: {text}"
+        actual, expected, atol=tolerance * scale, rtol=tolerance, msg=lambda text: f"{what}: {text}"
     )
 
 
 def test_the_official_file_loads_strictly_and_an_export_gives_all_of_it_back(official: Path) -> None:
     require_checkpoint("mobile_sam", official)
-    found = torch.load(official, weights_only=True)
+    saved = torch.load(official, weights_only=True)
     again = sam_state_dict(build_segmenter("mobile_sam", task="binary", checkpoint=official))
-    assert again.keys() == found.keys()
-    unused = {name for name in found if "head" in name or name.endswith("num_batches_tracked")} - {
-        name for name in found if name.startswith("mask_decoder.")
+    assert again.keys() == saved.keys()
+    unused = {name for name in saved if "head" in name or name.endswith("num_batches_tracked")} - {
+        name for name in saved if name.startswith("mask_decoder.")
     }
     for name, tensor in again.items():
-        assert name in unused or torch.equal(tensor, found[name].to(tensor.dtype)), name
+        assert name in unused or torch.equal(tensor, saved[name].to(tensor.dtype)), name
 
 
 def test_a_file_without_classifier_and_counted_batches_loads_too(official: Path, tmp_path: Path) -> None:
-    found = torch.load(official, weights_only=True)
-    slim = {name: tensor.half() for name, tensor in found.items() if "num_batches" not in name and ".head." not in name}
+    saved = torch.load(official, weights_only=True)
+    slim = {name: tensor.half() for name, tensor in saved.items() if "num_batches" not in name and ".head." not in name}
     torch.save(slim, tmp_path / "slim.pt")
     require_checkpoint("mobile_sam", tmp_path / "slim.pt")
     del slim["image_encoder.layers.2.blocks.3.attn.qkv.weight"]
@@ -189,14 +189,14 @@ def test_what_is_computed_without_padding_is_what_whole_windows_give(sides: tupl
             ):  # which start at zero, as does all that is padding
                 parameter.data.normal_(std=0.5, generator=generator)
         x = torch.randn(2, *sides, block.mlp.fc1.in_features, generator=generator, dtype=torch.float64).requires_grad_()
-        found = []
+        both = []
         for block.attn.fused in (True, False):
             output = block.attention_half(x)
             weights = torch.linspace(-1, 1, output.numel(), dtype=torch.float64).view_as(output)
             gradients = torch.autograd.grad((output * weights).sum(), [x, *block.attn.parameters()])
-            found.append([output.detach(), *gradients])
-        for place, (mine, whole) in enumerate(zip(*found, strict=True)):
-            _require_near(mine, whole, str(place), tolerance=1e-12)
+            both.append([output.detach(), *gradients])
+        for place, (ours, whole) in enumerate(zip(*both, strict=True)):
+            _require_near(ours, whole, str(place), tolerance=1e-12)
 
 
 def test_windows_stay_whole_for_who_reads_them_as_maps_or_watches() -> None:
@@ -240,12 +240,12 @@ def test_neck_and_upscaling_of_tokens_are_those_of_maps() -> None:
     assert type(whole.mask_decoder) is BatchedMaskDecoder
 
 
-def _both(function: Any, one: Any, other: Any, *inputs: Tensor) -> dict[str, tuple[Tensor, Tensor]]:
+def _both(function: Any, first: Any, second: Any, *inputs: Tensor) -> dict[str, tuple[Tensor, Tensor]]:
     """Outputs of both forms and their gradients by ``inputs`` and, of modules, by their parameters."""
-    found = []
-    for form in (one, other):
+    outputs = []
+    for form in (first, second):
         own = list(form.parameters()) if isinstance(form, nn.Module) else []
         output = function(form)
         scale = torch.linspace(-1, 1, output.numel(), dtype=torch.float64).view_as(output)
-        found.append([output.detach(), *torch.autograd.grad((output * scale).sum(), [*inputs, *own])])
-    return {str(place): pair for place, pair in enumerate(zip(*found, strict=True))}
+        outputs.append([output.detach(), *torch.autograd.grad((output * scale).sum(), [*inputs, *own])])
+    return {str(place): pair for place, pair in enumerate(zip(*outputs, strict=True))}

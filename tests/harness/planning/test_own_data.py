@@ -31,9 +31,9 @@ def test_name_classes_and_group_are_in_the_key(tmp_path: Path) -> None:
         assert from_rules(job.run.rules).own_classes
         return job.run.key
 
-    found = {key("land"), key("fields"), key("land", "--set", pattern)}
+    keys = {key("land"), key("fields"), key("land", "--set", pattern)}
     (folder / "classes.txt").write_text("ground\ntree\nroof")
-    assert len(found | {key("land")}) == 4
+    assert len(keys | {key("land")}) == 4
 
 
 def test_a_benchmark_of_the_harness_takes_its_folder_so_too(tmp_path: Path) -> None:

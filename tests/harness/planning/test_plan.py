@@ -131,11 +131,11 @@ def test_a_checkpoint_that_is_not_there_is_no_start_from_random_weights(name, sa
 
 
 def test_one_mask_for_several_classes_is_a_problem(samples: Path, tmp_path: Path) -> None:
-    one, ten = (
+    single, ten = (
         planned(samples, tmp_path, benchmarks=("trans10k_v2",), overrides={"mask_tokens": count}).problems
         for count in ("1", "10")
     )
-    assert [line.partition(":")[0] for line in one] == ["trans10k_v2"]
+    assert [line.partition(":")[0] for line in single] == ["trans10k_v2"]
     assert ten == ()
 
 
@@ -182,26 +182,26 @@ def test_a_search_that_would_never_start_is_said_once_before_anything_runs(sampl
 
 
 def test_a_run_says_what_its_sweep_planned_and_its_key_does_not(samples: Path, tmp_path: Path) -> None:
-    one, three = (planned(samples, tmp_path, seeds=seeds).jobs[0].run for seeds in ((0,), (0, 1, 2)))
-    assert (one.planned_seeds, three.planned_seeds) == ([0], [0, 1, 2])
-    assert one.planned_benchmarks == three.planned_benchmarks
-    assert one.benchmark in one.planned_benchmarks
-    assert one.key == three.key
+    alone, three = (planned(samples, tmp_path, seeds=seeds).jobs[0].run for seeds in ((0,), (0, 1, 2)))
+    assert (alone.planned_seeds, three.planned_seeds) == ([0], [0, 1, 2])
+    assert alone.planned_benchmarks == three.planned_benchmarks
+    assert alone.benchmark in alone.planned_benchmarks
+    assert alone.key == three.key
 
 
 def test_every_decoder_has_its_runs_and_sams_keep_their_keys(samples: Path, tmp_path: Path) -> None:
     where = {"backbones": ("tiny_timm",), "benchmarks": ("kvasir",), "entries": LORA}
     (plain,) = planned(samples, tmp_path, **where).jobs
-    found = planned(samples, tmp_path, decoders={"sam": {}, "linear": {}, "mask-transformer": {}}, **where)
-    assert [job.run.rules["decoder"] for job in found.jobs] == ["sam", "linear", "mask-transformer"]
-    assert found.jobs[0].run.key == plain.run.key
-    assert len({job.run.key for job in found.jobs}) == len({job.run.protocol_hash for job in found.jobs}) == 3
-    models = {model: trained for _, model, _, trained, _ in parameter_rows(found)}
+    made = planned(samples, tmp_path, decoders={"sam": {}, "linear": {}, "mask-transformer": {}}, **where)
+    assert [job.run.rules["decoder"] for job in made.jobs] == ["sam", "linear", "mask-transformer"]
+    assert made.jobs[0].run.key == plain.run.key
+    assert len({job.run.key for job in made.jobs}) == len({job.run.protocol_hash for job in made.jobs}) == 3
+    models = {model: trained for _, model, _, trained, _ in parameter_rows(made)}
     assert models.keys() == {"tiny_timm", "tiny_timm + linear", "tiny_timm + mask-transformer"}
     assert models["tiny_timm + mask-transformer"] - models["tiny_timm + linear"] == 112_580 - 130
-    assert "tiny_timm + linear" in plan_text(found, price(found, tmp_path, where=place()), where=place())
+    assert "tiny_timm + linear" in plan_text(made, price(made, tmp_path, where=place()), where=place())
     (linear,) = planned(samples, tmp_path, overrides={"decoder": "linear"}, **where).jobs
-    assert linear.run.key == found.jobs[1].run.key
+    assert linear.run.key == made.jobs[1].run.key
 
 
 def test_the_card_may_say_more_under_one_decoder(samples: Path, tmp_path: Path) -> None:
@@ -215,9 +215,9 @@ def test_the_card_may_say_more_under_one_decoder(samples: Path, tmp_path: Path) 
 
 def test_mask_tokens_are_no_matter_of_segmenters_decoders(samples: Path, tmp_path: Path) -> None:
     where = {"backbones": ("tiny_timm",), "benchmarks": ("trans10k_v1",), "entries": LORA}
-    one = {"mask_tokens": "1"}
-    assert any("mask_tokens" in line for line in planned(samples, tmp_path, overrides=one, **where).problems)
-    under = planned(samples, tmp_path, overrides={**one, "decoder": "linear"}, **where)
+    single = {"mask_tokens": "1"}
+    assert any("mask_tokens" in line for line in planned(samples, tmp_path, overrides=single, **where).problems)
+    under = planned(samples, tmp_path, overrides={**single, "decoder": "linear"}, **where)
     assert not any("mask_tokens" in line for line in under.problems)
 
 
@@ -245,8 +245,8 @@ def test_every_seed_and_method_trains_on_the_same_part_of_the_images(samples: Pa
     jobs = planned(samples, tmp_path, seeds=(0, 1), benchmarks=("kvasir",), overrides=few).jobs
     seen = [open_data(job.run, Path(job.dataset_root)) for job in jobs]
     parts = [
-        tuple(tuple(pair.stem for pair in part.pairs) for part in (one.train, one.val, one.tests["test"]))
-        for one in seen
+        tuple(tuple(pair.stem for pair in part.pairs) for part in (splits.train, splits.val, splits.tests["test"]))
+        for splits in seen
     ]
     assert len(parts) == 4
     assert set(map(len, parts[0])) == {5, 2}

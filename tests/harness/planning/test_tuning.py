@@ -75,8 +75,8 @@ def tuned(tmp_path: Path, samples: Path, monkeypatch: pytest.MonkeyPatch) -> Cal
 
 
 def records(results: Path) -> dict[str, Record]:
-    found = RecordStore(results).summaries()[0]
-    return {f"{r.run.method_config['lr']:g}/{r.run.benchmark}/{r.run.seed}": r for r in found}
+    read = RecordStore(results).summaries()[0]
+    return {f"{r.run.method_config['lr']:g}/{r.run.benchmark}/{r.run.seed}": r for r in read}
 
 
 def test_trials_come_first_and_the_seeds_run_with_what_validation_chose(tuned: Any, tmp_path: Path) -> None:
@@ -87,7 +87,7 @@ def test_trials_come_first_and_the_seeds_run_with_what_validation_chose(tuned: A
     tuning = records(tmp_path)["0.001/kvasir/1"].run.tuning
     assert tuning["chosen"] == {"lr": "1e-3"}
     assert tuning["edge"] == []
-    assert [(one["options"]["lr"], round(one["score"], 3)) for one in tuning["trials"]] == [
+    assert [(trial["options"]["lr"], round(trial["score"], 3)) for trial in tuning["trials"]] == [
         ("1e-4", 0.8), ("1e-3", 0.9), ("1e-2", 0.8),
     ]  # fmt: skip
     assert tuning["hours"] == pytest.approx(0.03)
@@ -165,12 +165,12 @@ def test_two_studies_that_tune_a_row_each_show_their_own_choice(tuned: Any, tmp_
         )
     for name in order:
         tuned(score, study=str(tmp_path / f"{name}.yaml"))
-    found = RecordStore(tmp_path).summaries()[0]
+    kept = RecordStore(tmp_path).summaries()[0]
     for name, shown in (("one", "| 10.1 "), ("two", "| 20.1 ")):
-        page = render(found, study=load_study(str(tmp_path / f"{name}.yaml")))
+        page = render(kept, study=load_study(str(tmp_path / f"{name}.yaml")))
         assert shown in page
         assert not {"CONFLICT", "MISSING"} & {*page.split()}
-    page = render(found)  # of no study: the choice from more trials is the row
+    page = render(kept)  # of no study: the choice from more trials is the row
     assert "CONFLICT" not in page
     named = {line.partition(", tuned")[0]: line for line in page.splitlines() if line.startswith("| lora")}
     assert "| 20.1 " in named["| lora"]
@@ -353,9 +353,9 @@ def test_a_plan_takes_the_choice_of_a_row_whose_trials_have_ended(tuned: Any, ca
     capsys.readouterr()
     assert tuned(best_at(1e-3), *GRID, "--plan", "--json", methods="lora,bitfit")[0] == 0
     trials, runs = map(json.loads, capsys.readouterr().out.splitlines())
-    assert [one["state"] for one in trials["runs"]] == ["finished"] * 3 + ["planned"] * 3
+    assert [run["state"] for run in trials["runs"]] == ["finished"] * 3 + ["planned"] * 3
     # lora's choice is known and finished; the first value of bitfit's grid, whose seed 0 is among those above.
-    assert [(one["variant"], one["state"]) for one in runs["runs"]] == [
+    assert [(run["variant"], run["state"]) for run in runs["runs"]] == [
         ("lora", "finished"), ("lora", "finished"), ("bitfit", "planned"),
     ]  # fmt: skip
 
@@ -382,10 +382,10 @@ def test_a_rule_is_tuned_by_the_decoder_alone_and_holds_for_every_row(tuned: Any
     values = ("1e-4", "1e-3", "1e-2")
     assert work.done[0] == [f"decoder[decoder_lr={v}] on {b}, seed 0" for b in best for v in values]
     assert len(work.done[1]) == 4  # two rates on two benchmarks, under what the decoder chose
-    found = RecordStore(tmp_path).summaries()[0]
-    rows = {(r.run.method, r.run.benchmark, r.run.rules["decoder_lr"]) for r in found if r.run.method != "decoder"}
+    kept = RecordStore(tmp_path).summaries()[0]
+    rows = {(r.run.method, r.run.benchmark, r.run.rules["decoder_lr"]) for r in kept if r.run.method != "decoder"}
     assert rows == {(method, benchmark, best[benchmark]) for method in ("lora", "bitfit") for benchmark in best}
-    assert len({r.run.protocol_hash for r in found}) == 1  # one table
+    assert len({r.run.protocol_hash for r in kept}) == 1  # one table
     assert tuned(score, *grid, methods="lora,bitfit", datasets="kvasir,camo", seeds="3,")[1].done == [[]]
 
 
@@ -393,7 +393,7 @@ def test_a_plan_prices_the_rows_under_a_rule_that_is_not_chosen_yet(tuned: Any, 
     words = ("--tune", "decoder_lr=1e-4,1e-3", "--tune", "lora.lr=1e-3,1e-2", "--plan", "--json")
     assert tuned(best_at(1e-3), *words)[0] == 0
     phases = [json.loads(line)["runs"] for line in capsys.readouterr().out.splitlines()]
-    assert [[one["variant"] for one in runs] for runs in phases] == [
+    assert [[run["variant"] for run in runs] for runs in phases] == [
         ["decoder[decoder_lr=1e-4]", "decoder[decoder_lr=1e-3]"], ["lora[lr=1e-3]", "lora[lr=1e-2]"],
         ["lora"],  # seed 0 with the first value of the grid is among the trials
     ]  # fmt: skip

@@ -60,76 +60,76 @@ def price(runs: list[Run], records: list[Record], **options: Any) -> Forecast:
     return forecast(runs, records, images_of=lambda run: IMAGES, **{**defaults, **options})
 
 
-def only(found: Forecast) -> Any:
+def only(prices: Forecast) -> Any:
     """The price of a plan's only run."""
-    (one,) = found.runs
-    return one
+    (run,) = prices.runs
+    return run
 
 
 def test_a_run_like_earlier_ones_costs_the_median_of_those_that_did_not_fail() -> None:
     earlier = made()
-    found = only(price([replace(earlier.run, seed=5)], [earlier]))
-    assert found.hours == pytest.approx(100 / 3600)
-    assert found.peak_memory_bytes == 5e8
-    assert found.time_basis == found.memory_basis == "1 record of the same shape"
+    cost = only(price([replace(earlier.run, seed=5)], [earlier]))
+    assert cost.hours == pytest.approx(100 / 3600)
+    assert cost.peak_memory_bytes == 5e8
+    assert cost.time_basis == cost.memory_basis == "1 record of the same shape"
     several = [made(100, seed=0), made(110, seed=1), made(900, seed=2), made(1, seed=3, code="OOM")]
     assert price([replace(earlier.run, seed=9)], several).hours == pytest.approx(110 / 3600)
 
 
 def test_time_scales_with_the_work_of_the_run_and_limits_of_the_protocol_count() -> None:
     longer = made(rules={"epochs": 20}).run
-    found = only(price([longer], [made()]))
+    cost = only(price([longer], [made()]))
     shape = backbone_shape("tiny")
-    assert found.hours * 36 == pytest.approx(run_flops(longer, shape, IMAGES) / run_flops(made().run, shape, IMAGES))
-    assert 1.9 < found.hours * 36 < 2.0
+    assert cost.hours * 36 == pytest.approx(run_flops(longer, shape, IMAGES) / run_flops(made().run, shape, IMAGES))
+    assert 1.9 < cost.hours * 36 < 2.0
     limited = made(rules={"train_limit": 10}).run
     assert price([limited], [made()]).hours < 0.2 * price([made().run], [made()]).hours
 
 
 def test_without_a_record_of_this_kind_of_device_the_speed_is_assumed_and_said_so() -> None:
     elsewhere = [made(environment={"device": "NVIDIA H100"})]
-    found = only(price([made().run], elsewhere))
-    assert found.time_basis == "FLOPs at an assumed 0.09 TFLOP/s (2 CPU cores), and 4.4 s a run, 0.03 s an update"
-    assert found.memory_basis == "closed form and 0.44 GiB of the process, as measured once"
+    cost = only(price([made().run], elsewhere))
+    assert cost.time_basis == "FLOPs at an assumed 0.09 TFLOP/s (2 CPU cores), and 4.4 s a run, 0.03 s an update"
+    assert cost.memory_basis == "closed form and 0.44 GiB of the process, as measured once"
     assert only(price([made().run], elsewhere, device=GPU)).time_basis == "1 record of the same shape"
     other = only(price([made(method="decoder").run], [made()]))
     assert other.time_basis == "FLOPs at the speed of 1 record of this backbone"
 
 
 def test_records_of_this_machine_count_before_those_of_another_whatever_they_share() -> None:
-    mine, threads = {"device": "cpu A x2", "threads": "2"}, {"device": "cpu A x2", "threads": "1"}
+    here, threads = {"device": "cpu A x2", "threads": "2"}, {"device": "cpu A x2", "threads": "1"}
     other = {"device": "cpu B x8", "threads": "2"}
     alike = [made(15, environment=other), made(15, seed=1, environment=threads)]
     for records, seconds, basis in (
         (alike, 15, "2 records of the same shape, made on cpu B x8 with 2 threads; cpu A x2 with 1 threads"),
         (
-            [*alike, made(99, method="decoder", environment=mine)],
+            [*alike, made(99, method="decoder", environment=here)],
             None,
             "FLOPs at the speed of 1 record of this backbone",
         ),
-        ([*alike, made(99, seed=2, environment=mine)], 99, "1 record of the same shape"),
+        ([*alike, made(99, seed=2, environment=here)], 99, "1 record of the same shape"),
     ):
-        found = only(price([made().run], records, device=replace(cpu(2), model="cpu A x2")))
-        assert found.time_basis == basis
-        assert seconds is None or found.hours == pytest.approx(seconds / 3600)
+        cost = only(price([made().run], records, device=replace(cpu(2), model="cpu A x2")))
+        assert cost.time_basis == basis
+        assert seconds is None or cost.hours == pytest.approx(seconds / 3600)
 
 
 def test_an_assumed_price_counts_starts_and_updates_besides_operations() -> None:
     run = made().run
-    (found,) = price([run], [], device=cpu(1)).runs
+    (cost,) = price([run], [], device=cpu(1)).runs
     work = run_flops(run, backbone_shape("tiny"), IMAGES)
-    assert 3600 * found.hours == pytest.approx(work / 4.5e10 + START_SECONDS + 10 * 25 * UPDATE_SECONDS)
+    assert 3600 * cost.hours == pytest.approx(work / 4.5e10 + START_SECONDS + 10 * 25 * UPDATE_SECONDS)
 
 
 def test_closed_form_memory_counts_the_process_on_a_cpu_and_not_on_a_gpu() -> None:
-    found = [price([made().run], [], device=device).runs[0] for device in (cpu(1), GPU)]
-    assert found[0].peak_memory_bytes - found[1].peak_memory_bytes == PROCESS_BYTES
-    assert found[1].memory_basis == "closed form"
+    costs = [price([made().run], [], device=device).runs[0] for device in (cpu(1), GPU)]
+    assert costs[0].peak_memory_bytes - costs[1].peak_memory_bytes == PROCESS_BYTES
+    assert costs[1].memory_basis == "closed form"
 
 
 def test_a_trained_weight_takes_its_gradient_and_adams_two_moments() -> None:
     shape, runs = backbone_shape("tiny"), [made(config={"rank": rank}).run for rank in (4, 8)]
-    four, eight = (one.peak_memory_bytes for one in price(runs, [], device=GPU).runs)
+    four, eight = (cost.peak_memory_bytes for cost in price(runs, [], device=GPU).runs)
     more = LoRAConfig(rank=8).encoder_parameters(shape) - LoRAConfig(rank=4).encoder_parameters(shape)
     assert eight - four == 3 * 4 * more > 0
 
@@ -155,10 +155,10 @@ def test_disk_is_that_of_an_interrupted_run_and_less_stays() -> None:
     run = made(method="decoder").run
     states = 4 * decoder_parameters("tiny", task="binary")
     rows = 40_000 + 150 * (IMAGES.val + 2 * IMAGES.test)
-    found = price([run], []).runs[0]
-    assert (found.disk_bytes, found.kept_bytes) == (7 * states + rows, 2 * states + rows)
+    cost = price([run], []).runs[0]
+    assert (cost.disk_bytes, cost.kept_bytes) == (7 * states + rows, 2 * states + rows)
     merged = price([replace(run, rules={**run.rules, "merge": ["exact"]})], []).runs[0]
-    assert merged.kept_bytes - found.kept_bytes == 150 * IMAGES.test
+    assert merged.kept_bytes - cost.kept_bytes == 150 * IMAGES.test
 
 
 def test_quantised_blocks_take_less_memory() -> None:
@@ -167,7 +167,7 @@ def test_quantised_blocks_take_less_memory() -> None:
         price([made(backbone="vit_b", rules={"quantise": kind}).run], [], device=GPU).runs[0].peak_memory_bytes
         for kind in ("", "nf4", "int8")
     )
-    assert [whole - one for one in fewer] == [84_934_656 * (4 - 0.5 - 4 / 64), 84_934_656 * 3]
+    assert [whole - less for less in fewer] == [84_934_656 * (4 - 0.5 - 4 / 64), 84_934_656 * 3]
 
 
 def test_tokens_are_kept_behind_blocks_that_nothing_reaches_unless_positions_rotate() -> None:
@@ -195,11 +195,11 @@ def test_activations_are_of_the_blocks_behind_the_first_trained_one_of_the_masks
 def test_caches_are_counted_once_for_all_runs_that_share_them() -> None:
     rules = {"cache_images": True, "cache_embeddings": True}
     runs = [made(seed=seed, method=method, rules=rules).run for seed in range(2) for method in ("lora", "decoder")]
-    found = price([replace(run, checkpoint="abc") for run in runs], [])
-    assert found.image_cache_bytes == 130 * 4 * 128**2
-    assert found.embedding_cache_bytes == 2 * 100 * 64 * 8 * 8 * 4
-    assert price(runs, []).embedding_cache_bytes == 2 * found.embedding_cache_bytes  # every seed its own random encoder
-    assert "caches come on top, shared by runs, where there is room: images 0.01 GiB" in forecast_text(found)
+    prices = price([replace(run, checkpoint="abc") for run in runs], [])
+    assert prices.image_cache_bytes == 130 * 4 * 128**2
+    assert prices.embedding_cache_bytes == 2 * 100 * 64 * 8 * 8 * 4
+    assert price(runs, []).embedding_cache_bytes == 2 * prices.embedding_cache_bytes  # each seed its own random encoder
+    assert "caches come on top, shared by runs, where there is room: images 0.01 GiB" in forecast_text(prices)
     assert price([made().run], []).image_cache_bytes == 0
     assert "caches" not in forecast_text(price([made().run], []))
 
@@ -218,9 +218,9 @@ def test_finish_date_counts_how_many_run_at_once() -> None:
 def test_a_budget_buys_whole_comparisons_before_halves() -> None:
     earlier, names = [made(3600, method=method) for method in ("lora", "decoder")], ("kvasir", "leaf")
     grid = itertools.product(names, earlier, range(2))
-    prices = price([replace(one.run, seed=seed, benchmark=name) for name, one, seed in grid], earlier)
+    prices = price([replace(like.run, seed=seed, benchmark=name) for name, like, seed in grid], earlier)
     assert prices.hours == pytest.approx(8)
-    bought = [(one.run.benchmark, one.run.method, one.run.seed) for one in within_budget(prices, 5)]
+    bought = [(cost.run.benchmark, cost.run.method, cost.run.seed) for cost in within_budget(prices, 5)]
     assert bought == [(name, method, 0) for name in names for method in ("lora", "decoder")]
     assert len(within_budget(prices, 1.5)) == 1
     assert within_budget(prices, 0.5) == ()
@@ -230,24 +230,24 @@ def test_a_budget_buys_whole_comparisons_before_halves() -> None:
 
 def test_a_budget_buys_cheap_benchmarks_before_dear_ones_and_low_seeds_of_those_before_high_ones() -> None:
     dear, cheap = (made(benchmark=name, rules={"epochs": epochs}) for name, epochs in (("kvasir", 40), ("leaf", 10)))
-    prices = price([replace(one.run, seed=seed) for one in (dear, cheap) for seed in (1, 2)], [dear, cheap])
-    hours = {(one.run.benchmark, one.run.seed): one.hours for one in prices.runs}
+    prices = price([replace(like.run, seed=seed) for like in (dear, cheap) for seed in (1, 2)], [dear, cheap])
+    hours = {(cost.run.benchmark, cost.run.seed): cost.hours for cost in prices.runs}
     assert hours["kvasir", 1] > 2 * hours["leaf", 1]
     for budget, bought in (
         (hours["leaf", 1], {("leaf", 1)}),
         (hours["kvasir", 1] + hours["leaf", 1], {("kvasir", 1), ("leaf", 1)}),
     ):
-        assert {(one.run.benchmark, one.run.seed) for one in within_budget(prices, 1.01 * budget)} == bought
+        assert {(cost.run.benchmark, cost.run.seed) for cost in within_budget(prices, 1.01 * budget)} == bought
 
 
 def test_a_mixture_is_tested_once_more_as_the_operation_that_it_chose() -> None:
     shape = backbone_shape("tiny")
-    one, two = (
+    once, twice = (
         run_flops(made(method="naslora", config={"operations": names}).run, shape, IMAGES)
         - run_flops(made(method="naslora", config={"operations": names}).run, shape, replace(IMAGES, test=0))
         for names in ("skip_connect", "skip_connect,sep_conv_3x3")
     )
-    assert two == pytest.approx(1.5 * one)
+    assert twice == pytest.approx(1.5 * once)
 
 
 def test_the_peak_is_that_of_the_run_that_needs_most() -> None:
@@ -334,7 +334,7 @@ def test_closed_form_flops_of_sams_decoders_are_those_of_their_layers_that_read_
         "token_to_image.k_proj", "token_to_image.v_proj", "image_to_token.q_proj", "image_to_token.out_proj",
         "output_upscaling.0", "output_upscaling.3", "conv_s0", "conv_s1",
     )  # fmt: skip
-    counted = (sum(found.values()) for part, found in counter.get_flop_counts().items() if part.endswith(of_image))
+    counted = (sum(counts.values()) for part, counts in counter.get_flop_counts().items() if part.endswith(of_image))
     assert decoder_flops(backbone_shape(name), image_size=128) == sum(counted)
 
 

@@ -13,6 +13,7 @@ from harness.archive.archive import Archive, Shares
 from harness.archive.cost import Comparability, CostRecord
 from harness.archive.measured import BlockEvidence, EvidenceRecord, Inside
 from harness.archive.schema import Record, Run
+from harness.archive.store import RecordStore
 from harness.comparison.claims import Claim
 from harness.comparison.judging import Finding, judge_claims
 from harness.comparison.names import PAPER_METRICS
@@ -132,6 +133,14 @@ def record(
     return Record(run=run, key=run.key, code=code, scores=given if code == "OK" else {}, **told)
 
 
+def store_of(root: Path, records: Iterable[Record]) -> RecordStore:
+    """A folder of results with these records."""
+    store = RecordStore(root)
+    for made in records:
+        store.write(made)
+    return store
+
+
 def measured_on(**changes: Any) -> Comparability:
     """Where a session of costs was measured."""
     place: dict[str, Any] = {
@@ -152,7 +161,7 @@ def evidence(key: str, *, shift: float = 0.0, blocks: int = 4, merge: Any = None
         distance, grams = [20.0 + moved, 24.0 + moved], [gram[:6], gram[6:12]]
         return Inside(distance_px=distance, after_attention=curve, after_mlp=curve, grams=grams)
 
-    found = [
+    made = [
         BlockEvidence(
             window=3 * (number % 2 == 0), uniform_px=25.0, trained=inside(shift), frozen=inside(0.0),
             update={"q": 0.1 * number, "k": 0.0, "block": 0.2},
@@ -161,7 +170,7 @@ def evidence(key: str, *, shift: float = 0.0, blocks: int = 4, merge: Any = None
     ]  # fmt: skip
     images = [("test", str(number)) for number in range(8)]
     return EvidenceRecord(
-        key=key, state="0" * 16, images=images, batch=4, grid=(6, 6), patch=8, blocks=found, merge=merge or {}
+        key=key, state="0" * 16, images=images, batch=4, grid=(6, 6), patch=8, blocks=made, merge=merge or {}
     )
 
 

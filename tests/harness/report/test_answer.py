@@ -68,7 +68,7 @@ def test_its_interval_is_the_analysis_of_variance_of_the_image_scores(answer: An
     """Recomputed from the files of image scores alone, with reruns as draws."""
     case = answer.named_case("small-methods", "kvasir")
     sides = (case.difference.first, case.difference.second)
-    keys = {(one.run.method, one.run.seed): one for side in sides for one in side.records}
+    keys = {(record.run.method, record.run.seed): record for side in sides for record in side.records}
 
     def scores(method: str, seed: int) -> np.ndarray:
         archive = Archive(RESULTS if seed < 10_000 else RESULTS / ALL_DRAWS)
@@ -86,7 +86,7 @@ def test_its_interval_is_the_analysis_of_variance_of_the_image_scores(answer: An
     held = min(of_runs, of_images, of_both)
     variance = (of_runs + of_images - held) / table.size
     parts = zip((of_runs, of_images, held), dfs, strict=True)
-    df = variance**2 / sum((one / table.size) ** 2 / df for one, df in parts)
+    df = variance**2 / sum((share / table.size) ** 2 / df for share, df in parts)
     assert runs == 6
     assert case.estimate.mean == pytest.approx(table.mean(), abs=1e-9)
     assert there(case.difference.interval).half == pytest.approx(oracle.t.ppf(0.975, df) * np.sqrt(variance), rel=1e-6)
@@ -94,21 +94,21 @@ def test_its_interval_is_the_analysis_of_variance_of_the_image_scores(answer: An
 
 def test_the_cost_against_full_is_paired_by_round_in_one_session(answer: Answer) -> None:
     ours, full = (np.log(answer.session[name].step_seconds["total"]) for name in ("naslora", "full"))
-    found = answer.time("naslora", "full")
-    assert found.estimate == pytest.approx(np.exp((ours - full).mean()))
+    cost = answer.time("naslora", "full")
+    assert cost.estimate == pytest.approx(np.exp((ours - full).mean()))
     low, high = oracle.t.interval(0.95, len(ours) - 1, loc=(ours - full).mean(), scale=oracle.sem(ours - full))
-    assert (found.low, found.high) == pytest.approx((np.exp(low), np.exp(high)))
+    assert (cost.low, cost.high) == pytest.approx((np.exp(low), np.exp(high)))
     recorded = answer.session["naslora"].ratios["lora"]["time"]
     assert answer.time("naslora").estimate == pytest.approx(recorded.value)
 
 
 def test_reruns_gave_the_same_losses_whatever_the_code_and_other_scores_on_another_processor(answer: Answer) -> None:
-    first = {one.key: one for one in RecordStore(RESULTS)}
-    again = {one.key: one for one in RecordStore(RESULTS / ALL_DRAWS)}
+    first = {record.key: record for record in RecordStore(RESULTS)}
+    again = {record.key: record for record in RecordStore(RESULTS / ALL_DRAWS)}
     (old,) = RecordStore(RESULTS / "again" / "avx512-056e6a2")
     assert [each["loss"] for each in old.history] == [each["loss"] for each in again[old.key].history]
     scores = ([100 * runs[key].scores["best"]["test"]["s_measure"] for key in again] for runs in (again, first))
-    moves = [abs(one - other) for one, other in zip(*scores, strict=True)]
+    moves = [abs(score - other) for score, other in zip(*scores, strict=True)]
     assert answer.moved() == pytest.approx((min(moves), max(moves)))
 
 
@@ -132,7 +132,7 @@ def plan_run(method: str, label: str, seed: int, value: float, **options: Any) -
 
 def test_runs_of_the_plan_are_taken_up_when_they_are_there() -> None:
     answer = Answer(RESULTS)
-    kept = [one for one in answer.archive.records if one.run.protocol not in ("mobile", "small-fair")]
+    kept = [record for record in answer.archive.records if record.run.protocol not in ("mobile", "small-fair")]
     answer.archive.records[:] = kept
     before = environment().get_template("findings.md.j2").render(a=answer)
     assert "Not run: MobileSAM;" in before

@@ -56,8 +56,8 @@ def test_a_page_is_what_the_records_give(pages: Pages, name: str) -> None:
 
 def test_means_and_deviations_are_those_of_pandas(archive: Archive) -> None:
     scores = frame(archive, "scores")
-    mine = scores[(scores.protocol == "mini") & (scores.model == "best") & (scores.split == "test")]
-    groups = mine.groupby(["protocol_hash", "variant", "benchmark", "metric"])["value"].agg(["mean", "std", "count"])
+    mini = scores[(scores.protocol == "mini") & (scores.model == "best") & (scores.split == "test")]
+    groups = mini.groupby(["protocol_hash", "variant", "benchmark", "metric"])["value"].agg(["mean", "std", "count"])
     cells = {f"{100 * mean:.1f} ± {100 * sd:.1f} ({count})" for mean, sd, count in groups.itertuples(index=False)}
     rows = [line for line in TEXTS["mini"].splitlines() if line.startswith("| ") and "updates" not in line]
     printed = {cell for row in rows for cell in re.findall(r"\d+\.\d ± \d+\.\d \(\d\)", row)}
@@ -69,11 +69,11 @@ def test_the_best_of_a_column_is_bold_and_the_next_that_differs_from_it_underlin
     marked = 0
     for heading, cells in (column for page in TEXTS.values() for column in columns(page)):
         sign = 1 if heading.endswith("↑") else -1
-        found = [(one["mark"], bool(one["tied"]), sign * float(one["mean"])) for one in map(NUMBER.match, cells) if one]
-        best, second = ({mean for mark, _, mean in found if mark == wanted} for wanted in ("**", "<u>"))
+        values = [(m["mark"], bool(m["tied"]), sign * float(m["mean"])) for m in map(NUMBER.match, cells) if m]
+        best, second = ({mean for mark, _, mean in values if mark == wanted} for wanted in ("**", "<u>"))
         if best:
-            assert best == {max(mean for *_, mean in found)}, (heading, cells)
-            others = [mean for mark, tied, mean in found if mark != "**" and not tied]
+            assert best == {max(mean for *_, mean in values)}, (heading, cells)
+            others = [mean for mark, tied, mean in values if mark != "**" and not tied]
             assert second in (set(), {max(others, default=0.0)}), (heading, cells)
             marked += 1
     assert marked > 100
@@ -81,18 +81,18 @@ def test_the_best_of_a_column_is_bold_and_the_next_that_differs_from_it_underlin
 
 def test_every_cell_is_explained(archive: Archive, pages: Pages) -> None:
     """Tables, differences, means, ranks, costs, ratios, claims on cost; and the page of a study that has none there."""
-    found = {name: pages.content[name] for name in SOME}
-    found["real-images"] = page_of(archive, "real-images")
+    content = {name: pages.content[name] for name in SOME}
+    content["real-images"] = page_of(archive, "real-images")
     cells = [
-        (table.heading, cell) for page in found.values() for table in page.tables for row in table.rows for cell in row.cells
+        (table.heading, cell) for page in content.values() for table in page.tables for row in table.rows for cell in row.cells
     ]  # fmt: skip
     assert len(cells) > 500
     for heading, cell in cells:
         assert cell.of is not None, (heading, cell.text)
         assert list(cell.of.why(archive)), (heading, cell.text)
-    assert "session" in explain(found["cost"], archive, row="lora", column="FLOPs (%)")
-    assert "aten.gelu ×" in explain(found["cost"], archive, row="naslora", column="forward (GFLOP)")
-    assert "on a CPU" in explain(found["cost"], archive, row="training-cost", column="verdict")
+    assert "session" in explain(content["cost"], archive, row="lora", column="FLOPs (%)")
+    assert "aten.gelu ×" in explain(content["cost"], archive, row="naslora", column="forward (GFLOP)")
+    assert "on a CPU" in explain(content["cost"], archive, row="training-cost", column="verdict")
 
 
 def test_a_session_beside_others_says_so(archive: Archive) -> None:

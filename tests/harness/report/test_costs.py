@@ -75,7 +75,7 @@ def test_two_keys_never_share_a_block() -> None:
 
 def test_a_row_with_another_option_is_not_the_one_that_a_session_measured() -> None:
     options = [{"residual": False, "lr": 1e-3}, {"residual": True, "lr": 1e-3}, {"residual": False, "lr": 1e-2}]
-    runs = [record(method="naslora", variant=str(place), config=one) for place, one in enumerate(options)]
+    runs = [record(method="naslora", variant=str(place), config=config) for place, config in enumerate(options)]
     (grid,) = grids(runs, MadeUp(runs))
     measured = session(methods=[method("naslora", [0.1], config=options[0])])
     assert {row.label for row in costs_of(grid, measured)} == {"0", "2"}  # a rate costs nothing
@@ -162,14 +162,14 @@ def test_csv_is_a_number_a_row_in_si_units() -> None:
     step = {"row": "naspclora", "quantity": "training step", "part": "total", "value": "0.11", "unit": "s", "n": "3"}
     ratio = {"quantity": "ratio", "part": "time", "against": "full", "value": "0.7586", "low": "0.75", "high": "0.77"}
     for expected in ({**step, "backbone": "vit_h"}, ratio):
-        assert len([one for one in table if expected.items() <= one.items()]) == 1
-    assert all(one["comparability_key"] == session().key and one["session"] for one in table)
+        assert len([row for row in table if expected.items() <= row.items()]) == 1
+    assert all(row["comparability_key"] == session().key and row["session"] for row in table)
 
 
 def test_one_round_gives_no_interval_and_no_verdict() -> None:
     alone = {"full": {"time": Ratio(value=0.7586), "flops": Ratio(value=0.7586)}}
-    one = session(methods=[method("full", [0.2]), method("naspclora", [0.1], ratios=alone)])
-    page = render_costs([one], claims=read_claims(), **PUBLISHED)
+    single = session(methods=[method("full", [0.2]), method("naspclora", [0.1], ratios=alone)])
+    page = render_costs([single], claims=read_claims(), **PUBLISHED)
     assert "| time, naspclora / full | -24.14 | – | no interval (ambiguous as it stands) |" in page
     assert "| flops, naspclora / full | -24.14 | exact | reproduced (ambiguous as it stands) |" in page
 

@@ -42,10 +42,10 @@ def three(base: float, *, shift: float = 0.0, **changes: Any) -> list[Any]:
 
 def test_differences_are_paired_by_seed_in_points_and_an_error_that_is_lower_counts_as_positive() -> None:
     records = three(0.8) + three(0.8, shift=-0.01, method="decoder") + three(0.8, shift=0.02, method="bitfit")
-    found = table(render(records, study=study()), "differences to lora")
-    assert found["decoder"] == ["Kvasir-SEG Sα", "-1.00 (3)", "[-1.00, -1.00] t", "n too small (3)", "–"]
-    assert found["bitfit"][1] == "+2.00 (3)"
-    assert "lora" not in found
+    rows = table(render(records, study=study()), "differences to lora")
+    assert rows["decoder"] == ["Kvasir-SEG Sα", "-1.00 (3)", "[-1.00, -1.00] t", "n too small (3)", "–"]
+    assert rows["bitfit"][1] == "+2.00 (3)"
+    assert "lora" not in rows
     errors = three(0.2, benchmark="sbu") + three(0.2, shift=-0.01, method="decoder", benchmark="sbu")
     assert table(render(errors, study=study(benchmarks=["sbu"])), "differences")["decoder"][1] == "+1.00 (3)"
     # a seed that one side lacks is left out, and n says so
@@ -57,21 +57,21 @@ def test_enough_seeds_give_a_p_value_adjusted_after_holm() -> None:
     for seed in range(7):
         records += [record(0.8 + 0.01 * seed, seed=seed), record(0.7 + 0.01 * seed, seed=seed, method="decoder")]
         records.append(record(0.85 + 0.012 * seed, seed=seed, method="bitfit"))
-    found = table(render(records, study=study(seeds=7)), "differences")
-    assert [found[name][3] for name in ("decoder", "bitfit")] == ["0.031", "0.031"]  # 2 · 2 / 2⁷
-    six = [one for one in records if one.run.seed < 6]
-    found = table(render(six, study=study(seeds=6)), "differences")
-    assert found["decoder"][3] == "n too small (6)"  # 2 · 2 / 2⁶ whatever the data
-    found = table(render([one for one in six if one.run.method != "bitfit"], study=study(seeds=6)), "differences")
-    assert found["decoder"][3] == "0.031"
+    rows = table(render(records, study=study(seeds=7)), "differences")
+    assert [rows[name][3] for name in ("decoder", "bitfit")] == ["0.031", "0.031"]  # 2 · 2 / 2⁷
+    six = [r for r in records if r.run.seed < 6]
+    rows = table(render(six, study=study(seeds=6)), "differences")
+    assert rows["decoder"][3] == "n too small (6)"  # 2 · 2 / 2⁶ whatever the data
+    rows = table(render([r for r in six if r.run.method != "bitfit"], study=study(seeds=6)), "differences")
+    assert rows["decoder"][3] == "0.031"
 
 
 def written(root: Path, scores: dict[str, float], **of_run: Any) -> Any:
     """A record whose per-image scores are these; a stem may have its group behind a comma."""
-    one = record(sum(scores.values()) / len(scores), **of_run)
+    made = record(sum(scores.values()) / len(scores), **of_run)
     head = "variant,split,stem,group,s_measure\n" if "," in next(iter(scores)) else "variant,split,stem,s_measure\n"
-    RecordStore(root).write(one, head + "".join(f"best,test,{stem},{score!r}\n" for stem, score in scores.items()))
-    return one
+    RecordStore(root).write(made, head + "".join(f"best,test,{stem},{score!r}\n" for stem, score in scores.items()))
+    return made
 
 
 def with_images(root: Path, shifts: dict[str, float]) -> list[Any]:
@@ -84,12 +84,12 @@ def with_images(root: Path, shifts: dict[str, float]) -> list[Any]:
 
 def test_per_image_scores_give_the_two_level_interval_and_a_p_over_images(tmp_path: Path) -> None:
     records = with_images(tmp_path, {"lora": 0.0, "decoder": -0.02})
-    found = table(render(records, study=study(), root=tmp_path), "differences")["decoder"]
-    assert found[1] == "-2.19 (3)"
-    low, high = (float(number) for number in found[2].strip("[]").split(", "))
+    row = table(render(records, study=study(), root=tmp_path), "differences")["decoder"]
+    assert row[1] == "-2.19 (3)"
+    low, high = (float(number) for number in row[2].strip("[]").split(", "))
     assert -2.3 < low < -2.19 < high < -2.1
-    assert found[3] == "n too small (3)"
-    assert float(found[4]) < 0.01
+    assert row[3] == "n too small (3)"
+    assert float(row[4]) < 0.01
 
 
 def test_a_run_that_failed_beside_one_that_did_not_hides_no_images(tmp_path: Path) -> None:
@@ -141,14 +141,14 @@ def lead(place: int) -> int:
 def test_frames_of_one_sequence_count_as_one(tmp_path: Path, column: bool) -> None:
     """By the group beside each score; older records, which have none, by the benchmark's own rule."""
     page = render(frames(tmp_path, column=column), study=study(benchmarks=["cvc612"]), root=tmp_path)
-    found = table(page, "differences")["decoder"]
+    row = table(page, "differences")["decoder"]
     # Student over the sequences; over 60 frames it would be under half
     half = 2.201 * statistics.stdev(map(lead, range(12))) / 12**0.5
-    assert found[1] == "+1.50 (3)"
-    low, high = (float(number) for number in found[2].strip("[]").split(", "))
+    assert row[1] == "+1.50 (3)"
+    low, high = (float(number) for number in row[2].strip("[]").split(", "))
     assert (high - low) / 2 == pytest.approx(half, abs=0.01)
     assert "Images that are not independent count by cluster (CVC-612 Sα: 12)." in page
-    assert float(found[4]) > 0.05  # sign flips of 12 sequences; of 60 frames it would be below 0.001
+    assert float(row[4]) > 0.05  # sign flips of 12 sequences; of 60 frames it would be below 0.001
 
 
 def test_what_counts_by_cluster_is_explained(tmp_path: Path, says) -> None:
@@ -171,19 +171,19 @@ def test_seeds_in_conflict_are_in_no_difference(method: str) -> None:
 
 def test_p_over_images_is_adjusted_after_holm(tmp_path: Path) -> None:
     records = with_images(tmp_path, {"lora": 0.0, "decoder": -0.02, "bitfit": 0.03})
-    found = table(render(records, study=study(), root=tmp_path), "differences")
+    rows = table(render(records, study=study(), root=tmp_path), "differences")
     alone = table(render(records[:6], study=study(), root=tmp_path), "differences")
-    assert float(found["decoder"][4]) == pytest.approx(2 * float(alone["decoder"][4]), rel=0.05)
+    assert float(rows["decoder"][4]) == pytest.approx(2 * float(alone["decoder"][4]), rel=0.05)
 
 
 def test_image_scores_whose_mean_is_not_the_score_are_not_used(tmp_path: Path) -> None:
     """mIoU is accumulated over the data set: the mean over images is another quantity."""
     records = with_images(tmp_path, {"lora": 0.0, "decoder": -0.02})
-    for one in records:
-        one.scores["best"]["test"]["s_measure"] += 0.1
-    found = table(render(records, study=study(), root=tmp_path), "differences")["decoder"]
-    assert found[2].endswith(" t")
-    assert found[4] == "–"
+    for made in records:
+        made.scores["best"]["test"]["s_measure"] += 0.1
+    row = table(render(records, study=study(), root=tmp_path), "differences")["decoder"]
+    assert row[2].endswith(" t")
+    assert row[4] == "–"
 
 
 def test_ranks_across_benchmarks(tmp_path: Path) -> None:
@@ -193,13 +193,13 @@ def test_ranks_across_benchmarks(tmp_path: Path) -> None:
         for name, (place, method), seed in itertools.product(benchmarks, enumerate(ROWS), range(3))
     ]
     page = render(records, study=study(benchmarks=benchmarks))
-    found = table(page, "ranks across benchmarks")
-    assert found["lora"] == ["1.00", "100 %", "–"]
-    assert found["bitfit"] == ["3.00", "0 %", "0.00 [0.00, 0.00]"]
+    rows = table(page, "ranks across benchmarks")
+    assert rows["lora"] == ["1.00", "100 %", "–"]
+    assert rows["bitfit"] == ["3.00", "0 %", "0.00 [0.00, 0.00]"]
     assert "Friedman over 3 benchmarks (χ² approximation): p = 0.05" in page
-    one = [record for record in records if record.run.seed == 0]
-    found = table(render(one, study=study(seeds=1, benchmarks=benchmarks)), "ranks across benchmarks")
-    assert found["bitfit"] == ["3.00", "–", "–"]  # a single run says nothing of the next
+    first = [record for record in records if record.run.seed == 0]
+    rows = table(render(first, study=study(seeds=1, benchmarks=benchmarks)), "ranks across benchmarks")
+    assert rows["bitfit"] == ["3.00", "–", "–"]  # a single run says nothing of the next
 
 
 def test_a_benchmark_with_three_test_splits_counts_once_across_benchmarks() -> None:
@@ -210,7 +210,7 @@ def test_a_benchmark_with_three_test_splits_counts_once_across_benchmarks() -> N
         for benchmark, splits in (
             ("trans10k_v1", {"easy": value, "hard": 1 - value, "all": value}), ("trans10k_v2", {"test": value}),
         ):  # fmt: skip
-            scores = {"best": {split: {"miou": one, "accuracy": one} for split, one in splits.items()}}
+            scores = {"best": {split: {"miou": score, "accuracy": score} for split, score in splits.items()}}
             records.append(record(seed=seed, method=method, benchmark=benchmark, scores=scores))
     layout = {"baseline": "lora", "splits": {"trans10k_v1": ["easy", "hard", "all"]}}
     page = render(records, study=study(benchmarks=["trans10k_v1", "trans10k_v2"], table=layout))

@@ -90,11 +90,11 @@ def test_the_sentences_on_classification_are_those_of_the_runs(archive: Archive)
 
 def test_the_rates_of_the_mask_transformer_are_told_as_they_were(archive: Archive) -> None:
     scores = {
-        (one.run.rules["decoder"], one.run.method_config["lr"]): f"{100 * one.scores['best']['test']['s_measure']:.1f}"
-        for one in of_protocol(archive, "small")
-        if (one.run.method, one.run.benchmark, one.run.seed) == ("decoder", "kvasir", 0)
-        and one.run.rules.get("decoder", "sam") != "sam"
-        and one.run.rules.get("decoder_lr") is None
+        (r.run.rules["decoder"], r.run.method_config["lr"]): f"{100 * r.scores['best']['test']['s_measure']:.1f}"
+        for r in of_protocol(archive, "small")
+        if (r.run.method, r.run.benchmark, r.run.seed) == ("decoder", "kvasir", 0)
+        and r.run.rules.get("decoder", "sam") != "sam"
+        and r.run.rules.get("decoder_lr") is None
     }
     high, middle, low = (scores["mask-transformer", rate] for rate in (1e-3, 3e-4, 1e-4))
     said = said_in("decoders")
@@ -105,7 +105,7 @@ def test_the_rates_of_the_mask_transformer_are_told_as_they_were(archive: Archiv
 def under_decoders() -> tuple[list[list[str]], list[list[str]]]:
     """Of the page of three decoders: scores by decoder and number, with what NAS-LoRA is from LoRA; and the rankings compared."""
     sheets, _, rankings = text_of("small-cross-model").partition(": do the methods rank alike?")
-    found = []
+    rows = []
     for part in sheets.split("\n## ")[1:]:
         decoder = part.partition("\n")[0].partition(" · decoder ")[2] or "sam"
         header, *scores = table_rows("| method" + part.partition("\n| method")[2].partition("\n\n")[0])
@@ -115,10 +115,10 @@ def under_decoders() -> tuple[list[list[str]], list[list[str]]]:
             if re.search(" (Sα|IoU) ", name):
                 number = re.sub(r" \(.*?\)| ↑", "", name)
                 cells = (decoder, number, *(plain(row[place]) for row in scores), *apart["NAS-LoRA", number])
-                found.append([re.sub(r" \(3\)$", "", cell) for cell in cells])
+                rows.append([re.sub(r" \(3\)$", "", cell) for cell in cells])
     decoders = list(load_study("small-cross-model").decoders)
-    found.sort(key=lambda row: decoders.index(row[0]))
-    return found, table_rows(rankings.partition("\n\nK")[0])
+    rows.sort(key=lambda row: decoders.index(row[0]))
+    return rows, table_rows(rankings.partition("\n\nK")[0])
 
 
 def test_scores_and_rankings_under_each_decoder_are_told_as_the_page_has_them(archive: Archive) -> None:
@@ -140,22 +140,22 @@ def test_scores_and_rankings_under_each_decoder_are_told_as_the_page_has_them(ar
     assert {row[-1] for row in rankings[1:]} == {"2 of 24 orders", "7 of 24 orders"}
     assert all(float(row[-3]) > 0 for row in rankings[1:])
     assert "Every two models agree more than they disagree" in after
-    (claim,) = (one for one in read_claims() if one.name == "architecture-independence")
+    (claim,) = (claim for claim in read_claims() if claim.name == "architecture-independence")
     (finding,) = judged([claim], archive, protocol="small")
     assert f"is therefore **{finding.verdict}** here" in after
 
 
 def test_runs_that_hardly_learn_under_the_mask_transformer_are_counted(archive: Archive) -> None:
     rates, store = {"linear": None, "mask-transformer": 1e-4}, RecordStore(RESULTS)
-    found: dict[str, list[bool]] = {decoder: [] for decoder in rates}
-    for one in of_protocol(archive, "small"):
-        rules, tuning = one.run.rules, one.run.tuning
+    flat: dict[str, list[bool]] = {decoder: [] for decoder in rates}
+    for record in of_protocol(archive, "small"):
+        rules, tuning = record.run.rules, record.run.tuning
         decoder = rules.get("decoder", "sam")
         lost = tuning and "chosen" not in tuning
         if decoder in rates and rules.get("decoder_lr") == rates[decoder] and not lost:
-            history = there(store.read(one.key)).history
-            found[decoder].append(history[-1]["loss"] > 0.9 * history[0]["loss"])
-    counts = {decoder: (sum(few), len(few)) for decoder, few in found.items()}
+            history = there(store.read(record.key)).history
+            flat[decoder].append(history[-1]["loss"] > 0.9 * history[0]["loss"])
+    counts = {decoder: (sum(few), len(few)) for decoder, few in flat.items()}
     assert counts == {"linear": (0, 36), "mask-transformer": (5, 36)}
     assert "five of its 36 runs" in text_of("decoders")
 
@@ -174,11 +174,11 @@ NUMBERS: dict[str, Callable[[EvidenceRecord, Record], str]] = {
 def test_the_table_of_evidence_is_what_the_records_give(archive: Archive) -> None:
     evidence, records = EvidenceStore(RESULTS), {record.key: record for record in archive.records}
     assert evidence.problems() == {}
-    found: dict[tuple[str, str, int], tuple[EvidenceRecord, Record]] = {}
+    measured: dict[tuple[str, str, int], tuple[EvidenceRecord, Record]] = {}
     for path in evidence.folder.glob("*.json"):
         record = records[path.stem]  # it stands beside one
         place = (benchmark_title(record.run.benchmark), record.run.method, record.run.seed)
-        found[place] = (there(evidence.find(path.stem)), record)
+        measured[place] = (there(evidence.find(path.stem)), record)
     page = text_of("evidence").partition("| benchmark |")[2]
     rows = [[cell.strip() for cell in line.strip("|").split("|")] for line in page.splitlines() if ", seeds " in line]
     assert len(rows) == 3 * len(NUMBERS)
@@ -186,14 +186,14 @@ def test_the_table_of_evidence_is_what_the_records_give(archive: Archive) -> Non
         benchmark, _, seeds = where.partition(", seeds ")
         (number,) = [function for name, function in NUMBERS.items() if what.startswith(name)]
         for method, cell in zip(("lora", "naslora"), sides, strict=True):
-            expected = [number(*found[benchmark, method, int(seed)]) for seed in seeds.split(",")]
+            expected = [number(*measured[benchmark, method, int(seed)]) for seed in seeds.split(",")]
             assert cell.replace("−", "-").split(" / ") == expected, (where, what, method)
 
 
 def test_what_it_says_of_mixtures_is_what_the_claim_gives(archive: Archive) -> None:
-    (claim,) = (one for one in read_claims() if one.name == "domains-choose-different-priors")
+    (claim,) = (claim for claim in read_claims() if claim.name == "domains-choose-different-priors")
     (finding,) = judged([claim], archive, protocol="small")
-    (reading,) = [one for one in finding.readings if "5 of 9 benchmarks" in one.what]  # SAM's decoder
+    (reading,) = [reading for reading in finding.readings if "5 of 9 benchmarks" in reading.what]  # SAM's decoder
     page = text_of("evidence")
     between, within = re.findall(r"(0\.\d{4}) (?:between|within)", reading.settle)
     assert f"lie {between} apart" in page
@@ -222,9 +222,9 @@ def test_the_sentences_on_other_images_are_those_of_the_rows(archive: Archive) -
     records, store = {record.key: record.run for record in archive.records}, ForgettingStore(RESULTS)
     kept = {path.stem: there(store.find(path.stem)) for path in (RESULTS / "forgetting").glob("*.json")}
     assert not {records[key].method for key in kept} & {"lora", "naslora"}
-    for one in kept.values():  # every score names a run whose images it is of
-        assert {name: records[other.like].benchmark for name, other in one.elsewhere.items()} == {
-            name: name for name in one.elsewhere
+    for measured in kept.values():  # every score names a run whose images it is of
+        assert {name: records[other.like].benchmark for name, other in measured.elsewhere.items()} == {
+            name: name for name in measured.elsewhere
         }
 
 
@@ -240,15 +240,15 @@ def test_what_a_merge_costs_is_what_the_records_hold(archive: Archive) -> None:
     for place, runs in sorted(rows.items()):
         assert len(runs) == 3
         models = ("best", "merged-exact", "merged-calibrated")
-        scores = [statistics.fmean(100 * one.scores[name]["test"]["iou"] for one in runs) for name in models]
+        scores = [statistics.fmean(100 * run.scores[name]["test"]["iou"] for run in runs) for name in models]
         moved = [100 * record.merge["calibrated"]["relative_deviation"] for record in runs]
-        cells = [*(f"{one:.1f}" for one in scores), f"{min(moved):.1f}–{max(moved):.1f}"]
+        cells = [*(f"{score:.1f}" for score in scores), f"{min(moved):.1f}–{max(moved):.1f}"]
         expected.append((*place, " | ".join(cells)))
     assert re.findall(r"\| (kvasir|leaf) \| (\w+) \| ((?:[\d.]+ \| )+[\d.–]+) \|", text_of("nas-lora")) == expected
 
 
 def test_the_range_of_the_mixtures_is_that_of_the_records(archive: Archive) -> None:
-    runs = [one for one in archive.records if (one.run.protocol_hash, one.run.variant) == ("47defd50", "naslora")]
+    runs = [r for r in archive.records if (r.run.protocol_hash, r.run.variant) == ("47defd50", "naslora")]
     assert len(runs) == 6, "the page says six"
     alphas = frame(archive, "alphas", runs)
     last = alphas[alphas.epoch == alphas.groupby("key").epoch.transform("max")].share
@@ -258,13 +258,13 @@ def test_the_range_of_the_mixtures_is_that_of_the_records(archive: Archive) -> N
 def test_the_costs_of_the_alternations_are_those_of_the_sessions(archive: Archive) -> None:
     told = []
     for session in archive.costs:
-        found = {one.variant: one.ratios.get("lora", {}).get("time") for one in session.methods}
-        if "naslora[alternate=joint]" not in found:
+        ratios = {method.variant: method.ratios.get("lora", {}).get("time") for method in session.methods}
+        if "naslora[alternate=joint]" not in ratios:
             continue
-        found.setdefault("naslora[alternate=both]", found.get("naslora"))  # a card's own, where it is not spelt out
+        ratios.setdefault("naslora[alternate=both]", ratios.get("naslora"))  # a card's own, where it is not spelt out
         said = []
         for name, reading in (("`both`", "both"), ("`joint`", "joint"), ("turns", "iteration")):
-            ratio = there(found[f"naslora[alternate={reading}]"])
+            ratio = there(ratios[f"naslora[alternate={reading}]"])
             value, low, high = (
                 f"{100 * (there(part) - 1):+.0f}".replace("-", "−") for part in (ratio.value, ratio.low, ratio.high)
             )
@@ -297,7 +297,7 @@ def test_a_fused_cell_dispatches_about_half_of_the_operators() -> None:
     from harness.methods.parts.operations import parse_operations
 
     said = there(re.search(r"dispatch (\d+) operators instead of (\d+) \((\d+) instead of (\d+)", said_in("nas-lora")))
-    found = []
+    counts = []
     for style in ("darts", "linear"):
         for fused in (True, False):
             made: Any = {
@@ -308,9 +308,9 @@ def test_a_fused_cell_dispatches_about_half_of_the_operators() -> None:
             }
             cell = Cell(parse_operations("all", style=style), channels=3, **made)
             maps = torch.randn(4, 3, 14, 14, requires_grad=True)
-            found.append(operators(lambda cell=cell, maps=maps: cell(maps).sum().backward()))  # type: ignore[misc]
+            counts.append(operators(lambda cell=cell, maps=maps: cell(maps).sum().backward()))  # type: ignore[misc]
     # torch's versions differ by a few operators.
-    assert found == pytest.approx([int(count) for count in said.groups()], rel=0.05)
+    assert counts == pytest.approx([int(count) for count in said.groups()], rel=0.05)
 
 
 # docs/real-images.md
@@ -328,7 +328,7 @@ def test_the_table_of_methods_is_what_the_records_give(archive: Archive) -> None
 
 
 def test_the_numbers_with_more_images_are_in_the_records(archive: Archive) -> None:
-    found = {
+    recorded = {
         (rules["image_size"], rules["batch_size"], record.run.seed): record.scores["best"]["test"]["iou"]
         for record in of_protocol(archive, "mini")
         if (rules := record.run.rules)["train_limit"] == 400
@@ -339,4 +339,4 @@ def test_the_numbers_with_more_images_are_in_the_records(archive: Archive) -> No
             for seed, text in enumerate(cells) if text}  # fmt: skip
     (also,) = re.findall(r"`batch_size=2`, `warmup=50` at 266 px, seed 0: (0\.\d+)", page)
     said[266, 2, 0] = float(also.rstrip("."))
-    assert said == {place: round(value, 3) for place, value in found.items()}
+    assert said == {place: round(value, 3) for place, value in recorded.items()}

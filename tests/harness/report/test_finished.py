@@ -71,10 +71,10 @@ def test_a_study_keeps_its_own_rows_and_gets_those_that_were_asked_for_beside_th
     made = planned(samples, tmp_path, entries=entries, seeds=(4, 2))
     own = ["decoder", {"label": "three", "method": "lora"}]
     given = study_from_dict({"title": "t", "protocol": "demo", "benchmarks": ["leaf"], "entries": own}, name="mine")
-    found = narrowed(given, runs_of(made), Papers())
-    rows = [(entry.label, entry.options) for entry in found.entries]
+    chosen = narrowed(given, runs_of(made), Papers())
+    rows = [(entry.label, entry.options) for entry in chosen.entries]
     assert rows == [("three", {}), ("lora[rank=6]", {"rank": 6}), ("ssf", {})]
-    assert (found.seeds, found.benchmarks, found.protocol) == ((2, 4), ("kvasir",), "demo")
+    assert (chosen.seeds, chosen.benchmarks, chosen.protocol) == ((2, 4), ("kvasir",), "demo")
 
 
 def test_published_numbers_stand_beside_the_studys_own_protocol_only(samples: Path, tmp_path: Path) -> None:
@@ -93,5 +93,5 @@ def test_runs_that_were_all_interrupted_are_missing_and_no_error(samples: Path, 
 
 def test_a_study_on_another_backbone_is_a_page_of_that_one(samples: Path, tmp_path: Path, study: str) -> None:
     runs = [replace(run, backbone="vit_l") for run in runs_of(planned(samples, tmp_path))]
-    mine = narrowed(load_study(study), runs, Papers())
-    assert (mine.backbones, mine.benchmarks, mine.seeds) == (("vit_l",), ("kvasir",), (0,))
+    chosen = narrowed(load_study(study), runs, Papers())
+    assert (chosen.backbones, chosen.benchmarks, chosen.seeds) == (("vit_l",), ("kvasir",), (0,))

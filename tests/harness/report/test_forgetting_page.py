@@ -21,13 +21,13 @@ RESULTS = Path(__file__).parents[3] / "results"
 
 def _run(like: Record, key: str, **labels: Any) -> tuple[Record, ForgettingRecord]:
     """Another run on the same benchmark with the same seed, and its scores elsewhere."""
-    found = there(ForgettingStore(RESULTS).find(like.key))
-    return replace(like, key=key, run=replace(like.run, **labels)), replace(found, key=key)
+    kept = there(ForgettingStore(RESULTS).find(like.key))
+    return replace(like, key=key, run=replace(like.run, **labels)), replace(kept, key=key)
 
 
 def _decoder() -> Record:
     names = ForgettingStore(RESULTS)
-    return next(one for one in RecordStore(RESULTS) if one.run.method == "decoder" and names.find(one.key))
+    return next(record for record in RecordStore(RESULTS) if record.run.method == "decoder" and names.find(record.key))
 
 
 LAST = "zz"
@@ -37,7 +37,7 @@ LAST = "zz"
 def _named(*runs: tuple[Record, ForgettingRecord]) -> list[str]:
     """First cells of the page's rows, however the runs are ordered."""
     pages = [
-        write(forgetting_page([one for one, _ in order], [one for _, one in order]), style="markdown")
+        write(forgetting_page([record for record, _ in order], [record for _, record in order]), style="markdown")
         for order in (runs, runs[::-1])
     ]
     assert pages[0] == pages[1]

@@ -29,10 +29,10 @@ def root(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
 
 def built(root: Path, monkeypatch: pytest.MonkeyPatch) -> list[str]:
     """The pages that are built when tables are asked for; what they say is what they say without a cache."""
-    found = []
+    protocols = []
 
     def noted(records, archive, **options):
-        found.append(records[0].run.protocol)
+        protocols.append(records[0].run.protocol)
         return score_page(records, archive, **options)
 
     score_page = pages.score_page
@@ -41,7 +41,7 @@ def built(root: Path, monkeypatch: pytest.MonkeyPatch) -> list[str]:
         texts = pages.pages_below(Archive(root)).files(root)
     anew = pages.pages_below(Archive(root), anew="anew").files(root)
     assert texts == anew
-    return found
+    return protocols
 
 
 def test_a_page_that_nothing_touched_is_not_built(root: Path, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -80,17 +80,17 @@ def test_pages_that_nothing_touched_cost_one_listing_of_the_folder(root: Path, m
     """On a network file system a listing is the cost."""
 
     def listings() -> int:
-        found = []
+        paths = []
 
         def noted(path: str | os.PathLike[str] = ".") -> Any:
-            found.append(Path(path))
+            paths.append(Path(path))
             return scandir(path)
 
         scandir = os.scandir
         with monkeypatch.context() as context:
             context.setattr(os, "scandir", noted)
             pages.pages_below(Archive(root)).files(root)
-        return found.count(root / "records")
+        return paths.count(root / "records")
 
     built(root, monkeypatch)
     assert listings() == 1

@@ -45,8 +45,8 @@ def compiled(text: str, folder: Path) -> str:
 
 def sticking_out(log: str) -> list[float]:
     """Points by which boxes stick out of a line or a page, beyond what nobody sees."""
-    found = re.findall(r"Overfull \\[hv]box \(([\d.]+)pt|Float too large for page by ([\d.]+)pt", log)
-    return [width for one, other in found if (width := float(one or other)) > 2]
+    boxes = re.findall(r"Overfull \\[hv]box \(([\d.]+)pt|Float too large for page by ([\d.]+)pt", log)
+    return [width for over, large in boxes if (width := float(over or large)) > 2]
 
 
 def whole_table() -> Page:

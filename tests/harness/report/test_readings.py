@@ -12,7 +12,6 @@ import pytest
 
 from harness.archive.archive import Archive
 from harness.archive.schema import Record
-from harness.archive.store import RecordStore
 from harness.cli.tables import main as tables
 from harness.comparison.claims import FILE, read_claims
 from harness.comparison.grids import build_grid, sheets
@@ -24,7 +23,7 @@ from harness.report.readings import _general, choice, reading_page
 from harness.studies import Study, load_study, study_from_dict
 from harness.studies.design import aliases, label_of, options_of, parse_fields, points
 from harness.system.errors import UsageError
-from tests.harness.report.sample import CARD, MadeUp, record
+from tests.harness.report.sample import CARD, MadeUp, record, store_of
 
 CELLS = [{"style": style, "norm": norm} for style, norm in (("darts", "batch"), ("linear", "batch"), ("darts", "none"))]
 FIELDS = {"scale": [1, 10], "alternate": ["both", "iteration", "joint"], "residual": [False, True], "cell": CELLS}
@@ -64,16 +63,16 @@ def page_of(records: list[Record], of: Study | None = None, *names: str) -> str:
 
 def test_a_design_has_the_default_balanced_orthogonal_runs_and_further_values_alone() -> None:
     fields = parse_fields(FIELDS, where="here")
-    found = points(fields)
-    signs = np.array([point.levels for point in found if point.screening]) * 2 - 1
-    assert found[0].levels == (0, 0, 0, 0)
+    design = points(fields)
+    signs = np.array([point.levels for point in design if point.screening]) * 2 - 1
+    assert design[0].levels == (0, 0, 0, 0)
     assert (signs.T @ signs == len(signs) * np.eye(4)).all()
     assert not signs.sum(axis=0).any()
-    alone = [label_of(point, fields) for point in found if 2 in point.levels]
+    alone = [label_of(point, fields) for point in design if 2 in point.levels]
     assert alone == ["alternate=joint", "style=darts, norm=none"]
-    assert len({point.levels for point in found}) == len(found)
+    assert len({point.levels for point in design}) == len(design)
     # the default's levels are named too, so that a row is found whatever the card says
-    assert options_of(found[0], fields) == {name: CONFIG[name] for name in CONFIG if name != "lr"}
+    assert options_of(design[0], fields) == {name: CONFIG[name] for name in CONFIG if name != "lr"}
 
 
 def test_aliases_are_what_an_interaction_adds_to_a_main_effect() -> None:
@@ -91,7 +90,7 @@ def test_aliases_are_what_an_interaction_adds_to_a_main_effect() -> None:
 def test_effects_that_were_put_in_come_out_with_intervals_over_replicates() -> None:
     records = everything()
     ((sheet, members),) = sheets(records).items()
-    effects = {one.field: one for one in main_effects(build_grid(sheet, members, MadeUp(), study=study()), study())}
+    effects = {e.field: e for e in main_effects(build_grid(sheet, members, MadeUp(), study=study()), study())}
     assert effects["scale"].estimate == pytest.approx(4.0)
     assert effects["residual"].estimate == pytest.approx(-2.0)
     assert effects["alternate"].estimate == pytest.approx(0.0, abs=1e-9)
@@ -127,12 +126,12 @@ def test_the_curve_is_sorted_and_shows_differences_and_choices() -> None:
 
 
 def test_the_best_reading_is_chosen_on_validation_and_only_of_those_that_ran_everywhere() -> None:
-    found = everything(seeds=1)
+    records = everything(seeds=1)
     options = READINGS.entries()[3].options
     scores = {"best": {"test": {"s_measure": 0.6}, "val": {"s_measure": 0.99}}}
     chosen = replace(of_reading(dict(options), seed=0), scores=scores)
-    found = [chosen if one.key == chosen.key else one for one in found]
-    page = page_of(found, study(seeds=1))
+    records = [chosen if r.key == chosen.key else r for r in records]
+    page = page_of(records, study(seeds=1))
     negative = (line for line in page.splitlines() if line.startswith("| -"))
     lost = min(negative, key=lambda line: float(line.split("|")[1]))
     assert f"Best on validation of {len(READINGS.points)} with a run on each benchmark: " in page
@@ -140,19 +139,19 @@ def test_the_best_reading_is_chosen_on_validation_and_only_of_those_that_ran_eve
     assert lost.split(" | ")[2] == "99.0"
     both = study(seeds=1, benchmarks=["kvasir", "leaf"])
     elsewhere = [record(0.8, benchmark="leaf"), record(0.9, method="naslora", config=CONFIG, benchmark="leaf")]
-    page = page_of([*found, *elsewhere], both)
+    page = page_of([*records, *elsewhere], both)
     assert "Best on validation of 1 with a run on each benchmark: default" in page
 
 
 def test_a_run_of_the_default_under_other_rules_is_no_reading_of_this_study(monkeypatch: pytest.MonkeyPatch) -> None:
-    found = everything(seeds=1)
-    card = found[0].run.rules
+    records = everything(seeds=1)
+    card = records[0].run.rules
     longer = [
-        replace(one, run=replace(one.run, protocol_hash="bbbb", rules={**one.run.rules, "epochs": 99}))
-        for one in found[:2]
+        replace(record, run=replace(record.run, protocol_hash="bbbb", rules={**record.run.rules, "epochs": 99}))
+        for record in records[:2]
     ]
     monkeypatch.setattr("harness.comparison.rules.card_rules", lambda *_: {**CARD, **card})
-    page = page_of([*found, *longer], study(seeds=1))
+    page = page_of([*records, *longer], study(seeds=1))
     assert page.count("every reading against LoRA") == 1
     assert "hash aaaa0000" in page
     assert "bbbb" not in page
@@ -163,7 +162,7 @@ def test_a_claim_is_counted_over_the_readings() -> None:
     page = page_of(everything()[:-2], None, "naslora-over-lora", "stagewise-over-joint")  # no run of the last reading
     row = next(line for line in page.splitlines() if line.startswith("| NAS-LoRA is better than LoRA"))
     options = [entry.options for entry in READINGS.entries()][:-1]
-    gains = [sum(WORTH[name] for name in WORTH if one[name] != CONFIG[name]) - 1 for one in options]
+    gains = [sum(WORTH[name] for name in WORTH if reading[name] != CONFIG[name]) - 1 for reading in options]
     up, down = sum(gain > 0 for gain in gains), sum(gain < 0 for gain in gains)
     assert f"{up} of {len(gains)} | {down} of {len(gains)} | 0 of" in row
     assert "stage-wise" not in page
@@ -172,13 +171,13 @@ def test_a_claim_is_counted_over_the_readings() -> None:
 def test_a_claim_is_judged_where_another_study_tuned_the_baseline() -> None:
     chosen = {"grid": {"lr": [1e-3, 3e-3]}, "chosen": {"lr": 1e-3}, "trials": []}
     fixed = study(entries=[{"label": "LoRA", "method": "lora", "options": {"lr": 1e-3}}])
-    found = [
-        record(0.81 + 0.001 * one.run.seed, seed=one.run.seed, config={"lr": 1e-3}, changed={"lr": 1e-3}, tuning=chosen)
-        if one.run.method == "lora"
-        else one
-        for one in everything()
+    records = [
+        record(0.81 + 0.001 * r.run.seed, seed=r.run.seed, config={"lr": 1e-3}, changed={"lr": 1e-3}, tuning=chosen)
+        if r.run.method == "lora"
+        else r
+        for r in everything()
     ]
-    page = page_of(found, fixed, "naslora-over-lora")
+    page = page_of(records, fixed, "naslora-over-lora")
     row = next(line for line in page.splitlines() if line.startswith("| NAS-LoRA is better than LoRA"))
     assert f"0 of {len(READINGS.points)} |" in row
 
@@ -189,8 +188,7 @@ def test_the_verb_writes_the_page_and_shows_the_plan_without_records(tmp_path: P
     assert "carries up to 0.33 of each of 28 interactions" in plan
     assert "has no readings" in says(tables, "--readings", "--study", "rank", code=2)
     assert "run the readings first" in says(tables, "--readings", "--results", tmp_path, code=2)
-    for one in everything():
-        RecordStore(tmp_path).write(replace(one, run=replace(one.run, protocol="nas-lora")))
+    store_of(tmp_path, (replace(r, run=replace(r.run, protocol="nas-lora")) for r in everything()))
     (broken := tmp_path / "records" / "broken.json").write_text("{")
     assert "broken.json" in says(tables, "--readings", "--results", tmp_path)
     broken.unlink()
@@ -200,11 +198,10 @@ def test_the_verb_writes_the_page_and_shows_the_plan_without_records(tmp_path: P
 
 
 def test_the_curve_is_drawn_with_a_mark_for_every_choice_and_lost_readings_at_the_edge(tmp_path: Path) -> None:
-    found = everything()
-    lost = next(one for one in found if one.run.method == "naslora" and one.run.method_config["scale"] == 10)
+    records = everything()
+    lost = next(r for r in records if r.run.method == "naslora" and r.run.method_config["scale"] == 10)
     lost = replace(lost, scores={"best": {"test": {"s_measure": 0.1}}})
-    for one in [lost if one.key == lost.key else one for one in found]:
-        RecordStore(tmp_path).write(one)
+    store_of(tmp_path, [lost if r.key == lost.key else r for r in records])
     (material,) = materials(Archive(tmp_path), study=study())
     ((stem, drawing),) = draw("readings", material)
     top, bottom = drawing.figure.axes
@@ -212,17 +209,15 @@ def test_the_curve_is_drawn_with_a_mark_for_every_choice_and_lost_readings_at_th
     marks = [line for line in bottom.get_lines() if line.get_marker() == "s"]
     assert len(marks) == len(READINGS.points) * len(READINGS.fields)
     at = [np.ravel(np.asarray(line.get_ydata(), dtype=float)) for line in top.get_lines() if line.get_marker() == "o"]
-    dots = [float(one[0]) for one in at if len(one)]  # the first is the legend's
+    dots = [float(point[0]) for point in at if len(point)]  # the first is the legend's
     assert dots == sorted(dots)
     assert dots[0] == top.get_ylim()[0] > -10
-    (other,) = [one for one in found if one.run.seed == 1 and one.run.method_config == lost.run.method_config]
+    (other,) = [r for r in records if r.run.seed == 1 and r.run.method_config == lost.run.method_config]
     gain = 100 * (other.scores["best"]["test"]["s_measure"] - 0.811)
     assert [text.get_text() for text in top.texts] == [f"{(10 - 81 + gain) / 2:.0f}"]
     with pytest.raises(NothingToDrawError, match="--study NAME"):
         list(draw("readings", materials(Archive(tmp_path))[0]))
-    for one in everything(seeds=1):
-        if one.run.method == "naslora":
-            RecordStore(tmp_path / "alone").write(one)
+    store_of(tmp_path / "alone", [r for r in everything(seeds=1) if r.run.method == "naslora"])
     with pytest.raises(NothingToDrawError, match="no reading has a seed in common with LoRA"):
         list(draw("readings", materials(Archive(tmp_path / "alone"), study=study())[0]))
 
@@ -241,9 +236,9 @@ def test_the_default_reading_is_the_cards_own_run_so_that_it_is_not_made_twice()
 
 
 def test_a_claim_with_options_of_its_own_is_not_judged_under_every_reading() -> None:
-    claim = next(one for one in read_claims() if one.name == "naslora-over-lora")
+    claim = next(claim for claim in read_claims() if claim.name == "naslora-over-lora")
     of_a_rank = replace(claim, numerator=replace(claim.numerator, options={"rank": 6}))
-    assert [_general(one, "naslora", ["kvasir"]) for one in (claim, of_a_rank)] == [True, False]
+    assert [_general(asked, "naslora", ["kvasir"]) for asked in (claim, of_a_rank)] == [True, False]
 
 
 @pytest.mark.parametrize(

@@ -19,7 +19,7 @@ from harness.comparison.finding import find_run
 from harness.protocols.load import as_rules, load_protocol, resolve
 from harness.report import runs
 from harness.report.runs import curve
-from tests.harness.report.sample import record
+from tests.harness.report.sample import record, store_of
 
 
 def history(epochs: int) -> list[dict[str, Any]]:
@@ -60,8 +60,8 @@ def results(tmp_path: Path) -> Path:
 
 
 def test_a_run_is_shown_with_rules_curve_mixtures_cost_and_files(results: Path, says) -> None:
-    one, epochs = searched(), load_protocol("demo").epochs
-    shown = says(main, one.key, "--results", results)
+    made, epochs = searched(), load_protocol("demo").epochs
+    shown = says(main, made.key, "--results", results)
     assert epochs != 7
     assert shown.startswith("naslora on kvasir, seed 0: OK\n")
     for said in (
@@ -73,7 +73,7 @@ def test_a_run_is_shown_with_rules_curve_mixtures_cost_and_files(results: Path, 
     assert re.search(r"\b1 start\b", shown)
     _, _, curve_of_score = shown.partition("validation s_measure (%), best checkpoint in epoch 4\n")
     assert curve_of_score.partition("↑ T_B")[0].count("\n") == 4
-    for name in (f"records/{one.key}.json", f"records/{one.key}.images.csv", f"state/{one.key}/attempt.1.log"):
+    for name in (f"records/{made.key}.json", f"records/{made.key}.images.csv", f"state/{made.key}/attempt.1.log"):
         assert f"  {results / name}\n" in shown
     failed = says(main, record(seed=5, code="OOM").key[:8], "--results", results)
     assert failed.startswith("lora on kvasir, seed 5: OOM: asked for 90 GiB\n")
@@ -83,7 +83,7 @@ def test_a_run_is_shown_with_rules_curve_mixtures_cost_and_files(results: Path, 
 def test_json_holds_what_the_page_shows(results: Path, says) -> None:
     data = json.loads(says(main, searched().key, "--results", results, "--json"))
     assert data["rules_changed"]["epochs"] == {"run": 7, "card": load_protocol("demo").epochs}
-    assert [one["loss"] for one in data["history"]] == [1 / epoch for epoch in range(1, 5)]
+    assert [entry["loss"] for entry in data["history"]] == [1 / epoch for epoch in range(1, 5)]
     assert data["mixtures"] == {"a": [0.9, 0.1], "b": [0.7, 0.3]}
     assert data["search_start"] == 2
 
@@ -109,8 +109,7 @@ def test_two_runs_beside_each_other(tmp_path: Path, says) -> None:
     first = record(0.9, seed=1, cost={"step_time_s": 0.5}, rules={"image_size": 64, "budget": "epochs"})
     rules = {"image_size": 128, "budget": "updates"}
     second = record(0.92, seed=2, config={"rank": 6}, rules=rules, cost={"step_time_s": 0.25, "gpu_hours": 1.0})
-    for one in (first, second):
-        RecordStore(tmp_path).write(one)
+    store_of(tmp_path, [first, second])
     words = ["--compare", first.key, second.key, "--results", tmp_path]
     shown = [" ".join(line.split()) for line in says(main, *words).splitlines()]
     for line in (
@@ -125,13 +124,13 @@ def test_two_runs_beside_each_other(tmp_path: Path, says) -> None:
 def test_several_runs_of_one_beginning_are_named(tmp_path: Path, says) -> None:
     keys: dict[str, str] = {}
     for seed in range(100):
-        one = record(seed=seed)
-        RecordStore(tmp_path).write(one)
-        if one.key[0] in keys:
+        made = record(seed=seed)
+        RecordStore(tmp_path).write(made)
+        if made.key[0] in keys:
             break
-        keys[one.key[0]] = one.key
-    said = says(main, one.key[0], "--results", tmp_path, code=2)
-    assert all(words in said for words in (one.key, keys[one.key[0]], "give more of it"))
+        keys[made.key[0]] = made.key
+    said = says(main, made.key[0], "--results", tmp_path, code=2)
+    assert all(words in said for words in (made.key, keys[made.key[0]], "give more of it"))
 
 
 @pytest.mark.parametrize(
@@ -145,26 +144,22 @@ def test_several_runs_of_one_beginning_are_named(tmp_path: Path, says) -> None:
     ],
 )
 def test_a_run_is_found_by_the_words_of_a_cell(words: list[str], said: str, tmp_path: Path, says) -> None:
-    for one in (record(), record(seed=1), record(method="decoder"), record(config={"rank": 9}, variant="wide")):
-        RecordStore(tmp_path).write(one)
+    made = [record(), record(seed=1), record(method="decoder"), record(config={"rank": 9}, variant="wide")]
+    store_of(tmp_path, made)
     assert says(main, *words, "--results", tmp_path).startswith(said)
 
 
 def test_words_that_fit_several_runs_name_them(tmp_path: Path, says) -> None:
-    for seed in (0, 1):
-        RecordStore(tmp_path).write(record(seed=seed))
+    store_of(tmp_path, [record(), record(seed=1)])
     said = says(main, "lora kvasir", "--results", tmp_path, code=2)
     assert "'lora kvasir' fits 2 runs: " in said
     assert f"{record(seed=1).key} (lora on kvasir, seed 1, demo, tiny)" in said
 
 
 def test_a_long_list_of_one_folders_own_runs_says_how_many_it_leaves_out(tmp_path: Path, says) -> None:
-    here, there = RecordStore(tmp_path / "here"), RecordStore(tmp_path / "there")
-    for seed in range(42):
-        here.write(record(seed=seed))
-    there.write(record(seed=0))
-    for store in (here, there):
-        store.write(record(seed=50, code="OOM"))  # without a score in common
+    fails = record(seed=50, code="OOM")  # without a score in common
+    here = store_of(tmp_path / "here", [fails, *(record(seed=seed) for seed in range(42))])
+    there = store_of(tmp_path / "there", [fails, record(seed=0)])
     shown = says(main, "--compare", here.root, there.root).splitlines()
     assert len([line for line in shown if line.startswith("A alone: lora on ")]) == 40
     assert shown[-1] == "A alone: 1 more (--json has all)"
@@ -225,8 +220,7 @@ def test_a_record_says_where_the_time_of_its_run_went() -> None:
 
 @pytest.mark.parametrize(("verb", "option"), [(export, "--run"), (predict, "--run"), (status, "--logs")])
 def test_words_stand_wherever_a_key_does(verb: ModuleType, option: str, tmp_path: Path) -> None:
-    for seed in (0, 1):
-        RecordStore(tmp_path).write(record(seed=seed))
+    store_of(tmp_path, [record(), record(seed=1)])
     needed = {export: ["--out", "a.pth"], predict: ["--images", "a.png", "--out", "masks"]}.get(verb, [])
     given = verb.parser().parse_args([option, "LoRA", "Kvasir-SEG", "1", *needed])
     asked = given.run if option == "--run" else given.logs

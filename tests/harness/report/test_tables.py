@@ -27,7 +27,7 @@ from harness.report.findings import MARK
 from harness.report.score_tables import NOT_PLANNED
 from harness.report.titles import titled_grids
 from harness.studies import study_from_dict, study_names
-from tests.harness.report.sample import CARD, MadeUp, record, render, table_rows
+from tests.harness.report.sample import CARD, MadeUp, record, render, store_of, table_rows
 
 RULES = "harness.comparison.rules.card_rules"
 """Where pages find the harness's own cards."""
@@ -118,7 +118,7 @@ def test_a_row_that_cannot_be_told_from_the_best_is_marked_as_such() -> None:
 def test_what_is_worse_is_worse_than_the_best_before_rounding_and_a_label_with_commas_is_quoted() -> None:
     """Of two that print alike the first varies, and nothing can be told from it."""
     values = {"lora": [0.900, 0.912, 0.9234], "naslora": [0.9118, 0.9120, 0.9122], "convlora": [0.91, 0.9102, 0.9104]}
-    runs = [record(one, seed=seed, method=name) for name, mine in values.items() for seed, one in enumerate(mine)]
+    runs = [record(score, seed=seed, method=name) for name, row in values.items() for seed, score in enumerate(row)]
     assert "are best (91.2); convlora (by 0.2 [0.2, 0.2] points) is worse." in render(runs)
     records = three(0.10, variant="all eight, searched") + three(0.05, method="decoder") + noisy("full")
     assert "full; “all eight, searched” (by 5.0 [" in render(records)
@@ -154,7 +154,7 @@ def test_a_row_without_the_seed_that_was_bad_for_the_other_is_compared_on_those_
 
 
 def test_a_benchmark_that_few_rows_were_run_on_has_a_table_of_its_own() -> None:
-    many = [one for name in ("lora", "decoder", "full", "ssf") for one in three(0.1, method=name)]
+    many = [run for name in ("lora", "decoder", "full", "ssf") for run in three(0.1, method=name)]
     page = render([*many, *(record(0.5, seed=seed, benchmark="leaf") for seed in range(3))])
     assert "MISSING" not in page
     main, leaf = (rows(part) for part in page.split("### demo · tiny: Leaf"))
@@ -167,8 +167,8 @@ def test_a_benchmark_that_few_rows_were_run_on_has_a_table_of_its_own() -> None:
 def test_a_row_that_was_planned_for_a_benchmark_and_did_not_come_is_missing_there() -> None:
     planned: dict[str, Any] = {"planned_benchmarks": ["sbu", "leaf"], "planned_seeds": [0]}
     kinds: dict[str, Any] = {"benchmark": "sbu", **planned}
-    found = [record(method="decoder", **kinds), record(**kinds), record(benchmark="leaf", **planned)]
-    page = rows(render([*found, record(method="full", benchmark="sbu")]))
+    runs = [record(method="decoder", **kinds), record(**kinds), record(benchmark="leaf", **planned)]
+    page = rows(render([*runs, record(method="full", benchmark="sbu")]))
     assert page["decoder"][:2] == ["90.0 (1)", "MISSING (0/1)"]
     assert page["full"][:2] == ["90.0 (1)", "–"]
 
@@ -184,9 +184,9 @@ def test_tables_stand_in_the_order_of_what_they_say_and_no_two_headings_are_alik
 @pytest.mark.parametrize("style", ["markdown", "latex", "text"])
 def test_a_page_says_what_was_run_instead_of_the_card(style: Any) -> None:
     rules = {**CARD, "image_size": 32, "epochs": 1}
-    one = record(benchmark="sbu", rules=rules)
+    changed = record(benchmark="sbu", rules=rules)
     other = record(benchmark="leaf", rules={**rules, "loss": "bce"})
-    page = " ".join(render([one, other], style=style, width=1000).replace("\\_", "_").split())
+    page = " ".join(render([changed, other], style=style, width=1000).replace("\\_", "_").split())
     assert "with epochs 1 instead of nothing, image_size 32 instead of 64; on leaf loss bce instead of nothing" in page
     assert "no card of the harness" in render([record(protocol="mine")])
     assert " with " not in render([record(rules=CARD)]).split("- Backbone")[0]
@@ -195,19 +195,19 @@ def test_a_page_says_what_was_run_instead_of_the_card(style: Any) -> None:
 def test_csv_is_long_and_tidy() -> None:
     oom = record(seed=1, benchmark="leaf", code="OOM", parameters={})
     six: dict[str, Any] = {"config": {"rank": 6}, "changed": {"rank": 6}}
-    one = record(0.5, benchmark="leaf", rules={"image_size": 32}, checkpoint="sha256-00", **six)
-    found = list(csv.DictReader(io.StringIO(render([*three(0.1), oom, one], style="csv"))))
-    (cell,) = [row for row in found if row["quantity"] == "score" and row["metric"] == "ber"]
+    leaf = record(0.5, benchmark="leaf", rules={"image_size": 32}, checkpoint="sha256-00", **six)
+    table = list(csv.DictReader(io.StringIO(render([*three(0.1), oom, leaf], style="csv"))))
+    (cell,) = [row for row in table if row["quantity"] == "score" and row["metric"] == "ber"]
     said = {"n": "3", "mean": "0.11", "sd": "0.01", "median": "0.11", "protocol_hash": "aaaa0000aaaa0000"}
     said |= {"backbone": "tiny", "benchmark": "sbu", "split": "test"}
     assert said.items() <= cell.items()
     assert float(cell["low"]) == pytest.approx(0.11 - 4.30265 * 0.01 / 3**0.5, abs=1e-6)
-    (gap,) = [row for row in found if row["code"] and row["metric"] == "iou"]
+    (gap,) = [row for row in table if row["code"] and row["metric"] == "iou"]
     assert (gap["code"], gap["mean"], gap["n"], gap["seeds"], gap["planned"]) == ("OOM", "", "0", "", "1")
-    (changed,) = [row for row in found if row["options"] and row["quantity"] == "score" and row["n"] == "1"]
+    (changed,) = [row for row in table if row["options"] and row["quantity"] == "score" and row["n"] == "1"]
     assert (changed["method"], changed["options"], changed["checkpoint"]) == ("lora", '{"rank": 6}', "sha256-00")
     assert changed["overrides"].startswith("image_size 32 instead of 64")
-    assert {row["mean"] for row in found if row["quantity"] == "trained parameters"} == {"3616128"}
+    assert {row["mean"] for row in table if row["quantity"] == "trained parameters"} == {"3616128"}
     differing = study(entries=["lora", "decoder"], seeds=3, table={"baseline": "lora"})
     text = render(three(0.1) + three(0.08, method="decoder"), study=differing, style="csv")
     (difference,) = [row for row in csv.DictReader(io.StringIO(text)) if row["quantity"] == "difference to lora"]
@@ -362,9 +362,9 @@ def test_a_study_finds_its_rows_by_configuration_and_shows_the_rows_and_seeds_th
 
 
 def test_another_protocol_shows_a_study_only_where_half_of_its_rows_were_run_and_only_what_it_ran() -> None:
-    one = study(protocol="nas-lora", benchmarks=["sbu", "leaf"])
+    single = study(protocol="nas-lora", benchmarks=["sbu", "leaf"])
     base = record(0.1, benchmark="sbu")
-    page = render([base, record(0.2, benchmark="sbu", **SIX)], study=one)
+    page = render([base, record(0.2, benchmark="sbu", **SIX)], study=single)
     assert rows(page)["method"][:2] == ["SBU BER ↓", "params (M)"]
     many = study(protocol="nas-lora", entries=entries_of(3, 6, 7))
     assert "No record of this table yet" in render([base], study=many)
@@ -447,10 +447,7 @@ def test_planned_runs_without_a_record_show_as_missing_and_labels_are_the_plans(
 
 @pytest.fixture
 def results(tmp_path: Path) -> Path:
-    store = RecordStore(tmp_path)
-    for one in three(0.1) + three(0.2, method="decoder"):
-        store.write(one)
-    return tmp_path
+    return store_of(tmp_path, three(0.1) + three(0.2, method="decoder")).root
 
 
 def test_a_terminal_gets_text_in_place_of_markdown_alone(results: Path, capsys, monkeypatch) -> None:
@@ -656,9 +653,9 @@ def test_a_benchmark_with_a_gap_counts_neither_for_nor_against_a_row() -> None:
 def test_one_seed_says_what_is_highest_and_ranks_nothing() -> None:
     records = [record(score, method=method) for method, score in (("decoder", 0.70), ("lora", 0.82), ("adapter", 0.75))]
     (titled,) = titled_grids(records, MadeUp())
-    found = answer(titled)
-    assert found.sentences[0].startswith("Kvasir-SEG Sα: highest here (1 seed): lora (82.0), 7.0 points from adapter")
-    assert not found.ranks
+    short = answer(titled)
+    assert short.sentences[0].startswith("Kvasir-SEG Sα: highest here (1 seed): lora (82.0), 7.0 points from adapter")
+    assert not short.ranks
 
 
 def test_the_smallest_of_those_that_tie_with_the_best_is_named() -> None:
@@ -670,4 +667,4 @@ def test_the_smallest_of_those_that_tie_with_the_best_is_named() -> None:
     ]
     (titled,) = titled_grids(records, MadeUp())
     said = "lora trains least in the encoder (1.000 M); the best, bitfit, trains 2000.000 M."
-    assert any(one.endswith(said) for one in answer(titled).sentences)
+    assert any(sentence.endswith(said) for sentence in answer(titled).sentences)

@@ -81,9 +81,9 @@ def test_tensorboard_reads_curves_alphas_scores_rules_and_pictures(archive: Path
     assert [len(folder.name.rpartition("-")[2]) for folder in folders] == [8, 8]  # of the key
     read = EventAccumulator(str(folders[0]))
     read.Reload()
-    assert [(one.step, pytest.approx(one.value)) for one in read.Scalars("train/loss")] == [(1, 0.9), (2, 0.5)]
-    assert [one.value for one in read.Scalars("val/s_measure")] == [0.25, 0.75]
-    assert [one.value for one in read.Scalars("best/test/iou")] == [0.5]
+    assert [(point.step, pytest.approx(point.value)) for point in read.Scalars("train/loss")] == [(1, 0.9), (2, 0.5)]
+    assert [point.value for point in read.Scalars("val/s_measure")] == [0.25, 0.75]
+    assert [point.value for point in read.Scalars("best/test/iou")] == [0.5]
     alphas = [tag for tag in read.Tags()["scalars"] if tag.startswith("alpha/blocks.0.qkv/")]
     assert len(alphas) == 8
     assert "alpha/blocks.0.qkv/skip_connect" in alphas
@@ -114,15 +114,15 @@ def test_an_offline_run_of_wandb_holds_the_record(archive: Path, tmp_path: Path)
     _export(archive, "wandb", tmp_path / "w")
     files = sorted((tmp_path / "w" / "wandb").glob("offline-run-*/*.wandb"))
     assert len(files) == 2
-    found = list(_wandb_records(files[0].read_bytes()))
+    logged = list(_wandb_records(files[0].read_bytes()))
     runs, steps, ends = (
-        [getattr(r, kind) for r in found if r.HasField(kind)] for kind in ("run", "history", "summary")
+        [getattr(r, kind) for r in logged if r.HasField(kind)] for kind in ("run", "history", "summary")
     )
-    config = {one.key: json.loads(one.value_json) for run in runs for one in run.config.update}
+    config = {item.key: json.loads(item.value_json) for run in runs for item in run.config.update}
     assert (config["image_size"], config["naslora.rank"]) == (128, 3)
-    history = [{"/".join(one.nested_key): json.loads(one.value_json) for one in step.item} for step in steps]
-    assert [one["train/loss"] for one in history] == [0.9, 0.5]
-    summary = {one.key: json.loads(one.value_json) for end in ends for one in end.update}
+    history = [{"/".join(item.nested_key): json.loads(item.value_json) for item in step.item} for step in steps]
+    assert [item["train/loss"] for item in history] == [0.9, 0.5]
+    summary = {item.key: json.loads(item.value_json) for end in ends for item in end.update}
     assert summary["best/test/iou"] == 0.5
     assert len(list(files[0].parent.glob("files/media/images/**/*.png"))) == 1
 
@@ -138,8 +138,8 @@ def test_trackio_holds_the_record(archive: Path, tmp_path: Path) -> None:
     done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True, env=place)
     count, logs, config = json.loads(done.stdout)
     assert (count, config["naslora.rank"]) == (2, 3)
-    assert [one["train/loss"] for one in logs if "train/loss" in one] == [0.9, 0.5]
-    assert [one["best/test/iou"] for one in logs if "best/test/iou" in one] == [0.5]
+    assert [entry["train/loss"] for entry in logs if "train/loss" in entry] == [0.9, 0.5]
+    assert [entry["best/test/iou"] for entry in logs if "best/test/iou" in entry] == [0.5]
     assert len(list((tmp_path / "k" / "media").rglob("*.png"))) == 2
 
 
@@ -151,19 +151,19 @@ def test_mlflow_finds_runs_metrics_parameters_and_pictures(archive: Path, tmp_pa
     client = MlflowClient(tracking_uri=f"sqlite:///{tmp_path / 'm' / 'mlflow.db'}")
     experiment = client.get_experiment_by_name("demo")
     assert experiment is not None
-    found = client.search_runs([experiment.experiment_id])
-    assert len(found) == 2
-    one = found[0]
-    assert [(m.step, m.value) for m in client.get_metric_history(one.info.run_id, "train/loss")] == [(1, 0.9), (2, 0.5)]
-    assert (one.data.metrics["best/test/iou"], one.data.params["naslora.rank"]) == (0.5, "3")
-    assert [file.path for file in client.list_artifacts(one.info.run_id, "masks/test")] == ["masks/test/a.png"]
+    runs = client.search_runs([experiment.experiment_id])
+    assert len(runs) == 2
+    run = runs[0]
+    assert [(m.step, m.value) for m in client.get_metric_history(run.info.run_id, "train/loss")] == [(1, 0.9), (2, 0.5)]
+    assert (run.data.metrics["best/test/iou"], run.data.params["naslora.rank"]) == (0.5, "3")
+    assert [file.path for file in client.list_artifacts(run.info.run_id, "masks/test")] == ["masks/test/a.png"]
 
 
 def test_tables_hold_the_same_numbers_in_both_forms(archive: Path, tmp_path: Path) -> None:
     _require("pyarrow")
     for form in ("csv", "parquet"):
         assert records.main(["export", "--to", form, str(tmp_path / form), "--results", str(archive)]) == 0
-    assert sorted(one.stem for one in (tmp_path / "csv").iterdir()) == ["alphas", "history", "scores"]
+    assert sorted(file.stem for file in (tmp_path / "csv").iterdir()) == ["alphas", "history", "scores"]
     for name in ("alphas", "history", "scores"):
         read = pd.read_parquet(tmp_path / "parquet" / f"{name}.parquet")
         text = pd.read_csv(tmp_path / "csv" / f"{name}.csv", keep_default_na=False, dtype={"protocol_hash": str})

@@ -64,7 +64,7 @@ def test_records_under_the_gates_older_name_share_a_row_with_those_under_its_new
         for seed, gate, more in ((0, "intended", {}), (1, "switch", {"expert_bias": "uniform"}))
     )
     assert labels(older, newer) == ["convlora (Switch gate)"]
-    assert all(is_entry(one, {"gate": gate}) for one in (older, newer) for gate in ("switch", "intended"))
+    assert all(is_entry(r, {"gate": gate}) for r in (older, newer) for gate in ("switch", "intended"))
     assert not is_entry(older, {"gate": "released"})
 
 

@@ -17,7 +17,7 @@ from tests.harness.report.sample import record
 @pytest.fixture
 def results(tmp_path: Path) -> Path:
     store, later = RecordStore(tmp_path), {"commit": "b" * 40, "device": "NVIDIA H100", "host": "n1"}
-    for one in (
+    for made in (
         record(0.91, seed=0, selected_epoch=3),
         record(0.92, seed=1, environment=later, finished="2026-02-01"),
         record(seed=2, code="OOM", message="asked for 90 GiB"),
@@ -26,7 +26,7 @@ def results(tmp_path: Path) -> Path:
         record(0.8, seed=0, method="decoder"),
         record(0.7, seed=0, benchmark="leaf"),
     ):
-        store.write(one, "variant,split,stem,s_measure\nbest,test,a,0.9\n")
+        store.write(made, "variant,split,stem,s_measure\nbest,test,a,0.9\n")
     return tmp_path
 
 

@@ -11,12 +11,12 @@ from harness.statistics.cka import cka, hsic, upper
 
 
 def _grams(features: np.ndarray, *, batch: int = 8) -> list[list[float]]:
-    found = []
+    grams = []
     for start in range(0, len(features), batch):
         part = features[start : start + batch]
         part = part - part.mean(axis=0)
-        found.append(upper(part @ part.T))
-    return found
+        grams.append(upper(part @ part.T))
+    return grams
 
 
 def _features(seed: int, *, images: int = 32, width: int = 40) -> np.ndarray:
@@ -46,8 +46,8 @@ def test_minibatches_do_not_bias_it():
 
 def test_the_estimator_is_the_mean_over_four_different_images():
     first, second = (_features(seed, images=6) @ _features(seed, images=6).T for seed in (0, 1))
-    for one in (first, second):
-        np.fill_diagonal(one, 0)
+    for gram in (first, second):
+        np.fill_diagonal(gram, 0)
     terms = [
         first[i, j] * (second[i, j] + second[q, r] - 2 * second[i, q])
         for i, j, q, r in itertools.permutations(range(6), 4)
@@ -60,6 +60,6 @@ def test_what_cannot_be_compared_is_refused():
     with pytest.raises(ValueError, match="minibatches"):
         cka(grams, grams[:1])
     with pytest.raises(ValueError, match="vary"):
-        cka(grams, [[0.0] * len(one) for one in grams])
+        cka(grams, [[0.0] * len(gram) for gram in grams])
     with pytest.raises(ValueError, match="3 images"):
         cka([[1.0, 2.0, 3.0]], [[1.0, 2.0, 3.0]])

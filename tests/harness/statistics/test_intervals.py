@@ -79,15 +79,15 @@ def test_its_variance_is_remls_of_a_random_two_way_model(seed: int, interaction:
     ]
 
     def minus_likelihood(logs: np.ndarray) -> float:
-        v = sum(np.exp(one) * part for one, part in zip(logs, parts, strict=True))
+        v = sum(np.exp(log) * part for log, part in zip(logs, parts, strict=True))
         inverse, ones = np.linalg.inv(v), np.ones(table.size)
         left = table.ravel() - (ones @ inverse @ table.ravel()) / (ones @ inverse @ ones)
         return float(np.linalg.slogdet(v)[1] + np.log(ones @ inverse @ ones) + left @ inverse @ left)
 
-    found = optimize.minimize(
+    fit = optimize.minimize(
         minus_likelihood, np.zeros(3), method="Nelder-Mead", options={"maxiter": 4000, "xatol": 1e-9, "fatol": 1e-12}
     )
-    by_seed, by_image, both = np.exp(found.x)
+    by_seed, by_image, both = np.exp(fit.x)
     expected = by_seed / seeds + by_image / images + both / (seeds * images)
     assert variance_of(s.crossed(named(table))) == pytest.approx(expected, rel=1e-3)
 
@@ -113,10 +113,10 @@ def test_how_often_each_interval_of_kvasirs_components_holds_the_truth() -> None
     """results/benchmarks/intervals.json has more of it; counting the interaction three times holds it too often."""
     committed = json.loads(OUT.read_text(encoding="utf-8"))
     components = Components(**committed["components"])
-    found = simulate(components, seeds=6, images=100, spreads=np.ones(7), simulations=300)
+    simulated = simulate(components, seeds=6, images=100, spreads=np.ones(7), simulations=300)
     for kind, low, high in (("unbiased", 0.92, 0.99), ("pooled", 0.92, 0.99), ("conservative", 0.97, 1.0)):
-        assert low <= found[kind]["coverage"] <= high
-        assert found[kind]["coverage"] == pytest.approx(committed["seeds"]["6"][kind]["coverage"], abs=0.04)
+        assert low <= simulated[kind]["coverage"] <= high
+        assert simulated[kind]["coverage"] == pytest.approx(committed["seeds"]["6"][kind]["coverage"], abs=0.04)
 
 
 def test_folds_share_images_and_their_interval_counts_that() -> None:
@@ -207,16 +207,16 @@ def test_welch_equals_scipys_interval_of_two_samples() -> None:
 
 
 def test_the_mean_over_benchmarks_pools_what_each_knows() -> None:
-    one, other = s.of_seeds([1.0, 2.0, 3.0]), s.of_seeds([2.0, 4.0, 6.0])
-    mean = s.average_of([one, other])
+    first, second = s.of_seeds([1.0, 2.0, 3.0]), s.of_seeds([2.0, 4.0, 6.0])
+    mean = s.average_of([first, second])
     seeds = there(mean.seeds)
     assert mean.mean == 3.0
     assert seeds.variance == pytest.approx((1 / 3 + 4 / 3) / 4)
     assert 2 < seeds.df < 4
-    assert interval_of(mean).half < (interval_of(one).half + interval_of(other).half) / 2
-    assert s.average_of([one, s.of_seeds([1.0])]).interval() is None
-    images = s.Estimate(mean=1.0, n=3, seeds=one.seeds, rest=(s.VarianceShare(variance=1.0, df=99),))
-    assert [part.variance for part in s.average_of([images, one]).rest] == [0.25]
+    assert interval_of(mean).half < (interval_of(first).half + interval_of(second).half) / 2
+    assert s.average_of([first, s.of_seeds([1.0])]).interval() is None
+    images = s.Estimate(mean=1.0, n=3, seeds=first.seeds, rest=(s.VarianceShare(variance=1.0, df=99),))
+    assert [part.variance for part in s.average_of([images, first]).rest] == [0.25]
 
 
 def test_iqm_is_the_mean_of_the_middle_half() -> None:
@@ -270,7 +270,7 @@ def test_more_seeds_are_asked_for_than_there_are_with_the_freedom_that_is_known(
 
 def test_few_seeds_give_a_wide_range_and_images_can_make_it_hopeless() -> None:
     few, many = s.of_seeds([0.0, 1.0, 2.0]), s.of_seeds([0.0, 1.0, 2.0] * 4)
-    ranges = (there(s.seeds_for_power(one, 0.8)) for one in (many, few))
+    ranges = (there(s.seeds_for_power(estimate, 0.8)) for estimate in (many, few))
     narrow, wide = ((most or 10**6) / fewest for fewest, most in ranges)
     assert 1 < narrow < wide / 3
     images = s.Estimate(mean=1.0, n=3, seeds=few.seeds, rest=(s.VarianceShare(variance=1.0, df=99),))

@@ -44,9 +44,9 @@ def test_probability_of_improvement_is_the_mann_whitney_statistic() -> None:
     generator = np.random.default_rng(0)
     first, second = generator.normal(0.5, 1, 12), generator.normal(0, 1, 9)
     u = stats.mannwhitneyu(first, second).statistic
-    found = s.probability_of_improvement([list(first)], [list(second)])
-    assert found.estimate == pytest.approx(u / (12 * 9))
-    assert found.low <= found.estimate <= found.high
+    interval = s.probability_of_improvement([list(first)], [list(second)])
+    assert interval.estimate == pytest.approx(u / (12 * 9))
+    assert interval.low <= interval.estimate <= interval.high
     assert s.probability_of_improvement([[1.0, 1.0]], [[1.0, 1.0]]).estimate == 0.5
     with pytest.raises(ValueError, match="shorter"):  # a benchmark of one alone
         s.probability_of_improvement([[1.0], [2.0]], [[1.0]])
@@ -64,15 +64,15 @@ def test_rows_of_the_same_seeds_are_drawn_together() -> None:
     runs = [[0.5, 0.7, 0.9]]
     ahead = [[value + 0.01 for value in runs[0]]]
     assert s.rank_stability({"a": runs, "b": ahead}, resamples=500) == {"a": {2: 1.0}, "b": {1: 1.0}}
-    found = s.probability_of_improvement(ahead, runs)
-    assert found.low == found.estimate == pytest.approx(2 / 3)  # of all orders of three seeds, none is worse
+    interval = s.probability_of_improvement(ahead, runs)
+    assert interval.low == interval.estimate == pytest.approx(2 / 3)  # of all orders of three seeds, none is worse
 
 
 def test_a_stratified_interval_draws_within_each_benchmark() -> None:
     runs = [[0.1, 0.2, 0.3], [0.7, 0.8, 0.9]]
-    found = s.stratified_interval(runs, statistics.fmean)
-    assert found.estimate == pytest.approx(0.5)
-    assert 0.4 < found.low < found.estimate < found.high < 0.6
+    interval = s.stratified_interval(runs, statistics.fmean)
+    assert interval.estimate == pytest.approx(0.5)
+    assert 0.4 < interval.low < interval.estimate < interval.high < 0.6
     assert s.stratified_interval(runs, s.iqm).n == 3
     assert s.stratified_interval([[0.5, 0.5], [0.7, 0.7]], statistics.fmean).low == pytest.approx(0.6)
 
@@ -108,10 +108,10 @@ def test_tau_is_scipys(ties: bool) -> None:
 
 
 def test_the_same_order_everywhere_is_one_and_chance_is_one_order_of_all() -> None:
-    found = agreement([scores([1, 2, 3], [10, 20, 30]), scores([5, 6, 7], [0, 1, 2])])
-    assert found.by_benchmark == (1.0, 1.0)
-    assert (there(found.interval).low, there(found.interval).high) == (1.0, 1.0)
-    assert found.p == pytest.approx(1 / 6) == found.least_p
+    tau = agreement([scores([1, 2, 3], [10, 20, 30]), scores([5, 6, 7], [0, 1, 2])])
+    assert tau.by_benchmark == (1.0, 1.0)
+    assert (there(tau.interval).low, there(tau.interval).high) == (1.0, 1.0)
+    assert tau.p == pytest.approx(1 / 6) == tau.least_p
     with pytest.raises(ValueError, match="two methods"):
         agreement([scores([1], [1])])
 
@@ -119,7 +119,7 @@ def test_the_same_order_everywhere_is_one_and_chance_is_one_order_of_all() -> No
 def test_the_share_of_orders_is_that_of_all_permutations_over_all_benchmarks() -> None:
     first = ([1, 2, 3, 4], [2, 1, 3, 4])
     second = ([4, 1, 2, 3], [1, 2, 4, 3])
-    found = agreement([scores(a, b) for a, b in zip(first, second, strict=True)])
+    tau = agreement([scores(a, b) for a, b in zip(first, second, strict=True)])
 
     def mean(order: tuple[int, ...]) -> float:
         return float(
@@ -128,8 +128,8 @@ def test_the_share_of_orders_is_that_of_all_permutations_over_all_benchmarks() -
 
     seen = mean((0, 1, 2, 3))
     every = [mean(order) for order in itertools.permutations(range(4))]
-    assert found.mean == pytest.approx(seen)
-    assert found.p == pytest.approx(sum(one >= seen - 1e-9 for one in every) / 24)
+    assert tau.mean == pytest.approx(seen)
+    assert tau.p == pytest.approx(sum(value >= seen - 1e-9 for value in every) / 24)
 
 
 def test_noise_widens_the_interval_and_a_single_seed_has_none() -> None:
@@ -161,8 +161,8 @@ def test_images_of_one_cluster_are_drawn_together() -> None:
 
 def test_all_orders_of_seven_methods_are_tried_and_those_of_more_are_drawn_the_same_each_time() -> None:
     values = list(range(9))
-    found = agreement([scores(values[:7], [1, 0, *values[2:7]])])
-    assert found.p == pytest.approx(7 / 5040)  # at most one pair of neighbours turned
+    tau = agreement([scores(values[:7], [1, 0, *values[2:7]])])
+    assert tau.p == pytest.approx(7 / 5040)  # at most one pair of neighbours turned
     case = [scores(values, values)]
     assert agreement(case) == agreement(case)
     assert agreement(case).p == pytest.approx(1 / 5040)
@@ -171,7 +171,7 @@ def test_all_orders_of_seven_methods_are_tried_and_those_of_more_are_drawn_the_s
 def test_answers_of_elsewhere_are_drawn_again_once_for_all_benchmarks() -> None:
     of = scores([1, 2, 3], [0.50, 0.51, 0.52])
     drawn = replace(of, trials=1000)
-    still, one, two = (there(agreement(cases).interval) for cases in ([of], [drawn], [drawn, drawn]))
+    still, once, twice = (there(agreement(cases).interval) for cases in ([of], [drawn], [drawn, drawn]))
     assert (still.low, still.high) == (1.0, 1.0)
-    assert one.low < 0 < one.high == 1.0
-    assert one == two
+    assert once.low < 0 < once.high == 1.0
+    assert once == twice

@@ -68,8 +68,8 @@ def test_a_flip_is_a_function_of_seed_epoch_and_image() -> None:
         return int.from_bytes(digest, "big") < 2**63
 
     for seed, epoch in ((1, 0), (1, 3), (2, 0)):
-        found = [plan(seed=seed).flipped(epoch, index) for index in range(64)]
-        assert found == [drawn(seed, epoch, index) for index in range(64)]
+        flips = [plan(seed=seed).flipped(epoch, index) for index in range(64)]
+        assert flips == [drawn(seed, epoch, index) for index in range(64)]
 
 
 @pytest.mark.parametrize("fields", [{}, {"batch_size": 5}, {"accumulate": 2}, {"seed": 4}])

@@ -28,13 +28,13 @@ def test_two_workers_equal_one_with_the_same_global_batch(forks, tmp_path, optio
     # Five images in batches of two: the last batch of an epoch has one image, and the first worker none of its own.
     # Where a gradient is zero but for rounding, Adam makes whole steps of the rounding, unless eps is larger than that.
     options = {"images": 5, **options, "rules": {"epochs": 1, "eps": 1e-3, **options.get("rules", {})}}
-    one = json.loads(forks.run({**options, "folder": str(tmp_path / "one")})[-1])
+    alone = json.loads(forks.run({**options, "folder": str(tmp_path / "one")})[-1])
     two = json.loads(run_pair(forks, {**options, "folder": str(tmp_path / "two")})[-1])
-    for a, b in zip(one["history"], two["history"], strict=True):
+    for a, b in zip(alone["history"], two["history"], strict=True):
         assert b["loss"] == pytest.approx(a["loss"], abs=1e-5)
         assert b["val"] == pytest.approx(a["val"], abs=1e-5)
         assert b["updates"] == a["updates"]
-    assert two["selected"] == one["selected"]
+    assert two["selected"] == alone["selected"]
     last = [load_file(tmp_path / folder / "last.safetensors") for folder in ("one", "two")]
     assert any(name.endswith("running_mean") for name in last[0]) == (options.get("method") == "naslora")
     for name, tensor in last[0].items():

@@ -57,7 +57,7 @@ def test_a_flipped_image_has_its_own_embedding(folder: Path | None) -> None:
 
 
 @pytest.mark.parametrize(
-    ("change", "image", "found"),
+    ("change", "image", "expected"),
     [
         ({}, IMAGE, VALUE),
         ({}, IMAGE + 1, VALUE + 1),
@@ -65,11 +65,11 @@ def test_a_flipped_image_has_its_own_embedding(folder: Path | None) -> None:
         ({"count": 4}, IMAGE, VALUE + 1),
     ],
 )
-def test_a_later_process_reads_the_file_of_its_own_encoder_split_and_images(tmp_path, change, image, found) -> None:
+def test_a_later_process_reads_the_file_of_its_own_encoder_split_and_images(tmp_path, change, image, expected) -> None:
     cache(tmp_path).get(0, flip=False, image=IMAGE, encode=Encode())
     encode = Encode(VALUE + 1)
-    assert torch.equal(cache(tmp_path, **change).get(0, flip=False, image=image, encode=encode), found)
-    assert encode.calls == int(found is not VALUE)
+    assert torch.equal(cache(tmp_path, **change).get(0, flip=False, image=image, encode=encode), expected)
+    assert encode.calls == int(expected is not VALUE)
 
 
 def test_a_damaged_entry_is_encoded_again(tmp_path: Path) -> None:
@@ -93,14 +93,14 @@ def test_what_another_user_left_is_neither_used_nor_written_to(tmp_path: Path, m
 
 @pytest.mark.parametrize("suffix", [".txt", ".embeddings", ".sums"])
 def test_a_planted_link_is_not_written_through(tmp_path: Path, suffix: str) -> None:
-    folder, mine = tmp_path / "embeddings", tmp_path / "mine"
+    folder, target = tmp_path / "embeddings", tmp_path / "mine"
     cache(folder).get(0, flip=False, image=IMAGE, encode=Encode())
-    mine.write_text("mine")
+    target.write_text("mine")
     for path in folder.glob(f"*{suffix}"):
         path.unlink()
-        path.symlink_to(mine)
+        path.symlink_to(target)
     assert torch.equal(cache(folder).get(1, flip=False, image=IMAGE, encode=Encode()), VALUE)
-    assert mine.read_text() == "mine"
+    assert target.read_text() == "mine"
 
 
 def test_memory_has_a_bound() -> None:
@@ -147,8 +147,8 @@ def test_remembered_embeddings_have_a_bound() -> None:
     remembered = RememberedEmbeddings(memory_limit=3 * 4 * 4)
     images = torch.arange(24.0).view(2, 3, 2, 2)
     for _ in range(2):
-        found = remembered.get(images, encode)
-        assert torch.equal(found, images)
+        kept = remembered.get(images, encode)
+        assert torch.equal(kept, images)
     assert len(calls) == 3
 
 
@@ -187,17 +187,17 @@ def test_training_with_cached_embeddings_equals_training_without(tmp_path: Path,
     last = load_file(expected.last_state)
     for name, folder in (("memory", None), ("file", tmp_path / "embeddings")):
         embeddings = cache(folder, count=4)
-        found = Run(folder=tmp_path / name, method="decoder", rules=rules, images=4, embeddings=embeddings).train()
-        assert [entry["loss"] for entry in found.history] == [entry["loss"] for entry in expected.history]
-        other = load_file(found.last_state)
+        cached = Run(folder=tmp_path / name, method="decoder", rules=rules, images=4, embeddings=embeddings).train()
+        assert [entry["loss"] for entry in cached.history] == [entry["loss"] for entry in expected.history]
+        other = load_file(cached.last_state)
         assert all(torch.equal(last[name], other[name]) for name in last)
 
 
 def test_batches_of_cached_embeddings_are_close_to_batches_of_images(tmp_path: Path) -> None:
     # Kernels may sum a batch of two in another order than one image, so equality holds up to rounding only.
     plain = Run(folder=tmp_path / "plain", method="decoder").train()
-    found = Run(folder=tmp_path / "cached", method="decoder", embeddings=cache(None, count=7)).train()
-    for a, b in zip(plain.history, found.history, strict=True):
+    cached = Run(folder=tmp_path / "cached", method="decoder", embeddings=cache(None, count=7)).train()
+    for a, b in zip(plain.history, cached.history, strict=True):
         assert b["loss"] == pytest.approx(a["loss"], rel=1e-5)
 
 

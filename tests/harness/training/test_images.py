@@ -50,15 +50,15 @@ class Tiny(Benchmark):
 @pytest.fixture
 def pairs(tmp_path):
     rng = np.random.default_rng(0)
-    found = []
+    made = []
     (tmp_path / "data").mkdir()
     for index in range(COUNT):
         image, mask = tmp_path / "data" / f"{index}.png", tmp_path / "data" / f"{index}_mask.png"
         Image.fromarray(rng.integers(0, 256, (40 + index, 50, 3), dtype=np.uint8)).save(image)
         Image.fromarray(rng.integers(0, 2, (40 + index, 50), dtype=np.uint8)).save(mask)
-        found.append(Pair(stem=str(index), image=image, mask=mask))
+        made.append(Pair(stem=str(index), image=image, mask=mask))
     Tiny.decoded = 0
-    return found
+    return made
 
 
 @pytest.fixture
@@ -83,8 +83,8 @@ def decodes(images):
     return Tiny.decoded
 
 
-def assert_same(one, two):
-    for left, right in zip(one, two, strict=True):
+def assert_same(first, second):
+    for left, right in zip(first, second, strict=True):
         for a, b in zip(left, right, strict=True):
             np.testing.assert_array_equal(a, b)
 
@@ -241,8 +241,8 @@ def test_threads_read_right_arrays(pairs, cache):
     for images in (source(pairs), source(pairs, cache), source(pairs, cache)):
         with ThreadPoolExecutor(4) as pool:
             order = [index % COUNT for index in range(60)]
-            for index, found in zip(order, pool.map(images.image, order), strict=True):
-                np.testing.assert_array_equal(found, plain[index][0])
+            for index, read in zip(order, pool.map(images.image, order), strict=True):
+                np.testing.assert_array_equal(read, plain[index][0])
 
 
 def _fill(pairs, cache, results, seed):
@@ -278,15 +278,15 @@ def test_a_job_killed_while_it_writes_leaves_a_whole_entry_or_none(cache):
         time.sleep(delay)
         job.kill()
         job.join(30)
-        found = ImageCache(cache, max_bytes=2**30).get("aa")
-        if found is not None:
-            np.testing.assert_array_equal(found, np.arange(2**22, dtype=np.uint32).view(np.uint8))
+        entry = ImageCache(cache, max_bytes=2**30).get("aa")
+        if entry is not None:
+            np.testing.assert_array_equal(entry, np.arange(2**22, dtype=np.uint32).view(np.uint8))
 
 
 def test_the_cache_stays_within_its_bound_and_what_finds_no_room_is_decoded(pairs, cache, caplog):
     entry = 4 * SIZE * SIZE + 128 + SUM_BYTES
     images = source(pairs, cache, cache_bytes=3 * entry)
-    plain = [found[0] for found in everything(source(pairs))]
+    plain = [read[0] for read in everything(source(pairs))]
     for _ in range(2):
         for index in range(COUNT):
             np.testing.assert_array_equal(images.image(index), plain[index])
@@ -337,9 +337,9 @@ def test_an_old_entry_is_read_though_its_use_cannot_be_noted(cache, monkeypatch)
     entries.put("aa", np.ones(10, dtype=np.uint8))
     os.utime(next(cache.rglob("aa.npy")), (1, 1))
     monkeypatch.setattr(image_cache.os, "utime", refuse)
-    found = entries.get("aa")
-    assert found is not None
-    assert found.sum() == 10
+    entry = entries.get("aa")
+    assert entry is not None
+    assert entry.sum() == 10
 
 
 def test_a_full_cache_of_another_user_stops_caching_and_nothing_else(cache, monkeypatch, caplog):

@@ -165,7 +165,7 @@ def test_the_released_loss_is_the_unweighted_sum_of_what_transformers_returns(to
     masks = F.interpolate(output.masks.detach(), size=(16, 16)).requires_grad_()
     present = [image.unique().long() for image in target]
     assert min(map(len, present)) > 2, "with one or two tokens some regions must find none"
-    regions = [(image == found[:, None, None]).float() for image, found in zip(target, present, strict=True)]
+    regions = [(image == classes[:, None, None]).float() for image, classes in zip(target, present, strict=True)]
     expected = sum(oracle(masks, output.classes, regions, present).values())
 
     released = load_protocol("conv-lora")
@@ -178,10 +178,10 @@ def test_the_released_loss_is_the_unweighted_sum_of_what_transformers_returns(to
 
 def test_the_loss_as_intended_weighs_its_terms_and_divides_by_matched_masks() -> None:
     output, target = multiclass_case(tokens=1)
-    one, weighed = Terms(1, 1, 1), Terms(10, 5, 5)
+    even, weighed = Terms(1, 1, 1), Terms(10, 5, 5)
 
     def parts(weights: Terms, *, divide_by_all: bool = False) -> float:
-        built = Mask2FormerLoss(num_classes=4, weights=weights, matching=one, divide_by_all=divide_by_all)
+        built = Mask2FormerLoss(num_classes=4, weights=weights, matching=even, divide_by_all=divide_by_all)
         return float(built(output, target).detach())
 
     classes, masks = parts(Terms(1, 0, 0)), parts(Terms(0, 1, 1))
@@ -355,8 +355,8 @@ def test_one_logit_of_two_classes_has_the_same_cross_entropy() -> None:
     two = torch.randn(3, 2, 12, 12, generator=torch.Generator().manual_seed(2))
     full = F.interpolate(two, size=(48, 48), mode="bilinear", align_corners=False)
     expected = torch.nn.CrossEntropyLoss(ignore_index=IGNORE)(full, target.long())
-    found = CrossEntropy(num_classes=2)(Output(two[:, 1:] - two[:, :1]), target)
-    torch.testing.assert_close(found, expected)
+    loss = CrossEntropy(num_classes=2)(Output(two[:, 1:] - two[:, :1]), target)
+    torch.testing.assert_close(loss, expected)
 
 
 @pytest.mark.parametrize(

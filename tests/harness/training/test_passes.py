@@ -63,8 +63,8 @@ def test_one_image_a_pass_makes_statistics_and_balance_those_of_one_image(tmp_pa
     windows = {name: [count for count, _ in passes] for name, passes in seen.items()}
     assert (len(windows["one"]), len(windows["four"])) == (4, 1)
     assert windows["four"] == [4 * windows["one"][0]]
-    one, four = (statistics.fmean(value for _, value in seen[name]) for name in ("one", "four"))
-    assert one > 1.5 * four, "few maps cannot be shared out evenly among eight experts"
+    single, four = (statistics.fmean(value for _, value in seen[name]) for name in ("one", "four"))
+    assert single > 1.5 * four, "few maps cannot be shared out evenly among eight experts"
 
 
 def test_accumulated_batches_equal_one_large_batch(tmp_path: Path) -> None:

@@ -71,10 +71,10 @@ def test_products_are_those_of_torch_up_to_rounding() -> None:
 def test_a_product_is_the_exact_one_rounded_once() -> None:
     a, b = drawn(64, 96).bfloat16(), drawn(96, 32).bfloat16()
     with WideProducts():
-        found = a @ b
+        product = a @ b
     exact = a.double() @ b.double()
-    assert found.dtype is torch.bfloat16
-    assert ((found.double() - exact).abs() <= HALF * exact.abs() * 1.01 + 1e-5).all()
+    assert product.dtype is torch.bfloat16
+    assert ((product.double() - exact).abs() <= HALF * exact.abs() * 1.01 + 1e-5).all()
 
 
 def test_fp32_and_what_is_no_product_stay_bit_for_bit() -> None:
@@ -82,8 +82,8 @@ def test_fp32_and_what_is_no_product_stay_bit_for_bit() -> None:
     half = a.bfloat16()
     expected = [a @ b, half + half, half.softmax(dim=-1), nn.functional.conv2d(a[None, None], b[None, None, :3, :3])]
     with WideProducts():
-        found = [a @ b, half + half, half.softmax(dim=-1), nn.functional.conv2d(a[None, None], b[None, None, :3, :3])]
-    assert all(torch.equal(x, y) for x, y in zip(found, expected, strict=True))
+        results = [a @ b, half + half, half.softmax(dim=-1), nn.functional.conv2d(a[None, None], b[None, None, :3, :3])]
+    assert all(torch.equal(x, y) for x, y in zip(results, expected, strict=True))
 
 
 def kind(protocol: Protocol, device: torch.device = CPU) -> bool:

@@ -54,9 +54,9 @@ def test_training_with_kept_tokens_equals_training_without(tmp_path: Path, metho
     last = load_file(plain.last_state)
     for folder in (None, tmp_path / "cache"):  # in memory, and in a file
         fast = Run(folder=tmp_path / f"kept-{folder is None}", method=method, config=LATE, rules=rules, images=4)
-        found = kept(fast, EmbeddingCache(count=4, key="tokens", folder=folder)).train()
-        assert [entry["loss"] for entry in found.history] == [entry["loss"] for entry in plain.history]
-        other = load_file(found.last_state)
+        fast_run = kept(fast, EmbeddingCache(count=4, key="tokens", folder=folder)).train()
+        assert [entry["loss"] for entry in fast_run.history] == [entry["loss"] for entry in plain.history]
+        other = load_file(fast_run.last_state)
         assert all(torch.equal(last[name], other[name]) for name in last)
 
 
@@ -67,11 +67,11 @@ def test_in_batches_the_kept_tokens_give_the_same_losses_and_weights_but_for_rou
     fast = kept(Run(folder=tmp_path / "kept", config=LATE, rules=rules), cache(tmp_path / "cache"))
     calls = first_block_calls(fast.segmenter)
     fast.validate = lambda: {"iou": 0.0}
-    found = fast.train()
+    trained = fast.train()
     assert set(calls) == {1}
     losses = [entry["loss"] for entry in plain.history]
-    assert [entry["loss"] for entry in found.history] == pytest.approx(losses, rel=1e-5)
-    last, other = load_file(plain.last_state), load_file(found.last_state)
+    assert [entry["loss"] for entry in trained.history] == pytest.approx(losses, rel=1e-5)
+    last, other = load_file(plain.last_state), load_file(trained.last_state)
     for name in last:
         torch.testing.assert_close(other[name], last[name], atol=1e-4, rtol=1e-4)
 
@@ -116,15 +116,15 @@ def test_the_switch_leaves_every_step_whole(tmp_path: Path) -> None:
 def test_what_a_method_touches_is_not_in_front(backbone, method, config, expected):
     segmenter = build_segmenter(backbone, task="binary", image_size=SIZE)
     METHODS.get(method)(method_config_class(method)(**config)).attach(segmenter)
-    found = frozen_prefix(segmenter)
+    prefix = frozen_prefix(segmenter)
     if expected is not None:
-        assert (found is not None) == expected
-    if found is None:
+        assert (prefix is not None) == expected
+    if prefix is None:
         return
     images = torch.randn(2, 3, SIZE, SIZE)
     expected_embedding = segmenter.encode(images)
-    torch.testing.assert_close(found.embedding(found.tokens(images), size=(SIZE, SIZE)), expected_embedding)
-    assert not found.tokens(images).requires_grad
+    torch.testing.assert_close(prefix.embedding(prefix.tokens(images), size=(SIZE, SIZE)), expected_embedding)
+    assert not prefix.tokens(images).requires_grad
 
 
 def test_a_watched_or_replaced_module_is_not_in_front() -> None:

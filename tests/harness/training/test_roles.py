@@ -25,15 +25,15 @@ def trained_on(run: Run) -> list[int]:
     for index in range(len(run.source)):
         image = torch.from_numpy(run.source.image(index))
         known[int((image * torch.tensor([1, 7, 49]).view(3, 1, 1)).sum())] = index  # a flip leaves the sum as it is
-    found: list[int] = []
+    seen: list[int] = []
 
     def look(module: Any, inputs: tuple[torch.Tensor]) -> None:
         if module.training:
             for image in ((inputs[0] * std + mean) * 255).round().long():
-                found.append(known[int((image * torch.tensor([1, 7, 49]).view(3, 1, 1)).sum())])
+                seen.append(known[int((image * torch.tensor([1, 7, 49]).view(3, 1, 1)).sum())])
 
     run.segmenter.register_forward_pre_hook(look)
-    return found
+    return seen
 
 
 def test_methods_see_the_same_images_in_the_same_order(tmp_path: Path) -> None:

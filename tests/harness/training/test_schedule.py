@@ -23,5 +23,5 @@ from harness.training.loop import learning_rate_factor
     ],
 )
 def test_the_factor_of_an_update(kind: Any, total: int, warmup: int, factors: dict[int, float]) -> None:
-    found = {update: learning_rate_factor(update, total=total, kind=kind, warmup=warmup) for update in factors}
-    assert found == pytest.approx(factors)
+    values = {update: learning_rate_factor(update, total=total, kind=kind, warmup=warmup) for update in factors}
+    assert values == pytest.approx(factors)

@@ -45,9 +45,9 @@ def loss_of_two_workers(images: int, *, balance: float) -> float:
 def test_the_auxiliary_loss_counts_by_each_workers_share(forks: Forks, tmp_path: Path, images: int) -> None:
     """With one image the first worker only runs along, and its balance loss must not count."""
     options = {"method": "convlora", "config": {"balance": 0.5}, "images": images, "rules": {"epochs": 1}}
-    found = json.loads(run_pair(forks, {**options, "folder": str(tmp_path)})[-1])["history"][0]["loss"]
-    assert found == pytest.approx(loss_of_two_workers(images, balance=0.5), rel=1e-5)
-    assert found - loss_of_two_workers(images, balance=0.0) > 0.1, "or a share would not show"
+    loss = json.loads(run_pair(forks, {**options, "folder": str(tmp_path)})[-1])["history"][0]["loss"]
+    assert loss == pytest.approx(loss_of_two_workers(images, balance=0.5), rel=1e-5)
+    assert loss - loss_of_two_workers(images, balance=0.0) > 0.1, "or a share would not show"
 
 
 def test_two_killed_workers_go_on_bit_identical(forks: Forks, tmp_path: Path) -> None:

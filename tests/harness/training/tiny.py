@@ -119,8 +119,8 @@ class Run:
         masks = torch.from_numpy(np.stack([held_out.mask_input(index) for index in (100, 101, 102)])) > 0
         batch = normalise(images, self.rules.pixels)
         predicted = probabilities(self.segmenter(batch), (SIZE, SIZE))
-        found = predicted > 0.5 if self.task == "binary" else predicted.argmax(dim=1) > 0
-        return {"iou": float((found & masks).sum() / (found | masks).sum())}
+        marked = predicted > 0.5 if self.task == "binary" else predicted.argmax(dim=1) > 0
+        return {"iou": float((marked & masks).sum() / (marked | masks).sum())}
 
 
 def scripted(*values: float) -> Any:

@@ -168,16 +168,16 @@ def test_least_squares_equals_a_solver_on_noisy_samples() -> None:
     fit.add(inputs[:120].view(2, 6, 10, 3), targets[:120].view(2, 6, 10, 3))
     fit.add(inputs[120:], targets[120:])
     expected = torch.linalg.lstsq(torch.cat([inputs, torch.ones(200, 1).double()], dim=1), targets).solution
-    found, constant = fit.solve()
-    torch.testing.assert_close(found, expected[:3].T)
+    matrix, constant = fit.solve()
+    torch.testing.assert_close(matrix, expected[:3].T)
     torch.testing.assert_close(constant, expected[3])
 
 
 def test_least_squares_of_silent_channels_is_finite() -> None:
     fit = LeastSquares(3, device=torch.device("cpu"), affine=True)
     fit.add(torch.zeros(4, 3), torch.ones(4, 3))
-    found, constant = fit.solve()
-    assert not found.any()
+    matrix, constant = fit.solve()
+    assert not matrix.any()
     torch.testing.assert_close(constant, torch.ones(3).double())
 
 

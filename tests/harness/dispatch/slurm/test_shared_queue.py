@@ -30,11 +30,11 @@ def test_a_number_of_a_submission_is_not_given_again_to_who_waited_meanwhile(tmp
         with executor._alone():
             pass
     folder = tmp_path / "sweeps" / ".submitting"
-    assert [one.number for one in attempts(folder)] == [1, 2, 3]
+    assert [attempt.number for attempt in attempts(folder)] == [1, 2, 3]
     for _ in range(45):
         with executor._alone():
             pass
-    numbers = [one.number for one in attempts(folder)]
+    numbers = [attempt.number for attempt in attempts(folder)]
     assert numbers[-40:] == list(range(9, 49))
     assert len(numbers) < 45
 

@@ -18,10 +18,10 @@ METRICS = {"kvasir": "s_measure", "leaf": "iou", "sbu": "ber"}
 def write_results(root: Path, *, seeds: int = 2, label: str = "naslora", epochs: int = 4) -> None:
     """Three methods on three benchmarks with histories, α, merges and evidence, without masks."""
     shape = {"epochs": epochs, "blocks": 2, "side": 0, "seeds": seeds}
-    for one in write_comparison(root, methods=METHODS, benchmarks=list(METRICS), labels={"naslora": label}, **shape):
-        place = METHODS.index(one.run.method)
+    for record in write_comparison(root, methods=METHODS, benchmarks=list(METRICS), labels={"naslora": label}, **shape):
+        place = METHODS.index(record.run.method)
         merge = {"exact": [1e-7] * 4} if place else {}
-        EvidenceStore(root).write(evidence(one.key, shift=place - one.run.seed / 10, merge=merge))
+        EvidenceStore(root).write(evidence(record.key, shift=place - record.run.seed / 10, merge=merge))
 
 
 def material_of(root: Path, **options: Any) -> Material:

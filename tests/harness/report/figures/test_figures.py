@@ -90,7 +90,7 @@ def row(label: str, method: str) -> Row:
 def test_a_method_looks_the_same_beside_whatever_rows():
     (alone,) = looks([row("mine", "naslora")]).values()
     rows = [*(row(name, name) for name in METHODS.names()), row("other", "naslora"), row("plug", "zzz")]
-    every = {one.label: look for one, look in looks(rows).items()}
+    every = {entry.label: look for entry, look in looks(rows).items()}
     assert (alone.colour, alone.marker) == (every["naslora"].colour, every["naslora"].marker)
     known = [every[name] for name in METHODS.names()]
     assert len({look.colour for look in known}) == len({look.marker for look in known}) == len(known)
@@ -108,7 +108,7 @@ def test_the_drop_around_the_start_of_the_search():
 
 def test_the_front_keeps_what_nothing_beats():
     points = {"a": (1.0, 5.0), "b": (2.0, 4.0), "c": (3.0, 6.0), "d": (3.0, 5.5), "e": (1.0, 4.9)}
-    assert [one.label for one in front({row(name, name): point for name, point in points.items()})] == ["a", "c"]
+    assert [entry.label for entry in front({row(name, name): point for name, point in points.items()})] == ["a", "c"]
 
 
 def test_the_front_of_an_error_keeps_the_lowest(tmp_path: Path):
@@ -130,13 +130,13 @@ def test_merged_less_unmerged_is_below_zero_where_merging_costs_score(tmp_path: 
         report = {"mode": "exact", "folded": ["a"], "left": {}, "relative_deviation": 1e-6}
         RecordStore(tmp_path).write(record(seed=seed, scores=scores, merge={"exact": report}))
     material = material_of(tmp_path)
-    (one,) = merged(material)
-    assert there(one.difference).mean == pytest.approx(-2.0)
+    (change,) = merged(material)
+    assert there(change.difference).mean == pytest.approx(-2.0)
 
 
 @pytest.mark.parametrize(("caps", "shown"), [((0.3, 0.4), 0.4), ((0.3, None), None), ((None, None), None)])
 def test_a_cap_is_shown_where_every_run_knows_it(caps: tuple[float | None, ...], shown: float | None):
-    assert cap([record(budget={} if one is None else {"share_cap": one}) for one in caps]) == shown
+    assert cap([record(budget={} if share is None else {"share_cap": share}) for share in caps]) == shown
 
 
 @pytest.mark.parametrize(
@@ -160,7 +160,7 @@ def test_an_axis_of_costs_has_more_than_one_tick(costs: tuple[float, ...], ticks
 def test_rows_beyond_the_axis_are_named_where_they_are(tmp_path: Path):
     """One of a score where less is better collapses upwards; the arrow must not point down."""
     material = material_of(_collapsed(tmp_path, "sbu"))
-    (drawing,) = [one for stem, one in draw("pareto", material) if stem.endswith("sbu")]
+    (drawing,) = [figure for stem, figure in draw("pareto", material) if stem.endswith("sbu")]
     (note,) = drawing.figure.axes[0].texts
     assert note.get_text() == "99.0, 98.0"
     assert isinstance(note, Annotation)
@@ -199,7 +199,7 @@ def test_no_figure_is_too_small_for_its_labels_which_are_text_whatever_they_hold
     for name in ("curves", "pareto", "forest", "alpha", "alpha-entropy"):
         for stem, drawing in draw(name, material):
             assert b"<script>" not in encoded(drawing.figure, "svg", title=stem, caption=drawing.caption)
-    assert [str(one.message) for one in recwarn if "constrained_layout" in str(one.message)] == []
+    assert [str(warning.message) for warning in recwarn if "constrained_layout" in str(warning.message)] == []
 
 
 def test_cliques_limits_and_pages_of_a_figure():

@@ -20,27 +20,27 @@ from tests.harness.report.sample import evidence, record
 
 
 def _write(root: Path, method: str, *, seed: int = 0, shift: float = 0.0, **changes: Any) -> EvidenceRecord:
-    one = record(0.7, method=method, seed=seed)
-    RecordStore(root).write(one)
-    found = replace(evidence(one.key, shift=shift), **changes)
-    EvidenceStore(root).write(found)
-    return found
+    made = record(0.7, method=method, seed=seed)
+    RecordStore(root).write(made)
+    seen = replace(evidence(made.key, shift=shift), **changes)
+    EvidenceStore(root).write(seen)
+    return seen
 
 
 def test_numbers_are_differences_to_the_frozen_backbone():
-    one = evidence("k", shift=3.0)
-    assert [distance_change(block) for block in one.blocks] == pytest.approx([3.0] * 4)
-    assert [frequency_change(block) for block in one.blocks] == pytest.approx([0.3] * 4)
-    assert mean_change(one, "attention distance", "windowed") == pytest.approx(3.0)
-    same = replace(one.blocks[0], frozen=one.blocks[0].trained)
+    seen = evidence("k", shift=3.0)
+    assert [distance_change(block) for block in seen.blocks] == pytest.approx([3.0] * 4)
+    assert [frequency_change(block) for block in seen.blocks] == pytest.approx([0.3] * 4)
+    assert mean_change(seen, "attention distance", "windowed") == pytest.approx(3.0)
+    same = replace(seen.blocks[0], frozen=seen.blocks[0].trained)
     assert cka_to_frozen(same) == pytest.approx(1.0)
 
 
 def test_blocks_are_chosen_by_kind():
-    one = evidence("k")
-    update = lambda kind: mean_change(one, "update", kind)  # noqa: E731
+    seen = evidence("k")
+    update = lambda kind: mean_change(seen, "update", kind)  # noqa: E731
     assert update("all") == update("first-half") == pytest.approx(0.2)
-    plain = replace(one, blocks=[replace(block, window=0) for block in one.blocks])
+    plain = replace(seen, blocks=[replace(block, window=0) for block in seen.blocks])
     assert mean_change(plain, "update", "windowed") is None
 
 
@@ -48,8 +48,8 @@ def test_a_line_holds_every_seed_and_their_mean(tmp_path: Path):
     for seed, shift in enumerate((1.0, 2.0, 6.0)):
         _write(tmp_path, "lora", seed=seed, shift=shift)
     material = material_of(tmp_path)
-    (mine,) = measured(material)["kvasir"]
-    assert mine.by_block(distance_change)[0] == pytest.approx([1.0, 2.0, 6.0])
+    (curve,) = measured(material)["kvasir"]
+    assert curve.by_block(distance_change)[0] == pytest.approx([1.0, 2.0, 6.0])
     ((_, drawing),) = draw("attention-distance", material)
     line = next(line for line in drawing.figure.axes[1].lines if np.size(line.get_xdata()) == 4)
     assert np.asarray(line.get_ydata()).tolist() == pytest.approx([3.0] * 4)
@@ -72,7 +72,7 @@ def test_a_row_that_saw_other_images_is_left_out(tmp_path: Path):
     _write(tmp_path, "lora")
     _write(tmp_path, "naslora", images=[("test", f"other{number}") for number in range(8)])
     material = material_of(tmp_path)
-    assert [one.row.method for one in measured(material)["kvasir"]] == ["lora"]
+    assert [line.row.method for line in measured(material)["kvasir"]] == ["lora"]
 
 
 def test_without_evidence_or_a_merge_a_line_says_how_to_get_some(tmp_path: Path):

@@ -8,11 +8,10 @@ from typing import Any
 import pytest
 
 from harness.archive.archive import Archive
-from harness.archive.store import RecordStore
 from harness.report.figures import draw
 from harness.report.figures.curves import passes_of
 from harness.report.figures.material import Material, NothingToDrawError, materials
-from tests.harness.report.sample import record
+from tests.harness.report.sample import record, store_of
 
 RULES = {"epochs": 4, "lr": 1e-3, "epoch_images": 0}
 SEARCH = {"alternate": "both", "search_start_epoch": 1}
@@ -30,10 +29,8 @@ def trained(method: str, value: float, *, epochs: int, seed: int = 0, updates: i
 
 def written(root: Path, records: list[Any]) -> dict[int, Material]:
     """epochs -> sheet"""
-    store = RecordStore(root)
-    for one in records:
-        store.write(one)
-    return {int(one.grid.records[0].run.rules["epochs"]): one for one in materials(Archive(root))}
+    sheets = materials(Archive(store_of(root, records).root))
+    return {int(material.grid.records[0].run.rules["epochs"]): material for material in sheets}
 
 
 def drawn(material: Material) -> dict[str, tuple[list[float], list[float]]]:
@@ -48,17 +45,17 @@ def drawn(material: Material) -> dict[str, tuple[list[float], list[float]]]:
 
 
 def test_a_line_has_every_length_at_its_passes_and_means(tmp_path: Path):
-    found = written(
+    by_epochs = written(
         tmp_path,
         [
             trained("lora", 0.5, epochs=1), trained("lora", 0.7, epochs=1, seed=1), trained("lora", 0.8, epochs=4),
             trained("naslora", 0.4, epochs=1), trained("naslora", 0.9, epochs=4),
         ],
     )  # fmt: skip
-    lines = drawn(found[4])
+    lines = drawn(by_epochs[4])
     assert lines["lora"] == ([10, 40], pytest.approx([60, 80]))
     assert lines["naslora"] == ([17.5, 70], pytest.approx([40, 90]))
-    ((_, drawing),) = draw("lengths", found[4])
+    ((_, drawing),) = draw("lengths", by_epochs[4])
     assert "n = 2 seeds (0, 1); protocol demo, hashes 000000010, 000000040; backbone" in drawing.caption
 
 
@@ -77,9 +74,9 @@ def test_a_line_has_every_length_at_its_passes_and_means(tmp_path: Path):
 def test_the_figure_is_drawn_once_with_the_longest_of_runs_that_differ_in_length_alone(
     tmp_path: Path, first: Any, drawn_of: int, said: str
 ):
-    found = written(tmp_path, [first, trained("lora", 0.8, epochs=4)])
+    by_epochs = written(tmp_path, [first, trained("lora", 0.8, epochs=4)])
     with pytest.raises(NothingToDrawError, match=said):
-        list(draw("lengths", found[drawn_of]))
+        list(draw("lengths", by_epochs[drawn_of]))
 
 
 @pytest.mark.parametrize(

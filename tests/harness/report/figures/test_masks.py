@@ -27,9 +27,9 @@ def _write(root: Path, method: str, *, seed: int = 0) -> str:
     truth = np.zeros((8, 8), np.uint8)
     truth[2:6, 2:6] = 1
     masks = [KeptMask(split="test", stem=stem, predicted=np.roll(truth, 1), truth=truth) for stem in STEMS]
-    one = record(0.7, method=method, seed=seed)
-    RecordStore(root).write(one, IMAGES, encoded_masks(masks))
-    return one.key
+    made = record(0.7, method=method, seed=seed)
+    RecordStore(root).write(made, IMAGES, encoded_masks(masks))
+    return made.key
 
 
 def test_errors_have_their_colours():
@@ -97,7 +97,7 @@ def test_one_seed_is_shown_that_most_rows_have_masks_of(tmp_path: Path):
     _write(tmp_path, "lora", seed=1)
     _write(tmp_path, "decoder", seed=1)
     material = material_of(tmp_path)
-    assert {one.record.run.seed for one in kept(material, "kvasir")} == {1}
+    assert {strip.record.run.seed for strip in kept(material, "kvasir")} == {1}
 
 
 def test_a_strip_shows_the_median_photograph_and_one_row_a_method(tmp_path: Path):

@@ -70,7 +70,7 @@ def _record(
         config={"stagewise": True, "search_start_epoch": 2, "operations": "all", "style": "darts"} if searches else None,
         parameters={"encoder": place * 1000, "decoder": 5000, "trainable": 5000 + place * 1000, "total": 90_000},
         architecture=[
-            {f"blocks.{block}.qkv": list(map(float, one / one.sum())) for block, one in enumerate(epoch)}
+            {f"blocks.{block}.qkv": list(map(float, weights / weights.sum())) for block, weights in enumerate(epoch)}
             for epoch in shares
         ] if searches else [],
         budget={"weight_updates": 40.0, "alpha_updates": 20.0, "share_cap": 0.9} if searches else {"weight_updates": 60.0},

@@ -63,12 +63,12 @@ def until(done: Callable[[], Any]) -> None:
 
 def texts(driver: Any, selector: str) -> list[str]:
     """Of what can be seen."""
-    found: list[str] = driver.execute_script(
+    shown: list[str] = driver.execute_script(
         "return [...document.querySelectorAll(arguments[0])].filter((e) => e.checkVisibility())"
         ".map((e) => e.textContent.trim())",
         selector,
     )
-    return found
+    return shown
 
 
 def click(driver: Any, selector: str, *, containing: str = "") -> None:
@@ -138,7 +138,7 @@ def test_a_cell_shows_its_seeds_first_and_the_command_that_makes_them_again(open
     dots = opened.find_elements("css selector", "#seeds tbody tr:nth-of-type(1) circle")
     assert len(dots) == 2
     assert opened.find_element("css selector", "#again pre").text.startswith("sam-peft run --methods decoder ")
-    tops = [opened.find_element("css selector", one).rect["y"] for one in ("#seeds", "#again", "#behind")]
+    tops = [opened.find_element("css selector", part).rect["y"] for part in ("#seeds", "#again", "#behind")]
     assert tops == sorted(tops)
 
 
@@ -157,7 +157,7 @@ def test_a_heading_sorts_by_number_and_a_third_click_restores(opened: Any) -> No
     column = f"{SCORES} tbody td:nth-of-type(1)"
     before = texts(opened, column)
     numbers = [re.match(r"\d+\.\d", cell) for cell in before]
-    assert len([one for one in numbers if one]) == 2  # one row has a gap
+    assert len([number for number in numbers if number]) == 2  # one row has a gap
     heading = f"{SCORES} thead th:nth-of-type(2) button"
     click(opened, heading)
     first = texts(opened, column)
@@ -179,14 +179,14 @@ def test_filters_hide_rows_columns_and_masks(driver: Any, page: Path, width: int
     click(driver, "#filters summary", containing="Benchmarks")
     click(driver, "#filters label", containing="SBU")
     driver.execute_script("document.body.click()")
-    assert texts(driver, f"{SCORES} thead th") == [one for one in headings if "SBU" not in one]
+    assert texts(driver, f"{SCORES} thead th") == [heading for heading in headings if "SBU" not in heading]
     assert "SBU" not in texts(driver, "#numbers tbody td")
-    assert texts(driver, ".strip > summary") == [one for one in strips if one != "SBU"]
+    assert texts(driver, ".strip > summary") == [strip for strip in strips if strip != "SBU"]
     click(driver, "#filters summary", containing="Methods")
     click(driver, '[data-none="method"]')
     click(driver, "#filters label", containing="lora")
     driver.execute_script("document.body.click()")
-    assert {one.split()[0] for one in texts(driver, f"{SCORES} tbody th")} == {"lora"}
+    assert {name.split()[0] for name in texts(driver, f"{SCORES} tbody th")} == {"lora"}
     assert set(texts(driver, "#numbers tbody th")) == {"lora"}
     click(driver, "#filters button[type=reset]")
     time.sleep(0.05)

@@ -44,7 +44,7 @@ from harness.statistics import Interval
 from harness.studies import Study, study_from_dict
 from tests.harness.report.html.conftest import HOSTILE
 from tests.harness.report.html.sample import write_comparison
-from tests.harness.report.sample import MadeUp, record
+from tests.harness.report.sample import MadeUp, record, store_of
 
 
 def asked(**changes: Any) -> Asked:
@@ -66,7 +66,7 @@ def page_of(root: Path, name: str = "demo", **changes: Any) -> SitePage:
 
 
 def tables_of(page: SitePage, group: str) -> list[Placed]:
-    return [table for one in page.groups if one.name == group for table in one.tables]
+    return [table for part in page.groups if part.name == group for table in part.tables]
 
 
 def html(page: SitePage) -> str:
@@ -99,7 +99,7 @@ def test_every_cell_of_every_page_is_explained_as_why_does(folder: Path) -> None
     pages = pages_below(archive).content
     cells = 0
     for name, placed in (("demo", tables_of(page_of(folder), "tables")), ("cost", None)):
-        page = next(one for one in site.pages if one.name == name)
+        page = next(page for page in site.pages if page.name == name)
         placed = placed or [table for group in page.groups for table in group.tables]
         for shown_table, table in zip(placed, pages[name].tables, strict=False):
             for why, line, same in zip(shown_table.why, shown_table.table.rows, table.rows, strict=True):
@@ -170,12 +170,11 @@ def test_a_verdict_without_a_comparison_counts_who_ties_with_the_best() -> None:
 
 
 def test_generated_images_answer_nothing(tmp_path: Path) -> None:
-    for one in runs({"decoder": [0.9, 0.9], "lora": [0.9, 0.9]}, data_note="generated sample, 20 images"):
-        RecordStore(tmp_path).write(one)
-    page = page_of(tmp_path)
+    made = runs({"decoder": [0.9, 0.9], "lora": [0.9, 0.9]}, data_note="generated sample, 20 images")
+    page = page_of(store_of(tmp_path, made).root)
     assert "rank" in page.verdict
     assert page.parts[0].headline.plot is None
-    assert {score.mark for one in page.parts[0].headline.board.standings for score in one.scores} == {""}
+    assert {score.mark for row in page.parts[0].headline.board.standings for score in row.scores} == {""}
 
 
 def test_one_outlier_does_not_stretch_an_axis() -> None:
@@ -192,8 +191,8 @@ def test_names_of_rows_are_names_and_options_are_hints() -> None:
     label = "naslora[alternate=joint,residual=True,scale=2.0]"
     searched = runs({"naslora": [0.7, 0.8]}, variant=label, changed=changed, config=changed)
     records = [*runs({"lora": [0.7, 0.8]}), *searched]
-    names = [one.name for one in headline_of(records).board.standings]
-    assert [one.text for one in names] == ["LoRA", "NAS-LoRA, alternate joint, residual +1"]
+    names = [row.name for row in headline_of(records).board.standings]
+    assert [row.text for row in names] == ["LoRA", "NAS-LoRA, alternate joint, residual +1"]
     assert "scale=2.0" in names[1].hint
 
 
@@ -224,12 +223,12 @@ def test_photographs_lie_behind_masks_once_and_only_where_they_may(folder: Path)
         return np.full((16, 2 * LARGEST, 3), 2 * ord(stem), np.uint8)
 
     shown = page_of(folder, pictures=pictures, photographs="all")
-    strip = next(one for one in shown.parts[0].strips if one.benchmark == "kvasir")
+    strip = next(strip for strip in shown.parts[0].strips if strip.benchmark == "kvasir")
     assert [shot.word for shot in strip.shots] == ["best", "median", "worst"]
     assert [tile.name.text for tile in strip.shots[0].tiles] == ["truth", "LoRA", "Decoder only", HOSTILE]
-    different = {shot.photograph for one in shown.parts[0].strips for shot in one.shots}
-    assert {Image.open(io.BytesIO(base64.b64decode(one.partition(",")[2]))).width for one in different} == {LARGEST}
-    shots = sum(len(one.shots) for one in shown.parts[0].strips)
+    different = {shot.photograph for strip in shown.parts[0].strips for shot in strip.shots}
+    assert {Image.open(io.BytesIO(base64.b64decode(url.partition(",")[2]))).width for url in different} == {LARGEST}
+    shots = sum(len(strip.shots) for strip in shown.parts[0].strips)
     assert html(shown).count("data:image/webp") == shots + len(different)
     withheld = page_of(folder, pictures=pictures)
     assert not any(shot.photograph for strip in withheld.parts[0].strips for shot in strip.shots)
@@ -241,8 +240,7 @@ def test_a_page_a_study_that_was_run_and_one_for_the_other_rows(tmp_path: Path, 
     study = study_from_dict({**asked, "entries": ["lora", "naslora"]}, name="asked")
     monkeypatch.setattr("harness.report.html.build.study_names", lambda: ["asked"])
     monkeypatch.setattr("harness.report.html.build.load_study", lambda name: study)
-    for one in runs({"lora": [0.7, 0.71, 0.72], "naslora": [0.8, 0.81, 0.82], "bitfit": [0.5, 0.51]}):
-        RecordStore(tmp_path).write(one)
+    store_of(tmp_path, runs({"lora": [0.7, 0.71, 0.72], "naslora": [0.8, 0.81, 0.82], "bitfit": [0.5, 0.51]}))
     site = site_of(tmp_path)
     assert [page.name for page in site.pages] == ["asked", "demo", "claims"]
     assert site.pages[0].question == "A question?"
@@ -270,7 +268,7 @@ def test_every_number_stands_with_its_interval_rank_budget_and_rate(folder: Path
     assert set(column(page, "updates", where="decoder")) == {"60"}
     means = dict(zip(column(page, "rank", where="SBU BER"), column(page, "mean (%)", where="SBU BER"), strict=True))
     assert float(means["1 of 3"]) < float(means["2 of 3"]) < float(means["3 of 3"])  # of an error the lowest
-    (low, high), *_ = (re.findall(r"[\d.]+", one) for one in column(page, "95 % CI", where="decoder SBU BER"))
+    (low, high), *_ = (re.findall(r"[\d.]+", cell) for cell in column(page, "95 % CI", where="decoder SBU BER"))
     mean = float(column(page, "mean (%)", where="decoder SBU BER")[0])
     assert float(low) < mean == pytest.approx((float(low) + float(high)) / 2, abs=0.011)
 
@@ -291,8 +289,8 @@ TUNED = {"chosen": {"lr": 3e-3}, "trials": [{}] * 3}
     ],
 )
 def test_how_a_rate_was_chosen(run: dict[str, Any], rates: str, chosen: str) -> None:
-    one = record(**{"rules": {"lr": 1e-3}, **run})
-    assert (_rate(one), _how_chosen(one)) == (rates, chosen)
+    made = record(**{"rules": {"lr": 1e-3}, **run})
+    assert (_rate(made), _how_chosen(made)) == (rates, chosen)
 
 
 class Reader(HTMLParser):
@@ -329,7 +327,7 @@ def test_the_policy_runs_this_script_alone_and_nothing_is_loaded(folder: Path, w
     json.loads(read.scripts[0])
     loading = [attrs.get(name) for _, attrs in read.tags for name in ("src", "srcset", "data", "poster")]
     links = [str(attrs["href"]) for tag, attrs in read.tags if attrs.get("href") is not None]
-    assert [one for one in loading if one and not one.startswith("data:")] == []
+    assert [url for url in loading if url and not url.startswith("data:")] == []
     pages = {"index.html", *(f"{page.name}.html" for page in site.pages)}
     assert all(link.startswith(("#", "data:")) or link in pages for link in links)
     assert not [name for _, attrs in read.tags for name in attrs if name.startswith("on")]
@@ -465,7 +463,7 @@ def test_a_file_that_is_no_page_of_a_site_is_not_written_over(tmp_path: Path, ma
     words = ["--results", tmp_path, "--out", path.parent]
     assert "is no page" in says(main, *words, code=2)
     assert theirs.read_text(encoding="utf-8") == "<html>by hand</html>"
-    assert [one.name for one in path.parent.iterdir()] == ["index.html"]
+    assert [file.name for file in path.parent.iterdir()] == ["index.html"]
     if make == "a page":
         path.write_bytes(b"")
         for _ in range(2):  # an empty file, then a page
