@@ -7,7 +7,8 @@ import shlex
 from collections.abc import Iterator
 from pathlib import Path
 
-REPOSITORY = Path(__file__).parents[1]
+from tests.values import REPOSITORY
+
 PAGES = (
     REPOSITORY / "README.md",
     REPOSITORY / "ARCHITECTURE.md",

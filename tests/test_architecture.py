@@ -8,8 +8,9 @@ from pathlib import Path
 
 import pytest
 
-ROOT = Path(__file__).parents[1]
-PAGE = ROOT / "ARCHITECTURE.md"
+from tests.values import REPOSITORY
+
+PAGE = REPOSITORY / "ARCHITECTURE.md"
 
 
 def walk() -> list[Path]:
@@ -17,7 +18,7 @@ def walk() -> list[Path]:
     if not PAGE.is_file():
         pytest.skip("this checkout has no ARCHITECTURE.md")
     rows = re.findall(r"^\| `(harness/\S+\.py)` \|", PAGE.read_text(encoding="utf-8"), re.MULTILINE)
-    return [ROOT / name for name in rows]
+    return [REPOSITORY / name for name in rows]
 
 
 def test_every_file_of_the_walk_is_named_by_one_before_it() -> None:
@@ -25,7 +26,7 @@ def test_every_file_of_the_walk_is_named_by_one_before_it() -> None:
     files = walk()
     texts = [path.read_text(encoding="utf-8") for path in files]
     for place, path in enumerate(files[1:], start=1):
-        module = ".".join(path.relative_to(ROOT).with_suffix("").parts)
+        module = ".".join(path.relative_to(REPOSITORY).with_suffix("").parts)
         room, _, name = module.rpartition(".")
         named = rf"\b{re.escape(module)}\b|from {re.escape(room)} import .*\b{name}\b"
         assert any(re.search(named, text) for text in texts[:place]), module
@@ -36,16 +37,16 @@ def test_every_module_that_the_page_names_exists() -> None:
         pytest.skip("this checkout has no ARCHITECTURE.md")
     named = re.findall(r"`((?:harness|methods|datasets)/[\w/]+\.py)`", PAGE.read_text(encoding="utf-8"))
     assert named
-    assert [name for name in named if not (ROOT / name).is_file()] == []
+    assert [name for name in named if not (REPOSITORY / name).is_file()] == []
 
 
 def test_what_code_cites_and_pages_link_is_in_the_repository() -> None:
     missing = []
     for package in ("methods", "datasets", "harness", "benchmarks", "slurm"):
-        for path in (ROOT / package).rglob("*.py"):
+        for path in (REPOSITORY / package).rglob("*.py"):
             cited = re.findall(r"\bdocs/[\w./-]+\.\w+", path.read_text(encoding="utf-8"))
-            missing += [f"{path}: {name}" for name in cited if not (ROOT / name).is_file()]
-    for path in [*ROOT.glob("*.md"), *(ROOT / "docs").glob("*.md")]:
+            missing += [f"{path}: {name}" for name in cited if not (REPOSITORY / name).is_file()]
+    for path in [*REPOSITORY.glob("*.md"), *(REPOSITORY / "docs").glob("*.md")]:
         linked = re.findall(r"\]\((?!https?:)([^)#]+)", path.read_text(encoding="utf-8"))
         missing += [f"{path}: {name}" for name in linked if not (path.parent / name).exists()]
     assert missing == []
@@ -54,7 +55,7 @@ def test_what_code_cites_and_pages_link_is_in_the_repository() -> None:
 def test_what_isinstance_is_asked_of_a_module_are_methods_alone() -> None:
     """Since Python 3.12 a runtime protocol looks at attributes without ``__getattr__``, by which a module has its parts."""
     for package in ("methods", "datasets", "harness"):
-        for path in (ROOT / package).rglob("*.py"):
+        for path in (REPOSITORY / package).rglob("*.py"):
             for node in ast.walk(ast.parse(path.read_text(encoding="utf-8"))):
                 if isinstance(node, ast.ClassDef) and "runtime_checkable" in map(ast.unparse, node.decorator_list):
                     fields = [ast.unparse(field) for field in node.body if isinstance(field, ast.AnnAssign)]

@@ -13,7 +13,8 @@ from importlib import import_module
 
 import pytest
 
-from tests.documented import REPOSITORY, code_of
+from tests.documented import code_of
+from tests.values import REPOSITORY
 
 PAGE = [line for _, line in code_of(REPOSITORY / "CONTRIBUTING.md")]
 MAKE = [words for line in PAGE if (words := shlex.split(line, comments=True)) and words[0] == "make"]

@@ -11,7 +11,8 @@ from functools import cache
 from importlib.metadata import packages_distributions
 from pathlib import Path
 
-ROOT = Path(__file__).parents[1]
+from tests.values import REPOSITORY
+
 PACKAGES = ("harness", "methods", "datasets")
 OF_OTHERS = {"torchvision": "segment_anything"}
 """Declared for a package that imports it and does not say so itself."""
@@ -38,7 +39,7 @@ def imported(folder: Path) -> set[str]:
 @cache
 def used() -> dict[str, set[str]]:
     """Imported name -> the distributions that give it here."""
-    names = set().union(*(imported(ROOT / package) for package in PACKAGES)) - {"harness"}
+    names = set().union(*(imported(REPOSITORY / package) for package in PACKAGES)) - {"harness"}
     given = packages_distributions()
     # what an extra gives may not be installed here; those are called as they are imported
     return {name: {normal(distribution) for distribution in given.get(name, [name])} for name in names}
@@ -47,7 +48,7 @@ def used() -> dict[str, set[str]]:
 @cache
 def declared() -> set[str]:
     """What the wheel needs, and what its options for users need."""
-    project = tomllib.loads((ROOT / "pyproject.toml").read_text(encoding="utf-8"))["project"]
+    project = tomllib.loads((REPOSITORY / "pyproject.toml").read_text(encoding="utf-8"))["project"]
     extras = project["optional-dependencies"]
     ours = ("test", "dev", "mutants", "docs")
     lines = [*project["dependencies"], *(line for name in extras if name not in ours for line in extras[name])]

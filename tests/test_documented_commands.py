@@ -20,7 +20,7 @@ import pytest
 from PIL import Image
 
 from harness.__main__ import main
-from harness.archive.cost import CostRecord, CostStore
+from harness.archive.cost import CostStore
 from harness.archive.schema import Record
 from harness.archive.store import RecordStore
 from harness.cli.verbs import VERBS
@@ -30,8 +30,9 @@ from harness.models.fingerprints import short_fingerprint
 from harness.registry import SEGMENTED, method_config
 from harness.report.figures.style import encoded
 from tests.datasets.test_labels import write_folders
-from tests.documented import REPOSITORY, commands
+from tests.documented import commands
 from tests.harness.report.sample import evidence, record
+from tests.values import REPOSITORY, RESULTS
 
 pytestmark = pytest.mark.slow
 
@@ -83,13 +84,13 @@ def place(tmp_path_factory: pytest.TempPathFactory) -> Path:
     leave_out = shutil.ignore_patterns(
         "records", "evidence", "tables", "figures", "site", "again", "forgetting", "readings"
     )
-    shutil.copytree(REPOSITORY / "results", root / "results", ignore=leave_out, dirs_exist_ok=True)
+    shutil.copytree(RESULTS, root / "results", ignore=leave_out, dirs_exist_ok=True)
     for kind in ("records", "evidence"):
         (root / "results" / kind).mkdir()
-        for path in (REPOSITORY / "results" / kind).iterdir():
+        for path in (RESULTS / kind).iterdir():
             if path.name.partition(".")[0] in KEPT:
                 shutil.copy(path, root / "results" / kind)
-    shutil.copytree(REPOSITORY / "results" / "cost", root / "runs" / "cost")
+    shutil.copytree(RESULTS / "cost", root / "runs" / "cost")
     for folder in ("runs", "A", "B"):
         for made in finished(root / "WEIGHTS"):
             RecordStore(root / folder).write(made)
@@ -172,26 +173,19 @@ def stand_in(monkeypatch: pytest.MonkeyPatch) -> None:
         images=["a.png"], out=Path("masks"), trained=SimpleNamespace(run=SimpleNamespace(key="k"), task="binary")
     )
 
-    def capability(name: str, **options: Any) -> Capability:
-        return Capability(method=name, backbone=options["backbone"], passed=True)
-
     def picture(figure: Any, style: Any, **told: str) -> bytes:
         return encoded(figure, style, **told) if style == "svg" else b""  # pages are checked by their SVG
 
-    def measured(*_: Any, **__: Any) -> CostRecord:
-        return next(iter(CostStore(REPOSITORY / "results")))
-
-    def photographs(*_: Any, **__: Any) -> Any:
-        return lambda record, split, stem: np.zeros((196, 196, 3), np.uint8)
-
     for name, stand in {
-        "harness.cli.figures.network_images": photographs,
+        "harness.cli.figures.network_images": lambda *_, **__: lambda *_: np.zeros((196, 196, 3), np.uint8),
         "harness.cli.figures.encoded": picture,
         "harness.models.build.require_checkpoint": lambda *_: None,
         "harness.planning.plan.require_finite": lambda *_: None,
         "harness.costing.device.used_by_others": lambda *_: "",
-        "harness.contract.matrix.examine": capability,
-        "harness.costing.measure.measure": measured,
+        "harness.contract.matrix.examine": lambda name, backbone, **_: Capability(
+            method=name, backbone=backbone, passed=True
+        ),
+        "harness.costing.measure.measure": lambda *_, **__: next(iter(CostStore(RESULTS))),
         "harness.experiment.exporting.export": lambda *_, **__: report,
         "harness.cli.evidence.measurement_of": lambda *_: request,
         "harness.evidence.measuring.measure_insides": lambda *_, **__: evidence("k"),

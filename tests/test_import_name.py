@@ -12,12 +12,11 @@ import pytest
 
 from harness.registry import load_plugin
 from harness.system.errors import UsageError
-
-ROOT = Path(__file__).parents[1]
+from tests.values import REPOSITORY
 
 
 def python(code: str, *, cwd: Path, path: Path | None = None) -> subprocess.CompletedProcess[str]:
-    environment = {**os.environ, "PYTHONPATH": os.pathsep.join(str(place) for place in (path, ROOT) if place)}
+    environment = {**os.environ, "PYTHONPATH": os.pathsep.join(str(place) for place in (path, REPOSITORY) if place)}
     return subprocess.run([sys.executable, "-c", code], cwd=cwd, env=environment, capture_output=True, text=True)
 
 
@@ -34,7 +33,7 @@ def test_another_package_named_datasets_is_what_that_name_finds(tmp_path: Path, 
         "assert BENCHMARKS.get('kvasir').__module__ == 'harness.datasets.kvasir'\n"
         "assert METHODS.get('lora').__module__ == 'harness.methods.lora'\n"
     )
-    done = python(code, cwd=ROOT if place == "clone" else tmp_path)
+    done = python(code, cwd=REPOSITORY if place == "clone" else tmp_path)
     assert done.returncode == 0, done.stderr
 
 
@@ -81,7 +80,7 @@ def test_the_real_datasets_evaluate_and_trainer_work_beside_ours(tmp_path: Path,
         spec = find_spec(name)
         if spec is None or spec.origin is None:
             pytest.skip(f"needs {name}")
-    done = python(REAL, cwd=ROOT if place == "clone" else tmp_path)
+    done = python(REAL, cwd=REPOSITORY if place == "clone" else tmp_path)
     assert done.returncode == 0, done.stderr
 
 
@@ -100,5 +99,5 @@ def test_listing_names_imports_no_torch() -> None:
         "from harness.protocols.load import load_protocol; load_protocol('nas-lora')\n"
         "sys.exit('torch' in sys.modules)"
     )
-    done = python(code, cwd=ROOT)
+    done = python(code, cwd=REPOSITORY)
     assert done.returncode == 0, done.stderr

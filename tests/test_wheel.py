@@ -11,7 +11,7 @@ from pathlib import Path
 
 import pytest
 
-ROOT = Path(__file__).parents[1]
+from tests.values import REPOSITORY
 
 
 @pytest.fixture(scope="module")
@@ -22,7 +22,7 @@ def installed(tmp_path_factory: pytest.TempPathFactory) -> Path:
     ignored = shutil.ignore_patterns(
         ".git", ".venv", "runs", "build", "*.egg-info", "__pycache__", "records", "evidence"
     )
-    shutil.copytree(ROOT, folder / "clone", symlinks=True, ignore=ignored)
+    shutil.copytree(REPOSITORY, folder / "clone", symlinks=True, ignore=ignored)
     build = [
         sys.executable,
         "-m",

@@ -12,10 +12,10 @@ import pytest
 
 from benchmarks import publish
 from harness.costing.measure import paired_ratio
+from tests.values import REPOSITORY, RESULTS
 
-ROOT = Path(__file__).parents[2]
-PAGE, DETAILS = ROOT / "docs" / "performance.md", ROOT / "docs" / "details" / "performance.md"
-MEASURED = ROOT / "results" / "benchmarks"
+PAGE, DETAILS = REPOSITORY / "docs" / "performance.md", REPOSITORY / "docs" / "details" / "performance.md"
+MEASURED = RESULTS / "benchmarks"
 
 
 def measured(name: str) -> dict[str, Any]:
@@ -40,7 +40,7 @@ def ratio(name: str) -> tuple[str, ...]:
 
 
 def test_an_evaluations_price_is_that_of_the_files() -> None:
-    text = (ROOT / "docs" / "metrics.md").read_text(encoding="utf-8")
+    text = (REPOSITORY / "docs" / "metrics.md").read_text(encoding="utf-8")
     said = re.findall(r"(\d\.\d\d) \[(\d\.\d\d), (\d\.\d\d)\] times", text)
     assert said == [ratio("evaluation-vit_small-252-fp32.json"), ratio("evaluation-vit_t-256-fp32.json")]
     row = line_of("| evaluation of a split")
@@ -156,7 +156,7 @@ def test_steps_beside_their_peers_are_told_with_their_ratio() -> None:
 
 
 def test_the_table_of_metrics_is_that_of_its_file() -> None:
-    text = (ROOT / "docs" / "metrics.md").read_text(encoding="utf-8")
+    text = (REPOSITORY / "docs" / "metrics.md").read_text(encoding="utf-8")
     for name, case in measured("metrics-speed-1024.json")["masks"].items():
         row = (
             f"| {name} | {1000 * case['theirs']:.0f} | {1000 * case['ours']:.1f} | {case['ratio']:.1f} "
@@ -179,7 +179,7 @@ def test_what_spinning_costs_is_that_of_its_files() -> None:
 
 def test_costs_against_full_fine_tuning_are_those_of_the_sessions() -> None:
     """On the page of performance the default of NAS-LoRA's methods is spelt out: turns."""
-    costs = (ROOT / "results" / "tables" / "cost.md").read_text(encoding="utf-8")
+    costs = (RESULTS / "tables" / "cost.md").read_text(encoding="utf-8")
     page = DETAILS.read_text(encoding="utf-8").partition("| against full fine-tuning |")[2]
     told = {row[0]: row[1:] for row in _rows(page.partition("\n\n")[0])}
     assert len(told) == 6
@@ -201,7 +201,7 @@ def test_costs_against_full_fine_tuning_are_those_of_the_sessions() -> None:
 def test_ratios_of_the_cost_sessions_are_told_as_they_are() -> None:
     def times(end: str) -> dict[str, Any]:
         """Of a session: variant -> its step time against LoRA's."""
-        path = ROOT / "results" / "cost" / f"089f904b2626a80f-{end}.json"
+        path = RESULTS / "cost" / f"089f904b2626a80f-{end}.json"
         methods = json.loads(path.read_text(encoding="utf-8"))["methods"]
         return {method["variant"]: method["ratios"].get("lora", {}).get("time") for method in methods}
 
@@ -210,8 +210,7 @@ def test_ratios_of_the_cost_sessions_are_told_as_they_are() -> None:
     told = f"**{turns['value']:.3f}** [{turns['low']:.3f}, {turns['high']:.3f}]"
     assert told in line_of("| NAS-LoRA average step in")
     assert interval(both) in line_of("| the same with `both`")
-    page = DETAILS.read_text(encoding="utf-8")
-    assert f"`joint`, one pass for both, takes {interval(joint)} times LoRA's" in page
+    assert f"`joint`, one pass for both, takes {interval(joint)} times LoRA's" in DETAILS.read_text(encoding="utf-8")
     average = f"{1 / first['decoder']['value']:.1f} on the average of 40 epochs"
     assert average in line_of("| LoRA step / decoder-only step")
 

@@ -132,8 +132,7 @@ def test_masks_without_an_object_warn_unless_all_are(road: Path, tmp_path: Path,
 
 @pytest.mark.parametrize(("count", "verdict"), [(2, "warned"), (4, "warned"), (5, "passed")])
 def test_a_score_of_few_images_is_pointed_out(tmp_path: Path, count: int, verdict: str) -> None:
-    folder = samples.write_samples("road", tmp_path, images=60, size=32)
-    for path in images(folder, "test")[count:]:
+    for path in images(samples.write_samples("road", tmp_path, images=60, size=32), "test")[count:]:
         mask_of(path).unlink()
         path.unlink()
     assert status(judged("road", tmp_path))["test images"] == verdict
@@ -190,8 +189,7 @@ def test_different_scenes_of_one_kind_are_no_copies(tmp_path: Path) -> None:
 
 
 def test_never_seen_class_fails(tmp_path: Path) -> None:
-    folder = samples.write_samples("trans10k_v2", tmp_path, images=24, size=48)
-    for path in folder.glob("*/masks_12/*.png"):
+    for path in samples.write_samples("trans10k_v2", tmp_path, images=24, size=48).glob("*/masks_12/*.png"):
         classes = np.array(Image.open(path))
         classes[classes == 7] = 0
         Image.fromarray(classes).save(path)

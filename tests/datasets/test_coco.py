@@ -163,8 +163,7 @@ def test_splits_and_folders_are_found(tmp_path, places: dict[str, str], sizes: t
     if "train2017" in places:
         (tmp_path / "annotations/captions_train2017.json").write_text(json.dumps({"images": [], "annotations": []}))
     _, splits = opened(tmp_path)
-    counts = len(splits.train), len(splits.val), len(splits.test["test"])
-    assert counts == (sizes or (11, 12, 1))
+    assert (len(splits.train), len(splits.val), len(splits.test["test"])) == (sizes or (11, 12, 1))
 
 
 BAD = [

@@ -15,8 +15,7 @@ from harness.datasets import samples
 from harness.datasets.preparing.checking import Check, Verdict
 from harness.datasets.preparing.prepare import Archive, Prepared
 from harness.registry import LABELLED, SEGMENTED
-
-REPOSITORY = Path(__file__).resolve().parents[2]
+from tests.values import REPOSITORY
 
 
 @pytest.fixture
@@ -77,8 +76,7 @@ def test_sample_prepare_check_in_a_row(said, tmp_path: Path) -> None:
 
 
 def test_failed_check_exits_1_and_json_says_why(said, tmp_path: Path) -> None:
-    folder = samples.write_samples("cvc612", tmp_path, images=24, size=48)
-    (folder / "Original" / "1.tif").write_bytes(b"no image")
+    (samples.write_samples("cvc612", tmp_path, images=24, size=48) / "Original" / "1.tif").write_bytes(b"no image")
     code, out, _ = said("check", "cvc612", "--data", tmp_path, "--workers", 1)
     assert code == 1
     assert "failed  readable" in out

@@ -41,19 +41,15 @@ def sides(splits: Splits) -> dict[str, set[str | None]]:
     return {name: {image_of_tile(pair.stem) for pair in pairs} for name, pairs in parts.items()}
 
 
-def assert_images_stay_whole(splits: Splits) -> None:
-    train, val, test = sides(splits).values()
-    assert None not in train | val | test
-    assert len(train | val | test) == len(train) + len(val) + len(test)
-
-
 @pytest.mark.parametrize("seed", range(5))
 def test_all_tiles_of_an_image_are_on_one_side(make: MakeBenchmark, tmp_path: Path, seed: int) -> None:
     write_tiles(tmp_path, images=24)
     road = make("road", split_seed=seed)
     splits = road.splits(road.locate(tmp_path))
     assert splits.layout == "tiles"
-    assert_images_stay_whole(splits)
+    train, val, test = sides(splits).values()
+    assert None not in train | val | test
+    assert len(train | val | test) == len(train) + len(val) + len(test)
     assert splits.note == "48 tiles of 24 images"
     assert (
         f"carved (seed {seed}, {len(splits.test['test'])} test and {len(splits.val)} val by whole images)"
@@ -211,8 +207,7 @@ NATIVE = [(62, 52), (134, 107), (61, 52), (61, 61)]
     ids=["originals", "originals made small", "the known copy", "somebody's polyps", "one of mine among them"],
 )
 def test_kvasir_note(make: MakeBenchmark, tmp_path: Path, stems: list[str], sizes: list, note: str) -> None:
-    kvasir = make("kvasir", split_rule="carved")
-    assert kvasir.splits(write_kvasir(tmp_path, stems, sizes=sizes)).note == note
+    assert make("kvasir", split_rule="carved").splits(write_kvasir(tmp_path, stems, sizes=sizes)).note == note
 
 
 def test_one_odd_size_among_many_is_seen(make: MakeBenchmark, tmp_path: Path) -> None:
@@ -249,8 +244,7 @@ def test_masks_without_an_image_are_counted_by_the_rule_and_named_by_the_check(m
 
 
 def test_real_kvasir_originals_are_no_copy(make: MakeBenchmark, real_data: Path) -> None:
-    kvasir = make("kvasir", split_rule="carved")
-    assert kvasir.splits(real_data / "kvasir_original_names").note == "5 of 1,000"
+    assert make("kvasir", split_rule="carved").splits(real_data / "kvasir_original_names").note == "5 of 1,000"
 
 
 def test_sizes_are_those_that_were_published(make: MakeBenchmark) -> None:

@@ -9,7 +9,6 @@ import signal
 import socket
 import subprocess
 import sys
-import time
 from pathlib import Path
 
 import numpy as np
@@ -23,8 +22,7 @@ from harness.datasets.preparing.prepare import prepare
 from harness.registry import SEGMENTED
 from tests.datasets.archive_server import serve
 from tests.datasets.conftest import CASES, benchmark_of, quiet
-
-REPOSITORY = Path(__file__).resolve().parents[2]
+from tests.values import REPOSITORY, wait_until
 
 
 def packed(name: str, folder: Path, *, layout: str = "original", kind: str = "zip") -> Path:
@@ -63,8 +61,7 @@ def sha256(path: Path) -> str:
 
 @pytest.mark.parametrize(("name", "layout"), CASES)
 def test_every_benchmark_in_every_layout_is_prepared_from_an_archive(tmp_path, root: Path, name: str, layout: str):
-    archive = packed(name, tmp_path, layout=layout)
-    done = prepare(benchmark_of(name), [str(archive)], root, progress=quiet)
+    done = prepare(benchmark_of(name), [str(packed(name, tmp_path, layout=layout))], root, progress=quiet)
     assert done.new
     assert done.layout == layout
     assert benchmark_of(name).locate(root) == done.folder
@@ -88,13 +85,11 @@ def test_several_archives_make_one_benchmark(tmp_path: Path, root: Path) -> None
         if part.is_dir()
     ]
     assert len(parts) == 6
-    done = prepare(benchmark_of("isic2017"), parts, root, progress=quiet)
-    assert sum(done.counts.values()) == 12
+    assert sum(prepare(benchmark_of("isic2017"), parts, root, progress=quiet).counts.values()) == 12
 
 
 def test_archive_whose_folders_have_other_names(tmp_path: Path, root: Path) -> None:
-    source = samples.write_samples("leaf", tmp_path / "src", images=12, size=40)
-    source.rename(tmp_path / "src" / "archive (3)")
+    samples.write_samples("leaf", tmp_path / "src", images=12, size=40).rename(tmp_path / "src" / "archive (3)")
     made = shutil.make_archive(str(tmp_path / "x"), "zip", tmp_path / "src")
     prepare(benchmark_of("leaf"), [made], root, progress=quiet)
     assert benchmark_of("leaf").locate(root) == root / "leaf_disease"
@@ -276,8 +271,7 @@ def test_truncated_archive_and_another_benchmarks_archive_leave_nothing(archive:
 
 
 def test_archive_without_some_masks_leaves_nothing(root: Path, tmp_path: Path) -> None:
-    source = samples.write_samples("cvc612", tmp_path / "src", images=12, size=40)
-    (source / "Ground Truth" / "1.tif").unlink()
+    (samples.write_samples("cvc612", tmp_path / "src", images=12, size=40) / "Ground Truth" / "1.tif").unlink()
     made = shutil.make_archive(str(tmp_path / "x"), "zip", tmp_path / "src")
     with pytest.raises(DatasetError, match="have no mask"):
         prepare(benchmark_of("cvc612"), [made], root, progress=quiet)
@@ -306,10 +300,7 @@ def test_killed_while_unpacking_leaves_no_folder_and_the_next_call_cleans_up(roo
         "prepare(Kvasir(), [sys.argv[1]], Path(sys.argv[2]), progress=crawl)\n"
     )
     process = subprocess.Popen([sys.executable, "-c", slow, archive, str(root)], cwd=REPOSITORY)
-    deadline = time.monotonic() + 60
-    while not list(root.glob(".unpacking-*/Kvasir-SEG/images/*")):
-        assert time.monotonic() < deadline, "unpacking never began"
-        time.sleep(0.02)
+    wait_until(lambda: list(root.glob(".unpacking-*/Kvasir-SEG/images/*")), "unpacking to begin")
     process.send_signal(signal.SIGKILL)
     process.wait()
     assert list(root.glob(".unpacking-*")), "killed before it was done"

@@ -86,8 +86,7 @@ def test_one_data_root_may_hold_all_nine(make, tmp_path: Path) -> None:
 @pytest.mark.parametrize("name", ["camo", "sbu"])
 def test_validation_is_carved_from_train_and_never_from_test(make, sample_of, name: str) -> None:
     splits = load(make(name), sample_of(name))
-    train_folder = splits.train[0].image.parent
-    assert {pair.image.parent for pair in splits.val} == {train_folder}
+    assert {pair.image.parent for pair in splits.val} == {splits.train[0].image.parent}
     assert "val carved (seed 0" in splits.rule
     other = load(make(name, split_seed=1), sample_of(name))
     assert {pair.stem for pair in other.val} != {pair.stem for pair in splits.val}
@@ -125,8 +124,7 @@ def test_lists_beside_the_folders_they_point_into_are_no_rivals(make, tmp_path: 
 
 
 def test_folder_within_a_folder_of_its_own_name(make, tmp_path: Path) -> None:
-    folder = samples.write_samples("isic2017", tmp_path / "plain", images=12, size=48)
-    for part in list(folder.iterdir()):
+    for part in list(samples.write_samples("isic2017", tmp_path / "plain", images=12, size=48).iterdir()):
         if part.is_dir():
             (tmp_path / "nested" / "isic-2017" / part.name).mkdir(parents=True)
             shutil.move(part, tmp_path / "nested" / "isic-2017" / part.name / part.name)
@@ -150,8 +148,7 @@ def test_missing_data_says_which_folders_were_tried_where_to_get_it_and_how_to_t
 
 
 def test_image_without_mask_is_an_error_that_names_it(make, tmp_path: Path) -> None:
-    folder = samples.write_samples("cvc612", tmp_path, images=12, size=48)
-    (folder / "Ground Truth" / "1.tif").unlink()
+    (samples.write_samples("cvc612", tmp_path, images=12, size=48) / "Ground Truth" / "1.tif").unlink()
     with pytest.raises(DatasetError, match=r"1 images .* have no mask.*Original/1\.tif"):
         load(make("cvc612"), tmp_path)
 
@@ -178,8 +175,7 @@ def test_list_that_names_a_missing_file_is_an_error(make, tmp_path: Path) -> Non
     ],
 )
 def test_broken_list_is_one_line_that_names_it(make, tmp_path: Path, content: bytes, words: str) -> None:
-    folder = samples.write_samples("sbu", tmp_path, layout="autogluon", images=12, size=48)
-    (folder / "val.csv").write_bytes(content)
+    (samples.write_samples("sbu", tmp_path, layout="autogluon", images=12, size=48) / "val.csv").write_bytes(content)
     with pytest.raises(DatasetError, match=words) as caught:
         load(make("sbu"), tmp_path)
     assert "val.csv" in str(caught.value)

@@ -1,4 +1,4 @@
-"""Generated benchmarks, and a doctor that examines nothing."""
+"""Generated benchmarks, the rules of records made up, and a doctor that examines nothing."""
 
 from __future__ import annotations
 
@@ -16,6 +16,15 @@ def samples(tmp_path_factory: pytest.TempPathFactory) -> Path:
     for name in ("kvasir", "leaf"):
         sample_writer(root)(name)
     return root
+
+
+@pytest.fixture(autouse=True)
+def _card(request: pytest.FixtureRequest) -> None:
+    """The card demo has the rules of the records that comparison and report make up (`tests.harness.report.sample`)."""
+    if request.path.relative_to(Path(__file__).parent).parts[0] in ("comparison", "report"):
+        from tests.harness.report.sample import known_card
+
+        request.getfixturevalue("monkeypatch").setattr("harness.comparison.rules.card_rules", known_card)
 
 
 @pytest.fixture

@@ -117,8 +117,7 @@ def test_second_damaged_record_of_a_run_overwrites_no_first(tmp_path: Path) -> N
         store.path(run.key).parent.mkdir(exist_ok=True)
         store.path(run.key).write_text(text)
         store.write(record)
-    kept = sorted(path.read_text() for path in store.folder.glob("*.unreadable*"))
-    assert kept == ["first", "second"]
+    assert sorted(path.read_text() for path in store.folder.glob("*.unreadable*")) == ["first", "second"]
     assert store.read(run.key) == record
 
 
@@ -130,8 +129,7 @@ def test_changed_data_do_not_get_the_scores_of_the_old(tmp_path: Path, capsys: p
     run, other = _planned(results, root=first), _planned(results, root=second)
     assert (run.key, run.manifest) == (other.key, other.manifest)
     assert run.data_fingerprint != other.data_fingerprint
-    store = RecordStore(results)
-    path = store.write(Record(run=run, key=run.key, code="OK"))
+    path = RecordStore(results).write(Record(run=run, key=run.key, code="OK"))
     for words in ([], ["--plan"]):
         there = [*GRID, "--results", str(results), *words, "--dataset-root"]
         assert main([*there, f"kvasir={second}"]) == 2
@@ -146,8 +144,7 @@ def test_changed_data_do_not_get_the_scores_of_the_old(tmp_path: Path, capsys: p
 
 def test_records_from_before_the_fingerprint_are_accepted(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     run = _planned(tmp_path)
-    store = RecordStore(tmp_path)
-    path = store.write(Record(run=run, key=run.key, code="OK"))
+    path = RecordStore(tmp_path).write(Record(run=run, key=run.key, code="OK"))
     content = json.loads(path.read_text())
     del content["run"]["data_fingerprint"]
     path.write_bytes(sealed(content))

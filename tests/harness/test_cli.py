@@ -19,8 +19,8 @@ from harness.cli.command import verb
 from harness.cli.tables import main as tables
 from harness.experiment.environment import reason_code
 from tests.signals import as_in_a_terminal
+from tests.values import REPOSITORY
 
-REPOSITORY = Path(__file__).parents[2]
 VERB = """
 import os, signal, sys, time
 from harness.cli.command import verb
@@ -152,8 +152,7 @@ def test_closed_errors_and_a_reader_that_left_are_quiet(tmp_path: Path, monkeypa
 
 def test_a_file_that_is_opened_never_takes_the_place_of_closed_output(tmp_path: Path) -> None:
     script = VERB.replace("return 0", "file = open(sys.argv[2], 'w'); print('noise', file=sys.stderr); return 0")
-    done = shell('"$@" 2>&-', "-c", script, "open", str(tmp_path / "file"))
-    assert done.returncode == 0
+    assert shell('"$@" 2>&-', "-c", script, "open", str(tmp_path / "file")).returncode == 0
     assert (tmp_path / "file").read_text() == ""
 
 

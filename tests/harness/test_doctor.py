@@ -15,8 +15,7 @@ from harness.methods.parts.placement import MethodError
 from harness.models.catalog import backbone_shape
 from harness.registry import METHODS, load_plugin, method_config_class
 from harness.system.errors import UsageError
-
-REPOSITORY = Path(__file__).parents[2]
+from tests.values import REPOSITORY
 
 
 def _matrix(backbone: str, names: list[str]) -> str:
@@ -28,14 +27,10 @@ def _matrix(backbone: str, names: list[str]) -> str:
     return matrix_markdown(rows)
 
 
-def _section(text: str) -> str:
-    return text.partition(BEGIN)[2].partition(END)[0].strip()
-
-
 def test_the_page_of_methods_holds_the_current_matrix() -> None:
     text = (REPOSITORY / "docs" / "methods.md").read_text(encoding="utf-8")
     stale = "the matrix is stale; run: sam-peft doctor --markdown docs/methods.md"
-    assert _section(text) == _matrix("vit_h", list(methods.BUILTIN)), stale
+    assert text.partition(BEGIN)[2].partition(END)[0].strip() == _matrix("vit_h", list(methods.BUILTIN)), stale
 
 
 def test_the_page_of_methods_says_what_does_not_attach_to_a_backbone() -> None:

@@ -46,8 +46,7 @@ def test_the_files_of_a_run_are_not_written_through_links_that_others_planted(tm
     folder.mkdir(parents=True)
     for name in ("progress.tmp", "progress.json", "error.log", "attempt.1.log"):
         (folder / name).symlink_to(theirs)
-    context = WorkerContext(holder=Holder.here(), limit=1)
-    assert supervise(job, context=context, stop=StopSignals()) == "finished"
+    assert supervise(job, context=WorkerContext(holder=Holder.here(), limit=1), stop=StopSignals()) == "finished"
     experiment._keep_traceback(folder)
     assert theirs.read_text() == "mine"
     assert "start at step 0" in log_path(folder, 1).read_text()
@@ -155,12 +154,7 @@ def test_who_may_write_to_a_folder_may_write_to_its_files_less_the_umask(tmp_pat
         os.umask(umask)
     modes = {str(path.relative_to(tmp_path)): stat.S_IMODE(path.stat().st_mode) for path in tmp_path.rglob("*")}
     assert modes == {
-        "state": 0o775,
-        f"state/{KEY}": 0o775,
-        f"state/{KEY}/a.json": 0o664,
-        f"state/{KEY}/best-0001.safetensors": 0o664,
-        f"state/{KEY}/checkpoint.pt": 0o664,
-        "sweeps": 0o1775,
-        "sweeps/mine": 0o755,
-        "sweeps/mine/a.json": 0o644,
-    }
+        "state": 0o775, f"state/{KEY}": 0o775, f"state/{KEY}/a.json": 0o664,
+        f"state/{KEY}/best-0001.safetensors": 0o664, f"state/{KEY}/checkpoint.pt": 0o664, "sweeps": 0o1775,
+        "sweeps/mine": 0o755, "sweeps/mine/a.json": 0o644,
+    }  # fmt: skip

@@ -54,12 +54,9 @@ def test_a_model_is_scored_as_its_own_run_scored_it(finished: Finished) -> None:
     key = finished.keys["lora", "kvasir"]
     trained = of_results(finished.results, key)
     scored = scored_elsewhere(
-        trained.segmenter(None)[0],
-        trained.run,
-        data=finished.results / "sample-data" / "kvasir",
-        results=finished.results,
-        device=torch.device("cpu"),
-    )
+        trained.segmenter(None)[0], trained.run, data=finished.results / "sample-data" / "kvasir",
+        results=finished.results, device=torch.device("cpu"),
+    )  # fmt: skip
     record = RecordStore(finished.results).read(key)
     assert record is not None
     assert scored.scores["test"] == record.scores["best"]["test"]

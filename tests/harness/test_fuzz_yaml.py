@@ -24,29 +24,29 @@ from harness.cli.protocols import main as protocols
 from harness.cli.tables import main as tables
 from harness.run import main as run
 from tests.harness.report.sample import record
+from tests.values import REPOSITORY, RESULTS
 
-ROOT = Path(__file__).parents[2]
 EXAMPLES = int(os.environ.get("FUZZ_EXAMPLES", "0"))
 GRID = ["--methods", "lora,naslora", "--datasets", "kvasir", "--plan", "--results", "results"]
 
 Call = tuple[Main, list[str]]
 VERBS: dict[str, tuple[list[Path], list[Call]]] = {
     "card": (
-        sorted(ROOT.glob("harness/protocols/*.yaml")),
+        sorted(REPOSITORY.glob("harness/protocols/*.yaml")),
         [(protocols, ["show", "cards/mine.yaml"]), (run, [*GRID, "--protocol", "cards/mine.yaml"])],
     ),
     "study": (
-        sorted(ROOT.glob("harness/studies/*.yaml")),
+        sorted(REPOSITORY.glob("harness/studies/*.yaml")),
         [
             (run, ["--study", "cards/mine.yaml", "--plan", "--results", "results"]),
             (tables, ["--study", "cards/mine.yaml", "--results", "results"]),
         ],
     ),
     "profile": (
-        sorted(ROOT.glob("slurm/profiles/*.yaml")),
+        sorted(REPOSITORY.glob("slurm/profiles/*.yaml")),
         [(run, [*GRID, "--protocol", "mini", "--cluster", "cards/mine.yaml"])],
     ),
-    "claims": ([ROOT / "results" / "claims.yaml"], [(claims, ["--file", "cards/mine.yaml", "--results", "results"])]),
+    "claims": ([RESULTS / "claims.yaml"], [(claims, ["--file", "cards/mine.yaml", "--results", "results"])]),
 }
 
 HOSTILE = [

@@ -29,9 +29,9 @@ from harness.cli.command import Main
 from harness.cli.protocols import main as protocols
 from harness.cli.records import main as records
 from harness.datasets import samples
+from tests.values import RESULTS
 
 EXAMPLES = int(os.environ.get("FUZZ_EXAMPLES", "8"))
-COMMITTED = Path(__file__).parents[2] / "results"
 KEYS = ("0208a83a876e42cc", "3ad2cd27c6cedd5a", "123f3554271b5168", "04a8a1629e3d5826")
 ESCAPE = "\x1b]0;owned\x07"
 HOSTILE: tuple[Any, ...] = (
@@ -144,11 +144,11 @@ def original(tmp_path_factory: pytest.TempPathFactory) -> Path:
     for folder in ("records", "cost"):
         (root / folder).mkdir()
     for key in KEYS:
-        for path in (COMMITTED / "records").glob(f"{key}*"):
+        for path in (RESULTS / "records").glob(f"{key}*"):
             shutil.copy(path, root / "records")
-    for path in (COMMITTED / "cost").glob("*.json"):
+    for path in (RESULTS / "cost").glob("*.json"):
         shutil.copy(path, root / "cost")
-    shutil.copy(COMMITTED / "checkpoints.json", root)
+    shutil.copy(RESULTS / "checkpoints.json", root)
     return root
 
 

@@ -40,8 +40,7 @@ def results_folder(root: Path) -> Path:
     done, open_run = jobs
     RecordStore(root).write(Record(run=done.run, key=done.run.key, code="OK", cost={"wall_time_s": 60.0}))
     for _ in range(2):
-        lease = Lease.acquire(state_folder(root, open_run.run.key), holder=gone)
-        lease.release("interrupted", "asked to stop")
+        Lease.acquire(state_folder(root, open_run.run.key), holder=gone).release("interrupted", "asked to stop")
     (state_folder(root, open_run.run.key) / "attempt.2.log").write_text("a log\n")
     position = {"stage": "training", "epoch": 1, "epochs": 2, "step": 1, "steps": 4, "loss": 0.5}
     (state_folder(root, open_run.run.key) / "progress.json").write_text(json.dumps(position))
@@ -106,8 +105,7 @@ def test_a_wrecked_attempt_is_named_and_the_run_can_be_taken_over(wreck: str, tm
     assert code == 0
     (line,) = [line for line in text.splitlines() if line.startswith("unreadable")]
     assert f"{folder / 'attempt.3.json'}: " in line
-    lease = Lease.acquire(folder, holder=Holder.here(), lease_s=0.1)
-    assert lease.attempt.number == 4
+    assert Lease.acquire(folder, holder=Holder.here(), lease_s=0.1).attempt.number == 4
     assert attempts(folder)[2].end == "lost"
 
 
@@ -130,8 +128,7 @@ def test_a_wrecked_sweep_is_left_out_by_name(wreck: str, name: str, tmp_path: Pa
     assert code == 0
     (line,) = [line for line in text.splitlines() if line.startswith("unreadable")]
     assert str(root / "sweeps" / SWEEP / name.replace(".job", "").replace(".closed", "")) in line
-    path = root / "sweeps" / SWEEP / "chunk.000.json"
-    assert worker.main([str(path)]) == 3
+    assert worker.main([str(root / "sweeps" / SWEEP / "chunk.000.json")]) == 3
 
 
 @pytest.mark.parametrize(
@@ -139,8 +136,7 @@ def test_a_wrecked_sweep_is_left_out_by_name(wreck: str, name: str, tmp_path: Pa
     [("key", "../../../etc"), ("key", "0" * 15), ("key", None), ("limit", "1"), ("seed", 1e400)],
 )
 def test_what_a_chunk_names_is_checked(field: str, value: object, tmp_path: Path) -> None:
-    root = results_folder(tmp_path)
-    path = root / "sweeps" / SWEEP / "chunk.000.json"
+    path = results_folder(tmp_path) / "sweeps" / SWEEP / "chunk.000.json"
     content = json.loads(path.read_text())
     content["runs"][0][field] = value
     path.write_text(json.dumps(content))
@@ -150,8 +146,7 @@ def test_what_a_chunk_names_is_checked(field: str, value: object, tmp_path: Path
 
 @pytest.mark.parametrize("job", ["--user=me", "7;rm", "7 8", "x"])
 def test_an_answer_that_is_no_job_reaches_no_command(job: str, tmp_path: Path) -> None:
-    root = results_folder(tmp_path)
-    path = root / "sweeps" / SWEEP / "chunk.000.json"
+    path = results_folder(tmp_path) / "sweeps" / SWEEP / "chunk.000.json"
     path.with_name("chunk.000.job.json").write_text(json.dumps({"job": job}))
     with pytest.raises(UsageError, match="names no job of a cluster"):
         read_chunk(path)
@@ -159,8 +154,7 @@ def test_an_answer_that_is_no_job_reaches_no_command(job: str, tmp_path: Path) -
 
 @pytest.mark.parametrize("change", ["results", "seed", "plugins", "brackets"])
 def test_a_worker_runs_only_the_jobs_of_its_chunk(change: str, tmp_path: Path, capsys: Any) -> None:
-    root = results_folder(tmp_path / "runs")
-    path = root / "sweeps" / SWEEP / "chunk.000.jobs.jsonl"
+    path = results_folder(tmp_path / "runs") / "sweeps" / SWEEP / "chunk.000.jobs.jsonl"
     jobs = [json.loads(line) for line in path.read_text().splitlines()]
     if change == "results":
         jobs[1]["results"] = str(tmp_path / "elsewhere")

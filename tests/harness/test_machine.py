@@ -11,8 +11,7 @@ from pathlib import Path
 import pytest
 
 from harness.system.machine import SPINS, cores, set_threads, thread_variables, waiting
-
-REPOSITORY = Path(__file__).parents[2]
+from tests.values import REPOSITORY
 
 
 @pytest.fixture(autouse=True)

@@ -174,6 +174,28 @@ def test_a_convention_is_set_by_name(capsys, folders):
     assert scores["scores"] == expected(folders, metrics=("iou", "mae"), conventions=rules).summary()
 
 
+@pytest.mark.parametrize(
+    ("shape", "accepted"), [((60, 45), True), ((30, 22), True), ((30, 23), True), ((45, 60), False), ((64, 64), False)]
+)
+def test_another_aspect_ratio_is_refused_instead_of_stretched(tmp_path, capsys, shape, accepted):
+    levels = {name: np.full(size, 255, dtype=np.uint8) for name, size in (("p/a.png", shape), ("g/a.png", (60, 45)))}
+    for array in levels.values():
+        array[len(array) // 2 :] = 0
+    pred, gt = placed(tmp_path, levels)
+    words = ["--pred", str(pred), "--gt", str(gt), "--workers", "1", "--metrics", "iou"]
+    assert main(words) == (0 if accepted else 2)
+    assert ("another aspect ratio" in capsys.readouterr().err) != accepted
+    assert main([*words, "--stretched"]) == 0
+
+
+def test_stretched_predictions_score_as_the_scorer_scores_a_networks_output(tmp_path, capsys):
+    rng = np.random.default_rng(0)
+    scores, mask = rng.random((32, 32), dtype=np.float32), (rng.random((60, 45)) > 0.5).astype(np.uint8)
+    both = placed(tmp_path, {"p/a.npy": scores, "g/a.png": mask * np.uint8(255)})
+    expected = SplitScorer(["iou", "mae"]).measure(scores, mask).values
+    assert scores_of(capsys, *both, "--stretched", "--workers", "1", "--metrics", "iou,mae")["scores"] == expected
+
+
 @pytest.mark.parametrize("kind", ["npy", "sixteen", "one-bit", "palette"])
 def test_other_encodings_of_a_prediction_are_read(capsys, tmp_path, kind):
     rng = np.random.default_rng(1)
@@ -365,12 +387,9 @@ def test_ctrl_c_is_one_line(folders, tmp_path):
         shutil.copy(masks / "image0_mask.tif", masks / f"more{index}.tif")
     command = [sys.executable, "-m", "harness", "metrics", "--pred", predictions, "--gt", masks, "--metrics", "all"]
     job = subprocess.Popen(
-        [*map(str, command), "--workers", "2"],
-        stderr=subprocess.PIPE,
-        text=True,
-        start_new_session=True,
+        [*map(str, command), "--workers", "2"], stderr=subprocess.PIPE, text=True, start_new_session=True,
         preexec_fn=as_in_a_terminal,
-    )
+    )  # fmt: skip
     deadline = time.monotonic() + 60
     while not Path(f"/proc/{job.pid}/task/{job.pid}/children").read_text() and time.monotonic() < deadline:
         time.sleep(0.001)

@@ -13,8 +13,8 @@ from harness.cli import tables
 from harness.cli.doctor import main as doctor
 from harness.registry import BENCHMARKS, METHODS
 from harness.run import main as run
+from tests.values import REPOSITORY
 
-REPOSITORY = Path(__file__).parents[2]
 EXAMPLE = REPOSITORY / "docs" / "examples" / "plugin.py"
 SHORTEST = EXAMPLE.with_name("shortest.py")
 

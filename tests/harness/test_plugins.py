@@ -15,8 +15,8 @@ from harness.contract.checks import CHECKS
 from harness.registry import METHODS, load_plugin, load_plugins
 from harness.run import main as run
 from harness.system.errors import UsageError
+from tests.values import REPOSITORY
 
-REPOSITORY = Path(__file__).parents[2]
 EXAMPLE = REPOSITORY / "docs" / "examples" / "plugin.py"
 
 

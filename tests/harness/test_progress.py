@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import sys
-import time
 from collections.abc import Callable
 from contextlib import AbstractContextManager
 from typing import Any
@@ -12,6 +11,7 @@ import pytest
 
 from harness.system.streams import Live, counter, stages
 from tests.terminals import Terminal, screen_of
+from tests.values import wait_until
 
 
 def on_terminal(monkeypatch: pytest.MonkeyPatch) -> Terminal:
@@ -24,20 +24,13 @@ def on_terminal(monkeypatch: pytest.MonkeyPatch) -> Terminal:
     return made
 
 
-def wait_for(words: str, terminal: Terminal) -> None:
-    deadline = time.monotonic() + 20
-    while words not in terminal.getvalue():
-        assert time.monotonic() < deadline
-        time.sleep(0.002)
-
-
 def interrupted(within: AbstractContextManager[Callable[[Any], None]], said: Any, *reason: str) -> str:
     """What a Ctrl-C says that comes once ``said`` was told, and shown where stderr is a terminal."""
     try:
         with within as tell:
             tell(said)
-            if isinstance(sys.stderr, Terminal) and isinstance(said, str):
-                wait_for(said, sys.stderr)
+            if isinstance(terminal := sys.stderr, Terminal) and isinstance(said, str):
+                wait_until(lambda: said in terminal.getvalue())
             raise KeyboardInterrupt(*reason)
     except KeyboardInterrupt as interrupt:
         return str(interrupt)
@@ -56,7 +49,7 @@ def test_a_second_ctrl_c_while_the_line_goes_leaves_none_of_it(monkeypatch: pyte
     terminal = on_terminal(monkeypatch)
     shown = Live(lambda width: [("merging the weights …", "")])
     shown.__enter__()
-    wait_for("merging the weights", terminal)
+    wait_until(lambda: "merging the weights" in terminal.getvalue())
     monkeypatch.setattr(shown._thread, "join", again)
     with pytest.raises(KeyboardInterrupt):
         shown.__exit__()

@@ -24,19 +24,18 @@ from harness.registry import BENCHMARKS
 from harness.run import main as run_verb
 from harness.training.losses import build_loss
 from tests.harness.planned import job_of
-
-ROOT = Path(__file__).parents[2]
+from tests.values import REPOSITORY
 
 
 def test_the_page_is_what_the_switches_give() -> None:
-    assert (ROOT / "docs" / "quirks.md").read_text(encoding="utf-8") == quirks_page()
+    assert (REPOSITORY / "docs" / "quirks.md").read_text(encoding="utf-8") == quirks_page()
 
 
 def test_every_quirk_names_a_test_and_a_field_of_the_card() -> None:
     rules = load_protocol("conv-lora")
     for quirk in QUIRKS:
         file, _, name = quirk.test.partition("::")
-        assert f"\ndef {name}(" in (ROOT / file).read_text(encoding="utf-8"), quirk.title
+        assert f"\ndef {name}(" in (REPOSITORY / file).read_text(encoding="utf-8"), quirk.title
         for name in quirk.field.split(", "):
             value: Any = rules
             for part in name.split("."):
@@ -44,8 +43,7 @@ def test_every_quirk_names_a_test_and_a_field_of_the_card() -> None:
 
 
 def test_multiclass_loss_and_masks_change() -> None:
-    generator = torch.Generator().manual_seed(0)
-    target = torch.randint(0, 3, (2, 32, 32), generator=generator, dtype=torch.uint8)
+    target = torch.randint(0, 3, (2, 32, 32), generator=torch.Generator().manual_seed(0), dtype=torch.uint8)
 
     def loss(**overrides: str) -> float:
         rules = load_protocol("demo", overrides)
@@ -100,8 +98,7 @@ def classes_in_an_image(*, mask_tokens: int) -> int:
 @pytest.mark.parametrize("benchmark", ["trans10k_v1", "trans10k_v2"])
 def test_cards_give_several_classes_several_masks_and_one_stays_reachable(card: str, benchmark: str) -> None:
     assert resolve(load_protocol(card), benchmark).mask_tokens >= 10
-    single = load_protocol(card, {f"benchmarks.{benchmark}.mask_tokens": "1"})
-    assert resolve(single, benchmark).mask_tokens == 1
+    assert resolve(load_protocol(card, {f"benchmarks.{benchmark}.mask_tokens": "1"}), benchmark).mask_tokens == 1
 
 
 def small(benchmark: str) -> dict[str, Any]:
@@ -133,8 +130,7 @@ def test_selection_changes(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> N
 
         monkeypatch.setattr(Scoring, "scores", watched)
         limits = {"train_limit": 4, "val_limit": 2, "test_limit": 2, "quirks.selection": quirk}
-        job = job_of(tmp_path, "decoder", **small("kvasir"), **limits)
-        assert run_experiment(job).code == "OK"
+        assert run_experiment(job_of(tmp_path, "decoder", **small("kvasir"), **limits)).code == "OK"
         seen[quirk] = splits
     assert set(seen["released"]) == {"test"}
     assert set(seen["intended"]) == {"val"}

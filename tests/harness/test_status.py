@@ -8,7 +8,6 @@ import subprocess
 import sys
 from contextlib import nullcontext
 from dataclasses import replace
-from pathlib import Path
 
 import pytest
 
@@ -19,8 +18,7 @@ from harness.dispatch.attempts import Holder, Lease, log_path, state_folder
 from harness.dispatch.queue import Task
 from harness.dispatch.run_states import RunState, Survey, clock, run_left, survey, time_left
 from tests.harness.dispatch.helpers import make_job, submitted
-
-REPOSITORY = Path(__file__).parents[2]
+from tests.values import REPOSITORY
 
 
 def sweep(results, jobs, *, job="7", **changes):
@@ -42,8 +40,7 @@ def test_what_never_began_is_told_from_what_was_interrupted_and_keys_of_finished
     done, begun, _ = jobs
     sweep(tmp_path, jobs, executor="local", job="")
     finish(tmp_path, done, finished="2026-01-01T00:00:00+00:00")
-    lease = Lease.acquire(state_folder(tmp_path, begun.run.key), holder=Holder.here())
-    lease.release("interrupted", "by a signal")
+    Lease.acquire(state_folder(tmp_path, begun.run.key), holder=Holder.here()).release("interrupted", "by a signal")
     said = status.overview(survey(tmp_path))
     assert "1/3, 1 interrupted, 1 not begun" in said
     assert "1 interrupted, 1 never begun: the command that started them goes on with them" in said
@@ -119,8 +116,7 @@ def test_bad_input_is_one_line(tmp_path, capsys):
 
 
 def test_a_damaged_record_is_named_and_hides_nothing(tmp_path, capsys):
-    job = make_job(tmp_path)
-    finish(tmp_path, job)
+    finish(tmp_path, make_job(tmp_path))
     (tmp_path / "records" / "broken.json").write_text("{")
     for words, said in (([], "1 run: 1 finished"), (["--failed"], "no failed run"), (["--json"], '"state": "OK"')):
         assert status.main(["--results", str(tmp_path), *words]) == 0

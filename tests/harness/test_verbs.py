@@ -22,8 +22,8 @@ from harness.cli.settings import main as settings
 from harness.cli.verbs import GROUPS, PEOPLE_SAY, VERBS, summaries
 from harness.datasets import samples
 from harness.protocols.quirks import QUIRKS
+from tests.values import REPOSITORY, RESULTS
 
-REPOSITORY = Path(__file__).parents[2]
 RUN = ["run", "--methods", "lora", "--datasets=kvasir"]
 
 
@@ -130,8 +130,7 @@ def test_all_spellings_of_a_verb_are_the_same_and_help_names_the_one_that_was_us
         (["-m", "harness", "tables"], "python -m harness tables"),
         ([str(script), "tables"], "sam-peft tables"),
     ):
-        shown = python(*words, "--help").stdout
-        assert shown.startswith(f"usage: {name} ")
+        assert python(*words, "--help").stdout.startswith(f"usage: {name} ")
         assert python(*words, "--results", "/nowhere").returncode == 2
 
 
@@ -202,7 +201,7 @@ def test_completions_know_every_verb_and_its_options(shell: str, tmp_path, capsy
 def test_every_verb_that_prints_a_table_prints_it_as_json_too(tmp_path, capsys, monkeypatch) -> None:
     monkeypatch.chdir(tmp_path)
     (tmp_path / "results" / "records").mkdir(parents=True)
-    for path in (REPOSITORY / "results" / "records").glob("0208a83a*"):
+    for path in (RESULTS / "records").glob("0208a83a*"):
         shutil.copy(path, tmp_path / "results" / "records")
     results = "results"
     samples.write_samples("kvasir", tmp_path / "data", images=12, size=32)

@@ -15,8 +15,8 @@ from harness.protocols.load import load_protocol
 from harness.studies import load_study
 from harness.system.errors import UsageError
 from harness.system.yaml_files import read_yaml
+from tests.values import REPOSITORY, RESULTS
 
-ROOT = Path(__file__).parents[2]
 BOMB = "a: &a [x, x, x, x, x, x, x, x, x, x]\n" + "".join(
     f"{name}: &{name} [{', '.join(['*' + below] * 10)}]\n" for below, name in zip("abcdefg", "bcdefgh", strict=True)
 )
@@ -68,7 +68,7 @@ def test_hostile_yaml_is_one_line(case: str, reader: str, tmp_path: Path, monkey
 
 @pytest.mark.parametrize(
     "path",
-    sorted([*ROOT.glob("harness/*/*.yaml"), *ROOT.glob("slurm/profiles/*.yaml"), ROOT / "results" / "claims.yaml"]),
+    sorted([*REPOSITORY.glob("harness/*/*.yaml"), *REPOSITORY.glob("slurm/profiles/*.yaml"), RESULTS / "claims.yaml"]),
     ids=str,
 )
 def test_committed_files_hold_what_plain_yaml_says(path: Path) -> None:

@@ -23,7 +23,7 @@ def _tokens() -> torch.Tensor:
     return torch.randn(2, 4, 4, 64, generator=torch.Generator().manual_seed(0))
 
 
-def _perturb(module: nn.Module) -> None:
+def perturb(module: nn.Module) -> None:
     generator = torch.Generator().manual_seed(1)
     with torch.no_grad():
         for parameter in module.parameters():
@@ -63,7 +63,7 @@ def test_ssf_scales_and_shifts_the_output_of_each_listed_module() -> None:
     names = [name for name, module in segmenter.named_modules() if isinstance(module, ScaleShift)]
     sites = ("norm1", "attn.qkv", "attn.proj", "norm2", "mlp.lin1", "mlp.lin2")
     assert names == ["encoder.patch_embed.proj", *(f"encoder.blocks.{i}.{site}" for i in range(4) for site in sites)]
-    _perturb(segmenter.encoder)
+    perturb(segmenter.encoder)
     layer = segmenter.encoder.get_submodule("blocks.0.attn.qkv")
     assert isinstance(layer, ScaleShift)
     torch.testing.assert_close(layer(_tokens()), layer.base(_tokens()) * layer.scale + layer.shift)
@@ -88,7 +88,7 @@ def test_ssf_starts_from_noise_as_released_and_from_the_identity_as_intended() -
 
 def test_adapter_follows_attention_and_mlp_before_the_residual() -> None:
     segmenter, _ = ContractCase(method=Adapter, config=AdapterConfig(hidden=5)).attached()
-    _perturb(segmenter.encoder)
+    perturb(segmenter.encoder)
     block = segmenter.encoder.get_submodule("blocks.1")  # global attention
     proj, lin2 = block.get_submodule("attn.proj"), block.get_submodule("mlp.lin2")
 
@@ -115,7 +115,7 @@ def test_adapter_starts_near_the_identity_and_can_learn() -> None:
 
 def test_adaptformer_reads_the_tokens_before_the_norm_beside_the_mlp() -> None:
     segmenter, _ = ContractCase(method=AdaptFormer, config=AdaptFormerConfig(hidden=8, scale=0.3)).attached()
-    _perturb(segmenter.encoder)
+    perturb(segmenter.encoder)
     block = segmenter.encoder.get_submodule("blocks.1")
     plain = ContractCase(method=AdaptFormer, config=AdaptFormerConfig()).plain().encoder.get_submodule("blocks.1")
     down, up = block.get_submodule("mlp.adapter.down"), block.get_submodule("mlp.adapter.up")

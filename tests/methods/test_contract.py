@@ -136,8 +136,7 @@ def _clauses(
 def test_method_fulfils_contract(name: str, options: dict[str, Any], backbone: str, decoder: Any, check: str) -> None:
     if decoder == "mask2former":
         pytest.importorskip("transformers")
-    config = method_config_class(name)(**options)
-    CHECKS[check](_case(METHODS.get(name), config, backbone, decoder))
+    CHECKS[check](_case(METHODS.get(name), method_config_class(name)(**options), backbone, decoder))
 
 
 @lru_cache(maxsize=1)

@@ -72,8 +72,7 @@ def test_experts_start_without_bias_as_released_and_with_the_same_weights() -> N
 
 @pytest.mark.parametrize("card", ["conv-lora", "nas-lora", "standard"])
 def test_cards_at_the_papers_scale_start_experts_without_bias(card: str) -> None:
-    config = method_row(Variant(method="convlora"), load_protocol(card), {}, "vit_b").config
-    assert config.expert_bias == "zero"
+    assert method_row(Variant(method="convlora"), load_protocol(card), {}, "vit_b").config.expert_bias == "zero"
 
 
 def test_the_gate_that_is_switchs_is_named_so_and_found_under_its_older_name() -> None:
@@ -178,8 +177,7 @@ def test_noise_comes_from_the_methods_generator_and_resumes_with_its_state() -> 
     first = _subject().loss(segmenter, method).item()
     second = _subject().loss(segmenter, method).item()
     method.generator.set_state(state)
-    again = _subject().loss(segmenter, method).item()
-    assert first == again
+    assert first == _subject().loss(segmenter, method).item()
     assert first != second, "training routes with noise"
     images = _subject().images
     assert torch.equal(logits(segmenter, images), logits(segmenter, images)), "evaluation does not"

@@ -9,7 +9,7 @@ import pytest
 import torch
 from peft import LoraConfig, VeraConfig, inject_adapter_in_model
 from peft.tuners.vera import VeraModel
-from torch import Tensor, nn
+from torch import Tensor
 
 from harness.experiment.exporting import require_affine
 from harness.methods.base import Method
@@ -21,6 +21,7 @@ from harness.models.original_sam import plain_sam, sam_state_dict
 from harness.registry import METHODS, method_config, method_config_class
 from harness.run import main as run
 from harness.system.errors import UsageError
+from tests.methods.test_additive_baselines import perturb
 
 SIDE = 64
 EMBEDDING = torch.randn(2, 256, 4, 4, dtype=torch.float64, generator=torch.Generator().manual_seed(0))
@@ -34,14 +35,6 @@ def _attached(name: str, **options: Any) -> tuple[Any, LowRankMethod]:
     return segmenter, method
 
 
-def _stir(segmenter: nn.Module) -> None:
-    generator = torch.Generator().manual_seed(3)
-    with torch.no_grad():
-        for parameter in segmenter.parameters():
-            if parameter.requires_grad:
-                parameter.add_(0.05 * torch.randn(parameter.shape, generator=generator))
-
-
 @pytest.mark.parametrize("name", ["lora", "dora"])
 def test_masks_and_gradients_equal_those_of_segment_anythings_decoder_under_peft(name: str) -> None:
     segmenter, method = _attached(name, rank=3, alpha=6.0)
@@ -51,7 +44,7 @@ def test_masks_and_gradients_equal_those_of_segment_anythings_decoder_under_peft
     targets = [target.removeprefix("mask_decoder.") for target in targets]
     peft = LoraConfig(r=3, lora_alpha=6, target_modules=targets, use_dora=name == "dora")
     decoder = inject_adapter_in_model(peft, theirs.mask_decoder)
-    _stir(segmenter)
+    perturb(segmenter)
     pairs: list[tuple[Tensor, Tensor]] = []
     for (site, adapter), target in zip(method.adapters().items(), targets, strict=True):
         twin: Any = decoder.get_submodule(target)
@@ -101,7 +94,7 @@ def test_shared_matrices_are_as_large_as_the_decoder_needs() -> None:
 @pytest.mark.parametrize(("name", "options"), [("lora", {}), ("lora", {"sites": "qkv,decoder"}), ("vera", {"rank": 8})])
 def test_a_merge_is_a_plain_sam(name: str, options: dict[str, Any]) -> None:
     segmenter, method = _attached(name, **options)
-    _stir(segmenter)
+    perturb(segmenter)
     images = torch.randn(2, 3, SIDE, SIDE, generator=torch.Generator().manual_seed(0))
     report = method.merge("exact", held_out=[images])
     assert report.relative_deviation is not None

@@ -48,9 +48,8 @@ def test_output_and_gradients_equal_peft(sites: str) -> None:
     inject_adapter_in_model(PeftConfig(r=3, lora_alpha=32, target_modules=targets, bias="none"), reference)
     pairs = _twins(reference, method)
     with torch.no_grad():
-        for adapter, down, up in pairs:
-            down.copy_(adapter.down)
-            up.copy_(adapter.up)
+        for own, other in pairs:
+            other.copy_(own)
     images = torch.randn(2, 3, 96, 128, dtype=torch.float64, generator=torch.Generator().manual_seed(0))
 
     output, expected = segmenter.double().encoder(images), reference.double()(images)
@@ -58,19 +57,18 @@ def test_output_and_gradients_equal_peft(sites: str) -> None:
     expected.square().mean().backward()
 
     _close(output, expected)
-    for adapter, down, up in pairs:
-        _close(adapter.down.grad, down.grad)
-        _close(adapter.up.grad, up.grad)
+    for own, other in pairs:
+        _close(own.grad, other.grad)
 
 
-def _twins(reference: nn.Module, method: LoRA) -> list[tuple[LowRank, Tensor, Tensor]]:
-    """Our adapters, each with A and B of peft's in ``reference``."""
-    pairs = []
+def _twins(reference: nn.Module, method: LoRA) -> list[tuple[Tensor, Tensor]]:
+    """The matrices of our adapters, down and up in turn, each with peft's in ``reference``."""
+    pairs: list[tuple[Tensor, Tensor]] = []
     for site, adapter in method.adapters().items():
         block, module = site.rsplit(".", 1)
         path = {"qkv": "attn.qkv", "proj": "attn.proj", "mlp_in": "mlp.lin1", "mlp_out": "mlp.lin2"}[module]
         twin: Any = reference.get_submodule(f"{block}.{path}")
-        pairs.append((adapter, twin.lora_A["default"].weight, twin.lora_B["default"].weight))
+        pairs += [(adapter.down, twin.lora_A["default"].weight), (adapter.up, twin.lora_B["default"].weight)]
     return pairs
 
 
@@ -96,17 +94,11 @@ def _separated(encoder: nn.Module) -> nn.Module:
 @pytest.mark.parametrize("kind", [LoRA, DoRA])
 @pytest.mark.parametrize("scaling", ["lora", "rslora"])
 def test_pissa_equals_peft_from_the_start_on(kind: type[LoRA], scaling: str) -> None:
-    options: dict[str, Any] = {
-        "sites": "qkv,mlp",
-        "rank": 4,
-        "alpha": 6.0,
-        "initialisation": "pissa",
-        "scaling": scaling,
-    }
+    options: dict[str, Any] = {"sites": "qkv,mlp", "rank": 4, "alpha": 6.0, "scaling": scaling}
     segmenter = build_segmenter("tiny", task="binary")
     _separated(segmenter.encoder)
     segmenter.double()
-    method = kind(kind.config_class(**options), seed=1)
+    method = kind(kind.config_class(**options, initialisation="pissa"), seed=1)
     method.attach(segmenter)
     reference = _separated(build_segmenter("tiny", task="binary").encoder.requires_grad_(False))
     theirs = PeftConfig(
@@ -115,13 +107,13 @@ def test_pissa_equals_peft_from_the_start_on(kind: type[LoRA], scaling: str) -> 
     )  # fmt: skip
     inject_adapter_in_model(theirs, reference)
     pairs = _twins(reference, method)
-    for adapter, down, up in pairs:  # peft keeps float32 adapters; singular vectors are unique up to their signs
-        torch.testing.assert_close(adapter.up @ adapter.down, (up @ down).double(), rtol=1e-4, atol=1e-5)
+    for (down, a), (up, b) in zip(pairs[::2], pairs[1::2], strict=True):
+        # peft keeps float32 adapters; singular vectors are unique up to their signs
+        torch.testing.assert_close(up @ down, (b @ a).double(), rtol=1e-4, atol=1e-5)
     reference.double()
     with torch.no_grad():
-        for adapter, down, up in pairs:
-            down.copy_(adapter.down)
-            up.copy_(adapter.up)
+        for own, other in pairs:
+            other.copy_(own)
     images = torch.randn(1, 3, 64, 64, dtype=torch.float64, generator=torch.Generator().manual_seed(0))
     weights = torch.randn(
         segmenter.encoder(images).shape, dtype=torch.float64, generator=torch.Generator().manual_seed(2)
@@ -131,16 +123,14 @@ def test_pissa_equals_peft_from_the_start_on(kind: type[LoRA], scaling: str) -> 
         torch.testing.assert_close(*outputs, rtol=1e-3, atol=1e-4)
         for output in outputs:
             (output * weights).sum().backward()
-        for adapter, down, up in pairs:
-            torch.testing.assert_close(adapter.down.grad, down.grad, rtol=1e-3, atol=1e-3)
-            torch.testing.assert_close(adapter.up.grad, up.grad, rtol=1e-3, atol=1e-3)
+        for own, other in pairs:
+            torch.testing.assert_close(own.grad, other.grad, rtol=1e-3, atol=1e-3)
         with torch.no_grad():  # and on from other weights than those of the start
             generator = torch.Generator().manual_seed(step)
-            for adapter, down, up in pairs:
-                for ours, other in ((adapter.down, down), (adapter.up, up)):
-                    ours.add_(0.1 * torch.randn(ours.shape, generator=generator))
-                    other.copy_(ours)
-                    ours.grad, other.grad = None, None
+            for own, other in pairs:
+                own.add_(0.1 * torch.randn(own.shape, generator=generator))
+                other.copy_(own)
+                own.grad, other.grad = None, None
 
 
 def test_pissa_needs_a_matrix_of_that_rank() -> None:
@@ -159,9 +149,8 @@ def test_lora_plus_steps_as_pefts_optimiser_does(ratio: float) -> None:
     segmenter, reference = segmenter.double(), reference.double()
     pairs = _twins(reference.base_model.model, method)
     with torch.no_grad():
-        for adapter, down, up in pairs:
-            down.copy_(adapter.down)
-            up.copy_(adapter.up)
+        for own, other in pairs:
+            other.copy_(own)
     theirs = create_loraplus_optimizer(reference, torch.optim.AdamW, lr=1e-2, loraplus_lr_ratio=ratio, weight_decay=0.0)
     card = Protocol(name="x", optimizer="adamw", lr=1e-3, weight_decay=0.0, betas=(0.9, 0.999), eps=1e-6)
     for group in theirs.param_groups:
@@ -173,9 +162,8 @@ def test_lora_plus_steps_as_pefts_optimiser_does(ratio: float) -> None:
             optimiser.zero_grad()
             output[:, 0].sum().backward()
             optimiser.step()
-    for adapter, down, up in pairs:
-        torch.testing.assert_close(adapter.down, down, rtol=1e-6, atol=1e-9)
-        torch.testing.assert_close(adapter.up, up, rtol=1e-6, atol=1e-9)
+    for own, other in pairs:
+        torch.testing.assert_close(own, other, rtol=1e-6, atol=1e-9)
     rates = {id(p): group["lr"] for group in ours.param_groups for p in group["params"]}
     ups = {id(adapter.up) for adapter in method.adapters().values()}
     assert {rates[key] for key in ups} == {1e-2 * ratio}

@@ -16,7 +16,6 @@ from harness.methods.configs import LoRAConfig, LSTConfig
 from harness.methods.lora import LoRA
 from harness.methods.lst import LST, Rung
 from harness.models.catalog import backbone_shape
-from harness.models.segmenter import Segmenter
 
 
 def _lst(backbone: str = "tiny") -> ContractCase:
@@ -27,7 +26,7 @@ def _kept_inside_blocks(subject: ContractCase) -> int:
     """How many tensors made inside frozen blocks backward keeps."""
     segmenter, method = subject.attached()
     inside: dict[int, torch.Tensor] = {}
-    for block in _blocks(segmenter):
+    for block in segmenter.encoder.blocks:
         for module in block.modules():
             if module is not block and not isinstance(module, nn.ModuleList | nn.ModuleDict):
                 module.register_forward_hook(lambda _m, _i, out: inside.__setitem__(out.data_ptr(), out))  # kept alive
@@ -41,10 +40,6 @@ def _kept_inside_blocks(subject: ContractCase) -> int:
         loss = subject.loss(segmenter, method)
     loss.backward()
     return len(set(saved) & set(inside))
-
-
-def _blocks(segmenter: Segmenter) -> list[nn.Module]:
-    return list(segmenter.encoder.blocks)
 
 
 def test_backward_keeps_no_activation_made_inside_a_frozen_block() -> None:

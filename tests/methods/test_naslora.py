@@ -118,8 +118,7 @@ def test_a_cell_that_only_skips_is_plain_lora(backbone: str, partial: bool) -> N
     """h = W0 x + Wd We x: the formula without α/r, equal to LoRA with α = r, prefix tokens included."""
     outputs = []
     config = (NASPCLoRAConfig if partial else NASLoRAConfig)(operations="skip_connect")
-    searched = (NASPCLoRA if partial else NASLoRA)(config)
-    for method in (LoRA(LoRAConfig(rank=3, alpha=3.0)), searched):
+    for method in (LoRA(LoRAConfig(rank=3, alpha=3.0)), (NASPCLoRA if partial else NASLoRA)(config)):
         segmenter = build_segmenter(backbone, task="binary")
         method.attach(segmenter)
         for index, adapter in enumerate(method.adapters().values()):
@@ -132,8 +131,7 @@ def test_a_cell_that_only_skips_is_plain_lora(backbone: str, partial: bool) -> N
 
 
 def test_channel_ratio_chooses_whole_channels() -> None:
-    channels = [NASPCLoRAConfig(channel_ratio=ratio).cell_channels for ratio in (1 / 3, 2 / 3, 1.0, 0.01)]
-    assert channels == [1, 2, 3, 1]
+    assert [NASPCLoRAConfig(channel_ratio=ratio).cell_channels for ratio in (1 / 3, 2 / 3, 1.0, 0.01)] == [1, 2, 3, 1]
     with pytest.raises(MethodError, match="channel_ratio"):
         NASPCLoRAConfig(channel_ratio=0)
 

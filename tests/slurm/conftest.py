@@ -6,7 +6,6 @@ import json
 import os
 import subprocess
 import sys
-import time
 from pathlib import Path
 
 import pytest
@@ -96,11 +95,9 @@ def numbers(record):
     return {"code": record["code"], "scores": record["scores"], "epoch": record["selected_epoch"], "history": history}
 
 
-def wait_until(condition, what, *, patience=400.0):
-    deadline = time.monotonic() + patience
-    while not condition():
-        assert time.monotonic() < deadline, f"waited {patience:.0f} s for {what}"
-        time.sleep(0.2)
+def job_id(results: Path) -> str:
+    (path,) = results.glob("sweeps/*/chunk.000.job.json")
+    return json.loads(path.read_text())["job"]
 
 
 def attempts_of(results, key):

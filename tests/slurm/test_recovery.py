@@ -7,7 +7,6 @@ import os
 import shutil
 import signal
 from concurrent.futures import ThreadPoolExecutor
-from pathlib import Path
 from typing import Any
 
 from harness.dispatch.place import place
@@ -19,14 +18,15 @@ from tests.slurm.conftest import (
     REPOSITORY,
     attempts_of,
     harness_run,
+    job_id,
     numbers,
     occupy,
     only_record,
     records,
     started,
     submit,
-    wait_until,
 )
+from tests.values import wait_until
 
 
 def finished(results):
@@ -163,8 +163,3 @@ def progressed(results, *, start):
         return False
     content = json.loads(path.read_text())
     return content.get("at", 0) > begun[-1].started and content.get("kind") in ("step", "epoch", "checkpoint")
-
-
-def job_id(results: Path) -> str:
-    (path,) = results.glob("sweeps/*/chunk.000.job.json")
-    return json.loads(path.read_text())["job"]

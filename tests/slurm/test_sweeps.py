@@ -19,7 +19,8 @@ from harness.dispatch.place import place
 from harness.planning.data import sample_writer
 from harness.registry import SEGMENTED
 from tests.harness.dispatch.helpers import make_job, starts, use_standin
-from tests.slurm.conftest import REPOSITORY, harness_run, numbers, records, submit, wait_until
+from tests.slurm.conftest import REPOSITORY, harness_run, job_id, numbers, records, submit
+from tests.values import wait_until
 
 PROFILE = {"partition": "normal", "cpus": 1, "mem": "400M", "time": "30", "parallelism": 4, "max_array_size": 2000, "signal_seconds": 30,
            "lease_seconds": 10, "patience_seconds": 60}  # fmt: skip
@@ -265,12 +266,12 @@ def test_gpu_hours_of_all_attempts_come_from_accounting(cluster, tmp_path, monke
     assert record["environment"]["gpu_hours_source"] == "sacct"
     assert record["attempts"] == 2
     elapsed = cluster.call(
-        "sacct", "-X", "--duplicates", "-n", "-P", "-o", "ElapsedRaw", "-j", slurm_job(tmp_path)
+        "sacct", "-X", "--duplicates", "-n", "-P", "-o", "ElapsedRaw", "-j", job_id(tmp_path)
     ).split()
     assert len(elapsed) == 2
     assert record["cost"]["gpu_hours"] * 3600 == pytest.approx(sum(map(float, elapsed)), abs=3.0)
     assert record["cost"]["gpu_hours"] * 3600 >= 4.0
-    cpus = cluster.call("sacct", "-n", "-P", "-o", "JobID,AllocCPUS", "-j", slurm_job(tmp_path)).splitlines()
+    cpus = cluster.call("sacct", "-n", "-P", "-o", "JobID,AllocCPUS", "-j", job_id(tmp_path)).splitlines()
     assert [line.split("|")[1] for line in cpus if line.split("|")[0].endswith(".0")] == ["2"]
 
 
@@ -284,10 +285,10 @@ def test_a_warning_that_comes_before_the_worker_listens_is_a_requeue_too(cluster
     slurm = executor(tmp_path, tmp_path, python=str(slow_python))
     slurm.submit([job])
     wait_until(once.exists, "the job to start")
-    cluster.call("scancel", "--signal=USR2", slurm_job(tmp_path))
+    cluster.call("scancel", "--signal=USR2", job_id(tmp_path))
     wait_until(lambda: records(tmp_path), "the run to finish")
     assert (
-        cluster.call("sacct", "-X", "-n", "-P", "--duplicates", "-o", "State", "-j", slurm_job(tmp_path)).split()[0]
+        cluster.call("sacct", "-X", "-n", "-P", "--duplicates", "-o", "State", "-j", job_id(tmp_path)).split()[0]
         == "REQUEUED"
     )
     assert starts(tmp_path, job.run.key) == [0]
@@ -332,11 +333,6 @@ def test_a_controller_that_dies_in_the_middle_of_a_submission_is_waited_for(clus
     assert runs_submitted(cluster, results) == {
         make_job(results, seed=seed, step_s=0.01).run.key: 1 for seed in range(12)
     }
-
-
-def slurm_job(results):
-    (path,) = results.glob("sweeps/*/chunk.000.job.json")
-    return json.loads(path.read_text())["job"]
 
 
 class timed:

@@ -155,8 +155,7 @@ def test_red_of_the_leaf_masks_counts_from_64(tmp_path: Path) -> None:
     pixels = np.zeros((1, 129, 3), np.uint8)
     pixels[0, :, 0] = np.arange(129)
     Image.fromarray(pixels).save(tmp_path / "mask.png")
-    mask = read_binary(tmp_path / "mask.png", colour=(128, 0, 0))
-    assert (mask[0] == (np.arange(129) > 63)).all()
+    assert (read_binary(tmp_path / "mask.png", colour=(128, 0, 0))[0] == (np.arange(129) > 63)).all()
     assert not read_binary(tmp_path / "mask.png", colour=(128, 0, 0), only_255=True).any()
 
 

@@ -18,29 +18,25 @@ def _touch(folder: Path, *names: str) -> Path:
     return folder
 
 
-def test_suffix_case_and_extension_do_not_matter(tmp_path: Path) -> None:
-    images = _touch(tmp_path / "i", "ISIC_1.JPG", "b.jpeg", "c.png", "d.tif", "e.jpg")
-    masks = _touch(tmp_path / "m", "isic_1_Segmentation.PNG", "b_mask.png", "C.png", "d.TIFF", "e_gt.bmp")
-    paired = pair_folders(images, masks)
-    names = {pair.stem: pair.mask.name for pair in paired.pairs}
-    assert names == {
-        "ISIC_1": "isic_1_Segmentation.PNG",
-        "b": "b_mask.png",
-        "c": "C.png",
-        "d": "d.TIFF",
-        "e": "e_gt.bmp",
-    }
-    assert not paired.unpaired_images
-    assert not paired.unused_masks
-
-
-def test_one_file_too_many_does_not_shift_the_pairs(tmp_path: Path) -> None:
-    images = _touch(tmp_path / "i", "a.jpg", "b.jpg", "c.jpg")
-    masks = _touch(tmp_path / "m", "0_extra.png", "b.png", "c.png")
-    paired = pair_folders(images, masks)
-    assert [(pair.image.stem, pair.mask.stem) for pair in paired.pairs] == [("b", "b"), ("c", "c")]
-    assert [path.name for path in paired.unpaired_images] == ["a.jpg"]
-    assert [path.name for path in paired.unused_masks] == ["0_extra.png"]
+@pytest.mark.parametrize(
+    ("images", "masks", "alone", "unused"),
+    [
+        ("ISIC_1.JPG b.jpeg c.png d.tif e.jpg", "isic_1_Segmentation.PNG b_mask.png C.png d.TIFF e_gt.bmp", "", ""),
+        ("a.jpg b.jpg c.jpg", "0_extra.png b.png c.png", "a.jpg", "0_extra.png"),
+        ("a.jpg b.jpg", "a.png a_mask.png b_mask.png", "", "a_mask.png"),
+        ("a.jpg a_gt.jpg", "a.png a_gt.png", "", ""),
+    ],
+    ids=["case and suffix", "a file too many shifts no pair", "the exact name of two", "exact before shortened"],
+)
+def test_masks_are_found_by_name_and_the_rest_is_named(tmp_path: Path, images, masks, alone, unused) -> None:
+    paired = pair_folders(_touch(tmp_path / "i", *images.split()), _touch(tmp_path / "m", *masks.split()))
+    assert [path.name for path in paired.unpaired_images] == alone.split()
+    assert [path.name for path in paired.unused_masks] == unused.split()
+    expected = zip(
+        [name for name in images.split() if name != alone],
+        [name for name in masks.split() if name != unused], strict=True
+    )  # fmt: skip
+    assert {pair.image.name: pair.mask.name for pair in paired.pairs} == dict(expected)
 
 
 def test_junk_is_skipped(tmp_path: Path) -> None:
@@ -68,23 +64,6 @@ def test_masks_without_an_image_are_kept_apart_by_benchmark(tmp_path: Path) -> N
     masks = _touch(tmp_path / "m", "cju1_mask.png", "cju2_mask.png", "17_mask.png", "18_mask.png")
     paired = pair_folders(images, masks, keep=str.isdigit)
     assert [path.name for path in paired.unused_masks] == ["18_mask.png"]
-
-
-def test_of_two_masks_the_one_named_exactly_as_the_image_is_taken_and_the_other_is_named(tmp_path: Path) -> None:
-    images = _touch(tmp_path / "i", "a.jpg", "b.jpg")
-    masks = _touch(tmp_path / "m", "a.png", "a_mask.png", "b_mask.png")
-    paired = pair_folders(images, masks)
-    assert [(pair.image.name, pair.mask.name) for pair in paired.pairs] == [("a.jpg", "a.png"), ("b.jpg", "b_mask.png")]
-    assert [path.name for path in paired.unused_masks] == ["a_mask.png"]
-
-
-def test_a_mask_named_exactly_as_its_image_wins_over_a_shortened_name(tmp_path: Path) -> None:
-    images = _touch(tmp_path / "i", "a.jpg", "a_gt.jpg")
-    masks = _touch(tmp_path / "m", "a.png", "a_gt.png")
-    assert [(pair.stem, pair.mask.name) for pair in pair_folders(images, masks).pairs] == [
-        ("a", "a.png"),
-        ("a_gt", "a_gt.png"),
-    ]
 
 
 @pytest.mark.parametrize("names", [("a.jpg", "a.png"), ("a.jpg", "A.JPG")])

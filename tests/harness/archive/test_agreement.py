@@ -22,9 +22,9 @@ from harness.cli.records import main
 from harness.system.errors import UsageError
 from tests.harness.report.sample import record
 from tests.harness.report.test_costs import session
-from tests.values import there
+from tests.values import RESULTS, there
 
-COMMITTED = Path(__file__).parents[3] / "results" / "records"
+COMMITTED = RESULTS / "records"
 NASPCLORA = "0208a83a876e42cc"  # of mini on kvasir: with an α history, and a best epoch that is the last
 TRANS10K = "3ad2cd27c6cedd5a"  # of demo: a split that joins two others
 

@@ -14,8 +14,8 @@ from harness.archive import cache
 from harness.archive.cache import SWITCH
 from harness.archive.store import RecordStore
 from tests.harness.report.sample import record
+from tests.values import REPOSITORY, RESULTS
 
-REPOSITORY = Path(__file__).parents[3]
 COUNT = 12
 
 
@@ -77,7 +77,7 @@ def test_the_cache_says_what_the_files_say(store: RecordStore, archives: Path, m
 
 
 def test_the_cache_says_what_the_committed_records_say(tmp_path, archives: Path, monkeypatch) -> None:
-    (tmp_path / "records").symlink_to(REPOSITORY / "results" / "records")
+    (tmp_path / "records").symlink_to(RESULTS / "records")
     store = RecordStore(tmp_path)
     monkeypatch.setattr(cache, "SMALLEST", 3)
     store.summaries()

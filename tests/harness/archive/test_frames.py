@@ -8,8 +8,7 @@ import pytest
 
 from harness.archive.archive import RUN, Archive, frame
 from harness.archive.files import all_image_scores, image_groups, image_scores
-
-RESULTS = Path(__file__).parents[3] / "results"
+from tests.values import RESULTS
 
 
 @pytest.fixture(scope="module")

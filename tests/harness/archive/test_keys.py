@@ -26,13 +26,12 @@ from harness.protocols.card import Protocol
 from harness.protocols.load import as_rules
 from harness.registry import METHODS, method_config_class
 from tests.harness.report.sample import record
-
-COMMITTED = Path(__file__).parents[3] / "results"
+from tests.values import RESULTS
 
 
 @pytest.fixture(scope="module")
 def committed() -> list[Record]:
-    return list(RecordStore(COMMITTED))
+    return list(RecordStore(RESULTS))
 
 
 def test_every_committed_record_still_has_its_key_and_would_be_found_again(committed: list[Record]) -> None:
@@ -46,8 +45,8 @@ def test_every_committed_record_still_has_its_key_and_would_be_found_again(commi
 
 
 def test_a_run_on_the_toy_backbone_is_the_same_under_its_old_name() -> None:
-    records, _ = RecordStore(COMMITTED).summaries()
-    run = next(r.run for r in records if '"vit_t"' in (COMMITTED / "records" / f"{r.key}.json").read_text())
+    records, _ = RecordStore(RESULTS).summaries()
+    run = next(r.run for r in records if '"vit_t"' in (RESULTS / "records" / f"{r.key}.json").read_text())
     old = replace(run, backbone="vit_t")
     assert (run.backbone, old.backbone) == ("tiny", "tiny")
     assert old.key == run.key != replace(run, backbone="tiny_timm").key
@@ -96,15 +95,9 @@ def test_older_records_tell_their_updates_by_their_histories(committed: list[Rec
 
 
 CHANGES: dict[str, Any] = {
-    "method": "convlora",
-    "method_config": {"rank": 4},
-    "benchmark": "leaf",
-    "backbone": "vit_b",
-    "checkpoint": "sha256-1",
-    "rules": {"image_size": 1024},
-    "seed": 1,
-    "manifest": "another",
-}
+    "method": "convlora", "method_config": {"rank": 4}, "benchmark": "leaf", "backbone": "vit_b",
+    "checkpoint": "sha256-1", "rules": {"image_size": 1024}, "seed": 1, "manifest": "another",
+}  # fmt: skip
 
 
 def test_every_field_of_a_run_is_in_its_key_or_a_label() -> None:

@@ -100,6 +100,5 @@ def test_a_record_with_masks_and_one_without_are_the_same_result(tmp_path: Path)
     original = record(scores={})
     RecordStore(tmp_path / "a").write(original, masks_png=encoded_masks(_masks()))
     RecordStore(tmp_path / "b").write(replace(original, finished="2026-02-01T00:00:00+00:00"))
-    report = merge([tmp_path / "a", tmp_path / "b"], tmp_path / "c")
-    assert not report.conflicts
+    assert not merge([tmp_path / "a", tmp_path / "b"], tmp_path / "c").conflicts
     assert RecordStore(tmp_path / "c").masks_path(original.key).is_file()

@@ -76,8 +76,7 @@ def test_masks_travel_with_their_record_and_a_conflict_keeps_both(tmp_path: Path
         RecordStore(tmp_path / name).write(made, images(made), masks)
     assert main(["merge", str(tmp_path / "a"), str(tmp_path / "b"), "--out", str(tmp_path / "c")]) == 0
     merged = RecordStore(tmp_path / "c")
-    read = there(merged.find(first.key))
-    (mask,) = read_masks(merged.masks_path(first.key), expected=read.beside["masks.png"])
+    (mask,) = read_masks(merged.masks_path(first.key), expected=there(merged.find(first.key)).beside["masks.png"])
     assert mask.predicted.min() == 1
     (apart,) = conflicts(tmp_path / "c")
     assert apart.with_name(apart.name.replace(".json", ".masks.png")).read_bytes() == kept(0)
@@ -89,8 +88,7 @@ def test_masks_travel_with_their_record_and_a_conflict_keeps_both(tmp_path: Path
 def test_a_conflict_is_reported_and_both_contents_stay(tmp_path: Path) -> None:
     first, second = record(0.9, finished="2026-01-01"), record(0.8, finished="2026-01-02")
     a, b = folder(tmp_path / "a", first), folder(tmp_path / "b", second)
-    report = merge([a, b], tmp_path / "c")
-    (conflict,) = report.conflicts
+    (conflict,) = merge([a, b], tmp_path / "c").conflicts
     assert conflict.differs == ("finished", "scores")
     assert list(RecordStore(tmp_path / "c")) == [first]
     (apart,) = conflicts(tmp_path / "c")
@@ -206,13 +204,9 @@ def test_equal_results_with_other_timings_are_the_same(tmp_path: Path) -> None:
     history = [{"epoch": 1, "loss": 0.5, "lr": 0.1, "seconds": 1.0, "val": {}}]
     first = record(history=history, cost={"step_time_s": 0.1}, finished="2026-01-01")
     other = replace(
-        first,
-        history=[{**history[0], "seconds": 2.0}],
-        cost={"step_time_s": 0.2},
-        finished="2026-01-02",
-        environment={"host": "elsewhere"},
-        attempts=2,
-    )
+        first, history=[{**history[0], "seconds": 2.0}], cost={"step_time_s": 0.2}, finished="2026-01-02",
+        environment={"host": "elsewhere"}, attempts=2,
+    )  # fmt: skip
     a, b = folder(tmp_path / "a", other), folder(tmp_path / "b", first)
     report = merge([a, b], tmp_path / "c")
     assert (report.added, report.same, report.conflicts) == (1, 1, [])
@@ -246,8 +240,7 @@ def test_other_scores_of_single_images_are_no_equal_result(tmp_path: Path) -> No
 def test_what_is_in_the_place_of_a_record_and_no_file_is_kept_apart(tmp_path: Path) -> None:
     a, c = folder(tmp_path / "a", record()), tmp_path / "c" / "records"
     (c / f"{record().key}.json").mkdir(parents=True)
-    report = merge([a], tmp_path / "c")
-    assert len(report.conflicts) == 1
+    assert len(merge([a], tmp_path / "c").conflicts) == 1
     assert list(RecordStore(tmp_path / "c")) == [record()]
 
 
@@ -365,8 +358,7 @@ def test_what_lies_beside_a_file_that_is_no_record_is_set_aside_with_it(tmp_path
 
 
 def test_a_success_leaves_nothing_of_another_record_beside_it_and_a_failure_deletes_nothing(tmp_path: Path) -> None:
-    path = RecordStore(tmp_path).path(whole(tmp_path).key)
-    path.unlink()  # as who wants to run it again does
+    RecordStore(tmp_path).path(whole(tmp_path).key).unlink()  # as who wants to run it again does
     failed = record(code="ERROR", message="CUDA error")
     RecordStore(tmp_path).write(failed)
     assert names(tmp_path) == {"json", *BESIDE}

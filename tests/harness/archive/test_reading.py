@@ -202,8 +202,7 @@ def test_a_message_with_half_a_character_does_not_cost_the_record(tmp_path: Path
     """As of a file name that is no UTF-8."""
     failed = record(code="NO_DATA", message="image-\udce9.jpg cannot be read")
     RecordStore(tmp_path).write(failed)
-    again = RecordStore(tmp_path).read(failed.key)
-    assert again == replace(failed, message=r"image-\udce9.jpg cannot be read")
+    assert RecordStore(tmp_path).read(failed.key) == replace(failed, message=r"image-\udce9.jpg cannot be read")
 
 
 def test_records_and_evaluation_speak_of_the_same_metrics() -> None:

@@ -27,9 +27,8 @@ from harness.system.errors import UsageError
 from harness.system.files import write_atomically
 from tests.harness.archive.test_merge import folder, images, tree
 from tests.harness.report.sample import record
-from tests.values import there
+from tests.values import REPOSITORY, there, wait_until
 
-REPOSITORY = Path(__file__).parents[3]
 ALPHA = [{"blocks.0.q": [0.125 + 1e-17, 1 / 3], "blocks.1.q": [0.1, 0.2]}, {}, {"blocks.0.q": [0.5, 0.25]}]
 
 
@@ -93,8 +92,7 @@ def test_truncated_and_foreign_files_are_reported_and_skipped(tmp_path: Path, co
 
 def test_a_copy_under_another_name_does_not_count_twice(tmp_path: Path) -> None:
     store = RecordStore(tmp_path)
-    path = store.write(record())
-    (store.folder / "backup.json").write_bytes(path.read_bytes())
+    (store.folder / "backup.json").write_bytes(store.write(record()).read_bytes())
     records, problems = store.summaries()
     assert len(records) == 1
     assert "copy" in next(iter(problems.values()))
@@ -145,9 +143,8 @@ def test_eight_writers_killed_at_random_lose_nothing_and_leave_no_half_record(tm
     writers = [process(target=write_without_end, args=(store.root, *each)) for each in enumerate(logs)]
     for writer in writers:
         writer.start()
-    chance, deadline = random.Random(0), time.monotonic() + 60
-    while time.monotonic() < deadline and not all(log.is_file() and log.stat().st_size > 200 for log in logs):
-        time.sleep(0.05)
+    chance = random.Random(0)
+    wait_until(lambda: all(log.is_file() and log.stat().st_size > 200 for log in logs))
     for writer in chance.sample(writers, len(writers)):
         time.sleep(chance.uniform(0, 0.05))
         writer.kill()

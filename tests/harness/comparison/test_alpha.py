@@ -49,8 +49,7 @@ def test_codes_are_read_from_beside_the_records_unless_another_left_them_or_they
     flat = record(method="naslora", architecture=[UNIFORM], seed=1)
     store = store_of(tmp_path, [flat, record(method="naslora", architecture=[UNIFORM, CHOSEN], seed=2)])
     archive = Archive(tmp_path)
-    codes = {read.run.seed: alpha_codes([read], archive) for read in archive.records}
-    assert codes == {1: ["ALPHA_UNIFORM"], 2: []}
+    assert {read.run.seed: alpha_codes([read], archive) for read in archive.records} == {1: ["ALPHA_UNIFORM"], 2: []}
     assert alpha_codes([record()], archive) == []
     stored, history = there(store.find(flat.key)), store.architecture_path(flat.key)
     assert alpha_codes([replace(stored, beside={"images.csv": "of-another"})], Archive(tmp_path)) == []

@@ -82,8 +82,7 @@ def test_a_difference_is_paired_by_seed_and_the_whole_interval_must_lie_inside(t
 
 
 def test_lower_is_better_metrics_count_the_other_way_round(tmp_path: Path) -> None:
-    records = pair([0.10, 0.11, 0.12], [0.20, 0.21, 0.22], benchmark="sbu")
-    finding = judged(tmp_path, records, benchmarks=["sbu"])
+    finding = judged(tmp_path, pair([0.10, 0.11, 0.12], [0.20, 0.21, 0.22], benchmark="sbu"), benchmarks=["sbu"])
     assert finding.readings[0].estimate == pytest.approx(10.0)
     assert finding.verdict == "reproduced"
 

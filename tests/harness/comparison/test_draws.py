@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from pathlib import Path
 from types import SimpleNamespace
 from typing import Any
 
@@ -15,9 +14,8 @@ from harness.comparison.draws import RERUN, Collapses, Draws, collapsed, with_po
 from harness.comparison.grids import without_gaps
 from harness.comparison.rows import Row, Sheet, rows_of_records
 from tests.harness.report.sample import MadeUp, record
-from tests.values import there
+from tests.values import RESULTS, there
 
-ROOT = Path(__file__).parents[3]
 COLUMN = Column(benchmark="kvasir", split="test", metric="s_measure", manifest="manifest-kvasir")
 
 
@@ -64,7 +62,7 @@ def test_folds_have_no_p_over_seeds_which_takes_them_as_independent(*, folds: bo
 
 
 def test_reruns_are_draws_with_images_of_their_own() -> None:
-    archive = Draws(ROOT / "results", again=ROOT / "results" / "again" / "avx512")
+    archive = Draws(RESULTS, again=RESULTS / "again" / "avx512")
     assert len(archive.reruns) == 6
     again = archive.reruns[0]
     assert again.run.seed >= RERUN

@@ -205,8 +205,7 @@ def test_other_rules_weights_backbones_and_generated_images_get_no_verdict() -> 
     score, parameters = beside(values, backbone="vit_b")
     assert "not judged: backbone vit_b instead of tiny |" in score
     assert "not judged: backbone vit_b instead of tiny |" in parameters
-    unknown = Papers(published=[GOOD])
-    page = render([record(0.912)], study=main_study(1), papers=unknown)
+    page = render([record(0.912)], study=main_study(1), papers=Papers(published=[GOOD]))
     assert "not judged: what p used is not known here" in page
 
 
@@ -258,8 +257,7 @@ def test_a_failed_seed_and_a_row_without_a_run_get_no_number_beside_the_paper() 
 def test_numbers_stand_beside_the_studys_own_protocol_and_the_papers_cards_alone() -> None:
     study = main_study(1, protocol="nas-lora")
     known = holding(GOOD)  # demo is the card of paper p
-    unknown = Papers(published=[GOOD])
-    assert "beside the papers" not in render([record()], study=study, papers=unknown)
+    assert "beside the papers" not in render([record()], study=study, papers=Papers(published=[GOOD]))
     assert "beside the papers" in render([record()], study=study, papers=known)
     run = record().run
     assert not narrowed(study, [run], Papers()).table.paper

@@ -63,8 +63,7 @@ def test_the_page_gives_tau_by_benchmark_its_mean_its_interval_and_chance() -> N
 
 
 def test_models_that_were_trained_otherwise_too_are_not_compared() -> None:
-    records = runs("sam", UP) + runs("linear", UP, epochs=9)
-    assert "rank alike" not in render(records, study=models())
+    assert "rank alike" not in render(runs("sam", UP) + runs("linear", UP, epochs=9), study=models())
 
 
 def test_rows_that_are_not_complete_under_both_are_left_out() -> None:
@@ -100,16 +99,14 @@ def test_a_methods_own_budget_is_no_other_model() -> None:
 
 def test_a_study_without_decoders_shows_sams_tables_alone() -> None:
     records = runs("sam", UP) + runs("linear", UP)
-    page = render(records, study=models(decoders=[]))
-    assert "linear" not in page
+    assert "linear" not in render(records, study=models(decoders=[]))
     assert "linear" in render(records, study=models(decoders=["linear"]))
 
 
 def test_a_decoder_with_a_rate_of_its_own_is_the_same_model_and_without_it_another_page() -> None:
     records = runs("sam", UP) + runs("linear", UP, decoder_lr=1e-4)
     own = models(decoders={"sam": {}, "linear": {"decoder_lr": 1e-4}})
-    rows = agreement_rows(render(records, study=own))
-    assert rows["sam – linear"][-1] == "1 of 24 orders"
+    assert agreement_rows(render(records, study=own))["sam – linear"][-1] == "1 of 24 orders"
     assert "linear" not in render(records, study=models())
 
 

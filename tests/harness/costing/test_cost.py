@@ -98,12 +98,10 @@ def test_ratios_are_taken_to_the_baselines_that_are_there(record, methods) -> No
 def test_a_summary_shows_the_numbers_under_their_heads_in_their_units(record, methods) -> None:
     lora = methods["lora"]
     told = replace(
-        lora,
-        seconds={"weights": {part: [1.0, 2.0] for part in PARTS}},
-        memory_bytes=dict.fromkeys(lora.memory_bytes, 3 * 2**20),
-        flops={**lora.flops, "forward": 4e9, "backward": 5e9},
+        lora, seconds={"weights": {part: [1.0, 2.0] for part in PARTS}},
+        memory_bytes=dict.fromkeys(lora.memory_bytes, 3 * 2**20), flops={**lora.flops, "forward": 4e9, "backward": 5e9},
         checkpoint_bytes=6 * 2**20,
-    )
+    )  # fmt: skip
     lines = summary(replace(record, methods=[told])).splitlines()
     table = [[cell.strip() for cell in line.strip("|").split("|")] for line in lines if line.startswith("| ")]
     times, sizes, inference, against = (
@@ -121,8 +119,7 @@ def test_a_record_reads_back_as_it_was(record, tmp_path: Path) -> None:
     (back,) = store
     assert back == record
     path.with_name("broken.json").write_text("{")
-    newer = json.loads(path.read_text()) | {"schema_version": 99}
-    path.with_name("newer.json").write_text(json.dumps(newer))
+    path.with_name("newer.json").write_text(json.dumps(json.loads(path.read_text()) | {"schema_version": 99}))
     assert list(store) == [record]
     assert {bad.name for bad in store.problems()} == {"broken.json", "newer.json"}
 

@@ -31,15 +31,16 @@ def test_a_method_that_runs_out_of_memory_is_left_out_and_the_rest_is_written(pl
     def is_adapter(subject, *_) -> bool:
         return (subject.label if isinstance(subject, MethodRow) else subject.variant) == "adapter"
 
-    def has_adapters(model, *_) -> bool:
-        return any("adapter" in name for name, _ in model.named_modules())
-
     counts = itertools.count(1)  # of steps: two to warm up, two for the peak, then the rounds
     owner, name, sick = {
         "build": (measuring, "build_subject", is_adapter),
         "sizes": (measuring, "peak_memory", is_adapter),
         "training": (Contestant, "step", lambda subject, _: is_adapter(subject) and next(counts) > 4),
-        "inference": (measuring, "_infer", has_adapters),
+        "inference": (
+            measuring,
+            "_infer",
+            lambda model, *_: any("adapter" in name for name, _ in model.named_modules()),
+        ),
     }[place]
     monkeypatch.setattr(owner, name, failing(getattr(owner, name), sick))
     said = says(cost.main, "--methods", "adapter,decoder", *COMMAND, "--results", tmp_path, code=1)

@@ -28,8 +28,7 @@ def test_a_lease_is_an_attempt_and_its_end_is_kept(tmp_path):
     with pytest.raises(Held, match="attempt 1 runs on"):
         Lease.acquire(tmp_path, holder=Holder.here())
     lease.release("interrupted", "asked to stop")
-    second = Lease.acquire(tmp_path, holder=Holder.here())
-    assert second.attempt.number == 2
+    assert Lease.acquire(tmp_path, holder=Holder.here()).attempt.number == 2
     first = attempts(tmp_path)[0]
     assert (first.end, first.detail, first.gpus) == ("interrupted", "asked to stop", 2)
     assert 0 <= first.hours < 0.01

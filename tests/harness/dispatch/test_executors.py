@@ -79,8 +79,7 @@ def test_failed_runs_are_started_again_by_class(tmp_path, inline):
     )
     failed = {job.run.key: "ERROR" if name == "node" else name for name, job in jobs.items()}
     outcome = run(Plan(jobs=tuple(jobs.values()), failed=failed), tmp_path, retry="oom,node_fail")
-    again = {name for name, job in jobs.items() if starts(tmp_path, job.run.key)}
-    assert again == {"OOM", "node"}
+    assert {name for name, job in jobs.items() if starts(tmp_path, job.run.key)} == {"OOM", "node"}
     assert set(outcome.failed.values()) == {"TIMEOUT", "ERROR"}
     run(
         Plan(jobs=tuple(jobs.values()), failed=failed), tmp_path
@@ -103,8 +102,7 @@ def test_a_cluster_starts_what_failed_only_where_it_is_asked_to(tmp_path):
 
 def test_the_debugging_executor_runs_here_and_lets_exceptions_through(tmp_path, inline):
     good, bad = make_job(tmp_path), make_job(tmp_path, seed=1, failure="raise", always=True)
-    outcome = run(Plan(jobs=(good,)), tmp_path)
-    assert outcome.failed == {}
+    assert run(Plan(jobs=(good,)), tmp_path).failed == {}
     (attempt,) = attempts(state_folder(tmp_path, good.run.key))
     assert (attempt.holder.pid, attempt.end) == (os.getpid(), "finished")
     with pytest.raises(RuntimeError, match="a bug in the experiment"):
@@ -140,8 +138,7 @@ def test_interrupted_runs_are_named_with_what_to_do(tmp_path, monkeypatch, capsy
     jobs = [make_job(tmp_path, seed=seed) for seed in range(5)]
     states = {job.run.key: state(job.run.key, "interrupted" if seed else "OK") for seed, job in enumerate(jobs)}
     monkeypatch.setattr(InlineExecutor, "wait", lambda self, submission, on_change: states)
-    outcome = run(Plan(jobs=tuple(jobs)), tmp_path)
-    assert set(outcome.failed) == {job.run.key for job in jobs[1:]}
+    assert set(run(Plan(jobs=tuple(jobs)), tmp_path).failed) == {job.run.key for job in jobs[1:]}
     last = capsys.readouterr().err.splitlines()[-1]
     assert last.startswith("4 interrupted: lora on leaf, seed 0; ")
     assert last.endswith("; and 1 more; run the same command again to go on")
@@ -172,8 +169,7 @@ def test_the_debugging_executor_leaves_alone_what_somebody_else_runs(tmp_path, i
     job = make_job(tmp_path)
     Lease.acquire(state_folder(tmp_path, job.run.key), holder=Holder.here())
     executor = make_executor(place("inline"), results=tmp_path)
-    states = executor.wait(executor.submit([job]))
-    assert states[job.run.key].state == "running"
+    assert executor.wait(executor.submit([job]))[job.run.key].state == "running"
     assert starts(tmp_path, job.run.key) == []
 
 
@@ -198,8 +194,7 @@ def test_without_a_terminal_a_long_run_says_where_it_is_but_not_at_every_look(ca
         for second in range(0, 100, 10):
             now[0] = float(second)
             display.show({"a": state("a", "running", stage=f"epoch {second}")})
-    lines = capsys.readouterr().err.splitlines()
-    assert lines == [f"lora on leaf, seed 0: epoch {second}" for second in (30, 60, 90)]
+    assert capsys.readouterr().err.splitlines() == [f"lora on leaf, seed 0: epoch {second}" for second in (30, 60, 90)]
 
 
 def test_on_a_terminal_each_run_at_work_has_a_line_that_fits_and_failures_are_red(monkeypatch):

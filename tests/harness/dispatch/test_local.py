@@ -20,8 +20,7 @@ from harness.dispatch.run_jobs import LocalExecutor, make_executor
 from harness.system.errors import UsageError
 from tests.harness.dispatch.helpers import STANDIN, make_job, record_of, starts, use_standin
 from tests.signals import as_in_a_terminal
-
-REPOSITORY = Path(__file__).parents[3]
+from tests.values import REPOSITORY, wait_until
 
 BACKGROUND = """
 import sys
@@ -61,14 +60,9 @@ def let_go(results):
 
 def in_background(results):
     process = subprocess.Popen(
-        [sys.executable, "-c", BACKGROUND, str(results)],
-        cwd=REPOSITORY,
-        stdout=subprocess.PIPE,
-        stderr=subprocess.PIPE,
-        text=True,
-        start_new_session=True,
-        preexec_fn=as_in_a_terminal,
-    )
+        [sys.executable, "-c", BACKGROUND, str(results)], cwd=REPOSITORY, stdout=subprocess.PIPE,
+        stderr=subprocess.PIPE, text=True, start_new_session=True, preexec_fn=as_in_a_terminal,
+    )  # fmt: skip
     assert process.stdout is not None
     assert process.stdout.readline() == "begun\n"
     keys = [job.run.key for job in held_jobs(results)]
@@ -83,20 +77,12 @@ def step(results, key):
         return 0
 
 
-def wait_until(condition, *, patience=120.0):
-    deadline = time.monotonic() + patience
-    while not condition():
-        assert time.monotonic() < deadline
-        time.sleep(0.05)
-
-
 def test_workers_share_the_queue_and_every_run_is_trained_once(tmp_path, standin):
     jobs = [make_job(tmp_path, seed=seed, step_s=0.02) for seed in range(8)]
     states = run_all(tmp_path, jobs, workers=3)
     assert {state.state for state in states.values()} == {"OK"}
     assert [len(starts(tmp_path, job.run.key)) for job in jobs] == [1] * 8
-    holders = {attempts(state_folder(tmp_path, job.run.key))[0].holder.pid for job in jobs}
-    assert len(holders) > 1
+    assert len({attempts(state_folder(tmp_path, job.run.key))[0].holder.pid for job in jobs}) > 1
     record = record_of(tmp_path, jobs[0].run.key)
     assert record.attempts == 1
     (frozen,) = (tmp_path / "snapshots" / str(os.getuid())).glob(record.environment["snapshot"] + "*")

@@ -340,8 +340,7 @@ def test_processes_of_one_run_meet_where_its_first_says(tmp_path, experiment):
 
 def test_processes_on_several_nodes_meet_at_the_name_of_the_first(tmp_path, monkeypatch):
     monkeypatch.setenv("SLURM_JOB_NUM_NODES", "2")
-    meeting = Meeting(tmp_path / "meeting.json", size=2)
-    assert meeting.open()["MASTER_ADDR"] == socket.gethostname()
+    assert Meeting(tmp_path / "meeting.json", size=2).open()["MASTER_ADDR"] == socket.gethostname()
 
 
 def test_where_a_run_does_not_start_nobody_waits_for_its_first_process(tmp_path, experiment):

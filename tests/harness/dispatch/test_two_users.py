@@ -77,8 +77,7 @@ def shared(monkeypatch: pytest.MonkeyPatch) -> Iterator[Path]:
 
 def test_a_member_of_the_group_edits_neither_the_code_nor_the_sweep_of_another(shared: Path) -> None:
     def submit() -> None:
-        frozen = snapshot.take(shared / "snapshots")
-        _, folder = begin_sweep(shared, executor="slurm", command="", frozen=frozen)
+        _, folder = begin_sweep(shared, executor="slurm", command="", frozen=snapshot.take(shared / "snapshots"))
         job = make_job(shared)
         limits = {job.run.key: AttemptLimits(before=0, limit=1)}
         create_chunk(folder, number=0, jobs=[job], shape={}, limits=limits)

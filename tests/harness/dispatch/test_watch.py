@@ -147,14 +147,12 @@ def test_a_child_that_does_not_stop_in_time_is_killed_and_a_second_request_gives
 
 def test_the_end_of_the_submitter_is_a_request_to_stop(child, clock):
     here, stop = Holder.here(), StopSignals()
-    gone = replace(here, ticks=1)
-    assert watched(child(stops_when_asked), stop=stop, submitter=gone, patience_s=math.inf) == (
+    assert watched(child(stops_when_asked), stop=stop, submitter=replace(here, ticks=1), patience_s=math.inf) == (
         INTERRUPTED_STATUS,
         False,
     )
     assert stop.received == [signal.SIGTERM]
-    unseen = replace(here, host="elsewhere")
-    for submitter in (here, unseen):
+    for submitter in (here, replace(here, host="elsewhere")):
         pid = child(deaf)
         heart = Heart(clock, partial(os.kill, pid, signal.SIGKILL))
         stop = StopSignals()

@@ -63,15 +63,9 @@ def test_a_task_runs_its_own_job_and_asks_for_another_turn_when_time_is_up(
     assert f": {jobs[1].run.key} (lora, kvasir, seed 1)\n" in said
     assert said.endswith(f"7_1: {outcome}\n")
     assert context == WorkerContext(
-        holder=Holder.here(job="7_1"),
-        limit=5,
-        before=2,
-        gpus=2,
-        lease_s=30.0,
-        patience_s=30.0,
-        environment=sweep.environment,
-        accounting=cluster,
-    )
+        holder=Holder.here(job="7_1"), limit=5, before=2, gpus=2, lease_s=30.0, patience_s=30.0,
+        environment=sweep.environment, accounting=cluster,
+    )  # fmt: skip
 
 
 def test_a_child_that_crashed_is_started_again_until_it_is_given_up_or_asked_to_stop(tmp_path, cluster, supervised):

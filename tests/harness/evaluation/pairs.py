@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+import itertools
+from collections.abc import Callable, Iterator
 
 import numpy as np
 from numpy.typing import NDArray
@@ -10,17 +11,6 @@ from scipy.ndimage import gaussian_filter
 
 Pair = tuple[str, NDArray[np.uint8], NDArray[np.uint8]]
 """name, prediction (H, W) of levels 0..255, mask (H, W) of {0, 1}."""
-
-
-def random_pairs(count: int, *, seed: int = 0) -> Iterator[Pair]:
-    """``count`` pairs of every kind in turn, of odd sizes up to 97."""
-    rng = np.random.default_rng(seed)
-    kinds = (_soft, _binary, _noise, _off, _one_pixel, _empty, _full, _silent, _certain, _dense)
-    for index in range(count):
-        kind = kinds[index % len(kinds)]
-        height, width = (int(side) for side in rng.integers(12, 98, size=2))
-        prediction, mask = kind(rng, height, width)
-        yield f"{index}:{kind.__name__[1:]} {height}x{width}", prediction, mask
 
 
 def blob(rng: np.random.Generator, height: int, width: int) -> NDArray[np.uint8]:
@@ -36,46 +26,36 @@ def soft(rng: np.random.Generator, mask: NDArray[np.uint8]) -> NDArray[np.uint8]
     return np.clip(noisy, 0, 255).astype(np.uint8)
 
 
-def _soft(rng, height, width):
-    mask = blob(rng, height, width)
-    return soft(rng, mask), mask
+def _noise(rng: np.random.Generator, mask: NDArray[np.uint8]) -> NDArray[np.uint8]:
+    return rng.integers(0, 256, mask.shape, dtype=np.uint8)
 
 
-def _binary(rng, height, width):
-    mask = blob(rng, height, width)
-    return (soft(rng, mask) > 120).astype(np.uint8) * 255, mask
-
-
-def _noise(rng, height, width):
-    return rng.integers(0, 256, (height, width), dtype=np.uint8), blob(rng, height, width)
-
-
-def _off(rng, height, width):
-    mask = blob(rng, height, width)
-    return 255 - soft(rng, mask), mask
-
-
-def _one_pixel(rng, height, width):
+def _one_pixel(rng: np.random.Generator, height: int, width: int) -> NDArray[np.uint8]:
     mask = np.zeros((height, width), dtype=np.uint8)
     mask[rng.integers(0, height - 1), rng.integers(0, width - 1)] = 1
-    return soft(rng, mask), mask
+    return mask
 
 
-def _empty(rng, height, width):
-    return rng.integers(0, 256, (height, width), dtype=np.uint8), np.zeros((height, width), dtype=np.uint8)
+KINDS: dict[str, tuple[Callable[..., NDArray[np.uint8]], Callable[..., NDArray[np.uint8]]]] = {
+    "soft": (blob, soft),
+    "binary": (blob, lambda rng, mask: (soft(rng, mask) > 120).astype(np.uint8) * 255),
+    "noise": (blob, _noise),
+    "off": (blob, lambda rng, mask: 255 - soft(rng, mask)),
+    "one pixel": (_one_pixel, soft),
+    "empty": (lambda rng, *size: np.zeros(size, dtype=np.uint8), _noise),
+    "full": (lambda rng, *size: np.ones(size, dtype=np.uint8), _noise),
+    "silent": (blob, lambda rng, mask: np.zeros_like(mask)),
+    "certain": (blob, lambda rng, mask: np.full_like(mask, 255)),
+    "dense": (lambda rng, *size: (rng.random(size) < 0.4).astype(np.uint8), _noise),
+}
+"""Of each kind: how a mask is drawn, and a prediction of it."""
 
 
-def _full(rng, height, width):
-    return rng.integers(0, 256, (height, width), dtype=np.uint8), np.ones((height, width), dtype=np.uint8)
-
-
-def _silent(rng, height, width):
-    return np.zeros((height, width), dtype=np.uint8), blob(rng, height, width)
-
-
-def _certain(rng, height, width):
-    return np.full((height, width), 255, dtype=np.uint8), blob(rng, height, width)
-
-
-def _dense(rng, height, width):
-    return rng.integers(0, 256, (height, width), dtype=np.uint8), (rng.random((height, width)) < 0.4).astype(np.uint8)
+def random_pairs(count: int, *, seed: int = 0) -> Iterator[Pair]:
+    """``count`` pairs of every kind in turn, of odd sizes up to 97."""
+    rng = np.random.default_rng(seed)
+    for index, kind in zip(range(count), itertools.cycle(KINDS), strict=False):
+        height, width = (int(side) for side in rng.integers(12, 98, size=2))
+        draw, predict = KINDS[kind]
+        mask = draw(rng, height, width)
+        yield f"{index}:{kind} {height}x{width}", predict(rng, mask), mask

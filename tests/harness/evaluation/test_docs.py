@@ -10,5 +10,4 @@ PAGE = Path(__file__).parents[3] / "docs" / "metrics.md"
 
 def test_the_page_explains_every_metric_and_every_convention():
     text = PAGE.read_text(encoding="utf-8")
-    missing = [name for name in (*METRICS, *(field.name for field in fields(Conventions))) if f"`{name}`" not in text]
-    assert not missing
+    assert not [name for name in (*METRICS, *(field.name for field in fields(Conventions))) if f"`{name}`" not in text]

@@ -32,14 +32,13 @@ GOLDEN = {
 }
 
 
-@pytest.mark.parametrize("metric", METRICS)
-def test_golden_value(metric):
-    assert SplitScorer([metric]).measure(PREDICTION, MASK).values[metric] == pytest.approx(GOLDEN[metric], abs=1e-6)
+RELEASED = ("weighted_f", Conventions(weighted_f_beta2=0.3), 0.6679727951152274)
 
 
-def test_golden_weighted_f_with_released_beta():
-    scorer = SplitScorer(["weighted_f"], conventions=Conventions(weighted_f_beta2=0.3))
-    assert scorer.measure(PREDICTION, MASK).values["weighted_f"] == pytest.approx(0.6679727951152274, abs=1e-6)
+@pytest.mark.parametrize(("metric", "rules", "value"), [*((m, None, GOLDEN[m]) for m in METRICS), RELEASED])
+def test_golden_value(metric, rules, value):
+    scorer = SplitScorer([metric], conventions=rules)
+    assert scorer.measure(PREDICTION, MASK).values[metric] == pytest.approx(value, abs=1e-6)
 
 
 def test_golden_multiclass():

@@ -26,13 +26,9 @@ def reference(prediction, mask, *, beta2=1.0, normalize=True):
     error, structure, alignment, weighted = (metric.get_results() for metric in metrics)
     curve = alignment["em"]["curve"]
     return {
-        "s_measure": structure["sm"],
-        "e_mean": curve.mean(),
-        "e_max": curve.max(),
-        "e_adaptive": alignment["em"]["adp"],
-        "weighted_f": weighted["wfm"],
-        "mae": error["mae"],
-    }
+        "s_measure": structure["sm"], "e_mean": curve.mean(), "e_max": curve.max(),
+        "e_adaptive": alignment["em"]["adp"], "weighted_f": weighted["wfm"], "mae": error["mae"],
+    }  # fmt: skip
 
 
 def ours(prediction, mask, **conventions):

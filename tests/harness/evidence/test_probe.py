@@ -138,8 +138,7 @@ def test_a_shifted_delta_holds_all_frequencies_alike():
 
 
 def test_white_noise_is_flat_behind_frequency_zero():
-    maps = torch.randn(4, 3000, 14, 14, generator=torch.Generator().manual_seed(0))
-    spectrum = half_diagonal(maps)
+    spectrum = half_diagonal(torch.randn(4, 3000, 14, 14, generator=torch.Generator().manual_seed(0)))
     assert spectrum[0] == 0
     assert spectrum[1:].tolist() == pytest.approx([math.log(2) / 2] * 6, abs=0.04)
 

@@ -20,20 +20,15 @@ from harness.evidence.measuring import Measure, frozen_encoder, measure_insides
 from harness.experiment.building import attached_segmenter
 from harness.experiment.experiment import run_experiment
 from harness.models.original_sam import plain_sam
-from harness.planning.data import sample_writer
-from harness.planning.plan import plan
-from harness.planning.request import Request, Variant
 from harness.statistics.cka import cka
+from tests.harness.planned import job_of, plan_of
 from tests.harness.report.sample import evidence, record
 
 
 def trained(results: Path, *methods: str, backbone: str = "tiny") -> list[str]:
     """Keys of finished runs on a few generated images."""
-    few = {"epochs": "1", "train_limit": 4, "val_limit": 2, "test_limit": 8}
-    where: dict[str, Any] = {"protocol": "demo", "overrides": few, "backbones": (backbone,), "results": results}
-    entries = tuple(Variant(method=name) for name in methods)
-    request = Request(entries=entries, benchmarks=("kvasir",), **where)
-    return [run_experiment(job).key for job in plan(request, prepare_samples=sample_writer(results)).jobs]
+    few: dict[str, Any] = {"epochs": 1, "train_limit": 4, "val_limit": 2, "test_limit": 8}
+    return [run_experiment(job).key for job in plan_of(results, *methods, backbones=(backbone,), **few).jobs]
 
 
 class Finished:
@@ -159,11 +154,7 @@ def test_the_frozen_backbone_is_the_one_that_training_met(tmp_path: Path, backbo
     checkpoint = tmp_path / weights if weights else None
     if checkpoint:
         torch.save(plain_sam(backbone).state_dict(), checkpoint)
-    request = Request(
-        entries=(Variant(method="decoder", options={}),), benchmarks=("kvasir",), protocol="demo",
-        overrides={"decoder": decoder}, backbones=(backbone,), results=tmp_path,
-    )  # fmt: skip
-    run = plan(request, prepare_samples=sample_writer(tmp_path)).jobs[0].run
+    run = job_of(tmp_path, "decoder", backbones=(backbone,), decoder=decoder).run
     met, _ = attached_segmenter(run, task="binary", num_classes=2, checkpoint=checkpoint)
     ours = frozen_encoder(run, checkpoint).state_dict()
     theirs = met.get_submodule("encoder").state_dict()
@@ -178,12 +169,7 @@ def test_a_hierarchical_encoder_is_refused_in_a_line(tmp_path: Path, says) -> No
 
 def test_a_calibrated_merge_is_measured_with_the_images_that_it_needs(tmp_path: Path):
     """Of a search that has not been trained, on as many images as a minibatch needs."""
-    few = {"train_limit": 4, "val_limit": 2, "test_limit": 4}
-    request = Request(
-        entries=(Variant(method="naslora"),), benchmarks=("kvasir",), protocol="demo", backbones=("tiny",),
-        overrides=few, results=tmp_path,
-    )  # fmt: skip
-    run = plan(request, prepare_samples=sample_writer(tmp_path)).jobs[0].run
+    run = job_of(tmp_path, "naslora", train_limit=4, val_limit=2, test_limit=4).run
     untrained: Any = SimpleNamespace(
         run=run, digest="", segmenter=lambda weights: attached_segmenter(run, task="binary", num_classes=2, checkpoint=weights),
     )  # fmt: skip

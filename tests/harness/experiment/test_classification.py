@@ -120,13 +120,9 @@ def test_all_means_the_benchmarks_with_masks_and_a_card_may_hold_both_tasks(tmp_
     samples.write_samples("origin", tmp_path, images=12, size=32)
     both = [f"benchmarks.origin.{rule}" for rule in ("task=classification", "decoder=class-token")]
     planned = _planned(
-        tmp_path,
-        "--backbone",
-        "tiny_timm",
-        "--datasets",
-        "kvasir,origin",
+        tmp_path, "--backbone", "tiny_timm", "--datasets", "kvasir,origin",
         *(w for rule in both for w in ("--set", rule)),
-    )
+    )  # fmt: skip
     assert [job.run.benchmark for job in planned.jobs] == ["kvasir", "origin"]
     assert planned.jobs[1].run.data_note == "generated samples"
 

@@ -92,13 +92,7 @@ def test_adapter_only_holds_the_trained_tensors_and_names_its_run(results: Path,
     ],
 )
 def test_a_model_that_keeps_parts_of_its_method_is_refused(
-    results: Path,
-    tmp_path: Path,
-    capsys: pytest.CaptureFixture[str],
-    method: str,
-    options: dict[str, Any],
-    arguments: list[str],
-    message: str,
+    results, tmp_path, capsys, method, options, arguments, message
 ) -> None:
     run, out = finished(results, method, **options), tmp_path / "sam.pth"
     assert export_to(results, run, out, *arguments) == 2

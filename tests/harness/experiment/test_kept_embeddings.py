@@ -15,8 +15,7 @@ from tests.harness.planned import job_of
 def file_of(results: Path, **rules: Any) -> str:
     """The name of the file that a run under these rules would keep them in."""
     small = {"image_size": 64, "train_limit": 6, "val_limit": 2, "test_limit": 2, **rules}
-    job = job_of(results, "decoder", **small)
-    experiment = Experiment(job, device=torch.device("cpu"), tell=lambda _: None)
+    experiment = Experiment(job_of(results, "decoder", **small), device=torch.device("cpu"), tell=lambda _: None)
     experiment.counts = experiment.data.counts
     cache = experiment._embeddings(*experiment._attached(), None)
     assert cache is not None

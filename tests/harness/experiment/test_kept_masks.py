@@ -21,8 +21,7 @@ def _run(root: Path, method: str, *, benchmark: str = "kvasir", seed: int = 0, *
         "image_size": 64, "epochs": 1, "train_limit": 4, "val_limit": 2, "test_limit": 5, "merge": [],
         "cache_images": False, "evaluation.resolution": "input",
     }  # fmt: skip
-    job = job_of(root, method, benchmarks=(benchmark,), seeds=(seed,), **{**small, **rules})
-    record = run_experiment(job)
+    record = run_experiment(job_of(root, method, benchmarks=(benchmark,), seeds=(seed,), **{**small, **rules}))
     assert record.code == "OK", record.message
     return record
 
@@ -31,16 +30,12 @@ def _masks(root: Path, record: Record) -> list[KeptMask]:
     return read_masks(RecordStore(root).masks_path(record.key), expected=record.beside.get("masks.png", ""))
 
 
-def _scores(root: Path, record: Record) -> dict[str, float]:
-    with RecordStore(root).images_path(record.key).open() as file:
-        return {row["stem"]: float(row["iou"]) for row in csv.DictReader(file) if row["variant"] == "best"}
-
-
 def test_kept_masks_are_those_that_were_scored_and_of_the_same_images(tmp_path: Path):
     decoder, lora = _run(tmp_path, "decoder", keep_masks=3), _run(tmp_path, "lora", seed=1, keep_masks=3)
     assert [mask.stem for mask in _masks(tmp_path, decoder)] == [mask.stem for mask in _masks(tmp_path, lora)]
     for record in (decoder, lora):
-        scores = _scores(tmp_path, record)
+        rows = csv.DictReader(RecordStore(tmp_path).images_path(record.key).read_text().splitlines())
+        scores = {row["stem"]: float(row["iou"]) for row in rows if row["variant"] == "best"}
         for mask in _masks(tmp_path, record):
             predicted, truth = mask.predicted == 1, mask.truth == 1
             assert mask.predicted.shape == (64, 64)
@@ -59,7 +54,6 @@ def test_keeping_masks_changes_neither_key_nor_number(tmp_path: Path):
 
 
 def test_classes_are_kept_as_their_indices(tmp_path: Path):
-    record = _run(tmp_path, "decoder", benchmark="trans10k_v2", keep_masks=2)
-    masks = _masks(tmp_path, record)
+    masks = _masks(tmp_path, _run(tmp_path, "decoder", benchmark="trans10k_v2", keep_masks=2))
     assert len(masks) == 2
     assert max(int(mask.truth[mask.truth != 255].max()) for mask in masks) > 1

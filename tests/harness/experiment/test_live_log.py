@@ -16,14 +16,8 @@ from tests.harness.planned import job_of
 
 def _job(root: Path, **rules: Any) -> Any:
     small = {
-        "image_size": 64,
-        "epochs": 2,
-        "train_limit": 4,
-        "val_limit": 2,
-        "test_limit": 2,
-        "merge": [],
-        "keep_masks": 0,
-    }
+        "image_size": 64, "epochs": 2, "train_limit": 4, "val_limit": 2, "test_limit": 2, "merge": [], "keep_masks": 0,
+    }  # fmt: skip
     return job_of(root, "decoder", **{**small, **rules})
 
 

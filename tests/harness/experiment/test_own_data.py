@@ -21,8 +21,7 @@ from harness.models.segmenter import SegmenterOutput, probabilities
 from harness.registry import BENCHMARKS
 from harness.settings import Settings
 from tests.harness.planning.tiles import GROUP, planned_of, write_tiles
-
-REPOSITORY = Path(__file__).parents[3]
+from tests.values import REPOSITORY
 
 
 def _run(tmp_path: Path, *words: str) -> Record:
@@ -94,8 +93,7 @@ def test_a_model_that_draws_no_object_has_a_code_and_no_score(tmp_path, monkeypa
 
 def test_a_worker_knows_the_benchmark_from_the_runs_json_alone(tmp_path: Path) -> None:
     folder = write_tiles(tmp_path / "data", classes=3)
-    planned = planned_of(tmp_path, "--datasets", f"land={folder}", "--set", r"benchmarks.land.group=(.+)_r\d+c\d+")
-    (job,) = planned.jobs
+    (job,) = planned_of(tmp_path, "--datasets", f"land={folder}", "--set", r"benchmarks.land.group=(.+)_r\d+c\d+").jobs
     code = (
         "import json, sys\n"
         "from pathlib import Path\n"
@@ -107,12 +105,9 @@ def test_a_worker_knows_the_benchmark_from_the_runs_json_alone(tmp_path: Path) -
     )
 
     done = subprocess.run(
-        [sys.executable, "-c", code, json.dumps(asdict(job))],
-        capture_output=True,
-        text=True,
-        check=True,
+        [sys.executable, "-c", code, json.dumps(asdict(job))], capture_output=True, text=True, check=True,
         env={**os.environ, "PYTHONPATH": str(REPOSITORY)},
-    )
+    )  # fmt: skip
 
     names, counts, groups = json.loads(done.stdout)
     assert names == ["ground", "tree", "house"]

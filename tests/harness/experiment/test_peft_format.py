@@ -32,16 +32,10 @@ def _plain_hf(run: Run) -> SamModel:
     shape, decoder = entry.shape, entry.decoder
     config = SamConfig(
         vision_config={
-            "hidden_size": shape.dim,
-            "num_hidden_layers": shape.depth,
-            "num_attention_heads": shape.blocks[0].heads,
-            "mlp_dim": shape.blocks[0].mlp_dim,
-            "image_size": SIDE,
-            "patch_size": shape.patch,
-            "output_channels": shape.neck_dim,
-            "window_size": shape.blocks[0].window,
-            "global_attn_indexes": list(shape.global_blocks),
-            "num_pos_feats": decoder.dim // 2,
+            "hidden_size": shape.dim, "num_hidden_layers": shape.depth, "num_attention_heads": shape.blocks[0].heads,
+            "mlp_dim": shape.blocks[0].mlp_dim, "image_size": SIDE, "patch_size": shape.patch,
+            "output_channels": shape.neck_dim, "window_size": shape.blocks[0].window,
+            "global_attn_indexes": list(shape.global_blocks), "num_pos_feats": decoder.dim // 2,
         },
         prompt_encoder_config={
             "hidden_size": decoder.dim,
@@ -50,13 +44,10 @@ def _plain_hf(run: Run) -> SamModel:
             "mask_input_channels": decoder.mask_channels,
         },
         mask_decoder_config={
-            "hidden_size": decoder.dim,
-            "mlp_dim": decoder.mlp_dim,
-            "num_hidden_layers": decoder.depth,
-            "num_attention_heads": decoder.heads,
-            "iou_head_hidden_dim": decoder.dim,
+            "hidden_size": decoder.dim, "mlp_dim": decoder.mlp_dim, "num_hidden_layers": decoder.depth,
+            "num_attention_heads": decoder.heads, "iou_head_hidden_dim": decoder.dim,
         },
-    )
+    )  # fmt: skip
     model = SamModel(config)
     state = {hf_name(name): tensor for name, tensor in _start(run).items()}
     state["shared_image_embedding.positional_embedding"] = state["prompt_encoder.shared_embedding.positional_embedding"]

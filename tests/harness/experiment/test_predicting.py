@@ -17,7 +17,6 @@ from safetensors.torch import save_file
 
 from harness.archive.schema import Record
 from harness.cli import export, metrics, predict
-from harness.evaluation.scorer import SplitScorer
 from harness.experiment import predicting
 from harness.experiment.data import RunData, open_data
 from harness.experiment.experiment import run_experiment
@@ -308,34 +307,5 @@ def test_calibrated_merging_fits_on_the_runs_own_images(binary: Finished, tmp_pa
     arguments += ["--out", str(tmp_path / "out"), "--merge", "calibrated"]
     assert predict.main(arguments) == 2
     assert "give their folder with --data" in capsys.readouterr().err
-    data = binary.results / "sample-data" / "kvasir"
-    assert predict.main([*arguments, "--data", str(data)]) == 0
+    assert predict.main([*arguments, "--data", str(binary.results / "sample-data" / "kvasir")]) == 0
     assert len(list((tmp_path / "out").glob("*.png"))) == len(list(binary.images.iterdir()))
-
-
-@pytest.mark.parametrize(
-    ("shape", "accepted"), [((60, 45), True), ((30, 22), True), ((30, 23), True), ((45, 60), False), ((64, 64), False)]
-)
-def test_metrics_refuse_another_aspect_ratio_instead_of_stretching_it(tmp_path, capsys, shape, accepted):
-    for name, size in (("p", shape), ("g", (60, 45))):
-        (tmp_path / name).mkdir()
-        levels = np.zeros(size, dtype=np.uint8)
-        levels[: size[0] // 2] = 255
-        Image.fromarray(levels).save(tmp_path / name / "a.png")
-    arguments = ["--pred", str(tmp_path / "p"), "--gt", str(tmp_path / "g"), "--workers", "1", "--metrics", "iou"]
-    assert metrics.main(arguments) == (0 if accepted else 2)
-    error = capsys.readouterr().err
-    assert ("another aspect ratio" in error) != accepted
-    assert metrics.main([*arguments, "--stretched"]) == 0
-
-
-def test_stretched_predictions_score_as_the_scorer_scores_a_networks_output(tmp_path, capsys) -> None:
-    rng = np.random.default_rng(0)
-    scores, mask = rng.random((32, 32), dtype=np.float32), (rng.random((60, 45)) > 0.5).astype(np.uint8)
-    for name in ("p", "g"):
-        (tmp_path / name).mkdir()
-    np.save(tmp_path / "p" / "a.npy", scores)
-    Image.fromarray(mask * np.uint8(255)).save(tmp_path / "g" / "a.png")
-    arguments = ["--pred", str(tmp_path / "p"), "--gt", str(tmp_path / "g"), "--stretched", "--json", "--workers", "1"]
-    assert metrics.main([*arguments, "--metrics", "iou,mae"]) == 0
-    assert json.loads(capsys.readouterr().out)["scores"] == SplitScorer(["iou", "mae"]).measure(scores, mask).values

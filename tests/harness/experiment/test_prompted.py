@@ -28,8 +28,7 @@ SMALL = {"epochs": 1, "train_limit": 4, "val_limit": 2, "test_limit": 3}
 
 @pytest.fixture(scope="module")
 def done(tmp_path_factory: pytest.TempPathFactory) -> tuple[Job, Record]:
-    results = tmp_path_factory.mktemp("prompted")
-    job = job_of(results, "decoder", prompt="box", **SMALL)
+    job = job_of(tmp_path_factory.mktemp("prompted"), "decoder", prompt="box", **SMALL)
     record = run_experiment(job)
     assert record.code == "OK", record.message
     return job, record
@@ -59,8 +58,7 @@ def test_its_table_is_apart_from_others_and_says_what_was_given(done: tuple[Job,
 
 def image_of(job: Job, folder: Path) -> Path:
     path = folder / "photo.png"
-    pixels = np.random.default_rng(0).integers(0, 256, (100, 160, 3), dtype=np.uint8)
-    Image.fromarray(pixels).save(path)
+    Image.fromarray(np.random.default_rng(0).integers(0, 256, (100, 160, 3), dtype=np.uint8)).save(path)
     return path
 
 

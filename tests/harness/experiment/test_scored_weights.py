@@ -39,14 +39,8 @@ class Finished:
 def finished(tmp_path_factory: pytest.TempPathFactory) -> Finished:
     root = tmp_path_factory.mktemp("runs")
     rules: dict[str, Any] = {
-        "image_size": 64,
-        "epochs": 2,
-        "train_limit": 6,
-        "val_limit": 4,
-        "test_limit": 3,
-        "lr": 5e-3,
-        "flip": 0,
-    }
+        "image_size": 64, "epochs": 2, "train_limit": 6, "val_limit": 4, "test_limit": 3, "lr": 5e-3, "flip": 0,
+    }  # fmt: skip
     rules |= {"merge": ["exact", "calibrated"], "calibration_images": CALIBRATION, "cache_images": False}
     job = job_of(root, "naslora", {"search_start_epoch": 0}, **rules)
     with pytest.MonkeyPatch.context() as patch:

@@ -21,31 +21,18 @@ from harness.models.catalog import backbone_shape
 from harness.planning.asked import all_methods
 from harness.planning.data import Images, sample_writer
 from harness.planning.job import Job
-from harness.planning.plan import plan
 from harness.planning.request import Request, Variant
 from harness.planning.tuning import Tuning, plan_trials
 from harness.pricing.flops import forward_flops, run_flops
 from harness.protocols.load import from_rules
 from harness.registry import BENCHMARKS
 from harness.system.errors import UsageError
-
-
-def asked(results: Path, **changes: Any) -> Request:
-    values: dict[str, Any] = {
-        "entries": (Variant(method="zeroshot"), Variant(method="decoder")),
-        "benchmarks": ("kvasir",),
-        "protocol": "demo",
-        "backbones": ("tiny",),
-        "results": results,
-        **changes,
-    }
-    return Request(**values)
+from tests.harness.planned import job_of, plan_of
 
 
 @pytest.fixture(scope="module")
 def done(tmp_path_factory: pytest.TempPathFactory) -> tuple[Job, Record]:
-    results = tmp_path_factory.mktemp("zeroshot")
-    job = plan(asked(results), prepare_samples=sample_writer(results)).jobs[0]
+    job = job_of(tmp_path_factory.mktemp("zeroshot"), "zeroshot")
     record = run_experiment(job)
     assert record.code == "OK", record.message
     return job, record
@@ -97,7 +84,7 @@ def test_it_predicts_like_a_trained_one(done: tuple[Job, Record], tmp_path: Path
 ])  # fmt: skip
 def test_where_nothing_is_pretrained_it_is_refused(changes: dict[str, Any], reason: str, tmp_path: Path) -> None:
     with pytest.raises(UsageError) as caught:
-        plan(asked(tmp_path, **changes), prepare_samples=sample_writer(tmp_path))
+        plan_of(tmp_path, "zeroshot", "decoder", **changes)
     assert reason in str(caught.value)
     assert "\n" not in str(caught.value)
 
@@ -111,6 +98,7 @@ def test_a_rate_is_refused_and_tuning_one_passes_it_by(tmp_path: Path, capsys: p
     words = ["--protocol", "demo", "--methods", "zeroshot[lr=1]", "--datasets", "kvasir", "--results", str(tmp_path)]
     assert run.main([*words, "--plan"]) == 2
     assert "nothing" in capsys.readouterr().err
-    tuning = Tuning(grids={"lr": [1e-3, 1e-4]})
-    _, trials = plan_trials(asked(tmp_path), tuning, prepare_samples=sample_writer(tmp_path))
+    entries = (Variant(method="zeroshot"), Variant(method="decoder"))
+    asked = Request(entries=entries, benchmarks=("kvasir",), protocol="demo", results=tmp_path)
+    _, trials = plan_trials(asked, Tuning(grids={"lr": [1e-3, 1e-4]}), prepare_samples=sample_writer(tmp_path))
     assert [trial.entry.method for trial in trials] == ["decoder"]

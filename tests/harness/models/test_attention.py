@@ -86,15 +86,10 @@ def test_a_block_equals_segment_anything(window: int, height: int, width: int) -
     shape = BlockShape(dim=32, heads=2, mlp_dim=64, window=window)
     reference = _filled(
         ReferenceBlock(
-            32,
-            2,
-            mlp_ratio=2,
-            norm_layer=lambda width: nn.LayerNorm(width, eps=1e-6),
-            use_rel_pos=True,
-            window_size=window,
-            input_size=(8, 8),
+            32, 2, mlp_ratio=2, norm_layer=lambda width: nn.LayerNorm(width, eps=1e-6), use_rel_pos=True,
+            window_size=window, input_size=(8, 8),
         )
-    )
+    )  # fmt: skip
     ours = TransformerBlock(shape, grid=8, fused=True)
     ours.load_state_dict(reference.state_dict(), strict=True)
     x = torch.randn(2, height, width, 32, generator=torch.Generator().manual_seed(1))

@@ -73,8 +73,7 @@ def test_an_export_of_vit_b_loads_into_the_registry() -> None:
 
     with torch.device("meta"):
         state = sam_state_dict(build_segmenter("vit_b", task="binary"))
-        sam = sam_model_registry["vit_b"]()
-        sam.load_state_dict(state, strict=True, assign=True)
+        sam_model_registry["vit_b"]().load_state_dict(state, strict=True, assign=True)
 
 
 def test_another_image_size_refits_the_position_tables_only(sam_file: Path, sam_state: dict) -> None:
@@ -216,8 +215,7 @@ def test_timm_weights_load_at_another_size_and_leave_the_head_to_its_seed(tmp_pa
     state = segmenter.encoder.state_dict()
     assert state["pos_embed"].shape == (1, 37, 64)
     assert torch.equal(state["blocks.5.mlp.fc2.weight"], vit.state_dict()["blocks.5.mlp.fc2.weight"])
-    unloaded = build_segmenter("tiny_timm", task="binary", image_size=96, head_seed=4)
-    for key, value in unloaded.state_dict().items():
+    for key, value in build_segmenter("tiny_timm", task="binary", image_size=96, head_seed=4).state_dict().items():
         if key.startswith(("mask_decoder", "prompt_encoder", "neck")):
             assert torch.equal(value, segmenter.state_dict()[key]), key
 

@@ -7,7 +7,6 @@ from typing import Any
 import pytest
 import torch
 from timm import create_model
-from torch import Tensor
 from torch.nn.functional import cross_entropy
 
 from harness.models.build import build_segmenter
@@ -19,6 +18,7 @@ from harness.protocols.card import Protocol
 from harness.system.errors import UsageError
 from harness.training.embeddings import weights_fingerprint
 from harness.training.losses import build_loss
+from tests.harness.models.images import random_images
 
 POOL = {"class-token": "token", "mean-pool": "avg"}
 TINY: dict[str, tuple[str, dict[str, Any]]] = {
@@ -26,10 +26,6 @@ TINY: dict[str, tuple[str, dict[str, Any]]] = {
     for name, entry in known_backbones().items()
     if name in ("tiny_timm", "tiny_dinov3")
 }
-
-
-def _images(side: int = 64) -> Tensor:
-    return torch.randn(3, 3, side, side, generator=torch.Generator().manual_seed(3))
 
 
 def _built(backbone: str, decoder: Any, *, classes: int = 5, side: int = 64) -> Any:
@@ -50,8 +46,8 @@ def test_logits_and_gradients_are_those_of_timms_classifier(backbone: str, decod
         assert not theirs.state_dict().keys() - ours.encoder.state_dict().keys() - {"head.weight", "head.bias"}
     labels = torch.tensor([4, 0, 2])
 
-    output = ours(_images())
-    expected = theirs(_images())
+    output = ours(random_images(3))
+    expected = theirs(random_images(3))
 
     assert output.masks.shape == (3, 5, 1, 1)
     torch.testing.assert_close(output.masks[:, :, 0, 0], expected, atol=1e-5, rtol=1e-5)

@@ -22,12 +22,9 @@ from harness.models.decoders import dense_activations, dense_parameters
 from harness.models.dense_decoders import LinearDecoder, MaskTransformer
 from harness.models.segmenter import DenseSegmenter, probabilities, upsample
 from harness.system.errors import UsageError
+from tests.harness.models.images import random_images
 
 DENSE = ["linear", "mask-transformer"]
-
-
-def _images(batch: int = 2, side: int = 64) -> Tensor:
-    return torch.randn(batch, 3, side, side, generator=torch.Generator().manual_seed(3))
 
 
 def _linear_again(w: dict[str, Tensor], tokens: Tensor) -> Tensor:
@@ -92,7 +89,10 @@ def test_outputs_and_gradients_equal_the_published_structure(decoder: Any, fused
         for name, p in ours.items():
             p.add_(0.1 * torch.randn(p.shape, generator=torch.Generator().manual_seed(len(name))))
             theirs[name].copy_(p)
-    images, target = _images().double(), torch.randint(0, 5, (2, 64, 64), generator=torch.Generator().manual_seed(1))
+    images, target = (
+        random_images().double(),
+        torch.randint(0, 5, (2, 64, 64), generator=torch.Generator().manual_seed(1)),
+    )
     tokens = vit(images)[:, 1:]  # after timm's final norm, without the class token
     expected = AGAIN[decoder](theirs, tokens).mT.reshape(2, 5, 4, 4)
     masks = segmenter(images).masks
@@ -113,8 +113,8 @@ def test_two_classes_become_one_logit_with_the_same_probability(decoder: Any) ->
     segmenter = build_segmenter("tiny_timm", task="binary", decoder=decoder, image_size=64).eval()
     assert isinstance(segmenter, DenseSegmenter)
     with torch.no_grad():
-        two = segmenter.decoder(segmenter.encode(_images()))
-        output = segmenter(_images())
+        two = segmenter.decoder(segmenter.encode(random_images()))
+        output = segmenter(random_images())
     assert two.shape[1] == 2
     assert output.masks.shape == (2, 1, 4, 4)
     expected = upsample(two, (64, 64)).softmax(dim=1)[:, 1]
@@ -124,7 +124,7 @@ def test_two_classes_become_one_logit_with_the_same_probability(decoder: Any) ->
 def test_probabilities_of_several_classes_are_their_softmax() -> None:
     segmenter = build_segmenter("tiny_timm", task="multiclass", num_classes=4, decoder="linear", image_size=64).eval()
     with torch.no_grad():
-        chances = probabilities(segmenter(_images()), (64, 64))
+        chances = probabilities(segmenter(random_images()), (64, 64))
     assert chances.shape == (2, 4, 64, 64)
     torch.testing.assert_close(chances.sum(dim=1), torch.ones(2, 64, 64))
 
@@ -160,19 +160,19 @@ def test_dropout_is_in_training_alone_and_follows_torchs_seed() -> None:
         seen = []
         for seed in (1, 1, 2):
             torch.manual_seed(seed)
-            seen.append(segmenter(_images()).masks)
+            seen.append(segmenter(random_images()).masks)
         assert torch.equal(seen[0], seen[1])
         assert not torch.equal(seen[0], seen[2])
         segmenter.eval()
-        assert torch.equal(segmenter(_images()).masks, segmenter(_images()).masks)
+        assert torch.equal(segmenter(random_images()).masks, segmenter(random_images()).masks)
 
 
 def test_bf16_keeps_the_last_norm_in_fp32() -> None:
     segmenter = build_segmenter("tiny_timm", task="binary", decoder="mask-transformer", image_size=64).eval()
     with torch.no_grad():
-        exact = segmenter(_images()).masks
+        exact = segmenter(random_images()).masks
         with torch.autocast("cpu", dtype=torch.bfloat16):
-            half = segmenter(_images()).masks
+            half = segmenter(random_images()).masks
     assert half.dtype == torch.float32
     assert (half - exact).norm() / exact.norm() < 0.1
 

@@ -19,9 +19,9 @@ from harness.planning.plan import Pretrained, pretrained
 from harness.planning.request import Request
 from harness.protocols.load import load_protocol
 from harness.system.errors import UsageError
+from tests.values import REPOSITORY
 
 SIZE = 3 << 20
-REPOSITORY = Path(__file__).parents[3]
 
 
 def planned(path: str | Path, backbone: str = "vit_b") -> Pretrained:
@@ -69,8 +69,7 @@ def test_short_fingerprints_are_what_older_records_hold(size: int, last: int, tm
     content = (bytes(range(251)) * (size // 251 + 1))[:size]
     (tmp_path / "file").write_bytes(content)
     parts = str(size).encode() + content[: 1 << 20] + content[size - last :]
-    expected = hashlib.sha256(parts).hexdigest()[:16]
-    assert short_fingerprint(tmp_path / "file") == expected
+    assert short_fingerprint(tmp_path / "file") == hashlib.sha256(parts).hexdigest()[:16]
 
 
 def test_a_file_is_read_once_and_again_when_it_changed(reads: list[str], tmp_path: Path) -> None:
@@ -143,8 +142,7 @@ def test_no_folder_for_a_cache_is_no_obstacle(reads: list[str], tmp_path, monkey
 
 
 def test_reading_a_large_file_is_said_and_a_small_one_is_not(reads: list[str], tmp_path, monkeypatch, capsys) -> None:
-    path = write(tmp_path / "file")
-    fingerprint(path)
+    fingerprint(write(tmp_path / "file"))
     assert capsys.readouterr().err == ""
     monkeypatch.setattr(fingerprints, "_SAID_FROM", SIZE)
     other = write(tmp_path / "other")

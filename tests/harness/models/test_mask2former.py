@@ -7,7 +7,6 @@ from typing import Any
 
 import pytest
 import torch
-from torch import Tensor
 from torch.utils.flop_counter import FlopCounterMode
 
 from harness.models import catalog, mask2former_forms
@@ -17,12 +16,9 @@ from harness.models.segmenter import QuerySegmenter, SegmenterOutput, probabilit
 from harness.protocols.card import Protocol
 from harness.system.errors import UsageError
 from harness.training.losses import OfEveryLayer, build_loss
+from tests.harness.models.images import random_images
 
 pytest.importorskip("transformers")
-
-
-def _images() -> Tensor:
-    return torch.randn(2, 3, 64, 64, generator=torch.Generator().manual_seed(3))
 
 
 @pytest.fixture(scope="module")
@@ -35,8 +31,8 @@ def segmenter() -> QuerySegmenter:
 def test_what_it_says_is_what_transformers_modules_say_of_the_pyramid(segmenter: QuerySegmenter) -> None:
     inner: Any = segmenter.eval().decoder.model
     with torch.no_grad():
-        output = segmenter(_images())
-        maps = inner.model.pixel_level_module.encoder.pyramid(segmenter.encode(_images()))
+        output = segmenter(random_images())
+        maps = inner.model.pixel_level_module.encoder.pyramid(segmenter.encode(random_images()))
         pixels = inner.model.pixel_level_module.decoder(maps)
         said = inner.model.transformer_module(
             multi_scale_features=pixels.multi_scale_features,
@@ -53,15 +49,15 @@ def test_what_it_says_is_what_transformers_modules_say_of_the_pyramid(segmenter:
 
 def test_every_layer_is_learnt_from_in_training_and_the_last_alone_is_asked_otherwise(segmenter: QuerySegmenter):
     with torch.no_grad():
-        assert len(segmenter.train()(_images()).auxiliary) == 9
-        assert segmenter.eval()(_images()).auxiliary == ()
+        assert len(segmenter.train()(random_images()).auxiliary) == 9
+        assert segmenter.eval()(random_images()).auxiliary == ()
 
 
 def test_several_classes_are_scored_as_transformers_post_processing_does(segmenter: QuerySegmenter) -> None:
     from transformers import Mask2FormerImageProcessor
 
     with torch.no_grad():
-        output = segmenter.eval()(_images())
+        output = segmenter.eval()(random_images())
     said = SimpleNamespace(class_queries_logits=output.classes, masks_queries_logits=output.masks)
     maps: Any = Mask2FormerImageProcessor().post_process_semantic_segmentation(said)  # at 384 px
     ours = probabilities(output, (384, 384)).argmax(dim=1)
@@ -82,7 +78,7 @@ def test_operations_are_those_that_torch_counts(segmenter: QuerySegmenter) -> No
     counted = []
     for run in (segmenter.eval(), segmenter.encode):
         with torch.no_grad(), FlopCounterMode(display=False) as counter:
-            run(_images()[:1])
+            run(random_images()[:1])
         counted.append(counter.get_total_flops())
     shape, own = backbone("tiny_timm").shape, backbone("tiny_timm").decoder
     sizes = {"width": own.dim, "mlp": own.mlp_dim, "heads": own.heads}
@@ -106,7 +102,7 @@ def test_the_loss_is_the_sum_over_the_layers_and_reaches_every_parameter(segment
     assert isinstance(loss, OfEveryLayer)
     target = torch.zeros(2, 64, 64, dtype=torch.uint8)
     target[:, 20:40, 10:50], target[:, :5] = 3, 255
-    output = segmenter.train()(_images())
+    output = segmenter.train()(random_images())
     total = loss(output, target)
     each = [loss.loss(layer, target) for layer in (output._replace(auxiliary=()), *output.auxiliary)]
     torch.testing.assert_close(total, torch.stack(each).sum())

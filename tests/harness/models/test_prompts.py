@@ -100,8 +100,7 @@ def test_every_object_has_a_box_the_largest_first() -> None:
     mask = mask_of((2, 3, 5, 6), (20, 10, 40, 30))
     mask[7, 6] = 1  # touches the first by a corner
     mask[35:, :] = 255
-    prompts = prompts_of(mask, rules(prompt="box"), 0, "a", training=False)
-    assert prompts.tolist() == [[20, 10, 40, 30], [2, 3, 6, 7]]
+    assert prompts_of(mask, rules(prompt="box"), 0, "a", training=False).tolist() == [[20, 10, 40, 30], [2, 3, 6, 7]]
 
 
 def test_boxes_move_in_training_alone_within_their_share_and_the_image() -> None:

@@ -98,8 +98,7 @@ def test_the_plan_prices_it_and_refuses_methods_that_read_the_weights(tmp_path, 
     known = EarlierRuns([], GPU, lambda record: 0.0, shapes=())
     peaks = {}
     for how in ("", "int8", "nf4"):
-        asked = _job(tmp_path, quantise=how).run
-        peaks[how] = known.memory(replace(asked, backbone="vit_h"), shape)[0]
+        peaks[how] = known.memory(replace(_job(tmp_path, quantise=how).run, backbone="vit_h"), shape)[0]
     weights = sum(4 * block.dim**2 + 2 * block.dim * block.mlp_dim for block in shape.blocks)
     assert peaks[""] - peaks["int8"] == pytest.approx(3 * weights)
     assert peaks[""] - peaks["nf4"] == pytest.approx((4 - 0.5625) * weights)
@@ -113,6 +112,5 @@ def test_the_plan_prices_it_and_refuses_methods_that_read_the_weights(tmp_path, 
 
 
 def test_full_precision_is_what_it_was(tmp_path: Path) -> None:
-    run = finished(tmp_path, "lora")
-    segmenter, _ = attached_segmenter(run, task="binary", num_classes=2, checkpoint=None)
+    segmenter, _ = attached_segmenter(finished(tmp_path, "lora"), task="binary", num_classes=2, checkpoint=None)
     assert all(type(module) is nn.Linear or not isinstance(module, nn.Linear) for module in segmenter.encoder.modules())

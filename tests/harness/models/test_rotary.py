@@ -14,12 +14,9 @@ from harness.models.catalog import backbone, encoder_parameters
 from harness.models.sam3_encoder import trunk_state
 from harness.models.timm_encoder import create_vit
 from harness.system.errors import UsageError
+from tests.harness.models.images import random_images
 
 SMALL = ("tiny_dinov3", "tiny_sam3")
-
-
-def _images(height: int, width: int) -> Tensor:
-    return torch.randn(2, 3, height, width, generator=torch.Generator().manual_seed(3))
 
 
 def _require_equal_gradients(ours: nn.Module, theirs: dict[str, Tensor]) -> None:
@@ -38,7 +35,7 @@ def test_dinov3_equals_timm(size: tuple[int, int], fused: bool) -> None:
     vit: Any = create_vit(entry.timm_model, 128, **entry.timm_options)
     vit.load_state_dict(encoder.state_dict(), strict=True)
     vit.set_input_size(size)
-    images = _images(*size)
+    images = random_images(2, *size)
     features = vit.forward_features(images)[:, 5:].unflatten(1, (size[0] // 16, size[1] // 16)).permute(0, 3, 1, 2)
     output = encoder(images)
     torch.testing.assert_close(output, features, atol=1e-5, rtol=1e-5)
@@ -53,9 +50,9 @@ def test_other_rotary_vits_of_timm_equal_timm() -> None:
         encoder: Any = build_segmenter("timm/vit_small_patch16_rope_224", task="binary", image_size=96).encoder
         vit: Any = create_vit("vit_small_patch16_rope_224", 96)
         vit.load_state_dict(encoder.state_dict(), strict=True)
-        features = vit.forward_features(_images(96, 96))[:, vit.num_prefix_tokens :]
+        features = vit.forward_features(random_images(2, 96, 96))[:, vit.num_prefix_tokens :]
         expected = features.unflatten(1, (6, 6)).permute(0, 3, 1, 2)
-        torch.testing.assert_close(encoder(_images(96, 96)), expected, atol=1e-5, rtol=1e-5)
+        torch.testing.assert_close(encoder(random_images(2, 96, 96)), expected, atol=1e-5, rtol=1e-5)
 
 
 def _transformers(**numbers: Any) -> nn.Module:
@@ -66,28 +63,16 @@ def _transformers(**numbers: Any) -> nn.Module:
     return Sam3ViTModel(Sam3ViTConfig(**numbers))
 
 
-def _small() -> nn.Module:
-    return _transformers(
-        hidden_size=64,
-        intermediate_size=296,
-        num_hidden_layers=4,
-        num_attention_heads=2,
-        image_size=128,
-        patch_size=16,
-        window_size=3,
-        global_attn_indexes=[1, 3],
-        pretrain_image_size=48,
-        initializer_range=0.2,
-    )
-
-
 @pytest.mark.parametrize("fused", [True, False])
 def test_sam3_equals_transformers(fused: bool) -> None:
-    theirs: Any = _small()
+    theirs: Any = _transformers(
+        hidden_size=64, intermediate_size=296, num_hidden_layers=4, num_attention_heads=2, image_size=128,
+        patch_size=16, window_size=3, global_attn_indexes=[1, 3], pretrain_image_size=48, initializer_range=0.2,
+    )  # fmt: skip
     encoder: Any = build_segmenter("tiny_sam3", task="binary", fused_attention=fused).encoder
     named = {f"detector_model.vision_encoder.backbone.{name}": tensor for name, tensor in theirs.state_dict().items()}
     encoder.load_state_dict(trunk_state(named), strict=True)
-    images = _images(128, 128)[:1]
+    images = random_images(2, 128, 128)[:1]
     expected = theirs(images).last_hidden_state.unflatten(1, (8, 8)).permute(0, 3, 1, 2)
     output = encoder(images)
     torch.testing.assert_close(output, expected, atol=1e-5 * float(expected.detach().abs().max()), rtol=1e-5)
@@ -102,7 +87,7 @@ def test_sam3_equals_transformers(fused: bool) -> None:
 @torch.no_grad()
 def test_further_tokens_are_attended_to_have_no_place_and_give_no_output(fused: bool) -> None:
     encoder: Any = build_segmenter("tiny_sam3", task="binary", fused_attention=fused).encoder
-    encoder(_images(128, 128)[:1])
+    encoder(random_images(2, 128, 128)[:1])
     attention = encoder.blocks[0].attn
     windows, further = torch.randn(2, 3, 3, 64), torch.randn(1, 2, 64)
     q, k, v = attention.heads(windows)

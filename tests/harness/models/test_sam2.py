@@ -256,16 +256,14 @@ def test_blocks_say_what_they_see() -> None:
 
 
 def test_a_published_file_loads_without_its_memory_and_an_export_gives_the_rest_back(tmp_path: Path) -> None:
-    segmenter = build_segmenter("tiny_sam2", task="binary", head_seed=5)
-    state = sam_state_dict(segmenter)
+    state = sam_state_dict(build_segmenter("tiny_sam2", task="binary", head_seed=5))
     assert {key.partition(".")[0] for key in state} == {
         "image_encoder", "sam_prompt_encoder", "sam_mask_decoder", "no_mem_embed"
     }  # fmt: skip
     path = tmp_path / "sam2.1_hiera_toy.pt"
     torch.save({"model": state | {key: torch.zeros(2, 3) for key in MEMORY}}, path)
     require_checkpoint("tiny_sam2", path)
-    again = build_segmenter("tiny_sam2", task="binary", checkpoint=path)
-    exported = sam_state_dict(again)
+    exported = sam_state_dict(build_segmenter("tiny_sam2", task="binary", checkpoint=path))
     assert exported.keys() == state.keys()
     assert all(torch.equal(tensor, state[key]) for key, tensor in exported.items())
 
@@ -301,7 +299,6 @@ def test_a_merged_model_saves_under_metas_names_and_gives_its_masks_again(tmp_pa
 def test_maps_are_packed_without_loss_and_sides_may_differ() -> None:
     maps = [torch.randn(2, 3, 2 * side, 5 * side) for side in (1, 2, 4)]
     assert all(map(torch.equal, unpacked(packed(maps)), maps))
-    segmenter = build_segmenter("tiny_sam2", task="binary")
-    assert segmenter(torch.randn(1, 3, 96, 160)).masks.shape == (1, 1, 24, 40)
+    assert build_segmenter("tiny_sam2", task="binary")(torch.randn(1, 3, 96, 160)).masks.shape == (1, 1, 24, 40)
     with pytest.raises(UsageError, match="no multiple of the 32 px patch"):
         build_segmenter("sam2_hiera_tiny", task="binary", image_size=1008)

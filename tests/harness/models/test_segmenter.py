@@ -12,13 +12,11 @@ from harness.methods.parts.sites import as_adaptable, block_sites
 from harness.models.build import build_segmenter
 from harness.models.decoder_shape import Task
 from harness.models.original_sam import plain_sam, sam_state_dict
+from harness.models.sam_encoder import resize_positions
 from harness.models.segmenter import SAMSegmenter, Segmenter, SegmenterOutput, probabilities, upsample
+from tests.harness.models.images import random_images
 
 NAMES = ["tiny", "tiny_timm"]
-
-
-def _images(batch: int, height: int, width: int | None = None) -> Tensor:
-    return torch.randn(batch, 3, height, width or height, generator=torch.Generator().manual_seed(7))
 
 
 def _per_image_masks(sam: Any, embedding: Tensor) -> Tensor:
@@ -38,16 +36,21 @@ def _per_image_masks(sam: Any, embedding: Tensor) -> Tensor:
     return torch.cat(masks)
 
 
-@pytest.mark.parametrize("fused", [True, False])
-def test_encoder_and_decoder_equal_segment_anything(fused: bool) -> None:
+@pytest.mark.parametrize(("fused", "height", "width"), [(True, 8, 8), (False, 8, 8), (True, 5, 10)])
+def test_encoder_and_decoder_equal_segment_anything_with_resized_positions(
+    fused: bool, height: int, width: int
+) -> None:
     segmenter = build_segmenter("tiny", task="binary", head_seed=1, fused_attention=fused)
     sam = plain_sam("tiny")
     sam.load_state_dict(sam_state_dict(segmenter), strict=True)
-    images = _images(3, 128)
+    positions = sam.image_encoder.pos_embed.detach()
+    sam.image_encoder.pos_embed = torch.nn.Parameter(resize_positions(positions, height, width))
+    images = random_images(3, 16 * height, 16 * width)
     with torch.no_grad():
         embedding = sam.image_encoder(images)
         torch.testing.assert_close(segmenter.encode(images), embedding, atol=1e-5, rtol=1e-4)
         torch.testing.assert_close(segmenter(images).masks, _per_image_masks(sam, embedding), atol=1e-5, rtol=1e-4)
+    assert (segmenter.encoder.grid.height, segmenter.encoder.grid.width) == (height, width)
 
 
 @pytest.mark.parametrize("task", ["binary", "multiclass"])
@@ -55,7 +58,7 @@ def test_one_image_after_the_other_gives_the_same_outputs_and_gradients(task: Ta
     both = []
     for batched in (True, False):
         segmenter = build_segmenter("tiny", task=task, num_classes=3, mask_tokens=2, batched_decoder=batched)
-        output = segmenter(_images(3, 128))
+        output = segmenter(random_images(3, 128))
         loss = output.masks.square().mean() + (0 if output.classes is None else output.classes.square().mean())
         loss.backward()
         gradients = [p.grad for p in segmenter.parameters() if p.grad is not None]
@@ -69,7 +72,7 @@ def test_gradients_equal_segment_anything() -> None:
     assert isinstance(segmenter, SAMSegmenter)
     sam = plain_sam("tiny")
     sam.load_state_dict(sam_state_dict(segmenter), strict=True)
-    images = _images(2, 128)
+    images = random_images(2, 128)
     segmenter(images).masks.square().mean().backward()
     _per_image_masks(sam, sam.image_encoder(images)).square().mean().backward()
     ours, theirs = dict(segmenter.encoder.named_parameters()), dict(sam.image_encoder.named_parameters())
@@ -82,21 +85,6 @@ def test_gradients_equal_segment_anything() -> None:
     torch.testing.assert_close(decoder.spare_tokens.grad, token[1:], atol=1e-7, rtol=1e-3)
 
 
-def test_images_that_are_not_square_equal_segment_anything_with_resized_positions() -> None:
-    from harness.models.sam_encoder import resize_positions
-
-    segmenter = build_segmenter("tiny", task="binary", head_seed=1)
-    sam = plain_sam("tiny")
-    sam.load_state_dict(sam_state_dict(segmenter), strict=True)
-    sam.image_encoder.pos_embed = torch.nn.Parameter(resize_positions(sam.image_encoder.pos_embed.detach(), 5, 10))
-    images = _images(2, 80, 160)
-    with torch.no_grad():
-        embedding = sam.image_encoder(images)
-        torch.testing.assert_close(segmenter.encode(images), embedding, atol=1e-5, rtol=1e-4)
-        torch.testing.assert_close(segmenter(images).masks, _per_image_masks(sam, embedding), atol=1e-5, rtol=1e-4)
-    assert (segmenter.encoder.grid.height, segmenter.encoder.grid.width) == (5, 10)
-
-
 @pytest.mark.parametrize("name", NAMES)
 @pytest.mark.parametrize("activation_checkpointing", [False, True])
 def test_forward_is_embed_blocks_finish(name: str, activation_checkpointing: bool) -> None:
@@ -104,7 +92,7 @@ def test_forward_is_embed_blocks_finish(name: str, activation_checkpointing: boo
     assert as_adaptable(segmenter) is segmenter
     encoder: Any = segmenter.encoder
     size = encoder.shape.image_size
-    images = _images(2, size)
+    images = random_images(2, size)
     tokens = encoder.embed(images)
     assert tokens.is_contiguous()  # else every sum keeps the layout of the convolution and every norm copies it
     side = size // encoder.shape.patch
@@ -120,7 +108,7 @@ def test_activation_checkpointing_changes_no_gradient(name: str) -> None:
     gradients = []
     for recompute in (False, True):
         segmenter = build_segmenter(name, task="binary", head_seed=2, activation_checkpointing=recompute)
-        segmenter(_images(2, segmenter.encoder.shape.image_size)).masks.square().mean().backward()
+        segmenter(random_images(2, segmenter.encoder.shape.image_size)).masks.square().mean().backward()
         gradients.append([p.grad for p in segmenter.parameters() if p.grad is not None])
     assert len(gradients[0]) == len(gradients[1])
     assert all(torch.equal(a, b) for a, b in zip(*gradients, strict=True))
@@ -137,7 +125,7 @@ def test_no_graph_below_the_first_trainable_site(name: str) -> None:
         site.block.register_forward_hook(
             lambda _module, _args, out, index=site.index: traced.update({index: out.requires_grad})
         )
-    segmenter(_images(1, segmenter.encoder.shape.image_size))
+    segmenter(random_images(1, segmenter.encoder.shape.image_size))
     assert traced == {index: index >= 2 for index in range(len(sites))}
 
 
@@ -167,7 +155,7 @@ def test_sites_are_called_as_modules_with_their_layout(name: str, expected: dict
         for part in expected:
             hook = lambda _module, args, part=part: seen.update({part: tuple(args[0].shape)})  # noqa: E731
             site.get(part).register_forward_pre_hook(hook)
-    segmenter(_images(2, segmenter.encoder.shape.image_size))
+    segmenter(random_images(2, segmenter.encoder.shape.image_size))
     assert seen == expected
 
 
@@ -189,8 +177,7 @@ def test_extra_mask_tokens_start_near_token_0() -> None:
     single = build_segmenter("tiny", task="binary", head_seed=5).get_parameter("mask_decoder.mask_tokens")
     segmenter = build_segmenter("tiny", task="multiclass", num_classes=3, mask_tokens=6, head_seed=5)
     many = segmenter.get_parameter("mask_decoder.mask_tokens")
-    noise = (many - single).std()
-    assert 0.01 < noise < 0.03
+    assert 0.01 < (many - single).std() < 0.03
     assert len({tuple(row.tolist()) for row in many.detach()}) == 6
 
 
@@ -204,8 +191,7 @@ def test_only_the_trained_part_is_named() -> None:
 
 @pytest.mark.parametrize("task", ["binary", "multiclass"])
 def test_output_shapes_and_probabilities(task: Task) -> None:
-    segmenter = build_segmenter("tiny", task=task, num_classes=3, mask_tokens=5)
-    output = segmenter(_images(2, 128))
+    output = build_segmenter("tiny", task=task, num_classes=3, mask_tokens=5)(random_images(2, 128))
     assert output.masks.shape == (2, 1 if task == "binary" else 5, 32, 32)
     probability = probabilities(output, (128, 128))
     assert probability.shape == ((2, 128, 128) if task == "binary" else (2, 3, 128, 128))
@@ -225,7 +211,7 @@ def test_multiclass_probabilities_sum_over_masks() -> None:
 def test_bf16_autocast_gives_float32_logits() -> None:
     segmenter: Segmenter = build_segmenter("tiny", task="multiclass", num_classes=3)
     with torch.autocast("cpu", dtype=torch.bfloat16):
-        output = segmenter(_images(1, 128))
+        output = segmenter(random_images(1, 128))
     assert output.masks.dtype == torch.float32
     assert output.classes is not None
     assert output.classes.dtype == torch.float32

@@ -37,8 +37,7 @@ EXPECTED: Any = json.loads(oracle.EXPECTED.read_text(encoding="utf-8"))
 def official(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """A checkpoint with all names of ``mobile_sam.pt``: classifier and counted batches too."""
     path = tmp_path_factory.mktemp("official") / "mobile_sam.pt"
-    plain = sam_state_dict(build_segmenter("mobile_sam", task="binary"))
-    torch.save(oracle.weights(plain), path)
+    torch.save(oracle.weights(sam_state_dict(build_segmenter("mobile_sam", task="binary"))), path)
     return path
 
 
@@ -205,8 +204,7 @@ def test_windows_stay_whole_for_who_reads_them_as_maps_or_watches() -> None:
     assert all(attn.skips_padding() for attn in attentions)
     seen: list[Tensor] = []
     handle = attentions[0].qkv.register_forward_hook(lambda module, inputs, output: seen.append(inputs[0]))
-    images = torch.zeros(1, 3, 64, 64)
-    segmenter.encode(images)
+    segmenter.encode(torch.zeros(1, 3, 64, 64))
     assert seen[0].shape[1:3] == (attentions[0].window_size,) * 2
     handle.remove()
     assert attentions[0].skips_padding()

@@ -17,8 +17,8 @@ from harness.planning.job import Job
 from harness.protocols.load import from_rules
 from harness.settings import Settings, load_settings
 from tests.harness.planning.tiles import GROUP, planned_of, write_tiles
+from tests.values import REPOSITORY
 
-REPOSITORY = Path(__file__).parents[3]
 TILES = REPOSITORY.parent / "shared" / "data" / "massachusetts_roads_tiles"
 
 

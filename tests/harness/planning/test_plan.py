@@ -20,7 +20,7 @@ from harness.experiment.data import open_data
 from harness.methods.parts.placement import MethodError
 from harness.models.known import IMAGENET
 from harness.planning.asked import folder_of, usable
-from harness.planning.data import network_images, sample_writer
+from harness.planning.data import network_images
 from harness.planning.needs import weights
 from harness.planning.plan import Plan, plan
 from harness.planning.request import Request, Variant
@@ -28,16 +28,13 @@ from harness.pricing.price import parameter_rows, plan_text, price
 from harness.protocols.load import as_rules, load_protocol, resolve
 from harness.settings import Settings
 from harness.system.errors import UsageError
+from tests.harness.planned import plan_of
 from tests.harness.report.sample import record
 from tests.values import there
 
 
 def planned(samples: Path, tmp_path: Path, **changes: Any) -> Plan:
-    request: dict[str, Any] = {
-        "entries": (Variant(method="lora"), Variant(method="nas-lora")), "benchmarks": ("kvasir", "leaf"),
-        "protocol": "demo", "results": tmp_path, **changes,
-    }  # fmt: skip
-    return plan(Request(**request), prepare_samples=sample_writer(samples))
+    return plan_of(tmp_path, "lora", "nas-lora", samples=samples, **{"benchmarks": ("kvasir", "leaf"), **changes})
 
 
 LORA = (Variant(method="lora"),)
@@ -53,13 +50,12 @@ def test_grid_is_methods_by_benchmarks_by_seeds_and_one_run_under_two_words_is_p
 
 
 def test_key_depends_on_content_and_not_on_place_or_label(samples: Path, tmp_path: Path) -> None:
-    def key(**changes: Any) -> str:
-        asked = {"benchmarks": ("kvasir",), "entries": LORA, **changes}
-        return planned(samples, tmp_path, **asked).jobs[0].run.key
+    def key(place: Path = tmp_path, **changes: Any) -> str:
+        return planned(samples, place, **{"benchmarks": ("kvasir",), "entries": LORA, **changes}).jobs[0].run.key
 
     plain = key()
     assert key(entries=(Variant(method="lora", label="mine"),)) == plain
-    assert key(results=tmp_path / "elsewhere") == plain
+    assert key(tmp_path / "elsewhere") == plain
     assert key(overrides={"checkpoint_minutes": "3"}) == plain
     assert key(overrides={"lr": "1e-3"}) != plain
     assert key(overrides={"lora.rank": "4"}) != plain

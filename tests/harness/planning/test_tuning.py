@@ -118,8 +118,7 @@ def test_a_plan_tells_no_record_what_was_chosen(tuned: Any, tmp_path: Path, caps
 def test_labels_change_no_key_and_a_merge_keeps_the_record_that_knows_its_choice(tuned: Any, tmp_path: Path) -> None:
     early = tmp_path / "early"
     tuned(best_at(1e-3))
-    store = RecordStore(tmp_path)
-    for record in store:
+    for record in RecordStore(tmp_path):
         assert record.run.key == record.key
         RecordStore(early).write(replace(record, run=replace(record.run, tuning={}, variant="lora[lr]")))
     report = merge([early], tmp_path / "all")
@@ -197,26 +196,19 @@ def test_a_plain_run_at_a_value_that_is_not_chosen_stays_a_result(tuned: Any, tm
 
 
 def test_each_benchmark_chooses_its_own_unless_told_where_to_tune(tuned: Any, tmp_path: Path) -> None:
-    def score(run: Any) -> float:
-        return best_at(1e-4 if run.benchmark == "kvasir" else 1e-3)(run)
-
-    _, work = tuned(score, datasets="kvasir,leaf")
+    _, work = tuned(lambda run: best_at(1e-4 if run.benchmark == "kvasir" else 1e-3)(run), datasets="kvasir,leaf")
     assert sorted(work.done[1]) == ["lora on kvasir, seed 1", "lora on leaf, seed 1"]
     assert {"0.0001/kvasir/1", "0.001/leaf/1"} <= records(tmp_path).keys()
 
 
 def test_each_model_chooses_its_own(tuned: Any, tmp_path: Path) -> None:
-    def score(run: Any) -> float:
-        return best_at(1e-4 if run.rules["decoder"] == "linear" else 1e-3)(run)
-
     study = tmp_path / "two.yaml"
     study.write_text(
         "title: t\nprotocol: demo\nbackbones: tiny_timm\ndecoders: [sam, linear]\nbenchmarks: kvasir\nentries: [lora]\n"
         "seeds: 2\ntune: {lr: [1.0e-4, 1.0e-3]}\n"
     )
-    _, work = tuned(score, study=str(study))
-    assert len(work.done[0]) == 4
-    assert len(work.done[1]) == 2
+    _, work = tuned(lambda run: best_at(1e-4 if run.rules["decoder"] == "linear" else 1e-3)(run), study=str(study))
+    assert [len(done) for done in work.done] == [4, 2]
     chosen = {(r.run.rules["decoder"], r.run.method_config["lr"]) for r in RecordStore(tmp_path) if r.run.seed == 1}
     assert chosen == {("sam", 1e-3), ("linear", 1e-4)}
 
@@ -232,10 +224,8 @@ def test_one_choice_for_all_is_made_where_asked(tuned: Any, tmp_path: Path) -> N
 
 
 def test_rows_of_one_method_are_tuned_each_for_itself(tuned: Any, tmp_path: Path) -> None:
-    def score(run: Any) -> float:
-        return best_at(1e-3 if run.method_config["rank"] == 4 else 1e-4)(run)
-
-    tuned(score, *GRID, methods="lora[rank=4],lora[rank=8]", seeds="1")
+    two = {"methods": "lora[rank=4],lora[rank=8]", "seeds": "1"}
+    tuned(lambda run: best_at(1e-3 if run.method_config["rank"] == 4 else 1e-4)(run), *GRID, **two)
     chosen = {r.run.variant: rate(r.run) for r in RecordStore(tmp_path) if "chosen" in r.run.tuning}
     assert chosen == {"lora[rank=4]": 1e-3, "lora[rank=8]": 1e-4}
 

@@ -7,7 +7,6 @@ import subprocess
 import sys
 from dataclasses import replace
 from datetime import datetime
-from pathlib import Path
 from typing import Any
 
 import pytest
@@ -41,8 +40,8 @@ from harness.pricing.forecast import (
 from harness.pricing.price import forecast_text
 from harness.system.errors import UsageError
 from tests.harness.report.sample import record
+from tests.values import REPOSITORY
 
-REPOSITORY = Path(__file__).parents[3]
 RULES = {"image_size": 128, "precision": "fp32", "batch_size": 4, "epochs": 10, "select_every": 1, "merge": []}
 IMAGES = Images(train=100, val=10, test=20)
 

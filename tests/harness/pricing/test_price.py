@@ -63,8 +63,7 @@ def test_a_benchmark_on_disk_is_priced_by_its_splits_and_another_by_the_publishe
 
 def test_earlier_records_of_other_images_do_not_change_how_many_there_are(data: Path, tmp_path: Path) -> None:
     """Generated samples, a limit of the protocol, another manifest: only the speed may come from them, not the size."""
-    roots = {"kvasir": data}
-    for made in (planned(tmp_path, dataset_roots=roots), planned(tmp_path)):
+    for made in (planned(tmp_path, dataset_roots={"kvasir": data}), planned(tmp_path)):
         before = price(made, tmp_path / "nothing", where=ON_GPU)
         few = {"train": 1, "val": 1, "test": 1}
         write(tmp_path, made, few, backbone="tiny", data_note="generated samples")

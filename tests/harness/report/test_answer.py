@@ -24,10 +24,7 @@ from harness.report import findings
 from harness.report.figures.answer import FIGURES
 from harness.report.findings import END, START, TEMPLATES, Answer, environment, files
 from tests.harness.report.sample import record
-from tests.values import there
-
-ROOT = Path(__file__).parents[3]
-RESULTS = ROOT / "results"
+from tests.values import REPOSITORY, RESULTS, there
 
 
 @pytest.fixture(scope="module")
@@ -46,12 +43,12 @@ def test_every_page_is_what_the_records_give(rendered: dict[Path, str]) -> None:
 
 
 def test_the_page_is_short_names_what_was_not_run_and_every_link_leads_somewhere(rendered, answer: Answer) -> None:
-    page = rendered[ROOT / "docs" / "findings.md"]
+    page = rendered[REPOSITORY / "docs" / "findings.md"]
     assert len(page.splitlines()) <= 120
     assert "not run" in page.lower()
     assert all(what in page for what in answer.not_run)
     assert "undecided" not in page
-    assert len((ROOT / "README.md").read_text(encoding="utf-8").split()) <= 900
+    assert len((REPOSITORY / "README.md").read_text(encoding="utf-8").split()) <= 900
     for path, text in rendered.items():
         for target in re.findall(r"\]\(([^)#:]+)\)", text):
             assert (path.parent / target).exists(), f"{path}: {target}"
@@ -59,7 +56,7 @@ def test_the_page_is_short_names_what_was_not_run_and_every_link_leads_somewhere
 
 @pytest.mark.parametrize(("name", "cases"), [(name, cases) for name, (cases, _) in FIGURES.items()])
 def test_a_figure_has_the_rows_of_the_page(answer: Answer, name: str, cases: str) -> None:
-    drawn = (ROOT / "docs" / "figures" / f"{name}.svg").read_text(encoding="utf-8")
+    drawn = (REPOSITORY / "docs" / "figures" / f"{name}.svg").read_text(encoding="utf-8")
     named = {" · ".join(filter(None, (case.column.short, case.pair.what))) for case in getattr(answer, cases)}
     assert named == set(re.findall("<!-- (.*) \\(n = ", drawn))
 
@@ -134,8 +131,7 @@ def test_runs_of_the_plan_are_taken_up_when_they_are_there() -> None:
     answer = Answer(RESULTS)
     kept = [record for record in answer.archive.records if record.run.protocol not in ("mobile", "small-fair")]
     answer.archive.records[:] = kept
-    before = environment().get_template("findings.md.j2").render(a=answer)
-    assert "Not run: MobileSAM;" in before
+    assert "Not run: MobileSAM;" in environment().get_template("findings.md.j2").render(a=answer)
     assert answer.trials_of_plan() == []
     answer.archive.records.append(plan_run("lora", "LoRA[lr=0.003]", 100, 0.75))
     for seed in range(3):
@@ -170,7 +166,7 @@ def test_the_verdict_follows_the_interval(low: float, high: float, words: str) -
 
 
 def test_a_page_that_was_changed_by_hand_is_told(tmp_path, capsys, rendered: dict[Path, str]) -> None:
-    page = ROOT / "docs" / "findings.md"
+    page = REPOSITORY / "docs" / "findings.md"
     changed = {tmp_path / "findings.md": rendered[page]}
     (tmp_path / "findings.md").write_text(rendered[page].replace("+", "-", 1), encoding="utf-8")
     assert tables._check_answer(changed) == 1

@@ -16,8 +16,8 @@ from harness.report.formats import write
 from harness.report.pages import Pages, page_of, pages_below
 from harness.report.runs import explain
 from tests.harness.report.test_latex import compiled, needs_latex, sticking_out
+from tests.values import RESULTS
 
-RESULTS = Path(__file__).parents[3] / "results"
 TEXTS = {path.stem: path.read_text(encoding="utf-8") for path in (RESULTS / "tables").glob("*.md")}
 SOME = ("mini", "demo", "cost", "small-search", "question-sam")
 """Pages with tables, differences, means, ranks, costs, ratios, and claims on cost."""

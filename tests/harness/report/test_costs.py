@@ -66,10 +66,8 @@ def _card(monkeypatch: pytest.MonkeyPatch) -> None:
 
 
 def test_two_keys_never_share_a_block() -> None:
-    page = render_costs([session(), session(device="cpu")])
-    blocks = page.split("\n## ")[1:]
-    keys = {line for block in blocks for line in block.splitlines() if "Comparability key" in line}
-    assert len(keys) == 2
+    blocks = render_costs([session(), session(device="cpu")]).split("\n## ")[1:]
+    assert len({line for block in blocks for line in block.splitlines() if "Comparability key" in line}) == 2
     assert all(("NVIDIA H100" in block) != ("cpu ·" in block) for block in blocks)
 
 

@@ -5,7 +5,6 @@ from __future__ import annotations
 import re
 import statistics
 from collections.abc import Callable
-from pathlib import Path
 from typing import Any
 
 import pytest
@@ -22,15 +21,12 @@ from harness.report.formats import write
 from harness.report.pages import pages_below
 from harness.studies import load_study
 from tests.harness.report.sample import judged, plain, table_rows
-from tests.values import there
-
-ROOT = Path(__file__).parents[3]
-RESULTS = ROOT / "results"
+from tests.values import REPOSITORY, RESULTS, there
 
 
 def text_of(name: str) -> str:
     """A page of docs/, or a table of the committed results."""
-    folder = ROOT / "docs" if (ROOT / "docs" / f"{name}.md").is_file() else RESULTS / "tables"
+    folder = REPOSITORY / "docs" if (REPOSITORY / "docs" / f"{name}.md").is_file() else RESULTS / "tables"
     return (folder / f"{name}.md").read_text(encoding="utf-8")
 
 

@@ -4,26 +4,20 @@ from __future__ import annotations
 
 from dataclasses import replace
 from pathlib import Path
-from typing import Any
 
 import pytest
 
 from harness.archive.schema import Record, Run
 from harness.archive.store import RecordStore
 from harness.comparison.papers import Papers
-from harness.planning.data import sample_writer
-from harness.planning.plan import Plan, plan
-from harness.planning.request import Request, Variant
+from harness.planning.plan import Plan
+from harness.planning.request import Variant
 from harness.report.pages import finished_table, narrowed
 from harness.studies import load_study, study_from_dict
+from tests.harness.planned import plan_of
 from tests.values import there
 
 STUDY = "title: mine\nprotocol: demo\nbenchmarks: [kvasir, leaf]\nentries: [decoder, lora]\nseeds: 3\n"
-
-
-def planned(samples: Path, results: Path, **changes: Any) -> Plan:
-    request = {"entries": (Variant(method="lora"),), "benchmarks": ("kvasir",), "protocol": "demo", "results": results}
-    return plan(Request(**{**request, **changes}), prepare_samples=sample_writer(samples))
 
 
 def runs_of(made: Plan) -> list[Run]:
@@ -44,8 +38,7 @@ def study(tmp_path: Path) -> str:
 
 
 def test_a_study_under_fewer_seeds_has_numbers(samples: Path, tmp_path: Path, study: str) -> None:
-    entries = (Variant(method="decoder"), Variant(method="lora"))
-    made = planned(samples, tmp_path, entries=entries, benchmarks=("kvasir", "leaf"))
+    made = plan_of(tmp_path, "decoder", "lora", samples=samples, benchmarks=("kvasir", "leaf"))
     finish(tmp_path, made)
     text, page = finished_table(runs_of(made), tmp_path, study=study)
     assert there(page).read_text().startswith("# ")
@@ -56,7 +49,7 @@ def test_a_study_under_fewer_seeds_has_numbers(samples: Path, tmp_path: Path, st
 
 
 def test_a_study_with_part_of_its_grid_under_another_protocol_shows_that_part(samples: Path, tmp_path: Path) -> None:
-    made = planned(samples, tmp_path)
+    made = plan_of(tmp_path, "lora", samples=samples)
     finish(tmp_path, made)
     text, _ = finished_table(runs_of(made), tmp_path, study="main")
     assert "| lora |" in text
@@ -67,8 +60,8 @@ def test_a_study_with_part_of_its_grid_under_another_protocol_shows_that_part(sa
 
 
 def test_a_study_keeps_its_own_rows_and_gets_those_that_were_asked_for_beside_them(samples, tmp_path) -> None:
-    entries = (Variant(method="lora", options={"rank": 6}), Variant(method="lora"), Variant(method="ssf"))
-    made = planned(samples, tmp_path, entries=entries, seeds=(4, 2))
+    wide = Variant(method="lora", options={"rank": 6})
+    made = plan_of(tmp_path, wide, "lora", "ssf", samples=samples, seeds=(4, 2))
     own = ["decoder", {"label": "three", "method": "lora"}]
     given = study_from_dict({"title": "t", "protocol": "demo", "benchmarks": ["leaf"], "entries": own}, name="mine")
     chosen = narrowed(given, runs_of(made), Papers())
@@ -80,18 +73,20 @@ def test_a_study_keeps_its_own_rows_and_gets_those_that_were_asked_for_beside_th
 def test_published_numbers_stand_beside_the_studys_own_protocol_only(samples: Path, tmp_path: Path) -> None:
     main = load_study("main")
     assert main.table.paper
-    assert not narrowed(main, runs_of(planned(samples, tmp_path)), Papers()).table.paper
-    assert narrowed(main, runs_of(planned(samples, tmp_path, protocol=main.protocol)), Papers()).table.paper
+    assert not narrowed(main, runs_of(plan_of(tmp_path, "lora", samples=samples)), Papers()).table.paper
+    assert narrowed(
+        main, runs_of(plan_of(tmp_path, "lora", samples=samples, protocol=main.protocol)), Papers()
+    ).table.paper
 
 
 def test_runs_that_were_all_interrupted_are_missing_and_no_error(samples: Path, tmp_path: Path, study: str) -> None:
-    made = planned(samples, tmp_path)
+    made = plan_of(tmp_path, "lora", samples=samples)
     assert "MISSING (0/1)" in finished_table(runs_of(made), tmp_path, study=None)[0]
     assert "No record of this table yet" in finished_table(runs_of(made), tmp_path, study=study)[0]
     assert not (tmp_path / "tables").exists()
 
 
 def test_a_study_on_another_backbone_is_a_page_of_that_one(samples: Path, tmp_path: Path, study: str) -> None:
-    runs = [replace(run, backbone="vit_l") for run in runs_of(planned(samples, tmp_path))]
+    runs = [replace(run, backbone="vit_l") for run in runs_of(plan_of(tmp_path, "lora", samples=samples))]
     chosen = narrowed(load_study(study), runs, Papers())
     assert (chosen.backbones, chosen.benchmarks, chosen.seeds) == (("vit_l",), ("kvasir",), (0,))

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from dataclasses import replace
-from pathlib import Path
 from typing import Any
 
 import pytest
@@ -14,9 +13,7 @@ from harness.archive.store import RecordStore
 from harness.report.forgetting import forgetting_page
 from harness.report.formats import write
 from tests.harness.report.sample import table_rows as rows
-from tests.values import there
-
-RESULTS = Path(__file__).parents[3] / "results"
+from tests.values import RESULTS, there
 
 
 def _run(like: Record, key: str, **labels: Any) -> tuple[Record, ForgettingRecord]:

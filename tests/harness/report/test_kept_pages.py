@@ -39,8 +39,7 @@ def built(root: Path, monkeypatch: pytest.MonkeyPatch) -> list[str]:
     with monkeypatch.context() as context:
         context.setattr(pages, "score_page", noted)
         texts = pages.pages_below(Archive(root)).files(root)
-    anew = pages.pages_below(Archive(root), anew="anew").files(root)
-    assert texts == anew
+    assert texts == pages.pages_below(Archive(root), anew="anew").files(root)
     return protocols
 
 

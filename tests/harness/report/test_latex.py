@@ -86,5 +86,4 @@ def test_whatever_is_in_a_label_compiles(tmp_path: Path) -> None:
 def test_a_page_is_cleared_before_latex_runs_out_of_floats() -> None:
     tables = [Table(heading=f"Number {place}") for place in range(2 * MOST_FLOATS + 1)]
     text = write(Page(title="Many", tables=tables), style="latex")
-    before = [part.count(r"\end{table}") for part in text.split(r"\clearpage")]
-    assert before == [MOST_FLOATS, MOST_FLOATS, 1]
+    assert [part.count(r"\end{table}") for part in text.split(r"\clearpage")] == [MOST_FLOATS, MOST_FLOATS, 1]

@@ -88,8 +88,7 @@ def test_aliases_are_what_an_interaction_adds_to_a_main_effect() -> None:
 
 
 def test_effects_that_were_put_in_come_out_with_intervals_over_replicates() -> None:
-    records = everything()
-    ((sheet, members),) = sheets(records).items()
+    ((sheet, members),) = sheets(everything()).items()
     effects = {e.field: e for e in main_effects(build_grid(sheet, members, MadeUp(), study=study()), study())}
     assert effects["scale"].estimate == pytest.approx(4.0)
     assert effects["residual"].estimate == pytest.approx(-2.0)

@@ -223,8 +223,7 @@ def test_words_stand_wherever_a_key_does(verb: ModuleType, option: str, tmp_path
     store_of(tmp_path, [record(), record(seed=1)])
     needed = {export: ["--out", "a.pth"], predict: ["--images", "a.png", "--out", "masks"]}.get(verb, [])
     given = verb.parser().parse_args([option, "LoRA", "Kvasir-SEG", "1", *needed])
-    asked = given.run if option == "--run" else given.logs
-    assert find_run(tmp_path, asked).key == record(seed=1).key
+    assert find_run(tmp_path, given.run if option == "--run" else given.logs).key == record(seed=1).key
 
 
 def test_words_of_several_runs_are_several() -> None:

@@ -14,8 +14,8 @@ from harness.registry import method_config_class
 from harness.studies import Score, load_study, study_from_dict, study_names
 from harness.studies.design import grid_of
 from harness.system.errors import UsageError
+from tests.values import REPOSITORY
 
-REPOSITORY = Path(__file__).parents[3]
 ASKED_FOR = {
     *("main", "multiclass", "cost", "rank", "channel-ratio", "placement", "stagewise", "operations", "alpha-data"),
     *("merge", "backbone", "cross-model"),

@@ -28,10 +28,10 @@ from harness.report.score_tables import NOT_PLANNED
 from harness.report.titles import titled_grids
 from harness.studies import study_from_dict, study_names
 from tests.harness.report.sample import CARD, MadeUp, record, render, store_of, table_rows
+from tests.values import REPOSITORY
 
 RULES = "harness.comparison.rules.card_rules"
 """Where pages find the harness's own cards."""
-REPOSITORY = Path(__file__).parents[3]
 
 
 def rows(page: str) -> dict[str, list[str]]:
@@ -353,8 +353,7 @@ SIX: dict[str, Any] = {"config": {"rank": 6}, "changed": {"rank": 6}}
 def test_a_study_finds_its_rows_by_configuration_and_shows_the_rows_and_seeds_that_are_not_there() -> None:
     base, six = record(0.1, benchmark="sbu", variant="anything"), record(0.2, benchmark="sbu", **SIX)
     both = {"rank": 6, "alpha": 1.0}
-    other = record(0.3, benchmark="sbu", config=both, changed=both)
-    page = rows(render([base, six, other], study=study()))
+    page = rows(render([base, six, record(0.3, benchmark="sbu", config=both, changed=both)], study=study()))
     assert [page[name][0] for name in ("r=3", "r=6")] == ["10.0 (1)", "20.0 (1)"]
     page = rows(render([base], study=study(seeds=2)))
     assert [page[name][0] for name in ("r=3", "r=6")] == ["MISSING (1/2)", "MISSING (0/2)"]
@@ -403,12 +402,7 @@ def test_a_study_shows_runs_with_the_decoder_of_its_card_where_it_names_none(mon
 )
 @pytest.mark.parametrize("under", ["demo", "mini"])
 def test_a_study_shows_runs_under_changed_rules_where_half_of_its_rows_were_run_or_nothing_else(
-    monkeypatch: pytest.MonkeyPatch,
-    own: list[int],
-    other: list[int],
-    changes: dict[str, Any],
-    shown: set[str],
-    under: str,
+    monkeypatch, own, other, changes, shown, under
 ) -> None:
     card = {**CARD, "protocol": "", "epochs": 1}
     runs = [
@@ -437,8 +431,7 @@ def test_merged_models_are_rows_of_their_own() -> None:
 def test_planned_runs_without_a_record_show_as_missing_and_labels_are_the_plans() -> None:
     done = record(0.1, benchmark="sbu", protocol_hash="old")
     other = record(benchmark="sbu", method="decoder", protocol_hash="new").run
-    planned = [replace(done.run, protocol_hash="new"), other]
-    page = render([done, record(method="full")], runs=planned)
+    page = render([done, record(method="full")], runs=[replace(done.run, protocol_hash="new"), other])
     assert "hash new" in page
     assert rows(page)["lora"][0] == "10.0 (1)"
     assert rows(page)["decoder"][0] == "MISSING (0/1)"
@@ -585,8 +578,7 @@ def test_a_row_that_names_a_rate_shows_its_runs_whatever_a_tuning_made_of_them()
         {"label": "lost", "method": "lora", "options": {"lr": 1e-2}},
         {"label": "tuned", "method": "lora"},
     ]
-    text = render(records, study=study(entries=entries, seeds=2, benchmarks=["kvasir"]))
-    page = rows(text.partition(": tuned")[0])
+    page = rows(render(records, study=study(entries=entries, seeds=2, benchmarks=["kvasir"])).partition(": tuned")[0])
     assert page["named"][0] == "85.0 ± 7.1 (2)"
     assert page["lost"][0] == "MISSING (1/2)"
     assert next(cells for name, cells in page.items() if name.startswith("tuned"))[0] == "MISSING (1/2)"

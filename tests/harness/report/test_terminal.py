@@ -20,8 +20,7 @@ from harness.report.formats import fitted, write
 from harness.report.page import Line, Page, Shown, Table, heads
 from harness.system.streams import show_text
 from tests.harness.report.sample import record
-
-REPOSITORY = Path(__file__).parents[3]
+from tests.values import REPOSITORY
 
 
 def shown(results: Path, *, columns: int) -> list[str]:

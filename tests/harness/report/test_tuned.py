@@ -19,8 +19,7 @@ def test_a_row_and_benchmark_whose_rate_was_chosen_are_told_once() -> None:
         "chosen": {"lr": 0.01}, "edge": ["lr"], "trials": trials, "metric": "s_measure", "on": ["kvasir"], "hours": 1.5,
     }  # fmt: skip
     plain = [record(method="decoder", seed=seed) for seed in range(2)]
-    tuned = [record(seed=seed, tuning=tuning) for seed in range(2)]
-    (titled,) = titled_grids([*plain, *tuned], MadeUp())
+    (titled,) = titled_grids([*plain, *[record(seed=seed, tuning=tuning) for seed in range(2)]], MadeUp())
     (table,) = tuning_tables(titled)
     assert table.level == 3
     (line,) = table.rows

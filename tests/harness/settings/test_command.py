@@ -15,8 +15,8 @@ from harness.run import main as run
 from harness.run import parser
 from harness.settings import _writable_by_others, load_settings, trusted_cluster, trusted_plugins, user_file
 from harness.system.errors import UsageError
+from tests.values import REPOSITORY
 
-REPOSITORY = Path(__file__).parents[3]
 PLAIN = ["--methods", "lora,naslora", "--datasets", "all", "--plan"]
 
 
@@ -337,5 +337,4 @@ def test_code_that_the_users_own_file_or_variable_names_is_theirs_until_others_m
         with pytest.raises(UsageError, match=r"others may write to .* \(chmod go-w mends that\)"):
             trusted_plugins(load_settings(places[2]), trust=False)
         path.chmod(before)
-    settings = load_settings({**places[2], "SAM_PEFT_PLUGINS": "x.py"})
-    assert trusted_plugins(settings, trust=False) == (Path("x.py"),)
+    assert trusted_plugins(load_settings({**places[2], "SAM_PEFT_PLUGINS": "x.py"}), trust=False) == (Path("x.py"),)

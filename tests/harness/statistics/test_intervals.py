@@ -140,8 +140,7 @@ def test_the_least_number_of_seeds_is_given_and_images_can_make_it_none() -> Non
     needed = there(s.seeds_to_detect(pilot, 0.5))
     least, fewer = (there(s.detectable(pilot, seeds=count)) for count in (needed, needed - 1))
     assert least <= 0.5 < fewer
-    images = replace(pilot, rest=(s.VarianceShare(variance=1.0, df=99),))
-    assert s.seeds_to_detect(images, 0.5) is None
+    assert s.seeds_to_detect(replace(pilot, rest=(s.VarianceShare(variance=1.0, df=99),)), 0.5) is None
     assert s.seeds_to_detect(pilot, 1e3) == 2
 
 

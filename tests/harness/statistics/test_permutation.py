@@ -49,7 +49,6 @@ def test_differences_that_cancel_have_p_1_whatever_the_order_of_their_sum() -> N
 
 def test_a_drawn_p_is_never_0() -> None:
     """The observed signs are one of the draws (Phipson and Smyth 2010)."""
-    test = s.sign_flip([1.0] * 40, resamples=99)
-    assert test.p == pytest.approx(1 / 100)
+    assert s.sign_flip([1.0] * 40, resamples=99).p == pytest.approx(1 / 100)
     assert s.sign_flip([1.0] * 17, resamples=999).p == pytest.approx(1 / 1000)
     assert s.sign_flip([1.0, -1.0] * 9, resamples=1500).p == 1.0

@@ -11,7 +11,7 @@ import sys
 from pathlib import Path
 from typing import Any
 
-ROOT = Path(__file__).parents[3]
+from tests.values import REPOSITORY
 
 
 class Forks:
@@ -21,7 +21,7 @@ class Forks:
         command = [sys.executable, "-m", "tests.harness.training.tiny"]
         environment = {**os.environ, "OMP_NUM_THREADS": "1"}
         pipe = subprocess.PIPE
-        self.server = subprocess.Popen(command, cwd=ROOT, env=environment, stdin=pipe, stdout=pipe, text=True)
+        self.server = subprocess.Popen(command, cwd=REPOSITORY, env=environment, stdin=pipe, stdout=pipe, text=True)
 
     def close(self) -> None:
         self.server.communicate()

@@ -117,8 +117,7 @@ def test_the_held_out_part_is_disjoint_and_leaves_something(count: int, fraction
 
 
 def test_which_images_are_held_out_depends_on_the_seed() -> None:
-    parts = {tuple(hold_out(20, 0.5, seed=seed)[1]) for seed in range(5)}
-    assert len(parts) == 5
+    assert len({tuple(hold_out(20, 0.5, seed=seed)[1]) for seed in range(5)}) == 5
     assert hold_out(20, 0.5, seed=3) == hold_out(20, 0.5, seed=3)
 
 

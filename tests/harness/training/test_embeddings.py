@@ -147,8 +147,7 @@ def test_remembered_embeddings_have_a_bound() -> None:
     remembered = RememberedEmbeddings(memory_limit=3 * 4 * 4)
     images = torch.arange(24.0).view(2, 3, 2, 2)
     for _ in range(2):
-        kept = remembered.get(images, encode)
-        assert torch.equal(kept, images)
+        assert torch.equal(remembered.get(images, encode), images)
     assert len(calls) == 3
 
 

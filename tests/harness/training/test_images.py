@@ -367,9 +367,5 @@ def test_a_full_disk_stops_caching_and_nothing_else(pairs, cache, monkeypatch, c
 def test_entries_of_another_reader_are_not_met(module, monkeypatch):
     """The source of every module that decodes is part of an entry's name, in whichever folder it lies."""
     before, read = _decoding_rules(Kvasir()), Path.read_bytes
-
-    def changed(path):
-        return read(path) + b"# changed" * (path.name == module)
-
-    monkeypatch.setattr(Path, "read_bytes", changed)
+    monkeypatch.setattr(Path, "read_bytes", lambda path: read(path) + b"# changed" * (path.name == module))
     assert _decoding_rules(Kvasir()) != before

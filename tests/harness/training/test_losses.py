@@ -329,8 +329,7 @@ def test_the_protocol_chooses_the_loss() -> None:
 def test_segmenters_decoders_train_with_cross_entropy_as_published() -> None:
     for decoder in ("linear", "mask-transformer"):
         for task in ("binary", "multiclass"):
-            built = build_loss(Protocol(name="x", decoder=decoder), task=task, num_classes=4)
-            assert isinstance(built, CrossEntropy)
+            assert isinstance(build_loss(Protocol(name="x", decoder=decoder), task=task, num_classes=4), CrossEntropy)
     assert isinstance(
         build_loss(Protocol(name="x", decoder="linear", loss="structure"), task="binary", num_classes=2), StructureLoss
     )
@@ -355,8 +354,7 @@ def test_one_logit_of_two_classes_has_the_same_cross_entropy() -> None:
     two = torch.randn(3, 2, 12, 12, generator=torch.Generator().manual_seed(2))
     full = F.interpolate(two, size=(48, 48), mode="bilinear", align_corners=False)
     expected = torch.nn.CrossEntropyLoss(ignore_index=IGNORE)(full, target.long())
-    loss = CrossEntropy(num_classes=2)(Output(two[:, 1:] - two[:, :1]), target)
-    torch.testing.assert_close(loss, expected)
+    torch.testing.assert_close(CrossEntropy(num_classes=2)(Output(two[:, 1:] - two[:, :1]), target), expected)
 
 
 @pytest.mark.parametrize(

@@ -124,14 +124,12 @@ def test_a_run_of_both_that_is_stopped_goes_on_as_if_it_had_not_been(tmp_path: P
 
     with pytest.raises(Interrupted):
         Run(folder=tmp_path / "cut", method="naslora", config=config, rules=rules, stop=stop, report=after_step).train()
-    resumed = Run(folder=tmp_path / "cut", method="naslora", config=config, rules=rules).train()
-    assert summary(resumed) == whole
+    assert summary(Run(folder=tmp_path / "cut", method="naslora", config=config, rules=rules).train()) == whole
 
 
 def test_a_budget_of_updates_gives_the_weights_of_every_reading_as_many(tmp_path: Path) -> None:
     rules = protocol(epochs=2, budget="updates")
-    lora = Run(folder=tmp_path / "lora", rules=rules, images=5).train()
-    assert lora.budget == {"weight_updates": 6.0}
+    assert Run(folder=tmp_path / "lora", rules=rules, images=5).train().budget == {"weight_updates": 6.0}
     for number, config in enumerate(
         (
             {"alternate": "iteration", "search_start_epoch": 1},

@@ -41,11 +41,9 @@ def test_a_stopped_run_goes_on_as_if_it_had_not_been(tmp_path, whole, epoch, ste
     with pytest.raises(Interrupted, match=f"stopped in epoch {epoch} after step {step}; run again to go on"):
         Run(folder=tmp_path / "stopped", stop=stop, report=stop_there).train()
     told: list[Progress] = []
-    again = Run(folder=tmp_path / "stopped", report=told.append)
-    assert summary(again.train()) == whole[1]
+    assert summary(Run(folder=tmp_path / "stopped", report=told.append).train()) == whole[1]
     assert [note.text for note in told if note.kind == "note"] == [f"continues in epoch {epoch} after step {step}"]
-    steps = [(progress.epoch, progress.step) for progress in told if progress.kind == "step"]
-    assert steps[:1] == following
+    assert [(progress.epoch, progress.step) for progress in told if progress.kind == "step"][:1] == following
 
 
 def test_a_finished_run_is_not_trained_again(tmp_path: Path, finished: dict[str, Any]) -> None:
@@ -140,8 +138,7 @@ def test_a_stop_during_validation_is_heard_before_the_next_epoch(tmp_path, whole
 @pytest.mark.usefixtures("finished")
 def test_another_runs_checkpoint_is_not_continued(tmp_path: Path) -> None:
     path = tmp_path / "checkpoint.pt"
-    content = torch.load(path, weights_only=True)
-    torch.save({**content, "identity": "other"}, path)
+    torch.save({**torch.load(path, weights_only=True), "identity": "other"}, path)
     (tmp_path / "checkpoint.previous.pt").unlink()
     notes: list[str] = []
     steps: list[int] = []
@@ -160,14 +157,10 @@ def test_another_runs_checkpoint_is_not_continued(tmp_path: Path) -> None:
 def test_a_run_keeps_the_number_of_threads_that_it_began_with(tmp_path: Path) -> None:
     """Sums in another order differ in the last digits, whatever the machine of a later start has."""
     stop, notes = StopRequest(), []
-
-    def stop_at_once(progress: Progress) -> None:
-        stop.request()
-
     rules = protocol(epochs=1)
     torch.set_num_threads(2)
     with pytest.raises(Interrupted):
-        Run(folder=tmp_path, images=4, rules=rules, stop=stop, report=stop_at_once).train()
+        Run(folder=tmp_path, images=4, rules=rules, stop=stop, report=lambda _: stop.request()).train()
     torch.set_num_threads(1)
     Run(folder=tmp_path, images=4, rules=rules, report=lambda progress: notes.append(progress.text)).train()
     assert torch.get_num_threads() == 2

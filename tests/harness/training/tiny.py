@@ -133,13 +133,10 @@ def summary(result: TrainingResult) -> dict[str, Any]:
     """What must not depend on interruptions: every number except times and memory."""
     untimed = [{key: value for key, value in entry.items() if key != "seconds"} for entry in result.history]
     return {
-        "history": untimed,
-        "architecture": result.architecture,
-        "selected": result.selected_epoch,
-        "steps": result.cost["steps"],
-        "best": hashlib.sha256(result.best_state.read_bytes()).hexdigest(),
+        "history": untimed, "architecture": result.architecture, "selected": result.selected_epoch,
+        "steps": result.cost["steps"], "best": hashlib.sha256(result.best_state.read_bytes()).hexdigest(),
         "last": hashlib.sha256(result.last_state.read_bytes()).hexdigest(),
-    }
+    }  # fmt: skip
 
 
 def main(options: dict[str, Any]) -> None:
@@ -151,8 +148,7 @@ def main(options: dict[str, Any]) -> None:
         print(progress.kind, progress.epoch, progress.step, progress.text, flush=True)
 
     rules = protocol(**options.pop("rules", {}))
-    run = Run(**{**options, "folder": Path(options["folder"])}, rules=rules, workers=workers, report=report)
-    result = run.train()
+    result = Run(**{**options, "folder": Path(options["folder"])}, rules=rules, workers=workers, report=report).train()
     if workers.leads:
         print(json.dumps(summary(result)), flush=True)
     leave(workers)

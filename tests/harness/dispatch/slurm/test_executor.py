@@ -111,8 +111,7 @@ def test_a_lost_answer_is_looked_up_by_name_instead_of_submitted_again(tmp_path,
         f'echo "{name}" >> {sent}; echo "sbatch: error: Batch job submission failed: {answer}" >&2; exit 1',
     )
     idle_cluster("squeue", f'case "$*" in *%F\\|%j*) test ! -e {sent} || echo "77|$(cat {sent})";; esac')
-    submission = slurm(results).submit([make_job(results)])
-    assert submission.job_ids == ("77",)
+    assert slurm(results).submit([make_job(results)]).job_ids == ("77",)
     assert len(sent.read_text().split()) == 1
 
 
@@ -163,8 +162,7 @@ def test_a_cluster_whose_arrays_hold_one_job_gets_one_for_each_run(tmp_path, idl
     results = tmp_path / "runs"
     idle_cluster("sbatch", 'echo "Submitted batch job $$"')
     idle_cluster("scontrol", "echo 'MaxArraySize            = 1'")
-    submission = slurm(results).submit([make_job(results, seed=seed) for seed in range(2)])
-    assert len(submission.job_ids) == 2
+    assert len(slurm(results).submit([make_job(results, seed=seed) for seed in range(2)]).job_ids) == 2
 
 
 def test_sbatch_reads_its_script_from_a_folder_of_the_users_alone_and_the_script_carries_the_hash(

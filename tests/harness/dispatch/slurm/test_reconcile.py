@@ -50,8 +50,7 @@ def said(state):
 
 
 def test_a_job_that_waits_or_runs_is_left_alone(tmp_path):
-    jobs = [make_job(tmp_path, seed=seed) for seed in range(2)]
-    chunk = submitted(tmp_path, jobs)
+    chunk = submitted(tmp_path, [make_job(tmp_path, seed=seed) for seed in range(2)])
     waiting = Task(job="7_1", state="PENDING", name=chunk.name)
     assert reconcile(tmp_path, Cluster(queue=[waiting])) == {"7_1": waiting}
     assert not read_chunk(chunk.path).closed

@@ -45,8 +45,7 @@ def results(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 @pytest.mark.parametrize("name", FROM_THESE)
 def test_every_figure_fits_a_paper_and_says_what_it_shows(results: Path, name: str):
-    material = material_of(results)
-    drawings = dict(draw(name, material))
+    drawings = dict(draw(name, material_of(results)))
     assert drawings
     for stem, drawing in drawings.items():
         assert stem.startswith(f"demo-aaaa0000aaaa0000-{name}")
@@ -71,8 +70,7 @@ def test_equal_records_give_equal_bytes_in_another_process(results: Path, tmp_pa
 
 
 def test_files_hold_their_fonts_and_no_date(results: Path):
-    material = material_of(results)
-    ((stem, drawing),) = draw("forest", material)
+    ((stem, drawing),) = draw("forest", material_of(results))
     vector = encoded(drawing.figure, "svg", title=stem, caption=drawing.caption)
     page = encoded(drawing.figure, "pdf", title=stem, caption=drawing.caption)
     assert b"<text" not in vector  # letters are shapes
@@ -129,8 +127,7 @@ def test_merged_less_unmerged_is_below_zero_where_merging_costs_score(tmp_path: 
         scores = {name: {"test": {"s_measure": value}} for name, value in (("best", 0.9), ("merged-exact", 0.88))}
         report = {"mode": "exact", "folded": ["a"], "left": {}, "relative_deviation": 1e-6}
         RecordStore(tmp_path).write(record(seed=seed, scores=scores, merge={"exact": report}))
-    material = material_of(tmp_path)
-    (change,) = merged(material)
+    (change,) = merged(material_of(tmp_path))
     assert there(change.difference).mean == pytest.approx(-2.0)
 
 
@@ -149,8 +146,7 @@ def test_a_cap_is_shown_where_every_run_knows_it(caps: tuple[float | None, ...],
     ids=["a decade", "decades from 0", "a factor of three"],
 )
 def test_an_axis_of_costs_has_more_than_one_tick(costs: tuple[float, ...], ticks: list[float]):
-    figure = new_figure(COLUMN, 2.4)
-    ax = figure.subplots()
+    ax = new_figure(COLUMN, 2.4).subplots()
     ax.plot(costs, costs)
     _scale(ax, costs)
     low, high = ax.get_xlim()

@@ -32,8 +32,7 @@ def test_numbers_are_differences_to_the_frozen_backbone():
     assert [distance_change(block) for block in seen.blocks] == pytest.approx([3.0] * 4)
     assert [frequency_change(block) for block in seen.blocks] == pytest.approx([0.3] * 4)
     assert mean_change(seen, "attention distance", "windowed") == pytest.approx(3.0)
-    same = replace(seen.blocks[0], frozen=seen.blocks[0].trained)
-    assert cka_to_frozen(same) == pytest.approx(1.0)
+    assert cka_to_frozen(replace(seen.blocks[0], frozen=seen.blocks[0].trained)) == pytest.approx(1.0)
 
 
 def test_blocks_are_chosen_by_kind():
@@ -61,8 +60,7 @@ def test_rows_compare_at_the_same_seed_and_a_row_with_itself_over_seeds(tmp_path
     _write(tmp_path, "lora", seed=0)
     _write(tmp_path, "lora", seed=1)
     _write(tmp_path, "naslora", seed=1)
-    material = material_of(tmp_path)
-    lora, nas = measured(material)["kvasir"]
+    lora, nas = measured(material_of(tmp_path))["kvasir"]
     assert between(lora, nas) == pytest.approx(1.0)  # made up alike
     assert between(lora, lora) == pytest.approx(1.0)
     assert between(nas, nas) is None

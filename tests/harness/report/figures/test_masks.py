@@ -14,9 +14,9 @@ from harness.registry import BENCHMARKS
 from harness.report.figures import draw, masks
 from harness.report.figures.masks import best_median_worst, kept, painted
 from harness.report.figures.material import NothingToDrawError
-from tests.documented import REPOSITORY
 from tests.harness.report.figures.sample import material_of, write_results
 from tests.harness.report.sample import record
+from tests.values import REPOSITORY
 
 STEMS = ("a", "b", "c", "d", "e")
 SCORES = "".join(f"best,test,{stem},0.{9 - place}\n" for place, stem in enumerate(STEMS))
@@ -50,8 +50,7 @@ def test_best_median_and_worst_by_the_baseline():
 def test_rows_stand_side_by_side_with_the_score_of_the_image(tmp_path: Path, methods: tuple[str, ...]):
     for method in methods:
         _write(tmp_path, method)
-    material = material_of(tmp_path)
-    ((stem, drawing),) = draw("masks", material)
+    ((stem, drawing),) = draw("masks", material_of(tmp_path))
     assert stem.endswith("masks-kvasir")
     titles = [ax.get_title() for ax in drawing.figure.axes if ax.images]
     assert titles == [

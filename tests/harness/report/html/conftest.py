@@ -13,8 +13,8 @@ from harness.archive.store import RecordStore
 from harness.cli.report import main
 from tests.harness.report.html.sample import write_comparison
 from tests.harness.report.sample import known_card, record
+from tests.values import RESULTS
 
-REPOSITORY = Path(__file__).parents[4]
 HOSTILE = "<script>document.title='owned'</script>"
 """A row's label."""
 MESSAGE = '=1+1 "><img src=x onerror=alert(1)> asked for 90 GiB'
@@ -30,7 +30,7 @@ def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
         side=16, labels={"naslora": HOSTILE},
     )  # fmt: skip
     RecordStore(root).write(record(method="lora", seed=2, code="OOM", message=MESSAGE, planned_seeds=[0, 1, 2]))
-    shutil.copytree(REPOSITORY / "results" / "cost", root / "cost")
+    shutil.copytree(RESULTS / "cost", root / "cost")
     return root
 
 

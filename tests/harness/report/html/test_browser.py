@@ -7,7 +7,6 @@ import itertools
 import json
 import re
 import time
-from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -16,6 +15,7 @@ import pytest
 from harness.cli.show import main as show_in_terminal
 from harness.cli.tables import main as tables
 from tests.harness.report.html.conftest import HOSTILE, MESSAGE
+from tests.values import wait_until
 
 pytestmark = pytest.mark.slow
 
@@ -54,13 +54,6 @@ def show(driver: Any, page: Path, *, width: int = 1400, scheme: str = "light") -
     return driver
 
 
-def until(done: Callable[[], Any]) -> None:
-    deadline = time.monotonic() + 20
-    while not done():
-        assert time.monotonic() < deadline
-        time.sleep(0.05)
-
-
 def texts(driver: Any, selector: str) -> list[str]:
     """Of what can be seen."""
     shown: list[str] = driver.execute_script(
@@ -74,8 +67,8 @@ def texts(driver: Any, selector: str) -> list[str]:
 def click(driver: Any, selector: str, *, containing: str = "") -> None:
     """As a reader does: brought into view, then clicked where it is."""
     element = driver.execute_script(
-        "const found = [...document.querySelectorAll(arguments[0])].find((e) => e.textContent.includes(arguments[1]));"
-        "found.scrollIntoView({block: 'center'}); return found",
+        "const element = [...document.querySelectorAll(arguments[0])].find((e) => e.textContent.includes(arguments[1]));"
+        "element.scrollIntoView({block: 'center'}); return element",
         selector,
         containing,
     )
@@ -99,7 +92,7 @@ def wait_for_pictures(driver: Any) -> None:
     """Until each is drawn at its own size."""
     ready = "return [...document.querySelectorAll('img')].every((image) => image.complete && image.naturalWidth > 0)"
     driver.execute_script(OPEN_ALL)
-    until(lambda: driver.execute_script(ready))
+    wait_until(lambda: driver.execute_script(ready))
 
 
 @pytest.mark.parametrize("name", ["index", "cost", "claims"])
@@ -110,7 +103,7 @@ def test_the_other_pages_fit_and_open_without_an_error(driver: Any, page: Path, 
 
 
 def test_the_first_screen_has_the_verdict_the_plot_the_leaderboard_and_masks(driver: Any, page: Path) -> None:
-    script = "return arguments[0].map((one) => document.querySelector(one).getBoundingClientRect().top)"
+    script = "return arguments[0].map((each) => document.querySelector(each).getBoundingClientRect().top)"
     show(driver, page)
     tops = driver.execute_script(script, ["h1", ".verdict", ".forest", "#board", ".tile img"])
     assert tops[0] < tops[1] < tops[2]
@@ -148,7 +141,7 @@ def test_a_table_and_a_citation_can_be_copied_or_saved(opened: Any, tmp_path: Pa
         assert opened.execute_script("return data.copies[arguments[0]]", name).startswith(begin)
         click(opened, f"[data-copy={name}]")
         said = opened.find_element("id", "said")
-        until(lambda: said.text.startswith(name))  # noqa: B023 - it is asked here and now
+        wait_until(lambda: said.text.startswith(name))  # noqa: B023 - it is asked here and now
         assert "copied" in said.text or "saved" in said.text
 
 
@@ -220,8 +213,8 @@ def test_a_cell_opens_what_why_says(
     driver.execute_script(OPEN_ALL)
     place = next(i for i, text in enumerate(texts(driver, f"{table} thead th")) if column in text) + 1
     driver.execute_script(
-        "const found = [...document.querySelectorAll(arguments[0])].find((e) => `${e.textContent.trim()} `.startsWith(arguments[1]));"
-        "found.parentElement.id = 'wanted'",
+        "const element = [...document.querySelectorAll(arguments[0])].find((e) => `${e.textContent.trim()} `.startsWith(arguments[1]));"
+        "element.parentElement.id = 'wanted'",
         f"{table} tbody th",
         f"{row} ",
     )
@@ -284,7 +277,7 @@ def test_csv_of_rows_and_of_all_numbers(opened: Any, folder: Path, tmp_path: Pat
 
 def arrived(path: Path) -> str:
     """A download, when it is there."""
-    until(path.is_file)
+    wait_until(path.is_file)
     return path.read_text(encoding="utf-8")
 
 
@@ -298,21 +291,17 @@ def test_words_can_be_read_in_light_and_dark(driver: Any, page: Path, scheme: st
     for selector in selectors:
         words, ground = driver.execute_script(
             "let place = document.querySelector(arguments[0]); const words = getComputedStyle(place).color;"
-            "const ground = (one) => getComputedStyle(one).backgroundColor;"
+            "const ground = (place) => getComputedStyle(place).backgroundColor;"
             "while (ground(place) === 'rgba(0, 0, 0, 0)') place = place.parentElement;"
             "return [words, ground(place)]",
             selector,
         )
-        assert contrast(words, ground) >= 4.5, (selector, words, ground)
+        low, high = sorted((luminance(words), luminance(ground)))
+        assert (high + 0.05) / (low + 0.05) >= 4.5, (selector, words, ground)
     ground = "return getComputedStyle(document.body).backgroundColor"
     for dark in (scheme == "dark", scheme != "dark"):
         assert (luminance(driver.execute_script(ground)) < 0.2) == dark
         click(driver, "#theme")
-
-
-def contrast(first: str, second: str) -> float:
-    low, high = sorted((luminance(first), luminance(second)))
-    return (high + 0.05) / (low + 0.05)
 
 
 def luminance(colour: str) -> float:
@@ -336,7 +325,7 @@ def test_a_screen_reader_hears_a_name_for_everything(opened: Any) -> None:
             seen.add(role)
             assert node["name"]["value"].strip(), node
     assert seen >= HEARD
-    script = "return [...document.querySelectorAll('main :is(h2, h3, h4, h5)')].map((one) => Number(one.tagName[1]))"
+    script = "return [...document.querySelectorAll('main :is(h2, h3, h4, h5)')].map((each) => Number(each.tagName[1]))"
     levels = opened.execute_script(script)
     assert all(after - before <= 1 for before, after in itertools.pairwise(levels))
 
@@ -344,13 +333,14 @@ def test_a_screen_reader_hears_a_name_for_everything(opened: Any) -> None:
 def test_paper_gets_everything(opened: Any) -> None:
     closed = len(opened.find_elements("css selector", "main details:not([open], .choices)"))
     assert closed
-    printed = opened.execute_cdp_cmd("Page.printToPDF", {"preferCSSPageSize": True})
-    pdf = base64.b64decode(printed["data"])
+    pdf = base64.b64decode(opened.execute_cdp_cmd("Page.printToPDF", {"preferCSSPageSize": True})["data"])
     assert pdf.startswith(b"%PDF")
     assert re.search(rb"/MediaBox \[0 0 84[12]", pdf)  # A4 lying on its side
     assert len(opened.find_elements("css selector", "main details:not([open], .choices)")) == closed
     opened.execute_cdp_cmd("Emulation.setEmulatedMedia", {"media": "print"})
     screen(opened, width=PAPER, height=700)
-    widths = opened.execute_script("return [...document.querySelectorAll('main table')].map((one) => one.offsetWidth)")
+    widths = opened.execute_script(
+        "return [...document.querySelectorAll('main table')].map((each) => each.offsetWidth)"
+    )
     opened.execute_cdp_cmd("Emulation.setEmulatedMedia", {"media": ""})
     assert 0 < max(widths) <= PAPER
