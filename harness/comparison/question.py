@@ -397,7 +397,7 @@ class Question:
                 for entry in study.entries
                 if entry.method == record.run.method and entry.options.items() <= options.items()
             ]
-            tuned = sorted(record.run.tuning.get("grid", {}))
+            tuned = sorted(record.run.tuning.get("grid", {"lr": []}))  # one beyond a study's grid tried a rate alone
             rules = {**record.run.rules, **record.run.method_config}
             trials.append(
                 Trial(
