@@ -435,7 +435,8 @@ class Question:
         parts = {
             "MobileSAM": not self.has_sam,
             "MobileSAM at 512 px": 512 not in sizes,
-            "NAS-LoRA on whole maps of MobileSAM": not self.question_has("NAS-LoRA, whole map"),
+            "NAS-LoRA on whole maps of MobileSAM": not (whole := len(self.against_lora("NAS-LoRA, whole map"))),
+            "NAS-LoRA on whole maps of MobileSAM beyond Kvasir-SEG": whole == 1,
             f"MobileSAM on {elsewhere}": self.has_sam and bool(elsewhere),
             "ViT-S with one decoder rate for all rows": all(
                 case.is_earlier for case in self.clean if "ViT-S" in case.model
