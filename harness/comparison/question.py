@@ -397,8 +397,9 @@ class Question:
                 for entry in study.entries
                 if entry.method == record.run.method and entry.options.items() <= options.items()
             ]
-            tuned = sorted(record.run.tuning.get("grid", {"lr": []}))  # one beyond a study's grid tried a rate alone
             rules = {**record.run.rules, **record.run.method_config}
+            # A trial beyond a study's grid names none: it tried the row's rate.
+            tuned = sorted(record.run.tuning.get("grid", ["lr" if "lr" in rules else "decoder_lr"]))
             trials.append(
                 Trial(
                     model=f"{MODELS.get(record.run.backbone, record.run.backbone)} at {record.run.rules['image_size']} px",

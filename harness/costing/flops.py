@@ -1,7 +1,8 @@
 """Floating-point operations as executed, what the counter does not know, and the closed form they are held against.
 
 A multiply-add counts as two. Matrix products, convolutions and fused attention are counted, recomputation included,
-because it is executed; norms, activations, softmax and sums are not, and are listed.
+because it is executed, and SAM's positions where they are columns of a product (`harness.models.attention`: bf16 on some CPUs);
+norms, activations, softmax and sums are not, and are listed.
 """
 
 from __future__ import annotations

@@ -57,6 +57,7 @@ class KeptMasks:
 
     Args:
         tests: test split -> its images.
+        count: how many images.
         threshold: of probabilities, as the overlap metrics have it; None takes the likeliest class.
     """
 
@@ -71,7 +72,8 @@ class KeptMasks:
     def see(self, split: str, stem: str, scores: NDArray[np.float32]) -> None:
         """Take a prediction, probabilities (S, S) or class scores (C, S, S), where its image is among them."""
         if (split, stem) in self._chosen:
-            label = scores.argmax(axis=0) if self._threshold is None else scores > self._threshold
+            classes = scores.reshape(-1, *scores.shape[-2:])
+            label = classes.argmax(axis=0) if self._threshold is None else scores > self._threshold
             self._predicted[split, stem] = label.astype(np.uint8)
 
     def encoded(self) -> bytes:

@@ -7,7 +7,7 @@ fused kernel computes exactly: `widened_attention`, for GPUs.
 
 On a CPU a chunk of scores small enough for its cache is made, biased, normalised and used at once, and made again in
 backward; what is kept from forward to backward is q, k, v and the relative terms, never a matrix of scores. In float32 the
-terms are added, because wider products cost more than that; in bf16, where the processor has instructions for its products
+terms are added, because wider products cost as much or more; in bf16, where the processor has instructions for its products
 and sums of broadcast tensors are slow, queries and keys are widened there too.
 """
 
@@ -199,7 +199,7 @@ class _ChunkedAttention(torch.autograd.Function):
 
 @cache
 def multiplies_bf16() -> bool:
-    """Whether this processor has instructions for products of bf16."""
+    """Whether oneDNN multiplies bf16 on this processor: AVX-512 or better, fast with instructions of its own (AMX)."""
     return torch.ops.mkldnn._is_mkldnn_bf16_supported()
 
 
@@ -208,7 +208,7 @@ def _widened(
 ) -> tuple[Tensor, Tensor | None, tuple[()] | tuple[Tensor, Tensor]]:
     """What `_weights` takes: the queries as they are and both their terms; or, where the processor multiplies bf16, queries
     with their terms, (B, heads, N, d + h + w), and between them the places of all keys, (M, h + w)."""
-    if q.dtype is not torch.bfloat16 or not multiplies_bf16():
+    if q.dtype is not torch.bfloat16 or q.device.type != "cpu" or not multiplies_bf16():
         return q, None, (rows, columns)
     return torch.cat([q, rows, columns], dim=-1), _places(rows.shape[-1], columns.shape[-1], like=k), ()
 

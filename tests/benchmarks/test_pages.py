@@ -98,6 +98,12 @@ def test_the_rows_of_peers_are_those_of_their_files() -> None:
         said := line_of("| step time of LoRA against transformers' SAM encoder with peft's LoRA, 512")
     )
     assert f"fp32: {sdpa} of sdpa, {eager} of eager" in said
+    medians = {name: statistics.median(of) for name, of in measured("peers-vit_b-512-bf16.json")["seconds"].items()}
+    assert f"(median {medians['lora']:.2f} against {medians['lora hf-sdpa']:.2f} s)" in said
+    (whole_half,) = measured("peers-vit_b-1024-bf16.json")["ratios"].values()
+    six = line_of("| these six | bf16")
+    assert f"{bf16} of sdpa at 512 px" in six
+    assert f"{interval(whole_half)} at 1024 px" in six
     shares = whole["share_of_limit"]
     told = f"LoRA {100 * shares['lora']:.0f} %, Conv-LoRA {100 * shares['convlora']:.0f} %"
     assert told in line_of("| share of the limit")

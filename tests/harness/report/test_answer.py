@@ -152,7 +152,7 @@ def test_runs_of_the_plan_are_taken_up_when_they_are_there() -> None:
     assert "NAS-LoRA at the edge of its rates" in case.trust
     page = " ".join(environment().get_template("findings.md.j2").render(a=answer).split())
     assert "on MobileSAM at 256 px it is worse than LoRA, -2.10 [-2.35, -1.85] points on Kvasir-SEG Sα" in page
-    assert "whole maps instead it is +2.00 [" in page
+    assert "NAS-LoRA's difference to LoRA is +2.00 [" in page
     assert "Not run: MobileSAM at 512 px; NAS-LoRA on whole maps of MobileSAM beyond Kvasir-SEG; MobileSAM on" in page
 
 
