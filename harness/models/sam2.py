@@ -179,7 +179,7 @@ class SAM2Encoder(nn.Module):
         size, window = tokens.shape[1:3], self.pos_embed_window
         repeats = (1, 1, size[0] // window.shape[2], size[1] // window.shape[3])
         positions = interpolate(self.pos_embed, size=size, mode="bicubic") + window.tile(repeats)
-        return (tokens + positions.permute(0, 2, 3, 1)).contiguous()  # as in `SAMEncoder.embed`
+        return tokens + positions.permute(0, 2, 3, 1)
 
     def run_blocks(self, tokens: Tensor) -> list[Tensor]:
         """The map at the end of every stage, (B, h, w, C), the coarsest first."""

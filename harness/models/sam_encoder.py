@@ -98,7 +98,8 @@ class SAMEncoder(ImageEncoderViT):
 
     def finish(self, tokens: Tensor) -> Tensor:
         """The neck: (B, h, w, C) to (B, neck_dim, h, w)."""
-        return self.neck(tokens.permute(0, 3, 1, 2))
+        # In the layout of images again: kept embeddings have it, and the decoder's kernels round by layout.
+        return self.neck(tokens.permute(0, 3, 1, 2).contiguous())
 
     def forward(self, images: Tensor) -> Tensor:
         return self.finish(self.run_blocks(self.embed(images)))
