@@ -380,8 +380,8 @@ class Question:
 
     def question_has(self, row: str) -> bool:
         """Whether a study of the plan has a finished run of this row."""
-        rows = [found for name in QUESTION for grid in self.grids(name) if (found := grid.row(row))]
-        return any(record.code == "OK" for row in rows for record in row.runs)
+        rows = [grid.row(row) for name in QUESTION for grid in self.grids(name)]
+        return any(record.code == "OK" for known in rows if known for record in known.runs)
 
     def trials_of_plan(self) -> list[Trial]:
         """What tuned the plan's rows: validation scores of seeds that no table counts, best first within a row."""

@@ -363,6 +363,14 @@ def test_a_full_disk_stops_caching_and_nothing_else(pairs, cache, monkeypatch, c
     assert "No space left" in caplog.text
 
 
+def test_the_cache_leaves_a_disk_as_much_room_as_it_may_take(cache, monkeypatch, caplog):
+    monkeypatch.setattr("shutil.disk_usage", lambda path: type("Usage", (), {"free": 10**6})())
+    entries = ImageCache(cache, max_bytes=10**6)
+    entries.put("aa", np.zeros(10, dtype=np.uint8))
+    assert entries.get("aa") is None
+    assert "the disk is nearly full" in caplog.text
+
+
 @pytest.mark.parametrize("module", ["decoding.py", "opening.py", "folder_benchmark.py", "base.py", "kvasir.py"])
 def test_entries_of_another_reader_are_not_met(module, monkeypatch):
     """The source of every module that decodes is part of an entry's name, in whichever folder it lies."""

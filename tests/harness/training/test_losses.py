@@ -5,6 +5,7 @@ from __future__ import annotations
 
 import functools
 import itertools
+from types import SimpleNamespace
 from typing import Any, NamedTuple
 
 import pytest
@@ -19,6 +20,7 @@ from harness.training.losses import (
     BalancedBCE,
     CrossEntropy,
     Mask2FormerLoss,
+    OfEveryLayer,
     StructureLoss,
     Terms,
     boundary_weight,
@@ -104,8 +106,9 @@ def test_balanced_bce_equals_bce_with_class_weights() -> None:
     torch.testing.assert_close(BalancedBCE()(output, target), expected)
 
 
-def test_mask2former_loss_equals_the_best_of_all_assignments() -> None:
-    output, target = multiclass_case(batch=1)
+@pytest.mark.parametrize("seed", [0, 6])
+def test_mask2former_loss_equals_the_best_of_all_assignments(seed: int) -> None:
+    output, target = multiclass_case(batch=1, seed=seed)
     logits = F.interpolate(output.masks, size=target.shape[-2:], mode="bilinear", align_corners=False)[0].flatten(1)
     coarse = output.masks[0].flatten(1)
     present = target.unique().long()
@@ -220,6 +223,15 @@ def test_cards_give_the_weights_that_they_name() -> None:
         assert (built(card).weights, built(card).matching) == ((10, 5, 5), (10, 5, 5))
         assert not built(card).divide_by_all
     assert built("demo", **{"quirks.mask2former": "released", "class_weight": "2"}).weights == (1, 1, 1)
+
+
+def test_every_layer_is_divided_by_the_count_of_all_workers() -> None:
+    output, target = multiclass_case()
+    layer = CrossEntropy(num_classes=5)
+    both = OfEveryLayer(layer)(
+        SimpleNamespace(**output._asdict(), auxiliary=(output,)), target, total=lambda value: 2 * value
+    )
+    torch.testing.assert_close(both, layer(output, target))
 
 
 def test_mask2former_loss_ignores_the_order_of_tokens() -> None:
