@@ -151,6 +151,14 @@ def test_an_edited_image_file_of_an_older_record_is_found_by_what_it_says(tmp_pa
     assert reason in disagreement(load(path), path)
 
 
+def test_shares_that_do_not_sum_to_one_are_found_in_an_older_record(tmp_path: Path) -> None:
+    path = copied(tmp_path, NASPCLORA, with_seal=False)
+    history = path.with_suffix(".architecture.csv")
+    first = history.read_text(encoding="utf-8").splitlines()[1].rpartition(",")[2]
+    history.write_text(history.read_text(encoding="utf-8").replace(first, "0.9", 1), encoding="utf-8")
+    assert "do not sum to 1" in disagreement(load(path), path)
+
+
 def test_an_edited_image_file_gives_no_paired_interval(tmp_path: Path) -> None:
     path = copied(tmp_path, NASPCLORA, with_seal=True)
     asked, root = (load(path), "best", "test", "iou"), path.parent.parent

@@ -66,8 +66,10 @@ def archives(tmp_path_factory: pytest.TempPathFactory, monkeypatch: pytest.Monke
 
 
 def test_the_cache_says_what_the_files_say(store: RecordStore, archives: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    opened = os.listdir("/dev/fd")
     for _ in range(2):
         assert told(store) == plain(store, monkeypatch)
+    assert len(os.listdir("/dev/fd")) <= len(opened)
     (path,) = archives.iterdir()
     assert [place.stat().st_mode & 0o077 for place in (archives, path)] == [0, 0]
     some = [path.stem for path in store.files()][::3]
@@ -155,6 +157,16 @@ def test_without_a_home_every_record_is_read(store: RecordStore, monkeypatch: py
     monkeypatch.setenv("XDG_CACHE_HOME", home)
     for _ in range(2):
         assert told(store) == plain(store, monkeypatch)
+
+
+def test_a_cache_that_cannot_take_its_place_leaves_nothing(store: RecordStore, archives: Path, monkeypatch) -> None:
+    def refused(*_: object, **__: object) -> None:
+        raise OSError(28, "No space left on device")
+
+    with monkeypatch.context() as context:
+        context.setattr(os, "replace", refused)
+        assert len(store.ended()) == COUNT + 1
+    assert list(archives.iterdir()) == []
 
 
 def test_caches_that_nobody_wrote_for_long_are_deleted(store: RecordStore, archives: Path) -> None:

@@ -16,7 +16,10 @@ from harness.archive.schema import (
     QUIRKS_ADDED_LATER,
     Record,
     Run,
+    chosen_from,
     hashed_rules,
+    is_from_more,
+    seconds_of,
     share_cap,
 )
 from harness.archive.store import RecordStore
@@ -108,7 +111,26 @@ def test_every_field_of_a_run_is_in_its_key_or_a_label() -> None:
 def test_what_determines_a_result_changes_the_key_and_a_label_does_not(name: str) -> None:
     run = record().run
     label: Any = {"x": 1} if isinstance(getattr(run, name), dict) else "another"
-    assert (replace(run, **{name: CHANGES.get(name, label)}).key == run.key) == (name in LABELS)
+    other = replace(run, **{name: CHANGES.get(name, label)})
+    assert (other.key == run.key) == (name in LABELS)
+    assert (other == run) == (name in {"planned_seeds", "planned_benchmarks", "benchmark_title", "benchmark_metrics"})
+
+
+def test_a_choice_is_taken_again_only_where_the_same_values_were_tried_on_the_same_benchmarks() -> None:
+    tuning = {"grid": {"lr": [1e-3, 1e-4]}, "chosen": {"lr": 1e-3}, "on": ["leaf", "camo"]}
+    assert chosen_from(tuning, grid={"lr": ["0.0001", 0.001]}, on=["camo", "leaf"])
+    assert not chosen_from(tuning, grid={"lr": [1e-3, 1e-4]}, on=["camo"])
+    assert not chosen_from(tuning, grid={"lr": [1e-3]}, on=["camo", "leaf"])
+    wider = {**tuning, "grid": {"lr": [1e-3, 1e-4, 1e-2]}}
+    assert is_from_more(wider, tuning)
+    assert is_from_more(tuning, tuning)
+    assert not is_from_more(tuning, wider)
+    assert not is_from_more({**wider, "on": ["camo"]}, tuning)
+
+
+def test_the_seconds_of_a_run_are_those_of_its_stages_and_of_older_ones_of_training_alone() -> None:
+    assert seconds_of({"wall_time_s": 5.0, "stage_testing_s": 2.0, "stage_merging_s": 1.0}) == (8.0, True)
+    assert seconds_of({"wall_time_s": 5.0}) == (5.0, False)
 
 
 def test_every_rule_is_in_the_key_unless_it_only_says_how_to_execute() -> None:

@@ -88,8 +88,10 @@ def test_masks_travel_with_their_record_and_a_conflict_keeps_both(tmp_path: Path
 def test_a_conflict_is_reported_and_both_contents_stay(tmp_path: Path) -> None:
     first, second = record(0.9, finished="2026-01-01"), record(0.8, finished="2026-01-02")
     a, b = folder(tmp_path / "a", first), folder(tmp_path / "b", second)
-    (conflict,) = merge([a, b], tmp_path / "c").conflicts
-    assert conflict.differs == ("finished", "scores")
+    report = merge([a, b], tmp_path / "deep" / "c")
+    (conflict,) = report.conflicts
+    assert (report.added, report.same, conflict.differs) == (1, 0, ("finished", "scores"))
+    (tmp_path / "deep" / "c").rename(tmp_path / "c")
     assert list(RecordStore(tmp_path / "c")) == [first]
     (apart,) = conflicts(tmp_path / "c")
     assert apart.read_bytes() == (b / "records" / f"{second.key}.json").read_bytes()
@@ -189,7 +191,7 @@ def test_publishing_one_protocol(tmp_path: Path, says) -> None:
     runs = folder(tmp_path / "runs", record(), record(protocol="mini", seed=1))
     assert "1 added" in says(main, "merge", runs, tmp_path / "results", "--protocol", "mini")
     assert [read.run.protocol for read in RecordStore(tmp_path / "results")] == ["mini"]
-    said = says(main, "merge", runs, tmp_path / "none", "--protocol", "minni", code=2)
+    said = says(main, "merge", runs, tmp_path / "none", "--protocol", "zzz", "--protocol", "minni", code=2)
     assert "no record is of the card 'minni' (did you mean 'mini'?)" in said
     assert not (tmp_path / "none").exists()
 

@@ -185,6 +185,9 @@ def test_what_a_terminal_would_obey_is_spelt_out_where_it_is_read(tmp_path: Path
     assert there(store.read(good.key)).run.variant == r"lora\x1b]0;title\x07 \x9b31m \u202e \x0d\n x"
     records = RecordStore(tmp_path).summaries()[0]
     assert {each.key for each in records} == {good.key, failed.key}
+    ascii_alone = record(variant="lora\x1b", seed=2)
+    store.write(ascii_alone)
+    assert there(store.read(ascii_alone.key)).run.variant == r"lora\x1b"
 
 
 def test_it_is_spelt_out_where_another_tool_wrote_it_as_it_is(tmp_path: Path) -> None:
