@@ -59,8 +59,7 @@ def version() -> str:
 
 def copy_in_use() -> str:
     """A line on which copy is running, empty inside of it."""
-    here = Path.cwd()
-    return "" if here.is_relative_to(ROOT) else version()
+    return "" if Path.cwd().is_relative_to(ROOT) else version()
 
 
 class CommandParser(argparse.ArgumentParser):
@@ -149,6 +148,16 @@ def plugins_of(arguments: argparse.Namespace) -> list[Path]:
     return list(dict.fromkeys([*arguments.plugin, *of_settings]))
 
 
+def load_own_plugins(arguments: argparse.Namespace) -> list[Path]:
+    """Load `plugins_of` the command line, all of which a finished run may need; their files."""
+    from harness.registry import load_plugin  # looks for installed plug-ins
+
+    files = plugins_of(arguments)
+    for path in files:
+        load_plugin(path)
+    return files
+
+
 def add_run(
     parser: argparse._ActionsContainer,
     *,
@@ -157,11 +166,8 @@ def add_run(
     several: str = "",
     help: str = "a finished run",
 ) -> None:
-    """Add an option that takes a run by its key or by words, see `harness.comparison.finding`.
-
-    Args:
-        several: what the help says of repeating it; empty where it is given once.
-    """
+    """Add an option that takes a run by its key or by words (`harness.comparison.finding`); ``several`` is what the help says of
+    repeating it, empty where it is given once."""
     parser.add_argument(
         option,
         action=_Words,
@@ -174,14 +180,7 @@ def add_run(
 
 
 def write_file(path: Path, content: str | bytes, *, what: str) -> None:
-    """Write what a verb was asked for, whole or not at all.
-
-    Args:
-        what: it is, for the message.
-
-    Raises:
-        UsageError: it cannot be written.
-    """
+    """Write what a verb was asked for, whole or not at all; UsageError says which ``what`` cannot be written."""
     try:
         write_atomically(path, content)
     except OSError as error:
@@ -204,13 +203,7 @@ def require_effect(arguments: argparse.Namespace, *options: str, without: str) -
 
 
 def command(verb: str, documentation: str | None, *, epilog: str | None = None) -> CommandParser:
-    """The parser of a verb, with what all of them have.
-
-    Args:
-        verb: its name in `harness.cli.verbs`.
-        documentation: of its module; the first paragraph says what it does.
-        epilog: what stands below the options.
-    """
+    """The parser of a verb, with what all of them have; the first paragraph of its module's documentation says what it does."""
     parser = CommandParser(prog=program(verb), description=plain(documentation), epilog=epilog)
     parser.add_argument("--version", action=_Version)
     parser.add_argument("--debug", action="store_true", help="show the traceback of an error that nobody foresaw")

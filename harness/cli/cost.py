@@ -103,13 +103,8 @@ def main(argv: list[str] | None = None) -> int:
     from harness.protocols.load import for_backbone, load_protocol
 
     general, by_method = split_overrides(parse_assignments(arguments.set))
-    for key, value in (
-        ("image_size", arguments.image_size),
-        ("batch_size", arguments.batch),
-        ("precision", arguments.precision),
-    ):
-        if value is not None:
-            general[key] = value
+    given = {"image_size": arguments.image_size, "batch_size": arguments.batch, "precision": arguments.precision}
+    general |= {key: value for key, value in given.items() if value is not None}
     card = load_protocol(arguments.protocol, general)
     backbone = resolve_backbone(arguments.backbone or card.backbone)
     protocol = for_backbone(card, backbone)
@@ -123,9 +118,9 @@ def main(argv: list[str] | None = None) -> int:
 
     import torch
 
+    from harness.costing.contestant import Session, baselines_among
     from harness.costing.device import used_by_others
     from harness.costing.measure import measure
-    from harness.costing.session import Session, baselines_among
     from harness.costing.summary import summary
 
     baselines, absent = baselines_among(rows, entries, protocol=protocol, overrides=by_method, backbone=backbone)

@@ -10,10 +10,18 @@ from typing import Any
 from harness.archive.measured import EvidenceRecord, EvidenceStore
 from harness.archive.schema import Run
 from harness.archive.store import require_writable
-from harness.cli.command import CommandParser, add_plugins, add_results, add_run, command, plugins_of, results_of, verb
+from harness.cli.command import (
+    CommandParser,
+    add_plugins,
+    add_results,
+    add_run,
+    command,
+    load_own_plugins,
+    results_of,
+    verb,
+)
 from harness.comparison.finding import find_run
 from harness.models.published import require_file_or_word
-from harness.registry import load_plugin
 from harness.settings import load_settings
 from harness.statistics.cka import FEWEST, cka
 from harness.system.errors import UsageError
@@ -52,8 +60,7 @@ def main(argv: list[str] | None = None) -> int:
             " needed"
         )
     require_file_or_word(arguments.checkpoint)
-    for path in plugins_of(arguments):
-        load_plugin(path)
+    load_own_plugins(arguments)
     results = results_of(arguments)
     runs = [find_run(results, key) for key in arguments.run]
     store = EvidenceStore(results)
@@ -72,18 +79,14 @@ def main(argv: list[str] | None = None) -> int:
 def measurement_of(arguments: argparse.Namespace, run: Run) -> Any:
     """The request for one run; torch is loaded here."""
     from harness.evidence.measuring import Measure
-    from harness.experiment.exporting import data_folder
     from harness.experiment.trained import of_results
-    from harness.planning.asked import checkpoint_of, folder_of
+    from harness.planning.asked import checkpoint_of, tested_folder
 
     results, settings = results_of(arguments), load_settings()
-    data = data_folder(run, data=arguments.data or folder_of(run, settings), results=results)
-    if data is None:
-        raise UsageError(f"run {run.key} was tested on images of {run.benchmark}; give their folder with --data")
     return Measure(
+        data=tested_folder(run, settings, given=arguments.data, results=results),
         trained=of_results(results, run.key),
         checkpoint=checkpoint_of(run, settings, given=arguments.checkpoint),
-        data=data,
         images=arguments.images,
         batch=arguments.batch,
         merges=arguments.merge,

@@ -4,7 +4,7 @@ as its trained tensors, as an adapter for transformers' SamModel, or as ONNX."""
 from __future__ import annotations
 
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 from harness.archive.schema import Record
 from harness.archive.store import RecordStore
@@ -14,7 +14,7 @@ from harness.cli.command import (
     add_results,
     add_run,
     command,
-    plugins_of,
+    load_own_plugins,
     require_effect,
     results_of,
     verb,
@@ -22,7 +22,7 @@ from harness.cli.command import (
 from harness.comparison.finding import find_run
 from harness.models.hf_names import LICENCES, card_of
 from harness.models.published import require_file_or_word
-from harness.registry import BENCHMARKS, add_own_of, load_plugin
+from harness.registry import BENCHMARKS, add_own_of
 from harness.report.model_card import model_card
 from harness.settings import load_settings
 from harness.system.errors import UsageError
@@ -87,10 +87,7 @@ def main(argv: list[str] | None = None) -> int:
 
     if form == "onnx" and arguments.verify:
         raise UsageError("--onnx is always checked, with onnxruntime; leave --verify away")
-    plugins = plugins_of(arguments)
-    for path in plugins:
-        load_plugin(path)
-
+    plugins = load_own_plugins(arguments)
     results, settings = results_of(arguments), load_settings()
     run = find_run(results, arguments.run)
     record = RecordStore(results).summary(run.key)
@@ -104,22 +101,18 @@ def main(argv: list[str] | None = None) -> int:
         from harness.planning.asked import checkpoint_of, folder_of
 
     calibrated = arguments.merge == "calibrated" and form != "adapter"
+    merge: Any = arguments.merge or "exact"
+    usage = how_to_load(run, form, arguments.out.name)
     request = Export(
         results=results,
         run=run.key,
         out=arguments.out,
-        merge=arguments.merge or "exact",
+        merge=merge,
         form=form,
         checkpoint=checkpoint_of(run, settings, given=arguments.checkpoint),
         data=arguments.data or (folder_of(run, settings) if calibrated else None),
         plugins=tuple(plugins),
-        card=_card(
-            record,
-            form,
-            merge=arguments.merge or "exact",
-            base=base_model(run),
-            usage=how_to_load(run, form, arguments.out.name),
-        ),
+        card=_card(record, form, merge=merge, base=base_model(run), usage=usage),
     )
     with stages() as tell:
         exported = export(request, tell=tell)

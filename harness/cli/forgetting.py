@@ -18,14 +18,13 @@ from harness.cli.command import (
     add_results,
     add_run,
     command,
-    plugins_of,
+    load_own_plugins,
     results_of,
     verb,
     write_file,
 )
 from harness.comparison.finding import find_run
 from harness.models.published import require_file_or_word
-from harness.registry import load_plugin
 from harness.report.forgetting import TITLE, forgetting_page
 from harness.report.formats import write
 from harness.settings import load_settings
@@ -53,8 +52,7 @@ def parser() -> CommandParser:
 def main(argv: list[str] | None = None) -> int:
     arguments = parser().parse_args(argv)
     require_file_or_word(arguments.checkpoint)
-    for path in plugins_of(arguments):
-        load_plugin(path)
+    load_own_plugins(arguments)
     results = results_of(arguments)
     records, _ = RecordStore(results).summaries()
     finished = [record.run for record in records if record.code == "OK"]
@@ -107,9 +105,8 @@ def _measured(
 ) -> ForgettingRecord | None:
     """The run's record with what was missing; None where nothing was."""
     from harness.experiment.environment import environment, own_device
-    from harness.experiment.exporting import data_folder
     from harness.experiment.trained import of_results, scored_elsewhere
-    from harness.planning.asked import checkpoint_of, folder_of
+    from harness.planning.asked import checkpoint_of, tested_folder
 
     results, settings, device = results_of(arguments), load_settings(), own_device()
     trained = of_results(results, run.key)
@@ -123,10 +120,7 @@ def _measured(
     scored = dict(known.elsewhere)
     for name, other in missing.items():
         tell(f"{run.variant} of {run.benchmark} on {name}")
-        data = data_folder(other, data=arguments.data or folder_of(other, settings), results=results)
-        if data is None:
-            raise UsageError(f"run {other.key} was tested on images of {name}; give their folder with --data")
+        data = tested_folder(other, settings, given=arguments.data, results=results)
         scored[name] = scored_elsewhere(segmenter, other, data=data, results=results, device=device)
-    ordered = {name: scored[name] for name in sorted(scored)}
     now = datetime.now(UTC).isoformat(timespec="seconds")
-    return replace(known, elsewhere=ordered, environment=environment(device), finished=now)
+    return replace(known, elsewhere=dict(sorted(scored.items())), environment=environment(device), finished=now)

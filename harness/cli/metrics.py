@@ -67,7 +67,9 @@ def main(argv: list[str] | None = None) -> int:
         raise UsageError("--num-classes is 2 to 255, --input-size 1 to 16384, and --workers not negative")
     task: Task = "binary" if args.num_classes == 2 else "multiclass"
     metrics = chosen_metrics(args.metrics, multiclass=task == "multiclass")
-    conventions = chosen_conventions(args.set)
+    parts = (item.partition("=") for item in args.set)
+    items = [name.replace("-", "_") + equals + value for name, equals, value in parts]
+    conventions = from_mapping(Conventions, parse_assignments(items, example="--set empty=1.0"), where="--set")
     if task == "multiclass":
         require_effect(args, "foreground", without="with --num-classes, where files hold class indices")
     if conventions.resolution != "input" and not args.conventions:
@@ -98,19 +100,14 @@ def main(argv: list[str] | None = None) -> int:
     ignored = next(iter(scorers.values())).ignored()
     if ignored:
         named = ", ".join(ignored[:3]) + (", …" if len(ignored) > 3 else "")
-        print(
-            f"left out, as every pixel of the mask is ignored: {len(ignored)} of {len(pairs)} ({named})",
-            file=sys.stderr,
-        )
+        left_out = f"left out, as every pixel of the mask is ignored: {len(ignored)} of {len(pairs)} ({named})"
+        print(left_out, file=sys.stderr)
+    images = len(pairs) - len(ignored)
     if args.json:
-        print(
-            json.dumps(
-                {"images": len(pairs) - len(ignored), "scores": summaries if args.conventions else summaries[""]},
-                indent=1,
-            )
-        )
+        scores = summaries if args.conventions else summaries[""]
+        print(json.dumps({"images": images, "scores": scores}, indent=1))
     else:
-        print_table(summaries, images=len(pairs) - len(ignored))
+        print_table(summaries, images=images)
     return 0
 
 
@@ -123,18 +120,6 @@ def chosen_metrics(text: str | None, *, multiclass: bool) -> tuple[str, ...]:
     if not names:
         raise UsageError("--metrics names no metric")
     return names
-
-
-def chosen_conventions(settings: list[str]) -> Conventions:
-    """Conventions with ``NAME=VALUE`` applied.
-
-    Raises:
-        UsageError: no such convention, or a value that it does not take.
-    """
-    items = [
-        name.replace("-", "_") + equals + value for name, equals, value in (item.partition("=") for item in settings)
-    ]
-    return from_mapping(Conventions, parse_assignments(items, example="--set empty=1.0"), where="--set")
 
 
 def variants_of(plain: Conventions, *, multiclass: bool) -> dict[str, Conventions]:
@@ -199,9 +184,10 @@ def print_table(summaries: dict[str, dict[str, float]], *, images: int) -> None:
     from tabulate import tabulate
 
     if list(summaries) == [""]:
+        heads = ["metric", f"{images} images"]
         rows = [[metric, f"{value:.4f}"] for metric, value in summaries[""].items()]
-        print(tabulate(rows, headers=["metric", f"{images} images"], tablefmt="github", disable_numparse=True))
-        return
-    metrics = list(next(iter(summaries.values())))
-    rows = [[name, *(f"{summary[metric]:.4f}" for metric in metrics)] for name, summary in summaries.items()]
-    print(tabulate(rows, headers=[f"{images} images", *metrics], tablefmt="github", disable_numparse=True))
+    else:
+        metrics = list(next(iter(summaries.values())))
+        heads = [f"{images} images", *metrics]
+        rows = [[name, *(f"{summary[metric]:.4f}" for metric in metrics)] for name, summary in summaries.items()]
+    print(tabulate(rows, headers=heads, tablefmt="github", disable_numparse=True))

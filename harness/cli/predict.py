@@ -8,10 +8,18 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
-from harness.cli.command import CommandParser, add_plugins, add_results, add_run, command, plugins_of, results_of, verb
+from harness.cli.command import (
+    CommandParser,
+    add_plugins,
+    add_results,
+    add_run,
+    command,
+    load_own_plugins,
+    results_of,
+    verb,
+)
 from harness.comparison.finding import find_run
 from harness.models.published import require_file_or_word
-from harness.registry import load_plugin
 from harness.settings import load_settings
 from harness.system.errors import UsageError
 from harness.system.streams import counter, stages
@@ -83,16 +91,14 @@ def main(argv: list[str] | None = None) -> int:
     require_file_or_word(arguments.checkpoint)
     if arguments.adapter and not arguments.adapter.is_file():
         raise UsageError(f"--adapter {arguments.adapter}: no such file; give what sam-peft export --adapter-only wrote")
-    for path in plugins_of(arguments):
-        load_plugin(path)
+    load_own_plugins(arguments)
     if arguments.run is not None:
         arguments.run = find_run(results_of(arguments), arguments.run).key
 
     with stages() as tell:
         tell("loading torch and the run")
         from harness.experiment.environment import own_device
-        from harness.experiment.predicting import predict, scoring_command
-        from harness.experiment.predicting_labels import predict_labels
+        from harness.experiment.predicting import predict, predict_labels, scoring_command
 
         request = request_of(arguments, prompt)
         labels = request.trained.task == "classification"
@@ -119,12 +125,12 @@ def _numbers(option: str, text: str, count: int) -> tuple[float, ...]:
     return numbers
 
 
-def request_of(arguments: argparse.Namespace, prompt: Sequence[tuple[float, ...]] = ()) -> Any:
+def request_of(arguments: argparse.Namespace, prompt: Sequence[tuple[float, ...]]) -> Any:
     """The request; torch is loaded here."""
-    from harness.experiment.exporting import calibration_images, data_folder
+    from harness.experiment.exporting import calibration_images
     from harness.experiment.predicting import Predict, find_images
     from harness.experiment.trained import adapter, of_results
-    from harness.planning.asked import checkpoint_of, folder_of
+    from harness.planning.asked import checkpoint_of, data_folder, folder_of
     from harness.protocols.load import from_rules
 
     results, settings = results_of(arguments), load_settings()

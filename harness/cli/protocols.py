@@ -76,10 +76,8 @@ def parser() -> CommandParser:
 def main(argv: list[str] | None = None) -> int:
     arguments = parser().parse_args(argv)
     if arguments.command == "quirks":
-        print(
-            json.dumps([asdict(quirk) for quirk in QUIRKS], indent=1) + "\n" if arguments.json else quirks_page(),
-            end="",
-        )
+        data = [asdict(quirk) for quirk in QUIRKS]
+        print(json.dumps(data, indent=1) + "\n" if arguments.json else quirks_page(), end="")
     elif arguments.command == "list":
         _list(as_json=arguments.json)
     elif arguments.diff:
@@ -109,14 +107,14 @@ def purpose(card: str) -> str:
 
 def _show(card: str, *, root: Path, as_json: bool) -> None:
     shown = _read(card, root)
-    values, marks, digest = shown.values, shown.marks, shown.digest
+    rows = [(key, value, mark(key, shown.marks)) for key, value in shown.values.items()]
     if as_json:
-        fields = [{"field": key, "value": value, "mark": mark(key, marks)} for key, value in values.items()]
-        print(json.dumps({"card": card, "hash": digest, "fields": fields}, indent=1))
+        fields = [dict(zip(("field", "value", "mark"), row, strict=True)) for row in rows]
+        print(json.dumps({"card": card, "hash": shown.digest, "fields": fields}, indent=1))
         return
     print(shown.title)
-    for key, value in values.items():
-        print(f"{key:36} {_text(value):32} {mark(key, marks)}".rstrip())
+    for key, value, comment in rows:
+        print(f"{key:36} {_text(value):32} {comment}".rstrip())
 
 
 def _compare(card: str, other: str, *, root: Path, as_json: bool) -> None:
@@ -156,8 +154,9 @@ def _read(name: str, root: Path) -> _Shown:
     same = [card for card, digest in digests.items() if digest.startswith(name)]
     if same or not is_hash(name) or name in card_names():
         card = same[0] if same else name
-        digest = protocol_hash(load_protocol(card))
-        return _Shown(values=_flat(card), marks=comments(card), digest=digest, title=f"# {card}  hash {digest}")
+        protocol = load_protocol(card)
+        values, digest = opened(as_rules(protocol)), protocol_hash(protocol)
+        return _Shown(values=values, marks=comments(card), digest=digest, title=f"# {card}  hash {digest}")
     runs = runs_under(name, root)
     card, digest = runs[0].protocol, runs[0].protocol_hash
     rules = {run.benchmark: opened(filled(run.rules)) for run in runs}
@@ -171,13 +170,8 @@ def _read(name: str, root: Path) -> _Shown:
     return _Shown(values=values, marks=marks, digest=digest, title=printable_line(title))
 
 
-def _flat(card: str) -> dict[str, Any]:
-    """Field path -> value, nested tables opened."""
-    return opened(as_rules(load_protocol(card)))
-
-
 def opened(rules: Mapping[str, Any]) -> dict[str, Any]:
-    """`_flat` of rules as a run has them."""
+    """Field path -> value, nested tables opened."""
     leaves: dict[str, Any] = {}
 
     def walk(values: Mapping[str, Any], path: str) -> None:

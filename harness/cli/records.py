@@ -9,6 +9,7 @@ import sys
 from collections.abc import Iterator
 from dataclasses import replace
 from pathlib import Path
+from typing import Any
 
 from harness.archive.agreement import disagreement, strays
 from harness.archive.archive import Archive
@@ -78,10 +79,6 @@ def parser() -> CommandParser:
         description="Every record is written with a hash of all that it says and of the files beside it. This adds it to "
         "older records; their content and their keys stay.",
     )
-    for each in (checked, seal):
-        each.add_argument(
-            "root", nargs="?", type=Path, metavar="DIR", help="results folder (default: as set, else runs)"
-        )
     verified = commands.add_parser(
         "verify-checkpoint",
         help="hash all of a checkpoint that older records know by a short fingerprint, and note the hash beside them",
@@ -89,9 +86,9 @@ def parser() -> CommandParser:
         "were made with was verified; that is noted in DIR/checkpoints.json.",
     )
     verified.add_argument("file", type=Path, metavar="FILE", help="the checkpoint that the records were made with")
-    verified.add_argument(
-        "root", nargs="?", type=Path, metavar="DIR", help="results folder (default: as set, else runs)"
-    )
+    which: Any = {"type": Path, "metavar": "DIR", "help": "results folder (default: as set, else runs)"}
+    for each in (checked, seal, verified):
+        each.add_argument("root", nargs="?", **which)
     paper = commands.add_parser(
         "paper",
         help="the numbers that papers print: add one from a PDF, or check those that are there",
@@ -105,9 +102,7 @@ def parser() -> CommandParser:
     )
     out.add_argument("--to", required=True, choices=TARGETS)
     out.add_argument("out", type=Path, metavar="DIR", help="folder to write; new or empty")
-    out.add_argument(
-        "--results", dest="root", type=Path, metavar="DIR", help="results folder (default: as set, else runs)"
-    )
+    out.add_argument("--results", dest="root", **which)
     out.add_argument("--protocol", metavar="CARD", help="only records of this protocol")
     out.add_argument(
         "--run", action="append", default=[], metavar="KEY", help="only this run, by key or by words; may be repeated"
@@ -142,11 +137,10 @@ def _paper_options(commands: argparse._SubParsersAction[CommandParser]) -> None:
 def _export(options: argparse.Namespace) -> int:
     archive = Archive(options.root)
     asked = {find_run(options.root, key).key for key in options.run}
-    records, skipped = archive.records, archive.problems
-    say_skipped(skipped)
+    say_skipped(archive.problems)
     keys = [
         record.key
-        for record in records
+        for record in archive.records
         if record.code == "OK"
         and options.protocol in (None, record.run.protocol)
         and (not asked or record.key in asked)

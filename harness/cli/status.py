@@ -32,7 +32,7 @@ from harness.dispatch.sweeps import read_chunks
 from harness.system.errors import UsageError
 from harness.system.files import open_regular
 from harness.system.streams import folded, say_skipped, terminal_width
-from harness.system.text import printable, printable_line
+from harness.system.text import counted, printable, printable_line
 
 if TYPE_CHECKING:  # what --help does without
     from harness.report.page import Table
@@ -188,13 +188,10 @@ def _in_words(seen: Survey) -> list[str]:
     counts = Counter(map(_state, seen.runs.values()))
     words = ", ".join(f"{count} {WORDS.get(state, state)}" for state, count in counts.most_common())
     still = [run for run in seen.runs.values() if run.unsettled]
-    total = f"{len(seen.runs)} run{'s' if len(seen.runs) != 1 else ''}"
-    lines = [f"{total}: {words}" + (f"; {time_left(seen.runs, now=time.time())}" if still else "")]
+    left = f"; {time_left(seen.runs, now=time.time())}" if still else ""
+    lines = [f"{counted(len(seen.runs), 'run')}: {words}{left}"]
     running = [run for run in still if run.state == RUNNING]
-    lines += [
-        f"at work: {run.variant} on {run.benchmark}, seed {run.seed}: {run.stage} ({run.message})"
-        for run in running[:MOST_AT_WORK]
-    ]
+    lines += [f"at work: {run.words}: {run.stage} ({run.message})" for run in running[:MOST_AT_WORK]]
     lines += [f"and {len(running) - MOST_AT_WORK} more"] if len(running) > MOST_AT_WORK else []
     reasons = Counter(run.message for run in still if run.state == QUEUED and run.message)
     lines += [f"{count} queued: {reason}" for reason, count in reasons.most_common(3)]
@@ -210,9 +207,7 @@ def _in_words(seen: Survey) -> list[str]:
     done = sorted((run for run in seen.runs.values() if run.state == FINISHED), key=lambda run: run.finished)
     if done:
         lines.append("finished last (sam-peft show KEY, or words: show lora kvasir 0):")
-        lines += [
-            f"  {run.key}  {run.variant} on {run.benchmark}, seed {run.seed}" for run in done[: -MOST_KEYS - 1 : -1]
-        ]
+        lines += [f"  {run.key}  {run.words}" for run in done[: -MOST_KEYS - 1 : -1]]
     lines += [f"unreadable: {printable_line(str(path))}: {reason}" for path, reason in seen.problems.items()]
     return [*lines, *([f"note: {seen.note}"] if seen.note else [])]
 
@@ -251,8 +246,7 @@ def failures(seen: Survey, *, width: int = 0) -> str:
     if not wrong:
         return "no failed run"
     lines = [
-        f"{run.key}  {_state(run):11} {run.variant} on {run.benchmark}, seed {run.seed}"
-        f" (started {run.attempts} time{'s' if run.attempts != 1 else ''}): {run.message or 'no message'}"
+        f"{run.key}  {_state(run):11} {run.words} (started {counted(run.attempts, 'time')}): {run.message or 'no message'}"
         for run in wrong
     ]
     return "\n".join(folded(line, width=width) if width else line for line in lines)
@@ -270,7 +264,7 @@ def print_log(seen: Survey, asked: str) -> None:
     from harness.comparison.finding import find_key
 
     run = seen.runs[find_key(asked, seen.runs, lambda: seen.runs)]
-    print(printable(f"{run.key} {run.variant} on {run.benchmark}, seed {run.seed}: {run.state} {run.message}".rstrip()))
+    print(printable(f"{run.key} {run.words}: {run.state} {run.message}".rstrip()))
     if run.log is None or not run.log.is_file():
         raise UsageError(f"run {run.key} has no log yet" + (f"; its job is {run.task}" if run.task else ""))
     with open(open_regular(run.log), encoding="utf-8", errors="replace") as lines:

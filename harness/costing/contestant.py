@@ -1,22 +1,30 @@
-"""One method on its own segmenter, ready to take training steps that are timed part by part."""
+"""A session of cost measurements: its rules, device and clock, and its methods, each on its own segmenter, ready to take training steps
+that are timed part by part. A method that fails is dropped with its reason, and the others are measured on."""
 
 from __future__ import annotations
 
+import gc
 from collections import Counter
-from collections.abc import Callable
-from dataclasses import dataclass
-from typing import Any
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import contextmanager
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any, Literal
 
 import numpy as np
 import torch
 from numpy.typing import NDArray
 from torch import Tensor, nn
 
-from harness.costing.device import Clock
+from harness.costing.device import CLOCKS, Clock
 from harness.costing.flops import FlopCount
+from harness.experiment.environment import one_line, reason_code
 from harness.methods.base import Method, Role
 from harness.models.decoder_shape import Task
+from harness.planning.request import Variant
+from harness.planning.rows import MethodRow, method_row
 from harness.protocols.card import Protocol
+from harness.system.errors import UsageError
 from harness.training.batches import UpdatePlan, hold_out
 from harness.training.distributed import ALONE
 from harness.training.embeddings import EmbeddingCache
@@ -34,8 +42,6 @@ class RandomImages:
     """Noise in place of a training split, made once: cost does not depend on what the images show.
 
     Args:
-        image_size: side in pixels.
-        num_classes: classes in the masks.
         labels: a class an image, (1, 1), instead of masks.
     """
 
@@ -151,11 +157,11 @@ class Contestant:
         """One update; part -> seconds, with ``total`` and ``untracked``."""
         feeder, parameters = self._begin(phase)
         begun = self.clock()
-        batches, _ = feeder.take()
+        batch = feeder.take()[0][0]
         taken = self.clock()
         self._prepare(feeder)  # loads beside the computation, as in training
         started = self.clock()
-        loss = self.loss_of(feeder, batches[0])
+        loss = self.loss_of(feeder, batch)
         computed = self.clock()
         with feeder.products():
             self._scaler.scale(loss).backward(inputs=parameters)
@@ -210,10 +216,10 @@ class Contestant:
     def step_watched(self, phase: StepKind, *, live: Callable[[], int]) -> tuple[int, int]:
         """An update during which ``live`` tells bytes: (kept from forward to backward, gradients)."""
         feeder, parameters = self._begin(phase)
-        batches, _ = feeder.take()
+        batch = feeder.take()[0][0]
         self._prepare(feeder)
         before = live()
-        loss = self.loss_of(feeder, batches[0])
+        loss = self.loss_of(feeder, batch)
         kept = live() - before
         with feeder.products():
             self._scaler.scale(loss).backward(inputs=parameters)
@@ -224,11 +230,11 @@ class Contestant:
     def count_flops(self, phase: StepKind) -> tuple[FlopCount, FlopCount]:
         """FLOPs of an update's forward and backward pass."""
         feeder, parameters = self._begin(phase)
-        batches, _ = feeder.take()
+        batch = feeder.take()[0][0]
         self._prepare(feeder)
         forward, backward = FlopCount(), FlopCount()
         with forward:
-            loss = self.loss_of(feeder, batches[0])
+            loss = self.loss_of(feeder, batch)
         with backward, feeder.products():
             loss.backward(inputs=parameters)
         self.segmenter.zero_grad(set_to_none=True)
@@ -245,3 +251,123 @@ class Contestant:
     def close(self) -> None:
         for feeder in (self._feeder, self._cached_feeder):
             feeder.__exit__(None, None, None)
+
+
+@dataclass(frozen=True, kw_only=True)
+class Session:
+    """What to measure.
+
+    Args:
+        rows: the methods, in the order in which they take turns.
+        checkpoint: its weights, None for random ones; cost hardly depends on them.
+        protocol: the rules, with image size and batch size.
+        task, num_classes: of the benchmark that is stood for.
+        baselines: variants to which the ratios of all others are wanted, as far as they are among ``rows``.
+        seed: of weights and methods.
+        shared: who else uses the device, in words.
+        clock: ``wall``, or ``processor`` for a CPU that others use as well.
+
+    Raises:
+        UsageError: two rows have one name, or the clock does not fit the device.
+    """
+
+    rows: Sequence[MethodRow]
+    backbone: str
+    checkpoint: Path | None
+    protocol: Protocol
+    task: Task = "binary"
+    num_classes: int = 2
+    rounds: int = 9
+    device: torch.device = field(default_factory=lambda: torch.device("cpu"))
+    baselines: Sequence[str] = ("full", "lora")
+    seed: int = 0
+    shared: str = ""
+    clock: Literal["wall", "processor"] = "wall"
+
+    def __post_init__(self) -> None:
+        names = [row.label for row in self.rows]
+        if len(set(names)) < len(names):
+            raise UsageError(f"two of {', '.join(names)} have one name; give their options in brackets")
+        CLOCKS[self.clock](self.device)
+
+
+class Roster:
+    """The subjects of a session by variant, in the order in which they take turns; ``dropped`` holds the reason of everyone who is no
+    longer in it, of whom ``report`` is told."""
+
+    def __init__(self, *, report: Callable[[str], None]) -> None:
+        self.subjects: dict[str, Contestant] = {}
+        self.dropped: dict[str, str] = {}
+        self._report = report
+
+    def __iter__(self) -> Iterator[tuple[str, Contestant]]:
+        """Everyone who is in; safe against drops on the way."""
+        for variant in list(self.subjects):
+            yield variant, self.subjects[variant]
+
+    @contextmanager
+    def turn(self, variant: str) -> Iterator[None]:
+        """A context for a turn of ``variant``: whatever goes wrong in it drops the variant and frees what it held.
+
+        Raises:
+            UsageError: the command itself is wrong, for all methods.
+        """
+        try:
+            yield
+        except UsageError:
+            raise
+        except Exception as error:  # a method's code may raise anything, and the others' measurements are worth keeping
+            self.dropped[variant] = why(error)
+        if variant not in self.dropped:
+            return
+        self._report(f"{variant} is dropped: {self.dropped[variant]}")
+        if subject := self.subjects.pop(variant, None):
+            subject.close()
+        del subject
+        release()
+
+    def close(self) -> None:
+        for subject in self.subjects.values():
+            subject.close()
+
+
+def why(error: Exception) -> str:
+    """``OOM: …`` or ``ERROR: …``, one line."""
+    return f"{reason_code(error)}: {one_line(error)}"
+
+
+def release() -> None:
+    """Give freed memory back to the device."""
+    gc.collect()
+    if torch.cuda.is_available():
+        torch.cuda.empty_cache()
+
+
+def baselines_among(
+    rows: Sequence[MethodRow],
+    entries: Sequence[Variant],
+    *,
+    protocol: Protocol,
+    overrides: Mapping[str, Mapping[str, Any]],
+    backbone: str,
+) -> tuple[list[str], list[str]]:
+    """Variants among ``rows`` that ``entries`` name, and the names of entries that are not there.
+
+    An entry is the row of its name, else those with its very configuration, else, without options, every row of its
+    method.
+
+    Raises:
+        UsageError, MethodError: as `method_row`.
+    """
+    chosen: list[str] = []
+    absent: list[str] = []
+    for entry in entries:
+        asked = method_row(entry, protocol, overrides, backbone)
+        fitting = (
+            [row.label for row in rows if row.label == asked.label]
+            or [row.label for row in rows if (row.method, row.config) == (asked.method, asked.config)]
+            or [row.label for row in rows if row.method == asked.method and not entry.options]
+        )
+        chosen += [name for name in fitting if name not in chosen]
+        absent += [] if fitting else [asked.label]
+    return chosen, absent

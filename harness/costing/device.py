@@ -95,12 +95,7 @@ def _gpu_used(device: torch.device) -> str:
 
 
 class EnergyMeter:
-    """NVML's view of one GPU.
-
-    Args:
-        nvml: the module ``pynvml``, initialised.
-        handle: NVML's handle of the GPU.
-    """
+    """One GPU, by its ``handle`` in NVML; ``nvml`` is the module ``pynvml``, initialised."""
 
     def __init__(self, nvml: Any, handle: Any) -> None:
         self._nvml = nvml

@@ -17,21 +17,12 @@ from torch.utils.flop_counter import FlopCounterMode, flop_registry, sdpa_backwa
 from harness.methods.parts.placement import BackboneShape
 from harness.pricing.flops import encoder_flops
 
-
-def _cpu_attention(query: Any, key: Any, value: Any, *_: Any, out_shape: Any = None, **__: Any) -> int:
-    return sdpa_flop_count(query, key, value)
-
-
-def _cpu_attention_backward(
-    grad: Any, query: Any, key: Any, value: Any, *_: Any, out_shape: Any = None, **__: Any
-) -> int:
-    return sdpa_backward_flop_count(grad, query, key, value)
-
-
 _aten = torch.ops.aten
-_FURTHER = {
-    _aten._scaled_dot_product_flash_attention_for_cpu: _cpu_attention,
-    _aten._scaled_dot_product_flash_attention_for_cpu_backward: _cpu_attention_backward,
+_FURTHER = {  # of the shapes of query, key and value; of the gradient's first
+    _aten._scaled_dot_product_flash_attention_for_cpu: lambda *shapes, **_: sdpa_flop_count(*shapes[:3]),
+    _aten._scaled_dot_product_flash_attention_for_cpu_backward: lambda *shapes, **_: sdpa_backward_flop_count(
+        *shapes[:4]
+    ),
 }
 
 

@@ -1,11 +1,7 @@
-"""One session: build every method, warm up, then A B C A B C … for training steps, then the same for inference.
+"""One session: build every method, warm up, then A B C A B C … for training steps, then the same for inference, unmerged and merged.
 
-Paired ratios: rounds of one session pair, so that what slows one method slows its baseline too and cancels.
-
-Seconds, memory and parameters of inference, unmerged and merged.
-
-Where an allocator keeps no count of a step's peak memory (CPUs), the bytes of living tensors are counted operation by
-operation, which is exact.
+Rounds of one session pair, so that what slows one method slows its baseline too and cancels in their ratio. Where an allocator
+keeps no count of a step's peak memory (CPUs), the bytes of living tensors are counted operation by operation, which is exact.
 """
 
 from __future__ import annotations
@@ -29,17 +25,16 @@ from torch.utils._pytree import tree_leaves
 
 from harness.archive.cost import Comparability, CostRecord, MethodCost, Ratio
 from harness.archive.schema import Run, content_hash
-from harness.costing.contestant import PARTS, Contestant, StepKind
+from harness.costing.contestant import PARTS, Contestant, Roster, Session, StepKind, release, why
 from harness.costing.device import CLOCKS, EnergyMeter, driver, synchronise
 from harness.costing.flops import encoder_forward_flops
-from harness.costing.session import Roster, Session, release, why
 from harness.experiment.building import attached_segmenter
 from harness.experiment.environment import environment
-from harness.methods.base import MergeMode, Method
 from harness.methods.parts.placement import MethodError
 from harness.models.segmenter import count_parameters
 from harness.planning.rows import MethodRow
 from harness.protocols.load import as_rules
+from harness.system.errors import UsageError
 from harness.training.memory import peak_bytes, reset_peak
 from harness.training.precision import autocast
 
@@ -165,7 +160,10 @@ def _models(subject: Contestant, *, calibration: Sequence[Tensor]) -> tuple[dict
     failed: dict[str, str] = {}
     for mode in subject.method.merge_modes:
         try:
-            by_mode[f"merged-{mode}"] = _merged(subject.method, mode, calibration=calibration)
+            subject.segmenter.eval()
+            twin = copy.deepcopy(subject.method)
+            twin.merge(mode, calibration=calibration)
+            by_mode[f"merged-{mode}"] = twin.segmenter
         except MethodError as error:
             failed[mode] = str(error)
         except Exception as error:  # what was measured unmerged stays worth keeping
@@ -173,13 +171,6 @@ def _models(subject: Contestant, *, calibration: Sequence[Tensor]) -> tuple[dict
         if mode in failed:
             release()
     return by_mode, failed
-
-
-def _merged(method: Method, mode: MergeMode, *, calibration: Sequence[Tensor]) -> Any:
-    method.segmenter.eval()
-    twin = copy.deepcopy(method)
-    twin.merge(mode, calibration=calibration)
-    return twin.segmenter
 
 
 def _infer(model: Any, images: Tensor, session: Session) -> None:
@@ -202,14 +193,14 @@ def _inference_peak(model: Any, images: Tensor, session: Session) -> int:
     return resident + counter.peak
 
 
-def paired_ratio(values: Sequence[float], baseline: Sequence[float], *, confidence: float = 0.95) -> Ratio:
-    """Geometric mean of the per-round ratios, with a t interval of their logarithms (none for a single round)."""
+def paired_ratio(values: Sequence[float], baseline: Sequence[float]) -> Ratio:
+    """Geometric mean of the per-round ratios, with a 95 % t interval of their logarithms (none for a single round)."""
     logs = [math.log(value / base) for value, base in zip(values, baseline, strict=True)]
     mean = statistics.fmean(logs)
     if len(logs) < 2:
         return Ratio(value=math.exp(mean), rounds=len(logs))
     error = statistics.stdev(logs) / math.sqrt(len(logs))
-    half = float(student.ppf((1 + confidence) / 2, len(logs) - 1)) * error
+    half = float(student.ppf(0.975, len(logs) - 1)) * error
     return Ratio(value=math.exp(mean), low=math.exp(mean - half), high=math.exp(mean + half), rounds=len(logs))
 
 
@@ -222,22 +213,14 @@ def ratios_to(method: MethodCost, baseline: MethodCost, *, images: dict[str, flo
     """
     time = paired_ratio(method.step_seconds["total"], baseline.step_seconds["total"])
     shorter = images[method.variant] / images[baseline.variant]
-    hours = Ratio(
-        value=time.value * shorter,
-        low=None if time.low is None else time.low * shorter,
-        high=None if time.high is None else time.high * shorter,
-        rounds=time.rounds,
-    )
+    bounds = {name: bound and bound * shorter for name, bound in (("low", time.low), ("high", time.high))}
+    flops, base_flops = (cost.flops["forward"] + cost.flops["backward"] for cost in (method, baseline))
     return {
         "time": time,
         "memory": Ratio(value=method.memory_bytes["allocated"] / baseline.memory_bytes["allocated"]),
-        "flops": Ratio(value=_flops(method) / _flops(baseline)),
-        "device_hours": hours,
+        "flops": Ratio(value=flops / base_flops),
+        "device_hours": Ratio(value=time.value * shorter, rounds=time.rounds, **bounds),
     }
-
-
-def _flops(method: MethodCost) -> float:
-    return method.flops["forward"] + method.flops["backward"]
 
 
 WARMUP = 2
@@ -269,12 +252,18 @@ def measure(session: Session, *, report: Callable[[str], None] = lambda line: No
         for row in session.rows:
             with roster.turn(row.label):
                 roster.subjects[row.label] = build_subject(row, session)
-        sizes = _measure_sizes(roster, report=report)
+        sizes = {}
+        for variant, subject in roster:
+            report(f"{variant}: memory and FLOPs")
+            with roster.turn(variant):
+                sizes[variant] = _sizes(subject)
         seconds, joules = _measure_steps(roster, session, report=report)
     finally:
         roster.close()
     inference = measure_inference(roster, session, report=report)
-    roster.require_some()
+    if not roster.subjects:
+        reasons = "; ".join(f"{variant}: {reason}" for variant, reason in roster.dropped.items())
+        raise UsageError(f"no method could be measured ({reasons})")
     costs = []
     for row in session.rows:
         if row.label not in roster.subjects:
@@ -296,7 +285,14 @@ def measure(session: Session, *, report: Callable[[str], None] = lambda line: No
             )
         )
     fractions = {variant: subject.epoch_fraction() for variant, subject in roster}
-    costs = [_with_ratios(cost, costs, baselines=session.baselines, images=fractions) for cost in costs]
+    baselines = [cost for cost in costs if cost.variant in session.baselines]
+    costs = [
+        replace(
+            cost,
+            ratios={base.variant: ratios_to(cost, base, images=fractions) for base in baselines if base is not cost},
+        )
+        for cost in costs
+    ]
     return _record(session, costs, dropped=roster.dropped)
 
 
@@ -330,15 +326,6 @@ def build_subject(row: MethodRow, session: Session) -> Contestant:
         device=session.device,
         clock=CLOCKS[session.clock](session.device),
     )
-
-
-def _measure_sizes(roster: Roster, *, report: Callable[[str], None]) -> dict[str, dict[str, Any]]:
-    sizes = {}
-    for variant, subject in roster:
-        report(f"{variant}: memory and FLOPs")
-        with roster.turn(variant):
-            sizes[variant] = _sizes(subject)
-    return sizes
 
 
 def _sizes(subject: Contestant) -> dict[str, Any]:
@@ -402,26 +389,16 @@ def _weighted(seconds: Mapping[str, Mapping[str, list[float]]], shares: Mapping[
     }
 
 
-def _with_ratios(
-    cost: MethodCost, costs: Sequence[MethodCost], *, baselines: Sequence[str], images: dict[str, float]
-) -> MethodCost:
-    ratios = {
-        baseline.variant: ratios_to(cost, baseline, images=images)
-        for baseline in costs
-        if baseline.variant in baselines and baseline.variant != cost.variant
-    }
-    return replace(cost, ratios=ratios)
-
-
 def _record(session: Session, costs: list[MethodCost], *, dropped: dict[str, str]) -> CostRecord:
     protocol = session.protocol
     where = environment(session.device)
     multiclass = session.task == "multiclass"
+    tokens = (
+        protocol.mask_tokens if multiclass and protocol.decoder == "sam" else 1
+    )  # a binary head has one, whatever the card says
     further = {
         "num_classes": session.num_classes,
-        "mask_tokens": protocol.mask_tokens
-        if multiclass and protocol.decoder == "sam"
-        else 1,  # a binary head has one, whatever the card says
+        "mask_tokens": tokens,
         "accumulate": protocol.accumulate,
         "decoder": protocol.decoder,
     }

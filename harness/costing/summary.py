@@ -19,18 +19,10 @@ _MEMORY = {
 def summary(record: CostRecord) -> str:
     """Step time with quartiles and parts, memory, FLOPs and inference by method, then the ratios to each baseline."""
     at = record.comparability
-    where = (
-        f"{at.device}, {at.threads} threads, torch {at.torch}"
-        if not at.driver
-        else f"{at.device}, {at.driver}, torch {at.torch}"
-    )
+    where = f"{at.device}, {at.driver or f'{at.threads} threads'}, torch {at.torch}"
     clock = "" if at.options.get("clock", "wall") == "wall" else f", {at.options['clock']} time"
-    further = [
-        f"{name}={at.options[name]}"
-        for name in ("num_classes", "mask_tokens", "accumulate", "decoder")
-        if name in at.options
-    ]
-    task = ", ".join([at.task, *further])
+    further = ("num_classes", "mask_tokens", "accumulate", "decoder")
+    task = ", ".join([at.task, *(f"{name}={at.options[name]}" for name in further if name in at.options)])
     what = f"{at.backbone} {at.image_size} px, batch {at.batch}, {at.precision}, {task}, {record.rounds} rounds{clock}"
     lines = [
         f"{what}; {where}",
@@ -59,8 +51,11 @@ def _times(methods: Sequence[MethodCost]) -> str:
             rows.append([method.variant, role, f"{100 * method.shares[role]:.1f} %", *_step(parts)])
         if len(method.seconds) > 1:
             rows.append([method.variant, "average step", "", *_step(method.step_seconds)])
-    headers = ["method", "step", "share", "ms [quartiles]", *_PARTS]
-    return tabulate(rows, headers=headers, tablefmt="github", disable_numparse=True)
+    return _table(rows, ["method", "step", "share", "ms [quartiles]", *_PARTS])
+
+
+def _table(rows: Sequence[Sequence[object]], heads: Sequence[str]) -> str:
+    return tabulate(rows, headers=heads, tablefmt="github", disable_numparse=True)
 
 
 def _step(parts: dict[str, list[float]]) -> list[str]:
@@ -94,8 +89,7 @@ def _sizes(record: CostRecord) -> str:
         for method in record.methods
     ]
     heads = ["method", *(f"{head} (MiB)" for head in _MEMORY.values())]
-    heads += ["GFLOPs fwd + bwd", "trainable", "state (MiB)", *["J"] * energy]
-    return tabulate(rows, headers=heads, tablefmt="github", disable_numparse=True)
+    return _table(rows, [*heads, "GFLOPs fwd + bwd", "trainable", "state (MiB)", *["J"] * energy])
 
 
 def _inference(methods: Sequence[MethodCost]) -> str:
@@ -111,8 +105,7 @@ def _inference(methods: Sequence[MethodCost]) -> str:
         for method in methods
         for name, seconds in method.inference_seconds.items()
     ]
-    heads = ["method", "inference", "ms", "peak (MiB)", "parameters"]
-    return tabulate(rows, headers=heads, tablefmt="github", disable_numparse=True)
+    return _table(rows, ["method", "inference", "ms", "peak (MiB)", "parameters"])
 
 
 def _counted(methods: Sequence[MethodCost]) -> str:
@@ -132,8 +125,7 @@ def _ratios(methods: Sequence[MethodCost], baseline: str) -> str:
         for method in methods
         if baseline in method.ratios
     ]
-    heads = [f"against {baseline}", *(name.replace("_", "-") for name in quantities)]
-    return tabulate(rows, headers=heads, tablefmt="github", disable_numparse=True)
+    return _table(rows, [f"against {baseline}", *(name.replace("_", "-") for name in quantities)])
 
 
 def change(ratio: Ratio) -> str:

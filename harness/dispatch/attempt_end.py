@@ -5,6 +5,7 @@ from __future__ import annotations
 import re
 import time
 from collections.abc import Sequence
+from contextlib import suppress
 from pathlib import Path
 
 from harness.archive.schema import Code, Record, Run
@@ -51,15 +52,10 @@ def exceeded_memory(log: Path) -> bool:
 def oom_kills() -> int:
     """Processes that this machine's kernel, or this job's memory cgroup, has killed for memory so far."""
     count = 0
-    for path, pattern in (
-        (Path("/proc/vmstat"), r"^oom_kill (\d+)"),
-        (_own_cgroup() / "memory.events", r"^oom_kill (\d+)"),
-    ):
-        try:
-            match = re.search(pattern, path.read_text(encoding="ascii"), re.MULTILINE)
-        except OSError:
-            continue
-        count += int(match[1]) if match else 0
+    for path in (Path("/proc/vmstat"), _own_cgroup() / "memory.events"):
+        with suppress(OSError):
+            match = re.search(r"^oom_kill (\d+)", path.read_text(encoding="ascii"), re.MULTILINE)
+            count += int(match[1]) if match else 0
     return count
 
 
@@ -182,12 +178,9 @@ def last_words(log: Path) -> str:
 
 
 def _own_cgroup() -> Path:
-    try:
-        lines = Path("/proc/self/cgroup").read_text(encoding="ascii").splitlines()
-    except OSError:
-        return Path("/nonexistent")
-    for line in lines:
-        hierarchy, _, path = line.split(":", 2)
-        if hierarchy == "0":
-            return Path("/sys/fs/cgroup") / path.lstrip("/")
+    with suppress(OSError):
+        for line in Path("/proc/self/cgroup").read_text(encoding="ascii").splitlines():
+            hierarchy, _, path = line.split(":", 2)
+            if hierarchy == "0":
+                return Path("/sys/fs/cgroup") / path.lstrip("/")
     return Path("/nonexistent")

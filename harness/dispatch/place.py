@@ -99,11 +99,7 @@ def gpu_name(device: str) -> str:
     """The model of one of `visible_gpus`, empty where nobody can tell."""
     if shutil.which("nvidia-smi") is None:
         return ""
-    query = [
-        "nvidia-smi",
-        "--query-gpu=name",
-        "--format=csv,noheader",
-        *([f"--id={device}"] if device.isdigit() else []),
-    ]
+    query = ["nvidia-smi", "--query-gpu=name", "--format=csv,noheader"]
+    query += [f"--id={device}"] if device.isdigit() else []
     answer = subprocess.run(query, capture_output=True, text=True, check=False)
     return answer.stdout.splitlines()[0].strip() if answer.returncode == 0 and answer.stdout.strip() else ""

@@ -1,9 +1,5 @@
-"""`run_jobs` runs a plan on this machine or on a cluster; it is all that the run verb calls of `harness.dispatch`.
-
-outcome = run_jobs(plan, place("local", workers=2), results=root)
-
-On this machine they run in this process (`InlineExecutor`), or in worker processes that end with the command (`LocalExecutor`).
-"""
+"""`run_jobs` runs a plan on a cluster or on this machine: in this process (`InlineExecutor`), or in worker processes that end with the
+command (`LocalExecutor`). It is all that the run verb calls of `harness.dispatch`."""
 
 from __future__ import annotations
 
@@ -45,6 +41,7 @@ from harness.system.errors import UsageError, did_you_mean
 from harness.system.files import create_anew, own_folder
 from harness.system.machine import cores, set_threads, thread_variables
 from harness.system.streams import Live, say, stages
+from harness.system.text import counted, first_of
 
 POLL_S = 0.5
 STOP_PATIENCE_S = 60.0
@@ -141,11 +138,7 @@ class LocalExecutor(Executor):
         self._chunk: Chunk | None = None
 
     def describe(self) -> str:
-        where = (
-            f"GPU {', '.join(self.devices)}"
-            if self.devices
-            else f"CPU, {self.threads} thread{'s' if self.threads != 1 else ''} each"
-        )
+        where = f"GPU {', '.join(self.devices)}" if self.devices else f"CPU, {counted(self.threads, 'thread')} each"
         return f"local: {self.workers} worker processes here ({where}); --workers N changes that"
 
     def submit(self, jobs: Sequence[Job], *, command: str = "") -> Submission:
@@ -193,9 +186,8 @@ class LocalExecutor(Executor):
         if failed and left:
             log, code = _log(chunk, failed[0]), self._processes[failed[0]].returncode
             reason = last_words(log).removeprefix("error: ") or f"a worker ended with status {code} and said nothing"
-            many = f"{len(left)} runs" if len(left) > 1 else "1 run"
             raise UsageError(
-                f"{many} could not begin: {reason}; mend that, then give the same command again (log: {log})"
+                f"{counted(len(left), 'run')} could not begin: {reason}; mend that, then give the same command again (log: {log})"
             )
 
     def _start(self, chunk: Chunk, frozen: Path, index: int) -> subprocess.Popen[bytes]:
@@ -226,7 +218,7 @@ class LocalExecutor(Executor):
                 while time.monotonic() < deadline and (
                     left := sum(process.poll() is None for process in self._processes)
                 ):
-                    tell(f"waiting for {left} worker{'s' if left > 1 else ''} to end")
+                    tell(f"waiting for {counted(left, 'worker')} to end")
                     time.sleep(0.1)
         finally:
             for process in self._processes:
@@ -293,10 +285,9 @@ class Display:
         self._shown: dict[str, str] = {}
         self._told: dict[str, float] = {}
         self._started: dict[str, float] = {}
-        self._live: Live | None = None
+        self._live = Live(self._lines) if sys.stderr.isatty() else None
 
     def __enter__(self) -> Display:
-        self._live = Live(self._lines) if sys.stderr.isatty() else None
         if self._live is not None:
             self._live.__enter__()
         return self
@@ -339,11 +330,10 @@ class Display:
             return [(f"{len(settled)}/{self._total} runs {bar} {doing}", "")]
         lines = [(f"{len(settled)}/{self._total} runs {bar} {time_left(self._runs, now=now)}", "")]
         finished = [run for run in settled if run.state == FINISHED]
-        names = {run.key: f"{run.variant} on {run.benchmark}, seed {run.seed}" for run in running[:MOST_LINES]}
-        room = min(max(map(len, names.values())), width // 2)
+        room = min(max(len(run.words) for run in running[:MOST_LINES]), width // 2)
         for run in running[:MOST_LINES]:
             left = run_left(run, finished, now=now)
-            name = names[run.key] if len(names[run.key]) <= room else names[run.key][: room - 1] + "…"
+            name = run.words if len(run.words) <= room else run.words[: room - 1] + "…"
             stage = run.stage + (f", {clock(left)} left" if left is not None else "")
             lines.append((f"  {name:<{room}}  {stage}", "dim" if not run.done else ""))
         if len(running) > MOST_LINES:
@@ -355,14 +345,12 @@ class Display:
         for run in running:
             if run.stage and now - self._told.setdefault(run.key, now) >= LINE_SECONDS:
                 self._told[run.key] = now
-                text = f"{run.variant} on {run.benchmark}, seed {run.seed}: {run.stage}"
-                print(text, file=sys.stderr, flush=True)
+                print(f"{run.words}: {run.stage}", file=sys.stderr, flush=True)
 
     def _line(self, run: RunState) -> None:
         took = f" ({clock(run.seconds)})" if run.seconds else ""
         why = f": {run.message}" if run.message and run.state != FINISHED else ""
-        place = f"[{len(self._shown)}/{self._total}]"
-        text = f"{place} {run.variant} on {run.benchmark}, seed {run.seed}: {run.state}{took}{why}"
+        text = f"[{len(self._shown)}/{self._total}] {run.words}: {run.state}{took}{why}"
         if self._live is not None:
             style = None if run.state == FINISHED else "red"
             self._live.console.print(text, markup=False, highlight=False, style=style)
@@ -455,7 +443,8 @@ def run_jobs(
         if interrupt.args:
             raise
         raise KeyboardInterrupt(_what_was_interrupted(chosen, submission, results)) from interrupt
-    _say_interrupted([state for state in states.values() if state.state == INTERRUPTED])
+    if stopped := [state.words for state in states.values() if state.state == INTERRUPTED]:
+        say(f"{len(stopped)} interrupted: {first_of(stopped)}; run the same command again to go on")
     failed = {key: state.state for key, state in states.items() if state.state != "OK"}
     return Outcome(submitted=False, failed={**left_out, **failed})
 
@@ -470,37 +459,24 @@ def _say_next(submission: Submission, results: Path) -> None:
     print("cancel: the same command with --cancel (without --wait, --retry, --budget)")
 
 
-def _say_interrupted(runs: Sequence[RunState]) -> None:
-    if runs:
-        say(f"{len(runs)} interrupted: {_named(runs)}; run the same command again to go on")
-
-
 def _what_was_interrupted(executor: Executor, submission: Submission, results: Path) -> str:
     """The line after Ctrl-C: which runs were interrupted, and how they go on."""
     if executor.detached:
         return f"only this command; its runs stay with the cluster: sam-peft status --results {results} --watch"
     runs = survey(results, keys=submission.keys).runs.values()
     left = [run for run in runs if run.unsettled or run.state == INTERRUPTED]
-    begun = [run for run in left if run.attempts]
-    words = [f"{len(begun)} at work: {_named(begun)}"] if begun else []
+    begun = [run.words for run in left if run.attempts]
+    words = [f"{len(begun)} at work: {first_of(begun)}"] if begun else []
     words += [f"{len(left) - len(begun)} not begun"] if len(left) > len(begun) else []
     return "; ".join([*(words or ["every run had ended"]), "run the same command again to go on"])
-
-
-def _named(runs: Sequence[RunState]) -> str:
-    names = "; ".join(f"{run.variant} on {run.benchmark}, seed {run.seed}" for run in runs[:3])
-    return f"{names}; and {len(runs) - 3} more" if len(runs) > 3 else names
 
 
 def _cancel(planned: Plan, executor: Executor) -> Outcome:
     if not isinstance(executor, SlurmExecutor):
         raise UsageError("--cancel needs --cluster NAME; a local run is stopped with Ctrl-C")
     cancelled = executor.cancel([job.run.key for job in planned.jobs])
-    print(
-        f"cancelled {len(cancelled)} jobs"
-        if cancelled
-        else "nothing to cancel: no job that this command submitted is queued or running"
-    )
+    nothing = "nothing to cancel: no job that this command submitted is queued or running"
+    print(f"cancelled {len(cancelled)} jobs" if cancelled else nothing)
     return Outcome(submitted=True, failed={})
 
 

@@ -19,6 +19,7 @@ from harness.dispatch.attempts import LEASE_SECONDS, Attempt, attempts, log_path
 from harness.dispatch.queue import Task
 from harness.dispatch.sweeps import Chunk, NamedRun, Problems, Sweep, named, read_chunks, read_sweeps, settles
 from harness.system.files import write_atomically
+from harness.system.text import counted
 
 FINISHED = "OK"
 RUNNING = "running"
@@ -126,9 +127,7 @@ def survey(
         key: state_of(results, chunk, index, records.get(key), sweeps, tasks, cluster, problems)
         for key, (chunk, index) in latest.items()
     }
-    for key, record in records.items():
-        if key not in runs:
-            runs[key] = _of_record(record)
+    runs |= {key: _of_record(record) for key, record in records.items() if key not in runs}
     return Survey(runs=runs, sweeps=sweeps, problems=problems)
 
 
@@ -216,7 +215,8 @@ def _unfinished(
         if alive is None:  # elsewhere: the cluster knows best, else the last sign of life
             recent = time.time() - last.seen < lease_s
             same_job = on_cluster if last.holder.job == task else None
-            alive = same_job.state == "RUNNING" if same_job is not None else recent and not _gone(last, tasks)
+            is_gone = tasks is not None and bool(last.holder.job) and last.holder.job not in tasks
+            alive = same_job.state == "RUNNING" if same_job is not None else recent and not is_gone
         if alive:
             return RUNNING, f"on {last.holder.host}{_silence(last, lease_s)}"
     if on_cluster is not None and on_cluster.active:
@@ -251,11 +251,6 @@ def _silence(last: Attempt, lease_s: float) -> str:
     )
 
 
-def _gone(last: Attempt, tasks: Mapping[str, Task] | None) -> bool:
-    """The cluster was asked and does not know the holder's job any more."""
-    return tasks is not None and bool(last.holder.job) and last.holder.job not in tasks
-
-
 def _progress(folder: Path, *, since: float) -> tuple[float, float, str]:
     """The share of epochs done, that with which this start began, and the stage in words, from the file that the run's
     process writes; an earlier start's file says nothing."""
@@ -269,7 +264,8 @@ def _progress(folder: Path, *, since: float) -> tuple[float, float, str]:
     loss = "" if at.loss is None else f", loss {at.loss:.3f}"
     words = {"training": f"training {where}{loss}", "validation": f"validating {where}"}
     after = at.stage.startswith(("test", "merging"))  # both come after the last epoch
-    return 1.0 if after else at.share, at.begun, words.get(at.stage, at.stage.replace("test ", "testing "))
+    done = 1.0 if after else share_of_epochs(at.epoch, at.epochs, at.step, at.steps)
+    return done, at.begun, words.get(at.stage, at.stage.replace("test ", "testing "))
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -284,10 +280,6 @@ class _Position:
     loss: float | None = None
     begun: float = 0.0
     at: float = 0.0
-
-    @property
-    def share(self) -> float:
-        return share_of_epochs(self.epoch, self.epochs, self.step, self.steps)
 
 
 def share_of_epochs(epoch: int, epochs: int, step: int, steps: int) -> float:
@@ -396,13 +388,9 @@ def _in_words(took: Collection[_Took]) -> str:
     whole = sum(row.count for row in took if row.whole)
     trained = sum(row.count for row in took if not row.whole)
     if not whole:
-        return f"the training of {_count(trained, 'finished run')}"
-    others = f" and the training of {_count(trained, 'other')}" if trained else ""
-    return f"{_count(whole, 'finished run')}{others}"
-
-
-def _count(number: int, word: str) -> str:
-    return f"{number} {word}{'s' if number != 1 else ''}"
+        return f"the training of {counted(trained, 'finished run')}"
+    others = f" and the training of {counted(trained, 'other')}" if trained else ""
+    return f"{counted(whole, 'finished run')}{others}"
 
 
 def run_left(run: RunState, finished: Sequence[RunState], *, now: float) -> float | None:

@@ -182,7 +182,9 @@ def _supervise(job: Job, *, context: WorkerContext, stop: StopSignals, meeting: 
     except Exhausted as exhausted:
         if settled(results, key, replaces=context.replaces) is not None:  # by the holder of the last start
             return "finished"
-        return _exhausted(job, exhausted.attempts, context)
+        starts = exhausted.attempts
+        verdict = _verdict(starts, context) or ("killed", f"started {len(starts)} times without finishing")
+        return _give_up(job, starts, verdict, context)
     if settled(results, key, replaces=context.replaces) is not None:  # written while we waited for a dead holder
         lease.release("finished")
         return "finished"
@@ -295,9 +297,7 @@ def watch(child: int, *, lease: Lease | None, context: WorkerContext, stop: Stop
                 deadline, overdue = float("inf"), True
             if lease is not None and now > next_beat:
                 next_beat = now + context.lease_s / BEATS_PER_LEASE
-                with contextlib.suppress(
-                    OSError
-                ):  # a full disk or a server that is away; a lease that is lost shows later
+                with contextlib.suppress(OSError):  # a full disk, a server that is away; a lost lease shows later
                     lease.beat()
     finally:
         os.close(handle)
@@ -326,18 +326,11 @@ def _conclude(job: Job, lease: Lease, status: int, *, oom_killed: bool, context:
         lease.release("killed", f"exit status {code}" + (f": {last_line}" if last_line else ""))
     starts = attempts(lease.folder)
     verdict = _verdict(starts, context)
-    if verdict is None:
-        return "crashed"
-    return _give_up(job, starts, verdict, context)
+    return "crashed" if verdict is None else _give_up(job, starts, verdict, context)
 
 
 def _verdict(starts: list[Attempt], context: WorkerContext) -> tuple[End, str] | None:
     return reason_to_give_up(starts, limit=context.limit, before=context.before)
-
-
-def _exhausted(job: Job, starts: list[Attempt], context: WorkerContext) -> StartOutcome:
-    verdict = _verdict(starts, context) or ("killed", f"started {len(starts)} times without finishing")
-    return _give_up(job, starts, verdict, context)
 
 
 def _give_up(job: Job, starts: list[Attempt], verdict: tuple[End, str], context: WorkerContext) -> StartOutcome:

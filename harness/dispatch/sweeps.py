@@ -61,6 +61,11 @@ class NamedRun:
     protocol: str
     seed: int
 
+    @property
+    def words(self) -> str:
+        """``lora on kvasir, seed 0``."""
+        return f"{self.variant} on {self.benchmark}, seed {self.seed}"
+
 
 def named(run: Run | NamedRun) -> dict[str, Any]:
     """The fields of `NamedRun`."""

@@ -19,7 +19,7 @@ from pathlib import Path
 
 import harness
 from harness.dispatch.attempt_end import end_from_state, exceeded_memory, reason_to_give_up, settle
-from harness.dispatch.attempts import Attempt, Holder, attempts, close, state_folder
+from harness.dispatch.attempts import Holder, attempts, close, state_folder
 from harness.dispatch.frozen_start import COPY, STATUS
 from harness.dispatch.slurm.client import Slurm
 from harness.dispatch.supervise import (
@@ -31,7 +31,7 @@ from harness.dispatch.supervise import (
     supervise,
     watch,
 )
-from harness.dispatch.sweeps import Chunk, PlannedRun, Sweep, job_log, read_chunk, read_sweep, settled
+from harness.dispatch.sweeps import Chunk, Sweep, job_log, read_chunk, read_sweep, settled
 from harness.planning.job import Job
 from harness.system.errors import UsageError
 from harness.system.machine import cores, set_threads
@@ -155,7 +155,8 @@ def after(chunk: Chunk, sweep: Sweep, *, status: int) -> int:
         # system, a very short limit), it was fatal instead of heard; the bound on starts does not count this one, so count restarts.
         early = status == 128 + signal.SIGUSR2
         # Or processes of a run on several GPUs ended together, so that its worker could not start it again by itself.
-        died = last is not None and last.end == "killed" and not _given_up(starts, planned)
+        given_up = reason_to_give_up(starts, limit=planned.limit, before=planned.before) is not None
+        died = last is not None and last.end == "killed" and not given_up
         restarts = int(os.environ.get("SLURM_RESTART_COUNT", "0"))
         if (early or died) and restarts < planned.limit - planned.before:
             _requeue(task)
@@ -174,10 +175,6 @@ def after(chunk: Chunk, sweep: Sweep, *, status: int) -> int:
     if not settled(results, job.run.key, replaces=planned.replaces):
         _requeue(task)
     return status
-
-
-def _given_up(starts: list[Attempt], planned: PlannedRun) -> bool:
-    return reason_to_give_up(starts, limit=planned.limit, before=planned.before) is not None
 
 
 def _requeue(task: str) -> None:

@@ -32,7 +32,7 @@ from torch import Tensor, nn
 from harness.archive.masks import chosen_images
 from harness.archive.measured import BlockEvidence, EvidenceRecord, Inside
 from harness.archive.schema import Run
-from harness.experiment.data import open_data
+from harness.experiment.building import open_below
 from harness.experiment.environment import environment
 from harness.experiment.exporting import calibration_images
 from harness.experiment.trained import Trained
@@ -43,9 +43,7 @@ from harness.models.attention import RelativeAttention
 from harness.models.build import build_segmenter
 from harness.models.catalog import backbone
 from harness.models.rotary import RotaryAttention
-from harness.planning.data import data_options
 from harness.protocols.load import from_rules
-from harness.registry import BENCHMARKS
 from harness.statistics.cka import FEWEST, upper
 from harness.system.errors import UsageError
 from harness.training.batches import draw_number
@@ -455,18 +453,15 @@ def test_images(run: Run, data: Path, *, images: int, batch: int) -> tuple[list[
     Raises:
         UsageError: too few for one.
     """
-    rules = from_rules(run.rules)
-    opened = open_data(run, BENCHMARKS.get(run.benchmark)(data_options(rules, run.benchmark)).locate(data))
-    places = {
-        name: {source.stem(index): index for index in range(len(source))} for name, source in opened.tests.items()
-    }
+    opened = open_below(run, data)
+    places = opened.places
     names = chosen_images(places, images)
     batch = min(batch, len(names))
     if batch < FEWEST:
         raise UsageError(f"{len(names)} test images; evidence needs {FEWEST} at least (--images, --batch)")
     names = names[: len(names) // batch * batch]
     inputs = torch.stack([torch.from_numpy(opened.tests[split].image(places[split][stem])) for split, stem in names])
-    return names, list(normalise(inputs, rules.pixels).split(batch))
+    return names, list(normalise(inputs, from_rules(run.rules).pixels).split(batch))
 
 
 @torch.no_grad()

@@ -1,20 +1,26 @@
-"""From a run's JSON to the segmenter with the method attached: the same for training, for testing, for an export."""
+"""From a run's JSON to the segmenter with the method attached, and to its data as it saw them: the same for training, for testing,
+for an export."""
 
 from __future__ import annotations
 
 import os
+from collections.abc import Sequence
+from dataclasses import dataclass
 from pathlib import Path
 
 from harness.archive.schema import Run
 from harness.check import from_mapping
+from harness.datasets.base import Benchmark, DatasetError, Pair
 from harness.methods.base import Method
 from harness.models.build import build_segmenter
 from harness.models.catalog import backbone_shape
 from harness.models.decoder_shape import Task
 from harness.models.segmenter import Segmenter
+from harness.planning.data import benchmark_of, data_fingerprint, manifest_hash
 from harness.protocols.load import from_rules
-from harness.registry import METHODS, method_config_class
-from harness.training.batches import draw_number
+from harness.registry import METHODS, add_own_of, method_config_class
+from harness.training.batches import draw_number, subset
+from harness.training.images import ImageSource
 
 
 def attached_segmenter(run: Run, *, task: Task, num_classes: int, checkpoint: Path | None) -> tuple[Segmenter, Method]:
@@ -31,7 +37,12 @@ def attached_segmenter(run: Run, *, task: Task, num_classes: int, checkpoint: Pa
     """
     rules = from_rules(run.rules)
     config = from_mapping(method_config_class(run.method), run.method_config, where=f"method {run.method}")
-    _require_memory(run, config.added_parameters(backbone_shape(run.backbone)))
+    added = config.added_parameters(backbone_shape(run.backbone))
+    needed, there = 4 * added, os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES")
+    if needed > there:
+        raise MemoryError(
+            f"{run.variant} adds {added:,} parameters, {needed / 2**30:.0f} GiB, and this machine has {there / 2**30:.0f}"
+        )
     segmenter = build_segmenter(
         run.backbone,
         task=task,
@@ -56,9 +67,82 @@ def attached_segmenter(run: Run, *, task: Task, num_classes: int, checkpoint: Pa
     return segmenter, method
 
 
-def _require_memory(run: Run, added: int) -> None:
-    needed, there = 4 * added, os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES")
-    if needed > there:
-        raise MemoryError(
-            f"{run.variant} adds {added:,} parameters, {needed / 2**30:.0f} GiB, and this machine has {there / 2**30:.0f}"
+@dataclass(frozen=True, kw_only=True)
+class RunData:
+    """A run's images by split, the protocol's limits applied.
+
+    Args:
+        tests: by the name of the test split.
+    """
+
+    benchmark: Benchmark
+    train: ImageSource
+    val: ImageSource
+    tests: dict[str, ImageSource]
+
+    @property
+    def places(self) -> dict[str, dict[str, int]]:
+        """Test split -> stem -> its index there."""
+        return {
+            name: {source.stem(index): index for index in range(len(source))} for name, source in self.tests.items()
+        }
+
+    @property
+    def counts(self) -> dict[str, int]:
+        """Images by split."""
+        return {"train": len(self.train), "val": len(self.val)} | {
+            name: len(source) for name, source in self.tests.items()
+        }
+
+    def groups(self, split: str) -> dict[str, str]:
+        """Test image -> what it shares with others of its split (`Benchmark.group`); empty where each stands alone."""
+        groups = {pair.stem: self.benchmark.group(pair) for pair in self.tests[split].pairs}
+        return groups if len(set(groups.values())) < len(groups) else {}
+
+
+def open_data(run: Run, root: Path, *, cache: Path | None = None) -> RunData:
+    """Open the benchmark below ``root``.
+
+    Args:
+        run: says which images of which split, and their size.
+        root: the benchmark's folder, as `Benchmark.locate` finds it.
+        cache: folder of decoded images; None decodes each time.
+
+    Raises:
+        DatasetError: the files are not those that the run was planned with.
+    """
+    rules = from_rules(run.rules)
+    add_own_of(run.benchmark, run.rules)
+    benchmark = benchmark_of(run.benchmark, rules)
+    splits = benchmark.splits(root)
+    known, folds = run.data_fingerprint, rules.split_follows_seed
+    if manifest_hash(splits, folds=folds) != run.manifest or (known and data_fingerprint(splits, folds=folds) != known):
+        raise DatasetError(
+            f"the files of {run.benchmark} below {root} are not those of run {run.key}; give the same data, or plan it again"
         )
+
+    def chosen(pairs: Sequence[Pair], limit: int, split: str) -> list[Pair]:
+        return [pairs[index] for index in subset(len(pairs), limit, seed=rules.split_seed, split=split)]
+
+    def source(pairs: Sequence[Pair]) -> ImageSource:
+        return ImageSource(benchmark, pairs, image_size=rules.image_size, cache=cache if rules.cache_images else None)
+
+    train, val = chosen(splits.train, rules.train_limit, "train"), chosen(splits.val, rules.val_limit, "val")
+    tests = dict(splits.test)
+    if rules.test_untrained:
+        seen = {benchmark.group(pair) for pair in (*train, *val)}
+        name = next(iter(tests))
+        tests[name] = (*tests[name], *(pair for pair in splits.train if benchmark.group(pair) not in seen))
+    return RunData(
+        benchmark=benchmark,
+        train=source(train),
+        val=source(val),
+        tests={name: source(chosen(pairs, rules.test_limit, name)) for name, pairs in tests.items()},
+    )
+
+
+def open_below(run: Run, data: Path, *, cache: Path | None = None) -> RunData:
+    """As `open_data`, of the benchmark that lies in or below ``data``."""
+    add_own_of(run.benchmark, run.rules)
+    root = benchmark_of(run.benchmark, from_rules(run.rules)).locate(data)
+    return open_data(run, root, cache=cache)

@@ -1,15 +1,13 @@
 """One run from its job to its record: build, attach, train, select, test unmerged and merged, write.
 
 Read `run_experiment` downwards. Everything random comes from the run's seed by separate streams: data order, head, method.
-
-The predicted masks that a run keeps of a few test images, to look at; no score depends on them.
 """
 
 from __future__ import annotations
 
 import traceback
-from collections.abc import Callable, Mapping
-from dataclasses import asdict, dataclass, replace
+from collections.abc import Callable
+from dataclasses import asdict, replace
 from datetime import UTC, datetime
 from functools import cached_property
 from pathlib import Path
@@ -26,8 +24,7 @@ from harness.archive.masks import KeptMask, chosen_images, encoded_masks
 from harness.archive.schema import Code, Record
 from harness.archive.store import RecordStore
 from harness.evaluation.conventions import higher_is_better
-from harness.experiment.building import attached_segmenter
-from harness.experiment.data import RunData, open_data
+from harness.experiment.building import RunData, attached_segmenter, open_data
 from harness.experiment.environment import environment, one_line, own_device, reason_code
 from harness.experiment.number_code import number_code
 from harness.experiment.scoring import EVALUATION_BATCH, ImageTable, Scoring, Summary, Tell
@@ -46,26 +43,20 @@ from harness.training.bounds import SCORED_BYTES, TOKEN_BYTES
 from harness.training.checkpoint import read_state
 from harness.training.distributed import join, leave
 from harness.training.embeddings import EmbeddingCache, encoder_is_frozen, weights_fingerprint
-from harness.training.images import ImageSource
 from harness.training.loop import train
 from harness.training.outcome import Interrupted, Progress, Selection, StopRequest, TrainingResult
 from harness.training.prefix import FrozenPrefix
 
 
 class KeptMasks:
-    """The masks of the images that `chosen_images` names, as they are scored.
+    """The predicted masks of the ``count`` test images that `chosen_images` names, to look at; no score depends on them.
 
     Args:
-        tests: test split -> its images.
-        count: how many images.
         threshold: of probabilities, as the overlap metrics have it; None takes the likeliest class.
     """
 
-    def __init__(self, tests: Mapping[str, ImageSource], *, count: int, threshold: float | None) -> None:
-        self._tests, self._threshold = tests, threshold
-        self._places = {
-            name: {source.stem(index): index for index in range(len(source))} for name, source in tests.items()
-        }
+    def __init__(self, data: RunData, *, count: int, threshold: float | None) -> None:
+        self._tests, self._places, self._threshold = data.tests, data.places, threshold
         self._chosen = chosen_images(self._places, count)
         self._predicted: dict[tuple[str, str], NDArray[np.uint8]] = {}
 
@@ -115,14 +106,13 @@ def run_experiment(
     workers = join(device=device)
     experiment = Experiment(job, device=device, tell=progress or (lambda _: None))
     store = RecordStore(Path(job.results))
-    tested = None
+    images, masks = "", b""
     try:
         with experiment.stages.during("training"):
             trained = experiment.train(workers=workers, stop=stop)
         record = experiment.record("OK")
         if workers.leads:
-            tested = experiment.test(record, trained)
-            record = tested.record
+            record, images, masks = experiment.test(record, trained)
     except Interrupted:
         raise
     except Exception as error:
@@ -134,24 +124,11 @@ def run_experiment(
         leave(workers)
     record = complete(replace(record, finished=datetime.now(UTC).isoformat(timespec="seconds")))
     if workers.leads:
-        store.write(record, tested.images if tested else "", tested.masks if tested else b"")
-        if record.code == "OK":
-            experiment.discard_checkpoints()
+        store.write(record, images, masks)
+        if record.code == "OK":  # what only an unfinished run needs
+            for name in ("checkpoint.pt", "checkpoint.previous.pt"):
+                (experiment.folder / name).unlink(missing_ok=True)
     return record
-
-
-@dataclass(frozen=True, kw_only=True)
-class Tested:
-    """A finished run: its record, and what is written beside it.
-
-    Args:
-        images: per-image scores, see `harness.archive.files`.
-        masks: of a few images by the best checkpoint, see `harness.archive.masks`.
-    """
-
-    record: Record
-    images: str
-    masks: bytes
 
 
 class Experiment:
@@ -184,7 +161,9 @@ class Experiment:
     def train(self, *, workers: Any, stop: StopRequest | None) -> TrainingResult:
         """Train with selection on validation, continuing from a checkpoint of an earlier attempt."""
         with self.stages.during("loading"):
-            self._require_checkpoint()
+            path = self.job.checkpoint  # its hash is computed where it is not remembered here
+            if path and not is_checkpoint(Path(path), self.run.checkpoint):
+                raise UsageError(f"the checkpoint {path} changed since this run was planned; plan it again")
             self.tell({"stage": "opening data"})
             self.counts = self.data.counts
             self.scoring.require_masks()
@@ -221,16 +200,14 @@ class Experiment:
             )
         )
 
-    def test(self, record: Record, trained: TrainingResult) -> Tested:
-        """Score best and last checkpoint, every merged form of the best and the best decoded."""
+    def test(self, record: Record, trained: TrainingResult) -> tuple[Record, str, bytes]:
+        """Score best and last checkpoint, every merged form of the best and the best decoded; the record, and what lies beside it:
+        per-image scores (`harness.archive.files`) and masks of a few images (`harness.archive.masks`)."""
         scores: dict[str, Summary] = {}
         images: dict[str, ImageTable] = {}
         merges: dict[str, dict[str, Any]] = {}
-        kept = KeptMasks(
-            self.data.tests,
-            count=0 if self.scoring.labels else self.rules.keep_masks,
-            threshold=self.scoring.threshold,
-        )
+        count = 0 if self.scoring.labels else self.rules.keep_masks
+        kept = KeptMasks(self.data, count=count, threshold=self.scoring.threshold)
         segmenter, method = self._attached()
         variants = {"best": trained.best_state, "last": trained.last_state}
         if trained.selected_epoch == len(trained.history):
@@ -284,7 +261,7 @@ class Experiment:
             environment=record.environment | ({"begun_by": ", ".join(earlier)} if earlier else {}),
         )
         groups = {split: self.data.groups(split) for split in self.data.tests}
-        return Tested(record=record, images=images_csv(images, groups), masks=kept.encoded())
+        return record, images_csv(images, groups), kept.encoded()
 
     def record(self, code: Code) -> Record:
         """The record of the run without its result."""
@@ -300,17 +277,6 @@ class Experiment:
     def _number_code(self) -> dict[str, str]:
         method = METHODS.get(self.run.method)
         return number_code(method, method.config_class, BENCHMARKS.get(self.run.benchmark))
-
-    def discard_checkpoints(self) -> None:
-        """Delete what only an unfinished run needs."""
-        for name in ("checkpoint.pt", "checkpoint.previous.pt"):
-            (self.folder / name).unlink(missing_ok=True)
-
-    def _require_checkpoint(self) -> None:
-        """Refuse a checkpoint that changed since the run was planned; its hash is computed where it is not remembered here."""
-        path = self.job.checkpoint
-        if path and not is_checkpoint(Path(path), self.run.checkpoint):
-            raise UsageError(f"the checkpoint {path} changed since this run was planned; plan it again")
 
     def _attached(self) -> tuple[nn.Module, Method]:
         checkpoint = Path(self.job.checkpoint) if self.job.checkpoint else None

@@ -1,8 +1,5 @@
-"""The trained model of a finished run as a file: a plain SAM checkpoint, the trained tensors alone, or a PEFT adapter.
-
-Read `export` downwards. `harness.experiment.reloading` verifies what was written.
-
-A trained low-rank method in the format of Hugging Face's PEFT, for transformers' ``SamModel``.
+"""The trained model of a finished run as a file: a plain SAM checkpoint, the trained tensors alone, or an adapter in the format of
+Hugging Face's PEFT, for transformers' ``SamModel``. Read `export` downwards. `harness.experiment.reloading` verifies what was written.
 
 LoRA and SAMed are what PEFT calls LoRA. A cell (NAS-LoRA, NAS-PC-LoRA, Conv-LoRA) is not, but the affine map (M, c) of
 the bottleneck that is fitted to it on training images is: A' = M A, B, and a bias s · B c on the layer. The mask decoder,
@@ -22,11 +19,11 @@ from safetensors.torch import save
 from torch import Tensor
 
 from harness.archive.schema import Run
-from harness.experiment.data import open_data
+from harness.experiment.building import open_below
 from harness.experiment.exporting_onnx import INPUTS, OPSET, Graph, require_onnx, write_onnx
 from harness.experiment.trained import METADATA, of_results
 from harness.methods.base import MergeMode, MergeReport, Method
-from harness.methods.parts.merging import Affine, AffineUpdate
+from harness.methods.parts.merging import Affine
 from harness.methods.parts.placement import MethodError
 from harness.models.catalog import backbone
 from harness.models.checkpoint import read_tensors
@@ -35,10 +32,9 @@ from harness.models.original_sam import SAM_ENCODERS, sam_state_dict
 from harness.models.sam2 import is_memory
 from harness.models.sam_encoder import SAMEncoder
 from harness.models.segmenter import SAMSegmenter, Segmenter
-from harness.planning.data import data_options
+from harness.planning.asked import data_folder
 from harness.protocols.load import from_rules
-from harness.registry import BENCHMARKS
-from harness.system.errors import UsageError, os_reason
+from harness.system.errors import UsageError, writing_to
 from harness.system.files import new_folder, replace_atomically, write_atomically
 from harness.training.feeding import normalise
 from harness.training.images import ImageSource
@@ -63,43 +59,41 @@ def require_affine(method: Method) -> Affine:
     return method
 
 
-def peft_adapter(
-    segmenter: SAMSegmenter, method: Affine, calibration: Sequence[Tensor], *, base: str | None
+def _peft(
+    segmenter: SAMSegmenter, method: Method, request: Export, train: Sequence[Tensor], *, base: str | None
 ) -> tuple[dict[str, Any], dict[str, Tensor]]:
     """Content of ``adapter_config.json``, and the tensors of ``adapter_model.safetensors``.
 
     Args:
         segmenter: a SAM with ``method`` attached and its state loaded, in evaluation mode.
         method: not merged.
-        calibration: batches (B, 3, S, S) of training images, to which cells are fitted.
+        train: batches (B, 3, S, S) of training images, to which ``calibrated`` fits cells.
         base: name on the Hub of the model that it belongs to, None where it has none.
-
-    Raises:
-        MethodError: there are cells, and no images.
     """
-    updates = method.affine_updates(calibration)
+    affine = require_affine(method)
+    if request.merge == "calibrated":
+        _require_images(train)
+    try:
+        updates = affine.affine_updates(train if request.merge == "calibrated" else ())
+    except MethodError as error:
+        raise UsageError(
+            f"{method.name} has cells, which PEFT's format holds only as low-rank updates that are fitted to them; "
+            "use --merge calibrated or --adapter-only"
+        ) from error
+    layers = {hf_name(f"image_encoder.{update.layer}"): update for update in updates}
     biased = any(bool(update.offset.any()) for update in updates)
     tensors: dict[str, Tensor] = {}
-    for update in updates:
-        name = f"{_PREFIX}{_layer(update)}"
-        tensors[f"{name}.lora_A.weight"] = update.down
-        tensors[f"{name}.lora_B.weight"] = update.up
+    for name, update in layers.items():
+        tensors[f"{_PREFIX}{name}.lora_A.weight"] = update.down
+        tensors[f"{_PREFIX}{name}.lora_B.weight"] = update.up
         if biased:
-            tensors[f"{name}.lora_B.bias"] = update.offset
+            tensors[f"{_PREFIX}{name}.lora_B.bias"] = update.offset
     for name, tensor in segmenter.mask_decoder.plain_state().items():
         tensors[f"{_PREFIX}{hf_name(f'{_DECODER}.{name}')}"] = tensor
-    return _config(updates, biased=biased, base=base), tensors
-
-
-def _layer(update: AffineUpdate) -> str:
-    return hf_name(f"image_encoder.{update.layer}")
-
-
-def _config(updates: Sequence[AffineUpdate], *, biased: bool, base: str | None) -> dict[str, Any]:
-    ranks = {_layer(update): len(update.down) for update in updates}
+    ranks = {name: len(update.down) for name, update in layers.items()}
     rank = max(ranks.values())
     differing = {name: layer_rank for name, layer_rank in ranks.items() if layer_rank != rank}
-    return {
+    config = {
         "peft_type": "LORA",
         "task_type": None,
         "base_model_name_or_path": base,
@@ -118,24 +112,19 @@ def _config(updates: Sequence[AffineUpdate], *, biased: bool, base: str | None) 
         "use_rslora": False,
         "use_dora": False,
     }
+    return config, tensors
 
 
-def write_peft(
-    folder: Path, config: Mapping[str, Any], tensors: Mapping[str, Tensor], *, metadata: str, card: str
-) -> None:
-    """Both files and the model card into ``folder``, all of them or none.
+def _write_peft(request: Export, run: Run, config: Mapping[str, Any], tensors: Mapping[str, Tensor]) -> None:
+    """Both files and the model card, all of them or none."""
+    with writing_to(f"--out {request.out}"), new_folder(request.out) as new:
+        (new / TENSORS).write_bytes(save(_on_cpu(tensors), {"format": "pt", METADATA: _metadata(run)}))
+        (new / CONFIG).write_text(json.dumps(config, indent=2) + "\n")
+        (new / CARD).write_text(request.card, encoding="utf-8")
 
-    Raises:
-        UsageError: they cannot be written.
-    """
-    content = {name: tensor.detach().cpu().contiguous() for name, tensor in tensors.items()}
-    try:
-        with new_folder(folder) as new:
-            (new / TENSORS).write_bytes(save(content, {"format": "pt", METADATA: metadata}))
-            (new / CONFIG).write_text(json.dumps(config, indent=2) + "\n")
-            (new / CARD).write_text(card, encoding="utf-8")
-    except OSError as error:
-        raise UsageError(f"--out {folder} cannot be written: {os_reason(error)}") from error
+
+def _on_cpu(tensors: Mapping[str, Tensor]) -> dict[str, Tensor]:
+    return {name: tensor.detach().cpu().contiguous() for name, tensor in tensors.items()}
 
 
 Form = Literal["sam", "adapter", "peft", "onnx"]
@@ -153,8 +142,7 @@ class Export:
         results: results folder of the run.
         run: the run's key, or a beginning of it that fits one run only.
         out: the file to write; of ``peft`` the folder.
-        form: ``sam``, a whole checkpoint; ``adapter``, the trained tensors alone; ``peft`` and ``onnx``, see
-            `harness.experiment.exporting` and `harness.experiment.exporting_onnx`.
+        form: ``sam``, a whole checkpoint; ``adapter``, the trained tensors alone; ``peft``; ``onnx``.
         merge: merge mode; of no account for ``adapter``.
         checkpoint: the pretrained weights that the run started from, None for a run from random weights.
         data: folder that holds the benchmark; needed by ``calibrated``, and used for the deviation where given. A run
@@ -196,8 +184,7 @@ class Exported:
     difference: float | None = None
 
     def summary(self) -> str:
-        """One line: what the file is, what the merge cost, and what loads it where segment_anything's registry does
-        not."""
+        """One line: what the file is, what the merge cost, and what loads it where segment_anything's registry does not."""
         line = f"{self.run.variant} on {self.run.benchmark}, seed {self.run.seed}"
         if self.report is not None:
             left = f", {len(self.report.left)} kept as they are" if self.report.left and self.form == "onnx" else ""
@@ -208,10 +195,9 @@ class Exported:
             )
         if self.difference is not None:
             line += f"; onnxruntime differs by {self.difference:.1e} at most (relative, opset {OPSET})"
-        loads = how_to_load(self.run, self.form, str(self.out))
-        return line + (
-            f"; {loads}" if self.form != "adapter" and not (self.form == "sam" and in_registry(self.run)) else ""
-        )
+        if self.form == "adapter" or (self.form == "sam" and in_registry(self.run)):
+            return line
+        return f"{line}; {how_to_load(self.run, self.form, str(self.out))}"
 
 
 REGISTRY = ("vit_b", "vit_l", "vit_h")
@@ -271,21 +257,18 @@ def export(request: Export, *, tell: Callable[[str], None] = lambda stage: None)
             f"the backbone of run {run.key} is in {how}, which is not merged or written; use --adapter-only"
         )
     segmenter, method = trained.segmenter(request.checkpoint)
-    if request.form in ("sam", "peft"):
-        _require_sam(segmenter, run, form=request.form)
+    sam = _require_sam(segmenter, run, form=request.form) if request.form in ("sam", "peft") else None
     tell("reading images")
     train, held_out = calibration_images(run, data_folder(run, data=request.data, results=request.results))
     real = held_out is not None
-    held_out = _random_images(run) if held_out is None else held_out
-    report = None
+    if held_out is None:
+        side = run.rules["image_size"]
+        held_out = torch.randn(HELD_OUT, 3, side, side, generator=torch.Generator().manual_seed(0))
+    report = difference = None
     if request.form == "peft":
+        assert sam is not None
         tell("fitting low-rank updates")
-        write_peft(
-            request.out,
-            *_peft(_require_sam(segmenter, run, form=request.form), method, request, train, base=base_model(run)),
-            metadata=_metadata(run),
-            card=request.card,
-        )
+        _write_peft(request, run, *_peft(sam, method, request, train, base=base_model(run)))
     if request.form != "adapter":
         tell(f"merging ({request.merge})")
         report = _merge(method, request, train=train, held_out=held_out)
@@ -294,9 +277,17 @@ def export(request: Export, *, tell: Callable[[str], None] = lambda stage: None)
         _write(request, run, _plain_state(segmenter, method, request.merge) | _memory(request, run))
     elif request.form == "adapter":
         _write(request, run, trained.state)
-    difference = _write_graph(request, run, segmenter, held_out) if request.form == "onnx" else None
-    if request.form != "peft" and request.card:
-        _write_card(request)
+    elif request.form == "onnx":
+        rules = from_rules(run.rules)
+        labels = rules.task == "classification"
+        graph = Graph(segmenter, rules.pixels, labels=labels, prompt=rules.prompt, points=rules.prompt_points).eval()
+        difference = write_onnx(graph, request.out, images=held_out, metadata={METADATA: _metadata(run)})
+    if (
+        request.form != "peft" and request.card
+    ):  # after the file: a full disk leaves no card of a model that is not there
+        path = card_of(request.out)
+        with writing_to(f"{request.out} is written, its model card {path}", then="; export again with --force"):
+            write_atomically(path, request.card)
     return Exported(
         run=run,
         out=request.out,
@@ -309,40 +300,9 @@ def export(request: Export, *, tell: Callable[[str], None] = lambda stage: None)
     )
 
 
-def _write_graph(request: Export, run: Run, segmenter: Segmenter, images: Tensor) -> float:
-    rules = from_rules(run.rules)
-    graph = Graph(
-        segmenter, rules.pixels, labels=rules.task == "classification", prompt=rules.prompt, points=rules.prompt_points
-    ).eval()
-    return write_onnx(graph, request.out, images=images, metadata={METADATA: _metadata(run)})
-
-
 def base_model(run: Run) -> str | None:
     """Name on the Hub of what the run started from; None for random weights and for a backbone that has none there."""
     return MODELS.get(run.backbone) if run.checkpoint else None
-
-
-def _peft(
-    segmenter: SAMSegmenter, method: Method, request: Export, train: Sequence[Tensor], *, base: str | None
-) -> tuple[dict[str, Any], dict[str, Tensor]]:
-    affine = require_affine(method)
-    if request.merge == "calibrated":
-        _require_images(train)
-    try:
-        return peft_adapter(segmenter, affine, train if request.merge == "calibrated" else (), base=base)
-    except MethodError as error:
-        raise UsageError(
-            f"{method.name} has cells, which PEFT's format holds only as low-rank updates that are fitted to them; "
-            "use --merge calibrated or --adapter-only"
-        ) from error
-
-
-def data_folder(run: Run, *, data: Path | None, results: Path) -> Path | None:
-    """``data``, or the generated samples of a run on them, as far as they are still there."""
-    if data is not None:
-        return data
-    samples = results / "sample-data" / run.benchmark
-    return samples if from_rules(run.rules).data == "sample" and samples.is_dir() else None
 
 
 def calibration_images(run: Run, data: Path | None) -> tuple[list[Tensor], Tensor | None]:
@@ -350,19 +310,13 @@ def calibration_images(run: Run, data: Path | None) -> tuple[list[Tensor], Tenso
     if data is None:
         return [], None
     rules = from_rules(run.rules)
-    benchmark = BENCHMARKS.get(run.benchmark)(data_options(rules, run.benchmark))
-    opened = open_data(run, benchmark.locate(data))
+    opened = open_below(run, data)
 
     def load(source: ImageSource, count: int) -> Tensor:
         images = torch.stack([torch.from_numpy(source.image(index)) for index in range(min(count, len(source)))])
         return normalise(images, rules.pixels)
 
     return list(load(opened.train, rules.calibration_images).split(BATCH)), load(opened.val, HELD_OUT)
-
-
-def _random_images(run: Run) -> Tensor:
-    side = from_rules(run.rules).image_size
-    return torch.randn(HELD_OUT, 3, side, side, generator=torch.Generator().manual_seed(0))
 
 
 def _require_sam(segmenter: Segmenter, run: Run, *, form: Form) -> SAMSegmenter:
@@ -389,9 +343,10 @@ def _require_sam(segmenter: Segmenter, run: Run, *, form: Form) -> SAMSegmenter:
 def _merge(method: Method, request: Export, *, train: Sequence[Tensor], held_out: Tensor) -> MergeReport | None:
     if request.merge == "calibrated":
         _require_images(train)
-    if request.form == "onnx" and request.merge == "exact" and "exact" not in method.merge_modes:
-        return None  # the graph holds the method as it is
-    if not method.merge_modes:  # full fine-tuning and decoder-only add nothing; others are refused when written
+    as_it_is = request.form == "onnx" and request.merge == "exact" and "exact" not in method.merge_modes
+    if (
+        as_it_is or not method.merge_modes
+    ):  # full fine-tuning and decoder-only add nothing; others are refused when written
         return None
     return method.merge(request.merge, calibration=train, held_out=list(held_out.split(BATCH)))
 
@@ -424,7 +379,7 @@ def _metadata(run: Run) -> str:
 
 
 def _write(request: Export, run: Run, content: Mapping[str, Tensor]) -> None:
-    tensors = {name: tensor.detach().cpu().contiguous() for name, tensor in content.items()}
+    tensors = _on_cpu(content)
 
     def write(path: Path) -> None:
         if request.form == "adapter":
@@ -432,21 +387,8 @@ def _write(request: Export, run: Run, content: Mapping[str, Tensor]) -> None:
         else:
             torch.save({"model": tensors} if backbone(run.backbone).shape.pyramid else tensors, path)
 
-    try:
+    with writing_to(f"--out {request.out}"):
         replace_atomically(request.out, write)
-    except OSError as error:
-        raise UsageError(f"--out {request.out} cannot be written: {os_reason(error)}") from error
-
-
-def _write_card(request: Export) -> None:
-    """Write the model card, after the file: a full disk then leaves no card of a model that is not there."""
-    path = card_of(request.out)
-    try:
-        write_atomically(path, request.card)
-    except OSError as error:
-        raise UsageError(
-            f"{request.out} is written, its model card {path} cannot be: {os_reason(error)}; export again with --force"
-        ) from error
 
 
 @torch.no_grad()

@@ -19,7 +19,7 @@ import torch
 from torch import Tensor, nn
 
 from harness.models.segmenter import Prompts, SAMSegmenter, Segmenter, SegmenterOutput, probabilities
-from harness.system.errors import UsageError, os_reason
+from harness.system.errors import UsageError, writing_to
 
 OPSET = 18
 TOLERANCE = 1e-4
@@ -129,20 +129,20 @@ def write_onnx(graph: Graph, out: Path, *, images: Tensor, metadata: Mapping[str
     """
     inputs = graph.examples(graph.undo(images))
     expected = graph.expected(*inputs)
-    try:
-        with tempfile.TemporaryDirectory(prefix=f".{out.name}.", dir=out.absolute().parent) as folder:
-            traced = Path(folder) / "traced.onnx"
-            with _without_fused_kernels(graph):
-                _trace(graph, tuple(tensor[:2] for tensor in inputs), traced)
-            made = Path(folder) / out.name
-            data = _finish(traced, made, metadata)
-            difference = _difference(made, dict(zip(graph.inputs, inputs, strict=True)), expected)
-            if not difference <= TOLERANCE:
-                raise UsageError(f"onnxruntime predicts otherwise, by {difference:.1e}; nothing was written")
-            for file in (*([data] if data else []), made):
-                os.replace(file, out.with_name(file.name))
-    except OSError as error:
-        raise UsageError(f"--out {out} cannot be written: {os_reason(error)}") from error
+    with (
+        writing_to(f"--out {out}"),
+        tempfile.TemporaryDirectory(prefix=f".{out.name}.", dir=out.absolute().parent) as folder,
+    ):
+        traced = Path(folder) / "traced.onnx"
+        with _without_fused_kernels(graph):
+            _trace(graph, tuple(tensor[:2] for tensor in inputs), traced)
+        made = Path(folder) / out.name
+        data = _finish(traced, made, metadata)
+        difference = _difference(made, dict(zip(graph.inputs, inputs, strict=True)), expected)
+        if not difference <= TOLERANCE:
+            raise UsageError(f"onnxruntime predicts otherwise, by {difference:.1e}; nothing was written")
+        for file in (*([data] if data else []), made):
+            os.replace(file, out.with_name(file.name))
     return difference
 
 

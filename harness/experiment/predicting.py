@@ -1,18 +1,17 @@
-"""Masks of anybody's images by a trained model. Read `predict` downwards.
+"""Masks or labels of anybody's images by a trained model. Read `predict` downwards.
 
 What happens to an image is what happens to a test image: upright RGB, bicubic to the network's square input, scores
-resized bilinear to the image's own size. So the scores of what is written are those of the run's record.
-
-Masks, contours and scores as files.
-
-The folder that predictions go to: which model fills it, and which image each of them is of.
+resized bilinear to the image's own size. So the scores of what is written are those of the run's record. A note in the folder
+says which model fills it, and which image each prediction is of.
 """
 
 from __future__ import annotations
 
+import csv
+import io
 import json
 import os
-from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
 from dataclasses import asdict, dataclass
 from pathlib import Path
@@ -33,8 +32,9 @@ from harness.experiment.trained import Trained
 from harness.methods.base import MergeMode
 from harness.models.segmenter import Prompts, Segmenter, probabilities
 from harness.protocols.load import from_rules
-from harness.system.errors import UsageError, os_reason
-from harness.system.files import read_regular, replace_atomically, write_atomically
+from harness.registry import BENCHMARKS
+from harness.system.errors import UsageError, os_reason, writing_to
+from harness.system.files import read_regular, write_atomically
 from harness.system.streams import say
 from harness.training.feeding import normalise
 from harness.training.images import to_input
@@ -116,10 +116,8 @@ class PredictionFolder:
             UsageError: it cannot be written.
         """
         known = {**self.images, **{name: origin(image) for name, image in images.items()}}
-        try:
+        with writing_to(f"--out {self.out}"):
             write_atomically(self.out / NOTE, json.dumps({**self.model, "images": known}, indent=1) + "\n")
-        except OSError as error:
-            raise UsageError(f"--out {self.out} cannot be written: {os_reason(error)}") from error
 
 
 def origin(image: Path) -> Origin:
@@ -151,27 +149,6 @@ def _parsed(text: bytes) -> tuple[dict[str, Any], dict[str, Origin]]:
 
 Array = NDArray[np.uint8]
 Floats = NDArray[np.float32]
-
-
-def as_image(mask: Array, *, binary: bool) -> Image.Image:
-    """0 and 255, or class indices with the colours of `palette`."""
-    if binary:
-        return Image.fromarray(mask * np.uint8(255))
-    indexed = Image.fromarray(mask)
-    indexed.putpalette(palette().reshape(-1).tolist())
-    return indexed
-
-
-def save_image(path: Path, image: Image.Image) -> None:
-    replace_atomically(path, lambda temporary: image.save(temporary, format="PNG"))
-
-
-def save_array(path: Path, array: Floats) -> None:
-    def save(temporary: Path) -> None:
-        with temporary.open("wb") as file:
-            np.save(file, array)
-
-    replace_atomically(path, save)
 
 
 def palette() -> Array:
@@ -260,7 +237,9 @@ def predict(
     if not waiting:
         return Predicted(done=0, skipped=len(images))
     model = Model(request, device=device)
-    _remove(stale, request.out)  # before the note, which would otherwise call them the new images'
+    with writing_to(f"--out {request.out}"):
+        for path in stale:  # before the note, which would otherwise call them the new images'
+            path.unlink()
     folder.note({image.stem: image for image in waiting})
     done = len(images) - len(waiting)
     progress(done)
@@ -306,21 +285,9 @@ def _check_prompt(request: Predict) -> None:
 
 
 def _finish(pending: list[Future[None]], out: Path) -> None:
-    try:
+    with writing_to(f"--out {out}", then="; the masks before stay, the same command goes on"):
         for each in pending:
             each.result()
-    except OSError as error:
-        raise UsageError(
-            f"--out {out} cannot be written: {os_reason(error)}; the masks before stay, the same command goes on"
-        ) from error
-
-
-def _remove(files: Iterable[Path], out: Path) -> None:
-    try:
-        for path in files:
-            path.unlink()
-    except OSError as error:
-        raise UsageError(f"--out {out} cannot be written: {os_reason(error)}") from error
 
 
 def find_images(given: Sequence[Path]) -> list[Path]:
@@ -368,17 +335,13 @@ def _stale(folder: PredictionFolder, images: Sequence[Path]) -> list[Path]:
     """
     stale = []
     for image in images:
-        there = [path for path in _every_output(folder.out, image) if path.is_file()]
+        arrays = [Path(name, f"{image.stem}.npy") for name in PROBABILITIES.values()]
+        outputs_of_all = (*arrays, Path(OVERLAYS, f"{image.stem}.png"), Path(f"{image.stem}.png"))
+        there = [path for name in outputs_of_all if (path := folder.out / name).is_file()]
         if there and not folder.is_of(image.stem, image):
             folder.require_same_file(image.stem, image)
             stale += there
     return stale
-
-
-def _every_output(out: Path, image: Path) -> list[Path]:
-    """Whatever may be there of one image by this command and those before."""
-    arrays = [out / folder / f"{image.stem}.npy" for folder in PROBABILITIES.values()]
-    return [*arrays, out / OVERLAYS / f"{image.stem}.png", out / f"{image.stem}.png"]
 
 
 def outputs(request: Predict, image: Path) -> list[Path]:
@@ -471,12 +434,17 @@ def write_masks(request: Predict, model: Model, image: tuple[Path, Array], score
     resized = resize_bilinear(scores, pixels.shape[:2])
     mask = model.mask(resized)
     for file in outputs(request, path):
+        content = io.BytesIO()
         if file.suffix == ".npy":
-            save_array(file, resized if request.probabilities == "own" else scores)
+            np.save(content, resized if request.probabilities == "own" else scores)
         elif file.parent == request.out / OVERLAYS:
-            save_image(file, Image.fromarray(overlay(pixels, mask)))
+            Image.fromarray(overlay(pixels, mask)).save(content, format="PNG")
         else:
-            save_image(file, as_image(mask, binary=scores.ndim == 2))
+            drawn = Image.fromarray(mask * np.uint8(255) if scores.ndim == 2 else mask)
+            if scores.ndim == 3:  # class indices, in colours
+                drawn.putpalette(palette().reshape(-1).tolist())
+            drawn.save(content, format="PNG")
+        write_atomically(file, content.getvalue())
 
 
 def scoring_command(request: Predict, masks: str) -> str:
@@ -494,3 +462,58 @@ def scoring_command(request: Predict, masks: str) -> str:
         if value != plain[name]:
             words.append(f"--set {name}={str(value).lower() if isinstance(value, bool) else value}")
     return " ".join(words)
+
+
+LABELS = "labels.csv"
+
+
+def predict_labels(
+    request: Predict, *, device: torch.device, progress: Callable[[int], None] = lambda done: None
+) -> Predicted:
+    """Write ``labels.csv``: image, label, and the probability of every class; images that it has as they are now keep their rows.
+
+    Args:
+        progress: is told how many images are done.
+
+    Raises:
+        UsageError: the folder holds something else, also of another file of an image's name, or cannot be written, or masks were asked for.
+        DatasetError: an image cannot be read; nothing is written then.
+        MethodError: the method has no such merge mode.
+    """
+    if request.overlay or request.probabilities:
+        raise UsageError(
+            f"--overlay and --probabilities are for masks; run {request.trained.run.key} gives labels, and {LABELS} "
+            "has their probabilities anyway"
+        )
+    folder, path = opened_folder(request), request.out / LABELS
+    names = tuple(BENCHMARKS.get(request.trained.run.benchmark).class_names)
+    rows = _read_rows(path) if path.is_file() else {}
+    waiting = [image for image in request.images if image.name not in rows or not folder.is_of(image.name, image)]
+    for image in waiting:
+        if image.name in rows:
+            folder.require_same_file(image.name, image)
+    if waiting:
+        model = Model(request, device=device)
+        if not folder.claimed:
+            folder.note({})
+        for batch, scores in model.batches(waiting):
+            for (image, _), score in zip(batch, scores, strict=True):
+                rows[image.name] = [names[int(score.argmax())], *(f"{p:.6g}" for p in score.reshape(-1))]
+            progress(len(rows))
+        text = io.StringIO()
+        csv.writer(text, lineterminator="\n").writerows(
+            [["image", "label", *names], *([name, *rows[name]] for name in sorted(rows))]
+        )
+        with writing_to(f"--out {request.out}"):
+            write_atomically(path, text.getvalue())
+        folder.note({image.name: image for image in waiting})  # after the rows, which are all written at once
+    return Predicted(done=len(waiting), skipped=len(request.images) - len(waiting))
+
+
+def _read_rows(path: Path) -> dict[str, list[str]]:
+    """Image -> its label and probabilities."""
+    try:
+        with path.open(newline="", encoding="utf-8") as file:
+            return {row[0]: row[1:] for row in list(csv.reader(file))[1:]}
+    except (OSError, UnicodeDecodeError, csv.Error, IndexError) as error:
+        raise UsageError(f"{path} is damaged; choose another folder") from error

@@ -1,8 +1,7 @@
 """``sam-peft export --verify``: a fresh process loads the written file and predicts.
 
-It loads a whole checkpoint by segment_anything's own registry, or where backbone or image size are not the registry's
-into segment_anything's own modules, and trained tensors alone into a freshly built segmenter
-with the method attached.
+It loads a whole checkpoint by segment_anything's own registry, or where backbone or image size are not the registry's into
+segment_anything's own modules, and trained tensors alone into a freshly built segmenter with the method attached.
 """
 
 from __future__ import annotations

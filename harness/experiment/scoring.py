@@ -16,7 +16,7 @@ from harness.evaluation.conventions import CLASSES, LABELS, OVERLAP, SALIENCY
 from harness.evaluation.evaluate import Item, evaluate_split
 from harness.evaluation.labels import LabelScorer
 from harness.evaluation.scorer import IGNORE, SplitScorer
-from harness.experiment.data import RunData
+from harness.experiment.building import RunData
 from harness.experiment.stages import Stages
 from harness.methods.base import Method
 from harness.models.segmenter import probabilities

@@ -17,8 +17,7 @@ from harness.archive.checkpoints import noted
 from harness.archive.measured import Elsewhere
 from harness.archive.schema import Run
 from harness.archive.store import finished_run
-from harness.experiment.building import attached_segmenter
-from harness.experiment.data import open_data
+from harness.experiment.building import attached_segmenter, open_below
 from harness.experiment.scoring import Scoring
 from harness.experiment.stages import Stages
 from harness.methods.base import Method
@@ -26,7 +25,6 @@ from harness.models.checkpoint import read_tensors
 from harness.models.decoder_shape import Task
 from harness.models.fingerprints import is_checkpoint
 from harness.models.segmenter import Segmenter
-from harness.planning.data import data_options
 from harness.protocols.load import from_rules
 from harness.registry import BENCHMARKS, add_own_of
 from harness.system.errors import UsageError
@@ -195,7 +193,6 @@ def scored_elsewhere(segmenter: Segmenter, other: Run, *, data: Path, results: P
         DatasetError: the files are not those of ``other``.
     """
     rules = from_rules(other.rules)
-    root = BENCHMARKS.get(other.benchmark)(data_options(rules, other.benchmark)).locate(data)
-    opened = open_data(other, root, cache=results / "cache" / "images")
+    opened = open_below(other, data, cache=results / "cache" / "images")
     scoring = Scoring(opened, rules, device=device, stages=Stages(), tell=lambda progress: None, seed=other.seed)
     return Elsewhere(like=other.key, scores=scoring.test(segmenter.to(device), stage="elsewhere")[0])

@@ -15,9 +15,8 @@ from typing import Any
 
 from harness.methods.configs import FullConfig, MethodConfig
 from harness.methods.parts.placement import BackboneShape, plain_blocks
-from harness.models import mask2former_forms
 from harness.models.decoder_shape import Task
-from harness.models.decoders import HEAD_DIM, LABELLING, Decoder, dense_parameters
+from harness.models.decoders import HEAD_DIM, LABELLING, Decoder, dense_parameters, mask2former_parameters
 from harness.models.known import RENAMED, TIMM, Backbone, known_backbones
 from harness.system.errors import UsageError, did_you_mean
 
@@ -201,7 +200,7 @@ def decoder_parameters(
         classes = 2 if task == "binary" else num_classes
         if decoder == "mask2former":
             shape = entry.decoder
-            return mask2former_forms.parameters(
+            return mask2former_parameters(
                 dim=entry.shape.dim, width=shape.dim, mlp=shape.mlp_dim, heads=shape.heads, classes=classes
             )
         return dense_parameters(decoder, dim=entry.shape.dim, classes=classes)

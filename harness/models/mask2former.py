@@ -13,7 +13,7 @@ import torch
 from segment_anything.modeling.common import LayerNorm2d
 from torch import Tensor, nn
 
-from harness.models import mask2former_forms as forms
+from harness.models import decoders as forms
 from harness.models.decoder_shape import DecoderShape
 from harness.models.segmenter import full_precision, widened
 

@@ -321,6 +321,24 @@ def checkpoint_of(run: Run, settings: Settings, *, given: Path | None = None) ->
     return published_file(run.backbone, str(path)) if is_word(path) else path
 
 
+def data_folder(run: Run, *, data: Path | None, results: Path) -> Path | None:
+    """``data``, or the generated samples of a run on them, as far as they are still there."""
+    samples = results / "sample-data" / run.benchmark
+    return data or (samples if run.rules.get("data") == "sample" and samples.is_dir() else None)
+
+
+def tested_folder(run: Run, settings: Settings, *, given: Path | None, results: Path) -> Path:
+    """Where the images of a finished run are: in the folder that is given or set, or among generated samples.
+
+    Raises:
+        UsageError: nobody says.
+    """
+    data = data_folder(run, data=given or folder_of(run, settings), results=results)
+    if data is None:
+        raise UsageError(f"run {run.key} was tested on images of {run.benchmark}; give their folder with --data")
+    return data
+
+
 def folder_of(run: Run, settings: Settings) -> Path | None:
     """Where the files of a finished run's benchmark are set to lie; None for generated images."""
     if run.rules.get("data") == "sample" and not run.rules.get("own_classes"):

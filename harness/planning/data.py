@@ -47,6 +47,12 @@ def data_options(rules: Protocol, benchmark: str) -> DataOptions:
     )
 
 
+def benchmark_of(name: str, rules: Protocol) -> Benchmark:
+    """A benchmark with the switches that a protocol sets."""
+    benchmark: Benchmark = BENCHMARKS.get(name)(data_options(rules, name))
+    return benchmark
+
+
 def require_task(benchmark: str, task: str, rules: Protocol) -> None:
     """Raises UsageError where benchmark, decoder and the rules' task do not fit each other.
 
@@ -145,7 +151,7 @@ def network_images(results: Path, *, data: Path | None) -> Callable[[Record, str
         if folder is None or (generated and not samples.is_dir()):
             return None
         try:
-            benchmark: Benchmark = BENCHMARKS.get(name)(data_options(from_rules(run_rules), name))
+            benchmark = benchmark_of(name, from_rules(run_rules))
             splits = benchmark.splits(benchmark.locate(folder))
         except (DatasetError, UsageError):  # of a plug-in that is not here, or a card that this code does not know
             if data is not None:

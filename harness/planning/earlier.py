@@ -13,6 +13,7 @@ from harness.archive.schema import Record
 from harness.archive.store import RecordStore
 from harness.planning.job import Job
 from harness.system.errors import UsageError
+from harness.system.text import counted
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -45,7 +46,11 @@ def earlier(results: Path, jobs: Mapping[str, Job]) -> Earlier:
     for key, record in store.surely_ended(jobs.keys()).items():
         job = jobs[key]
         if isinstance(record, str):
-            problems.append(_damaged(store.path(key), record))
+            path = store.path(key)
+            problems.append(
+                f"{path} is not a readable record ({record}): its run counts as not started, and the file stays as "
+                f"{path.name}.unreadable once the run has a new record"
+            )
         elif record.code != "OK":
             failed[key] = record.code
         else:
@@ -54,7 +59,13 @@ def earlier(results: Path, jobs: Mapping[str, Job]) -> Earlier:
             if then and now and then != now:
                 outdated.setdefault(job.run.benchmark, []).append(store.path(key))
     if outdated:
-        raise UsageError(_outdated(outdated, jobs))
+        name, paths = next(iter(outdated.items()))
+        several = f"{len(paths)} finished records, such as" if len(paths) > 1 else "the finished record"
+        more = f" (so do {', '.join(list(outdated)[1:])})" if len(outdated) > 1 else ""
+        raise UsageError(
+            f"{name}: its files below {jobs[paths[0].stem].dataset_root} differ from those behind {several} {paths[0]}{more}; "
+            "take another --results folder for the new files, or move those records away to run them again"
+        )
     return Earlier(finished=frozenset(finished), failed=failed, problems=tuple(problems))
 
 
@@ -94,7 +105,7 @@ def under_short_fingerprints(
 
 
 def _unverified(count: int, path: str, short: str, results: Path, notes: Mapping[str, str]) -> str:
-    whose = f"{count} finished records" if count > 1 else "1 finished record"
+    whose = counted(count, "finished record")
     if short in notes:
         return (
             f"{whose} of these runs below {results} came from another checkpoint than {path} ({notes[short]}, which shares"
@@ -104,24 +115,4 @@ def _unverified(count: int, path: str, short: str, results: Path, notes: Mapping
         f"{whose} of these runs below {results} know their checkpoint by size, beginning and end alone ({short}) and count"
         f" as not started; if {path} is the file they came from, note it: sam-peft records verify-checkpoint "
         f"{shlex.quote(path)} {shlex.quote(str(results))}"
-    )
-
-
-def _damaged(path: Path, reason: str) -> str:
-    return (
-        f"{path} is not a readable record ({reason}): its run counts as not started, and the file stays as "
-        f"{path.name}.unreadable once the run has a new record"
-    )
-
-
-def _outdated(outdated: Mapping[str, list[Path]], jobs: Mapping[str, Job]) -> str:
-    name, paths = next(iter(outdated.items()))
-    root = jobs[paths[0].stem].dataset_root
-    whose = (
-        f"{len(paths)} finished records, such as {paths[0]}" if len(paths) > 1 else f"the finished record {paths[0]}"
-    )
-    more = f" (so do {', '.join(list(outdated)[1:])})" if len(outdated) > 1 else ""
-    return (
-        f"{name}: its files below {root} differ from those behind {whose}{more}; "
-        "take another --results folder for the new files, or move those records away to run them again"
     )

@@ -20,7 +20,7 @@ from harness.models.catalog import backbone_shape, require_stands, resolve_backb
 from harness.models.checkpoint import require_finite
 from harness.models.fingerprints import fingerprint, known_to_fit, remember_fit, short_fingerprint, status_of
 from harness.models.published import is_word, published_file
-from harness.planning.data import Images, data_fingerprint, data_options, manifest_hash, require_task
+from harness.planning.data import Images, benchmark_of, data_fingerprint, manifest_hash, require_task
 from harness.planning.earlier import earlier, under_short_fingerprints
 from harness.planning.job import Job
 from harness.planning.request import Request, Variant, require_countable
@@ -46,13 +46,17 @@ class Pretrained:
     missing: str = ""
 
 
+def _checkpoint(request: Request, backbone: str) -> Path | None:
+    return request.checkpoints.get(backbone, request.checkpoints.get(""))
+
+
 def pretrained(request: Request, backbone: str, protocol: Protocol) -> Pretrained:
     """The checkpoint that a request gives a backbone.
 
     Raises:
         UsageError: it does not fit, or its numbers are not finite.
     """
-    path = request.checkpoints.get(backbone, request.checkpoints.get(""))
+    path = _checkpoint(request, backbone)
     if path is None and protocol.data == "files":
         from harness.planning.needs import weights
 
@@ -292,7 +296,10 @@ def expand(names: Names, data: Mapping[str, Files], request: Request) -> Grid:
         task = BENCHMARKS.get(name).task
         of_card = resolve(names.protocol, name)
         if of_card.mask_tokens == 1 and of_card.decoder == "sam" and task == "multiclass":
-            one_mask.append(_one_mask_line(name))
+            one_mask.append(
+                f"{name}: mask_tokens is 1, so every pixel of an image gets the same class (quirk 10); "
+                f"--set benchmarks.{name}.mask_tokens=10 gives each image ten masks"
+            )
         for card, backbone, digest in settings:
             of_setting = for_backbone(_own_rules(name, resolve(card, name)), backbone)
             plain = as_rules(of_setting)
@@ -337,8 +344,18 @@ def _require_fit(row: Row, benchmark: str, task: str, rules: Protocol, request: 
         )
     if row.config.freezes_decoder and rules.decoder_lr is not None:
         raise UsageError(f"{row.label}: its decoder is frozen, and decoder_lr would be the adapters'; leave it away")
-    if not row.config.trains:
-        _require_pretrained_decoder(row.label, row.backbone, rules, task, request)
+    if row.config.trains:
+        return
+    # Parts of the segmenter must not start from random numbers, but on generated images, whose numbers rank nothing anyway.
+    reason = ""
+    if rules.decoder != "sam" or not backbone_shape(row.backbone).neck_dim:
+        reason = f"no decoder is pretrained with {row.backbone}; take a SAM, such as --backbone mobile_sam"
+    elif task != "binary":
+        reason = "the class head is not pretrained; take a benchmark with one foreground"
+    elif str(_checkpoint(request, row.backbone)) == "none" and rules.data == "files":
+        reason = f"{row.backbone} has random weights; give its file with --checkpoint"
+    if reason:
+        raise UsageError(f"{row.label} trains nothing, and {reason}")
 
 
 def _jobs(
@@ -387,23 +404,8 @@ def _jobs(
         )
 
 
-def _require_pretrained_decoder(label: str, backbone: str, rules: Protocol, task: str, request: Request) -> None:
-    """Refuse a row that trains nothing where parts of the segmenter start from random numbers, but on generated images, whose
-    numbers rank nothing anyway."""
-    weights = str(request.checkpoints.get(backbone, request.checkpoints.get("", "")))
-    reason = ""
-    if rules.decoder != "sam" or not backbone_shape(backbone).neck_dim:
-        reason = f"no decoder is pretrained with {backbone}; take a SAM, such as --backbone mobile_sam"
-    elif task != "binary":
-        reason = "the class head is not pretrained; take a benchmark with one foreground"
-    elif weights == "none" and rules.data == "files":
-        reason = f"{backbone} has random weights; give its file with --checkpoint"
-    if reason:
-        raise UsageError(f"{label} trains nothing, and {reason}")
-
-
 def _files(name: str, rules: Protocol, request: Request, prepare_samples: Callable[[str], Path] | None) -> Files:
-    benchmark = BENCHMARKS.get(name)(data_options(rules, name))
+    benchmark: Any = benchmark_of(name, rules)
     if name in request.dataset_roots:
         root = benchmark.locate(Path(request.dataset_roots[name]))
     elif rules.data == "sample":
@@ -414,20 +416,15 @@ def _files(name: str, rules: Protocol, request: Request, prepare_samples: Callab
     else:
         root = benchmark.locate(request.data_root)
     splits = benchmark.splits(root)
-    odd = first_look(benchmark, splits, root) if is_own(name) and benchmark.task != "classification" else ()
-    generated = rules.data == "sample" and not rules.own_classes
-    note = "generated samples" if generated else splits.note
-    tests = sum(map(len, splits.test.values()))
+    generated, folds = rules.data == "sample" and not rules.own_classes, rules.split_follows_seed
     return Files(
-        images=Images(train=len(splits.train), val=len(splits.val), test=tests),
+        images=Images(train=len(splits.train), val=len(splits.val), test=sum(map(len, splits.test.values()))),
         root=root.absolute(),
-        manifest=manifest_hash(splits, folds=rules.split_follows_seed),
-        fingerprint=data_fingerprint(splits, folds=rules.split_follows_seed),
-        split_rule=splits.rule.replace(f"seed {rules.split_seed}", "the run's seed")
-        if rules.split_follows_seed
-        else splits.rule,
-        note=note,
-        odd=odd,
+        manifest=manifest_hash(splits, folds=folds),
+        fingerprint=data_fingerprint(splits, folds=folds),
+        split_rule=splits.rule.replace(f"seed {rules.split_seed}", "the run's seed") if folds else splits.rule,
+        note="generated samples" if generated else splits.note,
+        odd=first_look(benchmark, splits, root) if is_own(name) and benchmark.task != "classification" else (),
     )
 
 
@@ -447,13 +444,6 @@ def _own_rules(name: str, rules: Protocol) -> Protocol:
                 f"{rule} is for data of your own, and {name} has its own rule; --set benchmarks.NAME.{rule}=… sets it for one"
             )
     return rules
-
-
-def _one_mask_line(benchmark: str) -> str:
-    return (
-        f"{benchmark}: mask_tokens is 1, so every pixel of an image gets the same class (quirk 10); "
-        f"--set benchmarks.{benchmark}.mask_tokens=10 gives each image ten masks"
-    )
 
 
 def _absent_lines(absent: Mapping[str, str], request: Request) -> list[str]:

@@ -80,10 +80,6 @@ class Trials:
     model: tuple[str, str]
     runs: dict[tuple[Any, ...], list[str]] = field(default_factory=dict)
 
-    @property
-    def name(self) -> str:
-        return self.entry.name
-
 
 def parse_tune(items: Sequence[str]) -> dict[str, list[str]]:
     """``["lr=1e-4,3e-4", "naslora.alpha_lr=1e-3,1e-2"]`` as grids.
@@ -163,16 +159,11 @@ def choose(
     Raises:
         UsageError: every value of a row diverged.
     """
-    labels = [
-        _choice(trial, tuning, {key: store.find(key) for keys in trial.runs.values() for key in keys})
-        for trial in trials
-    ]
+    labelled = [(trial, _choice(trial, tuning, store)) for trial in trials]
     if write:
-        for trial, label in zip(trials, labels, strict=True):
+        for trial, label in labelled:
             _write(trial, label, store)
-    return _settled(
-        request, tuning, [(trial, label["chosen"], label) for trial, label in zip(trials, labels, strict=True)]
-    )
+    return _settled(request, tuning, [(trial, label["chosen"], label) for trial, label in labelled])
 
 
 def as_expected(
@@ -186,8 +177,8 @@ def as_expected(
     """
     settled: list[tuple[Trials, Mapping[str, Any], Mapping[str, Any]]] = []
     for trial in trials:
-        keys = {key: store.find(key) for keys in trial.runs.values() for key in keys}
-        label = {"grid": dict(trial.grid)} if not keys.keys().isdisjoint(left) else _choice(trial, tuning, keys)
+        is_open = any(key in left for keys in trial.runs.values() for key in keys)
+        label = {"grid": dict(trial.grid)} if is_open else _choice(trial, tuning, store)
         settled.append((trial, label.get("chosen") or {name: values[0] for name, values in trial.grid.items()}, label))
     return _settled(request, tuning, settled)
 
@@ -209,8 +200,9 @@ def _settled(
                 rules[name, *trial.model] = {**rules.get((name, *trial.model), {}), **for_all}
         if id(trial.entry) in compared:
             chosen = _with(trial.entry, trial.grid, tuple(values.values()))
-            settled = replace(chosen, label=trial.name, benchmarks=where, models=(trial.model,), tuning=label)
-            entries.append(settled)
+            entries.append(
+                replace(chosen, label=trial.entry.name, benchmarks=where, models=(trial.model,), tuning=label)
+            )
     order = {entry.name: place for place, entry in enumerate(request.entries)}
     return replace(request, entries=tuple(sorted(entries, key=lambda entry: order[entry.name])), rules=rules)
 
@@ -251,11 +243,11 @@ def _with(entry: Variant, grid: Mapping[str, Sequence[Any]], values: Sequence[An
     )
 
 
-def _choice(trial: Trials, tuning: Tuning, records: Mapping[str, Record | None]) -> dict[str, Any]:
+def _choice(trial: Trials, tuning: Tuning, store: RecordStore) -> dict[str, Any]:
     """What a run says of its tuning; see `harness.archive.schema.Run`."""
     tried: list[dict[str, Any]] = []
     for values, keys in trial.runs.items():
-        made = [record for key in keys if (record := records[key]) is not None]
+        made = [record for key in keys if (record := store.find(key)) is not None]
         scores = [score for record in made if (score := _validated(record)) is not None]
         score = math.fsum(scores) / len(scores) if scores and len(scores) == len(keys) else None
         hours = sum(record.cost.get("wall_time_s", 0.0) for record in made) / 3600
@@ -264,7 +256,8 @@ def _choice(trial: Trials, tuning: Tuning, records: Mapping[str, Record | None])
     metric = BENCHMARKS.get(trial.benchmarks[0]).selection_metric
     known = [outcome for outcome in tried if outcome["score"] is not None]
     if not known:
-        raise UsageError(f"{trial.name} on {', '.join(trial.benchmarks)}: every value diverged; --tune lower ones")
+        where = ", ".join(trial.benchmarks)
+        raise UsageError(f"{trial.entry.name} on {where}: every value diverged; --tune lower ones")
     sign = 1 if higher_is_better(metric) else -1
     best = max(known, key=lambda outcome: sign * outcome["score"])  # ties go to the value named first
     edge = [name for name, value in best["options"].items() if _at_edge(value, trial.grid[name])]
@@ -304,7 +297,7 @@ def _write(trial: Trials, label: Mapping[str, Any], store: RecordStore) -> None:
             record = store.find(key)
             if record is None or record.code != "OK" or record.run.tuning == tuning:
                 continue
-            name = trial.name if chosen else record.run.variant
+            name = trial.entry.name if chosen else record.run.variant
             run = replace(record.run, tuning=dict(tuning), variant=name)
             if record.run.trial_runs <= run.trial_runs if chosen else _may_leave_tables(record.run, label):
                 store.relabel(replace(record, run=run))

@@ -10,6 +10,7 @@ from __future__ import annotations
 import math
 import statistics
 from collections.abc import Callable, Collection, Iterable, Mapping, Sequence
+from contextlib import suppress
 from dataclasses import dataclass, replace
 from datetime import datetime, timedelta
 from typing import Literal
@@ -20,7 +21,9 @@ from harness.methods.parts.placement import BackboneShape, MethodError
 from harness.models.catalog import backbone_shape, decoder_parameters, trained_in_decoder
 from harness.planning.data import Images, limited
 from harness.pricing.flops import activation_bytes, config_of, decoder_of, encodes_once, model_of, run_flops
+from harness.registry import BENCHMARKS, method_config_class
 from harness.system.errors import UsageError
+from harness.system.text import counted
 from harness.training.bounds import CACHE_BYTES, TOKEN_BYTES, worth_keeping
 
 PROCESS_BYTES = 0.44 * 2**30
@@ -71,9 +74,8 @@ GPU = Device(name="an 80 GB data-centre GPU", kind="gpu", flops={"fp32": 3e13, "
 def cpu(cores: int) -> Device:
     """What is assumed of a run that has so many CPU cores."""
     flops = {"fp32": 4.5e10 * cores, "bf16": 7.5e10 * cores, "fp16": 4.5e10 * cores}
-    name = "1 CPU core" if cores == 1 else f"{cores} CPU cores"
     return Device(
-        name=name,
+        name=counted(cores, "CPU core"),
         kind="cpu",
         flops=flops,
         process_bytes=PROCESS_BYTES,
@@ -83,17 +85,14 @@ def cpu(cores: int) -> Device:
     )
 
 
-SecondsOf = Callable[[Record], float]
-
-
 class EarlierRuns:
     """Operations a second and memory of earlier runs, looked up from the most alike to the least."""
 
     def __init__(
         self,
-        records: Sequence[Record],
+        records: Iterable[Record],
         device: Device,
-        seconds_of: SecondsOf,
+        seconds_of: Callable[[Record], float],
         *,
         shapes: Collection[tuple[object, ...]],
     ) -> None:
@@ -134,7 +133,7 @@ class EarlierRuns:
             for level, basis in zip(levels(run), bases, strict=True):
                 if level in speeds:
                     seconds = work / statistics.median(speeds[level])
-                    return seconds, basis.format(_records(len(speeds[level]))) + where
+                    return seconds, basis.format(counted(len(speeds[level]), "record")) + where
         precision = str(run.rules.get("precision", "fp32"))
         device, speed = self._device, self._device.flops[precision]
         basis = f"FLOPs at an assumed {speed / 1e12:g} TFLOP/s ({device.name})"
@@ -147,9 +146,12 @@ class EarlierRuns:
     def memory(self, run: Run, shape: BackboneShape) -> tuple[float, str]:
         known = self._peaks.get(levels(run)[0])
         if known:
-            return max(known), f"{_records(len(known))} of the same shape"
-        packed = _WEIGHT_BYTES[run.rules.get("quantise", "")] * _block_weights(shape)
-        weights = packed + 4.0 * (shape.projection_taps + _decoder(run))
+            return max(known), f"{counted(len(known), 'record')} of the same shape"
+        blocks = float(sum(4 * block.dim**2 + 2 * block.dim * block.mlp_dim for block in shape.blocks))
+        packed = _WEIGHT_BYTES[run.rules.get("quantise", "")] * blocks
+        # of the binary task: the head of several classes is small beside the decoder
+        decoder = decoder_parameters(run.backbone, task="binary", decoder=decoder_of(run))
+        weights = packed + 4.0 * (shape.projection_taps + decoder)
         model = weights + 12.0 * trained_weights(run, shape) + activation_bytes(run, shape)
         if not self._device.process_bytes:
             return model, "closed form"
@@ -177,41 +179,21 @@ def levels(run: Run) -> tuple[tuple[object, ...], ...]:
 
 
 def trained_weights(run: Run, shape: BackboneShape) -> float:
-    from harness.registry import method_config_class
-
     config = method_config_class(run.method)(**run.method_config)
     head = trained_in_decoder(config, run.backbone, task="binary", decoder=decoder_of(run))
     return float(config.encoder_parameters(shape)) + head
-
-
-def _decoder(run: Run) -> int:
-    """Parameters of the binary task's decoder; the head of several classes is small beside it."""
-    return decoder_parameters(run.backbone, task="binary", decoder=decoder_of(run))
 
 
 _WEIGHT_BYTES = {"": 4.0, "nf4": 0.5 + 4 / 64, "int8": 1.0}
 """Of a weight in a block's linear layers: 4 bits and a scale in fp32 for 64 of them; 8 bits, the scale of a row is nothing."""
 
 
-def _block_weights(shape: BackboneShape) -> float:
-    return float(sum(4 * block.dim**2 + 2 * block.dim * block.mlp_dim for block in shape.blocks))
-
-
-def _records(count: int) -> str:
-    return "1 record" if count == 1 else f"{count} records"
-
-
 UNFINISHED = 7
 """Times the trained tensors: two checkpoints, each with the weights and Adam's two moments, and the best state."""
 FINISHED = 2
 """Times the trained tensors: the best and the last state."""
-RECORD_BYTES = 40_000
-IMAGE_ROW_BYTES = 150
-
-
-def result_bytes(run: Run, images: Images) -> float:
-    """The record, and a row an image and scored model."""
-    return RECORD_BYTES + IMAGE_ROW_BYTES * (images.val + images.test * (2 + len(run.rules.get("merge", ()))))
+RECORD_BYTES, IMAGE_ROW_BYTES = 40_000, 150
+"""Of a record, and of a row of its table of images: one an image and scored model."""
 
 
 def image_cache_bytes(runs: Iterable[tuple[Run, Images]]) -> float:
@@ -260,9 +242,6 @@ def kept_blocks(config: MethodConfig, shape: BackboneShape) -> int | None:
     # Embedding an image sets the rotations of every block.
     rotates = not shape.stem and (shape.pre_norm or shape.learnt_positions == 0)
     return blocks if blocks is not None and worth_keeping(shape, blocks) and not rotates else None
-
-
-ImagesOf = Callable[[Run], Images]
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -317,8 +296,8 @@ def forecast(
     runs: Sequence[Run],
     records: Iterable[Record],
     *,
-    images_of: ImagesOf,
-    seconds_of: SecondsOf,
+    images_of: Callable[[Run], Images],
+    seconds_of: Callable[[Record], float],
     device: Device = GPU,
     parallel: int = 1,
     start: datetime | None = None,
@@ -336,8 +315,8 @@ def forecast(
     earlier = [record for record in records if record.code == "OK" and record.cost.get("wall_time_s")]
     alike = [record for record in earlier if device.made(record)]
     known = EarlierRuns(alike, device, seconds_of, shapes={levels(run)[-1] for run in runs})
-    priced = []
-    sizes = []
+    priced: list[RunForecast] = []
+    sizes: list[tuple[Run, Images, BackboneShape]] = []
     alone: dict[tuple[object, ...], RunForecast] = {}
     for run in runs:
         shape = backbone_shape(run.backbone)
@@ -348,7 +327,10 @@ def forecast(
         if place not in alone:
             alone[place] = _priced(run, shape, images, known)
         priced.append(replace(alone[place], run=run))
-    finish = None if start is None else _after(start, _makespan([run.hours for run in priced], parallel))
+    finish = None
+    if start is not None:
+        with suppress(OverflowError):  # beyond the calendar
+            finish = start + timedelta(hours=_makespan([run.hours for run in priced], parallel))
     return Forecast(
         runs=tuple(priced),
         parallel=parallel,
@@ -360,7 +342,8 @@ def forecast(
 
 
 def _priced(run: Run, shape: BackboneShape, images: Images, known: EarlierRuns) -> RunForecast:
-    states, results = 4.0 * trained_weights(run, shape), result_bytes(run, images)
+    scored = images.val + images.test * (2 + len(run.rules.get("merge", ())))
+    states, results = 4.0 * trained_weights(run, shape), RECORD_BYTES + IMAGE_ROW_BYTES * scored
     seconds, time_basis = known.seconds(run, run_flops(run, shape, images), images)
     memory, memory_basis = known.memory(run, shape)
     return RunForecast(
@@ -408,14 +391,6 @@ def _fitting(groups: Iterable[list[RunForecast]], hours: float) -> list[RunForec
     return chosen
 
 
-def _after(start: datetime, hours: float) -> datetime | None:
-    """``start`` plus ``hours``; None beyond the calendar."""
-    try:
-        return start + timedelta(hours=hours)
-    except OverflowError:
-        return None
-
-
 def _makespan(hours: Sequence[float], parallel: int) -> float:
     """Hours until all runs are done on ``parallel`` devices: the longest first, each onto the device that is free first."""
     loads = [0.0] * max(1, parallel)
@@ -426,8 +401,6 @@ def _makespan(hours: Sequence[float], parallel: int) -> float:
 
 def published_images(benchmark: str) -> Images:
     """How many images a benchmark has by the sizes that it states: nine tenths of an unsplit one train; a tenth of train validates."""
-    from harness.registry import BENCHMARKS
-
     sizes = dict(BENCHMARKS.get(benchmark).published_sizes)
     train = sizes.get("train", round(0.9 * sizes.get("all", 1000)))
     test = sizes.get("test", sizes.get("all", 1000) - train)

@@ -23,6 +23,7 @@ from harness.pricing.forecast import GPU, Device, Forecast, RunForecast, cpu, fo
 from harness.registry import BENCHMARKS, method_config_class
 from harness.system.errors import BudgetError
 from harness.system.machine import cores, processor
+from harness.system.text import counted, first_of
 
 
 def device(planned: Plan, where: Place) -> tuple[Device, int]:
@@ -88,9 +89,7 @@ def affordable(planned: Plan, prices: Forecast, *, hours: float) -> tuple[Plan, 
     failed = {key: code for key, code in planned.failed.items() if key not in left_out}
     text = f"--budget: {len(chosen)} of {len(prices.runs)} runs fit into {hours:g} hours"
     if left_out:
-        names = list(left_out.values())
-        more = f"; and {len(names) - 3} more" if len(names) > 3 else ""
-        text += f"; left out: {'; '.join(names[:3])}{more}"
+        text += f"; left out: {first_of(list(left_out.values()))}"
     return replace(planned, jobs=kept, failed=failed), text
 
 
@@ -115,7 +114,6 @@ def bought(
 
 
 def run_in_words(run: Run) -> str:
-    """A run in words."""
     return f"{run.variant} · {run.backbone} · {run.benchmark} · seed {run.seed}"
 
 
@@ -126,8 +124,7 @@ def plan_text(planned: Plan, prices: Forecast | None, *, where: Place, budget: f
         prices: of what is pending (`harness.pricing.price.price`).
         budget: device-hours; names the runs that fit.
     """
-    number = len(planned.jobs)
-    runs = f"{number} run{'s' if number != 1 else ''}"
+    runs = counted(len(planned.jobs), "run")
     lines = [f"{runs}, {len(planned.finished)} finished, {len(planned.failed)} failed before", ""]
     parameters = parameter_rows(planned)
     first, second = (max([8, *(len(str(row[place])) for row in parameters)]) for place in (0, 1))
@@ -158,38 +155,24 @@ def plan_data(planned: Plan, prices: Forecast | None, *, where: Place, budget: f
         budget: device-hours; every run that is priced says whether it fits.
     """
     priced_runs = {priced.run.key: priced for priced in prices.runs} if prices is not None else {}
-    bought = (
-        {priced.run.key: priced.hours for priced in within_budget(prices, budget)}
-        if prices and budget is not None
-        else {}
-    )
+    chosen = within_budget(prices, budget) if prices is not None and budget is not None else ()
+    bought = {priced.run.key: priced.hours for priced in chosen}
     runs = []
     for job in planned.jobs:
         run, priced = job.run, priced_runs.get(job.run.key)
         state = "finished" if run.key in planned.finished else planned.failed.get(run.key, "planned")
-        entry = {
-            name: getattr(run, name)
-            for name in ("key", "variant", "method", "backbone", "benchmark", "protocol", "seed")
-        }
+        names = ("key", "variant", "method", "backbone", "benchmark", "protocol", "seed")
+        entry = {name: getattr(run, name) for name in names}
         if priced is not None:
-            entry |= {
-                "hours": priced.hours,
-                "time_basis": priced.time_basis,
-                "peak_memory_bytes": priced.peak_memory_bytes,
-                "memory_basis": priced.memory_basis,
-                "disk_bytes": priced.disk_bytes,
-            }
+            told = ("hours", "time_basis", "peak_memory_bytes", "memory_basis", "disk_bytes")
+            entry |= {name: getattr(priced, name) for name in told}
             if budget is not None:
                 entry["fits_budget"] = run.key in bought
         runs.append({**entry, "state": state})
     data = {"runs": runs, "missing": list(planned.missing), "note": without_gpu(planned, where)}
     if budget is not None:
-        data["budget"] = {
-            "hours": budget,
-            "runs": len(bought),
-            "of_runs": len(priced_runs),
-            "spent": sum(bought.values()),
-        }
+        spent = sum(bought.values())
+        data["budget"] = {"hours": budget, "runs": len(bought), "of_runs": len(priced_runs), "spent": spent}
     return data
 
 
@@ -211,24 +194,17 @@ def forecast_text(prices: Forecast) -> str:
     lines.append(
         f"disk is that of unfinished runs, each with two checkpoints; {kept:.2f} GiB stay when all are finished"
     )
-    lines += _caches(prices)
+    kinds = (
+        ("images", prices.image_cache_bytes, " and scored masks at their own size (--no-cache: none)"),
+        ("embeddings of frozen encoders", prices.embedding_cache_bytes, ""),
+        ("tokens of frozen blocks", prices.token_cache_bytes, ""),
+    )
+    if caches := [f"{name} {size / 2**30:.2f} GiB{more}" for name, size, more in kinds if size]:
+        lines.append(f"caches come on top, shared by runs, where there is room: {'; '.join(caches)}")
     if prices.finish is not None:
-        at_once = f"{prices.parallel} run{'s' if prices.parallel > 1 else ''} at a time, no waiting in a queue"
+        at_once = f"{counted(prices.parallel, 'run')} at a time, no waiting in a queue"
         lines.append(f"finished about {prices.finish:%Y-%m-%d %H:%M} ({at_once})")
     return "\n".join(lines)
-
-
-def _caches(prices: Forecast) -> list[str]:
-    kept = []
-    if prices.image_cache_bytes:
-        kept.append(
-            f"images {prices.image_cache_bytes / 2**30:.2f} GiB and scored masks at their own size (--no-cache: none)"
-        )
-    if prices.embedding_cache_bytes:
-        kept.append(f"embeddings of frozen encoders {prices.embedding_cache_bytes / 2**30:.2f} GiB")
-    if prices.token_cache_bytes:
-        kept.append(f"tokens of frozen blocks {prices.token_cache_bytes / 2**30:.2f} GiB")
-    return [f"caches come on top, shared by runs, where there is room: {'; '.join(kept)}"] if kept else []
 
 
 def _hours(runs: Iterable[RunForecast]) -> str:
@@ -242,20 +218,16 @@ def parameter_rows(planned: Plan) -> list[tuple[str, str, int, int, int]]:
     rows: dict[tuple[str, str], Run] = {}
     for job in planned.jobs:
         rows.setdefault((job.run.variant, model_of(job.run)), job.run)
-    counted = []
+    numbers = []
     for (variant, model), run in rows.items():
         size, backbone = int(run.rules["image_size"]), run.backbone
         config = from_mapping(method_config_class(run.method), run.method_config, where=f"method {run.method}")
         benchmark = BENCHMARKS.get(run.benchmark)
-        head = {
-            "task": benchmark.task,
-            "num_classes": benchmark.num_classes,
-            "mask_tokens": int(run.rules["mask_tokens"]),
-            "decoder": decoder_of(run),
-        }
+        tokens = int(run.rules["mask_tokens"])
+        head: Any = {"task": benchmark.task, "num_classes": benchmark.num_classes, "mask_tokens": tokens}
+        head["decoder"] = decoder_of(run)
         encoder = config.encoder_parameters(backbone_shape(backbone, size))
-        total = total_parameters(backbone, image_size=size, **head) + added_parameters(
-            config, backbone, image_size=size
-        )
-        counted.append((variant, model, encoder, encoder + trained_in_decoder(config, backbone, **head), total))
-    return counted
+        added = added_parameters(config, backbone, image_size=size)
+        total = total_parameters(backbone, image_size=size, **head) + added
+        numbers.append((variant, model, encoder, encoder + trained_in_decoder(config, backbone, **head), total))
+    return numbers

@@ -5,7 +5,8 @@ from __future__ import annotations
 import difflib
 import errno
 import resource
-from collections.abc import Iterable
+from collections.abc import Iterable, Iterator
+from contextlib import contextmanager
 
 
 class UsageError(ValueError):
@@ -58,3 +59,12 @@ def out_of_memory(error: BaseException | str) -> bool:
 def os_reason(error: OSError) -> str:
     """Why the system refused, in words; a full disk is called that."""
     return REASONS.get(error.errno or 0) or error.strerror or str(error)
+
+
+@contextmanager
+def writing_to(what: str, *, then: str = "") -> Iterator[None]:
+    """Make an OSError of the block the line that ``what`` cannot be written, and what to do ``then``."""
+    try:
+        yield
+    except OSError as error:
+        raise UsageError(f"{what} cannot be written: {os_reason(error)}{then}") from error

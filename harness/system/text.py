@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import re
+from collections.abc import Sequence
 
 _HIDDEN = re.compile(
     r"[\x00-\x08\x0b-\x1f\x7f-\x9f\u061c\u200b\u200e\u200f\u2028-\u202e\u2060-\u2064\u2066-\u206f\ufeff\ud800-\udfff]"
@@ -27,6 +28,16 @@ def printable_line(text: str) -> str:
 def markdown(text: str) -> str:
     """A line of text that stays text in a markdown page: no HTML, no links or pictures, no end of a table's cell."""
     return printable_line(text).replace("<", "&lt;").replace("|", "\\|").replace("](", "]\\(")
+
+
+def counted(number: int, word: str) -> str:
+    """``1 run``, ``2 runs``."""
+    return f"{number} {word}{'s' if number != 1 else ''}"
+
+
+def first_of(words: Sequence[str], *, most: int = 3) -> str:
+    """``a; b; c; and 2 more``."""
+    return "; ".join([*words[:most], *([f"and {len(words) - most} more"] if len(words) > most else [])])
 
 
 def csv_cell(text: str) -> str:

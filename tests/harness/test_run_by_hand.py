@@ -17,8 +17,7 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 from harness.archive.reading import load
-from harness.experiment.building import attached_segmenter
-from harness.experiment.data import open_data
+from harness.experiment.building import attached_segmenter, open_data
 from harness.run import main
 
 sod = pytest.importorskip("py_sod_metrics")

@@ -8,7 +8,7 @@ import pytest
 
 from harness.archive.files import all_image_scores, image_groups, image_scores, images_csv
 from harness.datasets.base import Pair
-from harness.experiment.data import RunData, open_data
+from harness.experiment.building import RunData, open_data
 from harness.registry import BENCHMARKS, groups_by_rule
 from harness.training.images import ImageSource
 from tests.harness.planned import job_of

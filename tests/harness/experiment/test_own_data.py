@@ -97,7 +97,7 @@ def test_a_worker_knows_the_benchmark_from_the_runs_json_alone(tmp_path: Path) -
     code = (
         "import json, sys\n"
         "from pathlib import Path\n"
-        "from harness.experiment.data import open_data\n"
+        "from harness.experiment.building import open_data\n"
         "from harness.planning.job import Job\n"
         "job = Job.from_json(json.loads(sys.argv[1]))\n"
         "data = open_data(job.run, Path(job.dataset_root))\n"

@@ -18,7 +18,7 @@ from safetensors.torch import save_file
 from harness.archive.schema import Record
 from harness.cli import export, metrics, predict
 from harness.experiment import predicting
-from harness.experiment.data import RunData, open_data
+from harness.experiment.building import RunData, open_data
 from harness.experiment.experiment import run_experiment
 from harness.experiment.predicting import NOTE, find_images, overlay, palette
 from harness.experiment.trained import METADATA

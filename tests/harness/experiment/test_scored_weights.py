@@ -15,8 +15,7 @@ from torch import Tensor, nn
 
 import harness.experiment.experiment as experiment_module
 from harness.archive.schema import Record
-from harness.experiment.building import attached_segmenter
-from harness.experiment.data import RunData, open_data
+from harness.experiment.building import RunData, attached_segmenter, open_data
 from harness.experiment.experiment import run_experiment
 from harness.methods.base import Method
 from harness.planning.job import Job

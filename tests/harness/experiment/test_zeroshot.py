@@ -12,8 +12,7 @@ from harness import run
 from harness.archive.agreement import disagreement
 from harness.archive.schema import Record
 from harness.cli import predict, tables
-from harness.experiment.building import attached_segmenter
-from harness.experiment.data import open_data
+from harness.experiment.building import attached_segmenter, open_data
 from harness.experiment.experiment import run_experiment
 from harness.experiment.scoring import Scoring
 from harness.experiment.stages import Stages

@@ -9,7 +9,7 @@ import pytest
 import torch
 from torch.utils.flop_counter import FlopCounterMode
 
-from harness.models import catalog, mask2former_forms
+from harness.models import catalog, decoders
 from harness.models.build import build_segmenter
 from harness.models.catalog import backbone
 from harness.models.segmenter import QuerySegmenter, SegmenterOutput, probabilities
@@ -82,7 +82,7 @@ def test_operations_are_those_that_torch_counts(segmenter: QuerySegmenter) -> No
         counted.append(counter.get_total_flops())
     shape, own = backbone("tiny_timm").shape, backbone("tiny_timm").decoder
     sizes = {"width": own.dim, "mlp": own.mlp_dim, "heads": own.heads}
-    operations = mask2former_forms.flops(dim=shape.dim, tokens=(64 // shape.patch) ** 2, **sizes)
+    operations = decoders.mask2former_flops(dim=shape.dim, tokens=(64 // shape.patch) ** 2, **sizes)
     assert operations == pytest.approx(counted[0] - counted[1], rel=2e-3)
 
 

@@ -149,7 +149,7 @@ def test_patterns_are_in_the_key(tmp_path: Path) -> None:
 def test_foreign_tiles_are_split_by_their_images(tmp_path: Path) -> None:
     (job,) = planned_of(tmp_path, "--datasets", f"tiles={TILES}", "--set", GROUP).jobs
     assert isinstance(job, Job)
-    from harness.experiment.data import open_data
+    from harness.experiment.building import open_data
 
     data = open_data(job.run, Path(job.dataset_root))
     parts = [data.train, data.val, *data.tests.values()]

@@ -16,7 +16,7 @@ from harness.archive.store import RecordStore
 from harness.comparison.rules import from_card
 from harness.datasets.base import DatasetError
 from harness.dispatch.place import place
-from harness.experiment.data import open_data
+from harness.experiment.building import open_data
 from harness.methods.parts.placement import MethodError
 from harness.models.known import IMAGENET
 from harness.planning.asked import folder_of, usable
