@@ -56,7 +56,7 @@ NAMES = (["cost"], ["data"], ["evidence"], ["export"], ["figures"], ["metrics"],
 """Not commands but the names of verbs, in a sentence."""
 KEPT = ("0208a83a876e42cc", "61bc2f28c31c933a", "cfe326e608c27f75")  # one of mini, and those of docs/figures.md
 """Records of this repository that commands on ``results`` find; `.ci/run` checks the pages of all of them."""
-COMMANDS = [(where, words) for where, words in commands() if words not in NAMES]
+COMMANDS = [*{tuple(words): (where, words) for where, words in commands() if words not in NAMES}.values()]
 
 
 @pytest.fixture(scope="module")

@@ -10,7 +10,7 @@ from pathlib import Path
 
 import pytest
 
-from harness.registry import load_plugin
+from harness.registry import METHODS, load_plugin
 from harness.system.errors import UsageError
 from tests.values import REPOSITORY
 
@@ -28,13 +28,13 @@ def test_another_package_named_datasets_is_what_that_name_finds(tmp_path: Path, 
     (theirs / "__init__.py").write_text("Dataset = 'theirs'\n")
     code = (
         f"import sys; sys.path.insert(2, {str(theirs.parent)!r}); import datasets; assert datasets.Dataset == 'theirs'\n"
-        "import harness.datasets.kvasir, harness.methods.lora\n"
-        "from harness.registry import BENCHMARKS, METHODS\n"
+        "import harness.datasets.kvasir, harness.methods.configs\n"
+        "from harness.registry import BENCHMARKS\n"
         "assert BENCHMARKS.get('kvasir').__module__ == 'harness.datasets.kvasir'\n"
-        "assert METHODS.get('lora').__module__ == 'harness.methods.lora'\n"
     )
     done = python(code, cwd=REPOSITORY if place == "clone" else tmp_path)
     assert done.returncode == 0, done.stderr
+    assert METHODS.get("lora").__module__ == "harness.methods.lora"
 
 
 REAL = """

@@ -4,11 +4,13 @@ from __future__ import annotations
 
 import io
 import json
-from argparse import Namespace
+import os
+import subprocess
 from contextlib import redirect_stdout
 from importlib import import_module
 from pathlib import Path
 from subprocess import CompletedProcess
+from types import SimpleNamespace
 from typing import Any
 
 import pytest
@@ -23,15 +25,22 @@ def rehearsed(file: Path, *words: str) -> tuple[int, dict[str, Any]]:
 
 
 @pytest.fixture(autouse=True)
-def _lone_workers_run_here(monkeypatch: pytest.MonkeyPatch, nobody_else: None) -> None:
-    of_processes = real_run._finished
+def _first_workers_run_here(monkeypatch: pytest.MonkeyPatch, nobody_else: None) -> None:
+    """The others are processes, each of which imports torch anew."""
 
-    def finished(words: list[str], options: Namespace) -> list[int]:
-        if options.workers > 1:
-            return of_processes(words, options)
-        return [real_run.main([*words, "--results", str(options.results)])]
+    def started(command: list[str], *, env: dict[str, str]) -> Any:
+        if env["RANK"] != "0":
+            return subprocess.Popen(command, env=env)
 
-    monkeypatch.setattr(real_run, "_finished", finished)
+        def wait() -> int:
+            with pytest.MonkeyPatch.context() as here:
+                for name in env.keys() - os.environ.keys():
+                    here.setenv(name, env[name])
+                return real_run.main(command[3:])
+
+        return SimpleNamespace(wait=wait)
+
+    monkeypatch.setattr(real_run, "subprocess", SimpleNamespace(Popen=started))
 
 
 def in_this_process(words: list[str]) -> CompletedProcess[str]:
@@ -54,7 +63,9 @@ def test_every_row_runs_on_a_tiny_model(tmp_path: Path, monkeypatch: pytest.Monk
     assert ratio["rounds"] == 2
     assert measured["evaluation"]["peers"].keys() == {"plain", "hf-sdpa", "hf-eager"}
     assert measured["evaluation"]["ratio"]["low"] < measured["evaluation"]["ratio"]["high"]
-    assert {len(of_rounds) for of_rounds in measured["evaluation"]["seconds"].values()} == {2}
+    seconds = measured["evaluation"]["seconds"]
+    assert seconds.keys() == {"forward", "evaluation", "forward plain", "forward hf-sdpa", "forward hf-eager"}
+    assert {len(of_rounds) for of_rounds in seconds.values()} == {2}
     assert [method["variant"] for method in measured["cost"]["methods"]] == ["full", "lora", "naslora", "decoder"]
     for where in ("global", "windowed"):
         assert measured["flex"][where]["ratios"].keys() == {"plain / widened", "flex / widened"}
@@ -69,12 +80,12 @@ def test_a_row_that_fails_leaves_its_reason_and_the_others_as_they_were(tmp_path
     file = tmp_path / "gpu.json"
     other = {"command": "python -m benchmarks.flex", "measured": {"shared": ""}, "seconds": 1.0}
     file.write_text(json.dumps({"rows": {"two": other}}), encoding="utf-8")
-    monkeypatch.setattr(gpu, "rows", lambda **_: {"one": Row(words="benchmarks.flex --backbone vit_nothing")})
+    monkeypatch.setattr(gpu, "rows", lambda **_: {"one": Row(words="harness tabels")})
     code, rows = rehearsed(file, "--only", "one")
     assert code == 1
-    assert "unknown backbone 'vit_nothing'" in rows["one"]["failed"]
+    assert "unknown verb 'tabels'" in rows["one"]["failed"]
     assert rows["two"] == other
-    assert "unknown backbone" in capsys.readouterr().out
+    assert "unknown verb" in capsys.readouterr().out
 
 
 @pytest.mark.parametrize(

@@ -8,7 +8,7 @@ from pathlib import Path
 import pytest
 import torch
 
-from benchmarks import evaluation, step
+from benchmarks import step
 from benchmarks.peers import ATTENTIONS, autogluon_conv_lora, hf_lora
 from benchmarks.reference import PlainLoRA, plain_twin
 from harness.methods.configs import ConvLoRAConfig, LoRAConfig
@@ -69,12 +69,3 @@ def test_a_session_of_steps_with_peers_states_times_memory_and_shares(tmp_path: 
     assert {"lora / lora hf-sdpa", "lora / lora hf-eager", "convlora / convlora autogluon"} <= saved["ratios"].keys()
     assert all(0 < share < 1 for share in saved["share_of_limit"].values())
     assert max(saved["relative_deviation"].values()) < 1e-4
-
-
-def test_a_session_of_evaluations_with_peers_states_their_forward_passes(tmp_path: Path) -> None:
-    file = tmp_path / "evaluation.json"
-    words = "--backbone tiny --image-size 64 --images 1 --rounds 1 --peers --cpu-time --json"
-    assert evaluation.main([*words.split(), str(file)]) == 0
-    saved = json.loads(file.read_text(encoding="utf-8"))
-    assert saved["seconds"].keys() == {"forward", "evaluation", "forward plain", "forward hf-sdpa", "forward hf-eager"}
-    assert saved["peers"].keys() == {"plain", "hf-sdpa", "hf-eager"}

@@ -147,12 +147,6 @@ def test_missing_data_says_which_folders_were_tried_where_to_get_it_and_how_to_t
         assert "\n" not in message
 
 
-def test_image_without_mask_is_an_error_that_names_it(make, tmp_path: Path) -> None:
-    (samples.write_samples("cvc612", tmp_path, images=12, size=48) / "Ground Truth" / "1.tif").unlink()
-    with pytest.raises(DatasetError, match=r"1 images .* have no mask.*Original/1\.tif"):
-        load(make("cvc612"), tmp_path)
-
-
 def test_sbu_images_published_without_mask_are_left_out_and_the_rule_says_so(make, sample_of) -> None:
     splits = load(make("sbu"), sample_of("sbu"))
     assert splits.rule.endswith("; 2 images without a mask left out"), "as in records made before"

@@ -180,15 +180,6 @@ def test_unusable_protocol_card_is_one_line(content: bytes, message: str, tmp_pa
         assert message in line
 
 
-def test_study_with_a_list_for_a_protocol_is_one_line(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
-    study = tmp_path / "mine.yaml"
-    study.write_text("title: mine\nprotocol: [mini]\nbenchmarks: [kvasir]\nentries: [lora]\n")
-    assert main(["--study", str(study), "--results", str(tmp_path), "--plan"]) == 2
-    (line,) = capsys.readouterr().err.splitlines()
-    assert "protocol" in line
-    assert "mini" in line
-
-
 NEAR_MISSES = [
     (["--datasets", "/data/tiles"], "tiles=/data/tiles"),
     (["--datasets", "kvasir", "--set", "rank=6"], "lora.rank=6"),

@@ -1,23 +1,29 @@
-"""Methods and benchmarks from outside: entry points, files, and broken ones of both."""
+"""Methods and benchmarks from outside: entry points, files, broken ones of both, and the worked example of `docs/plugins.md`."""
 
 from __future__ import annotations
 
+import json
 import os
 import subprocess
 import sys
+from importlib.metadata import EntryPoint
 from pathlib import Path
 
+import numpy as np
 import pytest
+from PIL import Image
 
 from harness import registry
+from harness.cli import tables
 from harness.cli.doctor import main as doctor
 from harness.contract.checks import CHECKS
-from harness.registry import METHODS, load_plugin, load_plugins
+from harness.registry import BENCHMARKS, METHODS, load_plugin, load_plugins
 from harness.run import main as run
 from harness.system.errors import UsageError
 from tests.values import REPOSITORY
 
 EXAMPLE = REPOSITORY / "docs" / "examples" / "plugin.py"
+SHORTEST = EXAMPLE.with_name("shortest.py")
 
 
 def _package(folder: Path, *, entries: dict[str, str], code: str) -> Path:
@@ -61,30 +67,30 @@ def test_method_that_breaks_the_contract_is_named_with_the_clause(tmp_path, caps
     assert "| `wrong`   | declared deviation" in shown.out
 
 
-def test_entry_points_join_and_broken_ones_are_left_out_of_all(tmp_path: Path) -> None:
+def test_entry_points_join_and_broken_ones_are_left_out_of_all(unexamined: None, tmp_path, monkeypatch, says) -> None:
     code = "from harness.methods.lora import LoRA\nclass Mine(LoRA):\n    name = 'mine'\n"
     folder = _package(
         tmp_path, entries={"mine": "outside:Mine", "gone": "outside:Gone", "odd": "json:dumps"}, code=code
     )
     script = (
-        "from harness.cli.doctor import main; from harness.registry import METHODS; from harness.contract.checks import CHECKS\n"
-        "CHECKS.clear()\n"  # they are for tests/methods/test_contract.py
-        "print(METHODS.usable_names()); print(METHODS.broken); print(METHODS.get('mine').name)\n"
-        "raise SystemExit(main(['--methods', 'gone,decoder', '--backbone', 'tiny']))"
+        "from harness.registry import METHODS\n"
+        "print(METHODS.usable_names()); print(METHODS.broken); print(METHODS.get('mine').name)"
     )
     environment = {**os.environ, "PYTHONPATH": f"{folder}{os.pathsep}{REPOSITORY}"}
     command = [sys.executable, "-W", "ignore", "-c", script]
     done = subprocess.run(command, cwd=REPOSITORY, env=environment, capture_output=True, text=True, check=False)
-    names, broken, name, *_ = done.stdout.splitlines()
+    names, broken, name = done.stdout.splitlines()
     assert "'mine'" in names
     assert "'naslora'" in names
     assert "'gone'" not in names
     assert "cannot be imported: AttributeError" in broken
     assert "must be a subclass of harness.methods.base:Method" in broken
     assert name == "mine"
-    assert done.returncode == 1
-    assert "gone: import: method 'gone' (outside:Gone) cannot be imported" in done.stderr
-    assert "decoder: contract holds" in done.stderr
+    monkeypatch.syspath_prepend(folder)
+    monkeypatch.setitem(METHODS._entries, "gone", EntryPoint("gone", "outside:Gone", registry.METHOD_GROUP))
+    told = says(doctor, "--methods", "gone,decoder", "--backbone", "tiny", code=1)
+    assert "gone: import: method 'gone' (outside:Gone) cannot be imported" in told
+    assert "decoder: contract holds" in told
 
 
 def test_plugin_may_not_take_a_name_that_exists(tmp_path: Path) -> None:
@@ -188,3 +194,58 @@ def test_count_and_options_that_fail_are_one_line(tmp_path: Path, capsys: pytest
     assert run([*grid, "--methods", "odd[rank=0]"]) == 2
     (line,) = capsys.readouterr().err.splitlines()
     assert line.startswith("error: method odd: its configuration fails: ZeroDivisionError")
+
+
+def test_the_shortest_benchmark_is_planned_with_its_splits(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    for split, count in (("train", 12), ("test", 3)):
+        for kind in ("images", "masks"):
+            folder = tmp_path / "scans" / split / kind
+            folder.mkdir(parents=True)
+            for index in range(count):
+                Image.new("RGB" if kind == "images" else "L", (8, 8)).save(folder / f"{split}{index}.png")
+    words = ["--methods", "gainlora[rank=2]", "--datasets", "scans", "--data", str(tmp_path), "--protocol", "demo"]
+    assert run([*words, "--plugin", str(SHORTEST), "--set", "data=files", "--checkpoint", "none", "--plan"]) == 0
+    shown = capsys.readouterr().out
+    assert "scans          official test; val carved (seed 0, 1 of 12 train images by hashed stem)" in shown
+    assert "nothing is missing" in shown
+
+
+def test_worked_example_runs_with_the_flags_of_a_built_in_method(tmp_path: Path, capsys) -> None:
+    generator = np.random.default_rng(0)
+    for split, count in (("train", 4), ("val", 2), ("test", 2)):
+        for kind in ("images", "masks"):
+            (tmp_path / "data" / "pets" / split / kind).mkdir(parents=True)
+        for index in range(count):
+            mask = np.zeros((40, 48), np.uint8)
+            mask[8 : 8 + generator.integers(8, 24), 8 : 8 + generator.integers(8, 30)] = 255
+            image = (generator.integers(0, 80, (40, 48, 3)) + (mask[..., None] > 0) * 120).astype(np.uint8)
+            Image.fromarray(image).save(tmp_path / "data" / "pets" / split / "images" / f"{index}.png")
+            Image.fromarray(mask).save(tmp_path / "data" / "pets" / split / "masks" / f"{index}.png")
+    words = ["--plugin", str(EXAMPLE), "--methods", "ia3[mlp=false]", "--datasets", "pets", "--protocol", "demo"]
+    words += ["--data", str(tmp_path / "data"), "--set", "data=files", "--set", "epochs=1", "--checkpoint", "none"]
+    assert run([*words, "--results", str(tmp_path / "runs"), "--executor", "inline"]) == 0
+    shown = capsys.readouterr().out
+    assert "| ia3[mlp=false] |" in shown
+    records = [json.loads(path.read_text()) for path in tmp_path.glob("runs/records/**/*.json")]
+    assert [record["run"]["method"] for record in records] == ["ia3"]
+    assert [record["run"]["benchmark"] for record in records] == ["pets"]
+    (header,) = [line for line in shown.splitlines() if line.startswith("| method |")]
+    scores = [cell.strip() for cell in header.strip("| ").split("|")][1:3]
+    assert scores == ["Pets IoU ↑", "Pets Dice ↑"]
+    METHODS._loaded.pop("ia3"), BENCHMARKS._loaded.pop("pets")  # as in a process that loads no plug-in
+    assert tables.main(["--results", str(tmp_path / "runs")]) == 0
+    assert "| Pets IoU ↑ | Pets Dice ↑ |" in (tmp_path / "runs" / "tables" / "demo.md").read_text()
+
+
+@pytest.mark.usefixtures("unexamined")  # what its contract finds: tests/methods/test_contract.py
+def test_doctor_reports_a_plugin_as_json(capsys: pytest.CaptureFixture[str]) -> None:
+    assert doctor(["--plugin", str(EXAMPLE), "--methods", "IA3", "--backbone", "vit_b", "--json"]) == 0
+    (row,) = json.loads(capsys.readouterr().out)
+    assert row["method"] == "ia3"
+    assert row["backbone"] == "vit_b"
+    assert row["encoder_parameters"] == 12 * (2 * 768 + 3072) == 55_296
+    assert row["trainable_parameters"] == 55_296 + 3_505_536
+    assert row["total_parameters"] > row["trainable_parameters"]
+    assert row["merge_modes"] == ["exact"]
+    assert row["identity_at_init"] is True
+    assert row["passed"] is True

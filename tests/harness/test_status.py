@@ -115,16 +115,6 @@ def test_bad_input_is_one_line(tmp_path, capsys):
     assert "20260101-000000-abcd" in capsys.readouterr().err
 
 
-def test_a_damaged_record_is_named_and_hides_nothing(tmp_path, capsys):
-    finish(tmp_path, make_job(tmp_path))
-    (tmp_path / "records" / "broken.json").write_text("{")
-    for words, said in (([], "1 run: 1 finished"), (["--failed"], "no failed run"), (["--json"], '"state": "OK"')):
-        assert status.main(["--results", str(tmp_path), *words]) == 0
-        shown = capsys.readouterr()
-        assert said in shown.out
-        assert "broken.json" in (shown.err if words else shown.out)
-
-
 def test_a_thousand_runs_take_less_than_two_seconds_and_no_torch(tmp_path):
     jobs = [
         make_job(tmp_path, method=method, benchmark=benchmark, seed=seed)

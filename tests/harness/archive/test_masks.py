@@ -40,7 +40,9 @@ def test_masks_come_back_as_they_were(tmp_path: Path):
         assert np.array_equal(ours.truth, read.truth)
     assert encoded_masks(_masks()) == path.read_bytes()
     with Image.open(path) as picture:
-        assert np.array_equal(np.concatenate([mask.coloured() for mask in _masks()]), picture.convert("RGB"))
+        assert np.array_equal(
+            np.concatenate([mask.coloured() for mask in _masks()]), np.asarray(picture.convert("RGB"))
+        )
     assert encoded_masks([]) == b""
 
 

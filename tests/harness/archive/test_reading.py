@@ -116,6 +116,7 @@ def test_a_bad_record_is_one_line_in_every_verb_and_no_number(tmp_path, says, ca
         (line,) = (line for line in shown.splitlines() if path.name in line)
         assert reason in line
         assert "\x1b" not in shown
+    assert "1 run: 1 finished" in says(status.main, "--results", root)
     assert [read.run.seed for read in RecordStore(tmp_path.with_name("merged"))] == [1]
     assert "91.2" not in (tmp_path / "tables" / "demo.md").read_text(encoding="utf-8")
 

@@ -1,7 +1,8 @@
-"""A measurement: every quantity, a record that reads back, keys that keep apart what differs."""
+"""A measurement: every quantity, every method, methods without memory left out, keys that keep apart what differs."""
 
 from __future__ import annotations
 
+import itertools
 import json
 import time
 from dataclasses import replace
@@ -12,12 +13,14 @@ import pytest
 import torch
 
 from harness.archive.cost import Comparability, CostStore
+from harness.cli import cost
 from harness.costing import measure as measuring
-from harness.costing.contestant import PARTS
+from harness.costing.contestant import PARTS, Contestant
 from harness.costing.measure import measure
 from harness.costing.summary import summary
+from harness.planning.rows import MethodRow
 from harness.protocols.load import load_protocol
-from tests.harness.costing.small import SMALL, session_of
+from tests.harness.costing.small import SMALL, measured_alone, modes_of, session_of
 
 
 @pytest.fixture(scope="module")
@@ -165,3 +168,54 @@ def test_peaks_do_not_depend_on_which_other_methods_are_measured(methods) -> Non
     for part in ("allocated", "activations"):
         assert alone.memory_bytes[part] == methods["lora"].memory_bytes[part]
     assert torch.get_num_threads() >= 1
+
+
+@pytest.mark.parametrize("name", measured_alone())
+def test_every_method_can_be_measured_from_training_to_inference(name: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("harness.costing.measure.WARMUP", 1)
+    record = measure(replace(session_of(name), rounds=1))
+    (method,) = record.methods
+    assert record.dropped == {}
+    assert method.merge_failures == {}
+    assert set(method.inference_seconds) == {"unmerged", *(f"merged-{mode}" for mode in modes_of(name))}
+    for seconds in (method.step_seconds["total"], *method.inference_seconds.values()):
+        assert len(seconds) == 1
+        assert seconds[0] > 0
+
+
+COMMAND = ["--backbone", "tiny", "--protocol", "demo", "--rounds", "1", "--image-size", "64", "--shared"]
+
+
+@pytest.mark.usefixtures("nobody_else")
+@pytest.mark.parametrize("place", ["build", "sizes", "training", "inference"])
+def test_a_method_that_runs_out_of_memory_is_left_out_and_the_rest_is_written(place, monkeypatch, tmp_path, says):
+    def failing(function, sick):
+        def called(*arguments, **options):
+            if sick(*arguments):
+                raise torch.OutOfMemoryError("CUDA out of memory.\nTried to allocate 2.00 GiB")
+            return function(*arguments, **options)
+
+        return called
+
+    def is_adapter(subject, *_) -> bool:
+        return (subject.label if isinstance(subject, MethodRow) else subject.variant) == "adapter"
+
+    counts = itertools.count(1)  # of steps: two to warm up, two for the peak, then the rounds
+    owner, name, sick = {
+        "build": (measuring, "build_subject", is_adapter),
+        "sizes": (measuring, "peak_memory", is_adapter),
+        "training": (Contestant, "step", lambda subject, _: is_adapter(subject) and next(counts) > 4),
+        "inference": (
+            measuring,
+            "_infer",
+            lambda model, *_: any("adapter" in name for name, _ in model.named_modules()),
+        ),
+    }[place]
+    monkeypatch.setattr(owner, name, failing(getattr(owner, name), sick))
+    said = says(cost.main, "--methods", "adapter,decoder", *COMMAND, "--results", tmp_path, code=1)
+    (record,) = CostStore(tmp_path)
+    reason = "OOM: OutOfMemoryError: CUDA out of memory. Tried to allocate 2.00 GiB"
+    assert record.dropped == {"adapter": reason}
+    assert [method.variant for method in record.methods] == ["decoder"]
+    assert len(record.methods[0].inference_seconds["unmerged"]) == 1
+    assert f"not measured: adapter: {reason}" in said

@@ -1,17 +1,19 @@
-"""The lease on a run: one holder, takeover of the dead, no clock compared, no lock."""
+"""The lease on a run: one holder, takeover of the dead, no clock compared, no lock; kept alive from a thread."""
 
 from __future__ import annotations
 
 import json
 import multiprocessing
 import os
+import threading
 import time
 from dataclasses import replace
+from types import SimpleNamespace
 
 import pytest
 
 from harness.dispatch import attempts as module
-from harness.dispatch.attempts import Exhausted, Held, Holder, Lease, Lost, attempts, close
+from harness.dispatch.attempts import Exhausted, Held, Holder, Lease, Lost, attempts, beating, close
 from harness.system import files
 from harness.system.errors import UsageError
 from harness.system.files import create_exclusively
@@ -139,20 +141,21 @@ def contend(folder, barrier, winners):
 
 def test_of_many_contenders_for_a_dead_holders_lease_one_wins(tmp_path):
     context = multiprocessing.get_context("fork")
-    for _ in range(5):
-        folder = tmp_path / str(_)
-        Lease.acquire(folder, holder=elsewhere())
-        barrier, winners = context.Barrier(8), context.Queue()
-        processes = [context.Process(target=contend, args=(folder, barrier, winners)) for _ in range(8)]
-        for process in processes:
-            process.start()
-        number, _pid = winners.get(timeout=30)
-        time.sleep(0.6)
-        assert winners.empty()
-        assert number == 2
-        for process in processes:
-            process.kill()
-            process.join()
+    rounds = []
+    processes = []
+    for name in "abcde":
+        Lease.acquire(tmp_path / name, holder=elsewhere())
+        rounds.append(winners := context.Queue())
+        arguments = (tmp_path / name, context.Barrier(8), winners)
+        processes += [context.Process(target=contend, args=arguments) for _ in range(8)]
+    for process in processes:
+        process.start()
+    assert [winners.get(timeout=30)[0] for winners in rounds] == [2] * 5
+    time.sleep(0.6)
+    assert all(winners.empty() for winners in rounds)
+    for process in processes:
+        process.kill()
+        process.join()
 
 
 def test_a_contender_between_look_and_creation_wins(tmp_path, monkeypatch):
@@ -208,3 +211,106 @@ def test_what_has_the_name_of_the_next_attempt_and_is_none_ends_the_search(tmp_p
     (tmp_path / "attempt.1000000.json").write_text("{}")
     with pytest.raises(UsageError, match="in the way"):
         Lease.acquire(tmp_path, holder=Holder.here())
+
+
+@pytest.fixture
+def hidden(monkeypatch):
+    """A live process of another user below a /proc that is mounted with hidepid."""
+
+    def kill(pid, number):
+        assert number == 0
+        raise PermissionError
+
+    here = gone()
+    monkeypatch.setattr(module.os, "kill", kill)
+    return here
+
+
+def test_a_process_lives_until_it_is_gone_or_another_has_its_number():
+    here = Holder.here()
+    assert here.alive() is True
+    assert replace(here, ticks=here.ticks - 1).alive() is False
+    assert gone().alive() is False
+    assert replace(here, pid=10**12 - 1).alive() is False
+    assert replace(here, boot="another").alive() is None
+
+
+def test_a_zombie_is_dead():
+    child = os.fork()
+    if not child:
+        os._exit(0)
+    os.waitid(os.P_PID, child, os.WEXITED | os.WNOWAIT)
+    assert replace(Holder.here(), pid=child).alive() is False
+    os.waitpid(child, 0)
+
+
+def test_of_a_process_that_is_hidden_from_us_only_the_heartbeat_can_tell(tmp_path, hidden):
+    assert hidden.alive() is None
+    lease = Lease.acquire(tmp_path, holder=hidden)
+    with pytest.raises(Held):
+        Lease.acquire(tmp_path, holder=Holder.here(), lease_s=20.0, sleep=lambda seconds: lease.beat())
+    assert [start.end for start in attempts(tmp_path)] == [""]
+
+
+PATIENCE_S = 20.0
+
+
+class Watched(Lease):
+    """Beats are counted, and raise what is given, in turn."""
+
+    def __init__(self, *errors):
+        self.beats = threading.Semaphore(0)
+        self._errors = iter(errors)
+
+    def beat(self):
+        self.beats.release()
+        error = next(self._errors, None)
+        if error is not None:
+            raise error
+
+    def wait_for(self, count):
+        for _ in range(count):
+            assert self.beats.acquire(timeout=PATIENCE_S)
+
+
+def test_the_lease_beats_while_the_work_goes_on_and_no_longer():
+    lease = Watched()
+    with beating(lease, lease_s=0.006) as given:
+        assert given is lease
+        (thread,) = [t for t in threading.enumerate() if t is not threading.main_thread() and "_run" in t.name]
+        assert thread.daemon  # a debugger that is left in the middle ends
+        lease.wait_for(3)
+    assert not thread.is_alive()
+
+
+def test_the_interval_is_a_sixth_of_the_lease(monkeypatch):
+    waits = []
+
+    class Done(threading.Event):
+        def wait(self, timeout=None):
+            waits.append(timeout)
+            return True
+
+    monkeypatch.setattr(module, "threading", SimpleNamespace(Event=Done, Thread=threading.Thread))
+    with beating(Watched(), lease_s=12.0):
+        pass
+    with beating(Watched()):
+        pass
+    assert waits == [2.0, 15.0]
+
+
+def test_a_disk_that_is_full_is_told_and_the_next_beat_comes(capsys):
+    lease = Watched(OSError(28, "No space left on device"))
+    with beating(lease, lease_s=0.006):
+        lease.wait_for(2)
+    assert capsys.readouterr().err.startswith("heartbeat: [Errno 28] No space left on device\n")
+
+
+def test_a_lease_that_is_lost_ends_the_process_at_once(monkeypatch, capsys):
+    codes: list[int] = []
+    monkeypatch.setattr(module, "os", SimpleNamespace(_exit=codes.append))
+    lease = Watched(Lost("overtaken"))
+    with beating(lease, lease_s=0.006):
+        lease.wait_for(1)
+    assert codes == [1]
+    assert "Lost: overtaken" in capsys.readouterr().err

@@ -204,7 +204,7 @@ def test_workers_end_with_a_terminal_that_closes_and_with_a_command_that_is_kill
 
 
 def test_a_run_that_somebody_else_holds_is_waited_for_and_not_trained_twice(tmp_path, standin):
-    jobs = [make_job(tmp_path, seed=seed, steps=10, step_s=0.1) for seed in range(2)]
+    jobs = [make_job(tmp_path, seed=seed, steps=10, step_s=0.03) for seed in range(2)]
     executors = [make_executor(place("local", workers=1), results=tmp_path) for _ in range(2)]
     submissions = [executor.submit(jobs) for executor in executors]
     for executor, submission in zip(executors, submissions, strict=True):

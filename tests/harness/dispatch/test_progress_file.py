@@ -1,8 +1,9 @@
-"""What a worker adds to a run's record, and tells of where the run is."""
+"""What a worker adds to a run's record, and tells of where the run is, in its log too."""
 
 from __future__ import annotations
 
 import json
+import re
 from collections.abc import Mapping
 from pathlib import Path
 from types import SimpleNamespace
@@ -14,8 +15,10 @@ from harness.archive.schema import Record
 from harness.dispatch import run_states as module
 from harness.dispatch.attempts import Holder, Lease
 from harness.dispatch.run_states import ProgressFile
-from harness.dispatch.supervise import WorkerContext, completion
+from harness.dispatch.supervise import WorkerContext, completion, log_line
+from harness.experiment.experiment import run_experiment
 from tests.harness.dispatch.helpers import make_job
+from tests.harness.planned import job_of
 
 
 def test_a_record_counts_all_starts_up_to_now(tmp_path, monkeypatch):
@@ -65,3 +68,34 @@ def test_a_folder_that_takes_no_progress_ends_no_run(tmp_path):
     looks: list[bool] = []
     ProgressFile(tmp_path / "nowhere", written=lambda: looks.append(True))({"stage": "training"})
     assert looks == [True]
+
+
+@pytest.mark.parametrize(
+    ("content", "line"),
+    [
+        ({"stage": "training", "kind": "step", "epoch": 1, "loss": 0.5}, ""),
+        ({"stage": "test best", "split": "test", "images": 8}, "test best on test, 8 images"),
+        ({"stage": "merging (exact)"}, "merging (exact)"),
+        ({"stage": "training", "kind": "note", "text": "continues in epoch 2"}, "continues in epoch 2"),
+    ],
+)
+def test_stages_and_notes_are_lines_and_single_updates_none(content: dict, line: str) -> None:
+    assert log_line(content) == line
+
+
+def test_the_lines_of_a_run_hold_its_epochs_as_its_record_does(tmp_path: Path) -> None:
+    rules = {"image_size": 64, "epochs": 2, "train_limit": 4, "val_limit": 2, "test_limit": 2, "select_every": 2}
+    said: list[str] = []
+    job = job_of(tmp_path, "decoder", **rules, cache_images=False)
+    record = run_experiment(job, progress=lambda content: said.append(log_line(content)))
+    lines = [
+        match
+        for line in said
+        if (match := re.fullmatch(r"epoch (\d)/2: loss ([\d.]+), (.*)rate (\S+), ([\d.]+) s", line))
+    ]
+    assert [(int(line[1]), float(line[2]), float(line[4])) for line in lines] == [
+        (epoch["epoch"], round(epoch["loss"], 4), float(f"{epoch['lr']:.3g}")) for epoch in record.history
+    ]
+    validated = record.history[1]["val"]["s_measure"]
+    assert [line[3] for line in lines] == ["", f"validation s_measure {validated:.4f}, "]
+    assert "test best on test, 2 images" in said

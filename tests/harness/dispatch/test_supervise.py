@@ -297,7 +297,8 @@ def test_a_run_that_does_not_stop_in_time_is_interrupted_unless_its_record_was_w
 
 
 def test_all_that_a_child_says_is_in_its_log_and_nothing_of_ours(tmp_path, experiment, monkeypatch):
-    def talks(job, **_) -> None:
+    def talks(job, *, progress, **_) -> None:
+        progress({"stage": "merging (exact)"})
         print("printed")
         print("printed too", file=sys.stderr)
         os.write(1, b"written below python\n")
@@ -314,7 +315,7 @@ def test_all_that_a_child_says_is_in_its_log_and_nothing_of_ours(tmp_path, exper
     for stream in (sys.stdout, sys.stderr):
         stream.close()
     assert [path.read_text() for path in ours] == ["ours\n", "ours too\n"]
-    assert log_of(job) == "printed\nprinted too\nwritten below python\nwritten there too\n"
+    assert log_of(job) == "merging (exact)\nprinted\nprinted too\nwritten below python\nwritten there too\n"
 
 
 def test_processes_of_one_run_meet_where_its_first_says(tmp_path, experiment):

@@ -4,13 +4,18 @@ from __future__ import annotations
 
 import pickle
 import random
+from dataclasses import fields
+from pathlib import Path
 from typing import Any
 
 import numpy as np
 import pytest
+import torch
 from numpy.typing import NDArray
+from PIL import Image
 
 from harness.evaluation.conventions import CLASSES, METRICS, SALIENCY, Conventions, higher_is_better
+from harness.evaluation.resize import resize_bilinear, resize_nearest
 from harness.evaluation.scorer import SplitScorer
 from harness.system.errors import UsageError
 from tests.harness.evaluation.pairs import blob, random_pairs, soft
@@ -267,3 +272,29 @@ def test_background_in_every_image_is_told_from_a_poor_score(predicted, masks, n
         scorer.add(str(index), prediction.astype(float) if task == "binary" else prediction, mask)
     assert scorer.draws_nothing() == nothing
     assert not SplitScorer(["iou"]).draws_nothing()
+
+
+SIZES = [(40, 50), (9, 12), (17, 60), (34, 62), (1, 1), (17, 31)]
+
+
+@pytest.mark.parametrize("size", SIZES)
+def test_bilinear_equals_interpolate(size):
+    """In float64, but for what two directions of a rounded weight, two products and a sum may lose: 8 roundings below 1."""
+    scores = np.random.default_rng(0).random((3, 17, 31), dtype=np.float32)
+    expected = torch.nn.functional.interpolate(torch.from_numpy(scores).double()[None], size, mode="bilinear")[0]
+    np.testing.assert_allclose(resize_bilinear(scores, size), expected.numpy(), atol=8 * 2**-24, rtol=0)
+
+
+@pytest.mark.parametrize("size", SIZES)
+def test_nearest_equals_pillow(size):
+    labels = np.random.default_rng(0).integers(0, 12, (17, 31), dtype=np.uint8)
+    expected = Image.fromarray(labels).resize(size[::-1], Image.Resampling.NEAREST)
+    assert (resize_nearest(labels, size) == np.asarray(expected)).all()
+
+
+PAGE = Path(__file__).parents[3] / "docs" / "metrics.md"
+
+
+def test_the_page_explains_every_metric_and_every_convention():
+    text = PAGE.read_text(encoding="utf-8")
+    assert not [name for name in (*METRICS, *(field.name for field in fields(Conventions))) if f"`{name}`" not in text]

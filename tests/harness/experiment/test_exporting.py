@@ -1,22 +1,28 @@
-"""Exports of finished runs: whole SAM checkpoints, trained tensors, and everything that cannot be exported."""
+"""Exports of finished runs: whole SAM checkpoints, trained tensors, and everything that cannot be exported; ``--verify``."""
 
 from __future__ import annotations
 
 import errno
+import io
+import subprocess
+from contextlib import redirect_stdout
 from dataclasses import replace
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 
 import pytest
 import torch
 from safetensors import safe_open
 from safetensors.torch import load_file, save
+from segment_anything import sam_model_registry
 
+from harness.archive.schema import Run
 from harness.cli import export, predict
-from harness.experiment import exporting
-from harness.experiment.reloading import sam_masks
+from harness.experiment import exporting, reloading
+from harness.experiment.reloading import print_difference, sam_masks
 from harness.models.build import build_segmenter
-from harness.models.original_sam import sam_state_dict
+from harness.models.original_sam import plain_sam, sam_state_dict
 from tests.harness.experiment.finished import export_to, finished
 
 
@@ -51,6 +57,7 @@ def test_the_summary_says_which_images_the_merge_was_compared_on(results: Path, 
     exported = exporting.export(exporting.Export(results=results, run=run.key, out=tmp_path / "sam.pth", merge="exact"))
     assert exported.real
     assert f"on {len(exported.held_out)} validation images" in exported.summary()
+    assert "lora on kvasir, seed 0, merged by exact: 4 sites folded" in exported.summary()
     assert f"on {len(exported.held_out)} random images" in replace(exported, real=False).summary()
 
 
@@ -194,3 +201,50 @@ def test_a_run_without_sams_spare_tokens_is_no_sam_checkpoint(results: Path, tmp
     assert "--adapter-only" in line
     assert not (tmp_path / "sam.pth").exists()
     assert export_to(results, run, tmp_path / "adapter.safetensors", "--adapter-only") == 0
+
+
+def test_verification_loads_by_the_registry_itself_where_it_can(results: Path, tmp_path, monkeypatch) -> None:
+    run, out = finished(results, "lora"), tmp_path / "sam.pth"
+    exported = exporting.export(exporting.Export(results=results, run=run.key, out=out))
+    asked: list[str] = []
+
+    def build(checkpoint: str) -> Any:
+        asked.append(checkpoint)
+        sam = plain_sam("tiny", image_size=128)
+        sam.load_state_dict(torch.load(checkpoint, weights_only=True))
+        return sam
+
+    monkeypatch.setattr(exporting, "REGISTRY", ("tiny",))
+    monkeypatch.setattr(exporting, "REGISTRY_SIZE", 128)
+    monkeypatch.setitem(sam_model_registry, "tiny", build)
+
+    masks = sam_masks(run, out, exported.held_out)
+
+    assert asked == [str(out)]
+    torch.testing.assert_close(masks, exported.masks, rtol=1e-4, atol=1e-4)
+
+
+def test_the_registrys_names_and_size_are_segment_anythings_own() -> None:
+    assert set(exporting.REGISTRY) == sam_model_registry.keys() - {"default"}
+    with torch.device("meta"):
+        sam = sam_model_registry["vit_b"]()
+    assert sam.image_encoder.img_size == exporting.REGISTRY_SIZE
+
+
+def test_verification_fails_on_a_file_that_predicts_otherwise(results: Path, tmp_path, monkeypatch, capsys) -> None:
+    run, out = finished(results, "lora"), tmp_path / "sam.pth"
+    write = exporting._write
+
+    def damage(request: Any, run: Run, content: dict[str, torch.Tensor]) -> None:
+        write(request, run, {**content, "image_encoder.pos_embed": content["image_encoder.pos_embed"] + 1})
+
+    def within(command: list[str], **options: Any) -> subprocess.CompletedProcess[str]:
+        with redirect_stdout(io.StringIO()) as printed:
+            print_difference(command[-1])
+        return subprocess.CompletedProcess(command, 0, printed.getvalue())
+
+    monkeypatch.setattr(exporting, "_write", damage)
+    monkeypatch.setattr(reloading, "subprocess", SimpleNamespace(run=within))  # spares the import of torch
+
+    assert export_to(results, run, out, "--verify") == 2
+    assert "predicts otherwise" in capsys.readouterr().err

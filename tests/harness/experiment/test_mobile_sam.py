@@ -24,7 +24,15 @@ SIDE = "64"
 
 def trained(results: Path, samples: Path, *, stopped: bool) -> Record:
     """A short run of NAS-LoRA on whole maps under bf16; ``stopped`` after its first update and started again."""
-    small = {"image_size": SIDE, "precision": "bf16", "epochs": 2, "epoch_images": 4, "val_limit": 2, "test_limit": 2}
+    small = {
+        "image_size": SIDE,
+        "precision": "bf16",
+        "epochs": 2,
+        "epoch_images": 4,
+        "val_limit": 2,
+        "test_limit": 2,
+        "merge": [],
+    }
     options = {"scope": "image", "search_start_epoch": 1}
     job = job_of(results, "naslora", options, samples=samples, backbones=("mobile_sam",), **small)
     if stopped:

@@ -69,7 +69,7 @@ def test_onnxruntime_predicts_what_the_trained_segmenter_predicts_for_any_batch(
 @pytest.mark.parametrize(("prompt", "name", "shape"), [("box", "boxes", (4,)), ("points", "points", (2, 2))])
 @torch.no_grad()
 def test_a_run_with_prompts_becomes_a_graph_with_one_prompt_an_image(results, tmp_path, prompt, name, shape):
-    run = finished(results, "lora", backbone="tiny_mobile_sam", rules={"prompt": prompt, "prompt_points": "2"})
+    run = finished(results, "lora", backbone="tiny_timm", rules={"prompt": prompt, "prompt_points": "2"})
     assert export_to(results, run, tmp_path / "m.onnx", "--onnx") == 0
     assert f"'{name}': {name}" in (tmp_path / "m.README.md").read_text()
     segmenter, _ = of_results(results, run.key).segmenter(None)
@@ -92,8 +92,8 @@ def _graph(name: str, *, side: int, checkpoint: Path | None = None, **options: A
 
 def test_weights_beyond_what_one_file_holds_lie_beside_it(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(exporting_onnx, "LARGEST", 1000)
-    images = torch.randn(2, 3, 128, 128)
-    assert write_onnx(_graph("tiny_mobile_sam", side=128), tmp_path / "m.onnx", images=images, metadata={}) <= TOLERANCE
+    images = torch.randn(2, 3, 64, 64)
+    assert write_onnx(_graph("tiny_timm", side=64), tmp_path / "m.onnx", images=images, metadata={}) <= TOLERANCE
     assert sorted(file.name for file in tmp_path.iterdir()) == ["m.onnx", "m.onnx.data"]
     assert (tmp_path / "m.onnx").stat().st_size < (tmp_path / "m.onnx.data").stat().st_size
     assert _run(tmp_path / "m.onnx", images)[0].shape[0] == 2
@@ -101,7 +101,7 @@ def test_weights_beyond_what_one_file_holds_lie_beside_it(tmp_path: Path, monkey
 
 @pytest.mark.parametrize("broken", ["predicts otherwise", "cannot be traced", "is not installed"])
 def test_what_cannot_be_written_is_one_line_and_no_file(results: Path, tmp_path, monkeypatch, capsys, broken: str):
-    run = finished(results, "decoder", backbone="tiny_mobile_sam")
+    run = finished(results, "decoder", backbone="tiny_timm")
     if broken == "predicts otherwise":
         monkeypatch.setattr(exporting_onnx, "TOLERANCE", -1.0)
     elif broken == "cannot be traced":

@@ -3,9 +3,6 @@
 from __future__ import annotations
 
 import json
-import os
-import subprocess
-import sys
 from dataclasses import asdict
 from pathlib import Path
 
@@ -17,11 +14,12 @@ from harness.archive.schema import Record
 from harness.archive.store import RecordStore
 from harness.cli import export, predict
 from harness.experiment import scoring
+from harness.experiment.building import open_data
 from harness.models.segmenter import SegmenterOutput, probabilities
+from harness.planning.job import Job
 from harness.registry import BENCHMARKS
 from harness.settings import Settings
 from tests.harness.planning.tiles import GROUP, planned_of, write_tiles
-from tests.values import REPOSITORY
 
 
 def _run(tmp_path: Path, *words: str) -> Record:
@@ -62,7 +60,11 @@ def test_several_classes_are_scored_as_such_and_predicted_without_the_folder(tmp
     assert "mIoU" in capsys.readouterr().out
     file = tmp_path / "land.safetensors"
     command = ["--results", str(tmp_path / "runs"), "--run", record.key, "--out", str(file), "--adapter-only"]
+    (tmp_path / "harness").mkdir()
+    (tmp_path / "harness" / "__init__.py").write_text("raise SystemExit('a module of the working folder was run')\n")
+    monkeypatch.chdir(tmp_path)
     assert export.main([*command, "--verify"]) == 0
+    assert "verified in a fresh process" in capsys.readouterr().out
     del BENCHMARKS._loaded["land"]  # as in a process that has planned nothing
     capsys.readouterr()
     words = ["--adapter", str(file), "--images", str(folder / "images"), "--out", str(tmp_path / "masks")]
@@ -94,22 +96,9 @@ def test_a_model_that_draws_no_object_has_a_code_and_no_score(tmp_path, monkeypa
 def test_a_worker_knows_the_benchmark_from_the_runs_json_alone(tmp_path: Path) -> None:
     folder = write_tiles(tmp_path / "data", classes=3)
     (job,) = planned_of(tmp_path, "--datasets", f"land={folder}", "--set", r"benchmarks.land.group=(.+)_r\d+c\d+").jobs
-    code = (
-        "import json, sys\n"
-        "from pathlib import Path\n"
-        "from harness.experiment.building import open_data\n"
-        "from harness.planning.job import Job\n"
-        "job = Job.from_json(json.loads(sys.argv[1]))\n"
-        "data = open_data(job.run, Path(job.dataset_root))\n"
-        "print(json.dumps([data.benchmark.class_names, data.counts, sorted(data.groups('test').values())]))"
-    )
-
-    done = subprocess.run(
-        [sys.executable, "-c", code, json.dumps(asdict(job))], capture_output=True, text=True, check=True,
-        env={**os.environ, "PYTHONPATH": str(REPOSITORY)},
-    )  # fmt: skip
-
-    names, counts, groups = json.loads(done.stdout)
-    assert names == ["ground", "tree", "house"]
-    assert counts == {"train": 8, "val": 2, "test": 2}
-    assert len(set(groups)) == 1
+    job = Job.from_json(json.loads(json.dumps(asdict(job))))
+    del BENCHMARKS._loaded["land"]  # as in a process that has planned nothing
+    data = open_data(job.run, Path(job.dataset_root))
+    assert list(data.benchmark.class_names) == ["ground", "tree", "house"]
+    assert data.counts == {"train": 8, "val": 2, "test": 2}
+    assert len(set(data.groups("test").values())) == 1

@@ -32,7 +32,7 @@ class Finished:
     """A finished run on generated images, and its test images and masks in two folders."""
 
     def __init__(self, results: Path, benchmark: str, **rules: str) -> None:
-        job = job_of(results, benchmarks=(benchmark,), epochs=1, **rules)
+        job = job_of(results, benchmarks=(benchmark,), epochs=1, train_limit=8, **rules)
         self.results = results
         self.record: Record = run_experiment(job)
         assert self.record.code == "OK", self.record.message

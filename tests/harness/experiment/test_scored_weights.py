@@ -20,7 +20,7 @@ from harness.experiment.experiment import run_experiment
 from harness.methods.base import Method
 from harness.planning.job import Job
 from harness.protocols.load import from_rules
-from tests.harness.experiment.test_shared_tests import FirstIsBest
+from tests.harness.experiment.test_experiment import FirstIsBest
 from tests.harness.planned import job_of
 
 CALIBRATION, HELD_OUT = 3, 4

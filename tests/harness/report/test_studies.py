@@ -70,6 +70,7 @@ GOOD: dict[str, Any] = {"title": "t", "benchmarks": ["kvasir"], "entries": ["lor
         ({"table": {"metrics": [["iou"]]}}, "must be paper, or a list of metrics' names"),
         ({"table": {"metrics": ["iou", "iouu"]}}, r"unknown metric 'iouu' \(did you mean 'iou'"),
         ({"seeds": 0}, "seeds=0 must be"),
+        ({"protocol": ["mini"]}, "protocol=.* must be text"),
         ({"seeds": [1, 1]}, "must be a number of seeds, or a list of different"),
         ({"seeds": 10**30}, "at most 1000 seeds"),
         ({"tune": {"lr": [1e-3]}}, "tune.lr=.* must be at least two different values"),

@@ -467,14 +467,6 @@ def test_check_tells_a_stale_a_missing_and_an_orphaned_table(results: Path, says
     assert "no record gives this table" in says(main, *words, "--check", code=1)
 
 
-def test_a_damaged_record_is_reported_and_the_table_is_made(results: Path, capsys: pytest.CaptureFixture[str]) -> None:
-    (results / "records" / "zz.json").write_text('{"run": ', encoding="utf-8")
-    assert main(["--results", str(results)]) == 0
-    shown = capsys.readouterr()
-    assert "zz.json" in shown.err
-    assert "11.0 ± 1.0 (3)" in shown.out
-
-
 def test_other_metrics_that_the_records_hold_are_printed_and_not_written(tmp_path: Path, says) -> None:
     """A page shows a benchmark by what its paper reports; a reader may want another of the metrics in the records."""
     store, words = RecordStore(tmp_path), ["--results", tmp_path]

@@ -1,20 +1,23 @@
-"""The training loop on the tiny SAM: what it keeps, tells, refuses and counts."""
+"""The training loop on the tiny SAM: what it keeps, selects, tells, refuses and counts."""
 
 from __future__ import annotations
 
+import math
 import os
 import statistics
 import time
 from pathlib import Path
+from typing import Any
 
 import pytest
 import torch
 from safetensors.torch import load_file
 
 from harness.system.errors import UsageError
+from harness.training.batches import draw_number
 from harness.training.distributed import Workers
-from harness.training.outcome import Diverged, Progress
-from tests.harness.training.tiny import Run, protocol, scripted
+from harness.training.outcome import Diverged, Interrupted, Progress, Selection, StopRequest
+from tests.harness.training.tiny import Run, protocol, scripted, summary
 
 
 def test_training_lowers_the_loss_and_learns_the_disc(tmp_path: Path) -> None:
@@ -102,3 +105,140 @@ def test_peak_memory_leaves_validation_out(tmp_path: Path) -> None:
     plain = Run(folder=tmp_path / "plain", images=4, rules=rules, validate=scripted(0.0)).train()
     result = Run(folder=tmp_path / "hungry", images=4, rules=rules, validate=hungry).train()
     assert abs(result.cost["peak_memory_bytes"] - plain.cost["peak_memory_bytes"]) < 100e6
+
+
+def test_the_same_seed_gives_the_same_weights_whatever_else_draws_and_another_seed_others(tmp_path: Path) -> None:
+    def draws(progress: Progress) -> None:
+        torch.rand(3)
+
+    rules = protocol(epochs=2)
+    first, second, other = (
+        summary(
+            Run(folder=tmp_path / str(k), method="convlora", seed=seed, report=report, rules=rules, images=4).train()
+        )
+        for k, (seed, report) in enumerate([(0, lambda progress: None), (0, draws), (1, draws)])
+    )
+    assert first == second
+    assert first["last"] != other["last"]
+
+
+def test_the_noise_of_every_step_is_its_own(tmp_path: Path) -> None:
+    run = Run(folder=tmp_path, method="convlora", images=4, seed=3, rules=protocol(epochs=2))
+    seeds: list[tuple[int, int]] = []
+
+    def look(progress: Progress) -> None:
+        if progress.kind == "step":
+            seeds.append((run.attached.generator.initial_seed(), torch.initial_seed()))
+
+    run.report = look
+    run.train()
+    places = [(3, epoch, step, 0) for epoch in range(2) for step in range(2)]
+    assert seeds == [(draw_number("method", *place), draw_number("torch", *place)) for place in places]
+    assert len(set(seeds)) == 4
+
+
+def test_one_image_a_pass_makes_statistics_and_balance_those_of_one_image(tmp_path: Path) -> None:
+    """The released Conv-LoRA: `per_gpu_batch_size` 1, gradients of four passes averaged."""
+    seen: dict[str, list[tuple[int, float]]] = {}
+    for name, rules in {"one": {"batch_size": 1, "accumulate": 4}, "four": {"batch_size": 4}}.items():
+        run = Run(folder=tmp_path / name, method="convlora", images=4, rules=protocol(epochs=1, flip=0.0, **rules))
+        passes = seen.setdefault(name, [])
+        balance = run.attached.auxiliary_loss
+
+        def look(balance: Any = balance, passes: Any = passes, run: Run = run) -> Any:
+            extra = balance()
+            maps = next(iter(run.attached.mixtures().values()))  # type: ignore[attr-defined]
+            passes.append((len(maps._epsilon), float(extra.detach())))
+            return extra
+
+        run.attached.auxiliary_loss = look  # type: ignore[method-assign]
+        run.train()
+    windows = {name: [count for count, _ in passes] for name, passes in seen.items()}
+    assert (len(windows["one"]), len(windows["four"])) == (4, 1)
+    assert windows["four"] == [4 * windows["one"][0]]
+    single, four = (statistics.fmean(value for _, value in seen[name]) for name in ("one", "four"))
+    assert single > 1.5 * four, "few maps cannot be shared out evenly among eight experts"
+
+
+def test_accumulated_batches_equal_one_large_batch(tmp_path: Path) -> None:
+    large = Run(folder=tmp_path / "large", images=8, rules=protocol(batch_size=4, epochs=2)).train()
+    small = Run(folder=tmp_path / "small", images=8, rules=protocol(batch_size=2, accumulate=2, epochs=2)).train()
+    for a, b in zip(large.history, small.history, strict=True):
+        assert b["loss"] == pytest.approx(a["loss"], rel=1e-5)
+        assert a["updates"] == b["updates"] == {"weights": 2}
+
+
+def test_the_best_epoch_is_kept_and_ties_go_to_the_earlier(tmp_path: Path) -> None:
+    rules = protocol(epochs=4)
+    result = Run(folder=tmp_path / "four", images=2, rules=rules, validate=scripted(0.1, 0.7, 0.7, 0.3)).train()
+    assert result.selected_epoch == 2
+    assert [entry["val"]["iou"] for entry in result.history] == [0.1, 0.7, 0.7, 0.3]
+    # The state of epoch 2 is the last state of a run that is stopped there.
+    stopped = Run(folder=tmp_path / "two", images=2, rules=rules, validate=scripted(0.1, 0.7), stop=StopRequest())
+    stop = stopped.stop
+    assert stop is not None
+    stopped.report = lambda progress: stop.request() if (progress.kind, progress.epoch) == ("epoch", 2) else None
+    with pytest.raises(Interrupted):
+        stopped.train()
+    best = load_file(result.best_state)
+    kept = load_file(tmp_path / "two" / "best-0002.safetensors")
+    assert all(torch.equal(best[name], kept[name]) for name in best)
+    assert not all(torch.equal(best[name], value) for name, value in load_file(result.last_state).items())
+
+
+@pytest.mark.parametrize(
+    ("lower", "values", "best"),
+    [(False, (0.2, 0.5, 0.4), 2), (True, (0.5, 0.2, 0.4), 2), (False, (math.nan, 0.1, 0.1), 2)],
+)
+def test_selection_knows_the_metrics_direction(lower: bool, values: tuple[float, ...], best: int) -> None:
+    selection = Selection(metric="x", lower_is_better=lower)
+    chosen, kept = 0, None
+    for epoch, value in enumerate(values, start=1):
+        if selection.improves(value, kept):
+            chosen, kept = epoch, value
+    assert chosen == best
+
+
+def test_validation_runs_every_select_every_epochs_and_at_the_end(tmp_path: Path) -> None:
+    calls = scripted(0.5, 0.4, 0.6)
+    result = Run(folder=tmp_path, images=2, rules=protocol(epochs=5, select_every=2), validate=calls).train()
+    assert [bool(entry["val"]) for entry in result.history] == [False, True, False, True, True]
+    assert result.selected_epoch == 5
+
+
+def test_validation_sees_the_segmenter_in_evaluation_mode_without_gradient(tmp_path: Path) -> None:
+    run = Run(folder=tmp_path, rules=protocol(epochs=1))
+    seen = []
+
+    def look() -> dict[str, float]:
+        seen.append((run.segmenter.training, torch.is_grad_enabled()))
+        return {"iou": 0.0}
+
+    run.validate = look
+    run.train()
+    assert seen == [(False, False)]
+
+
+def test_training_stops_once_patience_runs_out_and_lr_falls_as_if_it_had_not(tmp_path: Path) -> None:
+    scores = [0.1, 0.3, 0.2, 0.3, 0.9]
+    rules = {"epochs": 5, "patience": 2}
+    result = Run(folder=tmp_path / "early", images=2, rules=protocol(**rules), validate=scripted(*scores)).train()
+    whole = Run(folder=tmp_path / "whole", images=2, rules=protocol(epochs=5), validate=scripted(*scores)).train()
+    assert len(whole.history) == 5
+    assert result.selected_epoch == 2
+    assert [(e["epoch"], e["loss"], e["lr"]) for e in result.history] == [
+        (e["epoch"], e["loss"], e["lr"]) for e in whole.history[:4]
+    ], "a tie is no better, so two in a row were none better than epoch 2"
+    assert load_file(result.last_state).keys() == load_file(result.best_state).keys()
+    again: list[Progress] = []
+    Run(folder=tmp_path / "early", images=2, rules=protocol(**rules), validate=scripted(), report=again.append).train()
+    assert not [progress for progress in again if progress.kind == "step"], "a finished run stays finished"
+
+
+def test_patience_counts_validations_and_starts_again_with_each_better_one(tmp_path: Path) -> None:
+    rules = protocol(epochs=9, select_every=2, patience=2)
+    result = Run(folder=tmp_path, images=2, rules=rules, validate=scripted(0.3, 0.2, 0.4, 0.1, 0.2)).train()
+    assert (len(result.history), result.selected_epoch) == (9, 6)
+    rules = protocol(epochs=9, select_every=2, patience=1)
+    result = Run(folder=tmp_path / "one", images=2, rules=rules, validate=scripted(0.3, 0.4, 0.4)).train()
+    assert (len(result.history), result.selected_epoch) == (6, 4)

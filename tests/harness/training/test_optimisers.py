@@ -1,8 +1,10 @@
-"""Optimisers: one a role, decay where it belongs, clipping over all that a step updates."""
+"""Optimisers: one a role, decay where it belongs, clipping over all that a step updates, rates by schedule."""
 
 from __future__ import annotations
 
+import math
 from dataclasses import replace
+from typing import Any
 
 import pytest
 import torch
@@ -11,6 +13,7 @@ from torch import nn
 from harness.methods.base import ARCHITECTURE, WEIGHTS, ParameterGroup
 from harness.protocols.card import Protocol
 from harness.system.errors import UsageError
+from harness.training.loop import learning_rate_factor
 from harness.training.optimisers import build_optimisers, parameters_of, set_learning_rate, update
 
 RULES = Protocol(name="x", lr=1e-2, weight_decay=0.1, eps=1e-6, betas=(0.8, 0.9))
@@ -114,3 +117,20 @@ def test_a_gradient_that_overflows_in_one_optimiser_stops_those_that_step_with_i
         assert torch.equal(parameter.detach(), torch.ones(2))
         assert parameter.grad is None
     assert scaler.get_scale() == 32.0
+
+
+@pytest.mark.parametrize(
+    ("kind", "total", "warmup", "factors"),
+    [
+        ("linear", 100, 0, {0: 1, 50: 0.5, 99: 0.01, 100: 0}),
+        ("cosine", 100, 0, {0: 1, 25: (1 + math.cos(math.pi / 4)) / 2, 50: 0.5, 100: 0}),
+        ("constant", 100, 0, {0: 1, 50: 1, 100: 1}),
+        ("linear", 20, 4, {0: 0.25, 1: 0.5, 2: 0.75, 3: 1, 4: 1, 20: 0}),
+        ("cosine", 20, 4, {0: 0.25, 1: 0.5, 2: 0.75, 3: 1, 4: 1, 20: 0}),
+        ("constant", 20, 4, {0: 0.25, 1: 0.5, 2: 0.75, 3: 1, 4: 1, 20: 1}),
+        ("linear", 3, 10, {2: 0.3}),  # all warm-up
+    ],
+)
+def test_the_factor_of_an_update(kind: Any, total: int, warmup: int, factors: dict[int, float]) -> None:
+    values = {update: learning_rate_factor(update, total=total, kind=kind, warmup=warmup) for update in factors}
+    assert values == pytest.approx(factors)

@@ -1,0 +1,331 @@
+"""What one run scores and how often, what it leaves out, keeps beside its record, times and tells."""
+
+from __future__ import annotations
+
+import csv
+import time
+from collections import Counter
+from itertools import count
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+import torch
+
+import harness.experiment.experiment as experiment_module
+from harness.archive.archive import epoch_numbers
+from harness.archive.files import all_image_scores, image_groups, image_scores, images_csv
+from harness.archive.masks import KeptMask, read_masks
+from harness.archive.merge import merge
+from harness.archive.schema import Record
+from harness.archive.store import RecordStore
+from harness.cli import records, tables
+from harness.datasets.base import Pair
+from harness.experiment.building import RunData, open_data
+from harness.experiment.experiment import Experiment, run_experiment
+from harness.experiment.stages import STAGES, Stages, process_started
+from harness.planning import plan as planning
+from harness.registry import BENCHMARKS, groups_by_rule
+from harness.system.errors import UsageError
+from harness.training.images import ImageSource
+from harness.training.outcome import Selection
+from harness.training.prefix import FrozenPrefix
+from tests.harness.experiment.test_prompted import SMALL
+from tests.harness.planned import job_of
+
+
+def data(name: str, *stems: str) -> RunData:
+    benchmark = BENCHMARKS.get(name)()
+    source = ImageSource(benchmark, [Pair(stem=stem, image=Path(), mask=Path()) for stem in stems], image_size=8)
+    return RunData(benchmark=benchmark, train=source, val=source, tests={"test": source})
+
+
+def test_frames_of_a_sequence_share_a_group_and_other_images_have_none() -> None:
+    assert data("cvc612", "1", "25", "26").groups("test") == {
+        "1": "sequence 01",
+        "25": "sequence 01",
+        "26": "sequence 02",
+    }
+    assert data("cvc612", "1", "26").groups("test") == {}, "each stands alone here"
+    assert data("kvasir", "a", "b").groups("test") == {}
+    assert data("road", "7_r0c0", "7_r0c1", "8_r0c0").groups("test")["7_r0c1"] == "7"
+
+
+def test_the_group_is_a_column_that_is_no_metric(tmp_path: Path) -> None:
+    scores = {"best": {"test": {"1": {"iou": 0.5}, "25": {"iou": 0.25}}}}
+    path = tmp_path / "a.images.csv"
+    path.write_text(images_csv(scores, {"test": {"1": "sequence 01", "25": "sequence 01"}}), encoding="utf-8")
+    assert path.read_text(encoding="utf-8").startswith("variant,split,stem,group,iou\nbest,test,1,sequence 01,0.5\n")
+    assert image_scores(path, variant="best", split="test", metric="iou") == {"1": 0.5, "25": 0.25}
+    assert image_scores(path, variant="best", split="test", metric="group") is None
+    assert image_groups(path, variant="best", split="test") == {"1": "sequence 01", "25": "sequence 01"}
+    assert all_image_scores(path) == {("best", "test"): {"iou": {"1": 0.5, "25": 0.25}}}
+    path.write_text(images_csv(scores, {"test": {}}), encoding="utf-8")
+    assert path.read_text(encoding="utf-8").startswith("variant,split,stem,iou\n")
+    assert image_groups(path, variant="best", split="test") == {}
+
+
+@pytest.mark.parametrize("name", ["kvasir", "elsewhere", "cvc612"])
+def test_a_rule_that_does_not_know_the_stems_gives_no_groups(name: str) -> None:
+    assert groups_by_rule(name, ["x", "y"]) == {}
+    assert groups_by_rule("cvc612", ["1", "2"]) == {"1": "sequence 01", "2": "sequence 01"}
+
+
+@pytest.mark.parametrize("name", ["kvasir", "cvc612"])
+def test_images_that_nothing_trains_on_are_tested_but_for_relatives_of_those_that_do(tmp_path: Path, name: str) -> None:
+    def opened(**rules: object) -> RunData:
+        limits = {"train_limit": 2, "val_limit": 2, "test_limit": 0, **rules}
+        job = job_of(tmp_path, "decoder", benchmarks=(name,), **limits)
+        return open_data(job.run, Path(job.dataset_root))
+
+    plain, more = opened(), opened(test_untrained=True)
+    group = plain.benchmark.group
+    used = [*more.train.pairs, *more.val.pairs]
+    assert (plain.train.pairs, plain.val.pairs) == (more.train.pairs, more.val.pairs)
+    rest = [pair for pair in opened(train_limit=0).train.pairs if group(pair) not in {group(pair) for pair in used}]
+    assert [pair.stem for pair in more.tests["test"].pairs] == [p.stem for p in (*plain.tests["test"].pairs, *rest)]
+    assert rest or name == "cvc612"
+    assert len(opened(test_untrained=True, test_limit=3).tests["test"].pairs) == 3
+
+
+def run_with(results: Path, monkeypatch: pytest.MonkeyPatch, *, ignored: int) -> Record:
+    """A run on three test images, the first ``ignored`` of which are."""
+    job = job_of(results, "zeroshot", **SMALL)
+    read = ImageSource.mask_native
+
+    def mask(source: ImageSource, index: int) -> np.ndarray:
+        drawn = read(source, index)
+        return np.full_like(drawn, 255) if len(source) == 3 and index < ignored else drawn
+
+    monkeypatch.setattr(ImageSource, "mask_native", mask)
+    return run_experiment(job)
+
+
+def test_an_image_left_out_is_counted_and_its_record_agrees_with_its_images(tmp_path, monkeypatch) -> None:
+    record = run_with(tmp_path, monkeypatch, ignored=1)
+    assert record.counts == {"train": 4, "val": 2, "test": 3, "test ignored": 1}
+    assert (record.tested, record.ignored) == ({"test": 2}, {"test": 1})
+    assert records.main(["check", str(tmp_path)]) == 0
+    assert merge([tmp_path], tmp_path / "merged").added == 1
+    assert tables.main(["--results", str(tmp_path)]) == 0
+    (page,) = (tmp_path / "tables").glob("*.md")
+    assert "4/2/2 training/validation/test images; test images left out" in page.read_text()
+
+
+def test_a_split_of_such_images_alone_is_refused_before_training(tmp_path, monkeypatch) -> None:
+    record = run_with(tmp_path, monkeypatch, ignored=3)
+    assert record.code != "OK"
+    assert "test cannot be scored" in record.message
+    assert record.parameters == {}  # counted once the model is there
+
+
+def file_of(results: Path, **rules: Any) -> str:
+    """The name of the file that a run under these rules would keep them in."""
+    small = {"image_size": 64, "train_limit": 6, "val_limit": 2, "test_limit": 2, **rules}
+    experiment = Experiment(job_of(results, "decoder", **small), device=torch.device("cpu"), tell=lambda _: None)
+    experiment.counts = experiment.data.counts
+    cache = experiment._embeddings(*experiment._attached(), None)
+    assert cache is not None
+    return cache._description().name
+
+
+@pytest.mark.parametrize("rules", [{"precision": "bf16"}, {"image_size": 80}, {"train_limit": 7}])
+def test_another_precision_size_or_split_has_a_file_of_its_own(results: Path, rules: dict[str, Any]) -> None:
+    assert file_of(results, **rules) != file_of(results)
+    assert file_of(results) == file_of(results, lr=0.5)
+
+
+def _run(root: Path, method: str, *, benchmark: str = "kvasir", seed: int = 0, **rules: Any) -> Record:
+    small = {
+        "image_size": 64, "epochs": 1, "train_limit": 4, "val_limit": 2, "test_limit": 5, "merge": [],
+        "cache_images": False, "evaluation.resolution": "input",
+    }  # fmt: skip
+    record = run_experiment(job_of(root, method, benchmarks=(benchmark,), seeds=(seed,), **{**small, **rules}))
+    assert record.code == "OK", record.message
+    return record
+
+
+def _masks(root: Path, record: Record) -> list[KeptMask]:
+    return read_masks(RecordStore(root).masks_path(record.key), expected=record.beside.get("masks.png", ""))
+
+
+def test_kept_masks_are_those_that_were_scored_and_of_the_same_images(tmp_path: Path):
+    decoder, lora = _run(tmp_path, "decoder", keep_masks=3), _run(tmp_path, "lora", seed=1, keep_masks=3)
+    assert [mask.stem for mask in _masks(tmp_path, decoder)] == [mask.stem for mask in _masks(tmp_path, lora)]
+    for record in (decoder, lora):
+        rows = csv.DictReader(RecordStore(tmp_path).images_path(record.key).read_text().splitlines())
+        scores = {row["stem"]: float(row["iou"]) for row in rows if row["variant"] == "best"}
+        for mask in _masks(tmp_path, record):
+            predicted, truth = mask.predicted == 1, mask.truth == 1
+            assert mask.predicted.shape == (64, 64)
+            union = np.count_nonzero(predicted | truth)
+            iou = np.count_nonzero(predicted & truth) / union if union else 1.0
+            assert iou == pytest.approx(scores[mask.stem], abs=1e-6)
+    assert RecordStore(tmp_path).masks_path(lora.key).stat().st_size < 4000
+
+
+def test_keeping_masks_changes_neither_key_nor_number(tmp_path: Path):
+    some, none = _run(tmp_path / "a", "lora", keep_masks=2), _run(tmp_path / "b", "lora", keep_masks=0)
+    assert some.key == none.key
+    assert some.scores == none.scores
+    assert len(_masks(tmp_path / "a", some)) == 2
+    assert not RecordStore(tmp_path / "b").masks_path(none.key).exists()
+
+
+def test_classes_are_kept_as_their_indices(tmp_path: Path):
+    masks = _masks(tmp_path, _run(tmp_path, "decoder", benchmark="trans10k_v2", keep_masks=2))
+    assert len(masks) == 2
+    assert max(int(mask.truth[mask.truth != 255].max()) for mask in masks) > 1
+
+
+TESTED = 3
+"""Images of the test split."""
+
+
+class FirstIsBest(Selection):
+    """Calls the first epoch the best whatever comes, so that the last is another model."""
+
+    def improves(self, value: float, best: float | None) -> bool:
+        return best is None
+
+
+def finished(
+    root: Path, monkeypatch: pytest.MonkeyPatch, method: str, **rules: Any
+) -> tuple[Record, str, Counter[str]]:
+    """The record of a run that trains the last blocks, the scores of its images, and how many images passed the first
+    blocks (``front``) and the last ones (``back``) in the test of each model."""
+    small: dict[str, Any] = {
+        "image_size": 64, "epochs": 2, "train_limit": 6, "batch_size": 1, "val_limit": 2, "test_limit": TESTED, "lr": 5e-3,
+        "merge": ["exact", "calibrated"], "calibration_images": 2, "cache_images": False, "keep_masks": 0, **rules,
+    }  # fmt: skip
+    job = job_of(root, method, {"blocks": "last-half"}, **small)
+    stage, passed = [""], Counter[str]()
+
+    def noted(name: str, plain: Any) -> Any:
+        def run(self: FrozenPrefix, images: Any, **options: Any) -> Any:
+            passed[f"{stage[0]} {name}"] += len(images)
+            return plain(self, images, **options)
+
+        return run
+
+    with monkeypatch.context() as patch:
+        patch.setattr(experiment_module, "Selection", FirstIsBest)
+        patch.setattr(FrozenPrefix, "tokens", noted("front", FrozenPrefix.tokens))
+        patch.setattr(FrozenPrefix, "embedding", noted("back", FrozenPrefix.embedding))
+        record = run_experiment(job, progress=lambda told: stage.__setitem__(0, told["stage"]))
+    assert record.code == "OK", record.message
+    images = RecordStore(root).images_path(record.key).read_text(encoding="utf-8")
+    return record, images, Counter({name: images for name, images in passed.items() if name.startswith("test ")})
+
+
+def test_each_test_image_passes_the_frozen_blocks_once_and_equal_merged_models_once(tmp_path, monkeypatch) -> None:
+    """Without a cell there is nothing to calibrate: both merged models have the same weights."""
+    record, images, passed = finished(tmp_path / "shared", monkeypatch, "lora")
+    assert passed == {
+        "test best front": TESTED, "test best back": TESTED, "test last back": TESTED, "test merged-exact back": TESTED
+    }  # fmt: skip
+    assert record.scores["merged-calibrated"] == record.scores["merged-exact"]
+    fingerprints = map(str, count())
+    monkeypatch.setattr(experiment_module, "weights_fingerprint", lambda _: next(fingerprints))
+    apart, others, passed = finished(tmp_path / "apart", monkeypatch, "lora")
+    assert passed["test merged-calibrated back"] == TESTED
+    assert (record.scores, record.merge, images) == (apart.scores, apart.merge, others)
+
+
+def test_models_that_differ_are_tested_each(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    options = {"naslora.search_start_epoch": 0}
+    record, _, passed = finished(tmp_path / "shared", monkeypatch, "naslora", **options)
+    models = ("best", "last", "merged-exact", "merged-calibrated", "decoded")
+    assert passed == {"test best front": TESTED, **{f"test {model} back": TESTED for model in models}}
+    assert record.merge["calibrated"]["max_deviation"] != record.merge["exact"]["max_deviation"]
+    plain, _, passed = finished(tmp_path / "plain", monkeypatch, "naslora", **options, cache_prefix=False)
+    assert not passed
+    assert record.key == plain.key
+    for model in models:
+        assert record.scores[model]["test"] == pytest.approx(plain.scores[model]["test"], abs=1e-6)
+
+
+class Clock:
+    """A clock that is set by hand."""
+
+    def __init__(self) -> None:
+        self.now = 100.0
+
+    def __call__(self) -> float:
+        return self.now
+
+
+def test_stages_exclude_each_other_and_add_up() -> None:
+    clock = Clock()
+    stages = Stages(started=97.0, clock=clock)
+
+    def predict(images: int) -> int:
+        clock.now += 2.0
+        return images
+
+    with stages.during("training"):
+        clock.now += 10.0
+        with stages.during("validating"):
+            clock.now += 1.0
+            assert stages.timed(predict)(5) == 5
+        clock.now += 4.0
+    clock.now += 0.5
+    cost = stages.cost({"train_time_s": 12.0, "data_wait_s": 0.1, "steps": 10.0})
+    told = {"start": 3.0, "training": 14.0, "validating": 3.0, "other": 0.5}
+    assert cost == {**{f"stage_{name}_s": told.get(name, 0.0) for name in STAGES}, "passes_s": 13.0}
+    assert sum(cost[f"stage_{name}_s"] for name in STAGES) == clock.now - 97.0
+
+
+def test_updates_of_earlier_starts_are_not_counted() -> None:
+    clock = Clock()
+    stages = Stages(clock=clock)
+    with stages.during("training"):
+        clock.now += 5.0
+    assert stages.cost({"train_time_s": 100.0})["passes_s"] == 5.0
+
+
+def test_a_stage_that_fails_is_counted() -> None:
+    clock = Clock()
+    stages = Stages(clock=clock)
+
+    def fails() -> None:
+        clock.now += 5.0
+        raise RuntimeError
+
+    with pytest.raises(RuntimeError), stages.during("testing"):
+        fails()
+    assert stages.cost({})["stage_testing_s"] == 5.0
+
+
+def test_the_process_began_before_now() -> None:
+    began = process_started()
+    assert began is not None
+    assert 0 < time.monotonic() - began < 3600
+
+
+def _job(root: Path, **rules: Any) -> Any:
+    small = {
+        "image_size": 64, "epochs": 2, "train_limit": 4, "val_limit": 2, "test_limit": 2, "merge": [], "keep_masks": 0,
+    }  # fmt: skip
+    return job_of(root, "decoder", **{**small, **rules})
+
+
+def test_tensorboard_follows_the_epochs_of_a_run_whose_key_stays(tmp_path: Path) -> None:
+    accumulator = pytest.importorskip("tensorboard.backend.event_processing.event_accumulator")
+    job = _job(tmp_path, log="tensorboard")
+    assert job.run.key == _job(tmp_path).run.key
+    record = run_experiment(job)
+    read = accumulator.EventAccumulator(str(tmp_path / "state" / job.run.key / "tensorboard"))
+    read.Reload()
+    expected = [(entry["epoch"], number) for entry in record.history for number in [epoch_numbers(entry)]]
+    assert [point.step for point in read.Scalars("train/loss")] == [1, 2]
+    for name in ("train/loss", "val/s_measure"):
+        logged = {point.step: point.value for point in read.Scalars(name)}
+        assert logged == pytest.approx({epoch: numbers[name] for epoch, numbers in expected if name in numbers})
+
+
+def test_a_tracker_that_is_not_installed_is_told_before_anything_starts(tmp_path, monkeypatch) -> None:
+    monkeypatch.setattr(planning, "find_spec", lambda name: None)
+    with pytest.raises(UsageError, match="pip install"):
+        _job(tmp_path, log="tensorboard")
