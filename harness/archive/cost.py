@@ -8,14 +8,13 @@ from __future__ import annotations
 
 import json
 import math
+from collections.abc import Iterator
 from dataclasses import asdict, dataclass, field
-from pathlib import Path
 from typing import Any
 
 from harness.archive.files import seal_holds
-from harness.archive.measured import RecordFolder, read_validated, require_seal
+from harness.archive.measured import UNSEALED, RecordFolder
 from harness.archive.schema import content_hash, first_backbone
-from harness.check import spelt
 from harness.models.known import RENAMED
 
 COST_SCHEMA_VERSION = 1
@@ -158,28 +157,23 @@ class CostRecord:
 class CostStore(RecordFolder[CostRecord]):
     """The cost records below a results folder; one key may have several sessions."""
 
-    name = "cost"
+    name, kind, version, called, field = "cost", CostRecord, COST_SCHEMA_VERSION, "cost record", "comparability"
 
     def stem(self, record: CostRecord) -> str:
         return f"{record.key}-{record.session}"
 
-    @staticmethod
-    def load(path: Path) -> CostRecord:
-        record, data = read_validated(
-            CostRecord, path, version=COST_SCHEMA_VERSION, called="cost record", field="comparability"
-        )
+    @classmethod
+    def _wrong(cls, record: CostRecord, data: bytes, *, stem: str) -> Iterator[str]:
         if record.comparability.key != record.key:
-            raise ValueError(
-                "its key is not the hash of its comparability: the device, the options or the like were edited"
-            )
+            yield "its key is not the hash of its comparability: the device, the options or the like were edited"
         content = json.loads(data)
         if wrong := _first_wrong(content):
-            raise ValueError(f"{wrong} is negative or not finite")
+            yield f"{wrong} is negative or not finite"
         holds = seal_holds(data)
         if holds is None:  # older than seals: the session is a hash of all else
             holds = content_hash({**content, "session": ""})[:8] == record.session
-        require_seal(holds=holds)
-        return spelt(record)
+        if not holds:
+            yield UNSEALED
 
 
 def _first_wrong(value: Any, where: str = "") -> str:

@@ -13,7 +13,7 @@ from abc import ABC, abstractmethod
 from collections.abc import Iterator
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
-from typing import ClassVar, Generic, TypeVar
+from typing import Any, ClassVar, Generic, TypeVar
 
 from harness.archive.files import LARGEST_RECORD, compact, seal_holds, sealed
 from harness.archive.reading import validated
@@ -24,21 +24,42 @@ T = TypeVar("T")
 
 
 class RecordFolder(ABC, Generic[T]):
-    """The records of one kind below a results folder."""
+    """The records of one kind below a results folder.
+
+    A kind says what its folder is called (``name``), the dataclass of its records (``kind``), the last schema that this code
+    reads (``version``), and for messages what a file is (``called``) and a field that every file has (``field``).
+    """
 
     name: ClassVar[str]
-    """Of the folder."""
+    kind: ClassVar[type[Any]]
+    version: ClassVar[int]
+    called: ClassVar[str]
+    field: ClassVar[str]
 
     def __init__(self, root: Path) -> None:
         self.folder = root / self.name
 
-    @staticmethod
-    @abstractmethod
-    def load(path: Path) -> T:
+    @classmethod
+    def load(cls, path: Path) -> T:
         """The record in one file.
 
         Raises:
             ValueError: no readable record of this kind, one that was edited, or a copy under another run's name.
+        """
+        data = read_regular(path, largest=LARGEST_RECORD)
+        record: T = validated(cls.kind, data, version=cls.version, called=cls.called, field=cls.field)
+        for reason in cls._wrong(record, data, stem=path.name.partition(".")[0]):
+            raise ValueError(reason)
+        return spelt(record)
+
+    @classmethod
+    @abstractmethod
+    def _wrong(cls, record: T, data: bytes, *, stem: str) -> Iterator[str]:
+        """What does not fit together, as a reason.
+
+        Args:
+            data: the file.
+            stem: what it is called.
         """
 
     def stem(self, record: T) -> str:
@@ -79,37 +100,15 @@ class RecordFolder(ABC, Generic[T]):
         return sealed(asdict(record))  # type: ignore[call-overload]
 
 
-def read_validated(kind: type[T], path: Path, *, version: int, called: str, field: str) -> tuple[T, bytes]:
-    """A file as a dataclass, with its bytes, whose seal is still to be looked at; see `harness.archive.reading.validated`.
-
-    Raises:
-        ValueError: no plain file, or none of this kind and shape.
-    """
-    data = read_regular(path, largest=LARGEST_RECORD)
-    return validated(kind, data, version=version, called=called, field=field), data
+UNSEALED = "its seal does not fit: a number was edited after it was written"
 
 
-def read_of_run(kind: type[T], path: Path, *, version: int, called: str, field: str) -> T:
-    """The same of a file that is called by the key of its run and sealed.
-
-    Raises:
-        ValueError: as `read_validated`; or it was edited, or is a copy under another run's name.
-    """
-    record, data = read_validated(kind, path, version=version, called=called, field=field)
-    key = getattr(record, "key", "")
-    if path.name.partition(".")[0] != key:
-        raise ValueError(f"a copy: the {called} in it belongs to run {key}")
-    require_seal(holds=seal_holds(data))
-    return spelt(record)
-
-
-def require_seal(*, holds: bool | None) -> None:
-    """Raises ValueError where the seal of a file does not fit, or is missing."""
-    if not holds:
-        raise ValueError("its seal does not fit: a number was edited after it was written")
-
-
-EVIDENCE_SCHEMA_VERSION = 1
+def _not_of_run(key: str, data: bytes, *, stem: str, called: str) -> Iterator[str]:
+    """Of a file that is called by the key of its run and sealed."""
+    if stem != key:
+        yield f"a copy: the {called} in it belongs to run {key}"
+    if not seal_holds(data):
+        yield UNSEALED
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -181,63 +180,43 @@ class EvidenceRecord:
     merge: dict[str, list[float]] = field(default_factory=dict)
     environment: dict[str, str] = field(default_factory=dict)
     finished: str = ""
-    schema_version: int = EVIDENCE_SCHEMA_VERSION
+    schema_version: int = 1
 
 
 class EvidenceStore(RecordFolder[EvidenceRecord]):
     """The evidence records below a results folder, by the keys of their runs."""
 
-    name = "evidence"
-
-    @staticmethod
-    def load(path: Path) -> EvidenceRecord:
-        record = read_of_run(
-            EvidenceRecord, path, version=EVIDENCE_SCHEMA_VERSION, called="evidence record", field="blocks"
-        )
-        for reason in _wrong(record):
-            raise ValueError(reason)
-        return record
+    name, kind, version, called, field = "evidence", EvidenceRecord, 1, "evidence record", "blocks"
 
     def _text(self, record: EvidenceRecord) -> bytes:
         return compact(super()._text(record))
 
-
-def _wrong(record: EvidenceRecord) -> Iterator[str]:
-    """What does not fit together, as a reason."""
-    if not record.blocks or record.batch < 1 or len(record.images) % record.batch:
-        yield "it has no blocks, or its images do not fill minibatches"
-        return
-    first = record.blocks[0].trained
-    entries = [record.batch * (record.batch - 1) // 2] * (len(record.images) // record.batch)
-    for mode, values in record.merge.items():
-        if len(values) != len(record.blocks) or not _finite(values):
-            yield f"merge {mode}: not one finite number a block"
-    for number, block in enumerate(record.blocks):
-        if not _finite([block.uniform_px, *block.update.values()]):
-            yield f"block {number}: a number is not finite"
-        for model in (block.trained, block.frozen):
-            if not _finite(
-                [
-                    *model.distance_px,
-                    *model.after_attention,
-                    *model.after_mlp,
-                    *(value for gram in model.grams for value in gram),
-                ]
-            ):
-                yield f"block {number}: a number is not finite"
-            if len(model.distance_px) != len(first.distance_px) or not model.distance_px:
-                yield f"block {number} has another number of heads"
-            if {len(model.after_attention), len(model.after_mlp)} != {len(first.after_mlp)} or not model.after_mlp:
-                yield f"block {number} has another number of frequencies"
-            if [len(gram) for gram in model.grams] != entries:
-                yield f"block {number}: its Gram matrices do not fit the minibatches"
+    @classmethod
+    def _wrong(cls, record: EvidenceRecord, data: bytes, *, stem: str) -> Iterator[str]:
+        yield from _not_of_run(record.key, data, stem=stem, called=cls.called)
+        if not record.blocks or record.batch < 1 or len(record.images) % record.batch:
+            yield "it has no blocks, or its images do not fill minibatches"
+            return
+        first = record.blocks[0].trained
+        entries = [record.batch * (record.batch - 1) // 2] * (len(record.images) // record.batch)
+        for mode, values in record.merge.items():
+            if len(values) != len(record.blocks) or not _finite(values):
+                yield f"merge {mode}: not one finite number a block"
+        for number, block in enumerate(record.blocks):
+            for model in (block.trained, block.frozen):
+                lists = (model.distance_px, model.after_attention, model.after_mlp, *model.grams)
+                if not all(map(_finite, ([block.uniform_px, *block.update.values()], *lists))):
+                    yield f"block {number}: a number is not finite"
+                if len(model.distance_px) != len(first.distance_px) or not model.distance_px:
+                    yield f"block {number} has another number of heads"
+                if {len(model.after_attention), len(model.after_mlp)} != {len(first.after_mlp)} or not model.after_mlp:
+                    yield f"block {number} has another number of frequencies"
+                if [len(gram) for gram in model.grams] != entries:
+                    yield f"block {number}: its Gram matrices do not fit the minibatches"
 
 
 def _finite(values: list[float]) -> bool:
     return all(map(math.isfinite, values))
-
-
-FORGETTING_SCHEMA_VERSION = 1
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -270,21 +249,18 @@ class ForgettingRecord:
     elsewhere: dict[str, Elsewhere]
     environment: dict[str, str] = field(default_factory=dict)
     finished: str = ""
-    schema_version: int = FORGETTING_SCHEMA_VERSION
+    schema_version: int = 1
 
 
 class ForgettingStore(RecordFolder[ForgettingRecord]):
     """The forgetting records below a results folder, by the keys of their runs."""
 
-    name = "forgetting"
+    name, kind, version, called, field = "forgetting", ForgettingRecord, 1, "forgetting record", "elsewhere"
 
-    @staticmethod
-    def load(path: Path) -> ForgettingRecord:
-        record = read_of_run(
-            ForgettingRecord, path, version=FORGETTING_SCHEMA_VERSION, called="forgetting record", field="elsewhere"
-        )
+    @classmethod
+    def _wrong(cls, record: ForgettingRecord, data: bytes, *, stem: str) -> Iterator[str]:
+        yield from _not_of_run(record.key, data, stem=stem, called=cls.called)
         for benchmark, test in record.elsewhere.items():
             for scores in test.scores.values():
-                if wrong := [name for name, value in scores.items() if not (math.isfinite(value) and 0 <= value <= 1)]:
-                    raise ValueError(f"{benchmark}: {wrong[0]} is no score")
-        return record
+                for name in (name for name, value in scores.items() if not 0 <= value <= 1):
+                    yield f"{benchmark}: {name} is no score"

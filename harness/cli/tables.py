@@ -139,10 +139,9 @@ def _readings(options: argparse.Namespace) -> int:
 def answer_pages(root: Path) -> dict[Path, str | bytes]:
     """docs/findings.md, its details and figures, where a results folder has such pages beside it (this repository's has)."""
     from harness.report import findings  # jinja2 and matplotlib, for one folder of all
-    from harness.report.figures import answer
 
     read = findings.Answer(root)
-    return {**findings.files(root, read), **answer.figures(root, read)}
+    return {**findings.files(root, read), **findings.figures(root, read)}
 
 
 def _check(root: Path, files: Mapping[Path, str], *, style: Format, whole: bool) -> int:

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
 
 from harness.archive.schema import Record
 from harness.comparison.cells import Cell, Column, Difference, Grid
@@ -11,7 +10,6 @@ from harness.comparison.names import BENCHMARK_GROUPS, benchmark_title
 from harness.comparison.rows import Row, quoted
 from harness.comparison.rules import HEADED, headed
 from harness.report.score_tables import updates_in_words
-from harness.report.titles import Titled
 
 MOST_NAMED = 5
 RANKS_NOTHING = (
@@ -20,25 +18,11 @@ RANKS_NOTHING = (
 NO_TWO = "No two rows have two seeds each on one benchmark: nothing is ranked."
 
 
-@dataclass(frozen=True, kw_only=True)
-class Answer:
-    """What the tables of one set of rules say.
-
-    Args:
-        ranks: whether anything is compared there.
-    """
-
-    heading: str
-    sentences: Sequence[str]
-    ranks: bool
-
-
-def answer(titled: Titled) -> Answer:
+def answer(grid: Grid) -> list[str]:
     """All that is to be said of one grid."""
-    grid = titled.grid
     ranked = [*_overall(grid), *answers(grid), *_per_parameter(grid)] if grid.marks else []
     said = ranked or ([RANKS_NOTHING] if grid.is_generated else _highest(grid) or [NO_TWO])
-    return Answer(heading=titled.title, sentences=[*said, *_budgets(grid), _missing(grid)], ranks=bool(ranked))
+    return [*said, *_budgets(grid), _missing(grid)]
 
 
 def answers(grid: Grid) -> list[str]:

@@ -1,4 +1,5 @@
-"""The answer as pages: docs/findings.md, docs/details/, the README's two sentences, and their figures, all from records.
+"""The answer as pages: docs/findings.md, docs/details/, the README's two sentences, and their figures (differences below each
+other, with what they are on the left and their intervals on the right), all from records.
 
 Every number on these pages comes from here; the words are the templates below ``harness/report/answer``. A results folder has
 such pages where ``docs/findings.md`` beside it begins with `MARK`: that of this repository.
@@ -13,7 +14,7 @@ import statistics
 from collections.abc import Callable, Mapping, Sequence
 from functools import cached_property
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from harness import statistics as stats
 from harness.archive.cost import CostStore, MethodCost
@@ -22,12 +23,16 @@ from harness.comparison.cells import Cell
 from harness.comparison.claims import read_claims
 from harness.comparison.contrasts import Contrasts
 from harness.comparison.names import benchmark_title
-from harness.comparison.question import Case, Pair, Question
+from harness.comparison.question import Case, Model, Pair, Question
 from harness.comparison.readings import main_effects, specification_curve
+from harness.report.figures.style import GREY, PAGE, SHADES, encoded, new_figure, styled
 from harness.report.forgetting import forgetting_page
 from harness.report.formats import markdown_table
 from harness.studies import load_study
 from harness.system.errors import UsageError
+
+if TYPE_CHECKING:
+    from matplotlib.figure import Figure
 
 TEMPLATES = Path(__file__).parent / "answer"
 MARK = "<!-- Rendered from the records by sam-peft tables; its words are in harness/report/answer. -->"
@@ -240,29 +245,8 @@ def _between(page: str, text: str) -> str:
     return f"{before}{START}\n{text}\n{END}{after}"
 
 
-def _signed(value: float, digits: int = 2) -> str:
-    return f"{value:+.{digits}f}"
-
-
-def _number(value: float, digits: int = 2) -> str:
-    return f"{value:.{digits}f}"
-
-
 def _interval(value: stats.Interval | None, sign: str = "+", digits: int = 2) -> str:
     return "–" if value is None else f"{value:{sign}.{digits}f}"
-
-
-def _change(value: stats.Interval | None) -> str:
-    """``+0.02 [-0.05, +0.09]``"""
-    return "(one seed)" if value is None else f"{value.estimate:+.2f} {value:+.2f}"
-
-
-def _draws(value: str) -> str:
-    return value if value == "more images" else f"{value} draws"
-
-
-def _percent(value: float, digits: int = 0) -> str:
-    return f"{100 * value:.{digits}f} %"
 
 
 def _operation(name: str) -> str:
@@ -272,8 +256,12 @@ def _operation(name: str) -> str:
 
 
 FILTERS: Mapping[str, Callable[..., str]] = {
-    "signed": _signed, "number": _number, "estimate": of_estimate, "interval": _interval, "change": _change, "draws": _draws,
-    "percent": _percent, "operation": _operation, "value": _plain, "title_of": benchmark_title,
+    "signed": lambda value, digits=2: f"{value:+.{digits}f}",
+    "number": lambda value, digits=2: f"{value:.{digits}f}",
+    "percent": lambda value, digits=0: f"{100 * value:.{digits}f} %",
+    "change": lambda interval: "(one seed)" if interval is None else f"{interval.estimate:+.2f} {interval:+.2f}",
+    "draws": lambda needed: needed if needed == "more images" else f"{needed} draws",
+    "estimate": of_estimate, "interval": _interval, "operation": _operation, "value": _plain, "title_of": benchmark_title,
 }  # fmt: skip
 """How templates write numbers."""
 
@@ -287,6 +275,84 @@ def environment() -> Any:
         trim_blocks=True,
         lstrip_blocks=True,
         autoescape=False,
-    )  # markdown files of our own words and numbers
+    )  # fmt: skip - markdown files of our own words and numbers
     made.filters |= FILTERS
     return made
+
+
+FIGURES: Mapping[str, tuple[str, str]] = {
+    "answer": ("clean", "points, NAS-LoRA − LoRA"),
+    "cell": ("cell_cases", "points that the cell adds"),
+    "search": ("search_cases", "points that the search adds"),
+    "rate": ("rate_cases", "points, NAS-LoRA − LoRA"),
+}
+"""Figure -> the cases that it shows, and its axis."""
+
+
+def figures(root: Path, answer: Answer | None = None) -> dict[Path, bytes]:
+    """Path -> bytes of every figure of the pages; empty where a results folder has none."""
+    if not has_pages(root):
+        return {}
+    answer, home = answer or Answer(root), root.resolve().parent
+    drawn = {}
+    for name, (cases, axis) in FIGURES.items():
+        with styled():
+            figure = _forest(getattr(answer, cases), answer.models if name == "answer" else (), axis=axis)
+        caption = f"Bars: 95 % confidence intervals over draws and test images. {axis}."
+        drawn[home / "docs" / "figures" / f"{name}.svg"] = encoded(figure, "svg", title=name, caption=caption)
+    return drawn
+
+
+def _forest(cases: Sequence[Case], models: Sequence[Model], *, axis: str) -> Figure:
+    """Differences below each other, one colour a backbone; a bar that reaches beyond the axis ends in an arrow."""
+    lines: list[tuple[str, str, stats.Estimate]] = []
+    for case in cases:
+        what = f" · {case.pair.what}" if case.pair.what else ""
+        lines.append((f"{case.column.short}{what} (n = {case.n})", case.model, case.estimate))
+    for model in models:
+        if len(model.cases) > 1:
+            lines.append((f"mean of {len(model.cases)} benchmarks", model.name, model.estimate))
+    names = list(dict.fromkeys(name for _, name, _ in lines))
+    lines.sort(key=lambda line: names.index(line[1]))
+    figure = new_figure(PAGE, 0.75 + 0.2 * len(lines))
+    ax = figure.subplots()
+    ax.axvline(0, color=GREY, linewidth=0.7, zorder=0)
+    reach = _reach([estimate for _, _, estimate in lines])
+    for height, (label, name, estimate) in enumerate(lines):
+        colour, interval = SHADES[names.index(name) % len(SHADES)], estimate.interval()
+        if interval is not None:
+            low, high = max(interval.low, -reach), min(interval.high, reach)
+            ax.plot([low, high], [height, height], color=colour, linewidth=1.3)
+            for end, at, marker in ((interval.low, -reach, "<"), (interval.high, reach, ">")):
+                if abs(end) > reach:
+                    ax.plot([at], [height], marker=marker, color=colour, markersize=4, clip_on=False)
+        mean, is_mean = min(max(estimate.mean, -reach), reach), label.startswith("mean of")
+        ax.plot([mean], [height], marker="D" if is_mean else "o", color=colour, linestyle="none")
+        ax.annotate(
+            of_estimate(estimate),
+            (1.01, height),
+            xycoords=("axes fraction", "data"),
+            fontsize=6,
+            va="center",
+            annotation_clip=False,
+        )
+    ax.set_yticks(range(len(lines)), [label for label, _, _ in lines])
+    for tick, (_, name, _) in zip(ax.get_yticklabels(), lines, strict=True):
+        tick.set_color(SHADES[names.index(name) % len(SHADES)])
+    ax.set_ylim(len(lines) - 0.4, -0.6)
+    ax.set_xlim(-reach * 1.03, reach * 1.03)
+    ax.set_xlabel(axis + ", positive is better")
+    ax.grid(visible=True, axis="x")
+    for name in names:
+        ax.plot([], [], marker="o", linestyle="none", color=SHADES[names.index(name) % len(SHADES)], label=name)
+    figure.legend(loc="outside lower left", ncols=len(names), frameon=False)
+    return figure
+
+
+def _reach(estimates: Sequence[stats.Estimate]) -> float:
+    """Where the axis ends: beyond all means and the intervals that are not far wider than the others."""
+    intervals = [interval for estimate in estimates if (interval := estimate.interval())]
+    usual = statistics.median(interval.half for interval in intervals) if intervals else 1.0
+    narrow = [interval for interval in intervals if interval.half <= 4 * usual]
+    ends = [abs(end) for interval in narrow for end in (interval.low, interval.high)]
+    return 1.05 * max([*(abs(estimate.mean) for estimate in estimates), *ends, 1.0])

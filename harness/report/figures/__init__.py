@@ -18,37 +18,40 @@ from harness.report.figures.style import encoded, styled
 from harness.studies import load_study, study_names
 from harness.system.errors import UsageError, did_you_mean
 
-MODULES = {
-    "curves": ("curves", "lengths"),
-    "pareto": ("pareto",),
-    "differences": ("forest", "readings"),
-    "ranks": ("ranks", "stability"),
-    "mixtures": ("alpha", "alpha-blocks", "alpha-entropy", "alpha-benchmarks"),
-    "insides": ("merging", "merging-blocks", "attention-distance", "frequency", "cka", "update"),
-    "masks": ("masks", "strip"),
+_OF_MODULES = {
+    "curves": {
+        "curves": "validation score and training loss by epoch, T_B marked",
+        "lengths": "score against updates of the weights and passes, where runs of several lengths are there",
+    },
+    "pareto": {"pareto": "score against trained parameters, step time and memory, with the Pareto front"},
+    "differences": {
+        "forest": "paired differences to a baseline by benchmark and overall",
+        "readings": "specification curve of a study with readings: every difference, sorted, above its choices",
+    },
+    "ranks": {
+        "ranks": "critical-difference diagram over benchmarks",
+        "stability": "how often each method takes each place when seeds are redrawn",
+    },
+    "mixtures": {
+        "alpha": "softmax(α) by operation over epochs, with the uniform level and what the rate allows",
+        "alpha-blocks": "softmax(α) at the end, blocks by operations",
+        "alpha-entropy": "entropy of softmax(α) over epochs",
+        "alpha-benchmarks": "softmax(α) at the end by benchmark, and whether benchmarks differ",
+    },
+    "insides": {
+        "merging": "deviation and score of merged models",
+        "merging-blocks": "where merged models deviate, block by block",
+        "attention-distance": "how far attention reaches by block, against the frozen backbone",
+        "frequency": "frequencies of the features by depth, against the frozen backbone",
+        "cka": "how alike features are, to the frozen backbone and between rows",
+        "update": "size of the update, blocks by sites",
+    },
+    "masks": {
+        "masks": "masks that runs kept, side by side, errors coloured",
+        "strip": "one photograph, its truth, and what each method marks on it",
+    },
 }
-"""Module -> the figures that it draws."""
-FIGURES: Mapping[str, str] = {
-    "curves": "validation score and training loss by epoch, T_B marked",
-    "lengths": "score against updates of the weights and passes, where runs of several lengths are there",
-    "pareto": "score against trained parameters, step time and memory, with the Pareto front",
-    "forest": "paired differences to a baseline by benchmark and overall",
-    "readings": "specification curve of a study with readings: every difference, sorted, above its choices",
-    "ranks": "critical-difference diagram over benchmarks",
-    "stability": "how often each method takes each place when seeds are redrawn",
-    "alpha": "softmax(α) by operation over epochs, with the uniform level and what the rate allows",
-    "alpha-blocks": "softmax(α) at the end, blocks by operations",
-    "alpha-entropy": "entropy of softmax(α) over epochs",
-    "alpha-benchmarks": "softmax(α) at the end by benchmark, and whether benchmarks differ",
-    "merging": "deviation and score of merged models",
-    "merging-blocks": "where merged models deviate, block by block",
-    "attention-distance": "how far attention reaches by block, against the frozen backbone",
-    "frequency": "frequencies of the features by depth, against the frozen backbone",
-    "cka": "how alike features are, to the frozen backbone and between rows",
-    "update": "size of the update, blocks by sites",
-    "masks": "masks that runs kept, side by side, errors coloured",
-    "strip": "one photograph, its truth, and what each method marks on it",
-}
+FIGURES: Mapping[str, str] = {name: what for figures in _OF_MODULES.values() for name, what in figures.items()}
 """Name -> what it shows."""
 _CREATOR = re.compile(rb"Matplotlib v(\d+\.\d+(?:\.\d+)?)")
 
@@ -66,7 +69,7 @@ def draw(name: str, material: Material) -> Iterator[tuple[str, Drawing]]:
     Raises:
         NothingToDrawError: the records do not hold what it shows.
     """
-    place = next(module for module, names in MODULES.items() if figure_named(name) in names)
+    place = next(module for module, names in _OF_MODULES.items() if figure_named(name) in names)
     module = import_module(f"harness.report.figures.{place}")
     material.numbered.clear()
     with styled():

@@ -162,10 +162,10 @@ def _study_page(archive: Archive, asked: Asked, page: Page, *, name: str, study:
         for place, section in enumerate(titled)
     ]
     first = parts[0].headline
-    rules = [line for section in titled for line in (*([section.title] if len(titled) > 1 else []), *section.above())]
+    rules = [line for section in titled for line in [section.title] * (len(titled) > 1) + section.above()]
     tables = [behind.placed(table, name=f"table-{number}") for number, table in enumerate(page.tables, start=1)]
     gaps = gaps_table(titled)
-    sentences = [line for section in titled for line in _in_sentences(section, several=len(titled) > 1)]
+    sentences = [line for section in titled for line in [section.title] * (len(titled) > 1) + answer(section.grid)]
     groups = [
         Group(name="sentences", title="In sentences: who is best, what it trains, budgets, what is missing", said=sentences),
         Group(name="all", title="Every number", tables=[behind.placed(numbers_table(titled), name="numbers", words=2)]),
@@ -222,11 +222,6 @@ def _part(
         ],
         strips=strips(material, row_names(grid.rows), first=first, photographs=asked.photographs),
     )  # fmt: skip
-
-
-def _in_sentences(titled: Titled, *, several: bool) -> list[str]:
-    said = answer(titled)
-    return [*([said.heading] if several else []), *said.sentences]
 
 
 def _slug(text: str) -> str:

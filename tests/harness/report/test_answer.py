@@ -21,8 +21,7 @@ from harness.comparison.question import ALL_DRAWS, Pair, verdict
 from harness.protocols.load import card_rules
 from harness.registry import method_config_class
 from harness.report import findings
-from harness.report.figures.answer import FIGURES
-from harness.report.findings import END, START, TEMPLATES, Answer, environment, files
+from harness.report.findings import END, FIGURES, START, TEMPLATES, Answer, environment, files
 from tests.harness.report.sample import record
 from tests.values import REPOSITORY, RESULTS, there
 
