@@ -15,7 +15,7 @@ from harness.comparison.alpha import search_start
 from harness.comparison.cells import Column
 from harness.comparison.rows import Row
 from harness.comparison.rules import differences
-from harness.report.figures.material import Drawing, Material, NothingToDrawError, score_label
+from harness.report.figures.material import Drawing, Material, NothingToDrawError, on_each_benchmark, score_label
 from harness.report.figures.style import GREY, PAGE, looks, name_below, new_figure, panels
 
 if TYPE_CHECKING:
@@ -177,17 +177,11 @@ class TrainedFor:
 
 def lengths(material: Material) -> list[Drawing]:
     """Time to quality: score against training length, counted in updates of the weights and in passes of the network."""
-    drawings = [
-        drawing
-        for column in material.grid.first_columns.values()
-        if (drawing := _by_length(material, column)) is not None
-    ]
-    if not drawings:
-        raise NothingToDrawError(
-            "no other length of these runs: it takes records that differ in epochs or epoch_images alone, and the figure is"
-            " drawn with the longest"
-        )
-    return drawings
+    lacking = (
+        "no other length of these runs: it takes records that differ in epochs or epoch_images alone, and the figure is"
+        " drawn with the longest"
+    )
+    return on_each_benchmark(material, lambda column: _by_length(material, column), lacking=lacking)
 
 
 def passes_of(record: Record) -> float | None:
@@ -240,7 +234,7 @@ def _by_length(material: Material, column: Column) -> Drawing | None:
         " whose learning rate falls to its end. Lines: means over seeds; dots: single seeds. Passes: forward and backward"
         f" passes of a batch, so a second pass for α counts. {n}. {material.caption_of(behind)}"
     )
-    return Drawing(part=column.benchmark, benchmark=column.benchmark, figure=figure, caption=caption)
+    return Drawing(figure=figure, caption=caption)
 
 
 def _lengths(runs: Sequence[Record], everywhere: Iterable[Record]) -> list[list[Record]]:

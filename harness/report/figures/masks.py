@@ -15,7 +15,7 @@ from harness.archive.schema import Record
 from harness.comparison.cells import Column
 from harness.comparison.rows import Row
 from harness.registry import BENCHMARKS
-from harness.report.figures.material import Drawing, Material, NothingToDrawError
+from harness.report.figures.material import Drawing, Material, on_each_benchmark
 from harness.report.figures.style import PAGE, new_figure
 from harness.system.errors import UsageError
 
@@ -26,9 +26,8 @@ Picture = NDArray[np.uint8]
 Image = tuple[str, str]
 """split, stem"""
 
-RIGHT, MISSED, INVENTED, OTHER, IGNORED = (235, 235, 235), (44, 107, 214), (255, 140, 0), (170, 0, 120), (110, 110, 110)
-"""Colours of foreground that was found, missed, invented, taken for another class, and of what does not count. They differ
-in brightness too."""
+COLOURS = ((0, 0, 0), (235, 235, 235), (44, 107, 214), (255, 140, 0), (170, 0, 120), (110, 110, 110))
+"""Of each of `kinds`. They differ in brightness too."""
 
 ACROSS = 8
 LARGEST = 256
@@ -46,29 +45,28 @@ class Shown:
 
 def masks(material: Material) -> list[Drawing]:
     """Image, truth, and every row's prediction with its errors coloured."""
-    drawings = []
-    for benchmark, column in material.grid.first_columns.items():
-        if shown := kept(material, benchmark):
-            drawings.append(_side_by_side(material, column, shown))
-    if not drawings:
-        raise NothingToDrawError(
-            "no record has masks beside it (runs keep them since `keep_masks` is a field of the protocol;"
-            " sam-peft predict writes those of older runs)"
-        )
-    return drawings
+
+    def draw(column: Column) -> Drawing | None:
+        shown = kept(material, column.benchmark)
+        return _side_by_side(material, column, shown) if shown else None
+
+    lacking = (
+        "no record has masks beside it (runs keep them since `keep_masks` is a field of the protocol;"
+        " sam-peft predict writes those of older runs)"
+    )
+    return on_each_benchmark(material, draw, lacking=lacking)
 
 
 def strip(material: Material) -> list[Drawing]:
     """One photograph: image, truth, and what the first row of every method marks on it, the fewest trained parameters first."""
-    drawings = []
-    for benchmark, column in material.grid.first_columns.items():
-        first_rows = {run.row.method: run for run in reversed(kept(material, benchmark))}
+
+    def draw(column: Column) -> Drawing | None:
+        first_rows = {run.row.method: run for run in reversed(kept(material, column.benchmark))}
         shown = sorted(first_rows.values(), key=lambda run: run.record.parameters.get("encoder", 0))
-        if shown and (drawing := _on_the_photograph(material, column, shown[: ACROSS - 2])):
-            drawings.append(drawing)
-    if not drawings:
-        raise NothingToDrawError("no image is at hand of which several methods kept masks (give --data)")
-    return drawings
+        return _on_the_photograph(material, column, shown[: ACROSS - 2]) if shown else None
+
+    lacking = "no image is at hand of which several methods kept masks (give --data)"
+    return on_each_benchmark(material, draw, lacking=lacking)
 
 
 def kept(material: Material, benchmark: str) -> list[Shown]:
@@ -98,28 +96,33 @@ def best_median_worst(scores: dict[Image, float], *, lower_is_better: bool = Fal
     return {"best": ranked[0], "median": ranked[(len(ranked) - 1) // 2], "worst": ranked[-1]}
 
 
+def kinds(predicted: Picture, truth: Picture) -> Picture:
+    """(H, W): foreground that was 1 found, 2 missed, 3 invented, 4 taken for another class; 5 does not count; 0 nothing."""
+    right, there = predicted == truth, truth > 0
+    cases = [truth == 255, there & right, there & (predicted == 0), there, predicted > 0]
+    return np.select(cases, [5, 1, 2, 4, 3]).astype(np.uint8)
+
+
 def painted(predicted: Picture, truth: Picture) -> Picture:
     """(H, W, 3): what a prediction found, missed and invented."""
-    picture = np.zeros((*truth.shape, 3), np.uint8)
-    picture[(predicted == truth) & (truth > 0)] = RIGHT
-    picture[(predicted == 0) & (truth > 0)] = MISSED
-    picture[(predicted > 0) & (truth == 0)] = INVENTED
-    picture[(predicted > 0) & (truth > 0) & (predicted != truth)] = OTHER
-    picture[truth == 255] = IGNORED
-    return picture
+    return np.array(COLOURS, np.uint8)[kinds(predicted, truth)]
 
 
 def chosen(material: Material, column: Column, shown: Sequence[Shown]) -> tuple[Shown, int, dict[str, Image]]:
     """The run that images are chosen by (the baseline's, else the first), how many images all runs kept, and word -> image."""
+    base, common, ranked = _ranked(material, column, shown)
+    return base, len(common), ranked or best_median_worst(dict.fromkeys(common, 0.0))
+
+
+def _ranked(
+    material: Material, column: Column, shown: Sequence[Shown], *, alone: bool = True
+) -> tuple[Shown, list[Image], dict[str, Image]]:
+    """The same with the images that all runs kept; where there are none those of the run itself, unless not ``alone``."""
     base = next((run for run in shown if run.row is material.baseline), shown[0])
-    common = sorted(set.intersection(*(set(run.masks) for run in shown)) or set(base.masks))
+    common = sorted(set.intersection(*(set(run.masks) for run in shown)) or (base.masks if alone else ()))
     scores = {image: score_of(material, base.record, image, column.metric) for image in common}
     known = {image: value for image, value in scores.items() if value is not None}
-    return (
-        base,
-        len(common),
-        best_median_worst(known or dict.fromkeys(common, 0.0), lower_is_better=column.measure.lower_is_better),
-    )
+    return base, common, best_median_worst(known, lower_is_better=column.measure.lower_is_better)
 
 
 def _side_by_side(material: Material, column: Column, shown: Sequence[Shown]) -> Drawing:
@@ -159,15 +162,11 @@ def _side_by_side(material: Material, column: Column, shown: Sequence[Shown]) ->
         " invented; purple: another class; grey: does not count. Of the test images that every run keeps (chosen by a hash of"
         f" their names), the best, median and worst by {base.row.label} ({stems}). {material.caption}"
     )
-    return Drawing(part=column.benchmark, benchmark=column.benchmark, figure=figure, caption=caption)
+    return Drawing(figure=figure, caption=caption)
 
 
 def _on_the_photograph(material: Material, column: Column, shown: Sequence[Shown]) -> Drawing | None:
-    base = next((run for run in shown if run.row is material.baseline), shown[0])
-    common = sorted(set.intersection(*(set(run.masks) for run in shown)))
-    scores = {image: score_of(material, base.record, image, column.metric) for image in common}
-    known = {image: value for image, value in scores.items() if value is not None}
-    ranked = best_median_worst(known, lower_is_better=column.measure.lower_is_better)
+    base, _, ranked = _ranked(material, column, shown, alone=False)
     if not ranked:
         return None
     image = ranked.get("median", ranked["best"])
@@ -189,7 +188,7 @@ def _on_the_photograph(material: Material, column: Column, shown: Sequence[Shown
         f" keep, chosen by a hash of their names, the median by {base.row.label}. White: contour of the truth; blue: missed;"
         f" orange: invented. {material.caption_of(run.record for run in shown)}"
     )
-    return Drawing(part=column.benchmark, benchmark=column.benchmark, figure=figure, caption=caption)
+    return Drawing(figure=figure, caption=caption)
 
 
 def _terms(benchmark: str) -> str:

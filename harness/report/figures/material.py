@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Iterable, Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from typing import TYPE_CHECKING, Any
 
 from harness.archive.archive import Archive
@@ -125,6 +125,22 @@ class Material:
                 f"{'s have' if len(columns) != 1 else ' has'} records here"
             )
         return {row: [cells[row, column] for column in chosen] for row in self.rows() if row in common}
+
+
+def on_each_benchmark(material: Material, draw: Callable[[Column], Drawing | None], *, lacking: str) -> list[Drawing]:
+    """What ``draw`` makes of the first column of each benchmark; None of one is no drawing.
+
+    Raises:
+        NothingToDrawError: there is none at all, which ``lacking`` explains.
+    """
+    drawings = [
+        replace(drawing, part=column.benchmark, benchmark=column.benchmark)
+        for column in material.grid.first_columns.values()
+        if (drawing := draw(column)) is not None
+    ]
+    if not drawings:
+        raise NothingToDrawError(lacking)
+    return drawings
 
 
 def _cut(label: str, most: int) -> str:

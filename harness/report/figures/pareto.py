@@ -11,7 +11,7 @@ from harness.archive.cost import CostRecord, MethodCost
 from harness.comparison.cells import Column
 from harness.comparison.rows import Row
 from harness.comparison.step_costs import costs_of, session_for
-from harness.report.figures.material import Drawing, Material, NothingToDrawError, score_label
+from harness.report.figures.material import Drawing, Material, on_each_benchmark, score_label
 from harness.report.figures.style import COLUMN, GREY, PAGE, limits, looks, name_below, new_figure
 from harness.statistics import Interval, t_interval
 
@@ -27,14 +27,8 @@ Amounts = Mapping[Row, Interval]
 
 def pareto(material: Material) -> list[Drawing]:
     session = session_for(material.grid)
-    drawings = [
-        drawing
-        for column in material.grid.first_columns.values()
-        if (drawing := _on(material, column, session)) is not None
-    ]
-    if not drawings:
-        raise NothingToDrawError("no benchmark has two rows with a score and a count of parameters")
-    return drawings
+    lacking = "no benchmark has two rows with a score and a count of parameters"
+    return on_each_benchmark(material, lambda column: _on(material, column, session), lacking=lacking)
 
 
 def front(points: Mapping[Row, tuple[float, float]]) -> list[Row]:
@@ -69,7 +63,8 @@ def _on(material: Material, column: Column, session: CostRecord | None) -> Drawi
         costs = {row: cost for row, cost in costs_of(material.grid, session).items() if row in scores}
         if len(costs) > 1:
             amounts_by_title["training step (ms)"] = {row: _step(cost) for row, cost in costs.items()}
-            amounts_by_title["peak memory (GiB)"] = {row: _memory(cost) for row, cost in costs.items()}
+            memory = {row: Interval.exact(cost.memory_bytes["allocated"] / 2**30) for row, cost in costs.items()}
+            amounts_by_title["peak memory (GiB)"] = memory
     single = len(amounts_by_title) == 1
     figure = new_figure(COLUMN if single else PAGE, 2.4 if single else 2.3)
     axes = figure.subplots(1, len(amounts_by_title), squeeze=False, sharey=True)[0]
@@ -81,8 +76,7 @@ def _on(material: Material, column: Column, session: CostRecord | None) -> Drawi
     axes[0].set_ylabel(score_label(column))
     axes[0].set_ylim(*ends)
     name_below(figure, axes[0], most=3 if single else 6)
-    caption = _caption(material, None if single else session)
-    return Drawing(part=column.benchmark, benchmark=column.benchmark, figure=figure, caption=caption)
+    return Drawing(figure=figure, caption=_caption(material, None if single else session))
 
 
 def _draw(
@@ -156,10 +150,6 @@ def _step(cost: MethodCost) -> Interval:
     middle = statistics.median(values)
     low, _, high = statistics.quantiles(values, n=4, method="inclusive") if len(values) > 1 else [middle] * 3
     return Interval(estimate=middle, low=low, high=high, n=len(values))
-
-
-def _memory(cost: MethodCost) -> Interval:
-    return Interval.exact(cost.memory_bytes["allocated"] / 2**30)
 
 
 def _caption(material: Material, session: CostRecord | None) -> str:

@@ -19,7 +19,7 @@ from numpy.typing import NDArray
 from harness.comparison.cells import GENERATED, Column
 from harness.comparison.rows import Row
 from harness.registry import BENCHMARKS, is_own
-from harness.report.figures.masks import INVENTED, MISSED, OTHER, chosen, kept, score_of
+from harness.report.figures.masks import COLOURS, chosen, kept, kinds, score_of
 from harness.report.figures.masks import Shown as Kept
 from harness.report.figures.material import Material
 from harness.report.html.headline import Name
@@ -31,8 +31,9 @@ AT_FIRST = 6
 """Tiles of an image before somebody asks for the rest."""
 LARGEST = 256
 """Pixels of a tile."""
-_NOTHING, _FOUND, _MISSED, _INVENTED, _OTHER, _IGNORED = range(6)
-_COLOURS = ((0, 0, 0, 0), (255, 255, 255, 165), (*MISSED, 235), (*INVENTED, 235), (*OTHER, 235), (110, 110, 110, 160))
+_PALETTE = (COLOURS[0], (255, 255, 255), *COLOURS[2:])
+_OPACITY = bytes((0, 165, 235, 235, 235, 160))
+"""Of each of `kinds`."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -164,16 +165,10 @@ def _tile(predicted: NDArray[np.uint8], truth: NDArray[np.uint8]) -> str:
     """A palette of six colours, transparent where nothing is."""
     from PIL import Image
 
-    kinds = np.full(truth.shape, _NOTHING, np.uint8)
-    kinds[(predicted == truth) & (truth > 0)] = _FOUND
-    kinds[(predicted == 0) & (truth > 0)] = _MISSED
-    kinds[(predicted > 0) & (truth == 0)] = _INVENTED
-    kinds[(predicted > 0) & (truth > 0) & (predicted != truth)] = _OTHER
-    kinds[truth == 255] = _IGNORED
     step = max(1, -(-max(truth.shape) // LARGEST))
-    picture = Image.fromarray(kinds[::step, ::step])
-    picture.putpalette([value for colour in _COLOURS for value in colour[:3]])
-    return _data(picture, "png", transparency=bytes(colour[3] for colour in _COLOURS), bits=3)
+    picture = Image.fromarray(kinds(predicted, truth)[::step, ::step])
+    picture.putpalette([value for colour in _PALETTE for value in colour])
+    return _data(picture, "png", transparency=_OPACITY, bits=3)
 
 
 def _photograph(picture: Any) -> str:
