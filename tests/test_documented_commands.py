@@ -20,7 +20,7 @@ import pytest
 from PIL import Image
 
 from harness.__main__ import main
-from harness.archive.cost import CostStore
+from harness.archive.measured import CostStore
 from harness.archive.schema import Record
 from harness.archive.store import RecordStore
 from harness.cli.verbs import VERBS

@@ -10,9 +10,8 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal
 
 from harness.archive.cache import Look, look
-from harness.archive.cost import CostRecord, CostStore
 from harness.archive.files import all_image_scores, image_groups, image_scores
-from harness.archive.measured import EvidenceRecord, EvidenceStore
+from harness.archive.measured import CostRecord, CostStore, EvidenceRecord, EvidenceStore
 from harness.archive.schema import Record
 from harness.archive.store import RecordStore
 from harness.registry import groups_by_rule, operation_names

@@ -1,12 +1,16 @@
-"""Records of what was measured on trained models, one JSON file each in a folder of their kind below the results folder.
+"""Records of what was measured beside runs, one JSON file each in a folder of their kind below the results folder. Plain data, no torch.
 
 ``ROOT/evidence/<key of the run>.json``: what a run's best model does inside, beside what its frozen backbone does, written by
 ``sam-peft evidence``. ``ROOT/forgetting/<key>.json``: what it scores on benchmarks that it was not trained on, by
-``sam-peft forgetting``. The run's own record is sealed and not touched. Plain data, no torch.
+``sam-peft forgetting``. The run's own record is sealed and not touched.
+
+``ROOT/cost/<key>-<session>.json``: what one session of ``sam-peft cost`` measured. Its methods ran interleaved in one process on
+one device, so their rounds pair; sessions may be set side by side only where their keys are equal, and paired never.
 """
 
 from __future__ import annotations
 
+import json
 import math
 import os
 from abc import ABC, abstractmethod
@@ -17,7 +21,9 @@ from typing import Any, ClassVar, Generic, TypeVar
 
 from harness.archive.files import LARGEST_RECORD, compact, seal_holds, sealed
 from harness.archive.reading import validated
+from harness.archive.schema import content_hash, first_backbone
 from harness.check import spelt
+from harness.models.known import RENAMED
 from harness.system.files import read_regular, write_atomically
 
 T = TypeVar("T")
@@ -264,3 +270,170 @@ class ForgettingStore(RecordFolder[ForgettingRecord]):
             for scores in test.scores.values():
                 for name in (name for name, value in scores.items() if not 0 <= value <= 1):
                     yield f"{benchmark}: {name} is no score"
+
+
+COST_SCHEMA_VERSION = 1
+
+
+@dataclass(frozen=True, kw_only=True)
+class Comparability:
+    """What must agree before two sessions are compared.
+
+    Args:
+        device: its full name, such as ``NVIDIA H100 80GB HBM3`` or the CPU's model.
+        driver: GPU driver and CUDA version, empty on a CPU.
+        threads: CPU threads of torch.
+        precision: ``fp32`` | ``bf16`` | ``fp16``.
+        image_size: side of the square input in pixels.
+        batch: images a step.
+        task: ``binary``, ``multiclass`` or ``classification``.
+        options: optimisations and schedule of the protocol (fused_attention, activation_checkpointing, epochs, …);
+            ``num_classes``, ``mask_tokens``, ``accumulate`` and ``decoder`` only where they are not 2, 1, 1 and ``sam``.
+    """
+
+    device: str
+    driver: str
+    threads: int
+    torch: str
+    precision: str
+    backbone: str
+    image_size: int
+    batch: int
+    task: str
+    options: dict[str, Any] = field(default_factory=dict)
+
+    def __post_init__(self) -> None:
+        object.__setattr__(self, "backbone", RENAMED.get(self.backbone, self.backbone))
+
+    @property
+    def on_gpu(self) -> bool:
+        return bool(self.driver)
+
+    @property
+    def key(self) -> str:
+        return content_hash([COST_SCHEMA_VERSION, {**asdict(self), "backbone": first_backbone(self.backbone)}])
+
+
+@dataclass(frozen=True, kw_only=True)
+class Ratio:
+    """A method over a baseline: geometric mean of the per-round ratios with a 95 % t interval of their logarithms.
+
+    ``low`` and ``high`` are None where the quantity does not vary (memory, FLOPs, parameters).
+    """
+
+    value: float
+    low: float | None = None
+    high: float | None = None
+    rounds: int = 1
+
+
+@dataclass(frozen=True, kw_only=True)
+class MethodCost:
+    """One method's cost.
+
+    Args:
+        method, variant, config: as in `harness.archive.schema.Run`.
+        seconds: role (``weights``, ``architecture``, ``weights+architecture``) -> part -> seconds by round. Parts:
+            ``total``, ``data``, ``forward``, ``backward``, ``optimiser``, ``untracked``.
+        shares: role -> its share of the updates over the protocol's epochs; the search cost of a stage-wise method
+            is the architecture's share.
+        step_seconds: part -> seconds by round, roles weighted by their shares: what a training step costs on average.
+        memory_bytes: ``allocated`` and ``reserved`` peaks over a training step, and its parts ``weights``,
+            ``gradients``, ``optimiser``, ``activations`` (kept from forward to backward).
+        flops: ``forward`` and ``backward`` of a step, shares applied; ``closed_form`` of the plain encoder's forward
+            pass beside ``encoder_forward`` as counted.
+        not_counted: operations that the FLOP counter does not know, with how often they ran.
+        parameters: ``encoder``, ``decoder`` and ``trainable``, ``total``.
+        inference_seconds: ``unmerged`` and ``merged-<mode>`` -> seconds by round, of one batch.
+        inference_memory_bytes: the same -> peak bytes.
+        inference_parameters: the same -> all parameters of that model.
+        merge_failures: mode -> why it could not be measured.
+        checkpoint_bytes: the method's state on disk.
+        joules: energy of a training step by NVML, None without an exclusive GPU.
+        ratios: baseline variant -> quantity (``time``, ``memory``, ``flops``, ``device_hours``) -> `Ratio`.
+        changed: fields of ``config`` whose value is not the one that the protocol gives this method; None in older records.
+    """
+
+    method: str
+    variant: str
+    config: dict[str, Any]
+    seconds: dict[str, dict[str, list[float]]]
+    shares: dict[str, float]
+    step_seconds: dict[str, list[float]]
+    memory_bytes: dict[str, int]
+    flops: dict[str, float]
+    not_counted: dict[str, int]
+    parameters: dict[str, int]
+    inference_seconds: dict[str, list[float]] = field(default_factory=dict)
+    inference_memory_bytes: dict[str, int] = field(default_factory=dict)
+    inference_parameters: dict[str, int] = field(default_factory=dict)
+    merge_failures: dict[str, str] = field(default_factory=dict)
+    checkpoint_bytes: int = 0
+    joules: float | None = None
+    ratios: dict[str, dict[str, Ratio]] = field(default_factory=dict)
+    changed: list[str] | None = None
+
+
+@dataclass(frozen=True, kw_only=True)
+class CostRecord:
+    """One session.
+
+    Args:
+        key: `Comparability.key`.
+        session: content hash of the measurement, tells sessions of one key apart.
+        comparability: what must agree.
+        rounds: measured rounds, after ``warmup`` dropped ones.
+        methods: in the order of the command line, which is the order within a round.
+        dropped: variant -> why it could not be measured (``OOM: …``, ``ERROR: …``); it is not among ``methods``.
+        shared: who else used the device, in words; empty if it was exclusive. Tables mark such a session.
+        environment: as in `harness.archive.schema.Record`.
+        finished: UTC time in ISO format.
+    """
+
+    key: str
+    session: str
+    comparability: Comparability
+    rounds: int
+    warmup: int
+    methods: list[MethodCost]
+    dropped: dict[str, str] = field(default_factory=dict)
+    shared: str = ""
+    environment: dict[str, str] = field(default_factory=dict)
+    finished: str = ""
+    schema_version: int = COST_SCHEMA_VERSION
+
+    @property
+    def place(self) -> str:
+        """Where it was measured, and at which size."""
+        shown = self.comparability
+        return f"{shown.device} · {shown.backbone} · {shown.image_size} px · batch {shown.batch} · {shown.precision}"
+
+
+class CostStore(RecordFolder[CostRecord]):
+    """The cost records below a results folder; one key may have several sessions."""
+
+    name, kind, version, called, field = "cost", CostRecord, COST_SCHEMA_VERSION, "cost record", "comparability"
+
+    def stem(self, record: CostRecord) -> str:
+        return f"{record.key}-{record.session}"
+
+    @classmethod
+    def _wrong(cls, record: CostRecord, data: bytes, *, stem: str) -> Iterator[str]:
+        if record.comparability.key != record.key:
+            yield "its key is not the hash of its comparability: the device, the options or the like were edited"
+        content = json.loads(data)
+        if wrong := _first_wrong(content):
+            yield f"{wrong} is negative or not finite"
+        holds = seal_holds(data)
+        if holds is None:  # older than seals: the session is a hash of all else
+            holds = content_hash({**content, "session": ""})[:8] == record.session
+        if not holds:
+            yield UNSEALED
+
+
+def _first_wrong(value: Any, where: str = "") -> str:
+    """The first number that is negative or not finite, by its place."""
+    if isinstance(value, dict | list):
+        items = value.items() if isinstance(value, dict) else enumerate(value)
+        return next((wrong for name, item in items if (wrong := _first_wrong(item, f"{where}.{name}"))), "")
+    return where.lstrip(".") if isinstance(value, int | float) and not 0 <= value < math.inf else ""

@@ -21,9 +21,8 @@ from typing import Any
 
 from harness.archive.agreement import disagreement
 from harness.archive.checkpoints import FILE, noted
-from harness.archive.cost import CostStore
 from harness.archive.files import BESIDE, RESULTS_BESIDE, digest, files_beside, is_of_record
-from harness.archive.measured import EvidenceStore, ForgettingStore, RecordFolder
+from harness.archive.measured import CostStore, EvidenceStore, ForgettingStore, RecordFolder
 from harness.archive.reading import load, refuse_unread
 from harness.archive.schema import Record, content_hash
 from harness.archive.store import RecordStore

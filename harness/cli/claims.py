@@ -9,7 +9,7 @@ from pathlib import Path
 from typing import Any
 
 from harness.archive.archive import Archive
-from harness.archive.cost import CostStore
+from harness.archive.measured import CostStore
 from harness.cli.command import CommandParser, add_results, command, results_of, verb
 from harness.comparison.claims import FILE, read_claims
 from harness.comparison.judging import Finding, findings_text, judge_claims, require_protocol

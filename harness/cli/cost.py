@@ -93,7 +93,7 @@ def main(argv: list[str] | None = None) -> int:
     for line in load_plugins(plugins_of(arguments))[1]:
         print(line, file=sys.stderr)
 
-    from harness.archive.cost import CostStore
+    from harness.archive.measured import CostStore
     from harness.archive.store import require_writable
     from harness.models.catalog import backbone_shape, require_stands, resolve_backbone
     from harness.models.decoders import LABELLING

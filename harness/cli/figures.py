@@ -6,8 +6,7 @@ import sys
 from pathlib import Path
 
 from harness.archive.archive import Archive
-from harness.archive.cost import CostStore
-from harness.archive.measured import EvidenceStore
+from harness.archive.measured import CostStore, EvidenceStore
 from harness.archive.store import require_writable
 from harness.cli.command import CommandParser, add_results, command, require_effect, results_of, verb, write_file
 from harness.planning.data import network_images

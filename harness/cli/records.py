@@ -14,8 +14,7 @@ from typing import Any
 from harness.archive.agreement import disagreement, strays
 from harness.archive.archive import Archive
 from harness.archive.checkpoints import FILE, read_notes, verify_checkpoint
-from harness.archive.cost import CostStore
-from harness.archive.measured import EvidenceStore, ForgettingStore
+from harness.archive.measured import CostStore, EvidenceStore, ForgettingStore
 from harness.archive.merge import conflicts, merge
 from harness.archive.reading import load
 from harness.archive.schema import Record

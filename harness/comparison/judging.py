@@ -15,8 +15,7 @@ from typing import Any, Literal
 
 from harness import statistics as stats
 from harness.archive.archive import Archive, Shares
-from harness.archive.cost import CostRecord, MethodCost
-from harness.archive.measured import EvidenceRecord
+from harness.archive.measured import CostRecord, EvidenceRecord, MethodCost
 from harness.archive.schema import Record
 from harness.comparison.alpha import alpha_codes, beside_noise, domains
 from harness.comparison.cells import Cell, Column, Difference, paired_difference

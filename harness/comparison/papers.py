@@ -19,7 +19,7 @@ from pathlib import Path
 from typing import Any
 
 from harness import statistics as stats
-from harness.archive.cost import CostRecord
+from harness.archive.measured import CostRecord
 from harness.archive.schema import Record
 from harness.comparison.names import BENCHMARK_ORDER, METHOD_ORDER, METRICS, PAPER_METRICS
 from harness.comparison.rows import grouped

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 
-from harness.archive.cost import CostRecord, MethodCost
+from harness.archive.measured import CostRecord, MethodCost
 from harness.archive.schema import hashed_options
 from harness.comparison.cells import Grid
 from harness.comparison.rows import Row, plain_values

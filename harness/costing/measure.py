@@ -23,7 +23,7 @@ from torch import Tensor
 from torch.utils._python_dispatch import TorchDispatchMode
 from torch.utils._pytree import tree_leaves
 
-from harness.archive.cost import Comparability, CostRecord, MethodCost, Ratio
+from harness.archive.measured import Comparability, CostRecord, MethodCost, Ratio
 from harness.archive.schema import Run, content_hash
 from harness.costing.contestant import PARTS, Contestant, Roster, Session, StepKind, release, why
 from harness.costing.device import CLOCKS, EnergyMeter, driver, synchronise

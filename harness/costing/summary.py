@@ -7,7 +7,7 @@ from collections.abc import Sequence
 
 from tabulate import tabulate
 
-from harness.archive.cost import CostRecord, MethodCost, Ratio
+from harness.archive.measured import CostRecord, MethodCost, Ratio
 
 _PARTS = ("data", "forward", "backward", "optimiser", "untracked")
 _MEMORY = {

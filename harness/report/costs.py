@@ -8,7 +8,7 @@ from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass
 
 from harness.archive.archive import Archive
-from harness.archive.cost import CostRecord, MethodCost, Ratio
+from harness.archive.measured import CostRecord, MethodCost, Ratio
 from harness.comparison.claims import Claim
 from harness.comparison.judging import Finding, Reading, cost_readings
 from harness.comparison.papers import Papers

@@ -17,11 +17,10 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from harness import statistics as stats
-from harness.archive.cost import CostStore, MethodCost
-from harness.archive.measured import ForgettingStore
+from harness.archive.measured import CostStore, ForgettingStore, MethodCost
 from harness.comparison.cells import Cell
 from harness.comparison.claims import read_claims
-from harness.comparison.contrasts import Contrasts
+from harness.comparison.grids import Contrasts
 from harness.comparison.names import benchmark_title
 from harness.comparison.question import Case, Model, Pair, Question
 from harness.comparison.readings import main_effects, specification_curve

@@ -12,8 +12,7 @@ from typing import Literal
 
 from harness.archive.archive import Archive
 from harness.archive.cache import Look, collector_paused
-from harness.archive.cost import CostStore
-from harness.archive.measured import ForgettingStore
+from harness.archive.measured import CostStore, ForgettingStore
 from harness.archive.schema import Record, Run, content_hash
 from harness.comparison.claims import read_claims
 from harness.comparison.papers import Papers

@@ -14,7 +14,7 @@ from harness import statistics as stats
 from harness.archive.archive import Archive
 from harness.archive.schema import Record, Run
 from harness.comparison.cells import Cell, Column, Difference, Grid
-from harness.comparison.contrasts import Contrast, Contrasts
+from harness.comparison.grids import Contrast, Contrasts
 from harness.comparison.judging import judge
 from harness.comparison.papers import PARAMETERS, Papers, Published, against, shortly
 from harness.comparison.rankings import ModelPair, chance_in_words, model_pairs, pair_with, read_elsewhere

@@ -13,7 +13,7 @@ from harness.archive.schema import Record
 from harness.comparison.alpha import MEANINGS as ALPHA_MEANINGS
 from harness.comparison.alpha import alpha_codes
 from harness.comparison.cells import Cell, Column, Grid
-from harness.comparison.contrasts import Contrasts
+from harness.comparison.grids import Contrasts
 from harness.comparison.names import benchmark_title, metric
 from harness.comparison.rows import CodeDifferences, Row, code_differences
 from harness.registry import never_reached

@@ -22,16 +22,19 @@ from harness.statistics.intervals import (
     t_quantile,
     with_pooled_runs,
 )
-from harness.statistics.permutation import ALPHA, Test, holm, sign_flip
 from harness.statistics.ranks import (
+    ALPHA,
     MOST_ORDERS,
     Agreement,
     ModelScores,
+    Test,
     agreement,
     average_ranks,
     friedman,
+    holm,
     nemenyi_critical_difference,
     probability_of_improvement,
     rank_stability,
+    sign_flip,
     stratified_interval,
 )

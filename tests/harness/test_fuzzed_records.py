@@ -21,8 +21,8 @@ from hypothesis import HealthCheck, Phase, given, settings
 from hypothesis import strategies as st
 
 from harness import run
-from harness.archive.cost import Comparability
 from harness.archive.files import sealed
+from harness.archive.measured import Comparability
 from harness.archive.schema import Run
 from harness.cli import claims, export, figures, show, status, tables
 from harness.cli.command import Main

@@ -7,7 +7,7 @@ import statistics
 from collections.abc import Mapping, Sequence
 from typing import TYPE_CHECKING
 
-from harness.archive.cost import CostRecord, MethodCost
+from harness.archive.measured import CostRecord, MethodCost
 from harness.comparison.cells import Column
 from harness.comparison.rows import Row
 from harness.comparison.step_costs import costs_of, session_for

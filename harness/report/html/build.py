@@ -13,8 +13,7 @@ from dataclasses import dataclass, replace
 
 from harness import statistics as stats
 from harness.archive.archive import Archive
-from harness.archive.cost import CostStore
-from harness.archive.measured import ForgettingStore
+from harness.archive.measured import CostStore, ForgettingStore
 from harness.archive.schema import Record
 from harness.comparison.cells import Cell, Column, Grid
 from harness.comparison.claims import read_claims

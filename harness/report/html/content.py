@@ -8,7 +8,7 @@ from typing import Any
 
 from harness.archive.archive import Archive
 from harness.comparison.cells import Cell, Difference, Grid
-from harness.comparison.contrasts import Contrast
+from harness.comparison.grids import Contrast
 from harness.comparison.rows import Row
 from harness.report.command import command_of
 from harness.report.html.headline import Headline, Name

@@ -13,8 +13,8 @@ import pytest
 
 from harness.archive.agreement import disagreement
 from harness.archive.archive import Archive
-from harness.archive.cost import CostStore
 from harness.archive.files import image_scores, sealed
+from harness.archive.measured import CostStore
 from harness.archive.merge import merge
 from harness.archive.reading import load
 from harness.archive.store import RecordStore, is_sealed

@@ -15,10 +15,9 @@ from typing import Any
 import numpy as np
 import pytest
 
-from harness.archive.cost import CostStore
 from harness.archive.files import BESIDE
 from harness.archive.masks import KeptMask, encoded_masks, read_masks
-from harness.archive.measured import Elsewhere, EvidenceStore, ForgettingRecord, ForgettingStore
+from harness.archive.measured import CostStore, Elsewhere, EvidenceStore, ForgettingRecord, ForgettingStore
 from harness.archive.merge import conflicts, merge
 from harness.archive.schema import Record
 from harness.archive.store import RecordStore

@@ -11,7 +11,7 @@ import numpy as np
 import pytest
 import yaml
 
-from harness.archive.cost import CostRecord, CostStore, MethodCost, Ratio
+from harness.archive.measured import CostRecord, CostStore, MethodCost, Ratio
 from harness.archive.store import RecordStore
 from harness.cli.claims import main
 from harness.comparison.claims import FILE, Claim, Subject, read_claims

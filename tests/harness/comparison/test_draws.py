@@ -9,9 +9,8 @@ import pytest
 
 from harness import statistics as stats
 from harness.comparison.cells import Cell, Column, paired_difference
-from harness.comparison.contrasts import on_column
 from harness.comparison.draws import RERUN, Collapses, Draws, collapsed, with_pooled_runs, without_collapsed
-from harness.comparison.grids import without_gaps
+from harness.comparison.grids import on_column, without_gaps
 from harness.comparison.rows import Row, Sheet, rows_of_records
 from tests.harness.report.sample import MadeUp, record
 from tests.values import RESULTS, there

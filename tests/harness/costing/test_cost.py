@@ -12,7 +12,7 @@ from typing import Any
 import pytest
 import torch
 
-from harness.archive.cost import Comparability, CostStore
+from harness.archive.measured import Comparability, CostStore
 from harness.cli import cost
 from harness.costing import measure as measuring
 from harness.costing.contestant import PARTS, Contestant

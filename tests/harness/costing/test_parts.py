@@ -13,7 +13,7 @@ import pytest
 import torch
 from scipy.stats import ttest_rel
 
-from harness.archive.cost import MethodCost, Ratio
+from harness.archive.measured import MethodCost, Ratio
 from harness.costing import device as device_module
 from harness.costing.contestant import Contestant, RandomImages
 from harness.costing.device import CLOCKS, EnergyMeter, used_by_others

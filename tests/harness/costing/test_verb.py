@@ -8,7 +8,7 @@ from typing import Any
 import pytest
 import torch
 
-from harness.archive.cost import CostStore
+from harness.archive.measured import CostStore
 from harness.cli import cost
 from harness.costing import measure as measuring
 from harness.costing.contestant import baselines_among

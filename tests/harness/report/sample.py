@@ -10,8 +10,7 @@ from typing import Any
 import numpy as np
 
 from harness.archive.archive import Archive, Shares
-from harness.archive.cost import Comparability, CostRecord
-from harness.archive.measured import BlockEvidence, EvidenceRecord, Inside
+from harness.archive.measured import BlockEvidence, Comparability, CostRecord, EvidenceRecord, Inside
 from harness.archive.schema import Record, Run
 from harness.archive.store import RecordStore
 from harness.comparison.claims import Claim

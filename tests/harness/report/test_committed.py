@@ -10,7 +10,7 @@ from pathlib import Path
 import pytest
 
 from harness.archive.archive import Archive, frame
-from harness.archive.cost import CostStore
+from harness.archive.measured import CostStore
 from harness.report.costs import Measured
 from harness.report.formats import write
 from harness.report.pages import Pages, page_of, pages_below

@@ -10,7 +10,7 @@ from typing import Any
 
 import pytest
 
-from harness.archive.cost import CostRecord, CostStore, MethodCost, Ratio
+from harness.archive.measured import CostRecord, CostStore, MethodCost, Ratio
 from harness.cli.tables import main
 from harness.comparison.claims import read_claims
 from harness.comparison.grids import grids
