@@ -291,9 +291,9 @@ class Difference:
         return self.interval is None or self.interval.low <= 0 <= self.interval.high
 
     def why(self, archive: Archive) -> list[str]:
-        """Its parts, then both of its cells."""
+        """Its parts."""
         seeds = ", ".join(f"{value:+.4f}" for value in self.by_seed)
-        lines = [f"  {self.first.row.label} − {self.second.row.label}, by seed: {seeds}", *self._parts()]
+        lines = [f"  {self.first.row.label} − {self.second.row.label}, by seed: {seeds}", self._parts()]
         if self.folds:
             lines.append(
                 "  every seed split the images anew: the variance is s² (1/k + tested/trained), Nadeau and Bengio 2003"
@@ -304,21 +304,13 @@ class Difference:
             lines.append(f"  images count by cluster: {self.clusters} of them")
         return lines
 
-    def sides_why(self, archive: Archive) -> list[str]:
-        """What stands behind either side."""
-        lines = []
-        for cell in (self.first, self.second):
-            lines.append(f"  {cell.row.label}:")
-            lines += [f"  {line}" for line in cell.why(archive)[2:]]
-        return lines
-
-    def _parts(self) -> list[str]:
+    def _parts(self) -> str:
         if self.interval is None or self.estimate.seeds is None:
-            return [f"  mean {self.mean:+.4f} of one seed: no interval"]
+            return f"  mean {self.mean:+.4f} of one seed: no interval"
         names = ("images", "taken back once: what both hold of seeds × images,")
         parts = [("seeds", self.estimate.seeds), *zip(names, self.estimate.rest, strict=False)]
         words = ", ".join(f"{name} SE {abs(part.variance) ** 0.5:.4f} (df {part.df:.4g})" for name, part in parts)
-        return [f"  mean {self.mean:+.4f}, 95 % interval {self.interval:+.4f}; its parts: {words}"]
+        return f"  mean {self.mean:+.4f}, 95 % interval {self.interval:+.4f}; its parts: {words}"
 
 
 def paired_difference(first: Cell, second: Cell, archive: Archive) -> Difference | None:

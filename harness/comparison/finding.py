@@ -7,7 +7,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Collection, Mapping
 from pathlib import Path
-from typing import Protocol
+from typing import Any
 
 from harness.archive.schema import Record, Run
 from harness.archive.store import RecordStore, require_finished
@@ -21,31 +21,15 @@ _OF_METRICS = frozenset(word for metric in METRICS.values() for word in metric.t
 _SHOWN = 5
 
 
-class Described(Protocol):
-    """What words can say of a run: a `Run`, or the state of one that is on its way."""
-
-    @property
-    def variant(self) -> str: ...
-    @property
-    def method(self) -> str: ...
-    @property
-    def benchmark(self) -> str: ...
-    @property
-    def seed(self) -> int: ...
-    @property
-    def protocol(self) -> str: ...
-    @property
-    def backbone(self) -> str: ...
-
-
-def find_key(asked: str, keys: Collection[str], described: Callable[[], Mapping[str, Described]]) -> str:
+def find_key(asked: str, keys: Collection[str], described: Callable[[], Mapping[str, Any]]) -> str:
     """The key that is ``asked``, the only one that begins so, or that of the only run that fits all its words.
 
     Args:
         asked: a key, or words such as ``lora kvasir 0`` or ``lora Kvasir-SEG Sα``: a row, a benchmark, a seed, a protocol, a
             backbone, as far as it takes to mean one run.
         keys: of all runs.
-        described: reads what words are compared with; called where no key fits.
+        described: reads what words are compared with, by key: a `Run`, or the state of one that is on its way, which has a
+            run's variant, method, benchmark, seed, protocol and backbone too; called where no key fits.
 
     Raises:
         UsageError: there is none, or several.
@@ -104,7 +88,7 @@ def find_run(results: Path, asked: str) -> Run:
     return record.run
 
 
-def _words_of(run: Described) -> set[str]:
+def _words_of(run: Any) -> set[str]:
     words = (run.variant, run.method, run.benchmark, str(run.seed), run.protocol, run.backbone)
     return {word.casefold() for word in (*words, *benchmark_title(run.benchmark).split())}
 

@@ -254,30 +254,21 @@ class Contrast:
         )
 
     def why(self, archive: Archive) -> list[str]:
-        seeds, images = self.p_in_words
+        difference, (seeds, images) = self.difference, self.p_in_words
         return [
-            *self.difference.why(archive),
+            *difference.why(archive),
             f"  p over seeds {seeds}, over images {images} (Holm over the rows of this benchmark)",
-            *self.difference.sides_why(archive),
+            *(
+                line
+                for cell in (difference.first, difference.second)
+                for line in (f"  {cell.row.label}:", *(f"  {told}" for told in cell.why(archive)[2:]))
+            ),
         ]
 
 
-@dataclass(frozen=True, kw_only=True)
-class Contrasts:
+def contrasts(grid: Grid, base: Row) -> list[Contrast]:
     """A grid against one of its rows: every other row that has a seed in common with it, by column."""
-
-    grid: Grid
-    baseline: Row
-    by_column: Sequence[Contrast]
-
-    @classmethod
-    def of(cls, grid: Grid, baseline: str) -> Contrasts | None:
-        """None where the grid has no row ``baseline`` or nothing to compare it with."""
-        base = grid.row(baseline)
-        if base is None:
-            return None
-        contrasts = [contrast for column in grid.first_metrics for contrast in on_column(grid, base, column)]
-        return cls(grid=grid, baseline=base, by_column=contrasts) if contrasts else None
+    return [contrast for column in grid.first_metrics for contrast in on_column(grid, base, column)]
 
 
 def on_column(grid: Grid, base: Row, column: Column) -> list[Contrast]:

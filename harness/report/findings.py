@@ -20,7 +20,7 @@ from harness import statistics as stats
 from harness.archive.measured import CostStore, ForgettingStore, MethodCost
 from harness.comparison.cells import Cell
 from harness.comparison.claims import read_claims
-from harness.comparison.grids import Contrasts
+from harness.comparison.grids import contrasts
 from harness.comparison.names import benchmark_title
 from harness.comparison.question import Case, Model, Pair, Question
 from harness.comparison.readings import main_effects, specification_curve
@@ -171,9 +171,9 @@ class Answer(Question):
     def p_images(self, epoch_images: int) -> float:
         """p of the sign flips of images, NAS-LoRA against LoRA on Kvasir-SEG at this length."""
         grid = self.grid("small-lengths", epoch_images=epoch_images)
-        contrasts = Contrasts.of(grid, "LoRA")
-        assert contrasts is not None
-        (contrast,) = contrasts.by_column
+        base = grid.row("LoRA")
+        assert base is not None
+        (contrast,) = contrasts(grid, base)
         assert contrast.p_images is not None
         return contrast.p_images
 

@@ -14,7 +14,7 @@ from harness import statistics as stats
 from harness.archive.archive import Archive
 from harness.archive.schema import Record, Run
 from harness.comparison.cells import Cell, Column, Difference, Grid
-from harness.comparison.grids import Contrast, Contrasts
+from harness.comparison.grids import Contrast, contrasts
 from harness.comparison.judging import judge
 from harness.comparison.papers import PARAMETERS, Papers, Published, against, shortly
 from harness.comparison.rankings import ModelPair, chance_in_words, model_pairs, pair_with, read_elsewhere
@@ -33,33 +33,33 @@ NOTES = (
 )
 
 
-def contrast_tables(contrasts: Contrasts, *, title: str) -> list[Table]:
-    """Differences by benchmark, and what follows across benchmarks."""
+def contrast_tables(grid: Grid, base: Row, against: Sequence[Contrast], *, title: str) -> list[Table]:
+    """Differences to a row by benchmark, and what follows across benchmarks."""
     notes = list(NOTES)
     clusters = [
         f"{contrast.column.short}: {contrast.difference.clusters}"
-        for contrast in contrasts.by_column
+        for contrast in against
         if contrast.difference.clusters
     ]
     if clusters:
         notes.append(f"Images that are not independent count by cluster ({', '.join(dict.fromkeys(clusters))}).")
-    if any(contrast.difference.folds for contrast in contrasts.by_column):
+    if any(contrast.difference.folds for contrast in against):
         notes.append(
             "folds: every seed splits the images anew, and the interval over the seeds counts what folds share (variance"
             " s² (1/k + tested/trained), Nadeau and Bengio 2003)."
         )
-    few_seeds = all(contrast.p_seeds is None for contrast in contrasts.by_column)
+    few_seeds = all(contrast.p_seeds is None for contrast in against)
     differences = Table(
-        heading=f"{title}: differences to {contrasts.baseline.label}",
+        heading=f"{title}: differences to {base.label}",
         level=3,
         columns=heads(
             *("method", "number", "Δ (n)", "95 % CI", "p seeds", "p images"),
             words=("number", *["p seeds"] * few_seeds),
         ),
-        rows=[_line(contrast) for contrast in contrasts.by_column],
+        rows=[_line(contrast) for contrast in against],
         below=notes,
     )
-    return [differences, *_across(contrasts, title=title)]
+    return [differences, *_across(grid, base, against, title=title)]
 
 
 def _line(contrast: Contrast) -> Line:
@@ -86,12 +86,12 @@ def _points(value: float) -> str:
     return f"{value:+.2f}".replace("-0.00", "+0.00")
 
 
-def _across(contrasts: Contrasts, *, title: str) -> list[Table]:
+def _across(grid: Grid, base: Row, against: Sequence[Contrast], *, title: str) -> list[Table]:
     """Up to three: mean differences over benchmarks, ranks, and median, interquartile mean and mean of all runs."""
-    grid, base, columns = contrasts.grid, contrasts.baseline, contrasts.grid.one_each
+    columns = grid.one_each
     complete = [row for row in grid.rows if all(grid.cells[row, column].complete for column in columns)]
     differences: dict[Row, dict[Column, Difference]] = {}
-    for contrast in contrasts.by_column:
+    for contrast in against:
         if contrast.column in columns and {base, contrast.row} <= {*complete}:
             differences.setdefault(contrast.row, {})[contrast.column] = contrast.difference
     made = [_means(base, columns, differences, title=title), _robust(grid, columns, complete, title=title)]
@@ -357,11 +357,13 @@ def score_page(
         if study and study.note:
             scores[0] = replace(scores[0], above=[study.note, *scores[0].above])
         tables += [*scores, *tuning_tables(titled_grid)]
-        contrasts = Contrasts.of(titled_grid.grid, study.table.baseline) if study else None
-        numbers += numbers_of(titled_grid, contrasts)
+        base = titled_grid.grid.row(study.table.baseline) if study else None
+        against = contrasts(titled_grid.grid, base) if base else []
+        numbers += numbers_of(titled_grid, against)
         if not titled_grid.grid.is_generated and (sentences := answers(titled_grid.grid)):
             said.append((titled_grid.title, sentences))
-        tables += contrast_tables(contrasts, title=titled_grid.title) if contrasts else []
+        if base and against:
+            tables += contrast_tables(titled_grid.grid, base, against, title=titled_grid.title)
         if study and study.table.paper and titled_grid.grid.sheet.protocol in {study.protocol, *papers.cards}:
             tables += _published_tables(titled_grid, papers)
     if not tables:

@@ -13,7 +13,7 @@ from harness.archive.schema import Record
 from harness.comparison.alpha import MEANINGS as ALPHA_MEANINGS
 from harness.comparison.alpha import alpha_codes
 from harness.comparison.cells import Cell, Column, Grid
-from harness.comparison.grids import Contrasts
+from harness.comparison.grids import Contrast
 from harness.comparison.names import benchmark_title, metric
 from harness.comparison.rows import CodeDifferences, Row, code_differences
 from harness.registry import never_reached
@@ -254,7 +254,7 @@ NUMBER_COLUMNS = (
 )
 
 
-def numbers_of(titled: Titled, contrasts: Contrasts | None) -> list[dict[str, str]]:
+def numbers_of(titled: Titled, against: Sequence[Contrast]) -> list[dict[str, str]]:
     """A grid as tidy rows for CSV, one number a row, in plain units: scores in [0, 1] with Student's 95 % interval over seeds;
     trained parameters as counts; paired differences to the baseline in the same unit, positive is better, with the interval
     of the pages.
@@ -270,7 +270,7 @@ def numbers_of(titled: Titled, contrasts: Contrasts | None) -> list[dict[str, st
                 numbers.append({"quantity": "score", **named, **_of_column(column), **_of_cell(cell)})
         counts = sorted({record.parameters.get("trainable", 0) for record in row.runs} - {0})
         numbers += [{"quantity": "trained parameters", **named, "mean": str(count)} for count in counts]
-    for contrast in contrasts.by_column if contrasts else ():
+    for contrast in against:
         difference, interval = contrast.difference, contrast.difference.interval
         points = {
             "mean": difference.mean, "low": interval.low if interval else None,

@@ -7,7 +7,7 @@ from dataclasses import dataclass, field
 from typing import Any
 
 from harness.archive.archive import Archive
-from harness.comparison.cells import Cell, Difference, Grid
+from harness.comparison.cells import Cell, Grid
 from harness.comparison.grids import Contrast
 from harness.comparison.rows import Row
 from harness.report.command import command_of
@@ -92,24 +92,17 @@ def opener(
 
     def opened(shown: Explained) -> Opened | None:
         if isinstance(shown, Contrast):
-            shown = shown.difference
-        if isinstance(shown, Difference):
-            lanes = [lane(shown.first), lane(shown.second)]
-            return {"lanes": lanes, "unit": _unit(shown.first), "command": command_of(shown.first.records)}
-        if not isinstance(shown, Cell) or shown.row not in grid_of:
+            cell, *others = shown.difference.first, shown.difference.second
+        elif isinstance(shown, Cell) and shown.row in grid_of:
+            grid, cell = grid_of[shown.row], shown
+            base = baselines[grid]
+            others = [grid.cells[base, cell.column]] if base is not cell.row and cell.column in grid.columns else []
+        else:
             return None
-        grid = grid_of[shown.row]
-        base = baselines[grid]
-        lanes = [lane(shown)]
-        if base is not shown.row and shown.column in grid.columns:
-            lanes.append(lane(grid.cells[base, shown.column]))
-        return {"lanes": lanes, "unit": _unit(shown), "command": command_of(shown.records)}
+        unit = f"{cell.column.measure.heading} on {cell.column.benchmark_title} (%), a dot a seed"
+        return {"lanes": [*map(lane, (cell, *others))], "unit": unit, "command": command_of(cell.records)}
 
     return opened
-
-
-def _unit(cell: Cell) -> str:
-    return f"{cell.column.measure.heading} on {cell.column.benchmark_title} (%), a dot a seed"
 
 
 @dataclass(frozen=True, kw_only=True)

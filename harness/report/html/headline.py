@@ -278,13 +278,9 @@ def _plot(
     if not against:
         return None
     several = len(columns) > 1
-    differences = [difference for row in against for difference in row.by_column.values()]
-    means = [difference.mean for difference in differences] + [
-        compared.overall.mean for compared in against if compared.overall
-    ]
-    intervals = [difference.interval for difference in differences] + [
-        compared.overall.interval() for compared in against if compared.overall
-    ]
+    estimates = [difference.estimate for row in against for difference in row.by_column.values()]
+    estimates += [compared.overall for compared in against if compared.overall]
+    means, intervals = zip(*((estimate.mean, estimate.interval()) for estimate in estimates), strict=True)
     scale = Scale.around(means, intervals, zero=True)
     lanes = []
     for compared in against:
@@ -292,13 +288,12 @@ def _plot(
             _point(scale, difference.mean, difference.interval, about=column.short, kind=columns.index(column) + 1)
             for column, difference in compared.by_column.items()
         ]
-        if several and compared.overall:
-            points.append(
-                _point(scale, compared.overall.mean, compared.overall.interval(), about=f"mean of {len(columns)}")
-            )
-        shown = compared.overall or next(iter(compared.by_column.values())).estimate
+        overall = compared.overall
+        if several and overall:
+            points.append(_point(scale, overall.mean, overall.interval(), about=f"mean of {len(columns)}"))
+        shown = overall or next(iter(compared.by_column.values())).estimate
         words = _in_words(shown.mean, shown.interval())
-        if compared.overall is None:
+        if overall is None:
             some = f"{len(compared.by_column)} of {len(columns)}"
             words = (
                 f"{words} ({some})".replace(" of ", "\N{NO-BREAK SPACE}of\N{NO-BREAK SPACE}")
@@ -346,7 +341,7 @@ def _verdict(
     if grid.is_generated:
         return RANKS_NOTHING
     if not grid.marks:
-        return _within([*_highest(grid, names)])
+        return _within(_highest(grid, names))
     told = [compared for compared in against if compared.overall and compared.overall.interval()]
     if not compares or not told:
         return _within(_best(grid, names))
@@ -493,9 +488,7 @@ def _score(grid: Grid, row: Row, column: Column, scale: Scale | None) -> Score:
             text = "no data"
         return Score(cell=cell, text=text, mark="", point=None, spoken=text)
     interval = cell.interval
-    point = replace(
-        _point(scale, cell.value, interval, about=column.short), words=""
-    )  # which is of differences in points
+    point = replace(_point(scale, cell.value, interval, about=column.short), words="")  # these are of differences
     words = f"95 % interval {100 * interval.low:.1f} to {100 * interval.high:.1f}" if interval else "one seed"
     said = {"best": ", best", "tied": ", not significantly different from the best"}.get(mark, "")
     text = f"{100 * cell.value:.1f}"
@@ -515,9 +508,8 @@ def step_costs(grid: Grid, baseline: Row) -> dict[Row, tuple[str, str]]:
     if session is None:
         return {}
     steps = {row: statistics.median(cost.step_seconds["total"]) for row, cost in costs_of(grid, session).items()}
-    place = (
-        f"{session.comparability.device}, batch {session.comparability.batch}, {session.comparability.image_size} px"
-    )
+    shown = session.comparability
+    place = f"{shown.device}, batch {shown.batch}, {shown.image_size} px"
     return {
         row: (f"{step / steps[baseline]:.2f}×", f"{1e3 * step:.0f} ms a training step ({place})")
         for row, step in steps.items()
