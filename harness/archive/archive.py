@@ -26,12 +26,7 @@ Shares = Mapping[str, Sequence[float]]
 
 @dataclass(frozen=True, kw_only=True)
 class PerImage:
-    """Scores of one run on one split.
-
-    Args:
-        scores: stem -> score.
-        clusters: stem -> cluster, where images are not independent (frames of one video); else empty.
-    """
+    """Scores of one run on one split, by stem; and the cluster of each stem where images are not independent (frames of one video)."""
 
     scores: Mapping[str, float]
     clusters: Mapping[str, str] = field(default_factory=dict)

@@ -187,11 +187,7 @@ def _summary(path: Path) -> Record:
 
 @contextlib.contextmanager
 def _private_folder() -> Iterator[int]:
-    """A descriptor of the folder of caches.
-
-    Raises:
-        OSError: there is no home for it, or others may enter it.
-    """
+    """A descriptor of the folder of caches. Raises OSError: there is no home for it, or others may enter it."""
     if (base := user_cache()) is None:
         raise OSError("no home")
     (base / "archives").mkdir(mode=0o700, parents=True, exist_ok=True)

@@ -23,11 +23,7 @@ _SHORT, _WHOLE = re.compile(r"[0-9a-f]{16}"), re.compile(r"sha256-[0-9a-f]{64}")
 
 
 def noted(root: Path) -> dict[str, str]:
-    """Short fingerprint -> whole one, as noted below a results folder.
-
-    Raises:
-        UsageError: the file is damaged.
-    """
+    """Short fingerprint -> whole one, as noted below a results folder. Raises UsageError: the file is damaged."""
     try:
         return read_notes(root)
     except ValueError as error:

@@ -32,11 +32,7 @@ LARGEST_TABLE = 256 << 20
 
 
 def files_beside(path: Path) -> dict[str, Path]:
-    """Ending -> where that file lies beside a record's, there or not.
-
-    Args:
-        path: the record's file, which need not lie under its key.
-    """
+    """Ending -> where that file lies beside a record's, there or not; ``path`` need not lie under its key."""
     return {name: path.with_suffix(f".{name}") for name in BESIDE}
 
 
@@ -224,11 +220,8 @@ def image_groups(path: Path, *, variant: str, split: str, expected: str = "") ->
 
 
 def all_image_scores(path: Path, *, expected: str = "") -> ImageScores:
-    """Every score in the file.
-
-    Raises:
-        ValueError: it is no file of per-image scores, or not the one that was written with the record.
-    """
+    """Every score in the file. Raises ValueError: it is no file of per-image scores, or not the one that was written with the
+    record."""
     lines = _lines(path, expected=expected)
     images: ImageScores = {}
     try:

@@ -54,12 +54,8 @@ class KeptMask:
 
 
 def chosen_images(stems: Mapping[str, Iterable[str]], count: int) -> list[tuple[str, str]]:
-    """(split, stem) of ``count`` test images by a hash of their names: the same for every method and seed, and a smaller
-    count keeps a part of a larger one's.
-
-    Args:
-        stems: test split -> its images.
-    """
+    """(split, stem) of ``count`` test images (split -> stems) by a hash of their names: the same for every method and seed, and a
+    smaller count keeps a part of a larger one's."""
     every = [(split, stem) for split, of_split in stems.items() for stem in of_split]
     return sorted(every, key=lambda place: hashlib.sha256("/".join(place).encode()).digest())[:count]
 

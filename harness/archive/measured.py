@@ -47,11 +47,8 @@ class RecordFolder(ABC, Generic[T]):
 
     @classmethod
     def load(cls, path: Path) -> T:
-        """The record in one file.
-
-        Raises:
-            ValueError: no readable record of this kind, one that was edited, or a copy under another run's name.
-        """
+        """The record in one file. Raises ValueError: no readable record of this kind, one that was edited, or a copy under
+        another run's name."""
         data = read_regular(path, largest=LARGEST_RECORD)
         record: T = validated(cls.kind, data, version=cls.version, called=cls.called, field=cls.field)
         for reason in cls._wrong(record, data, stem=path.name.partition(".")[0]):
@@ -61,12 +58,7 @@ class RecordFolder(ABC, Generic[T]):
     @classmethod
     @abstractmethod
     def _wrong(cls, record: T, data: bytes, *, stem: str) -> Iterator[str]:
-        """What does not fit together, as a reason.
-
-        Args:
-            data: the file.
-            stem: what it is called.
-        """
+        """What does not fit together, as a reason; ``data`` is the file, ``stem`` what it is called."""
 
     def stem(self, record: T) -> str:
         """What its file is called: by the key of its run."""
@@ -316,10 +308,8 @@ class Comparability:
 
 @dataclass(frozen=True, kw_only=True)
 class Ratio:
-    """A method over a baseline: geometric mean of the per-round ratios with a 95 % t interval of their logarithms.
-
-    ``low`` and ``high`` are None where the quantity does not vary (memory, FLOPs, parameters).
-    """
+    """A method over a baseline: geometric mean of the per-round ratios with a 95 % t interval of their logarithms, which is None where
+    the quantity does not vary (memory, FLOPs, parameters)."""
 
     value: float
     low: float | None = None

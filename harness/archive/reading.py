@@ -187,11 +187,8 @@ def refuse_unread(path: Path, error: Exception) -> None:
 
 
 def load(path: Path) -> Record:
-    """The record in one file, α history of schema 2 left beside.
-
-    Raises:
-        ValueError: no readable record, one that was edited, or a copy under a name that is not its key.
-    """
+    """The record in one file, α history of schema 2 left beside. Raises ValueError: no readable record, one that was edited, or
+    a copy under a name that is not its key."""
     record = parse(read_regular(path, largest=LARGEST_RECORD))
     if path.name.partition(".")[0] != record.key:
         raise ValueError(f"a copy: the record in it belongs to {record.key}.json")

@@ -36,11 +36,8 @@ from harness.system.text import printable_line
 
 
 def require_writable(folder: Path, *, named: str = "results folder", option: str = "--results") -> None:
-    """Try a file in a folder, or where it would be made, before work depends on it; leaves nothing.
-
-    Raises:
-        UsageError: it cannot be written.
-    """
+    """Try a file in a folder, or where it would be made, before work depends on it; leaves nothing. Raises UsageError: it
+    cannot be written."""
     there = next(path for path in (folder, *folder.absolute().parents) if os.path.lexists(path))
     try:
         with tempfile.TemporaryFile(dir=there):
@@ -125,11 +122,8 @@ class RecordStore:
         return path
 
     def read(self, key: str) -> Record | None:
-        """The whole record, α history included; None where there is none.
-
-        Raises:
-            UsageError: the file is there but no readable record.
-        """
+        """The whole record, α history included; None where there is none. Raises UsageError: the file is there but no readable
+        record."""
         record = self.summary(key)
         try:
             return None if record is None else self._whole(record)
@@ -148,12 +142,8 @@ class RecordStore:
             raise UsageError(f"{path} is not a readable record ({error}); move it away to run {key} again") from error
 
     def find(self, key: str) -> Record | None:
-        """As `summary`, and None also where the file is no readable record: whoever reports that goes through
-        `summaries` or `problem`.
-
-        Raises:
-            Unread: nobody can tell what the file holds, as the system did not let us read it.
-        """
+        """As `summary`, and None also where the file is no readable record: whoever reports that goes through `summaries` or
+        `problem`. Raises Unread: nobody can tell what the file holds, as the system did not let us read it."""
         try:
             return self.summary(key)
         except Unread:
@@ -162,11 +152,7 @@ class RecordStore:
             return None
 
     def problem(self, key: str) -> str:
-        """Why the file of a record is none; empty where it is one, or where there is no file.
-
-        Raises:
-            Unread: as of `find`.
-        """
+        """Why the file of a record is none; empty where it is one, or where there is no file. Raises Unread: as of `find`."""
         path = self.path(key)
         try:
             if os.path.lexists(path):
@@ -208,11 +194,8 @@ class RecordStore:
             return str(error)
 
     def surely_ended(self, keys: Collection[str]) -> dict[str, Record | str]:
-        """As `ended`, for whoever starts runs again: a file that was no readable record is looked at once more.
-
-        Raises:
-            Unread: as of `find`; its run may be finished.
-        """
+        """As `ended`, for whoever starts runs again: a file that was no readable record is looked at once more. Raises Unread:
+        as of `find`; its run may be finished."""
         ended = self.ended(keys)
         for key in [key for key, read in ended.items() if isinstance(read, str)]:
             if not self.problem(key):
@@ -240,11 +223,8 @@ class RecordStore:
             os.replace(file, f"{file}{free}")
 
     def architecture(self, record: Record) -> list[dict[str, list[float]]]:
-        """The α history of a record, from beside it where it is not in it; empty without one.
-
-        Raises:
-            ValueError: the file beside it holds none.
-        """
+        """The α history of a record, from beside it where it is not in it; empty without one. Raises ValueError: the file
+        beside it holds none."""
         path, name = self.architecture_path(record.key), "architecture.csv"
         # A failure has none but what it names.
         own = name in record.beside or (record.code == "OK" and is_of_record(name, record.beside))
@@ -262,11 +242,7 @@ def is_sealed(path: Path) -> bool:
 
 
 def add_seal(path: Path) -> None:
-    """Seal an older record with the files that lie beside it; its content stays.
-
-    Raises:
-        UsageError: it cannot be written.
-    """
+    """Seal an older record with the files that lie beside it; its content stays. Raises UsageError: it cannot be written."""
     content = json.loads(read_regular(path, largest=LARGEST_RECORD))
     files = {name: file for name, file in files_beside(path).items() if file.is_file()}
     content["beside"] = {name: digest(read_regular(file, largest=LARGEST_TABLE)) for name, file in files.items()}
@@ -277,11 +253,7 @@ def add_seal(path: Path) -> None:
 
 
 def finished_run(results: Path, key: str) -> Run:
-    """The run with ``key``, which ended well.
-
-    Raises:
-        UsageError: there is no such record, or the run failed.
-    """
+    """The run with ``key``, which ended well. Raises UsageError: there is no such record, or the run failed."""
     record = RecordStore(results).summary(key)
     if record is None:
         raise UsageError(f"no record below {results} has the key {key}")

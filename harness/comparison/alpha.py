@@ -39,12 +39,8 @@ MOST_ARRANGEMENTS = 20_000
 
 
 def alpha_code(record: Record, last: Shares) -> AlphaCode:
-    """The flag of a run whose mixture says nothing of what α would choose; empty where it does, or has no α.
-
-    Args:
-        record: of which the budget tells how far α could go (older records do not know).
-        last: softmax(α) at the end of training.
-    """
+    """The flag of a run whose mixture says nothing of what α would choose; empty where it does, or has no α. ``last`` is softmax(α) at
+    the end of training; older records do not know how far α could go."""
     sizes = [len(shares) for shares in last.values() if len(shares) > 1]
     if not sizes:
         return ""
@@ -72,11 +68,8 @@ def entropy(shares: Shares) -> float:
 
 
 def distance(first: Shares, second: Shares) -> float:
-    """Mean over sites of the total variation distance ½ Σ |p − q|, in [0, 1].
-
-    Raises:
-        ValueError: other sites, or other operations.
-    """
+    """Mean over sites of the total variation distance ½ Σ |p − q|, in [0, 1]. Raises ValueError: other sites, or other
+    operations."""
     if first.keys() != second.keys():
         raise ValueError("not the same sites")
     return math.fsum(

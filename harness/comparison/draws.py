@@ -25,12 +25,7 @@ COLLAPSE = 20.0
 
 
 class Draws(Archive):
-    """A results folder together with runs of it that were made again elsewhere, each a draw of its own.
-
-    Args:
-        root: the results folder.
-        again: a results folder that holds some of its runs (the same keys) once more.
-    """
+    """A results folder together with runs of it (the same keys) that were made again elsewhere, each a draw of its own."""
 
     def __init__(self, root: Path, *, again: Path) -> None:
         super().__init__(root)

@@ -57,11 +57,8 @@ def find_key(asked: str, keys: Collection[str], described: Callable[[], Mapping[
 
 
 def find_record(store: RecordStore, asked: str) -> Record:
-    """The whole record of the run that is meant, see `find_key`.
-
-    Raises:
-        UsageError: there is none, or several, or it cannot be read.
-    """
+    """The whole record of the run that is meant, see `find_key`. Raises UsageError: there is none, or several, or it cannot be
+    read."""
     keys = [path.stem for path in store.files()]
     if not any(key.startswith(asked) for key in keys):
         started = sorted(path.name for path in store.root.glob("state/*") if asked and path.name.startswith(asked))
@@ -75,11 +72,7 @@ def find_record(store: RecordStore, asked: str) -> Record:
 
 
 def find_run(results: Path, asked: str) -> Run:
-    """The finished run that is meant, see `find_key`.
-
-    Raises:
-        UsageError: none, several, or a run that failed.
-    """
+    """The finished run that is meant, see `find_key`. Raises UsageError: none, several, or a run that failed."""
     try:
         record = find_record(RecordStore(results), asked)
     except UsageError as error:

@@ -143,12 +143,8 @@ class Reading:
 
 @dataclass(frozen=True, kw_only=True)
 class Finding:
-    """A claim with its readings.
-
-    Args:
-        averages: where it speaks of several benchmarks, the mean over them, once for each denominator and set-up: a
-            sentence that must hold on each of nine benchmarks can hardly ever be shown with few seeds.
-    """
+    """A claim with its readings; where it speaks of several benchmarks, ``averages`` are the means over them, once for each denominator and
+    set-up: a sentence that must hold on each of nine benchmarks can hardly ever be shown with few seeds."""
 
     claim: Claim
     readings: tuple[Reading, ...]
@@ -225,12 +221,8 @@ Count = Callable[[str, Mapping[str, Any], str], int | None]
 def judge_claims(
     claims: Iterable[Claim], archive: Archive, *, protocol: str, papers: Papers, closed_form: Count
 ) -> list[Finding]:
-    """Judge every claim on the scores under ``protocol`` and on every cost session, each on its own.
-
-    Args:
-        papers: what their numbers were made with.
-        closed_form: for claims on parameters.
-    """
+    """Judge every claim on the scores under ``protocol`` and on every cost session, each on its own; ``papers``: what their numbers were
+    made with, ``closed_form``: for claims on parameters."""
     scored = [record for record in archive.records if record.run.protocol == protocol]
     by_sheet = sheets(scored)
     findings = []

@@ -11,12 +11,7 @@ from harness.registry import LABELLED, METHODS, SEGMENTED, title_of
 
 @dataclass(frozen=True, kw_only=True)
 class Metric:
-    """A column of a table.
-
-    Args:
-        title: the symbol of the literature.
-        lower_is_better: True for error rates.
-    """
+    """A column of a table, under the symbol of the literature."""
 
     title: str
     lower_is_better: bool = False

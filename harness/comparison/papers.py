@@ -86,11 +86,7 @@ class Published:
 
     @property
     def settings(self) -> dict[str, Any]:
-        """``options`` with the values' own types.
-
-        Raises:
-            UsageError: not ``NAME=VALUE;…``.
-        """
+        """``options`` with the values' own types. Raises UsageError: not ``NAME=VALUE;…``."""
         return parse_settings(self.options)
 
     @property
@@ -129,11 +125,8 @@ COLUMNS = tuple(f.name for f in fields(Published) if f.name != "paper")
 
 
 def read_published(folder: Path = FOLDER) -> list[Published]:
-    """Every cell of every paper, in the order of the files.
-
-    Raises:
-        UsageError: a file is not CSV with the columns of `COLUMNS`.
-    """
+    """Every cell of every paper, in the order of the files. Raises UsageError: a file is not CSV with the columns of
+    `COLUMNS`."""
     return [cell for path in sorted(folder.glob("*.csv")) for cell in read_file(path)]
 
 
@@ -166,11 +159,8 @@ def write_file(path: Path, cells: Iterable[Published]) -> None:
 
 
 def add(folder: Path, cell: Published) -> str:
-    """Fill an empty cell of its paper's file, or append a new one; returns which it was.
-
-    Raises:
-        UsageError: the cell is wrong (see `problems`), or holds a number already.
-    """
+    """Fill an empty cell of its paper's file, or append a new one; returns which it was. Raises UsageError: the cell is wrong
+    (see `problems`), or holds a number already."""
     wrong = problems([cell])
     if wrong:
         raise UsageError(wrong[0])

@@ -262,11 +262,8 @@ def _favourite(end: Shares, names: Sequence[str]) -> tuple[str, float]:
 
 
 class Question:
-    """What the records say of the question, as numbers; one that they lack is an error, not a gap.
-
-    Args:
-        root: the results folder; runs that were made again elsewhere (`ALL_DRAWS`) are draws of their own.
-    """
+    """What the records say of the question, as numbers; one that they lack is an error, not a gap. Runs that were made again elsewhere
+    (`ALL_DRAWS`) are draws of their own."""
 
     def __init__(self, root: Path) -> None:
         self.root = root
@@ -293,11 +290,7 @@ class Question:
         return self._grids[place]
 
     def grid(self, study: str, **rules: Any) -> Grid:
-        """The first of `grids`.
-
-        Raises:
-            LookupError: there is none.
-        """
+        """The first of `grids`. Raises LookupError: there is none."""
         made = self.grids(study, **rules)
         if not made:
             raise LookupError(f"no records of {study} with {rules}")

@@ -83,11 +83,7 @@ class Elsewhere:
 
 
 def read_elsewhere(name: str) -> Elsewhere:
-    """A ranking by its file's name.
-
-    Raises:
-        UsageError: there is none of that name.
-    """
+    """A ranking by its file's name. Raises UsageError: there is none of that name."""
     known = sorted(path.stem for path in FOLDER.glob("*.csv"))
     if name not in known:
         raise UsageError(

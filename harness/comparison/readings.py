@@ -23,12 +23,8 @@ from harness.studies.design import Point
 
 @dataclass(frozen=True, kw_only=True)
 class Effect:
-    """Of a field's other level, in points of a benchmark's first metric; positive is better.
-
-    Args:
-        low, high: 95 %.
-        replicates: how many estimates it is the mean of.
-    """
+    """Of a field's other level, in points of a benchmark's first metric, with its 95 % interval; positive is better. ``replicates``: of
+    how many estimates it is the mean."""
 
     field: str
     estimate: float
@@ -39,11 +35,8 @@ class Effect:
 
 @dataclass(frozen=True, kw_only=True)
 class Specification:
-    """A reading and its difference to the baseline, by benchmark.
-
-    Args:
-        validation: what its runs scored there, mean over benchmarks, in points; None where one of these has no run.
-    """
+    """A reading and its difference to the baseline, by benchmark; ``validation``: what its runs scored there, mean over benchmarks, in
+    points, None where one of these has no run."""
 
     point: Point
     differences: Mapping[str, Difference]

@@ -14,11 +14,8 @@ FREE = {"lr", "alpha_lr", "encoder_lr", "alpha_weight_decay"}
 
 
 def session_for(grid: Grid, *, beside: Row | None = None) -> CostRecord | None:
-    """The cost session of these rules on this backbone with most of the rows, the latest of equals; sessions are never mixed.
-
-    Args:
-        beside: a row that it must have measured, where others are held against it.
-    """
+    """The cost session of these rules on this backbone with most of the rows, the latest of equals; sessions are never mixed. ``beside``:
+    a row that it must have measured, where others are held against it."""
     rules = [record.run.rules for record in grid.records]
     fitting = [
         session

@@ -37,11 +37,7 @@ Elsewhere = Mapping[str, ForgettingRecord]
 
 @dataclass(frozen=True, kw_only=True)
 class AgainstFrozen:
-    """One trained model against the frozen encoder on one benchmark, scores turned so that higher is better.
-
-    Args:
-        trained_on, tested_on: benchmarks.
-    """
+    """One trained model against the frozen encoder on one benchmark, scores turned so that higher is better."""
 
     trained_on: str
     tested_on: str

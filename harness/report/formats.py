@@ -16,11 +16,7 @@ from harness.system.text import csv_cell, markdown, printable, printable_line
 
 
 def write(page: Page, *, style: Format = "markdown", width: int = 100) -> str:
-    """The page as one string that ends in a newline.
-
-    Args:
-        width: of a terminal, for ``text``.
-    """
+    """The page as one string that ends in a newline; ``width`` is that of a terminal, for ``text``."""
     if style == "text":
         return as_text(page, width=width)
     if style == "json":

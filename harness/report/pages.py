@@ -171,11 +171,8 @@ def page_of_protocol(archive: Archive, protocol: str, *, metrics: Sequence[str] 
 
 
 def page_of(archive: Archive, table: str) -> Page:
-    """The page of a protocol, of a study, of a study's YAML file, or that a file holds.
-
-    Raises:
-        UsageError: there is none, or no record belongs to it.
-    """
+    """The page of a protocol, of a study, of a study's YAML file, or that a file holds. Raises UsageError: there is none, or no
+    record belongs to it."""
     name = table if table.endswith(".yaml") else Path(table).stem
     protocols = {record.run.protocol for record in archive.records}
     if name in protocols:

@@ -33,12 +33,8 @@ from harness.studies.design import aliases, label_of, options_of
 def reading_page(
     records: Iterable[Record], study: Study, archive: Archive, *, claims: Sequence[Claim] = (), protocol: str
 ) -> Page:
-    """The page of a study with readings.
-
-    Args:
-        records: any; those of the study's rows under ``protocol`` count.
-        claims: score differences that name the method without options are judged under every reading.
-    """
+    """The page of a study with readings, from records of its rows under ``protocol``; score differences that name the method without
+    options are judged under every reading."""
     tables = []
     for grid, here in with_readings(records, study, archive, protocol=protocol):
         tables += [_curve(grid, here), _effects(grid, here), _claims(claims, grid, here)]

@@ -60,11 +60,7 @@ class Logged:
 
 
 def logged(record: Record, archive: Archive) -> Logged:
-    """All that a record and the files beside it hold.
-
-    Raises:
-        ValueError: a file beside it is not what was written with it.
-    """
+    """All that a record and the files beside it hold. Raises ValueError: a file beside it is not what was written with it."""
     run = record.run
     curves = {int(entry["epoch"]): epoch_numbers(entry) for entry in record.history}
     operations = operation_names(run.method, run.method_config)
@@ -98,11 +94,8 @@ def require_target(target: str) -> None:
 
 
 def export_records(archive: Archive, keys: Sequence[str], target: str, out: Path) -> int:
-    """Write the runs with these keys into a new folder, whole or not at all; how many there are.
-
-    Raises:
-        UsageError: the folder holds something, or cannot be written; or what lies beside a record is damaged.
-    """
+    """Write the runs with these keys into a new folder, whole or not at all; how many there are. Raises UsageError: the folder
+    holds something, or cannot be written; or what lies beside a record is damaged."""
     require_target(target)
     if out.exists() and (not out.is_dir() or any(out.iterdir())):
         raise UsageError(f"{out} is there and holds something; give a folder that is new or empty")

@@ -145,11 +145,8 @@ Scores = Mapping[int, Mapping[str, float]]
 
 
 def paired(first: Scores, second: Scores) -> dict[int, dict[str, float]]:
-    """first − second, image by image, for seeds that both have.
-
-    Raises:
-        ValueError: the two scored different images under one seed; such a difference is not paired.
-    """
+    """first − second, image by image, for seeds that both have. Raises ValueError: the two scored different images under one
+    seed; such a difference is not paired."""
     differences = {}
     for seed in sorted(first.keys() & second.keys()):
         _same_images(first[seed], second[seed])

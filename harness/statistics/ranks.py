@@ -95,11 +95,8 @@ RESAMPLES = 1_000
 
 
 def average_ranks(scores: Sequence[Sequence[float]]) -> NDArray[np.float64]:
-    """Mean rank of each method over blocks, 1 is best (highest score), ties share the mean of their ranks.
-
-    Args:
-        scores: one row a benchmark, one column a method, higher is better.
-    """
+    """Mean rank of each method over blocks, 1 is best (highest score), ties share the mean of their ranks. ``scores``: one row
+    a benchmark, one column a method, higher is better."""
     import numpy as np
     from scipy import stats
 
@@ -107,11 +104,8 @@ def average_ranks(scores: Sequence[Sequence[float]]) -> NDArray[np.float64]:
 
 
 def friedman(scores: Sequence[Sequence[float]]) -> Test:
-    """Whether methods rank differently over benchmarks (χ² approximation, corrected for ties).
-
-    Args:
-        scores: one row a benchmark, one column a method (at least three), higher is better.
-    """
+    """Whether methods rank differently over benchmarks (χ² approximation, corrected for ties). ``scores``: one row a benchmark,
+    one column a method (at least three), higher is better."""
     import numpy as np
     from scipy import stats
 

@@ -64,11 +64,7 @@ def figure_named(name: str) -> str:
 
 
 def draw(name: str, material: Material) -> Iterator[tuple[str, Drawing]]:
-    """(stem of its files, drawing) of one figure.
-
-    Raises:
-        NothingToDrawError: the records do not hold what it shows.
-    """
+    """(stem of its files, drawing) of one figure. Raises NothingToDrawError: the records do not hold what it shows."""
     place = next(module for module, names in _OF_MODULES.items() if figure_named(name) in names)
     module = import_module(f"harness.report.figures.{place}")
     material.numbered.clear()

@@ -44,11 +44,7 @@ class RowEvidence:
 
 
 def measured(material: Material) -> dict[str, list[RowEvidence]]:
-    """benchmark -> the rows whose evidence is of the same images.
-
-    Raises:
-        NothingToDrawError: no run here has evidence.
-    """
+    """benchmark -> the rows whose evidence is of the same images. Raises NothingToDrawError: no run here has evidence."""
     look = looks(material.grid.rows)
     by_benchmark: dict[str, list[RowEvidence]] = {}
     for benchmark in material.grid.benchmarks:

@@ -111,11 +111,7 @@ class Material:
 
     def complete_cells(self, *, least: int) -> dict[Row, list[Cell]]:
         """What ranks over benchmarks are made of: of the benchmarks the largest set that ``least`` rows are complete on, and
-        these rows' cells on each.
-
-        Raises:
-            NothingToDrawError: fewer than two such benchmarks.
-        """
+        these rows' cells on each. Raises NothingToDrawError: fewer than two such benchmarks."""
         cells, columns = self.grid.cells, list(self.grid.first_columns.values())
         done = {column: {row for row in self.rows() if cells[row, column].complete} for column in columns}
         chosen, common = without_gaps(done, least=least)
@@ -128,11 +124,8 @@ class Material:
 
 
 def on_each_benchmark(material: Material, draw: Callable[[Column], Drawing | None], *, lacking: str) -> list[Drawing]:
-    """What ``draw`` makes of the first column of each benchmark; None of one is no drawing.
-
-    Raises:
-        NothingToDrawError: there is none at all, which ``lacking`` explains.
-    """
+    """What ``draw`` makes of the first column of each benchmark; None of one is no drawing. Raises NothingToDrawError: there is
+    none at all, which ``lacking`` explains."""
     drawings = [
         replace(drawing, part=column.benchmark, benchmark=column.benchmark)
         for column in material.grid.first_columns.values()

@@ -73,11 +73,8 @@ class RowMixture:
 
 
 def mixtures(material: Material) -> list[RowMixture]:
-    """Those of a row with other operations among its runs are told apart by their first.
-
-    Raises:
-        NothingToDrawError: no run has an α history.
-    """
+    """Those of a row with other operations among its runs are told apart by their first. Raises NothingToDrawError: no run has
+    an α history."""
     mixed = []
     for row in material.rows():
         for benchmark in material.grid.benchmarks:

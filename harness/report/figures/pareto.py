@@ -32,11 +32,7 @@ def pareto(material: Material) -> list[Drawing]:
 
 
 def front(points: Mapping[Row, tuple[float, float]]) -> list[Row]:
-    """Rows on the Pareto front by rising cost: no other costs at most as much and scores at least as much.
-
-    Args:
-        points: row -> (cost, score), higher scores are better.
-    """
+    """Rows on the Pareto front of (cost, score) by rising cost: no other costs at most as much and scores at least as much."""
     best: list[Row] = []
     for row in sorted(points, key=lambda row: (points[row][0], -points[row][1], row.label)):
         if not best or points[row][1] > points[best[-1]][1]:

@@ -64,12 +64,8 @@ class Asked:
 
 
 def collect(archive: Archive, asked: Asked) -> Site:
-    """Everything that the site shows.
-
-    Raises:
-        UsageError: there is no folder of records, nothing in it that is asked for, no row of the baseline's label, or no
-            card of the name that judges claims.
-    """
+    """Everything that the site shows. Raises UsageError: there is no folder of records, nothing in it that is asked for, no row
+    of the baseline's label, or no card of the name that judges claims."""
     require_records(archive)
     if not archive.records:
         raise UsageError(f"{archive.store.folder} holds no record; run something first (python -m harness.run …)")

@@ -40,12 +40,8 @@ class Placed:
 
 
 class Behind:
-    """What stands behind the cells of a page, each different text once and each different line once.
-
-    Args:
-        archive: the results folder that the cells are of.
-        opener: what a cell opens before its provenance, None for nothing.
-    """
+    """What stands behind the cells of a page, each different text once and each different line once; ``opener``: what a cell opens
+    before its provenance."""
 
     def __init__(self, archive: Archive, opener: Callable[[Explained], Opened | None] = lambda shown: None) -> None:
         self._archive, self._opener = archive, opener
@@ -107,13 +103,7 @@ def opener(
 
 @dataclass(frozen=True, kw_only=True)
 class Picture:
-    """A figure that `sam-peft figures` wrote.
-
-    Args:
-        title: unique in the page.
-        packed: the SVG, compressed by gzip, as base64.
-        width, height: in CSS pixels.
-    """
+    """A figure that `sam-peft figures` wrote: the SVG compressed by gzip, as base64, and its size in CSS pixels."""
 
     title: str
     caption: str
@@ -143,11 +133,7 @@ class Part:
 
 @dataclass(frozen=True, kw_only=True)
 class Group:
-    """Tables that are folded together.
-
-    Args:
-        said: lines above them.
-    """
+    """Tables that are folded together, with lines above them."""
 
     name: str
     title: str
@@ -195,12 +181,7 @@ class SitePage:
 
 @dataclass(frozen=True, kw_only=True)
 class Site:
-    """All pages.
-
-    Args:
-        facts: of the whole folder, short.
-        skipped: files that no table counts, with the reason.
-    """
+    """All pages; short facts of the whole folder; the files that no table counts, with the reason."""
 
     facts: Sequence[str]
     pages: Sequence[SitePage]

@@ -43,11 +43,7 @@ class Scale:
 
     @classmethod
     def around(cls, values: Sequence[float], intervals: Iterable[stats.Interval | None], *, zero: bool) -> Scale:
-        """Wide enough for the values without outliers and for a usual interval.
-
-        Args:
-            zero: 0 lies on it.
-        """
+        """Wide enough for the values without outliers and for a usual interval; with ``zero``, 0 lies on it."""
         inside = without_outliers(values)
         known = [interval for interval in intervals if interval and math.isfinite(interval.low)]
         half = statistics.median([(interval.high - interval.low) / 2 for interval in known]) if known else 0.0
@@ -198,12 +194,7 @@ class Against:
 
 
 def headline(grid: Grid, *, baseline: Row, compares: bool) -> Headline:
-    """The first screen of a grid.
-
-    Args:
-        baseline: the row that others are compared with.
-        compares: a study says so; else the verdict names the best rows.
-    """
+    """The first screen of a grid; where no study ``compares`` rows with a baseline, the verdict names the best rows."""
     names = row_names(grid.rows)
     against = [] if grid.is_generated else _against(grid, baseline)
     return Headline(

@@ -59,11 +59,7 @@ def wrong_pages(archive: Archive, folder: Path, *, closed_form: Count) -> list[s
 
 
 def index_html(site: Site, *, url: str = "") -> str:
-    """The page of all pages.
-
-    Args:
-        url: where the site will lie, for previews of its links.
-    """
+    """The page of all pages; ``url``: where the site will lie, for previews of its links."""
     return _written(
         "index.html",
         name=site.pages[0].name,

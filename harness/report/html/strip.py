@@ -38,14 +38,7 @@ _OPACITY = bytes((0, 165, 235, 235, 235, 160))
 
 @dataclass(frozen=True, kw_only=True)
 class Tile:
-    """The picture of one mask.
-
-    Args:
-        name: what it shows.
-        source: of the picture, as data.
-        score: of this image.
-        spoken: for a reader who does not see it.
-    """
+    """The picture of one mask: what it shows, its source as data, the score of this image, and words for who does not see it."""
 
     name: Name
     source: str
@@ -55,13 +48,7 @@ class Tile:
 
 @dataclass(frozen=True, kw_only=True)
 class Shot:
-    """One test image.
-
-    Args:
-        word: best, median or worst.
-        photograph: as data, empty where it is not shown.
-        tiles: truth, then rows.
-    """
+    """One test image: best, median or worst; its photograph as data, empty where it is not shown; tiles of the truth, then of the rows."""
 
     word: str
     stem: str
@@ -71,12 +58,7 @@ class Shot:
 
 @dataclass(frozen=True, kw_only=True)
 class Strip:
-    """The images of one benchmark.
-
-    Args:
-        about: how they were chosen.
-        withheld: why there are no photographs, empty where there are.
-    """
+    """The images of one benchmark, how they were chosen, and why there are no photographs, where there are none."""
 
     benchmark: str
     title: str
@@ -88,11 +70,7 @@ class Strip:
 def strips(
     material: Material, names: Mapping[Row, Name], *, first: Sequence[Row], photographs: Photographs
 ) -> list[Strip]:
-    """One a benchmark whose runs kept masks, those with photographs first.
-
-    Args:
-        first: rows that are shown before others.
-    """
+    """One a benchmark whose runs kept masks, those with photographs first; ``first``: rows that are shown before others."""
     made = []
     for benchmark, column in material.grid.first_columns.items():
         seed = _usual_seed(material, column)
