@@ -132,35 +132,30 @@ class RecordStore:
 
     def summary(self, key: str) -> Record | None:
         """As `read`, without the α history that lies beside."""
-        path = self.path(key)
-        if not os.path.lexists(path):
-            return None
-        try:
-            return load(path)
-        except ValueError as error:
-            refuse_unread(path, error)
-            raise UsageError(f"{path} is not a readable record ({error}); move it away to run {key} again") from error
+        read = self._read(key)
+        if isinstance(read, str):
+            raise UsageError(f"{self.path(key)} is not a readable record ({read}); move it away to run {key} again")
+        return read
 
     def find(self, key: str) -> Record | None:
         """As `summary`, and None also where the file is no readable record: whoever reports that goes through `summaries` or
         `problem`. Raises Unread: nobody can tell what the file holds, as the system did not let us read it."""
-        try:
-            return self.summary(key)
-        except Unread:
-            raise
-        except UsageError:
-            return None
+        read = self._read(key)
+        return None if isinstance(read, str) else read
 
     def problem(self, key: str) -> str:
         """Why the file of a record is none; empty where it is one, or where there is no file. Raises Unread: as of `find`."""
+        read = self._read(key)
+        return read if isinstance(read, str) else ""
+
+    def _read(self, key: str) -> Record | str | None:
+        """The record, or why its file is none; None where there is no file. Raises Unread: as of `find`."""
         path = self.path(key)
         try:
-            if os.path.lexists(path):
-                load(path)
+            return load(path) if os.path.lexists(path) else None
         except ValueError as error:
             refuse_unread(path, error)
             return str(error)
-        return ""
 
     def __iter__(self) -> Iterator[Record]:
         """Whole records in the order of their keys; unreadable files are left to `problems`."""
@@ -206,10 +201,6 @@ class RecordStore:
         """Everything that may be a record, in the order of the names."""
         names = os.listdir(self.folder) if self.folder.is_dir() else []
         return [self.folder / name for name in sorted(names) if name.endswith(".json") and not name.startswith(".")]
-
-    def problems(self) -> dict[Path, str]:
-        """Files in the folder that are no readable record, with the reason."""
-        return self.summaries()[1]
 
     def _set_aside_unreadable(self, path: Path) -> None:
         """Keep it as ``<key>.json.unreadable`` (``.unreadable.2`` …) and what lies beside it under the same ending, so that

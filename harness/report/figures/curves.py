@@ -7,7 +7,9 @@ import math
 import statistics
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
-from typing import TYPE_CHECKING
+
+from matplotlib.axes import Axes
+from matplotlib.ticker import FixedLocator, FuncFormatter, MaxNLocator, NullLocator
 
 from harness.archive.schema import Record, Run, hashed_options
 from harness.comparison import names
@@ -17,9 +19,6 @@ from harness.comparison.rows import Row
 from harness.comparison.rules import differences
 from harness.report.figures.material import Drawing, Material, NothingToDrawError, on_each_benchmark, score_label
 from harness.report.figures.style import GREY, PAGE, looks, name_below, new_figure, panels
-
-if TYPE_CHECKING:
-    from matplotlib.axes import Axes
 
 Curve = Mapping[int, float]
 """epoch -> value"""
@@ -76,8 +75,6 @@ def _metric(records: Sequence[Record]) -> str:
 def _learning(
     material: Material, benchmark: str, runs: Mapping[Row, list[Record]], *, quantity: str, metric: str
 ) -> Drawing | None:
-    from matplotlib.ticker import MaxNLocator
-
     by_row = {row: _curves(records, quantity=quantity, metric=metric) for row, records in runs.items()}
     by_row = {row: of_row for row, of_row in by_row.items() if of_row}
     if not by_row:
@@ -274,8 +271,6 @@ def _point(runs: Sequence[Record], column: Column) -> TrainedFor | None:
 
 def _scale(ax: Axes, amounts: Iterable[float]) -> None:
     """Logarithmic, with a tick at every length that stands apart from the one before."""
-    from matplotlib.ticker import FixedLocator, FuncFormatter, NullLocator
-
     ticks: list[float] = []
     for amount in sorted(amounts):
         if not ticks or amount >= APART * ticks[-1]:

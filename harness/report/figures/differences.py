@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
-from typing import TYPE_CHECKING
+
+from matplotlib.axes import Axes
+from matplotlib.figure import Figure
 
 from harness.comparison.cells import Difference
 from harness.comparison.readings import Specification, specification_curve
@@ -24,10 +26,6 @@ from harness.report.figures.style import (
 from harness.report.readings import choice, level_in_words
 from harness.statistics import Estimate, of_seeds
 from harness.studies import Readings
-
-if TYPE_CHECKING:
-    from matplotlib.axes import Axes
-    from matplotlib.figure import Figure
 
 FEW = 3
 """Rows up to this many share one panel where there are more benchmarks than that."""

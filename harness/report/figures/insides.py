@@ -9,7 +9,13 @@ import math
 import statistics
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
-from typing import TYPE_CHECKING, Any
+from typing import Any
+
+from matplotlib import colormaps
+from matplotlib.axes import Axes
+from matplotlib.cm import ScalarMappable
+from matplotlib.colors import LogNorm
+from matplotlib.ticker import FuncFormatter, MaxNLocator, NullFormatter
 
 from harness.archive.measured import BlockEvidence, EvidenceRecord
 from harness.comparison.cells import Cell, Column, Difference, paired_difference
@@ -18,9 +24,6 @@ from harness.comparison.rows import Row, grouped
 from harness.report.figures.material import Drawing, Material, NothingToDrawError
 from harness.report.figures.style import GREY, PAGE, Look, looks, new_figure, panels
 from harness.statistics.cka import cka as alike
-
-if TYPE_CHECKING:
-    from matplotlib.axes import Axes
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -95,8 +98,6 @@ def plot_by_block(ax: Axes, rows: Sequence[RowEvidence], number: Callable[[Block
 
 def block_axis(ax: Axes) -> None:
     """Blocks are whole numbers."""
-    from matplotlib.ticker import MaxNLocator
-
     ax.xaxis.set_major_locator(MaxNLocator(integer=True))
     ax.set_xlabel("block")
 
@@ -161,8 +162,6 @@ def attention_distance(material: Material, benchmark: str, rows: list[RowEvidenc
 @each_benchmark
 def frequency(material: Material, benchmark: str, rows: list[RowEvidence]) -> Drawing:
     """Which frequencies features hold by depth, and what training changes of them."""
-    from matplotlib import colormaps
-
     figure = new_figure(PAGE, 2.3)
     left, middle, right = figure.subplots(1, 3)
     record = rows[0].records[0]
@@ -254,9 +253,6 @@ SMALLEST, LARGEST = 1e-3, 1.0
 @each_benchmark
 def update(material: Material, benchmark: str, rows: list[RowEvidence]) -> Drawing:
     """How large the update is and where: blocks by sites, a panel a row."""
-    from matplotlib.cm import ScalarMappable
-    from matplotlib.colors import LogNorm
-
     norm = LogNorm(SMALLEST, LARGEST)
     depth = max(len(row.records[0].blocks) for row in rows)
     figure, axes = panels(len(rows), columns=min(5, len(rows)), width=PAGE, height=1.0 + 0.12 * depth)
@@ -349,8 +345,6 @@ def merged(material: Material) -> list[Merged]:
 
 
 def _merged_on(material: Material, column: Column, rows: list[Merged]) -> Drawing:
-    from matplotlib.ticker import FuncFormatter, NullFormatter
-
     figure = new_figure(PAGE, 0.75 + 0.19 * len(rows))
     left, right = figure.subplots(1, 2, sharey=True)
     look = looks(material.grid.rows)
@@ -391,8 +385,8 @@ def _merged_on(material: Material, column: Column, rows: list[Merged]) -> Drawin
     return Drawing(part=column.benchmark, benchmark=column.benchmark, figure=figure, caption=caption)
 
 
-SMALLEST = 1e-8
-"""Where exactly nothing is drawn."""
+NOTHING = 1e-8
+"""Where a deviation of exactly nothing is drawn."""
 
 
 def merging_blocks(material: Material) -> list[Drawing]:
@@ -408,14 +402,12 @@ def merging_blocks(material: Material) -> list[Drawing]:
 
 
 def _by_block(material: Material, benchmark: str, rows: list[RowEvidence]) -> Drawing:
-    from matplotlib.ticker import NullFormatter
-
     figure = new_figure(PAGE, 2.3)
     ax = figure.subplots()
     for row in rows:
         for mode in (mode for mode in MODES if any(mode in each.merge for each in row.records)):
             lines = [each.merge[mode] for each in row.records if mode in each.merge]
-            means = [max(statistics.fmean(values), SMALLEST) for values in zip(*lines, strict=True)]
+            means = [max(statistics.fmean(values), NOTHING) for values in zip(*lines, strict=True)]
             style = {**row.look.line(linewidth=0.9), "marker": MODES[mode]}
             ax.plot(range(len(means)), means, **style, label=f"{row.row.label}, {mode}")
     ax.set_yscale("log")

@@ -7,7 +7,12 @@ import re
 import statistics
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, replace
-from typing import TYPE_CHECKING, Any
+from typing import Any
+
+from matplotlib.axes import Axes
+from matplotlib.cm import ScalarMappable
+from matplotlib.colors import TwoSlopeNorm
+from matplotlib.ticker import MaxNLocator
 
 from harness.archive.archive import Shares
 from harness.archive.schema import Record
@@ -37,9 +42,6 @@ from harness.report.figures.style import (
     panels,
     split_by_length,
 )  # fmt: skip
-
-if TYPE_CHECKING:
-    from matplotlib.axes import Axes
 
 COLOURS: Mapping[str, str] = {
     "none": "#1b1b1b", "skip_connect": "#7f7f7f", "max_pool_3x3": "#f28e2b", "avg_pool_3x3": "#edc948",
@@ -173,8 +175,6 @@ def _pages(
 
 
 def _over_epochs(material: Material, shown: list[RowMixture]) -> Drawing:
-    from matplotlib.ticker import MaxNLocator
-
     single = len(shown) == 1
     figure, axes = panels(len(shown), columns=3, width=COLUMN if single else PAGE, height=2.0 if single else HEIGHT)
     for ax, mixture in zip(axes, shown, strict=True):
@@ -236,9 +236,6 @@ def _height(shown: Sequence[RowMixture]) -> float:
 
 
 def _at_the_end(material: Material, shown: list[RowMixture]) -> Drawing:
-    from matplotlib.cm import ScalarMappable
-    from matplotlib.colors import TwoSlopeNorm
-
     columns = min(3, len(shown))
     width = COLUMN if columns == 1 else PAGE
     figure, axes = panels(len(shown), columns=columns, width=width, height=_height(shown))
@@ -275,8 +272,6 @@ DASHES = ("-", (0, (4, 1.5)), (0, (1, 1)), (0, (5, 1, 1, 1)), (0, (2, 1)), (0, (
 
 def alpha_entropy(material: Material) -> list[Drawing]:
     """How decided α is: its normalised entropy over epochs, 1 where it is uniform."""
-    from matplotlib.ticker import MaxNLocator
-
     mixed = mixtures(material)
     figure = new_figure(COLUMN, 2.2)
     ax = figure.subplots()

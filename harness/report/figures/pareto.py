@@ -5,7 +5,9 @@ from __future__ import annotations
 import math
 import statistics
 from collections.abc import Mapping, Sequence
-from typing import TYPE_CHECKING
+
+from matplotlib.axes import Axes
+from matplotlib.ticker import FuncFormatter, MaxNLocator, NullFormatter, SymmetricalLogLocator
 
 from harness.archive.measured import CostRecord, MethodCost
 from harness.comparison.cells import Column
@@ -14,10 +16,6 @@ from harness.comparison.step_costs import costs_of, session_for
 from harness.report.figures.material import Drawing, Material, on_each_benchmark, score_label
 from harness.report.figures.style import COLUMN, GREY, PAGE, limits, looks, name_below, new_figure
 from harness.statistics import Interval, t_interval
-
-if TYPE_CHECKING:
-    from matplotlib.axes import Axes
-
 
 NEAR = 0.12
 """Share of an axis within which what is said of two rows would overlap."""
@@ -126,8 +124,6 @@ def _share(ax: Axes, cost: float) -> float:
 
 def _scale(ax: Axes, values: Sequence[float]) -> None:
     """Few ticks; logarithmic where the values span more than a factor of five, with 0 (nothing trained) at its left."""
-    from matplotlib.ticker import FuncFormatter, MaxNLocator, NullFormatter, SymmetricalLogLocator
-
     positive = [value for value in values if value > 0]
     if not positive or max(positive) <= 5 * min(positive):
         ax.xaxis.set_major_locator(MaxNLocator(4))

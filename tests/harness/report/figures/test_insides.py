@@ -81,3 +81,11 @@ def test_without_evidence_or_a_merge_a_line_says_how_to_get_some(tmp_path: Path)
     _write(tmp_path, "lora")
     with pytest.raises(NothingToDrawError, match="--merge MODE"):
         list(draw("merging-blocks", material_of(tmp_path)))
+
+
+def test_the_scale_of_updates_is_the_one_that_its_caption_names(tmp_path: Path):
+    _write(tmp_path, "lora")
+    ((_, drawing),) = draw("update", material_of(tmp_path))
+    shown: Any = drawing.figure.axes[0].collections[0].norm
+    assert (shown.vmin, shown.vmax) == (1e-3, 1.0)
+    assert "from 0.001 to 1" in drawing.caption
