@@ -132,7 +132,8 @@ def look(root: Path) -> Look:
     stamps = _stamps(root / "records", time.time_ns())
     names = sorted(name for name in stamps if name.endswith(".json"))
     records: dict[str, Record | str] = {}
-    seen = Look(root=root, records=records, stamps=stamps, has_cache=_has_cache(len(names)))
+    has_cache = len(names) >= SMALLEST and os.environ.get(SWITCH) != "off"
+    seen = Look(root=root, records=records, stamps=stamps, has_cache=has_cache)
     kept: Kept = {}
     with collector_paused():
         if seen.has_cache:
@@ -151,10 +152,6 @@ def look(root: Path) -> Look:
                         stamps[name] = time.time_ns()
     seen.changed |= kept.keys() != records.keys()
     return seen
-
-
-def _has_cache(count: int) -> bool:
-    return count >= SMALLEST and os.environ.get(SWITCH) != "off"
 
 
 def _stamps(folder: Path, now: int) -> dict[str, int]:

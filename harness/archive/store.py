@@ -28,7 +28,7 @@ from harness.archive.files import (
     sealed,
 )
 from harness.archive.masks import MASKS
-from harness.archive.reading import Unread, load, refuse_unread
+from harness.archive.reading import load, refuse_unread
 from harness.archive.schema import SCHEMA_VERSION, Record, Run
 from harness.system.errors import UsageError
 from harness.system.files import read_regular, write_atomically

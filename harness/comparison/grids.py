@@ -61,16 +61,12 @@ def grids(
             here = replace(study, benchmarks=tuple(name for name in study.benchmarks if name in there))
         grid = build_grid(sheet, members, archive, study=here, metrics=metrics)
         filled = sum(bool(row.runs) for row in grid.rows)
-        if (2 * filled >= len(grid.rows) and _keeps_to(study, run)) or (filled and _has_rules_of(study, run)):
+        keeps_to_it = not from_card(run.rules, {**run.rules, **_set(study, run)})
+        if (2 * filled >= len(grid.rows) and keeps_to_it) or (filled and _has_rules_of(study, run)):
             chosen.append(grid)
         elif filled and sheet.protocol == study.protocol:
             rest.append(grid)
     return chosen or rest
-
-
-def _keeps_to(study: Study, run: Run) -> bool:
-    """Whether a run has what the study sets in its card."""
-    return not from_card(run.rules, {**run.rules, **_set(study, run)})
 
 
 def _set(study: Study, run: Run) -> dict[str, Any]:

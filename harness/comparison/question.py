@@ -247,11 +247,6 @@ def verdict(interval: stats.Interval | None) -> str:
     )
 
 
-def _plain_rules(record: Record) -> dict[str, Any]:
-    """Those that can be told apart by ``==`` and hashed."""
-    return {name: value for name, value in record.run.rules.items() if isinstance(value, str | int | float | None)}
-
-
 def _largest(shares: Sequence[float]) -> int:
     return max(range(len(shares)), key=shares.__getitem__)
 
@@ -465,7 +460,7 @@ class Question:
             if (
                 record.run.protocol == "small"
                 and record.code == "OK"
-                and rules.items() <= {"decoder": "sam", **_plain_rules(record)}.items()
+                and all({"decoder": "sam", **record.run.rules}.get(rule) == value for rule, value in rules.items())
             ):
                 name = PAPER_METRICS[record.run.benchmark][0]
                 scores.setdefault(record.run.benchmark, []).append(100 * record.scores["best"]["test"][name])

@@ -51,6 +51,7 @@ def model_card(
         model_name=f"{run.variant} on {title}",
         eval_results=results or None,
     )
+    unknown = "The licence is that of the weights which the run started from. " if run.checkpoint else ""
     start = f"weights `{run.checkpoint}`" if run.checkpoint else "random weights"
     trained = record.parameters.get("trainable")
     images = ", ".join(f"{count} {name}" for name, count in record.counts.items())
@@ -70,14 +71,10 @@ def model_card(
         "## Scores\n" + _scores(tests, shown, scored, unscored=unscored),
         "## The command that trains it\n```\n" + command_of([record]) + "\n```",
         "## Terms\n"
-        + (f"The published weights are under {licence}. " if licence else _unknown(run.checkpoint))
+        + (f"The published weights are under {licence}. " if licence else unknown)
         + f"The data: {terms}. {source}",
     ]
     return "\n\n".join(lines) + "\n"
-
-
-def _unknown(checkpoint: str) -> str:
-    return "The licence is that of the weights which the run started from. " if checkpoint else ""
 
 
 def _scores(tests: Mapping[str, Mapping[str, float]], shown: tuple[str, ...], scored: str, *, unscored: str) -> str:

@@ -119,16 +119,13 @@ class Table:
             widths: of the columns, with what stands between them.
         """
         room = most - widths[0]
-        kinds = (self._group, lambda place: self.columns[place].benchmark)
+        on = [column.benchmark for column in self.columns]
+        kinds = (lambda place: BENCHMARK_GROUPS.get(on[place], on[place]), lambda place: on[place])
         units = _units(range(1, len(widths)), kinds, widths, room)
         fewest = len(_packed(units, widths, room))
         while room > 1 and len(_packed(units, widths, room - 1)) == fewest:
             room -= 1
         return [[0, *part] for part in _packed(units, widths, room)] or [[0]]
-
-    def _group(self, place: int) -> str:
-        benchmark = self.columns[place].benchmark
-        return BENCHMARK_GROUPS.get(benchmark, benchmark)
 
 
 def _units(

@@ -4,11 +4,12 @@ from __future__ import annotations
 
 import hashlib
 import sys
-from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from collections import UserDict
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from functools import cache, partial
 from pathlib import Path
-from typing import Literal
+from typing import Any, Literal
 
 from harness.archive.archive import Archive
 from harness.archive.cache import Look, collector_paused
@@ -29,20 +30,14 @@ from harness.system.streams import say_skipped
 _CODE = ("harness", "methods", "datasets", "results/paper")
 
 
-class Lazy(Mapping[str, Page]):
-    """name -> page of every table, each built when somebody asks for it."""
+class Lazy(UserDict[str, Any]):
+    """name -> page of every table, each built once, when somebody asks for it."""
 
-    def __init__(self, makers: Mapping[str, Callable[[], Page]]) -> None:
-        self._makers = {name: cache(make) for name, make in makers.items()}
+    def __setitem__(self, name: str, make: Callable[[], Page]) -> None:
+        self.data[name] = cache(make)
 
     def __getitem__(self, name: str) -> Page:
-        return self._makers[name]()
-
-    def __iter__(self) -> Iterator[str]:
-        return iter(self._makers)
-
-    def __len__(self) -> int:
-        return len(self._makers)
+        return self.data[name]()  # type: ignore[no-any-return]
 
 
 @dataclass(frozen=True, kw_only=True)

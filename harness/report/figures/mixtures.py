@@ -80,7 +80,11 @@ def mixtures(material: Material) -> list[RowMixture]:
     mixed = []
     for row in material.rows():
         for benchmark in material.grid.benchmarks:
-            runs = [material.archive.whole(run.key) for run in row.finished(benchmark) if _mixes(run)]
+            runs = [
+                material.archive.whole(run.key)
+                for run in row.finished(benchmark)
+                if len(operation_names(run.run.method, run.run.method_config)) > 1
+            ]
             runs = [run for run in runs if run.architecture and run.architecture[-1]]
             if not runs:
                 continue
@@ -90,10 +94,6 @@ def mixtures(material: Material) -> list[RowMixture]:
     if not mixed:
         raise NothingToDrawError("no run here has an α history (NAS-LoRA and NAS-PC-LoRA have)")
     return mixed
-
-
-def _mixes(record: Record) -> bool:
-    return len(operation_names(record.run.method, record.run.method_config)) > 1
 
 
 def _operations(record: Record) -> tuple[str, ...]:

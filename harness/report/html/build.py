@@ -212,15 +212,12 @@ def _part(
         name=name, title=titled.title if several else "", headline=made,
         why=[[behind.place_of(Shown(text="", of=score.cell)) for score in standing.scores] for standing in made.board.standings],
         anchors=[
-            [f"{name}{_slug(standing.name.text)}--{score.cell.column.benchmark}" for score in standing.scores]
+            [f"{name}{slug}--{score.cell.column.benchmark}" for score in standing.scores]
             for standing in made.board.standings
+            for slug in [re.sub(r"[^a-z0-9]+", "-", standing.name.text.lower()).strip("-") or "row"]
         ],
         strips=strips(material, row_names(grid.rows), first=first, photographs=asked.photographs),
     )  # fmt: skip
-
-
-def _slug(text: str) -> str:
-    return re.sub(r"[^a-z0-9]+", "-", text.lower()).strip("-") or "row"
 
 
 def _order(grids: Sequence[Grid], study: Study | None) -> tuple[float, ...]:
