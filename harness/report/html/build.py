@@ -28,7 +28,7 @@ from harness.report.figures.material import Material, Pictures, baseline_of, req
 from harness.report.forgetting import forgetting_page
 from harness.report.formats import as_csv, write
 from harness.report.html.content import Behind, Group, Part, Site, SitePage, opener
-from harness.report.html.headline import RATES, Leaderboard, headline, row_names
+from harness.report.html.headline import RATES, Headline, headline, row_names
 from harness.report.html.pictures import drawn_figures
 from harness.report.html.strip import Photographs, strips
 from harness.report.page import Head, Line, Page, Shown, Table, heads
@@ -210,10 +210,10 @@ def _part(
     first = [baseline, *(row for row in grid.rows if row is not baseline)]
     return Part(
         name=name, title=titled.title if several else "", headline=made,
-        why=[[behind.place_of(Shown(text="", of=score.cell)) for score in standing.scores] for standing in made.board.standings],
+        why=[[behind.place_of(Shown(text="", of=score.cell)) for score in standing.scores] for standing in made.standings],
         anchors=[
             [f"{name}{slug}--{score.cell.column.benchmark}" for score in standing.scores]
-            for standing in made.board.standings
+            for standing in made.standings
             for slug in [re.sub(r"[^a-z0-9]+", "-", standing.name.text.lower()).strip("-") or "row"]
         ],
         strips=strips(material, row_names(grid.rows), first=first, photographs=asked.photographs),
@@ -271,11 +271,11 @@ def _judged(table: Table) -> str:
 
 def _latex(parts: Sequence[Part], question: str) -> str:
     """The leaderboards as tabulars."""
-    tables = [_as_table(part.headline.board, part.title or question) for part in parts]
+    tables = [_as_table(part.headline, part.title or question) for part in parts]
     return write(Page(title=question, tables=tables), style="latex")
 
 
-def _as_table(board: Leaderboard, heading: str) -> Table:
+def _as_table(board: Headline, heading: str) -> Table:
     rows = []
     for standing in board.standings:
         cells = [Shown(text=standing.name.text)]

@@ -27,14 +27,12 @@ class Placed:
 
     Args:
         name: unique in the page; its anchor and the name of its CSV.
-        level: 3 or 4, of its heading.
         words: how many cells behind the first tell rows of one name apart; None to decide as `sam-peft show --cell` does.
         why: by row and column, the cell's place in `SitePage.behind`.
     """
 
     name: str
     table: Table
-    level: int
     why: Sequence[Sequence[int]]
     words: int | None = None
 
@@ -52,7 +50,7 @@ class Behind:
 
     def placed(self, table: Table, *, name: str, words: int | None = None) -> Placed:
         why = [[self.place_of(cell) for cell in line.cells] for line in table.rows]
-        return Placed(name=name, table=table, level=table.level + 1, why=why, words=words)
+        return Placed(name=name, table=table, why=why, words=words)
 
     def place_of(self, cell: Shown) -> int:
         """Where its explanation stands in `texts`."""

@@ -93,8 +93,8 @@ class Point:
     low: float | None
     high: float | None
     beyond: str
-    words: str
     about: str
+    words: str = ""
     kind: int = 0
 
 
@@ -158,22 +158,16 @@ class Standing:
 
 
 @dataclass(frozen=True, kw_only=True)
-class Leaderboard:
-    """method × benchmark, with what a row trains and what a training step of it costs."""
+class Headline:
+    """The first screen of one grid; its leaderboard is method × benchmark, with what a row trains and what a training step of it
+    costs beside one of the row ``cost_of``."""
 
+    verdict: str
+    plot: Plot | None
     columns: Sequence[Column]
     headings: Sequence[str]
     standings: Sequence[Standing]
     cost_of: str
-
-
-@dataclass(frozen=True, kw_only=True)
-class Headline:
-    """The first screen of one grid."""
-
-    verdict: str
-    plot: Plot | None
-    board: Leaderboard
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -190,17 +184,20 @@ class Against:
 
     def words(self) -> str:
         assert self.overall is not None
-        return _in_words(self.overall.mean, self.overall.interval(), alone=" (one seed)")
+        return _in_words(self.overall)
 
 
 def headline(grid: Grid, *, baseline: Row, compares: bool) -> Headline:
     """The first screen of a grid; where no study ``compares`` rows with a baseline, the verdict names the best rows."""
-    names = row_names(grid.rows)
+    names, columns = row_names(grid.rows), list(grid.first_columns.values())
     against = [] if grid.is_generated else _against(grid, baseline)
     return Headline(
         verdict=_verdict(grid, baseline, against, names, compares=compares),
-        plot=_plot(against, baseline, names, columns=[*grid.first_columns.values()]),
-        board=_leaderboard(grid, baseline, names),
+        plot=_plot(against, baseline, names, columns=columns),
+        columns=columns,
+        headings=[_heading(column, columns) for column in columns],
+        standings=_standings(grid, baseline, names, columns),
+        cost_of=names[baseline].text,
     )
 
 
@@ -275,15 +272,20 @@ def _plot(
     scale = Scale.around(means, intervals, zero=True)
     lanes = []
     for compared in against:
-        points = [
-            _point(scale, difference.mean, difference.interval, about=column.short, kind=columns.index(column) + 1)
+        overall = compared.overall
+        shown = [
+            (difference.estimate, column.short, columns.index(column) + 1)
             for column, difference in compared.by_column.items()
         ]
-        overall = compared.overall
+        words = _in_words(overall or shown[0][0])
         if several and overall:
-            points.append(_point(scale, overall.mean, overall.interval(), about=f"mean of {len(columns)}"))
-        shown = overall or next(iter(compared.by_column.values())).estimate
-        words = _in_words(shown.mean, shown.interval())
+            shown.append((overall, f"mean of {len(columns)}", 0))
+        points = [
+            replace(
+                _point(scale, estimate.mean, estimate.interval(), about=about), words=_in_words(estimate), kind=kind
+            )
+            for estimate, about, kind in shown
+        ]
         if overall is None:
             some = f"{len(compared.by_column)} of {len(columns)}"
             words = (
@@ -301,22 +303,19 @@ def _plot(
     return Plot(baseline=names[baseline].text, lanes=lanes, scale=scale, legend=legend, about=about)
 
 
-def _point(scale: Scale, mean: float, interval: stats.Interval | None, *, about: str, kind: int = 0) -> Point:
-    return Point(
-        at=scale.at(mean), low=scale.at(interval.low) if interval else None,
-        high=scale.at(interval.high) if interval else None, beyond=scale.beyond(mean), words=_in_words(mean, interval),
-        about=about, kind=kind,
-    )  # fmt: skip
+def _point(scale: Scale, mean: float, interval: stats.Interval | None, *, about: str) -> Point:
+    low, high = (scale.at(interval.low), scale.at(interval.high)) if interval else (None, None)
+    return Point(at=scale.at(mean), low=low, high=high, beyond=scale.beyond(mean), about=about)
 
 
 def _signed(value: float) -> str:
     return f"{value:+.1f}".replace("-0.0", "+0.0").replace("-", "−")
 
 
-def _in_words(mean: float, interval: stats.Interval | None, *, alone: str = "") -> str:
-    """``+1.2 [−0.3, +2.7]``; ``alone`` behind a mean without an interval."""
-    bounds = f" [{_signed(interval.low)}, {_signed(interval.high)}]" if interval else alone
-    return _signed(mean) + bounds
+def _in_words(estimate: stats.Estimate) -> str:
+    """``+1.2 [−0.3, +2.7]``"""
+    interval = estimate.interval()
+    return _signed(estimate.mean) + (f" [{_signed(interval.low)}, {_signed(interval.high)}]" if interval else "")
 
 
 def _sign(interval: stats.Interval | None) -> str:
@@ -433,28 +432,23 @@ def _within(sentences: Sequence[str]) -> str:
     return " ".join(words) if len(words) <= MOST_WORDS else " ".join(words[: MOST_WORDS - 1]) + " …"
 
 
-def _leaderboard(grid: Grid, baseline: Row, names: Mapping[Row, Name]) -> Leaderboard:
-    columns = list(grid.first_columns.values())
-    scales = {column: _score_scale(grid, column) for column in columns}
+def _standings(grid: Grid, baseline: Row, names: Mapping[Row, Name], columns: Sequence[Column]) -> list[Standing]:
+    scales: dict[Column, Scale] = {}
+    for column in columns:
+        if cells := [cell for cell in grid.below(column) if cell.complete]:
+            scales[column] = Scale.around([cell.value for cell in cells], [cell.interval for cell in cells], zero=False)
     costs = step_costs(grid, baseline)
     standings = []
     for row in grid.rows:
-        trained, encoder = (_count(row, part) for part in ("trainable", "encoder"))
         cost, hint = costs.get(row, ("", "no session of sam-peft cost has measured this row"))
         standings.append(
             Standing(
-                row=row,
-                name=names[row],
-                scores=[_score(grid, row, column, scales[column]) for column in columns],
-                trained=trained,
-                encoder=encoder,
-                cost=cost,
-                cost_hint=hint,
+                row=row, name=names[row], scores=[_score(grid, row, column, scales.get(column)) for column in columns],
+                trained=_count(row, "trainable"), encoder=_count(row, "encoder"), cost=cost, cost_hint=hint,
                 is_baseline=row is baseline,
             )
-        )
-    headings = [_heading(column, columns) for column in columns]
-    return Leaderboard(columns=columns, headings=headings, standings=standings, cost_of=names[baseline].text)
+        )  # fmt: skip
+    return standings
 
 
 def _heading(column: Column, columns: Sequence[Column]) -> str:
@@ -463,11 +457,6 @@ def _heading(column: Column, columns: Sequence[Column]) -> str:
     if [other.short for other in columns].count(column.short) > 1:
         return column.heading(columns)
     return f"{column.short} {arrow}"
-
-
-def _score_scale(grid: Grid, column: Column) -> Scale | None:
-    cells = [cell for cell in grid.below(column) if cell.complete]
-    return Scale.around([c.value for c in cells], [c.interval for c in cells], zero=False) if cells else None
 
 
 def _score(grid: Grid, row: Row, column: Column, scale: Scale | None) -> Score:
@@ -479,7 +468,7 @@ def _score(grid: Grid, row: Row, column: Column, scale: Scale | None) -> Score:
             text = "no data"
         return Score(cell=cell, text=text, mark="", point=None, spoken=text)
     interval = cell.interval
-    point = replace(_point(scale, cell.value, interval, about=column.short), words="")  # these are of differences
+    point = _point(scale, cell.value, interval, about=column.short)
     words = f"95 % interval {100 * interval.low:.1f} to {100 * interval.high:.1f}" if interval else "one seed"
     said = {"best": ", best", "tied": ", not significantly different from the best"}.get(mark, "")
     text = f"{100 * cell.value:.1f}"

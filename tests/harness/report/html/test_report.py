@@ -174,7 +174,7 @@ def test_generated_images_answer_nothing(tmp_path: Path) -> None:
     page = page_of(store_of(tmp_path, made).root)
     assert "rank" in page.verdict
     assert page.parts[0].headline.plot is None
-    assert {score.mark for row in page.parts[0].headline.board.standings for score in row.scores} == {""}
+    assert {score.mark for row in page.parts[0].headline.standings for score in row.scores} == {""}
 
 
 def test_one_outlier_does_not_stretch_an_axis() -> None:
@@ -191,7 +191,7 @@ def test_names_of_rows_are_names_and_options_are_hints() -> None:
     label = "naslora[alternate=joint,residual=True,scale=2.0]"
     searched = runs({"naslora": [0.7, 0.8]}, variant=label, changed=changed, config=changed)
     records = [*runs({"lora": [0.7, 0.8]}), *searched]
-    names = [row.name for row in headline_of(records).board.standings]
+    names = [row.name for row in headline_of(records).standings]
     assert [row.text for row in names] == ["LoRA", "NAS-LoRA, alternate joint, residual +1"]
     assert "scale=2.0" in names[1].hint
 
@@ -244,7 +244,7 @@ def test_a_page_a_study_that_was_run_and_one_for_the_other_rows(tmp_path: Path, 
     site = site_of(tmp_path)
     assert [page.name for page in site.pages] == ["asked", "demo", "claims"]
     assert site.pages[0].question == "A question?"
-    rows = [[row.name.text for row in page.parts[0].headline.board.standings] for page in site.pages[:2]]
+    rows = [[row.name.text for row in page.parts[0].headline.standings] for page in site.pages[:2]]
     assert rows == [["LoRA", "NAS-LoRA"], ["BitFit"]]
     assert all(f'href="{page.name}.html"' in index_html(site) for page in site.pages)
 
@@ -376,7 +376,7 @@ def test_the_check_of_tables_covers_the_site_but_not_its_photographs(small: Path
     says(main, *words, "--photographs", "none")
     says(tables, *words)
     says(tables, *words, "--check")
-    (value,) = {score.text for score in page_of(small).parts[0].headline.board.standings[0].scores}
+    (value,) = {score.text for score in page_of(small).parts[0].headline.standings[0].scores}
     page.write_text(page.read_text(encoding="utf-8").replace(value, "99.9"), encoding="utf-8")
     page.with_name("nobody.html").touch()
     page.with_name("claims.html").write_text("")
