@@ -12,7 +12,7 @@ import csv
 import io
 import json
 import math
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field, fields, replace
 from functools import cached_property
 from pathlib import Path
@@ -194,63 +194,45 @@ def problems(cells: Iterable[Published], *, methods: Iterable[str] = METHOD_ORDE
     return lines
 
 
-def _problems_of(cell: Published, methods: tuple[str, ...]) -> list[str]:
-    wrong = []
+def _problems_of(cell: Published, methods: tuple[str, ...]) -> Iterator[str]:
     if cell.method not in methods:
-        wrong.append(f"unknown method {cell.method!r}{did_you_mean(cell.method, methods)}")
+        yield f"unknown method {cell.method!r}{did_you_mean(cell.method, methods)}"
     if cell.metric == PARAMETERS:
         if cell.benchmark or cell.split:
-            wrong.append("a parameter count belongs to no benchmark")
+            yield "a parameter count belongs to no benchmark"
     elif cell.benchmark not in BENCHMARK_ORDER:
-        wrong.append(f"unknown benchmark {cell.benchmark!r}{did_you_mean(cell.benchmark, BENCHMARK_ORDER)}")
+        yield f"unknown benchmark {cell.benchmark!r}{did_you_mean(cell.benchmark, BENCHMARK_ORDER)}"
     elif cell.metric not in METRICS:
-        wrong.append(f"unknown metric {cell.metric!r}{did_you_mean(cell.metric, METRICS)}")
+        yield f"unknown metric {cell.metric!r}{did_you_mean(cell.metric, METRICS)}"
     elif cell.metric not in PAPER_METRICS[cell.benchmark]:
         reported = ", ".join(PAPER_METRICS[cell.benchmark])
-        wrong.append(f"papers report {cell.benchmark} by {reported}, not by {cell.metric}")
-    wrong += _problems_of_options(cell, methods) + _problems_of_numbers(cell)
-    if cell.mark not in MARKS:
-        wrong.append(f"unknown mark {cell.mark!r} (choose from {', '.join(MARKS)})")
-    elif bool(cell.value) == (cell.mark == "?"):
-        wrong.append("a number needs a mark other than ?" if cell.value else f"no number, but the mark {cell.mark}")
-    if cell.value and not cell.source:
-        wrong.append("a number needs a source (the page or table where it was read)")
-    return wrong
-
-
-def _problems_of_options(cell: Published, methods: tuple[str, ...]) -> list[str]:
-    if not cell.options or cell.method not in methods:
-        return []
-    try:
-        method_config(cell.method, cell.settings)
-    except ValueError as error:  # UsageError, or what the method itself refuses
-        return [str(error)]
-    return []
-
-
-def _problems_of_numbers(cell: Published) -> list[str]:
-    wrong = []
-    for name in ("value", "spread"):
-        text = getattr(cell, name)
-        if not text:
-            continue
+        yield f"papers report {cell.benchmark} by {reported}, not by {cell.metric}"
+    if cell.options and cell.method in methods:
         try:
-            number = float(text)
+            method_config(cell.method, cell.settings)
+        except ValueError as error:  # UsageError, or what the method itself refuses
+            yield str(error)
+    highest = 1e5 if cell.metric == PARAMETERS else 100.0
+    for name, text in (("value", cell.value), ("spread", cell.spread)):
+        try:
+            number = float(text or 0)
         except ValueError:
-            wrong.append(f"{name} {text!r} is not a number")
+            yield f"{name} {text!r} is not a number"
             continue
-        highest = 1e5 if cell.metric == PARAMETERS else 100.0
         if not 0 <= number <= highest:
-            wrong.append(f"{name} {text} is outside 0 to {highest:g}" + (" (percent)" if highest == 100 else ""))
+            yield f"{name} {text} is outside 0 to {highest:g}" + (" (percent)" if highest == 100 else "")
         elif name == "value" and cell.metric != PARAMETERS and 0 < number <= 1:
-            wrong.append(f"value {text}: scores are in percent here; {100 * number:g} is meant?")
+            yield f"value {text}: scores are in percent here; {100 * number:g} is meant?"
     if cell.spread_kind not in SPREADS or bool(cell.spread) != bool(cell.spread_kind):
-        wrong.append(
-            f"a spread needs its kind (se or sd), and a kind its spread: {cell.spread!r}, {cell.spread_kind!r}"
-        )
+        yield f"a spread needs its kind (se or sd), and a kind its spread: {cell.spread!r}, {cell.spread_kind!r}"
     if cell.runs and not (cell.runs.isdigit() and int(cell.runs) > 0):
-        wrong.append(f"runs {cell.runs!r} is not a count")
-    return wrong
+        yield f"runs {cell.runs!r} is not a count"
+    if cell.mark not in MARKS:
+        yield f"unknown mark {cell.mark!r} (choose from {', '.join(MARKS)})"
+    elif bool(cell.value) == (cell.mark == "?"):
+        yield "a number needs a mark other than ?" if cell.value else f"no number, but the mark {cell.mark}"
+    if cell.value and not cell.source:
+        yield "a number needs a source (the page or table where it was read)"
 
 
 @dataclass(frozen=True, kw_only=True)
