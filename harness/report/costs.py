@@ -6,6 +6,7 @@ import json
 import statistics
 from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass
+from functools import partial
 
 from harness.archive.archive import Archive
 from harness.archive.measured import CostRecord, MethodCost, Ratio
@@ -13,7 +14,7 @@ from harness.comparison.claims import Claim
 from harness.comparison.judging import Finding, Reading, cost_readings
 from harness.comparison.papers import Papers
 from harness.comparison.rows import grouped
-from harness.report.page import Line, Page, Table, heads
+from harness.report.page import Line, Page, Table, Told, heads
 
 PARTS = ("data", "forward", "backward", "optimiser", "untracked")
 MEMORY = ("weights", "gradients", "optimiser", "activations")
@@ -198,20 +199,13 @@ def _ratios(sessions: Sequence[CostRecord]) -> Table:
     )
 
 
-@dataclass(frozen=True, kw_only=True)
-class ReadOnSession:
-    """A claim as one session reads it."""
-
-    claim: Claim
-    reading: Reading
-
-    def why(self, archive: Archive) -> list[str]:
-        claim, reading = self.claim, self.reading
-        return [
-            f"  {claim.text} [{claim.mark}: {claim.source}]",
-            f"  read as {reading.what}, on {reading.where}, n = {reading.n}",
-            *(f"  not the published set-up: {words}" for words in reading.differs),
-        ]
+def _read_as(claim: Claim, reading: Reading) -> list[str]:
+    """What a claim is read as on one session."""
+    return [
+        f"  {claim.text} [{claim.mark}: {claim.source}]",
+        f"  read as {reading.what}, on {reading.where}, n = {reading.n}",
+        *(f"  not the published set-up: {words}" for words in reading.differs),
+    ]
 
 
 def _claims(sessions: Sequence[CostRecord], claims: Sequence[Claim], papers: Papers) -> Table:
@@ -229,7 +223,7 @@ def _claims(sessions: Sequence[CostRecord], claims: Sequence[Claim], papers: Pap
         verdict: str = reading.verdict if shared else reading.verdict_in_words
         verdict += f" ({finding.verdict} as it stands)" if claim.ambiguous else ""
         words = (claim.name, claim.expected, reading.what, f"{reading.estimate:+.2f}", _bounds(reading), verdict)
-        lines.append(Line.of(words, ReadOnSession(claim=claim, reading=reading)))
+        lines.append(Line.of(words, Told(lines=partial(_read_as, claim, reading))))
     sentences = [f"{claim.name}: {claim.text} [{claim.mark}: {claim.source}]." for claim in about_cost]
     ambiguous = [f"{claim.name} is ambiguous: {claim.ambiguous}." for claim in about_cost if claim.ambiguous]
     return Table(

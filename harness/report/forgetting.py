@@ -10,14 +10,14 @@ from __future__ import annotations
 import math
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
+from functools import partial
 
-from harness.archive.archive import Archive
 from harness.archive.measured import ForgettingRecord
 from harness.archive.schema import Record
 from harness.comparison.grids import sheets
 from harness.comparison.names import PAPER_METRICS, USUAL_METRICS, benchmark_rank, benchmark_title, method_rank, metric
 from harness.comparison.rows import Sheet
-from harness.report.page import Head, Line, Page, Table, heads
+from harness.report.page import Head, Line, Page, Table, Told, heads
 from harness.report.titles import weights_in_words
 from harness.statistics import sd
 
@@ -54,14 +54,9 @@ class AgainstFrozen:
         return self.tested_on == self.trained_on
 
 
-@dataclass(frozen=True, kw_only=True)
-class Runs:
-    """The runs behind a line, by key."""
-
-    keys: Sequence[str]
-
-    def why(self, archive: Archive) -> list[str]:
-        return [f"  run {key}: records/{key}.json and forgetting/{key}.json" for key in dict.fromkeys(self.keys)]
+def _runs(keys: Sequence[str]) -> list[str]:
+    """The runs behind a line."""
+    return [f"  run {key}: records/{key}.json and forgetting/{key}.json" for key in dict.fromkeys(keys)]
 
 
 def forgetting_page(records: Iterable[Record], measured: Iterable[ForgettingRecord]) -> Page:
@@ -97,7 +92,7 @@ def _table(sheet: Sheet, records: Sequence[Record], elsewhere: Elsewhere) -> tup
         groups = [[pair for pair in of_variant if pair.at_home], away]
         groups += [[pair for pair in away if pair.tested_on == name] for name in tested]
         texts = [_difference([pair.difference for pair in group]) for group in groups]
-        lines.append(Line.of([variant, *texts], Runs(keys=behind[variant]), method=variant))
+        lines.append(Line.of([variant, *texts], Told(lines=partial(_runs, behind[variant])), method=variant))
     columns = [
         Head(
             title=f"{benchmark_title(name, [record.run for record in records])} {metric(_metric(name, records, elsewhere)).title}",
@@ -121,10 +116,7 @@ def _table(sheet: Sheet, records: Sequence[Record], elsewhere: Elsewhere) -> tup
             "row": variant,
             "trained_on": pair.trained_on,
             "tested_on": pair.tested_on,
-            "seed": str(pair.seed),
-            "score": repr(pair.score),
-            "frozen": repr(pair.frozen),
-            "difference": repr(pair.difference),
+            **{name: repr(getattr(pair, name)) for name in ("seed", "score", "frozen", "difference")},
         }
         for variant, of_variant in pairs.items()
         for pair in of_variant
@@ -193,7 +185,7 @@ def _frozen_line(frozen: Mapping[tuple[str, int], Record], tested: Sequence[str]
             away[name] += [whole[first] for first in [_first(name, whole)] if first]
     every = [value for values in away.values() for value in values]
     texts = [_score(values) for values in (home, every, *away.values())]
-    behind = Runs(keys=[record.key for record in frozen.values()])
+    behind = Told(lines=partial(_runs, [record.key for record in frozen.values()]))
     return Line.of([f"{variant} (frozen)", *texts], behind, label=variant, method=variant)
 
 

@@ -23,6 +23,16 @@ class Explained(Protocol):
     def why(self, archive: Archive) -> Sequence[str]: ...
 
 
+@dataclass(frozen=True, kw_only=True, eq=False)
+class Told:
+    """Lines that are made when somebody asks for them."""
+
+    lines: Callable[[], Sequence[str]]
+
+    def why(self, archive: Archive) -> Sequence[str]:
+        return self.lines()
+
+
 @dataclass(frozen=True, kw_only=True)
 class Shown:
     """One cell as printed, and what it shows."""

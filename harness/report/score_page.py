@@ -9,6 +9,7 @@ from __future__ import annotations
 import statistics
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, replace
+from functools import partial
 
 from harness import statistics as stats
 from harness.archive.archive import Archive
@@ -20,7 +21,7 @@ from harness.comparison.papers import PARAMETERS, Papers, Published, against, sh
 from harness.comparison.rankings import ModelPair, chance_in_words, model_pairs, pair_with, read_elsewhere
 from harness.comparison.rows import Row, is_entry, placeholder
 from harness.report.answers import RANKS_NOTHING, answers
-from harness.report.page import Line, Page, Table, heads
+from harness.report.page import Line, Page, Table, Told, heads
 from harness.report.score_tables import footnotes, numbers_of, score_tables, tuning_tables
 from harness.report.titles import Titled, titled_grids
 from harness.studies import Study
@@ -119,39 +120,25 @@ def _left_out(grid: Grid, columns: Sequence[Column], complete: Sequence[Row]) ->
     return f"{len(reasons)} of {len(grid.rows)} rows are left out across benchmarks: {', '.join(reasons)}."
 
 
-@dataclass(frozen=True, kw_only=True, eq=False)
-class MeanDifference:
-    """The mean over benchmarks of a row's differences to the baseline."""
-
-    by_column: Mapping[Column, Difference]
-
-    def why(self, archive: Archive) -> list[str]:
-        lines = []
-        for column, difference in self.by_column.items():
-            interval = difference.interval
-            lines.append(
-                f"  {column.short}: {difference.mean:+.4f}" + (f" {interval:+.4f}" if interval else " (one seed)")
-            )
-            for cell in (difference.first, difference.second):
-                lines.append(f"    {cell.row.shown}: {', '.join(record.key for record in cell.records)}")
-        return lines
+def _sides(by_column: Mapping[Column, Difference]) -> list[str]:
+    """What stands behind the mean over benchmarks of a row's differences to the baseline."""
+    lines = []
+    for column, difference in by_column.items():
+        interval = difference.interval
+        lines.append(f"  {column.short}: {difference.mean:+.4f}" + (f" {interval:+.4f}" if interval else " (one seed)"))
+        for cell in (difference.first, difference.second):
+            lines.append(f"    {cell.row.shown}: {', '.join(record.key for record in cell.records)}")
+    return lines
 
 
-@dataclass(frozen=True, kw_only=True, eq=False)
-class AllRuns:
+def _all_runs(grid: Grid, row: Row, columns: Sequence[Column]) -> list[str]:
     """All runs of a row, on one column a benchmark."""
-
-    grid: Grid
-    row: Row
-    columns: Sequence[Column]
-
-    def why(self, archive: Archive) -> list[str]:
-        lines = []
-        for column in self.columns:
-            cell = self.grid.cells[self.row, column]
-            values = ", ".join(f"seed {seed}: {100 * value:.4f}" for seed, value in sorted(cell.values.items()))
-            lines += [f"  {column.short}: {values}", f"    {', '.join(record.key for record in cell.records)}"]
-        return lines
+    lines = []
+    for column in columns:
+        cell = grid.cells[row, column]
+        values = ", ".join(f"seed {seed}: {100 * value:.4f}" for seed, value in sorted(cell.values.items()))
+        lines += [f"  {column.short}: {values}", f"    {', '.join(record.key for record in cell.records)}"]
+    return lines
 
 
 def _means(
@@ -167,7 +154,7 @@ def _means(
         others = stats.t_interval([difference.mean for difference in ordered.values()])
         better = sum(difference.mean > 0 for difference in ordered.values())
         words = (f"{mean.mean:+.2f}", _bounds(mean.interval()), _bounds(others), f"{better}/{len(columns)}")
-        lines.append(Line.of_row(row, words, MeanDifference(by_column=ordered)))
+        lines.append(Line.of_row(row, words, Told(lines=partial(_sides, ordered))))
     return Table(
         heading=f"{title}: mean difference to {base.label} over {len(columns)} benchmarks",
         level=3,
@@ -198,7 +185,7 @@ def _ranks(grid: Grid, base: Row, columns: Sequence[Column], complete: Sequence[
             chance = stats.probability_of_improvement(scores[row.label], scores[base.label])
             better = f"{chance.estimate:.2f} {chance:.2f}"
         first = "–" if single else f"{100 * stability[row.label].get(1, 0.0):.0f} %"
-        runs = AllRuns(grid=grid, row=row, columns=columns)
+        runs = Told(lines=partial(_all_runs, grid, row, columns))
         lines.append(Line.of_row(row, (f"{rank:.2f}", first, better), runs))
     below = [
         "Mean rank over benchmarks by mean score, 1 is best. First: how often the row is best when seeds are redrawn"
@@ -233,7 +220,7 @@ def _robust(grid: Grid, columns: Sequence[Column], complete: Sequence[Row], *, t
             stats.stratified_interval(runs, statistic) for statistic in (statistics.median, stats.iqm, statistics.fmean)
         ]
         words = [f"{interval.estimate:.1f} {interval:.1f}" for interval in intervals]
-        lines.append(Line.of_row(row, words, AllRuns(grid=grid, row=row, columns=columns)))
+        lines.append(Line.of_row(row, words, Told(lines=partial(_all_runs, grid, row, columns))))
     metrics = ", ".join(column.short for column in columns)
     return Table(
         heading=f"{title}: all runs together",
