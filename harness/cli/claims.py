@@ -15,7 +15,6 @@ from harness.comparison.claims import FILE, read_claims
 from harness.comparison.judging import Finding, findings_text, judge_claims, require_protocol
 from harness.comparison.papers import Papers
 from harness.planning.rows import trained_parameters
-from harness.protocols.load import card_names
 from harness.system.errors import UsageError, did_you_mean
 from harness.system.streams import say_skipped, show_text
 
@@ -36,7 +35,7 @@ def main(argv: list[str] | None = None) -> int:
             " --results DIR"
         )
     say_skipped({**archive.problems, **costs.problems()})
-    require_protocol(options.protocol, archive.records, cards=card_names())
+    require_protocol(options.protocol, archive.records)
     chosen = [claim for claim in claims if not options.names or claim.name in options.names]
     findings = judge_claims(
         chosen, archive, protocol=options.protocol, papers=Papers.read(), closed_form=trained_parameters

@@ -26,6 +26,7 @@ from harness.comparison.names import PAPER_METRICS, benchmark_title
 from harness.comparison.papers import Papers, shortly
 from harness.comparison.rankings import ModelPair, chance_in_words, model_pairs
 from harness.comparison.rows import Row, Sheet, grouped, is_entry, is_result
+from harness.protocols.load import card_names
 from harness.statistics import ALPHA, POWER, Estimate, Interval, seeds_for_power, t_interval
 from harness.studies import load_study
 from harness.system.errors import UsageError, did_you_mean
@@ -122,7 +123,7 @@ class Reading:
 
     @classmethod
     def by_seeds(
-        cls, claim: Claim, what: str, where: str, estimate: Estimate, *, differs: tuple[str, ...], backbone: str = ""
+        cls, claim: Claim, what: str, where: str, estimate: Estimate, *, differs: tuple[str, ...], backbone: str
     ) -> Reading:
         """Judged by the interval over seeds; what was made otherwise than the paper's is not judged, but for ``here``."""
         reading = cls.by_interval(claim, what, where, estimate.mean, estimate.interval(), estimate.n)
@@ -133,7 +134,7 @@ class Reading:
         if claim.is_unknown:
             return replace(reading, verdict="unknown", differs=differs)
         if differs:
-            return replace(reading, verdict="not judged", differs=differs, settle=settle if backbone else "")
+            return replace(reading, verdict="not judged", differs=differs, settle=settle)
         return replace(reading, settle=settle)
 
     @property
@@ -207,9 +208,9 @@ def _together(verdicts: Sequence[Verdict]) -> Verdict:
     return verdicts[0] if len(set(verdicts)) == 1 else "inconclusive"
 
 
-def require_protocol(name: str, records: Iterable[Record], *, cards: Iterable[str]) -> None:
+def require_protocol(name: str, records: Iterable[Record]) -> None:
     """Raises UsageError where neither a card nor a record has this name."""
-    known = sorted({*cards, *(record.run.protocol for record in records)})
+    known = sorted({*card_names(), *(record.run.protocol for record in records)})
     if name not in known:
         raise UsageError(f"unknown protocol {name!r}{did_you_mean(name, known)}")
 

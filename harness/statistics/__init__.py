@@ -19,7 +19,6 @@ from harness.statistics.intervals import (
     seeds_for_power,
     seeds_to_detect,
     t_interval,
-    t_quantile,
     with_pooled_runs,
 )
 from harness.statistics.ranks import (

@@ -115,11 +115,6 @@ def quantile(df: float) -> float:
     return float(stats.t.ppf(0.975, df))
 
 
-def t_quantile(n: int) -> float:
-    """Half-width of a 95 % t interval of n values in units of SD / √n."""
-    return quantile(n - 1)
-
-
 def sd(values: Sequence[float]) -> float | None:
     """SD with ddof = 1; None for fewer than two values."""
     if len(values) < 2:

@@ -21,7 +21,6 @@ from harness.comparison.judging import Count, Finding, judge_claims, require_pro
 from harness.comparison.names import benchmark_rank, benchmark_title
 from harness.comparison.papers import Papers
 from harness.comparison.rows import MISSING, Row, is_result, is_run, quoted
-from harness.protocols.load import card_names
 from harness.report.answers import answer
 from harness.report.costs import cost_page
 from harness.report.figures.material import Material, Pictures, baseline_of, require_row
@@ -69,7 +68,7 @@ def collect(archive: Archive, asked: Asked) -> Site:
     require_records(archive)
     if not archive.records:
         raise UsageError(f"{archive.store.folder} holds no record; run something first (python -m harness.run …)")
-    require_protocol(asked.protocol, archive.records, cards=card_names())
+    require_protocol(asked.protocol, archive.records)
     if without := [study.name for study in asked.studies if study.table.kind == "cost"]:
         raise UsageError(f"study {without[0]!r} has costs and no scores; without --study the site shows costs too")
     scored = _asked_pages(archive, asked) if asked.studies else _every_page(archive)

@@ -14,6 +14,7 @@ from scipy import optimize, stats
 from benchmarks.coverage import CASES, Case, coverage, falsely_reproduced
 from benchmarks.intervals import OUT, Components, simulate
 from harness import statistics as s
+from harness.statistics.intervals import quantile
 from tests.values import there
 
 VALUES = [0.912, 0.905, 0.921, 0.899, 0.917]
@@ -25,7 +26,7 @@ def test_sd_and_t_interval_equal_scipy_and_one_value_has_neither() -> None:
     assert (interval.low, interval.high) == pytest.approx((low, high), abs=1e-12)
     assert interval.estimate == pytest.approx(np.mean(VALUES))
     assert s.sd(VALUES) == pytest.approx(np.std(VALUES, ddof=1))
-    assert s.t_quantile(len(VALUES)) == pytest.approx(stats.t.ppf(0.975, len(VALUES) - 1))
+    assert quantile(len(VALUES) - 1) == pytest.approx(stats.t.ppf(0.975, len(VALUES) - 1))
     assert s.sd([1.0]) is s.t_interval([1.0]) is None
 
 
@@ -234,7 +235,7 @@ def test_the_seeds_asked_for_reach_their_power() -> None:
 
     def excluded(count: int) -> float:
         draws = generator.normal(0.6, spread, size=(2000, count))
-        half = s.t_quantile(count) * draws.std(axis=1, ddof=1) / math.sqrt(count)
+        half = quantile(count - 1) * draws.std(axis=1, ddof=1) / math.sqrt(count)
         return float((draws.mean(axis=1) - half > 0).mean())
 
     assert 0.75 < excluded(n) < 0.9
