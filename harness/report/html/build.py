@@ -189,7 +189,7 @@ def _study_page(archive: Archive, asked: Asked, page: Page, *, name: str, study:
         methods=list(dict.fromkeys(row.label for grid in grids for row in grid.rows)),
         benchmarks={benchmark: benchmark_title(benchmark) for benchmark in benchmarks},
         metrics={column.metric: column.measure.title for column in columns},
-        behind=behind.texts, lines=behind.lines, opened=behind.opened,
+        behind=behind,
         copies={"LaTeX": _latex(parts, question), "BibTeX": _bibtex(name, question)}, csv=as_csv(page),
         order=_order(grids, study),
     )  # fmt: skip
@@ -237,7 +237,7 @@ def _tables_page(archive: Archive, page: Page, *, name: str, question: str) -> S
             groups[-1] = replace(groups[-1], tables=[*groups[-1].tables, table])
     lead = [*page.lead, *([page.note] if page.note else [])]
     return SitePage(
-        name=name, question=question, verdict=" ".join(lead[:1]), groups=groups, behind=behind.texts, lines=behind.lines,
+        name=name, question=question, verdict=" ".join(lead[:1]), groups=groups, behind=behind,
         csv=as_csv(page) if page.numbers else "",
         methods=list(dict.fromkeys(line.method for table in page.tables for line in table.rows if line.method)),
         order=(2.0,),
@@ -257,8 +257,8 @@ def _claims_page(archive: Archive, asked: Asked) -> SitePage:
         name="verdicts", title="Claims", is_open=True, said=[said], tables=[behind.placed(table, name="claims", words=0)]
     )  # fmt: skip
     return SitePage(
-        name=CLAIMS, question="Do the papers' claims hold?", verdict=_judged(table), groups=[group], behind=behind.texts,
-        lines=behind.lines, order=(3.0,),
+        name=CLAIMS, question="Do the papers' claims hold?", verdict=_judged(table), groups=[group], behind=behind,
+        order=(3.0,),
     )  # fmt: skip
 
 

@@ -28,7 +28,7 @@ class Placed:
     Args:
         name: unique in the page; its anchor and the name of its CSV.
         words: how many cells behind the first tell rows of one name apart; None to decide as `sam-peft show --cell` does.
-        why: by row and column, the cell's place in `SitePage.behind`.
+        why: by row and column, the cell's place in `Behind.texts`.
     """
 
     name: str
@@ -117,7 +117,7 @@ class Part:
     Args:
         name: unique in the page.
         title: what tells it from the other parts.
-        why: by row and column of the leaderboard, the cell's place in `SitePage.behind`.
+        why: by row and column of the leaderboard, the cell's place in `Behind.texts`.
         anchors: by row and column, what a link to the cell ends in.
     """
 
@@ -151,8 +151,6 @@ class SitePage:
         facts: of the page, short.
         parts: what was compared; the first is its first screen.
         methods, benchmarks, metrics: choices of the filters, the latter two with their titles.
-        behind: of every explained cell the places of its lines in ``lines``.
-        opened: place in ``behind`` -> what is shown before it.
         copies: name of a format -> text to copy.
         csv: its numbers, as `sam-peft tables --format csv` writes them.
         order: of pages in the index, smallest first.
@@ -169,9 +167,7 @@ class SitePage:
     methods: Sequence[str] = ()
     benchmarks: Mapping[str, str] = field(default_factory=dict)
     metrics: Mapping[str, str] = field(default_factory=dict)
-    behind: Sequence[Sequence[int]] = ()
-    lines: Sequence[str] = ()
-    opened: Mapping[int, Opened] = field(default_factory=dict)
+    behind: Behind
     copies: Mapping[str, str] = field(default_factory=dict)
     csv: str = ""
     order: tuple[float, ...] = ()

@@ -78,7 +78,7 @@ def page_html(page: SitePage, site: Site, *, url: str = "") -> str:
         shot.photograph for part in page.parts for strip in part.strips for shot in strip.shots if shot.photograph
     )
     data = {
-        "behind": page.behind, "lines": page.lines, "opened": page.opened, "copies": page.copies,
+        "behind": page.behind.texts, "lines": page.behind.lines, "opened": page.behind.opened, "copies": page.copies,
         "pictures": {picture.title: picture.packed for picture in page.pictures}, "csv": {page.name: page.csv} if page.csv else {},
     }  # fmt: skip
     return _written(

@@ -100,13 +100,14 @@ def test_every_cell_of_every_page_is_explained_as_why_does(folder: Path) -> None
     cells = 0
     for name, placed in (("demo", tables_of(page_of(folder), "tables")), ("cost", None)):
         page = next(page for page in site.pages if page.name == name)
+        lines, texts = page.behind.lines, page.behind.texts
         placed = placed or [table for group in page.groups for table in group.tables]
         for shown_table, table in zip(placed, pages[name].tables, strict=False):
             for why, line, same in zip(shown_table.why, shown_table.table.rows, table.rows, strict=True):
                 assert line.label == same.label
                 for place, cell, shown in zip(why, line.cells, same.cells, strict=True):
                     assert cell.text == shown.text
-                    assert [page.lines[at] for at in page.behind[place]] == list(behind(shown, archive))
+                    assert [lines[at] for at in texts[place]] == list(behind(shown, archive))
                     cells += 1
     assert cells > 200
 
