@@ -251,47 +251,42 @@ def _parameters(claim: Claim, closed_form: Count) -> Reading:
     return Reading.without_data(what, where) if count is None else Reading.exact(claim, what, where, count / 1e6)
 
 
-@dataclass(frozen=True, kw_only=True)
-class _Side:
-    """A difference with how its runs depart from the published set-up, and the rate that both were given."""
-
-    difference: Difference
-    differs: tuple[str, ...]
-    rates: Mapping[str, Any]
-
-
 def score_readings(
     claim: Claim, by_sheet: Mapping[Sheet, Sequence[Record]], archive: Archive, papers: Papers
 ) -> tuple[list[Reading], list[Reading]]:
     """(by benchmark, means over the benchmarks), each once for every denominator and sheet of records."""
+
+    def departures(difference: Difference) -> tuple[str, ...]:
+        return papers.departures(claim.paper, [*difference.first.records, *difference.second.records])
+
     readings, averages = [], []
-    by_mean: dict[tuple[str, Sheet], dict[str, _Side]] = {}
+    by_mean: dict[tuple[str, Sheet], dict[str, Difference]] = {}
     for benchmark in claim.benchmarks:
         for other in claim.denominator:
             what = f"{benchmark_title(benchmark)}, {claim.numerator.text} − {other.text}"
             here = []
             for sheet, members in by_sheet.items():
                 on = [record for record in members if record.run.benchmark == benchmark]
-                sides = _differences(claim, other, benchmark, sheet, on, archive, papers)
-                for manifest, side in sorted(sides.items()):
+                sides = _differences(claim, other, benchmark, sheet, on, archive)
+                for manifest, (difference, rates) in sides.items():
                     where = _where(sheet) + (f" · split {manifest[:6]}" if len(sides) > 1 else "")
-                    where += "".join(f" · {name} {value:g}" for name, value in side.rates.items())
-                    estimate = side.difference.estimate
+                    where += "".join(f" · {name} {value:g}" for name, value in rates.items())
+                    estimate, differs = difference.estimate, departures(difference)
                     here.append(
-                        Reading.by_seeds(claim, what, where, estimate, differs=side.differs, backbone=sheet.backbone)
+                        Reading.by_seeds(claim, what, where, estimate, differs=differs, backbone=sheet.backbone)
                     )
                 if sides:  # one split a benchmark enters the mean: that of most seeds
-                    best = max(sides.values(), key=lambda side: side.difference.estimate.n)
+                    best = max((difference for difference, _ in sides.values()), key=lambda side: side.estimate.n)
                     by_mean.setdefault((other.text, sheet), {})[benchmark] = best
             readings += here or [Reading.without_data(what, "no run")]
     for (text, sheet), each in by_mean.items():
         if len(each) < 2:
             continue
         what = f"mean over {len(each)} of {len(claim.benchmarks)} benchmarks, {claim.numerator.text} − {text}"
-        differs = tuple(dict.fromkeys(word for side in each.values() for word in side.differs))
+        differs = tuple(dict.fromkeys(word for difference in each.values() for word in departures(difference)))
         if len(each) < len(claim.benchmarks):
             differs = (*differs, "not all benchmarks")
-        mean = stats.average_of([side.difference.estimate for side in each.values()])
+        mean = stats.average_of([difference.estimate for difference in each.values()])
         averages.append(Reading.by_seeds(claim, what, _where(sheet), mean, differs=differs, backbone=sheet.backbone))
     return readings, averages
 
@@ -301,15 +296,9 @@ def _where(sheet: Sheet) -> str:
 
 
 def _differences(
-    claim: Claim,
-    other: Subject,
-    benchmark: str,
-    sheet: Sheet,
-    records: Sequence[Record],
-    archive: Archive,
-    papers: Papers,
-) -> dict[str, _Side]:
-    """Split manifest -> difference, for the manifests on which both have a seed.
+    claim: Claim, other: Subject, benchmark: str, sheet: Sheet, records: Sequence[Record], archive: Archive
+) -> dict[str, tuple[Difference, Mapping[str, Any]]]:
+    """Split manifest, in order -> difference and the rates that both were given, for the manifests on which both have a seed.
 
     Tuned rows with tuned ones where both were, else untuned with untuned at the card's rate, else, of one method, both at
     another one.
@@ -320,7 +309,7 @@ def _differences(
     if claim.numerator.method == other.method:
         given = [{name: record.run.changed[name] for name in RATES if name in record.run.changed} for record in records]
         ways += [(False, rates) for rates in sorted({str(rate): rate for rate in given if rate}.values(), key=str)]
-    sides: dict[str, _Side] = {}
+    sides: dict[str, tuple[Difference, Mapping[str, Any]]] = {}
     for manifest in sorted({record.run.manifest for record in records}):
         column = Column(benchmark=benchmark, split=split, metric=metric, manifest=manifest)
         here = [record for record in records if record.run.manifest == manifest and is_result(record.run)]
@@ -328,8 +317,7 @@ def _differences(
             members = [record for record in here if bool(record.run.tuning) == tuned]
             first, second = (_cell(subject, rates, column, sheet, members) for subject in (claim.numerator, other))
             if (difference := paired_difference(first, second, archive)) is not None:
-                differs = papers.departures(claim.paper, [*first.records, *second.records])
-                sides[manifest] = _Side(difference=difference, differs=differs, rates=rates)
+                sides[manifest] = difference, rates
                 break
     return sides
 
