@@ -186,7 +186,7 @@ def _study_page(archive: Archive, asked: Asked, page: Page, *, name: str, study:
         name=name, question=question, verdict=first.verdict, note=study.note if study else "",
         facts=[", ".join(benchmark_title(benchmark) for benchmark in benchmarks), *_facts([r for grid in grids for r in grid.records])],
         parts=parts, groups=groups, pictures=drawn_figures(archive.root, name),
-        methods=list(dict.fromkeys(row.label for grid in grids for row in grid.rows)),
+        methods={row.label: row.label for grid in grids for row in grid.rows},
         benchmarks={benchmark: benchmark_title(benchmark) for benchmark in benchmarks},
         metrics={column.metric: column.measure.title for column in columns},
         behind=behind,
@@ -239,7 +239,7 @@ def _tables_page(archive: Archive, page: Page, *, name: str, question: str) -> S
     return SitePage(
         name=name, question=question, verdict=" ".join(lead[:1]), groups=groups, behind=behind,
         csv=as_csv(page) if page.numbers else "",
-        methods=list(dict.fromkeys(line.method for table in page.tables for line in table.rows if line.method)),
+        methods={line.method: line.method for table in page.tables for line in table.rows if line.method},
         order=(2.0,),
     )  # fmt: skip
 

@@ -150,7 +150,7 @@ class SitePage:
         verdict: the answer in at most 40 words.
         facts: of the page, short.
         parts: what was compared; the first is its first screen.
-        methods, benchmarks, metrics: choices of the filters, the latter two with their titles.
+        methods, benchmarks, metrics: choices of the filters, with their titles.
         copies: name of a format -> text to copy.
         csv: its numbers, as `sam-peft tables --format csv` writes them.
         order: of pages in the index, smallest first.
@@ -164,7 +164,7 @@ class SitePage:
     parts: Sequence[Part] = ()
     groups: Sequence[Group] = ()
     pictures: Sequence[Picture] = ()
-    methods: Sequence[str] = ()
+    methods: Mapping[str, str] = field(default_factory=dict)
     benchmarks: Mapping[str, str] = field(default_factory=dict)
     metrics: Mapping[str, str] = field(default_factory=dict)
     behind: Behind

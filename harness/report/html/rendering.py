@@ -84,7 +84,7 @@ def page_html(page: SitePage, site: Site, *, url: str = "") -> str:
     return _written(
         "page.html", name=page.name, title=page.question, description=page.verdict, url=url, site=site, data=data, page=page,
         photographs={source: f"photograph-{number}" for number, source in enumerate(sources)},
-        filters=_filters(page), at_first=AT_FIRST, most_lanes=MOST_LANES,
+        at_first=AT_FIRST, most_lanes=MOST_LANES,
     )  # fmt: skip
 
 
@@ -96,15 +96,6 @@ def _written(template: str, *, photographs: dict[str, str], **shown: Any) -> str
         script=script, style=style, script_hash=_hash(script), style_hash=_hash(style), photographs=photographs, **shown
     )
     return str(page)
-
-
-def _filters(page: SitePage) -> list[tuple[str, str, list[tuple[str, str]]]]:
-    """Kind, title and (value, words) of every choice."""
-    return [
-        ("method", "Methods", [(name, name) for name in page.methods]),
-        ("benchmark", "Benchmarks", list(page.benchmarks.items())),
-        ("metric", "Metrics", list(page.metrics.items())),
-    ]
 
 
 def _hash(text: str) -> str:
