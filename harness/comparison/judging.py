@@ -123,14 +123,15 @@ class Reading:
 
     @classmethod
     def by_seeds(
-        cls, claim: Claim, what: str, where: str, estimate: Estimate, *, differs: tuple[str, ...], backbone: str
+        cls, claim: Claim, what: str, sheet: Sheet, estimate: Estimate, *, differs: tuple[str, ...], more: str = ""
     ) -> Reading:
         """Judged by the interval over seeds; what was made otherwise than the paper's is not judged, but for ``here``."""
+        where = _where(sheet) + more
         reading = cls.by_interval(claim, what, where, estimate.mean, estimate.interval(), estimate.n)
         settle = "at least 2 seeds are needed" if reading.verdict == "no interval" else ""
         if reading.verdict == "inconclusive":
             settle = seeds_in_words(seeds_to_settle(estimate, low=claim.low, high=claim.high))
-        reading = replace(reading, backbone=backbone, here=reading.verdict)
+        reading = replace(reading, backbone=sheet.backbone, here=reading.verdict)
         if claim.is_unknown:
             return replace(reading, verdict="unknown", differs=differs)
         if differs:
@@ -269,12 +270,10 @@ def score_readings(
                 on = [record for record in members if record.run.benchmark == benchmark]
                 sides = _differences(claim, other, benchmark, sheet, on, archive)
                 for manifest, (difference, rates) in sides.items():
-                    where = _where(sheet) + (f" · split {manifest[:6]}" if len(sides) > 1 else "")
-                    where += "".join(f" · {name} {value:g}" for name, value in rates.items())
+                    more = f" · split {manifest[:6]}" if len(sides) > 1 else ""
+                    more += "".join(f" · {name} {value:g}" for name, value in rates.items())
                     estimate, differs = difference.estimate, departures(difference)
-                    here.append(
-                        Reading.by_seeds(claim, what, where, estimate, differs=differs, backbone=sheet.backbone)
-                    )
+                    here.append(Reading.by_seeds(claim, what, sheet, estimate, differs=differs, more=more))
                 if sides:  # one split a benchmark enters the mean: that of most seeds
                     best = max((difference for difference, _ in sides.values()), key=lambda side: side.estimate.n)
                     by_mean.setdefault((other.text, sheet), {})[benchmark] = best
@@ -287,7 +286,7 @@ def score_readings(
         if len(each) < len(claim.benchmarks):
             differs = (*differs, "not all benchmarks")
         mean = stats.average_of([difference.estimate for difference in each.values()])
-        averages.append(Reading.by_seeds(claim, what, _where(sheet), mean, differs=differs, backbone=sheet.backbone))
+        averages.append(Reading.by_seeds(claim, what, sheet, mean, differs=differs))
     return readings, averages
 
 
@@ -349,10 +348,7 @@ def evidence_readings(
                     if not values:
                         continue
                     differs = papers.departures(claim.paper, [record for pair in pairs for record, _ in pair])
-                    estimate = stats.of_seeds(values)
-                    here.append(
-                        Reading.by_seeds(claim, what, _where(sheet), estimate, differs=differs, backbone=sheet.backbone)
-                    )
+                    here.append(Reading.by_seeds(claim, what, sheet, stats.of_seeds(values), differs=differs))
                 readings += here or [Reading.without_data(what, "no evidence")]
     return readings
 
