@@ -67,14 +67,10 @@ Printable = Annotated[str, AfterValidator(_printable)]
 Options = dict[str, Any]
 
 
-class _Open(TypedDict):
-    """What holds more than is checked here."""
+class _Rules(TypedDict, total=False):
+    """Training checks every rule."""
 
     __pydantic_config__ = ConfigDict(extra="allow")  # type: ignore[misc]
-
-
-class _Rules(_Open, total=False):
-    """Training checks every rule."""
 
     image_size: Count
     batch_size: Count
@@ -91,8 +87,10 @@ class _Rules(_Open, total=False):
     benchmarks: dict[str, Options]
 
 
-class _Epoch(_Open, total=False):
+class _Epoch(TypedDict, total=False):
     """An entry of the history."""
+
+    __pydantic_config__ = ConfigDict(extra="allow")  # type: ignore[misc]
 
     epoch: Count
     loss: float
@@ -102,15 +100,19 @@ class _Epoch(_Open, total=False):
     updates: dict[str, Annotated[int, Field(ge=0, le=MOST)]]
 
 
-class _Trial(_Open):
+class _Trial(TypedDict):
     """A value that tuning tried."""
+
+    __pydantic_config__ = ConfigDict(extra="allow")  # type: ignore[misc]
 
     options: Options
     score: float | None
 
 
-class _Tuning(_Open, total=False):
+class _Tuning(TypedDict, total=False):
     """What tuning says of a run."""
+
+    __pydantic_config__ = ConfigDict(extra="allow")  # type: ignore[misc]
 
     grid: dict[str, list[Any]]
     chosen: Options

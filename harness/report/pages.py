@@ -37,7 +37,7 @@ class Lazy(UserDict[str, Any]):
         self.data[name] = cache(make)
 
     def __getitem__(self, name: str) -> Page:
-        return self.data[name]()  # type: ignore[no-any-return]
+        return self.data[name]()
 
 
 @dataclass(frozen=True, kw_only=True)
