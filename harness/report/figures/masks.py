@@ -117,7 +117,7 @@ def chosen(material: Material, column: Column, shown: Sequence[Shown]) -> tuple[
 def _ranked(
     material: Material, column: Column, shown: Sequence[Shown], *, alone: bool = True
 ) -> tuple[Shown, list[Image], dict[str, Image]]:
-    """The same with the images that all runs kept; where there are none those of the run itself, unless not ``alone``."""
+    """The same with the images that all runs kept; where there are none, and ``alone``, with those of the run itself."""
     base = next((run for run in shown if run.row is material.baseline), shown[0])
     common = sorted(set.intersection(*(set(run.masks) for run in shown)) or (base.masks if alone else ()))
     scores = {image: score_of(material, base.record, image, column.metric) for image in common}
