@@ -139,8 +139,11 @@ def plugins_of(arguments: argparse.Namespace) -> list[Path]:
     """Plug-in files of the command line and of the settings, which are named before anything loads them.
 
     Raises:
-        UsageError: ``harness.toml`` names code, and the command line does not trust it.
+        UsageError: the command line names no file, or ``harness.toml`` names code that the command line does not trust.
     """
+    for path in arguments.plugin:
+        if not path.is_file():
+            raise UsageError(f"--plugin {path}: no such file; give the path of the plug-in's .py file")
     settings = load_settings()
     of_settings = trusted_plugins(settings, trust=arguments.trust_settings)
     if of_settings:

@@ -126,8 +126,10 @@ def chosen_methods(text: str) -> list[str]:
     """Canonical names; ``all`` stands for every one that is known.
 
     Raises:
-        UsageError: unknown, or none.
+        UsageError: unknown, or none, or with options.
     """
+    if "[" in text:
+        raise UsageError(f"--methods {text}: options stand apart here, as in --set lora.rank=8")
     words = [word for word in text.split(",") if word.strip()]
     names = [
         name

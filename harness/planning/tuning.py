@@ -9,7 +9,7 @@ from __future__ import annotations
 import itertools
 import math
 from collections.abc import Collection, Iterable, Mapping, Sequence
-from dataclasses import dataclass, field, replace
+from dataclasses import dataclass, field, fields, replace
 from typing import Any
 
 from harness.archive.schema import Record, Run, is_from_more
@@ -17,7 +17,7 @@ from harness.archive.store import RecordStore
 from harness.evaluation.conventions import higher_is_better
 from harness.planning.plan import Plan, plan
 from harness.planning.request import Request, Variant, require_countable
-from harness.registry import BENCHMARKS, METHODS
+from harness.registry import BENCHMARKS, METHODS, method_config_class
 from harness.studies.design import RULES_BY, grid_of, is_rule
 from harness.system.errors import UsageError, did_you_mean
 
@@ -112,7 +112,7 @@ def plan_trials(request: Request, tuning: Tuning, **how: Any) -> tuple[Plan, lis
         plain = [entry for entry in compared if METHODS.resolve(entry.method) == RULES_BY and not entry.options]
         compared = tuple(plain[:1]) or (Variant(method=RULES_BY),)
     rows = [(entry, grid_of(entry.method, entry.options, tuning.grids)) for entry in compared]
-    _check_grids(rows, tuning.grids)
+    _check_grids(rows, tuning.grids, request.entries)
     benchmarks = tuple(BENCHMARKS.resolve(name) for name in tuning.on or request.benchmarks)
     if tuning.on:
         _check_one_direction(benchmarks)
@@ -309,13 +309,16 @@ def _may_leave_tables(run: Run, label: Mapping[str, Any]) -> bool:
     return bool(run.tuning) and ("chosen" not in run.tuning or is_from_more(label, run.tuning))
 
 
-def _check_grids(rows: Iterable[tuple[Variant, Mapping[str, Any]]], grids: Mapping[str, Sequence[Any]]) -> None:
+def _check_grids(
+    rows: Iterable[tuple[Variant, Mapping[str, Any]]], grids: Mapping[str, Sequence[Any]], entries: Iterable[Variant]
+) -> None:
     used = {name for _, grid in rows for name in grid}
     for name in grids:
         if is_rule(name) and name not in RULES:
+            options = {option.name for entry in entries for option in fields(method_config_class(entry.method))}
             raise UsageError(
                 f"--tune {name}: no method that is compared has this field, and it is no rule that can be tuned"
-                f"{did_you_mean(name, (*used, *RULES))}"
+                f"{did_you_mean(name, (*options, *RULES))}"
             )
         if name.rpartition(".")[2] not in used:
             raise UsageError(

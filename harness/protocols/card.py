@@ -214,8 +214,8 @@ class Protocol:
             if value is not None and not least <= value <= most:
                 raise ValueError(f"{name}={shown(value)} must be at least {least} and at most {most}")
         _check_pattern(self.group)
-        for name in ("lr", "eps", "checkpoint_minutes"):
-            if not getattr(self, name) > 0:
+        for name in ("lr", "decoder_lr", "eps", "checkpoint_minutes"):
+            if (rate := getattr(self, name)) is not None and not rate > 0:
                 raise ValueError(f"{name}={getattr(self, name)} must be above 0")
         for name, fits in (
             ("pixel_std", self.pixel_std is None or min(self.pixel_std) > 0),

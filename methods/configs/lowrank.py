@@ -99,6 +99,7 @@ class LoRAConfig(LowRankConfig):
         super().__post_init__()
         require_choice("scaling", self.scaling, ("lora", "rslora"))
         require_choice("initialisation", self.initialisation, ("kaiming", "pissa"))
+        require_positive("alpha", self.alpha)
         require_positive("rate_ratio", self.rate_ratio)
 
     @property

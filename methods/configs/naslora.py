@@ -89,6 +89,9 @@ class NASLoRAConfig(LowRankConfig):
             )
         if not self.stagewise and self.alpha_data == "shuffled":
             raise MethodError("alpha_data=shuffled: stagewise=False has one pass on one batch; leave stagewise out")
+        for name in ("search_start_epoch", "alpha_std", "alpha_weight_decay"):
+            if getattr(self, name) < 0:
+                raise MethodError(f"{name}={getattr(self, name)}: must not be below zero")
         if not 0 < self.alpha_holdout < 1:
             raise MethodError(f"alpha_holdout={self.alpha_holdout}: a fraction of the training split, in (0, 1)")
 

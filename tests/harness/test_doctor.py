@@ -121,6 +121,7 @@ def test_broken_method_shows_in_the_table() -> None:
 @pytest.mark.parametrize(("words", "message"), [
     (["--methods", "loar"], "did you mean 'lora'?"),
     (["--methods", ","], "names no method"),
+    (["--methods", "lora[rank=2,alpha=2]"], "as in --set lora.rank=8"),
     (["--backbone", "vit_x"], "unknown backbone 'vit_x'"),
     (["--set", "lora.rnk=3"], "unknown key 'rnk' (did you mean 'rank'?)"),
     (["--set", "decoder.blocks=0"], "method decoder: blocks= has no meaning for it; methods with blocks: bitfit, ssf"),

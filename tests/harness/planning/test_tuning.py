@@ -305,7 +305,10 @@ def test_malformed_grids_are_refused_in_a_line(items: list[str], message: str) -
 @pytest.mark.parametrize(
     ("words", "message"),
     [
-        (("--tune", "rank=2,3", "--tune", "speed=1,2"), "no method that is compared has this field"),
+        (
+            ("--tune", "rank=2,3", "--tune", "rnk=1,2"),
+            "no method that is compared has this field, and it is no rule that can be tuned (did you mean 'rank'?)",
+        ),
         (("--tune", "lora.ranks=2,3"), "did you mean"),
         (("--tune", "lr=1e-3,1e-2", "--tune", "ssf.lr=1e-3,1e-2"), "--tune ssf.lr has no effect: ssf is none of"),
         (("--tune", "lr=fast,slow"), "lr='fast'"),
