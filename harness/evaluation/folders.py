@@ -28,7 +28,7 @@ from harness.datasets.reading.decoding import (
     two_colours,
 )
 from harness.datasets.reading.opening import MOST_PIXELS, open_image, require_file
-from harness.datasets.reading.pairing import image_files, mask_key
+from harness.datasets.reading.pairing import MASK_EXTENSIONS, image_files, mask_key
 from harness.evaluation.resize import resize_bilinear, resize_nearest
 from harness.evaluation.scorer import ImageScore, SplitScorer
 from harness.system.errors import UsageError
@@ -51,14 +51,14 @@ def pair_predictions(predictions: Path, masks: Path, *, partial: bool = False) -
 
     Args:
         predictions: images, or ``.npy`` arrays.
-        masks: images.
+        masks: what a data set of one's own may have.
         partial: leave out what is in one folder only.
 
     Raises:
         UsageError: a folder is missing or empty, or a file has no partner.
     """
     predicted = _by_key(predictions, [*image_files(_folder(predictions)), *_arrays(predictions)])
-    truth = _by_key(masks, image_files(_folder(masks)))
+    truth = _by_key(masks, image_files(_folder(masks), MASK_EXTENSIONS))
     for key, folder, here, there in (
         (sorted(truth.keys() - predicted.keys()), predictions, "prediction", truth),
         (sorted(predicted.keys() - truth.keys()), masks, "mask", predicted),
@@ -234,7 +234,7 @@ class FolderScoring:
 
     def _mask(self, path: Path, *, task: str) -> NDArray[np.uint8]:
         if task == "binary":
-            return read_binary(path, rule=self.foreground)
+            return read_binary(path, rule=self.foreground, colour="any")
         return read_indices(path, num_classes=256)  # the scorer knows the classes, and that 255 is none
 
     def _measure(self, scorer: SplitScorer, prediction: NDArray, mask: NDArray[np.uint8]) -> ImageScore:

@@ -11,6 +11,7 @@ import csv
 import io
 import json
 import os
+import shlex
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
 from dataclasses import asdict, dataclass
@@ -451,17 +452,17 @@ def scoring_command(request: Predict, masks: str) -> str:
     """The command that scores what was written as the run's record does."""
     rules, trained = from_rules(request.trained.run.rules), request.trained
     folder = request.out / PROBABILITIES[request.probabilities] if request.probabilities else request.out
-    words = ["sam-peft metrics", f"--pred {folder}", f"--gt {masks}"]
+    words = ["sam-peft", "metrics", "--pred", str(folder), "--gt", masks]
     if trained.task == "multiclass":
-        words.append(f"--num-classes {trained.num_classes}")
+        words += ["--num-classes", str(trained.num_classes)]
     if request.probabilities == "input":
-        words.append(f"--stretched --input-size {rules.image_size}")
+        words += ["--stretched", "--input-size", str(rules.image_size)]
     conventions = asdict(rules.evaluation)
     plain = asdict(type(rules.evaluation)())
     for name, value in conventions.items():
         if value != plain[name]:
-            words.append(f"--set {name}={str(value).lower() if isinstance(value, bool) else value}")
-    return " ".join(words)
+            words += ["--set", f"{name}={str(value).lower() if isinstance(value, bool) else value}"]
+    return shlex.join(words)
 
 
 LABELS = "labels.csv"

@@ -221,6 +221,14 @@ def test_a_coloured_palette_is_foreground_and_not_a_dark_picture(capsys, tmp_pat
     assert scores_of(capsys, *both, "--metrics", "iou")["scores"] == {"iou": 1.0}
 
 
+@pytest.mark.parametrize("name", ["a.gif", "a.npy", "a.png"])
+def test_masks_are_read_as_those_of_a_data_set_are(capsys, tmp_path, name):
+    mask = blob(np.random.default_rng(1), 30, 30)
+    painted = mask[..., None] * np.array([128, 0, 0], np.uint8) if name == "a.png" else mask * np.uint8(255)
+    both = placed(tmp_path, {"p/a.png": mask * np.uint8(255), f"g/{name}": painted})
+    assert scores_of(capsys, *both, "--metrics", "iou")["scores"] == {"iou": 1.0}
+
+
 @pytest.mark.parametrize(("level", "full", "kind"), [(1, 255, np.uint8), (255, 65535, np.uint16)])
 def test_masks_that_are_no_probabilities_are_refused_where_all_are_such(capsys, tmp_path, level, full, kind):
     mask = blob(np.random.default_rng(1), 30, 30)

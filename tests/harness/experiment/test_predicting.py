@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import os
+import shlex
 import shutil
 from contextlib import nullcontext
 from dataclasses import asdict
@@ -95,10 +96,11 @@ def test_scores_of_several_classes_are_exactly_the_records(classes: Finished, tm
 
 
 def test_a_record_that_was_scored_at_the_networks_size_is_met_there(at_input: Finished, tmp_path, capsys) -> None:
-    assert at_input.predict(tmp_path / "out", "--probabilities") == 0
+    out = tmp_path / "of mine"
+    assert at_input.predict(out, "--probabilities") == 0
     (command,) = [line for line in capsys.readouterr().out.splitlines() if "sam-peft metrics" in line]
-    words = command.partition("sam-peft metrics ")[2].split()
-    assert words[:2] == ["--pred", str(tmp_path / "out" / "probabilities-input")]
+    words = shlex.split(command.partition("sam-peft metrics ")[2])
+    assert words[:2] == ["--pred", str(out / "probabilities-input")]
     scores = at_input.scores(capsys, Path(words[1]), *words[4:], "--metrics", BINARY)
     assert scores == at_input.recorded("best", BINARY)
 
