@@ -24,7 +24,7 @@ from typing import Any
 
 from harness import methods
 from harness.methods.parts.placement import MethodError
-from harness.system.errors import UsageError, did_you_mean
+from harness.system.errors import UsageError, did_you_mean, line_in
 
 SEGMENTED = {
     "kvasir": "harness.datasets.kvasir:Kvasir",
@@ -397,7 +397,7 @@ def load_plugin(path: Path) -> list[str]:
     except (Exception, SystemExit) as error:
         del sys.modules[name]
         raise UsageError(
-            f"--plugin {path} fails on import: {type(error).__name__}: {error}{_old_names(path)}"
+            f"--plugin {path} fails on import: {type(error).__name__}: {error}{line_in(module.__file__, error)}{_old_names(path)}"
         ) from error
     if not defined:
         raise UsageError(

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import sys
 from collections.abc import Iterable, Mapping
 from dataclasses import asdict, dataclass, field, fields
 from typing import Any
@@ -18,7 +19,7 @@ from harness.models.build import build_segmenter
 from harness.models.catalog import backbone_shape, require_stands
 from harness.models.decoders import Decoder
 from harness.registry import METHODS, method_config
-from harness.system.errors import UsageError
+from harness.system.errors import UsageError, line_in
 
 CONTRACT_BACKBONES = ("tiny", "tiny_timm")
 BEGIN, END = "<!-- doctor:begin -->", "<!-- doctor:end -->"
@@ -100,7 +101,7 @@ def examine(
             method=name, backbone=backbone, decoder=decoder, refusal=str(error), passed=not failures, failures=failures
         )
     except Exception as error:
-        failures[f"count@{backbone}"] = _describe(error)
+        failures[f"count@{backbone}"] = _describe(error, method)
         return Capability(method=name, backbone=backbone, decoder=decoder, failures=failures)
 
 
@@ -113,7 +114,7 @@ def run_contract(method: type[Method], config: MethodConfig, *, decoder: Decoder
             try:
                 check(subject)
             except Exception as error:  # a plug-in may raise anything, and the other methods still want their turn
-                failures[f"{clause}@{backbone}"] = _describe(error)
+                failures[f"{clause}@{backbone}"] = _describe(error, method)
     return failures
 
 
@@ -165,10 +166,12 @@ def _on_mobile_sam(config: MethodConfig) -> int | None:
         return None
 
 
-def _describe(error: Exception) -> str:
-    """The first line of an error, with its type where it is not one of ours."""
+def _describe(error: Exception, method: type[Method]) -> str:
+    """The first line of an error; where it is not one of ours with its type, and where in the method's file it arose."""
     line = (str(error).strip().splitlines() or [""])[0]
-    return line if isinstance(error, AssertionError | UsageError | MethodError) else f"{type(error).__name__}: {line}"
+    if isinstance(error, AssertionError | UsageError | MethodError):
+        return line
+    return f"{type(error).__name__}: {line}{line_in(sys.modules[method.__module__].__file__, error)}"
 
 
 def matrix_markdown(rows: Iterable[Capability]) -> str:

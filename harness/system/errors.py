@@ -4,7 +4,9 @@ from __future__ import annotations
 
 import difflib
 import errno
+import os
 import resource
+import traceback
 from collections.abc import Iterable, Iterator
 from contextlib import contextmanager
 
@@ -30,6 +32,12 @@ def did_you_mean(word: str, choices: Iterable[str]) -> str:
     if near:
         return f" (did you mean {near[0]!r}?)"
     return f" (choose from {', '.join(known)})"
+
+
+def line_in(file: str | None, error: BaseException) -> str:
+    """`` (FILE, line N)`` for the last line of a file that an error passed through, empty where it passed through none."""
+    lines = [step.lineno for step in traceback.extract_tb(error.__traceback__) if step.filename == file]
+    return f" ({os.path.basename(file)}, line {lines[-1]})" if file and lines else ""
 
 
 REASONS = {

@@ -43,6 +43,7 @@ def test_broken_file_is_named_and_stops_nothing_else(unexamined: None, tmp_path,
     assert doctor(["--plugin", str(broken), "--plugin", str(EXAMPLE), "--methods", "decoder,ia3"]) == 1
     shown = capsys.readouterr()
     assert f"{broken} fails on import: NameError" in shown.err
+    assert "(broken.py, line 1)" in shown.err
     assert "| `decoder` |" in shown.out
     assert "| `ia3`     |" in shown.out
     assert "broken" not in shown.out
@@ -62,7 +63,7 @@ def test_method_that_breaks_the_contract_is_named_with_the_clause(tmp_path, caps
     assert doctor(["--plugin", str(wrong), "--methods", "wrong,decoder"]) == 1
     shown = capsys.readouterr()
     assert "wrong: identity@tiny: declares a deviation at init, but there is none" in shown.err
-    assert "wrong: gradient@tiny_timm: RuntimeError: no such thing" in shown.err
+    assert "wrong: gradient@tiny_timm: RuntimeError: no such thing (wrong.py, line 6)" in shown.err
     assert "decoder: contract holds" in shown.err
     assert "| `wrong`   | declared deviation" in shown.out
 
