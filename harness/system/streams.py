@@ -150,6 +150,10 @@ PLAIN = {
     "α": "alpha",
     "β": "beta",
     **{"Δ": "delta", "φ": "phi", "ω": "omega", "Σ": "sum", "−": "-", "≈": "~", "↑": "^", "↓": "v", "†": "+", "‡": "++"},
+    **dict.fromkeys("▁▂▃▄", "."),
+    **dict.fromkeys("▅▆▇", ":"),
+    "█": "#",
+    "│": "|",
 }
 """For a terminal or a file that is ASCII; what is not here is written as an escape."""
 

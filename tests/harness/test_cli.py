@@ -31,7 +31,7 @@ from harness.cli.command import verb
 @verb
 def main(argv=None):
     if argv == ["show"]:
-        print("α ± 2 ✓ \\udcff")
+        print("α ± 2 █▁│ ✓ \\udcff")
     if argv == ["fail"]:
         raise ZeroDivisionError("by\\nzero")
     if argv == ["wait"]:
@@ -161,7 +161,7 @@ def test_a_file_that_is_opened_never_takes_the_place_of_closed_output(tmp_path: 
 
 def test_ascii_output_has_words_for_what_it_cannot_show() -> None:
     done = subprocess.run(**command("-c", VERB, "show", PYTHONIOENCODING="ascii"), capture_output=True, check=False)
-    assert (done.returncode, done.stdout, done.stderr) == (0, "alpha +- 2 \\u2713 \\udcff\n", "")
+    assert (done.returncode, done.stdout, done.stderr) == (0, "alpha +- 2 #.| \\u2713 \\udcff\n", "")
 
 
 @pytest.mark.parametrize("words", ["harness.run", "harness status"])
