@@ -108,6 +108,8 @@ def place(tmp_path_factory: pytest.TempPathFactory) -> Path:
     shutil.copytree(REPOSITORY / "docs" / "examples", root / "docs" / "examples")
     shutil.copy(REPOSITORY / "docs" / "methods.md", root / "docs")
     (root / "broken.py").write_text("class Mine(Methd): ...\n")
+    page = (REPOSITORY / "docs" / "plugins.md").read_text(encoding="utf-8")
+    (root / "mine.yaml").write_text(page.partition("```yaml\n")[2].partition("```")[0])
     (root / "settings.toml").write_text(
         'data = "DATA"\n[checkpoints]\nvit_h = "sam_vit_h_4b8939.pth"\nvit_b = "sam_vit_b_01ec64.pth"\n'
     )

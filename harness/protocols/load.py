@@ -100,7 +100,9 @@ def _base_path(card: Path, word: str) -> Path:
     path = Path(os.path.normpath(card.parent / word))
     absolute, folder = Path(os.path.abspath(path)), Path(os.path.abspath(card.parent))
     if not word.endswith((".yaml", ".yml")) or "::" in word:
-        raise UsageError(f"protocol {card}: _base_ {word!r} is no YAML file; a card rests on cards")
+        raise UsageError(
+            f"protocol {card}: _base_ {word!r} is no YAML file; a card rests on the file of a card, such as demo.yaml"
+        )
     if not (absolute.is_relative_to(folder) or absolute.is_relative_to(CARDS)):
         raise UsageError(f"protocol {card}: _base_ {word!r} lies outside its folder; copy that card beside this one")
     if path.is_file():
