@@ -47,7 +47,11 @@ def carve(
     rest = tuple(pair for pair in pairs if pair.stem not in taken)
     carved = tuple(pair for pair in pairs if pair.stem in taken)
     if not rest or not carved:
-        raise DatasetError(f"{len(pairs)} images are too few to carve {count} from and keep some")
+        together = len(set(map(group, pairs)))
+        raise DatasetError(
+            f"{len(pairs)} images (groups that stay together: {together}) are too few to carve {count} from and keep some; "
+            "give more, or splits of your own"
+        )
     return rest, carved
 
 

@@ -82,6 +82,8 @@ def test_frames_beyond_the_sequences_and_sides_with_nothing_left_are_errors() ->
             sequence_of(stem)
     with pytest.raises(DatasetError, match="too few"):
         carve(pairs(CVC[:3]), count=3, seed=0)
+    with pytest.raises(DatasetError, match="together: 1"):
+        carve(pairs(CVC[:3]), count=1, seed=0, group=lambda pair: "one patient")
 
 
 def test_the_order_of_files_is_no_part_of_a_split() -> None:
