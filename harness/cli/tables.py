@@ -62,12 +62,14 @@ def main(argv: list[str] | None = None) -> int:
         say(f"no record below {options.results}, so there is no table")
     if options.check:
         return _check(options.results, files, style=options.format, whole=study is None)
-    for path, text in files.items():
-        if not metrics:
-            write_file(path, text, what="table")
     width = terminal_width(sys.stdout) if options.format == "markdown" else 0
     shown = (pages.texts("text", width=width) if width else files).values()
-    print(*shown, sep="\n", end="")
+    try:
+        for path, text in files.items():
+            if not metrics:
+                write_file(path, text, what="table")
+    finally:  # a folder that is there to be read has tables all the same
+        print(*shown, sep="\n", end="")
     if metrics:
         print("printed only: a written table has the metrics of its study or of the papers", file=sys.stderr)
         return 0

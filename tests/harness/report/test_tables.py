@@ -467,6 +467,14 @@ def test_check_tells_a_stale_a_missing_and_an_orphaned_table(results: Path, says
     assert "no record gives this table" in says(main, *words, "--check", code=1)
 
 
+def test_tables_are_shown_where_they_cannot_be_written(results: Path, capsys) -> None:
+    (results / "tables").write_text("a file in the way")
+    assert main(["--results", str(results)]) == 2
+    shown = capsys.readouterr()
+    assert rows(shown.out)["lora"]
+    assert shown.err.startswith("error: ")
+
+
 def test_other_metrics_that_the_records_hold_are_printed_and_not_written(tmp_path: Path, says) -> None:
     """A page shows a benchmark by what its paper reports; a reader may want another of the metrics in the records."""
     store, words = RecordStore(tmp_path), ["--results", tmp_path]
