@@ -180,6 +180,12 @@ def understand(arguments: argparse.Namespace, settings: Settings) -> Asked:
         for name in own_words[1].keys() - {METHODS.resolve(entry.method) for entry in values["entries"]}:
             raise UsageError(f"--set {name}.… has no effect: {name} is none of --methods {arguments.methods}")
     card = load_protocol(values["protocol"], own_words[0])
+    if arguments.datasets and not arguments.tune_on:
+        for name in (key.split(".")[1] for key in own_words[0] if key.startswith("benchmarks.")):
+            if dataset_name(name) not in values["benchmarks"]:
+                raise UsageError(
+                    f"--set benchmarks.{name}.… has no effect: {name} is none of --datasets {arguments.datasets}"
+                )
     for name in own_names:  # what a folder is, its patterns and its category say with it
         made, folders[name] = any_folder(name, folders[name], data_options(resolve(card, name), name))
         BENCHMARKS.add(name, made)

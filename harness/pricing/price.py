@@ -139,7 +139,7 @@ def plan_text(planned: Plan, prices: Forecast | None, *, where: Place, budget: f
         if budget is not None:
             chosen = within_budget(prices, budget)
             lines += ["", f"{len(chosen)} of {len(prices.runs)} runs fit into {budget:g} hours:"]
-            lines += [f"  {run_in_words(priced.run)} · {priced.hours:.2f} h" for priced in chosen]
+            lines += [f"  {run_in_words(priced.run)} · {_hours([priced])} h" for priced in chosen]
     if planned.missing:
         missing = [f"missing: {line}" for line in planned.missing]
         lines += ["", *missing, f"cards by what they need (--protocol): {card_needs()}"]
