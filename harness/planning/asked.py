@@ -151,6 +151,7 @@ def understand(arguments: argparse.Namespace, settings: Settings) -> Asked:
     values: dict[str, Any] = _of_study(arguments.study) if arguments.study else {}
     if "decoder" in overrides:  # the command line's word instead of the study's several
         values.pop("decoders", None)
+    typed = split_overrides(overrides)
     overrides = {**values.pop("set", {}), **overrides}
     if arguments.methods:
         values["entries"] = tuple(parse_entry(word) for word in expand(arguments.methods, all_methods()))
@@ -177,11 +178,11 @@ def understand(arguments: argparse.Namespace, settings: Settings) -> Asked:
 
     own_words = split_overrides(overrides)
     if arguments.methods:
-        for name in own_words[1].keys() - {METHODS.resolve(entry.method) for entry in values["entries"]}:
+        for name in typed[1].keys() - {METHODS.resolve(entry.method) for entry in values["entries"]}:
             raise UsageError(f"--set {name}.… has no effect: {name} is none of --methods {arguments.methods}")
     card = load_protocol(values["protocol"], own_words[0])
     if arguments.datasets and not arguments.tune_on:
-        for name in (key.split(".")[1] for key in own_words[0] if key.startswith("benchmarks.")):
+        for name in (key.split(".")[1] for key in typed[0] if key.startswith("benchmarks.")):
             if dataset_name(name) not in values["benchmarks"]:
                 raise UsageError(
                     f"--set benchmarks.{name}.… has no effect: {name} is none of --datasets {arguments.datasets}"

@@ -97,6 +97,11 @@ def test_results_without_write_permission(capsys: pytest.CaptureFixture[str], tm
     assert "cannot be written" in refused(capsys, *DEMO, "--results", str(tmp_path))
 
 
+def test_one_benchmark_of_a_study_that_sets_rules_of_others_can_be_run(tmp_path: Path) -> None:
+    words = ["--study", "question-vit-folds", "--datasets", "road", "--protocol", "demo", "--plan"]
+    assert main([*words, "--results", str(tmp_path)]) == 0
+
+
 def test_results_that_cannot_be_a_folder(capsys: pytest.CaptureFixture[str], tmp_path: Path) -> None:
     (tmp_path / "file").write_text("")
     assert "cannot be written" in refused(capsys, *DEMO, "--results", str(tmp_path / "file"))
