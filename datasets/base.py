@@ -69,6 +69,11 @@ class Splits:
     note: str = ""
     left_out: tuple[Path, ...] = ()
 
+    @property
+    def parts(self) -> dict[str, tuple[Pair, ...]]:
+        """The pairs by the name of their split."""
+        return {"train": self.train, "val": self.val, **self.test}
+
 
 @dataclass(frozen=True, kw_only=True)
 class Sample:

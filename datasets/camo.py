@@ -13,7 +13,7 @@ from typing import ClassVar
 from harness.datasets.base import DatasetError
 from harness.datasets.reading.folder_benchmark import AUTOGLUON, FolderBenchmark
 from harness.datasets.reading.layouts import CsvLayout, FolderLayout, Layout, Part
-from harness.datasets.reading.lists import Arranged, Pairs
+from harness.datasets.reading.splitting import Arranged, Pairs
 
 
 def is_camo(stem: str) -> bool:

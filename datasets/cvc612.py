@@ -15,7 +15,7 @@ from typing import ClassVar
 from harness.datasets.base import DatasetError, Pair
 from harness.datasets.reading.folder_benchmark import AUTOGLUON, FolderBenchmark
 from harness.datasets.reading.layouts import CsvLayout, FolderLayout, Layout, Part
-from harness.datasets.reading.lists import Arranged, Pairs
+from harness.datasets.reading.splitting import Arranged, Pairs
 
 TEST_LIST = "pranet-cvc612-test"
 

@@ -15,7 +15,7 @@ from typing import ClassVar
 from harness.datasets.base import Pair
 from harness.datasets.reading.folder_benchmark import AUTOGLUON, CARVED, FolderBenchmark
 from harness.datasets.reading.layouts import CsvLayout, FolderLayout, Layout, Part
-from harness.datasets.reading.lists import Arranged, Pairs
+from harness.datasets.reading.splitting import Arranged, Pairs
 
 VAL_AS_TEST = "val-as-test"
 

@@ -45,8 +45,4 @@ class Leaf(FolderBenchmark):
 
     def layouts(self) -> tuple[Layout, ...]:
         # `data/data` unpacks to `data`: `resolve_folder` steps over a folder within a folder of its own name.
-        return (
-            _layout("original", "data/", distinctive=False),
-            _layout("flat", "", distinctive=False),
-            CsvLayout(),
-        )
+        return (_layout("original", "data/", distinctive=False), _layout("flat", "", distinctive=False), CsvLayout())

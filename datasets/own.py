@@ -33,7 +33,6 @@ from harness.datasets.reading.folder_benchmark import FolderBenchmark
 from harness.datasets.reading.hugging_face import plain_folder
 from harness.datasets.reading.labels import ClassFolders, read_labelled
 from harness.datasets.reading.layouts import Layout, Part, recognise, resolve_folder, subfolders
-from harness.datasets.reading.lists import Arranged, Pairs, read_list, select, split_by_lists
 from harness.datasets.reading.opening import open_image, upright
 from harness.datasets.reading.own_layouts import (
     ALL_IMAGES,
@@ -47,6 +46,7 @@ from harness.datasets.reading.own_layouts import (
     Patterns,
 )
 from harness.datasets.reading.pairing import MASK_EXTENSIONS, bare_key, image_files
+from harness.datasets.reading.splitting import Arranged, Pairs, read_list, select, split_by_lists
 
 _MOST_FOLDERS, _MOST_TOLD = 40, 6
 BINARY = ("background", "foreground")

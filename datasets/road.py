@@ -94,9 +94,7 @@ class Road(FolderBenchmark):
                 optional=frozenset(kaggle),
             ),
             FolderLayout(
-                name="tiles",
-                parts={"all": Part(images="train/sat", masks="train/map")},
-                probe=_holds_tiles_alone,
+                name="tiles", parts={"all": Part(images="train/sat", masks="train/map")}, probe=_holds_tiles_alone
             ),
             CsvLayout(),
         )

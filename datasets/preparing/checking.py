@@ -7,7 +7,7 @@ import multiprocessing
 import os
 import signal
 import statistics
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from concurrent.futures import ProcessPoolExecutor
 from dataclasses import dataclass
 from functools import partial
@@ -71,8 +71,8 @@ def verdicts_on(benchmark: Benchmark, splits: Splits, prints: Sequence[Fingerpri
         _readable(prints, root),
         *([_labels(benchmark, splits)] if benchmark.task == "classification" else _masks(benchmark, whole, root)),
         _exif(whole, root),
-        *_exact(whole, root),
-        *_near(whole, root),
+        *_copies("exact", exact_groups(whole), root),
+        *_copies("near", near_pairs(whole), root),
     )
 
 
@@ -128,9 +128,8 @@ def enough_tests(splits: Splits) -> Verdict:
 def _groups(benchmark: Benchmark, splits: Splits, root: Path) -> Verdict:
     """Images of one group (a video, an original image, a patient) in two splits: given splits are kept, so only the user can
     mend them."""
-    parts = {"train": splits.train, "val": splits.val, **splits.test}
     groups: dict[str, list[tuple[str, Pair]]] = {}
-    for split, pairs in parts.items():
+    for split, pairs in splits.parts.items():
         for pair in pairs:
             groups.setdefault(benchmark.group(pair), []).append((split, pair))
     rule = "groups across splits"
@@ -161,10 +160,9 @@ def _readable(prints: Sequence[Fingerprint], root: Path) -> Verdict:
 
 def _labels(benchmark: Benchmark, splits: Splits) -> Verdict:
     """A class that training or a test has no image of: the first cannot be learnt, the second is not in the score."""
-    parts = {"train": splits.train, "val": splits.val, **splits.test}
-    counts = {split: counts_by_class(pairs, benchmark.class_names) for split, pairs in parts.items()}
+    counts = {split: counts_by_class(pairs, benchmark.class_names) for split, pairs in splits.parts.items()}
     lines = tuple(
-        f"{name}: " + ", ".join(f"{split} {counts[split][name]}" for split in parts) for name in benchmark.class_names
+        f"{name}: " + ", ".join(f"{split} {counts[split][name]}" for split in counts) for name in benchmark.class_names
     )
     absent = {split: [name for name, count in by_class.items() if not count] for split, by_class in counts.items()}
     missing = "; ".join(f"{split} has no image of {', '.join(names)}" for split, names in absent.items() if names)
@@ -224,7 +222,7 @@ def _classes(benchmark: Benchmark, prints: Sequence[Fingerprint]) -> Verdict:
 
 def one_class_masks(prints: Sequence[Fingerprint], root: Path) -> Verdict:
     """Masks without an object are a fact of some data (most tiles have no defect); where none has one, nothing can be learnt."""
-    single = [fingerprint for fingerprint in prints if max(fingerprint.shares, default=0.0) >= 1.0]
+    single = [fingerprint for fingerprint in prints if _is_of_one_class(fingerprint)]
     if not single:
         return Verdict(rule="one-class masks", status="passed", message="every mask holds at least two classes")
     message = f"{len(single)} of {len(prints)} masks hold one class only"
@@ -263,35 +261,18 @@ def _exif(prints: Sequence[Fingerprint], root: Path) -> Verdict:
     return Verdict(rule="EXIF rotation", status="warned", message=message, files=_files(turned, root))
 
 
-def _exact(prints: Sequence[Fingerprint], root: Path) -> list[Verdict]:
-    groups = exact_groups(prints)
-    across = [group for group in groups if len({fingerprint.split for fingerprint in group}) > 1]
-    within = [group for group in groups if len({fingerprint.split for fingerprint in group}) == 1]
-    return [
-        _copies("exact copies within a split", within, root, bad="warned"),
-        _copies("exact copies across splits", across, root, bad="failed"),
-    ]
-
-
-def _near(prints: Sequence[Fingerprint], root: Path) -> list[Verdict]:
-    pairs = [list(pair) for pair in near_pairs(prints)]
-    across = [pair for pair in pairs if pair[0].split != pair[1].split]
-    within = [pair for pair in pairs if pair[0].split == pair[1].split]
-    return [
-        _copies("near copies within a split", within, root, bad="warned"),
-        _copies("near copies across splits", across, root, bad="failed"),
-    ]
-
-
-def _copies(rule: str, groups: Sequence[Sequence[Fingerprint]], root: Path, *, bad: Status) -> Verdict:
-    if not groups:
-        return Verdict(rule=rule, status="passed", message="none")
-    names = [
-        [f"{fingerprint.split}: {label(fingerprint.pair.image, root)}" for fingerprint in group] for group in groups
-    ]
-    lines = tuple(" = ".join(group) for group in names)
-    message = f"{len(groups)} groups; the first: {lines[0]}"
-    return Verdict(rule=rule, status=bad, message=message, files=lines[:_FILES_LISTED])
+def _copies(kind: str, groups: Sequence[Sequence[Fingerprint]], root: Path) -> Iterator[Verdict]:
+    """Copies within a split are looked at, across splits they fail."""
+    bad: Status
+    for where, several, bad in (("within a split", False, "warned"), ("across splits", True, "failed")):
+        chosen = [group for group in groups if (len({fingerprint.split for fingerprint in group}) > 1) is several]
+        lines = tuple(
+            " = ".join(f"{fingerprint.split}: {label(fingerprint.pair.image, root)}" for fingerprint in group)
+            for group in chosen
+        )
+        message = f"{len(lines)} groups; the first: {lines[0]}" if lines else "none"
+        status: Status = bad if lines else "passed"
+        yield Verdict(rule=f"{kind} copies {where}", status=status, message=message, files=lines[:_FILES_LISTED])
 
 
 _GLANCES = 24
@@ -351,7 +332,7 @@ def first_look(benchmark: FolderBenchmark, splits: Splits, root: Path) -> tuple[
         )
     for split, of_split in looked.items():
         rest = (_glance(benchmark, split, pair) for pair in parts[split])
-        if not any(_shows_something(fingerprint) for fingerprint in itertools.chain(of_split, rest)):
+        if not any(any(fingerprint.shares[1:]) for fingerprint in itertools.chain(of_split, rest)):
             raise DatasetError(
                 f"{benchmark.name}: every mask of the {split} split is background, so there is nothing to learn and every score "
                 f"would be perfect; give masks of what is looked for ({whole})"
@@ -389,10 +370,6 @@ def _is_of_one_class(fingerprint: Fingerprint) -> bool:
     return max(fingerprint.shares, default=0.0) >= 1.0
 
 
-def _shows_something(fingerprint: Fingerprint) -> bool:
-    return any(fingerprint.shares[1:])
-
-
 def _spread(pairs: Sequence[Pair]) -> list[Pair]:
     """At most `_GLANCES` pairs, spread evenly over all."""
     step = max(1, len(pairs) // _GLANCES)
@@ -400,18 +377,18 @@ def _spread(pairs: Sequence[Pair]) -> list[Pair]:
 
 
 def _fingerprints(benchmark: Benchmark, splits: Splits, workers: int, progress: TellProgress) -> list[Fingerprint]:
-    parts = {"train": splits.train, "val": splits.val, **splits.test}
-    items = [(split, pair) for split, pairs in parts.items() for pair in pairs]
-    describe = partial(_describe, benchmark)
+    splits_of = [split for split, pairs in splits.parts.items() for _ in pairs]
+    pairs_of = [pair for pairs in splits.parts.values() for pair in pairs]
+    describe = partial(fingerprint_pair, benchmark)
     if workers == 1:
-        return list(_counted(map(describe, items), len(items), progress))
+        return list(_counted(map(describe, splits_of, pairs_of), len(pairs_of), progress))
     # Fresh processes: a fork would copy the locks of the display's thread. Ctrl-C is the parent's to handle.
     context = multiprocessing.get_context("spawn")
     pool = ProcessPoolExecutor(
         workers, mp_context=context, initializer=signal.signal, initargs=(signal.SIGINT, signal.SIG_IGN)
     )
     try:
-        return list(_counted(pool.map(describe, items, chunksize=8), len(items), progress))
+        return list(_counted(pool.map(describe, splits_of, pairs_of, chunksize=8), len(pairs_of), progress))
     finally:
         pool.shutdown(cancel_futures=True)
 
@@ -419,10 +396,6 @@ def _fingerprints(benchmark: Benchmark, splits: Splits, workers: int, progress: 
 def available_cores() -> int:
     """Cores that this process may use."""
     return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
-
-
-def _describe(benchmark: Benchmark, item: tuple[str, Pair]) -> Fingerprint:
-    return fingerprint_pair(benchmark, *item)
 
 
 def _counted(fingerprints: Iterable[Fingerprint], total: int, progress: TellProgress) -> Iterable[Fingerprint]:

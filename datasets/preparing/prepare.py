@@ -22,7 +22,6 @@ from filelock import FileLock, Timeout
 
 from harness.datasets.base import DatasetError
 from harness.datasets.preparing import TellProgress, unpacking
-from harness.datasets.preparing.unpacking import ArchiveLimits
 from harness.datasets.reading.folder_benchmark import FolderBenchmark
 
 FOLDER = ".downloads"
@@ -36,13 +35,7 @@ _RETRIES = 5
 
 @dataclass(frozen=True, kw_only=True)
 class Archive:
-    """An archive on disk.
-
-    Args:
-        source: URL or path that the user gave.
-        size: bytes.
-        sha256: hash of the whole file, hexadecimal.
-    """
+    """An archive on disk: the URL or path that the user gave, where it lies, its bytes, the hash of the whole file, hexadecimal."""
 
     source: str
     path: Path
@@ -215,11 +208,6 @@ def record(archives: list[Archive], data_root: Path) -> None:
     temporary.replace(folder / "seen.json")
 
 
-def as_plain(archive: Archive) -> dict[str, str | int]:
-    """The archive's fields, JSON-ready."""
-    return {**asdict(archive), "path": archive.path.name}
-
-
 RECEIPT = ".prepared.json"
 """In the benchmark's folder: where it came from, with size and hash."""
 
@@ -251,7 +239,6 @@ def prepare(
     progress: TellProgress,
     sha256: Sequence[str] = (),
     sizes: Sequence[int] = (),
-    limits: ArchiveLimits | None = None,
 ) -> Prepared:
     """Obtain, verify, unpack, read and put in place.
 
@@ -259,9 +246,7 @@ def prepare(
         benchmark: what the archives hold together.
         sources: URLs or paths.
         data_root: where the benchmark's folder goes.
-        progress: told of every step.
-        sha256: known hashes, one a source, or none.
-        sizes: known sizes in bytes, one a source, or none.
+        sha256, sizes: known hashes and sizes in bytes, one a source, or none.
 
     Raises:
         DatasetError: anything is missing, wrong, hostile or already there. No folder that looks whole is left.
@@ -286,8 +271,12 @@ def prepare(
         return _already_there(benchmark, folder, archives, verified)
     staging = data_root / f".unpacking-{benchmark.name}-{socket.gethostname()}-{os.getpid()}"
     try:
-        counts, layout = _stage(benchmark, archives, staging, progress=progress, limits=limits)
-        _publish(benchmark, staging, folder)
+        located, counts, layout = _stage(benchmark, archives, staging, progress=progress)
+        try:
+            os.rename(located, folder)
+        except OSError as error:
+            raise DatasetError(f"cannot put {benchmark.title} at {folder} ({error.strerror})") from error
+        shutil.rmtree(staging, ignore_errors=True)
     except BaseException:
         shutil.rmtree(staging, ignore_errors=True)
         raise
@@ -298,56 +287,37 @@ def prepare(
 
 
 def _stage(
-    benchmark: FolderBenchmark,
-    archives: Sequence[Archive],
-    staging: Path,
-    *,
-    progress: TellProgress,
-    limits: ArchiveLimits | None,
-) -> tuple[dict[str, int], str]:
+    benchmark: FolderBenchmark, archives: Sequence[Archive], staging: Path, *, progress: TellProgress
+) -> tuple[Path, dict[str, int], str]:
+    """Unpack into ``staging`` and read; the benchmark's folder there, its images by split, its layout."""
     for archive in archives:
         try:
-            unpacking.unpack(archive.path, staging, progress=progress, limits=limits)
+            unpacking.unpack(archive.path, staging, progress=progress)
         except DatasetError:
             if is_url(archive.source):
                 discard_partial(archive.path)  # damaged or hostile: the next call starts over
             raise
-    located = _only(benchmark, staging)
-    splits = benchmark.splits(located)
-    parts = {"train": splits.train, "val": splits.val, **splits.test}
-    for pairs in parts.values():
-        benchmark.read(pairs[0])
-    counts = {name: len(pairs) for name, pairs in parts.items()}
-    receipt = {
-        "benchmark": benchmark.name,
-        "layout": splits.layout,
-        "rule": splits.rule,
-        "counts": counts,
-        "archives": [as_plain(archive) for archive in archives],
-    }
-    (located / RECEIPT).write_text(json.dumps(receipt, indent=1) + "\n", encoding="utf-8")
-    return counts, splits.layout
-
-
-def _only(benchmark: FolderBenchmark, staging: Path) -> Path:
-    """The benchmark's folder among what was unpacked, whatever the archive calls it."""
-    roots = benchmark.inside(staging)
+    roots = benchmark.inside(staging)  # whatever the archive calls it
     if not roots:
         names = ", ".join(layout.name for layout in benchmark.layouts())
         raise DatasetError(f"the archive holds no {benchmark.title} in a layout that is known ({names})")
     if len(roots) > 1:
         names = " and ".join(str(path.relative_to(staging)) for path in roots)
         raise DatasetError(f"the archive holds {benchmark.title} more than once: {names}")
-    return roots[0]
-
-
-def _publish(benchmark: FolderBenchmark, staging: Path, folder: Path) -> None:
-    located = _only(benchmark, staging)
-    try:
-        os.rename(located, folder)
-    except OSError as error:
-        raise DatasetError(f"cannot put {benchmark.title} at {folder} ({error.strerror})") from error
-    shutil.rmtree(staging, ignore_errors=True)
+    located = roots[0]
+    splits = benchmark.splits(located)
+    for pairs in splits.parts.values():
+        benchmark.read(pairs[0])
+    counts = {name: len(pairs) for name, pairs in splits.parts.items()}
+    receipt = {
+        "benchmark": benchmark.name,
+        "layout": splits.layout,
+        "rule": splits.rule,
+        "counts": counts,
+        "archives": [{**asdict(archive), "path": archive.path.name} for archive in archives],
+    }
+    (located / RECEIPT).write_text(json.dumps(receipt, indent=1) + "\n", encoding="utf-8")
+    return located, counts, splits.layout
 
 
 def _already_there(
@@ -384,8 +354,8 @@ def remove_leftovers(data_root: Path, name: str) -> None:
 def _alive(process: int) -> bool:
     try:
         os.kill(process, 0)
+    except PermissionError:  # another user's
+        return True
     except ProcessLookupError:
         return False
-    except PermissionError:
-        return True
     return True

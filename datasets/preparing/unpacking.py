@@ -30,11 +30,7 @@ _MOST_AT_ONCE = 1 << 26
 _STREAMED = 0x08
 """Flag of a zip's file: sizes and checksum follow its content."""
 
-_COMPRESSED: dict[bytes, Callable[..., Any]] = {
-    b"\x1f\x8b": gzip.open,
-    b"BZh": bz2.open,
-    b"\xfd7zXZ\x00": lzma.open,
-}
+_COMPRESSED: dict[bytes, Callable[..., Any]] = {b"\x1f\x8b": gzip.open, b"BZh": bz2.open, b"\xfd7zXZ\x00": lzma.open}
 _DAMAGE = (
     zipfile.BadZipFile,
     tarfile.TarError,

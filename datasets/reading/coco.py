@@ -225,9 +225,6 @@ class CocoLayout(Layout):
     def parts_at(self, root: Path) -> dict[str, Paired]:
         return {part: self._read(path, root) for part, path in self.files(root).items()}
 
-    def image_folders(self, root: Path) -> set[Path]:
-        return {pair.image.parent for part in self.parts_at(root).values() for pair in part.pairs}
-
     def _read(self, path: Path, root: Path) -> Paired:
         names = list(load(path).images)
         for name in names:
@@ -250,7 +247,7 @@ class CocoLayout(Layout):
         pairs = [
             Pair(stem=stem, image=folder / name, mask=path, entry=name) for stem, name in zip(stems, names, strict=True)
         ]
-        return Paired(pairs=tuple(pairs), unpaired_images=(), unused_masks=())
+        return Paired(pairs=tuple(pairs))
 
 
 def _is_likely(path: Path) -> bool:

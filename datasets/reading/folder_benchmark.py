@@ -11,11 +11,11 @@ from typing import ClassVar, Literal
 import numpy as np
 
 from harness.datasets.base import Benchmark, DataOptions, DatasetError, Pair, Sample, Splits
-from harness.datasets.reading import decoding, lists, splitting
+from harness.datasets.reading import decoding, splitting
 from harness.datasets.reading.layouts import Layout, plain_folder_name, recognise, subfolders
-from harness.datasets.reading.lists import Arranged, Pairs
 from harness.datasets.reading.opening import stored_size
 from harness.datasets.reading.pairing import Paired
+from harness.datasets.reading.splitting import Arranged, Pairs
 
 AUTOGLUON = "https://automl-mm-bench.s3.amazonaws.com/semantic_segmentation"
 """Where AutoGluon keeps its archives, as Conv-LoRA used them."""
@@ -107,9 +107,7 @@ class FolderBenchmark(Benchmark):
         if not candidates:
             tried = ", ".join(str(data_root / name) for name in self.folders)
             part = next((words for folder in (*named, data_root) if (words := self._part_of_it(folder))), "")
-            raise DatasetError(
-                part or f"no {self.title} in {data_root} (tried {tried}); {self._how_to_get()}",
-            )
+            raise DatasetError(part or f"no {self.title} in {data_root} (tried {tried}); {self._how_to_get()}")
         if len(candidates) > 1:
             listed = " and ".join(str(path) for path in candidates)
             raise DatasetError(
@@ -211,7 +209,7 @@ class FolderBenchmark(Benchmark):
 
     def split_by_list(self, pairs: Sequence[Pair], name: str) -> Arranged | None:
         """Test images by a committed list of stems, validation carved from the rest; None where none is there."""
-        listed = lists.committed(name)
+        listed = splitting.committed(name)
         tested = tuple(pair for pair in pairs if pair.stem.casefold() in listed)
         if not tested:
             return None

@@ -79,7 +79,7 @@ class ClassFolders(Layout):
                 )
             label = self.classes.index(path.name) if images else 0
             pairs += [Pair(stem=f"{path.name}/{image.stem}", image=image, mask=image, label=label) for image in images]
-        return Paired(pairs=tuple(pairs), unpaired_images=(), unused_masks=())
+        return Paired(pairs=tuple(pairs))
 
 
 def counts_by_class(pairs: Sequence[Pair], classes: Sequence[str]) -> dict[str, int]:

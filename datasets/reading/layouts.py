@@ -85,9 +85,9 @@ class Layout(ABC):
             DatasetError: files that a list names are missing, or two files have one stem.
         """
 
-    @abstractmethod
     def image_folders(self, root: Path) -> set[Path]:
         """Folders of images that this layout uses."""
+        return {pair.image.parent for part in self.parts_at(root).values() for pair in part.pairs}
 
     def where(self, root: Path) -> dict[str, tuple[str, bool]]:
         """Part -> (where it lies, in words, and whether it is there); nothing where a layout has no known parts."""
@@ -212,7 +212,7 @@ class CsvLayout(Layout):
                     f"two files with one stem in {path}: {pairs[image.stem.casefold()].image} and {image}"
                 )
             pairs[image.stem.casefold()] = Pair(stem=image.stem, image=image, mask=mask)
-        return Paired(pairs=tuple(pairs.values()), unpaired_images=(), unused_masks=())
+        return Paired(pairs=tuple(pairs.values()))
 
 
 def _read_rows(path: Path, columns: Callable[[Path], tuple[str, str]]) -> list[tuple[str, str]]:

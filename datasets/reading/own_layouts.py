@@ -76,9 +76,6 @@ class OneFolder(Layout):
         }
         return {"all": parts["all"]} if "all" in parts else parts
 
-    def image_folders(self, root: Path) -> set[Path]:
-        return {pair.image.parent for part in self.parts_at(root).values() for pair in part.pairs}
-
 
 def _in_one_folder(folder: Path) -> Paired:
     files = image_files(folder, MASK_EXTENSIONS)
@@ -91,7 +88,7 @@ def _in_one_folder(folder: Path) -> Paired:
     try:
         return pair_files(images, masks, bare=True)
     except DatasetError:  # two files with one name: whatever this folder is, it is not pairs
-        return Paired(pairs=(), unpaired_images=(), unused_masks=())
+        return Paired(pairs=())
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -100,15 +97,13 @@ class OwnCsv(CsvLayout):
 
     name: str = "csv"
     lists: ClassVar[tuple[str, ...]] = ("train", "val", "test")
+    image_folders = Layout.image_folders
 
     def matches(self, root: Path) -> bool:
         return bool(self._files(root))
 
     def parts_at(self, root: Path) -> dict[str, Paired]:
         return {part: self._read(path, keep=None) for part, path in self._files(root).items()}
-
-    def image_folders(self, root: Path) -> set[Path]:
-        return {pair.image.parent for part in self.parts_at(root).values() for pair in part.pairs}
 
     def columns(self, path: Path) -> tuple[str, str]:
         columns = _columns(path)
@@ -243,9 +238,6 @@ class Patterns(Layout):
             elif several and several[0] != name:
                 masks[name] = several[0]
         return masks
-
-    def image_folders(self, root: Path) -> set[Path]:
-        return {pair.image.parent for part in self.parts_at(root).values() for pair in part.pairs}
 
 
 def _walked(folder: Path) -> Iterator[Path]:

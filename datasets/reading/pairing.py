@@ -34,8 +34,8 @@ class Paired:
     """
 
     pairs: tuple[Pair, ...]
-    unpaired_images: tuple[Path, ...]
-    unused_masks: tuple[Path, ...]
+    unpaired_images: tuple[Path, ...] = ()
+    unused_masks: tuple[Path, ...] = ()
 
 
 def is_image(name: str, extensions: frozenset[str] = IMAGE_EXTENSIONS) -> bool:

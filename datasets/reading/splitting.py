@@ -1,4 +1,5 @@
-"""Splits that nobody published are carved here, by one rule: order by a hash of seed and stem, take the first.
+"""Splits given as text files, one stem a line; those that nobody published are carved, by one rule: order by a hash of seed and
+stem, take the first.
 
 The order depends on nothing but seed and stem: not on the file system, not on the layout, not on which other files are
 there.
@@ -9,10 +10,15 @@ from __future__ import annotations
 import hashlib
 from collections.abc import Callable, Sequence
 from itertools import groupby
+from pathlib import Path
 
 from harness.datasets.base import DatasetError, Pair
+from harness.datasets.reading.pairing import IMAGE_EXTENSIONS
 
 Group = Callable[[Pair], str]
+Pairs = tuple[Pair, ...]
+Arranged = tuple[Pairs, Pairs, dict[str, Pairs], str]
+"""(train, val, test splits by name, rule in words)"""
 
 
 def own_stem(pair: Pair) -> str:
@@ -25,9 +31,7 @@ def draw_key(seed: int, group: str) -> str:
     return hashlib.sha256(f"{seed}:{group}".encode()).hexdigest()
 
 
-def carve(
-    pairs: Sequence[Pair], *, count: int, seed: int, group: Group = own_stem
-) -> tuple[tuple[Pair, ...], tuple[Pair, ...]]:
+def carve(pairs: Sequence[Pair], *, count: int, seed: int, group: Group = own_stem) -> tuple[Pairs, Pairs]:
     """Carve ``count`` pairs out of ``pairs``; returns (rest, carved), each in the order given.
 
     Args:
@@ -58,3 +62,60 @@ def carve(
 def share(total: int, fraction: float) -> int:
     """``fraction`` of ``total``, rounded, at least one."""
     return max(1, round(total * fraction))
+
+
+def read_list(path: Path) -> list[str]:
+    """Stems of a list; blank lines, comments (``#``), folders and the extensions of images are dropped."""
+    try:
+        text = path.read_text(encoding="utf-8-sig")  # some editors write a byte order mark
+    except (OSError, UnicodeDecodeError) as error:
+        raise DatasetError(f"{path} is no readable list ({error})") from error
+    lines = [line.strip().replace("\\", "/") for line in text.splitlines()]
+    return [_stem(line) for line in lines if line and not line.startswith("#")]
+
+
+def _stem(line: str) -> str:
+    """What follows a dot is dropped where it makes an image of the name; a stem may hold dots of its own."""
+    name = Path(line)
+    return name.stem if name.suffix.lower() in IMAGE_EXTENSIONS else name.name
+
+
+def committed(name: str) -> frozenset[str]:
+    """Stems of a list that is kept in this package, casefolded."""
+    return frozenset(stem.casefold() for stem in read_list(Path(__file__).parents[1] / "manifests" / f"{name}.txt"))
+
+
+def select(pairs: Sequence[Pair], stems: Sequence[str], *, source: Path) -> Pairs:
+    """The pairs that ``stems`` names, in the list's order.
+
+    Raises:
+        DatasetError: a stem without a file, or named twice.
+    """
+    by_stem = {pair.stem.casefold(): pair for pair in pairs}
+    missing = [stem for stem in stems if stem.casefold() not in by_stem]
+    if missing:
+        raise DatasetError(f"{source} names {len(missing)} images that are not there, the first is {missing[0]}")
+    if len(set(stems)) < len(stems):
+        raise DatasetError(f"{source} names an image twice")
+    return tuple(by_stem[stem.casefold()] for stem in stems)
+
+
+def split_by_lists(pairs: Sequence[Pair], folder: Path) -> Arranged:
+    """Split by ``train.txt``, ``val.txt`` and ``test.txt`` of ``folder``, as `FolderBenchmark.arrange` returns it.
+
+    Raises:
+        DatasetError: a list is missing, names absent images, or shares one with another list.
+    """
+    chosen: dict[str, Pairs] = {}
+    for split in ("train", "val", "test"):
+        path = folder / f"{split}.txt"
+        if not path.is_file():
+            raise DatasetError(
+                f"{folder} has no {split}.txt; complete the lists or move the folder away to carve splits"
+            )
+        chosen[split] = select(pairs, read_list(path), source=path)
+    every = [pair.stem for part in chosen.values() for pair in part]
+    if len(set(every)) < len(every):
+        raise DatasetError(f"the lists in {folder} name an image in two splits")
+    sizes = "/".join(str(len(part)) for part in chosen.values())
+    return chosen["train"], chosen["val"], {"test": chosen["test"]}, f"lists in {folder.name}/ ({sizes})"

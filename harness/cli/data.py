@@ -151,12 +151,7 @@ def run_prepare(arguments: argparse.Namespace) -> int:
     root = _folder(arguments)
     with _writing(root), _progress() as progress:
         done = prepare(
-            benchmark,
-            arguments.sources,
-            root,
-            progress=progress,
-            sha256=arguments.sha256,
-            sizes=arguments.size,
+            benchmark, arguments.sources, root, progress=progress, sha256=arguments.sha256, sizes=arguments.size
         )
     if arguments.json:
         print(json.dumps({**asdict(done), "folder": str(done.folder)}, indent=1, default=str))
@@ -231,9 +226,7 @@ def _plain(report: Any) -> dict[str, Any]:
         "layout": splits.layout if splits else None,
         "rule": splits.rule if splits else None,
         "note": splits.note if splits else None,
-        "counts": {"train": len(splits.train), "val": len(splits.val), **{k: len(v) for k, v in splits.test.items()}}
-        if splits
-        else {},
+        "counts": {name: len(pairs) for name, pairs in splits.parts.items()} if splits else {},
         "verdicts": [asdict(verdict) for verdict in report.verdicts],
     }
 

@@ -238,20 +238,12 @@ def _add_published(options: argparse.Namespace) -> int:
 
 def _cell(options: argparse.Namespace) -> Published:
     parameters = options.metric == PARAMETERS
+    as_given = ("paper", "table", "metric", "options", "value", "spread", "spread_kind", "runs", "source", "mark")
     return Published(
-        paper=options.paper,
-        table=options.table,
         method=METHODS.resolve(options.method),
         benchmark="" if parameters else BENCHMARKS.resolve(options.benchmark),
         split="" if parameters else options.split,
-        metric=options.metric,
-        options=options.options,
-        value=options.value,
-        spread=options.spread,
-        spread_kind=options.spread_kind,
-        runs=options.runs,
-        source=options.source,
-        mark=options.mark,
+        **{name: getattr(options, name) for name in as_given},
     )
 
 

@@ -97,11 +97,7 @@ class Survey:
 
 
 def survey(
-    results: Path,
-    *,
-    tasks: Mapping[str, Task] | None = None,
-    cluster: str = "",
-    keys: Iterable[str] | None = None,
+    results: Path, *, tasks: Mapping[str, Task] | None = None, cluster: str = "", keys: Iterable[str] | None = None
 ) -> Survey:
     """The state of every run below a results folder, as it is now.
 
@@ -201,12 +197,7 @@ def _starts(folder: Path, problems: Problems) -> list[Attempt]:
 
 
 def _unfinished(
-    chunk: Chunk,
-    index: int,
-    task: str,
-    last: Attempt | None,
-    sweep: Sweep | None,
-    tasks: Mapping[str, Task] | None,
+    chunk: Chunk, index: int, task: str, last: Attempt | None, sweep: Sweep | None, tasks: Mapping[str, Task] | None
 ) -> tuple[str, str]:
     on_cluster = chunk.on_cluster(tasks, index) if tasks is not None and task else None
     lease_s = LEASE_SECONDS if sweep is None else sweep.lease_s

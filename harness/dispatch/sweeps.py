@@ -296,16 +296,10 @@ class _Intent:
 
 
 @dataclass(frozen=True, kw_only=True)
-class _Answer:
-    """What ``chunk.<n>.job.json`` holds."""
+class _Later:
+    """What ``chunk.<n>.job.json`` holds, which is ``job``, or ``chunk.<n>.closed.json``."""
 
     job: str = ""
-
-
-@dataclass(frozen=True, kw_only=True)
-class _Closing:
-    """What ``chunk.<n>.closed.json`` holds."""
-
     reason: str = ""
     ends: dict[str, str] = field(default_factory=dict)
 
@@ -340,11 +334,11 @@ def read_chunk(path: Path) -> Chunk:
     """Raises UsageError where its intent or what lies beside it is damaged."""
     try:
         intent = read_as(path, _Intent)
-        answer = read_as(beside_chunk(path, "job"), _Answer) if beside_chunk(path, "job").exists() else _Answer()
-        closing = (
-            read_as(beside_chunk(path, "closed"), _Closing) if beside_chunk(path, "closed").exists() else _Closing()
+        answer, closing = (
+            read_as(file, _Later) if (file := beside_chunk(path, kind)).exists() else _Later()
+            for kind in ("job", "closed")
         )
-        _check_names(path, intent, answer)
+        _check_names(path, intent, answer.job)
     except (OSError, ValueError) as error:
         raise unreadable(path, error) from error
     return Chunk(
@@ -390,24 +384,19 @@ def read_readable(read: Callable[[Path], T], path: Path, place: Path, problems: 
         return None
 
 
-def _check_names(path: Path, intent: _Intent, answer: _Answer) -> None:
+def _check_names(path: Path, intent: _Intent, job: str) -> None:
     """What becomes a path, or a word of a command to the cluster: under another name it would cancel another job."""
     for run in intent.runs:
         if not re.fullmatch(r"[0-9a-f]{16}", run.key):
             raise ValueError(f"{run.key!r} is no key of a run")
     if intent.name != name_of(path):
         raise ValueError("it names another job than its own")
-    if not re.fullmatch(r"\d{0,20}", answer.job):
+    if not re.fullmatch(r"\d{0,20}", job):
         raise ValueError("it names no job of a cluster")
 
 
 def begin_sweep(
-    results: Path,
-    *,
-    executor: str,
-    command: str,
-    frozen: Path | None = None,
-    settings: Mapping[str, Any] | None = None,
+    results: Path, *, executor: str, command: str, frozen: Path | None = None, settings: Mapping[str, Any] | None = None
 ) -> tuple[Sweep, Path]:
     """Write down who submits what with which code."""
     sweep = Sweep(

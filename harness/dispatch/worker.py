@@ -22,15 +22,7 @@ from harness.dispatch.attempt_end import end_from_state, exceeded_memory, reason
 from harness.dispatch.attempts import Holder, attempts, close, state_folder
 from harness.dispatch.frozen_start import COPY, STATUS
 from harness.dispatch.slurm.client import Slurm
-from harness.dispatch.supervise import (
-    Meeting,
-    StartOutcome,
-    StopSignals,
-    WorkerContext,
-    fork_child,
-    supervise,
-    watch,
-)
+from harness.dispatch.supervise import Meeting, StartOutcome, StopSignals, WorkerContext, fork_child, supervise, watch
 from harness.dispatch.sweeps import Chunk, Sweep, job_log, read_chunk, read_sweep, settled
 from harness.planning.job import Job
 from harness.system.errors import UsageError

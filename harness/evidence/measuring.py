@@ -411,9 +411,16 @@ def measure_insides(asked: Measure, *, device: torch.device, tell: Callable[[str
         merging.merge(mode, calibration=[batch.to(device) for batch in calibration])
         deviations = block_deviations(encoder, folded.encoder, batches, device=device)
         merged[mode] = [rounded(value) for value in deviations]
-    blocks = []
-    for index, (now, then) in enumerate(zip(after, before, strict=True)):
-        blocks.append(_block(now, then, window=shape.blocks[index].window, grid=grid, patch=shape.patch))
+    blocks = [
+        BlockEvidence(
+            window=block.window,
+            uniform_px=rounded(uniform_distance(grid, window=block.window, patch=shape.patch)),
+            trained=now.inside,
+            frozen=then.inside,
+            update=now.update,
+        )
+        for block, now, then in zip(shape.blocks, after, before, strict=True)
+    ]
     return EvidenceRecord(
         key=run.key,
         state=trained.digest,
@@ -426,11 +433,6 @@ def measure_insides(asked: Measure, *, device: torch.device, tell: Callable[[str
         environment=environment(device),
         finished=datetime.now(UTC).isoformat(timespec="seconds"),
     )
-
-
-def _block(now: Seen, then: Seen, *, window: int, grid: tuple[int, int], patch: int) -> BlockEvidence:
-    uniform = rounded(uniform_distance(grid, window=window, patch=patch))
-    return BlockEvidence(window=window, uniform_px=uniform, trained=now.inside, frozen=then.inside, update=now.update)
 
 
 def frozen_encoder(run: Run, checkpoint: Path | None) -> Any:

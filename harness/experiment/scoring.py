@@ -130,11 +130,8 @@ class Scoring:
             together.merge(scorers[name])
         generated = self._rules.data == "sample" and not self._rules.own_classes  # whose numbers rank nothing anyway
         if not (blank or generated) and together.draws_nothing():
-            alone = (
-                self._data.benchmark.task == "multiclass"
-                and self._rules.mask_tokens == 1
-                and self._rules.decoder == "sam"
-            )
+            rules = self._rules
+            alone = self._data.benchmark.task == "multiclass" and rules.mask_tokens == 1 and rules.decoder == "sam"
             raise Blank(
                 f"the epoch that validation chose draws no object in any of {len(together)} test images; "
                 + ("take more mask tokens (--set mask_tokens=10), " if alone else "")

@@ -21,6 +21,7 @@ from harness.models.known import RENAMED, TIMM, Backbone, known_backbones
 from harness.system.errors import UsageError, did_you_mean
 
 
+@lru_cache(maxsize=64)
 def timm_backbone(model: str) -> Backbone:
     """The entry of timm's ``model``, its numbers read off one built without memory.
 
@@ -32,9 +33,8 @@ def timm_backbone(model: str) -> Backbone:
 
     if not timm.is_model(model):
         near = did_you_mean(model, timm.list_models("vit_*"))
-        raise UsageError(
-            f"unknown backbone 'timm/{model}'{near if 'did you mean' in near else '; see timm.list_models()'}"
-        )
+        near = near if "did you mean" in near else "; see timm.list_models()"
+        raise UsageError(f"unknown backbone 'timm/{model}'{near}")
     with torch.device("meta"):
         vit: Any = timm.create_model(model, num_classes=0)
     if lacking := list(_lacking(vit)):
@@ -127,7 +127,7 @@ def backbone(name: str) -> Backbone:
             f"the toy backbone {plain!r} is called {RENAMED[plain]!r} now{note}; older records keep working"
         )
     if plain.startswith(TIMM):
-        return _ask_timm(plain.removeprefix(TIMM))
+        return timm_backbone(plain.removeprefix(TIMM))
     if re.match(r"dino|deit|beit|eva|siglip|clip|vit_(tiny|small|base|large|huge)", plain):
         example = "vit_small_patch16_dinov3" if "dinov3" in plain else "vit_small_patch14_dinov2"
         raise UsageError(f"unknown backbone {name!r}: a plain ViT of timm is timm/MODEL, such as {TIMM}{example}")
@@ -210,13 +210,7 @@ def decoder_parameters(
 
 
 def trained_in_decoder(
-    config: MethodConfig,
-    name: str,
-    *,
-    task: Task,
-    num_classes: int = 2,
-    mask_tokens: int = 1,
-    decoder: Decoder = "sam",
+    config: MethodConfig, name: str, *, task: Task, num_classes: int = 2, mask_tokens: int = 1, decoder: Decoder = "sam"
 ) -> int:
     """What a method with ``config`` trains outside of the encoder; see `decoder_parameters`."""
     if not config.trains:
@@ -254,8 +248,3 @@ def total_parameters(
     trained = decoder_parameters(name, task=task, num_classes=num_classes, mask_tokens=mask_tokens, decoder=decoder)
     frozen = backbone(name).decoder.frozen if decoder == "sam" else 0
     return encoder_parameters(name, image_size=image_size) + trained + frozen
-
-
-@lru_cache(maxsize=64)
-def _ask_timm(model: str) -> Backbone:
-    return timm_backbone(model)

@@ -7,6 +7,7 @@ import re
 import warnings
 import zipfile
 from collections.abc import Callable, Iterable, Mapping, Sequence
+from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -68,7 +69,6 @@ class Mismatch(UsageError):
     """A file that is another model than it should be.
 
     Args:
-        told: the message.
         fitting: names that fit.
         problems: ``missing``, ``unexpected``, ``shape`` or ``type`` -> every tensor of which that is so.
     """
@@ -120,11 +120,8 @@ def read_tensors(path: Path) -> dict[str, Tensor]:
     import torch
     from safetensors.torch import load_file
 
-    tensors = _read(
-        path,
-        safetensors=load_file,
-        pickled=lambda file: torch.load(file, map_location="cpu", weights_only=True),
-    )
+    load = partial(torch.load, map_location="cpu", weights_only=True)
+    tensors = _read(path, safetensors=load_file, pickled=load)
     _require_finite(tensors, path)
     return tensors
 
@@ -206,19 +203,15 @@ def _read(
         AttributeError,
         OSError,
     ) as error:
-        raise UsageError(
-            f"checkpoint {path} is truncated or damaged; download it again ({_first_line(error)})"
-        ) from error
+        reason = (str(error).splitlines() or [type(error).__name__])[0][:120]
+        raise UsageError(f"checkpoint {path} is truncated or damaged; download it again ({reason})") from error
     for wrapper in ("model", "state_dict"):
         if isinstance(content, dict) and isinstance(content.get(wrapper), dict):
             content = content[wrapper]
-    if (
-        not isinstance(content, dict)
-        or not all(isinstance(value, torch.Tensor) for value in content.values())
-        or not content
-    ):
+    tensors = content.values() if isinstance(content, dict) else ()
+    if not tensors or not all(isinstance(value, torch.Tensor) for value in tensors):
         raise UsageError(f"checkpoint {path} holds no dictionary of tensors; save a model's state_dict")
-    if any(tensor.is_quantized for tensor in content.values()):
+    if any(tensor.is_quantized for tensor in tensors):
         raise UsageError(f"checkpoint {path} is {family_of(content)}; give the file that it was made from")
     return content
 
@@ -243,10 +236,6 @@ def _is_bare_pickle(path: Path) -> bool:
     """A pickle of protocol 2 or later that torch.save did not put into an archive."""
     with path.open("rb") as file:
         return file.read(1) == b"\x80"
-
-
-def _first_line(error: Exception) -> str:
-    return (str(error).splitlines() or [type(error).__name__])[0][:120]
 
 
 def require_match(state: Mapping[str, Tensor], expected: Mapping[str, Tensor], *, path: Path, backbone: str) -> None:

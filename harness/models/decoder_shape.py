@@ -49,7 +49,8 @@ class DecoderShape:
         """Parameters of decoder and head that every method trains: no IoU head, no spare tokens, one hypernetwork
         MLP."""
         narrow = 3 * _linear(self.dim, self.dim // 2) + _linear(self.dim // 2, self.dim)
-        layer = 4 * _linear(self.dim, self.dim) + 2 * narrow + _mlp(self.dim, self.mlp_dim) + 4 * 2 * self.dim
+        mlp = _linear(self.dim, self.mlp_dim) + _linear(self.mlp_dim, self.dim)
+        layer = 4 * _linear(self.dim, self.dim) + 2 * narrow + mlp + 4 * 2 * self.dim
         transformer = self.depth * layer + narrow + 2 * self.dim
         quarter, eighth = self.dim // 4, self.dim // 8
         upscaling = 4 * self.dim * quarter + quarter + 2 * quarter + 4 * quarter * eighth + eighth
@@ -65,13 +66,8 @@ class DecoderShape:
         iou_head = 2 * _linear(self.dim, self.dim) + _linear(self.dim, tokens)
         quarter = self.mask_channels // 4
         masks = (
-            4 * quarter
-            + quarter
-            + 2 * quarter
-            + 4 * quarter * self.mask_channels
-            + self.mask_channels
-            + 2 * self.mask_channels
-        )
+            7 * quarter + 4 * quarter * self.mask_channels + 3 * self.mask_channels
+        )  # two convolutions and their norms
         prompts = 6 * self.dim + masks + _linear(self.mask_channels, self.dim)
         score = 2 * _linear(self.dim, self.dim) + _linear(self.dim, 1) + self.dim if self.finer_maps else 0
         return SPARE_TOKENS * (self.hypernetwork + self.dim) + iou_head + prompts + score
@@ -79,7 +75,3 @@ class DecoderShape:
 
 def _linear(inputs: int, outputs: int) -> int:
     return inputs * outputs + outputs
-
-
-def _mlp(dim: int, hidden: int) -> int:
-    return _linear(dim, hidden) + _linear(hidden, dim)

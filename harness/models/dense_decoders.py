@@ -96,11 +96,9 @@ class MaskTransformer(nn.Module):
 
 def dense_decoder(name: Decoder, *, dim: int, classes: int, fused: bool = True) -> nn.Module:
     """The decoder that a protocol names; draws its weights from torch's generator."""
-    if name in LABELLING:
-        return Classifier(dim, classes=classes)
-    return (
-        LinearDecoder(dim, classes=classes) if name == "linear" else MaskTransformer(dim, classes=classes, fused=fused)
-    )
+    if name == "mask-transformer":
+        return MaskTransformer(dim, classes=classes, fused=fused)
+    return (Classifier if name in LABELLING else LinearDecoder)(dim, classes=classes)
 
 
 def _initialise(module: nn.Module) -> None:

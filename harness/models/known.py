@@ -247,14 +247,7 @@ def known_backbones() -> dict[str, Backbone]:
         _sam2("tiny", depths=(1, 2, 7, 2), global_blocks=(5, 7, 9)),
         _sam2("small", depths=(1, 2, 11, 2), global_blocks=(7, 10, 13)),
         _sam2("base_plus", dim=112, heads=2, depths=(2, 3, 16, 3), global_blocks=(12, 16, 20), coarse=14),
-        _sam2(
-            "large",
-            dim=144,
-            heads=2,
-            depths=(2, 6, 36, 4),
-            windows=(8, 4, 16, 8),
-            global_blocks=(23, 33, 43),
-        ),
+        _sam2("large", dim=144, heads=2, depths=(2, 6, 36, 4), windows=(8, 4, 16, 8), global_blocks=(23, 33, 43)),
         Backbone(
             name="tiny_sam2",
             shape=replace(tiny_hiera, image_size=128, neck_dim=64),

@@ -162,12 +162,7 @@ class RotaryEncoder(nn.Module):
     """
 
     def __init__(
-        self,
-        blocks: list[RotaryBlock],
-        *,
-        shape: BackboneShape,
-        rotations: Rotations,
-        activation_checkpointing: bool,
+        self, blocks: list[RotaryBlock], *, shape: BackboneShape, rotations: Rotations, activation_checkpointing: bool
     ) -> None:
         super().__init__()
         self.blocks = nn.ModuleList(blocks)

@@ -74,8 +74,7 @@ class SAM3Encoder(RotaryEncoder):
         first = self.shape.blocks[0]
         head_dim, window = first.dim // first.heads, first.window
         self.note_grid(
-            images,
-            lambda height, width: axial_rotations(height, width, head_dim=head_dim, squeeze=window / width),
+            images, lambda height, width: axial_rotations(height, width, head_dim=head_dim, squeeze=window / width)
         )
         self.rotations.window = axial_rotations(window, window, head_dim=head_dim, squeeze=1.0).to(images.device)
         return self.ln_pre(self.patch_embed(images) + self._positions())

@@ -221,7 +221,7 @@ class DenseSegmenter(Segmenter):
         return ((f"decoder.{name}", parameter) for name, parameter in self.decoder.named_parameters())
 
 
-class QuerySegmenter(Segmenter):
+class QuerySegmenter(DenseSegmenter):
     """A segmenter with `harness.models.mask2former`, whose queries each give a mask and a class.
 
     Args:
@@ -230,18 +230,10 @@ class QuerySegmenter(Segmenter):
         binary: the classes are background and foreground.
     """
 
-    def __init__(self, *, encoder: nn.Module, decoder: nn.Module, binary: bool) -> None:
-        super().__init__(encoder=encoder)
-        self.decoder = decoder
-        self.binary = binary
-
     def decode(self, embedding: Tensor) -> SegmenterOutput:
         (masks, classes), *before = self.decoder(embedding)
         auxiliary = tuple(SegmenterOutput(*layer) for layer in before)
         return SegmenterOutput(masks, classes, foreground=self.binary, auxiliary=auxiliary)
-
-    def decoder_parameters(self) -> Iterator[tuple[str, nn.Parameter]]:
-        return ((f"decoder.{name}", parameter) for name, parameter in self.decoder.named_parameters())
 
 
 def upsample(logits: Tensor, size: tuple[int, int]) -> Tensor:

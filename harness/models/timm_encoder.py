@@ -50,12 +50,7 @@ class TimmEncoder(nn.Module):
     """Tokens pass what lies in front of `blocks` and then these, one after the other (`harness.training.prefix`)."""
 
     def __init__(
-        self,
-        vit: VisionTransformer,
-        *,
-        shape: BackboneShape,
-        fused: bool,
-        activation_checkpointing: bool,
+        self, vit: VisionTransformer, *, shape: BackboneShape, fused: bool, activation_checkpointing: bool
     ) -> None:
         super().__init__()
         self.patch_embed = vit.patch_embed

@@ -155,10 +155,11 @@ def understand(arguments: argparse.Namespace, settings: Settings) -> Asked:
     overrides = {**values.pop("set", {}), **overrides}
     if arguments.methods:
         values["entries"] = tuple(parse_entry(word) for word in expand(arguments.methods, all_methods()))
+    given = {dataset_name(name): path for name, path in parse_roots(arguments.dataset_root).items()}
     folders: dict[str, Path] = {}
     own_names: list[str] = []
     if arguments.datasets:
-        values["benchmarks"], folders, own_names = _benchmarks(arguments, settings)
+        values["benchmarks"], folders, own_names = _benchmarks(arguments.datasets, settings, given)
     for needed, example in (("entries", "--methods lora,naslora"), ("benchmarks", "--datasets all")):
         if not values.get(needed):
             raise UsageError(f"say {example} (or --study NAME for a whole table; --help lists everything)")
@@ -169,7 +170,7 @@ def understand(arguments: argparse.Namespace, settings: Settings) -> Asked:
     elif "seeds" not in values and settings.seeds:
         values["seeds"] = parse_seeds(settings.seeds, name=f"{settings.origins['seeds'].name}: seeds")
 
-    given = {dataset_name(name): path for name, path in parse_roots(arguments.dataset_root).items()} | folders
+    given |= folders
     files = checkpoint_paths(arguments.checkpoint)
     checkpoints = files if "" in files else {**named_table(settings, "checkpoints", resolve_backbone), **files}
     has_data = bool(arguments.data or given or settings.data or settings.datasets)
@@ -214,19 +215,18 @@ def understand(arguments: argparse.Namespace, settings: Settings) -> Asked:
 
 
 def _benchmarks(
-    arguments: argparse.Namespace, settings: Settings
+    words: str, settings: Settings, given: Mapping[str, Path]
 ) -> tuple[tuple[str, ...], dict[str, Path], list[str]]:
     """The words of ``--datasets`` as names, the folders of those that bring one (``NAME=DIR``, or a data set of one's own
-    that ``--dataset-root`` or the settings name), and which of these are one's own.
+    that ``--dataset-root``, ``given``, or the settings name), and which of these are one's own.
 
     Raises:
         UsageError: an unknown name, or two folders for one.
     """
-    given = {dataset_name(name): path for name, path in parse_roots(arguments.dataset_root).items()}
     names: list[str] = []
     folders: dict[str, Path] = {}
     known = [name for name in usable(BENCHMARKS) if not is_own(name)]
-    for word in expand(arguments.datasets, [name for name in known if name not in LABELLED]):
+    for word in expand(words, [name for name in known if name not in LABELLED]):
         name, equals, folder = word.partition("=")
         if not equals:
             name = dataset_name(word)

@@ -89,8 +89,7 @@ def manifest_hash(splits: Splits, *, folds: bool = False) -> str:
 
 def _every(splits: Splits) -> list[Pair]:
     """All pairs, in an order that no split has a say in."""
-    pairs = (*splits.train, *splits.val, *(pair for part in splits.test.values() for pair in part))
-    return sorted(pairs, key=lambda pair: pair.stem)
+    return sorted((pair for part in splits.parts.values() for pair in part), key=lambda pair: pair.stem)
 
 
 def data_fingerprint(splits: Splits, *, folds: bool = False) -> str:

@@ -24,7 +24,9 @@ def split_overrides(overrides: Mapping[str, Any]) -> tuple[dict[str, Any], dict[
         head, dot, rest = key.partition(".")
         if dot and head not in own_tables:
             methods.setdefault(METHODS.resolve(head), {})[rest] = value
-        elif not dot and key not in own_tables and (having := [name for name in names if _has(name, key)]):
+        elif dot or key in own_tables:
+            protocol[key] = value
+        elif having := [name for name in names if key in {f.name for f in fields(method_config_class(name))}]:
             whose = "lora" if "lora" in having else min(having)
             raise UsageError(
                 f"--set {key}={value}: {key} is an option of methods; say whose, such as {whose}.{key}={value}"
@@ -32,10 +34,6 @@ def split_overrides(overrides: Mapping[str, Any]) -> tuple[dict[str, Any], dict[
         else:
             protocol[key] = value
     return protocol, methods
-
-
-def _has(method: str, option: str) -> bool:
-    return option in {f.name for f in fields(method_config_class(method))}
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -175,7 +175,7 @@ def load_protocol(name: str, overrides: Mapping[str, Any] | None = None) -> Prot
 def resolve(protocol: Protocol, benchmark: str) -> Protocol:
     """The rules for one benchmark: the card's overrides for it applied, the tables of overrides dropped."""
     overrides = protocol.benchmarks.get(benchmark, {})
-    plain = {**_plain(protocol), "methods": {}, "benchmarks": {}, "tune": {}}
+    plain = {**as_rules(protocol), "methods": {}, "benchmarks": {}, "tune": {}}
     for key, value in overrides.items():
         _assign(plain, key, value)
     return from_mapping(Protocol, plain, where=f"protocol {protocol.name}, benchmark {benchmark}")
@@ -187,7 +187,7 @@ def with_rules(protocol: Protocol, chosen: Mapping[str, Any]) -> Protocol:
     Raises:
         UsageError: a value that is none.
     """
-    return from_mapping(Protocol, {**_plain(protocol), **chosen}, where=f"protocol {protocol.name}")
+    return from_mapping(Protocol, {**as_rules(protocol), **chosen}, where=f"protocol {protocol.name}")
 
 
 def for_backbone(protocol: Protocol, name: str) -> Protocol:
@@ -204,12 +204,12 @@ def for_backbone(protocol: Protocol, name: str) -> Protocol:
 
 def protocol_hash(protocol: Protocol) -> str:
     """Hash of everything in the card that can change a number; its name, its default backbone and execution-only fields are left out."""
-    return content_hash(hashed_rules(_plain(protocol)))[:8]
+    return content_hash(hashed_rules(as_rules(protocol)))[:8]
 
 
 def as_rules(protocol: Protocol) -> dict[str, Any]:
     """The card as JSON-ready data, for a run."""
-    return _plain(protocol)
+    return {key: list(value) if isinstance(value, tuple) else value for key, value in asdict(protocol).items()}
 
 
 @lru_cache(maxsize=256)
@@ -224,10 +224,6 @@ def card_rules(name: str, benchmark: str) -> dict[str, Any] | None:
 
 def from_rules(rules: Mapping[str, Any]) -> Protocol:
     return from_mapping(Protocol, rules, where="protocol in the run")
-
-
-def _plain(protocol: Protocol) -> dict[str, Any]:
-    return {key: list(value) if isinstance(value, tuple) else value for key, value in asdict(protocol).items()}
 
 
 def _tables(benchmarks: Any) -> list[dict[str, Any]]:

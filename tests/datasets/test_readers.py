@@ -14,7 +14,7 @@ from PIL import Image
 from harness.datasets import samples
 from harness.datasets.base import IGNORE, Benchmark, DatasetError, Pair, Splits
 from harness.datasets.cvc612 import sequence_of
-from harness.datasets.reading.lists import read_list
+from harness.datasets.reading.splitting import read_list
 from harness.datasets.road import missing_imagery
 from harness.planning.data import manifest_hash
 from harness.registry import SEGMENTED
