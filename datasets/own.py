@@ -212,11 +212,7 @@ class OwnBenchmark(FolderBenchmark):
 
 
 def own_benchmark(name: str, class_names: Sequence[str]) -> type[Benchmark]:
-    """A benchmark class for a folder of one's own.
-
-    Args:
-        class_names: the background first; two make it binary.
-    """
+    """A benchmark class for a folder of one's own. ``class_names``: the background first; two make it binary."""
     binary = len(class_names) == 2
     described = {
         "name": name,
@@ -238,11 +234,7 @@ def _rebuilt(make: MakeClass, name: str, class_names: Sequence[str], options: Da
 
 
 def own_folder(name: str, folder: Path, options: DataOptions | None = None) -> tuple[type[Benchmark], Path]:
-    """The class and the root of the data set in ``folder``.
-
-    Raises:
-        DatasetError: there is none, or its classes.txt is wrong.
-    """
+    """The class and the root of the data set in ``folder``. Raises DatasetError: there is none, or its classes.txt is wrong."""
     benchmark = own_benchmark(name, BINARY)(options)
     assert isinstance(benchmark, OwnBenchmark)
     root = benchmark.locate(folder)
@@ -295,11 +287,7 @@ def _nnunet_classes(path: Path) -> tuple[str, ...]:
 
 
 def read_classes(path: Path) -> tuple[str, ...]:
-    """Names, one a line, blank lines left out.
-
-    Raises:
-        DatasetError: unreadable, fewer than two, too many, or one twice.
-    """
+    """Names, one a line, blank lines left out. Raises DatasetError: unreadable, fewer than two, too many, or one twice."""
     try:
         text = path.read_text(encoding="utf-8-sig")
     except (OSError, UnicodeDecodeError) as error:
@@ -352,10 +340,7 @@ def _seen(root: Path) -> str:
 
 def shared_names(root: Path, name: str) -> str:
     """A hint for a message: two folders whose files share names, one of which looks like masks; empty where there are none.
-
-    Args:
-        name: what it is called, for the message.
-    """
+    ``name``: what it is called, for the message."""
     files = {
         folder: {bare_key(path): path for path in image_files(folder, MASK_EXTENSIONS)} for folder in _folders(root)
     }
@@ -446,11 +431,7 @@ class OwnLabels(OwnBenchmark):
 
 
 def own_labels(name: str, class_names: Sequence[str]) -> type[Benchmark]:
-    """A benchmark class for a folder of one's own.
-
-    Args:
-        class_names: the folders' names, in the order of their indices.
-    """
+    """A benchmark class for a folder of one's own. ``class_names``: the folders' names, in the order of their indices."""
     described = {"name": name, "title": name, "num_classes": len(class_names), "class_names": tuple(class_names)}
     return type("OwnLabelled", (OwnLabels,), described)
 

@@ -57,11 +57,7 @@ class Verdict:
 
 
 def verdicts_on(benchmark: Benchmark, splits: Splits, prints: Sequence[Fingerprint], root: Path) -> tuple[Verdict, ...]:
-    """The verdict of every rule.
-
-    Args:
-        prints: the fingerprint of every pair.
-    """
+    """The verdict of every rule. ``prints``: the fingerprint of every pair."""
     whole = [fingerprint for fingerprint in prints if not fingerprint.error]
     return (
         _pairing(splits, len(prints), root),

@@ -65,11 +65,8 @@ class ArchiveLimits:
 
 
 def unpack(archive: Path, target: Path, *, progress: TellProgress, limits: ArchiveLimits | None = None) -> int:
-    """Unpack a zip or tar archive into ``target``; returns the number of files.
-
-    Raises:
-        DatasetError: hostile, damaged, protected by a password, or of another kind. ``target`` may then hold a part.
-    """
+    """Unpack a zip or tar archive into ``target``; returns the number of files. Raises DatasetError: hostile, damaged, protected by
+    a password, or of another kind. ``target`` may then hold a part."""
     limits = limits or ArchiveLimits()
     target.mkdir(parents=True, exist_ok=True)
     budget = _Budget(archive, target, limits)
@@ -149,11 +146,8 @@ class _Budget:
 
 
 def safe_path(name: str, archive: Path) -> PurePosixPath:
-    """A member's path, if it stays below the target.
-
-    Raises:
-        DatasetError: absolute, with a drive, with ``..`` or a null byte, or no UTF-8.
-    """
+    """A member's path, if it stays below the target. Raises DatasetError: absolute, with a drive, with ``..`` or a null byte, or no
+    UTF-8."""
     try:
         name.encode()
     except UnicodeEncodeError as error:

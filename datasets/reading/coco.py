@@ -184,11 +184,8 @@ def _runs(text: str) -> list[int] | None:
 
 @dataclass(frozen=True, kw_only=True)
 class CocoLayout(Layout):
-    """JSON files beside their images, in folders of splits, or in ``annotations/``.
-
-    Args:
-        splits: split -> words that name it (``val|valid``), in a file's name or its folder's.
-    """
+    """JSON files beside their images, in folders of splits, or in ``annotations/``. ``splits``: split -> words that name it
+    (``val|valid``), in a file's name or its folder's."""
 
     splits: Mapping[str, str]
     name: str = "coco"
@@ -198,11 +195,7 @@ class CocoLayout(Layout):
         return bool(self.files(root))
 
     def files(self, root: Path) -> dict[str, Path]:
-        """Part -> its JSON.
-
-        Raises:
-            DatasetError: two for one part.
-        """
+        """Part -> its JSON. Raises DatasetError: two for one part."""
         files: dict[str, Path] = {}
         for folder in (root, *subfolders(root)):
             for path in sorted(folder.glob("*.json")):

@@ -35,11 +35,8 @@ _COLOUR_NOISE = 32
 
 
 def _sixteen_bits(image: Image.Image, path: Path) -> NDArray[np.int64]:
-    """Samples of an integer file wider than 8 bits.
-
-    Raises:
-        DatasetError: some are not within 16 bits, and would come out white or black.
-    """
+    """Samples of an integer file wider than 8 bits. Raises DatasetError: some are not within 16 bits, and would come out white or
+    black."""
     wide = np.asarray(image).astype(np.int64)
     least, most = int(wide.min(initial=0)), int(wide.max(initial=0))
     if least < 0 or most > _FULL:
@@ -48,11 +45,8 @@ def _sixteen_bits(image: Image.Image, path: Path) -> NDArray[np.int64]:
 
 
 def _eight_bits(values: NDArray[np.generic], path: Path) -> Array:
-    """16-bit samples to 8: full range is scaled, samples that never leave 0..255 are 8-bit values in a wider file.
-
-    Raises:
-        DatasetError: samples of 10 to 14 bits, which would come out dark.
-    """
+    """16-bit samples to 8: full range is scaled, samples that never leave 0..255 are 8-bit values in a wider file. Raises
+    DatasetError: samples of 10 to 14 bits, which would come out dark."""
     wide = np.asarray(values)
     most = int(wide.max(initial=0))
     if most <= 255:
@@ -81,12 +75,8 @@ def to_rgb(image: Image.Image, path: Path) -> Array:
 
 
 def read_image(path: Path, *, stored_size: tuple[int, int] | None = None) -> Array:
-    """One image as (H, W, 3) uint8 RGB, EXIF rotation applied.
-
-    Args:
-        stored_size: (width, height) of the mask. Where it fits the stored pixels and not the rotated ones, the mask was
-            drawn on the stored pixels, and these are returned.
-    """
+    """One image as (H, W, 3) uint8 RGB, EXIF rotation applied. ``stored_size``: (width, height) of the mask. Where it fits the
+    stored pixels and not the rotated ones, the mask was drawn on the stored pixels, and these are returned."""
     image = open_image(path)
     if orientation(image) in _TRANSPOSING and stored_size == image.size and image.width != image.height:
         return to_rgb(image, path)
@@ -94,11 +84,8 @@ def read_image(path: Path, *, stored_size: tuple[int, int] | None = None) -> Arr
 
 
 def mask_values(image: Image.Image, path: Path) -> NDArray[np.integer]:
-    """Stored values of a one-channel mask, (H, W): palette indices, grey levels, 0/1 of a 1-bit file.
-
-    Raises:
-        DatasetError: a colour image, whose channels differ, or values beyond 16 bits.
-    """
+    """Stored values of a one-channel mask, (H, W): palette indices, grey levels, 0/1 of a 1-bit file. Raises DatasetError: a colour
+    image, whose channels differ, or values beyond 16 bits."""
     if image.mode == "1":
         return np.asarray(image).astype(np.uint8)
     if image.mode in ("P", "L"):
@@ -174,11 +161,8 @@ def read_binary(
 
 
 def two_colours(image: Image.Image, path: Path) -> Array:
-    """A coloured palette as {0, 1}, (H, W) uint8: every colour but black is foreground.
-
-    Raises:
-        DatasetError: more than two colours in use, or two of which none is black.
-    """
+    """A coloured palette as {0, 1}, (H, W) uint8: every colour but black is foreground. Raises DatasetError: more than two colours
+    in use, or two of which none is black."""
     indices = np.asarray(image)
     used = len(np.unique(indices))
     if used > 2:
@@ -249,11 +233,8 @@ def require_lossless(image: Image.Image, path: Path) -> None:
 
 
 def read_indices(path: Path, *, num_classes: int) -> Array:
-    """A mask that stores class indices (palette or grey), (H, W) uint8.
-
-    Raises:
-        DatasetError: unreadable, lossy, or an index outside ``0 .. num_classes - 1``.
-    """
+    """A mask that stores class indices (palette or grey), (H, W) uint8. Raises DatasetError: unreadable, lossy, or an index outside
+    ``0 .. num_classes - 1``."""
     image = upright(open_image(path))
     require_lossless(image, path)
     values = mask_values(image, path)

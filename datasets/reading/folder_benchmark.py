@@ -147,11 +147,7 @@ class FolderBenchmark(Benchmark):
         return recognise(root, self.layouts())
 
     def layout_at(self, root: Path) -> Layout:
-        """The layout of ``root``.
-
-        Raises:
-            DatasetError: none, or several at once.
-        """
+        """The layout of ``root``. Raises DatasetError: none, or several at once."""
         layouts = self.recognised(root)
         if not layouts:
             names = ", ".join(layout.name for layout in self.layouts())
@@ -254,11 +250,8 @@ class FolderBenchmark(Benchmark):
         )
 
     def notes(self, pairs: Sequence[Pair], *, layout: Layout, parts: Collection[str]) -> list[str]:
-        """How these files differ from the published benchmark: fewer images, splits of our own, one square size.
-
-        Args:
-            parts: names of the parts that are there.
-        """
+        """How these files differ from the published benchmark: fewer images, splits of our own, one square size. ``parts``: names
+        of the parts that are there."""
         notes = []
         published = sum(self.sizes_to_expect(layout.name).values())
         carved = self.options.split_rule == CARVED and "all" not in parts

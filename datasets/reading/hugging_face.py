@@ -28,11 +28,8 @@ _PLAIN = re.compile(r"[^\w.-]+")
 
 
 def plain_folder(folder: Path) -> Path:
-    """The folder itself; of ``hf:DIR`` the one that DIR is unpacked to.
-
-    Raises:
-        DatasetError: the library is not installed, or DIR is no data set of images that it reads.
-    """
+    """The folder itself; of ``hf:DIR`` the one that DIR is unpacked to. Raises DatasetError: the library is not installed, or DIR
+    is no data set of images that it reads."""
     text = str(folder)
     if not text.startswith(PREFIX):
         return folder

@@ -15,11 +15,7 @@ from harness.datasets.reading.pairing import Paired, image_files
 
 
 def read_labelled(pair: Pair) -> Sample:
-    """The image, and its label as a mask (1, 1).
-
-    Raises:
-        DatasetError: unreadable file.
-    """
+    """The image, and its label as a mask (1, 1). Raises DatasetError: unreadable file."""
     image = decoding.read_image(pair.image)
     return Sample(image=np.ascontiguousarray(image), mask=np.array([[pair.label]], dtype=np.uint8))
 

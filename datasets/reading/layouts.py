@@ -79,11 +79,8 @@ class Layout(ABC):
 
     @abstractmethod
     def parts_at(self, root: Path) -> dict[str, Paired]:
-        """Pairs by part: ``all``, or ``train``, ``val`` and the test splits.
-
-        Raises:
-            DatasetError: files that a list names are missing, or two files have one stem.
-        """
+        """Pairs by part: ``all``, or ``train``, ``val`` and the test splits. Raises DatasetError: files that a list names are
+        missing, or two files have one stem."""
 
     def image_folders(self, root: Path) -> set[Path]:
         """Folders of images that this layout uses."""

@@ -38,11 +38,8 @@ _UNREADABLE = (OSError, SyntaxError, ValueError, TypeError, LookupError, Overflo
 
 
 def open_image(path: Path) -> Image.Image:
-    """Open and decode one file.
-
-    Raises:
-        DatasetError: missing, no file, empty, truncated, no image of `FORMATS`, or larger than `MOST_PIXELS`.
-    """
+    """Open and decode one file. Raises DatasetError: missing, no file, empty, truncated, no image of `FORMATS`, or larger than
+    `MOST_PIXELS`."""
     image = _opened(path)
     sixteen_bits = any("16" in str(tile[3]) for tile in getattr(image, "tile", ()))
     try:
@@ -60,11 +57,7 @@ def open_image(path: Path) -> Image.Image:
 
 
 def stored_size(path: Path) -> tuple[int, int]:
-    """(width, height) as stored, from the header alone.
-
-    Raises:
-        DatasetError: as `open_image`, as far as the header tells.
-    """
+    """(width, height) as stored, from the header alone. Raises DatasetError: as `open_image`, as far as the header tells."""
     image = _opened(path)
     image.close()
     return image.size
@@ -137,11 +130,7 @@ def _tiff(path: Path) -> Image.Image:
 
 
 def require_file(path: Path) -> None:
-    """Refuse what would hang or fail when it is opened.
-
-    Raises:
-        DatasetError: missing, a folder, a pipe or a device.
-    """
+    """Refuse what would hang or fail when it is opened. Raises DatasetError: missing, a folder, a pipe or a device."""
     try:
         mode = path.stat().st_mode
     except FileNotFoundError as error:

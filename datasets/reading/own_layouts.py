@@ -36,10 +36,7 @@ MASK_COLUMN = re.compile(r"mask|label|seg|annot|target|truth|gt", re.IGNORECASE)
 @dataclass(frozen=True, kw_only=True)
 class OwnFolders(FolderLayout):
     """A folder of images and a folder of masks, whose names may each carry words of their own; GIF and numpy masks too.
-
-    Args:
-        spare_images: images without a mask are left out: the folder serves other tasks too.
-    """
+    ``spare_images``: images without a mask are left out: the folder serves other tasks too."""
 
     spare_images: bool = False
 
@@ -215,11 +212,7 @@ class Patterns(Layout):
         }
 
     def _masks(self, images: Mapping[str, re.Match[str]], files: Mapping[str, Path]) -> dict[str, str]:
-        """Image -> mask, as far as there is one.
-
-        Raises:
-            DatasetError: several.
-        """
+        """Image -> mask, as far as there is one. Raises DatasetError: several."""
         by_stem: dict[str, list[str]] = {}
         free = _expression(self.masks)
         for name in files:

@@ -86,11 +86,7 @@ def committed(name: str) -> frozenset[str]:
 
 
 def select(pairs: Sequence[Pair], stems: Sequence[str], *, source: Path) -> Pairs:
-    """The pairs that ``stems`` names, in the list's order.
-
-    Raises:
-        DatasetError: a stem without a file, or named twice.
-    """
+    """The pairs that ``stems`` names, in the list's order. Raises DatasetError: a stem without a file, or named twice."""
     by_stem = {pair.stem.casefold(): pair for pair in pairs}
     missing = [stem for stem in stems if stem.casefold() not in by_stem]
     if missing:
@@ -101,11 +97,8 @@ def select(pairs: Sequence[Pair], stems: Sequence[str], *, source: Path) -> Pair
 
 
 def split_by_lists(pairs: Sequence[Pair], folder: Path) -> Arranged:
-    """Split by ``train.txt``, ``val.txt`` and ``test.txt`` of ``folder``, as `FolderBenchmark.arrange` returns it.
-
-    Raises:
-        DatasetError: a list is missing, names absent images, or shares one with another list.
-    """
+    """Split by ``train.txt``, ``val.txt`` and ``test.txt`` of ``folder``, as `FolderBenchmark.arrange` returns it. Raises
+    DatasetError: a list is missing, names absent images, or shares one with another list."""
     chosen: dict[str, Pairs] = {}
     for split in ("train", "val", "test"):
         path = folder / f"{split}.txt"

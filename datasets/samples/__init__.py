@@ -108,11 +108,7 @@ GENERATOR = 1
 
 
 def layouts(name: str) -> tuple[str, ...]:
-    """Layouts in which samples of a benchmark can be written.
-
-    Raises:
-        DatasetError: unknown benchmark.
-    """
+    """Layouts in which samples of a benchmark can be written. Raises DatasetError: unknown benchmark."""
     return ("original",) if name in UNIONS else tuple(_recipe(name).trees)
 
 
@@ -183,11 +179,8 @@ def _top(tree: Tree) -> str:
 
 
 def _is_there(folder: Path, top: Path, marker: str) -> bool:
-    """Whether exactly this sample is there already.
-
-    Raises:
-        DatasetError: something else is: real data, or the sample of another benchmark.
-    """
+    """Whether exactly this sample is there already. Raises DatasetError: something else is: real data, or the sample of another
+    benchmark."""
     if not top.exists():
         return False
     path = folder / SAMPLE_MARKER

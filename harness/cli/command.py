@@ -112,11 +112,8 @@ def add_results(parser: argparse._ActionsContainer, help: str = "results folder 
 
 
 def results_of(arguments: argparse.Namespace) -> Path:
-    """The results folder: the command line's, else the one that is set, else ``runs``.
-
-    Raises:
-        UsageError: its path is no text, which sweeps and jobs have to name it by.
-    """
+    """The results folder: the command line's, else the one that is set, else ``runs``. Raises UsageError: its path is no text,
+    which sweeps and jobs have to name it by."""
     folder = Path(arguments.results or load_settings().results)
     try:
         os.path.abspath(folder).encode()

@@ -142,11 +142,8 @@ def chosen_methods(text: str) -> list[str]:
 
 
 def method_options(assignments: list[str], names: list[str]) -> dict[str, dict[str, str]]:
-    """``["lora.rank=8"]`` as ``{"lora": {"rank": "8"}}``.
-
-    Raises:
-        UsageError: not of this form, unknown method or key, or a method that is not examined.
-    """
+    """``["lora.rank=8"]`` as ``{"lora": {"rank": "8"}}``. Raises UsageError: not of this form, unknown method or key, or a method
+    that is not examined."""
     options: dict[str, dict[str, str]] = {}
     for key, value in parse_assignments(assignments).items():
         method, dot, option = key.partition(".")

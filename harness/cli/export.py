@@ -149,11 +149,8 @@ def _card(record: Record, form: Form, *, merge: str, base: str | None, usage: st
 
 
 def require_out(out: Path, form: Form, *, force: bool) -> None:
-    """Refuse, before anything is loaded, what could not be written.
-
-    Raises:
-        UsageError: another ending, no folder to write into, or a file or its model card that is there already.
-    """
+    """Refuse, before anything is loaded, what could not be written. Raises UsageError: another ending, no folder to write into, or
+    a file or its model card that is there already."""
     suffix = {"sam": ".pth", "adapter": ".safetensors", "onnx": ".onnx", "peft": ""}[form]
     if suffix and out.suffix != suffix:
         raise UsageError(f"--out {out}: the name must end in {suffix}")

@@ -143,11 +143,8 @@ def variants_of(plain: Conventions, *, multiclass: bool) -> dict[str, Convention
 
 
 def require_place(path: Path) -> None:
-    """Refuse a place that the scores of every image cannot be written to, before they are computed.
-
-    Raises:
-        UsageError: a folder, below none, or not to be written.
-    """
+    """Refuse a place that the scores of every image cannot be written to, before they are computed. Raises UsageError: a folder,
+    below none, or not to be written."""
     if os.path.isdir(path):
         raise UsageError(f"--per-image {path} is a folder; name a file in it, such as {path / 'images.csv'}")
     if os.path.exists(path):  # also a pipe, whose folder nobody can write to

@@ -33,11 +33,8 @@ def is_hash(text: str) -> bool:
 
 
 def runs_under(digest: str, root: Path) -> list[Run]:
-    """The runs below ``root`` that were made under the one hash that begins with ``digest``, by benchmark.
-
-    Raises:
-        UsageError: no record was made under it, or several hashes begin so.
-    """
+    """The runs below ``root`` that were made under the one hash that begins with ``digest``, by benchmark. Raises UsageError: no
+    record was made under it, or several hashes begin so."""
     records, skipped = RecordStore(root).summaries()
     say_skipped(skipped)
     runs = [record.run for record in records if record.run.protocol_hash.startswith(digest)]

@@ -145,11 +145,7 @@ def ask_cluster(results: Path) -> tuple[Mapping[str, Task] | None, str, str]:
 
 
 def look(results: Path, *, sweep: str | None = None) -> Survey:
-    """Survey the folder, run by run.
-
-    Raises:
-        UsageError: no such sweep.
-    """
+    """Survey the folder, run by run. Raises UsageError: no such sweep."""
     tasks, cluster, note = ask_cluster(results)
     seen = replace(survey(results, tasks=tasks, cluster=cluster), note=note)
     if sweep is None:
@@ -165,11 +161,8 @@ def look(results: Path, *, sweep: str | None = None) -> Survey:
 
 
 def overview(seen: Survey, *, width: int = 0) -> str:
-    """Method × benchmark: seeds finished of those asked for, and what the others are at; then all of it in words.
-
-    Args:
-        width: of a terminal; a table that is wider is split between its columns.
-    """
+    """Method × benchmark: seeds finished of those asked for, and what the others are at; then all of it in words. ``width``: of a
+    terminal; a table that is wider is split between its columns."""
     if not seen.runs:
         return "no runs yet; start with python -m harness.run --methods lora,naslora --datasets all"
     from harness.report.formats import fitted

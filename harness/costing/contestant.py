@@ -39,11 +39,8 @@ _NOMINAL_STEPS = 100
 
 
 class RandomImages:
-    """Noise in place of a training split, made once: cost does not depend on what the images show.
-
-    Args:
-        labels: a class an image, (1, 1), instead of masks.
-    """
+    """Noise in place of a training split, made once: cost does not depend on what the images show. ``labels``: a class an image,
+    (1, 1), instead of masks."""
 
     def __init__(self, count: int, *, image_size: int, num_classes: int, labels: bool = False) -> None:
         source = np.random.default_rng(0)
@@ -307,11 +304,8 @@ class Roster:
 
     @contextmanager
     def turn(self, variant: str) -> Iterator[None]:
-        """A context for a turn of ``variant``: whatever goes wrong in it drops the variant and frees what it held.
-
-        Raises:
-            UsageError: the command itself is wrong, for all methods.
-        """
+        """A context for a turn of ``variant``: whatever goes wrong in it drops the variant and frees what it held. Raises
+        UsageError: the command itself is wrong, for all methods."""
         try:
             yield
         except UsageError:

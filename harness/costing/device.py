@@ -37,11 +37,8 @@ def wall_clock(device: torch.device) -> Clock:
 
 
 def processor_clock(device: torch.device) -> Clock:
-    """Seconds that this process computes, which others on the machine hardly change.
-
-    Raises:
-        UsageError: not a CPU, or more than one thread, whose waiting for each other would count as work.
-    """
+    """Seconds that this process computes, which others on the machine hardly change. Raises UsageError: not a CPU, or more than one
+    thread, whose waiting for each other would count as work."""
     if device.type != "cpu" or torch.get_num_threads() != 1:
         raise UsageError("--clock processor measures a CPU with --threads 1; use --clock wall")
     return time.process_time

@@ -242,11 +242,8 @@ _DEFAULTS = {"num_classes": 2, "mask_tokens": 1, "accumulate": 1, "decoder": "sa
 
 
 def measure(session: Session, *, report: Callable[[str], None] = lambda line: None) -> CostRecord:
-    """Measure all methods of a session; one that fails is left out with its reason in ``dropped``.
-
-    Raises:
-        UsageError: no method could be measured.
-    """
+    """Measure all methods of a session; one that fails is left out with its reason in ``dropped``. Raises UsageError: no method
+    could be measured."""
     roster = Roster(report=report)
     try:
         for row in session.rows:

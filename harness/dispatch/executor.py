@@ -40,11 +40,8 @@ class Submission:
 
 
 class Executor(ABC):
-    """Takes jobs, runs each once, leaves records.
-
-    Args:
-        results: the results root; state goes to ``results/state`` and ``results/sweeps``.
-    """
+    """Takes jobs, runs each once, leaves records. ``results``: the results root; state goes to ``results/state`` and
+    ``results/sweeps``."""
 
     name: ClassVar[str]
     detached: ClassVar[bool] = False
@@ -70,8 +67,5 @@ class Executor(ABC):
 
     @abstractmethod
     def wait(self, submission: Submission, *, on_change: ShowStates | None = None) -> Mapping[str, RunState]:
-        """Block until every run of the submission has a record or cannot get one; returns key -> state.
-
-        Args:
-            on_change: told the states now and then.
-        """
+        """Block until every run of the submission has a record or cannot get one; returns key -> state. ``on_change``: told the
+        states now and then."""

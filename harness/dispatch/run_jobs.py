@@ -123,11 +123,7 @@ class InlineExecutor(Executor):
 
 
 class LocalExecutor(Executor):
-    """Worker processes that share one queue and end when this process does.
-
-    Args:
-        where: how many workers, and what each has.
-    """
+    """Worker processes that share one queue and end when this process does. ``where``: how many workers, and what each has."""
 
     name: ClassVar[str] = "local"
 
@@ -174,11 +170,8 @@ class LocalExecutor(Executor):
         return runs
 
     def _require_begun(self, chunk: Chunk, runs: Mapping[str, RunState]) -> None:
-        """Say why a worker ended before it began a run: another start would end so too.
-
-        Raises:
-            UsageError: some runs were not begun, because a worker failed.
-        """
+        """Say why a worker ended before it began a run: another start would end so too. Raises UsageError: some runs were not
+        begun, because a worker failed."""
         failed = [index for index, process in enumerate(self._processes) if process.returncode]
         left = [
             run for run in chunk.runs if runs[run.key].state == INTERRUPTED and runs[run.key].attempts <= run.before
@@ -375,11 +368,7 @@ class Outcome:
 
 
 def make_executor(where: Place, *, results: Path, request: str = "") -> Executor:
-    """The executor of a place; one on a cluster tells sweeps apart by ``request``.
-
-    Raises:
-        UsageError: no sbatch here.
-    """
+    """The executor of a place; one on a cluster tells sweeps apart by ``request``. Raises UsageError: no sbatch here."""
     if where.profile is not None:
         return SlurmExecutor(results=results, profile=where.profile, request=request)
     if where.executor == "inline":

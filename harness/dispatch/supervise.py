@@ -50,11 +50,7 @@ from harness.system.files import create_anew, write_atomically
 
 @dataclass(kw_only=True)
 class StopSignals:
-    """Signals that ask a worker to stop, remembered from the handler, which does nothing else.
-
-    Args:
-        received: numbers, in order.
-    """
+    """Signals that ask a worker to stop, remembered from the handler, which does nothing else. ``received``: numbers, in order."""
 
     received: list[int] = field(default_factory=list)
 
@@ -134,11 +130,8 @@ class Meeting:
         write_atomically(self.path, "{}")
 
     def variables(self, *, rank: int, local_rank: int) -> dict[str, str]:
-        """The environment variables of one process, empty where the run was called off.
-
-        Raises:
-            FileNotFoundError: rank 0 has not decided yet.
-        """
+        """The environment variables of one process, empty where the run was called off. Raises FileNotFoundError: rank 0 has not
+        decided yet."""
         place = read_as(self.path, _Place)
         if not place.MASTER_PORT:
             return {}

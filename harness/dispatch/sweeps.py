@@ -194,11 +194,7 @@ class Chunk:
         return replace(self, closed=reason, ends=dict(ends or {}))
 
     def jobs(self) -> list[Job]:
-        """The chunk's jobs in the order of ``runs``.
-
-        Raises:
-            UsageError: their file is damaged, or does not belong to this chunk.
-        """
+        """The chunk's jobs in the order of ``runs``. Raises UsageError: their file is damaged, or does not belong to this chunk."""
         path = _jobs_path(self.path)
         try:
             lines = read_regular(path, largest=LARGEST_JOBS).decode("utf-8").splitlines()
@@ -318,11 +314,7 @@ def read_sweep(folder: Path) -> Sweep:
 
 
 def read_sweeps(results: Path, problems: Problems | None = None) -> list[Sweep]:
-    """All sweeps, oldest first; what cannot be read goes to ``problems`` where there is one.
-
-    Raises:
-        UsageError: one cannot be read.
-    """
+    """All sweeps, oldest first; what cannot be read goes to ``problems`` where there is one. Raises UsageError: one cannot be read."""
     readable = (
         read_readable(read_sweep, path, path.parent, problems)
         for path in sorted(sweeps_folder(results).glob("*/sweep.json"))
@@ -356,11 +348,8 @@ def chunk_paths(results: Path, *, sweep: str = "*") -> list[Path]:
 def read_chunks(
     results: Path, *, sweep: str = "*", open_only: bool = False, problems: Problems | None = None
 ) -> Iterator[Chunk]:
-    """Chunks of all sweeps, oldest first; what cannot be read goes to ``problems`` where there is one.
-
-    Raises:
-        UsageError: one cannot be read.
-    """
+    """Chunks of all sweeps, oldest first; what cannot be read goes to ``problems`` where there is one. Raises UsageError: one
+    cannot be read."""
     for path in chunk_paths(results, sweep=sweep):
         if open_only and beside_chunk(path, "closed").exists():
             continue
@@ -370,11 +359,8 @@ def read_chunks(
 
 
 def read_readable(read: Callable[[Path], T], path: Path, place: Path, problems: Problems | None) -> T | None:
-    """``read(place)``, or None where that fails, with the reason at ``path`` in ``problems`` where there is one.
-
-    Raises:
-        UsageError: it fails and there is none.
-    """
+    """``read(place)``, or None where that fails, with the reason at ``path`` in ``problems`` where there is one. Raises UsageError:
+    it fails and there is none."""
     try:
         return read(place)
     except UsageError as error:
@@ -424,11 +410,8 @@ def attempt_limits(results: Path, keys: Collection[str], *, allowed: int) -> dic
 
 @contextmanager
 def writing(results: Path, *, sent: Sequence[str] = ()) -> Iterator[None]:
-    """Turn a full disk or a folder without permission into one line.
-
-    Args:
-        sent: what was given to a cluster; the block adds to it as it goes on.
-    """
+    """Turn a full disk or a folder without permission into one line. ``sent``: what was given to a cluster; the block adds to it as
+    it goes on."""
     try:
         yield
     except OSError as error:
@@ -442,11 +425,8 @@ def writing(results: Path, *, sent: Sequence[str] = ()) -> Iterator[None]:
 
 
 def settled(results: Path, key: str, *, replaces: str) -> Record | None:
-    """The record that makes another start needless: a success, or a failure other than the one to be replaced.
-
-    Raises:
-        UsageError: there is a file that cannot be read for now, and it may be that record.
-    """
+    """The record that makes another start needless: a success, or a failure other than the one to be replaced. Raises UsageError:
+    there is a file that cannot be read for now, and it may be that record."""
     record = RecordStore(results).find(key)
     return record if record is not None and settles(record, replaces=replaces) else None
 
@@ -461,10 +441,6 @@ def ending_fingerprint(record: Record) -> str:
 
 
 def fingerprint_at(results: Path, key: str) -> str:
-    """`ending_fingerprint` of the record there is, empty without one.
-
-    Raises:
-        UsageError: as `settled`.
-    """
+    """`ending_fingerprint` of the record there is, empty without one. Raises UsageError: as `settled`."""
     record = RecordStore(results).find(key)
     return ending_fingerprint(record) if record is not None else ""

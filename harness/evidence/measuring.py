@@ -450,11 +450,8 @@ def frozen_encoder(run: Run, checkpoint: Path | None) -> Any:
 
 
 def test_images(run: Run, data: Path, *, images: int, batch: int) -> tuple[list[tuple[str, str]], list[Tensor]]:
-    """Names (split, stem) and minibatches (batch, 3, S, S), normalised; what does not fill a minibatch is left out.
-
-    Raises:
-        UsageError: too few for one.
-    """
+    """Names (split, stem) and minibatches (batch, 3, S, S), normalised; what does not fill a minibatch is left out. Raises
+    UsageError: too few for one."""
     opened = open_below(run, data)
     places = opened.places
     names = chosen_images(places, images)

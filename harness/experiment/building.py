@@ -69,11 +69,7 @@ def attached_segmenter(run: Run, *, task: Task, num_classes: int, checkpoint: Pa
 
 @dataclass(frozen=True, kw_only=True)
 class RunData:
-    """A run's images by split, the protocol's limits applied.
-
-    Args:
-        tests: by the name of the test split.
-    """
+    """A run's images by split, the protocol's limits applied. ``tests``: by the name of the test split."""
 
     benchmark: Benchmark
     train: ImageSource

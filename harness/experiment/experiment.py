@@ -50,10 +50,7 @@ from harness.training.prefix import FrozenPrefix
 
 class KeptMasks:
     """The predicted masks of the ``count`` test images that `chosen_images` names, to look at; no score depends on them.
-
-    Args:
-        threshold: of probabilities, as the overlap metrics have it; None takes the likeliest class.
-    """
+    ``threshold``: of probabilities, as the overlap metrics have it; None takes the likeliest class."""
 
     def __init__(self, data: RunData, *, count: int, threshold: float | None) -> None:
         self._tests, self._places, self._threshold = data.tests, data.places, threshold
@@ -132,11 +129,7 @@ def run_experiment(
 
 
 class Experiment:
-    """The parts of one run on one device.
-
-    Args:
-        tell: is told the stage and the position in it.
-    """
+    """The parts of one run on one device. ``tell``: is told the stage and the position in it."""
 
     def __init__(self, job: Job, *, device: torch.device, tell: Tell) -> None:
         self.job, self.run, self.device, self.tell = job, job.run, device, tell

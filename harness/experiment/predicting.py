@@ -69,11 +69,7 @@ class PredictionFolder:
 
     @classmethod
     def open(cls, out: Path, model: Mapping[str, str | None]) -> PredictionFolder:
-        """Read the note there is.
-
-        Raises:
-            UsageError: the folder holds anything else, or cannot be read.
-        """
+        """Read the note there is. Raises UsageError: the folder holds anything else, or cannot be read."""
         note = out / NOTE
         try:
             if note.is_file():
@@ -98,11 +94,8 @@ class PredictionFolder:
         return self.images.get(name) == origin(image)
 
     def require_same_file(self, name: str, image: Path) -> None:
-        """Refuse to put the prediction of one file in the place of another's.
-
-        Raises:
-            UsageError: the prediction there is of another file.
-        """
+        """Refuse to put the prediction of one file in the place of another's. Raises UsageError: the prediction there is of another
+        file."""
         known = self.images.get(name)
         if known is not None and known[0] != os.path.realpath(image):
             raise UsageError(
@@ -111,22 +104,15 @@ class PredictionFolder:
             )
 
     def note(self, images: Mapping[str, Path]) -> None:
-        """Write down which model fills the folder, and which files further predictions are of.
-
-        Raises:
-            UsageError: it cannot be written.
-        """
+        """Write down which model fills the folder, and which files further predictions are of. Raises UsageError: it cannot be
+        written."""
         known = {**self.images, **{name: origin(image) for name, image in images.items()}}
         with writing_to(f"--out {self.out}"):
             write_atomically(self.out / NOTE, json.dumps({**self.model, "images": known}, indent=1) + "\n")
 
 
 def origin(image: Path) -> Origin:
-    """A file's identity and version: its real path, size and time of change.
-
-    Raises:
-        UsageError: it is gone.
-    """
+    """A file's identity and version: its real path, size and time of change. Raises UsageError: it is gone."""
     try:
         status = os.stat(image)
     except OSError as error:
@@ -135,11 +121,7 @@ def origin(image: Path) -> Origin:
 
 
 def _parsed(text: bytes) -> tuple[dict[str, Any], dict[str, Origin]]:
-    """The model, and the files by name.
-
-    Raises:
-        KeyError, TypeError, ValueError, RecursionError: it is no note.
-    """
+    """The model, and the files by name. Raises KeyError, TypeError, ValueError, RecursionError: it is no note."""
     content = json.loads(text)
     if not isinstance(content, dict) or not isinstance(images := content.pop("images", {}), dict):
         raise TypeError("no note")
@@ -256,11 +238,8 @@ def predict(
 
 
 def _check_prompt(request: Predict) -> None:
-    """Say where a model that was trained with prompts gets none.
-
-    Raises:
-        UsageError: a prompt that is not for this model or not on the image.
-    """
+    """Say where a model that was trained with prompts gets none. Raises UsageError: a prompt that is not for this model or not on
+    the image."""
     run = request.trained.run
     trained_with = str(run.rules.get("prompt", "none"))
     if not request.prompt:
@@ -313,11 +292,8 @@ def find_images(given: Sequence[Path]) -> list[Path]:
 
 
 def opened_folder(request: Predict) -> PredictionFolder:
-    """The folder to fill, and what its note says.
-
-    Raises:
-        UsageError: it holds the images, or anything but this model's predictions, or its prompt does not fit.
-    """
+    """The folder to fill, and what its note says. Raises UsageError: it holds the images, or anything but this model's predictions,
+    or its prompt does not fit."""
     out, trained = request.out, request.trained
     if any(os.path.realpath(image.parent) == os.path.realpath(out) for image in request.images):
         raise UsageError(f"--out {out} holds the images themselves; choose another folder")
@@ -329,11 +305,8 @@ def opened_folder(request: Predict) -> PredictionFolder:
 
 
 def _stale(folder: PredictionFolder, images: Sequence[Path]) -> list[Path]:
-    """Outputs that were made of an earlier version of an image, or of an unknown one.
-
-    Raises:
-        UsageError: it is of another file that is called the same.
-    """
+    """Outputs that were made of an earlier version of an image, or of an unknown one. Raises UsageError: it is of another file that
+    is called the same."""
     stale = []
     for image in images:
         arrays = [Path(name, f"{image.stem}.npy") for name in PROBABILITIES.values()]
@@ -369,11 +342,8 @@ class Model:
             method.merge(request.merge, calibration=[batch.to(device) for batch in request.calibration()])
 
     def batches(self, images: Sequence[Path]) -> Iterator[tuple[list[tuple[Path, Array]], list[Floats]]]:
-        """Path and pixels (H, W, 3) of images, and their scores (S, S), (C, S, S) or of labels (C, 1, 1); the next are read meanwhile.
-
-        Raises:
-            UsageError: scores that are no numbers; as a mask they would be background.
-        """
+        """Path and pixels (H, W, 3) of images, and their scores (S, S), (C, S, S) or of labels (C, 1, 1); the next are read
+        meanwhile. Raises UsageError: scores that are no numbers; as a mask they would be background."""
         chunks = [images[start : start + self.batch] for start in range(0, len(images), self.batch)]
         with ThreadPoolExecutor(1, thread_name_prefix="reader") as reader:
             coming = reader.submit(self._read, chunks[0])

@@ -35,11 +35,8 @@ TOLERANCE = 1e-4
 
 
 def verify(exported: Exported, request: Export) -> float:
-    """Load the written file in a fresh process; the largest relative difference of its predictions.
-
-    Raises:
-        UsageError: the file does not load there, or predicts something else.
-    """
+    """Load the written file in a fresh process; the largest relative difference of its predictions. Raises UsageError: the file
+    does not load there, or predicts something else."""
     with tempfile.TemporaryDirectory() as folder:
         expected = Path(folder) / "expected.safetensors"
         save_file({"images": exported.held_out, "masks": exported.masks.contiguous()}, expected)

@@ -145,11 +145,8 @@ class Scoring:
     def test(
         self, segmenter: nn.Module, *, stage: str, blank: bool = True, seen: Seen | None = None
     ) -> tuple[Summary, ImageTable]:
-        """`scores` of the run's test images by all its `metrics`.
-
-        Raises:
-            Blank: not an object is drawn, and ``blank`` does not allow it.
-        """
+        """`scores` of the run's test images by all its `metrics`. Raises Blank: not an object is drawn, and ``blank`` does not
+        allow it."""
         return self.scores(segmenter, self._data.tests, metrics=self.metrics, stage=stage, blank=blank, seen=seen)
 
     @property
@@ -162,11 +159,8 @@ class Scoring:
         return counts
 
     def require_masks(self) -> None:
-        """Reads a split's masks up to the first with a pixel that counts, most often one.
-
-        Raises:
-            UsageError: a validation or test split that has none could not be scored after all the training.
-        """
+        """Reads a split's masks up to the first with a pixel that counts, most often one. Raises UsageError: a validation or test
+        split that has none could not be scored after all the training."""
         for name, source in {"val": self._data.val, **self._data.tests}.items():
             masks = (source.mask_native(index) for index in range(len(source)))
             if not self.labels and len(source) and all((mask == IGNORE).all() for mask in masks):

@@ -16,11 +16,8 @@ STAGES = ("start", "loading", "training", "validating", "testing", "merging", "o
 
 
 class Stages:
-    """A stopwatch whose stages exclude each other: one inside another is not counted twice.
-
-    Args:
-        started: seconds by ``clock`` when the process began.
-    """
+    """A stopwatch whose stages exclude each other: one inside another is not counted twice. ``started``: seconds by ``clock`` when
+    the process began."""
 
     def __init__(self, *, started: float | None = None, clock: Callable[[], float] = time.monotonic) -> None:
         self._clock = clock

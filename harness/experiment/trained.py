@@ -113,11 +113,7 @@ def load_adapter(file: Path | str, *, checkpoint: Path | str | None = None) -> t
 
 
 def adapter(file: Path) -> Trained:
-    """What an exported adapter holds.
-
-    Raises:
-        UsageError: it cannot be read, or says nothing of its run.
-    """
+    """What an exported adapter holds. Raises UsageError: it cannot be read, or says nothing of its run."""
     try:
         with safe_open(file, framework="pt") as content:
             metadata = (content.metadata() or {}).get(METADATA, "")
@@ -138,11 +134,8 @@ def adapter(file: Path) -> Trained:
 
 
 def of_results(results: Path, key: str) -> Trained:
-    """The best state of the run with ``key`` in a results folder.
-
-    Raises:
-        UsageError: unknown run, one that failed, or one without a trained state of its own.
-    """
+    """The best state of the run with ``key`` in a results folder. Raises UsageError: unknown run, one that failed, or one without a
+    trained state of its own."""
     run = finished_run(results, key)
     file = results / "state" / run.key / BEST
     if not file.is_file():

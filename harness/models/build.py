@@ -124,11 +124,8 @@ def build_segmenter(
 
 
 def require_checkpoint(name: str, checkpoint: Path) -> None:
-    """Load ``checkpoint`` into the backbone as `build_segmenter` does, without values and without memory.
-
-    Raises:
-        UsageError: as `build_segmenter`.
-    """
+    """Load ``checkpoint`` into the backbone as `build_segmenter` does, without values and without memory. Raises UsageError: as
+    `build_segmenter`."""
     entry = backbone(name)
     with torch.device("meta"):
         _parts(_BuildOptions(entry=entry, shape=entry.shape, checkpoint=checkpoint, read=read_shapes))

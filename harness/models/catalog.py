@@ -23,11 +23,8 @@ from harness.system.errors import UsageError, did_you_mean
 
 @lru_cache(maxsize=64)
 def timm_backbone(model: str) -> Backbone:
-    """The entry of timm's ``model``, its numbers read off one built without memory.
-
-    Raises:
-        UsageError: timm has no such model, or it is no plain ViT; says what it lacks.
-    """
+    """The entry of timm's ``model``, its numbers read off one built without memory. Raises UsageError: timm has no such model, or
+    it is no plain ViT; says what it lacks."""
     import timm
     import torch
 
@@ -113,11 +110,8 @@ def backbone_names() -> list[str]:
 
 
 def backbone(name: str) -> Backbone:
-    """The entry behind ``name`` (hyphens and underscores, any case, are alike).
-
-    Raises:
-        UsageError: unknown, with the nearest name; or a timm model that is no plain ViT.
-    """
+    """The entry behind ``name`` (hyphens and underscores, any case, are alike). Raises UsageError: unknown, with the nearest name;
+    or a timm model that is no plain ViT."""
     plain = name.strip().lower().replace("-", "_")
     if plain in _KNOWN:
         return _KNOWN[plain]
@@ -165,11 +159,8 @@ def require_stands(decoder: Decoder, name: str) -> None:
 
 
 def backbone_shape(name: str, image_size: int | None = None) -> BackboneShape:
-    """The encoder's numbers at ``image_size`` pixels a side (its own size where None).
-
-    Raises:
-        UsageError: unknown name, or a size that is no multiple of the patch.
-    """
+    """The encoder's numbers at ``image_size`` pixels a side (its own size where None). Raises UsageError: unknown name, or a size
+    that is no multiple of the patch."""
     shape = backbone(name).shape
     if image_size is None:
         return shape

@@ -79,12 +79,8 @@ class Mismatch(UsageError):
 
 
 def checkpoint_paths(items: Iterable[str]) -> dict[str, Path]:
-    """``["vit_h=FILE"]`` as ``{"vit_h": FILE}``; without a backbone the key is "", and a file that exists is never taken
-    apart at its ``=``.
-
-    Raises:
-        UsageError: the part before ``=`` is no backbone.
-    """
+    """``["vit_h=FILE"]`` as ``{"vit_h": FILE}``; without a backbone the key is "", and a file that exists is never taken apart at
+    its ``=``. Raises UsageError: the part before ``=`` is no backbone."""
     paths: dict[str, Path] = {}
     for item in items:
         name, equals, file = item.partition("=")
@@ -99,11 +95,7 @@ def checkpoint_paths(items: Iterable[str]) -> dict[str, Path]:
 
 
 def require_checkpoint_file(path: Path | None) -> None:
-    """Refuse a path with no file behind it, before torch is loaded to read it.
-
-    Raises:
-        UsageError: there is none.
-    """
+    """Refuse a path with no file behind it, before torch is loaded to read it. Raises UsageError: there is none."""
     if path is not None and not path.is_file():
         what = "is a folder" if path.is_dir() else "does not exist"
         raise UsageError(f"checkpoint {path} {what}; give the path of a .pth or .safetensors file")
@@ -239,11 +231,8 @@ def _is_bare_pickle(path: Path) -> bool:
 
 
 def require_match(state: Mapping[str, Tensor], expected: Mapping[str, Tensor], *, path: Path, backbone: str) -> None:
-    """Compare names, shapes and types of two state dictionaries, strictly; any floating-point type will do.
-
-    Raises:
-        Mismatch: they differ; names the first keys that are missing, unexpected, or of another shape or type, and what it is.
-    """
+    """Compare names, shapes and types of two state dictionaries, strictly; any floating-point type will do. Raises Mismatch: they
+    differ; names the first keys that are missing, unexpected, or of another shape or type, and what it is."""
     missing = [name for name in expected if name not in state]
     unexpected = [name for name in state if name not in expected]
     shapes = [

@@ -83,12 +83,8 @@ def remember_fit(path: Path, backbone: str, *, checked: os.stat_result) -> None:
 
 
 def short_fingerprint(path: Path) -> str:
-    """16 hex digits from a file's size and its first and last MiB, which other files may share: what records named a
-    checkpoint by before `fingerprint`.
-
-    Raises:
-        UsageError: the file cannot be read.
-    """
+    """16 hex digits from a file's size and its first and last MiB, which other files may share: what records named a checkpoint by
+    before `fingerprint`. Raises UsageError: the file cannot be read."""
     try:
         size = path.stat().st_size
         digest = hashlib.sha256(str(size).encode())
@@ -103,11 +99,7 @@ def short_fingerprint(path: Path) -> str:
 
 
 def is_checkpoint(path: Path, recorded: str) -> bool:
-    """Whether a file has the fingerprint, whole or short, that a run names.
-
-    Raises:
-        UsageError: the file cannot be read.
-    """
+    """Whether a file has the fingerprint, whole or short, that a run names. Raises UsageError: the file cannot be read."""
     return (fingerprint if recorded.startswith(PREFIX) else short_fingerprint)(path) == recorded
 
 

@@ -33,21 +33,14 @@ def is_word(path: Path) -> bool:
 
 
 def require_file_or_word(path: Path | None) -> None:
-    """Refuse a path with no file behind it, before the run that says which backbone a word is about is known.
-
-    Raises:
-        UsageError: there is none, and it is no word.
-    """
+    """Refuse a path with no file behind it, before the run that says which backbone a word is about is known. Raises UsageError:
+    there is none, and it is no word."""
     if path is not None and not is_word(path):
         require_checkpoint_file(path)
 
 
 def weights_file(path: Path, name: str) -> Path:
-    """The file that a path or one of `WORDS` means for a backbone.
-
-    Raises:
-        UsageError: there is none, or what `published_file` says.
-    """
+    """The file that a path or one of `WORDS` means for a backbone. Raises UsageError: there is none, or what `published_file` says."""
     if is_word(path):
         return published_file(name, str(path))
     require_checkpoint_file(path)
@@ -55,11 +48,8 @@ def weights_file(path: Path, name: str) -> Path:
 
 
 def published_file(name: str, word: str) -> Path:
-    """The file of a backbone's published weights, downloaded where it is not there yet.
-
-    Raises:
-        UsageError: none are known, or they cannot be downloaded; the line names file and address.
-    """
+    """The file of a backbone's published weights, downloaded where it is not there yet. Raises UsageError: none are known, or they
+    cannot be downloaded; the line names file and address."""
     entry = backbone(name)
     if word == "timm" and not entry.timm_model:
         raise UsageError(

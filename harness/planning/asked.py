@@ -42,11 +42,8 @@ def all_methods() -> list[str]:
 
 
 def expand(text: str, everything: list[str]) -> list[str]:
-    """Comma-separated words, commas inside brackets kept; ``all`` stands for ``everything``.
-
-    Raises:
-        UsageError: a bracket is not closed.
-    """
+    """Comma-separated words, commas inside brackets kept; ``all`` stands for ``everything``. Raises UsageError: a bracket is not
+    closed."""
     words, depth, current = [], 0, ""
     for letter in text + ",":
         depth += (letter == "[") - (letter == "]")
@@ -62,11 +59,8 @@ def expand(text: str, everything: list[str]) -> list[str]:
 
 
 def parse_entry(word: str) -> Variant:
-    """``lora[rank=6,alpha=12]`` as an entry; a value with a comma is put in quotes: ``lora[sites='q,v']``.
-
-    Raises:
-        UsageError: not of this form, or an unknown method.
-    """
+    """``lora[rank=6,alpha=12]`` as an entry; a value with a comma is put in quotes: ``lora[sites='q,v']``. Raises UsageError: not
+    of this form, or an unknown method."""
     match = re.fullmatch(r"([^\[\]]+)(?:\[(.*)\])?", word)
     if not match:
         raise UsageError(f"--methods: {word!r} is not NAME or NAME[option=value,…]")
@@ -77,11 +71,8 @@ def parse_entry(word: str) -> Variant:
 
 
 def parse_seeds(text: str, *, name: str = "--seeds") -> tuple[int, ...]:
-    """``5`` is seeds 0 to 4; ``0,3,7`` is those; ``7,`` is seed 7 alone.
-
-    Raises:
-        UsageError: not whole numbers, none, one twice, or beyond all use.
-    """
+    """``5`` is seeds 0 to 4; ``0,3,7`` is those; ``7,`` is seed 7 alone. Raises UsageError: not whole numbers, none, one twice, or
+    beyond all use."""
     from harness.studies import MOST_SEEDS
 
     listed = "," in text
@@ -97,11 +88,8 @@ def parse_seeds(text: str, *, name: str = "--seeds") -> tuple[int, ...]:
 
 
 def parse_roots(items: Iterable[str]) -> dict[str, Path]:
-    """``["kvasir=/data/Kvasir-SEG"]`` as a folder for each name; names are as they were typed.
-
-    Raises:
-        UsageError: an item is not NAME=DIR, or one name is there twice.
-    """
+    """``["kvasir=/data/Kvasir-SEG"]`` as a folder for each name; names are as they were typed. Raises UsageError: an item is not
+    NAME=DIR, or one name is there twice."""
     roots: dict[str, Path] = {}
     for item in items:
         name, equals, folder = item.partition("=")
@@ -245,11 +233,8 @@ def _benchmarks(
 
 
 def tuning_of(arguments: argparse.Namespace, request: Request) -> Tuning | None:
-    """What is tuned before the runs, None for nothing.
-
-    Raises:
-        UsageError: malformed grids, one of a method that is not compared, or the card has none.
-    """
+    """What is tuned before the runs, None for nothing. Raises UsageError: malformed grids, one of a method that is not compared, or
+    the card has none."""
     asked: dict[str, Any] = {"grids": {}}
     if arguments.study:
         from harness.studies import load_study
@@ -335,11 +320,8 @@ def data_folder(run: Run, *, data: Path | None, results: Path) -> Path | None:
 
 
 def tested_folder(run: Run, settings: Settings, *, given: Path | None, results: Path) -> Path:
-    """Where the images of a finished run are: in the folder that is given or set, or among generated samples.
-
-    Raises:
-        UsageError: nobody says.
-    """
+    """Where the images of a finished run are: in the folder that is given or set, or among generated samples. Raises UsageError:
+    nobody says."""
     data = data_folder(run, data=given or folder_of(run, settings), results=results)
     if data is None:
         raise UsageError(f"run {run.key} was tested on images of {run.benchmark}; give their folder with --data")

@@ -32,12 +32,8 @@ class Earlier:
 
 
 def earlier(results: Path, jobs: Mapping[str, Job]) -> Earlier:
-    """Look up the records of ``jobs`` (by key).
-
-    Raises:
-        UsageError: a finished record was made from other files than the benchmark has now, or a record that may be a
-            finished one cannot be read for now.
-    """
+    """Look up the records of ``jobs`` (by key). Raises UsageError: a finished record was made from other files than the benchmark
+    has now, or a record that may be a finished one cannot be read for now."""
     store = RecordStore(results)
     finished: set[str] = set()
     failed: dict[str, str] = {}

@@ -35,10 +35,7 @@ from harness.system.streams import stages
 @dataclass(frozen=True, kw_only=True)
 class Pretrained:
     """A checkpoint: its path, its fingerprint and the short one that older records name it by; empty for random weights.
-
-    Args:
-        missing: what to do where the file is not there; empty where nothing is missing.
-    """
+    ``missing``: what to do where the file is not there; empty where nothing is missing."""
 
     path: str = ""
     fingerprint: str = ""
@@ -51,11 +48,7 @@ def _checkpoint(request: Request, backbone: str) -> Path | None:
 
 
 def pretrained(request: Request, backbone: str, protocol: Protocol) -> Pretrained:
-    """The checkpoint that a request gives a backbone.
-
-    Raises:
-        UsageError: it does not fit, or its numbers are not finite.
-    """
+    """The checkpoint that a request gives a backbone. Raises UsageError: it does not fit, or its numbers are not finite."""
     path = _checkpoint(request, backbone)
     if path is None and protocol.data == "files":
         from harness.planning.needs import weights
@@ -186,11 +179,7 @@ class Names:
 
 
 def resolve_names(request: Request, tell: Callable[[str], None]) -> Names:
-    """Card, backbones, checkpoints, methods and benchmarks of a request.
-
-    Raises:
-        UsageError, MethodError: as `plan`.
-    """
+    """Card, backbones, checkpoints, methods and benchmarks of a request. Raises UsageError, MethodError: as `plan`."""
     protocol_overrides, method_overrides = split_overrides(request.overrides)
     protocol = load_protocol(request.protocol, protocol_overrides)
     for name in protocol.methods:
@@ -241,11 +230,8 @@ class Files:
 def look_at_data(
     names: Names, request: Request, prepare_samples: Callable[[str], Path] | None, tell: Callable[[str], None]
 ) -> dict[str, Files]:
-    """Benchmark -> its files, under the card's rules for it.
-
-    Raises:
-        UsageError, DatasetError: a rule that is not for a benchmark, or data of one's own that cannot be used.
-    """
+    """Benchmark -> its files, under the card's rules for it. Raises UsageError, DatasetError: a rule that is not for a benchmark,
+    or data of one's own that cannot be used."""
     files = {}
     for number, name in enumerate(names.benchmarks, start=1):
         rules = _own_rules(name, resolve(names.protocol, name))
@@ -276,11 +262,8 @@ class Grid:
 
 
 def expand(names: Names, data: Mapping[str, Files], request: Request) -> Grid:
-    """Every run of the request: benchmarks by cards by rows by seeds, as far as they fit each other.
-
-    Raises:
-        UsageError: a row, a benchmark and a decoder that do not.
-    """
+    """Every run of the request: benchmarks by cards by rows by seeds, as far as they fit each other. Raises UsageError: a row, a
+    benchmark and a decoder that do not."""
     jobs: dict[str, Job] = {}
     keys: dict[tuple[str, str], list[str]] = {}
     one_mask, odd, unreached = list[str](), list[str](), list[str]()
@@ -429,11 +412,8 @@ def _files(name: str, rules: Protocol, request: Request, prepare_samples: Callab
 
 
 def _own_rules(name: str, rules: Protocol) -> Protocol:
-    """The rules, with what makes a user's own data set known to whoever has the run alone.
-
-    Raises:
-        UsageError: a rule that is not for this benchmark.
-    """
+    """The rules, with what makes a user's own data set known to whoever has the run alone. Raises UsageError: a rule that is not
+    for this benchmark."""
     if rules.own_classes:
         raise UsageError("own_classes is read from the folder of the data; it cannot be set")
     if is_own(name):

@@ -82,11 +82,7 @@ class Trials:
 
 
 def parse_tune(items: Sequence[str]) -> dict[str, list[str]]:
-    """``["lr=1e-4,3e-4", "naslora.alpha_lr=1e-3,1e-2"]`` as grids.
-
-    Raises:
-        UsageError: no values, one value twice, one field twice.
-    """
+    """``["lr=1e-4,3e-4", "naslora.alpha_lr=1e-3,1e-2"]`` as grids. Raises UsageError: no values, one value twice, one field twice."""
     grids: dict[str, list[str]] = {}
     for item in items:
         name, equals, text = item.partition("=")
@@ -102,11 +98,8 @@ def parse_tune(items: Sequence[str]) -> dict[str, list[str]]:
 
 
 def plan_trials(request: Request, tuning: Tuning, **how: Any) -> tuple[Plan, list[Trials]]:
-    """The runs of every row with every value of its grids; a row that has none of the fields has no trials.
-
-    Raises:
-        UsageError: a grid that fits no row, a value that is none; see also `harness.planning.plan.plan`.
-    """
+    """The runs of every row with every value of its grids; a row that has none of the fields has no trials. Raises UsageError: a
+    grid that fits no row, a value that is none; see also `harness.planning.plan.plan`."""
     compared = request.entries
     if any(map(is_rule, tuning.grids)):
         plain = [entry for entry in compared if METHODS.resolve(entry.method) == RULES_BY and not entry.options]
@@ -153,12 +146,8 @@ def _check_one_direction(benchmarks: Sequence[str]) -> None:
 def choose(
     request: Request, tuning: Tuning, trials: Sequence[Trials], store: RecordStore, *, write: bool = True
 ) -> Request:
-    """The request with each row's choice in place of its grids, and with the rules that were chosen for all rows; trials
-    and choice are written into the trials' records where ``write``.
-
-    Raises:
-        UsageError: every value of a row diverged.
-    """
+    """The request with each row's choice in place of its grids, and with the rules that were chosen for all rows; trials and choice
+    are written into the trials' records where ``write``. Raises UsageError: every value of a row diverged."""
     labelled = [(trial, _choice(trial, tuning, store)) for trial in trials]
     if write:
         for trial, label in labelled:
@@ -169,12 +158,8 @@ def choose(
 def as_expected(
     request: Request, tuning: Tuning, trials: Sequence[Trials], store: RecordStore, *, left: Collection[str]
 ) -> Request:
-    """What the runs after the trials will cost: the request with the choice of each row whose trials have all ended, and
-    the first value of its grids in place of a choice that is not known yet.
-
-    Args:
-        left: `unfinished`.
-    """
+    """What the runs after the trials will cost: the request with the choice of each row whose trials have all ended, and the first
+    value of its grids in place of a choice that is not known yet. ``left``: `unfinished`."""
     settled: list[tuple[Trials, Mapping[str, Any], Mapping[str, Any]]] = []
     for trial in trials:
         is_open = any(key in left for keys in trial.runs.values() for key in keys)

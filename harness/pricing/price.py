@@ -149,11 +149,8 @@ def plan_text(planned: Plan, prices: Forecast | None, *, where: Place, budget: f
 
 
 def plan_data(planned: Plan, prices: Forecast | None, *, where: Place, budget: float | None = None) -> dict[str, Any]:
-    """The plan JSON-ready: every run with its state and its price, and what is missing.
-
-    Args:
-        budget: device-hours; every run that is priced says whether it fits.
-    """
+    """The plan JSON-ready: every run with its state and its price, and what is missing. ``budget``: device-hours; every run that is
+    priced says whether it fits."""
     priced_runs = {priced.run.key: priced for priced in prices.runs} if prices is not None else {}
     chosen = within_budget(prices, budget) if prices is not None and budget is not None else ()
     bought = {priced.run.key: priced.hours for priced in chosen}

@@ -39,11 +39,8 @@ class Card:
     bases: tuple[Card, ...] = ()
 
     def values(self) -> dict[str, Any]:
-        """Its fields over those of its bases; a table with ``_delete_: true`` replaces the base's instead of adding to it.
-
-        Raises:
-            UsageError: two bases set one field, or a table stands where a base has a value.
-        """
+        """Its fields over those of its bases; a table with ``_delete_: true`` replaces the base's instead of adding to it. Raises
+        UsageError: two bases set one field, or a table stands where a base has a value."""
         from mmengine.config import Config  # 0.3 s: only when a card is read
 
         below: dict[str, Any] = {}
@@ -135,11 +132,7 @@ def card_names() -> list[str]:
 
 
 def card_path(name: str) -> Path:
-    """The file behind a card's name, or a path to a user's own YAML.
-
-    Raises:
-        UsageError: neither exists.
-    """
+    """The file behind a card's name, or a path to a user's own YAML. Raises UsageError: neither exists."""
     if name.endswith((".yaml", ".yml")):
         path = Path(name)
         if not path.is_file():
@@ -182,20 +175,13 @@ def resolve(protocol: Protocol, benchmark: str) -> Protocol:
 
 
 def with_rules(protocol: Protocol, chosen: Mapping[str, Any]) -> Protocol:
-    """A resolved protocol with some rules changed.
-
-    Raises:
-        UsageError: a value that is none.
-    """
+    """A resolved protocol with some rules changed. Raises UsageError: a value that is none."""
     return from_mapping(Protocol, {**as_rules(protocol), **chosen}, where=f"protocol {protocol.name}")
 
 
 def for_backbone(protocol: Protocol, name: str) -> Protocol:
-    """The rules with the normalisation that the backbone's weights were trained with, where they name none.
-
-    Raises:
-        UsageError: unknown backbone.
-    """
+    """The rules with the normalisation that the backbone's weights were trained with, where they name none. Raises UsageError:
+    unknown backbone."""
     mean, std = backbone(name).pixels
     if protocol.pixel_mean is None and protocol.pixel_std is None:
         return replace(protocol, pixel_mean=mean, pixel_std=std, normalisation="backbone")

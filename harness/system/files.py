@@ -81,11 +81,7 @@ def open_regular(path: Path) -> int:
 
 
 def read_regular(path: Path, *, largest: int) -> bytes:
-    """The content of a plain file.
-
-    Raises:
-        ValueError: no plain file, not readable, or more than ``largest`` bytes.
-    """
+    """The content of a plain file. Raises ValueError: no plain file, not readable, or more than ``largest`` bytes."""
     try:
         with open(open_regular(path), "rb") as file:
             if (size := os.fstat(file.fileno()).st_size) > largest:
@@ -174,11 +170,8 @@ def own_folder(path: Path) -> Path:
 
 
 def write_atomically(path: Path, content: str | bytes, *, durable: bool = True) -> None:
-    """Write beside ``path`` and rename, so that a reader or a crash never sees half a file.
-
-    Args:
-        durable: fsynced before the rename; not needed for what is written every few seconds.
-    """
+    """Write beside ``path`` and rename, so that a reader or a crash never sees half a file. ``durable``: fsynced before the rename;
+    not needed for what is written every few seconds."""
     data = content.encode() if isinstance(content, str) else content
     replace_atomically(path, lambda temporary: temporary.write_bytes(data), durable=durable)
 

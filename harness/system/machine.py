@@ -58,11 +58,8 @@ def processor() -> str:
 
 
 def cores(root: Path = Path("/")) -> int:
-    """The cores that this process may keep busy: those of its affinity, fewer where its control group has a quota.
-
-    Args:
-        root: of the file system that tells of control groups.
-    """
+    """The cores that this process may keep busy: those of its affinity, fewer where its control group has a quota. ``root``: of the
+    file system that tells of control groups."""
     return max(1, min([len(os.sched_getaffinity(0)), *(math.ceil(share) for share in _quotas(root))]))
 
 
@@ -97,12 +94,8 @@ def _quotas(root: Path) -> Iterator[float]:
 
 
 def thread_variables(threads: int, environment: Mapping[str, str] = os.environ) -> dict[str, str]:
-    """Environment variables of a process that computes on a CPU: how many threads it has and how they wait, each unless the
-    user said it. OpenMP reads them when torch is loaded, and never again.
-
-    Args:
-        threads: what fits, where nothing is said.
-    """
+    """Environment variables of a process that computes on a CPU: how many threads it has and how they wait, each unless the user
+    said it. OpenMP reads them when torch is loaded, and never again. ``threads``: what fits, where nothing is said."""
     variables = {} if "OMP_NUM_THREADS" in environment else {"OMP_NUM_THREADS": str(threads)}
     return variables if any(name in environment for name in _WAITS) else {**variables, "GOMP_SPINCOUNT": str(SPINS)}
 

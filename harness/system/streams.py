@@ -26,10 +26,7 @@ REDRAWN_EVERY_S = 0.125
 
 class Live:
     """Lines on stderr that are drawn again and again, a moving sign before the first; what is printed meanwhile stands above.
-
-    Args:
-        lines: width -> (text, style) a line; each is cut at the width that the terminal has just now.
-    """
+    ``lines``: width -> (text, style) a line; each is cut at the width that the terminal has just now."""
 
     def __init__(self, lines: Callable[[int], Sequence[tuple[str, str]]]) -> None:
         from rich.live import Live as RichLive
