@@ -96,8 +96,7 @@ def main(argv: list[str] | None = None) -> int:
 
     with stages() as tell:
         tell("loading torch")
-        from harness.experiment.exporting import Export, base_model, export, how_to_load
-        from harness.experiment.reloading import verify
+        from harness.experiment.exporting import Export, base_model, export, how_to_load, verify
         from harness.planning.asked import checkpoint_of, folder_of
 
     calibrated = arguments.merge == "calibrated" and form != "adapter"

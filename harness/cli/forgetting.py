@@ -5,7 +5,6 @@ from __future__ import annotations
 import sys
 from collections.abc import Iterable
 from dataclasses import replace
-from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
 
@@ -104,7 +103,7 @@ def _measured(
     arguments: Any, run: Run, others: dict[str, Run], *, store: ForgettingStore, tell: Any
 ) -> ForgettingRecord | None:
     """The run's record with what was missing; None where nothing was."""
-    from harness.experiment.environment import environment, own_device
+    from harness.experiment.environment import environment, now, own_device
     from harness.experiment.trained import of_results, scored_elsewhere
     from harness.planning.asked import checkpoint_of, tested_folder
 
@@ -122,5 +121,4 @@ def _measured(
         tell(f"{run.variant} of {run.benchmark} on {name}")
         data = tested_folder(other, settings, given=arguments.data, results=results)
         scored[name] = scored_elsewhere(segmenter, other, data=data, results=results, device=device)
-    now = datetime.now(UTC).isoformat(timespec="seconds")
-    return replace(known, elsewhere=dict(sorted(scored.items())), environment=environment(device), finished=now)
+    return replace(known, elsewhere=dict(sorted(scored.items())), environment=environment(device), finished=now())

@@ -12,7 +12,6 @@ import statistics
 import weakref
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import asdict, replace
-from datetime import UTC, datetime
 from functools import partial
 from typing import Any
 
@@ -29,7 +28,7 @@ from harness.costing.contestant import PARTS, Contestant, Roster, Session, StepK
 from harness.costing.device import CLOCKS, EnergyMeter, driver, synchronise
 from harness.costing.flops import encoder_forward_flops
 from harness.experiment.building import attached_segmenter
-from harness.experiment.environment import environment
+from harness.experiment.environment import environment, now
 from harness.methods.parts.placement import MethodError
 from harness.models.segmenter import count_parameters
 from harness.planning.rows import MethodRow
@@ -425,6 +424,6 @@ def _record(session: Session, costs: list[MethodCost], *, dropped: dict[str, str
         dropped=dropped,
         shared=session.shared,
         environment=where,
-        finished=datetime.now(UTC).isoformat(timespec="seconds"),
+        finished=now(),
     )
     return replace(record, session=content_hash(asdict(record))[:8])

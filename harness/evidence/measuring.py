@@ -21,7 +21,6 @@ import math
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass, field, replace
-from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
 
@@ -33,7 +32,7 @@ from harness.archive.masks import chosen_images
 from harness.archive.measured import BlockEvidence, EvidenceRecord, Inside
 from harness.archive.schema import Run
 from harness.experiment.building import open_below
-from harness.experiment.environment import environment
+from harness.experiment.environment import environment, now
 from harness.experiment.exporting import calibration_images
 from harness.experiment.trained import Trained
 from harness.methods.base import MergeMode
@@ -415,11 +414,11 @@ def measure_insides(asked: Measure, *, device: torch.device, tell: Callable[[str
         BlockEvidence(
             window=block.window,
             uniform_px=rounded(uniform_distance(grid, window=block.window, patch=shape.patch)),
-            trained=now.inside,
-            frozen=then.inside,
-            update=now.update,
+            trained=trained_block.inside,
+            frozen=frozen_block.inside,
+            update=trained_block.update,
         )
-        for block, now, then in zip(shape.blocks, after, before, strict=True)
+        for block, trained_block, frozen_block in zip(shape.blocks, after, before, strict=True)
     ]
     return EvidenceRecord(
         key=run.key,
@@ -431,7 +430,7 @@ def measure_insides(asked: Measure, *, device: torch.device, tell: Callable[[str
         blocks=blocks,
         merge=merged,
         environment=environment(device),
-        finished=datetime.now(UTC).isoformat(timespec="seconds"),
+        finished=now(),
     )
 
 

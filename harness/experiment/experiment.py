@@ -8,7 +8,6 @@ from __future__ import annotations
 import traceback
 from collections.abc import Callable
 from dataclasses import asdict, replace
-from datetime import UTC, datetime
 from functools import cached_property
 from pathlib import Path
 from typing import Any
@@ -25,10 +24,9 @@ from harness.archive.schema import Code, Record
 from harness.archive.store import RecordStore
 from harness.evaluation.conventions import higher_is_better
 from harness.experiment.building import RunData, attached_segmenter, open_data
-from harness.experiment.environment import environment, one_line, own_device, reason_code
+from harness.experiment.environment import Stages, environment, now, one_line, own_device, process_started, reason_code
 from harness.experiment.number_code import number_code
 from harness.experiment.scoring import EVALUATION_BATCH, ImageTable, Scoring, Summary, Tell
-from harness.experiment.stages import Stages, process_started
 from harness.methods.base import Method
 from harness.models.fingerprints import is_checkpoint
 from harness.models.segmenter import count_parameters
@@ -119,7 +117,7 @@ def run_experiment(
             _keep_traceback(experiment.folder)
     finally:
         leave(workers)
-    record = complete(replace(record, finished=datetime.now(UTC).isoformat(timespec="seconds")))
+    record = complete(replace(record, finished=now()))
     if workers.leads:
         store.write(record, images, masks)
         if record.code == "OK":  # what only an unfinished run needs

@@ -17,7 +17,7 @@ from harness.evaluation.evaluate import Item, evaluate_split
 from harness.evaluation.labels import LabelScorer
 from harness.evaluation.scorer import IGNORE, SplitScorer
 from harness.experiment.building import RunData
-from harness.experiment.stages import Stages
+from harness.experiment.environment import Stages
 from harness.methods.base import Method
 from harness.models.segmenter import probabilities
 from harness.protocols.card import Protocol

@@ -18,8 +18,8 @@ from harness.archive.measured import Elsewhere
 from harness.archive.schema import Run
 from harness.archive.store import finished_run
 from harness.experiment.building import attached_segmenter, open_below
+from harness.experiment.environment import Stages
 from harness.experiment.scoring import Scoring
-from harness.experiment.stages import Stages
 from harness.methods.base import Method
 from harness.models.checkpoint import read_tensors
 from harness.models.decoder_shape import Task

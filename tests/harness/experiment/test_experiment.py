@@ -23,8 +23,8 @@ from harness.archive.store import RecordStore
 from harness.cli import records, tables
 from harness.datasets.base import Pair
 from harness.experiment.building import RunData, open_data
+from harness.experiment.environment import STAGES, Stages, process_started
 from harness.experiment.experiment import Experiment, run_experiment
-from harness.experiment.stages import STAGES, Stages, process_started
 from harness.planning import plan as planning
 from harness.registry import BENCHMARKS, groups_by_rule
 from harness.system.errors import UsageError

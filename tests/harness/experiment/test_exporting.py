@@ -19,8 +19,8 @@ from segment_anything import sam_model_registry
 
 from harness.archive.schema import Run
 from harness.cli import export, predict
-from harness.experiment import exporting, reloading
-from harness.experiment.reloading import print_difference, sam_masks
+from harness.experiment import exporting
+from harness.experiment.exporting import print_difference, sam_masks
 from harness.models.build import build_segmenter
 from harness.models.original_sam import plain_sam, sam_state_dict
 from tests.harness.experiment.finished import export_to, finished
@@ -244,7 +244,7 @@ def test_verification_fails_on_a_file_that_predicts_otherwise(results: Path, tmp
         return subprocess.CompletedProcess(command, 0, printed.getvalue())
 
     monkeypatch.setattr(exporting, "_write", damage)
-    monkeypatch.setattr(reloading, "subprocess", SimpleNamespace(run=within))  # spares the import of torch
+    monkeypatch.setattr(exporting, "subprocess", SimpleNamespace(run=within))  # spares the import of torch
 
     assert export_to(results, run, out, "--verify") == 2
     assert "predicts otherwise" in capsys.readouterr().err

@@ -13,9 +13,9 @@ from harness.archive.agreement import disagreement
 from harness.archive.schema import Record
 from harness.cli import predict, tables
 from harness.experiment.building import attached_segmenter, open_data
+from harness.experiment.environment import Stages
 from harness.experiment.experiment import run_experiment
 from harness.experiment.scoring import Scoring
-from harness.experiment.stages import Stages
 from harness.models.catalog import backbone_shape
 from harness.planning.asked import all_methods
 from harness.planning.data import Images, sample_writer
