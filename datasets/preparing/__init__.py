@@ -1,7 +1,5 @@
 """Archives of data sets: checked, unpacked, and how both tell how far they are."""
 
-from __future__ import annotations
-
 from collections.abc import Callable
 
 TellProgress = Callable[[str, int, int | None], None]

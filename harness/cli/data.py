@@ -12,7 +12,7 @@ from typing import Any
 
 from harness.cli.command import CommandParser, command, verb
 from harness.datasets.base import Benchmark, DataOptions, DatasetError
-from harness.registry import BENCHMARKS, LABELLED, dataset_name, is_own
+from harness.registry import BENCHMARKS, LABELLED, SEGMENTED, dataset_name, is_own
 from harness.settings import load_settings, named_table
 from harness.system.errors import UsageError
 from harness.system.text import printable_line
@@ -243,7 +243,6 @@ def _print_check(report: Any) -> None:
 
 def run_sample(arguments: argparse.Namespace) -> int:
     from harness.datasets import samples
-    from harness.registry import SEGMENTED
 
     names = list(SEGMENTED) if arguments.name == "all" else [BENCHMARKS.resolve(arguments.name)]
     folder = arguments.data or DEFAULT_ROOT

@@ -8,6 +8,7 @@ from pathlib import Path
 
 from harness.check import parse_assignments
 from harness.cli.command import CommandParser, Once, add_plugins, command, plugins_of, verb
+from harness.models.catalog import require_stands, resolve_backbone
 from harness.models.decoders import DECODERS
 from harness.registry import METHODS, canonical_spelling, load_plugins, method_config
 from harness.system.errors import UsageError
@@ -66,8 +67,6 @@ def main(argv: list[str] | None = None) -> int:
     if page is not None and not page.is_file():
         raise UsageError(f"--markdown {page}: no such file")
 
-    from harness.models.catalog import require_stands, resolve_backbone
-
     known = resolve_backbone(arguments.backbone)
     require_stands(arguments.decoder, known)
 
@@ -98,7 +97,6 @@ def main(argv: list[str] | None = None) -> int:
 
 def _examine_file(path: Path, backbone: str) -> int:
     """Print what a checkpoint is and how it fits; exit code 1 where it does not."""
-    from harness.models.catalog import resolve_backbone
     from harness.models.checkpoint import Mismatch, family_of, read_shapes
     from harness.models.published import weights_file
 

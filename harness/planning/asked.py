@@ -24,6 +24,7 @@ from harness.planning.tuning import Tuning, parse_tune
 from harness.protocols.load import load_protocol, resolve
 from harness.registry import BENCHMARKS, LABELLED, METHODS, Registry, dataset_name, is_own, method_config_class
 from harness.settings import Settings, named_table
+from harness.studies import MOST_SEEDS, load_study
 from harness.system.errors import UsageError
 
 
@@ -73,8 +74,6 @@ def parse_entry(word: str) -> Variant:
 def parse_seeds(text: str, *, name: str = "--seeds") -> tuple[int, ...]:
     """``5`` is seeds 0 to 4; ``0,3,7`` is those; ``7,`` is seed 7 alone. Raises UsageError: not whole numbers, none, one twice, or
     beyond all use."""
-    from harness.studies import MOST_SEEDS
-
     listed = "," in text
     parts = [part.strip() for part in text.removesuffix(",").split(",")]
     if not all(part.isascii() and part.isdigit() for part in parts):
@@ -237,8 +236,6 @@ def tuning_of(arguments: argparse.Namespace, request: Request) -> Tuning | None:
     the card has none."""
     asked: dict[str, Any] = {"grids": {}}
     if arguments.study:
-        from harness.studies import load_study
-
         study = load_study(arguments.study)
         asked = {"grids": study.tune, "seeds": study.tune_seeds, "on": study.tune_on}
     if arguments.tune == ["card"]:
@@ -266,8 +263,6 @@ def tuning_of(arguments: argparse.Namespace, request: Request) -> Tuning | None:
 
 
 def _of_study(name: str) -> dict[str, Any]:
-    from harness.studies import load_study
-
     study = load_study(name)
     if not study.entries:
         raise UsageError(f"study {study.name} has no runs of its own; measure it with sam-peft cost")

@@ -7,7 +7,7 @@ from dataclasses import asdict, dataclass, field, fields
 from typing import Any
 
 from harness.methods.parts.placement import MethodError
-from harness.models.catalog import backbone_shape
+from harness.models.catalog import backbone_shape, trained_in_decoder
 from harness.planning.request import Variant
 from harness.protocols.card import Protocol
 from harness.registry import METHODS, method_config, method_config_class
@@ -93,9 +93,6 @@ def method_row(
 
 def trained_parameters(method: str, options: Mapping[str, Any], backbone: str) -> int:
     """Number of parameters that a method trains on ``backbone``, mask decoder of the binary task included; imports no torch."""
-    from harness.models.catalog import backbone_shape, trained_in_decoder
-
     config = method_config(method, options)
-    return int(config.encoder_parameters(backbone_shape(backbone))) + trained_in_decoder(
-        config, backbone, task="binary"
-    )
+    in_encoder = int(config.encoder_parameters(backbone_shape(backbone)))
+    return in_encoder + trained_in_decoder(config, backbone, task="binary")

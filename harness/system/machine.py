@@ -12,7 +12,6 @@ import os
 import platform
 import subprocess
 from collections.abc import Iterator, Mapping, MutableMapping
-from functools import lru_cache
 from pathlib import Path
 
 import harness
@@ -46,7 +45,7 @@ since on a machine that others use the thread it waits for may not be running; `
 _WAITS = ("OMP_WAIT_POLICY", "GOMP_SPINCOUNT", "KMP_BLOCKTIME")
 
 
-@lru_cache(maxsize=1)
+@functools.cache
 def processor() -> str:
     """``cpu`` with the processor's name where the system tells it."""
     try:

@@ -6,7 +6,6 @@ Progress goes to standard error, where that is a terminal; standard output is le
 from __future__ import annotations
 
 import codecs
-import contextlib
 import io
 import os
 import shutil
@@ -14,7 +13,7 @@ import sys
 import textwrap
 import threading
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from contextlib import contextmanager, nullcontext
+from contextlib import contextmanager, nullcontext, suppress
 from pathlib import Path
 from typing import Any, TextIO
 
@@ -189,7 +188,7 @@ def say(text: str) -> None:
     """One line on standard error, without what a terminal would obey; nobody may be there to read it. A terminal that is
     narrower gets it folded between words."""
     line = "".join(c if c.isprintable() else ascii(c)[1:-1] for c in " ".join(text.splitlines()))
-    with contextlib.suppress(OSError):
+    with suppress(OSError):
         width = terminal_width(sys.stderr)
         print(folded(line, width=width) if width else line, file=sys.stderr, flush=True)
 
@@ -220,7 +219,7 @@ def lost_output() -> OSError | None:
     try:
         sys.stdout.flush()
     except OSError as error:
-        with contextlib.suppress(OSError, ValueError):  # ValueError: a test's stand-in without a descriptor
+        with suppress(OSError, ValueError):  # ValueError: a test's stand-in without a descriptor
             os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
             sys.stdout.flush()
         return error
