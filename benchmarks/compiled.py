@@ -16,9 +16,9 @@ from tabulate import tabulate
 
 from benchmarks.saving import add_json, save
 from benchmarks.step import Contestant
-from harness.costing.contestant import why
 from harness.costing.device import used_by_others
 from harness.costing.measure import paired_ratio
+from harness.costing.session import why
 from harness.methods.configs import LoRAConfig
 from harness.methods.lora import LoRA
 from harness.models.build import build_segmenter

@@ -15,9 +15,9 @@ import torch
 from benchmarks.peers import ATTENTIONS, hf_plain
 from benchmarks.reference import plain_twin
 from benchmarks.saving import add_json, save
-from harness.costing.contestant import RandomImages
 from harness.costing.device import processor_clock, used_by_others, wall_clock
 from harness.costing.measure import paired_ratio
+from harness.costing.session import RandomImages
 from harness.evaluation.evaluate import evaluate_split
 from harness.evaluation.scorer import SplitScorer
 from harness.models.build import build_segmenter

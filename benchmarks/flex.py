@@ -20,9 +20,9 @@ from torch import Tensor
 from torch.nn.attention.flex_attention import flex_attention
 
 from benchmarks.saving import add_json, save
-from harness.costing.contestant import why
 from harness.costing.device import processor_clock, used_by_others, wall_clock
 from harness.costing.measure import paired_ratio
+from harness.costing.session import why
 from harness.models.attention import plain_attention, widened_attention
 from harness.models.catalog import backbone_shape
 from harness.training.memory import reset_peak

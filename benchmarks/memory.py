@@ -16,8 +16,8 @@ import torch
 from tabulate import tabulate
 
 from benchmarks.saving import add_json, save
-from harness.costing.contestant import Session
 from harness.costing.measure import build_subject, peak_memory
+from harness.costing.session import Session
 from harness.models.catalog import resolve_backbone
 from harness.planning.rows import MethodRow
 from harness.protocols.load import for_backbone, load_protocol

@@ -25,10 +25,10 @@ from tabulate import tabulate
 from benchmarks.peers import ATTENTIONS, autogluon_conv_lora, hf_lora, matmul_rate
 from benchmarks.reference import plain_twin
 from benchmarks.saving import add_json, save
-from harness.costing.contestant import RandomImages
 from harness.costing.device import processor_clock, used_by_others, wall_clock
 from harness.costing.flops import FlopCount
 from harness.costing.measure import LiveBytes, paired_ratio
+from harness.costing.session import RandomImages
 from harness.methods.configs import ConvLoRAConfig, DecoderOnlyConfig, LoRAConfig, NASLoRAConfig
 from harness.methods.convlora import ConvLoRA
 from harness.methods.decoder import DecoderOnly

@@ -118,9 +118,9 @@ def main(argv: list[str] | None = None) -> int:
 
     import torch
 
-    from harness.costing.contestant import Session, baselines_among
     from harness.costing.device import used_by_others
     from harness.costing.measure import measure
+    from harness.costing.session import Session, baselines_among
     from harness.costing.summary import summary
 
     baselines, absent = baselines_among(rows, entries, protocol=protocol, overrides=by_method, backbone=backbone)

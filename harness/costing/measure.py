@@ -24,9 +24,9 @@ from torch.utils._pytree import tree_leaves
 
 from harness.archive.measured import Comparability, CostRecord, MethodCost, Ratio
 from harness.archive.schema import Run, content_hash
-from harness.costing.contestant import PARTS, Contestant, Roster, Session, StepKind, release, why
 from harness.costing.device import CLOCKS, EnergyMeter, driver, synchronise
 from harness.costing.flops import encoder_forward_flops
+from harness.costing.session import PARTS, Contestant, Roster, Session, StepKind, release, why
 from harness.experiment.building import attached_segmenter
 from harness.experiment.environment import environment, now
 from harness.methods.parts.placement import MethodError

@@ -10,7 +10,52 @@ from __future__ import annotations
 
 from typing import Literal, get_args
 
+Decoder = Literal["sam", "linear", "mask-transformer", "mask2former", "class-token", "mean-pool"]
+DECODERS: tuple[Decoder, ...] = get_args(Decoder)
+LABELLING: tuple[Decoder, ...] = ("class-token", "mean-pool")
+"""Those whose task is ``classification``; that of the others is to draw masks."""
+_ONE_LAYER = ("linear", *LABELLING)
+MASK_LAYERS = 2
+HEAD_DIM = 64
+"""Channels of a head of the mask transformer: d / 64 heads, as published."""
+
+
+def dense_parameters(decoder: Decoder, *, dim: int, classes: int) -> int:
+    """Parameters of one of Segmenter's decoders, or of a classifier, for ``classes`` classes on tokens of width ``dim``, all of
+    them trained.
+
+    Mask transformer: projection d² + d; class embeddings C·d; a block 12 d² + 13 d; two projections d² and two norms
+    over d and C. 15,949,060 at d = 768 and C = 2.
+    """
+    if decoder in _ONE_LAYER:
+        return dim * classes + classes
+    block = 12 * dim**2 + 13 * dim
+    return (dim**2 + dim) + classes * dim + MASK_LAYERS * block + 2 * dim**2 + 2 * dim + 2 * classes
+
+
+def dense_flops(decoder: Decoder, *, dim: int, tokens: int) -> float:
+    """Operations for one image with ``tokens`` patches; the few classes cost nothing. A multiply-add counts as two operations."""
+    if decoder in _ONE_LAYER:
+        return 0.0
+    if decoder == "mask2former":
+        return mask2former_flops(dim=dim, tokens=tokens)
+    block = 2.0 * tokens * 12 * dim**2 + 4.0 * tokens**2 * dim
+    return 2.0 * tokens * 2 * dim**2 + MASK_LAYERS * block
+
+
+def dense_activations(decoder: Decoder, *, dim: int, tokens: int) -> float:
+    """Bytes at 16 bit that one image's decoder keeps for backward: a block as Korthikanti et al. (2205.05198, 34 bytes a
+    token and channel) with the attention map that its dropout needs (5 bytes an entry and head)."""
+    if decoder in _ONE_LAYER:
+        return 2.0 * tokens * dim
+    if decoder == "mask2former":
+        return _mask2former_activations(dim=dim, tokens=tokens)
+    block = 34.0 * tokens * dim + 5.0 * (dim // HEAD_DIM) * tokens**2
+    return MASK_LAYERS * block + 6 * 2.0 * tokens * dim
+
+
 ENCODER_LAYERS, DECODER_LAYERS, QUERIES = 6, 9, 100
+"""Of Mask2Former: layers of its pixel decoder, layers and queries of its transformer decoder."""
 LEVELS, POINTS = 3, 4
 """Scales that the pixel decoder attends over, and places on each that a token looks at."""
 
@@ -57,47 +102,3 @@ def _mask2former_activations(*, dim: int, tokens: int, width: int = 256, mlp: in
     attended = DECODER_LAYERS * (2 * scales / LEVELS * width + 4 * heads * QUERIES * scales / LEVELS)
     masks = (DECODER_LAYERS + 1) * 4 * QUERIES * fine
     return 4.0 * (ENCODER_LAYERS * layer + attended + masks + fine * (4 * width + dim))
-
-
-Decoder = Literal["sam", "linear", "mask-transformer", "mask2former", "class-token", "mean-pool"]
-DECODERS: tuple[Decoder, ...] = get_args(Decoder)
-LABELLING: tuple[Decoder, ...] = ("class-token", "mean-pool")
-"""Those whose task is ``classification``; that of the others is to draw masks."""
-_ONE_LAYER = ("linear", *LABELLING)
-MASK_LAYERS = 2
-HEAD_DIM = 64
-"""Channels of a head of the mask transformer: d / 64 heads, as published."""
-
-
-def dense_parameters(decoder: Decoder, *, dim: int, classes: int) -> int:
-    """Parameters of one of Segmenter's decoders, or of a classifier, for ``classes`` classes on tokens of width ``dim``, all of
-    them trained.
-
-    Mask transformer: projection d² + d; class embeddings C·d; a block 12 d² + 13 d; two projections d² and two norms
-    over d and C. 15,949,060 at d = 768 and C = 2.
-    """
-    if decoder in _ONE_LAYER:
-        return dim * classes + classes
-    block = 12 * dim**2 + 13 * dim
-    return (dim**2 + dim) + classes * dim + MASK_LAYERS * block + 2 * dim**2 + 2 * dim + 2 * classes
-
-
-def dense_flops(decoder: Decoder, *, dim: int, tokens: int) -> float:
-    """Operations for one image with ``tokens`` patches; the few classes cost nothing. A multiply-add counts as two operations."""
-    if decoder in _ONE_LAYER:
-        return 0.0
-    if decoder == "mask2former":
-        return mask2former_flops(dim=dim, tokens=tokens)
-    block = 2.0 * tokens * 12 * dim**2 + 4.0 * tokens**2 * dim
-    return 2.0 * tokens * 2 * dim**2 + MASK_LAYERS * block
-
-
-def dense_activations(decoder: Decoder, *, dim: int, tokens: int) -> float:
-    """Bytes at 16 bit that one image's decoder keeps for backward: a block as Korthikanti et al. (2205.05198, 34 bytes a
-    token and channel) with the attention map that its dropout needs (5 bytes an entry and head)."""
-    if decoder in _ONE_LAYER:
-        return 2.0 * tokens * dim
-    if decoder == "mask2former":
-        return _mask2former_activations(dim=dim, tokens=tokens)
-    block = 34.0 * tokens * dim + 5.0 * (dim // HEAD_DIM) * tokens**2
-    return MASK_LAYERS * block + 6 * 2.0 * tokens * dim

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from harness.costing.contestant import Session
+from harness.costing.session import Session
 from harness.planning.rows import MethodRow
 from harness.protocols.load import for_backbone, load_protocol
 from harness.registry import METHODS, method_config_class

@@ -15,8 +15,8 @@ import torch
 from harness.archive.measured import Comparability, CostStore
 from harness.cli import cost
 from harness.costing import measure as measuring
-from harness.costing.contestant import PARTS, Contestant
 from harness.costing.measure import measure
+from harness.costing.session import PARTS, Contestant
 from harness.costing.summary import summary
 from harness.planning.rows import MethodRow
 from harness.protocols.load import load_protocol

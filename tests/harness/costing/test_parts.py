@@ -15,10 +15,10 @@ from scipy.stats import ttest_rel
 
 from harness.archive.measured import MethodCost, Ratio
 from harness.costing import device as device_module
-from harness.costing.contestant import Contestant, RandomImages
 from harness.costing.device import CLOCKS, EnergyMeter, used_by_others
 from harness.costing.flops import FlopCount, encoder_forward_flops
 from harness.costing.measure import LiveBytes, paired_ratio, ratios_to
+from harness.costing.session import Contestant, RandomImages
 from harness.costing.summary import change
 from harness.models.build import build_segmenter
 from harness.system.errors import UsageError

@@ -10,8 +10,8 @@ import pytest
 import torch
 
 from harness.costing import measure as measuring
-from harness.costing.contestant import Contestant
 from harness.costing.measure import measure
+from harness.costing.session import Contestant
 from harness.methods.lora import LoRA
 from harness.protocols.load import for_backbone, load_protocol
 from harness.system.errors import UsageError

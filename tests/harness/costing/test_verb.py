@@ -11,7 +11,7 @@ import torch
 from harness.archive.measured import CostStore
 from harness.cli import cost
 from harness.costing import measure as measuring
-from harness.costing.contestant import baselines_among
+from harness.costing.session import baselines_among
 from harness.planning.asked import expand, parse_entry
 from harness.planning.rows import method_row
 from harness.protocols.load import load_protocol
