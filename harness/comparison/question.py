@@ -30,7 +30,9 @@ from harness.comparison.names import PAPER_METRICS, benchmark_title
 from harness.registry import operation_names
 from harness.studies import load_study
 
-QUESTION = ("question-sam", "question-sam-isic", "question-sam-folds", "question-vit", "question-vit-folds")
+QUESTION = (
+    "question-sam", "question-sam-isic", "question-sam-folds", "question-sam-road", "question-vit", "question-vit-folds",
+)  # fmt: skip
 """The studies of docs/plan.md that ask the question."""
 OF_QUESTION = ("decoder", "lora", "naslora", "zeroshot")
 """Their methods."""
