@@ -22,7 +22,7 @@ from harness.comparison.cells import Cell
 from harness.comparison.claims import read_claims
 from harness.comparison.grids import contrasts
 from harness.comparison.names import benchmark_title
-from harness.comparison.question import Case, Model, Pair, Question
+from harness.comparison.question import QUESTION, Case, Model, Pair, Question
 from harness.comparison.readings import main_effects, specification_curve
 from harness.report.figures.style import GREY, PAGE, SHADES, encoded, new_figure, styled
 from harness.report.forgetting import forgetting_page
@@ -225,7 +225,7 @@ def files(root: Path, answer: Answer | None = None) -> dict[Path, str]:
     rendered: dict[Path, str] = {}
     for template in sorted(TEMPLATES.glob("*.j2")):
         name = template.name.removesuffix(".j2")
-        text = words.get_template(template.name).render(a=answer)
+        text = words.get_template(template.name).render(a=answer, studies=QUESTION)
         if name == "readme.md":
             readme = home / "README.md"
             rendered[readme] = _between(readme.read_text(encoding="utf-8"), text.strip())
