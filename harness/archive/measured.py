@@ -25,6 +25,7 @@ from harness.archive.schema import content_hash, first_backbone
 from harness.check import spelt
 from harness.models.known import RENAMED
 from harness.system.files import read_regular, write_atomically
+from harness.system.text import printable_line
 
 T = TypeVar("T")
 
@@ -52,7 +53,7 @@ class RecordFolder(ABC, Generic[T]):
         data = read_regular(path, largest=LARGEST_RECORD)
         record: T = validated(cls.kind, data, version=cls.version, called=cls.called, field=cls.field)
         for reason in cls._wrong(record, data, stem=path.name.partition(".")[0]):
-            raise ValueError(reason)
+            raise ValueError(printable_line(reason))
         return spelt(record)
 
     @classmethod

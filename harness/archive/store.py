@@ -158,7 +158,7 @@ class RecordStore:
             return str(error)
 
     def __iter__(self) -> Iterator[Record]:
-        """Whole records in the order of their keys; unreadable files are left to `problems`."""
+        """Whole records in the order of their keys; unreadable files are left to `summaries`."""
         for path in self.files():
             try:
                 yield self._whole(load(path))

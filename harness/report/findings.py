@@ -273,8 +273,8 @@ def environment() -> Any:
         undefined=StrictUndefined,
         trim_blocks=True,
         lstrip_blocks=True,
-        autoescape=False,
-    )  # fmt: skip - markdown files of our own words and numbers
+        autoescape=False,  # markdown files of our own words and numbers
+    )
     made.filters |= FILTERS
     return made
 

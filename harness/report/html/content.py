@@ -46,7 +46,7 @@ class Behind:
         self._lines: dict[str, int] = {}
         self._texts: dict[tuple[int, ...], int] = {}
         self._places: dict[int, tuple[Explained, int]] = {}
-        self.opened: dict[int, Opened] = {}
+        self.opened: dict[int, Opened] = {}  # place in `texts` -> what is shown before it
 
     def placed(self, table: Table, *, name: str, words: int | None = None) -> Placed:
         why = [[self.place_of(cell) for cell in line.cells] for line in table.rows]
@@ -68,6 +68,7 @@ class Behind:
 
     @property
     def texts(self) -> list[tuple[int, ...]]:
+        """Of every explained cell the places of its lines in `lines`."""
         return list(self._texts)
 
     @property

@@ -64,6 +64,9 @@ def test_evidence_holds_one_finite_number_a_block_of_every_merge(tmp_path: Path)
         path = store.write(evidence("0" * 16, merge={"exact": wrong}))
         with pytest.raises(ValueError, match="merge exact"):
             store.load(path)
+    store.write(evidence("0" * 16, merge={"ex\x1b]0;act": [0.25] * 3}))
+    (reason,) = store.problems().values()
+    assert reason.isprintable()
 
 
 def test_a_folder_without_records_gives_empty_frames(tmp_path: Path) -> None:
