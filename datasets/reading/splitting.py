@@ -51,9 +51,10 @@ def carve(pairs: Sequence[Pair], *, count: int, seed: int, group: Group = own_st
     rest = tuple(pair for pair in pairs if pair.stem not in taken)
     carved = tuple(pair for pair in pairs if pair.stem in taken)
     if not rest or not carved:
-        together = len(set(map(group, pairs)))
+        groups = len(set(map(group, pairs)))
+        together = f" (groups that stay together: {groups})" if groups < len(pairs) else ""
         raise DatasetError(
-            f"{len(pairs)} images (groups that stay together: {together}) are too few to carve {count} from and keep some; "
+            f"{len(pairs)} images{together} are too few to carve {count} from and keep some; "
             "give more, or splits of your own"
         )
     return rest, carved

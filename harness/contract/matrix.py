@@ -171,7 +171,8 @@ def _describe(error: Exception, method: type[Method]) -> str:
     line = (str(error).strip().splitlines() or [""])[0]
     if isinstance(error, AssertionError | UsageError | MethodError):
         return line
-    return f"{type(error).__name__}: {line}{line_in(sys.modules[method.__module__].__file__, error)}"
+    file = getattr(sys.modules.get(method.__module__), "__file__", None)  # none of a method made in a notebook
+    return f"{type(error).__name__}: {line}{line_in(file, error)}"
 
 
 def matrix_markdown(rows: Iterable[Capability]) -> str:

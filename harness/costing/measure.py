@@ -29,6 +29,7 @@ from harness.costing.flops import encoder_forward_flops
 from harness.costing.session import PARTS, Contestant, Roster, Session, StepKind, release, why
 from harness.experiment.building import attached_segmenter
 from harness.experiment.environment import environment, now
+from harness.methods.base import MergeMode, Method
 from harness.methods.parts.placement import MethodError
 from harness.models.segmenter import count_parameters
 from harness.planning.rows import MethodRow
@@ -159,10 +160,7 @@ def _models(subject: Contestant, *, calibration: Sequence[Tensor]) -> tuple[dict
     failed: dict[str, str] = {}
     for mode in subject.method.merge_modes:
         try:
-            subject.segmenter.eval()
-            twin = copy.deepcopy(subject.method)
-            twin.merge(mode, calibration=calibration)
-            by_mode[f"merged-{mode}"] = twin.segmenter
+            by_mode[f"merged-{mode}"] = _merged(subject.method, mode, calibration=calibration)
         except MethodError as error:
             failed[mode] = str(error)
         except Exception as error:  # what was measured unmerged stays worth keeping
@@ -170,6 +168,14 @@ def _models(subject: Contestant, *, calibration: Sequence[Tensor]) -> tuple[dict
         if mode in failed:
             release()
     return by_mode, failed
+
+
+def _merged(method: Method, mode: MergeMode, *, calibration: Sequence[Tensor]) -> Any:
+    """A function of its own: a copy whose merge fails dies with it, before memory is released."""
+    method.segmenter.eval()
+    twin = copy.deepcopy(method)
+    twin.merge(mode, calibration=calibration)
+    return twin.segmenter
 
 
 def _infer(model: Any, images: Tensor, session: Session) -> None:
@@ -248,11 +254,7 @@ def measure(session: Session, *, report: Callable[[str], None] = lambda line: No
         for row in session.rows:
             with roster.turn(row.label):
                 roster.subjects[row.label] = build_subject(row, session)
-        sizes = {}
-        for variant, subject in roster:
-            report(f"{variant}: memory and FLOPs")
-            with roster.turn(variant):
-                sizes[variant] = _sizes(subject)
+        sizes = _measure_sizes(roster, report=report)
         seconds, joules = _measure_steps(roster, session, report=report)
     finally:
         roster.close()
@@ -322,6 +324,16 @@ def build_subject(row: MethodRow, session: Session) -> Contestant:
         device=session.device,
         clock=CLOCKS[session.clock](session.device),
     )
+
+
+def _measure_sizes(roster: Roster, *, report: Callable[[str], None]) -> dict[str, dict[str, Any]]:
+    """A function of its own: its last subject must not outlive its turn, which frees what one held that failed."""
+    sizes = {}
+    for variant, subject in roster:
+        report(f"{variant}: memory and FLOPs")
+        with roster.turn(variant):
+            sizes[variant] = _sizes(subject)
+    return sizes
 
 
 def _sizes(subject: Contestant) -> dict[str, Any]:

@@ -39,8 +39,8 @@ _NOMINAL_STEPS = 100
 
 
 class RandomImages:
-    """Noise in place of a training split, made once: cost does not depend on what the images show. ``labels``: a class an image,
-    (1, 1), instead of masks."""
+    """Noise in place of a training split, made once: cost does not depend on what the images show. (count, 3, S, S) uint8 of
+    S = ``image_size`` pixels a side, masks of ``num_classes``; ``labels``: a class an image, (1, 1), instead of masks."""
 
     def __init__(self, count: int, *, image_size: int, num_classes: int, labels: bool = False) -> None:
         source = np.random.default_rng(0)

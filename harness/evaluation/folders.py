@@ -58,7 +58,10 @@ def pair_predictions(predictions: Path, masks: Path, *, partial: bool = False) -
         UsageError: a folder is missing or empty, or a file has no partner.
     """
     predicted = _by_key(predictions, [*image_files(_folder(predictions)), *_arrays(predictions)])
-    truth = _by_key(masks, image_files(_folder(masks), MASK_EXTENSIONS))
+    images = image_files(_folder(masks))
+    others = [path for path in image_files(masks, MASK_EXTENSIONS) if path not in images]
+    named = set(map(mask_key, images))  # an array of the same name beside an image is no second mask
+    truth = _by_key(masks, [*images, *(path for path in others if mask_key(path) not in named)])
     for key, folder, here, there in (
         (sorted(truth.keys() - predicted.keys()), predictions, "prediction", truth),
         (sorted(predicted.keys() - truth.keys()), masks, "mask", predicted),

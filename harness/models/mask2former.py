@@ -13,8 +13,8 @@ import torch
 from segment_anything.modeling.common import LayerNorm2d
 from torch import Tensor, nn
 
-from harness.models import decoders as forms
 from harness.models.decoder_shape import DecoderShape
+from harness.models.decoders import DECODER_LAYERS, ENCODER_LAYERS, QUERIES
 from harness.models.segmenter import full_precision, widened
 
 
@@ -79,9 +79,9 @@ class Mask2FormerDecoder(nn.Module):
             "num_attention_heads": shape.heads,
             "dim_feedforward": shape.mlp_dim,
             "encoder_feedforward_dim": shape.mlp_dim // 2,
-            "encoder_layers": forms.ENCODER_LAYERS,
-            "decoder_layers": forms.DECODER_LAYERS + 1,
-            "num_queries": forms.QUERIES,
+            "encoder_layers": ENCODER_LAYERS,
+            "decoder_layers": DECODER_LAYERS + 1,
+            "num_queries": QUERIES,
             "num_labels": classes,
         }
         config = Mask2FormerConfig(backbone_config=SwinConfig(**stand_in), **numbers)

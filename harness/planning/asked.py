@@ -169,12 +169,6 @@ def understand(arguments: argparse.Namespace, settings: Settings) -> Asked:
         for name in typed[1].keys() - {METHODS.resolve(entry.method) for entry in values["entries"]}:
             raise UsageError(f"--set {name}.… has no effect: {name} is none of --methods {arguments.methods}")
     card = load_protocol(values["protocol"], own_words[0])
-    if arguments.datasets and not arguments.tune_on:
-        for name in (key.split(".")[1] for key in typed[0] if key.startswith("benchmarks.")):
-            if dataset_name(name) not in values["benchmarks"]:
-                raise UsageError(
-                    f"--set benchmarks.{name}.… has no effect: {name} is none of --datasets {arguments.datasets}"
-                )
     for name in own_names:  # what a folder is, its patterns and its category say with it
         made, folders[name] = any_folder(name, folders[name], data_options(resolve(card, name), name))
         BENCHMARKS.add(name, made)
@@ -198,7 +192,12 @@ def understand(arguments: argparse.Namespace, settings: Settings) -> Asked:
         plugins=tuple(str(path.absolute()) for path in arguments.plugin),
         skip_missing=arguments.skip_missing,
     )
-    return Asked(request=request, cluster_overrides=of_cluster, tuning=tuning_of(arguments, request), note=note)
+    tuning = tuning_of(arguments, request)
+    runs_on = {*request.benchmarks, *(tuning.on if tuning else ())}
+    for name in (key.split(".")[1] for key in typed[0] if key.startswith("benchmarks.")):
+        if dataset_name(name) not in runs_on:
+            raise UsageError(f"--set benchmarks.{name}.… has no effect: nothing runs on {name}")
+    return Asked(request=request, cluster_overrides=of_cluster, tuning=tuning, note=note)
 
 
 def _benchmarks(

@@ -229,6 +229,13 @@ def test_masks_are_read_as_those_of_a_data_set_are(capsys, tmp_path, name):
     assert scores_of(capsys, *both, "--metrics", "iou")["scores"] == {"iou": 1.0}
 
 
+def test_an_array_beside_a_mask_of_its_name_is_no_second_mask(capsys, tmp_path):
+    mask = blob(np.random.default_rng(1), 30, 30)
+    white = mask * np.uint8(255)
+    both = placed(tmp_path, {"p/a.png": white, "g/a.png": white, "g/a.npy": 255 - white})
+    assert scores_of(capsys, *both, "--metrics", "iou")["scores"] == {"iou": 1.0}
+
+
 @pytest.mark.parametrize(("level", "full", "kind"), [(1, 255, np.uint8), (255, 65535, np.uint16)])
 def test_masks_that_are_no_probabilities_are_refused_where_all_are_such(capsys, tmp_path, level, full, kind):
     mask = blob(np.random.default_rng(1), 30, 30)

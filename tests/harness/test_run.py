@@ -50,7 +50,7 @@ def refused(capsys: pytest.CaptureFixture[str], *arguments: str) -> str:
         ([*DEMO, "--set", "precision=int8"], "must be 'fp32', 'bf16' or 'fp16'"),
         ([*PLAIN, "--set", "epochs=0"], "epochs=0 must be at least 1"),
         ([*PLAIN, "--set", "epochs=" + "9" * 5000], "… (5002 characters)"),
-        ([*PLAIN, "--set", "benchmarks.leaf.epochs=3"], "no effect: leaf is none of --datasets kvasir"),
+        ([*PLAIN, "--set", "benchmarks.leaf.epochs=3"], "no effect: nothing runs on leaf"),
         ([*PLAIN, "--set", "decoder_lr=-1"], "decoder_lr=-1.0 must be above 0"),
         ([*PLAIN, "--tune", "decoder_lr=0,1e-3"], "decoder_lr=0.0 must be above 0"),
         ([*PLAIN, "--set", "lora.alpha=0"], "method lora: alpha=0.0"),
@@ -98,8 +98,10 @@ def test_results_without_write_permission(capsys: pytest.CaptureFixture[str], tm
 
 
 def test_one_benchmark_of_a_study_that_sets_rules_of_others_can_be_run(tmp_path: Path) -> None:
-    words = ["--study", "question-vit-folds", "--datasets", "road", "--protocol", "demo", "--plan"]
-    assert main([*words, "--results", str(tmp_path)]) == 0
+    of_all = ["--protocol", "demo", "--plan", "--results", str(tmp_path), "--study"]
+    assert main([*of_all, "question-vit-folds", "--datasets", "road"]) == 0
+    tuned_elsewhere = [*of_all, "small-search", "--datasets", "leaf"]
+    assert main([*tuned_elsewhere, "--set", "benchmarks.kvasir.epochs=1"]) == 0
 
 
 def test_results_that_cannot_be_a_folder(capsys: pytest.CaptureFixture[str], tmp_path: Path) -> None:

@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import gc
 import itertools
+import weakref
 from dataclasses import replace
 from types import SimpleNamespace
 
@@ -78,15 +80,45 @@ def test_peak_memory_is_that_of_the_dearest_kind_of_step(monkeypatch, of_trainin
 
 
 def test_a_merge_that_fails_costs_nothing_else(monkeypatch: pytest.MonkeyPatch) -> None:
-    def full(*_, **__):
+    twins: list[weakref.ref[LoRA]] = []
+    alive: list[bool] = []
+
+    def full(twin: LoRA, *_, **__):
+        twins.append(weakref.ref(twin))
         raise torch.OutOfMemoryError("CUDA out of memory")
 
+    def released() -> None:
+        gc.collect()
+        alive.append(twins[-1]() is not None)
+
     monkeypatch.setattr(LoRA, "merge", full)
+    monkeypatch.setattr(measuring, "release", released)
     monkeypatch.setattr(measuring, "_sizes", _no_sizes)
     (method,) = measure(replace(session_of("lora"), rounds=1)).methods
     assert set(method.inference_seconds) == {"unmerged"}
     assert set(method.merge_failures) == {"exact", "calibrated"}
     assert method.merge_failures["exact"] == "OOM: OutOfMemoryError: CUDA out of memory"
+    assert alive == [False, False]  # or a failure for want of memory would keep a model more
+
+
+def test_a_method_that_fails_holds_no_memory_while_others_are_measured(monkeypatch: pytest.MonkeyPatch) -> None:
+    last: list[weakref.ref[Contestant]] = []
+
+    def full(subject: Contestant):
+        last.append(weakref.ref(subject))
+        if subject.variant == "lora":
+            raise torch.OutOfMemoryError("CUDA out of memory")
+        return _no_sizes(subject)
+
+    def steps(roster, *_, **__):
+        gc.collect()
+        assert [made() is not None for made in last] == [True, False]
+        raise InterruptedError
+
+    monkeypatch.setattr(measuring, "_sizes", full)
+    monkeypatch.setattr(measuring, "_measure_steps", steps)
+    with pytest.raises(InterruptedError):
+        measure(session_of("decoder", "lora"))
 
 
 def test_a_session_in_which_every_method_fails_says_so(monkeypatch: pytest.MonkeyPatch) -> None:
