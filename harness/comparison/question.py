@@ -31,7 +31,8 @@ from harness.registry import operation_names
 from harness.studies import load_study
 
 QUESTION = (
-    "question-sam", "question-sam-isic", "question-sam-folds", "question-sam-road", "question-vit", "question-vit-folds",
+    "question-sam", "question-sam-isic", "question-sam-folds", "question-sam-road", "question-sam-cvc612",
+    "question-vit", "question-vit-folds",
 )  # fmt: skip
 """The studies of docs/plan.md that ask the question."""
 OF_QUESTION = ("decoder", "lora", "naslora", "zeroshot")
