@@ -69,6 +69,10 @@ class Splits:
     note: str = ""
     left_out: tuple[Path, ...] = ()
 
+    def __post_init__(self) -> None:
+        if taken := {"train", "val"} & self.test.keys():
+            raise DatasetError(f"a test split cannot be called {min(taken)}; give it another name")
+
     @property
     def parts(self) -> dict[str, tuple[Pair, ...]]:
         """The pairs by the name of their split."""

@@ -28,6 +28,7 @@ LARGEST = 16 << 20
 """Bytes of a small file about attempts and sweeps; the largest chunk that SLURM takes (10,000 runs) has 4 MB."""
 _MOST = 10**12
 """Bound on every number in one: seconds since the epoch, process numbers and clock ticks are below it."""
+_ESCAPES = re.compile(rb"\\[bfnrtu]")
 
 
 def from_mapping(cls: type[T], values: Mapping[str, Any], *, where: str, endless: Collection[str] = ()) -> T:
@@ -98,7 +99,7 @@ def read_as(path: Path, kind: type[T]) -> T:
     content = from_json(kind, data)
     if _unusable(content, whole=_MOST, real=_MOST) is not None:
         raise ValueError("a number in it is out of all range")
-    return spelt(content)
+    return content if is_plain(data) else spelt(content)
 
 
 def spelt(value: T) -> T:
@@ -115,6 +116,11 @@ def spelt(value: T) -> T:
     elif is_dataclass(value) and not isinstance(value, type):
         made = replace(value, **{field.name: spelt(getattr(value, field.name)) for field in fields(value)})
     return cast("T", made)
+
+
+def is_plain(data: bytes) -> bool:
+    """Whether no string of this JSON holds what a terminal would obey, so that nothing has to be looked for (`spelt`)."""
+    return data.isascii() and b"\x7f" not in data and not (b"\\" in data and _ESCAPES.search(data))
 
 
 def parse_assignments(items: list[str], *, example: str = "--set lr=3e-4 or --set lora.rank=6") -> dict[str, Any]:

@@ -8,7 +8,6 @@ from __future__ import annotations
 
 import errno
 import json
-import re
 from dataclasses import dataclass, field, replace
 from functools import lru_cache
 from pathlib import Path
@@ -19,7 +18,7 @@ from typing_extensions import TypedDict  # pydantic reads no other below Python 
 
 from harness.archive.files import LARGEST_RECORD, seal_holds
 from harness.archive.schema import SCHEMA_VERSION, Record, Run, counted_updates, largest
-from harness.check import from_json, spelt
+from harness.check import from_json, is_plain, spelt
 from harness.system.errors import UsageError, os_reason
 from harness.system.files import checked_name, read_regular
 
@@ -155,7 +154,6 @@ class _File(Record):
 
 T = TypeVar("T")
 
-_ESCAPES = re.compile(rb"\\[bfnrtu]")
 _NOTHING_IN_THE_WAY = (None, errno.ENOENT)
 """Numbers of system errors: decoders of pictures have errors of that class too, without one."""
 
@@ -212,7 +210,7 @@ def parse(data: bytes) -> Record:
         raise ValueError("its seal does not fit: a score or another field was edited after it was written")
     if not record.budget:  # older records tell by their histories
         record.budget.update(counted_updates(record.history))
-    if data.isascii() and not (b"\\" in data and _ESCAPES.search(data)):
+    if is_plain(data):
         return record
     # What its key is a hash of stays as it is.
     run = replace(spelt(record.run), method_config=record.run.method_config, rules=record.run.rules)

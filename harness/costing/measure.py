@@ -401,9 +401,8 @@ def _record(session: Session, costs: list[MethodCost], *, dropped: dict[str, str
     protocol = session.protocol
     where = environment(session.device)
     multiclass = session.task == "multiclass"
-    tokens = (
-        protocol.mask_tokens if multiclass and protocol.decoder == "sam" else 1
-    )  # a binary head has one, whatever the card says
+    # A binary head has one, whatever the card says.
+    tokens = protocol.mask_tokens if multiclass and protocol.decoder == "sam" else 1
     further = {
         "num_classes": session.num_classes,
         "mask_tokens": tokens,

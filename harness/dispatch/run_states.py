@@ -130,7 +130,7 @@ def survey(
 def _of_record(record: Record) -> RunState:
     seconds, whole = seconds_of(record.cost)
     return RunState(
-        **named(record.run),
+        **named(record.run, key=record.key),
         state=record.code,
         message=record.message,
         attempts=record.attempts,

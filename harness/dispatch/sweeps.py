@@ -67,9 +67,12 @@ class NamedRun:
         return f"{self.variant} on {self.benchmark}, seed {self.seed}"
 
 
-def named(run: Run | NamedRun) -> dict[str, Any]:
-    """The fields of `NamedRun`."""
-    return {field.name: getattr(run, field.name) for field in fields(NamedRun)}
+_NAMES = tuple(field.name for field in fields(NamedRun) if field.name != "key")
+
+
+def named(run: Run | NamedRun, *, key: str = "") -> dict[str, Any]:
+    """The fields of `NamedRun`; ``key`` where it is known, since that of a `Run` is a hash of all its rules."""
+    return {"key": key or run.key} | {name: getattr(run, name) for name in _NAMES}
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -292,10 +295,16 @@ class _Intent:
 
 
 @dataclass(frozen=True, kw_only=True)
-class _Later:
-    """What ``chunk.<n>.job.json`` holds, which is ``job``, or ``chunk.<n>.closed.json``."""
+class _Answer:
+    """What ``chunk.<n>.job.json`` holds."""
 
     job: str = ""
+
+
+@dataclass(frozen=True, kw_only=True)
+class _Closing:
+    """What ``chunk.<n>.closed.json`` holds."""
+
     reason: str = ""
     ends: dict[str, str] = field(default_factory=dict)
 
@@ -326,10 +335,8 @@ def read_chunk(path: Path) -> Chunk:
     """Raises UsageError where its intent or what lies beside it is damaged."""
     try:
         intent = read_as(path, _Intent)
-        answer, closing = (
-            read_as(file, _Later) if (file := beside_chunk(path, kind)).exists() else _Later()
-            for kind in ("job", "closed")
-        )
+        answer = read_as(file, _Answer) if (file := beside_chunk(path, "job")).exists() else _Answer()
+        closing = read_as(file, _Closing) if (file := beside_chunk(path, "closed")).exists() else _Closing()
         _check_names(path, intent, answer.job)
     except (OSError, ValueError) as error:
         raise unreadable(path, error) from error

@@ -131,9 +131,8 @@ def process_started() -> float | None:
     """When this process began, by `time.monotonic`; None where the system does not tell."""
     try:
         fields = Path("/proc/self/stat").read_text(encoding="utf-8", errors="replace").rpartition(")")[2].split()
-        age = float(Path("/proc/uptime").read_text(encoding="ascii").split()[0]) - int(fields[19]) / os.sysconf(
-            "SC_CLK_TCK"
-        )
+        booted = float(Path("/proc/uptime").read_text(encoding="ascii").split()[0])  # seconds ago
+        age = booted - int(fields[19]) / os.sysconf("SC_CLK_TCK")
     except (OSError, ValueError, IndexError):
         return None
     return time.monotonic() - max(0.0, age)

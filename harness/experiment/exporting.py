@@ -270,7 +270,7 @@ def export(request: Export, *, tell: Callable[[str], None] = lambda stage: None)
     train, held_out = calibration_images(run, data_folder(run, data=request.data, results=request.results))
     real = held_out is not None
     if held_out is None:
-        side = run.rules["image_size"]
+        side = from_rules(run.rules).image_size
         held_out = torch.randn(HELD_OUT, 3, side, side, generator=torch.Generator().manual_seed(0))
     report = difference = None
     if request.form == "peft":
@@ -290,9 +290,8 @@ def export(request: Export, *, tell: Callable[[str], None] = lambda stage: None)
         labels = rules.task == "classification"
         graph = Graph(segmenter, rules.pixels, labels=labels, prompt=rules.prompt, points=rules.prompt_points).eval()
         difference = write_onnx(graph, request.out, images=held_out, metadata={METADATA: _metadata(run)})
-    if (
-        request.form != "peft" and request.card
-    ):  # after the file: a full disk leaves no card of a model that is not there
+    # After the file: a full disk leaves no card of a model that is not there.
+    if request.form != "peft" and request.card:
         path = card_of(request.out)
         with writing_to(f"{request.out} is written, its model card {path}", then="; export again with --force"):
             write_atomically(path, request.card)

@@ -65,10 +65,8 @@ class DecoderShape:
         tokens = 1 + SPARE_TOKENS
         iou_head = 2 * _linear(self.dim, self.dim) + _linear(self.dim, tokens)
         quarter = self.mask_channels // 4
-        masks = (
-            7 * quarter + 4 * quarter * self.mask_channels + 3 * self.mask_channels
-        )  # two convolutions and their norms
-        prompts = 6 * self.dim + masks + _linear(self.mask_channels, self.dim)
+        two_convolutions = 7 * quarter + 4 * quarter * self.mask_channels + 3 * self.mask_channels  # and their norms
+        prompts = 6 * self.dim + two_convolutions + _linear(self.mask_channels, self.dim)
         score = 2 * _linear(self.dim, self.dim) + _linear(self.dim, 1) + self.dim if self.finer_maps else 0
         return SPARE_TOKENS * (self.hypernetwork + self.dim) + iou_head + prompts + score
 

@@ -196,7 +196,9 @@ def understand(arguments: argparse.Namespace, settings: Settings) -> Asked:
     runs_on = {*request.benchmarks, *(tuning.on if tuning else ())}
     for name in (key.split(".")[1] for key in typed[0] if key.startswith("benchmarks.")):
         if dataset_name(name) not in runs_on:
-            raise UsageError(f"--set benchmarks.{name}.… has no effect: nothing runs on {name}")
+            raise UsageError(
+                f"--set benchmarks.{name}.… has no effect, nothing runs on {name}; add it to --datasets, or leave this out"
+            )
     return Asked(request=request, cluster_overrides=of_cluster, tuning=tuning, note=note)
 
 

@@ -80,10 +80,10 @@ def test_a_row_that_fails_leaves_its_reason_and_the_others_as_they_were(tmp_path
     file = tmp_path / "gpu.json"
     other = {"command": "python -m benchmarks.flex", "measured": {"shared": ""}, "seconds": 1.0}
     file.write_text(json.dumps({"rows": {"two": other}}), encoding="utf-8")
-    monkeypatch.setattr(gpu, "rows", lambda **_: {"one": Row(words="harness tabels")})
-    code, rows = rehearsed(file, "--only", "one")
+    monkeypatch.setattr(gpu, "rows", lambda **_: {"misspelt": Row(words="harness tabels")})
+    code, rows = rehearsed(file, "--only", "misspelt")
     assert code == 1
-    assert "unknown verb 'tabels'" in rows["one"]["failed"]
+    assert "unknown verb 'tabels'" in rows["misspelt"]["failed"]
     assert rows["two"] == other
     assert "unknown verb" in capsys.readouterr().out
 

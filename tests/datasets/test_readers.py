@@ -93,6 +93,12 @@ def test_validation_is_carved_from_train_and_never_from_test(make, sample_of, na
     assert other.test == splits.test
 
 
+@pytest.mark.parametrize("name", ["train", "val"])
+def test_a_test_split_has_a_name_of_its_own(name: str) -> None:
+    with pytest.raises(DatasetError, match=f"a test split cannot be called {name}; give it another name"):
+        Splits(train=(), val=(), test={"easy": (), name: ()}, layout="own", rule="")
+
+
 def test_two_candidates_are_an_error_that_names_both(make, tmp_path: Path) -> None:
     first = samples.write_samples("kvasir", tmp_path, images=12, size=48)
     second = samples.write_samples("kvasir", tmp_path, layout="autogluon", images=12, size=48)

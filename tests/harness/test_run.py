@@ -50,7 +50,7 @@ def refused(capsys: pytest.CaptureFixture[str], *arguments: str) -> str:
         ([*DEMO, "--set", "precision=int8"], "must be 'fp32', 'bf16' or 'fp16'"),
         ([*PLAIN, "--set", "epochs=0"], "epochs=0 must be at least 1"),
         ([*PLAIN, "--set", "epochs=" + "9" * 5000], "… (5002 characters)"),
-        ([*PLAIN, "--set", "benchmarks.leaf.epochs=3"], "no effect: nothing runs on leaf"),
+        ([*PLAIN, "--set", "benchmarks.leaf.epochs=3"], "no effect, nothing runs on leaf; add it to --datasets"),
         ([*PLAIN, "--set", "decoder_lr=-1"], "decoder_lr=-1.0 must be above 0"),
         ([*PLAIN, "--tune", "decoder_lr=0,1e-3"], "decoder_lr=0.0 must be above 0"),
         ([*PLAIN, "--set", "lora.alpha=0"], "method lora: alpha=0.0"),

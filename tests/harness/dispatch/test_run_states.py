@@ -8,6 +8,7 @@ from dataclasses import replace
 
 import pytest
 
+from harness.archive import cache, schema
 from harness.archive.schema import Record
 from harness.archive.store import RecordStore
 from harness.dispatch import run_states
@@ -61,6 +62,20 @@ def test_a_record_says_how_a_run_ended(tmp_path, code, done, of_sweep):
     expected = log_path(state_folder(tmp_path, job.run.key), 3) if of_sweep else None
     assert (run.log, run.sweep, run.task) == (expected, *(("20260101-000000-abcd", "7_0") if of_sweep else ("", "")))
     assert not run.unsettled
+
+
+def test_records_that_were_read_before_are_told_without_hashing_their_rules_again(tmp_path, monkeypatch):
+    """A hash for each of 25,000 records takes as long as all the rest of `status`."""
+    keys: list[str] = []
+    for bound in ("SMALLEST", "_SETTLED_NS"):  # few records are remembered too, and those of this second
+        monkeypatch.setattr(cache, bound, 0)
+    for seed in range(3):
+        run = make_job(tmp_path, seed=seed).run
+        RecordStore(tmp_path).write(Record(run=run, key=run.key, code="OK"))
+        keys.append(run.key)
+    assert set(survey(tmp_path).runs) == set(keys)
+    monkeypatch.setattr(schema, "content_hash", lambda _: pytest.fail("hashed again"))
+    assert set(survey(tmp_path).runs) == set(keys)
 
 
 def test_a_start_says_when_it_began_how_long_it_lasts_and_where_its_log_is(tmp_path, monkeypatch):

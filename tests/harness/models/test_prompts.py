@@ -114,6 +114,14 @@ def test_boxes_move_in_training_alone_within_their_share_and_the_image() -> None
     assert np.array_equal(moved[3], prompts_of(mask, card, 3, "a", training=True)[0])
 
 
+def test_moved_boxes_reach_the_last_pixel_and_no_further() -> None:
+    mask, card = mask_of((0, 0, 49, 39)), rules(prompt="box", prompt_jitter=0.5)
+    moved = np.array([prompts_of(mask, card, seed, "a", training=True)[0] for seed in range(50)])
+    assert moved[:, [0, 2]].max() == 49
+    assert moved[:, [1, 3]].max() == 39
+    assert moved.min() == 0
+
+
 def test_points_lie_on_their_object_and_depend_on_image_and_seed() -> None:
     mask, card = mask_of((2, 3, 12, 13), (20, 10, 40, 30)), rules(prompt="points", prompt_points=3)
     prompts = prompts_of(mask, card, 0, "a", training=False)

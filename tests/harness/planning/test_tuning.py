@@ -260,18 +260,20 @@ def test_a_trial_that_failed_otherwise_keeps_the_choice_open(tuned: Any, tmp_pat
 
 
 @pytest.mark.parametrize(
-    "words",
+    ("methods", "words"),
     [
-        [word for name in ("lr", "rank", "alpha") for word in ("--tune", f"{name}={VALUES}")],
-        ["--seeds", "1000"],
+        ("lora,dora", [word for name in ("lr", "rank", "alpha") for word in ("--tune", f"{name}={VALUES}")]),
+        ("all", ["--seeds", "1000"]),
     ],
 )
-def test_a_plan_without_end_is_refused_before_it_is_made(tuned: Any, capsys: Any, words: list[str]) -> None:
+def test_a_plan_without_end_is_refused_before_it_is_made(
+    tuned: Any, capsys: Any, methods: str, words: list[str]
+) -> None:
     """300 values of each of two fields took most of a minute, and of three a day."""
     begun = time.process_time()
-    code, work = tuned(best_at(1e-3), *words, methods="lora,dora", datasets="kvasir,camo,leaf,sbu,road,isic2017")
+    code, work = tuned(best_at(1e-3), *words, methods=methods, datasets="kvasir,camo,leaf,sbu,road,isic2017")
     assert (code, work.done) == (2, [])
-    assert "10,000 at most" in capsys.readouterr().err
+    assert "50,000 at most" in capsys.readouterr().err
     assert time.process_time() - begun < 10
 
 

@@ -296,6 +296,15 @@ def test_the_cache_stays_within_its_bound_and_what_finds_no_room_is_decoded(pair
     assert "the bound of 0.0 GiB is reached" in caplog.text
 
 
+def test_the_bound_may_be_filled_to_its_last_byte(cache):
+    array = np.zeros(1000, dtype=np.uint8)
+    ImageCache(cache, max_bytes=10**6).put("aa", array)
+    (size,) = (path.stat().st_size for path in cache.rglob("*.npy"))
+    ImageCache(cache, max_bytes=2 * size).put("bb", array)
+    ImageCache(cache, max_bytes=3 * size - 1).put("cc", array)
+    assert sorted(path.stem for path in cache.rglob("*.npy")) == ["aa", "bb"]
+
+
 def test_entries_that_no_job_used_for_a_day_make_room_oldest_first(cache):
     array = np.zeros(1000, dtype=np.uint8)
     entries = ImageCache(cache, max_bytes=3500)

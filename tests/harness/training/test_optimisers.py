@@ -128,6 +128,7 @@ def test_a_gradient_that_overflows_in_one_optimiser_stops_those_that_step_with_i
         ("linear", 20, 4, {0: 0.25, 1: 0.5, 2: 0.75, 3: 1, 4: 1, 20: 0}),
         ("cosine", 20, 4, {0: 0.25, 1: 0.5, 2: 0.75, 3: 1, 4: 1, 20: 0}),
         ("constant", 20, 4, {0: 0.25, 1: 0.5, 2: 0.75, 3: 1, 4: 1, 20: 1}),
+        ("linear", 5, 4, {4: 1, 5: 0}),  # one update after it
         ("linear", 3, 10, {2: 0.3}),  # all warm-up
     ],
 )
