@@ -32,7 +32,7 @@ from harness.studies import load_study
 
 QUESTION = (
     "question-sam", "question-sam-isic", "question-sam-folds", "question-sam-road", "question-sam-cvc612",
-    "question-vit", "question-vit-folds",
+    "question-sam-512", "question-vit", "question-vit-folds",
 )  # fmt: skip
 """The studies of docs/plan.md that ask the question."""
 OF_QUESTION = ("decoder", "lora", "naslora", "zeroshot")
@@ -172,6 +172,8 @@ class Case:
             bad.append("the decoder trains at the method's rate")
         else:
             good.append("one decoder rate for both")
+        if not self.is_earlier and not any(record.run.tuning for record in self.difference.first.records):
+            bad.append("rates tuned at another size")
         for cell in (self.difference.first, self.difference.second):
             if any(record.run.tuning.get("edge") for record in cell.records):
                 bad.append(f"{cell.row.label} at the edge of its rates")
