@@ -378,7 +378,12 @@ class Question:
 
     def trials_of_plan(self) -> list[Trial]:
         """What tuned the plan's rows: validation scores of seeds that no table counts, best first within a row."""
-        studies = {(study.protocol, name): study for study in map(load_study, QUESTION) for name in study.benchmarks}
+        studies = {
+            (study.protocol, name): study
+            for study in map(load_study, QUESTION)
+            if study.tune
+            for name in study.benchmarks
+        }
         trials = []
         for record in self.own:
             study = studies.get((record.run.protocol, record.run.benchmark))

@@ -114,12 +114,13 @@ def test_a_row_that_no_record_answers_is_no_case(answer: Answer) -> None:
         answer.d("small-search", "camo", "NAS-LoRA", "LoRA")
 
 
-def plan_run(method: str, label: str, seed: int, value: float, **options: Any) -> Record:
-    """A run of the study question-sam, made up; NAS-LoRA's rate is the highest that was tried."""
-    rules = {**(card_rules("mobile", "kvasir") or {}), "decoder_lr": 1e-4}
+def plan_run(method: str, label: str, seed: int, value: float, *, image_size: int = 256, **options: Any) -> Record:
+    """A run of the study question-sam, made up; NAS-LoRA's rate is the highest that was tried. At 512 px nothing was tuned."""
+    rules = {**(card_rules("mobile", "kvasir") or {}), "decoder_lr": 1e-4, "image_size": image_size}
     config = {**asdict(method_config_class(method)()), **rules["methods"].get(method, {}), "lr": 3e-3, **options}
     tuning = {"grid": {"lr": [1e-3, 3e-3]}, "chosen": {"lr": 3e-3}, "trials": [], "on": ["kvasir"]}
     tuning |= {"edge": ["lr"]} if method == "naslora" else {}
+    tuning = tuning if image_size == 256 else {}
     return record(
         value, method=method, variant=label, seed=seed, config=config, protocol="mobile", backbone="mobile_sam", rules=rules,
         tuning=tuning, changed={"lr": 3e-3, **options}, counts={"train": 400, "val": 60, "test": 300},
@@ -153,6 +154,22 @@ def test_runs_of_the_plan_are_taken_up_when_they_are_there() -> None:
     assert "on MobileSAM at 256 px it is worse than LoRA, -2.10 [-2.35, -1.85] points on Kvasir-SEG Sα" in page
     assert "NAS-LoRA's difference to LoRA is +2.00 [" in page
     assert "Not run: MobileSAM at 512 px; NAS-LoRA on whole maps of MobileSAM beyond Kvasir-SEG; MobileSAM on" in page
+
+
+def test_another_size_is_another_model_and_says_that_its_rates_come_from_elsewhere() -> None:
+    answer = Answer(RESULTS)
+    answer.archive.records[:] = [record for record in answer.archive.records if record.run.protocol != "mobile"]
+    for seed in range(3):
+        answer.archive.records.append(plan_run("lora", "LoRA", seed, 0.70 + 0.001 * seed, image_size=512))
+        answer.archive.records.append(
+            plan_run("naslora", "NAS-LoRA", seed, 0.72, image_size=512, lr=1e-2, alpha_lr=0.027)
+        )
+    (case,) = (case for case in answer.clean if not case.is_earlier)
+    assert (case.model, case.pair.study) == ("MobileSAM at 512 px", "question-sam-512")
+    assert case.trust.endswith("but: 3 draws, rates tuned at another size")
+    page = " ".join(environment().get_template("findings.md.j2").render(a=answer).split())
+    assert "on MobileSAM at 512 px it is better than LoRA" in page
+    assert "Not run: MobileSAM at 512 px" not in page
 
 
 @pytest.mark.parametrize(
