@@ -410,6 +410,20 @@ class Question:
             )
         return sorted(trials, key=lambda trial: (trial.model, trial.benchmark, trial.row, -trial.score))
 
+    def behind_lora(self) -> list[tuple[str, float, float]]:
+        """By benchmark of the plan, in points on validation images, one run each: NAS-LoRA − LoRA at LoRA's best rate, and each at its
+        own best. Both hold the same run of LoRA, so what differs is NAS-LoRA's rate alone."""
+        tried: dict[tuple[str, str], dict[str, list[Trial]]] = {}
+        for trial in self.trials_of_plan():
+            tried.setdefault((trial.model, trial.benchmark), {}).setdefault(trial.row, []).append(trial)
+        found = []
+        for (_, benchmark), rows in tried.items():
+            lora, nas = rows.get("LoRA", []), rows.get("NAS-LoRA", [])
+            there = next((trial for trial in nas if lora and trial.options == lora[0].options), None)
+            if there is not None:
+                found.append((benchmark_title(benchmark), there.score - lora[0].score, nas[0].score - lora[0].score))
+        return found
+
     def against_lora(self, row: str) -> list[Case]:
         """A row of the plan, such as ``NAS-LoRA, whole map``, against LoRA wherever both were run."""
         return list(self.of_question([(row, "LoRA", "")]))

@@ -156,6 +156,16 @@ def test_runs_of_the_plan_are_taken_up_when_they_are_there() -> None:
     assert "Not run: MobileSAM at 512 px; NAS-LoRA on whole maps of MobileSAM beyond Kvasir-SEG; MobileSAM on" in page
 
 
+def test_naslora_is_held_against_lora_at_loras_rate_and_at_its_own() -> None:
+    answer = Answer(RESULTS)
+    answer.archive.records[:] = [record for record in answer.archive.records if record.run.protocol != "mobile"]
+    for lr, lora, naslora in ((1e-3, 0.72, 0.70), (3e-3, 0.75, 0.71), (1e-2, 0.4, 0.74)):
+        answer.archive.records.append(plan_run("lora", "LoRA", 100, lora, lr=lr))
+        answer.archive.records.append(plan_run("naslora", "NAS-LoRA", 100, naslora, lr=lr, alpha_lr=0.027))
+    ((benchmark, *points),) = answer.behind_lora()
+    assert (benchmark, points) == ("Kvasir-SEG", pytest.approx([-4.0, -1.0]))
+
+
 def test_another_size_is_another_model_and_says_that_its_rates_come_from_elsewhere() -> None:
     answer = Answer(RESULTS)
     answer.archive.records[:] = [record for record in answer.archive.records if record.run.protocol != "mobile"]
