@@ -136,6 +136,12 @@ class Case:
         return len(self.difference.by_seed)
 
     @property
+    def draws(self) -> str:
+        """``6``, or ``6 (3 seeds, 2 processors)``."""
+        seeds = len({seed % RERUN for seed in self.difference.by_seed})
+        return f"{self.n}" if seeds == self.n else f"{self.n} ({seeds} seeds, {self.n // seeds} processors)"
+
+    @property
     def is_earlier(self) -> bool:
         return self.pair.study not in QUESTION
 
@@ -157,33 +163,31 @@ class Case:
 
     @property
     def trust(self) -> str:
-        """``yes: six draws; but: …``: reasons for and against, by the same rules for every row."""
+        """``six draws, …; *not: …*``: reasons for and against, by the same rules for every row."""
         rules = self.difference.first.records[0].run.rules
         good: list[str] = []
         bad: list[str] = []
         (good if self.n >= FEW_DRAWS else bad).append(f"{self.n} {'draws' if self.n > 1 else 'draw'}")
         if self.difference.clusters:
-            bad.append(f"{self.difference.clusters} image sequences")
+            bad.append(f"{self.difference.clusters} groups of test images")
         else:
             (good if self.images >= FEW_IMAGES else bad).append(f"{self.images} test images")
         if self.difference.folds:
             good.append("a new split each draw")
         if rules.get("decoder_lr") is None:
-            bad.append("the decoder trains at the method's rate")
+            bad.append("decoder at the method's rate")
         else:
-            good.append("one decoder rate for both")
+            good.append("shared decoder rate")
         if not self.is_earlier and not any(record.run.tuning for record in self.difference.first.records):
             bad.append("rates tuned at another size")
         for cell in (self.difference.first, self.difference.second):
             if any(record.run.tuning.get("edge") for record in cell.records):
                 bad.append(f"{cell.row.label} at the edge of its rates")
         if self.grid.sheet.backbone == "mobile_sam" and rules["image_size"] < 512:
-            bad.append("windows are mostly padding at this size")
+            bad.append("padded windows")
         if self.lost:
             bad.append(f"{self.lost} collapsed")
-        return "; ".join(
-            filter(None, (f"yes: {', '.join(good)}" if good else "", f"but: {', '.join(bad)}" if bad else ""))
-        )
+        return "; ".join(filter(None, (", ".join(good), f"*not: {', '.join(bad)}*" if bad else "")))
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -200,6 +204,23 @@ class Model:
     @property
     def interval(self) -> stats.Interval | None:
         return self.estimate.interval()
+
+    @property
+    def is_earlier(self) -> bool:
+        """Whether any of its rows was chosen after its scores were known."""
+        return any(case.is_earlier for case in self.cases)
+
+    @property
+    def on(self) -> str:
+        """``ViT-S at 196 px (mean of 5 benchmarks)``"""
+        what = f"mean of {len(self.cases)} benchmarks" if len(self.cases) > 1 else self.cases[0].column.short
+        return f"{self.name} ({what}{', rows chosen afterwards' if self.is_earlier else ''})"
+
+    @property
+    def of_folds(self) -> float:
+        """Of the variance of its mean, the share of benchmarks whose every draw splits the images anew."""
+        folds = [case.estimate.variance for case in self.cases if case.difference.folds]
+        return sum(folds) / sum(case.estimate.variance for case in self.cases)
 
     @property
     def without_collapsed(self) -> stats.Estimate | None:

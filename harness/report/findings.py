@@ -22,7 +22,7 @@ from harness.comparison.cells import Cell
 from harness.comparison.claims import read_claims
 from harness.comparison.grids import contrasts
 from harness.comparison.names import benchmark_title
-from harness.comparison.question import QUESTION, Case, Model, Pair, Question
+from harness.comparison.question import MODELS, QUESTION, Case, Model, Pair, Question
 from harness.comparison.readings import main_effects, specification_curve
 from harness.report.figures.style import GREY, PAGE, SHADES, encoded, new_figure, styled
 from harness.report.forgetting import forgetting_page
@@ -59,6 +59,13 @@ class Answer(Question):
         both = set(case.difference.first.seeds) & set(case.difference.second.seeds)
         return mean_sd([100 * cell.values[seed] for seed in sorted(both)]).rpartition(" ")[0]
 
+    def decoder_alone(self, case: Case) -> str:
+        """Mean ± SD of the row that trains neck and mask decoder alone, in the same study; ``–`` where it has none."""
+        rows = filter(None, (case.grid.row(label) for label in ("decoder alone", "decoder only")))
+        cells = (case.grid.cells[row, case.column] for row in rows)
+        values = next(([100 * cell.values[seed] for seed in cell.seeds] for cell in cells), [])
+        return mean_sd(values).rpartition(" ")[0] if values else "–"
+
     def counted(self, cases: Sequence[Case]) -> str:
         """How many of these intervals lie on which side of zero, in words."""
         intervals = [interval for case in cases if (interval := case.difference.interval)]
@@ -67,8 +74,14 @@ class Answer(Question):
         one_run = (
             f", {len(cases) - len(intervals)} have one draw and no interval" if len(intervals) < len(cases) else ""
         )
+        apart = ", ".join(
+            f"{case.column.short}: {case.pair.what}"
+            for case in cases
+            if (interval := case.difference.interval) and not interval.low <= 0 <= interval.high
+        )
         return (
-            f"of {len(cases)} comparisons, {above} above zero, {below} below, {len(intervals) - above - below} across it{one_run};"
+            f"of {len(cases)} comparisons, {above} above zero, {below} below, {len(intervals) - above - below} across it{one_run}"
+            f"{f' (apart from zero: {apart})' if apart else ''};"
             f" their means run from {min(means):+.2f} to {max(means):+.2f} points"
         )
 
@@ -97,20 +110,21 @@ class Answer(Question):
         return f"{(claim.low + claim.high) / 2:.2f}"
 
     @cached_property
-    def session(self) -> Mapping[str, MethodCost]:
-        """Of ViT-S at 196 px, the session on a device of its own."""
-        sessions = [
-            session
-            for session in CostStore(self.root)
-            if session.comparability.image_size == 196 and not session.shared
-        ]
-        if len(sessions) != 1:
-            raise LookupError("not one cost session of ViT-S on a device of its own")
-        return {method.variant: method for method in sessions[0].methods}
+    def sessions(self) -> Mapping[str, Mapping[str, MethodCost]]:
+        """By model of the answer, its session of costs on a device of its own, by method."""
+        made: dict[str, Mapping[str, MethodCost]] = {}
+        for session in CostStore(self.root):
+            where = session.comparability
+            model = f"{MODELS.get(where.backbone, where.backbone)} at {where.image_size} px"
+            if where.backbone in MODELS and not session.shared:
+                if model in made:
+                    raise LookupError(f"two cost sessions of {model} on a device of their own")
+                made[model] = {method.variant: method for method in session.methods}
+        return dict(sorted(made.items()))
 
-    def time(self, first: str, second: str = "lora") -> stats.Interval:
+    def time(self, model: str, first: str, second: str = "lora") -> stats.Interval:
         """Ratio of training step times, paired by round."""
-        sides = [self.session[name].step_seconds["total"] for name in (first, second)]
+        sides = [self.sessions[model][name].step_seconds["total"] for name in (first, second)]
         logs = [math.log(a / b) for a, b in zip(*sides, strict=True)]
         of_logs = stats.t_interval(logs)
         assert of_logs is not None
@@ -297,7 +311,7 @@ def figures(root: Path, answer: Answer | None = None) -> dict[Path, bytes]:
     for name, (cases, axis) in FIGURES.items():
         with styled():
             figure = _forest(getattr(answer, cases), answer.models if name == "answer" else (), axis=axis)
-        caption = f"Bars: 95 % confidence intervals over draws and test images. {axis}."
+        caption = f"Bars: 95 % confidence intervals; an arrow: it goes on beyond the axis. {axis}."
         drawn[home / "docs" / "figures" / f"{name}.svg"] = encoded(figure, "svg", title=name, caption=caption)
     return drawn
 

@@ -73,6 +73,17 @@ class Estimate:
     seeds: VarianceShare | None
     rest: tuple[VarianceShare, ...] = ()
 
+    @property
+    def variance(self) -> float:
+        """Of the mean."""
+        return math.fsum(part.variance for part in (self.seeds, *self.rest) if part is not None)
+
+    @property
+    def df(self) -> float:
+        """Satterthwaite's degrees of freedom of the interval; infinite where nothing varies."""
+        parts = [part for part in (self.seeds, *self.rest) if part is not None]
+        return _effective_df(parts) if self.variance else math.inf
+
     def parts_at(self, count: int) -> tuple[VarianceShare, ...]:
         """The parts of the variance with ``count`` seeds; that of the seeds first, if there is one.
 
