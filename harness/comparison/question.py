@@ -3,6 +3,7 @@ the controls (cell, search, rate). docs/findings.md and its figures draw these (
 
 from __future__ import annotations
 
+import itertools
 import statistics
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
@@ -551,25 +552,35 @@ class Question:
         return [record for record in row.finished(benchmark) if record.run.seed < RERUN]
 
     def alpha(self, benchmark: str) -> dict[str, Any]:
-        """What the search chose there, beside what noise alone gives."""
-        runs = self.searched(benchmark)
+        """What the search chose there under the card small, beside what noise alone gives."""
+        return self._chosen(self.searched(benchmark))
+
+    @cached_property
+    def alpha_of_plan(self) -> list[tuple[Case, dict[str, Any]]]:
+        """What the search chose in each row of the plan that has draws to compare."""
+        new = ((case, case.difference.first.records) for case in self.clean if not case.is_earlier and case.n > 1)
+        return [(case, self._chosen(runs)) for case, runs in new if any(map(self.archive.mixture, runs))]
+
+    def _chosen(self, runs: Sequence[Record]) -> dict[str, Any]:
         ends = [end for record in runs if (end := self.archive.mixture(record))]
         null = noise(runs[0], ends[0])
         assert null is not None
-        skip = 3  # DARTS's order: none, max_pool, avg_pool, skip_connect, …
+        none, skip = 0, 3  # DARTS's order: none, max_pool, avg_pool, skip_connect, …
         flat = [[share for site in sorted(end) for share in end[site]] for end in ends]
-        pairs = [(0, 1), (0, 2), (1, 2)]
+        pairs = list(itertools.combinations(range(len(ends)), 2))
+        nones, skips = ([statistics.fmean(of[which] for of in end.values()) for end in ends] for which in (none, skip))
         return {
             "spreads": [spread(end) for end in ends],
             "noise": null,
-            "skips": [statistics.fmean(shares[skip] for shares in end.values()) for end in ends],
+            "nones": nones,
+            "skips": skips,
             "largest": max(max(map(max, end.values())) for end in ends),
             "correlations": [statistics.correlation(flat[a], flat[b]) for a, b in pairs],
             "same": [sum(_largest(ends[a][site]) == _largest(ends[b][site]) for site in ends[a]) for a, b in pairs],
             "spread_above": sum(null.exceeded(end) for end in ends),
-            "skip_above": sum(
-                statistics.fmean(shares[skip] for shares in end.values()) > null.mean_share[1] for end in ends
-            ),
+            "none_above": sum(share > null.mean_share[1] for share in nones),
+            "skip_above": sum(share > null.mean_share[1] for share in skips),
+            "skip_below": sum(share < null.mean_share[0] for share in skips),
             "sites": len(ends[0]),
         }
 
