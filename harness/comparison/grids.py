@@ -41,7 +41,7 @@ def grids(
 ) -> list[Grid]:
     """A grid a sheet. With a study: the sheet of its own rules, and others where at least half of its rows were run and that
     keep to what it sets itself; a row that it shares with another study was not run for it under that study's rules. Where
-    none is such, what there is that keeps to it.
+    none is such, what there is.
 
     Args:
         archive: what lies beside the records.
@@ -64,7 +64,7 @@ def grids(
         keeps_to_it = not from_card(run.rules, {**run.rules, **_set(study, run)})
         if (2 * filled >= len(grid.rows) and keeps_to_it) or (filled and _has_rules_of(study, run)):
             chosen.append(grid)
-        elif filled and keeps_to_it and sheet.protocol == study.protocol:
+        elif filled and sheet.protocol == study.protocol:
             rest.append(grid)
     return chosen or rest
 

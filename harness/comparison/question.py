@@ -28,6 +28,7 @@ from harness.comparison.draws import (
 )
 from harness.comparison.grids import grids
 from harness.comparison.names import PAPER_METRICS, benchmark_title
+from harness.protocols.load import load_protocol
 from harness.registry import operation_names
 from harness.studies import load_study
 
@@ -46,7 +47,8 @@ NOT_ASKED = (
 """What docs/plan.md wants to know and no study here asks yet: a study that does takes its line away."""
 ALPHA_STUDY = "small-alpha"
 """Asks what α learns, by other rates of α and by masks of other images in its batches."""
-MODELS = {"mobile_sam": "MobileSAM", "timm/vit_small_patch14_dinov2": "ViT-S"}
+SAM = "mobile_sam"
+MODELS = {SAM: "MobileSAM", "timm/vit_small_patch14_dinov2": "ViT-S"}
 FEW_DRAWS, FEW_IMAGES = 6, 30
 """Below so many runs or test images a row of the answer says so."""
 ALL_DRAWS = "again/avx512"
@@ -137,14 +139,33 @@ class Case:
         return len(self.difference.by_seed)
 
     @property
+    def seeds(self) -> list[int]:
+        """Those that both sides have, reruns as `RERUN` and more."""
+        return sorted(set(self.difference.first.seeds) & set(self.difference.second.seeds))
+
+    @property
     def draws(self) -> str:
-        """``6``, or ``6 (3 seeds, 2 processors)``."""
-        seeds = len({seed % RERUN for seed in self.difference.by_seed})
-        return f"{self.n}" if seeds == self.n else f"{self.n} ({seeds} seeds, {self.n // seeds} processors)"
+        """``6``, or ``6 (3 seeds, 3 made again)``."""
+        again = sum(seed >= RERUN for seed in self.seeds)
+        return f"{self.n} ({self.n - again} seeds, {again} made again)" if again else f"{self.n}"
+
+    @property
+    def groups(self) -> int:
+        """Groups of test images of one draw, such as the frames of a video or the tiles of a photograph; 0 where images are independent."""
+        if self.difference.clusters or not self.difference.folds:
+            return self.difference.clusters
+        cell = self.difference.first
+        images = self.grid.archive.images(cell.records[0], cell.row.score, self.column.split, self.column.metric)
+        return len({images.clusters.get(stem, stem) for stem in images.scores}) if images and images.clusters else 0
 
     @property
     def is_earlier(self) -> bool:
+        """Whether the row was chosen after its scores were known."""
         return self.pair.study not in QUESTION
+
+    @property
+    def is_sam(self) -> bool:
+        return self.grid.sheet.backbone == SAM
 
     @property
     def lost(self) -> int:
@@ -164,13 +185,13 @@ class Case:
 
     @property
     def trust(self) -> str:
-        """``six draws, …; *not: …*``: reasons for and against, by the same rules for every row."""
+        """``6 draws, …; *not: 67 % padding*``: reasons for and against, by the same rules for every row."""
         rules = self.difference.first.records[0].run.rules
         good: list[str] = []
         bad: list[str] = []
         (good if self.n >= FEW_DRAWS else bad).append(f"{self.n} {'draws' if self.n > 1 else 'draw'}")
-        if self.difference.clusters:
-            bad.append(f"{self.difference.clusters} groups of test images")
+        if self.groups:
+            bad.append(f"{self.groups} groups of test images")
         else:
             (good if self.images >= FEW_IMAGES else bad).append(f"{self.images} test images")
         if self.difference.folds:
@@ -180,15 +201,22 @@ class Case:
         else:
             good.append("shared decoder rate")
         if not self.is_earlier and not any(record.run.tuning for record in self.difference.first.records):
-            bad.append("rates tuned at another size")
+            bad.append("rates not tuned here")
         for cell in (self.difference.first, self.difference.second):
             if any(record.run.tuning.get("edge") for record in cell.records):
                 bad.append(f"{cell.row.label} at the edge of its rates")
-        if self.grid.sheet.backbone == "mobile_sam" and rules["image_size"] < 512:
-            bad.append("padded windows")
+        if self.is_sam:
+            bad.append(f"{padding(rules['image_size']):.0%} padding".replace("%", " %"))
         if self.lost:
             bad.append(f"{self.lost} collapsed")
         return "; ".join(filter(None, (", ".join(good), f"*not: {', '.join(bad)}*" if bad else "")))
+
+
+def padding(image_size: int) -> float:
+    """Share of what a cell of MobileSAM's third stage, six of the ten blocks with a cell, sees that is padding: its map has a token for 16
+    pixels, its windows 14 × 14 tokens (TinyViT's configuration)."""
+    side = image_size // 16
+    return 1 - (side / (-(-side // 14) * 14)) ** 2
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -199,6 +227,10 @@ class Model:
     cases: tuple[Case, ...]
 
     @property
+    def is_sam(self) -> bool:
+        return self.cases[0].is_sam
+
+    @property
     def estimate(self) -> stats.Estimate:
         return stats.average_of([case.estimate for case in self.cases])
 
@@ -207,21 +239,18 @@ class Model:
         return self.estimate.interval()
 
     @property
-    def is_earlier(self) -> bool:
-        """Whether any of its rows was chosen after its scores were known."""
-        return any(case.is_earlier for case in self.cases)
-
-    @property
     def on(self) -> str:
-        """``ViT-S at 196 px (mean of 5 benchmarks)``"""
+        """``ViT-S at 196 px (mean of 5 benchmarks)``; whether any of its rows was chosen after its scores were known."""
         what = f"mean of {len(self.cases)} benchmarks" if len(self.cases) > 1 else self.cases[0].column.short
-        return f"{self.name} ({what}{', rows chosen afterwards' if self.is_earlier else ''})"
+        chosen = any(case.is_earlier for case in self.cases)
+        return f"{self.name} ({what}{', rows chosen afterwards' if chosen else ''})"
 
     @property
-    def of_folds(self) -> float:
+    def share_of_folds(self) -> float:
         """Of the variance of its mean, the share of benchmarks whose every draw splits the images anew."""
-        folds = [case.estimate.variance for case in self.cases if case.difference.folds]
-        return sum(folds) / sum(case.estimate.variance for case in self.cases)
+        whole = sum(case.estimate.variance for case in self.cases)
+        folds = sum(case.estimate.variance for case in self.cases if case.difference.folds)
+        return folds / whole if whole else 0.0
 
     @property
     def without_collapsed(self) -> stats.Estimate | None:
@@ -298,7 +327,7 @@ class Question:
         return [record for record in self.archive.records if record.run.seed < RERUN]
 
     def grids(self, study: str, **rules: Any) -> list[Grid]:
-        """Those of a study's own card that have runs, reruns as draws: several where it was run at several sizes, say."""
+        """Those of a study's own card and size that have runs, reruns as draws: several where it was run at several lengths, say."""
         place = (study, str(sorted(rules.items())))
         if place not in self._grids:
             wanted = load_study(study)
@@ -306,6 +335,7 @@ class Question:
                 grid
                 for grid in grids(self.archive.records, self.archive, study=with_reruns(wanted))
                 if grid.sheet.protocol == wanted.protocol
+                and grid.rules["image_size"] == wanted.set.get("image_size", load_protocol(wanted.protocol).image_size)
                 and any(row.runs for row in grid.rows)
                 and all(grid.rules.get(name) == value for name, value in rules.items())
             ]
@@ -369,7 +399,7 @@ class Question:
 
     @cached_property
     def has_sam(self) -> bool:
-        return any(case.grid.sheet.backbone == "mobile_sam" for case in self.clean)
+        return any(case.is_sam for case in self.clean)
 
     @cached_property
     def cell_cases(self) -> list[Case]:
@@ -432,17 +462,17 @@ class Question:
             )
         return sorted(trials, key=lambda trial: (trial.model, trial.benchmark, trial.row, -trial.score))
 
-    def behind_lora(self) -> list[tuple[str, float, float]]:
-        """By benchmark of the plan, in points on validation images, one run each: NAS-LoRA − LoRA at LoRA's best rate, and each at its
-        own best. Both hold the same run of LoRA, so what differs is NAS-LoRA's rate alone."""
+    def at_loras_rate(self) -> list[tuple[str, float, float]]:
+        """By benchmark of the plan on MobileSAM, in points on validation images, one run each: NAS-LoRA − LoRA at LoRA's best rate, and
+        each at its own best. Both hold the same run of LoRA, so what differs is NAS-LoRA's rate alone."""
         tried: dict[tuple[str, str], dict[str, list[Trial]]] = {}
         for trial in self.trials_of_plan():
             tried.setdefault((trial.model, trial.benchmark), {}).setdefault(trial.row, []).append(trial)
         found = []
-        for (_, benchmark), rows in tried.items():
+        for (model, benchmark), rows in tried.items():
             lora, nas = rows.get("LoRA", []), rows.get("NAS-LoRA", [])
             there = next((trial for trial in nas if lora and trial.options == lora[0].options), None)
-            if there is not None:
+            if there is not None and model.startswith(MODELS[SAM]):
                 found.append((benchmark_title(benchmark), there.score - lora[0].score, nas[0].score - lora[0].score))
         return found
 
@@ -459,13 +489,9 @@ class Question:
     @property
     def not_run(self) -> list[str]:
         """Of the plan, what no record answers."""
-        sizes = {
-            case.difference.first.records[0].run.rules["image_size"]
-            for case in self.clean
-            if case.grid.sheet.backbone == "mobile_sam"
-        }
+        sizes = {case.difference.first.records[0].run.rules["image_size"] for case in self.clean if case.is_sam}
         planned = dict.fromkeys(name for study in map(load_study, QUESTION) for name in study.benchmarks)
-        of_sam = {case.pair.benchmark for case in self.clean if case.grid.sheet.backbone == "mobile_sam"}
+        of_sam = {case.pair.benchmark for case in self.clean if case.is_sam}
         elsewhere = ", ".join(benchmark_title(name) for name in planned if name not in of_sam)
         parts = {
             "MobileSAM": not self.has_sam,
@@ -482,7 +508,7 @@ class Question:
                 sum("MobileSAM" in case.model for case in self.search_cases) < 2
             ),
             "the other methods on MobileSAM": not any(
-                record.run.backbone == "mobile_sam" and record.run.method not in OF_QUESTION for record in self.own
+                record.run.backbone == SAM and record.run.method not in OF_QUESTION for record in self.own
             ),
         }
         return [*(what for what, missing in parts.items() if missing), *NOT_ASKED]
@@ -557,9 +583,15 @@ class Question:
 
     @cached_property
     def alpha_of_plan(self) -> list[tuple[Case, dict[str, Any]]]:
-        """What the search chose in each row of the plan that has draws to compare."""
-        new = ((case, case.difference.first.records) for case in self.clean if not case.is_earlier and case.n > 1)
-        return [(case, self._chosen(runs)) for case, runs in new if any(map(self.archive.mixture, runs))]
+        """What the search chose in each row of MobileSAM that has draws to compare."""
+        chosen = []
+        for case in self.clean:
+            runs = [
+                run for run in case.difference.first.records if run.run.seed in case.seeds and self.archive.mixture(run)
+            ]
+            if case.is_sam and len(runs) > 1:
+                chosen.append((case, self._chosen(runs)))
+        return chosen
 
     def _chosen(self, runs: Sequence[Record]) -> dict[str, Any]:
         ends = [end for record in runs if (end := self.archive.mixture(record))]

@@ -35,8 +35,8 @@ from harness.system.errors import UsageError, os_reason
 from harness.system.files import create_exclusively, own_folder, read_regular, write_atomically
 from harness.system.machine import code_version
 
-LARGEST_JOBS = 256 << 20
-"""Bytes of the jobs of one chunk: a job of 4 kB, 1000 to 10,000 of them."""
+LARGEST_JOBS = 512 << 20
+"""Bytes of the jobs of one chunk: a job of 4 kB, at most 50,000 of them."""
 _STAMP = "%Y%m%d-%H%M%S"
 _ID = re.compile(r"(\d{8}-\d{6})-[0-9a-f]{4}")
 

@@ -17,12 +17,12 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from harness import statistics as stats
-from harness.archive.measured import CostStore, ForgettingStore, MethodCost
+from harness.archive.measured import CostRecord, CostStore, ForgettingStore, MethodCost
 from harness.comparison.cells import Cell
 from harness.comparison.claims import read_claims
 from harness.comparison.grids import contrasts
 from harness.comparison.names import benchmark_title
-from harness.comparison.question import MODELS, QUESTION, Case, Model, Pair, Question
+from harness.comparison.question import MODELS, QUESTION, SAM, Case, Model, Pair, Question
 from harness.comparison.readings import main_effects, specification_curve
 from harness.report.figures.style import GREY, PAGE, SHADES, encoded, new_figure, styled
 from harness.report.forgetting import forgetting_page
@@ -37,6 +37,7 @@ TEMPLATES = Path(__file__).parent / "answer"
 MARK = "<!-- Rendered from the records by sam-peft tables; its words are in harness/report/answer. -->"
 START, END = "<!-- answer -->", "<!-- /answer -->"
 """Around what is rendered of a page that people write (the README)."""
+PADDED = ", padding computed"
 COST_CLAIM = "training-cost"
 """The abstract's sentence on cost (harness/data/claims.yaml)."""
 
@@ -110,21 +111,30 @@ class Answer(Question):
         return f"{(claim.low + claim.high) / 2:.2f}"
 
     @cached_property
-    def sessions(self) -> Mapping[str, Mapping[str, MethodCost]]:
-        """By model of the answer, its session of costs on a device of its own, by method."""
-        made: dict[str, Mapping[str, MethodCost]] = {}
+    def sessions(self) -> Mapping[str, CostRecord]:
+        """By model of the answer, its session of costs on a CPU of its own that has the most methods; one of MobileSAM whose steps all
+        compute the padding of windows, which those without cells skip, is one of `PADDED`."""
+        made: dict[str, CostRecord] = {}
         for session in CostStore(self.root):
             where = session.comparability
-            model = f"{MODELS.get(where.backbone, where.backbone)} at {where.image_size} px"
-            if where.backbone in MODELS and not session.shared:
-                if model in made:
-                    raise LookupError(f"two cost sessions of {model} on a device of their own")
-                made[model] = {method.variant: method for method in session.methods}
+            padded = PADDED if where.backbone == SAM and not where.options["fused_attention"] else ""
+            model = f"{MODELS.get(where.backbone, where.backbone)} at {where.image_size} px{padded}"
+            alone = where.backbone in MODELS and not session.shared and not where.on_gpu
+            if alone and len(session.methods) > len(made[model].methods if model in made else ()):
+                made[model] = session
         return dict(sorted(made.items()))
+
+    def cost_of(self, model: str, method: str) -> MethodCost:
+        (named,) = (cost for cost in self.sessions[model].methods if cost.variant == method)
+        return named
+
+    def measured(self, model: str) -> list[str]:
+        """Variants of the session of a model."""
+        return [cost.variant for cost in self.sessions[model].methods]
 
     def time(self, model: str, first: str, second: str = "lora") -> stats.Interval:
         """Ratio of training step times, paired by round."""
-        sides = [self.sessions[model][name].step_seconds["total"] for name in (first, second)]
+        sides = [self.cost_of(model, name).step_seconds["total"] for name in (first, second)]
         logs = [math.log(a / b) for a, b in zip(*sides, strict=True)]
         of_logs = stats.t_interval(logs)
         assert of_logs is not None
@@ -271,9 +281,9 @@ def _operation(name: str) -> str:
 FILTERS: Mapping[str, Callable[..., str]] = {
     "signed": lambda value, digits=2: f"{value:+.{digits}f}",
     "number": lambda value, digits=2: f"{value:.{digits}f}",
+    "thousands": lambda value: f"{value:,}",
     "percent": lambda value, digits=0: f"{100 * value:.{digits}f} %",
     "change": lambda interval: "(one seed)" if interval is None else f"{interval.estimate:+.2f} {interval:+.2f}",
-    "draws": lambda needed: needed if needed == "more images" else f"{needed} draws",
     "estimate": of_estimate, "interval": _interval, "operation": _operation, "value": _plain, "title_of": benchmark_title,
 }  # fmt: skip
 """How templates write numbers."""

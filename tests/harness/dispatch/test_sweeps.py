@@ -145,12 +145,12 @@ def test_what_is_damaged_is_left_out_by_name_or_refused(tmp_path):
 def test_files_have_a_bound_and_no_more_is_read(tmp_path):
     chunk = chunk_of(tmp_path, [make_job(tmp_path)])
     with chunk.path.with_name("chunk.000.jobs.jsonl").open("w") as file:
-        file.truncate(256 * MIB + 1)
-    with pytest.raises(UsageError, match="larger than 256 MiB"):
+        file.truncate(512 * MIB + 1)
+    with pytest.raises(UsageError, match="larger than 512 MiB"):
         chunk.jobs()
     with chunk.path.open("a") as file:
-        file.truncate(16 * MIB + 1)
-    with pytest.raises(UsageError, match="larger than 16 MiB"):
+        file.truncate(32 * MIB + 1)
+    with pytest.raises(UsageError, match="larger than 32 MiB"):
         read_chunk(chunk.path)
 
 

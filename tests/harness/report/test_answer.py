@@ -17,7 +17,7 @@ from harness.archive.archive import Archive
 from harness.archive.schema import Record
 from harness.archive.store import RecordStore
 from harness.cli import tables
-from harness.comparison.question import ALL_DRAWS, Pair, verdict
+from harness.comparison.question import ALL_DRAWS, Pair, padding, verdict
 from harness.protocols.load import card_rules
 from harness.registry import method_config_class
 from harness.report import findings
@@ -89,14 +89,16 @@ def test_its_interval_is_the_analysis_of_variance_of_the_image_scores(answer: An
 
 
 def test_the_cost_against_full_is_paired_by_round_in_one_session(answer: Answer) -> None:
-    session = answer.sessions["ViT-S at 196 px"]
-    ours, full = (np.log(session[name].step_seconds["total"]) for name in ("naslora", "full"))
-    cost = answer.time("ViT-S at 196 px", "naslora", "full")
+    model = "ViT-S at 196 px"
+    ours, full = (np.log(answer.cost_of(model, name).step_seconds["total"]) for name in ("naslora", "full"))
+    cost = answer.time(model, "naslora", "full")
     assert cost.estimate == pytest.approx(np.exp((ours - full).mean()))
     low, high = oracle.t.interval(0.95, len(ours) - 1, loc=(ours - full).mean(), scale=oracle.sem(ours - full))
     assert (cost.low, cost.high) == pytest.approx((np.exp(low), np.exp(high)))
-    recorded = session["naslora"].ratios["lora"]["time"]
-    assert answer.time("ViT-S at 196 px", "naslora").estimate == pytest.approx(recorded.value)
+    padded = answer.cost_of("MobileSAM at 256 px, padding computed", "lora")
+    assert padded.step_seconds["total"] != answer.cost_of("MobileSAM at 256 px", "lora").step_seconds["total"]
+    recorded = answer.cost_of(model, "naslora").ratios["lora"]["time"]
+    assert answer.time(model, "naslora").estimate == pytest.approx(recorded.value)
 
 
 def test_reruns_gave_the_same_losses_whatever_the_code_and_other_scores_on_another_processor(answer: Answer) -> None:
@@ -152,11 +154,44 @@ def test_runs_of_the_plan_are_taken_up_when_they_are_there() -> None:
     assert "3 draws" in case.trust
     assert "NAS-LoRA at the edge of its rates" in case.trust
     page = " ".join(environment().get_template("findings.md.j2").render(a=answer).split())
-    assert "**At equal weight updates NAS-LoRA is worse than LoRA on MobileSAM at 256 px.**" in page
+    assert (
+        "**At equal weight updates NAS-LoRA is worse than LoRA on MobileSAM at 256 px (Kvasir-SEG Sα);"
+        " elsewhere no significant difference was found.**"
+    ) in page
     assert "intervals, is -2.10 [-2.35, -1.85] points on MobileSAM at 256 px (Kvasir-SEG Sα) and" in page
     assert "rules out a lead of NAS-LoRA above 0." in page  # of the other model alone
     assert "at its own rate: +2.00 [" in page
     assert "Not run: MobileSAM at 512 px; NAS-LoRA on whole maps of MobileSAM beyond Kvasir-SEG; MobileSAM on" in page
+
+
+def test_a_draw_that_was_made_again_is_told_and_images_of_a_group_where_splits_differ(answer: Answer) -> None:
+    (made_again,) = (
+        case for case in answer.clean if case.model == "ViT-S at 196 px" and case.pair.benchmark == "kvasir"
+    )
+    assert made_again.draws == "6 (3 seeds, 3 made again)"
+    (roads,) = (case for case in answer.clean if case.is_sam and case.pair.benchmark == "road")
+    assert (roads.draws, roads.difference.folds, roads.difference.clusters) == (str(roads.n), True, 0)
+    assert f"{roads.groups} groups of test images" in roads.trust
+    assert 1 < roads.groups < roads.images
+
+
+@pytest.mark.parametrize(
+    ("size", "share"), [(256, 1 - 16**2 / 28**2), (512, 1 - 32**2 / 42**2), (224, 0.0), (448, 0.0)]
+)
+def test_how_much_of_a_cells_window_is_padding(size: int, share: float) -> None:
+    assert padding(size) == pytest.approx(share)
+
+
+def test_the_variance_of_a_mean_is_that_of_its_rows_and_its_degrees_of_freedom_are_satterthwaites(
+    answer: Answer,
+) -> None:
+    (model,) = (model for model in answer.models if model.name == "MobileSAM at 256 px")
+    rows = [case.estimate for case in model.cases]
+    assert model.estimate.variance == pytest.approx(sum(row.variance for row in rows) / len(rows) ** 2)
+    half = oracle.t.ppf(0.975, model.estimate.df) * np.sqrt(model.estimate.variance)
+    assert there(model.interval).half == pytest.approx(half)
+    folds = [case.estimate.variance for case in model.cases if case.difference.folds]
+    assert model.share_of_folds == pytest.approx(sum(folds) / sum(row.variance for row in rows))
 
 
 def test_naslora_is_held_against_lora_at_loras_rate_and_at_its_own() -> None:
@@ -165,7 +200,7 @@ def test_naslora_is_held_against_lora_at_loras_rate_and_at_its_own() -> None:
     for lr, lora, naslora in ((1e-3, 0.72, 0.70), (3e-3, 0.75, 0.71), (1e-2, 0.4, 0.74)):
         answer.archive.records.append(plan_run("lora", "LoRA", 100, lora, lr=lr))
         answer.archive.records.append(plan_run("naslora", "NAS-LoRA", 100, naslora, lr=lr, alpha_lr=0.027))
-    ((benchmark, *points),) = answer.behind_lora()
+    ((benchmark, *points),) = answer.at_loras_rate()
     assert (benchmark, points) == ("Kvasir-SEG", pytest.approx([-4.0, -1.0]))
 
 
@@ -179,9 +214,9 @@ def test_another_size_is_another_model_and_says_that_its_rates_come_from_elsewhe
         )
     (case,) = (case for case in answer.clean if not case.is_earlier)
     assert (case.model, case.pair.study) == ("MobileSAM at 512 px", "question-sam-512")
-    assert case.trust.endswith("*not: 3 draws, rates tuned at another size*")
+    assert case.trust.endswith("*not: 3 draws, rates not tuned here, 42 % padding*")
     page = " ".join(environment().get_template("findings.md.j2").render(a=answer).split())
-    assert "NAS-LoRA is better than LoRA on MobileSAM at 512 px.**" in page
+    assert "NAS-LoRA is better than LoRA on MobileSAM at 512 px (Kvasir-SEG Sα);" in page
     assert "Not run: MobileSAM at 512 px" not in page
 
 
