@@ -168,6 +168,11 @@ class Case:
         return self.grid.sheet.backbone == SAM
 
     @property
+    def is_apart(self) -> bool:
+        """Whether its interval leaves zero out."""
+        return not self.difference.is_none
+
+    @property
     def lost(self) -> int:
         """Runs of either side that collapsed."""
         return sum(len(collapsed(cell)) for cell in (self.difference.first, self.difference.second))
@@ -176,6 +181,29 @@ class Case:
     def without_collapsed(self) -> Difference | None:
         first, second = (without_collapsed(cell) for cell in (self.difference.first, self.difference.second))
         return paired_difference(first, second, self.grid.archive)
+
+    @property
+    def on_validation(self) -> float | None:
+        """The same difference on validation images, mean over draws, in points; None where a record has no such score."""
+        first, second = (
+            {
+                record.run.seed: record.scores.get("best", {}).get("val", {}).get(self.column.metric)
+                for record in cell.records
+            }
+            for cell in (self.difference.first, self.difference.second)
+        )
+        pairs = [(first.get(seed), second.get(seed)) for seed in self.seeds]
+        known = [
+            100 * self.column.sign * (ours - theirs)
+            for ours, theirs in pairs
+            if ours is not None and theirs is not None
+        ]
+        return statistics.fmean(known) if len(known) == len(pairs) else None
+
+    @property
+    def selecting(self) -> int:
+        """Validation images of a run."""
+        return max(record.counts.get("val", 0) for record in self.difference.first.records)
 
     @property
     def pooled(self) -> stats.Interval | None:

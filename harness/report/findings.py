@@ -75,11 +75,7 @@ class Answer(Question):
         one_run = (
             f", {len(cases) - len(intervals)} have one draw and no interval" if len(intervals) < len(cases) else ""
         )
-        apart = ", ".join(
-            f"{case.column.short}: {case.pair.what}"
-            for case in cases
-            if (interval := case.difference.interval) and not interval.low <= 0 <= interval.high
-        )
+        apart = ", ".join(f"{case.column.short}: {case.pair.what}" for case in cases if case.is_apart)
         return (
             f"of {len(cases)} comparisons, {above} above zero, {below} below, {len(intervals) - above - below} across it{one_run}"
             f"{f' (apart from zero: {apart})' if apart else ''};"
