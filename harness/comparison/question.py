@@ -269,7 +269,9 @@ class Model:
     @property
     def on(self) -> str:
         """``ViT-S at 196 px (mean of 5 benchmarks)``; whether any of its rows was chosen after its scores were known."""
-        what = f"mean of {len(self.cases)} benchmarks" if len(self.cases) > 1 else self.cases[0].column.short
+        only = self.cases[0]
+        alone = f"{only.column.short} alone, {only.draws} {'draws' if only.n > 1 else 'draw'}"
+        what = f"mean of {len(self.cases)} benchmarks" if len(self.cases) > 1 else alone
         chosen = any(case.is_earlier for case in self.cases)
         return f"{self.name} ({what}{', rows chosen afterwards' if chosen else ''})"
 

@@ -277,6 +277,7 @@ def _operation(name: str) -> str:
 FILTERS: Mapping[str, Callable[..., str]] = {
     "signed": lambda value, digits=2: f"{value:+.{digits}f}",
     "number": lambda value, digits=2: f"{value:.{digits}f}",
+    "unbroken": lambda text: text.replace(" ", "\u00a0"),
     "thousands": lambda value: f"{value:,}",
     "percent": lambda value, digits=0: f"{100 * value:.{digits}f} %",
     "change": lambda interval: "(one seed)" if interval is None else f"{interval.estimate:+.2f} {interval:+.2f}",
