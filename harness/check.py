@@ -25,7 +25,7 @@ if TYPE_CHECKING:  # half a second that listing names need not wait for
 T = TypeVar("T")
 
 LARGEST = 32 << 20
-"""Bytes of a small file about attempts and sweeps; the largest chunk (50,000 runs here, 10,000 on SLURM) has 13 MB."""
+"""Bytes of a small file about attempts and sweeps; the largest chunk (50,000 runs here, 10,000 on SLURM) has about 13 MB."""
 _MOST = 10**12
 """Bound on every number in one: seconds since the epoch, process numbers and clock ticks are below it."""
 _ESCAPES = re.compile(rb"\\[bfnrtu]")

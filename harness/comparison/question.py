@@ -107,6 +107,11 @@ RATE = (
 )  # fmt: skip
 
 
+def model_title(backbone: str, image_size: int) -> str:
+    """``ViT-S at 196 px``"""
+    return f"{MODELS.get(backbone, backbone)} at {image_size} px"
+
+
 @dataclass(frozen=True, kw_only=True, eq=False)
 class Case:
     """One difference on the pages: of ``pair``, in ``grid``."""
@@ -126,8 +131,7 @@ class Case:
     @property
     def model(self) -> str:
         """``ViT-S at 196 px``"""
-        backbone = self.grid.sheet.backbone
-        return f"{MODELS.get(backbone, backbone)} at {self.difference.first.records[0].run.rules['image_size']} px"
+        return model_title(self.grid.sheet.backbone, self.difference.first.records[0].run.rules["image_size"])
 
     @property
     def images(self) -> int:
@@ -234,7 +238,7 @@ class Case:
             if any(record.run.tuning.get("edge") for record in cell.records):
                 bad.append(f"{cell.row.label} at the edge of its rates")
         if self.is_sam:
-            bad.append(f"{padding(rules['image_size']):.0%} padding".replace("%", " %"))
+            bad.append(f"{100 * padding(rules['image_size']):.0f} % padding")
         if self.lost:
             bad.append(f"{self.lost} collapsed")
         return "; ".join(filter(None, (", ".join(good), f"*not: {', '.join(bad)}*" if bad else "")))
@@ -267,8 +271,9 @@ class Model:
         return self.estimate.interval()
 
     @property
-    def on(self) -> str:
-        """``ViT-S at 196 px (mean of 5 benchmarks)``; whether any of its rows was chosen after its scores were known."""
+    def in_words(self) -> str:
+        """``ViT-S at 196 px (mean of 5 benchmarks, rows chosen afterwards)``: what its estimate is of, and whether any row was chosen after
+        its scores were known."""
         only = self.cases[0]
         alone = f"{only.column.short} alone, {only.draws} {'draws' if only.n > 1 else 'draw'}"
         what = f"mean of {len(self.cases)} benchmarks" if len(self.cases) > 1 else alone
@@ -361,11 +366,12 @@ class Question:
         place = (study, str(sorted(rules.items())))
         if place not in self._grids:
             wanted = load_study(study)
+            size = wanted.set.get("image_size", load_protocol(wanted.protocol).image_size)
             self._grids[place] = [
                 grid
                 for grid in grids(self.archive.records, self.archive, study=with_reruns(wanted))
                 if grid.sheet.protocol == wanted.protocol
-                and grid.rules["image_size"] == wanted.set.get("image_size", load_protocol(wanted.protocol).image_size)
+                and grid.rules["image_size"] == size
                 and any(row.runs for row in grid.rows)
                 and all(grid.rules.get(name) == value for name, value in rules.items())
             ]
@@ -482,7 +488,7 @@ class Question:
             tuned = sorted(record.run.tuning.get("grid", ["lr" if "lr" in rules else "decoder_lr"]))
             trials.append(
                 Trial(
-                    model=f"{MODELS.get(record.run.backbone, record.run.backbone)} at {record.run.rules['image_size']} px",
+                    model=model_title(record.run.backbone, record.run.rules["image_size"]),
                     benchmark=record.run.benchmark,
                     row=max(fitting, key=lambda entry: len(entry.options)).label if fitting else record.run.method,
                     options={name: rules[name] for name in tuned},

@@ -22,7 +22,7 @@ from harness.comparison.cells import Cell
 from harness.comparison.claims import read_claims
 from harness.comparison.grids import contrasts
 from harness.comparison.names import benchmark_title
-from harness.comparison.question import MODELS, QUESTION, SAM, Case, Model, Pair, Question
+from harness.comparison.question import MODELS, QUESTION, SAM, Case, Model, Pair, Question, model_title
 from harness.comparison.readings import main_effects, specification_curve
 from harness.report.figures.style import GREY, PAGE, SHADES, encoded, new_figure, styled
 from harness.report.forgetting import forgetting_page
@@ -38,6 +38,7 @@ MARK = "<!-- Rendered from the records by sam-peft tables; its words are in harn
 START, END = "<!-- answer -->", "<!-- /answer -->"
 """Around what is rendered of a page that people write (the README)."""
 PADDED = ", padding computed"
+"""Of a session of costs with ``fused_attention=false``, in which no step skips the padding of windows."""
 COST_CLAIM = "training-cost"
 """The abstract's sentence on cost (harness/data/claims.yaml)."""
 
@@ -57,8 +58,7 @@ class Answer(Question):
 
     def mean_of(self, cell: Cell, case: Case) -> str:
         """Mean ± SD of a side, over the draws that both sides have."""
-        both = set(case.difference.first.seeds) & set(case.difference.second.seeds)
-        return mean_sd([100 * cell.values[seed] for seed in sorted(both)]).rpartition(" ")[0]
+        return mean_sd([100 * cell.values[seed] for seed in case.seeds]).rpartition(" ")[0]
 
     def decoder_alone(self, case: Case) -> str:
         """Mean ± SD of the row that trains neck and mask decoder alone, in the same study; ``–`` where it has none."""
@@ -108,13 +108,13 @@ class Answer(Question):
 
     @cached_property
     def sessions(self) -> Mapping[str, CostRecord]:
-        """By model of the answer, its session of costs on a CPU of its own that has the most methods; one of MobileSAM whose steps all
-        compute the padding of windows, which those without cells skip, is one of `PADDED`."""
+        """By model of the answer, its session of costs on a CPU of its own that has the most methods. The name ends in `PADDED` where
+        a step of MobileSAM without cells computes the padding of windows too."""
         made: dict[str, CostRecord] = {}
         for session in CostStore(self.root):
             where = session.comparability
             padded = PADDED if where.backbone == SAM and not where.options["fused_attention"] else ""
-            model = f"{MODELS.get(where.backbone, where.backbone)} at {where.image_size} px{padded}"
+            model = model_title(where.backbone, where.image_size) + padded
             alone = where.backbone in MODELS and not session.shared and not where.on_gpu
             if alone and len(session.methods) > len(made[model].methods if model in made else ()):
                 made[model] = session

@@ -159,6 +159,8 @@ def test_numbers_out_of_all_range_and_control_characters_reach_nobody(tmp_path):
     whole = {"host": "a\u001b[2Jb", "boot": "", "namespace": "", "pid": 10**12 - 1, "ticks": 0}
     path.write_text(json.dumps(whole))
     assert read_as(path, Holder).host == r"a\x1b[2Jb"
+    path.write_text(json.dumps({**whole, "host": "a\x7fb"}))  # JSON leaves this one as it is
+    assert read_as(path, Holder).host == r"a\x7fb"
     for number in (10**12, -(10**12)):
         path.write_text(json.dumps({**whole, "pid": number}))
         with pytest.raises(ValueError, match="a number in it is out of all range"):

@@ -218,6 +218,9 @@ def test_another_size_is_another_model_and_says_that_its_rates_come_from_elsewhe
     page = " ".join(environment().get_template("findings.md.j2").render(a=answer).split())
     assert "NAS-LoRA is better than LoRA on MobileSAM at 512 px (Kvasir-SEG Sα alone, 3 draws);" in page
     assert "Not run: MobileSAM at 512 px" not in page
+    assert "**MobileSAM at 512 px, Kvasir-SEG Sα** has an interval without zero, one of 6 intervals here." in page
+    assert "By draw its difference is +2.00, +1.90, +1.80 points" in page
+    assert case.on_validation == pytest.approx(100 * (0.72 - 0.701))
 
 
 @pytest.mark.parametrize(
