@@ -504,13 +504,15 @@ class Question:
         tried: dict[tuple[str, str], dict[str, list[Trial]]] = {}
         for trial in self.trials_of_plan():
             tried.setdefault((trial.model, trial.benchmark), {}).setdefault(trial.row, []).append(trial)
-        found = []
+        differences = []
         for (model, benchmark), rows in tried.items():
             lora, nas = rows.get("LoRA", []), rows.get("NAS-LoRA", [])
-            there = next((trial for trial in nas if lora and trial.options == lora[0].options), None)
-            if there is not None and model.startswith(MODELS[SAM]):
-                found.append((benchmark_title(benchmark), there.score - lora[0].score, nas[0].score - lora[0].score))
-        return found
+            same_rate = next((trial for trial in nas if lora and trial.options == lora[0].options), None)
+            if same_rate is not None and model.startswith(MODELS[SAM]):
+                differences.append(
+                    (benchmark_title(benchmark), same_rate.score - lora[0].score, nas[0].score - lora[0].score)
+                )
+        return differences
 
     def against_lora(self, row: str) -> list[Case]:
         """A row of the plan, such as ``NAS-LoRA, whole map``, against LoRA wherever both were run."""
