@@ -27,7 +27,7 @@ from harness.comparison.draws import (
     without_collapsed,
 )
 from harness.comparison.grids import grids
-from harness.comparison.names import PAPER_METRICS, benchmark_title
+from harness.comparison.names import METHOD_TITLES, PAPER_METRICS, SCORE_TITLES, benchmark_title
 from harness.protocols.load import load_protocol
 from harness.registry import operation_names
 from harness.studies import load_study
@@ -37,13 +37,16 @@ QUESTION = (
     "question-sam-512", "question-vit", "question-vit-folds",
 )  # fmt: skip
 """The studies of docs/plan.md that ask the question."""
-OF_QUESTION = ("decoder", "lora", "naslora", "zeroshot")
-"""Their methods."""
-NOT_ASKED = (
-    "rank, placement and channel ratio at tuned rates",
-    "merged scores of searches that moved α",
-    "collapsed runs drawn again with and without warm-up",
-)
+ROWS_OF_PLAN = {
+    "NAS-LoRA, whole map": "NAS-LoRA on whole maps of MobileSAM",
+    "LoRA, scale 1": "LoRA at NAS-LoRA's scale on MobileSAM",
+    "NAS-LoRA, joint (one pass)": "the one-pass search on MobileSAM",
+    "NAS-LoRA, no search": "the cell without search on MobileSAM",
+}
+"""Its rows beside the two of the answer, as the page names them where they were not run."""
+METHODS_OF_PLAN = ("full", "convlora", "naspclora", "adaptformer", "bitfit", "dora")
+"""The other methods that it wants on MobileSAM."""
+NOT_ASKED = ("rank, placement and channel ratio at tuned rates", "collapsed runs drawn again with and without warm-up")
 """What docs/plan.md wants to know and no study here asks yet: a study that does takes its line away."""
 ALPHA_STUDY = "small-alpha"
 """Asks what α learns, by other rates of α and by masks of other images in its batches."""
@@ -105,6 +108,14 @@ RATE = (
     Pair(study="small-methods", benchmark="cvc612", first="NAS-LoRA", second="LoRA", what="no warm-up"),
     Pair(study="small-warmup", benchmark="cvc612", first="NAS-LoRA", second="LoRA", what="with a warm-up"),
 )  # fmt: skip
+
+MERGED = tuple(
+    Pair(
+        study="sam-merge", benchmark="kvasir", first=f"NAS-LoRA ({SCORE_TITLES[score]})", second="NAS-LoRA", what=score
+    )
+    for score in ("merged-exact", "merged-calibrated")
+)
+"""A trained model of MobileSAM after each merge, against itself."""
 
 
 def model_title(backbone: str, image_size: int) -> str:
@@ -452,6 +463,10 @@ class Question:
     def rate_cases(self) -> list[Case]:
         return [case for pair in RATE if (case := self.case(pair))]
 
+    @cached_property
+    def merged_cases(self) -> list[Case]:
+        return [case for pair in MERGED if (case := self.case(pair))]
+
     def named_case(self, study: str, benchmark: str) -> Case:
         """NAS-LoRA against LoRA in a study of the card small."""
         case = self.case(Pair(study=study, benchmark=benchmark, first="NAS-LoRA", second="LoRA"))
@@ -531,25 +546,32 @@ class Question:
         planned = dict.fromkeys(name for study in map(load_study, QUESTION) for name in study.benchmarks)
         of_sam = {case.pair.benchmark for case in self.clean if case.is_sam}
         elsewhere = ", ".join(benchmark_title(name) for name in planned if name not in of_sam)
+        known = {record.run.method for record in self.own if record.run.backbone == SAM and record.code == "OK"}
+        methods = ", ".join(METHOD_TITLES[name] for name in METHODS_OF_PLAN if name not in known)
         parts = {
             "MobileSAM": not self.has_sam,
             "MobileSAM at 512 px": 512 not in sizes,
-            "NAS-LoRA on whole maps of MobileSAM": not (whole := len(self.against_lora("NAS-LoRA, whole map"))),
-            "NAS-LoRA on whole maps of MobileSAM beyond Kvasir-SEG": whole == 1,
             f"MobileSAM on {elsewhere}": self.has_sam and bool(elsewhere),
             "ViT-S with one decoder rate for all rows": all(
                 case.is_earlier for case in self.clean if "ViT-S" in case.model
             ),
-            "LoRA at NAS-LoRA's scale on all sets": not self.question_has("LoRA, scale 1"),
-            "the one-pass search with several seeds": not self.question_has("NAS-LoRA, joint (one pass)"),
-            "the cell without search on MobileSAM beyond Kvasir-SEG": (
-                sum("MobileSAM" in case.model for case in self.search_cases) < 2
-            ),
-            "the other methods on MobileSAM": not any(
-                record.run.backbone == SAM and record.run.method not in OF_QUESTION for record in self.own
-            ),
+            **{
+                f"{what}{self._beyond(row)}": self.has_sam and not of_sam <= self._on_sam(row).keys()
+                for row, what in ROWS_OF_PLAN.items()
+            },
+            f"{methods} on MobileSAM": bool(methods),
+            "merged scores of searches that moved α": not self.merged_cases,
         }
         return [*(what for what, missing in parts.items() if missing), *NOT_ASKED]
+
+    def _on_sam(self, row: str) -> dict[str, str]:
+        """Benchmarks, with their titles, on which MobileSAM has this row of the plan and LoRA."""
+        cases = [case for case in self.against_lora(row) if case.is_sam]
+        return {case.pair.benchmark: case.column.benchmark_title for case in cases}
+
+    def _beyond(self, row: str) -> str:
+        done = list(self._on_sam(row).values())
+        return f" beyond {' and '.join(done)}" if done else ""
 
     def collapses(self, protocol: str, warmup: int | None = None) -> Collapses:
         """Over all rows of all tables of a card that have two runs or more; with one warm-up alone where it is given."""

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import re
 import shutil
-from dataclasses import asdict
+from dataclasses import asdict, replace
 from pathlib import Path
 from typing import Any
 
@@ -161,7 +161,43 @@ def test_runs_of_the_plan_are_taken_up_when_they_are_there() -> None:
     assert "intervals, is -2.10 [-2.35, -1.85] points on MobileSAM at 256 px (Kvasir-SEG Sα alone, 3 draws) and" in page
     assert "rules out a lead of NAS-LoRA above 0." in page  # of the other model alone
     assert "at its own rate: +2.00 [" in page
-    assert "Not run: MobileSAM at 512 px; NAS-LoRA on whole maps of MobileSAM beyond Kvasir-SEG; MobileSAM on" in page
+    assert "Not run: MobileSAM at 512 px; MobileSAM on ISIC 2017" in page
+    assert "NAS-LoRA on whole maps" not in page.partition("Not run:")[2]  # run wherever the question was
+    assert "the one-pass search on MobileSAM; the cell without search on MobileSAM;" in page
+
+
+def test_rows_beside_the_question_are_taken_up_and_named_where_they_are_missing() -> None:
+    """One pass, merged scores and another method, each on the one benchmark of two that has it."""
+    answer = Answer(RESULTS)
+    answer.archive.records[:] = [record for record in answer.archive.records if record.run.protocol != "mobile"]
+    words = environment()
+    assert "one-pass variant and the one in turns were scored" in words.get_template("findings.md.j2").render(a=answer)
+    assert "these methods are **not run**" in words.get_template("methods.md.j2").render(a=answer)
+    for seed in range(3):
+        answer.archive.records.append(plan_run("lora", "LoRA", seed, 0.70 + 0.001 * seed))
+        searched = plan_run("naslora", "NAS-LoRA", seed, 0.72, lr=1e-2, alpha_lr=0.027)
+        answer.archive.records.append(searched)
+        joint = plan_run("naslora", "joint", seed, 0.71 + 0.002 * seed, alternate="joint", alpha_lr=0.027)
+        answer.archive.records.append(joint)
+        run = replace(searched.run, rules={**searched.run.rules, "merge": ["exact", "calibrated"]})
+        values = {"best": 0.72, "merged-exact": 0.72, "merged-calibrated": 0.69}
+        scores = {score: {"test": {"s_measure": value}} for score, value in values.items()}
+        answer.archive.records.append(replace(searched, key=run.key, run=run, scores=scores))
+        full = plan_run("full", "full", seed, 0.74, encoder_lr=1e-4)
+        tuning = {"grid": {"encoder_lr": [3e-5, 1e-4]}, "chosen": {"encoder_lr": 1e-4}, "on": ["kvasir"]}
+        answer.archive.records.append(replace(full, run=replace(full.run, tuning=tuning, changed={"encoder_lr": 1e-4})))
+    archive = answer.archive
+    answer = Answer(RESULTS)  # another look at the same archive
+    answer.archive = archive
+    page = " ".join(words.get_template("findings.md.j2").render(a=answer).split())
+    assert "one-pass variant, at its own rate, scores +1.10 [+0.85, +1.35] points to LoRA on Kvasir-SEG Sα" in page
+    assert "affine map (nothing stays)" in page
+    assert "-3.00 [-3.00, -3.00] points with every cell" in page
+    missing = page.partition("Not run:")[2]
+    assert "one-pass" not in missing.partition(".")[0]
+    assert "; Conv-LoRA, NAS-PC-LoRA, AdaptFormer, BitFit, DoRA on MobileSAM;" in missing
+    methods = " ".join(words.get_template("methods.md.j2").render(a=answer).split())
+    assert "| full | 74.0 ± 0.0 (3) | +3.90 [" in methods
 
 
 def test_a_draw_that_was_made_again_is_told_and_images_of_a_group_where_splits_differ(answer: Answer) -> None:
