@@ -5,13 +5,15 @@ from __future__ import annotations
 
 import argparse
 import json
+from collections.abc import Callable, Iterator
 from importlib import import_module
 from pathlib import Path
 
 from harness.cli.command import PROGRAM, CommandParser, command, require_effect, verb
 from harness.cli.verbs import VERBS, summaries
-from harness.settings import HERE, KEYS, Key, Settings, is_profile_file, load_settings, user_file
+from harness.settings import HERE, KEYS, Key, Settings, is_profile_file, load_settings, named_table, user_file
 from harness.system.errors import UsageError, os_reason
+from harness.system.streams import say
 
 HEAD = """\
 # Settings of the SAM PEFT harness. Uncomment what you need; `sam-peft settings` shows what holds.
@@ -51,15 +53,44 @@ def main(argv: list[str] | None = None) -> int:
         return _write(arguments.out or HERE)
     if arguments.out:
         raise UsageError("--out is for --init, which writes a file")
-    rows = list(_rows(load_settings()))
-    if arguments.json:
-        for name, value, origin in rows:
-            print(json.dumps({"setting": name, "value": value, "from": origin}))
-        return 0
+    settings = load_settings()
+    rows = list(_rows(settings))
     widths = [max(len(row[column]) for row in rows) for column in (0, 1)]
     for name, value, origin in rows:
-        print(f"{name:<{widths[0]}}  {value:<{widths[1]}}  {origin}".rstrip())
-    return 0
+        if arguments.json:
+            print(json.dumps({"setting": name, "value": value, "from": origin}))
+        else:
+            print(f"{name:<{widths[0]}}  {value:<{widths[1]}}  {origin}".rstrip())
+    refused = list(_refused(settings))
+    for line in refused:
+        say(f"error: {line}")
+    return 2 if refused else 0
+
+
+def _refused(settings: Settings) -> Iterator[str]:
+    """What `run` would refuse of the values, without looking for the files that they name."""
+    from harness.dispatch.slurm.profile import load_profile
+    from harness.models.catalog import resolve_backbone
+    from harness.planning.asked import parse_seeds
+    from harness.protocols.load import load_protocol
+    from harness.registry import dataset_name
+
+    checks: dict[str, Callable[[], object]] = {
+        "protocol": lambda: load_protocol(settings.protocol),
+        "cluster": lambda: load_profile(settings.cluster),
+        "seeds": lambda: parse_seeds(settings.seeds, name="seeds"),
+    }
+    for name, check in checks.items():
+        if getattr(settings, name):
+            try:
+                check()
+            except UsageError as error:
+                yield f"{settings.origins[name].name}: {error}"
+    for table, resolve in (("datasets", dataset_name), ("checkpoints", resolve_backbone)):
+        try:
+            named_table(settings, table, resolve)
+        except UsageError as error:
+            yield str(error)
 
 
 def _rows(settings: Settings) -> list[tuple[str, str, str]]:

@@ -143,6 +143,22 @@ def test_show_prints_every_value_and_where_it_comes_from(capsys, monkeypatch) ->
     assert rows["plugins"][1].startswith("harness.toml (needs --trust-settings")
 
 
+def test_the_list_says_what_a_run_would_refuse_and_still_prints_everything(capsys) -> None:
+    write(
+        Path("harness.toml"),
+        'protocol = "nas-lorra"\nseeds = "a"\ncluster = "gpuu"\n[checkpoints]\nvit_z = "x"\n[datasets]\nkvasr = "/x"',
+    )
+    assert show([]) == 2
+    shown = capsys.readouterr()
+    assert len(shown.out.splitlines()) == 8
+    wrong = ("protocol 'nas-lorra'", "cluster 'gpuu'", "seeds 'a'", "benchmark 'kvasr'", "backbone 'vit_z'")
+    lines = shown.err.splitlines()
+    assert all(word in line and "harness.toml: " in line for word, line in zip(wrong, lines, strict=True))
+    write(Path("harness.toml"), 'protocol = "nas-lora"\nseeds = 3\ncluster = "gpu"\n[datasets]\nmine = "/x"')
+    assert show([]) == 0
+    assert capsys.readouterr().err == ""
+
+
 def test_init_writes_a_file_that_sets_nothing_and_explains_everything(capsys: pytest.CaptureFixture[str]) -> None:
     assert show(["--init"]) == 0
     assert not load_settings().origins
