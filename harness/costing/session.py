@@ -118,7 +118,9 @@ class Contestant:
         )
         self._plan = UpdatePlan(indices=range(len(images)), batch_size=protocol.batch_size)
         caching = not method.config.trains_encoder and protocol.cache_embeddings
-        self._cache = EmbeddingCache(count=len(images), key="cost") if caching else None
+        self._cache = (
+            EmbeddingCache(names=[str(index) for index in range(len(images))], key="cost") if caching else None
+        )
         feed = {"plan": self._plan, "protocol": protocol, "device": device, "workers": ALONE}
         self._feeder = Feeder(segmenter, images, embeddings=None, **feed)  # type: ignore[arg-type]
         self._cached_feeder = Feeder(segmenter, images, embeddings=self._cache, **feed)  # type: ignore[arg-type]

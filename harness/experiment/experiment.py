@@ -285,11 +285,10 @@ class Experiment:
         else:
             return None
         data = f"{self.run.manifest}{self.run.data_fingerprint}"
-        key = f"{encoder} {self.rules.precision} {self.rules.image_size} {data} {self.counts['train']}"
+        key = f"{encoder} {self.rules.precision} {self.rules.image_size} {self.rules.pixels} {data}"
         bounds = {} if prefix is None else {"memory_limit": SCORED_BYTES, "file_limit": TOKEN_BYTES}
-        return EmbeddingCache(
-            count=len(self.data.train), key=key, folder=Path(self.job.results) / "cache" / "embeddings", **bounds
-        )
+        names = [pair.stem for pair in self.data.train.pairs]
+        return EmbeddingCache(names=names, key=key, folder=Path(self.job.results) / "cache" / "embeddings", **bounds)
 
     def _state(self, path: Path) -> dict[str, Tensor]:
         tensors = read_state(path, identity=self.run.key)

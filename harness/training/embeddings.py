@@ -18,7 +18,7 @@ import hmac
 import os
 import shutil
 import stat
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import BinaryIO
 
@@ -55,8 +55,8 @@ class EmbeddingCache:
     """Embeddings by (position in the split, flip).
 
     Args:
-        count: images of the split.
-        key: whatever else determines an embedding: `weights_fingerprint`, precision, image size, name of the split.
+        names: of the split's images, by position.
+        key: whatever else determines an embedding: `weights_fingerprint`, precision, image size, normalisation.
         folder: where files lie, None for memory.
         memory_limit: bytes that embeddings in memory may take; what comes after is computed every time.
         file_limit: bytes that the split's file may take; a larger split is kept in memory, as far as that goes.
@@ -65,14 +65,14 @@ class EmbeddingCache:
     def __init__(
         self,
         *,
-        count: int,
+        names: Sequence[str],
         key: str,
         folder: Path | None = None,
         memory_limit: int = MEMORY_LIMIT,
         file_limit: int = CACHE_BYTES,
     ) -> None:
-        self._count = count
-        self._key = key
+        self._count = len(names)
+        self._key = hashlib.blake2b("\0".join([key, *names]).encode(), digest_size=16).hexdigest()
         self._secret = own_key() or b""
         self._folder = folder if self._secret else None
         self._room = memory_limit
@@ -135,7 +135,7 @@ class EmbeddingCache:
         return hmac.compare_digest(self._sums[row].tobytes(), self._sum(row, self._file[row], picture))
 
     def _sum(self, row: int, embedding: Tensor, picture: bytes) -> bytes:
-        return own_sum(self._secret, f"{self._key} {self._count} {row}", picture + bytes_of(embedding))
+        return own_sum(self._secret, f"{self._key} {row}", picture + bytes_of(embedding))
 
     def _description(self) -> Path:
         assert self._folder is not None

@@ -25,7 +25,9 @@ from harness.datasets.base import Pair
 from harness.experiment.building import RunData, open_data
 from harness.experiment.environment import STAGES, Stages, process_started
 from harness.experiment.experiment import Experiment, run_experiment
+from harness.models.original_sam import plain_sam
 from harness.planning import plan as planning
+from harness.planning.job import Job
 from harness.registry import BENCHMARKS, groups_by_rule
 from harness.system.errors import UsageError
 from harness.training.images import ImageSource
@@ -130,10 +132,43 @@ def file_of(results: Path, **rules: Any) -> str:
     return cache._description().name
 
 
-@pytest.mark.parametrize("rules", [{"precision": "bf16"}, {"image_size": 80}, {"train_limit": 7}])
-def test_another_precision_size_or_split_has_a_file_of_its_own(results: Path, rules: dict[str, Any]) -> None:
+@pytest.mark.parametrize(
+    "rules",
+    [
+        {"precision": "bf16"}, {"image_size": 80}, {"train_limit": 7}, {"pixel_mean": (0.5, 0.5, 0.5)},
+        {"pixel_std": (0.5, 0.5, 0.5)}, {"split_seed": 1},
+    ],
+)  # fmt: skip
+def test_another_precision_size_normalisation_or_split_has_a_file_of_its_own(
+    results: Path, rules: dict[str, Any]
+) -> None:
     assert file_of(results, **rules) != file_of(results)
     assert file_of(results) == file_of(results, lr=0.5)
+
+
+@pytest.mark.parametrize(("method", "config"), [("decoder", {}), ("lora", {"blocks": "last-half"})])
+def test_folds_that_train_at_the_same_time_train_as_each_does_alone(tmp_path: Path, method: str, config) -> None:
+    """The second fold's whole training lies between two epochs of the first's, in one results folder, by cached embeddings."""
+    torch.save(plain_sam("tiny").state_dict(), tmp_path / "sam.pth")
+    rules = {
+        **SMALL, "epochs": 2, "train_limit": 0, "checkpoints": {"": tmp_path / "sam.pth"}, "split_rule": "carved", "split_follows_seed": True, "lr": 1e-3,
+    }  # fmt: skip
+
+    def job(root: Path, seed: int) -> Job:
+        return job_of(root, method, config, seeds=(seed,), **rules)
+
+    alone = [run_experiment(job(tmp_path / f"alone-{seed}", seed)) for seed in (0, 1)]
+    between: list[Record] = []
+
+    def at_the_end_of_the_first_epoch(told: dict[str, Any]) -> None:
+        if told.get("kind") == "epoch" and told["epoch"] == 1:
+            between.append(run_experiment(job(tmp_path / "beside", 1)))
+
+    first = run_experiment(job(tmp_path / "beside", 0), progress=at_the_end_of_the_first_epoch)
+    assert list((tmp_path / "beside" / "cache" / "embeddings").glob("*.embeddings"))
+    for ours, theirs in zip((first, *between), alone, strict=True):
+        assert ours.code == "OK"
+        assert [epoch["loss"] for epoch in ours.history] == [epoch["loss"] for epoch in theirs.history]
 
 
 def _run(root: Path, method: str, *, benchmark: str = "kvasir", seed: int = 0, **rules: Any) -> Record:

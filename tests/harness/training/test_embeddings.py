@@ -18,7 +18,7 @@ VALUE = torch.randn(4, 2, 2, generator=torch.Generator().manual_seed(0))
 
 
 def cache(folder: Path | None = None, **fields: Any) -> EmbeddingCache:
-    return EmbeddingCache(**{"count": 3, "key": "encoder fp32 64", "folder": folder, **fields})
+    return EmbeddingCache(**{"names": ["a", "b", "c"], "key": "encoder fp32 64", "folder": folder, **fields})
 
 
 class Encode:
@@ -62,7 +62,8 @@ def test_a_flipped_image_has_its_own_embedding(folder: Path | None) -> None:
         ({}, IMAGE, VALUE),
         ({}, IMAGE + 1, VALUE + 1),
         ({"key": "another encoder"}, IMAGE, VALUE + 1),
-        ({"count": 4}, IMAGE, VALUE + 1),
+        ({"names": ["a", "b", "c", "d"]}, IMAGE, VALUE + 1),
+        ({"names": ["b", "a", "c"]}, IMAGE, VALUE + 1),
     ],
 )
 def test_a_later_process_reads_the_file_of_its_own_encoder_split_and_images(tmp_path, change, image, expected) -> None:
@@ -70,6 +71,15 @@ def test_a_later_process_reads_the_file_of_its_own_encoder_split_and_images(tmp_
     encode = Encode(VALUE + 1)
     assert torch.equal(cache(tmp_path, **change).get(0, flip=False, image=image, encode=encode), expected)
     assert encode.calls == int(expected is not VALUE)
+
+
+def test_another_split_at_work_at_the_same_time_changes_nothing(folder: Path | None) -> None:
+    """Folds of one benchmark train side by side; each goes on reading what it stored."""
+    one, other = cache(folder), cache(folder, names=["c", "a", "b"])
+    one.get(0, flip=False, image=IMAGE, encode=Encode())
+    other.get(0, flip=False, image=IMAGE + 1, encode=Encode(VALUE + 1))
+    assert torch.equal(one.get(0, flip=False, image=None, encode=Encode()), VALUE)
+    assert torch.equal(other.get(0, flip=False, image=None, encode=Encode()), VALUE + 1)
 
 
 def test_a_damaged_entry_is_encoded_again(tmp_path: Path) -> None:
@@ -185,7 +195,7 @@ def test_training_with_cached_embeddings_equals_training_without(tmp_path: Path,
     expected = Run(folder=tmp_path / "plain", method="decoder", rules=rules, images=4).train()
     last = load_file(expected.last_state)
     for name, folder in (("memory", None), ("file", tmp_path / "embeddings")):
-        embeddings = cache(folder, count=4)
+        embeddings = cache(folder, names=list("abcd"))
         cached = Run(folder=tmp_path / name, method="decoder", rules=rules, images=4, embeddings=embeddings).train()
         assert [entry["loss"] for entry in cached.history] == [entry["loss"] for entry in expected.history]
         other = load_file(cached.last_state)
@@ -195,7 +205,7 @@ def test_training_with_cached_embeddings_equals_training_without(tmp_path: Path,
 def test_batches_of_cached_embeddings_are_close_to_batches_of_images(tmp_path: Path) -> None:
     # Kernels may sum a batch of two in another order than one image, so equality holds up to rounding only.
     plain = Run(folder=tmp_path / "plain", method="decoder").train()
-    cached = Run(folder=tmp_path / "cached", method="decoder", embeddings=cache(None, count=7)).train()
+    cached = Run(folder=tmp_path / "cached", method="decoder", embeddings=cache(None, names=list("abcdefg"))).train()
     for a, b in zip(plain.history, cached.history, strict=True):
         assert b["loss"] == pytest.approx(a["loss"], rel=1e-5)
 
@@ -210,7 +220,7 @@ def encoded(run: Run) -> list[int]:
 
 
 def test_each_image_passes_the_encoder_once_a_flip(tmp_path: Path) -> None:
-    embeddings = cache(None, count=7)
+    embeddings = cache(None, names=list("abcdefg"))
     first, second = (
         Run(folder=tmp_path / name, method="decoder", rules=protocol(epochs=8), images=2, embeddings=embeddings)
         for name in ("first", "second")
@@ -227,7 +237,9 @@ def test_each_image_passes_the_encoder_once_a_flip(tmp_path: Path) -> None:
     ("method", "rules"), [("lora", {}), ("lst", {}), ("bitfit", {}), ("decoder", {"cache_embeddings": False})]
 )
 def test_no_embedding_is_cached_where_the_encoder_trains_or_the_switch_is_off(tmp_path, method, rules):
-    run = Run(folder=tmp_path, method=method, rules=protocol(epochs=2, **rules), embeddings=cache(None, count=7))
+    run = Run(
+        folder=tmp_path, method=method, rules=protocol(epochs=2, **rules), embeddings=cache(None, names=list("abcdefg"))
+    )
     counts = encoded(run)
     run.train()
     assert sum(counts) == 14

@@ -20,7 +20,7 @@ LATE: dict[str, Any] = {"blocks": "last-half"}
 
 
 def cache(folder: Path | None) -> EmbeddingCache:
-    return EmbeddingCache(count=7, key="tokens", folder=folder)
+    return EmbeddingCache(names=[str(index) for index in range(7)], key="tokens", folder=folder)
 
 
 def kept(run: Run, embeddings: EmbeddingCache) -> Run:
@@ -54,7 +54,7 @@ def test_training_with_kept_tokens_equals_training_without(tmp_path: Path, metho
     last = load_file(plain.last_state)
     for folder in (None, tmp_path / "cache"):  # in memory, and in a file
         fast = Run(folder=tmp_path / f"kept-{folder is None}", method=method, config=LATE, rules=rules, images=4)
-        fast_run = kept(fast, EmbeddingCache(count=4, key="tokens", folder=folder)).train()
+        fast_run = kept(fast, EmbeddingCache(names=list("abcd"), key="tokens", folder=folder)).train()
         assert [entry["loss"] for entry in fast_run.history] == [entry["loss"] for entry in plain.history]
         other = load_file(fast_run.last_state)
         assert all(torch.equal(last[name], other[name]) for name in last)
