@@ -169,6 +169,9 @@ def _check(arguments: argparse.Namespace) -> None:
 def _device(name: str | None) -> torch.device:
     import torch
 
+    from harness.training.precision import without_tf32
+
+    without_tf32()
     if name is None:
         return torch.device("cuda:0" if torch.cuda.is_available() else "cpu")
     try:

@@ -8,6 +8,7 @@ import json
 from collections.abc import Callable, Iterator
 from importlib import import_module
 from pathlib import Path
+from typing import Literal
 
 from harness.cli.command import PROGRAM, CommandParser, command, require_effect, verb
 from harness.cli.verbs import VERBS, summaries
@@ -69,7 +70,7 @@ def main(argv: list[str] | None = None) -> int:
 
 def _refused(settings: Settings) -> Iterator[str]:
     """What `run` would refuse of the values, without looking for the files that they name."""
-    from harness.dispatch.slurm.profile import load_profile
+    from harness.dispatch.place import place
     from harness.models.catalog import resolve_backbone
     from harness.planning.asked import parse_seeds
     from harness.protocols.load import load_protocol
@@ -77,7 +78,7 @@ def _refused(settings: Settings) -> Iterator[str]:
 
     checks: dict[str, Callable[[], object]] = {
         "protocol": lambda: load_protocol(settings.protocol),
-        "cluster": lambda: load_profile(settings.cluster),
+        "cluster": lambda: place(cluster=settings.cluster),
         "seeds": lambda: parse_seeds(settings.seeds, name="seeds"),
     }
     for name, check in checks.items():
@@ -86,7 +87,9 @@ def _refused(settings: Settings) -> Iterator[str]:
                 check()
             except UsageError as error:
                 yield f"{settings.origins[name].name}: {error}"
-    for table, resolve in (("datasets", dataset_name), ("checkpoints", resolve_backbone)):
+    tables: dict[Literal["datasets", "checkpoints"], Callable[[str], str]]
+    tables = {"datasets": dataset_name, "checkpoints": resolve_backbone}
+    for table, resolve in tables.items():
         try:
             named_table(settings, table, resolve)
         except UsageError as error:

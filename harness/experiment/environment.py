@@ -21,6 +21,7 @@ from harness.datasets.base import DatasetError
 from harness.system.errors import REASONS, os_reason, out_of_memory
 from harness.system.machine import code_version, processor, waiting
 from harness.training.outcome import Blank, Diverged
+from harness.training.precision import without_tf32
 
 
 def environment(device: torch.device) -> dict[str, str]:
@@ -45,6 +46,7 @@ def now() -> str:
 
 def own_device() -> torch.device:
     """This process's GPU, or the CPU."""
+    without_tf32()
     if not torch.cuda.is_available():
         return torch.device("cpu")
     device = torch.device("cuda", int(os.environ.get("LOCAL_RANK", "0")) % torch.cuda.device_count())

@@ -175,7 +175,7 @@ def _scores(record: Record) -> list[str]:
 def _cost(record: Record) -> list[str]:
     cost = record.cost
     said = [
-        ("step_time_s", "{:.4g} s an update (median)", 1.0),
+        ("step_time_s", "{:.4g} s a pass (median)", 1.0),
         ("train_time_s", "{:.4g} s in updates", 1.0),
         ("wall_time_s", "{:.4g} s of training in all", 1.0),
         ("peak_memory_bytes", "{:.2f} GiB at most", 1.0 / GIB),

@@ -47,17 +47,22 @@ class Workers:
         return summed
 
     def sum_gradients(self, parameters: Iterable[nn.Parameter]) -> None:
-        """Replace gradients by their sums, in one message for each data type; a worker without an image adds zeros."""
+        """Replace gradients by their sums, in one message for each data type; a worker without an image adds zeros.
+
+        One that no worker has stays None: the optimiser moves a parameter with a gradient of zero on, by momentum and decay.
+        """
         if self.size == 1:
             return
         by_type: dict[torch.dtype, list[nn.Parameter]] = {}
         for parameter in parameters:
             by_type.setdefault(parameter.dtype, []).append(parameter)
         for same in by_type.values():
-            flat = torch.cat([(torch.zeros_like(p) if p.grad is None else p.grad).flatten() for p in same])
+            parts = [(torch.zeros_like(p) if p.grad is None else p.grad).flatten() for p in same]
+            flat = torch.cat([*parts, parts[0].new_tensor([p.grad is not None for p in same])])
             dist.all_reduce(flat)
-            for parameter, part in zip(same, flat.split([p.numel() for p in same]), strict=True):
-                parameter.grad = part.view_as(parameter).clone()
+            *sums, known = flat.split([*(p.numel() for p in same), len(same)])
+            for parameter, part, count in zip(same, sums, known.tolist(), strict=True):
+                parameter.grad = part.view_as(parameter).clone() if count else None
 
     def shared_statistics(self, *, counts: bool) -> contextlib.AbstractContextManager[Any]:
         """Batch norm over all workers' images while it lasts; see `SharedStatistics`."""

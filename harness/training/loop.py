@@ -4,7 +4,7 @@ not been.
 Everything random is a function of (seed, epoch, step), the learning rate of the update's index, and checkpoints are
 written between updates. So a process that is killed and started again repeats the updates since its last checkpoint
 with the same numbers, and on CPU ends with bit-identical weights and metrics (for the same number of threads). On a GPU
-kernels are deterministic while it trains.
+it repeats them but for rounding: see `deterministic`.
 """
 
 from __future__ import annotations
@@ -41,7 +41,9 @@ from harness.training.prediction import Loss
 def deterministic(device: torch.device) -> Iterator[None]:
     """Deterministic kernels on CUDA wherever they exist; CPU kernels are deterministic for a fixed number of threads.
 
-    Some backward passes (bilinear upsampling, pooling) have no deterministic kernel on CUDA: they run as they are.
+    Some backward passes (bilinear upsampling, pooling) have no deterministic kernel on CUDA, and torch takes that of fused attention
+    only where it may refuse the others: they run as they are, and sum in an order that changes. ``fused_attention=false`` takes
+    attention out of the list.
     """
     if device.type != "cuda":
         yield
@@ -56,7 +58,8 @@ def deterministic(device: torch.device) -> Iterator[None]:
     torch.utils.deterministic.fill_uninitialized_memory = False  # type: ignore[attr-defined]
     try:
         with warnings.catch_warnings():
-            warnings.filterwarnings("ignore", message=".*does not have a deterministic implementation.*")
+            for said in ("does not have a deterministic implementation", "defaults to a non-deterministic algorithm"):
+                warnings.filterwarnings("ignore", message=f".*{said}.*")
             yield
     finally:
         torch.use_deterministic_algorithms(before, warn_only=warn_only)

@@ -95,9 +95,9 @@ class TrainingResult:
         architecture: one entry an epoch: site -> softmax(α); empty for methods without.
         selected_epoch: 1-based; 0 where nothing trains.
         best_state, last_state: safetensors files for `harness.methods.base.Method.load_state`.
-        cost: ``step_time_s`` (median over all updates; ``step_time_weights_s`` and ``step_time_architecture_s`` by
-            role), ``data_wait_s`` (median), ``peak_memory_bytes``, ``train_time_s`` (updates), ``wall_time_s`` (with
-            validation), ``steps`` (updates).
+        cost: ``step_time_s`` (median over all passes, two in a step of weights and α; ``step_time_weights_s`` and
+            ``step_time_architecture_s`` by role), ``data_wait_s`` (median), ``peak_memory_bytes``, ``train_time_s`` (updates),
+            ``wall_time_s`` (with validation), ``steps`` (updates).
         budget: see `harness.archive.schema.Record`.
         earlier_codes: of a run that other code (`Assignment.code`) began, in the order in which it met them.
     """

@@ -35,6 +35,12 @@ _PRODUCTS = {
 }
 
 
+def without_tf32() -> None:
+    """Make ``precision: fp32`` mean it on a GPU: torch's convolutions round to TF32's ten bits there by default and its matrix products do
+    not, so that methods with convolutions would be compared at another precision than those without."""
+    torch.backends.cudnn.allow_tf32 = torch.backends.cuda.matmul.allow_tf32 = False
+
+
 class WideProducts(TorchDispatchMode):
     """Products with a bf16 operand are computed in fp32, their results rounded to bf16."""
 

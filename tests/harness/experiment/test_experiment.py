@@ -151,7 +151,8 @@ def test_folds_that_train_at_the_same_time_train_as_each_does_alone(tmp_path: Pa
     """The second fold's whole training lies between two epochs of the first's, in one results folder, by cached embeddings."""
     torch.save(plain_sam("tiny").state_dict(), tmp_path / "sam.pth")
     rules = {
-        **SMALL, "epochs": 2, "train_limit": 0, "checkpoints": {"": tmp_path / "sam.pth"}, "split_rule": "carved", "split_follows_seed": True, "lr": 1e-3,
+        **SMALL, "epochs": 2, "train_limit": 0, "checkpoints": {"": tmp_path / "sam.pth"},
+        "split_rule": "carved", "split_follows_seed": True, "lr": 1e-3,
     }  # fmt: skip
 
     def job(root: Path, seed: int) -> Job:

@@ -67,7 +67,7 @@ def test_a_run_is_shown_with_rules_curve_mixtures_cost_and_files(results: Path, 
     for said in (
         f"    epochs 7 instead of {epochs}\n", "T_B after epoch 2",
         "mean share over 2 sites", "w0  0.800  0.700–0.900", "w1  0.200  0.100–0.300", "best test: s_measure 90.00",
-        "0.25 s an update (median), 30 s in updates, 2.00 GiB at most",
+        "0.25 s a pass (median), 30 s in updates, 2.00 GiB at most",
     ):  # fmt: skip
         assert said in shown
     assert re.search(r"\b1 start\b", shown)

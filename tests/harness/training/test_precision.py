@@ -4,6 +4,8 @@ import pytest
 import torch
 from torch import Tensor, nn
 
+from harness.cli.cost import _device
+from harness.experiment.environment import own_device
 from harness.protocols.card import Protocol
 from harness.training import precision
 from harness.training.precision import WideProducts, autocast, products
@@ -119,3 +121,10 @@ def test_autocast_widens_the_forward_pass_and_leaves_fp32_alone(monkeypatch: pyt
             x.bfloat16().float(), layer.weight.bfloat16().float(), layer.bias.bfloat16().float()
         ).bfloat16(),
     )
+
+
+@pytest.mark.parametrize("of", [own_device, lambda: _device(None)], ids=["runs", "costs"])
+def test_convolutions_on_a_gpu_are_as_exact_as_matrix_products(of) -> None:
+    torch.backends.cudnn.allow_tf32 = True  # torch's default
+    of()
+    assert torch.backends.cudnn.allow_tf32 == torch.backends.cuda.matmul.allow_tf32 is False

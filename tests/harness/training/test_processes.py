@@ -9,15 +9,18 @@ from typing import Any
 
 import pytest
 import torch
+import torch.distributed as dist
 from safetensors.torch import load_file
+from torch import nn
 
 from harness.system.errors import UsageError
 from harness.training.batches import UpdatePlan, draw_number, load_batch, slice_of
-from harness.training.distributed import ALONE, join
+from harness.training.distributed import ALONE, Workers, join
 from harness.training.feeding import normalise
 from harness.training.losses import build_loss
 from tests.harness.training.forks import Forks, run_pair
 from tests.harness.training.tiny import Discs, attached, protocol
+from tests.values import there
 
 STAGEWISE = {"search_start_epoch": 1, "alpha_data": "holdout"}
 
@@ -107,6 +110,19 @@ def test_the_auxiliary_loss_counts_by_each_workers_share(forks: Forks, tmp_path:
     loss = json.loads(run_pair(forks, {**options, "folder": str(tmp_path)})[-1])["history"][0]["loss"]
     assert loss == pytest.approx(loss_of_two_workers(images, balance=0.5), rel=1e-5)
     assert loss - loss_of_two_workers(images, balance=0.0) > 0.1, "or a share would not show"
+
+
+@pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16])
+def test_a_parameter_that_no_worker_reached_keeps_no_gradient(monkeypatch, dtype: torch.dtype) -> None:
+    """An expert that no image was routed to: one worker would leave it alone, so two must."""
+    both, ours, theirs, idle = (nn.Parameter(torch.zeros(2, 3, dtype=dtype)) for _ in range(4))
+    both.grad, ours.grad = torch.full_like(both, 1.0), torch.full_like(ours, 2.0)
+    others = torch.tensor([3.0] * 6 + [0.0] * 6 + [4.0] * 6 + [0.0] * 6 + [1.0, 0.0, 1.0, 0.0], dtype=dtype)
+    monkeypatch.setattr(dist, "all_reduce", lambda flat: flat.add_(others))
+    Workers(rank=0, size=2).sum_gradients([both, ours, theirs, idle])
+    assert idle.grad is None
+    for parameter, value in ((both, 4.0), (ours, 2.0), (theirs, 4.0)):
+        assert torch.equal(there(parameter.grad), torch.full_like(parameter, value))
 
 
 def test_two_killed_workers_go_on_bit_identical(forks: Forks, tmp_path: Path) -> None:
