@@ -166,21 +166,20 @@ class LocalExecutor(Executor):
             time.sleep(POLL_S)
         self._chunk.close("done")
         runs = survey(self.results, keys=submission.keys).runs
-        self._require_begun(self._chunk, runs)
+        self._require_worked(self._chunk, runs)
         return runs
 
-    def _require_begun(self, chunk: Chunk, runs: Mapping[str, RunState]) -> None:
-        """Say why a worker ended before it began a run: another start would end so too. Raises UsageError: some runs were not
-        begun, because a worker failed."""
+    def _require_worked(self, chunk: Chunk, runs: Mapping[str, RunState]) -> None:
+        """Say why a worker failed where runs are left: another start would end so too. Raises UsageError: there are such."""
         failed = [index for index, process in enumerate(self._processes) if process.returncode]
-        left = [
-            run for run in chunk.runs if runs[run.key].state == INTERRUPTED and runs[run.key].attempts <= run.before
-        ]
+        left = [run for run in chunk.runs if runs[run.key].state == INTERRUPTED]
         if failed and left:
             log, code = _log(chunk, failed[0]), self._processes[failed[0]].returncode
             reason = last_words(log).removeprefix("error: ") or f"a worker ended with status {code} and said nothing"
+            begun = any(runs[run.key].attempts > run.before for run in left)
             raise UsageError(
-                f"{counted(len(left), 'run')} could not begin: {reason}; mend that, then give the same command again (log: {log})"
+                f"{counted(len(left), 'run')} could not {'end' if begun else 'begin'}: {reason};"
+                f" mend that, then give the same command again (log: {log})"
             )
 
     def _start(self, chunk: Chunk, frozen: Path, index: int) -> subprocess.Popen[bytes]:

@@ -19,7 +19,7 @@ import socket
 import sys
 import time
 import traceback
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from dataclasses import asdict, dataclass, field, replace
 from pathlib import Path
 from typing import Any, Literal
@@ -143,7 +143,10 @@ StartOutcome = Literal["finished", "failed", "interrupted", "elsewhere", "crashe
 else works on it. ``crashed``: the child died; it may be started again."""
 
 INTERRUPTED_STATUS = 75
+ONE_PROCESS = {"RANK": "0", "LOCAL_RANK": "0", "WORLD_SIZE": "1"}
+"""Of a run on at most one GPU: whatever the shell that it was started from is a part of (``salloc -n 8``, torchrun), it is alone."""
 _TICK_S = 0.5
+_LOOKS = 25
 
 
 def supervise(job: Job, *, context: WorkerContext, stop: StopSignals, meeting: Meeting | None = None) -> StartOutcome:
@@ -181,8 +184,8 @@ def _supervise(job: Job, *, context: WorkerContext, stop: StopSignals, meeting: 
     if settled(results, key, replaces=context.replaces) is not None:  # written while we waited for a dead holder
         lease.release("finished")
         return "finished"
-    if meeting is not None:
-        context = replace(context, variables={**context.variables, **meeting.open()})
+    processes = ONE_PROCESS if meeting is None else meeting.open()
+    context = replace(context, variables={**context.variables, **processes})
     oom_before = oom_kills()
     log = log_path(folder, lease.attempt.number)
     child = fork_child(job, context=context, log=log, stop=stop)
@@ -273,11 +276,10 @@ def watch(child: int, *, lease: Lease | None, context: WorkerContext, stop: Stop
     forwarded = 0
     deadline, overdue = float("inf"), False
     next_beat = time.monotonic() + context.lease_s / BEATS_PER_LEASE
-    handle = os.pidfd_open(child)
-    try:
+    with waiting_for(child) as ended:
         while True:
-            if select.select([handle], [], [], _TICK_S)[0]:
-                return os.waitpid(child, 0)[1], overdue
+            if (status := ended()) is not None:
+                return status, overdue
             now = time.monotonic()
             if context.submitter is not None and context.submitter.alive() is False and not stop:
                 stop.received.append(signal.SIGTERM)
@@ -292,8 +294,33 @@ def watch(child: int, *, lease: Lease | None, context: WorkerContext, stop: Stop
                 next_beat = now + context.lease_s / BEATS_PER_LEASE
                 with contextlib.suppress(OSError):  # a full disk, a server that is away; a lost lease shows later
                     lease.beat()
+
+
+@contextlib.contextmanager
+def waiting_for(child: int) -> Iterator[Callable[[], int | None]]:
+    """A function that waits up to `_TICK_S` for the child to end and gives its wait status, None where it has not ended.
+
+    Pythons that were built against old kernel headers (conda's) lack ``os.pidfd_open``, and kernels before 5.3 refuse it: there it
+    looks `_LOOKS` times a tick.
+    """
+    try:
+        handle = os.pidfd_open(child)
+    except (AttributeError, OSError):
+        yield lambda: _looked(child)
+        return
+    try:
+        yield lambda: os.waitpid(child, 0)[1] if select.select([handle], [], [], _TICK_S)[0] else None
     finally:
         os.close(handle)
+
+
+def _looked(child: int) -> int | None:
+    for _ in range(_LOOKS):
+        ended, status = os.waitpid(child, os.WNOHANG)
+        if ended:
+            return status
+        time.sleep(_TICK_S / _LOOKS)
+    return None
 
 
 def _conclude(job: Job, lease: Lease, status: int, *, oom_killed: bool, context: WorkerContext) -> StartOutcome:

@@ -89,7 +89,8 @@ ALONE = Workers()
 
 def join(*, device: torch.device) -> Workers:
     """Join the process group that the environment describes (RANK, WORLD_SIZE, MASTER_ADDR, MASTER_PORT, or SLURM's
-    SLURM_PROCID and SLURM_NTASKS with MASTER_*); `ALONE` where it describes none or one worker.
+    SLURM_PROCID and SLURM_NTASKS with MASTER_*); `ALONE` where it describes none or one worker, as an allocation of several tasks
+    does in which nobody has said where they meet.
 
     gloo on CPU, nccl on CUDA unless workers share a device, which nccl refuses. The timeout is long because the others
     wait while rank 0 validates.
@@ -97,11 +98,12 @@ def join(*, device: torch.device) -> Workers:
     Raises:
         UsageError: the environment is incomplete.
     """
+    missing = [name for name in ("MASTER_ADDR", "MASTER_PORT") if name not in os.environ]
+    tasks = "1" if missing else os.environ.get("SLURM_NTASKS", "1")
     rank = os.environ.get("RANK", os.environ.get("SLURM_PROCID", "0"))
-    size = int(os.environ.get("WORLD_SIZE", os.environ.get("SLURM_NTASKS", "1")))
+    size = int(os.environ.get("WORLD_SIZE", tasks))
     if size == 1:
         return ALONE
-    missing = [name for name in ("MASTER_ADDR", "MASTER_PORT") if name not in os.environ]
     if missing:
         names = " and ".join(missing)
         raise UsageError(f"{size} workers, but {names} is not set; start them with torchrun or through --cluster")

@@ -178,6 +178,19 @@ def test_a_killed_worker_process_loses_no_run(tmp_path, standin):
     assert starts(tmp_path, jobs[0].run.key)[1] >= 10
 
 
+def test_a_worker_that_fails_with_a_run_at_work_is_said(tmp_path, standin):
+    """It said that the run was interrupted, and the same command again, for ever."""
+    (job, *_) = held_jobs(tmp_path)
+    executor = make_executor(place("local", workers=1), results=tmp_path)
+    submission = executor.submit([job])
+    wait_until(lambda: step(tmp_path, job.run.key) >= 1)
+    os.kill(attempts(state_folder(tmp_path, job.run.key))[0].holder.pid, signal.SIGKILL)
+    with pytest.raises(
+        UsageError, match="1 run could not end: a worker ended with status -9 and said nothing; mend that"
+    ):
+        executor.wait(submission)
+
+
 def test_ctrl_c_leaves_checkpoints_and_the_same_command_continues(tmp_path, standin):
     process, keys = in_background(tmp_path)
     os.killpg(process.pid, signal.SIGINT)

@@ -35,9 +35,22 @@ def clock(monkeypatch: pytest.MonkeyPatch) -> list[float]:
         seen.append(float(len(seen)))
         return seen[-1]
 
-    monkeypatch.setattr(module, "time", SimpleNamespace(monotonic=monotonic))
+    monkeypatch.setattr(module, "time", SimpleNamespace(monotonic=monotonic, sleep=time.sleep))
     monkeypatch.setattr(module, "_TICK_S", 0.002)
     return seen
+
+
+def _refused(child: int) -> int:
+    raise OSError(38, "Function not implemented")
+
+
+@pytest.fixture(autouse=True, params=["handles", "a Python without them", "a kernel without them"])
+def _of_processes(request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Handles of processes, which a Python that was built on an old system (conda's) and an old kernel do not have."""
+    if request.param == "a Python without them":
+        monkeypatch.delattr(os, "pidfd_open")
+    if request.param == "a kernel without them":
+        monkeypatch.setattr(os, "pidfd_open", _refused)
 
 
 @pytest.fixture

@@ -142,6 +142,15 @@ def test_without_an_environment_a_worker_is_alone(monkeypatch: pytest.MonkeyPatc
     assert join(device=torch.device("cpu")) is ALONE
 
 
+def test_an_allocation_of_several_tasks_is_no_meeting(monkeypatch: pytest.MonkeyPatch) -> None:
+    """``salloc -n 8`` asks for cores; a run that is started there is alone."""
+    for name in ("RANK", "WORLD_SIZE", "MASTER_ADDR", "MASTER_PORT"):
+        monkeypatch.delenv(name, raising=False)
+    monkeypatch.setenv("SLURM_NTASKS", "8")
+    monkeypatch.setenv("SLURM_PROCID", "0")
+    assert join(device=torch.device("cpu")) is ALONE
+
+
 def test_an_incomplete_environment_says_what_is_missing(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("WORLD_SIZE", "2")
     monkeypatch.setenv("RANK", "0")
