@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import errno
 import re
 from abc import ABC, abstractmethod
 from collections.abc import Mapping
@@ -14,6 +15,12 @@ if TYPE_CHECKING:  # what says no more than --help does without it
     from numpy.typing import NDArray
 
 IGNORE = 255
+
+
+AWAY = frozenset(
+    {errno.ESTALE, errno.EIO, errno.ETIMEDOUT, errno.EREMOTEIO, errno.ECONNRESET, errno.EMFILE, errno.ENFILE}
+)
+"""What a file server that is away for a while answers, or a machine that is short of handles: the file itself may be whole."""
 
 
 class DatasetError(ValueError):

@@ -17,7 +17,7 @@ import numpy as np
 import tifffile
 from PIL import Image, ImageOps, UnidentifiedImageError
 
-from harness.datasets.base import DatasetError
+from harness.datasets.base import AWAY, DatasetError
 
 FORMATS = ("JPEG", "PNG", "TIFF", "BMP", "WEBP")
 """Pillow's names; JPEG includes MPO, several JPEGs in one file."""
@@ -150,6 +150,9 @@ def _bound(path: Path, width: int, height: int) -> None:
 
 
 def _unreadable(path: Path, error: Exception) -> DatasetError:
+    """What to raise of a damaged file. Raises OSError: the file is not to blame (`AWAY`)."""
+    if isinstance(error, OSError) and error.errno in AWAY:
+        raise OSError(error.errno, error.strerror, str(path)) from error
     reason = " ".join(str(error).split()) or type(error).__name__
     return DatasetError(f"{path} is unreadable ({reason}); restore it from the archive")
 

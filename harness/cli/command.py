@@ -20,7 +20,7 @@ from types import FrameType
 from typing import Any, NoReturn, Protocol
 
 import harness
-from harness.datasets.base import DatasetError
+from harness.datasets.base import AWAY, DatasetError
 from harness.methods.parts.placement import MethodError
 from harness.settings import load_settings, trusted_plugins
 from harness.system.errors import REASONS, UsageError, os_reason, out_of_memory
@@ -213,7 +213,14 @@ def command(verb: str, documentation: str | None, *, epilog: str | None = None) 
 DEBUG = "--debug"
 _FREE_SPACE = "; free space or choose another folder, then give the same command again"
 _DENIED = "; let its owner give you access, or choose another"
-_ADVICE = {errno.ENAMETOOLONG: "", errno.EACCES: _DENIED, errno.EPERM: _DENIED, errno.EFBIG: "; raise the limit"}
+_AGAIN = "; the disk or its server did not answer, so give the same command again"
+_ADVICE = {
+    **dict.fromkeys(AWAY, _AGAIN),
+    errno.ENAMETOOLONG: "",
+    errno.EACCES: _DENIED,
+    errno.EPERM: _DENIED,
+    errno.EFBIG: "; raise the limit",
+}
 
 
 class Main(Protocol):

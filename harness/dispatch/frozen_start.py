@@ -73,7 +73,7 @@ def digest(contents: Mapping[str, bytes]) -> str:
 
 def private_copy(contents: Mapping[str, bytes]) -> str:
     """A folder that only this user may enter, locked as long as this process, or one that it starts, lives."""
-    copy = tempfile.mkdtemp(prefix=COPY)
+    copy = tempfile.mkdtemp(prefix=_own_copies())
     handle = os.open(copy, os.O_RDONLY)
     os.set_inheritable(handle, True)
     with contextlib.suppress(OSError):  # a file system without locks
@@ -86,10 +86,15 @@ def private_copy(contents: Mapping[str, bytes]) -> str:
     return copy
 
 
+def _own_copies() -> str:
+    """How copies of this machine begin: others may share ``TMPDIR``, on a file system whose locks are each machine's own."""
+    return f"{COPY}{os.uname().nodename}-"
+
+
 def remove_unused_copies() -> None:
-    """Remove copies of this user's workers that were killed before they could do so."""
+    """Remove copies of this user's workers on this machine that were killed before they could do so."""
     for name in os.listdir(tempfile.gettempdir()):
-        if not name.startswith(COPY):
+        if not name.startswith(_own_copies()):
             continue
         path = os.path.join(tempfile.gettempdir(), name)
         with contextlib.suppress(OSError):

@@ -18,6 +18,7 @@ from dataclasses import replace
 from pathlib import Path
 
 import harness
+from harness.datasets.base import AWAY
 from harness.dispatch.attempt_end import end_from_state, exceeded_memory, reason_to_give_up, settle
 from harness.dispatch.attempts import Holder, attempts, close, state_folder
 from harness.dispatch.frozen_start import COPY, STATUS
@@ -29,6 +30,7 @@ from harness.system.errors import UsageError
 from harness.system.machine import cores, set_threads
 
 REQUEUE_WAIT_S = 120
+AWAY_WAIT_S = 60
 MEETING_WAIT_S = 600
 
 
@@ -89,7 +91,7 @@ def one_of_array(chunk: Chunk, sweep: Sweep, *, stop: StopSignals) -> int:
     _explain_earlier_start(folder, task)
     outcome = _persist(job, context=context, stop=stop, meeting=meeting)
     print(f"{task}: {outcome}", flush=True)
-    if outcome == "interrupted" and signal.SIGUSR2 in stop.received:
+    if outcome == "interrupted" and (signal.SIGUSR2 in stop.received or _makes_room(task)):
         _requeue(task)
     return 0 if outcome in ("finished", "elsewhere") else 1
 
@@ -169,6 +171,14 @@ def after(chunk: Chunk, sweep: Sweep, *, status: int) -> int:
     return status
 
 
+def _makes_room(task: str) -> bool:
+    """Whether the cluster asked it to end for another job's sake, with time to do so: ending by ourselves would then make it FAILED."""
+    try:
+        return Slurm(patience_s=10).preempts(task)
+    except UsageError:  # no answer, or the job is gone already
+        return False
+
+
 def _requeue(task: str) -> None:
     """Ask for this job to be queued again; the controller then ends it. Ending by ourselves first would make it COMPLETED or FAILED."""
     Slurm(patience_s=60).requeue(task)
@@ -181,6 +191,17 @@ def _persist(job: Job, *, context: WorkerContext, stop: StopSignals, meeting: Me
         outcome = supervise(job, context=context, stop=stop, meeting=meeting)
         if outcome != "crashed" or stop or meeting is not None:
             return outcome
+        _wait_for_files(state_folder(Path(job.results), job.run.key), stop=stop)
+
+
+def _wait_for_files(folder: Path, *, stop: StopSignals) -> None:
+    """Where the last start died of a file server that was away: it is so for longer than three starts take."""
+    starts = attempts(folder)
+    if not starts or not any(os.strerror(number) in starts[-1].detail for number in AWAY):
+        return
+    until = time.monotonic() + AWAY_WAIT_S
+    while not stop and time.monotonic() < until:
+        time.sleep(0.5)
 
 
 def _explain_earlier_start(folder: Path, task: str) -> None:

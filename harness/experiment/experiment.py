@@ -22,6 +22,7 @@ from harness.archive.files import images_csv
 from harness.archive.masks import KeptMask, chosen_images, encoded_masks
 from harness.archive.schema import Code, Record
 from harness.archive.store import RecordStore
+from harness.datasets.base import AWAY
 from harness.evaluation.conventions import higher_is_better
 from harness.experiment.building import RunData, attached_segmenter, open_data
 from harness.experiment.environment import Stages, environment, now, one_line, own_device, process_started, reason_code
@@ -111,6 +112,8 @@ def run_experiment(
     except Interrupted:
         raise
     except Exception as error:
+        if isinstance(error, OSError) and error.errno in AWAY:
+            raise  # no result: the run is started again from its checkpoint
         code = reason_code(error)
         record = replace(experiment.record(code), message=one_line(error))
         if workers.leads:

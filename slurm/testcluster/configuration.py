@@ -1,14 +1,15 @@
 """Configuration files of the test cluster: MariaDB's, slurmdbd's, SLURM's own.
 
-The cluster is made for tests: it forgets finished jobs after ten seconds (sacct remembers them), requeues within seconds, kills without
-grace, and has three partitions:
+The cluster is made for tests: it forgets finished jobs after ten seconds (sacct remembers them), requeues within seconds, and has four
+partitions, of which one kills with grace:
 
 =========  =============  ==============================================
 name       PreemptMode    purpose
 =========  =============  ==============================================
 normal     REQUEUE        default; preempted by ``urgent``, then requeued
+grace      REQUEUE        the same, 20 seconds after a warning
 cancel     CANCEL         preempted by ``urgent``, not requeued
-urgent     OFF            preempts the other two
+urgent     OFF            preempts the other three
 =========  =============  ==============================================
 """
 
@@ -114,6 +115,7 @@ UnkillableStepTimeout=120
 NodeName={node} NodeAddr=127.0.0.1 CPUs={CPUS} RealMemory={memory} Gres=gpu:{GPUS} State=UNKNOWN
 SlurmdParameters=config_overrides
 PartitionName=normal Nodes={node} Default=YES MaxTime=120 DefaultTime=60 PriorityTier=1 PreemptMode=REQUEUE State=UP
+PartitionName=grace Nodes={node} MaxTime=120 DefaultTime=60 PriorityTier=1 PreemptMode=REQUEUE GraceTime=20 State=UP
 PartitionName=cancel Nodes={node} MaxTime=120 DefaultTime=60 PriorityTier=1 PreemptMode=CANCEL State=UP
 PartitionName=urgent Nodes={node} MaxTime=120 DefaultTime=60 PriorityTier=10 PreemptMode=OFF State=UP
 """

@@ -9,6 +9,8 @@ import signal
 from concurrent.futures import ThreadPoolExecutor
 from typing import Any
 
+import pytest
+
 from harness.dispatch.place import place
 from harness.dispatch.run_jobs import make_executor
 from tests.harness.dispatch import standin
@@ -33,8 +35,9 @@ def finished(results):
     return bool(records(results))
 
 
-def test_a_preempted_run_is_requeued_and_ends_with_the_same_numbers(cluster, reference, tmp_path):
-    submit(tmp_path, *REFERENCE)
+@pytest.mark.parametrize("partition", ["normal", "grace"])
+def test_a_preempted_run_is_requeued_and_ends_with_the_same_numbers(cluster, reference, tmp_path, partition):
+    submit(tmp_path, *REFERENCE, "--set", f"cluster.partition={partition}")
     wait_until(lambda: started(tmp_path, step=5), "the run to train")
     occupy(cluster, seconds=2)
     wait_until(lambda: finished(tmp_path), "the preempted run to finish")

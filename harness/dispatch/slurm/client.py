@@ -140,6 +140,11 @@ class Slurm:
     def requeue(self, job: str) -> None:
         self._ask(["scontrol", "requeue", job])
 
+    def preempts(self, job: str) -> bool:
+        """Whether a running job has been told that it makes room for another, and may go on for a while (GraceTime)."""
+        told = re.search(r"\bPreemptTime=(\S+)", self._ask(["scontrol", "show", "job", job]))
+        return told is not None and told[1] not in ("None", "Unknown")
+
     def _queue(self, names: Iterable[str], *options: str) -> list[str]:
         """squeue's lines about jobs of these names. By name, because it refuses an id that it has forgotten."""
         ordered, lines = sorted(set(names)), []

@@ -52,6 +52,8 @@ if TYPE_CHECKING:
     from harness.planning.job import Job
 
 POLL_S = 2.0
+MOST_POLL_S = 30.0
+"""Between two looks at the queue: the first soon after submitting, then ever more rarely, since squeue asks for the whole cluster's."""
 
 
 class SlurmExecutor(Executor):
@@ -77,7 +79,7 @@ class SlurmExecutor(Executor):
 
     def describe(self) -> str:
         partition = self.profile.partition or "its default partition"
-        return f"slurm: profile {self.profile.name}, {partition}, at most {self.profile.parallelism} runs at once"
+        return f"slurm: profile {self.profile.name}, {partition}, at most {self.profile.parallelism} runs of an array at once"
 
     def submit(self, jobs: Sequence[Job], *, command: str = "") -> Submission:
         self._jobs |= {job.run.key: job for job in jobs}
@@ -117,6 +119,7 @@ class SlurmExecutor(Executor):
         """As `Executor.wait`; runs that the cluster ended (preempted without requeue, lost with their node, out of time, gone
         before their worker began) are submitted again, ``max_attempts`` times at most."""
         keys = [*submission.keys, *submission.elsewhere]
+        pause = POLL_S
         while True:
             names = (chunk.name for chunk in read_chunks(self.results, open_only=True))
             runs = self._survey(keys, self.slurm.tasks(names))
@@ -134,7 +137,9 @@ class SlurmExecutor(Executor):
                     return runs
                 print(f"{len(again)} runs were ended by the cluster; submitting them again", file=sys.stderr)
                 self._submit(again)
-            time.sleep(POLL_S)
+                pause = POLL_S
+            time.sleep(pause)
+            pause = min(1.2 * pause, MOST_POLL_S)
 
     def cancel(self, keys: Sequence[str]) -> list[str]:
         """Cancel the queued and running jobs of the sweeps that the request for these runs made, and say what other sweeps
@@ -308,7 +313,8 @@ def refusal(error: UsageError, chunks: Sequence[Chunk], job_ids: Sequence[str]) 
     """What sbatch said, what was submitted before, and what to do, in one line."""
     text = str(error)
     hints = {
-        "qos": "your quota of submitted jobs or its QOS forbids it; wait for jobs to end, or set --set cluster.qos=NAME",
+        "qos": "your quota of submitted jobs or its QOS forbids it; wait for jobs to end, submit fewer at once with"
+        " --set cluster.max_array_size=N, or set --set cluster.qos=NAME",
         "partition": "choose one of sinfo's with --set cluster.partition=NAME",
         "time limit": "lower it with --set cluster.time=2h; a run continues from its checkpoint",
         "account": "set it with --set cluster.account=NAME",

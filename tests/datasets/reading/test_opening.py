@@ -11,7 +11,7 @@ import pytest
 import tifffile
 from PIL import Image
 
-from harness.datasets.base import DatasetError
+from harness.datasets.base import AWAY, DatasetError
 from harness.datasets.reading.decoding import read_binary, read_image
 from harness.datasets.reading.opening import open_image, orientation, stored_size, upright
 from harness.datasets.samples import encodings
@@ -245,3 +245,19 @@ def test_original_cvc_frames_equal_their_png_copies(make: MakeBenchmark, real_da
         sample = cvc.read(pair)
         np.testing.assert_array_equal(sample.image, np.asarray(Image.open(copies / "Original" / f"{pair.stem}.png")))
         np.testing.assert_array_equal(sample.mask, read_binary(copies / "Ground Truth" / f"{pair.stem}.png"))
+
+
+@pytest.mark.parametrize("number", sorted(AWAY))
+@pytest.mark.parametrize("at", ["PIL.Image.open", "PIL.ImageFile.ImageFile.load"])
+def test_a_file_server_that_is_away_is_no_damage_of_the_file(tmp_path: Path, monkeypatch, number: int, at: str) -> None:
+    """A record of code NO_DATA would be final; the run is to start again instead."""
+    path = tmp_path / "a.png"
+    Image.fromarray(RNG.integers(0, 255, size=(8, 8, 3), dtype=np.uint8)).save(path)
+
+    def away(*arguments: object, **options: object) -> None:
+        raise OSError(number, os.strerror(number))
+
+    monkeypatch.setattr(at, away)
+    with pytest.raises(OSError, match=os.strerror(number)) as raised:
+        read_image(path)
+    assert (raised.value.errno, raised.value.filename) == (number, str(path))

@@ -8,6 +8,7 @@ from harness.archive.store import RecordStore
 from harness.dispatch.attempts import Holder, Lease, attempts, state_folder
 from harness.dispatch.queue import Account
 from harness.dispatch.sweeps import read_sweep
+from harness.system.errors import UsageError
 from tests.harness.dispatch import helpers
 from tests.harness.dispatch.helpers import make_job
 
@@ -18,12 +19,18 @@ class TaskCluster:
 
     accounts: list[Account] | None = None
     requeued: list[str] = field(default_factory=list)
+    makes_room: bool | None = False
 
     def __call__(self, **_):
         return self
 
     def history(self, jobs):
         return self.accounts
+
+    def preempts(self, job):
+        if self.makes_room is None:
+            raise UsageError("no answer")
+        return self.makes_room
 
     def requeue(self, job):
         self.requeued.append(job)

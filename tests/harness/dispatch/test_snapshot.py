@@ -12,6 +12,7 @@ import subprocess
 import sys
 from collections.abc import Callable
 from pathlib import Path
+from types import SimpleNamespace
 
 import pytest
 
@@ -179,7 +180,7 @@ def test_what_others_write_into_a_queued_sweep_leads_to_no_other_code(tmp_path, 
 def test_a_worker_runs_a_copy_of_its_users_alone_and_leaves_none(tmp_path, monkeypatch):
     use_standin(monkeypatch)
     it = Submitted(tmp_path)
-    left = it.temporary / f"{COPY}of-a-worker-that-was-killed"
+    left = it.temporary / f"{COPY}{os.uname().nodename}-of-a-worker-that-was-killed"
     left.mkdir()
     os.utime(left, (0, 0))
     done = it.run()
@@ -199,6 +200,21 @@ def test_a_copy_in_use_stays_however_old_it_is(tmp_path, monkeypatch):
     os.utime(copy, (0, 0))
     frozen_start.remove_unused_copies()
     assert (Path(copy) / "harness" / "a.py").read_bytes() == b"x = 1\n"
+
+
+def test_a_copy_of_another_machine_stays_where_machines_share_their_temporary_folder(tmp_path, monkeypatch):
+    """On a file system whose locks are each machine's own nothing says that it is in use."""
+    monkeypatch.setattr("tempfile.tempdir", str(tmp_path))
+    monkeypatch.setattr(os, "uname", lambda: SimpleNamespace(nodename="there"))
+    copy = frozen_start.private_copy({"harness/a.py": b"x = 1\n"})
+    os.utime(copy, (0, 0))
+    monkeypatch.setattr("fcntl.flock", lambda *_: None)
+    monkeypatch.setattr(os, "uname", lambda: SimpleNamespace(nodename="here"))
+    frozen_start.remove_unused_copies()
+    assert Path(copy).is_dir()
+    monkeypatch.setattr(os, "uname", lambda: SimpleNamespace(nodename="there"))
+    frozen_start.remove_unused_copies()
+    assert not Path(copy).exists()
 
 
 @pytest.mark.parametrize(("own", "behind"), [("", []), ("/home/me/lib", ["/home/me/lib"])])

@@ -14,7 +14,7 @@ import pytest
 from harness.archive.schema import Record
 from harness.archive.store import RecordStore
 from harness.dispatch import worker
-from harness.dispatch.attempts import Holder
+from harness.dispatch.attempts import Holder, state_folder
 from harness.dispatch.supervise import Meeting, StopSignals, WorkerContext
 from harness.dispatch.sweeps import job_log
 from tests.harness.dispatch import standin
@@ -38,6 +38,19 @@ def supervised(monkeypatch):
         return told
 
     return install
+
+
+@pytest.mark.parametrize(("makes_room", "again"), [(True, True), (False, False), (None, False)])
+def test_a_task_that_is_told_to_make_room_asks_for_another_turn(
+    tmp_path, cluster, monkeypatch, supervised, makes_room, again
+):
+    """Preempted with GraceTime: SLURM takes an exit of its own for a failure, or counts it towards a bound of its own."""
+    monkeypatch.setenv("SLURM_ARRAY_TASK_ID", "0")
+    cluster.makes_room = makes_room
+    supervised("interrupted", signals=(signal.SIGTERM,))
+    chunk, sweep = submitted(tmp_path, jobs=[make_job(tmp_path)])
+    assert worker.one_of_array(chunk, sweep, stop=StopSignals()) == 1
+    assert cluster.requeued == (["7_0"] if again else [])
 
 
 @pytest.mark.parametrize(
@@ -69,6 +82,24 @@ def test_a_task_runs_its_own_job_and_asks_for_another_turn_when_time_is_up(
         holder=Holder.here(job="7_1"), limit=5, before=2, gpus=2, lease_s=30.0, patience_s=30.0,
         environment=sweep.environment, accounting=cluster,
     )  # fmt: skip
+
+
+@pytest.mark.parametrize(
+    ("detail", "signals", "waited"),
+    [
+        ("exit status 1: OSError: [Errno 116] Stale file handle: 'a.png'", [], worker.AWAY_WAIT_S),
+        ("exit status 1: OSError: [Errno 116] Stale file handle: 'a.png'", [signal.SIGTERM], 0.0),
+        ("exit status 1: ValueError: a bug", [], 0.0),
+    ],
+)
+def test_a_start_that_died_of_the_file_server_waits_for_it(tmp_path, monkeypatch, detail, signals, waited):
+    now = [0.0]
+    clock = SimpleNamespace(monotonic=lambda: now[0], sleep=lambda seconds: now.append(now.pop() + seconds))
+    monkeypatch.setattr(worker, "time", clock)
+    started(tmp_path).release("killed", detail)
+    folder = state_folder(tmp_path, make_job(tmp_path).run.key)
+    worker._wait_for_files(folder, stop=StopSignals(received=signals))
+    assert now == [waited]
 
 
 def test_a_child_that_crashed_is_started_again_until_it_is_given_up_or_asked_to_stop(tmp_path, cluster, supervised):

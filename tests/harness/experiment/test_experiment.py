@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import csv
+import errno
+import os
 import time
 from collections import Counter
 from itertools import count
@@ -144,6 +146,17 @@ def test_another_precision_size_normalisation_or_split_has_a_file_of_its_own(
 ) -> None:
     assert file_of(results, **rules) != file_of(results)
     assert file_of(results) == file_of(results, lr=0.5)
+
+
+def test_a_file_server_that_is_away_leaves_no_record(results: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    def away(source: ImageSource, index: int) -> np.ndarray:
+        raise OSError(errno.ESTALE, os.strerror(errno.ESTALE), str(source.pairs[index].image))
+
+    monkeypatch.setattr(ImageSource, "image", away)
+    job = job_of(results, "decoder", **SMALL)
+    with pytest.raises(OSError, match="Stale file handle"):
+        run_experiment(job)
+    assert RecordStore(results).read(job.run.key) is None
 
 
 @pytest.mark.parametrize(("method", "config"), [("decoder", {}), ("lora", {"blocks": "last-half"})])

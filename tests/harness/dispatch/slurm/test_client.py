@@ -38,6 +38,18 @@ def test_what_a_user_asks_the_clients_for_does_not_disturb(client, monkeypatch, 
         assert len(Slurm().history(["7_0"]) or []) == 1
 
 
+@pytest.mark.parametrize(
+    ("said", "preempted"),
+    [("2026-11-28T10:00:00", True), ("None", False), ("Unknown", False)],
+)
+def test_a_job_that_makes_room_for_another_is_known_by_its_time(client, said: str, preempted: bool) -> None:
+    client(
+        "scontrol",
+        f"echo '   SuspendTime=None PreemptEligibleTime=2026-11-28T09:00:00 PreemptTime={said} SecsPreSuspend=0'",
+    )
+    assert Slurm().preempts("7_0") == preempted
+
+
 def test_lines_that_are_about_no_job_are_passed_over(client):
     client("squeue", "echo 'CLUSTER: gpu'; echo; echo '7|0|RUNNING|None|a'; echo 'slurm_load_jobs: warning'")
     assert list(Slurm().tasks(["a"])) == ["7_0"]
