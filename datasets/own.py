@@ -114,7 +114,7 @@ class OwnBenchmark(FolderBenchmark):
             raise DatasetError(f"no folder {data_root} for {self.name}; give {self.source}")
         roots = self.inside(data_root)
         if not roots:
-            offer = shared_names(data_root, self.name)
+            offer = shared_names(data_root, self.name) or self._unpaired(data_root)
             raise DatasetError(
                 f"{data_root} is no data set that {self.name} could be; {offer or f'give {self.source}'}{_seen(data_root)}"
             )
@@ -124,6 +124,16 @@ class OwnBenchmark(FolderBenchmark):
                 f"patterns of the files of all ({_setting(self.name, '*/images/*', '*/masks/{stem}.png')})"
             )
         return roots[0]
+
+    def _unpaired(self, root: Path) -> str:
+        """A hint for a message: images/ and masks/ are there, and no name of one is one of the other; empty where they are not."""
+        folders = [root / "images", root / "masks"]
+        files = [image_files(folder, MASK_EXTENSIONS) for folder in folders if folder.is_dir()]
+        if len(files) < len(folders) or not all(files):
+            return ""
+        first, second = (min(found).relative_to(root) for found in files)
+        asked = _setting(self.name, "images/*", f"masks/PREFIX_{{stem}}{second.suffix}")
+        return f"images/ and masks/ are there, but no names pair ({first}, {second}); rename the files, or say how: {asked}"
 
     def needed_parts(self) -> tuple[str, ...]:
         return ()  # what a folder of one's own must have, its layouts say

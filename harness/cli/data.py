@@ -10,7 +10,7 @@ from dataclasses import asdict
 from pathlib import Path
 from typing import Any
 
-from harness.cli.command import CommandParser, command, verb
+from harness.cli.command import PROGRAM, CommandParser, command, verb
 from harness.datasets.base import Benchmark, DataOptions, DatasetError
 from harness.registry import BENCHMARKS, LABELLED, SEGMENTED, dataset_name, is_own
 from harness.settings import load_settings, named_table
@@ -107,7 +107,7 @@ def run_list(arguments: argparse.Namespace) -> int:
         print(f"{entry['name']:<12} {entry['title']}: {sizes} images; terms: {entry['terms']}")
         print(f"{'':<12} get it: {entry['source']}")
         for address in entry["archives"]:
-            print(f"{'':<12} prepare {entry['name']} --from {address}")
+            print(f"{'':<12} {PROGRAM} data prepare {entry['name']} --from {address}")
         print(f"{'':<12} layouts: {', '.join(entry['layouts'])}")
         print(
             f"{'':<12} {printable_line('found: ' + entry['found'] if entry['found'] else 'not found: ' + entry['problem'])}"

@@ -30,7 +30,7 @@ def parser() -> CommandParser:
         "--decoder",
         default="sam",
         choices=DECODERS,
-        help="check and count under this one (default: sam); see --backbone",
+        help="check and count under this one (default: sam); others need --backbone timm/NAME",
     )
     p.add_argument(
         "--checkpoint",

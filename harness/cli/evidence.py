@@ -32,7 +32,7 @@ def parser() -> CommandParser:
     p = command(
         "evidence",
         __doc__,
-        epilog="Writes DIR/evidence/KEY.json: attention distance by block and head, frequencies, Gram matrices for CKA, the"
+        epilog="Writes RESULTS/evidence/KEY.json: attention distance by block and head, frequencies, Gram matrices for CKA, the"
         " size of the update by site. sam-peft figures draws them, sam-peft claims judges by them.",
     )
     add_run(p, required=True, several="; may be repeated")

@@ -36,7 +36,7 @@ def parser() -> CommandParser:
         "forgetting",
         __doc__,
         epilog="Nothing is trained: kept states are loaded, and the data are those of finished runs with the same rules and"
-        " backbone. Writes DIR/forgetting/KEY.json and DIR/tables/forgetting.md, the difference to the frozen encoder.",
+        " backbone. Writes RESULTS/forgetting/KEY.json and RESULTS/tables/forgetting.md, the difference to the frozen encoder.",
     )
     add_run(p, several="; may be repeated (default: all whose state was kept)")
     add_results(p)

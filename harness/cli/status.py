@@ -13,7 +13,7 @@ from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from harness.cli.command import CommandParser, add_results, add_run, command, require_effect, results_of, verb
+from harness.cli.command import PROGRAM, CommandParser, add_results, add_run, command, require_effect, results_of, verb
 from harness.dispatch.queue import Task
 from harness.dispatch.run_states import (
     FINISHED,
@@ -259,6 +259,10 @@ def print_log(seen: Survey, asked: str) -> None:
     run = seen.runs[find_key(asked, seen.runs, lambda: seen.runs)]
     print(printable(f"{run.key} {run.words}: {run.state} {run.message}".rstrip()))
     if run.log is None or not run.log.is_file():
+        if not run.unsettled:
+            raise UsageError(
+                f"no log of run {run.key} was kept here; {PROGRAM} show {run.key} has what its record says"
+            )
         raise UsageError(f"run {run.key} has no log yet" + (f"; its job is {run.task}" if run.task else ""))
     with open(open_regular(run.log), encoding="utf-8", errors="replace") as lines:
         sys.stdout.writelines(map(printable, lines))

@@ -42,7 +42,7 @@ def main(argv: list[str] | None = None) -> int:
     study = load_study(options.study) if options.study else None
     if options.check and (metrics or options.json):
         option = "--metrics" if metrics else "--json"
-        raise UsageError(f"{option} prints and writes nothing, so there is nothing to --check")
+        raise UsageError(f"{option} only prints and writes no file, so there is nothing to --check")
     archive = Archive(options.results)
     pages = pages_below(archive, study=study, metrics=metrics, anew="anew" if options.check else "")
     say_skipped(pages.skipped)
@@ -91,7 +91,7 @@ def parser() -> CommandParser:
     p.add_argument(
         "--metrics",
         metavar="NAMES",
-        help="columns of these metrics, such as iou,dice; prints and writes nothing (a study's field: table.metrics)",
+        help="columns of these metrics, such as iou,dice; only prints, and writes no file (a study's field: table.metrics)",
     )
     form = p.add_mutually_exclusive_group()
     form.add_argument("--format", choices=[*sorted(SUFFIX), "parquet"], default="markdown", help="default: markdown")

@@ -350,7 +350,7 @@ class Display:
             print(text, file=sys.stderr, flush=True)
 
 
-RETRY_CLASSES = ("oom", "timeout", "preempted", "node_fail", "diverged", "no_data", "error")
+RETRY_CLASSES = ("oom", "timeout", "preempted", "node_fail", "diverged", "blank", "no_data", "error")
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -220,7 +220,10 @@ def _benchmarks(
             name = dataset_name(word)
             there = {} if name in known else {**named_table(settings, "datasets", dataset_name), **given}
             if name not in there:
-                names.append(BENCHMARKS.resolve(word))
+                try:
+                    names.append(BENCHMARKS.resolve(word))
+                except UsageError as error:
+                    raise UsageError(f"{error}; a folder of your own is --datasets {name}=DIR") from error
                 continue
             folder = str(there[name])
         if not name.strip() or not folder:

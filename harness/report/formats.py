@@ -119,7 +119,8 @@ _TEX = str.maketrans(
         **{"<": r"\textless{}", ">": r"\textgreater{}", "|": r"\textbar{}", "[": "{[}", "]": "{]}", '"': "''"},
         **{"±": r"$\pm$", "↑": r"$\uparrow$", "↓": r"$\downarrow$", "†": r"$\dagger$", "‡": r"$\ddagger$"},
         **{"·": r"$\cdot$", "≈": r"$\approx$", "≤": r"$\le$", "≥": r"$\ge$", "×": r"$\times$", "Σ": r"$\Sigma$"},
-        **{"α": r"$\alpha$", "β": r"$\beta$", "φ": r"$\phi$", "ω": r"$\omega$", "Δ": r"$\Delta$", "§": r"\S{}"},
+        **{"α": r"$\alpha$", "β": r"$\beta$", "φ": r"$\phi$", "ω": r"$\omega$", "χ": r"$\chi$", "τ": r"$\tau$"},
+        **{"Δ": r"$\Delta$", "§": r"\S{}"},
     }
 )
 """Characters that LaTeX reads otherwise, or that not every font has."""

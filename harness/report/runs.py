@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import math
 import os
+import re
 import textwrap
 from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass
@@ -482,13 +483,19 @@ def words_before(table: Table, line: Line, place: int) -> list[str]:
 
 
 def _choose(kind: str, asked: str, choices: Mapping[str, set[str]]) -> str:
-    given = asked.strip().lower()
+    def plain(text: str) -> str:  # naslora is NAS-LoRA
+        return re.sub(r"[^\w.]", "", text.lower())
+
+    given = plain(asked)
     for match in (
-        [name for name, aliases in choices.items() if given in {alias.lower() for alias in aliases}],
-        [name for name, aliases in choices.items() if any(given in alias.lower() for alias in aliases)],
+        [name for name, aliases in choices.items() if given in set(map(plain, aliases))],
+        [name for name, aliases in choices.items() if any(given in alias for alias in map(plain, aliases))],
     ):
         if len(match) == 1:
             return match[0]
         if match:
-            raise UsageError(f"{kind} {asked!r} fits {', '.join(sorted(match))}; give more of it")
-    raise UsageError(f"no {kind} {asked!r}{did_you_mean(asked, choices)}")
+            raise UsageError(f"{kind} {asked!r} fits {'; '.join(sorted(match))}; give more of it")
+    near = did_you_mean(asked, choices)  # labels hold commas of their own
+    raise UsageError(
+        f"no {kind} {asked!r}" + (near if "did you mean" in near else f" (choose from {'; '.join(sorted(choices))})")
+    )

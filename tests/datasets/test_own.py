@@ -229,6 +229,7 @@ def test_check_names_groups_that_lie_in_two_given_splits(tmp_path, capsys, share
         (["mine"], "mine is no benchmark"),
         (["mine=/no/such/folder"], "no folder /no/such/folder for mine"),
         (["mine=EMPTY"], "is no data set that mine could be; give a folder with images/ and masks/"),
+        (["mine=ODD"], "images/ and masks/ are there, but no names pair (images/img0.png, masks/annot_0.png); rename"),
         (["../x=DIR"], "../x is a folder without a name"),
         (["kvasir", "--group", "x"], "--group is for data of your own"),
         (["mine=TWO"], "holds several data sets"),
@@ -240,8 +241,11 @@ def test_bad_input_is_one_line(tmp_path, capsys, arguments: list[str], message: 
     _write(tmp_path / "TWO" / "a")
     _write(tmp_path / "TWO" / "b")
     (tmp_path / "EMPTY").mkdir()
+    for number in range(3):
+        _image(tmp_path / "ODD" / "images" / f"img{number}.png", number)
+        _mask(tmp_path / "ODD" / "masks" / f"annot_{number}.png")
     words = [word.replace("=DIR", f"={tmp_path}/DIR").replace("=TWO", f"={tmp_path}/TWO") for word in arguments]
-    words = [word.replace("=EMPTY", f"={tmp_path}/EMPTY") for word in words]
+    words = [word.replace("=EMPTY", f"={tmp_path}/EMPTY").replace("=ODD", f"={tmp_path}/ODD") for word in words]
     assert main(["check", *words, "--workers", "1"]) == 2
     (line,) = capsys.readouterr().err.splitlines()
     assert message in line

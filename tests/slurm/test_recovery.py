@@ -60,8 +60,9 @@ def test_a_run_preempted_without_requeue_is_submitted_again_by_wait(cluster, ref
         wait_until(lambda: started(tmp_path, step=5), "the run to train")
         occupy(cluster, seconds=2)
         waiting.result()
-    assert numbers(only_record(tmp_path)) == numbers(reference)
-    assert len(list(tmp_path.glob("sweeps/*/sweep.json"))) == 2
+    record = only_record(tmp_path)
+    assert numbers(record) == numbers(reference)
+    assert record["attempts"] == 2  # of one job that could still ask for another turn, or of two
 
 
 def test_a_run_that_is_warned_of_its_time_limit_twice_continues_with_the_same_numbers(cluster, reference, tmp_path):

@@ -11,6 +11,8 @@ import pytest
 from harness.archive.merge import merge
 from harness.archive.store import RecordStore
 from harness.cli.show import main
+from harness.report.runs import _choose
+from harness.system.errors import UsageError
 from tests.harness.report.sample import record
 
 
@@ -113,6 +115,13 @@ def test_differences_verdicts_means_and_parameters_are_explained(results: Path, 
     ):  # fmt: skip
         shown = why(study, row, column)
         assert all(said in shown for said in told), shown
+
+
+def test_a_row_is_found_without_its_hyphens_and_labels_with_commas_are_told_apart() -> None:
+    rows = {label: {label} for label in ("NAS-LoRA", "NAS-LoRA, no search", "LoRA")}
+    assert _choose("row", "naslora", rows) == "NAS-LoRA"
+    with pytest.raises(UsageError, match="choose from LoRA; NAS-LoRA; NAS-LoRA, no search"):
+        _choose("row", "vpt", rows)
 
 
 @pytest.mark.parametrize(
