@@ -184,18 +184,20 @@ def opened(rules: Mapping[str, Any]) -> dict[str, Any]:
 
 
 def comments(card: str) -> dict[str, str]:
-    """Field path -> the comment behind it in the card, or in the card it is based on."""
+    """Field path -> the comment behind it in the card that sets it, which may be one that the card is based on."""
     files = read_card(card_path(card)).files()
     lines = [line for path in files for line in path.read_text(encoding="utf-8").splitlines()]
     behind: dict[str, str] = {}
     parent = ""
     for line in lines:
         if field := re.match(r"(\s*)(\w+):(?:\s+([^#]*?))?\s*(?:#\s*(.*))?$", line):
-            indent, key, _, comment = field.groups()
+            indent, key, value, comment = field.groups()
             name = f"{parent}.{key}" if indent else key
             parent = parent if indent else key
             if comment:
                 behind[name] = comment
+            elif value:  # the comment of a base is on its own value
+                behind.pop(name, None)
     return behind
 
 

@@ -77,8 +77,8 @@ def test_a_card_rests_on_cards_beside_it_and_on_the_harness_own(tmp_path: Path) 
 def test_a_rule_keeps_the_mark_of_the_card_that_it_comes_from(tmp_path: Path) -> None:
     path = _cards(
         tmp_path,
-        rules="lr: 0.5  # assumed\nepochs: 7  # paper\nquirks:\n  selection: released  # code\n",
-        mine="_base_: rules.yaml\nepochs: 3  # mine\n",
+        rules="lr: 0.5  # assumed\nepochs: 7  # paper\neps: 1.0e-8  # code\nquirks:\n  selection: released  # code\n",
+        mine="_base_: rules.yaml\nepochs: 3  # mine\neps: 1.0e-6\n",
     )
     assert comments(str(path)) == {"lr": "assumed", "epochs": "mine", "quirks.selection": "code"}
 
