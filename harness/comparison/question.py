@@ -286,7 +286,7 @@ class Model:
         """``ViT-S at 196 px (mean of 5 benchmarks, rows chosen afterwards)``: what its estimate is of, and whether any row was chosen after
         its scores were known."""
         only = self.cases[0]
-        alone = f"{only.column.short} alone, {only.draws} {'draws' if only.n > 1 else 'draw'}"
+        alone = f"{only.column.short} alone, {only.draws} {'runs' if only.n > 1 else 'run'} each"
         what = f"mean of {len(self.cases)} benchmarks" if len(self.cases) > 1 else alone
         chosen = any(case.is_earlier for case in self.cases)
         return f"{self.name} ({what}{', rows chosen afterwards' if chosen else ''})"
@@ -547,7 +547,7 @@ class Question:
         of_sam = {case.pair.benchmark for case in self.clean if case.is_sam}
         elsewhere = ", ".join(benchmark_title(name) for name in planned if name not in of_sam)
         known = {record.run.method for record in self.own if record.run.backbone == SAM and record.code == "OK"}
-        methods = ", ".join(METHOD_TITLES[name] for name in METHODS_OF_PLAN if name not in known)
+        methods = ", ".join(METHOD_TITLES[name] for name in METHODS_OF_PLAN if name not in known).replace("Full", "full")
         parts = {
             "MobileSAM": not self.has_sam,
             "MobileSAM at 512 px": 512 not in sizes,

@@ -155,10 +155,10 @@ def test_runs_of_the_plan_are_taken_up_when_they_are_there() -> None:
     assert "NAS-LoRA at the edge of its rates" in case.trust
     page = " ".join(environment().get_template("findings.md.j2").render(a=answer).split())
     assert (
-        "**At equal weight updates NAS-LoRA is worse than LoRA on MobileSAM at 256 px (Kvasir-SEG Sα alone, 3 draws);"
+        "**At equal weight updates NAS-LoRA is worse than LoRA on MobileSAM at 256 px (Kvasir-SEG Sα alone, 3 runs each);"
         " elsewhere no significant difference was found.**"
     ) in page
-    assert "intervals, is -2.10 [-2.35, -1.85] points on MobileSAM at 256 px (Kvasir-SEG Sα alone, 3 draws) and" in page
+    assert "intervals, is -2.10 [-2.35, -1.85] points on MobileSAM at 256 px (Kvasir-SEG Sα alone, 3 runs each) and" in page
     assert "rules out a lead of NAS-LoRA above 0." in page  # of the other model alone
     assert "at its own rate: +2.00 [" in page
     assert "Not run: MobileSAM at 512 px; MobileSAM on ISIC 2017" in page
@@ -252,7 +252,7 @@ def test_another_size_is_another_model_and_says_that_its_rates_come_from_elsewhe
     assert (case.model, case.pair.study) == ("MobileSAM at 512 px", "question-sam-512")
     assert case.trust.endswith("*not: 3 draws, rates not tuned here, 42 % padding*")
     page = " ".join(environment().get_template("findings.md.j2").render(a=answer).split())
-    assert "NAS-LoRA is better than LoRA on MobileSAM at 512 px (Kvasir-SEG Sα alone, 3 draws);" in page
+    assert "NAS-LoRA is better than LoRA on MobileSAM at 512 px (Kvasir-SEG Sα alone, 3 runs each);" in page
     assert "Not run: MobileSAM at 512 px" not in page
     assert "**MobileSAM at 512 px, Kvasir-SEG Sα** has an interval without zero, one of 6 intervals here." in page
     assert "By draw its difference is +2.00, +1.90, +1.80 points" in page
