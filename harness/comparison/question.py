@@ -547,7 +547,9 @@ class Question:
         of_sam = {case.pair.benchmark for case in self.clean if case.is_sam}
         elsewhere = ", ".join(benchmark_title(name) for name in planned if name not in of_sam)
         known = {record.run.method for record in self.own if record.run.backbone == SAM and record.code == "OK"}
-        methods = ", ".join(METHOD_TITLES[name] for name in METHODS_OF_PLAN if name not in known).replace("Full", "full")
+        methods = ", ".join(METHOD_TITLES[name] for name in METHODS_OF_PLAN if name not in known).replace(
+            "Full", "full"
+        )
         parts = {
             "MobileSAM": not self.has_sam,
             "MobileSAM at 512 px": 512 not in sizes,

@@ -30,7 +30,7 @@ def device(planned: Plan, where: Place) -> tuple[Device, int]:
     """What one run has there, and how many run at the same time."""
     if where.profile is not None:
         shapes = [where.profile.shape(name) for name in dict.fromkeys(job.run.backbone for job in planned.jobs)]
-        gpus = any(shape.gpus for shape in shapes)
+        gpus = any(map(where.profile.gpus_of, shapes))
         return GPU if gpus else cpu(max(shape.cpus for shape in shapes)), where.workers
     if where.devices:
         name = gpu_name(where.devices[0])

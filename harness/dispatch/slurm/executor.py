@@ -254,7 +254,7 @@ class SlurmExecutor(Executor):
         for shape, group in groups.items():
             for start in range(0, len(group), largest):
                 part = [frozen_jobs[job.run.key] for job in group[start : start + largest]]
-                data = {**asdict(shape), "gpus": shape.gpus}
+                data = {**asdict(shape), "gpus": self.profile.gpus_of(shape)}
                 chunks.append(create_chunk(place, number=len(chunks), jobs=part, shape=data, limits=limits))
         self._frozen = frozen
         return chunks

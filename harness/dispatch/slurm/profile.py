@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import math
 import re
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass, field, fields, replace
 from pathlib import Path
 from typing import Any
@@ -52,7 +52,7 @@ class Shape:
         for part in self.gres.split(","):
             kind, *rest = part.split(":")
             if kind == "gpu":
-                return int(rest[-1]) if rest and rest[-1].isdigit() else 1
+                return _last_number(rest)
         return 0
 
 
@@ -111,6 +111,20 @@ class ClusterProfile(Shape):
             Shape, {**default, **self.shapes.get(backbone, {})}, where=f"cluster profile {self.name}: shapes.{backbone}"
         )
 
+    def gpus_of(self, shape: Shape) -> int:
+        """GPUs of one job of a shape, which clusters have asked for by ``gres`` or by a further option."""
+        if shape.gpus:
+            return shape.gpus
+        of_task = {"gpus": 1, "gpus-per-node": 1, "gpus-per-task": shape.gpus_per_run}
+        return max(
+            [0, *(n * _last_number(self.extra[name].split(":")) for name, n in of_task.items() if name in self.extra)]
+        )
+
+
+def _last_number(parts: Sequence[str]) -> int:
+    """Of ``gpu:a100:2``, behind its first part."""
+    return int(parts[-1]) if parts and parts[-1].isdigit() else 1
+
 
 def profile_names() -> list[str]:
     return sorted(path.stem for path in PROFILES.glob("*.yaml"))
@@ -130,7 +144,8 @@ def load_profile(name: str, overrides: Mapping[str, Any] | None = None) -> Clust
         if path == Path(name):
             raise UsageError(f"cluster profile {path} does not exist")
         raise UsageError(
-            f"unknown cluster {name!r}{did_you_mean(name, profile_names())}, or give the path of a .yaml file"
+            f"unknown cluster {name!r}{did_you_mean(name, profile_names())}, or give the path of a .yaml file;"
+            f" profiles by name lie in {PROFILES.resolve()}"
         )
     values = read_yaml(path, what="cluster profile", values_as_text=True) or {}
     if not isinstance(values, dict):

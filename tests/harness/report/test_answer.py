@@ -158,7 +158,10 @@ def test_runs_of_the_plan_are_taken_up_when_they_are_there() -> None:
         "**At equal weight updates NAS-LoRA is worse than LoRA on MobileSAM at 256 px (Kvasir-SEG Sα alone, 3 runs each);"
         " elsewhere no significant difference was found.**"
     ) in page
-    assert "intervals, is -2.10 [-2.35, -1.85] points on MobileSAM at 256 px (Kvasir-SEG Sα alone, 3 runs each) and" in page
+    assert (
+        "intervals, is -2.10 [-2.35, -1.85] points on MobileSAM at 256 px (Kvasir-SEG Sα alone, 3 runs each) and"
+        in page
+    )
     assert "rules out a lead of NAS-LoRA above 0." in page  # of the other model alone
     assert "at its own rate: +2.00 [" in page
     assert "Not run: MobileSAM at 512 px; MobileSAM on ISIC 2017" in page

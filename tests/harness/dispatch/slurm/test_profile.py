@@ -89,3 +89,14 @@ def test_time_limits_are_read_as_slurm_reads_them(text, expected):
 def test_gres_says_how_many_gpus_a_run_has(tmp_path):
     for gres, gpus in {"": 0, "gpu": 1, "gpu:2": 2, "gpu:a100:4": 4, "license:1": 0, "ssd:1,gpu:3": 3}.items():
         assert load_profile("testcluster", {"gres": gres}).shape("tiny").gpus == gpus
+
+
+@pytest.mark.parametrize(
+    ("extra", "gpus"),
+    [({}, 0), ({"gpus": "2"}, 2), ({"gpus-per-node": "a100:4"}, 4), ({"gpus-per-task": "1"}, 3), ({"gpus": "a100"}, 1)],
+)
+def test_gpus_may_be_asked_for_by_a_further_option(extra: dict[str, str], gpus: int) -> None:
+    profile = load_profile("testcluster", {"extra": extra, "gres": "", "gpus_per_run": 3})
+    assert profile.gpus_of(profile.shape("tiny")) == gpus
+    asked_twice = load_profile("testcluster", {"extra": extra, "gres": "gpu:7"})
+    assert asked_twice.gpus_of(asked_twice.shape("tiny")) == 7
