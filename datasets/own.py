@@ -189,7 +189,7 @@ class OwnBenchmark(FolderBenchmark):
 
     def decode_mask(self, path: Path) -> decoding.Array:
         try:
-            if self.task == "binary":
+            if self.class_names == BINARY:
                 return self._binary(path)
             mask = decoding.read_indices(path, num_classes=256)
         except DatasetError as error:
@@ -208,9 +208,9 @@ class OwnBenchmark(FolderBenchmark):
             return super().decode_mask(path)
         except DatasetError:
             image = upright(open_image(path))
-            if image.mode != "P" or not set(np.unique(indices := np.asarray(image))) <= {0, 1, IGNORE}:
+            if image.mode not in ("P", "L") or not set(np.unique(indices := np.asarray(image))) <= {0, 1, IGNORE}:
                 raise
-            return indices  # VOC's border, of a colour of its own
+            return indices  # with a border to be ignored, as VOC's
 
     def _explanation(self) -> str:
         if self.task == "binary":

@@ -164,9 +164,11 @@ class FolderBenchmark(Benchmark):
         pairs = _unique_stems({name: part.pairs for name, part in parts.items()}, root)
         self._refuse_missing(pairs, root=root, layout=layout)
         train, val, test, rule = self.arrange(pairs, root=root, layout=layout)
-        for name, part in {"train": train, "val": val, **test}.items():
+        splits = {"train": train, "val": val, **test}
+        for name, part in splits.items():
             if not part:
                 raise DatasetError(f"{root}: the {name} split of {self.title} is empty; {self.mend}")
+        _refuse_shared(splits, root)
         if images:
             rule += f"; {len(images)} images without a mask left out"
         if masks:
@@ -293,6 +295,16 @@ def _unique_stems(parts: Mapping[str, Pairs], root: Path) -> dict[str, Pairs]:
     if len(set(every)) == len(every):
         return dict(parts)
     return {name: tuple(replace(pair, stem=f"{name}_{pair.stem}") for pair in pairs) for name, pairs in parts.items()}
+
+
+def _refuse_shared(splits: Mapping[str, Pairs], root: Path) -> None:
+    """Raises DatasetError: a file is in two splits, where lists of a data set name it twice."""
+    known: dict[tuple[Path, str], str] = {}
+    for name, pairs in splits.items():
+        for pair in pairs:
+            other = known.setdefault((pair.image, str(pair.entry)), name)
+            if other != name:
+                raise DatasetError(f"{root}: {pair.image.name} is in {other} and in {name}; take it out of one of them")
 
 
 def _common_size(pairs: Sequence[Pair]) -> tuple[int, int] | None:

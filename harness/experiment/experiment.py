@@ -183,6 +183,7 @@ class Experiment:
                 folder=self.folder,
                 identity=self.run.key,
                 code=" ".join(self._number_code().values()),
+                data=self.run.data_fingerprint,
                 validate=validate,
                 selection=Selection(metric=metric, lower_is_better=not higher_is_better(metric)),
                 device=self.device,

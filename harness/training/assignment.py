@@ -30,6 +30,7 @@ class Assignment:
         seed: of batch order, flips and the method's noise.
         folder: the run's state folder; only worker 0 writes there.
         identity: the run's key.
+        data: the fingerprint of its files, empty where none is known: a run whose files changed starts anew.
         code: what code makes its numbers: a checkpoint that other code wrote is continued, and the result says so.
         validate: scores the segmenter on validation; called on worker 0 in evaluation mode without gradient.
         selection: which of these scores chooses the best epoch.
@@ -54,6 +55,7 @@ class Assignment:
     device: torch.device
     workers: Workers = ALONE
     code: str = ""
+    data: str = ""
     embeddings: EmbeddingCache | None = None
     prefix: FrozenPrefix | None = None
     stop: StopRequest = field(default_factory=StopRequest)

@@ -36,19 +36,20 @@ class CheckpointFiles:
     Args:
         folder: the run's state folder.
         identity: the run's key; a checkpoint of another run is refused.
+        data: the fingerprint of the files that it trains on, empty where none is known; a checkpoint of others is refused.
     """
 
-    def __init__(self, folder: Path, *, identity: str) -> None:
+    def __init__(self, folder: Path, *, identity: str, data: str = "") -> None:
         self.current = folder / "checkpoint.pt"
         self.previous = folder / "checkpoint.previous.pt"
-        self._identity = identity
+        self._identity, self._data = identity, data
 
     def save(self, content: dict[str, Any]) -> None:
         """Write ``content`` (tensors, numbers, strings, lists, dicts). The checkpoint before stays as the previous one.
 
         A crash at any point leaves at least one whole checkpoint.
         """
-        whole = {"format": FORMAT, "identity": self._identity, **content}
+        whole = {"format": FORMAT, "identity": self._identity, "data": self._data, **content}
 
         def write(path: Path) -> None:
             torch.save(whole, path)
@@ -98,6 +99,8 @@ class CheckpointFiles:
             raise UsageError(f"{path} is no checkpoint of this harness")
         if content["identity"] != self._identity:
             raise UsageError(f"{path} belongs to run {content['identity']}, not to {self._identity}")
+        if self._data and content.get("data", "") not in ("", self._data):
+            raise UsageError(f"{path} was trained on images or masks that have changed since, so the run starts anew")
         return content
 
     def discard(self) -> None:

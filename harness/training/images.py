@@ -294,6 +294,7 @@ def _decoding_rules(benchmark: Benchmark) -> bytes:
         PIL.__version__,
         type(benchmark).__qualname__,
         repr(sorted(asdict(benchmark.options).items())),
+        repr((benchmark.task, benchmark.num_classes, benchmark.class_names)),  # one's own are all of one class, Own
     ]
     package = Path(inspect.getfile(Benchmark)).parent
     sources = {*package.glob("*.py"), *(package / "reading").glob("*.py")}

@@ -160,7 +160,7 @@ def train(given: Assignment) -> TrainingResult:
         optimisers=build_optimisers(method.parameter_groups(), protocol) if method.config.trains else {},
         scaler=torch.amp.GradScaler(given.device.type, enabled=protocol.precision == "fp16"),
         total=planned_steps(method, plan, protocol, images=len(images)),
-        checkpoints=CheckpointFiles(given.folder, identity=given.identity),
+        checkpoints=CheckpointFiles(given.folder, identity=given.identity, data=given.data),
         states=StateFiles(given.folder, identity=given.identity),
     )
     with deterministic(given.device):

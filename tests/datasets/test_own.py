@@ -13,7 +13,7 @@ from PIL import Image
 from harness.cli.data import main
 from harness.datasets import own
 from harness.datasets.base import DataOptions, DatasetError, Pair
-from harness.datasets.own import own_benchmark, read_classes
+from harness.datasets.own import own_benchmark, own_folder, read_classes
 from harness.registry import dataset_name
 from tests.datasets.conftest import opened
 
@@ -220,6 +220,30 @@ def test_check_names_groups_that_lie_in_two_given_splits(tmp_path, capsys, share
         assert "site0: train train/images/site0_r0c0train.jpg" in told
     else:
         assert "8 groups, each in one split" in told
+
+
+@pytest.mark.parametrize("classes", ["", "background\nlesion\n"])
+def test_an_area_to_ignore_is_never_the_object(tmp_path: Path, classes: str) -> None:
+    """Grey masks of 0, 1 and 255, as PASCAL VOC's with one class: 255 above half was the object, and 1 was not."""
+    _write(tmp_path, values=(0, 1, 255))
+    if classes:
+        (tmp_path / "classes.txt").write_text(classes)
+        _mask(tmp_path / "masks" / f"{STEMS[0]}_mask.png", (0, 255))  # an image with nothing but an area to ignore
+    made, root = own_folder("mine", tmp_path)
+    benchmark = made(DataOptions())
+    for path in sorted((root / "masks").iterdir()):
+        stored = np.asarray(Image.open(path))
+        assert np.array_equal(benchmark.decode_mask(path), stored), path  # type: ignore[attr-defined]
+
+
+def test_a_file_in_two_splits_is_refused(tmp_path: Path) -> None:
+    _write(tmp_path)
+    for split, stems in (("train", STEMS[:16]), ("val", STEMS[16:20]), ("test", STEMS[15:])):
+        rows = [f"images/{stem}.jpg,masks/{stem}_mask.png" for stem in stems]
+        (tmp_path / f"{split}.csv").write_text("\n".join(["image,label", *rows]))
+    made, root = own_folder("mine", tmp_path)
+    with pytest.raises(DatasetError, match=rf"{STEMS[15]}.jpg is in train and in test; take it out of one of them"):
+        made(DataOptions()).splits(root)
 
 
 @pytest.mark.parametrize(

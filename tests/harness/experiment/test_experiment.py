@@ -14,6 +14,7 @@ from typing import Any
 import numpy as np
 import pytest
 import torch
+from PIL import Image
 
 import harness.experiment.experiment as experiment_module
 from harness.archive.archive import epoch_numbers
@@ -146,6 +147,29 @@ def test_another_precision_size_normalisation_or_split_has_a_file_of_its_own(
 ) -> None:
     assert file_of(results, **rules) != file_of(results)
     assert file_of(results) == file_of(results, lr=0.5)
+
+
+def test_a_run_that_failed_starts_anew_where_its_masks_were_mended_since(tmp_path: Path, monkeypatch) -> None:
+    """BLANK, the masks are mended, the same command again: what was trained on the old masks must not pass for the new."""
+    job = job_of(tmp_path, "decoder", **SMALL)
+
+    def blank(*arguments: Any) -> None:
+        raise ValueError("drew no object")
+
+    with monkeypatch.context() as patch:
+        patch.setattr(Experiment, "test", blank)
+        before = run_experiment(job)
+    assert before.code == "ERROR"
+    for mask in Path(job.dataset_root).rglob("masks/*"):
+        Image.fromarray(255 - np.asarray(Image.open(mask).convert("L"))).save(mask, quality=95)
+    mended = job_of(tmp_path, "decoder", **SMALL)
+    assert mended.run.key == job.run.key
+    assert mended.run.data_fingerprint != job.run.data_fingerprint
+    told: list[dict[str, Any]] = []
+    again = run_experiment(mended, progress=told.append)
+    assert any("have changed since, so the run starts anew" in note.get("text", "") for note in told)
+    fresh = run_experiment(job_of(tmp_path / "fresh", "decoder", samples=tmp_path, **SMALL))
+    assert again.history[0]["loss"] == fresh.history[0]["loss"]
 
 
 def test_a_file_server_that_is_away_leaves_no_record(results: Path, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -18,6 +18,7 @@ from PIL import Image
 
 from harness.datasets.base import Benchmark, DataOptions, DatasetError, Pair, Sample
 from harness.datasets.kvasir import Kvasir
+from harness.datasets.own import own_benchmark
 from harness.system.user_cache import SUM_BYTES, own_sum
 from harness.training import images as image_cache
 from harness.training.images import ImageCache, ImageSource, _decoding_rules
@@ -195,6 +196,19 @@ def test_a_changed_file_of_the_same_size_and_time_is_read_anew(pairs, cache, par
 def test_another_protocol_has_its_own_entries(pairs, cache, change):
     everything(source(pairs, cache))
     assert decodes(source(pairs, cache, **change)) == COUNT
+
+
+def test_other_classes_have_entries_of_their_own() -> None:
+    """Every data set of one's own is of one class, and a further list of its classes gives a mask other indices."""
+    rules = {
+        _decoding_rules(own_benchmark("mine", names)(DataOptions()))
+        for names in (("bg", "a", "b"), ("bg", "b", "a"), ("bg", "a"))
+    }
+    assert len(rules) == 3
+    assert rules == {
+        _decoding_rules(own_benchmark("mine", names)(DataOptions()))
+        for names in (("bg", "a"), ("bg", "b", "a"), ("bg", "a", "b"))
+    }
 
 
 def test_a_changed_reader_never_meets_an_old_entry(pairs, cache, tmp_path):
