@@ -473,6 +473,8 @@ class Grid:
             if len(order) < 2:
                 continue
             first = order[0]
+            if self.unranked(column):
+                continue
             best = [cell for cell in order if cell.printed == first.printed]
             others = [cell for cell in order if cell not in best]
             differences = {cell: self.difference(cell.row, first.row, column) for cell in others}
@@ -481,6 +483,19 @@ class Grid:
             second = [cell for cell in rest if cell.printed == rest[0].printed]
             marks |= {**dict.fromkeys(best, "best"), **dict.fromkeys(tied, "tied"), **dict.fromkeys(second, "second")}
         return marks
+
+    def unranked(self, column: Column) -> list[Cell]:
+        """Those for whose sake none of the column is marked: cells that do not rank, such as for a seed that is missing, and are not
+        behind the first of those that do on the two seeds or more that both have."""
+        order = self.best_first(column)
+        beside = {
+            cell: self.difference(cell.row, order[0].row, column)
+            for cell in (self.below(column) if order else ())
+            if not cell.ranks and len(cell.values.keys() & order[0].values.keys()) > 1
+        }
+        return [
+            cell for cell, difference in beside.items() if difference and (difference.is_none or difference.mean > 0)
+        ]
 
     @cached_property
     def first_metrics(self) -> list[Column]:

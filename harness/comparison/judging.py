@@ -25,7 +25,7 @@ from harness.comparison.grids import grids, sheets
 from harness.comparison.names import PAPER_METRICS, benchmark_title
 from harness.comparison.papers import Papers, shortly
 from harness.comparison.rankings import ModelPair, chance_in_words, model_pairs
-from harness.comparison.rows import Row, Sheet, grouped, is_entry, is_result
+from harness.comparison.rows import Row, Sheet, grouped, is_entry, results_among
 from harness.protocols.load import card_names
 from harness.statistics import ALPHA, POWER, Estimate, Interval, seeds_for_power, t_interval
 from harness.studies import load_study
@@ -311,7 +311,7 @@ def _differences(
     sides: dict[str, tuple[Difference, Mapping[str, Any]]] = {}
     for manifest in sorted({record.run.manifest for record in records}):
         column = Column(benchmark=benchmark, split=split, metric=metric, manifest=manifest)
-        here = [record for record in records if record.run.manifest == manifest and is_result(record.run)]
+        here = results_among(record for record in records if record.run.manifest == manifest)
         for tuned, rates in ways:
             members = [record for record in here if bool(record.run.tuning) == tuned]
             first, second = (_cell(subject, rates, column, sheet, members) for subject in (claim.numerator, other))
@@ -356,7 +356,7 @@ def evidence_readings(
 def runs_by_seed(subject: Subject, members: Sequence[Record], *, tuned: bool) -> dict[int, Record]:
     """seed -> the finished run of these options; a seed with several is none."""
     finished = [record for record in members if record.code == "OK" and record.run.method == subject.method]
-    alike = [record for record in finished if bool(record.run.tuning) == tuned and is_result(record.run)]
+    alike = [record for record in results_among(finished) if bool(record.run.tuning) == tuned]
     fitting = [record for record in alike if is_entry(record, subject.options)]
     by_seed = grouped(fitting, lambda record: record.run.seed)
     return {seed: records[0] for seed, records in sorted(by_seed.items()) if len(records) == 1}

@@ -580,7 +580,9 @@ class Question:
         records = [
             record
             for record in self.own
-            if record.run.protocol == protocol and warmup in (None, record.run.rules.get("warmup"))
+            if record.run.protocol == protocol
+            and warmup in (None, record.run.rules.get("warmup"))
+            and record.budget.get("weight_updates", 1)  # one that trains nothing cannot collapse
         ]
         made = grids(records, self.archive)
         return Collapses.of([cell for grid in made for column in grid.first_metrics for cell in grid.below(column)])

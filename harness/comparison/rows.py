@@ -155,6 +155,14 @@ def by_benchmark(records: Iterable[Record]) -> dict[str, list[Record]]:
     return grouped(records, lambda record: record.run.benchmark)
 
 
+def results_among(records: Iterable[Record]) -> list[Record]:
+    """Those that count (`is_result`), without trials of rows that have tested runs beside them."""
+    results = [record for record in records if is_result(record.run)]
+    rows = grouped(results, lambda record: (record.run.method, _identity(record.run)))
+    alone = set().union(*map(_trials_alone, rows.values()))
+    return [record for record in results if record.key not in alone]
+
+
 def rows_of_records(sheet: Sheet, records: Sequence[Record]) -> list[Row]:
     """A row a method configuration, whatever the sweeps that made its records called it.
 

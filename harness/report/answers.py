@@ -33,6 +33,8 @@ def answers(grid: Grid) -> list[str]:
             [cell for cell in grid.below(column) if grid.marks.get(cell) == mark] for mark in ("best", "tied")
         )
         if not best:
+            if not grid.is_generated and len(grid.best_first(column)) > 1 and (unranked := grid.unranked(column)):
+                sentences.append(f"{column.short}: nothing is ranked before all seeds of {_named(unranked)} are in.")
             continue
         tied.sort(key=lambda cell: -column.sign * cell.value)
         where = column.short + (f" ({column.note})" if column.note else "")

@@ -61,11 +61,13 @@ class Answer(Question):
         return mean_sd([100 * cell.values[seed] for seed in case.seeds]).rpartition(" ")[0]
 
     def decoder_alone(self, case: Case) -> str:
-        """Mean ± SD of the row that trains neck and mask decoder alone, in the same study; ``–`` where it has none."""
+        """Mean ± SD of the row that trains neck and mask decoder alone, in the same study and on the draws of the case; ``–`` where it
+        has none."""
         rows = filter(None, (case.grid.row(label) for label in ("decoder alone", "decoder only")))
         cells = (case.grid.cells[row, case.column] for row in rows)
-        values = next(([100 * cell.values[seed] for seed in cell.seeds] for cell in cells), [])
-        return mean_sd(values).rpartition(" ")[0] if values else "–"
+        values = next(([100 * cell.values[seed] for seed in case.seeds if seed in cell.seeds] for cell in cells), [])
+        shown, _, count = mean_sd(values).rpartition(" ") if values else ("–", "", "")
+        return shown if not values or len(values) == case.n else f"{shown} {count}"
 
     def counted(self, cases: Sequence[Case]) -> str:
         """How many of these intervals lie on which side of zero, in words."""

@@ -231,7 +231,7 @@ def _choice(tuning: Mapping[str, Any]) -> tuple[str, ...]:
     """What chose, what was tried, the choice, its edges and hours."""
     where = ", ".join(map(benchmark_title, tuning["on"]))
     tried = [
-        f"{_options(trial['options'])}: " + ("diverged" if trial["score"] is None else f"{100 * trial['score']:.1f}")
+        f"{_options(trial['options'])}: " + ("no score" if trial["score"] is None else f"{100 * trial['score']:.1f}")
         for trial in tuning["trials"]
     ]
     return (

@@ -322,7 +322,8 @@ def average_of(estimates: Sequence[Estimate]) -> Estimate:
     if len(known) == count:
         variance = math.fsum(part.variance for part in known)
         df = variance**2 / math.fsum(part.variance**2 / part.df for part in known) if variance else known[0].df
-        pooled = VarianceShare(variance=variance / count**2, df=df, narrows=1)
+        narrows = math.fsum(part.variance * part.narrows for part in known) / variance if variance else 1.0
+        pooled = VarianceShare(variance=variance / count**2, df=df, narrows=narrows)
     return Estimate(
         mean=statistics.fmean(estimate.mean for estimate in estimates),
         n=min(estimate.n for estimate in estimates),

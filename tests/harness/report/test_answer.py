@@ -214,6 +214,22 @@ def test_a_draw_that_was_made_again_is_told_and_images_of_a_group_where_splits_d
     assert 1 < roads.groups < roads.images
 
 
+def test_the_decoder_alone_stands_on_the_draws_of_its_row_and_zero_shot_cannot_collapse(answer: Answer) -> None:
+    for case in answer.clean:
+        shown = answer.decoder_alone(case)
+        rows = [row for row in map(case.grid.row, ("decoder alone", "decoder only")) if row]
+        values = [case.grid.cells[row, case.column].values for row in rows][:1]
+        common = [100 * values[0][seed] for seed in case.seeds if seed in values[0]] if values else []
+        assert shown.startswith(f"{np.mean(common):.1f} ± " if common else "–")
+        assert shown.endswith(")") == (0 < len(common) < case.n)
+    trained = [
+        record
+        for record in answer.own
+        if record.run.protocol == "mobile" and record.code == "OK" and record.run.method != "zeroshot"
+    ]
+    assert 0 < answer.collapses("mobile").runs <= len(trained)
+
+
 @pytest.mark.parametrize(
     ("size", "share"), [(256, 1 - 16**2 / 28**2), (512, 1 - 32**2 / 42**2), (224, 0.0), (448, 0.0)]
 )

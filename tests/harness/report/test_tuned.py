@@ -23,7 +23,7 @@ def test_a_row_and_benchmark_whose_rate_was_chosen_are_told_once() -> None:
     (table,) = tuning_tables(titled)
     assert table.level == 3
     (line,) = table.rows
-    assert [cell.text for cell in line.cells][3:] == ["lr=0.1: diverged; lr=0.01: 87.6", "lr=0.01", "lr", "1.50"]
+    assert [cell.text for cell in line.cells][3:] == ["lr=0.1: no score; lr=0.01: 87.6", "lr=0.01", "lr", "1.50"]
     (titled,) = titled_grids(plain, MadeUp())
     assert tuning_tables(titled) == []
 

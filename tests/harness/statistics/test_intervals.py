@@ -219,6 +219,16 @@ def test_the_mean_over_benchmarks_pools_what_each_knows() -> None:
     assert [part.variance for part in s.average_of([images, first]).rest] == [0.25]
 
 
+def test_no_number_of_draws_takes_a_mean_of_folds_below_what_their_images_leave() -> None:
+    """The part n₂/n₁ of a fold's variance does not fall with draws, nor does it in a mean of two such benchmarks."""
+    one = s.of_folds([0.0, 0.6, 1.2], test_share=0.7)
+    mean = s.average_of([one, one])
+    floor = there(s.detectable(one, seeds=1_000_000)) / 2**0.5
+    assert there(s.detectable(mean, seeds=1_000_000)) == pytest.approx(floor, rel=0.01)
+    assert s.seeds_to_detect(mean, 0.9 * floor) is None
+    assert s.seeds_to_detect(mean, 1.5 * floor) is not None
+
+
 def test_iqm_is_the_mean_of_the_middle_half() -> None:
     values = [1.0, 2.0, 3.0, 4.0, 5.0, 6.0, 7.0, 100.0]
     assert s.iqm(values) == pytest.approx(stats.trim_mean(values, 0.25)) == 4.5
