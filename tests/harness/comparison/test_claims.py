@@ -56,9 +56,15 @@ def judged(tmp_path: Path, records: list[Any], **changes: Any) -> Finding:
 
 def test_a_trial_that_was_chosen_for_its_luck_is_no_draw(tmp_path: Path) -> None:
     """Seed 100 tuned both rows; its test scores would make the difference negative and the interval half as wide."""
-    tuning = {"grid": {"lr": [1e-3, 1e-2]}, "chosen": {"lr": 1e-3}, "seeds": [100], "trials": [], "on": ["kvasir"]}
+    tuning: dict[str, Any] = {
+        "grid": {"lr": [1e-3, 1e-2]},
+        "chosen": {"lr": 1e-3},
+        "seeds": [100],
+        "trials": [],
+        "on": ["kvasir"],
+    }
     records = pair(AHEAD, tuning=tuning, planned_seeds=[0, 1, 2], changed={"lr": 1e-3})
-    of_trials = {"seed": 100, "tuning": tuning, "planned_seeds": [100], "changed": {"lr": 1e-3}}
+    of_trials: dict[str, Any] = {"seed": 100, "tuning": tuning, "planned_seeds": [100], "changed": {"lr": 1e-3}}
     with_trials = [*records, record(0.1, **of_trials), record(0.9, method="decoder", **of_trials)]
     (alone,), (beside,) = judged(tmp_path, records).readings, judged(tmp_path, with_trials).readings
     assert (alone.n, alone.estimate) == (beside.n, beside.estimate) == (3, pytest.approx(1.0))
