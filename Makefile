@@ -12,7 +12,7 @@ INSTALL = PYTHONWARNINGS=ignore $(BIN)/python -m pip install --quiet $(LOCK)
 FAST := -m 'not slow' $(addprefix tests/,methods/parts datasets/reading harness/evaluation harness/planning harness/pricing harness/statistics harness/comparison harness/report)
 
 # The numeric rooms; make test-numbers runs them as a processor without AVX-512, one without AVX2 and two threads compute.
-NUMERIC = $(BIN)/python -m pytest -q -n auto --dist loadfile $(addprefix tests/,methods harness/models harness/training harness/evaluation)
+NUMERIC = $(BIN)/python -m pytest -q -n auto --dist loadfile $(addprefix tests/,methods harness/models harness/training harness/evaluation harness/experiment/test_mobile_sam.py)
 
 # What tests notice of small wrong changes in one room of tests/mutation/mutants.toml.
 ROOM ?= archive

@@ -49,7 +49,8 @@ class WideProducts(TorchDispatchMode):
     ) -> Any:
         if func not in _PRODUCTS or not any(_is_half(value) for value in args):
             return func(*args, **(kwargs or {}))
-        result = func(*(_widened(value) for value in args), **(kwargs or {}))
+        named = {name: _widened(value) for name, value in (kwargs or {}).items()}  # attention's bias is one
+        result = func(*(_widened(value) for value in args), **named)
         if not isinstance(result, tuple):
             return result.bfloat16()
         # Attention gives the logarithm of its sums beside its output, for its backward pass; that is fp32 everywhere.

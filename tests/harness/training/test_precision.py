@@ -36,6 +36,8 @@ class Products(nn.Module):
         tokens = maps.flatten(2).transpose(1, 2)
         q, k, v = (part.unflatten(-1, (2, 8)).transpose(1, 2) for part in self.qkv(tokens).chunk(3, dim=-1))
         fused = nn.functional.scaled_dot_product_attention(q, k, v)
+        bias = drawn(1, 2, q.shape[2], k.shape[2]).to(q.dtype)  # as of MobileSAM's windows
+        fused = fused + nn.functional.scaled_dot_product_attention(q, k, v, attn_mask=bias)
         plain = (q @ k.transpose(-1, -2) / 8**0.5).softmax(dim=-1).to(v.dtype) @ v
         mixed = self.out((fused + plain).transpose(1, 2).flatten(2)) + torch.baddbmm(
             tokens, tokens, drawn(1, 16, 16).bfloat16().expand(2, 16, 16)
