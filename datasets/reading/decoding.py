@@ -152,9 +152,9 @@ def read_binary(
         return (values > 0).astype(np.uint8)
     _refuse_pictures(values, path, third_class=lossless and rule != "nonzero")
     if not lossless or rule == "half":
-        if lossless and {1, 255} <= set(found := np.unique(values).tolist()) <= {0, 1, 255}:
+        if lossless and {1, 255} <= set(levels := np.unique(values).tolist()) <= {0, 1, 255}:
             raise DatasetError(
-                f"{path} has the mask values {found}, so 255 may be an area to ignore; a binary mask has 0 and 255, or 0 and 1"
+                f"{path} has the mask values {levels}, so 255 may be an area to ignore; a binary mask has 0 and 255, or 0 and 1"
             )
         if lossless and values.max(initial=0) <= 127:
             raise DatasetError(f"{path} has the unexpected mask values {_listed(values)}: foreground is above 127")

@@ -547,9 +547,7 @@ class Question:
         of_sam = {case.pair.benchmark for case in self.clean if case.is_sam}
         elsewhere = ", ".join(benchmark_title(name) for name in planned if name not in of_sam)
         known = {record.run.method for record in self.own if record.run.backbone == SAM and record.code == "OK"}
-        methods = ", ".join(METHOD_TITLES[name] for name in METHODS_OF_PLAN if name not in known).replace(
-            "Full", "full"
-        )
+        methods = ", ".join(METHOD_TITLES[name] for name in METHODS_OF_PLAN if name not in known)
         parts = {
             "MobileSAM": not self.has_sam,
             "MobileSAM at 512 px": 512 not in sizes,
@@ -561,7 +559,7 @@ class Question:
                 f"{what}{self._beyond(row)}": self.has_sam and not of_sam <= self._on_sam(row).keys()
                 for row, what in ROWS_OF_PLAN.items()
             },
-            f"{methods} on MobileSAM": bool(methods),
+            f"other methods on MobileSAM ({methods})": bool(methods),
             "merged scores of searches that moved α": not self.merged_cases,
         }
         return [*(what for what, missing in parts.items() if missing), *NOT_ASKED]

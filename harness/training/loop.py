@@ -41,9 +41,9 @@ from harness.training.prediction import Loss
 def deterministic(device: torch.device) -> Iterator[None]:
     """Deterministic kernels on CUDA wherever they exist; CPU kernels are deterministic for a fixed number of threads.
 
-    Some backward passes (bilinear upsampling, pooling) have no deterministic kernel on CUDA, and torch takes that of fused attention
-    only where it may refuse the others: they run as they are, and sum in an order that changes. ``fused_attention=false`` takes
-    attention out of the list.
+    Some backward passes (bilinear upsampling, pooling) have no deterministic kernel on CUDA, so torch may only warn of them and not
+    refuse; while it only warns, it takes no deterministic kernel for fused attention either. These sum in an order that changes from
+    run to run; ``fused_attention=false`` takes attention out of the list.
     """
     if device.type != "cuda":
         yield

@@ -9,7 +9,7 @@ import sys
 import threading
 import time
 from dataclasses import dataclass, field
-from typing import Any
+from typing import Any, get_args
 
 import pytest
 
@@ -17,7 +17,7 @@ from harness.archive.schema import Code, Record
 from harness.archive.store import RecordStore
 from harness.dispatch.attempts import Holder, Lease, attempts, state_folder
 from harness.dispatch.place import place
-from harness.dispatch.run_jobs import Display, InlineExecutor, make_executor, run_jobs, to_start
+from harness.dispatch.run_jobs import RETRY_CLASSES, Display, InlineExecutor, make_executor, run_jobs, to_start
 from harness.dispatch.run_states import RunState
 from harness.planning.job import Job
 from harness.system.errors import UsageError
@@ -235,3 +235,8 @@ def test_no_printed_line_is_drawn_over_while_lines_come_and_go(monkeypatch):
             display.show({key: run for key, run in runs.items() if key[0] == "r" or int(key[1:]) <= number % 5})
     kept = [line for line in screen_of(terminal.getvalue()) if line.startswith("[")]
     assert [line.partition(" seed ")[2] for line in kept] == [f"{number}: OK" for number in range(150)]
+
+
+def test_every_failure_can_be_asked_for_again() -> None:
+    """A command that advises --retry with a class must take it."""
+    assert {code.lower() for code in get_args(Code)} - {"ok"} <= set(RETRY_CLASSES)

@@ -198,7 +198,7 @@ def test_rows_beside_the_question_are_taken_up_and_named_where_they_are_missing(
     assert "-3.00 [-3.00, -3.00] points with every cell" in page
     missing = page.partition("Not run:")[2]
     assert "one-pass" not in missing.partition(".")[0]
-    assert "; Conv-LoRA, NAS-PC-LoRA, AdaptFormer, BitFit, DoRA on MobileSAM;" in missing
+    assert "; other methods on MobileSAM (Conv-LoRA, NAS-PC-LoRA, AdaptFormer, BitFit, DoRA);" in missing
     methods = " ".join(words.get_template("methods.md.j2").render(a=answer).split())
     assert "| full | 74.0 ± 0.0 (3) | +3.90 [" in methods
 

@@ -12,7 +12,7 @@ import pytest
 from harness.comparison.cells import Mark
 from harness.comparison.names import METHOD_ORDER, PAPER_METRICS
 from harness.comparison.papers import Papers
-from harness.report.formats import MOST_FLOATS, write
+from harness.report.formats import MOST_FLOATS, _tex, write
 from harness.report.page import Line, Page, Shown, Table, heads
 from harness.report.score_page import score_page
 from harness.studies import study_from_dict
@@ -87,3 +87,7 @@ def test_a_page_is_cleared_before_latex_runs_out_of_floats() -> None:
     tables = [Table(heading=f"Number {place}") for place in range(2 * MOST_FLOATS + 1)]
     text = write(Page(title="Many", tables=tables), style="latex")
     assert [part.count(r"\end{table}") for part in text.split(r"\clearpage")] == [MOST_FLOATS, MOST_FLOATS, 1]
+
+
+def test_greek_letters_of_tables_are_known_to_every_latex() -> None:
+    assert _tex("α β φ χ² τ ω Δ Σ").isascii()

@@ -221,9 +221,9 @@ def test_the_mean_over_benchmarks_pools_what_each_knows() -> None:
 
 def test_no_number_of_draws_takes_a_mean_of_folds_below_what_their_images_leave() -> None:
     """The part n₂/n₁ of a fold's variance does not fall with draws, nor does it in a mean of two such benchmarks."""
-    one = s.of_folds([0.0, 0.6, 1.2], test_share=0.7)
-    mean = s.average_of([one, one])
-    floor = there(s.detectable(one, seeds=1_000_000)) / 2**0.5
+    fold = s.of_folds([0.0, 0.6, 1.2], test_share=0.7)
+    mean = s.average_of([fold, fold])
+    floor = there(s.detectable(fold, seeds=1_000_000)) / 2**0.5
     assert there(s.detectable(mean, seeds=1_000_000)) == pytest.approx(floor, rel=0.01)
     assert s.seeds_to_detect(mean, 0.9 * floor) is None
     assert s.seeds_to_detect(mean, 1.5 * floor) is not None

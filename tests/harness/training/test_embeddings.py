@@ -75,11 +75,11 @@ def test_a_later_process_reads_the_file_of_its_own_encoder_split_and_images(tmp_
 
 def test_another_split_at_work_at_the_same_time_changes_nothing(folder: Path | None) -> None:
     """Folds of one benchmark train side by side; each goes on reading what it stored."""
-    one, other = cache(folder), cache(folder, names=["c", "a", "b"])
-    one.get(0, flip=False, image=IMAGE, encode=Encode())
-    other.get(0, flip=False, image=IMAGE + 1, encode=Encode(VALUE + 1))
-    assert torch.equal(one.get(0, flip=False, image=None, encode=Encode()), VALUE)
-    assert torch.equal(other.get(0, flip=False, image=None, encode=Encode()), VALUE + 1)
+    first, second = cache(folder), cache(folder, names=["c", "a", "b"])
+    first.get(0, flip=False, image=IMAGE, encode=Encode())
+    second.get(0, flip=False, image=IMAGE + 1, encode=Encode(VALUE + 1))
+    assert torch.equal(first.get(0, flip=False, image=None, encode=Encode()), VALUE)
+    assert torch.equal(second.get(0, flip=False, image=None, encode=Encode()), VALUE + 1)
 
 
 def test_a_damaged_entry_is_encoded_again(tmp_path: Path) -> None:
