@@ -173,11 +173,15 @@ class Cell:
         """SD with ddof = 1, None for a single run."""
         return stats.sd(self.by_seed)
 
+    @cached_property
+    def test_share(self) -> float:
+        """Images tested over images trained on where every seed splits the images anew, else 0."""
+        return _test_share(self.records, self.column.split)
+
     @property
     def interval(self) -> stats.Interval | None:
         """Student's, 95 %, over the seeds, that of folds where every seed splits the images anew; None for a single run."""
-        share = _test_share(self.records, self.column.split)
-        return stats.of_folds(self.by_seed, test_share=share).interval() if self.values else None
+        return stats.of_folds(self.by_seed, test_share=self.test_share).interval() if self.values else None
 
     @property
     def signed(self) -> list[float]:
@@ -334,6 +338,14 @@ def paired_difference(first: Cell, second: Cell, archive: Archive) -> Difference
         first=first, second=second, by_seed=by_seed, by_image=tuple(sums.values()), estimate=estimate,
         clusters=len(sums) if images.clusters else 0,
     )  # fmt: skip
+
+
+def spread_over(differences: Iterable[Difference]) -> str:
+    """What the intervals of some differences are over, as a caption says it."""
+    folds = {difference.folds for difference in differences}
+    if folds == {True}:
+        return "splits, one a seed"
+    return "seeds and images" + (", over splits where every seed has its own" if True in folds else "")
 
 
 def _test_share(records: Sequence[Record], split: str) -> float:

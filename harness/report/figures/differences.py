@@ -7,7 +7,7 @@ from collections.abc import Callable, Mapping, Sequence
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 
-from harness.comparison.cells import Difference
+from harness.comparison.cells import Difference, spread_over
 from harness.comparison.readings import Specification, specification_curve
 from harness.comparison.rows import Row
 from harness.report.figures.material import Drawing, Material, NothingToDrawError
@@ -57,7 +57,8 @@ def forest(material: Material) -> list[Drawing]:
     look, baseline = looks(grid.rows), material.short(material.baseline)
     draw = _benchmarks_down if len(shown) <= FEW and len(bars) > FEW else _rows_down
     figure = draw(bars, titles, shown, look, baseline=baseline)
-    return [Drawing(figure=figure, caption=_caption(material, overall="overall" in bars))]
+    over = spread_over(difference for by_row in differences.values() for difference in by_row.values())
+    return [Drawing(figure=figure, caption=_caption(material, over, overall="overall" in bars))]
 
 
 def _rows_down(
@@ -114,7 +115,7 @@ def _overall(differences: Mapping[str, Mapping[Row, Difference]]) -> dict[Row, E
     return {row: of_seeds([by_row[row].mean for by_row in differences.values()]) for row in rows}
 
 
-def _caption(material: Material, *, overall: bool) -> str:
+def _caption(material: Material, over: str, *, overall: bool) -> str:
     across = (
         " Mean of benchmarks: rows that ran on all of them, bars are a 95 % t interval over benchmarks."
         if overall
@@ -122,7 +123,7 @@ def _caption(material: Material, *, overall: bool) -> str:
     )
     return (
         f"Difference to {material.baseline.label} in points, paired by seed and image, positive is better. Bars: 95 %"
-        " intervals over seeds and images, crossed (t over seeds alone where a score is no mean over images); no bar"
+        f" intervals over {over} (t over seeds alone where a score is no mean over images); no bar"
         f" where n is too small for one.{across} {material.caption}"
     )
 

@@ -18,7 +18,7 @@ from matplotlib.colors import LogNorm
 from matplotlib.ticker import FuncFormatter, MaxNLocator, NullFormatter
 
 from harness.archive.measured import BlockEvidence, EvidenceRecord
-from harness.comparison.cells import Cell, Column, Difference, paired_difference
+from harness.comparison.cells import Cell, Column, Difference, paired_difference, spread_over
 from harness.comparison.evidence import cka_to_frozen, comparable, distance_change, frequency_change
 from harness.comparison.rows import Row, grouped
 from harness.report.figures.material import Drawing, Material, NothingToDrawError
@@ -376,10 +376,11 @@ def _merged_on(material: Material, column: Column, rows: list[Merged]) -> Drawin
     left.set_title(title, loc="left")
     for ax in (left, right):
         ax.grid(visible=True, axis="x")
+    over = spread_over(merged.difference for merged in rows if merged.difference is not None)
     caption = (
         f"Merging on {title}: left, ‖merged − unmerged‖ / ‖unmerged‖ of the mask logits on"
         " validation images (small symbols: seeds, large: their median; no symbol: exactly 0); right, merged minus unmerged"
-        " score, bars: 95 % intervals over seeds and images, crossed. In brackets: sites folded into the weights of all"
+        f" score, bars: 95 % intervals over {over}. In brackets: sites folded into the weights of all"
         f" sites. {material.caption}"
     )
     return Drawing(part=column.benchmark, benchmark=column.benchmark, figure=figure, caption=caption)

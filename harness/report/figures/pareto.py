@@ -15,7 +15,7 @@ from harness.comparison.rows import Row
 from harness.comparison.step_costs import costs_of, session_for
 from harness.report.figures.material import Drawing, Material, on_each_benchmark, score_label
 from harness.report.figures.style import COLUMN, GREY, PAGE, limits, looks, name_below, new_figure
-from harness.statistics import Interval, t_interval
+from harness.statistics import Interval, of_folds
 
 NEAR = 0.12
 """Share of an axis within which what is said of two rows would overlap."""
@@ -47,8 +47,8 @@ def _on(material: Material, column: Column, session: CostRecord | None) -> Drawi
         counts = {run.parameters["encoder"] for run in runs if "encoder" in run.parameters}
         if not cell.values or not counts:
             continue
-        values = [100 * value for value in cell.by_seed]
-        scores[row] = t_interval(values) or Interval.exact(values[0])
+        estimate = of_folds([100 * value for value in cell.by_seed], test_share=cell.test_share)
+        scores[row] = estimate.interval() or Interval.exact(estimate.mean)
         parameters[row] = Interval.exact(max(counts) / 1e6)
     if len(scores) < 2:
         return None
@@ -70,7 +70,8 @@ def _on(material: Material, column: Column, session: CostRecord | None) -> Drawi
     axes[0].set_ylabel(score_label(column))
     axes[0].set_ylim(*ends)
     name_below(figure, axes[0], most=3 if single else 6)
-    return Drawing(figure=figure, caption=_caption(material, None if single else session))
+    over = "splits, one a seed" if any(material.grid.cells[row, column].test_share for row in scores) else "seeds"
+    return Drawing(figure=figure, caption=_caption(material, over, None if single else session))
 
 
 def _draw(
@@ -144,9 +145,9 @@ def _step(cost: MethodCost) -> Interval:
     return Interval(estimate=middle, low=low, high=high, n=len(values))
 
 
-def _caption(material: Material, session: CostRecord | None) -> str:
+def _caption(material: Material, over: str, session: CostRecord | None) -> str:
     text = (
-        "Score on the test images against cost. Vertical bars: 95 % t interval over seeds; dashed: Pareto front of the"
+        f"Score on the test images against cost. Vertical bars: 95 % t interval over {over}; dashed: Pareto front of the"
         " means. Trained parameters are exact; every row trains the mask decoder besides. An arrow with a score: a row beyond"
         " the axis; a bar that reaches the frame goes on beyond it."
     )

@@ -12,7 +12,7 @@ from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, replace
 
 from harness import statistics as stats
-from harness.comparison.cells import Cell, Column, Difference, Grid, Mark
+from harness.comparison.cells import Cell, Column, Difference, Grid, Mark, spread_over
 from harness.comparison.draws import collapsed
 from harness.comparison.names import METHOD_TITLES
 from harness.comparison.rows import MISSING, Row
@@ -294,7 +294,8 @@ def _plot(
                 else f"{some} benchmarks"
             )
         lanes.append(Lane(name=names[compared.row], points=points, words=words, differs=compared.differs))
-    about = "Paired by seed and image, positive is better; bars: 95 % intervals over seeds and images."
+    over = spread_over(difference for compared in against for difference in compared.by_column.values())
+    about = f"Paired by seed and image, positive is better; bars: 95 % intervals over {over}."
     if several:
         about += " ◆ mean over benchmarks."
     if any(point.beyond for lane in lanes for point in lane.points):

@@ -122,6 +122,26 @@ def test_the_front_of_an_error_keeps_the_lowest(tmp_path: Path):
     assert heights == {"kvasir": [10, 20, 30], "sbu": [10]}
 
 
+@pytest.mark.parametrize("folds", [True, False])
+def test_bars_of_folds_count_what_the_splits_share_and_captions_say_so(tmp_path: Path, *, folds: bool):
+    counts = {"encoder": 1000, "decoder": 1, "trainable": 1, "total": 9000}
+    for place, method in enumerate(("decoder", "lora")):
+        for seed, value in enumerate((0.7, 0.8, 0.9)):
+            made = record(
+                value - place * seed / 100, method=method, seed=seed, parameters=counts,
+                rules={"split_follows_seed": folds}, counts={"train": 20, "test": 10},
+            )  # fmt: skip
+            RecordStore(tmp_path).write(made)
+    material = material_of(tmp_path, baseline="lora")
+    pareto, forest = (dict(draw(name, material)) for name in ("pareto", "forest"))
+    (drawing,) = pareto.values()
+    bars = drawing.figure.axes[0].containers[0].lines[2][1].get_segments()[0]
+    factor = (1 + 3 * 10 / 20) ** 0.5 if folds else 1.0
+    assert bars[1][1] - bars[0][1] == pytest.approx(2 * 24.841 * factor, abs=0.01)  # t of 2 df, SD 10 of 3: 4.3027 * 5.7735
+    assert ("splits, one a seed" in drawing.caption) == folds
+    assert ("splits, one a seed" in next(iter(forest.values())).caption) == folds
+
+
 def test_merged_less_unmerged_is_below_zero_where_merging_costs_score(tmp_path: Path):
     for seed in range(2):
         scores = {name: {"test": {"s_measure": value}} for name, value in (("best", 0.9), ("merged-exact", 0.88))}
