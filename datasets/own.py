@@ -139,8 +139,7 @@ class OwnBenchmark(FolderBenchmark):
         return ()  # what a folder of one's own must have, its layouts say
 
     def arrange(self, parts: Mapping[str, Pairs], *, root: Path, layout: Layout) -> Arranged:
-        if set(parts) == {"train"}:
-            parts = {"all": parts["train"]}
+        parts = _or_all(parts)
         places = (root / "splits", root, root / "ImageSets" / "Segmentation")
         listed = next((folder for folder in places if (folder / "train.txt").is_file()), None)
         if "all" in parts and listed is not None:
@@ -148,11 +147,12 @@ class OwnBenchmark(FolderBenchmark):
             if lists["test"].is_file() or listed != places[-1]:
                 return split_by_lists(parts["all"], listed)
             # VOC keeps the masks of its test images to itself.
-            parts = {
+            chosen = {
                 split: select(parts["all"], read_list(path), source=path)
                 for split, path in lists.items()
                 if path.is_file()
             }
+            parts = _or_all(chosen)
         if "all" in parts or "test" in parts:
             return super().arrange(parts, root=root, layout=layout)
         seed, count = self.options.split_seed, splitting.share(len(parts["train"]), self.test_fraction)
@@ -219,6 +219,11 @@ class OwnBenchmark(FolderBenchmark):
                 "several classes name them there, one a line, the background first"
             )
         return "masks of several classes hold one index a pixel (grey or palette PNG), not colours; convert them"
+
+
+def _or_all(parts: Mapping[str, Pairs]) -> Mapping[str, Pairs]:
+    """Training pairs alone are all there is, to be split here."""
+    return {"all": parts["train"]} if set(parts) == {"train"} else parts
 
 
 def own_benchmark(name: str, class_names: Sequence[str]) -> type[Benchmark]:

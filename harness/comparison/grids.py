@@ -280,7 +280,7 @@ def on_column(grid: Grid, base: Row, column: Column) -> list[Contrast]:
         for label, difference in differences.items()
     }
     by_image = {
-        label: stats.sign_flip(difference.by_image).p
+        label: stats.sign_flip(difference.by_image, alpha=within).p
         for label, difference in differences.items()
         if difference.by_image is not None
     }

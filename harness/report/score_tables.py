@@ -152,6 +152,24 @@ def _notes(grid: Grid, code: CodeDifferences) -> list[str]:
             for record in row.records
         ]
         lines += [f"{row.label}: {text}." for text in dict.fromkeys(words) if text]
+    return lines + _other_files(grid)
+
+
+def _other_files(grid: Grid) -> list[str]:
+    """Where a column's runs were made from different copies of a benchmark: equal names, other sizes."""
+    lines = []
+    for column in {column.benchmark: column for column in grid.columns}.values():
+        rows: dict[str, list[str]] = {}
+        for row in grid.rows:
+            for run in (record.run for record in row.runs if column.holds(record.run)):
+                rows.setdefault(run.data_fingerprint, []).append(row.label)
+        rows.pop("", None)  # older records do not tell
+        if len(rows) > 1:
+            copies = "; ".join(f"{mark[:8]}: {', '.join(dict.fromkeys(labels))}" for mark, labels in sorted(rows.items()))
+            lines.append(
+                f"{column.benchmark_title}: runs of one split read files of different sizes, so these rows are not of the"
+                f" same data ({copies})."
+            )
     return lines
 
 

@@ -101,6 +101,9 @@ def test_voc_leaves_images_without_a_mask_and_takes_its_lists(tmp_path: Path) ->
     assert {pair.stem for pair in splits.val} == set(STEMS[15:])
     assert splits.rule.startswith("given val; test carved")
     assert set(np.unique(benchmark.read(splits.val[0]).mask)) == {0, 1, 255}, "the border between objects is ignored"
+    (lists / "val.txt").unlink()
+    _, splits = opened(tmp_path)
+    assert every(splits) == STEMS[:15], "train.txt alone says what there is, and it is split here"
 
 
 VOC = DRAWN.copy()

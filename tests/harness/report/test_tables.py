@@ -277,6 +277,18 @@ def test_data_notes_and_image_counts_are_in_the_header() -> None:
     assert "| Kvasir-SEG (352 px copy) Sα ↑ |" in page
 
 
+def test_rows_from_other_copies_of_the_images_are_told_apart_below_the_table() -> None:
+    def page_of(*fingerprints: str) -> str:
+        return render([
+            replace(made, run=replace(made.run, data_fingerprint=mark))
+            for made, mark in zip((record(method="lora"), record(method="decoder")), fingerprints, strict=True)
+        ])  # fmt: skip
+
+    said = "runs of one split read files of different sizes, so these rows are not of the same data (aaaa: lora; bbbb: decoder)"
+    assert f"Kvasir-SEG: {said}." in page_of("aaaa", "bbbb")
+    assert "files of different sizes" not in page_of("aaaa", "aaaa") + page_of("", "bbbb")
+
+
 def test_a_dagger_needs_a_difference_in_code_that_makes_numbers() -> None:
     def page_of(method: str = "m", **environment: str) -> str:
         """Of LoRA by other code or by none that is told, then the decoder alone."""
