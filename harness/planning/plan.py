@@ -266,7 +266,8 @@ def expand(names: Names, data: Mapping[str, Files], request: Request) -> Grid:
     benchmark and a decoder that do not."""
     jobs: dict[str, Job] = {}
     keys: dict[tuple[str, str], list[str]] = {}
-    one_mask, odd, unreached = list[str](), list[str](), list[str]()
+    one_mask, odd = list[str](), list[str]()
+    unreached: dict[str, dict[str, None]] = {}
     settings = [
         (card, backbone, protocol_hash(for_backbone(card, backbone)))
         for card in names.cards
@@ -297,8 +298,17 @@ def expand(names: Names, data: Mapping[str, Files], request: Request) -> Grid:
                     jobs.setdefault(job.run.key, job)  # two words may name one run: naslora,all
                     keys.setdefault((row.label, name), []).append(job.run.key)
                 if words := row.config.never_reached(rules.epochs):
-                    unreached.append(f"{row.label}: {words}; more --set epochs, or an earlier search_start_epoch")
-    return Grid(jobs=jobs, keys=keys, problems=(*one_mask, *odd, *dict.fromkeys(unreached)))
+                    unreached.setdefault(words, {})[row.label] = None
+    never = [
+        f"{_some(list(labels))}: {words}; more --set epochs, or an earlier search_start_epoch"
+        for words, labels in unreached.items()
+    ]
+    return Grid(jobs=jobs, keys=keys, problems=(*one_mask, *odd, *never))
+
+
+def _some(labels: Sequence[str]) -> str:
+    """``NAS-LoRA, no search[lr=0.001] and 3 more``."""
+    return labels[0] + (f" and {len(labels) - 1} more" if len(labels) > 1 else "")
 
 
 def _require_fit(row: Row, benchmark: str, task: str, rules: Protocol, request: Request) -> None:

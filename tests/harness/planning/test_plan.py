@@ -175,6 +175,9 @@ def test_a_search_that_would_never_start_is_said_once_before_anything_runs(sampl
     said = planned(samples, tmp_path, entries=entries, seeds=(0, 1)).problems  # the card demo has 4 epochs
     assert [line.partition(":")[0] for line in said] == ["T_B=4", "T_B=20"]
     assert "T_B = 20 lies not before the end of 4 epochs, so its architecture never trains" in said[1]
+    several = tuple(Variant(method="naslora", options={"search_start_epoch": 4, "lr": lr}) for lr in (1e-3, 1e-2))
+    (line,) = planned(samples, tmp_path, entries=several).problems
+    assert line.startswith("naslora[search_start_epoch=4,lr=0.001] and 1 more: T_B = 4 lies")
 
 
 def test_a_run_says_what_its_sweep_planned_and_its_key_does_not(samples: Path, tmp_path: Path) -> None:
