@@ -69,9 +69,10 @@ def main(argv: list[str] | None = None) -> int:
             f"no run below {results} was finished on another benchmark with the same rules, backbone and classes as one of"
             " these; run one there, which also says which images are meant"
         )
+    images_of = {run.key: _images(run) for run in finished}
     for run in runs:
         with stages() as tell:
-            record = _measured(arguments, run, places[run.key], store=store, tell=tell)
+            record = _measured(arguments, run, places[run.key], images_of, store=store, tell=tell)
         if record is not None:
             say(
                 f"{store.write(record)}: {run.variant} of {run.benchmark}, seed {run.seed}, on {', '.join(record.elsewhere)}"
@@ -99,10 +100,16 @@ def _others(run: Run, fitting: Iterable[Run]) -> dict[str, Run]:
     return runs
 
 
+def _images(run: Run) -> tuple[object, ...]:
+    """What tells the images that a run was tested on."""
+    return run.manifest, run.data_fingerprint, run.rules.get("split_seed"), run.rules.get("test_limit")
+
+
 def _measured(
-    arguments: Any, run: Run, others: dict[str, Run], *, store: ForgettingStore, tell: Any
-) -> ForgettingRecord | None:
-    """The run's record with what was missing; None where nothing was."""
+    arguments: Any, run: Run, others: dict[str, Run], images_of: dict[str, tuple[object, ...]], *,
+    store: ForgettingStore, tell: Any,
+) -> ForgettingRecord | None:  # fmt: skip
+    """The run's record with what was missing, or was scored on images of a run that is gone; None where nothing was."""
     from harness.experiment.environment import environment, now, own_device
     from harness.experiment.trained import of_results, scored_elsewhere
     from harness.planning.asked import checkpoint_of, tested_folder
@@ -112,7 +119,11 @@ def _measured(
     known = store.find(run.key)
     if known is None or known.state != trained.digest:
         known = ForgettingRecord(key=run.key, state=trained.digest, elsewhere={})
-    missing = {name: other for name, other in others.items() if name not in known.elsewhere}
+    missing = {
+        name: other
+        for name, other in others.items()
+        if name not in known.elsewhere or images_of.get(known.elsewhere[name].like) != images_of[other.key]
+    }
     if not missing:
         return None
     segmenter, _ = trained.segmenter(checkpoint_of(run, settings, given=arguments.checkpoint))

@@ -165,7 +165,9 @@ def _other_files(grid: Grid) -> list[str]:
                 rows.setdefault(run.data_fingerprint, []).append(row.label)
         rows.pop("", None)  # older records do not tell
         if len(rows) > 1:
-            copies = "; ".join(f"{mark[:8]}: {', '.join(dict.fromkeys(labels))}" for mark, labels in sorted(rows.items()))
+            copies = "; ".join(
+                f"{mark[:8]}: {', '.join(dict.fromkeys(labels))}" for mark, labels in sorted(rows.items())
+            )
             lines.append(
                 f"{column.benchmark_title}: runs of one split read files of different sizes, so these rows are not of the"
                 f" same data ({copies})."

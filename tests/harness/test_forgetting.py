@@ -108,6 +108,18 @@ def test_scores_of_an_older_state_are_measured_anew(finished: Finished, tmp_path
     assert again.elsewhere["cvc612"].scores == measured.elsewhere["cvc612"].scores
 
 
+def test_scores_on_images_of_a_run_that_is_gone_are_measured_anew(finished: Finished, tmp_path: Path) -> None:
+    """Else a difference would be one between two test splits."""
+    results = tmp_path / "results"
+    shutil.copytree(finished.results, results)
+    store, key = ForgettingStore(results), finished.keys["lora", "kvasir"]
+    known = there(store.find(key))
+    (tested,) = known.elsewhere.values()
+    store.write(replace(known, elsewhere={"cvc612": replace(tested, like="0" * len(tested.like))}))
+    assert main(["--results", str(results)]) == 0
+    assert there(store.find(key)).elsewhere["cvc612"] == tested
+
+
 def test_an_edited_file_is_named_and_counts_for_nothing(finished: Finished, tmp_path, capsys) -> None:
     root = tmp_path / "results"
     for folder in ("records", "forgetting"):

@@ -137,7 +137,9 @@ def test_bars_of_folds_count_what_the_splits_share_and_captions_say_so(tmp_path:
     (drawing,) = pareto.values()
     bars = drawing.figure.axes[0].containers[0].lines[2][1].get_segments()[0]
     factor = (1 + 3 * 10 / 20) ** 0.5 if folds else 1.0
-    assert bars[1][1] - bars[0][1] == pytest.approx(2 * 24.841 * factor, abs=0.01)  # t of 2 df, SD 10 of 3: 4.3027 * 5.7735
+    assert bars[1][1] - bars[0][1] == pytest.approx(
+        2 * 24.841 * factor, abs=0.01
+    )  # t of 2 df, SD 10 of 3: 4.3027 * 5.7735
     assert ("splits, one a seed" in drawing.caption) == folds
     assert ("splits, one a seed" in next(iter(forest.values())).caption) == folds
 
