@@ -1,4 +1,4 @@
-"""Three intervals of a difference over seeds and images: how often each holds the truth, and how wide it is.
+"""Intervals of a difference over seeds and images, or over splits: how often each holds the truth, and how wide it is.
 
 ``python benchmarks/intervals.py`` takes the variance components of NAS-LoRA − LoRA on Kvasir-SEG from the committed records
 (six draws), simulates tables of so many seeds × 100 images with them, and writes ``results/benchmarks/intervals.json``, which
@@ -7,6 +7,10 @@ docs/details/statistics.md shows. The same code and records give the same figure
 ``conservative`` counts the interaction of seeds and images three times (as the bootstrap of both does, Owen 2007);
 ``unbiased`` once (`harness.statistics.crossed`); ``pooled`` takes the spread of runs from all rows
 (`harness.statistics.with_pooled_runs`), once where their SDs are equal and once where they differ by a factor of four.
+
+Of MobileSAM's benchmarks whose every draw splits the images anew it takes the components and the very test splits, and simulates
+what `harness.statistics.of_folds` and `harness.statistics.of_splits` make of them, alone and in a mean. The simulation knows no
+effect of the images to train on that two draws share beside what is in the spread of runs.
 """
 
 from __future__ import annotations
@@ -24,6 +28,7 @@ sys.path.insert(0, str(Path(__file__).parents[1]))
 from harness import statistics as stats
 from harness.comparison.draws import Draws, with_reruns
 from harness.comparison.grids import grids
+from harness.comparison.question import Question
 from harness.studies import load_study
 
 ROOT = Path(__file__).parents[1]
@@ -108,6 +113,95 @@ def simulate(
     }
 
 
+@dataclass(frozen=True, kw_only=True)
+class Folds:
+    """One benchmark whose every draw splits the images anew: the test images of each draw and the components of a difference.
+
+    Args:
+        tested: draw -> image -> its group, itself where images are independent.
+        test_share: images tested over images trained on.
+        runs, groups, left: SDs in points: of draws, of groups of images, of an image in one draw beside both.
+    """
+
+    tested: list[dict[str, str]]
+    test_share: float
+    runs: float
+    groups: float
+    left: float
+
+    def simulated(self, generator: np.random.Generator) -> tuple[stats.Estimate, stats.Estimate | None]:
+        """Nadeau and Bengio's estimate of a difference whose truth is 0, and that of runs and shared images."""
+        effects: dict[str, float] = {}
+        scores: dict[int, dict[str, float]] = {}
+        for draw, groups in enumerate(self.tested):
+            run, left = generator.normal(0, self.runs), generator.normal(0, self.left, len(groups))
+            for name in groups.values():
+                if name not in effects:
+                    effects[name] = generator.normal(0, self.groups)
+            scores[draw] = {
+                image: run + effects[group] + rest
+                for (image, group), rest in zip(groups.items(), left, strict=True)
+            }
+        means = [float(np.mean(list(images.values()))) for images in scores.values()]
+        clusters = {image: group for groups in self.tested for image, group in groups.items()}
+        return stats.of_folds(means, test_share=self.test_share), stats.of_splits(scores, clusters=clusters)
+
+
+def measured_folds() -> dict[str, Folds]:
+    """By title, of NAS-LoRA − LoRA on MobileSAM at 256 px; what is estimated below zero is zero."""
+    found = {}
+    for case in Question(ROOT / "results").clean:
+        images, estimate = case.images_by_draw, case.over_splits
+        if images is None or estimate is None or estimate.seeds is None:
+            continue
+        tested = [{image: images.clusters.get(image, image) for image in scores} for scores in images.scores.values()]
+        shares = [
+            [list(groups.values()).count(name) / len(groups) for name in dict.fromkeys(groups.values())] for groups in tested
+        ]
+        own = float(np.mean([np.square(weights).sum() for weights in shares]))  # of a draw's groups with itself
+        pairs = [(a, b) for a in range(len(tested)) for b in range(a)]
+        both = [
+            sum(list(tested[a].values()).count(name) * list(tested[b].values()).count(name) for name in {*tested[a].values()})
+            / len(tested[a]) / len(tested[b])
+            for a, b in pairs
+        ]  # fmt: skip
+        (shared,) = estimate.rest
+        groups = shared.variance / float(np.mean(both))
+        within = [np.var(list(scores.values()), ddof=1) for scores in images.scores.values()]
+        left = max(0.0, float(np.mean(within)) - groups)
+        runs = estimate.seeds.variance * estimate.n - groups * (own - float(np.mean(both))) - left / len(tested[0])
+        first = case.difference.first
+        found[case.column.benchmark_title] = Folds(
+            tested=tested, test_share=first.test_share, runs=max(0.0, runs) ** 0.5, groups=groups**0.5, left=left**0.5
+        )
+    return found
+
+
+def simulate_folds(folds: dict[str, Folds], *, simulations: int) -> dict[str, dict[str, dict[str, float]]]:
+    """Benchmark, and ``mean`` of all -> interval -> how often it holds the truth, and its median half-width."""
+    generator = np.random.default_rng(0)
+    intervals: dict[str, dict[str, list[stats.Interval]]] = {}
+    for _ in range(simulations):
+        both = {title: of.simulated(generator) for title, of in folds.items()}
+        kinds = zip(("folds", "splits"), zip(*both.values(), strict=True), strict=True)
+        for kind, estimates in kinds:
+            known = [estimate for estimate in estimates if estimate is not None]
+            named = dict(zip(both, estimates, strict=True)) | {"mean": stats.average_of(known)}
+            for title, estimate in named.items():
+                if estimate is not None and (interval := estimate.interval()):
+                    intervals.setdefault(title, {}).setdefault(kind, []).append(interval)
+    return {
+        title: {
+            kind: {
+                "coverage": round(float(np.mean([each.low <= 0 <= each.high for each in made])), 3),
+                "half": round(float(np.median([each.half for each in made])), 2),
+            }
+            for kind, made in kinds.items()
+        }
+        for title, kinds in intervals.items()
+    }
+
+
 def main(simulations: int = 2000) -> None:
     c, images = measured(), 100
     equal, unequal = np.ones(ROWS), np.geomspace(0.5, 2.0, ROWS)
@@ -121,9 +215,14 @@ def main(simulations: int = 2000) -> None:
         for seeds in (3, 6, 12)
     }
     setup = {"components": {name: round(sd, 3) for name, sd in asdict(c).items()}, "images": images, "rows": ROWS}
-    OUT.write_text(
-        json.dumps({**setup, "simulations": simulations, "seeds": by_seeds}, indent=1) + "\n", encoding="utf-8"
-    )
+    folds = measured_folds()
+    of_folds = {
+        "runs": {title: {"draws": len(of.tested), "runs": round(of.runs, 2), "images": round(of.groups, 2),
+                         "left": round(of.left, 2)} for title, of in folds.items()},
+        "found": simulate_folds(folds, simulations=simulations),
+    }  # fmt: skip
+    content = {**setup, "simulations": simulations, "seeds": by_seeds, "folds": of_folds}
+    OUT.write_text(json.dumps(content, indent=1) + "\n", encoding="utf-8")
     print(OUT.read_text(encoding="utf-8"))
 
 

@@ -323,9 +323,10 @@ def paired_difference(first: Cell, second: Cell, archive: Archive) -> Difference
     if not seeds:
         return None
     by_seed = tuple(100 * first.column.sign * (first.values[seed] - second.values[seed]) for seed in seeds)
-    ours, theirs = (ImageScores.of(cell, archive, seeds=seeds) for cell in (first, second))
     share = _test_share([*first.records, *second.records], first.column.split)
-    images = _between(ours, theirs) if ours and theirs and not share else None
+    images = None if share else image_differences(first, second, archive, seeds=seeds)
+    if images is not None and len({frozenset(of_seed) for of_seed in images.scores.values()}) > 1:
+        images = None  # seeds that score different images are not crossed with them
     estimate = stats.crossed(images.scores, clusters=images.clusters) if images else None
     if images is None or estimate is None:
         alone = stats.of_folds(by_seed, test_share=share) if share else stats.of_seeds(by_seed)
@@ -384,16 +385,16 @@ class ImageScores:
         return cls(scores=scores, clusters=clusters)
 
 
-def _between(first: ImageScores, second: ImageScores) -> ImageScores | None:
-    """First minus second; None unless all runs score the same images."""
+def image_differences(first: Cell, second: Cell, archive: Archive, *, seeds: Sequence[int]) -> ImageScores | None:
+    """First minus second by seed and image; None unless all these runs have scores by image, of the same images under one seed."""
+    ours, theirs = (ImageScores.of(cell, archive, seeds=seeds) for cell in (first, second))
+    if ours is None or theirs is None:
+        return None
     try:
-        differences = stats.paired(first.scores, second.scores)
+        differences = stats.paired(ours.scores, theirs.scores)
     except ValueError:
         return None
-    stems = next(iter(differences.values())).keys()
-    if any(value.keys() != stems for value in differences.values()):
-        return None
-    return ImageScores(scores=differences, clusters={**second.clusters, **first.clusters})
+    return ImageScores(scores=differences, clusters={**theirs.clusters, **ours.clusters})
 
 
 @dataclass(frozen=True, kw_only=True, eq=False)

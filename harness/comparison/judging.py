@@ -26,6 +26,7 @@ from harness.comparison.names import PAPER_METRICS, benchmark_title
 from harness.comparison.papers import Papers, shortly
 from harness.comparison.rankings import ModelPair, chance_in_words, model_pairs
 from harness.comparison.rows import Row, Sheet, grouped, is_entry, results_among
+from harness.comparison.rules import overrides
 from harness.protocols.load import card_names
 from harness.statistics import ALPHA, POWER, Estimate, Interval, seeds_for_power, t_interval
 from harness.studies import load_study
@@ -255,13 +256,15 @@ def _parameters(claim: Claim, closed_form: Count) -> Reading:
 def score_readings(
     claim: Claim, by_sheet: Mapping[Sheet, Sequence[Record]], archive: Archive, papers: Papers
 ) -> tuple[list[Reading], list[Reading]]:
-    """(by benchmark, means over the benchmarks), each once for every denominator and sheet of records."""
+    """(by benchmark, means over the benchmarks), each once for every denominator and sheet of records; a mean holds the sheets that
+    `_of_one_mean` puts together."""
 
     def departures(difference: Difference) -> tuple[str, ...]:
         return papers.departures(claim.paper, [*difference.first.records, *difference.second.records])
 
     readings, averages = [], []
-    by_mean: dict[tuple[str, Sheet], dict[str, Difference]] = {}
+    together = {sheet: _of_one_mean(sheet, members) for sheet, members in by_sheet.items()}
+    by_mean: dict[tuple[str, tuple[object, ...]], dict[str, Difference]] = {}
     for benchmark in claim.benchmarks:
         for other in claim.denominator:
             what = f"{benchmark_title(benchmark)}, {claim.numerator.text} − {other.text}"
@@ -276,9 +279,10 @@ def score_readings(
                     here.append(Reading.by_seeds(claim, what, sheet, estimate, differs=differs, more=more))
                 if sides:  # one split a benchmark enters the mean: that of most seeds
                     best = max((difference for difference, _ in sides.values()), key=lambda side: side.estimate.n)
-                    by_mean.setdefault((other.text, sheet), {})[benchmark] = best
+                    of_mean = by_mean.setdefault((other.text, together[sheet]), {})
+                    of_mean[benchmark] = max(of_mean.get(benchmark, best), best, key=lambda side: side.estimate.n)
             readings += here or [Reading.without_data(what, "no run")]
-    for (text, sheet), each in by_mean.items():
+    for (text, _), each in by_mean.items():
         if len(each) < 2:
             continue
         what = f"mean over {len(each)} of {len(claim.benchmarks)} benchmarks, {claim.numerator.text} − {text}"
@@ -286,8 +290,28 @@ def score_readings(
         if len(each) < len(claim.benchmarks):
             differs = (*differs, "not all benchmarks")
         mean = stats.average_of([difference.estimate for difference in each.values()])
-        averages.append(Reading.by_seeds(claim, what, sheet, mean, differs=differs))
+        first, *others = dict.fromkeys(difference.first.row.sheet for difference in each.values())
+        more = f" · and the hashes {', '.join(sheet.protocol_hash for sheet in others)}" if others else ""
+        averages.append(Reading.by_seeds(claim, what, first, mean, differs=differs, more=more))
     return readings, averages
+
+
+OF_A_BENCHMARK = frozenset({
+    *("decoder_lr", "split_rule", "split_seed", "split_follows_seed"),
+    *("train_limit", "val_limit", "test_limit", "own_classes"),
+})  # fmt: skip
+"""Rules that a card leaves to a benchmark: how its images are split, and a rate that all its rows share."""
+
+
+def _of_one_mean(sheet: Sheet, members: Sequence[Record]) -> tuple[object, ...]:
+    """Equal for sheets whose benchmarks may enter one mean: one card, one backbone, and no other changes of the card than those of
+    `OF_A_BENCHMARK`."""
+    changed = overrides(members)
+    if changed is None:
+        return (sheet,)
+    rules = {(name, str(ours)) for difference in changed.values() for name, (ours, _) in difference.items()}
+    others = sorted((name, value) for name, value in rules if name not in OF_A_BENCHMARK)
+    return (sheet.protocol, sheet.backbone, sheet.checkpoint, *others)
 
 
 def _where(sheet: Sheet) -> str:

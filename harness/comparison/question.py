@@ -15,7 +15,7 @@ from harness import statistics as stats
 from harness.archive.archive import Shares
 from harness.archive.schema import Record
 from harness.comparison.alpha import Noise, domains, noise, spread
-from harness.comparison.cells import Cell, Column, Difference, Grid, paired_difference
+from harness.comparison.cells import Cell, Column, Difference, Grid, ImageScores, image_differences, paired_difference
 from harness.comparison.draws import (
     COLLAPSE,
     RERUN,
@@ -46,12 +46,20 @@ ROWS_OF_PLAN = {
 """Its rows beside the two of the answer, as the page names them where they were not run."""
 METHODS_OF_PLAN = ("full", "convlora", "naspclora", "adaptformer", "bitfit", "dora")
 """The other methods that it wants on MobileSAM."""
-NOT_ASKED = ("rank, placement and channel ratio at tuned rates", "collapsed runs drawn again with and without warm-up")
+NOT_ASKED = (
+    "when the search starts (T_B), candidate operations, α's rate and shuffled masks on MobileSAM",
+    "residual, normalisation and scale, each alone, on MobileSAM",
+    "rank, placement and channel ratio at tuned rates",
+    "collapsed runs drawn again with and without warm-up",
+    "SBU Shadow",
+)
 """What docs/plan.md wants to know and no study here asks yet: a study that does takes its line away."""
 ALPHA_STUDY = "small-alpha"
 """Asks what α learns, by other rates of α and by masks of other images in its batches."""
 SAM = "mobile_sam"
 MODELS = {SAM: "MobileSAM", "timm/vit_small_patch14_dinov2": "ViT-S"}
+PLANNED_DRAWS = 12
+"""That the plan wants on a benchmark whose draws share one split."""
 FEW_DRAWS, FEW_IMAGES = 6, 30
 """Below so many runs or test images a row of the answer says so."""
 ALL_DRAWS = "again/avx512"
@@ -215,6 +223,19 @@ class Case:
         ]
         return statistics.fmean(known) if len(known) == len(pairs) else None
 
+    @cached_property
+    def images_by_draw(self) -> ImageScores | None:
+        """The difference by draw and test image."""
+        sides = self.difference.first, self.difference.second
+        return image_differences(*sides, self.grid.archive, seeds=self.seeds)
+
+    @cached_property
+    def over_splits(self) -> stats.Estimate | None:
+        """Of a benchmark whose every draw splits the images anew: the difference with the variance of runs and of the images that they
+        share; None for any other, or where they share too few."""
+        images = self.images_by_draw if self.difference.folds else None
+        return stats.of_splits(images.scores, clusters=images.clusters) if images else None
+
     @property
     def selecting(self) -> int:
         """Validation images of a run."""
@@ -255,11 +276,11 @@ class Case:
         return "; ".join(filter(None, (", ".join(good), f"*not: {', '.join(bad)}*" if bad else "")))
 
 
-def padding(image_size: int) -> float:
-    """Share of what a cell of MobileSAM's third stage, six of the ten blocks with a cell, sees that is padding: its map has a token for 16
-    pixels, its windows 14 × 14 tokens (TinyViT's configuration)."""
-    side = image_size // 16
-    return 1 - (side / (-(-side // 14) * 14)) ** 2
+def padding(image_size: int, *, stride: int = 16, window: int = 14) -> float:
+    """Share of what a cell of MobileSAM sees that is padding, where its map has a token for ``stride`` pixels and its windows ``window``²
+    tokens: 8 and 7 in two of the ten blocks with a cell, 16 and 14 in six, 16 and 7 in the last two (TinyViT's configuration)."""
+    side = image_size // stride
+    return 1 - (side / (-(-side // window) * window)) ** 2
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -285,11 +306,28 @@ class Model:
     def in_words(self) -> str:
         """``ViT-S at 196 px (mean of 5 benchmarks, rows chosen afterwards)``: what its estimate is of, and whether any row was chosen after
         its scores were known."""
+        chosen = any(case.is_earlier for case in self.cases)
+        return f"{self.name} ({self.what}{', rows chosen afterwards' if chosen else ''})"
+
+    @property
+    def what(self) -> str:
+        """``mean of 5 benchmarks``, or the one that it is of."""
         only = self.cases[0]
         alone = f"{only.column.short} alone, {only.draws} {'runs' if only.n > 1 else 'run'} each"
-        what = f"mean of {len(self.cases)} benchmarks" if len(self.cases) > 1 else alone
-        chosen = any(case.is_earlier for case in self.cases)
-        return f"{self.name} ({what}{', rows chosen afterwards' if chosen else ''})"
+        return f"mean of {len(self.cases)} benchmarks" if len(self.cases) > 1 else alone
+
+    @property
+    def of_folds(self) -> list[str]:
+        """Titles of its benchmarks whose every draw splits the images anew."""
+        return [case.column.benchmark_title for case in self.cases if case.difference.folds]
+
+    @property
+    def over_splits(self) -> stats.Estimate | None:
+        """Its mean with `Case.over_splits` for every benchmark that has folds; None where it has none, or one of them lacks it."""
+        of_folds = [case for case in self.cases if case.difference.folds]
+        if not of_folds or any(case.over_splits is None for case in of_folds):
+            return None
+        return stats.average_of([case.over_splits or case.estimate for case in self.cases])
 
     @property
     def share_of_folds(self) -> float:
@@ -548,9 +586,17 @@ class Question:
         elsewhere = ", ".join(benchmark_title(name) for name in planned if name not in of_sam)
         known = {record.run.method for record in self.own if record.run.backbone == SAM and record.code == "OK"}
         methods = ", ".join(METHOD_TITLES[name] for name in METHODS_OF_PLAN if name not in known)
+        few = [
+            case.column.benchmark_title
+            for case in self.clean
+            if case.is_sam and not case.difference.folds and case.n < PLANNED_DRAWS and "256" in case.model
+        ]
+        large = [case.column.benchmark_title for case in self.clean if "512" in case.model]
         parts = {
             "MobileSAM": not self.has_sam,
             "MobileSAM at 512 px": 512 not in sizes,
+            f"MobileSAM at 512 px beyond {' and '.join(large)}, and NAS-LoRA's other rates there": bool(large),
+            f"{PLANNED_DRAWS} draws of MobileSAM on {' and '.join(few)}": bool(few),
             f"MobileSAM on {elsewhere}": self.has_sam and bool(elsewhere),
             "ViT-S with one decoder rate for all rows": all(
                 case.is_earlier for case in self.clean if "ViT-S" in case.model

@@ -40,7 +40,7 @@ def answers(grid: Grid) -> list[str]:
         where = column.short + (f" ({column.note})" if column.note else "")
         sentence = f"{where}: {_named(best)} {'is' if len(best) == 1 else 'are'} best ({100 * best[0].value:.1f})"
         if tied:
-            sentence += f"; not distinguishable from it: {_named(tied)}"
+            sentence += f"; not significantly different from it: {_named(tied)}"
         sentences.append(sentence + _worse(grid, column, {*best, *tied}) + ".")
     return sentences
 
@@ -95,7 +95,7 @@ def _named(cells: Sequence[Cell]) -> str:
 
 
 def _overall(grid: Grid) -> list[str]:
-    """On how many benchmarks a row is best or not distinguishable from the best, for grids with several."""
+    """On how many benchmarks a row is best or not significantly different from the best, for grids with several."""
     columns = [column for column in grid.first_metrics if any(cell in grid.marks for cell in grid.below(column))]
     if len(columns) < 2:
         return []
@@ -106,7 +106,7 @@ def _overall(grid: Grid) -> list[str]:
     order = sorted((row for row in counts if counts[row][0]), key=lambda row: (-counts[row][0], counts[row][1]))
     words = _some([f"{row.in_words} on {counts[row][0]} of {counts[row][1]}" for row in order])
     none = sum(1 for best, of in counts.values() if of and not best)
-    said = f"Over {len(columns)} benchmarks, best or not distinguishable from the best: {words}"
+    said = f"Over {len(columns)} benchmarks, best or not significantly different from the best: {words}"
     return [said + (f"; {none} other rows on none." if none else ".")]
 
 
@@ -128,7 +128,7 @@ def _per_parameter(grid: Grid) -> list[str]:
             words += f"; the best, {best[0].row.in_words}, trains {_millions(sizes[best[0]])}"
         on.setdefault(words, []).append(column.short)
     return [
-        f"Per parameter, of the rows that cannot be told from the best on {', '.join(columns)}: {words}."
+        f"Per parameter, of the rows that are not significantly different from the best on {', '.join(columns)}: {words}."
         for words, columns in on.items()
     ]
 

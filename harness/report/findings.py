@@ -22,7 +22,7 @@ from harness.comparison.cells import Cell
 from harness.comparison.claims import read_claims
 from harness.comparison.grids import contrasts
 from harness.comparison.names import benchmark_title
-from harness.comparison.question import MODELS, QUESTION, SAM, Case, Model, Pair, Question, model_title
+from harness.comparison.question import MODELS, QUESTION, SAM, Case, Model, Pair, Question, model_title, padding
 from harness.comparison.readings import main_effects, specification_curve
 from harness.report.figures.style import GREY, PAGE, SHADES, encoded, new_figure, styled
 from harness.report.forgetting import forgetting_page
@@ -48,6 +48,8 @@ class Answer(Question):
 
     def score(self, study: str, benchmark: str, row: str, **rules: Any) -> str:
         return mean_sd(self.seeds(study, benchmark, row, **rules))
+
+    padding = staticmethod(padding)
 
     def d(self, study: str, benchmark: str, first: str, second: str, **rules: Any) -> str:
         """``+0.40 [-1.36, +2.16]``"""
@@ -151,7 +153,8 @@ class Answer(Question):
                     continue
                 difference = None if row is base or base is None else grid.difference(row, base, column)
                 run = cell.records[0].run
-                options = {"decoder_lr": run.rules.get("decoder_lr"), **run.changed}
+                trains = cell.records[0].parameters.get("trainable", 1)
+                options = {**({"decoder_lr": run.rules.get("decoder_lr")} if trains else {}), **run.changed}
                 lines.append({
                     "benchmark": f"{column.short}, {run.rules['image_size']} px", "row": row.label,
                     "score": mean_sd([100 * cell.values[seed] for seed in cell.seeds]),
@@ -283,6 +286,7 @@ FILTERS: Mapping[str, Callable[..., str]] = {
     "thousands": lambda value: f"{value:,}",
     "percent": lambda value, digits=0: f"{100 * value:.{digits}f} %",
     "change": lambda interval: "(one seed)" if interval is None else f"{interval.estimate:+.2f} {interval:+.2f}",
+    "slower": lambda model, answer: answer.time(model, "naslora").estimate,
     "estimate": of_estimate, "interval": _interval, "operation": _operation, "value": _plain, "title_of": benchmark_title,
 }  # fmt: skip
 """How templates write numbers."""

@@ -14,6 +14,7 @@ from harness.statistics.intervals import (
     iqm,
     of_folds,
     of_seeds,
+    of_splits,
     paired,
     sd,
     seeds_for_power,

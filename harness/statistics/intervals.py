@@ -13,6 +13,7 @@ import statistics
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, replace
 from functools import lru_cache
+from itertools import combinations
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -257,6 +258,46 @@ def of_folds(values: Sequence[float], *, test_share: float) -> Estimate:
         return plain
     factor = 1 + len(values) * test_share
     return replace(plain, seeds=replace(plain.seeds, variance=plain.seeds.variance * factor, narrows=1 / factor))
+
+
+def of_splits(scores: Scores, *, clusters: Mapping[str, str] | None = None) -> Estimate | None:
+    """The mean over runs that draw their test images anew from one pool, with the variance of other runs and of other images.
+
+    With d the K runs' means, Var(d̄) = s²/K + c: c is the covariance of two runs' means, that of the images which both
+    test, σ² Σ wₖᵢ wₗᵢ, averaged over the pairs of runs. Here wₖᵢ = 1/nₖ, and σ² is the covariance of an image's scores in two runs that
+    test it, about the means of the images that these two share. Both parts are unbiased; c is taken for 0 where it comes
+    out below. What runs share besides, images to train on, is not counted: as everywhere with one split for all runs, the
+    interval is one at these images to train on. `of_folds` guesses at that too, and is wider.
+
+    Args:
+        scores: single scores, or differences from `paired`.
+        clusters: stem -> its cluster, as in `crossed`: w and the scores are then the share and the mean of a cluster.
+
+    None where fewer than two runs, or no two runs share two images (or clusters).
+    """
+    by_run = [_means_by_group(images, clusters or {}) for images in scores.values()]
+    pairs = [(first, second, sorted(first.keys() & second.keys())) for first, second in combinations(by_run, 2)]
+    df = sum(max(len(shared) - 1, 0) for _, _, shared in pairs)
+    if not df:
+        return None
+    products = math.fsum(
+        (len(shared) - 1) * statistics.covariance([first[group][0] for group in shared], [second[group][0] for group in shared])
+        for first, second, shared in pairs
+        if len(shared) > 1
+    )
+    overlap = statistics.fmean(
+        math.fsum(first[group][1] * second[group][1] for group in shared) for first, second, shared in pairs
+    )
+    runs = of_seeds([math.fsum(mean * weight for mean, weight in groups.values()) for groups in by_run])
+    return replace(runs, rest=(VarianceShare(variance=max(0.0, products / df) * overlap, df=df),))
+
+
+def _means_by_group(images: Mapping[str, float], clusters: Mapping[str, str]) -> dict[str, tuple[float, float]]:
+    """Cluster, or image -> its mean score and its share of the run's images."""
+    groups: dict[str, list[float]] = {}
+    for stem, score in images.items():
+        groups.setdefault(clusters.get(stem, stem), []).append(score)
+    return {group: (statistics.fmean(found), len(found) / len(images)) for group, found in groups.items()}
 
 
 POWER = 0.8

@@ -249,6 +249,19 @@ def test_the_mean_over_benchmarks_stands_beside_the_claim_on_each(tmp_path: Path
     assert "not all benchmarks" in findings_text([some])
 
 
+@pytest.mark.parametrize(("rules", "sizes"), [({"train_limit": 8}, [3]), ({"image_size": 32}, [2])])
+def test_a_mean_holds_benchmarks_that_are_split_by_rules_of_their_own_and_no_others(
+    tmp_path: Path, rules: dict[str, Any], sizes: list[int]
+) -> None:
+    records = [made for name in ("kvasir", "leaf") for made in pair(AHEAD, benchmark=name)]
+    records += pair(AHEAD, benchmark="sbu", rules={**CARD, **rules}, protocol_hash="bbbb")
+    finding = judged(tmp_path, records, benchmarks=["kvasir", "leaf", "sbu"])
+    assert [f"mean over {size} of 3 benchmarks, lora − decoder" for size in sizes] == [
+        reading.what for reading in finding.averages
+    ]
+    assert ("and the hashes bbbb" in finding.averages[0].where) == (sizes == [3])
+
+
 def test_every_session_is_a_reading_of_its_own(tmp_path: Path) -> None:
     sessions = [session(ratio=Ratio(value=0.76), shared=shared) for shared in ("", "someone")]
     finding = judged_on([claim(tmp_path, **COST)], MadeUp(costs=sessions))[0]
