@@ -139,8 +139,7 @@ class Folds:
                 if name not in effects:
                     effects[name] = generator.normal(0, self.groups)
             scores[draw] = {
-                image: run + effects[group] + rest
-                for (image, group), rest in zip(groups.items(), left, strict=True)
+                image: run + effects[group] + rest for (image, group), rest in zip(groups.items(), left, strict=True)
             }
         means = [float(np.mean(list(images.values()))) for images in scores.values()]
         clusters = {image: group for groups in self.tested for image, group in groups.items()}
@@ -156,7 +155,8 @@ def measured_folds() -> dict[str, Folds]:
             continue
         tested = [{image: images.clusters.get(image, image) for image in scores} for scores in images.scores.values()]
         shares = [
-            [list(groups.values()).count(name) / len(groups) for name in dict.fromkeys(groups.values())] for groups in tested
+            [list(groups.values()).count(name) / len(groups) for name in dict.fromkeys(groups.values())]
+            for groups in tested
         ]
         own = float(np.mean([np.square(weights).sum() for weights in shares]))  # of a draw's groups with itself
         pairs = [(a, b) for a in range(len(tested)) for b in range(a)]

@@ -7,7 +7,7 @@ from __future__ import annotations
 
 import math
 import os
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from pathlib import Path
 
 from harness.archive.files import ImageScores, all_image_scores, files_beside, is_of_record, read_architecture
@@ -16,8 +16,12 @@ from harness.archive.reading import refuse_unread
 from harness.archive.schema import OVERLAP, Record
 from harness.system.text import printable_line
 
-ROUNDING = 1e-6
-"""Per-image scores are written with six digits, so that their mean is off by half of this at most."""
+
+def rounding(values: Sequence[float]) -> float:
+    """How far the mean of these image scores, written with six significant digits, may lie from the score of the run: a unit of the
+    sixth decimal up to 1, and beyond it (an NLL) as many units more as the largest has digits before the point."""
+    largest = max(map(abs, values), default=0.0)
+    return max(1e-6, 5e-6 * largest if largest > 1 else 0.0)
 
 
 def disagreement(record: Record, path: Path) -> str:
@@ -122,13 +126,13 @@ def _tables(images: ImageScores, variant: str, split: str) -> list[dict[str, dic
 def _may_sum_up(metric: str, score: float, values: list[float], *, accumulated: bool) -> bool:
     """Whether ``score`` can be that of a split whose images have ``values``: their mean where it is one, else the bounds
     that hold for its formula (`harness.evaluation.scorer.SplitScorer.summary`)."""
-    mean = math.fsum(values) / len(values)
+    mean, slack = math.fsum(values) / len(values), rounding(values)
     if metric == "e_max":  # one threshold for the split is no better than one an image
-        return score <= mean + ROUNDING
+        return score <= mean + slack
     if metric == "miou" or (accumulated and metric == "ber"):
         return True
     if metric == "ece":  # |Σ gaps| of each bin is no more than Σ |gap|
-        return score <= mean + ROUNDING
+        return score <= mean + slack
     if metric == "accuracy" or (accumulated and metric in OVERLAP):
-        return min(values) - ROUNDING <= score <= max(values) + ROUNDING
-    return abs(score - mean) <= ROUNDING
+        return min(values) - slack <= score <= max(values) + slack
+    return abs(score - mean) <= slack

@@ -21,7 +21,7 @@ from typing import Any, ClassVar, Generic, TypeVar
 
 from harness.archive.files import LARGEST_RECORD, compact, seal_holds, sealed
 from harness.archive.reading import validated
-from harness.archive.schema import content_hash, first_backbone
+from harness.archive.schema import content_hash, first_backbone, largest
 from harness.check import spelt
 from harness.models.known import RENAMED
 from harness.system.files import read_regular, write_atomically
@@ -261,7 +261,7 @@ class ForgettingStore(RecordFolder[ForgettingRecord]):
         yield from _not_of_run(record.key, data, stem=stem, called=cls.called)
         for benchmark, test in record.elsewhere.items():
             for scores in test.scores.values():
-                for name in (name for name, value in scores.items() if not 0 <= value <= 1):
+                for name in (name for name, value in scores.items() if not 0 <= value <= largest(name)):
                     yield f"{benchmark}: {name} is no score"
 
 
@@ -281,7 +281,8 @@ class Comparability:
         batch: images a step.
         task: ``binary``, ``multiclass`` or ``classification``.
         options: optimisations and schedule of the protocol (fused_attention, activation_checkpointing, epochs, …);
-            ``num_classes``, ``mask_tokens``, ``accumulate`` and ``decoder`` only where they are not 2, 1, 1 and ``sam``.
+            ``num_classes``, ``mask_tokens``, ``accumulate``, ``decoder``, ``budget`` and ``quantise`` only where they are not 2, 1, 1,
+            ``sam``, ``epochs`` and none.
     """
 
     device: str

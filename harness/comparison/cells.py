@@ -14,6 +14,7 @@ from functools import cached_property
 from typing import TYPE_CHECKING, Literal
 
 from harness import statistics as stats
+from harness.archive.agreement import rounding
 from harness.archive.archive import Archive, PerImage
 from harness.archive.merge import conflicts
 from harness.archive.schema import Record, Run, content_hash, hashed_options
@@ -378,7 +379,8 @@ class ImageScores:
             images: PerImage | None = archive.images(record, cell.row.score, column.split, column.metric)
             if images is None:
                 return None
-            if abs(math.fsum(images.scores.values()) / len(images.scores) - cell.values[seed]) > 1e-6:
+            values = [*images.scores.values()]
+            if abs(math.fsum(values) / len(values) - cell.values[seed]) > rounding(values):
                 return None
             scores[seed] = {stem: 100 * column.sign * value for stem, value in images.scores.items()}
             clusters.update(images.clusters)

@@ -11,6 +11,21 @@ from harness.comparison.rows import Row, plain_values
 
 FREE = {"lr", "alpha_lr", "encoder_lr", "alpha_weight_decay"}
 """Options that change no step's cost."""
+OF_A_STEP = (
+    *(
+        "epochs",
+        "optimizer",
+        "fused_attention",
+        "batched_decoder",
+        "fused_cell",
+        "activation_checkpointing",
+        "cache_embeddings",
+    ),
+    *("accumulate", "decoder", "mask_tokens", "quantise"),
+)
+"""Rules, beside size, batch and precision, that change what a step costs."""
+PLAIN: Mapping[str, object] = {"accumulate": 1, "decoder": "sam", "quantise": ""}
+"""What a session, or an older record, was made with that does not name these."""
 
 
 def session_for(grid: Grid, *, beside: Row | None = None) -> CostRecord | None:
@@ -32,11 +47,11 @@ def session_for(grid: Grid, *, beside: Row | None = None) -> CostRecord | None:
 def _same_rules(session: CostRecord, rules: Mapping[str, object]) -> bool:
     """Whether it measured the step that these runs took; fields that a record does not know count as equal."""
     place = session.comparability
+    told = {name: value for name, value in place.options.items() if name in OF_A_STEP}
     measured = {
-        "image_size": place.image_size, "precision": place.precision, "batch_size": place.batch,
-        "epochs": place.options.get("epochs"),
+        "image_size": place.image_size, "precision": place.precision, "batch_size": place.batch, **PLAIN, **told,
     }  # fmt: skip
-    return all(rules.get(name, value) == value for name, value in measured.items() if value is not None)
+    return all({**PLAIN, **rules}.get(name, value) == value for name, value in measured.items())
 
 
 def costs_of(grid: Grid, session: CostRecord) -> dict[Row, MethodCost]:

@@ -209,22 +209,21 @@ def paired_ratio(values: Sequence[float], baseline: Sequence[float]) -> Ratio:
     return Ratio(value=math.exp(mean), low=math.exp(mean - half), high=math.exp(mean + half), rounds=len(logs))
 
 
-def ratios_to(method: MethodCost, baseline: MethodCost, *, images: dict[str, float]) -> dict[str, Ratio]:
+def ratios_to(method: MethodCost, baseline: MethodCost, *, lengths: dict[str, float]) -> dict[str, Ratio]:
     """``time``, ``memory``, ``flops`` and ``device_hours`` of a method over a baseline of the same session.
 
     Args:
-        images: variant -> fraction of the training split that an epoch goes through; a stage-wise method that holds
-            images out for α has shorter epochs, and ``device_hours``, of a whole training, counts them.
+        lengths: variant -> steps of a whole training, in some unit; ``device_hours``, of a whole training, counts them.
     """
     time = paired_ratio(method.step_seconds["total"], baseline.step_seconds["total"])
-    shorter = images[method.variant] / images[baseline.variant]
-    bounds = {name: bound and bound * shorter for name, bound in (("low", time.low), ("high", time.high))}
+    longer = lengths[method.variant] / lengths[baseline.variant]
+    bounds = {name: bound and bound * longer for name, bound in (("low", time.low), ("high", time.high))}
     flops, base_flops = (cost.flops["forward"] + cost.flops["backward"] for cost in (method, baseline))
     return {
         "time": time,
         "memory": Ratio(value=method.memory_bytes["allocated"] / baseline.memory_bytes["allocated"]),
         "flops": Ratio(value=flops / base_flops),
-        "device_hours": Ratio(value=time.value * shorter, rounds=time.rounds, **bounds),
+        "device_hours": Ratio(value=time.value * longer, rounds=time.rounds, **bounds),
     }
 
 
@@ -242,7 +241,10 @@ _OPTIONS = (
     "clip",
     "loss",
 )
-_DEFAULTS = {"num_classes": 2, "mask_tokens": 1, "accumulate": 1, "decoder": "sam"}
+_DEFAULTS = {
+    **{"num_classes": 2, "mask_tokens": 1, "accumulate": 1, "decoder": "sam"},
+    **{"budget": "epochs", "quantise": ""},
+}
 """Named among the options where they differ: older records hold none of them and were measured so."""
 
 
@@ -282,12 +284,12 @@ def measure(session: Session, *, report: Callable[[str], None] = lambda line: No
                 **inference[row.label],
             )
         )
-    fractions = {variant: subject.epoch_fraction() for variant, subject in roster}
+    lengths = {variant: subject.length() for variant, subject in roster}
     baselines = [cost for cost in costs if cost.variant in session.baselines]
     costs = [
         replace(
             cost,
-            ratios={base.variant: ratios_to(cost, base, images=fractions) for base in baselines if base is not cost},
+            ratios={base.variant: ratios_to(cost, base, lengths=lengths) for base in baselines if base is not cost},
         )
         for cost in costs
     ]
@@ -408,6 +410,8 @@ def _record(session: Session, costs: list[MethodCost], *, dropped: dict[str, str
         "mask_tokens": tokens,
         "accumulate": protocol.accumulate,
         "decoder": protocol.decoder,
+        "budget": protocol.budget,
+        "quantise": protocol.quantise,
     }
     comparability = Comparability(
         device=where["device"],

@@ -7,7 +7,7 @@ import gc
 from collections import Counter
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any, Literal
 
@@ -29,6 +29,7 @@ from harness.training.batches import UpdatePlan, hold_out
 from harness.training.distributed import ALONE
 from harness.training.embeddings import EmbeddingCache
 from harness.training.feeding import Batch, Feeder, task_loss
+from harness.training.loop import planned_steps
 from harness.training.losses import build_loss
 from harness.training.optimisers import build_optimisers, parameters_of, update
 
@@ -128,16 +129,15 @@ class Contestant:
         self._steps = 0
 
     def shares(self) -> dict[StepKind, float]:
-        """Every kind of pass with how many there are for a step, over the protocol's epochs; more than one in all where
-        a step has several passes."""
-        epochs = self.protocol.epochs
+        """Every kind of pass with how many there are for a step, over a whole training; more than one in all where a step has
+        several passes."""
+        epochs, (steps, per_epoch) = self.protocol.epochs, self._steps_of_a_training()
         roles = Counter(
             roles
-            for epoch in range(epochs)
-            for step in range(_NOMINAL_STEPS)
+            for epoch, step in (divmod(number, per_epoch) for number in range(steps))
             for roles in self.method.passes_at(epoch=epoch, step=step)
         )
-        shares = {StepKind(chosen): count / (epochs * _NOMINAL_STEPS) for chosen, count in roles.items()}
+        shares = {StepKind(chosen): count / steps for chosen, count in roles.items()}
         if self._cache is None:
             return shares
         # Every image is encoded once for each of its two mirrorings, whatever the number of epochs.
@@ -147,10 +147,16 @@ class Contestant:
             **{StepKind(phase.roles, cached=True): share * (1 - encoded) for phase, share in shares.items()},
         }
 
-    def epoch_fraction(self) -> float:
-        """Part of the training split that an epoch of weight steps goes through."""
-        kept, held = hold_out(1000, self.method.architecture_holdout(), seed=0)
-        return len(kept) / (len(kept) + len(held))
+    def length(self) -> float:
+        """Steps of a whole training, as a multiple of those of the protocol's epochs over all images: fewer where images are held out
+        for α, more where ``budget=updates`` gives the weights the updates that α's steps take."""
+        return self._steps_of_a_training()[0] / (self.protocol.epochs * _NOMINAL_STEPS)
+
+    def _steps_of_a_training(self) -> tuple[int, int]:
+        """Of a split of `_NOMINAL_STEPS` batches: all of them, and those of an epoch."""
+        kept, _ = hold_out(_NOMINAL_STEPS, self.method.architecture_holdout(), seed=0)
+        plan, whole = UpdatePlan(indices=kept, batch_size=1), replace(self.protocol, epoch_images=0)
+        return planned_steps(self.method, plan, whole, images=_NOMINAL_STEPS), plan.updates_per_epoch
 
     def step(self, phase: StepKind) -> dict[str, float]:
         """One update; part -> seconds, with ``total`` and ``untracked``."""

@@ -16,7 +16,7 @@ from harness.archive.measured import ForgettingRecord
 from harness.archive.schema import Record
 from harness.comparison.grids import sheets
 from harness.comparison.names import PAPER_METRICS, USUAL_METRICS, benchmark_rank, benchmark_title, method_rank, metric
-from harness.comparison.rows import Sheet
+from harness.comparison.rows import Sheet, rows_of_records
 from harness.report.page import Head, Line, Page, Table, Told, heads
 from harness.report.titles import weights_in_words
 from harness.statistics import sd
@@ -37,17 +37,19 @@ Elsewhere = Mapping[str, ForgettingRecord]
 
 @dataclass(frozen=True, kw_only=True)
 class AgainstFrozen:
-    """One trained model against the frozen encoder on one benchmark, scores turned so that higher is better."""
+    """One trained model against the frozen encoder on one benchmark, by one metric."""
 
     trained_on: str
     tested_on: str
     seed: int
+    metric: str
     score: float
     frozen: float
 
     @property
     def difference(self) -> float:
-        return self.score - self.frozen
+        """Positive is better."""
+        return metric(self.metric).sign * (self.score - self.frozen)
 
     @property
     def at_home(self) -> bool:
@@ -79,13 +81,16 @@ def _table(sheet: Sheet, records: Sequence[Record], elsewhere: Elsewhere) -> tup
     pairs: dict[str, list[AgainstFrozen]] = {}
     behind: dict[str, list[str]] = {}
     alone: set[str] = set()
-    for record in sorted(records, key=lambda record: (method_rank(record.run.method), record.run.variant, record.key)):
-        base = frozen.get((record.run.benchmark, record.run.seed))
+    labels = {record.key: row.label for row in rows_of_records(sheet, records) for record in row.records}
+    for record in sorted(
+        records, key=lambda record: (method_rank(record.run.method), labels.get(record.key, ""), record.key)
+    ):
+        base, label = frozen.get((record.run.benchmark, record.run.seed)), labels.get(record.key, record.run.variant)
         if base is None:
             alone.add(f"{record.run.benchmark} seed {record.run.seed}")
         elif record is not base:
-            pairs.setdefault(record.run.variant, []).extend(_pairs(record, base, elsewhere))
-            behind.setdefault(record.run.variant, []).extend((record.key, base.key))
+            pairs.setdefault(label, []).extend(_pairs(record, base, elsewhere))
+            behind.setdefault(label, []).extend((record.key, base.key))
     lines = [_frozen_line(frozen, tested, elsewhere)] if frozen else []
     for variant, of_variant in pairs.items():
         away = [pair for pair in of_variant if not pair.at_home]
@@ -116,6 +121,7 @@ def _table(sheet: Sheet, records: Sequence[Record], elsewhere: Elsewhere) -> tup
             "row": variant,
             "trained_on": pair.trained_on,
             "tested_on": pair.tested_on,
+            "metric": pair.metric,
             **{name: repr(getattr(pair, name)) for name in ("seed", "score", "frozen", "difference")},
         }
         for variant, of_variant in pairs.items()
@@ -150,10 +156,15 @@ def _pairs(record: Record, base: Record, elsewhere: Elsewhere) -> list[AgainstFr
     for name, scores, others in both:
         first = _first(name, _whole(scores))
         if first and first in _whole(others):
-            sign = metric(first).sign
-            score, frozen = sign * _whole(scores)[first], sign * _whole(others)[first]
             pairs.append(
-                AgainstFrozen(trained_on=home, tested_on=name, seed=record.run.seed, score=score, frozen=frozen)
+                AgainstFrozen(
+                    trained_on=home,
+                    tested_on=name,
+                    seed=record.run.seed,
+                    metric=first,
+                    score=_whole(scores)[first],
+                    frozen=_whole(others)[first],
+                )  # fmt: skip
             )
     return pairs
 

@@ -370,7 +370,12 @@ class TwoFolders:
     def in_terminal(self) -> str:
         """Counts, then a line a pair: the first metric that tables show of its benchmark, and the largest difference of any score."""
         alike = [pair for pair in self.both if pair.same_key]
-        equal = [pair for pair in alike if pair.largest == 0.0 and pair.first.code == pair.second.code]
+        equal = [
+            pair
+            for pair in alike
+            if pair.largest == 0.0 and pair.first.code == pair.second.code
+            and _flat(pair.first).keys() == _flat(pair.second).keys()
+        ]  # fmt: skip
         first, second = self.folders
         lines = [f"A: {first.root}", f"B: {second.root}", ""]
         lines.append(f"{len(alike)} runs in both, {len(equal)} of them with the same scores to the last digit")

@@ -281,7 +281,8 @@ def of_splits(scores: Scores, *, clusters: Mapping[str, str] | None = None) -> E
     if not df:
         return None
     products = math.fsum(
-        (len(shared) - 1) * statistics.covariance([first[group][0] for group in shared], [second[group][0] for group in shared])
+        (len(shared) - 1)
+        * statistics.covariance([first[group][0] for group in shared], [second[group][0] for group in shared])
         for first, second, shared in pairs
         if len(shared) > 1
     )

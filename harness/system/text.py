@@ -11,7 +11,7 @@ _HIDDEN = re.compile(
 """Control characters (a terminal obeys them), marks that turn or hide text, halves of surrogate pairs (they cannot be
 encoded). Tab and line feed are left out."""
 
-_FORMULA = re.compile(r"[=@\t\r]|[+\-](?=.*[A-Za-z|!])", re.DOTALL)
+_FORMULA = re.compile(r"[=@\t\r]|[+\-](?!\d[\d.]*([eE][+\-]?\d+)?$)(?=.*[A-Za-z|!])", re.DOTALL)
 """What a spreadsheet computes: a signed number is none."""
 
 

@@ -19,7 +19,7 @@ from harness.cli.records import main as records
 from harness.cli.tables import main as tables
 from harness.experiment.experiment import run_experiment
 from harness.experiment.trained import of_results, scored_elsewhere
-from harness.report.forgetting import forgetting_page
+from harness.report.forgetting import AgainstFrozen, forgetting_page
 from harness.report.formats import write
 from tests.harness.planned import plan_of
 from tests.harness.report.sample import table_rows as rows
@@ -160,6 +160,25 @@ def _decoder() -> Record:
 
 LAST = "zz"
 """A key behind all others: what comes last must not win for that."""
+
+
+def test_two_configurations_of_one_name_are_two_rows() -> None:
+    """Else one seed at two rates would be a mean of two."""
+    decoder = _run(_decoder(), "1", variant="decoder", method_config={"lr": None})
+    named = {"method": "lora", "variant": "LoRA", "tuning": {}}
+    rates = [_run(_decoder(), str(rate), method_config={"lr": rate}, **named) for rate in (1e-3, 1e-2)]
+    names = _named(decoder, *rates)
+    assert names[0] == "decoder (frozen)"
+    assert len(set(names[1:])) == 2
+    assert all(name.startswith("LoRA #") for name in names[1:])
+
+
+@pytest.mark.parametrize(("name", "sign"), [("ber", -1), ("iou", 1)])
+def test_numbers_of_forgetting_are_scores_as_they_are_and_differences_that_are_positive_where_better(
+    name, sign
+) -> None:
+    base = AgainstFrozen(trained_on="kvasir", tested_on="sbu", seed=0, metric=name, score=0.08, frozen=0.05)
+    assert base.difference == pytest.approx(sign * 0.03)
 
 
 def _named(*runs: tuple[Record, ForgettingRecord]) -> list[str]:

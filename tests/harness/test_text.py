@@ -30,7 +30,9 @@ def test_a_formula_is_text_in_a_spreadsheet(text: str) -> None:
     assert csv_cell(text).startswith("'")
 
 
-@pytest.mark.parametrize("text", ["-0.52", "+1.9 [-0.1, +3.9]", "91.2 ± 0.3 (3)", "lora[alpha=3]", "–", ""])
+@pytest.mark.parametrize(
+    "text", ["-0.52", "-8.38153e-05", "+2E10", "+1.9 [-0.1, +3.9]", "91.2 ± 0.3 (3)", "lora[alpha=3]", "–", ""]
+)
 def test_numbers_and_labels_stay_as_they_are_in_a_spreadsheet(text: str) -> None:
     assert csv_cell(text) == text
 

@@ -105,7 +105,7 @@ def test_a_whole_training_on_fewer_images_takes_fewer_device_hours() -> None:
             memory_bytes={"allocated": 1}, flops={"forward": 1.0, "backward": 1.0}, not_counted={}, parameters={},
         )  # fmt: skip
 
-    searched = ratios_to(cost("naslora", 3.0), cost("full", 2.0), images={"naslora": 0.8, "full": 1.0})
+    searched = ratios_to(cost("naslora", 3.0), cost("full", 2.0), lengths={"naslora": 0.8, "full": 1.0})
     assert searched["time"].value == pytest.approx(1.5)
     hours = searched["device_hours"]
     assert (hours.low, hours.value, hours.high) == tuple(pytest.approx(1.2) for _ in range(3))

@@ -16,6 +16,7 @@ from harness.costing.measure import measure
 from harness.costing.session import Contestant
 from harness.methods.lora import LoRA
 from harness.protocols.load import for_backbone, load_protocol
+from harness.registry import method_config
 from harness.system.errors import UsageError
 from tests.harness.costing.small import SMALL, modes_of, session_of
 
@@ -32,6 +33,28 @@ def test_methods_take_turns_round_by_round(monkeypatch: pytest.MonkeyPatch, of_t
     monkeypatch.setattr(measuring, "_sizes", _no_sizes)
     measure(session_of("full", "lora", "bitfit"))
     assert order == ["full", "lora", "bitfit"] * 2
+
+
+@pytest.mark.parametrize(
+    ("alternate", "budget", "length", "architecture"),
+    [
+        ("both", "updates", 1.0, 0.75),  # beside every step of the weights from T_B on
+        ("iteration", "epochs", 1.0, 0.375),  # every second step from T_B on is α's
+        ("iteration", "updates", 1.75, 3 / 7),  # and as many more until the weights have all of theirs
+        ("joint", "updates", 1.0, 0.0),
+    ],
+)
+def test_a_training_has_the_steps_that_its_budget_gives_it(alternate, budget, length: float, architecture: float):
+    config = method_config("naslora", {"alternate": alternate, "search_start_epoch": 5})
+    session = session_of("naslora")
+    row = replace(session.rows[0], config=config)
+    session = replace(session, rows=[row], protocol=replace(session.protocol, budget=budget))
+    subject = measuring.build_subject(row, session)
+    shares = {kind.roles: share for kind, share in subject.shares().items()}
+    assert subject.length() == pytest.approx(length, abs=1e-3)
+    assert sum(share for roles, share in shares.items() if roles == ("architecture",)) == pytest.approx(
+        architecture, abs=1e-3
+    )
 
 
 def _no_sizes(_: Contestant) -> dict:

@@ -18,7 +18,7 @@ from harness.comparison.papers import Papers, Setup
 from harness.comparison.step_costs import costs_of, session_for
 from harness.report.costs import cost_page
 from harness.report.formats import write
-from tests.harness.report.sample import MadeUp, measured_on, record
+from tests.harness.report.sample import CARD, MadeUp, measured_on, record
 
 
 def method(name: str, step: list[float], **changes: Any) -> MethodCost:
@@ -87,6 +87,27 @@ def test_rows_are_held_against_a_baseline_in_a_session_that_measured_it() -> Non
     (grid,) = grids(runs, MadeUp(runs, costs=[without, within]))
     assert session_for(grid) is without  # which has more rows
     assert session_for(grid, beside=grid.row("lora")) is within
+
+
+@pytest.mark.parametrize(
+    ("options", "rules", "fits"),
+    [
+        ({}, {}, True),
+        ({"decoder": "linear"}, {}, False),
+        ({}, {"decoder": "linear"}, False),
+        ({"decoder": "linear"}, {"decoder": "linear"}, True),
+        ({"fused_attention": False}, {"fused_attention": True}, False),
+        ({"fused_attention": False}, {}, True),  # an older record does not tell
+        ({"quantise": "nf4"}, {}, False),
+        ({"clock": "wall", "flip": 0.0}, {"flip": 0.5}, True),
+    ],
+)
+def test_costs_are_those_of_a_session_with_the_same_decoder_and_attention(options, rules, fits: bool) -> None:
+    runs = [record(method="lora", rules={**CARD, **rules})]
+    here = measured_on(backbone="tiny", image_size=64, options=options)
+    measured = session(comparability=here, methods=[method("lora", [0.1], config=runs[0].run.method_config)])
+    (grid,) = grids(runs, MadeUp(runs, costs=[measured]))
+    assert (session_for(grid) is measured) == fits
 
 
 def test_two_sessions_of_one_key_are_rows_with_their_names() -> None:

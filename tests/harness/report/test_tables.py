@@ -112,7 +112,9 @@ def test_a_row_that_cannot_be_told_from_the_best_is_marked_as_such() -> None:
     assert page["full"][0] == "7.0 ± 3.6 (3) ≈"
     assert page["lora"][0] == "<u>11.0 ± 1.0 (3)</u>"
     five = render(three_rows + three(0.055, method="ssf") + noisy("vpt"))
-    assert "- SBU BER: decoder is best (6.0); not significantly different from it: full and vpt; 2 are worse, from" in five
+    assert (
+        "- SBU BER: decoder is best (6.0); not significantly different from it: full and vpt; 2 are worse, from" in five
+    )
     assert "≈: not significantly different from it" in render(three(0.10) + three(0.05, method="decoder"))
 
 

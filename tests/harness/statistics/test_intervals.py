@@ -134,7 +134,10 @@ def test_of_one_split_for_all_the_estimate_of_splits_is_the_crossed_one() -> Non
     table = np.random.default_rng(1).normal(size=(4, 1)) + np.random.default_rng(2).normal(size=(1, 12))
     table = table + np.random.default_rng(3).normal(size=(4, 12)) / 4
     for clusters in (None, {str(image): str(image // 3) for image in range(12)}):
-        ours, crossed = there(s.of_splits(named(table), clusters=clusters)), there(s.crossed(named(table), clusters=clusters))
+        ours, crossed = (
+            there(s.of_splits(named(table), clusters=clusters)),
+            there(s.crossed(named(table), clusters=clusters)),
+        )
         assert ours.mean == pytest.approx(crossed.mean)
         assert ours.variance == pytest.approx(crossed.variance)
 
