@@ -27,6 +27,7 @@ from harness.cli.command import (
 )
 from harness.registry import load_plugins
 from harness.system.errors import UsageError
+from harness.system.streams import terminal_width
 
 if TYPE_CHECKING:
     import torch
@@ -95,6 +96,7 @@ def main(argv: list[str] | None = None) -> int:
 
     from harness.archive.measured import CostStore
     from harness.archive.store import require_writable
+    from harness.comparison.papers import Papers
     from harness.models.catalog import backbone_shape, require_stands, resolve_backbone
     from harness.models.decoders import LABELLING
     from harness.models.published import weights_file
@@ -121,7 +123,8 @@ def main(argv: list[str] | None = None) -> int:
     from harness.costing.device import used_by_others
     from harness.costing.measure import measure
     from harness.costing.session import Session, baselines_among
-    from harness.costing.summary import summary
+    from harness.report.costs import cost_page
+    from harness.report.formats import write
 
     baselines, absent = baselines_among(rows, entries, protocol=protocol, overrides=by_method, backbone=backbone)
     if arguments.threads:
@@ -150,7 +153,11 @@ def main(argv: list[str] | None = None) -> int:
     require_writable(store.folder)
     record = measure(session, report=lambda line: print(line, file=sys.stderr, flush=True))
     path = store.write(record)
-    print(json.dumps(asdict(record), indent=1) if arguments.json else summary(record))
+    if arguments.json:
+        print(json.dumps(asdict(record), indent=1))
+    else:
+        page = cost_page([record], title="cost", papers=Papers.read())
+        print(write(page, style="text", width=terminal_width(sys.stdout) or 100), end="")
     print(f"written: {path}", file=sys.stderr)
     return 1 if record.dropped else 0
 

@@ -3,8 +3,9 @@
 from __future__ import annotations
 
 import json
+import math
 import statistics
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from functools import partial
 
@@ -18,6 +19,7 @@ from harness.report.page import Line, Page, Table, Told, heads
 
 PARTS = ("data", "forward", "backward", "optimiser", "untracked")
 MEMORY = ("weights", "gradients", "optimiser", "activations")
+STEP = ("step (ms)", *(f"{part} (ms)" for part in PARTS))
 QUANTITIES = {"time": "step time", "device_hours": "device-hours", "flops": "FLOPs", "memory": "peak memory"}
 
 NOTES = (
@@ -25,9 +27,13 @@ NOTES = (
     "The step of a stage-wise method is the mean of its weight and α steps by their shares: its search is included.",
     "Inference: median of one batch, unmerged and after each merge. Energy: by NVML, exclusive GPUs only.",
 )
+ROLE_NOTES = (
+    "Share: how often the schedule has the role over the epochs; of a method with two passes a step they sum to more than 100 %.",
+)
 SIZE_NOTES = (
     "Peak: memory allocated during training steps, with its parts; reserved: what a GPU's allocator held.",
     "Inference: peak memory of one batch. FLOPs: of one training step as counted; what the counter does not know is above.",
+    "Parameters (M): in the encoder, trained, and of the model in inference: unmerged (total) and after each merge.",
 )
 MOST_NAMED = 6
 """Operations that a page names before it counts the rest."""
@@ -43,8 +49,8 @@ def cost_page(records: Iterable[CostRecord], *, title: str, claims: Sequence[Cla
     numbers: list[dict[str, str]] = []
     for key in sorted(by_key, key=lambda key: (by_key[key][0].place, key)):
         sessions = sorted(by_key[key], key=lambda session: session.session)
-        of_lines = (_ratios(sessions), _claims(sessions, claims, papers))
-        tables += [_times(sessions), _sizes(sessions), *(table for table in of_lines if table.rows)]
+        others = (_roles(sessions), _sizes(sessions), _ratios(sessions), _claims(sessions, claims, papers))
+        tables += [_times(sessions), *(table for table in others if table.rows)]
         numbers += [number for session in sessions for number in cost_numbers(session)]
     nothing = Table(heading="cost", above=["No cost record yet; measure with sam-peft cost."])
     return Page(title=title, tables=tables or [nothing], numbers=numbers)
@@ -105,28 +111,37 @@ def _times(sessions: Sequence[CostRecord]) -> Table:
     lines = []
     for measured_method in measured:
         cost = measured_method.cost
-        total = cost.step_seconds.get("total", [])
-        step = _middle(total)
-        if len(total) > 1:
-            low, _, high = statistics.quantiles(total, n=4, method="inclusive")
-            step += f" [{1e3 * low:.1f}, {1e3 * high:.1f}]"
         share = cost.shares.get("architecture", 0.0) + cost.shares.get("weights+architecture", 0.0)
-        parts = [_middle(cost.step_seconds.get(part)) for part in PARTS]
         inference = [_middle(cost.inference_seconds.get(name)) for name in ("unmerged", *merges)]
         joules = [_scaled(cost.joules, 1, 1)] * energy
-        lines.append(
-            measured_method.line([step, *parts, f"{100 * share:.0f} %" if share else "–", *inference, *joules])
-        )
+        alpha = f"{100 * share:.0f} %" if share else "–"
+        lines.append(measured_method.line([*_step(cost.step_seconds), alpha, *inference, *joules]))
     shared = sorted({session.shared for session in sessions if session.shared})
     return Table(
         heading=f"cost · {sessions[0].place}",
         above=_above(sessions),
         columns=heads(
-            *("method", "step (ms)", *(f"{part} (ms)" for part in PARTS), "α steps"),
+            *("method", *STEP, "α steps"),
             *("inference (ms)", *(f"{name} (ms)" for name in merges), *["energy (J)"] * energy),
         ),
         rows=lines,
         below=[*NOTES, *(f"§ the device was not exclusive: {words}" for words in shared)],
+    )
+
+
+def _roles(sessions: Sequence[CostRecord]) -> Table:
+    """The kinds of steps of methods that have several; no row where none has."""
+    return Table(
+        heading=f"steps by role · {sessions[0].place}",
+        level=3,
+        columns=heads("method", "role", "share", *STEP, words=["role"]),
+        rows=[
+            measured_method.line([role, f"{100 * measured_method.cost.shares[role]:.1f} %", *_step(seconds)])
+            for measured_method in _measured(sessions)
+            if len(measured_method.cost.seconds) > 1
+            for role, seconds in measured_method.cost.seconds.items()
+        ],
+        below=ROLE_NOTES,
     )
 
 
@@ -141,6 +156,7 @@ def _sizes(sessions: Sequence[CostRecord]) -> Table:
         inference = [_scaled(cost.inference_memory_bytes.get(name), 2**30, 3) for name in ("unmerged", *merges)]
         flops = [_scaled(cost.flops.get(name), 1e9, 1) for name in ("forward", "backward")]
         counts = [_scaled(cost.parameters.get(name), 1e6, 3) for name in ("encoder", "trainable", "total")]
+        counts += [_scaled(cost.inference_parameters.get(name), 1e6, 3) for name in merges]
         lines.append(
             measured_method.line([*memory, *inference, *flops, *counts, _scaled(cost.checkpoint_bytes, 2**20, 2)])
         )
@@ -150,7 +166,8 @@ def _sizes(sessions: Sequence[CostRecord]) -> Table:
         columns=heads(
             *("method", "peak (GiB)", *(f"{part} (GiB)" for part in MEMORY), "reserved (GiB)"),
             *("inference (GiB)", *(f"{name} (GiB)" for name in merges)),
-            *("forward (GFLOP)", "backward (GFLOP)", "encoder (M)", "trained (M)", "total (M)", "state (MiB)"),
+            *("forward (GFLOP)", "backward (GFLOP)", "encoder (M)", "trained (M)", "total (M)"),
+            *(*(f"{name} (M)" for name in merges), "state (MiB)"),
         ),
         rows=lines,
         below=SIZE_NOTES,
@@ -181,6 +198,15 @@ def _above(sessions: Sequence[CostRecord]) -> list[str]:
         for method in methods
         for mode, why in sorted(method.merge_failures.items())
     ]
+    # The counter held against arithmetic: 1 where the encoder is plain, more where a method computes in it, less where the
+    # padding of windows is left out.
+    plain = [
+        f"{measured_method.label} {flops['encoder_forward'] / flops['closed_form']:.3f}"
+        for measured_method in _measured(sessions)
+        if (flops := measured_method.cost.flops).get("closed_form")
+    ]
+    if plain:
+        lines.append(f"Encoder forward FLOPs, counted / closed form of the plain encoder: {', '.join(plain)}")
     return [*lines, *(f"Not measured: {name}: {reason}" for s in sessions for name, reason in s.dropped.items())]
 
 
@@ -253,12 +279,26 @@ def _change(ratio: Ratio | None) -> str:
     return f"{text} [{100 * (ratio.low - 1):+.1f}, {100 * (ratio.high - 1):+.1f}]"
 
 
+def _step(seconds: Mapping[str, Sequence[float]]) -> list[str]:
+    """Under `STEP`: the median with quartiles, and the medians of its parts."""
+    total = seconds.get("total", [])
+    step = _middle(total)
+    if len(total) > 1:
+        low, _, high = statistics.quantiles(total, n=4, method="inclusive")
+        step += f" [{1e3 * low:.1f}, {1e3 * high:.1f}]"
+    return [step, *(_middle(seconds.get(part)) for part in PARTS)]
+
+
 def _middle(seconds: Sequence[float] | None) -> str:
     return f"{1e3 * statistics.median(seconds):.1f}" if seconds else "–"
 
 
 def _scaled(value: float | None, unit: float, digits: int) -> str:
-    return "–" if value is None else f"{value / unit:.{digits}f}"
+    """With so many digits, and more where a small number would have none or one of its own."""
+    if value is None:
+        return "–"
+    first = math.floor(math.log10(value / unit)) if value > 0 else 0
+    return f"{value / unit:.{max(digits, 1 - first)}f}"
 
 
 NUMBER_COLUMNS = (

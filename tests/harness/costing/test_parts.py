@@ -19,8 +19,8 @@ from harness.costing.device import CLOCKS, EnergyMeter, used_by_others
 from harness.costing.flops import FlopCount, encoder_forward_flops
 from harness.costing.measure import LiveBytes, paired_ratio, ratios_to
 from harness.costing.session import Contestant, RandomImages
-from harness.costing.summary import change
 from harness.models.build import build_segmenter
+from harness.report import costs
 from harness.system.errors import UsageError
 
 CPU = torch.device("cpu")
@@ -86,9 +86,9 @@ def test_paired_ratios_cancel_what_slows_a_round_and_have_the_interval_of_a_pair
     assert (ratio.low, ratio.high) == pytest.approx((math.exp(interval.low), math.exp(interval.high)))
 
 
-def test_a_ratio_is_told_as_a_change_with_its_interval() -> None:
-    assert change(Ratio(value=0.7586, low=0.75, high=0.768)) == "-24.14 % [-25.00, -23.20]"
-    assert change(Ratio(value=1.5)) == "+50.00 %"
+def test_a_ratio_is_told_as_a_change_in_percent_with_its_interval() -> None:
+    assert costs._change(Ratio(value=0.7586, low=0.75, high=0.768)) == "-24.1 [-25.0, -23.2]"
+    assert costs._change(Ratio(value=1.5)) == "+50.0"
 
 
 def test_noise_has_the_shape_of_masks_or_of_labels() -> None:

@@ -139,6 +139,44 @@ def test_inference_memory_stands_beside_its_time_for_every_merge() -> None:
         assert line in page
 
 
+def test_steps_by_role_are_shown_of_methods_that_have_several() -> None:
+    step = {"total": [1.0, 2.0], "data": [0.5], "forward": [0.25]}
+    searched = method(
+        "naslora", [0.1], seconds={"weights": step, "architecture": {"total": [0.5]}},
+        shares={"weights": 0.625, "architecture": 0.375},
+    )  # fmt: skip
+    page = render_costs([session(methods=[method("full", [0.2]), searched])])
+    (block,) = (block for block in page.split("\n### ") if block.startswith("steps by role · "))
+    assert [line for line in block.splitlines() if line.startswith("| ")][1:] == [
+        "| naslora | weights | 62.5 % | 1500.0 [1250.0, 1750.0] | 500.0 | 250.0 | – | – | – |",
+        "| naslora | architecture | 37.5 % | 500.0 | – | – | – | – | – |",
+    ]
+    assert "steps by role" not in render_costs([session()])
+
+
+def test_the_counter_is_held_against_the_closed_form_where_it_is_known() -> None:
+    known = method("lora", [0.1], flops={"forward": 1e12, "encoder_forward": 1.0125e12, "closed_form": 1e12})
+    page = render_costs([session(methods=[method("full", [0.2]), known])])
+    assert "- Encoder forward FLOPs, counted / closed form of the plain encoder: lora 1.012\n" in page
+    assert "closed form" not in render_costs([session()])
+
+
+def test_parameters_of_a_merged_model_stand_beside_those_of_the_whole() -> None:
+    merged = {"inference_seconds": {"merged-exact": [0.02]}, "inference_parameters": {"merged-exact": 640_000_000}}
+    page = render_costs([session(methods=[method("full", [0.2]), method("lora", [0.1], **merged)])])
+    assert "| total (M) | merged-exact (M) | state (MiB) |" in page
+    assert "| 641.000 | 640.000 | 0.00 |" in page
+    assert "| 641.000 | – | 0.00 |" in page
+
+
+def test_a_small_number_keeps_two_digits() -> None:
+    small = {"flops": {"forward": 184e6, "backward": 33e6}, "checkpoint_bytes": 2**19}
+    page = render_costs([session(methods=[method("full", [0.2], **small)])])
+    assert "| 0.18 | 0.033 |" in page
+    assert "| 641.000 | 0.50 |" in page
+    assert "| 0.000 |" in page, "nothing is nothing"
+
+
 def test_a_cpu_reserves_nothing() -> None:
     assert "| 0.500 | 2.000 |" in render_costs([session()])
     cpu = replace(session().comparability, device="cpu", driver="")
