@@ -7,7 +7,7 @@ import contextlib
 import json
 import math
 import time
-from collections.abc import Callable, Collection, Iterable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
@@ -329,69 +329,56 @@ class TimeLeft:
         return self.origin if self.seconds is None else f"{clock(self.seconds)} left, {self.origin}"
 
 
-@dataclass
-class _Took:
-    """How many runs finished, and the seconds that they took together: of whole runs where some tell, else of training."""
-
-    count: int = 0
-    seconds: float = 0.0
-    whole: bool = False
-
-    def add(self, run: RunState) -> None:
-        if run.whole and not self.whole:
-            self.count, self.seconds, self.whole = 0, 0.0, True
-        if run.whole == self.whole:
-            self.count += 1
-            self.seconds += run.seconds
-
-
 def time_left(runs: Mapping[str, RunState], *, now: float) -> TimeLeft:
-    """How long the open runs take, by finished runs (of the same row where there are some), else by the pace of those that run; as many at
-    once as now."""
-    took: dict[str, _Took] = {}
-    for run in runs.values():
-        if run.state == FINISHED and run.seconds > 0:
-            took.setdefault(run.variant, _Took()).add(run)
+    """How long the open runs take, by finished runs (`_took`; of the same row where there are some), else by the pace of those
+    that run; as many at once as now."""
+    finished = [run for run in runs.values() if run.state == FINISHED and run.seconds > 0]
     open_runs = [run for run in runs.values() if run.unsettled]
     running = [run for run in open_runs if run.state == RUNNING]
+    paces = [made for run in running if (made := own_pace(run, now=now)) is not None]
     if not open_runs:
         return TimeLeft(seconds=0.0, origin="all done")
     if not running:
         return TimeLeft(seconds=None, origin="time left: known once runs are under way")
-    rows = [row for row in took.values() if row.whole] or list(took.values())
-    finished = sum(row.count for row in rows)
-    paces = [pace for run in running if (pace := own_pace(run, now=now)) is not None]
     if not finished and not paces:
         return TimeLeft(seconds=None, origin="time left: known after the first epochs")
-    known = [row.seconds for row in rows] if finished else paces
-    usual = math.fsum(known) / (finished or len(paces))
+    rows: dict[str, list[RunState]] = {}
+    for run in finished:
+        rows.setdefault(run.variant, []).append(run)
+    cells = {(run.variant, run.benchmark) for run in open_runs} if finished else set()
+    took = {(row, benchmark): _took(rows.get(row, finished), benchmark=benchmark) for row, benchmark in cells}
+    pace = math.fsum(paces) / len(paces) if paces else 0.0
     total = 0.0
     for run in open_runs:
-        of_row = took.get(run.variant)
-        whole = of_row.seconds / of_row.count if of_row else usual
+        whole = took.get((run.variant, run.benchmark), pace)
         total += _rest(run, whole, now=now) if run.state == RUNNING else whole
-    origin = f"told from {_in_words(took.values())}" if finished else "at the pace of those that run"
+    origin = f"told from {_in_words(finished)}" if finished else "at the pace of those that run"
     return TimeLeft(seconds=total / len(running), origin=origin)
 
 
-def _in_words(took: Collection[_Took]) -> str:
-    """``4 finished runs and the training of 2 others``."""
-    whole = sum(row.count for row in took if row.whole)
-    trained = sum(row.count for row in took if not row.whole)
+def _took(finished: Sequence[RunState], *, benchmark: str) -> float:
+    """Seconds that finished runs took: whole ones if any, on this benchmark if any."""
+    alike = [run for run in finished if run.whole] or finished
+    alike = [run for run in alike if run.benchmark == benchmark] or alike
+    return math.fsum(run.seconds for run in alike) / len(alike)
+
+
+def _in_words(finished: Sequence[RunState]) -> str:
+    """``4 finished runs and the training of 2 others``; of a row with whole runs these alone tell."""
+    whole = [run.variant for run in finished if run.whole]
+    told = set(whole)
+    trained = sum(run.variant not in told for run in finished)
     if not whole:
         return f"the training of {counted(trained, 'finished run')}"
     others = f" and the training of {counted(trained, 'other')}" if trained else ""
-    return f"{counted(whole, 'finished run')}{others}"
+    return f"{counted(len(whole), 'finished run')}{others}"
 
 
 def run_left(run: RunState, finished: Sequence[RunState], *, now: float) -> float | None:
-    """Seconds that a running run still takes: as finished ones of its row took, on its benchmark if any, else at its own
-    pace."""
+    """Seconds that a running run still takes: as finished ones of its row took (`_took`), else at its own pace."""
     of_row = [done for done in finished if done.variant == run.variant and done.seconds]
-    of_row = [done for done in of_row if done.whole] or of_row
-    alike = [done.seconds for done in of_row if done.benchmark == run.benchmark] or [done.seconds for done in of_row]
-    if alike and run.started:
-        return _rest(run, math.fsum(alike) / len(alike), now=now)
+    if of_row and run.started:
+        return _rest(run, _took(of_row, benchmark=run.benchmark), now=now)
     pace = own_pace(run, now=now)
     return None if pace is None or run.done >= 1.0 else pace * (1.0 - run.done)
 

@@ -198,6 +198,7 @@ def test_a_run_takes_what_those_of_its_row_took_on_its_benchmark_if_any(benchmar
     done += [run_state(benchmark="large", seconds=1000.0), run_state(variant="other", seconds=10.0)]
     run = run_state(benchmark=benchmark, state="running", started=50.0)
     assert run_left(run, done, now=60.0) == pytest.approx(seconds - 10.0)
+    assert time_left(by_key([*done, run]), now=60.0).seconds == pytest.approx(seconds - 10.0)
 
 
 def test_a_narrow_terminal_gets_the_overview_in_parts_that_fit(tmp_path):
