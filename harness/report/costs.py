@@ -284,9 +284,13 @@ def _step(seconds: Mapping[str, Sequence[float]]) -> list[str]:
     total = seconds.get("total", [])
     step = _middle(total)
     if len(total) > 1:
-        low, _, high = statistics.quantiles(total, n=4, method="inclusive")
+        low, _, high = _quartiles(total)
         step += f" [{1e3 * low:.1f}, {1e3 * high:.1f}]"
     return [step, *(_middle(seconds.get(part)) for part in PARTS)]
+
+
+def _quartiles(seconds: Sequence[float]) -> list[float]:
+    return statistics.quantiles(seconds, n=4, method="inclusive") if len(seconds) > 1 else [seconds[0]] * 3
 
 
 def _middle(seconds: Sequence[float] | None) -> str:
@@ -359,6 +363,5 @@ def _rounds(quantity: str, part: str, seconds: Sequence[float]) -> dict[str, str
     number = {"quantity": quantity, "part": part, "unit": "s", "n": str(len(seconds))}
     if not seconds:
         return number
-    ordered = sorted(seconds)
-    low, high = (ordered[round(share * (len(ordered) - 1))] for share in (0.25, 0.75))
-    return {**number, "value": f"{statistics.median(ordered):.6g}", "low": f"{low:.6g}", "high": f"{high:.6g}"}
+    low, middle, high = _quartiles(seconds)
+    return {**number, "value": f"{middle:.6g}", "low": f"{low:.6g}", "high": f"{high:.6g}"}

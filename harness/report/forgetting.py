@@ -164,7 +164,7 @@ def _pairs(record: Record, base: Record, elsewhere: Elsewhere) -> list[AgainstFr
                     metric=first,
                     score=_whole(scores)[first],
                     frozen=_whole(others)[first],
-                )  # fmt: skip
+                )
             )
     return pairs
 

@@ -131,7 +131,7 @@ def as_latex(page: Page) -> str:
     long one between rows; what is still too wide is scaled down to the line, never up."""
     lines = [LATEX_HEAD, f"% {printable_line(page.title)}"]
     for line in ([page.note] if page.note else []) + list(page.lead):
-        lines += ["", r"\noindent " + _tex(line)]
+        lines += ["", r"\noindent " + tex(line)]
     floats = 0
     for table in page.tables:
         parts = [
@@ -141,16 +141,16 @@ def as_latex(page: Page) -> str:
         ]
         for number, (places, rows) in enumerate(parts):
             part = f" (part {number + 1} of {len(parts)})" if len(parts) > 1 else ""
-            lines += ["", r"\begin{table}[htbp]", r"\centering", rf"\caption{{{_tex(table.heading)}{part}.}}"]
+            lines += ["", r"\begin{table}[htbp]", r"\centering", rf"\caption{{{tex(table.heading)}{part}.}}"]
             if places:
                 lines += [LATEX_FIT, *_tabular(table, places, rows), "}"]
             said = [*table.above, *table.below] if number == len(parts) - 1 else []
-            lines += [r"\par\raggedright\footnotesize " + _tex(line) for line in said]
+            lines += [r"\par\raggedright\footnotesize " + tex(line) for line in said]
             lines.append(r"\end{table}")
             floats += 1
             lines += [r"\clearpage"] if floats % MOST_FLOATS == 0 else []
     for line in [*page.foot, *page.legend(best="Bold", tied="≈", second="Underlined")]:
-        lines += ["", r"\noindent{\footnotesize " + _tex(line) + "}"]
+        lines += ["", r"\noindent{\footnotesize " + tex(line) + "}"]
     return "\n".join(lines) + "\n"
 
 
@@ -161,9 +161,9 @@ def _tabular(table: Table, places: Sequence[int], rows: Sequence[int]) -> list[s
     return [
         rf"\begin{{tabular}}{{{''.join('l' if head.words else 'r' for head in columns)}}}",
         r"\toprule",
-        " & ".join(_tex(head.title) for head in columns) + r" \\",
+        " & ".join(tex(head.title) for head in columns) + r" \\",
         r"\midrule",
-        *(" & ".join(marks[cell.mark].format(_tex(cell.text)) for cell in line) + r" \\" for line in cells),
+        *(" & ".join(marks[cell.mark].format(tex(cell.text)) for cell in line) + r" \\" for line in cells),
         r"\bottomrule",
         r"\end{tabular}",
     ]
@@ -180,7 +180,8 @@ def _latex_columns(table: Table) -> list[list[int]]:
     return table.parts(widths, most=MOST_LETTERS)
 
 
-def _tex(text: str) -> str:
+def tex(text: str) -> str:
+    """One line whose characters mean themselves in TeX."""
     return printable_line(text).translate(_TEX)
 
 

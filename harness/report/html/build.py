@@ -25,7 +25,7 @@ from harness.report.answers import answer
 from harness.report.costs import cost_page
 from harness.report.figures.material import Material, Pictures, baseline_of, require_row
 from harness.report.forgetting import forgetting_page
-from harness.report.formats import as_csv, write
+from harness.report.formats import as_csv, tex, write
 from harness.report.html.content import Behind, Group, Part, Site, SitePage, opener
 from harness.report.html.headline import RATES, Headline, headline, row_names
 from harness.report.html.pictures import drawn_figures
@@ -297,8 +297,8 @@ def _bibtex(name: str, question: str) -> str:
 
     key, title = re.sub(r"\W+", "_", name), question.replace("{", "").replace("}", "")
     return (
-        f"@misc{{sam_peft_{key},\n  title  = {{{{{title}}}}},\n  author = {{{{The SAM PEFT harness maintainers}}}},\n"
-        f"  note   = {{Results of the SAM PEFT harness, version {__version__}, page {name}}}\n}}\n"
+        f"@misc{{sam_peft_{key},\n  title  = {{{{{tex(title)}}}}},\n  author = {{{{The SAM PEFT harness maintainers}}}},\n"
+        f"  note   = {{Results of the SAM PEFT harness, version {__version__}, page {tex(name)}}}\n}}\n"
     )
 
 

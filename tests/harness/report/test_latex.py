@@ -12,7 +12,7 @@ import pytest
 from harness.comparison.cells import Mark
 from harness.comparison.names import METHOD_ORDER, PAPER_METRICS
 from harness.comparison.papers import Papers
-from harness.report.formats import MOST_FLOATS, _tex, write
+from harness.report.formats import MOST_FLOATS, tex, write
 from harness.report.page import Line, Page, Shown, Table, heads
 from harness.report.score_page import score_page
 from harness.studies import study_from_dict
@@ -90,4 +90,4 @@ def test_a_page_is_cleared_before_latex_runs_out_of_floats() -> None:
 
 
 def test_greek_letters_of_tables_are_known_to_every_latex() -> None:
-    assert _tex("α β φ χ² τ ω Δ Σ").isascii()
+    assert tex("α β φ χ² τ ω Δ Σ").isascii()

@@ -31,7 +31,7 @@ from harness.planning.rows import trained_parameters
 from harness.report.command import command_of
 from harness.report.figures.material import baseline_of
 from harness.report.html import rendering
-from harness.report.html.build import Asked, _how_chosen, _rate, collect
+from harness.report.html.build import Asked, _bibtex, _how_chosen, _rate, collect
 from harness.report.html.content import Placed, Site, SitePage
 from harness.report.html.headline import Headline, Scale, _name, _within, headline
 from harness.report.html.pictures import drawn_figures, preview
@@ -479,3 +479,10 @@ def test_runs_that_all_failed_are_a_page_of_gaps(tmp_path: Path) -> None:
     (gaps,) = tables_of(page, "missing")
     assert [cell.text for cell in gaps.table.rows[0].cells][:4] == ["lora", "Kvasir-SEG", "0", "OOM"]
     assert "asked for 90 GiB" in html(page)
+
+
+def test_an_entry_for_a_paper_means_its_characters() -> None:
+    entry = _bibtex("my_study", "Does R&D at 50 % help?")
+    assert r"title  = {{Does R\&D at 50 \% help?}}" in entry
+    assert r"page my\_study" in entry
+    assert entry.startswith("@misc{sam_peft_my_study,")
