@@ -195,6 +195,6 @@ class Page:
             return []
         return [
             f"{best}: best mean among rows with at least two seeds and all planned ones in; rows of other seeds are compared"
-            f" on those that both have, and none is where one with a gap leads or ties on these. {tied}: not significantly different from it"
-            f" (0 lies in the 95 % interval of the paired difference). {second}: best of the rest."
+            f" on those that both have, and none is where one with a gap leads or ties on these. {tied}: not significantly different"
+            f" from it (0 lies in the 95 % interval of the paired difference). {second}: best of the rest."
         ]
