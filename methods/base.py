@@ -93,6 +93,7 @@ class Method(ABC):
         self.config = config
         self.generator = torch.Generator().manual_seed(seed)
         self._segmenter: nn.Module | None = None
+        self._inserted_buffers: set[str] = set()
         self._merged = False
 
     @property
@@ -117,7 +118,14 @@ class Method(ABC):
                 f"{self.name} attaches to a segmenter with encoder and decoder_parameters(), not to {kind}"
             )
         segmenter.requires_grad_(False)
+        before = {id(buffer) for buffer in segmenter.buffers()}
         self._insert(adaptable)
+        kept = segmenter.state_dict().keys()
+        self._inserted_buffers = {
+            name
+            for name, buffer in segmenter.named_buffers()
+            if name in kept and buffer.numel() and id(buffer) not in before
+        }
         for _, parameter in self._trained_beside(adaptable):
             parameter.requires_grad_(True)
         self._segmenter = segmenter
@@ -196,16 +204,20 @@ class Method(ABC):
         return False
 
     def own_buffers(self) -> Iterable[str]:
-        """Full names of buffers that belong to the method (running statistics of its own norms)."""
-        return ()
+        """Full names of buffers that belong to the method: those of modules that it inserted, such as running statistics of its own norms,
+        but for what is not persistent."""
+        return [name for name, _ in self.segmenter.named_buffers() if name in self._inserted_buffers]
+
+    def _tensors(self) -> dict[str, Tensor]:
+        """What training changes, by full name in the segmenter."""
+        buffers = set(self.own_buffers())
+        tensors: dict[str, Tensor] = {name: p for name, p in self.segmenter.named_parameters() if p.requires_grad}
+        return tensors | {name: buffer for name, buffer in self.segmenter.named_buffers() if name in buffers}
 
     def state(self) -> dict[str, Tensor]:
         """What training changed, by full name in the segmenter: trained parameters and the method's own buffers,
         detached copies."""
-        buffers = set(self.own_buffers())
-        tensors: dict[str, Tensor] = {name: p for name, p in self.segmenter.named_parameters() if p.requires_grad}
-        tensors.update({name: b for name, b in self.segmenter.named_buffers() if name in buffers})
-        return {name: tensor.detach().clone() for name, tensor in tensors.items()}
+        return {name: tensor.detach().clone() for name, tensor in self._tensors().items()}
 
     def load_state(self, state: dict[str, Tensor]) -> None:
         """Put a `state` back; strict in names and shapes.
@@ -213,9 +225,7 @@ class Method(ABC):
         Raises:
             MethodError: names or shapes differ; the message holds the first of each.
         """
-        buffers = set(self.own_buffers())
-        tensors: dict[str, Tensor] = {name: p for name, p in self.segmenter.named_parameters() if p.requires_grad}
-        tensors.update({name: b for name, b in self.segmenter.named_buffers() if name in buffers})
+        tensors = self._tensors()
         missing, unexpected = sorted(tensors.keys() - state.keys()), sorted(state.keys() - tensors.keys())
         if missing or unexpected:
             raise MethodError(

@@ -9,7 +9,7 @@ PiSSA keeps α = 32, where its code takes α = r, a scale of 1 (``alpha=3`` at t
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Sequence
+from collections.abc import Sequence
 from dataclasses import replace
 
 import torch
@@ -118,9 +118,6 @@ class LoRA(LowRankMethod):
         reached = weight if rows is None else weight[rows.to(weight.device)]
         down, up = principal(reached / self._scale(), rank=self.config.rank)
         return LowRankChange(down=down, up=up, scale=self._scale(), rows=rows).to(weight.device)
-
-    def own_buffers(self) -> Iterable[str]:
-        return [name for name, _ in self.segmenter.named_buffers() if name.endswith((".start_down", ".start_up"))]
 
     def parameter_groups(self) -> list[ParameterGroup]:
         if self.config.rate_ratio == 1:

@@ -8,8 +8,6 @@ from T_B on w and α alternate. Nobody published code: what the paper leaves ope
 
 from __future__ import annotations
 
-from collections.abc import Iterable
-
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
@@ -84,7 +82,10 @@ class CellOnTokens(nn.Module):
         return prefix.to(skip.dtype) * skip
 
     def linear_part(self) -> Tensor:
-        """What the skip connection and the bypass pass, (r, r); see `harness.methods.parts.merging.Splittable`."""
+        """What the skip connection and the bypass pass, (r, r); see `harness.methods.parts.merging.Splittable`. Nothing where
+        the padding of windows, which ``scope=image`` leaves alone, is not zero: a weight would act on it."""
+        if self._spares_padding:
+            return torch.zeros(self.width, self.width)
         skip = self.cell.skip_weight().detach().cpu()
         diagonal = torch.ones(self.width)
         diagonal[: self.cell.channels] = skip
@@ -93,8 +94,14 @@ class CellOnTokens(nn.Module):
     def drop_linear_part(self) -> bool:
         """Stop passing what `linear_part` passes; whether the cell has other operations."""
         assert isinstance(self.cell, Cell)
+        if self._spares_padding:
+            return True
         self.cell.skip_folded = True
         return any(name not in ("none", "skip_connect") for name in self.cell.operations)
+
+    @property
+    def _spares_padding(self) -> bool:
+        return self.scope == "image" and bool(self.layout.window) and self.layout.normed_padding
 
 
 DARTS_BETAS = (0.5, 0.999)
@@ -199,10 +206,6 @@ class NASLoRA(LowRankMethod):
 
     def decode(self) -> bool:
         return sum(cell.decode() for cell in self.cells().values()) > 0  # all of them, where any() would stop early
-
-    def own_buffers(self) -> Iterable[str]:
-        ids = {id(buffer) for cell in self.cells().values() for buffer in cell.buffers() if buffer.numel()}
-        return [name for name, buffer in self.segmenter.named_buffers() if id(buffer) in ids]
 
     def _fold_convolutions(self) -> Folding:
         done = Folding()

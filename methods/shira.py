@@ -8,8 +8,6 @@ or SNIP); the entries, kept as a vector, have no weight decay, as nothing with o
 
 from __future__ import annotations
 
-from collections.abc import Iterable
-
 import torch
 from torch import Tensor, nn
 
@@ -50,6 +48,3 @@ class SHiRA(ReweightingMethod):
             return Sparse(places=torch.empty(count, dtype=torch.int32, device=weight.device), rows=rows)
         chosen = torch.randperm(weight.numel(), generator=self.generator)[:count]
         return Sparse(places=chosen.sort().values.int(), rows=rows)
-
-    def own_buffers(self) -> Iterable[str]:
-        return [name for name, _ in self.segmenter.named_buffers() if name.endswith(".places")]

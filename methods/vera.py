@@ -7,7 +7,6 @@ it restores on any machine. The update is linear per token, so that all of it fo
 
 from __future__ import annotations
 
-from collections.abc import Iterable
 from typing import cast
 
 import torch
@@ -88,7 +87,3 @@ class VeRA(LowRankMethod):
         initial = self.config.initial
         adapter = Scaled(self._shared, inputs=base.in_features, outputs=outputs, initial=initial, rows=rows)
         return adapter.to(base.weight.device)
-
-    def own_buffers(self) -> Iterable[str]:
-        shared = {id(buffer) for adapter in self.adapters().values() for buffer in adapter.buffers()}
-        return [name for name, buffer in self.segmenter.named_buffers() if id(buffer) in shared]

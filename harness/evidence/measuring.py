@@ -402,7 +402,7 @@ def measure_insides(asked: Measure, *, device: torch.device, tell: Callable[[str
     shape, grid = encoder.shape, (encoder.grid.height, encoder.grid.width)
     modes = from_rules(run.rules).merge if asked.merges is None else asked.merges
     merged: dict[str, list[float]] = {}
-    for mode in (mode for mode in modes if mode in method.merge_modes):
+    for mode in (mode for mode in modes if mode in method.merge_modes and not run.rules.get("quantise")):
         tell(f"merging ({mode})")
         folded, merging = trained.segmenter(asked.checkpoint)
         calibration, _ = calibration_images(run, asked.data) if mode == "calibrated" else ([], None)
@@ -445,6 +445,10 @@ def frozen_encoder(run: Run, checkpoint: Path | None) -> Any:
         head_seed=draw_number("head", run.seed) % 2**31,
         fused_attention=rules.fused_attention,
     )
+    if rules.quantise:
+        from harness.models.quantised import quantise
+
+        quantise(segmenter.requires_grad_(False), rules.quantise)
     return segmenter.encoder.eval()
 
 

@@ -53,6 +53,8 @@ def timm_backbone(model: str) -> Backbone:
         positioned_prefix=0 if rotary or vit.no_embed_class else vit.num_prefix_tokens,
         learnt_positions=0 if rotary else None,
         qkv_bias=block.attn.qkv.bias is not None,
+        patch_bias=vit.patch_embed.proj.bias is not None,
+        pre_norm=hasattr(getattr(vit, "norm_pre", None), "weight"),
     )
     unlisted = sum(p.numel() for p in vit.parameters()) - FullConfig().encoder_parameters(shape)
     return Backbone(

@@ -87,8 +87,10 @@ class NASLoRAConfig(LowRankConfig):
             raise MethodError(
                 f"alpha_data={self.alpha_data}: alternate=joint has one pass on one batch; use alternate=both"
             )
-        if not self.stagewise and self.alpha_data == "shuffled":
-            raise MethodError("alpha_data=shuffled: stagewise=False has one pass on one batch; leave stagewise out")
+        if not self.stagewise and self.alpha_data != "train":
+            raise MethodError(
+                f"alpha_data={self.alpha_data}: stagewise=False has one pass on one batch; leave stagewise out"
+            )
         for name in ("search_start_epoch", "alpha_std", "alpha_weight_decay"):
             if getattr(self, name) < 0:
                 raise MethodError(f"{name}={getattr(self, name)}: must not be below zero")
@@ -112,7 +114,7 @@ class NASLoRAConfig(LowRankConfig):
     @property
     def holds_out(self) -> bool:
         """Whether α learns from images that the weights never see."""
-        return self.stagewise and self.alpha_data == "holdout"
+        return self.searches and self.stagewise and self.alpha_data == "holdout"
 
     @property
     def shuffles_masks(self) -> bool:

@@ -22,6 +22,7 @@ from torch import Tensor, nn
 
 from harness.methods.parts.folding import Folding
 from harness.methods.parts.lowrank import AdaptedLinear, LowRank
+from harness.methods.parts.placement import MethodError
 from harness.methods.parts.sites import BlockSite, DecoderSite
 
 
@@ -161,8 +162,14 @@ def fit_cores(
     with ExitStack() as watched:
         for site, core in cores.items():
             watched.callback(core.register_forward_hook(fits[site].watch).remove)
+        in_decoder = any(isinstance(layer.place, DecoderSite) for layer in layers)
+        passed = segmenter if in_decoder else segmenter.encoder
         for batch in calibration if cores else ():
-            segmenter.encoder(batch)  # type: ignore[operator]
+            passed(batch)  # type: ignore[operator]
+    if idle := [site for site, fit in fits.items() if calibration and not fit.gram.any()]:
+        raise MethodError(
+            f"no token of the calibration images passes the core at {', '.join(idle[:3])}, so no map can be fitted to it"
+        )
     plain = {site: (torch.eye(rank), torch.zeros(rank)) for site, rank in ranks.items()}
     return plain | {site: fit.solve() for site, fit in fits.items()}
 

@@ -93,6 +93,7 @@ class TokenLayout:
         window: side of the attention window in tokens, 0 where attention is global.
         prefix_tokens: leading tokens that belong to no place (timm).
         kind: ``map`` for (B', h, w, C), ``sequence`` for (B, N, C).
+        normed_padding: windows are padded before the norm (TinyViT), so that padding comes to qkv as the norm's bias and not as zeros.
         scale: how many times finer the block's map is than ``grid``.
     """
 
@@ -101,6 +102,7 @@ class TokenLayout:
     prefix_tokens: int
     kind: str
     scale: int = 1
+    normed_padding: bool = False
 
     @property
     def size(self) -> tuple[int, int]:
@@ -266,6 +268,7 @@ def block_sites(encoder: Encoder, blocks: str) -> list[BlockSite]:
             prefix_tokens=shape.prefix_tokens,
             kind=kind,
             scale=block_shape.scale * block_shape.pool,
+            normed_padding=isinstance(getattr(getattr(block, "attn", None), "norm", None), nn.LayerNorm),
         )
         sites.append(
             BlockSite(

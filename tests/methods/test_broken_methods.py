@@ -12,10 +12,11 @@ from torch import nn
 
 from harness.contract.case import ContractCase, Violation, logits
 from harness.contract.checks import CHECKS
-from harness.methods.base import MergeReport
+from harness.methods.base import MergeReport, Method
 from harness.methods.bitfit import BitFit
 from harness.methods.configs import BitFitConfig, LoRAConfig
 from harness.methods.lora import LoRA
+from harness.models.build import build_segmenter
 
 
 class _Added(LoRA):
@@ -118,9 +119,6 @@ class _Counter(nn.Module):
 class _CountsRecomputation(_Added):
     def _core(self, layout: Any) -> nn.Module:
         return _Counter()
-
-    def own_buffers(self) -> list[str]:
-        return [name for name, _ in self.segmenter.named_buffers() if name.endswith(".calls")]
 
 
 class _IgnoresCheckpointing(_Added):
@@ -266,3 +264,33 @@ def test_no_clause_sees_what_another_does_to_its_model(method: Any, copied: bool
     assert resting.segmenter is other
     assert resting.state().keys() == third.state().keys() == subject.training.state.keys()
     assert all(torch.equal(tensor, subject.training.state[name]) for name, tensor in third.state().items())
+
+
+class _Normalises(_Added):
+    """Running statistics that it names nowhere."""
+
+    def _insert(self, segmenter: Any) -> None:
+        super()._insert(segmenter)
+        neck = segmenter.encoder.neck
+        width = [module for module in neck.modules() if isinstance(module, nn.Conv2d)][-1].out_channels
+        segmenter.encoder.neck = nn.Sequential(neck, nn.BatchNorm2d(width))
+
+
+def test_running_statistics_of_inserted_modules_are_part_of_the_state() -> None:
+    def attached() -> tuple[Any, Method]:
+        segmenter = build_segmenter("tiny", task="binary", image_size=64)
+        method = _Normalises(LoRAConfig(), seed=1)
+        method.attach(segmenter)
+        return segmenter, method
+
+    images = torch.randn(4, 3, 64, 64, generator=torch.Generator().manual_seed(0))
+    (trained, method), (fresh, other) = attached(), attached()
+    with torch.no_grad():
+        trained.train()(images)
+        other.load_state(method.state())
+        assert torch.equal(trained.eval()(images).masks, fresh.eval()(images).masks)
+    assert [name.rpartition(".")[2] for name in method.own_buffers()] == [
+        "running_mean",
+        "running_var",
+        "num_batches_tracked",
+    ]

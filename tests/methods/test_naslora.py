@@ -82,7 +82,9 @@ def test_a_configuration_knows_whether_the_weights_lose_updates(options: dict[st
 
 def test_architecture_learns_from_held_out_images_where_asked() -> None:
     assert NASLoRA(NASLoRAConfig()).architecture_holdout() == 0.0
-    assert NASLoRA(NASLoRAConfig(stagewise=False, alpha_data="holdout")).architecture_holdout() == 0.0
+    assert NASLoRA(NASLoRAConfig(operations="skip_connect", alpha_data="holdout")).architecture_holdout() == 0.0
+    with pytest.raises(MethodError, match="leave stagewise out"):
+        NASLoRAConfig(stagewise=False, alpha_data="holdout")
     assert NASLoRA(NASLoRAConfig(alpha_data="holdout", alpha_holdout=0.3)).architecture_holdout() == 0.3
 
 

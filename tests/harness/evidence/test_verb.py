@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import shutil
+from dataclasses import replace
 from pathlib import Path
 from types import SimpleNamespace
 from typing import Any
@@ -160,6 +161,18 @@ def test_the_frozen_backbone_is_the_one_that_training_met(tmp_path: Path, backbo
     theirs = met.get_submodule("encoder").state_dict()
     assert ours.keys() == theirs.keys()
     assert all(torch.equal(tensor, theirs[name]) for name, tensor in ours.items())
+
+
+def test_the_frozen_backbone_of_a_quantised_run_is_quantised(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Else rounding would be taken for what the method does."""
+    seen: list[tuple[str, bool]] = []
+    monkeypatch.setattr(
+        "harness.models.quantised.quantise",
+        lambda segmenter, how: seen.append((how, any(p.requires_grad for p in segmenter.parameters()))),
+    )
+    run = job_of(tmp_path, "lora").run
+    frozen_encoder(replace(run, rules={**run.rules, "quantise": "nf4"}), None)
+    assert seen == [("nf4", False)]
 
 
 def test_a_hierarchical_encoder_is_refused_in_a_line(tmp_path: Path, says) -> None:

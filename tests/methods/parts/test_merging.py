@@ -9,7 +9,8 @@ import torch
 from torch import Tensor, nn
 
 from harness.methods.base import Method
-from harness.methods.lora import LowRankMethod
+from harness.methods.configs import LoRAConfig
+from harness.methods.lora import LoRA, LowRankMethod
 from harness.methods.parts.merging import LeastSquares
 from harness.methods.parts.placement import MethodError
 from harness.models.build import build_segmenter
@@ -230,3 +231,44 @@ def test_affine_updates_are_what_a_calibrated_merge_folds(name: str, options: di
         )
         torch.testing.assert_close(update.up @ update.down, weight, rtol=1e-3, atol=1e-4)
         torch.testing.assert_close(update.offset, bias, rtol=1e-3, atol=1e-4)
+
+
+@pytest.mark.parametrize(
+    ("scope", "operations", "left"),
+    [("image", "none,skip_connect", 4), ("image", "all", 4), ("window", "none,skip_connect", 0)],
+)
+def test_a_window_padded_before_its_norm_is_folded_only_where_the_cell_sees_its_padding(
+    scope, operations, left
+) -> None:
+    """TinyViT's padding comes to qkv as the norm's bias: a folded weight acts on it, and ``scope=image`` does not."""
+    options = {"scope": scope, "operations": operations, "blocks": "2-3", "sites": "q,v"}
+    segmenter, method = _trained("naslora", "tiny_mobile_sam", **options)
+    for name, parameter in segmenter.named_parameters():
+        if name.endswith("attn.norm.bias"):
+            nn.init.normal_(parameter, generator=torch.Generator().manual_seed(7))
+    report = _merge(method, "exact")
+    assert len(report.left) == left
+    assert report.relative_deviation < 1e-5
+
+
+class _Leaky(LoRA):
+    def _core(self, layout: Any) -> nn.Module:
+        return nn.LeakyReLU(0.5)
+
+
+def test_a_core_in_the_mask_decoder_is_fitted_to_what_passes_it_there() -> None:
+    segmenter = build_segmenter("tiny", task="binary", image_size=SIZE)
+    method = _Leaky(LoRAConfig(sites="decoder"), seed=1)
+    method.attach(segmenter.eval())
+    method.merge_modes = ("calibrated",)
+    generator = torch.Generator().manual_seed(2)
+    for adapter in method.adapters().values():
+        nn.init.normal_(adapter.up, std=0.05, generator=generator)
+    plain = build_segmenter("tiny", task="binary", image_size=SIZE).eval()
+    images = _images(2, seed=6)
+    with torch.no_grad():
+        before, without = segmenter(images).masks, plain(images).masks
+    _merge(method, "calibrated")
+    with torch.no_grad():
+        after = segmenter(images).masks
+    assert (after - before).norm() < 0.5 * (without - before).norm(), "the adapters are in the weights"
