@@ -18,8 +18,8 @@ from harness.system.text import printable_line
 
 
 def rounding(values: Sequence[float]) -> float:
-    """How far the mean of these image scores, written with six significant digits, may lie from the score of the run: a unit of the
-    sixth decimal up to 1, and beyond it (an NLL) as many units more as the largest has digits before the point."""
+    """How far the mean of these image scores, written with six significant digits, may lie from the score of the run: 1e-6 up to 1, and
+    beyond it (an NLL) 5e-6 of the largest."""
     largest = max(map(abs, values), default=0.0)
     return max(1e-6, 5e-6 * largest if largest > 1 else 0.0)
 

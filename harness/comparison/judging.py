@@ -263,8 +263,7 @@ def score_readings(
         return papers.departures(claim.paper, [*difference.first.records, *difference.second.records])
 
     readings, averages = [], []
-    together = {sheet: _of_one_mean(sheet, members) for sheet, members in by_sheet.items()}
-    by_mean: dict[tuple[str, tuple[object, ...]], dict[str, Difference]] = {}
+    by_mean: dict[str, dict[Sheet, dict[str, Difference]]] = {}
     for benchmark in claim.benchmarks:
         for other in claim.denominator:
             what = f"{benchmark_title(benchmark)}, {claim.numerator.text} − {other.text}"
@@ -279,12 +278,9 @@ def score_readings(
                     here.append(Reading.by_seeds(claim, what, sheet, estimate, differs=differs, more=more))
                 if sides:  # one split a benchmark enters the mean: that of most seeds
                     best = max((difference for difference, _ in sides.values()), key=lambda side: side.estimate.n)
-                    of_mean = by_mean.setdefault((other.text, together[sheet]), {})
-                    of_mean[benchmark] = max(of_mean.get(benchmark, best), best, key=lambda side: side.estimate.n)
+                    by_mean.setdefault(other.text, {}).setdefault(sheet, {})[benchmark] = best
             readings += here or [Reading.without_data(what, "no run")]
-    for (text, _), each in by_mean.items():
-        if len(each) < 2:
-            continue
+    for text, each in ((text, each) for text, of_sheets in by_mean.items() for each in _means(of_sheets, by_sheet)):
         what = f"mean over {len(each)} of {len(claim.benchmarks)} benchmarks, {claim.numerator.text} − {text}"
         differs = tuple(dict.fromkeys(word for difference in each.values() for word in departures(difference)))
         if len(each) < len(claim.benchmarks):
@@ -300,7 +296,22 @@ OF_A_BENCHMARK = frozenset({
     *("decoder_lr", "split_rule", "split_seed", "split_follows_seed"),
     *("train_limit", "val_limit", "test_limit", "own_classes"),
 })  # fmt: skip
-"""Rules that a card leaves to a benchmark: how its images are split, and a rate that all its rows share."""
+"""Rules that a card leaves to a benchmark: how its images are split, how many of them are used, and a rate that all its rows share."""
+
+
+def _means(
+    of_sheets: Mapping[Sheet, Mapping[str, Difference]], by_sheet: Mapping[Sheet, Sequence[Record]]
+) -> list[dict[str, Difference]]:
+    """Two benchmarks or more whose differences enter one mean: those of one sheet, or of several that `_of_one_mean` puts together and
+    that have no benchmark in common."""
+    together: dict[tuple[object, ...], list[Mapping[str, Difference]]] = {}
+    for sheet, each in of_sheets.items():
+        together.setdefault(_of_one_mean(sheet, by_sheet[sheet]), []).append(each)
+    means: list[dict[str, Difference]] = []
+    for parts in together.values():
+        whole = {name: difference for part in parts for name, difference in part.items()}
+        means += [whole] if len(whole) == sum(map(len, parts)) else [dict(part) for part in parts]
+    return [each for each in means if len(each) > 1]
 
 
 def _of_one_mean(sheet: Sheet, members: Sequence[Record]) -> tuple[object, ...]:

@@ -28,7 +28,7 @@ NOTES = (
     "Inference: median of one batch, unmerged and after each merge. Energy: by NVML, exclusive GPUs only.",
 )
 ROLE_NOTES = (
-    "Share: how often the schedule has the role over the epochs; of a method with two passes a step they sum to more than 100 %.",
+    "Share: how often the schedule has the role over a whole training; of a method with two passes a step they sum to more than 100 %.",
 )
 SIZE_NOTES = (
     "Peak: memory allocated during training steps, with its parts; reserved: what a GPU's allocator held.",

@@ -128,6 +128,12 @@ class Answer(Question):
         (named,) = (cost for cost in self.sessions[model].methods if cost.variant == method)
         return named
 
+    @property
+    def steps_in_turns(self) -> float:
+        """How many times as many steps as LoRA's a search in turns takes for as many updates of the weights."""
+        costs = (cost for session in self.sessions.values() for cost in session.methods)
+        return 1 / next(cost.shares["weights"] for cost in costs if cost.variant == "naslora[alternate=iteration]")
+
     def measured(self, model: str) -> list[str]:
         """Variants of the session of a model."""
         return [cost.variant for cost in self.sessions[model].methods]

@@ -10,6 +10,7 @@ from __future__ import annotations
 
 import math
 import statistics
+from collections import Counter
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, replace
 from functools import lru_cache
@@ -97,6 +98,15 @@ class Estimate:
         taken_back = (replace(part, df=part.df * more) if part.variance < 0 else part for part in self.rest)
         parts = (replace(self.seeds, df=self.seeds.df * more), *taken_back)
         return tuple(part.at(factor) for part in parts)
+
+    @property
+    def p(self) -> float:
+        """Two-sided, of a mean of 0; 1 where there is one seed."""
+        from scipy import stats
+
+        if self.seeds is None or not self.variance:
+            return 1.0
+        return float(2 * stats.t.sf(abs(self.mean) / math.sqrt(self.variance), self.df))
 
     def interval(self) -> Interval | None:
         """The mean's 95 % interval; None for a single seed, which shows nothing of the spread."""
@@ -263,38 +273,43 @@ def of_folds(values: Sequence[float], *, test_share: float) -> Estimate:
 def of_splits(scores: Scores, *, clusters: Mapping[str, str] | None = None) -> Estimate | None:
     """The mean over runs that draw their test images anew from one pool, with the variance of other runs and of other images.
 
-    With d the K runs' means, Var(d̄) = s²/K + c: c is the covariance of two runs' means, that of the images which both
-    test, σ² Σ wₖᵢ wₗᵢ, averaged over the pairs of runs. Here wₖᵢ = 1/nₖ, and σ² is the covariance of an image's scores in two runs that
-    test it, about the means of the images that these two share. Both parts are unbiased; c is taken for 0 where it comes
-    out below. What runs share besides, images to train on, is not counted: as everywhere with one split for all runs, the
-    interval is one at these images to train on. `of_folds` guesses at that too, and is wider.
+    With d the K runs' means, Var(d̄) = s²/K + c: c is the covariance of two runs' means, averaged over the pairs of runs. It is that of the
+    images which both test, Σ wₖᵢ wₗᵢ σᵢ² with wₖᵢ = 1/nₖ, estimated by Σ wₖᵢ wₗᵢ (yₖᵢ − dₖ)(yₗᵢ − dₗ), times what makes up for images
+    that are in the dₖ which they are held against. Both parts are unbiased for images, or clusters of one spread; where one split serves
+    all runs this is `crossed`. c is taken for 0 where it comes out below. What runs share besides, images to train on, is not counted: as
+    everywhere with one split for all runs, the interval is one at these images to train on. `of_folds` guesses at that too, and is wider.
 
     Args:
         scores: single scores, or differences from `paired`.
-        clusters: stem -> its cluster, as in `crossed`: w and the scores are then the share and the mean of a cluster.
+        clusters: stem -> its cluster, as in `crossed`: w and y are then the share and the mean of a cluster.
 
-    None where fewer than two runs, or no two runs share two images (or clusters).
+    None where fewer than two runs, or fewer than two images (or clusters) are tested by several.
     """
     by_run = [_means_by_group(images, clusters or {}) for images in scores.values()]
-    pairs = [(first, second, sorted(first.keys() & second.keys())) for first, second in combinations(by_run, 2)]
-    df = sum(max(len(shared) - 1, 0) for _, _, shared in pairs)
-    if not df:
+    times = Counter(group for groups in by_run for group in groups)
+    several = sum(count > 1 for count in times.values())
+    if several < 2:
         return None
-    products = math.fsum(
-        (len(shared) - 1)
-        * statistics.covariance([first[group][0] for group in shared], [second[group][0] for group in shared])
-        for first, second, shared in pairs
-        if len(shared) > 1
-    )
-    overlap = statistics.fmean(
-        math.fsum(first[group][1] * second[group][1] for group in shared) for first, second, shared in pairs
-    )
     runs = of_seeds([math.fsum(mean * weight for mean, weight in groups.values()) for groups in by_run])
-    return replace(runs, rest=(VarianceShare(variance=max(0.0, products / df) * overlap, df=df),))
+    shared = statistics.fmean(_covariance(first, second) for first, second in combinations(by_run, 2))
+    return replace(runs, rest=(VarianceShare(variance=max(0.0, shared), df=several - 1),))
 
 
-def _means_by_group(images: Mapping[str, float], clusters: Mapping[str, str]) -> dict[str, tuple[float, float]]:
-    """Cluster, or image -> its mean score and its share of the run's images."""
+def _covariance(first: Groups, second: Groups) -> float:
+    """Of the means of two runs, from the clusters that both test."""
+    of_first, of_second = (math.fsum(mean * weight for mean, weight in groups.values()) for groups in (first, second))
+    both = [(*first[name], *second[name]) for name in first.keys() & second.keys()]
+    weights = math.fsum(w * v for _, w, _, v in both)
+    left = math.fsum(w * v * (1 - w - v + weights) for _, w, _, v in both)
+    products = math.fsum(w * v * (y - of_first) * (z - of_second) for y, w, z, v in both)
+    return products * weights / left if left > 0 else 0.0
+
+
+Groups = Mapping[str, tuple[float, float]]
+"""Cluster, or image -> its mean score and its share of the run's images."""
+
+
+def _means_by_group(images: Mapping[str, float], clusters: Mapping[str, str]) -> Groups:
     groups: dict[str, list[float]] = {}
     for stem, score in images.items():
         groups.setdefault(clusters.get(stem, stem), []).append(score)

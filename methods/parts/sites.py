@@ -199,11 +199,12 @@ class BlockSite:
         return self.block.get_submodule(self.path(site))
 
     def layout_at(self, site: str) -> TokenLayout:
-        """The layout at ``site``: windows exist between the query projection and the output projection only."""
+        """The layout at ``site``: windows exist between the query projection and the output projection only, and what padding becomes
+        behind qkv is cropped with it."""
         if site == "qkv":
             return self.layout
         window = self.layout.window // self.pool if site == "proj" else 0
-        return replace(self.layout, window=window, scale=self.layout.scale // self.pool)
+        return replace(self.layout, window=window, scale=self.layout.scale // self.pool, normed_padding=False)
 
     def outputs(self, part: str) -> Tensor:
         """Which outputs of the fused qkv are ``q``, ``k`` or ``v``."""

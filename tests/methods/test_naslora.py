@@ -100,6 +100,18 @@ def test_groups_split_weights_from_architecture_with_their_own_rates() -> None:
     assert all(name.endswith(".alpha") for name in architecture.named)
 
 
+def test_a_state_of_before_holds_the_places_of_its_kernels_too() -> None:
+    """Until 0.2 a state had buffers that are made anew with every cell."""
+    segmenter, method = _attached()
+    places = {name: buffer for name, buffer in segmenter.named_buffers() if name.endswith("._columns")}
+    assert places
+    state = method.state()
+    assert not places.keys() & state.keys()
+    method.load_state(state | places)
+    with pytest.raises(MethodError, match="does not belong"):
+        method.load_state(state | {"another": torch.zeros(1)})
+
+
 def test_a_single_operation_leaves_nothing_to_search() -> None:
     _, method = _attached(operations="sep_conv_3x3", search_start_epoch=0)
     assert [group.role for group in method.parameter_groups()] == [WEIGHTS]

@@ -312,7 +312,8 @@ def _facts(records: Sequence[Record]) -> list[str]:
 
 NOTES = (
     "SD over seeds (ddof = 1). 95 % CI: Student's t over the seeds (wider where every seed splits the images anew, which share"
-    " images), of this row alone: rows are compared by their paired differences. Rank: by mean among the rows of the column without a gap, 1 is best.",
+    " images), of this row alone: rows are compared by their paired differences. Rank: by mean among the rows of the"
+    " column without a gap, 1 is best.",
     "Updates: of the weights, + those of α. Rows with different updates differ in their scores for this reason too.",
 )
 

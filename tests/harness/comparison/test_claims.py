@@ -262,6 +262,15 @@ def test_a_mean_holds_benchmarks_that_are_split_by_rules_of_their_own_and_no_oth
     assert ("and the hashes bbbb" in finding.averages[0].where) == (sizes == [3])
 
 
+def test_sheets_with_a_benchmark_in_common_keep_their_own_means(tmp_path: Path) -> None:
+    """Else a difference of one would stand beside one of the other, though each has both."""
+    records = [made for name in ("kvasir", "leaf") for made in pair(AHEAD, benchmark=name)]
+    for name in ("leaf", "sbu"):
+        records += pair(AHEAD, benchmark=name, rules={**CARD, "train_limit": 8}, protocol_hash="bbbb")
+    finding = judged(tmp_path, records, benchmarks=["kvasir", "leaf", "sbu"])
+    assert [reading.what.partition(",")[0] for reading in finding.averages] == ["mean over 2 of 3 benchmarks"] * 2
+
+
 def test_every_session_is_a_reading_of_its_own(tmp_path: Path) -> None:
     sessions = [session(ratio=Ratio(value=0.76), shared=shared) for shared in ("", "someone")]
     finding = judged_on([claim(tmp_path, **COST)], MadeUp(costs=sessions))[0]

@@ -140,6 +140,7 @@ def test_of_one_split_for_all_the_estimate_of_splits_is_the_crossed_one() -> Non
         )
         assert ours.mean == pytest.approx(crossed.mean)
         assert ours.variance == pytest.approx(crossed.variance)
+        assert ours.rest[0].df == crossed.rest[0].df
 
 
 def test_the_variance_of_a_mean_over_splits_is_right_on_average() -> None:
@@ -160,6 +161,30 @@ def test_the_variance_of_a_mean_over_splits_is_right_on_average() -> None:
     assert plain < 0.8 * np.var(means)
 
 
+@pytest.mark.parametrize("of_clusters", [0.0, 2.0])
+def test_clusters_of_unequal_size_are_weighted_as_they_enter_the_mean(of_clusters: float) -> None:
+    """Ten videos of 2 to 20 frames, five tested in each of four draws: every frame, and every video, has an effect of its own in all
+    draws, so that large videos vary less. The interval holds the truth about as often as it says."""
+    generator = np.random.default_rng(0)
+    sizes = np.arange(2, 22, 2)
+    means, variances, held = [], [], []
+    for _ in range(800):
+        effects = [generator.normal(0, 3, size) + generator.normal(0, of_clusters) for size in sizes]
+        draws, clusters = {}, {}
+        for draw in range(4):
+            run, tested = generator.normal(0, 0.2), generator.permutation(10)[:5]
+            draws[draw] = {
+                f"{video}-{frame}": run + effect for video in tested for frame, effect in enumerate(effects[video])
+            }
+            clusters |= {stem: stem.partition("-")[0] for stem in draws[draw]}
+        estimate = there(s.of_splits(draws, clusters=clusters))
+        means.append(estimate.mean)
+        variances.append(estimate.variance)
+        held.append(abs(estimate.mean) <= interval_of(estimate).half)
+    assert np.mean(variances) == pytest.approx(np.var(means), rel=0.25)
+    assert 0.91 <= np.mean(held) <= 0.99
+
+
 def test_draws_that_share_too_few_images_have_no_estimate_of_splits() -> None:
     assert s.of_splits({0: {"a": 1.0, "b": 2.0}, 1: {"c": 1.0, "a": 2.0}}) is None
     assert s.of_splits({0: {"a": 1.0, "b": 2.0}}) is None
@@ -177,7 +202,7 @@ def test_how_often_intervals_over_splits_hold_the_truth() -> None:
     simulated = simulate_folds(folds, simulations=100)
     for title, found in simulated.items():
         assert found["folds"]["coverage"] >= 0.94
-        assert 0.87 <= found["splits"]["coverage"] <= 1.0
+        assert 0.9 <= found["splits"]["coverage"] <= of_folds["found"][title]["folds"]["coverage"]
         for kind, values in found.items():
             assert values["half"] == pytest.approx(of_folds["found"][title][kind]["half"], rel=0.25)
 

@@ -234,14 +234,19 @@ def test_affine_updates_are_what_a_calibrated_merge_folds(name: str, options: di
 
 
 @pytest.mark.parametrize(
-    ("scope", "operations", "left"),
-    [("image", "none,skip_connect", 4), ("image", "all", 4), ("window", "none,skip_connect", 0)],
+    ("scope", "operations", "sites", "left"),
+    [
+        ("image", "none,skip_connect", "q,v", 4),
+        ("image", "all", "q,v", 4),
+        ("image", "none,skip_connect", "proj", 0),  # what padding becomes there is cropped
+        ("window", "none,skip_connect", "q,v", 0),
+    ],
 )
 def test_a_window_padded_before_its_norm_is_folded_only_where_the_cell_sees_its_padding(
-    scope, operations, left
+    scope: str, operations: str, sites: str, left: int
 ) -> None:
     """TinyViT's padding comes to qkv as the norm's bias: a folded weight acts on it, and ``scope=image`` does not."""
-    options = {"scope": scope, "operations": operations, "blocks": "2-3", "sites": "q,v"}
+    options = {"scope": scope, "operations": operations, "blocks": "2-3", "sites": sites}
     segmenter, method = _trained("naslora", "tiny_mobile_sam", **options)
     for name, parameter in segmenter.named_parameters():
         if name.endswith("attn.norm.bias"):

@@ -8,6 +8,7 @@ import subprocess
 import sys
 from dataclasses import replace
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
@@ -135,7 +136,8 @@ def test_bars_of_folds_count_what_the_splits_share_and_captions_say_so(tmp_path:
     material = material_of(tmp_path, baseline="lora")
     pareto, forest = (dict(draw(name, material)) for name in ("pareto", "forest"))
     (drawing,) = pareto.values()
-    bars = drawing.figure.axes[0].containers[0].lines[2][1].get_segments()[0]
+    bars_of: Any = drawing.figure.axes[0].containers[0]
+    bars = bars_of.lines[2][1].get_segments()[0]
     factor = (1 + 3 * 10 / 20) ** 0.5 if folds else 1.0
     assert bars[1][1] - bars[0][1] == pytest.approx(
         2 * 24.841 * factor, abs=0.01
