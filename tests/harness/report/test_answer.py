@@ -155,11 +155,11 @@ def test_runs_of_the_plan_are_taken_up_when_they_are_there() -> None:
     assert "NAS-LoRA at the edge of its rates" in case.trust
     page = " ".join(environment().get_template("findings.md.j2").render(a=answer).split())
     assert (
-        "**At equal weight updates NAS-LoRA is worse than LoRA: NAS-LoRA − LoRA is -2.10 [-2.35, -1.85] points"
-        " (95 % confidence interval) on MobileSAM at 256 px (Kvasir-SEG Sα alone, 3 runs each).**"
+        "**At equal weight updates NAS-LoRA is worse than LoRA: NAS-LoRA − LoRA is -2.10 [-2.35, -1.85] points of the"
+        " score in % (95 % confidence interval) on MobileSAM at 256 px (Kvasir-SEG Sα alone, 3 runs each).**"
     ) in page
     assert "rules out" not in page.partition("![")[0]
-    assert "Beside it stand weaker series: -0.54 [-2.05, +0.97] on ViT-S at 196 px (mean of 5 benchmarks, rows" in page
+    assert "Further series: -0.54 [-2.05, +0.97] on ViT-S at 196 px (mean of 5 benchmarks, rows" in page
     assert "at its own rate: +2.00 [" in page
     assert "Not run: MobileSAM at 512 px; 12 draws of MobileSAM on Kvasir-SEG; MobileSAM on ISIC 2017" in page
     assert "NAS-LoRA on whole maps" not in page.partition("Not run:")[2]  # run wherever the question was
@@ -273,10 +273,13 @@ def test_another_size_is_another_model_and_says_that_its_rates_come_from_elsewhe
     assert (case.model, case.pair.study) == ("MobileSAM at 512 px", "question-sam-512")
     assert case.trust.endswith("*not: 3 draws, rates not tuned here, 42 % padding*")
     page = " ".join(environment().get_template("findings.md.j2").render(a=answer).split())
-    assert "NAS-LoRA is better than LoRA: NAS-LoRA − LoRA is +1.90 [+1.65, +2.15] points" in page
+    assert "NAS-LoRA is better than LoRA: NAS-LoRA − LoRA is +1.90 [+1.65, +2.15] points of the score" in page
     assert "interval) on MobileSAM at 512 px (Kvasir-SEG Sα alone, 3 runs each).**" in page
     assert "Not run: MobileSAM at 512 px beyond Kvasir-SEG, and NAS-LoRA's other rates there;" in page
-    assert "**MobileSAM at 512 px, Kvasir-SEG Sα** has an interval without zero. Among 6 intervals of 95 %" in page
+    assert (
+        "**MobileSAM at 512 px, Kvasir-SEG Sα** has an interval without zero, one of 6 here: p = 0.001, which passes a correction"
+        in page
+    )
     assert "By draw its difference is +2.00, +1.90, +1.80 points" in page
     assert case.on_validation == pytest.approx(100 * (0.72 - 0.701))
 
