@@ -95,7 +95,7 @@ CELL = (
 )  # fmt: skip
 CELL_QUESTION = (
     ("NAS-LoRA, no search", "LoRA, scale 1", "cell, no search − LoRA, both at scale 1"),
-    ("NAS-LoRA, no search", "LoRA", "cell, no search − LoRA"),
+    ("NAS-LoRA, no search", "LoRA", "cell, no search − LoRA, each at its scale"),
 )
 SEARCH = tuple(
     Pair(study="small-stagewise", benchmark="kvasir", first=row, second="never", what=f"search from {when} on − no search")
@@ -488,10 +488,7 @@ class Question:
 
     @cached_property
     def cell_cases(self) -> list[Case]:
-        by_place: dict[tuple[Grid, str], Case] = {}
-        for case in self.of_question(CELL_QUESTION):  # the second contrast where the first was not run
-            by_place.setdefault((case.grid, case.pair.benchmark), case)
-        return [*by_place.values(), *(other for pair in CELL if (other := self.case(pair)))]
+        return [*self.of_question(CELL_QUESTION), *(case for pair in CELL if (case := self.case(pair)))]
 
     @cached_property
     def search_cases(self) -> list[Case]:
