@@ -18,12 +18,13 @@ from typing import TYPE_CHECKING, Any
 
 from harness import statistics as stats
 from harness.archive.measured import CostRecord, CostStore, ForgettingStore, MethodCost
-from harness.comparison.cells import Cell
+from harness.comparison.cells import Cell, paired_difference
 from harness.comparison.claims import read_claims
 from harness.comparison.grids import contrasts
 from harness.comparison.names import benchmark_title
 from harness.comparison.question import MODELS, QUESTION, SAM, Case, Model, Pair, Question, model_title, padding
 from harness.comparison.readings import main_effects, specification_curve
+from harness.comparison.rules import flat
 from harness.report.figures.style import GREY, PAGE, SHADES, encoded, new_figure, styled
 from harness.report.forgetting import forgetting_page
 from harness.report.formats import markdown_table
@@ -39,6 +40,8 @@ START, END = "<!-- answer -->", "<!-- /answer -->"
 """Around what is rendered of a page that people write (the README)."""
 PADDED = ", padding computed"
 """Of a session of costs with ``fused_attention=false``, in which no step skips the padding of windows."""
+ROWS_OF_QUESTION = ("LoRA", "NAS-LoRA", "decoder alone")
+"""Rows that sam-methods has for its own runs and the question has already."""
 COST_CLAIM = "training-cost"
 """The abstract's sentence on cost (harness/data/claims.yaml)."""
 
@@ -167,6 +170,31 @@ class Answer(Question):
                     "difference": of_estimate(difference.estimate) if difference else "–",
                     "options": ", ".join(f"{name} {_plain(value)}" for name, value in options.items()),
                 })  # fmt: skip
+        return lines
+
+    def other_methods(self) -> list[dict[str, str]]:
+        """The rows of the study sam-methods beside LoRA of the question, whose rules are the same by another way: its decoder's rate was
+        tuned, theirs set to what that chose. Empty where none has runs."""
+        cells = [
+            (row, grid.cells[row, column])
+            for grid in self.grids("sam-methods")
+            for column in grid.first_columns.values()
+            for row in grid.rows
+            if row.label not in ROWS_OF_QUESTION and grid.cells[row, column].seeds
+        ]
+        lines = []
+        for row, cell in cells:
+            lora = self.cell("question-sam", cell.column.benchmark, "LoRA")
+            if flat(cell.records[0].run.rules) != flat(lora.records[0].run.rules):
+                raise LookupError(f"{row.label} of sam-methods and LoRA of question-sam have not the same rules")
+            difference = paired_difference(cell, lora, self.archive)
+            changed = cell.records[0].run.changed
+            lines.append({
+                "benchmark": cell.column.short, "row": row.label,
+                "score": mean_sd([100 * cell.values[seed] for seed in cell.seeds]),
+                "difference": of_estimate(difference.estimate) if difference else "–",
+                "options": ", ".join(f"{name} {_plain(value)}" for name, value in changed.items()),
+            })  # fmt: skip
         return lines
 
     def needed(self, estimate: stats.Estimate, points: float) -> str:
