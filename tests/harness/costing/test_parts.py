@@ -6,7 +6,6 @@ import math
 import subprocess
 import sys
 from types import SimpleNamespace
-from typing import Any
 
 import numpy as np
 import pytest
@@ -18,7 +17,7 @@ from harness.costing import device as device_module
 from harness.costing.device import CLOCKS, EnergyMeter, used_by_others
 from harness.costing.flops import FlopCount, encoder_forward_flops
 from harness.costing.measure import LiveBytes, paired_ratio, ratios_to
-from harness.costing.session import Contestant, RandomImages
+from harness.costing.session import RandomImages
 from harness.models.build import build_segmenter
 from harness.report import costs
 from harness.system.errors import UsageError
@@ -176,9 +175,3 @@ def test_a_gpu_whose_energy_cannot_be_read_gets_one_line(monkeypatch: pytest.Mon
     assert begun == ["init"]
     assert EnergyMeter.open(CPU, report=said.append) is None
     assert len(said) == 1
-
-
-def test_passes_in_turns_have_half_of_the_steps_each() -> None:
-    passes = SimpleNamespace(passes_at=lambda epoch, step: (("architecture",) if step % 2 else ("weights",),))
-    subject: Any = SimpleNamespace(protocol=SimpleNamespace(epochs=3), method=passes, _cache=None)
-    assert list(Contestant.shares(subject).values()) == [0.5, 0.5]
