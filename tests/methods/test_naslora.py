@@ -47,7 +47,7 @@ WEIGHTS_FIRST: dict[str, Any] = {"search_start_epoch": 0, "order": "weights-firs
         (JOINT, 1, [(W + A,)]),
         (BOTH | {"operations": "skip_connect"}, 20, [(W,)]),
         ({"operations": "sep_conv_3x3", "search_start_epoch": 0}, 3, [(W,)]),
-        ({"stagewise": False, "alpha_data": "holdout"}, 0, [(W + A,)]),
+        ({"stagewise": False}, 0, [(W + A,)]),
     ],
 )
 def test_passes_of_the_first_steps_of_an_epoch(options: dict[str, Any], epoch: int, passes: list[Any]) -> None:

@@ -170,7 +170,7 @@ def test_clusters_of_unequal_size_are_weighted_as_they_enter_the_mean(of_cluster
     means, variances, held = [], [], []
     for _ in range(800):
         effects = [generator.normal(0, 3, size) + generator.normal(0, of_clusters) for size in sizes]
-        draws, clusters = {}, {}
+        draws, clusters = dict[int, dict[str, float]](), dict[str, str]()
         for draw in range(4):
             run, tested = generator.normal(0, 0.2), generator.permutation(10)[:5]
             draws[draw] = {
