@@ -17,7 +17,9 @@ from __future__ import annotations
 
 import json
 import sys
+from collections import Counter
 from dataclasses import asdict, dataclass, replace
+from itertools import combinations
 from pathlib import Path
 
 import numpy as np
@@ -148,33 +150,30 @@ class Folds:
 
 def measured_folds() -> dict[str, Folds]:
     """By title, of NAS-LoRA − LoRA on MobileSAM at 256 px; what is estimated below zero is zero."""
-    found = {}
+    folds = {}
     for case in Question(ROOT / "results").clean:
         images, estimate = case.images_by_draw, case.over_splits
         if images is None or estimate is None or estimate.seeds is None:
             continue
         tested = [{image: images.clusters.get(image, image) for image in scores} for scores in images.scores.values()]
-        shares = [
-            [list(groups.values()).count(name) / len(groups) for name in dict.fromkeys(groups.values())]
-            for groups in tested
-        ]
-        own = float(np.mean([np.square(weights).sum() for weights in shares]))  # of a draw's groups with itself
-        pairs = [(a, b) for a in range(len(tested)) for b in range(a)]
-        both = [
-            sum(list(tested[a].values()).count(name) * list(tested[b].values()).count(name) for name in {*tested[a].values()})
-            / len(tested[a]) / len(tested[b])
-            for a, b in pairs
-        ]  # fmt: skip
+        sizes = [Counter(groups.values()) for groups in tested]
+        own = float(np.mean([_overlap(groups, groups) for groups in sizes]))
+        both = [_overlap(first, second) for first, second in combinations(sizes, 2)]
         (shared,) = estimate.rest
         groups = shared.variance / float(np.mean(both))
         within = [np.var(list(scores.values()), ddof=1) for scores in images.scores.values()]
         left = max(0.0, float(np.mean(within)) - groups)
         runs = estimate.seeds.variance * estimate.n - groups * (own - float(np.mean(both))) - left / len(tested[0])
         first = case.difference.first
-        found[case.column.benchmark_title] = Folds(
+        folds[case.column.benchmark_title] = Folds(
             tested=tested, test_share=first.test_share, runs=max(0.0, runs) ** 0.5, groups=groups**0.5, left=left**0.5
         )
-    return found
+    return folds
+
+
+def _overlap(first: Counter[str], second: Counter[str]) -> float:
+    """Σ wᵢ vᵢ over the groups of images that two draws test, w and v their shares of each draw's images."""
+    return sum(first[name] * second[name] for name in first) / first.total() / second.total()
 
 
 def simulate_folds(folds: dict[str, Folds], *, simulations: int) -> dict[str, dict[str, dict[str, float]]]:
@@ -217,9 +216,9 @@ def main(simulations: int = 2000) -> None:
     setup = {"components": {name: round(sd, 3) for name, sd in asdict(c).items()}, "images": images, "rows": ROWS}
     folds = measured_folds()
     of_folds = {
-        "runs": {title: {"draws": len(of.tested), "runs": round(of.runs, 2), "images": round(of.groups, 2),
+        "components": {title: {"draws": len(of.tested), "runs": round(of.runs, 2), "images": round(of.groups, 2),
                          "left": round(of.left, 2)} for title, of in folds.items()},
-        "found": simulate_folds(folds, simulations=simulations),
+        "intervals": simulate_folds(folds, simulations=simulations),
     }  # fmt: skip
     content = {**setup, "simulations": simulations, "seeds": by_seeds, "folds": of_folds}
     OUT.write_text(json.dumps(content, indent=1) + "\n", encoding="utf-8")

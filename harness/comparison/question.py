@@ -317,7 +317,7 @@ class Model:
         return f"mean of {len(self.cases)} benchmarks" if len(self.cases) > 1 else alone
 
     @property
-    def of_folds(self) -> list[str]:
+    def split_anew(self) -> list[str]:
         """Titles of its benchmarks whose every draw splits the images anew."""
         return [case.column.benchmark_title for case in self.cases if case.difference.folds]
 

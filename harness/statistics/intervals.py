@@ -101,11 +101,13 @@ class Estimate:
 
     @property
     def p(self) -> float:
-        """Two-sided, of a mean of 0; 1 where there is one seed."""
+        """Two-sided p-value of a true mean of 0, below 0.05 where `interval` leaves 0 out; 1 for a single seed."""
         from scipy import stats
 
-        if self.seeds is None or not self.variance:
+        if self.seeds is None or not self.mean:
             return 1.0
+        if not self.variance:
+            return 0.0
         return float(2 * stats.t.sf(abs(self.mean) / math.sqrt(self.variance), self.df))
 
     def interval(self) -> Interval | None:
@@ -290,14 +292,14 @@ def of_splits(scores: Scores, *, clusters: Mapping[str, str] | None = None) -> E
     several = sum(count > 1 for count in times.values())
     if several < 2:
         return None
-    runs = of_seeds([math.fsum(mean * weight for mean, weight in groups.values()) for groups in by_run])
+    runs = of_seeds([_mean(groups) for groups in by_run])
     shared = statistics.fmean(_covariance(first, second) for first, second in combinations(by_run, 2))
     return replace(runs, rest=(VarianceShare(variance=max(0.0, shared), df=several - 1),))
 
 
 def _covariance(first: Groups, second: Groups) -> float:
     """Of the means of two runs, from the clusters that both test."""
-    of_first, of_second = (math.fsum(mean * weight for mean, weight in groups.values()) for groups in (first, second))
+    of_first, of_second = _mean(first), _mean(second)
     both = [(*first[name], *second[name]) for name in first.keys() & second.keys()]
     weights = math.fsum(w * v for _, w, _, v in both)
     left = math.fsum(w * v * (1 - w - v + weights) for _, w, _, v in both)
@@ -313,7 +315,12 @@ def _means_by_group(images: Mapping[str, float], clusters: Mapping[str, str]) ->
     groups: dict[str, list[float]] = {}
     for stem, score in images.items():
         groups.setdefault(clusters.get(stem, stem), []).append(score)
-    return {group: (statistics.fmean(found), len(found) / len(images)) for group, found in groups.items()}
+    return {group: (statistics.fmean(values), len(values) / len(images)) for group, values in groups.items()}
+
+
+def _mean(groups: Groups) -> float:
+    """Of a run's images."""
+    return math.fsum(mean * weight for mean, weight in groups.values())
 
 
 POWER = 0.8

@@ -11,7 +11,7 @@ from typing import Any
 
 import pytest
 
-from harness.archive.agreement import disagreement
+from harness.archive.agreement import disagreement, rounding
 from harness.archive.archive import Archive
 from harness.archive.files import image_scores, sealed
 from harness.archive.measured import CostStore
@@ -213,3 +213,11 @@ def test_sealing_says_the_same_twice(tmp_path: Path) -> None:
     content = json.loads(path.read_text(encoding="utf-8"))
     del content["seal"]
     assert sealed(content) == path.read_bytes()
+
+
+def test_means_of_scores_above_one_fit_the_digits_that_are_written() -> None:
+    """An NLL of several nats has fewer decimals in six digits; a score in [0, 1] has all of them."""
+    values = [1.0000049, 4.5678949, 12.345649, 0.1234564]
+    written = [float(f"{value:.6g}") for value in values]
+    assert 1e-6 < abs(sum(values) - sum(written)) / len(values) <= rounding(written)
+    assert rounding([0.5, 1.0]) == 1e-6

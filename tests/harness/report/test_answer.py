@@ -246,7 +246,7 @@ def test_the_variance_of_a_mean_is_that_of_its_rows_and_its_degrees_of_freedom_a
     assert own.over_splits is None, "none of its benchmarks has folds"
     splits = [there(case.over_splits) if case.difference.folds else case.estimate for case in model.cases]
     assert there(model.over_splits).variance == pytest.approx(sum(one.variance for one in splits) / len(splits) ** 2)
-    assert [case.column.benchmark_title for case in model.cases if case.over_splits] == model.of_folds
+    assert [case.column.benchmark_title for case in model.cases if case.over_splits] == model.split_anew
     folds = [case.estimate.variance for case in model.cases if case.difference.folds]
     assert model.share_of_folds == pytest.approx(sum(folds) / sum(row.variance for row in rows))
 

@@ -185,6 +185,13 @@ def test_clusters_of_unequal_size_are_weighted_as_they_enter_the_mean(of_cluster
     assert 0.91 <= np.mean(held) <= 0.99
 
 
+def test_a_p_value_is_scipys_and_agrees_with_its_interval() -> None:
+    estimate = s.of_seeds([0.3, 0.9, 0.4, 0.8])
+    assert estimate.p == pytest.approx(stats.ttest_1samp([0.3, 0.9, 0.4, 0.8], 0.0).pvalue)
+    assert (estimate.p < 0.05) == (interval_of(estimate).low > 0)
+    assert (s.of_seeds([1.0, 1.0]).p, s.of_seeds([0.0, 0.0]).p, s.of_seeds([1.0]).p) == (0.0, 1.0, 1.0)
+
+
 def test_draws_that_share_too_few_images_have_no_estimate_of_splits() -> None:
     assert s.of_splits({0: {"a": 1.0, "b": 2.0}, 1: {"c": 1.0, "a": 2.0}}) is None
     assert s.of_splits({0: {"a": 1.0, "b": 2.0}}) is None
@@ -197,14 +204,14 @@ def test_how_often_intervals_over_splits_hold_the_truth() -> None:
     of_folds = json.loads(OUT.read_text(encoding="utf-8"))["folds"]
     folds = measured_folds()
     assert {title: round(of.runs, 2) for title, of in folds.items()} == {
-        title: sds["runs"] for title, sds in of_folds["runs"].items()
+        title: sds["runs"] for title, sds in of_folds["components"].items()
     }
     simulated = simulate_folds(folds, simulations=100)
     for title, found in simulated.items():
         assert found["folds"]["coverage"] >= 0.94
-        assert 0.9 <= found["splits"]["coverage"] <= of_folds["found"][title]["folds"]["coverage"]
+        assert 0.9 <= found["splits"]["coverage"] <= of_folds["intervals"][title]["folds"]["coverage"]
         for kind, values in found.items():
-            assert values["half"] == pytest.approx(of_folds["found"][title][kind]["half"], rel=0.25)
+            assert values["half"] == pytest.approx(of_folds["intervals"][title][kind]["half"], rel=0.25)
 
 
 def test_a_detectable_difference_is_seen_in_eighty_of_a_hundred() -> None:
