@@ -102,8 +102,9 @@ class Mixture(nn.Module):
             maps = maps.float()
             chosen, share = self._route(maps)
             mixed = torch.zeros_like(maps)
-            for index, expert in enumerate(self.experts):
-                rows = (chosen == index).nonzero().squeeze(1)
+            # One count for all experts: on a GPU every question of where a map goes waits for all that was asked before.
+            counts = torch.bincount(chosen, minlength=len(self.experts)).tolist()
+            for expert, rows in zip(self.experts, chosen.argsort(stable=True).split(counts), strict=True):
                 if len(rows):
                     mixed = mixed.index_add(0, rows, expert(maps[rows]))
             return mixed * share[:, None, None, None] if self.weighted else mixed

@@ -41,7 +41,8 @@ class Rotation(Change):
         skew = upper - upper.mT
         identity = torch.eye(side, dtype=skew.dtype, device=skew.device)
         if self.exact:
-            return torch.linalg.solve(identity + skew, identity - skew, left=False)
+            # I + skew has an inverse always; to check it, a GPU would wait for all that was asked of it before.
+            return torch.linalg.solve_ex(identity + skew, identity - skew, left=False)[0]
         square = skew @ skew
         cube = square @ skew
         return identity + 2 * (skew + square + cube) + cube @ skew

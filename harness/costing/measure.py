@@ -35,6 +35,7 @@ from harness.models.segmenter import count_parameters
 from harness.planning.rows import MethodRow
 from harness.protocols.load import as_rules
 from harness.system.errors import UsageError
+from harness.training.loop import deterministic
 from harness.training.memory import peak_bytes, reset_peak
 from harness.training.precision import autocast
 
@@ -125,6 +126,8 @@ def measure_inference(roster: Roster, session: Session, *, report: Callable[[str
     failures: dict[str, dict[str, str]] = {}
     for variant, subject in roster:
         models[variant], failures[variant] = _models(subject, calibration=[images])
+        for model in models[variant].values():
+            roster.share_frozen(model)
     seconds: dict[str, dict[str, list[float]]] = {v: {name: [] for name in by_mode} for v, by_mode in models.items()}
     memory: dict[str, dict[str, int]] = {variant: {} for variant in models}
     for number in range(session.rounds + 1):
@@ -256,8 +259,10 @@ def measure(session: Session, *, report: Callable[[str], None] = lambda line: No
         for row in session.rows:
             with roster.turn(row.label):
                 roster.subjects[row.label] = build_subject(row, session)
-        sizes = _measure_sizes(roster, report=report)
-        seconds, joules = _measure_steps(roster, session, report=report)
+                roster.share_frozen(roster.subjects[row.label].segmenter)
+        with deterministic(session.device):  # the kernels that a run trains with
+            sizes = _measure_sizes(roster, report=report)
+            seconds, joules = _measure_steps(roster, session, report=report)
     finally:
         roster.close()
     inference = measure_inference(roster, session, report=report)

@@ -4,7 +4,8 @@ that are timed part by part. A method that fails is dropped with its reason, and
 from __future__ import annotations
 
 import gc
-from collections import Counter
+import weakref
+from collections import Counter, defaultdict
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, field, replace
@@ -24,7 +25,7 @@ from harness.models.decoder_shape import Task
 from harness.planning.request import Variant
 from harness.planning.rows import MethodRow, method_row
 from harness.protocols.card import Protocol
-from harness.system.errors import UsageError
+from harness.system.errors import UsageError, out_of_memory
 from harness.training.batches import UpdatePlan, hold_out
 from harness.training.distributed import ALONE
 from harness.training.embeddings import EmbeddingCache
@@ -304,6 +305,20 @@ class Roster:
         self.subjects: dict[str, Contestant] = {}
         self.dropped: dict[str, str] = {}
         self._report = report
+        self._frozen: defaultdict[tuple[Any, ...], list[weakref.ref[Tensor]]] = defaultdict(list)
+
+    def share_frozen(self, segmenter: nn.Module) -> None:
+        """Let its frozen weights that another of the session has, bit by bit, be that one's: every method has the backbone, and a
+        large one does not fit on a device twenty times."""
+        for weight in segmenter.parameters():
+            if weight.requires_grad:
+                continue
+            alike = self._frozen[weight.shape, weight.stride(), weight.dtype, float(weight.sum(dtype=torch.float64))]
+            there = (other for reference in alike if (other := reference()) is not None)  # one that was dropped is not
+            if (same := next((other for other in there if torch.equal(other, weight)), None)) is None:
+                alike.append(weakref.ref(weight))
+            else:
+                weight.data = same.data
 
     def __iter__(self) -> Iterator[tuple[str, Contestant]]:
         """Everyone who is in; safe against drops on the way."""
@@ -319,7 +334,9 @@ class Roster:
         except UsageError:
             raise
         except Exception as error:  # a method's code may raise anything, and the others' measurements are worth keeping
-            self.dropped[variant] = why(error)
+            others = len(self.subjects.keys() - {variant})
+            beside = f" (beside {others} more of --methods: fewer in a session leave more room)" if others else ""
+            self.dropped[variant] = why(error) + (beside if out_of_memory(error) else "")
         if variant not in self.dropped:
             return
         self._report(f"{variant} is dropped: {self.dropped[variant]}")

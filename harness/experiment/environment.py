@@ -98,12 +98,15 @@ class Stages:
             self._enter(before)
 
     def timed(self, predict: Callable[P, T]) -> Callable[P, T]:
-        """``predict``, whose seconds count as passes of the network besides those of its stage."""
+        """``predict``, whose seconds count as passes of the network besides those of its stage, until a GPU is done with them."""
 
         def measured(*given: P.args, **named: P.kwargs) -> T:
             begun = self._clock()
             try:
-                return predict(*given, **named)
+                predicted = predict(*given, **named)
+                if torch.cuda.is_initialized():
+                    torch.cuda.synchronize()
+                return predicted
             finally:
                 self._passes += self._clock() - begun
 

@@ -49,6 +49,15 @@ def _quantised(layer: nn.Linear, how: Quantise) -> Any:
             def forward(self, tokens: Tensor) -> Tensor:
                 return super().forward(tokens.flatten(0, -2)).unflatten(0, tokens.shape[:-1])
 
+            def _apply(self, fn: Any, recurse: bool = True) -> Any:  # noqa: FBT001, FBT002 - torch's signature
+                """Moves the codes and their scales where a module above this one is moved: torch moves ``weight.data`` alone then, and
+                the layer multiplies by what it holds besides."""
+                super()._apply(fn, recurse)
+                for holder in (self.weight, self.state):
+                    if holder.CB is not None:
+                        holder.CB, holder.SCB = self.weight.data, holder.SCB.to(self.weight.device)
+                return self
+
         made = Rows(*sizes, bias=layer.bias is not None, has_fp16_weights=False, threshold=0.0)
         made.weight = bitsandbytes.nn.Int8Params(weight, requires_grad=False, has_fp16_weights=False)
     made.bias = layer.bias

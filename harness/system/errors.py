@@ -49,8 +49,9 @@ REASONS = {
 }
 
 
-_NO_MEMORY = ("allocate memory", "out of memory", "failed to map segment", "bad_alloc")
-"""How the system, torch and a library that finds no room to be loaded (an ImportError) say it."""
+_NO_MEMORY = ("allocate memory", "out of memory", "failed to map segment", "bad_alloc", "alloc_failed")
+"""How the system, torch, CUDA's libraries (``CUBLAS_STATUS_ALLOC_FAILED``) and a library that finds no room to be loaded (an
+ImportError) say it."""
 _NO_THREAD = ("can't start new thread", "thread creation failed")
 """How a limit on memory is met first by whoever starts many threads; a limit on processes says the same."""
 

@@ -41,9 +41,10 @@ from harness.training.prediction import Loss
 def deterministic(device: torch.device) -> Iterator[None]:
     """Deterministic kernels on CUDA wherever they exist; CPU kernels are deterministic for a fixed number of threads.
 
-    Some backward passes (bilinear upsampling, pooling) have no deterministic kernel on CUDA, so torch may only warn of them and not
-    refuse; while it only warns, it takes no deterministic kernel for fused attention either. These sum in an order that changes from
-    run to run; ``fused_attention=false`` takes attention out of the list.
+    Some backward passes (pooling) have no deterministic kernel on CUDA, so torch may only warn of them and not refuse; while it only
+    warns, it takes no deterministic kernel for fused attention either. These sum in an order that changes from run to run;
+    ``fused_attention=false`` takes attention out of the list. Bilinear resizing takes a slower way there, which needs several times
+    the memory of its output: a session of costs works under the same rule, so that its steps are those of a run.
     """
     if device.type != "cuda":
         yield

@@ -13,7 +13,7 @@ import torch
 
 from harness.costing import measure as measuring
 from harness.costing.measure import measure
-from harness.costing.session import Contestant
+from harness.costing.session import Contestant, Roster
 from harness.methods.lora import LoRA
 from harness.protocols.load import for_backbone, load_protocol
 from harness.registry import method_config
@@ -122,6 +122,37 @@ def test_a_merge_that_fails_costs_nothing_else(monkeypatch: pytest.MonkeyPatch) 
     assert set(method.merge_failures) == {"exact", "calibrated"}
     assert method.merge_failures["exact"] == "OOM: OutOfMemoryError: CUDA out of memory"
     assert alive == [False, False]  # or a failure for want of memory would keep a model more
+
+
+def test_frozen_weights_that_methods_have_in_common_are_held_once_and_no_number_changes(of_training_alone: None) -> None:
+    session = replace(session_of("lora", "bitfit", "full"), rounds=1)
+
+    def built(*, shared: bool) -> list[Contestant]:
+        roster = Roster(report=print)
+        subjects = [measuring.build_subject(row, session) for row in session.rows]
+        for subject in subjects:
+            if shared:
+                roster.share_frozen(subject.segmenter)
+        return subjects
+
+    def held(subjects: list[Contestant]) -> int:
+        weights = [weight for subject in subjects for weight in subject.segmenter.parameters()]
+        storages = {weight.untyped_storage().data_ptr(): weight.untyped_storage().nbytes() for weight in weights}
+        return sum(storages.values())
+
+    ours, plain = built(shared=True), built(shared=False)
+    frozen = {
+        subject.variant: sum(weight.nbytes for weight in subject.segmenter.parameters() if not weight.requires_grad)
+        for subject in plain
+    }
+    expected = held(plain) - frozen["bitfit"] - frozen["full"]  # what these freeze is frozen in LoRA too
+    assert 0.95 * expected < held(ours) <= expected < 0.8 * held(plain)  # equal biases of one model are one
+    for first, second in zip(ours, plain, strict=True):
+        for subject in (first, second):
+            for kind in subject.shares():
+                subject.step(kind)
+        for weight, other in zip(first.segmenter.parameters(), second.segmenter.parameters(), strict=True):
+            assert torch.equal(weight, other), first.variant
 
 
 def test_a_method_that_fails_holds_no_memory_while_others_are_measured(monkeypatch: pytest.MonkeyPatch) -> None:

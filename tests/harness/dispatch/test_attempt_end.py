@@ -173,6 +173,8 @@ def test_a_run_that_is_given_up_has_the_hours_of_accounting_where_that_is_on(tmp
         ("MemoryError", True),
         ("MemoryError: no room", True),
         ("ValueError: a MemoryError elsewhere", False),
+        ("RuntimeError: CUDA error: CUBLAS_STATUS_ALLOC_FAILED when calling `cublasCreate(handle)`", True),
+        ("RuntimeError: CUDA error: CUBLAS_STATUS_EXECUTION_FAILED", False),
         ("", False),
     ],
 )

@@ -72,6 +72,24 @@ def test_the_same_trains_beside_a_quantised_backbone_and_predicts_nearly_the_sam
 
 
 @needs_library
+@pytest.mark.parametrize("passes", [0, 1])
+def test_what_an_8_bit_layer_multiplies_by_moves_with_the_model_that_it_is_in(run: Run, passes: int) -> None:
+    """A copy of every tensor, as a move to a GPU makes, before and after a first pass, which takes the codes from the weight."""
+    packed = replace(run, rules={**run.rules, "quantise": "int8"})
+    segmenter, _ = attached_segmenter(packed, task="binary", num_classes=2, checkpoint=None)
+    images = torch.randn(2, 3, 64, 64, generator=torch.Generator().manual_seed(0))
+    with torch.no_grad():
+        for _ in range(passes):
+            segmenter.eval()(images)
+        segmenter._apply(torch.clone)
+        layers: list[Any] = [module for module in segmenter.modules() if type(module).__name__ == "Rows"]
+        held = [holder for layer in layers for holder in (layer.weight, layer.state) if holder.CB is not None]
+        assert len(held) == len(layers) > 0
+        assert all(holder.CB.data_ptr() == layer.weight.data_ptr() for holder, layer in zip(held, layers, strict=True))
+        segmenter.eval()(images)
+
+
+@needs_library
 def test_a_run_says_so_is_not_merged_and_goes_on_as_an_adapter(tmp_path, capsys) -> None:
     record = run_experiment(_job(tmp_path, quantise="int8"))
     assert record.code == "OK", record.message
