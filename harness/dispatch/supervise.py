@@ -21,6 +21,7 @@ import time
 import traceback
 from collections.abc import Callable, Iterator, Mapping
 from dataclasses import asdict, dataclass, field, replace
+from functools import partial
 from pathlib import Path
 from typing import Any, Literal
 
@@ -44,7 +45,7 @@ from harness.dispatch.queue import Accounting
 from harness.dispatch.run_states import ProgressFile
 from harness.dispatch.sweeps import settled
 from harness.planning.job import Job
-from harness.system.errors import out_of_memory
+from harness.system.errors import UsageError, out_of_memory
 from harness.system.files import create_anew, write_atomically
 
 
@@ -145,6 +146,8 @@ else works on it. ``crashed``: the child died; it may be started again."""
 INTERRUPTED_STATUS = 75
 ONE_PROCESS = {"RANK": "0", "LOCAL_RANK": "0", "WORLD_SIZE": "1"}
 """Of a run on at most one GPU: whatever the shell that it was started from is a part of (``salloc -n 8``, torchrun), it is alone."""
+SETTLED_S, LOOK_S = 30.0, 5.0
+"""How long a process of a run that has its record may go on, and how often it is looked for."""
 _TICK_S = 0.5
 _LOOKS = 25
 
@@ -190,7 +193,8 @@ def _supervise(job: Job, *, context: WorkerContext, stop: StopSignals, meeting: 
     log = log_path(folder, lease.attempt.number)
     child = fork_child(job, context=context, log=log, stop=stop)
     try:
-        status, overdue = watch(child, lease=lease, context=context, stop=stop)
+        over = partial(is_settled, job, context) if meeting else None
+        status, overdue = watch(child, lease=lease, context=context, stop=stop, over=over)
     except Lost:
         os.kill(child, signal.SIGKILL)
         os.waitpid(child, 0)
@@ -264,8 +268,19 @@ def completion(folder: Path, context: WorkerContext) -> Callable[[Record], Recor
     return complete
 
 
-def watch(child: int, *, lease: Lease | None, context: WorkerContext, stop: StopSignals) -> tuple[int, bool]:
+def watch(
+    child: int,
+    *,
+    lease: Lease | None,
+    context: WorkerContext,
+    stop: StopSignals,
+    over: Callable[[], bool] | None = None,
+) -> tuple[int, bool]:
     """Wait for the child with heartbeats, passing stop signals on.
+
+    Args:
+        over: of one of several processes on a run, whether the run has its record: the child then has `SETTLED_S` to end by itself.
+            One that waits for another that failed does not.
 
     Returns:
         Its wait status, and whether it was killed here because it did not stop in time.
@@ -276,6 +291,7 @@ def watch(child: int, *, lease: Lease | None, context: WorkerContext, stop: Stop
     forwarded = 0
     deadline, overdue = float("inf"), False
     next_beat = time.monotonic() + context.lease_s / BEATS_PER_LEASE
+    next_look = time.monotonic() if over else float("inf")
     with waiting_for(child) as ended:
         while True:
             if (status := ended()) is not None:
@@ -287,6 +303,10 @@ def watch(child: int, *, lease: Lease | None, context: WorkerContext, stop: Stop
                 forwarded = len(stop.received)
                 deadline = min(deadline, now + context.patience_s)
                 os.kill(child, signal.SIGUSR2)
+            if over is not None and now > next_look:
+                next_look = now + LOOK_S
+                if over():
+                    next_look, deadline = float("inf"), min(deadline, now + SETTLED_S)
             if now > deadline:
                 os.kill(child, signal.SIGKILL)
                 deadline, overdue = float("inf"), True
@@ -321,6 +341,14 @@ def _looked(child: int) -> int | None:
             return status
         time.sleep(_TICK_S / _LOOKS)
     return None
+
+
+def is_settled(job: Job, context: WorkerContext) -> bool:
+    """Whether the run has the record that makes another start needless; one that cannot be read for now is none yet."""
+    try:
+        return settled(Path(job.results), job.run.key, replaces=context.replaces) is not None
+    except (UsageError, OSError):
+        return False
 
 
 def _conclude(job: Job, lease: Lease, status: int, *, oom_killed: bool, context: WorkerContext) -> StartOutcome:

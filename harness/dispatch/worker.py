@@ -15,6 +15,7 @@ import socket
 import sys
 import time
 from dataclasses import replace
+from functools import partial
 from pathlib import Path
 
 import harness
@@ -23,7 +24,16 @@ from harness.dispatch.attempt_end import end_from_state, exceeded_memory, reason
 from harness.dispatch.attempts import Holder, attempts, close, state_folder
 from harness.dispatch.frozen_start import COPY, STATUS
 from harness.dispatch.slurm.client import Slurm
-from harness.dispatch.supervise import Meeting, StartOutcome, StopSignals, WorkerContext, fork_child, supervise, watch
+from harness.dispatch.supervise import (
+    Meeting,
+    StartOutcome,
+    StopSignals,
+    WorkerContext,
+    fork_child,
+    is_settled,
+    supervise,
+    watch,
+)
 from harness.dispatch.sweeps import Chunk, Sweep, job_log, read_chunk, read_sweep, settled
 from harness.planning.job import Job
 from harness.system.errors import UsageError
@@ -127,7 +137,10 @@ def follow(job: Job, meeting: Meeting, *, rank: int, context: WorkerContext, sto
     os.environ.update(variables)
     log = meeting.path.with_suffix(f".rank{rank}.log")
     child = fork_child(job, context=context, log=log, stop=stop)
-    status = os.waitstatus_to_exitcode(watch(child, lease=None, context=context, stop=stop)[0])
+    over = partial(is_settled, job, context)
+    status = os.waitstatus_to_exitcode(watch(child, lease=None, context=context, stop=stop, over=over)[0])
+    if over():
+        return 0
     if stop:
         time.sleep(REQUEUE_WAIT_S)  # rank 0 asks for the requeue, which ends this process
     return abs(status)

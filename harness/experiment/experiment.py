@@ -5,6 +5,7 @@ Read `run_experiment` downwards. Everything random comes from the run's seed by 
 
 from __future__ import annotations
 
+import time
 import traceback
 from collections.abc import Callable
 from dataclasses import asdict, replace
@@ -40,11 +41,15 @@ from harness.system.files import write_atomically
 from harness.training.assignment import Assignment
 from harness.training.bounds import SCORED_BYTES, TOKEN_BYTES
 from harness.training.checkpoint import read_state
-from harness.training.distributed import join, leave
+from harness.training.distributed import Workers, join, leave
 from harness.training.embeddings import EmbeddingCache, encoder_is_frozen, weights_fingerprint
 from harness.training.loop import train
 from harness.training.outcome import Interrupted, Progress, Selection, StopRequest, TrainingResult
 from harness.training.prefix import FrozenPrefix
+
+
+LEADER_FIRST_S = 10.0
+"""How long another worker that failed leaves it to the first to write so."""
 
 
 class KeptMasks:
@@ -102,31 +107,47 @@ def run_experiment(
     workers = join(device=device)
     experiment = Experiment(job, device=device, tell=progress or (lambda _: None))
     store = RecordStore(Path(job.results))
+    before = store.find(job.run.key) if workers.size > 1 else None
     images, masks = "", b""
     try:
         with experiment.stages.during("training"):
             trained = experiment.train(workers=workers, stop=stop)
+        leave(workers)
         record = experiment.record("OK")
         if workers.leads:
             record, images, masks = experiment.test(record, trained)
     except Interrupted:
+        leave(workers)
         raise
     except Exception as error:
         if isinstance(error, OSError) and error.errno in AWAY:
             raise  # no result: the run is started again from its checkpoint
         code = reason_code(error)
         record = replace(experiment.record(code), message=one_line(error))
-        if workers.leads:
-            _keep_traceback(experiment.folder)
-    finally:
-        leave(workers)
+        if (theirs := _record_of_another(store, before, workers, key=job.run.key)) is not None:
+            return theirs
+        _keep_traceback(experiment.folder)
     record = complete(replace(record, finished=now()))
-    if workers.leads:
+    if workers.leads or record.code != "OK":
         store.write(record, images, masks)
         if record.code == "OK":  # what only an unfinished run needs
             for name in ("checkpoint.pt", "checkpoint.previous.pt"):
                 (experiment.folder / name).unlink(missing_ok=True)
     return record
+
+
+def _record_of_another(store: RecordStore, before: Record | None, workers: Workers, *, key: str) -> Record | None:
+    """What another worker of this run, which failed too, has written, instead of the record ``before`` the run. The first knows best
+    where all of them fail, so the others let it go first. Where one fails alone, its record is what ends those that wait for it
+    (`harness.dispatch.supervise.watch`); nobody leaves the group, which may wait as well."""
+    if workers.size == 1:
+        return None
+    deadline = time.monotonic() + (0 if workers.leads else LEADER_FIRST_S)
+    while (found := store.find(key)) == before:
+        if time.monotonic() >= deadline:
+            return None
+        time.sleep(0.2)
+    return found
 
 
 class Experiment:

@@ -158,6 +158,22 @@ def test_a_child_that_does_not_stop_in_time_is_killed_and_a_second_request_gives
     assert sent == [(signal.SIGUSR2, 1.0), (signal.SIGUSR2, 22.0), (signal.SIGKILL, 52.0)]
 
 
+def test_a_child_that_goes_on_when_its_run_has_a_record_is_ended(child, clock):
+    """It waits for another process of the run, which failed and is gone."""
+    looks: list[float] = []
+
+    def over() -> bool:
+        looks.append(clock[-1])
+        return len(looks) == 3
+
+    context = WorkerContext(holder=Holder.here(), limit=1)
+    assert watch(child(deaf), lease=None, context=context, stop=StopSignals(), over=over) == (signal.SIGKILL, True)
+    gaps = [after - before for before, after in itertools.pairwise(looks)]
+    assert gaps == [module.LOOK_S + 1] * 2
+    assert clock[-1] - looks[-1] == module.SETTLED_S + 1
+    assert watch(child(lambda: os._exit(0)), lease=None, context=context, stop=StopSignals(), over=over) == (0, False)
+
+
 def test_the_end_of_the_submitter_is_a_request_to_stop(child, clock):
     here, stop = Holder.here(), StopSignals()
     assert watched(child(stops_when_asked), stop=stop, submitter=replace(here, ticks=1), patience_s=math.inf) == (

@@ -191,7 +191,12 @@ def test_who_follows_waits_for_the_first_as_long_as_it_may_and_takes_its_place(t
     monkeypatch.setattr(
         worker, "watch", lambda child, *, lease, **_: (-9 if (child, lease) == (42, None) else 0, False)
     )
-    assert worker.follow(make_job(tmp_path), meeting, stop=StopSignals(), **given) == 9
+    job = make_job(tmp_path)
+    assert worker.follow(job, meeting, stop=StopSignals(), **given) == 9
+    RecordStore(tmp_path).write(Record(run=job.run, key=job.run.key, code="OOM"))
+    assert worker.follow(job, meeting, stop=StopSignals(), **given) == 0, "it was ended, as the run has its record"
+    assert forked.pop() == "meeting.rank1.log"
+    RecordStore(tmp_path).path(job.run.key).unlink()
     assert forked == ["meeting.rank1.log"]
     begun = now[0]
     assert worker.follow(make_job(tmp_path), meeting, stop=StopSignals(received=[15]), **given) == 9

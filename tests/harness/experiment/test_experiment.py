@@ -38,6 +38,7 @@ from harness.training.outcome import Selection
 from harness.training.prefix import FrozenPrefix
 from tests.harness.experiment.test_prompted import SMALL
 from tests.harness.planned import job_of
+from tests.harness.training.forks import free_port
 
 
 def data(name: str, *stems: str) -> RunData:
@@ -170,6 +171,34 @@ def test_a_run_that_failed_starts_anew_where_its_masks_were_mended_since(tmp_pat
     assert any("have changed since, so the run starts anew" in note.get("text", "") for note in told)
     fresh = run_experiment(job_of(tmp_path / "fresh", "decoder", samples=tmp_path, **SMALL))
     assert again.history[0]["loss"] == fresh.history[0]["loss"]
+
+
+@pytest.mark.parametrize("failing", [(1,), (0,), (0, 1)])
+def test_a_worker_that_fails_says_why_and_ends_the_others(results: Path, monkeypatch, failing: tuple[int, ...]) -> None:
+    """Two processes on one run; gloo tells one that the other is gone, where NCCL would leave it waiting for a supervisor."""
+    read = ImageSource.image
+
+    def image(source: ImageSource, index: int) -> np.ndarray:
+        if int(os.environ["RANK"]) in failing:
+            raise torch.OutOfMemoryError(f"CUDA out of memory in worker {os.environ['RANK']}")
+        return read(source, index)
+
+    monkeypatch.setattr(ImageSource, "image", image)
+    monkeypatch.setattr(experiment_module, "LEADER_FIRST_S", 1.0)
+    job = job_of(results, "lora", **SMALL, seeds=(10 + sum(failing) + len(failing),))
+    for name, value in {"MASTER_ADDR": "127.0.0.1", "MASTER_PORT": str(free_port()), "WORLD_SIZE": "2"}.items():
+        monkeypatch.setenv(name, value)
+    children = []
+    for rank in (0, 1):
+        if not (child := os.fork()):
+            os.environ["RANK"] = str(rank)
+            torch.set_num_threads(1)
+            os._exit(run_experiment(job).code != "OOM")
+        children.append(child)
+    assert [os.waitstatus_to_exitcode(os.waitpid(child, 0)[1]) for child in children] == [0, 0]
+    record = RecordStore(results).read(job.run.key)
+    assert record is not None
+    assert (record.code, record.message.split()[-1]) == ("OOM", str(min(failing)))
 
 
 def test_a_file_server_that_is_away_leaves_no_record(results: Path, monkeypatch: pytest.MonkeyPatch) -> None:
