@@ -47,7 +47,6 @@ from harness.training.loop import train
 from harness.training.outcome import Interrupted, Progress, Selection, StopRequest, TrainingResult
 from harness.training.prefix import FrozenPrefix
 
-
 LEADER_FIRST_S = 10.0
 """How long another worker that failed leaves it to the first to write so."""
 

@@ -124,7 +124,9 @@ def test_a_merge_that_fails_costs_nothing_else(monkeypatch: pytest.MonkeyPatch) 
     assert alive == [False, False]  # or a failure for want of memory would keep a model more
 
 
-def test_frozen_weights_that_methods_have_in_common_are_held_once_and_no_number_changes(of_training_alone: None) -> None:
+def test_frozen_weights_that_methods_have_in_common_are_held_once_and_no_number_changes(
+    of_training_alone: None,
+) -> None:
     session = replace(session_of("lora", "bitfit", "full"), rounds=1)
 
     def built(*, shared: bool) -> list[Contestant]:

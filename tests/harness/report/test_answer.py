@@ -130,10 +130,14 @@ def plan_run(method: str, label: str, seed: int, value: float, *, image_size: in
     )  # fmt: skip
 
 
+def earlier(answer: Answer) -> list[Record]:
+    """The records without those of the plan's cards."""
+    return [record for record in answer.archive.records if record.run.protocol not in ("mobile", "small-fair")]
+
+
 def test_runs_of_the_plan_are_taken_up_when_they_are_there() -> None:
     answer = Answer(RESULTS)
-    kept = [record for record in answer.archive.records if record.run.protocol not in ("mobile", "small-fair")]
-    answer.archive.records[:] = kept
+    answer.archive.records[:] = earlier(answer)
     assert "Not run: MobileSAM;" in environment().get_template("findings.md.j2").render(a=answer)
     assert answer.trials_of_plan() == []
     answer.archive.records.append(plan_run("lora", "LoRA[lr=0.003]", 100, 0.75))
@@ -169,7 +173,7 @@ def test_runs_of_the_plan_are_taken_up_when_they_are_there() -> None:
 def test_rows_beside_the_question_are_taken_up_and_named_where_they_are_missing() -> None:
     """One pass, merged scores and another method, each on the one benchmark of two that has it."""
     answer = Answer(RESULTS)
-    answer.archive.records[:] = [record for record in answer.archive.records if record.run.protocol != "mobile"]
+    answer.archive.records[:] = earlier(answer)
     words = environment()
     assert "one-pass variant and the one in turns were scored" in words.get_template("findings.md.j2").render(a=answer)
     assert "these methods are **not run**" in words.get_template("methods.md.j2").render(a=answer)
@@ -201,10 +205,7 @@ def test_rows_beside_the_question_are_taken_up_and_named_where_they_are_missing(
 
 
 def test_a_draw_that_was_made_again_is_told_and_images_of_a_group_where_splits_differ(answer: Answer) -> None:
-    (made_again,) = (
-        case for case in answer.clean if case.model == "ViT-S at 196 px" and case.pair.benchmark == "kvasir"
-    )
-    assert made_again.draws == "6 (3 seeds, 3 made again)"
+    assert answer.named_case("small-methods", "kvasir").draws == "6 (3 seeds, 3 made again)"
     (roads,) = (case for case in answer.clean if case.is_sam and case.pair.benchmark == "road")
     assert (roads.draws, roads.difference.folds, roads.difference.clusters) == (str(roads.n), True, 0)
     assert f"{roads.groups} groups of test images" in roads.trust
@@ -253,7 +254,7 @@ def test_the_variance_of_a_mean_is_that_of_its_rows_and_its_degrees_of_freedom_a
 
 def test_naslora_is_held_against_lora_at_loras_rate_and_at_its_own() -> None:
     answer = Answer(RESULTS)
-    answer.archive.records[:] = [record for record in answer.archive.records if record.run.protocol != "mobile"]
+    answer.archive.records[:] = earlier(answer)
     for lr, lora, naslora in ((1e-3, 0.72, 0.70), (3e-3, 0.75, 0.71), (1e-2, 0.4, 0.74)):
         answer.archive.records.append(plan_run("lora", "LoRA", 100, lora, lr=lr))
         answer.archive.records.append(plan_run("naslora", "NAS-LoRA", 100, naslora, lr=lr, alpha_lr=0.027))
@@ -263,7 +264,7 @@ def test_naslora_is_held_against_lora_at_loras_rate_and_at_its_own() -> None:
 
 def test_another_size_is_another_model_and_says_that_its_rates_come_from_elsewhere() -> None:
     answer = Answer(RESULTS)
-    answer.archive.records[:] = [record for record in answer.archive.records if record.run.protocol != "mobile"]
+    answer.archive.records[:] = earlier(answer)
     for seed in range(3):
         answer.archive.records.append(plan_run("lora", "LoRA", seed, 0.70 + 0.001 * seed, image_size=512))
         answer.archive.records.append(
@@ -277,7 +278,7 @@ def test_another_size_is_another_model_and_says_that_its_rates_come_from_elsewhe
     assert "interval) on MobileSAM at 512 px (Kvasir-SEG Sα alone, 3 runs each).**" in page
     assert "Not run: MobileSAM at 512 px beyond Kvasir-SEG, and NAS-LoRA's other rates there;" in page
     assert (
-        "**MobileSAM at 512 px, Kvasir-SEG Sα** has an interval without zero, one of 6 here: p = 0.001, which passes a correction"
+        "*MobileSAM at 512 px, Kvasir-SEG Sα* has an interval without zero, one of 6 here: p = 0.001, which passes a correction"
         in page
     )
     assert "By draw its difference is +2.00, +1.90, +1.80 points" in page
