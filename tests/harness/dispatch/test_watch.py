@@ -143,22 +143,27 @@ def test_a_request_to_stop_reaches_the_child(child, clock):
     assert watched(child(stops_when_asked), stop=stop, patience_s=math.inf) == (INTERRUPTED_STATUS, False)
 
 
-def test_a_child_that_does_not_stop_in_time_is_killed_and_a_second_request_gives_it_no_more(child, clock, monkeypatch):
-    kill = os.kill
-    sent: list[tuple[int, float]] = []
+@pytest.fixture
+def sent(clock: list[float], monkeypatch: pytest.MonkeyPatch) -> list[tuple[int, float]]:
+    """The signals that were sent, each with when."""
+    kill, noted = os.kill, []
 
-    def noted(process: int, number: int) -> None:
-        sent.append((number, clock[-1]))
+    def send(process: int, number: int) -> None:
+        noted.append((number, clock[-1]))
         kill(process, number)
 
-    monkeypatch.setattr(module, "os", SimpleNamespace(**{**vars(os), "kill": noted}))
+    monkeypatch.setattr(module, "os", SimpleNamespace(**{**vars(os), "kill": send}))
+    return noted
+
+
+def test_a_child_that_does_not_stop_in_time_is_killed_and_a_second_request_gives_it_no_more(child, clock, sent):
     stop = StopSignals(received=[signal.SIGTERM])
     again = Heart(clock, lambda: stop.received.append(signal.SIGTERM))
     assert watched(child(deaf), heart=again, stop=stop, lease_s=120.0, patience_s=50.0) == (-signal.SIGKILL, True)
     assert sent == [(signal.SIGUSR2, 1.0), (signal.SIGUSR2, 22.0), (signal.SIGKILL, 52.0)]
 
 
-def test_a_child_that_goes_on_when_its_run_has_a_record_is_ended(child, clock):
+def test_a_child_that_goes_on_when_its_run_has_a_record_is_ended(child, clock, sent):
     """It waits for another process of the run, which failed and is gone."""
     looks: list[float] = []
 
@@ -170,7 +175,7 @@ def test_a_child_that_goes_on_when_its_run_has_a_record_is_ended(child, clock):
     assert watch(child(deaf), lease=None, context=context, stop=StopSignals(), over=over) == (signal.SIGKILL, True)
     gaps = [after - before for before, after in itertools.pairwise(looks)]
     assert gaps == [module.LOOK_S + 1] * 2
-    assert clock[-1] - looks[-1] == module.SETTLED_S + 1
+    assert sent == [(signal.SIGKILL, looks[-1] + module.SETTLED_S + 1)]
     assert watch(child(lambda: os._exit(0)), lease=None, context=context, stop=StopSignals(), over=over) == (0, False)
 
 
