@@ -46,16 +46,18 @@ ROWS_OF_PLAN = {
 """Its rows beside the two of the answer, as the page names them where they were not run."""
 METHODS_OF_PLAN = ("full", "convlora", "naspclora", "adaptformer", "bitfit", "dora")
 """The other methods that it wants on MobileSAM."""
+SEARCHES_OF_PLAN = {
+    "sam-stagewise": "when the search starts (T_B) on MobileSAM",
+    "sam-search": "candidate operations, α's rate and shuffled masks on MobileSAM",
+}
+"""Studies of the search itself, each on fewer benchmarks than docs/plan.md wants."""
 NOT_ASKED = (
-    "when the search starts (T_B), candidate operations, α's rate and shuffled masks on MobileSAM",
     "residual, normalisation and scale, each alone, on MobileSAM",
     "rank, placement and channel ratio at tuned rates",
     "collapsed runs drawn again with and without warm-up",
     "SBU Shadow",
 )
 """What docs/plan.md wants to know and no study here asks yet: a study that does takes its line away."""
-ALPHA_STUDY = "small-alpha"
-"""Asks what α learns, by other rates of α and by masks of other images in its batches."""
 SAM = "mobile_sam"
 MODELS = {SAM: "MobileSAM", "timm/vit_small_patch14_dinov2": "ViT-S"}
 PLANNED_DRAWS = 12
@@ -77,6 +79,7 @@ class Pair:
     what: str = ""
 
 
+EARLIER_CARD = "small"
 EARLIER = (
     Pair(study="small-methods", benchmark="kvasir", first="NAS-LoRA", second="LoRA"),
     Pair(study="small-warmup", benchmark="cvc612", first="NAS-LoRA", second="LoRA", what="with a warm-up"),
@@ -101,6 +104,15 @@ SEARCH = tuple(
     Pair(study="small-stagewise", benchmark="kvasir", first=row, second="never", what=f"search from {when} on − no search")
     for row, when in (("T_B = 0", "the start"), ("T_B = 1 (25 %)", "a quarter"), ("T_B = 2 (50 %)", "the half"))
 )  # fmt: skip
+SEARCH_OF_PLAN = tuple(
+    Pair(study=study, benchmark=benchmark, first=row, second=control, what=f"search {how} − no search")
+    for study, benchmark, control, row, how in (
+        ("sam-stagewise", "isic2017", "never", "T_B = 0", "from the start on"),
+        ("sam-stagewise", "isic2017", "never", "T_B = 2 (50 %)", "from the half on"),
+        ("sam-search", "kvasir", "no search", "α's rate × 10", "at ten times α's rate"),
+        ("sam-search", "kvasir", "no search", "α's rate × 0.1", "at a tenth of α's rate"),
+    )
+)
 SEARCH_QUESTION = (
     ("NAS-LoRA", "NAS-LoRA, no search", "search − no search"),
     ("NAS-LoRA, joint (one pass)", "NAS-LoRA, no search", "search in one pass − no search"),
@@ -183,8 +195,8 @@ class Case:
 
     @property
     def is_earlier(self) -> bool:
-        """Whether the row was chosen after its scores were known."""
-        return self.pair.study not in QUESTION
+        """Whether its runs are not those of docs/plan.md: on the answer's page, a row that was chosen after its scores were known."""
+        return self.grid.sheet.protocol == EARLIER_CARD
 
     @property
     def is_sam(self) -> bool:
@@ -361,7 +373,7 @@ class Trial:
 
 @dataclass(frozen=True, kw_only=True)
 class Choice:
-    """What α chose in the runs of one row of `ALPHA_STUDY`, beside what noise alone gives at the row's rates of α.
+    """What α chose in the runs of one row of a study, beside what noise alone gives at the row's rates of α.
 
     Args:
         row: its label.
@@ -377,6 +389,11 @@ class Choice:
     def favouring(self, operation: str) -> int:
         """How many runs gave it the largest share."""
         return sum(name == operation for name, _ in self.favourites.values())
+
+
+def _beyond(done: Iterable[str]) -> str:
+    names = " and ".join(done)
+    return f" beyond {names}" if names else ""
 
 
 def verdict(interval: stats.Interval | None) -> str:
@@ -436,6 +453,10 @@ class Question:
     def has(self, study: str) -> bool:
         return bool(self.grids(study))
 
+    def ran(self, study: str) -> list[str]:
+        """Labels of its rows that have a finished run."""
+        return [row.label for row in self.grid(study).rows if any(record.code == "OK" for record in row.runs)]
+
     def cell(self, study: str, benchmark: str, row: str, **rules: Any) -> Cell:
         grid = self.grid(study, **rules)
         named = grid.row(row)
@@ -492,7 +513,8 @@ class Question:
 
     @cached_property
     def search_cases(self) -> list[Case]:
-        return [*self.of_question(SEARCH_QUESTION), *(case for pair in SEARCH if (case := self.case(pair)))]
+        pairs = (*SEARCH_OF_PLAN, *SEARCH)
+        return [*self.of_question(SEARCH_QUESTION), *(case for pair in pairs if (case := self.case(pair)))]
 
     @cached_property
     def rate_cases(self) -> list[Case]:
@@ -589,19 +611,25 @@ class Question:
             if case.is_sam and not case.difference.folds and case.n < PLANNED_DRAWS and "256" in case.model
         ]
         large = [case.column.benchmark_title for case in self.clean if "512" in case.model]
+        fair = [
+            f"{case.n} draws on {case.column.benchmark_title}"
+            for case in self.clean
+            if not case.is_sam and not case.is_earlier
+        ]
         parts = {
             "MobileSAM": not self.has_sam,
             "MobileSAM at 512 px": 512 not in sizes,
             f"MobileSAM at 512 px beyond {' and '.join(large)}, and NAS-LoRA's other rates there": bool(large),
             f"{PLANNED_DRAWS} draws of MobileSAM on {' and '.join(few)}": bool(few),
             f"MobileSAM on {elsewhere}": self.has_sam and bool(elsewhere),
-            "ViT-S with one decoder rate for all rows": all(
-                case.is_earlier for case in self.clean if "ViT-S" in case.model
+            f"ViT-S with one decoder rate for all rows{_beyond(fair)}": any(
+                case.is_earlier or case.n < PLANNED_DRAWS for case in self.clean if not case.is_sam
             ),
             **{
-                f"{what}{self._beyond(row)}": self.has_sam and not of_sam <= self._on_sam(row).keys()
+                f"{what}{_beyond(self._on_sam(row).values())}": self.has_sam and not of_sam <= self._on_sam(row).keys()
                 for row, what in ROWS_OF_PLAN.items()
             },
+            **{f"{what}{_beyond(self._titles(study))}": self.has_sam for study, what in SEARCHES_OF_PLAN.items()},
             f"other methods on MobileSAM ({methods})": bool(methods),
             "merged scores of searches that moved α": not self.merged_cases,
         }
@@ -612,9 +640,9 @@ class Question:
         cases = [case for case in self.against_lora(row) if case.is_sam]
         return {case.pair.benchmark: case.column.benchmark_title for case in cases}
 
-    def _beyond(self, row: str) -> str:
-        done = list(self._on_sam(row).values())
-        return f" beyond {' and '.join(done)}" if done else ""
+    def _titles(self, study: str) -> list[str]:
+        """Of the benchmarks that it has runs on."""
+        return [column.benchmark_title for grid in self.grids(study)[:1] for column in grid.first_columns.values()]
 
     def collapses(self, protocol: str, warmup: int | None = None) -> Collapses:
         """Over all rows of all tables of a card that have two runs or more; with one warm-up alone where it is given."""
@@ -721,11 +749,10 @@ class Question:
             "sites": len(ends[0]),
         }
 
-    @cached_property
-    def choices(self) -> dict[str, Choice]:
-        """By row of `ALPHA_STUDY` that has runs in which α was trained, on its one benchmark."""
+    def choices(self, study: str) -> dict[str, Choice]:
+        """By row of the study that has runs on Kvasir-SEG in which α was trained; empty where it has none."""
         choices = {}
-        for row in self.grid(ALPHA_STUDY).rows:
+        for row in itertools.chain.from_iterable(grid.rows for grid in self.grids(study)[:1]):
             runs = [run for run in row.finished("kvasir") if run.run.seed < RERUN]
             ends = {run.run.seed: end for run in runs if (end := self.archive.mixture(run))}
             null = noise(runs[0], next(iter(ends.values()))) if ends else None
@@ -739,9 +766,10 @@ class Question:
                 )
         return choices
 
-    def more_spread(self, first: str, second: str) -> stats.Interval | None:
+    def more_spread(self, study: str, first: str, second: str) -> stats.Interval | None:
         """Of the spreads of two rows' shares, first − second, paired by seed."""
-        spreads, reference = self.choices[first].spreads, self.choices[second].spreads
+        choices = self.choices(study)
+        spreads, reference = choices[first].spreads, choices[second].spreads
         seeds = sorted(spreads.keys() & reference.keys())
         return stats.t_interval([spreads[seed] - reference[seed] for seed in seeds])
 
