@@ -17,9 +17,8 @@ if TYPE_CHECKING:  # what says no more than --help does without it
 IGNORE = 255
 
 
-AWAY = frozenset(
-    {errno.ESTALE, errno.EIO, errno.ETIMEDOUT, errno.EREMOTEIO, errno.ECONNRESET, errno.EMFILE, errno.ENFILE}
-)
+_REMOTE = getattr(errno, "EREMOTEIO", errno.EIO)  # Linux's own
+AWAY = frozenset({errno.ESTALE, errno.EIO, errno.ETIMEDOUT, _REMOTE, errno.ECONNRESET, errno.EMFILE, errno.ENFILE})
 """What a file server that is away for a while answers, or a machine that is short of handles: the file itself may be whole."""
 
 

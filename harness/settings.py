@@ -166,9 +166,10 @@ class _Level:
 
 
 def user_file(environment: Mapping[str, str] = os.environ) -> Path:
-    """``~/.config/sam-peft-harness/settings.toml``, or below ``XDG_CONFIG_HOME``."""
+    """``~/.config/sam-peft-harness/settings.toml``, or below ``XDG_CONFIG_HOME``; of a user who has no home, in the root folder."""
     base = environment.get("XDG_CONFIG_HOME", "")
-    folder = Path(base) if os.path.isabs(base) else Path("~/.config").expanduser()
+    folder = Path(base) if os.path.isabs(base) else Path(os.path.expanduser("~/.config"))
+    folder = folder if folder.is_absolute() else Path("/.config")
     return folder / "sam-peft-harness" / "settings.toml"
 
 

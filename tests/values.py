@@ -2,14 +2,20 @@
 
 from __future__ import annotations
 
+import sys
 import time
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any, TypeVar
 
+import pytest
+
 REPOSITORY = Path(__file__).resolve().parents[1]
 RESULTS = REPOSITORY / "results"
 """The committed records."""
+on_linux = pytest.mark.skipif(
+    sys.platform != "linux", reason="needs what only Linux has: /proc, /dev/full, any byte in a name"
+)
 T = TypeVar("T")
 
 

@@ -8,11 +8,13 @@ heartbeat that it was overtaken, and stops; `beating` shows that it lives for wo
 
 from __future__ import annotations
 
+import errno
 import json
 import os
 import re
 import secrets
 import socket
+import subprocess
 import sys
 import threading
 import time
@@ -78,13 +80,24 @@ def _namespace() -> str:
 
 
 def _ticks(pid: int) -> int:
-    """Start time of a process in clock ticks since boot; 0 for a zombie.
+    """Start time of a process in clock ticks since boot, in seconds where the system has no /proc (macOS); 0 for a zombie.
 
     Raises:
         OSError: it does not run, or we may not see it.
     """
+    if not Path("/proc/self").exists():
+        return _ticks_by_ps(pid)
     rest = Path(f"/proc/{pid}/stat").read_text(encoding="utf-8", errors="replace").rpartition(")")[2].split()
     return 0 if rest[0] in "ZX" else int(rest[19])
+
+
+def _ticks_by_ps(pid: int) -> int:
+    command = ["ps", "-o", "stat=,lstart=", "-p", str(pid)]
+    told = subprocess.run(command, env={**os.environ, "LC_ALL": "C"}, capture_output=True, text=True, check=False)
+    state, _, started = told.stdout.strip().partition(" ")
+    if not started:
+        raise ProcessLookupError(errno.ESRCH, os.strerror(errno.ESRCH))
+    return 0 if state[0] in "ZX" else int(time.mktime(time.strptime(started.strip(), "%a %b %d %H:%M:%S %Y")))
 
 
 def _there(pid: int) -> bool:

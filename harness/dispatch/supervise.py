@@ -17,6 +17,7 @@ import select
 import signal
 import socket
 import sys
+import threading
 import time
 import traceback
 from collections.abc import Callable, Iterator, Mapping
@@ -395,12 +396,20 @@ def _give_up(job: Job, starts: list[Attempt], verdict: tuple[End, str], context:
 
 
 def die_with(parent: int) -> None:
-    """Have the kernel kill this process when its parent dies (Linux)."""
+    """Have the kernel kill this process when its parent dies; where it has no such promise (macOS), a thread looks every second."""
     pr_set_pdeathsig = 1
-    with contextlib.suppress(OSError, AttributeError):
+    try:
         ctypes.CDLL(None).prctl(pr_set_pdeathsig, signal.SIGKILL)
+    except (OSError, AttributeError):
+        threading.Thread(target=_end_after, args=(parent,), daemon=True).start()
     if os.getppid() != parent:
         os._exit(1)
+
+
+def _end_after(parent: int) -> None:
+    while os.getppid() == parent:
+        time.sleep(1.0)
+    os._exit(1)
 
 
 def _redirect(log: Path) -> None:

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import math
-import os
 import signal
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from concurrent.futures import ProcessPoolExecutor, as_completed
@@ -32,6 +31,7 @@ from harness.datasets.reading.pairing import MASK_EXTENSIONS, image_files, mask_
 from harness.evaluation.resize import resize_bilinear, resize_nearest
 from harness.evaluation.scorer import ImageScore, SplitScorer
 from harness.system.errors import UsageError
+from harness.system.machine import affinity
 
 Foreground = Literal["half", "nonzero"]
 _CHUNK = 2  # images a task; Ctrl-C waits for the tasks under way
@@ -268,7 +268,7 @@ def score_folders(
     Raises:
         UsageError: an image cannot be scored; the message names it.
     """
-    processes = min(workers or len(os.sched_getaffinity(0)), -(-len(pairs) // _CHUNK))
+    processes = min(workers or affinity(), -(-len(pairs) // _CHUNK))
     chunks = [pairs[start : start + _CHUNK] for start in range(0, len(pairs), _CHUNK)]
     done = 0
     work = partial(_score, scoring)

@@ -6,6 +6,7 @@ from __future__ import annotations
 import contextlib
 import os
 import platform
+import re
 import socket
 import time
 from collections.abc import Callable, Iterator, Mapping
@@ -52,6 +53,16 @@ def own_device() -> torch.device:
     device = torch.device("cuda", int(os.environ.get("LOCAL_RANK", "0")) % torch.cuda.device_count())
     torch.cuda.set_device(device)
     return device
+
+
+def unusable_gpu() -> str:
+    """What to say where this process was given a GPU and torch finds none, such as with a driver that is older than its CUDA; empty
+    where it was given none."""
+    given = os.environ.get("CUDA_VISIBLE_DEVICES", "")
+    if torch.cuda.is_available() or not re.match(r"\d|GPU-|MIG-", given):
+        return ""
+    built = f"for CUDA {torch.version.cuda}" if torch.version.cuda else "without CUDA"
+    return f"GPU {given} is there, but torch {torch.__version__}, built {built}, cannot use it: this run is on the CPU"
 
 
 def reason_code(error: Exception) -> Code:

@@ -26,7 +26,16 @@ from harness.archive.store import RecordStore
 from harness.datasets.base import AWAY
 from harness.evaluation.conventions import higher_is_better
 from harness.experiment.building import RunData, attached_segmenter, open_data
-from harness.experiment.environment import Stages, environment, now, one_line, own_device, process_started, reason_code
+from harness.experiment.environment import (
+    Stages,
+    environment,
+    now,
+    one_line,
+    own_device,
+    process_started,
+    reason_code,
+    unusable_gpu,
+)
 from harness.experiment.number_code import number_code
 from harness.experiment.scoring import EVALUATION_BATCH, ImageTable, Scoring, Summary, Tell
 from harness.methods.base import Method
@@ -181,6 +190,8 @@ class Experiment:
             self.tell({"stage": "opening data"})
             self.counts = self.data.counts
             self.scoring.require_masks()
+            if self.device.type == "cpu" and (given := unusable_gpu()):
+                self.tell({"stage": "training", "kind": "note", "text": given})
             self.tell({"stage": "building the model"})
         segmenter, method = self._attached()
         self.parameters = count_parameters(segmenter)

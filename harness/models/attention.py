@@ -200,7 +200,7 @@ class _ChunkedAttention(torch.autograd.Function):
 @cache
 def multiplies_bf16() -> bool:
     """Whether oneDNN multiplies bf16 on this processor: AVX-512 or better, fast with instructions of its own (AMX)."""
-    return torch.ops.mkldnn._is_mkldnn_bf16_supported()
+    return torch.backends.mkldnn.is_available() and torch.ops.mkldnn._is_mkldnn_bf16_supported()
 
 
 def _widened(

@@ -256,7 +256,7 @@ def create_exclusively(path: Path, text: str) -> bool:
                 # An NFS server may have made the link and lost the answer; the count of links tells.
                 return os.fstat(descriptor).st_nlink == 2
             except OSError as error:
-                if error.errno not in (errno.EPERM, errno.EOPNOTSUPP, errno.EMLINK):
+                if error.errno not in (errno.EPERM, errno.EOPNOTSUPP, errno.ENOTSUP, errno.EMLINK):
                     raise
                 # A file system without hard links: exclusive, though a reader may see it half for a moment.
                 try:

@@ -30,7 +30,7 @@ def code_version() -> dict[str, str]:
         command = ["git", "-c", "core.fsmonitor=false", "-c", "core.hooksPath=/dev/null", *arguments]
         try:
             done = subprocess.run(command, cwd=root, capture_output=True, text=True, check=False)
-        except FileNotFoundError:
+        except OSError:  # there is none, or a folder of PATH cannot be read
             return ""
         return done.stdout if done.returncode == 0 else ""
 
@@ -51,15 +51,20 @@ def processor() -> str:
     try:
         lines = Path("/proc/cpuinfo").read_text(encoding="utf-8").splitlines()
     except OSError:
-        return f"cpu {platform.processor()}".strip()
+        lines = []
     names = [line.partition(":")[2].strip() for line in lines if line.startswith("model name")]
-    return f"cpu {names[0]} x{len(names)}" if names else "cpu"
+    return f"cpu {names[0]} x{len(names)}" if names else f"cpu {platform.machine()} x{os.cpu_count()}"
 
 
 def cores(root: Path = Path("/")) -> int:
     """The cores that this process may keep busy: those of its affinity, fewer where its control group has a quota. ``root``: of the
     file system that tells of control groups."""
-    return max(1, min([len(os.sched_getaffinity(0)), *(math.ceil(share) for share in _quotas(root))]))
+    return max(1, min([affinity(), *(math.ceil(share) for share in _quotas(root))]))
+
+
+def affinity() -> int:
+    """The cores that this process may run on; all of them where the system keeps no such list (macOS)."""
+    return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
 
 
 def _quotas(root: Path) -> Iterator[float]:

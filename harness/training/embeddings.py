@@ -171,7 +171,10 @@ class EmbeddingCache:
         size = 2 * self._count * int(np.prod(shape)) * dtype.itemsize
         path = self._description().with_suffix(".embeddings")
         with _opened(path, create=True) as file, _opened(path.with_suffix(".sums"), create=True) as sums:
-            os.posix_fallocate(file.fileno(), 0, size)  # at once: a disk that fills up later must not kill the process
+            if hasattr(os, "posix_fallocate"):  # at once: a disk that fills up later must not kill the process
+                os.posix_fallocate(file.fileno(), 0, size)
+            else:  # macOS
+                file.truncate(size)
             sums.truncate(2 * self._count * SUM_BYTES)
             self._sums = np.memmap(sums, dtype=np.uint8, mode="r+", shape=(2 * self._count, SUM_BYTES))
             mapped = torch.from_numpy(np.memmap(file, dtype=np.uint8, mode="r+", shape=(size,)))

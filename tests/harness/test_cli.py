@@ -22,7 +22,7 @@ from harness.experiment.environment import reason_code
 from harness.system.streams import Live, counter, stages
 from tests.signals import as_in_a_terminal
 from tests.terminals import Terminal, screen_of
-from tests.values import REPOSITORY, wait_until
+from tests.values import REPOSITORY, on_linux, wait_until
 
 VERB = """
 import os, signal, sys, time
@@ -129,6 +129,7 @@ def test_want_of_memory_is_called_that(error: Exception, capsys: pytest.CaptureF
     assert reason_code(error) == "OOM"
 
 
+@on_linux
 @pytest.mark.parametrize(
     "words", [("-m", "harness.run", "--help"), ("-u", "-m", "harness.run", "--help"), ("-c", VERB, "show")]
 )

@@ -26,6 +26,7 @@ from harness.evaluation.scorer import SplitScorer
 from harness.system.errors import UsageError
 from tests.harness.evaluation.pairs import blob, soft
 from tests.signals import as_in_a_terminal
+from tests.values import on_linux
 
 COUNT = 11
 
@@ -102,6 +103,7 @@ def test_per_image_scores_write_over_their_own_kind_alone(capsys, folders, tmp_p
     assert out.read_text().startswith("conventions,stem,iou\n")
 
 
+@on_linux
 @pytest.mark.parametrize("ending", [".npy", ".png"])
 def test_a_prediction_whose_name_is_no_text_is_one_line(capsys, folders, tmp_path, ending):
     (tmp_path / "p").mkdir()
@@ -395,6 +397,7 @@ def test_a_killed_worker_is_an_error_and_not_a_wait(folders):
         score_folders(pair_predictions(*folders), scoring, workers=2)
 
 
+@on_linux
 def test_ctrl_c_is_one_line(folders, tmp_path):
     predictions, masks = folders
     for index in range(200):

@@ -9,6 +9,7 @@ import pytest
 
 from harness.datasets.base import DatasetError, Pair
 from harness.datasets.reading.pairing import image_files, pair_folders
+from tests.values import on_linux
 
 
 def _touch(folder: Path, *names: str) -> Path:
@@ -76,6 +77,7 @@ def test_two_files_with_one_stem_are_an_error_that_names_both(tmp_path: Path, na
     assert all(name in str(caught.value) for name in names)
 
 
+@on_linux
 @pytest.mark.parametrize("name", [b"a\xff.png", b"a\rb.png", b"a\nb.png", b"a\x1b[31m.png", "a\u2028b.png".encode()])
 def test_a_name_that_is_no_line_of_text_is_refused_in_one(tmp_path: Path, name: bytes) -> None:
     """Such a name broke tables of scores and terminals, or was an error that nobody foresaw."""

@@ -18,6 +18,7 @@ from harness.system import files
 from harness.system.errors import UsageError
 from harness.system.files import create_exclusively
 from tests.harness.dispatch.helpers import gone
+from tests.values import on_linux
 
 
 def elsewhere(name="node7"):
@@ -235,6 +236,7 @@ def test_a_process_lives_until_it_is_gone_or_another_has_its_number():
     assert replace(here, boot="another").alive() is None
 
 
+@on_linux
 def test_a_zombie_is_dead():
     child = os.fork()
     if not child:

@@ -20,7 +20,7 @@ from harness.dispatch.run_jobs import LocalExecutor, make_executor
 from harness.system.errors import UsageError
 from tests.harness.dispatch.helpers import STANDIN, make_job, record_of, starts, use_standin
 from tests.signals import as_in_a_terminal
-from tests.values import REPOSITORY, wait_until
+from tests.values import REPOSITORY, on_linux, wait_until
 
 BACKGROUND = """
 import sys
@@ -242,6 +242,7 @@ def test_gpus_are_what_the_variable_names(monkeypatch, given, devices):
     assert visible_gpus() == devices
 
 
+@on_linux
 def test_every_worker_gets_its_own_gpu_by_the_name_that_was_given(tmp_path, standin, monkeypatch):
     monkeypatch.setenv("CUDA_VISIBLE_DEVICES", "MIG-1b2c,GPU-8932f937")
     executor = make_executor(place("local"), results=tmp_path)

@@ -201,6 +201,19 @@ def test_a_worker_that_fails_says_why_and_ends_the_others(results: Path, monkeyp
     assert (record.code, record.message.split()[-1]) == ("OOM", str(min(failing)))
 
 
+@pytest.mark.skipif(torch.cuda.is_available(), reason="a GPU can be used here")
+@pytest.mark.parametrize(
+    ("given", "said"), [("0", True), ("GPU-8932f937", True), ("", False), ("-1", False), (None, False)]
+)
+def test_a_gpu_that_torch_cannot_use_is_told(results: Path, monkeypatch: pytest.MonkeyPatch, given, said: bool) -> None:
+    monkeypatch.delenv("CUDA_VISIBLE_DEVICES", raising=False)
+    if given is not None:
+        monkeypatch.setenv("CUDA_VISIBLE_DEVICES", given)
+    notes: list[str] = []
+    run_experiment(job_of(results, "zeroshot", **SMALL), progress=lambda told: notes.append(told.get("text", "")))
+    assert any(f"GPU {given} is there, but torch" in note for note in notes) == said
+
+
 def test_a_file_server_that_is_away_leaves_no_record(results: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     def away(source: ImageSource, index: int) -> np.ndarray:
         raise OSError(errno.ESTALE, os.strerror(errno.ESTALE), str(source.pairs[index].image))

@@ -101,7 +101,7 @@ def test_runs_at_once_come_from_the_profile_or_the_workers(tmp_path: Path, monke
     assert device(large, place()) == (GPU, 2)
     assert device(large, place("inline")) == (GPU, 1)
     monkeypatch.setenv("CUDA_VISIBLE_DEVICES", "")
-    monkeypatch.setattr("os.sched_getaffinity", lambda process: {0, 1, 2, 3})
+    monkeypatch.setattr("os.sched_getaffinity", lambda process: {0, 1, 2, 3}, raising=False)
     monkeypatch.setattr("harness.pricing.price.processor", lambda: "cpu X x4")
     for made in (large, planned(tmp_path, overrides={"image_size": "128"})):
         assert device(made, place(workers=2)) == (replace(cpu(2), model="cpu X x4"), 2)

@@ -28,7 +28,7 @@ from harness.report.score_tables import NOT_PLANNED
 from harness.report.titles import titled_grids
 from harness.studies import study_from_dict, study_names
 from tests.harness.report.sample import CARD, MadeUp, record, render, store_of, table_rows
-from tests.values import REPOSITORY
+from tests.values import REPOSITORY, on_linux
 
 RULES = "harness.comparison.rules.card_rules"
 """Where pages find the harness's own cards."""
@@ -537,6 +537,7 @@ print(quick, early, sorted({"torch", "pandas", "matplotlib"} & set(sys.modules))
     assert (len(studies), told) == (len(study_names()), "True [] []")
 
 
+@on_linux
 @pytest.mark.slow
 def test_four_thousand_records_make_their_tables_in_seconds_and_300_mb(tmp_path: Path) -> None:
     """100 configurations x 8 benchmarks x 5 seeds, each record with an epoch history as long as a real one's."""
