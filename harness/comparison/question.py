@@ -611,25 +611,23 @@ class Question:
             if case.is_sam and not case.difference.folds and case.n < PLANNED_DRAWS and "256" in case.model
         ]
         large = [case.column.benchmark_title for case in self.clean if "512" in case.model]
-        fair = [
-            f"{case.n} draws on {case.column.benchmark_title}"
-            for case in self.clean
-            if not case.is_sam and not case.is_earlier
-        ]
+        plain = [case for case in self.clean if not case.is_sam]
+        fair = [case for case in plain if not case.is_earlier]
         parts = {
             "MobileSAM": not self.has_sam,
             "MobileSAM at 512 px": 512 not in sizes,
             f"MobileSAM at 512 px beyond {' and '.join(large)}, and NAS-LoRA's other rates there": bool(large),
             f"{PLANNED_DRAWS} draws of MobileSAM on {' and '.join(few)}": bool(few),
             f"MobileSAM on {elsewhere}": self.has_sam and bool(elsewhere),
-            f"ViT-S with one decoder rate for all rows{_beyond(fair)}": any(
-                case.is_earlier or case.n < PLANNED_DRAWS for case in self.clean if not case.is_sam
-            ),
+            "ViT-S with one decoder rate for all rows"
+            + _beyond(f"{case.n} draws on {case.column.benchmark_title}" for case in fair): not fair
+            or fair != plain
+            or any(case.n < PLANNED_DRAWS for case in fair if not case.difference.folds),
             **{
                 f"{what}{_beyond(self._on_sam(row).values())}": self.has_sam and not of_sam <= self._on_sam(row).keys()
                 for row, what in ROWS_OF_PLAN.items()
             },
-            **{f"{what}{_beyond(self._titles(study))}": self.has_sam for study, what in SEARCHES_OF_PLAN.items()},
+            **{f"{what}{self._beyond_study(study)}": self.has_sam for study, what in SEARCHES_OF_PLAN.items()},
             f"other methods on MobileSAM ({methods})": bool(methods),
             "merged scores of searches that moved α": not self.merged_cases,
         }
@@ -640,9 +638,19 @@ class Question:
         cases = [case for case in self.against_lora(row) if case.is_sam]
         return {case.pair.benchmark: case.column.benchmark_title for case in cases}
 
-    def _titles(self, study: str) -> list[str]:
-        """Of the benchmarks that it has runs on."""
-        return [column.benchmark_title for grid in self.grids(study)[:1] for column in grid.first_columns.values()]
+    def missing(self, study: str) -> list[str]:
+        """Labels of its rows that have no finished run; rows that it shares with other studies are there before it has run."""
+        return [
+            entry.label
+            for entry in load_study(study).entries
+            if not self.has(study) or entry.label not in self.ran(study)
+        ]
+
+    def _beyond_study(self, study: str) -> str:
+        """`` beyond ISIC 2017``, or which of its rows are missing there."""
+        if missing := self.missing(study):
+            return f" ({', '.join(missing)})"
+        return _beyond(column.benchmark_title for column in self.grid(study).first_columns.values())
 
     def collapses(self, protocol: str, warmup: int | None = None) -> Collapses:
         """Over all rows of all tables of a card that have two runs or more; with one warm-up alone where it is given."""

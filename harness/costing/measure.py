@@ -126,8 +126,12 @@ def measure_inference(roster: Roster, session: Session, *, report: Callable[[str
     failures: dict[str, dict[str, str]] = {}
     for variant, subject in roster:
         models[variant], failures[variant] = _models(subject, calibration=[images])
-        for model in models[variant].values():
-            roster.share_frozen(model)
+        with roster.turn(variant):
+            for model in models[variant].values():
+                roster.share_frozen(model)
+        if variant in roster.dropped:
+            del models[variant]
+            release()
     seconds: dict[str, dict[str, list[float]]] = {v: {name: [] for name in by_mode} for v, by_mode in models.items()}
     memory: dict[str, dict[str, int]] = {variant: {} for variant in models}
     for number in range(session.rounds + 1):
@@ -246,7 +250,7 @@ _OPTIONS = (
 )
 _DEFAULTS = {
     **{"num_classes": 2, "mask_tokens": 1, "accumulate": 1, "decoder": "sam"},
-    **{"budget": "epochs", "quantise": ""},
+    **{"budget": "epochs", "quantise": "", "deterministic": False},
 }
 """Named among the options where they differ: older records hold none of them and were measured so."""
 
@@ -417,6 +421,8 @@ def _record(session: Session, costs: list[MethodCost], *, dropped: dict[str, str
         "decoder": protocol.decoder,
         "budget": protocol.budget,
         "quantise": protocol.quantise,
+        "deterministic": session.device.type
+        == "cuda",  # its kernels, see `deterministic`; sessions before 2026-11-28 had others
     }
     comparability = Comparability(
         device=where["device"],

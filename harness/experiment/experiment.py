@@ -50,7 +50,7 @@ from harness.system.files import write_atomically
 from harness.training.assignment import Assignment
 from harness.training.bounds import SCORED_BYTES, TOKEN_BYTES
 from harness.training.checkpoint import read_state
-from harness.training.distributed import Workers, join, leave
+from harness.training.distributed import PeerGone, Workers, join, leave
 from harness.training.embeddings import EmbeddingCache, encoder_is_frozen, weights_fingerprint
 from harness.training.loop import train
 from harness.training.outcome import Interrupted, Progress, Selection, StopRequest, TrainingResult
@@ -132,6 +132,8 @@ def run_experiment(
             raise  # no result: the run is started again from its checkpoint
         code = reason_code(error)
         record = replace(experiment.record(code), message=one_line(error))
+        if isinstance(error, PeerGone) and not workers.leads:
+            return record  # who ended says why, or the supervisor of the first does
         if (theirs := _record_of_another(store, before, workers, key=job.run.key)) is not None:
             return theirs
         _keep_traceback(experiment.folder)
@@ -191,7 +193,7 @@ class Experiment:
             self.counts = self.data.counts
             self.scoring.require_masks()
             if self.device.type == "cpu" and (given := unusable_gpu()):
-                self.tell({"stage": "training", "kind": "note", "text": given})
+                self.tell({"stage": given})
             self.tell({"stage": "building the model"})
         segmenter, method = self._attached()
         self.parameters = count_parameters(segmenter)

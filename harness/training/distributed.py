@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import contextlib
 import os
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Iterator
 from dataclasses import dataclass
 from datetime import timedelta
 from typing import Any
@@ -21,6 +21,20 @@ from torch.nn import functional as F
 from torch.overrides import TorchFunctionMode
 
 from harness.system.errors import UsageError
+
+
+class PeerGone(RuntimeError):
+    """Another worker of the run has ended, so that nothing more can be summed; why, that one or its supervisor knows."""
+
+
+@contextlib.contextmanager
+def _with_peers() -> Iterator[None]:
+    try:
+        yield
+    except torch.OutOfMemoryError:
+        raise
+    except RuntimeError as error:
+        raise PeerGone(f"another worker of this run has ended: {error}") from error
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -43,7 +57,8 @@ class Workers:
         """The sum of ``value`` over all workers, without gradient."""
         summed = value.detach().clone()
         if self.size > 1:
-            dist.all_reduce(summed)
+            with _with_peers():
+                dist.all_reduce(summed)
         return summed
 
     def sum_gradients(self, parameters: Iterable[nn.Parameter]) -> None:
@@ -59,7 +74,8 @@ class Workers:
         for same in by_type.values():
             parts = [(torch.zeros_like(p) if p.grad is None else p.grad).flatten() for p in same]
             flat = torch.cat([*parts, parts[0].new_tensor([p.grad is not None for p in same])])
-            dist.all_reduce(flat)
+            with _with_peers():
+                dist.all_reduce(flat)
             *sums, known = flat.split([*(p.numel() for p in same), len(same)])
             for parameter, part, count in zip(same, sums, known.tolist(), strict=True):
                 parameter.grad = part.view_as(parameter).clone() if count else None
@@ -73,7 +89,8 @@ class Workers:
         if self.size == 1:
             return value
         box = [value]
-        dist.broadcast_object_list(box, src=0)
+        with _with_peers():
+            dist.broadcast_object_list(box, src=0)
         return box[0]
 
     def any(self, flag: bool) -> bool:  # noqa: FBT001 - the value itself, not an option
@@ -183,11 +200,13 @@ class _SumOverWorkers(torch.autograd.Function):
     @staticmethod
     def forward(ctx: Any, value: Tensor) -> Tensor:
         summed = value.clone()
-        dist.all_reduce(summed)
+        with _with_peers():
+            dist.all_reduce(summed)
         return summed
 
     @staticmethod
     def backward(ctx: Any, *gradients: Tensor) -> Tensor:
         summed = gradients[0].contiguous().clone()
-        dist.all_reduce(summed)
+        with _with_peers():
+            dist.all_reduce(summed)
         return summed

@@ -157,6 +157,19 @@ def test_frozen_weights_that_methods_have_in_common_are_held_once_and_no_number_
             assert torch.equal(weight, other), first.variant
 
 
+def test_who_shares_with_one_that_was_dropped_shares_with_later_ones() -> None:
+    session = session_of("lora", "bitfit", "adapter")
+    roster = Roster(report=print)
+    subjects = [measuring.build_subject(row, session) for row in session.rows]
+    roster.share_frozen(subjects[0].segmenter)
+    roster.share_frozen(subjects[1].segmenter)
+    del subjects[0]
+    gc.collect()
+    roster.share_frozen(subjects[1].segmenter)
+    first, second = (subject.segmenter.get_parameter("encoder.patch_embed.proj.weight") for subject in subjects)
+    assert first.data_ptr() == second.data_ptr()
+
+
 def test_a_method_that_fails_holds_no_memory_while_others_are_measured(monkeypatch: pytest.MonkeyPatch) -> None:
     last: list[weakref.ref[Contestant]] = []
 

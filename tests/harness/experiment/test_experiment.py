@@ -5,8 +5,10 @@ from __future__ import annotations
 import csv
 import errno
 import os
+import signal
 import time
 from collections import Counter
+from collections.abc import Callable
 from itertools import count
 from pathlib import Path
 from typing import Any
@@ -173,19 +175,21 @@ def test_a_run_that_failed_starts_anew_where_its_masks_were_mended_since(tmp_pat
     assert again.history[0]["loss"] == fresh.history[0]["loss"]
 
 
-@pytest.mark.parametrize("failing", [(1,), (0,), (0, 1)])
-def test_a_worker_that_fails_says_why_and_ends_the_others(results: Path, monkeypatch, failing: tuple[int, ...]) -> None:
-    """Two processes on one run; gloo tells one that the other is gone, where NCCL would leave it waiting for a supervisor."""
+def run_in_two(
+    results: Path, monkeypatch: pytest.MonkeyPatch, *, at_work: dict[int, Callable[[], None]]
+) -> Record | None:
+    """The record of a run in two processes, where each does what ``at_work`` says when it reads an image. gloo tells one that the
+    other is gone, where NCCL would leave it waiting for its supervisor."""
     read = ImageSource.image
 
     def image(source: ImageSource, index: int) -> np.ndarray:
-        if int(os.environ["RANK"]) in failing:
-            raise torch.OutOfMemoryError(f"CUDA out of memory in worker {os.environ['RANK']}")
+        at_work.get(int(os.environ["RANK"]), lambda: None)()
         return read(source, index)
 
     monkeypatch.setattr(ImageSource, "image", image)
     monkeypatch.setattr(experiment_module, "LEADER_FIRST_S", 1.0)
-    job = job_of(results, "lora", **SMALL, seeds=(10 + sum(failing) + len(failing),))
+    job = job_of(results, "lora", **SMALL)
+    RecordStore(results).path(job.run.key).unlink(missing_ok=True)
     for name, value in {"MASTER_ADDR": "127.0.0.1", "MASTER_PORT": str(free_port()), "WORLD_SIZE": "2"}.items():
         monkeypatch.setenv(name, value)
     children = []
@@ -193,12 +197,27 @@ def test_a_worker_that_fails_says_why_and_ends_the_others(results: Path, monkeyp
         if not (child := os.fork()):
             os.environ["RANK"] = str(rank)
             torch.set_num_threads(1)
-            os._exit(run_experiment(job).code != "OOM")
+            run_experiment(job)
+            os._exit(0)
         children.append(child)
-    assert [os.waitstatus_to_exitcode(os.waitpid(child, 0)[1]) for child in children] == [0, 0]
-    record = RecordStore(results).read(job.run.key)
+    for child in children:
+        os.waitpid(child, 0)
+    return RecordStore(results).read(job.run.key)
+
+
+def no_memory() -> None:
+    raise torch.OutOfMemoryError(f"CUDA out of memory in worker {os.environ['RANK']}")
+
+
+@pytest.mark.parametrize("failing", [(1,), (0,), (0, 1)])
+def test_a_worker_that_fails_says_why_and_ends_the_others(results: Path, monkeypatch, failing: tuple[int, ...]) -> None:
+    record = run_in_two(results, monkeypatch, at_work=dict.fromkeys(failing, no_memory))
     assert record is not None
     assert (record.code, record.message.split()[-1]) == ("OOM", str(min(failing)))
+
+
+def test_a_first_worker_that_is_killed_leaves_the_record_to_its_supervisor(results: Path, monkeypatch) -> None:
+    assert run_in_two(results, monkeypatch, at_work={0: lambda: os.kill(os.getpid(), signal.SIGKILL)}) is None
 
 
 @pytest.mark.skipif(torch.cuda.is_available(), reason="a GPU can be used here")
@@ -210,7 +229,7 @@ def test_a_gpu_that_torch_cannot_use_is_told(results: Path, monkeypatch: pytest.
     if given is not None:
         monkeypatch.setenv("CUDA_VISIBLE_DEVICES", given)
     notes: list[str] = []
-    run_experiment(job_of(results, "zeroshot", **SMALL), progress=lambda told: notes.append(told.get("text", "")))
+    run_experiment(job_of(results, "zeroshot", **SMALL), progress=lambda told: notes.append(told["stage"]))
     assert any(f"GPU {given} is there, but torch" in note for note in notes) == said
 
 
