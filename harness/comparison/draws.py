@@ -7,7 +7,7 @@ both are draws of one kind.
 from __future__ import annotations
 
 import statistics
-from collections.abc import Sequence
+from collections.abc import Collection, Sequence
 from dataclasses import dataclass, replace
 from functools import cached_property
 from pathlib import Path
@@ -80,9 +80,13 @@ class Collapses:
 
 def without_collapsed(cell: Cell) -> Cell:
     """The cell of the runs that did not collapse."""
-    gone = set(collapsed(cell))
-    values = {seed: value for seed, value in cell.values.items() if seed not in gone}
-    return replace(cell, values=values, records=tuple(record for record in cell.records if record.run.seed not in gone))
+    return of_seeds(cell, cell.values.keys() - set(collapsed(cell)))
+
+
+def of_seeds(cell: Cell, seeds: Collection[int]) -> Cell:
+    """The cell of these runs alone."""
+    values = {seed: value for seed, value in cell.values.items() if seed in seeds}
+    return replace(cell, values=values, records=tuple(record for record in cell.records if record.run.seed in seeds))
 
 
 def with_pooled_runs(difference: Difference, grid: Grid) -> stats.Estimate | None:

@@ -22,6 +22,7 @@ from harness.comparison.draws import (
     Collapses,
     Draws,
     collapsed,
+    of_seeds,
     with_pooled_runs,
     with_reruns,
     without_collapsed,
@@ -64,6 +65,8 @@ PLANNED_DRAWS = 12
 """That the plan wants on a benchmark whose draws share one split."""
 FEW_DRAWS, FEW_IMAGES = 6, 30
 """Below so many runs or test images a row of the answer says so."""
+DECODER_ALONE = ("decoder alone", "decoder only")
+"""How studies call the row that trains neck and mask decoder alone."""
 ALL_DRAWS = "again/avx512"
 """Runs made again on another processor, below the results folder."""
 
@@ -217,6 +220,18 @@ class Case:
         first, second = (without_collapsed(cell) for cell in (self.difference.first, self.difference.second))
         return paired_difference(first, second, self.grid.archive)
 
+    def first_draws(self, count: int) -> Difference | None:
+        """The same difference on the draws that were made first."""
+        first, second = (of_seeds(cell, self.seeds[:count]) for cell in (self.difference.first, self.difference.second))
+        return paired_difference(first, second, self.grid.archive)
+
+    @property
+    def over_decoder(self) -> Difference | None:
+        """LoRA, or what stands second, − the row that trains neck and mask decoder alone; None where the study has no such row."""
+        rows = filter(None, (self.grid.row(label) for label in DECODER_ALONE))
+        differences = (self.grid.difference(self.difference.second.row, row, self.column) for row in rows)
+        return next(differences, None)
+
     @property
     def on_validation(self) -> float | None:
         """The same difference on validation images, mean over draws, in points; None where a record has no such score."""
@@ -265,7 +280,9 @@ class Case:
         rules = self.difference.first.records[0].run.rules
         good: list[str] = []
         bad: list[str] = []
-        (good if self.n >= FEW_DRAWS else bad).append(f"{self.n} {'draws' if self.n > 1 else 'draw'}")
+        own = sum(seed < RERUN for seed in self.seeds)
+        again = f" of {own} seeds" if own < self.n else ""
+        (good if own >= FEW_DRAWS else bad).append(f"{self.n} {'draws' if self.n > 1 else 'draw'}{again}")
         if self.groups:
             bad.append(f"{self.groups} groups of test images")
         else:
@@ -281,6 +298,10 @@ class Case:
         for cell in (self.difference.first, self.difference.second):
             if any(record.run.tuning.get("edge") for record in cell.records):
                 bad.append(f"{cell.row.label} at the edge of its rates")
+        if self.over_decoder is None:
+            bad.append("no row of the decoder alone")
+        elif (above := self.over_decoder.interval) is None or above.low <= 0:
+            bad.append("LoRA not significantly above the decoder alone")
         if self.is_sam:
             bad.append(f"{100 * padding(rules['image_size']):.0f} % padding")
         if self.lost:
@@ -316,10 +337,13 @@ class Model:
 
     @property
     def in_words(self) -> str:
-        """``ViT-S at 196 px (mean of 5 benchmarks, rows chosen afterwards)``: what its estimate is of, and whether any row was chosen after
-        its scores were known."""
-        chosen = any(case.is_earlier for case in self.cases)
-        return f"{self.name} ({self.what}{', rows chosen afterwards' if chosen else ''})"
+        """``ViT-S at 196 px (mean of 5 benchmarks, rows chosen afterwards)``: what its estimate is of."""
+        return f"{self.name} ({self.what}{', rows chosen afterwards' if self.is_chosen else ''})"
+
+    @property
+    def is_chosen(self) -> bool:
+        """Whether any row was chosen after its scores were known."""
+        return any(case.is_earlier for case in self.cases)
 
     @property
     def what(self) -> str:
@@ -683,6 +707,11 @@ class Question:
             "below": sum(value < below[name] for name, values in scores.items() for value in values),
             "nothing": sum(below[name] <= value < 1 for name, values in scores.items() for value in values),
         }
+
+    @property
+    def sets(self) -> list[tuple[str, str]]:
+        """Benchmarks of the earlier series, with their titles."""
+        return [(name, benchmark_title(name)) for name in dict.fromkeys(pair.benchmark for pair in EARLIER)]
 
     def mean_over(self, study: str, sets: Iterable[tuple[str, str]], *, kept: bool = False) -> stats.Estimate:
         """Of NAS-LoRA − LoRA over benchmarks; ``kept``: without collapsed runs."""

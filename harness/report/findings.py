@@ -22,7 +22,18 @@ from harness.comparison.cells import Cell, paired_difference
 from harness.comparison.claims import read_claims
 from harness.comparison.grids import contrasts
 from harness.comparison.names import benchmark_title
-from harness.comparison.question import MODELS, QUESTION, SAM, Case, Model, Pair, Question, model_title, padding
+from harness.comparison.question import (
+    DECODER_ALONE,
+    MODELS,
+    QUESTION,
+    SAM,
+    Case,
+    Model,
+    Pair,
+    Question,
+    model_title,
+    padding,
+)
 from harness.comparison.readings import main_effects, specification_curve
 from harness.comparison.rules import flat
 from harness.report.figures.style import GREY, PAGE, SHADES, encoded, new_figure, styled
@@ -68,11 +79,17 @@ class Answer(Question):
     def decoder_alone(self, case: Case) -> str:
         """Mean ± SD of the row that trains neck and mask decoder alone, in the same study and on the draws of the case; ``–`` where it
         has none."""
-        rows = filter(None, (case.grid.row(label) for label in ("decoder alone", "decoder only")))
+        rows = filter(None, (case.grid.row(label) for label in DECODER_ALONE))
         cells = (case.grid.cells[row, case.column] for row in rows)
         values = next(([100 * cell.values[seed] for seed in case.seeds if seed in cell.seeds] for cell in cells), [])
         shown, _, count = mean_sd(values).rpartition(" ") if values else ("–", "", "")
         return shown if not values or len(values) == case.n else f"{shown} {count}"
+
+    def apart(self, cases: Sequence[Case]) -> str:
+        """``1 of 3 intervals leaves zero out (Road IoU: …)``"""
+        named = ", ".join(f"{case.column.short}: {case.pair.what}" for case in cases if case.is_apart)
+        count = sum(case.is_apart for case in cases)
+        return f"{count or 'none'} of {len(cases)} intervals {'leave' if count > 1 else 'leaves'} zero out{f' ({named})' if named else ''}"
 
     def counted(self, cases: Sequence[Case]) -> str:
         """How many of these intervals lie on which side of zero, in words."""
@@ -196,6 +213,10 @@ class Answer(Question):
                 "options": ", ".join(f"{name} {_plain(value)}" for name, value in changed.items()),
             })  # fmt: skip
         return lines
+
+    def times_of(self, variant: str) -> list[float]:
+        """How many times as long as LoRA's its step takes, by session that has both."""
+        return [self.time(model, variant).estimate for model in self.sessions if variant in self.measured(model)]
 
     def needed(self, estimate: stats.Estimate, points: float) -> str:
         """Draws to see a difference of so many points in 80 of 100 repetitions; ``more images`` where no number of draws would do."""
