@@ -232,7 +232,9 @@ def test_a_row_says_what_its_first_draws_gave_and_whether_lora_is_above_the_deco
     (large,) = (case for case in answer.clean if case.model == "MobileSAM at 512 px")
     first = there(large.first_draws(3))
     assert list(first.by_seed) == list(large.difference.by_seed)[:3]
-    assert first.estimate.mean == pytest.approx(np.mean(large.difference.by_seed[:3]))
+    assert first.estimate.mean == pytest.approx(
+        np.mean(large.difference.by_seed[:3]), abs=1e-4
+    )  # images have six digits
     for case in answer.clean:
         alone = next(filter(None, map(case.grid.row, ("decoder alone", "decoder only"))), None)
         cells = [case.grid.cells[row, case.column] for row in (case.difference.second.row, alone) if row]
