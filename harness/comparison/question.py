@@ -299,7 +299,7 @@ class Case:
             if any(record.run.tuning.get("edge") for record in cell.records):
                 bad.append(f"{cell.row.label} at the edge of its rates")
         if self.over_decoder is None:
-            bad.append("no row of the decoder alone")
+            bad.append("no draws of the decoder alone beside them")
         elif (above := self.over_decoder.interval) is None or above.low <= 0:
             bad.append("LoRA not significantly above the decoder alone")
         if self.is_sam:

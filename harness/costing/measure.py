@@ -126,9 +126,9 @@ def measure_inference(roster: Roster, session: Session, *, report: Callable[[str
     failures: dict[str, dict[str, str]] = {}
     for variant, subject in roster:
         models[variant], failures[variant] = _models(subject, calibration=[images])
+        del subject
         with roster.turn(variant):
-            for model in models[variant].values():
-                roster.share_frozen(model)
+            _share_frozen(roster, models[variant])
         if variant in roster.dropped:
             del models[variant]
             release()
@@ -159,6 +159,12 @@ def measure_inference(roster: Roster, session: Session, *, report: Callable[[str
         }
         for variant, by_mode in models.items()
     }
+
+
+def _share_frozen(roster: Roster, models: Mapping[str, Any]) -> None:
+    """A function of its own: no name outlives it that would keep a model which is dropped."""
+    for model in models.values():
+        roster.share_frozen(model)
 
 
 def _models(subject: Contestant, *, calibration: Sequence[Tensor]) -> tuple[dict[str, Any], dict[str, str]]:

@@ -136,6 +136,8 @@ def run_experiment(
             return record  # who ended says why, or the supervisor of the first does
         if (theirs := _record_of_another(store, before, workers, key=job.run.key)) is not None:
             return theirs
+        if isinstance(error, PeerGone):
+            raise  # killed, say: no result, and the run may be started again
         _keep_traceback(experiment.folder)
     record = complete(replace(record, finished=now()))
     if workers.leads or record.code != "OK":

@@ -88,8 +88,8 @@ class Answer(Question):
     def apart(self, cases: Sequence[Case]) -> str:
         """``1 of 3 intervals leaves zero out (Road IoU: …)``"""
         named = ", ".join(f"{case.column.short}: {case.pair.what}" for case in cases if case.is_apart)
-        count = sum(case.is_apart for case in cases)
-        return f"{count or 'none'} of {len(cases)} intervals {'leave' if count > 1 else 'leaves'} zero out{f' ({named})' if named else ''}"
+        count, known = sum(case.is_apart for case in cases), sum(case.difference.interval is not None for case in cases)
+        return f"{count or 'none'} of {known} intervals {'leave' if count > 1 else 'leaves'} zero out{f' ({named})' if named else ''}"
 
     def counted(self, cases: Sequence[Case]) -> str:
         """How many of these intervals lie on which side of zero, in words."""

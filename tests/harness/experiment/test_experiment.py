@@ -35,6 +35,7 @@ from harness.planning import plan as planning
 from harness.planning.job import Job
 from harness.registry import BENCHMARKS, groups_by_rule
 from harness.system.errors import UsageError
+from harness.training.distributed import PeerGone
 from harness.training.images import ImageSource
 from harness.training.outcome import Selection
 from harness.training.prefix import FrozenPrefix
@@ -177,9 +178,9 @@ def test_a_run_that_failed_starts_anew_where_its_masks_were_mended_since(tmp_pat
 
 def run_in_two(
     results: Path, monkeypatch: pytest.MonkeyPatch, *, at_work: dict[int, Callable[[], None]]
-) -> Record | None:
-    """The record of a run in two processes, where each does what ``at_work`` says when it reads an image. gloo tells one that the
-    other is gone, where NCCL would leave it waiting for its supervisor."""
+) -> tuple[Record | None, list[int]]:
+    """The record of a run in two processes and how these end, where each does what ``at_work`` says when it reads an image. gloo tells
+    one that the other is gone, where NCCL would leave it waiting for its supervisor."""
     read = ImageSource.image
 
     def image(source: ImageSource, index: int) -> np.ndarray:
@@ -197,12 +198,14 @@ def run_in_two(
         if not (child := os.fork()):
             os.environ["RANK"] = str(rank)
             torch.set_num_threads(1)
-            run_experiment(job)
+            try:
+                run_experiment(job)
+            except PeerGone:
+                os._exit(3)
             os._exit(0)
         children.append(child)
-    for child in children:
-        os.waitpid(child, 0)
-    return RecordStore(results).read(job.run.key)
+    ends = [os.waitstatus_to_exitcode(os.waitpid(child, 0)[1]) for child in children]
+    return RecordStore(results).read(job.run.key), ends
 
 
 def no_memory() -> None:
@@ -211,13 +214,19 @@ def no_memory() -> None:
 
 @pytest.mark.parametrize("failing", [(1,), (0,), (0, 1)])
 def test_a_worker_that_fails_says_why_and_ends_the_others(results: Path, monkeypatch, failing: tuple[int, ...]) -> None:
-    record = run_in_two(results, monkeypatch, at_work=dict.fromkeys(failing, no_memory))
+    record, ends = run_in_two(results, monkeypatch, at_work=dict.fromkeys(failing, no_memory))
     assert record is not None
+    assert ends == [0, 0]
     assert (record.code, record.message.split()[-1]) == ("OOM", str(min(failing)))
 
 
-def test_a_first_worker_that_is_killed_leaves_the_record_to_its_supervisor(results: Path, monkeypatch) -> None:
-    assert run_in_two(results, monkeypatch, at_work={0: lambda: os.kill(os.getpid(), signal.SIGKILL)}) is None
+@pytest.mark.parametrize(("killed", "ends"), [(0, [-signal.SIGKILL, 0]), (1, [3, -signal.SIGKILL])])
+def test_a_worker_that_is_killed_leaves_the_record_to_the_supervisor(
+    results: Path, monkeypatch, killed: int, ends
+) -> None:
+    """The run may be started again: the first worker crashes with it, another is at an end."""
+    at_work = {killed: lambda: os.kill(os.getpid(), signal.SIGKILL)}
+    assert run_in_two(results, monkeypatch, at_work=at_work) == (None, ends)
 
 
 @pytest.mark.skipif(torch.cuda.is_available(), reason="a GPU can be used here")

@@ -238,7 +238,7 @@ def test_a_row_says_what_its_first_draws_gave_and_whether_lora_is_above_the_deco
     for case in answer.clean:
         alone = next(filter(None, map(case.grid.row, ("decoder alone", "decoder only"))), None)
         cells = [case.grid.cells[row, case.column] for row in (case.difference.second.row, alone) if row]
-        assert ("no row of the decoder alone" in case.trust) == (len(cells) < 2)
+        assert ("no draws of the decoder alone beside them" in case.trust) == (len(cells) < 2)
         if len(cells) == 2:
             above = there(case.grid.difference(cells[0].row, cells[1].row, case.column)).interval
             assert ("LoRA not significantly above" in case.trust) == (there(above).low <= 0)
@@ -293,7 +293,9 @@ def test_another_size_is_another_model_and_says_that_its_rates_come_from_elsewhe
         )
     (case,) = (case for case in answer.clean if not case.is_earlier)
     assert (case.model, case.pair.study) == ("MobileSAM at 512 px", "question-sam-512")
-    assert case.trust.endswith("*not: 3 draws, rates not tuned here, no row of the decoder alone, 42 % padding*")
+    assert case.trust.endswith(
+        "*not: 3 draws, rates not tuned here, no draws of the decoder alone beside them, 42 % padding*"
+    )
     page = " ".join(environment().get_template("findings.md.j2").render(a=answer).split())
     assert "NAS-LoRA is better than LoRA: NAS-LoRA − LoRA is +1.90 [+1.65, +2.15] points (scores" in page
     assert "interval) on MobileSAM at 512 px (Kvasir-SEG Sα alone, 3 runs each).**" in page
