@@ -55,7 +55,6 @@ SEARCHES_OF_PLAN = {
 NOT_ASKED = (
     "residual, normalisation and scale, each alone, on MobileSAM",
     "rank, placement and channel ratio at tuned rates",
-    "a tenth of α's rate on MobileSAM",
     "collapsed runs drawn again with and without warm-up",
     "SBU Shadow",
 )
@@ -114,6 +113,7 @@ SEARCH_OF_PLAN = tuple(
         ("sam-stagewise", "isic2017", "never", "T_B = 0", "from the start on"),
         ("sam-stagewise", "isic2017", "never", "T_B = 2 (50 %)", "from the half on"),
         ("sam-search", "kvasir", "no search", "α's rate × 10", "at ten times α's rate"),
+        ("sam-search", "kvasir", "no search", "α's rate × 0.1", "at a tenth of α's rate"),
     )
 )
 SEARCH_QUESTION = (
