@@ -169,6 +169,10 @@ class Cell:
         """To the digit of a table."""
         return round(100 * self.value, 1)
 
+    def prints_as(self, other: Cell) -> bool:
+        """Whether both are the same to that digit, on the same seeds."""
+        return self.printed == other.printed and self.values.keys() == other.values.keys()
+
     @property
     def spread(self) -> float | None:
         """SD with ddof = 1, None for a single run."""
@@ -480,8 +484,8 @@ class Grid:
 
     @cached_property
     def marks(self) -> dict[Cell, Mark]:
-        """Among cells that rank; rows that tie at the printed digit share one. None is marked where fewer than two rank, and
-        none of generated images, of which none is better than another."""
+        """Among cells that rank; rows of the same seeds that tie at the printed digit share one. None is marked where fewer than two
+        rank, and none of generated images, of which none is better than another."""
         marks: dict[Cell, Mark] = {}
         for column in () if self.is_generated else self.columns:
             order = self.best_first(column)
@@ -490,12 +494,12 @@ class Grid:
             first = order[0]
             if self.unranked(column):
                 continue
-            best = [cell for cell in order if cell.printed == first.printed]
+            best = [cell for cell in order if cell.prints_as(first)]
             others = [cell for cell in order if cell not in best]
             differences = {cell: self.difference(cell.row, first.row, column) for cell in others}
             tied = [cell for cell, difference in differences.items() if difference is None or difference.is_none]
             rest = [cell for cell in others if cell not in tied]
-            second = [cell for cell in rest if cell.printed == rest[0].printed]
+            second = [cell for cell in rest if cell.prints_as(rest[0])]
             marks |= {**dict.fromkeys(best, "best"), **dict.fromkeys(tied, "tied"), **dict.fromkeys(second, "second")}
         return marks
 

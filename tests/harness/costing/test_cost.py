@@ -84,7 +84,8 @@ def test_search_cost_is_a_share_of_its_own(record, methods) -> None:
 def test_cached_embeddings_are_a_step_of_their_own(methods) -> None:
     decoder = methods["decoder"]
     assert decoder.shares == {"weights": pytest.approx(2 / 20), "weights-cached": pytest.approx(18 / 20)}
-    assert sum(decoder.seconds["weights-cached"]["forward"]) < sum(decoder.seconds["weights"]["forward"])
+    # the shortest of the rounds, as other processes may take the rest of one
+    assert min(decoder.seconds["weights-cached"]["forward"]) < min(decoder.seconds["weights"]["forward"])
 
 
 def test_ratios_are_taken_to_the_baselines_that_are_there(record, methods) -> None:
