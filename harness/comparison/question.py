@@ -29,6 +29,7 @@ from harness.comparison.draws import (
 )
 from harness.comparison.grids import grids
 from harness.comparison.names import METHOD_TITLES, PAPER_METRICS, SCORE_TITLES, benchmark_title
+from harness.comparison.rows import Row
 from harness.protocols.load import load_protocol
 from harness.registry import operation_names
 from harness.studies import load_study
@@ -228,9 +229,13 @@ class Case:
     @property
     def over_decoder(self) -> Difference | None:
         """LoRA, or what stands second, − the row that trains neck and mask decoder alone; None where the study has no such row."""
-        rows = filter(None, (self.grid.row(label) for label in DECODER_ALONE))
-        differences = (self.grid.difference(self.difference.second.row, row, self.column) for row in rows)
-        return next(differences, None)
+        row = self.decoder_row
+        return self.grid.difference(self.difference.second.row, row, self.column) if row else None
+
+    @property
+    def decoder_row(self) -> Row | None:
+        """The row of the same study that trains neck and mask decoder alone."""
+        return next(filter(None, (self.grid.row(label) for label in DECODER_ALONE)), None)
 
     @property
     def on_validation(self) -> float | None:
@@ -280,9 +285,9 @@ class Case:
         rules = self.difference.first.records[0].run.rules
         good: list[str] = []
         bad: list[str] = []
-        own = sum(seed < RERUN for seed in self.seeds)
-        again = f" of {own} seeds" if own < self.n else ""
-        (good if own >= FEW_DRAWS else bad).append(f"{self.n} {'draws' if self.n > 1 else 'draw'}{again}")
+        seeds = sum(seed < RERUN for seed in self.seeds)
+        again = f" of {seeds} seeds" if seeds < self.n else ""
+        (good if seeds >= FEW_DRAWS else bad).append(f"{self.n} {'draws' if self.n > 1 else 'draw'}{again}")
         if self.groups:
             bad.append(f"{self.groups} groups of test images")
         else:
@@ -664,11 +669,8 @@ class Question:
 
     def missing(self, study: str) -> list[str]:
         """Labels of its rows that have no finished run; rows that it shares with other studies are there before it has run."""
-        return [
-            entry.label
-            for entry in load_study(study).entries
-            if not self.has(study) or entry.label not in self.ran(study)
-        ]
+        ran = self.ran(study) if self.has(study) else []
+        return [entry.label for entry in load_study(study).entries if entry.label not in ran]
 
     def _beyond_study(self, study: str) -> str:
         """`` beyond ISIC 2017``, or which of its rows are missing there."""

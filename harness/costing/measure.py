@@ -427,8 +427,7 @@ def _record(session: Session, costs: list[MethodCost], *, dropped: dict[str, str
         "decoder": protocol.decoder,
         "budget": protocol.budget,
         "quantise": protocol.quantise,
-        "deterministic": session.device.type
-        == "cuda",  # its kernels, see `deterministic`; sessions before 2026-11-28 had others
+        "deterministic": session.device.type == "cuda",  # kernels; see `harness.training.loop.deterministic`
     }
     comparability = Comparability(
         device=where["device"],

@@ -308,16 +308,18 @@ class Roster:
         self._frozen: defaultdict[tuple[Any, ...], list[weakref.ref[Tensor]]] = defaultdict(list)
 
     def share_frozen(self, segmenter: nn.Module) -> None:
-        """Let its frozen weights that another of the session has, bit by bit, be that one's: every method has the backbone, and a
-        large one does not fit on a device twenty times."""
+        """Give its frozen weights the memory of equal ones in another model of the session: every method has the backbone, and a large
+        one does not fit on a device twenty times."""
         for weight in segmenter.parameters():
             if weight.requires_grad or weight.dtype is torch.int8:  # an 8-bit layer holds its codes besides
                 continue
-            alike = self._frozen[weight.shape, weight.stride(), weight.dtype, float(weight.sum(dtype=torch.float64))]
-            there = (other for reference in alike if (other := reference()) is not None)  # one that was dropped is not
-            if (same := next((other for other in there if torch.equal(other, weight)), None)) is not None:
-                weight.data = same.data
-            alike.append(weakref.ref(weight))
+            candidates = self._frozen[
+                weight.shape, weight.stride(), weight.dtype, float(weight.sum(dtype=torch.float64))
+            ]
+            living = (other for reference in candidates if (other := reference()) is not None)  # not of dropped methods
+            if (donor := next((other for other in living if torch.equal(other, weight)), None)) is not None:
+                weight.data = donor.data
+            candidates.append(weakref.ref(weight))
 
     def __iter__(self) -> Iterator[tuple[str, Contestant]]:
         """Everyone who is in; safe against drops on the way."""

@@ -93,8 +93,8 @@ def _ticks(pid: int) -> int:
 
 def _ticks_by_ps(pid: int) -> int:
     command = ["ps", "-o", "stat=,lstart=", "-p", str(pid)]
-    told = subprocess.run(command, env={**os.environ, "LC_ALL": "C"}, capture_output=True, text=True, check=False)
-    state, _, started = told.stdout.strip().partition(" ")
+    shown = subprocess.run(command, env={**os.environ, "LC_ALL": "C"}, capture_output=True, text=True, check=False)
+    state, _, started = shown.stdout.strip().partition(" ")
     if not started:
         raise ProcessLookupError(errno.ESRCH, os.strerror(errno.ESRCH))
     return 0 if state[0] in "ZX" else int(time.mktime(time.strptime(started.strip(), "%a %b %d %H:%M:%S %Y")))

@@ -109,9 +109,8 @@ def one_of_array(chunk: Chunk, sweep: Sweep, *, stop: StopSignals) -> int:
 def drain(chunk: Chunk, sweep: Sweep, *, stop: StopSignals) -> int:
     """Work through the chunk until every run has a record or this process is asked to stop."""
     jobs = chunk.jobs()
-    if (
-        len(jobs) > 1 and sys.platform != "darwin"
-    ):  # whose frameworks do not work in a fork of a process that has used them
+    # macOS's frameworks do not work in a fork of a process that has used them.
+    if len(jobs) > 1 and sys.platform != "darwin":
         import harness.experiment.experiment  # noqa: F401 - imported once, inherited by every fork
     waiting = list(range(len(jobs)))
     while waiting and not stop:

@@ -155,11 +155,11 @@ def _record_of_another(store: RecordStore, before: Record | None, workers: Worke
     if workers.size == 1:
         return None
     deadline = time.monotonic() + (0 if workers.leads else LEADER_FIRST_S)
-    while (found := store.find(key)) == before:
+    while (written := store.find(key)) == before:
         if time.monotonic() >= deadline:
             return None
         time.sleep(0.2)
-    return found
+    return written
 
 
 class Experiment:
@@ -194,8 +194,8 @@ class Experiment:
             self.tell({"stage": "opening data"})
             self.counts = self.data.counts
             self.scoring.require_masks()
-            if self.device.type == "cpu" and (given := unusable_gpu()):
-                self.tell({"stage": given})
+            if self.device.type == "cpu" and (warning := unusable_gpu()):
+                self.tell({"stage": warning})
             self.tell({"stage": "building the model"})
         segmenter, method = self._attached()
         self.parameters = count_parameters(segmenter)

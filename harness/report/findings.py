@@ -23,7 +23,6 @@ from harness.comparison.claims import read_claims
 from harness.comparison.grids import contrasts
 from harness.comparison.names import benchmark_title
 from harness.comparison.question import (
-    DECODER_ALONE,
     MODELS,
     QUESTION,
     SAM,
@@ -79,9 +78,9 @@ class Answer(Question):
     def decoder_alone(self, case: Case) -> str:
         """Mean ± SD of the row that trains neck and mask decoder alone, in the same study and on the draws of the case; ``–`` where it
         has none."""
-        rows = filter(None, (case.grid.row(label) for label in DECODER_ALONE))
-        cells = (case.grid.cells[row, case.column] for row in rows)
-        values = next(([100 * cell.values[seed] for seed in case.seeds if seed in cell.seeds] for cell in cells), [])
+        row = case.decoder_row
+        cell = case.grid.cells[row, case.column] if row else None
+        values = [100 * cell.values[seed] for seed in case.seeds if seed in cell.seeds] if cell else []
         shown, _, count = mean_sd(values).rpartition(" ") if values else ("–", "", "")
         return shown if not values or len(values) == case.n else f"{shown} {count}"
 
