@@ -84,12 +84,6 @@ class Answer(Question):
         shown, _, count = mean_sd(values).rpartition(" ") if values else ("–", "", "")
         return shown if not values or len(values) == case.n else f"{shown} {count}"
 
-    def apart(self, cases: Sequence[Case]) -> str:
-        """``1 of 3 intervals leaves zero out (Road IoU: …)``"""
-        named = ", ".join(f"{case.column.short}: {case.pair.what}" for case in cases if case.is_apart)
-        count, known = sum(case.is_apart for case in cases), sum(case.difference.interval is not None for case in cases)
-        return f"{count or 'none'} of {known} intervals {'leave' if count > 1 else 'leaves'} zero out{f' ({named})' if named else ''}"
-
     def counted(self, cases: Sequence[Case]) -> str:
         """How many of these intervals lie on which side of zero, in words."""
         intervals = [interval for case in cases if (interval := case.difference.interval)]
@@ -100,10 +94,15 @@ class Answer(Question):
         )
         apart = ", ".join(f"{case.column.short}: {case.pair.what}" for case in cases if case.is_apart)
         return (
-            f"of {len(cases)} comparisons, {above} above zero, {below} below, {len(intervals) - above - below} across it{one_run}"
+            f"of {len(cases)} comparisons, {above} lie above zero, {below} below, {len(intervals) - above - below} across it{one_run}"
             f"{f' (apart from zero: {apart})' if apart else ''};"
             f" their means run from {min(means):+.2f} to {max(means):+.2f} points"
         )
+
+    def narrowest(self, cases: Sequence[Case]) -> Case:
+        """The one with the shortest interval."""
+        known = [(interval.half, index) for index, case in enumerate(cases) if (interval := case.difference.interval)]
+        return cases[min(known)[1]]
 
     @property
     def decoder_share(self) -> float:

@@ -244,9 +244,12 @@ def test_a_row_says_what_its_first_draws_gave_and_whether_lora_is_above_the_deco
             assert ("LoRA not significantly above" in case.trust) == (there(above).low <= 0)
     weak = {case.column.benchmark_title for case in answer.clean if "LoRA not significantly above" in case.trust}
     assert {"CAMO", "Leaf"} <= weak < {case.column.benchmark_title for case in answer.clean}
-    assert answer.apart([large]) == "none of 1 intervals leaves zero out"
+    assert answer.counted([large]).startswith("of 1 comparisons, 0 lie above zero, 0 below, 1 across it; their means")
     (road,) = (case for case in answer.clean if case.is_sam and case.pair.benchmark == "road")
-    assert answer.apart([large, road]).startswith("1 of 2 intervals leaves zero out (Road IoU: ")
+    assert "2 comparisons, 1 lie above zero, 0 below, 1 across it (apart from zero: Road IoU: " in answer.counted(
+        [large, road]
+    )
+    assert answer.narrowest([road, large]) is large
 
 
 @pytest.mark.parametrize(
