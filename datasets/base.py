@@ -29,13 +29,15 @@ class DatasetError(ValueError):
 @dataclass(frozen=True, kw_only=True)
 class Pair:
     """An image with its mask; ``stem`` is unique within a benchmark. Where an image has one label instead, ``label`` is its
-    class index and ``mask`` the image itself. Where one file holds the masks of many images, ``entry`` is this one's."""
+    class index and ``mask`` the image itself. Where one file holds the masks of many images, ``entry`` is this one's.
+    ``prefix`` is what stands before the stem because images of another split are called alike; it is no part of their names."""
 
     stem: str
     image: Path
     mask: Path
     label: int | None = None
     entry: str = ""
+    prefix: str = ""
 
     def __post_init__(self) -> None:
         require_plain(self.stem, self.image)

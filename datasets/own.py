@@ -29,7 +29,7 @@ import numpy as np
 from harness.datasets.base import IGNORE, Benchmark, DataOptions, DatasetError, Pair, Sample
 from harness.datasets.reading import coco, decoding, splitting
 from harness.datasets.reading.coco import CocoLayout
-from harness.datasets.reading.folder_benchmark import FolderBenchmark
+from harness.datasets.reading.folder_benchmark import CARVED, FolderBenchmark
 from harness.datasets.reading.hugging_face import plain_folder
 from harness.datasets.reading.labels import ClassFolders, read_labelled
 from harness.datasets.reading.layouts import Layout, Part, recognise, resolve_folder, subfolders
@@ -40,10 +40,12 @@ from harness.datasets.reading.own_layouts import (
     IMAGES,
     MASKS,
     SPLITS,
+    WITHOUT_COLUMNS,
     OneFolder,
     OwnCsv,
     OwnFolders,
     Patterns,
+    file_columns,
 )
 from harness.datasets.reading.pairing import MASK_EXTENSIONS, bare_key, image_files
 from harness.datasets.reading.splitting import Arranged, Pairs, read_list, select, split_by_lists
@@ -90,12 +92,13 @@ class OwnBenchmark(FolderBenchmark):
         images, masks, rest = ALL_IMAGES, ALL_MASKS, frozenset({"val", "test"})
         inside = {split: Part(images=f"{names}/{images}", masks=f"{names}/{masks}") for split, names in SPLITS.items()}
         outside = {split: Part(images=f"{images}/{names}", masks=f"{masks}/{names}") for split, names in SPLITS.items()}
+        undivided = {"all": Part(images=images, masks=masks), "val": inside["val"], "test": inside["test"]}
         voc = Part(images="JPEGImages", masks="SegmentationClass|SegmentationClassPNG")
         nnunet = {
             part: Part(images=f"images{end}", masks=f"labels{end}") for part, end in (("train", "Tr"), ("test", "Ts"))
         }
         return (
-            OwnFolders(name="folder", parts={"all": Part(images=images, masks=masks)}, probe=_undivided),
+            OwnFolders(name="folder", parts=undivided, optional=rest, probe=_undivided),
             OwnFolders(name="folders", parts=inside, optional=rest),
             OwnFolders(name="folders", parts=outside, optional=rest),
             OwnFolders(name="voc", parts={"all": voc}, spare_images=True),
@@ -114,7 +117,7 @@ class OwnBenchmark(FolderBenchmark):
             raise DatasetError(f"no folder {data_root} for {self.name}; give {self.source}")
         roots = self.inside(data_root)
         if not roots:
-            offer = shared_names(data_root, self.name) or self._unpaired(data_root)
+            offer = shared_names(data_root, self.name) or self._unpaired(data_root) or _no_columns(data_root)
             raise DatasetError(
                 f"{data_root} is no data set that {self.name} could be; {offer or f'give {self.source}'}{_seen(data_root)}"
             )
@@ -136,45 +139,52 @@ class OwnBenchmark(FolderBenchmark):
         return f"images/ and masks/ are there, but no names pair ({first}, {second}); rename the files, or say how: {asked}"
 
     def needed_parts(self) -> tuple[str, ...]:
-        return ()  # what a folder of one's own must have, its layouts say
+        return () if self.options.split_rule == CARVED else ("train",)
 
     def arrange(self, parts: Mapping[str, Pairs], *, root: Path, layout: Layout) -> Arranged:
+        if self.options.split_rule == CARVED:
+            return super().arrange(parts, root=root, layout=layout)
+        if "all" in parts and len(parts) > 1:
+            parts = _beside_splits(parts, root)
         parts = _or_all(parts)
         places = (root / "splits", root, root / "ImageSets" / "Segmentation")
-        listed = next((folder for folder in places if (folder / "train.txt").is_file()), None)
-        if "all" in parts and listed is not None:
-            lists = {split: listed / f"{split}.txt" for split in SPLITS}
-            if lists["test"].is_file() or listed != places[-1]:
-                return split_by_lists(parts["all"], listed)
-            # VOC keeps the masks of its test images to itself.
-            chosen = {
-                split: select(parts["all"], read_list(path), source=path)
-                for split, path in lists.items()
-                if path.is_file()
-            }
+        lists = next(filter(None, map(_lists, places)), {})
+        if "all" in parts and len(lists) == len(SPLITS):
+            return split_by_lists(parts["all"], lists["train"].parent)
+        unlisted = ""
+        if "all" in parts and lists:  # some of them, as VOC keeps the masks of its test images to itself
+            every = parts["all"]
+            chosen = {split: select(every, read_list(path), source=path) for split, path in lists.items()}
+            named = [pair.stem for pairs in chosen.values() for pair in pairs]
+            if "train" in chosen:
+                unlisted = splitting.in_no_list(every, named)
+            else:
+                chosen["train"] = tuple(pair for pair in every if pair.stem not in named)
             parts = _or_all(chosen)
         if "all" in parts or "test" in parts:
-            return super().arrange(parts, root=root, layout=layout)
+            train, val, test, rule = super().arrange(parts, root=root, layout=layout)
+            return train, val, test, f"{rule}{unlisted}"
         seed, count = self.options.split_seed, splitting.share(len(parts["train"]), self.test_fraction)
         train, tested = splitting.carve(parts["train"], count=count, seed=seed, group=self.group)
         rule = f"given val; test carved (seed {seed}, {len(tested)} of train by {self.carved_by})"
-        return train, parts["val"], {"test": tested}, rule
+        return train, parts["val"], {"test": tested}, f"{rule}{unlisted}"
 
     def group(self, pair: Pair) -> str:
-        """What the first bracket of the regular expression `DataOptions.group` matches in the stem, or its whole match."""
+        """What the first bracket of the regular expression `DataOptions.group` matches in an image's name, or its whole match."""
         if not self.options.group:
             return super().group(pair)
+        name = pair.stem.removeprefix(pair.prefix)
         try:
             with _at_most(GROUP_SECONDS):
-                match = re.search(self.options.group, pair.stem)
+                match = re.search(self.options.group, name)
         except TimeoutError:
             raise DatasetError(
                 f"{self.name}: the group rule {self.options.group!r} takes more than {GROUP_SECONDS:g} s on the name "
-                f"{pair.stem!r}; write it without a repetition in a repetition"
+                f"{name!r}; write it without a repetition in a repetition"
             ) from None
         if match is None:
             raise DatasetError(
-                f"{self.name}: the group rule {self.options.group!r} fits no part of the name {pair.stem!r}; "
+                f"{self.name}: the group rule {self.options.group!r} fits no part of the name {name!r}; "
                 f"--set benchmarks.{self.name}.group=REGEX"
             )
         return (match[1] if match.re.groups else match[0]).casefold()
@@ -193,6 +203,7 @@ class OwnBenchmark(FolderBenchmark):
                 return self._binary(path)
             mask = decoding.read_indices(path, num_classes=256)
         except DatasetError as error:
+            open_image(path)  # a file that is damaged says so by itself
             raise DatasetError(f"{error}; {self._explanation()}") from error
         wrong = mask[(mask >= self.num_classes) & (mask != IGNORE)]
         if wrong.size:
@@ -226,7 +237,19 @@ def _or_all(parts: Mapping[str, Pairs]) -> Mapping[str, Pairs]:
     return {"all": parts["train"]} if set(parts) == {"train"} else parts
 
 
-def own_benchmark(name: str, class_names: Sequence[str]) -> type[Benchmark]:
+def _beside_splits(parts: Mapping[str, Pairs], root: Path) -> Mapping[str, Pairs]:
+    """Pairs that lie beside the folders of other splits, for training. Raises DatasetError: beside one of training pairs too."""
+    if "train" in parts:
+        raise DatasetError(f"{root} has pairs in train/ and {len(parts['all'])} beside it; move these into it, or away")
+    return {"train" if name == "all" else name: pairs for name, pairs in parts.items()}
+
+
+def _lists(folder: Path) -> dict[str, Path]:
+    """Split -> its list, as far as ``folder`` has them."""
+    return {split: path for split in SPLITS if (path := folder / f"{split}.txt").is_file()}
+
+
+def own_benchmark(name: str, class_names: Sequence[str]) -> type[OwnBenchmark]:
     """A benchmark class for a folder of one's own. ``class_names``: the background first; two make it binary."""
     binary = len(class_names) == 2
     described = {
@@ -251,7 +274,6 @@ def _rebuilt(make: MakeClass, name: str, class_names: Sequence[str], options: Da
 def own_folder(name: str, folder: Path, options: DataOptions | None = None) -> tuple[type[Benchmark], Path]:
     """The class and the root of the data set in ``folder``. Raises DatasetError: there is none, or its classes.txt is wrong."""
     benchmark = own_benchmark(name, BINARY)(options)
-    assert isinstance(benchmark, OwnBenchmark)
     root = benchmark.locate(folder)
     layout, category = benchmark.layout_at(root), benchmark.options.category
     if isinstance(layout, CocoLayout):
@@ -459,14 +481,26 @@ def any_folder(name: str, folder: Path, options: DataOptions | None = None) -> t
         DatasetError: there is none, several are there, or its classes are wrong.
     """
     folder = plain_folder(folder)
-    with_masks = OwnBenchmark(options).inside(folder)
+    with_masks = own_benchmark(name, BINARY)(options).inside(folder)
     return (None if with_masks else _labelled(name, folder)) or own_folder(name, folder, options)
+
+
+def _no_columns(root: Path) -> str:
+    """A hint for a message: there is a CSV, and it names no files; empty where there is none."""
+    path = root / "train.csv"
+    return WITHOUT_COLUMNS.format(path) if path.is_file() and not file_columns(path) else ""
 
 
 def _labelled(name: str, folder: Path) -> tuple[type[Benchmark], Path] | None:
     roots = OwnLabels().inside(folder)
     if not roots:
         return None
+    images, masks = resolve_folder(folder, ALL_IMAGES), resolve_folder(folder, ALL_MASKS)
+    if images and masks:  # a folder a patient in both
+        asked = _setting(name, f"{images.relative_to(folder)}/**/*", f"{masks.relative_to(folder)}/**/{{stem}}.png")
+        raise DatasetError(
+            f"{folder} has folders of images and of masks with folders in them; say how they pair: {asked}"
+        )
     if len(roots) > 1:
         raise DatasetError(
             f"{folder} holds several data sets: {', '.join(map(str, roots))}; give one of them as {name}=DIR"

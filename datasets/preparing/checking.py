@@ -14,7 +14,7 @@ from functools import partial
 from pathlib import Path
 from typing import Literal
 
-from harness.datasets.base import Benchmark, DatasetError, Pair, Splits
+from harness.datasets.base import IGNORE, Benchmark, DatasetError, Pair, Splits
 from harness.datasets.preparing import TellProgress
 from harness.datasets.preparing.fingerprints import (
     Fingerprint,
@@ -33,6 +33,8 @@ Status = Literal["passed", "warned", "failed"]
 
 _FILES_LISTED = 20
 FEWEST_TESTS = 5
+_OF_255 = ({0, 255}, {255}), ({0, 1, 255}, {1, 255})
+"""Values of masks in which 255 is the object, and of masks in which it is to be ignored."""
 _MOST_CLASSES = 64
 """Stored values from here on are levels of grey rather than classes."""
 INVERTED = (
@@ -185,6 +187,16 @@ def _values(benchmark: Benchmark, prints: Sequence[Fingerprint]) -> Verdict:
     if _is_own(benchmark) and benchmark.task == "binary" and len(objects) > 1 and max(objects) < _MOST_CLASSES:
         message += f"; each mask holds one of {_ranges(sorted(objects))}: several classes? name them in classes.txt"
         return Verdict(rule="mask values", status="warned", message=message)
+    if _is_own(benchmark) and benchmark.task == "binary":
+        of_object, ignoring = (
+            [one for one in prints if set(one.values) in values and one.shares[1] > 0] for values in _OF_255
+        )
+        if of_object and ignoring:
+            message += f"; 255 is the object in {len(of_object)} masks, and to be ignored in {len(ignoring)} that hold 1 too: choose"
+            return Verdict(rule="mask values", status="failed", message=message)
+        if not any(one.shares[1] for one in prints) and any(IGNORE in one.values for one in prints):
+            message += "; 255 is to be ignored where classes.txt names the classes: write 1 for the object, or remove classes.txt"
+            return Verdict(rule="mask values", status="failed", message=message)
     return Verdict(rule="mask values", status="passed", message=message)
 
 

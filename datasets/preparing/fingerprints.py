@@ -17,7 +17,7 @@ from numpy.typing import NDArray
 from PIL import Image
 
 from harness.datasets.base import IGNORE, Benchmark, DatasetError, Pair
-from harness.datasets.reading.decoding import to_rgb
+from harness.datasets.reading.decoding import is_drawn_as_stored, to_rgb
 from harness.datasets.reading.opening import open_image, orientation, upright
 
 THUMBNAIL = 24
@@ -42,7 +42,7 @@ class Fingerprint:
         error: why it cannot be read, empty where it can.
         image_size: (width, height) of the upright image.
         mask_size: (width, height) of the mask.
-        orientation: EXIF orientation of the image.
+        orientation: EXIF orientation that the image is turned by.
         values: distinct stored values of the mask file (channel means of a coloured one), at most 256.
         shares: share of each class among the pixels that are not ignored.
         border_share: foreground's share of the outermost pixels.
@@ -69,9 +69,9 @@ def fingerprint_pair(benchmark: Benchmark, split: str, pair: Pair) -> Fingerprin
     """Decode a pair and describe it; errors are part of the description."""
     try:
         image_file = open_image(pair.image)
-        turned = orientation(image_file)
-        image = to_rgb(upright(image_file), pair.image)
         sample = benchmark.read(pair)
+        as_stored = is_drawn_as_stored(image_file, sample.mask.shape[::-1])
+        image = to_rgb(image_file if as_stored else upright(image_file), pair.image)
         mask_file = Image.fromarray(sample.mask) if pair.entry else upright(open_image(pair.mask))
     except DatasetError as error:
         return Fingerprint(split=split, pair=pair, error=str(error))
@@ -81,7 +81,7 @@ def fingerprint_pair(benchmark: Benchmark, split: str, pair: Pair) -> Fingerprin
         pair=pair,
         image_size=(image.shape[1], image.shape[0]),
         mask_size=mask_file.size,
-        orientation=turned,
+        orientation=1 if as_stored else orientation(image_file),
         values=_values(mask_file),
         shares=class_shares(sample.mask, benchmark.num_classes),
         border_share=border_share(sample.mask),

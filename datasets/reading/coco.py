@@ -216,17 +216,14 @@ class CocoLayout(Layout):
         return tuple(dict.fromkeys(name for path in self.files(root).values() for name in load(path).used))
 
     def parts_at(self, root: Path) -> dict[str, Paired]:
-        return {part: self._read(path, root) for part, path in self.files(root).items()}
+        return {part: self._read(path, root, part=part) for part, path in self.files(root).items()}
 
-    def _read(self, path: Path, root: Path) -> Paired:
+    def _read(self, path: Path, root: Path, *, part: str) -> Paired:
         names = list(load(path).images)
         for name in names:
             if name.startswith("/") or ".." in name.split("/"):
                 raise DatasetError(f"{path} names {name}, which leads out of the folder; name files relative to it")
-        near = [path.parent, path.parent / "images", root, *subfolders(root), *subfolders(root / "images")]
-        folder = next((candidate for candidate in near if names and (candidate / names[0]).is_file()), None)
-        if folder is None:
-            raise DatasetError(f"{path} names {', '.join(names[:1]) or 'no images'}; no such file lies below {root}")
+        folder = self._images(path, root, part=part, names=names)
         missing = [name for name in names if not (folder / name).is_file()]
         if missing:
             raise DatasetError(
@@ -241,6 +238,24 @@ class CocoLayout(Layout):
             Pair(stem=stem, image=folder / name, mask=path, entry=name) for stem, name in zip(stems, names, strict=True)
         ]
         return Paired(pairs=tuple(pairs))
+
+    def _images(self, path: Path, root: Path, *, part: str, names: Sequence[str]) -> Path:
+        """The folder that ``names`` are relative to. One that is named after another part is not looked at: parts may number their files
+        alike. Raises DatasetError: none, or several."""
+        inner = [*subfolders(root), *subfolders(root / "images")]
+        of_part = [folder for folder in inner if self._part(folder.name) == part]
+        of_none = [folder for folder in inner if part == "all" or not self._part(folder.name)]
+        near = dict.fromkeys((path.parent, path.parent / "images", root, *of_part, *of_none))
+        there = [folder for folder in near if names and (folder / names[0]).is_file()]
+        complete = [folder for folder in there if all((folder / name).is_file() for name in names)]
+        if not there:
+            raise DatasetError(f"{path} names {', '.join(names[:1]) or 'no images'}; no such file lies below {root}")
+        if len(complete) > 1 and complete[0] in of_none:
+            raise DatasetError(
+                f"{path} names files that are in {complete[0]} and in {complete[1]}; move one of them away, or put the JSON beside "
+                "its images"
+            )
+        return (complete or there)[0]
 
 
 def _is_likely(path: Path) -> bool:

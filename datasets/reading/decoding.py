@@ -78,9 +78,12 @@ def read_image(path: Path, *, stored_size: tuple[int, int] | None = None) -> Arr
     """One image as (H, W, 3) uint8 RGB, EXIF rotation applied. ``stored_size``: (width, height) of the mask. Where it fits the
     stored pixels and not the rotated ones, the mask was drawn on the stored pixels, and these are returned."""
     image = open_image(path)
-    if orientation(image) in _TRANSPOSING and stored_size == image.size and image.width != image.height:
-        return to_rgb(image, path)
-    return to_rgb(upright(image), path)
+    return to_rgb(image if is_drawn_as_stored(image, stored_size) else upright(image), path)
+
+
+def is_drawn_as_stored(image: Image.Image, mask_size: tuple[int, int] | None) -> bool:
+    """Whether a mask of this (width, height) fits an image that is stored rotated as it is stored, and not upright."""
+    return orientation(image) in _TRANSPOSING and mask_size == image.size and image.width != image.height
 
 
 def mask_values(image: Image.Image, path: Path) -> NDArray[np.integer]:

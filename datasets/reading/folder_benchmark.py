@@ -243,10 +243,11 @@ class FolderBenchmark(Benchmark):
         if "all" in parts or not missing:
             return
         there = " and ".join(f"the {name} part ({len(pairs)} pairs)" for name, pairs in parts.items())
-        where = ", ".join(words for part, (words, _) in layout.where(root).items() if part.partition("+")[0] in missing)
+        listed = [words for part, (words, _) in layout.where(root).items() if part.partition("+")[0] in missing]
+        where = f" ({', '.join(listed)})" if listed else ""
         rule = self.without_test if "train" in parts else CARVED
         raise DatasetError(
-            f"{root} has {there} of {self.title} and no {' and no '.join(missing)} part ({where}); get it: {self.source}; or "
+            f"{root} has {there} of {self.title} and no {' and no '.join(missing)} part{where}; get it: {self.source}; or "
             f"take split rule {rule!r}, which does without (--set benchmarks.{self.name}.split_rule={rule}; "
             f"data check: --split-rule {rule})"
         )
@@ -294,7 +295,10 @@ def _unique_stems(parts: Mapping[str, Pairs], root: Path) -> dict[str, Pairs]:
     every = [pair.stem.casefold() for pairs in parts.values() for pair in pairs]
     if len(set(every)) == len(every):
         return dict(parts)
-    return {name: tuple(replace(pair, stem=f"{name}_{pair.stem}") for pair in pairs) for name, pairs in parts.items()}
+    return {
+        name: tuple(replace(pair, stem=f"{name}_{pair.stem}", prefix=f"{name}_") for pair in pairs)
+        for name, pairs in parts.items()
+    }
 
 
 def _refuse_shared(splits: Mapping[str, Pairs], root: Path) -> None:

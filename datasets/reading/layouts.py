@@ -8,6 +8,7 @@ from abc import ABC, abstractmethod
 from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
+from typing import ClassVar
 
 from harness.datasets.base import DatasetError, Pair
 from harness.datasets.reading.pairing import Paired, image_files, pair_folders
@@ -171,6 +172,8 @@ class CsvLayout(Layout):
     keep: Keep | None = None
     name: str = "autogluon"
     distinctive: bool = False
+    mend: ClassVar[str] = "unpack the archive again"
+    """What messages about the files say."""
 
     def matches(self, root: Path) -> bool:
         return all(there for _, there in self.where(root).values())
@@ -187,7 +190,7 @@ class CsvLayout(Layout):
         return {name: part for name, part in parts.items() if part.pairs or name != "val"}
 
     def image_folders(self, root: Path) -> set[Path]:
-        return {(root / image).parent for image, _ in _read_rows(root / "train.csv", self.columns)}
+        return {(root / image).parent for image, _ in self._rows(root / "train.csv")}
 
     def columns(self, path: Path) -> tuple[str, str]:
         """The columns of images and of masks."""
@@ -195,7 +198,7 @@ class CsvLayout(Layout):
 
     def _read(self, path: Path, *, keep: Keep | None) -> Paired:
         # An unnamed index column is simply never asked for.
-        rows = _read_rows(path, self.columns)
+        rows = self._rows(path)
         pairs: dict[str, Pair] = {}
         for image_name, mask_name in rows:
             image, mask = path.parent / image_name, path.parent / mask_name
@@ -203,7 +206,7 @@ class CsvLayout(Layout):
                 continue
             for file_path in (image, mask):
                 if not file_path.is_file():
-                    raise DatasetError(f"{path.name} names {file_path}, which is missing; unpack the archive again")
+                    raise DatasetError(f"{path.name} names {file_path}, which is missing; {self.mend}")
             if image.stem.casefold() in pairs:
                 raise DatasetError(
                     f"two files with one stem in {path}: {pairs[image.stem.casefold()].image} and {image}"
@@ -211,21 +214,20 @@ class CsvLayout(Layout):
             pairs[image.stem.casefold()] = Pair(stem=image.stem, image=image, mask=mask)
         return Paired(pairs=tuple(pairs.values()))
 
-
-def _read_rows(path: Path, columns: Callable[[Path], tuple[str, str]]) -> list[tuple[str, str]]:
-    """(image, mask) of every row, with forward slashes."""
-    image_column, mask_column = columns(path)
-    try:
-        with path.open(newline="", encoding="utf-8-sig") as file:
-            reader = csv.DictReader(file)
-            if not {image_column, mask_column} <= set(reader.fieldnames or ()):
-                raise DatasetError(f"{path} has no columns image and label; its header is {reader.fieldnames}")
-            cells = [(row[image_column], row[mask_column]) for row in reader]
-    except (OSError, UnicodeDecodeError, csv.Error) as error:
-        raise DatasetError(f"{path} is no readable CSV ({error}); unpack the archive again") from error
-    if any(not image or not mask for image, mask in cells):
-        raise DatasetError(f"{path} has a row without image or label; unpack the archive again")
-    return [(image.replace("\\", "/"), mask.replace("\\", "/")) for image, mask in cells]
+    def _rows(self, path: Path) -> list[tuple[str, str]]:
+        """(image, mask) of every row, with forward slashes."""
+        image_column, mask_column = self.columns(path)
+        try:
+            with path.open(newline="", encoding="utf-8-sig") as file:
+                reader = csv.DictReader(file)
+                if not {image_column, mask_column} <= set(reader.fieldnames or ()):
+                    raise DatasetError(f"{path} has no columns image and label; its header is {reader.fieldnames}")
+                cells = [(row[image_column], row[mask_column]) for row in reader]
+        except (OSError, UnicodeDecodeError, csv.Error) as error:
+            raise DatasetError(f"{path} is no readable CSV ({error}); {self.mend}") from error
+        if any(not image or not mask for image, mask in cells):
+            raise DatasetError(f"{path} has a row without image or label; {self.mend}")
+        return [(image.replace("\\", "/"), mask.replace("\\", "/")) for image, mask in cells]
 
 
 def recognise(root: Path, layouts: Iterable[Layout]) -> list[Layout]:

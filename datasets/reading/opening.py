@@ -84,7 +84,24 @@ def _opened(path: Path) -> Image.Image:
     except _UNREADABLE as error:
         raise _unreadable(path, error) from error
     _bound(path, *image.size)
+    if image.format == "TIFF":
+        _refuse_stack(path, image)
     return image
+
+
+def _refuse_stack(path: Path, image: Image.Image) -> None:
+    """Refuse slices in one file, of which only the first would be read; pages of other sizes are previews."""
+    try:
+        pages, first = getattr(image, "n_frames", 1), image.size
+        if pages == 1:
+            return
+        image.seek(1)
+        second = image.size
+        image.seek(0)
+    except _UNREADABLE as error:
+        raise _unreadable(path, error) from error
+    if first == second:
+        raise DatasetError(f"{path} has {pages} pages of {first[0]}x{first[1]}; save each as a file of its own")
 
 
 def _array(path: Path) -> Image.Image:

@@ -44,6 +44,12 @@ class OwnFolders(FolderLayout):
         return super().matches(root) and any(part.pairs for part in self.parts_at(root).values())
 
     def read(self, part: Part, images: Path, masks: Path) -> Paired:
+        nested = [folder.name for folder in subfolders(images) if (masks / folder.name).is_dir()]
+        if nested and image_files(images):
+            raise DatasetError(
+                f"{images} holds images, and {nested[0]}/ as {masks} does; put all of them into one folder each, or give patterns of all "
+                "(docs/own-data.md)"
+            )
         paired = pair_files(image_files(images), image_files(masks, MASK_EXTENSIONS), bare=True)
         if self.spare_images:
             return Paired(pairs=paired.pairs, unpaired_images=(), unused_masks=paired.unused_masks)
@@ -66,12 +72,11 @@ class OneFolder(Layout):
 
     def parts_at(self, root: Path) -> dict[str, Paired]:
         folders = {split: resolve_folder(root, names) for split, names in SPLITS.items()}
-        parts = {
+        return {
             split: paired
             for split, folder in {"all": root, **folders}.items()
             if folder is not None and (paired := _in_one_folder(folder)).pairs
         }
-        return {"all": parts["all"]} if "all" in parts else parts
 
 
 def _in_one_folder(folder: Path) -> Paired:
@@ -94,6 +99,7 @@ class OwnCsv(CsvLayout):
 
     name: str = "csv"
     lists: ClassVar[tuple[str, ...]] = ("train", "val", "test")
+    mend: ClassVar[str] = "complete the folder, or mend the CSV"
     image_folders = Layout.image_folders
 
     def matches(self, root: Path) -> bool:
@@ -103,22 +109,23 @@ class OwnCsv(CsvLayout):
         return {part: self._read(path, keep=None) for part, path in self._files(root).items()}
 
     def columns(self, path: Path) -> tuple[str, str]:
-        columns = _columns(path)
+        columns = file_columns(path)
         if columns is None:
-            raise DatasetError(
-                f"{path} has no two columns that name files; call them image and label, with paths relative to the CSV"
-            )
+            raise DatasetError(WITHOUT_COLUMNS.format(path))
         return columns
 
     def _files(self, root: Path) -> dict[str, Path]:
         files = {split: root / f"{split}.csv" for split in self.lists if (root / f"{split}.csv").is_file()}
-        if "train" in files:
-            return files
-        others = [path for path in sorted(root.glob("*.csv")) if path.is_file() and _columns(path)]
+        if "train" in files:  # one that names no files is a table of something else, such as of patients
+            return files if file_columns(files["train"]) else {}
+        others = [path for path in sorted(root.glob("*.csv")) if path.is_file() and file_columns(path)]
         return {"all": others[0]} if len(others) == 1 and not files else {}
 
 
-def _columns(path: Path) -> tuple[str, str] | None:
+WITHOUT_COLUMNS = "{} has no two columns that name files; call them image and label, with paths relative to the CSV"
+
+
+def file_columns(path: Path) -> tuple[str, str] | None:
     """The columns of images and of masks: ``image`` and ``label``, or the two whose first cells name files."""
     try:
         with path.open(newline="", encoding="utf-8-sig") as file:
@@ -233,14 +240,17 @@ class Patterns(Layout):
         return masks
 
 
-def _walked(folder: Path) -> Iterator[Path]:
-    """Visible files in and below ``folder``, by name."""
+def _walked(folder: Path, *, above: frozenset[Path] = frozenset()) -> Iterator[Path]:
+    """Visible files in and below ``folder``, by name. ``above``: folders that it lies in, which a link may lead back to."""
+    here = folder.resolve()
+    if here in above:
+        return
     try:
         yield from sorted(path for path in folder.iterdir() if path.is_file() and not path.name.startswith("."))
     except OSError as error:
         raise DatasetError(f"{folder} cannot be listed ({error.strerror})") from error
     for inner in subfolders(folder):
-        yield from _walked(inner)
+        yield from _walked(inner, above=above | {here})
 
 
 def _expression(pattern: str) -> re.Pattern[str]:

@@ -113,7 +113,7 @@ def pair_files(
         bare: where no mask has an image's name, compare both by `bare_key`.
 
     Raises:
-        DatasetError: two images, or two masks, with one stem.
+        DatasetError: two images, or two masks, with one stem, or one mask that fits two images.
     """
     by_stem = _index(
         (path for path in image_paths if keep is None or keep(path.stem)), lambda path: path.stem.casefold()
@@ -124,13 +124,18 @@ def pair_files(
     exact = _index(mask_files, lambda path: path.stem.casefold())
     shortened = _index((path for path in mask_files if path.stem.casefold() not in by_stem), mask_key)
     bared = _index((path for path in mask_files if path.stem.casefold() not in by_stem), bare_key) if bare else {}
-    pairs, unpaired, used = [], [], set()
+    pairs, unpaired = [], []
+    used: dict[Path, Path] = {}
     for stem, image in by_stem.items():
         mask = exact.get(stem) or shortened.get(stem) or bared.get(bare_key(image))
         if mask is None:
             unpaired.append(image)
             continue
-        used.add(mask)
+        if mask in used:
+            raise DatasetError(
+                f"{mask} fits two images, {used[mask].name} and {image.name}; keep one of them, or say by patterns which (docs/own-data.md)"
+            )
+        used[mask] = image
         pairs.append(Pair(stem=image.stem, image=image, mask=mask))
     unused = tuple(path for path in mask_files if path not in used and (keep is None or keep(mask_key(path))))
     return Paired(pairs=tuple(pairs), unpaired_images=tuple(unpaired), unused_masks=unused)

@@ -112,4 +112,11 @@ def split_by_lists(pairs: Sequence[Pair], folder: Path) -> Arranged:
     if len(set(every)) < len(every):
         raise DatasetError(f"the lists in {folder} name an image in two splits")
     sizes = "/".join(str(len(part)) for part in chosen.values())
-    return chosen["train"], chosen["val"], {"test": chosen["test"]}, f"lists in {folder.name}/ ({sizes})"
+    rule = f"lists in {folder.name}/ ({sizes}){in_no_list(pairs, every)}"
+    return chosen["train"], chosen["val"], {"test": chosen["test"]}, rule
+
+
+def in_no_list(pairs: Sequence[Pair], stems: Sequence[str]) -> str:
+    """``; 5 images in no list left out``, or nothing. ``stems``: those of the lists."""
+    left_out = len(pairs) - len(set(stems))
+    return f"; {left_out} images in no list left out" if left_out else ""
