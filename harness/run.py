@@ -89,17 +89,19 @@ def parser() -> CommandParser:
     )
     grid.add_argument(
         "--protocol",
+        action=Once,
         metavar="CARD",
         help="rules of training and evaluation: a card's name or a .yaml file (default: nas-lora on your data, demo without)",
     )
     grid.add_argument(
         "--backbone",
+        action=Once,
         metavar="NAME",
         help="vit_b, vit_l, vit_h, mobile_sam, sam2_hiera_tiny, sam3, timm/NAME or tiny (default: the card's)",
     )
-    grid.add_argument("--seeds", default=None, metavar="N|A,B,…", help="number of seeds, or a list (default: 1)")
+    grid.add_argument("--seeds", action=Once, metavar="N|A,B,…", help="number of seeds, or a list (default: 1)")
     grid.add_argument(
-        "--study", metavar="NAME", help="a named grid that fills one table of the paper; 'list' shows them"
+        "--study", action=Once, metavar="NAME", help="a named grid that fills one table of the paper; 'list' shows them"
     )
     grid.add_argument(
         "--set",
@@ -135,9 +137,12 @@ def parser() -> CommandParser:
         help="try these values (lr=1e-4,3e-4,1e-3; naslora.alpha_lr=…; or 'card' for the card's own grids), choose on "
         "validation, run the seeds with the choice; a rule (decoder_lr=…) is tried by the decoder alone and holds for all rows",
     )
-    tuned.add_argument("--tune-seeds", metavar="N|A,B,…", help="seeds of the trials (default: 1)")
+    tuned.add_argument("--tune-seeds", action=Once, metavar="N|A,B,…", help="seeds of the trials (default: 1)")
     tuned.add_argument(
-        "--tune-on", metavar="A,B,…", help="choose once for all benchmarks, on these (default: each chooses its own)"
+        "--tune-on",
+        action=Once,
+        metavar="A,B,…",
+        help="choose once for all benchmarks, on these (default: each chooses its own)",
     )
     how = p.add_argument_group("how to run")
     how.add_argument(
@@ -173,6 +178,7 @@ def parser() -> CommandParser:
     how.add_argument("--wait", action="store_true", help="with --cluster: stay and show progress until all runs end")
     how.add_argument(
         "--retry",
+        action=Once,
         metavar="CODES",
         help="with --cluster: submit (or with --plan price) failed runs of these classes again, e.g. oom,node_fail",
     )
@@ -242,18 +248,14 @@ def programme(arguments: argparse.Namespace, phases: Sequence[Phase], settings: 
     """Plan, price or run the phases one after another: a run that two of them ask for is made and priced once, and a
     budget is spent from the first to the last."""
     status = 0
+    if not arguments.plan and not arguments.cancel:
+        for phase in phases:
+            _foresee(_of_phase(phase, arguments), settings)
     for number, phase in enumerate(phases, start=1):
         text = arguments.plan and not arguments.json
         print(f"{number}. {phase.title} ({phase.study})\n", file=sys.stdout if text else sys.stderr)
-        options = argparse.Namespace(**vars(arguments))
-        options.study = phase.study
-        asked = {item.partition("=")[0] for item in arguments.set}
-        options.set = [*(_typed(key, value) for key, value in phase.set.items() if key not in asked), *arguments.set]
-        options.datasets = arguments.datasets or ",".join(phase.benchmarks) or None
-        # "7," is seed 7 alone
-        options.seeds = arguments.seeds or (f"{','.join(map(str, phase.seeds))}," if phase.seeds else None)
         try:
-            status = max(status, run(options, settings, budget))
+            status = max(status, run(_of_phase(phase, arguments), settings, budget))
         except BudgetError as error:
             if not budget.priced:
                 raise
@@ -265,6 +267,41 @@ def programme(arguments: argparse.Namespace, phases: Sequence[Phase], settings: 
     if arguments.plan and not arguments.json:
         print(f"\nall phases: {len(budget.priced)} runs to make, {sum(budget.priced.values()):.1f} device-hours")
     return status
+
+
+def _of_phase(phase: Phase, arguments: argparse.Namespace) -> argparse.Namespace:
+    """The command line of one phase."""
+    options = argparse.Namespace(**vars(arguments))
+    options.study = phase.study
+    asked = {item.partition("=")[0] for item in arguments.set}
+    options.set = [*(_typed(key, value) for key, value in phase.set.items() if key not in asked), *arguments.set]
+    options.datasets = arguments.datasets or ",".join(phase.benchmarks) or None
+    # "7," is seed 7 alone
+    options.seeds = arguments.seeds or (f"{','.join(map(str, phase.seeds))}," if phase.seeds else None)
+    return options
+
+
+def _foresee(arguments: argparse.Namespace, settings: Settings) -> None:
+    """Plan all of a grid, its trials and what comes after them, before anything runs. Raises MissingError: something is missing for
+    any of it; UsageError: any of it cannot be planned."""
+    from harness.archive.store import RecordStore
+    from harness.planning.asked import understand
+    from harness.planning.data import sample_writer
+    from harness.planning.plan import plan
+    from harness.planning.tuning import as_expected, plan_trials, unfinished
+
+    asked = understand(arguments, settings)
+    request, missing = asked.request, dict[str, None]()
+    with ExitStack() as stack:
+        instead = Path(stack.enter_context(TemporaryDirectory(prefix="harness-plan-")))
+        samples = sample_writer(request.results, instead=instead, undo=stack)
+        for step in asked.tuning.steps if asked.tuning is not None else ():
+            planned, trials = plan_trials(request, step, prepare_samples=samples)
+            missing |= dict.fromkeys(planned.missing)
+            request = as_expected(request, step, trials, RecordStore(request.results), left=unfinished(planned))
+        missing |= dict.fromkeys(plan(request, prepare_samples=samples).missing)
+    if missing:
+        raise MissingError(_missing(list(missing)))
 
 
 def _typed(key: str, value: object) -> str:
@@ -297,6 +334,8 @@ def _grid(arguments: argparse.Namespace, settings: Settings, budget: Budget, und
     request = asked.request
     if asked.note:
         say(asked.note)
+    if asked.tuning is not None and not arguments.plan and not arguments.cancel:
+        _foresee(arguments, settings)
     where = place(
         arguments.executor,
         workers=arguments.workers,
@@ -310,7 +349,12 @@ def _grid(arguments: argparse.Namespace, settings: Settings, budget: Budget, und
             require_writable(request.results)
             instead = None
         samples = sample_writer(request.results, instead=instead, undo=undo)
+        status = 0
         for step in asked.tuning.steps if asked.tuning is not None else ():
+            if arguments.plan:
+                request, missing = show_trials(request, step, arguments, where, budget, samples=samples)
+                status = max(status, missing)
+                continue
             tuned = tune(request, step, arguments, where, budget, samples=samples)
             if isinstance(tuned, int):
                 return tuned
@@ -320,7 +364,7 @@ def _grid(arguments: argparse.Namespace, settings: Settings, budget: Budget, und
             tell_finished(planned, RecordStore(request.results))
     if arguments.plan:
         heading = "the runs, with the first value of a grid where its trials have not all ended" if asked.tuning else ""
-        return show_plan(planned, request, arguments, where, budget, heading=heading)
+        return max(status, show_plan(planned, request, arguments, where, budget, heading=heading))
     outcome = carry_out(planned, request, arguments, where, budget)
     if outcome.submitted:
         return 0
@@ -353,19 +397,15 @@ def tune(
     samples: Callable[[str], Path],
 ) -> Request | int:
     """Run the trials that have no result yet; the request with what was chosen, or the exit status where there is no
-    choice yet (runs go on without this process, or some failed). Where only a plan was asked for, the first value of a
-    grid stands in place of a choice that is not known."""
+    choice yet (runs go on without this process, or some failed)."""
     from harness.archive.store import RecordStore
-    from harness.planning.tuning import as_expected, choose, plan_trials, unfinished, without_lost
+    from harness.planning.tuning import choose, plan_trials, unfinished, without_lost
 
     store = RecordStore(request.results)
     planned, trials = plan_trials(request, tuning, prepare_samples=samples)
     left = unfinished(planned)
     if not left:
-        return choose(request, tuning, trials, store, write=not arguments.plan)
-    if arguments.plan:
-        show_plan(planned, request, arguments, where, budget, heading=f"trials of {', '.join(tuning.grids)}")
-        return as_expected(request, tuning, trials, store, left=left)
+        return choose(request, tuning, trials, store)
     say(f"tuning: {len(left)} of {len(planned.jobs)} trials have no result yet; they run first")
     outcome = carry_out(without_lost(planned), request, arguments, where, budget)
     planned, trials = plan_trials(request, tuning, prepare_samples=samples)
@@ -375,6 +415,28 @@ def tune(
     what = "are on their way" if outcome.submitted else "have no result"
     say(f"tuning: {len(left)} trials {what}; start the same command again to go on")
     return 0 if outcome.submitted or arguments.cancel else 1
+
+
+def show_trials(
+    request: Request,
+    tuning: Tuning,
+    arguments: argparse.Namespace,
+    where: Place,
+    budget: Budget,
+    *,
+    samples: Callable[[str], Path],
+) -> tuple[Request, int]:
+    """Print the plan of the trials that have no result yet; the request with the first value of a grid in place of a choice that is
+    not known, and 1 where something is missing."""
+    from harness.archive.store import RecordStore
+    from harness.planning.tuning import as_expected, plan_trials, unfinished
+
+    planned, trials = plan_trials(request, tuning, prepare_samples=samples)
+    left, status = unfinished(planned), 0
+    if left:
+        heading = f"trials of {', '.join(tuning.grids)}"
+        status = show_plan(planned, request, arguments, where, budget, heading=heading)
+    return as_expected(request, tuning, trials, RecordStore(request.results), left=left), status
 
 
 def show_plan(
@@ -434,7 +496,8 @@ def _within_budget(
     from harness.dispatch.run_jobs import to_start
     from harness.pricing.price import affordable, price
 
-    begun = tuple(to_start(planned, where, results=request.results, retry=arguments.retry))
+    started = to_start(planned, where, results=request.results, retry=arguments.retry)
+    begun = tuple(job for job in started if job.run.key not in budget.priced)
     if not begun:
         return planned
     prices = price(replace(planned, jobs=begun), request.results, where=where)

@@ -6,7 +6,7 @@ from __future__ import annotations
 import argparse
 import re
 import sys
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -25,6 +25,7 @@ from harness.protocols.load import load_protocol, resolve
 from harness.registry import BENCHMARKS, LABELLED, METHODS, Registry, dataset_name, is_own, method_config_class
 from harness.settings import Settings, named_table
 from harness.studies import MOST_SEEDS, load_study
+from harness.studies.design import grid_of, is_rule
 from harness.system.errors import UsageError
 
 
@@ -242,15 +243,17 @@ def tuning_of(arguments: argparse.Namespace, request: Request) -> Tuning | None:
     if arguments.study:
         study = load_study(arguments.study)
         asked = {"grids": study.tune, "seeds": study.tune_seeds, "on": study.tune_on}
+    set_rules, set_options = split_overrides(request.overrides)
+    compared = {METHODS.resolve(entry.method) for entry in request.entries}
+    card = load_protocol(request.protocol, set_rules)
     if arguments.tune == ["card"]:
-        asked["grids"] = load_protocol(request.protocol, split_overrides(request.overrides)[0]).tune
+        asked["grids"] = _of_card(card.tune, request.entries)
         if not asked["grids"]:
             raise UsageError(
-                f"--tune card: the card {request.protocol} has no grids; give some, such as --tune lr=1e-4,1e-3"
+                f"--tune card: the card {request.protocol} has no grids of these methods; give some, such as --tune lr=1e-4,1e-3"
             )
     elif arguments.tune:
         asked["grids"] = parse_tune(arguments.tune)
-        compared = {METHODS.resolve(entry.method) for entry in request.entries}
         for name in asked["grids"]:
             whose, dot, _ = name.rpartition(".")
             if dot and METHODS.resolve(whose) not in compared:
@@ -259,11 +262,29 @@ def tuning_of(arguments: argparse.Namespace, request: Request) -> Tuning | None:
         if arguments.tune_seeds or arguments.tune_on:
             raise UsageError("--tune-seeds and --tune-on say how to tune; say what with --tune lr=1e-4,3e-4,1e-3")
         return None
+    for name in asked["grids"]:
+        whose, dot, option = name.rpartition(".")
+        fixed = [
+            f"{m}.{option}" for m in ([METHODS.resolve(whose)] if dot else compared) if option in set_options.get(m, {})
+        ]
+        if is_rule(name) and name in set_rules:
+            fixed = [name]
+        if fixed:
+            raise UsageError(f"--set {fixed[0]} and --tune {name} are of one field; give one of them")
+    if card.decoder_lr is not None:
+        asked["known"] = {"decoder_lr": [card.decoder_lr]}
     if arguments.tune_seeds:
         asked["seeds"] = parse_seeds(arguments.tune_seeds, name="--tune-seeds")
     if arguments.tune_on:
         asked["on"] = tuple(expand(arguments.tune_on, list(request.benchmarks)))
     return Tuning(**asked)
+
+
+def _of_card(grids: Mapping[str, Sequence[Any]], entries: Sequence[Variant]) -> dict[str, Sequence[Any]]:
+    """A card's grids, as far as they are of rules or of a row that is compared."""
+    rows = [(METHODS.resolve(entry.method), grid_of(entry.method, entry.options, grids)) for entry in entries]
+    of_rows = {word for method, grid in rows for name in grid for word in (name, f"{method}.{name}")}
+    return {name: values for name, values in grids.items() if is_rule(name) or name in of_rows}
 
 
 def _of_study(name: str) -> dict[str, Any]:

@@ -49,18 +49,29 @@ class Tuning:
             decoder alone tries it, and the choice holds for every row.
         seeds: of the trials; a value's score is the mean over them.
         on: benchmarks whose validation chooses one value for all benchmarks; empty where each benchmark chooses its own.
+        known: all grids of the command, of which ``grids`` are those of a step, and ``decoder_lr`` where it is set: under one, the
+            decoder's own ``lr`` trains nothing.
     """
 
     grids: Mapping[str, Sequence[Any]]
     seeds: tuple[int, ...] = (0,)
     on: tuple[str, ...] = ()
+    known: Mapping[str, Sequence[Any]] = field(default_factory=dict)
 
     @property
     def steps(self) -> tuple[Tuning, ...]:
         """Rules first, then every row's options under the rules that were chosen."""
         rules = {name: values for name, values in self.grids.items() if is_rule(name)}
         options = {name: values for name, values in self.grids.items() if name not in rules}
-        return tuple(replace(self, grids=grids) for grids in (rules, options) if grids)
+        return tuple(
+            replace(self, grids=grids, known={**self.known, **self.grids}) for grids in (rules, options) if grids
+        )
+
+    def of_row(self, entry: Variant) -> dict[str, list[Any]]:
+        """The grids of one row, of those of this step. Raises UsageError: see `harness.studies.design.grid_of`."""
+        rules = any(map(is_rule, self.grids))
+        grid = grid_of(entry.method, entry.options, {**self.known, **self.grids})
+        return {name: values for name, values in grid.items() if (name in self.grids if is_rule(name) else not rules)}
 
 
 @dataclass(kw_only=True)
@@ -87,7 +98,7 @@ def parse_tune(items: Sequence[str]) -> dict[str, list[str]]:
     for item in items:
         name, equals, text = item.partition("=")
         values = [value.strip() for value in text.split(",") if value.strip()]
-        if not equals or not name.strip() or len(values) < 2 or len(set(values)) < len(values):
+        if not equals or not name.strip() or len(values) < 2 or len(set(map(_as_number, values))) < len(values):
             raise UsageError(
                 f"--tune {item!r} is not FIELD=A,B,… with different values, such as --tune lr=1e-4,3e-4,1e-3"
             )
@@ -97,6 +108,14 @@ def parse_tune(items: Sequence[str]) -> dict[str, list[str]]:
     return grids
 
 
+def _as_number(text: str) -> float | str:
+    """``1e-3`` and ``0.001`` as one value."""
+    try:
+        return float(text)
+    except ValueError:
+        return text
+
+
 def plan_trials(request: Request, tuning: Tuning, **how: Any) -> tuple[Plan, list[Trials]]:
     """The runs of every row with every value of its grids; a row that has none of the fields has no trials. Raises UsageError: a
     grid that fits no row, a value that is none; see also `harness.planning.plan.plan`."""
@@ -104,7 +123,7 @@ def plan_trials(request: Request, tuning: Tuning, **how: Any) -> tuple[Plan, lis
     if any(map(is_rule, tuning.grids)):
         plain = [entry for entry in compared if METHODS.resolve(entry.method) == RULES_BY and not entry.options]
         compared = tuple(plain[:1]) or (Variant(method=RULES_BY),)
-    rows = [(entry, grid_of(entry.method, entry.options, tuning.grids)) for entry in compared]
+    rows = [(entry, tuning.of_row(entry)) for entry in compared]
     _check_grids(rows, tuning.grids, request.entries)
     benchmarks = tuple(BENCHMARKS.resolve(name) for name in tuning.on or request.benchmarks)
     if tuning.on:
@@ -126,7 +145,7 @@ def plan_trials(request: Request, tuning: Tuning, **how: Any) -> tuple[Plan, lis
             label = _with(trial.entry, trial.grid, values).label
             keys = [key for name in trial.benchmarks for key in planned.keys.get((label, name), ())]
             trial.runs[values] = [key for key in keys if models[key] == trial.model]
-    return planned, trials
+    return planned, [trial for trial in trials if any(trial.runs.values())]  # none of a benchmark that is left out
 
 
 def _check_one_direction(benchmarks: Sequence[str]) -> None:
@@ -143,15 +162,12 @@ def _check_one_direction(benchmarks: Sequence[str]) -> None:
         )
 
 
-def choose(
-    request: Request, tuning: Tuning, trials: Sequence[Trials], store: RecordStore, *, write: bool = True
-) -> Request:
+def choose(request: Request, tuning: Tuning, trials: Sequence[Trials], store: RecordStore) -> Request:
     """The request with each row's choice in place of its grids, and with the rules that were chosen for all rows; trials and choice
-    are written into the trials' records where ``write``. Raises UsageError: every value of a row diverged."""
+    are written into the trials' records. Raises UsageError: no value of a row has a score."""
     labelled = [(trial, _choice(trial, tuning, store)) for trial in trials]
-    if write:
-        for trial, label in labelled:
-            _write(trial, label, store)
+    for trial, label in labelled:
+        _write(trial, label, store)
     return _settled(request, tuning, [(trial, label["chosen"], label) for trial, label in labelled])
 
 
@@ -179,7 +195,7 @@ def _settled(
     compared = {id(entry) for entry in request.entries}
     for trial, values, label in choices:
         where = everywhere if tuning.on else trial.benchmarks
-        for name in where:
+        for name in dict.fromkeys((*where, *trial.benchmarks)):  # the trials of the next step run under them too
             for_all = {option: value for option, value in values.items() if is_rule(option)}
             if for_all:
                 rules[name, *trial.model] = {**rules.get((name, *trial.model), {}), **for_all}
@@ -231,8 +247,10 @@ def _with(entry: Variant, grid: Mapping[str, Sequence[Any]], values: Sequence[An
 def _choice(trial: Trials, tuning: Tuning, store: RecordStore) -> dict[str, Any]:
     """What a run says of its tuning; see `harness.archive.schema.Run`."""
     tried: list[dict[str, Any]] = []
+    codes: dict[str, None] = {}
     for values, keys in trial.runs.items():
         made = [record for key in keys if (record := store.find(key)) is not None]
+        codes |= dict.fromkeys(record.code for record in made)
         scores = [score for record in made if (score := _validated(record)) is not None]
         score = math.fsum(scores) / len(scores) if scores and len(scores) == len(keys) else None
         hours = sum(record.cost.get("wall_time_s", 0.0) for record in made) / 3600
@@ -242,7 +260,10 @@ def _choice(trial: Trials, tuning: Tuning, store: RecordStore) -> dict[str, Any]
     known = [outcome for outcome in tried if outcome["score"] is not None]
     if not known:
         where = ", ".join(trial.benchmarks)
-        raise UsageError(f"{trial.entry.name} on {where}: every value diverged; --tune lower ones")
+        grids = ", ".join(f"{name}={','.join(map(str, values))}" for name, values in trial.grid.items())
+        raise UsageError(
+            f"{trial.entry.name} on {where}: no value of {grids} has a score ({', '.join(codes)}); --tune lower ones"
+        )
     sign = 1 if higher_is_better(metric) else -1
     best = max(known, key=lambda outcome: sign * outcome["score"])  # ties go to the value named first
     edge = [name for name, value in best["options"].items() if _at_edge(value, trial.grid[name])]
@@ -297,15 +318,16 @@ def _may_leave_tables(run: Run, label: Mapping[str, Any]) -> bool:
 def _check_grids(
     rows: Iterable[tuple[Variant, Mapping[str, Any]]], grids: Mapping[str, Sequence[Any]], entries: Iterable[Variant]
 ) -> None:
-    used = {name for _, grid in rows for name in grid}
+    used = {word for entry, grid in rows for name in grid for word in (name, f"{METHODS.resolve(entry.method)}.{name}")}
     for name in grids:
+        whose, dot, option = name.rpartition(".")
         if is_rule(name) and name not in RULES:
             options = {option.name for entry in entries for option in fields(method_config_class(entry.method))}
             raise UsageError(
                 f"--tune {name}: no method that is compared has this field, and it is no rule that can be tuned"
                 f"{did_you_mean(name, (*options, *RULES))}"
             )
-        if name.rpartition(".")[2] not in used:
+        if (f"{METHODS.resolve(whose)}.{option}" if dot else option) not in used:
             raise UsageError(
-                f"--tune {name}: no method that is compared has this field, or each has it set in brackets"
+                f"--tune {name}: no row that is compared is trained by this field, or each has it set in brackets"
             )

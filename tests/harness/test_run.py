@@ -227,7 +227,7 @@ def test_where_something_is_missing_nothing_is_written(words: list[str], there: 
     before = sorted(tmp_path.rglob("*"))
     assert main([*words, "--results", str(results)]) == 2
     assert "sam-peft data list" in (error := capsys.readouterr().err) or "nowhere.pth does not exist" in error
-    assert ("2 of 2 trials have no result yet; they run first" in error) == ("--tune" in words)
+    assert "trials have no result yet" not in error
     assert sorted(tmp_path.rglob("*")) == before
 
 

@@ -5,7 +5,7 @@ from __future__ import annotations
 import json
 import math
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -16,12 +16,15 @@ import harness.run as verb
 from harness.archive.merge import merge
 from harness.archive.schema import Code, Record
 from harness.archive.store import RecordStore
+from harness.datasets.samples import write_samples
 from harness.dispatch.run_jobs import Outcome
+from harness.planning.asked import understand
 from harness.planning.data import sample_writer
 from harness.planning.plan import Plan
 from harness.planning.request import Request, Variant
 from harness.planning.tuning import Tuning, parse_tune, plan_trials
 from harness.protocols.load import load_protocol, protocol_hash
+from harness.settings import Settings
 from harness.studies import load_study
 from harness.system.errors import UsageError
 from tests.harness.report.sample import render
@@ -260,18 +263,20 @@ def test_a_trial_that_failed_otherwise_keeps_the_choice_open(tuned: Any, tmp_pat
 
 
 @pytest.mark.parametrize(
-    ("methods", "words"),
+    ("methods", "seeds", "words"),
     [
-        ("lora,dora", [word for name in ("lr", "rank", "alpha") for word in ("--tune", f"{name}={VALUES}")]),
-        ("all", ["--seeds", "1000"]),
+        ("lora,dora", "2", [word for name in ("lr", "rank", "alpha") for word in ("--tune", f"{name}={VALUES}")]),
+        ("all", "1000", GRID),
     ],
 )
 def test_a_plan_without_end_is_refused_before_it_is_made(
-    tuned: Any, capsys: Any, methods: str, words: list[str]
+    tuned: Any, capsys: Any, methods: str, seeds: str, words: Sequence[str]
 ) -> None:
     """300 values of each of two fields took most of a minute, and of three a day."""
     begun = time.process_time()
-    code, work = tuned(best_at(1e-3), *words, methods=methods, datasets="kvasir,camo,leaf,sbu,road,isic2017")
+    code, work = tuned(
+        best_at(1e-3), *words, methods=methods, datasets="kvasir,camo,leaf,sbu,road,isic2017", seeds=seeds
+    )
     assert (code, work.done) == (2, [])
     assert "50,000 at most" in capsys.readouterr().err
     assert time.process_time() - begun < 10
@@ -357,7 +362,7 @@ def test_a_plan_takes_the_choice_of_a_row_whose_trials_have_ended(tuned: Any, ca
 
 def test_a_card_may_bring_its_grids_and_they_change_no_hash(tuned: Any, capsys: Any) -> None:
     assert tuned(best_at(1e-3), "--tune", "card")[0] == 2
-    assert "has no grids; give some" in capsys.readouterr().err
+    assert "the card demo has no grids of these methods; give some" in capsys.readouterr().err
     card = load_protocol("small")
     assert card.tune["naslora.lr"] == (1e-3, 3e-3, 1e-2)
     assert protocol_hash(replace(card, tune={})) == protocol_hash(card)
@@ -392,3 +397,104 @@ def test_a_plan_prices_the_rows_under_a_rule_that_is_not_chosen_yet(tuned: Any, 
         ["decoder[decoder_lr=1e-4]", "decoder[decoder_lr=1e-3]"], ["lora[lr=1e-3]", "lora[lr=1e-2]"],
         ["lora"],  # seed 0 with the first value of the grid is among the trials
     ]  # fmt: skip
+
+
+CARDS = sorted(path.stem for path in (Path(verb.__file__).parent / "protocols").glob("*.yaml"))
+
+
+@pytest.mark.parametrize("card", [name for name in CARDS if load_protocol(name).tune])
+@pytest.mark.parametrize("methods", ["lora", "decoder,lora,naslora", "full,bitfit", "naslora[lr=1e-3],lora"])
+def test_a_cards_own_grids_fit_whatever_methods_are_compared(card: str, methods: str) -> None:
+    """They failed unless full was compared, and a card had the grids of those that it rests on besides its own."""
+    words = ["--protocol", card, "--methods", methods, "--datasets", "kvasir", "--tune", "card"]
+    asked = understand(verb.parser().parse_args([*words, "--checkpoint", "none"]), Settings())
+    assert asked.tuning is not None
+    tried = {}
+    for step in asked.tuning.steps:
+        for entry in asked.request.entries:
+            tried.setdefault(entry.name, {}).update(step.of_row(entry))
+    grids = load_protocol(card).tune
+    for name, grid in tried.items():
+        method = name.partition("[")[0]
+        if method in ("lora", "bitfit"):
+            assert grid == {"lr": list(grids["lr"])}
+        if method == "decoder":
+            assert grid == (
+                {"decoder_lr": list(grids["decoder_lr"])} if "decoder_lr" in grids else {"lr": list(grids["lr"])}
+            )
+        if name == "naslora":
+            assert grid["lr"] == list(grids["naslora.lr"])
+        if "[lr=" in name:
+            assert "lr" not in grid
+        if method == "full":  # under a decoder's rate its own trains nothing
+            assert ("lr" in grid) == ("decoder_lr" not in grids)
+
+
+def test_a_rate_that_trains_nothing_is_not_tried(tuned: Any, tmp_path: Path) -> None:
+    """The decoder's own rate beside one that all rows share: its trials were the same training under several keys."""
+    _, work = tuned(
+        lambda run: 0.9 - abs(run.rules["decoder_lr"] - 1e-3), "--tune", "decoder_lr=1e-4,1e-3", "--tune", "lr=1e-4,1e-3",
+        methods="decoder,lora", seeds="1",
+    )  # fmt: skip
+    assert [len(step) for step in work.done] == [2, 2, 0]
+    assert all("lora[lr=" in line for line in work.done[1])
+    _, work = tuned(
+        best_at(1e-3), "--set", "decoder_lr=1e-3", "--tune", "lr=1e-4,1e-3", methods="decoder,lora", seeds="1"
+    )
+    assert not any("decoder[lr=" in line for step in work.done for line in step)
+
+
+def test_trials_elsewhere_run_under_the_rule_that_was_chosen(tuned: Any, tmp_path: Path) -> None:
+    tuned(
+        lambda run: 0.9 - abs(run.rules["decoder_lr"] - 1e-4), "--tune", "decoder_lr=1e-4,1e-3", "--tune", "lora.lr=1e-4,1e-3",
+        "--tune-on", "kvasir", datasets="camo", seeds="1",
+    )  # fmt: skip
+    loras = [record.run for record in RecordStore(tmp_path).summaries()[0] if record.run.method == "lora"]
+    assert {(run.benchmark, run.rules["decoder_lr"]) for run in loras} == {("kvasir", 1e-4), ("camo", 1e-4)}
+
+
+@pytest.mark.parametrize(
+    ("words", "message"),
+    [
+        (["--set", "lora.lr=5e-4", *GRID], "--set lora.lr and --tune lr are of one field; give one of them"),
+        (
+            ["--set", "decoder_lr=5e-4", "--tune", "decoder_lr=1e-4,1e-3"],
+            "--set decoder_lr and --tune decoder_lr are of one field",
+        ),
+        ([*GRID, "--tune-on", "kvasir", "--tune-on", "camo"], "--tune-on is given twice"),
+        (["--tune", "lr=1e-3,0.001"], "is not FIELD=A,B,… with different values"),
+        ([*GRID, "--set", "bitfit.bogus=1"], "unknown key 'bogus'"),
+    ],
+)
+def test_what_would_be_dropped_in_silence_or_fail_after_the_trials_is_refused(tuned, capsys, words, message) -> None:
+    code, work = tuned(best_at(1e-3), *words, methods="lora,bitfit")
+    assert (code, work.done) == (2, [])
+    assert message in capsys.readouterr().err
+
+
+def test_a_row_that_fails_to_plan_is_refused_before_the_trials_of_another(tuned: Any, capsys: Any) -> None:
+    code, work = tuned(best_at(1e-3), "--tune", "lora.lr=1e-4,1e-3", methods="lora,bitfit[bogus=1]")
+    assert (code, work.done) == (2, [])
+    assert "bogus" in capsys.readouterr().err
+
+
+def test_a_second_grid_of_a_row_that_sets_its_own_is_refused(tuned: Any, capsys: Any) -> None:
+    words = ("--tune", "lora.lr=1e-4,1e-3", "--tune", "naslora.lr=1e-4,1e-3")
+    code, work = tuned(best_at(1e-3), *words, methods="lora,naslora[lr=1e-3]")
+    assert (code, work.done) == (2, [])
+    assert "--tune naslora.lr: no row that is compared is trained by this field" in capsys.readouterr().err
+
+
+def test_what_is_missing_for_later_runs_stops_a_command_before_its_trials(tmp_path, capsys, monkeypatch) -> None:
+    write_samples("kvasir", tmp_path / "data", images=40, size=64)
+    work = Work(best_at(1e-3))
+    monkeypatch.setattr(verb, "carry_out", work)
+    base = ["--protocol", "mini", "--backbone", "tiny", "--checkpoint", "none", "--methods", "lora", "--set", "image_size=64",
+            "--data", str(tmp_path / "data"), "--results", str(tmp_path / "runs"), *GRID]  # fmt: skip
+    both = [*base, "--datasets", "kvasir,camo"]
+    assert verb.main([*both, "--tune-on", "kvasir"]) == 2
+    assert work.done == []
+    assert "no CAMO in" in capsys.readouterr().err
+    assert verb.main([*base, "--datasets", "kvasir", "--tune-on", "camo", "--plan"]) == 1
+    assert verb.main([*both, "--skip-missing"]) == 0
+    assert [len(step) for step in work.done] == [3, 0]

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import math
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -57,7 +58,11 @@ def test_a_benchmark_on_disk_is_priced_by_its_splits_and_another_by_the_publishe
     for made, images in ((there, there.images["kvasir"]), (elsewhere, published_images("kvasir"))):
         run = made.jobs[0].run
         work = run_flops(run, backbone_shape("vit_b"), limited(images, run.rules))
-        expected = work / GPU.flops[run.rules["precision"]] / 3600
+        updates = run.rules["epochs"] * math.ceil(
+            (run.rules["epoch_images"] or limited(images, run.rules).train) / run.rules["batch_size"]
+        )
+        beside = GPU.start_seconds + updates * GPU.update_seconds
+        expected = (work / GPU.flops[run.rules["precision"]] + beside) / 3600
         assert price(made, tmp_path, where=ON_GPU).hours == pytest.approx(expected)
 
 
