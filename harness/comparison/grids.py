@@ -4,13 +4,14 @@ grid against a baseline: differences with the p-values of sign flips.
 
 from __future__ import annotations
 
+from collections import Counter
 from collections.abc import Hashable, Iterable, Mapping, Sequence, Set
 from dataclasses import dataclass, replace
 from typing import Any, TypeVar
 
 from harness import statistics as stats
 from harness.archive.archive import Archive
-from harness.archive.schema import ADDED_LATER, Record, Run
+from harness.archive.schema import ADDED_LATER, Record, Run, content_hash, hashed_rules
 from harness.comparison.cells import Cell, Column, Difference, Grid
 from harness.comparison.names import benchmark_rank, benchmark_title, shown_metrics
 from harness.comparison.rows import (
@@ -48,7 +49,7 @@ def grids(
         metrics: see `build_grid`.
     """
     chosen, rest = [], []
-    for sheet, members in sheets(records).items():
+    for sheet, members in sheets(records if study is None else _under_one_hash(records, study)).items():
         if study is None:
             chosen.append(build_grid(sheet, members, archive, metrics=metrics))
             continue
@@ -67,6 +68,25 @@ def grids(
         elif filled and sheet.protocol == study.protocol:
             rest.append(grid)
     return chosen or rest
+
+
+def _under_one_hash(records: Iterable[Record], study: Study) -> list[Record]:
+    """A study's records, with one hash of their card where their rules on a benchmark are the same: a hash is of a card before its rates
+    are tuned, and one command sets what another has tuned."""
+    records = list(records)
+    ours = [record for record in records if record.run.protocol == study.protocol]
+    count = Counter(record.run.protocol_hash for record in ours)
+    alike = grouped(ours, lambda record: (record.run.backbone, record.run.checkpoint, record.run.benchmark))
+    hashes: dict[int, str] = {}
+    for members in alike.values():
+        if len({record.run.protocol_hash for record in members}) > 1:
+            for equal in grouped(members, lambda record: content_hash(hashed_rules(record.run.rules))).values():
+                most = max((record.run.protocol_hash for record in equal), key=lambda digest: (count[digest], digest))
+                hashes |= dict.fromkeys(map(id, equal), most)
+    return [
+        replace(record, run=replace(record.run, protocol_hash=hashes[id(record)])) if id(record) in hashes else record
+        for record in records
+    ]
 
 
 def _set(study: Study, run: Run) -> dict[str, Any]:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 
+from harness import statistics as stats
 from harness.archive.schema import Record
 from harness.comparison.cells import Cell, Column, Difference, Grid
 from harness.comparison.names import BENCHMARK_GROUPS, benchmark_title
@@ -20,7 +21,7 @@ NO_TWO = "No two rows have two seeds each on one benchmark: nothing is ranked."
 
 def answer(grid: Grid) -> list[str]:
     """All that is to be said of one grid."""
-    ranked = [*_overall(grid), *answers(grid), *_per_parameter(grid)] if grid.marks else []
+    ranked = [*_overall(grid), *answers(grid), *(_per_parameter(grid) if grid.marks else [])]
     said = ranked or ([RANKS_NOTHING] if grid.is_generated else _highest(grid) or [NO_TWO])
     return [*said, *_budgets(grid), _missing(grid)]
 
@@ -84,7 +85,8 @@ def _worse(grid: Grid, column: Column, others: set[Cell]) -> str:
 def _points(difference: Difference) -> str:
     interval = difference.interval
     assert interval is not None  # otherwise it would be among those that are not significantly different
-    return f"{difference.mean:.1f} {interval:.1f}"
+    number = f".{stats.digits_of(interval, 1)}f"
+    return f"{difference.mean:{number}} {interval:{number}}"
 
 
 def _named(cells: Sequence[Cell]) -> str:

@@ -18,7 +18,7 @@ from typing import TYPE_CHECKING, Any
 
 from harness import statistics as stats
 from harness.archive.measured import CostRecord, CostStore, ForgettingStore, MethodCost
-from harness.comparison.cells import Cell, paired_difference
+from harness.comparison.cells import Cell
 from harness.comparison.claims import read_claims
 from harness.comparison.grids import contrasts
 from harness.comparison.names import benchmark_title
@@ -34,7 +34,6 @@ from harness.comparison.question import (
     padding,
 )
 from harness.comparison.readings import main_effects, specification_curve
-from harness.comparison.rules import flat
 from harness.report.figures.style import GREY, PAGE, SHADES, encoded, new_figure, styled
 from harness.report.forgetting import forgetting_page
 from harness.report.formats import markdown_table
@@ -188,28 +187,21 @@ class Answer(Question):
         return lines
 
     def other_methods(self) -> list[dict[str, str]]:
-        """The rows of the study sam-methods beside LoRA of the question, whose rules are the same by another way: its decoder's rate was
-        tuned, theirs set to what that chose. Empty where none has runs."""
-        cells = [
-            (row, grid.cells[row, column])
-            for grid in self.grids("sam-methods")
-            for column in grid.first_columns.values()
-            for row in grid.rows
-            if row.label not in ROWS_OF_QUESTION and grid.cells[row, column].seeds
-        ]
+        """The rows of the study sam-methods against LoRA, but for those of the question. Empty where none has runs."""
         lines = []
-        for row, cell in cells:
-            lora = self.cell("question-sam", cell.column.benchmark, "LoRA")
-            if flat(cell.records[0].run.rules) != flat(lora.records[0].run.rules):
-                raise LookupError(f"{row.label} of sam-methods and LoRA of question-sam have not the same rules")
-            difference = paired_difference(cell, lora, self.archive)
-            changed = cell.records[0].run.changed
-            lines.append({
-                "benchmark": cell.column.short, "row": row.label,
-                "score": mean_sd([100 * cell.values[seed] for seed in cell.seeds]),
-                "difference": of_estimate(difference.estimate) if difference else "–",
-                "options": ", ".join(f"{name} {_plain(value)}" for name, value in changed.items()),
-            })  # fmt: skip
+        for grid in self.grids("sam-methods"):
+            column, lora = next(iter(grid.first_columns.values())), grid.row("LoRA")
+            for row in grid.rows:
+                cell = grid.cells[row, column]
+                if row.label in ROWS_OF_QUESTION or not cell.seeds or lora is None:
+                    continue
+                difference = grid.difference(row, lora, column)
+                lines.append({
+                    "benchmark": column.short, "row": row.label,
+                    "score": mean_sd([100 * cell.values[seed] for seed in cell.seeds]),
+                    "difference": of_estimate(difference.estimate) if difference else "–",
+                    "options": ", ".join(f"{name} {_plain(value)}" for name, value in cell.records[0].run.changed.items()),
+                })  # fmt: skip
         return lines
 
     def times_of(self, variant: str) -> list[float]:

@@ -84,7 +84,7 @@ def _judged_by(difference: Difference) -> str:
 
 
 def _points(value: float) -> str:
-    return f"{value:+.2f}".replace("-0.00", "+0.00")
+    return f"{value:+z.2f}"
 
 
 def _across(grid: Grid, base: Row, against: Sequence[Contrast], *, title: str) -> list[Table]:
@@ -153,7 +153,7 @@ def _means(
         mean = stats.average_of([difference.estimate for difference in ordered.values()])
         others = stats.t_interval([difference.mean for difference in ordered.values()])
         better = sum(difference.mean > 0 for difference in ordered.values())
-        words = (f"{mean.mean:+.2f}", _bounds(mean.interval()), _bounds(others), f"{better}/{len(columns)}")
+        words = (f"{mean.mean:+.2f}", _bounds(mean.interval()), _bounds(others), f"{better} of {len(columns)}")
         lines.append(Line.of_row(row, words, Told(lines=partial(_sides, ordered))))
     return Table(
         heading=f"{title}: mean difference to {base.label} over {len(columns)} benchmarks",

@@ -11,6 +11,7 @@ from harness.statistics.intervals import (
     crossed,
     detectable,
     differ,
+    digits_of,
     iqm,
     of_folds,
     of_seeds,

@@ -40,6 +40,12 @@ class Interval:
         return f"[{self.low:{number}}, {self.high:{number}}]"
 
 
+def digits_of(interval: Interval, digits: int) -> int:
+    """So many digits, or up to two more where a bound beside zero would print as zero and hide on which side it lies."""
+    bounds = [bound for bound in (interval.low, interval.high) if bound]
+    return next((more for more in range(digits, digits + 2) if all(round(bound, more) for bound in bounds)), digits + 2)
+
+
 @dataclass(frozen=True, kw_only=True)
 class VarianceShare:
     """A share of an estimate's variance.

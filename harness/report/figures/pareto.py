@@ -45,7 +45,7 @@ def _on(material: Material, column: Column, session: CostRecord | None) -> Drawi
         cell = material.grid.cells[row, column]
         runs = row.finished(column.benchmark)
         counts = {run.parameters["encoder"] for run in runs if "encoder" in run.parameters}
-        if not cell.values or not counts:
+        if not cell.complete or not counts:
             continue
         estimate = of_folds([100 * value for value in cell.by_seed], test_share=cell.test_share)
         scores[row] = estimate.interval() or Interval.exact(estimate.mean)

@@ -232,7 +232,9 @@ def _tables_page(archive: Archive, page: Page, *, name: str, question: str) -> S
     groups: list[Group] = []
     for table in tables:  # what follows on a table of its own belongs to it
         if table.table.level == 2 or not groups:
-            groups.append(Group(name=table.name, title=table.table.heading, is_open=not groups, tables=[table]))
+            groups.append(
+                Group(name=f"{table.name}-group", title=table.table.heading, is_open=not groups, tables=[table])
+            )
         else:
             groups[-1] = replace(groups[-1], tables=[*groups[-1].tables, table])
     lead = [*page.lead, *([page.note] if page.note else [])]
@@ -358,9 +360,8 @@ def numbers_table(titled: Sequence[Titled]) -> Table:
                     cell.row.shown, benchmark_title(column.benchmark), column.within, *_numbers(cell),
                     ranks.get(cell.row, "–"), *made, codes, titled_grid.title,
                 )  # fmt: skip
-                lines.append(
-                    Line.of(words, cell, label=cell.row.label, method=cell.row.label, benchmark=column.benchmark)
-                )
+                tags = {"method": cell.row.label, "benchmark": column.benchmark, "metric": column.metric}
+                lines.append(Line.of(words, cell, label=cell.row.label, **tags))
     columns = heads(
         *("method", "benchmark", "metric", "mean (%)", "SD", "95 % CI", "n", "rank", "updates", "rate"),
         *("rate chosen by", "code", "rules"),

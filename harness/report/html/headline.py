@@ -17,7 +17,7 @@ from harness.comparison.draws import collapsed
 from harness.comparison.names import METHOD_TITLES
 from harness.comparison.rows import MISSING, Row
 from harness.comparison.step_costs import costs_of, session_for
-from harness.report.answers import RANKS_NOTHING
+from harness.report.answers import RANKS_NOTHING, answers
 from harness.report.figures.style import without_outliers
 
 MOST_WORDS = 40
@@ -309,14 +309,18 @@ def _point(scale: Scale, mean: float, interval: stats.Interval | None, *, about:
     return Point(at=scale.at(mean), low=low, high=high, beyond=scale.beyond(mean), about=about)
 
 
-def _signed(value: float) -> str:
-    return f"{value:+.1f}".replace("-0.0", "+0.0").replace("-", "−")
+def _signed(value: float, digits: int = 1) -> str:
+    return f"{value:+z.{digits}f}".replace("-", "−")
 
 
 def _in_words(estimate: stats.Estimate) -> str:
     """``+1.2 [−0.3, +2.7]``"""
     interval = estimate.interval()
-    return _signed(estimate.mean) + (f" [{_signed(interval.low)}, {_signed(interval.high)}]" if interval else "")
+    if interval is None:
+        return _signed(estimate.mean)
+    digits = stats.digits_of(interval, 1)
+    low, high = _signed(interval.low, digits), _signed(interval.high, digits)
+    return f"{_signed(estimate.mean, digits)} [{low}, {high}]"
 
 
 def _sign(interval: stats.Interval | None) -> str:
@@ -331,11 +335,9 @@ def _verdict(
     """The answer in at most `MOST_WORDS` words, what says most first."""
     if grid.is_generated:
         return RANKS_NOTHING
-    if not grid.marks:
-        return _within(_highest(grid, names))
     told = [compared for compared in against if compared.overall and compared.overall.interval()]
     if not compares or not told:
-        return _within(_best(grid, names))
+        return _within((_best(grid, names) if grid.marks else answers(grid)) or _highest(grid, names))
     base, columns = names[baseline].text, list(grid.first_columns.values())
     over = f"over {len(columns)} benchmarks" if len(columns) > 1 else f"on {columns[0].short}"
     lead = _lead(told, baseline, grid.rows)

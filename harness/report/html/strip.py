@@ -38,12 +38,14 @@ _OPACITY = bytes((0, 165, 235, 235, 235, 160))
 
 @dataclass(frozen=True, kw_only=True)
 class Tile:
-    """The picture of one mask: what it shows, its source as data, the score of this image, and words for who does not see it."""
+    """The picture of one mask: what it shows, its source as data, the score of this image, words for who does not see it, and its
+    row, for filters."""
 
     name: Name
     source: str
     score: str
     spoken: str
+    method: str = ""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -123,7 +125,7 @@ def _strip(
                 score = "" if value is None else f"{100 * value:.1f}"
                 tiles.append(
                     Tile(
-                        name=names[run.row], source=_tile(mask.predicted, mask.truth), score=score,
+                        name=names[run.row], source=_tile(mask.predicted, mask.truth), score=score, method=run.row.label,
                         spoken=f"mask of {names[run.row].text}" + (f", {column.measure.title} {score} %" if score else ""),
                     )
                 )  # fmt: skip

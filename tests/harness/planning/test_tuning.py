@@ -409,7 +409,7 @@ def test_a_cards_own_grids_fit_whatever_methods_are_compared(card: str, methods:
     words = ["--protocol", card, "--methods", methods, "--datasets", "kvasir", "--tune", "card"]
     asked = understand(verb.parser().parse_args([*words, "--checkpoint", "none"]), Settings())
     assert asked.tuning is not None
-    tried = {}
+    tried: dict[str, dict[str, Any]] = {}
     for step in asked.tuning.steps:
         for entry in asked.request.entries:
             tried.setdefault(entry.name, {}).update(step.of_row(entry))

@@ -75,7 +75,7 @@ def test_a_whole_table_compiles_and_fits(tmp_path: Path) -> None:
 @needs_latex
 @pytest.mark.slow
 def test_whatever_is_in_a_label_compiles(tmp_path: Path) -> None:
-    letters = "".join(map(chr, range(32, 127))) + "±↑↓†‡·≈≤≥×Σαβφω Δ§–—…²−→é"
+    letters = "".join(map(chr, range(32, 127))) + "±↑↓†‡·≈≤≥×Σαβφωλσγµθ Δ§–—…²⁻³−→←√∞é"
     marks: tuple[Mark, ...] = ("", "best", "tied", "second")
     rows = [Line(label="", cells=[Shown(text=text, mark=mark) for text in (letters, "[1.0, 2.0]")]) for mark in marks]
     table = Table(heading=letters, above=[letters], columns=heads("method", letters), rows=rows, below=[letters])
@@ -90,4 +90,4 @@ def test_a_page_is_cleared_before_latex_runs_out_of_floats() -> None:
 
 
 def test_greek_letters_of_tables_are_known_to_every_latex() -> None:
-    assert tex("α β φ χ² τ ω Δ Σ").isascii()
+    assert tex("α β φ χ² τ ω Δ Σ λ σ γ µ μ ε θ Ω √2 → ∞ 10⁻³").isascii()

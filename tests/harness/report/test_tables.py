@@ -380,6 +380,19 @@ def test_a_study_finds_its_rows_by_configuration_and_shows_the_rows_and_seeds_th
     assert "- made up\n" in render([base], study=study(note="made up"))
 
 
+def test_one_command_sets_what_another_tuned_and_a_study_shows_both_in_one_table() -> None:
+    """A hash is of the card before a rate is tuned: equal rules stood in two tables, each with the other's rows missing."""
+    two = study(entries=["lora", "decoder"], benchmarks=["kvasir"], seeds=3)
+    rules = {**record().run.rules, "decoder_lr": 1e-4}
+    tuned = [record(method="lora", seed=seed, rules=rules) for seed in range(3)]
+    by_set = [record(method="decoder", seed=seed, rules=rules, protocol_hash="b" * 16) for seed in range(3)]
+    page = render([*tuned, *by_set], study=two)
+    assert "MISSING" not in page
+    assert page.count("| lora") == 1
+    other = [record(method="decoder", seed=seed, protocol_hash="b" * 16) for seed in range(3)]
+    assert "MISSING" in render([*tuned, *other], study=two)
+
+
 def test_another_protocol_shows_a_study_only_where_half_of_its_rows_were_run_and_only_what_it_ran() -> None:
     single = study(protocol="nas-lora", benchmarks=["sbu", "leaf"])
     base = record(0.1, benchmark="sbu")

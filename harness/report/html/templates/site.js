@@ -200,7 +200,7 @@ function filter() {
     shown += visible;
     rowsOfAll += rows.length;
   }
-  for (const strip of all(".strip")) strip.hidden = isOff(strip);
+  for (const shown of all(".strip, .tile")) shown.hidden = isOff(shown);
   one("#status").textContent = shown === rowsOfAll ? "" : `${shown} of ${rowsOfAll} rows`;
 }
 
@@ -229,7 +229,8 @@ function shownAsCsv(table) {
 }
 
 function download(name, content) {
-  const link = element("a", { download: name, href: URL.createObjectURL(new Blob([content], { type: "text/csv" })) });
+  const mark = name.endsWith(".csv") ? "\ufeff" : ""; // without it Excel takes UTF-8 for something older
+  const link = element("a", { download: name, href: URL.createObjectURL(new Blob([mark, content], { type: "text/csv" })) });
   link.click();
   setTimeout(() => URL.revokeObjectURL(link.href), 10000);
 }

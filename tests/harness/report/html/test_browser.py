@@ -181,6 +181,8 @@ def test_filters_hide_rows_columns_and_masks(driver: Any, page: Path, width: int
     driver.execute_script("document.body.click()")
     assert {name.split()[0] for name in texts(driver, f"{SCORES} tbody th")} == {"lora"}
     assert set(texts(driver, "#numbers tbody th")) == {"lora"}
+    driver.execute_script(OPEN_ALL)
+    assert {tile.split()[0] for tile in texts(driver, ".tile figcaption")} <= {"LoRA", "photograph", "truth"}
     click(driver, "#filters button[type=reset]")
     time.sleep(0.05)
     assert texts(driver, f"{SCORES} thead th") == headings
@@ -276,9 +278,10 @@ def test_csv_of_rows_and_of_all_numbers(opened: Any, folder: Path, tmp_path: Pat
 
 
 def arrived(path: Path) -> str:
-    """A download, when it is there."""
+    """A download, when it is there; its first mark tells Excel that it is UTF-8."""
     wait_until(path.is_file)
-    return path.read_text(encoding="utf-8")
+    assert path.read_bytes().startswith("\ufeff".encode())
+    return path.read_text(encoding="utf-8-sig")
 
 
 @pytest.mark.parametrize("scheme", ["light", "dark"])
@@ -339,6 +342,10 @@ def test_paper_gets_everything(opened: Any) -> None:
     assert len(opened.find_elements("css selector", "main details:not([open], .choices)")) == closed
     opened.execute_cdp_cmd("Emulation.setEmulatedMedia", {"media": "print"})
     screen(opened, width=PAPER, height=700)
+    opened.execute_script("document.documentElement.dataset.theme = 'dark'")
+    ground = opened.execute_script("return getComputedStyle(document.documentElement).getPropertyValue('--tie')")
+    assert ground.strip() == "#e6f0e9"  # black letters are printed on it
+    opened.execute_script("delete document.documentElement.dataset.theme")
     widths = opened.execute_script(
         "return [...document.querySelectorAll('main table')].map((each) => each.offsetWidth)"
     )

@@ -33,7 +33,7 @@ from harness.report.figures.material import baseline_of
 from harness.report.html import rendering
 from harness.report.html.build import Asked, _bibtex, _how_chosen, _rate, collect
 from harness.report.html.content import Placed, Site, SitePage
-from harness.report.html.headline import Headline, Scale, _name, _within, headline
+from harness.report.html.headline import Headline, Scale, _in_words, _name, _within, headline
 from harness.report.html.pictures import drawn_figures, preview
 from harness.report.html.rendering import index_html, page_html
 from harness.report.html.strip import LARGEST, why_withheld
@@ -116,6 +116,14 @@ def test_a_leaderboard_is_copied_with_the_parameters_of_its_rows(folder: Path) -
     assert "& 0.005 &" in page_of(folder).copies["LaTeX"]
 
 
+def test_no_two_parts_of_a_page_have_one_name_and_every_number_knows_its_metric(folder: Path) -> None:
+    for page in site_of(folder).pages:
+        names = re.findall(r'\bid="([^"]+)"', html(page))
+        assert len(set(names)) == len(names), page.name
+    (numbers,) = tables_of(page_of(folder), "all")
+    assert all(line.metric for line in numbers.table.rows)
+
+
 def test_a_benchmark_has_one_colour_in_every_lane_and_the_mean_its_own(folder: Path) -> None:
     plot = page_of(folder).parts[0].headline.plot
     assert plot is not None
@@ -151,6 +159,26 @@ def test_a_verdict_is_short_and_says_what_differs_and_what_collapsed() -> None:
     alone = headline_of(runs({"lora": [0.7], "naslora": [0.8]})).verdict
     assert alone.startswith("Nothing is ranked")
     assert "NAS-LoRA (80.0, one seed)" in alone
+
+
+def test_a_row_with_a_gap_hides_no_comparison_of_the_others() -> None:
+    """Where its missing seeds keep marks from all rows, the verdict said that every row had one seed."""
+    rows = {"lora": [0.70, 0.71, 0.72], "naslora": [0.80, 0.81, 0.82], "bitfit": [0.90, 0.91]}
+    made = runs(rows, planned_seeds=(0, 1, 2))
+    said = headline_of(made).verdict
+    assert said.startswith("NAS-LoRA against LoRA: +10.0 [+10.0, +10.0] points on Kvasir-SEG Sα, significantly better.")
+    said = headline_of(made, compares=False).verdict
+    assert said == "Kvasir-SEG Sα: nothing is ranked before all seeds of bitfit are in."
+
+
+@pytest.mark.parametrize(
+    ("low", "high", "said"),
+    [(-2.1, -0.04, "−1.07 [−2.10, −0.04]"), (-0.03, 1.31, "+0.64 [−0.03, +1.31]"), (0.0, 0.2, "+0.1 [+0.0, +0.2]")],
+)
+def test_a_bound_beside_zero_keeps_its_sign(low: float, high: float, said: str) -> None:
+    interval = Interval(estimate=(low + high) / 2, low=low, high=high, n=3)
+    estimate: Any = SimpleNamespace(mean=interval.estimate, interval=lambda: interval)
+    assert _in_words(estimate) == said
 
 
 @pytest.mark.parametrize(("options", "more"), [("alpha=2,rank=6", ""), ("alpha=2,rank=6,sites=qkv", "+1")])
