@@ -14,14 +14,11 @@ from typing import Any
 import torch
 from tabulate import tabulate
 
-from benchmarks.saving import add_json, save
-from benchmarks.step import Contestant
+from benchmarks.saving import save
+from benchmarks.step import Contestant, lora_contestant, step_options
 from harness.costing.device import used_by_others
 from harness.costing.measure import paired_ratio
 from harness.costing.session import why
-from harness.methods.configs import LoRAConfig
-from harness.methods.lora import LoRA
-from harness.models.build import build_segmenter
 
 WAYS = ("plain", "compiled", "channels-last", "compiled, channels-last")
 
@@ -29,19 +26,11 @@ WAYS = ("plain", "compiled", "channels-last", "compiled, channels-last")
 def main(argv: list[str] | None = None) -> int:
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("--backbone", default="vit_b")
-    parser.add_argument("--image-size", type=int, default=1024)
-    parser.add_argument("--batch", type=int, default=1)
-    parser.add_argument("--precision", choices=("fp32", "bf16", "fp16"), default="bf16")
-    parser.add_argument("--rounds", type=int, default=9)
     parser.add_argument("--device", default="cuda" if torch.cuda.is_available() else "cpu")
-    parser.add_argument("--cpu-time", action="store_true", help="processor time on one thread")
     parser.add_argument(
         "--not-compiled", action="store_true", help="leave torch.compile out, which takes minutes on a CPU"
     )
-    add_json(parser)
-    options = parser.parse_args(argv)
-    if options.cpu_time:
-        torch.set_num_threads(1)
+    options = step_options(parser, argv, precision="bf16", rounds=9, precisions=("fp32", "bf16", "fp16"))
     device = torch.device(options.device)
     shared = used_by_others(device)
     ways = {
@@ -69,9 +58,7 @@ def main(argv: list[str] | None = None) -> int:
 
 
 def _contestant(options: argparse.Namespace, device: torch.device, way: str) -> Contestant:
-    segmenter = build_segmenter(options.backbone, task="binary", image_size=options.image_size, head_seed=1)
-    LoRA(LoRAConfig(), seed=1).attach(segmenter)
-    contestant = Contestant(segmenter, options, device)
+    contestant = lora_contestant(options, device)
     if "channels-last" in way:
         plain: Any = contestant.model  # torch's types have no memory format without a dtype
         contestant.model = plain.to(memory_format=torch.channels_last)

@@ -129,25 +129,10 @@ def _harness(options: argparse.Namespace, results: Path, *, environment: Mapping
         "test_limit": options.test, "merge": "[]", "select_every": 1, "lr": RATE,
     }  # fmt: skip
     words = [
-        "--protocol",
-        "standard",
-        "--methods",
-        "lora",
-        "--datasets",
-        "kvasir",
-        "--data",
-        str(options.data.resolve()),
-    ]
-    words += [
-        "--backbone",
-        options.backbone,
-        "--checkpoint",
-        str(options.checkpoint or "none"),
-        "--workers",
-        "1",
-        "--results",
-        str(results),
-    ]
+        "--protocol", "standard", "--methods", "lora", "--datasets", "kvasir", "--data", str(options.data.resolve()),
+        "--backbone", options.backbone, "--checkpoint", str(options.checkpoint or "none"),
+        "--workers", "1", "--results", str(results),
+    ]  # fmt: skip
     words += [word for name, value in rules.items() for word in ("--set", f"{name}={value}")]
 
     def updated() -> float | None:
@@ -169,24 +154,11 @@ def _harness(options: argparse.Namespace, results: Path, *, environment: Mapping
 
 def _peer(options: argparse.Namespace, name: str, out: Path, *, tests: int, environment: Mapping[str, str]) -> Usage:
     words = [
-        SCRIPTS[name],
-        "--tests",
-        str(tests),
-        "--data",
-        str(options.data),
-        "--out",
-        str(out),
-        "--backbone",
-        options.backbone,
-    ]
-    words += [
-        "--precision",
-        options.precision,
-        "--lr",
-        str(RATE),
+        SCRIPTS[name], "--tests", str(tests), "--data", str(options.data), "--out", str(out),
+        "--backbone", options.backbone, "--precision", options.precision, "--lr", str(RATE),
         *(["--checkout", options.checkout] if options.checkout else []),
         *(["--checkpoint", str(options.checkpoint)] if options.checkpoint else []),
-    ]
+    ]  # fmt: skip
     for option in ("image_size", "batch", "updates", "images", "val", "test"):
         words += [f"--{option.replace('_', '-')}", str(getattr(options, option))]
 

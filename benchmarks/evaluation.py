@@ -14,7 +14,8 @@ import torch
 
 from benchmarks.peers import ATTENTIONS, hf_plain
 from benchmarks.reference import plain_twin
-from benchmarks.saving import add_json, save
+from benchmarks.saving import save
+from benchmarks.step import step_options, with_interval
 from harness.costing.device import processor_clock, used_by_others, wall_clock
 from harness.costing.measure import paired_ratio
 from harness.costing.session import RandomImages
@@ -30,21 +31,13 @@ from harness.training.precision import autocast
 def main(argv: list[str] | None = None) -> int:
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("--backbone", default="vit_b")
-    parser.add_argument("--image-size", type=int, default=1024)
     parser.add_argument("--images", type=int, default=4)
-    parser.add_argument("--batch", type=int, default=1)
-    parser.add_argument("--precision", choices=("fp32", "bf16"), default="fp32")
     parser.add_argument("--metrics", default="camo", help="the metrics of this benchmark")
-    parser.add_argument("--rounds", type=int, default=3)
     parser.add_argument("--device", default="cuda" if torch.cuda.is_available() else "cpu")
-    parser.add_argument("--cpu-time", action="store_true", help="processor time on one thread, metrics in it too")
     parser.add_argument(
         "--peers", action="store_true", help="also the forward passes of segment_anything's modules and of transformers"
     )
-    add_json(parser)
-    options = parser.parse_args(argv)
-    if options.cpu_time:
-        torch.set_num_threads(1)
+    options = step_options(parser, argv, precision="fp32", rounds=3)
     device = torch.device(options.device)
     protocol = for_backbone(
         load_protocol("standard", {"image_size": options.image_size, "precision": options.precision}), options.backbone
@@ -87,7 +80,6 @@ def main(argv: list[str] | None = None) -> int:
         for name, model in peers.items():
             theirs[name].append(forward_passes(model))
     ratio = paired_ratio(scored, alone)
-    interval = "" if ratio.low is None else f" [{ratio.low:.2f}, {ratio.high:.2f}]"
     measured = {"shared": shared, "metrics": list(benchmark.metrics), "ratio": asdict(ratio)}
     seconds = {"forward": alone, "evaluation": scored, **{f"forward {name}": times for name, times in theirs.items()}}
     ratios = {name: paired_ratio(alone, times) for name, times in theirs.items()}
@@ -95,12 +87,9 @@ def main(argv: list[str] | None = None) -> int:
     save(options.json, options=options, measured={**measured, "seconds": seconds})
     print(f"metrics of {options.metrics}: {', '.join(benchmark.metrics)}; {shared or 'exclusive device'}")
     print(f"forward passes alone {statistics.median(alone):.2f} s, evaluation {statistics.median(scored):.2f} s")
-    print(f"evaluation / forward passes: {ratio.value:.2f}{interval}")
+    print(f"evaluation / forward passes: {with_interval(ratio)}")
     for name, peer in ratios.items():
-        print(
-            f"our forward passes / {name}: {peer.value:.2f}"
-            + (f" [{peer.low:.2f}, {peer.high:.2f}]" if peer.low else "")
-        )
+        print(f"our forward passes / {name}: {with_interval(peer)}")
     return 0
 
 

@@ -19,7 +19,8 @@ from tabulate import tabulate
 from torch import Tensor
 from torch.nn.attention.flex_attention import flex_attention
 
-from benchmarks.saving import add_json, save
+from benchmarks.saving import save
+from benchmarks.step import step_options
 from harness.costing.device import processor_clock, used_by_others, wall_clock
 from harness.costing.measure import paired_ratio
 from harness.costing.session import why
@@ -51,16 +52,8 @@ def with_positions(rows: Tensor, columns: Tensor) -> Callable[..., Tensor]:
 def main(argv: list[str] | None = None) -> int:
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("--backbone", default="vit_b")
-    parser.add_argument("--image-size", type=int, default=1024)
-    parser.add_argument("--batch", type=int, default=1)
-    parser.add_argument("--precision", choices=("fp32", "bf16"), default="bf16")
-    parser.add_argument("--rounds", type=int, default=20)
     parser.add_argument("--device", default="cuda" if torch.cuda.is_available() else "cpu")
-    parser.add_argument("--cpu-time", action="store_true", help="processor time on one thread")
-    add_json(parser)
-    options = parser.parse_args(argv)
-    if options.cpu_time:
-        torch.set_num_threads(1)
+    options = step_options(parser, argv, precision="bf16", rounds=20)
     device = torch.device(options.device)
     measured: dict[str, Any] = {"shared": used_by_others(device)}
     for where in ("global", "windowed"):

@@ -9,22 +9,18 @@ from __future__ import annotations
 
 import argparse
 import copy
-import statistics
-from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
 import torch
-from tabulate import tabulate
 from torch import Tensor
 
 from benchmarks.plain_training import AnySize, own_sam
 from benchmarks.prefix import Cut
 from benchmarks.reference import PlainSegmenter, twin_of
-from benchmarks.saving import add_json, save
-from benchmarks.step import Contestant
+from benchmarks.saving import save
+from benchmarks.step import Contestant, in_turns, step_options, turns_table
 from harness.costing.device import used_by_others
-from harness.costing.measure import paired_ratio
 from harness.methods.configs import LoRAConfig
 from harness.methods.lora import LoRA
 from harness.models.build import build_segmenter
@@ -37,15 +33,7 @@ def main(argv: list[str] | None = None) -> int:
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("--checkout", type=Path, required=True)
     parser.add_argument("--checkpoint", type=Path, help="random weights without")
-    parser.add_argument("--image-size", type=int, default=512)
-    parser.add_argument("--batch", type=int, default=2)
-    parser.add_argument("--precision", choices=("fp32", "bf16"), default="fp32")
-    parser.add_argument("--rounds", type=int, default=7)
-    parser.add_argument("--cpu-time", action="store_true", help="processor time on one thread")
-    add_json(parser)
-    options = parser.parse_args(argv)
-    if options.cpu_time:
-        torch.set_num_threads(1)
+    options = step_options(parser, argv, precision="fp32", rounds=7, image_size=512, batch=2)
     device = torch.device("cpu")
     segmenter, official = pair(options.checkout, image_size=options.image_size, checkpoint=options.checkpoint)
     ours, theirs = Contestant(segmenter, options, device), Contestant(official, options, device)
@@ -57,21 +45,10 @@ def main(argv: list[str] | None = None) -> int:
         tokens = prefix.tokens(ours.images)
     kept = copy.copy(ours)
     kept.model = Cut(prefix, tokens, size=(options.image_size, options.image_size))
-    steps: dict[str, Callable[[], float]] = {OWN: theirs.step, PLAIN: ours.step, KEPT: kept.step}
-    seconds: dict[str, list[float]] = {name: [] for name in steps}
-    for number in range(options.rounds + 1):
-        for name, step in steps.items():
-            value = step()
-            if number:  # the first warms up
-                seconds[name].append(value)
-    rows = []
-    for name, values in seconds.items():
-        ratio = paired_ratio(values, seconds[OWN])
-        interval = "" if ratio.low is None else f" [{ratio.low:.2f}, {ratio.high:.2f}]"
-        rows.append([name, f"{statistics.median(values):.3f}", f"{ratio.value:.2f}{interval}"])
+    seconds = in_turns({OWN: theirs.step, PLAIN: ours.step, KEPT: kept.step}, options.rounds)
     shared = used_by_others(device)
     print(shared or "exclusive device")
-    print(tabulate(rows, headers=["step", "median (s)", "/ own modules"], tablefmt="github", disable_numparse=True))
+    print(turns_table(seconds, OWN, "/ own modules"))
     measured = {"shared": shared, "seconds": seconds, "masks": masks, "gradients": gradients}
     save(options.json, options=options, measured=measured)
     return 0

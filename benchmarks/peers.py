@@ -18,19 +18,9 @@ from torch import Tensor, nn
 from benchmarks.reference import PlainLoRA, PlainSegmenter
 from harness.methods.base import Method
 from harness.methods.parts.lowrank import LowRank
+from harness.models.hf_names import hf_name
 
 ATTENTIONS = ("sdpa", "eager")
-_NAMES = {
-    "blocks.": "layers.",
-    "patch_embed.proj.": "patch_embed.projection.",
-    ".norm1.": ".layer_norm1.",
-    ".norm2.": ".layer_norm2.",
-    "neck.0.": "neck.conv1.",
-    "neck.1.": "neck.layer_norm1.",
-    "neck.2.": "neck.conv2.",
-    "neck.3.": "neck.layer_norm2.",
-}
-"""segment_anything's names and transformers'."""
 
 
 class PeerEncoder(nn.Module):
@@ -58,7 +48,8 @@ class PeerEncoder(nn.Module):
             layer_norm_eps=first.norm1.eps,
         )  # fmt: skip
         self.model: Any = SamVisionModel._from_config(config, attn_implementation=attention).requires_grad_(False)
-        self.model.vision_encoder.load_state_dict({_renamed(name): v for name, v in encoder.state_dict().items()})
+        renamed = {hf_name(f"image_encoder.{name}"): value for name, value in encoder.state_dict().items()}
+        self.model.load_state_dict(renamed)
 
     def forward(self, images: Tensor) -> Tensor:
         embeddings: Tensor = self.model(pixel_values=images).last_hidden_state
@@ -114,12 +105,6 @@ def _with(plain: PlainSegmenter, encoder: PeerEncoder) -> PlainSegmenter:
     sam = copy.deepcopy(reference)
     reference.image_encoder, sam.image_encoder = old, encoder
     return PlainSegmenter(sam).train()
-
-
-def _renamed(name: str) -> str:
-    for theirs, ours in _NAMES.items():
-        name = name.replace(theirs, ours)
-    return name
 
 
 def matmul_rate(device: torch.device, dtype: torch.dtype, *, clock: Any, size: int = 2048, rounds: int = 5) -> float:

@@ -20,12 +20,9 @@ from tabulate import tabulate
 from torch.utils._python_dispatch import TorchDispatchMode
 
 from benchmarks.peers import matmul_rate
-from benchmarks.saving import add_json, save
-from benchmarks.step import Contestant
+from benchmarks.saving import save
+from benchmarks.step import lora_contestant, step_options
 from harness.costing.device import used_by_others
-from harness.methods.configs import LoRAConfig
-from harness.methods.lora import LoRA
-from harness.models.build import build_segmenter
 
 PRODUCTS = {"mm": (0, 1), "bmm": (0, 1), "addmm": (1, 2), "baddbmm": (1, 2)}
 """Operation -> places of its factors."""
@@ -72,19 +69,9 @@ def seconds_alone(first: Layout, second: Layout, *, clock: Any) -> float:
 def main(argv: list[str] | None = None) -> int:
     parser = argparse.ArgumentParser(description=(__doc__ or "").split("\n\n")[0])
     parser.add_argument("--backbone", default="vit_b")
-    parser.add_argument("--image-size", type=int, default=1024)
-    parser.add_argument("--batch", type=int, default=1)
-    parser.add_argument("--precision", choices=("fp32", "bf16"), default="bf16")
-    parser.add_argument("--rounds", type=int, default=3, help="steps that are timed (default: 3)")
-    parser.add_argument("--cpu-time", action="store_true", help="processor time on one thread")
-    add_json(parser)
-    options = parser.parse_args(argv)
-    if options.cpu_time:
-        torch.set_num_threads(1)
+    options = step_options(parser, argv, precision="bf16", rounds=3)
     shared = used_by_others(torch.device("cpu"))
-    segmenter = build_segmenter(options.backbone, task="binary", image_size=options.image_size, head_seed=1)
-    LoRA(LoRAConfig(), seed=1).attach(segmenter)
-    step = Contestant(segmenter, options, torch.device("cpu"))
+    step = lora_contestant(options, torch.device("cpu"))
     with Recorded() as recorded:
         step.step()
     step_s = statistics.median(step.step() for _ in range(options.rounds))

@@ -16,6 +16,7 @@ import statistics
 import subprocess
 import sys
 import time
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import asdict
 from typing import Any
 
@@ -27,7 +28,7 @@ from benchmarks.reference import plain_twin
 from benchmarks.saving import add_json, save
 from harness.costing.device import processor_clock, used_by_others, wall_clock
 from harness.costing.flops import FlopCount
-from harness.costing.measure import LiveBytes, paired_ratio
+from harness.costing.measure import LiveBytes, Ratio, paired_ratio
 from harness.costing.session import RandomImages
 from harness.methods.configs import ConvLoRAConfig, DecoderOnlyConfig, LoRAConfig, NASLoRAConfig
 from harness.methods.convlora import ConvLoRA
@@ -45,6 +46,25 @@ METHODS = {
     "decoder": (DecoderOnly, DecoderOnlyConfig),
 }
 _SHOWN = 16  # operations of a profile
+
+
+def step_options(
+    parser: argparse.ArgumentParser, argv: list[str] | None, *, precision: str, rounds: int,
+    precisions: Sequence[str] = ("fp32", "bf16"), image_size: int = 1024, batch: int = 1,
+) -> argparse.Namespace:  # fmt: skip
+    """The command line, with the options that all benchmarks of a step have; ``--cpu-time`` leaves one thread."""
+    parser.add_argument("--image-size", type=int, default=image_size)
+    parser.add_argument("--batch", type=int, default=batch)
+    parser.add_argument("--precision", choices=precisions, default=precision)
+    parser.add_argument("--rounds", type=int, default=rounds)
+    parser.add_argument(
+        "--cpu-time", action="store_true", help="processor time on one thread, where others use the machine"
+    )
+    add_json(parser)
+    options = parser.parse_args(argv)
+    if options.cpu_time:
+        torch.set_num_threads(1)
+    return options
 
 
 class Contestant:
@@ -114,6 +134,23 @@ class Contestant:
         return resident + counter.peak
 
 
+def lora_contestant(options: argparse.Namespace, device: torch.device, **config: Any) -> Contestant:
+    segmenter = build_segmenter(options.backbone, task="binary", image_size=options.image_size, head_seed=1)
+    LoRA(LoRAConfig(**config), seed=1).attach(segmenter)
+    return Contestant(segmenter, options, device)
+
+
+def in_turns(steps: Mapping[str, Callable[[], float]], rounds: int) -> dict[str, list[float]]:
+    """Seconds of each, after a round that warms up."""
+    turns = [{name: step() for name, step in steps.items()} for _ in range(rounds + 1)]
+    return {name: [turn[name] for turn in turns[1:]] for name in steps}
+
+
+def turns_table(seconds: dict[str, list[float]], base: str, heading: str) -> str:
+    rows = [[name, f"{statistics.median(s):.3f}", _ratio(s, seconds[base], digits=2)] for name, s in seconds.items()]
+    return str(tabulate(rows, headers=["step", "median (s)", heading], tablefmt="github", disable_numparse=True))
+
+
 def contestants(options: argparse.Namespace, device: torch.device, only: str = "") -> dict[str, Contestant]:
     """``<method>`` is ours, ``<method> plain`` the reference; with ``--peers`` also ``lora hf-sdpa``, ``lora hf-eager`` and
     ``convlora autogluon`` (`benchmarks.peers`)."""
@@ -144,17 +181,8 @@ def contestants(options: argparse.Namespace, device: torch.device, only: str = "
 def main(argv: list[str] | None = None) -> int:
     parser = argparse.ArgumentParser(description=(__doc__ or "").split("\n\n")[0])
     parser.add_argument("--backbone", default="vit_b")
-    parser.add_argument("--image-size", type=int, default=1024)
-    parser.add_argument("--batch", type=int, default=1)
-    parser.add_argument("--precision", choices=("fp32", "bf16", "fp16"), default="fp32")
     parser.add_argument("--methods", default="lora,naslora")
-    parser.add_argument("--rounds", type=int, default=5)
     parser.add_argument("--threads", type=int)
-    parser.add_argument(
-        "--cpu-time",
-        action="store_true",
-        help="count processor time on one thread instead of wall time: on a machine that others use as well",
-    )
     parser.add_argument("--device", default="cuda" if torch.cuda.is_available() else "cpu")
     parser.add_argument("--activation-checkpointing", action="store_true", help="ours only")
     parser.add_argument("--resident", action="store_true", help="also measure each contestant in a process of its own")
@@ -165,13 +193,10 @@ def main(argv: list[str] | None = None) -> int:
     )
     parser.add_argument("--profile", action="store_true", help="also where the time of one more step of each goes")
     parser.add_argument("--alone", help=argparse.SUPPRESS)
-    add_json(parser)
-    options = parser.parse_args(argv)
-    if options.threads:
+    options = step_options(parser, argv, precision="fp32", rounds=5, precisions=("fp32", "bf16", "fp16"))
+    if options.threads and not options.cpu_time:
         torch.set_num_threads(options.threads)
     device = torch.device(options.device)
-    if options.cpu_time:
-        torch.set_num_threads(1)
     if options.alone:
         return _alone(options, device)
     if device.type == "meta":  # tensors without content: exact memory of a step in seconds, whatever its size
@@ -288,7 +313,10 @@ def _shares(seconds: dict[str, list[float]], flops: dict[str, int], rate: float)
 
 
 def _ratio(values: list[float], baseline: list[float], *, digits: int) -> str:
-    ratio = paired_ratio(values, baseline)
+    return with_interval(paired_ratio(values, baseline), digits=digits)
+
+
+def with_interval(ratio: Ratio, *, digits: int = 2) -> str:
     interval = "" if ratio.low is None else f" [{ratio.low:.{digits}f}, {ratio.high:.{digits}f}]"
     return f"{ratio.value:.{digits}f}{interval}"
 

@@ -95,17 +95,12 @@ def _turn(process: Any) -> float:
 def _contestant(options: argparse.Namespace) -> int:
     import time
 
-    from benchmarks.step import Contestant
-    from harness.methods.configs import LoRAConfig
-    from harness.methods.lora import LoRA
-    from harness.models.build import build_segmenter
-
-    segmenter = build_segmenter(options.backbone, task="binary", image_size=options.image_size, head_seed=1)
-    LoRA(LoRAConfig(), seed=1).attach(segmenter)
-    chosen = argparse.Namespace(batch=1, image_size=options.image_size, precision="fp32", cpu_time=False)
     import torch
 
-    model = Contestant(segmenter, chosen, torch.device("cpu"))
+    from benchmarks.step import lora_contestant
+
+    options.batch, options.precision, options.cpu_time = 1, "fp32", False
+    model = lora_contestant(options, torch.device("cpu"))
     for _ in sys.stdin:
         begun = time.monotonic()
         for _ in range(options.steps):

@@ -4,13 +4,13 @@ numbers as pandas frames, a number a row, for questions that no page asks (docs/
 from __future__ import annotations
 
 from collections.abc import Iterable, Iterator, Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import replace
 from functools import cache, cached_property, lru_cache
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal
 
 from harness.archive.cache import Look, look
-from harness.archive.files import all_image_scores, image_groups, image_scores
+from harness.archive.files import PerImage, all_image_scores, image_scores
 from harness.archive.measured import CostRecord, CostStore, EvidenceRecord, EvidenceStore
 from harness.archive.schema import Record
 from harness.archive.store import RecordStore
@@ -22,14 +22,6 @@ if TYPE_CHECKING:
 
 Shares = Mapping[str, Sequence[float]]
 """site -> softmax(α) over its operations, of one epoch."""
-
-
-@dataclass(frozen=True, kw_only=True)
-class PerImage:
-    """Scores of one run on one split, by stem; and the cluster of each stem where images are not independent (frames of one video)."""
-
-    scores: Mapping[str, float]
-    clusters: Mapping[str, str] = field(default_factory=dict)
 
 
 class Archive:
@@ -46,8 +38,7 @@ class Archive:
         self.root = root
         self.keeps_pages = False
         self.store = RecordStore(root)
-        self._scores = lru_cache(maxsize=32)(self._read_scores)  # a baseline's images are asked for by every other row
-        self._clusters = lru_cache(maxsize=32)(self._read_clusters)
+        self._images = lru_cache(maxsize=32)(self._read_images)  # a baseline's images are asked for by every other row
         self._shares: dict[str, Shares | None] = {}
         self._inside = cache(EvidenceStore(root).find)
         self.whole = cache(self._read_whole)
@@ -83,20 +74,13 @@ class Archive:
         """Per-image scores of one of a run's models, None where there are none; clusters by the benchmark's rule where the
         file tells none."""
         digest = record.beside.get("images.csv", "")
-        scores = self._scores(record.key, digest, model, split, metric)
-        if not scores:
-            return None
-        clusters = self._clusters(record.key, digest, record.run.benchmark, model, split, frozenset(scores))
-        return PerImage(scores=scores, clusters=clusters)
+        return self._images(record.key, digest, record.run.benchmark, model, split, metric)
 
-    def _read_scores(self, key: str, digest: str, model: str, split: str, metric: str) -> dict[str, float] | None:
-        return image_scores(self.store.images_path(key), variant=model, split=split, metric=metric, expected=digest)
-
-    def _read_clusters(
-        self, key: str, digest: str, benchmark: str, model: str, split: str, stems: frozenset[str]
-    ) -> dict[str, str]:
-        told = image_groups(self.store.images_path(key), variant=model, split=split, expected=digest)
-        return told or groups_by_rule(benchmark, stems)
+    def _read_images(
+        self, key: str, digest: str, benchmark: str, model: str, split: str, metric: str
+    ) -> PerImage | None:
+        read = image_scores(self.store.images_path(key), variant=model, split=split, metric=metric, expected=digest)
+        return read and (read if read.clusters else replace(read, clusters=groups_by_rule(benchmark, read.scores)))
 
     def mixture(self, record: Record) -> Shares | None:
         """softmax(α) at the end of a run; None of a method without a choice of operations, and of a run without a history."""
@@ -165,7 +149,8 @@ def _images(archive: Archive, record: Record) -> Iterator[dict[str, Any]]:
     if not path.exists():
         return
     for (model, split), metrics in all_image_scores(path, expected=digest).items():
-        groups = image_groups(path, variant=model, split=split, expected=digest)
+        told = image_scores(path, variant=model, split=split, metric=next(iter(metrics), ""), expected=digest)
+        groups = told.clusters if told else {}
         for metric, scores in metrics.items():
             for stem, value in scores.items():
                 where = {"model": model, "split": split, "stem": stem, "group": groups.get(stem, stem)}

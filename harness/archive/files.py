@@ -13,6 +13,7 @@ import hashlib
 import io
 import json
 from collections.abc import Collection, Mapping
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
@@ -189,9 +190,17 @@ def images_csv(
     return text.getvalue()
 
 
-def image_scores(path: Path, *, variant: str, split: str, metric: str, expected: str = "") -> dict[str, float] | None:
-    """stem -> score of one model on one split; None without file or metric, or where the file is not what was written
-    (`read_beside`)."""
+@dataclass(frozen=True, kw_only=True)
+class PerImage:
+    """Scores of one run on one split, by stem; and the cluster of each stem where images are not independent (frames of one video)."""
+
+    scores: Mapping[str, float]
+    clusters: Mapping[str, str] = field(default_factory=dict)
+
+
+def image_scores(path: Path, *, variant: str, split: str, metric: str, expected: str = "") -> PerImage | None:
+    """One metric of one model on one split, with the clusters that the file tells; None without file or metric, or where the file is
+    not what was written (`read_beside`)."""
     try:
         lines = _lines(path, expected=expected)
         header = next(csv.reader(lines), [])
@@ -204,19 +213,7 @@ def image_scores(path: Path, *, variant: str, split: str, metric: str, expected:
         return None
     if not scores or len(scores) < len(rows) or not all(0 <= score <= largest(metric) for score in scores.values()):
         return None
-    return scores
-
-
-def image_groups(path: Path, *, variant: str, split: str, expected: str = "") -> dict[str, str]:
-    """stem -> group of one model's images of one split; empty where the file has no groups, or is not what was written."""
-    try:
-        lines = _lines(path, expected=expected)
-        header = next(csv.reader(lines), [])
-        if header[3:4] != [GROUP]:
-            return {}
-        return {row[2]: row[3] for row in csv.reader(line for line in lines if line.startswith(f"{variant},{split},"))}
-    except (ValueError, IndexError, csv.Error):
-        return {}
+    return PerImage(scores=scores, clusters={row[2]: row[3] for row in rows} if header[3:4] == [GROUP] else {})
 
 
 def all_image_scores(path: Path, *, expected: str = "") -> ImageScores:

@@ -8,14 +8,13 @@ from __future__ import annotations
 
 import math
 import operator
-import statistics
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass, replace
 from typing import Any, Literal
 
 from harness import statistics as stats
 from harness.archive.archive import Archive, Shares
-from harness.archive.measured import CostRecord, EvidenceRecord, MethodCost
+from harness.archive.measured import CostRecord, EvidenceRecord, MethodCost, Ratio
 from harness.archive.schema import Record
 from harness.comparison.alpha import alpha_codes, beside_noise, domains
 from harness.comparison.cells import Cell, Column, Difference, paired_difference
@@ -27,8 +26,9 @@ from harness.comparison.papers import Papers, shortly
 from harness.comparison.rankings import ModelPair, chance_in_words, model_pairs
 from harness.comparison.rows import Row, Sheet, grouped, is_entry, results_among
 from harness.comparison.rules import overrides
+from harness.comparison.step_costs import paired_ratio
 from harness.protocols.load import card_names
-from harness.statistics import ALPHA, POWER, Estimate, Interval, seeds_for_power, t_interval
+from harness.statistics import ALPHA, POWER, Estimate, Interval, seeds_for_power
 from harness.studies import load_study
 from harness.system.errors import UsageError, did_you_mean
 
@@ -567,32 +567,24 @@ def _cost_reading(
 ) -> Reading | None:
     if claim.quantity == "cost change":
         ratio = first.ratios.get(second.variant, {}).get(cost)
-        if ratio is None:
+    else:
+        ours, theirs = ("unmerged" if side.score == "best" else side.score for side in (claim.numerator, other))
+        amounts = {"time": "inference_seconds", "memory": "inference_memory_bytes"}.get(cost, "inference_parameters")
+        numerator, denominator = getattr(first, amounts).get(ours), getattr(second, amounts).get(theirs)
+        if not numerator or not denominator:
             return None
-        change = 100 * (ratio.value - 1)
-        if ratio.low is None or ratio.high is None:
-            if cost in ("flops", "memory"):
-                return Reading.exact(claim, what, where, change)
-            return Reading.by_interval(claim, what, where, change, None, ratio.rounds)
-        interval = Interval(estimate=change, low=100 * (ratio.low - 1), high=100 * (ratio.high - 1), n=ratio.rounds)
-        return Reading.by_interval(claim, what, where, change, interval, ratio.rounds)
-    ours, theirs = ("unmerged" if side.score == "best" else side.score for side in (claim.numerator, other))
-    if cost == "time":
-        seconds = first.inference_seconds.get(ours, []), second.inference_seconds.get(theirs, [])
-        if not seconds[0] or len(seconds[0]) != len(seconds[1]):
-            return None
-        logs = [math.log(a / b) for a, b in zip(*seconds, strict=True)]
-        change = 100 * math.expm1(statistics.fmean(logs))
-        of_logs = t_interval(logs)
-        in_percent = of_logs and Interval(
-            estimate=change, low=100 * math.expm1(of_logs.low), high=100 * math.expm1(of_logs.high), n=len(logs)
-        )
-        return Reading.by_interval(claim, what, where, change, in_percent, len(logs))
-    amounts = "inference_memory_bytes" if cost == "memory" else "inference_parameters"
-    numerator, denominator = getattr(first, amounts).get(ours), getattr(second, amounts).get(theirs)
-    if not numerator or not denominator:
+        if cost != "time":
+            ratio = Ratio(value=numerator / denominator)
+        else:
+            ratio = paired_ratio(numerator, denominator) if len(numerator) == len(denominator) else None
+    if ratio is None:
         return None
-    return Reading.exact(claim, what, where, 100 * (numerator / denominator - 1))
+    change, interval = 100 * (ratio.value - 1), None
+    if cost in ("flops", "memory", "parameters"):
+        return Reading.exact(claim, what, where, change)
+    if ratio.low is not None and ratio.high is not None:
+        interval = Interval(estimate=change, low=100 * (ratio.low - 1), high=100 * (ratio.high - 1), n=ratio.rounds)
+    return Reading.by_interval(claim, what, where, change, interval, ratio.rounds)
 
 
 def findings_text(findings: Sequence[Finding]) -> str:

@@ -2,12 +2,15 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+import math
+import statistics
+from collections.abc import Mapping, Sequence
 
-from harness.archive.measured import CostRecord, MethodCost
+from harness.archive.measured import CostRecord, MethodCost, Ratio
 from harness.archive.schema import hashed_options
 from harness.comparison.cells import Grid
 from harness.comparison.rows import Row, plain_values
+from harness.statistics import t_interval
 
 FREE = {"lr", "alpha_lr", "encoder_lr", "alpha_weight_decay"}
 """Options that change no step's cost."""
@@ -69,3 +72,11 @@ def costs_of(grid: Grid, session: CostRecord) -> dict[Row, MethodCost]:
 def _of_a_step(config: Mapping[str, object]) -> dict[str, object]:
     """The options that change what a step costs, as JSON has them."""
     return {name: value for name, value in plain_values(hashed_options(config)).items() if name not in FREE}
+
+
+def paired_ratio(values: Sequence[float], baseline: Sequence[float]) -> Ratio:
+    """Geometric mean of the per-round ratios, with a 95 % t interval of their logarithms (none for a single round)."""
+    logs = [math.log(value / base) for value, base in zip(values, baseline, strict=True)]
+    interval = t_interval(logs)
+    low, high = (math.exp(interval.low), math.exp(interval.high)) if interval else (None, None)
+    return Ratio(value=math.exp(statistics.fmean(logs)), low=low, high=high, rounds=len(logs))

@@ -7,8 +7,6 @@ keeps no count of a step's peak memory (CPUs), the bytes of living tensors are c
 from __future__ import annotations
 
 import copy
-import math
-import statistics
 import weakref
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import asdict, replace
@@ -17,13 +15,13 @@ from typing import Any
 
 import torch
 from safetensors.torch import save
-from scipy.stats import t as student
 from torch import Tensor
 from torch.utils._python_dispatch import TorchDispatchMode
 from torch.utils._pytree import tree_leaves
 
 from harness.archive.measured import Comparability, CostRecord, MethodCost, Ratio
 from harness.archive.schema import Run, content_hash
+from harness.comparison.step_costs import paired_ratio
 from harness.costing.device import CLOCKS, EnergyMeter, driver, synchronise
 from harness.costing.flops import encoder_forward_flops
 from harness.costing.session import PARTS, Contestant, Roster, Session, StepKind, release, why
@@ -209,17 +207,6 @@ def _inference_peak(model: Any, images: Tensor, session: Session) -> int:
     with LiveBytes(known) as counter:
         _infer(model, images, session)
     return resident + counter.peak
-
-
-def paired_ratio(values: Sequence[float], baseline: Sequence[float]) -> Ratio:
-    """Geometric mean of the per-round ratios, with a 95 % t interval of their logarithms (none for a single round)."""
-    logs = [math.log(value / base) for value, base in zip(values, baseline, strict=True)]
-    mean = statistics.fmean(logs)
-    if len(logs) < 2:
-        return Ratio(value=math.exp(mean), rounds=len(logs))
-    error = statistics.stdev(logs) / math.sqrt(len(logs))
-    half = float(student.ppf(0.975, len(logs) - 1)) * error
-    return Ratio(value=math.exp(mean), low=math.exp(mean - half), high=math.exp(mean + half), rounds=len(logs))
 
 
 def ratios_to(method: MethodCost, baseline: MethodCost, *, lengths: dict[str, float]) -> dict[str, Ratio]:

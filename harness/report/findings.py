@@ -9,7 +9,6 @@ from __future__ import annotations
 
 import itertools
 import json
-import math
 import statistics
 from collections.abc import Callable, Mapping, Sequence
 from functools import cached_property
@@ -31,9 +30,9 @@ from harness.comparison.question import (
     Pair,
     Question,
     model_title,
-    padding,
 )
 from harness.comparison.readings import main_effects, specification_curve
+from harness.comparison.step_costs import paired_ratio
 from harness.report.figures.style import GREY, PAGE, SHADES, encoded, new_figure, styled
 from harness.report.forgetting import forgetting_page
 from harness.report.formats import markdown_table
@@ -60,8 +59,6 @@ class Answer(Question):
 
     def score(self, study: str, benchmark: str, row: str, **rules: Any) -> str:
         return mean_sd(self.seeds(study, benchmark, row, **rules))
-
-    padding = staticmethod(padding)
 
     def d(self, study: str, benchmark: str, first: str, second: str, **rules: Any) -> str:
         """``+0.40 [-1.36, +2.16]``"""
@@ -158,12 +155,10 @@ class Answer(Question):
     def time(self, model: str, first: str, second: str = "lora") -> stats.Interval:
         """Ratio of training step times, paired by round."""
         sides = [self.cost_of(model, name).step_seconds["total"] for name in (first, second)]
-        logs = [math.log(a / b) for a, b in zip(*sides, strict=True)]
-        of_logs = stats.t_interval(logs)
-        assert of_logs is not None
-        return stats.Interval(
-            estimate=math.exp(of_logs.estimate), low=math.exp(of_logs.low), high=math.exp(of_logs.high), n=of_logs.n
-        )
+        ratio = paired_ratio(*sides)
+        assert ratio.low is not None
+        assert ratio.high is not None
+        return stats.Interval(estimate=ratio.value, low=ratio.low, high=ratio.high, n=ratio.rounds)
 
     def rows_of(self, study: str) -> list[dict[str, str]]:
         """Every row of a study of the plan that has runs."""
@@ -318,12 +313,6 @@ def _interval(value: stats.Interval | None, sign: str = "+", digits: int = 2) ->
     return "–" if value is None else f"{value:{sign}.{digits}f}"
 
 
-def _operation(name: str) -> str:
-    """DARTS's name of a candidate operation in words: ``dil_conv_3x3`` → *dilated convolution 3x3*."""
-    words = {"sep": "separable", "dil": "dilated", "conv": "convolution", "avg": "average", "pool": "pooling"}
-    return " ".join(words.get(part, part) for part in name.split("_"))
-
-
 FILTERS: Mapping[str, Callable[..., str]] = {
     "signed": lambda value, digits=2: f"{value:+.{digits}f}",
     "number": lambda value, digits=2: f"{value:.{digits}f}",
@@ -332,7 +321,7 @@ FILTERS: Mapping[str, Callable[..., str]] = {
     "percent": lambda value, digits=0: f"{100 * value:.{digits}f} %",
     "change": lambda interval: "(one seed)" if interval is None else f"{interval.estimate:+.2f} {interval:+.2f}",
     "slower": lambda model, answer: answer.time(model, "naslora").estimate,
-    "estimate": of_estimate, "interval": _interval, "operation": _operation, "value": _plain, "title_of": benchmark_title,
+    "estimate": of_estimate, "interval": _interval, "value": _plain, "title_of": benchmark_title,
 }  # fmt: skip
 """How templates write numbers."""
 

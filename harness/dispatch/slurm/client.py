@@ -73,17 +73,8 @@ class Slurm:
                 ids[name] = job
         if missing := job_names - ids.keys():
             command = [
-                "sacct",
-                "-X",
-                "-n",
-                "-P",
-                "-S",
-                "now-30days",
-                "-o",
-                "JobID,JobName%200",
-                "--name",
-                ",".join(sorted(missing)),
-            ]
+                "sacct", "-X", "-n", "-P", "-S", "now-30days", "-o", "JobID,JobName%200", "--name", ",".join(sorted(missing)),
+            ]  # fmt: skip
             for line in (self._account(command) or "").splitlines():
                 job, _, name = line.partition("|")
                 if name in missing:
@@ -95,17 +86,8 @@ class Slurm:
         job_ids = sorted({job.split("_")[0] for job in jobs})
         if not job_ids:
             return []
-        command = [
-            "sacct",
-            "-X",
-            "--duplicates",
-            "-n",
-            "-P",
-            "-o",
-            "JobID,State,ElapsedRaw,AllocTRES",
-            "-j",
-            ",".join(job_ids),
-        ]
+        what = "JobID,State,ElapsedRaw,AllocTRES"
+        command = ["sacct", "-X", "--duplicates", "-n", "-P", "-o", what, "-j", ",".join(job_ids)]
         output = self._account(command)
         if output is None:
             return None

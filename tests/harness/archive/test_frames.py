@@ -9,7 +9,7 @@ from pathlib import Path
 import pytest
 
 from harness.archive.archive import RUN, Archive, frame
-from harness.archive.files import all_image_scores, image_groups, image_scores
+from harness.archive.files import PerImage, all_image_scores, image_scores
 from harness.archive.measured import EvidenceStore
 from tests.harness.report.sample import evidence
 from tests.values import RESULTS
@@ -82,9 +82,10 @@ WITH_GROUPS = (
 def test_groups_are_those_of_the_model_and_split_and_no_scores(tmp_path: Path) -> None:
     path = tmp_path / "x.images.csv"
     path.write_text(WITH_GROUPS)
-    assert image_groups(path, variant="best", split="test") == {"a": "p1", "b": "p2"}
-    assert image_groups(path, variant="last", split="test") == {"a": "p3"}
-    assert image_scores(path, variant="best", split="test", metric="mae") == {"a": 0.25, "b": 0.0}
+    best = PerImage(scores={"a": 0.25, "b": 0.0}, clusters={"a": "p1", "b": "p2"})
+    assert image_scores(path, variant="best", split="test", metric="mae") == best
+    last = PerImage(scores={"a": 0.75}, clusters={"a": "p3"})
+    assert image_scores(path, variant="last", split="test", metric="iou") == last
     assert image_scores(path, variant="best", split="test", metric="group") is None
     assert all_image_scores(path)["best", "test"] == {"iou": {"a": 0.5, "b": 1.0}, "mae": {"a": 0.25, "b": 0.0}}
 
@@ -92,7 +93,7 @@ def test_groups_are_those_of_the_model_and_split_and_no_scores(tmp_path: Path) -
 def test_an_image_that_is_there_twice_has_no_score_and_none_need_have_a_group(tmp_path: Path) -> None:
     path = tmp_path / "x.images.csv"
     path.write_text("variant,split,stem,iou\nbest,test,a,0.5\n")
-    assert image_groups(path, variant="best", split="test") == {}
+    assert image_scores(path, variant="best", split="test", metric="iou") == PerImage(scores={"a": 0.5})
     path.write_text("variant,split,stem,iou\nbest,test,a,0.5\nbest,test,a,0.75\n")
     assert image_scores(path, variant="best", split="test", metric="iou") is None
     with pytest.raises(ValueError, match="'a' is there twice"):

@@ -20,7 +20,7 @@ from PIL import Image
 
 import harness.experiment.experiment as experiment_module
 from harness.archive.archive import epoch_numbers
-from harness.archive.files import all_image_scores, image_groups, image_scores, images_csv
+from harness.archive.files import PerImage, all_image_scores, image_scores, images_csv
 from harness.archive.masks import KeptMask, read_masks
 from harness.archive.merge import merge
 from harness.archive.schema import Record
@@ -66,13 +66,13 @@ def test_the_group_is_a_column_that_is_no_metric(tmp_path: Path) -> None:
     path = tmp_path / "a.images.csv"
     path.write_text(images_csv(scores, {"test": {"1": "sequence 01", "25": "sequence 01"}}), encoding="utf-8")
     assert path.read_text(encoding="utf-8").startswith("variant,split,stem,group,iou\nbest,test,1,sequence 01,0.5\n")
-    assert image_scores(path, variant="best", split="test", metric="iou") == {"1": 0.5, "25": 0.25}
+    read = image_scores(path, variant="best", split="test", metric="iou")
+    assert read == PerImage(scores={"1": 0.5, "25": 0.25}, clusters={"1": "sequence 01", "25": "sequence 01"})
     assert image_scores(path, variant="best", split="test", metric="group") is None
-    assert image_groups(path, variant="best", split="test") == {"1": "sequence 01", "25": "sequence 01"}
     assert all_image_scores(path) == {("best", "test"): {"iou": {"1": 0.5, "25": 0.25}}}
     path.write_text(images_csv(scores, {"test": {}}), encoding="utf-8")
     assert path.read_text(encoding="utf-8").startswith("variant,split,stem,iou\n")
-    assert image_groups(path, variant="best", split="test") == {}
+    assert image_scores(path, variant="best", split="test", metric="iou") == PerImage(scores={"1": 0.5, "25": 0.25})
 
 
 @pytest.mark.parametrize("name", ["kvasir", "elsewhere", "cvc612"])
