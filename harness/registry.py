@@ -12,6 +12,7 @@ import ast
 import difflib
 import hashlib
 import importlib.util
+import inspect
 import re
 import sys
 from collections.abc import Callable, Iterable, Mapping, Sequence
@@ -173,6 +174,8 @@ def config_fault(method: Any) -> str:
     config = getattr(method, "config_class", None)
     if not (isinstance(config, type) and is_dataclass(config) and issubclass(config, MethodConfig)):
         return "its config_class must be a dataclass below harness.methods.configs.MethodConfig"
+    if "__dataclass_fields__" not in vars(config) and inspect.get_annotations(config):
+        return "its config_class has fields of its own and no @dataclass(frozen=True, kw_only=True) above it"
     for field in fields(config):
         if field.default is MISSING and field.default_factory is MISSING:
             return f"the field {field.name} of its config_class has no default; give it one"

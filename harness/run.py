@@ -9,6 +9,7 @@ from __future__ import annotations
 import argparse
 import json
 import sys
+from collections import Counter
 from collections.abc import Callable, Sequence
 from contextlib import ExitStack
 from dataclasses import dataclass, field, replace
@@ -27,12 +28,14 @@ from harness.cli.command import (
     require_effect,
     verb,
 )
-from harness.registry import load_plugins
+from harness.registry import METHODS, load_plugins
 from harness.settings import Settings, load_settings, trusted_cluster
 from harness.system.errors import BudgetError, UsageError
 from harness.system.streams import say, show_text, stages, terminal_width
+from harness.system.text import counted
 
 if TYPE_CHECKING:  # what --help does without
+    from harness.archive.store import RecordStore
     from harness.dispatch.place import Place
     from harness.dispatch.run_jobs import Outcome
     from harness.planning.plan import Plan
@@ -362,6 +365,8 @@ def _grid(arguments: argparse.Namespace, settings: Settings, budget: Budget, und
         planned = plan(request, prepare_samples=samples)
         if asked.tuning is not None and not arguments.plan:
             tell_finished(planned, RecordStore(request.results))
+        for line in _of_edited_plugins(planned, RecordStore(request.results)):
+            say(line)
     if arguments.plan:
         heading = "the runs, with the first value of a grid where its trials have not all ended" if asked.tuning else ""
         return max(status, show_plan(planned, request, arguments, where, budget, heading=heading))
@@ -385,6 +390,24 @@ def _grid(arguments: argparse.Namespace, settings: Settings, budget: Budget, und
     if page is not None:
         say(f"as markdown: {page}")
     return 1 if outcome.failed else 0
+
+
+def _of_edited_plugins(planned: Plan, store: RecordStore) -> list[str]:
+    """A line for every method of a plug-in that was edited after runs of it had finished: their numbers are shown as they are."""
+    of_plugins = [job.run for job in planned.jobs if not METHODS.is_fixed(job.run.method)]
+    finished = [
+        record for run in of_plugins if run.key in planned.finished and (record := store.find(run.key)) is not None
+    ]
+    if not finished:
+        return []
+    from harness.experiment.number_code import has_changed
+
+    changed = Counter(record.run.method for record in finished if has_changed(record))
+    return [
+        f"{method}: {counted(count, 'finished run')} of before its plug-in was edited; take another --results, or delete their records "
+        f"in {store.root / 'records'} to train them again"
+        for method, count in changed.items()
+    ]
 
 
 def tune(

@@ -280,5 +280,7 @@ class Method(ABC):
         )
 
     def _fold(self, mode: MergeMode, calibration: Sequence[Tensor]) -> Folding:
-        """What `merge` does in one of ``merge_modes``; methods that have any say how."""
-        raise NotImplementedError
+        """What `merge` does in one of ``merge_modes``; methods that have any say how. Raises MethodError: this one does not."""
+        raise MethodError(
+            f"{self.name} names the merge mode {mode}, and its class has no _fold(mode, calibration) that does it"
+        )

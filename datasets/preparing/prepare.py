@@ -7,6 +7,7 @@ transfer, since it resumes by checked byte ranges, retries, and reads Google Dri
 
 from __future__ import annotations
 
+import glob
 import hashlib
 import json
 import os
@@ -129,12 +130,7 @@ def _download(url: str, path: Path, *, progress: TellProgress) -> None:
 def partial_files(path: Path) -> list[Path]:
     """What cut downloads of ``path`` left: gdown appends eight characters and ``.part``."""
     length = len(path.name) + 8 + len(".part")
-    return [partial for partial in path.parent.glob(f"{glob_escape(path.name)}*.part") if len(partial.name) == length]
-
-
-def glob_escape(name: str) -> str:
-    """``name`` for a glob pattern, literally."""
-    return re.sub(r"([*?[])", r"[\1]", name)
+    return [partial for partial in path.parent.glob(f"{glob.escape(path.name)}*.part") if len(partial.name) == length]
 
 
 def discard_partial(path: Path) -> None:
@@ -345,7 +341,7 @@ def _already_there(
 def remove_leftovers(data_root: Path, name: str) -> None:
     """Remove hidden folders that dead calls of this host left; those of other hosts may be alive."""
     prefix = f".unpacking-{name}-{socket.gethostname()}-"
-    for path in data_root.glob(f"{glob_escape(prefix)}*"):
+    for path in data_root.glob(f"{glob.escape(prefix)}*"):
         process = path.name.removeprefix(prefix)
         if process.isdigit() and not _alive(int(process)):
             shutil.rmtree(path, ignore_errors=True)

@@ -16,9 +16,9 @@ from PIL import Image
 from torch import Tensor, nn
 
 from harness.datasets.base import Benchmark, DatasetError, Pair, Sample, Splits
-from harness.methods.base import MergeMode, MergeReport, Method
+from harness.methods.base import MergeMode, Method
 from harness.methods.configs import PlacedConfig
-from harness.methods.parts.folding import deviation, predictions
+from harness.methods.parts.folding import Folding
 from harness.methods.parts.placement import BackboneShape
 from harness.methods.parts.sites import Adaptable, block_sites
 
@@ -97,27 +97,14 @@ class IA3(Method):
             if self.config.mlp:
                 place.replace("mlp_out", RescaledInput(mlp_out, torch.ones(mlp_out.in_features, device=device)))
 
-    def merge(
-        self, mode: MergeMode = "exact", *, calibration: Sequence[Tensor] = (), held_out: Sequence[Tensor] = ()
-    ) -> MergeReport:
-        if mode not in self.merge_modes:
-            return super().merge(mode)
-        before = predictions(self.segmenter, held_out)
+    def _fold(self, mode: MergeMode, calibration: Sequence[Tensor]) -> Folding:
         folded = []
         for name, module in list(self.segmenter.named_modules()):
             if isinstance(module, RescaledOutput | RescaledInput):
                 parent, _, leaf = name.rpartition(".")
                 self.segmenter.get_submodule(parent).register_module(leaf, module.folded())
                 folded.append(name)
-        largest, relative = deviation(before, predictions(self.segmenter, held_out))
-        return MergeReport(
-            mode=mode,
-            folded=tuple(folded),
-            left={},
-            extra_parameters=0,
-            max_deviation=largest,
-            relative_deviation=relative,
-        )
+        return Folding(folded=folded)
 
 
 class Pets(Benchmark):

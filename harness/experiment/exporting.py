@@ -41,7 +41,7 @@ from harness.models.sam_encoder import SAMEncoder
 from harness.models.segmenter import SAMSegmenter, Segmenter
 from harness.planning.asked import data_folder
 from harness.protocols.load import from_rules
-from harness.registry import add_own_of, load_plugin
+from harness.registry import METHODS, add_own_of, load_plugin
 from harness.system.errors import UsageError, writing_to
 from harness.system.files import new_folder, replace_atomically, write_atomically
 from harness.training.feeding import normalise
@@ -223,6 +223,7 @@ def how_to_load(run: Run, form: Form, out: str) -> str:
     side = run.rules["image_size"]
     if form == "adapter":
         start = " --checkpoint FILE" if run.checkpoint else ""
+        start += "" if METHODS.is_fixed(run.method) else " --plugin FILE.py"
         return f"sam-peft predict --adapter {out}{start} --images DIR --out MASKS"
     if form == "peft":
         return f"load with peft.PeftModel.from_pretrained(model, {out!r}) into a transformers SamModel"

@@ -18,6 +18,9 @@ from collections.abc import Iterable
 from pathlib import Path
 from typing import Any
 
+from harness.archive.schema import Record
+from harness.registry import METHODS, method_config_class
+
 ROOMS = ("harness.models", "harness.training", "harness.evaluation", "harness.experiment")
 """What every run goes through, whatever its method and benchmark."""
 NO_NUMBERS = tuple(f"harness.experiment.{name}" for name in ("environment", "number_code"))
@@ -32,18 +35,31 @@ def number_code(method: type, config: type, benchmark: type) -> dict[str, str]:
             packages count too.
     """
     shared = _definitions(_behind("harness.experiment.experiment", ROOMS, without=NO_NUMBERS))
-    method_code = _definitions(_behind(method.__module__, ("harness.methods",), without=("harness.methods.configs",)))
+    files = _definitions(_behind(benchmark.__module__, ("harness.datasets",)))
+    return {
+        "numbers": _digest(shared),
+        "numbers_method": _of_method(method, config),
+        "numbers_benchmark": _digest(files),
+    }
+
+
+def _of_method(method: type, config: type) -> str:
+    code = _definitions(_behind(method.__module__, ("harness.methods",), without=("harness.methods.configs",)))
     options = [
         _stripped(ast.parse(textwrap.dedent(inspect.getsource(base))))
         for base in config.__mro__
         if base.__module__ != "builtins"
     ]
-    files = _definitions(_behind(benchmark.__module__, ("harness.datasets",)))
-    return {
-        "numbers": _digest(shared),
-        "numbers_method": _digest([*method_code, *options]),
-        "numbers_benchmark": _digest(files),
-    }
+    return _digest([*code, *options])
+
+
+def has_changed(record: Record) -> bool:
+    """Whether the plug-in method of a finished run has other code now than it was made with. No key says so: whoever edits a plug-in
+    keeps its name. Built-in methods are of a version, which tables tell."""
+    made, name = record.environment.get("numbers_method"), record.run.method
+    if not made or METHODS.is_fixed(name):
+        return False
+    return _of_method(METHODS.get(name), method_config_class(name)) != made
 
 
 def _digest(definitions: Iterable[str]) -> str:

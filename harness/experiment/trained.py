@@ -16,9 +16,10 @@ from torch import Tensor
 from harness.archive.checkpoints import noted
 from harness.archive.measured import Elsewhere
 from harness.archive.schema import Run
-from harness.archive.store import finished_run
+from harness.archive.store import RecordStore, finished_run
 from harness.experiment.building import attached_segmenter, open_below
 from harness.experiment.environment import Stages
+from harness.experiment.number_code import has_changed
 from harness.experiment.scoring import Scoring
 from harness.methods.base import Method
 from harness.models.checkpoint import read_tensors
@@ -26,8 +27,9 @@ from harness.models.decoder_shape import Task
 from harness.models.fingerprints import is_checkpoint
 from harness.models.segmenter import Segmenter
 from harness.protocols.load import from_rules
-from harness.registry import BENCHMARKS, add_own_of
+from harness.registry import BENCHMARKS, METHODS, add_own_of, canonical_spelling
 from harness.system.errors import UsageError
+from harness.system.streams import say
 from harness.training.checkpoint import BEST, read_state
 
 METADATA = "sam-peft-harness"
@@ -129,8 +131,18 @@ def adapter(file: Path) -> Trained:
         raise UsageError(
             f"{file} names no run of this harness; write it with sam-peft export --adapter-only"
         ) from error
+    _require_known(run)
     add_own_of(run.benchmark, run.rules)
     return Trained(run=run, state=read_tensors(file), checkpoints={})
+
+
+def _require_known(run: Run) -> None:
+    """Raises UsageError where the run's method came from a plug-in that is not loaded."""
+    if canonical_spelling(run.method) not in METHODS.names():
+        raise UsageError(
+            f"run {run.key} is of the method {run.method}, which a plug-in brought; give its file with --plugin FILE.py (in Python: "
+            "harness.registry.load_plugin)"
+        )
 
 
 def of_results(results: Path, key: str) -> Trained:
@@ -139,7 +151,16 @@ def of_results(results: Path, key: str) -> Trained:
     run = finished_run(results, key)
     file = results / "state" / run.key / BEST
     if not file.is_file():
-        raise UsageError(f"run {run.key} has no trained state at {file}; run it again to get one")
+        raise UsageError(
+            f"run {run.key} has no trained state at {file}; to train it again take another --results, or delete "
+            f"{results / 'records' / run.key}.json first"
+        )
+    _require_known(run)
+    record = RecordStore(results).find(run.key)
+    if record is not None and has_changed(record):
+        say(
+            f"{run.method}: its plug-in was edited after run {run.key}; its weights now mean what the edited file makes of them"
+        )
     add_own_of(run.benchmark, run.rules)
     return Trained(run=run, state=read_state(file, identity=run.key), checkpoints=noted(results))
 

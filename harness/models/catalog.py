@@ -106,11 +106,6 @@ def _lacking(vit: Any) -> Iterator[str]:
 _KNOWN = known_backbones()
 
 
-def backbone_names() -> list[str]:
-    """Names of the catalogue; beyond them every plain ViT of timm is reachable as ``timm/<model>``."""
-    return list(_KNOWN)
-
-
 def backbone(name: str) -> Backbone:
     """The entry behind ``name`` (hyphens and underscores, any case, are alike). Raises UsageError: unknown, with the nearest name;
     or a timm model that is no plain ViT."""

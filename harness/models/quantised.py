@@ -11,7 +11,6 @@ from typing import Any, Literal
 from torch import Tensor, nn
 
 Quantise = Literal["", "nf4", "int8"]
-PACKAGE = "bitsandbytes"
 
 
 def quantise(segmenter: nn.Module, how: Quantise) -> int:

@@ -6,9 +6,10 @@ import shlex
 from collections.abc import Iterable
 from typing import Any
 
-from harness.archive.schema import Record
+from harness.archive.schema import Record, Run
 from harness.comparison.rows import is_run
 from harness.comparison.rules import card, from_card
+from harness.registry import BENCHMARKS, METHODS
 
 
 def command_of(records: Iterable[Record]) -> str:
@@ -37,9 +38,16 @@ def command_of(records: Iterable[Record]) -> str:
         *((name, ours) for name, (ours, _) in rules.items()),
     ]:
         words += ["--set", f"{name}={_word(value)}"]
+    words += plugin_of(run)
     words += ["--checkpoint", "FILE"] if run.checkpoint else []
     words += ["--data", "DIR"] if run.rules.get("data") != "sample" and not own else []
     return shlex.join(words)
+
+
+def plugin_of(run: Run) -> list[str]:
+    """``--plugin FILE.py`` where the method or the benchmark is neither built in nor of a package or a folder of one's own."""
+    own = bool(run.rules.get("own_classes")) or BENCHMARKS.is_fixed(run.benchmark)
+    return [] if METHODS.is_fixed(run.method) and own else ["--plugin", "FILE.py"]
 
 
 def _word(value: Any) -> str:

@@ -103,11 +103,6 @@ class CheckpointFiles:
             raise UsageError(f"{path} was trained on images or masks that have changed since, so the run starts anew")
         return content
 
-    def discard(self) -> None:
-        """Delete both checkpoints, once the run's record is written."""
-        self.current.unlink(missing_ok=True)
-        self.previous.unlink(missing_ok=True)
-
 
 class StateFiles:
     """Trained tensors (`harness.methods.base.Method.state`) of the best and the last epoch, as safetensors files that name
@@ -174,6 +169,8 @@ def read_state(path: Path, *, identity: str) -> dict[str, Tensor]:
     """
     label = read_label(path)
     if label is None or label[0] != identity:
-        of = "does not say which run it is of" if label is None else f"is the state of run {shown(label[0])}"
-        raise UsageError(f"{path} {of}, not that of {identity}; put that back, or run it again")
+        of = "is damaged or of no run" if label is None else f"is the state of run {shown(label[0])}"
+        raise UsageError(
+            f"{path} {of}, not that of {identity}; put that back, or train it in another folder (--results)"
+        )
     return read_tensors(path)

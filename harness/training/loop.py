@@ -318,6 +318,9 @@ class _Loop:
         key: tuple[int | str, ...] = (self.plan.seed, self.position.epoch, self.position.step, self.given.workers.rank)
         if len(self._passes(self.position.epoch, self.position.step)) > 1 and roles == (ARCHITECTURE,):
             key = (*key, ARCHITECTURE)
+        self._seed(*key)
+
+    def _seed(self, *key: int | str) -> None:
         self.given.method.generator.manual_seed(draw_number("method", *key))
         number = draw_number("torch", *key)
         torch.default_generator.manual_seed(number)
@@ -356,6 +359,9 @@ class _Loop:
         if not batches or not self.given.method.keeps_statistics():
             return
         self.given.segmenter.train()
+        self._seed(
+            self.plan.seed, self.position.epoch, "statistics"
+        )  # also where a checkpoint after the epoch goes on from here
         with torch.no_grad(), self.feeder.autocast():
             for number, images in enumerate(self.feeder.first(batches), start=1):
                 self.given.method.set_statistics_momentum(1 / number)

@@ -8,16 +8,22 @@ import subprocess
 import sys
 from importlib.metadata import EntryPoint
 from pathlib import Path
+from types import SimpleNamespace
 
 import numpy as np
 import pytest
 from PIL import Image
 
 from harness import registry
+from harness.archive.store import RecordStore
 from harness.cli import tables
 from harness.cli.doctor import main as doctor
 from harness.contract.checks import CHECKS
+from harness.experiment.trained import of_results
+from harness.methods.base import Method
+from harness.methods.parts.placement import MethodError
 from harness.registry import BENCHMARKS, METHODS, load_plugin, load_plugins
+from harness.report.command import command_of
 from harness.run import main as run
 from harness.system.errors import UsageError
 from tests.values import REPOSITORY
@@ -153,6 +159,11 @@ BROKEN = {
         "class Broken(Method):\n    name = 'broken'\n    config_class = Options\n",
         "its config_class refuses its own defaults: ZeroDivisionError",
     ),
+    "no_dataclass": (
+        "class Options(DecoderOnlyConfig):\n    rank: int = 3\n"
+        "class Broken(Method):\n    name = 'broken'\n    config_class = Options\n",
+        "its config_class has fields of its own and no @dataclass(frozen=True, kw_only=True) above it",
+    ),
     "exits": ("raise SystemExit(3)\n", "fails on import: SystemExit: 3"),
 }
 HEAD = (
@@ -233,9 +244,30 @@ def test_worked_example_runs_with_the_flags_of_a_built_in_method(tmp_path: Path,
     (header,) = [line for line in shown.splitlines() if line.startswith("| method |")]
     scores = [cell.strip() for cell in header.strip("| ").split("|")][1:3]
     assert scores == ["Pets IoU ↑", "Pets Dice ↑"]
+    (finished,) = RecordStore(tmp_path / "runs").summaries()[0]
+    assert "--plugin FILE.py" in command_of([finished])
     METHODS._loaded.pop("ia3"), BENCHMARKS._loaded.pop("pets")  # as in a process that loads no plug-in
+    with pytest.raises(UsageError, match="is of the method ia3, which a plug-in brought; give its file with --plugin"):
+        of_results(tmp_path / "runs", finished.key)
+    edited = tmp_path / "plugin.py"
+    edited.write_text(EXAMPLE.read_text().replace("self.base(tokens * self.scale)", "self.base(self.scale * tokens)"))
+    words[1] = str(edited)
+    assert run([*words, "--results", str(tmp_path / "runs"), "--executor", "inline"]) == 0
+    assert "ia3: 1 finished run of before its plug-in was edited; take another --results" in capsys.readouterr().err
+    of_results(tmp_path / "runs", finished.key)
+    assert f"ia3: its plug-in was edited after run {finished.key}" in capsys.readouterr().err
+    METHODS._loaded.pop("ia3"), BENCHMARKS._loaded.pop("pets")
+    load_plugin(EXAMPLE)
+    of_results(tmp_path / "runs", finished.key)
+    assert capsys.readouterr().err == ""
+    METHODS._loaded.pop("ia3"), BENCHMARKS._loaded.pop("pets")
     assert tables.main(["--results", str(tmp_path / "runs")]) == 0
     assert "| Pets IoU ↑ | Pets Dice ↑ |" in (tmp_path / "runs" / "tables" / "demo.md").read_text()
+
+
+def test_a_merge_mode_without_code_is_said_to_be_one() -> None:
+    with pytest.raises(MethodError, match=r"mine names the merge mode exact, and its class has no _fold"):
+        Method._fold(SimpleNamespace(name="mine"), "exact", [])  # type: ignore[arg-type]
 
 
 @pytest.mark.usefixtures("unexamined")  # what its contract finds: tests/methods/test_contract.py

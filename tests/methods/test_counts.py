@@ -28,7 +28,7 @@ from harness.methods.configs import (
 )
 from harness.methods.parts.placement import MethodError
 from harness.models.build import build_segmenter
-from harness.models.catalog import backbone_names, backbone_shape, decoder_parameters, encoder_parameters
+from harness.models.catalog import backbone_shape, decoder_parameters, encoder_parameters, known_backbones
 from harness.registry import METHODS, method_config_class
 
 CELL = 360 + 8
@@ -101,7 +101,7 @@ def test_lora_on_vit_h_with_its_decoder_trains_the_published_four_million() -> N
     assert total == 3_997_056
 
 
-@pytest.mark.parametrize("backbone", backbone_names())
+@pytest.mark.parametrize("backbone", known_backbones())
 def test_full_counts_every_encoder_of_the_catalogue(backbone: str) -> None:
     assert FullConfig().encoder_parameters(backbone_shape(backbone)) == encoder_parameters(backbone)
 

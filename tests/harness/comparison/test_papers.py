@@ -23,7 +23,7 @@ from harness.comparison.papers import (
     read_published,
     read_setups,
 )
-from harness.models.catalog import backbone_names
+from harness.models.catalog import known_backbones
 from harness.protocols.load import card_rules
 from harness.report.pages import narrowed
 from harness.statistics import Interval, of_seeds
@@ -241,7 +241,7 @@ def test_the_committed_setups_name_real_cards_backbones_and_benchmarks() -> None
     assert set(setups) == {cell.paper for cell in read_published()}
     for setup in setups.values():
         assert card_rules(setup.card, "kvasir") is not None
-        assert setup.backbone in backbone_names()
+        assert setup.backbone in known_backbones()
         assert setup.checkpoint.startswith("sha256-")
         assert setup.test_images.keys() <= set(BENCHMARK_ORDER)
 

@@ -12,10 +12,10 @@ import torch
 from harness.models.build import build_segmenter
 from harness.models.catalog import (
     backbone,
-    backbone_names,
     backbone_shape,
     decoder_parameters,
     encoder_parameters,
+    known_backbones,
     resolve_backbone,
     total_parameters,
 )
@@ -82,7 +82,7 @@ def test_closed_forms_equal_the_modules(name: str, decoder: str, task: Task) -> 
     assert sum(p.numel() for p in segmenter.parameters()) == total_parameters(name, image_size=16 * patch, **given)
 
 
-@pytest.mark.parametrize("name", [name for name in backbone_names() if "timm" in name])
+@pytest.mark.parametrize("name", [name for name in known_backbones() if "timm" in name])
 def test_known_shapes_equal_timm(name: str) -> None:
     import timm
 

@@ -204,13 +204,6 @@ def test_half_written_files_of_a_killed_process_are_deleted(tmp_path: Path) -> N
     assert [path.name for path in tmp_path.iterdir()] == ["checkpoint.pt"]
 
 
-def test_discard_leaves_the_states(tmp_path: Path) -> None:
-    saved(tmp_path, 1)
-    StateFiles(tmp_path, identity="run").finish({"w": torch.ones(2)}, epoch=1, best_epoch=1)
-    files(tmp_path).discard()
-    assert [path.name for path in tmp_path.iterdir()] == ["last.safetensors"]
-
-
 def test_the_best_state_gets_its_name_at_the_end(tmp_path: Path) -> None:
     states = StateFiles(tmp_path, identity="run")
     for epoch in (1, 2, 4):

@@ -12,7 +12,7 @@ import pytest
 import torch
 
 from harness.methods.base import ARCHITECTURE, WEIGHTS
-from harness.training.batches import hold_out, shuffled
+from harness.training.batches import draw_number, hold_out, shuffled
 from harness.training.feeding import normalise
 from harness.training.outcome import Interrupted, Progress, StopRequest
 from tests.harness.training.tiny import Run, protocol, summary
@@ -187,6 +187,19 @@ def test_without_running_statistics_no_pass_is_spent_on_them(tmp_path, method, c
     run.train()
     assert passes.count(False) == (2 if keeps else 0)
     assert passes.count(True) > 0
+
+
+def test_the_noise_of_passes_for_statistics_depends_on_their_epoch_alone(tmp_path: Path) -> None:
+    """A checkpoint after an epoch's last step goes on with them, and knows nothing of what the step before drew."""
+    seeds: list[int] = []
+    run = Run(folder=tmp_path, method="naslora", rules=protocol(epochs=2, statistics_batches=2), images=4)
+    run.validate = lambda: {"iou": 0.0}
+    generator = run.attached.generator
+    run.segmenter.register_forward_pre_hook(
+        lambda module, inputs: None if torch.is_grad_enabled() else seeds.append(generator.initial_seed())
+    )
+    run.train()
+    assert seeds == [draw_number("method", run.seed, epoch, "statistics") for epoch in (0, 0, 1, 1)]
 
 
 def test_running_statistics_are_the_mean_over_batches_where_asked(tmp_path: Path) -> None:
