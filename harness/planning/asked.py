@@ -7,7 +7,7 @@ import argparse
 import re
 import sys
 from collections.abc import Iterable, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
@@ -142,7 +142,11 @@ def understand(arguments: argparse.Namespace, settings: Settings) -> Asked:
     typed = split_overrides(overrides)
     overrides = {**values.pop("set", {}), **overrides}
     if arguments.methods:
-        values["entries"] = tuple(parse_entry(word) for word in expand(arguments.methods, all_methods()))
+        entries = [parse_entry(word) for word in expand(arguments.methods, all_methods())]
+        values["entries"] = tuple(  # so that a row that is tuned is called by what is set for it, too
+            replace(entry, options={**typed[1].get(METHODS.resolve(entry.method), {}), **entry.options})
+            for entry in entries
+        )
     given = {dataset_name(name): path for name, path in parse_roots(arguments.dataset_root).items()}
     folders: dict[str, Path] = {}
     own_names: list[str] = []
@@ -242,12 +246,13 @@ def tuning_of(arguments: argparse.Namespace, request: Request) -> Tuning | None:
     asked: dict[str, Any] = {"grids": {}}
     if arguments.study:
         study = load_study(arguments.study)
-        asked = {"grids": study.tune, "seeds": study.tune_seeds, "on": study.tune_on}
+        grids = _of_rows(study.tune, request.entries) if arguments.methods else study.tune
+        asked = {"grids": grids, "seeds": study.tune_seeds, "on": study.tune_on}
     set_rules, set_options = split_overrides(request.overrides)
     compared = {METHODS.resolve(entry.method) for entry in request.entries}
     card = load_protocol(request.protocol, set_rules)
     if arguments.tune == ["card"]:
-        asked["grids"] = _of_card(card.tune, request.entries)
+        asked["grids"] = _of_rows(card.tune, request.entries)
         if not asked["grids"]:
             raise UsageError(
                 f"--tune card: the card {request.protocol} has no grids of these methods; give some, such as --tune lr=1e-4,1e-3"
@@ -280,8 +285,8 @@ def tuning_of(arguments: argparse.Namespace, request: Request) -> Tuning | None:
     return Tuning(**asked)
 
 
-def _of_card(grids: Mapping[str, Sequence[Any]], entries: Sequence[Variant]) -> dict[str, Sequence[Any]]:
-    """A card's grids, as far as they are of rules or of a row that is compared."""
+def _of_rows(grids: Mapping[str, Sequence[Any]], entries: Sequence[Variant]) -> dict[str, Sequence[Any]]:
+    """The grids of a card or a study, as far as they are of rules or of a row that is compared."""
     rows = [(METHODS.resolve(entry.method), grid_of(entry.method, entry.options, grids)) for entry in entries]
     of_rows = {word for method, grid in rows for name in grid for word in (name, f"{method}.{name}")}
     return {name: values for name, values in grids.items() if is_rule(name) or name in of_rows}

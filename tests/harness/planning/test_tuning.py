@@ -498,3 +498,18 @@ def test_what_is_missing_for_later_runs_stops_a_command_before_its_trials(tmp_pa
     assert verb.main([*base, "--datasets", "kvasir", "--tune-on", "camo", "--plan"]) == 1
     assert verb.main([*both, "--skip-missing"]) == 0
     assert [len(step) for step in work.done] == [3, 0]
+
+
+def test_a_tuned_row_is_called_by_what_is_set_for_it_too(tuned: Any, tmp_path: Path) -> None:
+    _, work = tuned(best_at(1e-3), "--set", "lora.rank=2", "--tune", "lr=1e-3,1e-2", seeds="1,2")
+    assert work.done == [
+        [f"lora[rank=2,lr={value}] on kvasir, seed 0" for value in ("1e-3", "1e-2")],
+        [f"lora[rank=2] on kvasir, seed {seed}" for seed in (1, 2)],
+    ]
+
+
+def test_some_methods_of_a_study_take_its_grids_of_them_alone() -> None:
+    words = ["--study", "sam-methods", "--methods", "bitfit,dora", "--data", "nowhere", "--checkpoint", "none"]
+    asked = understand(verb.parser().parse_args(words), Settings())
+    assert asked.tuning is not None
+    assert set(asked.tuning.grids) == {"bitfit.lr", "dora.lr"}
