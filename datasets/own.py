@@ -148,7 +148,8 @@ class OwnBenchmark(FolderBenchmark):
             parts = _beside_splits(parts, root)
         parts = _or_all(parts)
         places = (root / "splits", root, root / "ImageSets" / "Segmentation")
-        lists = next(filter(None, map(_lists, places)), {})
+        found = [lists for place in places if (lists := _lists(place, parts.get("all", ())))]
+        lists = next((lists for lists in found if "train" in lists), found[0] if found else {})
         if "all" in parts and len(lists) == len(SPLITS):
             return split_by_lists(parts["all"], lists["train"].parent)
         unlisted = ""
@@ -176,7 +177,7 @@ class OwnBenchmark(FolderBenchmark):
         name = pair.stem.removeprefix(pair.prefix)
         try:
             with _at_most(GROUP_SECONDS):
-                match = re.search(self.options.group, name)
+                match = re.search(self.options.group, name) or re.search(self.options.group, pair.stem)
         except TimeoutError:
             raise DatasetError(
                 f"{self.name}: the group rule {self.options.group!r} takes more than {GROUP_SECONDS:g} s on the name "
@@ -244,9 +245,13 @@ def _beside_splits(parts: Mapping[str, Pairs], root: Path) -> Mapping[str, Pairs
     return {"train" if name == "all" else name: pairs for name, pairs in parts.items()}
 
 
-def _lists(folder: Path) -> dict[str, Path]:
-    """Split -> its list, as far as ``folder`` has them."""
-    return {split: path for split in SPLITS if (path := folder / f"{split}.txt").is_file()}
+def _lists(folder: Path, pairs: Pairs) -> dict[str, Path]:
+    """Split -> its list, as far as ``folder`` has them; without one of training images no text that names none of ``pairs``."""
+    paths = {split: path for split in SPLITS if (path := folder / f"{split}.txt").is_file()}
+    if "train" in paths:
+        return paths
+    stems = {pair.stem.casefold() for pair in pairs}
+    return {split: path for split, path in paths.items() if any(stem.casefold() in stems for stem in read_list(path))}
 
 
 def own_benchmark(name: str, class_names: Sequence[str]) -> type[OwnBenchmark]:
@@ -496,7 +501,12 @@ def _labelled(name: str, folder: Path) -> tuple[type[Benchmark], Path] | None:
     if not roots:
         return None
     images, masks = resolve_folder(folder, ALL_IMAGES), resolve_folder(folder, ALL_MASKS)
-    if images and masks:  # a folder a patient in both
+    in_both = {inner.name for inner in subfolders(images or folder)} if images and masks else set()
+    if (
+        images
+        and masks
+        and any(inner.name in in_both and image_files(inner, MASK_EXTENSIONS) for inner in subfolders(masks))
+    ):
         asked = _setting(name, f"{images.relative_to(folder)}/**/*", f"{masks.relative_to(folder)}/**/{{stem}}.png")
         raise DatasetError(
             f"{folder} has folders of images and of masks with folders in them; say how they pair: {asked}"

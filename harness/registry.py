@@ -174,8 +174,11 @@ def config_fault(method: Any) -> str:
     config = getattr(method, "config_class", None)
     if not (isinstance(config, type) and is_dataclass(config) and issubclass(config, MethodConfig)):
         return "its config_class must be a dataclass below harness.methods.configs.MethodConfig"
-    if "__dataclass_fields__" not in vars(config) and inspect.get_annotations(config):
-        return "its config_class has fields of its own and no @dataclass(frozen=True, kw_only=True) above it"
+    known = {field.name for field in fields(config)}
+    for base in config.__mro__:
+        for name, kind in inspect.get_annotations(base).items():
+            if name not in known and "ClassVar" not in str(kind):
+                return f"{name} is no field of its config_class: {base.__name__} lacks @dataclass(frozen=True, kw_only=True)"
     for field in fields(config):
         if field.default is MISSING and field.default_factory is MISSING:
             return f"the field {field.name} of its config_class has no default; give it one"

@@ -253,7 +253,11 @@ def programme(arguments: argparse.Namespace, phases: Sequence[Phase], settings: 
     status = 0
     if not arguments.plan and not arguments.cancel:
         for phase in phases:
-            _foresee(_of_phase(phase, arguments), settings)
+            try:
+                _foresee(_of_phase(phase, arguments), settings)
+            except UsageError as error:
+                if not (arguments.skip_missing and isinstance(error, MissingError)):
+                    raise type(error)(f"{phase.title} ({phase.study}): {error}") from error
     for number, phase in enumerate(phases, start=1):
         text = arguments.plan and not arguments.json
         print(f"{number}. {phase.title} ({phase.study})\n", file=sys.stdout if text else sys.stderr)
@@ -404,8 +408,8 @@ def _of_edited_plugins(planned: Plan, store: RecordStore) -> list[str]:
 
     changed = Counter(record.run.method for record in finished if has_changed(record))
     return [
-        f"{method}: {counted(count, 'finished run')} of before its plug-in was edited; take another --results, or delete their records "
-        f"in {store.root / 'records'} to train them again"
+        f"{method}: {counted(count, 'finished run')} of other code than its plug-in and harness.methods have now; another --results "
+        f"trains anew, or deleting the records in {store.root / 'records'}"
         for method, count in changed.items()
     ]
 

@@ -240,17 +240,19 @@ class CocoLayout(Layout):
         return Paired(pairs=tuple(pairs))
 
     def _images(self, path: Path, root: Path, *, part: str, names: Sequence[str]) -> Path:
-        """The folder that ``names`` are relative to. One that is named after another part is not looked at: parts may number their files
-        alike. Raises DatasetError: none, or several."""
+        """The folder that ``names`` are relative to. One that is named after another part comes last: parts may number their files
+        alike. Raises DatasetError: none, or several that nothing tells apart."""
         inner = [*subfolders(root), *subfolders(root / "images")]
-        of_part = [folder for folder in inner if self._part(folder.name) == part]
-        of_none = [folder for folder in inner if part == "all" or not self._part(folder.name)]
-        near = dict.fromkeys((path.parent, path.parent / "images", root, *of_part, *of_none))
+        by_name = {part: 0, "": 1}
+        inner.sort(key=lambda folder: by_name.get(self._part(folder.name), 2))
+        first = [folder for folder in inner if self._part(folder.name) == part]
+        usual = [path.parent, path.parent / "images", root, *first, root / "images"]
+        near = dict.fromkeys((*usual, *inner))
         there = [folder for folder in near if names and (folder / names[0]).is_file()]
         complete = [folder for folder in there if all((folder / name).is_file() for name in names)]
         if not there:
             raise DatasetError(f"{path} names {', '.join(names[:1]) or 'no images'}; no such file lies below {root}")
-        if len(complete) > 1 and complete[0] in of_none:
+        if len(complete) > 1 and complete[0] not in usual:
             raise DatasetError(
                 f"{path} names files that are in {complete[0]} and in {complete[1]}; move one of them away, or put the JSON beside "
                 "its images"

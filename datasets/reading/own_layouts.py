@@ -41,10 +41,21 @@ class OwnFolders(FolderLayout):
     spare_images: bool = False
 
     def matches(self, root: Path) -> bool:
-        return super().matches(root) and any(part.pairs for part in self.parts_at(root).values())
+        if not super().matches(root):
+            return False
+        try:
+            return any(part.pairs for part in self.parts_at(root).values())
+        except DatasetError:  # which says what is wrong with them once this is the layout
+            return True
 
     def read(self, part: Part, images: Path, masks: Path) -> Paired:
-        nested = [folder.name for folder in subfolders(images) if (masks / folder.name).is_dir()]
+        nested = [
+            folder.name
+            for folder in subfolders(images)
+            if image_files(folder)
+            and (masks / folder.name).is_dir()
+            and image_files(masks / folder.name, MASK_EXTENSIONS)
+        ]
         if nested and image_files(images):
             raise DatasetError(
                 f"{images} holds images, and {nested[0]}/ as {masks} does; put all of them into one folder each, or give patterns of all "
@@ -116,10 +127,26 @@ class OwnCsv(CsvLayout):
 
     def _files(self, root: Path) -> dict[str, Path]:
         files = {split: root / f"{split}.csv" for split in self.lists if (root / f"{split}.csv").is_file()}
-        if "train" in files:  # one that names no files is a table of something else, such as of patients
-            return files if file_columns(files["train"]) else {}
+        if "train" in files:  # one that names no images is a table of something else, such as of patients
+            return files if file_columns(files["train"]) or _names_images(files["train"]) else {}
         others = [path for path in sorted(root.glob("*.csv")) if path.is_file() and file_columns(path)]
         return {"all": others[0]} if len(others) == 1 and not files else {}
+
+
+def _names_images(path: Path) -> bool:
+    """Whether a cell of the first row is called as an image is, wherever that lies."""
+    return any(is_image(Path(cell).name) for cell in _first_row(path).values())
+
+
+def _first_row(path: Path) -> dict[str, str]:
+    """Column -> its first cell, with forward slashes; nothing of what is no CSV."""
+    try:
+        with path.open(newline="", encoding="utf-8-sig") as file:
+            rows = csv.DictReader(file)
+            names, first = list(rows.fieldnames or ()), next(rows, {})
+    except (OSError, UnicodeDecodeError, csv.Error):
+        return {}
+    return {name: str(first.get(name) or "").replace("\\", "/") for name in names if name}
 
 
 WITHOUT_COLUMNS = "{} has no two columns that name files; call them image and label, with paths relative to the CSV"
@@ -127,15 +154,9 @@ WITHOUT_COLUMNS = "{} has no two columns that name files; call them image and la
 
 def file_columns(path: Path) -> tuple[str, str] | None:
     """The columns of images and of masks: ``image`` and ``label``, or the two whose first cells name files."""
-    try:
-        with path.open(newline="", encoding="utf-8-sig") as file:
-            rows = csv.DictReader(file)
-            names, first = list(rows.fieldnames or ()), next(rows, {})
-    except (OSError, UnicodeDecodeError, csv.Error):
-        return None
-    if {"image", "label"} <= set(names):
+    cells = _first_row(path)
+    if {"image", "label"} <= cells.keys():
         return "image", "label"
-    cells = {name: str(first.get(name) or "").replace("\\", "/") for name in names if name}
     files = [name for name, cell in cells.items() if cell and "\0" not in cell and (path.parent / cell).is_file()]
     if len(files) != 2:
         return None

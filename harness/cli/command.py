@@ -93,7 +93,10 @@ class Once(argparse.Action):
         before = getattr(namespace, self.dest)
         if before not in (self.default, values):
             option = self.option_strings[0]
-            parser.error(f"{option} is given twice; give one list: {option} {before},{values}")
+            listed = str(self.metavar).startswith("A,B")
+            parser.error(
+                f"{option} is given twice; give one {f'list: {option} {before},{values}' if listed else 'of them'}"
+            )
         setattr(namespace, self.dest, values)
 
 

@@ -71,20 +71,31 @@ def grids(
 
 
 def _under_one_hash(records: Iterable[Record], study: Study) -> list[Record]:
-    """A study's records, with one hash of their card where their rules on a benchmark are the same: a hash is of a card before its rates
-    are tuned, and one command sets what another has tuned."""
+    """A study's records, with one hash of their card where one command set what another tuned: a hash is of a card before its rates are
+    tuned. One takes another's name where its rules are among the other's on every benchmark that both have."""
     records = list(records)
     ours = [record for record in records if record.run.protocol == study.protocol]
-    count = Counter(record.run.protocol_hash for record in ours)
-    alike = grouped(ours, lambda record: (record.run.backbone, record.run.checkpoint, record.run.benchmark))
-    hashes: dict[int, str] = {}
-    for members in alike.values():
-        if len({record.run.protocol_hash for record in members}) > 1:
-            for equal in grouped(members, lambda record: content_hash(hashed_rules(record.run.rules))).values():
-                most = max((record.run.protocol_hash for record in equal), key=lambda digest: (count[digest], digest))
-                hashes |= dict.fromkeys(map(id, equal), most)
+    renamed: dict[tuple[str, str, str], str] = {}
+    for model, members in grouped(ours, lambda record: (record.run.backbone, record.run.checkpoint)).items():
+        count = Counter(record.run.protocol_hash for record in members)
+        rules: dict[str, dict[str, set[str]]] = {digest: {} for digest in count}
+        for run in (record.run for record in members if len(count) > 1):
+            rules[run.protocol_hash].setdefault(run.benchmark, set()).add(content_hash(hashed_rules(run.rules)))
+        for one in sorted(count, key=lambda digest: (count[digest], digest)):
+            for other, _ in count.most_common():
+                shared = rules[one].keys() & rules[other].keys()
+                free = one != other and (*model, other) not in renamed
+                if free and shared and all(rules[one][name] <= rules[other][name] for name in shared):
+                    renamed[(*model, one)] = other
+                    break
+
+    def of_table(run: Run) -> str:
+        return renamed.get((run.backbone, run.checkpoint, run.protocol_hash), run.protocol_hash)
+
     return [
-        replace(record, run=replace(record.run, protocol_hash=hashes[id(record)])) if id(record) in hashes else record
+        replace(record, run=replace(record.run, protocol_hash=of_table(record.run)))
+        if record.run.protocol == study.protocol and of_table(record.run) != record.run.protocol_hash
+        else record
         for record in records
     ]
 

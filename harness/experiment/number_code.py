@@ -54,8 +54,8 @@ def _of_method(method: type, config: type) -> str:
 
 
 def has_changed(record: Record) -> bool:
-    """Whether the plug-in method of a finished run has other code now than it was made with. No key says so: whoever edits a plug-in
-    keeps its name. Built-in methods are of a version, which tables tell."""
+    """Whether the plug-in method of a finished run has other code now than it was made with: its file, or what that takes from
+    `harness.methods`. No key says so: whoever edits a plug-in keeps its name. Built-in methods are of a version, which tables tell."""
     made, name = record.environment.get("numbers_method"), record.run.method
     if not made or METHODS.is_fixed(name):
         return False

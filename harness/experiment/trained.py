@@ -159,7 +159,7 @@ def of_results(results: Path, key: str) -> Trained:
     record = RecordStore(results).find(run.key)
     if record is not None and has_changed(record):
         say(
-            f"{run.method}: its plug-in was edited after run {run.key}; its weights now mean what the edited file makes of them"
+            f"run {run.key} is of other code than the plug-in of {run.method} and harness.methods have now: they may read it otherwise"
         )
     add_own_of(run.benchmark, run.rules)
     return Trained(run=run, state=read_state(file, identity=run.key), checkpoints=noted(results))

@@ -248,7 +248,7 @@ def tuning_of(arguments: argparse.Namespace, request: Request) -> Tuning | None:
         study = load_study(arguments.study)
         grids = _of_rows(study.tune, request.entries) if arguments.methods else study.tune
         asked = {"grids": grids, "seeds": study.tune_seeds, "on": study.tune_on}
-    set_rules, set_options = split_overrides(request.overrides)
+    set_rules = split_overrides(request.overrides)[0]
     compared = {METHODS.resolve(entry.method) for entry in request.entries}
     card = load_protocol(request.protocol, set_rules)
     if arguments.tune == ["card"]:
@@ -267,15 +267,10 @@ def tuning_of(arguments: argparse.Namespace, request: Request) -> Tuning | None:
         if arguments.tune_seeds or arguments.tune_on:
             raise UsageError("--tune-seeds and --tune-on say how to tune; say what with --tune lr=1e-4,3e-4,1e-3")
         return None
-    for name in asked["grids"]:
-        whose, dot, option = name.rpartition(".")
-        fixed = [
-            f"{m}.{option}" for m in ([METHODS.resolve(whose)] if dot else compared) if option in set_options.get(m, {})
-        ]
-        if is_rule(name) and name in set_rules:
-            fixed = [name]
-        if fixed:
-            raise UsageError(f"--set {fixed[0]} and --tune {name} are of one field; give one of them")
+    given = [name for name in asked["grids"] if is_rule(name) and name in set_rules]
+    if given and arguments.tune and arguments.tune != ["card"]:
+        raise UsageError(f"--set {given[0]} and --tune {given[0]} are of one rule; give one of them")
+    asked["grids"] = {name: values for name, values in asked["grids"].items() if name not in given}
     if card.decoder_lr is not None:
         asked["known"] = {"decoder_lr": [card.decoder_lr]}
     if arguments.tune_seeds:

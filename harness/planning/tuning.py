@@ -329,5 +329,5 @@ def _check_grids(
             )
         if (f"{METHODS.resolve(whose)}.{option}" if dot else option) not in used:
             raise UsageError(
-                f"--tune {name}: no row that is compared is trained by this field, or each has it set in brackets"
+                f"--tune {name}: no row that is compared is trained by this field, or each has it set in brackets or by --set"
             )

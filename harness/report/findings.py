@@ -90,15 +90,15 @@ class Answer(Question):
         )
         apart = ", ".join(f"{case.column.short}: {case.pair.what}" for case in cases if case.is_apart)
         return (
-            f"of {len(cases)} comparisons, {above} lie above zero, {below} below, {len(intervals) - above - below} across it{one_run}"
+            f"{len(cases)} comparisons: {above} above zero, {below} below, {len(intervals) - above - below} across it{one_run}"
             f"{f' (apart from zero: {apart})' if apart else ''};"
             f" their means run from {min(means):+.2f} to {max(means):+.2f} points"
         )
 
-    def narrowest(self, cases: Sequence[Case]) -> Case:
-        """The one with the shortest interval."""
+    def narrowest(self, cases: Sequence[Case]) -> Case | None:
+        """The one with the shortest interval; None where all have one draw."""
         known = [(interval.half, index) for index, case in enumerate(cases) if (interval := case.difference.interval)]
-        return cases[min(known)[1]]
+        return cases[min(known)[1]] if known else None
 
     @property
     def decoder_share(self) -> float:

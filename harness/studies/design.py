@@ -149,6 +149,6 @@ def grid_of(method: str, options: Mapping[str, Any], grids: Mapping[str, Sequenc
             of_method[option] = list(values)
         elif dot and option not in known:
             raise UsageError(f"--tune {name}: {whose} has no field {option!r}{did_you_mean(option, known)}")
-    if "decoder_lr" in rules and "encoder_lr" in known:
-        of_method.pop("lr", None)  # what it trains in the encoder has a rate of its own, all else the decoder's
+    if "decoder_lr" in rules and ("encoder_lr" in of_method or options.get("encoder_lr") is not None):
+        of_method.pop("lr", None)  # what it trains in the encoder has this rate, all else the decoder's
     return of_method

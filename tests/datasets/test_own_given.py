@@ -121,6 +121,24 @@ def test_images_of_another_split_with_the_same_numbers_are_not_a_jsons_own(tmp_p
     assert {pair.image.parent.name for pair in (*splits.train, *splits.val)} == {"train"}
 
 
+@pytest.mark.parametrize(
+    ("folders", "json_of", "read"),
+    [
+        (["train2017"], {"train": "i", "val": "j"}, "train2017"),  # LVIS: validation images lie among those of training
+        (["images", "previews"], {"all": "i"}, "images"),
+    ],
+)
+def test_a_json_beside_one_folder_or_the_usual_one_is_read(tmp_path, folders, json_of, read) -> None:
+    for folder in folders:
+        for letter in json_of.values():
+            for number in range(12):
+                _image(tmp_path / folder / f"{letter}{number}.jpg")
+    for part, letter in json_of.items():
+        _coco(tmp_path / f"{part}.json", [f"{letter}{number}.jpg" for number in range(12)])
+    _, splits = opened(tmp_path)
+    assert {pair.image.parent.name for pairs in splits.parts.values() for pair in pairs} == {read}
+
+
 def test_a_json_whose_names_lie_in_two_folders_is_refused(tmp_path: Path) -> None:
     for folder in ("first", "second"):
         _image(tmp_path / folder / "0.jpg")
@@ -216,6 +234,58 @@ def test_a_csv_of_something_else_hides_no_folders(tmp_path: Path) -> None:
         _pairs(tmp_path / split, [f"{split}{number}" for number in range(4)])
     (tmp_path / "train.csv").write_text("id,rle_mask\ntrain0,1 5\n")
     assert opened(tmp_path)[1].layout == "folders"
+
+
+def test_a_csv_that_names_images_is_not_left_aside(tmp_path: Path) -> None:
+    """Its splits would be carved anew from the folders beside it."""
+    _pairs(tmp_path, STEMS)
+    (tmp_path / "train.csv").write_text("filename,mask\ni0.jpg,i0.png\n")
+    with pytest.raises(DatasetError, match="has no two columns that name files"):
+        opened(tmp_path)
+
+
+def test_a_csv_says_how_pairs_go_that_the_folders_alone_would_not(tmp_path: Path) -> None:
+    _folders_in_images(tmp_path)
+    lines = [f"images/{stem}.jpg,masks/{stem}.png" for stem in (*STEMS, "more/a", "more/b")]
+    (tmp_path / "all.csv").write_text("\n".join(["image,label", *lines]))
+    _, splits = opened(tmp_path)
+    assert sum(map(len, splits.parts.values())) == 14
+
+
+def test_an_empty_folder_among_images_is_nothing(tmp_path: Path) -> None:
+    _pairs(tmp_path, STEMS)
+    for name in ("images", "masks"):
+        (tmp_path / name / "old").mkdir()
+    assert opened(tmp_path)[1].layout == "folder"
+
+
+def test_a_list_that_names_no_image_is_none_and_one_with_training_images_counts_first(tmp_path: Path) -> None:
+    _lists_in_two_places(tmp_path)
+    _, splits = opened(tmp_path)
+    assert [pair.stem for pair in splits.test["test"]] == ["i11"]
+    (tmp_path / "splits" / "test.txt").unlink()
+    for name in ("train", "val"):
+        (tmp_path / f"{name}.txt").unlink()
+    (tmp_path / "test.txt").write_text("notes of the weekly meeting\n")
+    assert opened(tmp_path)[1].rule.startswith("carved")
+
+
+def _lists_in_two_places(root: Path) -> None:
+    _pairs(root, STEMS)
+    for name, stems in (("train", STEMS[:9]), ("val", STEMS[9:11]), ("test", STEMS[11:])):
+        (root / f"{name}.txt").write_text("\n".join(stems))
+    (root / "splits").mkdir()
+    (root / "splits" / "test.txt").write_text(STEMS[0])
+
+
+def test_folders_of_classes_beside_one_that_is_called_as_masks_are(tmp_path: Path) -> None:
+    for name in ("cat", "dog"):
+        for number in range(12):
+            _image(tmp_path / "images" / name / f"{number}.png", number)
+    (tmp_path / "labels").mkdir()
+    (tmp_path / "labels" / "classes.csv").write_text("cat,dog\n")
+    made, _ = any_folder("mine", tmp_path)
+    assert made.class_names == ("cat", "dog")
 
 
 def test_a_link_to_a_folder_above_is_not_followed(tmp_path: Path) -> None:

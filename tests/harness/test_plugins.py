@@ -162,7 +162,13 @@ BROKEN = {
     "no_dataclass": (
         "class Options(DecoderOnlyConfig):\n    rank: int = 3\n"
         "class Broken(Method):\n    name = 'broken'\n    config_class = Options\n",
-        "its config_class has fields of its own and no @dataclass(frozen=True, kw_only=True) above it",
+        "rank is no field of its config_class: Options lacks @dataclass(frozen=True, kw_only=True)",
+    ),
+    "no_dataclass_between": (
+        "class Between(DecoderOnlyConfig):\n    rank: int = 3\n"
+        "@dataclass(frozen=True, kw_only=True)\nclass Options(Between):\n    gain: float = 1.0\n"
+        "class Broken(Method):\n    name = 'broken'\n    config_class = Options\n",
+        "rank is no field of its config_class: Between lacks @dataclass",
     ),
     "exits": ("raise SystemExit(3)\n", "fails on import: SystemExit: 3"),
 }
@@ -189,6 +195,18 @@ def test_plugin_without_a_usable_configuration_is_left_out_and_nothing_else(faul
     shown = capsys.readouterr()
     assert message in shown.err
     assert "decoder: contract holds" in shown.err
+
+
+def test_a_constant_of_a_configuration_needs_no_dataclass(tmp_path: Path) -> None:
+    path = tmp_path / "constant.py"
+    path.write_text(
+        "from __future__ import annotations\nfrom typing import ClassVar\n"
+        + HEAD
+        + "class Options(DecoderOnlyConfig):\n"
+        "    note: ClassVar[str] = 'x'\nclass Fine(Method):\n    name = 'fine'\n    config_class = Options\n"
+    )
+    assert load_plugin(path) == ["fine"]
+    METHODS._loaded.pop("fine")
 
 
 def test_count_and_options_that_fail_are_one_line(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
@@ -253,9 +271,12 @@ def test_worked_example_runs_with_the_flags_of_a_built_in_method(tmp_path: Path,
     edited.write_text(EXAMPLE.read_text().replace("self.base(tokens * self.scale)", "self.base(self.scale * tokens)"))
     words[1] = str(edited)
     assert run([*words, "--results", str(tmp_path / "runs"), "--executor", "inline"]) == 0
-    assert "ia3: 1 finished run of before its plug-in was edited; take another --results" in capsys.readouterr().err
+    assert (
+        "ia3: 1 finished run of other code than its plug-in and harness.methods have now; another --results"
+        in capsys.readouterr().err
+    )
     of_results(tmp_path / "runs", finished.key)
-    assert f"ia3: its plug-in was edited after run {finished.key}" in capsys.readouterr().err
+    assert f"run {finished.key} is of other code than the plug-in of ia3" in capsys.readouterr().err
     METHODS._loaded.pop("ia3"), BENCHMARKS._loaded.pop("pets")
     load_plugin(EXAMPLE)
     of_results(tmp_path / "runs", finished.key)

@@ -357,6 +357,19 @@ def test_a_mistake_in_a_later_phase_is_no_end_of_the_budget(programme: list[str]
     assert "unknown key 'lrx'" in capsys.readouterr().err
 
 
+def test_a_later_phase_that_cannot_be_planned_ends_a_programme_before_its_first(
+    programme: list[str], capsys, monkeypatch
+):
+    """Phases were planned one after another, so the last one's mistake was said when all others had trained."""
+    begun: list[object] = []
+    monkeypatch.setattr("harness.run.carry_out", lambda *given: begun.append(given))
+    wrong = "  - {study: first.yaml, title: One}\n  - {study: first.yaml, title: Two, set: {lrx: 3}}\n"
+    assert main(phases_with(programme, wrong)[:-1]) == 2
+    assert "Two (first.yaml): " in (error := capsys.readouterr().err)
+    assert "unknown key 'lrx'" in error
+    assert begun == []
+
+
 def test_a_phase_may_have_one_seed_and_a_list_in_its_set(programme: list[str], capsys) -> None:
     Path("first.yaml").write_text(FIRST.partition("tune:")[0].replace("seeds: 1", "seeds: 3"))
     phase = "  - {study: first.yaml, title: One, seeds: [7], set: {merge: [exact]}}\n"

@@ -426,8 +426,30 @@ def test_a_cards_own_grids_fit_whatever_methods_are_compared(card: str, methods:
             assert grid["lr"] == list(grids["naslora.lr"])
         if "[lr=" in name:
             assert "lr" not in grid
-        if method == "full":  # under a decoder's rate its own trains nothing
+        if method == "full":  # beside a rate of its encoder and one of all decoders its own trains nothing
             assert ("lr" in grid) == ("decoder_lr" not in grids)
+
+
+def test_what_is_set_is_left_out_of_the_grids_of_a_card_or_a_study() -> None:
+    def tried(*words: str) -> set[str]:
+        asked = understand(
+            verb.parser().parse_args([*words, "--datasets", "kvasir", "--checkpoint", "none"]), Settings()
+        )
+        assert asked.tuning is not None
+        steps = asked.tuning.steps
+        return {f"{e.method}.{name}" for step in steps for e in asked.request.entries for name in step.of_row(e)}
+
+    card = ("--protocol", "small-fair", "--methods", "lora,naslora", "--tune", "card")
+    assert tried(*card, "--set", "naslora.lr=1e-3") == {"lora.lr", "naslora.alpha_lr"}
+    assert "decoder.decoder_lr" not in tried("--study", "question-sam", "--set", "decoder_lr=1e-4")
+    assert tried("--protocol", "mobile", "--methods", "full,lora", "--set", "decoder_lr=1e-4", "--tune", "lr=1e-4,1e-3") == {
+        "full.lr", "lora.lr",
+    }  # fmt: skip
+
+
+def test_full_fine_tuning_under_a_decoders_rate_is_tuned_by_its_one_rate(tuned: Any) -> None:
+    _, work = tuned(best_at(1e-3), "--set", "decoder_lr=1e-3", "--tune", "lr=1e-4,1e-3", methods="full,lora", seeds="1")
+    assert len(work.done[0]) == 4
 
 
 def test_a_rate_that_trains_nothing_is_not_tried(tuned: Any, tmp_path: Path) -> None:
@@ -456,11 +478,11 @@ def test_trials_elsewhere_run_under_the_rule_that_was_chosen(tuned: Any, tmp_pat
 @pytest.mark.parametrize(
     ("words", "message"),
     [
-        (["--set", "lora.lr=5e-4", *GRID], "--set lora.lr and --tune lr are of one field; give one of them"),
         (
             ["--set", "decoder_lr=5e-4", "--tune", "decoder_lr=1e-4,1e-3"],
-            "--set decoder_lr and --tune decoder_lr are of one field",
+            "--set decoder_lr and --tune decoder_lr are of one rule; give one of them",
         ),
+        (["--set", "lora.lr=5e-4", "--tune", "lora.lr=1e-4,1e-3"], "or each has it set in brackets or by --set"),
         ([*GRID, "--tune-on", "kvasir", "--tune-on", "camo"], "--tune-on is given twice"),
         (["--tune", "lr=1e-3,0.001"], "is not FIELD=A,B,… with different values"),
         ([*GRID, "--set", "bitfit.bogus=1"], "unknown key 'bogus'"),

@@ -244,12 +244,12 @@ def test_a_row_says_what_its_first_draws_gave_and_whether_lora_is_above_the_deco
             assert ("LoRA not significantly above" in case.trust) == (there(above).low <= 0)
     weak = {case.column.benchmark_title for case in answer.clean if "LoRA not significantly above" in case.trust}
     assert {"CAMO", "Leaf"} <= weak < {case.column.benchmark_title for case in answer.clean}
-    assert answer.counted([large]).startswith("of 1 comparisons, 0 lie above zero, 0 below, 1 across it; their means")
+    assert answer.counted([large]).startswith("1 comparisons: 0 above zero, 0 below, 1 across it; their means")
     (road,) = (case for case in answer.clean if case.is_sam and case.pair.benchmark == "road")
-    assert "2 comparisons, 1 lie above zero, 0 below, 1 across it (apart from zero: Road IoU: " in answer.counted(
-        [large, road]
-    )
+    both = answer.counted([large, road])
+    assert both.startswith("2 comparisons: 1 above zero, 0 below, 1 across it (apart from zero: Road IoU: ")
     assert answer.narrowest([road, large]) is large
+    assert answer.narrowest([]) is None
 
 
 @pytest.mark.parametrize(

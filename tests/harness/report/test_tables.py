@@ -391,6 +391,17 @@ def test_one_command_sets_what_another_tuned_and_a_study_shows_both_in_one_table
     assert page.count("| lora") == 1
     other = [record(method="decoder", seed=seed, protocol_hash="b" * 16) for seed in range(3)]
     assert "MISSING" in render([*tuned, *other], study=two)
+    # Equal on one benchmark of two: a table is not torn, neither command's.
+    both = study(entries=["lora", "decoder"], benchmarks=["kvasir", "camo"], seeds=3)
+    elsewhere = {**rules, "decoder_lr": 3e-4}
+    tuned += [record(method="lora", benchmark="camo", seed=seed, rules=elsewhere) for seed in range(3)]
+    by_set += [
+        record(method="decoder", benchmark="camo", seed=seed, rules=rules, protocol_hash="b" * 16) for seed in range(3)
+    ]
+    page = render([*tuned, *by_set], study=both)
+    whole = [line.split("|")[1].strip() for line in page.splitlines() if "| " in line and "(3)" in line]
+    assert sorted(whole) == ["decoder", "lora"]
+    assert not any("MISSING" in line and "(3)" in line for line in page.splitlines())
 
 
 def test_another_protocol_shows_a_study_only_where_half_of_its_rows_were_run_and_only_what_it_ran() -> None:
