@@ -271,6 +271,7 @@ def _plot(
     means, intervals = zip(*((estimate.mean, estimate.interval()) for estimate in estimates), strict=True)
     scale = Scale.around(means, intervals, zero=True)
     lanes = []
+    most = max(len(difference.by_seed) for row in against for difference in row.by_column.values())
     for compared in against:
         overall = compared.overall
         shown = [
@@ -293,6 +294,8 @@ def _plot(
                 if len(compared.by_column) == 1
                 else f"{some} benchmarks"
             )
+        fewest = min(len(difference.by_seed) for difference in compared.by_column.values())
+        words += f", n = {fewest}" if fewest < most else ""
         lanes.append(Lane(name=names[compared.row], points=points, words=words, differs=compared.differs))
     over = spread_over(difference for compared in against for difference in compared.by_column.values())
     about = f"Paired by seed and image, positive is better; bars: 95 % intervals over {over}."

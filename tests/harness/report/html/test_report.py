@@ -167,6 +167,9 @@ def test_a_row_with_a_gap_hides_no_comparison_of_the_others() -> None:
     made = runs(rows, planned_seeds=(0, 1, 2))
     said = headline_of(made).verdict
     assert said.startswith("NAS-LoRA against LoRA: +10.0 [+10.0, +10.0] points on Kvasir-SEG Sα, significantly better.")
+    plot = headline_of(made).plot
+    assert plot is not None
+    assert [lane.words.partition("], ")[2] for lane in plot.lanes] == ["n = 2", ""]
     said = headline_of(made, compares=False).verdict
     assert said == "Kvasir-SEG Sα: nothing is ranked before all seeds of bitfit are in."
 
