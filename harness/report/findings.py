@@ -95,6 +95,11 @@ class Answer(Question):
             f" their means run from {min(means):+.2f} to {max(means):+.2f} points"
         )
 
+    def seen(self, cases: Sequence[Case]) -> str:
+        """``not seen``, or ``seen in 1 of 3 comparisons``: a gain is, where an interval lies above zero."""
+        above = sum(case.is_apart and case.estimate.mean > 0 for case in cases)
+        return f"seen in {above} of {len(cases)} comparisons" if above else "not seen"
+
     def narrowest(self, cases: Sequence[Case]) -> Case | None:
         """The one with the shortest interval; None where all have one draw."""
         known = [(interval.half, index) for index, case in enumerate(cases) if (interval := case.difference.interval)]

@@ -250,6 +250,7 @@ def test_a_row_says_what_its_first_draws_gave_and_whether_lora_is_above_the_deco
     assert both.startswith("2 comparisons: 1 above zero, 0 below, 1 across it (apart from zero: Road IoU: ")
     assert answer.narrowest([road, large]) is large
     assert answer.narrowest([]) is None
+    assert (answer.seen([large]), answer.seen([large, road])) == ("not seen", "seen in 1 of 2 comparisons")
 
 
 @pytest.mark.parametrize(
