@@ -92,13 +92,11 @@ def parser() -> CommandParser:
     )
     grid.add_argument(
         "--protocol",
-        action=Once,
         metavar="CARD",
         help="rules of training and evaluation: a card's name or a .yaml file (default: nas-lora on your data, demo without)",
     )
     grid.add_argument(
         "--backbone",
-        action=Once,
         metavar="NAME",
         help="vit_b, vit_l, vit_h, mobile_sam, sam2_hiera_tiny, sam3, timm/NAME or tiny (default: the card's)",
     )

@@ -98,7 +98,7 @@ def test_results_without_write_permission(capsys: pytest.CaptureFixture[str], tm
 
 
 def test_one_benchmark_of_a_study_that_sets_rules_of_others_can_be_run(tmp_path: Path) -> None:
-    of_all = ["--protocol", "demo", "--plan", "--results", str(tmp_path), "--study"]
+    of_all = ["--protocol", "demo", "--backbone", "tiny", "--plan", "--results", str(tmp_path), "--study"]
     assert main([*of_all, "question-vit-folds", "--datasets", "road"]) == 0
     tuned_elsewhere = [*of_all, "small-search", "--datasets", "leaf"]
     assert main([*tuned_elsewhere, "--set", "benchmarks.kvasir.epochs=1"]) == 0
