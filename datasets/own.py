@@ -46,6 +46,7 @@ from harness.datasets.reading.own_layouts import (
     OwnFolders,
     Patterns,
     file_columns,
+    folders_of_both,
 )
 from harness.datasets.reading.pairing import MASK_EXTENSIONS, bare_key, image_files
 from harness.datasets.reading.splitting import Arranged, Pairs, read_list, select, split_by_lists
@@ -148,8 +149,8 @@ class OwnBenchmark(FolderBenchmark):
             parts = _beside_splits(parts, root)
         parts = _or_all(parts)
         places = (root / "splits", root, root / "ImageSets" / "Segmentation")
-        found = [lists for place in places if (lists := _lists(place, parts.get("all", ())))]
-        lists = next((lists for lists in found if "train" in lists), found[0] if found else {})
+        by_place = [lists for place in places if (lists := _lists(place, parts.get("all", ())))]
+        lists = next((lists for lists in by_place if "train" in lists), by_place[0] if by_place else {})
         if "all" in parts and len(lists) == len(SPLITS):
             return split_by_lists(parts["all"], lists["train"].parent)
         unlisted = ""
@@ -501,12 +502,7 @@ def _labelled(name: str, folder: Path) -> tuple[type[Benchmark], Path] | None:
     if not roots:
         return None
     images, masks = resolve_folder(folder, ALL_IMAGES), resolve_folder(folder, ALL_MASKS)
-    in_both = {inner.name for inner in subfolders(images or folder)} if images and masks else set()
-    if (
-        images
-        and masks
-        and any(inner.name in in_both and image_files(inner, MASK_EXTENSIONS) for inner in subfolders(masks))
-    ):
+    if images and masks and folders_of_both(images, masks):  # such as one a patient
         asked = _setting(name, f"{images.relative_to(folder)}/**/*", f"{masks.relative_to(folder)}/**/{{stem}}.png")
         raise DatasetError(
             f"{folder} has folders of images and of masks with folders in them; say how they pair: {asked}"

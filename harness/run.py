@@ -38,6 +38,7 @@ if TYPE_CHECKING:  # what --help does without
     from harness.archive.store import RecordStore
     from harness.dispatch.place import Place
     from harness.dispatch.run_jobs import Outcome
+    from harness.planning.asked import Asked
     from harness.planning.plan import Plan
     from harness.planning.request import Request
     from harness.planning.tuning import Tuning
@@ -248,11 +249,13 @@ def phases_of(arguments: argparse.Namespace) -> Sequence[Phase]:
 def programme(arguments: argparse.Namespace, phases: Sequence[Phase], settings: Settings, budget: Budget) -> int:
     """Plan, price or run the phases one after another: a run that two of them ask for is made and priced once, and a
     budget is spent from the first to the last."""
+    from harness.planning.asked import understand
+
     status = 0
     if not arguments.plan and not arguments.cancel:
         for phase in phases:
             try:
-                _foresee(_of_phase(phase, arguments), settings)
+                _foresee(understand(_of_phase(phase, arguments), settings))
             except UsageError as error:
                 if not (arguments.skip_missing and isinstance(error, MissingError)):
                     raise type(error)(f"{phase.title} ({phase.study}): {error}") from error
@@ -286,16 +289,14 @@ def _of_phase(phase: Phase, arguments: argparse.Namespace) -> argparse.Namespace
     return options
 
 
-def _foresee(arguments: argparse.Namespace, settings: Settings) -> None:
+def _foresee(asked: Asked) -> None:
     """Plan all of a grid, its trials and what comes after them, before anything runs. Raises MissingError: something is missing for
     any of it; UsageError: any of it cannot be planned."""
     from harness.archive.store import RecordStore
-    from harness.planning.asked import understand
     from harness.planning.data import sample_writer
     from harness.planning.plan import plan
     from harness.planning.tuning import as_expected, plan_trials, unfinished
 
-    asked = understand(arguments, settings)
     request, missing = asked.request, dict[str, None]()
     with ExitStack() as stack:
         instead = Path(stack.enter_context(TemporaryDirectory(prefix="harness-plan-")))
@@ -340,7 +341,7 @@ def _grid(arguments: argparse.Namespace, settings: Settings, budget: Budget, und
     if asked.note:
         say(asked.note)
     if asked.tuning is not None and not arguments.plan and not arguments.cancel:
-        _foresee(arguments, settings)
+        _foresee(asked)
     where = place(
         arguments.executor,
         workers=arguments.workers,
@@ -395,7 +396,7 @@ def _grid(arguments: argparse.Namespace, settings: Settings, budget: Budget, und
 
 
 def _of_edited_plugins(planned: Plan, store: RecordStore) -> list[str]:
-    """A line for every method of a plug-in that was edited after runs of it had finished: their numbers are shown as they are."""
+    """A line for every method of a plug-in that has other code now than finished runs of it: their numbers are shown as they are."""
     of_plugins = [job.run for job in planned.jobs if not METHODS.is_fixed(job.run.method)]
     finished = [
         record for run in of_plugins if run.key in planned.finished and (record := store.find(run.key)) is not None

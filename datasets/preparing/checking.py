@@ -189,12 +189,15 @@ def _values(benchmark: Benchmark, prints: Sequence[Fingerprint]) -> Verdict:
         return Verdict(rule="mask values", status="warned", message=message)
     if _is_own(benchmark) and benchmark.task == "binary":
         of_object, ignoring = (
-            [one for one in prints if set(one.values) in values and one.shares[1] > 0] for values in _OF_255
+            [mask for mask in prints if set(mask.values) in values and mask.shares[1] > 0] for values in _OF_255
         )
         if of_object and ignoring:
-            message += f"; 255 is the object in {len(of_object)} masks, and to be ignored in {len(ignoring)} that hold 1 too: choose"
+            message += (
+                f"; 255 is the object in {len(of_object)} masks, and to be ignored in {len(ignoring)} that hold 1 too; "
+            )
+            message += "make it one of the two in all masks"
             return Verdict(rule="mask values", status="failed", message=message)
-        if not any(one.shares[1] for one in prints) and any(IGNORE in one.values for one in prints):
+        if not any(mask.shares[1] for mask in prints) and any(IGNORE in mask.values for mask in prints):
             message += "; 255 is to be ignored where classes.txt names the classes: write 1 for the object, or remove classes.txt"
             return Verdict(rule="mask values", status="failed", message=message)
     return Verdict(rule="mask values", status="passed", message=message)

@@ -49,22 +49,21 @@ class OwnFolders(FolderLayout):
             return True
 
     def read(self, part: Part, images: Path, masks: Path) -> Paired:
-        nested = [
-            folder.name
-            for folder in subfolders(images)
-            if image_files(folder)
-            and (masks / folder.name).is_dir()
-            and image_files(masks / folder.name, MASK_EXTENSIONS)
-        ]
-        if nested and image_files(images):
+        if image_files(images) and (inner := folders_of_both(images, masks)):
             raise DatasetError(
-                f"{images} holds images, and {nested[0]}/ as {masks} does; put all of them into one folder each, or give patterns of all "
-                "(docs/own-data.md)"
+                f"{images} holds images and a folder {inner[0]}/ of more, which {masks} has too; put all of them into one folder each, or "
+                "give patterns of all (docs/own-data.md)"
             )
         paired = pair_files(image_files(images), image_files(masks, MASK_EXTENSIONS), bare=True)
         if self.spare_images:
             return Paired(pairs=paired.pairs, unpaired_images=(), unused_masks=paired.unused_masks)
         return paired
+
+
+def folders_of_both(images: Path, masks: Path) -> list[str]:
+    """Names of folders with images in ``images`` that are folders with masks in ``masks``."""
+    names = [folder.name for folder in subfolders(images) if image_files(folder)]
+    return [name for name in names if (masks / name).is_dir() and image_files(masks / name, MASK_EXTENSIONS)]
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -72,7 +72,7 @@ def grids(
 
 def _under_one_hash(records: Iterable[Record], study: Study) -> list[Record]:
     """A study's records, with one hash of their card where one command set what another tuned: a hash is of a card before its rates are
-    tuned. One takes another's name where its rules are among the other's on every benchmark that both have."""
+    tuned. A hash is replaced by another where its rules are among the other's on every benchmark that both have."""
     records = list(records)
     ours = [record for record in records if record.run.protocol == study.protocol]
     renamed: dict[tuple[str, str, str], str] = {}
@@ -81,12 +81,12 @@ def _under_one_hash(records: Iterable[Record], study: Study) -> list[Record]:
         rules: dict[str, dict[str, set[str]]] = {digest: {} for digest in count}
         for run in (record.run for record in members if len(count) > 1):
             rules[run.protocol_hash].setdefault(run.benchmark, set()).add(content_hash(hashed_rules(run.rules)))
-        for one in sorted(count, key=lambda digest: (count[digest], digest)):
-            for other, _ in count.most_common():
-                shared = rules[one].keys() & rules[other].keys()
-                free = one != other and (*model, other) not in renamed
-                if free and shared and all(rules[one][name] <= rules[other][name] for name in shared):
-                    renamed[(*model, one)] = other
+        for rarer in sorted(count, key=lambda digest: (count[digest], digest)):
+            for common, _ in count.most_common():
+                shared = rules[rarer].keys() & rules[common].keys()
+                is_free = rarer != common and (*model, common) not in renamed
+                if is_free and shared and all(rules[rarer][name] <= rules[common][name] for name in shared):
+                    renamed[(*model, rarer)] = common
                     break
 
     def of_table(run: Run) -> str:

@@ -267,10 +267,10 @@ def tuning_of(arguments: argparse.Namespace, request: Request) -> Tuning | None:
         if arguments.tune_seeds or arguments.tune_on:
             raise UsageError("--tune-seeds and --tune-on say how to tune; say what with --tune lr=1e-4,3e-4,1e-3")
         return None
-    given = [name for name in asked["grids"] if is_rule(name) and name in set_rules]
-    if given and arguments.tune and arguments.tune != ["card"]:
-        raise UsageError(f"--set {given[0]} and --tune {given[0]} are of one rule; give one of them")
-    asked["grids"] = {name: values for name, values in asked["grids"].items() if name not in given}
+    fixed = [name for name in asked["grids"] if is_rule(name) and name in set_rules]
+    if fixed and arguments.tune and arguments.tune != ["card"]:
+        raise UsageError(f"--set {fixed[0]} and --tune {fixed[0]} are of one rule; give one of them")
+    asked["grids"] = {name: values for name, values in asked["grids"].items() if name not in fixed}
     if card.decoder_lr is not None:
         asked["known"] = {"decoder_lr": [card.decoder_lr]}
     if arguments.tune_seeds:

@@ -196,7 +196,7 @@ def _damaged(root: Path) -> None:
     ("write", "message"),
     [
         (_two_images_a_mask, "0_mask.png fits two images, 0.jpg and photo_0.jpg; keep one of them"),
-        (_folders_in_images, "images holds images, and more/ as "),
+        (_folders_in_images, "images holds images and a folder more/ of more, which "),
         (_slices, "i0.tif has 2 pages of 30x24; save each as a file of its own"),
         (_patients, "--set benchmarks.mine.images='images/**/*' --set benchmarks.mine.masks='masks/**/{stem}.png'"),
         (_csv_of_patients, "train.csv has no two columns that name files; call them image and label"),
