@@ -20,7 +20,7 @@ from harness.models.published import is_word, published_file
 from harness.planning.data import data_options
 from harness.planning.request import Request, Variant
 from harness.planning.rows import split_overrides
-from harness.planning.tuning import Tuning, parse_tune
+from harness.planning.tuning import Tuning, parse_tune, tried_fields
 from harness.protocols.load import load_protocol, resolve
 from harness.registry import BENCHMARKS, LABELLED, METHODS, Registry, dataset_name, is_own, method_config_class
 from harness.settings import Settings, named_table
@@ -282,9 +282,8 @@ def tuning_of(arguments: argparse.Namespace, request: Request) -> Tuning | None:
 
 def _of_rows(grids: Mapping[str, Sequence[Any]], entries: Sequence[Variant]) -> dict[str, Sequence[Any]]:
     """The grids of a card or a study, as far as they are of rules or of a row that is compared."""
-    rows = [(METHODS.resolve(entry.method), grid_of(entry.method, entry.options, grids)) for entry in entries]
-    of_rows = {word for method, grid in rows for name in grid for word in (name, f"{method}.{name}")}
-    return {name: values for name, values in grids.items() if is_rule(name) or name in of_rows}
+    tried = tried_fields((entry, grid_of(entry.method, entry.options, grids)) for entry in entries)
+    return {name: values for name, values in grids.items() if is_rule(name) or name in tried}
 
 
 def _of_study(name: str) -> dict[str, Any]:

@@ -68,7 +68,7 @@ class Tuning:
         )
 
     def of_row(self, entry: Variant) -> dict[str, list[Any]]:
-        """The grids of one row, of those of this step. Raises UsageError: see `harness.studies.design.grid_of`."""
+        """What this step tries for one row: field -> values. Raises UsageError: see `harness.studies.design.grid_of`."""
         rules = any(map(is_rule, self.grids))
         grid = grid_of(entry.method, entry.options, {**self.known, **self.grids})
         return {name: values for name, values in grid.items() if (name in self.grids if is_rule(name) else not rules)}
@@ -315,10 +315,15 @@ def _may_leave_tables(run: Run, label: Mapping[str, Any]) -> bool:
     return bool(run.tuning) and ("chosen" not in run.tuning or is_from_more(label, run.tuning))
 
 
+def tried_fields(rows: Iterable[tuple[Variant, Mapping[str, Any]]]) -> set[str]:
+    """The fields that any row has a grid of, each alone (``lr``) and with its method (``lora.lr``)."""
+    return {word for entry, grid in rows for name in grid for word in (name, f"{METHODS.resolve(entry.method)}.{name}")}
+
+
 def _check_grids(
     rows: Iterable[tuple[Variant, Mapping[str, Any]]], grids: Mapping[str, Sequence[Any]], entries: Iterable[Variant]
 ) -> None:
-    used = {word for entry, grid in rows for name in grid for word in (name, f"{METHODS.resolve(entry.method)}.{name}")}
+    used = tried_fields(rows)
     for name in grids:
         whose, dot, option = name.rpartition(".")
         if is_rule(name) and name not in RULES:
