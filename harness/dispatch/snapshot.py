@@ -3,6 +3,7 @@ that a copy is started with."""
 
 from __future__ import annotations
 
+import functools
 import os
 import secrets
 import shutil
@@ -26,8 +27,8 @@ LARGEST = 64 << 20
 
 
 def take(folder: Path, *, extra: Sequence[Path] = ()) -> Path:
-    """Copy the package as it is now, uncommitted changes included, to ``folder/<user>/<hash of the content>``, where only
-    this user writes. The same code gives the same folder, which is made once and hashed again before each use.
+    """Copy the package, uncommitted changes included, to ``folder/<user>/<hash of the content>``, where only this user writes. The
+    same code gives the same folder, which is made once and hashed again before each use.
 
     Args:
         extra: further files, such as plug-ins; copied to ``plugins/``, numbered in their order.
@@ -38,12 +39,7 @@ def take(folder: Path, *, extra: Sequence[Path] = ()) -> Path:
     Raises:
         UsageError: the folder is there and holds something else than its name says, or the package holds more than code.
     """
-    files = {place / name: root / name for place, root in PACKAGES.items() for name in _files(root)}
-    files |= {plugin_path(index, path): path for index, path in enumerate(extra)}
-    if (size := sum(path.stat().st_size for path in files.values())) > LARGEST:
-        largest = max(files.values(), key=lambda path: path.stat().st_size)
-        raise UsageError(f"the code to freeze has {size >> 20} MiB; move what is no code away, such as {largest}")
-    contents = {str(name): path.read_bytes() for name, path in files.items()}
+    contents = code(tuple(extra))
     target = own_folder(folder / str(os.getuid())) / digest(contents)
     if not target.is_dir():
         temporary = target.with_name(f".{target.name}.{secrets.token_hex(8)}")
@@ -59,6 +55,18 @@ def take(folder: Path, *, extra: Sequence[Path] = ()) -> Path:
     except Altered as error:
         raise UsageError(str(error)) from error
     return target
+
+
+@functools.cache
+def code(extra: tuple[Path, ...] = ()) -> Mapping[str, bytes]:
+    """What is frozen, by its place in a snapshot; read once a process, so that all that one command submits, hours later too (runs
+    after their trials, phases, what a cluster ended), is the code that `code_version` names in its records."""
+    files = {place / name: root / name for place, root in PACKAGES.items() for name in _files(root)}
+    files |= {plugin_path(index, path): path for index, path in enumerate(extra)}
+    if (size := sum(path.stat().st_size for path in files.values())) > LARGEST:
+        largest = max(files.values(), key=lambda path: path.stat().st_size)
+        raise UsageError(f"the code to freeze has {size >> 20} MiB; move what is no code away, such as {largest}")
+    return {str(name): path.read_bytes() for name, path in files.items()}
 
 
 def _write(folder: Path, contents: Mapping[str, bytes]) -> None:
