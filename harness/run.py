@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import argparse
 import json
+import shlex
 import sys
 from collections import Counter
 from collections.abc import Callable, Sequence
@@ -25,6 +26,7 @@ from harness.cli.command import (
     command,
     copy_in_use,
     plugins_of,
+    program,
     require_effect,
     verb,
 )
@@ -191,6 +193,7 @@ def parser() -> CommandParser:
 @verb
 def main(argv: list[str] | None = None) -> int:
     arguments = parser().parse_args(argv)
+    arguments.command = shlex.join([*program("run").split(), *(sys.argv[1:] if argv is None else argv)])
     if arguments.study == "list":
         require_effect(arguments, "methods", "datasets", "set", "plan", without="with --study list")
         return list_studies(as_json=arguments.json)
@@ -498,7 +501,7 @@ def carry_out(planned: Plan, request: Request, arguments: argparse.Namespace, wh
     """
     for line in planned.problems:
         say(line)
-    if planned.missing:
+    if planned.missing and not arguments.cancel:
         raise MissingError(_missing(planned.missing))
     if budget.left is not None:
         planned = _within_budget(planned, request, arguments, where, budget, hours=budget.left)
@@ -509,6 +512,7 @@ def carry_out(planned: Plan, request: Request, arguments: argparse.Namespace, wh
         planned,
         where,
         results=request.results,
+        command=arguments.command,
         wait=arguments.wait,
         retry=arguments.retry,
         cancel=arguments.cancel,

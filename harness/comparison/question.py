@@ -14,6 +14,7 @@ from typing import Any
 from harness import statistics as stats
 from harness.archive.archive import Shares
 from harness.archive.schema import Record
+from harness.archive.store import RecordStore
 from harness.comparison.alpha import Noise, domains, noise, spread
 from harness.comparison.cells import Cell, Column, Difference, Grid, ImageScores, image_differences, paired_difference
 from harness.comparison.draws import (
@@ -56,7 +57,6 @@ SEARCHES_OF_PLAN = {
 NOT_ASKED = (
     "residual, normalisation and scale, each alone, on MobileSAM",
     "rank, placement and channel ratio at tuned rates",
-    "collapsed runs drawn again with and without warm-up",
     "SBU Shadow",
 )
 """What docs/plan.md wants to know and no study here asks yet: a study that does takes its line away."""
@@ -70,6 +70,8 @@ DECODER_ALONE = ("decoder alone", "decoder only")
 """How studies call the row that trains neck and mask decoder alone."""
 ALL_DRAWS = "again/avx512"
 """Runs made again on another processor, below the results folder."""
+REDRAWN = "again/collapse"
+"""One folder a way of rounding, each with the run that collapsed and its twin with a warm-up; named after what it changes."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -442,6 +444,20 @@ def _favourite(end: Shares, names: Sequence[str]) -> tuple[str, float]:
     return names[_largest(means)], max(means)
 
 
+@dataclass(frozen=True, kw_only=True)
+class Redrawn:
+    """One seed's score, in percent, in several draws that differ in rounding alone."""
+
+    draws: Mapping[str, tuple[float, float]]
+    """What changes the rounding -> its score without and with a warm-up."""
+    floor: float
+    """Below it a run has collapsed, by the row that the first draw is of."""
+
+    def below(self, *, warmed: int) -> int:
+        """How many collapsed without (0) or with (1) a warm-up."""
+        return sum(scores[warmed] < self.floor for scores in self.draws.values())
+
+
 class Question:
     """What the records say of the question, as numbers; one that they lack is an error, not a gap. Runs that were made again elsewhere
     (`ALL_DRAWS`) are draws of their own."""
@@ -660,6 +676,7 @@ class Question:
             f"other methods on MobileSAM ({methods})": bool(methods),
             "merged scores of searches that moved α": not self.merged_cases,
         }
+        parts["collapsed runs drawn again with and without warm-up"] = self.redrawn() is None
         return [*(what for what, missing in parts.items() if missing), *NOT_ASKED]
 
     def _on_sam(self, row: str) -> dict[str, str]:
@@ -689,6 +706,22 @@ class Question:
         ]
         made = grids(records, self.archive)
         return Collapses.of([cell for grid in made for column in grid.first_metrics for cell in grid.below(column)])
+
+    def redrawn(self) -> Redrawn | None:
+        """LoRA's collapsed seed on ISIC 2017 under the card small, drawn again; None where that was not run."""
+        name = PAPER_METRICS["isic2017"][0]
+        drawn: dict[str, dict[int, float]] = {}
+        for folder in sorted((self.root / REDRAWN).glob("*/")):
+            for record in RecordStore(folder):
+                of_folder = drawn.setdefault(folder.name.replace("-", " "), {})
+                of_folder[record.run.rules["warmup"]] = 100 * record.scores["best"]["test"][name]
+        if not drawn:
+            return None
+        row = self.named_case("small-methods", "isic2017").difference.second
+        middle = 100 * statistics.median(row.values[seed] for seed in row.seeds)
+        return Redrawn(
+            draws={how: (scores[0], max(scores.items())[1]) for how, scores in drawn.items()}, floor=middle - COLLAPSE
+        )
 
     def every_run(self) -> dict[str, int]:
         """Of the card small at its length, SAM's decoder, no warm-up: all runs, trials and single seeds too, against the median of

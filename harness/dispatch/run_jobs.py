@@ -4,7 +4,6 @@ command (`LocalExecutor`). It is all that the run verb calls of `harness.dispatc
 from __future__ import annotations
 
 import os
-import shlex
 import signal
 import subprocess
 import sys
@@ -393,9 +392,17 @@ def not_again(planned: Plan, begun: Iterable[Job]) -> dict[str, str]:
 
 
 def run_jobs(
-    planned: Plan, where: Place, *, results: Path, wait: bool = False, retry: str | None = None, cancel: bool = False
+    planned: Plan,
+    where: Place,
+    *,
+    results: Path,
+    command: str = "",
+    wait: bool = False,
+    retry: str | None = None,
+    cancel: bool = False,
 ) -> Outcome:
-    """Run what is not finished, or cancel it; prints where runs go and how they fare.
+    """Run what is not finished, or cancel it; prints where runs go and how they fare. ``command``: the command line, which a sweep
+    keeps.
 
     On this machine, runs that failed before are started again; on a cluster only those that ``retry`` names, because a
     queue is dear. Runs that were interrupted always continue.
@@ -405,7 +412,7 @@ def run_jobs(
     """
     chosen = make_executor(where, results=results, request=planned.request)
     if cancel:
-        return _cancel(planned, chosen)
+        return _cancel(planned, chosen, command)
     pending = to_start(planned, where, results=results, retry=retry)
     left_out = not_again(planned, pending)
     if not pending:
@@ -413,7 +420,7 @@ def run_jobs(
     say(chosen.describe())
     with stages() as tell:
         tell("freezing the code and handing over the runs")
-        submission = chosen.submit(pending, command=shlex.join(["python", "-m", "harness.run", *sys.argv[1:]]))
+        submission = chosen.submit(pending, command=command)
     for key, who in list(submission.elsewhere.items())[:3]:
         say(f"not submitted again: {key} {who}")
     if len(submission.elsewhere) > 3:
@@ -459,10 +466,10 @@ def _what_was_interrupted(executor: Executor, submission: Submission, results: P
     return "; ".join([*(words or ["every run had ended"]), "run the same command again to go on"])
 
 
-def _cancel(planned: Plan, executor: Executor) -> Outcome:
+def _cancel(planned: Plan, executor: Executor, command: str) -> Outcome:
     if not isinstance(executor, SlurmExecutor):
         raise UsageError("--cancel needs --cluster NAME; a local run is stopped with Ctrl-C")
-    cancelled = executor.cancel([job.run.key for job in planned.jobs])
+    cancelled = executor.cancel([job.run.key for job in planned.jobs], command=command)
     nothing = "nothing to cancel: no job that this command submitted is queued or running"
     print(f"cancelled {len(cancelled)} jobs" if cancelled else nothing)
     return Outcome(submitted=True, failed={})

@@ -141,13 +141,15 @@ class SlurmExecutor(Executor):
             time.sleep(pause)
             pause = min(1.2 * pause, MOST_POLL_S)
 
-    def cancel(self, keys: Sequence[str]) -> list[str]:
-        """Cancel the queued and running jobs of the sweeps that the request for these runs made, and say what other sweeps
-        have of them; returns the names of the cancelled jobs."""
+    def cancel(self, keys: Sequence[str], *, command: str = "") -> list[str]:
+        """Cancel the queued and running jobs of the sweeps that the request for these runs made, or this very ``command`` when a card,
+        data or code gave its runs other keys; and say what other sweeps have of these runs, or where nothing was cancelled, of any.
+        Returns the names of the cancelled jobs."""
         request, requested = self._request_of(keys), set(keys)
+        asked = essence(command)
         cancelled: list[str] = []
         whole: list[Chunk] = []
-        left: dict[str, list[str]] = {}
+        left: dict[str, dict[str, str]] = {}
         with self._alone():
             tasks = reconcile(self.results, self.slurm)
             for chunk in read_chunks(self.results, open_only=True):
@@ -158,18 +160,20 @@ class SlurmExecutor(Executor):
                     for index, run in enumerate(chunk.runs)
                     if (task := chunk.on_cluster(tasks, index)) is not None and task.active
                 }
-                if active and sweep.request == request and submitted_by_us(sweep, self.slurm):
+                is_own = sweep.request == request or bool(asked and essence(sweep.command) == asked)
+                if active and is_own and submitted_by_us(sweep, self.slurm):
                     whole.append(chunk)
                     cancelled += active
                 else:
-                    left.setdefault(sweep.id, []).extend(job for job, key in active.items() if key in requested)
+                    left.setdefault(sweep.id, {}).update(active)
             self.slurm.cancel([chunk.job for chunk in whole])
             for chunk in whole:
                 chunk.close("cancelled")
-        for sweep_id, jobs in left.items():
-            if jobs:
+        for sweep_id, active in left.items():
+            if jobs := [job for job, key in active.items() if key in requested or not cancelled]:
                 sweep = read_sweep(sweeps_folder(self.results) / sweep_id)
-                print(left_alone(sweep, jobs, user=self.slurm.user), file=sys.stderr)
+                of = "of these runs" if requested & set(active.values()) else "of other runs"
+                print(left_alone(sweep, jobs, of, user=self.slurm.user), file=sys.stderr)
         return cancelled
 
     def _request_of(self, keys: Iterable[str]) -> str:
@@ -334,27 +338,39 @@ def refusal(error: UsageError, chunks: Sequence[Chunk], job_ids: Sequence[str]) 
     return f"{text}{done}; {hint}"
 
 
-def left_alone(sweep: Sweep, jobs: Sequence[str], *, user: str) -> str:
+def left_alone(sweep: Sweep, jobs: Sequence[str], of: str, *, user: str) -> str:
     """A line about another sweep's jobs, which ``user`` did not cancel: whose they are, and how they are cancelled."""
     if sweep.user not in ("", user):
         who = f"user {sweep.user} submitted, who cancels it with"
     else:
         who = "another command submitted; cancel it with"
     how = cancelling(sweep.command) if sweep.command and sweep.request else f"scancel {' '.join(jobs)}"
-    return f"left: {len(jobs)} jobs of these runs, of sweep {sweep.id}, which {who}: {how}"
+    return f"left: {len(jobs)} jobs {of}, of sweep {sweep.id}, which {who}: {how}"
 
 
 def cancelling(command: str) -> str:
     """The command that cancels what ``command`` submitted: without the options that ``--cancel`` refuses."""
-    refused = argparse.ArgumentParser(add_help=False, exit_on_error=False)
-    refused.add_argument("--wait", action="store_true")
-    refused.add_argument("--retry")
-    refused.add_argument("--budget")
+    kept = _without_how(command)
+    return f"{command} --cancel" if kept is None else shlex.join([*kept, "--cancel"])
+
+
+def essence(command: str) -> list[str]:
+    """What a command asks for, however its program is called and whether it starts, awaits or cancels runs."""
+    words = _without_how(command) or []
+    return words[next((place for place, word in enumerate(words) if word.startswith("-")), len(words)) :]
+
+
+def _without_how(command: str) -> list[str] | None:
+    """Its words but for the options that say how its runs are started or awaited; None where it is no command line of ours."""
+    how = argparse.ArgumentParser(add_help=False, exit_on_error=False)
+    for option in ("--wait", "--cancel"):
+        how.add_argument(option, action="store_true")
+    for option in ("--retry", "--budget"):
+        how.add_argument(option)
     try:
-        _, kept = refused.parse_known_args(shlex.split(command))
-    except (ValueError, argparse.ArgumentError):  # no command line of ours
-        return f"{command} --cancel"
-    return shlex.join([*kept, "--cancel"])
+        return how.parse_known_args(shlex.split(command))[1]
+    except (ValueError, argparse.ArgumentError):
+        return None
 
 
 LEFT_TO_THE_SHELL = ("account", "partition", "qos", "constraint")

@@ -94,6 +94,50 @@ def test_a_sweep_is_cancelled_by_its_command_though_a_budget_or_an_earlier_succe
     assert sweep.request
 
 
+def test_the_same_command_cancels_though_its_card_was_mended_since_and_what_else_waits_is_named(
+    tmp_path, idle_cluster, monkeypatch, capsys
+):
+    results, cancelled, card = tmp_path / "runs", tmp_path / "cancelled", tmp_path / "mine.yaml"
+    idle_cluster("sbatch", 'echo "Submitted batch job 1"')
+    idle_cluster("scancel", f"echo $* >> {cancelled}")
+    command = ["--protocol", str(card), "--datasets", "kvasir", "--methods", "lora", "--results", str(results)]
+    command += ["--cluster", "testcluster"]
+
+    def give(*more: str) -> int:
+        monkeypatch.setattr(sys, "argv", ["sam-peft", "run", *command, *more])
+        return main([*command, *more])
+
+    card.write_text("_base_: demo.yaml\nepochs: 2\n")
+    assert give("--retry", "oom") == 0
+    assert [sweep.command.split()[:2] for sweep in read_sweeps(results)] == [["sam-peft", "run"]]
+    queue(idle_cluster, results)
+    card.write_text("_base_: demo.yaml\nepochs: 3\n")
+    capsys.readouterr()
+    assert run(monkeypatch, results, "bitfit", "--cancel") == 0
+    said = capsys.readouterr()
+    assert "nothing to cancel" in said.out
+    assert "left: 1 jobs of other runs" in said.err
+    assert not cancelled.exists()
+    assert give("--cancel") == 0
+    assert cancelled.read_text().split() == ["1"]
+
+
+def test_what_is_missing_now_does_not_keep_jobs_from_being_cancelled(tmp_path, idle_cluster, monkeypatch):
+    results, cancelled = tmp_path / "runs", tmp_path / "cancelled"
+    idle_cluster("sbatch", 'echo "Submitted batch job 1"')
+    idle_cluster("scancel", f"echo $* >> {cancelled}")
+    assert run(monkeypatch, results, "lora") == 0
+    queue(idle_cluster, results)
+    (sweep,) = read_sweeps(results)
+    told = [*shlex.split(sweep.command)[3:], "--cancel"]
+    settings = tmp_path / "settings.toml"
+    settings.write_text(f'[checkpoints]\ntiny = "{tmp_path / "of a server that is away.pth"}"\n')
+    monkeypatch.setenv("SAM_PEFT_SETTINGS", str(settings))
+    monkeypatch.setattr(sys, "argv", ["run.py", *told])
+    assert main(told) == 0
+    assert cancelled.read_text().split() == ["1"]
+
+
 def test_how_another_commands_sweep_is_cancelled_is_said_without_what_cancel_refuses(
     tmp_path, idle_cluster, monkeypatch, capsys
 ):
