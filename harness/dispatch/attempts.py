@@ -151,6 +151,7 @@ class Attempt:
         token: tells two attempts of one process apart.
         started, seen: seconds since the epoch by the holder's clock: start, and last heartbeat.
         gpus: how many GPUs it occupies.
+        lease_s: the silence after which its holder may be taken for dead; zero where an older version did not say.
         end, detail, ended: how, why and when it ended; empty while it runs.
         unreadable: what is wrong with its file; nothing else but ``seen``, the file's time, is known then.
     """
@@ -161,6 +162,7 @@ class Attempt:
     started: float
     seen: float
     gpus: int = 0
+    lease_s: float = 0.0
     end: End | Literal[""] = ""
     detail: str = ""
     ended: float = 0.0
@@ -227,7 +229,8 @@ class Lease:
     ) -> Lease:
         """Take the lease, from a dead holder if need be.
 
-        A holder on another machine is watched for up to ``lease_s`` seconds by our own clock, so clocks need not agree.
+        A holder on another machine is watched for up to ``lease_s`` seconds, or its own where that is more, by our own clock, so
+        clocks need not agree.
 
         Args:
             folder: `state_folder` of the run.
@@ -253,7 +256,13 @@ class Lease:
                 raise Exhausted(ended)
             now = time.time()
             attempt = Attempt(
-                number=number, holder=holder, token=secrets.token_hex(6), started=now, seen=now, gpus=gpus
+                number=number,
+                holder=holder,
+                token=secrets.token_hex(6),
+                started=now,
+                seen=now,
+                gpus=gpus,
+                lease_s=lease_s,
             )
             if create_exclusively(_path(folder, number), _text(attempt)):
                 return cls(folder, attempt)
@@ -282,6 +291,7 @@ def _wait_for_end(folder: Path, attempt: Attempt, *, lease_s: float, sleep: Call
     if alive:
         raise Held(attempt)
     if alive is None:
+        lease_s = max(lease_s, attempt.lease_s)
         deadline = time.monotonic() + lease_s
         while time.monotonic() < deadline:
             sleep(min(2.0, lease_s / 20))
@@ -348,7 +358,7 @@ def _unreadable(path: Path, number: int, reason: str) -> Attempt:
 class beating:
     """Context in which the lease beats."""
 
-    def __init__(self, lease: Lease, *, lease_s: float = 90.0) -> None:
+    def __init__(self, lease: Lease, *, lease_s: float = LEASE_SECONDS) -> None:
         self._lease = lease
         self._interval = lease_s / BEATS_PER_LEASE
         self._done = threading.Event()

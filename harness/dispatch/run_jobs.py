@@ -33,7 +33,17 @@ from harness.dispatch.run_states import (
 from harness.dispatch.slurm.executor import SlurmExecutor
 from harness.dispatch.snapshot import freeze, worker_arguments
 from harness.dispatch.supervise import WorkerContext, completion
-from harness.dispatch.sweeps import Chunk, PlannedRun, attempt_limits, begin_sweep, create_chunk, settled, writing
+from harness.dispatch.sweeps import (
+    Chunk,
+    PlannedRun,
+    attempt_limits,
+    begin_sweep,
+    create_chunk,
+    fingerprint_at,
+    read_chunks,
+    settled,
+    writing,
+)
 from harness.planning.job import Job
 from harness.planning.plan import Plan
 from harness.system.errors import UsageError, did_you_mean
@@ -80,7 +90,7 @@ class InlineExecutor(Executor):
 
         def look() -> None:
             if on_change is not None:
-                on_change(survey(self.results, keys=_keys(self._jobs)).runs)
+                on_change(survey(self.results, keys=_keys(self._jobs), sweep=self._chunk.sweep).runs)
 
         for job, planned in zip(self._jobs, self._chunk.runs, strict=True):
             if self._settled(planned):
@@ -157,14 +167,14 @@ class LocalExecutor(Executor):
         assert self._chunk is not None
         while True:
             ended = all(process.poll() is not None for process in self._processes)
-            runs = survey(self.results, keys=submission.keys).runs
+            runs = survey(self.results, keys=submission.keys, sweep=submission.sweep).runs
             if on_change is not None:
                 on_change(runs)
             if ended:
                 break
             time.sleep(POLL_S)
         self._chunk.close("done")
-        runs = survey(self.results, keys=submission.keys).runs
+        runs = survey(self.results, keys=submission.keys, sweep=submission.sweep).runs
         self._require_worked(self._chunk, runs)
         return runs
 
@@ -375,8 +385,16 @@ def make_executor(where: Place, *, results: Path, request: str = "") -> Executor
 
 
 def to_start(planned: Plan, where: Place, *, results: Path, retry: str | None) -> list[Job]:
-    """What `run_jobs` starts: all that is not finished, on a cluster without what failed and ``retry`` does not name."""
+    """What `run_jobs` starts or finds at work: all that is not finished, on a cluster without what failed and neither ``retry`` nor a
+    submission before this one starts again."""
     again = _to_retry(planned, results, retry, everything=where.profile is None)
+    if planned.failed and where.profile is not None:
+        again |= {
+            run.key
+            for chunk in read_chunks(results, open_only=True)
+            for run in chunk.runs
+            if run.key in planned.failed and run.replaces == fingerprint_at(results, run.key)
+        }
     return [job for job in planned.pending if job.run.key not in planned.failed or job.run.key in again]
 
 

@@ -31,6 +31,7 @@ from harness.check import read_as
 from harness.dispatch.attempt_end import give_up, gpu_hours, last_words, oom_kills, reason_to_give_up
 from harness.dispatch.attempts import (
     BEATS_PER_LEASE,
+    LEASE_SECONDS,
     Attempt,
     End,
     Exhausted,
@@ -89,7 +90,7 @@ class WorkerContext:
     limit: int
     before: int = 0
     gpus: int = 0
-    lease_s: float = 90.0
+    lease_s: float = LEASE_SECONDS
     patience_s: float = 60.0
     replaces: str = ""
     environment: Mapping[str, str] = field(default_factory=dict)

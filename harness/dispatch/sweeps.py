@@ -322,11 +322,11 @@ def read_sweep(folder: Path) -> Sweep:
         raise unreadable(path, error) from error
 
 
-def read_sweeps(results: Path, problems: Problems | None = None) -> list[Sweep]:
+def read_sweeps(results: Path, problems: Problems | None = None, *, sweep: str = "*") -> list[Sweep]:
     """All sweeps, oldest first; what cannot be read goes to ``problems`` where there is one. Raises UsageError: one cannot be read."""
     readable = (
         read_readable(read_sweep, path, path.parent, problems)
-        for path in sorted(sweeps_folder(results).glob("*/sweep.json"))
+        for path in sorted(sweeps_folder(results).glob(f"{sweep}/sweep.json"))
     )
     return [sweep for sweep in readable if sweep is not None]
 

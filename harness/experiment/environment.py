@@ -19,7 +19,7 @@ import torch
 
 from harness.archive.schema import Code
 from harness.datasets.base import DatasetError
-from harness.system.errors import REASONS, os_reason, out_of_memory
+from harness.system.errors import REASONS, UsageError, os_reason, out_of_memory
 from harness.system.machine import code_version, processor, waiting
 from harness.training.outcome import Blank, Diverged
 from harness.training.precision import without_tf32
@@ -57,12 +57,17 @@ def own_device() -> torch.device:
 
 def unusable_gpu() -> str:
     """What to say where this process was given a GPU and torch finds none, such as with a driver that is older than its CUDA; empty
-    where it was given none."""
+    where it was given none. Raises UsageError: in a job of SLURM, which pays for the GPU until its time is up."""
     given = os.environ.get("CUDA_VISIBLE_DEVICES", "")
     if torch.cuda.is_available() or not re.match(r"\d|GPU-|MIG-", given):
         return ""
     built = f"for CUDA {torch.version.cuda}" if torch.version.cuda else "without CUDA"
-    return f"GPU {given} is there, but torch {torch.__version__}, built {built}, cannot use it: this run is on the CPU"
+    said = f"GPU {given} is there, but torch {torch.__version__}, built {built}, cannot use it"
+    if "SLURM_JOB_ID" in os.environ:
+        raise UsageError(
+            f"{said} on {platform.node()}; mend that or keep off the node (extra: {{exclude: NODE}} in the profile), then --retry error"
+        )
+    return f"{said}: this run is on the CPU"
 
 
 def reason_code(error: Exception) -> Code:

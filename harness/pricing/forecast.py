@@ -255,7 +255,7 @@ class RunForecast:
     """What one run will cost.
 
     Args:
-        hours: on one device.
+        hours: device-hours, as on one device.
         peak_memory_bytes: during training.
         disk_bytes: what it holds while it is unfinished, such as after an interruption.
         kept_bytes: what it leaves behind once it is finished.
@@ -306,6 +306,7 @@ def forecast(
     seconds_of: Callable[[Record], float],
     device: Device = GPU,
     parallel: int = 1,
+    devices_of: Callable[[Run], int] = lambda run: 1,
     start: datetime | None = None,
 ) -> Forecast:
     """Price the runs.
@@ -313,10 +314,10 @@ def forecast(
     Args:
         records: earlier records, any; those of failed runs are ignored.
         images_of: run -> images of its splits, before the protocol's limits.
-        seconds_of: record -> seconds of all its starts, the test included; 0 where nothing tells. Its own
+        seconds_of: record -> device-seconds of all its starts, the test included; 0 where nothing tells. Its own
             ``wall_time_s`` ends with training.
         device: where the runs will run; its assumed speed counts where no record tells of that kind of device.
-        parallel: runs at the same time, for the finish date.
+        parallel: runs at the same time, for the finish date, as is ``devices_of``: run -> devices that it has together.
     """
     earlier = [record for record in records if record.code == "OK" and record.cost.get("wall_time_s")]
     alike = [record for record in earlier if device.made(record)]
@@ -336,7 +337,7 @@ def forecast(
     finish = None
     if start is not None:
         with suppress(OverflowError):  # beyond the calendar
-            finish = start + timedelta(hours=_makespan([run.hours for run in priced], parallel))
+            finish = start + timedelta(hours=_makespan([one.hours / devices_of(one.run) for one in priced], parallel))
     return Forecast(
         runs=tuple(priced),
         parallel=parallel,

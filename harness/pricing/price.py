@@ -54,9 +54,13 @@ def price(planned: Plan, results: Path, *, where: Place) -> Forecast:
         return planned.images.get(run.benchmark) or published_images(run.benchmark)
 
     def taken(record: Record) -> float:
+        starts = sum(start.hours * max(1, start.gpus) for start in attempts(state_folder(results, record.key)))
         seconds, whole = seconds_of(record.cost)
-        starts = 3600 * sum(start.hours for start in attempts(state_folder(results, record.key)))
-        return starts or (seconds if whole else 0.0)  # what lies beside records is not in every archive
+        # what lies beside records is not in every archive
+        return 3600 * starts or (max(seconds, 3600 * record.cost.get("gpu_hours", 0.0)) if whole else 0.0)
+
+    def devices_of(run: Run) -> int:
+        return where.profile.shape(run.backbone).gpus_per_run if where.profile is not None else 1
 
     return forecast(
         [job.run for job in planned.pending],
@@ -65,6 +69,7 @@ def price(planned: Plan, results: Path, *, where: Place) -> Forecast:
         seconds_of=taken,
         device=machine,
         parallel=parallel,
+        devices_of=devices_of,
         start=datetime.now(),
     )
 

@@ -29,7 +29,7 @@ from harness.dispatch.executor import Executor, ShowStates, Submission
 from harness.dispatch.queue import Task
 from harness.dispatch.run_states import INTERRUPTED, LOST, RunState, survey
 from harness.dispatch.slurm.client import Refused, Slurm, Unreachable, client_message, patiently
-from harness.dispatch.slurm.profile import ClusterProfile, Shape, minutes, profile_as_data
+from harness.dispatch.slurm.profile import ClusterProfile, Shape, minutes
 from harness.dispatch.slurm.reconcile import reconcile, submitted_by_us
 from harness.dispatch.snapshot import freeze, worker_arguments
 from harness.dispatch.sweeps import (
@@ -75,6 +75,7 @@ class SlurmExecutor(Executor):
         self._jobs: dict[str, Job] = {}
         self._limits: dict[str, AttemptLimits] = {}
         self._submissions: Counter[str] = Counter()
+        self._cancelled: set[str] = set()
         self._origin = {"command": "", "request": request}
 
     def describe(self) -> str:
@@ -117,12 +118,14 @@ class SlurmExecutor(Executor):
 
     def wait(self, submission: Submission, *, on_change: ShowStates | None = None) -> Mapping[str, RunState]:
         """As `Executor.wait`; runs that the cluster ended (preempted without requeue, lost with their node, out of time, gone
-        before their worker began) are submitted again, ``max_attempts`` times at most."""
+        before their worker began) are submitted again, ``max_attempts`` times at most; not what somebody cancelled."""
         keys = [*submission.keys, *submission.elsewhere]
         pause = POLL_S
         while True:
-            names = (chunk.name for chunk in read_chunks(self.results, open_only=True))
-            runs = self._survey(keys, self.slurm.tasks(names))
+            chunks = list(read_chunks(self.results, open_only=True))
+            tasks: Mapping[str, Task] = self.slurm.tasks(chunk.name for chunk in chunks)
+            self._note_cancelled(chunks, tasks)
+            runs = self._survey(keys, tasks)
             if on_change is not None:
                 on_change(runs)
             if not any(run.unsettled for run in runs.values()):
@@ -182,8 +185,15 @@ class SlurmExecutor(Executor):
     def _survey(self, keys: Sequence[str], tasks: Mapping[str, Task]) -> Mapping[str, RunState]:
         return survey(self.results, tasks=tasks, keys=keys, cluster=self.slurm.cluster()).runs
 
+    def _note_cancelled(self, chunks: Sequence[Chunk], tasks: Mapping[str, Task]) -> None:
+        """While the queue says so: it forgets within minutes, and accounting may be off."""
+        for chunk in chunks:
+            for index, run in enumerate(chunk.runs):
+                if (task := chunk.on_cluster(tasks, index)) is not None and task.state == "CANCELLED":
+                    self._cancelled.add(run.key)
+
     def _ended_by_cluster(self, run: RunState) -> bool:
-        return run.state in (INTERRUPTED, LOST) and run.key in self._jobs
+        return run.state in (INTERRUPTED, LOST) and run.key in self._jobs.keys() - self._cancelled
 
     def _give_up_spent(self, runs: Mapping[str, RunState]) -> None:
         """Write the record of runs that were submitted as often as they may be: starts of a worker are bounded elsewhere, but
@@ -244,7 +254,7 @@ class SlurmExecutor(Executor):
         frozen, everything = freeze(folder.absolute(), everything)
         frozen_jobs = {job.run.key: job for job in everything}
         settings = {
-            **profile_as_data(self.profile),
+            **asdict(self.profile),
             "user": self.slurm.user,
             "cluster": self.slurm.cluster(),
             "request": self._origin["request"],

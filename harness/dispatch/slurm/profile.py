@@ -5,11 +5,13 @@ from __future__ import annotations
 import math
 import re
 from collections.abc import Mapping, Sequence
-from dataclasses import asdict, dataclass, field, fields, replace
+from dataclasses import dataclass, field, fields, replace
 from pathlib import Path
 from typing import Any
 
 from harness.check import from_mapping
+from harness.dispatch.attempts import LEASE_SECONDS
+from harness.models.catalog import resolve_backbone
 from harness.settings import is_profile_file
 from harness.system.errors import UsageError, did_you_mean
 from harness.system.yaml_files import read_yaml
@@ -83,7 +85,7 @@ class ClusterProfile(Shape):
     snapshot_folder: str = ""
     signal_seconds: int = 120
     max_attempts: int = 10
-    lease_seconds: float = 90.0
+    lease_seconds: float = LEASE_SECONDS
     patience_seconds: float = 300.0
     extra: dict[str, str] = field(default_factory=dict)
     shapes: dict[str, dict[str, Any]] = field(default_factory=dict)
@@ -137,7 +139,7 @@ def load_profile(name: str, overrides: Mapping[str, Any] | None = None) -> Clust
         overrides: from ``--set cluster.time=2h``, without the ``cluster.``; they hold for every backbone.
 
     Raises:
-        UsageError: no such profile, unreadable YAML, unknown key (with the nearest name), wrong value.
+        UsageError: no such profile, unreadable YAML, unknown key or backbone (with the nearest name), wrong value.
     """
     path = Path(name) if is_profile_file(name) else PROFILES / f"{name}.yaml"
     if not path.is_file():
@@ -153,18 +155,23 @@ def load_profile(name: str, overrides: Mapping[str, Any] | None = None) -> Clust
     overrides = dict(overrides or {})
     values = {**values, **overrides, "name": path.stem}
     profile = from_mapping(ClusterProfile, values, where=f"cluster profile {path.stem}")
-    shapes = {
-        backbone: {k: v for k, v in shape.items() if k not in overrides} for backbone, shape in profile.shapes.items()
-    }
+    shapes: dict[str, dict[str, Any]] = {}
+    for name, shape in profile.shapes.items():
+        try:
+            backbone = resolve_backbone(name)
+        except UsageError as error:
+            raise UsageError(f"cluster profile {path.stem}: shapes: {error}") from error
+        if backbone in shapes:
+            raise UsageError(f"cluster profile {path.stem}: shapes: {backbone} is there twice")
+        shapes[backbone] = {key: value for key, value in shape.items() if key not in overrides}
     profile = replace(profile, shapes=shapes)
-    for backbone in shapes:
-        profile.shape(backbone)
+    for limit in (profile.time, *(profile.shape(backbone).time for backbone in shapes)):
+        if profile.signal_seconds >= 60 * minutes(limit):
+            raise UsageError(
+                f"cluster profile {path.stem}: signal_seconds {profile.signal_seconds} is not below the time limit {limit}, "
+                "so a run would be warned before it begins; lower it or raise the limit"
+            )
     return profile
-
-
-def profile_as_data(profile: ClusterProfile) -> dict[str, Any]:
-    """The profile as JSON-ready data, for a sweep."""
-    return {**asdict(profile), "setup": list(profile.setup)}
 
 
 def minutes(text: str) -> int:

@@ -22,7 +22,7 @@ from harness.dispatch.run_states import RunState
 from harness.planning.job import Job
 from harness.system.errors import UsageError
 from tests.harness.dispatch import standin
-from tests.harness.dispatch.helpers import make_job, starts
+from tests.harness.dispatch.helpers import make_job, starts, submitted
 from tests.terminals import Terminal, screen_of
 
 
@@ -98,6 +98,20 @@ def test_a_cluster_starts_what_failed_only_where_it_is_asked_to(tmp_path):
         (place("inline"), None, [failed, new]),
     ):
         assert [job.run.key for job in to_start(planned, where, results=tmp_path, retry=retry)] == started
+
+
+def test_a_retry_that_waits_in_the_queue_is_at_work_for_the_plain_command_too(tmp_path):
+    job = make_job(tmp_path)
+    RecordStore(tmp_path).write(Record(run=job.run, key=job.run.key, code="OOM"))
+    planned: Any = Plan(jobs=(job,), failed={job.run.key: "OOM"})
+    where = place(cluster="testcluster")
+    chunk = submitted(tmp_path, [job])
+    assert to_start(planned, where, results=tmp_path, retry=None) == [job]
+    RecordStore(tmp_path).write(Record(run=job.run, key=job.run.key, code="OOM", attempts=2))
+    assert not to_start(planned, where, results=tmp_path, retry=None), "it failed once more"
+    RecordStore(tmp_path).write(Record(run=job.run, key=job.run.key, code="OOM"))
+    chunk.close("done")
+    assert not to_start(planned, where, results=tmp_path, retry=None)
 
 
 def test_the_debugging_executor_runs_here_and_lets_exceptions_through(tmp_path, inline):

@@ -209,6 +209,7 @@ def test_finish_date_counts_how_many_run_at_once() -> None:
     start = datetime(2026, 1, 1)
     assert price(runs, [earlier], start=start).finish == datetime(2026, 1, 1, 4)
     assert price(runs, [earlier], start=start, parallel=3).finish == datetime(2026, 1, 1, 2)
+    assert price(runs, [earlier], start=start, devices_of=lambda run: 4).finish == datetime(2026, 1, 1, 1)
     assert price(runs, [earlier]).finish is None
     assert price(runs, [earlier]).parallel == 1
     assert _makespan([1, 1, 1, 3], 2) == 3  # the longest first

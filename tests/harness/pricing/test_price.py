@@ -94,6 +94,8 @@ def test_an_earlier_run_costs_the_time_of_its_starts_where_they_are_known(data: 
     (path,) = state_folder(tmp_path, record.key).glob("attempt.1.json")
     path.write_text(json.dumps({**json.loads(path.read_text()), "started": lease.attempt.seen - 3 * SECONDS}))
     assert price(made, tmp_path, where=ON_GPU).hours == pytest.approx(3 * SECONDS / 3600)
+    path.write_text(json.dumps({**json.loads(path.read_text()), "gpus": 4}))
+    assert price(made, tmp_path, where=ON_GPU).hours == pytest.approx(12 * SECONDS / 3600)
 
 
 def test_runs_at_once_come_from_the_profile_or_the_workers(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -229,3 +229,21 @@ def test_a_job_that_dies_before_its_worker_begins_is_given_up_when_it_was_submit
     (sweep,) = [chunk.path.parent for chunk in read_chunks(results) if chunk.job == "3"]
     assert str(sweep / "logs" / "3_0_0_log.out") in record.message
     assert record.environment["snapshot"]
+
+
+def test_what_somebody_cancelled_is_not_submitted_again_though_queue_and_accounting_forget_it(
+    tmp_path, idle_cluster, monkeypatch
+):
+    monkeypatch.setattr(arrays, "POLL_S", 0.0)
+    results, count, looks = tmp_path / "runs", tmp_path / "count", tmp_path / "looks"
+    idle_cluster("sbatch", f'echo x >> {count}; echo "Submitted batch job $(wc -l < {count})"')
+    idle_cluster("sacct", "exit 1")
+    executor = slurm(results)
+    cancelled, lost = make_job(results, seed=0), make_job(results, seed=1)
+    submission = executor.submit([cancelled, lost])
+    (chunk,) = read_chunks(results)
+    first = f"echo '1|0|CANCELLED|None|{chunk.name}'; echo '1|1|RUNNING|None|{chunk.name}'"
+    idle_cluster("squeue", f"echo x >> {looks}; [ $(wc -l < {looks}) -gt 1 ] || {{ {first}; }}")
+    states = executor.wait(submission)
+    assert [run.key for chunk in list(read_chunks(results))[1:] for run in chunk.runs] == [lost.run.key] * 9
+    assert states[cancelled.run.key].state in ("interrupted", "lost")

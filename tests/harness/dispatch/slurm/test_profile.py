@@ -100,3 +100,20 @@ def test_gpus_may_be_asked_for_by_a_further_option(extra: dict[str, str], gpus: 
     assert profile.gpus_of(profile.shape("tiny")) == gpus
     asked_twice = load_profile("testcluster", {"extra": extra, "gres": "gpu:7"})
     assert asked_twice.gpus_of(asked_twice.shape("tiny")) == 7
+
+
+def test_shapes_are_of_backbones_and_a_run_is_warned_after_it_began(tmp_path):
+    path = tmp_path / "mine.yaml"
+    path.write_text("time: 4:00:00\nshapes: {vit-h: {mem: 64G, time: 12:00:00}}\n")
+    assert load_profile(str(path)).shape("vit_h").mem == "64G"
+    for shapes, said in {
+        "vith: {mem: 1G}": r"mine: shapes: unknown backbone 'vith' \(did you mean 'vit_h'\?\)",
+        "vit-h: {mem: 1G}, vit_h: {mem: 2G}": "vit_h is there twice",
+        "vit_b: {time: 2}": "signal_seconds 120 is not below the time limit 2",
+    }.items():
+        path.write_text(f"time: 4:00:00\nshapes: {{{shapes}}}\n")
+        with pytest.raises(UsageError, match=said):
+            load_profile(str(path))
+    path.write_text("time: 2\n")
+    with pytest.raises(UsageError, match="lower it or raise the limit"):
+        load_profile(str(path))
