@@ -109,6 +109,9 @@ CELL_QUESTION = (
 SEARCH = tuple(
     Pair(study="small-stagewise", benchmark="kvasir", first=row, second="never", what=f"search from {when} on − no search")
     for row, when in (("T_B = 0", "the start"), ("T_B = 1 (25 %)", "a quarter"), ("T_B = 2 (50 %)", "the half"))
+) + tuple(
+    Pair(study="small-alpha", benchmark="kvasir", first=f"α's rate × {factor}", second="no search", what=f"search at {what} α's rate − no search")
+    for factor, what in (("10", "ten times"), ("0.1", "a tenth of"))
 )  # fmt: skip
 SEARCH_OF_PLAN = tuple(
     Pair(study=study, benchmark=benchmark, first=row, second=control, what=f"search {how} − no search")
@@ -602,7 +605,8 @@ class Question:
             ]
             rules = {**record.run.rules, **record.run.method_config}
             # A trial beyond a study's grid names none: it tried the row's rate.
-            tuned = sorted(record.run.tuning.get("grid", ["lr" if "lr" in rules else "decoder_lr"]))
+            rate = next(name for name in ("lr", "encoder_lr", "decoder_lr") if rules.get(name) is not None)
+            tuned = sorted(record.run.tuning.get("grid", [rate]))
             trials.append(
                 Trial(
                     model=model_title(record.run.backbone, record.run.rules["image_size"]),

@@ -198,7 +198,8 @@ def crossed(scores: Scores, *, clusters: Mapping[str, str] | None = None) -> Est
     Args:
         scores: single scores, or differences from `paired`; the same images under every seed.
         clusters: stem -> its cluster, where images are not independent (frames of one video): b and e are then summed
-            within clusters before they are squared, and G clusters take the place of C images.
+            within clusters before they are squared, and G clusters take the place of C images. With w the clusters' shares of
+            the images, Σw² / Σw²(1 - 2w + Σw²) takes the place of G / (G - 1), which it is where they have one size.
 
     Raises:
         ValueError: two seeds scored different images.
@@ -226,9 +227,12 @@ def crossed(scores: Scores, *, clusters: Mapping[str, str] | None = None) -> Est
     left = table - mean - of_seed[:, None] - of_image[None, :]
     by_group = np.bincount(index, weights=of_image)
     left_by_group = np.stack([np.bincount(index, weights=row) for row in left])
-    between = float((by_group**2).sum()) / images**2 * groups_count / (groups_count - 1)
+    share = np.bincount(index) / images
+    squares = float((share**2).sum())
+    made_up = squares / float((share**2 * (1 - 2 * share + squares)).sum())
+    between = float((by_group**2).sum()) / images**2 * made_up
     free = (seeds - 1) * (groups_count - 1)
-    interaction = float((left_by_group**2).sum()) / (seeds * images * images) * groups_count / free
+    interaction = float((left_by_group**2).sum()) / (seeds * images * images) * made_up / (seeds - 1)
     part = VarianceShare(
         variance=between, df=groups_count - 1, narrows=min(1.0, interaction / between) if between else 0.0
     )

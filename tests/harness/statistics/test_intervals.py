@@ -133,7 +133,8 @@ def test_of_one_split_for_all_the_estimate_of_splits_is_the_crossed_one() -> Non
     """Its covariance of two runs over shared images is then (MS of images - MS of the interaction) / runs."""
     table = np.random.default_rng(1).normal(size=(4, 1)) + np.random.default_rng(2).normal(size=(1, 12))
     table = table + np.random.default_rng(3).normal(size=(4, 12)) / 4
-    for clusters in (None, {str(image): str(image // 3) for image in range(12)}):
+    uneven = {str(image): str(min(image, 9) // 3 + max(0, image - 9)) for image in range(12)}
+    for clusters in (None, {str(image): str(image // 3) for image in range(12)}, uneven):
         ours, crossed = (
             there(s.of_splits(named(table), clusters=clusters)),
             there(s.crossed(named(table), clusters=clusters)),
@@ -183,6 +184,26 @@ def test_clusters_of_unequal_size_are_weighted_as_they_enter_the_mean(of_cluster
         held.append(abs(estimate.mean) <= interval_of(estimate).half)
     assert np.mean(variances) == pytest.approx(np.var(means), rel=0.25)
     assert 0.91 <= np.mean(held) <= 0.99
+
+
+def test_with_one_split_for_all_a_large_cluster_weighs_as_it_enters_the_mean() -> None:
+    """One patient with 60 images beside seven with 5: by their count alone the variance came out a quarter of what it is."""
+    generator = np.random.default_rng(0)
+    sizes = [60, *[5] * 7]
+    clusters = {f"{patient}-{image}": str(patient) for patient, size in enumerate(sizes) for image in range(size)}
+    means, variances, held = [], [], []
+    for _ in range(1500):
+        of_patient, runs = generator.normal(0, 2, 8), generator.normal(0, 0.3, 3)
+        scores = {
+            run: {stem: runs[run] + of_patient[int(clusters[stem][0])] + generator.normal(0, 0.5) for stem in clusters}
+            for run in range(3)
+        }
+        estimate = there(s.crossed(scores, clusters=clusters))
+        means.append(estimate.mean)
+        variances.append(estimate.variance)
+        held.append(abs(estimate.mean) <= interval_of(estimate).half)
+    assert np.mean(variances) == pytest.approx(np.var(means), rel=0.15)
+    assert np.mean(held) >= 0.92
 
 
 def test_a_p_value_is_scipys_and_agrees_with_its_interval() -> None:
