@@ -39,11 +39,12 @@ class Decomposed(AdaptedLinear):
         )
 
     def forward(self, tokens: Tensor) -> Tensor:
-        bias = self.base.bias
+        bias, gain = self.base.bias, self.gain()
         linear = super().forward(tokens)
-        plain = linear if bias is None else linear - bias
-        scaled = plain * self.gain().to(plain.dtype)
-        return scaled if bias is None else scaled + bias
+        scaled = linear * gain.to(
+            linear.dtype
+        )  # in the layer's own precision: a bias in float32 would lift what follows
+        return scaled if bias is None else scaled + (bias * (1 - gain)).to(linear.dtype)
 
     def gain(self) -> Tensor:
         """m / ‖W + s B A‖ of every output, (outputs,); 1 where no adapter reaches. No gradient passes the norm."""

@@ -58,6 +58,7 @@ class FactoredLinear(nn.Module):
     """
 
     outputs: Tensor
+    tokens_alone = True
 
     def __init__(self, base: nn.Linear, *, own: Tensor, outputs: Tensor, factors: Factors) -> None:
         super().__init__()

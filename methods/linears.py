@@ -100,6 +100,8 @@ class Reweighted(nn.Module):
         adapters: by site name; outputs that none of them reaches stay as they are.
     """
 
+    tokens_alone = True
+
     def __init__(self, base: nn.Linear, adapters: Mapping[str, Change]) -> None:
         super().__init__()
         self.base = base

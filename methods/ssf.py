@@ -43,9 +43,10 @@ class ScaleShift(nn.Module):
 
     def forward(self, inputs: Tensor) -> Tensor:
         output = self.base(inputs)
+        shift, scale = self.shift.to(output.dtype), self.scale.to(output.dtype)  # float32 would lift what follows
         if isinstance(affine_part(self.base), nn.Linear | nn.LayerNorm):
-            return torch.addcmul(self.shift, output, self.scale)
-        return torch.addcmul(self.shift[:, None, None], output, self.scale[:, None, None])
+            return torch.addcmul(shift, output, scale)
+        return torch.addcmul(shift[:, None, None], output, scale[:, None, None])
 
     @torch.no_grad()
     def folded(self) -> nn.Module:

@@ -110,8 +110,9 @@ SEARCH = tuple(
     Pair(study="small-stagewise", benchmark="kvasir", first=row, second="never", what=f"search from {when} on − no search")
     for row, when in (("T_B = 0", "the start"), ("T_B = 1 (25 %)", "a quarter"), ("T_B = 2 (50 %)", "the half"))
 ) + tuple(
-    Pair(study="small-alpha", benchmark="kvasir", first=f"α's rate × {factor}", second="no search", what=f"search at {what} α's rate − no search")
-    for factor, what in (("10", "ten times"), ("0.1", "a tenth of"))
+    Pair(study="small-alpha", benchmark="kvasir", first=f"α's rate × {factor}", second="no search",
+         what=f"search at {times} α's rate − no search")
+    for factor, times in (("10", "ten times"), ("0.1", "a tenth of"))
 )  # fmt: skip
 SEARCH_OF_PLAN = tuple(
     Pair(study=study, benchmark=benchmark, first=row, second=control, what=f"search {how} − no search")

@@ -27,6 +27,7 @@ from harness.contract.case import (
 )
 from harness.methods.base import MergeMode, MergeReport, Method
 from harness.methods.parts.placement import MethodError, parse_blocks
+from harness.methods.parts.sites import block_sites
 from harness.models.catalog import trained_in_decoder
 from harness.models.decoders import DECODERS
 from harness.models.original_sam import plain_sam, sam_state_dict
@@ -144,11 +145,16 @@ def determinism(subject: ContractCase) -> str:
 
 
 def finite_under_autocast(subject: ContractCase) -> str:
-    """Loss and gradients stay finite under bf16 autocast, parameters stay float32."""
+    """Loss and gradients stay finite under bf16 autocast, parameters stay float32, and what linear layers give stays bf16: a sum with
+    a float32 parameter would have attention run at another precision, and memory, than under other methods."""
     segmenter, method = subject.trained()
+    given: set[torch.dtype] = set()
+    for place in block_sites(segmenter.encoder, "all"):
+        place.get("qkv").register_forward_hook(lambda module, inputs, output: given.add(output.dtype))
     with torch.autocast("cpu", dtype=torch.bfloat16):
         loss = subject.loss(segmenter, method)
     _backward(loss, method)
+    require(given <= {torch.bfloat16}, "qkv gives float32 under bf16 autocast")
     require(bool(loss.isfinite()), f"the loss is {float(loss.detach())} under bf16 autocast")
     for name, parameter in grouped_parameters(method).items():
         require(parameter.dtype == torch.float32, f"{name} became {parameter.dtype}")

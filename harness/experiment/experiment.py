@@ -172,6 +172,7 @@ class Experiment:
         self.rules: Protocol = from_rules(job.run.rules)
         self.parameters: dict[str, int] = {}
         self.counts: dict[str, int] = {}
+        self.workers = 1
 
     @cached_property
     def data(self) -> RunData:
@@ -187,6 +188,7 @@ class Experiment:
 
     def train(self, *, workers: Any, stop: StopRequest | None) -> TrainingResult:
         """Train with selection on validation, continuing from a checkpoint of an earlier attempt."""
+        self.workers = workers.size
         with self.stages.during("loading"):
             path = self.job.checkpoint  # its hash is computed where it is not remembered here
             if path and not is_checkpoint(Path(path), self.run.checkpoint):
@@ -301,7 +303,12 @@ class Experiment:
             code=code,
             parameters=self.parameters,
             counts=self.counts,
-            environment={**environment(self.device), **self._number_code()},
+            environment={
+                **environment(self.device),
+                **self._number_code(),
+                # Memory and times are then of one of them, with its part of a batch.
+                **({"workers": str(self.workers)} if self.workers > 1 else {}),
+            },
         )
 
     def _number_code(self) -> dict[str, str]:

@@ -118,6 +118,17 @@ class UpdatePlan:
             chosen = [self.indices[self._order(epoch, k // len(self.indices))[k % len(self.indices)]] for k in places]
         return [chosen[k : k + self.batch_size] for k in range(0, len(chosen), self.batch_size)]
 
+    def turns(self, step: int, *, for_architecture: bool = False) -> list[list[int]]:
+        """How often each image of `update` came before in the epoch; where all come once, a list of zeros."""
+        images, part = self.batch_size * self.accumulate, len(self.indices)
+        end = (step + 1) * images
+        if for_architecture:
+            part = len(self.held_out or self.indices)
+        else:
+            end = min(end, self._length)
+        turns = [k // part for k in range(step * images, end)]
+        return [turns[k : k + self.batch_size] for k in range(0, len(turns), self.batch_size)]
+
     def other_masks(self, images: Sequence[int]) -> list[int]:
         """For each image another one, whose mask it gets in an architecture step under ``shuffle_masks``, the same in every
         epoch: the images stand in a circle of drawn order, and each has the mask of the next."""
@@ -129,9 +140,10 @@ class UpdatePlan:
         again = (turn,) if turn else ()
         return shuffled(len(self.indices), "order", self.seed, epoch, *again)
 
-    def flipped(self, epoch: int, index: int) -> bool:
-        """Whether image ``index`` is mirrored in ``epoch``."""
-        return draw_number("flip", self.seed, epoch, index) < self.flip * 2**64
+    def flipped(self, epoch: int, index: int, turn: int = 0) -> bool:
+        """Whether image ``index`` is mirrored in ``epoch`` when it comes for the ``turn``-th time after its first."""
+        again = (turn,) if turn else ()
+        return draw_number("flip", self.seed, epoch, index, *again) < self.flip * 2**64
 
 
 def slice_of(batch: Sequence[int], *, rank: int, size: int) -> list[int]:

@@ -45,6 +45,7 @@ class Batch:
         targets: (B, S, S) uint8 class indices, mirrored.
         share: this worker's fraction of the global batch; 0 for a worker that got no image and runs one along, so that
             it takes part in what workers do together, without counting.
+        passes: the images of the whole update over those of this pass: the number of passes, where they are of one size.
         prompts: what points out the objects of ``targets``; None under a protocol without prompts.
     """
 
@@ -53,6 +54,7 @@ class Batch:
     images: Tensor | None
     targets: Tensor
     share: float
+    passes: float = 1.0
     prompts: Prompts | None = None
 
 
@@ -149,10 +151,14 @@ class Feeder:
 
     def _load(self, epoch: int, step: int, for_architecture: bool, other_masks: bool) -> list[Batch]:  # noqa: FBT001 - submitted, not called
         batches = []
-        for whole in self._plan.update(epoch, step, for_architecture=for_architecture):
-            part = slice_of(whole, rank=self._workers.rank, size=self._workers.size)
-            indices = part or whole[:1]
-            flips = [self._plan.flipped(epoch, index) for index in indices]
+        passes = self._plan.update(epoch, step, for_architecture=for_architecture)
+        turns_of = self._plan.turns(step, for_architecture=for_architecture)
+        for whole, all_turns in zip(passes, turns_of, strict=True):
+            part, turns = (
+                slice_of(each, rank=self._workers.rank, size=self._workers.size) for each in (whole, all_turns)
+            )
+            indices, turns = part or whole[:1], turns or all_turns[:1]
+            flips = [self._plan.flipped(epoch, index, turn) for index, turn in zip(indices, turns, strict=True)]
             cache = self._embeddings
             cached = cache is not None and all(
                 cache.ready(index, flip=flip) for index, flip in zip(indices, flips, strict=True)
@@ -169,16 +175,20 @@ class Feeder:
                     images=images,
                     targets=targets,
                     share=len(part) / len(whole),
-                    prompts=self._prompts(epoch, indices, targets),
+                    passes=sum(map(len, passes)) / len(whole),
+                    prompts=self._prompts(epoch, indices, turns, targets),
                 )
             )
         return batches
 
-    def _prompts(self, epoch: int, indices: Sequence[int], targets: Tensor) -> Prompts | None:
+    def _prompts(self, epoch: int, indices: Sequence[int], turns: Sequence[int], targets: Tensor) -> Prompts | None:
         if self._protocol.prompt == "none":
             return None
-        masks, seed = zip(indices, targets.numpy(), strict=True), self._plan.seed
-        each = [prompts_of(mask, self._protocol, seed, epoch, index, training=True) for index, mask in masks]
+        masks, key = zip(indices, turns, targets.numpy(), strict=True), (self._plan.seed, epoch)
+        each = [
+            prompts_of(mask, self._protocol, *key, index, *([turn] if turn else []), training=True)
+            for index, turn, mask in masks
+        ]
         return together(each, device=self._device)
 
     def _to_device(self, batch: Batch) -> Batch:

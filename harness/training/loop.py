@@ -290,7 +290,7 @@ class _Loop:
                 extra = self.given.method.auxiliary_loss()
                 if extra is not None:
                     loss = loss + batch.share * extra
-                loss = loss / len(batches)
+                loss = loss / batch.passes
                 # Only the active roles' gradients are computed; autograd leaves out what leads to no other input.
                 with self.feeder.products():
                     self.scaler.scale(loss).backward(inputs=parameters)
@@ -305,6 +305,11 @@ class _Loop:
             rate = ", ".join(f"{value:g}" for value in rates)
             raise Diverged(f"the {what} is not finite in {where} at lr {rate}; try a lower lr, or precision=fp32")
         made = not self.scaler.is_enabled() or math.isfinite(float(norm))
+        if not made and self.scaler.get_scale() < 1:
+            where = f"epoch {position.epoch + 1}, step {position.step + 1}"
+            raise Diverged(
+                f"the gradient is not finite at any scale of fp16, up to {where}; try precision=bf16 or fp32"
+            )
         if made and ARCHITECTURE in roles:
             position.alpha_lr_sum += rates[roles.index(ARCHITECTURE)]
         return total, made
@@ -332,7 +337,7 @@ class _Loop:
         position = self.position
         epoch = position.epoch + 1
         metrics: dict[str, float] = {}
-        if epoch % self.given.protocol.select_every == 0 or epoch == self._epochs:
+        if self._selects(epoch):
             metrics = self._validate()
             value = metrics[self.given.selection.metric]
             if self.given.selection.improves(value, position.best_value):
@@ -342,6 +347,12 @@ class _Loop:
         self._tell("epoch", loss=position.mean_loss(), metrics=metrics)
         self.position = position.after_epoch(metrics, architecture=self.given.method.architecture())
         self._save()
+
+    def _selects(self, epoch: int) -> bool:
+        """Whether validation follows this epoch (1-based): every ``select_every`` epochs of the protocol. A method that needs more
+        epochs for as many updates of its weights is validated as often, so that none chooses among more."""
+        planned, every = self.given.protocol.epochs, self.given.protocol.select_every * self._epochs
+        return epoch * planned // every > (epoch - 1) * planned // every or epoch == self._epochs
 
     def _validate(self) -> dict[str, float]:
         metrics: dict[str, float] = {}

@@ -218,6 +218,7 @@ def test_a_worker_that_fails_says_why_and_ends_the_others(results: Path, monkeyp
     assert record is not None
     assert ends == [0, 0]
     assert (record.code, record.message.split()[-1]) == ("OOM", str(min(failing)))
+    assert record.environment["workers"] == "2"
 
 
 @pytest.mark.parametrize(("killed", "ends"), [(0, [-signal.SIGKILL, 0]), (1, [3, -signal.SIGKILL])])
@@ -241,7 +242,7 @@ def test_a_gpu_that_torch_cannot_use_is_told(results: Path, monkeypatch: pytest.
     run_experiment(job_of(results, "zeroshot", **SMALL), progress=lambda told: notes.append(told["stage"]))
     assert any(f"GPU {given} is there, but torch" in note for note in notes) == said
     monkeypatch.setenv("SLURM_JOB_ID", "7")
-    record = run_experiment(job_of(results, "zeroshot", seed=1, **SMALL))
+    record = run_experiment(job_of(results, "zeroshot", seeds=(1,), **SMALL))
     assert record.code == ("ERROR" if said else "OK")
     assert not said or f"GPU {given} is there, but torch" in record.message
 

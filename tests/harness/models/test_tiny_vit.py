@@ -3,6 +3,7 @@ the numbers that they gave (`tests.harness.models.mobile_sam_oracle`)."""
 
 from __future__ import annotations
 
+import itertools
 import json
 import os
 from pathlib import Path
@@ -23,6 +24,7 @@ from harness.models.mask_decoder import BatchedMaskDecoder, TokenMaskDecoder
 from harness.models.original_sam import sam_state_dict
 from harness.models.sam_encoder import sam_neck
 from harness.models.segmenter import Segmenter
+from harness.registry import METHODS, method_config_class
 from harness.system.errors import UsageError
 from tests.harness.models import mobile_sam_oracle as oracle
 
@@ -210,6 +212,24 @@ def test_windows_stay_whole_for_who_reads_them_as_maps_or_watches() -> None:
     assert attentions[0].skips_padding()
     NASLoRA(NASLoRAConfig()).attach(segmenter)
     assert not any(attn.skips_padding() for attn in attentions)
+
+
+@pytest.mark.parametrize(("name", "config"), [("lora", {}), ("dora", {}), ("oft", {"block_size": 16}), ("fact", {})])
+def test_a_method_of_single_tokens_skips_the_padding_and_changes_nothing_by_that(name: str, config: dict) -> None:
+    segmenter: Any = build_segmenter("tiny_mobile_sam", task="binary", image_size=64)
+    method = METHODS.get(name)(method_config_class(name)(**config))
+    method.attach(segmenter)
+    generator = torch.Generator().manual_seed(0)
+    for parameter in itertools.chain(*(group.named.values() for group in method.parameter_groups())):
+        parameter.data.add_(0.05 * torch.randn(parameter.shape, generator=generator))
+    segmenter.double()
+    attentions = [block.attn for block in segmenter.encoder.blocks]
+    images = torch.randn(1, 3, 64, 64, generator=generator, dtype=torch.float64)
+    assert all(attn.skips_padding() for attn in attentions)
+    skipped = segmenter.encode(images)
+    for attn in attentions:
+        attn.fused = False
+    _require_near(skipped, segmenter.encode(images), name, tolerance=1e-9)
 
 
 def test_neck_and_upscaling_of_tokens_are_those_of_maps() -> None:

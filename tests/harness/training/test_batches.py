@@ -91,6 +91,27 @@ def test_an_images_flip_does_not_depend_on_where_in_the_epoch_it_comes(fields: d
             assert torch.equal(batch.images[place], image.flip(-1) if flips[index] else image)
 
 
+def test_an_image_that_comes_again_in_an_epoch_is_drawn_anew() -> None:
+    """Five images eight times an epoch: what is drawn for a turn after the first depends on the turn, too."""
+    chosen = plan(indices=range(5), epoch_images=40, batch_size=2, accumulate=2)
+    feeder = Feeder(
+        torch.nn.Identity(), Discs(5), plan=chosen, protocol=protocol(), device=CPU, workers=ALONE, embeddings=None
+    )
+    seen: dict[int, list[bool]] = {}
+    with feeder:
+        for step in range(chosen.updates_per_epoch):
+            assert [[len(part) for part in parts] for parts in (chosen.update(0, step), chosen.turns(step))] == [
+                [2, 2]
+            ] * 2
+            feeder.prepare(0, step)
+            for batch in feeder.take()[0]:
+                for index, flip in zip(batch.indices, batch.flips, strict=True):
+                    seen.setdefault(index, []).append(flip)
+    assert seen == {index: [chosen.flipped(0, index, turn) for turn in range(8)] for index in range(5)}
+    assert all(len(set(flips)) == 2 for flips in seen.values())
+    assert chosen.turns(2, for_architecture=True) == [[1, 1], [2, 2]]  # images 8 to 11 of rounds of five
+
+
 def test_a_flip_mirrors_image_and_mask_alike() -> None:
     source = Discs(3)
     loaded: Any = load_batch(source, [1, 2], [True, False])

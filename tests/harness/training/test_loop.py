@@ -61,6 +61,14 @@ def test_divergence_is_an_error_with_a_code_and_leaves_no_update(tmp_path: Path,
         assert torch.equal(parameter.detach(), before)
 
 
+def test_a_gradient_that_no_scale_of_fp16_makes_finite_is_divergence(tmp_path: Path) -> None:
+    """Its steps are skipped while the scale falls; a run that skipped them all would end as if it had trained."""
+    run = Run(folder=tmp_path, images=2, rules=protocol(precision="fp16", epochs=40))
+    next(p for p in run.segmenter.parameters() if p.requires_grad).register_hook(lambda gradient: gradient * math.nan)
+    with pytest.raises(Diverged, match="at any scale of fp16, up to epoch 17, step 1"):
+        run.train()
+
+
 def test_mixed_precision_trains_close_to_fp32(tmp_path: Path) -> None:
     full = Run(folder=tmp_path / "fp32", images=4, rules=protocol(epochs=2)).train()
     for precision in ("bf16", "fp16"):
@@ -168,6 +176,17 @@ def test_accumulated_batches_equal_one_large_batch(tmp_path: Path) -> None:
         assert a["updates"] == b["updates"] == {"weights": 2}
 
 
+def test_the_last_image_of_an_epoch_counts_as_the_others_whatever_pass_it_is_in(tmp_path: Path) -> None:
+    """Three images left: two in one pass, one alone in the next."""
+    ends = []
+    for batch_size, accumulate in ((4, 1), (2, 2), (1, 4)):
+        rules = protocol(batch_size=batch_size, accumulate=accumulate, epochs=1)
+        folder = tmp_path / str(batch_size)
+        ends.append(load_file(Run(folder=folder, images=3, rules=rules).train().last_state))
+    for end in ends[1:]:
+        assert all(torch.allclose(end[name], tensor, atol=1e-5) for name, tensor in ends[0].items())
+
+
 def test_the_best_epoch_is_kept_and_ties_go_to_the_earlier(tmp_path: Path) -> None:
     rules = protocol(epochs=4)
     result = Run(folder=tmp_path / "four", images=2, rules=rules, validate=scripted(0.1, 0.7, 0.7, 0.3)).train()
@@ -204,6 +223,13 @@ def test_validation_runs_every_select_every_epochs_and_at_the_end(tmp_path: Path
     result = Run(folder=tmp_path, images=2, rules=protocol(epochs=5, select_every=2), validate=calls).train()
     assert [bool(entry["val"]) for entry in result.history] == [False, True, False, True, True]
     assert result.selected_epoch == 5
+
+
+def test_a_method_that_needs_more_epochs_for_as_many_updates_is_validated_as_often(tmp_path: Path) -> None:
+    rules = protocol(epochs=4, select_every=2, budget="updates")
+    config = {"search_start_epoch": 1, "alternate": "iteration"}
+    run = Run(folder=tmp_path, images=4, rules=rules, method="naslora", config=config, validate=scripted(0.5, 0.4))
+    assert [bool(entry["val"]) for entry in run.train().history] == [False, False, False, True, False, False, True]
 
 
 def test_validation_sees_the_segmenter_in_evaluation_mode_without_gradient(tmp_path: Path) -> None:
