@@ -8,6 +8,7 @@ from __future__ import annotations
 
 from typing import Any, Literal
 
+import torch
 from torch import Tensor, nn
 
 Quantise = Literal["", "nf4", "int8"]
@@ -38,7 +39,17 @@ def _quantised(layer: nn.Linear, how: Quantise) -> Any:
 
     sizes, weight = (layer.in_features, layer.out_features), layer.weight.detach().clone()
     if how == "nf4":
-        made = bitsandbytes.nn.Linear4bit(*sizes, bias=layer.bias is not None, quant_type="nf4")
+
+        class Packed(bitsandbytes.nn.Linear4bit):
+            """Linear4bit that gives what autocast has linear layers give: its own answer is of its input's kind, which behind a norm
+            is float32, and twice the memory."""
+
+            def forward(self, tokens: Tensor) -> Tensor:
+                kind = tokens.device.type
+                mixed = torch.is_autocast_enabled(kind)
+                return super().forward(tokens.to(torch.get_autocast_dtype(kind)) if mixed else tokens)
+
+        made = Packed(*sizes, bias=layer.bias is not None, quant_type="nf4")
         made.weight = bitsandbytes.nn.Params4bit(weight, requires_grad=False, quant_type="nf4")
     else:
 

@@ -209,7 +209,7 @@ class Answer(Question):
         return [self.time(model, variant).estimate for model in self.sessions if variant in self.measured(model)]
 
     def needed(self, estimate: stats.Estimate, points: float) -> str:
-        """Draws to see a difference of so many points in 80 of 100 repetitions; ``more images`` where no number of draws would do."""
+        """Draws to see a difference of so many points in 80 of 100 repetitions; ``more images`` where not even a thousand would do."""
         found = stats.seeds_to_detect(estimate, points)
         return str(found) if found else "more images"
 

@@ -66,6 +66,12 @@ def test_the_same_trains_beside_a_quantised_backbone_and_predicts_nearly_the_sam
     if small_method.config.trains:
         small(images).masks.square().mean().backward()
         assert any(p.grad is not None and p.grad.isfinite().all() for p in small.parameters() if p.requires_grad)
+    given: set[torch.dtype] = set()
+    for linear in linears:
+        linear.register_forward_hook(lambda module, inputs, output: given.add(output.dtype))
+    with torch.autocast("cpu", dtype=torch.bfloat16):
+        small(images)
+    assert given == {torch.bfloat16}, "as linear layers that are not quantised"
     with torch.no_grad():
         expected, masks = segmenter.eval()(images).masks, small.eval()(images).masks
     assert 0 < float((masks - expected).abs().max() / expected.abs().max()) < CLOSE[how]
