@@ -10,7 +10,7 @@ from dataclasses import asdict
 from pathlib import Path
 from typing import Any
 
-from harness.cli.command import PROGRAM, CommandParser, command, verb
+from harness.cli.command import PROGRAM, CommandParser, add_plugins, command, load_own_plugins, verb
 from harness.datasets.base import Benchmark, DataOptions, DatasetError
 from harness.registry import BENCHMARKS, LABELLED, SEGMENTED, dataset_name, is_own
 from harness.settings import load_settings, named_table
@@ -26,6 +26,7 @@ def parser() -> CommandParser:
 
     listing = commands.add_parser("list", help="what each benchmark needs, its terms and size, and which are found")
     _data(listing)
+    add_plugins(listing, help="a file that defines more benchmarks")
     listing.add_argument("--json", action="store_true", help="print JSON")
     listing.set_defaults(run=run_list)
 
@@ -43,6 +44,7 @@ def parser() -> CommandParser:
     checking = commands.add_parser("check", help="judge the files by rules; exit code 1 where one fails")
     checking.add_argument("name", help="benchmark, or all that are found; NAME=DIR for data of your own")
     _data(checking)
+    add_plugins(checking, help="a file that defines more benchmarks")
     checking.add_argument("--split-rule", default="default", help="split rule of the benchmark")
     checking.add_argument("--split-seed", type=int, default=0, help="seed of carved splits")
     checking.add_argument(
@@ -98,17 +100,19 @@ def _benchmark(name: str, options: DataOptions | None = None) -> Benchmark:
 
 
 def run_list(arguments: argparse.Namespace) -> int:
+    load_own_plugins(arguments)
     entries = [_entry(name, _folder(arguments, name)) for name in BENCHMARKS.names()]
     if arguments.json:
         print(json.dumps(entries, indent=1))
         return 0
     for entry in entries:
         sizes = "/".join(f"{count} {split}".removesuffix(" all") for split, count in entry["sizes"].items())
-        print(f"{entry['name']:<12} {entry['title']}: {sizes} images; terms: {entry['terms']}")
+        print(f"{entry['name']:<12} {entry['title']}: {f'{sizes} images; ' if sizes else ''}terms: {entry['terms']}")
         print(f"{'':<12} get it: {entry['source']}")
         for address in entry["archives"]:
             print(f"{'':<12} {PROGRAM} data prepare {entry['name']} --from {address}")
-        print(f"{'':<12} layouts: {', '.join(entry['layouts'])}")
+        if entry["layouts"]:
+            print(f"{'':<12} layouts: {', '.join(entry['layouts'])}")
         print(
             f"{'':<12} {printable_line('found: ' + entry['found'] if entry['found'] else 'not found: ' + entry['problem'])}"
         )
@@ -172,6 +176,7 @@ def run_check(arguments: argparse.Namespace) -> int:
 
     if arguments.workers < 0:
         raise UsageError(f"--workers {arguments.workers} is negative; give a number of processes, or 0 for one a core")
+    load_own_plugins(arguments)
     of_own = {name: getattr(arguments, name) for name in ("group", "images", "masks", "category")}
     options = DataOptions(split_rule=arguments.split_rule, split_seed=arguments.split_seed, **of_own)
     if arguments.name == "all":
@@ -180,12 +185,7 @@ def run_check(arguments: argparse.Namespace) -> int:
         if not names:
             raise UsageError(f"nothing is found in {_folder(arguments)}; sam-peft data list says where to get it")
     else:
-        name, _, folder = arguments.name.partition("=")
-        if folder:
-            from harness.datasets.reading.hugging_face import plain_folder
-
-            arguments.data = plain_folder(Path(folder).expanduser())
-        names = [_known(name, arguments, options)]
+        names = [_known(arguments, options)]
     for option, value in of_own.items():
         if value and not is_own(names[0]):
             raise UsageError(f"--{option} is for data of your own; the benchmarks have rules of their own")
@@ -204,17 +204,28 @@ def run_check(arguments: argparse.Namespace) -> int:
     return 0 if all(report.passed for report in checks) else 1
 
 
-def _known(name: str, arguments: argparse.Namespace, options: DataOptions) -> str:
-    """The name of a benchmark, or of data of one's own that the command line or the settings give a folder for."""
-    canonical = dataset_name(name)
-    if canonical in BENCHMARKS.names() and not is_own(canonical):
-        return canonical
-    if arguments.data is None and canonical not in named_table(load_settings(), "datasets", dataset_name):
-        raise UsageError(f"{name} is no benchmark (sam-peft data list); data of your own is checked as {canonical}=DIR")
-    from harness.datasets.own import any_folder
+def _known(arguments: argparse.Namespace, options: DataOptions) -> str:
+    """The name of a benchmark, or of data of one's own; where a folder comes as NAME=DIR, or is set for data of one's own, it
+    becomes ``arguments.data``.
 
-    BENCHMARKS.add(canonical, any_folder(canonical, _folder(arguments, canonical), options)[0])
-    return canonical
+    Raises:
+        UsageError: no benchmark, and no folder is given or set for it.
+    """
+    from harness.datasets.own import any_folder
+    from harness.datasets.reading.hugging_face import plain_folder
+
+    given, _, folder = arguments.name.partition("=")
+    name = dataset_name(given)
+    if folder:
+        arguments.data = plain_folder(Path(folder).expanduser())
+    if name in BENCHMARKS.names() and not is_own(name):
+        return name
+    whose = arguments.data if folder else named_table(load_settings(), "datasets", dataset_name).get(name)
+    if whose is None:
+        raise UsageError(f"{given} is no benchmark (sam-peft data list); data of your own is checked as {name}=DIR")
+    made, arguments.data = any_folder(name, whose, options)
+    BENCHMARKS.add(name, made)
+    return name
 
 
 def _plain(report: Any) -> dict[str, Any]:

@@ -199,6 +199,8 @@ def test_a_near_miss_is_told_what_to_write(words, said, tmp_path, monkeypatch, c
     assert said in shown.out + shown.err
 
 
-def test_data_of_ones_own_is_checked_by_name_and_folder(capsys):
-    assert data.main(["check", "human"]) == 2
+@pytest.mark.parametrize("more", [[], ["--data", "."]])  # which holds benchmarks, not this one
+def test_data_of_ones_own_is_checked_by_name_and_folder(more, tmp_path, monkeypatch, capsys):
+    monkeypatch.chdir(write_samples("kvasir", tmp_path, images=12, size=48))
+    assert data.main(["check", "human", *more]) == 2
     assert "human=DIR" in capsys.readouterr().err

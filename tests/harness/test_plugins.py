@@ -17,6 +17,7 @@ from PIL import Image
 from harness import registry
 from harness.archive.store import RecordStore
 from harness.cli import tables
+from harness.cli.data import main as data
 from harness.cli.doctor import main as doctor
 from harness.contract.checks import CHECKS
 from harness.experiment.trained import of_results
@@ -226,7 +227,7 @@ def test_count_and_options_that_fail_are_one_line(tmp_path: Path, capsys: pytest
     assert line.startswith("error: method odd: its configuration fails: ZeroDivisionError")
 
 
-def test_the_shortest_benchmark_is_planned_with_its_splits(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+def test_the_shortest_benchmark_is_planned_and_checked_with_its_splits(tmp_path: Path, capsys, says) -> None:
     for split, count in (("train", 12), ("test", 3)):
         for kind in ("images", "masks"):
             folder = tmp_path / "scans" / split / kind
@@ -238,6 +239,11 @@ def test_the_shortest_benchmark_is_planned_with_its_splits(tmp_path: Path, capsy
     shown = capsys.readouterr().out
     assert "scans          official test; val carved (seed 0, 1 of 12 train images by hashed stem)" in shown
     assert "nothing is missing" in shown
+    of_data = ("--plugin", SHORTEST, "--data", tmp_path)
+    listed = "Scans: terms: ours", "get it: our server", "layouts: original", f"found: {tmp_path / 'scans'}"
+    assert f"\n{'':13}".join(listed) in says(data, "list", *of_data)
+    checked = json.loads(says(data, "check", "scans", *of_data, "--workers", 1, "--json", code=1))  # black masks
+    assert (checked["layout"], checked["rule"][:13]) == ("original", "official test")
 
 
 def test_worked_example_runs_with_the_flags_of_a_built_in_method(tmp_path: Path, capsys) -> None:
