@@ -14,7 +14,15 @@ from harness.cli.command import CommandParser, add_results, command, require_eff
 from harness.comparison.finding import find_record
 from harness.report.page import SUFFIX
 from harness.report.pages import page_of
-from harness.report.runs import TwoFolders, compared, compared_in_terminal, explain, in_terminal, record_as_data
+from harness.report.runs import (
+    TwoFolders,
+    compared,
+    compared_in_terminal,
+    explain,
+    explained,
+    in_terminal,
+    record_as_data,
+)
 from harness.system.errors import UsageError
 from harness.system.streams import say_skipped, show_text
 
@@ -45,7 +53,7 @@ def parser() -> CommandParser:
         help="two runs, each as KEY ('lora kvasir 0'): in what they differ, and their numbers; or two results folders",
     )
     add_results(p)
-    p.add_argument("--json", action="store_true", help="print a run or a comparison as JSON")
+    p.add_argument("--json", action="store_true", help="print it as JSON, of a cell all that is left out too")
     return p
 
 
@@ -56,8 +64,18 @@ def main(argv: list[str] | None = None) -> int:
     if sum(map(bool, (asked, arguments.cell, arguments.compare))) != 1:
         raise UsageError("give the KEY of a run, or --cell TABLE ROW COLUMN, or --compare A B")
     if arguments.cell:
-        require_effect(arguments, "json", without="with --cell")
-        return show_cell(*arguments.cell, root=arguments.results or _folder_of(arguments) or results_of(arguments))
+        table, row, column = arguments.cell
+        archive = Archive(arguments.results or _folder_of(arguments) or results_of(arguments))
+        say_skipped(archive.problems)
+        page = page_of(archive, table)
+        _print(
+            lambda: [
+                {"cell": head, "why": list(lines)} for head, lines in explained(page, archive, row=row, column=column)
+            ],
+            lambda: explain(page, archive, row=row, column=column),
+            arguments,
+        )
+        return 0
     are_folders = [(Path(folder) / "records").is_dir() for folder in arguments.compare or ()]
     if any(are_folders):
         if not all(are_folders):
@@ -81,15 +99,6 @@ def main(argv: list[str] | None = None) -> int:
         return 0
     record = find_record(store, asked)
     _print(lambda: record_as_data(record, store), lambda: in_terminal(record, store), arguments)
-    return 0
-
-
-def show_cell(table: str, row: str, column: str, *, root: Path) -> int:
-    """Print what is behind a cell of a table of the results folder ``root``."""
-    archive = Archive(root)
-    say_skipped(archive.problems)
-    page = page_of(archive, table)
-    show_text(explain(page, archive, row=row, column=column))
     return 0
 
 

@@ -63,12 +63,10 @@ class Line:
         return cls(label=label or texts[0], cells=[Shown(text=text, of=of) for text in texts], **belongs)
 
     @classmethod
-    def of_row(
-        cls, row: Row, texts: Sequence[str], of: Explained, *, label: str = "", on: Column | None = None
-    ) -> Line:
+    def of_row(cls, row: Row, texts: Sequence[str], of: Explained, *, on: Column | None = None) -> Line:
         """The row's name and what is said of it, on one column where there is one."""
         tags = {"benchmark": on.benchmark, "metric": on.metric} if on else {}
-        return cls.of([row.shown, *texts], of, label=label or row.shown, method=row.label, **tags)
+        return cls.of([row.shown, *texts], of, label=row.label, method=row.label, **tags)
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -438,8 +438,17 @@ def _row(pair: SharedRun) -> list[str]:
     return [name, title, what, *values, f"{pair.differences[shown]:+.2f}", f"{pair.largest:.2f}"]
 
 
+MOST_LEFT_OUT = 5
+
+
 def explain(page: Page, archive: Archive, *, row: str, column: str) -> str:
-    """The explanation of the cell in every table of the page that has it, ending in a newline.
+    """`explained` as text, ending in a newline; of many runs that are left out it gives the number."""
+    told = explained(page, archive, row=row, column=column)
+    return "\n".join("\n".join([head, *_shortened(lines)]) + "\n" for head, lines in told)
+
+
+def explained(page: Page, archive: Archive, *, row: str, column: str) -> list[tuple[str, Sequence[str]]]:
+    """What the cell is called and what is behind it, line by line, in every table of the page that has it.
 
     Args:
         row: a row's label, as printed or any part of it that is unique.
@@ -449,20 +458,22 @@ def explain(page: Page, archive: Archive, *, row: str, column: str) -> str:
         UsageError: no such row or column, or several; or no table has both.
     """
     tables = [table for table in page.tables if table.columns]
-    rows = {line.label: {line.label, line.cells[0].text} for table in tables for line in table.rows}
+    rows: dict[str, set[str]] = {}
+    for line in (line for table in tables for line in table.rows):
+        rows.setdefault(line.label, {line.label}).add(line.cells[0].text)
     label = _choose("row", row, rows)
     columns: dict[str, set[str]] = {}
     for table in (table for table in tables if any(line.label == label for line in table.rows)):
         for head in table.columns:
             columns.setdefault(head.title, set()).update(head.names)
     title = _choose("column", column, columns)
-    told = [text for table in tables for text in _explained(table, archive, label=label, title=title)]
+    told = [cell for table in tables for cell in _explained(table, archive, label=label, title=title)]
     if not told:
         raise UsageError(f"no table of this page has both the row {label!r} and the column {title!r}")
-    return "\n".join(told)
+    return told
 
 
-def _explained(table: Table, archive: Archive, *, label: str, title: str) -> list[str]:
+def _explained(table: Table, archive: Archive, *, label: str, title: str) -> list[tuple[str, Sequence[str]]]:
     titles = [head.title for head in table.columns]
     if title not in titles:
         return []
@@ -471,8 +482,16 @@ def _explained(table: Table, archive: Archive, *, label: str, title: str) -> lis
     for line in (line for line in table.rows if line.label == label):
         cell = line.cells[place]
         head = " · ".join([table.heading, label, *words_before(table, line, place), f"{title}: {cell.text}"])
-        told.append("\n".join([head, *behind(cell, archive)]) + "\n")
+        told.append((head, behind(cell, archive)))
     return told
+
+
+def _shortened(lines: Sequence[str]) -> Sequence[str]:
+    kept = [line for line in lines if not line.lstrip().startswith("left out: ")]
+    left_out = len(lines) - len(kept)
+    if left_out <= MOST_LEFT_OUT:
+        return lines
+    return [*kept, f"  {left_out} other runs left out (--json lists them)"]
 
 
 def behind(cell: Shown, archive: Archive) -> Sequence[str]:

@@ -73,7 +73,7 @@ def _line(contrast: Contrast) -> Line:
         bounds + _judged_by(difference),
         *contrast.p_in_words,
     )
-    return Line.of_row(row, words, contrast, label=row.label, on=column)
+    return Line.of_row(row, words, contrast, on=column)
 
 
 def _judged_by(difference: Difference) -> str:

@@ -94,7 +94,6 @@ def test_json_holds_what_the_page_shows(results: Path, says) -> None:
         (["0000"], "has the key '0000'"),
         ([""], "give the KEY of a run, or --cell TABLE ROW COLUMN, or --compare A B"),
         (["0", "--cell", "mini", "lora", "iou"], "give the KEY of a run"),
-        (["--cell", "mini", "lora", "iou", "--json"], "--json has no effect with --cell"),
         (["0", "--compare", "0", "1"], "give the KEY of a run, or --cell TABLE ROW COLUMN, or --compare A B"),
         (["--compare", "0000", "1"], "has the key '0000'"),
         (["fedc"], "run fedcba9876543210 has no record yet"),

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import itertools
+import json
 from collections.abc import Callable
 from dataclasses import replace
 from pathlib import Path
@@ -115,6 +117,32 @@ def test_differences_verdicts_means_and_parameters_are_explained(results: Path, 
     ):  # fmt: skip
         shown = why(study, row, column)
         assert all(said in shown for said in told), shown
+
+
+def test_a_tuned_row_is_found_by_what_each_table_calls_it(tmp_path: Path, says) -> None:
+    trials = [{"options": {"lr": rate}, "score": rate} for rate in (1e-3, 3e-3)]
+    tuning = {
+        "grid": {"lr": [1e-3, 3e-3]}, "chosen": {"lr": 3e-3}, "edge": [], "trials": trials,
+        "metric": "s_measure", "on": ["kvasir"], "hours": 1.0,
+    }  # fmt: skip
+    for seed, benchmark in itertools.product(range(2), ("kvasir", "leaf")):
+        RecordStore(tmp_path).write(record(0.9, seed=seed, benchmark=benchmark, tuning=tuning))
+        RecordStore(tmp_path).write(record(0.8, seed=seed, benchmark=benchmark, method="decoder"))
+    study = tmp_path / "mine.yaml"
+    study.write_text(STUDY)
+    for row, column in itertools.product(("lora, tuned, 2 trials", "lora"), ("kvasir.s_measure", "IQM")):
+        assert " · lora · " in says(main, "--cell", study, row, column, "--results", tmp_path)
+
+
+def test_of_many_runs_that_are_left_out_the_number_is_told_and_json_has_all(results: Path, why) -> None:
+    for rank in range(7, 11):
+        RecordStore(results).write(record(0.5, config={"rank": rank}, changed={"rank": rank}, variant=f"r{rank}"))
+    shown = why("demo", "lora", "kvasir.s_measure")
+    assert "left out: " not in shown
+    assert "  6 other runs left out (--json lists them)\n" in shown
+    cells = json.loads(why("demo", "lora", "kvasir.s_measure", "--json"))
+    assert sum("left out: " in line for line in cells[0]["why"]) == 6
+    assert cells[0]["cell"] == shown.splitlines()[0]
 
 
 def test_a_row_is_found_without_its_hyphens_and_labels_with_commas_are_told_apart() -> None:
