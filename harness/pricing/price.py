@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Mapping
+import math
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import replace
 from datetime import datetime
 from pathlib import Path
@@ -141,16 +142,35 @@ def plan_text(planned: Plan, prices: Forecast | None, *, where: Place, budget: f
     lines += [f"{name:14} {rule or 'not on disk'}{f' · {note}' if note else ''}" for name, rule, note in benchmarks]
     if prices is not None:
         lines += ["", forecast_text(prices), *filter(None, [without_gpu(planned, where)])]
+        chosen = prices.runs if budget is None else within_budget(prices, budget)
         if budget is not None:
-            chosen = within_budget(prices, budget)
             lines += ["", f"{len(chosen)} of {len(prices.runs)} runs fit into {budget:g} hours:"]
             lines += [f"  {run_in_words(priced.run)} · {_hours([priced])} h" for priced in chosen]
+        lines += _arrays(chosen, where)
     if planned.missing:
         missing = [f"missing: {line}" for line in planned.missing]
         lines += ["", *missing, f"cards by what they need (--protocol): {card_needs()}"]
     else:
         lines += ["", "nothing is missing"]
     return "\n".join(lines) + "\n"
+
+
+def _arrays(chosen: Sequence[RunForecast], where: Place) -> list[str]:
+    """What is submitted to a cluster, a line a shape, and how many runs are longer than its time limit; nothing elsewhere."""
+    if where.profile is None:
+        return []
+    shapes = {backbone: where.profile.shape(backbone) for backbone in dict.fromkeys(one.run.backbone for one in chosen)}
+    lines = [""]
+    for shape in dict.fromkeys(shapes.values()):
+        backbones = [backbone for backbone, own in shapes.items() if own == shape]
+        runs = [priced for priced in chosen if priced.run.backbone in backbones]
+        arrays = counted(math.ceil(len(runs) / where.profile.max_array_size), "array")
+        at_once = f"{counted(len(runs), 'run')} in {arrays} of at most {where.profile.parallelism} at once"
+        lines.append(f"{', '.join(backbones)}: {at_once}; {shape.in_words}")
+        longer = [run_in_words(priced.run) for priced in runs if priced.hours / shape.gpus_per_run > shape.hours]
+        if longer:
+            lines.append(f"  longer than its time limit; it continues from its checkpoint: {first_of(longer)}")
+    return lines
 
 
 def plan_data(planned: Plan, prices: Forecast | None, *, where: Place, budget: float | None = None) -> dict[str, Any]:
@@ -179,19 +199,28 @@ def plan_data(planned: Plan, prices: Forecast | None, *, where: Place, budget: f
 
 
 def forecast_text(prices: Forecast) -> str:
-    """The forecast as text: one line a method, the sum, disk, and when it is finished."""
+    """The forecast as text: one line a method, the sum, what the numbers rest on, disk, and when it is finished."""
     methods = prices.by_method()
     width = max([28, *(len(f"{variant} · {backbone}") for variant, backbone in methods)])
-    lines = [f"{'method':<{width}} {'runs':>5} {'hours':>9} {'peak GiB':>9} {'disk GiB':>9}  from"]
+    lines = [f"{'method':<{width}} {'runs':>5} {'hours':>9} {'peak GiB':>9} {'disk GiB':>9}"]
+    bases: dict[str, dict[str, dict[str, None]]] = {"time": {}, "memory": {}}
     for (variant, backbone), runs in methods.items():
         peak = max(run.peak_memory_bytes for run in runs) / 2**30
         disk = sum(run.disk_bytes for run in runs) / 2**30
-        bases = dict.fromkeys(f"time: {run.time_basis}; memory: {run.memory_basis}" for run in runs)
         name = f"{variant} · {backbone}"
-        lines.append(f"{name:<{width}} {len(runs):>5} {_hours(runs):>9} {peak:>9.2f} {disk:>9.2f}  {' | '.join(bases)}")
+        lines.append(f"{name:<{width}} {len(runs):>5} {_hours(runs):>9} {peak:>9.2f} {disk:>9.2f}")
+        for run in runs:
+            bases["time"].setdefault(run.time_basis, {})[name] = None
+            bases["memory"].setdefault(run.memory_basis, {})[name] = None
     peak = max((run.peak_memory_bytes for run in prices.runs), default=0.0) / 2**30
-    total = f"{'all':<{width}} {len(prices.runs):>5} {_hours(prices.runs):>9} {peak:>9.2f} {prices.disk_bytes / 2**30:>9.2f}"
-    lines.append(total + "  hours are device-hours, GPU-hours on a GPU")
+    lines.append(
+        f"{'all':<{width}} {len(prices.runs):>5} {_hours(prices.runs):>9} {peak:>9.2f} {prices.disk_bytes / 2**30:>9.2f}"
+    )
+    for number, names_on in bases.items():
+        for basis, names in names_on.items():
+            whose = f" of {first_of(list(names))}" if len(names_on) > 1 else ""
+            lines.append(f"{number}{whose}: {basis}")
+    lines.append("hours are device-hours, GPU-hours on a GPU")
     kept = sum(run.kept_bytes for run in prices.runs) / 2**30
     lines.append(
         f"disk is that of unfinished runs, each with two checkpoints; {kept:.2f} GiB stay when all are finished"

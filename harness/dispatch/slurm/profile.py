@@ -14,6 +14,7 @@ from harness.dispatch.attempts import LEASE_SECONDS
 from harness.models.catalog import resolve_backbone
 from harness.settings import is_profile_file
 from harness.system.errors import UsageError, did_you_mean
+from harness.system.text import counted
 from harness.system.yaml_files import read_yaml
 
 PROFILES = Path(__file__).parents[2] / "data" / "profiles"
@@ -56,6 +57,20 @@ class Shape:
             if kind == "gpu":
                 return _last_number(rest)
         return 0
+
+    @property
+    def hours(self) -> float:
+        """The time limit."""
+        return minutes(self.time) / 60
+
+    @property
+    def in_words(self) -> str:
+        """``partition gpu, gpu:1, 8 CPUs, 64G, 12:00:00, a100|h100``; the cluster's defaults are left out."""
+        named = [f"{name} {value}" for name in ("account", "partition", "qos") if (value := getattr(self, name))]
+        tasks = [f"{self.gpus_per_run} tasks a run"] if self.gpus_per_run > 1 else []
+        time = f"{self.time} min" if self.time.isdigit() else self.time
+        told = (*named, *tasks, self.gres, counted(self.cpus, "CPU"), self.mem, time, self.constraint)
+        return ", ".join(filter(None, told))
 
 
 @dataclass(frozen=True, kw_only=True)

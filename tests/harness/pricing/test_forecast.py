@@ -262,10 +262,12 @@ def test_the_description_has_a_line_a_method_and_a_sum() -> None:
     runs = [made(seed=seed, method=method).run for method in ("lora", "decoder") for seed in range(2)]
     text = forecast_text(price(runs, [made()], start=datetime(2026, 1, 1)))
     assert text == forecast_text(price(runs, [made()], start=datetime(2026, 1, 1)))
-    assert [line.split()[0] for line in text.splitlines()] == ["method", "lora", "decoder", "all", "disk", "finished"]
+    begins = ["method", "lora", "decoder", "all", "time", "time", "memory", "memory", "hours", "disk", "finished"]
+    assert [line.split()[0] for line in text.splitlines()] == begins
+    assert max(map(len, text.splitlines()[:4])) <= 80
     assert "(1 run at a time" in text
     assert "2 records" not in text
-    assert "1 record of the same shape" in text
+    assert "\ntime of lora · tiny: 1 record of the same shape\n" in text
 
 
 @pytest.mark.parametrize("name", ["vit_b", "vit_h"])

@@ -140,6 +140,35 @@ def test_a_plan_that_wants_a_gpu_says_that_there_is_none(tmp_path: Path, monkeyp
     assert "no GPU here" not in plan_text(large, price(large, tmp_path, where=gpu), where=gpu)
 
 
+def test_a_plan_for_a_cluster_says_what_is_submitted(tmp_path: Path) -> None:
+    made = planned(tmp_path, backbones=("vit_b", "vit_l", "vit_h"), seeds=(0, 1))
+    where = place(cluster="gpu")
+    prices = price(made, tmp_path, where=where)
+    hours = {"vit_b": 3.9, "vit_l": 3.9, "vit_h": 24.5}
+    prices = replace(prices, runs=tuple(replace(one, hours=hours[one.run.backbone]) for one in prices.runs))
+    longer = "  longer than its time limit; it continues from its checkpoint: "
+    lines = plan_text(made, prices, where=where).splitlines()
+    for told in (
+        "vit_b: 2 runs in 1 array of at most 32 at once; partition gpu, gpu:1, 8 CPUs, 32G, 4:00:00",
+        "vit_l: 2 runs in 1 array of at most 32 at once; partition gpu, gpu:1, 8 CPUs, 48G, 8:00:00",
+        "vit_h: 2 runs in 1 array of at most 32 at once; partition gpu, gpu:1, 8 CPUs, 64G, 12:00:00, a100|h100",
+    ):
+        assert told in lines
+    assert [line for line in lines if line.startswith(longer)] == [
+        f"{longer}lora · vit_h · kvasir · seed 0; lora · vit_h · kvasir · seed 1"
+    ]
+    asked = {"max_array_size": "1", "gpus_per_run": "2", "gres": "gpu:2", "mem": "", "time": "720", "qos": "low"}
+    text = plan_text(made, prices, where=place(cluster="gpu", cluster_overrides=asked), budget=4.0)
+    assert "vit_b: 1 run in 1 array" in text  # what the budget buys
+    text = plan_text(made, prices, where=place(cluster="gpu", cluster_overrides=asked))
+    assert (
+        "vit_b, vit_l: 4 runs in 4 arrays of at most 32 at once; partition gpu, qos low, 2 tasks a run, gpu:2, 8 CPUs, 720 min\n"
+        in text
+    )
+    assert text.count(longer) == 1  # 24.5 hours of one GPU on two
+    assert "in 1 array" not in plan_text(made, prices, where=ON_GPU)
+
+
 def test_a_budget_leaves_finished_runs_and_those_that_fit(data: Path, tmp_path: Path) -> None:
     made = planned(tmp_path, dataset_roots={"kvasir": data}, seeds=(0, 1, 2, 3, 4, 5))
     first, *rest = (job.run.key for job in made.jobs)
