@@ -10,6 +10,7 @@ from typing import Any, Literal
 
 from harness.archive.archive import Archive, Shares
 from harness.archive.schema import Record
+from harness.registry import never_reached
 from harness.statistics import ALPHA, Test
 
 AlphaCode = Literal["", "ALPHA_STUCK", "ALPHA_UNIFORM"]
@@ -34,15 +35,21 @@ def search_start(record: Record) -> int | None:
     return start if searched else None
 
 
+def without_search(record: Record) -> str:
+    """What a table says of a run that ends before its search would begin; empty for others."""
+    run, epochs = record.run, record.run.rules.get("epochs")
+    return never_reached(run.method, run.method_config, epochs=int(epochs)) if epochs else ""
+
+
 MOST_ARRANGEMENTS = 20_000
 """Permutations are enumerated up to this many and drawn beyond (`scipy.stats.permutation_test`)."""
 
 
 def alpha_code(record: Record, last: Shares) -> AlphaCode:
-    """The flag of a run whose mixture says nothing of what α would choose; empty where it does, or has no α. ``last`` is softmax(α) at
-    the end of training; older records do not know how far α could go."""
+    """The flag of a run whose mixture says nothing of what α would choose; empty where it does, has no α, or is a control without a
+    search. ``last`` is softmax(α) at the end of training; older records do not know how far α could go."""
     sizes = [len(shares) for shares in last.values() if len(shares) > 1]
-    if not sizes:
+    if not sizes or without_search(record):
         return ""
     cap = record.budget.get("share_cap")
     if record.budget.get("alpha_updates") == 0 or (cap is not None and cap * max(sizes) <= NEAR_UNIFORM):

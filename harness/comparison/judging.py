@@ -16,7 +16,7 @@ from harness import statistics as stats
 from harness.archive.archive import Archive, Shares
 from harness.archive.measured import CostRecord, EvidenceRecord, MethodCost, Ratio
 from harness.archive.schema import Record
-from harness.comparison.alpha import alpha_codes, beside_noise, domains
+from harness.comparison.alpha import alpha_codes, beside_noise, domains, without_search
 from harness.comparison.cells import Cell, Column, Difference, paired_difference
 from harness.comparison.claims import Claim, Subject
 from harness.comparison.evidence import comparable, mean_change
@@ -439,7 +439,7 @@ def _prior_reading(
 ) -> Reading | None:
     ends: dict[str, dict[int, Shares]] = {}
     for record in runs:
-        if end := archive.mixture(record):
+        if (end := archive.mixture(record)) and not without_search(record):
             ends.setdefault(record.run.benchmark, {})[record.run.seed] = end
     sites = {frozenset(end) for seeds in ends.values() for end in seeds.values()}
     compared = domains(ends) if len(sites) == 1 else None

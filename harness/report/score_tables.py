@@ -11,12 +11,11 @@ from typing import Any
 from harness import statistics as stats
 from harness.archive.schema import Record
 from harness.comparison.alpha import MEANINGS as ALPHA_MEANINGS
-from harness.comparison.alpha import alpha_codes
+from harness.comparison.alpha import alpha_codes, without_search
 from harness.comparison.cells import Cell, Column, Grid
 from harness.comparison.grids import Contrast
 from harness.comparison.names import benchmark_title, metric
 from harness.comparison.rows import CodeDifferences, Row, code_differences
-from harness.registry import never_reached
 from harness.report.page import Head, Line, Shown, Table, heads
 from harness.report.titles import Titled
 
@@ -147,11 +146,7 @@ def _notes(grid: Grid, code: CodeDifferences) -> list[str]:
     flags = sorted({flag for row in grid.rows for flag in alpha_codes(row.records, grid.archive)})
     lines += [f"{flag}: {ALPHA_MEANINGS[flag]}." for flag in flags]
     for row in grid.rows:
-        words = [
-            never_reached(row.method, record.run.method_config, epochs=int(record.run.rules.get("epochs", 0)))
-            for record in row.records
-        ]
-        lines += [f"{row.label}: {text}." for text in dict.fromkeys(words) if text]
+        lines += [f"{row.label}: {text}." for text in dict.fromkeys(map(without_search, row.records)) if text]
     return lines + _other_files(grid)
 
 

@@ -129,7 +129,7 @@ class NASLoRAConfig(LowRankConfig):
     def never_reached(self, epochs: int) -> str:
         if not (self.searches and self.stagewise) or self.search_start_epoch < epochs:
             return ""
-        return f"T_B = {self.search_start_epoch} lies not before the end of {epochs} epochs, so its architecture never trains"
+        return f"a control without a search: it would begin after T_B = {self.search_start_epoch} of {epochs} epochs"
 
     def passes(self, *, epochs: int, of_updates: bool) -> float:
         searched = max(0, epochs - self.search_start_epoch) if self.searches and self.stagewise else 0

@@ -42,6 +42,14 @@ def test_alpha_that_could_not_move_is_told_from_one_that_did_not():
     assert alpha_code(record(budget=capped), UNIFORM) == "ALPHA_STUCK"
     assert alpha_code(record(budget={"alpha_updates": 0.0}), UNIFORM) == "ALPHA_STUCK"
     assert alpha_code(record(budget={"share_cap": 0.9}), CHOSEN) == ""  # one site that chose is enough
+    for start, code in (
+        (3, "ALPHA_STUCK"),
+        (4, ""),
+        (5, ""),
+    ):  # a control whose search would begin after its last epoch
+        config = {"stagewise": True, "search_start_epoch": start}
+        made = record(method="naslora", config=config, rules={"epochs": 4}, budget={"alpha_updates": 0.0})
+        assert alpha_code(made, UNIFORM) == code
     assert alpha_code(record(), {}) == alpha_code(record(), {"blocks.0.qkv": [1.0]}) == ""
 
 

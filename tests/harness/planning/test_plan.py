@@ -170,14 +170,18 @@ def test_a_budget_of_updates_makes_another_run_only_of_a_method_whose_weights_lo
     assert keys(**both) == keys(budget="updates", **both)
 
 
-def test_a_search_that_would_never_start_is_said_once_before_anything_runs(samples: Path, tmp_path: Path) -> None:
+def test_a_control_without_a_search_is_said_once_before_anything_runs(samples: Path, tmp_path: Path) -> None:
     entries = tuple(Variant(method="naslora", options={"search_start_epoch": n}, label=f"T_B={n}") for n in (1, 4, 20))
     said = planned(samples, tmp_path, entries=entries, seeds=(0, 1)).problems  # the card demo has 4 epochs
     assert [line.partition(":")[0] for line in said] == ["T_B=4", "T_B=20"]
-    assert "T_B = 20 lies not before the end of 4 epochs, so its architecture never trains" in said[1]
+    assert said[0] == "T_B=4: a control without a search: it would begin after T_B = 4 of 4 epochs"
     several = tuple(Variant(method="naslora", options={"search_start_epoch": 4, "lr": lr}) for lr in (1e-3, 1e-2))
     (line,) = planned(samples, tmp_path, entries=several).problems
-    assert line.startswith("naslora[search_start_epoch=4,lr=0.001] and 1 more: T_B = 4 lies")
+    assert line.startswith("naslora[search_start_epoch=4,lr=0.001] and 1 more: a control")
+    (line,) = planned(samples, tmp_path, entries=(Variant(method="naslora"),), overrides={"epochs": "1"}).problems
+    assert line.endswith(
+        "; for a search, more --set epochs or an earlier search_start_epoch"
+    )  # who shortens a card may want one
 
 
 def test_a_run_says_what_its_sweep_planned_and_its_key_does_not(samples: Path, tmp_path: Path) -> None:
