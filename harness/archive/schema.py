@@ -138,6 +138,10 @@ def content_hash(data: Any) -> str:
     return hashlib.sha256(text.encode()).hexdigest()[:16]
 
 
+SAMPLES = "generated samples"
+"""`Run.data_note` where the harness wrote the images itself, for a card with ``data: sample``."""
+
+
 @dataclass(frozen=True, kw_only=True)
 class Run:
     """One (method, benchmark, backbone, protocol, seed), fully resolved; equal content has an equal key everywhere.
@@ -195,6 +199,11 @@ class Run:
 
     def __post_init__(self) -> None:
         object.__setattr__(self, "backbone", RENAMED.get(self.backbone, self.backbone))
+
+    @property
+    def is_generated(self) -> bool:
+        """Whether the harness wrote its images itself."""
+        return self.data_note == SAMPLES
 
     @cached_property
     def key(self) -> str:

@@ -335,7 +335,7 @@ def checkpoint_of(run: Run, settings: Settings, *, given: Path | None = None) ->
 def data_folder(run: Run, *, data: Path | None, results: Path) -> Path | None:
     """``data``, or the generated samples of a run on them, as far as they are still there."""
     samples = results / "sample-data" / run.benchmark
-    return data or (samples if run.rules.get("data") == "sample" and samples.is_dir() else None)
+    return data or (samples if run.is_generated and samples.is_dir() else None)
 
 
 def tested_folder(run: Run, settings: Settings, *, given: Path | None, results: Path) -> Path:
@@ -349,6 +349,6 @@ def tested_folder(run: Run, settings: Settings, *, given: Path | None, results: 
 
 def folder_of(run: Run, settings: Settings) -> Path | None:
     """Where the files of a finished run's benchmark are set to lie; None for generated images."""
-    if run.rules.get("data") == "sample" and not run.rules.get("own_classes"):
+    if run.is_generated:
         return None
     return named_table(settings, "datasets", dataset_name).get(run.benchmark) or settings.data

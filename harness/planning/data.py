@@ -142,10 +142,9 @@ def network_images(results: Path, *, data: Path | None) -> Callable[[Record, str
     folders = {} if data else named_table(settings, "datasets", dataset_name)
 
     @cache
-    def pairs(name: str, rules: str) -> tuple[Benchmark, dict[tuple[str, str], Pair]] | None:
+    def pairs(name: str, rules: str, *, generated: bool) -> tuple[Benchmark, dict[tuple[str, str], Pair]] | None:
         run_rules = json.loads(rules)
         samples = results / "sample-data" / name
-        generated = run_rules.get("data") == "sample"
         folder = samples if generated else data or folders.get(name) or settings.data
         if folder is None or (generated and not samples.is_dir()):
             return None
@@ -159,16 +158,17 @@ def network_images(results: Path, *, data: Path | None) -> Callable[[Record, str
         return benchmark, {(split, pair.stem): pair for split, of_split in splits.test.items() for pair in of_split}
 
     @cache
-    def picture(name: str, rules: str, split: str, stem: str, side: int) -> Any:
-        opened = pairs(name, rules)
+    def picture(name: str, rules: str, split: str, stem: str, side: int, *, generated: bool) -> Any:
+        opened = pairs(name, rules, generated=generated)
         if opened is None or (pair := opened[1].get((split, stem))) is None:
             return None
         image = Image.fromarray(opened[0].read(pair).image)
         return np.asarray(image.resize((side, side), Image.Resampling.BICUBIC))
 
     def picture_of(record: Record, split: str, stem: str) -> Any:
-        rules = record.run.rules
-        return picture(record.run.benchmark, json.dumps(rules, sort_keys=True), split, stem, int(rules["image_size"]))
+        run, rules = record.run, json.dumps(record.run.rules, sort_keys=True)
+        side = int(run.rules["image_size"])
+        return picture(run.benchmark, rules, split, stem, side, generated=run.is_generated)
 
     return picture_of
 

@@ -13,7 +13,7 @@ from importlib.util import find_spec
 from pathlib import Path
 from typing import Any
 
-from harness.archive.schema import Run, content_hash
+from harness.archive.schema import SAMPLES, Run, content_hash
 from harness.datasets.base import DatasetError
 from harness.datasets.preparing.checking import first_look
 from harness.models.catalog import backbone_shape, require_stands, resolve_backbone
@@ -235,7 +235,8 @@ def look_at_data(
     files = {}
     for number, name in enumerate(names.benchmarks, start=1):
         rules = _own_rules(name, resolve(names.protocol, name))
-        doing = f"writing the {rules.name}'s images" if rules.data == "sample" else "looking through images"
+        writes = rules.data == "sample" and name not in request.dataset_roots
+        doing = f"writing the {rules.name}'s images" if writes else "looking through images"
         tell(f"{doing}: {name} ({number}/{len(names.benchmarks)})")
         try:
             files[name] = _files(name, rules, request, prepare_samples)
@@ -408,14 +409,15 @@ def _files(name: str, rules: Protocol, request: Request, prepare_samples: Callab
     else:
         root = benchmark.locate(request.data_root)
     splits = benchmark.splits(root)
-    generated, folds = rules.data == "sample" and not rules.own_classes, rules.split_follows_seed
+    generated = rules.data == "sample" and name not in request.dataset_roots
+    folds = rules.split_follows_seed
     return Files(
         images=Images(train=len(splits.train), val=len(splits.val), test=sum(map(len, splits.test.values()))),
         root=root.absolute(),
         manifest=manifest_hash(splits, folds=folds),
         fingerprint=data_fingerprint(splits, folds=folds),
         split_rule=splits.rule.replace(f"seed {rules.split_seed}", "the run's seed") if folds else splits.rule,
-        note="generated samples" if generated else splits.note,
+        note=SAMPLES if generated else splits.note,
         odd=first_look(benchmark, splits, root) if is_own(name) and benchmark.task != "classification" else (),
     )
 

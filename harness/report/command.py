@@ -22,7 +22,8 @@ def command_of(records: Iterable[Record]) -> str:
     if not runs:
         return ""
     run = runs[0]
-    own = bool(run.rules.get("own_classes"))
+    generated = run.rules.get("data") == "sample"  # unless a folder is given for one
+    own = bool(run.rules.get("own_classes")) or (generated and not run.is_generated)
     by_label = not run.changed and run.variant.startswith(
         f"{run.method}["
     )  # older records do not say what they changed
@@ -40,7 +41,7 @@ def command_of(records: Iterable[Record]) -> str:
         words += ["--set", f"{name}={_word(value)}"]
     words += plugin_of(run)
     words += ["--checkpoint", "FILE"] if run.checkpoint else []
-    words += ["--data", "DIR"] if run.rules.get("data") != "sample" and not own else []
+    words += [] if generated or own else ["--data", "DIR"]
     return shlex.join(words)
 
 

@@ -11,10 +11,14 @@ import pytest
 from PIL import Image
 
 from harness import run
+from harness.archive.schema import Record
+from harness.datasets.reading.folder_benchmark import SAMPLE_MARKER
+from harness.datasets.samples import write_samples
 from harness.planning.asked import understand
 from harness.planning.data import data_options
 from harness.planning.job import Job
 from harness.protocols.load import from_rules
+from harness.report.command import command_of
 from harness.settings import Settings, load_settings
 from tests.harness.planning.tiles import GROUP, planned_of, write_tiles
 from tests.values import REPOSITORY
@@ -41,6 +45,15 @@ def test_a_benchmark_of_the_harness_takes_its_folder_so_too(tmp_path: Path) -> N
     asked = understand(run.parser().parse_args(words), Settings())
     assert asked.request.benchmarks == ("kvasir", "leaf")
     assert asked.request.dataset_roots == {"kvasir": tmp_path}
+
+
+def test_files_that_are_given_for_a_benchmark_are_not_generated_whatever_the_card(tmp_path: Path) -> None:
+    (write_samples("kvasir", tmp_path / "data", images=12, size=32) / SAMPLE_MARKER).unlink()
+    (job,) = planned_of(tmp_path, "--datasets", f"kvasir={tmp_path / 'data'}").jobs
+    assert job.run.data_note == "12 of 1,000"
+    words = command_of([Record(run=job.run, key=job.run.key, code="OK")])
+    assert "--datasets kvasir=DIR " in words
+    assert "--data " not in words
 
 
 def test_settings_name_folders_of_ones_own_and_all_leaves_them_out(tmp_path, monkeypatch) -> None:

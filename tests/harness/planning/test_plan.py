@@ -11,7 +11,7 @@ from typing import Any
 
 import pytest
 
-from harness.archive.schema import Record, Run
+from harness.archive.schema import SAMPLES, Record, Run
 from harness.archive.store import RecordStore
 from harness.comparison.rules import from_card
 from harness.datasets.base import DatasetError
@@ -280,16 +280,11 @@ def test_what_to_get_for_a_backbone_is_named(backbone: str, file: str) -> None:
 
 
 @pytest.mark.parametrize(
-    ("benchmark", "rules", "folder"),
-    [
-        ("kvasir", {"data": "files"}, "/own"),
-        ("leaf", {"data": "files"}, "/all"),
-        ("kvasir", {"data": "sample"}, None),
-        ("mine", {"data": "sample", "own_classes": ["a"]}, "/mine"),
-    ],
+    ("benchmark", "note", "folder"),
+    [("kvasir", "", "/own"), ("leaf", "", "/all"), ("kvasir", SAMPLES, None), ("mine", "", "/mine")],
 )
-def test_a_finished_runs_files_lie_where_they_are_set_to(benchmark: str, rules: dict[str, Any], folder: str | None):
-    run = record(benchmark=benchmark, rules=rules).run
+def test_a_finished_runs_files_lie_where_they_are_set_to(benchmark: str, note: str, folder: str | None) -> None:
+    run = record(benchmark=benchmark, data_note=note).run
     settings = Settings(data=Path("/all"), datasets={"kvasir": Path("/own"), "mine": Path("/mine")})
     assert folder_of(run, settings) == (folder and Path(folder))
 
@@ -300,7 +295,7 @@ def test_images_of_a_finished_run_come_from_its_samples_or_from_where_they_are_s
     job = planned(samples, tmp_path, benchmarks=("kvasir",)).jobs[0]
     pair = open_data(job.run, Path(job.dataset_root)).tests["test"].pairs[0]
     generated = replace(record(), run=job.run)
-    files = replace(generated, run=replace(job.run, rules={**job.run.rules, "data": "files"}))
+    files = replace(generated, run=replace(job.run, data_note=""))
     asked, side = ("test", pair.stem), job.run.rules["image_size"]
     assert there(network_images(samples, data=None)(generated, *asked)).shape == (side, side, 3)
     assert network_images(tmp_path, data=None)(generated, *asked) is None
