@@ -143,7 +143,8 @@ class TokenLayout:
 
     def _padded(self) -> tuple[int, int]:
         height, width = self.size
-        return -(-height // self.window), -(-width // self.window)
+        # Not -(-height // side): the division of a traced graph truncates in ONNX.
+        return (height + self.window - 1) // self.window, (width + self.window - 1) // self.window
 
     def to_image(self, windows: Tensor) -> Tensor:
         """Windows (B·rows·columns, side, side, C) of a map layout to images (B, C, h, w), padding left out."""
