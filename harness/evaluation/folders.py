@@ -26,7 +26,7 @@ from harness.datasets.reading.decoding import (
     require_lossless,
     two_colours,
 )
-from harness.datasets.reading.opening import MOST_PIXELS, open_image, require_file
+from harness.datasets.reading.opening import MOST_PIXELS, open_image, require_file, upright
 from harness.datasets.reading.pairing import MASK_EXTENSIONS, image_files, mask_key
 from harness.evaluation.resize import resize_bilinear, resize_nearest
 from harness.evaluation.scorer import ImageScore, SplitScorer
@@ -118,7 +118,7 @@ def read_prediction(path: Path, *, task: str) -> NDArray:
     """
     if _is_array(path):
         return _read_array(path, task=task)
-    image = open_image(path)
+    image = upright(open_image(path))
     if task == "multiclass":
         require_lossless(image, path)
         return mask_values(image, path)
@@ -244,7 +244,7 @@ class FolderScoring:
         if scorer.conventions.resolution == "input" and self.input_size:
             size = (self.input_size, self.input_size)
             if np.issubdtype(prediction.dtype, np.integer):
-                prediction = resize_nearest(prediction.astype(np.uint8), size)
+                prediction = resize_nearest(prediction, size)
             else:
                 prediction = resize_bilinear(prediction, size)
         return scorer.measure(prediction, mask)

@@ -2,8 +2,12 @@
 
 from __future__ import annotations
 
+from typing import TypeVar
+
 import numpy as np
 from numpy.typing import NDArray
+
+Label = TypeVar("Label", bound=np.integer)
 
 
 def resize_bilinear(scores: NDArray[np.floating], size: tuple[int, int]) -> NDArray[np.float32]:
@@ -37,7 +41,7 @@ def _taps(source: int, target: int) -> tuple[NDArray[np.intp], NDArray[np.intp],
     return first, np.minimum(first + 1, source - 1), (position - first).astype(np.float32)
 
 
-def resize_nearest(labels: NDArray[np.uint8], size: tuple[int, int]) -> NDArray[np.uint8]:
+def resize_nearest(labels: NDArray[Label], size: tuple[int, int]) -> NDArray[Label]:
     """Nearest by pixel centres, as Pillow's NEAREST: labels stay labels.
 
     Args:

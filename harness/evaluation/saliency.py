@@ -135,7 +135,7 @@ def _count_from(probabilities: Floats) -> NDArray[np.int64]:
 def _enhanced_alignment(
     *, hits: NDArray[np.int64], false_hits: NDArray[np.int64], positives: int, total: int
 ) -> Floats:
-    """Σ (1 + ξ)² / 4 over the pixels, by N − 1, ξ = 2ab / (a² + b²) with a, b the two maps minus their means.
+    """Σ (1 + ξ)² / 4 over the pixels, by N − 1 (of one pixel by 1), ξ = 2ab / (a² + b²) with a, b the two maps minus their means.
 
     Args:
         hits: predicted pixels that are foreground, by threshold.
@@ -162,7 +162,7 @@ def _enhanced_alignment(
         aligned = np.zeros(len(hits))
         for count, a, b in cells:
             aligned += count * (2 * a * b / (a * a + b * b + EPS) + 1) ** 2 / 4
-    return aligned / (total - 1 + EPS)
+    return aligned / max(total - 1, 1)
 
 
 def s_measure(image: SaliencyMap, *, alpha: float = 0.5) -> float:

@@ -86,8 +86,8 @@ def confusion(
     num_classes: int,
     valid: NDArray[np.bool_] | None = None,
 ) -> Confusion:
-    """Confusion matrix of class indices (H, W) below ``num_classes``."""
-    pairs = true.astype(np.intp) * num_classes + predicted
+    """Confusion matrix of class indices (H, W) below ``num_classes`` where they are ``valid``."""
+    pairs = true.astype(np.intp) * num_classes + predicted.astype(np.intp, copy=False)
     if valid is not None:
         pairs = pairs[valid]
     return np.bincount(pairs.ravel(), minlength=num_classes**2).reshape(num_classes, num_classes)
@@ -234,11 +234,12 @@ class SplitScorer:
         if self.conventions.resolution == "input":
             return scores, resize_nearest(mask, scores.shape[-2:])
         if np.issubdtype(scores.dtype, np.integer):
-            return resize_nearest(scores.astype(np.uint8), mask.shape), mask
+            return resize_nearest(scores, mask.shape), mask
         return resize_bilinear(scores, mask.shape), mask
 
     def _check_scores(self, scores: NDArray) -> None:
-        """Raises ValueError where values are no scores; before resizing, which would spread a nan or hide a logit."""
+        """Raises ValueError where values are no scores; before resizing, which would spread a nan or hide a logit. The range of labels
+        is checked where they count."""
         classes = self.num_classes
         if self.task == "binary":
             if scores.size and not (scores.min() >= 0.0 and scores.max() <= 1.0):  # also catches nan
@@ -246,15 +247,15 @@ class SplitScorer:
         elif scores.ndim == 3:
             if len(scores) != classes or not np.isfinite(scores).all():
                 raise ValueError(f"scores must be finite and of {classes} classes, not {scores.shape}")
-        elif (
-            not np.issubdtype(scores.dtype, np.integer)
-            or not 0 <= scores.min(initial=0) <= scores.max(initial=0) < classes
-        ):
+        elif not np.issubdtype(scores.dtype, np.integer):
             raise ValueError(f"labels must be integers from 0 to {classes - 1}")
 
     def _measure_classes(self, scores: NDArray, mask: NDArray[np.uint8], valid: NDArray[np.bool_] | None) -> ImageScore:
         if scores.ndim == 3:
             scores = scores.argmax(axis=0)
+        counted = scores if valid is None else scores[valid]
+        if not 0 <= counted.min(initial=0) <= counted.max(initial=0) < self.num_classes:
+            raise ValueError(f"labels must be integers from 0 to {self.num_classes - 1}")
         matrix = confusion(scores, mask, num_classes=self.num_classes, valid=valid)
         return ImageScore(values={name: _OF_CONFUSION[name](matrix) for name in self.metrics}, confusion=matrix)
 

@@ -223,6 +223,15 @@ def test_a_coloured_palette_is_foreground_and_not_a_dark_picture(capsys, tmp_pat
     assert scores_of(capsys, *both, "--metrics", "iou")["scores"] == {"iou": 1.0}
 
 
+def test_a_prediction_is_turned_upright_as_its_mask_is(capsys, tmp_path):
+    white = blob(np.random.default_rng(1), 30, 20) * np.uint8(255)
+    both = placed(tmp_path, {"p/a.png": white, "g/a.png": white})
+    exif = Image.Exif()
+    exif[274] = 6
+    Image.fromarray(white).transpose(Image.Transpose.ROTATE_90).save(both[0] / "a.png", exif=exif)
+    assert scores_of(capsys, *both, "--metrics", "iou")["scores"] == {"iou": 1.0}
+
+
 @pytest.mark.parametrize("name", ["a.gif", "a.npy", "a.png"])
 def test_masks_are_read_as_those_of_a_data_set_are(capsys, tmp_path, name):
     mask = blob(np.random.default_rng(1), 30, 30)
@@ -259,11 +268,12 @@ def test_labels_of_several_classes_are_not_read_from_jpeg(capsys, tmp_path):
 def test_class_indices_with_ignored_pixels_are_scored(capsys, tmp_path):
     rng = np.random.default_rng(2)
     scorer = SplitScorer(CLASSES, task="multiclass", num_classes=4)
-    for index in range(3):
+    for index, (ending, kind) in enumerate((("png", np.uint8), ("png", np.uint16), ("npy", np.uint64))):
         labels, mask = (rng.integers(0, 4, (30, 20)).astype(np.uint8) for _ in range(2))
         mask[:5] = 255
-        both = placed(tmp_path, {f"p/{index}.png": labels, f"g/{index}.png": mask})
         scorer.add(str(index), labels, mask)
+        labels[:5] = 255  # as some write what they were told to ignore
+        both = placed(tmp_path, {f"p/{index}.{ending}": labels.astype(kind), f"g/{index}.png": mask})
     assert scores_of(capsys, *both, "--num-classes", "4")["scores"] == scorer.summary()
 
 
@@ -358,11 +368,13 @@ def test_bad_input_is_one_line(capsys, folders, spoil, message):
         (np.zeros((60, 45), complex), "holds complex128; predictions are integer labels (H, W) or float scores"),
         (np.zeros((60, 45)), "labels must be integers from 0 to 2"),
         (np.full((3, 60, 45), np.inf), "scores must be finite"),
+        (np.full((60, 45), 256, np.uint16), "labels must be integers from 0 to 2"),  # no byte, in which it were 0
     ],
 )
 @pytest.mark.parametrize("resolution", ["native", "input"])
 def test_bad_arrays_of_several_classes_are_one_line(capsys, tmp_path, array, message, resolution):
-    placed(tmp_path, {"p/a.npy": array, "g/a.png": np.eye(60, 45, dtype=np.uint8)})
+    name = "p/a.png" if array.dtype == np.uint16 else "p/a.npy"
+    placed(tmp_path, {name: array, "g/a.png": np.eye(60, 45, dtype=np.uint8)})
     options = ["--num-classes", "3", "--set", f"resolution={resolution}", "--workers", "1"]
     options += ["--input-size", "30"] if resolution == "input" else []
     assert main(["--pred", str(tmp_path / "p"), "--gt", str(tmp_path / "g"), *options]) == 2

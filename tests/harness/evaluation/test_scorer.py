@@ -81,6 +81,7 @@ def test_an_image_whose_every_pixel_is_ignored_is_left_out_of_all_metrics_alike(
 
 
 FULL = np.ones((8, 8), dtype=np.uint8)
+ONE_COUNTS = np.where(np.arange(64).reshape(8, 8) == 9, FULL, np.uint8(255))
 OVERLAP = ("iou", "dice", "jaccard")
 
 
@@ -98,6 +99,7 @@ BY_HAND: dict[str, tuple[dict[str, Any], NDArray[Any], NDArray[np.uint8], dict[s
     "a false alarm where nothing is": ({"empty": 1.0}, np.eye(8), EMPTY, {"iou": 0.0, "dice": 0.0}),
     # As released: S is 1 − the mean of the map, the weighted F 0.
     "an empty mask": ({}, np.linspace(0, 1, 64).reshape(8, 8), EMPTY, {"s_measure": 0.5, "weighted_f": 0.0}),
+    "one pixel that counts": ({}, flat(1), ONE_COUNTS, {"e_mean": 1.0, "e_max": 1.0, "e_adaptive": 1.0}),
     "BER without shadow is the error rate outside": ({}, flat(0, first=1), EMPTY, {"ber": 1 / 8}),
     "BER has its own threshold": ({}, flat(0.495), FULL, {"ber": 0.0, "iou": 0.0}),
     "on BER's threshold lies background": ({}, flat(125 / 255), FULL, {"ber": 1.0}),
