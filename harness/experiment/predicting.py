@@ -1,8 +1,8 @@
 """Masks or labels of anybody's images by a trained model. Read `predict` downwards.
 
 What happens to an image is what happens to a test image: upright RGB, bicubic to the network's square input, scores
-resized bilinear to the image's own size. So the scores of what is written are those of the run's record. A note in the folder
-says which model fills it, and which image each prediction is of.
+resized bilinear to the image's own size. So the scores of what is written are those of the run's record, of masks where that was
+scored at the images' own size. A note in the folder says which model fills it, and which image each prediction is of.
 """
 
 from __future__ import annotations
@@ -12,7 +12,7 @@ import io
 import json
 import os
 import shlex
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
 from dataclasses import asdict, dataclass
 from pathlib import Path
@@ -426,7 +426,9 @@ def scoring_command(request: Predict, masks: str) -> str:
     if trained.task == "multiclass":
         words += ["--num-classes", str(trained.num_classes)]
     if request.probabilities == "input":
-        words += ["--stretched", "--input-size", str(rules.image_size)]
+        words.append("--stretched")
+    if rules.evaluation.resolution == "input":
+        words += ["--input-size", str(rules.image_size)]
     conventions = asdict(rules.evaluation)
     plain = asdict(type(rules.evaluation)())
     for name, value in conventions.items():
@@ -448,7 +450,7 @@ def predict_labels(
 
     Raises:
         UsageError: the folder holds something else, also of another file of an image's name, or cannot be written, or masks were asked for.
-        DatasetError: an image cannot be read; nothing is written then.
+        DatasetError: an image cannot be read; those before it are done and stay.
         MethodError: the method has no such merge mode.
     """
     if request.overlay or request.probabilities:
@@ -463,28 +465,45 @@ def predict_labels(
     for image in waiting:
         if image.name in rows:
             folder.require_same_file(image.name, image)
+    done = skipped = len(request.images) - len(waiting)
     if waiting:
         model = Model(request, device=device)
         if not folder.claimed:
             folder.note({})
+        for image in waiting:
+            rows.pop(image.name, None)
+        _write_rows(path, names, rows)  # before the note, which would otherwise call rows of other images the new ones'
+        folder.note({image.name: image for image in waiting})
         for batch, scores in model.batches(waiting):
-            for (image, _), score in zip(batch, scores, strict=True):
-                rows[image.name] = [names[int(score.argmax())], *(f"{p:.6g}" for p in score.reshape(-1))]
-            progress(len(rows))
-        text = io.StringIO()
-        csv.writer(text, lineterminator="\n").writerows(
-            [["image", "label", *names], *([name, *rows[name]] for name in sorted(rows))]
-        )
-        with writing_to(f"--out {request.out}"):
-            write_atomically(path, text.getvalue())
-        folder.note({image.name: image for image in waiting})  # after the rows, which are all written at once
-    return Predicted(done=len(waiting), skipped=len(request.images) - len(waiting))
+            new = {
+                image.name: [names[int(score.argmax())], *(f"{p:.6g}" for p in score.reshape(-1))]
+                for (image, _), score in zip(batch, scores, strict=True)
+            }
+            with writing_to(f"--out {request.out}"), path.open("a", newline="", encoding="utf-8") as file:
+                file.write(_as_csv([name, *row] for name, row in new.items()))
+            rows |= new
+            done += len(batch)
+            progress(done)
+        _write_rows(path, names, rows)
+    return Predicted(done=len(waiting), skipped=skipped)
+
+
+def _write_rows(path: Path, names: Sequence[str], rows: Mapping[str, Sequence[str]]) -> None:
+    """The whole table, by image. Raises UsageError: it cannot be written."""
+    with writing_to(f"--out {path.parent}"):
+        write_atomically(path, _as_csv([["image", "label", *names], *([name, *rows[name]] for name in sorted(rows))]))
+
+
+def _as_csv(rows: Iterable[Sequence[str]]) -> str:
+    text = io.StringIO()
+    csv.writer(text, lineterminator="\n").writerows(rows)
+    return text.getvalue()
 
 
 def _read_rows(path: Path) -> dict[str, list[str]]:
-    """Image -> its label and probabilities."""
+    """Image -> its label and probabilities; without a last row that was not written to its end."""
     try:
         with path.open(newline="", encoding="utf-8") as file:
-            return {row[0]: row[1:] for row in list(csv.reader(file))[1:]}
+            return {row[0]: row[1:] for row in list(csv.reader(line for line in file if line.endswith("\n")))[1:]}
     except (OSError, UnicodeDecodeError, csv.Error, IndexError) as error:
         raise UsageError(f"{path} is damaged; choose another folder") from error

@@ -185,3 +185,23 @@ def test_labels_are_of_the_images_that_are_given_and_not_of_others_of_the_same_n
     assert "labels of 1 images" in capsys.readouterr().out
     after = _rows(out)
     assert {name for name in after if after[name] != before[name]} == {"00.png"}
+
+
+def test_labels_that_were_written_before_a_bad_image_stay_and_the_same_command_goes_on(finished, tmp_path, capsys):
+    (record,) = (record for record in RecordStore(finished) if record.run.method == "lora")
+    images, out = shutil.copytree(finished.parent / "pets" / "test" / "cat", tmp_path / "images"), tmp_path / "out"
+    whole = (images / "02.png").read_bytes()
+    (images / "02.png").write_bytes(whole[: len(whole) // 2])
+    words = ["--run", record.key, "--results", str(finished), "--out", str(out), "--images", str(images)]
+    assert predict.main([*words, "--batch", "1"]) == 2
+    assert sorted(before := _rows(out)) == ["00.png", "01.png"]
+
+    (images / "02.png").write_bytes(whole)
+    with (out / "labels.csv").open("a") as file:
+        file.write("02.png,cat,0.")  # a write that was cut short
+    capsys.readouterr()
+    assert predict.main(words) == 0
+    assert "labels of 1 images" in (text := capsys.readouterr().out)
+    assert "2 were there already" in text
+    assert {name: row for name, row in _rows(out).items() if name != "02.png"} == before
+    assert len(_rows(out)["02.png"]) == 5

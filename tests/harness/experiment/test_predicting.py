@@ -21,7 +21,7 @@ from harness.cli import export, metrics, predict
 from harness.experiment import predicting
 from harness.experiment.building import RunData, open_data
 from harness.experiment.experiment import run_experiment
-from harness.experiment.predicting import NOTE, find_images, overlay, palette
+from harness.experiment.predicting import NOTE, PROBABILITIES, find_images, overlay, palette
 from harness.experiment.trained import METADATA
 from harness.protocols.load import load_protocol
 from tests.harness.planned import job_of
@@ -95,14 +95,21 @@ def test_scores_of_several_classes_are_exactly_the_records(classes: Finished, tm
     assert scores == classes.recorded("best", "miou,accuracy")
 
 
-def test_a_record_that_was_scored_at_the_networks_size_is_met_there(at_input: Finished, tmp_path, capsys) -> None:
-    out = tmp_path / "of mine"
-    assert at_input.predict(out, "--probabilities") == 0
+@pytest.mark.parametrize("given", ["", "own", "input", "scored"])
+@pytest.mark.parametrize("resolution", ["native", "input"])
+def test_the_printed_command_scores_as_the_record_was_scored(binary, at_input, tmp_path, capsys, resolution, given):
+    finished, out = {"native": binary, "input": at_input}[resolution], tmp_path / "of mine"
+    assert finished.predict(out, *(["--probabilities", given] if given else [])) == 0
     (command,) = [line for line in capsys.readouterr().out.splitlines() if "sam-peft metrics" in line]
     words = shlex.split(command.partition("sam-peft metrics ")[2])
-    assert words[:2] == ["--pred", str(out / "probabilities-input")]
-    scores = at_input.scores(capsys, Path(words[1]), *words[4:], "--metrics", BINARY)
-    assert scores == at_input.recorded("best", BINARY)
+    size = {"scored": {"native": "own"}.get(resolution, resolution)}.get(given, given)
+    assert words[:2] == ["--pred", str(out / PROBABILITIES[size] if size else out)]
+    side = str(finished.record.run.rules["image_size"])
+    assert ("--input-size" in words, side in words) == ((resolution == "input",) * 2)
+    names = BINARY if given else "iou,dice"
+    scores = finished.scores(capsys, Path(words[1]), *words[4:], "--metrics", names)
+    if resolution == "native" or size == "input":
+        assert scores == finished.recorded("best", names)
 
 
 def test_masks_have_the_images_size_and_overlays_show_their_contours(binary: Finished, tmp_path: Path) -> None:
