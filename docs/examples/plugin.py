@@ -52,7 +52,7 @@ class RescaledOutput(nn.Module):
     def forward(self, tokens: Tensor) -> Tensor:
         plain = self.base(tokens)
         factors = torch.ones(self.base.out_features, device=plain.device).index_copy(0, self.rows, self.scale)
-        return plain * factors
+        return plain * factors.to(plain.dtype)  # which is bf16 under bf16
 
     @torch.no_grad()
     def folded(self) -> nn.Linear:

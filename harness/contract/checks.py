@@ -27,7 +27,6 @@ from harness.contract.case import (
 )
 from harness.methods.base import MergeMode, MergeReport, Method
 from harness.methods.parts.placement import MethodError, parse_blocks
-from harness.methods.parts.sites import block_sites
 from harness.models.catalog import trained_in_decoder
 from harness.models.decoders import DECODERS
 from harness.models.original_sam import plain_sam, sam_state_dict
@@ -149,8 +148,9 @@ def finite_under_autocast(subject: ContractCase) -> str:
     a float32 parameter would have attention run at another precision, and memory, than under other methods."""
     segmenter, method = subject.trained()
     given: set[torch.dtype] = set()
-    for place in block_sites(segmenter.encoder, "all"):
-        place.get("qkv").register_forward_hook(lambda module, inputs, output: given.add(output.dtype))
+    for name, module in segmenter.encoder.named_modules():
+        if name.endswith(".qkv"):
+            module.register_forward_hook(lambda module, inputs, output: given.add(output.dtype))
     with torch.autocast("cpu", dtype=torch.bfloat16):
         loss = subject.loss(segmenter, method)
     _backward(loss, method)
