@@ -20,7 +20,7 @@ from harness.models.catalog import backbone_shape, require_stands, resolve_backb
 from harness.models.checkpoint import require_finite
 from harness.models.fingerprints import fingerprint, known_to_fit, remember_fit, short_fingerprint, status_of
 from harness.models.published import is_word, published_file
-from harness.planning.data import Images, benchmark_of, data_fingerprint, manifest_hash, require_task
+from harness.planning.data import Images, benchmark_of, data_fingerprint, limited, manifest_hash, require_task
 from harness.planning.earlier import earlier, under_short_fingerprints
 from harness.planning.job import Job
 from harness.planning.request import Request, Variant, require_countable
@@ -262,6 +262,20 @@ class Grid:
     problems: tuple[str, ...]
 
 
+def _only_warming_up(name: str, files: Files, rules: Protocol) -> str:
+    """A line where the warm-up is as long as the run, so that the learning rate never reaches its value; empty elsewhere."""
+    if files.images is None or not rules.warmup:
+        return ""
+    images = rules.epoch_images or limited(files.images, as_rules(rules)).train
+    updates = -(-images // (rules.batch_size * rules.accumulate)) * rules.epochs
+    if rules.warmup < updates:
+        return ""
+    return (
+        f"{name}: the learning rate grows over {rules.warmup} updates and a run has {updates}, so it never reaches its value; "
+        "lower --set warmup"
+    )
+
+
 def expand(names: Names, data: Mapping[str, Files], request: Request) -> Grid:
     """Every run of the request: benchmarks by cards by rows by seeds, as far as they fit each other. Raises UsageError: a row, a
     benchmark and a decoder that do not."""
@@ -294,6 +308,8 @@ def expand(names: Names, data: Mapping[str, Files], request: Request) -> Grid:
                 chosen = {**request.rules.get((name, backbone, of_setting.decoder), {}), **row.entry.rules}
                 rules = with_rules(of_setting, chosen) if chosen else of_setting
                 _require_fit(row, name, task, rules, request)
+                if (line := _only_warming_up(name, files, rules)) and line not in odd:
+                    odd.append(line)
                 row_rules = as_rules(rules) if chosen else plain
                 for job in _jobs(row, name, files, names, request, rules=row_rules, digest=digest):
                     jobs.setdefault(job.run.key, job)  # two words may name one run: naslora,all

@@ -135,6 +135,16 @@ def test_one_mask_for_several_classes_is_a_problem(samples: Path, tmp_path: Path
     assert ten == ()
 
 
+def test_a_warm_up_as_long_as_the_run_is_a_problem(samples: Path, tmp_path: Path) -> None:
+    """Ten images in batches of two for two epochs are ten updates."""
+    small = {"train_limit": "10", "batch_size": "2", "epochs": "2"}
+    for warmup, more, said in (("10", {}, True), ("9", {}, False), ("10", {"epoch_images": "12"}, False)):
+        made = plan_of(tmp_path, "lora", samples=samples, warmup=warmup, **small, **more)
+        (line,) = made.problems if said else ("",)
+        assert said == ("grows over 10 updates and a run has 10" in line)
+        assert said or not made.problems
+
+
 def test_missing_data_and_checkpoint_are_named_and_nothing_starts(tmp_path: Path) -> None:
     where: dict[str, Any] = {"benchmarks": ("kvasir", "camo"), "protocol": "nas-lora", "results": tmp_path}
     missing = plan(Request(entries=LORA, **where)).missing
