@@ -112,7 +112,8 @@ class Protocol:
             (2, 5, 5 in the release); null for those of the loss.
         statistics_batches: before a validation a method's running statistics become the mean over so many training
             batches, instead of following the last ones; 0 leaves them.
-        select_every: evaluate validation every so many epochs and keep the best checkpoint.
+        select_every: evaluate validation every so many epochs and keep the best checkpoint; a method that needs more epochs for as many
+            weight updates (``budget: updates``) is evaluated as often as the others.
         patience: stop once so many validations in a row were none better than the best; 0 never stops early.
         checkpoint_minutes: write a resumable checkpoint at least this often, besides at each epoch's end.
         activation_checkpointing: recompute block activations in backward.
