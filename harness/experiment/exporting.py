@@ -290,7 +290,8 @@ def export(request: Export, *, tell: Callable[[str], None] = lambda stage: None)
         rules = from_rules(run.rules)
         labels = rules.task == "classification"
         graph = Graph(segmenter, rules.pixels, labels=labels, prompt=rules.prompt, points=rules.prompt_points).eval()
-        difference = write_onnx(graph, request.out, images=held_out, metadata={METADATA: _metadata(run)})
+        ways, metadata = _ways(method, request.merge), {METADATA: _metadata(run)}
+        difference = write_onnx(graph, request.out, images=held_out, metadata=metadata, instead=ways)
     # After the file: a full disk leaves no card of a model that is not there.
     if request.form != "peft" and request.card:
         path = card_of(request.out)
@@ -368,11 +369,15 @@ def _plain_state(segmenter: Segmenter, method: Method, mode: MergeMode) -> dict[
     try:
         return sam_state_dict(segmenter)
     except ValueError as error:
-        fit = mode != "calibrated" and "calibrated" in method.merge_modes
-        ways = "--merge calibrated or --adapter-only" if fit else "--adapter-only"
         raise UsageError(
-            f"{method.name} merged by {mode} keeps parts that a SAM checkpoint cannot hold; use {ways}"
+            f"{method.name} merged by {mode} keeps parts that a SAM checkpoint cannot hold; use {_ways(method, mode)}"
         ) from error
+
+
+def _ways(method: Method, mode: MergeMode) -> str:
+    """The options that write a model which a merge by ``mode`` leaves with parts that a file cannot hold."""
+    fit = mode != "calibrated" and "calibrated" in method.merge_modes
+    return "--merge calibrated or --adapter-only" if fit else "--adapter-only"
 
 
 def _memory(request: Export, run: Run) -> dict[str, Tensor]:

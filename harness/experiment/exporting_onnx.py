@@ -112,14 +112,17 @@ class Graph(nn.Module):
 
 
 @torch.no_grad()
-def write_onnx(graph: Graph, out: Path, *, images: Tensor, metadata: Mapping[str, str]) -> float:
+def write_onnx(
+    graph: Graph, out: Path, *, images: Tensor, metadata: Mapping[str, str], instead: str = "--adapter-only"
+) -> float:
     """Trace, check against onnxruntime with batches of one and of all, and write the file whole or not at all.
 
     Args:
         graph: what to write, on the CPU.
         out: the file; weights beyond `LARGEST` lie beside it in ``<name>.data``.
-        images: (B, 3, S, S) normalised, at least two, on which onnxruntime must agree.
+        images: (B, 3, S, S) normalised, on which onnxruntime must agree; of one alone its mirror image is the second.
         metadata: name -> text, stored in the file.
+        instead: the options to use where the model cannot be written.
 
     Returns:
         The largest difference, see `TOLERANCE`.
@@ -127,6 +130,8 @@ def write_onnx(graph: Graph, out: Path, *, images: Tensor, metadata: Mapping[str
     Raises:
         UsageError: torch cannot put the model into ONNX, onnxruntime predicts otherwise, or the file cannot be written.
     """
+    if len(images) == 1:
+        images = torch.cat([images, images.flip(-1)])
     inputs = graph.examples(graph.undo(images))
     expected = graph.expected(*inputs)
     with (
@@ -135,10 +140,10 @@ def write_onnx(graph: Graph, out: Path, *, images: Tensor, metadata: Mapping[str
     ):
         traced = Path(folder) / "traced.onnx"
         with _without_fused_kernels(graph):
-            _trace(graph, tuple(tensor[:2] for tensor in inputs), traced)
+            _trace(graph, tuple(tensor[:2] for tensor in inputs), traced, instead=instead)
         made = Path(folder) / out.name
         data = _finish(traced, made, metadata)
-        difference = _difference(made, dict(zip(graph.inputs, inputs, strict=True)), expected)
+        difference = _difference(made, dict(zip(graph.inputs, inputs, strict=True)), expected, instead=instead)
         if not difference <= TOLERANCE:
             raise UsageError(f"onnxruntime predicts otherwise, by {difference:.1e}; nothing was written")
         for file in (*([data] if data else []), made):
@@ -146,17 +151,32 @@ def write_onnx(graph: Graph, out: Path, *, images: Tensor, metadata: Mapping[str
     return difference
 
 
-def _trace(graph: Graph, inputs: tuple[Tensor, ...], file: Path) -> None:
+def _trace(graph: Graph, inputs: tuple[Tensor, ...], file: Path, *, instead: str) -> None:
     names: dict[str, Any] = {"input_names": graph.inputs, "output_names": ["masks", "probabilities"]}
     axes = {name: {0: "batch"} for name in (*graph.inputs, "masks", "probabilities")}
-    with warnings.catch_warnings():
+    with warnings.catch_warnings(), _without_output():
         # Tracing warns of sizes that become constants, as they shall; and torch's other exporter wants a package more.
         warnings.simplefilter("ignore")
         try:
             torch.onnx.export(graph, inputs, str(file), dynamo=False, opset_version=OPSET, dynamic_axes=axes, **names)
         except (RuntimeError, torch.onnx.errors.OnnxExporterError) as error:
-            reason = (str(error).strip().splitlines() or [type(error).__name__])[0]
-            raise UsageError(f"torch cannot write this model as ONNX: {reason}; use --adapter-only") from error
+            reason = (
+                (str(error).strip() or type(error).__name__).splitlines()[0].partition("  [Caused by")[0].rstrip(".")
+            )
+            raise UsageError(f"torch cannot write this model as ONNX: {reason}; use {instead}") from error
+
+
+@contextlib.contextmanager
+def _without_output() -> Iterator[None]:
+    """torch prints the graph that it cannot write, from C++ and so past ``sys.stdout``."""
+    kept = os.dup(1)
+    try:
+        with open(os.devnull, "wb") as nowhere:
+            os.dup2(nowhere.fileno(), 1)
+        yield
+    finally:
+        os.dup2(kept, 1)
+        os.close(kept)
 
 
 def _finish(traced: Path, out: Path, metadata: Mapping[str, str]) -> Path | None:
@@ -171,11 +191,11 @@ def _finish(traced: Path, out: Path, metadata: Mapping[str, str]) -> Path | None
     return out.with_name(location) if apart else None
 
 
-def _difference(file: Path, inputs: Mapping[str, Tensor], expected: tuple[Tensor, Tensor]) -> float:
+def _difference(file: Path, inputs: Mapping[str, Tensor], expected: tuple[Tensor, Tensor], *, instead: str) -> float:
     import onnxruntime
 
     options = onnxruntime.SessionOptions()
-    options.log_severity_level = 3
+    options.log_severity_level = 4  # what it logs of an error is raised too
     session = onnxruntime.InferenceSession(file, options, providers=["CPUExecutionProvider"])
     largest = 0.0
     for batch in (slice(0, 1), slice(None)):
@@ -183,11 +203,11 @@ def _difference(file: Path, inputs: Mapping[str, Tensor], expected: tuple[Tensor
             outputs = session.run(None, {name: tensor[batch].numpy() for name, tensor in inputs.items()})
         except Exception as error:  # onnxruntime's own, which have no common class
             reason = (str(error).strip().splitlines() or [type(error).__name__])[0]
-            raise UsageError(f"onnxruntime cannot run this model: {reason}; use --adapter-only") from error
+            raise UsageError(f"onnxruntime cannot run this model: {reason}; use {instead}") from error
         scales = (float(expected[0].abs().max()), 1.0)
         for output, reference, scale in zip(outputs, expected, scales, strict=True):
             if output.shape != tuple(reference[batch].shape):
-                raise UsageError("onnxruntime gives another shape for another batch; use --adapter-only")
+                raise UsageError(f"onnxruntime gives another shape for another batch; use {instead}")
             largest = max(largest, float((torch.from_numpy(output) - reference[batch]).abs().max()) / scale)
     return largest
 

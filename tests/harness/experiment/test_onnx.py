@@ -122,6 +122,28 @@ def test_what_cannot_be_written_is_one_line_and_no_file(results: Path, tmp_path,
     assert list(tmp_path.iterdir()) == []
 
 
+@pytest.mark.parametrize(
+    ("merge", "ways"), [((), "use --merge calibrated or --adapter-only"), (("--merge", "calibrated"), "")]
+)
+def test_a_gate_that_sorts_is_written_once_it_is_folded(results: Path, tmp_path, capfd, merge, ways: str) -> None:
+    run = finished(results, "convlora")
+    assert export_to(results, run, tmp_path / "m.onnx", "--onnx", *merge) == (2 if ways else 0)
+    said = capfd.readouterr()
+    assert ways in said.err
+    assert len(said.out) < 1000  # torch prints the graph that it cannot write
+    assert (tmp_path / "m.onnx").exists() != bool(ways)
+
+
+def test_a_single_image_is_checked_beside_another(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    def checked(file: Path, inputs: dict[str, torch.Tensor], expected: Any, **_: Any) -> float:
+        first, second = inputs["images"]
+        assert not torch.equal(first, second)
+        return 0.0
+
+    monkeypatch.setattr(exporting_onnx, "_difference", checked)
+    write_onnx(_graph("tiny_timm", side=64), tmp_path / "m.onnx", images=torch.randn(1, 3, 64, 64), metadata={})
+
+
 def test_what_onnxruntime_cannot_run_is_said_with_its_reason(monkeypatch: pytest.MonkeyPatch) -> None:
     def run(*_: Any) -> None:
         raise RuntimeError("no kernel\nfor this")
@@ -129,7 +151,7 @@ def test_what_onnxruntime_cannot_run_is_said_with_its_reason(monkeypatch: pytest
     monkeypatch.setattr(onnxruntime, "InferenceSession", lambda *_, **__: SimpleNamespace(run=run))
     nothing = torch.zeros(2)
     with pytest.raises(UsageError, match="no kernel; use --adapter-only"):
-        exporting_onnx._difference(Path("m.onnx"), {"images": nothing}, (nothing, nothing))
+        exporting_onnx._difference(Path("m.onnx"), {"images": nothing}, (nothing, nothing), instead="--adapter-only")
 
 
 @pytest.mark.parametrize(
