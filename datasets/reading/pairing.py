@@ -81,7 +81,8 @@ def bare_key(path: Path) -> str:
     return _IMAGE_AFFIX.sub("", _MASK_AFFIX.sub("", path.stem.casefold()))
 
 
-def _index(files: Iterable[Path], key: Callable[[Path], str]) -> Mapping[str, Path]:
+def indexed(files: Iterable[Path], key: Callable[[Path], str]) -> Mapping[str, Path]:
+    """Files of one folder by what ``key`` makes of their names. Raises DatasetError: two of one key."""
     by_stem: dict[str, Path] = {}
     for path in files:
         stem = key(path)
@@ -115,15 +116,15 @@ def pair_files(
     Raises:
         DatasetError: two images, or two masks, with one stem, or one mask that fits two images.
     """
-    by_stem = _index(
+    by_stem = indexed(
         (path for path in image_paths if keep is None or keep(path.stem)), lambda path: path.stem.casefold()
     )
     mask_files = list(mask_paths)
     # A mask named exactly as its image wins; the shortened name is only the second try, so "a_gt.png" may be an image's
     # own name.
-    exact = _index(mask_files, lambda path: path.stem.casefold())
-    shortened = _index((path for path in mask_files if path.stem.casefold() not in by_stem), mask_key)
-    bared = _index((path for path in mask_files if path.stem.casefold() not in by_stem), bare_key) if bare else {}
+    exact = indexed(mask_files, lambda path: path.stem.casefold())
+    shortened = indexed((path for path in mask_files if path.stem.casefold() not in by_stem), mask_key)
+    bared = indexed((path for path in mask_files if path.stem.casefold() not in by_stem), bare_key) if bare else {}
     pairs, unpaired = [], []
     used: dict[Path, Path] = {}
     for stem, image in by_stem.items():

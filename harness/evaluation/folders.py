@@ -27,7 +27,7 @@ from harness.datasets.reading.decoding import (
     two_colours,
 )
 from harness.datasets.reading.opening import MOST_PIXELS, open_image, require_file, upright
-from harness.datasets.reading.pairing import MASK_EXTENSIONS, image_files, mask_key
+from harness.datasets.reading.pairing import MASK_EXTENSIONS, image_files, indexed, mask_key
 from harness.evaluation.resize import resize_bilinear, resize_nearest
 from harness.evaluation.scorer import ImageScore, SplitScorer
 from harness.system.errors import UsageError
@@ -56,6 +56,7 @@ def pair_predictions(predictions: Path, masks: Path, *, partial: bool = False) -
 
     Raises:
         UsageError: a folder is missing or empty, or a file has no partner.
+        DatasetError: two files of a folder have one name.
     """
     predicted = _by_key(predictions, [*image_files(_folder(predictions)), *_arrays(predictions)])
     images = image_files(_folder(masks))
@@ -96,15 +97,9 @@ def _folder(path: Path) -> Path:
 
 
 def _by_key(folder: Path, files: Sequence[Path]) -> Mapping[str, Path]:
-    by_key: dict[str, Path] = {}
-    for path in files:
-        key = mask_key(path)
-        if key in by_key:
-            raise UsageError(f"{folder} has two files for one name: {by_key[key].name} and {path.name}; remove one")
-        by_key[key] = path
-    if not by_key:
+    if not files:
         raise UsageError(f"{folder} holds no images")
-    return by_key
+    return indexed(files, mask_key)
 
 
 def read_prediction(path: Path, *, task: str) -> NDArray:

@@ -137,7 +137,7 @@ class ImageScore:
 class SplitScorer:
     """Scores predictions of a split against its masks.
 
-    `measure` is pure and may run in any thread; `insert` keeps what it returned. `add` is both.
+    `measure` is pure and may run in any thread; `insert` keeps what it returned.
 
     Args:
         metrics: names out of ``known``.
@@ -175,20 +175,8 @@ class SplitScorer:
     def __len__(self) -> int:
         return len(self._scores)
 
-    def add(self, stem: str, scores: NDArray, mask: NDArray[np.uint8]) -> None:
-        """Score one image.
-
-        Args:
-            stem: name of the image, unique in the split.
-            scores: binary: (H, W) probabilities; multi-class: (C, H, W) scores or (H, W) integer labels.
-            mask: (H', W') class indices at the mask's own size, 255 = ignore.
-
-        Raises:
-            ValueError: shapes, values or a stem that cannot be scored.
-        """
-        self.insert(stem, self.measure(scores, mask))
-
     def insert(self, stem: str, score: ImageScore) -> None:
+        """Keep the score of one image. Raises ValueError: a stem that is in the split already."""
         if stem in self._scores:
             raise ValueError(f"image {stem!r} was scored already")
         self._scores[stem] = score
@@ -210,7 +198,15 @@ class SplitScorer:
             self.insert(stem, score)
 
     def measure(self, scores: NDArray, mask: NDArray[np.uint8]) -> ImageScore:
-        """Score one image without keeping it; see `add`."""
+        """Score one image without keeping it.
+
+        Args:
+            scores: binary: (H, W) probabilities; multi-class: (C, H, W) scores or (H, W) integer labels.
+            mask: (H', W') class indices at the mask's own size, 255 = ignore.
+
+        Raises:
+            ValueError: shapes or values that cannot be scored.
+        """
         self._check_scores(scores := np.asarray(scores))
         scores, mask = self._aligned(scores, np.asarray(mask))
         valid = None

@@ -69,7 +69,7 @@ def expected(folders, metrics=METRICS, conventions=None):
     for index in range(COUNT):
         prediction = np.asarray(Image.open(predictions / f"Image{index}.png")) / 255
         mask = (np.asarray(Image.open(masks / f"image{index}_mask.tif")) > 127).astype(np.uint8)
-        scorer.add(f"Image{index}", prediction, mask)
+        scorer.insert(f"Image{index}", scorer.measure(prediction, mask))
     return scorer
 
 
@@ -271,7 +271,7 @@ def test_class_indices_with_ignored_pixels_are_scored(capsys, tmp_path):
     for index, (ending, kind) in enumerate((("png", np.uint8), ("png", np.uint16), ("npy", np.uint64))):
         labels, mask = (rng.integers(0, 4, (30, 20)).astype(np.uint8) for _ in range(2))
         mask[:5] = 255
-        scorer.add(str(index), labels, mask)
+        scorer.insert(str(index), scorer.measure(labels, mask))
         labels[:5] = 255  # as some write what they were told to ignore
         both = placed(tmp_path, {f"p/{index}.{ending}": labels.astype(kind), f"g/{index}.png": mask})
     assert scores_of(capsys, *both, "--num-classes", "4")["scores"] == scorer.summary()
@@ -319,7 +319,7 @@ def archive(path):
         (lambda p, _: (p / "Image5.png").write_bytes(b"not a picture"), "Image5.png is unreadable"),
         (lambda p, _: (p / "Image5.png").unlink(), "no prediction for image5_mask.tif; --partial"),
         (lambda _, m: (m / "image5_mask.tif").unlink(), "no mask for Image5.png; --partial"),
-        (lambda p, _: shutil.copy(p / "Image5.png", p / "image5.bmp"), "two files for one name"),
+        (lambda p, _: shutil.copy(p / "Image5.png", p / "image5.bmp"), "two files with one stem"),
         (saved(np.full((60, 45), 3.5)), "Image5.npy against image5_mask.tif: probabilities must be"),
         (saved(np.full((60, 45), np.nan)), "probabilities must be finite"),
         (saved(np.ones((60, 45), dtype=np.int64)), "Image5.npy holds int64"),

@@ -216,6 +216,6 @@ def test_records_and_evaluation_speak_of_the_same_metrics() -> None:
     image = np.zeros((4, 4))
     image[:2] = 1
     scorer = SplitScorer(names.E_MEASURES)
-    scorer.add("a", image, image.astype(np.uint8))
+    scorer.insert("a", scorer.measure(image, image.astype(np.uint8)))
     assert scorer.summary()["e_max"] == pytest.approx(16 / 15)
     assert schema.largest("e_max") > 16 / 15

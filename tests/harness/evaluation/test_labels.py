@@ -33,7 +33,7 @@ def _scored(logits: torch.Tensor, labels: torch.Tensor, *, order: list[int] | No
     probabilities = logits.softmax(dim=1).numpy()
     for index in order or range(len(logits)):
         target = np.array([[int(labels[index])]], dtype=np.uint8)
-        scorer.add(f"class/{index}", probabilities[index, :, None, None], target)
+        scorer.insert(f"class/{index}", scorer.measure(probabilities[index, :, None, None], target))
     return scorer
 
 

@@ -48,7 +48,7 @@ def test_accumulated_overlap_equals_torchmetrics_over_the_split():
     scorer = SplitScorer(METRICS, conventions=Conventions(overlap="accumulated"))
     jaccard, f1 = classification.BinaryJaccardIndex(), classification.BinaryF1Score()
     for name, prediction, mask in random_pairs(30, seed=4):
-        scorer.add(name, prediction / 255, mask)
+        scorer.insert(name, scorer.measure(prediction / 255, mask))
         jaccard.update(torch.as_tensor(prediction / 255), torch.as_tensor(mask).int())
         f1.update(torch.as_tensor(prediction / 255), torch.as_tensor(mask).int())
     summary = scorer.summary()
@@ -62,7 +62,7 @@ def test_accumulated_ber_is_that_of_all_pixels_as_one_image():
     pairs = [(prediction / 255, mask) for _, prediction, mask in random_pairs(12, seed=5)]
     scorer = SplitScorer(["ber"], conventions=Conventions(overlap="accumulated"))
     for index, (prediction, mask) in enumerate(pairs):
-        scorer.add(str(index), prediction, mask)
+        scorer.insert(str(index), scorer.measure(prediction, mask))
     whole = [np.concatenate([pair[part].ravel() for pair in pairs])[None] for part in (0, 1)]
     assert scorer.summary()["ber"] == pytest.approx(reference(*whole)["ber"], abs=TOLERANCE)
 
@@ -80,7 +80,7 @@ def test_multiclass_split_equals_torchmetrics(classes):
         mask = rng.integers(0, classes - 1, (40, 30)).astype(np.uint8)
         mask[scores.argmax(axis=0) == 0] = 0
         mask[rng.random(mask.shape) < 0.2] = 255
-        scorer.add(str(index), scores, mask)
+        scorer.insert(str(index), scorer.measure(scores, mask))
         overlap.update(torch.as_tensor(scores).argmax(dim=0)[None], torch.as_tensor(mask)[None].int())
         right.update(torch.as_tensor(scores).argmax(dim=0)[None], torch.as_tensor(mask)[None].int())
     assert scorer.summary()["miou"] == pytest.approx(overlap.compute().item(), abs=TOLERANCE)

@@ -101,7 +101,7 @@ def test_a_split_equals_pysodmetrics_over_images():
     expected = reference([prediction for _, prediction, _ in pairs], [mask for _, _, mask in pairs])
     scorer = SplitScorer(SALIENCY)
     for name, prediction, mask in pairs:
-        scorer.add(name, prediction / 255, mask)
+        scorer.insert(name, scorer.measure(prediction / 255, mask))
     assert scorer.summary() == {metric: pytest.approx(expected[metric], abs=TOLERANCE) for metric in SALIENCY}
     assert scorer.summary()["e_max"] < np.mean([values["e_max"] for values in scorer.images().values()])
 

@@ -70,9 +70,9 @@ def test_an_image_whose_every_pixel_is_ignored_is_left_out_of_all_metrics_alike(
     ignored = np.full((8, 8), 0.3), np.full((8, 8), 255, dtype=np.uint8)
     alone, both, nothing = (SplitScorer(METRICS) for _ in range(3))
     for scorer in (alone, both):
-        scorer.add("a", *example())
-    both.add("b", *ignored)
-    nothing.add("b", *ignored)
+        scorer.insert("a", scorer.measure(*example()))
+    both.insert("b", both.measure(*ignored))
+    nothing.insert("b", nothing.measure(*ignored))
     assert both.summary() == alone.summary()
     assert [*both.images()] == ["a"]
     assert (both.ignored(), alone.ignored()) == (["b"], [])
@@ -125,7 +125,7 @@ def test_accumulated_ber_keeps_its_own_threshold(value, ber):
     """Between 125/255 and 0.5 a pixel is shadow to BER and background to IoU, also in areas summed over the split."""
     scorer = SplitScorer(["ber", "iou"], conventions=Conventions(overlap="accumulated"))
     for stem in "ab":
-        scorer.add(stem, np.full((8, 8), value), np.ones((8, 8), dtype=np.uint8))
+        scorer.insert(stem, scorer.measure(np.full((8, 8), value), np.ones((8, 8), dtype=np.uint8)))
     assert scorer.summary() == {"ber": ber, "iou": 0.0}
 
 
@@ -136,7 +136,7 @@ def test_a_class_that_is_predicted_and_in_no_mask_counts_nothing_in_the_mean():
     labels = mask.copy()
     labels[:2] = 2
     scorer = SplitScorer(CLASSES, task="multiclass", num_classes=4)
-    scorer.add("a", labels, mask)
+    scorer.insert("a", scorer.measure(labels, mask))
     assert scorer.summary() == {"miou": pytest.approx((0.5 + 1 + 0) / 3), "accuracy": 0.75}
 
 
@@ -144,8 +144,8 @@ def test_a_class_is_seen_if_one_image_of_the_split_has_it():
     """Counts are summed first: image b has class 1 nowhere, and its false alarms of class 1 still lower class 1's IoU."""
     scorer = SplitScorer(["miou"], task="multiclass", num_classes=3)
     ones, zeros = np.ones((4, 4), dtype=np.uint8), np.zeros((4, 4), dtype=np.uint8)
-    scorer.add("a", ones, ones)
-    scorer.add("b", ones, zeros)
+    scorer.insert("a", scorer.measure(ones, ones))
+    scorer.insert("b", scorer.measure(ones, zeros))
     assert scorer.summary()["miou"] == pytest.approx((0 + 16 / 32) / 2)
 
 
@@ -166,7 +166,7 @@ def test_scores_do_not_depend_on_the_order_of_images():
         random.Random(seed).shuffle(pairs)
         scorer = SplitScorer(METRICS)
         for name, prediction, mask in pairs:
-            scorer.add(name, prediction / 255, mask)
+            scorer.insert(name, scorer.measure(prediction / 255, mask))
         summaries.append((scorer.summary(), list(scorer.images())))
     assert summaries[0] == summaries[1] == summaries[2]
 
@@ -178,8 +178,9 @@ def test_merged_parts_equal_the_whole(overlap):
     pairs = list(random_pairs(20, seed=5))
     whole, easy, hard = (SplitScorer(METRICS, conventions=rules) for _ in range(3))
     for index, (name, prediction, mask) in enumerate(pairs):
-        whole.add(name, prediction / 255, mask)
-        (easy if index % 3 else hard).add(name, prediction / 255, mask)
+        whole.insert(name, whole.measure(prediction / 255, mask))
+        part = easy if index % 3 else hard
+        part.insert(name, part.measure(prediction / 255, mask))
     easy.merge(pickle.loads(pickle.dumps(hard)))
     assert easy.summary() == whole.summary()
     assert easy.images() == whole.images()
@@ -190,8 +191,9 @@ def test_multiclass_parts_merge_by_counts():
     whole, first, second = (SplitScorer(CLASSES, task="multiclass", num_classes=4) for _ in range(3))
     for index in range(6):
         labels, mask = (rng.integers(0, 4, (20, 20)).astype(np.uint8) for _ in range(2))
-        whole.add(str(index), labels, mask)
-        (first, second)[index % 2].add(str(index), labels, mask)
+        whole.insert(str(index), whole.measure(labels, mask))
+        part = (first, second)[index % 2]
+        part.insert(str(index), part.measure(labels, mask))
     first.merge(second)
     assert first.summary() == whole.summary()
 
@@ -199,8 +201,8 @@ def test_multiclass_parts_merge_by_counts():
 def test_merging_refuses_an_image_twice_and_other_conventions():
     prediction, mask = example()
     first, second = SplitScorer(["iou"]), SplitScorer(["iou"])
-    first.add("a", prediction, mask)
-    second.add("a", prediction, mask)
+    first.insert("a", first.measure(prediction, mask))
+    second.insert("a", second.measure(prediction, mask))
     with pytest.raises(ValueError, match="'a' was scored already"):
         first.merge(second)
     with pytest.raises(ValueError, match="same conventions"):
@@ -210,7 +212,7 @@ def test_merging_refuses_an_image_twice_and_other_conventions():
 def test_only_what_is_asked_for_is_in_the_result_in_that_order():
     prediction, mask = example()
     scorer = SplitScorer(["mae", "iou", "mae"])
-    scorer.add("a", prediction, mask)
+    scorer.insert("a", scorer.measure(prediction, mask))
     assert list(scorer.summary()) == ["mae", "iou"]
     assert list(scorer.images()["a"]) == ["mae", "iou"]
 
@@ -271,7 +273,7 @@ def test_background_in_every_image_is_told_from_a_poor_score(predicted, masks, n
     for index, (guess, true) in enumerate(zip(predicted, masks, strict=True)):
         prediction, mask = np.zeros((8, 8), int), np.zeros((8, 8), np.uint8)
         prediction[1, 1], mask[4, 4] = guess * (classes - 1), true
-        scorer.add(str(index), prediction.astype(float) if task == "binary" else prediction, mask)
+        scorer.insert(str(index), scorer.measure(prediction.astype(float) if task == "binary" else prediction, mask))
     assert scorer.draws_nothing() == nothing
     assert not SplitScorer(["iou"]).draws_nothing()
 
