@@ -34,7 +34,7 @@ from harness.planning.rows import MethodRow
 from harness.protocols.load import as_rules
 from harness.system.errors import UsageError
 from harness.training.loop import deterministic
-from harness.training.memory import peak_bytes, reset_peak
+from harness.training.memory import reset_peak
 from harness.training.precision import autocast
 
 
@@ -55,13 +55,9 @@ def peak_memory(subject: Contestant, phase: StepKind) -> dict[str, int]:
         peak = torch.cuda.max_memory_allocated(device) - allocated
         peak_reserved = torch.cuda.max_memory_reserved(device) - reserved
     else:
-        reset_peak(device)
-        before = peak_bytes(device)
-        subject.step(phase)
-        peak_reserved = max(peak_bytes(device) - before, 0)
         with counter:
             kept, gradients = subject.step_watched(phase, live=lambda: counter.now)
-        peak = counter.peak
+        peak = peak_reserved = counter.peak  # nothing is held beside it
     return {
         "allocated": resident + peak,
         "reserved": resident + max(peak_reserved, peak),

@@ -71,7 +71,7 @@ class Scoring:
         benchmark, train = self._data.benchmark, self._data.train
         if benchmark.task == "multiclass" and self._rules.quirks.class_count == "released":
             masks = (train.mask_input(index) for index in range(len(train)))
-            return 1 + max(int(mask[mask != 255].max(initial=0)) for mask in masks)
+            return 1 + max(int(mask[mask != IGNORE].max(initial=0)) for mask in masks)
         return benchmark.num_classes
 
     @property

@@ -104,10 +104,8 @@ def widened_attention(q: Tensor, k: Tensor, v: Tensor, rows: Tensor, columns: Te
 
 def plain_attention(q: Tensor, k: Tensor, v: Tensor, rows: Tensor, columns: Tensor, *, scale: float) -> Tensor:
     """As `chunked_attention`, with the whole matrix of scores."""
-    scores = (q * scale) @ k.transpose(-2, -1)
     bias = (rows.unsqueeze(-1) + columns.unsqueeze(-2)).flatten(-2)
-    scores = scores + pad(bias, (0, scores.shape[-1] - bias.shape[-1]))
-    return scores.softmax(dim=-1) @ v
+    return full_attention(q, k, v, scale=scale, bias=pad(bias, (0, k.shape[-2] - bias.shape[-1])))
 
 
 def _by_distance(table: Tensor, size: int) -> Tensor:

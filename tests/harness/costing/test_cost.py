@@ -182,11 +182,11 @@ def test_a_method_that_runs_out_of_memory_is_left_out_and_the_rest_is_written(pl
     def is_adapter(subject, *_) -> bool:
         return (subject.label if isinstance(subject, MethodRow) else subject.variant) == "adapter"
 
-    counts = itertools.count(1)  # of steps: two to warm up, two for the peak, then the rounds
+    counts = itertools.count(1)  # of steps: two to warm up, one for the peak, then the rounds
     owner, name, sick = {
         "build": (measuring, "build_subject", is_adapter),
         "sizes": (measuring, "peak_memory", is_adapter),
-        "training": (Contestant, "step", lambda subject, _: is_adapter(subject) and next(counts) > 4),
+        "training": (Contestant, "step", lambda subject, _: is_adapter(subject) and next(counts) > 3),
         "inference": (
             measuring,
             "_infer",
