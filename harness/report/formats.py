@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import itertools
 import json
 import re
 import textwrap
@@ -104,12 +105,15 @@ def _in_markdown(cell: Shown) -> str:
 
 LATEX_HEAD = r"% written by `sam-peft tables --format latex`; needs \usepackage{booktabs,graphicx}"
 LATEX_FIT = r"\resizebox{\ifdim\width>\linewidth\linewidth\else\width\fi}{!}{%"
-MOST_LETTERS = 90
-"""Of a row in LaTeX, before a table is split between its columns: at a text width of 345 pt that is scaled to about 70 %."""
+MOST_LETTERS = 95
+"""Of a row in LaTeX, before a table is split between its columns: at a text width of 345 pt that is scaled to about two thirds."""
 MOST_FLOATS = 12
 """Before they are all printed: LaTeX keeps few tables in mind."""
-MOST_ROWS = 36
-"""Before a table is split between its rows."""
+MOST_LINES = 30
+"""Of a table's rows, before it is split between them."""
+SIGNS = ("†", "‡", "§")
+"""What a row's name may carry; the line below that begins with one says what it means."""
+_TRIALS = re.compile(r", tuned, [\d–]+ trials")
 
 _GREEK = {
     "α": "alpha", "β": "beta", "γ": "gamma", "δ": "delta", "ε": "epsilon", "ζ": "zeta", "η": "eta", "θ": "theta", "ι": "iota", "κ": "kappa",
@@ -135,56 +139,112 @@ _TEX = str.maketrans(
 
 def as_latex(page: Page) -> str:
     """Tabulars that need booktabs and graphicx, and fit the width of a page: a wide table is split between benchmarks and a
-    long one between rows; what is still too wide is scaled down to the line, never up."""
+    long one between rows; what is still too wide is scaled down to the line, never up. Each says what its own marks mean, and
+    its names are without how many trials tuned a row, which a table of its own tells."""
     lines = [LATEX_HEAD, f"% {printable_line(page.title)}"]
     for line in ([page.note] if page.note else []) + list(page.lead):
         lines += ["", r"\noindent " + tex(line)]
     floats = 0
     for table in page.tables:
-        parts = [
-            (places, range(start, min(start + MOST_ROWS, len(table.rows))))
-            for places in _latex_columns(table)
-            for start in range(0, max(len(table.rows), 1), MOST_ROWS)
-        ]
+        body, heads = _latex_cells(table)
+        parts = [(places, rows) for places in _latex_columns(table, body, heads) for rows in _latex_rows(body)]
         for number, (places, rows) in enumerate(parts):
             part = f" (part {number + 1} of {len(parts)})" if len(parts) > 1 else ""
             lines += ["", r"\begin{table}[htbp]", r"\centering", rf"\caption{{{tex(table.heading)}{part}.}}"]
             if places:
-                lines += [LATEX_FIT, *_tabular(table, places, rows), "}"]
+                lines += [LATEX_FIT, *_tabular(table, body, heads, places, rows), "}"]
             said = [*table.above, *table.below] if number == len(parts) - 1 else []
+            cells = [table.rows[row].cells[place] for row in rows for place in places]
+            said += [
+                note for note in page.foot if note.startswith(SIGNS) and any(note[0] in cell.text for cell in cells)
+            ]
+            if any(cell.mark for cell in cells):
+                said += page.legend(best="Bold", tied="≈", second="Underlined")
             lines += [r"\par\raggedright\footnotesize " + tex(line) for line in said]
             lines.append(r"\end{table}")
             floats += 1
             lines += [r"\clearpage"] if floats % MOST_FLOATS == 0 else []
-    for line in [*page.foot, *page.legend(best="Bold", tied="≈", second="Underlined")]:
+    for line in (note for note in page.foot if not note.startswith(SIGNS)):
         lines += ["", r"\noindent{\footnotesize " + tex(line) + "}"]
     return "\n".join(lines) + "\n"
 
 
-def _tabular(table: Table, places: Sequence[int], rows: Sequence[int]) -> list[str]:
-    columns = [table.columns[place] for place in places]
-    marks = {"": "{}", "best": r"\textbf{{{}}}", "tied": r"{} $\approx$", "second": r"\underline{{{}}}"}
-    cells = [[table.rows[row].cells[place] for place in places] for row in rows]
-    return [
-        rf"\begin{{tabular}}{{{''.join('l' if head.words else 'r' for head in columns)}}}",
-        r"\toprule",
-        " & ".join(tex(head.title) for head in columns) + r" \\",
-        r"\midrule",
-        *(" & ".join(marks[cell.mark].format(tex(cell.text)) for cell in line) + r" \\" for line in cells),
-        r"\bottomrule",
-        r"\end{tabular}",
+def _latex_cells(table: Table) -> tuple[list[list[list[str]]], list[list[str]]]:
+    """The lines of every cell, row by row, and of every heading: words are folded to a third of the page, headings to their
+    column."""
+    names = [line.cells[0].text for line in table.rows]
+    short = [_TRIALS.sub("", name) for name in names]
+    names = short if len(set(short)) == len(set(names)) else names
+    body = [
+        [
+            [name] if not place
+            else textwrap.wrap(cell.text, MOST_LETTERS // 3, break_long_words=False, break_on_hyphens=False) or [""]
+            if table.columns[place].words
+            else [cell.text]
+            for place, cell in enumerate(line.cells)
+        ]
+        for name, line in zip(names, table.rows, strict=True)
+    ]  # fmt: skip
+    heads = [
+        _heading(head.title, max([len(line) for row in body for line in row[place]], default=0))
+        for place, head in enumerate(table.columns)
     ]
+    return body, heads
 
 
-def _latex_columns(table: Table) -> list[list[int]]:
+def _latex_columns(table: Table, body: Sequence[Sequence[list[str]]], heads: Sequence[list[str]]) -> list[list[int]]:
     """Of each part; none where there are words alone."""
     if not table.columns:
         return [[]]
-    widths = [
-        max([len(head.title), *(len(line.cells[place].text) for line in table.rows)])
-        for place, head in enumerate(table.columns)
-    ]
+    widths = [max(map(len, itertools.chain(head, *(row[place] for row in body)))) for place, head in enumerate(heads)]
     return table.parts(widths, most=MOST_LETTERS)
+
+
+def _latex_rows(body: Sequence[Sequence[list[str]]]) -> list[list[int]]:
+    """Of each part, as many as `MOST_LINES` hold."""
+    parts: list[list[int]] = [[]]
+    room = MOST_LINES
+    for number, row in enumerate(body):
+        depth = max(map(len, row))
+        if parts[-1] and depth > room:
+            parts.append([])
+            room = MOST_LINES
+        parts[-1].append(number)
+        room -= depth
+    return parts
+
+
+def _tabular(
+    table: Table,
+    body: Sequence[Sequence[list[str]]],
+    heads: Sequence[list[str]],
+    places: Sequence[int],
+    rows: Sequence[int],
+) -> list[str]:
+    sides = {place: "l" if table.columns[place].words else "r" for place in places}
+    marks = {"": "{}", "best": r"\textbf{{{}}}", "tied": r"{} $\approx$", "second": r"\underline{{{}}}"}
+
+    def stacked(lines: Sequence[str], place: int, *, at: str) -> str:
+        text = r" \\ ".join(map(tex, lines))
+        side = f"@{{}}{sides[place]}@{{}}"
+        return text if len(lines) == 1 else rf"\begin{{tabular}}[{at}]{{{side}}}{text}\end{{tabular}}"
+
+    return [
+        rf"\begin{{tabular}}{{{''.join(sides.values())}}}",
+        r"\toprule",
+        " & ".join(stacked(heads[place], place, at="b") for place in places) + r" \\",
+        r"\midrule",
+        *(
+            " & ".join(
+                marks[table.rows[row].cells[place].mark].format(stacked(body[row][place], place, at="t"))
+                for place in places
+            )
+            + r" \\"
+            for row in rows
+        ),
+        r"\bottomrule",
+        r"\end{tabular}",
+    ]
 
 
 def tex(text: str) -> str:

@@ -264,7 +264,22 @@ def _options(options: Mapping[str, Any]) -> str:
 
 NUMBER_COLUMNS = (
     *("quantity", "protocol", "protocol_hash", "overrides", "backbone", "checkpoint", "benchmark", "split", "metric"),
-    *("manifest", "data_note", "row", "method", "options", "model", "n", "mean", "sd", "low", "high", "median", "iqm"),
+    *(
+        "manifest",
+        "data_note",
+        "row",
+        "method",
+        "options",
+        "chosen",
+        "model",
+        "n",
+        "mean",
+        "sd",
+        "low",
+        "high",
+        "median",
+        "iqm",
+    ),
     *("seeds", "planned", "code"),
 )
 
@@ -274,7 +289,8 @@ def numbers_of(titled: Titled, against: Sequence[Contrast]) -> list[dict[str, st
     trained parameters as counts; paired differences to the baseline in the same unit, positive is better, with the interval
     of the pages.
 
-    ``code`` holds the reasons of a gap (then there is no mean), ``seeds`` those that are in, ``planned`` those asked for.
+    ``options`` holds what the row names, ``chosen`` the values that its tuning chose on the benchmark; ``code`` the reasons of
+    a gap (then there is no mean), ``seeds`` those that are in, ``planned`` those asked for.
     """
     grid = titled.grid
     numbers: list[Mapping[str, str]] = []
@@ -282,7 +298,9 @@ def numbers_of(titled: Titled, against: Sequence[Contrast]) -> list[dict[str, st
         named = _of_row(titled, row)
         for column in grid.columns:
             if (cell := grid.cells[row, column]).planned:
-                numbers.append({"quantity": "score", **named, **_of_column(column), **_of_cell(cell)})
+                numbers.append(
+                    {"quantity": "score", **named, **_of_column(column), **_chosen(row, column), **_of_cell(cell)}
+                )
         counts = sorted({record.parameters.get("trainable", 0) for record in row.runs} - {0})
         numbers += [{"quantity": "trained parameters", **named, "mean": str(count)} for count in counts]
     for contrast in against:
@@ -294,6 +312,7 @@ def numbers_of(titled: Titled, against: Sequence[Contrast]) -> list[dict[str, st
         numbers.append(
             {"quantity": f"difference to {difference.second.row.label}", **_of_row(titled, contrast.row)}
             | _of_column(contrast.column)
+            | _chosen(contrast.row, contrast.column)
             | {"n": str(len(difference.by_seed))}
             | {name: _number(None if value is None else value / 100) for name, value in points.items()}
         )
@@ -319,6 +338,14 @@ def _of_column(column: Column) -> dict[str, str]:
         "manifest": column.manifest,
         "data_note": column.note,
     }
+
+
+def _chosen(row: Row, column: Column) -> dict[str, str]:
+    """The values that tuning chose for the row's runs there; one set, as a row has one choice a benchmark."""
+    chosen = [
+        record.run.tuning["chosen"] for record in row.on.get(column.benchmark, ()) if "chosen" in record.run.tuning
+    ]
+    return {"chosen": json.dumps(chosen[0], sort_keys=True) if chosen else ""}
 
 
 def _of_cell(cell: Cell) -> dict[str, str]:

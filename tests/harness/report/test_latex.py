@@ -72,6 +72,39 @@ def test_a_whole_table_compiles_and_fits(tmp_path: Path) -> None:
     assert "undefined" not in log.lower()
 
 
+def test_a_table_that_is_taken_out_says_what_its_marks_mean_and_has_few_parts() -> None:
+    trials = [{"options": {"lr": rate}, "score": rate} for rate in (1e-3, 3e-3)]
+    tuning = {"chosen": {"lr": 3e-3}, "edge": ["lr"], "trials": trials, "metric": "iou", "on": ["leaf"], "hours": 1.0}
+    names = ("kvasir", "cvc612", "isic2017", "leaf", "road")
+    records = [
+        record(
+            seed=seed, method=method, benchmark=name, data_note="352 px copy", tuning=tuning if method == "lora" else {},
+            scores={"best": {"test": dict.fromkeys(PAPER_METRICS[name], base + 0.01 * seed)}},
+        )
+        for method, base in (("lora", 0.9), ("decoder", 0.5)) for name in names for seed in range(3)
+    ]  # fmt: skip
+    parts = write(score_page(records, MadeUp(records), papers=Papers()), style="latex").split(r"\begin{table}")[1:]
+    scored = [part for part in parts if r"\caption{demo $\cdot$ tiny (part" in part]
+    assert len(scored) == 2  # of ten columns of scores, headings over several lines
+    for part in scored:
+        assert "\nlora \\S{} & " in part  # not how many trials there were, which a table of its own tells
+        assert part.count(r"\footnotesize \S{} a chosen value is the first or last of its grid") == 1
+        assert part.count(r"\footnotesize Bold: best mean") == (r"\textbf" in part)
+    assert r"\footnotesize \S{}" not in "".join(part for part in parts if part not in scored)
+
+
+def test_rows_that_only_their_trials_tell_apart_keep_them_and_tall_rows_share_fewer_a_part() -> None:
+    names = ("lora", "lora, tuned, 2–4 trials")
+    rows = [Line.of([name, "0.001: 79.4; " * 12]) for name in names for _ in range(10)]
+    text = write(
+        Page(title="", tables=[Table(heading="", columns=heads("method", "trials", words=["trials"]), rows=rows)]),
+        style="latex",
+    )
+    parts = text.split(r"\begin{table}")[1:]
+    assert "lora, tuned, 2--4 trials" in text
+    assert [part.count("\nlora") for part in parts] == [5, 5, 5, 5]
+
+
 @needs_latex
 @pytest.mark.slow
 def test_whatever_is_in_a_label_compiles(tmp_path: Path) -> None:

@@ -212,6 +212,11 @@ def test_csv_is_long_and_tidy() -> None:
     assert float(cell["low"]) == pytest.approx(0.11 - 4.30265 * 0.01 / 3**0.5, abs=1e-6)
     (gap,) = [row for row in table if row["code"] and row["metric"] == "iou"]
     assert (gap["code"], gap["mean"], gap["n"], gap["seeds"], gap["planned"]) == ("OOM", "", "0", "", "1")
+    assert {row["chosen"] for row in table} == {""}
+    trials = [{"options": {"lr": 0.003}, "score": 0.1}]
+    tuning = {"chosen": {"lr": 0.003}, "edge": [], "trials": trials, "metric": "ber", "on": ["sbu"], "hours": 1.0}
+    tuned = csv.DictReader(io.StringIO(render(three(0.1, tuning=tuning), style="csv")))
+    assert {row["chosen"] for row in tuned if row["quantity"] == "score"} == {'{"lr": 0.003}'}
     (changed,) = [row for row in table if row["options"] and row["quantity"] == "score" and row["n"] == "1"]
     assert (changed["method"], changed["options"], changed["checkpoint"]) == ("lora", '{"rank": 6}', "sha256-00")
     assert changed["overrides"].startswith("image_size 32 instead of 64")
