@@ -93,7 +93,7 @@ def _benchmarks_down(
         for height, by_row in enumerate(bars.values()):
             if row in by_row:
                 _draw(ax, by_row[row], height + shift, look[row])
-        ax.plot([], [], **look[row].points(linestyle="none", label=label))
+        ax.plot([], [], **look[row].points(label=label))
     ax.set_yticks(range(len(bars)), [titles[name] for name in bars])
     ax.set_ylim(len(bars) - 0.4, -0.6)
     ax.set_xlabel(f"points over {baseline}")
@@ -105,7 +105,7 @@ def _benchmarks_down(
 def _draw(ax: Axes, difference: Estimate, height: float, look: Look) -> None:
     if interval := difference.interval():
         ax.plot([interval.low, interval.high], [height, height], color=look.colour, linewidth=1.3, zorder=2)
-    ax.plot([difference.mean], [height], **look.points(linestyle="none", zorder=3))
+    ax.plot([difference.mean], [height], **look.points(zorder=3))
 
 
 def _overall(differences: Mapping[str, Mapping[Row, Difference]]) -> dict[Row, Estimate]:

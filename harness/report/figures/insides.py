@@ -89,7 +89,7 @@ def plot_by_block(ax: Axes, rows: Sequence[RowEvidence], number: Callable[[Block
         ax.plot(range(len(means)), means, **{**style, "marker": ""})
         for place, (mean, each) in enumerate(zip(means, values, strict=True)):
             size = 2.2 if row.records[0].blocks[place].window else 4.0
-            ax.plot([place], [mean], **row.look.points(linestyle="none", markersize=size))
+            ax.plot([place], [mean], **row.look.line(linestyle="none", markersize=size))
             if len(each) > 1:
                 ax.plot([place] * len(each), each, linestyle="none", marker="_", color=row.look.colour, markersize=4)
     block_axis(ax)
@@ -349,7 +349,7 @@ def _merged_on(material: Material, column: Column, rows: list[Merged]) -> Drawin
     left, right = figure.subplots(1, 2, sharey=True)
     look = looks(material.grid.rows)
     for height, merged in enumerate(rows):
-        style = {**look[merged.row].points(linestyle="none"), "marker": MODES[merged.mode]}
+        style = {**look[merged.row].line(linestyle="none"), "marker": MODES[merged.mode]}
         shown = [value for value in merged.deviations if value > 0]
         left.plot(shown, [height] * len(shown), **{**style, "markersize": 2.5, "alpha": 0.6})
         if shown:

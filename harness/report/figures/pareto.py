@@ -87,7 +87,7 @@ def _draw(
         ax.errorbar(
             cost.estimate, score.estimate, xerr=[[cost.estimate - cost.low], [cost.high - cost.estimate]],
             yerr=[[score.estimate - score.low], [score.high - score.estimate]], elinewidth=0.7,
-            **look[row].points(linestyle="none", label=material.short(row), zorder=3),
+            **look[row].points(label=material.short(row), zorder=3),
         )  # fmt: skip
     _scale(ax, [cost.estimate for cost in amounts.values()])
     for (cost_there, is_above), rows in _outside(ax, amounts, scores, ends).items():

@@ -50,7 +50,7 @@ def ranks(material: Material) -> list[Drawing]:
         y = below - 0.35 - 0.6 * depth
         edge = 1 - 0.06 * margin if left else count + 0.06 * margin
         ax.plot([mean_rank[row], mean_rank[row], edge], [top, y, y], color=look[row].colour, linewidth=0.8)
-        ax.plot([mean_rank[row]], [top], **look[row].points(linestyle="none", clip_on=False))
+        ax.plot([mean_rank[row]], [top], **look[row].points(clip_on=False))
         ax.text(
             edge + (-0.05 if left else 0.05) * max(1, margin), y, f"{material.short(row)} ({mean_rank[row]:.1f})",
             ha="right" if left else "left", va="center", fontsize=6.5,

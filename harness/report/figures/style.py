@@ -7,6 +7,7 @@ import statistics
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
+from functools import cache
 from typing import TYPE_CHECKING, Any, Literal
 
 from harness.comparison.names import BENCHMARK_ORDER
@@ -16,6 +17,7 @@ from harness.registry import METHODS
 if TYPE_CHECKING:
     from matplotlib.axes import Axes
     from matplotlib.figure import Figure
+    from matplotlib.path import Path
 
 Format = Literal["svg", "pdf", "png"]
 FORMATS: tuple[Format, ...] = ("svg", "pdf", "png")
@@ -57,40 +59,62 @@ SETTINGS: dict[str, Any] = {
 
 @dataclass(frozen=True, kw_only=True)
 class Look:
-    """What tells a row from the others, with colour and without."""
+    """What tells a row from the others, with colour and without.
+
+    Args:
+        number: which of its method's rows it is, from 1.
+    """
 
     colour: str
     marker: str
     dash: Any
-    filled: bool
+    number: int
 
     def line(self, **more: Any) -> dict[str, Any]:
-        """Arguments of `Axes.plot`."""
-        return {"color": self.colour, "linestyle": self.dash, **self.points(), **more}
-
-    def points(self, **more: Any) -> dict[str, Any]:
-        face = self.colour if self.filled else "white"
+        """Arguments of `Axes.plot` for a curve, which has a dash of its own."""
+        face = self.colour if self.number == 1 else "white"
         return {
-            "color": self.colour, "marker": self.marker, "markerfacecolor": face,
+            "color": self.colour, "linestyle": self.dash, "marker": self.marker, "markerfacecolor": face,
             "markeredgecolor": self.colour, "markeredgewidth": 0.9, **more,
         }  # fmt: skip
+
+    def points(self, **more: Any) -> dict[str, Any]:
+        """Arguments for points without a line: from the third row of a method on they are its number in a circle."""
+        numbered = {"marker": _in_circle(self.number), "markersize": 6.2, "markeredgewidth": 0.5}
+        return {**self.line(linestyle="none"), **(numbered if self.number > 2 else {}), **more}
+
+
+@cache
+def _in_circle(number: int) -> Path:
+    """A marker whose white face covers the bars below it."""
+    from matplotlib.font_manager import FontProperties
+    from matplotlib.path import Path
+    from matplotlib.textpath import TextPath
+    from matplotlib.transforms import Affine2D
+
+    digits = TextPath((0, 0), str(number), size=1, prop=FontProperties(family="DejaVu Sans"))
+    box = digits.get_extents()
+    scale = 1.15 / max(box.width, box.height)
+    centred = Affine2D().translate(-(box.x0 + box.x1) / 2, -(box.y0 + box.y1) / 2).scale(scale)
+    return Path.make_compound_path(Path.unit_circle(), centred.transform_path(digits))
 
 
 def looks(rows: Sequence[Row]) -> dict[Row, Look]:
     """Row -> look. Colour and marker are the method's place in the registry, the same in every figure; further rows of
-    one method differ by dash and by an empty marker. Methods that this registry does not know come after it, by name."""
+    one method differ by dash, by an empty marker, and as points by their number. Methods that this registry does not know
+    come after it, by name."""
     known = METHODS.names()
     strangers = sorted({row.method for row in rows} - set(known))
     look: dict[Row, Look] = {}
     seen: dict[str, int] = {}
     for row in rows:
         place = (known + strangers).index(row.method)
-        number = seen[row.method] = seen.get(row.method, -1) + 1
+        number = seen[row.method] = seen.get(row.method, 0) + 1
         look[row] = Look(
             colour=PALETTE[place % len(PALETTE)],
             marker=MARKERS[place % len(MARKERS)],
-            dash=DASHES[number % len(DASHES)],
-            filled=number == 0,
+            dash=DASHES[(number - 1) % len(DASHES)],
+            number=number,
         )
     return look
 

@@ -26,7 +26,7 @@ from harness.report.figures.material import NothingToDrawError
 from harness.report.figures.mixtures import cap
 from harness.report.figures.pareto import _scale, front
 from harness.report.figures.ranks import cliques
-from harness.report.figures.style import COLUMN, PAGE, encoded, limits, looks, new_figure, split_by_length
+from harness.report.figures.style import COLUMN, DASHES, PAGE, encoded, limits, looks, new_figure, split_by_length
 from harness.studies import study_from_dict
 from tests.harness.report.figures.sample import METRICS, material_of, write_results
 from tests.harness.report.sample import record
@@ -88,13 +88,15 @@ def row(label: str, method: str) -> Row:
 
 def test_a_method_looks_the_same_beside_whatever_rows():
     (alone,) = looks([row("mine", "naslora")]).values()
-    rows = [*(row(name, name) for name in METHODS.names()), row("other", "naslora"), row("plug", "zzz")]
+    rows = [*(row(name, name) for name in METHODS.names()), row("plug", "zzz")]
     every = {entry.label: look for entry, look in looks(rows).items()}
     assert (alone.colour, alone.marker) == (every["naslora"].colour, every["naslora"].marker)
     known = [every[name] for name in METHODS.names()]
     assert len({look.colour for look in known}) == len({look.marker for look in known}) == len(known)
-    assert every["other"].colour == every["naslora"].colour
-    assert (every["other"].dash, every["other"].filled) != (every["naslora"].dash, every["naslora"].filled)
+    alike = looks([row(str(number), "naslora") for number in range(12)]).values()
+    assert {look.colour for look in alike} == {alone.colour}
+    assert len({(str(look.points()["marker"]), look.points()["markerfacecolor"]) for look in alike}) == 12
+    assert len({(look.line()["linestyle"], look.line()["markerfacecolor"]) for look in alike}) == len(DASHES) + 1
 
 
 def test_the_drop_around_the_start_of_the_search():
