@@ -4,7 +4,9 @@ from __future__ import annotations
 
 import json
 import sys
+from collections.abc import Sequence
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 from harness.check import parse_assignments
 from harness.cli.command import CommandParser, Once, add_plugins, command, plugins_of, verb
@@ -12,7 +14,10 @@ from harness.models.catalog import require_stands, resolve_backbone
 from harness.models.decoders import DECODERS
 from harness.registry import METHODS, canonical_spelling, load_plugins, method_config
 from harness.system.errors import UsageError
-from harness.system.streams import say, stages
+from harness.system.streams import say, stages, terminal_width
+
+if TYPE_CHECKING:  # it loads torch
+    from harness.contract.matrix import Capability
 
 
 def parser() -> CommandParser:
@@ -85,6 +90,8 @@ def main(argv: list[str] | None = None) -> int:
         print(json.dumps([row.as_json() for row in rows], indent=2))
     elif page is not None:
         page.write_text(replace_section(page.read_text(encoding="utf-8"), matrix_markdown(rows)), encoding="utf-8")
+    elif arguments.markdown is None and (width := terminal_width(sys.stdout)):
+        print(_in_terminal(rows, width=width))
     else:
         print(matrix_markdown(rows))
     for row in rows:
@@ -93,6 +100,18 @@ def main(argv: list[str] | None = None) -> int:
         for clause, seen in row.failures.items():
             print(f"{row.method}: {clause}: {seen}", file=sys.stderr)
     return 1 if broken or not all(row.passed for row in rows) else 0
+
+
+def _in_terminal(rows: Sequence[Capability], *, width: int) -> str:
+    """The matrix in parts that fit."""
+    from harness.contract.matrix import WORDS, matrix_cells
+    from harness.report.formats import fitted
+    from harness.report.page import Head, Line, Table
+
+    titles, cells = matrix_cells(rows)
+    columns = [Head(title=title, words=words) for title, words in zip(titles, WORDS, strict=True)]
+    lines = fitted(Table(heading="", columns=columns, rows=[Line.of(texts) for texts in cells]), width=width)
+    return "\n".join(line.rstrip() for line in lines)
 
 
 def _examine_file(path: Path, backbone: str) -> int:

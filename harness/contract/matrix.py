@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import sys
-from collections.abc import Iterable, Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass, field, fields
 from typing import Any
 
@@ -175,9 +175,12 @@ def _describe(error: Exception, method: type[Method]) -> str:
     return f"{type(error).__name__}: {line}{line_in(file, error)}"
 
 
-def matrix_markdown(rows: Iterable[Capability]) -> str:
-    """The matrix as a markdown table, the same bytes for the same rows."""
-    rows = list(rows)
+WORDS = (True,) * 6 + (False,) * 5 + (True,)
+"""Which of the matrix's columns hold words, and not counts."""
+
+
+def matrix_cells(rows: Sequence[Capability]) -> tuple[list[str], list[list[str]]]:
+    """Headings, and the cells of every method."""
     backbone = rows[0].backbone if rows else ""
     decoder = "mask decoder" if not rows or rows[0].decoder == "sam" else f"{rows[0].decoder} decoder"
     headers = [
@@ -196,7 +199,7 @@ def matrix_markdown(rows: Iterable[Capability]) -> str:
     ]
     cells = [
         [
-            f"`{row.method}`",
+            row.method,
             "" if row.identity_at_init is None else "yes" if row.identity_at_init else "declared deviation",
             ", ".join(row.merge_modes) or "–",
             _yes(row.amp),
@@ -211,7 +214,14 @@ def matrix_markdown(rows: Iterable[Capability]) -> str:
         ]
         for row in rows
     ]
-    alignment = ["left"] * 6 + ["right"] * 5 + ["left"]
+    return headers, cells
+
+
+def matrix_markdown(rows: Sequence[Capability]) -> str:
+    """The matrix as a markdown table, the same bytes for the same rows."""
+    headers, cells = matrix_cells(rows)
+    cells = [[f"`{name}`", *rest] for name, *rest in cells]
+    alignment = ["left" if words else "right" for words in WORDS]
     return tabulate(cells, headers=headers, tablefmt="github", colalign=alignment, disable_numparse=True)
 
 

@@ -107,6 +107,17 @@ def test_table_goes_between_the_markers_and_nowhere_else(tmp_path: Path, capsys:
     assert capsys.readouterr().out == ""
 
 
+@pytest.mark.usefixtures("unexamined")
+def test_a_terminal_gets_the_table_in_parts_that_fit(capsys, monkeypatch) -> None:
+    monkeypatch.setattr("harness.cli.doctor.terminal_width", lambda stream: 80)
+    assert doctor(["--methods", "decoder,lora"]) == 0
+    shown = capsys.readouterr().out
+    assert max(map(len, shown.splitlines())) <= 80
+    assert shown.count("\nlora ") == 2
+    assert doctor(["--methods", "decoder", "--markdown"]) == 0
+    assert capsys.readouterr().out == _matrix("vit_h", ["decoder"]) + "\n"
+
+
 def test_page_without_markers_is_refused() -> None:
     for text in ("", f"{BEGIN} only", f"{END}\n{BEGIN}"):
         with pytest.raises(UsageError, match="no place for the table"):
