@@ -11,7 +11,7 @@ from collections.abc import Sequence
 from itertools import zip_longest
 from typing import Any
 
-from harness.report.page import Format, Page, Shown, Table
+from harness.report.page import Format, Head, Page, Shown, Table
 from harness.system.tables import table_bytes
 from harness.system.text import csv_cell, markdown, printable, printable_line
 
@@ -176,20 +176,22 @@ def _latex_cells(table: Table) -> tuple[list[list[list[str]]], list[list[str]]]:
     short = [_TRIALS.sub("", name) for name in names]
     names = short if len(set(short)) == len(set(names)) else names
     body = [
-        [
-            [name] if not place
-            else textwrap.wrap(cell.text, MOST_LETTERS // 3, break_long_words=False, break_on_hyphens=False) or [""]
-            if table.columns[place].words
-            else [cell.text]
-            for place, cell in enumerate(line.cells)
-        ]
+        [[name], *(_latex_lines(cell, head) for cell, head in zip(line.cells[1:], table.columns[1:], strict=True))]
         for name, line in zip(names, table.rows, strict=True)
-    ]  # fmt: skip
+    ]
     heads = [
         _heading(head.title, max([len(line) for row in body for line in row[place]], default=0))
         for place, head in enumerate(table.columns)
     ]
     return body, heads
+
+
+def _latex_lines(cell: Shown, head: Head) -> list[str]:
+    if not head.words:
+        return [cell.text]
+    kept = cell.text.replace(": ", ":\N{NO-BREAK SPACE}")  # a number stays with what it is of
+    lines = textwrap.wrap(kept, MOST_LETTERS // 3, break_long_words=False, break_on_hyphens=False) or [""]
+    return [line.replace("\N{NO-BREAK SPACE}", " ") for line in lines]
 
 
 def _latex_columns(table: Table, body: Sequence[Sequence[list[str]]], heads: Sequence[list[str]]) -> list[list[int]]:

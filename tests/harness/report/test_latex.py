@@ -103,6 +103,7 @@ def test_rows_that_only_their_trials_tell_apart_keep_them_and_tall_rows_share_fe
     parts = text.split(r"\begin{table}")[1:]
     assert "lora, tuned, 2--4 trials" in text
     assert [part.count("\nlora") for part in parts] == [5, 5, 5, 5]
+    assert r"0.001: 79.4; 0.001: 79.4; \\ 0.001: 79.4; " in text
 
 
 @needs_latex
