@@ -264,23 +264,8 @@ def _options(options: Mapping[str, Any]) -> str:
 
 NUMBER_COLUMNS = (
     *("quantity", "protocol", "protocol_hash", "overrides", "backbone", "checkpoint", "benchmark", "split", "metric"),
-    *(
-        "manifest",
-        "data_note",
-        "row",
-        "method",
-        "options",
-        "chosen",
-        "model",
-        "n",
-        "mean",
-        "sd",
-        "low",
-        "high",
-        "median",
-        "iqm",
-    ),
-    *("seeds", "planned", "code"),
+    *("manifest", "data_note", "row", "method", "options", "chosen", "model", "n", "mean", "sd", "low", "high"),
+    *("median", "iqm", "seeds", "planned", "code"),
 )
 
 
