@@ -182,9 +182,7 @@ class Experiment:
     @cached_property
     def scoring(self) -> Scoring:
         """How every model of this run is scored; it remembers what is frozen of them."""
-        return Scoring(
-            self.data, self.rules, device=self.device, stages=self.stages, tell=self.tell, seed=self.run.seed
-        )
+        return Scoring(self.data, self.rules, device=self.device, stages=self.stages, tell=self.tell, run=self.run)
 
     def train(self, *, workers: Any, stop: StopRequest | None) -> TrainingResult:
         """Train with selection on validation, continuing from a checkpoint of an earlier attempt."""

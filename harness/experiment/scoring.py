@@ -11,7 +11,7 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor, nn
 
-from harness.archive.schema import IGNORED
+from harness.archive.schema import IGNORED, Run
 from harness.evaluation.conventions import CLASSES, LABELS, OVERLAP, SALIENCY
 from harness.evaluation.evaluate import Item, evaluate_split
 from harness.evaluation.labels import LabelScorer
@@ -52,14 +52,14 @@ class Scoring:
         device: where to compute; the models are there.
         stages: the seconds are counted to.
         tell: is told the stage and the split.
-        seed: of the run; which points of an object are its prompt depends on it.
+        run: which points of an object are its prompt depends on its seed, and whether a model that draws nothing fails on its images.
     """
 
     def __init__(
-        self, data: RunData, rules: Protocol, *, device: torch.device, stages: Stages, tell: Tell, seed: int
+        self, data: RunData, rules: Protocol, *, device: torch.device, stages: Stages, tell: Tell, run: Run
     ) -> None:
         self._data, self._rules, self._device, self._stages, self._tell = data, rules, device, stages, tell
-        self._seed = seed
+        self._run = run
         self._embeddings: RememberedEmbeddings | None = None
         self._tokens: RememberedTokens | None = None
         self._unprompted: set[tuple[str, str]] = set()
@@ -128,8 +128,8 @@ class Scoring:
             if name in self._data.tests and (ignored := scorers[name].ignored()):
                 self._ignored[name] = len(ignored)
             together.merge(scorers[name])
-        generated = self._rules.data == "sample" and not self._rules.own_classes  # whose numbers rank nothing anyway
-        if not (blank or generated) and together.draws_nothing():
+        # Numbers of generated images rank nothing anyway.
+        if not (blank or self._run.is_generated) and together.draws_nothing():
             rules = self._rules
             alone = self._data.benchmark.task == "multiclass" and rules.mask_tokens == 1 and rules.decoder == "sam"
             raise Blank(
@@ -216,7 +216,7 @@ class Scoring:
         if self._rules.prompt == "none":
             return (image,)
         mask, stem = source.mask_input(index), source.stem(index)
-        return image, prompts_of(mask, self._rules, self._seed, stem, training=False)
+        return image, prompts_of(mask, self._rules, self._run.seed, stem, training=False)
 
     def _items(self, source: ImageSource, split: str) -> Iterator[Item]:
         for index in range(len(source)):

@@ -208,5 +208,5 @@ def scored_elsewhere(segmenter: Segmenter, other: Run, *, data: Path, results: P
     """
     rules = from_rules(other.rules)
     opened = open_below(other, data, cache=results / "cache" / "images")
-    scoring = Scoring(opened, rules, device=device, stages=Stages(), tell=lambda progress: None, seed=other.seed)
+    scoring = Scoring(opened, rules, device=device, stages=Stages(), tell=lambda progress: None, run=other)
     return Elsewhere(like=other.key, scores=scoring.test(segmenter.to(device), stage="elsewhere")[0])
