@@ -88,7 +88,7 @@ def indexed(files: Iterable[Path], key: Callable[[Path], str]) -> Mapping[str, P
         stem = key(path)
         if stem in by_stem:
             raise DatasetError(
-                f"two files with one stem in {path.parent}: {by_stem[stem].name} and {path.name}; remove one of them"
+                f"two files of one name in {path.parent}: {by_stem[stem].name} and {path.name}; remove one of them"
             )
         by_stem[stem] = path
     return by_stem

@@ -220,7 +220,8 @@ def _known(arguments: argparse.Namespace, options: DataOptions) -> str:
         arguments.data = plain_folder(Path(folder).expanduser())
     if name in BENCHMARKS.names() and not is_own(name):
         return name
-    whose = arguments.data if folder else named_table(load_settings(), "datasets", dataset_name).get(name)
+    is_set = named_table(load_settings(), "datasets", dataset_name).get(name)
+    whose = arguments.data if folder or (is_set and arguments.data) else is_set
     if whose is None:
         raise UsageError(f"{given} is no benchmark (sam-peft data list); data of your own is checked as {name}=DIR")
     made, arguments.data = any_folder(name, whose, options)

@@ -715,18 +715,21 @@ class Question:
     def redrawn(self) -> Redrawn | None:
         """LoRA's collapsed seed on ISIC 2017 under the card small, drawn again; None where that was not run."""
         name = PAPER_METRICS["isic2017"][0]
-        drawn: dict[str, dict[int, float]] = {}
+        draws: dict[str, tuple[float, float]] = {}
         for folder in sorted((self.root / REDRAWN).glob("*/")):
-            for record in RecordStore(folder):
-                of_folder = drawn.setdefault(folder.name.replace("-", " "), {})
-                of_folder[record.run.rules["warmup"]] = 100 * record.scores["best"]["test"][name]
-        if not drawn:
+            ended = sorted(
+                (record.run.rules["warmup"], 100 * record.scores["best"]["test"][name])
+                for record in RecordStore(folder)
+                if record.code == "OK"
+            )
+            if len(ended) == 2:  # the warm-up is longer than none
+                (_, without), (_, warmed) = ended
+                draws[folder.name.replace("-", " ")] = (without, warmed)
+        if not draws:
             return None
         row = self.named_case("small-methods", "isic2017").difference.second
         middle = 100 * statistics.median(row.values[seed] for seed in row.seeds)
-        return Redrawn(
-            draws={how: (scores[0], max(scores.items())[1]) for how, scores in drawn.items()}, floor=middle - COLLAPSE
-        )
+        return Redrawn(draws=draws, floor=middle - COLLAPSE)
 
     def every_run(self) -> dict[str, int]:
         """Of the card small at its length, SAM's decoder, no warm-up: all runs, trials and single seeds too, against the median of

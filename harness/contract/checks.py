@@ -144,8 +144,8 @@ def determinism(subject: ContractCase) -> str:
 
 
 def finite_under_autocast(subject: ContractCase) -> str:
-    """Loss and gradients stay finite under bf16 autocast, parameters stay float32, and what linear layers give stays bf16: a sum with
-    a float32 parameter would have attention run at another precision, and memory, than under other methods."""
+    """Loss and gradients stay finite under bf16 autocast, parameters stay float32, and what qkv gives stays bf16: a sum with a
+    float32 parameter would have attention run at another precision, and memory, than under other methods."""
     segmenter, method = subject.trained()
     given: set[torch.dtype] = set()
     for name, module in segmenter.encoder.named_modules():

@@ -41,6 +41,7 @@ from harness.dispatch.sweeps import (
     create_chunk,
     fingerprint_at,
     read_chunks,
+    read_sweep,
     settled,
     writing,
 )
@@ -392,6 +393,7 @@ def to_start(planned: Plan, where: Place, *, results: Path, retry: str | None) -
         again |= {
             run.key
             for chunk in read_chunks(results, open_only=True)
+            if read_sweep(chunk.path.parent).executor == SlurmExecutor.name  # a local one that was stopped stays open
             for run in chunk.runs
             if run.key in planned.failed and run.replaces == fingerprint_at(results, run.key)
         }

@@ -57,13 +57,13 @@ def own_device() -> torch.device:
 
 def unusable_gpu() -> str:
     """What to say where this process was given a GPU and torch finds none, such as with a driver that is older than its CUDA; empty
-    where it was given none. Raises UsageError: in a job of SLURM, which pays for the GPU until its time is up."""
+    where it was given none. Raises UsageError: in a job of a sweep, which pays for the GPU until its time is up."""
     given = os.environ.get("CUDA_VISIBLE_DEVICES", "")
     if torch.cuda.is_available() or not re.match(r"\d|GPU-|MIG-", given):
         return ""
     built = f"for CUDA {torch.version.cuda}" if torch.version.cuda else "without CUDA"
     said = f"GPU {given} is there, but torch {torch.__version__}, built {built}, cannot use it"
-    if "SLURM_JOB_ID" in os.environ:
+    if "SLURM_ARRAY_TASK_ID" in os.environ:  # as all jobs of a sweep; not where somebody works in an allocation
         raise UsageError(
             f"{said} on {platform.node()}; mend that or keep off the node (extra: {{exclude: NODE}} in the profile), then --retry error"
         )

@@ -263,7 +263,8 @@ class Grid:
 
 
 def _only_warming_up(name: str, files: Files, rules: Protocol) -> str:
-    """A line where the warm-up is as long as the run, so that the learning rate never reaches its value; empty elsewhere."""
+    """A line where the warm-up is as long as the run, so that the learning rate never reaches its value; empty elsewhere. What a method
+    holds out of its images is not counted."""
     if files.images is None or not rules.warmup:
         return ""
     images = rules.epoch_images or limited(files.images, as_rules(rules)).train
@@ -308,7 +309,7 @@ def expand(names: Names, data: Mapping[str, Files], request: Request) -> Grid:
                 chosen = {**request.rules.get((name, backbone, of_setting.decoder), {}), **row.entry.rules}
                 rules = with_rules(of_setting, chosen) if chosen else of_setting
                 _require_fit(row, name, task, rules, request)
-                if (line := _only_warming_up(name, files, rules)) and line not in odd:
+                if row.config.trains and (line := _only_warming_up(name, files, rules)) and line not in odd:
                     odd.append(line)
                 row_rules = as_rules(rules) if chosen else plain
                 for job in _jobs(row, name, files, names, request, rules=row_rules, digest=digest):

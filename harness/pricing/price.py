@@ -61,7 +61,7 @@ def price(planned: Plan, results: Path, *, where: Place) -> Forecast:
         return 3600 * starts or (max(seconds, 3600 * record.cost.get("gpu_hours", 0.0)) if whole else 0.0)
 
     def devices_of(run: Run) -> int:
-        return where.profile.shape(run.backbone).gpus_per_run if where.profile is not None else 1
+        return _devices(where, run.backbone)
 
     return forecast(
         [job.run for job in planned.pending],
@@ -73,6 +73,11 @@ def price(planned: Plan, results: Path, *, where: Place) -> Forecast:
         devices_of=devices_of,
         start=datetime.now(),
     )
+
+
+def _devices(where: Place, backbone: str) -> int:
+    """What a run occupies, as its starts count it (`harness.dispatch.attempts.Attempt.gpus`): its job's GPUs, or one processor."""
+    return max(1, where.profile.gpus_of(where.profile.shape(backbone))) if where.profile is not None else 1
 
 
 def affordable(planned: Plan, prices: Forecast, *, hours: float) -> tuple[Plan, str]:
@@ -167,7 +172,8 @@ def _arrays(chosen: Sequence[RunForecast], where: Place) -> list[str]:
         arrays = counted(math.ceil(len(runs) / where.profile.max_array_size), "array")
         at_once = f"{counted(len(runs), 'run')} in {arrays} of at most {where.profile.parallelism} at once"
         lines.append(f"{', '.join(backbones)}: {at_once}; {shape.in_words}")
-        longer = [run_in_words(priced.run) for priced in runs if priced.hours / shape.gpus_per_run > shape.hours]
+        devices = _devices(where, backbones[0])
+        longer = [run_in_words(priced.run) for priced in runs if priced.hours / devices > shape.hours]
         if longer:
             lines.append(f"  longer than its time limit; it continues from its checkpoint: {first_of(longer)}")
     return lines

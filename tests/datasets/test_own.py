@@ -186,13 +186,17 @@ def test_check_warns_of_classes_that_are_one_a_mask(tmp_path: Path, capsys: pyte
     assert "each mask holds one of 1-3: several classes? name them in classes.txt" in capsys.readouterr().out
 
 
-def test_check_explains_inverted_masks_and_passes_good_ones(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+def test_check_explains_inverted_masks_and_passes_good_ones(tmp_path: Path, capsys, monkeypatch) -> None:
     _write(tmp_path / "good")
     _write(tmp_path / "inverted", values=(255, 0))
     assert main(["check", f"mine={tmp_path / 'good'}", "--workers", "1", "--group", r"(.+)_r\d"]) == 0
     assert "groups of (.+)_r" in capsys.readouterr().out
-    assert main(["check", "mine", "--data", str(tmp_path / "inverted"), "--workers", "1"]) == 1
+    assert main(["check", f"mine={tmp_path / 'inverted'}", "--workers", "1"]) == 1
     assert "inverted? What is looked for must be white" in capsys.readouterr().out
+    (settings := tmp_path / "harness.toml").write_text(f'[datasets]\nmine = "{tmp_path / "good"}"\n')
+    monkeypatch.setenv("SAM_PEFT_SETTINGS", str(settings))
+    assert main(["check", "mine", "--workers", "1"]) == 0
+    assert main(["check", "mine", "--data", str(tmp_path / "inverted"), "--workers", "1"]) == 1, "before what is set"
 
 
 def test_a_group_rule_that_never_ends_is_one_line(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

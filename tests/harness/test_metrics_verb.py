@@ -319,7 +319,7 @@ def archive(path):
         (lambda p, _: (p / "Image5.png").write_bytes(b"not a picture"), "Image5.png is unreadable"),
         (lambda p, _: (p / "Image5.png").unlink(), "no prediction for image5_mask.tif; --partial"),
         (lambda _, m: (m / "image5_mask.tif").unlink(), "no mask for Image5.png; --partial"),
-        (lambda p, _: shutil.copy(p / "Image5.png", p / "image5.bmp"), "two files with one stem"),
+        (lambda p, _: shutil.copy(p / "Image5.png", p / "image5.bmp"), "two files of one name"),
         (saved(np.full((60, 45), 3.5)), "Image5.npy against image5_mask.tif: probabilities must be"),
         (saved(np.full((60, 45), np.nan)), "probabilities must be finite"),
         (saved(np.ones((60, 45), dtype=np.int64)), "Image5.npy holds int64"),

@@ -173,9 +173,10 @@ class SlurmExecutor(Executor):
             for chunk in whole:
                 chunk.close("cancelled")
         for sweep_id, active in left.items():
-            if jobs := [job for job, key in active.items() if key in requested or not cancelled]:
+            of_these = [job for job, key in active.items() if key in requested]
+            if jobs := of_these or ([] if cancelled else list(active)):
                 sweep = read_sweep(sweeps_folder(self.results) / sweep_id)
-                of = "of these runs" if requested & set(active.values()) else "of other runs"
+                of = "of these runs" if of_these else "of other runs"
                 print(left_alone(sweep, jobs, of, user=self.slurm.user), file=sys.stderr)
         return cancelled
 
@@ -367,7 +368,7 @@ def cancelling(command: str) -> str:
 def essence(command: str) -> list[str]:
     """What a command asks for, however its program is called and whether it starts, awaits or cancels runs."""
     words = _without_how(command) or []
-    return words[next((place for place, word in enumerate(words) if word.startswith("-")), len(words)) :]
+    return words[next((place for place, word in enumerate(words) if word.startswith("--")), len(words)) :]
 
 
 def _without_how(command: str) -> list[str] | None:

@@ -112,6 +112,8 @@ def test_a_retry_that_waits_in_the_queue_is_at_work_for_the_plain_command_too(tm
     RecordStore(tmp_path).write(Record(run=job.run, key=job.run.key, code="OOM"))
     chunk.close("done")
     assert not to_start(planned, where, results=tmp_path, retry=None)
+    submitted(tmp_path, [job], executor="local", id="20260101-000001-abcd")
+    assert not to_start(planned, where, results=tmp_path, retry=None), "a local command that was stopped"
 
 
 def test_the_debugging_executor_runs_here_and_lets_exceptions_through(tmp_path, inline):

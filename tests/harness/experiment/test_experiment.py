@@ -241,7 +241,7 @@ def test_a_gpu_that_torch_cannot_use_is_told(results: Path, monkeypatch: pytest.
     notes: list[str] = []
     run_experiment(job_of(results, "zeroshot", **SMALL), progress=lambda told: notes.append(told["stage"]))
     assert any(f"GPU {given} is there, but torch" in note for note in notes) == said
-    monkeypatch.setenv("SLURM_JOB_ID", "7")
+    monkeypatch.setenv("SLURM_ARRAY_TASK_ID", "7")
     record = run_experiment(job_of(results, "zeroshot", seeds=(1,), **SMALL))
     assert record.code == ("ERROR" if said else "OK")
     assert not said or f"GPU {given} is there, but torch" in record.message
