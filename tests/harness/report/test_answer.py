@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import re
 import shutil
+import statistics
 from dataclasses import asdict, replace
 from pathlib import Path
 from typing import Any
@@ -109,6 +110,28 @@ def test_reruns_gave_the_same_losses_whatever_the_code_and_other_scores_on_anoth
     scores = ([100 * runs[key].scores["best"]["test"]["s_measure"] for key in again] for runs in (again, first))
     moves = [abs(score - other) for score, other in zip(*scores, strict=True)]
     assert answer.moved() == pytest.approx((min(moves), max(moves)))
+
+
+def test_a_run_is_drawn_again_where_it_ended_without_and_with_a_warm_up(answer: Answer, tmp_path, monkeypatch) -> None:
+    monkeypatch.setattr("harness.comparison.question.REDRAWN", str(tmp_path))
+    collapsed = answer.named_case("small-methods", "isic2017").difference.second.records[1]
+    assert answer.redrawn() is None
+
+    def end(folder: str, warmup: int, score: float) -> None:
+        run = replace(collapsed.run, rules={**collapsed.run.rules, "warmup": warmup})
+        scores = {"best": {"test": {"jaccard": score}}}
+        RecordStore(tmp_path / folder).write(Record(run=run, key=run.key, code="OK", scores=scores))
+
+    end("plain-attention", 0, 0.31)
+    assert answer.redrawn() is None, "its twin has not ended"
+    end("plain-attention", 40, 0.75)
+    end("this-processor", 0, 0.72)
+    end("this-processor", 40, 0.74)
+    redrawn = there(answer.redrawn())
+    assert redrawn.draws == {"plain attention": pytest.approx((31.0, 75.0)), "this processor": pytest.approx((72.0, 74.0))}
+    assert (redrawn.below(warmed=0), redrawn.below(warmed=1)) == (1, 0)
+    kept = answer.named_case("small-methods", "isic2017").difference.second
+    assert redrawn.floor == pytest.approx(100 * statistics.median(kept.values.values()) - 20)
 
 
 def test_a_row_that_no_record_answers_is_no_case(answer: Answer) -> None:
