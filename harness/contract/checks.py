@@ -149,7 +149,7 @@ def finite_under_autocast(subject: ContractCase) -> str:
     segmenter, method = subject.trained()
     given: set[torch.dtype] = set()
     for name, module in segmenter.encoder.named_modules():
-        if name.endswith(".qkv"):
+        if name.endswith(".attn.qkv"):
             module.register_forward_hook(lambda module, inputs, output: given.add(output.dtype))
     with torch.autocast("cpu", dtype=torch.bfloat16):
         loss = subject.loss(segmenter, method)

@@ -186,7 +186,7 @@ def test_runs_of_the_plan_are_taken_up_when_they_are_there() -> None:
         " (scores in %, 95 % confidence interval) on MobileSAM at 256 px (Kvasir-SEG Sα alone, 3 runs each).**"
     ) in page
     assert "rules out" not in page.partition("![")[0]
-    assert "Further series: -0.54 [-2.05, +0.97] on ViT-S at 196 px (mean of 5 benchmarks, rows" in page
+    assert "Further series: -0.54 [-2.08, +0.99] on ViT-S at 196 px (mean of 5 benchmarks, rows" in page
     assert "at its own rate: +2.00 [" in page
     assert "Not run: MobileSAM at 512 px; 12 draws of MobileSAM on Kvasir-SEG; MobileSAM on ISIC 2017" in page
     assert "NAS-LoRA on whole maps" not in page.partition("Not run:")[2]  # run wherever the question was
