@@ -85,15 +85,24 @@ class Answer(Question):
         intervals = [interval for case in cases if (interval := case.difference.interval)]
         above, below = sum(interval.low > 0 for interval in intervals), sum(interval.high < 0 for interval in intervals)
         means = [case.estimate.mean for case in cases]
-        one_run = (
-            f", {len(cases) - len(intervals)} have one draw and no interval" if len(intervals) < len(cases) else ""
-        )
+        alone = len(cases) - len(intervals)
+        one_run = f", {alone} {'has' if alone == 1 else 'have'} one draw and no interval" if alone else ""
         apart = ", ".join(f"{case.column.short}: {case.pair.what}" for case in cases if case.is_apart)
         return (
             f"{len(cases)} comparisons: {above} above zero, {below} below, {len(intervals) - above - below} across it{one_run}"
             f"{f' (apart from zero: {apart})' if apart else ''};"
             f" their means run from {min(means):+.2f} to {max(means):+.2f} points"
         )
+
+    @property
+    def apart(self) -> list[Case]:
+        """Rows of a mean whose own interval leaves zero out."""
+        return [case for model in self.models if len(model.cases) > 1 for case in model.cases if case.is_apart]
+
+    @property
+    def corrected(self) -> list[str]:
+        """Those that do after Bonferroni's correction for all rows of the answer."""
+        return [case.column.short for case in self.apart if case.estimate.p * len(self.clean) <= stats.ALPHA]
 
     def seen(self, cases: Sequence[Case]) -> str:
         """``not seen``, or ``seen in 1 of 3 comparisons``: a gain is, where an interval lies above zero."""
