@@ -18,7 +18,7 @@ NUMERIC = $(BIN)/python -m pytest -q -n auto --dist loadfile $(addprefix tests/,
 ROOM ?= archive
 
 # Studies of the pages in results/site, those that have runs; make site DATA=/your/data puts the photographs that may be passed on behind their masks.
-STUDIES ?= question-sam question-sam-isic question-sam-folds question-sam-road question-sam-cvc612 question-sam-512 small-search
+STUDIES ?= question-sam question-sam-isic question-sam-folds question-sam-road question-sam-cvc612 question-sam-512 question-vit small-search
 
 .PHONY: demo site test test-numbers test-fast mutants lint docs format test-slurm clean
 .DELETE_ON_ERROR:
