@@ -113,6 +113,8 @@ MOST_LINES = 30
 """Of a table's rows, before it is split between them."""
 SIGNS = ("†", "‡", "§")
 """What a row's name may carry; the line below that begins with one says what it means."""
+_BREAKS = re.compile(r"(\\_|=|,(?! )|\{\[\})")
+"""Behind what a line of prose may break: a row's options are one long word."""
 _TRIALS = re.compile(r", tuned, [\d–]+ trials")
 
 _GREEK = {
@@ -143,7 +145,7 @@ def as_latex(page: Page) -> str:
     its names are without how many trials tuned a row, which a table of its own tells."""
     lines = [LATEX_HEAD, f"% {printable_line(page.title)}"]
     for line in ([page.note] if page.note else []) + list(page.lead):
-        lines += ["", r"\noindent " + tex(line)]
+        lines += ["", r"{\sloppy\noindent " + _BREAKS.sub(r"\1\\allowbreak{}", tex(line)) + r"\par}"]
     floats = 0
     for table in page.tables:
         body, heads = _latex_cells(table)
