@@ -41,9 +41,8 @@ class Decomposed(AdaptedLinear):
     def forward(self, tokens: Tensor) -> Tensor:
         bias, gain = self.base.bias, self.gain()
         linear = super().forward(tokens)
-        scaled = linear * gain.to(
-            linear.dtype
-        )  # in the layer's own precision: a bias in float32 would lift what follows
+        # In the layer's own precision: a bias in float32 would lift what follows.
+        scaled = linear * gain.to(linear.dtype)
         return scaled if bias is None else scaled + (bias * (1 - gain)).to(linear.dtype)
 
     def gain(self) -> Tensor:

@@ -220,11 +220,11 @@ def _known(arguments: argparse.Namespace, options: DataOptions) -> str:
         arguments.data = plain_folder(Path(folder).expanduser())
     if name in BENCHMARKS.names() and not is_own(name):
         return name
-    is_set = named_table(load_settings(), "datasets", dataset_name).get(name)
-    whose = arguments.data if folder or (is_set and arguments.data) else is_set
-    if whose is None:
+    of_settings = named_table(load_settings(), "datasets", dataset_name).get(name)
+    where = arguments.data if folder or (of_settings and arguments.data) else of_settings
+    if where is None:
         raise UsageError(f"{given} is no benchmark (sam-peft data list); data of your own is checked as {name}=DIR")
-    made, arguments.data = any_folder(name, whose, options)
+    made, arguments.data = any_folder(name, where, options)
     BENCHMARKS.add(name, made)
     return name
 

@@ -724,7 +724,7 @@ class Question:
             )
             if len(ended) == 2:  # the warm-up is longer than none
                 (_, without), (_, warmed) = ended
-                draws[folder.name.replace("-", " ")] = (without, warmed)
+                draws[folder.name.replace("-", " ").capitalize()] = (without, warmed)
         if not draws:
             return None
         row = self.named_case("small-methods", "isic2017").difference.second

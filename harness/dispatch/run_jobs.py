@@ -91,7 +91,7 @@ class InlineExecutor(Executor):
 
         def look() -> None:
             if on_change is not None:
-                on_change(survey(self.results, keys=_keys(self._jobs), sweep=self._chunk.sweep).runs)
+                on_change(survey(self.results, keys=_keys(self._jobs), of_sweep=self._chunk.sweep).runs)
 
         for job, planned in zip(self._jobs, self._chunk.runs, strict=True):
             if self._settled(planned):
@@ -168,14 +168,14 @@ class LocalExecutor(Executor):
         assert self._chunk is not None
         while True:
             ended = all(process.poll() is not None for process in self._processes)
-            runs = survey(self.results, keys=submission.keys, sweep=submission.sweep).runs
+            runs = survey(self.results, keys=submission.keys, of_sweep=submission.sweep).runs
             if on_change is not None:
                 on_change(runs)
             if ended:
                 break
             time.sleep(POLL_S)
         self._chunk.close("done")
-        runs = survey(self.results, keys=submission.keys, sweep=submission.sweep).runs
+        runs = survey(self.results, keys=submission.keys, of_sweep=submission.sweep).runs
         self._require_worked(self._chunk, runs)
         return runs
 

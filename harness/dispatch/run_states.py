@@ -102,7 +102,7 @@ def survey(
     tasks: Mapping[str, Task] | None = None,
     cluster: str = "",
     keys: Iterable[str] | None = None,
-    sweep: str = "*",
+    of_sweep: str = "*",
 ) -> Survey:
     """The state of every run below a results folder, as it is now.
 
@@ -110,13 +110,13 @@ def survey(
         tasks: the cluster's queue (`Slurm.tasks`), None where it cannot be asked or nobody needs it.
         cluster: the name of that cluster, empty where nobody knows; it says nothing about open sweeps on others.
         keys: only these runs.
-        sweep: as this sweep has them; a command that looks twice a second need not read every other one.
+        of_sweep: as the sweep of this id has them; a command that looks twice a second need not read every other one.
     """
     selected = None if keys is None else set(keys)
     problems: Problems = {}
-    sweeps = {found.id: found for found in read_sweeps(results, problems, sweep=sweep)}
+    sweeps = {sweep.id: sweep for sweep in read_sweeps(results, problems, sweep=of_sweep)}
     latest: dict[str, tuple[Chunk, int]] = {}
-    for chunk in read_chunks(results, sweep=sweep, problems=problems):
+    for chunk in read_chunks(results, sweep=of_sweep, problems=problems):
         for index, run in enumerate(chunk.runs):
             if selected is None or run.key in selected:
                 latest[run.key] = (chunk, index)

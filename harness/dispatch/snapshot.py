@@ -39,7 +39,7 @@ def take(folder: Path, *, extra: Sequence[Path] = ()) -> Path:
     Raises:
         UsageError: the folder is there and holds something else than its name says, or the package holds more than code.
     """
-    contents = code(tuple(extra))
+    contents = contents_of_command(tuple(extra))
     target = own_folder(folder / str(os.getuid())) / digest(contents)
     if not target.is_dir():
         temporary = target.with_name(f".{target.name}.{secrets.token_hex(8)}")
@@ -58,7 +58,7 @@ def take(folder: Path, *, extra: Sequence[Path] = ()) -> Path:
 
 
 @functools.cache
-def code(extra: tuple[Path, ...] = ()) -> Mapping[str, bytes]:
+def contents_of_command(extra: tuple[Path, ...] = ()) -> Mapping[str, bytes]:
     """What is frozen, by its place in a snapshot; read once a process, so that all that one command submits, hours later too (runs
     after their trials, phases, what a cluster ended), is the code that `code_version` names in its records."""
     files = {place / name: root / name for place, root in PACKAGES.items() for name in _files(root)}

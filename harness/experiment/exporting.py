@@ -290,8 +290,13 @@ def export(request: Export, *, tell: Callable[[str], None] = lambda stage: None)
         rules = from_rules(run.rules)
         labels = rules.task == "classification"
         graph = Graph(segmenter, rules.pixels, labels=labels, prompt=rules.prompt, points=rules.prompt_points).eval()
-        ways, metadata = _ways(method, request.merge), {METADATA: _metadata(run)}
-        difference = write_onnx(graph, request.out, images=held_out, metadata=metadata, instead=ways)
+        difference = write_onnx(
+            graph,
+            request.out,
+            images=held_out,
+            metadata={METADATA: _metadata(run)},
+            instead=_other_options(method, request.merge),
+        )
     # After the file: a full disk leaves no card of a model that is not there.
     if request.form != "peft" and request.card:
         path = card_of(request.out)
@@ -370,12 +375,12 @@ def _plain_state(segmenter: Segmenter, method: Method, mode: MergeMode) -> dict[
         return sam_state_dict(segmenter)
     except ValueError as error:
         raise UsageError(
-            f"{method.name} merged by {mode} keeps parts that a SAM checkpoint cannot hold; use {_ways(method, mode)}"
+            f"{method.name} merged by {mode} keeps parts that a SAM checkpoint cannot hold; use {_other_options(method, mode)}"
         ) from error
 
 
-def _ways(method: Method, mode: MergeMode) -> str:
-    """The options that write a model which a merge by ``mode`` leaves with parts that a file cannot hold."""
+def _other_options(method: Method, mode: MergeMode) -> str:
+    """What to export with instead, where a merge by ``mode`` leaves parts that the file cannot hold."""
     fit = mode != "calibrated" and "calibrated" in method.merge_modes
     return "--merge calibrated or --adapter-only" if fit else "--adapter-only"
 

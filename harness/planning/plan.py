@@ -267,8 +267,7 @@ def _only_warming_up(name: str, files: Files, rules: Protocol) -> str:
     holds out of its images is not counted."""
     if files.images is None or not rules.warmup:
         return ""
-    images = rules.epoch_images or limited(files.images, as_rules(rules)).train
-    updates = -(-images // (rules.batch_size * rules.accumulate)) * rules.epochs
+    updates = rules.updates(limited(files.images, as_rules(rules)).train)
     if rules.warmup < updates:
         return ""
     return (

@@ -337,7 +337,7 @@ def forecast(
     finish = None
     if start is not None:
         with suppress(OverflowError):  # beyond the calendar
-            finish = start + timedelta(hours=_makespan([one.hours / devices_of(one.run) for one in priced], parallel))
+            finish = start + timedelta(hours=_makespan([run.hours / devices_of(run.run) for run in priced], parallel))
     return Forecast(
         runs=tuple(priced),
         parallel=parallel,

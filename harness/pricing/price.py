@@ -60,9 +60,6 @@ def price(planned: Plan, results: Path, *, where: Place) -> Forecast:
         # what lies beside records is not in every archive
         return 3600 * starts or (max(seconds, 3600 * record.cost.get("gpu_hours", 0.0)) if whole else 0.0)
 
-    def devices_of(run: Run) -> int:
-        return _devices(where, run.backbone)
-
     return forecast(
         [job.run for job in planned.pending],
         RecordStore(results).summaries()[0],
@@ -70,7 +67,7 @@ def price(planned: Plan, results: Path, *, where: Place) -> Forecast:
         seconds_of=taken,
         device=machine,
         parallel=parallel,
-        devices_of=devices_of,
+        devices_of=lambda run: _devices(where, run.backbone),
         start=datetime.now(),
     )
 
@@ -164,7 +161,9 @@ def _arrays(chosen: Sequence[RunForecast], where: Place) -> list[str]:
     """What is submitted to a cluster, a line a shape, and how many runs are longer than its time limit; nothing elsewhere."""
     if where.profile is None:
         return []
-    shapes = {backbone: where.profile.shape(backbone) for backbone in dict.fromkeys(one.run.backbone for one in chosen)}
+    shapes = {
+        backbone: where.profile.shape(backbone) for backbone in dict.fromkeys(priced.run.backbone for priced in chosen)
+    }
     lines = [""]
     for shape in dict.fromkeys(shapes.values()):
         backbones = [backbone for backbone, own in shapes.items() if own == shape]
@@ -222,10 +221,10 @@ def forecast_text(prices: Forecast) -> str:
     lines.append(
         f"{'all':<{width}} {len(prices.runs):>5} {_hours(prices.runs):>9} {peak:>9.2f} {prices.disk_bytes / 2**30:>9.2f}"
     )
-    for number, names_on in bases.items():
+    for quantity, names_on in bases.items():
         for basis, names in names_on.items():
             whose = f" of {first_of(list(names))}" if len(names_on) > 1 else ""
-            lines.append(f"{number}{whose}: {basis}")
+            lines.append(f"{quantity}{whose}: {basis}")
     lines.append("hours are device-hours, GPU-hours on a GPU")
     kept = sum(run.kept_bytes for run in prices.runs) / 2**30
     lines.append(

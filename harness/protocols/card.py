@@ -226,6 +226,11 @@ class Protocol:
                 bound = "each above 0" if name == "pixel_std" else "in [0, 1)"
                 raise ValueError(f"{name}={list(getattr(self, name))} must be {bound}")
 
+    def updates(self, images: int) -> int:
+        """Updates in all epochs over so many training images, the last of an epoch of what is left, if every step were one of the
+        weights."""
+        return -(-(self.epoch_images or images) // (self.batch_size * self.accumulate)) * self.epochs
+
     @property
     def pixels(self) -> tuple[RGB, RGB]:
         """Mean and standard deviation; there once a backbone's are filled in (`harness.protocols.load.for_backbone`)."""

@@ -101,8 +101,12 @@ class Answer(Question):
 
     @property
     def corrected(self) -> list[str]:
-        """Those that do after Bonferroni's correction for all rows of the answer."""
-        return [case.column.short for case in self.apart if case.estimate.p * len(self.clean) <= stats.ALPHA]
+        """Those of them that do so after a correction, too."""
+        return [case.column.short for case in self.apart if self.passes(case.estimate)]
+
+    def passes(self, estimate: stats.Estimate) -> bool:
+        """Whether a row's p-value stands Bonferroni's correction for all rows of the answer."""
+        return estimate.p * len(self.clean) <= stats.ALPHA
 
     def seen(self, cases: Sequence[Case]) -> str:
         """``not seen``, or ``seen in 1 of 3 comparisons``: a gain is, where an interval lies above zero."""
@@ -208,7 +212,7 @@ class Answer(Question):
                 lines.append({
                     "benchmark": column.short, "row": row.label,
                     "score": mean_sd([100 * cell.values[seed] for seed in cell.seeds]),
-                    "difference": of_estimate(difference.estimate) if difference else "–",
+                    "difference": of_estimate(difference.estimate) if difference else "–", "draws": str(len(cell.seeds)),
                     "options": ", ".join(f"{name} {_plain(value)}" for name, value in cell.records[0].run.changed.items()),
                 })  # fmt: skip
         return lines

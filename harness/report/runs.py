@@ -439,6 +439,7 @@ def _row(pair: SharedRun) -> list[str]:
 
 
 MOST_LEFT_OUT = 5
+"""Runs that are listed one by one; of more the text has the number."""
 
 
 def explain(page: Page, archive: Archive, *, row: str, column: str) -> str:

@@ -82,7 +82,7 @@ def planned_steps(method: Method, plan: UpdatePlan, protocol: Protocol, *, image
         return 0
     if protocol.budget == "epochs" or not method.config.spares_weight_updates:
         return plan.updates_per_epoch * protocol.epochs
-    updates = -(-(protocol.epoch_images or images) // (plan.batch_size * plan.accumulate)) * protocol.epochs
+    updates = protocol.updates(images)
     total = done = 0
     while done < updates:
         epoch, step = divmod(total, plan.updates_per_epoch)

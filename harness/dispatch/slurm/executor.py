@@ -149,7 +149,7 @@ class SlurmExecutor(Executor):
         data or code gave its runs other keys; and say what other sweeps have of these runs, or where nothing was cancelled, of any.
         Returns the names of the cancelled jobs."""
         request, requested = self._request_of(keys), set(keys)
-        asked = essence(command)
+        asked = asked_for(command)
         cancelled: list[str] = []
         whole: list[Chunk] = []
         left: dict[str, dict[str, str]] = {}
@@ -163,7 +163,7 @@ class SlurmExecutor(Executor):
                     for index, run in enumerate(chunk.runs)
                     if (task := chunk.on_cluster(tasks, index)) is not None and task.active
                 }
-                is_own = sweep.request == request or bool(asked and essence(sweep.command) == asked)
+                is_own = sweep.request == request or bool(asked and asked_for(sweep.command) == asked)
                 if active and is_own and submitted_by_us(sweep, self.slurm):
                     whole.append(chunk)
                     cancelled += active
@@ -365,7 +365,7 @@ def cancelling(command: str) -> str:
     return f"{command} --cancel" if kept is None else shlex.join([*kept, "--cancel"])
 
 
-def essence(command: str) -> list[str]:
+def asked_for(command: str) -> list[str]:
     """What a command asks for, however its program is called and whether it starts, awaits or cancels runs."""
     words = _without_how(command) or []
     return words[next((place for place, word in enumerate(words) if word.startswith("--")), len(words)) :]

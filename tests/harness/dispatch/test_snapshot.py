@@ -39,7 +39,7 @@ def test_the_same_code_is_one_snapshot_and_a_change_another(tmp_path):
     assert (second / snapshot.plugin_path(0, plugin)).read_text() == "x = 1\n"
     plugin.write_text("x = 2\n")
     assert snapshot.take(tmp_path, extra=[plugin]) == second, "a command's later submissions have the code of its first"
-    snapshot.code.cache_clear()
+    snapshot.contents_of_command.cache_clear()
     assert snapshot.take(tmp_path, extra=[plugin]).name != second.name
 
 
@@ -75,7 +75,7 @@ def test_of_two_that_take_the_same_snapshot_at_once_one_makes_it_and_the_other_l
 
 def test_what_is_too_large_for_code_is_not_frozen(tmp_path, monkeypatch):
     monkeypatch.setattr(snapshot, "LARGEST", 1000)
-    snapshot.code.cache_clear()
+    snapshot.contents_of_command.cache_clear()
     with pytest.raises(UsageError, match="MiB"):
         snapshot.take(tmp_path)
 
@@ -169,7 +169,7 @@ def test_what_others_write_into_a_queued_sweep_leads_to_no_other_code(tmp_path, 
     """Neither another snapshot, whole in itself, nor a plug-in out of it."""
     it = Submitted(tmp_path)
     it.plugin.write_text(it.evil)
-    snapshot.code.cache_clear()
+    snapshot.contents_of_command.cache_clear()
     evil = snapshot.take(tmp_path / "results" / "snapshots", extra=[it.plugin])
     evil.rename(evil.with_name("evil")) if path.startswith("..") else None
     jobs, sweep = it.folder / "chunk.000.jobs.jsonl", it.folder / "sweep.json"

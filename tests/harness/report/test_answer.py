@@ -129,8 +129,8 @@ def test_a_run_is_drawn_again_where_it_ended_without_and_with_a_warm_up(answer: 
     end("this-processor", 40, 0.74)
     redrawn = there(answer.redrawn())
     assert redrawn.draws == {
-        "plain attention": pytest.approx((31.0, 75.0)),
-        "this processor": pytest.approx((72.0, 74.0)),
+        "Plain attention": pytest.approx((31.0, 75.0)),
+        "This processor": pytest.approx((72.0, 74.0)),
     }
     assert (redrawn.below(warmed=0), redrawn.below(warmed=1)) == (1, 0)
     kept = answer.named_case("small-methods", "isic2017").difference.second

@@ -10,7 +10,7 @@ import pytest
 from harness.archive.schema import Record
 from harness.archive.store import RecordStore
 from harness.dispatch.slurm import executor as arrays
-from harness.dispatch.slurm.executor import cancelling, essence
+from harness.dispatch.slurm.executor import asked_for, cancelling
 from harness.dispatch.sweeps import read_chunks, read_sweeps
 from harness.run import main
 from harness.system.errors import UsageError
@@ -171,8 +171,8 @@ def test_options_that_start_or_await_runs_are_left_out_wherever_they_are(given):
 def test_a_command_asks_for_the_same_however_its_program_is_called():
     asked = "--methods 'lora[rank=4]' --set 'a=b c'"
     for how in ("python -m harness.run", "python -m harness run", "sam-peft run"):
-        assert essence(f"{how} {asked} --retry oom") == essence(f"python -m harness.run --cancel {asked}")
-    assert essence(f"sam-peft run {asked}") != essence(f"sam-peft run {asked} --seeds 2")
+        assert asked_for(f"{how} {asked} --retry oom") == asked_for(f"python -m harness.run --cancel {asked}")
+    assert asked_for(f"sam-peft run {asked}") != asked_for(f"sam-peft run {asked} --seeds 2")
 
 
 def test_what_is_no_command_line_is_told_as_it_is():
