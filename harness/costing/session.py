@@ -156,8 +156,9 @@ class Contestant:
     def _steps_of_a_training(self) -> tuple[int, int]:
         """Of a split of `_NOMINAL_STEPS` batches: all of them, and those of an epoch."""
         kept, _ = hold_out(_NOMINAL_STEPS, self.method.architecture_holdout(), seed=0)
-        plan, whole = UpdatePlan(indices=kept, batch_size=1), replace(self.protocol, epoch_images=0)
-        return planned_steps(self.method, plan, whole, images=_NOMINAL_STEPS), plan.updates_per_epoch
+        plan = UpdatePlan(indices=kept, batch_size=1)
+        image_by_image = replace(self.protocol, epoch_images=0, batch_size=1, accumulate=1)
+        return planned_steps(self.method, plan, image_by_image, images=_NOMINAL_STEPS), plan.updates_per_epoch
 
     def step(self, phase: StepKind) -> dict[str, float]:
         """One update; part -> seconds, with ``total`` and ``untracked``."""
