@@ -62,7 +62,8 @@ def test_training_with_kept_tokens_equals_training_without(tmp_path: Path, metho
 
 def test_in_batches_the_kept_tokens_give_the_same_losses_and_weights_but_for_rounding(tmp_path: Path) -> None:
     """Each image passes the front alone, where a plain step takes the batch at once: kernels may sum in another order."""
-    rules = protocol(batch_size=3, epochs=2)
+    # Where a gradient is zero but for rounding, Adam makes whole steps of the rounding, unless eps is larger than that.
+    rules = protocol(batch_size=3, epochs=2, eps=1e-3)
     plain = Run(folder=tmp_path / "plain", config=LATE, rules=rules).train()
     fast = kept(Run(folder=tmp_path / "kept", config=LATE, rules=rules), cache(tmp_path / "cache"))
     calls = first_block_calls(fast.segmenter)
