@@ -23,6 +23,7 @@ from harness.protocols.load import card_rules
 from harness.registry import method_config_class
 from harness.report import findings
 from harness.report.findings import END, FIGURES, START, TEMPLATES, Answer, environment, files
+from harness.studies import load_study
 from tests.harness.report.sample import record
 from tests.values import REPOSITORY, RESULTS, there
 
@@ -228,6 +229,22 @@ def test_rows_beside_the_question_are_taken_up_and_named_where_they_are_missing(
     assert "; other methods on MobileSAM (Conv-LoRA, NAS-PC-LoRA, AdaptFormer, BitFit, DoRA);" in missing
     methods = " ".join(words.get_template("methods.md.j2").render(a=answer).split())
     assert "| full | 74.0 ± 0.0 (3) | +3.90 [" in methods
+
+
+def test_a_search_is_named_beyond_the_benchmarks_on_which_each_of_its_rows_has_run() -> None:
+    answer = Answer(RESULTS)
+    question = [plan_run("lora", "LoRA", 0, 0.7), plan_run("naslora", "NAS-LoRA", 0, 0.7)]
+    for count, beyond in ((2, ""), (7, " beyond Kvasir-SEG")):
+        answer.archive.records[:] = [*earlier(answer), *question]
+        for entry in load_study("sam-search").entries[:count]:
+            answer.archive.records.append(plan_run(entry.method, entry.label, 0, 0.72, **entry.options))
+        archive = answer.archive
+        answer = Answer(RESULTS)  # another look at the same archive
+        answer.archive = archive
+        assert f"candidate operations on MobileSAM{beyond}" in answer.not_run
+        assert "when the search starts (T_B) on MobileSAM" in answer.not_run
+    (case,) = answer.fewer_operations("no pooling")
+    assert case.column.benchmark_title == "Kvasir-SEG"
 
 
 def test_a_draw_that_was_made_again_is_told_and_images_of_a_group_where_splits_differ(answer: Answer) -> None:
