@@ -28,6 +28,7 @@ from harness.datasets.base import Sample, require_plain
 from harness.datasets.reading.decoding import read_image
 from harness.datasets.reading.opening import stored_size
 from harness.datasets.reading.pairing import image_files
+from harness.evaluation.conventions import CLASSES, OVERLAP
 from harness.evaluation.resize import resize_bilinear
 from harness.experiment.trained import Trained
 from harness.methods.base import MergeMode
@@ -421,10 +422,16 @@ def write_masks(request: Predict, model: Model, image: tuple[Path, Array], score
 def scoring_command(request: Predict, masks: str) -> str:
     """The command that scores what was written as the run's record does."""
     rules, trained = from_rules(request.trained.run.rules), request.trained
+    benchmark = BENCHMARKS.get(trained.run.benchmark)
     folder = request.out / PROBABILITIES[request.probabilities] if request.probabilities else request.out
     words = ["sam-peft", "metrics", "--pred", str(folder), "--gt", masks]
+    # Masks have the threshold of these metrics alone.
+    if names := [name for name in benchmark.metrics if request.probabilities or name in (*OVERLAP, *CLASSES)]:
+        words += ["--metrics", ",".join(names)]
     if trained.task == "multiclass":
         words += ["--num-classes", str(trained.num_classes)]
+    elif getattr(benchmark, "mask_rule", "half") == "nonzero":
+        words += ["--foreground", "nonzero"]
     if request.probabilities == "input":
         words.append("--stretched")
     if rules.evaluation.resolution == "input":

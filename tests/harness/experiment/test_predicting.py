@@ -106,10 +106,23 @@ def test_the_printed_command_scores_as_the_record_was_scored(binary, at_input, t
     assert words[:2] == ["--pred", str(out / PROBABILITIES[size] if size else out)]
     side = str(finished.record.run.rules["image_size"])
     assert ("--input-size" in words, side in words) == ((resolution == "input",) * 2)
-    names = BINARY if given else "iou,dice"
-    scores = finished.scores(capsys, Path(words[1]), *words[4:], "--metrics", names)
+    names = words[words.index("--metrics") + 1]
+    assert names == ("s_measure,e_mean,e_max,e_adaptive,weighted_f,mae,iou,dice" if given else "iou,dice")
+    scores = finished.scores(capsys, Path(words[1]), *words[4:])
     if resolution == "native" or size == "input":
         assert scores == finished.recorded("best", names)
+
+
+def test_the_printed_command_reads_masks_as_the_benchmark_does(tmp_path, capsys) -> None:
+    """Any level above 0 is shadow on SBU: of grey edges, too."""
+    finished = Finished(tmp_path, "sbu")
+    for path in finished.masks.iterdir():
+        grey = np.asarray(Image.open(path).convert("L"))
+        Image.fromarray(np.where(grey > 0, 60, 0).astype(np.uint8)).save(path.with_suffix(".png"))
+    assert finished.predict(tmp_path / "out", "--probabilities") == 0
+    (command,) = [line for line in capsys.readouterr().out.splitlines() if "sam-peft metrics" in line]
+    words = shlex.split(command.partition("sam-peft metrics ")[2])
+    assert finished.scores(capsys, Path(words[1]), *words[4:]) == finished.recorded("best", "ber,iou,mae")
 
 
 def test_masks_have_the_images_size_and_overlays_show_their_contours(binary: Finished, tmp_path: Path) -> None:
