@@ -825,9 +825,8 @@ class Question:
         """What the search chose in each row of MobileSAM that has draws to compare."""
         chosen = []
         for case in self.clean:
-            runs = [
-                run for run in case.difference.first.records if run.run.seed in case.seeds and self.archive.mixture(run)
-            ]
+            known = [run for run in case.difference.first.records if run.run.seed in case.seeds]
+            runs = sorted(filter(self.archive.mixture, known), key=lambda run: run.run.seed)
             if case.is_sam and len(runs) > 1:
                 chosen.append((case, self._chosen(runs)))
         return chosen

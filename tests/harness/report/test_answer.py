@@ -247,6 +247,12 @@ def test_a_search_is_named_beyond_the_benchmarks_on_which_each_of_its_rows_has_r
     assert case.column.benchmark_title == "Kvasir-SEG"
 
 
+def test_what_alpha_chose_stands_by_seed(answer: Answer) -> None:
+    of_question = next(one for case, one in answer.alpha_of_plan if case.pair.study == "question-sam")
+    same_runs = answer.choices("sam-search")["all eight, searched"].spreads
+    assert of_question["spreads"][: len(same_runs)] == list(same_runs.values())
+
+
 def test_a_draw_that_was_made_again_is_told_and_images_of_a_group_where_splits_differ(answer: Answer) -> None:
     assert answer.named_case("small-methods", "kvasir").draws == "6 (3 seeds, 3 made again)"
     (roads,) = (case for case in answer.clean if case.is_sam and case.pair.benchmark == "road")
