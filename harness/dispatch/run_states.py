@@ -212,7 +212,8 @@ def _unfinished(
         if alive is None:  # elsewhere: the cluster knows best, else the last sign of life
             recent = time.time() - last.seen < lease_s
             same_job = on_cluster if last.holder.job == task else None
-            is_gone = tasks is not None and bool(last.holder.job) and last.holder.job not in tasks
+            # Of a job that this queue does not show (another cluster's, or hidden from us) only the heartbeat tells.
+            is_gone = tasks is not None and bool(task) and last.holder.job == task and last.holder.job not in tasks
             alive = same_job.state == "RUNNING" if same_job is not None else recent and not is_gone
         if alive:
             return RUNNING, f"on {last.holder.host}{_silence(last, lease_s)}"

@@ -130,6 +130,17 @@ def test_a_run_whose_job_ended_on_request_before_its_worker_began_is_cancelled(t
     assert state(tmp_path, job, tasks={}) == ("cancelled", "on request")
 
 
+def test_a_job_that_our_queue_does_not_show_runs_while_its_heart_beats(tmp_path):
+    """That of another cluster over the same folder, or of a user whose jobs are hidden from us."""
+    job = make_job(tmp_path)
+    chunk(tmp_path, job)  # 7_0 here, and over
+    started(tmp_path, job, holder=replace(FAR, job="812_3"))
+    assert state(tmp_path, job, tasks={}) == ("running", "on node3")
+    Lease.acquire(state_folder(tmp_path / "own", job.run.key), holder=FAR)
+    chunk(tmp_path / "own", job)
+    assert state(tmp_path / "own", job, tasks={})[0] == "interrupted"
+
+
 @pytest.mark.parametrize("broken", ["sweep", "attempt"])
 def test_what_cannot_be_read_of_a_run_is_a_problem_by_name_and_the_run_is_told(tmp_path, broken):
     job = make_job(tmp_path)
