@@ -63,13 +63,16 @@ def gpu_hours(starts: Sequence[Attempt], *, accounting: Accounting | None = None
     """GPU-hours of all starts of a run, and where they come from: ``sacct``, ``clock`` where accounting knows none of their
     jobs, or ``sacct+clock``.
 
-    Starts outside a cluster are always measured by our own clock. The last start may still run.
+    Starts outside a cluster, or on another one than accounting is of, are measured by our own clock. The last start may still run.
     """
-    jobs = {start.holder.job: start.gpus for start in starts if start.holder.job}
+    on_clusters = [start for start in starts if start.holder.job]
+    ours = accounting.cluster() if on_clusters and accounting is not None else ""
+    asked = [start for start in on_clusters if not ours or start.holder.cluster.lower() in ("", ours.lower())]
+    jobs = {start.holder.job: start.gpus for start in asked}
     history = accounting.history(jobs) if jobs and accounting is not None else None
     accounts = [account for account in history or [] if account.job in jobs]
     known = {account.job for account in accounts}
-    others = [start for start in starts if start.holder.job not in known]
+    others = [start for start in starts if start not in asked or start.holder.job not in known]
     # accounting may keep time without GPUs: SLURM's default
     hours = sum(account.seconds / 3600 * (account.gpus or jobs[account.job]) for account in accounts)
     source = "+".join([*(["sacct"] if accounts else []), *(["clock"] if others or not accounts else [])])

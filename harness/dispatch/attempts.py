@@ -36,7 +36,7 @@ class Holder:
     Args:
         host, boot, namespace: machine, its boot and its process-number namespace; only where all are ours can a process be looked up.
         pid, ticks: process number and its start time (a number may be reused, both may not).
-        job: the cluster's job, such as ``123_4``, empty outside a cluster.
+        job, cluster: the cluster's job, such as ``123_4``, and the cluster's name, since two may number a job alike; empty elsewhere.
     """
 
     host: str
@@ -45,15 +45,17 @@ class Holder:
     pid: int
     ticks: int
     job: str = ""
+    cluster: str = ""
 
     @classmethod
-    def here(cls, *, job: str = "") -> Holder:
+    def here(cls, *, job: str = "", cluster: str = "") -> Holder:
         pid = os.getpid()
         try:
             ticks = _ticks(pid)
         except OSError:
             ticks = 0
-        return cls(host=socket.gethostname(), boot=_boot(), namespace=_namespace(), pid=pid, ticks=ticks, job=job)
+        host = socket.gethostname()
+        return cls(host=host, boot=_boot(), namespace=_namespace(), pid=pid, ticks=ticks, job=job, cluster=cluster)
 
     def alive(self) -> bool | None:
         """Whether the process lives; None where it cannot be looked up from here."""

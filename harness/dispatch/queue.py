@@ -53,5 +53,9 @@ class Account:
 class Accounting(Protocol):
     """Whoever remembers what ran."""
 
+    def cluster(self) -> str:
+        """Whose jobs it knows; empty where that has no name."""
+        ...
+
     def history(self, jobs: Iterable[str]) -> list[Account] | None:
         """Every start of these jobs, requeued ones included, oldest first; None where accounting is off."""

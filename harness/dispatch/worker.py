@@ -238,7 +238,7 @@ def _context_of(chunk: Chunk, sweep: Sweep, *, index: int, task: str) -> WorkerC
     settings = sweep.settings
     warned = float(settings.get("signal_seconds", 120))
     return WorkerContext(
-        holder=Holder.here(job=task),
+        holder=Holder.here(job=task, cluster=os.environ.get("SLURM_CLUSTER_NAME", "") if task else ""),
         limit=chunk.runs[index].limit,
         before=chunk.runs[index].before,
         gpus=int(chunk.shape.get("gpus", 0)),

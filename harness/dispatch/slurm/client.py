@@ -112,8 +112,8 @@ class Slurm:
         return int(size) if size.isdigit() else None
 
     def cluster(self) -> str:
-        """The cluster's name, empty where its configuration gives none."""
-        return self._configured("ClusterName")
+        """The cluster's name, empty where its configuration gives none. A job's environment tells it without asking anybody."""
+        return os.environ.get("SLURM_CLUSTER_NAME") or self._configured("ClusterName")
 
     def cancel(self, jobs: Sequence[str]) -> None:
         if jobs:

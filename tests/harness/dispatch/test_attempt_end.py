@@ -105,12 +105,12 @@ def test_a_success_that_came_while_a_run_was_given_up_stands(tmp_path):
     job = make_job(tmp_path)
     success = Record(run=job.run, key=job.run.key, code="OK")
 
-    class Slow:
+    class Slow(Accounting):
         def history(self, jobs):
             RecordStore(tmp_path).write(success, "variant,split,stem,iou\nbest,test,a,0.5\n")
 
     starts = [start(1, "lost", job="7_0")]
-    outcome = give_up(tmp_path, job.run, end="lost", detail="", starts=starts, environment={}, accounting=Slow())
+    outcome = give_up(tmp_path, job.run, end="lost", detail="", starts=starts, environment={}, accounting=Slow([]))
     assert outcome == success
     assert RecordStore(tmp_path).read(job.run.key) == success
     assert RecordStore(tmp_path).images_path(job.run.key).is_file()
@@ -119,6 +119,9 @@ def test_a_success_that_came_while_a_run_was_given_up_stands(tmp_path):
 class Accounting:
     def __init__(self, accounts):
         self.accounts = accounts
+
+    def cluster(self):
+        return "here"
 
     def history(self, jobs):
         return self.accounts
@@ -138,6 +141,15 @@ def test_gpu_hours_add_up_over_all_starts():
     assert hours == pytest.approx(2 * 2900 / 3600)
     here = [start(0, "lost", seconds=3600, gpus=1), *starts]
     assert gpu_hours(here, accounting=Accounting(accounts))[0] == pytest.approx(1 + 2 * 2900 / 3600)
+
+
+def test_a_job_of_the_same_number_on_another_cluster_is_another_job():
+    accounts = [Account(job="7_0", state="COMPLETED", seconds=36000, gpus=8)]
+    there, here = (start(number, "", seconds=1800, gpus=2, job="7_0") for number in (1, 2))
+    there = replace(there, holder=replace(there.holder, cluster="there"))
+    here = replace(here, holder=replace(here.holder, cluster="Here"))
+    assert gpu_hours([there], accounting=Accounting(accounts)) == (1.0, "clock")
+    assert gpu_hours([there, here], accounting=Accounting(accounts)) == (81.0, "sacct+clock")
 
 
 def test_what_accounting_does_not_know_of_a_start_is_taken_from_the_start():

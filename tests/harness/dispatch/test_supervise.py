@@ -254,6 +254,9 @@ def test_a_success_that_came_while_a_run_was_given_up_is_what_its_start_says(tmp
     Lease.acquire(state_folder(tmp_path, job.run.key), holder=replace(Holder.here(), job="7_0")).release("PREEMPTED")
 
     class Slow:
+        def cluster(self):
+            return ""
+
         def history(self, jobs):
             written(job)
             return []
