@@ -30,12 +30,14 @@ class Submission:
         sweep: id of the sweep, empty when there was nothing to submit.
         keys: runs handed to workers by this call.
         elsewhere: key -> who has it already (another sweep's queued job, a live worker); these are not submitted again.
+        ending: of these, runs whose job has ended or been cancelled while its process is still there.
         job_ids: SLURM or process ids.
     """
 
     sweep: str
     keys: tuple[str, ...]
     elsewhere: dict[str, str]
+    ending: frozenset[str] = frozenset()
     job_ids: tuple[str, ...] = ()
 
 

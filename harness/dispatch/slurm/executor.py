@@ -47,6 +47,7 @@ from harness.dispatch.sweeps import (
 )
 from harness.system.errors import UsageError
 from harness.system.files import own_folder, write_atomically
+from harness.system.text import counted
 
 if TYPE_CHECKING:
     from harness.planning.job import Job
@@ -54,6 +55,8 @@ if TYPE_CHECKING:
 POLL_S = 2.0
 MOST_POLL_S = 30.0
 """Between two looks at the queue: the first soon after submitting, then ever more rarely, since squeue asks for the whole cluster's."""
+ENDING_S = 60.0
+"""A submission waits so long for jobs that are ending: a cancelled one has 30 s for it (SLURM's KillWait, unless it is configured)."""
 
 
 class SlurmExecutor(Executor):
@@ -91,12 +94,11 @@ class SlurmExecutor(Executor):
         shapes = self._by_shape(jobs)  # a wrong profile is found before anything is written
         sent: list[str] = []
         with writing(self.results, sent=sent), self._alone():
-            tasks = reconcile(self.results, self.slurm)
-            elsewhere = self._elsewhere(tasks, {job.run.key for job in jobs})
+            elsewhere, ending = self._elsewhere({job.run.key for job in jobs})
             groups = {shape: [job for job in group if job.run.key not in elsewhere] for shape, group in shapes.items()}
             keys = tuple(job.run.key for group in groups.values() for job in group)
             if not keys:
-                return Submission(sweep="", keys=(), elsewhere=elsewhere)
+                return Submission(sweep="", keys=(), elsewhere=elsewhere, ending=ending)
             limits = attempt_limits(self.results, keys, allowed=self.profile.max_attempts) | {
                 key: limit for key, limit in self._limits.items() if key in keys
             }
@@ -114,7 +116,7 @@ class SlurmExecutor(Executor):
                     for unsent in chunks[len(job_ids) :]:
                         unsent.close("abandoned")
                     raise UsageError(refusal(error, chunks, job_ids)) from error
-        return Submission(sweep=chunks[0].sweep, keys=keys, elsewhere=elsewhere, job_ids=tuple(job_ids))
+        return Submission(sweep=chunks[0].sweep, keys=keys, elsewhere=elsewhere, ending=ending, job_ids=tuple(job_ids))
 
     def wait(self, submission: Submission, *, on_change: ShowStates | None = None) -> Mapping[str, RunState]:
         """As `Executor.wait`; runs that the cluster ended (preempted without requeue, lost with their node, out of time, gone
@@ -232,9 +234,26 @@ class SlurmExecutor(Executor):
                 f"of {batch} images to share among them (batch_size); add --set cluster.gpus_per_run={batch}"
             )
 
-    def _elsewhere(self, tasks: Mapping[str, Task], keys: set[str]) -> dict[str, str]:
-        """Runs that are queued or running already, and where."""
-        places = {}
+    def _elsewhere(self, keys: set[str]) -> tuple[dict[str, str], frozenset[str]]:
+        """Runs that are queued or running already, and where; and those of them that are still ending after `ENDING_S`, which
+        would neither go on nor be submitted if nobody waited for them."""
+        until = time.monotonic() + ENDING_S
+        told = False
+        while True:
+            places, ending = self._places(reconcile(self.results, self.slurm), keys)
+            if not ending or time.monotonic() > until:
+                return places, ending
+            if not told:
+                first = places[min(ending)]
+                print(
+                    f"{counted(len(ending), 'run')} still ending ({first}); waiting {ENDING_S:g} s at most",
+                    file=sys.stderr,
+                )
+                told = True
+            time.sleep(1.0)
+
+    def _places(self, tasks: Mapping[str, Task], keys: set[str]) -> tuple[dict[str, str], frozenset[str]]:
+        places, ending = {}, set()
         for chunk in read_chunks(self.results, open_only=True):
             chunk = chunk.found_in(tasks)
             for index, run in enumerate(chunk.runs):
@@ -243,11 +262,16 @@ class SlurmExecutor(Executor):
                     user = read_sweep(chunk.path.parent).user
                     whose = "" if user in ("", self.slurm.user) else f" of {user}"
                     places[run.key] = f"is {task.state.lower()} as job {task.job} of sweep {chunk.sweep}{whose}"
+                    if task.state == "COMPLETING":
+                        ending.add(run.key)
         for key in keys - places.keys():
             starts = attempts(state_folder(self.results, key))
             if starts and starts[-1].live():
-                places[key] = f"runs in process {starts[-1].holder.pid} on {starts[-1].holder.host}"
-        return places
+                holder = starts[-1].holder
+                places[key] = f"runs in process {holder.pid} on {holder.host}"
+                if holder.job and not (holder.job in tasks and tasks[holder.job].active):
+                    ending.add(key)
+        return places, frozenset(ending)
 
     def _write_intent(self, groups: Mapping[Shape, list[Job]], limits: Mapping[str, AttemptLimits]) -> list[Chunk]:
         everything = [job for group in groups.values() for job in group]

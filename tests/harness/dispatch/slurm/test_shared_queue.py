@@ -7,6 +7,7 @@ import socket
 
 from harness.cli import status
 from harness.dispatch.attempts import Holder, Lease, attempts, state_folder
+from harness.dispatch.slurm import executor as executor_module
 from harness.dispatch.sweeps import read_chunk, read_chunks
 from tests.harness.dispatch.helpers import make_job
 from tests.harness.dispatch.slurm.helpers import as_user, queue, slurm
@@ -58,6 +59,45 @@ def test_another_users_queued_runs_are_not_submitted_again_nor_is_their_sweep_se
     assert not read_chunk(alices.path).closed
     as_user("alice", results).cancel([])
     assert read_chunk(alices.path).closed == "done"
+
+
+def completing(idle_cluster, results, tmp_path, *, times):
+    """Shows a submitted job as completing so many times, and then no more."""
+    (chunk,) = read_chunks(results)
+    looks = tmp_path / "looks"
+    shown = (
+        f"echo . >> {looks}; if [ $(wc -l < {looks}) -le {times} ]; then echo '5|0|COMPLETING|None|{chunk.name}'; fi"
+    )
+    idle_cluster("squeue", shown)
+
+
+def test_a_submission_waits_for_a_job_that_is_ending(tmp_path, idle_cluster, capsys):
+    results = tmp_path / "runs"
+    idle_cluster("sbatch", 'echo "Submitted batch job 5"')
+    slurm(results).submit([make_job(results)])
+    completing(idle_cluster, results, tmp_path, times=1)
+    idle_cluster("sbatch", 'echo "Submitted batch job 6"')
+    submission = slurm(results).submit([make_job(results)])
+    assert (submission.job_ids, submission.elsewhere, submission.ending) == (("6",), {}, frozenset())
+    assert "1 run still ending (is completing as job 5_0 of sweep " in capsys.readouterr().err
+
+
+def test_what_is_ending_for_longer_is_said_and_a_cancelled_job_whose_process_lives_is(
+    tmp_path, idle_cluster, monkeypatch
+):
+    monkeypatch.setattr(executor_module, "ENDING_S", 0.0)
+    results = tmp_path / "runs"
+    idle_cluster("sbatch", 'echo "Submitted batch job 5"')
+    job = make_job(results)
+    slurm(results).submit([job])
+    completing(idle_cluster, results, tmp_path, times=99)
+    assert slurm(results).submit([job]).ending == {job.run.key}
+    idle_cluster("squeue", "true")
+    lease = Lease.acquire(state_folder(results, job.run.key), holder=Holder.here(job="5_0"))
+    submission = slurm(results).submit([job])
+    assert (submission.keys, submission.ending) == ((), {job.run.key})
+    lease.release("CANCELLED")
+    assert slurm(results).submit([job]).ending == frozenset()
 
 
 def test_a_crashed_submission_of_another_user_is_known_by_its_name(tmp_path, idle_cluster):
