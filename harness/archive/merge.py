@@ -15,7 +15,7 @@ import itertools
 import json
 import os
 from collections.abc import Mapping, Sequence
-from dataclasses import asdict, dataclass, field, replace
+from dataclasses import asdict, dataclass, field, fields, replace
 from pathlib import Path
 from typing import Any
 
@@ -30,7 +30,7 @@ from harness.system.errors import UsageError, did_you_mean
 from harness.system.files import write_atomically
 
 CONFLICTS = "conflicts"
-CIRCUMSTANCES = ("cost", "environment", "attempts", "finished", "message", "history", "beside", "schema_version")
+CIRCUMSTANCES = ("cost", "environment", "attempts", "finished", "message", "beside", "schema_version")
 """Fields of a record that are no result; of its history, the seconds."""
 
 
@@ -76,8 +76,7 @@ class _Candidate:
         record = self.record
         if record.code != "OK":
             return record.code
-        told = {name: value for name, value in asdict(record).items() if name not in CIRCUMSTANCES}
-        told["history"] = [{name: entry[name] for name in entry if name != "seconds"} for entry in record.history]
+        told = {name: value for name, value in _told(record).items() if name not in CIRCUMSTANCES}
         beside = self.beside
         files = [digest(beside[name].read_bytes()) if name in beside else "" for name in RESULTS_BESIDE]
         return content_hash([told, files])
@@ -225,8 +224,16 @@ def _is_earlier_label(kept: Record, other: Record) -> bool:
     return kept.run.tuning != other.run.tuning and named == kept
 
 
+def _told(record: Record) -> dict[str, Any]:
+    """A record without the seconds of its history and without the labels of its run, which follow the command that asked for it."""
+    told = asdict(record)
+    told["history"] = [{name: entry[name] for name in entry if name != "seconds"} for entry in record.history]
+    told["run"] = {one.name: told["run"][one.name] for one in fields(record.run) if one.compare}
+    return told
+
+
 def _differences(first: Record, second: Record) -> set[str]:
-    ours, theirs = ({**asdict(record), "beside": {}} for record in (first, second))
+    ours, theirs = ({**_told(record), "beside": {}} for record in (first, second))
     return {name for name in ours if ours[name] != theirs[name]} or {"per-image scores or history"}
 
 

@@ -215,6 +215,17 @@ def test_equal_results_with_other_timings_are_the_same(tmp_path: Path) -> None:
     assert conflicts(tmp_path / "c") == []
 
 
+def test_a_run_of_a_wider_command_is_the_same_run(tmp_path: Path) -> None:
+    """The labels that say how much a command planned are in no key."""
+    first = record()
+    wider = replace(first, run=replace(first.run, planned_seeds=[0, 1], planned_benchmarks=["camo", "kvasir"]))
+    other = replace(wider, scores={"best": {"test": {"s_measure": 0.125}}})
+    report = merge([folder(tmp_path / "a", first), folder(tmp_path / "b", wider)], tmp_path / "c")
+    assert (report.added, report.same, report.conflicts) == (1, 1, [])
+    (conflict,) = merge([tmp_path / "a", folder(tmp_path / "d", other)], tmp_path / "e").conflicts
+    assert conflict.differs == ("scores",)
+
+
 @pytest.mark.parametrize(
     "changes",
     [
