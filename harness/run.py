@@ -435,15 +435,18 @@ def tune(
     left = unfinished(planned)
     if not left:
         return choose(request, tuning, trials, store)
-    say(f"tuning: {len(left)} of {len(planned.jobs)} trials have no result yet; they run first")
+    if not arguments.cancel:
+        say(f"tuning: {len(left)} of {len(planned.jobs)} trials have no result yet; they run first")
     outcome = carry_out(without_lost(planned), request, arguments, where, budget)
+    if arguments.cancel:
+        return 0
     planned, trials = plan_trials(request, tuning, prepare_samples=samples)
     left = unfinished(planned)
     if not left:
         return choose(request, tuning, trials, store)
     what = "are on their way" if outcome.submitted else "have no result"
     say(f"tuning: {len(left)} trials {what}; start the same command again to go on")
-    return 0 if outcome.submitted or arguments.cancel else 1
+    return 0 if outcome.submitted else 1
 
 
 def show_trials(

@@ -43,12 +43,12 @@ def take(folder: Path, *, extra: Sequence[Path] = ()) -> Path:
     target = own_folder(folder / str(os.getuid())) / digest(contents)
     if not target.is_dir():
         temporary = target.with_name(f".{target.name}.{secrets.token_hex(8)}")
-        _write(temporary, contents)
         try:
+            _write(temporary, contents)
             os.rename(temporary, target)
-        except OSError:
-            shutil.rmtree(temporary)
-            if not target.is_dir():
+        except BaseException as error:  # a full disk or Ctrl-C must not leave half a copy at every try
+            shutil.rmtree(temporary, ignore_errors=True)
+            if not isinstance(error, OSError) or not target.is_dir():
                 raise
     try:
         verified(str(target), target.name)

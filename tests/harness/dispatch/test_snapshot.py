@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import errno
 import json
 import os
 import py_compile
@@ -41,6 +42,21 @@ def test_the_same_code_is_one_snapshot_and_a_change_another(tmp_path):
     assert snapshot.take(tmp_path, extra=[plugin]) == second, "a command's later submissions have the code of its first"
     snapshot.contents_of_command.cache_clear()
     assert snapshot.take(tmp_path, extra=[plugin]).name != second.name
+
+
+def test_a_copy_that_does_not_fit_on_the_disk_is_taken_away(tmp_path, monkeypatch):
+    opened, left = os.open, iter(range(5))
+
+    def fill(path, *how, **where):
+        if how[0] & os.O_CREAT and str(path).endswith(".py") and next(left, None) is None:
+            raise OSError(errno.ENOSPC, "No space left on device")
+        return opened(path, *how, **where)
+
+    monkeypatch.setattr(snapshot.os, "open", fill)
+    with pytest.raises(OSError, match="No space left"):
+        snapshot.take(tmp_path)
+    monkeypatch.undo()
+    assert list((tmp_path / str(os.getuid())).iterdir()) == []
 
 
 def test_a_snapshot_has_what_git_lists_and_only_its_user_writes_to_it(tmp_path):

@@ -52,6 +52,20 @@ def test_cancel_takes_what_the_same_command_submitted_and_names_what_others_did(
     assert cancelled.read_text().split() == ["2"]
 
 
+def test_cancelled_trials_are_not_on_their_way(tmp_path, idle_cluster, monkeypatch, capsys):
+    results, cancelled, tuned = tmp_path / "runs", tmp_path / "cancelled", ("--tune", "lora.lr=1e-4,1e-3")
+    idle_cluster("sbatch", 'echo "Submitted batch job 1"')
+    idle_cluster("scancel", f"echo $* >> {cancelled}")
+    assert run(monkeypatch, results, "lora", *tuned) == 0
+    assert "tuning: 2 trials are on their way" in capsys.readouterr().err
+    queue(idle_cluster, results)
+    assert run(monkeypatch, results, "lora", *tuned, "--cancel") == 0
+    said = capsys.readouterr()
+    assert "cancelled 2 jobs" in said.out
+    assert "tuning" not in said.err
+    assert cancelled.read_text().split() == ["1"]
+
+
 def test_a_sweep_that_the_cluster_did_not_cancel_stays_known(tmp_path, idle_cluster):
     results, cancelled = tmp_path / "runs", tmp_path / "cancelled"
     job = make_job(results)
