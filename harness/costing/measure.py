@@ -136,6 +136,7 @@ def measure_inference(roster: Roster, session: Session, *, report: Callable[[str
                     if number == 0:
                         memory[variant][name] = _inference_peak(model, images, session)
                         continue
+                    model.eval()  # walks over all modules, of which a method has more than its merged model
                     begun = clock()
                     _infer(model, images, session)
                     seconds[variant][name].append(clock() - begun)
@@ -186,7 +187,7 @@ def _merged(method: Method, mode: MergeMode, *, calibration: Sequence[Tensor]) -
 
 
 def _infer(model: Any, images: Tensor, session: Session) -> None:
-    model.eval()
+    """One pass of a model that is in evaluation mode."""
     with torch.no_grad(), autocast(session.protocol, session.device):
         model(images)
 
@@ -194,6 +195,7 @@ def _infer(model: Any, images: Tensor, session: Session) -> None:
 def _inference_peak(model: Any, images: Tensor, session: Session) -> int:
     known = [*model.parameters(), *model.buffers(), images]
     resident = storage_bytes(known) - storage_bytes([images])
+    model.eval()
     _infer(model, images, session)
     if session.device.type == "cuda":
         before = torch.cuda.memory_allocated(session.device)

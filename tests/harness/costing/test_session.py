@@ -95,6 +95,21 @@ def test_the_first_pass_of_every_model_is_not_timed(monkeypatch: pytest.MonkeyPa
     assert order == ["first"] * models + ["timed"] * 2 * models
 
 
+def test_switching_a_model_to_evaluation_is_not_timed(monkeypatch: pytest.MonkeyPatch) -> None:
+    """It walks over all modules, of which a method has more than its merged model."""
+    now, switch = itertools.count(), torch.nn.Module.train
+
+    def counted(module: torch.nn.Module, mode: bool = True) -> torch.nn.Module:
+        next(now)
+        return switch(module, mode)
+
+    monkeypatch.setattr(torch.nn.Module, "train", counted)
+    monkeypatch.setitem(measuring.CLOCKS, "wall", lambda device: lambda: float(next(now)))
+    monkeypatch.setattr(measuring, "_sizes", _no_sizes)
+    (method,) = measure(replace(session_of("bitfit"), rounds=1)).methods
+    assert {seconds for kind in method.inference_seconds.values() for seconds in kind} == {1.0}
+
+
 def test_peak_memory_is_that_of_the_dearest_kind_of_step(monkeypatch, of_training_alone: None) -> None:
     peaks = {"weights": {"allocated": 5, "activations": 1}, "architecture": {"allocated": 4, "activations": 3}}
     monkeypatch.setattr(measuring, "peak_memory", lambda _, kind: peaks[kind.name])
