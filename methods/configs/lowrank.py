@@ -148,12 +148,20 @@ class VeRAConfig(LowRankConfig):
 
 @dataclass(frozen=True, kw_only=True)
 class SAMedConfig(LoRAConfig):
-    """SAMed (2304.13785): LoRA of rank 4 on the q and v slices; alpha equals the rank, so the update is not scaled (as
-    released)."""
+    """SAMed (2304.13785): LoRA of rank 4 on the q and v slices; alpha equals the rank, whichever it is, so the update is not
+    scaled (as released)."""
 
     sites: str = "q,v"
     rank: int = 4
     alpha: float = 4.0
+
+    def __post_init__(self) -> None:
+        if self.alpha not in (4.0, self.rank):
+            raise MethodError(
+                f"alpha is the rank in SAMed, whose update has no scale, not {self.alpha:g}; use lora[sites='q,v']"
+            )
+        object.__setattr__(self, "alpha", float(self.rank))
+        super().__post_init__()
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -113,6 +113,13 @@ def test_every_site_is_counted() -> None:
     assert NASLoRAConfig(sites="q,k,v,proj,mlp").encoder_parameters(shape) == 12 * (projections + 6 * CELL)
 
 
+def test_samed_has_no_scale_at_any_rank() -> None:
+    assert [SAMedConfig(rank=rank).scale for rank in (1, 4, 8)] == [1, 1, 1]
+    assert SAMedConfig(rank=8, alpha=8.0) == SAMedConfig(rank=8)
+    with pytest.raises(MethodError, match="alpha is the rank in SAMed, whose update has no scale, not 16"):
+        SAMedConfig(rank=8, alpha=16.0)
+
+
 @pytest.mark.parametrize(
     ("config", "field"),
     [(LoRAConfig, "rank"), (SAMedConfig, "rank"), (NASLoRAConfig, "rank"), (NASPCLoRAConfig, "rank"),
