@@ -248,7 +248,8 @@ class Record:
         environment: ``torch``, ``python``, ``device``, ``driver``, ``host``, ``commit``, ``dirty`` (hash of the diff),
             ``snapshot``, and ``numbers``, ``numbers_method``, ``numbers_benchmark`` (fingerprints of the code that makes
             numbers, without comments; missing in older records); ``begun_by`` of a run that other code began, whose
-            fingerprints it names; ``workers`` of a run on several devices, of one of which memory and times are then.
+            fingerprints it names; ``begun_on``, likewise, of another machine or torch; ``workers`` of a run on several
+            devices, of one of which memory and times are then.
         attempts: how many times the run was started.
         finished: UTC time in ISO format.
         beside: ending of a file that was written beside the record (``images.csv``) -> digest of its bytes; the store

@@ -350,9 +350,9 @@ def version_of(record: Record) -> str:
 
 
 def begun_by(record: Record) -> str:
-    """Words about a record that other number-making code began, empty for any other."""
-    codes = record.environment.get("begun_by", "")
-    return f", begun by other code ({codes})" if codes else ""
+    """Words about a record that other number-making code, or another machine or torch, began; empty for any other."""
+    codes, machines = (record.environment.get(name, "") for name in ("begun_by", "begun_on"))
+    return (f", begun by other code ({codes})" if codes else "") + (f", begun on {machines}" if machines else "")
 
 
 def stale_versions(records: Iterable[Record]) -> frozenset[str]:

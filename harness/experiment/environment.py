@@ -25,6 +25,15 @@ from harness.training.outcome import Blank, Diverged
 from harness.training.precision import without_tf32
 
 
+def machine(device: torch.device) -> str:
+    """``NVIDIA H100, torch 2.6.0``: on another one numbers round in another way."""
+    return f"{device_name(device)}, torch {torch.__version__}"
+
+
+def device_name(device: torch.device) -> str:
+    return processor() if device.type == "cpu" else torch.cuda.get_device_name(device)
+
+
 def environment(device: torch.device) -> dict[str, str]:
     """See `Record.environment`."""
     values = {
@@ -32,7 +41,7 @@ def environment(device: torch.device) -> dict[str, str]:
         "timm": version("timm"),
         "python": platform.python_version(),
         "host": socket.gethostname(),
-        "device": processor() if device.type == "cpu" else torch.cuda.get_device_name(device),
+        "device": device_name(device),
         "driver": str(torch.version.cuda or "") if device.type == "cuda" else "",
         "threads": str(torch.get_num_threads()),
         **({"waiting": waiting()} if device.type == "cpu" else {}),

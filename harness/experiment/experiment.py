@@ -29,6 +29,7 @@ from harness.experiment.building import RunData, attached_segmenter, open_data
 from harness.experiment.environment import (
     Stages,
     environment,
+    machine,
     now,
     one_line,
     own_device,
@@ -218,6 +219,7 @@ class Experiment:
                 folder=self.folder,
                 identity=self.run.key,
                 code=" ".join(self._number_code().values()),
+                machine=machine(self.device),
                 data=self.run.data_fingerprint,
                 validate=validate,
                 selection=Selection(metric=metric, lower_is_better=not higher_is_better(metric)),
@@ -277,7 +279,7 @@ class Experiment:
             method.load_state(self._state(trained.best_state))
             if method.decode():
                 scores["decoded"], images["decoded"] = self.scoring.test(segmenter, stage="test decoded")
-        earlier = trained.earlier_codes
+        begun = {"begun_by": ", ".join(trained.earlier_codes), "begun_on": "; ".join(trained.earlier_machines)}
         record = replace(
             record,
             scores=scores,
@@ -288,7 +290,7 @@ class Experiment:
             budget=trained.budget,
             merge=merges,
             counts={**record.counts, **self.scoring.exceptions},
-            environment=record.environment | ({"begun_by": ", ".join(earlier)} if earlier else {}),
+            environment=record.environment | {name: words for name, words in begun.items() if words},
         )
         groups = {split: self.data.groups(split) for split in self.data.tests}
         return record, images_csv(images, groups), kept.encoded()

@@ -32,6 +32,7 @@ class Assignment:
         identity: the run's key.
         data: the fingerprint of its files, empty where none is known: a run whose files changed starts anew.
         code: what code makes its numbers: a checkpoint that other code wrote is continued, and the result says so.
+        machine: on what it runs, such as ``NVIDIA H100, torch 2.6.0``; on another one a run goes on, too, and the result says so.
         validate: scores the segmenter on validation; called on worker 0 in evaluation mode without gradient.
         selection: which of these scores chooses the best epoch.
         workers: of this run, each with its own process; a batch of the protocol is shared out among them.
@@ -55,6 +56,7 @@ class Assignment:
     device: torch.device
     workers: Workers = ALONE
     code: str = ""
+    machine: str = ""
     data: str = ""
     embeddings: EmbeddingCache | None = None
     prefix: FrozenPrefix | None = None

@@ -194,6 +194,8 @@ class _Loop:
         self._resume()
         if self.position.codes[-1:] != [self.given.code]:
             self.position.codes.append(self.given.code)
+        if self.position.machines[-1:] != [self.given.machine]:
+            self.position.machines.append(self.given.machine)
         self.saved_at = self.started = time.monotonic()
         if not self.total and self.given.workers.leads:  # nothing trains, and the state that is tested is the first
             self.states.save_candidate(self.given.method.state(), epoch=0)
@@ -425,6 +427,10 @@ class _Loop:
             self._tell(
                 "note", text="other code, in parts that make numbers, wrote the checkpoint: the record will say so"
             )
+        if self.position.machines[-1:] not in ([], [self.given.machine]):
+            self._tell(
+                "note", text=f"the checkpoint was written on {self.position.machines[-1]}: the record will say so"
+            )
         if self.given.device.type == "cpu" and self.position.threads not in (0, torch.get_num_threads()):
             threads = f"{self.position.threads} threads as before, not the {torch.get_num_threads()} of this start"
             torch.set_num_threads(self.position.threads)
@@ -443,6 +449,7 @@ class _Loop:
             cost=position.cost(),
             budget=position.budget(operations=self._operations()),
             earlier_codes=position.codes[:-1],
+            earlier_machines=position.machines[:-1],
         )
 
     def _operations(self) -> int:

@@ -100,6 +100,7 @@ class TrainingResult:
             ``wall_time_s`` (with validation), ``steps`` (updates).
         budget: see `harness.archive.schema.Record`.
         earlier_codes: of a run that other code (`Assignment.code`) began, in the order in which it met them.
+        earlier_machines: likewise, where another machine or torch began it.
     """
 
     history: list[dict[str, Any]]
@@ -110,3 +111,4 @@ class TrainingResult:
     cost: dict[str, float]
     budget: dict[str, float]
     earlier_codes: list[str]
+    earlier_machines: list[str]

@@ -25,7 +25,7 @@ class Position:
         train_seconds, wall_seconds: in updates, and in all.
         peak: bytes at the highest point of training.
         threads: of the process that wrote the checkpoint.
-        codes: what code the run met so far (`Assignment.code`), each time that it changed.
+        codes, machines: what code the run met so far (`Assignment.code`), and what machines, each time that it changed.
     """
 
     epoch: int = 0
@@ -46,6 +46,7 @@ class Position:
     peak: int = 0
     threads: int = 0
     codes: list[str] = field(default_factory=list)
+    machines: list[str] = field(default_factory=list)
 
     def count_update(self, role: str, *, loss: float, seconds: float, waited: float, timed: bool, made: bool) -> None:
         """One more step of ``role`` is done, an update where it was ``made`` and not skipped by fp16's scaler; its time enters

@@ -11,6 +11,7 @@ from pathlib import Path
 
 import pytest
 
+from harness.comparison.rows import begun_by
 from harness.datasets.kvasir import Kvasir
 from harness.experiment import experiment
 from harness.experiment import number_code as module
@@ -108,12 +109,15 @@ def test_a_record_names_the_code_that_began_its_run(tmp_path: Path, monkeypatch:
     job = job_of(tmp_path, **rules)
     stop = StopRequest()
     with monkeypatch.context() as patch:
+        patch.setattr(experiment, "machine", lambda device: "another machine, torch 1.0")
         patch.setattr(experiment, "number_code", lambda *parts: {"numbers": "earlier", "numbers_method": "method"})
         with pytest.raises(Interrupted):
             run_experiment(job, stop=stop, progress=lambda told: stop.request() if told.get("step") else None)
     record = run_experiment(job)
     assert (record.message, record.code, record.environment.get("begun_by")) == ("", "OK", "earlier method")
     assert record.environment["numbers"] != "earlier"
+    assert record.environment["begun_on"] == "another machine, torch 1.0"
+    assert "begun on another machine, torch 1.0" in begun_by(record)
 
 
 @pytest.mark.parametrize("name", ["harness.training.loop", "harness.methods.naslora", "harness.models.tiny_vit"])

@@ -71,22 +71,25 @@ def test_the_best_state_of_another_run_is_not_taken_for_ones_own(tmp_path, finis
     assert summary(Run(folder=tmp_path).train()) == finished
 
 
-def test_a_checkpoint_that_other_code_continues_says_so_in_the_result(tmp_path: Path) -> None:
+def test_a_checkpoint_that_other_code_or_machine_continues_says_so_in_the_result(tmp_path: Path) -> None:
     """A run begun under one schedule and finished under another was unmarked."""
 
     def stopped(code: str, *, epoch: int) -> None:
         stop = StopRequest()
         heard = lambda told: stop.request() if told.kind == "step" and told.epoch == epoch else None  # noqa: E731
         with pytest.raises(Interrupted):
-            Run(folder=tmp_path, stop=stop, report=heard, code=code).train()
+            Run(folder=tmp_path, stop=stop, report=heard, code=code, machine=f"{code} GPU").train()
 
     stopped("first", epoch=1)
     stopped("first", epoch=1)
     stopped("second", epoch=2)
     told: list[str] = []
-    result = Run(folder=tmp_path, code="third", report=lambda progress: told.append(progress.text)).train()
+    last = Run(folder=tmp_path, code="third", machine="second GPU", report=lambda progress: told.append(progress.text))
+    result = last.train()
     assert result.earlier_codes == ["first", "second"]
+    assert result.earlier_machines == ["first GPU"]
     assert any("other code" in text for text in told)
+    assert not any("written on" in text for text in told)
 
 
 @pytest.mark.usefixtures("finished")

@@ -93,6 +93,7 @@ class Run:
     prefix: FrozenPrefix | None = None
     stop: StopRequest | None = None
     code: str = "code"
+    machine: str = "a CPU"
     validate: Callable[[], dict[str, float]] | None = None
     report: Callable[[Progress], None] = lambda progress: None
 
@@ -108,7 +109,7 @@ class Run:
             num_classes=self.classes, seed=self.seed, folder=self.folder, identity="tiny",
             validate=self.validate or self.scores, selection=Selection(metric="iou"), device=CPU, workers=self.workers,
             embeddings=self.embeddings, prefix=self.prefix, stop=self.stop or StopRequest(), report=self.report,
-            code=self.code,
+            code=self.code, machine=self.machine,
         )  # fmt: skip
         return train(given)
 
