@@ -41,7 +41,7 @@ def open_image(path: Path) -> Image.Image:
     """Open and decode one file. Raises DatasetError: missing, no file, empty, truncated, no image of `FORMATS`, or larger than
     `MOST_PIXELS`."""
     image = _opened(path)
-    sixteen_bits = any("16" in str(tile[3]) for tile in getattr(image, "tile", ()))
+    sixteen_bits = _has_sixteen_bit_colours(image)
     try:
         with warnings.catch_warnings():
             warnings.simplefilter("ignore")  # of odd metadata; what cannot be read is raised
@@ -54,6 +54,14 @@ def open_image(path: Path) -> Image.Image:
         # Pillow keeps the upper byte of 16-bit colours.
         raise DatasetError(f"{path} holds 16-bit samples of 14 bits or less, or dark ones; {SCALE}")
     return image
+
+
+def _has_sixteen_bit_colours(image: Image.Image) -> bool:
+    """Whether an image that is not decoded yet stores colours of 16 bits, by the raw modes of its tiles: widths and offsets lie beside
+    these and may have any digits."""
+    arguments = [tile[3] for tile in getattr(image, "tile", ())]
+    modes = [str(of_tile[0] if isinstance(of_tile, tuple) and of_tile else of_tile) for of_tile in arguments]
+    return any(mode.startswith("RGB") and ";16" in mode for mode in modes)
 
 
 def stored_size(path: Path) -> tuple[int, int]:

@@ -180,6 +180,24 @@ def test_fewer_bits_in_sixteen_are_one_line_not_a_dark_picture(tmp_path: Path, b
         read_binary(save_grey16(tmp_path / "mask.png", (values[..., 0] > 500) * ((1 << bits) - 1)))
 
 
+def test_black_files_of_eight_bits_are_read_whatever_digits_their_widths_and_offsets_have(tmp_path: Path) -> None:
+    def arguments(path: Path) -> str:
+        with Image.open(path) as image:
+            return str(image.tile[0][3])
+
+    bitmap, tiff = tmp_path / "a.bmp", tmp_path / "a.tif"
+    Image.new("RGB", (720, 8)).save(bitmap)  # 2160 bytes a row
+    for height in range(1, 200):
+        Image.fromarray(RNG.integers(0, 9, (height, 40, 3), dtype=np.uint8)).save(tiff, compression="tiff_adobe_deflate")
+        if "16" in arguments(tiff):
+            break
+    for path in (bitmap, tiff):
+        assert "16" in arguments(path), "or this shows nothing"
+        assert read_image(path).max() < 9
+    tifffile.imwrite(tiff, np.full((8, 40, 3), 900, np.uint16), photometric="rgb")
+    assert "14 bits or less" in refused(tiff)
+
+
 @pytest.mark.parametrize("values", [[0, 65536], [0, 3_000_000_000], [-1, 65535]])
 def test_samples_outside_of_sixteen_bits_are_one_line_not_a_white_picture(tmp_path: Path, values: list[int]) -> None:
     kind = np.uint32 if max(values) >= 1 << 31 else np.int32
