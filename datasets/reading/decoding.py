@@ -32,6 +32,11 @@ _THIRD_VALUE = (32, 224)
 _MOST_THIRD_VALUE = 0.01
 _COLOUR_NOISE = 32
 """Levels by which a colour may miss a blend of paint and black."""
+_LOSSY_BLOCK, _LOSSY_COLOUR_NOISE = 16, 48
+"""Compression smears colours within a square of so many pixels, whose mean may miss a blend by so many levels: thin lines in one
+colour reach 38, a disc of 12 pixels in a second colour 56 and more."""
+_MOST_CHROMA, _MOST_CHROMATIC = 64, 0.001
+"""Channels of a lossy grey mask differ by more in fewer pixels than this share."""
 
 
 def _sixteen_bits(image: Image.Image, path: Path) -> NDArray[np.int64]:
@@ -101,12 +106,12 @@ def mask_values(image: Image.Image, path: Path) -> NDArray[np.integer]:
         return _grey_or_alpha(np.asarray(image))
     if image.mode not in ("RGB", "RGBA"):
         raise DatasetError(f"{path} has mode {image.mode}, which is no mask encoding")
-    channels = np.asarray(image)
-    colour = channels[..., :3]
+    if _is_coloured(image):
+        raise DatasetError(f"{path} is a colour image, not a one-channel mask")
     if image.format in LOSSY_FORMATS:
         return np.asarray(image.convert("L"))
-    if (colour != colour[..., :1]).any():
-        raise DatasetError(f"{path} is a colour image, not a one-channel mask")
+    channels = np.asarray(image)
+    colour = channels[..., :3]
     return _grey_or_alpha(channels[..., [0, 3]]) if image.mode == "RGBA" else colour[..., 0]
 
 
@@ -133,14 +138,14 @@ def read_binary(
         rule: ``half`` takes grey levels above 127 (JPEG noise, anti-aliased edges); ``nonzero`` all above 0;
             ``index`` all above 0, and there may be only one such value, 1 in a coloured palette.
         only_255: quirk 11: the grey view is divided by 255 and truncated, so only 255 is foreground.
-        colour: of lossless masks painted in one colour on black, that colour (``any``: each file's own); None refuses
+        colour: of masks painted in one colour on black, that colour (``any``: each file's own); None refuses
             colours.
 
     Raises:
         DatasetError: unreadable, a picture, or values that a binary mask does not have.
     """
     image = upright(open_image(path))
-    if colour is not None and image.format not in LOSSY_FORMATS and _is_coloured(image):
+    if colour is not None and _is_coloured(image):
         return (np.asarray(image.convert("L")) == 255).astype(np.uint8) if only_255 else on_black(image, path, colour)
     if only_255:
         return (_grey_view(image, path) == 255).astype(np.uint8)
@@ -154,6 +159,10 @@ def read_binary(
     if image.mode == "1" or (lossless and values.max(initial=0) <= 1):
         return (values > 0).astype(np.uint8)
     _refuse_pictures(values, path, third_class=lossless and rule != "nonzero")
+    if not lossless and 1 <= (most := int(values.max(initial=0))) <= 127:
+        raise DatasetError(
+            f"{path} has no value above {most}, and what is looked for is above 127 in {image.format} files; save masks as PNG"
+        )
     if not lossless or rule == "half":
         if lossless and {1, 255} <= set(levels := np.unique(values).tolist()) <= {0, 1, 255}:
             raise DatasetError(
@@ -181,8 +190,13 @@ def two_colours(image: Image.Image, path: Path) -> Array:
 
 
 def _is_coloured(image: Image.Image) -> bool:
-    colours = np.asarray(image)
-    return image.mode in ("RGB", "RGBA") and bool((colours[..., :3] != colours[..., :1]).any())
+    """Whether channels differ: at all, or in a lossy file by more than its noise."""
+    if image.mode not in ("RGB", "RGBA"):
+        return False
+    colours = np.asarray(image)[..., :3]
+    if image.format in LOSSY_FORMATS:
+        return bool((np.ptp(colours, axis=2) > _MOST_CHROMA).mean() > _MOST_CHROMATIC)
+    return bool((colours != colours[..., :1]).any())
 
 
 def on_black(image: Image.Image, path: Path, colour: Colour | Literal["any"] = "any") -> Array:
@@ -200,11 +214,31 @@ def on_black(image: Image.Image, path: Path, colour: Colour | Literal["any"] = "
     stored = np.asarray(image).astype(np.int32)
     if image.mode == "RGBA":
         stored = stored[..., :3] * stored[..., 3:] // 255
-    paint = np.array(stored.reshape(-1, 3)[stored.sum(axis=2).argmax()] if colour == "any" else colour, np.int32)
-    share = stored @ paint / max(1, int(paint @ paint))
-    if (np.abs(stored - share[..., None] * paint) > _COLOUR_NOISE).any():
+    lossy, noise, judged = image.format in LOSSY_FORMATS, _COLOUR_NOISE, stored
+    if lossy:  # single pixels, the brightest too, may have any colour
+        noise, judged = _LOSSY_COLOUR_NOISE, _block_means(stored)
+    if colour != "any":
+        paint = np.array(colour, np.int32)
+    elif lossy:
+        levels = stored.max(axis=2)
+        paint = np.median(stored[2 * levels >= levels.max()], axis=0).astype(np.int32)
+    else:
+        paint = stored.reshape(-1, 3)[stored.sum(axis=2).argmax()]
+    if (np.abs(judged - _share(judged, paint)[..., None] * paint) > noise).any():
         raise DatasetError(f"{path} is a picture of several colours, not a mask of one colour on black")
+    share = _share(stored, paint)
+    if lossy:
+        _refuse_pictures((share.clip(0, 1) * 255).astype(np.int64), path, third_class=False)
     return (share >= 0.5).astype(np.uint8)
+
+
+def _share(colours: NDArray[np.int32], paint: NDArray[np.int32]) -> NDArray[np.float64]:
+    """How much of the paint each colour holds, (H, W)."""
+    return colours @ paint / max(1, int(paint @ paint))
+
+
+def _block_means(colours: NDArray[np.int32]) -> NDArray[np.int32]:
+    return np.asarray(Image.fromarray(colours.astype(np.uint8)).reduce(_LOSSY_BLOCK), np.int32)
 
 
 def _grey_view(image: Image.Image, path: Path) -> NDArray[np.integer]:

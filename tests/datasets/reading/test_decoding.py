@@ -122,6 +122,46 @@ def test_jpeg_mask_does_not_erode(tmp_path: Path, disc: np.ndarray) -> None:
     np.testing.assert_array_equal(read_binary(path), disc)
 
 
+def painted(disc: np.ndarray, colour: tuple[int, int, int], *, second: tuple[int, int, int] = BLACK) -> Image.Image:
+    """The disc four times as large, beside a smaller one in a second colour."""
+    pixels = np.zeros((4 * disc.shape[0], 6 * disc.shape[1], 3), np.uint8)
+    large = np.repeat(np.repeat(disc, 4, 0), 4, 1)
+    pixels[:, : large.shape[1]] = large[..., None] * np.array(colour, np.uint8)
+    pixels[: disc.shape[0], large.shape[1] : large.shape[1] + disc.shape[1]] = disc[..., None] * np.array(
+        second, np.uint8
+    )
+    return Image.fromarray(pixels)
+
+
+@pytest.mark.parametrize("options", [{"quality": 90}, {"quality": 50}, {"format": "WEBP"}], ids=str)
+@pytest.mark.parametrize("colour", [(255, 0, 0), (0, 0, 255), (20, 90, 200)])
+def test_one_colour_on_black_is_read_from_lossy_files_too(tmp_path: Path, disc, colour, options) -> None:
+    painted(disc, colour).save(tmp_path / "mask.jpg", **options)
+    expected = np.asarray(painted(disc, colour)).any(axis=2)
+    for given in (colour, "any"):
+        read = read_binary(tmp_path / "mask.jpg", colour=given)
+        assert (read != expected).sum() < 0.05 * expected.sum()
+    with pytest.raises(DatasetError, match="colour image"):
+        read_binary(tmp_path / "mask.jpg")
+
+
+@pytest.mark.parametrize("second", [(0, 255, 0), (255, 255, 255), (255, 128, 0)])
+def test_several_colours_of_a_lossy_file_are_refused_however_dark_one_is(tmp_path: Path, disc, second) -> None:
+    painted(disc, (255, 0, 0), second=second).save(tmp_path / "mask.jpg", quality=90)
+    with pytest.raises(DatasetError, match=r"mask\.jpg is a picture of several colours"):
+        read_binary(tmp_path / "mask.jpg", colour="any")
+
+
+@pytest.mark.parametrize(("suffix", "options"), [("jpg", {"quality": 100}), ("webp", {"lossless": True})])
+def test_a_lossy_format_of_zeros_and_ones_is_refused_not_read_as_background(tmp_path: Path, disc, suffix, options):
+    path = tmp_path / f"mask.{suffix}"
+    Image.fromarray(disc).save(path, **options)
+    with pytest.raises(
+        DatasetError, match=r"no value above [12], and what is looked for is above 127 in [JW].* save masks as"
+    ):
+        read_binary(path)
+
+
 def test_an_image_of_floats_is_refused(tmp_path: Path) -> None:
     Image.fromarray(np.full((8, 8), 0.5, np.float32)).save(tmp_path / "a.tif")
     with pytest.raises(DatasetError, match=r"a\.tif holds floats; convert it to 8 bits"):

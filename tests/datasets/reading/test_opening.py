@@ -188,7 +188,9 @@ def test_black_files_of_eight_bits_are_read_whatever_digits_their_widths_and_off
     bitmap, tiff = tmp_path / "a.bmp", tmp_path / "a.tif"
     Image.new("RGB", (720, 8)).save(bitmap)  # 2160 bytes a row
     for height in range(1, 200):
-        Image.fromarray(RNG.integers(0, 9, (height, 40, 3), dtype=np.uint8)).save(tiff, compression="tiff_adobe_deflate")
+        Image.fromarray(RNG.integers(0, 9, (height, 40, 3), dtype=np.uint8)).save(
+            tiff, compression="tiff_adobe_deflate"
+        )
         if "16" in arguments(tiff):
             break
     for path in (bitmap, tiff):
