@@ -45,8 +45,10 @@ from harness.datasets.reading.own_layouts import (
     OwnCsv,
     OwnFolders,
     Patterns,
-    file_columns,
     folders_of_both,
+    lists_of_pairs,
+    named_splits,
+    split_of,
 )
 from harness.datasets.reading.pairing import MASK_EXTENSIONS, bare_key, image_files
 from harness.datasets.reading.splitting import Arranged, Pairs, read_list, select, split_by_lists
@@ -118,7 +120,8 @@ class OwnBenchmark(FolderBenchmark):
             raise DatasetError(f"no folder {data_root} for {self.name}; give {self.source}")
         roots = self.inside(data_root)
         if not roots:
-            offer = shared_names(data_root, self.name) or self._unpaired(data_root) or _no_columns(data_root)
+            offer = _unused(data_root) or shared_names(data_root, self.name) or self._unpaired(data_root)
+            offer = offer or _no_columns(data_root)
             raise DatasetError(
                 f"{data_root} is no data set that {self.name} could be; {offer or f'give {self.source}'}{_seen(data_root)}"
             )
@@ -143,6 +146,13 @@ class OwnBenchmark(FolderBenchmark):
         return () if self.options.split_rule == CARVED else ("train",)
 
     def arrange(self, parts: Mapping[str, Pairs], *, root: Path, layout: Layout) -> Arranged:
+        train, val, test, rule = self._arranged(parts, root=root, layout=layout)
+        used = layout.files(root).values() if isinstance(layout, OwnCsv) else ()
+        silent = isinstance(layout, (Patterns, ClassFolders))
+        unused = [] if silent else [path.name for path in lists_of_pairs(root) if path not in used]
+        return train, val, test, f"{rule}; not used: {_CALLED.format(', '.join(unused))}" if unused else rule
+
+    def _arranged(self, parts: Mapping[str, Pairs], *, root: Path, layout: Layout) -> Arranged:
         if self.options.split_rule == CARVED:
             return super().arrange(parts, root=root, layout=layout)
         if "all" in parts and len(parts) > 1:
@@ -152,7 +162,7 @@ class OwnBenchmark(FolderBenchmark):
         by_place = [lists for place in places if (lists := _lists(place, parts.get("all", ())))]
         lists = next((lists for lists in by_place if "train" in lists), by_place[0] if by_place else {})
         if "all" in parts and len(lists) == len(SPLITS):
-            return split_by_lists(parts["all"], lists["train"].parent)
+            return split_by_lists(parts["all"], lists["train"].parent, lists=lists)
         unlisted = ""
         if "all" in parts and lists:  # some of them, as VOC keeps the masks of its test images to itself
             every = parts["all"]
@@ -248,11 +258,13 @@ def _beside_splits(parts: Mapping[str, Pairs], root: Path) -> Mapping[str, Pairs
 
 def _lists(folder: Path, pairs: Pairs) -> dict[str, Path]:
     """Split -> its list, as far as ``folder`` has them; without one of training images no text that names none of ``pairs``."""
-    paths = {split: path for split in SPLITS if (path := folder / f"{split}.txt").is_file()}
-    if "train" in paths:
-        return paths
     stems = {pair.stem.casefold() for pair in pairs}
-    return {split: path for split, path in paths.items() if any(stem.casefold() in stems for stem in read_list(path))}
+
+    def names_images(path: Path) -> bool:
+        return any(stem.casefold() in stems for stem in read_list(path))
+
+    paths = named_splits(folder, ".txt", names_images)
+    return paths if "train" in paths else {split: path for split, path in paths.items() if names_images(path)}
 
 
 def own_benchmark(name: str, class_names: Sequence[str]) -> type[OwnBenchmark]:
@@ -463,7 +475,9 @@ class OwnLabels(OwnBenchmark):
         )
 
     def arrange(self, parts: Mapping[str, Pairs], *, root: Path, layout: Layout) -> Arranged:
-        if lists := [*root.glob("train.txt"), *root.glob("splits/train.txt")]:
+        if lists := [
+            path for path in (*root.glob("*.txt"), *root.glob("splits/*.txt")) if split_of(path.stem) == "train"
+        ]:
             raise DatasetError(
                 f"{lists[0]}: lists do not split folders of classes; make train/, val/ and test/, or remove it"
             )
@@ -491,10 +505,19 @@ def any_folder(name: str, folder: Path, options: DataOptions | None = None) -> t
     return (None if with_masks else _labelled(name, folder)) or own_folder(name, folder, options)
 
 
+_CALLED = "{}; call lists of splits train.csv, val.csv and test.csv"
+
+
+def _unused(root: Path) -> str:
+    """A hint for a message: several CSVs name pairs, and no name says of which splits; empty where none does."""
+    unused = ", ".join(path.name for path in lists_of_pairs(root))
+    return f"it has {_CALLED.format(unused)}" if unused else ""
+
+
 def _no_columns(root: Path) -> str:
-    """A hint for a message: there is a CSV, and it names no files; empty where there is none."""
-    path = root / "train.csv"
-    return WITHOUT_COLUMNS.format(path) if path.is_file() and not file_columns(path) else ""
+    """A hint for a message: there is a CSV of training images, and it names no files; empty where there is none."""
+    path = next((path for path in sorted(root.glob("*.csv")) if split_of(path.stem) == "train"), None)
+    return WITHOUT_COLUMNS.format(path) if path is not None else ""
 
 
 def _labelled(name: str, folder: Path) -> tuple[type[Benchmark], Path] | None:
@@ -512,7 +535,7 @@ def _labelled(name: str, folder: Path) -> tuple[type[Benchmark], Path] | None:
             f"{folder} holds several data sets: {', '.join(map(str, roots))}; give one of them as {name}=DIR"
         )
     if offer := shared_names(folder, name):  # two folders of one image each a name are hardly two classes
-        raise DatasetError(f"{folder} has a folder of images a class, or images and masks: {offer}")
+        raise DatasetError(f"{folder} has a folder of images a class, or images and masks: {_unused(folder) or offer}")
     layout = recognise(roots[0], (UNDIVIDED, DIVIDED))[0]
     assert isinstance(layout, ClassFolders)
     classes = layout.classes_at(roots[0])

@@ -5,7 +5,7 @@ from __future__ import annotations
 import csv
 import re
 from abc import ABC, abstractmethod
-from collections.abc import Callable, Iterable, Mapping
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import ClassVar
@@ -198,20 +198,22 @@ class CsvLayout(Layout):
 
     def _read(self, path: Path, *, keep: Keep | None) -> Paired:
         # An unnamed index column is simply never asked for.
-        rows = self._rows(path)
+        named = [(Path(image).stem, image, mask) for image, mask in self._rows(path)]
+        return self._paired(path, [row for row in named if keep is None or keep(row[0])])
+
+    def _paired(self, path: Path, named: Sequence[tuple[str, str, str]]) -> Paired:
+        """Pairs of (stem, image, mask), these as ``path`` has them. Raises DatasetError: a file is missing, or two have one stem."""
         pairs: dict[str, Pair] = {}
-        for image_name, mask_name in rows:
+        for stem, image_name, mask_name in named:
             image, mask = path.parent / image_name, path.parent / mask_name
-            if keep is not None and not keep(image.stem):
-                continue
             for file_path in (image, mask):
                 if not file_path.is_file():
                     raise DatasetError(f"{path.name} names {file_path}, which is missing; {self.mend}")
-            if image.stem.casefold() in pairs:
+            if (first := pairs.get(stem.casefold())) is not None:
                 raise DatasetError(
-                    f"two files with one stem in {path}: {pairs[image.stem.casefold()].image} and {image}"
+                    f"two files with one stem in {path}: {first.image} and {image}; take one out, or rename it"
                 )
-            pairs[image.stem.casefold()] = Pair(stem=image.stem, image=image, mask=mask)
+            pairs[stem.casefold()] = Pair(stem=stem, image=image, mask=mask)
         return Paired(pairs=tuple(pairs.values()))
 
     def _rows(self, path: Path) -> list[tuple[str, str]]:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import csv
 import re
-from collections.abc import Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import ClassVar
@@ -30,7 +30,38 @@ ALL_IMAGES = f"{IMAGES}|img_dir|Training_Images|x"
 ALL_MASKS = f"1st_manual|{MASKS}|ann_dir|Ground_Truth|y"
 """`resolve_folder` takes the first that is there by its very name: DRIVE's ``mask`` is where the camera looked."""
 
+SPLIT_COLUMNS = ("split", "set", "fold", "partition")
 MASK_COLUMN = re.compile(r"mask|label|seg|annot|target|truth|gt", re.IGNORECASE)
+
+
+def split_of(word: str) -> str | None:
+    """``train``, ``val`` or ``test`` for one of its names in `SPLITS`, without case."""
+    return next((split for split, names in SPLITS.items() if word.strip().casefold() in names.split("|")), None)
+
+
+def named_splits(folder: Path, ending: str, names_images: Callable[[Path], object]) -> dict[str, Path]:
+    """Split -> the list in ``folder`` that has one of its names, such as ``valid.csv``.
+
+    Args:
+        ending: ``.csv`` or ``.txt``.
+        names_images: whether a file is a list, asked where one split has two of them.
+
+    Raises:
+        DatasetError: two lists of one split.
+    """
+    found: dict[str, list[Path]] = {}
+    for path in sorted(folder.glob(f"*{ending}")):
+        if (split := split_of(path.stem)) is not None and path.is_file():
+            found.setdefault(split, []).append(path)
+    chosen = {}
+    for split in [split for split in SPLITS if split in found]:
+        lists = found[split] if len(found[split]) == 1 else [path for path in found[split] if names_images(path)]
+        if len(lists) > 1:
+            raise DatasetError(
+                f"{folder} has two lists of the {split} split, {lists[0].name} and {lists[1].name}; move one of them away"
+            )
+        chosen[split] = (lists or found[split])[0]
+    return chosen
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -105,18 +136,31 @@ def _in_one_folder(folder: Path) -> Paired:
 
 @dataclass(frozen=True, kw_only=True)
 class OwnCsv(CsvLayout):
-    """``train.csv`` with ``val.csv`` and ``test.csv`` as far as they are there, or one CSV of any name for all."""
+    """``train.csv`` with ``val.csv`` and ``test.csv`` as far as they are there (or `SPLITS`' other names), or one CSV of any name for
+    all, which may name the split of each row in a column of `SPLIT_COLUMNS`."""
 
     name: str = "csv"
-    lists: ClassVar[tuple[str, ...]] = ("train", "val", "test")
     mend: ClassVar[str] = "complete the folder, or mend the CSV"
     image_folders = Layout.image_folders
 
     def matches(self, root: Path) -> bool:
-        return bool(self._files(root))
+        return bool(self.files(root))
 
     def parts_at(self, root: Path) -> dict[str, Paired]:
-        return {part: self._read(path, keep=None) for part, path in self._files(root).items()}
+        files = self.files(root)
+        parts: dict[str, Paired] = {}
+        for part, path in files.items():
+            rows = self._rows(path)
+            named = (
+                list(zip(_stems([image for image, _ in rows]), *zip(*rows, strict=True), strict=True)) if rows else []
+            )
+            splits = _splits_by_row(path, given="" if len(files) == 1 else part)
+            for split in dict.fromkeys(splits) or [part]:
+                chosen = (
+                    [row for row, of_row in zip(named, splits, strict=True) if of_row == split] if splits else named
+                )
+                parts[split] = self._paired(path, chosen)
+        return parts
 
     def columns(self, path: Path) -> tuple[str, str]:
         columns = file_columns(path)
@@ -124,12 +168,58 @@ class OwnCsv(CsvLayout):
             raise DatasetError(WITHOUT_COLUMNS.format(path))
         return columns
 
-    def _files(self, root: Path) -> dict[str, Path]:
-        files = {split: root / f"{split}.csv" for split in self.lists if (root / f"{split}.csv").is_file()}
+    def files(self, root: Path) -> dict[str, Path]:
+        """Part -> its CSV. Raises DatasetError: two of one split."""
+        files = named_splits(root, ".csv", lambda path: file_columns(path) or _names_images(path))
         if "train" in files:  # one that names no images is a table of something else, such as of patients
             return files if file_columns(files["train"]) or _names_images(files["train"]) else {}
-        others = [path for path in sorted(root.glob("*.csv")) if path.is_file() and file_columns(path)]
+        others = lists_of_pairs(root)
         return {"all": others[0]} if len(others) == 1 and not files else {}
+
+
+def lists_of_pairs(root: Path) -> list[Path]:
+    """The CSVs right below ``root`` that name files in two columns."""
+    return [path for path in sorted(root.glob("*.csv")) if path.is_file() and file_columns(path)]
+
+
+def _stems(images: Sequence[str]) -> list[str]:
+    """The images' names, or where these repeat their paths."""
+    stems = [Path(name).stem for name in images]
+    if len({stem.casefold() for stem in stems}) == len(stems):
+        return stems
+    folders = [[part for part in Path(name).parent.parts if part not in ("/", "..")] for name in images]
+    return ["_".join([*parts, stem]) for parts, stem in zip(folders, stems, strict=True)]
+
+
+def _splits_by_row(path: Path, *, given: str) -> list[str]:
+    """The split of each row, where a column of `SPLIT_COLUMNS` says it; else nothing.
+
+    Args:
+        given: the split that the file's name says where there are several files: it counts, and must not be denied.
+
+    Raises:
+        DatasetError: such a column has other words, or two have words of splits.
+    """
+    with path.open(newline="", encoding="utf-8-sig") as file:
+        rows = list(csv.DictReader(file))
+    names = [name for name in (rows[0] if rows else ()) if name and name.strip().casefold() in SPLIT_COLUMNS]
+    words = {name: [str(row[name] or "") for row in rows] for name in names}
+    known = {name: splits for name, of in words.items() if all(splits := [split_of(word) or "" for word in of])}
+    if given:
+        denied = next((name for name, splits in known.items() if set(splits) != {given}), None)
+        if denied is not None:
+            raise DatasetError(
+                f"{path} has other splits than {given} in its column {denied}; remove the column, or the files of the other splits"
+            )
+        return []
+    if names and not known:
+        shown = ", ".join(repr(word) for word in list(dict.fromkeys(words[names[0]]))[:4])
+        raise DatasetError(
+            f"{path} has {shown} in its column {names[0]}, which are no splits; write train, val or test in each row, or rename the column"
+        )
+    if len(known) > 1:
+        raise DatasetError(f"{path} names splits in the columns {' and '.join(known)}; rename one of them")
+    return next(iter(known.values()), [])
 
 
 def _names_images(path: Path) -> bool:
@@ -310,7 +400,7 @@ def _split(match: re.Match[str]) -> str:
     word = match.groupdict().get("split")
     if word is None:
         return "all"
-    split = next((split for split, names in SPLITS.items() if word.casefold() in names.split("|")), None)
+    split = split_of(word)
     if split is None:
         raise DatasetError(f"{{split}} is {word!r} in {match[0]}; folders of splits are called train, val and test")
     return split

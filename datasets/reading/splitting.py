@@ -8,7 +8,7 @@ there.
 from __future__ import annotations
 
 import hashlib
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from itertools import groupby
 from pathlib import Path
 
@@ -97,12 +97,18 @@ def select(pairs: Sequence[Pair], stems: Sequence[str], *, source: Path) -> Pair
     return tuple(by_stem[stem.casefold()] for stem in stems)
 
 
-def split_by_lists(pairs: Sequence[Pair], folder: Path) -> Arranged:
-    """Split by ``train.txt``, ``val.txt`` and ``test.txt`` of ``folder``, as `FolderBenchmark.arrange` returns it. Raises
-    DatasetError: a list is missing, names absent images, or shares one with another list."""
+def split_by_lists(pairs: Sequence[Pair], folder: Path, *, lists: Mapping[str, Path] | None = None) -> Arranged:
+    """Split by ``train.txt``, ``val.txt`` and ``test.txt`` of ``folder``, as `FolderBenchmark.arrange` returns it.
+
+    Args:
+        lists: split -> its list in ``folder``, where that has another name.
+
+    Raises:
+        DatasetError: a list is missing, names absent images, or shares one with another list.
+    """
     chosen: dict[str, Pairs] = {}
     for split in ("train", "val", "test"):
-        path = folder / f"{split}.txt"
+        path = (lists or {}).get(split, folder / f"{split}.txt")
         if not path.is_file():
             raise DatasetError(
                 f"{folder} has no {split}.txt; complete the lists or move the folder away to carve splits"

@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import pickle
+import re
+import shutil
 import signal
 from pathlib import Path
 
@@ -59,6 +61,22 @@ def _csv(root: Path, **parts: list[str]) -> None:
         (root / f"{name}.csv").write_text("image,label\n" + "".join(f"a/{s}.jpg,b/{s}_mask.png\n" for s in stems))
 
 
+OTHERWISE = {"train": "training", "val": "valid", "test": "Testing"}
+
+
+def _lists_by_other_names(root: Path) -> None:
+    _write(root)
+    for split, stems in SPLITS:
+        (root / f"{OTHERWISE[split]}.txt").write_text("\n".join(stems))
+
+
+def _column(root: Path, name: str = "train", column: str = "split", **words: str) -> None:
+    """One CSV with a column of splits."""
+    _write(root, "a", "b")
+    rows = [f"a/{stem}.jpg,{words.get(split, split)},b/{stem}_mask.png" for split, stems in SPLITS for stem in stems]
+    (root / f"{name}.csv").write_text("\n".join([f"image,{column},label", *rows]))
+
+
 GIVEN, CARVED = (16, 4, 4), (20, 2, 2)
 
 
@@ -72,6 +90,10 @@ GIVEN, CARVED = (16, 4, 4), (20, 2, 2)
         (_lists, GIVEN, "lists in "),
         (lambda root: _csv(root, **dict(SPLITS)), GIVEN, "given"),
         (lambda root: _csv(root, everything=STEMS), CARVED, "carved (seed 0"),
+        (_lists_by_other_names, GIVEN, "lists in "),
+        (lambda root: _csv(root, **{OTHERWISE[split]: stems for split, stems in SPLITS}), GIVEN, "given"),
+        (_column, GIVEN, "given"),
+        (lambda root: _column(root, "pairs", "Fold", val="Validation", test="testing"), GIVEN, "given"),
     ],
 )
 def test_every_layout_gives_its_pairs_and_says_how_they_were_split(tmp_path, write, sizes, rule):
@@ -83,6 +105,55 @@ def test_every_layout_gives_its_pairs_and_says_how_they_were_split(tmp_path, wri
     sample = benchmark.read(splits.train[0])
     assert sample.image.shape == (24, 30, 3)
     assert set(np.unique(sample.mask)) == {0, 1}
+
+
+def _denied(root: Path) -> None:
+    _column(root)
+    shutil.copy(root / "train.csv", root / "test.csv")
+
+
+def _two_of_val(root: Path) -> None:
+    _csv(root, **dict(SPLITS))
+    shutil.copy(root / "val.csv", root / "valid.csv")
+
+
+@pytest.mark.parametrize(
+    ("write", "message"),
+    [
+        (lambda root: _column(root, column="fold", train="0", val="1"), "'0', '1', 'test' in its column fold"),
+        (_denied, "train.csv has other splits than train in its column split"),
+        (_two_of_val, "has two lists of the val split, val.csv and valid.csv; move one"),
+        (lambda root: _csv(root, first=STEMS[:9], second=STEMS[9:]), "it has first.csv, second.csv; call lists"),
+    ],
+)
+def test_splits_that_cannot_be_kept_are_one_line(tmp_path: Path, write, message: str) -> None:
+    write(tmp_path)
+    with pytest.raises(DatasetError, match=re.escape(message)):
+        opened(tmp_path)
+
+
+def test_lists_that_are_not_used_are_named(tmp_path: Path) -> None:
+    _write(tmp_path)
+    for name in ("first", "second"):
+        (tmp_path / f"{name}.csv").write_text(f"image,label\nimages/{STEMS[0]}.jpg,masks/{STEMS[0]}_mask.png\n")
+    assert opened(tmp_path)[1].rule.endswith(
+        "not used: first.csv, second.csv; call lists of splits train.csv, val.csv and test.csv"
+    )
+
+
+def test_a_csv_of_folders_that_number_their_files_alike_names_images_by_their_paths(tmp_path: Path) -> None:
+    rows = []
+    for patient in "ab":
+        _write(tmp_path, f"{patient}/img", f"{patient}/seg", STEMS[:4])
+        rows += [f"{patient}/img/{stem}.jpg,{patient}/seg/{stem}_mask.png" for stem in STEMS[:4]]
+    (tmp_path / "pairs.csv").write_text("\n".join(["image,label", *rows]))
+    _, splits = opened(tmp_path)
+    pairs = [pair for part in splits.parts.values() for pair in part]
+    assert {pair.stem for pair in pairs} == {f"{patient}_img_{stem}" for patient in "ab" for stem in STEMS[:4]}
+    assert all(pair.image.parts[-3] == pair.mask.parts[-3] for pair in pairs)
+    (tmp_path / "pairs.csv").write_text("\n".join(["image,label", rows[0], rows[0]]))
+    with pytest.raises(DatasetError, match="take one out, or rename it"):
+        opened(tmp_path)
 
 
 @pytest.mark.parametrize(
