@@ -124,11 +124,22 @@ def pair_files(
     # own name.
     exact = indexed(mask_files, lambda path: path.stem.casefold())
     shortened = indexed((path for path in mask_files if path.stem.casefold() not in by_stem), mask_key)
-    bared = indexed((path for path in mask_files if path.stem.casefold() not in by_stem), bare_key) if bare else {}
+    chosen = {stem: mask for stem in by_stem if (mask := exact.get(stem) or shortened.get(stem)) is not None}
+    if bare:  # of masks that are left: names that differ by such a word alone may have paired already
+        taken = {bare_key(mask): mask for mask in chosen.values()}
+        wanted = {bare_key(image) for stem, image in by_stem.items() if stem not in chosen}
+        paired = set(chosen.values())
+        left = (path for path in mask_files if path not in paired and bare_key(path) in wanted)
+        bared = {**taken, **indexed(left, bare_key)}
+        chosen |= {
+            stem: bared[bare_key(image)]
+            for stem, image in by_stem.items()
+            if stem not in chosen and bare_key(image) in bared
+        }
     pairs, unpaired = [], []
     used: dict[Path, Path] = {}
     for stem, image in by_stem.items():
-        mask = exact.get(stem) or shortened.get(stem) or bared.get(bare_key(image))
+        mask = chosen.get(stem)
         if mask is None:
             unpaired.append(image)
             continue

@@ -8,7 +8,7 @@ from pathlib import Path
 import pytest
 
 from harness.datasets.base import DatasetError, Pair
-from harness.datasets.reading.pairing import image_files, pair_folders
+from harness.datasets.reading.pairing import image_files, pair_files, pair_folders
 from tests.values import on_linux
 
 
@@ -38,6 +38,14 @@ def test_masks_are_found_by_name_and_the_rest_is_named(tmp_path: Path, images, m
         [name for name in masks.split() if name != unused], strict=True
     )  # fmt: skip
     assert {pair.image.name: pair.mask.name for pair in paired.pairs} == dict(expected)
+
+
+def test_names_that_words_alone_tell_apart_pair_by_these(tmp_path: Path) -> None:
+    names = [f"{number}_{word}" for number in range(2) for word in ("test", "training")]
+    images = image_files(_touch(tmp_path / "i", *(f"{name}.png" for name in names)))
+    masks = image_files(_touch(tmp_path / "m", *(f"{name}_mask.png" for name in names)))
+    paired = pair_files(images, masks, bare=True)
+    assert [pair.mask.name for pair in paired.pairs] == [f"{name}_mask.png" for name in names]
 
 
 def test_junk_is_skipped(tmp_path: Path) -> None:
