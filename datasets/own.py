@@ -50,7 +50,7 @@ from harness.datasets.reading.own_layouts import (
     named_splits,
     split_of,
 )
-from harness.datasets.reading.pairing import MASK_EXTENSIONS, bare_key, image_files
+from harness.datasets.reading.pairing import MASK_EXTENSIONS, bare_key, image_files, name_key
 from harness.datasets.reading.splitting import Arranged, Pairs, read_list, select, split_by_lists
 
 _MOST_FOLDERS, _MOST_TOLD = 40, 6
@@ -199,7 +199,7 @@ class OwnBenchmark(FolderBenchmark):
                 f"{self.name}: the group rule {self.options.group!r} fits no part of the name {name!r}; "
                 f"--set benchmarks.{self.name}.group=REGEX"
             )
-        return (match[1] if match.re.groups else match[0]).casefold()
+        return name_key(match[1] if match.re.groups else match[0])
 
     def notes(self, pairs: Sequence[Pair], *, layout: Layout, parts: Collection[str]) -> list[str]:
         return []
@@ -258,10 +258,10 @@ def _beside_splits(parts: Mapping[str, Pairs], root: Path) -> Mapping[str, Pairs
 
 def _lists(folder: Path, pairs: Pairs) -> dict[str, Path]:
     """Split -> its list, as far as ``folder`` has them; without one of training images no text that names none of ``pairs``."""
-    stems = {pair.stem.casefold() for pair in pairs}
+    stems = {name_key(pair.stem) for pair in pairs}
 
     def names_images(path: Path) -> bool:
-        return any(stem.casefold() in stems for stem in read_list(path))
+        return any(name_key(stem) in stems for stem in read_list(path))
 
     paths = named_splits(folder, ".txt", names_images)
     return paths if "train" in paths else {split: path for split, path in paths.items() if names_images(path)}

@@ -21,7 +21,7 @@ from numpy.typing import NDArray
 from harness.datasets.base import IGNORE, DatasetError, Pair
 from harness.datasets.reading.layouts import Layout, subfolders
 from harness.datasets.reading.opening import MOST_PIXELS
-from harness.datasets.reading.pairing import Paired, is_image
+from harness.datasets.reading.pairing import Paired, is_image, name_key
 
 ANY = "any"
 """The word for ``category`` that makes every category foreground."""
@@ -232,7 +232,7 @@ class CocoLayout(Layout):
         if strange := [name for name in names if not is_image(Path(name).name)]:
             raise DatasetError(f"{path} names {strange[0]}, which is no image; convert it to PNG or JPEG")
         stems = [Path(name).stem for name in names]
-        if len({stem.casefold() for stem in stems}) < len(stems):
+        if len({name_key(stem) for stem in stems}) < len(stems):
             stems = [str(Path(name).with_suffix("")).replace("/", "_") for name in names]
         pairs = [
             Pair(stem=stem, image=folder / name, mask=path, entry=name) for stem, name in zip(stems, names, strict=True)

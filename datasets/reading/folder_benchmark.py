@@ -14,7 +14,7 @@ from harness.datasets.base import Benchmark, DataOptions, DatasetError, Pair, Sa
 from harness.datasets.reading import decoding, splitting
 from harness.datasets.reading.layouts import Layout, plain_folder_name, recognise, subfolders
 from harness.datasets.reading.opening import stored_size
-from harness.datasets.reading.pairing import Paired
+from harness.datasets.reading.pairing import Paired, name_key
 from harness.datasets.reading.splitting import Arranged, Pairs
 
 AUTOGLUON = "https://automl-mm-bench.s3.amazonaws.com/semantic_segmentation"
@@ -208,10 +208,10 @@ class FolderBenchmark(Benchmark):
     def split_by_list(self, pairs: Sequence[Pair], name: str) -> Arranged | None:
         """Test images by a committed list of stems, validation carved from the rest; None where none is there."""
         listed = splitting.committed(name)
-        tested = tuple(pair for pair in pairs if pair.stem.casefold() in listed)
+        tested = tuple(pair for pair in pairs if name_key(pair.stem) in listed)
         if not tested:
             return None
-        train, val, rule = self.carve_val([pair for pair in pairs if pair.stem.casefold() not in listed])
+        train, val, rule = self.carve_val([pair for pair in pairs if name_key(pair.stem) not in listed])
         there = str(len(tested)) if len(tested) == len(listed) else f"{len(tested)} of its {len(listed)}"
         return train, val, {"test": tested}, f"PraNet's test images by stem ({there}); {rule}"
 
@@ -288,11 +288,11 @@ def _unused_masks(parts: Mapping[str, Paired]) -> tuple[Path, ...]:
 def _unique_stems(parts: Mapping[str, Pairs], root: Path) -> dict[str, Pairs]:
     """The parts with stems that differ: where two number their files alike, the part's name goes before every stem."""
     for name, pairs in parts.items():
-        stems = [pair.stem.casefold() for pair in pairs]
+        stems = [name_key(pair.stem) for pair in pairs]
         if len(set(stems)) < len(stems):
-            twice = next(pair for pair in pairs if stems.count(pair.stem.casefold()) > 1)
+            twice = next(pair for pair in pairs if stems.count(name_key(pair.stem)) > 1)
             raise DatasetError(f"{root}: two images of {name} have the stem {twice.stem!r}; remove or rename one")
-    every = [pair.stem.casefold() for pairs in parts.values() for pair in pairs]
+    every = [name_key(pair.stem) for pairs in parts.values() for pair in pairs]
     if len(set(every)) == len(every):
         return dict(parts)
     return {

@@ -11,7 +11,7 @@ from pathlib import Path
 from typing import ClassVar
 
 from harness.datasets.base import DatasetError, Pair
-from harness.datasets.reading.pairing import Paired, image_files, pair_folders
+from harness.datasets.reading.pairing import Paired, image_files, name_key, pair_folders
 
 Keep = Callable[[str], bool]
 Probe = Callable[[Path], bool]
@@ -209,11 +209,11 @@ class CsvLayout(Layout):
             for file_path in (image, mask):
                 if not file_path.is_file():
                     raise DatasetError(f"{path.name} names {file_path}, which is missing; {self.mend}")
-            if (first := pairs.get(stem.casefold())) is not None:
+            if (first := pairs.get(name_key(stem))) is not None:
                 raise DatasetError(
                     f"two files with one stem in {path}: {first.image} and {image}; take one out, or rename it"
                 )
-            pairs[stem.casefold()] = Pair(stem=stem, image=image, mask=mask)
+            pairs[name_key(stem)] = Pair(stem=stem, image=image, mask=mask)
         return Paired(pairs=tuple(pairs.values()))
 
     def _rows(self, path: Path) -> list[tuple[str, str]]:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import csv
 import re
+import unicodedata
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -18,6 +19,7 @@ from harness.datasets.reading.pairing import (
     image_files,
     is_image,
     is_named_as_mask,
+    name_key,
     pair_files,
 )
 
@@ -124,8 +126,12 @@ def _in_one_folder(folder: Path) -> Paired:
     files = image_files(folder, MASK_EXTENSIONS)
     masks = [path for path in files if is_named_as_mask(path)]
     if not masks:  # photograph.jpg beside photograph.png
-        photographs = {path.stem for path in files if path.suffix.lower() in (".jpg", ".jpeg")}
-        masks = [path for path in files if path.stem in photographs and path.suffix.lower() not in (".jpg", ".jpeg")]
+        photographs = {name_key(path.stem) for path in files if path.suffix.lower() in (".jpg", ".jpeg")}
+        masks = [
+            path
+            for path in files
+            if name_key(path.stem) in photographs and path.suffix.lower() not in (".jpg", ".jpeg")
+        ]
     chosen = set(masks)
     images = [path for path in files if path not in chosen and path.suffix.lower() in IMAGE_EXTENSIONS]
     try:
@@ -185,7 +191,7 @@ def lists_of_pairs(root: Path) -> list[Path]:
 def _stems(images: Sequence[str]) -> list[str]:
     """The images' names, or where these repeat their paths."""
     stems = [Path(name).stem for name in images]
-    if len({stem.casefold() for stem in stems}) == len(stems):
+    if len({name_key(stem) for stem in stems}) == len(stems):
         return stems
     folders = [[part for part in Path(name).parent.parts if part not in ("/", "..")] for name in images]
     return ["_".join([*parts, stem]) for parts, stem in zip(folders, stems, strict=True)]
@@ -293,8 +299,8 @@ class Patterns(Layout):
         return True
 
     def parts_at(self, root: Path) -> dict[str, Paired]:
-        files = {str(path.relative_to(root).as_posix()): path for path in _walked(root)}
-        pattern = _expression(self.images)
+        files = {_composed(path.relative_to(root).as_posix()): path for path in _walked(root)}
+        pattern = _expression(_composed(self.images))
         images = {
             name: match
             for name, path in files.items()
@@ -308,7 +314,7 @@ class Patterns(Layout):
         masks = self._masks(images, files)
         images = {name: match for name, match in images.items() if name not in set(masks.values())}
         stems = [_stem(name, match) for name, match in images.items()]
-        if len({stem.casefold() for stem in stems}) < len(stems):
+        if len({name_key(stem) for stem in stems}) < len(stems):
             stems = [
                 "_".join(dict.fromkeys(text.strip("/") for text in match.groups() if text)).replace("/", "_")
                 for match in images.values()
@@ -331,13 +337,13 @@ class Patterns(Layout):
     def _masks(self, images: Mapping[str, re.Match[str]], files: Mapping[str, Path]) -> dict[str, str]:
         """Image -> mask, as far as there is one. Raises DatasetError: several."""
         by_stem: dict[str, list[str]] = {}
-        free = _expression(self.masks)
+        free = _expression(_composed(self.masks))
         for name in files:
             if (match := free.fullmatch(name)) is not None and "stem" in free.groupindex:
                 by_stem.setdefault(match["stem"], []).append(name)
         masks = {}
         for name, match in images.items():
-            exact = _filled(self.masks, name, match)
+            exact = _filled(_composed(self.masks), name, match)
             several = by_stem.get(_stem(name, match), [])
             if exact in files and exact != name:
                 masks[name] = exact
@@ -348,6 +354,11 @@ class Patterns(Layout):
             elif several and several[0] != name:
                 masks[name] = several[0]
         return masks
+
+
+def _composed(text: str) -> str:
+    """An ä as one character, as in `name_key`."""
+    return unicodedata.normalize("NFC", text)
 
 
 def _walked(folder: Path, *, above: frozenset[Path] = frozenset()) -> Iterator[Path]:

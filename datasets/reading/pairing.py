@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 import re
+import unicodedata
 from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass
 from pathlib import Path
@@ -62,9 +63,14 @@ def image_files(folder: Path, extensions: frozenset[str] = IMAGE_EXTENSIONS) -> 
     return [folder / name for name, _ in listing]
 
 
+def name_key(name: str) -> str:
+    """What names are compared by: without case, and an ä written as one character, where a Mac may write it as two."""
+    return unicodedata.normalize("NFC", unicodedata.normalize("NFC", name).casefold())
+
+
 def mask_key(path: Path) -> str:
     """Stem of a mask without case and without ``_mask``, ``_segmentation`` and their like."""
-    stem = path.stem.casefold()
+    stem = name_key(path.stem)
     for suffix in MASK_SUFFIXES:
         if stem.endswith(suffix):
             return stem[: -len(suffix)]
@@ -73,12 +79,12 @@ def mask_key(path: Path) -> str:
 
 def is_named_as_mask(path: Path) -> bool:
     """Whether a word before or after the rest of the name says so: ``img3_annotation``, ``mask_3``."""
-    return bool(_MASK_AFFIX.search(path.stem.casefold()))
+    return bool(_MASK_AFFIX.search(name_key(path.stem)))
 
 
 def bare_key(path: Path) -> str:
     """Stem without case and without the words that tell images from masks, before or after the rest."""
-    return _IMAGE_AFFIX.sub("", _MASK_AFFIX.sub("", path.stem.casefold()))
+    return _IMAGE_AFFIX.sub("", _MASK_AFFIX.sub("", name_key(path.stem)))
 
 
 def indexed(files: Iterable[Path], key: Callable[[Path], str]) -> Mapping[str, Path]:
@@ -117,13 +123,13 @@ def pair_files(
         DatasetError: two images, or two masks, with one stem, or one mask that fits two images.
     """
     by_stem = indexed(
-        (path for path in image_paths if keep is None or keep(path.stem)), lambda path: path.stem.casefold()
+        (path for path in image_paths if keep is None or keep(path.stem)), lambda path: name_key(path.stem)
     )
     mask_files = list(mask_paths)
     # A mask named exactly as its image wins; the shortened name is only the second try, so "a_gt.png" may be an image's
     # own name.
-    exact = indexed(mask_files, lambda path: path.stem.casefold())
-    shortened = indexed((path for path in mask_files if path.stem.casefold() not in by_stem), mask_key)
+    exact = indexed(mask_files, lambda path: name_key(path.stem))
+    shortened = indexed((path for path in mask_files if name_key(path.stem) not in by_stem), mask_key)
     chosen = {stem: mask for stem in by_stem if (mask := exact.get(stem) or shortened.get(stem)) is not None}
     if bare:  # of masks that are left: names that differ by such a word alone may have paired already
         taken = {bare_key(mask): mask for mask in chosen.values()}

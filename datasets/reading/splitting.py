@@ -13,7 +13,7 @@ from itertools import groupby
 from pathlib import Path
 
 from harness.datasets.base import DatasetError, Pair
-from harness.datasets.reading.pairing import IMAGE_EXTENSIONS
+from harness.datasets.reading.pairing import IMAGE_EXTENSIONS, name_key
 
 Group = Callable[[Pair], str]
 Pairs = tuple[Pair, ...]
@@ -23,7 +23,7 @@ Arranged = tuple[Pairs, Pairs, dict[str, Pairs], str]
 
 def own_stem(pair: Pair) -> str:
     """Every image is its own group."""
-    return pair.stem.casefold()
+    return name_key(pair.stem)
 
 
 def draw_key(seed: int, group: str) -> str:
@@ -82,19 +82,19 @@ def _stem(line: str) -> str:
 
 
 def committed(name: str) -> frozenset[str]:
-    """Stems of a list that is kept in this package, casefolded."""
-    return frozenset(stem.casefold() for stem in read_list(Path(__file__).parents[1] / "manifests" / f"{name}.txt"))
+    """Stems of a list that is kept in this package, as `name_key` writes them."""
+    return frozenset(name_key(stem) for stem in read_list(Path(__file__).parents[1] / "manifests" / f"{name}.txt"))
 
 
 def select(pairs: Sequence[Pair], stems: Sequence[str], *, source: Path) -> Pairs:
     """The pairs that ``stems`` names, in the list's order. Raises DatasetError: a stem without a file, or named twice."""
-    by_stem = {pair.stem.casefold(): pair for pair in pairs}
-    missing = [stem for stem in stems if stem.casefold() not in by_stem]
+    by_stem = {name_key(pair.stem): pair for pair in pairs}
+    missing = [stem for stem in stems if name_key(stem) not in by_stem]
     if missing:
         raise DatasetError(f"{source} names {len(missing)} images that are not there, the first is {missing[0]}")
-    if len(set(stems)) < len(stems):
+    if len(set(map(name_key, stems))) < len(stems):
         raise DatasetError(f"{source} names an image twice")
-    return tuple(by_stem[stem.casefold()] for stem in stems)
+    return tuple(by_stem[name_key(stem)] for stem in stems)
 
 
 def split_by_lists(pairs: Sequence[Pair], folder: Path, *, lists: Mapping[str, Path] | None = None) -> Arranged:

@@ -27,7 +27,7 @@ from torch import Tensor, nn
 from harness.datasets.base import Sample, require_plain
 from harness.datasets.reading.decoding import read_image
 from harness.datasets.reading.opening import stored_size
-from harness.datasets.reading.pairing import image_files
+from harness.datasets.reading.pairing import image_files, name_key
 from harness.evaluation.conventions import CLASSES, OVERLAP
 from harness.evaluation.resize import resize_bilinear
 from harness.experiment.trained import Trained
@@ -284,7 +284,7 @@ def find_images(given: Sequence[Path]) -> list[Path]:
         raise UsageError(f"--images {', '.join(map(str, given))}: no image there (jpg, png, tif, bmp)")
     stems: dict[str, Path] = {}
     for path in files:
-        first = stems.setdefault(path.stem.casefold(), path)
+        first = stems.setdefault(name_key(path.stem), path)
         if first is not path:
             raise UsageError(f"--images: {first} and {path} would have one mask; rename one, or predict them apart")
         require_plain(path.name, path)

@@ -288,6 +288,23 @@ def test_folders_of_classes_beside_one_that_is_called_as_masks_are(tmp_path: Pat
     assert made.class_names == ("cat", "dog")
 
 
+@pytest.mark.parametrize(
+    "patterns", [{}, {"images": "images/ä*.jpg", "masks": "masks/{stem}.png"}], ids=["names", "patterns"]
+)
+def test_an_accent_may_be_a_character_of_its_own_in_one_of_two_names(tmp_path: Path, patterns: dict[str, str]) -> None:
+    """As in folders and lists that were made on a Mac."""
+    for number in range(8):
+        _image(tmp_path / "images" / f"a\u0308{number}.jpg", number)
+        _mask(
+            tmp_path / "masks" / f"\u00c4{number}.png" if not patterns else tmp_path / "masks" / f"\u00e4{number}.png"
+        )
+    for split, numbers in (("train", "01234"), ("test", "567")):
+        (tmp_path / f"{split}.txt").write_text("\n".join(f"\u00e4{number}" for number in numbers), encoding="utf-8")
+    _, splits = opened(tmp_path, **patterns)
+    assert [pair.image.stem[-1] for pair in splits.test["test"]] == ["5", "6", "7"]
+    assert all(pair.image.stem[-1] == pair.mask.stem[-1] for pair in splits.train)
+
+
 def test_a_link_to_a_folder_above_is_not_followed(tmp_path: Path) -> None:
     _pairs(tmp_path, STEMS)
     for name in ("latest", "current"):

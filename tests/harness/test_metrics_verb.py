@@ -170,6 +170,12 @@ def test_how_many_files_have_no_partner_is_told(tmp_path, given, message):
         pair_predictions(*placed(tmp_path, dict.fromkeys(names, Image.new("L", (4, 4)))))
 
 
+def test_an_accent_may_be_a_character_of_its_own_in_one_of_two_names(tmp_path):
+    names = ("p/a\u0308.png", "g/\u00e4_mask.png")
+    (pair,) = pair_predictions(*placed(tmp_path, dict.fromkeys(names, Image.new("L", (4, 4)))))
+    assert pair.mask.name == "\u00e4_mask.png"
+
+
 def test_a_convention_is_set_by_name(capsys, folders):
     scores = scores_of(capsys, *folders, "--set", "threshold=0.2", "--set", "min_max=false", "--metrics", "iou,mae")
     rules = Conventions(threshold=0.2, min_max=False)
