@@ -30,7 +30,7 @@ from harness.datasets.base import IGNORE, Benchmark, DataOptions, DatasetError, 
 from harness.datasets.reading import coco, decoding, splitting
 from harness.datasets.reading.coco import CocoLayout
 from harness.datasets.reading.folder_benchmark import CARVED, FolderBenchmark
-from harness.datasets.reading.hugging_face import plain_folder
+from harness.datasets.reading.hugging_face import LEFT_OUT, plain_folder
 from harness.datasets.reading.labels import ClassFolders, read_labelled
 from harness.datasets.reading.layouts import Layout, Part, recognise, resolve_folder, subfolders
 from harness.datasets.reading.opening import open_image, upright
@@ -150,7 +150,11 @@ class OwnBenchmark(FolderBenchmark):
         used = layout.files(root).values() if isinstance(layout, OwnCsv) else ()
         silent = isinstance(layout, (Patterns, ClassFolders))
         unused = [] if silent else [path.name for path in lists_of_pairs(root) if path not in used]
-        return train, val, test, f"{rule}; not used: {_CALLED.format(', '.join(unused))}" if unused else rule
+        if unused:
+            rule += f"; not used: {_CALLED.format(', '.join(unused))}"
+        if (left_out := root / LEFT_OUT).is_file():
+            rule += f"; splits left out: {left_out.read_text(encoding='utf-8')}"
+        return train, val, test, rule
 
     def _arranged(self, parts: Mapping[str, Pairs], *, root: Path, layout: Layout) -> Arranged:
         if self.options.split_rule == CARVED:

@@ -13,7 +13,7 @@ import re
 import secrets
 import shutil
 import tempfile
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from importlib import import_module
 from importlib.util import find_spec
 from pathlib import Path
@@ -25,6 +25,10 @@ from harness.datasets.reading.own_layouts import MASK_COLUMN
 PREFIX = "hf:"
 _SPLITS = {"train": "train", "validation": "val", "valid": "val", "val": "val", "test": "test"}
 _PLAIN = re.compile(r"[^\w.-]+")
+_UNPACKED_AS = 2
+"""Raised where the same files are unpacked to others, so that folders of before are not taken for new ones."""
+LEFT_OUT = ".splits-left-out"
+"""Beside what is unpacked: the names of splits that are neither of training nor of validation nor of test."""
 
 
 def plain_folder(folder: Path) -> Path:
@@ -59,7 +63,7 @@ def plain_folder(folder: Path) -> Path:
 
 def _fingerprint(source: Path) -> str:
     """A hash of the names, sizes and times of its files."""
-    digest = hashlib.sha256(str(source.resolve()).encode())
+    digest = hashlib.sha256(f"{_UNPACKED_AS} {source.resolve()}".encode())
     for path in sorted(path for path in source.rglob("*") if path.is_file()):
         status = path.stat()
         digest.update(f"{path.relative_to(source)} {status.st_size} {status.st_mtime_ns}\n".encode())
@@ -86,13 +90,21 @@ def _unpack(source: Path, out: Path) -> None:
         known = {_SPLITS[name]: table for name, table in loaded.items() if name in _SPLITS}
         if "train" not in known:
             raise DatasetError(f"{PREFIX}{source} has the splits {', '.join(loaded)}, and none is called train")
+        others = ", ".join(name for name in loaded if name not in _SPLITS)
+        if others and "test" not in known:
+            raise DatasetError(
+                f"{PREFIX}{source} has the splits {', '.join(loaded)}, and none is called test; call the files of one test, or move "
+                f"those of {others} away"
+            )
         for split, table in known.items():
-            _write(table, out / split if len(known) > 1 else out, source=source)
+            _write(table, out / split if len(known) > 1 else out, where=f"the {split} split of {PREFIX}{source}")
+        if others:
+            (out / LEFT_OUT).write_text(others, encoding="utf-8")
     if (source / "classes.txt").is_file():
         shutil.copyfile(source / "classes.txt", out / "classes.txt")
 
 
-def _write(table: Any, out: Path, *, source: Path) -> None:
+def _write(table: Any, out: Path, *, where: str) -> None:
     datasets = _library()
     images = [name for name, feature in table.features.items() if isinstance(feature, datasets.Image)]
     labels = [name for name, feature in table.features.items() if isinstance(feature, datasets.ClassLabel)]
@@ -101,22 +113,55 @@ def _write(table: Any, out: Path, *, source: Path) -> None:
         image, mask = reversed(images) if masks == images[:1] else images
         folders: tuple[str, ...] = ("images", "masks")
         columns: tuple[str, ...] = (image, mask)
+        of_class: list[str] = []
     elif len(images) == 1 and labels:
         folders, columns = (), (images[0],)
+        of_class = _class_folders(table.features[labels[0]].names, where)
     else:
         raise DatasetError(
-            f"{PREFIX}{source} has the columns {', '.join(table.features)}; two of images (image and mask), or one and a class "
+            f"{where} has the columns {', '.join(table.features)}; two of images (image and mask), or one and a class "
             "label, are what can be read"
         )
     for column in columns:
         table = table.cast_column(column, datasets.Image(decode=False))
+        _require_all(column, [cell is not None for cell in table[column]], where)
+    if not folders:
+        _require_all(labels[0], [label is not None and label >= 0 for label in table[labels[0]]], where)
     for name, row in zip(_names(table, columns[0]), table, strict=True):
-        kinds = folders or (_PLAIN.sub("_", table.features[labels[0]].int2str(row[labels[0]])),)
+        kinds = folders or (of_class[row[labels[0]]],)
         for folder, column in zip(kinds, columns, strict=True):
             data, ending = _file(row[column])
             place = out / folder / f"{name}{ending}"
             place.parent.mkdir(parents=True, exist_ok=True)
             place.write_bytes(data)
+
+
+def _require_all(column: str, given: Sequence[bool], where: str) -> None:
+    """Raises DatasetError: some rows have nothing in ``column``."""
+    if not all(given):
+        raise DatasetError(
+            f"{len(given) - sum(given)} of {len(given)} rows of {where} have no {column}; remove these rows, or complete them"
+        )
+
+
+def _class_folders(names: Sequence[str], where: str) -> list[str]:
+    """A folder's name a class. Raises DatasetError: two classes would share one, or a name has no letter and no digit."""
+    folders: dict[str, str] = {}
+    for name in names:
+        folder = _PLAIN.sub("_", name)
+        if folder.startswith((".", "__")):  # such folders are passed over
+            folder = folder.lstrip("._")
+        if not folder:
+            raise DatasetError(
+                f"{where}: the class {name!r} has no letter and no digit to name its folder by; rename it"
+            )
+        if folder in folders:
+            raise DatasetError(
+                f"{where}: the classes {folders[folder]!r} and {name!r} differ in no letter and no digit, by which folders are named; "
+                "rename one of them"
+            )
+        folders[folder] = name
+    return list(folders)
 
 
 def _names(table: Any, column: str) -> Iterator[str]:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import csv
+import json
 from importlib import import_module
 from importlib.util import find_spec
 from pathlib import Path
@@ -29,7 +30,7 @@ def _own_cache(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
 
 def _pictures(folder: Path, split: str) -> list[tuple[Path, Path]]:
     """Images with masks, each mask a square at a place of its own."""
-    (folder / split).mkdir(parents=True)
+    (folder / split).mkdir(parents=True, exist_ok=True)
     made = []
     for number in range(COUNT):
         mask = np.zeros((16, 16), dtype=np.uint8)
@@ -98,6 +99,54 @@ def test_a_column_of_labels_makes_classes(tmp_path: Path) -> None:
     assert kind.class_names == ("a_cat", "dog")
     splits = kind().splits(root)
     assert len(splits.train) + len(splits.val) + len(splits.test["test"]) == COUNT
+
+
+def _labelled(root: Path, split: str, labels: list[int | None], names: list[str]) -> None:
+    """Parquet of images with a class label each, as it is written elsewhere."""
+    arrow, parquet = import_module("pyarrow"), import_module("pyarrow.parquet")
+    pairs = _pictures(root.parent / "pictures", split)[: len(labels)]
+    cells = [{"bytes": image.read_bytes(), "path": image.name} for image, _ in pairs]
+    features = {"image": {"_type": "Image"}, "kind": {"names": names, "_type": "ClassLabel"}}
+    table = arrow.table({"image": cells, "kind": arrow.array(labels, arrow.int64())})
+    (root / "data").mkdir(parents=True, exist_ok=True)
+    table = table.replace_schema_metadata({"huggingface": json.dumps({"info": {"features": features}})})
+    parquet.write_table(table, root / "data" / f"{split}-00000-of-00001.parquet")
+
+
+@needs_theirs
+@pytest.mark.parametrize(
+    ("labels", "names", "message"),
+    [
+        ([0, -1, None, 1], ["a", "b"], "2 of 4 rows of the train split of hf:.* have no kind; remove these rows"),
+        ([0, 1, 0, 1], ["<50", ">50"], "the classes '<50' and '>50' differ in no letter and no digit"),
+        ([0, 1, 0, 1], ["a", ".."], "the class '..' has no letter and no digit"),
+    ],
+)
+def test_labels_that_are_missing_or_name_one_folder_are_one_line(tmp_path: Path, labels, names, message: str) -> None:
+    _labelled(tmp_path / "mine", "train", labels, names)
+    with pytest.raises(DatasetError, match=message):
+        any_folder("mine", Path(f"hf:{tmp_path / 'mine'}"))
+
+
+@needs_theirs
+def test_images_without_a_mask_are_counted_in_one_line(tmp_path: Path) -> None:
+    pairs = _pictures(tmp_path / "mine", "train")
+    rows = [{"file_name": a.name, "mask_file_name": b.name if at else None} for at, (a, b) in enumerate(pairs)]
+    (tmp_path / "mine" / "train" / "metadata.jsonl").write_text("\n".join(map(json.dumps, rows)))
+    with pytest.raises(DatasetError, match=f"1 of {COUNT} rows of the train split of hf:.* have no mask; remove"):
+        any_folder("mine", Path(f"hf:{tmp_path / 'mine'}"))
+
+
+@needs_theirs
+def test_splits_of_other_names_are_told_and_none_is_passed_over_for_a_test(tmp_path: Path) -> None:
+    for split in ("train", "heldout"):
+        _labelled(tmp_path / "mine", split, [0, 1] * 6, ["a", "__b"])
+    with pytest.raises(DatasetError, match="has the splits train, heldout, and none is called test; call the files"):
+        any_folder("mine", Path(f"hf:{tmp_path / 'mine'}"))
+    _labelled(tmp_path / "mine", "test", [0, 1], ["a", "__b"])
+    kind, root = any_folder("mine", Path(f"hf:{tmp_path / 'mine'}"))
+    assert kind.class_names == ("a", "b")
+    assert kind().splits(root).rule.endswith("; splits left out: heldout")
 
 
 @needs_theirs
