@@ -286,9 +286,10 @@ def _stage(
     benchmark: FolderBenchmark, archives: Sequence[Archive], staging: Path, *, progress: TellProgress
 ) -> tuple[Path, dict[str, int], str]:
     """Unpack into ``staging`` and read; the benchmark's folder there, its images by split, its layout."""
+    written: dict[Path, Path] = {}
     for archive in archives:
         try:
-            unpacking.unpack(archive.path, staging, progress=progress)
+            unpacking.unpack(archive.path, staging, progress=progress, written=written)
         except DatasetError:
             if is_url(archive.source):
                 discard_partial(archive.path)  # damaged or hostile: the next call starts over

@@ -22,6 +22,7 @@ from typing import IO, Any
 
 from harness.datasets.base import DatasetError
 from harness.datasets.preparing import TellProgress
+from harness.datasets.reading.pairing import MASK_EXTENSIONS, is_image
 
 _CHUNK = 1 << 20
 _MOST_AT_ONCE = 1 << 26
@@ -64,12 +65,27 @@ class ArchiveLimits:
     size: int | None = None
 
 
-def unpack(archive: Path, target: Path, *, progress: TellProgress, limits: ArchiveLimits | None = None) -> int:
-    """Unpack a zip or tar archive into ``target``; returns the number of files. Raises DatasetError: hostile, damaged, protected by
-    a password, or of another kind. ``target`` may then hold a part."""
+def unpack(
+    archive: Path,
+    target: Path,
+    *,
+    progress: TellProgress,
+    limits: ArchiveLimits | None = None,
+    written: dict[Path, Path] | None = None,
+) -> int:
+    """Unpack a zip or tar archive into ``target``; returns the number of files.
+
+    Args:
+        written: file -> the archive that it came from, of archives that were unpacked into ``target`` before; this one's are added.
+            A file that is there stays where this archive's is the same, or is no part of a data set (README, LICENSE).
+
+    Raises:
+        DatasetError: hostile, damaged, protected by a password, of another kind, or with another file of one name than an archive
+            before it. ``target`` may then hold a part.
+    """
     limits = limits or ArchiveLimits()
     target.mkdir(parents=True, exist_ok=True)
-    budget = _Budget(archive, target, limits)
+    budget = _Budget(archive, target, limits, written)
     try:
         if zipfile.is_zipfile(archive):
             return _unpack_zip(archive, target, budget, progress)
@@ -108,8 +124,11 @@ def _is_plain_tar(archive: Path) -> bool:
 class _Budget:
     """Counts files and bytes against the limits while they are written: what a header says is no evidence."""
 
-    def __init__(self, archive: Path, target: Path, limits: ArchiveLimits) -> None:
+    def __init__(
+        self, archive: Path, target: Path, limits: ArchiveLimits, written: dict[Path, Path] | None = None
+    ) -> None:
         self.archive = archive
+        self.written = {} if written is None else written
         self.limits = limits
         self.archive_size = archive.stat().st_size
         self.most = limits.size if limits.size is not None else int(shutil.disk_usage(target).free * 0.9)
@@ -161,7 +180,7 @@ def safe_path(name: str, archive: Path) -> PurePosixPath:
 
 def _unpack_zip(archive: Path, target: Path, budget: _Budget, progress: TellProgress) -> int:
     with zipfile.ZipFile(archive) as opened:
-        members = [info for info in opened.infolist() if not info.is_dir()]
+        members = [info for info in opened.infolist() if not _is_folder(info)]
         for info in opened.infolist():
             kind = stat.S_IFMT(info.external_attr >> 16)
             if kind not in (0, stat.S_IFREG, stat.S_IFDIR):
@@ -174,6 +193,11 @@ def _unpack_zip(archive: Path, target: Path, budget: _Budget, progress: TellProg
                 _write(source, target / path, budget)
             progress(f"unpacking {archive.name}", number, len(members))
     return len(members)
+
+
+def _is_folder(info: zipfile.ZipInfo) -> bool:
+    """Whether a zip's entry is a folder, which some programs of Windows end with a backslash."""
+    return info.is_dir() or (info.filename.endswith("\\") and not info.file_size)
 
 
 def _check_local_header(opened: zipfile.ZipFile, info: zipfile.ZipInfo) -> None:
@@ -254,7 +278,26 @@ def _unpack_tar(stream: _Watched, target: Path, budget: _Budget, progress: TellP
 
 def _write(source: IO[bytes], path: Path, budget: _Budget) -> None:
     path.parent.mkdir(parents=True, exist_ok=True)
+    if path.is_file() and path in budget.written:
+        _compare(source, path, budget)
+        return
     with path.open("xb") as file:
         while piece := source.read(_CHUNK):
             budget.spend(len(piece))
             file.write(piece)
+    budget.written[path] = budget.archive
+
+
+def _compare(source: IO[bytes], path: Path, budget: _Budget) -> None:
+    """Read a file that another archive has written. Raises DatasetError: it differs, and splits or pixels may come from it."""
+    same = True
+    with path.open("rb") as file:
+        while piece := source.read(_CHUNK):
+            budget.spend(len(piece))
+            same = same and file.read(len(piece)) == piece
+        same = same and not file.read(1)
+    lists = path.suffix.lower() in (".csv", ".json") or path.name in ("train.txt", "val.txt", "test.txt")
+    if not same and (lists or is_image(path.name, MASK_EXTENSIONS)):
+        raise DatasetError(
+            f"{budget.written[path]} and {budget.archive} hold different files {path.name} in one place; give archives of one copy"
+        )

@@ -9,6 +9,7 @@ import signal
 import socket
 import subprocess
 import sys
+import zipfile
 from pathlib import Path
 
 import numpy as np
@@ -85,6 +86,9 @@ def test_several_archives_make_one_benchmark(tmp_path: Path, root: Path) -> None
         if part.is_dir()
     ]
     assert len(parts) == 6
+    for part in parts:
+        with zipfile.ZipFile(part, "a") as opened:
+            opened.writestr("README.txt", f"about {part}")
     assert sum(prepare(benchmark_of("isic2017"), parts, root, progress=quiet).counts.values()) == 12
 
 

@@ -61,6 +61,30 @@ def test_zip_members_that_lead_out_are_refused(tmp_path: Path, name: str) -> Non
     assert not list((tmp_path / "target").iterdir()), "names are judged before anything is written"
 
 
+def test_folders_of_a_zip_may_end_with_a_backslash(tmp_path: Path) -> None:
+    archive = zipped(tmp_path / "a.zip", {"set\\": b"", "set\\images\\": b"", "set\\images\\a.png": b"x"})
+    assert unpack(archive, tmp_path / "target", progress=quiet) == 1
+    assert (tmp_path / "target/set/images/a.png").read_bytes() == b"x"
+
+
+@pytest.mark.parametrize(
+    "pack", [zipped, lambda path, content: tarred(path, [(member(n), c) for n, c in content.items()])]
+)
+def test_a_second_archive_may_repeat_files_but_change_no_data(tmp_path: Path, pack: Any) -> None:
+    first = pack(tmp_path / "first", {"README.txt": b"one", "a/1.png": b"x", "train.csv": b"image"})
+    written: dict[Path, Path] = {}
+    unpack(first, tmp_path / "target", progress=quiet, written=written)
+    again = pack(tmp_path / "again", {"README.txt": b"two", "a/1.png": b"x", "a/2.png": b"y", "train.csv": b"image"})
+    unpack(again, tmp_path / "target", progress=quiet, written=written)
+    files = {path.name: path.read_bytes() for path in (tmp_path / "target").rglob("*") if path.is_file()}
+    assert files == {"README.txt": b"one", "1.png": b"x", "2.png": b"y", "train.csv": b"image"}
+    for name, content in (("a/2.png", b"yy"), ("a/2.png", b""), ("train.csv", b"label")):
+        other = pack(tmp_path / "other", {name: content})
+        where = f"{'first' if name == 'train.csv' else 'again'} and .*other hold different files {Path(name).name}"
+        with pytest.raises(DatasetError, match=where):
+            unpack(other, tmp_path / "target", progress=quiet, written=written)
+
+
 @pytest.mark.parametrize(
     ("content", "links", "word"),
     [({}, {"images": "/etc"}, "a link or a device"), ({"a.txt": b"1", "A.txt": b"2"}, {}, "twice")],
