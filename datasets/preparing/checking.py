@@ -22,6 +22,7 @@ from harness.datasets.preparing.fingerprints import (
     class_shares,
     exact_groups,
     fingerprint_pair,
+    hues,
     label,
     near_pairs,
 )
@@ -31,7 +32,7 @@ from harness.datasets.reading.opening import stored_size
 
 Status = Literal["passed", "warned", "failed"]
 
-_FILES_LISTED = 20
+_FILES_LISTED, _COLOURS_LISTED = 20, 4
 FEWEST_TESTS = 5
 _OF_255 = ({0, 255}, {255}), ({0, 1, 255}, {1, 255})
 """Values of masks in which 255 is the object, and of masks in which it is to be ignored."""
@@ -200,6 +201,13 @@ def _values(benchmark: Benchmark, prints: Sequence[Fingerprint]) -> Verdict:
         if not any(mask.shares[1] for mask in prints) and any(IGNORE in mask.values for mask in prints):
             message += "; 255 is to be ignored where classes.txt names the classes: write 1 for the object, or remove classes.txt"
             return Verdict(rule="mask values", status="failed", message=message)
+    paints = hues(fingerprint.paint for fingerprint in prints if fingerprint.paint is not None)
+    if _is_own(benchmark) and len(paints) > 1:
+        message += (
+            f"; masks are painted in {' or '.join(map(str, paints[:_COLOURS_LISTED]))}{', …' * (len(paints) > _COLOURS_LISTED)}: several "
+            "classes? save them as indices, and name them in classes.txt"
+        )
+        return Verdict(rule="mask values", status="warned", message=message)
     return Verdict(rule="mask values", status="passed", message=message)
 
 

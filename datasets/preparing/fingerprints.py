@@ -7,8 +7,9 @@ confirmed on their thumbnails.
 
 from __future__ import annotations
 
+import colorsys
 import hashlib
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 
@@ -32,6 +33,7 @@ LEAST_CONTRAST = 6.0
 
 _ROWS = 1024
 _MOST_VALUES = 256
+_LEAST_SATURATION, _LEAST_HUE = 0.25, 20 / 360
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -44,6 +46,7 @@ class Fingerprint:
         mask_size: (width, height) of the mask.
         orientation: EXIF orientation that the image is turned by.
         values: distinct stored values of the mask file (channel means of a coloured one), at most 256.
+        paint: the median colour of a binary mask's object, as its file shows it; None where that is no colour.
         shares: share of each class among the pixels that are not ignored.
         border_share: foreground's share of the outermost pixels.
         digest: hash of the image's pixels.
@@ -58,6 +61,7 @@ class Fingerprint:
     mask_size: tuple[int, int] = (0, 0)
     orientation: int = 1
     values: tuple[int, ...] = ()
+    paint: tuple[int, ...] | None = None
     shares: tuple[float, ...] = ()
     border_share: float = 0.0
     digest: str = ""
@@ -83,6 +87,7 @@ def fingerprint_pair(benchmark: Benchmark, split: str, pair: Pair) -> Fingerprin
         mask_size=mask_file.size,
         orientation=1 if as_stored else orientation(image_file),
         values=_values(mask_file),
+        paint=_paint(mask_file, sample.mask) if benchmark.task == "binary" else None,
         shares=class_shares(sample.mask, benchmark.num_classes),
         border_share=border_share(sample.mask),
         digest=hashlib.sha256(f"{image.shape}".encode() + image.tobytes()).hexdigest(),
@@ -102,6 +107,24 @@ def _values(mask: Image.Image) -> tuple[int, ...]:
     if stored.ndim == 3:
         stored = np.asarray(mask.convert("RGB"), np.uint16).sum(axis=2) // 3
     return tuple(int(value) for value in np.unique(stored)[:_MOST_VALUES])
+
+
+def _paint(file: Image.Image, mask: NDArray[np.uint8]) -> tuple[int, ...] | None:
+    if file.mode not in ("P", "RGB", "RGBA") or not (mask == 1).any():
+        return None
+    colour = np.median(np.asarray(file.convert("RGB"))[mask == 1], axis=0)
+    grey = colour.max() - colour.min() < _LEAST_SATURATION * colour.max()
+    return None if grey else tuple(int(channel) for channel in colour)
+
+
+def hues(paints: Iterable[tuple[int, ...]]) -> list[tuple[int, ...]]:
+    """One of ``paints`` for each hue, in their order; what compression and shades change is one hue."""
+    chosen: dict[tuple[int, ...], float] = {}
+    for paint in paints:
+        hue = colorsys.rgb_to_hsv(*paint)[0]
+        if all(abs((hue - other + 0.5) % 1 - 0.5) > _LEAST_HUE for other in chosen.values()):
+            chosen[paint] = hue
+    return list(chosen)
 
 
 def class_shares(mask: NDArray[np.uint8], num_classes: int) -> tuple[float, ...]:

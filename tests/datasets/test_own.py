@@ -247,6 +247,26 @@ def test_check_explains_masks_that_do_not_fit(tmp_path, capsys, spoil, classes, 
     assert message in capsys.readouterr().out
 
 
+def _painted(path: Path, colour: tuple[int, ...]) -> None:
+    pixels = np.zeros((24, 30, 3), dtype=np.uint8)
+    pixels[8:20, 4:20] = colour
+    Image.fromarray(pixels).save(path)
+
+
+def test_check_warns_of_colours_that_are_one_a_mask(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    _write(tmp_path)
+    masks = sorted((tmp_path / "masks").iterdir())
+    for colours, told in (
+        (((255, 0, 0), (0, 255, 0), (0, 0, 255)), True),
+        (((255, 0, 0), (128, 0, 0), (255, 0, 20), (255, 255, 255)), False),
+    ):
+        for number, path in enumerate(masks):
+            _painted(path, colours[number % len(colours)])
+        assert main(["check", f"mine={tmp_path}", "--workers", "1"]) == 0
+        assert ("painted in " in (out := capsys.readouterr().out)) is told
+        assert ("(255, 0, 0)" in out and "several classes? save them as indices" in " ".join(out.split())) is told
+
+
 def test_check_warns_of_classes_that_are_one_a_mask(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     _write(tmp_path, values=(0, 255))
     for number, path in enumerate(sorted((tmp_path / "masks").iterdir())):
