@@ -21,6 +21,7 @@ from harness.comparison.judging import Count, Finding, judge_claims, require_pro
 from harness.comparison.names import benchmark_rank, benchmark_title
 from harness.comparison.papers import Papers
 from harness.comparison.rows import MISSING, Row, is_result, is_run, quoted
+from harness.comparison.rules import card
 from harness.report.answers import answer
 from harness.report.costs import cost_page
 from harness.report.figures.material import Material, Pictures, baseline_of, require_row
@@ -441,22 +442,38 @@ def _made(runs: Sequence[Record]) -> list[str]:
     return [updates_in_words(runs), rates, chosen]
 
 
+def _rates(record: Record) -> dict[str, float]:
+    """By name those that trained something, the main one first."""
+    config, rules, trained = record.run.method_config, record.run.rules, record.parameters
+    if not trained.get("trainable", 1):
+        return {}
+    rates = {name: config.get(name) for name in RATES} | {"decoder_lr": rules.get("decoder_lr")}
+    rates["lr"] = rates["lr"] if rates["lr"] is not None else rules.get("lr")
+    if rates["decoder_lr"] is not None and (rates["encoder_lr"] is not None or not trained.get("encoder", 1)):
+        del rates["lr"]  # both sides have a rate of their own, or the decoder's is the only one
+    if record.budget and not record.budget.get("alpha_updates"):
+        del rates["alpha_lr"]
+    return {name: value for name, value in rates.items() if isinstance(value, int | float)}
+
+
 def _rate(record: Record) -> str:
-    """``5e-04, encoder 1e-05``: that of the weights first; others only where the configuration has them."""
-    config = record.run.method_config
-    rates = {name: config.get(name) for name in RATES}
-    rates["lr"] = rates["lr"] if rates["lr"] is not None else record.run.rules.get("lr")
-    return ", ".join(f"{RATES[name]}{value:.4g}" for name, value in rates.items() if isinstance(value, int | float))
+    """``5e-04, encoder 1e-05``: that of the weights first; others only where the run has them."""
+    return ", ".join(f"{RATES[name]}{value:.4g}" for name, value in _rates(record).items())
 
 
 def _how_chosen(record: Record) -> str:
-    """Tuned, set for this row, set for the method by the card or by its own default, or the card's for all methods."""
-    run = record.run
-    if any(name in RATES for name in run.tuning.get("chosen", {})):
+    """Tuned, set for this row, set for the method by the card or by its own default, or for all rows by the command or the card."""
+    run, rates = record.run, _rates(record)
+    if not rates:
+        return ""
+    if any(name in rates for name in run.tuning.get("chosen", {})):
         return f"tuned, {len(run.tuning.get('trials', ()))} trials"
-    if any(name in run.changed for name in RATES):
+    if any(name in run.changed for name in rates):
         return "this row"
     of_method = run.rules.get("methods", {}).get(run.method, {})
-    if any(name in of_method for name in RATES):
+    if any(name in of_method for name in rates):
         return "card, for this method"
+    if next(iter(rates)) == "decoder_lr":
+        of_card = card(run.protocol, run.benchmark) or {}
+        return "card" if of_card.get("decoder_lr") == rates["decoder_lr"] else "the command, for all rows"
     return "card" if run.method_config.get("lr") is None else "the method's default"

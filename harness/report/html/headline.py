@@ -24,8 +24,8 @@ MOST_WORDS = 40
 """Of a verdict."""
 MANY_ROWS = 6
 """Rows from which a verdict counts them before it speaks of one."""
-RATES = {"lr": "", "encoder_lr": "encoder ", "alpha_lr": "α "}
-"""Rates that a configuration can hold, and how a table calls them."""
+RATES = {"lr": "", "encoder_lr": "encoder ", "decoder_lr": "decoder ", "alpha_lr": "α "}
+"""Rates that a configuration can hold, or the rules for the decoder, and how a table calls them."""
 MOST_LANES = 8
 """Rows of a plot before somebody asks for the others."""
 _OPTIONS = re.compile(r"[a-z_]+=[^=<>]+([,;] ?[a-z_]+=[^=<>]+)*")

@@ -307,6 +307,8 @@ def test_every_number_stands_with_its_interval_rank_budget_and_rate(folder: Path
 
 OWN: dict[str, Any] = {"config": {"lr": 3e-3}}
 TUNED = {"chosen": {"lr": 3e-3}, "trials": [{}] * 3}
+FOR_DECODER = {"lr": 1e-3, "decoder_lr": 1e-4}
+DECODER: dict[str, Any] = {"method": "decoder", "rules": FOR_DECODER, "parameters": {"encoder": 0, "trainable": 9}}
 
 
 @pytest.mark.parametrize(
@@ -318,9 +320,15 @@ TUNED = {"chosen": {"lr": 3e-3}, "trials": [{}] * 3}
         ({"config": {"lr": None, "encoder_lr": 1e-5, "alpha_lr": 0.01}}, "0.001, encoder 1e-05, α 0.01", "card"),
         ({**OWN, "rules": {"lr": 1e-3, "methods": {"lora": {"lr": 3e-3}}}}, "0.003", "card, for this method"),
         ({**OWN, "changed": {"lr": 3e-3}, "tuning": TUNED}, "0.003", "tuned, 3 trials"),
+        ({"rules": FOR_DECODER}, "0.001, decoder 0.0001", "card"),
+        ({"rules": FOR_DECODER, "config": {"encoder_lr": 1e-5}}, "encoder 1e-05, decoder 0.0001", "card"),
+        ({**DECODER, "tuning": {"chosen": {"decoder_lr": 1e-4}, "trials": [{}] * 4}}, "decoder 0.0001", "tuned, 4 trials"),
+        ({**DECODER, **OWN, "changed": {"lr": 3e-3}}, "decoder 0.0001", "the command, for all rows"),
+        ({"method": "zeroshot", "parameters": {"encoder": 0, "decoder": 0, "trainable": 0}}, "", ""),
+        ({"config": {"alpha_lr": 0.01}, "budget": {"weight_updates": 60, "alpha_updates": 0}}, "0.001", "card"),
     ],
 )
-def test_how_a_rate_was_chosen(run: dict[str, Any], rates: str, chosen: str) -> None:
+def test_the_rates_that_trained_something_and_how_they_were_chosen(run: dict[str, Any], rates: str, chosen: str) -> None:
     made = record(**{"rules": {"lr": 1e-3}, **run})
     assert (_rate(made), _how_chosen(made)) == (rates, chosen)
 
