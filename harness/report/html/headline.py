@@ -16,7 +16,7 @@ from harness.comparison.cells import Cell, Column, Difference, Grid, Mark, sprea
 from harness.comparison.draws import collapsed
 from harness.comparison.names import METHOD_TITLES
 from harness.comparison.rows import MISSING, Row
-from harness.comparison.step_costs import costs_of, session_for
+from harness.comparison.step_costs import costs_of, paired_ratio, session_for
 from harness.report.answers import RANKS_NOTHING, answers
 from harness.report.figures.style import without_outliers
 
@@ -489,14 +489,18 @@ def _count(row: Row, part: str) -> str:
 
 
 def step_costs(grid: Grid, baseline: Row) -> dict[Row, tuple[str, str]]:
-    """Row -> (its training step over the baseline's, what that is); nothing of rows that no session measured beside it."""
+    """Row -> (its training step over the baseline's, paired by round, and what that is); nothing of rows that no session measured
+    beside it."""
     session = session_for(grid, beside=baseline)
     if session is None:
         return {}
-    steps = {row: statistics.median(cost.step_seconds["total"]) for row, cost in costs_of(grid, session).items()}
+    steps = {row: cost.step_seconds["total"] for row, cost in costs_of(grid, session).items()}
     shown = session.comparability
     place = f"{shown.device}, batch {shown.batch}, {shown.image_size} px"
     return {
-        row: (f"{step / steps[baseline]:.2f}×", f"{1e3 * step:.0f} ms a training step ({place})")
-        for row, step in steps.items()
+        row: (
+            f"{paired_ratio(seconds, steps[baseline]).value:.2f}×",
+            f"{1e3 * statistics.median(seconds):.0f} ms a training step ({place})",
+        )
+        for row, seconds in steps.items()
     }
