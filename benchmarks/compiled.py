@@ -16,8 +16,8 @@ from tabulate import tabulate
 
 from benchmarks.saving import save
 from benchmarks.step import Contestant, lora_contestant, step_options
+from harness.comparison.step_costs import paired_ratio
 from harness.costing.device import used_by_others
-from harness.costing.measure import paired_ratio
 from harness.costing.session import why
 
 WAYS = ("plain", "compiled", "channels-last", "compiled, channels-last")

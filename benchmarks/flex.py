@@ -21,8 +21,8 @@ from torch.nn.attention.flex_attention import flex_attention
 
 from benchmarks.saving import save
 from benchmarks.step import step_options
+from harness.comparison.step_costs import paired_ratio
 from harness.costing.device import processor_clock, used_by_others, wall_clock
-from harness.costing.measure import paired_ratio
 from harness.costing.session import why
 from harness.models.attention import plain_attention, widened_attention
 from harness.models.catalog import backbone_shape

@@ -26,9 +26,11 @@ from tabulate import tabulate
 from benchmarks.peers import ATTENTIONS, autogluon_conv_lora, hf_lora, matmul_rate
 from benchmarks.reference import plain_twin
 from benchmarks.saving import add_json, save
+from harness.archive.measured import Ratio
+from harness.comparison.step_costs import paired_ratio
 from harness.costing.device import processor_clock, used_by_others, wall_clock
 from harness.costing.flops import FlopCount
-from harness.costing.measure import LiveBytes, Ratio, paired_ratio
+from harness.costing.measure import LiveBytes
 from harness.costing.session import RandomImages
 from harness.methods.configs import ConvLoRAConfig, DecoderOnlyConfig, LoRAConfig, NASLoRAConfig
 from harness.methods.convlora import ConvLoRA

@@ -26,7 +26,7 @@ from harness.comparison.papers import Papers, shortly
 from harness.comparison.rankings import ModelPair, chance_in_words, model_pairs
 from harness.comparison.rows import Row, Sheet, grouped, is_entry, results_among
 from harness.comparison.rules import overrides
-from harness.comparison.step_costs import paired_ratio
+from harness.comparison.step_costs import paired_ratio, ratios_within
 from harness.protocols.load import card_names
 from harness.statistics import ALPHA, POWER, Estimate, Interval, seeds_for_power
 from harness.studies import load_study
@@ -566,7 +566,7 @@ def _cost_reading(
     claim: Claim, cost: str, other: Subject, first: MethodCost, second: MethodCost, *, what: str, where: str
 ) -> Reading | None:
     if claim.quantity == "cost change":
-        ratio = first.ratios.get(second.variant, {}).get(cost)
+        ratio = ratios_within(first, second).get(cost)
     else:
         ours, theirs = ("unmerged" if side.score == "best" else side.score for side in (claim.numerator, other))
         amounts = {"time": "inference_seconds", "memory": "inference_memory_bytes"}.get(cost, "inference_parameters")

@@ -80,3 +80,50 @@ def paired_ratio(values: Sequence[float], baseline: Sequence[float]) -> Ratio:
     interval = t_interval(logs)
     low, high = (math.exp(interval.low), math.exp(interval.high)) if interval else (None, None)
     return Ratio(value=math.exp(statistics.fmean(logs)), low=low, high=high, rounds=len(logs))
+
+
+USUAL_BASELINES = ("full", "lora")
+"""What sessions are held against, unless one is asked for others."""
+
+
+def ratios_to(method: MethodCost, baseline: MethodCost, *, longer: float | None) -> dict[str, Ratio]:
+    """``time``, ``memory``, ``flops`` and ``device_hours`` of a method over a baseline of the same session, as far as both have them.
+
+    Args:
+        longer: steps of a whole training over the baseline's, which ``device_hours`` count; None where they are not known.
+    """
+    ratios = {}
+    rounds, base_rounds = (cost.step_seconds.get("total", []) for cost in (method, baseline))
+    if rounds and len(rounds) == len(base_rounds):
+        ratios["time"] = time = paired_ratio(rounds, base_rounds)
+        if longer is not None:
+            low, high = (bound and bound * longer for bound in (time.low, time.high))
+            ratios["device_hours"] = Ratio(value=time.value * longer, low=low, high=high, rounds=time.rounds)
+    memory = [cost.memory_bytes.get("allocated", 0) for cost in (method, baseline)]
+    flops = [cost.flops.get("forward", 0.0) + cost.flops.get("backward", 0.0) for cost in (method, baseline)]
+    for name, (value, base) in (("memory", memory), ("flops", flops)):
+        if value and base:
+            ratios[name] = Ratio(value=value / base)
+    return ratios
+
+
+def ratios_within(method: MethodCost, baseline: MethodCost) -> dict[str, Ratio]:
+    """The ratios that the session stored; where it was not asked for this baseline, those of its rounds."""
+    stored = method.ratios.get(baseline.variant)
+    return ratios_to(method, baseline, longer=_longer(method, baseline)) if stored is None else stored
+
+
+def _longer(method: MethodCost, baseline: MethodCost) -> float | None:
+    """How many times the steps of the other's training a method's has, by a row that the session holds both against."""
+    for common in (*baseline.ratios, baseline.variant, method.variant):
+        lengths = [_length(cost, common) for cost in (method, baseline)]
+        if lengths[0] and lengths[1]:
+            return lengths[0] / lengths[1]
+    return None
+
+
+def _length(cost: MethodCost, common: str) -> float | None:
+    if cost.variant == common:
+        return 1.0
+    stored = cost.ratios.get(common, {})
+    return stored["device_hours"].value / stored["time"].value if {"time", "device_hours"} <= stored.keys() else None

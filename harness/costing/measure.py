@@ -19,9 +19,9 @@ from torch import Tensor
 from torch.utils._python_dispatch import TorchDispatchMode
 from torch.utils._pytree import tree_leaves
 
-from harness.archive.measured import Comparability, CostRecord, MethodCost, Ratio
+from harness.archive.measured import Comparability, CostRecord, MethodCost
 from harness.archive.schema import Run, content_hash
-from harness.comparison.step_costs import paired_ratio
+from harness.comparison.step_costs import ratios_to
 from harness.costing.device import CLOCKS, EnergyMeter, driver, synchronise
 from harness.costing.flops import encoder_forward_flops
 from harness.costing.session import PARTS, Contestant, Roster, Session, StepKind, release, why
@@ -207,24 +207,6 @@ def _inference_peak(model: Any, images: Tensor, session: Session) -> int:
     return resident + counter.peak
 
 
-def ratios_to(method: MethodCost, baseline: MethodCost, *, lengths: dict[str, float]) -> dict[str, Ratio]:
-    """``time``, ``memory``, ``flops`` and ``device_hours`` of a method over a baseline of the same session.
-
-    Args:
-        lengths: variant -> steps of a whole training, in some unit; ``device_hours``, of a whole training, counts them.
-    """
-    time = paired_ratio(method.step_seconds["total"], baseline.step_seconds["total"])
-    longer = lengths[method.variant] / lengths[baseline.variant]
-    bounds = {name: bound and bound * longer for name, bound in (("low", time.low), ("high", time.high))}
-    flops, base_flops = (cost.flops["forward"] + cost.flops["backward"] for cost in (method, baseline))
-    return {
-        "time": time,
-        "memory": Ratio(value=method.memory_bytes["allocated"] / baseline.memory_bytes["allocated"]),
-        "flops": Ratio(value=flops / base_flops),
-        "device_hours": Ratio(value=time.value * longer, rounds=time.rounds, **bounds),
-    }
-
-
 WARMUP = 2
 """Steps of every kind before the first round: allocators, kernels and caches are cold."""
 _OPTIONS = (
@@ -289,7 +271,11 @@ def measure(session: Session, *, report: Callable[[str], None] = lambda line: No
     costs = [
         replace(
             cost,
-            ratios={base.variant: ratios_to(cost, base, lengths=lengths) for base in baselines if base is not cost},
+            ratios={
+                base.variant: ratios_to(cost, base, longer=lengths[cost.variant] / lengths[base.variant])
+                for base in baselines
+                if base is not cost
+            },
         )
         for cost in costs
     ]

@@ -17,6 +17,7 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor, nn
 
+from harness.comparison.step_costs import USUAL_BASELINES
 from harness.costing.device import CLOCKS, Clock
 from harness.costing.flops import FlopCount
 from harness.experiment.environment import one_line, reason_code
@@ -286,7 +287,7 @@ class Session:
     num_classes: int = 2
     rounds: int = 9
     device: torch.device = field(default_factory=lambda: torch.device("cpu"))
-    baselines: Sequence[str] = ("full", "lora")
+    baselines: Sequence[str] = USUAL_BASELINES
     seed: int = 0
     shared: str = ""
     clock: Literal["wall", "processor"] = "wall"

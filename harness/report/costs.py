@@ -15,6 +15,7 @@ from harness.comparison.claims import Claim
 from harness.comparison.judging import Finding, Reading, cost_readings
 from harness.comparison.papers import Papers
 from harness.comparison.rows import grouped
+from harness.comparison.step_costs import USUAL_BASELINES, ratios_within
 from harness.report.page import Line, Page, Table, Told, heads
 
 PARTS = ("data", "forward", "backward", "optimiser", "untracked")
@@ -213,9 +214,9 @@ def _above(sessions: Sequence[CostRecord]) -> list[str]:
 def _ratios(sessions: Sequence[CostRecord]) -> Table:
     lines = []
     for measured_method in _measured(sessions):
-        for baseline, ratios in sorted(measured_method.cost.ratios.items()):
-            if baseline != measured_method.cost.variant:
-                lines.append(measured_method.line([baseline, *(_change(ratios.get(name)) for name in QUANTITIES)]))
+        for baseline in _baselines(measured_method.session, measured_method.cost):
+            ratios = ratios_within(measured_method.cost, baseline)
+            lines.append(measured_method.line([baseline.variant, *(_change(ratios.get(name)) for name in QUANTITIES)]))
     return Table(
         heading=f"cost against baselines · {sessions[0].place}",
         level=3,
@@ -223,6 +224,12 @@ def _ratios(sessions: Sequence[CostRecord]) -> Table:
         rows=lines,
         below=RATIO_NOTES,
     )
+
+
+def _baselines(session: CostRecord, cost: MethodCost) -> list[MethodCost]:
+    """Those of the session, and the usual ones that it measured without being asked for ratios to them."""
+    asked = {*USUAL_BASELINES, *(name for method in session.methods for name in method.ratios)} - {cost.variant}
+    return sorted((other for other in session.methods if other.variant in asked), key=lambda other: other.variant)
 
 
 def _read_as(claim: Claim, reading: Reading) -> list[str]:
@@ -329,11 +336,11 @@ def cost_numbers(session: CostRecord) -> list[dict[str, str]]:
     for cost in session.methods:
         options = json.dumps(cost.config, sort_keys=True)
         row = {**place, "row": cost.variant, "method": cost.method, "options": options}
-        numbers += [{**row, **number} for number in _numbers(cost)]
+        numbers += [{**row, **number} for number in _numbers(session, cost)]
     return [{name: number.get(name, "") for name in NUMBER_COLUMNS} for number in numbers]
 
 
-def _numbers(cost: MethodCost) -> Iterator[dict[str, str]]:
+def _numbers(session: CostRecord, cost: MethodCost) -> Iterator[dict[str, str]]:
     for part, seconds in cost.step_seconds.items():
         yield _rounds("training step", part, seconds)
     for model, seconds in cost.inference_seconds.items():
@@ -350,11 +357,11 @@ def _numbers(cost: MethodCost) -> Iterator[dict[str, str]]:
             yield {"quantity": quantity, "part": part, "unit": unit, "n": "1", "value": f"{value:.10g}"}
     if cost.joules is not None:
         yield {"quantity": "training energy", "part": "step", "unit": "J", "n": "1", "value": f"{cost.joules:.6g}"}
-    for baseline, ratios in cost.ratios.items():
-        for quantity, ratio in ratios.items():
+    for baseline in _baselines(session, cost):
+        for quantity, ratio in ratios_within(cost, baseline).items():
             known = {name: value for name, value in (("low", ratio.low), ("high", ratio.high)) if value is not None}
             yield {
-                "quantity": "ratio", "part": quantity, "unit": "1", "against": baseline, "n": str(ratio.rounds),
+                "quantity": "ratio", "part": quantity, "unit": "1", "against": baseline.variant, "n": str(ratio.rounds),
                 "value": f"{ratio.value:.6g}", **{name: f"{value:.6g}" for name, value in known.items()},
             }  # fmt: skip
 

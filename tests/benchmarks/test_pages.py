@@ -11,7 +11,7 @@ from typing import Any
 import pytest
 
 from benchmarks import publish
-from harness.costing.measure import paired_ratio
+from harness.comparison.step_costs import paired_ratio
 from harness.planning.request import require_countable
 from tests.values import REPOSITORY, RESULTS
 

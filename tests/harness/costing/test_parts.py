@@ -13,10 +13,11 @@ import torch
 from scipy.stats import ttest_rel
 
 from harness.archive.measured import MethodCost, Ratio
+from harness.comparison.step_costs import paired_ratio, ratios_to
 from harness.costing import device as device_module
 from harness.costing.device import CLOCKS, EnergyMeter, used_by_others
 from harness.costing.flops import FlopCount, encoder_forward_flops
-from harness.costing.measure import LiveBytes, paired_ratio, ratios_to
+from harness.costing.measure import LiveBytes
 from harness.costing.session import RandomImages
 from harness.models.build import build_segmenter
 from harness.report import costs
@@ -104,7 +105,7 @@ def test_a_whole_training_on_fewer_images_takes_fewer_device_hours() -> None:
             memory_bytes={"allocated": 1}, flops={"forward": 1.0, "backward": 1.0}, not_counted={}, parameters={},
         )  # fmt: skip
 
-    searched = ratios_to(cost("naslora", 3.0), cost("full", 2.0), lengths={"naslora": 0.8, "full": 1.0})
+    searched = ratios_to(cost("naslora", 3.0), cost("full", 2.0), longer=0.8)
     assert searched["time"].value == pytest.approx(1.5)
     hours = searched["device_hours"]
     assert (hours.low, hours.value, hours.high) == tuple(pytest.approx(1.2) for _ in range(3))

@@ -16,7 +16,7 @@ from harness.comparison.claims import read_claims
 from harness.comparison.grids import grids
 from harness.comparison.papers import Papers, Setup
 from harness.comparison.step_costs import costs_of, session_for
-from harness.report.costs import cost_page
+from harness.report.costs import cost_numbers, cost_page
 from harness.report.formats import write
 from harness.report.html.headline import step_costs
 from tests.harness.report.sample import CARD, MadeUp, measured_on, record
@@ -135,6 +135,30 @@ def test_numbers_are_medians_with_quartiles_and_parts() -> None:
     assert "| 0.492 | 3.997 | 641.000 |" in page
     assert "Operations not counted in FLOPs: aten::gelu" in page
     assert "| naspclora | full | -24.1 [-25.0, -23.0] | -24.1 [-25.0, -23.0] | -40.0 | -50.0 |" in page
+
+
+def test_a_ratio_that_a_session_did_not_store_is_that_of_its_rounds() -> None:
+    hours = {
+        "time": Ratio(value=1.5, rounds=3),
+        "device_hours": Ratio(value=3.0, rounds=3),
+    }  # a training of twice the steps
+    methods = [
+        method("lora", [0.1, 0.1, 0.1]),
+        method("naspclora", [0.3, 0.2, 0.4], ratios={"lora": hours}, flops={"forward": 3e12, "backward": 3e12}),
+        method("full", [0.2, 0.2, 0.2], ratios={"lora": {name: Ratio(value=2.0, rounds=3) for name in hours}}),
+    ]
+    measured = session(methods=methods)
+    page = render_costs([measured], claims=read_claims(), **PUBLISHED)
+    assert (
+        "| naspclora | full | +44.2 [-39.3, +242.6] | +188.4 [+21.4, +585.1] | +100.0 | +0.0 |" in page
+    )  # 3 ** (1 / 3)
+    assert "time, naspclora / full | +44.2" in page
+    (hours_on_file,) = (
+        number["value"]
+        for number in cost_numbers(measured)
+        if (number["row"], number["against"], number["part"]) == ("naspclora", "full", "device_hours")
+    )
+    assert float(hours_on_file) == pytest.approx(2 * 3 ** (1 / 3), rel=1e-5)
 
 
 def test_inference_memory_stands_beside_its_time_for_every_merge() -> None:

@@ -322,13 +322,19 @@ DECODER: dict[str, Any] = {"method": "decoder", "rules": FOR_DECODER, "parameter
         ({**OWN, "changed": {"lr": 3e-3}, "tuning": TUNED}, "0.003", "tuned, 3 trials"),
         ({"rules": FOR_DECODER}, "0.001, decoder 0.0001", "card"),
         ({"rules": FOR_DECODER, "config": {"encoder_lr": 1e-5}}, "encoder 1e-05, decoder 0.0001", "card"),
-        ({**DECODER, "tuning": {"chosen": {"decoder_lr": 1e-4}, "trials": [{}] * 4}}, "decoder 0.0001", "tuned, 4 trials"),
+        (
+            {**DECODER, "tuning": {"chosen": {"decoder_lr": 1e-4}, "trials": [{}] * 4}},
+            "decoder 0.0001",
+            "tuned, 4 trials",
+        ),
         ({**DECODER, **OWN, "changed": {"lr": 3e-3}}, "decoder 0.0001", "the command, for all rows"),
         ({"method": "zeroshot", "parameters": {"encoder": 0, "decoder": 0, "trainable": 0}}, "", ""),
         ({"config": {"alpha_lr": 0.01}, "budget": {"weight_updates": 60, "alpha_updates": 0}}, "0.001", "card"),
     ],
 )
-def test_the_rates_that_trained_something_and_how_they_were_chosen(run: dict[str, Any], rates: str, chosen: str) -> None:
+def test_the_rates_that_trained_something_and_how_they_were_chosen(
+    run: dict[str, Any], rates: str, chosen: str
+) -> None:
     made = record(**{"rules": {"lr": 1e-3}, **run})
     assert (_rate(made), _how_chosen(made)) == (rates, chosen)
 
