@@ -166,7 +166,7 @@ def _study_page(archive: Archive, asked: Asked, page: Page, *, name: str, study:
         Group(name="all", title="Every number", tables=[behind.placed(numbers_table(titled), name="numbers", words=2)]),
         Group(
             name="tables", title="Tables: scores, tuning, differences with p-values, ranks", tables=tables,
-            said=[*page.foot, *page.legend(best="Bold", tied="≈", second="Underlined")],
+            said=_how_to_read(page),
         ),
         Group(
             name="rules", title="Rules, data and splits", said=rules,
@@ -238,6 +238,8 @@ def _tables_page(archive: Archive, page: Page, *, name: str, question: str) -> S
             )
         else:
             groups[-1] = replace(groups[-1], tables=[*groups[-1].tables, table])
+    if groups:
+        groups[0] = replace(groups[0], said=_how_to_read(page))
     lead = [*page.lead, *([page.note] if page.note else [])]
     return SitePage(
         name=name, question=question, verdict=" ".join(lead[:1]), groups=groups, behind=behind,
@@ -245,6 +247,11 @@ def _tables_page(archive: Archive, page: Page, *, name: str, question: str) -> S
         methods={line.method: line.method for table in page.tables for line in table.rows if line.method},
         order=(2.0,),
     )  # fmt: skip
+
+
+def _how_to_read(page: Page) -> list[str]:
+    """What its file says below all tables, with the marks as the site draws them."""
+    return [*page.foot, *page.legend(best="Bold", tied="≈", second="Underlined")]
 
 
 def _claims_page(archive: Archive, asked: Asked) -> SitePage:

@@ -31,12 +31,13 @@ from harness.planning.rows import trained_parameters
 from harness.report.command import command_of
 from harness.report.figures.material import baseline_of
 from harness.report.html import rendering
-from harness.report.html.build import Asked, _bibtex, _how_chosen, _rate, collect
+from harness.report.html.build import Asked, _bibtex, _how_chosen, _rate, _tables_page, collect
 from harness.report.html.content import Placed, Site, SitePage
 from harness.report.html.headline import Headline, Scale, _in_words, _name, _within, headline
 from harness.report.html.pictures import drawn_figures, preview
 from harness.report.html.rendering import index_html, page_html
 from harness.report.html.strip import LARGEST, why_withheld
+from harness.report.page import Line, Page, Table, heads
 from harness.report.pages import pages_below
 from harness.report.runs import behind
 from harness.report.titles import titled_grids
@@ -303,6 +304,14 @@ def test_every_number_stands_with_its_interval_rank_budget_and_rate(folder: Path
     (low, high), *_ = (re.findall(r"[\d.]+", cell) for cell in column(page, "95 % CI", where="decoder SBU BER"))
     mean = float(column(page, "mean (%)", where="decoder SBU BER")[0])
     assert float(low) < mean == pytest.approx((float(low) + float(high)) / 2, abs=0.011)
+
+
+def test_a_page_of_tables_says_how_to_read_them() -> None:
+    tables = [Table(heading=name, columns=heads("method"), rows=[Line.of(["lora"], None)]) for name in ("a", "b")]
+    page = _tables_page(
+        MadeUp(), Page(title="t", tables=tables, foot=["At home: where it was trained."]), name="t", question="?"
+    )
+    assert [group.said for group in page.groups] == [["At home: where it was trained."], ()]
 
 
 OWN: dict[str, Any] = {"config": {"lr": 3e-3}}
