@@ -9,7 +9,9 @@ from harness.archive.archive import Archive
 from harness.archive.measured import CostStore, EvidenceStore
 from harness.archive.store import require_writable
 from harness.cli.command import CommandParser, add_results, command, require_effect, results_of, verb, write_file
+from harness.comparison.names import benchmark_rank
 from harness.planning.data import network_images
+from harness.registry import canonical_spelling, dataset_name
 from harness.report.figures import FIGURES, draw, figure_files, figure_named, wrong_figures
 from harness.report.figures.material import Material, NothingToDrawError, materials
 from harness.report.figures.style import FORMATS, Format, encoded
@@ -41,6 +43,9 @@ def main(argv: list[str] | None = None) -> int:
         pictures=network_images(options.results, data=options.data) if {"masks", "strip"} & set(names) else None,
         seed=options.seed,
     )
+    where = f"study {options.study}" if options.study else str(options.results)
+    drawn = _on_benchmark(drawn, options.benchmark, where=where)
+    _require_seed(drawn, options.seed)
     stores = (CostStore(options.results), EvidenceStore(options.results))
     say_skipped({**archive.problems, **{path: why for store in stores for path, why in store.problems().items()}})
     reasons: list[str] = []
@@ -48,7 +53,7 @@ def main(argv: list[str] | None = None) -> int:
     for material in drawn:
         for name in names:
             try:
-                written += _write(name, material, out, formats, benchmark=options.benchmark)
+                written += _write(name, material, out, formats, benchmark=canonical_spelling(options.benchmark))
             except NothingToDrawError as error:
                 reasons.append(f"{material.name}: no {name}: {error}")
     if not written:
@@ -60,10 +65,31 @@ def main(argv: list[str] | None = None) -> int:
     return 0
 
 
+def _on_benchmark(drawn: list[Material], asked: str, *, where: str) -> list[Material]:
+    """Those with runs on the benchmark; all where none is asked for. Raises UsageError: none has."""
+    name = canonical_spelling(asked)
+    there = {benchmark for material in drawn for benchmark in material.grid.first_columns}
+    if name and name not in there:
+        name = dataset_name(asked)
+        raise UsageError(f"no run on {name} in {where}; it has {', '.join(sorted(there, key=benchmark_rank))}")
+    return [material for material in drawn if not name or name in material.grid.first_columns]
+
+
+def _require_seed(drawn: list[Material], seed: int | None) -> None:
+    runs = (record for material in drawn for row in material.grid.rows for record in row.runs)
+    there = sorted({record.run.seed for record in runs if record.code == "OK"})
+    if seed is None or seed in there:
+        return
+    whole = len(there) > 2 and there == list(range(there[0], there[-1] + 1))
+    words = f"{there[0]} to {there[-1]}" if whole else ", ".join(map(str, there))
+    raise UsageError(f"no run of seed {seed}; there {'is' if len(there) == 1 else 'are'} {words}")
+
+
 def _write(name: str, material: Material, out: Path, formats: list[Format], *, benchmark: str) -> int:
-    count = 0
+    count, others = 0, set()
     for stem, drawing in draw(name, material):
         if benchmark and drawing.benchmark != benchmark:
+            others.add(drawing.benchmark)
             continue
         files: dict[str, str | bytes] = {
             style: encoded(drawing.figure, style, title=stem, caption=drawing.caption) for style in formats
@@ -72,6 +98,9 @@ def _write(name: str, material: Material, out: Path, formats: list[Format], *, b
             write_file(out / f"{stem}.{ending}", content, what="figure")
         print(f"{out / stem}: {drawing.caption}", file=sys.stderr)
         count += 1
+    if not count:
+        shown = ", ".join(sorted(filter(None, others), key=benchmark_rank))
+        raise NothingToDrawError(f"it shows {shown or 'all benchmarks at once'}; leave --benchmark away")
     return count
 
 

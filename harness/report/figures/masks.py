@@ -50,8 +50,9 @@ def masks(material: Material) -> list[Drawing]:
         shown = kept(material, column.benchmark)
         return _side_by_side(material, column, shown) if shown else None
 
+    what = "record" if material.seed is None else f"run of seed {material.seed}"
     lacking = (
-        "no record has masks beside it (runs keep them since `keep_masks` is a field of the protocol;"
+        f"no {what} has masks beside it (runs keep them since `keep_masks` is a field of the protocol;"
         " sam-peft predict writes those of older runs)"
     )
     return on_each_benchmark(material, draw, lacking=lacking)

@@ -244,6 +244,11 @@ def test_too_little_is_one_line(tmp_path: Path, results: Path, says):
         (["forest", "--out", tmp_path / "page.md" / "x"], "page.md/x cannot be written (Not a directory)"),
         (["forest", "--format", "gif"], "svg, pdf, png"),
         (["forest", "--baseline", "x"], "no row is called 'x'"),
+        (["forest", "--benchmark", "kvazir"], "unknown benchmark 'kvazir' (did you mean 'kvasir'?)"),
+        (["forest", "--benchmark", "camo"], f"no run on camo in {results}; it has kvasir, sbu, leaf"),
+        (["forest", "--benchmark", "Kvasir"], "no forest: it shows all benchmarks at once; leave --benchmark away"),
+        (["masks", "--seed", "77"], "no run of seed 77; there are 0, 1"),
+        (["masks", "--seed", "1"], "no run of seed 1 has masks beside it"),
     ):
         assert said in says(verb.main, *words, "--results", results, code=2)
     write_results(tmp_path / "one", seeds=1)
