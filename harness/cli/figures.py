@@ -132,7 +132,7 @@ def parser() -> CommandParser:
         "--seed",
         type=int,
         metavar="N",
-        help="masks, strip: of this seed's runs (default: the first that most rows have)",
+        help="masks, strip: of this seed's runs (default: of those that most rows have, the one whose scores are most usual)",
     )
     p.add_argument("--baseline", default="", metavar="ROW", help="label of the row to compare with (default: LoRA's)")
     p.add_argument(

@@ -2,8 +2,11 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Sequence
 from dataclasses import dataclass
+from pathlib import Path
+from statistics import median
 from typing import TYPE_CHECKING
 
 import numpy as np
@@ -71,22 +74,43 @@ def strip(material: Material) -> list[Drawing]:
 
 
 def kept(material: Material, benchmark: str) -> list[Shown]:
-    """Every row's masks, of the seed that was asked for, else of the first that most rows have masks of."""
-    by_seed: dict[int, list[Shown]] = {}
+    """Every row's masks, of the seed that was asked for, else of the most usual one that has any."""
+    seeds = _seeds(material, benchmark) if material.seed is None else [material.seed]
+    return next(filter(None, (_of_seed(material, benchmark, seed) for seed in seeds)), [])
+
+
+def _seeds(material: Material, benchmark: str) -> list[int]:
+    """Those that most rows have masks of first; of these, those whose scores are nearest to the rows' medians, as a run that
+    collapsed is no example."""
+    apart: dict[int, list[float]] = {}
+    for row in material.rows():
+        cell = material.grid.cells[row, material.grid.first_columns[benchmark]]
+        for record in row.finished(benchmark):
+            if _path(material, record):
+                value = cell.values.get(record.run.seed)
+                distance = math.inf if value is None else abs(value - median(cell.by_seed))
+                apart.setdefault(record.run.seed, []).append(distance)
+    return sorted(apart, key=lambda seed: (-len(apart[seed]), sum(apart[seed]), seed))
+
+
+def _path(material: Material, record: Record) -> Path | None:
+    path = material.archive.store.masks_path(record.key)
+    return path if path.is_file() and is_of_record(MASKS, record.beside) else None
+
+
+def _of_seed(material: Material, benchmark: str, seed: int) -> list[Shown]:
+    shown = []
     for row in material.rows():
         for record in row.finished(benchmark):
-            path = material.archive.store.masks_path(record.key)
-            if material.seed not in (None, record.run.seed):
-                continue
-            if not path.is_file() or not is_of_record(MASKS, record.beside):
+            if record.run.seed != seed or (path := _path(material, record)) is None:
                 continue
             try:
                 of_run = read_masks(path, expected=record.beside.get(MASKS, ""))
             except ValueError:
                 continue
             by_image = {(mask.split, mask.stem): mask for mask in of_run}
-            by_seed.setdefault(record.run.seed, []).append(Shown(row=row, record=record, masks=by_image))
-    return max((by_seed[seed] for seed in sorted(by_seed)), key=len, default=[])
+            shown.append(Shown(row=row, record=record, masks=by_image))
+    return shown
 
 
 def best_median_worst(scores: dict[Image, float], *, lower_is_better: bool = False) -> dict[str, Image]:

@@ -52,7 +52,7 @@ class Material:
         grid: rows, columns and cells.
         baseline: the row that others are compared with.
         pictures: images for masks.
-        seed: whose masks are shown, None for the first seed that most rows have.
+        seed: whose masks are shown, None for a usual one that most rows have.
         everywhere: the records of every sheet, for figures that compare rules.
         study: whose rows they are, None for the card's.
         numbered: rows that `short` gave a number since the last figure.

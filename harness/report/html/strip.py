@@ -9,8 +9,7 @@ from __future__ import annotations
 import base64
 import io
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, replace
-from statistics import median
+from dataclasses import dataclass
 from typing import Any, Literal
 
 import numpy as np
@@ -75,24 +74,10 @@ def strips(
     """One a benchmark whose runs kept masks, those with photographs first; ``first``: rows that are shown before others."""
     made = []
     for benchmark, column in material.grid.first_columns.items():
-        seed = _usual_seed(material, column)
-        if shown := kept(replace(material, seed=seed), benchmark) or kept(material, benchmark):
+        if shown := kept(material, benchmark):
             shown.sort(key=lambda run: first.index(run.row) if run.row in first else len(first))
             made.append(_strip(material, column, shown, names, photographs=photographs))
     return sorted(made, key=lambda strip: not any(shot.photograph for shot in strip.shots))
-
-
-def _usual_seed(material: Material, column: Column) -> int | None:
-    """Of the seeds that most rows have masks of, the one whose scores are nearest to the rows' medians: a run that collapsed
-    is no example."""
-    apart: dict[int, list[float]] = {}
-    for row in material.rows():
-        cell = material.grid.cells[row, column]
-        for record in row.finished(column.benchmark):
-            if material.archive.store.masks_path(record.key).is_file() and record.run.seed in cell.values:
-                distance = abs(cell.values[record.run.seed] - median(cell.by_seed))
-                apart.setdefault(record.run.seed, []).append(distance)
-    return min(apart, key=lambda seed: (-len(apart[seed]), sum(apart[seed]), seed), default=None)
 
 
 def why_withheld(column: Column, photographs: Photographs) -> str:

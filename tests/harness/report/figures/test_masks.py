@@ -23,11 +23,11 @@ SCORES = "".join(f"best,test,{stem},0.{9 - place}\n" for place, stem in enumerat
 IMAGES = f"variant,split,stem,s_measure\n{SCORES}"
 
 
-def _write(root: Path, method: str, *, seed: int = 0) -> str:
+def _write(root: Path, method: str, *, seed: int = 0, value: float = 0.7) -> str:
     truth = np.zeros((8, 8), np.uint8)
     truth[2:6, 2:6] = 1
     masks = [KeptMask(split="test", stem=stem, predicted=np.roll(truth, 1), truth=truth) for stem in STEMS]
-    made = record(0.7, method=method, seed=seed)
+    made = record(value, method=method, seed=seed)
     RecordStore(root).write(made, IMAGES, encoded_masks(masks))
     return made.key
 
@@ -96,6 +96,15 @@ def test_one_seed_is_shown_that_most_rows_have_masks_of(tmp_path: Path):
     _write(tmp_path, "decoder", seed=1)
     material = material_of(tmp_path)
     assert {strip.record.run.seed for strip in kept(material, "kvasir")} == {1}
+
+
+def test_a_run_that_collapsed_is_no_example_unless_its_seed_is_asked_for(tmp_path: Path):
+    for seed, value in enumerate((0.2, 0.9, 0.7, 0.71)):  # of three equally many the one nearest to the median 0.705
+        _write(tmp_path, "lora", seed=seed, value=value)
+    (shown,) = kept(material_of(tmp_path), "kvasir")
+    assert shown.record.run.seed == 2
+    (shown,) = kept(material_of(tmp_path, seed=0), "kvasir")
+    assert shown.record.run.seed == 0
 
 
 def test_a_strip_shows_the_median_photograph_and_one_row_a_method(tmp_path: Path):
