@@ -14,7 +14,7 @@ import json
 import math
 import os
 from abc import ABC, abstractmethod
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import Any, ClassVar, Generic, TypeVar
@@ -399,6 +399,23 @@ class CostRecord:
         """Where it was measured, and at which size."""
         shown = self.comparability
         return f"{shown.device} · {shown.backbone} · {shown.image_size} px · batch {shown.batch} · {shown.precision}"
+
+
+def places(sessions: Iterable[CostRecord]) -> dict[str, str]:
+    """Key -> where its sessions were measured, with the options that tell it from other keys of the same place."""
+    alike: dict[str, dict[str, dict[str, Any]]] = {}
+    for session in sessions:
+        shown = asdict(session.comparability)
+        told = {name: shown[name] for name in ("driver", "threads", "torch", "task")} | shown["options"]
+        alike.setdefault(session.place, {})[session.key] = told
+    named = {}
+    for place, by_key in alike.items():
+        names = sorted({name for told in by_key.values() for name in told})
+        apart = [name for name in names if len({repr(told.get(name)) for told in by_key.values()}) > 1]
+        for key, told in by_key.items():
+            words = [f"{name}={told[name]}" if name in told else f"{name} not named" for name in apart]
+            named[key] = " · ".join([place, *([", ".join(words)] if words else [])])
+    return named
 
 
 class CostStore(RecordFolder[CostRecord]):

@@ -14,7 +14,7 @@ from typing import Any, Literal
 
 from harness import statistics as stats
 from harness.archive.archive import Archive, Shares
-from harness.archive.measured import CostRecord, EvidenceRecord, MethodCost, Ratio
+from harness.archive.measured import CostRecord, EvidenceRecord, MethodCost, Ratio, places
 from harness.archive.schema import Record
 from harness.comparison.alpha import alpha_codes, beside_noise, domains, without_search
 from harness.comparison.cells import Cell, Column, Difference, paired_difference
@@ -517,6 +517,7 @@ def cost_readings(claim: Claim, sessions: Sequence[CostRecord], papers: Papers) 
     """Ratios of training cost, and inference after a merge: one for every cost, denominator and session that measured both
     sides."""
     readings = []
+    named = places(sessions)
     for cost in claim.costs:
         for other in claim.denominator:
             what = f"{cost.replace('_', ' ')}, {claim.numerator.text} / {other.text}"
@@ -525,17 +526,14 @@ def cost_readings(claim: Claim, sessions: Sequence[CostRecord], papers: Papers) 
                 sides = [measured(session, subject) for subject in (claim.numerator, other)]
                 if None in sides:
                     continue
-                reading = _cost_reading(claim, cost, other, *filter(None, sides), what=what, where=_device(session))
+                where = named[session.key] + (" · device shared" if session.shared else "")
+                reading = _cost_reading(claim, cost, other, *filter(None, sides), what=what, where=where)
                 if reading is None:
                     continue
                 differs = papers.departures_of_session(claim.paper, session)
                 here.append(replace(reading, verdict="not judged", differs=differs) if differs else reading)
             readings += here or [Reading.without_data(what, "not measured")]
     return readings
-
-
-def _device(session: CostRecord) -> str:
-    return session.place + (" · device shared" if session.shared else "")
 
 
 def measured(session: CostRecord, subject: Subject) -> MethodCost | None:

@@ -6,11 +6,11 @@ import json
 import math
 import statistics
 from collections.abc import Iterable, Iterator, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import partial
 
 from harness.archive.archive import Archive
-from harness.archive.measured import CostRecord, MethodCost, Ratio
+from harness.archive.measured import CostRecord, MethodCost, Ratio, places
 from harness.comparison.claims import Claim
 from harness.comparison.judging import Finding, Reading, cost_readings
 from harness.comparison.papers import Papers
@@ -46,12 +46,14 @@ RATIO_NOTES = (
 def cost_page(records: Iterable[CostRecord], *, title: str, claims: Sequence[Claim] = (), papers: Papers) -> Page:
     """For every comparability key its measurements, its ratios, and what they say on claims about cost."""
     by_key = grouped(records, lambda record: record.key)
+    named = places(session for sessions in by_key.values() for session in sessions)
     tables: list[Table] = []
     numbers: list[dict[str, str]] = []
     for key in sorted(by_key, key=lambda key: (by_key[key][0].place, key)):
         sessions = sorted(by_key[key], key=lambda session: session.session)
         others = (_roles(sessions), _sizes(sessions), _ratios(sessions), _claims(sessions, claims, papers))
-        tables += [_times(sessions), *(table for table in others if table.rows)]
+        shown = [_times(sessions), *(table for table in others if table.rows)]
+        tables += [replace(table, heading=f"{table.heading} · {named[key]}") for table in shown]
         numbers += [number for session in sessions for number in cost_numbers(session)]
     nothing = Table(heading="cost", above=["No cost record yet; measure with sam-peft cost."])
     return Page(title=title, tables=tables or [nothing], numbers=numbers)
@@ -119,7 +121,7 @@ def _times(sessions: Sequence[CostRecord]) -> Table:
         lines.append(measured_method.line([*_step(cost.step_seconds), alpha, *inference, *joules]))
     shared = sorted({session.shared for session in sessions if session.shared})
     return Table(
-        heading=f"cost · {sessions[0].place}",
+        heading="cost",
         above=_above(sessions),
         columns=heads(
             *("method", *STEP, "α steps"),
@@ -133,7 +135,7 @@ def _times(sessions: Sequence[CostRecord]) -> Table:
 def _roles(sessions: Sequence[CostRecord]) -> Table:
     """The kinds of steps of methods that have several; no row where none has."""
     return Table(
-        heading=f"steps by role · {sessions[0].place}",
+        heading="steps by role",
         level=3,
         columns=heads("method", "role", "share", *STEP, words=["role"]),
         rows=[
@@ -162,7 +164,7 @@ def _sizes(sessions: Sequence[CostRecord]) -> Table:
             measured_method.line([*memory, *inference, *flops, *counts, _scaled(cost.checkpoint_bytes, 2**20, 2)])
         )
     return Table(
-        heading=f"memory, operations and parameters · {sessions[0].place}",
+        heading="memory, operations and parameters",
         level=3,
         columns=heads(
             *("method", "peak (GiB)", *(f"{part} (GiB)" for part in MEMORY), "reserved (GiB)"),
@@ -218,7 +220,7 @@ def _ratios(sessions: Sequence[CostRecord]) -> Table:
             ratios = ratios_within(measured_method.cost, baseline)
             lines.append(measured_method.line([baseline.variant, *(_change(ratios.get(name)) for name in QUANTITIES)]))
     return Table(
-        heading=f"cost against baselines · {sessions[0].place}",
+        heading="cost against baselines",
         level=3,
         columns=heads("method", "against", *(f"{title} (%)" for title in QUANTITIES.values()), words=["against"]),
         rows=lines,
@@ -260,7 +262,7 @@ def _claims(sessions: Sequence[CostRecord], claims: Sequence[Claim], papers: Pap
     sentences = [f"{claim.name}: {claim.text} [{claim.mark}: {claim.source}]." for claim in about_cost]
     ambiguous = [f"{claim.name} is ambiguous: {claim.ambiguous}." for claim in about_cost if claim.ambiguous]
     return Table(
-        heading=f"claims on cost · {sessions[0].place}",
+        heading="claims on cost",
         level=3,
         above=[f"Not judged, since this is not the published set-up: {'; '.join(shared)}"] if shared else (),
         columns=heads(

@@ -14,11 +14,13 @@ from harness.archive.measured import CostRecord, CostStore, MethodCost, Ratio
 from harness.cli.tables import main
 from harness.comparison.claims import read_claims
 from harness.comparison.grids import grids
+from harness.comparison.judging import cost_readings
 from harness.comparison.papers import Papers, Setup
 from harness.comparison.step_costs import costs_of, session_for
 from harness.report.costs import cost_numbers, cost_page
 from harness.report.formats import write
 from harness.report.html.headline import step_costs
+from harness.report.runs import explained
 from tests.harness.report.sample import CARD, MadeUp, measured_on, record
 
 
@@ -70,6 +72,25 @@ def test_two_keys_never_share_a_block() -> None:
     blocks = render_costs([session(), session(device="cpu")]).split("\n## ")[1:]
     assert len({line for block in blocks for line in block.splitlines() if "Comparability key" in line}) == 2
     assert all(("NVIDIA H100" in block) != ("cpu ·" in block) for block in blocks)
+
+
+def test_keys_of_one_place_are_told_apart_by_the_options_in_which_they_differ() -> None:
+    options = ({"fused_attention": True, "epochs": 4}, {"fused_attention": False, "epochs": 4, "budget": "updates"})
+    sessions = []
+    for number, of_session in enumerate(options):
+        place = measured_on(options=of_session)
+        sessions.append(session(session=f"abcdef{number}", comparability=place, key=place.key))
+    page = cost_page([*sessions, session(device="cpu")], title="cost", claims=read_claims(), **PUBLISHED)
+    on_gpu = "NVIDIA H100 · vit_h · 1024 px · batch 4 · bf16"
+    apart = {"budget not named, fused_attention=True", "budget=updates, fused_attention=False"}
+    assert {table.heading for table in page.tables if table.level == 2} == {
+        *(f"cost · {on_gpu} · {words}" for words in apart), "cost · cpu · vit_h · 1024 px · batch 4 · bf16",
+    }  # fmt: skip
+    cells = explained(page, MadeUp(), row="naspclora", column="step (ms)")
+    assert len({head for head, _ in cells}) == len(cells) == 3
+    time = next(claim for claim in read_claims() if claim.costs)
+    where = {reading.where for reading in cost_readings(time, sessions, Papers())} - {"not measured"}
+    assert where == {f"{on_gpu} · {words}" for words in apart}
 
 
 def test_a_row_with_another_option_is_not_the_one_that_a_session_measured() -> None:
