@@ -83,6 +83,7 @@ def _learning(
     look = looks(material.rows())
     figure, axes = panels(len(by_row), columns=5, width=PAGE, height=1.25, sharex=True, sharey=True)
     measure = names.metric(metric)
+    ends = _limits(by_row, means)
     for place, (ax, (row, of_row)) in enumerate(zip(axes, by_row.items(), strict=True)):
         for other, mean in means.items():
             if other is not row:
@@ -92,7 +93,11 @@ def _learning(
         mean = means[row]
         ax.plot(list(mean), list(mean.values()), **look[row].line(markersize=3, linewidth=1.6, zorder=3))
         ax.set_title(material.short(row, most=24), loc="left", pad=2)
-        _mark_start(ax, runs[row], metric=metric if quantity == "val" else "", lower=measure.lower_is_better)
+        below = _mark_beyond(ax, of_row, ends, colour=look[row].colour, form=".1f" if quantity == "val" else ".3g")
+        _mark_start(
+            ax, runs[row], metric=metric if quantity == "val" else "", lower=measure.lower_is_better,
+            height=0.22 if below else 0.04,
+        )  # fmt: skip
         if place % 5 == 0:
             ax.set_ylabel(f"{measure.title} (%)" if quantity == "val" else "loss")
     for ax in axes[-min(5, len(axes)) :]:
@@ -101,16 +106,13 @@ def _learning(
     starts = _starts([record for records in runs.values() for record in records])
     axes[0].set_xlim(min([*epochs, *starts]) - 0.4, max(epochs) + 0.4)
     axes[0].xaxis.set_major_locator(MaxNLocator(5, integer=True))
-    every = [
-        value for mean in means.values() for value in mean.values()
-    ]  # one seed that went astray must not flatten the rest
-    beyond = 0.08 * (max(every) - min(every)) or 1.0
-    axes[0].set_ylim(min(every) - beyond, max(every) + beyond)
+    axes[0].set_ylim(*ends)
     what = f"Validation {measure.title}" if quantity == "val" else "Training loss"
     caption = (
         f"{what} on {material.grid.title_of(benchmark)} by epoch. Thin: one seed; thick: mean over seeds; grey: means of the other rows."
         " Dashed: T_B, after which α learns; the number beside it is the largest drop of the validation score in points"
-        f" within {WINDOW} epochs of T_B (mean over seeds; – where it was not validated twice there). {material.caption}"
+        f" within {WINDOW} epochs of T_B (mean over seeds; – where it was not validated twice there)."
+        f"{_said_beyond(by_row, ends)} {material.caption}"
     )
     part = benchmark if quantity == "val" else f"{benchmark}-loss"
     return Drawing(part=part, benchmark=benchmark, figure=figure, caption=caption)
@@ -133,7 +135,51 @@ def _mean(curves: Sequence[Curve]) -> Curve:
     return {epoch: statistics.fmean(curve[epoch] for curve in curves) for epoch in common}
 
 
-def _mark_start(ax: Axes, records: Sequence[Record], *, metric: str, lower: bool) -> None:
+def _limits(by_row: Mapping[Row, Sequence[Curve]], means: Mapping[Row, Curve]) -> tuple[float, float]:
+    """Around the means, as one seed that went astray must not flatten the rest; with room for a mark where one is beyond."""
+    values = [value for mean in means.values() for value in mean.values()]
+    low, high = min(values), max(values)
+    pad = 0.08 * (high - low) or 1.0
+    last = [_end(curve) for of_row in by_row.values() for curve in of_row]
+    room = [4 * pad if is_beyond else pad for is_beyond in (min(last) < low - pad, max(last) > high + pad)]
+    return low - room[0], high + room[1]
+
+
+def _end(curve: Curve) -> float:
+    return curve[max(curve)]
+
+
+def _mark_beyond(
+    ax: Axes, curves: Sequence[Curve], ends: tuple[float, float], *, colour: str, form: str
+) -> list[float]:
+    """An arrow at the edge with the last values of the runs that end beyond it, and those of them that end below."""
+    below = sorted(_end(curve) for curve in curves if _end(curve) < ends[0])
+    above = sorted(_end(curve) for curve in curves if _end(curve) > ends[1])
+    for edge, inwards, values in ((0.0, 0.2, below), (1.0, -0.2, above)):
+        if values:
+            ax.annotate(
+                "", (0.96, edge), xytext=(0.96, edge + inwards), xycoords="axes fraction", zorder=5,
+                arrowprops={"arrowstyle": "->", "color": colour, "linewidth": 0.8, "shrinkA": 0, "shrinkB": 0},
+            )  # fmt: skip
+            ax.text(
+                0.92, edge + 0.2 * inwards, ", ".join(f"{value:{form}}" for value in values),
+                transform=ax.transAxes, fontsize=5.5, color=colour, ha="right", va="top" if edge else "bottom", zorder=5,
+                bbox={"facecolor": "white", "alpha": 0.8, "linewidth": 0, "pad": 0.5},
+            )  # fmt: skip
+    return below
+
+
+def _said_beyond(by_row: Mapping[Row, Sequence[Curve]], ends: tuple[float, float]) -> str:
+    curves = [curve for of_row in by_row.values() for curve in of_row]
+    said = ""
+    if any(not ends[0] <= _end(curve) <= ends[1] for curve in curves):
+        said += " An arrow with a value: a run that ends beyond the axis, and where."
+    if any(len({ends[0] <= value <= ends[1] for value in curve.values()}) > 1 for curve in curves):
+        said += " A line that reaches the frame goes on beyond it."
+    return said
+
+
+def _mark_start(ax: Axes, records: Sequence[Record], *, metric: str, lower: bool, height: float) -> None:
     for start in _starts(records):
         ax.axvline(start, color=GREY, linestyle=(0, (3, 2)), linewidth=0.7, zorder=0)
         if not metric:
@@ -142,7 +188,7 @@ def _mark_start(ax: Axes, records: Sequence[Record], *, metric: str, lower: bool
         known = [drop for drop in drops if drop is not None]
         text = f"{statistics.fmean(known):.1f}" if known else "–"
         ax.annotate(
-            f"drop at T_B: {text}", (0.98, 0.04), xycoords="axes fraction", fontsize=5.5, color="#555555", ha="right"
+            f"drop at T_B: {text}", (0.98, height), xycoords="axes fraction", fontsize=5.5, color="#555555", ha="right"
         )
 
 

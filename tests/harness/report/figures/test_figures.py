@@ -189,6 +189,18 @@ def test_rows_beyond_the_axis_are_named_where_they_are(tmp_path: Path):
     assert note.xy[1] == drawing.figure.axes[0].get_ylim()[1]
 
 
+def test_a_run_that_ends_beyond_the_axis_of_curves_is_marked_and_the_caption_says_so(tmp_path: Path):
+    store = RecordStore(tmp_path)
+    for method, seed, end in (("lora", 0, 0.2), ("lora", 1, 0.8), ("lora", 2, 0.8), ("decoder", 0, 0.9)):
+        history = [{"epoch": epoch, "loss": 0.5, "val": {"s_measure": end - 0.1 / epoch}} for epoch in (1, 2)]
+        store.write(record(0.8, method=method, seed=seed, history=history))
+    drawings = {drawing.part: drawing for _, drawing in draw("curves", material_of(tmp_path))}
+    of_lora = next(ax for ax in drawings["kvasir"].figure.axes if ax.get_title("left") == "lora")
+    assert [text.get_text() for text in of_lora.texts] == ["", "15.0"]  # an arrow, and where the run ended
+    assert "a run that ends beyond the axis" in drawings["kvasir"].caption
+    assert "beyond the axis" not in drawings["kvasir-loss"].caption
+
+
 def _collapsed(root: Path, benchmark: str) -> Path:
     usual = {"full": 0.5, "bitfit": 0.5, "ssf": 0.51, "vpt": 0.52, "lst": 0.49, "lora": 0.5, "samed": 0.51, "vera": 0.5}
     values = {**usual, "dora": 0.99, "fact": 0.98}
