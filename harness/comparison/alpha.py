@@ -148,6 +148,8 @@ def beside_noise(records: Iterable[Record], archive: Archive) -> str:
     if not spreads:
         return "no run has an α history"
     said = f"log-shares have SD {min(spreads):.2f} to {max(spreads):.2f}"
+    if all(record.budget.get("alpha_updates") == 0 for record, _ in ends):
+        return f"{said}; α was not trained, so these are the values that it began with"
     if not nulls:
         decayed = any(_decays(record) for record, _ in ends)
         why = (

@@ -91,12 +91,17 @@ def _draw(
         )  # fmt: skip
     _scale(ax, [cost.estimate for cost in amounts.values()])
     for (cost_there, is_above), rows in _outside(ax, amounts, scores, ends).items():
-        colour = look[rows[0]].colour
+        colour, place = look[rows[0]].colour, (cost_there, ends[is_above])
+        inwards, side = (-1 if is_above else 1), (1 if _share(ax, cost_there) < 0.75 else -1)
         ax.annotate(
-            ", ".join(f"{scores[row].estimate:.1f}" for row in rows), (cost_there, ends[is_above]),
-            xytext=(0, -9 if is_above else 9), textcoords="offset points", ha="center",
-            va="top" if is_above else "bottom", fontsize=5.5, color=colour,
-            arrowprops={"arrowstyle": "->", "color": colour, "linewidth": 0.8},
+            "", place, xytext=(0, 11 * inwards), textcoords="offset points", zorder=5,
+            arrowprops={"arrowstyle": "->", "color": colour, "linewidth": 0.8, "shrinkA": 0, "shrinkB": 0},
+        )  # fmt: skip
+        ax.annotate(  # beside the arrow, above whatever has the same cost
+            ", ".join(f"{scores[row].estimate:.1f}" for row in rows), place,
+            xytext=(4 * side, 3 * inwards), textcoords="offset points", ha="left" if side > 0 else "right",
+            va="top" if is_above else "bottom", fontsize=5.5, color=colour, zorder=5,
+            bbox={"facecolor": "white", "alpha": 0.85, "linewidth": 0, "pad": 0.6},
         )  # fmt: skip
     ax.grid(visible=True)
 

@@ -223,6 +223,13 @@ def test_where_alpha_decays_noise_is_not_known() -> None:
     assert "weight decay" in beside_noise([run], MadeUp([run], mixtures={run.key: ends}))
 
 
+def test_of_a_control_without_a_search_it_is_said_that_alpha_was_not_trained() -> None:
+    ends = {"a": [0.25] * 4}
+    for budget, words in (({"alpha_updates": 0.0}, "α was not trained"), ({}, "the records do not tell α's rates")):
+        run = record(method="naslora", budget=budget)
+        assert words in beside_noise([run], MadeUp([run], mixtures={run.key: ends}))
+
+
 def test_what_alpha_chose_is_said_beside_what_noise_gives() -> None:
     for run, mixture, words in (
         (_searched(), [0.3] + [0.1] * 7, "noise alone"),

@@ -183,10 +183,17 @@ def test_rows_beyond_the_axis_are_named_where_they_are(tmp_path: Path):
     """One of a score where less is better collapses upwards; the arrow must not point down."""
     material = material_of(_collapsed(tmp_path, "sbu"))
     (drawing,) = [figure for stem, figure in draw("pareto", material) if stem.endswith("sbu")]
-    (note,) = drawing.figure.axes[0].texts
-    assert note.get_text() == "99.0, 98.0"
-    assert isinstance(note, Annotation)
-    assert note.xy[1] == drawing.figure.axes[0].get_ylim()[1]
+    ax = drawing.figure.axes[0]
+    arrow, note = (text for text in ax.texts if isinstance(text, Annotation))
+    assert (arrow.get_text(), note.get_text()) == ("", "99.0, 98.0")
+    assert arrow.xy == note.xy
+    assert note.xy[1] == ax.get_ylim()[1]
+    drawing.figure.draw_without_rendering()
+    words, head = note.get_window_extent(), ax.transData.transform(note.xy)
+    assert (
+        not words.x0 - 2 < head[0] < words.x1 + 2
+    )  # beside the arrow, so that no marker of the same cost stands on it
+    assert note.get_zorder() > 3
 
 
 def test_a_run_that_ends_beyond_the_axis_of_curves_is_marked_and_the_caption_says_so(tmp_path: Path):
