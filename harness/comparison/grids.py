@@ -71,8 +71,9 @@ def grids(
 
 
 def _under_one_hash(records: Iterable[Record], study: Study) -> list[Record]:
-    """A study's records, with one hash of their card where one command set what another tuned: a hash is of a card before its rates are
-    tuned. A hash is replaced by another where its rules are among the other's on every benchmark that both have."""
+    """A study's records, with one hash of their card where one command set what another tuned or set for one benchmark alone: a hash is
+    of a whole card, before its rates are tuned. A hash is replaced by another where its rules are among the other's on every benchmark
+    of the study that both have, trials aside; the other then has its benchmarks, too."""
     records = list(records)
     ours = [record for record in records if record.run.protocol == study.protocol]
     renamed: dict[tuple[str, str, str], str] = {}
@@ -80,17 +81,22 @@ def _under_one_hash(records: Iterable[Record], study: Study) -> list[Record]:
         count = Counter(record.run.protocol_hash for record in members)
         rules: dict[str, dict[str, set[str]]] = {digest: {} for digest in count}
         for run in (record.run for record in members if len(count) > 1):
-            rules[run.protocol_hash].setdefault(run.benchmark, set()).add(content_hash(hashed_rules(run.rules)))
+            if run.benchmark in study.benchmarks and run.seed not in study.tune_seeds:
+                rules[run.protocol_hash].setdefault(run.benchmark, set()).add(content_hash(hashed_rules(run.rules)))
         for rarer in sorted(count, key=lambda digest: (count[digest], digest)):
             for common, _ in count.most_common():
                 shared = rules[rarer].keys() & rules[common].keys()
                 is_free = rarer != common and (*model, common) not in renamed
                 if is_free and shared and all(rules[rarer][name] <= rules[common][name] for name in shared):
                     renamed[(*model, rarer)] = common
+                    rules[common] = {**rules[rarer], **rules[common]}
                     break
 
     def of_table(run: Run) -> str:
-        return renamed.get((run.backbone, run.checkpoint, run.protocol_hash), run.protocol_hash)
+        digest = run.protocol_hash
+        while (place := (run.backbone, run.checkpoint, digest)) in renamed:
+            digest = renamed[place]
+        return digest
 
     return [
         replace(record, run=replace(record.run, protocol_hash=of_table(record.run)))

@@ -410,6 +410,34 @@ def test_one_command_sets_what_another_tuned_and_a_study_shows_both_in_one_table
     assert not any("MISSING" in line and "(3)" in line for line in page.splitlines())
 
 
+def test_three_commands_of_equal_rules_share_a_table_where_each_has_a_benchmark_with_the_next() -> None:
+    """One trained lora on Kvasir, one on Leaf, and one bitfit on both, with a trial of its own beside them."""
+    two = study(
+        entries=["lora", "bitfit"],
+        benchmarks=["kvasir", "leaf"],
+        seeds=3,
+        tune={"decoder_lr": [1e-4, 1e-3]},
+        tune_seeds=[9],
+    )
+    rules = {**record().run.rules, "decoder_lr": 1e-4}
+    members = [
+        record(method=method, benchmark=name, seed=seed, rules=rules, protocol_hash=digest * 16)
+        for digest, method, names, seeds in (
+            ("a", "lora", ["kvasir"], 8),
+            ("b", "lora", ["leaf"], 8),
+            ("c", "bitfit", ["kvasir", "leaf"], 3),
+        )
+        for name in names
+        for seed in range(seeds)
+    ]
+    trial = record(
+        method="bitfit", benchmark="leaf", seed=9, rules={**rules, "decoder_lr": 1e-3}, protocol_hash="c" * 16
+    )
+    page = render([*members, trial], study=two)
+    assert "MISSING" not in page
+    assert page.count("| lora") == 1
+
+
 def test_another_protocol_shows_a_study_only_where_half_of_its_rows_were_run_and_only_what_it_ran() -> None:
     single = study(protocol="nas-lora", benchmarks=["sbu", "leaf"])
     base = record(0.1, benchmark="sbu")
