@@ -5,8 +5,8 @@
 - ``chunk.<n>.jobs.jsonl`` and ``chunk.<n>.json`` are the intent, written before sbatch: the jobs, and the unique name that
   they will have on the cluster;
 - ``chunk.<n>.job.json`` is the answer: the cluster's job id;
-- ``chunk.<n>.closed.json`` says that nothing more is to come of it: ``done``, ``abandoned`` (it was never submitted) or
-  ``cancelled``.
+- ``chunk.<n>.closed.json`` says that nothing more is to come of it: ``done``, ``abandoned`` (it was never submitted),
+  ``cancelled`` or ``moved`` (with its results folder, after which its jobs ended where they were).
 
 An intent without an answer is a crash in between, and is settled by asking the cluster for the name. Others may have written
 the files, so every one is checked when it is read back, before anything is done with it.
@@ -197,17 +197,18 @@ class Chunk:
         return replace(self, closed=reason, ends=dict(ends or {}))
 
     def jobs(self) -> list[Job]:
-        """The chunk's jobs in the order of ``runs``. Raises UsageError: their file is damaged, or does not belong to this chunk."""
+        """The chunk's jobs in the order of ``runs``. Raises UsageError: their file is damaged, or does not belong to this chunk;
+        `Moved`, to this folder."""
         path = _jobs_path(self.path)
         try:
             lines = read_regular(path, largest=LARGEST_JOBS).decode("utf-8").splitlines()
             jobs = [Job.from_json(json.loads(line)) for line in lines]
             if [job.run.key for job in jobs] != [run.key for run in self.runs]:
                 raise ValueError("its runs are not those of the chunk")
-            if any(Path(job.results).resolve() != path.parents[2].resolve() for job in jobs):
-                raise ValueError("its runs belong to another results folder")
         except (ValueError, TypeError, KeyError, AttributeError, RecursionError) as error:
             raise unreadable(path, error) from error
+        if any(Path(job.results).resolve() != path.parents[2].resolve() for job in jobs):
+            raise Moved(str(unreadable(path, ValueError("its runs belong to another results folder"))))
         return jobs
 
     def read_job(self, index: int) -> Job:
@@ -262,6 +263,10 @@ def create_chunk(
 def name_of(path: Path) -> str:
     """What the jobs of a chunk are called on the cluster, by its intent file's place: what is written in it may be edited."""
     return f"harness-{path.parent.name}-{path.stem.partition('.')[2]}"
+
+
+class Moved(UsageError):
+    """A results folder was moved after a chunk was written in it."""
 
 
 def unreadable(path: Path, error: Exception) -> UsageError:

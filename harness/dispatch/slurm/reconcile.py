@@ -13,7 +13,7 @@ from harness.dispatch.attempt_end import end_from_state, exceeded_memory, give_u
 from harness.dispatch.attempts import End, attempts, state_folder
 from harness.dispatch.queue import Task
 from harness.dispatch.slurm.client import Slurm
-from harness.dispatch.sweeps import Chunk, Sweep, job_log, read_chunks, read_sweep, settled
+from harness.dispatch.sweeps import Chunk, Moved, Sweep, job_log, read_chunks, read_sweep, settled
 
 ANSWER_S = 3.0
 """A submission whose submitter was killed may still be on its way to the controller for so long."""
@@ -81,7 +81,11 @@ def _settle(results: Path, chunk: Chunk, states: Mapping[str, str], slurm: Slurm
         chunk.close("done")
         return
     environment = read_sweep(chunk.path.parent).environment
-    jobs = chunk.jobs()
+    try:
+        jobs = chunk.jobs()
+    except Moved:
+        chunk.close("moved")
+        return
     ends: dict[str, str] = {}
     for index, planned in open_runs:
         task, run = chunk.task(index), jobs[index].run

@@ -64,6 +64,19 @@ def test_a_chunk_whose_runs_have_records_is_done(tmp_path):
     assert (read_chunk(chunk.path).closed, read_chunk(chunk.path).ends) == ("done", {})
 
 
+def test_a_chunk_whose_results_folder_was_moved_is_over_with_its_jobs(tmp_path):
+    before, after = tmp_path / "before", tmp_path / "after"
+    job = make_job(before)
+    chunk = submitted(before, [job])
+    before.rename(after)
+    place = after / chunk.path.relative_to(before)
+    running = Task(job="7_0", state="RUNNING", name=chunk.name)
+    reconcile(after, Cluster(queue=[running]))
+    assert not read_chunk(place).closed
+    reconcile(after, Cluster())
+    assert (read_chunk(place).closed, RecordStore(after).read(job.run.key)) == ("moved", None)
+
+
 @pytest.mark.parametrize(
     ("state", "logged", "limit", "end", "code"),
     [
