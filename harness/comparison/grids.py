@@ -81,7 +81,7 @@ def _under_one_hash(records: Iterable[Record], study: Study) -> list[Record]:
         count = Counter(record.run.protocol_hash for record in members)
         rules: dict[str, dict[str, set[str]]] = {digest: {} for digest in count}
         for run in (record.run for record in members if len(count) > 1):
-            if run.benchmark in study.benchmarks and run.seed not in study.tune_seeds:
+            if run.benchmark in study.benchmarks and run.seed not in {*study.tune_seeds} - {*study.seeds}:
                 rules[run.protocol_hash].setdefault(run.benchmark, set()).add(content_hash(hashed_rules(run.rules)))
         for rarer in sorted(count, key=lambda digest: (count[digest], digest)):
             for common, _ in count.most_common():
