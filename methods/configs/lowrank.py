@@ -153,10 +153,11 @@ class SAMedConfig(LoRAConfig):
 
     sites: str = "q,v"
     rank: int = 4
-    alpha: float = 4.0
+    alpha: float | None = None  # type: ignore[assignment]  # never None once made
 
     def __post_init__(self) -> None:
-        if self.alpha not in (4.0, self.rank):
+        require_whole("rank", self.rank)
+        if self.alpha not in (None, self.rank):
             raise MethodError(
                 f"alpha is the rank in SAMed, whose update has no scale, not {self.alpha:g}; use lora[sites='q,v']"
             )

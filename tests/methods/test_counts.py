@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import copy
 import functools
+from dataclasses import asdict
 from typing import Any
 
 import pytest
@@ -115,9 +116,10 @@ def test_every_site_is_counted() -> None:
 
 def test_samed_has_no_scale_at_any_rank() -> None:
     assert [SAMedConfig(rank=rank).scale for rank in (1, 4, 8)] == [1, 1, 1]
+    assert asdict(SAMedConfig())["alpha"] == 4.0
     assert SAMedConfig(rank=8, alpha=8.0) == SAMedConfig(rank=8)
-    with pytest.raises(MethodError, match="alpha is the rank in SAMed, whose update has no scale, not 16"):
-        SAMedConfig(rank=8, alpha=16.0)
+    with pytest.raises(MethodError, match="alpha is the rank in SAMed, whose update has no scale, not 4"):
+        SAMedConfig(rank=8, alpha=4.0)  # as older records have it, whose update was scaled by a half
 
 
 @pytest.mark.parametrize(
