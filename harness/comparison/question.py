@@ -708,13 +708,13 @@ class Question:
         return [entry.label for entry in load_study(study).entries if entry.label not in ran]
 
     def _complete(self, studies: Sequence[str]) -> list[str]:
-        """Titles of the benchmarks on which every row of one of these studies has run."""
+        """Titles of the benchmarks on which every row of one of these studies has run, with all seeds that it plans."""
         return [
             column.benchmark_title
             for study in studies
             for grid in self.grids(study)[:1]
             for column in grid.first_columns.values()
-            if all(grid.cells[row, column].seeds for row in grid.rows)
+            if all({*load_study(study).seeds} <= {*grid.cells[row, column].seeds} for row in grid.rows)
         ]
 
     def fewer_operations(self, row: str) -> list[Case]:

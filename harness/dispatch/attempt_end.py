@@ -13,7 +13,7 @@ from harness.archive.store import RecordStore
 from harness.dispatch.attempts import Attempt, End, attempts, close, state_folder
 from harness.dispatch.queue import Accounting
 from harness.dispatch.sweeps import PlannedRun
-from harness.system.errors import out_of_memory
+from harness.system.errors import UsageError, out_of_memory
 from harness.system.files import end_of
 
 MAX_CRASHES = 3
@@ -65,9 +65,8 @@ def gpu_hours(starts: Sequence[Attempt], *, accounting: Accounting | None = None
 
     Starts outside a cluster, or on another one than accounting is of, are measured by our own clock. The last start may still run.
     """
-    on_clusters = [start for start in starts if start.holder.job]
-    ours = accounting.cluster() if on_clusters and accounting is not None else ""
-    asked = [start for start in on_clusters if not ours or start.holder.cluster.lower() in ("", ours.lower())]
+    ours = _name_of(accounting) if any(start.holder.cluster for start in starts) else ""
+    asked = [start for start in starts if start.holder.job and len({start.holder.cluster.lower(), ours} - {""}) < 2]
     jobs = {start.holder.job: start.gpus for start in asked}
     history = accounting.history(jobs) if jobs and accounting is not None else None
     accounts = [account for account in history or [] if account.job in jobs]
@@ -77,6 +76,14 @@ def gpu_hours(starts: Sequence[Attempt], *, accounting: Accounting | None = None
     hours = sum(account.seconds / 3600 * (account.gpus or jobs[account.job]) for account in accounts)
     source = "+".join([*(["sacct"] if accounts else []), *(["clock"] if others or not accounts else [])])
     return hours + sum(start.hours * start.gpus for start in others), source
+
+
+def _name_of(accounting: Accounting | None) -> str:
+    """Of the cluster that it is of, in lower case; empty where nobody says: a record does not wait for that."""
+    try:
+        return accounting.cluster().lower() if accounting is not None else ""
+    except UsageError:
+        return ""
 
 
 def give_up(

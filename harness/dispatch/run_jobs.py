@@ -468,12 +468,10 @@ def _say_next(submission: Submission, results: Path) -> None:
     if submission.keys:
         jobs = ", ".join(submission.job_ids)
         print(f"sweep {submission.sweep}: {len(submission.keys)} runs submitted (jobs {jobs})")
-    elif submission.ending:
-        print(
-            f"nothing to submit yet: {counted(len(submission.ending), 'run')} still ending; give the command again in a moment"
-        )
-    else:
+    elif not submission.ending:
         print("nothing to submit: every run is finished, queued or running")
+    if submission.ending:
+        print(f"{counted(len(submission.ending), 'run')} still ending: give the command again in a moment")
     print(f"watch:  sam-peft status --results {results} --watch")
     print("cancel: the same command with --cancel (without --wait, --retry, --budget)")
 

@@ -250,7 +250,7 @@ class SlurmExecutor(Executor):
                     file=sys.stderr,
                 )
                 told = True
-            time.sleep(1.0)
+            time.sleep(POLL_S)
 
     def _places(self, tasks: Mapping[str, Task], keys: set[str]) -> tuple[dict[str, str], frozenset[str]]:
         places, ending = {}, set()

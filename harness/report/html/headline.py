@@ -16,7 +16,7 @@ from harness.comparison.cells import Cell, Column, Difference, Grid, Mark, sprea
 from harness.comparison.draws import collapsed
 from harness.comparison.names import METHOD_TITLES
 from harness.comparison.rows import MISSING, Row
-from harness.comparison.step_costs import costs_of, paired_ratio, session_for
+from harness.comparison.step_costs import costs_of, ratios_within, session_for
 from harness.report.answers import RANKS_NOTHING, answers
 from harness.report.figures.style import without_outliers
 
@@ -494,13 +494,14 @@ def step_costs(grid: Grid, baseline: Row) -> dict[Row, tuple[str, str]]:
     session = session_for(grid, beside=baseline)
     if session is None:
         return {}
-    steps = {row: cost.step_seconds["total"] for row, cost in costs_of(grid, session).items()}
+    costs = costs_of(grid, session)
     shown = session.comparability
     place = f"{shown.device}, batch {shown.batch}, {shown.image_size} px"
     return {
         row: (
-            f"{paired_ratio(seconds, steps[baseline]).value:.2f}×",
-            f"{1e3 * statistics.median(seconds):.0f} ms a training step ({place})",
+            f"{ratio.value:.2f}×",
+            f"{1e3 * statistics.median(cost.step_seconds['total']):.0f} ms a training step ({place})",
         )
-        for row, seconds in steps.items()
+        for row, cost in costs.items()
+        if (ratio := ratios_within(cost, costs[baseline]).get("time"))
     }

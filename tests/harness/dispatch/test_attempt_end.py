@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import replace
+from unittest.mock import Mock
 
 import pytest
 
@@ -20,7 +21,7 @@ from harness.dispatch.attempt_end import (
 from harness.dispatch.attempts import Attempt, Holder, Lease, state_folder
 from harness.dispatch.queue import Account
 from harness.dispatch.sweeps import AttemptLimits, PlannedRun
-from harness.system.errors import out_of_memory
+from harness.system.errors import UsageError, out_of_memory
 from tests.harness.dispatch.helpers import make_job
 
 
@@ -150,6 +151,9 @@ def test_a_job_of_the_same_number_on_another_cluster_is_another_job():
     here = replace(here, holder=replace(here.holder, cluster="Here"))
     assert gpu_hours([there], accounting=Accounting(accounts)) == (1.0, "clock")
     assert gpu_hours([there, here], accounting=Accounting(accounts)) == (81.0, "sacct+clock")
+    away = Mock(Accounting(accounts), history=lambda jobs: accounts)
+    away.cluster.side_effect = UsageError("scontrol: no answer")  # no record waits for a name
+    assert gpu_hours([here], accounting=away) == (80.0, "sacct")
 
 
 def test_what_accounting_does_not_know_of_a_start_is_taken_from_the_start():
