@@ -260,15 +260,23 @@ def _beside_splits(parts: Mapping[str, Pairs], root: Path) -> Mapping[str, Pairs
     return {"train" if name == "all" else name: pairs for name, pairs in parts.items()}
 
 
-def _lists(folder: Path, pairs: Pairs) -> dict[str, Path]:
-    """Split -> its list, as far as ``folder`` has them; without one of training images no text that names none of ``pairs``."""
-    stems = {name_key(pair.stem) for pair in pairs}
+def _lists(folder: Path, pairs: Sequence[Pair]) -> dict[str, Path]:
+    """Split -> its list, as far as ``folder`` has them; without a ``train.txt`` no text that names none of ``pairs``."""
+    stems = {name_key(Path(pair.stem).name) for pair in pairs}
 
     def names_images(path: Path) -> bool:
         return any(name_key(stem) in stems for stem in read_list(path))
 
-    paths = named_splits(folder, ".txt", names_images)
-    return paths if "train" in paths else {split: path for split, path in paths.items() if names_images(path)}
+    def is_list(path: Path) -> bool:
+        try:
+            return names_images(path)
+        except DatasetError:  # a note in another encoding
+            return False
+
+    paths = named_splits(folder, ".txt", is_list)
+    if (folder / "train.txt") in paths.values():
+        return paths
+    return {split: path for split, path in paths.items() if names_images(path)}
 
 
 def own_benchmark(name: str, class_names: Sequence[str]) -> type[OwnBenchmark]:
@@ -479,12 +487,12 @@ class OwnLabels(OwnBenchmark):
         )
 
     def arrange(self, parts: Mapping[str, Pairs], *, root: Path, layout: Layout) -> Arranged:
-        if lists := [
-            path for path in (*root.glob("*.txt"), *root.glob("splits/*.txt")) if split_of(path.stem) == "train"
-        ]:
-            raise DatasetError(
-                f"{lists[0]}: lists do not split folders of classes; make train/, val/ and test/, or remove it"
-            )
+        pairs = [pair for part in parts.values() for pair in part]
+        for folder in (root, root / "splits"):
+            if (path := _lists(folder, pairs).get("train")) is not None:
+                raise DatasetError(
+                    f"{path}: lists do not split folders of classes; make train/, val/ and test/, or remove it"
+                )
         return super().arrange(parts, root=root, layout=layout)
 
     def read(self, pair: Pair) -> Sample:

@@ -42,27 +42,27 @@ def split_of(word: str) -> str | None:
 
 
 def named_splits(folder: Path, ending: str, names_images: Callable[[Path], object]) -> dict[str, Path]:
-    """Split -> the list in ``folder`` that has one of its names, such as ``valid.csv``.
+    """Split -> its list in ``folder``: ``val.csv``, or where that is not there one with another of its names, such as ``valid.csv``.
 
     Args:
         ending: ``.csv`` or ``.txt``.
-        names_images: whether a file is a list, asked where one split has two of them.
+        names_images: whether a file is a list, asked of those with another name: notes and tables are called so too.
 
     Raises:
-        DatasetError: two lists of one split.
+        DatasetError: two lists of one split, and neither is called by its very name.
     """
-    found: dict[str, list[Path]] = {}
-    for path in sorted(folder.glob(f"*{ending}")):
-        if (split := split_of(path.stem)) is not None and path.is_file():
-            found.setdefault(split, []).append(path)
+    files = [path for path in sorted(folder.glob(f"*{ending}")) if path.is_file()]
     chosen = {}
-    for split in [split for split in SPLITS if split in found]:
-        lists = found[split] if len(found[split]) == 1 else [path for path in found[split] if names_images(path)]
+    for split in SPLITS:
+        lists = [path for path in files if path.stem == split] or [
+            path for path in files if split_of(path.stem) == split and names_images(path)
+        ]
         if len(lists) > 1:
             raise DatasetError(
                 f"{folder} has two lists of the {split} split, {lists[0].name} and {lists[1].name}; move one of them away"
             )
-        chosen[split] = (lists or found[split])[0]
+        if lists:
+            chosen[split] = lists[0]
     return chosen
 
 
@@ -176,7 +176,7 @@ class OwnCsv(CsvLayout):
 
     def files(self, root: Path) -> dict[str, Path]:
         """Part -> its CSV. Raises DatasetError: two of one split."""
-        files = named_splits(root, ".csv", lambda path: file_columns(path) or _names_images(path))
+        files = named_splits(root, ".csv", _names_pairs)
         if "train" in files:  # one that names no images is a table of something else, such as of patients
             return files if file_columns(files["train"]) or _names_images(files["train"]) else {}
         others = lists_of_pairs(root)
@@ -233,6 +233,20 @@ def _names_images(path: Path) -> bool:
     return any(is_image(Path(cell).name) for cell in _first_row(path).values())
 
 
+def _names_pairs(path: Path) -> bool:
+    """Whether two cells of the first row are files, or called as images and masks are."""
+    return 2 <= sum(
+        is_image(Path(cell).name, MASK_EXTENSIONS) or _is_file(path.parent, cell) for cell in _first_row(path).values()
+    )
+
+
+def _is_file(folder: Path, cell: str) -> bool:
+    try:
+        return bool(cell) and "\0" not in cell and (folder / cell).is_file()
+    except OSError:  # a text that is longer than names are
+        return False
+
+
 def _first_row(path: Path) -> dict[str, str]:
     """Column -> its first cell, with forward slashes; nothing of what is no CSV."""
     try:
@@ -252,7 +266,7 @@ def file_columns(path: Path) -> tuple[str, str] | None:
     cells = _first_row(path)
     if {"image", "label"} <= cells.keys():
         return "image", "label"
-    files = [name for name, cell in cells.items() if cell and "\0" not in cell and (path.parent / cell).is_file()]
+    files = [name for name, cell in cells.items() if _is_file(path.parent, cell)]
     if len(files) != 2:
         return None
     masks = [name for name in files if MASK_COLUMN.search(name)]

@@ -95,6 +95,8 @@ def test_lists_and_two_data_sets_are_refused(tmp_path: Path) -> None:
         write_folders(tmp_path / "sets" / "in" / name)
     with pytest.raises(DatasetError, match=r"holds several data sets.*give one of them as pets=DIR"):
         any_folder("pets", tmp_path / "sets")
+    (tmp_path / "sets" / "in" / "a" / "training.txt").write_text("trained with sam\n")
+    assert opened(tmp_path / "sets" / "in" / "a", name="pets")[1].rule.startswith("carved")
     (tmp_path / "sets" / "in" / "a" / "train.txt").write_text("cat/00\n")
     with pytest.raises(DatasetError, match="lists do not split folders of classes; make train/, val/ and test/"):
         opened(tmp_path / "sets" / "in" / "a", name="pets")

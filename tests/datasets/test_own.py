@@ -114,7 +114,8 @@ def _denied(root: Path) -> None:
 
 def _two_of_val(root: Path) -> None:
     _csv(root, **dict(SPLITS))
-    shutil.copy(root / "val.csv", root / "valid.csv")
+    (root / "val.csv").rename(root / "valid.csv")
+    shutil.copy(root / "valid.csv", root / "validation.csv")
 
 
 @pytest.mark.parametrize(
@@ -122,7 +123,7 @@ def _two_of_val(root: Path) -> None:
     [
         (lambda root: _column(root, column="fold", train="0", val="1"), "'0', '1', 'test' in its column fold"),
         (_denied, "train.csv has other splits than train in its column split"),
-        (_two_of_val, "has two lists of the val split, val.csv and valid.csv; move one"),
+        (_two_of_val, "has two lists of the val split, valid.csv and validation.csv; move one"),
         (lambda root: _csv(root, first=STEMS[:9], second=STEMS[9:]), "it has first.csv, second.csv; call lists"),
     ],
 )
@@ -130,6 +131,25 @@ def test_splits_that_cannot_be_kept_are_one_line(tmp_path: Path, write, message:
     write(tmp_path)
     with pytest.raises(DatasetError, match=re.escape(message)):
         opened(tmp_path)
+
+
+@pytest.mark.parametrize(
+    ("write", "name", "text", "sizes"),
+    [
+        (_write, "training.txt", "trained with sam\nfor 20 epochs\n", CARVED),
+        (_write, "training.txt", "trained on M\xe4rz 1st\n", CARVED),
+        (_lists, "validation.txt", "\n".join(SPLITS[1][1]), GIVEN),
+        (lambda root: _csv(root, train=STEMS), "validation.csv", "epoch,loss\n1,0.5\n", CARVED),
+        (lambda root: _csv(root, train=STEMS), "testing.csv", "id,label\n1.jpg,0\n", CARVED),
+        (lambda root: _csv(root, train=STEMS), "testing.csv", "image,label\n" + 300 * "x" + ",0\n", CARVED),
+        (lambda root: _csv(root, **dict(SPLITS)), "valid.csv", "image,label\na/0.jpg,b/0.png\n", GIVEN),
+    ],
+)
+def test_a_file_that_merely_has_a_splits_name_is_no_list(tmp_path: Path, write, name: str, text: str, sizes) -> None:
+    write(tmp_path)
+    (tmp_path / name).write_text(text, encoding="latin-1")
+    _, splits = opened(tmp_path)
+    assert (len(splits.train), len(splits.val), len(splits.test["test"])) == sizes
 
 
 def test_lists_that_are_not_used_are_named(tmp_path: Path) -> None:
