@@ -152,6 +152,8 @@ class OwnBenchmark(FolderBenchmark):
         unused = [] if silent else [path.name for path in lists_of_pairs(root) if path not in used]
         if unused:
             rule += f"; not used: {_CALLED.format(', '.join(unused))}"
+        if isinstance(layout, OwnCsv) and (columns := layout.unused_columns(root)):
+            rule += f"; not used, as it names no splits: column {', '.join(columns)}"
         if (left_out := root / LEFT_OUT).is_file():
             rule += f"; splits left out: {left_out.read_text(encoding='utf-8')}"
         return train, val, test, rule

@@ -174,6 +174,12 @@ class OwnCsv(CsvLayout):
             raise DatasetError(WITHOUT_COLUMNS.format(path))
         return columns
 
+    def unused_columns(self, root: Path) -> list[str]:
+        """Columns called as those of splits are, which say something else, such as the numbers of folds."""
+        files = list(self.files(root).values())
+        words = _split_columns(files[0]) if len(files) == 1 else {}
+        return [name for name, of in words.items() if not any(_splits_in(of))]
+
     def files(self, root: Path) -> dict[str, Path]:
         """Part -> its CSV. Raises DatasetError: two of one split."""
         files = named_splits(root, ".csv", _names_pairs)
@@ -197,6 +203,19 @@ def _stems(images: Sequence[str]) -> list[str]:
     return ["_".join([*parts, stem]) for parts, stem in zip(folders, stems, strict=True)]
 
 
+def _split_columns(path: Path) -> dict[str, list[str]]:
+    """Column of `SPLIT_COLUMNS` -> its cells."""
+    with path.open(newline="", encoding="utf-8-sig") as file:
+        rows = list(csv.DictReader(file))
+    names = [name for name in (rows[0] if rows else ()) if name and name.strip().casefold() in SPLIT_COLUMNS]
+    return {name: [str(row[name] or "") for row in rows] for name in names}
+
+
+def _splits_in(words: Sequence[str]) -> list[str]:
+    """The split that each word says, empty for words of something else. A column of splits may say ``dev`` of validation."""
+    return [split_of("val" if word.strip().casefold() == "dev" else word) or "" for word in words]
+
+
 def _splits_by_row(path: Path, *, given: str) -> list[str]:
     """The split of each row, where a column of `SPLIT_COLUMNS` says it; else nothing.
 
@@ -204,13 +223,11 @@ def _splits_by_row(path: Path, *, given: str) -> list[str]:
         given: the split that the file's name says where there are several files: it counts, and must not be denied.
 
     Raises:
-        DatasetError: such a column has other words, or two have words of splits.
+        DatasetError: such a column has words of splits and others, or two have words of splits.
     """
-    with path.open(newline="", encoding="utf-8-sig") as file:
-        rows = list(csv.DictReader(file))
-    names = [name for name in (rows[0] if rows else ()) if name and name.strip().casefold() in SPLIT_COLUMNS]
-    words = {name: [str(row[name] or "") for row in rows] for name in names}
-    known = {name: splits for name, of in words.items() if all(splits := [split_of(word) or "" for word in of])}
+    words = _split_columns(path)
+    some = {name: splits for name, of in words.items() if any(splits := _splits_in(of))}
+    known = {name: splits for name, splits in some.items() if all(splits)}
     if given:
         denied = next((name for name, splits in known.items() if set(splits) != {given}), None)
         if denied is not None:
@@ -218,10 +235,12 @@ def _splits_by_row(path: Path, *, given: str) -> list[str]:
                 f"{path} has other splits than {given} in its column {denied}; remove the column, or the files of the other splits"
             )
         return []
-    if names and not known:
-        shown = ", ".join(repr(word) for word in list(dict.fromkeys(words[names[0]]))[:4])
+    if some and not known:
+        name, splits = next(iter(some.items()))
+        others = dict.fromkeys(word for word, split in zip(words[name], splits, strict=True) if not split)
         raise DatasetError(
-            f"{path} has {shown} in its column {names[0]}, which are no splits; write train, val or test in each row, or rename the column"
+            f"{path} has {', '.join(map(repr, list(others)[:4]))} in its column {name}, which are no splits; write train, val or test in "
+            "each row, or rename the column"
         )
     if len(known) > 1:
         raise DatasetError(f"{path} names splits in the columns {' and '.join(known)}; rename one of them")

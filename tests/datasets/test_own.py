@@ -94,6 +94,7 @@ GIVEN, CARVED = (16, 4, 4), (20, 2, 2)
         (lambda root: _csv(root, **{OTHERWISE[split]: stems for split, stems in SPLITS}), GIVEN, "given"),
         (_column, GIVEN, "given"),
         (lambda root: _column(root, "pairs", "Fold", val="Validation", test="testing"), GIVEN, "given"),
+        (lambda root: _column(root, val="dev"), GIVEN, "given"),
     ],
 )
 def test_every_layout_gives_its_pairs_and_says_how_they_were_split(tmp_path, write, sizes, rule):
@@ -121,7 +122,7 @@ def _two_of_val(root: Path) -> None:
 @pytest.mark.parametrize(
     ("write", "message"),
     [
-        (lambda root: _column(root, column="fold", train="0", val="1"), "'0', '1', 'test' in its column fold"),
+        (lambda root: _column(root, column="fold", train="0", val="1"), "'0', '1' in its column fold, which are no splits"),
         (_denied, "train.csv has other splits than train in its column split"),
         (_two_of_val, "has two lists of the val split, valid.csv and validation.csv; move one"),
         (lambda root: _csv(root, first=STEMS[:9], second=STEMS[9:]), "it has first.csv, second.csv; call lists"),
@@ -131,6 +132,14 @@ def test_splits_that_cannot_be_kept_are_one_line(tmp_path: Path, write, message:
     write(tmp_path)
     with pytest.raises(DatasetError, match=re.escape(message)):
         opened(tmp_path)
+
+
+@pytest.mark.parametrize(("column", "words"), [("fold", "013"), ("set", "ABA")])
+def test_a_column_that_says_something_else_than_splits_is_named_and_not_used(tmp_path: Path, column, words) -> None:
+    _column(tmp_path, "pairs", column, **dict(zip(("train", "val", "test"), words, strict=True)))
+    _, splits = opened(tmp_path)
+    assert (len(splits.train), len(splits.val), len(splits.test["test"])) == CARVED
+    assert splits.rule.endswith(f"; not used, as it names no splits: column {column}")
 
 
 @pytest.mark.parametrize(
