@@ -93,11 +93,13 @@ def indexed(files: Iterable[Path], key: Callable[[Path], str]) -> Mapping[str, P
     for path in files:
         stem = key(path)
         if stem in by_stem:
-            raise DatasetError(
-                f"two files of one name in {path.parent}: {by_stem[stem].name} and {path.name}; remove one of them"
-            )
+            raise _of_one_name(by_stem[stem], path)
         by_stem[stem] = path
     return by_stem
+
+
+def _of_one_name(first: Path, second: Path) -> DatasetError:
+    return DatasetError(f"two files of one name in {second.parent}: {first.name} and {second.name}; remove one of them")
 
 
 def pair_folders(images: Path, masks: Path, *, keep: Callable[[str], bool] | None = None) -> Paired:
@@ -120,7 +122,8 @@ def pair_files(
         bare: where no mask has an image's name, compare both by `bare_key`.
 
     Raises:
-        DatasetError: two images, or two masks, with one stem, or one mask that fits two images.
+        DatasetError: two images, or two masks, with one stem, one mask that fits two images, or two that fit one by less than its
+            own name.
     """
     by_stem = indexed(
         (path for path in image_paths if keep is None or keep(path.stem)), lambda path: name_key(path.stem)
@@ -132,11 +135,13 @@ def pair_files(
     shortened = indexed((path for path in mask_files if name_key(path.stem) not in by_stem), mask_key)
     chosen = {stem: mask for stem in by_stem if (mask := exact.get(stem) or shortened.get(stem)) is not None}
     if bare:  # of masks that are left: names that differ by such a word alone may have paired already
-        taken = {bare_key(mask): mask for mask in chosen.values()}
+        shorter = {bare_key(mask): mask for mask in chosen.values() if name_key(mask.stem) not in by_stem}
         wanted = {bare_key(image) for stem, image in by_stem.items() if stem not in chosen}
         paired = set(chosen.values())
-        left = (path for path in mask_files if path not in paired and bare_key(path) in wanted)
-        bared = {**taken, **indexed(left, bare_key)}
+        left = [path for path in mask_files if path not in paired]
+        if (other := next((path for path in left if bare_key(path) in shorter), None)) is not None:
+            raise _of_one_name(shorter[bare_key(other)], other)  # either may be the mask of that image
+        bared = {**shorter, **indexed((path for path in left if bare_key(path) in wanted), bare_key)}
         chosen |= {
             stem: bared[bare_key(image)]
             for stem, image in by_stem.items()

@@ -122,7 +122,10 @@ def _two_of_val(root: Path) -> None:
 @pytest.mark.parametrize(
     ("write", "message"),
     [
-        (lambda root: _column(root, column="fold", train="0", val="1"), "'0', '1' in its column fold, which are no splits"),
+        (
+            lambda root: _column(root, column="fold", train="0", val="1"),
+            "'0', '1' in its column fold, which are no splits",
+        ),
         (_denied, "train.csv has other splits than train in its column split"),
         (_two_of_val, "has two lists of the val split, valid.csv and validation.csv; move one"),
         (lambda root: _csv(root, first=STEMS[:9], second=STEMS[9:]), "it has first.csv, second.csv; call lists"),

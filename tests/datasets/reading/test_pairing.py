@@ -48,6 +48,29 @@ def test_names_that_words_alone_tell_apart_pair_by_these(tmp_path: Path) -> None
     assert [pair.mask.name for pair in paired.pairs] == [f"{name}_mask.png" for name in names]
 
 
+@pytest.mark.parametrize(
+    ("images", "masks"),
+    [
+        ("0_training.jpg", "0_training_mask.png 0_manual1.png"),
+        ("0.jpg", "0_annotation.png 0_mask.png"),
+        ("1_test.jpg 1_training.jpg", "1_test_mask.png 1_mask.png"),
+    ],
+    ids=["DRIVE's field of view", "a word each", "one for either of two"],
+)
+def test_a_second_mask_that_fits_an_image_as_well_is_an_error_that_names_both(tmp_path: Path, images, masks) -> None:
+    given = image_files(_touch(tmp_path / "i", *images.split())), image_files(_touch(tmp_path / "m", *masks.split()))
+    with pytest.raises(DatasetError, match="two files of one name") as caught:
+        pair_files(*given, bare=True)
+    assert all(name in str(caught.value) for name in masks.split())
+
+
+def test_a_mask_named_as_its_image_fits_no_other_by_less(tmp_path: Path) -> None:
+    images, masks = _touch(tmp_path / "i", "c3.jpg", "c3_test.jpg"), _touch(tmp_path / "m", "c3.png")
+    paired = pair_files(image_files(images), image_files(masks), bare=True)
+    assert [(pair.image.name, pair.mask.name) for pair in paired.pairs] == [("c3.jpg", "c3.png")]
+    assert [path.name for path in paired.unpaired_images] == ["c3_test.jpg"]
+
+
 def test_junk_is_skipped(tmp_path: Path) -> None:
     folder = _touch(tmp_path / "i", ".DS_Store", "._a.jpg", "README.md", "a_superpixels.png", "Thumbs.db", "a.jpg")
     (folder / "thumbnails").mkdir()
