@@ -31,6 +31,11 @@ _MOST_AT_ONCE = 1 << 26
 _STREAMED = 0x08
 """Flag of a zip's file: sizes and checksum follow its content."""
 
+_ABOUT = ("readme", "license", "licence", "copying", "citation", "changes")
+_OF_SYSTEMS = (".ds_store", "thumbs.db")
+_DATA = frozenset({".csv", ".tsv", ".json", ".jsonl", ".parquet", ".xml", ".yaml", ".yml"})
+"""Endings of what is data whatever its name begins with."""
+
 _COMPRESSED: dict[bytes, Callable[..., Any]] = {b"\x1f\x8b": gzip.open, b"BZh": bz2.open, b"\xfd7zXZ\x00": lzma.open}
 _DAMAGE = (
     zipfile.BadZipFile,
@@ -77,7 +82,7 @@ def unpack(
 
     Args:
         written: file -> the archive that it came from, of archives that were unpacked into ``target`` before; this one's are added.
-            A file that is there stays where this archive's is the same, or is no part of a data set (README, LICENSE).
+            A file that is there stays where this archive's is the same, or is no part of a data set (README, LICENSE, .DS_Store).
 
     Raises:
         DatasetError: hostile, damaged, protected by a password, of another kind, or with another file of one name than an archive
@@ -288,16 +293,23 @@ def _write(source: IO[bytes], path: Path, budget: _Budget) -> None:
     budget.written[path] = budget.archive
 
 
+def _is_no_data(path: Path) -> bool:
+    """Whether a file is about a data set, or a system's own; a ``license_plate_1.png`` is neither."""
+    if path.name.casefold() in _OF_SYSTEMS or path.name.startswith("._"):
+        return True
+    data = path.suffix.lower() in _DATA or is_image(path.name, MASK_EXTENSIONS)
+    return not data and path.stem.casefold().startswith(_ABOUT)
+
+
 def _compare(source: IO[bytes], path: Path, budget: _Budget) -> None:
-    """Read a file that another archive has written. Raises DatasetError: it differs, and splits or pixels may come from it."""
+    """Read a file that another archive has written. Raises DatasetError: it differs, and may be data."""
     same = True
     with path.open("rb") as file:
         while piece := source.read(_CHUNK):
             budget.spend(len(piece))
             same = same and file.read(len(piece)) == piece
         same = same and not file.read(1)
-    lists = path.suffix.lower() in (".csv", ".json") or path.name in ("train.txt", "val.txt", "test.txt")
-    if not same and (lists or is_image(path.name, MASK_EXTENSIONS)):
+    if not same and not _is_no_data(path):
         raise DatasetError(
             f"{budget.written[path]} and {budget.archive} hold different files {path.name} in one place; give archives of one copy"
         )

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import gzip
 import io
+import re
 import stat
 import tarfile
 import zipfile
@@ -59,6 +60,27 @@ def test_zip_members_that_lead_out_are_refused(tmp_path: Path, name: str) -> Non
         unpack(archive, tmp_path / "target", progress=quiet)
     assert outside(tmp_path) == before
     assert not list((tmp_path / "target").iterdir()), "names are judged before anything is written"
+
+
+@pytest.mark.parametrize(
+    ("name", "may"),
+    [
+        *((name, True) for name in ("Readme_first.md", "LICENCE", "License-2.0.txt", "COPYING", "citation.bib")),
+        *((name, True) for name in ("CHANGES.txt", ".DS_Store", "Thumbs.db", "._a.png")),
+        *((name, False) for name in ("classes.txt", "valid.txt", "Train.txt", "trainval.txt", "0.parquet", "notes")),
+        *((name, False) for name in ("license_plate_1.png", "readme.csv", "license.json")),
+    ],
+)
+def test_only_what_is_about_the_data_may_differ_between_archives(tmp_path: Path, name: str, may: bool) -> None:
+    written: dict[Path, Path] = {}
+    first, second = (zipped(tmp_path / text, {f"a/{name}": text.encode()}) for text in ("first", "second"))
+    unpack(first, tmp_path / "target", progress=quiet, written=written)
+    if may:
+        assert unpack(second, tmp_path / "target", progress=quiet, written=written) == 1
+    else:
+        with pytest.raises(DatasetError, match=rf"first and .*second hold different files {re.escape(name)}"):
+            unpack(second, tmp_path / "target", progress=quiet, written=written)
+    assert (tmp_path / "target" / "a" / name).read_text() == "first"
 
 
 def test_folders_of_a_zip_may_end_with_a_backslash(tmp_path: Path) -> None:
