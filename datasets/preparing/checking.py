@@ -247,6 +247,11 @@ def one_class_masks(prints: Sequence[Fingerprint], root: Path) -> Verdict:
     message = f"{len(single)} of {len(prints)} masks hold one class only"
     if 2 * len(single) > len(prints):
         message += "; a score counts an empty mask as right where nothing is found in it"
+    most = max(value for fingerprint in prints for value in fingerprint.values)
+    if all(fingerprint.shares[0] == 1 for fingerprint in prints) and 1 <= most <= 127:
+        message += (
+            f"; their brightest value is {most}, and what is looked for is above 127: save masks as PNG, of 0 and 255"
+        )
     status: Status = "failed" if len(single) == len(prints) else "warned"
     return Verdict(rule="one-class masks", status=status, message=message, files=_files(single, root))
 

@@ -254,8 +254,12 @@ def _names_images(path: Path) -> bool:
 
 def _names_pairs(path: Path) -> bool:
     """Whether two cells of the first row are files, or called as images and masks are."""
-    return 2 <= sum(
-        is_image(Path(cell).name, MASK_EXTENSIONS) or _is_file(path.parent, cell) for cell in _first_row(path).values()
+    return (
+        sum(
+            is_image(Path(cell).name, MASK_EXTENSIONS) or _is_file(path.parent, cell)
+            for cell in _first_row(path).values()
+        )
+        >= 2
     )
 
 

@@ -285,6 +285,16 @@ def _painted(path: Path, colour: tuple[int, ...]) -> None:
     Image.fromarray(pixels).save(path)
 
 
+def test_check_says_that_all_masks_are_dark(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    _write(tmp_path)
+    for path in (tmp_path / "masks").iterdir():
+        _mask(path.with_suffix(".jpg"), (0, 20))
+        path.unlink()
+    assert main(["check", f"mine={tmp_path}", "--workers", "1"]) == 1
+    told = " ".join(capsys.readouterr().out.split())
+    assert re.search(r"their brightest value is \d\d, and what is looked for is above 127: save masks as PNG", told)
+
+
 def test_check_warns_of_colours_that_are_one_a_mask(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     _write(tmp_path)
     masks = sorted((tmp_path / "masks").iterdir())
