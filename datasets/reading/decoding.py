@@ -38,7 +38,7 @@ colour reach 38, a disc of 12 pixels in a second colour 56 and more."""
 _MOST_LEFT_BY_COMPRESSION = 40
 """Levels in an empty mask: a JPEG's tile right beside an object, saved again, reaches 4 at quality 95, 20 at 75 and 34 at 50."""
 _MOST_CHROMA, _MOST_CHROMATIC = 64, 0.001
-"""Channels of a lossy grey mask differ by more in fewer pixels than this share."""
+"""Channels of a lossy grey mask differ by more in fewer than this share of the pixels that are brighter than that."""
 
 
 def _sixteen_bits(image: Image.Image, path: Path) -> NDArray[np.int64]:
@@ -197,7 +197,8 @@ def _is_coloured(image: Image.Image) -> bool:
         return False
     colours = np.asarray(image)[..., :3]
     if image.format in LOSSY_FORMATS:
-        return bool((np.ptp(colours, axis=2) > _MOST_CHROMA).mean() > _MOST_CHROMATIC)
+        bright = np.count_nonzero(colours.max(axis=2) > _MOST_CHROMA)  # objects may be small
+        return bool(np.count_nonzero(np.ptp(colours, axis=2) > _MOST_CHROMA) > _MOST_CHROMATIC * bright)
     return bool((colours != colours[..., :1]).any())
 
 

@@ -145,6 +145,14 @@ def test_one_colour_on_black_is_read_from_lossy_files_too(tmp_path: Path, disc, 
         read_binary(tmp_path / "mask.jpg")
 
 
+def test_a_small_object_in_colour_is_read_from_a_large_lossy_file(tmp_path: Path) -> None:
+    pixels = np.zeros((1000, 1000, 3), np.uint8)
+    pixels[500:530, 300:330] = (255, 0, 0)
+    Image.fromarray(pixels).save(tmp_path / "mask.jpg", quality=90)
+    read = read_binary(tmp_path / "mask.jpg", colour="any")
+    assert (read != pixels.any(axis=2)).sum() < 0.1 * 30 * 30
+
+
 @pytest.mark.parametrize("second", [(0, 255, 0), (255, 255, 255), (255, 128, 0)])
 def test_several_colours_of_a_lossy_file_are_refused_however_dark_one_is(tmp_path: Path, disc, second) -> None:
     painted(disc, (255, 0, 0), second=second).save(tmp_path / "mask.jpg", quality=90)
