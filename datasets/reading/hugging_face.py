@@ -13,22 +13,21 @@ import re
 import secrets
 import shutil
 import tempfile
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from importlib import import_module
 from importlib.util import find_spec
 from pathlib import Path
 from typing import Any
 
 from harness.datasets.base import DatasetError
-from harness.datasets.reading.own_layouts import MASK_COLUMN
+from harness.datasets.reading.own_layouts import MASK_COLUMN, SPLITS, split_of
 
 PREFIX = "hf:"
-_SPLITS = {"train": "train", "validation": "val", "valid": "val", "val": "val", "test": "test"}
 _PLAIN = re.compile(r"[^\w.-]+")
-_UNPACKED_AS = 2
+_UNPACKED_AS = 3
 """Raised where the same files are unpacked to others, so that folders of before are not taken for new ones."""
 LEFT_OUT = ".splits-left-out"
-"""Beside what is unpacked: the names of splits that are neither of training nor of validation nor of test."""
+"""Beside what is unpacked: the names of splits that are neither of training nor of validation nor of test, or a second of one."""
 
 
 def plain_folder(folder: Path) -> Path:
@@ -87,10 +86,11 @@ def _unpack(source: Path, out: Path) -> None:
         except Exception as error:  # whatever the library makes of a folder that is none
             reason = (str(error).strip().splitlines() or [type(error).__name__])[0]
             raise DatasetError(f"{PREFIX}{source} is no image folder and no Parquet of images: {reason}") from error
-        known = {_SPLITS[name]: table for name, table in loaded.items() if name in _SPLITS}
+        called = _by_split(loaded)
+        known = {split: loaded[name] for split, name in called.items()}
         if "train" not in known:
             raise DatasetError(f"{PREFIX}{source} has the splits {', '.join(loaded)}, and none is called train")
-        others = ", ".join(name for name in loaded if name not in _SPLITS)
+        others = ", ".join(name for name in loaded if name not in called.values())
         if others and "test" not in known:
             raise DatasetError(
                 f"{PREFIX}{source} has the splits {', '.join(loaded)}, and none is called test; call the files of one test, or move "
@@ -102,6 +102,15 @@ def _unpack(source: Path, out: Path) -> None:
             (out / LEFT_OUT).write_text(others, encoding="utf-8")
     if (source / "classes.txt").is_file():
         shutil.copyfile(source / "classes.txt", out / "classes.txt")
+
+
+def _by_split(names: Iterable[str]) -> dict[str, str]:
+    """Split -> what it is called; of several names its very own, or else the first."""
+    called: dict[str, str] = {}
+    for name in sorted(names, key=lambda name: name not in SPLITS):
+        if (split := split_of(name)) is not None:
+            called.setdefault(split, name)
+    return called
 
 
 def _write(table: Any, out: Path, *, where: str) -> None:

@@ -172,3 +172,15 @@ def test_without_the_library_the_message_names_it(tmp_path: Path, monkeypatch: p
     monkeypatch.setattr(hugging_face, "find_spec", lambda name: None)
     with pytest.raises(DatasetError, match="pip install"):
         any_folder("mine", Path(f"hf:{tmp_path}"))
+
+
+@pytest.mark.parametrize(
+    ("names", "called"),
+    [
+        ("training testing validation", {"train": "training", "test": "testing", "val": "validation"}),
+        ("testing train training test", {"train": "train", "test": "test"}),
+        ("train validation valid heldout", {"train": "train", "val": "validation"}),
+    ],
+)
+def test_splits_are_known_by_all_of_their_names_and_their_very_own_comes_first(names: str, called: dict[str, str]):
+    assert hugging_face._by_split(names.split()) == called
