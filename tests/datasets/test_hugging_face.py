@@ -184,3 +184,12 @@ def test_without_the_library_the_message_names_it(tmp_path: Path, monkeypatch: p
 )
 def test_splits_are_known_by_all_of_their_names_and_their_very_own_comes_first(names: str, called: dict[str, str]):
     assert hugging_face._by_split(names.split()) == called
+
+
+@needs_theirs
+def test_hub_data_may_call_its_splits_training_and_testing(tmp_path: Path) -> None:
+    for split in ("training", "testing"):
+        _labelled(tmp_path / "mine", split, [0, 1] * 10, ["a", "b"])
+    kind, root = any_folder("mine", Path(f"hf:{tmp_path / 'mine'}"))
+    splits = kind().splits(root)
+    assert (len(splits.train) + len(splits.val), len(splits.test["test"])) == (COUNT, COUNT)
