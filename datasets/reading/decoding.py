@@ -36,7 +36,7 @@ _LOSSY_BLOCK, _LOSSY_COLOUR_NOISE = 16, 48
 """Compression smears colours within a square of so many pixels, whose mean may miss a blend by so many levels: thin lines in one
 colour reach 38, a disc of 12 pixels in a second colour 56 and more."""
 _MOST_LEFT_BY_COMPRESSION = 40
-"""Levels in an empty mask: a JPEG's tile right beside an object, saved again, reaches 4 at quality 95, 20 at 75 and 34 at 50."""
+"""Levels in an empty mask: a JPEG's tile right beside an object, saved again, reaches 4 at quality 95, 20 at 75 and 37 at 50."""
 _MOST_CHROMA, _MOST_CHROMATIC = 64, 0.001
 """Channels of a lossy grey mask differ by more in fewer than this share of the pixels that are brighter than that."""
 
