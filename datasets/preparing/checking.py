@@ -247,7 +247,7 @@ def one_class_masks(prints: Sequence[Fingerprint], root: Path) -> Verdict:
     message = f"{len(single)} of {len(prints)} masks hold one class only"
     if 2 * len(single) > len(prints):
         message += "; a score counts an empty mask as right where nothing is found in it"
-    most = max(value for fingerprint in prints for value in fingerprint.values)
+    most = max((value for fingerprint in prints for value in fingerprint.values), default=0)
     if all(fingerprint.shares[0] == 1 for fingerprint in prints) and 1 <= most <= 127:
         message += (
             f"; their brightest value is {most}, and what is looked for is above 127: save masks as PNG, of 0 and 255"
