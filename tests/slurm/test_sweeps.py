@@ -153,7 +153,7 @@ def test_two_jobs_for_one_run_train_it_once(cluster, tmp_path, monkeypatch):
     jobs = [make_job(tmp_path, seed=seed, step_s=0.5) for seed in range(3)]
     for _ in range(2):
         slurm = executor(tmp_path, tmp_path)
-        monkeypatch.setattr(slurm, "_elsewhere", lambda tasks, keys: {})
+        monkeypatch.setattr(slurm, "_elsewhere", lambda keys: ({}, frozenset()))
         assert len(slurm.submit(jobs).keys) == 3
     wait_until(lambda: not cluster.call("squeue", "-h").strip(), "all six jobs to end")
     assert sorted(records(tmp_path)) == sorted(job.run.key for job in jobs)
