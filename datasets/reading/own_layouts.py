@@ -157,15 +157,15 @@ class OwnCsv(CsvLayout):
         parts: dict[str, Paired] = {}
         for part, path in files.items():
             rows = self._rows(path)
-            named = (
-                list(zip(_stems([image for image, _ in rows]), *zip(*rows, strict=True), strict=True)) if rows else []
-            )
+            named = [(stem, *row) for stem, row in zip(_stems([image for image, _ in rows]), rows, strict=True)]
             splits = _splits_by_row(path, given="" if len(files) == 1 else part)
             for split in dict.fromkeys(splits) or [part]:
-                chosen = (
-                    [row for row, of_row in zip(named, splits, strict=True) if of_row == split] if splits else named
+                of_split = (
+                    [row for row, its_split in zip(named, splits, strict=True) if its_split == split]
+                    if splits
+                    else named
                 )
-                parts[split] = self._paired(path, chosen)
+                parts[split] = self._paired(path, of_split)
         return parts
 
     def columns(self, path: Path) -> tuple[str, str]:
@@ -178,7 +178,7 @@ class OwnCsv(CsvLayout):
         """Columns called as those of splits are, which say something else, such as the numbers of folds."""
         files = list(self.files(root).values())
         words = _split_columns(files[0]) if len(files) == 1 else {}
-        return [name for name, of in words.items() if not any(_splits_in(of))]
+        return [name for name, cells in words.items() if not any(_splits_in(cells))]
 
     def files(self, root: Path) -> dict[str, Path]:
         """Part -> its CSV. Raises DatasetError: two of one split."""
@@ -226,8 +226,8 @@ def _splits_by_row(path: Path, *, given: str) -> list[str]:
         DatasetError: such a column has words of splits and others, or two have words of splits.
     """
     words = _split_columns(path)
-    some = {name: splits for name, of in words.items() if any(splits := _splits_in(of))}
-    known = {name: splits for name, splits in some.items() if all(splits)}
+    partly = {name: splits for name, cells in words.items() if any(splits := _splits_in(cells))}
+    known = {name: splits for name, splits in partly.items() if all(splits)}
     if given:
         denied = next((name for name, splits in known.items() if set(splits) != {given}), None)
         if denied is not None:
@@ -235,8 +235,8 @@ def _splits_by_row(path: Path, *, given: str) -> list[str]:
                 f"{path} has other splits than {given} in its column {denied}; remove the column, or the files of the other splits"
             )
         return []
-    if some and not known:
-        name, splits = next(iter(some.items()))
+    if partly and not known:
+        name, splits = next(iter(partly.items()))
         others = dict.fromkeys(word for word, split in zip(words[name], splits, strict=True) if not split)
         raise DatasetError(
             f"{path} has {', '.join(map(repr, list(others)[:4]))} in its column {name}, which are no splits; write train, val or test in "

@@ -253,6 +253,7 @@ class SlurmExecutor(Executor):
             time.sleep(POLL_S)
 
     def _places(self, tasks: Mapping[str, Task], keys: set[str]) -> tuple[dict[str, str], frozenset[str]]:
+        """`_elsewhere` at one look at the queue, without waiting."""
         places, ending = {}, set()
         for chunk in read_chunks(self.results, open_only=True):
             chunk = chunk.found_in(tasks)
