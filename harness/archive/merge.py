@@ -76,7 +76,7 @@ class _Candidate:
         record = self.record
         if record.code != "OK":
             return record.code
-        told = {name: value for name, value in _told(record).items() if name not in CIRCUMSTANCES}
+        told = {name: value for name, value in _comparable(record).items() if name not in CIRCUMSTANCES}
         beside = self.beside
         files = [digest(beside[name].read_bytes()) if name in beside else "" for name in RESULTS_BESIDE]
         return content_hash([told, files])
@@ -224,16 +224,16 @@ def _is_earlier_label(kept: Record, other: Record) -> bool:
     return kept.run.tuning != other.run.tuning and named == kept
 
 
-def _told(record: Record) -> dict[str, Any]:
+def _comparable(record: Record) -> dict[str, Any]:
     """A record without the seconds of its history and without the labels of its run, which follow the command that asked for it."""
-    told = asdict(record)
-    told["history"] = [{name: entry[name] for name in entry if name != "seconds"} for entry in record.history]
-    told["run"] = {one.name: told["run"][one.name] for one in fields(record.run) if one.compare}
-    return told
+    content = asdict(record)
+    content["history"] = [{name: entry[name] for name in entry if name != "seconds"} for entry in record.history]
+    content["run"] = {part.name: content["run"][part.name] for part in fields(record.run) if part.compare}
+    return content
 
 
 def _differences(first: Record, second: Record) -> set[str]:
-    ours, theirs = ({**_told(record), "beside": {}} for record in (first, second))
+    ours, theirs = ({**_comparable(record), "beside": {}} for record in (first, second))
     return {name for name in ours if ours[name] != theirs[name]} or {"per-image scores or history"}
 
 

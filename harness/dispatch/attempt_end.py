@@ -65,7 +65,7 @@ def gpu_hours(starts: Sequence[Attempt], *, accounting: Accounting | None = None
 
     Starts outside a cluster, or on another one than accounting is of, are measured by our own clock. The last start may still run.
     """
-    ours = _name_of(accounting) if any(start.holder.cluster for start in starts) else ""
+    ours = _cluster_of(accounting) if any(start.holder.cluster for start in starts) else ""
     asked = [start for start in starts if start.holder.job and len({start.holder.cluster.lower(), ours} - {""}) < 2]
     jobs = {start.holder.job: start.gpus for start in asked}
     history = accounting.history(jobs) if jobs and accounting is not None else None
@@ -78,8 +78,8 @@ def gpu_hours(starts: Sequence[Attempt], *, accounting: Accounting | None = None
     return hours + sum(start.hours * start.gpus for start in others), source
 
 
-def _name_of(accounting: Accounting | None) -> str:
-    """Of the cluster that it is of, in lower case; empty where nobody says: a record does not wait for that."""
+def _cluster_of(accounting: Accounting | None) -> str:
+    """The name of the cluster whose jobs it knows, in lower case; empty where it does not answer, as no record waits for a name."""
     try:
         return accounting.cluster().lower() if accounting is not None else ""
     except UsageError:

@@ -436,9 +436,11 @@ def test_three_commands_of_equal_rules_share_a_table_where_each_has_a_benchmark_
     page = render([*members, trial], study=two)
     assert "MISSING" not in page
     assert page.count("| lora") == 1
-    one = study(entries=["lora", "bitfit"], benchmarks=["kvasir"], seeds=1)  # whose seed is a trial's by default, too
+    single = study(
+        entries=["lora", "bitfit"], benchmarks=["kvasir"], seeds=1
+    )  # whose seed is a trial's by default, too
     pair = [record(method=method, rules=rules, protocol_hash=method[0] * 16) for method in ("lora", "bitfit")]
-    assert "MISSING" not in render(pair, study=one)
+    assert "MISSING" not in render(pair, study=single)
 
 
 def test_another_protocol_shows_a_study_only_where_half_of_its_rows_were_run_and_only_what_it_ran() -> None:
