@@ -2,15 +2,16 @@
 
 from __future__ import annotations
 
-import hashlib
-import json
 import math
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from functools import cached_property
 from typing import Any, ClassVar, Literal
 
-from harness.models.known import IMAGENET, RENAMED
+from harness.models.known import RENAMED
+from harness.protocols.keys import content_hash as content_hash
+from harness.protocols.keys import first_backbone as first_backbone
+from harness.protocols.keys import hashed_options, hashed_rules
 
 SCHEMA_VERSION = 2
 """Of a record's file. 1: α history inside the JSON. 2: α history in ``<key>.architecture.csv`` beside it."""
@@ -33,109 +34,11 @@ reduced to its strongest operation (older records have none). Splits: ``val`` an
 """
 
 
-EXECUTION_ONLY = ("checkpoint_minutes", "cache_images", "cache_prefix", "keep_masks", "log", "tune", "normalisation")
-"""Rules that change how a run is executed, or who said a number, and never its numbers; they are left out of keys and hashes."""
-_LEFT_OUT = ("name", "backbone", *EXECUTION_ONLY)
-
-ADDED_LATER: dict[str, Any] = {
-    "batched_decoder": True,
-    "budget": "epochs",
-    "epoch_images": 0,
-    "statistics_batches": 0,
-    "patience": 0,
-    "match_class_weight": None,
-    "match_mask_weight": None,
-    "match_dice_weight": None,
-    "group": "",
-    "images": "",
-    "masks": "",
-    "category": "",
-    "own_classes": [],
-    "task": "segmentation",
-    "decoder": "sam",
-    "decoder_lr": None,
-    "test_untrained": False,
-    "split_follows_seed": False,
-    "prompt": "none",
-    "prompt_jitter": 0.1,
-    "prompt_points": 1,
-    "quantise": "",
-}
-"""Rules younger than the first records: left out of keys and hashes at the value that those records were made with."""
-
-QUIRKS_ADDED_LATER = {"mask2former": "intended", "spare_tokens": "intended", "samadapter_embedding": "intended"}
-"""The same for quirks."""
-
-OPTIONS_ADDED_LATER = {
-    "order": "alpha-first",
-    "residual": False,
-    "norm": "batch",
-    "alpha_optimizer": "protocol",
-    "expert_bias": "uniform",
-    "patch_embedding": "intended",
-    "scaling": "lora",
-    "rate_ratio": 1.0,
-    "initialisation": "kaiming",
-}
-"""The same for fields of method configurations."""
-
-OPTIONS_RENAMED = {("gate", "switch"): "intended"}
-"""Values of method configurations that the first records knew by another name, which keys go on using."""
-
-
 LABELS = (
     "variant", "protocol", "protocol_hash", "split_rule", "data_note", "data_fingerprint", "tuning", "changed",
     "planned_seeds", "planned_benchmarks", "benchmark_title", "benchmark_metrics",
 )  # fmt: skip
 """What a run says of itself besides what determines its result."""
-
-
-PIXELS = ("pixel_mean", "pixel_std")
-"""Rules that a card may leave to the backbone; in a run's they are numbers."""
-
-
-def hashed_rules(rules: dict[str, Any]) -> dict[str, Any]:
-    """The rules that can change a number, without the names of card and backbone."""
-    kept = _without({key: value for key, value in rules.items() if key not in _LEFT_OUT}, ADDED_LATER)
-    kept = with_pixels(kept)
-    if isinstance(kept.get("quirks"), Mapping):
-        kept["quirks"] = _without(kept["quirks"], QUIRKS_ADDED_LATER)
-    if isinstance(kept.get("methods"), Mapping):
-        methods = {name: hashed_options(options) for name, options in kept["methods"].items()}
-        kept["methods"] = {name: options for name, options in methods.items() if options}
-    return kept
-
-
-def with_pixels(rules: dict[str, Any]) -> dict[str, Any]:
-    """The rules with ImageNet's normalisation where they leave it to the backbone: cards said so before, and keep their hashes."""
-    left = {name: list(first) for name, first in zip(PIXELS, IMAGENET, strict=True) if rules.get(name, "") is None}
-    return {**rules, **left}
-
-
-def hashed_options(config: Mapping[str, Any]) -> dict[str, Any]:
-    """A method's configuration as keys and row identities take it."""
-    return _without(first_names(config), OPTIONS_ADDED_LATER)
-
-
-def first_names(config: Mapping[str, Any]) -> dict[str, Any]:
-    """A method's configuration with every value under the name that the first records knew it by."""
-    renamed = {key: new for (key, value), new in OPTIONS_RENAMED.items() if config.get(key) == value}
-    return {**config, **renamed}
-
-
-def first_backbone(name: str) -> str:
-    """The name that the first records knew a backbone by, which keys go on using."""
-    return next((old for old, new in RENAMED.items() if new == name), name)
-
-
-def _without(values: Mapping[str, Any], added: Mapping[str, Any]) -> dict[str, Any]:
-    return {key: value for key, value in values.items() if not (key in added and value == added[key])}
-
-
-def content_hash(data: Any) -> str:
-    """First 16 hex digits of the SHA-256 of canonical JSON."""
-    text = json.dumps(data, sort_keys=True, separators=(",", ":"), ensure_ascii=False)
-    return hashlib.sha256(text.encode()).hexdigest()[:16]
 
 
 SAMPLES = "generated samples"
@@ -213,7 +116,7 @@ class Run:
         content = {name: value for name, value in vars(self).items() if name not in LABELS}
         content["backbone"] = first_backbone(self.backbone)
         content["rules"] = hashed_rules(self.rules)
-        content["method_config"] = hashed_options(self.method_config)
+        content["method_config"] = hashed_options(self.method, self.method_config)
         return content_hash([KEY_VERSION, content])
 
     @property

@@ -13,9 +13,10 @@ from itertools import takewhile
 from pathlib import Path
 from typing import Any
 
-from harness.archive.schema import ADDED_LATER, EXECUTION_ONLY, QUIRKS_ADDED_LATER, Run, with_pixels
+from harness.archive.schema import Run
 from harness.archive.store import RecordStore
 from harness.cli.command import CommandParser, add_results, command, results_of, verb
+from harness.protocols.keys import EXECUTION_ONLY, with_later, with_pixels
 from harness.protocols.load import as_rules, card_names, card_path, load_protocol, protocol_hash, read_card
 from harness.protocols.quirks import QUIRKS, quirks_page
 from harness.system.errors import UsageError
@@ -51,7 +52,7 @@ def runs_under(digest: str, root: Path) -> list[Run]:
 def filled(rules: Mapping[str, Any]) -> dict[str, Any]:
     """A record's rules with the fields that are younger than it, at the value that it was made with; without the tables that a card
     has for methods and benchmarks: a run's options are in its configuration, its benchmark's rules are applied."""
-    every = {**ADDED_LATER, **rules, "quirks": {**QUIRKS_ADDED_LATER, **rules.get("quirks", {})}}
+    every = with_later({"quirks": {}, **rules})
     return {name: every[name] for name in sorted(every) if name not in TABLES}
 
 

@@ -17,9 +17,10 @@ from harness import statistics as stats
 from harness.archive.agreement import rounding
 from harness.archive.archive import Archive, PerImage
 from harness.archive.merge import conflicts
-from harness.archive.schema import Record, Run, content_hash, hashed_options
+from harness.archive.schema import Record, Run, content_hash
 from harness.comparison.names import Metric, benchmark_title, metric
 from harness.comparison.rows import MISSING, Row, Sheet, begun_by, is_run, version_of
+from harness.protocols.keys import hashed_options
 
 if TYPE_CHECKING:
     from collections.abc import Iterable
@@ -257,7 +258,7 @@ class Cell:
 
 
 def _configuration(record: Record) -> str:
-    return content_hash(hashed_options(record.run.method_config))[:8]
+    return content_hash(hashed_options(record.run.method, record.run.method_config))[:8]
 
 
 def _pairs(changed: Mapping[str, object]) -> str:

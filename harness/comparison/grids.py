@@ -11,7 +11,7 @@ from typing import Any, TypeVar
 
 from harness import statistics as stats
 from harness.archive.archive import Archive
-from harness.archive.schema import ADDED_LATER, Record, Run, content_hash, hashed_rules
+from harness.archive.schema import Record, Run, content_hash
 from harness.comparison.cells import Cell, Column, Difference, Grid
 from harness.comparison.names import benchmark_rank, benchmark_title, shown_metrics
 from harness.comparison.rows import (
@@ -25,6 +25,7 @@ from harness.comparison.rows import (
     stale_versions,
 )
 from harness.comparison.rules import card, from_card
+from harness.protocols.keys import hashed_rules, with_later
 from harness.studies import Study
 
 Place = TypeVar("Place", bound=Hashable)
@@ -124,9 +125,9 @@ def _has_rules_of(study: Study, run: Run) -> bool:
 
 def _is_model(study: Study, run: Run) -> bool:
     """Whether a run's decoder is one of the study's, with its rate; what the study leaves to a card that is not known may be any."""
-    ours = {**ADDED_LATER, **run.rules}
+    ours = with_later(run.rules)
     of_card = card(run.protocol, run.benchmark)
-    asked = {**(ours if of_card is None else {**ADDED_LATER, **of_card}), **_set(study, run)}
+    asked = {**(ours if of_card is None else with_later(of_card)), **_set(study, run)}
     if not study.decoders:
         return bool(ours["decoder"] == asked["decoder"])
     if ours["decoder"] not in study.decoders:

@@ -8,16 +8,14 @@ from functools import cached_property
 from typing import TYPE_CHECKING, Any, TypeVar, cast
 
 from harness.archive.schema import (
-    OPTIONS_ADDED_LATER,
     Code,
     Record,
     Run,
     chosen_from,
     content_hash,
-    first_names,
-    hashed_options,
 )
 from harness.comparison.names import SCORE_TITLES, method_rank
+from harness.protocols.keys import first_names, hashed_options, options_with_later
 from harness.registry import label_note
 from harness.studies import Study
 from harness.studies.design import grid_of
@@ -177,7 +175,7 @@ def rows_of_records(sheet: Sheet, records: Sequence[Record]) -> list[Row]:
         members[place] = [record for record in alike if record.key not in outdone | chosen_by_themselves]
         for record in alike:
             if record.key in outdone:
-                apart = (record.run.method, content_hash(hashed_options(record.run.method_config)))
+                apart = (record.run.method, content_hash(hashed_options(record.run.method, record.run.method_config)))
                 members.setdefault(apart, []).append(record)
                 labels[apart] = _name(record.run, ())
     rows: list[Row] = []
@@ -202,7 +200,9 @@ def rows_of_records(sheet: Sheet, records: Sequence[Record]) -> list[Row]:
 def _identity(run: Run) -> str:
     """A hash that the runs of one row share: of their configuration, with what was tuned in place of what was chosen."""
     tuned = run.tuning.get("grid", {})
-    options = {name: value for name, value in hashed_options(run.method_config).items() if name not in tuned}
+    options = {
+        name: value for name, value in hashed_options(run.method, run.method_config).items() if name not in tuned
+    }
     return content_hash([options, sorted(tuned)] if tuned else options)
 
 
@@ -306,12 +306,14 @@ def _own_choice(study: Study, grid: Mapping[str, Sequence[Any]], chosen: Sequenc
     for record in chosen:
         on = study.tune_on or (record.run.benchmark,)
         if chosen_from(record.run.tuning, grid=grid, on=on):
-            own.setdefault(_chooser(study, record.run), []).append(hashed_options(record.run.method_config))
+            own.setdefault(_chooser(study, record.run), []).append(
+                hashed_options(record.run.method, record.run.method_config)
+            )
     return [
         record
         for record in chosen
         if (options := own.get(_chooser(study, record.run))) is None
-        or hashed_options(record.run.method_config) in options
+        or hashed_options(record.run.method, record.run.method_config) in options
     ]
 
 
@@ -324,7 +326,7 @@ def _chooser(study: Study, run: Run) -> tuple[str, ...]:
 def is_entry(record: Record, options: Mapping[str, Any]) -> bool:
     """Whether a run's configuration is the protocol's with ``options`` and nothing else changed, but for what tuning
     chose; labels may differ."""
-    config = {**OPTIONS_ADDED_LATER, **first_names(record.run.method_config)}
+    config = options_with_later(record.run.method, record.run.method_config)
     config, asked = plain_values(config), plain_values(first_names(options))
     has_them = all(name in config and value == config[name] for name, value in asked.items())
     if not has_them or record.run.changed.keys() <= options.keys():

@@ -5,7 +5,8 @@ from __future__ import annotations
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from typing import Any
 
-from harness.archive.schema import ADDED_LATER, PIXELS, QUIRKS_ADDED_LATER, Record, hashed_rules
+from harness.archive.schema import Record
+from harness.protocols.keys import PIXELS, hashed_rules, with_later
 from harness.protocols.load import card_rules
 
 Rules = Mapping[str, Any]
@@ -33,10 +34,7 @@ def flat(rules: Rules) -> dict[str, Any]:
             else:
                 values[path + key] = list(value) if isinstance(value, tuple) else value
 
-    hashed = {**ADDED_LATER, **hashed_rules(dict(rules))}
-    if isinstance(hashed.get("quirks"), Mapping):
-        hashed["quirks"] = {**QUIRKS_ADDED_LATER, **hashed["quirks"]}
-    walk(hashed, "")
+    walk(with_later(hashed_rules(rules)), "")
     return values
 
 

@@ -7,9 +7,9 @@ import statistics
 from collections.abc import Mapping, Sequence
 
 from harness.archive.measured import CostRecord, MethodCost, Ratio
-from harness.archive.schema import hashed_options
 from harness.comparison.cells import Grid
 from harness.comparison.rows import Row, plain_values
+from harness.protocols.keys import hashed_options
 from harness.statistics import t_interval
 
 FREE = {"lr", "alpha_lr", "encoder_lr", "alpha_weight_decay"}
@@ -62,16 +62,20 @@ def costs_of(grid: Grid, session: CostRecord) -> dict[Row, MethodCost]:
     measured = {}
     for row in grid.rows:
         finished = [record for record in row.runs if record.code == "OK"]
-        options = _of_a_step(finished[0].run.method_config) if finished else None
+        options = _of_a_step(row.method, finished[0].run.method_config) if finished else None
         for cost in session.methods:
-            if cost.method == row.method and cost.step_seconds.get("total") and _of_a_step(cost.config) == options:
+            if (
+                cost.method == row.method
+                and cost.step_seconds.get("total")
+                and _of_a_step(cost.method, cost.config) == options
+            ):
                 measured[row] = cost
     return measured
 
 
-def _of_a_step(config: Mapping[str, object]) -> dict[str, object]:
+def _of_a_step(method: str, config: Mapping[str, object]) -> dict[str, object]:
     """The options that change what a step costs, as JSON has them."""
-    return {name: value for name, value in plain_values(hashed_options(config)).items() if name not in FREE}
+    return {name: value for name, value in plain_values(hashed_options(method, config)).items() if name not in FREE}
 
 
 def paired_ratio(values: Sequence[float], baseline: Sequence[float]) -> Ratio:

@@ -12,10 +12,10 @@ from functools import lru_cache
 from pathlib import Path
 from typing import Any
 
-from harness.archive.schema import content_hash, hashed_rules
 from harness.check import from_mapping
 from harness.models.catalog import backbone
 from harness.protocols.card import Protocol
+from harness.protocols.keys import content_hash, current_rules, hashed_rules
 from harness.system.errors import UsageError, did_you_mean
 from harness.system.yaml_files import read_yaml
 
@@ -209,7 +209,7 @@ def card_rules(name: str, benchmark: str) -> dict[str, Any] | None:
 
 
 def from_rules(rules: Mapping[str, Any]) -> Protocol:
-    return from_mapping(Protocol, rules, where="protocol in the run")
+    return from_mapping(Protocol, current_rules(rules), where="protocol in the run")
 
 
 def _tables(benchmarks: Any) -> list[dict[str, Any]]:

@@ -18,12 +18,13 @@ from typing import Any
 from tabulate import tabulate
 
 from harness.archive.archive import Archive
-from harness.archive.schema import Record, hashed_options
+from harness.archive.schema import Record
 from harness.archive.store import RecordStore
 from harness.comparison.alpha import MEANINGS, alpha_code, search_start
 from harness.comparison.names import benchmark_title, metric, shown_metrics
 from harness.comparison.rows import begun_by
 from harness.comparison.rules import NOT_THERE, Difference, card, differences, from_card, in_words
+from harness.protocols.keys import hashed_options
 from harness.registry import operation_names
 from harness.report.page import Line, Page, Shown, Table
 from harness.system.errors import UsageError, did_you_mean
@@ -252,7 +253,10 @@ Pair = tuple[Any, Any]
 def compared(first: Record, second: Record) -> dict[str, dict[str, Pair]]:
     """``differences`` of what was asked and made with; ``scores`` in % and ``cost``, of what either of the two has."""
     asked = {name: (getattr(first.run, name), getattr(second.run, name)) for name in ASKED}
-    options = _beside(hashed_options(first.run.method_config), hashed_options(second.run.method_config))
+    options = _beside(
+        hashed_options(first.run.method, first.run.method_config),
+        hashed_options(second.run.method, second.run.method_config),
+    )
     made = {name: (first.environment.get(name), second.environment.get(name)) for name in MADE_WITH}
     scores = [{" ".join(place): 100 * value for place, value in _flat(of_run).items()} for of_run in (first, second)]
     return {

@@ -31,9 +31,12 @@ def test_an_override_for_one_benchmark_beats_one_for_all_in_any_order(names: tup
 
 
 def test_cards_have_the_hashes_that_they_had() -> None:
-    hashes = {name: protocol_hash(load_protocol(name)) for name in ("conv-lora", "demo", "mini", "small", "standard")}
+    hashes = {
+        name: protocol_hash(load_protocol(name))
+        for name in ("conv-lora", "demo", "mini", "mobile", "small", "standard")
+    }
     assert hashes == {
-        "conv-lora": "5ee5acbf", "demo": "e088d645", "mini": "47defd50", "small": "fef063d1", "standard": "3e299ad6",
+        "conv-lora": "5ee5acbf", "demo": "e088d645", "mini": "47defd50", "mobile": "854fae60", "small": "fef063d1", "standard": "3e299ad6",
     }  # fmt: skip
     assert protocol_hash(resolve(load_protocol("conv-lora"), "road")) == "af57161d"
     assert protocol_hash(resolve(load_protocol("standard"), "sbu")) == "454fb8b7"

@@ -11,12 +11,13 @@ from dataclasses import dataclass
 from matplotlib.axes import Axes
 from matplotlib.ticker import FixedLocator, FuncFormatter, MaxNLocator, NullLocator
 
-from harness.archive.schema import Record, Run, hashed_options
+from harness.archive.schema import Record, Run
 from harness.comparison import names
 from harness.comparison.alpha import search_start
 from harness.comparison.cells import Column
 from harness.comparison.rows import Row
 from harness.comparison.rules import differences
+from harness.protocols.keys import hashed_options
 from harness.report.figures.material import Drawing, Material, NothingToDrawError, on_each_benchmark, score_label
 from harness.report.figures.style import GREY, PAGE, looks, name_below, new_figure, panels
 
@@ -296,7 +297,7 @@ def _differ_in_length_alone(first: Run, second: Run) -> bool:
             getattr(first, name) == getattr(second, name)
             for name in ("method", "benchmark", "backbone", "checkpoint", "manifest")
         )
-        and hashed_options(first.method_config) == hashed_options(second.method_config)
+        and hashed_options(first.method, first.method_config) == hashed_options(second.method, second.method_config)
         and differences(first.rules, second.rules).keys() <= LENGTH
     )
 

@@ -2,32 +2,23 @@
 
 from __future__ import annotations
 
+import json
 from dataclasses import asdict, fields, replace
 from pathlib import Path
 from typing import Any
 
 import pytest
 
-from harness.archive.schema import (
-    ADDED_LATER,
-    EXECUTION_ONLY,
-    LABELS,
-    OPTIONS_ADDED_LATER,
-    QUIRKS_ADDED_LATER,
-    Record,
-    Run,
-    chosen_from,
-    hashed_rules,
-    is_from_more,
-    seconds_of,
-    share_cap,
-)
+from harness.archive.schema import LABELS, Record, Run, chosen_from, is_from_more, seconds_of, share_cap
 from harness.archive.store import RecordStore
 from harness.datasets.base import Pair, Splits
+from harness.methods import BUILTIN
 from harness.planning.data import manifest_hash
+from harness.protocols import keys
 from harness.protocols.card import Protocol
-from harness.protocols.load import as_rules
-from harness.registry import METHODS, method_config_class
+from harness.protocols.keys import CUT_RULES, EXECUTION_ONLY, FIRST_OPTIONS, FIRST_RULES, hashed_options, hashed_rules
+from harness.protocols.load import as_rules, from_rules
+from harness.registry import method_config_class
 from tests.harness.report.sample import record
 from tests.values import RESULTS
 
@@ -37,14 +28,18 @@ def committed() -> list[Record]:
     return list(RecordStore(RESULTS))
 
 
-def test_every_committed_record_still_has_its_key_and_would_be_found_again(committed: list[Record]) -> None:
-    assert committed
-    for key, run in ((kept.key, kept.run) for kept in committed):
-        config = asdict(method_config_class(run.method)(**run.method_config))
-        rules = {**ADDED_LATER, **run.rules}
-        rules["quirks"] = {**QUIRKS_ADDED_LATER, **rules["quirks"]}
-        assert run.key == key
-        assert replace(run, method_config=config, rules=rules).key == key
+def test_every_committed_record_still_has_its_key_and_would_be_found_again() -> None:
+    """Twice: from what the record holds, and as today's planning would fill the same card and method, with every field that is new."""
+    runs = {path: json.loads(path.read_text()) for path in sorted((RESULTS / "records").rglob("*.json"))}
+    runs = {path: held for path, held in runs.items() if {"run", "key"} <= held.keys()}
+    assert len(runs) >= 911
+    for held in runs.values():
+        run = Run(**held["run"])
+        config, rules = run.method_config, as_rules(from_rules(run.rules))
+        if run.method in BUILTIN:
+            known = {field.name for field in fields(method_config_class(run.method))}
+            config = asdict(method_config_class(run.method)(**{k: v for k, v in config.items() if k in known}))
+        assert run.key == replace(run, method_config=config, rules=rules).key == held["key"]
 
 
 def test_a_run_on_the_toy_backbone_is_the_same_under_its_old_name() -> None:
@@ -55,24 +50,64 @@ def test_a_run_on_the_toy_backbone_is_the_same_under_its_old_name() -> None:
     assert old.key == run.key != replace(run, backbone="tiny_timm").key
 
 
+YOUNG_RULES = {
+    "batched_decoder": True, "budget": "epochs", "epoch_images": 0, "statistics_batches": 0, "patience": 0,
+    "match_class_weight": None, "match_mask_weight": None, "match_dice_weight": None, "group": "", "images": "", "masks": "",
+    "category": "", "own_classes": [], "task": "segmentation", "decoder": "sam", "decoder_lr": None, "test_untrained": False,
+    "split_follows_seed": False, "prompt": "none", "prompt_jitter": 0.1, "prompt_points": 1, "quantise": "",
+}  # fmt: skip
+YOUNG_QUIRKS = {"mask2former": "intended", "spare_tokens": "intended", "samadapter_embedding": "intended"}
+YOUNG_OPTIONS = {
+    ("naslora", "order"): "alpha-first", ("naslora", "residual"): False, ("naslora", "norm"): "batch",
+    ("naslora", "alpha_optimizer"): "protocol", ("convlora", "expert_bias"): "uniform",
+    ("samadapter", "patch_embedding"): "intended", ("lora", "scaling"): "lora", ("lora", "rate_ratio"): 1.0,
+    ("lora", "initialisation"): "kaiming",
+}  # fmt: skip
+
+
 def test_another_value_of_what_came_later_is_another_run_and_another_protocol(committed: list[Record]) -> None:
     run = next(record.run for record in committed if record.run.method == "naslora")
-    changed = [{**run.rules, name: "another"} for name in ADDED_LATER]
-    changed += [{**run.rules, "quirks": {**run.rules["quirks"], name: "released"}} for name in QUIRKS_ADDED_LATER]
+    changed = [{**run.rules, name: "another"} for name in YOUNG_RULES]
+    changed += [{**run.rules, "quirks": {**run.rules["quirks"], name: "released"}} for name in YOUNG_QUIRKS]
     for rules in changed:
         assert replace(run, rules=rules).key != run.key
         assert hashed_rules(rules) != hashed_rules(run.rules)
-    for name in OPTIONS_ADDED_LATER:
-        assert replace(run, method_config={**run.method_config, name: "another"}).key != run.key
+    for method, name in YOUNG_OPTIONS:
+        plain = method_config_class(method)()
+        assert hashed_options(method, asdict(plain)) != hashed_options(method, {**asdict(plain), name: "another"})
 
 
-def test_the_defaults_are_the_values_that_the_first_records_were_made_with() -> None:
-    rules = as_rules(Protocol(name="x"))
-    assert {name: rules[name] for name in ADDED_LATER} == ADDED_LATER
-    assert {name: rules["quirks"][name] for name in QUIRKS_ADDED_LATER} == QUIRKS_ADDED_LATER
-    known = [asdict(method_config_class(name)()) for name in METHODS.names()]
-    for name, value in OPTIONS_ADDED_LATER.items():
-        assert {config[name] for config in known if name in config} == {value}
+def test_what_came_later_keeps_its_default_or_is_a_constant() -> None:
+    """A default that moves would give old and new runs one key."""
+    rules = {**CUT_RULES, **as_rules(Protocol(name="x"))}
+    assert {name: rules[name] for name in YOUNG_RULES} == YOUNG_RULES
+    assert {name: rules["quirks"][name] for name in YOUNG_QUIRKS} == YOUNG_QUIRKS
+    for (method, name), value in YOUNG_OPTIONS.items():
+        assert getattr(method_config_class(method)(), name) == value
+
+
+def test_a_field_that_is_always_hashed_is_there_or_is_a_constant() -> None:
+    assert {field.name for field in fields(Protocol)} | CUT_RULES.keys() >= FIRST_RULES
+    for method in FIRST_OPTIONS.keys() & BUILTIN.keys():
+        there = {field.name for field in fields(method_config_class(method))}
+        assert FIRST_OPTIONS[method] <= there | {name.rpartition(".")[2] for name in keys.CUT_OPTIONS}
+
+
+@pytest.mark.parametrize("first", [True, False])
+def test_a_field_that_is_cut_leaves_the_hash_as_it_was(monkeypatch: pytest.MonkeyPatch, first: bool) -> None:
+    name, value = ("train_limit", 5) if first else ("patience", 0)
+    rules = {**as_rules(Protocol(name="x")), name: value}
+    before = hashed_rules(rules)
+    monkeypatch.setitem(keys.CUT_RULES, name, value)
+    without = {rule: held for rule, held in rules.items() if rule != name}
+    assert hashed_rules(without) == hashed_rules(rules) == before
+    assert (name in before) == first
+
+
+def test_a_new_option_at_its_default_stays_out_and_a_plugins_stays_in() -> None:
+    assert hashed_options("lora", {"lr": None, "scaling": "lora"}) == {"lr": None}
+    assert hashed_options("lora", {"lr": None, "scaling": "rslora"}) == {"lr": None, "scaling": "rslora"}
+    assert hashed_options("of_a_plugin", {"anything": 1}) == {"anything": 1}
 
 
 def test_a_card_that_names_an_options_first_value_keeps_its_hash() -> None:

@@ -12,13 +12,13 @@ import pytest
 
 from harness import run
 from harness.archive.files import all_image_scores
-from harness.archive.schema import hashed_rules
 from harness.archive.store import RecordStore
 from harness.cli import predict, tables
 from harness.cli.records import main as records
 from harness.datasets import samples
 from harness.planning.asked import understand
 from harness.planning.plan import Plan, plan
+from harness.protocols.keys import hashed_rules
 from harness.registry import SEGMENTED
 from harness.settings import Settings
 from harness.system.errors import UsageError

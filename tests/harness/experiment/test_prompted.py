@@ -10,13 +10,14 @@ import pytest
 import torch
 from PIL import Image
 
-from harness.archive.schema import Record, hashed_rules
+from harness.archive.schema import Record
 from harness.cli import predict, tables
 from harness.datasets.reading.decoding import read_image
 from harness.experiment.experiment import run_experiment
 from harness.experiment.trained import of_results
 from harness.models.segmenter import probabilities
 from harness.planning.job import Job
+from harness.protocols.keys import hashed_rules
 from harness.protocols.load import as_rules, from_rules, load_protocol
 from harness.system.errors import UsageError
 from harness.training.feeding import normalise

@@ -1,0 +1,207 @@
+"""What a run's key and a card's hash see of rules and options, so that no finished run ever starts again by an edit here.
+
+Two rules keep keys as they are:
+
+- A *new* field, of a card, its quirks or a built-in method, stays out of the hash at its default. Nothing is to be done for it:
+  whatever is not in `FIRST_RULES`, `FIRST_QUIRKS` or `FIRST_OPTIONS`, which are closed, is new. Its default never changes.
+- A field that is *cut* gets a line in `CUT_RULES` or `CUT_OPTIONS` with the value that it had in every run: it stays in the
+  hash as that constant where it always was there, and out of it where it was new.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import json
+from collections.abc import Collection, Mapping
+from dataclasses import asdict
+from functools import cache
+from typing import Any
+
+from harness import methods as built_in
+from harness.models.known import IMAGENET, RENAMED
+from harness.protocols.card import Protocol
+from harness.registry import method_config_class
+from harness.system.errors import UsageError, shown
+
+EXECUTION_ONLY = ("checkpoint_minutes", "cache_images", "cache_prefix", "keep_masks", "log", "tune", "normalisation")
+"""Rules that change how a run is executed, or who said a number, and never its numbers; they are left out of keys and hashes."""
+_LEFT_OUT = ("name", "backbone", *EXECUTION_ONLY)
+
+
+def _names(text: str) -> frozenset[str]:
+    return frozenset(text.split())
+
+
+FIRST_RULES = _names(
+    """accumulate activation_checkpointing batch_size benchmarks betas cache_embeddings calibration_images class_weight clip
+    data dice_weight epochs eps evaluation flip fused_attention fused_cell image_size loss lr mask_tokens mask_weight merge
+    methods optimizer pixel_mean pixel_std precision quirks road_missing_ignore schedule select_every split_rule split_seed
+    test_limit train_limit val_limit warmup weight_decay"""
+)
+"""Rules that the hash always holds. Closed: a field that is not here is new."""
+FIRST_QUIRKS = _names("structure_loss moe_gate ssf_init class_count selection camo_train mask_decoding strict_loading")
+FIRST_CONVENTIONS = _names("resolution min_max weighted_f_beta2 overlap threshold ber_threshold empty")
+FIRST_OPTIONS = {
+    "adapter": _names("lr blocks sites hidden std"),
+    "adaptformer": _names("lr blocks hidden scale"),
+    "bitfit": _names("lr blocks outside"),
+    "convlora": _names("lr blocks sites rank alpha experts gate scope balance"),
+    "decoder": _names("lr"),
+    "dora": _names("lr blocks sites rank alpha"),
+    "fact": _names("lr blocks sites form rank scale"),
+    "full": _names("lr encoder_lr"),
+    "gralora": _names("lr blocks sites rank alpha k"),
+    "hira": _names("lr blocks sites rank"),
+    "layernorm": _names("lr blocks outside"),
+    "lora": _names("lr blocks sites rank alpha"),
+    "lst": _names("lr blocks reduction"),
+    "mona": _names("lr blocks hidden"),
+    "naslora": _names(
+        NASLORA := "lr blocks sites rank scale style operations scope alpha_std alpha_lr alpha_weight_decay "
+        "stagewise search_start_epoch alternate alpha_data alpha_holdout fused"
+    ),
+    "naspclora": _names(f"{NASLORA} channel_ratio"),
+    "oft": _names("lr blocks sites block_size cayley"),
+    "samadapter": _names("lr blocks scale ratio"),
+    "samed": _names("lr blocks sites rank alpha"),
+    "shira": _names("lr blocks sites rank"),
+    "ssf": _names("lr blocks init outside"),
+    "vera": _names("lr blocks sites rank initial"),
+    "vpt": _names("lr blocks tokens"),
+    "zeroshot": _names("lr"),
+}
+"""Options of built-in methods that the hash always holds. Closed: of a method that is not here every option is new. Of methods
+from elsewhere it holds all, since nobody knows their defaults where they are not installed."""
+
+CUT_RULES: dict[str, Any] = {}
+"""Rules that are gone -> the value that every run had."""
+CUT_OPTIONS: dict[str, Any] = {
+    "order": "alpha-first",
+    "residual": False,
+    "norm": "batch",
+    "alpha_optimizer": "protocol",
+    "expert_bias": "uniform",
+    "patch_embedding": "intended",
+    "scaling": "lora",
+    "rate_ratio": 1.0,
+    "initialisation": "kaiming",
+}
+"""The same for options of methods, by name or as ``method.option``. Those here are of methods that may be gone one day as a whole."""
+OPTIONS_RENAMED = {("gate", "switch"): "intended"}
+"""Values of method configurations that the first records knew by another name, which keys go on using."""
+
+PIXELS = ("pixel_mean", "pixel_std")
+"""Rules that a card may leave to the backbone; in a run's they are numbers."""
+
+
+def content_hash(data: Any) -> str:
+    """First 16 hex digits of the SHA-256 of canonical JSON."""
+    text = json.dumps(data, sort_keys=True, separators=(",", ":"), ensure_ascii=False)
+    return hashlib.sha256(text.encode()).hexdigest()[:16]
+
+
+def hashed_rules(rules: Mapping[str, Any]) -> dict[str, Any]:
+    """The rules that can change a number, without the names of card and backbone, as hashes take them. A table of some rules
+    gives those of them that are hashed, and what was cut."""
+    named = {name: value for name, value in rules.items() if name not in _LEFT_OUT}
+    kept = with_pixels(_hashed(named, first=FIRST_RULES, unchanged={**_defaults(), **CUT_RULES}, cut=CUT_RULES))
+    for name, first in (("quirks", FIRST_QUIRKS), ("evaluation", FIRST_CONVENTIONS)):
+        if isinstance(kept.get(name), Mapping):
+            cut = {
+                key.removeprefix(f"{name}."): value for key, value in CUT_RULES.items() if key.startswith(f"{name}.")
+            }
+            kept[name] = _hashed(kept[name], first=first, unchanged={**_defaults()[name], **cut}, cut=cut)
+    if isinstance(kept.get("methods"), Mapping):
+        methods = {name: _hashed_options(name, options, cut={}) for name, options in kept["methods"].items()}
+        kept["methods"] = {name: options for name, options in methods.items() if options}
+    return kept
+
+
+def hashed_options(method: str, config: Mapping[str, Any]) -> dict[str, Any]:
+    """A method's configuration as keys and row identities take it."""
+    cut = {
+        name.removeprefix(f"{method}."): value
+        for name, value in CUT_OPTIONS.items()
+        if "." not in name or name.startswith(f"{method}.")
+    }
+    return _hashed_options(method, config, cut=cut)
+
+
+def _hashed_options(method: str, config: Mapping[str, Any], *, cut: Mapping[str, Any]) -> dict[str, Any]:
+    unchanged = {**CUT_OPTIONS, **_default_options(method), **cut}
+    return _hashed(first_names(config), first=FIRST_OPTIONS.get(method, ()), unchanged=unchanged, cut=cut)
+
+
+def _hashed(
+    values: Mapping[str, Any], *, first: Collection[str], unchanged: Mapping[str, Any], cut: Mapping[str, Any]
+) -> dict[str, Any]:
+    constants = {name: value for name, value in cut.items() if name in first}
+    return {
+        name: value
+        for name, value in {**constants, **values}.items()
+        if name in first or name not in unchanged or _plain(value) != _plain(unchanged[name])
+    }
+
+
+def with_pixels(rules: Mapping[str, Any]) -> dict[str, Any]:
+    """The rules with ImageNet's normalisation where they leave it to the backbone: cards said so before, and keep their hashes."""
+    left = {name: list(first) for name, first in zip(PIXELS, IMAGENET, strict=True) if rules.get(name, "") is None}
+    return {**rules, **left}
+
+
+def with_later(rules: Mapping[str, Any]) -> dict[str, Any]:
+    """A record's rules with the fields that are younger than it, at the value that it was made with."""
+    every = {**_defaults(), **CUT_RULES}
+    later = {name: value for name, value in every.items() if name not in FIRST_RULES and "." not in name}
+    filled = {**{name: value for name, value in later.items() if name not in _LEFT_OUT}, **rules}
+    if isinstance(filled.get("quirks"), Mapping):
+        filled["quirks"] = {
+            **{name: value for name, value in _defaults()["quirks"].items() if name not in FIRST_QUIRKS},
+            **filled["quirks"],
+        }
+    return filled
+
+
+def options_with_later(method: str, config: Mapping[str, Any]) -> dict[str, Any]:
+    """The same for a record's method configuration."""
+    first = FIRST_OPTIONS.get(method, ())
+    later = {name: value for name, value in _default_options(method).items() if name not in first}
+    return {**CUT_OPTIONS, **later, **first_names(config)}
+
+
+def current_rules(rules: Mapping[str, Any]) -> dict[str, Any]:
+    """A record's rules without those that are gone. Raises UsageError: one of them had another value than every run that can still
+    be made."""
+    for name in rules.keys() & CUT_RULES.keys():
+        if _plain(rules[name]) != _plain(CUT_RULES[name]):
+            raise UsageError(f"the rule {name}={shown(repr(rules[name]))} of this run is gone; it cannot be run again")
+    return {name: value for name, value in rules.items() if name not in CUT_RULES}
+
+
+def first_names(config: Mapping[str, Any]) -> dict[str, Any]:
+    """A method's configuration with every value under the name that the first records knew it by."""
+    renamed = {key: new for (key, value), new in OPTIONS_RENAMED.items() if config.get(key) == value}
+    return {**config, **renamed}
+
+
+def first_backbone(name: str) -> str:
+    """The name that the first records knew a backbone by, which keys go on using."""
+    return next((old for old, new in RENAMED.items() if new == name), name)
+
+
+@cache
+def _defaults() -> dict[str, Any]:
+    return {name: _plain(value) for name, value in asdict(Protocol(name="x")).items()}
+
+
+@cache
+def _default_options(method: str) -> dict[str, Any]:
+    """Of a built-in method; nothing of any other."""
+    if method not in built_in.BUILTIN:
+        return {}
+    return {name: _plain(value) for name, value in asdict(method_config_class(method)()).items()}
+
+
+def _plain(value: Any) -> Any:
+    """As JSON gives it back."""
+    return list(value) if isinstance(value, tuple) else value
