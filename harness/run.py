@@ -31,7 +31,7 @@ from harness.cli.command import (
     verb,
 )
 from harness.registry import METHODS, load_plugins
-from harness.settings import Settings, load_settings, trusted_cluster
+from harness.settings import Settings, load_settings, trusted
 from harness.system.errors import BudgetError, UsageError
 from harness.system.streams import say, show_text, stages, terminal_width
 from harness.system.text import counted
@@ -232,7 +232,7 @@ def _check(arguments: argparse.Namespace, settings: Settings) -> None:
 def _cluster(arguments: argparse.Namespace, settings: Settings) -> str:
     """The cluster that runs go to, empty for this machine, which --executor and --workers mean."""
     here = arguments.executor is not None or arguments.workers is not None
-    return arguments.cluster or ("" if here else trusted_cluster(settings, trust=arguments.trust_settings))
+    return arguments.cluster or ("" if here else trusted(settings, "cluster", trust=arguments.trust_settings))
 
 
 def phases_of(arguments: argparse.Namespace) -> Sequence[Phase]:

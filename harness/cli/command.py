@@ -22,7 +22,7 @@ from typing import Any, NoReturn, Protocol
 import harness
 from harness.datasets.base import AWAY, DatasetError
 from harness.methods.parts.placement import MethodError
-from harness.settings import load_settings, trusted_plugins
+from harness.settings import load_settings, trusted
 from harness.system.errors import REASONS, UsageError, os_reason, out_of_memory
 from harness.system.files import write_atomically
 from harness.system.machine import code_version
@@ -145,9 +145,9 @@ def plugins_of(arguments: argparse.Namespace) -> list[Path]:
         if not path.is_file():
             raise UsageError(f"--plugin {path}: no such file; give the path of the plug-in's .py file")
     settings = load_settings()
-    of_settings = trusted_plugins(settings, trust=arguments.trust_settings)
+    of_settings = trusted(settings, "plugins", trust=arguments.trust_settings)
     if of_settings:
-        say(f"plug-ins of {settings.origins['plugins'].name}: {', '.join(map(str, of_settings))}")
+        say(f"plug-ins of {settings.source}: {', '.join(map(str, of_settings))}")
     return list(dict.fromkeys([*arguments.plugin, *of_settings]))
 
 

@@ -1,71 +1,70 @@
-"""``sam-peft settings``: print every setting with its value and where it comes from, write a commented file (--init), or
-complete the verbs and options of sam-peft in a shell (--completion)."""
+"""``sam-peft settings``: print every setting with the file that was read, or write a commented one (--init)."""
 
 from __future__ import annotations
 
-import argparse
 import json
 from collections.abc import Callable, Iterator
-from importlib import import_module
-from pathlib import Path
+from dataclasses import fields
 from typing import Literal
 
-from harness.cli.command import PROGRAM, CommandParser, command, require_effect, verb
-from harness.cli.verbs import VERBS, summaries
-from harness.settings import HERE, KEYS, Key, Settings, is_profile_file, load_settings, named_table, user_file
+from harness.cli.command import CommandParser, command, require_effect, verb
+from harness.settings import HERE, Settings, load_settings, named_table, user_file
 from harness.system.errors import UsageError, os_reason
 from harness.system.streams import say
 
-HEAD = """\
-# Settings of the SAM PEFT harness. Uncomment what you need; `sam-peft settings` shows what holds.
-# harness.toml counts in the folder it lies in, ~/.config/sam-peft-harness/settings.toml everywhere. Environment
-# variables (SAM_PEFT_DATA, ...) beat both, and the command line beats all. Paths are relative to this file.
+TEMPLATE = """\
+# Settings of sam-peft: uncomment what you need; `sam-peft settings` prints what holds.
+# A harness.toml counts in its folder, else ~/.config/sam-peft-harness/settings.toml does. The variables SAM_PEFT_PROTOCOL,
+# _DATA, _RESULTS, _CLUSTER and _SEEDS beat the file, and the command line beats all. Paths are relative to this file.
+
+# protocol = "nas-lora"         # the card of rules (default: nas-lora where data is set, demo where nothing is)
+# data = "/data/segmentation"   # the folder that holds the benchmarks' folders
+# results = "runs"              # where records, tables and checkpoints go
+# cluster = "gpu"               # the SLURM profile that runs are submitted with (default: none, they run here)
+# seeds = 3                     # a number of seeds, or a list of them
+# plugins = ["my_method.py"]    # files that define more methods or benchmarks; they are code
+
+# [datasets]                    # benchmarks that are elsewhere, and data of your own by any name
+# kvasir = "/data/Kvasir-SEG"
+
+# [checkpoints]                 # pretrained weights, one a backbone ("none": random; "published": downloaded)
+# vit_h = "/data/sam_vit_h_4b8939.pth"
 """
 
 
 def parser() -> CommandParser:
-    p = command(
-        "settings",
-        __doc__,
-        epilog=f"Read, the later above the earlier: {user_file()}, {HERE} of the working folder, variables SAM_PEFT_…."
-        f" Completion in bash: {PROGRAM} settings --completion bash > ~/.local/share/bash-completion/completions/{PROGRAM};"
-        f" in zsh: the same into a file _{PROGRAM} of a folder in fpath.",
-    )
-    p.add_argument("--init", action="store_true", help=f"write a commented {HERE} into this folder, or to --out")
-    p.add_argument(
-        "--completion", choices=("bash", "zsh"), help="print what makes this shell complete verbs and options"
-    )
+    p = command("settings", __doc__, epilog=f"Read: {HERE} of the working folder, else {user_file()}; then SAM_PEFT_….")
+    p.add_argument("--init", action="store_true", help=f"write a commented {HERE} into this folder")
     p.add_argument("--json", action="store_true", help="print JSON, one object a setting and line")
-    p.add_argument("--out", type=Path, metavar="FILE", help="with --init: the file to write, which must not exist")
     return p
 
 
 @verb
 def main(argv: list[str] | None = None) -> int:
     arguments = parser().parse_args(argv)
-    if arguments.completion:
-        require_effect(arguments, "init", "json", "out", without="with --completion, which prints a script")
-        import shtab
-
-        print(shtab.complete(whole_parser(), shell=arguments.completion))
-        return 0
     if arguments.init:
         require_effect(arguments, "json", without="with --init, which writes a file")
-        return _write(arguments.out or HERE)
-    if arguments.out:
-        raise UsageError("--out is for --init, which writes a file")
+        return _write()
     settings = load_settings()
     rows = list(_rows(settings))
-    widths = [max(len(row[column]) for row in rows) for column in (0, 1)]
-    for name, value, origin in rows:
-        if arguments.json:
-            print(json.dumps({"setting": name, "value": value, "from": origin}))
-        else:
-            print(f"{name:<{widths[0]}}  {value:<{widths[1]}}  {origin}".rstrip())
+    width = max(len(name) for name, _ in rows)
+    for name, value in rows:
+        print(json.dumps({"setting": name, "value": value}) if arguments.json else f"{name:<{width}}  {value}")
+    say(f"read: {settings.source or 'no file'}")
     refused = list(_refused(settings))
     for line in refused:
         say(f"error: {line}")
     return 2 if refused else 0
+
+
+def _rows(settings: Settings) -> Iterator[tuple[str, str]]:
+    """Name and value; a row for each name of a table."""
+    for name in (field.name for field in fields(Settings) if field.name not in ("source", "foreign")):
+        value = getattr(settings, name)
+        if value and name in ("datasets", "checkpoints"):
+            yield from ((f"{name}.{key}", str(path)) for key, path in value.items())
+        else:
+            yield name, ", ".join(map(str, value)) if value and name == "plugins" else str(value or "-")
 
 
 def _refused(settings: Settings) -> Iterator[str]:
@@ -81,89 +80,23 @@ def _refused(settings: Settings) -> Iterator[str]:
         "cluster": lambda: place(cluster=settings.cluster),
         "seeds": lambda: parse_seeds(settings.seeds, name="seeds"),
     }
-    for name, check in checks.items():
-        if getattr(settings, name):
-            try:
-                check()
-            except UsageError as error:
-                yield f"{settings.origins[name].name}: {error}"
     tables: dict[Literal["datasets", "checkpoints"], Callable[[str], str]]
     tables = {"datasets": dataset_name, "checkpoints": resolve_backbone}
-    for table, resolve in tables.items():
+    checks = {name: check for name, check in checks.items() if getattr(settings, name)}
+    for check in (*checks.values(), *(lambda t=t, r=r: named_table(settings, t, r) for t, r in tables.items())):
         try:
-            named_table(settings, table, resolve)
+            check()
         except UsageError as error:
             yield str(error)
 
 
-def _rows(settings: Settings) -> list[tuple[str, str, str]]:
-    """Name, value, where it comes from; a row for each name of a table."""
-    rows = []
-    for key in KEYS:
-        value = getattr(settings, key.name)
-        if key.kind == "table":
-            named = [(f"{key.name}.{name}", str(path)) for name, path in value.items()] or [(key.name, "-")]
-        elif key.kind == "paths":
-            named = [(key.name, ", ".join(map(str, value)) or "-")]
-        else:
-            named = [(key.name, str(value or "-"))]
-        rows += [(name, text, _origin(settings, name)) for name, text in named]
-    return rows
-
-
-def _origin(settings: Settings, name: str) -> str:
-    origin = settings.origins.get(name)
-    if origin is None:
-        return "default"
-    code = name == "plugins" or (name == "cluster" and is_profile_file(settings.cluster))
-    return f"{origin.name} (needs --trust-settings: {origin.foreign})" if code and origin.foreign else origin.name
-
-
-def template() -> str:
-    """A file in which everything is explained and nothing is set."""
-    plain = [key for key in KEYS if key.kind != "table"]
-    tables = [key for key in KEYS if key.kind == "table"]
-    blocks = [_commented(key, key.example) for key in plain]
-    blocks += [_commented(key, f"[{key.name}]\n# {key.example}") for key in tables]
-    return "\n".join([HEAD, *blocks])
-
-
-def _commented(key: Key, example: str) -> str:
-    return f"# {key.name}: {key.help}; {key.variable} and {key.option} beat it\n# {example}\n"
-
-
-def _write(path: Path) -> int:
+def _write() -> int:
     try:
-        with path.open("x", encoding="utf-8") as file:
-            file.write(template())
+        with HERE.open("x", encoding="utf-8") as file:
+            file.write(TEMPLATE)
     except FileExistsError as error:
-        raise UsageError(f"{path} exists; edit it, or write another with --out FILE") from error
+        raise UsageError(f"{HERE} exists; edit it") from error
     except OSError as error:
-        raise UsageError(f"{path} cannot be written: {os_reason(error)}") from error
-    print(f"written: {path}; everything in it is a comment until you uncomment it")
+        raise UsageError(f"{HERE} cannot be written: {os_reason(error)}") from error
+    print(f"written: {HERE}; everything in it is a comment until you uncomment it")
     return 0
-
-
-def whole_parser() -> argparse.ArgumentParser:
-    """One parser with every verb below it; paths are completed as files."""
-    import shtab
-
-    root = argparse.ArgumentParser(prog=PROGRAM)
-    verbs = root.add_subparsers()
-    by_verb = summaries()
-    for name, module in VERBS.items():
-        verb_parser = import_module(module).parser()
-        verbs.add_parser(name, help=by_verb[name], description=by_verb[name], parents=[verb_parser], add_help=False)
-        for action in _actions(verb_parser):
-            if action.type is Path and action.choices is None:
-                action.complete = shtab.FILE  # type: ignore[attr-defined]
-    return root
-
-
-def _actions(parser: argparse.ArgumentParser) -> list[argparse.Action]:
-    """A parser's options and words, and those of the commands below it."""
-    actions = list(parser._actions)
-    for action in parser._actions:
-        if isinstance(action, argparse._SubParsersAction):
-            actions += [inner for below in action.choices.values() for inner in _actions(below)]
-    return actions

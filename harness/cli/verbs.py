@@ -41,7 +41,6 @@ PEOPLE_SAY = {
     **dict.fromkeys(("transfer", "generalise", "generalize"), "forgetting"),
     **dict.fromkeys(("methods", "contract", "selftest"), "doctor"),
     **dict.fromkeys(("config", "configure", "init", "env"), "settings"),
-    **dict.fromkeys(("completion", "completions"), "settings --completion"),
     **dict.fromkeys(("merge", "publish", "sync", "record", "seal"), "records"),
     "paper": "records paper",
     **dict.fromkeys(("protocol", "card", "cards", "rules"), "protocols"),

@@ -160,7 +160,7 @@ def understand(arguments: argparse.Namespace, settings: Settings) -> Asked:
     if arguments.seeds is not None:
         values["seeds"] = parse_seeds(arguments.seeds)
     elif "seeds" not in values and settings.seeds:
-        values["seeds"] = parse_seeds(settings.seeds, name=f"{settings.origins['seeds'].name}: seeds")
+        values["seeds"] = parse_seeds(settings.seeds, name="seeds of the settings")
 
     given |= folders
     files = checkpoint_paths(arguments.checkpoint)

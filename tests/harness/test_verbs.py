@@ -18,7 +18,6 @@ from PIL import Image
 
 from harness.__main__ import main
 from harness.cli.command import version
-from harness.cli.settings import main as settings
 from harness.cli.verbs import GROUPS, PEOPLE_SAY, VERBS, summaries
 from harness.datasets import samples
 from harness.protocols.quirks import QUIRKS
@@ -170,9 +169,7 @@ def test_from_a_foreign_folder_a_run_says_which_copy_it_is(tmp_path, capsys, mon
         (["tables", "--readings", "design", "--json"], "--json has no effect with --readings design"),
         (["tables", "--readings", "--check"], "--check has no effect with --readings"),
         (["tables", "--protocol", "mini"], "--protocol has no effect without --readings"),
-        (["settings", "--completion", "bash", "--json"], "--json has no effect with --completion"),
         (["settings", "--init", "--json"], "--json has no effect with --init"),
-        (["settings", "--out", "a"], "--out is for --init"),
         (["tables", "--check", "--json"], "there is nothing to --check"),
         (["export", "--run", "a", "--out", "a.pth", "--adapter-only", "--merge", "exact"], "--merge has no effect"),
         ([*RUN, "--wait"], "--wait is for --cluster NAME"),
@@ -185,17 +182,6 @@ def test_from_a_foreign_folder_a_run_says_which_copy_it_is(tmp_path, capsys, mon
 def test_an_option_that_another_one_silences_is_refused(words: list[str], said: str, capsys) -> None:
     assert main(words) == 2
     assert said in capsys.readouterr().err
-
-
-@pytest.mark.parametrize("shell", ["bash", "zsh"])
-def test_completions_know_every_verb_and_its_options(shell: str, tmp_path, capsys) -> None:
-    assert settings(["--completion", shell]) == 0
-    script = capsys.readouterr().out
-    assert all(name in script for name in VERBS)
-    assert "--methods" in script
-    assert "--dataset-root" in script
-    if shell == "bash":
-        subprocess.run(["bash", "-n"], input=script, text=True, check=True)
 
 
 def test_every_verb_that_prints_a_table_prints_it_as_json_too(tmp_path, capsys, monkeypatch) -> None:
@@ -218,7 +204,7 @@ def test_every_verb_that_prints_a_table_prints_it_as_json_too(tmp_path, capsys, 
         (["claims", "--results", results], lambda data: data[0]["verdict"] and data[0]["readings"] is not None),
         (["tables", "--readings", "--results", "empty"], lambda data: data["title"]),
         (["metrics", "--pred", "predicted", "--gt", "masks"], lambda data: data["scores"]["iou"] == 1),
-        (["settings"], lambda data: data[2] == {"setting": "results", "value": "runs", "from": "default"}),
+        (["settings"], lambda data: data[2] == {"setting": "results", "value": "runs"}),
         (["data", "list", "--data", "data"], lambda data: data[0]["found"]),
         (["data", "check", "kvasir", "--data", "data"], lambda data: data["verdicts"]),
         (["run", "--study", "list"], lambda data: data[0]["study"] and data[0]["title"]),
