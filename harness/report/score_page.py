@@ -20,7 +20,6 @@ from harness.comparison.judging import judge
 from harness.comparison.papers import PARAMETERS, Papers, Published, against, shortly
 from harness.comparison.rankings import ModelPair, chance_in_words, model_pairs, pair_with, read_elsewhere
 from harness.comparison.rows import Row, is_entry, placeholder
-from harness.report.answers import RANKS_NOTHING, answers
 from harness.report.page import Line, Page, Table, Told, heads
 from harness.report.score_tables import footnotes, numbers_of, score_tables, tuning_tables
 from harness.report.titles import Titled, titled_grids
@@ -337,7 +336,6 @@ def score_page(
     title = study.title if study else ", ".join(sorted({record.run.protocol for record in chosen})) or "no records"
     titled = titled_grids(chosen, archive, study=study, metrics=metrics)
     tables: list[Table] = []
-    said: list[tuple[str, list[str]]] = []
     numbers = []
     for titled_grid in titled:
         scores = score_tables(titled_grid)
@@ -347,8 +345,6 @@ def score_page(
         base = titled_grid.grid.row(study.table.baseline) if study else None
         against = contrasts(titled_grid.grid, base) if base else []
         numbers += numbers_of(titled_grid, against)
-        if not titled_grid.grid.is_generated and (sentences := answers(titled_grid.grid)):
-            said.append((titled_grid.title, sentences))
         if base and against:
             tables += contrast_tables(titled_grid.grid, base, against, title=titled_grid.title)
         if study and study.table.paper and titled_grid.grid.sheet.protocol in {study.protocol, *papers.cards}:
@@ -359,12 +355,10 @@ def score_page(
         tables += agreement_tables(titled, title=study.title)
         if study.table.ranking:
             tables.append(elsewhere_table(titled, study))
-    lead = [f"{name}: {line}" if len(said) > 1 else line for name, sentences in said for line in sentences]
     generated = bool(titled) and all(titled_grid.grid.is_generated for titled_grid in titled)
     return Page(
         title=title + (": generated images, whose numbers rank nothing" if generated else ""),
-        lead=lead, tables=tables, foot=footnotes([titled_grid.grid for titled_grid in titled]), numbers=numbers, grids=titled,
-        note=RANKS_NOTHING if generated else "",
+        tables=tables, foot=footnotes([titled_grid.grid for titled_grid in titled]), numbers=numbers, grids=titled,
     )  # fmt: skip
 
 

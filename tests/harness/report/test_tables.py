@@ -22,12 +22,8 @@ from harness.archive.store import RecordStore
 from harness.cli.tables import main
 from harness.comparison.names import benchmark_title
 from harness.registry import BENCHMARKS, LABELLED, SEGMENTED
-from harness.report.answers import answer
-from harness.report.findings import MARK
-from harness.report.score_tables import NOT_PLANNED
-from harness.report.titles import titled_grids
 from harness.studies import study_from_dict, study_names
-from tests.harness.report.sample import CARD, MadeUp, record, render, store_of, table_rows
+from tests.harness.report.sample import CARD, record, render, store_of, table_rows
 from tests.values import REPOSITORY, on_linux
 
 RULES = "harness.comparison.rules.card_rules"
@@ -116,20 +112,7 @@ def test_a_row_that_cannot_be_told_from_the_best_is_marked_as_such() -> None:
     assert page["decoder"][0] == "**6.0 ± 1.0 (3)**"
     assert page["full"][0] == "7.0 ± 3.6 (3) ≈"
     assert page["lora"][0] == "<u>11.0 ± 1.0 (3)</u>"
-    five = render(three_rows + three(0.055, method="ssf") + noisy("vpt"))
-    assert (
-        "- SBU BER: decoder is best (6.0); not significantly different from it: full and vpt; 2 are worse, from" in five
-    )
     assert "≈: not significantly different from it" in render(three(0.10) + three(0.05, method="decoder"))
-
-
-def test_what_is_worse_is_worse_than_the_best_before_rounding_and_a_label_with_commas_is_quoted() -> None:
-    """Of two that print alike the first varies, and nothing can be told from it."""
-    values = {"lora": [0.900, 0.912, 0.9234], "naslora": [0.9118, 0.9120, 0.9122], "convlora": [0.91, 0.9102, 0.9104]}
-    runs = [record(score, seed=seed, method=name) for name, row in values.items() for seed, score in enumerate(row)]
-    assert "are best (91.2); convlora (by 0.2 [0.2, 0.2] points) is worse." in render(runs)
-    records = three(0.10, variant="all eight, searched") + three(0.05, method="decoder") + noisy("full")
-    assert "full; “all eight, searched” (by 5.0 [" in render(records)
 
 
 def test_generated_images_rank_nothing_and_the_heading_says_so() -> None:
@@ -141,24 +124,11 @@ def test_generated_images_rank_nothing_and_the_heading_says_so() -> None:
     assert "rank nothing" not in render(three(0.10))
 
 
-def test_the_page_answers_first_and_says_what_was_not_planned_where_it_shows_that() -> None:
-    worse = three(0.20, method="full") + three(0.30, method="ssf")
-    lines = render(three(0.10) + three(0.05, method="decoder") + worse).splitlines()
-    (answer,) = [line for line in lines[: lines.index("## demo · tiny")] if line.startswith("- ")]
-    assert answer == (
-        "- SBU BER: decoder is best (6.0); 3 are worse, from lora (by 5.0 [5.0, 5.0] points) to ssf (by 25.0 [25.0, 25.0])."
-    )
-    whole = three(0.10) + three(0.05, method="decoder")
-    assert NOT_PLANNED not in render(whole)
-    assert NOT_PLANNED in render([*whole, record(0.5, benchmark="leaf")])
-
-
 def test_a_row_without_the_seed_that_was_bad_for_the_other_is_compared_on_those_that_both_have() -> None:
     lora = [record(value, seed=seed, benchmark="sbu") for seed, value in enumerate((0.10, 0.11, 0.30))]
     page = render(lora + three(0.12, method="decoder")[:2])
     assert rows(page)["lora"][0] == "**17.0 ± 11.3 (3)**"
     assert rows(page)["decoder"][0] == "<u>12.5 ± 0.7 (2)</u>"
-    assert "SBU BER: lora is best (17.0); decoder (by 2.0 [2.0, 2.0] points) is worse." in page
 
 
 def test_a_benchmark_that_few_rows_were_run_on_has_a_table_of_its_own() -> None:
@@ -590,14 +560,14 @@ def test_metrics_that_cannot_be_shown_are_one_line(results: Path, words: list[st
 
 
 def test_tables_import_no_library_of_numbers_or_pictures_and_help_is_quick() -> None:
-    """Nor do the names of studies, and the help of figures."""
+    """Nor do the names of studies, and the help of the report."""
     script = """
 import sys, time, harness.cli.tables as tables
 heavy = {"torch", "pandas", "scipy", "numpy", "matplotlib", "mmengine"}
 quick, early = time.process_time() < 1, sorted(heavy & set(sys.modules))
 tables.main(["--study", "list"])
-from harness.cli import figures, status
-figures.parser().format_help()
+from harness.cli import report, status
+report.parser().format_help()
 print(quick, early, sorted({"torch", "pandas", "matplotlib"} & set(sys.modules)))
 """
     done = subprocess.run([sys.executable, "-c", script], cwd=REPOSITORY, capture_output=True, text=True, check=True)
@@ -683,64 +653,3 @@ def test_a_benchmark_is_called_by_its_own_title_everywhere_and_imported_for_it_n
 def test_a_benchmark_whose_runs_all_drew_nothing_is_headed_by_what_it_would_be_scored_by() -> None:
     blank = record(benchmark="organs", code="BLANK", scores={}, benchmark_metrics=["miou", "accuracy"])
     assert rows(render([blank]))["method"][0] == "organs mIoU ↑"
-
-
-def test_runs_beside_the_pages_of_the_answer_neither_fail_nor_rewrite_them(tmp_path: Path) -> None:
-    page = tmp_path / "docs" / "findings.md"
-    page.parent.mkdir()
-    page.write_text(f"{MARK}\nthe published answer\n")
-    RecordStore(tmp_path / "runs").write(record())
-    assert main(["--results", str(tmp_path / "runs")]) == 0
-    assert main(["--check", "--results", str(tmp_path / "runs")]) == 0
-    assert page.read_text() == f"{MARK}\nthe published answer\n"
-
-
-MEANS = {"full": (0.7, 0.9), "bitfit": (0.9, 0.9), "lora": (0.8, 0.8)}  # in the order of the table
-
-
-def test_rows_are_named_from_the_best_and_from_the_nearest() -> None:
-    records = [
-        record(value + 0.001 * seed, method=method, benchmark=benchmark, seed=seed)
-        for method, values in MEANS.items()
-        for benchmark, value in zip(("kvasir", "cvc612"), values, strict=True)
-        for seed in range(3)
-    ]
-    (titled,) = titled_grids(records, MadeUp())
-    said = answer(titled.grid)
-    assert [row.label for row in titled.grid.rows] == list(MEANS)
-    assert said[0].endswith(": bitfit on 2 of 2, full on 1 of 2; 1 other rows on none.")
-    assert said[1].endswith("from lora (by 10.0 [10.0, 10.0] points) to full (by 20.0 [20.0, 20.0]).")
-
-
-def test_a_benchmark_with_a_gap_counts_neither_for_nor_against_a_row() -> None:
-    grid = itertools.product(("bitfit", "lora"), ("kvasir", "cvc612", "camo"), range(2))
-    gap = ("lora", "cvc612", 1)
-    records = [
-        record(0.8 + 0.001 * seed, method=method, benchmark=benchmark, seed=seed)
-        for method, benchmark, seed in grid
-        if (method, benchmark, seed) != gap
-    ]
-    records.append(record(method="lora", benchmark="cvc612", seed=1, code="OOM"))
-    records += [record(0.7 + 0.001 * seed, method="full", benchmark="cvc612", seed=seed) for seed in range(2)]
-    (titled,) = titled_grids(records, MadeUp())
-    assert answer(titled.grid)[0].endswith(": bitfit on 3 of 3, lora on 2 of 2; 1 other rows on none.")
-
-
-def test_one_seed_says_what_is_highest_and_ranks_nothing() -> None:
-    records = [record(score, method=method) for method, score in (("decoder", 0.70), ("lora", 0.82), ("adapter", 0.75))]
-    (titled,) = titled_grids(records, MadeUp())
-    said = answer(titled.grid)
-    assert said[0].startswith("Kvasir-SEG Sα: highest here (1 seed): lora (82.0), 7.0 points from adapter")
-    assert not any("best" in sentence for sentence in said)
-
-
-def test_the_smallest_of_those_that_tie_with_the_best_is_named() -> None:
-    runs = {"bitfit": ([0.80, 0.81, 0.82], 2 * 10**9), "lora": ([0.70, 0.90, 0.76], 10**6)}
-    records = [
-        record(value, method=method, seed=seed, parameters={"encoder": size})
-        for method, (values, size) in runs.items()
-        for seed, value in enumerate(values)
-    ]
-    (titled,) = titled_grids(records, MadeUp())
-    said = "lora trains least in the encoder (1.000 M); the best, bitfit, trains 2000.000 M."
-    assert any(sentence.endswith(said) for sentence in answer(titled.grid))
