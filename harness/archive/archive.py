@@ -102,7 +102,7 @@ class Archive:
         return self._inside(record.key)
 
 
-Kind = Literal["scores", "images", "history", "alphas", "evidence", "costs"]
+Kind = Literal["scores", "images", "history", "alphas", "costs"]
 
 RUN = ("method", "variant", "benchmark", "backbone", "checkpoint", "protocol", "protocol_hash", "seed")
 """Columns of every frame but that of costs, after the key of the run."""
@@ -114,7 +114,6 @@ def frame(archive: Archive, kind: Kind, records: Iterable[Record] | None = None)
     ``scores``: model (``best``, ``last``, ``merged-exact``, …), split, metric, value in [0, 1] (nats for ``nll``).
     ``images``: the same with stem and group. ``history``: epoch, quantity (`epoch_numbers`) and value.
     ``alphas``: epoch, site, operation (its place) and its share of softmax(α).
-    ``evidence``: block, quantity, place in it (head, frequency) and value of the trained model and of its frozen backbone.
     ``costs``: session, place, method, variant, quantity, part, round and value in SI units; rounds of one session pair.
 
     Args:
@@ -128,7 +127,7 @@ def frame(archive: Archive, kind: Kind, records: Iterable[Record] | None = None)
     if kind == "costs":
         return pd.DataFrame(_costs(archive))
     rows = {
-        "scores": _scores, "images": _images, "history": _history, "alphas": _alphas, "evidence": _evidence
+        "scores": _scores, "images": _images, "history": _history, "alphas": _alphas
     }[kind]  # fmt: skip
     chosen = archive.records if records is None else records
     return pd.DataFrame(
@@ -176,15 +175,6 @@ def _alphas(archive: Archive, record: Record) -> Iterator[dict[str, Any]]:
         for site, shares in sites.items():
             for operation, share in enumerate(shares):
                 yield {"epoch": epoch, "site": site, "operation": operation, "share": share}
-
-
-def _evidence(archive: Archive, record: Record) -> Iterator[dict[str, Any]]:
-    evidence = archive.evidence(record)
-    for number, block in enumerate(evidence.blocks if evidence else ()):
-        for quantity in ("distance_px", "after_attention", "after_mlp"):
-            pairs = zip(getattr(block.trained, quantity), getattr(block.frozen, quantity), strict=True)
-            for place, (trained, frozen) in enumerate(pairs):
-                yield {"block": number, "quantity": quantity, "place": place, "trained": trained, "frozen": frozen}
 
 
 def _costs(archive: Archive) -> Iterator[dict[str, Any]]:

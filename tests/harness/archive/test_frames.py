@@ -8,7 +8,7 @@ from pathlib import Path
 
 import pytest
 
-from harness.archive.archive import RUN, Archive, frame
+from harness.archive.archive import Archive, frame
 from harness.archive.files import PerImage, all_image_scores, image_scores
 from harness.archive.measured import EvidenceStore
 from tests.harness.report.sample import evidence
@@ -40,14 +40,7 @@ def test_shares_of_operations_sum_to_one_at_every_site_and_epoch(archive: Archiv
     assert set(alphas.key) <= {record.key for record in records}
 
 
-def test_evidence_and_costs_are_those_of_their_records(archive: Archive) -> None:
-    evidence = frame(archive, "evidence")
-    assert {"key", *RUN} <= set(evidence)
-    for key, rows in evidence[evidence.quantity == "distance_px"].groupby("key"):
-        record = archive.evidence(next(run for run in archive.records if run.key == key))
-        assert record is not None
-        told = [value for block in record.blocks for value in block.trained.distance_px]
-        assert list(rows.sort_values(["block", "place"]).trained) == told
+def test_costs_are_those_of_their_records(archive: Archive) -> None:
     costs = frame(archive, "costs")
     for session in archive.costs:
         rows = costs[(costs.session == session.session) & (costs.quantity == "step_seconds") & (costs.part == "total")]
@@ -70,7 +63,7 @@ def test_evidence_holds_one_finite_number_a_block_of_every_merge(tmp_path: Path)
 
 
 def test_a_folder_without_records_gives_empty_frames(tmp_path: Path) -> None:
-    for kind in ("scores", "images", "alphas", "evidence", "costs"):
+    for kind in ("scores", "images", "alphas", "costs"):
         assert frame(Archive(tmp_path), kind).empty
 
 
