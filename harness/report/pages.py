@@ -13,7 +13,7 @@ from typing import Any, Literal
 
 from harness.archive.archive import Archive
 from harness.archive.cache import Look, collector_paused
-from harness.archive.measured import CostStore, ForgettingStore
+from harness.archive.measured import CostStore
 from harness.archive.schema import Record, Run, content_hash
 from harness.comparison.claims import read_claims
 from harness.comparison.papers import Papers
@@ -128,12 +128,7 @@ def pages_below(
         if is_cost or (name in written and name not in makers):
             makers[name] = partial(page_of_study, archive, study)
             made_of[name] = content_hash([every, repr(study)]) if kept and not is_cost else ""
-    forgetting = ForgettingStore(root)
-    if any(forgetting):
-        from harness.report.forgetting import TITLE, forgetting_page
-
-        makers[TITLE] = partial(forgetting_page, archive.records, forgetting)
-    problems = {**archive.problems, **costs.problems(), **forgetting.problems()}
+    problems = {**archive.problems, **costs.problems()}
     return Pages(content=Lazy(makers), skipped=problems, made_of=made_of, kept=kept)
 
 
