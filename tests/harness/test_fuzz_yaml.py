@@ -1,4 +1,4 @@
-"""Damaged and hostile cards, studies, profiles and claims in every verb that reads them: exit 0, 1 or 2, one line, no file elsewhere.
+"""Damaged and hostile cards, studies and profiles in every verb that reads them: exit 0, 1 or 2, one line, no file elsewhere.
 
 ``FUZZ_EXAMPLES=2000`` tries more of them, at random; without it the same few are tried each time.
 """
@@ -18,13 +18,12 @@ from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
 from harness.archive.store import RecordStore
-from harness.cli.claims import main as claims
 from harness.cli.command import Main
 from harness.cli.protocols import main as protocols
 from harness.cli.tables import main as tables
 from harness.run import main as run
 from tests.harness.report.sample import record
-from tests.values import REPOSITORY, RESULTS
+from tests.values import REPOSITORY
 
 EXAMPLES = int(os.environ.get("FUZZ_EXAMPLES", "0"))
 GRID = ["--methods", "lora,naslora", "--datasets", "kvasir", "--plan", "--results", "results"]
@@ -46,7 +45,6 @@ VERBS: dict[str, tuple[list[Path], list[Call]]] = {
         sorted(REPOSITORY.glob("slurm/profiles/*.yaml")),
         [(run, [*GRID, "--protocol", "mini", "--cluster", "cards/mine.yaml"])],
     ),
-    "claims": ([RESULTS / "claims.yaml"], [(claims, ["--file", "cards/mine.yaml", "--results", "results"])]),
 }
 
 HOSTILE = [
