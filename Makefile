@@ -14,12 +14,6 @@ FAST := -m 'not slow' $(addprefix tests/,methods/parts datasets/reading harness/
 # The numeric rooms; make test-numbers runs them as a processor without AVX-512, one without AVX2 and two threads compute.
 NUMERIC = $(BIN)/python -m pytest -q -n auto --dist loadfile $(addprefix tests/,methods harness/models harness/training harness/evaluation harness/experiment/test_mobile_sam.py)
 
-# What tests notice of small wrong changes in one room of tests/mutation/mutants.toml.
-ROOM ?= archive
-
-# Studies of the pages in results/site, those that have runs; make site DATA=/your/data puts the photographs that may be passed on behind their masks.
-STUDIES ?= question-sam question-sam-isic question-sam-folds question-sam-road question-sam-cvc612 question-sam-512 question-vit small-search
-
 .PHONY: demo site test test-numbers test-fast mutants lint docs format test-slurm clean
 .DELETE_ON_ERROR:
 
@@ -38,7 +32,7 @@ demo: $(VENV)/installed
 	SAM_PEFT_SETTINGS=none $(BIN)/python -m harness.run --methods lora,naslora --datasets all
 
 site: $(VENV)/installed
-	$(BIN)/sam-peft report --results results --out results/site $(addprefix --study ,$(STUDIES)) $(if $(DATA),--data $(DATA))
+	$(BIN)/sam-peft report --results results --out build/report $(if $(DATA),--data $(DATA))
 
 test: $(VENV)/installed-dev
 	OMP_NUM_THREADS=1 $(BIN)/python -m pytest -q $(if $(FILE),$(FILE),-n auto --dist loadfile)
@@ -56,7 +50,10 @@ $(VENV)/installed-mutants: $(VENV)/installed-dev
 	touch $@
 
 mutants: $(VENV)/installed-mutants
-	OMP_NUM_THREADS=1 nice -n 10 $(BIN)/python -m tests.mutation $(ROOM)
+	mkdir -p build && rm -f build/mutants.sqlite
+	$(BIN)/cosmic-ray init .ci/mutants.toml build/mutants.sqlite
+	OMP_NUM_THREADS=1 nice -n 10 $(BIN)/cosmic-ray exec .ci/mutants.toml build/mutants.sqlite
+	$(BIN)/cr-report build/mutants.sqlite | tail -4
 
 lint: $(VENV)/installed-dev
 	$(BIN)/ruff check .
