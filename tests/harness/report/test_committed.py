@@ -5,7 +5,6 @@ from __future__ import annotations
 import re
 from collections.abc import Iterator
 from dataclasses import replace
-from pathlib import Path
 
 import pytest
 
@@ -15,7 +14,6 @@ from harness.report.costs import Measured
 from harness.report.formats import write
 from harness.report.pages import Pages, page_of, pages_below
 from harness.report.runs import explain
-from tests.harness.report.test_latex import compiled, needs_latex, sticking_out
 from tests.values import RESULTS
 
 TEXTS = {path.stem: path.read_text(encoding="utf-8") for path in (RESULTS / "tables").glob("*.md")}
@@ -105,10 +103,3 @@ def test_a_session_beside_others_says_so(archive: Archive) -> None:
         for words in ("", "two others")
     )
     assert [line for line in beside if line not in alone] == ["  the device was not exclusive: two others"]
-
-
-@needs_latex
-@pytest.mark.slow
-def test_they_compile_and_fit_in_latex(pages: Pages, tmp_path: Path) -> None:
-    log = compiled("\n".join(write(page, style="latex") for page in pages.content.values()), tmp_path)
-    assert sticking_out(log) == []
