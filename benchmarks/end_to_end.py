@@ -16,7 +16,6 @@ Weights are random, MobileSAM's those of ``--checkpoint`` where it is given.
 
 Wall and processor time are those of the process and its children, peak memory of the largest of them (``ru_maxrss``). Nobody can empty the
 system's own cache of files: every round but the first finds libraries and images in memory, for all contestants alike.
-`benchmarks.publish` puts the table and the picture of ``results/benchmarks/end-to-end-*.json`` into docs/performance.md.
 """
 
 from __future__ import annotations
@@ -212,28 +211,6 @@ def _median(rounds: Sequence[Usage], key: str) -> float:
 def interval(ratio: Mapping[str, float | None]) -> str:
     bounds = "" if ratio["low"] is None else f" [{ratio['low']:.2f}, {ratio['high']:.2f}]"
     return f"**{ratio['value']:.2f}**{bounds}"
-
-
-def drawn(files: Sequence[Mapping[str, Any]]) -> bytes:
-    """Wall times below each other, a panel a file: until the first update, and the rest."""
-    from harness.report.figures.style import GREY, PAGE, SHADES, encoded, new_figure, styled
-
-    with styled():
-        figure = new_figure(PAGE, 0.3 + 0.85 * len(files))
-        for axes, file in zip(figure.subplots(len(files), squeeze=False)[:, 0], files, strict=True):
-            names = list(file["rounds"])
-            for height, name in enumerate(names):
-                first, whole = (_median(file["rounds"][name], key) for key in ("first_update_s", "wall_s"))
-                axes.barh(height, first, color=GREY, label="until the first update" if not height else None)
-                axes.barh(height, whole - first, left=first, color=SHADES[0], label="the rest" if not height else None)
-                axes.text(whole, height, f" {whole:.0f} s", va="center")
-            axes.set_yticks(range(len(names)), names)
-            axes.invert_yaxis()
-            axes.set_title(setting(file), loc="left")
-        figure.legend(*figure.axes[0].get_legend_handles_labels(), loc="outside upper right", ncols=2)
-        figure.axes[-1].set_xlabel("wall time (s)")
-    caption = "Medians of wall time of a training from its command to its results."
-    return encoded(figure, "svg", title="end to end", caption=caption)
 
 
 if __name__ == "__main__":

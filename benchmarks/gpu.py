@@ -36,12 +36,10 @@ class Row:
     Args:
         words: ``python -m`` and these, without where to and with what.
         prints: its result is what it prints, as JSON; else it has the option ``--json FILE``.
-        rehearsed: further words in a rehearsal.
     """
 
     words: str
     prints: bool = False
-    rehearsed: str = ""
 
 
 def rows(*, size: str, backbones: Sequence[str], rounds: int) -> dict[str, Row]:
@@ -53,7 +51,6 @@ def rows(*, size: str, backbones: Sequence[str], rounds: int) -> dict[str, Row]:
     """
     by_name: dict[str, Row] = {}
     for backbone in backbones:
-        real = f"--backbone {backbone} {size} --batch 4"  # which two workers can share
         model = f"--backbone {backbone} {size} --batch 1"
         by_name |= {
             f"step-{backbone}": Row(words=f"benchmarks.step {model} --rounds {rounds} --methods lora,naslora --peers"),
@@ -61,14 +58,6 @@ def rows(*, size: str, backbones: Sequence[str], rounds: int) -> dict[str, Row]:
             f"cost-{backbone}": Row(
                 words=f"harness.__main__ cost {model} --rounds {rounds} --methods full,lora,naslora,decoder --shared --json",
                 prints=True,
-            ),
-            f"flex-{backbone}": Row(words=f"benchmarks.flex {model} --rounds {rounds}"),
-            f"compiled-{backbone}": Row(
-                words=f"benchmarks.compiled {model} --rounds {rounds}", rehearsed="--not-compiled"
-            ),
-            f"data-wait-{backbone}": Row(words=f"benchmarks.real_run {real}", rehearsed="--epochs 1 --images 8"),
-            f"two-workers-{backbone}": Row(
-                words=f"benchmarks.real_run {real} --workers 2", rehearsed="--epochs 1 --images 8"
             ),
         }
     return by_name
@@ -120,8 +109,7 @@ def _measured(row: Row, *, rehearse: bool) -> dict[str, Any]:
     begun = time.monotonic()
     words = row.words.split()
     if rehearse:
-        words += row.rehearsed.split()
-        words += [] if words[0] == "benchmarks.real_run" else REHEARSED.split()
+        words += REHEARSED.split()
     result: dict[str, Any] = {"command": f"python -m {' '.join(words)}"}
     with tempfile.TemporaryDirectory() as folder:
         file = Path(folder) / "row.json"

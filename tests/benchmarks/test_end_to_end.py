@@ -47,12 +47,6 @@ def test_the_table_has_medians_and_ratios_paired_by_round() -> None:
     assert rows[2][6] == ""
 
 
-def test_every_file_is_a_panel_of_the_picture() -> None:
-    drawn = end_to_end.drawn([_file(), _file("mobile_sam")]).decode()
-    assert drawn == end_to_end.drawn([_file(), _file("mobile_sam")]).decode()
-    assert drawn.count('id="axes_') == 2
-
-
 @pytest.mark.parametrize(
     ("words", "named"),
     [

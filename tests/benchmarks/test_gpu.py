@@ -4,43 +4,21 @@ from __future__ import annotations
 
 import io
 import json
-import os
-import subprocess
 from contextlib import redirect_stdout
 from importlib import import_module
 from pathlib import Path
 from subprocess import CompletedProcess
-from types import SimpleNamespace
 from typing import Any
 
 import pytest
 
-from benchmarks import gpu, real_run
+from benchmarks import gpu
 from benchmarks.gpu import Row
 
 
 def rehearsed(file: Path, *words: str) -> tuple[int, dict[str, Any]]:
     code = gpu.main(["--rehearse", "--json", str(file), *words])
     return code, json.loads(file.read_text(encoding="utf-8"))["rows"]
-
-
-@pytest.fixture(autouse=True)
-def _first_workers_run_here(monkeypatch: pytest.MonkeyPatch, nobody_else: None) -> None:
-    """The others are processes, each of which imports torch anew."""
-
-    def started(command: list[str], *, env: dict[str, str]) -> Any:
-        if env["RANK"] != "0":
-            return subprocess.Popen(command, env=env)
-
-        def wait() -> int:
-            with pytest.MonkeyPatch.context() as here:
-                for name in env.keys() - os.environ.keys():
-                    here.setenv(name, env[name])
-                return real_run.main(command[3:])
-
-        return SimpleNamespace(wait=wait)
-
-    monkeypatch.setattr(real_run, "subprocess", SimpleNamespace(Popen=started))
 
 
 def in_this_process(words: list[str]) -> CompletedProcess[str]:
@@ -52,6 +30,7 @@ def in_this_process(words: list[str]) -> CompletedProcess[str]:
 
 @pytest.mark.slow
 @pytest.mark.timeout(900)
+@pytest.mark.usefixtures("nobody_else")
 def test_every_row_runs_on_a_tiny_model(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(gpu, "_run", in_this_process)
     code, rows = rehearsed(tmp_path / "gpu.json")
@@ -67,18 +46,13 @@ def test_every_row_runs_on_a_tiny_model(tmp_path: Path, monkeypatch: pytest.Monk
     assert seconds.keys() == {"forward", "evaluation", "forward plain", "forward hf-sdpa", "forward hf-eager"}
     assert {len(of_rounds) for of_rounds in seconds.values()} == {2}
     assert [method["variant"] for method in measured["cost"]["methods"]] == ["full", "lora", "naslora", "decoder"]
-    for where in ("global", "windowed"):
-        assert measured["flex"][where]["ratios"].keys() == {"plain / widened", "flex / widened"}
-    assert measured["compiled"]["ratios"].keys() == {"channels-last / plain"}
-    assert measured["data-wait"]["cost"]["data_wait_s"] >= 0
-    assert measured["two-workers"]["losses"] == pytest.approx(measured["data-wait"]["losses"], abs=1e-5)
     full = set(gpu.rows(**gpu.FULL))  # type: ignore[arg-type]
     assert full == {f"{name}-{backbone}" for name in measured for backbone in ("vit_b", "vit_h")}
 
 
 def test_a_row_that_fails_leaves_its_reason_and_the_others_as_they_were(tmp_path: Path, monkeypatch, capsys) -> None:
     file = tmp_path / "gpu.json"
-    other = {"command": "python -m benchmarks.flex", "measured": {"shared": ""}, "seconds": 1.0}
+    other = {"command": "python -m benchmarks.step", "measured": {"shared": ""}, "seconds": 1.0}
     file.write_text(json.dumps({"rows": {"two": other}}), encoding="utf-8")
     monkeypatch.setattr(gpu, "rows", lambda **_: {"misspelt": Row(words="harness tabels")})
     code, rows = rehearsed(file, "--only", "misspelt")

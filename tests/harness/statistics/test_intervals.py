@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 import math
 from dataclasses import replace
 from pathlib import Path
@@ -12,7 +11,6 @@ import pytest
 from scipy import optimize, stats
 
 from benchmarks.coverage import CASES, Case, coverage, falsely_reproduced
-from benchmarks.intervals import OUT, Components, measured_folds, simulate, simulate_folds
 from harness import statistics as s
 from harness.statistics.intervals import quantile
 from tests.values import there
@@ -108,16 +106,6 @@ def test_the_spread_of_runs_is_pooled_over_rows() -> None:
     assert pooled.rest[0] == difference.rest[0]
     with pytest.raises(ValueError, match="two runs"):
         s.with_pooled_runs(difference, [[1.0]])
-
-
-def test_how_often_each_interval_of_kvasirs_components_holds_the_truth() -> None:
-    """results/benchmarks/intervals.json has more of it; counting the interaction three times holds it too often."""
-    committed = json.loads(OUT.read_text(encoding="utf-8"))
-    components = Components(**committed["components"])
-    simulated = simulate(components, seeds=6, images=100, spreads=np.ones(7), simulations=300)
-    for kind, low, high in (("unbiased", 0.92, 0.99), ("pooled", 0.92, 0.99), ("conservative", 0.97, 1.0)):
-        assert low <= simulated[kind]["coverage"] <= high
-        assert simulated[kind]["coverage"] == pytest.approx(committed["seeds"]["6"][kind]["coverage"], abs=0.04)
 
 
 def test_folds_share_images_and_their_interval_counts_that() -> None:
@@ -218,21 +206,6 @@ def test_draws_that_share_too_few_images_have_no_estimate_of_splits() -> None:
     assert s.of_splits({0: {"a": 1.0, "b": 2.0}}) is None
     opposed = there(s.of_splits({0: {"a": 1.0, "b": 2.0}, 1: {"a": 2.0, "b": 1.0}}))
     assert opposed.rest[0].variance == 0.0, "a covariance below zero counts for none"
-
-
-def test_how_often_intervals_over_splits_hold_the_truth() -> None:
-    """results/benchmarks/intervals.json has more of it: that of Nadeau and Bengio nearly always, the other as often as it says."""
-    of_folds = json.loads(OUT.read_text(encoding="utf-8"))["folds"]
-    folds = measured_folds()
-    assert {title: round(of.runs, 2) for title, of in folds.items()} == {
-        title: sds["runs"] for title, sds in of_folds["components"].items()
-    }
-    simulated = simulate_folds(folds, simulations=100)
-    for title, found in simulated.items():
-        assert found["folds"]["coverage"] >= 0.94
-        assert 0.9 <= found["splits"]["coverage"] <= of_folds["intervals"][title]["folds"]["coverage"]
-        for kind, values in found.items():
-            assert values["half"] == pytest.approx(of_folds["intervals"][title][kind]["half"], rel=0.25)
 
 
 def test_a_detectable_difference_is_seen_in_eighty_of_a_hundred() -> None:
