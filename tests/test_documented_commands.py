@@ -13,7 +13,6 @@ from collections.abc import Iterator
 from importlib import import_module
 from pathlib import Path
 from types import SimpleNamespace
-from typing import Any
 
 import numpy as np
 import pytest
@@ -28,10 +27,9 @@ from harness.contract.matrix import Capability
 from harness.datasets import samples
 from harness.models.fingerprints import short_fingerprint
 from harness.registry import SEGMENTED, method_config
-from harness.report.figures.style import encoded
 from tests.datasets.test_labels import write_folders
 from tests.documented import commands
-from tests.harness.report.sample import evidence, record
+from tests.harness.report.sample import record
 from tests.values import REPOSITORY, RESULTS
 
 pytestmark = pytest.mark.slow
@@ -52,9 +50,9 @@ FILES = (
     "sam_vit_h_4b8939.pth",
     "sam_vit_b_01ec64.pth",
 )
-NAMES = (["cost"], ["data"], ["evidence"], ["export"], ["figures"], ["metrics"], ["run"], ["VERB"])
+NAMES = (["cost"], ["data"], ["export"], ["metrics"], ["run"], ["VERB"])
 """Not commands but the names of verbs, in a sentence."""
-KEPT = ("0208a83a876e42cc", "61bc2f28c31c933a", "cfe326e608c27f75")  # one of mini, and those of docs/figures.md
+KEPT = ("0208a83a876e42cc", "61bc2f28c31c933a", "cfe326e608c27f75")
 """Records of this repository that commands on ``results`` find; `.ci/run` checks the pages of all of them."""
 COMMANDS = [*{tuple(words): (where, words) for where, words in commands() if words not in NAMES}.values()]
 
@@ -81,15 +79,12 @@ def place(tmp_path_factory: pytest.TempPathFactory) -> Path:
                 )
     for name in ("a.jpg", "b.png"):
         Image.fromarray(np.eye(8, dtype=np.uint8)).save(root / name)
-    leave_out = shutil.ignore_patterns(
-        "records", "evidence", "tables", "figures", "site", "again", "forgetting", "readings"
-    )
+    leave_out = shutil.ignore_patterns("records", "tables")
     shutil.copytree(RESULTS, root / "results", ignore=leave_out, dirs_exist_ok=True)
-    for kind in ("records", "evidence"):
-        (root / "results" / kind).mkdir()
-        for path in (RESULTS / kind).iterdir():
-            if path.name.partition(".")[0] in KEPT:
-                shutil.copy(path, root / "results" / kind)
+    (root / "results" / "records").mkdir()
+    for path in (RESULTS / "records").iterdir():
+        if path.name.partition(".")[0] in KEPT:
+            shutil.copy(path, root / "results" / "records")
     shutil.copytree(RESULTS / "cost", root / "runs" / "cost")
     for folder in ("runs", "A", "B"):
         for made in finished(root / "WEIGHTS"):
@@ -163,9 +158,8 @@ def before(words: list[str]) -> None:
     if "prepare" in words:
         shutil.rmtree(Path("data" if "--data" in words else "DATA", "Kvasir-SEG"), ignore_errors=True)
     if "--check" in words:
-        Path("runs/tables/forgetting.md").unlink(missing_ok=True)  # of a stand-in, which measures nothing
         made = [word for word in words[1:] if word != "--check"]
-        import_module(VERBS[words[0]]).main(["forest", *made] if words[0] == "figures" else made)
+        import_module(VERBS[words[0]]).main(made)
 
 
 def stand_in(monkeypatch: pytest.MonkeyPatch) -> None:
@@ -175,12 +169,7 @@ def stand_in(monkeypatch: pytest.MonkeyPatch) -> None:
         images=["a.png"], out=Path("masks"), trained=SimpleNamespace(run=SimpleNamespace(key="k"), task="binary")
     )
 
-    def picture(figure: Any, style: Any, **told: str) -> bytes:
-        return encoded(figure, style, **told) if style == "svg" else b""  # pages are checked by their SVG
-
     for name, stand in {
-        "harness.cli.figures.network_images": lambda *_, **__: lambda *_: np.zeros((196, 196, 3), np.uint8),
-        "harness.cli.figures.encoded": picture,
         "harness.models.build.require_checkpoint": lambda *_: None,
         "harness.planning.plan.require_finite": lambda *_: None,
         "harness.costing.device.used_by_others": lambda *_: "",
@@ -189,11 +178,7 @@ def stand_in(monkeypatch: pytest.MonkeyPatch) -> None:
         ),
         "harness.costing.measure.measure": lambda *_, **__: next(iter(CostStore(RESULTS))),
         "harness.experiment.exporting.export": lambda *_, **__: report,
-        "harness.cli.evidence.measurement_of": lambda *_: request,
-        "harness.evidence.measuring.measure_insides": lambda *_, **__: evidence("k"),
-        "harness.cli.forgetting._with_state": lambda results, runs: list(runs),
         "harness.experiment.trained.fits": lambda *_: True,
-        "harness.cli.forgetting._measured": lambda *_, **__: None,
         "harness.cli.predict.request_of": lambda *_: request,
         "harness.experiment.predicting.predict": lambda *_, **__: report,
         "harness.experiment.predicting.scoring_command": lambda *_: "score",

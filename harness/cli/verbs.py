@@ -12,8 +12,8 @@ from harness.system.errors import did_you_mean
 
 GROUPS = {
     "use": ("run", "status", "show", "predict", "export", "data"),
-    "read": ("report", "tables", "figures", "claims"),
-    "measure": ("metrics", "cost", "evidence", "forgetting"),
+    "read": ("report", "tables"),
+    "measure": ("metrics", "cost"),
     "maintain": ("doctor", "settings", "records", "protocols"),
 }
 
@@ -32,13 +32,9 @@ PEOPLE_SAY = {
     **dict.fromkeys(("infer", "inference", "segment", "classify", "masks"), "predict"),
     **dict.fromkeys(("save", "convert", "adapter", "checkpoint"), "export"),
     **dict.fromkeys(("table", "results", "latex", "csv", "leaderboard"), "tables"),
-    **dict.fromkeys(("readings", "variants", "ablation"), "tables --readings"),
-    **dict.fromkeys(("plot", "plots", "draw", "figure", "chart"), "figures"),
+    **dict.fromkeys(("plot", "plots", "draw", "figure", "figures", "chart"), "report"),
     **dict.fromkeys(("html", "page", "dashboard"), "report"),
-    **dict.fromkeys(("claim", "verdict", "judge"), "claims"),
     **dict.fromkeys(("benchmark", "profile", "flops", "time", "speed", "memory"), "cost"),
-    **dict.fromkeys(("attention", "cka", "insides"), "evidence"),
-    **dict.fromkeys(("transfer", "generalise", "generalize"), "forgetting"),
     **dict.fromkeys(("methods", "contract", "selftest"), "doctor"),
     **dict.fromkeys(("config", "configure", "init", "env"), "settings"),
     **dict.fromkeys(("merge", "publish", "sync", "record", "seal"), "records"),

@@ -41,7 +41,7 @@ def code_version() -> dict[str, str]:
 
 SPINS = 1000
 """Rounds for which a thread of OpenMP looks for work before it sleeps (``GOMP_SPINCOUNT``): far fewer than libgomp's 300,000,
-since on a machine that others use the thread it waits for may not be running; `benchmarks.waiting` compares."""
+since on a machine that others use the thread it waits for may not be running."""
 _WAITS = ("OMP_WAIT_POLICY", "GOMP_SPINCOUNT", "KMP_BLOCKTIME")
 
 

@@ -24,7 +24,7 @@ from harness import run
 from harness.archive.files import sealed
 from harness.archive.measured import Comparability
 from harness.archive.schema import Run
-from harness.cli import claims, export, figures, show, status, tables
+from harness.cli import export, show, status, tables
 from harness.cli.command import Main
 from harness.cli.protocols import main as protocols
 from harness.cli.records import main as records
@@ -163,7 +163,6 @@ def verbs(root: Path, kvasir: Path) -> list[tuple[Main, list[str]]]:
     plan = ["--protocol", "demo", "--methods", "lora", "--datasets", "kvasir", "--dataset-root", f"kvasir={kvasir}"]
     further: list[tuple[Main, list[str]]] = [  # dear: torch, matplotlib
         (export.main, ["--run", KEYS[0], "--out", str(root.parent / "out" / "x.pth"), *results]),
-        (figures.main, ["all", "--format", "svg", "--out", str(root.parent / "out" / "figures"), *results]),
     ]
     return [
         *(further if EXAMPLES > 50 else []),
@@ -179,9 +178,6 @@ def verbs(root: Path, kvasir: Path) -> list[tuple[Main, list[str]]]:
         (status.main, [*results, "--logs", KEYS[0]]),
         (show.main, ["--cell", "mini", "lora", "kvasir.s_measure", *results]),
         (show.main, ["--cell", "demo", "naslora", "trans10k_v1.all.miou", *results]),
-        (claims.main, results),
-        (claims.main, [*results, "--protocol", "mini"]),
-        (tables.main, [*results, "--readings"]),
         (protocols, ["show", "47defd50", *results]),
         (tables.main, [*results, "--json"]),
         (run.main, [*plan, *results, "--plan"]),

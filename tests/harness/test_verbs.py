@@ -166,9 +166,6 @@ def test_from_a_foreign_folder_a_run_says_which_copy_it_is(tmp_path, capsys, mon
             ["metrics", "--pred", ".", "--gt", ".", "--num-classes", "255", "--foreground", "half"],
             "--foreground has no",
         ),
-        (["tables", "--readings", "design", "--json"], "--json has no effect with --readings design"),
-        (["tables", "--readings", "--check"], "--check has no effect with --readings"),
-        (["tables", "--protocol", "mini"], "--protocol has no effect without --readings"),
         (["settings", "--init", "--json"], "--json has no effect with --init"),
         (["tables", "--check", "--json"], "there is nothing to --check"),
         (["export", "--run", "a", "--out", "a.pth", "--adapter-only", "--merge", "exact"], "--merge has no effect"),
@@ -201,8 +198,6 @@ def test_every_verb_that_prints_a_table_prints_it_as_json_too(tmp_path, capsys, 
         (["status", "--results", results], lambda data: data[0]["state"] == "OK"),
         (["show", "0208a83a", "--results", results], lambda data: data["history"] and data["search_start"] == 2),
         (["tables", "--results", results], lambda data: data[0]["tables"][0]["rows"] and data[0]["numbers"]),
-        (["claims", "--results", results], lambda data: data[0]["verdict"] and data[0]["readings"] is not None),
-        (["tables", "--readings", "--results", "empty"], lambda data: data["title"]),
         (["metrics", "--pred", "predicted", "--gt", "masks"], lambda data: data["scores"]["iou"] == 1),
         (["settings"], lambda data: data[2] == {"setting": "results", "value": "runs"}),
         (["data", "list", "--data", "data"], lambda data: data[0]["found"]),
@@ -215,7 +210,7 @@ def test_every_verb_that_prints_a_table_prints_it_as_json_too(tmp_path, capsys, 
     ):
         main([*words, "--json"])
         out = capsys.readouterr().out
-        of_lines = words[0] in ("status", "claims", "settings")  # an object a line
+        of_lines = words[0] in ("status", "settings")  # an object a line
         assert look([json.loads(line) for line in out.splitlines()] if of_lines else json.loads(out)), words
     assert not (tmp_path / "runs").exists()
 

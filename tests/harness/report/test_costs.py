@@ -19,7 +19,6 @@ from harness.comparison.papers import Papers, Setup
 from harness.comparison.step_costs import costs_of, session_for
 from harness.report.costs import cost_numbers, cost_page
 from harness.report.formats import write
-from harness.report.html.headline import step_costs
 from harness.report.runs import explained
 from tests.harness.report.sample import CARD, MadeUp, measured_on, record
 
@@ -109,16 +108,6 @@ def test_rows_are_held_against_a_baseline_in_a_session_that_measured_it() -> Non
     (grid,) = grids(runs, MadeUp(runs, costs=[without, within]))
     assert session_for(grid) is without  # which has more rows
     assert session_for(grid, beside=grid.row("lora")) is within
-
-
-def test_a_leaderboard_has_the_ratio_of_the_rounds_as_every_other_page() -> None:
-    runs = [record(method=name, variant=name) for name in ("lora", "bitfit")]
-    here = measured_on(backbone="tiny", image_size=64)
-    rounds = ([0.1, 0.2, 0.4], [0.3, 0.4, 0.8])  # of medians 2.00, of the rounds the cube root of 3 * 2 * 2
-    costs = [method(run.run.method, step, config=run.run.method_config) for run, step in zip(runs, rounds, strict=True)]
-    (grid,) = grids(runs, MadeUp(runs, costs=[session(comparability=here, methods=costs)]))
-    baseline = next(row for row in grid.rows if row.method == "lora")
-    assert [cost for cost, _ in step_costs(grid, baseline).values()] == ["2.29×", "1.00×"]
 
 
 @pytest.mark.parametrize(

@@ -10,11 +10,9 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-import yaml
 
 from harness.archive.files import image_scores
 from harness.archive.store import RecordStore
-from harness.cli.claims import main as claims
 from harness.cli.show import main as show
 from harness.cli.tables import main
 from harness.studies import load_study, study_from_dict
@@ -99,24 +97,6 @@ def test_a_run_that_failed_beside_one_that_did_not_hides_no_images(tmp_path: Pat
         table(render(r, study=study(), root=tmp_path), "differences") for r in (records, [*records, failed])
     )
     assert beside["decoder"] == alone["decoder"]
-
-
-def test_a_claim_and_a_difference_table_give_one_interval(tmp_path: Path, says) -> None:
-    """Seeds agree to the digit and images do not: an interval over seeds alone would be a verdict, this one is none."""
-    records = []
-    for (method, sign), seed in itertools.product((("lora", 0.0), ("decoder", 1.0)), range(3)):
-        scores = {f"i{n}": 0.5 + sign * (0.1 * (-1) ** n + 0.001) for n in range(20)}
-        records.append(written(tmp_path, scores, method=method, seed=seed))
-    bounds = table(render(records, study=study(), root=tmp_path), "differences")["decoder"][2]
-    claim = {
-        "name": "c", "text": "t", "source": "s", "mark": "P", "unit": "points", "quantity": "score difference",
-        "numerator": {"method": "decoder"}, "denominator": {"method": "lora"}, "benchmarks": ["kvasir"],
-        "expected": {"greater": 0},
-    }  # fmt: skip
-    file = tmp_path / "claims.yaml"
-    file.write_text(yaml.safe_dump([claim]))
-    said = says(claims, "--results", tmp_path, "--protocol", "demo", "--file", file)
-    assert f"+0.10 {bounds} points, n = 3: not judged" in said
 
 
 def frames(root: Path, *, column: bool) -> list[Any]:

@@ -13,7 +13,7 @@ import pytest
 
 from harness.archive.schema import Record
 from harness.archive.store import RecordStore
-from harness.cli import evidence, export, forgetting, predict, status
+from harness.cli import export, predict, status
 from harness.cli.show import main
 from harness.comparison.finding import find_run
 from harness.protocols.load import as_rules, load_protocol, resolve
@@ -223,9 +223,3 @@ def test_words_stand_wherever_a_key_does(verb: ModuleType, option: str, tmp_path
     needed = {export: ["--out", "a.pth"], predict: ["--images", "a.png", "--out", "masks"]}.get(verb, [])
     given = verb.parser().parse_args([option, "LoRA", "Kvasir-SEG", "1", *needed])
     assert find_run(tmp_path, given.run if option == "--run" else given.logs).key == record(seed=1).key
-
-
-def test_words_of_several_runs_are_several() -> None:
-    for verb in (evidence, forgetting):
-        given = verb.parser().parse_args(["--run", "lora", "kvasir", "0", "--run", "0123abcd"])
-        assert given.run == ["lora kvasir 0", "0123abcd"]
