@@ -1,7 +1,7 @@
 """``python -m harness.run``: plan a grid of runs, run what is not finished, print the table.
 
 Read downwards: the command line becomes a `Request`, rates are tuned by trials, `plan` turns the rest into jobs, an executor
-runs those that are pending, and the table is rendered from the records. A programme does so study by study, under one `Budget`.
+runs those that are pending, and the table is rendered from the records.
 """
 
 from __future__ import annotations
@@ -32,7 +32,7 @@ from harness.cli.command import (
 )
 from harness.registry import METHODS, load_plugins
 from harness.settings import Settings, load_settings, trusted
-from harness.system.errors import BudgetError, UsageError
+from harness.system.errors import UsageError
 from harness.system.streams import say, show_text, stages, terminal_width
 from harness.system.text import counted
 
@@ -44,7 +44,6 @@ if TYPE_CHECKING:  # what --help does without
     from harness.planning.plan import Plan
     from harness.planning.request import Request
     from harness.planning.tuning import Tuning
-    from harness.studies import Phase
 
 
 class MissingError(UsageError):
@@ -57,7 +56,7 @@ class Budget:
 
     Args:
         limit: ``--budget``, None without one.
-        priced: key of a run -> its hours, of what the trials and phases before have priced, so that nothing counts twice.
+        priced: key of a run -> its hours, of what the trials before have priced, so that nothing counts twice.
     """
 
     limit: float | None
@@ -69,10 +68,6 @@ class Budget:
         if self.limit is None or not self.priced:
             return self.limit
         return max(self.limit - sum(self.priced.values()), 1e-9)
-
-    @property
-    def is_spent(self) -> bool:
-        return self.limit is not None and (self.left or 0.0) < self.limit / 100
 
 
 def parser() -> CommandParser:
@@ -155,7 +150,7 @@ def parser() -> CommandParser:
     how.add_argument(
         "--json",
         action="store_true",
-        help="print plan or table as JSON, one object a line (the phases of a study: several)",
+        help="print plan or table as JSON, one object a line",
     )
     how.add_argument(
         "--budget",
@@ -204,9 +199,12 @@ def main(argv: list[str] | None = None) -> int:
     arguments.plugin, left_out = load_plugins(plugins_of(arguments))
     for line in left_out:
         say(line)
-    budget = Budget(limit=arguments.budget)
-    phases = phases_of(arguments)
-    return programme(arguments, phases, settings, budget) if phases else run(arguments, settings, budget)
+    undo = ExitStack()
+    try:
+        return run(arguments, settings, Budget(limit=arguments.budget), undo)
+    except MissingError:  # nothing that was written stays
+        undo.close()
+        raise
 
 
 def _check(arguments: argparse.Namespace, settings: Settings) -> None:
@@ -235,63 +233,6 @@ def _cluster(arguments: argparse.Namespace, settings: Settings) -> str:
     return arguments.cluster or ("" if here else trusted(settings, "cluster", trust=arguments.trust_settings))
 
 
-def phases_of(arguments: argparse.Namespace) -> Sequence[Phase]:
-    """The phases of a study that is a programme; none of any other."""
-    if not arguments.study:
-        return ()
-    from harness.studies import load_study
-
-    phases = load_study(arguments.study).phases
-    if phases and arguments.methods:
-        raise UsageError(
-            f"--study {arguments.study} is a programme of several studies; --methods cannot replace their rows"
-        )
-    return phases
-
-
-def programme(arguments: argparse.Namespace, phases: Sequence[Phase], settings: Settings, budget: Budget) -> int:
-    """Plan, price or run the phases one after another: a run that two of them ask for is made and priced once, and a
-    budget is spent from the first to the last."""
-    from harness.planning.asked import understand
-
-    status = 0
-    if not arguments.plan and not arguments.cancel:
-        for phase in phases:
-            try:
-                _foresee(understand(_of_phase(phase, arguments), settings))
-            except UsageError as error:
-                if not (arguments.skip_missing and isinstance(error, MissingError)):
-                    raise type(error)(f"{phase.title} ({phase.study}): {error}") from error
-    for number, phase in enumerate(phases, start=1):
-        text = arguments.plan and not arguments.json
-        print(f"{number}. {phase.title} ({phase.study})\n", file=sys.stdout if text else sys.stderr)
-        try:
-            status = max(status, run(_of_phase(phase, arguments), settings, budget))
-        except BudgetError as error:
-            if not budget.priced:
-                raise
-            say(f"the budget ends here: {error}")
-            break
-        if budget.is_spent:
-            say("the budget ends here")
-            break
-    if arguments.plan and not arguments.json:
-        print(f"\nall phases: {len(budget.priced)} runs to make, {sum(budget.priced.values()):.1f} device-hours")
-    return status
-
-
-def _of_phase(phase: Phase, arguments: argparse.Namespace) -> argparse.Namespace:
-    """The command line of one phase."""
-    options = argparse.Namespace(**vars(arguments))
-    options.study = phase.study
-    asked = {item.partition("=")[0] for item in arguments.set}
-    options.set = [*(_typed(key, value) for key, value in phase.set.items() if key not in asked), *arguments.set]
-    options.datasets = arguments.datasets or ",".join(phase.benchmarks) or None
-    # "7," is seed 7 alone
-    options.seeds = arguments.seeds or (f"{','.join(map(str, phase.seeds))}," if phase.seeds else None)
-    return options
-
-
 def _foresee(asked: Asked) -> None:
     """Plan all of a grid, its trials and what comes after them, before anything runs. Raises MissingError: something is missing for
     any of it; UsageError: any of it cannot be planned."""
@@ -313,22 +254,7 @@ def _foresee(asked: Asked) -> None:
         raise MissingError(_missing(list(missing)))
 
 
-def _typed(key: str, value: object) -> str:
-    """As ``--set`` takes it."""
-    return f"{key}=[{','.join(map(str, value))}]" if isinstance(value, list | tuple) else f"{key}={value}"
-
-
-def run(arguments: argparse.Namespace, settings: Settings, budget: Budget) -> int:
-    """One grid; where something is missing for it, nothing that was written stays."""
-    undo = ExitStack()
-    try:
-        return _grid(arguments, settings, budget, undo)
-    except MissingError:
-        undo.close()
-        raise
-
-
-def _grid(arguments: argparse.Namespace, settings: Settings, budget: Budget, undo: ExitStack) -> int:
+def run(arguments: argparse.Namespace, settings: Settings, budget: Budget, undo: ExitStack) -> int:
     """One grid of runs: its trials where rates are tuned, its runs, its table."""
     from harness.archive.store import RecordStore, require_writable
     from harness.dispatch.place import place
@@ -474,7 +400,7 @@ def show_trials(
 def show_plan(
     planned: Plan, request: Request, arguments: argparse.Namespace, where: Place, budget: Budget, *, heading: str = ""
 ) -> int:
-    """Print a plan with its price, but for what an earlier phase has priced; 1 where something is missing."""
+    """Print a plan with its price, but for what the trials have priced; 1 where something is missing."""
     from harness.dispatch.run_jobs import not_again, to_start
     from harness.pricing.price import bought, plan_data, plan_text
 
@@ -488,7 +414,7 @@ def show_plan(
     )
     budget.priced |= hours
     if arguments.json:
-        print(json.dumps({"phase": heading, **plan_data(planned, prices, where=where, budget=left)}))
+        print(json.dumps({"step": heading, **plan_data(planned, prices, where=where, budget=left)}))
         return 1 if planned.missing else 0
     text = plan_text(planned, prices, where=where, budget=left)
     show_text(f"{heading}: {text}\n" if heading else text)

@@ -152,24 +152,6 @@ class Readings:
 
 
 @dataclass(frozen=True, kw_only=True)
-class Phase:
-    """A part of a programme: another study, with what differs here.
-
-    Args:
-        study: name of the study.
-        title: what the phase is for.
-        set: overrides of the card and of methods, after the study's own.
-        benchmarks, seeds: in place of the study's, where given.
-    """
-
-    study: str
-    title: str
-    set: dict[str, Any] = field(default_factory=dict)
-    benchmarks: BenchmarkNames = ()
-    seeds: Seeds = ()
-
-
-@dataclass(frozen=True, kw_only=True)
 class Study:
     """A grid: entries x benchmarks x backbones x decoders x seeds under one protocol.
 
@@ -187,7 +169,6 @@ class Study:
         entries: the rows, in order.
         readings: ``method`` and ``fields`` (question that a paper leaves open -> plausible values, the default first);
             `harness.studies.design` adds a row for each reading, and ``sam-peft tables --readings`` reports on them.
-        phases: of a programme, which has no rows of its own: studies that are planned, priced and run one after another.
         seeds: every run is made once a seed.
         budget: what the rows share, instead of what the card says: ``epochs``, or ``updates`` of the weights.
         tune: field of the methods' configurations -> values to try before, as ``--tune`` takes them (``lr``,
@@ -208,7 +189,6 @@ class Study:
     benchmarks: BenchmarkNames = ()
     entries: tuple[Annotated[Entry, BeforeValidator(_as_entry)], ...] = ()
     readings: Annotated[Readings | None, BeforeValidator(_as_readings)] = None
-    phases: tuple[Phase, ...] = ()
     seeds: Seeds = (0, 1, 2)
     budget: Literal["", "epochs", "updates"] = ""
     tune: dict[str, Grid] = field(default_factory=dict)
@@ -255,10 +235,6 @@ def study_from_dict(data: Any, *, name: str) -> Study:
         raise UsageError(f"{where}: its name is that of its file; leave 'name' away")
     given = {key: value for key, value in data.items() if value is not None}
     study = from_mapping(Study, {**given, "name": name}, where=where)
-    if study.phases and (beside := sorted(given.keys() - {"title", "note", "phases"})):
-        raise UsageError(
-            f"{where}: a programme has title, note and phases; {beside[0]} belongs into the study of a phase"
-        )
     if study.readings:
         study = replace(study, entries=study.entries + study.readings.entries())
     labels = [entry.label for entry in study.entries]

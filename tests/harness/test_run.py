@@ -306,12 +306,6 @@ def test_seeds_are_a_number_or_a_list() -> None:
     assert parse_seeds("0,7") == (0, 7)
 
 
-PROGRAMME = """
-title: Two phases
-phases:
-  - {study: first.yaml, title: "First"}
-  - {study: first.yaml, title: "Again, with another seed", seeds: [0, 1]}
-"""
 FIRST = """
 title: First
 protocol: demo
@@ -322,79 +316,14 @@ tune: {lora.lr: [1.0e-3, 1.0e-2]}
 """
 
 
-@pytest.fixture
-def programme(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> list[str]:
+def test_a_study_of_ones_own_is_priced_with_its_trials_once_and_spends_a_budget(tmp_path, monkeypatch, capsys) -> None:
     (tmp_path / "first.yaml").write_text(FIRST)
-    (tmp_path / "programme.yaml").write_text(PROGRAMME)
     monkeypatch.chdir(tmp_path)
-    return ["--study", "programme.yaml", "--results", str(tmp_path / "runs")]
-
-
-def test_a_programme_is_priced_by_phase_and_a_run_of_two_phases_once(programme: list[str], capsys) -> None:
-    assert main([*programme, "--plan"]) == 0
-    out = capsys.readouterr().out
-    # Two trials and naslora (lora's first value is a trial already); then lora and naslora under seed 1.
-    assert "1. First" in out
-    assert "2. Again, with another seed" in out
-    assert "all phases: 5 runs to make" in out
-
-
-def test_a_budget_is_spent_from_the_first_phase_on(programme: list[str], capsys: pytest.CaptureFixture[str]) -> None:
-    assert main([*programme, "--plan", "--budget", "1e-5"]) == 0
-    assert "all phases: 0 runs to make" in capsys.readouterr().out
-    assert main([*programme, "--budget", "1e-5", "--executor", "inline"]) == 2  # for not one run
+    words = ["--study", "first.yaml", "--results", str(tmp_path / "runs")]
+    assert main([*words, "--plan", "--json"]) == 0
+    trials, runs = (json.loads(line)["runs"] for line in capsys.readouterr().out.splitlines())
+    # Two trials; then naslora alone: lora's first value is a trial already.
+    assert [run["variant"] for run in trials] == ["lora[lr=0.001]", "lora[lr=0.01]"]
+    assert [run["variant"] for run in runs if "hours" in run] == ["naslora"]
+    assert main([*words, "--budget", "1e-5", "--executor", "inline"]) == 2  # for not one run
     assert "1e-05" in capsys.readouterr().err
-
-
-def phases_with(programme: list[str], phases: str) -> list[str]:
-    Path("programme.yaml").write_text(f"title: Other phases\nphases:\n{phases}")
-    return [*programme, "--plan"]
-
-
-def test_a_mistake_in_a_later_phase_is_no_end_of_the_budget(programme: list[str], capsys) -> None:
-    wrong = "  - {study: first.yaml, title: One}\n  - {study: first.yaml, title: Two, set: {lrx: 3}}\n"
-    assert main([*phases_with(programme, wrong), "--budget", "5"]) == 2
-    assert "unknown key 'lrx'" in capsys.readouterr().err
-
-
-def test_a_later_phase_that_cannot_be_planned_ends_a_programme_before_its_first(
-    programme: list[str], capsys, monkeypatch
-):
-    """Phases were planned one after another, so the last one's mistake was said when all others had trained."""
-    begun: list[object] = []
-    monkeypatch.setattr("harness.run.carry_out", lambda *given: begun.append(given))
-    wrong = "  - {study: first.yaml, title: One}\n  - {study: first.yaml, title: Two, set: {lrx: 3}}\n"
-    assert main(phases_with(programme, wrong)[:-1]) == 2
-    assert "Two (first.yaml): " in (error := capsys.readouterr().err)
-    assert "unknown key 'lrx'" in error
-    assert begun == []
-
-
-def test_a_phase_may_have_one_seed_and_a_list_in_its_set(programme: list[str], capsys) -> None:
-    Path("first.yaml").write_text(FIRST.partition("tune:")[0].replace("seeds: 1", "seeds: 3"))
-    phase = "  - {study: first.yaml, title: One, seeds: [7], set: {merge: [exact]}}\n"
-    assert main([*phases_with(programme, phase), "--json"]) == 0
-    (plan,) = (json.loads(line) for line in capsys.readouterr().out.splitlines() if line.startswith("{"))
-    assert {run["seed"] for run in plan["runs"]} == {7}
-
-
-@pytest.mark.parametrize(
-    ("more", "words", "said"),
-    [
-        ("seeds: 1\n", [], "seeds belongs into the study of a phase"),
-        ("", ["--methods", "lora"], "programme of several studies"),
-    ],
-)
-def test_a_programme_has_no_fields_and_rows_of_its_own(more, words, said, programme, capsys):
-    assert main([*phases_with(programme, f"  - {{study: first.yaml, title: One}}\n{more}"), *words]) == 2
-    assert said in capsys.readouterr().err
-
-
-def test_a_later_phase_has_what_the_phases_before_it_left_of_the_budget(programme: list[str], capsys) -> None:
-    Path("first.yaml").write_text(FIRST.partition("tune:")[0])
-    two = "  - {study: first.yaml, title: One}\n  - {study: first.yaml, title: Two, seeds: [1]}\n"
-    assert main([*phases_with(programme, two), "--json"]) == 0
-    first, second = (json.loads(line)["runs"] for line in capsys.readouterr().out.splitlines())
-    budget = sum(run["hours"] for run in first) + 0.5 * min(run["hours"] for run in second)
-    assert main([*programme, "--plan", "--budget", str(budget)]) == 0
-    assert f"all phases: {len(first)} runs to make" in capsys.readouterr().out
