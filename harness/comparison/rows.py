@@ -17,8 +17,7 @@ from harness.archive.schema import (
 from harness.comparison.names import SCORE_TITLES, method_rank
 from harness.protocols.keys import first_names, hashed_options, options_with_later
 from harness.registry import label_note
-from harness.studies import Study
-from harness.studies.design import grid_of
+from harness.studies import Study, grid_of
 
 if TYPE_CHECKING:
     from harness.archive.archive import Archive

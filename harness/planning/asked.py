@@ -24,8 +24,7 @@ from harness.planning.tuning import Tuning, parse_tune, tried_fields
 from harness.protocols.load import load_protocol, resolve
 from harness.registry import BENCHMARKS, LABELLED, METHODS, Registry, dataset_name, is_own, method_config_class
 from harness.settings import Settings, named_table
-from harness.studies import MOST_SEEDS, load_study
-from harness.studies.design import grid_of, is_rule
+from harness.studies import MOST_SEEDS, grid_of, is_rule, load_study
 from harness.system.errors import UsageError
 
 
@@ -293,7 +292,7 @@ def _of_study(name: str) -> dict[str, Any]:
     return {
         "entries": tuple(Variant(method=e.method, options=e.options, label=e.label) for e in study.entries),
         "benchmarks": study.benchmarks,
-        "protocol": study.protocol,
+        "protocol": study.card or study.protocol,
         "seeds": study.seeds,
         "backbones": study.backbones,
         "decoders": study.decoders,

@@ -18,7 +18,7 @@ from harness.evaluation.conventions import higher_is_better
 from harness.planning.plan import Plan, plan
 from harness.planning.request import Request, Variant, require_countable
 from harness.registry import BENCHMARKS, METHODS, method_config_class
-from harness.studies.design import RULES_BY, grid_of, is_rule
+from harness.studies import RULES_BY, grid_of, is_rule
 from harness.system.errors import UsageError, did_you_mean
 
 RULES = (
@@ -68,7 +68,7 @@ class Tuning:
         )
 
     def of_row(self, entry: Variant) -> dict[str, list[Any]]:
-        """What this step tries for one row: field -> values. Raises UsageError: see `harness.studies.design.grid_of`."""
+        """What this step tries for one row: field -> values. Raises UsageError: see `harness.studies.grid_of`."""
         rules = any(map(is_rule, self.grids))
         grid = grid_of(entry.method, entry.options, {**self.known, **self.grids})
         return {name: values for name, values in grid.items() if (name in self.grids if is_rule(name) else not rules)}

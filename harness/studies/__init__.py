@@ -6,8 +6,9 @@ fields.
 
 from __future__ import annotations
 
-from collections.abc import Mapping
-from dataclasses import dataclass, field, replace
+import os
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field, fields, replace
 from pathlib import Path
 from typing import Annotated, Any, Literal
 
@@ -16,8 +17,7 @@ from pydantic import Field as Bound
 
 from harness.check import from_mapping
 from harness.evaluation.conventions import LABELS, METRICS
-from harness.registry import BENCHMARKS, METHODS
-from harness.studies.design import Field, Point, label_of, options_of, parse_fields, points
+from harness.registry import BENCHMARKS, METHODS, method_config_class
 from harness.system.errors import UsageError, did_you_mean
 from harness.system.files import checked_name
 from harness.system.yaml_files import read_yaml
@@ -58,15 +58,6 @@ def _as_metrics(value: Any) -> Any:
 
 def _as_entry(value: Any) -> Any:
     return {"method": value} if isinstance(value, str) else value
-
-
-def _as_readings(value: Any) -> Any:
-    if not isinstance(value, Mapping):
-        return value
-    if set(value) != {"method", "fields"} or not isinstance(value["method"], str):
-        raise ValueError(f"must be a mapping with method and fields, not {sorted(map(str, value))}")
-    asked = parse_fields(value["fields"], where="readings.fields")
-    return Readings(method=METHODS.resolve(value["method"]), fields=asked, points=tuple(points(asked)))
 
 
 def _different(values: tuple[Any, ...]) -> tuple[Any, ...]:
@@ -130,28 +121,6 @@ class TableLayout:
 
 
 @dataclass(frozen=True, kw_only=True)
-class Readings:
-    """Many readings of one method.
-
-    Args:
-        method: canonical name.
-        fields: what is open.
-        points: the readings, in the order of their rows.
-    """
-
-    method: str
-    fields: tuple[Field, ...]
-    points: tuple[Point, ...]
-
-    def entries(self) -> tuple[Entry, ...]:
-        """A row a reading."""
-        return tuple(
-            Entry(label=label_of(point, self.fields), method=self.method, options=options_of(point, self.fields))
-            for point in self.points
-        )
-
-
-@dataclass(frozen=True, kw_only=True)
 class Study:
     """A grid: entries x benchmarks x backbones x decoders x seeds under one protocol.
 
@@ -160,15 +129,14 @@ class Study:
         title: one line over the table.
         question: what it asks, as a sentence; the heading of its page in a results site, which is else the title.
         note: what a reader must know about the grid, empty where there is nothing to say.
-        protocol: name of the protocol card.
+        protocol: name of the protocol card, or in a file of your own the path of one, from the study's folder.
+        card: that path, made by `load_study`; ``protocol`` is then the card's name, as records have it.
         set: overrides of the card, by dotted name (``merge: [exact]``), as ``--set`` takes them.
         backbones: names in the backbone catalogue, empty for the card's own.
         decoders: names that the card's ``decoder`` takes, one table each, as a list or as a mapping to what else the card
             says under that one (``mask-transformer: {decoder_lr: 1.0e-4}``); empty for the card's own.
         benchmarks: canonical names.
         entries: the rows, in order.
-        readings: ``method`` and ``fields`` (question that a paper leaves open -> plausible values, the default first);
-            `harness.studies.design` adds a row for each reading, and ``sam-peft tables --readings`` reports on them.
         seeds: every run is made once a seed.
         budget: what the rows share, instead of what the card says: ``epochs``, or ``updates`` of the weights.
         tune: field of the methods' configurations -> values to try before, as ``--tune`` takes them (``lr``,
@@ -183,12 +151,12 @@ class Study:
     question: str = ""
     note: str = ""
     protocol: str = "nas-lora"
+    card: str = ""
     set: dict[str, Any] = field(default_factory=dict)
     backbones: Texts = ()
     decoders: Annotated[dict[str, dict[str, Any]], BeforeValidator(_as_decoders)] = field(default_factory=dict)
     benchmarks: BenchmarkNames = ()
     entries: tuple[Annotated[Entry, BeforeValidator(_as_entry)], ...] = ()
-    readings: Annotated[Readings | None, BeforeValidator(_as_readings)] = None
     seeds: Seeds = (0, 1, 2)
     budget: Literal["", "epochs", "updates"] = ""
     tune: dict[str, Grid] = field(default_factory=dict)
@@ -219,7 +187,11 @@ def load_study(name: str) -> Study:
         raise UsageError(
             f"study {path}: the harness has one of this name, whose page this would write over; rename the file"
         )
-    return study_from_dict(read_yaml(path, what="study"), name=checked_name(path.stem, what="study"))
+    study = study_from_dict(read_yaml(path, what="study"), name=checked_name(path.stem, what="study"))
+    if not study.protocol.endswith((".yaml", ".yml")):
+        return study
+    card = path.parent / study.protocol
+    return replace(study, protocol=card.stem, card=os.path.normpath(card))
 
 
 def study_from_dict(data: Any, *, name: str) -> Study:
@@ -231,12 +203,10 @@ def study_from_dict(data: Any, *, name: str) -> Study:
     where = f"study {name!r}"
     if not isinstance(data, Mapping):
         raise UsageError(f"{where}: expected a mapping of fields, found {type(data).__name__}")
-    if "name" in data:
-        raise UsageError(f"{where}: its name is that of its file; leave 'name' away")
+    if made := sorted({"name", "card"} & data.keys()):
+        raise UsageError(f"{where}: {made[0]!r} is not for a file to say; leave it away")
     given = {key: value for key, value in data.items() if value is not None}
     study = from_mapping(Study, {**given, "name": name}, where=where)
-    if study.readings:
-        study = replace(study, entries=study.entries + study.readings.entries())
     labels = [entry.label for entry in study.entries]
     twice = sorted({label for label in labels if labels.count(label) > 1})
     if twice:
@@ -245,3 +215,42 @@ def study_from_dict(data: Any, *, name: str) -> Study:
     if baseline and baseline not in labels:
         raise UsageError(f"{where}: table.baseline {baseline!r} is no entry{did_you_mean(baseline, labels)}")
     return study
+
+
+RULES_BY = "decoder"
+"""The method whose validation chooses the rules that are tuned: the decoder alone, so that no compared method has its way."""
+
+
+def is_rule(name: str) -> bool:
+    """Whether a grid is of a rule of the protocol, such as ``decoder_lr``, and not of an option of some method."""
+    return "." not in name and not any(
+        name == f.name for method in METHODS.names() for f in fields(method_config_class(method))
+    )
+
+
+def grid_of(method: str, options: Mapping[str, Any], grids: Mapping[str, Sequence[Any]]) -> dict[str, list[Any]]:
+    """The grids of one row: those of its method before those of all, none for a field that the row itself sets. Rules of the
+    protocol are tuned by the row that trains the decoder alone, and hold for every row.
+
+    Raises:
+        UsageError: an unknown method, or a grid of a field that its method has not.
+    """
+    rules = {name: list(values) for name, values in grids.items() if is_rule(name)}
+    if rules and METHODS.resolve(method) == RULES_BY:
+        return rules  # its own rate is the decoder's
+    config_class = method_config_class(METHODS.resolve(method))
+    if not config_class.trains:
+        return {}
+    known = {f.name for f in fields(config_class)}
+    of_method: dict[str, list[Any]] = {}
+    for name, values in sorted(grids.items(), key=lambda item: "." in item[0]):
+        whose, dot, option = name.rpartition(".")
+        if dot and METHODS.resolve(whose) != METHODS.resolve(method):
+            continue
+        if option in known and option not in options:
+            of_method[option] = list(values)
+        elif dot and option not in known:
+            raise UsageError(f"--tune {name}: {whose} has no field {option!r}{did_you_mean(option, known)}")
+    if "decoder_lr" in rules and ("encoder_lr" in of_method or options.get("encoder_lr") is not None):
+        of_method.pop("lr", None)  # what it trains in the encoder has this rate, all else the decoder's
+    return of_method

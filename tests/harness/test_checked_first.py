@@ -185,7 +185,7 @@ NEAR_MISSES = [
     (["--datasets", "kvasir", "--set", "rank=6"], "lora.rank=6"),
     (["--datasets", "kvasir", "--backbone", "dinov2"], "timm/vit_small_patch14_dinov2"),
     (["--datasets", "kvasir", "--protocol", "standard", "--backbone", "vit_b", "--checkpoint", "."], ". is a folder"),
-    (["--datasets", "kvasir", "--protocol", "small", "--checkpoint", "none", "--data", "a.txt"], "a.txt is a file"),
+    (["--datasets", "kvasir", "--protocol", "mini", "--checkpoint", "none", "--data", "a.txt"], "a.txt is a file"),
 ]
 
 

@@ -13,6 +13,7 @@ from harness.cli.protocols import main as protocols_main
 from harness.protocols.load import load_protocol, protocol_hash, resolve
 from harness.system.errors import UsageError
 from tests.harness.report.sample import record
+from tests.values import REPOSITORY
 
 
 def test_an_override_holds_for_every_benchmark_whatever_the_card_says_for_one() -> None:
@@ -30,14 +31,16 @@ def test_an_override_for_one_benchmark_beats_one_for_all_in_any_order(names: tup
     assert (resolve(card, "camo").epochs, resolve(card, "sbu").epochs) == (2, 1)
 
 
+ANALYSIS = REPOSITORY / "results" / "analysis" / "cards"
+
+
 def test_cards_have_the_hashes_that_they_had() -> None:
-    hashes = {
-        name: protocol_hash(load_protocol(name))
-        for name in ("conv-lora", "demo", "mini", "mobile", "small", "standard")
-    }
+    hashes = {name: protocol_hash(load_protocol(name)) for name in ("conv-lora", "demo", "mini", "mobile", "standard")}
     assert hashes == {
-        "conv-lora": "5ee5acbf", "demo": "e088d645", "mini": "47defd50", "mobile": "854fae60", "small": "fef063d1", "standard": "3e299ad6",
+        "conv-lora": "5ee5acbf", "demo": "e088d645", "mini": "47defd50", "mobile": "854fae60", "standard": "3e299ad6",
     }  # fmt: skip
+    moved = {path.stem: protocol_hash(load_protocol(str(path))) for path in ANALYSIS.glob("*.yaml")}
+    assert moved == {"small": "fef063d1", "small-fair": "4f29638d", "small-labels": "e77515d4"}
     assert protocol_hash(resolve(load_protocol("conv-lora"), "road")) == "af57161d"
     assert protocol_hash(resolve(load_protocol("standard"), "sbu")) == "454fb8b7"
 

@@ -28,10 +28,13 @@ from harness.settings import Settings
 from harness.studies import load_study
 from harness.system.errors import UsageError
 from tests.harness.report.sample import render
+from tests.values import REPOSITORY
 
 Score = Callable[[Any], float]
 VALUES = ",".join(f"{value}" for value in range(1, 301))
 GRID = ("--tune", "lr=1e-4,1e-3,1e-2")
+
+ANALYSIS = str(REPOSITORY / "results" / "analysis" / "studies" / "{}.yaml")
 
 
 class Work:
@@ -363,8 +366,8 @@ def test_a_plan_takes_the_choice_of_a_row_whose_trials_have_ended(tuned: Any, ca
 def test_a_card_may_bring_its_grids_and_they_change_no_hash(tuned: Any, capsys: Any) -> None:
     assert tuned(best_at(1e-3), "--tune", "card")[0] == 2
     assert "the card demo has no grids of these methods; give some" in capsys.readouterr().err
-    card = load_protocol("small")
-    assert card.tune["naslora.lr"] == (1e-3, 3e-3, 1e-2)
+    card = load_protocol("mobile")
+    assert card.tune["naslora.lr"] == (1e-3, 3e-3, 1e-2, 3e-2)
     assert protocol_hash(replace(card, tune={})) == protocol_hash(card)
     _, work = tuned(best_at(1e-3), "--tune", "card", "--set", "tune.lr=[1e-4,1e-3]")
     assert work.done[0] == [f"lora[lr={value}] on kvasir, seed 0" for value in ("1e-4", "1e-3")]
@@ -439,9 +442,9 @@ def test_what_is_set_is_left_out_of_the_grids_of_a_card_or_a_study() -> None:
         steps = asked.tuning.steps
         return {f"{e.method}.{name}" for step in steps for e in asked.request.entries for name in step.of_row(e)}
 
-    card = ("--protocol", "small-fair", "--methods", "lora,naslora", "--tune", "card")
-    assert tried(*card, "--set", "naslora.lr=1e-3") == {"lora.lr", "naslora.alpha_lr"}
-    assert "decoder.decoder_lr" not in tried("--study", "question-sam", "--set", "decoder_lr=1e-4")
+    card = ("--protocol", "mobile", "--methods", "lora,naslora", "--tune", "card")
+    assert tried(*card, "--set", "naslora.lr=1e-3") == {"lora.lr"}
+    assert "decoder.decoder_lr" not in tried("--study", ANALYSIS.format("question-sam"), "--set", "decoder_lr=1e-4")
     assert tried("--protocol", "mobile", "--methods", "full,lora", "--set", "decoder_lr=1e-4", "--tune", "lr=1e-4,1e-3") == {
         "full.lr", "lora.lr",
     }  # fmt: skip
@@ -531,7 +534,16 @@ def test_a_tuned_row_is_called_by_what_is_set_for_it_too(tuned: Any, tmp_path: P
 
 
 def test_some_methods_of_a_study_take_its_grids_of_them_alone() -> None:
-    words = ["--study", "sam-methods", "--methods", "bitfit,dora", "--data", "nowhere", "--checkpoint", "none"]
+    words = [
+        "--study",
+        ANALYSIS.format("sam-methods"),
+        "--methods",
+        "bitfit,dora",
+        "--data",
+        "nowhere",
+        "--checkpoint",
+        "none",
+    ]
     asked = understand(verb.parser().parse_args(words), Settings())
     assert asked.tuning is not None
     assert set(asked.tuning.grids) == {"bitfit.lr", "dora.lr"}

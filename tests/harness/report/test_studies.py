@@ -9,10 +9,12 @@ import pytest
 
 from harness.comparison.names import SCORE_TITLES
 from harness.models.catalog import backbone_shape
+from harness.planning.asked import understand
 from harness.protocols.load import load_protocol
 from harness.registry import method_config_class
-from harness.studies import Score, load_study, study_from_dict, study_names
-from harness.studies.design import grid_of
+from harness.run import parser
+from harness.settings import Settings
+from harness.studies import Score, grid_of, load_study, study_from_dict, study_names
 from harness.system.errors import UsageError
 from tests.values import REPOSITORY
 
@@ -29,10 +31,13 @@ def test_every_table_of_the_paper_has_a_study_and_every_score_that_it_may_name_a
     assert three == none == (0, 1, 2)
 
 
-@pytest.mark.parametrize("name", study_names())
+ANALYSIS = sorted(map(str, (REPOSITORY / "results" / "analysis" / "studies").glob("*.yaml")))
+
+
+@pytest.mark.parametrize("name", [*study_names(), *ANALYSIS])
 def test_a_study_names_real_protocols_backbones_methods_and_options_and_no_run_twice(name: str) -> None:
     study = load_study(name)
-    protocol = load_protocol(study.protocol, study.set)
+    protocol = load_protocol(study.card or study.protocol, study.set)
     configs = [
         method_config_class(entry.method)(**{**protocol.methods.get(entry.method, {}), **entry.options})
         for entry in study.entries
@@ -52,6 +57,16 @@ def test_a_copied_file_is_a_study(tmp_path: Path) -> None:
     with pytest.raises(UsageError, match=r"rank.yaml: the harness has one of this name, whose page .* rename the file"):
         load_study(str(same))
     assert load_study(str(REPOSITORY / "harness/studies/rank.yaml")) == load_study("rank")
+
+
+def test_a_study_of_ones_own_has_its_card_beside_it(tmp_path: Path) -> None:
+    (tmp_path / "cards").mkdir()
+    (tmp_path / "cards" / "quick.yaml").write_text("_base_: demo.yaml\nepochs: 1\n")
+    (tmp_path / "mine.yaml").write_text("title: t\nprotocol: cards/quick.yaml\nbenchmarks: kvasir\nentries: [lora]\n")
+    study = load_study(str(tmp_path / "mine.yaml"))
+    assert (study.protocol, study.card) == ("quick", str(tmp_path / "cards" / "quick.yaml"))
+    words = ["--study", str(tmp_path / "mine.yaml")]
+    assert understand(parser().parse_args(words), Settings()).request.protocol == study.card
 
 
 GOOD: dict[str, Any] = {"title": "t", "benchmarks": ["kvasir"], "entries": ["lora"]}
@@ -74,7 +89,6 @@ GOOD: dict[str, Any] = {"title": "t", "benchmarks": ["kvasir"], "entries": ["lor
         ({"seeds": 10**30}, "at most 1000 seeds"),
         ({"tune": {"lr": [1e-3]}}, "tune.lr=.* must be at least two different values"),
         ({"seeds": [-1]}, "seeds.0=-1 must be greater than or equal to 0"),
-        ({"readings": {"method": "lora"}}, "must be a mapping with method and fields"),
         ({"table": {"baseline": "loraa"}}, "did you mean 'lora'"),
     ],
 )
