@@ -1,5 +1,5 @@
-"""A results folder as a whole: its records and the files beside them, each read at most once, when it is first asked for; and its
-numbers as pandas frames, a number a row, for questions that no page asks (docs/tables.md)."""
+"""A results folder as a whole: its records and the files beside them, each read at most once, when it is first asked
+for; and its numbers as pandas frames, a number a row, for questions that no page asks (docs/tables.md)."""
 
 from __future__ import annotations
 
@@ -10,10 +10,11 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal
 
 from harness.archive.cache import Look, look
-from harness.archive.files import PerImage, all_image_scores, image_scores
+from harness.archive.files import ImageTable, PerImage, all_image_scores, image_scores, image_table
 from harness.archive.measured import CostRecord, CostStore, EvidenceRecord, EvidenceStore
-from harness.archive.schema import Record
+from harness.archive.schema import Record, Run
 from harness.archive.store import RecordStore
+from harness.protocols.keys import content_hash, hashed_options
 from harness.registry import groups_by_rule, operation_names
 
 if TYPE_CHECKING:
@@ -40,6 +41,7 @@ class Archive:
         self.store = RecordStore(root)
         self._images = lru_cache(maxsize=32)(self._read_images)  # a baseline's images are asked for by every other row
         self._shares: dict[str, Shares | None] = {}
+        self._tables: dict[tuple[str, str, str], ImageTable | None] = {}
         self._inside = cache(EvidenceStore(root).find)
         self.whole = cache(self._read_whole)
 
@@ -71,8 +73,8 @@ class Archive:
         return record
 
     def images(self, record: Record, model: str, split: str, metric: str) -> PerImage | None:
-        """Per-image scores of one of a run's models, None where there are none; clusters by the benchmark's rule where the
-        file tells none."""
+        """Per-image scores of one of a run's models, None where there are none; clusters by the benchmark's rule
+        where the file tells none."""
         digest = record.beside.get("images.csv", "")
         return self._images(record.key, digest, record.run.benchmark, model, split, metric)
 
@@ -82,8 +84,21 @@ class Archive:
         read = image_scores(self.store.images_path(key), variant=model, split=split, metric=metric, expected=digest)
         return read and (read if read.clusters else replace(read, clusters=groups_by_rule(benchmark, read.scores)))
 
+    def image_table(self, record: Record, model: str, split: str) -> ImageTable | None:
+        """Scores by image of one of a run's models, None where there are none; clusters by the benchmark's rule
+        where the file has none."""
+        place = (record.key, model, split)
+        if place not in self._tables:
+            digest = record.beside.get("images.csv", "")
+            read = image_table(self.store.images_path(record.key), variant=model, split=split, expected=digest)
+            if read and not read.clusters:
+                read = replace(read, clusters=groups_by_rule(record.run.benchmark, read.stems))
+            self._tables[place] = read
+        return self._tables[place]
+
     def mixture(self, record: Record) -> Shares | None:
-        """softmax(α) at the end of a run; None of a method without a choice of operations, and of a run without a history."""
+        """softmax(α) at the end of a run; None of a method without a choice of operations, and of a run without a
+        history."""
         if record.key not in self._shares:
             self._shares[record.key] = self._read_mixture(record)
         return self._shares[record.key]
@@ -97,45 +112,108 @@ class Archive:
             return None
         return history[-1] if history else None
 
+    def frame(self, kind: Kind = "scores", *, trials: bool = False) -> pd.DataFrame:
+        """All numbers of one kind, a number a line.
+
+        Every frame but that of costs has the columns `RUN`. Besides these:
+        ``runs``: a line a run, failed ones too: ``record`` (a `Record` without its histories).
+        ``scores``: model (``best``, ``last``, ``merged-exact``, …), split, metric, value in [0, 1] (nats for ``nll``).
+        ``images``: the same with stem and group. ``history``: epoch, quantity (`epoch_numbers`) and value.
+        ``alphas``: epoch, site, operation (its place) and its share of softmax(α).
+        ``costs``: session, place, method, variant, quantity, part, round and value in SI units; rounds of one
+        session pair.
+
+        Args:
+            trials: with the runs that only tuned something; they are no results (`trials_among`).
+
+        Raises:
+            ValueError: a sidecar file is not what was written with its record.
+        """
+        left_out = set() if trials else trials_among(self.records)
+        return frame(self, kind, [record for record in self.records if record.key not in left_out])
+
     def evidence(self, record: Record) -> EvidenceRecord | None:
         """What a run's model does inside, None where it was not measured."""
         return self._inside(record.key)
 
 
-Kind = Literal["scores", "images", "history", "alphas", "costs"]
+Kind = Literal["runs", "scores", "images", "history", "alphas", "costs"]
 
-RUN = ("method", "variant", "benchmark", "backbone", "checkpoint", "protocol", "protocol_hash", "seed")
-"""Columns of every frame but that of costs, after the key of the run."""
+RUN = (
+    *("key", "code", "method", "options", "variant", "benchmark", "backbone", "checkpoint"),
+    *("protocol", "protocol_hash", "manifest", "seed"),
+)
+"""Columns of every frame but that of costs: ``options`` is what the method's configuration changes in the
+protocol's, ``code`` is OK or why a run has no scores, ``manifest`` the hash of its split."""
+
+
+def identity(run: Run) -> str:
+    """A hash that the runs of one row of a table share: of method and options, with what was tuned in place of what
+    was chosen."""
+    tuned = run.tuning.get("grid", {})
+    options = {
+        name: value for name, value in hashed_options(run.method, run.method_config).items() if name not in tuned
+    }
+    return content_hash([run.method, options, sorted(tuned)])
+
+
+def trials_among(records: Iterable[Record]) -> set[str]:
+    """Keys of runs that only tuned something.
+
+    A trial that was not chosen is one. So is a chosen one whose seed no tested run has, where there are tested runs:
+    the best of several trials was chosen for its luck, too.
+    """
+    trials = set()
+    tuned: dict[tuple[str, ...], list[Record]] = {}
+    for record in records:
+        run = record.run
+        if run.tuning and "chosen" not in run.tuning:
+            trials.add(record.key)
+        elif run.tuning.get("seeds"):
+            place = (run.protocol_hash, run.backbone, run.checkpoint, run.benchmark, identity(run))
+            tuned.setdefault(place, []).append(record)
+    for alike in tuned.values():
+        planned = [
+            run.planned_seeds
+            for run in (record.run for record in alike)
+            if not set(run.planned_seeds) <= set(run.tuning["seeds"])
+        ]
+        tested = {seed for seeds in planned for seed in seeds}
+        if tested:
+            trials |= {
+                record.key
+                for record in alike
+                if record.run.seed in record.run.tuning["seeds"] and record.run.seed not in tested
+            }
+    return trials
 
 
 def frame(archive: Archive, kind: Kind, records: Iterable[Record] | None = None) -> pd.DataFrame:
-    """All numbers of one kind.
-
-    ``scores``: model (``best``, ``last``, ``merged-exact``, …), split, metric, value in [0, 1] (nats for ``nll``).
-    ``images``: the same with stem and group. ``history``: epoch, quantity (`epoch_numbers`) and value.
-    ``alphas``: epoch, site, operation (its place) and its share of softmax(α).
-    ``costs``: session, place, method, variant, quantity, part, round and value in SI units; rounds of one session pair.
-
-    Args:
-        records: only of these; all of the folder's that ended well if None. Costs belong to no record.
-
-    Raises:
-        ValueError: a file beside a record is not what was written with it.
-    """
+    """As `Archive.frame`, of some records alone; of all if None."""
     import pandas as pd
 
     if kind == "costs":
         return pd.DataFrame(_costs(archive))
     rows = {
-        "scores": _scores, "images": _images, "history": _history, "alphas": _alphas
+        "runs": _runs, "scores": _scores, "images": _images, "history": _history, "alphas": _alphas
     }[kind]  # fmt: skip
     chosen = archive.records if records is None else records
     return pd.DataFrame(
-        {"key": record.key, **{name: getattr(record.run, name) for name in RUN}, **row}
+        {
+            "key": record.key,
+            "code": record.code,
+            "options": ", ".join(f"{name}={value}" for name, value in sorted(record.run.changed.items())),
+            **{name: getattr(record.run, name) for name in RUN if name not in ("key", "code", "options")},
+            **row,
+        }
         for record in chosen
-        if record.code == "OK"
+        if record.code == "OK" or kind == "runs"
         for row in rows(archive, record)
     )
+
+
+def _runs(archive: Archive, record: Record) -> Iterator[dict[str, Any]]:
+    yield {"record": record}
 
 
 def _scores(archive: Archive, record: Record) -> Iterator[dict[str, Any]]:

@@ -15,10 +15,14 @@ import json
 from collections.abc import Collection, Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from harness.archive.schema import largest
 from harness.system.files import read_regular
+
+if TYPE_CHECKING:
+    import numpy as np
+    from numpy.typing import NDArray
 
 _IMAGES = "images.csv"
 RESULTS_BESIDE = (_IMAGES, "architecture.csv")
@@ -214,6 +218,40 @@ def image_scores(path: Path, *, variant: str, split: str, metric: str, expected:
     if not scores or len(scores) < len(rows) or not all(0 <= score <= largest(metric) for score in scores.values()):
         return None
     return PerImage(scores=scores, clusters={row[2]: row[3] for row in rows} if header[3:4] == [GROUP] else {})
+
+
+@dataclass(frozen=True, kw_only=True, eq=False)
+class ImageTable:
+    """Scores of one model of one run on one split, image by image, in the order of the stems.
+
+    Args:
+        scores: metric -> (images,).
+        clusters: stem -> its cluster, where images are not independent (frames of one video).
+    """
+
+    stems: tuple[str, ...]
+    scores: Mapping[str, NDArray[np.float64]]
+    clusters: Mapping[str, str] = field(default_factory=dict)
+
+
+def image_table(path: Path, *, variant: str, split: str, expected: str = "") -> ImageTable | None:
+    """None without such scores, or where the file is not what was written (`read_beside`)."""
+    import numpy as np
+
+    try:
+        lines = _lines(path, expected=expected)
+        header, begins = next(csv.reader(lines), []), f"{variant},{split},"
+        rows = sorted(csv.reader(line for line in lines if line.startswith(begins)), key=lambda row: row[2])
+        first = len(_FIRST) + (header[3:4] == [GROUP])
+        values = np.array([row[first:] for row in rows], dtype=float).reshape(len(rows), len(header) - first)
+        stems = tuple(row[2] for row in rows)
+    except (ValueError, IndexError, csv.Error):
+        return None
+    limits = np.array([largest(metric) for metric in header[first:]])
+    if not stems or len(set(stems)) < len(stems) or not ((values >= 0) & (values <= limits)).all():
+        return None
+    clusters = {row[2]: row[3] for row in rows} if first > len(_FIRST) else {}
+    return ImageTable(stems=stems, scores=dict(zip(header[first:], values.T, strict=True)), clusters=clusters)
 
 
 def all_image_scores(path: Path, *, expected: str = "") -> ImageScores:

@@ -149,6 +149,7 @@ class _File(Record):
     history: list[_Epoch] = field(default_factory=list)  # type: ignore[assignment]
     budget: dict[str, Amount] = field(default_factory=dict)
     counts: dict[str, Annotated[int, Field(ge=0)]] = field(default_factory=dict)
+    foreground: dict[str, Amount] = field(default_factory=dict)
     attempts: Annotated[int, Field(ge=1)] = 1
 
 

@@ -148,6 +148,8 @@ class Record:
         counts: images used: ``train``, ``val`` and each test split; under a rule ``prompt`` also ``unprompted``, the test
             images without an object to point out; and where a test split has such, ``SPLIT ignored``, those that it leaves out
             as every pixel of their masks is ignored.
+        foreground: test split -> mean share of foreground that the best checkpoint predicts over that of the masks; near 0 its
+            masks are almost empty. Missing in older records, and where there are several classes.
         environment: ``torch``, ``python``, ``device``, ``driver``, ``host``, ``commit``, ``dirty`` (hash of the diff),
             ``snapshot``, and ``numbers``, ``numbers_method``, ``numbers_benchmark`` (fingerprints of the code that makes
             numbers, without comments; missing in older records); ``begun_by`` of a run that other code began, whose
@@ -172,6 +174,7 @@ class Record:
     architecture: list[dict[str, list[float]]] = field(default_factory=list)
     merge: dict[str, dict[str, Any]] = field(default_factory=dict)
     counts: dict[str, int] = field(default_factory=dict)
+    foreground: dict[str, float] = field(default_factory=dict)
     environment: dict[str, str] = field(default_factory=dict)
     attempts: int = 1
     finished: str = ""

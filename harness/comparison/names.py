@@ -71,8 +71,9 @@ USUAL_METRICS = ("s_measure", "iou", "dice", "miou", "accuracy", "nll", "ece")
 """What benchmarks that say nothing are shown by, as far as they are scored so: binary ones by the first three."""
 
 METHOD_TITLES = {
+    "zeroshot": "Zero-shot",
     "full": "Full fine-tuning",
-    "decoder": "Decoder only",
+    "decoder": "Decoder alone",
     "bitfit": "BitFit",
     "ssf": "SSF",
     "adapter": "Adapter",
@@ -90,6 +91,7 @@ METHOD_TITLES = {
     "mona": "Mona",
     "fact": "FacT",
     "vera": "VeRA",
+    "hira": "HiRA",
 }
 """What papers call a method; a plug-in's is called as it calls itself."""
 
@@ -104,6 +106,11 @@ SCORE_TITLES = {
     "merged-calibrated": "merged calibrated",
     "decoded": "decoded",
 }
+
+
+def method_title(name: str) -> str:
+    """What tables call a method; one that is not known here as it calls itself."""
+    return METHOD_TITLES.get(name, name)
 
 
 def metric(name: str) -> Metric:

@@ -33,6 +33,10 @@ class Areas:
     misses: int = 0
     rejections: int = 0
 
+    @property
+    def total(self) -> int:
+        return self.hits + self.false_alarms + self.misses + self.rejections
+
     def __add__(self, other: Areas) -> Areas:
         return Areas(
             hits=self.hits + other.hits,
@@ -315,6 +319,15 @@ class SplitScorer:
             [_as_confusion(score.areas) if score.confusion is None else score.confusion for score in scores], axis=0
         )
         return not matrix[:, 1:].any() and bool(matrix[1:].any())
+
+    def foreground(self) -> float | None:
+        """Mean share of foreground that was predicted over that of the masks; None of several classes, or where no mask has any."""
+        areas = [score.areas for _, score in self._counted() if score.areas.total]
+        if self.task != "binary" or not areas:
+            return None
+        predicted = sum((each.hits + each.false_alarms) / each.total for each in areas)
+        true = sum((each.hits + each.misses) / each.total for each in areas)
+        return predicted / true if true else None
 
     def summary(self) -> dict[str, float]:
         """metric -> value of the split.

@@ -290,6 +290,7 @@ class Experiment:
             budget=trained.budget,
             merge=merges,
             counts={**record.counts, **self.scoring.exceptions},
+            foreground=self.scoring.foreground,
             environment=record.environment | {name: words for name, words in begun.items() if words},
         )
         groups = {split: self.data.groups(split) for split in self.data.tests}

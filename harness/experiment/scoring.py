@@ -64,6 +64,8 @@ class Scoring:
         self._tokens: RememberedTokens | None = None
         self._unprompted: set[tuple[str, str]] = set()
         self._ignored: dict[str, int] = {}
+        self.foreground: dict[str, float] = {}
+        """As `harness.archive.schema.Record.foreground`."""
 
     @cached_property
     def num_classes(self) -> int:
@@ -125,6 +127,9 @@ class Scoring:
                     batch_size=EVALUATION_BATCH,
                     seen=seen and partial(seen, name),
                 )
+            share = scorers[name].foreground() if name in self._data.tests else None
+            if share is not None:
+                self.foreground.setdefault(name, share)  # of the best checkpoint, which is tested first
             if name in self._data.tests and (ignored := scorers[name].ignored()):
                 self._ignored[name] = len(ignored)
             together.merge(scorers[name])

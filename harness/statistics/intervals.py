@@ -15,6 +15,11 @@ from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, replace
 from functools import lru_cache
 from itertools import combinations
+from typing import TYPE_CHECKING
+
+if TYPE_CHECKING:
+    import numpy as np
+    from numpy.typing import NDArray
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -185,7 +190,9 @@ def _same_images(first: Mapping[str, float], second: Mapping[str, float]) -> Non
         raise ValueError(f"not the same images ({stray} is only on one side)")
 
 
-def crossed(scores: Scores, *, clusters: Mapping[str, str] | None = None) -> Estimate | None:
+def crossed(
+    scores: Scores | NDArray[np.float64], *, clusters: Mapping[str, str] | NDArray[np.intp] | None = None
+) -> Estimate | None:
     """The mean over seeds and images, with the variance of other seeds and of other images.
 
     Seeds and images are crossed: every seed scores the same test images, so no number of seeds narrows what only more
@@ -196,10 +203,10 @@ def crossed(scores: Scores, *, clusters: Mapping[str, str] | None = None) -> Est
     than the larger of the two parts, as REML has it where one is.
 
     Args:
-        scores: single scores, or differences from `paired`; the same images under every seed.
-        clusters: stem -> its cluster, where images are not independent (frames of one video): b and e are then summed
-            within clusters before they are squared, and G clusters take the place of C images. With w the clusters' shares of
-            the images, Σw² / Σw²(1 - 2w + Σw²) takes the place of G / (G - 1), which it is where they have one size.
+        scores: (R, C) single scores, or differences of two rows; or seed -> stem -> score, the same stems under every seed.
+        clusters: number of each image's cluster (or stem -> its cluster), where images are not independent (frames of one video): b and e
+            are then summed within clusters before they are squared, and G clusters take the place of C images. With w the clusters'
+            shares of the images, Σw² / Σw²(1 - 2w + Σw²) takes the place of G / (G - 1), which it is where they have one size.
 
     Raises:
         ValueError: two seeds scored different images.
@@ -208,19 +215,23 @@ def crossed(scores: Scores, *, clusters: Mapping[str, str] | None = None) -> Est
     """
     import numpy as np
 
-    keys = sorted(scores)
-    for key in keys[1:]:
-        _same_images(scores[keys[0]], scores[key])
-    if len(keys) < 2:
+    if isinstance(scores, Mapping):
+        keys = sorted(scores)
+        for key in keys[1:]:
+            _same_images(scores[keys[0]], scores[key])
+        stems = sorted(scores[keys[0]]) if keys else []
+        table = np.array([[scores[key][stem] for stem in stems] for key in keys])
+    else:
+        stems, table = [], scores
+    if len(table) < 2:
         return None
-    stems = sorted(scores[keys[0]])
-    groups = [(clusters or {}).get(stem, stem) for stem in stems]
-    members, index = np.unique(groups, return_inverse=True)
-    groups_count = len(members)
+    seeds, images = table.shape
+    if isinstance(clusters, Mapping):
+        clusters = np.unique([clusters.get(stem, stem) for stem in stems], return_inverse=True)[1] if clusters else None
+    index = np.arange(images) if clusters is None else clusters
+    groups_count = len(np.unique(index))
     if groups_count < 2:
         return None
-    table = np.array([[scores[key][stem] for stem in stems] for key in keys])
-    seeds, images = table.shape
     mean = float(table.mean())
     of_seed = table.mean(axis=1) - mean
     of_image = table.mean(axis=0) - mean

@@ -1,0 +1,185 @@
+"""The rows of tables: which runs are of one method configuration, and what that row is called.
+
+Everything here takes the frame of runs (``Archive(root).frame("runs")``: a line a run) and gives it back with the
+columns ``table``, ``row`` and ``model``; pandas' groupby does the rest.
+"""
+
+from __future__ import annotations
+
+from collections import Counter
+from collections.abc import Callable, Collection, Mapping, Sequence
+from functools import partial
+from typing import TYPE_CHECKING, Any, cast
+
+from harness.archive.archive import identity
+from harness.archive.schema import Code, Record, Run
+from harness.comparison.names import SCORE_TITLES, method_rank, method_title
+from harness.comparison.scores import MISSING
+from harness.protocols.keys import content_hash, first_names, hashed_options, hashed_rules, options_with_later
+from harness.registry import label_note
+
+if TYPE_CHECKING:
+    import pandas as pd
+
+    from harness.studies import Entry, Study
+
+SAME_RULES = ["protocol", "protocol_hash", "backbone", "checkpoint"]
+"""Columns that the runs of one table share, so that no column of scores can mix two protocols."""
+
+
+def rows(runs: pd.DataFrame) -> pd.DataFrame:
+    """The runs with ``table`` (equal for runs under the same rules), ``row`` (its name, unique within a table) and
+    ``model`` (which model is scored), in the order of the table.
+
+    A row is a method configuration, whatever the sweeps called it. Tuned options do not tell rows apart; where a
+    benchmark has runs of two choices of one row, the one from more trials is the row, and the other has its options
+    in its name.
+    """
+    tables = list(runs.groupby(SAME_RULES, sort=True).ngroup())
+    records: list[Record] = list(runs["record"])
+    places = [(table, identity(record.run)) for table, record in zip(tables, records, strict=True)]
+    names = [row_name(record.run, tuned=record.run.tuning.get("grid", {})) for record in records]
+    most: Counter[Any] = Counter()  # trials of the best tried choice, by row and benchmark; and of each choice
+    tuned = [(place, record.run) for place, record in zip(places, records, strict=True) if record.run.trial_runs]
+    for place, run in tuned:
+        for chosen in ((*place, run.benchmark), (*place, run.benchmark, _choice(run))):
+            most[chosen] = max(most[chosen], run.trial_runs)
+    for number, (place, record) in enumerate(zip(list(places), records, strict=True)):
+        run = record.run
+        if run.trial_runs and most[*place, run.benchmark, _choice(run)] < most[*place, run.benchmark]:
+            places[number] = (place[0], content_hash([run.method, hashed_options(run.method, run.method_config)]))
+            names[number] = row_name(run)
+    unique = _unique(places, names, records)
+    runs = runs.assign(table=tables, row=[unique[place] for place in places], model="best")
+    order = [
+        (table, method_rank(record.run.method), row, record.key)
+        for table, row, record in zip(tables, runs["row"], records, strict=True)
+    ]
+    return runs.iloc[sorted(range(len(runs)), key=order.__getitem__)].reset_index(drop=True)
+
+
+def rows_of_study(runs: pd.DataFrame, study: Study) -> pd.DataFrame:
+    """The runs of a study's rows under its labels, on its benchmarks and with its seeds; a run that is in several
+    rows is there for each.
+
+    ``table`` is left to whoever knows the rules (`harness.comparison.grid`).
+    """
+    import pandas as pd
+
+    from harness.studies.design import grid_of
+
+    parts = []
+    for entry in study.entries:
+        of_method = runs[runs["method"] == entry.method]
+        here = _where(of_method, partial(is_entry, options=entry.options))
+        if grid_of(entry.method, entry.options, study.tune):
+            here = _most_tried(_where(here, _is_chosen), study)
+        else:  # what a row names itself is not tuned, even where another study has tuned it
+            alone = _where(here, partial(_changes_only, options=entry.options))
+            here = pd.concat([alone, here[~here["protocol_hash"].isin(alone["protocol_hash"])]])
+        here = here[here["benchmark"].isin(study.benchmarks) & here["seed"].isin(study.seeds)]
+        parts += [here.assign(row=row, model=model) for row, of, model in study_lines(study) if of is entry]
+    return pd.concat(parts, ignore_index=True)
+
+
+def study_lines(study: Study) -> list[tuple[str, Entry, str]]:
+    """(name, entry, scored model) of each row of a study: one an entry and model of it that is scored."""
+    lines: list[tuple[str, Entry, str]] = []
+    for entry in study.entries:
+        scores = entry.scores or study.table.scores
+        for model in scores:
+            title = SCORE_TITLES.get(model, model)
+            lines.append((entry.label + (f" ({title})" if title and len(scores) > 1 else ""), entry, model))
+    return lines
+
+
+def row_name(run: Run, *, tuned: Collection[str] = ()) -> str:
+    """``LoRA``, ``NAS-LoRA (rank=6)``: the method's title with what its configuration changes, but for what was
+    tuned."""
+    options = {name: run.changed[name] for name in sorted(run.changed.keys() - set(tuned))}
+    note = label_note(run.method, run.method_config)
+    words = [*([note] if note else []), *(f"{name}={_short(value)}" for name, value in options.items())]
+    return method_title(run.method) + (f" ({', '.join(words)})" if words else "")
+
+
+def is_entry(record: Record, options: Mapping[str, Any]) -> bool:
+    """Whether a run's configuration is the protocol's with ``options`` and nothing else changed, but for what tuning
+    chose."""
+    config = options_with_later(record.run.method, record.run.method_config)
+    config, wanted = plain_values(config), plain_values(first_names(options))
+    has_them = all(name in config and value == config[name] for name, value in wanted.items())
+    chosen = record.run.tuning.get("chosen", {})
+    return has_them and record.run.changed.keys() <= options.keys() | chosen.keys()
+
+
+def _is_chosen(record: Record) -> bool:
+    return "chosen" in record.run.tuning
+
+
+def _changes_only(record: Record, options: Mapping[str, Any]) -> bool:
+    return record.run.changed.keys() <= options.keys()
+
+
+def plain_values(config: Mapping[str, Any]) -> dict[str, Any]:
+    """With lists where a configuration has tuples, as JSON gives them back."""
+
+    def plain(value: Any) -> Any:
+        return [plain(item) for item in value] if isinstance(value, list | tuple) else value
+
+    return {name: plain(value) for name, value in config.items()}
+
+
+def placeholder(run: Run) -> Record:
+    """Stands for a planned run that has no record, so that its cell says so."""
+    return Record(run=run, key=run.key, code=cast(Code, MISSING))
+
+
+def _where(runs: pd.DataFrame, holds: Callable[[Record], bool]) -> pd.DataFrame:
+    return runs[runs["record"].map(holds).astype(bool)]
+
+
+Place = tuple[int, str]
+"""A table, and what the runs of one of its rows share."""
+
+
+def _unique(places: Sequence[Place], names: Sequence[str], records: Sequence[Record]) -> dict[Place, str]:
+    """The name of each row; where two of a table have one name, with what else tells them apart."""
+    found: dict[Place, str] = {}
+    tuned: dict[Place, bool] = {}
+    for place, name, record in zip(places, names, records, strict=True):
+        found.setdefault(place, name)
+        tuned[place] = tuned.get(place, False) or bool(record.run.tuning)
+    for apart in (lambda place: ", tuned" if tuned[place] else "", lambda place: f" #{place[1][:6]}"):
+        count = Counter((table, name) for (table, _), name in found.items())
+        found = {place: name + (apart(place) if count[place[0], name] > 1 else "") for place, name in found.items()}
+    return found
+
+
+def _most_tried(chosen: pd.DataFrame, study: Study) -> pd.DataFrame:
+    """Of the choices of one row under the same rules, on each benchmark (or on all, where they choose together), the
+    one from most trials."""
+    if chosen.empty:
+        return chosen
+    places = [
+        (
+            run.backbone,
+            run.checkpoint,
+            run.protocol_hash if study.tune_on else content_hash([run.benchmark, hashed_rules(run.rules)]),
+        )
+        for run in (record.run for record in chosen["record"])
+    ]
+    choices = [_choice(record.run) for record in chosen["record"]]
+    counts = [record.run.trial_runs for record in chosen["record"]]
+    best: dict[tuple[str, ...], tuple[int, str]] = {}
+    for place, choice, count in zip(places, choices, counts, strict=True):
+        best[place] = max(best.get(place, (0, "")), (count, choice))
+    return chosen[[best[place][1] == choice for place, choice in zip(places, choices, strict=True)]]
+
+
+def _choice(run: Run) -> str:
+    """The values of what was tuned."""
+    return content_hash({name: run.method_config.get(name) for name in run.tuning.get("grid", {})})
+
+
+def _short(value: Any) -> str:
+    return f"{value:.3g}" if isinstance(value, float) else str(value)

@@ -1,0 +1,421 @@
+"""The cells of a table: rows of runs under the same rules, columns of benchmarks, splits and metrics."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import dataclass, field
+from functools import cached_property
+from typing import TYPE_CHECKING, Any, NamedTuple
+
+from harness.archive.archive import Archive, frame
+from harness.archive.schema import Record, Run
+from harness.comparison.frames import SAME_RULES, rows, rows_of_study, study_lines
+from harness.comparison.names import benchmark_rank, benchmark_title, shown_metrics
+from harness.comparison.rules import HEADED, card, differences, from_card, headed, overrides, overrides_in_words, shared
+from harness.comparison.scores import MISSING, Cell, Column, Difference, Mark, Sample, of_samples
+from harness.protocols.keys import with_later
+
+if TYPE_CHECKING:
+    import pandas as pd
+
+    from harness.studies import Study
+
+GENERATED = "generated sample"
+"""How the data note of a benchmark begins whose images are made up."""
+
+
+class Row(NamedTuple):
+    """A method with what is changed in its configuration, and which of its models is scored."""
+
+    method: str
+    options: Mapping[str, Any]
+    model: str
+
+
+@dataclass(frozen=True, kw_only=True, eq=False)
+class Grid:
+    """One table of scores.
+
+    Args:
+        title: protocol, backbone, and how its rules differ from the card's and from those of other tables of the page.
+        protocol, protocol_hash, backbone, checkpoint: what its runs share; of a study the hash of most of them.
+        overrides: how its rules differ from the card's, in words; None where the card is not known.
+        rows: by name, in order; a row of a study may have no run.
+        columns: in order.
+        cells: (row, column) -> what is known.
+        runs: its runs, as `harness.comparison.frames.rows` gives them.
+    """
+
+    title: str
+    protocol: str
+    protocol_hash: str
+    backbone: str
+    checkpoint: str
+    overrides: str | None
+    rows: Mapping[str, Row]
+    columns: tuple[Column, ...]
+    cells: Mapping[tuple[str, Column], Cell]
+    runs: pd.DataFrame
+    archive: Archive
+    _samples: dict[tuple[str, Column], Sample] = field(default_factory=dict)
+    _differences: dict[tuple[str, str, Column], Difference | None] = field(default_factory=dict)
+
+    @cached_property
+    def records(self) -> list[Record]:
+        """Everything that was run, by key; the placeholder of a planned run is not."""
+        unique = {record.key: record for record in self.runs["record"] if record.code != MISSING}
+        return [unique[key] for key in sorted(unique)]
+
+    def records_of(self, row: str) -> list[Record]:
+        """The runs of one row, without placeholders."""
+        return self._by_row.get(row, [])
+
+    @cached_property
+    def _by_row(self) -> dict[str, list[Record]]:
+        there = self.runs[self.runs["code"] != MISSING]
+        return {str(row): list(here["record"]) for row, here in there.groupby("row")}
+
+    @property
+    def rules(self) -> Mapping[str, Any]:
+        """Of its first run: those of one table share them but for what a card says of a benchmark."""
+        return self.records[0].run.rules if self.records else {}
+
+    @cached_property
+    def is_generated(self) -> bool:
+        """Whether all of its images are made up, so that nothing is ranked."""
+        notes = [record.run.data_note for record in self.records]
+        return bool(notes) and all(note.startswith(GENERATED) for note in notes)
+
+    @property
+    def benchmarks(self) -> list[str]:
+        return list(dict.fromkeys(column.benchmark for column in self.columns))
+
+    @cached_property
+    def first_columns(self) -> dict[str, Column]:
+        """Benchmark -> its leading column: the first metric, on all test images where there are several splits, of
+        the split that most rows have."""
+
+        def fitness(column: Column) -> tuple[bool, int, int]:
+            filled = sum(bool(self.cells[row, column].values) for row in self.rows)
+            return (column.split in ("all", "test"), filled, -self.columns.index(column))
+
+        first: dict[tuple[str, str, str], Column] = {}
+        for column in self.columns:
+            first.setdefault((column.benchmark, column.split, column.manifest), column)
+        return {
+            name: max((column for column in first.values() if column.benchmark == name), key=fitness)
+            for name in self.benchmarks
+        }
+
+    def sample(self, row: str, column: Column) -> Sample:
+        """What a row has on a column by seed and image, read once."""
+        if (row, column) not in self._samples:
+            self._samples[row, column] = self.cells[row, column].sample(self.archive)
+        return self._samples[row, column]
+
+    def difference(self, row: str, baseline: str, column: Column) -> Difference | None:
+        """Row minus baseline, paired by seed and image, computed once; None where they have no seed in common."""
+        place = (row, baseline, column)
+        if place not in self._differences:
+            self._differences[place] = of_samples(self.sample(row, column), self.sample(baseline, column))
+        return self._differences[place]
+
+    def best_first(self, column: Column) -> list[str]:
+        """The rows that rank: two seeds or more, all planned ones in, no empty masks; by how many others each is
+        ahead of on the seeds that both have (a row that misses a seed which is bad for all would else lead by that),
+        then by mean."""
+        cells = {row: self.cells[row, column] for row in self.rows}
+        cells = {row: cell for row, cell in cells.items() if cell.complete and cell.n > 1 and not cell.blank}
+
+        def place(row: str) -> tuple[int, float]:
+            cell, ahead = cells[row], 0
+            for other in cells.values():
+                common = cell.values.keys() & other.values.keys()
+                ahead += math.fsum(column.sign * (cell.values[seed] - other.values[seed]) for seed in common) > 0
+            return -ahead, -column.sign * cell.mean
+
+        return sorted(cells, key=place)
+
+    @cached_property
+    def marks(self) -> dict[tuple[str, Column], Mark]:
+        """The best row of each column (rows of the same seeds that tie in the printed digit share it) and those that
+        are not significantly different from it. None where fewer than two rows rank, where a row with a gap leads or
+        ties, and none of generated images."""
+        marks: dict[tuple[str, Column], Mark] = {}
+        for column in () if self.is_generated else self.columns:
+            order = self.best_first(column)
+            if len(order) < 2 or self._is_open(order, column):
+                continue
+            first = self.cells[order[0], column]
+            for row in order:
+                cell = self.cells[row, column]
+                if cell.values.keys() == first.values.keys() and round(100 * cell.mean, 1) == round(
+                    100 * first.mean, 1
+                ):
+                    marks[row, column] = "best"
+                elif (difference := self.difference(row, order[0], column)) is None or difference.is_none:
+                    marks[row, column] = "tied"
+        return marks
+
+    def _is_open(self, order: Sequence[str], column: Column) -> bool:
+        """Whether a row that does not rank, such as for a missing seed, leads or ties on the two seeds or more that
+        it has in common with the first that does."""
+        first = self.cells[order[0], column]
+        for row in self.rows:
+            cell = self.cells[row, column]
+            if row in order or cell.blank or len(cell.values.keys() & first.values.keys()) < 2:
+                continue
+            difference = self.difference(row, order[0], column)
+            if difference and (difference.is_none or difference.mean > 0):
+                return True
+        return False
+
+    def tidy(self) -> pd.DataFrame:
+        """Its runs as a tidy frame: method, options, row, benchmark, split, seed, metric, value in [0, 1]."""
+        import pandas as pd
+
+        lines = [
+            {
+                "row": cell.row, "method": self.rows[cell.row].method, "model": cell.model,
+                "options": ", ".join(f"{name}={value}" for name, value in sorted(self.rows[cell.row].options.items())),
+                "backbone": self.backbone, "protocol": self.protocol, "benchmark": column.benchmark, "split": column.split, "seed": seed,
+                "metric": column.metric, "value": cell.values.get(seed), "code": cell.codes.get(seed, "BLANK" if cell.blank else "OK"),
+            }
+            for (_, column), cell in self.cells.items()
+            for seed in cell.planned
+        ]  # fmt: skip
+        return pd.DataFrame(lines)
+
+
+def grids(
+    archive: Archive,
+    *,
+    protocol: str = "",
+    study: Study | None = None,
+    runs: pd.DataFrame | None = None,
+    metrics: Sequence[str] = (),
+) -> list[Grid]:
+    """The tables of a results folder, a table for each set of rules, backbone and checkpoint; real images before
+    generated ones, many rows before few. No two have the same title.
+
+    Args:
+        protocol: only of this card.
+        study: its rows, benchmarks and seeds, whether they have records or not; of other rules than its own only
+            tables that have half of its rows and keep to what it sets itself, or what there is where none is such.
+        runs: of these alone, in place of all that are no trials (`Archive.frame`).
+        metrics: what to show every benchmark by, in place of the study's or the papers' choice.
+    """
+    runs = archive.frame("runs") if runs is None else runs
+    runs = runs[runs["protocol"] == protocol] if protocol and len(runs) else runs
+    if runs.empty:
+        return []
+    made = (
+        [_grid(here, archive, metrics=metrics) for _, here in rows(runs).groupby("table", sort=False)]
+        if study is None
+        else []
+    )
+    if study is not None:
+        made = _of_study(runs, study, archive, metrics=metrics)
+    made.sort(key=lambda parts: (parts["generated"], -len(parts["rows"]), -len(parts["runs"])))
+    return _titled(made)
+
+
+def runs_frame(records: Iterable[Record], archive: Archive) -> pd.DataFrame:
+    """Some records, placeholders among them, as `grids` takes them."""
+    return frame(archive, "runs", records)
+
+
+Parts = dict[str, Any]
+"""The arguments of a `Grid` before it has a title, and ``generated``."""
+
+
+def _of_study(runs: pd.DataFrame, study: Study, archive: Archive, *, metrics: Sequence[str]) -> list[Parts]:
+    """A table for the runs under the study's own rules, whatever the hash of the card that they were planned with,
+    and one a hash for others."""
+    found = rows_of_study(runs, study)
+    if study.backbones:
+        found = found[found["backbone"].isin(study.backbones)]
+    if found.empty:
+        return []
+    place = [_rules_for(record.run, study) for record in found["record"]]
+    found = found.assign(
+        _own=[own for own, _, _ in place],
+        _keeps=[keeps for _, keeps, _ in place],
+        _decoder=[name for _, _, name in place],
+    )
+    found = found.assign(_hash=found["protocol_hash"].where(~found["_own"], ""))
+    chosen, rest = [], []
+    for _, here in found.groupby(["_own", "protocol", "backbone", "checkpoint", "_decoder", "_hash"], sort=False):
+        is_own, half = here["_own"].all(), 2 * here["row"].nunique() >= len(study.entries)
+        parts = _grid(here, archive, study=study, metrics=metrics)
+        if is_own or (half and here["_keeps"].all()):
+            chosen.append(parts)
+        elif here["protocol"].iloc[0] == study.protocol:
+            rest.append(parts)
+    return chosen or rest
+
+
+def _rules_for(run: Run, study: Study) -> tuple[bool, bool, str]:
+    """Whether a run has the study's own rules, whether it keeps to what the study sets, and the decoder that tells
+    its table apart."""
+    own = f"benchmarks.{run.benchmark}."
+    set_here = {
+        name.removeprefix(own): value
+        for name, value in study.set.items()
+        if not name.startswith("benchmarks.") or name.startswith(own)
+    }
+    ours = with_later(run.rules)
+    if ours["decoder"] in study.decoders:
+        set_here |= {"decoder": ours["decoder"], **study.decoders[ours["decoder"]]}
+    keeps = not from_card(run.rules, {**run.rules, **set_here})
+    of_card = card(run.protocol, run.benchmark)
+    tuned = {name for name in study.tune if "." not in name}
+    left = {"budget"} if of_card is None else from_card(run.rules, {**of_card, **set_here}).keys() - {"budget"} - tuned
+    is_own = run.protocol == study.protocol and keeps and (of_card is None or not left)
+    return is_own, keeps and (not study.decoders or ours["decoder"] in study.decoders), ours["decoder"]
+
+
+def _grid(runs: pd.DataFrame, archive: Archive, *, study: Study | None = None, metrics: Sequence[str] = ()) -> Parts:
+    """One table. Without a study a cell's seeds are those that its sweeps planned, and a row has a cell where they
+    planned it."""
+    if study is None:
+        benchmarks = sorted(runs["benchmark"].unique(), key=benchmark_rank)
+        order = runs.drop_duplicates("row")
+        table = {
+            str(row): Row(record.run.method, record.run.changed, str(model))
+            for row, record, model in zip(order["row"], order["record"], order["model"], strict=True)
+        }
+    else:
+        here = set(runs["benchmark"])
+        own = runs["protocol"].iloc[0] == study.protocol  # what another protocol has not run of the study is no gap
+        benchmarks = [name for name in study.benchmarks if own or name in here]
+        table = {row: Row(entry.method, entry.options, model) for row, entry, model in study_lines(study)}
+    on = {(str(row), str(name)): list(part["record"]) for (row, name), part in runs.groupby(["row", "benchmark"])}
+    by_benchmark = {
+        str(name): list({r.key: r for r in part["record"]}.values()) for name, part in runs.groupby("benchmark")
+    }
+    columns = [
+        column
+        for name in benchmarks
+        for column in _columns(name, by_benchmark.get(name, []), study=study, metrics=metrics)
+    ]
+    planned_on = {
+        str(row): {name for record in part["record"] for name in record.run.planned_benchmarks}
+        for row, part in runs.groupby("row")
+    }
+    cells = {}
+    for column in columns:
+        own_seeds = {row: _seeds_of(column, on.get((row, column.benchmark), [])) for row in table}
+        sets = [seeds for seeds in own_seeds.values() if seeds]
+        usual = {seed for seed in set().union(*sets) if 2 * sum(seed in seeds for seeds in sets) > len(sets)}
+        for row in table:
+            records = on.get((row, column.benchmark), [])
+            if study is not None:
+                seeds = set(study.seeds)
+            elif not own_seeds[row] and column.benchmark not in planned_on.get(row, ()):
+                seeds = set()
+            elif own_seeds[row] and all(r.run.planned_seeds for r in records if column.holds(r.run)):
+                seeds = own_seeds[row]
+            else:  # older records do not say what was planned, and are held against the seeds of most rows
+                seeds = own_seeds[row] | usual
+            cells[row, column] = Cell.of(row, column, table[row].model, records, seeds=sorted(seeds))
+    rules = {name: str(runs[name].mode().iloc[0]) for name in SAME_RULES}
+    notes = [record.run.data_note for record in runs["record"]]
+    return {
+        **rules, "rows": table, "columns": tuple(columns), "cells": cells, "runs": runs, "archive": archive,
+        "generated": all(note.startswith(GENERATED) for note in notes),
+    }  # fmt: skip
+
+
+def _columns(benchmark: str, records: Sequence[Record], *, study: Study | None, metrics: Sequence[str]) -> list[Column]:
+    """The columns of one benchmark: a manifest after the other, of each its splits, of each its metrics."""
+    runs = [record.run for record in records]
+    title = benchmark_title(benchmark, runs)
+    columns = []
+    for manifest in sorted({run.manifest for run in runs if run.manifest}) or [""]:
+        here = [record for record in records if record.run.manifest in (manifest, "")]
+        scored: dict[str, set[str]] = {}
+        for record in here:
+            for split, scores in record.scores.get("best", {}).items():
+                if split != "val":
+                    scored.setdefault(split, set()).update(scores)
+        known = set().union(*scored.values())
+        if metrics:
+            names = tuple(name for name in metrics if name in known or not known)
+        elif study is not None and study.table.metrics != "paper":
+            names = tuple(study.table.metrics)
+        else:
+            names = shown_metrics(benchmark, [record.run for record in here], scored=known)
+        if study is not None and benchmark in study.table.splits:
+            splits = study.table.splits[benchmark]
+        else:
+            splits = (
+                ("all",)
+                if "all" in scored or (not scored and benchmark == "trans10k_v1")
+                else tuple(sorted(scored)) or ("test",)
+            )
+        note = ", ".join(sorted({record.run.data_note for record in here if record.run.data_note}))
+        columns += [
+            Column(benchmark=benchmark, split=split, metric=name, manifest=manifest, note=note, title=title)
+            for split in splits
+            for name in names
+        ]
+    return columns
+
+
+def _seeds_of(column: Column, records: Sequence[Record]) -> set[int]:
+    """The seeds that a row's records have on a column, and those that their sweeps planned besides."""
+    here = [record.run for record in records if column.holds(record.run)]
+    return {run.seed for run in here} | {seed for run in here for seed in run.planned_seeds}
+
+
+def _titled(made: Sequence[Parts]) -> list[Grid]:
+    """With titles: what differs from the card, then what tells tables of one title apart."""
+    records = [sorted({r.key: r for r in parts["runs"]["record"]}.values(), key=lambda r: r.key) for parts in made]
+    changed = [overrides(here) for here in records]
+
+    def title(place: int, names: Iterable[str]) -> str:
+        everywhere = shared(list((changed[place] or {}).values()))
+        wanted = dict.fromkeys([*(name for name in HEADED if name in everywhere), *names])
+        words = headed(wanted, records[place][0].run.rules) if wanted else ""
+        return f"{made[place]['protocol']} · {made[place]['backbone']}" + (f" · {words}" if words else "")
+
+    titles = [title(place, ()) for place in range(len(made))]
+    for same in {each for each in titles if titles.count(each) > 1}:
+        places = [place for place, each in enumerate(titles) if each == same]
+        apart = [name for place in places[1:] for name in _told_apart(records[places[0]], records[place])]
+        for place in places:
+            titles[place] = title(place, apart)
+    for same in {each for each in titles if titles.count(each) > 1}:
+        for place, each in enumerate(titles):
+            if each == same:
+                titles[place] += (
+                    f" · rules {made[place]['protocol_hash'][:8]}, weights {weights_in_words(made[place]['checkpoint'])}"
+                )
+    return [
+        Grid(
+            title=titles[place],
+            overrides=None if changed[place] is None else overrides_in_words(changed[place] or {}),
+            **{name: value for name, value in parts.items() if name != "generated"},
+        )
+        for place, parts in enumerate(made)
+    ]
+
+
+def _told_apart(first: Iterable[Record], second: Iterable[Record]) -> list[str]:
+    """Rules in which every run of the one differs from every run of the other on a benchmark that both have."""
+    here, there = (
+        {(r.run.benchmark, r.run.rules.get("budget")): r.run.rules for r in records} for records in (first, second)
+    )
+    names: dict[str, list[str]] = {}
+    for (name, _), rules in here.items():
+        for other in (other for (benchmark, _), other in there.items() if benchmark == name):
+            differing = differences(rules, other)
+            names[name] = [rule for rule in names.get(name, differing) if rule in differing]
+    return [rule for rules in names.values() for rule in rules]
+
+
+def weights_in_words(checkpoint: str) -> str:
+    """A checkpoint as a page names it."""
+    return checkpoint.removeprefix("sha256-")[:12] or "random"

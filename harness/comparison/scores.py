@@ -1,0 +1,360 @@
+"""Scores of rows on a column, and the differences of two rows: paired by seed and, where a score is a mean over
+images, by image."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
+from functools import cached_property
+from typing import TYPE_CHECKING, Literal
+
+from harness import statistics as stats
+from harness.archive.schema import Record, Run
+from harness.comparison.names import Metric, metric
+
+if TYPE_CHECKING:
+    import numpy as np
+    import pandas as pd
+    from numpy.typing import NDArray
+
+    from harness.archive.archive import Archive
+
+Mark = Literal["", "best", "tied"]
+"""Best of its column, or not significantly different from the best."""
+
+MISSING = "MISSING"
+"""The code of a planned run that has no record."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class Column:
+    """Benchmark, test split and metric; ``manifest`` is the hash of the split, ``title`` what the benchmark is
+    called, ``note`` what must be said about its data."""
+
+    benchmark: str
+    split: str
+    metric: str
+    manifest: str = ""
+    title: str = ""
+    note: str = ""
+
+    @cached_property
+    def measure(self) -> Metric:
+        return metric(self.metric)
+
+    @property
+    def sign(self) -> int:
+        """What a score is multiplied by so that higher is better."""
+        return self.measure.sign
+
+    @property
+    def name(self) -> str:
+        """``Trans10K-v1 easy mIoU``"""
+        return (
+            f"{self.title} {self.split} {self.measure.title}"
+            if self.split != "test"
+            else f"{self.title} {self.measure.title}"
+        )
+
+    def holds(self, run: Run) -> bool:
+        """Whether a run was scored on this benchmark and this split."""
+        return run.benchmark == self.benchmark and run.manifest in (self.manifest, "")
+
+
+ImageScores = tuple[tuple[str, ...], "NDArray[np.float64]"]
+"""The stems of the images, in order, and the score of each."""
+
+Over = Literal["seeds and images", "seeds", "splits"]
+"""What an interval is over; ``splits`` where every seed splits the images anew (Nadeau and Bengio 2003)."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class Sample:
+    """What one row has on one column, in points, higher is better.
+
+    Args:
+        by_seed: seed -> score.
+        images: seed -> scores by image, where the run has such that average to its score.
+        clusters: stem -> its cluster, where images are not independent.
+        test_share: images tested over images trained on where every seed splits the images anew, else 0.
+    """
+
+    by_seed: Mapping[int, float]
+    images: Mapping[int, ImageScores] = field(default_factory=dict)
+    clusters: Mapping[str, str] = field(default_factory=dict)
+    test_share: float = 0.0
+
+
+@dataclass(frozen=True, kw_only=True)
+class Difference:
+    """First minus second in points, positive is better.
+
+    Args:
+        low, high: the 95 % interval; None for a single seed.
+        n: seeds that both have.
+        estimate: the mean with the parts of its variance.
+        simultaneous: whether the interval holds for all rows of its table at once.
+    """
+
+    mean: float
+    low: float | None
+    high: float | None
+    n: int
+    over: Over = "seeds"
+    estimate: stats.Estimate | None = None
+    simultaneous: bool = False
+
+    @classmethod
+    def of(cls, estimate: stats.Estimate, *, over: Over = "seeds") -> Difference:
+        interval = estimate.interval()
+        low, high = (interval.low, interval.high) if interval else (None, None)
+        return cls(mean=estimate.mean, low=low, high=high, n=estimate.n, over=over, estimate=estimate)
+
+    @property
+    def is_none(self) -> bool:
+        """Whether the two are not significantly different: 0 lies in the interval, or there is no interval."""
+        return self.low is None or self.high is None or self.low <= 0 <= self.high
+
+
+def difference(scores: pd.DataFrame, row: str, baseline: str) -> Difference | None:
+    """Row minus baseline on one column.
+
+    Args:
+        scores: a frame of one benchmark, split, metric and model with the columns row, metric, seed and value (in
+            [0, 1]); with scores by image also stem and group, as of `Archive.frame("images")`; ``test_share`` where
+            every seed splits the images anew.
+
+    None where they have no seed in common.
+    """
+    return of_samples(*(sample(scores, name) for name in (row, baseline)))
+
+
+def sample(scores: pd.DataFrame, row: str) -> Sample:
+    """One row of a frame as `difference` takes it. Raises ValueError: several metrics, splits or models."""
+    import numpy as np
+
+    here = scores[scores["row"] == row]
+    for name in ("benchmark", "split", "metric", "model"):
+        if name in here and here[name].nunique() > 1:
+            raise ValueError(f"scores of several values of {name}: choose one")
+    scale = 100 * (metric(here["metric"].iloc[0]).sign if len(here) else 1)
+    share = float(here["test_share"].max()) if "test_share" in here and len(here) else 0.0
+    if "stem" not in here:
+        return Sample(
+            by_seed={int(seed): scale * float(value) for seed, value in zip(here["seed"], here["value"], strict=True)},
+            test_share=share,
+        )
+    images: dict[int, ImageScores] = {}
+    clusters: dict[str, str] = {}
+    for seed in sorted({int(value) for value in here["seed"]}):
+        lines = here[here["seed"] == seed].sort_values("stem")
+        images[seed] = (tuple(lines["stem"]), scale * np.asarray(lines["value"], dtype=float))
+        if "group" in lines:
+            clusters.update(dict(zip(lines["stem"], lines["group"], strict=True)))
+    means = {seed: float(values.mean()) for seed, (_, values) in images.items()}
+    return Sample(by_seed=means, images=images, clusters=clusters, test_share=share)
+
+
+def of_samples(first: Sample, second: Sample) -> Difference | None:
+    """First minus second; None where they have no seed in common."""
+    seeds = sorted(first.by_seed.keys() & second.by_seed.keys())
+    if not seeds:
+        return None
+    by_seed = [first.by_seed[seed] - second.by_seed[seed] for seed in seeds]
+    share = max(first.test_share, second.test_share)
+    if share:
+        return Difference.of(stats.of_folds(by_seed, test_share=share), over="splits")
+    if (stems := common_stems([first, second], seeds)) is not None:
+        import numpy as np
+
+        table = np.stack([first.images[seed][1] - second.images[seed][1] for seed in seeds])
+        crossed = stats.crossed(table, clusters=cluster_numbers(stems, {**second.clusters, **first.clusters}))
+        if crossed is not None:
+            return Difference.of(crossed, over="seeds and images")
+    return Difference.of(stats.of_seeds(by_seed))
+
+
+def common_stems(samples: Sequence[Sample], seeds: Sequence[int]) -> tuple[str, ...] | None:
+    """The images that all of them scored under every seed; None where they are not the same, or some run has none."""
+    found = {each.images[seed][0] if seed in each.images else None for each in samples for seed in seeds}
+    return found.pop() if len(found) == 1 else None
+
+
+def cluster_numbers(stems: Sequence[str], clusters: Mapping[str, str]) -> NDArray[np.intp] | None:
+    """Number of each image's cluster; None where all images are independent."""
+    import numpy as np
+
+    if not clusters:
+        return None
+    return np.unique([clusters.get(stem, stem) for stem in stems], return_inverse=True)[1]
+
+
+def simultaneous(columns: Sequence[Mapping[str, Sample]], baseline: str) -> dict[str, list[Difference]]:
+    """Every row against one baseline, with 95 % intervals that hold for all rows at once (max-T,
+    `harness.statistics.families`).
+
+    Args:
+        columns: one a benchmark: row -> what it has there. Rows that lack a seed of the baseline's somewhere are
+            left out.
+
+    Returns:
+        Row -> its differences, one a column, then their mean over the columns. Empty for a baseline of fewer than
+        two seeds.
+    """
+    import numpy as np
+
+    seeds = [sorted(column[baseline].by_seed) if baseline in column else [] for column in columns]
+    rows = [
+        row
+        for row in columns[0]
+        if row != baseline and all(row in c and set(s) <= c[row].by_seed.keys() for c, s in zip(columns, seeds, strict=True))
+    ]  # fmt: skip
+    if not rows or min(map(len, seeds)) < 2:
+        return {}
+    families: list[stats.Family] = []
+    over: list[Over] = []
+    for column, here in zip(columns, seeds, strict=True):
+        samples = [column[row] for row in (baseline, *rows)]
+        runs = np.array([[each.by_seed[seed] for seed in here] for each in samples])
+        share = max(each.test_share for each in samples)
+        stems = None if share else common_stems(samples, here)
+        images = clusters = None
+        if stems is not None:
+            images = np.array([[each.images[seed][1] for seed in here] for each in samples])
+            clusters = cluster_numbers(stems, {s: c for each in samples for s, c in each.clusters.items()})
+        families.append(stats.family(runs, images, clusters=clusters, test_share=share))
+        over.append("splits" if share else "seeds" if images is None else "seeds and images")
+    means = [each.means for each in families] + [np.mean([each.means for each in families], axis=0)]
+    halves = [stats.max_t([each]) for each in families] + [stats.max_t(families)]
+    counts = [len(here) for here in seeds] + [min(map(len, seeds))]
+    found: dict[str, list[Difference]] = {}
+    for place, row in enumerate(rows):
+        found[row] = [
+            Difference(
+                mean=float(mean[place]), low=float(mean[place] - half[place]), high=float(mean[place] + half[place]), n=n,
+                over=kind, simultaneous=True,
+            )
+            for mean, half, n, kind in zip(means, halves, counts, [*over, over[0]], strict=True)
+        ]  # fmt: skip
+    return found
+
+
+@dataclass(frozen=True, kw_only=True, eq=False)
+class Cell:
+    """What is known of one number: the scores of a row on a column.
+
+    Args:
+        model: which of the runs' models is scored: ``best``, ``merged-exact``, ….
+        values: seed -> score in [0, 1] of runs that ended well.
+        codes: seed -> reason why there is no score, or why it counts for nothing.
+        records: the records behind it.
+    """
+
+    row: str
+    column: Column
+    model: str
+    values: Mapping[int, float]
+    codes: Mapping[int, str]
+    records: tuple[Record, ...] = ()
+
+    @classmethod
+    def of(cls, row: str, column: Column, model: str, records: Sequence[Record], *, seeds: Sequence[int]) -> Cell:
+        """What the records of a row on a benchmark say; of ``seeds`` without a record the cell says that they are
+        missing."""
+        values: dict[int, float] = {}
+        codes: dict[int, str] = {}
+        behind = [record for record in records if column.holds(record.run)]
+        for record in behind:
+            seed = record.run.seed
+            scores = record.scores.get(model, {}).get(column.split, {}) if record.code == "OK" else {}
+            value = scores.get(column.metric)
+            if value is None or not math.isfinite(value):
+                if seed not in values:
+                    codes[seed] = str(record.code) if record.code != "OK" else "NO_SCORE"
+            elif values.setdefault(seed, value) != value:
+                codes[seed] = "CONFLICT"
+            elif codes.get(seed) != "CONFLICT":
+                codes.pop(seed, None)
+        codes |= {seed: MISSING for seed in seeds if seed not in values and seed not in codes}
+        return cls(row=row, column=column, model=model, values=values, codes=codes, records=tuple(behind))
+
+    @property
+    def planned(self) -> tuple[int, ...]:
+        """The seeds that were planned; empty where this row was not planned on this benchmark."""
+        return tuple(sorted(self.values.keys() | self.codes.keys()))
+
+    @property
+    def seeds(self) -> list[int]:
+        """Those that are in."""
+        return sorted(self.values.keys() - self.codes.keys())
+
+    @property
+    def complete(self) -> bool:
+        return bool(self.values) and not self.codes
+
+    @property
+    def code(self) -> str:
+        """The reasons of a gap."""
+        return "/".join(sorted(set(self.codes.values())))
+
+    @property
+    def by_seed(self) -> list[float]:
+        return [self.values[seed] for seed in sorted(self.values)]
+
+    @property
+    def n(self) -> int:
+        return len(self.values)
+
+    @property
+    def mean(self) -> float:
+        """Over seeds, in [0, 1]; nothing is shown of it where there is a gap."""
+        return math.fsum(self.values.values()) / len(self.values)
+
+    @property
+    def sd(self) -> float | None:
+        """With ddof = 1; None for a single run."""
+        return stats.sd(self.by_seed)
+
+    @cached_property
+    def test_share(self) -> float:
+        """Images tested over images trained on where every seed splits the images anew, else 0."""
+        folds = [
+            record
+            for record in self.records
+            if record.run.rules.get("split_follows_seed") and record.counts.get("train")
+        ]
+        return max((record.tested.get(self.column.split, 0) / record.counts["train"] for record in folds), default=0.0)
+
+    @property
+    def interval(self) -> stats.Interval | None:
+        """Student's, 95 %, over the seeds; that of folds where every seed splits the images anew; None for a single
+        run."""
+        return stats.of_folds(self.by_seed, test_share=self.test_share).interval() if self.values else None
+
+    @property
+    def blank(self) -> bool:
+        """Whether the masks of a run are almost empty: their mean foreground is below a tenth of the truth's."""
+        return any(record.foreground.get(self.column.split, 1.0) < 0.1 for record in self.records)
+
+    def sample(self, archive: Archive) -> Sample:
+        """Its scores by seed and image, for `of_samples`; a seed whose records disagree is left out."""
+        seeds, scale = set(self.seeds), 100 * self.column.sign
+        images: dict[int, ImageScores] = {}
+        clusters: dict[str, str] = {}
+        for record in self.records if not self.test_share else ():
+            if record.code != "OK" or record.run.seed not in seeds:
+                continue
+            read = archive.image_table(record, self.model, self.column.split)
+            scores = read.scores.get(self.column.metric) if read else None
+            if read and scores is not None and abs(scores.mean() - self.values[record.run.seed]) <= _rounding(scores):
+                images[record.run.seed] = (read.stems, scale * scores)
+                clusters.update(read.clusters)
+        by_seed = {seed: scale * self.values[seed] for seed in sorted(seeds)}
+        return Sample(by_seed=by_seed, images=images, clusters=clusters, test_share=self.test_share)
+
+
+def _rounding(scores: NDArray[np.float64]) -> float:
+    """How far the mean of scores with six significant digits may lie from the score of the run."""
+    largest = float(abs(scores).max())
+    return max(1e-6, 5e-6 * largest if largest > 1 else 0.0)
