@@ -103,7 +103,6 @@ class DataOptions:
         split_seed: seed of splits that are carved.
         split_rule: ``default``, or a benchmark's own word (cvc612: ``sequences`` | ``pranet``; isic2017: ``val-as-test``;
             camo: ``camo`` | ``camo+cod10k``).
-        road_missing_ignore: white missing-imagery areas of the road images become ignore.
         group: of one's own data: a regular expression; images in whose names it matches the same stay in one split.
         images, masks: of one's own data: patterns of its files (`harness.datasets.reading.own_layouts`); empty where its layout is known.
         category: of one's own COCO file: the category that is foreground, ``any`` for all of them.
@@ -112,7 +111,6 @@ class DataOptions:
 
     split_seed: int = 0
     split_rule: str = "default"
-    road_missing_ignore: bool = False
     mask_255_only: bool = False
     group: str = ""
     images: str = ""

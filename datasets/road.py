@@ -11,31 +11,13 @@ from collections.abc import Collection, Mapping, Sequence
 from pathlib import Path
 from typing import ClassVar
 
-import numpy as np
-from scipy import ndimage
-
-from harness.datasets.base import IGNORE, Pair, Sample
-from harness.datasets.reading import decoding, splitting
+from harness.datasets.base import Pair
+from harness.datasets.reading import splitting
 from harness.datasets.reading.folder_benchmark import AUTOGLUON, FolderBenchmark
 from harness.datasets.reading.layouts import CsvLayout, FolderLayout, Layout, Part, resolve_folder
 from harness.datasets.reading.pairing import image_files
 
-SMALLEST_GAP = 0.002
-"""A connected white area below this share of the image is a roof or a car park, not missing imagery."""
-
 _TILE = re.compile(r"(?P<image>.+)_r\d+c\d+")
-
-
-def missing_imagery(image: decoding.Array) -> np.ndarray:
-    """Where an aerial image (H, W, 3) shows nothing: large connected areas of pure white, (H, W) bool."""
-    white = (image == 255).all(axis=2)
-    if not white.any():
-        return white
-    areas, count = ndimage.label(white)
-    sizes = np.bincount(areas.ravel(), minlength=count + 1)
-    large = sizes >= SMALLEST_GAP * white.size
-    large[0] = False
-    return large[areas]
 
 
 def image_of_tile(stem: str) -> str | None:
@@ -52,7 +34,7 @@ def _holds_tiles_alone(root: Path) -> bool:
 
 
 class Road(FolderBenchmark):
-    """Binary: road. Official splits; tiles are carved by image. `DataOptions.road_missing_ignore` marks missing imagery as ignore."""
+    """Binary: road. Official splits; tiles are carved by image."""
 
     name = "road"
     title = "Road"
@@ -109,9 +91,3 @@ class Road(FolderBenchmark):
         if layout.name != "tiles":
             return super().notes(pairs, layout=layout, parts=parts)
         return [f"{len(pairs)} tiles of {len({self.group(pair) for pair in pairs})} images"]
-
-    def read(self, pair: Pair) -> Sample:
-        sample = super().read(pair)
-        if not self.options.road_missing_ignore:
-            return sample
-        return Sample(image=sample.image, mask=np.where(missing_imagery(sample.image), np.uint8(IGNORE), sample.mask))

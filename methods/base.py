@@ -167,14 +167,6 @@ class Method(ABC):
         """
         return (self.roles_at(epoch=epoch, step=step),)
 
-    def set_statistics_momentum(self, momentum: float | None) -> None:  # noqa: B027 - optional, most have none
-        """How far the method's running statistics follow the next batch, 1 / n for the mean of n batches; None for the
-        method's own. Nothing to do for methods without."""
-
-    def keeps_statistics(self) -> bool:
-        """Whether the method has running statistics at all, which `set_statistics_momentum` then acts on."""
-        return type(self).set_statistics_momentum is not Method.set_statistics_momentum
-
     def architecture_holdout(self) -> float:
         """Fraction of the training split that steps of role ``architecture`` draw their batches from and steps of role
         ``weights`` never see; 0 where every step draws from the whole training split (joint methods, and methods

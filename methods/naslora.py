@@ -15,7 +15,7 @@ from torch import Tensor, nn
 from harness.methods.base import ARCHITECTURE, WEIGHTS, ParameterGroup, Role
 from harness.methods.configs import NASLoRAConfig
 from harness.methods.lora import LowRankMethod
-from harness.methods.parts.cell import MOMENTUM, Cell
+from harness.methods.parts.cell import Cell
 from harness.methods.parts.folding import Folding
 from harness.methods.parts.operations import parse_operations
 from harness.methods.parts.sites import TokenLayout
@@ -187,13 +187,6 @@ class NASLoRA(LowRankMethod):
     @property
     def _weights_first(self) -> bool:
         return self.config.order == "weights-first"
-
-    def set_statistics_momentum(self, momentum: float | None) -> None:
-        for cell in self.cells().values():
-            cell.momentum = MOMENTUM if momentum is None else momentum
-
-    def keeps_statistics(self) -> bool:
-        return any(cell.running_mean.numel() for cell in self.cells().values())
 
     def architecture_holdout(self) -> float:
         return self.config.alpha_holdout if self.config.holds_out else 0.0

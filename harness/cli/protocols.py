@@ -16,7 +16,7 @@ from typing import Any
 from harness.archive.schema import Run
 from harness.archive.store import RecordStore
 from harness.cli.command import CommandParser, add_results, command, results_of, verb
-from harness.protocols.keys import EXECUTION_ONLY, with_later, with_pixels
+from harness.protocols.keys import CUT_RULES, EXECUTION_ONLY, GONE, with_later, with_pixels
 from harness.protocols.load import as_rules, card_names, card_path, load_protocol, protocol_hash, read_card
 from harness.protocols.quirks import QUIRKS, quirks_page
 from harness.system.errors import UsageError
@@ -53,7 +53,8 @@ def filled(rules: Mapping[str, Any]) -> dict[str, Any]:
     """A record's rules with the fields that are younger than it, at the value that it was made with; without the tables that a card
     has for methods and benchmarks: a run's options are in its configuration, its benchmark's rules are applied."""
     every = with_later({"quirks": {}, **rules})
-    return {name: every[name] for name in sorted(every) if name not in TABLES}
+    gone = {name for name in every if name in GONE or (name in CUT_RULES and every[name] == CUT_RULES[name])}
+    return {name: every[name] for name in sorted(every.keys() - gone) if name not in TABLES}
 
 
 def parser() -> CommandParser:

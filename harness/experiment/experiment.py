@@ -18,7 +18,6 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor, nn
 
-from harness.archive.archive import epoch_numbers
 from harness.archive.files import images_csv
 from harness.archive.masks import KeptMask, chosen_images, encoded_masks
 from harness.archive.schema import Code, Record
@@ -344,18 +343,6 @@ class Experiment:
     def _report(self, step: Progress) -> None:
         content = {key: value for key, value in asdict(step).items() if value not in ("", {})}
         self.tell({"stage": "training", **content})
-        if step.kind == "epoch" and self.rules.log:
-            numbers = {"loss": step.loss, "lr": step.rate, "seconds": step.seconds, "val": step.metrics}
-            for name, value in epoch_numbers(numbers).items():
-                self._live.add_scalar(name, value, step.epoch)
-            self._live.flush()
-
-    @cached_property
-    def _live(self) -> Any:
-        """TensorBoard's writer; a run that goes on writes a file more into the same folder."""
-        from torch.utils.tensorboard import SummaryWriter
-
-        return SummaryWriter(str(self.folder / "tensorboard"))
 
 
 def _keep_traceback(folder: Path) -> None:

@@ -38,7 +38,6 @@ def data_options(rules: Protocol, benchmark: str) -> DataOptions:
     return DataOptions(
         split_seed=rules.split_seed,
         split_rule="camo+cod10k" if with_cod10k else rules.split_rule,
-        road_missing_ignore=rules.road_missing_ignore,
         group=rules.group,
         images=rules.images,
         masks=rules.masks,

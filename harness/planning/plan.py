@@ -345,8 +345,6 @@ def _require_fit(row: Row, benchmark: str, task: str, rules: Protocol, request: 
         raise UsageError(
             f"quantise={rules.quantise} needs bitsandbytes: pip install 'sam-peft-harness[quantise]', or leave it away"
         )
-    if rules.log and find_spec(rules.log) is None:
-        raise UsageError(f"log={rules.log} needs {rules.log}: pip install 'sam-peft-harness[{rules.log}]'")
     if row.config.freezes_decoder and rules.decoder != "sam":
         raise UsageError(
             f"{row.label}: only SAM's mask decoder is adapted, not decoder={rules.decoder}; use decoder=sam"

@@ -22,7 +22,7 @@ RANGES: dict[str, tuple[float, float]] = {
     **dict.fromkeys(("batch_size", "mask_tokens"), (1, 10**4)),
     "image_size": (1, 2**14),
     **dict.fromkeys(
-        ("epoch_images", "statistics_batches", "train_limit", "val_limit", "test_limit", "warmup", "patience"),
+        ("epoch_images", "train_limit", "val_limit", "test_limit", "warmup", "patience"),
         (0, 10**9),
     ),
     **dict.fromkeys(("clip", "weight_decay", "split_seed"), (0, 10**9)),
@@ -110,8 +110,6 @@ class Protocol:
             10, 5, 5 and never applies them, see quirk 13).
         match_class_weight, match_mask_weight, match_dice_weight: the same terms where regions are matched to mask tokens
             (2, 5, 5 in the release); null for those of the loss.
-        statistics_batches: before a validation a method's running statistics become the mean over so many training
-            batches, instead of following the last ones; 0 leaves them.
         select_every: evaluate validation every so many epochs and keep the best checkpoint; a method that needs more epochs for as many
             weight updates (``budget: updates``) is evaluated as often as the others.
         patience: stop once so many validations in a row were none better than the best; 0 never stops early.
@@ -123,11 +121,10 @@ class Protocol:
         quantise: the frozen linear layers of the encoder's blocks in ``nf4`` or ``int8`` (`harness.models.quantised`), for methods
             beside which they stay linear layers; such a model cannot be merged.
         keep_masks: the predicted masks of so many test images, the same for every method and seed, stay beside the record.
-        log: ``tensorboard`` writes loss, rate and validation of every epoch into the run's folder, to be followed live.
         merge: merge modes (``exact``, ``conv``, ``calibrated``) whose merged model is tested as well, as far as the method has them.
         split_follows_seed: the run's seed splits the images anew, in place of ``split_seed`` (which planning then sets to it), so
             that the seeds of a row are folds: for small benchmarks, where which images are tested matters more than any seed.
-        split_rule: see `harness.datasets.base.DataOptions`; road_missing_ignore, group, images, masks and category likewise.
+        split_rule: see `harness.datasets.base.DataOptions`; group, images, masks and category likewise.
         own_classes: of one's own data, the names of its classes, so that a run is known by them and can be made anywhere;
             planning fills it in, and it is empty for the harness's benchmarks.
         evaluation: see `Conventions`.
@@ -157,7 +154,6 @@ class Protocol:
     split_rule: str = "default"
     split_seed: int = 0
     split_follows_seed: bool = False
-    road_missing_ignore: bool = False
     group: str = ""
     images: str = ""
     masks: str = ""
@@ -188,7 +184,6 @@ class Protocol:
     match_dice_weight: float | None = None
     select_every: int = 1
     patience: int = 0
-    statistics_batches: int = 0
     checkpoint_minutes: float = 10.0
     activation_checkpointing: bool = False
     fused_attention: bool = True
@@ -198,7 +193,6 @@ class Protocol:
     cache_prefix: bool = True
     quantise: Literal["", "nf4", "int8"] = ""
     keep_masks: int = 6
-    log: Literal["", "tensorboard"] = ""
     fused_cell: bool = True
     merge: tuple[Literal["exact", "conv", "calibrated"], ...] = ()
     calibration_images: int = 16

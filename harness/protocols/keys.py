@@ -23,9 +23,11 @@ from harness.protocols.card import Protocol
 from harness.registry import method_config_class
 from harness.system.errors import UsageError, shown
 
-EXECUTION_ONLY = ("checkpoint_minutes", "cache_images", "cache_prefix", "keep_masks", "log", "tune", "normalisation")
+EXECUTION_ONLY = ("checkpoint_minutes", "cache_images", "cache_prefix", "keep_masks", "tune", "normalisation")
 """Rules that change how a run is executed, or who said a number, and never its numbers; they are left out of keys and hashes."""
-_LEFT_OUT = ("name", "backbone", *EXECUTION_ONLY)
+GONE = ("log",)
+"""Those that older records have."""
+_LEFT_OUT = ("name", "backbone", *EXECUTION_ONLY, *GONE)
 
 
 def _names(text: str) -> frozenset[str]:
@@ -73,7 +75,7 @@ FIRST_OPTIONS = {
 """Options of built-in methods that the hash always holds. Closed: of a method that is not here every option is new. Of methods
 from elsewhere it holds all, since nobody knows their defaults where they are not installed."""
 
-CUT_RULES: dict[str, Any] = {}
+CUT_RULES: dict[str, Any] = {"road_missing_ignore": False, "statistics_batches": 0}
 """Rules that are gone -> the value that every run had."""
 CUT_OPTIONS: dict[str, Any] = {
     "order": "alpha-first",
@@ -151,9 +153,8 @@ def with_pixels(rules: Mapping[str, Any]) -> dict[str, Any]:
 
 def with_later(rules: Mapping[str, Any]) -> dict[str, Any]:
     """A record's rules with the fields that are younger than it, at the value that it was made with."""
-    every = {**_defaults(), **CUT_RULES}
-    later = {name: value for name, value in every.items() if name not in FIRST_RULES and "." not in name}
-    filled = {**{name: value for name, value in later.items() if name not in _LEFT_OUT}, **rules}
+    known = FIRST_RULES.union(_LEFT_OUT)
+    filled = {**{name: value for name, value in _defaults().items() if name not in known}, **rules}
     if isinstance(filled.get("quirks"), Mapping):
         filled["quirks"] = {
             **{name: value for name, value in _defaults()["quirks"].items() if name not in FIRST_QUIRKS},
@@ -175,7 +176,7 @@ def current_rules(rules: Mapping[str, Any]) -> dict[str, Any]:
     for name in rules.keys() & CUT_RULES.keys():
         if _plain(rules[name]) != _plain(CUT_RULES[name]):
             raise UsageError(f"the rule {name}={shown(repr(rules[name]))} of this run is gone; it cannot be run again")
-    return {name: value for name, value in rules.items() if name not in CUT_RULES}
+    return {name: value for name, value in rules.items() if name not in CUT_RULES and name not in GONE}
 
 
 def first_names(config: Mapping[str, Any]) -> dict[str, Any]:

@@ -7,7 +7,7 @@ import contextlib
 import os
 import time
 from collections import deque
-from collections.abc import Iterator, Sequence
+from collections.abc import Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
 from dataclasses import dataclass, replace
 from types import TracebackType
@@ -18,7 +18,7 @@ from torch import Tensor, nn
 
 from harness.models.segmenter import Prompts
 from harness.protocols.card import Protocol
-from harness.training.batches import TrainingImages, UpdatePlan, load_batch, shuffled, slice_of
+from harness.training.batches import TrainingImages, UpdatePlan, load_batch, slice_of
 from harness.training.distributed import Workers
 from harness.training.embeddings import EmbeddingCache
 from harness.training.precision import autocast, products
@@ -139,15 +139,6 @@ class Feeder:
             side = self._protocol.image_size
             kept = self._prefix.embedding(kept, size=(side, side))
         return self._segmenter.prompted(kept, *given) if given else self._segmenter.decode(kept)
-
-    def first(self, batches: int) -> Iterator[Tensor]:
-        """As many batches of the training split, normalised and not mirrored, always the same ones."""
-        order, size = shuffled(len(self._plan.indices), "statistics", self._plan.seed), self._plan.batch_size
-        for start in range(0, min(batches * size, len(order)), size):
-            indices = [self._plan.indices[k] for k in order[start : start + size]]
-            images, _ = load_batch(self._images, indices, [False] * len(indices))
-            assert images is not None
-            yield self._normalised(images.to(self._device))
 
     def _load(self, epoch: int, step: int, for_architecture: bool, other_masks: bool) -> list[Batch]:  # noqa: FBT001 - submitted, not called
         batches = []

@@ -361,27 +361,10 @@ class _Loop:
     def _validate(self) -> dict[str, float]:
         metrics: dict[str, float] = {}
         if self.given.workers.leads:
-            self._calibrate_statistics()
             self.given.segmenter.eval()
             with torch.no_grad():
                 metrics = self.given.validate()
         return self.given.workers.from_leader(metrics)
-
-    def _calibrate_statistics(self) -> None:
-        """Let the method's running statistics be the mean over a few batches of training images, all seen by the weights
-        as they are now. Training itself uses those of its batches."""
-        batches = self.given.protocol.statistics_batches
-        if not batches or not self.given.method.keeps_statistics():
-            return
-        self.given.segmenter.train()
-        self._seed(
-            self.plan.seed, self.position.epoch, "statistics"
-        )  # also where a checkpoint after the epoch goes on from here
-        with torch.no_grad(), self.feeder.autocast():
-            for number, images in enumerate(self.feeder.first(batches), start=1):
-                self.given.method.set_statistics_momentum(1 / number)
-                self.given.segmenter(images)
-        self.given.method.set_statistics_momentum(None)
 
     def _save(self) -> None:
         now = time.monotonic()

@@ -5,17 +5,15 @@ from __future__ import annotations
 import shutil
 from functools import cache
 from pathlib import Path
-from typing import Any
 
 import numpy as np
 import pytest
 from PIL import Image
 
 from harness.datasets import samples
-from harness.datasets.base import IGNORE, Benchmark, DatasetError, Pair, Splits
+from harness.datasets.base import Benchmark, DatasetError, Pair, Splits
 from harness.datasets.cvc612 import sequence_of
 from harness.datasets.reading.splitting import read_list
-from harness.datasets.road import missing_imagery
 from harness.planning.data import manifest_hash
 from harness.registry import SEGMENTED
 from tests.datasets.conftest import CASES
@@ -320,35 +318,6 @@ def test_a_list_may_begin_with_a_byte_order_mark_and_stems_may_hold_dots(tmp_pat
     assert read_list(path) == ["scan.v1", "scan.v2", "a", "plain"]
     path.write_text("first\n", encoding="utf-8-sig")
     assert read_list(path) == ["first"]
-
-
-def test_road_missing_imagery_becomes_ignore_only_when_asked(make, sample_of) -> None:
-    root = sample_of("road")
-    plain, ignoring = make("road"), make("road", road_missing_ignore=True)
-    changed = 0
-    for pair in every(load(plain, root)):
-        before, after = plain.read(pair), ignoring.read(pair)
-        assert not (before.mask == IGNORE).any()
-        missing = after.mask == IGNORE
-        np.testing.assert_array_equal(after.mask[~missing], before.mask[~missing])
-        assert (before.image[missing] == 255).all()
-        changed += bool(missing.any())
-    assert changed == 8  # every fifth of 36
-
-
-@pytest.mark.parametrize(
-    ("white", "missing"),
-    [
-        (np.s_[3, 100:179], 0),
-        (np.s_[3, 100:180], 80),  # two thousandths of the image
-        (np.s_[10:15, 10:15], 0),  # a roof
-        (np.s_[:, 150:], 200 * 50),
-    ],
-)
-def test_road_white_areas_from_two_thousandths_of_the_image_are_missing_imagery(white: Any, missing: int) -> None:
-    image = np.full((200, 200, 3), 90, np.uint8)
-    image[white] = 255
-    assert missing_imagery(image).sum() == missing
 
 
 def test_quirk_mask_255_only_is_a_switch_of_every_binary_benchmark(make, tmp_path: Path, sample_of) -> None:

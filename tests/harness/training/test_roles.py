@@ -7,14 +7,12 @@ import math
 from pathlib import Path
 from typing import Any
 
-import numpy as np
 import pytest
 import torch
 
 from harness.methods.base import ARCHITECTURE, WEIGHTS
 from harness.system.errors import UsageError
-from harness.training.batches import draw_number, hold_out, shuffled
-from harness.training.feeding import normalise
+from harness.training.batches import hold_out
 from harness.training.outcome import Interrupted, Progress, StopRequest
 from tests.harness.training.tiny import Run, protocol, summary
 
@@ -176,65 +174,6 @@ def test_steps_that_a_scaler_skips_are_no_updates(tmp_path: Path, monkeypatch: p
     assert {name: result.budget[name] for name in ("weight_updates", "alpha_updates", "alpha_lr_sum")} == {
         "weight_updates": 0.0, "alpha_updates": 0.0, "alpha_lr_sum": 0.0
     }  # fmt: skip
-
-
-@pytest.mark.parametrize(
-    ("method", "config", "keeps"),
-    [
-        ("naslora", {}, True),
-        ("naslora", {"style": "linear"}, False),
-        ("lora", {"initialisation": "pissa"}, False),
-        ("vera", {"rank": 4}, False),
-    ],
-)
-def test_without_running_statistics_no_pass_is_spent_on_them(tmp_path, method, config, keeps):
-    passes: list[bool] = []
-    run = Run(folder=tmp_path, method=method, config=config, rules=protocol(epochs=1, statistics_batches=2), images=4)
-    run.validate = lambda: {"iou": 0.0}
-    run.segmenter.register_forward_pre_hook(lambda module, inputs: passes.append(torch.is_grad_enabled()))
-    run.train()
-    assert passes.count(False) == (2 if keeps else 0)
-    assert passes.count(True) > 0
-
-
-def test_the_noise_of_passes_for_statistics_depends_on_their_epoch_alone(tmp_path: Path) -> None:
-    """A checkpoint after an epoch's last step goes on with them, and knows nothing of what the step before drew."""
-    seeds: list[int] = []
-    run = Run(folder=tmp_path, method="naslora", rules=protocol(epochs=2, statistics_batches=2), images=4)
-    run.validate = lambda: {"iou": 0.0}
-    generator = run.attached.generator
-    run.segmenter.register_forward_pre_hook(
-        lambda module, inputs: None if torch.is_grad_enabled() else seeds.append(generator.initial_seed())
-    )
-    run.train()
-    assert seeds == [draw_number("method", run.seed, epoch, "statistics") for epoch in (0, 0, 1, 1)]
-
-
-def test_running_statistics_are_the_mean_over_batches_where_asked(tmp_path: Path) -> None:
-    seen: list[torch.Tensor] = []
-    run = Run(folder=tmp_path, method="naslora", rules=protocol(epochs=1, statistics_batches=3), images=8)
-    name = next(iter(run.attached.own_buffers()))
-
-    def validate() -> dict[str, float]:
-        seen.append(run.segmenter.get_buffer(name).clone())
-        return {"iou": 0.0}
-
-    run.validate = validate
-    run.train()
-    cell: Any = run.segmenter.get_submodule(name.rpartition(".")[0])
-    of_batches = []
-    order = shuffled(8, "statistics", 0)
-    run.segmenter.train()
-    cell.momentum = 1.0
-    for start in (0, 2, 4):
-        images = np.stack([run.source.image(index) for index in order[start : start + 2]])
-        batch = normalise(torch.from_numpy(images), run.rules.pixels)
-        with torch.no_grad():
-            run.segmenter(batch)
-        of_batches.append(run.segmenter.get_buffer(name).clone())
-
-    assert name.endswith("running_mean")
-    torch.testing.assert_close(seen[0], torch.stack(of_batches).mean(dim=0))
 
 
 def test_the_held_out_images_are_those_of_the_runs_seed(tmp_path: Path) -> None:
