@@ -61,6 +61,7 @@ class Registry:
         group: entry-point group by which installed packages join.
         base: ``module:Class`` that every loaded entry must subclass.
         fault: says why a class from outside cannot be used, empty where it can.
+        further: the project's own entries that are used by name alone, and that no listing has.
     """
 
     def __init__(
@@ -71,12 +72,14 @@ class Registry:
         group: str,
         base: str,
         fault: Callable[[Any], str] = lambda loaded: "",
+        further: Mapping[str, str] | None = None,
     ) -> None:
         self.kind = kind
         self._base = base
         self._fault = fault
-        self._entries = {name: EntryPoint(name, value, group) for name, value in builtin.items()}
-        self._builtin = frozenset(builtin)
+        self._further = dict(further or {})
+        self._entries = {name: EntryPoint(name, value, group) for name, value in {**builtin, **self._further}.items()}
+        self._builtin = frozenset(self._entries)
         self._loaded: dict[str, type] = {}
         self.broken: dict[str, str] = {}
         """Entries of installed packages that `usable_names` found broken, with the reason."""
@@ -88,7 +91,8 @@ class Registry:
         return name in self._loaded
 
     def names(self) -> list[str]:
-        return [*self._entries, *(name for name in self._loaded if name not in self._entries)]
+        listed = [name for name in self._entries if name not in self._further]
+        return [*listed, *(name for name in self._loaded if name not in self._entries)]
 
     def usable_names(self) -> list[str]:
         """`names` without the entries of installed packages that cannot be loaded; those go to ``broken``.
@@ -116,7 +120,7 @@ class Registry:
         by_letters = {known.replace("_", ""): known for known in self.names()}
         if spelling.replace("_", "") in by_letters:
             return by_letters[spelling.replace("_", "")]
-        raise UsageError(f"unknown {self.kind} {name!r}{did_you_mean(name, self.names())}")
+        raise UsageError(f"unknown {self.kind} {name!r}{did_you_mean(name, [*self.names(), *self._further])}")
 
     def get(self, name: str) -> Any:
         """The class behind ``name``; imports its module.
@@ -197,6 +201,7 @@ METHODS = Registry(
     group=METHOD_GROUP,
     base="harness.methods.base:Method",
     fault=config_fault,
+    further={name: entry.method for name, entry in methods.TUNERS.items()},
 )
 BENCHMARKS = Registry(
     "benchmark",
@@ -266,12 +271,12 @@ def is_own(name: str) -> bool:
 def method_config_class(name: str) -> Any:
     """The configuration dataclass of a method, without importing torch where the method is built in."""
     name = METHODS.resolve(name)
-    return _builtin_config(name) if name in methods.BUILTIN else METHODS.get(name).config_class
+    return _builtin_config(name) if name in {**methods.BUILTIN, **methods.TUNERS} else METHODS.get(name).config_class
 
 
 @cache
 def _builtin_config(name: str) -> Any:
-    return EntryPoint(name, methods.BUILTIN[name].config, "").load()
+    return EntryPoint(name, {**methods.BUILTIN, **methods.TUNERS}[name].config, "").load()
 
 
 def method_config(name: str, values: Mapping[str, Any]) -> Any:

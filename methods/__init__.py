@@ -43,3 +43,13 @@ BUILTIN = {
     "hira": MethodEntry("harness.methods.hira:HiRA", "harness.methods.configs.lowrank:HiRAConfig"),
 }
 """By name, in the order of rows: coarse baselines first, the methods under test last."""
+
+TUNERS = {
+    f"peft/{name}": MethodEntry(f"harness.methods.peft:{name}", f"harness.methods.configs.peft:{name}")
+    for name in (
+        "lora", "adalora", "adamss", "beft", "boft", "c3a", "deft", "delora", "fourierft", "frod", "glora", "gralora", "hira",
+        "hra", "ia3", "lily", "loha", "lokr", "miss", "oft", "osf", "peanut", "psoft", "pvera", "randlora", "road", "shira",
+        "supertuning", "tinylora", "unilora", "vblora", "vera", "waveft",
+    )
+}  # fmt: skip
+"""Those of Hugging Face peft. They are named one by one, or all by ``peft/all``; ``all`` leaves them out."""

@@ -81,6 +81,8 @@ class Method(ABC):
 
     name: ClassVar[str]
     config_class: ClassVar[type[MethodConfig]]
+    packages: ClassVar[tuple[str, ...]] = ()
+    """Installed packages whose version decides what it does, and which a record names."""
     merge_modes: tuple[MergeMode, ...] = ()
     """Modes that `merge` takes. An instance may override its class where that depends on the configuration."""
     identity_at_init: bool = True
@@ -155,8 +157,8 @@ class Method(ABC):
 
     def after_update(self, *, epoch: int, step: int, total: int) -> None:  # noqa: B027 - optional, most have none
         """Called when the step ``step`` of ``epoch`` has updated what it updates, with the number of steps of the whole
-        run: the place for what acts on the trained weights themselves, such as pruning ranks. It must depend on its
-        arguments and on what `state` holds alone, so that a resumed run does the same."""
+        run: the place for what acts on the trained weights themselves, such as pruning ranks. Gradients are still there. It
+        must depend on its arguments and on what `state` holds alone, so that a resumed run does the same."""
 
     def passes_at(self, *, epoch: int, step: int) -> tuple[tuple[Role, ...], ...]:
         """The forward and backward passes of ``step``, in order, each with the roles that it updates.

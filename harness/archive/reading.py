@@ -35,6 +35,14 @@ def _name(text: str) -> str:
         raise ValueError(f"{_short(text)} is no name") from None
 
 
+def _method_name(text: str) -> str:
+    """A name, or that of a family and of one in it (``peft/miss``); no file is named after a method."""
+    family, slash, member = text.partition("/")
+    _name(member if slash else family)
+    _name(family)
+    return text
+
+
 def _printable(text: str) -> str:
     if not text.isprintable():
         raise ValueError("it holds characters that cannot be printed")
@@ -62,6 +70,7 @@ def _short(value: object) -> str:
 Count = Annotated[int, Field(ge=1, le=MOST)]
 Amount = Annotated[float, Field(ge=0, allow_inf_nan=False)]
 Name = Annotated[str, AfterValidator(_name)]
+MethodName = Annotated[str, AfterValidator(_method_name)]
 Printable = Annotated[str, AfterValidator(_printable)]
 Options = dict[str, Any]
 
@@ -128,7 +137,7 @@ OF_A_CHOICE = ("grid", "edge", "trials", "metric", "on", "hours")
 
 @dataclass(frozen=True, kw_only=True)
 class _Run(Run):
-    method: Name
+    method: MethodName
     benchmark: Name
     backbone: Printable
     checkpoint: Printable

@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING
 
 from harness.check import parse_assignments
 from harness.cli.command import CommandParser, Once, add_plugins, command, plugins_of, verb
+from harness.methods import TUNERS
 from harness.models.catalog import require_stands, resolve_backbone
 from harness.models.decoders import DECODERS
 from harness.registry import METHODS, canonical_spelling, load_plugins, method_config
@@ -148,11 +149,8 @@ def chosen_methods(text: str) -> list[str]:
     if "[" in text:
         raise UsageError(f"--methods {text}: options stand apart here, as in --set lora.rank=8")
     words = [word for word in text.split(",") if word.strip()]
-    names = [
-        name
-        for word in words
-        for name in (METHODS.names() if canonical_spelling(word) == "all" else [METHODS.resolve(word)])
-    ]
+    several = {"all": METHODS.names(), "peft/all": list(TUNERS)}
+    names = [name for word in words for name in (several.get(canonical_spelling(word)) or [METHODS.resolve(word)])]
     if not names:
         raise UsageError("--methods names no method")
     return list(dict.fromkeys(names))

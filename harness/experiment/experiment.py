@@ -10,6 +10,7 @@ import traceback
 from collections.abc import Callable
 from dataclasses import asdict, replace
 from functools import cached_property
+from importlib.metadata import version
 from pathlib import Path
 from typing import Any
 
@@ -306,6 +307,7 @@ class Experiment:
             environment={
                 **environment(self.device),
                 **self._number_code(),
+                **{package: version(package) for package in METHODS.get(self.run.method).packages},
                 # Memory and times are then of one of them, with its part of a batch.
                 **({"workers": str(self.workers)} if self.workers > 1 else {}),
             },

@@ -8,6 +8,7 @@ how it writes code back.
 from __future__ import annotations
 
 import ast
+import dataclasses
 import functools
 import hashlib
 import importlib.util
@@ -45,12 +46,14 @@ def number_code(method: type, config: type, benchmark: type) -> dict[str, str]:
 
 def _of_method(method: type, config: type) -> str:
     code = _definitions(_behind(method.__module__, ("harness.methods",), without=("harness.methods.configs",)))
-    options = [
-        _stripped(ast.parse(textwrap.dedent(inspect.getsource(base))))
-        for base in config.__mro__
-        if base.__module__ != "builtins"
-    ]
-    return _digest([*code, *options])
+    return _digest([*code, *(_of_class(base) for base in config.__mro__ if base.__module__ != "builtins")])
+
+
+def _of_class(config: Any) -> str:
+    try:
+        return _stripped(ast.parse(textwrap.dedent(inspect.getsource(config))))
+    except OSError:  # made from a table at run time: no more than its fields
+        return "\n".join(f"{field.name}: {field.type} = {field.default!r}" for field in dataclasses.fields(config))
 
 
 def has_changed(record: Record) -> bool:

@@ -14,6 +14,7 @@ from typing import Any
 from harness.archive.schema import Run
 from harness.check import parse_assignments
 from harness.datasets.own import any_folder
+from harness.methods import TUNERS
 from harness.models.catalog import resolve_backbone
 from harness.models.checkpoint import checkpoint_paths
 from harness.models.published import is_word, published_file
@@ -56,7 +57,10 @@ def expand(text: str, everything: list[str]) -> list[str]:
             current += letter
     if depth:
         raise UsageError(f"{text!r}: a bracket is not closed")
-    return [name for word in words for name in (everything if word == "all" else [word])]
+    tuners = list(TUNERS)
+    return [
+        name for word in words for name in (everything if word == "all" else tuners if word == "peft/all" else [word])
+    ]
 
 
 def parse_entry(word: str) -> Variant:

@@ -198,7 +198,7 @@ def _defaults() -> dict[str, Any]:
 @cache
 def _default_options(method: str) -> dict[str, Any]:
     """Of a built-in method; nothing of any other."""
-    if method not in built_in.BUILTIN:
+    if method not in {**built_in.BUILTIN, **built_in.TUNERS}:
         return {}
     return {name: _plain(value) for name, value in asdict(method_config_class(method)()).items()}
 

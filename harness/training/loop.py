@@ -224,6 +224,8 @@ class _Loop:
                 )
                 begun = time.monotonic()
             self.given.method.after_update(epoch=position.epoch, step=position.step, total=self.total)
+            for optimiser in self.optimisers.values():
+                optimiser.zero_grad(set_to_none=True)
             position.step += 1
             self.cold = max(0, self.cold - 1)
             self._tell("step", loss=loss)
@@ -284,6 +286,8 @@ class _Loop:
         rates = [set_learning_rate(optimiser, factor) for optimiser in active]
         if roles != (ARCHITECTURE,):
             position.lr = rates[0]
+        for optimiser in active:  # of an earlier pass of this step, or of one that was interrupted
+            optimiser.zero_grad(set_to_none=True)
         parameters = [parameter for optimiser in active for parameter in parameters_of(optimiser)]
         shares = torch.zeros((), device=self.given.device)
         for batch in batches:
@@ -301,7 +305,9 @@ class _Loop:
             shares += loss.detach()
         self.given.workers.sum_gradients(parameters)
         total = float(self.given.workers.total(shares))
-        norm = update(active, clip=self.given.protocol.clip, scaler=self.scaler) if math.isfinite(total) else shares
+        norm = shares
+        if math.isfinite(total):  # `Method.after_update` looks at the gradients
+            norm = update(active, clip=self.given.protocol.clip, scaler=self.scaler, keeps_gradients=True)
         # fp16 gradients may overflow: the scaler skips that step and lowers its scale.
         if not math.isfinite(total) or not (self.scaler.is_enabled() or math.isfinite(float(norm))):
             what = "gradient" if math.isfinite(total) else "loss"

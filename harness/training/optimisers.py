@@ -68,8 +68,14 @@ def parameters_of(optimiser: torch.optim.Optimizer) -> list[nn.Parameter]:
     return [parameter for group in optimiser.param_groups for parameter in group["params"]]
 
 
-def update(optimisers: Iterable[torch.optim.Optimizer], *, clip: float, scaler: torch.amp.GradScaler) -> Tensor:
-    """One step of the given optimisers from the gradients that are there; gradients are freed.
+def update(
+    optimisers: Iterable[torch.optim.Optimizer],
+    *,
+    clip: float,
+    scaler: torch.amp.GradScaler,
+    keeps_gradients: bool = False,
+) -> Tensor:
+    """One step of the given optimisers from the gradients that are there; these are freed, unless somebody still looks at them.
 
     Args:
         clip: largest norm over all their gradients together, 0 for none.
@@ -90,6 +96,7 @@ def update(optimisers: Iterable[torch.optim.Optimizer], *, clip: float, scaler: 
     for optimiser in active:
         if not skipped:
             scaler.step(optimiser)
-        optimiser.zero_grad(set_to_none=True)
+        if not keeps_gradients:
+            optimiser.zero_grad(set_to_none=True)
     scaler.update()
     return norm

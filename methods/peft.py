@@ -1,0 +1,329 @@
+"""Hugging Face peft's tuners as methods: ``peft/miss``, ``peft/lokr[r=4]``, …; see `harness.methods.configs.peft`.
+
+Each layer that a tuner changes becomes a `Parts`: its linear layers as peft wants them, q, k and v of a fused one apart, with their
+weights copied and frozen. A merge lets peft fold its update into each and puts them together again, under the backbone's own names.
+Deviations: outputs come back in autocast's precision, as those of a plain layer do; a map of tokens reaches a tuner as a sequence.
+"""
+
+from __future__ import annotations
+
+import json
+import sys
+import warnings
+from collections import Counter
+from collections.abc import Mapping, Sequence
+from functools import cache
+from typing import Any
+
+import peft
+import torch
+from peft.tuners._buffer_dict import BufferDict
+from peft.tuners.tuners_utils import BaseTuner, BaseTunerLayer
+from torch import Tensor, nn
+
+from harness.methods.base import MergeMode, Method
+from harness.methods.configs.peft import PREFIX, SEEDS, TUNERS, PeftConfig, config_of, layers_of
+from harness.methods.parts.folding import Folding
+from harness.methods.parts.placement import MethodError
+from harness.methods.parts.sites import SLICES, Adaptable, BlockSite, block_sites
+
+_KINDS = {kind.value.lower(): kind for kind in peft.PEFT_TYPE_TO_CONFIG_MAPPING}
+_ADAPTER = "default"
+
+
+class Parts(nn.Module):
+    """A linear layer as several, each of which gives some of its outputs.
+
+    Args:
+        base: the backbone's own layer.
+        rows: by part, which outputs it gives; together all, each once.
+        quiet: the parts are never told that they train: some draw a number for a dropout that is 0.
+    """
+
+    tokens_alone = True
+    back: Tensor | None
+
+    def __init__(self, base: nn.Linear, rows: Mapping[str, Tensor], *, quiet: bool) -> None:
+        super().__init__()
+        self.quiet = quiet
+        self.parts = nn.ModuleDict({name: _slice(base, chosen) for name, chosen in rows.items()})
+        order = torch.cat(list(rows.values()))
+        in_order = bool((order == torch.arange(len(order))).all())
+        self.register_buffer("back", None if in_order else order.argsort().to(base.weight.device), persistent=False)
+
+    def train(self, mode: bool = True) -> Parts:  # noqa: FBT001, FBT002 - torch's signature
+        super().train(mode)
+        self.parts.train(mode and not self.quiet)
+        return self
+
+    def forward(self, tokens: Tensor) -> Tensor:
+        flat = tokens.flatten(1, -2) if tokens.ndim > 3 else tokens  # some take a map for an image
+        outputs = [part(flat) for part in self.parts.values()]
+        joined = outputs[0] if len(outputs) == 1 else torch.cat(outputs, dim=-1)
+        if torch.is_autocast_enabled(tokens.device.type):
+            joined = joined.to(torch.get_autocast_dtype(tokens.device.type))
+        joined = joined if self.back is None else joined[..., self.back]
+        return joined.view(*tokens.shape[:-1], -1)
+
+    @torch.no_grad()
+    def fused(self) -> nn.Linear:
+        """One layer again, with what peft has merged into the parts."""
+        layers = [_plain(part) for part in self.parts.values()]
+        weights = [layer.weight for layer in layers]
+        back = slice(None) if self.back is None else self.back
+        whole = _frozen(torch.cat(weights)[back], None)
+        if layers[0].bias is not None:
+            whole.bias = nn.Parameter(torch.cat([layer.bias for layer in layers])[back], requires_grad=False)
+        return whole
+
+
+def _plain(layer: nn.Module) -> nn.Linear:
+    base = layer.get_base_layer() if isinstance(layer, BaseTunerLayer) else layer
+    assert isinstance(base, nn.Linear)
+    return base
+
+
+def _slice(base: nn.Linear, rows: Tensor) -> nn.Linear:
+    rows = rows.to(base.weight.device)
+    return _frozen(base.weight.detach()[rows], None if base.bias is None else base.bias.detach()[rows])
+
+
+def _frozen(weight: Tensor, bias: Tensor | None) -> nn.Linear:
+    """A linear layer of these weights; none are drawn."""
+    layer = nn.Linear(weight.shape[1], weight.shape[0], bias=False, device="meta")
+    layer.weight = nn.Parameter(weight.contiguous(), requires_grad=False)
+    if bias is not None:
+        layer.bias = nn.Parameter(bias.contiguous(), requires_grad=False)
+    return layer
+
+
+class _Holder(nn.Module):
+    """What peft takes for a model: the layers by name."""
+
+    def __init__(self, layers: Mapping[str, nn.Module]) -> None:
+        super().__init__()
+        self.layers = nn.ModuleDict(dict(layers))
+        self.config = {"model_type": "custom"}
+
+
+def inject(
+    tuner: str, options: Mapping[str, Any], layers: Mapping[str, nn.Linear], *, generator: torch.Generator
+) -> BaseTuner:
+    """Let peft replace ``layers`` (by name, frozen) by its own, which are then in ``model.layers`` of what comes back.
+
+    Args:
+        generator: every initial value follows from it.
+
+    Raises:
+        MethodError: peft refuses the options on these layers; its own words.
+    """
+    kind = _KINDS[tuner]
+    config_class = peft.PEFT_TYPE_TO_CONFIG_MAPPING[kind]
+    known = config_class.__dataclass_fields__
+    filled: dict[str, Any] = {
+        "target_modules": list(layers),
+        "progressbar": False,
+        "total_step": 10**9,  # until a run says
+        "feedforward_modules": [name for name in layers if name.endswith("mlp_out_all")],
+    }
+    filled |= {name: int(torch.randint(2**31 - 1, (), generator=generator)) for name in sorted(SEEDS & set(known))}
+    filled = {name: value for name, value in filled.items() if name in known} | dict(options)
+    with torch.random.fork_rng(devices=[]), warnings.catch_warnings():
+        torch.default_generator.manual_seed(int(torch.randint(2**31 - 1, (), generator=generator)))
+        warnings.simplefilter("ignore")
+        try:
+            model: BaseTuner = peft.PEFT_TYPE_TO_TUNER_MAPPING[kind](_Holder(layers), config_class(**filled), _ADAPTER)
+        except (ValueError, TypeError, AssertionError, RuntimeError) as error:
+            raise MethodError(f"{PREFIX}{tuner}: {' '.join(str(error).split()) or type(error).__name__}") from error
+    for layer in model.modules():
+        if not isinstance(layer, BaseTunerLayer):
+            continue
+        for name, value in list(vars(layer).items()):  # what peft draws and keeps aside, a state must hold
+            if (
+                not name.startswith("_")
+                and isinstance(value, dict)
+                and value
+                and all(isinstance(item, Tensor) for item in value.values())
+            ):
+                setattr(layer, name, BufferDict(value, persistent=True))
+        ranks: Any = getattr(layer, "ranknum", None)
+        if ranks is not None:  # AdaLoRA's, which nothing trains
+            del layer.ranknum
+            layer.ranknum = BufferDict({name: rank.detach() for name, rank in ranks.items()}, persistent=True)
+    return model
+
+
+def trained_parameters(tuner: str, options: Mapping[str, Any], layers: Sequence[tuple[str, int, int]]) -> int | str:
+    """How many a tuner trains on layers (name, inputs, outputs), or why it cannot."""
+    shared = peft.PEFT_TYPE_TO_TUNER_MAPPING[_KINDS[tuner]].uses_shared_state or tuner == "lily"
+    try:
+        if shared:
+            return _trained(tuner, options, layers)
+        times = Counter((name.endswith("mlp_out_all"), inputs, outputs) for name, inputs, outputs in layers)
+        return sum(
+            number * _trained(tuner, options, [("mlp_out_all" if last else "all", inputs, outputs)])
+            for (last, inputs, outputs), number in times.items()
+        )
+    except MethodError as error:
+        return str(error).removeprefix(f"{PREFIX}{tuner}: ")
+
+
+def _trained(tuner: str, options: Mapping[str, Any], layers: Sequence[tuple[str, int, int]]) -> int:
+    for device in ("meta", "cpu"):
+        bare = {
+            f"{index}_{name}": _frozen(torch.ones(outputs, inputs, device=device), torch.ones(outputs, device=device))
+            for index, (name, inputs, outputs) in enumerate(layers)
+        }
+        try:
+            model = inject(tuner, options, bare, generator=torch.Generator().manual_seed(0))
+        except NotImplementedError:  # looks at the weights
+            continue
+        return sum(p.numel() for p in model.parameters() if p.requires_grad)
+    raise MethodError("cannot be counted")
+
+
+class PeftMethod(Method):
+    """A tuner of peft; see the module."""
+
+    config: PeftConfig
+    packages = ("peft",)
+    _parts: list[tuple[BlockSite, str, Parts]]
+    _model: list[BaseTuner]
+
+    def _insert(self, segmenter: Adaptable) -> None:
+        shape = segmenter.encoder.shape
+        self._parts = []
+        layers: dict[str, nn.Linear] = {}
+        options = self.config.options()
+        drops = any(value for name, value in options.items() if "dropout" in name)
+        quiet = self.config.tuner in ("loha", "lokr") and not drops
+        for place in block_sites(segmenter.encoder, self.config.blocks):
+            chosen: dict[str, list[str]] = {}
+            for module, part, _, _ in layers_of(shape.blocks[place.index], self.config.sites):
+                chosen.setdefault(module, []).append(part)
+            for module, names in chosen.items():
+                base = place.get(module)
+                if not isinstance(base, nn.Linear):
+                    raise MethodError(f"{self.name} adapts linear layers, and {place.name}.{module} is none")
+                rows = {"all": torch.arange(base.out_features)}
+                parts = Parts(
+                    base, rows if names == ["all"] else {part: place.outputs(part) for part in SLICES}, quiet=quiet
+                )
+                self._parts.append((place, module, parts))
+                layers |= {f"{place.index}_{module}_{name}": _plain(parts.parts[name]) for name in names}
+        model = inject(self.config.tuner, options, layers, generator=self.generator)
+        for place, module, parts in self._parts:
+            for name in parts.parts:
+                key = f"{place.index}_{module}_{name}"
+                if key in layers:
+                    parts.parts[name] = model.model.layers[key]
+            place.replace(module, parts)
+        self._model = [model]
+
+    def _fold(self, mode: MergeMode, calibration: Sequence[Tensor]) -> Folding:
+        done = Folding()
+        for place, module, parts in self._parts:
+            for name, layer in parts.parts.items():
+                if isinstance(layer, BaseTunerLayer):
+                    layer.merge()
+                    done.folded.append(f"{place.name}.{module}" + ("" if name == "all" else f".{name}"))
+            place.replace(module, parts.fused())
+        self._parts, self._model = [], []
+        return done
+
+
+@cache
+def method_of(tuner: str) -> type[PeftMethod]:
+    """The class of ``peft/TUNER``."""
+    entry = TUNERS[tuner]
+    namespace = {
+        "__module__": __name__,
+        "__doc__": f"{PREFIX}{tuner} ({entry.paper}).",
+        "name": PREFIX + tuner,
+        "config_class": config_of(tuner),
+        "identity_at_init": not entry.start,
+        "merge_modes": () if entry.unmerged else ("exact",),
+    }
+    return type(tuner, (_BASES.get(tuner, PeftMethod),), namespace)
+
+
+class AdaLoRA(PeftMethod):
+    """Singular values of the update are dropped as they prove unimportant, and its singular vectors held near orthogonal.
+
+    peft's allocator keeps what it knows of each in dictionaries; here those are buffers, so that a resumed run goes on with them.
+    """
+
+    _STATISTICS = ("exp_avg_ipt", "exp_avg_unc")
+
+    def _insert(self, segmenter: Adaptable) -> None:
+        super()._insert(segmenter)
+        for layer in self._adapted().values():
+            factors = {kind: getattr(layer, kind)[_ADAPTER] for kind in ("lora_A", "lora_B", "lora_E")}
+            for statistic in self._STATISTICS:
+                zeros = {kind: torch.zeros_like(factor, requires_grad=False) for kind, factor in factors.items()}
+                setattr(layer, statistic, BufferDict(zeros, persistent=True))
+            kept = torch.ones_like(factors["lora_E"], dtype=torch.bool)
+            layer.kept = BufferDict({"lora_E": kept, "updates": torch.zeros((), dtype=torch.int64)}, persistent=True)
+
+    def _adapted(self) -> dict[str, Any]:
+        """peft's layers by the name that its allocator knows them by."""
+        return {f"layers.{name}": layer for name, layer in self._model[0].model.layers.items()}
+
+    def auxiliary_loss(self) -> Tensor:
+        """How far the singular vectors are from orthogonal, as peft weighs it: the mean of ‖AAᵀ − I‖ and ‖BᵀB − I‖."""
+        squares = [
+            square
+            for layer in self._adapted().values()
+            for square in (
+                layer.lora_A[_ADAPTER] @ layer.lora_A[_ADAPTER].T,
+                layer.lora_B[_ADAPTER].T @ layer.lora_B[_ADAPTER],
+            )
+        ]
+        off = torch.stack([torch.linalg.norm(square - torch.eye(len(square)).to(square)) for square in squares])
+        return self.config.orth_reg_weight * off.mean()  # type: ignore[attr-defined]
+
+    def after_update(self, *, epoch: int, step: int, total: int) -> None:
+        (model,), layers = self._model, self._adapted()
+        config: Any = model.peft_config[_ADAPTER]
+        allocator: Any = model.rankallocator
+        names = {
+            f"{name}.{kind}.{_ADAPTER}": (layer, kind) for name, layer in layers.items() for kind in layer.exp_avg_ipt
+        }
+        config.total_step = total
+        config.rank_pattern = {
+            f"{name}.lora_E.{_ADAPTER}": layer.kept["lora_E"].flatten().tolist() for name, layer in layers.items()
+        }
+        allocator.ipt = dict.fromkeys(names)
+        for statistic in self._STATISTICS:
+            setattr(
+                allocator, statistic, {name: getattr(layer, statistic)[kind] for name, (layer, kind) in names.items()}
+            )
+        number = int(next(iter(layers.values())).kept["updates"]) + 1
+        gradients = [getattr(layer, kind)[_ADAPTER].grad for layer, kind in names.values()]
+        if all(
+            gradient is not None and bool(gradient.isfinite().all()) for gradient in gradients
+        ):  # else fp16 made no step
+            model.update_and_allocate(number)
+        with torch.no_grad():
+            for statistic in self._STATISTICS:
+                for name, value in getattr(allocator, statistic).items():
+                    layer, kind = names[name]
+                    getattr(layer, statistic)[kind].copy_(value)
+            for name, layer in layers.items():
+                kept = config.rank_pattern[f"{name}.lora_E.{_ADAPTER}"]
+                layer.kept["lora_E"].copy_(torch.tensor(kept).view(-1, 1))
+                layer.kept["updates"].fill_(number)
+
+
+_BASES: dict[str, type[PeftMethod]] = {"adalora": AdaLoRA}
+
+
+def __getattr__(name: str) -> Any:
+    if name in TUNERS:
+        return method_of(name)
+    raise AttributeError(name)
+
+
+if __name__ == "__main__":  # see harness.methods.configs.peft.count
+    requests = [json.loads(line)[1:] for line in json.load(sys.stdin)]
+    print(json.dumps([trained_parameters(*request) for request in requests]))
