@@ -157,11 +157,6 @@ class Registry:
         reason = self._fault(loaded)
         return f"{self.kind} {name!r} cannot be used: {reason}" if reason else ""
 
-    @property
-    def is_extended(self) -> bool:
-        """Whether it holds more than what is built in."""
-        return any(name not in self._builtin for name in self.names())
-
     def is_fixed(self, name: str) -> bool:
         """Whether ``name`` is built in or of an installed package."""
         return name in self._entries

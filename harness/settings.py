@@ -21,7 +21,7 @@ from harness.system.files import bounded_text
 PREFIX = "SAM_PEFT_"
 FILE = f"{PREFIX}SETTINGS"
 """Names the file to read; ``none`` leaves out files and variables."""
-SWITCHES = (f"{PREFIX}RECORD_CACHE", f"{PREFIX}BF16")
+SWITCHES = (f"{PREFIX}BF16",)
 HERE = Path("harness.toml")
 MOST_BYTES = 100_000
 

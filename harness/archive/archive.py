@@ -1,4 +1,4 @@
-"""A results folder as a whole: its records and the files beside them, each read at most once, when it is first asked
+"""A results folder as a whole: its records and their sidecar files, each read at most once, when it is first asked
 for; and its numbers as pandas frames, a number a row, for questions that no page asks (docs/tables.md)."""
 
 from __future__ import annotations
@@ -9,7 +9,6 @@ from functools import cache, cached_property, lru_cache
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal
 
-from harness.archive.cache import Look, look
 from harness.archive.files import ImageTable, PerImage, all_image_scores, image_scores, image_table
 from harness.archive.measured import CostRecord, CostStore, EvidenceRecord, EvidenceStore
 from harness.archive.schema import Record, Run
@@ -32,12 +31,10 @@ class Archive:
         root: the results folder; one that does not exist holds nothing.
 
     ``whole(key)``: a record that is listed, with its history and its α history.
-    ``keeps_pages``: whether whoever keeps texts of pages in the cache of the records will save it.
     """
 
     def __init__(self, root: Path) -> None:
         self.root = root
-        self.keeps_pages = False
         self.store = RecordStore(root)
         self._images = lru_cache(maxsize=32)(self._read_images)  # a baseline's images are asked for by every other row
         self._shares: dict[str, Shares | None] = {}
@@ -46,21 +43,18 @@ class Archive:
         self.whole = cache(self._read_whole)
 
     @cached_property
-    def seen(self) -> Look:
-        """The one look at the folder of records."""
-        return look(self.root)
+    def _summaries(self) -> tuple[list[Record], dict[Path, str]]:
+        return self.store.summaries()
 
-    @cached_property
+    @property
     def records(self) -> list[Record]:
         """Without their histories, in the order of their keys."""
-        if not self.keeps_pages:
-            self.seen.save()
-        return self.seen.summaries()
+        return self._summaries[0]
 
     @property
     def problems(self) -> dict[Path, str]:
         """Files that are no readable record, with the reason."""
-        return self.seen.problems
+        return self._summaries[1]
 
     @cached_property
     def costs(self) -> list[CostRecord]:
@@ -75,7 +69,7 @@ class Archive:
     def images(self, record: Record, model: str, split: str, metric: str) -> PerImage | None:
         """Per-image scores of one of a run's models, None where there are none; clusters by the benchmark's rule
         where the file tells none."""
-        digest = record.beside.get("images.csv", "")
+        digest = record.sidecars.get("images.csv", "")
         return self._images(record.key, digest, record.run.benchmark, model, split, metric)
 
     def _read_images(
@@ -89,7 +83,7 @@ class Archive:
         where the file has none."""
         place = (record.key, model, split)
         if place not in self._tables:
-            digest = record.beside.get("images.csv", "")
+            digest = record.sidecars.get("images.csv", "")
             read = image_table(self.store.images_path(record.key), variant=model, split=split, expected=digest)
             if read and not read.clusters:
                 read = replace(read, clusters=groups_by_rule(record.run.benchmark, read.stems))
@@ -222,7 +216,7 @@ def _scores(archive: Archive, record: Record) -> Iterator[dict[str, Any]]:
 
 
 def _images(archive: Archive, record: Record) -> Iterator[dict[str, Any]]:
-    path, digest = archive.store.images_path(record.key), record.beside.get("images.csv", "")
+    path, digest = archive.store.images_path(record.key), record.sidecars.get("images.csv", "")
     if not path.exists():
         return
     for (model, split), metrics in all_image_scores(path, expected=digest).items():

@@ -1,4 +1,4 @@
-"""The files of a record: their names, sizes and digests, the seal that a record ends in, and the tables that lie beside it.
+"""The files of a record: their names, sizes and digests, the seal that a record ends in, and its sidecar tables.
 
 The seal is a hash of all that a file says, so that an edited number does not pass for a measured one. It finds slips and
 careless edits; whoever wants to forge a record can compute it as well. ``<key>.architecture.csv`` is the α history: columns
@@ -12,7 +12,7 @@ import csv
 import hashlib
 import io
 import json
-from collections.abc import Collection, Mapping
+from collections.abc import Collection, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -24,33 +24,28 @@ if TYPE_CHECKING:
     import numpy as np
     from numpy.typing import NDArray
 
-_IMAGES = "images.csv"
-RESULTS_BESIDE = (_IMAGES, "architecture.csv")
-"""Endings of the files beside a record that are part of its result; their names begin with its key."""
-
-BESIDE = (*RESULTS_BESIDE, "masks.png")
-"""The same, with what is kept to look at."""
+SIDECARS = ("images.csv", "architecture.csv", "masks.png")
+"""Endings of a record's sidecar files; their names begin with its key."""
 
 LARGEST_RECORD = 64 << 20
 LARGEST_TABLE = 256 << 20
-"""Bytes of a record, and of a CSV file beside it (20,000 images under six scored models take a tenth of it)."""
+"""Bytes of a record, and of a CSV file of its sidecars (20,000 images under six scored models take a tenth of it)."""
 
 
-def files_beside(path: Path) -> dict[str, Path]:
-    """Ending -> where that file lies beside a record's, there or not; ``path`` need not lie under its key."""
-    return {name: path.with_suffix(f".{name}") for name in BESIDE}
+def sidecars_of(path: Path) -> dict[str, Path]:
+    """Ending -> path of that sidecar file, there or not; ``path``, of the record, need not lie under its key."""
+    return {name: path.with_suffix(f".{name}") for name in SIDECARS}
 
 
 def is_of_record(name: str, named: Collection[str]) -> bool:
-    """Whether the file that ends in ``name`` beside a record is that record's, and not left by another under its key.
+    """Whether the sidecar file that ends in ``name`` is the record's own, and not left by another under its key.
 
-    Records older than digests name no file, and some whose run was given a label later name their α history alone: that
-    per-image scores are theirs shows in the scores (`harness.archive.agreement`).
+    Records older than digests name no file, and some whose run was given a label later name their α history alone.
 
     Args:
-        named: `harness.archive.schema.Record.beside`.
+        named: `harness.archive.schema.Record.sidecars`.
     """
-    return not named or name in named or name == _IMAGES
+    return not named or name in named or name == "images.csv"
 
 
 def digest(content: bytes) -> str:
@@ -58,11 +53,11 @@ def digest(content: bytes) -> str:
     return hashlib.sha256(content).hexdigest()[:16]
 
 
-def read_beside(path: Path, *, expected: str, largest: int = LARGEST_TABLE) -> bytes:
-    """A file beside a record.
+def read_sidecar(path: Path, *, expected: str, largest: int = LARGEST_TABLE) -> bytes:
+    """The content of a sidecar file.
 
     Args:
-        expected: digest of the file by its record (`Record.beside`), empty where the record has none.
+        expected: digest of the file by its record (`Record.sidecars`), empty where the record has none.
 
     Raises:
         ValueError: no plain file, too large, or not the one that was written.
@@ -121,7 +116,7 @@ def read_architecture(path: Path, *, expected: str = "") -> list[dict[str, list[
     """The α history in a file: one entry an epoch, site -> softmax(α).
 
     Args:
-        expected: as of `read_beside`.
+        expected: as of `read_sidecar`.
 
     Raises:
         ValueError: it is no such file, or not the one that was written.
@@ -129,7 +124,7 @@ def read_architecture(path: Path, *, expected: str = "") -> list[dict[str, list[
     history: list[dict[str, list[float]]] = []
     widths: dict[str, int] = {}
     try:
-        rows = csv.reader(io.StringIO(read_beside(path, expected=expected).decode()))
+        rows = csv.reader(io.StringIO(read_sidecar(path, expected=expected).decode()))
         if next(rows, [])[:2] != ["epoch", "site"]:
             raise ValueError("its columns are not epoch, site, …")
         for row in rows:
@@ -161,6 +156,13 @@ def architecture_csv(history: list[dict[str, list[float]]]) -> str:
         for site in sorted(sites):
             writer.writerow([epoch, site, *map(repr, sites[site])])
     return out.getvalue()
+
+
+def rounding(values: Sequence[float]) -> float:
+    """How far the mean of image scores, written with six significant digits, may lie from the score of the run: 1e-6 up to 1, and
+    beyond it (an NLL) 5e-6 of the largest."""
+    largest = max(map(abs, values), default=0.0)
+    return max(1e-6, 5e-6 * largest if largest > 1 else 0.0)
 
 
 ImageScores = dict[tuple[str, str], dict[str, dict[str, float]]]
@@ -204,7 +206,7 @@ class PerImage:
 
 def image_scores(path: Path, *, variant: str, split: str, metric: str, expected: str = "") -> PerImage | None:
     """One metric of one model on one split, with the clusters that the file tells; None without file or metric, or where the file is
-    not what was written (`read_beside`)."""
+    not what was written (`read_sidecar`)."""
     try:
         lines = _lines(path, expected=expected)
         header = next(csv.reader(lines), [])
@@ -235,7 +237,7 @@ class ImageTable:
 
 
 def image_table(path: Path, *, variant: str, split: str, expected: str = "") -> ImageTable | None:
-    """None without such scores, or where the file is not what was written (`read_beside`)."""
+    """None without such scores, or where the file is not what was written (`read_sidecar`)."""
     import numpy as np
 
     try:
@@ -281,4 +283,4 @@ def all_image_scores(path: Path, *, expected: str = "") -> ImageScores:
 
 
 def _lines(path: Path, *, expected: str) -> io.StringIO:
-    return io.StringIO(read_beside(path, expected=expected).decode(), newline="")
+    return io.StringIO(read_sidecar(path, expected=expected).decode(), newline="")

@@ -1,4 +1,5 @@
-"""Predicted masks of a few test images beside a record: one lossless PNG, an image below the other, prediction left and truth right.
+"""Predicted masks of a few test images, a sidecar file of a record: one lossless PNG, an image below the other, the prediction left
+and the truth right.
 
 Values are class indices, 255 is ignore; which images they are stands in the file's text field ``images``, as JSON. A
 palette makes it look like masks in any viewer.
@@ -14,7 +15,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from harness.archive.files import read_beside
+from harness.archive.files import read_sidecar
 
 if TYPE_CHECKING:
     import numpy as np
@@ -82,7 +83,7 @@ def read_masks(path: Path, *, expected: str = "") -> list[KeptMask]:
     """The masks in a file.
 
     Args:
-        expected: as of `harness.archive.files.read_beside`.
+        expected: as of `harness.archive.files.read_sidecar`.
 
     Raises:
         ValueError: it is no such file, or not the one that was written.
@@ -90,7 +91,7 @@ def read_masks(path: Path, *, expected: str = "") -> list[KeptMask]:
     import numpy as np
     from PIL import Image
 
-    data = read_beside(path, expected=expected, largest=LARGEST_MASKS)
+    data = read_sidecar(path, expected=expected, largest=LARGEST_MASKS)
     try:
         with Image.open(io.BytesIO(data), formats=["PNG"]) as image:
             width, height = image.size

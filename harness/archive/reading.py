@@ -1,7 +1,7 @@
 """From the bytes of a record's file to a `Record`, or to the reason why it is none. All that it says is checked here.
 
-Cheap enough for every read: types, ranges, names, `Run.key`, and the seal. What lies beside a record is held against it
-where that is asked for (`harness.archive.agreement`).
+Cheap enough for every read: types, ranges, names, `Run.key`, and the seal. Sidecar files are read and checked by
+`harness.archive.merge.checked`.
 """
 
 from __future__ import annotations
@@ -151,6 +151,7 @@ class _Run(Run):
 @dataclass(frozen=True, kw_only=True)
 class _File(Record):
     run: _Run
+    sidecars: Annotated[dict[str, str], Field(alias="beside")] = field(default_factory=dict, compare=False)
     scores: dict[Name, dict[Name, Annotated[dict[Name, float], AfterValidator(_scores)]]] = field(default_factory=dict)
     selected_epoch: Count | None = None
     parameters: dict[str, Annotated[int, Field(ge=0)]] = field(default_factory=dict)
@@ -176,7 +177,7 @@ def refuse_unread(path: Path, error: Exception) -> None:
     """Pass where ``error`` says something about the content of a file, or that it is gone.
 
     Args:
-        path: a record's file, or one beside it.
+        path: a record's file, or a sidecar file.
         error: of reading it; what the system said is the error itself or what caused it.
 
     Raises:
@@ -195,8 +196,8 @@ def refuse_unread(path: Path, error: Exception) -> None:
 
 
 def load(path: Path) -> Record:
-    """The record in one file, α history of schema 2 left beside. Raises ValueError: no readable record, one that was edited, or
-    a copy under a name that is not its key."""
+    """The record in one file, α history of schema 2 left in its sidecar file. Raises ValueError: no readable record, one that was
+    edited, or a copy under a name that is not its key."""
     record = parse(read_regular(path, largest=LARGEST_RECORD))
     if path.name.partition(".")[0] != record.key:
         raise ValueError(f"a copy: the record in it belongs to {record.key}.json")

@@ -14,7 +14,7 @@ from harness.protocols.keys import first_backbone as first_backbone
 from harness.protocols.keys import hashed_options, hashed_rules
 
 SCHEMA_VERSION = 2
-"""Of a record's file. 1: α history inside the JSON. 2: α history in ``<key>.architecture.csv`` beside it."""
+"""Of a record's file. 1: α history inside the JSON. 2: α history in the sidecar file ``<key>.architecture.csv``."""
 
 KEY_VERSION = 1
 """Of what `Run.key` hashes. It moves only when the same content would no longer give the same result."""
@@ -56,7 +56,7 @@ class Run:
         benchmark: canonical name of the benchmark.
         backbone: name in the backbone catalogue; those of older records are read as what they are called now.
         checkpoint: hash of the checkpoint's bytes (``sha256-…``), empty for random weights; older records have 16 hex digits
-            from its size, its first and its last MiB (`harness.archive.checkpoints`).
+            from its size, its first and its last MiB.
         protocol: name of the card.
         protocol_hash: hash of the whole card with overrides on the command line.
         rules: the card resolved for this benchmark (per-benchmark overrides applied).
@@ -157,8 +157,8 @@ class Record:
             devices, of one of which memory and times are then.
         attempts: how many times the run was started.
         finished: UTC time in ISO format.
-        beside: ending of a file that was written beside the record (``images.csv``) -> digest of its bytes; the store
-            fills it, and older records have none.
+        sidecars: ending of a sidecar file (``images.csv``) -> digest of its bytes; the store fills it, older records have none, and
+            in the file it is called ``beside``.
     """
 
     run: Run
@@ -178,7 +178,7 @@ class Record:
     environment: dict[str, str] = field(default_factory=dict)
     attempts: int = 1
     finished: str = ""
-    beside: dict[str, str] = field(default_factory=dict, compare=False)
+    sidecars: dict[str, str] = field(default_factory=dict, compare=False)
     schema_version: int = SCHEMA_VERSION
 
     def each_score(self) -> Iterator[tuple[str, str, str, float]]:

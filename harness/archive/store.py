@@ -1,4 +1,4 @@
-"""Records on disk: one JSON file a run, written to a temporary file and renamed, with CSV files beside it.
+"""Records on disk: one JSON file a run, written to a temporary file and renamed, with its sidecar files.
 
 ``ROOT/records/<key>.json``, ``<key>.images.csv`` (per-image scores: columns variant, split, stem, then one a metric)
 and ``<key>.architecture.csv`` (α history: columns epoch, site, then one an operation). A record that is there is whole.
@@ -7,31 +7,26 @@ and ``<key>.architecture.csv`` (α history: columns epoch, site, then one an ope
 from __future__ import annotations
 
 import itertools
-import json
 import os
 import tempfile
 from collections.abc import Collection, Iterator
 from dataclasses import asdict, replace
 from pathlib import Path
 
-from harness.archive.cache import look
 from harness.archive.files import (
-    BESIDE,
-    LARGEST_RECORD,
-    LARGEST_TABLE,
+    SIDECARS,
     architecture_csv,
     digest,
-    files_beside,
     is_of_record,
     read_architecture,
-    seal_holds,
     sealed,
+    sidecars_of,
 )
 from harness.archive.masks import MASKS
 from harness.archive.reading import load, refuse_unread
 from harness.archive.schema import SCHEMA_VERSION, Record, Run
 from harness.system.errors import UsageError
-from harness.system.files import read_regular, write_atomically
+from harness.system.files import write_atomically
 from harness.system.text import printable_line
 
 
@@ -46,10 +41,6 @@ def require_writable(folder: Path, *, named: str = "results folder", option: str
         raise UsageError(
             f"{named} {folder} cannot be written ({error.strerror}); choose another with {option} DIR"
         ) from error
-
-
-FEW = 64
-"""Keys up to which records are looked up one by one: more are worth a listing of the folder."""
 
 
 class RecordStore:
@@ -72,9 +63,9 @@ class RecordStore:
         return self.folder / f"{key}.{MASKS}"
 
     def write(self, record: Record, images_csv: str = "", masks_png: bytes = b"") -> Path:
-        """What lies beside it first, the record last; a file under its name that is no record is set aside with its own.
+        """The sidecar files first, the record last; a file under its name that is no record is set aside with its own.
 
-        What another record left beside it goes once a success stands there. A failure deletes nothing: what it finds may
+        What another record left under this key goes once a success stands there. A failure deletes nothing: what it finds may
         be of a start that is about to succeed.
 
         Args:
@@ -85,34 +76,27 @@ class RecordStore:
             UsageError: the disk is full, the folder cannot be written, or the file there cannot be read for now; older
                 records stay as they were.
         """
-        return self._write(record, images_csv, masks_png, left=() if record.code == "OK" else BESIDE)
+        return self._write(record, images_csv, masks_png, left=() if record.code == "OK" else SIDECARS)
 
     def relabel(self, record: Record) -> Path:
-        """Write a record anew whose run has another label; what lies beside it stays. Raises as `write`."""
-        return self._write(record, left=BESIDE)
+        """Write a record anew whose run has another label; its sidecar files stay. Raises as `write`."""
+        return self._write(record, left=SIDECARS)
 
     def _write(self, record: Record, images_csv: str = "", masks_png: bytes = b"", *, left: Collection[str]) -> Path:
-        """``left`` are the endings of files beside it that stay though the record does not name them."""
+        """``left`` are the endings of sidecar files that stay though the record does not name them."""
         texts = (images_csv, architecture_csv(record.architecture))
         contents = (*(text.encode(errors="replace") for text in texts), masks_png)
-        beside = {name: data for name, data in zip(BESIDE, contents, strict=True) if data}
-        content = asdict(
-            replace(
-                record,
-                message=printable_line(record.message),
-                architecture=[],
-                beside={**record.beside, **{name: digest(data) for name, data in beside.items()}},
-                schema_version=SCHEMA_VERSION,
-            )
-        )
+        written = {name: data for name, data in zip(SIDECARS, contents, strict=True) if data}
+        content = asdict(replace(record, message=printable_line(record.message), schema_version=SCHEMA_VERSION))
+        content["beside"] = content.pop("sidecars") | {name: digest(data) for name, data in written.items()}
         del content["architecture"]
         path = self.path(record.key)
         try:
             self._set_aside_unreadable(path)
-            for name, data in beside.items():
+            for name, data in written.items():
                 write_atomically(path.with_suffix(f".{name}"), data)
             write_atomically(path, sealed(content))
-            for name in set(BESIDE) - {*content["beside"], *left}:
+            for name in set(SIDECARS) - {*content["beside"], *left}:
                 path.with_suffix(f".{name}").unlink(missing_ok=True)
         except OSError as error:
             raise UsageError(
@@ -131,7 +115,7 @@ class RecordStore:
             raise UsageError(f"the record {key} cannot be read whole: {error}; bring that file back") from error
 
     def summary(self, key: str) -> Record | None:
-        """As `read`, without the α history that lies beside."""
+        """As `read`, without the α history of the sidecar file."""
         read = self._read(key)
         if isinstance(read, str):
             raise UsageError(f"{self.path(key)} is not a readable record ({read}); move it away to run {key} again")
@@ -167,35 +151,35 @@ class RecordStore:
 
     def summaries(self) -> tuple[list[Record], dict[Path, str]]:
         """Records without their histories, in the order of their keys, and the unreadable files with the reason."""
-        seen = look(self.root)
-        seen.save()
-        return seen.summaries(), seen.problems
+        ended = self.ended()
+        problems = {self.path(key): read for key, read in ended.items() if isinstance(read, str)}
+        return [read for read in ended.values() if isinstance(read, Record)], problems
 
     def ended(self, keys: Collection[str] | None = None) -> dict[str, Record | str]:
         """Records without their histories by key, in the order of the keys, and why a file is none; with ``keys`` those that
         have a file."""
-        if keys is not None and len(keys) < FEW:
-            return {key: record for key in keys if (record := self._ended(key)) is not None}
-        seen = look(self.root)
-        seen.save()
-        if keys is None:
-            return dict(seen.records)
-        return {key: seen.records[key] for key in keys if key in seen.records}
-
-    def _ended(self, key: str) -> Record | str | None:
-        try:
-            return load(self.path(key)) if os.path.lexists(self.path(key)) else None
-        except ValueError as error:
-            return str(error)
+        ended: dict[str, Record | str] = {}
+        for key in self._there(keys):
+            try:
+                ended[key] = load(self.path(key))
+            except ValueError as error:
+                ended[key] = str(error)
+            else:
+                ended[key].history.clear()  # thousands of them are not held in memory
+        return ended
 
     def surely_ended(self, keys: Collection[str]) -> dict[str, Record | str]:
-        """As `ended`, for whoever starts runs again: a file that was no readable record is looked at once more. Raises Unread:
-        as of `find`; its run may be finished."""
+        """As `ended`, for whoever starts runs again. Raises Unread: as of `find`; its run may be finished."""
         ended = self.ended(keys)
         for key in [key for key, read in ended.items() if isinstance(read, str)]:
-            if not self.problem(key):
+            if not self.problem(key):  # it was replaced meanwhile
                 ended |= self.ended([key])
         return ended
+
+    def _there(self, keys: Collection[str] | None) -> list[str]:
+        keys = None if keys is None else set(keys)
+        there = [path.stem for path in self.files()]
+        return there if keys is None else [key for key in there if key in keys]
 
     def files(self) -> list[Path]:
         """Everything that may be a record, in the order of the names."""
@@ -203,44 +187,28 @@ class RecordStore:
         return [self.folder / name for name in sorted(names) if name.endswith(".json") and not name.startswith(".")]
 
     def _set_aside_unreadable(self, path: Path) -> None:
-        """Keep it as ``<key>.json.unreadable`` (``.unreadable.2`` …) and what lies beside it under the same ending, so that
+        """Keep it as ``<key>.json.unreadable`` (``.unreadable.2`` …) and its sidecar files under the same ending, so that
         a new record overwrites nothing."""
         if not self.problem(path.stem):
             return
-        files = [*files_beside(path).values(), path]
+        files = [*sidecars_of(path).values(), path]
         endings = itertools.chain([".unreadable"], (f".unreadable.{number}" for number in itertools.count(2)))
         free = next(end for end in endings if not any(os.path.lexists(f"{file}{end}") for file in files))
         for file in filter(os.path.lexists, files):
             os.replace(file, f"{file}{free}")
 
     def architecture(self, record: Record) -> list[dict[str, list[float]]]:
-        """The α history of a record, from beside it where it is not in it; empty without one. Raises ValueError: the file
-        beside it holds none."""
+        """The α history of a record, from its sidecar file where it is not in it; empty without one. Raises ValueError: the
+        file holds none."""
         path, name = self.architecture_path(record.key), "architecture.csv"
         # A failure has none but what it names.
-        own = name in record.beside or (record.code == "OK" and is_of_record(name, record.beside))
+        own = name in record.sidecars or (record.code == "OK" and is_of_record(name, record.sidecars))
         if record.architecture or not own or not os.path.lexists(path):
             return record.architecture
-        return read_architecture(path, expected=record.beside.get(name, ""))
+        return read_architecture(path, expected=record.sidecars.get(name, ""))
 
     def _whole(self, record: Record) -> Record:
         return replace(record, architecture=self.architecture(record))
-
-
-def is_sealed(path: Path) -> bool:
-    """Whether a record's file has a seal; older ones have none."""
-    return seal_holds(read_regular(path, largest=LARGEST_RECORD)) is not None
-
-
-def add_seal(path: Path) -> None:
-    """Seal an older record with the files that lie beside it; its content stays. Raises UsageError: it cannot be written."""
-    content = json.loads(read_regular(path, largest=LARGEST_RECORD))
-    files = {name: file for name, file in files_beside(path).items() if file.is_file()}
-    content["beside"] = {name: digest(read_regular(file, largest=LARGEST_TABLE)) for name, file in files.items()}
-    try:
-        write_atomically(path, sealed(content))
-    except OSError as error:
-        raise UsageError(f"{path} cannot be written: {error.strerror or error}") from error
 
 
 def finished_run(results: Path, key: str) -> Run:

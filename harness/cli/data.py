@@ -1,21 +1,25 @@
-"""``sam-peft data``: list, prepare and check the nine benchmarks as people download them, or write samples of them."""
+"""``sam-peft data``: list, prepare and check the nine benchmarks as people download them, write samples of them, score predictions."""
 
 from __future__ import annotations
 
 import argparse
+import csv
 import json
+import sys
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import asdict
+from functools import partial
 from pathlib import Path
 from typing import Any
 
+from harness.check import from_mapping, parse_assignments
 from harness.cli.command import PROGRAM, CommandParser, add_plugins, command, load_own_plugins, verb
 from harness.datasets.base import Benchmark, DataOptions, DatasetError
 from harness.registry import BENCHMARKS, LABELLED, SEGMENTED, dataset_name, is_own
 from harness.settings import load_settings, named_table
 from harness.system.errors import UsageError
-from harness.system.text import printable_line
+from harness.system.text import csv_cell, printable_line
 
 DEFAULT_ROOT = Path("data")
 
@@ -59,6 +63,29 @@ def parser() -> CommandParser:
     checking.add_argument("--workers", type=int, default=0, help="processes; 0 for one a core")
     checking.add_argument("--json", action="store_true", help="print JSON")
     checking.set_defaults(run=run_check)
+
+    scoring = commands.add_parser(
+        "score", help="score a folder of predictions against a folder of masks, paired by name"
+    )
+    scoring.add_argument(
+        "predictions", type=Path, help="grey images, whose levels are probabilities, or .npy in [0, 1]"
+    )
+    scoring.add_argument("masks", type=Path, help="masks of the same names")
+    scoring.add_argument("--benchmark", metavar="NAME", help="its metrics, its classes and its way to read masks")
+    scoring.add_argument("--metrics", metavar="A,B", help=f"others than these: {', '.join(SCORED)} (docs/metrics.md)")
+    scoring.add_argument(
+        "--num-classes", type=int, default=2, metavar="N", help="more than 2: files hold class indices"
+    )
+    scoring.add_argument(
+        "--set", action="append", default=[], metavar="NAME=VALUE", help="a convention, such as empty=0"
+    )
+    scoring.add_argument(
+        "--stretched", action="store_true", help="predictions are squares that a network made of images of any shape"
+    )
+    scoring.add_argument("--partial", action="store_true", help="score what both folders have")
+    scoring.add_argument("--per-image", type=Path, metavar="CSV", help="write the scores of every image; a new file")
+    scoring.add_argument("--json", action="store_true", help="print JSON")
+    scoring.set_defaults(run=run_score)
 
     sampling = commands.add_parser("sample", help="write a generated sample in one of the real layouts")
     sampling.add_argument("name", help="benchmark, or all")
@@ -251,6 +278,61 @@ def _print_check(report: Any) -> None:
             for name in verdict.files[:5]:
                 print(printable_line(f"            {name}"))
     print(f"  {'passed' if report.passed else 'FAILED'}")
+
+
+SCORED = ("s_measure", "e_mean", "weighted_f", "mae", "iou", "dice")
+
+
+def run_score(arguments: argparse.Namespace) -> int:
+    from harness.datasets.reading.folder_benchmark import FolderBenchmark
+    from harness.evaluation.conventions import CLASSES, Conventions
+    from harness.evaluation.score_folders import score_folders
+    from harness.evaluation.scorer import SplitScorer
+
+    out = arguments.per_image
+    if out and (out.exists() or not out.absolute().parent.is_dir()):
+        raise UsageError(f"--per-image {out} is there already, or its folder is not; name a new file")
+    if not 2 <= arguments.num_classes <= 255:
+        raise UsageError(f"--num-classes {arguments.num_classes}: give 2 to 255")
+    classes, read_mask = arguments.num_classes, None
+    metrics = SCORED if classes == 2 else CLASSES
+    if arguments.benchmark:
+        benchmark = _benchmark(arguments.benchmark)
+        if benchmark.task == "classification":
+            raise UsageError(f"{benchmark.name} has labels and no masks to score")
+        classes, metrics = benchmark.num_classes, benchmark.metrics
+        read_mask = benchmark.decode_mask if isinstance(benchmark, FolderBenchmark) else None
+    if arguments.metrics:
+        metrics = tuple(name.strip().lower().replace("-", "_") for name in arguments.metrics.split(","))
+    rules = from_mapping(Conventions, parse_assignments(arguments.set, example="--set empty=0"), where="--set")
+    task: Any = "binary" if classes == 2 else "multiclass"
+    scorer = SplitScorer(metrics, task=task, num_classes=classes, conventions=rules)
+    flags = {"stretched": arguments.stretched, "partial": arguments.partial}
+    with _progress() as move:
+        score_folders(
+            arguments.predictions,
+            arguments.masks,
+            scorer,
+            read_mask=read_mask,
+            progress=partial(move, "scoring"),
+            **flags,
+        )
+    images, ignored = scorer.images(), scorer.ignored()
+    if ignored:
+        print(f"left out, as every pixel of the mask is ignored: {', '.join(ignored)}", file=sys.stderr)
+    if out:
+        lines = [["stem", *metrics], *([stem, *(values[name] for name in metrics)] for stem, values in images.items())]
+        with out.open("x", newline="", encoding="utf-8", errors="replace") as file:
+            csv.writer(file).writerows([csv_cell(str(cell)) for cell in line] for line in lines)
+    if arguments.json:
+        print(json.dumps({"images": len(images), "scores": scorer.summary()}, indent=1))
+    else:
+        print(
+            "\n".join(
+                [f"{len(images)} images", *(f"{name:<12} {value:.4f}" for name, value in scorer.summary().items())]
+            )
+        )
+    return 0
 
 
 def run_sample(arguments: argparse.Namespace) -> int:

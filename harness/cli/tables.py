@@ -32,7 +32,7 @@ def main(argv: list[str] | None = None) -> int:
         option = "--metrics" if metrics else "--json"
         raise UsageError(f"{option} only prints and writes no file, so there is nothing to --check")
     archive = Archive(options.results)
-    pages = pages_below(archive, study=study, metrics=metrics, anew="anew" if options.check else "")
+    pages = pages_below(archive, study=study, metrics=metrics)
     say_skipped(pages.skipped)
     if options.json:
         print(json.dumps([as_data(page) for page in pages.content.values()], indent=1))

@@ -13,7 +13,7 @@ from harness.system.errors import did_you_mean
 GROUPS = {
     "use": ("run", "status", "show", "predict", "export", "data"),
     "read": ("report", "tables"),
-    "measure": ("metrics", "cost"),
+    "measure": ("cost",),
     "maintain": ("doctor", "settings", "records", "protocols"),
 }
 
@@ -21,8 +21,7 @@ VERBS = {name: "harness.run" if name == "run" else f"harness.cli.{name}" for nam
 
 PEOPLE_SAY = {
     **dict.fromkeys(("train", "fit", "start", "submit", "launch", "sweep", "tune", "plan", "demo", "finetune"), "run"),
-    **dict.fromkeys(("eval", "evaluate", "evaluation", "test", "score", "validate"), "metrics"),
-    **dict.fromkeys(("why", "explain", "cell"), "show --cell"),
+    **dict.fromkeys(("eval", "evaluate", "evaluation", "test", "score", "validate", "metrics"), "data score"),
     **dict.fromkeys(("compare", "diff"), "show --compare"),
     **dict.fromkeys(("info", "inspect", "describe", "log", "view"), "show"),
     **dict.fromkeys(("list", "ls", "ps", "queue", "progress", "watch", "jobs", "runs"), "status"),
@@ -37,8 +36,7 @@ PEOPLE_SAY = {
     **dict.fromkeys(("benchmark", "profile", "flops", "time", "speed", "memory"), "cost"),
     **dict.fromkeys(("methods", "contract", "selftest"), "doctor"),
     **dict.fromkeys(("config", "configure", "init", "env"), "settings"),
-    **dict.fromkeys(("merge", "publish", "sync", "record", "seal"), "records"),
-    "paper": "records paper",
+    **dict.fromkeys(("merge", "publish", "sync", "record"), "records"),
     **dict.fromkeys(("protocol", "card", "cards", "rules"), "protocols"),
     "studies": "run --study list",
 }

@@ -14,9 +14,8 @@ from functools import cached_property
 from typing import TYPE_CHECKING, Literal
 
 from harness import statistics as stats
-from harness.archive.agreement import rounding
 from harness.archive.archive import Archive, PerImage
-from harness.archive.merge import conflicts
+from harness.archive.files import rounding
 from harness.archive.schema import Record, Run, content_hash
 from harness.comparison.names import Metric, benchmark_title, metric
 from harness.comparison.rows import MISSING, Row, Sheet, begun_by, is_run, version_of
@@ -207,10 +206,7 @@ class Cell:
         for record in sorted(runs, key=lambda record: (record.run.seed, record.key)):
             lines += self._run(record, archive)
         lines += [f"  seed {seed}: no record" for seed, code in sorted(self.codes.items()) if code == MISSING]
-        lines += self._left_out(archive.records)
-        keys = {record.key for record in runs}
-        apart = [path for path in conflicts(archive.root) if path.name.partition(".")[0] in keys]
-        return [*lines, *(f"  conflicting copy, kept apart: {path}" for path in apart)]
+        return lines + self._left_out(archive.records)
 
     def _run(self, record: Record, archive: Archive) -> list[str]:
         seed, store = record.run.seed, archive.store

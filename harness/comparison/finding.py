@@ -14,7 +14,7 @@ from harness.archive.store import RecordStore, require_finished
 from harness.comparison.names import METRICS, benchmark_title
 from harness.system.errors import UsageError
 
-HINT = "sam-peft status and sam-peft show --cell print keys, and --results DIR chooses the folder"
+HINT = "sam-peft status prints keys, and --results DIR chooses the folder"
 _SAYS_NOTHING = frozenset({"seed", "on", "↑", "↓"})
 _OF_METRICS = frozenset(word for metric in METRICS.values() for word in metric.title.casefold().split())
 """Words of a column's heading that tell no run from another."""

@@ -34,7 +34,7 @@ from harness.experiment.trained import Trained
 from harness.methods.base import MergeMode
 from harness.models.segmenter import Prompts, Segmenter, probabilities
 from harness.protocols.load import from_rules
-from harness.registry import BENCHMARKS
+from harness.registry import BENCHMARKS, is_own
 from harness.system.errors import UsageError, os_reason, writing_to
 from harness.system.files import read_regular, write_atomically
 from harness.system.streams import say
@@ -424,18 +424,16 @@ def scoring_command(request: Predict, masks: str) -> str:
     rules, trained = from_rules(request.trained.run.rules), request.trained
     benchmark = BENCHMARKS.get(trained.run.benchmark)
     folder = request.out / PROBABILITIES[request.probabilities] if request.probabilities else request.out
-    words = ["sam-peft", "metrics", "--pred", str(folder), "--gt", masks]
+    words = ["sam-peft", "data", "score", str(folder), masks]
+    if not is_own(benchmark.name):
+        words += ["--benchmark", benchmark.name]
+    elif trained.task == "multiclass":
+        words += ["--num-classes", str(trained.num_classes)]
     # Masks have the threshold of these metrics alone.
     if names := [name for name in benchmark.metrics if request.probabilities or name in (*OVERLAP, *CLASSES)]:
         words += ["--metrics", ",".join(names)]
-    if trained.task == "multiclass":
-        words += ["--num-classes", str(trained.num_classes)]
-    elif getattr(benchmark, "mask_rule", "half") == "nonzero":
-        words += ["--foreground", "nonzero"]
     if request.probabilities == "input":
         words.append("--stretched")
-    if rules.evaluation.resolution == "input":
-        words += ["--input-size", str(rules.image_size)]
     conventions = asdict(rules.evaluation)
     plain = asdict(type(rules.evaluation)())
     for name, value in conventions.items():

@@ -13,7 +13,6 @@ from pydantic import TypeAdapter, ValidationError
 from safetensors import SafetensorError, safe_open
 from torch import Tensor
 
-from harness.archive.checkpoints import noted
 from harness.archive.measured import Elsewhere
 from harness.archive.schema import Run
 from harness.archive.store import RecordStore, finished_run
@@ -42,12 +41,10 @@ class Trained:
 
     Args:
         state: the method's own and the trained tensors of the best checkpoint.
-        checkpoints: short fingerprints of pretrained weights -> whole ones, as far as somebody noted them.
     """
 
     run: Run
     state: Mapping[str, Tensor]
-    checkpoints: Mapping[str, str]
 
     @property
     def task(self) -> Task:
@@ -89,9 +86,8 @@ class Trained:
                     f"run {run.key} started from pretrained {run.backbone} weights; give them with --checkpoint"
                 )
             return
-        recorded = self.checkpoints.get(run.checkpoint, run.checkpoint)
-        if not is_checkpoint(checkpoint, recorded):
-            needed = recorded or "none (random weights; leave --checkpoint away)"
+        if not is_checkpoint(checkpoint, run.checkpoint):
+            needed = run.checkpoint or "none (random weights; leave --checkpoint away)"
             raise UsageError(
                 f"--checkpoint {checkpoint} is not the file that run {run.key} started from: its fingerprint is {needed}"
             )
@@ -133,7 +129,7 @@ def adapter(file: Path) -> Trained:
         ) from error
     _require_known(run)
     add_own_of(run.benchmark, run.rules)
-    return Trained(run=run, state=read_tensors(file), checkpoints={})
+    return Trained(run=run, state=read_tensors(file))
 
 
 def _require_known(run: Run) -> None:
@@ -162,7 +158,7 @@ def of_results(results: Path, key: str) -> Trained:
             f"run {run.key} is of other code than the plug-in of {run.method} and harness.methods have now: they may read it otherwise"
         )
     add_own_of(run.benchmark, run.rules)
-    return Trained(run=run, state=read_state(file, identity=run.key), checkpoints=noted(results))
+    return Trained(run=run, state=read_state(file, identity=run.key))
 
 
 def trained_segmenter(run: Run, state: dict[str, Tensor], *, checkpoint: Path | None) -> tuple[Segmenter, Method]:

@@ -1,19 +1,14 @@
-"""Match planned runs with earlier records: which are finished, failed or damaged, or were made from other data or under the older,
-short fingerprint of their checkpoint."""
+"""Match planned runs with earlier records: which are finished, failed or damaged, or were made from other data."""
 
 from __future__ import annotations
 
-import shlex
 from collections.abc import Mapping
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from pathlib import Path
 
-from harness.archive.checkpoints import noted
-from harness.archive.schema import Record
 from harness.archive.store import RecordStore
 from harness.planning.job import Job
 from harness.system.errors import UsageError
-from harness.system.text import counted
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -63,52 +58,3 @@ def earlier(results: Path, jobs: Mapping[str, Job]) -> Earlier:
             "take another --results folder for the new files, or move those records away to run them again"
         )
     return Earlier(finished=frozenset(finished), failed=failed, problems=tuple(problems))
-
-
-def under_short_fingerprints(
-    results: Path, jobs: Mapping[str, Job], shorts: Mapping[str, str]
-) -> tuple[dict[str, Job], list[str]]:
-    """``jobs`` with the runs that older records finished under a checkpoint's short fingerprint named as there, where
-    `harness.archive.checkpoints` says that the file is theirs; and a line for each checkpoint where it does not.
-
-    Args:
-        shorts: fingerprint of every byte -> short fingerprint of the same file.
-
-    Raises:
-        UsageError: the notes are damaged, or a record that may be a finished one cannot be read for now.
-    """
-    notes = noted(results)
-    olders = {
-        key: replace(job.run, checkpoint=shorts[whole])
-        for key, job in jobs.items()
-        if (whole := job.run.checkpoint) in shorts
-    }
-    asked = [*olders, *(older.key for older in olders.values())]
-    ended = RecordStore(results).surely_ended(asked)
-    finished = {key for key, record in ended.items() if isinstance(record, Record) and record.code == "OK"}
-    named: dict[str, Job] = {}
-    unverified: dict[tuple[str, str], int] = {}
-    for key, job in jobs.items():
-        older = olders.get(key, job.run)
-        if older.key in finished and key not in finished and older.key != key:
-            if notes.get(older.checkpoint) == job.run.checkpoint:
-                job = replace(job, run=older)
-            else:
-                place = (job.checkpoint, older.checkpoint)
-                unverified[place] = unverified.get(place, 0) + 1
-        named[job.run.key] = job
-    return named, [_unverified(count, *place, results, notes) for place, count in unverified.items()]
-
-
-def _unverified(count: int, path: str, short: str, results: Path, notes: Mapping[str, str]) -> str:
-    whose = counted(count, "finished record")
-    if short in notes:
-        return (
-            f"{whose} of these runs below {results} came from another checkpoint than {path} ({notes[short]}, which shares"
-            f" the short fingerprint {short} with it) and count as not started"
-        )
-    return (
-        f"{whose} of these runs below {results} know their checkpoint by size, beginning and end alone ({short}) and count"
-        f" as not started; if {path} is the file they came from, note it: sam-peft records verify-checkpoint "
-        f"{shlex.quote(path)} {shlex.quote(str(results))}"
-    )

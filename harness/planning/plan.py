@@ -18,10 +18,10 @@ from harness.datasets.base import DatasetError
 from harness.datasets.preparing.checking import first_look
 from harness.models.catalog import backbone_shape, require_stands, resolve_backbone
 from harness.models.checkpoint import require_finite
-from harness.models.fingerprints import fingerprint, known_to_fit, remember_fit, short_fingerprint, status_of
+from harness.models.fingerprints import fingerprint, known_to_fit, remember_fit, status_of
 from harness.models.published import is_word, published_file
 from harness.planning.data import Images, benchmark_of, data_fingerprint, limited, manifest_hash, require_task
-from harness.planning.earlier import earlier, under_short_fingerprints
+from harness.planning.earlier import earlier
 from harness.planning.job import Job
 from harness.planning.request import Request, Variant, require_countable
 from harness.planning.rows import MethodRow, method_row, split_overrides
@@ -39,7 +39,6 @@ class Pretrained:
 
     path: str = ""
     fingerprint: str = ""
-    short: str = ""
     missing: str = ""
 
 
@@ -66,13 +65,13 @@ def pretrained(request: Request, backbone: str, protocol: Protocol) -> Pretraine
         missing = f"checkpoint {path} {what}; give the path of the pretrained {backbone} file"
         return Pretrained(path=str(path), fingerprint="missing", missing=missing)
     if known_to_fit(path, backbone):
-        return Pretrained(path=str(path.absolute()), fingerprint=fingerprint(path), short=short_fingerprint(path))
+        return Pretrained(path=str(path.absolute()), fingerprint=fingerprint(path))
     from harness.models.build import require_checkpoint  # imports torch, which other plans need not wait for
 
     before = status_of(path)
     require_checkpoint(backbone, path)
     require_finite(path)
-    given = Pretrained(path=str(path.absolute()), fingerprint=fingerprint(path), short=short_fingerprint(path))
+    given = Pretrained(path=str(path.absolute()), fingerprint=fingerprint(path))
     remember_fit(path, backbone, checked=before)
     return given
 
@@ -127,20 +126,17 @@ def plan(request: Request, *, prepare_samples: Callable[[str], Path] | None = No
     absent = {name: files.absent for name, files in data.items() if files.absent}
     if absent and not (request.skip_missing and grid.jobs):
         missing += _absent_lines(absent, request)
-    shorts = {checkpoint.fingerprint: checkpoint.short for checkpoint in names.checkpoints.values() if checkpoint.short}
-    jobs, unverified = under_short_fingerprints(request.results, grid.jobs, shorts)
-    key_now = dict(zip(grid.jobs, jobs, strict=True))
-    before = earlier(request.results, jobs)
+    before = earlier(request.results, grid.jobs)
     return Plan(
-        jobs=tuple(jobs.values()),
+        jobs=tuple(grid.jobs.values()),
         finished=before.finished,
         failed=before.failed,
         missing=tuple(missing),
         protocol=names.protocol,
         images={name: files.images for name, files in data.items() if files.images is not None},
-        problems=(*before.problems, *unverified, *grid.problems),
+        problems=(*before.problems, *grid.problems),
         request=content_hash(sorted(grid.jobs)),
-        keys={place: tuple(key_now[key] for key in keys) for place, keys in grid.keys.items()},
+        keys=grid.keys,
     )
 
 

@@ -2,23 +2,19 @@
 
 from __future__ import annotations
 
-import hashlib
-import sys
 from collections import UserDict
 from collections.abc import Callable, Iterable, Mapping, Sequence
-from dataclasses import dataclass, field, replace
+from dataclasses import dataclass, replace
 from functools import cache, partial
 from pathlib import Path
-from typing import Any, Literal
+from typing import Any
 
 from harness.archive.archive import Archive
-from harness.archive.cache import Look, collector_paused
 from harness.archive.measured import CostStore
-from harness.archive.schema import Record, Run, content_hash
+from harness.archive.schema import Record, Run
 from harness.comparison.claims import read_claims
 from harness.comparison.papers import Papers
 from harness.comparison.rows import is_entry, placeholder
-from harness.registry import BENCHMARKS, METHODS
 from harness.report.formats import write
 from harness.report.page import SUFFIX, Format, Page
 from harness.report.score_page import score_page
@@ -26,8 +22,6 @@ from harness.studies import Entry, Study, load_study, study_names
 from harness.system.errors import UsageError, did_you_mean, os_reason
 from harness.system.files import write_atomically
 from harness.system.streams import say_skipped
-
-_CODE = ("harness", "methods", "datasets", "results/paper")
 
 
 class Lazy(UserDict[str, Any]):
@@ -47,39 +41,21 @@ class Pages:
     Args:
         content: name -> page of every table.
         skipped: files that no table counts since they cannot be read, with the reason.
-        made_of: page -> digest of what it is made of, where that is known.
-        kept: the look at the folder, whose cache has texts of pages that were made before; None where nothing is kept.
     """
 
     content: Mapping[str, Page]
     skipped: Mapping[Path, str]
-    made_of: Mapping[str, str] = field(default_factory=dict)
-    kept: Look | None = None
 
     def texts(self, style: Format, *, width: int = 100) -> dict[str, str]:
-        """Every page written; one that nothing touched is not built again."""
-        texts = {}
-        with collector_paused():
-            for name in self.content:
-                made_of, form = self.made_of.get(name, ""), f"{name} {style} {width}"
-                then, text = self.kept.pages.get(form, ("", "")) if self.kept else ("", "")
-                if not made_of or then != made_of:
-                    text = write(self.content[name], style=style, width=width)
-                    if self.kept and made_of:
-                        self.kept.keep_page(form, made_of, text)
-                texts[name] = text
-            if self.kept:
-                self.kept.save()
-        return texts
+        """Every page written."""
+        return {name: write(self.content[name], style=style, width=width) for name in self.content}
 
     def files(self, root: Path, *, style: Format = "markdown") -> dict[Path, str]:
         """Path in the results folder -> content."""
         return {root / "tables" / f"{name}{SUFFIX[style]}": text for name, text in self.texts(style).items()}
 
 
-def pages_below(
-    archive: Archive, *, study: Study | None = None, metrics: Sequence[str] = (), anew: Literal["anew", ""] = ""
-) -> Pages:
+def pages_below(archive: Archive, *, study: Study | None = None, metrics: Sequence[str] = ()) -> Pages:
     """The tables that the records of a results folder give.
 
     The page of ``study``; without one a page a protocol, the cost page if there are cost records, and the page of every
@@ -87,7 +63,6 @@ def pages_below(
 
     Args:
         metrics: columns of these, on the page of ``study`` or on those of the protocols alone.
-        anew: build every page, whatever was kept.
 
     Raises:
         UsageError: there is no folder of records, or no record holds one of the metrics.
@@ -100,36 +75,22 @@ def pages_below(
     require_records(archive)
     if metrics:
         _require_held(metrics, archive.records)
-    is_plain = not (anew or metrics or METHODS.is_extended or BENCHMARKS.is_extended)
-    kept = archive.seen if is_plain and archive.seen.has_cache else None
-    archive.keeps_pages = kept is not None
-    protocols_made_of = kept.made_of(_around()) if kept else {}
-    every = content_hash(protocols_made_of)
     if study is not None:
-        made_of = {study.name: content_hash([every, repr(study)])} if kept else {}
-        return Pages(
-            content=Lazy({study.name: partial(page_of_study, archive, study, metrics=metrics)}),
-            skipped=archive.problems,
-            made_of=made_of,
-            kept=kept,
-        )
-    protocols = sorted(protocols_made_of if kept else {record.run.protocol for record in archive.records})
+        made = Lazy({study.name: partial(page_of_study, archive, study, metrics=metrics)})
+        return Pages(content=made, skipped=archive.problems)
+    protocols = sorted({record.run.protocol for record in archive.records})
     makers = {name: partial(page_of_protocol, archive, name, metrics=metrics) for name in protocols}
     if metrics:
         return Pages(content=Lazy(makers), skipped=archive.problems)
-    made_of = dict(protocols_made_of)
     written = {path.stem for path in (root / "tables").glob("*") if path.suffix in SUFFIX.values()}
     has_costs = any(costs)
     for name in study_names():
         if not has_costs and name not in written:
             continue  # all studies together take a second to read
         study = load_study(name)
-        is_cost = study.table.kind == "cost"
-        if is_cost or (name in written and name not in makers):
+        if study.table.kind == "cost" or (name in written and name not in makers):
             makers[name] = partial(page_of_study, archive, study)
-            made_of[name] = content_hash([every, repr(study)]) if kept and not is_cost else ""
-    problems = {**archive.problems, **costs.problems()}
-    return Pages(content=Lazy(makers), skipped=problems, made_of=made_of, kept=kept)
+    return Pages(content=Lazy(makers), skipped={**archive.problems, **costs.problems()})
 
 
 def require_records(archive: Archive) -> None:
@@ -236,15 +197,3 @@ def write_files(files: Mapping[Path, str]) -> None:
             raise UsageError(
                 f"table {path} could not be written: {os_reason(error)}; regenerate it with sam-peft tables"
             ) from error
-
-
-@cache
-def _around() -> bytes:
-    """A digest of all that pages are made of besides a results folder: this code, and the cards, studies, claims and published numbers
-    that come with it."""
-    here, digest = Path(__file__).parents[2], hashlib.blake2b(sys.version.encode())
-    files = [path for folder in _CODE for path in sorted((here / folder).rglob("*")) if path.suffix != ".pyc"]
-    for path in (*files, here / "results" / "claims.yaml"):
-        if path.is_file():
-            digest.update(str(path).encode() + path.read_bytes())
-    return digest.digest()

@@ -65,7 +65,7 @@ def test_no_verb_sends_an_escape_of_a_record_or_of_a_file_name_to_the_terminal(t
     for verb, words in (
         (status.main, []),
         (status.main, ["--failed"]),
-        (show.main, ["--cell", "demo", "lora", "s_measure"]),
+        (show.main, ["lora", "0"]),
         (tables, []),
         (tables, ["--format", "csv"]),
         (tables, ["--format", "latex"]),

@@ -95,7 +95,7 @@ def test_a_wrong_word_is_one_line_before_torch_is_loaded() -> None:
     words = {name: ["--nonsense"] for name in VERBS}
     words |= {"doctor": ["--backbone", "vit_x"], "cost": ["--methods", "lora", "--backbone", "vit_x"]}
     words |= {"run": ["--methods", "lora", "--datasets", "all", "--retry", "oom"]}
-    words |= {"metrics": ["--pred", ".", "--gt", ".", "--metrics", "iuo"], "data": ["check", "kvazir"]}
+    words |= {"data": ["check", "kvazir"]}
     words |= {"export": ["--run", "nowhere", "--out", "a.pth"]}
     words |= {"predict": ["--run", "nowhere", "--images", ".", "--out", "masks"]}
     code = f"""
@@ -115,7 +115,7 @@ assert 'torch' not in sys.modules
 def test_the_nearest_verb_and_option_are_named(capsys: pytest.CaptureFixture[str]) -> None:
     assert main(["stauts"]) == 2
     assert capsys.readouterr().err == "error: unknown verb 'stauts' (did you mean 'status'?)\n"
-    for word, meant in (("train", "run"), ("eval", "metrics"), ("why", "show --cell"), ("datasets", "data")):
+    for word, meant in (("train", "run"), ("eval", "data score"), ("datasets", "data")):
         assert main([word]) == 2
         assert capsys.readouterr().err == f"error: unknown verb {word!r} (did you mean {meant!r}?)\n"
     assert main(["run", "--metods", "lora"]) == 2
@@ -161,11 +161,6 @@ def test_from_a_foreign_folder_a_run_says_which_copy_it_is(tmp_path, capsys, mon
         (["status", "--watch", "--json"], "--json has no effect with --watch"),
         (["status", "--json", "--failed"], "--failed has no effect with --json"),
         (["status", "--logs", "a", "--failed"], "--failed has no effect with --logs"),
-        (["metrics", "--pred", ".", "--gt", ".", "--input-size", "64"], "--input-size has no effect without --set"),
-        (
-            ["metrics", "--pred", ".", "--gt", ".", "--num-classes", "255", "--foreground", "half"],
-            "--foreground has no",
-        ),
         (["settings", "--init", "--json"], "--json has no effect with --init"),
         (["tables", "--check", "--json"], "there is nothing to --check"),
         (["export", "--run", "a", "--out", "a.pth", "--adapter-only", "--merge", "exact"], "--merge has no effect"),
@@ -198,7 +193,7 @@ def test_every_verb_that_prints_a_table_prints_it_as_json_too(tmp_path, capsys, 
         (["status", "--results", results], lambda data: data[0]["state"] == "OK"),
         (["show", "0208a83a", "--results", results], lambda data: data["history"] and data["search_start"] == 2),
         (["tables", "--results", results], lambda data: data[0]["tables"][0]["rows"] and data[0]["numbers"]),
-        (["metrics", "--pred", "predicted", "--gt", "masks"], lambda data: data["scores"]["iou"] == 1),
+        (["data", "score", "predicted", "masks"], lambda data: data["scores"]["iou"] == 1),
         (["settings"], lambda data: data[2] == {"setting": "results", "value": "runs"}),
         (["data", "list", "--data", "data"], lambda data: data[0]["found"]),
         (["data", "check", "kvasir", "--data", "data"], lambda data: data["verdicts"]),

@@ -3,16 +3,14 @@
 from __future__ import annotations
 
 import io
-from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
 import pytest
 from PIL import Image
 
-from harness.archive.agreement import disagreement
 from harness.archive.masks import KeptMask, chosen_images, encoded_masks, read_masks
-from harness.archive.merge import merge
+from harness.archive.merge import checked
 from harness.archive.store import RecordStore
 from tests.harness.report.sample import record
 from tests.values import there
@@ -89,20 +87,13 @@ def _text(images: str) -> object:
     return info
 
 
-def test_masks_lie_beside_their_record_and_belong_to_it(tmp_path: Path):
+def test_masks_are_a_sidecar_of_their_record(tmp_path: Path):
     store = RecordStore(tmp_path)
     original = record(scores={})
     path = store.write(original, masks_png=encoded_masks(_masks()))
     read = there(store.read(original.key))
-    assert [mask.stem for mask in read_masks(store.masks_path(original.key), expected=read.beside["masks.png"])]
-    assert disagreement(read, path) == ""
+    assert [mask.stem for mask in read_masks(store.masks_path(original.key), expected=read.sidecars["masks.png"])]
+    assert checked(path) == read
     store.masks_path(original.key).write_bytes(encoded_masks(_masks(1)))
-    assert "edited after its record was written" in disagreement(read, path)
-
-
-def test_a_record_with_masks_and_one_without_are_the_same_result(tmp_path: Path):
-    original = record(scores={})
-    RecordStore(tmp_path / "a").write(original, masks_png=encoded_masks(_masks()))
-    RecordStore(tmp_path / "b").write(replace(original, finished="2026-02-01T00:00:00+00:00"))
-    assert not merge([tmp_path / "a", tmp_path / "b"], tmp_path / "c").conflicts
-    assert RecordStore(tmp_path / "c").masks_path(original.key).is_file()
+    with pytest.raises(ValueError, match="edited after its record was written"):
+        checked(path)

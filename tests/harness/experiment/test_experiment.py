@@ -113,7 +113,7 @@ def test_an_image_left_out_is_counted_and_its_record_agrees_with_its_images(tmp_
     assert record.counts == {"train": 4, "val": 2, "test": 3, "test ignored": 1}
     assert (record.tested, record.ignored) == ({"test": 2}, {"test": 1})
     assert records.main(["check", str(tmp_path)]) == 0
-    assert merge([tmp_path], tmp_path / "merged").added == 1
+    assert merge(tmp_path, tmp_path / "merged") == (1, 0, [])
     assert tables.main(["--results", str(tmp_path)]) == 0
     (page,) = (tmp_path / "tables").glob("*.md")
     assert "4/2/2 training/validation/test images; test images left out" in page.read_text()
@@ -292,7 +292,7 @@ def _run(root: Path, method: str, *, benchmark: str = "kvasir", seed: int = 0, *
 
 
 def _masks(root: Path, record: Record) -> list[KeptMask]:
-    return read_masks(RecordStore(root).masks_path(record.key), expected=record.beside.get("masks.png", ""))
+    return read_masks(RecordStore(root).masks_path(record.key), expected=record.sidecars.get("masks.png", ""))
 
 
 def test_kept_masks_are_those_that_were_scored_and_of_the_same_images(tmp_path: Path):

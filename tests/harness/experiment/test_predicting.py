@@ -17,7 +17,7 @@ from PIL import Image
 from safetensors.torch import save_file
 
 from harness.archive.schema import Record
-from harness.cli import export, metrics, predict
+from harness.cli import data, export, predict
 from harness.experiment import predicting
 from harness.experiment.building import RunData, open_data
 from harness.experiment.experiment import run_experiment
@@ -54,7 +54,7 @@ class Finished:
 
     def scores(self, capsys: pytest.CaptureFixture[str], folder: Path, *more: str) -> dict[str, float]:
         capsys.readouterr()
-        assert metrics.main(["--pred", str(folder), "--gt", str(self.masks), "--workers", "1", "--json", *more]) == 0
+        assert data.main(["score", str(folder), str(self.masks), "--json", *more]) == 0
         return json.loads(capsys.readouterr().out)["scores"]
 
     def recorded(self, variant: str, names: str) -> dict[str, float]:
@@ -90,7 +90,7 @@ def test_scores_of_several_classes_are_exactly_the_records(classes: Finished, tm
     assert classes.predict(tmp_path / "out", "--overlay") == 0
     masks = {path.stem: Image.open(path) for path in (tmp_path / "out").glob("*.png")}
     assert {image.mode for image in masks.values()} == {"P"}
-    assert "--num-classes 12" in capsys.readouterr().out
+    assert "--benchmark trans10k_v2" in capsys.readouterr().out
     scores = classes.scores(capsys, tmp_path / "out", "--num-classes", "12")
     assert scores == classes.recorded("best", "miou,accuracy")
 
@@ -100,15 +100,13 @@ def test_scores_of_several_classes_are_exactly_the_records(classes: Finished, tm
 def test_the_printed_command_scores_as_the_record_was_scored(binary, at_input, tmp_path, capsys, resolution, given):
     finished, out = {"native": binary, "input": at_input}[resolution], tmp_path / "of mine"
     assert finished.predict(out, *(["--probabilities", given] if given else [])) == 0
-    (command,) = [line for line in capsys.readouterr().out.splitlines() if "sam-peft metrics" in line]
-    words = shlex.split(command.partition("sam-peft metrics ")[2])
+    (command,) = [line for line in capsys.readouterr().out.splitlines() if "sam-peft data score" in line]
+    words = shlex.split(command.partition("sam-peft data score ")[2])
     size = {"scored": {"native": "own"}.get(resolution, resolution)}.get(given, given)
-    assert words[:2] == ["--pred", str(out / PROBABILITIES[size] if size else out)]
-    side = str(finished.record.run.rules["image_size"])
-    assert ("--input-size" in words, side in words) == ((resolution == "input",) * 2)
+    assert words[0] == str(out / PROBABILITIES[size] if size else out)
     names = words[words.index("--metrics") + 1]
     assert names == ("s_measure,e_mean,e_max,e_adaptive,weighted_f,mae,iou,dice" if given else "iou,dice")
-    scores = finished.scores(capsys, Path(words[1]), *words[4:])
+    scores = finished.scores(capsys, Path(words[0]), *words[2:])
     if resolution == "native" or size == "input":
         assert scores == finished.recorded("best", names)
 
@@ -120,9 +118,9 @@ def test_the_printed_command_reads_masks_as_the_benchmark_does(tmp_path, capsys)
         grey = np.asarray(Image.open(path).convert("L"))
         Image.fromarray(np.where(grey > 0, 60, 0).astype(np.uint8)).save(path.with_suffix(".png"))
     assert finished.predict(tmp_path / "out", "--probabilities") == 0
-    (command,) = [line for line in capsys.readouterr().out.splitlines() if "sam-peft metrics" in line]
-    words = shlex.split(command.partition("sam-peft metrics ")[2])
-    assert finished.scores(capsys, Path(words[1]), *words[4:]) == finished.recorded("best", "ber,iou,mae")
+    (command,) = [line for line in capsys.readouterr().out.splitlines() if "sam-peft data score" in line]
+    words = shlex.split(command.partition("sam-peft data score ")[2])
+    assert finished.scores(capsys, Path(words[0]), *words[2:]) == finished.recorded("best", "ber,iou,mae")
 
 
 def test_masks_have_the_images_size_and_overlays_show_their_contours(binary: Finished, tmp_path: Path) -> None:

@@ -9,7 +9,7 @@ import pytest
 import torch
 
 from harness import run
-from harness.archive.agreement import disagreement
+from harness.archive.merge import checked
 from harness.archive.schema import Record
 from harness.cli import predict, tables
 from harness.experiment.building import attached_segmenter, open_data
@@ -62,7 +62,7 @@ def test_it_makes_no_update_and_costs_nothing(done: tuple[Job, Record]) -> None:
 def test_its_record_is_whole_and_its_row_is_in_the_table(done: tuple[Job, Record], capsys) -> None:
     job, record = done
     results = Path(job.results)
-    assert disagreement(record, results / "records" / f"{record.key}.json") == ""
+    assert checked(results / "records" / f"{record.key}.json").key == record.key
     assert tables.main(["--results", str(results), "--metrics", "iou,dice"]) == 0
     assert "zeroshot" in capsys.readouterr().out
 

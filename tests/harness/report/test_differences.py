@@ -13,7 +13,6 @@ import pytest
 
 from harness.archive.files import image_scores
 from harness.archive.store import RecordStore
-from harness.cli.show import main as show
 from harness.cli.tables import main
 from harness.studies import load_study, study_from_dict
 from tests.harness.report.sample import CARD, record, render, table_rows
@@ -129,14 +128,6 @@ def test_frames_of_one_sequence_count_as_one(tmp_path: Path, column: bool) -> No
     assert (high - low) / 2 == pytest.approx(half, abs=0.01)
     assert "Images that are not independent count by cluster (CVC-612 Sα: 12)." in page
     assert float(row[4]) > 0.05  # sign flips of 12 sequences; of 60 frames it would be below 0.001
-
-
-def test_what_counts_by_cluster_is_explained(tmp_path: Path, says) -> None:
-    frames(tmp_path, column=True)
-    file = tmp_path / "mine.yaml"
-    file.write_text(OWN.format(benchmark="cvc612"))
-    said = says(show, "--cell", file, "decoder", "Δ (n)", "--results", tmp_path)
-    assert "\n  images count by cluster: 12 of them\n" in said
 
 
 @pytest.mark.parametrize("method", ["decoder", "lora"])

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import json
-import math
 import re
 from pathlib import Path
 from types import ModuleType
@@ -18,7 +17,6 @@ from harness.cli.show import main
 from harness.comparison.finding import find_run
 from harness.protocols.load import as_rules, load_protocol, resolve
 from harness.report import runs
-from harness.report.runs import curve
 from tests.harness.report.sample import record, store_of
 
 
@@ -65,19 +63,20 @@ def test_a_run_is_shown_with_rules_curve_mixtures_cost_and_files(results: Path, 
     assert epochs != 7
     assert shown.startswith("naslora on kvasir, seed 0: OK\n")
     for said in (
-        f"    epochs 7 instead of {epochs}\n", "T_B after epoch 2",
+        f"    epochs 7 instead of {epochs}\n", "α learns after epoch 2",
         "mean share over 2 sites", "w0  0.800  0.700–0.900", "w1  0.200  0.100–0.300", "best test: s_measure 90.00",
         "0.25 s a pass (median), 30 s in updates, 2.00 GiB at most",
     ):  # fmt: skip
         assert said in shown
     assert re.search(r"\b1 start\b", shown)
-    _, _, curve_of_score = shown.partition("validation s_measure (%), best checkpoint in epoch 4\n")
-    assert curve_of_score.partition("↑ T_B")[0].count("\n") == 4
+    rows = [line.split() for line in shown.splitlines()]
+    assert ["2", "0.5", "0.0005", "70.00"] in rows
+    assert ["4", "0.25", "0.00025", "90.00", "best"] in rows
     for name in (f"records/{made.key}.json", f"records/{made.key}.images.csv", f"state/{made.key}/attempt.1.log"):
         assert f"  {results / name}\n" in shown
     failed = says(main, record(seed=5, code="OOM").key[:8], "--results", results)
     assert failed.startswith("lora on kvasir, seed 5: OOM: asked for 90 GiB\n")
-    assert "learning curve" not in failed
+    assert "epochs\n" not in failed
 
 
 def test_json_holds_what_the_page_shows(results: Path, says) -> None:
@@ -92,9 +91,8 @@ def test_json_holds_what_the_page_shows(results: Path, says) -> None:
     ("words", "said"),
     [
         (["0000"], "has the key '0000'"),
-        ([""], "give the KEY of a run, or --cell TABLE ROW COLUMN, or --compare A B"),
-        (["0", "--cell", "mini", "lora", "iou"], "give the KEY of a run"),
-        (["0", "--compare", "0", "1"], "give the KEY of a run, or --cell TABLE ROW COLUMN, or --compare A B"),
+        ([""], "give the KEY of a run, or --compare A B"),
+        (["0", "--compare", "0", "1"], "give the KEY of a run, or --compare A B"),
         (["--compare", "0000", "1"], "has the key '0000'"),
         (["fedc"], "run fedcba9876543210 has no record yet"),
         (["0", "--results", "nowhere"], "results folder nowhere does not exist"),
@@ -104,7 +102,7 @@ def test_what_cannot_be_shown_is_one_line(words: list[str], said: str, results: 
     assert said in says(main, *words, *([] if "--results" in words else ["--results", results]), code=2)
 
 
-def test_two_runs_beside_each_other(tmp_path: Path, says) -> None:
+def test_two_runs_side_by_side(tmp_path: Path, says) -> None:
     first = record(0.9, seed=1, cost={"step_time_s": 0.5}, rules={"image_size": 64, "budget": "epochs"})
     rules = {"image_size": 128, "budget": "updates"}
     second = record(0.92, seed=2, config={"rank": 6}, rules=rules, cost={"step_time_s": 0.25, "gpu_hours": 1.0})
@@ -155,51 +153,11 @@ def test_words_that_fit_several_runs_name_them(tmp_path: Path, says) -> None:
     assert f"{record(seed=1).key} (lora on kvasir, seed 1, demo, tiny)" in said
 
 
-def test_a_long_list_of_one_folders_own_runs_says_how_many_it_leaves_out(tmp_path: Path, says) -> None:
-    fails = record(seed=50, code="OOM")  # without a score in common
-    here = store_of(tmp_path / "here", [fails, *(record(seed=seed) for seed in range(42))])
-    there = store_of(tmp_path / "there", [fails, record(seed=0)])
-    shown = says(main, "--compare", here.root, there.root).splitlines()
-    assert len([line for line in shown if line.startswith("A alone: lora on ")]) == 40
-    assert shown[-1] == "A alone: 1 more (--json has all)"
-
-
-def test_two_results_folders_beside_each_other(tmp_path: Path, says) -> None:
-    here, there = RecordStore(tmp_path / "here"), RecordStore(tmp_path / "there")
-    for store, second, rank in ((here, 0.9, 3), (there, 0.925, 6)):
-        store.write(record(0.8, seed=0))
-        store.write(record(seed=1, scores={"best": {"test": {"ber": 0.1, "s_measure": second}}}))
-        store.write(record(seed=2, config={"rank": rank}))
-    here.write(record(seed=7))
-    there.write(record(code="OOM", benchmark="leaf"))
-    shown = [" ".join(line.split()) for line in says(main, "--compare", here.root, there.root).splitlines()]
-    for line in (
-        "2 runs in both, 1 of them with the same scores to the last digit",
-        "1 of the same name under other rules, options, data or weights (*)",
-        "1 in A alone, 1 in B alone",
-        "lora, seed 1 Kvasir-SEG Sα 90.00 92.50 +2.50 2.50",
-        "lora, seed 2 * Kvasir-SEG Sα 90.00 90.00 +0.00 0.00",
-    ):
-        assert line in shown
-    assert not [line for line in shown if line.startswith("lora, seed 0 ")]
-    data = json.loads(says(main, "--compare", here.root, there.root, "--json"))
-    assert [pair["differences"]["best test s_measure"] for pair in data["both"]] == pytest.approx([0, 2.5, 0], abs=1e-9)
-    assert data["A"] == [record(seed=7).key]
-    for words in ((here.root, tmp_path), ("lora 1", there.root)):
-        assert "is no results folder (it has no records/), and the other one" in says(main, "--compare", *words, code=2)
-
-
-def test_a_curve_has_its_extremes_as_labels_and_blanks_where_nothing_was_measured() -> None:
-    lines = curve({1: 1.0, 2: math.nan, 4: 3.0}, epochs=4, height=2, mark=2)
-    assert [line.partition("│")[0].strip() for line in lines] == ["3", "1", ""]
-    top, bottom, mark = (line.partition("│")[2] for line in lines)
-    assert top == " " * 18 + "█" * 6
-    assert bottom == "▁" * 6 + " " * 12 + "█" * 6
-    assert mark.index("↑") == 11  # the last column of epoch 2
-    assert curve({1: math.nan}, epochs=1, height=4) == []
-    long = curve({epoch: float(epoch) for epoch in range(1, 501)}, epochs=500, height=4, mark=250)
-    assert max(map(len, long)) <= 78
-    assert len(long) == 5
+def test_of_many_epochs_some_are_listed_with_the_first_the_last_and_the_selected() -> None:
+    lines = runs._epochs(record(history=history(500), selected_epoch=346))
+    listed = [line.split()[0] for line in lines[2:]]
+    assert (listed[0], listed[-1], "346" in listed) == ("1", "500", True)
+    assert len(listed) <= runs.MOST_EPOCHS + 1
 
 
 def test_a_record_says_where_the_time_of_its_run_went() -> None:
