@@ -42,7 +42,7 @@ def checked(path: Path) -> Record:
 
 def merge(source: Path, destination: Path) -> tuple[int, int, list[str]]:
     """Copy the records and cost records below ``source`` that are absent below ``destination``; a success also takes the place of a
-    failure, and the same result with a choice from more trials that of one with fewer. Nothing else that stands there is changed.
+    failure, and the same result that knows more of its tuning that of one that knows less. Nothing else that stands there is changed.
 
     Returns:
         How many were copied; how many are there with the same result; a line for each that was left out: a conflict (one key, other
@@ -66,9 +66,7 @@ def merge(source: Path, destination: Path) -> tuple[int, int, list[str]]:
             same_result = standing is not None and _result(record) == _result(standing)
             is_better = standing is not None and (
                 (record.code == "OK" and standing.code != "OK")
-                or (
-                    same_result and record.run.trial_runs > standing.run.trial_runs
-                )  # knows how its options were chosen
+                or (same_result and _tuning(record) > _tuning(standing))  # knows how its options were chosen
             )
             if standing is None or is_better:
                 _copy(path, ours.path(record.key), record)
@@ -98,6 +96,10 @@ def merge(source: Path, destination: Path) -> tuple[int, int, list[str]]:
     except OSError as error:
         raise UsageError(f"cannot write below {destination}: {os_reason(error)}; what is there is whole") from error
     return copied, same, left_out
+
+
+def _tuning(record: Record) -> tuple[int, int]:
+    return len(record.run.tuning), record.run.trial_runs
 
 
 def _result(record: Record) -> tuple[object, ...]:

@@ -161,11 +161,11 @@ class RecordStore:
         ended: dict[str, Record | str] = {}
         for key in self._there(keys):
             try:
-                ended[key] = load(self.path(key))
+                ended[key] = record = load(self.path(key))
             except ValueError as error:
                 ended[key] = str(error)
             else:
-                ended[key].history.clear()  # thousands of them are not held in memory
+                record.history.clear()  # thousands of them are not held in memory
         return ended
 
     def surely_ended(self, keys: Collection[str]) -> dict[str, Record | str]:

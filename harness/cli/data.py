@@ -295,7 +295,7 @@ def run_score(arguments: argparse.Namespace) -> int:
     if not 2 <= arguments.num_classes <= 255:
         raise UsageError(f"--num-classes {arguments.num_classes}: give 2 to 255")
     classes, read_mask = arguments.num_classes, None
-    metrics = SCORED if classes == 2 else CLASSES
+    metrics: tuple[str, ...] = SCORED if classes == 2 else CLASSES
     if arguments.benchmark:
         benchmark = _benchmark(arguments.benchmark)
         if benchmark.task == "classification":
