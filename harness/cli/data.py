@@ -321,9 +321,10 @@ def run_score(arguments: argparse.Namespace) -> int:
     if ignored:
         print(f"left out, as every pixel of the mask is ignored: {', '.join(ignored)}", file=sys.stderr)
     if out:
-        lines = [["stem", *metrics], *([stem, *(values[name] for name in metrics)] for stem, values in images.items())]
         with out.open("x", newline="", encoding="utf-8", errors="replace") as file:
-            csv.writer(file).writerows([csv_cell(str(cell)) for cell in line] for line in lines)
+            writer = csv.writer(file)
+            writer.writerow(["stem", *metrics])
+            writer.writerows([csv_cell(stem), *(values[name] for name in metrics)] for stem, values in images.items())
     if arguments.json:
         print(json.dumps({"images": len(images), "scores": scorer.summary()}, indent=1))
     else:

@@ -114,7 +114,7 @@ def export_records(archive: Archive, keys: Sequence[str], target: str, out: Path
 
 def _tables(archive: Archive, keys: set[str], folder: Path) -> None:
     records = [record for record in archive.records if record.key in keys]
-    for kind in get_args(Kind):
+    for kind in (kind for kind in get_args(Kind) if kind != "runs"):
         table = frame(archive, kind, records)
         if len(table):
             texts = table.select_dtypes(include=["object", "string"]).columns
