@@ -1,11 +1,18 @@
-"""A plan's price where it would run, what of the plan a budget buys, and both as text and as JSON with what is missing."""
+"""A plan's price where it would run: hours, memory, disk, when it is finished, what a budget buys; and all of it as text and JSON.
+
+Time scales with closed-form work. How fast a device does it comes from records of such runs, and without any from a share of
+the device's peak; every line says which.
+"""
 
 from __future__ import annotations
 
 import math
+import re
+import statistics
 from collections.abc import Iterable, Mapping, Sequence
-from dataclasses import replace
-from datetime import datetime
+from contextlib import suppress
+from dataclasses import dataclass, replace
+from datetime import datetime, timedelta
 from pathlib import Path
 from typing import Any
 
@@ -14,91 +21,311 @@ from harness.archive.store import RecordStore
 from harness.check import from_mapping
 from harness.dispatch.attempts import attempts, state_folder
 from harness.dispatch.place import Place, gpu_name
-from harness.models.catalog import added_parameters, backbone_shape, total_parameters, trained_in_decoder
-from harness.planning.data import Images
+from harness.methods.parts.placement import MethodError
+from harness.models.catalog import (
+    added_parameters,
+    backbone_shape,
+    decoder_parameters,
+    total_parameters,
+    trained_in_decoder,
+)
+from harness.planning.data import Images, limited
 from harness.planning.job import Job
 from harness.planning.needs import SMALL, card_needs
 from harness.planning.plan import Plan
-from harness.pricing.flops import decoder_of, model_of
-from harness.pricing.forecast import GPU, Device, Forecast, RunForecast, cpu, forecast, published_images, within_budget
+from harness.pricing.flops import activation_bytes, config_of, decoder_of, run_flops, run_kernels, scored
 from harness.registry import BENCHMARKS, method_config_class
-from harness.system.errors import BudgetError
+from harness.system.errors import BudgetError, UsageError
 from harness.system.machine import cores, processor
 from harness.system.text import counted, first_of
+from harness.training.bounds import CACHE_BYTES
+
+PEAKS = {
+    "b200": (80, 2250), "h200": (67, 989), "h100": (67, 989), "gh200": (67, 989), "a100": (19.5, 312), "l40": (90, 362),
+    "a40": (37, 150), "a10": (31, 125), "v100": (15.7, 125), "t4": (8.1, 65), "4090": (83, 165), "3090": (36, 71),
+}  # fmt: skip
+"""GPU -> dense peak in TFLOP/s, of fp32 without TF32 and of 16 bit, as its data sheet has them."""
+ASSUMED = "a100"
+REACHED = 0.45
+"""Share of the peak that products are assumed to reach where nothing is measured."""
+KERNEL_SECONDS, SCORE_SECONDS = 6e-6, 1 / 150
+"""On a GPU: a kernel's launch, and reading, resizing and scoring an image on the cores beside it. Assumed."""
+START_SECONDS, UPDATE_SECONDS, PROCESS_BYTES = 4.4, 0.03, 0.44 * 2**30
+"""On a CPU: of a process before its first update, of an update beside its operations, and resident before it holds a model.
+Measured once, on the card ``demo`` with one thread."""
+STATES = 7
+"""Times the trained tensors, of an unfinished run: two checkpoints with weights and Adam's two moments, and the best state."""
+RECORD_BYTES, IMAGE_ROW_BYTES = 40_000, 150
+"""Of a record, and of a row of its table of images: one an image and scored model."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class Device:
+    """What is assumed of a device that no record tells of.
+
+    Args:
+        flops: operations a second that training reaches, in fp32 and in 16 bit.
+        threads: of one run on a CPU; 0 for a GPU.
+        model: as records name it (`Record.environment`), empty where nobody knows; records of another say less.
+    """
+
+    name: str
+    flops: tuple[float, float]
+    threads: int = 0
+    model: str = ""
+
+    def made(self, record: Record) -> bool:
+        """Whether a record was made on such a device: a GPU, or a CPU."""
+        return record.environment.get("device", "cpu").lower().startswith("cpu") == bool(self.threads)
+
+    def same(self, record: Record) -> bool:
+        """Whether it was made on a machine like this one, with as many threads."""
+        machine = record.environment
+        threads = not self.threads or machine.get("threads") in (None, str(self.threads))
+        return not self.model or (machine.get("device") == self.model and threads)
+
+
+def gpu(*words: str) -> Device:
+    """The GPU that the first of ``words`` that names any means: a model's name, or what a cluster is asked for. Of several the
+    slowest counts."""
+    named = next(filter(None, ([name for name in PEAKS if re.search(rf"{name}(?!\d)", w.lower())] for w in words)), [])
+    name = min(named or [ASSUMED], key=lambda name: PEAKS[name][1])
+    fp32, half = PEAKS[name]
+    called = f"{name.upper()}{'' if named else ', which is assumed'}"
+    return Device(name=called, flops=(REACHED * fp32 * 1e12, REACHED * half * 1e12))
+
+
+def cpu(cores: int) -> Device:
+    """What is assumed of a run that has so many CPU cores."""
+    return Device(name=counted(cores, "CPU core"), flops=(4.5e10 * cores, 7.5e10 * cores), threads=cores)
 
 
 def device(planned: Plan, where: Place) -> tuple[Device, int]:
     """What one run has there, and how many run at the same time."""
     if where.profile is not None:
         shapes = [where.profile.shape(name) for name in dict.fromkeys(job.run.backbone for job in planned.jobs)]
-        gpus = any(map(where.profile.gpus_of, shapes))
-        return GPU if gpus else cpu(max(shape.cpus for shape in shapes)), where.workers
+        if any(map(where.profile.gpus_of, shapes)):
+            extra = " ".join(where.profile.extra.values())
+            asked = [" ".join(getattr(shape, name) for shape in shapes) for name in ("gres", "constraint", "partition")]
+            return gpu(asked[0], extra, *asked[1:]), where.workers
+        return cpu(max(shape.cpus for shape in shapes)), where.workers
     if where.devices:
         name = gpu_name(where.devices[0])
-        return replace(GPU, name=name, model=name) if name else GPU, where.workers
+        return replace(gpu(name), model=name), where.workers
     return replace(cpu(where.threads), model=processor()), min(where.workers, cores())
 
 
-def without_gpu(planned: Plan, where: Place) -> str:
-    """A line for a plan that wants a GPU where there is none, empty elsewhere."""
-    large = any(int(job.run.rules["image_size"]) > SMALL for job in planned.jobs)
-    if not large or where.profile is not None or where.devices:
-        return ""
-    return f"no GPU here: these are hours of {cpu(where.threads).name}; --cluster NAME prices a cluster's GPUs"
+@dataclass(frozen=True, kw_only=True)
+class RunForecast:
+    """What one run will cost: device-hours as on one device, peak memory in training, disk while it is unfinished, and what time
+    and memory rest on."""
+
+    run: Run
+    hours: float
+    peak_memory_bytes: float
+    disk_bytes: float
+    time_basis: str
+    memory_basis: str
+
+
+@dataclass(frozen=True, kw_only=True)
+class Forecast:
+    """What a plan will cost; ``finish`` is None without a start, or beyond the calendar. ``image_bytes``: of all decoded images."""
+
+    runs: tuple[RunForecast, ...]
+    parallel: int
+    finish: datetime | None
+    image_bytes: float
+
+    @property
+    def hours(self) -> float:
+        return sum(run.hours for run in self.runs)
+
+    @property
+    def disk_bytes(self) -> float:
+        return sum(run.disk_bytes for run in self.runs)
 
 
 def price(planned: Plan, results: Path, *, where: Place) -> Forecast:
     """The forecast of a plan's unfinished runs, from records of similar runs below ``results`` where there are some."""
     machine, parallel = device(planned, where)
+    runs = [job.run for job in planned.pending]
+    known = _Known(RecordStore(results).summaries()[0], machine, {_levels(run)[-1] for run in runs}, results)
+    alone: dict[tuple[object, ...], RunForecast] = {}
+    priced, caches = [], {}
+    for run in runs:
+        images = limited(planned.images.get(run.benchmark) or published_images(run.benchmark), run.rules)
+        if run.rules.get("cache_images"):
+            size = int(run.rules["image_size"])
+            caches[run.benchmark, run.manifest, size] = 4.0 * size**2 * (images.train + images.val + images.test)
+        # Seeds of one plan hold the same options and rules, the very objects, and cost the same.
+        same = (run.method, id(run.method_config), run.benchmark, run.backbone, id(run.rules), images)
+        if same not in alone:
+            alone[same] = known.price(run, images)
+        priced.append(replace(alone[same], run=run))
+    hours, finish = [run.hours / _devices(where, run.run.backbone) for run in priced], None
+    with suppress(OverflowError):
+        finish = datetime.now() + timedelta(hours=makespan(hours, parallel))
+    return Forecast(runs=tuple(priced), parallel=parallel, finish=finish, image_bytes=sum(caches.values()))
 
-    def images_of(run: Run) -> Images:
-        return planned.images.get(run.benchmark) or published_images(run.benchmark)
 
-    def taken(record: Record) -> float:
-        starts = sum(start.hours * max(1, start.gpus) for start in attempts(state_folder(results, record.key)))
-        seconds, whole = seconds_of(record.cost)
-        # what lies beside records is not in every archive
-        return 3600 * starts or (max(seconds, 3600 * record.cost.get("gpu_hours", 0.0)) if whole else 0.0)
+class _Known:
+    """Operations a second and peak memory of earlier runs, looked up from the most alike to the least; this machine's first."""
 
-    return forecast(
-        [job.run for job in planned.pending],
-        RecordStore(results).summaries()[0],
-        images_of=images_of,
-        seconds_of=taken,
-        device=machine,
-        parallel=parallel,
-        devices_of=lambda run: _devices(where, run.backbone),
-        start=datetime.now(),
-    )
+    def __init__(self, records: Iterable[Record], device: Device, levels: set[tuple[object, ...]], results: Path):
+        self._device = device
+        self._speeds: tuple[dict[object, list[float]], ...] = ({}, {})
+        self._peaks: dict[object, list[float]] = {}
+        for record in records:
+            alike = _levels(record.run)
+            if record.code != "OK" or not device.made(record) or alike[-1] not in levels:
+                continue
+            if peak := record.cost.get("peak_memory_bytes"):
+                self._peaks.setdefault(alike[0], []).append(peak)
+            test = sum(count for split, count in record.tested.items() if split != "all")
+            images = Images(train=record.counts.get("train", 0), val=record.counts.get("val", 0), test=test)
+            trained, whole = record.cost.get("wall_time_s", 0.0), _seconds(record, results)
+            with suppress(UsageError, MethodError, KeyError):  # a backbone or a method that is not installed here
+                timed = images if whole >= trained else replace(images, test=0)
+                work = run_flops(record.run, backbone_shape(record.run.backbone), timed, as_executed=not device.threads)
+                if work and trained:
+                    speeds = self._speeds[not device.same(record)]
+                    for level in alike:
+                        speeds.setdefault(level, []).append(work / max(trained, whole))
+
+    def price(self, run: Run, images: Images) -> RunForecast:
+        seconds, time_basis = self._seconds(run, images)
+        memory, memory_basis = self._memory(run)
+        states = STATES * 4.0 * trained_weights(run)
+        disk = states + RECORD_BYTES + IMAGE_ROW_BYTES * scored(run, images)
+        return RunForecast(
+            run=run,
+            hours=seconds / 3600,
+            peak_memory_bytes=memory,
+            disk_bytes=disk,
+            time_basis=time_basis,
+            memory_basis=memory_basis,
+        )
+
+    def _seconds(self, run: Run, images: Images) -> tuple[float, str]:
+        device, shape = self._device, backbone_shape(run.backbone)
+        work = run_flops(run, shape, images, as_executed=not device.threads)
+        for speeds, where in zip(self._speeds, ("", ", made on another machine"), strict=True):
+            for level, basis in zip(
+                _levels(run), ("of the same shape", "of this method", "of this backbone"), strict=True
+            ):
+                if level in speeds:
+                    records = counted(len(speeds[level]), "record")
+                    return work / statistics.median(speeds[level]), f"{records} {basis}{where}"
+        speed = device.flops[run.rules.get("precision", "fp32") != "fp32"]
+        if device.threads:
+            shown = int(run.rules.get("epoch_images", 0)) or images.train
+            updates = int(run.rules.get("epochs", 1)) * math.ceil(shown / int(run.rules.get("batch_size", 1)))
+            seconds = work / speed + START_SECONDS + updates * UPDATE_SECONDS
+            return seconds, f"nothing measured; {speed / 1e12:g} TFLOP/s assumed of {device.name}"
+        seconds = START_SECONDS + scored(run, images) * SCORE_SECONDS
+        seconds += work / speed + run_kernels(run, shape, images) * KERNEL_SECONDS
+        return seconds, f"nothing measured; {REACHED:.0%} of the peak of one {device.name}"
+
+    def _memory(self, run: Run) -> tuple[float, str]:
+        if known := self._peaks.get(_levels(run)[0]):
+            return max(known), f"{counted(len(known), 'record')} of the same shape"
+        shape = backbone_shape(run.backbone)
+        blocks = float(sum(4 * block.dim**2 + 2 * block.dim * block.mlp_dim for block in shape.blocks))
+        # of the binary task: the head of several classes is small beside the decoder
+        decoder = decoder_parameters(run.backbone, task="binary", decoder=decoder_of(run))
+        weights = 4.0 * (blocks + shape.projection_taps + decoder)
+        moments = 3 * 4.0 * trained_weights(run) if config_of(run).trains else 0.0  # gradient, and Adam's two
+        process = PROCESS_BYTES if self._device.threads else 0.0
+        return weights + moments + activation_bytes(run, shape) + process, "closed form"
+
+
+def _levels(run: Run) -> tuple[tuple[object, ...], ...]:
+    """Keys under which earlier runs are looked up, from what is most like ``run`` to what is least."""
+    rules = run.rules
+    shape = (model_of(run), rules.get("image_size"), rules.get("precision"))
+    config = tuple(sorted((name, str(value)) for name, value in run.method_config.items()))
+    batch = (rules.get("batch_size"), rules.get("activation_checkpointing"))
+    return (("same", run.method, config, *shape, *batch), ("method", run.method, *shape), ("any", *shape))
+
+
+def _seconds(record: Record, results: Path) -> float:
+    """Device-seconds of all of a record's starts, the test included; 0 where nothing tells."""
+    starts = sum(start.hours * max(1, start.gpus) for start in attempts(state_folder(results, record.key)))
+    seconds, whole = seconds_of(record.cost)
+    return 3600 * starts or (max(seconds, 3600 * record.cost.get("gpu_hours", 0.0)) if whole else 0.0)
+
+
+def model_of(run: Run) -> str:
+    """The backbone, with its decoder where that is not SAM's."""
+    return run.backbone + (f" + {decoder}" if (decoder := decoder_of(run)) != "sam" else "")
+
+
+def trained_weights(run: Run) -> float:
+    config = method_config_class(run.method)(**run.method_config)
+    head = trained_in_decoder(config, run.backbone, task="binary", decoder=decoder_of(run))
+    return float(config.encoder_parameters(backbone_shape(run.backbone))) + head
+
+
+def published_images(benchmark: str) -> Images:
+    """How many images a benchmark has by the sizes that it states: nine tenths of an unsplit one train; a tenth of train validates."""
+    sizes = dict(BENCHMARKS.get(benchmark).published_sizes)
+    train = sizes.get("train", round(0.9 * sizes.get("all", 1000)))
+    test = sizes.get("test", sizes.get("all", 1000) - train)
+    val = sizes.get("val", round(0.1 * train))
+    return Images(train=train if "val" in sizes else train - val, val=val, test=test)
+
+
+def makespan(hours: Sequence[float], parallel: int) -> float:
+    """Hours until all runs are done on ``parallel`` devices: the longest first, each onto the device that is free first."""
+    loads = [0.0] * max(1, parallel)
+    for duration in sorted(hours, reverse=True):
+        loads[loads.index(min(loads))] += duration
+    return max(loads)
 
 
 def _devices(where: Place, backbone: str) -> int:
-    """What a run occupies, as its starts count it (`harness.dispatch.attempts.Attempt.gpus`): its job's GPUs, or one processor."""
+    """What a run occupies: its job's GPUs, or one processor."""
     return max(1, where.profile.gpus_of(where.profile.shape(backbone))) if where.profile is not None else 1
 
 
-def affordable(planned: Plan, prices: Forecast, *, hours: float) -> tuple[Plan, str]:
-    """The plan without the runs that do not fit into ``hours`` device-hours, and a line that says what is left out.
+def within_budget(prices: Forecast, hours: float) -> tuple[RunForecast, ...]:
+    """The runs that fit into ``hours`` device-hours, in the order of the plan.
 
-    Raises:
-        BudgetError: not one run fits.
-        UsageError: the budget is not above zero.
+    Whole comparisons first: all methods on one benchmark under one seed stand or fall together, low seeds before high
+    ones, cheap benchmarks before dear ones. Where not even one comparison fits, single runs, cheapest first.
     """
-    chosen = within_budget(prices, hours)
-    if prices.runs and not chosen:
+    groups: dict[tuple[int, str, str], list[RunForecast]] = {}
+    for priced in prices.runs:
+        groups.setdefault((priced.run.seed, priced.run.benchmark, priced.run.backbone), []).append(priced)
+    order = sorted(groups, key=lambda group: (group[0], sum(priced.hours for priced in groups[group]), group))
+    singles = sorted(prices.runs, key=lambda priced: (priced.hours, priced.run.seed, priced.run.key))
+    keys: set[str] = set()
+    for several in ([groups[key] for key in order], [[priced] for priced in singles]):
+        left = hours
+        for group in several if not keys else ():
+            if (cost := sum(priced.hours for priced in group)) <= left:
+                keys |= {priced.run.key for priced in group}
+                left -= cost
+    return tuple(priced for priced in prices.runs if priced.run.key in keys)
+
+
+def affordable(planned: Plan, prices: Forecast, *, hours: float) -> tuple[Plan, str]:
+    """The plan without the runs that do not fit into ``hours`` device-hours, and a line that says what is left out. Raises
+    BudgetError: not one run fits."""
+    kept = {priced.run.key for priced in within_budget(prices, hours)}
+    if prices.runs and not kept:
         cheapest = min(priced.hours for priced in prices.runs)
         raise BudgetError(
             f"--budget {hours:g}: none of {len(prices.runs)} runs fits, the cheapest takes {cheapest:.2g} hours;"
             " --plan shows the prices"
         )
-    keys = {priced.run.key for priced in chosen}
-    left_out = {priced.run.key: run_in_words(priced.run) for priced in prices.runs if priced.run.key not in keys}
-    kept = tuple(job for job in planned.jobs if job.run.key not in left_out)
+    left_out = {priced.run.key: run_in_words(priced.run) for priced in prices.runs if priced.run.key not in kept}
     failed = {key: code for key, code in planned.failed.items() if key not in left_out}
-    text = f"--budget: {len(chosen)} of {len(prices.runs)} runs fit into {hours:g} hours"
-    if left_out:
-        text += f"; left out: {first_of(list(left_out.values()))}"
-    return replace(planned, jobs=kept, failed=failed), text
+    text = f"--budget: {len(kept)} of {len(prices.runs)} runs fit into {hours:g} hours"
+    text += f"; left out: {first_of(list(left_out.values()))}" if left_out else ""
+    jobs = tuple(job for job in planned.jobs if job.run.key not in left_out)
+    return replace(planned, jobs=jobs, failed=failed), text
 
 
 def bought(
@@ -125,17 +352,20 @@ def run_in_words(run: Run) -> str:
     return f"{run.variant} · {run.backbone} · {run.benchmark} · seed {run.seed}"
 
 
-def plan_text(planned: Plan, prices: Forecast | None, *, where: Place, budget: float | None = None) -> str:
-    """Runs, trainable parameters, forecast and what is missing; starts nothing.
+def without_gpu(planned: Plan, where: Place) -> str:
+    """A line for a plan that wants a GPU where there is none, empty elsewhere."""
+    large = any(int(job.run.rules["image_size"]) > SMALL for job in planned.jobs)
+    if not large or where.profile is not None or where.devices:
+        return ""
+    return f"no GPU here: these are hours of {cpu(where.threads).name}; --cluster NAME prices a cluster's GPUs"
 
-    Args:
-        prices: of what is pending (`harness.pricing.price.price`).
-        budget: device-hours; names the runs that fit.
-    """
+
+def plan_text(planned: Plan, prices: Forecast | None, *, where: Place, budget: float | None = None) -> str:
+    """Runs, trainable parameters, prices and what is missing; ``budget`` in device-hours names the runs that fit."""
     runs = counted(len(planned.jobs), "run")
     lines = [f"{runs}, {len(planned.finished)} finished, {len(planned.failed)} failed before", ""]
     parameters = parameter_rows(planned)
-    first, second = (max([8, *(len(str(row[place])) for row in parameters)]) for place in (0, 1))
+    first, second = (max([8, *(len(str(row[column])) for row in parameters)]) for column in (0, 1))
     lines.append(f"{'method':{first}} {'backbone':{second}} {'encoder':>11} {'trainable':>11} {'of total':>13}")
     for method, backbone, encoder, trainable, total in parameters:
         lines.append(f"{method:{first}} {backbone:{second}} {encoder:>11,} {trainable:>11,} {total:>13,}")
@@ -149,31 +379,26 @@ def plan_text(planned: Plan, prices: Forecast | None, *, where: Place, budget: f
             lines += ["", f"{len(chosen)} of {len(prices.runs)} runs fit into {budget:g} hours:"]
             lines += [f"  {run_in_words(priced.run)} · {_hours([priced])} h" for priced in chosen]
         lines += _arrays(chosen, where)
-    if planned.missing:
-        missing = [f"missing: {line}" for line in planned.missing]
-        lines += ["", *missing, f"cards by what they need (--protocol): {card_needs()}"]
-    else:
-        lines += ["", "nothing is missing"]
-    return "\n".join(lines) + "\n"
+    missing = [f"missing: {line}" for line in planned.missing]
+    needs = [f"cards by what they need (--protocol): {card_needs()}"] if missing else ["nothing is missing"]
+    return "\n".join([*lines, "", *missing, *needs]) + "\n"
 
 
 def _arrays(chosen: Sequence[RunForecast], where: Place) -> list[str]:
-    """What is submitted to a cluster, a line a shape, and how many runs are longer than its time limit; nothing elsewhere."""
+    """What is submitted to a cluster, a line a shape, and which runs are longer than its time limit; nothing elsewhere."""
     if where.profile is None:
         return []
-    shapes = {
-        backbone: where.profile.shape(backbone) for backbone in dict.fromkeys(priced.run.backbone for priced in chosen)
-    }
+    backbones = dict.fromkeys(priced.run.backbone for priced in chosen)
+    shapes = {backbone: where.profile.shape(backbone) for backbone in backbones}
     lines = [""]
     for shape in dict.fromkeys(shapes.values()):
-        backbones = [backbone for backbone, own in shapes.items() if own == shape]
-        runs = [priced for priced in chosen if priced.run.backbone in backbones]
+        names = [backbone for backbone, own in shapes.items() if own == shape]
+        runs = [priced for priced in chosen if priced.run.backbone in names]
         arrays = counted(math.ceil(len(runs) / where.profile.max_array_size), "array")
         at_once = f"{counted(len(runs), 'run')} in {arrays} of at most {where.profile.parallelism} at once"
-        lines.append(f"{', '.join(backbones)}: {at_once}; {shape.in_words}")
-        devices = _devices(where, backbones[0])
-        longer = [run_in_words(priced.run) for priced in runs if priced.hours / devices > shape.hours]
-        if longer:
+        lines.append(f"{', '.join(names)}: {at_once}; {shape.in_words}")
+        limit = shape.hours * _devices(where, names[0])
+        if longer := [run_in_words(priced.run) for priced in runs if priced.hours > limit]:
             lines.append(f"  longer than its time limit; it continues from its checkpoint: {first_of(longer)}")
     return lines
 
@@ -181,62 +406,51 @@ def _arrays(chosen: Sequence[RunForecast], where: Place) -> list[str]:
 def plan_data(planned: Plan, prices: Forecast | None, *, where: Place, budget: float | None = None) -> dict[str, Any]:
     """The plan JSON-ready: every run with its state and its price, and what is missing. ``budget``: device-hours; every run that is
     priced says whether it fits."""
-    priced_runs = {priced.run.key: priced for priced in prices.runs} if prices is not None else {}
-    chosen = within_budget(prices, budget) if prices is not None and budget is not None else ()
-    bought = {priced.run.key: priced.hours for priced in chosen}
+    by_key = {priced.run.key: priced for priced in prices.runs} if prices is not None else {}
+    fitting = within_budget(prices, budget) if prices is not None and budget is not None else ()
+    fits = {priced.run.key: priced.hours for priced in fitting}
     runs = []
-    for job in planned.jobs:
-        run, priced = job.run, priced_runs.get(job.run.key)
+    for run in (job.run for job in planned.jobs):
         state = "finished" if run.key in planned.finished else planned.failed.get(run.key, "planned")
         names = ("key", "variant", "method", "backbone", "benchmark", "protocol", "seed")
         entry = {name: getattr(run, name) for name in names}
-        if priced is not None:
-            told = ("hours", "time_basis", "peak_memory_bytes", "memory_basis", "disk_bytes")
-            entry |= {name: getattr(priced, name) for name in told}
-            if budget is not None:
-                entry["fits_budget"] = run.key in bought
+        if priced := by_key.get(run.key):
+            entry |= {name: value for name, value in vars(priced).items() if name != "run"}
+            entry |= {"fits_budget": run.key in fits} if budget is not None else {}
         runs.append({**entry, "state": state})
     data = {"runs": runs, "missing": list(planned.missing), "note": without_gpu(planned, where)}
     if budget is not None:
-        spent = sum(bought.values())
-        data["budget"] = {"hours": budget, "runs": len(bought), "of_runs": len(priced_runs), "spent": spent}
+        data["budget"] = {"hours": budget, "runs": len(fits), "of_runs": len(by_key), "spent": sum(fits.values())}
     return data
 
 
 def forecast_text(prices: Forecast) -> str:
     """The forecast as text: one line a method, the sum, what the numbers rest on, disk, and when it is finished."""
-    methods = prices.by_method()
-    width = max([28, *(len(f"{variant} · {backbone}") for variant, backbone in methods)])
+    methods: dict[str, list[RunForecast]] = {}
+    for priced in prices.runs:
+        methods.setdefault(f"{priced.run.variant} · {model_of(priced.run)}", []).append(priced)
+    width = max([28, *map(len, methods)])
     lines = [f"{'method':<{width}} {'runs':>5} {'hours':>9} {'peak GiB':>9} {'disk GiB':>9}"]
-    bases: dict[str, dict[str, dict[str, None]]] = {"time": {}, "memory": {}}
-    for (variant, backbone), runs in methods.items():
-        peak = max(run.peak_memory_bytes for run in runs) / 2**30
+    for name, runs in {**methods, "all": prices.runs}.items():
+        peak = max((run.peak_memory_bytes for run in runs), default=0.0) / 2**30
         disk = sum(run.disk_bytes for run in runs) / 2**30
-        name = f"{variant} · {backbone}"
         lines.append(f"{name:<{width}} {len(runs):>5} {_hours(runs):>9} {peak:>9.2f} {disk:>9.2f}")
-        for run in runs:
-            bases["time"].setdefault(run.time_basis, {})[name] = None
-            bases["memory"].setdefault(run.memory_basis, {})[name] = None
-    peak = max((run.peak_memory_bytes for run in prices.runs), default=0.0) / 2**30
+    for quantity in ("time", "memory"):
+        bases: dict[str, dict[str, None]] = {}
+        for name, runs in methods.items():
+            for run in runs:
+                bases.setdefault(getattr(run, f"{quantity}_basis"), {})[name] = None
+        for basis, names in bases.items():
+            lines.append(f"{quantity}{f' of {first_of(list(names))}' if len(bases) > 1 else ''}: {basis}")
     lines.append(
-        f"{'all':<{width}} {len(prices.runs):>5} {_hours(prices.runs):>9} {peak:>9.2f} {prices.disk_bytes / 2**30:>9.2f}"
+        "hours are device-hours, GPU-hours on a GPU; disk is that of unfinished runs, with two checkpoints each"
     )
-    for quantity, names_on in bases.items():
-        for basis, names in names_on.items():
-            whose = f" of {first_of(list(names))}" if len(names_on) > 1 else ""
-            lines.append(f"{quantity}{whose}: {basis}")
-    lines.append("hours are device-hours, GPU-hours on a GPU")
-    kept = sum(run.kept_bytes for run in prices.runs) / 2**30
-    lines.append(
-        f"disk is that of unfinished runs, each with two checkpoints; {kept:.2f} GiB stay when all are finished"
-    )
-    kinds = (
-        ("images", prices.image_cache_bytes, " and scored masks at their own size (--no-cache: none)"),
-        ("embeddings of frozen encoders", prices.embedding_cache_bytes, ""),
-        ("tokens of frozen blocks", prices.token_cache_bytes, ""),
-    )
-    if caches := [f"{name} {size / 2**30:.2f} GiB{more}" for name, size, more in kinds if size]:
-        lines.append(f"caches come on top, shared by runs, where there is room: {'; '.join(caches)}")
+    if prices.image_bytes:
+        kept = min(prices.image_bytes, CACHE_BYTES) / 2**30
+        rest = (
+            "" if prices.image_bytes <= CACHE_BYTES else f" of which {kept:.0f} fit; the rest is decoded every epoch,"
+        )
+        lines.append(f"decoded images: {prices.image_bytes / 2**30:.2f} GiB,{rest} shared by runs (--no-cache: none)")
     if prices.finish is not None:
         at_once = f"{counted(prices.parallel, 'run')} at a time, no waiting in a queue"
         lines.append(f"finished about {prices.finish:%Y-%m-%d %H:%M} ({at_once})")
@@ -259,11 +473,10 @@ def parameter_rows(planned: Plan) -> list[tuple[str, str, int, int, int]]:
         size, backbone = int(run.rules["image_size"]), run.backbone
         config = from_mapping(method_config_class(run.method), run.method_config, where=f"method {run.method}")
         benchmark = BENCHMARKS.get(run.benchmark)
-        tokens = int(run.rules["mask_tokens"])
-        head: Any = {"task": benchmark.task, "num_classes": benchmark.num_classes, "mask_tokens": tokens}
-        head["decoder"] = decoder_of(run)
+        head: Any = {"task": benchmark.task, "num_classes": benchmark.num_classes, "decoder": decoder_of(run)}
+        head["mask_tokens"] = int(run.rules["mask_tokens"])
         encoder = config.encoder_parameters(backbone_shape(backbone, size))
-        added = added_parameters(config, backbone, image_size=size)
-        total = total_parameters(backbone, image_size=size, **head) + added
+        total = total_parameters(backbone, image_size=size, **head)
+        total += added_parameters(config, backbone, image_size=size)
         numbers.append((variant, model, encoder, encoder + trained_in_decoder(config, backbone, **head), total))
     return numbers

@@ -23,6 +23,12 @@ class MethodConfig:
     """Whether the backbone's linear layers stay frozen linear layers, of which the method uses nothing but what they compute, so that
     they may be quantised once it is attached."""
 
+    added_kernels: ClassVar[int] = 4
+    """Kernels that it launches in a block's forward pass besides the block's own, roughly; a plan's price counts them."""
+
+    weight_products: ClassVar[int] = 0
+    """Products of the size of an adapted layer's own that its training adds: one where the gradient of whole weights is needed."""
+
     trains: ClassVar[bool] = True
     """Whether a run trains anything; where it does not, the pretrained segmenter is tested as it is."""
 

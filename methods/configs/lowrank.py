@@ -112,6 +112,8 @@ class LoRAConfig(LowRankConfig):
 class DoRAConfig(LoRAConfig):
     """DoRA (2402.09353): LoRA on the direction of each output's weights, and a learnt magnitude for each output."""
 
+    added_kernels: ClassVar[int] = 14
+
     keeps_linears: ClassVar[bool] = False
 
     def linear_parameters(self, inputs: int, outputs: int) -> int:
@@ -180,6 +182,8 @@ class ConvLoRAConfig(LoRAConfig):
         balance: weight of the balance loss, 0.01 (code).
     """
 
+    added_kernels: ClassVar[int] = 40
+
     experts: int = 8
     gate: Literal["released", "switch", "intended"] = "released"
     expert_bias: Literal["zero", "uniform"] = "uniform"
@@ -221,6 +225,9 @@ class OFTConfig(LinearsConfig):
             (ours: exact, as blocks of a ViT are few).
     """
 
+    added_kernels: ClassVar[int] = 24
+    weight_products: ClassVar[int] = 1
+
     block_size: int = 32
     cayley: Literal["exact", "neumann"] = "exact"
 
@@ -252,6 +259,8 @@ class SHiRAConfig(LowRankConfig):
     Args:
         rank: sets how many, as many as LoRA of this rank has parameters.
     """
+
+    weight_products: ClassVar[int] = 1
 
     def linear_parameters(self, inputs: int, outputs: int) -> int:
         entries = super().linear_parameters(inputs, outputs)
@@ -295,3 +304,5 @@ class GraLoRAConfig(LoRAConfig):
 @dataclass(frozen=True, kw_only=True)
 class HiRAConfig(LowRankConfig):
     """HiRA (ICLR 2025): a low-rank matrix times the frozen weights, entry by entry."""
+
+    weight_products: ClassVar[int] = 1

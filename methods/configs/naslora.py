@@ -51,6 +51,8 @@ class NASLoRAConfig(LowRankConfig):
         fused: run the operations of a cell as few batched convolutions; equal to running them one by one.
     """
 
+    added_kernels: ClassVar[int] = 28
+
     keeps_linears: ClassVar[bool] = True
 
     scale: float = 1.0

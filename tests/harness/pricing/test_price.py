@@ -20,10 +20,27 @@ from harness.models.catalog import backbone_shape, decoder_parameters
 from harness.planning.data import Images, limited
 from harness.planning.plan import Plan, plan
 from harness.planning.request import Request, Variant
-from harness.pricing.flops import run_flops
-from harness.pricing.forecast import GPU, cpu, published_images
-from harness.pricing.price import affordable, bought, device, plan_text, price
+from harness.pricing.flops import run_flops, run_kernels, scored
+from harness.pricing.price import (
+    KERNEL_SECONDS,
+    PROCESS_BYTES,
+    SCORE_SECONDS,
+    START_SECONDS,
+    UPDATE_SECONDS,
+    affordable,
+    bought,
+    cpu,
+    device,
+    gpu,
+    makespan,
+    plan_text,
+    price,
+    published_images,
+    within_budget,
+)
+from harness.registry import SEGMENTED
 from harness.system.errors import UsageError
+from harness.system.machine import processor
 
 ON_GPU = Place(executor="inline", devices=("0",))
 SECONDS = 3600.0
@@ -43,12 +60,14 @@ def planned(results: Path, **changes: Any) -> Plan:
     return plan(Request(**request))
 
 
-def write(results: Path, made: Plan, counts: dict[str, int], **changes: Any) -> None:
+def write(
+    results: Path, made: Plan, counts: dict[str, int], environment: dict[str, str] | None = None, **changes: Any
+) -> None:
     """A record of the plan's first run, with ``changes`` to the run, that was made from other numbers of images."""
     run = replace(made.jobs[0].run, **changes)
     cost = {"wall_time_s": SECONDS}
     RecordStore(results).write(
-        Record(run=run, key=run.key, code="OK", counts=counts, cost=cost, environment={"device": "cuda"})
+        Record(run=run, key=run.key, code="OK", counts=counts, cost=cost, environment=environment or {"device": "cuda"})
     )
 
 
@@ -57,13 +76,105 @@ def test_a_benchmark_on_disk_is_priced_by_its_splits_and_another_by_the_publishe
     assert (there.images, elsewhere.images) == ({"kvasir": Images(train=28, val=4, test=4)}, {})
     for made, images in ((there, there.images["kvasir"]), (elsewhere, published_images("kvasir"))):
         run = made.jobs[0].run
-        work = run_flops(run, backbone_shape("vit_b"), limited(images, run.rules))
-        updates = run.rules["epochs"] * math.ceil(
-            (run.rules["epoch_images"] or limited(images, run.rules).train) / run.rules["batch_size"]
-        )
-        beside = GPU.start_seconds + updates * GPU.update_seconds
-        expected = (work / GPU.flops[run.rules["precision"]] + beside) / 3600
-        assert price(made, tmp_path, where=ON_GPU).hours == pytest.approx(expected)
+        shape, images = backbone_shape("vit_b"), limited(images, run.rules)
+        seconds = run_flops(run, shape, images, as_executed=True) / gpu().flops[1] + START_SECONDS
+        seconds += KERNEL_SECONDS * run_kernels(run, shape, images) + SCORE_SECONDS * scored(run, images)
+        assert price(made, tmp_path, where=ON_GPU).hours == pytest.approx(seconds / 3600)
+        updates = run.rules["epochs"] * math.ceil(images.train / run.rules["batch_size"])
+        seconds = run_flops(run, shape, images) / cpu(1).flops[1] + START_SECONDS + updates * UPDATE_SECONDS
+        assert price(made, tmp_path, where=Place(executor="inline")).hours == pytest.approx(seconds / 3600)
+
+
+def grid(results: Path, backbone: str, *methods: str) -> Plan:
+    """Every method on the nine sets, at the paper's rules; none of them is on disk."""
+    entries = tuple(Variant(method=name) for name in methods)
+    return planned(results, entries=entries, backbones=(backbone,), benchmarks=tuple(SEGMENTED))
+
+
+@pytest.mark.parametrize(("backbone", "least", "most"), [("vit_b", 9, 11), ("vit_h", 27, 31)])
+def test_the_papers_grid_of_two_methods_has_its_price_on_an_h100(backbone, least, most, tmp_path) -> None:
+    """9 to 11 and 27 to 31 GPU-hours a seed, by an estimate of its own from counted operations and kernels."""
+    where = place(cluster="gpu", cluster_overrides={"gres": "gpu:h100:1"})
+    prices = price(grid(tmp_path, backbone, "lora", "naslora"), tmp_path, where=where)
+    assert least <= prices.hours <= most
+    assert all("H100" in run.time_basis for run in prices.runs)
+    slower = price(grid(tmp_path, backbone, "lora", "naslora"), tmp_path, where=place(cluster="gpu"))
+    assert slower.hours > 1.3 * prices.hours  # an A100, which its profile's constraint admits
+
+
+@pytest.mark.parametrize(("method", "gib"), [("lora", 24.4), ("full", 42.3)])
+def test_memory_of_vit_h_is_within_a_tenth_of_what_was_counted(method: str, gib: float, tmp_path: Path) -> None:
+    made = planned(tmp_path, entries=(Variant(method=method),), backbones=("vit_h",))
+    (run,) = price(made, tmp_path, where=ON_GPU).runs
+    assert run.peak_memory_bytes / 2**30 == pytest.approx(gib, rel=0.1)
+
+
+@pytest.mark.parametrize(
+    ("words", "name"),
+    [
+        (["NVIDIA H100 80GB HBM3"], "H100"), (["NVIDIA A10"], "A10"), (["NVIDIA A100-SXM4-40GB"], "A100"),
+        (["gpu:1", "a100|h100"], "A100"), (["gpu:h100:1", "a100"], "H100"), (["gpu:1", ""], "A100, which is assumed"),
+    ],
+)  # fmt: skip
+def test_a_gpu_is_known_by_its_name_and_of_several_the_slowest_counts(words: list[str], name: str) -> None:
+    assert gpu(*words).name == name
+
+
+def test_a_plan_says_how_much_of_the_decoded_images_fits_the_cache(tmp_path: Path) -> None:
+    few = price(planned(tmp_path), tmp_path, where=ON_GPU)
+    assert few.image_bytes == 4 * 1024**2 * 1000
+    assert "fit" not in plan_text(planned(tmp_path), few, where=ON_GPU)
+    every = grid(tmp_path, "vit_b", "lora", "full")
+    prices = price(every, tmp_path, where=ON_GPU)
+    assert prices.image_bytes / 2**30 == pytest.approx(129, abs=12)
+    assert "of which 64 fit" in plan_text(every, prices, where=ON_GPU)
+
+
+def test_runs_that_train_a_weight_more_keep_its_gradient_and_moments_and_a_process_counts_on_a_cpu(tmp_path) -> None:
+    entries = tuple(Variant(method="lora", options={"rank": rank}) for rank in (4, 8))
+    made = planned(tmp_path, entries=entries)
+    four, eight = (run.peak_memory_bytes for run in price(made, tmp_path, where=ON_GPU).runs)
+    shape = backbone_shape("vit_b")
+    more = LoRAConfig(rank=8).encoder_parameters(shape) - LoRAConfig(rank=4).encoder_parameters(shape)
+    assert eight - four == 3 * 4 * more > 0
+    assert price(made, tmp_path, where=Place(executor="inline")).runs[0].peak_memory_bytes - four == pytest.approx(
+        PROCESS_BYTES
+    )
+
+
+def test_records_of_this_machine_count_before_those_of_another(data: Path, tmp_path: Path) -> None:
+    made = planned(tmp_path, dataset_roots={"kvasir": data}, seeds=(9,), overrides={"precision": "fp32"})
+    counts = {"train": 28, "val": 4, "test": 4}
+    where = Place(executor="inline", threads=2)
+    here = {"device": processor(), "threads": "2"}
+    for seed, environment, basis in (
+        (0, {"device": "cpu B x8", "threads": "2"}, "1 record of the same shape, made on another machine"),
+        (1, {"device": "NVIDIA H100"}, "1 record of the same shape, made on another machine"),
+        (2, here, "1 record of the same shape"),
+    ):
+        write(tmp_path, made, counts, seed=seed, environment=environment)
+        assert price(made, tmp_path, where=where).runs[0].time_basis == basis
+
+
+def test_all_is_done_when_the_longest_queue_is() -> None:
+    assert makespan([1, 1, 1, 3], 2) == 3  # the longest first
+    assert makespan([1, 1, 1, 1], 1) == 4
+
+
+def test_a_budget_buys_whole_comparisons_before_halves_cheap_ones_first(tmp_path: Path) -> None:
+    entries = (Variant(method="lora"), Variant(method="decoder"))
+    made = planned(tmp_path, entries=entries, benchmarks=("kvasir", "leaf"), seeds=(0, 1))
+    prices = price(made, tmp_path, where=ON_GPU)
+    hours = {"kvasir": 2.0, "leaf": 1.0}
+    prices = replace(prices, runs=tuple(replace(one, hours=hours[one.run.benchmark]) for one in prices.runs))
+
+    def bought_for(budget: float) -> list[tuple[str, str, int]]:
+        return [(one.run.benchmark, one.run.method, one.run.seed) for one in within_budget(prices, budget)]
+
+    assert bought_for(2.5) == [("leaf", "lora", 0), ("leaf", "decoder", 0)]
+    assert {(name, seed) for name, _, seed in bought_for(6.5)} == {("leaf", 0), ("kvasir", 0)}
+    assert len(bought_for(1.5)) == 1
+    assert bought_for(0.5) == []
 
 
 def test_earlier_records_of_other_images_do_not_change_how_many_there_are(data: Path, tmp_path: Path) -> None:
@@ -101,12 +212,12 @@ def test_an_earlier_run_costs_the_time_of_its_starts_where_they_are_known(data: 
 def test_runs_at_once_come_from_the_profile_or_the_workers(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("CUDA_VISIBLE_DEVICES", "0,1")
     large = planned(tmp_path)
-    assert device(large, place(cluster="gpu")) == (GPU, 32)
-    assert device(large, place(cluster="gpu", cluster_overrides={"parallelism": "5"})) == (GPU, 5)
+    assert device(large, place(cluster="gpu")) == (gpu(), 32)
+    assert device(large, place(cluster="gpu", cluster_overrides={"parallelism": "5"})) == (gpu(), 5)
     assert price(large, tmp_path, where=place(cluster="gpu")).parallel == 32
-    assert device(large, place(workers=3)) == (GPU, 3)
-    assert device(large, place()) == (GPU, 2)
-    assert device(large, place("inline")) == (GPU, 1)
+    assert device(large, place(workers=3)) == (gpu(), 3)
+    assert device(large, place()) == (gpu(), 2)
+    assert device(large, place("inline")) == (gpu(), 1)
     monkeypatch.setenv("CUDA_VISIBLE_DEVICES", "")
     monkeypatch.setattr("os.sched_getaffinity", lambda process: {0, 1, 2, 3}, raising=False)
     monkeypatch.setattr("harness.pricing.price.processor", lambda: "cpu X x4")
@@ -134,7 +245,6 @@ def test_a_plan_that_wants_a_gpu_says_that_there_is_none(tmp_path: Path, monkeyp
     large, small = planned(tmp_path), planned(tmp_path, overrides={"image_size": "128"})
     text = plan_text(large, price(large, tmp_path, where=place(workers=1)), where=place(workers=1))
     assert "no GPU here: these are hours of " in text
-    assert "data-centre GPU" not in text
     assert "no GPU here" not in plan_text(small, price(small, tmp_path, where=place()), where=place())
     gpu = place(cluster="gpu")
     assert "no GPU here" not in plan_text(large, price(large, tmp_path, where=gpu), where=gpu)
