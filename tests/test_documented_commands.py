@@ -178,7 +178,6 @@ def stand_in(monkeypatch: pytest.MonkeyPatch) -> None:
         ),
         "harness.costing.measure.measure": lambda *_, **__: next(iter(CostStore(RESULTS))),
         "harness.experiment.exporting.export": lambda *_, **__: report,
-        "harness.experiment.trained.fits": lambda *_: True,
         "harness.cli.predict.request_of": lambda *_: request,
         "harness.experiment.predicting.predict": lambda *_, **__: report,
         "harness.experiment.predicting.scoring_command": lambda *_: "score",

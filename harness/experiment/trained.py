@@ -1,5 +1,4 @@
-"""The trained model of a finished run, from a results folder or from an exported adapter alone, and its scores on a benchmark that it
-was not trained on."""
+"""The trained model of a finished run, from a results folder or from an exported adapter alone."""
 
 from __future__ import annotations
 
@@ -8,24 +7,19 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
 
-import torch
 from pydantic import TypeAdapter, ValidationError
 from safetensors import SafetensorError, safe_open
 from torch import Tensor
 
-from harness.archive.measured import Elsewhere
 from harness.archive.schema import Run
 from harness.archive.store import RecordStore, finished_run
-from harness.experiment.building import attached_segmenter, open_below
-from harness.experiment.environment import Stages
+from harness.experiment.building import attached_segmenter
 from harness.experiment.number_code import has_changed
-from harness.experiment.scoring import Scoring
 from harness.methods.base import Method
 from harness.models.checkpoint import read_tensors
 from harness.models.decoder_shape import Task
 from harness.models.fingerprints import is_checkpoint
 from harness.models.segmenter import Segmenter
-from harness.protocols.load import from_rules
 from harness.registry import BENCHMARKS, METHODS, add_own_of, canonical_spelling
 from harness.system.errors import UsageError
 from harness.system.streams import say
@@ -176,33 +170,3 @@ def trained_segmenter(run: Run, state: dict[str, Tensor], *, checkpoint: Path | 
     segmenter, method = attached_segmenter(run, task=benchmark.task, num_classes=num_classes, checkpoint=checkpoint)
     method.load_state(state)
     return segmenter.eval(), method
-
-
-def fits(run: Run, other: Run) -> bool:
-    """Whether the model of ``run`` can be scored on the data of ``other``: the same rules and backbone, another benchmark
-    with the same task and classes."""
-    for either in (run, other):
-        add_own_of(either.benchmark, either.rules)
-    first, second = BENCHMARKS.get(run.benchmark), BENCHMARKS.get(other.benchmark)
-    same = (run.protocol_hash, run.backbone, run.checkpoint) == (other.protocol_hash, other.backbone, other.checkpoint)
-    sizes = run.rules.get("image_size") == other.rules.get("image_size")
-    classes = (first.task, first.num_classes) == (second.task, second.num_classes)
-    return same and sizes and classes and run.benchmark != other.benchmark
-
-
-def scored_elsewhere(segmenter: Segmenter, other: Run, *, data: Path, results: Path, device: torch.device) -> Elsewhere:
-    """Scores as the run ``other`` was scored: its test images, its limits, its conventions.
-
-    Args:
-        segmenter: with the method attached and its state loaded.
-        other: a finished run on the other benchmark.
-        data: the folder that holds the benchmark.
-        results: whose caches may be used.
-
-    Raises:
-        DatasetError: the files are not those of ``other``.
-    """
-    rules = from_rules(other.rules)
-    opened = open_below(other, data, cache=results / "cache" / "images")
-    scoring = Scoring(opened, rules, device=device, stages=Stages(), tell=lambda progress: None, run=other)
-    return Elsewhere(like=other.key, scores=scoring.test(segmenter.to(device), stage="elsewhere")[0])
