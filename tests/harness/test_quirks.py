@@ -9,6 +9,7 @@ import pytest
 import torch
 
 import harness.experiment.experiment as experiment_module
+from harness.cli.protocols import quirks, quirks_page
 from harness.datasets import samples
 from harness.experiment.experiment import run_experiment
 from harness.experiment.scoring import Scoring
@@ -19,7 +20,6 @@ from harness.planning.data import data_options
 from harness.planning.request import Variant
 from harness.planning.rows import method_row
 from harness.protocols.load import from_rules, load_protocol, resolve
-from harness.protocols.quirks import QUIRKS, quirks_page
 from harness.registry import BENCHMARKS
 from harness.run import main as run_verb
 from harness.training.losses import build_loss
@@ -33,10 +33,10 @@ def test_the_page_is_what_the_switches_give() -> None:
 
 def test_every_quirk_names_a_test_and_a_field_of_the_card() -> None:
     rules = load_protocol("conv-lora")
-    for quirk in QUIRKS:
-        file, _, name = quirk.test.partition("::")
-        assert f"\ndef {name}(" in (REPOSITORY / file).read_text(encoding="utf-8"), quirk.title
-        for name in quirk.field.split(", "):
+    for quirk in quirks():
+        file, _, name = quirk["test"].partition("::")
+        assert f"\ndef {name}(" in (REPOSITORY / file).read_text(encoding="utf-8"), quirk["title"]
+        for name in quirk["field"].split(", "):
             value: Any = rules
             for part in name.split("."):
                 value = getattr(value, part)
