@@ -96,12 +96,12 @@ def main(argv: list[str] | None = None) -> int:
 
     with stages() as tell:
         tell("loading torch")
-        from harness.experiment.exporting import Export, base_model, export, how_to_load, verify
+        from harness.experiment.exporting import Export, base_model, code_to_load, export, verify
         from harness.planning.asked import checkpoint_of, folder_of
 
     calibrated = arguments.merge == "calibrated" and form != "adapter"
     merge: Any = arguments.merge or "exact"
-    usage = how_to_load(run, form, arguments.out.name)
+    usage = code_to_load(run, form, arguments.out.name)
     request = Export(
         results=results,
         run=run.key,

@@ -245,6 +245,46 @@ def how_to_load(run: Run, form: Form, out: str) -> str:
     )
 
 
+def code_to_load(run: Run, form: Form, out: str) -> str:
+    """Python that loads the exported file ``out``. Capitals are what the reader fills in."""
+    side = run.rules["image_size"]
+    if form == "adapter":
+        start = ', checkpoint="FILE"' if run.checkpoint else ""
+        lines = ["from harness.experiment.trained import load_adapter  # pip install sam-peft-harness", ""]
+        if not METHODS.is_fixed(run.method):
+            lines[1:1] = ["from pathlib import Path", "from harness.registry import load_plugin"]
+            lines.append('load_plugin(Path("FILE.py"))')
+        return "\n".join([*lines, f"segmenter, method = load_adapter({out!r}{start})"])
+    if form == "peft":
+        base = base_model(run) or "WEIGHTS"
+        return (
+            "from peft import PeftModel\nfrom transformers import SamModel\n\n"
+            f"model = PeftModel.from_pretrained(SamModel.from_pretrained({base!r}), {out!r})"
+        )
+    if form == "onnx":
+        name = INPUTS.get(run.rules.get("prompt", "none"))
+        more = f", {name!r}: {name.upper()}" if name else ""
+        return (
+            "import numpy as np\nimport onnxruntime\n\n"
+            f"rgb = np.zeros((1, 3, {side}, {side}), np.float32)  # in [0, 1]\n"
+            f"outputs = onnxruntime.InferenceSession({out!r}).run(None, {{'images': rgb{more}}})"
+        )
+    if in_registry(run):
+        return (
+            "from segment_anything import sam_model_registry\n\n"
+            f"sam = sam_model_registry[{run.backbone!r}](checkpoint={out!r})"
+        )
+    if backbone(run.backbone).shape.stem:
+        return f"from mobile_sam import sam_model_registry\n\nsam = sam_model_registry['vit_t'](checkpoint={out!r})"
+    if backbone(run.backbone).shape.pyramid and run.checkpoint:
+        return f"from sam2.build_sam import build_sam2\n\nmodel = build_sam2('CONFIG', {out!r})"
+    return (
+        "import torch\nfrom harness.models.original_sam import plain_sam  # pip install sam-peft-harness\n\n"
+        f"sam = plain_sam({run.backbone!r}, image_size={side})\n"
+        f"sam.load_state_dict(torch.load({out!r}, weights_only=True))"
+    )
+
+
 def export(request: Export, *, tell: Callable[[str], None] = lambda stage: None) -> Exported:
     """Build the run's segmenter, load its best state, merge, and write the file (whole or not at all).
 

@@ -6,7 +6,7 @@ from __future__ import annotations
 import json
 import secrets
 import shutil
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from contextlib import ExitStack, suppress
 from dataclasses import dataclass
 from functools import cache
@@ -18,7 +18,7 @@ from harness.datasets.base import Benchmark, DataOptions, DatasetError, Pair, Sp
 from harness.models.decoders import LABELLING
 from harness.protocols.card import Protocol
 from harness.protocols.load import from_rules
-from harness.registry import BENCHMARKS, dataset_name
+from harness.registry import BENCHMARKS, add_own_of, dataset_name
 from harness.settings import load_settings, named_table
 from harness.system.errors import UsageError, os_reason
 
@@ -126,12 +126,12 @@ def limited(images: Images, rules: Mapping[str, object]) -> Images:
     return Images(train=train, val=least(images.val, rules.get("val_limit")), test=least(test, rules.get("test_limit")))
 
 
-def network_images(results: Path, *, data: Path | None) -> Callable[[Record, str, str], Any]:
-    """Images of a run's test split as the network sees them: from ``data``, from where they are set to lie, or from the
-    generated samples; none where they are not at hand, unless ``data`` was given.
+def network_images(results: Path, *, data: Sequence[Path] = ()) -> Callable[[Record, str, str], Any]:
+    """Images of a run's test split as the network sees them: from the folder of ``data`` whose splits are the run's, from where they are
+    set to lie, or from the generated samples; none where they are not at hand, unless ``data`` was given.
 
     Raises:
-        DatasetError: ``data`` holds no such benchmark.
+        DatasetError: no folder of ``data`` holds the images of a run.
         UsageError: the settings name a benchmark that is not known.
     """
     import numpy as np
@@ -141,24 +141,34 @@ def network_images(results: Path, *, data: Path | None) -> Callable[[Record, str
     folders = {} if data else named_table(settings, "datasets", dataset_name)
 
     @cache
-    def pairs(name: str, rules: str, *, generated: bool) -> tuple[Benchmark, dict[tuple[str, str], Pair]] | None:
+    def pairs(
+        name: str, rules: str, manifest: str, *, generated: bool
+    ) -> tuple[Benchmark, dict[tuple[str, str], Pair]] | None:
         run_rules = json.loads(rules)
-        samples = results / "sample-data" / name
-        folder = samples if generated else data or folders.get(name) or settings.data
-        if folder is None or (generated and not samples.is_dir()):
-            return None
-        try:
-            benchmark = benchmark_of(name, from_rules(run_rules))
-            splits = benchmark.splits(benchmark.locate(folder))
-        except (DatasetError, UsageError):  # of a plug-in that is not here, or a card that this code does not know
-            if data is not None:
-                raise
-            return None
-        return benchmark, {(split, pair.stem): pair for split, of_split in splits.test.items() for pair in of_split}
+        there = [results / "sample-data" / name] if generated else data or [folders.get(name), settings.data]
+        for folder in there:
+            if folder is None or not folder.is_dir():
+                continue
+            try:
+                add_own_of(name, run_rules)
+                resolved = from_rules(run_rules)
+                benchmark = benchmark_of(name, resolved)
+                splits = benchmark.splits(benchmark.locate(folder))
+            except (
+                DatasetError,
+                UsageError,
+            ):  # other data, a plug-in that is not here, or a card that this code does not know
+                continue
+            if generated or manifest_hash(splits, folds=resolved.split_follows_seed) == manifest:
+                tests = {(split, pair.stem): pair for split, of_split in splits.test.items() for pair in of_split}
+                return benchmark, tests
+        if data and not generated:
+            raise DatasetError(f"{' and '.join(map(str, data))}: the images of the runs on {name} are not there")
+        return None
 
     @cache
-    def picture(name: str, rules: str, split: str, stem: str, side: int, *, generated: bool) -> Any:
-        opened = pairs(name, rules, generated=generated)
+    def picture(name: str, rules: str, manifest: str, split: str, stem: str, side: int, *, generated: bool) -> Any:
+        opened = pairs(name, rules, manifest, generated=generated)
         if opened is None or (pair := opened[1].get((split, stem))) is None:
             return None
         image = Image.fromarray(opened[0].read(pair).image)
@@ -167,7 +177,7 @@ def network_images(results: Path, *, data: Path | None) -> Callable[[Record, str
     def picture_of(record: Record, split: str, stem: str) -> Any:
         run, rules = record.run, json.dumps(record.run.rules, sort_keys=True)
         side = int(run.rules["image_size"])
-        return picture(run.benchmark, rules, split, stem, side, generated=run.is_generated)
+        return picture(run.benchmark, rules, run.manifest, split, stem, side, generated=run.is_generated)
 
     return picture_of
 

@@ -9,6 +9,8 @@ from harness.archive.schema import Record
 from harness.comparison.names import SCORE_TITLES, benchmark_title, metric, shown_metrics
 from harness.report.command import command_of
 
+DEMO = "**A demonstration**: trained and scored on generated images. Its scores say nothing of real ones."
+
 
 def model_card(
     record: Record, *, base: str | None, licence: str | None, form: str, usage: str, merge: str, terms: str, source: str
@@ -20,7 +22,7 @@ def model_card(
         base: name on the Hub of the model that it started from.
         licence: of the published weights of that model by the Hub's name, None where nobody here knows it.
         form: what the file is, in words.
-        usage: how it is loaded, in a line.
+        usage: Python that loads it.
         merge: merge mode of the file, empty where the method stays apart.
         terms, source: of the benchmark: under which terms, and where to get it.
     """
@@ -39,8 +41,9 @@ def model_card(
             task_type=task, dataset_type=run.benchmark, dataset_name=title, dataset_split=split, metric_type=name,
             metric_name=metric(name).title, metric_value=scores[name],
         )
-        for split, scores in tests.items() for name in shown if name in scores and not unscored
+        for split, scores in tests.items() for name in shown if name in scores and not unscored and not run.is_generated
     ]  # fmt: skip
+    name_of_model = f"{run.variant} on {title}" + (" (generated images)" if run.is_generated else "")
     data = ModelCardData(
         base_model=base,
         license=licence or (None if run.checkpoint else "apache-2.0"),
@@ -48,7 +51,7 @@ def model_card(
         metrics=list(shown) if results else None,
         pipeline_tag=task,
         tags=["sam-peft-harness", run.method, run.backbone.replace("/", "-")],
-        model_name=f"{run.variant} on {title}",
+        model_name=name_of_model,
         eval_results=results or None,
     )
     unknown = "The licence is that of the weights which the run started from. " if run.checkpoint else ""
@@ -58,21 +61,22 @@ def model_card(
     facts = {
         "Base model": f"{base or run.backbone}, backbone `{run.backbone}`, from {start}",
         "Method": f"`{run.variant}`" + (f", {trained:,} trained parameters" if trained else ""),
-        "Data set": f"{title}; images: {images or 'not recorded'}; split: {run.split_rule}",
+        "Data set": f"{title}{', generated' * run.is_generated}; images: {images or 'not recorded'}; split: {run.split_rule}",
         "Protocol": f"`{run.protocol}`, hash `{run.protocol_hash}`, {run.rules.get('image_size')} px, seed {run.seed}",
         "Record": f"`{record.key}`, made {record.finished or 'at a time that is not recorded'}",
     }
     lines = [
         f"---\n{data.to_yaml()}\n---",
-        f"# {run.variant} on {title}",
+        f"# {name_of_model}",
         f"{form[0].upper()}{form[1:]}, written by sam-peft-harness {__version__}.",
+        *([DEMO] if run.is_generated else []),
         "\n".join(f"- **{name}**: {text}" for name, text in facts.items()),
-        "## Use\n" + f"`{usage}`",
+        "## Use\n```python\n" + usage + "\n```",
         "## Scores\n" + _scores(tests, shown, scored, unscored=unscored),
         "## The command that trains it\n```\n" + command_of([record]) + "\n```",
         "## Terms\n"
         + (f"The published weights are under {licence}. " if licence else unknown)
-        + f"The data: {terms}. {source}",
+        + ("The images are generated." if run.is_generated else f"The data: {terms}. {source}"),
     ]
     return "\n\n".join(lines) + "\n"
 

@@ -9,10 +9,11 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+import torch
 from huggingface_hub import ModelCard
 
 from harness import run as run_verb
-from harness.archive.schema import Record
+from harness.archive.schema import Record, Run
 from harness.archive.store import RecordStore
 from harness.cli import export
 from harness.experiment import exporting
@@ -28,29 +29,53 @@ from tests.harness.experiment.finished import export_to, finished
 SCORES = {"best": {"test": {"s_measure": 0.75, "e_mean": 0.5, "iou": 0.25}, "val": {"s_measure": 1.0}}}
 
 
-@pytest.mark.parametrize(
-    ("arguments", "out", "where"),
-    [(["--peft"], "adapter", "adapter/README.md"), ([], "sam.pth", "sam.README.md")],
-)
-def test_the_hub_reads_base_model_data_set_and_scores(results, tmp_path, arguments, out, where):
-    run = finished(results, "lora")
-    RecordStore(results).write(Record(run=run, key=run.key, code="OK", scores=SCORES))
+def real(run: Run) -> Run:
+    """The same run, as if its images were photographs."""
+    return replace(run, data_note="")
 
-    assert export_to(results, run, tmp_path / out, *arguments) == 0
 
-    card = ModelCard.load(tmp_path / where)
+def test_the_hub_reads_base_model_data_set_and_scores(results: Path) -> None:
+    run = real(finished(results, "lora"))
+    record = Record(run=run, key=run.key, code="OK", scores=SCORES)
+    card: Any = ModelCard(
+        model_card(record, base=None, licence=None, form="it", usage="so", merge="", terms="free", source="here")
+    )
     assert card.data.base_model is None  # random weights
     assert (card.data.license, card.data.datasets, card.data.metrics) == (
         "apache-2.0",
         ["kvasir"],
         ["s_measure", "e_mean"],
     )
-    assert [(result.metric_type, result.metric_value) for result in card.data.eval_results] == [
-        ("s_measure", 0.75),
-        ("e_mean", 0.5),
-    ]
-    assert command_of([Record(run=run, key=run.key, code="OK")]) in card.text
+    values = [(result.metric_type, result.metric_value) for result in card.data.eval_results]
+    assert values == [("s_measure", 0.75), ("e_mean", 0.5)]
+    assert command_of([record]) in card.text
     assert run.protocol_hash in card.text
+
+
+@pytest.mark.parametrize(
+    ("arguments", "out", "where"),
+    [
+        (["--adapter-only"], "a.safetensors", "a.README.md"),
+        ([], "sam.pth", "sam.README.md"),
+        (["--peft"], "p", "p/README.md"),
+    ],
+)
+def test_a_demo_has_no_model_index_and_its_use_is_code_that_runs(results, tmp_path, monkeypatch, arguments, out, where):
+    run = finished(results, "lora")
+    RecordStore(results).write(Record(run=run, key=run.key, code="OK", scores=SCORES))
+    assert export_to(results, run, tmp_path / out, *arguments) == 0
+    card = ModelCard.load(tmp_path / where)
+    assert card.data.eval_results is None
+    assert "model-index" not in card.content
+    assert "generated" in card.text
+    code = card.text.partition("```python\n")[2].partition("```")[0]
+    monkeypatch.chdir(tmp_path)
+    if arguments == ["--peft"]:  # nobody publishes the random weights that it started from
+        assert "PeftModel.from_pretrained(" in code
+        return
+    names: dict[str, Any] = {}
+    exec(code, names)
+    assert isinstance(names.get("segmenter", names.get("sam")), torch.nn.Module)
 
 
 @pytest.mark.parametrize(
@@ -62,7 +87,7 @@ def test_the_hub_reads_base_model_data_set_and_scores(results, tmp_path, argumen
     ],
 )
 def test_a_merge_that_changes_the_model_is_not_given_the_scores_of_the_unmerged(results, merge, scores, told):
-    run = finished(results, "naslora")
+    run = real(finished(results, "naslora"))
     record = Record(run=run, key=run.key, code="OK", scores=SCORES | scores)
     text = model_card(record, base=None, licence=None, form="it", usage="so", merge=merge, terms="free", source="here")
     card: Any = ModelCard(text)

@@ -307,13 +307,13 @@ def test_images_of_a_finished_run_come_from_its_samples_or_from_where_they_are_s
     generated = replace(record(), run=job.run)
     files = replace(generated, run=replace(job.run, data_note=""))
     asked, side = ("test", pair.stem), job.run.rules["image_size"]
-    assert there(network_images(samples, data=None)(generated, *asked)).shape == (side, side, 3)
-    assert network_images(tmp_path, data=None)(generated, *asked) is None
-    assert network_images(samples, data=None)(files, *asked) is None
+    assert there(network_images(samples)(generated, *asked)).shape == (side, side, 3)
+    assert network_images(tmp_path)(generated, *asked) is None
+    assert network_images(samples)(files, *asked) is None
     settings = tmp_path / "settings.toml"
     settings.write_text(f'data = "/nowhere"\n[datasets]\nkvasir = "{samples / "sample-data" / "kvasir"}"\n')
     monkeypatch.setenv("SAM_PEFT_SETTINGS", str(settings))
-    assert network_images(tmp_path, data=None)(files, *asked) is not None
+    assert network_images(tmp_path)(files, *asked) is not None
 
 
 def test_a_broken_plug_in_is_named_beside_what_was_asked_for(capsys: pytest.CaptureFixture[str]) -> None:
