@@ -4,6 +4,7 @@ The seal is a hash of all that a file says, so that an edited number does not pa
 careless edits; whoever wants to forge a record can compute it as well. ``<key>.architecture.csv`` is the α history: columns
 epoch, site, then one share of softmax(α) an operation. ``<key>.images.csv`` has per-image scores: columns variant, split, stem,
 then one a metric; before these the group of images that are not independent (frames of one video), where a benchmark has such.
+Either may be packed (``<key>.images.csv.gz``); its digest is that of what is in it.
 """
 
 from __future__ import annotations
@@ -12,6 +13,8 @@ import csv
 import hashlib
 import io
 import json
+import os
+import zlib
 from collections.abc import Collection, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -32,9 +35,19 @@ LARGEST_TABLE = 256 << 20
 """Bytes of a record, and of a CSV file of its sidecars (20,000 images under six scored models take a tenth of it)."""
 
 
+PACKED = ".gz"
+
+
+def sidecar(path: Path, name: str) -> Path:
+    """The sidecar file that ends in ``name``, there or not, packed or not; ``path``, of the record, need not lie under its key."""
+    plain = path.with_suffix(f".{name}")
+    packed = plain.with_name(plain.name + PACKED)
+    return packed if os.path.lexists(packed) and not os.path.lexists(plain) else plain
+
+
 def sidecars_of(path: Path) -> dict[str, Path]:
-    """Ending -> path of that sidecar file, there or not; ``path``, of the record, need not lie under its key."""
-    return {name: path.with_suffix(f".{name}") for name in SIDECARS}
+    """Ending -> that sidecar file, as of `sidecar`."""
+    return {name: sidecar(path, name) for name in SIDECARS}
 
 
 def is_of_record(name: str, named: Collection[str]) -> bool:
@@ -54,7 +67,7 @@ def digest(content: bytes) -> str:
 
 
 def read_sidecar(path: Path, *, expected: str, largest: int = LARGEST_TABLE) -> bytes:
-    """The content of a sidecar file.
+    """The content of a sidecar file, unpacked.
 
     Args:
         expected: digest of the file by its record (`Record.sidecars`), empty where the record has none.
@@ -63,9 +76,23 @@ def read_sidecar(path: Path, *, expected: str, largest: int = LARGEST_TABLE) -> 
         ValueError: no plain file, too large, or not the one that was written.
     """
     data = read_regular(path, largest=largest)
+    if path.suffix == PACKED:
+        data = _unpacked(data, largest=largest)
     if expected and digest(data) != expected:
         raise ValueError("it was edited after its record was written")
     return data
+
+
+def _unpacked(data: bytes, *, largest: int) -> bytes:
+    """Raises ValueError: no gzip, cut off, or larger than a sidecar file may be."""
+    unpacker = zlib.decompressobj(16 + zlib.MAX_WBITS)
+    try:
+        content = unpacker.decompress(data, largest + 1)
+    except zlib.error as error:
+        raise ValueError(f"it cannot be unpacked ({error})") from error
+    if len(content) > largest or not unpacker.eof or unpacker.unused_data:
+        raise ValueError(f"it is cut off, or unpacks to more than {largest} bytes")
+    return content
 
 
 _SEAL = b'\n "seal": "'

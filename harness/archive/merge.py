@@ -5,8 +5,16 @@ from __future__ import annotations
 import os
 from pathlib import Path
 
-from harness.archive.files import LARGEST_TABLE, all_image_scores, is_of_record, read_architecture, sidecars_of
-from harness.archive.masks import read_masks
+from harness.archive.files import (
+    LARGEST_TABLE,
+    PACKED,
+    all_image_scores,
+    is_of_record,
+    read_architecture,
+    sidecar,
+    sidecars_of,
+)
+from harness.archive.masks import MASKS, read_masks
 from harness.archive.measured import CostStore
 from harness.archive.reading import load
 from harness.archive.schema import Record
@@ -27,7 +35,7 @@ def checked(path: Path) -> Record:
     record = load(path)
     for name, file in sidecars_of(path).items():
         if not os.path.lexists(file):
-            if name in record.sidecars:
+            if name in record.sidecars and not may_be_left_out(name, record):
                 raise ValueError(f"{file.name} is gone")
         elif not is_of_record(name, record.sidecars):
             if record.code == "OK":  # what lies by a failure may be of a start that is about to succeed
@@ -38,6 +46,12 @@ def checked(path: Path) -> Record:
             except ValueError as error:
                 raise ValueError(f"{file.name}: {printable_line(str(error))}") from error
     return record
+
+
+def may_be_left_out(name: str, record: Record) -> bool:
+    """Whether a sidecar file may have been deleted to save space: masks are kept to look at, and of a run that only tuned
+    something its scores are enough."""
+    return name == MASKS or (bool(record.run.tuning) and "chosen" not in record.run.tuning)
 
 
 def merge(source: Path, destination: Path) -> tuple[int, int, list[str]]:
@@ -110,7 +124,11 @@ def _copy(path: Path, target: Path, record: Record) -> None:
     """The sidecar files first, the record last: a record that is there is whole."""
     for name, file in sidecars_of(path).items():
         if is_of_record(name, record.sidecars) and file.is_file():
-            write_atomically(target.with_suffix(f".{name}"), read_regular(file, largest=LARGEST_TABLE))
+            copy = target.with_suffix(f".{name}")
+            packed = copy.with_name(copy.name + PACKED)
+            here, other = (packed, copy) if file.suffix == PACKED else (copy, packed)
+            write_atomically(here, read_regular(file, largest=LARGEST_TABLE))
+            other.unlink(missing_ok=True)
         elif record.code == "OK":
-            target.with_suffix(f".{name}").unlink(missing_ok=True)
+            sidecar(target, name).unlink(missing_ok=True)
     write_atomically(target, path.read_bytes())

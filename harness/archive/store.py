@@ -20,6 +20,7 @@ from harness.archive.files import (
     is_of_record,
     read_architecture,
     sealed,
+    sidecar,
     sidecars_of,
 )
 from harness.archive.masks import MASKS
@@ -54,10 +55,10 @@ class RecordStore:
         return self.folder / f"{key}.json"
 
     def images_path(self, key: str) -> Path:
-        return self.folder / f"{key}.images.csv"
+        return sidecar(self.path(key), "images.csv")
 
     def architecture_path(self, key: str) -> Path:
-        return self.folder / f"{key}.architecture.csv"
+        return sidecar(self.path(key), "architecture.csv")
 
     def masks_path(self, key: str) -> Path:
         return self.folder / f"{key}.{MASKS}"
@@ -97,7 +98,7 @@ class RecordStore:
                 write_atomically(path.with_suffix(f".{name}"), data)
             write_atomically(path, sealed(content))
             for name in set(SIDECARS) - {*content["beside"], *left}:
-                path.with_suffix(f".{name}").unlink(missing_ok=True)
+                sidecar(path, name).unlink(missing_ok=True)
         except OSError as error:
             raise UsageError(
                 f"cannot write the record {path}: {error.strerror or error}; free space or mend the folder, then start"

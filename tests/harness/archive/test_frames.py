@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import gzip
 import math
 from dataclasses import replace
 from pathlib import Path
@@ -9,10 +10,10 @@ from pathlib import Path
 import pytest
 
 from harness.archive.archive import Archive, frame
-from harness.archive.files import PerImage, all_image_scores, image_scores
+from harness.archive.files import PerImage, all_image_scores, digest, image_scores, read_sidecar, sidecar
 from harness.archive.measured import EvidenceStore
 from tests.harness.report.sample import evidence
-from tests.values import RESULTS
+from tests.values import RESULTS, there
 
 
 @pytest.fixture(scope="module")
@@ -91,3 +92,29 @@ def test_an_image_that_is_there_twice_has_no_score_and_none_need_have_a_group(tm
     assert image_scores(path, variant="best", split="test", metric="iou") is None
     with pytest.raises(ValueError, match="'a' is there twice"):
         all_image_scores(path)
+
+
+def test_packed_scores_are_read_as_they_were_written(tmp_path: Path) -> None:
+    text = WITH_GROUPS.encode()
+    (tmp_path / "x.images.csv.gz").write_bytes(gzip.compress(text))
+    path = sidecar(tmp_path / "x.json", "images.csv")
+    assert read_sidecar(path, expected=digest(text)) == text
+    assert there(image_scores(path, variant="last", split="test", metric="iou")).scores == {"a": 0.75}
+    (tmp_path / "x.images.csv").write_bytes(text)
+    assert sidecar(tmp_path / "x.json", "images.csv").suffix == ".csv"
+
+
+@pytest.mark.parametrize(
+    ("packed", "word"),
+    [
+        (gzip.compress(b"0" * 1001), "1000 bytes"),
+        (gzip.compress(b"0" * 500)[:-4], "cut off"),
+        (gzip.compress(b"a") + b"more", "cut off"),
+        (b"plain", "unpacked"),
+    ],
+)
+def test_a_packed_file_that_is_too_large_or_damaged_is_refused(tmp_path: Path, packed: bytes, word: str) -> None:
+    path = tmp_path / "x.images.csv.gz"
+    path.write_bytes(packed)
+    with pytest.raises(ValueError, match=word):
+        read_sidecar(path, expected="", largest=1000)
