@@ -181,6 +181,9 @@ def parser() -> CommandParser:
         metavar="CODES",
         help="with --cluster: submit (or with --plan price) failed runs of these classes again, e.g. oom,node_fail",
     )
+    how.add_argument(
+        "--yes", action="store_true", help="start although it takes months, or although its numbers rank nothing"
+    )
     how.add_argument("--cancel", action="store_true", help="with --cluster: cancel this sweep's jobs and no others")
     return p
 
@@ -432,6 +435,11 @@ def carry_out(planned: Plan, request: Request, arguments: argparse.Namespace, wh
         say(line)
     if planned.missing and not arguments.cancel:
         raise MissingError(_missing(planned.missing))
+    if not arguments.yes and not arguments.cancel:
+        from harness.pricing.price import hesitation
+
+        if doubt := hesitation(planned, request.results, where=where, hours=budget.left):
+            raise UsageError(f"{doubt}; --plan shows the prices, and --yes starts it all the same")
     if budget.left is not None:
         planned = _within_budget(planned, request, arguments, where, budget, hours=budget.left)
 

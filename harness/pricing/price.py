@@ -53,6 +53,8 @@ KERNEL_SECONDS, SCORE_SECONDS = 6e-6, 1 / 150
 START_SECONDS, UPDATE_SECONDS, PROCESS_BYTES = 4.4, 0.03, 0.44 * 2**30
 """On a CPU: of a process before its first update, of an update beside its operations, and resident before it holds a model.
 Measured once, on the card ``demo`` with one thread."""
+MOST_DAYS = 30
+"""That a plan may take without a further word."""
 STATES = 7
 """Times the trained tensors, of an unfinished run: two checkpoints with weights and Adam's two moments, and the best state."""
 RECORD_BYTES, IMAGE_ROW_BYTES = 40_000, 150
@@ -146,11 +148,12 @@ class Forecast:
         return sum(run.disk_bytes for run in self.runs)
 
 
-def price(planned: Plan, results: Path, *, where: Place) -> Forecast:
+def price(planned: Plan, results: Path | None, *, where: Place) -> Forecast:
     """The forecast of a plan's unfinished runs, from records of similar runs below ``results`` where there are some."""
     machine, parallel = device(planned, where)
     runs = [job.run for job in planned.pending]
-    known = _Known(RecordStore(results).summaries()[0], machine, {_levels(run)[-1] for run in runs}, results)
+    records = [] if results is None else RecordStore(results).summaries()[0]
+    known = _Known(records, machine, {_levels(run)[-1] for run in runs}, results)
     alone: dict[tuple[object, ...], RunForecast] = {}
     priced, caches = [], {}
     for run in runs:
@@ -172,7 +175,9 @@ def price(planned: Plan, results: Path, *, where: Place) -> Forecast:
 class _Known:
     """Operations a second and peak memory of earlier runs, looked up from the most alike to the least; this machine's first."""
 
-    def __init__(self, records: Iterable[Record], device: Device, levels: set[tuple[object, ...]], results: Path):
+    def __init__(
+        self, records: Iterable[Record], device: Device, levels: set[tuple[object, ...]], results: Path | None
+    ):
         self._device = device
         self._speeds: tuple[dict[object, list[float]], ...] = ({}, {})
         self._peaks: dict[object, list[float]] = {}
@@ -184,7 +189,7 @@ class _Known:
                 self._peaks.setdefault(alike[0], []).append(peak)
             test = sum(count for split, count in record.tested.items() if split != "all")
             images = Images(train=record.counts.get("train", 0), val=record.counts.get("val", 0), test=test)
-            trained, whole = record.cost.get("wall_time_s", 0.0), _seconds(record, results)
+            trained, whole = record.cost.get("wall_time_s", 0.0), _seconds(record, results or Path())
             with suppress(UsageError, MethodError, KeyError):  # a backbone or a method that is not installed here
                 timed = images if whole >= trained else replace(images, test=0)
                 work = run_flops(record.run, backbone_shape(record.run.backbone), timed, as_executed=not device.threads)
@@ -346,6 +351,35 @@ def bought(
     prices = price(replace(planned, jobs=jobs), results, where=where)
     chosen = prices.runs if budget is None else within_budget(prices, budget)
     return planned, prices, {priced.run.key: priced.hours for priced in chosen}
+
+
+def hesitation(planned: Plan, results: Path, *, where: Place, hours: float | None = None) -> str:
+    """Why a plan should not start without ``--yes``, and what to use instead; empty where nothing speaks against it.
+
+    Args:
+        hours: of ``--budget``, which nothing exceeds.
+    """
+    runs = [job.run for job in planned.pending]
+    if where.profile is not None:
+        if any(run.is_generated for run in runs):
+            return f"the card {planned.protocol.name} trains on generated images, which rank nothing; give --data DIR for --cluster"
+        if random := [run.backbone for run in runs if not run.checkpoint and config_of(run).trains]:
+            return f"{random[0]} would start from random weights; give its file with --checkpoint {random[0]}=FILE"
+    if not runs or hours is not None:
+        return ""
+    # records are read only where the closed form says that it matters
+    for known in (None, results):
+        prices = price(planned, known, where=where)
+        days = makespan([run.hours for run in prices.runs], prices.parallel) / 24
+        if days <= MOST_DAYS:
+            return ""
+    instead = (
+        "take --budget HOURS, fewer methods, seeds or benchmarks"
+        if where.profile is not None or where.devices
+        else ("take --cluster NAME for GPUs, or --protocol mobile, which a CPU trains in minutes a run")
+    )
+    machine = device(planned, where)[0].name
+    return f"{counted(len(runs), 'run')} would take about {days:.0f} days here ({prices.hours:,.0f} hours of {machine}); {instead}"
 
 
 def run_in_words(run: Run) -> str:

@@ -17,6 +17,7 @@ from harness.planning.asked import all_methods, expand, parse_entry, parse_seeds
 from harness.run import main
 from harness.system.errors import UsageError
 from tests.harness.dispatch import standin
+from tests.values import REPOSITORY
 
 PLAIN = ["--protocol", "demo", "--executor", "inline", "--methods", "lora", "--datasets", "kvasir"]
 DEMO = [*PLAIN, "--set", "epochs=1"]
@@ -99,8 +100,9 @@ def test_results_without_write_permission(capsys: pytest.CaptureFixture[str], tm
 
 def test_one_benchmark_of_a_study_that_sets_rules_of_others_can_be_run(tmp_path: Path) -> None:
     of_all = ["--protocol", "demo", "--backbone", "tiny", "--plan", "--results", str(tmp_path), "--study"]
-    assert main([*of_all, "question-vit-folds", "--datasets", "road"]) == 0
-    tuned_elsewhere = [*of_all, "small-search", "--datasets", "leaf"]
+    studies = REPOSITORY / "results" / "analysis" / "studies"
+    assert main([*of_all, str(studies / "question-vit-folds.yaml"), "--datasets", "road"]) == 0
+    tuned_elsewhere = [*of_all, str(studies / "small-search.yaml"), "--datasets", "leaf"]
     assert main([*tuned_elsewhere, "--set", "benchmarks.kvasir.epochs=1"]) == 0
 
 
@@ -174,6 +176,37 @@ def test_on_a_cluster_what_failed_is_priced_only_with_retry(tmp_path: Path, caps
     assert "1 run, 0 finished, 1 failed before" in shown.out
     assert "hours" not in shown.out
     assert "1 run failed before and is not started again; --retry diverged does that" in shown.err
+
+
+def test_what_takes_months_or_ranks_nothing_is_refused_without_a_word(tmp_path: Path, capsys, monkeypatch) -> None:
+    started: list[object] = []
+    monkeypatch.setattr("harness.dispatch.run_jobs.run_jobs", lambda planned, *given, **how: started.append(planned))
+    root = samples.write_samples("kvasir", tmp_path / "data")
+    own = [
+        "--datasets",
+        "kvasir",
+        "--dataset-root",
+        f"kvasir={root}",
+        "--checkpoint",
+        "none",
+        "--results",
+        str(tmp_path),
+    ]
+    months = ["--methods", "lora,naslora", *own, "--protocol", "nas-lora", "--seeds", "1000", "--executor", "inline"]
+    demo = ["--protocol", "demo", "--methods", "lora", "--results", str(tmp_path), "--cluster", "testcluster"]
+    for words, instead in (
+        (months, "--cluster NAME"),
+        ([*demo, "--datasets", "kvasir"], "--data DIR"),
+        (["--methods", "lora", *own, "--protocol", "nas-lora", "--cluster", "testcluster"], "--checkpoint vit_h=FILE"),
+    ):
+        assert instead in (error := refused(capsys, *words))
+        assert "--yes" in error
+        assert not started
+        with pytest.raises(AttributeError):  # of what comes after the stand-in
+            main([*words, "--yes", "--debug"])
+        assert started.pop()
+    assert main([*months, "--budget", "0.01"]) == 2  # not one fits: nothing is refused as too long
+    assert "none of" in capsys.readouterr().err
 
 
 def test_plan_prints_and_starts_nothing(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:

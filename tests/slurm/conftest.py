@@ -70,7 +70,7 @@ def harness_run(results, *arguments, check=False, timeout=600, tree=REPOSITORY):
 
 def submit(results, *arguments, **options):
     """Submit to the test cluster and return at once."""
-    return harness_run(results, *arguments, "--cluster", "testcluster", check=True, **options)
+    return harness_run(results, *arguments, "--yes", "--cluster", "testcluster", check=True, **options)
 
 
 def occupy(cluster, *, seconds):

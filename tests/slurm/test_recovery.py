@@ -54,7 +54,7 @@ def test_a_preempted_run_is_requeued_and_ends_with_the_same_numbers(cluster, ref
 
 
 def test_a_run_preempted_without_requeue_is_submitted_again_by_wait(cluster, reference, tmp_path):
-    words = (*REFERENCE, "--cluster", "testcluster", "--set", "cluster.partition=cancel", "--wait")
+    words = (*REFERENCE, "--yes", "--cluster", "testcluster", "--set", "cluster.partition=cancel", "--wait")
     with ThreadPoolExecutor() as pool:
         waiting = pool.submit(harness_run, tmp_path, *words, check=True)
         wait_until(lambda: started(tmp_path, step=5), "the run to train")
@@ -115,7 +115,7 @@ def test_a_node_that_loses_slurmd_and_all_its_processes_is_survived(cluster, ref
     cluster.start("slurmd")
     wait_until(lambda: finished(tmp_path) or not cluster.call("squeue", "-h").strip(), "the run to finish or end")
     if not finished(tmp_path):  # SLURM saw its job gone and did not queue it again: the same command does
-        harness_run(tmp_path, *REFERENCE, "--cluster", "testcluster", "--wait", check=True)
+        harness_run(tmp_path, *REFERENCE, "--yes", "--cluster", "testcluster", "--wait", check=True)
     record = only_record(tmp_path)
     assert numbers(record) == numbers(reference)
     assert record["attempts"] == 2
@@ -124,7 +124,7 @@ def test_a_node_that_loses_slurmd_and_all_its_processes_is_survived(cluster, ref
 def test_a_cancelled_run_continues_when_submitted_again(cluster, reference, tmp_path):
     submit(tmp_path, *REFERENCE)
     wait_until(lambda: started(tmp_path, step=20), "the run to train")
-    said = harness_run(tmp_path, *REFERENCE, "--cluster", "testcluster", "--cancel", check=True)
+    said = harness_run(tmp_path, *REFERENCE, "--yes", "--cluster", "testcluster", "--cancel", check=True)
     assert "cancelled 1 jobs" in said.stdout
     wait_until(lambda: not cluster.call("squeue", "-h").strip(), "the job to end")
     assert not finished(tmp_path)

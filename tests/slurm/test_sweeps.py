@@ -129,7 +129,7 @@ def test_torch_running_out_of_memory_in_a_plugged_in_method_is_oom(cluster, tmp_
     wait_until(lambda: len(records(tmp_path)) == 2, "both runs to end")
     codes = {record["run"]["method"]: record["code"] for record in records(tmp_path).values()}
     assert codes == {"decoder": "OK", "hungry": "OOM"}
-    untouched = harness_run(tmp_path, *run, "--cluster", "testcluster")
+    untouched = harness_run(tmp_path, *run, "--yes", "--cluster", "testcluster")
     assert untouched.returncode == 1  # the table has a gap
     assert "--retry oom" in untouched.stderr
     again = submit(tmp_path, *run, "--retry", "oom")
@@ -168,7 +168,7 @@ def test_a_thousand_runs_are_one_array_planned_submitted_and_surveyed_quickly(cl
         sample_writer(tmp_path / "runs")(name)
     planned = timed(sys.executable, "-m", "harness.run", *grid, "--plan")
     assert planned.seconds < 2.0
-    submitted = timed(sys.executable, "-m", "harness.run", *grid, "--cluster", str(profile))
+    submitted = timed(sys.executable, "-m", "harness.run", *grid, "--yes", "--cluster", str(profile))
     assert "1008 runs submitted" in submitted.text
     assert submitted.wall_seconds < 30.0
     tasks = array_tasks(cluster, "PENDING")
@@ -305,7 +305,7 @@ def test_a_warning_that_comes_before_the_worker_listens_is_a_requeue_too(cluster
 )
 def test_a_rejected_option_is_one_clear_line_and_nothing_is_submitted(cluster, tmp_path, override, said):
     run = ("--protocol", "demo", "--methods", "lora", "--datasets", "kvasir")
-    done = harness_run(tmp_path, *run, "--cluster", "testcluster", "--set", override)
+    done = harness_run(tmp_path, *run, "--yes", "--cluster", "testcluster", "--set", override)
     assert done.returncode == 2
     (line,) = [line for line in done.stderr.splitlines() if line.startswith("error:")]
     assert said in line

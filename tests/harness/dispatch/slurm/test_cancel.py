@@ -19,7 +19,7 @@ from tests.harness.dispatch.slurm.helpers import queue, slurm
 
 
 def run(monkeypatch, results, methods, *more):
-    arguments = ["--protocol", "demo", "--datasets", "kvasir", "--methods", methods, "--results", str(results)]
+    arguments = ["--yes", "--protocol", "demo", "--datasets", "kvasir", "--methods", methods, "--results", str(results)]
     arguments += ["--cluster", "testcluster", *more]
     monkeypatch.setattr(sys, "argv", ["run.py", *arguments])
     return main(arguments)
@@ -114,7 +114,7 @@ def test_the_same_command_cancels_though_its_card_was_mended_since_and_what_else
     results, cancelled, card = tmp_path / "runs", tmp_path / "cancelled", tmp_path / "mine.yaml"
     idle_cluster("sbatch", 'echo "Submitted batch job 1"')
     idle_cluster("scancel", f"echo $* >> {cancelled}")
-    command = ["--protocol", str(card), "--datasets", "kvasir", "--methods", "lora", "--results", str(results)]
+    command = ["--yes", "--protocol", str(card), "--datasets", "kvasir", "--methods", "lora", "--results", str(results)]
     command += ["--cluster", "testcluster"]
 
     def give(*more: str) -> int:
