@@ -1,8 +1,5 @@
-"""Files that are there whole or not at all, in folders that may be shared: the one place that opens what lies below a results
-folder. Others may have put anything there, and may change it meanwhile. So what is read is plain and of a bounded size, no link is
-followed, and a new file is made exclusively, under a name that nobody can guess, and filled through its descriptor.
-
-Names that become parts of paths, from cards, studies, records and the command line: checked where they enter.
+"""Files that are there whole or not at all. A results folder may come from elsewhere: what is read is plain and of a bounded
+size, and nothing is written through a link in it. Names that become parts of paths are checked where they enter.
 """
 
 from __future__ import annotations
@@ -54,11 +51,10 @@ def _problem(name: str) -> str:
     return ""
 
 
-SHARED = frozenset({"records", "state", "sweeps", "snapshots", "cache", "cost", "evidence", "forgetting"})
+SHARED = frozenset({"records", "state", "sweeps", "snapshots", "cache", "cost"})
 """Folders of a results folder. The way to it may lead through links, as its user likes; from these on, none is followed."""
 _TAIL = 2**20
 """Bytes that a library may hold back when what it writes to ends."""
-_NEW = os.O_RDWR | os.O_CREAT | os.O_EXCL
 
 
 def open_regular(path: Path) -> int:
@@ -121,51 +117,14 @@ def end_of(path: Path, *, size: int) -> str:
         return file.read(size).decode("utf-8", errors="replace")
 
 
-@contextlib.contextmanager
-def folder_of(path: Path, *, make: int = 0) -> Iterator[int]:
-    """A descriptor of the folder of ``path``, which stays that folder whatever others put in its place.
-
-    Args:
-        make: mode of the folders that are missing, less the umask; 0 makes none.
-
-    Raises:
-        OSError: it is not there, or the way from a folder of `SHARED` to it leads through a link; so say errors of the block
-            about a name in it.
-    """
-    parts = path.parent.parts
-    outside = max((index for index, part in enumerate(parts) if part in SHARED), default=len(parts))
-    opened: list[int] = []
-    try:
-        if make:
-            with contextlib.suppress(FileExistsError):  # by a file, which opening names
-                Path(*parts[:outside]).mkdir(parents=True, exist_ok=True)
-        opened.append(os.open(Path(*parts[:outside]), os.O_RDONLY | os.O_DIRECTORY))
-        for part in parts[outside:]:
-            if make:
-                with contextlib.suppress(FileExistsError):
-                    os.mkdir(part, make, dir_fd=opened[-1])
-            opened.append(os.open(part, os.O_RDONLY | os.O_DIRECTORY | os.O_NOFOLLOW, dir_fd=opened[-1]))
-        yield opened[-1]
-    except OSError as error:
-        if os.sep in os.fsdecode(error.filename or os.sep):
-            raise
-        link = error.errno in (errno.ELOOP, errno.ENOTDIR)
-        reason = f"{error.filename} is a link or no folder" if link else error.strerror
-        raise OSError(error.errno, reason, str(path)) from error
-    finally:
-        for descriptor in opened:
-            os.close(descriptor)
-
-
 def own_folder(path: Path) -> Path:
-    """A folder to which only who made it writes, in one where everybody may make such and nobody can move another's."""
-    with folder_of(path, make=0o777) as parent:
-        mode = os.fstat(parent).st_mode
-        if mode & 0o022 and not mode & stat.S_ISVTX:
-            with contextlib.suppress(PermissionError):  # another user made it
-                os.fchmod(parent, stat.S_IMODE(mode) | stat.S_ISVTX)
-        with contextlib.suppress(FileExistsError):
-            os.mkdir(path.name, 0o755, dir_fd=parent)
+    """The folder, made where it is missing. Raises OSError: the way from a folder of `SHARED` to it leads through a link."""
+    parts = path.parts
+    outside = max((index for index, part in enumerate(parts) if part in SHARED), default=len(parts))
+    for end in range(outside, len(parts)):
+        if (folder := Path(*parts[: end + 1])).is_symlink():
+            raise OSError(errno.ELOOP, f"{folder.name} is a link or no folder", str(path))
+    path.mkdir(parents=True, exist_ok=True)
     return path
 
 
@@ -181,30 +140,25 @@ def replace_atomically(
 ) -> None:
     """Let ``write`` fill a temporary file beside ``path``, sync it, call ``before``, and rename it to ``path``.
 
-    ``write`` gets the path of a descriptor, which must be written to and cannot be replaced. Whoever shares the folder may write to
-    the file, and so continue a run. A full disk, or a limit on files, is an OSError with that number, whatever ``write`` makes of it.
+    Whoever shares the folder may write to the file, and so continue a run. A full disk, or a limit on files, is an OSError with
+    that number, whatever ``write`` makes of it.
     """
-    with folder_of(path, make=0o777) as folder:
-        temporary = f".{path.name}.{secrets.token_hex(8)}.tmp"
-        descriptor = _new(temporary, folder)
-        try:
-            write(Path(f"/dev/fd/{descriptor}"))
-            if durable:
-                os.fsync(descriptor)
-            before()
-            os.replace(temporary, path.name, src_dir_fd=folder, dst_dir_fd=folder)
-        except BaseException as error:
-            lacking = _no_room(error, descriptor, path.parent)
-            with contextlib.suppress(OSError):
-                os.unlink(temporary, dir_fd=folder)
-            if lacking:
-                raise OSError(lacking, os.strerror(lacking), str(path)) from error
-            raise
-        finally:
-            os.close(descriptor)
+    temporary = _new(path, ending=".tmp")
+    try:
+        write(temporary)
         if durable:
-            with contextlib.suppress(OSError):  # make the rename itself durable, where the file system can
-                os.fsync(folder)
+            _sync(temporary)
+        before()
+        os.replace(temporary, path)
+    except BaseException as error:
+        lacking = _no_room(error, temporary)
+        temporary.unlink(missing_ok=True)
+        if lacking:
+            raise OSError(lacking, os.strerror(lacking), str(path)) from error
+        raise
+    if durable:
+        with contextlib.suppress(OSError):  # make the rename itself durable, where the file system can
+            _sync(path.parent)
 
 
 @contextlib.contextmanager
@@ -227,12 +181,55 @@ def new_folder(path: Path) -> Iterator[Path]:
         shutil.rmtree(temporary, ignore_errors=True)
 
 
-def _new(name: str, folder: int) -> int:
-    """A new file, to which those may write who may write to its folder, less the umask."""
-    return os.open(name, _NEW, 0o644 | os.fstat(folder).st_mode & 0o022, dir_fd=folder)
+def create_exclusively(path: Path, text: str) -> bool:
+    """Create ``path`` with ``text`` whole, or return False where it exists. Atomic on NFS."""
+    temporary = _new(path)
+    try:
+        temporary.write_text(text, encoding="utf-8")
+        _sync(temporary)
+        os.link(temporary, path)
+    except FileExistsError:
+        # An NFS server may have made the link and lost the answer; the count of links tells.
+        return temporary.stat().st_nlink == 2
+    except OSError as error:
+        if error.errno not in (errno.EPERM, errno.EOPNOTSUPP, errno.ENOTSUP, errno.EMLINK):
+            raise
+        # A file system without hard links: exclusive, though a reader may see it half for a moment.
+        try:
+            with path.open("x", encoding="utf-8") as file:
+                file.write(text)
+        except FileExistsError:
+            return False
+    finally:
+        temporary.unlink(missing_ok=True)
+    return True
 
 
-def _no_room(error: BaseException, descriptor: int, folder: Path) -> int:
+def create_anew(path: Path) -> int:
+    """A descriptor of a new file, to be written to from its end, in the place of whatever is there."""
+    own_folder(path.parent)
+    path.unlink(missing_ok=True)
+    return os.open(path, os.O_RDWR | os.O_CREAT | os.O_EXCL | os.O_APPEND, 0o644)
+
+
+def _new(path: Path, *, ending: str = "") -> Path:
+    """A new file beside ``path``, to which those may write who may write to its folder, less the umask."""
+    folder = own_folder(path.parent)
+    temporary = folder / f".{path.name}.{secrets.token_hex(8)}{ending}"
+    mode = 0o644 | folder.stat().st_mode & 0o022
+    os.close(os.open(temporary, os.O_WRONLY | os.O_CREAT | os.O_EXCL, mode))
+    return temporary
+
+
+def _sync(path: Path) -> None:
+    descriptor = os.open(path, os.O_RDONLY)
+    try:
+        os.fsync(descriptor)
+    finally:
+        os.close(descriptor)
+
+
+def _no_room(error: BaseException, written: Path) -> int:
     """The errno of a full disk or of a limit on file sizes, else 0; safetensors and torch raise errors of their own for these."""
     for number in (errno.ENOSPC, errno.EFBIG):
         if os.strerror(number) in str(error):
@@ -240,49 +237,6 @@ def _no_room(error: BaseException, descriptor: int, folder: Path) -> int:
     if not isinstance(error, RuntimeError):
         return 0
     limit, _ = resource.getrlimit(resource.RLIMIT_FSIZE)
-    if limit != resource.RLIM_INFINITY and os.fstat(descriptor).st_size + _TAIL >= limit:
+    if limit != resource.RLIM_INFINITY and written.stat().st_size + _TAIL >= limit:
         return errno.EFBIG
-    return errno.ENOSPC if "writ" in str(error) and shutil.disk_usage(folder).free < _TAIL else 0
-
-
-def create_exclusively(path: Path, text: str) -> bool:
-    """Create ``path`` with ``text`` whole, or return False where it exists. Atomic on NFS."""
-    with folder_of(path, make=0o777) as folder:
-        temporary = f".{path.name}.{secrets.token_hex(8)}"
-        with _synced(temporary, text, folder) as descriptor:
-            try:
-                os.link(temporary, path.name, src_dir_fd=folder, dst_dir_fd=folder, follow_symlinks=False)
-            except FileExistsError:
-                # An NFS server may have made the link and lost the answer; the count of links tells.
-                return os.fstat(descriptor).st_nlink == 2
-            except OSError as error:
-                if error.errno not in (errno.EPERM, errno.EOPNOTSUPP, errno.ENOTSUP, errno.EMLINK):
-                    raise
-                # A file system without hard links: exclusive, though a reader may see it half for a moment.
-                try:
-                    with _synced(path.name, text, folder):
-                        return True
-                except FileExistsError:
-                    return False
-            finally:
-                with contextlib.suppress(FileNotFoundError):
-                    os.unlink(temporary, dir_fd=folder)
-    return True
-
-
-@contextlib.contextmanager
-def _synced(name: str, text: str, folder: int) -> Iterator[int]:
-    """A new file with ``text`` in it, on the disk, and open."""
-    with open(_new(name, folder), "w", encoding="utf-8") as file:
-        file.write(text)
-        file.flush()
-        os.fsync(file.fileno())
-        yield file.fileno()
-
-
-def create_anew(path: Path) -> int:
-    """A descriptor of a new file, to be written to from its end, in the place of whatever is there."""
-    with folder_of(path, make=0o777) as folder:
-        with contextlib.suppress(FileNotFoundError):
-            os.unlink(path.name, dir_fd=folder)
-        return os.open(path.name, _NEW | os.O_APPEND, 0o644, dir_fd=folder)
+    return errno.ENOSPC if "writ" in str(error) and shutil.disk_usage(written.parent).free < _TAIL else 0

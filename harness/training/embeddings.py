@@ -27,7 +27,7 @@ import torch
 from torch import Tensor, nn
 
 from harness.methods.base import Method
-from harness.system.files import folder_of
+from harness.system.files import own_folder
 from harness.system.user_cache import SUM_BYTES, own_key, own_sum
 from harness.training.bounds import CACHE_BYTES
 
@@ -188,8 +188,9 @@ def _opened(path: Path, *, create: bool = False) -> BinaryIO:
         OSError: there is none, or it is another's or a link.
     """
     flags = os.O_RDWR | os.O_NOFOLLOW | os.O_NONBLOCK | (os.O_CREAT if create else 0)
-    with folder_of(path, make=0o777 if create else 0) as folder:
-        file = os.fdopen(os.open(path.name, flags, 0o600, dir_fd=folder), "rb+")
+    if create:
+        own_folder(path.parent)
+    file = os.fdopen(os.open(path, flags, 0o600), "rb+")
     status = os.fstat(file.fileno())
     if not stat.S_ISREG(status.st_mode) or status.st_uid != os.geteuid() or status.st_mode & 0o022:
         file.close()

@@ -16,8 +16,8 @@ from harness.dispatch import snapshot
 from harness.dispatch.attempts import Holder, Lease, attempts, log_path, state_folder
 from harness.dispatch.frozen_start import Altered, verified
 from harness.dispatch.run_states import ProgressFile
-from harness.dispatch.sweeps import AttemptLimits, begin_sweep, create_chunk
-from harness.system.files import create_anew, write_atomically
+from harness.dispatch.sweeps import begin_sweep
+from harness.system.files import create_anew
 from tests.harness.dispatch.helpers import make_job
 
 pytestmark = pytest.mark.skipif(os.geteuid() != 0, reason="only root may act as two users")
@@ -73,33 +73,6 @@ def shared(monkeypatch: pytest.MonkeyPatch) -> Iterator[Path]:
         begin_sweep(top / "warm", executor="slurm", command="", frozen=top)
     yield results
     shutil.rmtree(top)
-
-
-def test_a_member_of_the_group_edits_neither_the_code_nor_the_sweep_of_another(shared: Path) -> None:
-    def submit() -> None:
-        _, folder = begin_sweep(shared, executor="slurm", command="", frozen=snapshot.take(shared / "snapshots"))
-        job = make_job(shared)
-        limits = {job.run.key: AttemptLimits(before=0, limit=1)}
-        create_chunk(folder, number=0, jobs=[job], shape={}, limits=limits)
-
-    assert as_user(ALICE, submit) == ""
-    (frozen,), (sweep,) = (shared / "snapshots" / str(ALICE)).iterdir(), (shared / "sweeps").glob("*-*")
-    code, jobs = frozen / "harness" / "run.py", sweep / "chunk.000.jobs.jsonl"
-    for act in (
-        lambda: code.write_text("evil"),
-        lambda: code.unlink(),
-        lambda: (code.parent / "__pycache__").mkdir(),
-        lambda: (code.parent / "__pycache__").symlink_to("/tmp"),
-        lambda: frozen.rename(frozen.with_name("away")),
-        lambda: frozen.parent.rename(shared / "away"),
-        lambda: (sweep / "sweep.json").write_text("evil"),
-        lambda: write_atomically(jobs, "evil"),
-        lambda: (sweep / "logs").symlink_to("/tmp"),
-        lambda: sweep.rename(shared / "away"),
-    ):
-        assert as_user(MALLORY, act) == "PermissionError"
-    assert as_user(ALICE, lambda: verified(str(frozen), frozen.name)) == ""
-    assert as_user(MALLORY, submit) == "", "each has snapshots and sweeps of its own"
 
 
 def test_code_that_was_exchanged_with_its_folder_is_not_run(shared: Path) -> None:
