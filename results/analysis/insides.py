@@ -1,14 +1,16 @@
 """What tuning changes inside an encoder: attention distances and frequencies of features by block, the paper's analysis.
 
-``python results/analysis/insides.py ADAPTER.safetensors --images DIR [--checkpoint FILE]``. The adapter is what ``sam-peft export --adapter-only``
-writes; each number of the tuned encoder stands beside the same number of its frozen backbone, on the same images.
+``python results/analysis/insides.py ADAPTER.safetensors --images DIR [--checkpoint FILE]``. The adapter is what ``sam-peft export
+--adapter-only`` writes; each number of the tuned encoder stands beside the same number of its frozen backbone, on the same
+images.
 
-*Mean attention distance* (Raghu et al. 2021, 2108.08810) is how far, in pixels, a token's attention reaches: for a query i Σ_j p_ij · d_ij, with
-d_ij the distance of two tokens; the mean over queries, images and heads. Tokens without a place (class token, prompts) count neither as queries nor
-as keys, and each row is renormalised. In a windowed block of SAM distances are those inside a window, without the padding at the border.
+*Mean attention distance* (Raghu et al. 2021, 2108.08810) is how far, in pixels, a token's attention reaches: for a query i Σ_j
+p_ij · d_ij, with d_ij the distance of two tokens; the mean over queries, images and heads. Tokens without a place (class token,
+prompts) count neither as queries nor as keys, and each row is renormalised. In a windowed block of SAM distances are those inside
+a window, without the padding at the border.
 
-*High frequencies* (Park and Kim 2022, 2202.06709): log amplitude of the spectrum of a block's output at the highest diagonal frequency minus that at
-frequency 0, mean over channels and images. A block that averages its tokens lowers it.
+*High frequencies* (Park and Kim 2022, 2202.06709): log amplitude of the spectrum of a block's output at the highest diagonal
+frequency minus that at frequency 0, mean over channels and images. A block that averages its tokens lowers it.
 """
 
 from __future__ import annotations
