@@ -1,22 +1,18 @@
 """A training step of ours against the plain implementation.
 
-``python -m benchmarks.step --backbone vit_b --image-size 1024 --rounds 5 --resident``
+``python -m benchmarks.step --backbone vit_b --image-size 1024 --rounds 5``
 
 Every contestant has the same weights, images and loss. Their logits are compared first; then they take turns, and
-ratios are paired by round. ``live`` memory counts tensors, exactly; ``resident`` is what the system gave a process that
-does nothing else, above what it held before its first step.
+ratios are paired by round. ``live`` memory counts tensors, exactly.
 """
 
 from __future__ import annotations
 
 import argparse
 import contextlib
-import json
 import statistics
-import subprocess
 import sys
-import time
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Sequence
 from dataclasses import asdict
 from typing import Any
 
@@ -39,7 +35,7 @@ from harness.methods.lora import LoRA
 from harness.methods.naslora import NASLoRA
 from harness.models.build import build_segmenter
 from harness.training.losses import StructureLoss
-from harness.training.memory import peak_bytes, reset_peak
+from harness.training.memory import reset_peak
 
 METHODS = {
     "lora": (LoRA, LoRAConfig),
@@ -47,7 +43,6 @@ METHODS = {
     "convlora": (ConvLoRA, ConvLoRAConfig),
     "decoder": (DecoderOnly, DecoderOnlyConfig),
 }
-_SHOWN = 16  # operations of a profile
 
 
 def step_options(
@@ -111,17 +106,6 @@ class Contestant:
         dtypes = {"fp32": torch.float32, "fp16": torch.float16, "bf16": torch.bfloat16}
         return matmul_rate(self.device, dtypes[self.options.precision], clock=self.clock)
 
-    def operations(self) -> dict[str, float]:
-        """Seconds of a step by operation, without those that it calls, most first."""
-        with torch.profiler.profile() as profile:
-            self.step()
-        on_device = self.device.type == "cuda"
-        spent = {
-            event.key: (event.self_device_time_total if on_device else event.self_cpu_time_total) / 1e6
-            for event in profile.key_averages()
-        }
-        return dict(sorted(spent.items(), key=lambda item: -item[1])[:_SHOWN])
-
     def live_peak(self) -> int:
         tensors = [*self.model.parameters(), *self.model.buffers()]
         states = [v for s in self.optimiser.state.values() for v in s.values() if isinstance(v, torch.Tensor)]
@@ -136,24 +120,7 @@ class Contestant:
         return resident + counter.peak
 
 
-def lora_contestant(options: argparse.Namespace, device: torch.device, **config: Any) -> Contestant:
-    segmenter = build_segmenter(options.backbone, task="binary", image_size=options.image_size, head_seed=1)
-    LoRA(LoRAConfig(**config), seed=1).attach(segmenter)
-    return Contestant(segmenter, options, device)
-
-
-def in_turns(steps: Mapping[str, Callable[[], float]], rounds: int) -> dict[str, list[float]]:
-    """Seconds of each, after a round that warms up."""
-    turns = [{name: step() for name, step in steps.items()} for _ in range(rounds + 1)]
-    return {name: [turn[name] for turn in turns[1:]] for name in steps}
-
-
-def turns_table(seconds: dict[str, list[float]], base: str, heading: str) -> str:
-    rows = [[name, f"{statistics.median(s):.3f}", _ratio(s, seconds[base], digits=2)] for name, s in seconds.items()]
-    return str(tabulate(rows, headers=["step", "median (s)", heading], tablefmt="github", disable_numparse=True))
-
-
-def contestants(options: argparse.Namespace, device: torch.device, only: str = "") -> dict[str, Contestant]:
+def contestants(options: argparse.Namespace, device: torch.device) -> dict[str, Contestant]:
     """``<method>`` is ours, ``<method> plain`` the reference; with ``--peers`` also ``lora hf-sdpa``, ``lora hf-eager`` and
     ``convlora autogluon`` (`benchmarks.peers`)."""
     built = {}
@@ -175,7 +142,7 @@ def contestants(options: argparse.Namespace, device: torch.device, only: str = "
         if options.peers and name == "convlora":
             models["convlora autogluon"] = autogluon_conv_lora(plain, method)
         for label, model in models.items():
-            if label == only or (not only and label not in options.without.split(",")):
+            if label not in options.without.split(","):
                 built[label] = Contestant(model, options, device)
     return built
 
@@ -187,20 +154,15 @@ def main(argv: list[str] | None = None) -> int:
     parser.add_argument("--threads", type=int)
     parser.add_argument("--device", default="cuda" if torch.cuda.is_available() else "cpu")
     parser.add_argument("--activation-checkpointing", action="store_true", help="ours only")
-    parser.add_argument("--resident", action="store_true", help="also measure each contestant in a process of its own")
     parser.add_argument("--peers", action="store_true", help="also transformers with peft, and AutoGluon's Conv-LoRA")
     parser.add_argument("--without", default="", help="contestants to leave out, such as 'naslora plain,decoder'")
     parser.add_argument(
         "--no-live", action="store_true", help="do not count tensors (--device meta does so in seconds)"
     )
-    parser.add_argument("--profile", action="store_true", help="also where the time of one more step of each goes")
-    parser.add_argument("--alone", help=argparse.SUPPRESS)
     options = step_options(parser, argv, precision="fp32", rounds=5, precisions=("fp32", "bf16", "fp16"))
     if options.threads and not options.cpu_time:
         torch.set_num_threads(options.threads)
     device = torch.device(options.device)
-    if options.alone:
-        return _alone(options, device)
     if device.type == "meta":  # tensors without content: exact memory of a step in seconds, whatever its size
         options.rounds = 0
     shared = used_by_others(device) if options.rounds else ""
@@ -214,13 +176,10 @@ def main(argv: list[str] | None = None) -> int:
         for name, model in models.items():
             seconds[name].append(model.step())
         print(f"round {number + 1}: " + ", ".join(f"{n} {s[-1]:.2f} s" for n, s in seconds.items()), file=sys.stderr)
-    operations = {name: model.operations() for name, model in models.items()} if options.profile else {}
-    del models
-    resident = {name: _resident(name, argv or sys.argv[1:]) for name in seconds} if options.resident else {}
     measured = {
         "shared": shared, "seconds": seconds, "ratios": _ratios(seconds), "flops": flops, "matmul_flops_per_s": rate,
-        "share_of_limit": _shares(seconds, flops, rate), "live_bytes": live, "resident_bytes": resident,
-        "relative_deviation": deviations, "operations": operations,
+        "share_of_limit": _shares(seconds, flops, rate), "live_bytes": live,
+        "relative_deviation": deviations,
     }  # fmt: skip
     save(options.json, options=options, measured=measured)
     print(_table(measured))
@@ -240,24 +199,9 @@ def _compare(models: dict[str, Contestant]) -> dict[str, float]:
     return deviations
 
 
-def _resident(name: str, arguments: list[str]) -> int:
-    command = [sys.executable, "-m", "benchmarks.step", *arguments, "--alone", name]
-    return json.loads(subprocess.run(command, capture_output=True, text=True, check=True).stdout)["resident_bytes"]
-
-
-def _alone(options: argparse.Namespace, device: torch.device) -> int:
-    options.methods = options.alone.split()[0]
-    (model,) = contestants(options, device, only=options.alone).values()
-    time.sleep(0.1)
-    reset_peak(device)
-    model.step()
-    print(json.dumps({"resident_bytes": peak_bytes(device)}))
-    return 0
-
-
 def _table(measured: dict[str, Any]) -> str:
     rows = []
-    seconds, live, resident = measured["seconds"], measured["live_bytes"], measured["resident_bytes"]
+    seconds, live = measured["seconds"], measured["live_bytes"]
     for name in seconds:
         timed = bool(seconds[name])
         row = [
@@ -265,30 +209,24 @@ def _table(measured: dict[str, Any]) -> str:
             f"{statistics.median(seconds[name]):.3f}" if timed else "",
             f"{live[name] / 2**30:.2f}" if live else "",
         ]
-        row.append(f"{resident[name] / 2**30:.2f}" if resident else "")
         base = f"{name.split()[0]} plain"
         if base in seconds and name != base:
             row.append(_ratio(seconds[name], seconds[base], digits=2) if timed else "")
             row.append(f"{live[name] / live[base]:.2f}" if live else "")
-            row.append(f"{resident[name] / resident[base]:.2f}" if resident else "")
             row.append(f"{measured['relative_deviation'][name]:.1e}" if timed else "")
         if share := measured["share_of_limit"].get(name):
-            row += [""] * (8 - len(row)) + [f"{100 * share:.0f} %"]
+            row += [""] * (6 - len(row)) + [f"{100 * share:.0f} %"]
         rows.append(row)
     heads = [
         "contestant",
         "step (s)",
         "live (GiB)",
-        "resident (GiB)",
         "time / plain",
         "live / plain",
-        "resident / plain",
         "deviation",
         "of the limit",
     ]
     text = tabulate(rows, headers=heads, tablefmt="github", disable_numparse=True)
-    for name, spent in measured["operations"].items():
-        text += f"\n\n{name}, seconds by operation:\n" + tabulate(spent.items(), tablefmt="plain", floatfmt=".2f")
     if {"naslora", "lora"} <= seconds.keys() and seconds["lora"]:
         text += f"\n\nNAS-LoRA / LoRA: {_ratio(seconds['naslora'], seconds['lora'], digits=3)}"
     return text
