@@ -405,22 +405,24 @@ def show_plan(
 ) -> int:
     """Print a plan with its price, but for what the trials have priced; 1 where something is missing."""
     from harness.dispatch.run_jobs import not_again, to_start
-    from harness.pricing.price import bought, plan_data, plan_text
+    from harness.pricing.price import plan_data, plan_text, price, within_budget
 
     for line in planned.problems:
         say(line)
     left = budget.left
-    begun = to_start(planned, where, results=request.results, retry=arguments.retry)
-    not_again(planned, begun)
-    planned, prices, hours = bought(
-        planned, request.results, begun=begun, where=where, before=budget.priced, budget=left
-    )
-    budget.priced |= hours
+    started = to_start(planned, where, results=request.results, retry=arguments.retry)
+    not_again(planned, started)
+    planned = replace(planned, jobs=tuple(job for job in planned.jobs if job.run.key not in budget.priced))
+    begun = tuple(job for job in started if job.run.key not in budget.priced)
+    prices = price(replace(planned, jobs=begun), request.results, where=where) if begun else None
+    if prices is not None:
+        chosen = prices.runs if left is None else within_budget(prices, left)
+        budget.priced |= {priced.run.key: priced.hours for priced in chosen}
     if arguments.json:
         print(json.dumps({"step": heading, **plan_data(planned, prices, where=where, budget=left)}))
-        return 1 if planned.missing else 0
-    text = plan_text(planned, prices, where=where, budget=left)
-    show_text(f"{heading}: {text}\n" if heading else text)
+    else:
+        text = plan_text(planned, prices, where=where, budget=left)
+        show_text(f"{heading}: {text}\n" if heading else text)
     return 1 if planned.missing else 0
 
 

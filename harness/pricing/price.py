@@ -30,7 +30,6 @@ from harness.models.catalog import (
     trained_in_decoder,
 )
 from harness.planning.data import Images, limited
-from harness.planning.job import Job
 from harness.planning.needs import SMALL, card_needs
 from harness.planning.plan import Plan
 from harness.pricing.flops import activation_bytes, config_of, decoder_of, run_flops, run_kernels, scored
@@ -68,7 +67,7 @@ class Device:
     Args:
         flops: operations a second that training reaches, in fp32 and in 16 bit.
         threads: of one run on a CPU; 0 for a GPU.
-        model: as records name it (`Record.environment`), empty where nobody knows; records of another say less.
+        model: as records name it (`Record.environment`), empty where nobody knows; records of another say nothing.
     """
 
     name: str
@@ -77,14 +76,12 @@ class Device:
     model: str = ""
 
     def made(self, record: Record) -> bool:
-        """Whether a record was made on such a device: a GPU, or a CPU."""
-        return record.environment.get("device", "cpu").lower().startswith("cpu") == bool(self.threads)
-
-    def same(self, record: Record) -> bool:
-        """Whether it was made on a machine like this one, with as many threads."""
+        """Whether a record was made on a machine like this one, with as many threads; on any GPU where nobody knows which."""
         machine = record.environment
-        threads = not self.threads or machine.get("threads") in (None, str(self.threads))
-        return not self.model or (machine.get("device") == self.model and threads)
+        model, on_cpu = machine.get("device", "cpu"), machine.get("device", "cpu").lower().startswith("cpu")
+        if on_cpu != bool(self.threads) or (self.model and model != self.model):
+            return False
+        return not on_cpu or machine.get("threads") in (None, str(self.threads))
 
 
 def gpu(*words: str) -> Device:
@@ -119,15 +116,14 @@ def device(planned: Plan, where: Place) -> tuple[Device, int]:
 
 @dataclass(frozen=True, kw_only=True)
 class RunForecast:
-    """What one run will cost: device-hours as on one device, peak memory in training, disk while it is unfinished, and what time
-    and memory rest on."""
+    """What one run will cost: device-hours as on one device and what they rest on, peak memory in training, disk while it is
+    unfinished."""
 
     run: Run
     hours: float
+    time_basis: str
     peak_memory_bytes: float
     disk_bytes: float
-    time_basis: str
-    memory_basis: str
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -152,8 +148,7 @@ def price(planned: Plan, results: Path | None, *, where: Place) -> Forecast:
     """The forecast of a plan's unfinished runs, from records of similar runs below ``results`` where there are some."""
     machine, parallel = device(planned, where)
     runs = [job.run for job in planned.pending]
-    records = [] if results is None else RecordStore(results).summaries()[0]
-    known = _Known(records, machine, {_levels(run)[-1] for run in runs}, results)
+    speeds = _speeds(results, machine, {_levels(run)[-1] for run in runs}) if results else {}
     alone: dict[tuple[object, ...], RunForecast] = {}
     priced, caches = [], {}
     for run in runs:
@@ -164,7 +159,14 @@ def price(planned: Plan, results: Path | None, *, where: Place) -> Forecast:
         # Seeds of one plan hold the same options and rules, the very objects, and cost the same.
         same = (run.method, id(run.method_config), run.benchmark, run.backbone, id(run.rules), images)
         if same not in alone:
-            alone[same] = known.price(run, images)
+            seconds, basis = _seconds(run, images, machine, speeds)
+            alone[same] = RunForecast(
+                run=run,
+                hours=seconds / 3600,
+                time_basis=basis,
+                peak_memory_bytes=_memory(run, machine),
+                disk_bytes=STATES * 4.0 * trained_weights(run) + RECORD_BYTES + IMAGE_ROW_BYTES * scored(run, images),
+            )
         priced.append(replace(alone[same], run=run))
     hours, finish = [run.hours / _devices(where, run.run.backbone) for run in priced], None
     with suppress(OverflowError):
@@ -172,77 +174,53 @@ def price(planned: Plan, results: Path | None, *, where: Place) -> Forecast:
     return Forecast(runs=tuple(priced), parallel=parallel, finish=finish, image_bytes=sum(caches.values()))
 
 
-class _Known:
-    """Operations a second and peak memory of earlier runs, looked up from the most alike to the least; this machine's first."""
+def _speeds(results: Path, device: Device, levels: set[tuple[object, ...]]) -> dict[object, list[float]]:
+    """Level of likeness -> operations a second of finished runs on such a device."""
+    speeds: dict[object, list[float]] = {}
+    for record in RecordStore(results).summaries()[0]:
+        alike = _levels(record.run)
+        if record.code != "OK" or not device.made(record) or alike[-1] not in levels:
+            continue
+        test = sum(count for split, count in record.tested.items() if split != "all")
+        images = Images(train=record.counts.get("train", 0), val=record.counts.get("val", 0), test=test)
+        trained, (seconds, is_whole) = record.cost.get("wall_time_s", 0.0), seconds_of(record.cost)
+        starts = 3600 * sum(start.hours * max(1, start.gpus) for start in attempts(state_folder(results, record.key)))
+        whole = starts or (max(seconds, 3600 * record.cost.get("gpu_hours", 0.0)) if is_whole else 0.0)
+        with suppress(UsageError, MethodError, KeyError):  # a backbone or a method that is not installed here
+            timed = images if whole >= trained else replace(images, test=0)
+            work = run_flops(record.run, backbone_shape(record.run.backbone), timed, as_executed=not device.threads)
+            for level in alike if work and trained else ():
+                speeds.setdefault(level, []).append(work / max(trained, whole))
+    return speeds
 
-    def __init__(
-        self, records: Iterable[Record], device: Device, levels: set[tuple[object, ...]], results: Path | None
-    ):
-        self._device = device
-        self._speeds: tuple[dict[object, list[float]], ...] = ({}, {})
-        self._peaks: dict[object, list[float]] = {}
-        for record in records:
-            alike = _levels(record.run)
-            if record.code != "OK" or not device.made(record) or alike[-1] not in levels:
-                continue
-            if peak := record.cost.get("peak_memory_bytes"):
-                self._peaks.setdefault(alike[0], []).append(peak)
-            test = sum(count for split, count in record.tested.items() if split != "all")
-            images = Images(train=record.counts.get("train", 0), val=record.counts.get("val", 0), test=test)
-            trained, whole = record.cost.get("wall_time_s", 0.0), _seconds(record, results or Path())
-            with suppress(UsageError, MethodError, KeyError):  # a backbone or a method that is not installed here
-                timed = images if whole >= trained else replace(images, test=0)
-                work = run_flops(record.run, backbone_shape(record.run.backbone), timed, as_executed=not device.threads)
-                if work and trained:
-                    speeds = self._speeds[not device.same(record)]
-                    for level in alike:
-                        speeds.setdefault(level, []).append(work / max(trained, whole))
 
-    def price(self, run: Run, images: Images) -> RunForecast:
-        seconds, time_basis = self._seconds(run, images)
-        memory, memory_basis = self._memory(run)
-        states = STATES * 4.0 * trained_weights(run)
-        disk = states + RECORD_BYTES + IMAGE_ROW_BYTES * scored(run, images)
-        return RunForecast(
-            run=run,
-            hours=seconds / 3600,
-            peak_memory_bytes=memory,
-            disk_bytes=disk,
-            time_basis=time_basis,
-            memory_basis=memory_basis,
-        )
+def _seconds(run: Run, images: Images, device: Device, speeds: Mapping[object, list[float]]) -> tuple[float, str]:
+    """How long a run takes on one device, and what that rests on."""
+    shape = backbone_shape(run.backbone)
+    work = run_flops(run, shape, images, as_executed=not device.threads)
+    for level, basis in zip(_levels(run), ("of the same shape", "of this method", "of this backbone"), strict=True):
+        if level in speeds:
+            return work / statistics.median(speeds[level]), f"{counted(len(speeds[level]), 'record')} {basis}"
+    speed = device.flops[run.rules.get("precision", "fp32") != "fp32"]
+    if device.threads:
+        shown = int(run.rules.get("epoch_images", 0)) or images.train
+        updates = int(run.rules.get("epochs", 1)) * math.ceil(shown / int(run.rules.get("batch_size", 1)))
+        seconds = work / speed + START_SECONDS + updates * UPDATE_SECONDS
+        return seconds, f"nothing measured; {speed / 1e12:g} TFLOP/s assumed of {device.name}"
+    seconds = START_SECONDS + scored(run, images) * SCORE_SECONDS
+    seconds += work / speed + run_kernels(run, shape, images) * KERNEL_SECONDS
+    return seconds, f"nothing measured; {REACHED:.0%} of the peak of one {device.name}"
 
-    def _seconds(self, run: Run, images: Images) -> tuple[float, str]:
-        device, shape = self._device, backbone_shape(run.backbone)
-        work = run_flops(run, shape, images, as_executed=not device.threads)
-        for speeds, where in zip(self._speeds, ("", ", made on another machine"), strict=True):
-            for level, basis in zip(
-                _levels(run), ("of the same shape", "of this method", "of this backbone"), strict=True
-            ):
-                if level in speeds:
-                    records = counted(len(speeds[level]), "record")
-                    return work / statistics.median(speeds[level]), f"{records} {basis}{where}"
-        speed = device.flops[run.rules.get("precision", "fp32") != "fp32"]
-        if device.threads:
-            shown = int(run.rules.get("epoch_images", 0)) or images.train
-            updates = int(run.rules.get("epochs", 1)) * math.ceil(shown / int(run.rules.get("batch_size", 1)))
-            seconds = work / speed + START_SECONDS + updates * UPDATE_SECONDS
-            return seconds, f"nothing measured; {speed / 1e12:g} TFLOP/s assumed of {device.name}"
-        seconds = START_SECONDS + scored(run, images) * SCORE_SECONDS
-        seconds += work / speed + run_kernels(run, shape, images) * KERNEL_SECONDS
-        return seconds, f"nothing measured; {REACHED:.0%} of the peak of one {device.name}"
 
-    def _memory(self, run: Run) -> tuple[float, str]:
-        if known := self._peaks.get(_levels(run)[0]):
-            return max(known), f"{counted(len(known), 'record')} of the same shape"
-        shape = backbone_shape(run.backbone)
-        blocks = float(sum(4 * block.dim**2 + 2 * block.dim * block.mlp_dim for block in shape.blocks))
-        # of the binary task: the head of several classes is small beside the decoder
-        decoder = decoder_parameters(run.backbone, task="binary", decoder=decoder_of(run))
-        weights = 4.0 * (blocks + shape.projection_taps + decoder)
-        moments = 3 * 4.0 * trained_weights(run) if config_of(run).trains else 0.0  # gradient, and Adam's two
-        process = PROCESS_BYTES if self._device.threads else 0.0
-        return weights + moments + activation_bytes(run, shape) + process, "closed form"
+def _memory(run: Run, device: Device) -> float:
+    """Weights, gradients, Adam's moments and activations of a training step; on a CPU the process too."""
+    shape = backbone_shape(run.backbone)
+    blocks = float(sum(4 * block.dim**2 + 2 * block.dim * block.mlp_dim for block in shape.blocks))
+    # of the binary task: the head of several classes is small beside the decoder
+    decoder = decoder_parameters(run.backbone, task="binary", decoder=decoder_of(run))
+    weights = 4.0 * (blocks + shape.projection_taps + decoder)
+    moments = 3 * 4.0 * trained_weights(run) if config_of(run).trains else 0.0
+    return weights + moments + activation_bytes(run, shape) + (PROCESS_BYTES if device.threads else 0.0)
 
 
 def _levels(run: Run) -> tuple[tuple[object, ...], ...]:
@@ -252,13 +230,6 @@ def _levels(run: Run) -> tuple[tuple[object, ...], ...]:
     config = tuple(sorted((name, str(value)) for name, value in run.method_config.items()))
     batch = (rules.get("batch_size"), rules.get("activation_checkpointing"))
     return (("same", run.method, config, *shape, *batch), ("method", run.method, *shape), ("any", *shape))
-
-
-def _seconds(record: Record, results: Path) -> float:
-    """Device-seconds of all of a record's starts, the test included; 0 where nothing tells."""
-    starts = sum(start.hours * max(1, start.gpus) for start in attempts(state_folder(results, record.key)))
-    seconds, whole = seconds_of(record.cost)
-    return 3600 * starts or (max(seconds, 3600 * record.cost.get("gpu_hours", 0.0)) if whole else 0.0)
 
 
 def model_of(run: Run) -> str:
@@ -319,38 +290,18 @@ def affordable(planned: Plan, prices: Forecast, *, hours: float) -> tuple[Plan, 
     """The plan without the runs that do not fit into ``hours`` device-hours, and a line that says what is left out. Raises
     BudgetError: not one run fits."""
     kept = {priced.run.key for priced in within_budget(prices, hours)}
-    if prices.runs and not kept:
+    left_out = {priced.run.key: run_in_words(priced.run) for priced in prices.runs if priced.run.key not in kept}
+    if left_out and not kept:
         cheapest = min(priced.hours for priced in prices.runs)
         raise BudgetError(
             f"--budget {hours:g}: none of {len(prices.runs)} runs fits, the cheapest takes {cheapest:.2g} hours;"
             " --plan shows the prices"
         )
-    left_out = {priced.run.key: run_in_words(priced.run) for priced in prices.runs if priced.run.key not in kept}
     failed = {key: code for key, code in planned.failed.items() if key not in left_out}
     text = f"--budget: {len(kept)} of {len(prices.runs)} runs fit into {hours:g} hours"
     text += f"; left out: {first_of(list(left_out.values()))}" if left_out else ""
     jobs = tuple(job for job in planned.jobs if job.run.key not in left_out)
     return replace(planned, jobs=jobs, failed=failed), text
-
-
-def bought(
-    planned: Plan,
-    results: Path,
-    *,
-    begun: Iterable[Job],
-    where: Place,
-    before: Mapping[str, float],
-    budget: float | None,
-) -> tuple[Plan, Forecast | None, dict[str, float]]:
-    """The plan without the runs that are priced ``before``; its price, None where none of it would be ``begun``; and the
-    hours of those that are to be made, by key: all that would be begun, or with a budget those that fit."""
-    jobs = tuple(job for job in begun if job.run.key not in before)
-    planned = replace(planned, jobs=tuple(job for job in planned.jobs if job.run.key not in before))
-    if not jobs:
-        return planned, None, {}
-    prices = price(replace(planned, jobs=jobs), results, where=where)
-    chosen = prices.runs if budget is None else within_budget(prices, budget)
-    return planned, prices, {priced.run.key: priced.hours for priced in chosen}
 
 
 def hesitation(planned: Plan, results: Path, *, where: Place, hours: float | None = None) -> str:
@@ -469,13 +420,11 @@ def forecast_text(prices: Forecast) -> str:
         peak = max((run.peak_memory_bytes for run in runs), default=0.0) / 2**30
         disk = sum(run.disk_bytes for run in runs) / 2**30
         lines.append(f"{name:<{width}} {len(runs):>5} {_hours(runs):>9} {peak:>9.2f} {disk:>9.2f}")
-    for quantity in ("time", "memory"):
-        bases: dict[str, dict[str, None]] = {}
-        for name, runs in methods.items():
-            for run in runs:
-                bases.setdefault(getattr(run, f"{quantity}_basis"), {})[name] = None
-        for basis, names in bases.items():
-            lines.append(f"{quantity}{f' of {first_of(list(names))}' if len(bases) > 1 else ''}: {basis}")
+    bases: dict[str, dict[str, None]] = {}
+    for priced in prices.runs:
+        bases.setdefault(priced.time_basis, {})[f"{priced.run.variant} · {model_of(priced.run)}"] = None
+    for basis, names in bases.items():
+        lines.append(f"time{f' of {first_of(list(names))}' if len(bases) > 1 else ''}: {basis}")
     lines.append(
         "hours are device-hours, GPU-hours on a GPU; disk is that of unfinished runs, with two checkpoints each"
     )
