@@ -16,7 +16,7 @@ from contextlib import ExitStack
 from dataclasses import dataclass, field, replace
 from pathlib import Path
 from tempfile import TemporaryDirectory
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Literal
 
 from harness.cli.command import (
     CommandParser,
@@ -41,6 +41,7 @@ if TYPE_CHECKING:  # what --help does without
     from harness.dispatch.place import Place
     from harness.dispatch.run_jobs import Outcome
     from harness.planning.asked import Asked
+    from harness.planning.job import Job
     from harness.planning.plan import Plan
     from harness.planning.request import Request
     from harness.planning.tuning import Tuning
@@ -51,23 +52,34 @@ class MissingError(UsageError):
 
 
 @dataclass(kw_only=True)
-class Budget:
-    """The device-hours of one command.
+class Command:
+    """One command line.
 
     Args:
-        limit: ``--budget``, None without one.
-        priced: key of a run -> its hours, of what the trials before have priced, so that nothing counts twice.
+        where: it sends runs to.
+        samples: writes the generated images of a benchmark and returns their folder.
+        priced: key of a run -> its hours, of what its trials have priced, so that nothing counts twice.
     """
 
-    limit: float | None
+    arguments: argparse.Namespace
+    where: Place
+    samples: Callable[[str], Path]
     priced: dict[str, float] = field(default_factory=dict)
 
     @property
-    def left(self) -> float | None:
-        """Device-hours that are not spent, just above zero where none are left; None without a limit."""
-        if self.limit is None or not self.priced:
-            return self.limit
-        return max(self.limit - sum(self.priced.values()), 1e-9)
+    def hours(self) -> float | None:
+        """Device-hours of ``--budget`` that are not spent, just above zero where none are left; None without a limit."""
+        limit = self.arguments.budget
+        return max(limit - sum(self.priced.values()), 1e-9) if limit is not None and self.priced else limit
+
+    def starts(self, planned: Plan, request: Request) -> tuple[Job, ...]:
+        """What would be started of a plan and is not priced yet: failed runs that are not started again use up no budget."""
+        from harness.dispatch.run_jobs import not_again, to_start
+
+        started = to_start(planned, self.where, results=request.results, retry=self.arguments.retry)
+        if self.arguments.plan:
+            not_again(planned, started)
+        return tuple(job for job in started if job.run.key not in self.priced)
 
 
 def parser() -> CommandParser:
@@ -204,7 +216,7 @@ def main(argv: list[str] | None = None) -> int:
         say(line)
     undo = ExitStack()
     try:
-        return run(arguments, settings, Budget(limit=arguments.budget), undo)
+        return run(arguments, settings, undo)
     except MissingError:  # nothing that was written stays
         undo.close()
         raise
@@ -257,7 +269,7 @@ def _foresee(asked: Asked) -> None:
         raise MissingError(_missing(list(missing)))
 
 
-def run(arguments: argparse.Namespace, settings: Settings, budget: Budget, undo: ExitStack) -> int:
+def run(arguments: argparse.Namespace, settings: Settings, undo: ExitStack) -> int:
     """One grid of runs: its trials where rates are tuned, its runs, its table."""
     from harness.archive.store import RecordStore, require_writable
     from harness.dispatch.place import place
@@ -269,58 +281,47 @@ def run(arguments: argparse.Namespace, settings: Settings, budget: Budget, undo:
     with stages() as tell:
         tell("reading settings and cards")
         asked = understand(arguments, settings)
-    request = asked.request
+    request, tuning = asked.request, asked.tuning
     if asked.note:
         say(asked.note)
-    if asked.tuning is not None and not arguments.plan and not arguments.cancel:
+    if tuning is not None and not arguments.plan and not arguments.cancel:
         _foresee(asked)
-    where = place(
-        arguments.executor,
-        workers=arguments.workers,
-        cluster=_cluster(arguments, settings),
-        cluster_overrides=asked.cluster_overrides,
-    )
+    cluster, workers = _cluster(arguments, settings), arguments.workers
+    where = place(arguments.executor, workers=workers, cluster=cluster, cluster_overrides=asked.cluster_overrides)
     with ExitStack() as stack:
+        instead = None
         if arguments.plan:  # which writes nothing below the results folder
             instead = Path(stack.enter_context(TemporaryDirectory(prefix="harness-plan-")))
         else:
             require_writable(request.results)
-            instead = None
         samples = sample_writer(request.results, instead=instead, undo=undo)
-        status = 0
-        for step in asked.tuning.steps if asked.tuning is not None else ():
-            if arguments.plan:
-                request, missing = show_trials(request, step, arguments, where, budget, samples=samples)
-                status = max(status, missing)
-                continue
-            tuned = tune(request, step, arguments, where, budget, samples=samples)
-            if isinstance(tuned, int):
-                return tuned
+        how = Command(arguments=arguments, where=where, samples=samples)
+        missing = 0
+        for step in tuning.steps if tuning is not None else ():
+            tuned, missing_here = tune(request, step, how)
+            missing = max(missing, missing_here)
+            if tuned is None:
+                return missing
             request = tuned
         planned = plan(request, prepare_samples=samples)
-        if asked.tuning is not None and not arguments.plan:
+        if tuning is not None and not arguments.plan:
             tell_finished(planned, RecordStore(request.results))
         for line in _of_edited_plugins(planned, RecordStore(request.results)):
             say(line)
     if arguments.plan:
-        heading = "the runs, with the first value of a grid where its trials have not all ended" if asked.tuning else ""
-        return max(status, show_plan(planned, request, arguments, where, budget, heading=heading))
-    outcome = carry_out(planned, request, arguments, where, budget)
+        heading = "the runs, with the first value of a grid where its trials have not all ended" if tuning else ""
+        return max(missing, show_plan(planned, request, how, heading=heading))
+    outcome = carry_out(planned, request, how)
     if outcome.submitted:
         return 0
 
     from harness.report.pages import finished_table
 
     runs, width = [job.run for job in planned.jobs], terminal_width(sys.stdout)
+    style: Literal["json", "text", "markdown"] = "json" if arguments.json else "text" if width else "markdown"
     with stages() as tell:
         tell("writing the tables")
-        table, page = finished_table(
-            runs,
-            request.results,
-            study=arguments.study,
-            style="json" if arguments.json else "text" if width else "markdown",
-            width=width,
-        )
+        table, page = finished_table(runs, request.results, study=arguments.study, style=style, width=width)
     print(table, end="", flush=True)
     if page is not None:
         say(f"as markdown: {page}")
@@ -345,136 +346,82 @@ def _of_edited_plugins(planned: Plan, store: RecordStore) -> list[str]:
     ]
 
 
-def tune(
-    request: Request,
-    tuning: Tuning,
-    arguments: argparse.Namespace,
-    where: Place,
-    budget: Budget,
-    *,
-    samples: Callable[[str], Path],
-) -> Request | int:
-    """Run the trials that have no result yet; the request with what was chosen, or the exit status where there is no
-    choice yet (runs go on without this process, or some failed)."""
+def tune(request: Request, tuning: Tuning, how: Command) -> tuple[Request | None, int]:
+    """Run the trials that have no result yet, or print their plan.
+
+    Returns:
+        The request with what was chosen, under ``--plan`` with the first value of a grid in place of a choice that is not known;
+        None where there is no choice yet (runs go on without this process, or some failed). And the exit status so far.
+    """
     from harness.archive.store import RecordStore
-    from harness.planning.tuning import choose, plan_trials, unfinished, without_lost
+    from harness.planning.tuning import as_expected, choose, plan_trials, unfinished, without_lost
 
     store = RecordStore(request.results)
-    planned, trials = plan_trials(request, tuning, prepare_samples=samples)
+    planned, trials = plan_trials(request, tuning, prepare_samples=how.samples)
     left = unfinished(planned)
-    if not left:
-        return choose(request, tuning, trials, store)
-    if not arguments.cancel:
-        say(f"tuning: {len(left)} of {len(planned.jobs)} trials have no result yet; they run first")
-    outcome = carry_out(without_lost(planned), request, arguments, where, budget)
-    if arguments.cancel:
-        return 0
-    planned, trials = plan_trials(request, tuning, prepare_samples=samples)
-    left = unfinished(planned)
-    if not left:
-        return choose(request, tuning, trials, store)
-    what = "are on their way" if outcome.submitted else "have no result"
-    say(f"tuning: {len(left)} trials {what}; start the same command again to go on")
-    return 0 if outcome.submitted else 1
-
-
-def show_trials(
-    request: Request,
-    tuning: Tuning,
-    arguments: argparse.Namespace,
-    where: Place,
-    budget: Budget,
-    *,
-    samples: Callable[[str], Path],
-) -> tuple[Request, int]:
-    """Print the plan of the trials that have no result yet; the request with the first value of a grid in place of a choice that is
-    not known, and 1 where something is missing."""
-    from harness.archive.store import RecordStore
-    from harness.planning.tuning import as_expected, plan_trials, unfinished
-
-    planned, trials = plan_trials(request, tuning, prepare_samples=samples)
-    left, status = unfinished(planned), 0
+    if how.arguments.plan:
+        status = show_plan(planned, request, how, heading=f"trials of {', '.join(tuning.grids)}") if left else 0
+        return as_expected(request, tuning, trials, store, left=left), status
     if left:
-        heading = f"trials of {', '.join(tuning.grids)}"
-        status = show_plan(planned, request, arguments, where, budget, heading=heading)
-    return as_expected(request, tuning, trials, RecordStore(request.results), left=left), status
+        if not how.arguments.cancel:
+            say(f"tuning: {len(left)} of {len(planned.jobs)} trials have no result yet; they run first")
+        outcome = carry_out(without_lost(planned), request, how)
+        if how.arguments.cancel:
+            return None, 0
+        planned, trials = plan_trials(request, tuning, prepare_samples=how.samples)
+        if left := unfinished(planned):
+            what = "are on their way" if outcome.submitted else "have no result"
+            say(f"tuning: {len(left)} trials {what}; start the same command again to go on")
+            return None, 0 if outcome.submitted else 1
+    return choose(request, tuning, trials, store), 0
 
 
-def show_plan(
-    planned: Plan, request: Request, arguments: argparse.Namespace, where: Place, budget: Budget, *, heading: str = ""
-) -> int:
+def show_plan(planned: Plan, request: Request, how: Command, *, heading: str = "") -> int:
     """Print a plan with its price, but for what the trials have priced; 1 where something is missing."""
-    from harness.dispatch.run_jobs import not_again, to_start
     from harness.pricing.price import plan_data, plan_text, price, within_budget
 
     for line in planned.problems:
         say(line)
-    left = budget.left
-    started = to_start(planned, where, results=request.results, retry=arguments.retry)
-    not_again(planned, started)
-    planned = replace(planned, jobs=tuple(job for job in planned.jobs if job.run.key not in budget.priced))
-    begun = tuple(job for job in started if job.run.key not in budget.priced)
+    hours, begun, where = how.hours, how.starts(planned, request), how.where
+    planned = replace(planned, jobs=tuple(job for job in planned.jobs if job.run.key not in how.priced))
     prices = price(replace(planned, jobs=begun), request.results, where=where) if begun else None
     if prices is not None:
-        chosen = prices.runs if left is None else within_budget(prices, left)
-        budget.priced |= {priced.run.key: priced.hours for priced in chosen}
-    if arguments.json:
-        print(json.dumps({"step": heading, **plan_data(planned, prices, where=where, budget=left)}))
+        chosen = prices.runs if hours is None else within_budget(prices, hours)
+        how.priced |= {priced.run.key: priced.hours for priced in chosen}
+    if how.arguments.json:
+        print(json.dumps({"step": heading, **plan_data(planned, prices, where=where, budget=hours)}))
     else:
-        text = plan_text(planned, prices, where=where, budget=left)
+        text = plan_text(planned, prices, where=where, budget=hours)
         show_text(f"{heading}: {text}\n" if heading else text)
     return 1 if planned.missing else 0
 
 
-def carry_out(planned: Plan, request: Request, arguments: argparse.Namespace, where: Place, budget: Budget) -> Outcome:
+def carry_out(planned: Plan, request: Request, how: Command) -> Outcome:
     """Run what is pending, as far as a budget goes.
 
     Raises:
         MissingError: something is missing.
-        UsageError: see `harness.dispatch.run_jobs.run_jobs`.
+        UsageError: it would take months, not one run fits the budget, or what `harness.dispatch.run_jobs.run_jobs` says.
     """
+    from harness.dispatch.run_jobs import run_jobs
+    from harness.pricing.price import affordable, hesitation, price
+
+    arguments, where, results = how.arguments, how.where, request.results
     for line in planned.problems:
         say(line)
-    if planned.missing and not arguments.cancel:
-        raise MissingError(_missing(planned.missing))
-    if not arguments.yes and not arguments.cancel:
-        from harness.pricing.price import hesitation
-
-        if doubt := hesitation(planned, request.results, where=where, hours=budget.left):
+    if not arguments.cancel:
+        if planned.missing:
+            raise MissingError(_missing(planned.missing))
+        if not arguments.yes and (doubt := hesitation(planned, results, where=where, hours=how.hours)):
             raise UsageError(f"{doubt}; --plan shows the prices, and --yes starts it all the same")
-    if budget.left is not None:
-        planned = _within_budget(planned, request, arguments, where, budget, hours=budget.left)
-
-    from harness.dispatch.run_jobs import run_jobs
-
-    return run_jobs(
-        planned,
-        where,
-        results=request.results,
-        command=arguments.command,
-        wait=arguments.wait,
-        retry=arguments.retry,
-        cancel=arguments.cancel,
-    )
-
-
-def _within_budget(
-    planned: Plan, request: Request, arguments: argparse.Namespace, where: Place, budget: Budget, *, hours: float
-) -> Plan:
-    """The plan without what the budget does not reach. Failed runs that are not started again must not use it up."""
-    from harness.dispatch.run_jobs import to_start
-    from harness.pricing.price import affordable, price
-
-    started = to_start(planned, where, results=request.results, retry=arguments.retry)
-    begun = tuple(job for job in started if job.run.key not in budget.priced)
-    if not begun:
-        return planned
-    prices = price(replace(planned, jobs=begun), request.results, where=where)
-    planned, choice = affordable(planned, prices, hours=hours)
-    say(choice)
-    kept = {job.run.key for job in planned.pending}
-    budget.priced |= {priced.run.key: priced.hours for priced in prices.runs if priced.run.key in kept}
-    return planned
+    if how.hours is not None and (begun := how.starts(planned, request)):
+        prices = price(replace(planned, jobs=begun), results, where=where)
+        planned, choice = affordable(planned, prices, hours=how.hours)
+        say(choice)
+        kept = {job.run.key for job in planned.pending}
+        how.priced |= {priced.run.key: priced.hours for priced in prices.runs if priced.run.key in kept}
+    options = {name: getattr(arguments, name) for name in ("command", "wait", "retry", "cancel")}
+    return run_jobs(planned, where, results=results, **options)
 
 
 def _missing(lines: Sequence[str]) -> str:
