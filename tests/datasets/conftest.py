@@ -8,14 +8,14 @@ from pathlib import Path
 
 import pytest
 
-from harness.datasets import samples
 from harness.datasets.base import Benchmark, DataOptions, Splits
 from harness.datasets.own import any_folder
 from harness.datasets.reading.folder_benchmark import FolderBenchmark
 from harness.registry import SEGMENTED
+from tests.datasets.archives import layouts, write_archive
 
 MakeBenchmark = Callable[..., FolderBenchmark]
-CASES = [(name, layout) for name in SEGMENTED for layout in samples.layouts(name)]
+CASES = [(name, layout) for name in SEGMENTED for layout in layouts(name)]
 SHARED = Path(__file__).resolve().parents[3] / "shared" / "data"
 
 
@@ -49,7 +49,7 @@ def sample_of(tmp_path_factory: pytest.TempPathFactory) -> Callable[[str, str], 
     def get(name: str, layout: str = "original") -> Path:
         if (name, layout) not in written:
             root = tmp_path_factory.mktemp(f"{name}-{layout}")
-            samples.write_samples(name, root, layout=layout)
+            write_archive(name, root, layout)
             written[name, layout] = root
         return written[name, layout]
 

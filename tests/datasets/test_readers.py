@@ -16,6 +16,7 @@ from harness.datasets.cvc612 import sequence_of
 from harness.datasets.reading.splitting import read_list
 from harness.planning.data import manifest_hash
 from harness.registry import SEGMENTED
+from tests.datasets.archives import write_archive
 from tests.datasets.conftest import CASES
 
 MANIFESTS = Path(__file__).parents[2] / "datasets" / "manifests"
@@ -31,7 +32,9 @@ def load(benchmark: Benchmark, root: Path) -> Splits:
 
 @cache
 def drawn_classes(name: str) -> dict[str, np.ndarray]:
-    return {samples.stem(name, index): samples.scene(name, index).classes for index in range(samples.DEFAULT_IMAGES)}
+    count = samples.DEFAULT_IMAGES
+    stem = samples.RECIPES[name].stem
+    return {stem(index, count): samples.scene(name, index).classes for index in range(count)}
 
 
 @pytest.mark.parametrize(("name", "layout"), CASES)
@@ -99,7 +102,7 @@ def test_a_test_split_has_a_name_of_its_own(name: str) -> None:
 
 def test_two_candidates_are_an_error_that_names_both(make, tmp_path: Path) -> None:
     first = samples.write_samples("kvasir", tmp_path, images=12, size=48)
-    second = samples.write_samples("kvasir", tmp_path, layout="autogluon", images=12, size=48)
+    second = write_archive("kvasir", tmp_path, layout="autogluon", images=12, size=48)
     with pytest.raises(DatasetError) as caught:
         make("kvasir").locate(tmp_path)
     assert str(first) in str(caught.value)
@@ -110,7 +113,7 @@ def test_two_candidates_are_an_error_that_names_both(make, tmp_path: Path) -> No
 def test_two_layouts_in_one_folder_are_an_error_that_names_both(make, tmp_path: Path) -> None:
     folder = samples.write_samples("road", tmp_path, images=12, size=48)
     shutil.copytree(
-        samples.write_samples("road", tmp_path / "other", layout="kaggle", images=12, size=48),
+        write_archive("road", tmp_path / "other", layout="kaggle", images=12, size=48),
         folder,
         dirs_exist_ok=True,
     )
@@ -119,7 +122,7 @@ def test_two_layouts_in_one_folder_are_an_error_that_names_both(make, tmp_path: 
 
 
 def test_lists_beside_the_folders_they_point_into_are_no_rivals(make, tmp_path: Path) -> None:
-    folder = samples.write_samples("camo", tmp_path, layout="sinet", images=12, size=48)
+    folder = write_archive("camo", tmp_path, layout="sinet", images=12, size=48)
     rows = list(load(make("camo"), tmp_path).train)
     for name, split in (("train.csv", rows[:-2]), ("test_CAMO.csv", rows[-2:])):
         lines = [f"{pair.image.relative_to(folder)},{pair.mask.relative_to(folder)}" for pair in split]
@@ -136,7 +139,7 @@ def test_folder_within_a_folder_of_its_own_name(make, tmp_path: Path) -> None:
 
 
 def test_a_distinctive_layout_is_found_under_any_name(make, tmp_path: Path) -> None:
-    samples.write_samples("cvc612", tmp_path, layout="pranet", images=12, size=48).rename(tmp_path / "my polyps")
+    write_archive("cvc612", tmp_path, layout="pranet", images=12, size=48).rename(tmp_path / "my polyps")
     assert make("cvc612").locate(tmp_path) == tmp_path / "my polyps"
 
 
@@ -158,7 +161,7 @@ def test_sbu_images_published_without_mask_are_left_out_and_the_rule_says_so(mak
 
 
 def test_list_that_names_a_missing_file_is_an_error(make, tmp_path: Path) -> None:
-    folder = samples.write_samples("sbu", tmp_path, layout="autogluon", images=12, size=48)
+    folder = write_archive("sbu", tmp_path, layout="autogluon", images=12, size=48)
     sorted((folder / "val_images").glob("*.jpg"))[0].unlink()
     with pytest.raises(DatasetError, match=r"val\.csv names .* missing"):
         load(make("sbu"), tmp_path)
@@ -173,7 +176,7 @@ def test_list_that_names_a_missing_file_is_an_error(make, tmp_path: Path) -> Non
     ],
 )
 def test_broken_list_is_one_line_that_names_it(make, tmp_path: Path, content: bytes, words: str) -> None:
-    (samples.write_samples("sbu", tmp_path, layout="autogluon", images=12, size=48) / "val.csv").write_bytes(content)
+    (write_archive("sbu", tmp_path, layout="autogluon", images=12, size=48) / "val.csv").write_bytes(content)
     with pytest.raises(DatasetError, match=words) as caught:
         load(make("sbu"), tmp_path)
     assert "val.csv" in str(caught.value)
@@ -182,7 +185,7 @@ def test_broken_list_is_one_line_that_names_it(make, tmp_path: Path, content: by
 
 def test_list_with_a_byte_order_mark_and_backslashes_is_read(make, tmp_path: Path) -> None:
     """As a spreadsheet on Windows saves it."""
-    folder = samples.write_samples("sbu", tmp_path, layout="autogluon", images=12, size=48)
+    folder = write_archive("sbu", tmp_path, layout="autogluon", images=12, size=48)
     before = load(make("sbu"), tmp_path)
     for path in folder.glob("*.csv"):
         text = path.read_text(encoding="utf-8")

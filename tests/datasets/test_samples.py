@@ -58,58 +58,40 @@ def test_colour_tells_the_classes(name: str) -> None:
     assert (nearest == test_classes).mean() > 0.85
 
 
-def test_unknown_name_layout_and_too_few_images_are_refused(tmp_path: Path) -> None:
-    with pytest.raises(DatasetError, match="choose from kvasir"):
-        samples.write_samples("pets", tmp_path)
-    with pytest.raises(DatasetError, match=r"no layout 'kagle' .*kaggle"):
-        samples.write_samples("cvc612", tmp_path, layout="kagle")
-    with pytest.raises(DatasetError, match="at least 12"):
-        samples.write_samples("cvc612", tmp_path, images=3)
+@pytest.mark.parametrize(
+    ("name", "options", "word"),
+    [
+        ("pets", {}, "choose from kvasir"),
+        ("cvc612", {"images": 3}, "at least 12 images"),
+        ("cvc612", {"size": 8}, "at least 32 pixels"),
+        ("cvc612", {"seed": -1}, "at least 0 seed"),
+    ],
+)
+def test_unknown_name_and_too_few_images_are_refused(tmp_path: Path, name: str, options: dict, word: str) -> None:
+    with pytest.raises(DatasetError, match=word):
+        samples.write_samples(name, tmp_path, **options)
     assert not list(tmp_path.iterdir())
 
 
-def test_same_sample_is_kept_and_another_replaces_it_whole(tmp_path: Path) -> None:
+def test_the_same_sample_is_kept_and_nothing_else_is_overwritten(tmp_path: Path) -> None:
     folder = samples.write_samples("kvasir", tmp_path, images=24, size=48)
     before = (folder / "images").stat().st_mtime_ns
     samples.write_samples("kvasir", tmp_path, images=24, size=48)
     assert (folder / "images").stat().st_mtime_ns == before
-    samples.write_samples("kvasir", tmp_path, images=12, size=48)
-    assert len(list((folder / "images").glob("*.jpg"))) == 12
-    assert [path.name for path in tmp_path.iterdir()] == ["Kvasir-SEG"]
-
-
-def test_other_data_is_never_overwritten(tmp_path: Path) -> None:
-    (tmp_path / "Kvasir-SEG").mkdir()
-    (tmp_path / "Kvasir-SEG" / "mine.txt").write_text("mine")
-    with pytest.raises(DatasetError, match="no generated sample"):
-        samples.write_samples("kvasir", tmp_path)
-    assert [path.name for path in (tmp_path / "Kvasir-SEG").iterdir()] == ["mine.txt"]
-    samples.write_samples("cvc612", tmp_path, layout="pranet", images=12, size=48)
-    with pytest.raises(DatasetError, match="holds another sample"):
-        samples.write_samples("kvasir", tmp_path, layout="pranet", images=12, size=48)
-
-
-@pytest.mark.parametrize("file", ["polyp/notes.txt", "polyp/polyp/train_images/mine.png", "changed"])
-def test_a_sample_is_not_replaced_with_what_somebody_added_or_changed(tmp_path: Path, file: str) -> None:
-    def write(images: int) -> Path:
-        return samples.write_samples("kvasir", tmp_path, layout="autogluon", images=images, size=48)
-
-    first = next((write(12) / "train_images").glob("*.png"))
-    path = first if file == "changed" else tmp_path / file
-    path.write_text("mine")
-    with pytest.raises(DatasetError, match=path.name):
-        write(24)
-    assert path.read_text() == "mine"
-    path.unlink()
-    write(24)  # what is gone was nobody's work
-    assert len(list((tmp_path / "polyp" / "polyp" / "train_images").glob("cju*.png"))) > 10
+    with pytest.raises(DatasetError, match="not this generated sample"):
+        samples.write_samples("kvasir", tmp_path, images=12, size=48)
+    assert len(list((folder / "images").glob("*.jpg"))) == 24
+    (tmp_path / "CVC-ClinicDB").mkdir()
+    with pytest.raises(DatasetError, match="not this generated sample"):
+        samples.write_samples("cvc612", tmp_path)
+    assert not list((tmp_path / "CVC-ClinicDB").iterdir())
 
 
 def test_a_sample_that_failed_half_way_leaves_nothing(tmp_path: Path, monkeypatch) -> None:
     def full_disk(*arguments, **options) -> None:
         raise OSError(28, "No space left on device")
 
-    monkeypatch.setattr(samples, "add_extras", full_disk)
+    monkeypatch.setattr(samples, "_write_tree", full_disk)
     with pytest.raises(OSError, match="No space left"):
         samples.write_samples("kvasir", tmp_path, images=12, size=48)
     assert not list(tmp_path.iterdir())

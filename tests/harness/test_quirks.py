@@ -10,7 +10,6 @@ import torch
 
 import harness.experiment.experiment as experiment_module
 from harness.cli.protocols import quirks, quirks_page
-from harness.datasets import samples
 from harness.experiment.experiment import run_experiment
 from harness.experiment.scoring import Scoring
 from harness.models.build import build_segmenter
@@ -23,6 +22,7 @@ from harness.protocols.load import from_rules, load_protocol, resolve
 from harness.registry import BENCHMARKS
 from harness.run import main as run_verb
 from harness.training.losses import build_loss
+from tests.datasets.archives import write_archive
 from tests.harness.planned import job_of
 from tests.values import REPOSITORY
 
@@ -148,9 +148,7 @@ def test_class_count_changes(tmp_path: Path) -> None:
 
 
 def test_camo_train_changes(tmp_path: Path) -> None:
-    layouts = samples.layouts("camo")
-    bundle = next(layout for layout in layouts if "sinet" in layout.lower())
-    root = samples.write_samples("camo", tmp_path, layout=bundle)
+    root = write_archive("camo", tmp_path, "sinet")
     counts = {}
     for quirk in ("released", "intended"):
         rules = from_rules(

@@ -1,0 +1,423 @@
+"""Generated stand-ins of the benchmarks in the layouts and encodings of the real archives. Deterministic, quick.
+
+    path = harness.datasets.samples.write_samples("kvasir", Path("data"), seed=0)
+
+A tiny network can find the masks within a few epochs: objects differ from their background in colour. Every sample carries a marker, so
+that no table can pass it off as the benchmark.
+"""
+
+from __future__ import annotations
+
+import colorsys
+import os
+import shutil
+import socket
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass
+from hashlib import sha256
+from pathlib import Path
+
+import numpy as np
+import tifffile
+from numpy.typing import NDArray
+from PIL import Image
+from scipy import ndimage
+
+from harness.datasets.base import DatasetError
+from harness.datasets.reading.folder_benchmark import SAMPLE_MARKER
+
+Array = NDArray[np.uint8]
+Shape = tuple[int, int]
+Encode = Callable[[Path, Array], None]
+"""Writes an image (H, W, 3), or class indices (H, W), to a file as the published archives do."""
+
+UNIONS = {"origin": ("kvasir", "cvc612", "isic2017", "leaf", "road")}
+"""Benchmarks made of the images of others, each of which is written."""
+DEFAULT_IMAGES = 36
+DEFAULT_SIZE = 112
+GENERATOR = 1
+"""Counts up with every change that changes the files."""
+
+# (height, width) factors of the sample's side: odd sizes, portrait, landscape and square.
+_ASPECTS = ((1.0, 1.0), (0.8, 1.1), (1.15, 0.9), (0.77, 1.03), (1.0, 1.31), (0.93, 0.71))
+
+
+# --- scenes
+
+
+@dataclass(frozen=True, kw_only=True)
+class Scene:
+    """image (H, W, 3) uint8; classes (H, W) uint8 class indices."""
+
+    image: Array
+    classes: Array
+
+
+@dataclass(frozen=True, kw_only=True)
+class Palette:
+    """RGB of the background and of class 1, 2, …; ``outlines``: ``blobs`` or ``lines`` (roads)."""
+
+    background: tuple[int, int, int]
+    foreground: tuple[tuple[int, int, int], ...]
+    outlines: str = "blobs"
+
+
+def wheel(count: int) -> tuple[tuple[int, int, int], ...]:
+    """``count`` colours that differ in hue."""
+    colours = (colorsys.hsv_to_rgb(index / count, 0.8, 0.6 + 0.4 * (index % 2)) for index in range(count))
+    return tuple((int(255 * red), int(255 * green), int(255 * blue)) for red, green, blue in colours)
+
+
+def _shape_of(index: int, side: int, *, square: bool) -> Shape:
+    """(height, width) of the sample's ``index``-th image."""
+    if square:
+        return side, side
+    height, width = _ASPECTS[index % len(_ASPECTS)]
+    return round(side * height) | 1 if index % 2 else round(side * height), round(side * width)
+
+
+def draw_scene(generator: np.random.Generator, shape: Shape, palette: Palette) -> Scene:
+    """One scene: smooth noise over the background, one to three coloured objects, each of one class."""
+    height, width = shape
+    classes = np.zeros(shape, dtype=np.uint8)
+    for _ in range(int(generator.integers(1, 4))):
+        outline = _line(generator, shape) if palette.outlines == "lines" else _blob(generator, shape)
+        classes[outline] = generator.integers(1, len(palette.foreground) + 1)
+    colours = np.array([palette.background, *palette.foreground], dtype=np.float64)
+    colours += generator.normal(0, 8, size=(1, 3))
+    coarse = generator.normal(0, 1, size=(-(-height // 8), -(-width // 8), 3))
+    texture = ndimage.zoom(coarse, (8, 8, 1), order=1)[:height, :width] * 14
+    image = colours[classes] + texture + generator.normal(0, 6, size=(height, width, 3))
+    return Scene(image=np.clip(image, 0, 254).astype(np.uint8), classes=classes)
+
+
+def _grid(shape: Shape) -> tuple[NDArray[np.float64], NDArray[np.float64]]:
+    rows, columns = np.mgrid[: shape[0], : shape[1]]
+    return rows / shape[0], columns / shape[1]
+
+
+def _blob(generator: np.random.Generator, shape: Shape) -> NDArray[np.bool_]:
+    rows, columns = _grid(shape)
+    row, column = generator.uniform(0.2, 0.8, size=2)
+    tall, wide = generator.uniform(0.12, 0.3, size=2)
+    angle = np.arctan2(rows - row, columns - column)
+    ripple = 1 + 0.15 * np.sin(3 * angle + generator.uniform(0, 6))
+    return ((rows - row) / tall) ** 2 + ((columns - column) / wide) ** 2 <= ripple
+
+
+def _line(generator: np.random.Generator, shape: Shape) -> NDArray[np.bool_]:
+    rows, columns = _grid(shape)
+    angle = generator.uniform(0, np.pi)
+    offset = generator.uniform(0.25, 0.75, size=2)
+    distance = (rows - offset[0]) * np.cos(angle) + (columns - offset[1]) * np.sin(angle)
+    return np.abs(distance + 0.03 * np.sin(6 * columns)) <= 0.035
+
+
+# --- encodings of the published archives
+
+
+def rgb(path: Path, image: Array) -> None:
+    Image.fromarray(image).save(path, quality=92)  # only JPEG knows a quality
+
+
+def mislabelled_tiff(path: Path, image: Array) -> None:
+    """RGB in a TIFF that calls itself grey, which Pillow refuses (the original CVC-ClinicDB frames)."""
+    tifffile.imwrite(path, image, photometric="rgb", metadata=None)
+    with tifffile.TiffFile(path, mode="r+") as file:
+        file.pages.first.tags["PhotometricInterpretation"].overwrite(tifffile.PHOTOMETRIC.MINISBLACK)
+
+
+def jpeg_noise(path: Path, classes: Array) -> None:
+    """0/255 through JPEG: values near 0 and near 255, edges in between (Kvasir-SEG)."""
+    Image.fromarray(classes * np.uint8(255)).save(path, format="JPEG", quality=75)
+
+
+def grey(path: Path, classes: Array) -> None:
+    """0/255, one channel."""
+    Image.fromarray(classes * np.uint8(255)).save(path)
+
+
+def grey_low_peak(path: Path, classes: Array) -> None:
+    """White that only reaches 237."""
+    Image.fromarray(classes * np.uint8(237)).save(path)
+
+
+def three_channels(path: Path, classes: Array) -> None:
+    """0/255 three times."""
+    Image.fromarray(np.repeat((classes * np.uint8(255))[..., None], 3, axis=2)).save(path)
+
+
+def palette_png(path: Path, classes: Array) -> None:
+    """Palette indices 0 and 1, coloured black and dark red: the grey view is 0 and 38 (Leaf)."""
+    image = Image.fromarray(classes)
+    image.putpalette([0, 0, 0, 128, 0, 0])
+    image.save(path)
+
+
+def index(path: Path, classes: Array) -> None:
+    """Grey levels that are class indices (Trans10K-v2)."""
+    Image.fromarray(classes).save(path)
+
+
+def channel_means(path: Path, classes: Array) -> None:
+    """Background black, things red (mean 85), stuff white (Trans10K-v1)."""
+    colours = np.array([(0, 0, 0), (255, 0, 0), (255, 255, 255)], dtype=np.uint8)
+    Image.fromarray(colours[classes]).save(path)
+
+
+# --- benchmarks
+
+
+@dataclass(frozen=True, kw_only=True)
+class Tree:
+    """One layout of one benchmark.
+
+    Args:
+        folder: folder of the benchmark below the data root.
+        parts: part (``all``, ``train``, ``val``, ``test``, ``easy``, ``hard``; ``val+easy`` for a folder of several) ->
+            (image folder, mask folder).
+        suffix: extension of images.
+        mask_names: endings of mask names, one after the other: real archives are not consistent.
+        encode: mask encodings, one after the other.
+        save_image: writes the images.
+    """
+
+    folder: str
+    parts: Mapping[str, tuple[str, str]]
+    suffix: str
+    mask_names: tuple[str, ...] = (".png",)
+    encode: tuple[Encode, ...] = (grey,)
+    save_image: Encode = rgb
+
+
+@dataclass(frozen=True, kw_only=True)
+class Recipe:
+    """How a benchmark's samples look. ``stem``: (index, how many images in all) -> stem; ``square``: all images of one square size."""
+
+    palette: Palette
+    stem: Callable[[int, int], str]
+    tree: Tree
+    square: bool = False
+
+
+def _splits(images: str, masks: str, **folders: str) -> dict[str, tuple[str, str]]:
+    return {part: (images.format(folder), masks.format(folder)) for part, folder in folders.items()}
+
+
+POLYP = Palette(background=(178, 92, 78), foreground=((228, 158, 70),))
+RECIPES: Mapping[str, Recipe] = {
+    "kvasir": Recipe(
+        palette=POLYP,
+        stem=lambda index, count: "cju" + sha256(f"kvasir {index}".encode()).hexdigest()[:22],
+        tree=Tree(
+            folder="Kvasir-SEG",
+            parts={"all": ("images", "masks")},
+            suffix=".jpg",
+            mask_names=(".jpg",),
+            encode=(jpeg_noise,),
+        ),
+    ),
+    "cvc612": Recipe(
+        palette=POLYP,
+        stem=lambda index, count: str(1 + round(index * 611 / max(1, count - 1))),  # spread over the 29 sequences
+        tree=Tree(
+            folder="CVC-ClinicDB",
+            parts={"all": ("Original", "Ground Truth")},
+            suffix=".tif",
+            mask_names=(".tif",),
+            encode=(grey, three_channels),
+            save_image=mislabelled_tiff,
+        ),
+    ),
+    "isic2017": Recipe(
+        palette=Palette(background=(214, 170, 150), foreground=((96, 58, 48),)),
+        stem=lambda index, count: f"ISIC_{index:07d}",
+        tree=Tree(
+            folder="ISIC2017",
+            parts=_splits(
+                "ISIC-2017_{}_Data",
+                "ISIC-2017_{}_Part1_GroundTruth",
+                train="Training",
+                val="Validation",
+                test="Test_v2",
+            ),
+            suffix=".jpg",
+            mask_names=("_segmentation.png", "_segmentation.png", "_Segmentation.PNG"),
+        ),
+    ),
+    "camo": Recipe(
+        palette=Palette(background=(92, 112, 70), foreground=((140, 120, 82),)),
+        stem=lambda index, count: f"camourflage_{index:05d}",
+        tree=Tree(
+            folder="CAMO-V.1.0-CVIU2019",
+            parts=_splits("Images/{}", "GT", train="Train", test="Test"),
+            suffix=".jpg",
+            encode=(grey, grey_low_peak),
+        ),
+    ),
+    "sbu": Recipe(
+        palette=Palette(background=(182, 178, 168), foreground=((72, 72, 84),)),
+        stem=lambda index, count: f"lssd{index:04d}",
+        tree=Tree(
+            folder="SBU-shadow",
+            parts=_splits("{}/ShadowImages", "{}/ShadowMasks", train="SBUTrain4KRecoveredSmall", test="SBU-Test"),
+            suffix=".jpg",
+        ),
+    ),
+    "leaf": Recipe(
+        palette=Palette(background=(70, 132, 58), foreground=((150, 104, 52),)),
+        stem=lambda index, count: f"{index:05d}",
+        tree=Tree(
+            folder="leaf_disease",
+            parts={"all": ("data/data/images", "data/data/masks")},
+            suffix=".jpg",
+            encode=(palette_png,),
+        ),
+    ),
+    "road": Recipe(
+        palette=Palette(background=(96, 112, 84), foreground=((190, 188, 182),), outlines="lines"),
+        stem=lambda index, count: f"{10078660 + 15 * index}_15",
+        square=True,
+        tree=Tree(
+            folder="massachusetts_roads",
+            parts=_splits("{}/sat", "{}/map", train="train", val="valid", test="test"),
+            suffix=".tiff",
+            mask_names=(".tif",),
+            encode=(grey, three_channels),
+        ),
+    ),
+    "trans10k_v1": Recipe(
+        palette=Palette(background=(120, 110, 100), foreground=((90, 160, 200), (190, 210, 120))),
+        stem=lambda index, count: str(index + 1),
+        tree=Tree(
+            folder="Trans10K",
+            parts={
+                "train": ("train/images", "train/masks"),
+                "val+easy": ("validation/easy/images", "validation/easy/masks"),
+                "val+hard": ("validation/hard/images", "validation/hard/masks"),
+                "easy": ("test/easy/images", "test/easy/masks"),
+                "hard": ("test/hard/images", "test/hard/masks"),
+            },
+            suffix=".jpg",
+            mask_names=("_mask.png",),
+            encode=(channel_means,),
+        ),
+    ),
+    "trans10k_v2": Recipe(
+        palette=Palette(background=(110, 110, 110), foreground=wheel(11)),
+        stem=lambda index, count: str(index + 1),
+        tree=Tree(
+            folder="Trans10K-v2",
+            parts=_splits("{}/images", "{}/masks_12", train="train", val="validation", test="test"),
+            suffix=".jpg",
+            mask_names=("_mask.png",),
+            encode=(index,),
+        ),
+    ),
+}
+
+
+# --- writing
+
+
+def write_samples(
+    name: str,
+    root: Path,
+    *,
+    images: int = DEFAULT_IMAGES,
+    seed: int = 0,
+    size: int = DEFAULT_SIZE,
+    layout: tuple[str, Tree] | None = None,
+) -> Path:
+    """Write a sample of benchmark ``name`` below ``root``; returns the benchmark's folder.
+
+    Args:
+        name: canonical name, such as ``kvasir``.
+        root: data root; made if absent. The very same sample that is there is kept.
+        images: how many images in all, at least 12.
+        seed: seed of the scenes, not negative.
+        size: side of the images in pixels; most benchmarks vary around it in size and aspect ratio.
+        layout: name and tree of another layout than the original one.
+
+    Raises:
+        DatasetError: unknown benchmark, too few images, a negative seed, or other data in the way.
+    """
+    if name in UNIONS:
+        for member in UNIONS[name]:
+            write_samples(member, root, images=images, seed=seed, size=size)
+        return root
+    if name not in RECIPES:
+        raise DatasetError(f"no sample of {name!r} can be generated (choose from {', '.join((*RECIPES, *UNIONS))})")
+    for what, value, least in (("images", images, 12), ("pixels a side", size, 32), ("seed", seed, 0)):
+        if value < least:
+            raise DatasetError(f"a sample needs at least {least} {what}, not {value}")
+    called, tree = layout or ("original", RECIPES[name].tree)
+    folder, top = root / tree.folder, tree.folder.split("/", maxsplit=1)[0]
+    marker = f"generated: {name}, layout {called}, {images} images of {size} px, seed {seed}, generator {GENERATOR}\n"
+    if _is_there(root / top, folder, marker):
+        return folder
+    staging = root / f".sampling-{name}-{socket.gethostname()}-{os.getpid()}"
+    try:
+        _write_tree(name, staging / tree.folder, tree=tree, count=images, seed=seed, size=size)
+        (staging / tree.folder / SAMPLE_MARKER).write_text(marker, encoding="utf-8")
+        (staging / top).rename(root / top)
+    except OSError:
+        # Another process may have put the very same sample there meanwhile; then it serves as well.
+        if not _is_there(root / top, folder, marker):
+            raise
+    finally:
+        shutil.rmtree(staging, ignore_errors=True)
+    return folder
+
+
+def _is_there(top: Path, folder: Path, marker: str) -> bool:
+    """Whether exactly this sample is there already. Raises DatasetError: something else is."""
+    if not top.exists():
+        return False
+    path = folder / SAMPLE_MARKER
+    if not path.is_file() or path.read_text(encoding="utf-8").partition("\n")[0] != marker.strip():
+        raise DatasetError(f"{top} is there and not this generated sample; choose another folder, or remove it")
+    return True
+
+
+def _write_tree(name: str, folder: Path, *, tree: Tree, count: int, seed: int, size: int) -> None:
+    rows: dict[str, list[Path]] = {}
+    for number, part in enumerate(_deal(tuple(tree.parts), count)):
+        content, stem = scene(name, number, seed=seed, size=size), RECIPES[name].stem(number, count)
+        images, masks = (folder / path for path in tree.parts[part])
+        images.mkdir(parents=True, exist_ok=True)
+        masks.mkdir(parents=True, exist_ok=True)
+        rows.setdefault(part, []).append(images / f"{stem}{tree.suffix}")
+        tree.save_image(rows[part][-1], content.image)
+        mask = masks / f"{stem}{tree.mask_names[number % len(tree.mask_names)]}"
+        tree.encode[number % len(tree.encode)](mask, content.classes)
+    if name == "road":  # missing imagery is white
+        for path in [path for part in tree.parts for path in rows.get(part, [])][::5]:
+            pixels = np.array(Image.open(path))
+            pixels[:, -pixels.shape[1] // 4 :] = 255
+            Image.fromarray(pixels).save(path)
+    if tree is RECIPES["sbu"].tree:  # some training images have no mask
+        generator = np.random.default_rng([seed, 99])
+        for number in range(2):
+            pixels = generator.integers(0, 255, size=(size, size, 3), dtype=np.uint8)
+            Image.fromarray(pixels).save(rows["train"][0].with_name(f"without_mask_{number}.jpg"))
+
+
+def scene(name: str, number: int, *, seed: int = 0, size: int = DEFAULT_SIZE) -> Scene:
+    """The scene of a sample's image before it is encoded: what a reader must get back."""
+    recipe = RECIPES[name]
+    generator = np.random.default_rng([seed, *name.encode(), number])
+    return draw_scene(generator, _shape_of(number, size, square=recipe.square), recipe.palette)
+
+
+def _deal(parts: tuple[str, ...], count: int) -> list[str]:
+    """Part of every image: a fifth for validation, a fifth for test, at least two a folder, the rest for training."""
+    if parts == ("all",):
+        return ["all"] * count
+    others = [part for part in parts if part != "train"]
+    folders = {"val": sum(part.startswith("val") for part in others)}
+    dealt: list[str] = []
+    for part in others:
+        siblings = folders["val"] if part.startswith("val") else len(others) - folders["val"]
+        dealt += [part] * max(2, count // 5 // siblings)
+    return ["train"] * (count - len(dealt)) + dealt
