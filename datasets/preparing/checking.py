@@ -3,14 +3,11 @@
 from __future__ import annotations
 
 import itertools
-import multiprocessing
 import os
-import signal
 import statistics
-from collections.abc import Iterable, Iterator, Sequence
-from concurrent.futures import ProcessPoolExecutor
+from collections.abc import Iterator, Sequence
+from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
-from functools import partial
 from pathlib import Path
 from typing import Literal
 
@@ -22,8 +19,6 @@ from harness.datasets.preparing.fingerprints import (
     class_shares,
     exact_groups,
     fingerprint_pair,
-    hues,
-    label,
     near_pairs,
 )
 from harness.datasets.reading.folder_benchmark import CARVED, SAMPLE_MARKER, SAMPLE_NOTE, FolderBenchmark
@@ -32,12 +27,12 @@ from harness.datasets.reading.opening import stored_size
 
 Status = Literal["passed", "warned", "failed"]
 
-_FILES_LISTED, _COLOURS_LISTED = 20, 4
+_FILES_LISTED = 20
 FEWEST_TESTS = 5
-_OF_255 = ({0, 255}, {255}), ({0, 1, 255}, {1, 255})
-"""Values of masks in which 255 is the object, and of masks in which it is to be ignored."""
 _MOST_CLASSES = 64
 """Stored values from here on are levels of grey rather than classes."""
+_GLANCES = 24
+"""Masks of a split that are looked at before a run."""
 INVERTED = (
     "; inverted? What is looked for must be white (above 127), 1, or any colour of a palette but black: invert the masks, "
     "such as with ImageMagick's mogrify -negate"
@@ -59,30 +54,79 @@ class Verdict:
     files: tuple[str, ...] = ()
 
 
-def verdicts_on(benchmark: Benchmark, splits: Splits, prints: Sequence[Fingerprint], root: Path) -> tuple[Verdict, ...]:
-    """The verdict of every rule. ``prints``: the fingerprint of every pair."""
+@dataclass(frozen=True, kw_only=True)
+class Check:
+    """All verdicts on one benchmark's folder."""
+
+    benchmark: str
+    root: Path
+    splits: Splits | None
+    verdicts: tuple[Verdict, ...]
+
+    @property
+    def passed(self) -> bool:
+        return all(verdict.status != "failed" for verdict in self.verdicts)
+
+
+def check(benchmark: Benchmark, root: Path, *, workers: int = 0, progress: TellProgress) -> Check:
+    """Read everything below ``root`` (as `Benchmark.locate` returned it) and judge it.
+
+    Args:
+        workers: threads; 0 for one a core that this process may use.
+        progress: told of every image.
+    """
+    try:
+        splits = benchmark.splits(root)
+    except DatasetError as error:
+        verdict = Verdict(rule="pairing", status="failed", message=str(error))
+        return Check(benchmark=benchmark.name, root=root, splits=None, verdicts=(verdict,))
+    entries = [(split, pair) for split, pairs in splits.parts.items() for pair in pairs]
+    prints: list[Fingerprint] = []
+    pool = ThreadPoolExecutor(workers or available_cores())
+    try:
+        for fingerprint in pool.map(lambda entry: fingerprint_pair(benchmark, *entry), entries):
+            prints.append(fingerprint)
+            progress("reading", len(prints), len(entries))
+    finally:
+        pool.shutdown(cancel_futures=True)
     whole = [fingerprint for fingerprint in prints if not fingerprint.error]
-    return (
-        _pairing(splits, len(prints), root),
+    masks = _masks(benchmark, whole, root) if benchmark.task != "classification" else [_labels(benchmark, splits)]
+    verdicts = (
+        _pairing(splits, root),
         _counts(benchmark, splits, root),
         enough_tests(splits),
         _groups(benchmark, splits, root),
         _readable(prints, root),
-        *([_labels(benchmark, splits)] if benchmark.task == "classification" else _masks(benchmark, whole, root)),
+        *masks,
         _exif(whole, root),
         *_copies("exact", exact_groups(whole), root),
         *_copies("near", near_pairs(whole), root),
     )
+    return Check(benchmark=benchmark.name, root=root, splits=splits, verdicts=verdicts)
 
 
-def _pairing(splits: Splits, pairs: int, root: Path) -> Verdict:
-    message = f"layout {splits.layout}, {pairs} pairs; {splits.rule}"
-    files = tuple(label(path, root) for path in splits.left_out[:_FILES_LISTED])
-    return Verdict(rule="pairing", status="warned" if files else "passed", message=message, files=files)
+def available_cores() -> int:
+    """Cores that this process may use."""
+    return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
+
+
+def _label(path: Path, root: Path) -> str:
+    """A file for messages: relative where it lies below ``root``."""
+    return str(path.relative_to(root)) if path.is_relative_to(root) else str(path)
 
 
 def _files(fingerprints: Sequence[Fingerprint], root: Path) -> tuple[str, ...]:
-    return tuple(label(fingerprint.pair.image, root) for fingerprint in fingerprints[:_FILES_LISTED])
+    return tuple(_label(fingerprint.pair.image, root) for fingerprint in fingerprints[:_FILES_LISTED])
+
+
+def _is_own(benchmark: Benchmark) -> bool:
+    return getattr(benchmark, "whose_splits", "") == "given"
+
+
+def _pairing(splits: Splits, root: Path) -> Verdict:
+    message = f"layout {splits.layout}, {sum(map(len, splits.parts.values()))} pairs; {splits.rule}"
+    files = tuple(_label(path, root) for path in splits.left_out[:_FILES_LISTED])
+    return Verdict(rule="pairing", status="warned" if files else "passed", message=message, files=files)
 
 
 def _counts(benchmark: Benchmark, splits: Splits, root: Path) -> Verdict:
@@ -93,27 +137,25 @@ def _counts(benchmark: Benchmark, splits: Splits, root: Path) -> Verdict:
         published, counts = {"all": sum(published.values())}, {"all": sum(counts.values())}
     elif "val" not in published and published:
         counts["train"] += counts.pop("val")
-    wrong = [
-        f"{split} {counts[split]:,} of {published[split]:,}" for split in published if counts[split] != published[split]
-    ]
+    wrong = ", ".join(f"{s} {counts[s]:,} of {size:,}" for s, size in published.items() if counts[s] != size)
+    status: Status = "warned"
     if (root / SAMPLE_MARKER).exists() or splits.note == SAMPLE_NOTE:
-        return Verdict(rule="counts", status="warned", message="a generated sample, not the published benchmark")
-    if benchmark.options.split_rule in getattr(benchmark, "joint_rules", ()):
+        message = "a generated sample, not the published benchmark"
+    elif benchmark.options.split_rule in getattr(benchmark, "joint_rules", ()):
         message = "not compared: this split rule adds another benchmark's training images"
-        return Verdict(rule="counts", status="warned", message=message)
-    if not published:
+    elif not published:
         message = f"not compared: nobody published sizes of this ({splits.note or splits.layout})"
-        return Verdict(rule="counts", status="warned", message=message)
-    if wrong and all(counts[split] <= published[split] for split in published):
-        message = f"a part of the benchmark, which tables say ({splits.note}): {', '.join(wrong)}"
-        return Verdict(rule="counts", status="warned", message=message)
-    if wrong:
-        return Verdict(rule="counts", status="failed", message=f"not the published sizes: {', '.join(wrong)}")
-    listed = ", ".join(f"{split} {count}" for split, count in counts.items())
-    note = f" ({splits.note})" if splits.note else ""
-    official = benchmark.sizes_to_expect(splits.layout) == benchmark.published_sizes
-    whole = "as published" if official else "all that this split rule takes"
-    return Verdict(rule="counts", status="warned" if note else "passed", message=f"{whole}: {listed}{note}")
+    elif wrong and all(counts[split] <= size for split, size in published.items()):
+        message = f"a part of the benchmark, which tables say ({splits.note}): {wrong}"
+    elif wrong:
+        status, message = "failed", f"not the published sizes: {wrong}"
+    else:
+        status = "warned" if splits.note else "passed"
+        official = benchmark.sizes_to_expect(splits.layout) == benchmark.published_sizes
+        whole = "as published" if official else "all that this split rule takes"
+        listed = ", ".join(f"{split} {count}" for split, count in counts.items())
+        message = f"{whole}: {listed}" + (f" ({splits.note})" if splits.note else "")
+    return Verdict(rule="counts", status=status, message=message)
 
 
 def enough_tests(splits: Splits) -> Verdict:
@@ -138,15 +180,11 @@ def _groups(benchmark: Benchmark, splits: Splits, root: Path) -> Verdict:
     if not across:
         return Verdict(rule=rule, status="passed", message=f"{len(groups)} groups, each in one split")
     examples = tuple(
-        f"{name}: " + ", ".join(f"{split} {label(pair.image, root)}" for split, pair in members[:4])
-        for name, members in list(across.items())[:_FILES_LISTED]
+        f"{name}: " + ", ".join(f"{split} {_label(pair.image, root)}" for split, pair in members[:4])
+        for name, members in itertools.islice(across.items(), _FILES_LISTED)
     )
     message = f"{len(across)} of {len(groups)} groups have images in several splits, so a test knows its images; the first: {examples[0]}"
     return Verdict(rule=rule, status="failed" if _is_own(benchmark) else "warned", message=message, files=examples)
-
-
-def _is_own(benchmark: Benchmark) -> bool:
-    return getattr(benchmark, "whose_splits", "") == "given"
 
 
 def _readable(prints: Sequence[Fingerprint], root: Path) -> Verdict:
@@ -165,9 +203,8 @@ def _labels(benchmark: Benchmark, splits: Splits) -> Verdict:
     )
     absent = {split: [name for name, count in by_class.items() if not count] for split, by_class in counts.items()}
     missing = "; ".join(f"{split} has no image of {', '.join(names)}" for split, names in absent.items() if names)
-    if missing:
-        return Verdict(rule="labels", status="failed" if absent["train"] else "warned", message=missing, files=lines)
-    return Verdict(rule="labels", status="passed", message="; ".join(lines))
+    status: Status = "failed" if absent["train"] else "warned" if missing else "passed"
+    return Verdict(rule="labels", status=status, message=missing or "; ".join(lines), files=lines if missing else ())
 
 
 def _masks(benchmark: Benchmark, prints: Sequence[Fingerprint], root: Path) -> list[Verdict]:
@@ -184,29 +221,24 @@ def _masks(benchmark: Benchmark, prints: Sequence[Fingerprint], root: Path) -> l
 def _values(benchmark: Benchmark, prints: Sequence[Fingerprint]) -> Verdict:
     stored = _ranges(sorted({value for fingerprint in prints for value in fingerprint.values}))
     message = f"stored: {stored}; all decode to classes 0 to {benchmark.num_classes - 1}"
+    if not (_is_own(benchmark) and benchmark.task == "binary"):
+        return Verdict(rule="mask values", status="passed", message=message)
     objects = {fingerprint.values[-1] for fingerprint in prints if 1 <= len(fingerprint.values) <= 2} - {0}
-    if _is_own(benchmark) and benchmark.task == "binary" and len(objects) > 1 and max(objects) < _MOST_CLASSES:
+    of_object = sum({IGNORE} <= set(mask.values) <= {0, IGNORE} and mask.shares[1] > 0 for mask in prints)
+    ignoring = sum({1, IGNORE} <= set(mask.values) <= {0, 1, IGNORE} for mask in prints)
+    if of_object and ignoring:
+        message += f"; 255 is the object in {of_object} masks, and to be ignored in {ignoring} that hold 1 too; make it one of the two"
+        return Verdict(rule="mask values", status="failed", message=message)
+    if not any(mask.shares[1] for mask in prints) and any(IGNORE in mask.values for mask in prints):
+        message += (
+            "; 255 is to be ignored where classes.txt names the classes: write 1 for the object, or remove classes.txt"
+        )
+        return Verdict(rule="mask values", status="failed", message=message)
+    if len(objects) > 1 and max(objects) < _MOST_CLASSES:
         message += f"; each mask holds one of {_ranges(sorted(objects))}: several classes? name them in classes.txt"
         return Verdict(rule="mask values", status="warned", message=message)
-    if _is_own(benchmark) and benchmark.task == "binary":
-        of_object, ignoring = (
-            [mask for mask in prints if set(mask.values) in values and mask.shares[1] > 0] for values in _OF_255
-        )
-        if of_object and ignoring:
-            message += (
-                f"; 255 is the object in {len(of_object)} masks, and to be ignored in {len(ignoring)} that hold 1 too; "
-            )
-            message += "make it one of the two in all masks"
-            return Verdict(rule="mask values", status="failed", message=message)
-        if not any(mask.shares[1] for mask in prints) and any(IGNORE in mask.values for mask in prints):
-            message += "; 255 is to be ignored where classes.txt names the classes: write 1 for the object, or remove classes.txt"
-            return Verdict(rule="mask values", status="failed", message=message)
-    paints = hues(fingerprint.paint for fingerprint in prints if fingerprint.paint is not None)
-    if _is_own(benchmark) and len(paints) > 1:
-        message += (
-            f"; masks are painted in {' or '.join(map(str, paints[:_COLOURS_LISTED]))}{', …' * (len(paints) > _COLOURS_LISTED)}: several "
-            "classes? save them as indices, and name them in classes.txt"
-        )
+    if len({fingerprint.paint for fingerprint in prints} - {None}) > 1:
+        message += "; masks are painted in several colours: several classes? save them as indices, and name them in classes.txt"
         return Verdict(rule="mask values", status="warned", message=message)
     return Verdict(rule="mask values", status="passed", message=message)
 
@@ -256,33 +288,36 @@ def one_class_masks(prints: Sequence[Fingerprint], root: Path) -> Verdict:
     return Verdict(rule="one-class masks", status=status, message=message, files=_files(single, root))
 
 
+def _is_of_one_class(fingerprint: Fingerprint) -> bool:
+    return max(fingerprint.shares, default=0.0) >= 1.0
+
+
 def image_and_mask_size(benchmark: Benchmark, prints: Sequence[Fingerprint], root: Path) -> Verdict:
-    wrong = [fingerprint for fingerprint in prints if fingerprint.image_size != fingerprint.mask_size]
+    rule, wrong = "image and mask size", [mask for mask in prints if mask.image_size != mask.mask_size]
     if not wrong:
-        return Verdict(rule="image and mask size", status="passed", message="equal in every pair")
-    first = wrong[0]
-    stored = {fingerprint.image_size for fingerprint in prints}
-    one_side = len(stored) == 1 and len({side for size in stored for side in size}) == 1
-    if one_side and getattr(benchmark, "stretched_copies", False):
-        (side, _), largest = first.image_size, max(fingerprint.mask_size for fingerprint in wrong)
+        return Verdict(rule=rule, status="passed", message="equal in every pair")
+    first, stored = wrong[0], {fingerprint.image_size for fingerprint in prints}
+    (width, height), largest = first.image_size, max(fingerprint.mask_size for fingerprint in wrong)
+    if len(stored) == 1 and width == height and getattr(benchmark, "stretched_copies", False):
         message = (
-            f"every image is {side}x{side}, {len(wrong)} masks are not (up to {largest[0]}x{largest[1]}): a copy with "
-            "stretched images; they are scaled to their masks when read"
+            f"every image is {width}x{width}, {len(wrong)} masks are not (up to {largest[0]}x{largest[1]}): a copy with stretched "
+            "images"
         )
-        return Verdict(rule="image and mask size", status="warned", message=message, files=_files(wrong, root))
-    message = (
-        f"{len(wrong)} masks have another size than their image, which is scaled to the mask when read; the first: "
-        f"{first.pair.stem}, image {first.image_size[0]}x{first.image_size[1]}, mask {first.mask_size[0]}x{first.mask_size[1]}"
-    )
-    return Verdict(rule="image and mask size", status="warned", message=message, files=_files(wrong, root))
+    else:
+        message = (
+            f"{len(wrong)} masks have another size than their image; the first: {first.pair.stem}, image {width}x{height}, mask "
+            f"{first.mask_size[0]}x{first.mask_size[1]}"
+        )
+    message += "; images are scaled to their masks when read"
+    return Verdict(rule=rule, status="warned", message=message, files=_files(wrong, root))
 
 
 def _exif(prints: Sequence[Fingerprint], root: Path) -> Verdict:
-    turned = [fingerprint for fingerprint in prints if fingerprint.orientation != 1]
-    if not turned:
-        return Verdict(rule="EXIF rotation", status="passed", message="none")
-    message = f"{len(turned)} images are stored rotated; they are turned upright when read"
-    return Verdict(rule="EXIF rotation", status="warned", message=message, files=_files(turned, root))
+    turned = [fingerprint for fingerprint in prints if fingerprint.turned]
+    message = f"{len(turned)} images are turned upright when read" if turned else "no image is stored rotated"
+    return Verdict(
+        rule="EXIF rotation", status="warned" if turned else "passed", message=message, files=_files(turned, root)
+    )
 
 
 def _copies(kind: str, groups: Sequence[Sequence[Fingerprint]], root: Path) -> Iterator[Verdict]:
@@ -291,47 +326,11 @@ def _copies(kind: str, groups: Sequence[Sequence[Fingerprint]], root: Path) -> I
     for where, several, bad in (("within a split", False, "warned"), ("across splits", True, "failed")):
         chosen = [group for group in groups if (len({fingerprint.split for fingerprint in group}) > 1) is several]
         lines = tuple(
-            " = ".join(f"{fingerprint.split}: {label(fingerprint.pair.image, root)}" for fingerprint in group)
-            for group in chosen
+            " = ".join(f"{each.split}: {_label(each.pair.image, root)}" for each in group) for group in chosen
         )
         message = f"{len(lines)} groups; the first: {lines[0]}" if lines else "none"
         status: Status = bad if lines else "passed"
         yield Verdict(rule=f"{kind} copies {where}", status=status, message=message, files=lines[:_FILES_LISTED])
-
-
-_GLANCES = 24
-"""Masks of a split that are looked at before a run."""
-
-
-@dataclass(frozen=True, kw_only=True)
-class Check:
-    """All verdicts on one benchmark's folder."""
-
-    benchmark: str
-    root: Path
-    splits: Splits | None
-    verdicts: tuple[Verdict, ...]
-
-    @property
-    def passed(self) -> bool:
-        return all(verdict.status != "failed" for verdict in self.verdicts)
-
-
-def check(benchmark: Benchmark, root: Path, *, workers: int = 0, progress: TellProgress) -> Check:
-    """Read everything below ``root`` (as `Benchmark.locate` returned it) and judge it.
-
-    Args:
-        workers: processes; 0 for one a core that this process may use.
-        progress: told of every image.
-    """
-    try:
-        splits = benchmark.splits(root)
-    except DatasetError as error:
-        verdict = Verdict(rule="pairing", status="failed", message=str(error))
-        return Check(benchmark=benchmark.name, root=root, splits=None, verdicts=(verdict,))
-    prints = _fingerprints(benchmark, splits, workers or available_cores(), progress)
-    verdicts = verdicts_on(benchmark, splits, prints, root)
-    return Check(benchmark=benchmark.name, root=root, splits=splits, verdicts=verdicts)
 
 
 def first_look(benchmark: FolderBenchmark, splits: Splits, root: Path) -> tuple[str, ...]:
@@ -344,23 +343,23 @@ def first_look(benchmark: FolderBenchmark, splits: Splits, root: Path) -> tuple[
     Raises:
         DatasetError: masks that cannot be read, or a training or test split without one object.
     """
-    parts = {"train": splits.train, **splits.test}
-    looked = {split: [_glance(benchmark, split, pair) for pair in _spread(pairs)] for split, pairs in parts.items()}
-    prints = [fingerprint for of_split in looked.values() for fingerprint in of_split]
     whole = f"sam-peft data check {benchmark.name}={root} looks at all of them"
-    broken = [fingerprint for fingerprint in prints if fingerprint.error]
-    if broken:
-        raise DatasetError(
-            f"{benchmark.name}: {len(broken)} of {len(prints)} pairs that were looked at cannot be read; the first: "
-            f"{broken[0].error}; mend or remove them ({whole})"
-        )
-    for split, of_split in looked.items():
-        rest = (_glance(benchmark, split, pair) for pair in parts[split])
-        if not any(any(fingerprint.shares[1:]) for fingerprint in itertools.chain(of_split, rest)):
+    prints: list[Fingerprint] = []
+    for split, pairs in {"train": splits.train, **splits.test}.items():
+        step = max(1, len(pairs) // _GLANCES)
+        looked = [_glance(benchmark, split, pair) for pair in pairs[::step][:_GLANCES]]
+        prints += looked
+        rest = (_glance(benchmark, split, pair) for pair in pairs)
+        if not any(mask.error or any(mask.shares[1:]) for mask in itertools.chain(looked, rest)):
             raise DatasetError(
                 f"{benchmark.name}: every mask of the {split} split is background, so there is nothing to learn and every score "
                 f"would be perfect; give masks of what is looked for ({whole})"
             )
+    if broken := [fingerprint for fingerprint in prints if fingerprint.error]:
+        raise DatasetError(
+            f"{benchmark.name}: {len(broken)} of {len(prints)} pairs that were looked at cannot be read; the first: "
+            f"{broken[0].error}; mend or remove them ({whole})"
+        )
     odd = [enough_tests(splits), image_and_mask_size(benchmark, prints, root)]
     odd += [mask_polarity(prints)] if benchmark.task == "binary" else []
     odd += [one_class_masks(prints, root)] if 2 * sum(map(_is_of_one_class, prints)) > len(prints) else []
@@ -380,49 +379,6 @@ def _glance(benchmark: FolderBenchmark, split: str, pair: Pair) -> Fingerprint:
             benchmark.read(pair)
     except DatasetError as error:
         return Fingerprint(split=split, pair=pair, error=str(error))
-    return Fingerprint(
-        split=split,
-        pair=pair,
-        image_size=size,
-        mask_size=mask_size,
-        shares=class_shares(mask, benchmark.num_classes),
-        border_share=border_share(mask),
-    )
-
-
-def _is_of_one_class(fingerprint: Fingerprint) -> bool:
-    return max(fingerprint.shares, default=0.0) >= 1.0
-
-
-def _spread(pairs: Sequence[Pair]) -> list[Pair]:
-    """At most `_GLANCES` pairs, spread evenly over all."""
-    step = max(1, len(pairs) // _GLANCES)
-    return list(pairs[::step][:_GLANCES])
-
-
-def _fingerprints(benchmark: Benchmark, splits: Splits, workers: int, progress: TellProgress) -> list[Fingerprint]:
-    splits_of = [split for split, pairs in splits.parts.items() for _ in pairs]
-    pairs_of = [pair for pairs in splits.parts.values() for pair in pairs]
-    describe = partial(fingerprint_pair, benchmark)
-    if workers == 1:
-        return list(_counted(map(describe, splits_of, pairs_of), len(pairs_of), progress))
-    # Fresh processes: a fork would copy the locks of the display's thread. Ctrl-C is the parent's to handle.
-    context = multiprocessing.get_context("spawn")
-    pool = ProcessPoolExecutor(
-        workers, mp_context=context, initializer=signal.signal, initargs=(signal.SIGINT, signal.SIG_IGN)
-    )
-    try:
-        return list(_counted(pool.map(describe, splits_of, pairs_of, chunksize=8), len(pairs_of), progress))
-    finally:
-        pool.shutdown(cancel_futures=True)
-
-
-def available_cores() -> int:
-    """Cores that this process may use."""
-    return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
-
-
-def _counted(fingerprints: Iterable[Fingerprint], total: int, progress: TellProgress) -> Iterable[Fingerprint]:
-    for number, fingerprint in enumerate(fingerprints, 1):
-        progress("reading", number, total)
-        yield fingerprint
+    shares = class_shares(mask, benchmark.num_classes)
+    edge = border_share(mask)
+    return Fingerprint(split=split, pair=pair, image_size=size, mask_size=mask_size, shares=shares, border_share=edge)

@@ -7,11 +7,9 @@ confirmed on their thumbnails.
 
 from __future__ import annotations
 
-import colorsys
 import hashlib
-from collections.abc import Iterable, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass, field
-from pathlib import Path
 
 import numpy as np
 from numpy.typing import NDArray
@@ -21,8 +19,7 @@ from harness.datasets.base import IGNORE, Benchmark, DatasetError, Pair
 from harness.datasets.reading.decoding import is_drawn_as_stored, to_rgb
 from harness.datasets.reading.opening import open_image, orientation, upright
 
-THUMBNAIL = 24
-HASH_SIDE = 8
+THUMBNAIL, HASH_SIDE = 24, 8
 MOST_BITS = 6
 """Difference hashes of copies differ in at most so many of 64 bits; chance pairs of natural images in about 32."""
 MOST_DIFFERENCE = 3.0
@@ -30,10 +27,7 @@ MOST_DIFFERENCE = 3.0
 halved, encoded with JPEG quality 20 to 70, or mirrored; neighbouring video frames reach 0.2 to 4."""
 LEAST_CONTRAST = 6.0
 """Below this standard deviation of the thumbnail a picture is too flat to tell copies by."""
-
 _ROWS = 1024
-_MOST_VALUES = 256
-_LEAST_SATURATION, _LEAST_HUE = 0.25, 20 / 360
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -42,16 +36,14 @@ class Fingerprint:
 
     Args:
         error: why it cannot be read, empty where it can.
-        image_size: (width, height) of the upright image.
-        mask_size: (width, height) of the mask.
-        orientation: EXIF orientation that the image is turned by.
-        values: distinct stored values of the mask file (channel means of a coloured one), at most 256.
-        paint: the median colour of a binary mask's object, as its file shows it; None where that is no colour.
+        image_size, mask_size: (width, height), the image upright.
+        turned: whether its EXIF orientation turns the image.
+        values: distinct stored values of the mask file (channel means of a coloured one).
+        paint: which of red, green and blue the object of a coloured binary mask has; None of others.
         shares: share of each class among the pixels that are not ignored.
         border_share: foreground's share of the outermost pixels.
         digest: hash of the image's pixels.
-        thumbnail: (24, 24) grey levels.
-        bits: (64,) bool, difference hash.
+        thumbnail: (24, 24) grey levels; bits: (64,) bool, difference hash.
     """
 
     split: str
@@ -59,9 +51,9 @@ class Fingerprint:
     error: str = ""
     image_size: tuple[int, int] = (0, 0)
     mask_size: tuple[int, int] = (0, 0)
-    orientation: int = 1
+    turned: bool = False
     values: tuple[int, ...] = ()
-    paint: tuple[int, ...] | None = None
+    paint: tuple[bool, ...] | None = None
     shares: tuple[float, ...] = ()
     border_share: float = 0.0
     digest: str = ""
@@ -76,55 +68,37 @@ def fingerprint_pair(benchmark: Benchmark, split: str, pair: Pair) -> Fingerprin
         sample = benchmark.read(pair)
         as_stored = is_drawn_as_stored(image_file, sample.mask.shape[::-1])
         image = to_rgb(image_file if as_stored else upright(image_file), pair.image)
-        mask_file = Image.fromarray(sample.mask) if pair.entry else upright(open_image(pair.mask))
+        drawn = pair.entry or pair.mask.is_dir()  # one file of many masks, or many files of one
+        mask_file = Image.fromarray(sample.mask) if drawn else upright(open_image(pair.mask))
     except DatasetError as error:
         return Fingerprint(split=split, pair=pair, error=str(error))
     grey = Image.fromarray(image).convert("L")
+    cells = np.asarray(grey.resize((HASH_SIDE + 1, HASH_SIDE), Image.Resampling.BOX), np.int16)
+    stored = np.asarray(mask_file)
+    if stored.ndim == 3:
+        stored = np.asarray(mask_file.convert("RGB"), np.uint16).sum(axis=2) // 3
     return Fingerprint(
         split=split,
         pair=pair,
         image_size=(image.shape[1], image.shape[0]),
         mask_size=mask_file.size,
-        orientation=1 if as_stored else orientation(image_file),
-        values=_values(mask_file),
+        turned=not as_stored and orientation(image_file) != 1,
+        values=tuple(np.unique(stored).tolist()[:256]),
         paint=_paint(mask_file, sample.mask) if benchmark.task == "binary" else None,
         shares=class_shares(sample.mask, benchmark.num_classes),
         border_share=border_share(sample.mask),
         digest=hashlib.sha256(f"{image.shape}".encode() + image.tobytes()).hexdigest(),
         thumbnail=np.asarray(grey.resize((THUMBNAIL, THUMBNAIL), Image.Resampling.BOX), np.float32),
-        bits=difference_hash(grey),
+        bits=(cells[:, :-1] < cells[:, 1:]).ravel(),  # each of 8x8 cells is darker than its right neighbour
     )
 
 
-def difference_hash(grey: Image.Image) -> NDArray[np.bool_]:
-    """Whether each of 8x8 cells is darker than its right neighbour, (64,) bool."""
-    cells = np.asarray(grey.resize((HASH_SIDE + 1, HASH_SIDE), Image.Resampling.BOX), np.int16)
-    return (cells[:, :-1] < cells[:, 1:]).ravel()
-
-
-def _values(mask: Image.Image) -> tuple[int, ...]:
-    stored = np.asarray(mask)
-    if stored.ndim == 3:
-        stored = np.asarray(mask.convert("RGB"), np.uint16).sum(axis=2) // 3
-    return tuple(int(value) for value in np.unique(stored)[:_MOST_VALUES])
-
-
-def _paint(file: Image.Image, mask: NDArray[np.uint8]) -> tuple[int, ...] | None:
+def _paint(file: Image.Image, mask: NDArray[np.uint8]) -> tuple[bool, ...] | None:
     if file.mode not in ("P", "RGB", "RGBA") or not (mask == 1).any():
         return None
     colour = np.median(np.asarray(file.convert("RGB"))[mask == 1], axis=0)
-    grey = colour.max() - colour.min() < _LEAST_SATURATION * colour.max()
-    return None if grey else tuple(int(channel) for channel in colour)
-
-
-def hues(paints: Iterable[tuple[int, ...]]) -> list[tuple[int, ...]]:
-    """One of ``paints`` for each hue, in their order; what compression and shades change is one hue."""
-    chosen: dict[tuple[int, ...], float] = {}
-    for paint in paints:
-        hue = colorsys.rgb_to_hsv(*paint)[0]
-        if all(abs((hue - other + 0.5) % 1 - 0.5) > _LEAST_HUE for other in chosen.values()):
-            chosen[paint] = hue
-    return list(chosen)
+    has = tuple((2 * colour > colour.max()).tolist())
+    return None if all(has) else has
 
 
 def class_shares(mask: NDArray[np.uint8], num_classes: int) -> tuple[float, ...]:
@@ -151,17 +125,16 @@ def near_pairs(prints: Sequence[Fingerprint]) -> list[tuple[Fingerprint, Fingerp
     if len(prints) < 2:
         return []
     thumbnails = np.stack([fingerprint.thumbnail for fingerprint in prints])
-    mirrored = thumbnails[:, :, ::-1]
     bits = np.stack([fingerprint.bits for fingerprint in prints])
     # A mirror image swaps the neighbours, so "darker than the right one" turns into its negation, read from the right.
     turned = ~bits.reshape(-1, HASH_SIDE, HASH_SIDE)[:, :, ::-1].reshape(len(prints), -1)
     contrasted = thumbnails.std(axis=(1, 2)) >= LEAST_CONTRAST
     pairs = set()
-    for other_bits, other_thumbnails in ((bits, thumbnails), (turned, mirrored)):
+    for other_bits, others in ((bits, thumbnails), (turned, thumbnails[:, :, ::-1])):
         for first, second in _close(bits, other_bits):
             if not (contrasted[first] and contrasted[second]) or prints[first].digest == prints[second].digest:
                 continue
-            if np.abs(thumbnails[first] - other_thumbnails[second]).mean() <= MOST_DIFFERENCE:
+            if np.abs(thumbnails[first] - others[second]).mean() <= MOST_DIFFERENCE:
                 pairs.add((first, second))
     return [(prints[first], prints[second]) for first, second in sorted(pairs)]
 
@@ -176,8 +149,3 @@ def _close(bits: NDArray[np.bool_], other_bits: NDArray[np.bool_]) -> list[tuple
         candidates = zip((rows + start).tolist(), columns.tolist(), strict=True)
         close += [(row, column) for row, column in candidates if row < column]
     return close
-
-
-def label(path: Path, root: Path) -> str:
-    """A file for messages: relative where it lies below ``root``."""
-    return str(path.relative_to(root)) if path.is_relative_to(root) else str(path)

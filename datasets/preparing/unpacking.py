@@ -15,7 +15,7 @@ import struct
 import tarfile
 import zipfile
 import zlib
-from collections.abc import Callable, Iterable
+from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path, PurePosixPath, PureWindowsPath
 from typing import IO, Any
@@ -27,29 +27,14 @@ from harness.datasets.reading.pairing import MASK_EXTENSIONS, is_image
 _CHUNK = 1 << 20
 _MOST_AT_ONCE = 1 << 26
 """`tarfile` reads headers whole; none has so many bytes."""
-
-_STREAMED = 0x08
-"""Flag of a zip's file: sizes and checksum follow its content."""
-
-_ABOUT = ("readme", "license", "licence", "copying", "citation", "changes")
-_OF_SYSTEMS = (".ds_store", "thumbs.db")
-_DATA = frozenset({".csv", ".tsv", ".json", ".jsonl", ".parquet", ".xml", ".yaml", ".yml"})
-"""Endings of what is data whatever its name begins with."""
-
 _COMPRESSED: dict[bytes, Callable[..., Any]] = {b"\x1f\x8b": gzip.open, b"BZh": bz2.open, b"\xfd7zXZ\x00": lzma.open}
+_DATA = frozenset({".csv", ".json", ".parquet", ".xml"})
+"""Endings of what may be part of a data set, images and lists (``.txt``) aside."""
+_ABOUT = ("readme", "license", "licence")
 _DAMAGE = (
-    zipfile.BadZipFile,
-    tarfile.TarError,
-    lzma.LZMAError,
-    zlib.error,
-    struct.error,
-    EOFError,
-    ValueError,
-    OverflowError,
-    LookupError,
-    RuntimeError,
-    NotImplementedError,
-)
+    zipfile.BadZipFile, tarfile.TarError, lzma.LZMAError, zlib.error, struct.error, EOFError, ValueError, OverflowError,
+    LookupError, RuntimeError, NotImplementedError,
+)  # fmt: skip
 """What the standard library raises on archives that are damaged, protected or made to break it."""
 
 
@@ -70,103 +55,96 @@ class ArchiveLimits:
     size: int | None = None
 
 
-def unpack(
-    archive: Path,
-    target: Path,
-    *,
-    progress: TellProgress,
-    limits: ArchiveLimits | None = None,
-    written: dict[Path, Path] | None = None,
-) -> int:
-    """Unpack a zip or tar archive into ``target``; returns the number of files.
-
-    Args:
-        written: file -> the archive that it came from, of archives that were unpacked into ``target`` before; this one's are added.
-            A file that is there stays where this archive's is the same, or is no part of a data set (README, LICENSE, .DS_Store).
+def unpack(archive: Path, target: Path, *, progress: TellProgress, limits: ArchiveLimits | None = None) -> int:
+    """Unpack a zip or tar archive into ``target``; returns the number of files. A file that another archive left there stays where
+    this one's is the same, or is no part of a data set (README, LICENSE).
 
     Raises:
         DatasetError: hostile, damaged, protected by a password, of another kind, or with another file of one name than an archive
             before it. ``target`` may then hold a part.
     """
-    limits = limits or ArchiveLimits()
     target.mkdir(parents=True, exist_ok=True)
-    budget = _Budget(archive, target, limits, written)
+    budget = _Budget(archive, target, limits or ArchiveLimits(), progress)
     try:
+        with archive.open("rb") as file:
+            start = file.read(tarfile.BLOCKSIZE)
+        opener = next((opener for magic, opener in _COMPRESSED.items() if start.startswith(magic)), None)
         if zipfile.is_zipfile(archive):
-            return _unpack_zip(archive, target, budget, progress)
-        if (opener := _compression(archive)) or _is_plain_tar(archive):
+            _unpack_zip(archive, budget)
+        elif opener or _is_header(start):
             with (opener or open)(archive, "rb") as stream:
-                return _unpack_tar(_Watched(stream, budget), target, budget, progress)
+                _unpack_tar(_Watched(stream, budget), budget)
+        else:
+            raise DatasetError(f"{archive} is neither zip nor tar; unpack it yourself and use the folder with --data")
     except DatasetError:
         raise
-    except _DAMAGE as error:
+    except (
+        *_DAMAGE,
+        OSError,
+    ) as error:  # gzip and bz2 report damage as OSError; a full disk is one too, and its text says so
         reason = f"{type(error).__name__}: {error}".encode("ascii", "backslashreplace").decode()
         raise DatasetError(f"{archive} cannot be unpacked ({reason}); get it again") from error
-    except OSError as error:
-        # gzip and bz2 report damage as OSError; a full disk is one too, and its text says so.
-        raise DatasetError(f"{archive} cannot be unpacked ({error})") from error
-    raise DatasetError(f"{archive} is neither zip nor tar; unpack it yourself and use the folder with --data")
+    return len(budget.names)
 
 
-def _compression(archive: Path) -> Callable[..., Any] | None:
-    """What opens a compressed file, told by its first bytes."""
-    with archive.open("rb") as file:
-        start = file.read(8)
-    return next((opener for magic, opener in _COMPRESSED.items() if start.startswith(magic)), None)
-
-
-def _is_plain_tar(archive: Path) -> bool:
-    """Whether the first header is a tar's; `tarfile.is_tarfile` would read as much as that header asks it to."""
-    with archive.open("rb") as file:
-        start = file.read(tarfile.BLOCKSIZE)
+def _is_header(block: bytes) -> bool:
+    """`tarfile.is_tarfile` would read as much as a header asks it to."""
     try:
-        tarfile.TarInfo.frombuf(start, "utf-8", "surrogateescape")
+        tarfile.TarInfo.frombuf(block, "utf-8", "surrogateescape")
     except tarfile.HeaderError:
         return False
     return True
 
 
 class _Budget:
-    """Counts files and bytes against the limits while they are written: what a header says is no evidence."""
+    """Writes files and counts them against the limits: what a header says is no evidence."""
 
-    def __init__(
-        self, archive: Path, target: Path, limits: ArchiveLimits, written: dict[Path, Path] | None = None
-    ) -> None:
-        self.archive = archive
-        self.written = {} if written is None else written
-        self.limits = limits
+    def __init__(self, archive: Path, target: Path, limits: ArchiveLimits, progress: TellProgress) -> None:
+        self.archive, self.target, self.limits, self.progress = archive, target, limits, progress
         self.archive_size = archive.stat().st_size
         self.most = limits.size if limits.size is not None else int(shutil.disk_usage(target).free * 0.9)
         self.bytes = 0
         self.names: set[str] = set()
 
-    def member(self, name: str) -> PurePosixPath:
-        """Account for one file; its path relative to the target."""
+    def member(self, name: str) -> Path:
+        """Account for one file; where it goes. Raises DatasetError: beyond the limits, twice, or out of the target."""
         path = safe_path(name, self.archive)
-        folded = str(path).casefold()
-        if folded in self.names:
+        if str(path).casefold() in self.names:
             raise DatasetError(f"{self.archive} holds {name!r} twice; it was refused")
-        self.names.add(folded)
+        self.names.add(str(path).casefold())
         if len(self.names) > self.limits.members:
             raise DatasetError(f"{self.archive} holds more than {self.limits.members} files; it was refused")
-        return path
+        return self.target / path
 
-    def spend(self, count: int) -> None:
-        self.bytes += count
-        if self.bytes > self.most:
+    def check(self, count: int) -> None:
+        """Refuse ``count`` bytes out of this archive where that is beyond measure, declared, read or written."""
+        if count > self.most:
             raise DatasetError(f"{self.archive} unpacks to more than {self.most} bytes, the limit; it was refused")
-        self.check_ratio(self.bytes)
+        self.check_ratio(count)
 
     def check_ratio(self, count: int) -> None:
-        """Refuse ``count`` bytes out of this archive where that is beyond measure, written or not."""
         if count > self.limits.ratio_from and count > self.limits.ratio * self.archive_size:
             raise DatasetError(f"{self.archive} unpacks to over {self.limits.ratio} times its size; it was refused")
 
-    def check_declared(self, sizes: Iterable[int]) -> None:
-        """Refuse before a byte is written where the headers already say too much."""
-        before = self.bytes
-        self.spend(sum(sizes))
-        self.bytes = before
+    def write(self, source: IO[bytes], path: Path, total: int | None) -> None:
+        path.parent.mkdir(parents=True, exist_ok=True)
+        there = path.is_file()
+        same = True
+        with path.open("rb" if there else "xb") as file:
+            while piece := source.read(_CHUNK):
+                self.bytes += len(piece)
+                self.check(self.bytes)
+                if there:
+                    same = same and file.read(len(piece)) == piece
+                else:
+                    file.write(piece)
+            same = same and not (there and file.read(1))
+        ending, about = path.suffix.lower(), path.name.casefold().startswith(_ABOUT)
+        if not same and (ending in _DATA or (ending == ".txt" and not about) or is_image(path.name, MASK_EXTENSIONS)):
+            raise DatasetError(
+                f"{self.archive} and an archive before it hold different files {path.name}; give archives of one copy"
+            )
+        self.progress(f"unpacking {self.archive.name}", len(self.names), total)
 
 
 def safe_path(name: str, archive: Path) -> PurePosixPath:
@@ -177,47 +155,36 @@ def safe_path(name: str, archive: Path) -> PurePosixPath:
     except UnicodeEncodeError as error:
         raise DatasetError(f"{archive} holds the name {name!a}, which is no UTF-8; it was refused") from error
     posix = PurePosixPath(name.replace("\\", "/"))
-    absolute = posix.is_absolute() or PureWindowsPath(name).drive
-    if absolute or ".." in posix.parts or "\0" in name or not posix.parts:
+    if posix.is_absolute() or PureWindowsPath(name).drive or ".." in posix.parts or "\0" in name or not posix.parts:
         raise DatasetError(f"{archive} holds {name!r}, which leads out of the folder; it was refused")
     return posix
 
 
-def _unpack_zip(archive: Path, target: Path, budget: _Budget, progress: TellProgress) -> int:
+def _unpack_zip(archive: Path, budget: _Budget) -> None:
     with zipfile.ZipFile(archive) as opened:
-        members = [info for info in opened.infolist() if not _is_folder(info)]
+        # Some programs of Windows end folders with a backslash.
+        members = [i for i in opened.infolist() if not (i.is_dir() or (i.filename.endswith("\\") and not i.file_size))]
         for info in opened.infolist():
-            kind = stat.S_IFMT(info.external_attr >> 16)
-            if kind not in (0, stat.S_IFREG, stat.S_IFDIR):
+            if stat.S_IFMT(info.external_attr >> 16) not in (0, stat.S_IFREG, stat.S_IFDIR):
                 raise DatasetError(f"{archive} holds {info.filename!r}, a link or a device; it was refused")
         paths = [budget.member(info.filename) for info in members]
-        budget.check_declared(info.file_size for info in members)
-        for number, (info, path) in enumerate(zip(members, paths, strict=True), 1):
+        budget.check(sum(info.file_size for info in members))
+        for info, path in zip(members, paths, strict=True):
             with opened.open(info) as source:
                 _check_local_header(opened, info)
-                _write(source, target / path, budget)
-            progress(f"unpacking {archive.name}", number, len(members))
-    return len(members)
-
-
-def _is_folder(info: zipfile.ZipInfo) -> bool:
-    """Whether a zip's entry is a folder, which some programs of Windows end with a backslash."""
-    return info.is_dir() or (info.filename.endswith("\\") and not info.file_size)
+                budget.write(source, path, len(members))
 
 
 def _check_local_header(opened: zipfile.ZipFile, info: zipfile.ZipInfo) -> None:
-    """Compare a file's own header with the list at the zip's end: where that is damaged, a file may come out empty.
-
-    Raises:
-        zipfile.BadZipFile: the file's own header has another checksum. (Streamed archives have none there.)
-    """
+    """Compare a file's own header with the list at the zip's end: where that is damaged, a file may come out empty. Streamed
+    archives (flag 8) have no checksum there. Raises zipfile.BadZipFile."""
     file = opened.fp
     assert file is not None, "open"
     before = file.tell()
     file.seek(info.header_offset)
     flags, crc = struct.unpack("<6xH6xL12x", file.read(30))
     file.seek(before)
-    if not flags & _STREAMED and crc != info.CRC:
+    if not flags & 0x08 and crc != info.CRC:
         raise zipfile.BadZipFile(f"two checksums for {info.filename!r}")
 
 
@@ -225,91 +192,42 @@ class _Watched:
     """An uncompressed tar as `tarfile` reads it: forwards, with what was read last and how much came out so far."""
 
     def __init__(self, stream: IO[bytes], budget: _Budget) -> None:
-        self.stream = stream
-        self.budget = budget
-        self.last = b""
+        self.stream, self.budget, self.last = stream, budget, b""
+        self.tell = stream.tell
 
     def read(self, size: int = -1) -> bytes:
         if not 0 <= size <= _MOST_AT_ONCE:
             raise tarfile.ReadError(f"a header of {size} bytes")
         self.last = self.stream.read(size)
-        self.budget.check_ratio(self.stream.tell())
+        self.budget.check_ratio(self.tell())
         return self.last
 
     def seek(self, position: int) -> None:
-        while (left := position - self.stream.tell()) > 0 and self.read(min(left, _CHUNK)):
+        while (left := position - self.tell()) > 0 and self.read(min(left, _CHUNK)):
             pass
-
-    def tell(self) -> int:
-        return self.stream.tell()
 
     def seekable(self) -> bool:
         return True
 
-    def finish(self) -> None:
-        """Read what follows the last member: an end mark and zeros, and the checksums of the compression.
 
-        Raises:
-            tarfile.ReadError: the end mark is missing, or members follow it: a header is damaged.
-        """
-        if len(self.last) < tarfile.BLOCKSIZE or any(self.last):
-            raise tarfile.ReadError("it breaks off, or the header of a file is damaged")
-        while piece := self.read(_CHUNK):
-            if any(piece):
-                raise tarfile.ReadError("files follow its end mark, or the header of a file is damaged")
-
-
-def _unpack_tar(stream: _Watched, target: Path, budget: _Budget, progress: TellProgress) -> int:
-    archive, count = budget.archive, 0
+def _unpack_tar(stream: _Watched, budget: _Budget) -> None:
     with tarfile.open(fileobj=stream, mode="r:") as opened:  # type: ignore[call-overload]
         for info in opened:
             # tarfile's own rules first (PEP 706): traversal, absolute names, devices, links that lead out.
-            tarfile.data_filter(info, str(target))
+            tarfile.data_filter(info, str(budget.target))
             if info.isdir():
                 continue
             if not info.isreg():
-                raise DatasetError(f"{archive} holds {info.name!r}, a link or a device; it was refused")
+                raise DatasetError(f"{budget.archive} holds {info.name!r}, a link or a device; it was refused")
             path = budget.member(info.name)
-            budget.check_declared([info.size])
+            budget.check(budget.bytes + info.size)
             source = opened.extractfile(info)
             assert source is not None, "regular files have content"
             with source:
-                _write(source, target / path, budget)
-            count += 1
-            progress(f"unpacking {archive.name}", count, None)
-        stream.finish()
-    return count
-
-
-def _write(source: IO[bytes], path: Path, budget: _Budget) -> None:
-    path.parent.mkdir(parents=True, exist_ok=True)
-    if path.is_file() and path in budget.written:
-        _compare(source, path, budget)
-        return
-    with path.open("xb") as file:
-        while piece := source.read(_CHUNK):
-            budget.spend(len(piece))
-            file.write(piece)
-    budget.written[path] = budget.archive
-
-
-def _is_no_data(path: Path) -> bool:
-    """Whether a file is about a data set, or a system's own; a ``license_plate_1.png`` is neither."""
-    if path.name.casefold() in _OF_SYSTEMS or path.name.startswith("._"):
-        return True
-    data = path.suffix.lower() in _DATA or is_image(path.name, MASK_EXTENSIONS)
-    return not data and path.stem.casefold().startswith(_ABOUT)
-
-
-def _compare(source: IO[bytes], path: Path, budget: _Budget) -> None:
-    """Read a file that another archive has written. Raises DatasetError: it differs, and may be data."""
-    same = True
-    with path.open("rb") as file:
-        while piece := source.read(_CHUNK):
-            budget.spend(len(piece))
-            same = same and file.read(len(piece)) == piece
-        same = same and not file.read(1)
-    if not same and not _is_no_data(path):
-        raise DatasetError(
-            f"{budget.written[path]} and {budget.archive} hold different files {path.name} in one place; give archives of one copy"
-        )
+                budget.write(source, path, None)
+        # An end mark, zeros and the checksums of the compression follow; else a header is damaged.
+        if len(stream.last) < tarfile.BLOCKSIZE or any(stream.last):
+            raise tarfile.ReadError("it breaks off, or the header of a file is damaged")
+        while piece := stream.read(_CHUNK):
+            if any(piece):
+                raise tarfile.ReadError("files follow its end mark, or the header of a file is damaged")

@@ -15,6 +15,7 @@ from harness.datasets import samples
 from harness.datasets.preparing.checking import Check, Verdict
 from harness.datasets.preparing.prepare import Archive, Prepared
 from harness.registry import LABELLED, SEGMENTED
+from tests.datasets.archives import write_archive
 from tests.values import REPOSITORY
 
 
@@ -52,7 +53,7 @@ def test_list_names_all_nine_with_terms_source_and_what_is_found(said, tmp_path:
 
 def test_list_tells_of_two_candidates(said, tmp_path: Path) -> None:
     for layout in ("original", "autogluon"):
-        samples.write_samples("kvasir", tmp_path, layout=layout, images=12, size=48)
+        write_archive("kvasir", tmp_path, layout=layout, images=12, size=48)
     _, out, _ = said("list", "--data", tmp_path)
     assert "Kvasir-SEG is there more than once" in out
 
@@ -62,7 +63,7 @@ def test_sample_prepare_check_in_a_row(said, tmp_path: Path) -> None:
         "sample", "CVC-612".lower().replace("-", ""), "--data", tmp_path / "s", "--images", 24, "--size", 48
     )
     assert code == 0
-    assert "CVC-ClinicDB (layout original)" in out
+    assert "CVC-ClinicDB" in out
     archive = shutil.make_archive(str(tmp_path / "cvc"), "zip", tmp_path / "s")
     code, out, _ = said("prepare", "cvc612", "--from", archive, "--data", tmp_path / "data")
     assert code == 0
@@ -93,34 +94,31 @@ def test_failed_check_exits_1_and_json_says_why(said, tmp_path: Path) -> None:
 
 def test_a_download_that_is_kept_is_told(said, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     archives = [
-        Archive(source=name, path=folder / name, size=2_000_000, sha256="0")
+        Archive(source=name, path=folder / name, sha256="0")
         for name, folder in (("kept.zip", tmp_path / "data" / ".downloads"), ("mine.zip", tmp_path / "mine"))
     ]
-    done = Prepared(
-        folder=tmp_path, layout="original", counts={}, archives=tuple(archives), verified=("", ""), new=True
-    )
+    for archive in archives:
+        archive.path.parent.mkdir(parents=True)
+        archive.path.write_bytes(bytes(2_000_000))
+    done = Prepared(folder=tmp_path, layout="original", counts={}, archives=tuple(archives), new=True)
     monkeypatch.setattr("harness.datasets.preparing.prepare.prepare", lambda *arguments, **options: done)
     _, out, _ = said("prepare", "kvasir", "--from", "kept.zip", "--data", tmp_path / "data")
     (line,) = (line for line in out.splitlines() if line.startswith("the download is kept"))
     assert line == f"the download is kept: {archives[0].path} (remove it to free 2.0 MB)"
 
 
-def test_every_layout_of_every_benchmark_can_be_sampled(said, tmp_path: Path) -> None:
-    code, out, _ = said("sample", "all", "--layout", "all", "--data", tmp_path, "--images", 12, "--size", 40)
-    assert code == 0
-    assert len(out.splitlines()) == sum(len(samples.layouts(name)) for name in SEGMENTED)
-    assert {path.name for path in tmp_path.iterdir()} == set(SEGMENTED)
-    for name in SEGMENTED:
-        assert {path.name for path in (tmp_path / name).iterdir()} == set(samples.layouts(name))
+def test_every_benchmark_can_be_sampled(said, tmp_path: Path) -> None:
+    code, out, _ = said("sample", "all", "--data", tmp_path, "--images", 12, "--size", 40)
+    assert (code, len(out.splitlines())) == (0, len(SEGMENTED))
+    assert len(list(tmp_path.iterdir())) == len(SEGMENTED)
 
 
 @pytest.mark.parametrize(
     ("arguments", "words"),
     [
         (["check", "kvsir"], "did you mean 'kvasir'"),
-        (["sample", "kvasir", "--layout", "sinet"], "choose from original, pranet, autogluon"),
         (["sample", "kvasir", "--images", "2"], "at least 12"),
-        (["sample", "kvasir", "--seed", "-1"], "a seed of 0 or more, not -1"),
+        (["sample", "kvasir", "--seed", "-1"], "at least 0 seed, not -1"),
         (["prepare", "kvasir", "--from", "absent.zip"], "no archive absent.zip"),
         (["check", "camo", "--split-rule", "cod"], "choose from default, camo, camo+cod10k"),
         (["check", "kvasir"], "get it: "),
