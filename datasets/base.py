@@ -29,7 +29,8 @@ class DatasetError(ValueError):
 @dataclass(frozen=True, kw_only=True)
 class Pair:
     """An image with its mask; ``stem`` is unique within a benchmark. Where an image has one label instead, ``label`` is its
-    class index and ``mask`` the image itself. Where one file holds the masks of many images, ``entry`` is this one's.
+    class index and ``mask`` the image itself. Where one file holds the masks of many images, ``entry`` is this one's;
+    where each object has a mask of its own, ``mask`` is their folder.
     ``prefix`` is what stands before the stem because images of another split are called alike; it is no part of their names."""
 
     stem: str
@@ -104,7 +105,6 @@ class DataOptions:
         split_rule: ``default``, or a benchmark's own word (cvc612: ``sequences`` | ``pranet``; isic2017: ``val-as-test``;
             camo: ``camo`` | ``camo+cod10k``).
         group: of one's own data: a regular expression; images in whose names it matches the same stay in one split.
-        images, masks: of one's own data: patterns of its files (`harness.datasets.reading.own_layouts`); empty where its layout is known.
         category: of one's own COCO file: the category that is foreground, ``any`` for all of them.
         mask_255_only: quirk 11 of InfoSAM: only the value 255 counts as foreground.
     """
@@ -113,8 +113,6 @@ class DataOptions:
     split_rule: str = "default"
     mask_255_only: bool = False
     group: str = ""
-    images: str = ""
-    masks: str = ""
     category: str = ""
 
 

@@ -1,7 +1,8 @@
 """COCO JSON as masks, read in place: polygons and run lengths through pycocotools (the extra ``coco``).
 
 Where objects overlap, the smaller lies on top. A crowd's region is ignored (255) where no object is drawn, as COCO's own
-scores do. pycocotools trusts what it is given, down to memory beyond its arrays, so sizes are checked here first.
+scores do. pycocotools trusts what it is given, down to memory beyond its arrays, so shapes and sizes are checked here first; what
+it would raise on, or draw as something else than was meant (boxes, lines), is refused.
 """
 
 from __future__ import annotations
@@ -19,8 +20,9 @@ import numpy as np
 from numpy.typing import NDArray
 
 from harness.datasets.base import IGNORE, DatasetError, Pair
-from harness.datasets.reading.layouts import Layout, subfolders
+from harness.datasets.reading.layouts import subfolders
 from harness.datasets.reading.opening import MOST_PIXELS
+from harness.datasets.reading.own_layouts import SPLITS, OwnLayout, Parts
 from harness.datasets.reading.pairing import Paired, is_image, name_key
 
 ANY = "any"
@@ -36,15 +38,13 @@ class CocoFile:
     """One COCO file, parsed.
 
     Args:
-        names: category id -> name.
         images: ``file_name`` -> (height, width).
-        annotations: ``file_name`` -> its annotations, as they stand in the file.
+        annotations: ``file_name`` -> (category's name, annotation) of each.
         used: names of the categories that have annotations, in the order of their ids.
     """
 
-    names: Mapping[int, str]
     images: Mapping[str, tuple[int, int]]
-    annotations: Mapping[str, Sequence[Mapping[str, Any]]]
+    annotations: Mapping[str, Sequence[tuple[str, Mapping[str, Any]]]]
     used: tuple[str, ...]
 
 
@@ -63,36 +63,45 @@ def _load(path: Path, size: int, changed: int) -> CocoFile:
         raise DatasetError(f"{path} has {size} bytes, over 1 GiB are refused; split it, or convert it to mask images")
     try:
         data = json.loads(path.read_bytes())
-        names = {_id(category["id"]): str(category["name"]) for category in data["categories"]}
-        images = {_id(image["id"]): image for image in data["images"]}
-        named = {str(image["file_name"]).replace("\\", "/"): _size(image) for image in images.values()}
-        of_image: dict[str, list[Mapping[str, Any]]] = {name: [] for name in named}
-        for annotation in data["annotations"]:
-            if _id(annotation["category_id"]) not in names:
+        categories = {_id(category["id"]): str(category["name"]) for category in data["categories"]}
+        images: dict[str, str] = {}
+        sizes: dict[str, tuple[int, int]] = {}
+        for image in data["images"]:
+            key, name = _id(image["id"]), str(image["file_name"]).replace("\\", "/")
+            if key in images or name in sizes:
                 raise ValueError(
-                    f"annotation {annotation.get('id')} has the unknown category {annotation['category_id']}"
+                    f"the id {key} or the file {name} is there twice: two exports joined? Number them anew"
                 )
-            of_image[str(images[_id(annotation["image_id"])]["file_name"]).replace("\\", "/")].append(annotation)
+            images[key], sizes[name] = name, _size(image)
+        annotations: dict[str, list[tuple[str, Mapping[str, Any]]]] = {name: [] for name in sizes}
+        used = set()
+        for annotation in data["annotations"]:
+            category = _id(annotation["category_id"])
+            if category not in categories:
+                raise ValueError(f"annotation {annotation.get('id')} has the unknown category {category}")
+            used.add(category)
+            annotations[images[_id(annotation["image_id"])]].append((categories[category], annotation))
     except (OSError, ValueError, KeyError, TypeError, AttributeError, RecursionError) as error:
         reason = f"no {error}" if isinstance(error, KeyError) else " ".join(str(error).split())
         raise DatasetError(f"{path} is no COCO JSON of segmentations ({reason}); export it again") from error
-    if len(named) < len(images):
-        raise DatasetError(f"{path} names an image file twice; remove one of the two")
-    used = {_id(annotation["category_id"]) for annotations in of_image.values() for annotation in annotations}
-    return CocoFile(names=names, images=named, annotations=of_image, used=tuple(names[key] for key in sorted(used)))
+    ordered = sorted(used, key=lambda key: (len(key), key) if key.isdigit() else (99, key))
+    return CocoFile(
+        images=sizes, annotations=annotations, used=tuple(dict.fromkeys(categories[key] for key in ordered))
+    )
 
 
-def _id(value: object) -> int:
-    if not isinstance(value, int):
-        raise ValueError(f"the id {value!r} is no number")
-    return value
+def _id(value: object) -> str:
+    """An id as text: programs write 7, 7.0 and "7" of one."""
+    if isinstance(value, bool) or not isinstance(value, int | str | float):
+        raise ValueError(f"the id {value!r} is no number and no text")
+    return str(int(value)) if isinstance(value, float) and value.is_integer() else str(value)
 
 
 def _size(image: Mapping[str, Any]) -> tuple[int, int]:
-    height, width = _id(image["height"]), _id(image["width"])
-    if height < 1 or width < 1 or height * width > MOST_PIXELS:
-        raise ValueError(f"{image['file_name']} is {width}x{height}")
-    return height, width
+    height, width = float(image["height"]), float(image["width"])
+    if not (height.is_integer() and width.is_integer()) or min(height, width) < 1 or height * width > MOST_PIXELS:
+        raise ValueError(f"{image['file_name']} is {image['width']}x{image['height']}")
+    return int(height), int(width)
 
 
 def mask_of(path: Path, name: str, *, classes: Sequence[str], category: str = "") -> NDArray[np.uint8]:
@@ -111,8 +120,7 @@ def mask_of(path: Path, name: str, *, classes: Sequence[str], category: str = ""
     height, width = coco.images[name]
     mask, crowd = np.zeros((height, width), np.uint8), np.zeros((height, width), bool)
     drawn: list[tuple[int, int, NDArray[np.bool_]]] = []
-    for annotation in coco.annotations[name]:
-        called = coco.names[annotation["category_id"]]
+    for called, annotation in coco.annotations[name]:
         if category not in ("", ANY, called):
             continue
         if not category and called not in classes:
@@ -141,15 +149,8 @@ def _region(annotation: Mapping[str, Any], height: int, width: int, *, where: st
     if not shape:
         raise DatasetError(f"{where} has a box and no segmentation; export polygons or masks")
     if isinstance(shape, list):
-        farthest = 4 * (height + width)
-        polygons = [polygon for polygon in shape if isinstance(polygon, list) and len(polygon) >= 6]
-        for polygon in polygons:
-            plain = all(isinstance(x, int | float) and math.isfinite(x) and abs(x) < farthest for x in polygon)
-            if len(polygon) % 2 or not plain:
-                raise DatasetError(f"{where} has a polygon that is none; mend or remove it")
-        if not polygons:
-            return np.zeros((height, width), bool)  # points and lines cover nothing
-        return np.asarray(drawing.decode(drawing.merge(drawing.frPyObjects(polygons, height, width)))).astype(bool)
+        _check_polygons(shape, height, width, where)
+        return np.asarray(drawing.decode(drawing.merge(drawing.frPyObjects(shape, height, width)))).astype(bool)
     counts = shape.get("counts") if isinstance(shape, dict) else None
     runs = _runs(counts) if isinstance(counts, str) else counts
     if (
@@ -160,6 +161,20 @@ def _region(annotation: Mapping[str, Any], height: int, width: int, *, where: st
     ):
         raise DatasetError(f"{where} has run lengths that do not fill its image of {width}x{height}; export it again")
     return np.asarray(drawing.decode(drawing.frPyObjects({"size": [height, width], "counts": runs}, height, width))) > 0
+
+
+def _check_polygons(polygons: Sequence[Any], height: int, width: int, where: str) -> None:
+    """Refuse what is no list of polygons [x, y, x, y, x, y, …] in pixels."""
+    wanted = "a segmentation is [[x, y, x, y, x, y, …], …] in pixels; export it again"
+    for polygon in polygons:
+        if not isinstance(polygon, list) or not all(type(x) in (int, float) and math.isfinite(x) for x in polygon):
+            raise DatasetError(f"{where} has a list of numbers or of points for a polygon: {wanted}")
+        if len(polygon) < 6 or len(polygon) % 2:
+            raise DatasetError(f"{where} has a polygon of {len(polygon)} numbers, such as a box or a line: {wanted}")
+        if max(map(abs, polygon)) >= 4 * (height + width):
+            raise DatasetError(f"{where} has a polygon far outside its image of {width}x{height}: {wanted}")
+    if max(max(polygon) for polygon in polygons) <= 1 < min(height, width):
+        raise DatasetError(f"{where} has coordinates from 0 to 1: {wanted}")
 
 
 def _runs(text: str) -> list[int] | None:
@@ -182,14 +197,11 @@ def _runs(text: str) -> list[int] | None:
     return runs if not shift else None
 
 
-@dataclass(frozen=True, kw_only=True)
-class CocoLayout(Layout):
-    """JSON files beside their images, in folders of splits, or in ``annotations/``. ``splits``: split -> words that name it
-    (``val|valid``), in a file's name or its folder's."""
+class CocoLayout(OwnLayout):
+    """JSON files with their images, in folders of splits, or in ``annotations/``; a file's or its folder's name says the split."""
 
-    splits: Mapping[str, str]
-    name: str = "coco"
-    distinctive: bool = False
+    name = "coco"
+    hint = "a COCO JSON with its images"
 
     def matches(self, root: Path) -> bool:
         return bool(self.files(root))
@@ -201,63 +213,78 @@ class CocoLayout(Layout):
             for path in sorted(folder.glob("*.json")):
                 if path.name.startswith(_OTHER_TASKS) or not _is_likely(path):
                     continue
-                part = self._part(path.stem) or self._part(folder.name if folder != root else "") or "all"
-                if part in files:
+                part = _part(path.stem) or _part(folder.name if folder != root else "") or "all"
+                if files.setdefault(part, path) != path:
                     raise DatasetError(f"{files[part]} and {path} are both COCO files of {part}; move one of them away")
-                files[part] = path
         return files
 
-    def _part(self, name: str) -> str:
-        words = set(re.split(r"[^a-z]+", name.casefold()))
-        return next((split for split, names in self.splits.items() if words & set(names.split("|"))), "")
-
-    def categories(self, root: Path) -> tuple[str, ...]:
-        """The categories that annotations of any part use, in the order of their ids."""
-        return tuple(dict.fromkeys(name for path in self.files(root).values() for name in load(path).used))
-
-    def parts_at(self, root: Path) -> dict[str, Paired]:
-        return {part: self._read(path, root, part=part) for part, path in self.files(root).items()}
-
-    def _read(self, path: Path, root: Path, *, part: str) -> Paired:
-        names = list(load(path).images)
-        for name in names:
-            if name.startswith("/") or ".." in name.split("/"):
-                raise DatasetError(f"{path} names {name}, which leads out of the folder; name files relative to it")
-        folder = self._images(path, root, part=part, names=names)
-        missing = [name for name in names if not (folder / name).is_file()]
-        if missing:
+    def classes(self, root: Path, category: str) -> tuple[str, ...]:
+        """The background, and the one category that is looked for or all that annotations of any part use, in the order of their ids."""
+        names = dict.fromkeys(name for path in self.files(root).values() for name in load(path).used)
+        if not names:
+            raise DatasetError(f"the COCO files in {root} have no annotations; export them again")
+        if category not in ("", ANY, *names):
             raise DatasetError(
-                f"{path} names {len(missing)} files that are not in {folder}, the first is {missing[0]}; complete it"
+                f"the COCO files in {root} have no annotation of the category {category!r}; they have {', '.join(names)}"
             )
-        if strange := [name for name in names if not is_image(Path(name).name)]:
-            raise DatasetError(f"{path} names {strange[0]}, which is no image; convert it to PNG or JPEG")
+        chosen = {ANY: ["foreground"], "": [name for name in names if name != "background"]}.get(category, [category])
+        return ("background", *chosen)
+
+    def parts_at(self, root: Path) -> Parts:
+        return {part: self._read(path, root, part) for part, path in self.files(root).items()}
+
+    def _read(self, path: Path, root: Path, part: str) -> Paired:
+        names = list(load(path).images)
+        if odd := next(
+            (
+                name
+                for name in names
+                if name.startswith("/") or ".." in name.split("/") or not is_image(Path(name).name)
+            ),
+            "",
+        ):
+            raise DatasetError(
+                f"{path} names {odd}, which is no image (PNG, JPEG) or leads out of the folder; name files relative to it"
+            )
+        folder = self._images(path, root, part, names)
         stems = [Path(name).stem for name in names]
         if len({name_key(stem) for stem in stems}) < len(stems):
             stems = [str(Path(name).with_suffix("")).replace("/", "_") for name in names]
-        pairs = [
-            Pair(stem=stem, image=folder / name, mask=path, entry=name) for stem, name in zip(stems, names, strict=True)
-        ]
-        return Paired(pairs=tuple(pairs))
+        named = zip(stems, names, strict=True)
+        return Paired(pairs=tuple(Pair(stem=stem, image=folder / name, mask=path, entry=name) for stem, name in named))
 
-    def _images(self, path: Path, root: Path, *, part: str, names: Sequence[str]) -> Path:
+    def _images(self, path: Path, root: Path, part: str, names: Sequence[str]) -> Path:
         """The folder that ``names`` are relative to. One that is named after another part comes last: parts may number their files
-        alike. Raises DatasetError: none, or several that nothing tells apart."""
+        alike. Raises DatasetError: none has all, or several that nothing tells apart."""
         inner = [*subfolders(root), *subfolders(root / "images")]
-        by_name = {part: 0, "": 1}
-        inner.sort(key=lambda folder: by_name.get(self._part(folder.name), 2))
-        first = [folder for folder in inner if self._part(folder.name) == part]
-        usual = [path.parent, path.parent / "images", root, *first, root / "images"]
-        near = dict.fromkeys((*usual, *inner))
-        there = [folder for folder in near if names and (folder / names[0]).is_file()]
-        complete = [folder for folder in there if all((folder / name).is_file() for name in names)]
-        if not there:
-            raise DatasetError(f"{path} names {', '.join(names[:1]) or 'no images'}; no such file lies below {root}")
-        if len(complete) > 1 and complete[0] not in usual:
+        inner.sort(key=lambda folder: {part: 0, "": 1}.get(_part(folder.name), 2))
+        usual = [
+            path.parent,
+            path.parent / "images",
+            root,
+            *(f for f in inner if _part(f.name) == part),
+            root / "images",
+        ]
+        missing = {
+            folder: [name for name in names if not (folder / name).is_file()]
+            for folder in dict.fromkeys((*usual, *inner))
+        }
+        whole = [folder for folder, absent in missing.items() if not absent]
+        if not whole:
+            best = min(missing, key=lambda folder: len(missing[folder]))
             raise DatasetError(
-                f"{path} names files that are in {complete[0]} and in {complete[1]}; move one of them away, or put the JSON beside "
-                "its images"
+                f"{path} names {len(missing[best])} files that are not in {best}, the first is {missing[best][0]}; complete it"
             )
-        return (complete or there)[0]
+        if len(whole) > 1 and whole[0] not in usual:
+            raise DatasetError(
+                f"{path} names files that are in {whole[0]} and in {whole[1]}; move one away, or put the JSON beside its images"
+            )
+        return whole[0]
+
+
+def _part(name: str) -> str:
+    words = set(re.split(r"[^a-z]+", name.casefold()))
+    return next((split for split, names in SPLITS.items() if words & set(names.split("|"))), "")
 
 
 def _is_likely(path: Path) -> bool:

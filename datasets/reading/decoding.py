@@ -32,9 +32,6 @@ _THIRD_VALUE = (32, 224)
 _MOST_THIRD_VALUE = 0.01
 _COLOUR_NOISE = 32
 """Levels by which a colour may miss a blend of paint and black."""
-_LOSSY_BLOCK, _LOSSY_COLOUR_NOISE = 16, 48
-"""Compression smears colours within a square of so many pixels, whose mean may miss a blend by so many levels: thin lines in one
-colour reach 38, a disc of 12 pixels in a second colour 56 and more."""
 _MOST_LEFT_BY_COMPRESSION = 40
 """Levels in an empty mask: a JPEG's tile right beside an object, saved again, reaches 4 at quality 95, 20 at 75 and 37 at 50."""
 _MOST_CHROMA, _MOST_CHROMATIC = 64, 0.001
@@ -104,23 +101,16 @@ def mask_values(image: Image.Image, path: Path) -> NDArray[np.integer]:
         return _sixteen_bits(image, path)
     if image.mode == "PA":
         return np.asarray(image)[..., 0]
-    if image.mode == "LA":
-        return _grey_or_alpha(np.asarray(image))
-    if image.mode not in ("RGB", "RGBA"):
+    if image.mode not in ("RGB", "RGBA", "LA"):
         raise DatasetError(f"{path} has mode {image.mode}, which is no mask encoding")
     if _is_coloured(image):
         raise DatasetError(f"{path} is a colour image, not a one-channel mask")
     if image.format in LOSSY_FORMATS:
         return np.asarray(image.convert("L"))
     channels = np.asarray(image)
-    colour = channels[..., :3]
-    return _grey_or_alpha(channels[..., [0, 3]]) if image.mode == "RGBA" else colour[..., 0]
-
-
-def _grey_or_alpha(channels: NDArray[np.integer]) -> NDArray[np.integer]:
-    """Grey levels, or the alpha channel where the mask is drawn in it: one grey under more than full opacity."""
-    grey, alpha = channels[..., 0], channels[..., 1]
-    return alpha if grey.min() == grey.max() and alpha.min() < 255 else grey
+    if image.mode != "RGB" and channels[..., -1].min(initial=255) < 255:
+        raise DatasetError(f"{path} is transparent in part, so it may be drawn in its opacity; save it as grey levels")
+    return channels[..., 0]
 
 
 def _listed(values: NDArray[np.generic]) -> str:
@@ -160,6 +150,8 @@ def read_binary(
     values = _grey_view(image, path)
     if image.mode == "1" or (lossless and values.max(initial=0) <= 1):
         return (values > 0).astype(np.uint8)
+    if lossless and rule == "half":
+        _refuse_instances(values, path)
     _refuse_pictures(values, path, third_class=lossless and rule != "nonzero")
     if not lossless and _MOST_LEFT_BY_COMPRESSION < (most := int(values.max(initial=0))) <= 127:
         raise DatasetError(
@@ -214,34 +206,18 @@ def on_black(image: Image.Image, path: Path, colour: Colour | Literal["any"] = "
     Raises:
         DatasetError: other colours are in it.
     """
+    if image.format in LOSSY_FORMATS:
+        raise DatasetError(
+            f"{path} is a {image.format} file in colour, and compression smears colours; save masks as PNG"
+        )
     stored = np.asarray(image).astype(np.int32)
     if image.mode == "RGBA":
         stored = stored[..., :3] * stored[..., 3:] // 255
-    lossy, noise, judged = image.format in LOSSY_FORMATS, _COLOUR_NOISE, stored
-    if lossy:  # single pixels, the brightest too, may have any colour
-        noise, judged = _LOSSY_COLOUR_NOISE, _block_means(stored)
-    if colour != "any":
-        paint = np.array(colour, np.int32)
-    elif lossy:
-        levels = stored.max(axis=2)
-        paint = np.median(stored[2 * levels >= levels.max()], axis=0).astype(np.int32)
-    else:
-        paint = stored.reshape(-1, 3)[stored.sum(axis=2).argmax()]
-    if (np.abs(judged - _share(judged, paint)[..., None] * paint) > noise).any():
+    paint = np.array(colour, np.int32) if colour != "any" else stored.reshape(-1, 3)[stored.sum(axis=2).argmax()]
+    share = stored @ paint / max(1, int(paint @ paint))  # of the paint in each colour, (H, W)
+    if (np.abs(stored - share[..., None] * paint) > _COLOUR_NOISE).any():
         raise DatasetError(f"{path} is a picture of several colours, not a mask of one colour on black")
-    share = _share(stored, paint)
-    if lossy:
-        _refuse_pictures((share.clip(0, 1) * 255).astype(np.int64), path, third_class=False)
     return (share >= 0.5).astype(np.uint8)
-
-
-def _share(colours: NDArray[np.int32], paint: NDArray[np.int32]) -> NDArray[np.float64]:
-    """How much of the paint each colour holds, (H, W)."""
-    return colours @ paint / max(1, int(paint @ paint))
-
-
-def _block_means(colours: NDArray[np.int32]) -> NDArray[np.int32]:
-    return np.asarray(Image.fromarray(colours.astype(np.uint8)).reduce(_LOSSY_BLOCK), np.int32)
 
 
 def _grey_view(image: Image.Image, path: Path) -> NDArray[np.integer]:
@@ -266,6 +242,19 @@ def _refuse_pictures(values: NDArray[np.integer], path: Path, *, third_class: bo
     has_third = np.count_nonzero(counts) > 2 and third > _MOST_THIRD_VALUE
     if mid > _MOST_MID_GREY or (third_class and has_third):
         raise DatasetError(f"{path} has the unexpected mask values {_listed(values)}: a binary mask is black and white")
+
+
+def _refuse_instances(values: NDArray[np.integer], path: Path) -> None:
+    """Ids of objects in place of one foreground: several flat levels besides the brightest, which make most of what is not
+    background. The levels of blended edges are flat nowhere, or cover little."""
+    flat = values[:-1, :-1]
+    flat = flat[(flat == values[1:, :-1]) & (flat == values[:-1, 1:]) & (flat == values[1:, 1:])]
+    levels = np.setdiff1d(np.unique(flat), [0, values.max(initial=0)])
+    if len(levels) > 1 and 2 * np.isin(values, levels).sum() > np.count_nonzero(values):
+        raise DatasetError(
+            f"{path} has {len(levels)} flat levels besides 0 and the brightest: ids of objects? A binary mask is their union, such as "
+            "numpy's (mask > 0) * 255"
+        )
 
 
 def require_lossless(image: Image.Image, path: Path) -> None:

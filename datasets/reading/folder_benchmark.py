@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 from abc import abstractmethod
 from collections.abc import Collection, Mapping, Sequence
 from dataclasses import replace
@@ -302,13 +303,20 @@ def _unique_stems(parts: Mapping[str, Pairs], root: Path) -> dict[str, Pairs]:
 
 
 def _refuse_shared(splits: Mapping[str, Pairs], root: Path) -> None:
-    """Raises DatasetError: a file is in two splits, where lists of a data set name it twice."""
-    known: dict[tuple[Path, str], str] = {}
+    """Raises DatasetError: lists of a data set name a file twice, under whatever path, or one mask for two images."""
+    images: dict[tuple[str, str], tuple[str, Path]] = {}
+    masks: dict[tuple[str, str], Path] = {}
     for name, pairs in splits.items():
         for pair in pairs:
-            other = known.setdefault((pair.image, str(pair.entry)), name)
-            if other != name:
-                raise DatasetError(f"{root}: {pair.image.name} is in {other} and in {name}; take it out of one of them")
+            other, image = images.setdefault((os.path.realpath(pair.image), pair.entry), (name, pair.image))
+            if image is not pair.image:
+                where = f"in {other} and in {name}" if other != name else f"in {name} twice"
+                raise DatasetError(f"{root}: {pair.image} is {where}; take it out of one of them")
+            image = masks.setdefault((os.path.realpath(pair.mask), pair.entry), pair.image)
+            if image is not pair.image:
+                raise DatasetError(
+                    f"{root}: {pair.mask} is the mask of {image.name} and of {pair.image.name}; give each its own"
+                )
 
 
 def _common_size(pairs: Sequence[Pair]) -> tuple[int, int] | None:

@@ -16,8 +16,7 @@ from harness.datasets.reading.pairing import Paired, image_files
 
 def read_labelled(pair: Pair) -> Sample:
     """The image, and its label as a mask (1, 1). Raises DatasetError: unreadable file."""
-    image = decoding.read_image(pair.image)
-    return Sample(image=np.ascontiguousarray(image), mask=np.array([[pair.label]], dtype=np.uint8))
+    return Sample(image=decoding.read_image(pair.image), mask=np.array([[pair.label]], dtype=np.uint8))
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -37,31 +36,24 @@ class ClassFolders(Layout):
     distinctive: bool = False
 
     def matches(self, root: Path) -> bool:
-        folders = self._folders(root)
-        first = next(iter(self.splits), "all")
-        return first in folders and len(self.classes_at(root)) >= 2
+        return len(self.classes_at(root)) >= 2
+
+    def folders(self, root: Path) -> dict[str, Path]:
+        """Part -> its folder."""
+        found = {split: resolve_folder(root, names) for split, names in self.splits.items()}
+        return (
+            {split: folder for split, folder in found.items() if folder is not None} if self.splits else {"all": root}
+        )
 
     def classes_at(self, root: Path) -> tuple[str, ...]:
         """The classes that folders name, in alphabetical order; of a divided data set those of its first split."""
-        folder = self._folders(root).get(next(iter(self.splits), "all"))
-        if folder is None or (self.never and resolve_folder(folder, self.never) is not None):
+        folder = self.folders(root).get(next(iter(self.splits), "all"))
+        if folder is None or resolve_folder(folder, self.never) not in (None, folder):
             return ()
-        reserved = {path for names in self.splits.values() if (path := resolve_folder(root, names)) is not None}
-        return tuple(path.name for path in subfolders(folder) if path not in reserved and image_files(path))
+        return tuple(path.name for path in subfolders(folder) if image_files(path))
 
     def parts_at(self, root: Path) -> dict[str, Paired]:
-        return {part: self._read(folder) for part, folder in self._folders(root).items()}
-
-    def image_folders(self, root: Path) -> set[Path]:
-        return {path for folder in self._folders(root).values() for path in subfolders(folder)}
-
-    def _folders(self, root: Path) -> dict[str, Path]:
-        """Part -> its folder."""
-        if not self.splits:
-            return {"all": root}
-        return {
-            split: folder for split, names in self.splits.items() if (folder := resolve_folder(root, names)) is not None
-        }
+        return {part: self._read(folder) for part, folder in self.folders(root).items()}
 
     def _read(self, folder: Path) -> Paired:
         if stray := image_files(folder):
@@ -70,9 +62,8 @@ class ClassFolders(Layout):
         for path in subfolders(folder):
             images = image_files(path)
             if images and path.name not in self.classes:
-                raise DatasetError(
-                    f"{path} is no folder of a class: training images are in {', '.join(self.classes)}; rename or move it"
-                )
+                known = ", ".join(self.classes)
+                raise DatasetError(f"{path} is no folder of a class: training images are in {known}; rename or move it")
             label = self.classes.index(path.name) if images else 0
             pairs += [Pair(stem=f"{path.name}/{image.stem}", image=image, mask=image, label=label) for image in images]
         return Paired(pairs=tuple(pairs))

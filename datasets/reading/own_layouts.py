@@ -1,39 +1,35 @@
-"""Layouts of folders that nobody packed for a benchmark: two folders of one's own, one folder, a CSV, patterns."""
+"""Layouts of data of one's own: a table, `LAYOUTS`, of how people keep images with masks. Whatever lies otherwise is said by a CSV."""
 
 from __future__ import annotations
 
 import csv
+import os
 import re
-import unicodedata
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import ClassVar
 
 from harness.datasets.base import DatasetError, Pair
-from harness.datasets.reading.layouts import CsvLayout, FolderLayout, Layout, Part, resolve_folder, subfolders
+from harness.datasets.reading.layouts import Layout, resolve_folder, subfolders
 from harness.datasets.reading.pairing import (
-    IMAGE_EXTENSIONS,
     MASK_EXTENSIONS,
     Paired,
     image_files,
+    indexed,
     is_image,
-    is_named_as_mask,
+    mask_key,
     name_key,
     pair_files,
 )
 
-IMAGES = "images|image|imgs|img|sat"
-MASKS = "masks|mask|labels|label|annotations|gt|map"
-SPLITS = {"train": "train|training", "val": "val|valid|validation", "test": "test|testing"}
-
-# Names that mean images and masks beside each other alone: a class may be called x.
-ALL_IMAGES = f"{IMAGES}|img_dir|Training_Images|x"
-ALL_MASKS = f"1st_manual|{MASKS}|ann_dir|Ground_Truth|y"
+IMAGES = "images|image|imgs|img|img_dir|sat|Training_Images"
+MASKS = "1st_manual|masks|mask|labels|label|annotations|gt|map|ann_dir|Ground_Truth"
 """`resolve_folder` takes the first that is there by its very name: DRIVE's ``mask`` is where the camera looked."""
-
-SPLIT_COLUMNS = ("split", "set", "fold", "partition")
+SPLITS = {"train": "train|training", "val": "val|valid|validation", "test": "test|testing"}
 MASK_COLUMN = re.compile(r"mask|label|seg|annot|target|truth|gt", re.IGNORECASE)
+
+Parts = dict[str, Paired]
 
 
 def split_of(word: str) -> str | None:
@@ -41,414 +37,269 @@ def split_of(word: str) -> str | None:
     return next((split for split, names in SPLITS.items() if word.strip().casefold() in names.split("|")), None)
 
 
-def named_splits(folder: Path, ending: str, names_images: Callable[[Path], object]) -> dict[str, Path]:
-    """Split -> its list in ``folder``: ``val.csv``, or where that is not there one with another of its names, such as ``valid.csv``.
+class OwnLayout(Layout):
+    """A layout of one's own. ``parts_at`` gives no pairs of a folder that lies otherwise, and raises DatasetError where it lies so and
+    something is wrong with it. ``hint``: what lies in the folder, for messages."""
 
-    Args:
-        ending: ``.csv`` or ``.txt``.
-        names_images: whether a file is a list, asked of those with another name: notes and tables are called so too.
-
-    Raises:
-        DatasetError: two lists of one split, and neither is called by its very name.
-    """
-    files = [path for path in sorted(folder.glob(f"*{ending}")) if path.is_file()]
-    chosen = {}
-    for split in SPLITS:
-        lists = [path for path in files if path.stem == split] or [
-            path for path in files if split_of(path.stem) == split and names_images(path)
-        ]
-        if len(lists) > 1:
-            raise DatasetError(
-                f"{folder} has two lists of the {split} split, {lists[0].name} and {lists[1].name}; move one of them away"
-            )
-        if lists:
-            chosen[split] = lists[0]
-    return chosen
-
-
-@dataclass(frozen=True, kw_only=True)
-class OwnFolders(FolderLayout):
-    """A folder of images and a folder of masks, whose names may each carry words of their own; GIF and numpy masks too.
-    ``spare_images``: images without a mask are left out: the folder serves other tasks too."""
-
-    spare_images: bool = False
+    hint: str
+    distinctive = False
 
     def matches(self, root: Path) -> bool:
-        if not super().matches(root):
-            return False
         try:
             return any(part.pairs for part in self.parts_at(root).values())
-        except DatasetError:  # which says what is wrong with them once this is the layout
+        except DatasetError:  # said once this is the layout
             return True
 
-    def read(self, part: Part, images: Path, masks: Path) -> Paired:
-        if image_files(images) and (inner := folders_of_both(images, masks)):
-            raise DatasetError(
-                f"{images} holds images and a folder {inner[0]}/ of more, which {masks} has too; put all of them into one folder each, or "
-                "give patterns of all (docs/own-data.md)"
-            )
-        paired = pair_files(image_files(images), image_files(masks, MASK_EXTENSIONS), bare=True)
-        if self.spare_images:
-            return Paired(pairs=paired.pairs, unpaired_images=(), unused_masks=paired.unused_masks)
-        return paired
+
+def _of_splits(root: Path, inside: str) -> dict[str, Path]:
+    """Split -> the folder ``inside`` its folder, as far as these are there."""
+    found = {split: resolve_folder(root, f"{names}/{inside}") for split, names in SPLITS.items()}
+    return {split: folder for split, folder in found.items() if folder is not None}
 
 
-def folders_of_both(images: Path, masks: Path) -> list[str]:
-    """Names of folders with images in ``images`` that are folders with masks in ``masks``."""
-    names = [folder.name for folder in subfolders(images) if image_files(folder)]
-    return [name for name in names if (masks / name).is_dir() and image_files(masks / name, MASK_EXTENSIONS)]
+def _by_key(images: Mapping[str, Path], masks: Mapping[str, Path]) -> Paired:
+    return Paired(
+        pairs=tuple(Pair(stem=path.stem, image=path, mask=masks[key]) for key, path in images.items() if key in masks),
+        unpaired_images=tuple(path for key, path in images.items() if key not in masks),
+        unused_masks=tuple(path for key, path in masks.items() if key not in images),
+    )
 
 
-@dataclass(frozen=True, kw_only=True)
-class OneFolder(Layout):
-    """Images and masks in one folder, told by a word in the masks' names or by their format; or the same in folders of splits."""
-
-    name: str = "one folder"
-    distinctive: bool = False
-
-    def matches(self, root: Path) -> bool:
-        parts = self.parts_at(root) if root.is_dir() else {}
-        pairs = sum(len(part.pairs) for part in parts.values())
-        return ("all" in parts or "train" in parts) and 2 * pairs > sum(
-            len(part.unpaired_images) for part in parts.values()
-        )
-
-    def parts_at(self, root: Path) -> dict[str, Paired]:
-        folders = {split: resolve_folder(root, names) for split, names in SPLITS.items()}
-        return {
-            split: paired
-            for split, folder in {"all": root, **folders}.items()
-            if folder is not None and (paired := _in_one_folder(folder)).pairs
-        }
+def _without_affixes(files: Sequence[Path]) -> dict[str, Path]:
+    """Files by their names without the beginning and the end that all share, digits left alone: 07 of ``img_07.png``."""
+    stems = [name_key(path.stem) for path in files]
+    shared = os.path.commonprefix
+    before = len(shared(stems).rstrip("0123456789"))
+    after = len(shared([stem[::-1] for stem in stems]).rstrip("0123456789"))
+    return {stem[before : len(stem) - after]: path for stem, path in zip(stems, files, strict=True)}
 
 
-def _in_one_folder(folder: Path) -> Paired:
-    files = image_files(folder, MASK_EXTENSIONS)
-    masks = [path for path in files if is_named_as_mask(path)]
-    if not masks:  # photograph.jpg beside photograph.png
-        photographs = {name_key(path.stem) for path in files if path.suffix.lower() in (".jpg", ".jpeg")}
-        masks = [
-            path
-            for path in files
-            if name_key(path.stem) in photographs and path.suffix.lower() not in (".jpg", ".jpeg")
-        ]
-    chosen = set(masks)
-    images = [path for path in files if path not in chosen and path.suffix.lower() in IMAGE_EXTENSIONS]
-    try:
-        return pair_files(images, masks, bare=True)
-    except DatasetError:  # two files with one name: whatever this folder is, it is not pairs
+def pair_own(images: Path, masks: Path) -> Paired:
+    """The pairs of two folders: by equal names, ``NAME_mask`` and its like; or where no two are equal, by names that differ in a
+    beginning or an end that all images, or all masks, share. Raises DatasetError: both are there, and none pair."""
+    image_paths, mask_paths = image_files(images), image_files(masks, MASK_EXTENSIONS)
+    if not image_paths or not mask_paths:
         return Paired(pairs=())
+    if both := [path.name for path in subfolders(images) if image_files(path) and (masks / path.name).is_dir()]:
+        raise DatasetError(
+            f"{images} holds images and a folder {both[0]}/ of more; put all into one folder, or {LIST_THEM}"
+        )
+    paired = pair_files(image_paths, mask_paths)
+    if paired.pairs:
+        return paired
+    by_image, by_mask = _without_affixes(image_paths), _without_affixes(mask_paths)
+    if by_image.keys() == by_mask.keys() and len(by_image) == len(image_paths) == len(mask_paths) > 1:
+        return _by_key(by_image, by_mask)
+    names = f"{image_paths[0].name}, {mask_paths[0].name}"
+    raise DatasetError(f"{images} and {masks} are there, and no names pair ({names}); rename the files, or {LIST_THEM}")
+
+
+LIST_THEM = "list the pairs in a CSV with the columns image and label (docs/own-data.md)"
 
 
 @dataclass(frozen=True, kw_only=True)
-class OwnCsv(CsvLayout):
-    """``train.csv`` with ``val.csv`` and ``test.csv`` as far as they are there (or `SPLITS`' other names), or one CSV of any name for
-    all, which may name the split of each row in a column of `SPLIT_COLUMNS`."""
+class Folders(OwnLayout):
+    """A folder of images and one of masks: alone, inside folders of splits, or with these inside. ``spare_images``: images without a
+    mask are left out, since the folder serves other tasks too."""
 
-    name: str = "csv"
-    mend: ClassVar[str] = "complete the folder, or mend the CSV"
-    image_folders = Layout.image_folders
+    name: str
+    hint: str
+    images: str = IMAGES
+    masks: str = MASKS
+    spare_images: bool = False
 
-    def matches(self, root: Path) -> bool:
-        return bool(self.files(root))
+    def parts_at(self, root: Path) -> Parts:
+        images, masks = resolve_folder(root, self.images), resolve_folder(root, self.masks)
+        of_images, of_masks = _of_splits(root, self.images), _of_splits(root, self.masks)
+        if images and masks:
+            inner_images, inner_masks = _of_splits(images, ""), _of_splits(masks, "")
+            if inner_images.keys() & inner_masks.keys() and not image_files(images):
+                of_images, of_masks = inner_images, inner_masks
+            else:
+                of_images, of_masks = {"all": images, **of_images}, {"all": masks, **of_masks}
+        parts = {part: pair_own(of_images[part], of_masks[part]) for part in of_images if part in of_masks}
+        if self.spare_images:
+            parts = {
+                part: Paired(pairs=paired.pairs, unused_masks=paired.unused_masks) for part, paired in parts.items()
+            }
+        return {part: paired for part, paired in parts.items() if paired.pairs or paired.unpaired_images}
 
-    def parts_at(self, root: Path) -> dict[str, Paired]:
-        files = self.files(root)
-        parts: dict[str, Paired] = {}
-        for part, path in files.items():
-            rows = self._rows(path)
-            named = [(stem, *row) for stem, row in zip(_stems([image for image, _ in rows]), rows, strict=True)]
-            splits = _splits_by_row(path, given="" if len(files) == 1 else part)
-            for split in dict.fromkeys(splits) or [part]:
-                of_split = (
-                    [row for row, its_split in zip(named, splits, strict=True) if its_split == split]
-                    if splits
-                    else named
+
+class NnUnet(OwnLayout):
+    """``imagesTr/CASE_0000.png`` with ``labelsTr/CASE.png``; ``dataset.json`` names the classes (`harness.datasets.own`)."""
+
+    name = "nnu-net"
+    hint = "imagesTr/ with labelsTr/ (nnU-Net)"
+
+    def parts_at(self, root: Path) -> Parts:
+        parts = {}
+        for part, end in (("train", "Tr"), ("test", "Ts")):
+            images, masks = root / f"images{end}", root / f"labels{end}"
+            if images.is_dir() and masks.is_dir():
+                cases = indexed(image_files(images), lambda path: name_key(path.stem).removesuffix("_0000"))
+                if several := [path for key, path in cases.items() if key.endswith("_0001")]:
+                    raise DatasetError(
+                        f"{several[0]} is a second channel; make one RGB image of the channels of a case"
+                    )
+                parts[part] = _by_key(
+                    cases, indexed(image_files(masks, MASK_EXTENSIONS), lambda path: name_key(path.stem))
                 )
-                parts[split] = self._paired(path, of_split)
+        return parts if "train" in parts else {}
+
+
+class OneFolder(OwnLayout):
+    """Images with masks ``NAME_mask``, or ``NAME.png`` of ``NAME.jpg``, in one folder or in folders of splits."""
+
+    name = "one folder"
+    hint = "NAME.jpg beside NAME_mask.png or NAME.png"
+
+    def parts_at(self, root: Path) -> Parts:
+        parts = {part: self._in(folder) for part, folder in {"all": root, **_of_splits(root, "")}.items()}
+        parts = {part: paired for part, paired in parts.items() if paired.pairs}
+        return parts if parts.keys() & {"all", "train"} else {}
+
+    def _in(self, folder: Path) -> Paired:
+        files = image_files(folder, MASK_EXTENSIONS)
+        names = {name_key(path.stem) for path in files}
+        photographs = [path for path in files if path.suffix.lower() in (".jpg", ".jpeg")]
+        keys = {name_key(path.stem) for path in photographs}
+        masks = [path for path in files if mask_key(path) != name_key(path.stem) and mask_key(path) in names]
+        masks = masks or [path for path in files if name_key(path.stem) in keys and path not in photographs]
+        try:
+            paired = pair_files([path for path in files if path not in masks and is_image(path.name)], masks)
+        except DatasetError:  # two files with one name: whatever this folder is, it is not pairs
+            return Paired(pairs=())
+        return paired if 2 * len(paired.pairs) > len(paired.unpaired_images) else Paired(pairs=())
+
+
+class Objects(OwnLayout):
+    """A file an object, as in nuclei sets: ``NAME/images/NAME.png`` with ``NAME/masks/*.png``, or ``images/NAME.png`` with
+    ``masks/NAME/*.png``. The mask of a pair is the folder, read as the union of its files."""
+
+    name = "a file per object"
+    hint = "a folder of masks an image, a file an object"
+
+    def parts_at(self, root: Path) -> Parts:
+        parts = {part: self._in(folder) for part, folder in {"all": root, **_of_splits(root, "")}.items()}
+        return {part: paired for part, paired in parts.items() if paired.pairs}
+
+    def _in(self, root: Path) -> Paired:
+        images, masks = resolve_folder(root, IMAGES), resolve_folder(root, MASKS)
+        if images and masks and not image_files(masks, MASK_EXTENSIONS):
+            folders = {name_key(path.name): path for path in subfolders(masks) if image_files(path, MASK_EXTENSIONS)}
+            return _by_key(indexed(image_files(images), lambda path: name_key(path.stem)), folders)
+        inner = [(folder / "images", folder / "masks") for folder in subfolders(root)]
+        if not all(images.is_dir() and masks.is_dir() for images, masks in inner):
+            return Paired(pairs=())
+        of_images = [(image_files(images), image_files(masks, MASK_EXTENSIONS)) for images, masks in inner]
+        if any(len(images) != 1 for images, _ in of_images) or all(len(masks) < 2 for _, masks in of_images):
+            return Paired(pairs=())
+        return Paired(pairs=tuple(Pair(stem=i[0].stem, image=i[0], mask=m[0].parent) for i, m in of_images if m))
+
+
+class OwnCsv(OwnLayout):
+    """``train.csv`` with ``val.csv`` and ``test.csv`` as far as they are there, or one CSV of any name, which may say the split of each
+    row in a column ``split``. The columns are ``image`` and ``label``, or the two whose cells are files; a first row that names files
+    is no header."""
+
+    name = "csv"
+    hint = "a CSV with the columns image and label"
+    columns: ClassVar = ("split", "set", "fold", "partition")
+
+    def parts_at(self, root: Path) -> Parts:
+        tables = {path: _table(path) for path in sorted(root.glob("*.csv")) if path.is_file()}
+        pairs = {path: columns for path, (header, rows) in tables.items() if (columns := _columns(path, header, rows))}
+        named: dict[str, Path] = {}
+        for path in pairs:
+            if (split := split_of(path.stem)) and named.setdefault(split, path) != path:
+                raise DatasetError(f"{named[split]} and {path} are both lists of {split}; move one away")
+        if "train" not in named:
+            for path, (_, rows) in tables.items():
+                if split_of(path.stem) == "train" and rows and any(is_image(Path(cell).name) for cell in rows[0]):
+                    raise DatasetError(
+                        f"{path} has no two columns that name files; call them image and label, with paths relative to it"
+                    )
+            if len(pairs) > 1:
+                names = ", ".join(path.name for path in pairs)
+                raise DatasetError(f"{root} has {names}; call lists of splits train.csv, val.csv and test.csv")
+            named = dict.fromkeys(["all"] * len(pairs), next(iter(pairs), Path()))
+        parts: Parts = {}
+        for part, path in named.items():
+            header, rows = tables[path]
+            splits = self._splits(path, header, rows) if len(named) == 1 else []
+            for split in dict.fromkeys(splits) or [part]:
+                chosen = [row for row, its in zip(rows, splits or [split] * len(rows), strict=True) if its == split]
+                parts[split] = Paired(pairs=tuple(_pairs(path, chosen, *pairs[path])))
         return parts
 
-    def columns(self, path: Path) -> tuple[str, str]:
-        columns = file_columns(path)
-        if columns is None:
-            raise DatasetError(WITHOUT_COLUMNS.format(path))
-        return columns
-
-    def unused_columns(self, root: Path) -> list[str]:
-        """Columns called as those of splits are, which say something else, such as the numbers of folds."""
-        files = list(self.files(root).values())
-        words = _split_columns(files[0]) if len(files) == 1 else {}
-        return [name for name, cells in words.items() if not any(_splits_in(cells))]
-
-    def files(self, root: Path) -> dict[str, Path]:
-        """Part -> its CSV. Raises DatasetError: two of one split."""
-        files = named_splits(root, ".csv", _names_pairs)
-        if "train" in files:  # one that names no images is a table of something else, such as of patients
-            return files if file_columns(files["train"]) or _names_images(files["train"]) else {}
-        others = lists_of_pairs(root)
-        return {"all": others[0]} if len(others) == 1 and not files else {}
-
-
-def lists_of_pairs(root: Path) -> list[Path]:
-    """The CSVs right below ``root`` that name files in two columns."""
-    return [path for path in sorted(root.glob("*.csv")) if path.is_file() and file_columns(path)]
-
-
-def _stems(images: Sequence[str]) -> list[str]:
-    """The images' names, or where these repeat their paths."""
-    stems = [Path(name).stem for name in images]
-    if len({name_key(stem) for stem in stems}) == len(stems):
-        return stems
-    folders = [[part for part in Path(name).parent.parts if part not in ("/", "..")] for name in images]
-    return ["_".join([*parts, stem]) for parts, stem in zip(folders, stems, strict=True)]
-
-
-def _split_columns(path: Path) -> dict[str, list[str]]:
-    """Column of `SPLIT_COLUMNS` -> its cells."""
-    with path.open(newline="", encoding="utf-8-sig") as file:
-        rows = list(csv.DictReader(file))
-    names = [name for name in (rows[0] if rows else ()) if name and name.strip().casefold() in SPLIT_COLUMNS]
-    return {name: [str(row[name] or "") for row in rows] for name in names}
-
-
-def _splits_in(words: Sequence[str]) -> list[str]:
-    """The split that each word says, empty for words of something else. A column of splits may say ``dev`` of validation."""
-    return [split_of("val" if word.strip().casefold() == "dev" else word) or "" for word in words]
-
-
-def _splits_by_row(path: Path, *, given: str) -> list[str]:
-    """The split of each row, where a column of `SPLIT_COLUMNS` says it; else nothing.
-
-    Args:
-        given: the split that the file's name says where there are several files: it counts, and must not be denied.
-
-    Raises:
-        DatasetError: such a column has words of splits and others, or two have words of splits.
-    """
-    words = _split_columns(path)
-    partly = {name: splits for name, cells in words.items() if any(splits := _splits_in(cells))}
-    known = {name: splits for name, splits in partly.items() if all(splits)}
-    if given:
-        denied = next((name for name, splits in known.items() if set(splits) != {given}), None)
-        if denied is not None:
-            raise DatasetError(
-                f"{path} has other splits than {given} in its column {denied}; remove the column, or the files of the other splits"
-            )
+    def _splits(self, path: Path, header: Sequence[str], rows: Sequence[Sequence[str]]) -> list[str]:
+        """The split of each row by the column that says it (``dev`` is validation); nothing without one. Raises DatasetError: it says
+        it in some rows alone."""
+        for at, name in enumerate(header):
+            words = [row[at].casefold() if at < len(row) else "" for row in rows]
+            splits = [split_of("val" if word == "dev" else word) or "" for word in words]
+            if name.casefold() in self.columns and any(splits):
+                if not all(splits):
+                    odd = words[splits.index("")]
+                    raise DatasetError(
+                        f"{path} has {odd!r} in its column {name}, which is no split; write train, val or test"
+                    )
+                return splits
         return []
-    if partly and not known:
-        name, splits = next(iter(partly.items()))
-        others = dict.fromkeys(word for word, split in zip(words[name], splits, strict=True) if not split)
-        raise DatasetError(
-            f"{path} has {', '.join(map(repr, list(others)[:4]))} in its column {name}, which are no splits; write train, val or test in "
-            "each row, or rename the column"
-        )
-    if len(known) > 1:
-        raise DatasetError(f"{path} names splits in the columns {' and '.join(known)}; rename one of them")
-    return next(iter(known.values()), [])
 
 
-def _names_images(path: Path) -> bool:
-    """Whether a cell of the first row is called as an image is, wherever that lies."""
-    return any(is_image(Path(cell).name) for cell in _first_row(path).values())
-
-
-def _names_pairs(path: Path) -> bool:
-    """Whether two cells of the first row are files, or called as images and masks are."""
-    return (
-        sum(
-            is_image(Path(cell).name, MASK_EXTENSIONS) or _is_file(path.parent, cell)
-            for cell in _first_row(path).values()
-        )
-        >= 2
-    )
-
-
-def _is_file(folder: Path, cell: str) -> bool:
-    try:
-        return bool(cell) and "\0" not in cell and (folder / cell).is_file()
-    except OSError:  # a text that is longer than names are
-        return False
-
-
-def _first_row(path: Path) -> dict[str, str]:
-    """Column -> its first cell, with forward slashes; nothing of what is no CSV."""
+def _table(path: Path) -> tuple[list[str], list[list[str]]]:
+    """Header and rows with forward slashes; numbers for a header where the first row names files; nothing of what is no CSV."""
     try:
         with path.open(newline="", encoding="utf-8-sig") as file:
-            rows = csv.DictReader(file)
-            names, first = list(rows.fieldnames or ()), next(rows, {})
+            rows = [[cell.strip().replace("\\", "/") for cell in row] for row in csv.reader(file) if any(row)]
     except (OSError, UnicodeDecodeError, csv.Error):
-        return {}
-    return {name: str(first.get(name) or "").replace("\\", "/") for name in names if name}
+        return [], []
+    if rows and any(is_image(Path(cell).name, MASK_EXTENSIONS) for cell in rows[0]):
+        return [str(number) for number in range(len(rows[0]))], rows
+    return rows[0] if rows else [], rows[1:]
 
 
-WITHOUT_COLUMNS = "{} has no two columns that name files; call them image and label, with paths relative to the CSV"
-
-
-def file_columns(path: Path) -> tuple[str, str] | None:
-    """The columns of images and of masks: ``image`` and ``label``, or the two whose first cells name files."""
-    cells = _first_row(path)
-    if {"image", "label"} <= cells.keys():
-        return "image", "label"
-    files = [name for name, cell in cells.items() if _is_file(path.parent, cell)]
+def _columns(path: Path, header: Sequence[str], rows: Sequence[Sequence[str]]) -> tuple[int, int] | None:
+    """The columns of images and of masks: ``image`` and ``label``, or the two whose first cells are files; None without these."""
+    files = [at for at, cell in enumerate(rows[0] if rows else ()) if is_image(Path(cell).name, MASK_EXTENSIONS)]
+    if {"image", "label"} <= set(header) and {header.index("image"), header.index("label")} <= set(files):
+        return header.index("image"), header.index("label")
+    files = [at for at in files if (path.parent / rows[0][at]).is_file()]
     if len(files) != 2:
         return None
-    masks = [name for name in files if MASK_COLUMN.search(name)]
-    image, mask = files if len(masks) != 1 or masks[0] == files[1] else reversed(files)
-    return image, mask
+    masks = [at for at in files if at < len(header) and MASK_COLUMN.search(header[at])]
+    return (files[1], files[0]) if masks == files[:1] else (files[0], files[1])
 
 
-@dataclass(frozen=True, kw_only=True)
-class Patterns(Layout):
-    """Paths below the root by two patterns. ``*`` is any part of a name and ``**/`` any folders; in the masks' pattern they are
-    what they were in the image's path, or else what makes exactly one file. ``{stem}`` is the image's name, ``{split}`` a
-    folder or a word called train, val or test.
-
-    Args:
-        images: such as ``*/img/*.jpg``.
-        masks: such as ``*/seg/{stem}_m.png``.
-    """
-
-    images: str
-    masks: str
-    name: str = "patterns"
-    distinctive: bool = False
-
-    def __post_init__(self) -> None:
-        for what, pattern in (("images", self.images), ("masks", self.masks)):
-            if not pattern:
-                raise DatasetError(
-                    f"a pattern of {what} is missing; give both, such as images='img/*.jpg' masks='seg/{{stem}}.png'"
-                )
-            if pattern.startswith("/") or ".." in pattern.split("/"):
-                raise DatasetError(
-                    f"the pattern {what}={pattern!r} leads out of the folder; give it relative to the folder"
-                )
-            if unknown := set(re.findall(r"\{.*?\}", pattern)) - {"{stem}", "{split}"}:
-                raise DatasetError(
-                    f"the pattern {what}={pattern!r} has {min(unknown)}; known are {{stem}} and {{split}}"
-                )
-        if not re.search(r"\*|\{stem\}", self.masks):
-            raise DatasetError(
-                f"the pattern masks={self.masks!r} names one file; say {{stem}} where the image's name stands"
-            )
-
-    def matches(self, root: Path) -> bool:
-        return True
-
-    def parts_at(self, root: Path) -> dict[str, Paired]:
-        files = {_composed(path.relative_to(root).as_posix()): path for path in _walked(root)}
-        pattern = _expression(_composed(self.images))
-        images = {
-            name: match
-            for name, path in files.items()
-            if is_image(path.name) and (match := pattern.fullmatch(name)) is not None
-        }
-        if not images:
-            some = ", ".join([name for name, path in files.items() if is_image(path.name, MASK_EXTENSIONS)][:3])
-            raise DatasetError(
-                f"the pattern images={self.images!r} fits no file below {root} ({some or 'which holds no images'}); mend it"
-            )
-        masks = self._masks(images, files)
-        images = {name: match for name, match in images.items() if name not in set(masks.values())}
-        stems = [_stem(name, match) for name, match in images.items()]
-        if len({name_key(stem) for stem in stems}) < len(stems):
-            stems = [
-                "_".join(dict.fromkeys(text.strip("/") for text in match.groups() if text)).replace("/", "_")
-                for match in images.values()
-            ]
-        parts: dict[str, list[tuple[str, Path, Path | None]]] = {}
-        for (name, match), stem in zip(images.items(), stems, strict=True):
-            mask = files[masks[name]] if name in masks else None
-            parts.setdefault(_split(match), []).append((stem, files[name], mask))
-        return {
-            split: Paired(
-                pairs=tuple(
-                    Pair(stem=stem, image=image, mask=mask) for stem, image, mask in entries if mask is not None
-                ),
-                unpaired_images=tuple(image for _, image, mask in entries if mask is None),
-                unused_masks=(),
-            )
-            for split, entries in parts.items()
-        }
-
-    def _masks(self, images: Mapping[str, re.Match[str]], files: Mapping[str, Path]) -> dict[str, str]:
-        """Image -> mask, as far as there is one. Raises DatasetError: several."""
-        by_stem: dict[str, list[str]] = {}
-        free = _expression(_composed(self.masks))
-        for name in files:
-            if (match := free.fullmatch(name)) is not None and "stem" in free.groupindex:
-                by_stem.setdefault(match["stem"], []).append(name)
-        masks = {}
-        for name, match in images.items():
-            exact = _filled(_composed(self.masks), name, match)
-            several = by_stem.get(_stem(name, match), [])
-            if exact in files and exact != name:
-                masks[name] = exact
-            elif len(several) > 1:
-                raise DatasetError(
-                    f"the pattern masks={self.masks!r} fits {several[0]} and {several[1]} for {name}; make it tell them apart"
-                )
-            elif several and several[0] != name:
-                masks[name] = several[0]
-        return masks
+def _pairs(path: Path, rows: Sequence[Sequence[str]], image: int, mask: int) -> list[Pair]:
+    """Pairs of a CSV's rows, named by their paths where names repeat. Raises DatasetError: a file is missing, or named twice."""
+    if any(len(row) <= max(image, mask) or not row[image] or not row[mask] for row in rows):
+        raise DatasetError(f"{path} has a row without image or label; complete or remove it")
+    stems = [Path(row[image]).stem for row in rows]
+    if len(set(map(name_key, stems))) < len(stems):
+        folders = [[part for part in Path(row[image]).parent.parts if part not in ("/", "..")] for row in rows]
+        stems = ["_".join([*parts, stem]) for parts, stem in zip(folders, stems, strict=True)]
+    pairs = [
+        Pair(stem=stem, image=path.parent / row[image], mask=path.parent / row[mask])
+        for stem, row in zip(stems, rows, strict=True)
+    ]
+    if missing := [file for pair in pairs for file in (pair.image, pair.mask) if not file.is_file()]:
+        raise DatasetError(f"{path} names {missing[0]}, which is missing; complete the folder, or mend the CSV")
+    return pairs
 
 
-def _composed(text: str) -> str:
-    """An ä as one character, as in `name_key`."""
-    return unicodedata.normalize("NFC", text)
-
-
-def _walked(folder: Path, *, above: frozenset[Path] = frozenset()) -> Iterator[Path]:
-    """Visible files in and below ``folder``, by name. ``above``: folders that it lies in, which a link may lead back to."""
-    here = folder.resolve()
-    if here in above:
-        return
-    try:
-        yield from sorted(path for path in folder.iterdir() if path.is_file() and not path.name.startswith("."))
-    except OSError as error:
-        raise DatasetError(f"{folder} cannot be listed ({error.strerror})") from error
-    for inner in subfolders(folder):
-        yield from _walked(inner, above=above | {here})
-
-
-def _expression(pattern: str) -> re.Pattern[str]:
-    """The pattern as a regular expression, a group for each of its wildcards."""
-    named: set[str] = set()
-
-    def group(token: str) -> str:
-        if token in ("*", "**/", "?"):
-            return {"*": "([^/]*)", "**/": "((?:[^/]+/)*)", "?": "[^/]"}[token]
-        if token[0] != "{":
-            return re.escape(token)
-        if token[1:-1] in named:
-            return f"(?P={token[1:-1]})"
-        named.add(token[1:-1])
-        return f"(?P<{token[1:-1]}>[^/]+)"
-
-    return re.compile("".join(map(group, re.findall(r"\*\*/|\*|\?|\{\w+\}|[^*?{]+|\{", pattern))))
-
-
-def _filled(pattern: str, name: str, match: re.Match[str]) -> str:
-    """The masks' pattern with what its wildcards stand for in the image ``name``."""
-    named = {"{stem}": _stem(name, match), **{f"{{{key}}}": text for key, text in match.groupdict().items()}}
-    of_names = set(match.re.groupindex.values())
-    stars = iter([match[index] for index in range(1, match.re.groups + 1) if index not in of_names])
-    return re.sub(
-        r"\*\*/|\*|\{\w+\}",
-        lambda wildcard: named.get(wildcard[0], wildcard[0]) if wildcard[0][0] == "{" else next(stars, wildcard[0]),
-        pattern,
-    )
-
-
-def _stem(name: str, match: re.Match[str]) -> str:
-    return match.groupdict().get("stem") or Path(name).stem
-
-
-def _split(match: re.Match[str]) -> str:
-    word = match.groupdict().get("split")
-    if word is None:
-        return "all"
-    split = split_of(word)
-    if split is None:
-        raise DatasetError(f"{{split}} is {word!r} in {match[0]}; folders of splits are called train, val and test")
-    return split
+LAYOUTS: tuple[OwnLayout, ...] = (
+    Folders(name="folders", hint="images/ with masks/, alone or in train/, val/ and test/"),
+    Folders(
+        name="voc",
+        hint="JPEGImages/ with SegmentationClass/ (Pascal VOC)",
+        images="JPEGImages",
+        masks="SegmentationClass|SegmentationClassPNG",
+        spare_images=True,
+    ),
+    NnUnet(),
+    Objects(),
+    OwnCsv(),
+)
+"""With COCO JSON (`harness.datasets.reading.coco`) and, where nothing else fits, `OneFolder`."""

@@ -5,7 +5,7 @@ from __future__ import annotations
 import os
 import re
 import unicodedata
-from collections.abc import Callable, Iterable, Mapping
+from collections.abc import Callable, Iterable
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -16,12 +16,6 @@ MASK_EXTENSIONS = IMAGE_EXTENSIONS | {".gif", ".npy"}
 """Of masks of one's own: no benchmark has the last two."""
 MASK_SUFFIXES = ("_segmentation", "_mask", "_masks", "_label", "_labels", "_gt", "_seg")
 _SUPERPIXELS = re.compile(r"_superpixels?$")
-_OF_MASKS = (
-    "masks?|labels?|gt|seg|segmentations?|annotations?|ground_?truth|gtfine_labelids|gtfine_labeltrainids|manual1"
-)
-_OF_IMAGES = "images?|imgs?|im|rgb|photo|sat|leftimg8bit|0000|training|test"
-_MASK_AFFIX = re.compile(rf"^(?:{_OF_MASKS})[_\-. ]|[_\-. ](?:{_OF_MASKS})$")
-_IMAGE_AFFIX = re.compile(rf"^(?:{_OF_IMAGES})[_\-. ]|[_\-. ](?:{_OF_IMAGES})$")
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -77,29 +71,15 @@ def mask_key(path: Path) -> str:
     return stem
 
 
-def is_named_as_mask(path: Path) -> bool:
-    """Whether a word before or after the rest of the name says so: ``img3_annotation``, ``mask_3``."""
-    return bool(_MASK_AFFIX.search(name_key(path.stem)))
-
-
-def bare_key(path: Path) -> str:
-    """Stem without case and without the words that tell images from masks, before or after the rest."""
-    return _IMAGE_AFFIX.sub("", _MASK_AFFIX.sub("", name_key(path.stem)))
-
-
-def indexed(files: Iterable[Path], key: Callable[[Path], str]) -> Mapping[str, Path]:
+def indexed(files: Iterable[Path], key: Callable[[Path], str]) -> dict[str, Path]:
     """Files of one folder by what ``key`` makes of their names. Raises DatasetError: two of one key."""
-    by_stem: dict[str, Path] = {}
+    by_key: dict[str, Path] = {}
     for path in files:
-        stem = key(path)
-        if stem in by_stem:
-            raise _of_one_name(by_stem[stem], path)
-        by_stem[stem] = path
-    return by_stem
-
-
-def _of_one_name(first: Path, second: Path) -> DatasetError:
-    return DatasetError(f"two files of one name in {second.parent}: {first.name} and {second.name}; remove one of them")
+        if (first := by_key.setdefault(key(path), path)) != path:
+            raise DatasetError(
+                f"two files of one name in {path.parent}: {first.name} and {path.name}; remove one of them"
+            )
+    return by_key
 
 
 def pair_folders(images: Path, masks: Path, *, keep: Callable[[str], bool] | None = None) -> Paired:
@@ -108,22 +88,16 @@ def pair_folders(images: Path, masks: Path, *, keep: Callable[[str], bool] | Non
 
 
 def pair_files(
-    image_paths: Iterable[Path],
-    mask_paths: Iterable[Path],
-    *,
-    keep: Callable[[str], bool] | None = None,
-    bare: bool = False,
+    image_paths: Iterable[Path], mask_paths: Iterable[Path], *, keep: Callable[[str], bool] | None = None
 ) -> Paired:
-    """Pair images with masks.
+    """Pair images with masks called as they are, or so with one of `MASK_SUFFIXES`.
 
     Args:
         mask_paths: masks; may be those of other splits too.
         keep: chooses images by stem, where a folder mixes several benchmarks.
-        bare: where no mask has an image's name, compare both by `bare_key`.
 
     Raises:
-        DatasetError: two images, or two masks, with one stem, one mask that fits two images, or two that fit one by less than its
-            own name.
+        DatasetError: two images, or two masks, with one stem.
     """
     by_stem = indexed(
         (path for path in image_paths if keep is None or keep(path.stem)), lambda path: name_key(path.stem)
@@ -133,32 +107,10 @@ def pair_files(
     # own name.
     exact = indexed(mask_files, lambda path: name_key(path.stem))
     shortened = indexed((path for path in mask_files if name_key(path.stem) not in by_stem), mask_key)
-    chosen = {stem: mask for stem in by_stem if (mask := exact.get(stem) or shortened.get(stem)) is not None}
-    if bare:  # of masks that are left: names that differ by such a word alone may have paired already
-        shorter = {bare_key(mask): mask for mask in chosen.values() if name_key(mask.stem) not in by_stem}
-        wanted = {bare_key(image) for stem, image in by_stem.items() if stem not in chosen}
-        paired = set(chosen.values())
-        left = [path for path in mask_files if path not in paired]
-        if (other := next((path for path in left if bare_key(path) in shorter), None)) is not None:
-            raise _of_one_name(shorter[bare_key(other)], other)  # either may be the mask of that image
-        bared = {**shorter, **indexed((path for path in left if bare_key(path) in wanted), bare_key)}
-        chosen |= {
-            stem: bared[bare_key(image)]
-            for stem, image in by_stem.items()
-            if stem not in chosen and bare_key(image) in bared
-        }
-    pairs, unpaired = [], []
-    used: dict[Path, Path] = {}
-    for stem, image in by_stem.items():
-        mask = chosen.get(stem)
-        if mask is None:
-            unpaired.append(image)
-            continue
-        if mask in used:
-            raise DatasetError(
-                f"{mask} fits two images, {used[mask].name} and {image.name}; keep one of them, or say by patterns which (docs/own-data.md)"
-            )
-        used[mask] = image
-        pairs.append(Pair(stem=image.stem, image=image, mask=mask))
-    unused = tuple(path for path in mask_files if path not in used and (keep is None or keep(mask_key(path))))
-    return Paired(pairs=tuple(pairs), unpaired_images=tuple(unpaired), unused_masks=unused)
+    masks = {stem: mask for stem in by_stem if (mask := exact.get(stem) or shortened.get(stem)) is not None}
+    used = set(masks.values())
+    return Paired(
+        pairs=tuple(Pair(stem=by_stem[stem].stem, image=by_stem[stem], mask=mask) for stem, mask in masks.items()),
+        unpaired_images=tuple(image for stem, image in by_stem.items() if stem not in masks),
+        unused_masks=tuple(path for path in mask_files if path not in used and (keep is None or keep(mask_key(path)))),
+    )

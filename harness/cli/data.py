@@ -41,7 +41,6 @@ def parser() -> CommandParser:
     )
     _data(preparing)
     preparing.add_argument("--sha256", nargs="+", default=[], metavar="HEX", help="known hash of each archive")
-    preparing.add_argument("--size", nargs="+", type=int, default=[], metavar="BYTES", help="known sizes")
     preparing.add_argument("--json", action="store_true", help="print JSON")
     preparing.set_defaults(run=run_prepare)
 
@@ -54,13 +53,10 @@ def parser() -> CommandParser:
     checking.add_argument(
         "--group", default="", metavar="REGEX", help="of your own data: what in a name keeps images in one split"
     )
-    for option, what in (
-        ("images", "pattern of its images, such as 'img/*.jpg'"),
-        ("masks", "pattern of its masks, such as 'seg/{stem}_m.png'"),
-        ("category", "of its COCO file the category that is foreground; any for all of them"),
-    ):
-        checking.add_argument(f"--{option}", default="", metavar=option.upper(), help=f"of your own data: {what}")
-    checking.add_argument("--workers", type=int, default=0, help="processes; 0 for one a core")
+    checking.add_argument(
+        "--category", default="", metavar="NAME", help="of your own COCO file: the foreground; any for all categories"
+    )
+    checking.add_argument("--workers", type=int, default=0, help="threads; 0 for one a core")
     checking.add_argument("--json", action="store_true", help="print JSON")
     checking.set_defaults(run=run_check)
 
@@ -87,10 +83,9 @@ def parser() -> CommandParser:
     scoring.add_argument("--json", action="store_true", help="print JSON")
     scoring.set_defaults(run=run_score)
 
-    sampling = commands.add_parser("sample", help="write a generated sample in one of the real layouts")
+    sampling = commands.add_parser("sample", help="write a generated sample in the layout of the real archive")
     sampling.add_argument("name", help="benchmark, or all")
     _data(sampling, help="folder to write into (default: data; never what is set)")
-    sampling.add_argument("--layout", default="original", help="layout, or all (each in a folder of its own)")
     sampling.add_argument("--images", type=int, default=None, help="images in all")
     sampling.add_argument("--seed", type=int, default=0, help="seed of the scenes")
     sampling.add_argument("--size", type=int, default=None, help="side of the images in pixels")
@@ -181,17 +176,16 @@ def run_prepare(arguments: argparse.Namespace) -> int:
         raise UsageError(f"{benchmark.name} does not say how its archives lie; unpack them yourself")
     root = _folder(arguments)
     with _writing(root), _progress() as progress:
-        done = prepare(
-            benchmark, arguments.sources, root, progress=progress, sha256=arguments.sha256, sizes=arguments.size
-        )
+        done = prepare(benchmark, arguments.sources, root, progress=progress, sha256=arguments.sha256)
     if arguments.json:
         print(json.dumps({**asdict(done), "folder": str(done.folder)}, indent=1, default=str))
         return 0
-    for archive, verified in zip(done.archives, done.verified, strict=True):
-        print(f"{archive.source}: {archive.size} bytes, SHA-256 {archive.sha256} ({verified})")
     for archive in done.archives:
+        print(f"{archive.source}: SHA-256 {archive.sha256}")
         if archive.path.is_relative_to(root):
-            print(f"the download is kept: {archive.path} (remove it to free {archive.size / 1e6:.1f} MB)")
+            print(
+                f"the download is kept: {archive.path} (remove it to free {archive.path.stat().st_size / 1e6:.1f} MB)"
+            )
     counts = ", ".join(f"{split} {count}" for split, count in done.counts.items())
     print(f"{'prepared' if done.new else 'already prepared'}: {done.folder} (layout {done.layout}; {counts})")
     print(f"next: sam-peft data check {benchmark.name} --data {root}")
@@ -202,9 +196,9 @@ def run_check(arguments: argparse.Namespace) -> int:
     from harness.datasets.preparing.checking import check
 
     if arguments.workers < 0:
-        raise UsageError(f"--workers {arguments.workers} is negative; give a number of processes, or 0 for one a core")
+        raise UsageError(f"--workers {arguments.workers} is negative; give a number of threads, or 0 for one a core")
     load_own_plugins(arguments)
-    of_own = {name: getattr(arguments, name) for name in ("group", "images", "masks", "category")}
+    of_own = {name: getattr(arguments, name) for name in ("group", "category")}
     options = DataOptions(split_rule=arguments.split_rule, split_seed=arguments.split_seed, **of_own)
     if arguments.name == "all":
         among = [name for name in BENCHMARKS.names() if name not in LABELLED]  # whose images are those of the others
@@ -339,18 +333,13 @@ def run_score(arguments: argparse.Namespace) -> int:
 def run_sample(arguments: argparse.Namespace) -> int:
     from harness.datasets import samples
 
-    names = list(SEGMENTED) if arguments.name == "all" else [BENCHMARKS.resolve(arguments.name)]
     folder = arguments.data or DEFAULT_ROOT
     size = samples.DEFAULT_SIZE if arguments.size is None else arguments.size
-    for name in names:
-        every = arguments.layout == "all"
-        for layout in samples.layouts(name) if every else (arguments.layout,):
-            root = folder / name / layout if every else folder
-            with _writing(root):
-                written = samples.write_samples(
-                    name, root, layout=layout, images=arguments.images, seed=arguments.seed, size=size
-                )
-            print(f"{name}: {written} (layout {layout})")
+    images = samples.DEFAULT_IMAGES if arguments.images is None else arguments.images
+    for name in SEGMENTED if arguments.name == "all" else [BENCHMARKS.resolve(arguments.name)]:
+        with _writing(folder):
+            written = samples.write_samples(name, folder, images=images, seed=arguments.seed, size=size)
+        print(f"{name}: {written}")
     return 0
 
 

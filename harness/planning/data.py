@@ -39,8 +39,6 @@ def data_options(rules: Protocol, benchmark: str) -> DataOptions:
         split_seed=rules.split_seed,
         split_rule="camo+cod10k" if with_cod10k else rules.split_rule,
         group=rules.group,
-        images=rules.images,
-        masks=rules.masks,
         category=rules.category,
         mask_255_only=rules.quirks.mask_decoding == "released",
     )

@@ -70,7 +70,7 @@ SHAPES: dict[int, list[dict]] = {
     ],
     3: [{"segmentation": [polygon(2, 2)]}, {"segmentation": rle(blob(8, 8, 30), compressed=False), "iscrowd": 1}],
     4: [],
-    5: [{"segmentation": [polygon(-20, 10, 100)]}, {"segmentation": [[1, 1, 5, 5]]}],
+    5: [{"segmentation": [polygon(-20, 10, 100)]}],
 }
 NAMES = [f"slide {number}.jpg" for number in range(12)]
 
@@ -100,7 +100,6 @@ def oracle(path: Path) -> dict[str, list[tuple[str, bool, np.ndarray]]]:
         image["file_name"]: [
             (coco.cats[shape["category_id"]]["name"], bool(shape["iscrowd"]), coco.annToMask(shape).astype(bool))
             for shape in coco.imgToAnns[key]
-            if not (isinstance(shape["segmentation"], list) and min(map(len, shape["segmentation"])) < 6)
         ]
         for key, image in coco.imgs.items()
     }
@@ -129,6 +128,20 @@ def test_several_categories_are_classes_and_the_smaller_object_lies_on_top(tmp_p
         assert not read[name][~covered].any()
     benchmark, _ = opened(tmp_path)
     assert (benchmark.task, benchmark.class_names) == ("multiclass", ("background", "cell", "nucleus"))
+
+
+def test_ids_may_be_text_and_sizes_floats(tmp_path: Path) -> None:
+    expected = masks(write(tmp_path))
+    path = tmp_path / "_annotations.coco.json"
+    content = json.loads(path.read_text())
+    for image in content["images"]:
+        image |= {"id": str(image["id"]), "height": float(HEIGHT), "width": float(WIDTH)}
+    for shape in content["annotations"]:
+        shape |= {"image_id": float(shape["image_id"]), "category_id": str(shape["category_id"])}
+    path.write_text(json.dumps(content))
+    read = masks(tmp_path)
+    assert read.keys() == expected.keys()
+    assert all(np.array_equal(read[name], expected[name]) for name in read)
 
 
 def test_one_category_alone_is_binary_by_its_name(tmp_path: Path) -> None:
@@ -176,13 +189,26 @@ BAD = [
     {"segmentation": [[0, 0, "1", 0, 3, 3]]},
     {"segmentation": [[0, 0, 1, 0, 3, 3, 4]]},
     {"segmentation": 3},
+    {"segmentation": polygon(2, 2)},
+    {"segmentation": [[[2, 2], [9, 2], [9, 9]]]},
+    {"segmentation": [[2, 2, 9, 9]]},
+    {"segmentation": [polygon(2, 2), [2, 2, 9, 9]]},
+    {"segmentation": [[0.1, 0.1, 0.4, 0.1, 0.4, 0.4]]},
+    {"segmentation": [[0, 0, True, 0, 3, 3]]},
+    {"segmentation": [[0, 0, float("nan"), 0, 3, 3]]},
 ]
 
 
 @pytest.mark.parametrize("bad", BAD)
-def test_what_would_break_pycocotools_is_refused(tmp_path: Path, bad: dict) -> None:
+def test_what_pycocotools_would_break_on_or_draw_as_something_else_is_refused(
+    tmp_path: Path, capsys, bad: dict
+) -> None:
+    """Also where a valid polygon in the same image would hide it."""
+    write(tmp_path, shapes={0: [bad, {"segmentation": [polygon(3, 3)]}]})
     with pytest.raises(DatasetError, match="annotation 0 of slide 0"):
-        masks(write(tmp_path, shapes={0: [bad]}))
+        masks(tmp_path)
+    assert main(["check", f"cells={tmp_path}", "--workers", "2"]) == 1
+    assert "annotation 0 of slide 0" in capsys.readouterr().out
 
 
 CELL = [{"image_id": 7, "category_id": 1}]
@@ -193,7 +219,11 @@ CELL = [{"image_id": 7, "category_id": 1}]
     [
         ({"categories": []}, "unknown category"),
         ({"images": [{"id": 7, "file_name": "../x.jpg", "height": 4, "width": 4}], "annotations": CELL}, "leads out"),
-        ({"images": [{"id": 7, "file_name": "gone.jpg", "height": 4, "width": 4}], "annotations": CELL}, "no such file"),
+        ({"images": [{"id": 7, "file_name": "gone.jpg", "height": 4, "width": 4}], "annotations": CELL}, "gone.jpg; complete"),
+        ({"images": [{"id": 7, "file_name": name, "height": 4, "width": 4} for name in NAMES[:2]]}, "there twice"),
+        ({"images": [{"id": at, "file_name": NAMES[0], "height": 4, "width": 4} for at in (7, 8)]}, "there twice"),
+        ({"images": [{"id": True, "file_name": "a.jpg", "height": 4, "width": 4}]}, "no number"),
+        ({"images": [{"id": 7, "file_name": "a.jpg", "height": 4.5, "width": 4}]}, "4x4.5"),
         ({"images": [{"id": 7, "file_name": "a.jpg", "height": 10**6, "width": 10**6}]}, "1000000x1000000"),
         ({"annotations": []}, "no annotations"),
         ({"annotations": [{"image_id": 99, "category_id": 1}]}, "no COCO JSON"),

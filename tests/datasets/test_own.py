@@ -1,11 +1,11 @@
-"""Folders of one's own as benchmarks: every layout, binary and several classes, given and carved splits, groups."""
+"""Folders of one's own as benchmarks: every layout gives its pairs, what is given is kept, what is not understood is refused."""
 
 from __future__ import annotations
 
+import json
 import pickle
-import re
 import shutil
-import signal
+from collections.abc import Callable, Iterable, Sequence
 from pathlib import Path
 
 import numpy as np
@@ -13,406 +13,578 @@ import pytest
 from PIL import Image
 
 from harness.cli.data import main
-from harness.datasets import own
-from harness.datasets.base import DataOptions, DatasetError, Pair
-from harness.datasets.own import own_benchmark, own_folder, read_classes
+from harness.datasets.base import DataOptions, DatasetError, Splits
+from harness.datasets.own import any_folder, own_benchmark, own_folder, read_classes
+from harness.datasets.reading.folder_benchmark import CARVED
 from harness.registry import dataset_name
 from tests.datasets.conftest import opened
 
 STEMS = [f"site{site}_r{row}c0" for site in range(8) for row in range(3)]
+SPLITS = (("train", STEMS[:16]), ("val", STEMS[16:20]), ("test", STEMS[20:]))
+DRAWN = np.zeros((24, 30), np.uint8)
+DRAWN[8:12, 6:20] = 1
+PALETTE = [0, 0, 0, 128, 0, 0, *[0] * (3 * 253), 224, 224, 192]
+Draw = Callable[[Path], None]
 
 
-def _image(path: Path, seed: int) -> None:
+def photograph(path: Path, seed: int = 0) -> None:
     path.parent.mkdir(parents=True, exist_ok=True)
     Image.fromarray(np.random.default_rng(seed).integers(0, 255, (24, 30, 3), dtype=np.uint8)).save(path)
 
 
-def _mask(path: Path, values: tuple[int, ...] = (0, 255)) -> None:
+def mask(path: Path, values: np.ndarray | None = None, palette: Sequence[int] = ()) -> None:
     path.parent.mkdir(parents=True, exist_ok=True)
-    mask = np.full((24, 30), values[0], dtype=np.uint8)
+    values = DRAWN * np.uint8(255) if values is None else values
+    if path.suffix == ".npy":
+        np.save(path, values)
+        return
+    image = Image.fromarray(values)
+    if palette:
+        image.putpalette(list(palette))
+    image.save(path)
+
+
+def bands(*values: int) -> Draw:
+    """A mask with an area of each value."""
+    drawn = np.full((24, 30), values[0], np.uint8)
     for place, value in enumerate(values[1:]):
-        mask[8:12, 6 * place + 2 : 6 * place + 6] = value
-    Image.fromarray(mask).save(path)
+        drawn[8:12, 6 * place + 2 : 6 * place + 6] = value
+    return lambda path: mask(path, drawn)
 
 
-def _write(root: Path, images: str = "images", masks: str = "masks", stems: list[str] = STEMS, **kind: tuple) -> None:
-    for index, stem in enumerate(stems):
-        _image(root / images / f"{stem}.jpg", index)
-        _mask(root / masks / f"{stem}_mask.png", **kind)
+def write(
+    root: Path,
+    image: str = "images/{}.jpg",
+    drawn: str = "masks/{}_mask.png",
+    stems: Iterable[str] = STEMS,
+    draw: Draw = mask,
+) -> None:
+    for number, stem in enumerate(stems):
+        photograph(root / image.format(stem), number)
+        draw(root / drawn.format(stem))
 
 
-SPLITS = (("train", STEMS[:16]), ("val", STEMS[16:20]), ("test", STEMS[20:]))
+def write_csv(root: Path, header: str, row: str, **files: Sequence[str]) -> None:
+    write(root, "a/{}.jpg", "b/{}.png")
+    for name, stems in files.items():
+        (root / f"{name}.csv").write_text("\n".join([*header.splitlines(), *(row.format(stem) for stem in stems)]))
 
 
-def _folder_each(root: Path, images: str = "{}/images", masks: str = "{}/masks") -> None:
-    for split, stems in SPLITS:
-        _write(root, images.format(split), masks.format(split), stems)
-
-
-def _lists(root: Path) -> None:
-    _write(root)
-    for split, stems in SPLITS:
-        (root / f"{split}.txt").write_text("\n".join(stems))
-
-
-def _csv(root: Path, **parts: list[str]) -> None:
-    _write(root, "a", "b")
-    for name, stems in parts.items():
-        (root / f"{name}.csv").write_text("image,label\n" + "".join(f"a/{s}.jpg,b/{s}_mask.png\n" for s in stems))
-
-
-OTHERWISE = {"train": "training", "val": "valid", "test": "Testing"}
-
-
-def _lists_by_other_names(root: Path) -> None:
-    _write(root)
-    for split, stems in SPLITS:
-        (root / f"{OTHERWISE[split]}.txt").write_text("\n".join(stems))
-
-
-def _column(root: Path, name: str = "train", column: str = "split", **words: str) -> None:
+def write_column(root: Path, column: str = "split", **words: str) -> None:
     """One CSV with a column of splits."""
-    _write(root, "a", "b")
-    rows = [f"a/{stem}.jpg,{words.get(split, split)},b/{stem}_mask.png" for split, stems in SPLITS for stem in stems]
-    (root / f"{name}.csv").write_text("\n".join([f"image,{column},label", *rows]))
+    write(root, "a/{}.jpg", "b/{}.png")
+    rows = [f"a/{stem}.jpg,{words.get(split, split)},b/{stem}.png" for split, stems in SPLITS for stem in stems]
+    (root / "pairs.csv").write_text("\n".join([f"image,{column},label", *rows]))
 
 
-GIVEN, CARVED = (16, 4, 4), (20, 2, 2)
+def every(splits: Splits) -> list[str]:
+    return sorted(pair.stem for part in splits.parts.values() for pair in part)
 
 
-@pytest.mark.parametrize(
-    ("write", "sizes", "rule"),
-    [
-        (_write, CARVED, "carved (seed 0, 2 test and 2 val by hashed stem)"),
-        (lambda root: _write(root / "unpacked", "img", "labels"), CARVED, "carved (seed 0, 2 test and 2 val by hashed"),
-        (_folder_each, GIVEN, "given"),
-        (lambda root: _folder_each(root, "images/{}", "masks/{}"), GIVEN, "given"),
-        (_lists, GIVEN, "lists in "),
-        (lambda root: _csv(root, **dict(SPLITS)), GIVEN, "given"),
-        (lambda root: _csv(root, everything=STEMS), CARVED, "carved (seed 0"),
-        (_lists_by_other_names, GIVEN, "lists in "),
-        (lambda root: _csv(root, **{OTHERWISE[split]: stems for split, stems in SPLITS}), GIVEN, "given"),
-        (_column, GIVEN, "given"),
-        (lambda root: _column(root, "pairs", "Fold", val="Validation", test="testing"), GIVEN, "given"),
-        (lambda root: _column(root, val="dev"), GIVEN, "given"),
-    ],
-)
-def test_every_layout_gives_its_pairs_and_says_how_they_were_split(tmp_path, write, sizes, rule):
-    write(tmp_path / "set")
-    benchmark, splits = opened(tmp_path / "set")
-    assert (len(splits.train), len(splits.val), len(splits.test["test"])) == sizes
-    assert splits.rule.startswith(rule)
-    assert {pair.stem for pair in (*splits.train, *splits.val, *splits.test["test"])} == set(STEMS)
-    sample = benchmark.read(splits.train[0])
-    assert sample.image.shape == (24, 30, 3)
-    assert set(np.unique(sample.mask)) == {0, 1}
+def sizes(splits: Splits) -> tuple[int, ...]:
+    return tuple(len(part) for part in splits.parts.values())
 
 
-def _denied(root: Path) -> None:
-    _column(root)
-    shutil.copy(root / "train.csv", root / "test.csv")
-
-
-def _two_of_val(root: Path) -> None:
-    _csv(root, **dict(SPLITS))
-    (root / "val.csv").rename(root / "valid.csv")
-    shutil.copy(root / "valid.csv", root / "validation.csv")
+# --- layouts
 
 
 @pytest.mark.parametrize(
-    ("write", "message"),
+    ("image", "drawn", "layout"),
     [
-        (
-            lambda root: _column(root, column="fold", train="0", val="1"),
-            "'0', '1' in its column fold, which are no splits",
-        ),
-        (_denied, "train.csv has other splits than train in its column split"),
-        (_two_of_val, "has two lists of the val split, valid.csv and validation.csv; move one"),
-        (lambda root: _csv(root, first=STEMS[:9], second=STEMS[9:]), "it has first.csv, second.csv; call lists"),
+        ("images/{}.jpg", "masks/{}.png", "folders"),
+        ("unpacked/img/{}.png", "unpacked/labels/{}_mask.png", "folders"),
+        ("img_dir/{}_leftImg8bit.png", "ann_dir/{}_gtFine_labelTrainIds.png", "folders"),
+        ("images/img_{}.png", "masks/mask_{}.png", "folders"),
+        ("images/{}_training.tif", "1st_manual/{}_manual1.gif", "folders"),
+        ("images/{}.jpg", "masks/{}.npy", "folders"),
+        ("JPEGImages/{}.jpg", "SegmentationClass/{}.png", "voc"),
+        ("imagesTr/{}_0000.png", "labelsTr/{}.png", "nnu-net"),
+        ("{}.png", "{}_mask.png", "one folder"),
+        ("{}.jpg", "{}.png", "one folder"),
+        ("train/{}.jpg", "train/{}_seg.png", "one folder"),
     ],
 )
-def test_splits_that_cannot_be_kept_are_one_line(tmp_path: Path, write, message: str) -> None:
-    write(tmp_path)
-    with pytest.raises(DatasetError, match=re.escape(message)):
-        opened(tmp_path)
+def test_usual_layouts_are_recognised_and_paired(tmp_path: Path, image: str, drawn: str, layout: str) -> None:
+    write(tmp_path, image, drawn)
+    benchmark, splits = opened(tmp_path)
+    assert (splits.layout, sizes(splits)) == (layout, (20, 2, 2))
+    assert splits.rule.startswith("carved (seed 0, 2 test and 2 val by hashed stem)")
+    for pair in (pair for part in splits.parts.values() for pair in part):
+        (stem,) = [stem for stem in STEMS if stem in pair.image.name]
+        assert stem in pair.mask.name
+    np.testing.assert_array_equal(benchmark.read(splits.test["test"][0]).mask, DRAWN)
 
 
-@pytest.mark.parametrize(("column", "words"), [("fold", "013"), ("set", "ABA")])
-def test_a_column_that_says_something_else_than_splits_is_named_and_not_used(tmp_path: Path, column, words) -> None:
-    _column(tmp_path, "pairs", column, **dict(zip(("train", "val", "test"), words, strict=True)))
-    _, splits = opened(tmp_path)
-    assert (len(splits.train), len(splits.val), len(splits.test["test"])) == CARVED
-    assert splits.rule.endswith(f"; not used, as it names no splits: column {column}")
+def _objects(root: Path, image: str, drawn: str) -> None:
+    """Two objects, a file each."""
+    for number, stem in enumerate(STEMS):
+        photograph(root / image.format(stem), number)
+        for half, columns in (("a", np.s_[:, :12]), ("b", np.s_[:, 12:])):
+            values = np.zeros_like(DRAWN)
+            values[columns] = 255 * DRAWN[columns]
+            mask(root / drawn.format(stem, half), values)
 
 
 @pytest.mark.parametrize(
-    ("write", "name", "text", "sizes"),
+    ("image", "drawn"),
     [
-        (_write, "training.txt", "trained with sam\nfor 20 epochs\n", CARVED),
-        (_write, "training.txt", "trained on M\xe4rz 1st\n", CARVED),
-        (_lists, "validation.txt", "\n".join(SPLITS[1][1]), GIVEN),
-        (lambda root: _csv(root, train=STEMS), "validation.csv", "epoch,loss\n1,0.5\n", CARVED),
-        (lambda root: _csv(root, train=STEMS), "testing.csv", "id,label\n1.jpg,0\n", CARVED),
-        (lambda root: _csv(root, train=STEMS), "testing.csv", "image,label\n" + 300 * "x" + ",0\n", CARVED),
-        (lambda root: _csv(root, **dict(SPLITS)), "valid.csv", "image,label\na/0.jpg,b/0.png\n", GIVEN),
+        ("stage1/{0}/images/{0}.png", "stage1/{}/masks/{}.png"),
+        ("images/{}.jpg", "masks/{}/{}.png"),
+        ("train/images/{}.jpg", "train/masks/{}/{}.png"),
     ],
 )
-def test_a_file_that_merely_has_a_splits_name_is_no_list(tmp_path: Path, write, name: str, text: str, sizes) -> None:
-    write(tmp_path)
-    (tmp_path / name).write_text(text, encoding="latin-1")
-    _, splits = opened(tmp_path)
-    assert (len(splits.train), len(splits.val), len(splits.test["test"])) == sizes
+def test_a_mask_file_per_object_is_said_and_read_as_their_union(tmp_path: Path, capsys, image: str, drawn: str) -> None:
+    _objects(tmp_path, image, drawn)
+    benchmark, splits = opened(tmp_path)
+    assert len(every(splits)) == len(STEMS)
+    assert splits.rule.endswith("several masks per image, read as their union")
+    np.testing.assert_array_equal(benchmark.read(splits.train[0]).mask, DRAWN)
+    assert main(["check", f"mine={tmp_path}", "--workers", "2"]) == 0
+    assert "several masks per image" in capsys.readouterr().out
+    photograph(splits.train[0].mask / "large.png")
+    Image.new("L", (99, 9)).save(splits.train[0].mask / "large.png")
+    with pytest.raises(DatasetError, match="several sizes"):
+        benchmark.read(splits.train[0])
 
 
-def test_lists_that_are_not_used_are_named(tmp_path: Path) -> None:
-    _write(tmp_path)
-    for name in ("first", "second"):
-        (tmp_path / f"{name}.csv").write_text(f"image,label\nimages/{STEMS[0]}.jpg,masks/{STEMS[0]}_mask.png\n")
-    assert opened(tmp_path)[1].rule.endswith(
-        "not used: first.csv, second.csv; call lists of splits train.csv, val.csv and test.csv"
-    )
+@pytest.mark.parametrize(
+    ("header", "row"),
+    [
+        ("image,label", "a/{0}.jpg,b/{0}.png"),
+        ("id,filename,mask_path", "{0},a/{0}.jpg,b/{0}.png"),
+        ("segmentation,photo", "b/{0}.png,a/{0}.jpg"),
+        ("first,second", "a\\{0}.jpg,b\\{0}.png"),
+        ("", "a/{0}.jpg,b/{0}.png"),
+    ],
+)
+def test_a_csv_may_call_its_columns_otherwise_or_not_at_all(tmp_path: Path, header: str, row: str) -> None:
+    write_csv(tmp_path, header, row, pairs=STEMS)
+    benchmark, splits = opened(tmp_path)
+    assert (splits.layout, every(splits)) == ("csv", sorted(STEMS))
+    np.testing.assert_array_equal(benchmark.read(splits.train[0]).mask, DRAWN)
 
 
 def test_a_csv_of_folders_that_number_their_files_alike_names_images_by_their_paths(tmp_path: Path) -> None:
     rows = []
     for patient in "ab":
-        _write(tmp_path, f"{patient}/img", f"{patient}/seg", STEMS[:4])
-        rows += [f"{patient}/img/{stem}.jpg,{patient}/seg/{stem}_mask.png" for stem in STEMS[:4]]
+        write(tmp_path, f"{patient}/img/{{}}.jpg", f"{patient}/seg/{{}}.png", STEMS[:4])
+        rows += [f"{patient}/img/{stem}.jpg,{patient}/seg/{stem}.png" for stem in STEMS[:4]]
     (tmp_path / "pairs.csv").write_text("\n".join(["image,label", *rows]))
     _, splits = opened(tmp_path)
+    assert every(splits) == sorted(f"{patient}_img_{stem}" for patient in "ab" for stem in STEMS[:4])
     pairs = [pair for part in splits.parts.values() for pair in part]
-    assert {pair.stem for pair in pairs} == {f"{patient}_img_{stem}" for patient in "ab" for stem in STEMS[:4]}
     assert all(pair.image.parts[-3] == pair.mask.parts[-3] for pair in pairs)
-    (tmp_path / "pairs.csv").write_text("\n".join(["image,label", rows[0], rows[0]]))
-    with pytest.raises(DatasetError, match="take one out, or rename it"):
-        opened(tmp_path)
+
+
+def test_a_csv_says_how_pairs_go_that_the_folders_alone_would_not(tmp_path: Path) -> None:
+    write(tmp_path, drawn="masks/{}.png")
+    write(tmp_path, "images/more/{}.jpg", "masks/more/{}.png", ["a", "b"])
+    lines = [f"images/{stem}.jpg,masks/{stem}.png" for stem in (*STEMS, "more/a", "more/b")]
+    (tmp_path / "all.csv").write_text("\n".join(["image,label", *lines]))
+    assert len(every(opened(tmp_path)[1])) == len(STEMS) + 2
+
+
+def test_voc_leaves_images_without_a_mask_and_takes_its_lists(tmp_path: Path) -> None:
+    drawn = DRAWN.copy()
+    drawn[7] = 255
+    write(tmp_path, "JPEGImages/{}.jpg", "SegmentationClass/{}.png", draw=lambda path: mask(path, drawn, PALETTE))
+    photograph(tmp_path / "JPEGImages/detection_only.jpg")
+    lists = tmp_path / "ImageSets/Segmentation"
+    lists.mkdir(parents=True)
+    for name, stems in (("train", STEMS[:20]), ("val", STEMS[20:]), ("trainval", STEMS)):
+        (lists / f"{name}.txt").write_text("\n".join(stems))
+    benchmark, splits = opened(tmp_path)
+    assert every(splits) == sorted(STEMS)
+    assert {pair.stem for pair in splits.val} == set(STEMS[20:])
+    assert splits.rule.startswith("given val; test carved")
+    assert set(np.unique(benchmark.read(splits.val[0]).mask)) == {0, 1, 255}, "the border between objects is ignored"
+    (lists / "val.txt").unlink()
+    assert every(opened(tmp_path)[1]) == sorted(STEMS[:20]), "train.txt alone says what there is, and it is split here"
 
 
 @pytest.mark.parametrize(
-    ("given", "rule"),
+    ("labels", "classes"),
     [
-        (("train",), "carved (seed 0, 2 test and 2 val"),
-        (("train", "test"), "given test; val carved (seed 0"),
-        (("train", "val"), "given val; test carved (seed 0"),
+        ({"background": 0, "liver": 1, "tumour": 2, "ignore": 3}, ("background", "liver", "tumour")),
+        ({"0": "background", "1": "liver", "2": "tumour", "3": "ignore"}, ("background", "liver", "tumour")),
+        ({"background": 0, "liver": 1, "ignore": 2}, ("background", "liver")),
     ],
 )
-def test_splits_that_are_missing_are_carved_from_training_images(tmp_path, given: tuple[str, ...], rule: str) -> None:
-    for number, split in enumerate(given):
-        _write(tmp_path / split, stems=STEMS if not number else [f"other{k}" for k in range(3)])
+def test_nnunets_ignore_label_is_ignored_and_no_class(tmp_path: Path, labels: dict, classes: tuple[str, ...]) -> None:
+    count = len(classes)
+    write(tmp_path, "imagesTr/{}_0000.png", "labelsTr/{}.png", STEMS[:15], bands(*range(count + 1)))
+    write(tmp_path, "imagesTs/{}_0000.png", "labelsTs/{}.png", STEMS[15:], bands(0, 1))
+    (tmp_path / "dataset.json").write_text(json.dumps({"labels": labels, "channel_names": {"0": "rgb"}}))
+    benchmark, splits = opened(tmp_path)
+    assert benchmark.class_names == classes
+    assert {pair.mask.stem for pair in splits.test["test"]} == set(STEMS[15:])
+    again = pickle.loads(pickle.dumps(benchmark))  # as a worker has it
+    assert np.unique(again.read(splits.train[0]).mask).tolist() == [*range(count), 255]
+    assert np.unique(again.read(splits.test["test"][0]).mask).tolist() == [0, 1]
+
+
+# --- splits
+
+
+@pytest.mark.parametrize(
+    "lay",
+    [
+        lambda root: [write(root / split, stems=stems) for split, stems in SPLITS],
+        lambda root: [write(root, f"img/{s}/{{}}.jpg", f"gt/{s}/{{}}.png", stems) for s, stems in SPLITS],
+        lambda root: [write(root / split, "{}.jpg", "{}_mask.png", stems) for split, stems in SPLITS],
+        lambda root: write_csv(root, "image,label", "a/{0}.jpg,b/{0}.png", **dict(SPLITS)),
+        lambda root: write_csv(
+            root, "", "a/{0}.jpg,b/{0}.png", **{f"{s}ing" if s != "val" else "valid": x for s, x in SPLITS}
+        ),
+        write_column,
+        lambda root: write_column(root, "Fold", val="dev", test="testing"),
+    ],
+)
+def test_given_splits_are_kept(tmp_path: Path, lay: Callable[[Path], object]) -> None:
+    lay(tmp_path)
+    _, splits = opened(tmp_path)
+    assert splits.rule == "given"
+    assert {name: {pair.stem for pair in part} for name, part in splits.parts.items()} == {
+        name: set(stems) for name, stems in SPLITS
+    }
+
+
+@pytest.mark.parametrize("names", [("train", "val", "test"), ("training", "valid", "Testing")])
+@pytest.mark.parametrize("folder", ["", "splits"])
+def test_lists_split_a_folder(tmp_path: Path, names: tuple[str, ...], folder: str) -> None:
+    write(tmp_path)
+    (tmp_path / folder).mkdir(exist_ok=True)
+    for name, (_, stems) in zip(names, SPLITS, strict=True):
+        (tmp_path / folder / f"{name}.txt").write_text("\n".join(stems[:4]))
+    _, splits = opened(tmp_path)
+    assert sizes(splits) == (4, 4, 4)
+    assert splits.rule.endswith("/ (4/4/4); 12 images in no list left out")
+
+
+@pytest.mark.parametrize(
+    ("lay", "rule"),
+    [
+        (lambda root: write(root / "train"), "carved (seed 0, 2 test and 2 val"),
+        (lambda root: [write(root / s, stems=x) for s, x in SPLITS if s != "val"], "given test; val carved (seed 0"),
+        (lambda root: [write(root / s, stems=x) for s, x in SPLITS if s != "test"], "given val; test carved (seed 0"),
+        (lambda root: [write(root, stems=STEMS[4:]), write(root / "test", stems=STEMS[:4])], "given test; val carved"),
+        (lambda root: [write(root), (root / "test.txt").write_text("\n".join(STEMS[:4]))], "given test; val carved"),
+        (lambda root: [write(root), (root / "training.txt").write_text("trained with sam\n")], "carved"),
+        (lambda root: [write(root), (root / "test.txt").write_bytes(b"notes of M\xe4rz\n")], "carved"),
+        (lambda root: write_column(root, "set", train="A", val="B", test="A"), "carved"),
+    ],
+)
+def test_what_is_missing_is_carved(tmp_path: Path, lay: Callable[[Path], object], rule: str) -> None:
+    lay(tmp_path)
     _, splits = opened(tmp_path)
     assert splits.rule.startswith(rule)
-    parts = {"train": splits.train, "val": splits.val, "test": splits.test["test"]}
-    assert all(parts.values())
-    for split in given[1:]:
-        assert {pair.stem for pair in parts[split]} == {"other0", "other1", "other2"}
+    assert all(sizes(splits))
+    assert len(set(every(splits))) == len(every(splits)) in (20, 24)
+    assert opened(tmp_path, split_rule=CARVED)[1].rule.startswith("carved")
 
 
 def test_a_group_rule_keeps_what_belongs_together_on_one_side(tmp_path: Path) -> None:
-    _write(tmp_path)
+    write(tmp_path)
     _, splits = opened(tmp_path, group=r"(.+)_r\d+c\d+")
-    sides = [{pair.stem.partition("_")[0] for pair in part} for part in (splits.train, splits.val, splits.test["test"])]
+    sides = [{pair.stem.partition("_")[0] for pair in part} for part in splits.parts.values()]
     assert len(set().union(*sides)) == sum(map(len, sides))
     assert "by groups of" in splits.rule
-    _, alone = opened(tmp_path)
-    assert {pair.stem.partition("_")[0] for pair in alone.test["test"]} & {
-        pair.stem.partition("_")[0] for pair in alone.train
-    }
     with pytest.raises(DatasetError, match="fits no part of the name 'site0_r0c0'"):
         opened(tmp_path, group="patient(.)")
 
 
+def test_groups_are_found_where_splits_number_their_files_alike(tmp_path: Path, capsys) -> None:
+    for split, first in (("train", 0), ("val", 20), ("test", 2)):
+        write(tmp_path / split, stems=[f"p5_{first + number}" for number in range(3)] + [f"{split}_0"])
+    benchmark, splits = opened(tmp_path, group=r"(.+)_\d+")
+    assert {pair.stem for pair in splits.train} >= {"train_p5_0", "train_train_0"}  # p5_2 is in train and in test
+    assert benchmark.group(splits.train[0]) in {benchmark.group(pair) for pair in splits.test["test"]}
+    assert main(["check", f"mine={tmp_path}", "--workers", "1", "--group", r"(.+)_\d+"]) == 1
+    assert "groups have images in several splits" in capsys.readouterr().out
+
+
+@pytest.mark.parametrize("mark", ["\u00e4", "a\u0308"])
+def test_an_accent_may_be_a_character_of_its_own_in_one_of_two_names(tmp_path: Path, mark: str) -> None:
+    """As in folders and lists that were made on a Mac."""
+    for number in range(8):
+        photograph(tmp_path / "images" / f"a\u0308{number}.jpg", number)
+        mask(tmp_path / "masks" / f"\u00c4{number}.png")
+    for split, numbers in (("train", "01234"), ("test", "567")):
+        (tmp_path / f"{split}.txt").write_text("\n".join(f"{mark}{number}" for number in numbers), encoding="utf-8")
+    _, splits = opened(tmp_path)
+    assert [pair.image.stem[-1] for pair in splits.test["test"]] == ["5", "6", "7"]
+
+
+# --- refusals
+
+
+def _csv_with(root: Path, train: str, test: str = "") -> None:
+    write(root, "a/{}.jpg", "b/{}.png")
+    for name, text in (("train", train), ("test", test)):
+        if text:
+            (root / f"{name}.csv").write_text(f"image,label\n{text}")
+
+
+def _rows(stems: Sequence[str], row: str = "a/{0}.jpg,b/{0}.png") -> str:
+    return "\n".join(row.format(stem) for stem in stems)
+
+
+def _dummy(root: Path) -> None:
+    write(root / "dummy", stems=STEMS[:2])
+    write(root, "radiographs/{}.png", "outlines/{}.png")
+
+
+def _two_sets(root: Path) -> None:
+    write(root / "few", stems=STEMS[:2])
+    write(root / "many")
+
+
+def _converter(name: str, text: str = "x") -> Callable[[Path], None]:
+    def lay(root: Path) -> None:
+        photograph(root / "images" / "0.jpg")
+        (root / name).parent.mkdir(parents=True, exist_ok=True)
+        (root / name).write_text(text)
+
+    return lay
+
+
+def _channels(root: Path) -> None:
+    write(root, "imagesTr/{}_0000.png", "labelsTr/{}.png")
+    photograph(root / f"imagesTr/{STEMS[0]}_0001.png")
+
+
+def _pages(root: Path) -> None:
+    write(root)
+    pages = [Image.new("L", (30, 24), level) for level in (9, 99)]
+    (root / f"images/{STEMS[0]}.jpg").unlink()
+    pages[0].save(root / f"images/{STEMS[0]}.tif", save_all=True, append_images=pages[1:])
+
+
+@pytest.mark.parametrize(
+    ("lay", "word"),
+    [
+        (lambda root: None, "give a folder with images/ with masks/"),
+        (lambda root: write(root, "images/{}.jpg", "masks/odd.png"), "no names pair"),
+        (lambda root: [write(root), write(root, "images/more/{}.jpg", "masks/more/{}.png", "ab")], "more/"),
+        (lambda root: [write(root, f"images/{p}/{{}}.jpg", f"masks/{p}/{{}}.png", "ab") for p in "pq"], "a CSV"),
+        (lambda root: [write(root), write(root / "train")], "beside it"),
+        (lambda root: (write(root), (root / "images" / f"{STEMS[0]}.png").write_bytes(b"")), "two files of one name"),
+        (lambda root: _csv_with(root, _rows(STEMS[:9]), _rows(STEMS[8:])), "and in test; take it out"),
+        (lambda root: _csv_with(root, _rows(STEMS[:9]), _rows(STEMS[8:9], "a/../a/{0}.jpg,b/x.png")), "missing"),
+        (lambda root: _csv_with(root, _rows(STEMS[:9]), _rows(STEMS[8:9], "a/../a/{0}.jpg,b/{0}.png")), "and in test; take it out"),
+        (lambda root: _csv_with(root, _rows(STEMS, "a/{0}.jpg,b/site0_r0c0.png")), "is the mask of"),
+        (lambda root: _csv_with(root, "a/gone.jpg,b/gone.png"), "missing"),
+        (lambda root: _csv_with(root, _rows(STEMS) + "\na/x.jpg,"), "without image or label"),
+        (lambda root: (write(root), (root / "train.csv").write_text("filename,m\ni0.jpg,i0.png\n")), "no two columns"),
+        (lambda root: write_column(root, val="later"), "'later' in its column split"),
+        (lambda root: write_csv(root, "image,label", "a/{0}.jpg,b/{0}.png", one=STEMS[:9], two=STEMS[9:]), "call lists"),
+        (
+            lambda root: write_csv(root, "image,label", "a/{0}.jpg,b/{0}.png", train=STEMS[:9], val=STEMS[9:], valid=STEMS),
+            "both lists of val",
+        ),
+        (_dummy, "more images that would not be read: outlines/ (24), radiographs/ (24)"),
+        (_two_sets, "(24 pairs); give one, such as mine="),
+        (_channels, "second channel"),
+        (_pages, "2 pages"),
+        (_converter("scan.nii.gz"), "nibabel"),
+        (_converter("series/1.dcm"), "DICOM"),
+        (_converter("labels/0.txt"), "YOLO"),
+        (_converter("data.zip"), "unpack"),
+        (_converter("0.json", '{"shapes": []}'), "LabelMe"),
+        (_converter("leftImg8bit/train/aachen/a_leftImg8bit.txt"), "Cityscapes"),
+    ],
+)  # fmt: skip
+def test_what_is_not_understood_is_one_line(tmp_path: Path, capsys, lay: Callable[[Path], object], word: str) -> None:
+    lay(tmp_path)
+    assert main(["check", f"mine={tmp_path}", "--workers", "1"]) in (1, 2)
+    told = capsys.readouterr()
+    assert word in told.out + told.err
+    assert len(told.err.splitlines()) <= 1
+
+
+@pytest.mark.parametrize(
+    ("arguments", "word"),
+    [
+        (["mine"], "mine is no benchmark"),
+        (["mine=/no/such/folder"], "no folder /no/such/folder for mine"),
+        (["../x=DIR"], "../x is a folder without a name"),
+        (["kvasir", "--group", "x"], "--group is for data of your own"),
+        (["mine=DIR", "--group", "("], "is no regular expression"),
+        (["mine=DIR", "--split-rule", "nope"], "mine has no split rule 'nope'"),
+        (["mine=DIR", "--category", "cell"], "is for COCO files"),
+    ],
+)
+def test_a_wrong_command_is_one_line(tmp_path: Path, capsys, arguments: list[str], word: str) -> None:
+    write(tmp_path)
+    assert main(["check", *(each.replace("=DIR", f"={tmp_path}") for each in arguments), "--workers", "1"]) == 2
+    (line,) = capsys.readouterr().err.splitlines()
+    assert word in line
+
+
+def test_what_lies_aside_hides_no_folders(tmp_path: Path) -> None:
+    write(tmp_path)
+    (tmp_path / "train.csv").write_text("id,rle_mask\ntrain0,1 5\n")
+    (tmp_path / "patients.csv").write_text("id,age\n0,44\n")
+    (tmp_path / "labels.json").write_text("{}")
+    for name in ("images", "masks"):
+        (tmp_path / name / "old").mkdir()
+    assert opened(tmp_path)[1].layout == "folders"
+
+
+# --- masks
+
+
 def test_classes_make_it_one_of_several_classes_and_255_is_ignored(tmp_path: Path) -> None:
-    _write(tmp_path, values=(0, 1, 2, 255))
+    write(tmp_path, draw=bands(0, 1, 2, 255))
     (tmp_path / "classes.txt").write_text("ground\ntree\n\nhouse\n")
-
     benchmark, splits = opened(tmp_path)
-
-    assert (benchmark.task, benchmark.num_classes, benchmark.class_names) == (
-        "multiclass",
-        3,
-        ("ground", "tree", "house"),
-    )
+    assert (benchmark.task, benchmark.class_names) == ("multiclass", ("ground", "tree", "house"))
     assert (benchmark.metrics, benchmark.selection_metric) == (("miou", "accuracy"), "miou")
     assert set(np.unique(benchmark.read(splits.val[0]).mask)) == {0, 1, 2, 255}
     assert pickle.loads(pickle.dumps(benchmark)).class_names == benchmark.class_names
-    (tmp_path / "classes.txt").write_text("ground\ntree\n")
-    binary, splits = opened(tmp_path)
-    assert binary.task == "binary"
 
 
 @pytest.mark.parametrize("text", ["one\n", "a\na\n", "", "x" * 100 + "\nb", "\n".join(map(str, range(300)))])
 def test_a_list_of_classes_that_is_none_is_refused(tmp_path: Path, text: str) -> None:
-    path = tmp_path / "classes.txt"
-    path.write_text(text)
+    (tmp_path / "classes.txt").write_text(text)
     with pytest.raises(DatasetError, match=r"classes\.txt"):
-        read_classes(path)
-
-
-def _colours(path: Path) -> None:
-    path.parent.mkdir(parents=True, exist_ok=True)
-    colours = np.zeros((24, 30, 3), dtype=np.uint8)
-    colours[:8] = (255, 0, 0)
-    Image.fromarray(colours).save(path)
-
-
-def _palette(path: Path) -> None:
-    path.parent.mkdir(parents=True, exist_ok=True)
-    image = Image.fromarray(np.tile(np.arange(3, dtype=np.uint8), (24, 10)))
-    image.putpalette([0, 0, 0, 200, 0, 0, 0, 200, 0])
-    image.save(path)
-
-
-@pytest.mark.parametrize(
-    ("spoil", "classes", "message"),
-    [
-        (_palette, "", "a binary palette has two; masks are binary as long as there is no classes.txt"),
-        (_colours, "a\nb\nc\n", "masks of several classes hold one index a pixel (grey or palette PNG), not colours"),
-        (lambda path: _mask(path, (0, 7)), "a\nb\nc\n", "class indices 7, and classes.txt names 3 classes, so 0 to 2"),
-    ],
-)
-def test_check_explains_masks_that_do_not_fit(tmp_path, capsys, spoil, classes, message):
-    _write(tmp_path, values=(0, 1, 2) if classes else (0, 255))
-    if classes:
-        (tmp_path / "classes.txt").write_text(classes)
-    spoil(tmp_path / "masks" / f"{STEMS[0]}_mask.png")
-    assert main(["check", f"mine={tmp_path}", "--workers", "1"]) == 1
-    assert message in capsys.readouterr().out
-
-
-def _painted(path: Path, colour: tuple[int, ...]) -> None:
-    pixels = np.zeros((24, 30, 3), dtype=np.uint8)
-    pixels[8:20, 4:20] = colour
-    Image.fromarray(pixels).save(path)
-
-
-def test_check_says_that_all_masks_are_dark(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
-    _write(tmp_path)
-    for path in (tmp_path / "masks").iterdir():
-        _mask(path.with_suffix(".jpg"), (0, 20))
-        path.unlink()
-    assert main(["check", f"mine={tmp_path}", "--workers", "1"]) == 1
-    told = " ".join(capsys.readouterr().out.split())
-    assert re.search(r"their brightest value is \d\d, and what is looked for is above 127: save masks as PNG", told)
-
-
-def test_check_warns_of_colours_that_are_one_a_mask(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
-    _write(tmp_path)
-    masks = sorted((tmp_path / "masks").iterdir())
-    for colours, told in (
-        (((255, 0, 0), (0, 255, 0), (0, 0, 255)), True),
-        (((255, 0, 0), (128, 0, 0), (255, 0, 20), (255, 255, 255)), False),
-    ):
-        for number, path in enumerate(masks):
-            _painted(path, colours[number % len(colours)])
-        assert main(["check", f"mine={tmp_path}", "--workers", "1"]) == 0
-        assert ("painted in " in (out := capsys.readouterr().out)) is told
-        assert ("(255, 0, 0)" in out and "several classes? save them as indices" in " ".join(out.split())) is told
-
-
-def test_check_warns_of_classes_that_are_one_a_mask(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
-    _write(tmp_path, values=(0, 255))
-    for number, path in enumerate(sorted((tmp_path / "masks").iterdir())):
-        image = Image.fromarray(np.tile(np.array([0, 1 + number % 3], dtype=np.uint8), (24, 15)))
-        image.putpalette([0, 0, 0, 200, 0, 0, 0, 200, 0, 0, 0, 200])
-        image.save(path)
-    assert main(["check", f"mine={tmp_path}", "--workers", "1"]) == 0
-    assert "each mask holds one of 1-3: several classes? name them in classes.txt" in capsys.readouterr().out
-
-
-def test_check_explains_inverted_masks_and_passes_good_ones(tmp_path: Path, capsys, monkeypatch) -> None:
-    _write(tmp_path / "good")
-    _write(tmp_path / "inverted", values=(255, 0))
-    assert main(["check", f"mine={tmp_path / 'good'}", "--workers", "1", "--group", r"(.+)_r\d"]) == 0
-    assert "groups of (.+)_r" in capsys.readouterr().out
-    assert main(["check", f"mine={tmp_path / 'inverted'}", "--workers", "1"]) == 1
-    assert "inverted? What is looked for must be white" in capsys.readouterr().out
-    (settings := tmp_path / "harness.toml").write_text(f'[datasets]\nmine = "{tmp_path / "good"}"\n')
-    monkeypatch.setenv("SAM_PEFT_SETTINGS", str(settings))
-    assert main(["check", "mine", "--workers", "1"]) == 0
-    assert main(["check", "mine", "--data", str(tmp_path / "inverted"), "--workers", "1"]) == 1, "before what is set"
-
-
-def test_a_group_rule_that_never_ends_is_one_line(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(own, "GROUP_SECONDS", 0.05)
-    before = signal.getsignal(signal.SIGALRM)
-    pair = Pair(stem="a" * 40 + "b", image=tmp_path, mask=tmp_path)
-    benchmark = own_benchmark("mine", ("ground", "tree"))(DataOptions(group="(a+)+$"))
-    with pytest.raises(DatasetError, match="takes more than"):
-        benchmark.group(pair)
-    assert signal.getsignal(signal.SIGALRM) is before
-    assert signal.getitimer(signal.ITIMER_REAL) == (0.0, 0.0)
-
-
-@pytest.mark.parametrize(("shared", "code"), [(False, 0), (True, 1)])
-def test_check_names_groups_that_lie_in_two_given_splits(tmp_path, capsys, shared: bool, code: int) -> None:
-    for number, (split, stems) in enumerate((("train", STEMS[:15]), ("val", STEMS[15:18]), ("test", STEMS[18:]))):
-        for index, stem in enumerate(stems):
-            name = stem.replace("site7", "site0") if shared else stem
-            _image(tmp_path / split / "images" / f"{name}{split}.jpg", 100 * number + index)
-            _mask(tmp_path / split / "masks" / f"{name}{split}.png")
-    assert main(["check", f"mine={tmp_path}", "--workers", "1", "--group", r"(site\d+)_"]) == code
-    told = capsys.readouterr().out
-    if shared:
-        assert "1 of 7 groups have images in several splits" in told
-        assert "site0: train train/images/site0_r0c0train.jpg" in told
-    else:
-        assert "8 groups, each in one split" in told
+        read_classes(tmp_path / "classes.txt")
 
 
 @pytest.mark.parametrize("classes", ["", "background\nlesion\n"])
 def test_an_area_to_ignore_is_never_the_object(tmp_path: Path, classes: str) -> None:
     """Grey masks of 0, 1 and 255, as PASCAL VOC's with one class: 255 above half was the object, and 1 was not."""
-    _write(tmp_path, values=(0, 1, 255))
+    write(tmp_path, draw=bands(0, 1, 255))
     if classes:
         (tmp_path / "classes.txt").write_text(classes)
-        _mask(tmp_path / "masks" / f"{STEMS[0]}_mask.png", (0, 255))  # an image with nothing but an area to ignore
+        bands(0, 255)(tmp_path / "masks" / f"{STEMS[0]}_mask.png")  # an image with nothing but an area to ignore
     made, root = own_folder("mine", tmp_path)
-    benchmark = made(DataOptions())
-    for path in sorted((root / "masks").iterdir()):
+    for path in sorted((root / "masks").iterdir())[:3]:
         stored = np.asarray(Image.open(path))
-        assert np.array_equal(benchmark.decode_mask(path), stored), path  # type: ignore[attr-defined]
+        assert np.array_equal(made(DataOptions()).decode_mask(path), stored), path  # type: ignore[attr-defined]
 
 
-def test_a_file_in_two_splits_is_refused(tmp_path: Path) -> None:
-    _write(tmp_path)
-    for split, stems in (("train", STEMS[:16]), ("val", STEMS[16:20]), ("test", STEMS[15:])):
-        rows = [f"images/{stem}.jpg,masks/{stem}_mask.png" for stem in stems]
-        (tmp_path / f"{split}.csv").write_text("\n".join(["image,label", *rows]))
-    made, root = own_folder("mine", tmp_path)
-    with pytest.raises(DatasetError, match=rf"{STEMS[15]}.jpg is in train and in test; take it out of one of them"):
-        made(DataOptions()).splits(root)
+def _paint(*colours: tuple[int, int, int]) -> Draw:
+    queue = [*colours]
+
+    def draw(path: Path) -> None:
+        queue.append(queue.pop(0))
+        mask(path, DRAWN[..., None] * np.array(queue[-1], np.uint8))
+
+    return draw
+
+
+def _cycle(*draws: Draw) -> Draw:
+    queue = [*draws]
+
+    def draw(path: Path) -> None:
+        queue.append(queue.pop(0))
+        queue[-1](path)
+
+    return draw
+
+
+def _indices(value: int) -> Draw:
+    return lambda path: mask(path, DRAWN * np.uint8(value), [0, 0, 0, 200, 0, 0, 0, 200, 0, 0, 0, 200])
+
+
+def _ids(path: Path) -> None:
+    mask(path, np.repeat(np.repeat(np.arange(1, 181, dtype=np.uint8).reshape(12, 15), 2, 0), 2, 1))
 
 
 @pytest.mark.parametrize(
-    ("arguments", "message"),
+    ("draw", "classes", "code", "word"),
     [
-        (["kvazir=DIR"], "did you mean 'kvasir'"),
-        (["mine"], "mine is no benchmark"),
-        (["mine=/no/such/folder"], "no folder /no/such/folder for mine"),
-        (["mine=EMPTY"], "is no data set that mine could be; give a folder with images/ and masks/"),
-        (["mine=ODD"], "images/ and masks/ are there, but no names pair (images/img0.png, masks/annot_0.png); rename"),
-        (["../x=DIR"], "../x is a folder without a name"),
-        (["kvasir", "--group", "x"], "--group is for data of your own"),
-        (["mine=TWO"], "holds several data sets"),
-        (["mine=DIR", "--group", "("], "is no regular expression"),
+        (mask, "", 0, "equal in every pair"),
+        (_paint((0, 200, 0)), "", 0, ""),
+        (bands(255, 0), "", 1, "inverted?"),
+        (_paint((255, 0, 0), (0, 255, 0), (0, 0, 255)), "", 0, "painted in several colours"),
+        (_paint((255, 0, 0), (128, 0, 0), (255, 0, 20), (255, 255, 255)), "", 0, ""),
+        (_cycle(_indices(1), _indices(2), _indices(3)), "", 0, "each mask holds one of 1-3: several classes?"),
+        (_cycle(bands(0, 255), bands(0, 1, 255)), "", 1, "255 is the object in"),
+        (bands(0, 255), "ground\ntree\n", 1, "255 is to be ignored where classes.txt"),
+        (_ids, "", 1, "ids of objects?"),
+        (lambda path: mask(path, np.tile(np.arange(3, dtype=np.uint8), (24, 10)), range(9)), "", 1, "a binary palette has two"),
+        (_paint((255, 0, 0)), "a\nb\nc\n", 1, "not colours"),
+        (bands(0, 1, 7), "a\nb\nc\n", 1, "class indices 7, and classes.txt names 3 classes"),
+    ],
+)  # fmt: skip
+def test_check_explains_masks(tmp_path: Path, capsys, draw: Draw, classes: str, code: int, word: str) -> None:
+    write(tmp_path, draw=draw)
+    if classes:
+        (tmp_path / "classes.txt").write_text(classes)
+    assert main(["check", f"mine={tmp_path}", "--workers", "1"]) == code
+    told = " ".join(capsys.readouterr().out.split())
+    assert word in told
+    assert ("several classes?" in told) == ("several" in word)
+
+
+def test_check_says_that_all_masks_are_dark(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    write(tmp_path, drawn="masks/{}.jpg", draw=bands(0, 20))
+    assert main(["check", f"mine={tmp_path}", "--workers", "1"]) == 1
+    assert "what is looked for is above 127: save masks as PNG" in " ".join(capsys.readouterr().out.split())
+
+
+def test_check_takes_the_folder_of_the_settings_after_that_of_the_command(tmp_path: Path, capsys, monkeypatch) -> None:
+    write(tmp_path / "good")
+    write(tmp_path / "inverted", draw=bands(255, 0))
+    (settings := tmp_path / "harness.toml").write_text(f'[datasets]\nmine = "{tmp_path / "good"}"\n')
+    monkeypatch.setenv("SAM_PEFT_SETTINGS", str(settings))
+    assert main(["check", "mine", "--workers", "1"]) == 0
+    assert main(["check", "mine", "--data", str(tmp_path / "inverted"), "--workers", "1"]) == 1
+
+
+@pytest.mark.parametrize(
+    ("array", "fits"),
+    [
+        (DRAWN, True),
+        (DRAWN.astype(bool), True),
+        (DRAWN.astype(np.int64)[..., None], True),
+        (DRAWN.astype(np.float64), True),
+        (DRAWN * 0.5, False),
+        (DRAWN.astype(np.int64) * -1, False),
+        (np.stack([DRAWN] * 3), False),
+        (np.array({}), False),
     ],
 )
-def test_bad_input_is_one_line(tmp_path, capsys, arguments: list[str], message: str) -> None:
-    _write(tmp_path / "DIR")
-    _write(tmp_path / "TWO" / "a")
-    _write(tmp_path / "TWO" / "b")
-    (tmp_path / "EMPTY").mkdir()
-    for number in range(3):
-        _image(tmp_path / "ODD" / "images" / f"img{number}.png", number)
-        _mask(tmp_path / "ODD" / "masks" / f"annot_{number}.png")
-    words = [word.replace("=DIR", f"={tmp_path}/DIR").replace("=TWO", f"={tmp_path}/TWO") for word in arguments]
-    words = [word.replace("=EMPTY", f"={tmp_path}/EMPTY").replace("=ODD", f"={tmp_path}/ODD") for word in words]
-    assert main(["check", *words, "--workers", "1"]) == 2
-    (line,) = capsys.readouterr().err.splitlines()
-    assert message in line
+def test_arrays_are_masks_of_whole_numbers(tmp_path: Path, array: np.ndarray, fits: bool) -> None:
+    write(tmp_path, "images/{}.png", "masks/{}.npy", draw=lambda path: mask(path, array))
+    benchmark, splits = opened(tmp_path)
+    if fits:
+        np.testing.assert_array_equal(benchmark.read(splits.train[0]).mask, DRAWN)
+        return
+    with pytest.raises(DatasetError, match=r"\.npy"):
+        benchmark.read(splits.train[0])
 
 
-def test_the_names_of_nearly_a_benchmark_are_free_where_only_numbers_differ() -> None:
+def test_a_damaged_mask_is_not_explained_by_its_classes(tmp_path: Path) -> None:
+    mask(tmp_path / "masks" / "i0.png")
+    (tmp_path / "masks" / "i0.png").write_bytes((tmp_path / "masks" / "i0.png").read_bytes()[:40])
+    with pytest.raises(DatasetError, match=r"i0.png is unreadable .*; restore it from the archive$"):
+        own_benchmark("mine", ("background", "foreground"))().decode_mask(tmp_path / "masks" / "i0.png")
+
+
+def test_an_image_whose_mask_fits_it_as_it_is_stored_is_not_said_to_be_turned(tmp_path: Path, capsys) -> None:
+    write(tmp_path)
+    exif = Image.Exif()
+    exif[274] = 6
+    path = tmp_path / "images" / f"{STEMS[0]}.jpg"
+    Image.open(path).save(path, exif=exif)
+    assert main(["check", f"mine={tmp_path}", "--workers", "1"]) == 0
+    assert "EXIF rotation: no image is stored rotated" in capsys.readouterr().out
+
+
+def test_folders_of_classes_beside_one_that_is_called_as_masks_are(tmp_path: Path) -> None:
+    for name in ("cat", "dog"):
+        for number in range(12):
+            photograph(tmp_path / "images" / name / f"{number}.png", number)
+    (tmp_path / "labels").mkdir()
+    (tmp_path / "labels" / "classes.csv").write_text("cat,dog\n")
+    assert any_folder("mine", tmp_path)[0].class_names == ("cat", "dog")
+    shutil.rmtree(tmp_path / "labels")
+    assert any_folder("mine", tmp_path)[0].class_names == ("cat", "dog")
+
+
+def test_a_name_is_written_in_one_way() -> None:
     assert dataset_name("ISIC-2018") == "isic_2018"
     assert dataset_name("Kvasir") == "kvasir"
-    assert dataset_name("tiles") == "tiles"

@@ -11,10 +11,10 @@ import pytest
 import tifffile
 from PIL import Image
 
+from harness.datasets import samples as encodings
 from harness.datasets.base import AWAY, DatasetError
 from harness.datasets.reading.decoding import read_binary, read_image
 from harness.datasets.reading.opening import open_image, orientation, stored_size, upright
-from harness.datasets.samples import encodings
 from tests.datasets.conftest import MakeBenchmark
 
 RNG = np.random.default_rng(0)

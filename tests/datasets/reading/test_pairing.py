@@ -8,7 +8,7 @@ from pathlib import Path
 import pytest
 
 from harness.datasets.base import DatasetError, Pair
-from harness.datasets.reading.pairing import image_files, pair_files, pair_folders
+from harness.datasets.reading.pairing import image_files, pair_folders
 from tests.values import on_linux
 
 
@@ -38,37 +38,6 @@ def test_masks_are_found_by_name_and_the_rest_is_named(tmp_path: Path, images, m
         [name for name in masks.split() if name != unused], strict=True
     )  # fmt: skip
     assert {pair.image.name: pair.mask.name for pair in paired.pairs} == dict(expected)
-
-
-def test_names_that_words_alone_tell_apart_pair_by_these(tmp_path: Path) -> None:
-    names = [f"{number}_{word}" for number in range(2) for word in ("test", "training")]
-    images = image_files(_touch(tmp_path / "i", *(f"{name}.png" for name in names)))
-    masks = image_files(_touch(tmp_path / "m", *(f"{name}_mask.png" for name in names)))
-    paired = pair_files(images, masks, bare=True)
-    assert [pair.mask.name for pair in paired.pairs] == [f"{name}_mask.png" for name in names]
-
-
-@pytest.mark.parametrize(
-    ("images", "masks"),
-    [
-        ("0_training.jpg", "0_training_mask.png 0_manual1.png"),
-        ("0.jpg", "0_annotation.png 0_mask.png"),
-        ("1_test.jpg 1_training.jpg", "1_test_mask.png 1_mask.png"),
-    ],
-    ids=["DRIVE's field of view", "a word each", "one for either of two"],
-)
-def test_a_second_mask_that_fits_an_image_as_well_is_an_error_that_names_both(tmp_path: Path, images, masks) -> None:
-    given = image_files(_touch(tmp_path / "i", *images.split())), image_files(_touch(tmp_path / "m", *masks.split()))
-    with pytest.raises(DatasetError, match="two files of one name") as caught:
-        pair_files(*given, bare=True)
-    assert all(name in str(caught.value) for name in masks.split())
-
-
-def test_a_mask_named_as_its_image_fits_no_other_by_less(tmp_path: Path) -> None:
-    images, masks = _touch(tmp_path / "i", "c3.jpg", "c3_test.jpg"), _touch(tmp_path / "m", "c3.png")
-    paired = pair_files(image_files(images), image_files(masks), bare=True)
-    assert [(pair.image.name, pair.mask.name) for pair in paired.pairs] == [("c3.jpg", "c3.png")]
-    assert [path.name for path in paired.unpaired_images] == ["c3_test.jpg"]
 
 
 def test_junk_is_skipped(tmp_path: Path) -> None:
