@@ -85,8 +85,9 @@ class OwnBenchmark(FolderBenchmark):
 
     def recognised(self, root: Path) -> list[Layout]:
         layouts = [layout for layout in self.layouts() if layout.matches(root)]
-        lists = [layout for layout in layouts if isinstance(layout, OwnCsv)]  # which say what folders alone would not
-        return lists or [layout for layout in layouts if not isinstance(layout, OneFolder)] or layouts
+        if lists := [layout for layout in layouts if isinstance(layout, OwnCsv)]:
+            return [*lists]  # which say what folders alone would not
+        return [layout for layout in layouts if not isinstance(layout, OneFolder)] or layouts
 
     def locate(self, data_root: Path) -> Path:
         if not data_root.is_dir():
@@ -187,8 +188,8 @@ class OwnBenchmark(FolderBenchmark):
             if self.class_names != BINARY:
                 mask = decoding.read_indices(path, num_classes=256)
             else:
-                mask = _with_ignored(path, ignored)
-                mask = super().decode_mask(path) if mask is None else mask
+                indices = _with_ignored(path, ignored)
+                mask = super().decode_mask(path) if indices is None else indices
         except DatasetError as error:
             open_image(path)  # a file that is damaged says so by itself
             raise DatasetError(f"{error}; {_EXPLAINED[self.task]}") from error

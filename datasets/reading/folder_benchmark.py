@@ -141,7 +141,10 @@ class FolderBenchmark(Benchmark):
         return ""
 
     def _how_to_get(self) -> str:
-        return f"get it: {self.source}; or try python -m harness.run --protocol demo, which needs no data"
+        return (
+            f"get it: {self.source} (data of your own are called otherwise than {self.name}); or try python -m harness.run "
+            "--protocol demo, which needs no data"
+        )
 
     def recognised(self, root: Path) -> list[Layout]:
         """The layouts in which ``root`` lies: one, none, or rivals."""

@@ -124,7 +124,7 @@ class Protocol:
         merge: merge modes (``exact``, ``conv``, ``calibrated``) whose merged model is tested as well, as far as the method has them.
         split_follows_seed: the run's seed splits the images anew, in place of ``split_seed`` (which planning then sets to it), so
             that the seeds of a row are folds: for small benchmarks, where which images are tested matters more than any seed.
-        split_rule: see `harness.datasets.base.DataOptions`; group, images, masks and category likewise.
+        split_rule: see `harness.datasets.base.DataOptions`; group and category likewise.
         own_classes: of one's own data, the names of its classes, so that a run is known by them and can be made anywhere;
             planning fills it in, and it is empty for the harness's benchmarks.
         evaluation: see `Conventions`.
@@ -155,8 +155,6 @@ class Protocol:
     split_seed: int = 0
     split_follows_seed: bool = False
     group: str = ""
-    images: str = ""
-    masks: str = ""
     category: str = ""
     own_classes: tuple[str, ...] = ()
     epochs: int = 30

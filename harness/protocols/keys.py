@@ -75,7 +75,7 @@ FIRST_OPTIONS = {
 """Options of built-in methods that the hash always holds. Closed: of a method that is not here every option is new. Of methods
 from elsewhere it holds all, since nobody knows their defaults where they are not installed."""
 
-CUT_RULES: dict[str, Any] = {"road_missing_ignore": False, "statistics_batches": 0}
+CUT_RULES: dict[str, Any] = {"road_missing_ignore": False, "statistics_batches": 0, "images": "", "masks": ""}
 """Rules that are gone -> the value that every run had."""
 CUT_OPTIONS: dict[str, Any] = {
     "order": "alpha-first",

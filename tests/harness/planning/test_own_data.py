@@ -15,7 +15,6 @@ from harness.archive.schema import Record
 from harness.datasets.reading.folder_benchmark import SAMPLE_MARKER
 from harness.datasets.samples import write_samples
 from harness.planning.asked import understand
-from harness.planning.data import data_options
 from harness.planning.job import Job
 from harness.protocols.load import from_rules
 from harness.report.command import command_of
@@ -73,13 +72,11 @@ def test_settings_name_folders_of_ones_own_and_all_leaves_them_out(tmp_path, mon
 @pytest.mark.parametrize(
     ("words", "message"),
     [
-        (["kvazir=DIR"], "did you mean 'kvasir'"),
         (["tiles=/no/such/folder"], "no folder /no/such/folder for tiles"),
         (["tiles="], "is not NAME=DIR"),
         (["tiles"], "unknown benchmark 'tiles'"),
         (["tiles=DIR", "--set", "group=("], "is no regular expression"),
         (["kvasir", "--set", "group=x"], "kvasir has its own rule"),
-        (["kvasir", "--set", "masks=x/{stem}.png"], "masks is for data of your own"),
         (["tiles=DIR", "--set", "own_classes=[a,b]"], "it cannot be set"),
         (["tiles=DIR", "--set", "benchmarks.tiles.group=zzz"], "fits no part of the name"),
     ],
@@ -145,17 +142,6 @@ def test_one_object_in_many_masks_is_enough(tmp_path: Path) -> None:
             Image.fromarray(picture).save(folder / f"{index:02d}.png")
     problems = planned_of(tmp_path, "--datasets", f"tiles={tmp_path / 'data'}").problems
     assert not any("every mask" in line for line in problems)
-
-
-def test_patterns_are_in_the_key(tmp_path: Path) -> None:
-    words = ["--datasets", f"tiles={write_tiles(tmp_path / 'data')}"]
-    plain = planned_of(tmp_path, *words).jobs[0].run
-    for pattern in ("images=images/*.png", "masks=masks/{stem}.png"):
-        words += ["--set", f"benchmarks.tiles.{pattern}"]
-    other = planned_of(tmp_path, *words).jobs[0].run
-    assert (plain.manifest, plain.data_fingerprint) == (other.manifest, other.data_fingerprint)
-    assert plain.key != other.key
-    assert data_options(from_rules(other.rules), "tiles").masks == "masks/{stem}.png"
 
 
 @pytest.mark.skipif(not TILES.is_dir(), reason="needs the road tiles beside the repository")
