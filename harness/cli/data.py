@@ -18,7 +18,7 @@ from harness.cli.command import PROGRAM, CommandParser, add_plugins, command, lo
 from harness.datasets.base import Benchmark, DataOptions, DatasetError
 from harness.registry import BENCHMARKS, LABELLED, SEGMENTED, dataset_name, is_own
 from harness.settings import load_settings, named_table
-from harness.system.errors import UsageError
+from harness.system.errors import UsageError, did_you_mean
 from harness.system.text import csv_cell, printable_line
 
 DEFAULT_ROOT = Path("data")
@@ -244,7 +244,8 @@ def _known(arguments: argparse.Namespace, options: DataOptions) -> str:
     of_settings = named_table(load_settings(), "datasets", dataset_name).get(name)
     where = arguments.data if folder or (of_settings and arguments.data) else of_settings
     if where is None:
-        raise UsageError(f"{given} is no benchmark (sam-peft data list); data of your own is checked as {name}=DIR")
+        likely = did_you_mean(given, BENCHMARKS.names())
+        raise UsageError(f"{given} is no benchmark{likely}; data of your own is checked as {name}=DIR")
     made, arguments.data = any_folder(name, where, options)
     BENCHMARKS.add(name, made)
     return name
