@@ -1,4 +1,4 @@
-"""How often the intervals of the tables hold the truth, and how often a verdict is wrong: the table of docs/tables.md.
+"""How often the intervals of the tables hold the truth: the table of docs/tables.md.
 
 ``python benchmarks/coverage.py`` prints it; the same code gives the same figures. Truth is 0; seeds, images and their
 interaction are drawn; every interval is that of `harness.statistics`.
@@ -17,9 +17,6 @@ from numpy.typing import NDArray
 sys.path.insert(0, str(Path(__file__).parents[1]))
 
 from harness import statistics as stats
-from harness.comparison.judging import judge
-from harness.comparison.papers import Published, against
-from harness.report.score_page import TOLERANCE
 
 Draw = Callable[[np.random.Generator, int], NDArray[np.float64]]
 
@@ -93,27 +90,6 @@ def coverage(case: Case, *, simulations: int) -> float:
     return held / simulations
 
 
-def falsely_reproduced(*, seeds: int, runs: int, spread: str, seed_sd: float, simulations: int) -> float:
-    """Share of "reproduced" where our true mean is just at the edge of the tolerance: at most 5 % is meant.
-
-    Args:
-        runs: that the paper averaged.
-        spread: ``se`` | ``""``, what the paper prints behind its mean.
-    """
-    generator = np.random.default_rng(0)
-    wrong = 0
-    for _ in range(simulations):
-        theirs = generator.normal(80, seed_sd, runs)
-        error = float(np.std(theirs, ddof=1) / np.sqrt(runs)) if spread else 0.0
-        cell = Published(
-            paper="p", table="1", method="lora", benchmark="kvasir", split="test", metric="s_measure",
-            value=f"{theirs.mean():.6f}", spread=f"{error:.6f}" if spread else "", spread_kind=spread, runs=str(runs),
-        )  # fmt: skip
-        ours = list(generator.normal(80 + TOLERANCE, seed_sd, seeds))
-        wrong += judge(against(ours, cell).interval(), low=-TOLERANCE, high=TOLERANCE) == "reproduced"
-    return wrong / simulations
-
-
 def main(simulations: int = 4000) -> None:
     counts = sorted({case.seeds for case in CASES})
     print("| truth within the 95 % interval, n = | " + " | ".join(map(str, counts)) + " |")
@@ -121,18 +97,6 @@ def main(simulations: int = 4000) -> None:
     for what in dict.fromkeys(case.what for case in CASES):
         row = [coverage(case, simulations=simulations) for case in CASES if case.what == what]
         print(f"| {what} | " + " | ".join(f"{100 * value:.0f} %" for value in row) + " |")
-    print()
-    print("| falsely reproduced, n = | " + " | ".join(map(str, counts)) + " |")
-    print("|---|" + "---:|" * len(counts))
-    for what, runs, spread in (
-        ("the paper prints ± SE of 3 runs", 3, "se"),
-        ("3 runs, no spread printed", 3, ""),
-        ("a single run", 1, ""),
-    ):
-        row = [
-            falsely_reproduced(seeds=n, runs=runs, spread=spread, seed_sd=0.4, simulations=simulations) for n in counts
-        ]
-        print(f"| {what} | " + " | ".join(f"{100 * value:.1f} %" for value in row) + " |")
 
 
 if __name__ == "__main__":

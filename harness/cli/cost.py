@@ -96,7 +96,6 @@ def main(argv: list[str] | None = None) -> int:
 
     from harness.archive.measured import CostStore
     from harness.archive.store import require_writable
-    from harness.comparison.papers import Papers
     from harness.models.catalog import backbone_shape, require_stands, resolve_backbone
     from harness.models.decoders import LABELLING
     from harness.models.published import weights_file
@@ -156,7 +155,7 @@ def main(argv: list[str] | None = None) -> int:
     if arguments.json:
         print(json.dumps(asdict(record), indent=1))
     else:
-        page = cost_page([record], title="cost", papers=Papers.read())
+        page = cost_page([record], title="cost", details=True)
         print(write(page, style="text", width=terminal_width(sys.stdout) or 100), end="")
     print(f"written: {path}", file=sys.stderr)
     return 1 if record.dropped else 0

@@ -107,11 +107,11 @@ def _in_terminal(rows: Sequence[Capability], *, width: int) -> str:
     """The matrix in parts that fit."""
     from harness.contract.matrix import WORDS, matrix_cells
     from harness.report.formats import fitted
-    from harness.report.page import Head, Line, Table
+    from harness.report.page import Head, Table
 
     titles, cells = matrix_cells(rows)
     columns = [Head(title=title, words=words) for title, words in zip(titles, WORDS, strict=True)]
-    lines = fitted(Table(heading="", columns=columns, rows=[Line.of(texts) for texts in cells]), width=width)
+    lines = fitted(Table(heading="", columns=columns, rows=cells), width=width)
     return "\n".join(line.rstrip() for line in lines)
 
 

@@ -210,14 +210,14 @@ def _state(run: RunState) -> str:
 
 
 def _table(runs: Sequence[RunState]) -> Table:
-    from harness.report.page import Line, Table, heads
+    from harness.report.page import Table, heads
 
     benchmarks = list(dict.fromkeys(run.benchmark for run in runs))
     cells: dict[str, dict[str, list[RunState]]] = {}
     for run in runs:
         cells.setdefault(run.variant, {}).setdefault(run.benchmark, []).append(run)
     rows = [[method, *(_cell(row.get(benchmark, [])) for benchmark in benchmarks)] for method, row in cells.items()]
-    return Table(heading="", columns=heads("", *benchmarks), rows=[Line.of(row) for row in rows])
+    return Table(heading="", columns=heads("", *benchmarks), rows=rows)
 
 
 def _cell(runs: Sequence[RunState]) -> str:

@@ -25,11 +25,11 @@ def find_key(asked: str, keys: Collection[str], described: Callable[[], Mapping[
     """The key that is ``asked``, the only one that begins so, or that of the only run that fits all its words.
 
     Args:
-        asked: a key, or words such as ``lora kvasir 0`` or ``lora Kvasir-SEG Sα``: a row, a benchmark, a seed, a protocol, a
-            backbone, as far as it takes to mean one run.
+        asked: a key, or words such as ``lora kvasir 0`` or ``lora Kvasir-SEG Sα``: a row, a benchmark, a seed, a
+            protocol, a backbone, as far as it takes to mean one run.
         keys: of all runs.
-        described: reads what words are compared with, by key: a `Run`, or the state of one that is on its way, which has a
-            run's variant, method, benchmark, seed, protocol and backbone too; called where no key fits.
+        described: reads what words are compared with, by key: a `Run`, or the state of one that is on its way, which
+            has a run's variant, method, benchmark, seed, protocol and backbone too; called where no key fits.
 
     Raises:
         UsageError: there is none, or several.
@@ -57,8 +57,8 @@ def find_key(asked: str, keys: Collection[str], described: Callable[[], Mapping[
 
 
 def find_record(store: RecordStore, asked: str) -> Record:
-    """The whole record of the run that is meant, see `find_key`. Raises UsageError: there is none, or several, or it cannot be
-    read."""
+    """The whole record of the run that is meant, see `find_key`. Raises UsageError: there is none, or several, or it
+    cannot be read."""
     keys = [path.stem for path in store.files()]
     if not any(key.startswith(asked) for key in keys):
         started = sorted(path.name for path in store.root.glob("state/*") if asked and path.name.startswith(asked))

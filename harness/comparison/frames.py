@@ -12,16 +12,15 @@ from functools import partial
 from typing import TYPE_CHECKING, Any, cast
 
 from harness.archive.archive import identity
-from harness.archive.schema import Code, Record, Run
+from harness.archive.schema import Code, Record, Run, chosen_from
 from harness.comparison.names import SCORE_TITLES, method_rank, method_title
 from harness.comparison.scores import MISSING
 from harness.protocols.keys import content_hash, first_names, hashed_options, hashed_rules, options_with_later
 from harness.registry import label_note
+from harness.studies import Entry, Study, grid_of
 
 if TYPE_CHECKING:
     import pandas as pd
-
-    from harness.studies import Entry, Study
 
 SAME_RULES = ["protocol", "protocol_hash", "backbone", "checkpoint"]
 """Columns that the runs of one table share, so that no column of scores can mix two protocols."""
@@ -66,14 +65,12 @@ def rows_of_study(runs: pd.DataFrame, study: Study) -> pd.DataFrame:
     """
     import pandas as pd
 
-    from harness.studies.design import grid_of
-
     parts = []
     for entry in study.entries:
         of_method = runs[runs["method"] == entry.method]
         here = _where(of_method, partial(is_entry, options=entry.options))
-        if grid_of(entry.method, entry.options, study.tune):
-            here = _most_tried(_where(here, _is_chosen), study)
+        if grid := grid_of(entry.method, entry.options, study.tune):
+            here = _most_tried(_where(here, _is_chosen), study, grid)
         else:  # what a row names itself is not tuned, even where another study has tuned it
             alone = _where(here, partial(_changes_only, options=entry.options))
             here = pd.concat([alone, here[~here["protocol_hash"].isin(alone["protocol_hash"])]])
@@ -155,25 +152,20 @@ def _unique(places: Sequence[Place], names: Sequence[str], records: Sequence[Rec
     return found
 
 
-def _most_tried(chosen: pd.DataFrame, study: Study) -> pd.DataFrame:
-    """Of the choices of one row under the same rules, on each benchmark (or on all, where they choose together), the
-    one from most trials."""
+def _most_tried(chosen: pd.DataFrame, study: Study, grid: Mapping[str, Sequence[Any]]) -> pd.DataFrame:
+    """Of the choices of one row under the same rules, on each benchmark (or on all, where they choose together): the study's own where a
+    label says so, else the one from most trials. A run whose label is another study's may have the same options."""
     if chosen.empty:
         return chosen
-    places = [
-        (
-            run.backbone,
-            run.checkpoint,
-            run.protocol_hash if study.tune_on else content_hash([run.benchmark, hashed_rules(run.rules)]),
-        )
-        for run in (record.run for record in chosen["record"])
-    ]
-    choices = [_choice(record.run) for record in chosen["record"]]
-    counts = [record.run.trial_runs for record in chosen["record"]]
-    best: dict[tuple[str, ...], tuple[int, str]] = {}
-    for place, choice, count in zip(places, choices, counts, strict=True):
-        best[place] = max(best.get(place, (0, "")), (count, choice))
-    return chosen[[best[place][1] == choice for place, choice in zip(places, choices, strict=True)]]
+    places, choices = [], []
+    best: dict[tuple[str, ...], tuple[bool, int, str]] = {}
+    for run in (record.run for record in chosen["record"]):
+        rules = run.protocol_hash if study.tune_on else content_hash([run.benchmark, hashed_rules(run.rules)])
+        places.append((run.backbone, run.checkpoint, rules))
+        choices.append(_choice(run))
+        own = chosen_from(run.tuning, grid=grid, on=study.tune_on or (run.benchmark,))
+        best[places[-1]] = max(best.get(places[-1], (False, 0, "")), (own, run.trial_runs, choices[-1]))
+    return chosen[[best[place][2] == choice for place, choice in zip(places, choices, strict=True)]]
 
 
 def _choice(run: Run) -> str:

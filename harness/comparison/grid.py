@@ -240,10 +240,12 @@ def _of_study(runs: pd.DataFrame, study: Study, archive: Archive, *, metrics: Se
         return []
     place = [_rules_for(record.run, study) for record in found["record"]]
     found = found.assign(
-        _own=[own for own, _, _ in place],
-        _keeps=[keeps for _, keeps, _ in place],
-        _decoder=[name for _, _, name in place],
-    )
+        _own=[each.own for each in place],
+        _keeps=[each.keeps for each in place],
+        _decoder=[each.decoder for each in place],
+    )[[each.fits for each in place]]
+    if found.empty:
+        return []
     found = found.assign(_hash=found["protocol_hash"].where(~found["_own"], ""))
     chosen, rest = [], []
     for _, here in found.groupby(["_own", "protocol", "backbone", "checkpoint", "_decoder", "_hash"], sort=False):
@@ -256,24 +258,32 @@ def _of_study(runs: pd.DataFrame, study: Study, archive: Archive, *, metrics: Se
     return chosen or rest
 
 
-def _rules_for(run: Run, study: Study) -> tuple[bool, bool, str]:
-    """Whether a run has the study's own rules, whether it keeps to what the study sets, and the decoder that tells
-    its table apart."""
+class _Rules(NamedTuple):
+    """Whether a run has a study's own rules; whether it keeps to what the study sets; its decoder, and whether that
+    is one of the study's."""
+
+    own: bool
+    keeps: bool
+    decoder: str
+    fits: bool
+
+
+def _rules_for(run: Run, study: Study) -> _Rules:
     own = f"benchmarks.{run.benchmark}."
     set_here = {
         name.removeprefix(own): value
         for name, value in study.set.items()
         if not name.startswith("benchmarks.") or name.startswith(own)
     }
-    ours = with_later(run.rules)
-    if ours["decoder"] in study.decoders:
-        set_here |= {"decoder": ours["decoder"], **study.decoders[ours["decoder"]]}
+    decoder = with_later(run.rules)["decoder"]
+    set_here |= {"decoder": decoder, **study.decoders[decoder]} if decoder in study.decoders else {}
     keeps = not from_card(run.rules, {**run.rules, **set_here})
     of_card = card(run.protocol, run.benchmark)
+    wanted = {**(run.rules if of_card is None else of_card), **set_here}
     tuned = {name for name in study.tune if "." not in name}
-    left = {"budget"} if of_card is None else from_card(run.rules, {**of_card, **set_here}).keys() - {"budget"} - tuned
-    is_own = run.protocol == study.protocol and keeps and (of_card is None or not left)
-    return is_own, keeps and (not study.decoders or ours["decoder"] in study.decoders), ours["decoder"]
+    left = from_card(run.rules, wanted).keys() - {"budget"} - tuned
+    fits = decoder in study.decoders if study.decoders else decoder == with_later(wanted)["decoder"]
+    return _Rules(run.protocol == study.protocol and keeps and not left, keeps, decoder, fits)
 
 
 def _grid(runs: pd.DataFrame, archive: Archive, *, study: Study | None = None, metrics: Sequence[str] = ()) -> Parts:

@@ -67,8 +67,9 @@ PAPER_METRICS = {
     "trans10k_v2": ("miou", "accuracy"),
 }
 
-USUAL_METRICS = ("s_measure", "iou", "dice", "miou", "accuracy", "nll", "ece")
-"""What benchmarks that say nothing are shown by, as far as they are scored so: binary ones by the first three."""
+USUAL_METRICS = ("iou", "dice", "s_measure", "miou", "accuracy", "nll", "ece")
+"""What other benchmarks are shown by, as far as they say so or are scored so. IoU leads, as it chooses the
+checkpoint: an empty mask scores 50 by Sα on thin objects."""
 
 METHOD_TITLES = {
     "zeroshot": "Zero-shot",
@@ -125,12 +126,14 @@ def benchmark_title(name: str, runs: Iterable[Run] = ()) -> str:
 
 
 def shown_metrics(name: str, runs: Iterable[Run], *, scored: Collection[str]) -> tuple[str, ...]:
-    """What tables show of a benchmark: what the papers report, else what the benchmark itself says in ``runs``, else the
-    usual metrics, as far as records hold them; where none was scored, what the benchmark would have been scored by."""
+    """What tables show of a benchmark: what the papers report, else what the benchmark itself says in ``runs``, else
+    the usual metrics, as far as records hold them; where none was scored, what the benchmark would have been scored
+    by."""
     declared = next((run.benchmark_metrics for run in runs if run.benchmark == name and run.benchmark_metrics), ())
-    told = tuple(dict.fromkeys(metric for metric in declared if metric in scored or not scored))
+    told = [metric for metric in dict.fromkeys(declared) if metric in scored or not scored]
+    told.sort(key=lambda metric: USUAL_METRICS.index(metric) if metric in USUAL_METRICS else -1)
     usual = tuple(metric for metric in USUAL_METRICS if metric in scored)
-    return PAPER_METRICS.get(name) or told or usual or tuple(sorted(scored)) or ("iou",)
+    return PAPER_METRICS.get(name) or tuple(told) or usual or tuple(sorted(scored)) or ("iou",)
 
 
 def benchmark_rank(name: str) -> tuple[int, str]:

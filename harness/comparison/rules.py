@@ -52,8 +52,8 @@ def from_card(ours: Rules, of_card: Rules) -> dict[str, tuple[Any, Any]]:
     """`differences` of a run from its card.
 
     A budget of epochs under a card with one of updates is none: planning gives it to methods for which the two are the
-    same runs. The classes of one's own data are no rule that a card could have, nor is a split's seed where it is the run's,
-    nor a normalisation that the card leaves to the backbone where it is the backbone's.
+    same runs. The classes of one's own data are no rule that a card could have, nor is a split's seed where it is
+    the run's, nor a normalisation that the card leaves to the backbone where it is the backbone's.
     """
     by_backbone = ours.get("normalisation") == "backbone"
     return {
@@ -64,23 +64,6 @@ def from_card(ours: Rules, of_card: Rules) -> dict[str, tuple[Any, Any]]:
         and not (name in PIXELS and by_backbone and of_card.get(name) is None)
         and (name, *pair) != ("budget", "epochs", "updates")
     }
-
-
-def told_apart(first: Iterable[Record], second: Iterable[Record]) -> dict[str, list[str]]:
-    """Benchmark of both sheets -> the rules in which each run of the one differs from each of the other.
-
-    Runs of one sheet share their rules but for the budget, of which planning gives a method that spares no updates its own.
-    """
-    here, there = (
-        {(record.run.benchmark, record.run.rules.get("budget")): record.run.rules for record in records}
-        for records in (first, second)
-    )
-    changed: dict[str, list[str]] = {}
-    for (name, _), rules in here.items():
-        for other in (other for (benchmark, _), other in there.items() if benchmark == name):
-            differing = differences(rules, other)
-            changed[name] = [rule for rule in changed.get(name, differing) if rule in differing]
-    return changed
 
 
 def in_words(difference: Difference) -> str:

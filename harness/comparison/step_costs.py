@@ -7,44 +7,34 @@ import statistics
 from collections.abc import Mapping, Sequence
 
 from harness.archive.measured import CostRecord, MethodCost, Ratio
-from harness.comparison.cells import Grid
-from harness.comparison.rows import Row, plain_values
+from harness.comparison.frames import plain_values
+from harness.comparison.grid import Grid
 from harness.protocols.keys import hashed_options
 from harness.statistics import t_interval
 
 FREE = {"lr", "alpha_lr", "encoder_lr", "alpha_weight_decay"}
 """Options that change no step's cost."""
 OF_A_STEP = (
-    *(
-        "epochs",
-        "optimizer",
-        "fused_attention",
-        "batched_decoder",
-        "fused_cell",
-        "activation_checkpointing",
-        "cache_embeddings",
-    ),
-    *("accumulate", "decoder", "mask_tokens", "quantise"),
+    *("epochs", "optimizer", "fused_attention", "batched_decoder", "fused_cell", "activation_checkpointing"),
+    *("cache_embeddings", "accumulate", "decoder", "mask_tokens", "quantise"),
 )
 """Rules, beside size, batch and precision, that change what a step costs."""
 PLAIN: Mapping[str, object] = {"accumulate": 1, "decoder": "sam", "quantise": ""}
 """What a session, or an older record, was made with that does not name these."""
 
 
-def session_for(grid: Grid, *, beside: Row | None = None) -> CostRecord | None:
-    """The cost session of these rules on this backbone with most of the rows, the latest of equals; sessions are never mixed. ``beside``:
-    a row that it must have measured, where others are held against it."""
+def session_for(grid: Grid, *, baseline: str) -> CostRecord | None:
+    """The cost session of these rules on this backbone that measured the baseline row and most of the others, the
+    latest of equals; sessions are never mixed."""
     rules = [record.run.rules for record in grid.records]
     fitting = [
-        session
+        (len(measured), session.finished, session.session, session)
         for session in grid.archive.costs
-        if session.comparability.backbone == grid.sheet.backbone
+        if session.comparability.backbone == grid.backbone
         and any(_same_rules(session, of_run) for of_run in rules)
-        and (beside is None or beside in costs_of(grid, session))
+        and baseline in (measured := costs_of(grid, session))
     ]
-    return max(
-        fitting, key=lambda session: (len(costs_of(grid, session)), session.finished, session.session), default=None
-    )
+    return max(fitting, key=lambda found: found[:3])[3] if fitting else None
 
 
 def _same_rules(session: CostRecord, rules: Mapping[str, object]) -> bool:
@@ -57,19 +47,16 @@ def _same_rules(session: CostRecord, rules: Mapping[str, object]) -> bool:
     return all({**PLAIN, **rules}.get(name, value) == value for name, value in measured.items())
 
 
-def costs_of(grid: Grid, session: CostRecord) -> dict[Row, MethodCost]:
+def costs_of(grid: Grid, session: CostRecord) -> dict[str, MethodCost]:
     """Row -> what the session measured of that very configuration."""
     measured = {}
-    for row in grid.rows:
-        finished = [record for record in row.runs if record.code == "OK"]
-        options = _of_a_step(row.method, finished[0].run.method_config) if finished else None
+    for name, row in grid.rows.items():
+        configs = [record.run.method_config for record in grid.records_of(name) if record.code == "OK"]
+        options = _of_a_step(row.method, configs[0]) if configs else None
         for cost in session.methods:
-            if (
-                cost.method == row.method
-                and cost.step_seconds.get("total")
-                and _of_a_step(cost.method, cost.config) == options
-            ):
-                measured[row] = cost
+            is_row = cost.method == row.method and _of_a_step(cost.method, cost.config) == options
+            if is_row and cost.step_seconds.get("total"):
+                measured[name] = cost
     return measured
 
 
@@ -91,10 +78,12 @@ USUAL_BASELINES = ("full", "lora")
 
 
 def ratios_to(method: MethodCost, baseline: MethodCost, *, longer: float | None) -> dict[str, Ratio]:
-    """``time``, ``memory``, ``flops`` and ``device_hours`` of a method over a baseline of the same session, as far as both have them.
+    """``time``, ``memory``, ``flops`` and ``device_hours`` of a method over a baseline of the same session, as far
+    as both have them.
 
     Args:
-        longer: steps of a whole training over the baseline's, which ``device_hours`` count; None where they are not known.
+        longer: steps of a whole training over the baseline's, which ``device_hours`` count; None where they are not
+            known.
     """
     ratios = {}
     rounds, base_rounds = (cost.step_seconds.get("total", []) for cost in (method, baseline))

@@ -7,8 +7,8 @@ from collections.abc import Iterable
 from typing import Any
 
 from harness.archive.schema import Record, Run
-from harness.comparison.rows import is_run
 from harness.comparison.rules import card, from_card
+from harness.comparison.scores import MISSING
 from harness.registry import BENCHMARKS, METHODS
 
 
@@ -18,7 +18,7 @@ def command_of(records: Iterable[Record]) -> str:
     Folders and weights are the reader's (DIR, FILE). What the protocol's card does not say is in ``--set``, options that were
     tuned as they were chosen; a card that this version does not have has to be brought along.
     """
-    runs = sorted((record.run for record in records if is_run(record)), key=lambda run: run.seed)
+    runs = sorted((record.run for record in records if record.code != MISSING), key=lambda run: run.seed)
     if not runs:
         return ""
     run = runs[0]

@@ -1,376 +1,262 @@
-"""Cost records as tables: measurements, ratios and claims of one comparability key; never two keys in one table."""
+"""Cost records as tables, one a comparability key; never two keys in one table."""
 
 from __future__ import annotations
 
-import json
 import math
 import statistics
 from collections.abc import Iterable, Iterator, Mapping, Sequence
-from dataclasses import dataclass, replace
-from functools import partial
+from dataclasses import replace
+from typing import Any
 
-from harness.archive.archive import Archive
 from harness.archive.measured import CostRecord, MethodCost, Ratio, places
-from harness.comparison.claims import Claim
-from harness.comparison.judging import Finding, Reading, cost_readings
 from harness.comparison.papers import Papers
-from harness.comparison.rows import grouped
-from harness.comparison.step_costs import USUAL_BASELINES, ratios_within
-from harness.report.page import Line, Page, Table, Told, heads
+from harness.comparison.step_costs import USUAL_BASELINES, paired_ratio, ratios_within
+from harness.report.page import Number, Page, Table, Value, heads
 
 PARTS = ("data", "forward", "backward", "optimiser", "untracked")
 MEMORY = ("weights", "gradients", "optimiser", "activations")
-STEP = ("step (ms)", *(f"{part} (ms)" for part in PARTS))
-QUANTITIES = {"time": "step time", "device_hours": "device-hours", "flops": "FLOPs", "memory": "peak memory"}
-
-NOTES = (
-    "Step: median over rounds of one training step, a batch and an update, [quartiles]; parts are medians and need not add up to it.",
-    "The step of a stage-wise method is the mean of its weight and α steps by their shares: its search is included.",
-    "Inference: median of one batch, unmerged and after each merge. Energy: by NVML, exclusive GPUs only.",
-)
-ROLE_NOTES = (
-    "Share: how often the schedule has the role over a whole training; of a method with two passes a step they sum to more than 100 %.",
+MERGES = ("merged-exact", "merged-conv", "merged-calibrated")
+STEP_NOTES = (
+    "Step: median over rounds of one training step, a batch and an update [quartiles]; weight and α steps of a stage-wise method by their"
+    " shares, so that its search is included. Peak: memory allocated during training steps.",
+    "Change: against a baseline of the same session, paired by round: geometric mean with the 95 % t interval of the logarithms, in %.",
+    "Inference: median of one batch. NAS-LoRA's exact merge leaves every cell of its default style where it is: without inference overhead"
+    " means merged-calibrated.",
 )
 SIZE_NOTES = (
-    "Peak: memory allocated during training steps, with its parts; reserved: what a GPU's allocator held.",
-    "Inference: peak memory of one batch. FLOPs: of one training step as counted; what the counter does not know is above.",
-    "Parameters (M): in the encoder, trained, and of the model in inference: unmerged (total) and after each merge.",
-)
-MOST_NAMED = 6
-"""Operations that a page names before it counts the rest."""
-RATIO_NOTES = (
-    "Ratios are paired by round within one session: geometric mean, 95 % t interval of the logarithms, as change in %.",
+    "FLOPs: of one training step as counted. Parameters (M): in the encoder, trained, of the whole model, and after each merge.",
 )
 
 
-def cost_page(records: Iterable[CostRecord], *, title: str, claims: Sequence[Claim] = (), papers: Papers) -> Page:
-    """For every comparability key its measurements, its ratios, and what they say on claims about cost."""
-    by_key = grouped(records, lambda record: record.key)
-    named = places(session for sessions in by_key.values() for session in sessions)
+def cost_page(
+    records: Iterable[CostRecord], *, title: str, papers: Papers | None = None, details: bool = False
+) -> Page:
+    """For every comparability key what a step costs, against baselines too; with ``details`` the parts of a step,
+    memory and sizes."""
+    import pandas as pd
+
+    records = list(records)
+    named = places(records)
     tables: list[Table] = []
-    numbers: list[dict[str, str]] = []
-    for key in sorted(by_key, key=lambda key: (by_key[key][0].place, key)):
-        sessions = sorted(by_key[key], key=lambda session: session.session)
-        others = (_roles(sessions), _sizes(sessions), _ratios(sessions), _claims(sessions, claims, papers))
-        shown = [_times(sessions), *(table for table in others if table.rows)]
-        tables += [replace(table, heading=f"{table.heading} · {named[key]}") for table in shown]
-        numbers += [number for session in sessions for number in cost_numbers(session)]
+    for key in sorted(named, key=lambda key: (named[key], key)):
+        sessions = sorted((record for record in records if record.key == key), key=lambda session: session.session)
+        shown = [_steps(sessions), _claims(sessions, Papers.read() if papers is None else papers)]
+        shown += [_parts(sessions), _sizes(sessions)] if details else []
+        tables += [replace(table, heading=f"{table.heading} · {named[key]}") for table in shown if table.rows]
     nothing = Table(heading="cost", above=["No cost record yet; measure with sam-peft cost."])
-    return Page(title=title, tables=tables or [nothing], numbers=numbers)
+    numbers = [number for session in records for number in cost_numbers(session)]
+    return Page(title=title, tables=tables or [nothing], numbers=pd.DataFrame(numbers) if numbers else None)
 
 
-@dataclass(frozen=True, kw_only=True)
-class Measured:
-    """A method of a session, and what the sessions of its table call it."""
-
-    session: CostRecord
-    cost: MethodCost
-    label: str
-
-    def line(self, texts: Sequence[str]) -> Line:
-        """A device that was not exclusive is marked."""
-        shown = self.label + (" §" if self.session.shared else "")
-        return Line.of([shown, *texts], self, label=self.label, method=self.cost.variant)
-
-    def why(self, archive: Archive) -> list[str]:
-        session = self.session
-        lines = [
-            f"  session {session.session}, comparability key {session.key}, finished {session.finished or 'at an unknown time'}",
-            f"  {session.rounds} rounds after {session.warmup} dropped, methods interleaved in one process",
-        ]
-        if session.shared:
-            lines.append(f"  the device was not exclusive: {session.shared}")
-        config = ", ".join(f"{name}={value}" for name, value in sorted(self.cost.config.items()))
-        lines.append(f"  method {self.cost.method}, configuration: {config or 'none'}")
-        if totals := self.cost.step_seconds.get("total", []):
-            lines.append("  step by round (ms): " + ", ".join(f"{1e3 * value:.1f}" for value in totals))
-        if self.cost.not_counted:
-            counts = ", ".join(f"{name} ×{count}" for name, count in sorted(self.cost.not_counted.items()))
-            lines.append(f"  operations not counted in FLOPs: {counts}")
-        return [*lines, f"  cost/{session.key}-{session.session}.json"]
-
-
-def _measured(sessions: Sequence[CostRecord]) -> list[Measured]:
+def _named(sessions: Sequence[CostRecord]) -> list[tuple[str, CostRecord, MethodCost]]:
+    """Every method of these sessions under its name; § where the device was not exclusive."""
     return [
-        Measured(
-            session=session,
-            cost=cost,
-            label=f"{cost.variant} #{session.session[:6]}" if len(sessions) > 1 else cost.variant,
+        (
+            cost.variant + (f" #{session.session[:6]}" if len(sessions) > 1 else "") + (" §" if session.shared else ""),
+            session,
+            cost,
         )
         for session in sessions
         for cost in session.methods
     ]
 
 
-def _merges(sessions: Sequence[CostRecord]) -> list[str]:
-    named = {name for session in sessions for method in session.methods for name in method.inference_seconds}
-    return sorted(named - {"unmerged"})
-
-
-def _times(sessions: Sequence[CostRecord]) -> Table:
-    """Memory and sizes are a table of their own: one of both would have 26 columns."""
-    measured, merges = _measured(sessions), _merges(sessions)
-    energy = int(any(measured_method.cost.joules is not None for measured_method in measured))
-    lines = []
-    for measured_method in measured:
-        cost = measured_method.cost
-        share = cost.shares.get("architecture", 0.0) + cost.shares.get("weights+architecture", 0.0)
-        inference = [_middle(cost.inference_seconds.get(name)) for name in ("unmerged", *merges)]
-        joules = [_scaled(cost.joules, 1, 1)] * energy
-        alpha = f"{100 * share:.0f} %" if share else "–"
-        lines.append(measured_method.line([*_step(cost.step_seconds), alpha, *inference, *joules]))
-    shared = sorted({session.shared for session in sessions if session.shared})
-    return Table(
-        heading="cost",
-        above=_above(sessions),
-        columns=heads(
-            *("method", *STEP, "α steps"),
-            *("inference (ms)", *(f"{name} (ms)" for name in merges), *["energy (J)"] * energy),
-        ),
-        rows=lines,
-        below=[*NOTES, *(f"§ the device was not exclusive: {words}" for words in shared)],
-    )
-
-
-def _roles(sessions: Sequence[CostRecord]) -> Table:
-    """The kinds of steps of methods that have several; no row where none has."""
-    return Table(
-        heading="steps by role",
-        level=3,
-        columns=heads("method", "role", "share", *STEP, words=["role"]),
-        rows=[
-            measured_method.line([role, f"{100 * measured_method.cost.shares[role]:.1f} %", *_step(seconds)])
-            for measured_method in _measured(sessions)
-            if len(measured_method.cost.seconds) > 1
-            for role, seconds in measured_method.cost.seconds.items()
-        ],
-        below=ROLE_NOTES,
-    )
-
-
-def _sizes(sessions: Sequence[CostRecord]) -> Table:
-    merges, lines = _merges(sessions), []
-    for measured_method in _measured(sessions):
-        cost = measured_method.cost
-        # A CPU's allocator reserves nothing that could be told from what is allocated.
-        names = ("allocated", *MEMORY, *["reserved"] * measured_method.session.comparability.on_gpu)
-        memory = [_scaled(cost.memory_bytes.get(name), 2**30, 3) for name in names]
-        memory += ["–"] * (2 + len(MEMORY) - len(memory))
-        inference = [_scaled(cost.inference_memory_bytes.get(name), 2**30, 3) for name in ("unmerged", *merges)]
-        flops = [_scaled(cost.flops.get(name), 1e9, 1) for name in ("forward", "backward")]
-        counts = [_scaled(cost.parameters.get(name), 1e6, 3) for name in ("encoder", "trainable", "total")]
-        counts += [_scaled(cost.inference_parameters.get(name), 1e6, 3) for name in merges]
-        lines.append(
-            measured_method.line([*memory, *inference, *flops, *counts, _scaled(cost.checkpoint_bytes, 2**20, 2)])
+def _steps(sessions: Sequence[CostRecord]) -> Table:
+    measured = _named(sessions)
+    against = list(dict.fromkeys(other.variant for _, session, cost in measured for other in _baselines(session, cost)))
+    merges = [name for name in MERGES if any(name in cost.inference_seconds for _, _, cost in measured)]
+    energy = any(cost.joules is not None for _, _, cost in measured)
+    rows: list[list[Value]] = []
+    for name, session, cost in measured:
+        total = cost.step_seconds.get("total", [])
+        low, middle, high = _quartiles(total) if total else (None, None, None)
+        step = Number(
+            value=_ms(middle), low=_ms(low) if len(total) > 1 else None, high=_ms(high) if len(total) > 1 else None
         )
-    return Table(
-        heading="memory, operations and parameters",
-        level=3,
-        columns=heads(
-            *("method", "peak (GiB)", *(f"{part} (GiB)" for part in MEMORY), "reserved (GiB)"),
-            *("inference (GiB)", *(f"{name} (GiB)" for name in merges)),
-            *("forward (GFLOP)", "backward (GFLOP)", "encoder (M)", "trained (M)", "total (M)"),
-            *(*(f"{name} (M)" for name in merges), "state (MiB)"),
-        ),
-        rows=lines,
-        below=SIZE_NOTES,
-    )
+        baselines = {other.variant: ratios_within(cost, other) for other in _baselines(session, cost)}
+        changes = [_change(baselines.get(other, {}).get(of)) for other in against for of in ("time", "memory")]
+        inference = [_median(cost.inference_seconds.get(model)) for model in ("unmerged", *merges)]
+        joules = [Number(value=cost.joules)] if energy else []
+        trained = _scaled(cost.parameters.get("trainable"), 1e6, 3)
+        rows.append(
+            [name, step, *changes, _scaled(cost.memory_bytes.get("allocated"), 2**30, 3), trained, *inference, *joules]
+        )
+    changed = [f"{of} against {other} (%)" for other in against for of in ("time", "memory")]
+    titles = ("method", "step (ms)", *changed, "peak (GiB)", "trained (M)")
+    titles += ("inference (ms)", *(f"{name} (ms)" for name in merges), *(["energy (J)"] if energy else []))
+    shared = sorted({session.shared for session in sessions if session.shared})
+    below = [*STEP_NOTES, *(f"§ the device was not exclusive: {words}" for words in shared)]
+    return Table(heading="cost", above=_above(sessions), columns=heads(*titles), rows=rows, below=below)
 
 
 def _above(sessions: Sequence[CostRecord]) -> list[str]:
     c = sessions[0].comparability
-    methods = [method for session in sessions for method in session.methods]
     rounds = ", ".join(f"{session.rounds} after {session.warmup} dropped" for session in sessions)
+    driver = f", {c.driver}" if c.driver else ""
     lines = [
         f"Comparability key: {sessions[0].key}",
-        f"Device: {c.device}" + (f", {c.driver}" if c.driver else "") + f", {c.threads} CPU threads, torch {c.torch}",
+        f"Device: {c.device}{driver}, {c.threads} CPU threads, torch {c.torch}",
         f"Backbone: {c.backbone}, {c.image_size} px, batch {c.batch}, {c.precision}, {c.task}",
         f"Rounds: {rounds}, methods interleaved in one process",
     ]
-    if c.options:
-        lines.append("Options: " + ", ".join(f"{name}={c.options[name]}" for name in sorted(c.options)))
-    if unknown := sorted({name for method in methods for name in method.not_counted}):
-        more = (
-            f" and {len(unknown) - MOST_NAMED} more (`sam-peft show --cell` names them)"
-            if len(unknown) > MOST_NAMED
-            else ""
-        )
-        lines.append("Operations not counted in FLOPs: " + ", ".join(unknown[:MOST_NAMED]) + more)
-    lines += [
-        f"Merge not measured: {method.variant}, {mode}: {why}"
-        for method in methods
-        for mode, why in sorted(method.merge_failures.items())
-    ]
-    # The counter held against arithmetic: 1 where the encoder is plain, more where a method computes in it, less where the
-    # padding of windows is left out.
-    plain = [
-        f"{measured_method.label} {flops['encoder_forward'] / flops['closed_form']:.3f}"
-        for measured_method in _measured(sessions)
-        if (flops := measured_method.cost.flops).get("closed_form")
-    ]
-    if plain:
-        lines.append(f"Encoder forward FLOPs, counted / closed form of the plain encoder: {', '.join(plain)}")
+    lines += ["Options: " + ", ".join(f"{name}={c.options[name]}" for name in sorted(c.options))] if c.options else []
+    methods = [method for session in sessions for method in session.methods]
+    unknown = sorted({name for method in methods for name in method.not_counted})
+    more = f" and {len(unknown) - 6} more" if len(unknown) > 6 else ""
+    lines += [f"Operations not counted in FLOPs: {', '.join(unknown[:6])}{more}"] if unknown else []
+    for method in methods:
+        lines += [
+            f"Merge not measured: {method.variant}, {mode}: {why}"
+            for mode, why in sorted(method.merge_failures.items())
+        ]
     return [*lines, *(f"Not measured: {name}: {reason}" for s in sessions for name, reason in s.dropped.items())]
 
 
-def _ratios(sessions: Sequence[CostRecord]) -> Table:
-    lines = []
-    for measured_method in _measured(sessions):
-        for baseline in _baselines(measured_method.session, measured_method.cost):
-            ratios = ratios_within(measured_method.cost, baseline)
-            lines.append(measured_method.line([baseline.variant, *(_change(ratios.get(name)) for name in QUANTITIES)]))
-    return Table(
-        heading="cost against baselines",
-        level=3,
-        columns=heads("method", "against", *(f"{title} (%)" for title in QUANTITIES.values()), words=["against"]),
-        rows=lines,
-        below=RATIO_NOTES,
+def _parts(sessions: Sequence[CostRecord]) -> Table:
+    """The parts of a step, by role where a method has several kinds of steps."""
+    rows: list[list[Value]] = []
+    for name, _, cost in _named(sessions):
+        by_role: Mapping[str, Mapping[str, Sequence[float]]] = cost.seconds if len(cost.seconds) > 1 else {}
+        for role, seconds in ({"": cost.step_seconds} | dict(by_role)).items():
+            share = Number(value=100 * cost.shares[role] if role else None)
+            rows.append(
+                [name, role, share, _median(seconds.get("total")), *(_median(seconds.get(part)) for part in PARTS)]
+            )
+    titles = ("method", "role", "share (%)", "step (ms)", *(f"{part} (ms)" for part in PARTS))
+    below = ["Medians, which need not add up. Share: how often the schedule has the role over a whole training."]
+    return Table(heading="parts of a step", level=3, columns=heads(*titles, words=["role"]), rows=rows, below=below)
+
+
+def _sizes(sessions: Sequence[CostRecord]) -> Table:
+    measured = _named(sessions)
+    merges = [name for name in MERGES if any(name in cost.inference_seconds for _, _, cost in measured)]
+    on_gpu = sessions[0].comparability.on_gpu
+    rows: list[list[Value]] = []
+    for name, _, cost in measured:
+        memory = [
+            _scaled(cost.memory_bytes.get(part), 2**30, 3) for part in (*MEMORY, *(["reserved"] if on_gpu else []))
+        ]
+        inference = [_scaled(cost.inference_memory_bytes.get(model), 2**30, 3) for model in ("unmerged", *merges)]
+        flops = [_scaled(cost.flops.get(pass_), 1e9, 1) for pass_ in ("forward", "backward")]
+        counts = [_scaled(cost.parameters.get(part), 1e6, 3) for part in ("encoder", "total")]
+        counts += [_scaled(cost.inference_parameters.get(model), 1e6, 3) for model in merges]
+        rows.append([name, *memory, *inference, *flops, *counts, _scaled(cost.checkpoint_bytes, 2**20, 2)])
+    titles = (
+        "method",
+        *(f"{part} (GiB)" for part in MEMORY),
+        *(["reserved (GiB)"] if on_gpu else []),
+        "inference (GiB)",
     )
+    titles += (*(f"{name} (GiB)" for name in merges), "forward (GFLOP)", "backward (GFLOP)", "encoder (M)", "total (M)")
+    titles += (*(f"{name} (M)" for name in merges), "state (MiB)")
+    heading = "memory, operations and parameters"
+    return Table(heading=heading, level=3, columns=heads(*titles), rows=rows, below=SIZE_NOTES)
+
+
+def _claims(sessions: Sequence[CostRecord], papers: Papers) -> Table:
+    """What papers say about cost, beside each session that measured both rows."""
+    rows: list[list[Value]] = []
+    for claim in papers.claims if sessions[0].comparability.task == "binary" else ():
+        for session in sessions if claim.cost else ():
+            first, second = (
+                next((cost for cost in session.methods if cost.variant == side.method and not side.options), None)
+                for side in (claim.first, claim.second)
+            )
+            models = (claim.first.model, claim.second.model)
+            of_models = [
+                cost and _rounds_of(cost, claim.cost, model)
+                for cost, model in zip((first, second), models, strict=True)
+            ]
+            if of_models[0] and of_models[1] and len(of_models[0]) == len(of_models[1]):
+                rows.append(
+                    [claim.text, f"{claim.source} [{claim.mark}]", claim.expected, _change(paired_ratio(*of_models))]
+                )
+    columns = heads("claim", "source", "paper (%)", "ours (%)", words=["source"])
+    return Table(heading="beside the papers", level=3, columns=columns, rows=rows)
+
+
+def _rounds_of(cost: MethodCost, what: str, model: str) -> Sequence[float]:
+    if what == "time":
+        return cost.step_seconds.get("total", [])
+    return cost.inference_seconds.get("unmerged" if model == "best" else model, [])
 
 
 def _baselines(session: CostRecord, cost: MethodCost) -> list[MethodCost]:
-    """Those of the session, and the usual ones that it measured without being asked for ratios to them."""
-    asked = {*USUAL_BASELINES, *(name for method in session.methods for name in method.ratios)} - {cost.variant}
-    return sorted((other for other in session.methods if other.variant in asked), key=lambda other: other.variant)
+    """Those of the session, and the usual ones that it measured besides."""
+    wanted = {*USUAL_BASELINES, *(name for method in session.methods for name in method.ratios)} - {cost.variant}
+    return sorted((other for other in session.methods if other.variant in wanted), key=lambda other: other.variant)
 
 
-def _read_as(claim: Claim, reading: Reading) -> list[str]:
-    """What a claim is read as on one session."""
-    return [
-        f"  {claim.text} [{claim.mark}: {claim.source}]",
-        f"  read as {reading.what}, on {reading.where}, n = {reading.n}",
-        *(f"  not the published set-up: {words}" for words in reading.differs),
-    ]
-
-
-def _claims(sessions: Sequence[CostRecord], claims: Sequence[Claim], papers: Papers) -> Table:
-    """Readings of claims on cost that these sessions can judge."""
-    about_cost = [claim for claim in claims if claim.quantity in ("cost change", "inference change")]
-    findings = [Finding(claim=claim, readings=tuple(cost_readings(claim, sessions, papers))) for claim in about_cost]
-    measured = [
-        (finding, reading) for finding in findings for reading in finding.readings if reading.estimate is not None
-    ]
-    alike = {reading.differs for _, reading in measured}
-    shared = alike.pop() if len(alike) == 1 else ()  # said once above the table instead of in every cell
-    lines = []
-    for finding, reading in measured:
-        claim = finding.claim
-        verdict: str = reading.verdict if shared else reading.verdict_in_words
-        verdict += f" ({finding.verdict} as it stands)" if claim.ambiguous else ""
-        words = (claim.name, claim.expected, reading.what, f"{reading.estimate:+.2f}", _bounds(reading), verdict)
-        lines.append(Line.of(words, Told(lines=partial(_read_as, claim, reading))))
-    sentences = [f"{claim.name}: {claim.text} [{claim.mark}: {claim.source}]." for claim in about_cost]
-    ambiguous = [f"{claim.name} is ambiguous: {claim.ambiguous}." for claim in about_cost if claim.ambiguous]
-    return Table(
-        heading="claims on cost",
-        level=3,
-        above=[f"Not judged, since this is not the published set-up: {'; '.join(shared)}"] if shared else (),
-        columns=heads(
-            *("claim", "holds for", "reading", "ours (%)", "95 % CI", "verdict"), words=("reading", "verdict")
-        ),
-        rows=lines,
-        below=[*sentences, *ambiguous],
-    )
-
-
-def _bounds(reading: Reading) -> str:
-    if reading.interval is None:
-        return "–"
-    return "exact" if reading.interval.n == 1 else f"{reading.interval:+.2f}"
-
-
-def _change(ratio: Ratio | None) -> str:
+def _change(ratio: Ratio | None) -> Value:
     if ratio is None:
-        return "–"
-    text = f"{100 * (ratio.value - 1):+.1f}"
-    if ratio.low is None or ratio.high is None:
-        return text
-    return f"{text} [{100 * (ratio.low - 1):+.1f}, {100 * (ratio.high - 1):+.1f}]"
-
-
-def _step(seconds: Mapping[str, Sequence[float]]) -> list[str]:
-    """Under `STEP`: the median with quartiles, and the medians of its parts."""
-    total = seconds.get("total", [])
-    step = _middle(total)
-    if len(total) > 1:
-        low, _, high = _quartiles(total)
-        step += f" [{1e3 * low:.1f}, {1e3 * high:.1f}]"
-    return [step, *(_middle(seconds.get(part)) for part in PARTS)]
+        return None
+    low, high = (None if bound is None else 100 * (bound - 1) for bound in (ratio.low, ratio.high))
+    return Number(value=100 * (ratio.value - 1), form="+.1f", low=low, high=high)
 
 
 def _quartiles(seconds: Sequence[float]) -> list[float]:
     return statistics.quantiles(seconds, n=4, method="inclusive") if len(seconds) > 1 else [seconds[0]] * 3
 
 
-def _middle(seconds: Sequence[float] | None) -> str:
-    return f"{1e3 * statistics.median(seconds):.1f}" if seconds else "–"
+def _ms(seconds: float | None) -> float | None:
+    return None if seconds is None else 1e3 * seconds
 
 
-def _scaled(value: float | None, unit: float, digits: int) -> str:
+def _median(seconds: Sequence[float] | None) -> Number:
+    return Number(value=_ms(statistics.median(seconds)) if seconds else None)
+
+
+def _scaled(value: float | None, unit: float, digits: int) -> Number:
     """With so many digits, and more where a small number would have none or one of its own."""
-    if value is None:
-        return "–"
-    first = math.floor(math.log10(value / unit)) if value > 0 else 0
-    return f"{value / unit:.{max(digits, 1 - first)}f}"
+    first = math.floor(math.log10(value / unit)) if value else 0
+    return Number(value=None if value is None else value / unit, form=f".{max(digits, 1 - first)}f")
 
 
-NUMBER_COLUMNS = (
-    *("quantity", "part", "unit", "comparability_key", "session", "device", "backbone", "image_size", "batch"),
-    *("precision", "exclusive", "row", "method", "options", "against", "n", "value", "low", "high"),
-)
-
-
-def cost_numbers(session: CostRecord) -> list[dict[str, str]]:
-    """A session as tidy rows for CSV, one number a row, in SI units (seconds, bytes, FLOP, joules): medians over rounds with
+def cost_numbers(session: CostRecord) -> Iterator[dict[str, Any]]:
+    """A session as tidy rows, one number a row, in SI units (seconds, bytes, FLOP, joules): medians over rounds with
     their quartiles as ``low`` and ``high``; ratios with their 95 % interval."""
     shown = session.comparability
     place = {
-        "comparability_key": session.key,
-        "session": session.session,
-        "device": shown.device,
-        "backbone": shown.backbone,
-        "image_size": str(shown.image_size),
-        "batch": str(shown.batch),
-        "precision": shown.precision,
-        "exclusive": "no" if session.shared else "yes",
-    }
-    numbers = []
+        "comparability_key": session.key, "session": session.session, "device": shown.device, "backbone": shown.backbone,
+        "image_size": shown.image_size, "batch": shown.batch, "precision": shown.precision, "exclusive": "no" if session.shared else "yes",
+    }  # fmt: skip
     for cost in session.methods:
-        options = json.dumps(cost.config, sort_keys=True)
-        row = {**place, "row": cost.variant, "method": cost.method, "options": options}
-        numbers += [{**row, **number} for number in _numbers(session, cost)]
-    return [{name: number.get(name, "") for name in NUMBER_COLUMNS} for number in numbers]
+        options = ", ".join(f"{name}={value}" for name, value in sorted(cost.config.items()))
+        for number in _numbers(session, cost):
+            yield {**place, "row": cost.variant, "method": cost.method, "options": options, **number}
 
 
-def _numbers(session: CostRecord, cost: MethodCost) -> Iterator[dict[str, str]]:
-    for part, seconds in cost.step_seconds.items():
-        yield _rounds("training step", part, seconds)
-    for model, seconds in cost.inference_seconds.items():
-        yield _rounds("inference", model, seconds)
-    single = (
+def _numbers(session: CostRecord, cost: MethodCost) -> Iterator[dict[str, Any]]:
+    for quantity, rounds in (("training step", cost.step_seconds), ("inference", cost.inference_seconds)):
+        for part, seconds in rounds.items():
+            low, middle, high = _quartiles(seconds) if seconds else (None, None, None)
+            yield _number(quantity, part, "s", middle, n=len(seconds), low=low, high=high)
+    single: tuple[tuple[str, str, Mapping[str, float]], ...] = (
         ("training memory", "byte", cost.memory_bytes),
         ("inference memory", "byte", cost.inference_memory_bytes),
         ("training FLOPs", "FLOP", cost.flops),
         ("parameters", "1", cost.parameters),
         ("inference parameters", "1", cost.inference_parameters),
+        ("training energy", "J", {} if cost.joules is None else {"step": cost.joules}),
     )
     for quantity, unit, values in single:
         for part, value in values.items():
-            yield {"quantity": quantity, "part": part, "unit": unit, "n": "1", "value": f"{value:.10g}"}
-    if cost.joules is not None:
-        yield {"quantity": "training energy", "part": "step", "unit": "J", "n": "1", "value": f"{cost.joules:.6g}"}
+            yield _number(quantity, part, unit, value)
     for baseline in _baselines(session, cost):
         for quantity, ratio in ratios_within(cost, baseline).items():
-            known = {name: value for name, value in (("low", ratio.low), ("high", ratio.high)) if value is not None}
-            yield {
-                "quantity": "ratio", "part": quantity, "unit": "1", "against": baseline.variant, "n": str(ratio.rounds),
-                "value": f"{ratio.value:.6g}", **{name: f"{value:.6g}" for name, value in known.items()},
-            }  # fmt: skip
+            number = _number("ratio", quantity, "1", ratio.value, n=ratio.rounds, low=ratio.low, high=ratio.high)
+            yield {**number, "against": baseline.variant}
 
 
-def _rounds(quantity: str, part: str, seconds: Sequence[float]) -> dict[str, str]:
-    number = {"quantity": quantity, "part": part, "unit": "s", "n": str(len(seconds))}
-    if not seconds:
-        return number
-    low, middle, high = _quartiles(seconds)
-    return {**number, "value": f"{middle:.6g}", "low": f"{low:.6g}", "high": f"{high:.6g}"}
+def _number(quantity: str, part: str, unit: str, value: float | None, **more: Any) -> dict[str, Any]:
+    return {
+        "quantity": quantity,
+        "part": part,
+        "unit": unit,
+        "against": "",
+        "n": 1,
+        "value": value,
+        "low": None,
+        "high": None,
+        **more,
+    }

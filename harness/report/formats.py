@@ -1,8 +1,7 @@
-"""A page as markdown, LaTeX, tidy CSV, JSON, or text for a terminal."""
+"""The one writer of tables: a page as markdown, LaTeX, tidy CSV, JSON, or text for a terminal."""
 
 from __future__ import annotations
 
-import itertools
 import json
 import re
 import textwrap
@@ -11,118 +10,118 @@ from collections.abc import Sequence
 from itertools import zip_longest
 from typing import Any
 
-from harness.report.page import Format, Head, Page, Shown, Table
-from harness.system.tables import table_bytes
+from harness.comparison.scores import Difference
+from harness.report.page import Format, Number, Page, Score, Table, Value
 from harness.system.text import csv_cell, markdown, printable, printable_line
+
+EMPTY = "–"
 
 
 def write(page: Page, *, style: Format = "markdown", width: int = 100) -> str:
     """The page as one string that ends in a newline; ``width`` is that of a terminal, for ``text``."""
     if style == "text":
         return as_text(page, width=width)
+    if style == "csv":
+        return as_csv(page)
     if style == "json":
         return json.dumps(as_data(page)) + "\n"
-    return {"markdown": as_markdown, "latex": as_latex, "csv": as_csv}[style](page)
+    return as_latex(page) if style == "latex" else as_markdown(page)
+
+
+def text_of(value: Value) -> str:
+    """``91.2 ± 0.3 (3)``, ``OOM (2/3)``, ``+0.52 [−0.20, +1.23]``, ``22.7 [21.9, 23.1]``, ``0.02–0.03``; a dash for
+    what is not known."""
+    if isinstance(value, Score):
+        return _score(value)
+    if isinstance(value, Difference):
+        if value.low is None or value.high is None:
+            return f"{value.mean:+z.2f}"
+        return f"{value.mean:+z.2f} [{value.low:+z.2f}, {value.high:+z.2f}]"
+    if isinstance(value, Number):
+        if value.value is None:
+            return EMPTY
+        texts = [f"{number:{value.form}}" for number in (value.value, value.most) if number is not None]
+        bounds = (
+            "" if value.low is None or value.high is None else f" [{value.low:{value.form}}, {value.high:{value.form}}]"
+        )
+        return "–".join(dict.fromkeys(texts)) + bounds
+    return EMPTY if value is None else value
+
+
+def _score(score: Score) -> str:
+    cell = score.cell
+    if not cell.planned:
+        return EMPTY
+    if cell.codes:
+        return f"{cell.code} ({len(cell.seeds)}/{len(cell.planned)})"
+    spread = f" ± {100 * cell.sd:.1f}" if cell.sd is not None else ""
+    codes = " ".join(dict.fromkeys([*(["BLANK"] if cell.blank else []), *([score.code] if score.code else [])]))
+    return f"{100 * cell.mean:.1f}{spread} ({cell.n})" + (f" {codes}" if codes else "")
 
 
 def as_data(page: Page) -> dict[str, Any]:
-    """Title, lead, tables (cells as printed, by column) and numbers, JSON-ready."""
+    """Title, tables (cells as printed, by column) and numbers, JSON-ready."""
     tables = [
         {
             "heading": table.heading,
             "above": list(table.above),
             "rows": [
-                {head.title: cell.text for head, cell in zip(table.columns, line.cells, strict=True)}
-                for line in table.rows
+                {head.title: text_of(value) for head, value in zip(table.columns, row, strict=True)}
+                for row in table.rows
             ],
             "below": list(table.below),
         }
         for table in page.tables
     ]
-    return {
-        "title": page.title,
-        "note": page.note,
-        "lead": list(page.lead),
-        "tables": tables,
-        "foot": list(page.foot),
-        "numbers": [dict(row) for row in page.numbers],
-    }
+    numbers = [] if page.numbers is None else json.loads(page.numbers.to_json(orient="records", double_precision=15))
+    return {"title": page.title, "note": page.note, "tables": tables, "foot": list(page.foot), "numbers": numbers}
 
 
 def as_csv(page: Page) -> str:
-    """Long and tidy: a row a number, with everything that tells it from others, in the page's columns."""
-    rows = ({name: csv_cell(value) for name, value in number.items()} for number in page.numbers)
-    return table_bytes(rows, _columns(page)).decode()
-
-
-NUMBERS = {"n", "mean", "sd", "low", "high", "median", "iqm", "value", "score", "frozen", "difference", "seed"}
-NUMBERS |= {"image_size", "batch"}
-"""Columns of numbers; all others are text, also where a hash is made of digits."""
-
-
-def as_parquet(page: Page) -> bytes:
-    """The same as Parquet: numbers are numbers, and an empty one is null."""
-    rows = (
-        {name: (float(text) if text else None) if name in NUMBERS else text for name, text in number.items()}
-        for number in page.numbers
-    )
-    return table_bytes(rows, _columns(page), form="parquet")
-
-
-def _columns(page: Page) -> list[str]:
-    return list(dict.fromkeys(name for number in page.numbers for name in number))
+    """The page's numbers, tidy: a number a line. No text is a formula to a spreadsheet."""
+    if page.numbers is None:
+        return ""
+    numbers = page.numbers.copy()
+    texts = numbers.select_dtypes(include=["object", "string"]).columns
+    numbers[texts] = numbers[texts].map(lambda value: csv_cell(value) if isinstance(value, str) else value)
+    return str(numbers.to_csv(index=False, lineterminator="\n"))
 
 
 def as_markdown(page: Page) -> str:
-    written = f"<!-- written by `sam-peft {page.verb}`; edit no number here -->"
-    lines = [f"# {markdown(page.title)}", "", written]
+    lines = [f"# {markdown(page.title)}", "", f"<!-- written by `sam-peft {page.verb}`; edit no number here -->"]
     if page.note:
         lines += ["", f"*{markdown(page.note)}*"]
-    if page.lead:
-        lines += ["", *(f"- {markdown(line)}" for line in page.lead)]
+    marks = {"": "{}", "best": "**{}**", "tied": "{} ≈"}
     for table in page.tables:
         lines += ["", f"{'#' * table.level} {markdown(table.heading)}", ""]
         lines += [f"- {markdown(line)}" for line in table.above] + ([""] if table.above else [])
-        lines += markdown_table(table) if table.columns else []
+        if table.columns:
+            lines.append("| " + " | ".join(markdown(head.title) for head in table.columns) + " |")
+            lines.append("|" + "|".join("---" if head.words else "---:" for head in table.columns) + "|")
+            for row in table.rows:
+                lines.append(
+                    "| " + " | ".join(marks[_mark(value)].format(markdown(text_of(value))) for value in row) + " |"
+                )
         lines += ([""] if table.below else []) + [f"{markdown(line)}  " for line in table.below]
-    foot = [*page.foot, *page.legend(best="Bold", tied="≈", second="Underlined")]
+    foot = [*page.foot, *_legend(page, best="Bold", tied="≈")]
     lines += ["", "---", "", *(f"{markdown(line)}  " for line in foot)] if foot else []
     return "\n".join(lines).rstrip() + "\n"
 
 
-def markdown_table(table: Table) -> list[str]:
-    """The lines of a table that has columns."""
+def _mark(value: Value) -> str:
+    return value.mark if isinstance(value, Score) else ""
+
+
+def _legend(page: Page, *, best: str, tied: str) -> list[str]:
+    """What marks mean, in a format's own signs for them; nothing where no cell has one."""
+    if not page.marks:
+        return []
     return [
-        "| " + " | ".join(markdown(head.title) for head in table.columns) + " |",
-        "|" + "|".join("---" if head.words else "---:" for head in table.columns) + "|",
-        *("| " + " | ".join(map(_in_markdown, line.cells)) + " |" for line in table.rows),
+        f"{best}: the best row of its column. {tied}: not significantly different from it (0 lies in the 95 % interval of the difference,"
+        " paired by seed and image). Single runs and rows with a gap are not ranked."
     ]
 
 
-def _in_markdown(cell: Shown) -> str:
-    return {"": "{}", "best": "**{}**", "tied": "{} ≈", "second": "<u>{}</u>"}[cell.mark].format(markdown(cell.text))
-
-
-LATEX_HEAD = r"% written by `sam-peft tables --format latex`; needs \usepackage{booktabs,graphicx}"
-LATEX_FIT = r"\resizebox{\ifdim\width>\linewidth\linewidth\else\width\fi}{!}{%"
-MOST_LETTERS = 95
-"""Of a row in LaTeX, before a table is split between its columns: at a text width of 345 pt that is scaled to about two thirds."""
-MOST_FLOATS = 12
-"""Before they are all printed: LaTeX keeps few tables in mind."""
-MOST_LINES = 30
-"""Of a table's rows, before it is split between them."""
-SIGNS = ("†", "‡", "§")
-"""What a row's name may carry; the line below that begins with one says what it means."""
-_BREAKS = re.compile(r"(\\_|=|,(?! )|\{\[\})")
-"""Behind what a line of prose may break: a row's options are one long word."""
-_TRIALS = re.compile(r", tuned, [\d–]+ trials")
-
-_GREEK = {
-    "α": "alpha", "β": "beta", "γ": "gamma", "δ": "delta", "ε": "epsilon", "ζ": "zeta", "η": "eta", "θ": "theta", "ι": "iota", "κ": "kappa",
-    "λ": "lambda", "μ": "mu", "µ": "mu", "ν": "nu", "ξ": "xi", "π": "pi", "ρ": "rho", "σ": "sigma", "τ": "tau", "υ": "upsilon", "φ": "phi",
-    "χ": "chi", "ψ": "psi", "ω": "omega", "Γ": "Gamma", "Δ": "Delta", "Θ": "Theta", "Λ": "Lambda", "Ξ": "Xi", "Π": "Pi", "Σ": "Sigma",
-    "Φ": "Phi", "Ψ": "Psi", "Ω": "Omega",
-}  # fmt: skip
 _TEX = str.maketrans(
     {
         "\\": r"\textbackslash{}",
@@ -130,125 +129,56 @@ _TEX = str.maketrans(
         **{"~": r"\textasciitilde{}", "^": r"\textasciicircum{}", "–": "--", "…": r"\ldots{}", "−": "$-$"},
         **{"<": r"\textless{}", ">": r"\textgreater{}", "|": r"\textbar{}", "[": "{[}", "]": "{]}", '"': "''"},
         **{"±": r"$\pm$", "↑": r"$\uparrow$", "↓": r"$\downarrow$", "†": r"$\dagger$", "‡": r"$\ddagger$"},
-        **{"·": r"$\cdot$", "≈": r"$\approx$", "≤": r"$\le$", "≥": r"$\ge$", "×": r"$\times$"},
-        **{"√": r"$\surd$", "→": r"$\to$", "←": r"$\leftarrow$", "∞": r"$\infty$", "§": r"\S{}", "⁻": "$^-$"},
-        **{digit: f"$^{number}$" for number, digit in enumerate("⁰¹²³⁴⁵⁶⁷⁸⁹")},
-        **{letter: rf"$\{name}$" for letter, name in _GREEK.items()},
+        **{
+            "·": r"$\cdot$",
+            "≈": r"$\approx$",
+            "≤": r"$\le$",
+            "≥": r"$\ge$",
+            "×": r"$\times$",
+            "§": r"\S{}",
+            "Δ": r"$\Delta$",
+        },
+        **{
+            "α": r"$\alpha$",
+            "β": r"$\beta$",
+            "γ": r"$\gamma$",
+            "φ": r"$\varphi$",
+            "ω": r"$\omega$",
+            "σ": r"$\sigma$",
+            "τ": r"$\tau$",
+        },
     }
 )
 """Characters that LaTeX reads otherwise, or that not every font has."""
 
 
 def as_latex(page: Page) -> str:
-    """Tabulars that need booktabs and graphicx, and fit the width of a page: a wide table is split between benchmarks and a
-    long one between rows; what is still too wide is scaled down to the line, never up. Each says what its own marks mean, and
-    its names are without how many trials tuned a row, which a table of its own tells."""
-    lines = [LATEX_HEAD, f"% {printable_line(page.title)}"]
-    for line in ([page.note] if page.note else []) + list(page.lead):
-        lines += ["", r"{\sloppy\noindent " + _BREAKS.sub(r"\1\\allowbreak{}", tex(line)) + r"\par}"]
-    floats = 0
+    """A table environment a table; needs booktabs and graphicx. What is wider than the line is scaled down to it."""
+    lines = [
+        r"% written by `sam-peft tables --format latex`; needs \usepackage{booktabs,graphicx}",
+        f"% {printable_line(page.title)}",
+    ]
+    marks = {"": "{}", "best": r"\textbf{{{}}}", "tied": r"{} $\approx$"}
+    notes = [*([page.note] if page.note else []), *page.foot, *_legend(page, best="Bold", tied="≈")]
     for table in page.tables:
-        body, heads = _latex_cells(table)
-        parts = [(places, rows) for places in _latex_columns(table, body, heads) for rows in _latex_rows(body)]
-        for number, (places, rows) in enumerate(parts):
-            part = f" (part {number + 1} of {len(parts)})" if len(parts) > 1 else ""
-            lines += ["", r"\begin{table}[htbp]", r"\centering", rf"\caption{{{tex(table.heading)}{part}.}}"]
-            if places:
-                lines += [LATEX_FIT, *_tabular(table, body, heads, places, rows), "}"]
-            said = [*table.above, *table.below] if number == len(parts) - 1 else []
-            cells = [table.rows[row].cells[place] for row in rows for place in places]
-            said += [
-                note for note in page.foot if note.startswith(SIGNS) and any(note[0] in cell.text for cell in cells)
+        lines += ["", r"\begin{table}[htbp]", r"\centering", rf"\caption{{{tex(table.heading)}.}}"]
+        if table.columns:
+            sides = "".join("l" if head.words else "r" for head in table.columns)
+            lines += [
+                r"\resizebox{\ifdim\width>\linewidth\linewidth\else\width\fi}{!}{%",
+                rf"\begin{{tabular}}{{{sides}}}",
+                r"\toprule",
             ]
-            if any(cell.mark for cell in cells):
-                said += page.legend(best="Bold", tied="≈", second="Underlined")
-            lines += [r"\par\raggedright\footnotesize " + tex(line) for line in said]
-            lines.append(r"\end{table}")
-            floats += 1
-            lines += [r"\clearpage"] if floats % MOST_FLOATS == 0 else []
-    for line in (note for note in page.foot if not note.startswith(SIGNS)):
-        lines += ["", r"\noindent{\footnotesize " + tex(line) + "}"]
+            lines += [" & ".join(tex(head.title) for head in table.columns) + r" \\", r"\midrule"]
+            lines += [
+                " & ".join(marks[_mark(value)].format(tex(text_of(value))) for value in row) + r" \\"
+                for row in table.rows
+            ]
+            lines += [r"\bottomrule", r"\end{tabular}}"]
+        lines += [r"\par\raggedright\footnotesize " + tex(line) for line in (*table.above, *table.below)]
+        lines.append(r"\end{table}")
+    lines += [line for note in notes for line in ("", r"\noindent{\footnotesize " + tex(note) + "}")]
     return "\n".join(lines) + "\n"
-
-
-def _latex_cells(table: Table) -> tuple[list[list[list[str]]], list[list[str]]]:
-    """The lines of every cell, row by row, and of every heading: words are folded to a third of the page, headings to their
-    column."""
-    names = [line.cells[0].text for line in table.rows]
-    short = [_TRIALS.sub("", name) for name in names]
-    names = short if len(set(short)) == len(set(names)) else names
-    body = [
-        [[name], *(_latex_lines(cell, head) for cell, head in zip(line.cells[1:], table.columns[1:], strict=True))]
-        for name, line in zip(names, table.rows, strict=True)
-    ]
-    heads = [
-        _heading(head.title, max([len(line) for row in body for line in row[place]], default=0))
-        for place, head in enumerate(table.columns)
-    ]
-    return body, heads
-
-
-def _latex_lines(cell: Shown, head: Head) -> list[str]:
-    if not head.words:
-        return [cell.text]
-    kept = cell.text.replace(": ", ":\N{NO-BREAK SPACE}")  # a number stays with what it is of
-    lines = textwrap.wrap(kept, MOST_LETTERS // 3, break_long_words=False, break_on_hyphens=False) or [""]
-    return [line.replace("\N{NO-BREAK SPACE}", " ") for line in lines]
-
-
-def _latex_columns(table: Table, body: Sequence[Sequence[list[str]]], heads: Sequence[list[str]]) -> list[list[int]]:
-    """Of each part; none where there are words alone."""
-    if not table.columns:
-        return [[]]
-    widths = [max(map(len, itertools.chain(head, *(row[place] for row in body)))) for place, head in enumerate(heads)]
-    return table.parts(widths, most=MOST_LETTERS)
-
-
-def _latex_rows(body: Sequence[Sequence[list[str]]]) -> list[list[int]]:
-    """Of each part, as many as `MOST_LINES` hold."""
-    parts: list[list[int]] = [[]]
-    room = MOST_LINES
-    for number, row in enumerate(body):
-        depth = max(map(len, row))
-        if parts[-1] and depth > room:
-            parts.append([])
-            room = MOST_LINES
-        parts[-1].append(number)
-        room -= depth
-    return parts
-
-
-def _tabular(
-    table: Table,
-    body: Sequence[Sequence[list[str]]],
-    heads: Sequence[list[str]],
-    places: Sequence[int],
-    rows: Sequence[int],
-) -> list[str]:
-    sides = {place: "l" if table.columns[place].words else "r" for place in places}
-    marks = {"": "{}", "best": r"\textbf{{{}}}", "tied": r"{} $\approx$", "second": r"\underline{{{}}}"}
-
-    def stacked(lines: Sequence[str], place: int, *, at: str) -> str:
-        text = r" \\ ".join(map(tex, lines))
-        side = f"@{{}}{sides[place]}@{{}}"
-        return text if len(lines) == 1 else rf"\begin{{tabular}}[{at}]{{{side}}}{text}\end{{tabular}}"
-
-    return [
-        rf"\begin{{tabular}}{{{''.join(sides.values())}}}",
-        r"\toprule",
-        " & ".join(stacked(heads[place], place, at="b") for place in places) + r" \\",
-        r"\midrule",
-        *(
-            " & ".join(
-                marks[table.rows[row].cells[place].mark].format(stacked(body[row][place], place, at="t"))
-                for place in places
-            )
-            + r" \\"
-            for row in rows
-        ),
-        r"\bottomrule",
-        r"\end{tabular}",
-    ]
 
 
 def tex(text: str) -> str:
@@ -263,42 +193,31 @@ SHORTEST_HEADING = 12
 
 def as_text(page: Page, *, width: int) -> str:
     """For a terminal: columns aligned, a table that is too wide split between its columns, long lines wrapped."""
-    lines = [page.title, "=" * min(width, _width(page.title)), ""]
-    for line in ([page.note] if page.note else []) + list(page.lead):
-        lines += _wrapped(line, width)
+    lines = [page.title, "=" * min(width, _width(page.title)), *(_wrapped(page.note, width) if page.note else [])]
     for table in page.tables:
         lines += ["", *_wrapped(table.heading, width), "-" * min(width, _width(table.heading))]
-        for line in table.above:
-            lines += _wrapped(line, width)
-        if table.columns:
-            lines += ["", *fitted(table, width=width)]
-        lines += [""] if table.below else []
-        for line in table.below:
-            lines += _wrapped(line, width)
-    foot = [*page.foot, *page.legend(best="*", tied="≈", second="'")]
-    lines += [""] if foot else []
-    for line in foot:
-        lines += _wrapped(line, width)
+        lines += [part for line in table.above for part in _wrapped(line, width)]
+        lines += ["", *fitted(table, width=width)] if table.columns else []
+        lines += ["", *(part for line in table.below for part in _wrapped(line, width))] if table.below else []
+    foot = [*page.foot, *_legend(page, best="*", tied="≈")]
+    lines += ["", *(part for line in foot for part in _wrapped(line, width))] if foot else []
     return printable("\n".join(line.rstrip() for line in lines)) + "\n"
 
 
 def fitted(table: Table, *, width: int) -> list[str]:
-    """The lines of a table; the rows' names stand before every part of a split one, headings are wrapped to the width of
-    their cells, and words to half of ``width`` (a number is never wrapped).
-
-    Signs stand for bold and underlined: ``*`` best, ``≈`` not significantly different from it, ``'`` best of the rest. A
-    column with one keeps its place everywhere, so that numbers stand below each other.
-    """
+    """The lines of a table. The rows' names stand before every part of a split one, headings are wrapped to the
+    width of their cells, and words to half of ``width`` (a number is never wrapped). ``*`` is bold; a column with a
+    mark keeps its place everywhere."""
     places = range(len(table.columns))
-    marked = [any(line.cells[place].mark for line in table.rows) for place in places]
-    signs = {"": "", "best": " *", "tied": " ≈", "second": " '"}
+    marked = [any(_mark(row[place]) for row in table.rows) for place in places]
+    signs = {"": "", "best": " *", "tied": " ≈"}
     body: list[list[str]] = []
     for row in table.rows:
-        texts = [cell.text + (signs[cell.mark] or "  " * marked[place]) for place, cell in enumerate(row.cells)]
+        texts = [text_of(value) + (signs[_mark(value)] or "  " * marked[place]) for place, value in enumerate(row)]
         folded = [
             textwrap.wrap(text, max(width // 2, SHORTEST_HEADING), break_long_words=False, break_on_hyphens=False)
             or [""]
-            if table.columns[place].words or not place
+            if table.columns[place].words
             else [text]
             for place, text in enumerate(texts)
         ]
@@ -310,14 +229,25 @@ def fitted(table: Table, *, width: int) -> list[str]:
     widths = [max(_width(text) for text in [*titles[place], *(line[place] for line in body)]) for place in places]
     depth = max(map(len, titles))
     top = [[([""] * (depth - len(title)) + title)[line] for title in titles] for line in range(depth)]
-    rule = ["-" * each for each in widths]
     lines: list[str] = []
-    for part in table.parts([each + len(GAP) for each in widths], most=width + len(GAP)):
+    for part in _parts(widths, width):
         lines += [""] if lines else []
-        for line in (*top, rule, *body):
-            cells = (_padded(line[place], widths[place], left=table.columns[place].words) for place in part)
-            lines.append(GAP.join(cells))
+        for line in (*top, ["-" * each for each in widths], *body):
+            lines.append(
+                GAP.join(_padded(line[place], widths[place], left=table.columns[place].words) for place in part)
+            )
     return lines
+
+
+def _parts(widths: Sequence[int], most: int) -> list[list[int]]:
+    """Columns of each part of a table that is wider than ``most``, the first column in each."""
+    parts: list[list[int]] = [[0]]
+    for place in range(1, len(widths)):
+        room = most - sum(widths[other] + len(GAP) for other in parts[-1])
+        if widths[place] > room and len(parts[-1]) > 1:
+            parts.append([0])
+        parts[-1].append(place)
+    return parts
 
 
 def _heading(name: str, cells: int) -> list[str]:

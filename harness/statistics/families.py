@@ -56,9 +56,12 @@ def family(
 
     rows, count = runs.shape
     left = runs - runs.mean(axis=1, keepdims=True)
-    df = rows * (count - 1)
-    if test_share:
-        left, df = left - left.mean(axis=0, keepdims=True), (rows - 1) * (count - 1)
+    left = left[
+        left.any(axis=1)
+    ]  # a row whose runs are all the same, such as zero-shot's, knows nothing of the others' spread
+    df = max(len(left), 1) * (count - 1)
+    if test_share and len(left) > 1:
+        left, df = left - left.mean(axis=0, keepdims=True), (len(left) - 1) * (count - 1)
     run_variance = float((left**2).sum()) / df
     seeds = 2 * run_variance * (1 / count + test_share)
     means = (runs[1:] - runs[0]).mean(axis=1)

@@ -3,7 +3,6 @@
 A variance that is a sum of parts with degrees of freedom of their own (seeds, images, a paper's runs) is judged by
 Student's quantile at the effective degrees of freedom of Satterthwaite 1946 and Welch 1947. One part alone is Student's
 interval. ``benchmarks/coverage.py`` simulates how often these intervals hold the truth; docs/tables.md has its table.
-``benchmarks/intervals.py`` compares three ways to judge a crossed table of seeds and images; docs/details/statistics.md says which is used.
 """
 
 from __future__ import annotations
@@ -11,7 +10,7 @@ from __future__ import annotations
 import math
 import statistics
 from collections import Counter
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 from functools import lru_cache
 from itertools import combinations
@@ -31,11 +30,6 @@ class Interval:
     high: float
     n: int
 
-    @classmethod
-    def exact(cls, value: float) -> Interval:
-        """Of a number that does not vary, such as a count."""
-        return cls(estimate=value, low=value, high=value, n=1)
-
     @property
     def half(self) -> float:
         return (self.high - self.low) / 2
@@ -43,12 +37,6 @@ class Interval:
     def __format__(self, number: str) -> str:
         """``[low, high]``, each bound as ``number`` says: ``f"{interval:+.2f}"``."""
         return f"[{self.low:{number}}, {self.high:{number}}]"
-
-
-def digits_of(interval: Interval, digits: int) -> int:
-    """So many digits, or up to two more where a bound beside zero would print as zero and hide on which side it lies."""
-    bounds = [bound for bound in (interval.low, interval.high) if bound]
-    return next((more for more in range(digits, digits + 2) if all(round(bound, more) for bound in bounds)), digits + 2)
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -100,8 +88,9 @@ class Estimate:
     def parts_at(self, count: int) -> tuple[VarianceShare, ...]:
         """The parts of the variance with ``count`` seeds; that of the seeds first, if there is one.
 
-        Of R seeds and C images the seeds' part has R - 1 degrees of freedom, and what is taken back (R - 1)(C - 1): both gain
-        with seeds. The images' C - 1 do not, however much of that part seeds narrow, and neither do a paper's.
+        Of R seeds and C images the seeds' part has R - 1 degrees of freedom, and what is taken back (R - 1)(C - 1):
+        both gain with seeds. The images' C - 1 do not, however much of that part seeds narrow, and neither do a
+        paper's.
         """
         if self.seeds is None:
             return self.rest
@@ -109,17 +98,6 @@ class Estimate:
         taken_back = (replace(part, df=part.df * more) if part.variance < 0 else part for part in self.rest)
         parts = (replace(self.seeds, df=self.seeds.df * more), *taken_back)
         return tuple(part.at(factor) for part in parts)
-
-    @property
-    def p(self) -> float:
-        """Two-sided p-value of a true mean of 0, below 0.05 where `interval` leaves 0 out; 1 for a single seed."""
-        from scipy import stats
-
-        if self.seeds is None or not self.mean:
-            return 1.0
-        if not self.variance:
-            return 0.0
-        return float(2 * stats.t.sf(abs(self.mean) / math.sqrt(self.variance), self.df))
 
     def interval(self) -> Interval | None:
         """The mean's 95 % interval; None for a single seed, which shows nothing of the spread."""
@@ -175,8 +153,8 @@ Scores = Mapping[int, Mapping[str, float]]
 
 
 def paired(first: Scores, second: Scores) -> dict[int, dict[str, float]]:
-    """first − second, image by image, for seeds that both have. Raises ValueError: the two scored different images under one
-    seed; such a difference is not paired."""
+    """first − second, image by image, for seeds that both have. Raises ValueError: the two scored different images
+    under one seed; such a difference is not paired."""
     differences = {}
     for seed in sorted(first.keys() & second.keys()):
         _same_images(first[seed], second[seed])
@@ -196,17 +174,19 @@ def crossed(
     """The mean over seeds and images, with the variance of other seeds and of other images.
 
     Seeds and images are crossed: every seed scores the same test images, so no number of seeds narrows what only more
-    images can. With m the mean, a the seeds' deviations from it, b the images', R seeds and C images, Σa² / R(R - 1) and
-    Σb² / C(C - 1) each hold the variance σ²ₑ / RC of what is left (the interaction e) beside their own, so it is taken back
-    once: its unbiased estimate Σe² / RC(R - 1)(C - 1) is a third, negative part. That is the analysis of variance of a random
-    two-way model (Searle, Casella, McCulloch 1992, ch. 4), and REML's where no component is negative; the sum is never less
-    than the larger of the two parts, as REML has it where one is.
+    images can. With m the mean, a the seeds' deviations from it, b the images', R seeds and C images, Σa² / R(R - 1)
+    and Σb² / C(C - 1) each hold the variance σ²ₑ / RC of what is left (the interaction e) beside their own, so it is
+    taken back once: its unbiased estimate Σe² / RC(R - 1)(C - 1) is a third, negative part. That is the analysis of
+    variance of a random two-way model (Searle, Casella, McCulloch 1992, ch. 4), and REML's where no component is
+    negative; the sum is never less than the larger of the two parts, as REML has it where one is.
 
     Args:
-        scores: (R, C) single scores, or differences of two rows; or seed -> stem -> score, the same stems under every seed.
-        clusters: number of each image's cluster (or stem -> its cluster), where images are not independent (frames of one video): b and e
-            are then summed within clusters before they are squared, and G clusters take the place of C images. With w the clusters'
-            shares of the images, Σw² / Σw²(1 - 2w + Σw²) takes the place of G / (G - 1), which it is where they have one size.
+        scores: (R, C) single scores, or differences of two rows; or seed -> stem -> score, the same stems under
+            every seed.
+        clusters: number of each image's cluster (or stem -> its cluster), where images are not independent (frames
+            of one video): b and e are then summed within clusters before they are squared, and G clusters take the
+            place of C images. With w the clusters' shares of the images, Σw² / Σw²(1 - 2w + Σw²) takes the place of
+            G / (G - 1), which it is where they have one size.
 
     Raises:
         ValueError: two seeds scored different images.
@@ -257,10 +237,11 @@ def _held_by_both(seeds: VarianceShare, images: VarianceShare, *, df: float) -> 
 
 
 def with_pooled_runs(difference: Estimate, rows: Sequence[Sequence[float]]) -> Estimate:
-    """A crossed difference whose part of the seeds comes from the spread of single runs, pooled over the rows of its benchmark.
+    """A crossed difference whose part of the seeds comes from the spread of single runs, pooled over the rows of its
+    benchmark.
 
-    Two rows' means over R runs differ with variance 2 σ² / R, if runs of all rows have one SD σ and a seed shared by two rows ties
-    them in nothing; K rows know σ with K(R - 1) degrees of freedom in place of R - 1.
+    Two rows' means over R runs differ with variance 2 σ² / R, if runs of all rows have one SD σ and a seed shared by
+    two rows ties them in nothing; K rows know σ with K(R - 1) degrees of freedom in place of R - 1.
 
     Args:
         difference: from `crossed`.
@@ -281,7 +262,8 @@ def with_pooled_runs(difference: Estimate, rows: Sequence[Sequence[float]]) -> E
 def of_folds(values: Sequence[float], *, test_share: float) -> Estimate:
     """The mean of one value a fold, every fold a split of the same images drawn anew (Nadeau and Bengio 2003).
 
-    Folds share images, so their values depend on each other and s² / k is too little: the variance is s² (1/k + n₂ / n₁).
+    Folds share images, so their values depend on each other and s² / k is too little: the variance is s² (1/k + n₂ /
+    n₁).
 
     Args:
         test_share: n₂ / n₁, images tested over images trained on.
@@ -294,13 +276,15 @@ def of_folds(values: Sequence[float], *, test_share: float) -> Estimate:
 
 
 def of_splits(scores: Scores, *, clusters: Mapping[str, str] | None = None) -> Estimate | None:
-    """The mean over runs that draw their test images anew from one pool, with the variance of other runs and of other images.
+    """The mean over runs that draw their test images anew from one pool, with the variance of other runs and of
+    other images.
 
-    With d the K runs' means, Var(d̄) = s²/K + c: c is the covariance of two runs' means, averaged over the pairs of runs. It is that of the
-    images which both test, Σ wₖᵢ wₗᵢ σᵢ² with wₖᵢ = 1/nₖ, estimated by Σ wₖᵢ wₗᵢ (yₖᵢ − dₖ)(yₗᵢ − dₗ), times what makes up for images
-    that are in the dₖ which they are held against. Both parts are unbiased for images, or clusters of one spread; where one split serves
-    all runs this is `crossed`. c is taken for 0 where it comes out below. What runs share besides, images to train on, is not counted: as
-    everywhere with one split for all runs, the interval is one at these images to train on. `of_folds` guesses at that too, and is wider.
+    With d the K runs' means, Var(d̄) = s²/K + c: c is the covariance of two runs' means, averaged over the pairs of
+    runs. It is that of the images which both test, Σ wₖᵢ wₗᵢ σᵢ² with wₖᵢ = 1/nₖ, estimated by Σ wₖᵢ wₗᵢ (yₖᵢ −
+    dₖ)(yₗᵢ − dₗ), times what makes up for images that are in the dₖ which they are held against. Both parts are
+    unbiased for images, or clusters of one spread; where one split serves all runs this is `crossed`. c is taken for
+    0 where it comes out below. What runs share besides, images to train on, is not counted: as everywhere with one
+    split for all runs, the interval is one at these images to train on. `of_folds` guesses at that too, and is wider.
 
     Args:
         scores: single scores, or differences from `paired`.
@@ -345,9 +329,7 @@ def _mean(groups: Groups) -> float:
 
 
 POWER = 0.8
-"""Of all that says how many seeds would do."""
-MOST_SEEDS = 1000
-"""Beyond so many, none would."""
+"""Of what `detectable` calls seen."""
 
 
 def detectable(estimate: Estimate, *, seeds: int | None = None) -> float | None:
@@ -376,28 +358,6 @@ def _noncentrality(df: float) -> float:
     return float(optimize.brentq(lambda delta: stats.nct.sf(edge, df, delta) - POWER, 0.0, edge + 10 + 10 * edge))
 
 
-def seeds_to_detect(estimate: Estimate, difference: float) -> int | None:
-    """The least number of seeds, two or more, with which a true ``difference`` is seen with `POWER`; None where the images
-    alone are too few, or beyond `MOST_SEEDS`."""
-
-    def seen(count: int) -> bool:
-        least = detectable(estimate, seeds=count)
-        return least is not None and least <= difference
-
-    return _least(seen, above=1)
-
-
-def _least(enough: Callable[[int], bool], *, above: int) -> int | None:
-    """The least number above ``above`` that is enough, as all larger ones are; None beyond `MOST_SEEDS`."""
-    if not enough(MOST_SEEDS):
-        return None
-    low, high = above, MOST_SEEDS
-    while high - low > 1:
-        middle = (low + high) // 2
-        low, high = (low, middle) if enough(middle) else (middle, high)
-    return high
-
-
 def average_of(estimates: Sequence[Estimate]) -> Estimate:
     """The mean of independent estimates, such as one a benchmark: it speaks of these and of no other benchmarks."""
     count = len(estimates)
@@ -421,46 +381,3 @@ def differ(ours: Estimate, value: float, *, error: float, df: float) -> Estimate
     """Ours minus a published value that has a standard error of its own (Welch 1947)."""
     rest = (*ours.rest, VarianceShare(variance=error**2, df=df)) if error else ours.rest
     return Estimate(mean=ours.mean - value, n=ours.n, seeds=ours.seeds, rest=rest)
-
-
-def iqm(values: Sequence[float]) -> float:
-    """Interquartile mean: of the middle half of the values (Agarwal et al. 2021); values at its edges count in part.
-
-    Of four values it is the mean of the middle two; of three, the middle one counts 1 and the outer ones 1/4 each.
-    """
-    ordered, n = sorted(values), len(values)
-    kept = [max(0.0, min(place + 1, 0.75 * n) - max(place, 0.25 * n)) for place in range(n)]
-    return math.fsum(weight * value for weight, value in zip(kept, ordered, strict=True)) / math.fsum(kept)
-
-
-def seeds_for_power(estimate: Estimate, distance: float, *, certainty: float = 0.8) -> tuple[int, int | None] | None:
-    """From how many to how many seeds, more than there are, until an edge ``distance`` away is excluded with `POWER`, if
-    the mean stays.
-
-    Few seeds know their own SD badly, so the range spans the ``certainty`` interval of that SD (χ²); its upper end is
-    None beyond `MOST_SEEDS`.
-
-    None where the SD is unknown, or where no number of seeds would do: the images (or a paper's own error) alone reach
-    over the edge.
-    """
-    if estimate.seeds is None:
-        return None
-    from scipy import stats
-
-    df = estimate.seeds.df
-    tails = (0.5 + certainty / 2, 0.5 - certainty / 2)
-    scales = [df / float(stats.chi2.ppf(tail, df)) for tail in tails]
-    parts = [replace(estimate.seeds, variance=estimate.seeds.variance * scale) for scale in scales]
-    fewest, most = (_enough(estimate, seeds, distance) for seeds in parts)
-    return None if fewest is None else (fewest, most)
-
-
-def _enough(estimate: Estimate, seeds: VarianceShare, distance: float) -> int | None:
-    """The least n at which a mean with this part of the seeds leaves its interval inside ``distance`` with `POWER`."""
-    aim = statistics.NormalDist().inv_cdf(POWER)
-
-    def reached(n: int) -> bool:
-        ours, *rest = replace(estimate, seeds=seeds).parts_at(n)
-        return half_width((ours, *rest)) + aim * math.sqrt(ours.variance) <= distance
-
-    return _least(reached, above=estimate.n)  # the width falls with n

@@ -101,23 +101,22 @@ class TableLayout:
     """How the table of a study looks.
 
     Args:
-        kind: ``grid`` (scores by method and benchmark) or ``cost`` (cost records, no runs).
+        kind: ``grid`` (scores by method and benchmark), ``leaderboard`` (one number a benchmark against the baseline, and costs) or
+            ``cost`` (cost records, no runs).
         metrics: ``paper`` (what the paper reports a benchmark by) or the names of metrics to show for every benchmark.
         scores: which model is scored, one row each: ``best``, ``last``, ``merged-exact``, ``merged-conv``,
             ``merged-calibrated``, ``decoded``.
         splits: benchmark -> test splits to show, where it has more than one.
         baseline: label of the entry that the others are compared with, empty for none.
-        paper: print the published value, ours, their difference, its interval and a verdict below the table.
-        ranking: a ranking of the rows that was made elsewhere (`harness.comparison.rankings`), to be compared; empty for none.
+        paper: show what papers say beside ours.
     """
 
-    kind: Literal["grid", "cost"] = "grid"
+    kind: Literal["grid", "leaderboard", "cost"] = "grid"
     metrics: Annotated[str | tuple[str, ...], PlainValidator(_as_metrics)] = "paper"
     scores: Scores = ("best",)
     splits: dict[BenchmarkName, Texts] = field(default_factory=dict)
     baseline: str = ""
     paper: bool = False
-    ranking: str = ""
 
 
 @dataclass(frozen=True, kw_only=True)

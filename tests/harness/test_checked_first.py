@@ -19,7 +19,7 @@ from harness.cli.protocols import main as show_protocol
 from harness.datasets.samples import write_samples
 from harness.models.checkpoint import checkpoint_paths
 from harness.models.original_sam import plain_sam
-from harness.report.score_page import of_runs
+from harness.report.pages import of_runs
 from harness.run import main
 from tests.harness.planned import job_of
 

@@ -9,7 +9,7 @@ from pathlib import Path
 import pytest
 import yaml
 
-from harness.comparison import claims
+from harness.comparison.papers import Papers
 from harness.dispatch.slurm.profile import load_profile
 from harness.protocols.load import load_protocol
 from harness.studies import load_study
@@ -42,7 +42,7 @@ READERS: dict[str, Callable[[Path], object]] = {
     "card": lambda path: load_protocol(str(path)),
     "study": lambda path: load_study(str(path)),
     "profile": lambda path: load_profile(str(path)),
-    "claims": claims.read_claims,
+    "claims": lambda path: Papers.read(claims=path),
 }
 
 

@@ -21,6 +21,7 @@ from harness.costing.measure import LiveBytes
 from harness.costing.session import RandomImages
 from harness.models.build import build_segmenter
 from harness.report import costs
+from harness.report.formats import text_of
 from harness.system.errors import UsageError
 
 CPU = torch.device("cpu")
@@ -87,8 +88,8 @@ def test_paired_ratios_cancel_what_slows_a_round_and_have_the_interval_of_a_pair
 
 
 def test_a_ratio_is_told_as_a_change_in_percent_with_its_interval() -> None:
-    assert costs._change(Ratio(value=0.7586, low=0.75, high=0.768)) == "-24.1 [-25.0, -23.2]"
-    assert costs._change(Ratio(value=1.5)) == "+50.0"
+    assert text_of(costs._change(Ratio(value=0.7586, low=0.75, high=0.768))) == "-24.1 [-25.0, -23.2]"
+    assert text_of(costs._change(Ratio(value=1.5))) == "+50.0"
 
 
 def test_noise_has_the_shape_of_masks_or_of_labels() -> None:

@@ -11,7 +11,7 @@ from pathlib import Path
 
 import pytest
 
-from harness.comparison.rows import begun_by
+from harness.comparison.code import begun_by
 from harness.datasets.kvasir import Kvasir
 from harness.experiment import experiment
 from harness.experiment import number_code as module

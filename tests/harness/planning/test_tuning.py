@@ -177,9 +177,9 @@ def test_two_studies_that_tune_a_row_each_show_their_own_choice(tuned: Any, tmp_
         assert not {"CONFLICT", "MISSING"} & {*page.split()}
     page = render(kept)  # of no study: the choice from more trials is the row
     assert "CONFLICT" not in page
-    named = {line.partition(", tuned")[0]: line for line in page.splitlines() if line.startswith("| lora")}
-    assert "| 20.1 " in named["| lora"]
-    assert "| 10.1 " in named["| lora[lr=0.001]"]
+    named = {line.split(" | ")[0]: line for line in page.splitlines() if line.startswith("| LoRA")}
+    assert "| 20.1 " in named["| LoRA"]
+    assert "| 10.1 " in named["| LoRA (lr=0.001)"]
 
 
 def test_a_plain_run_at_a_value_that_is_not_chosen_stays_a_result(tuned: Any, tmp_path: Path) -> None:
@@ -195,10 +195,10 @@ def test_a_plain_run_at_a_value_that_is_not_chosen_stays_a_result(tuned: Any, tm
     labels = {record.run.method_config["rank"]: record.run.tuning for key, record in after.items() if key not in plain}
     assert ["chosen" in labels[rank] for rank in (card - 1, card + 1)] == [False, True]
     page = render(RecordStore(tmp_path).summaries()[0])
-    shown = [line for line in page.splitlines() if line.startswith("| lora #") and "tuned" not in line]
-    assert " (2) | " in shown[0]  # two rows have one name, so each has its hash
+    shown = [line for line in page.splitlines() if line.startswith("| LoRA |")]
+    assert " (2) | " in shown[0]
+    assert any(line.startswith("| LoRA, tuned |") for line in page.splitlines())
     assert "MISSING" not in page
-    assert "lora[rank=" not in page
 
 
 def test_each_benchmark_chooses_its_own_unless_told_where_to_tune(tuned: Any, tmp_path: Path) -> None:
@@ -297,10 +297,9 @@ def test_a_field_of_one_method_is_tuned_for_it_alone(tuned: Any) -> None:
 
 def test_a_table_shows_chosen_rows_with_their_trials_and_flags_an_edge(tuned: Any, tmp_path: Path) -> None:
     tuned(best_at(1e-2), methods="lora,decoder")
-    page = render(RecordStore(tmp_path).summaries()[0])
-    assert "| lora, tuned, 3 trials § |" in page
-    assert "lora[lr=" not in page
-    assert "lr=1e-4: 70.0; lr=1e-3: 80.0; lr=1e-2: 90.0 | lr=1e-2 | lr | 0.03 |" in page
+    page = render(RecordStore(tmp_path).summaries()[0], details=True)
+    assert "| lr 1e-2 of 3§ |" in page.replace(" | – |", " |")
+    assert "lr 1e-4: 70.0; lr 1e-3: 80.0; lr 1e-2: 90.0 | lr 1e-2 | lr | 0.03 |" in page
 
 
 @pytest.mark.parametrize(

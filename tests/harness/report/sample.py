@@ -13,27 +13,17 @@ from harness.archive.archive import Archive, Shares
 from harness.archive.measured import BlockEvidence, Comparability, CostRecord, EvidenceRecord, Inside
 from harness.archive.schema import Record, Run
 from harness.archive.store import RecordStore
-from harness.comparison.claims import Claim
-from harness.comparison.judging import Finding, judge_claims
+from harness.comparison.grid import Grid, grids, runs_frame
 from harness.comparison.names import PAPER_METRICS
-from harness.comparison.papers import Papers, Setup
-from harness.planning.rows import trained_parameters
 from harness.protocols.load import card_rules
 from harness.report.formats import write
 from harness.report.page import Format
-from harness.report.score_page import score_page
-from harness.statistics.cka import upper
+from harness.report.pages import of_runs
+from harness.report.scores import score_page
 from harness.studies import Study
 
 CARD: dict[str, Any] = {"image_size": 64, "methods": {}, "protocol": "aaaa0000aaaa0000"}
 """The rules of the card demo, as the records made here have them; ``protocol`` makes each hash's rules its own."""
-
-SETUP = Setup(card="demo", backbone="tiny", checkpoint="", test_images={"kvasir": 8, "leaf": 8, "sbu": 8})
-"""What the records made here are made with, as if it were a paper's."""
-
-
-PAPERS = Papers(setups={"p": SETUP, "nas-lora": SETUP})
-"""Papers p and nas-lora, as if they had used it."""
 
 
 def known_card(protocol: str, benchmark: str) -> Any:
@@ -71,27 +61,28 @@ class MadeUp(Archive):
         return (self._evidence_of or {}).get(record.key)
 
 
-def judged(
-    claims: Iterable[Claim], archive: Archive, *, protocol: str = "demo", papers: Papers = PAPERS
-) -> list[Finding]:
-    return judge_claims(claims, archive, protocol=protocol, papers=papers, closed_form=trained_parameters)
-
-
 def render(
     records: Iterable[Record],
     *,
     root: Path = Path("nowhere"),
-    papers: Papers = PAPERS,
     study: Study | None = None,
     runs: Iterable[Run] | None = None,
     metrics: Sequence[str] = (),
     style: Format = "markdown",
     width: int = 100,
+    details: bool = False,
 ) -> str:
     """The page of scores of these records, written; per-image scores lie below ``root``."""
     archive = MadeUp(records, root=root)
-    page = score_page(archive.records, archive, papers=papers, study=study, runs=runs, metrics=metrics)
+    frame = None if runs is None else runs_frame(of_runs(archive.records, runs), archive)
+    page = score_page(archive, study=study, runs=frame, metrics=metrics, details=details)
     return write(page, style=style, width=width)
+
+
+def grid_of(records: Iterable[Record], *, study: Study | None = None, **given: Any) -> Grid:
+    """The only table of these records; ``given`` as of `MadeUp`."""
+    (grid,) = grids(MadeUp(records, **given), study=study)
+    return grid
 
 
 CONFIGS: dict[str, dict[str, Any]] = {
@@ -156,7 +147,7 @@ def evidence(key: str, *, shift: float = 0.0, blocks: int = 4, merge: Any = None
     def inside(moved: float) -> Inside:
         features = generator.standard_normal((8, 12))
         curve = [0.0, -1.0 + moved / 10, -2.0 + moved / 10]
-        gram = upper(features @ features.T)
+        gram = (features @ features.T)[np.triu_indices(8, 1)].tolist()
         distance, grams = [20.0 + moved, 24.0 + moved], [gram[:6], gram[6:12]]
         return Inside(distance_px=distance, after_attention=curve, after_mlp=curve, grams=grams)
 

@@ -9,7 +9,6 @@ import pytest
 
 from harness.archive.schema import Record, Run
 from harness.archive.store import RecordStore
-from harness.comparison.papers import Papers
 from harness.planning.plan import Plan
 from harness.planning.request import Variant
 from harness.report.pages import finished_table, narrowed
@@ -43,7 +42,7 @@ def test_a_study_under_fewer_seeds_has_numbers(samples: Path, tmp_path: Path, st
     text, page = finished_table(runs_of(made), tmp_path, study=study)
     assert there(page).read_text().startswith("# ")
     assert "MISSING" not in text
-    assert "n = 1 (seed 0)" in text
+    assert "Seeds: 0" in text
     rows = [line.split(" | ")[0] for line in text.splitlines() if line.startswith(("| decoder", "| lora"))]
     assert rows == ["| decoder", "| lora"]
 
@@ -56,7 +55,7 @@ def test_a_study_with_part_of_its_grid_under_another_protocol_shows_that_part(sa
     assert "90.0 (1)" in text
     assert "MISSING" not in text
     assert "Leaf" not in text
-    assert "published" not in text.lower()
+    assert "papers" not in text.lower()
 
 
 def test_a_study_keeps_its_own_rows_and_gets_those_that_were_asked_for_beside_them(samples, tmp_path) -> None:
@@ -64,7 +63,7 @@ def test_a_study_keeps_its_own_rows_and_gets_those_that_were_asked_for_beside_th
     made = plan_of(tmp_path, wide, "lora", "ssf", samples=samples, seeds=(4, 2))
     own = ["decoder", {"label": "three", "method": "lora"}]
     given = study_from_dict({"title": "t", "protocol": "demo", "benchmarks": ["leaf"], "entries": own}, name="mine")
-    chosen = narrowed(given, runs_of(made), Papers())
+    chosen = narrowed(given, runs_of(made))
     rows = [(entry.label, entry.options) for entry in chosen.entries]
     assert rows == [("three", {}), ("lora[rank=6]", {"rank": 6}), ("ssf", {})]
     assert (chosen.seeds, chosen.benchmarks, chosen.protocol) == ((2, 4), ("kvasir",), "demo")
@@ -73,20 +72,18 @@ def test_a_study_keeps_its_own_rows_and_gets_those_that_were_asked_for_beside_th
 def test_published_numbers_stand_beside_the_studys_own_protocol_only(samples: Path, tmp_path: Path) -> None:
     main = load_study("main")
     assert main.table.paper
-    assert not narrowed(main, runs_of(plan_of(tmp_path, "lora", samples=samples)), Papers()).table.paper
-    assert narrowed(
-        main, runs_of(plan_of(tmp_path, "lora", samples=samples, protocol=main.protocol)), Papers()
-    ).table.paper
+    assert not narrowed(main, runs_of(plan_of(tmp_path, "lora", samples=samples))).table.paper
+    assert narrowed(main, runs_of(plan_of(tmp_path, "lora", samples=samples, protocol=main.protocol))).table.paper
 
 
 def test_runs_that_were_all_interrupted_are_missing_and_no_error(samples: Path, tmp_path: Path, study: str) -> None:
     made = plan_of(tmp_path, "lora", samples=samples)
     assert "MISSING (0/1)" in finished_table(runs_of(made), tmp_path, study=None)[0]
-    assert "No record of this table yet" in finished_table(runs_of(made), tmp_path, study=study)[0]
+    assert "MISSING (0/1)" in finished_table(runs_of(made), tmp_path, study=study)[0]
     assert not (tmp_path / "tables").exists()
 
 
 def test_a_study_on_another_backbone_is_a_page_of_that_one(samples: Path, tmp_path: Path, study: str) -> None:
     runs = [replace(run, backbone="vit_l") for run in runs_of(plan_of(tmp_path, "lora", samples=samples))]
-    chosen = narrowed(load_study(study), runs, Papers())
+    chosen = narrowed(load_study(study), runs)
     assert (chosen.backbones, chosen.benchmarks, chosen.seeds) == (("vit_l",), ("kvasir",), (0,))

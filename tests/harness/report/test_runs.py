@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import json
-import re
+import math
 from pathlib import Path
 from types import ModuleType
 from typing import Any
@@ -16,7 +16,7 @@ from harness.cli import export, predict, status
 from harness.cli.show import main
 from harness.comparison.finding import find_run
 from harness.protocols.load import as_rules, load_protocol, resolve
-from harness.report import runs
+from harness.report.runs import sparkline
 from tests.harness.report.sample import record, store_of
 
 
@@ -57,26 +57,23 @@ def results(tmp_path: Path) -> Path:
     return tmp_path
 
 
-def test_a_run_is_shown_with_rules_curve_mixtures_cost_and_files(results: Path, says) -> None:
+def test_a_run_is_shown_with_rules_curve_mixture_cost_and_files(results: Path, says) -> None:
     made, epochs = searched(), load_protocol("demo").epochs
     shown = says(main, made.key, "--results", results)
     assert epochs != 7
     assert shown.startswith("naslora on kvasir, seed 0: OK\n")
+    words = " ".join(shown.split())
     for said in (
-        f"    epochs 7 instead of {epochs}\n", "α learns after epoch 2",
-        "mean share over 2 sites", "w0  0.800  0.700–0.900", "w1  0.200  0.100–0.300", "best test: s_measure 90.00",
+        f"epochs 7 instead of {epochs}", "best checkpoint in epoch 4", "α learns after epoch 2 (T_B)", "1 start",
+        "train/loss █▃▂▁ 1 to 0.25", "mean share 0.800 (0.700 to 0.900 over 2 sites)", "best test: s_measure 90.00",
         "0.25 s a pass (median), 30 s in updates, 2.00 GiB at most",
     ):  # fmt: skip
-        assert said in shown
-    assert re.search(r"\b1 start\b", shown)
-    rows = [line.split() for line in shown.splitlines()]
-    assert ["2", "0.5", "0.0005", "70.00"] in rows
-    assert ["4", "0.25", "0.00025", "90.00", "best"] in rows
+        assert said in words
     for name in (f"records/{made.key}.json", f"records/{made.key}.images.csv", f"state/{made.key}/attempt.1.log"):
         assert f"  {results / name}\n" in shown
     failed = says(main, record(seed=5, code="OOM").key[:8], "--results", results)
     assert failed.startswith("lora on kvasir, seed 5: OOM: asked for 90 GiB\n")
-    assert "epochs\n" not in failed
+    assert "learning curve" not in failed
 
 
 def test_json_holds_what_the_page_shows(results: Path, says) -> None:
@@ -102,7 +99,7 @@ def test_what_cannot_be_shown_is_one_line(words: list[str], said: str, results: 
     assert said in says(main, *words, *([] if "--results" in words else ["--results", results]), code=2)
 
 
-def test_two_runs_side_by_side(tmp_path: Path, says) -> None:
+def test_two_runs_beside_each_other(tmp_path: Path, says) -> None:
     first = record(0.9, seed=1, cost={"step_time_s": 0.5}, rules={"image_size": 64, "budget": "epochs"})
     rules = {"image_size": 128, "budget": "updates"}
     second = record(0.92, seed=2, config={"rank": 6}, rules=rules, cost={"step_time_s": 0.25, "gpu_hours": 1.0})
@@ -111,7 +108,7 @@ def test_two_runs_side_by_side(tmp_path: Path, says) -> None:
     shown = [" ".join(line.split()) for line in says(main, *words).splitlines()]
     for line in (
         f"A: {first.key}, lora on kvasir, seed 1: OK", "seed 1 2", "option rank 3 6", "rule image_size 64 128",
-        "rule budget epochs updates", "best test s_measure 90.00 92.00 +2.00", "step_time_s 0.5 0.25 -0.25", "gpu_hours – 1",
+        "rule budget epochs updates", "best test s_measure 90.00 92.00 +2.00", "step_time_s 0.5 0.25 -0.25", "gpu_hours – 1 –",
     ):  # fmt: skip
         assert line in shown
     assert not [line for line in shown if line.startswith(("benchmark", "option alpha"))]
@@ -153,26 +150,10 @@ def test_words_that_fit_several_runs_name_them(tmp_path: Path, says) -> None:
     assert f"{record(seed=1).key} (lora on kvasir, seed 1, demo, tiny)" in said
 
 
-def test_of_many_epochs_some_are_listed_with_the_first_the_last_and_the_selected() -> None:
-    lines = runs._epochs(record(history=history(500), selected_epoch=346))
-    listed = [line.split()[0] for line in lines[2:]]
-    assert (listed[0], listed[-1], "346" in listed) == ("1", "500", True)
-    assert len(listed) <= runs.MOST_EPOCHS + 1
-
-
-def test_a_record_says_where_the_time_of_its_run_went() -> None:
-    cost = {"stage_start_s": 5.0, "stage_training_s": 80.0, "stage_testing_s": 14.8, "stage_other_s": 0.2}
-    once = record(cost={**cost, "passes_s": 90.0, "step_time_s": 1.0, "wall_time_s": 80.0})
-    assert " ".join(runs._where_time_went(once)) == (
-        "100 s from start to record: start 5 %, training 80 %, testing 15 %; outside the network's passes 10 %"
-    )
-    assert runs._where_time_went(record(cost={"step_time_s": 1.0})) == []
-    # those of a run that went on add up
-    stages = {"stage_start_s": 5.0, "stage_training_s": 70.0, "stage_validating_s": 10.0, "stage_testing_s": 15.0}
-    twice = record(cost={**stages, "passes_s": 90.0, "wall_time_s": 200.0}, attempts=2)
-    assert " ".join(runs._where_time_went(twice)).startswith(
-        "220 s in all: 120 s of training before the last of 2 starts, then 100 s from start to record: "
-    )
+def test_a_sparkline_shows_extremes_and_blanks_and_groups_what_is_long() -> None:
+    assert sparkline([1.0, math.nan, 3.0]) == "▁ █"
+    assert sparkline([2.0, 2.0]) == "▁▁"
+    assert len(sparkline([float(value) for value in range(500)])) <= 32
 
 
 @pytest.mark.parametrize(("verb", "option"), [(export, "--run"), (predict, "--run"), (status, "--logs")])

@@ -14,12 +14,13 @@ import termios
 from pathlib import Path
 from typing import Any
 
-from harness.archive.store import RecordStore
 from harness.comparison.cells import Mark
+
+from harness.archive.store import RecordStore
 from harness.report.formats import fitted, write
-from harness.report.page import Line, Page, Shown, Table, heads
+from harness.report.page import Page, Score, Table, heads
 from harness.system.streams import show_text
-from tests.harness.report.sample import record
+from tests.harness.report.sample import grid_of, record
 from tests.values import REPOSITORY
 
 
@@ -43,7 +44,7 @@ def shown(results: Path, *, columns: int) -> list[str]:
 
 def test_words_of_a_row_are_folded_and_numbers_are_not() -> None:
     name = "scale=10.667, lr=0.001; alternate=iteration; style=linear, norm=batch"
-    rows = [Line.of([name, "88.0 ± 0.1 (3)"]), Line.of(["lora", "1"])]
+    rows = [[name, "88.0 ± 0.1 (3)"], ["lora", "1"]]
     lines = fitted(Table(heading="", columns=heads("", "kvasir"), rows=rows), width=60)
     assert max(map(len, lines)) <= 60
     words = [word for line in lines for word in line.split()]
@@ -70,32 +71,30 @@ def test_a_terminal_gets_tables_of_its_width_and_the_file_markdown(tmp_path: Pat
         store.write(record(0.5 + 0.01 * seed, method=method, seed=seed, benchmark=benchmark))
     lines = shown(tmp_path, columns=90)
     assert 80 < max(map(len, lines)) <= 90
-    assert any(line.startswith("lora ") for line in lines)
+    assert any(line.startswith("LoRA ") for line in lines)
     assert not any(line.startswith("|") for line in lines)
-    assert "| lora |" in (tmp_path / "tables" / "demo.md").read_text(encoding="utf-8")
+    assert "| LoRA |" in (tmp_path / "tables" / "demo.md").read_text(encoding="utf-8")
 
 
 def test_numbers_stand_below_each_other_whatever_their_marks() -> None:
-    marks: tuple[Mark, ...] = ("best", "tied", "second", "")
-    texts = ("90.0 ± 1.0 (3)", "9.0 ± 1.0 (3)", "8.0 ± 1.0 (3)", "OOM (2/3)")
-    rows = [
-        Line(label=name, cells=[Shown(text=name), Shown(text=text, mark=mark)])
-        for name, text, mark in zip("abcd", texts, marks, strict=True)
-    ]
+    marks: tuple[Mark, ...] = ("best", "tied", "")
+    grid = grid_of([record(value, seed=seed) for value in (0.9,) for seed in range(3)])
+    (cell,) = grid.cells.values()
+    rows = [[name, Score(cell=cell, mark=mark)] for name, mark in zip("abc", marks, strict=True)]
     text = write(Page(title="t", tables=[Table(heading="h", columns=heads("method", "Sα ↑"), rows=rows)]), style="text")
-    lines = {line[0]: line for line in text.splitlines() if line[:2] in ("a ", "b ", "c ", "d ")}
-    assert len({line.index("(") for name, line in lines.items() if name != "d"}) == 1
-    assert (lines["a"][-2:], lines["b"][-2:], lines["c"][-2:], lines["d"][-1]) == (" *", " ≈", " '", ")")
-    assert "* best mean" in text or "*: best mean" in text
+    lines = {line[0]: line for line in text.splitlines() if line[:2] in ("a ", "b ", "c ")}
+    assert len({line.index("(") for line in lines.values()}) == 1
+    assert (lines["a"][-2:], lines["b"][-2:], lines["c"][-1]) == (" *", " ≈", ")")
+    assert "*: the best row" in text
 
 
 def test_a_column_wider_than_the_terminal_is_shown_whole() -> None:
-    table = Table(heading="h", columns=heads("method", "long", "short"), rows=[Line.of(["a", "x" * 90, "y"])])
+    table = Table(heading="h", columns=heads("method", "long", "short"), rows=[["a", "x" * 90, "y"]])
     assert "x" * 90 in write(Page(title="t", tables=[table]), style="text", width=80)
 
 
 def test_what_a_terminal_would_obey_is_spelt_out() -> None:
-    page = Page(title="\x1b[2J", lead=["\x1b]0;x\x07"], tables=[Table(heading="\x9b1m", columns=heads("a\x1b"))])
+    page = Page(title="\x1b[2J", note="\x1b]0;x\x07", tables=[Table(heading="\x9b1m", columns=heads("a\x1b"))])
     text = write(page, style="text")
     assert "\x1b" not in text
     assert "\x9b" not in text

@@ -1,0 +1,443 @@
+"""Pages of scores: a table for each set of rules, a study's differences to its baseline, published numbers beside
+ours; and the leaderboard."""
+
+from __future__ import annotations
+
+import itertools
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import replace
+from typing import TYPE_CHECKING, Any
+
+from harness import statistics as stats
+from harness.archive.archive import Archive
+from harness.archive.schema import Record
+from harness.comparison.alpha import MEANINGS as ALPHA_MEANINGS
+from harness.comparison.alpha import alpha_codes, without_search
+from harness.comparison.code import made_by_other_code
+from harness.comparison.grid import Grid, grids, weights_in_words
+from harness.comparison.leaderboard import COLLAPSE, Standing, is_collapsed, leaderboard
+from harness.comparison.names import benchmark_title, metric
+from harness.comparison.papers import MARKS, Papers
+from harness.comparison.scores import Column, Difference
+from harness.report.page import Head, Number, Page, Score, Table, Value, heads
+from harness.studies import Study
+
+if TYPE_CHECKING:
+    import pandas as pd
+
+CELLS = (
+    "Cells: mean over seeds in % ± SD (ddof = 1) (n seeds). CODE (done/planned) says why a number is missing; no mean is taken over a gap."
+    " –: not planned."
+)
+BLANK = (
+    "BLANK: the masks are almost empty (their foreground is below a tenth of the truth's), so no metric ranks the row."
+)
+RANKS_NOTHING = "Made of generated images: these numbers say that the code runs, and nothing about methods."
+
+
+def score_page(
+    archive: Archive,
+    *,
+    protocol: str = "",
+    study: Study | None = None,
+    runs: pd.DataFrame | None = None,
+    metrics: Sequence[str] = (),
+    details: bool = False,
+) -> Page:
+    """One page, what says most first.
+
+    Args:
+        protocol, study, runs, metrics: as of `harness.comparison.grid.grids`.
+        details: with parameters, updates, rates and how they were chosen, and which code made a row.
+    """
+    import pandas as pd
+
+    made = grids(archive, protocol=protocol, study=study, runs=runs, metrics=metrics)
+    if study and study.table.kind == "leaderboard" and made:
+        return leaderboard_page(made[0], study)
+    papers = Papers.read() if study and study.table.paper else None
+    tables: list[Table] = []
+    for grid in made:
+        scores = score_tables(grid, details=details)
+        if study and study.note:
+            scores[0] = replace(scores[0], above=[study.note, *scores[0].above])
+        tables += scores
+        if study and study.table.baseline in grid.rows:
+            tables += difference_tables(grid, study.table.baseline)
+        if study and papers and grid.protocol in {study.protocol, *papers.cards}:
+            tables += paper_tables(grid, papers)
+        tables += tuning_tables(grid) if details else []
+    title = study.title if study else ", ".join(dict.fromkeys(grid.protocol for grid in made)) or "no records"
+    generated = bool(made) and all(grid.is_generated for grid in made)
+    return Page(
+        title=title + (": generated images, whose numbers rank nothing" if generated else ""),
+        note=RANKS_NOTHING if generated else "",
+        tables=tables or [Table(heading=study.name if study else title, above=["No record of this table yet."])],
+        foot=footnotes(made),
+        numbers=pd.concat([grid.tidy() for grid in made], ignore_index=True) if made else None,
+    )
+
+
+def score_tables(grid: Grid, *, details: bool = False) -> list[Table]:
+    """One for the benchmarks that most rows share, one more for what only some rows were run on."""
+    tables = []
+    other_code = made_by_other_code(grid.records) if details else set()
+    for number, (rows, columns) in enumerate(_parts(grid)):
+        benchmarks = dict.fromkeys(column.title for column in columns)
+        beside = _details(grid, rows, columns) if details else {}
+        lines: list[list[Value]] = []
+        for row in rows:
+            records = grid.records_of(row)
+            signs = "†" if any(record.key in other_code for record in records) else ""
+            signs += "‡" if any(map(_selected_on_test, records)) else ""
+            name = " ".join(filter(None, [row, signs, *alpha_codes(records, grid.archive)]))
+            scores = [Score(cell=grid.cells[row, c], mark=grid.marks.get((row, c), "")) for c in columns]
+            lines.append([name, *scores, *(beside[title][row] for title in beside)])
+        titles = [_heading(column, grid.columns) for column in columns]
+        tables.append(
+            Table(
+                heading=grid.title + (f": {', '.join(benchmarks)}" if number else ""),
+                level=3 if number else 2,
+                above=rules_in_words(grid) if number == 0 else (),
+                columns=[Head(title="method", words=True), *map(_numbers, titles), *map(_numbers, beside)],
+                rows=lines,
+                below=_notes(grid, details=details) if number == 0 else (),
+            )
+        )
+    return tables
+
+
+def _numbers(title: str) -> Head:
+    return Head(title=title, words=title == "rate")
+
+
+def _parts(grid: Grid) -> list[tuple[list[str], list[Column]]]:
+    """(rows, columns) of each table: a benchmark that under half of the rows were planned for has a table of its
+    own."""
+    planned = {
+        name: tuple(
+            row for row in grid.rows if any(grid.cells[row, c].planned for c in grid.columns if c.benchmark == name)
+        )
+        for name in grid.benchmarks
+    }
+    most = max(map(len, planned.values()), default=0)
+    common = [name for name, rows in planned.items() if 2 * len(rows) >= most]
+    together = tuple(row for row in grid.rows if any(row in planned[name] for name in common))
+    parts = {together: common}
+    for name, rows in planned.items():
+        if name not in common:
+            parts.setdefault(rows, []).append(name)
+    return [(list(rows), [c for c in grid.columns if c.benchmark in names]) for rows, names in parts.items()]
+
+
+def _heading(column: Column, columns: Sequence[Column]) -> str:
+    """Benchmark, split where there are several, metric; with what tells it from others of the table."""
+    title = column.title
+    if column.note and len(column.note) <= 24 and len({other.note for other in columns}) > 1:
+        title += f" ({column.note})"
+    title += f" {column.split}" if column.split != "test" else ""
+    if len({other.manifest for other in columns if other.benchmark == column.benchmark}) > 1:
+        title += f" #{column.manifest[:6]}"
+    return f"{title} {column.measure.heading}"
+
+
+def rules_in_words(grid: Grid) -> list[str]:
+    """Rules, backbone, prompts, seeds and data of a table, a line each."""
+    rules = f"Protocol: {grid.protocol}, hash {grid.protocol_hash}"
+    if grid.overrides is None:
+        rules += " (no card of the harness; `sam-peft protocols show` with the hash prints its rules)"
+    elif grid.overrides:
+        rules += f", with {grid.overrides}"
+    weights = f"checkpoint {weights_in_words(grid.checkpoint)}" if grid.checkpoint else "random weights"
+    lines = [rules, f"Backbone: {grid.backbone}, {weights}"]
+    by_prompt = {"box": "a box around each object of the true mask", "points": "points on each object of the true mask"}
+    if (prompt := str(grid.rules.get("prompt", "none"))) in by_prompt:
+        without = max(record.counts.get("unprompted", 0) for record in grid.records)
+        more = f"; {without} test images have no object and no prompt" if without else ""
+        lines.append(f"Prompts: {by_prompt[prompt]}, in training and in tests{more}")
+    seeds = sorted({seed for cell in grid.cells.values() for seed in cell.planned})
+    lines.append(f"Seeds: {', '.join(map(str, seeds))}")
+    for name in grid.benchmarks:
+        lines.append(_data(name, [record for record in grid.records if record.run.benchmark == name]))
+    return lines
+
+
+def _data(name: str, records: Sequence[Record]) -> str:
+    notes = sorted({record.run.data_note for record in records if record.run.data_note})
+    rules = sorted({record.run.split_rule for record in records if record.run.split_rule})
+    sizes = {
+        "/".join(
+            [str(record.counts[part]) for part in ("train", "val") if part in record.counts]
+            + [str(count) for _, count in sorted(record.tested.items())]
+        )
+        for record in records
+        if record.counts
+    }
+    title = benchmark_title(name, [record.run for record in records]) + (f" ({', '.join(notes)})" if notes else "")
+    details = [" or ".join(sorted(sizes)) + " training/validation/test images"] * bool(sizes)
+    left_out = {split: count for record in records for split, count in record.ignored.items()}
+    named = ", ".join(f"{count} of {split}" for split, count in sorted(left_out.items()))
+    details += [f"test images left out, as every pixel of the mask is ignored: {named}"] * bool(left_out)
+    details += [f"split: {' or '.join(rules)}"] * bool(rules)
+    if any(record.run.rules.get("test_untrained") for record in records):
+        details.append("training images that nothing trained on are tested too")
+    return title + (f": {'; '.join(details)}" if details else "")
+
+
+def _selected_on_test(record: Record) -> bool:
+    """Whether the checkpoint was chosen on the test split, as some released code does."""
+    return bool(record.run.rules.get("quirks", {}).get("selection") == "released")
+
+
+def _details(grid: Grid, rows: Sequence[str], columns: Sequence[Column]) -> dict[str, dict[str, Value]]:
+    """Heading -> row -> value of what stands beside scores, from the runs on the benchmarks of these columns."""
+    benchmarks = {column.benchmark for column in columns}
+    runs = {row: [record for record in grid.records_of(row) if record.run.benchmark in benchmarks] for row in rows}
+
+    def spans(name: str, of: str, unit: float, form: str) -> dict[str, Value]:
+        return {
+            row: Number.span((getattr(r, of).get(name) for r in here), unit=unit, form=form)
+            for row, here in runs.items()
+        }
+
+    beside = {
+        "params (M)": spans("trainable", "parameters", 1e6, ".3f"),
+        "encoder (M)": spans("encoder", "parameters", 1e6, ".3f"),
+        "updates": spans("weight_updates", "budget", 1, ".0f"),
+        "α updates": spans("alpha_updates", "budget", 1, ".0f"),
+        "rate": {row: _rates(here) for row, here in runs.items()},
+        "pass (s)": spans("step_time_s", "cost", 1, ".3g"),
+        "peak (GiB)": spans("peak_memory_bytes", "cost", 2**30, ".2f"),
+    }
+    if not any(record.environment.get("driver") for here in runs.values() for record in here):
+        beside.pop("peak (GiB)")
+    if not any(record.budget.get("alpha_updates") for here in runs.values() for record in here):
+        beside.pop("α updates")
+    return beside
+
+
+def _rates(records: Iterable[Record]) -> str:
+    """``lr 0.003 of 4``: what was chosen, and of how many values; § at an end of its grid."""
+    found = {}
+    for record in records:
+        run = record.run
+        if "chosen" in run.tuning:
+            text = (
+                _options(run.tuning["chosen"])
+                + f" of {len(run.tuning['trials'])}"
+                + ("§" if run.tuning["edge"] else "")
+            )
+        else:
+            text = _options({name: value for name, value in run.method_config.items() if name in ("lr", "encoder_lr")})
+        found[text] = None
+    return "; ".join(filter(None, found))
+
+
+def _options(options: Mapping[str, Any]) -> str:
+    return ", ".join(f"{name} {value}" for name, value in options.items() if value is not None)
+
+
+def footnotes(made: Sequence[Grid]) -> list[str]:
+    """How to read all tables of a page."""
+    cells = [cell for grid in made for cell in grid.cells.values()]
+    records = [record for grid in made for record in grid.records]
+    lines = [CELLS] if cells else []
+    lines += [BLANK] if any(cell.blank for cell in cells) else []
+    if any(map(_selected_on_test, records)):
+        lines.append("‡ the checkpoint was selected on the test split, as some released code does.")
+    return lines
+
+
+def _notes(grid: Grid, *, details: bool) -> list[str]:
+    """What must be known of this table alone."""
+    codes = sorted({code for row in grid.rows for code in alpha_codes(grid.records_of(row), grid.archive)})
+    lines = [f"{code}: {ALPHA_MEANINGS[code]}." for code in codes]
+    for row in grid.rows:
+        lines += [f"{row}: {text}." for text in dict.fromkeys(map(without_search, grid.records_of(row))) if text]
+    updates: dict[str, set[float]] = {}
+    for record in grid.records:
+        if record.code == "OK" and record.budget.get("weight_updates"):
+            updates.setdefault(record.run.benchmark, set()).add(record.budget["weight_updates"])
+    if any(len(counts) > 1 for counts in updates.values()):
+        every = sorted(count for counts in updates.values() for count in counts)
+        lines.append(
+            f"Rows had {every[0]:.0f} to {every[-1]:.0f} updates of their weights, and scores differ for that reason too."
+        )
+    if details and made_by_other_code(grid.records):
+        lines.append(
+            "† other code, in parts that make numbers, made or began some of these runs than the latest of the table."
+        )
+    if details and any(record.run.tuning.get("edge") for record in grid.records):
+        lines.append("§ a chosen value is the first or last of its grid: a better one may lie beyond.")
+    for name in grid.benchmarks:
+        copies: dict[str, None] = dict.fromkeys(
+            record.run.data_fingerprint
+            for record in grid.records
+            if record.run.benchmark == name and record.run.data_fingerprint
+        )
+        if len(copies) > 1:
+            lines.append(
+                f"{benchmark_title(name)}: runs of one split read different files, so not all rows are of the same data."
+            )
+    return lines
+
+
+def difference_tables(grid: Grid, baseline: str) -> list[Table]:
+    """Every row minus the baseline, on each benchmark's leading metric, and the mean over these benchmarks."""
+    columns = list(grid.first_columns.values())
+    lines: list[list[Value]] = []
+    found = []
+    for row in grid.rows:
+        here = [grid.difference(row, baseline, column) if row != baseline else None for column in columns]
+        known = [each for each in here if each is not None]
+        if not known:
+            continue
+        found += known
+        mean: Value = None
+        if len(known) == len(columns) and all(
+            grid.cells[name, c].complete for name in (row, baseline) for c in columns
+        ):
+            mean = Difference.of(stats.average_of([each.estimate for each in known if each.estimate]))
+        lines.append([row, *here, *([mean] if len(columns) > 1 else [])])
+    if not lines:
+        return []
+    over = sorted({each.over for each in found})
+    below = [
+        f"Difference in points, positive is better, paired by seed; 95 % interval over {', or '.join(over)}: one comparison at a time."
+    ]
+    titles = [f"{column.name}" for column in columns] + (["mean"] if len(columns) > 1 else [])
+    heading = f"{grid.title}: differences to {baseline}"
+    return [Table(heading=heading, level=3, columns=heads("method", *titles), rows=lines, below=below)]
+
+
+def paper_tables(grid: Grid, papers: Papers) -> list[Table]:
+    """What papers say beside ours: values, then sentences; none where there are none."""
+    lines: list[list[Value]] = []
+    for value, cell, difference, departs in papers.values_beside(grid):
+        spread = f" ± {value.spread} {value.spread_kind.upper()}" if value.spread else ""
+        source = f"{value.paper}, {value.table} [{value.mark}]"
+        lines.append(
+            [cell.row, cell.column.name, source, value.value + spread, Score(cell=cell), difference, _departs(departs)]
+        )
+    for claim, column, difference in papers.claims_beside(grid):
+        beyond = None
+        if claim.expected[0] not in "<>" and difference.estimate:
+            beyond = Difference.of(stats.differ(difference.estimate, float(claim.expected), error=0.0, df=1))
+        lines.append(
+            [claim.text, column.name, f"{claim.source} [{claim.mark}]", claim.expected, difference, beyond, ""]
+        )
+    if not lines:
+        return []
+    columns = heads(
+        *("of", "number", "source", "paper", "ours", "ours − paper", "set-up"), words=("number", "source", "set-up")
+    )
+    return [
+        Table(
+            heading=f"{grid.title}: beside the papers", level=3, columns=columns, rows=lines,
+            below=[
+                "Ours − paper in points with its 95 % interval, over our seeds and the paper's runs (Welch). Set-up: what differs from the"
+                " published one; where something does, this is no attempt to reproduce the number.",
+                "Marks of sources: " + "; ".join(f"{mark} {words}" for mark, words in MARKS.items()) + ".",
+            ],
+        )
+    ]  # fmt: skip
+
+
+def _departs(words: Sequence[str]) -> str:
+    return (
+        "as published"
+        if not words
+        else "; ".join(words[:3]) + (f" and {len(words) - 3} more" if len(words) > 3 else "")
+    )
+
+
+def tuning_tables(grid: Grid) -> list[Table]:
+    """What was tried and chosen, a line a row and choice; none where nothing was tuned."""
+    chosen: dict[tuple[str, ...], list[str]] = {}
+    for row, benchmark in itertools.product(grid.rows, grid.benchmarks):
+        tuned = [
+            r.run.tuning for r in grid.records_of(row) if r.run.benchmark == benchmark and "chosen" in r.run.tuning
+        ]
+        for tuning in tuned[:1]:
+            tried = [
+                f"{_options(trial['options'])}: "
+                + ("no score" if trial["score"] is None else f"{100 * trial['score']:.1f}")
+                for trial in tuning["trials"]
+            ]
+            by = f"{metric(str(tuning['metric'])).heading} on {', '.join(map(benchmark_title, tuning['on']))}"
+            edge = ", ".join(tuning["edge"])
+            line = (row, by, "; ".join(tried), _options(tuning["chosen"]), edge, f"{tuning['hours']:.2f}")
+            chosen.setdefault(line, []).append(benchmark_title(benchmark))
+    if not chosen:
+        return []
+    columns = heads(
+        *("method", "benchmark", "score", "trials", "chosen", "edge", "hours"),
+        words=("benchmark", "score", "trials", "chosen", "edge"),
+    )
+    rows = [[line[0], ", ".join(names), *line[1:]] for line, names in chosen.items()]
+    below = [
+        "Score: of the validation images, mean over the trials' seeds. Edge: a better value may lie beyond the grid."
+    ]
+    return [Table(heading=f"{grid.title}: tuned", level=3, columns=columns, rows=rows, below=below)]
+
+
+def leaderboard_page(grid: Grid, study: Study) -> Page:
+    """One table of methods, best first."""
+    board = leaderboard(grid, study.table.baseline)
+    columns = list(board.columns.items())
+    several = len(board.complete) > 1
+    titles = [
+        title for _, column in columns for title in (f"{column.name} (%)", f"{column.title} Δ")
+    ] + (["mean Δ"] if several else []) + ["encoder params (M)", "step time ×", "memory ×", "merges"]  # fmt: skip
+    not_run = [standing.row for standing in board.standings if not any(cell.values for cell in standing.cells.values())]
+    rows = [
+        _standing(standing, board.baseline, columns, mean=several)
+        for standing in board.standings
+        if standing.row not in not_run
+    ]
+    names = ", ".join(board.columns[name].title for name in board.complete)
+    place = f" measured on {board.session.place}" if board.session else ""
+    below = [
+        f"Δ: difference to {board.baseline} in points, paired by seed and image, positive is better. The 95 % intervals"
+        " hold for all rows of a column at once (max-T; the spread of runs is pooled over rows, Dunnett)."
+        + (f" Mean: over {names}, complete for all rows." if several else ""),
+        f"Step time and memory: of a training step over {board.baseline}'s, from one session of `sam-peft cost`{place}. Merges: exact or"
+        " calibrated, the merge after which nothing of the method is left; –: not measured.",
+        f"COLLAPSED: a run scores more than {100 * COLLAPSE:.0f} points below the median of its row; it counts in the mean, and has no"
+        " interval.",
+    ]
+    below += [f"Not run: {', '.join(not_run)}."] if not_run else []
+    table = Table(
+        heading=grid.title, above=[*([study.note] if study.note else []), *rules_in_words(grid)],
+        columns=heads("method", *titles, words=["merges"]), rows=rows, below=below,
+    )  # fmt: skip
+    shown = set(board.columns.values())
+    tidy = grid.tidy()
+    kept = {(column.benchmark, column.split, column.metric) for column in shown}
+    mask = [place in kept for place in zip(tidy["benchmark"], tidy["split"], tidy["metric"], strict=True)]
+    numbers = tidy[[*map(bool, mask)]]
+    return Page(title=study.title, tables=[table], foot=footnotes([grid]), numbers=numbers)
+
+
+def _standing(standing: Standing, baseline: str, columns: Sequence[tuple[str, Column]], *, mean: bool) -> list[Value]:
+    line: list[Value] = [standing.row]
+    for name, _ in columns:
+        cell = standing.cells[name]
+        line += [
+            Score(cell=cell, code="COLLAPSED" if is_collapsed(cell) else ""),
+            standing.differences.get(name) if standing.row != baseline else "baseline",
+        ]
+    line += [standing.mean if standing.row != baseline else "baseline"] if mean else []
+    encoder = standing.encoder
+    ratios = [
+        Number(value=ratio and ratio.value, form=".2f", low=ratio and ratio.low, high=ratio and ratio.high)
+        for ratio in (standing.time, standing.memory)
+    ]
+    if standing.row == baseline:
+        ratios = [Number(value=1.0, form=".2f")] * 2
+    return [
+        *line,
+        Number(value=None if encoder is None else encoder / 1e6, form=".3f"),
+        *ratios,
+        standing.merges or None,
+    ]

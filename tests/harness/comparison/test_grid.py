@@ -1,0 +1,350 @@
+"""Rows, cells and marks say what the records say, and nothing else."""
+
+from __future__ import annotations
+
+import itertools
+from dataclasses import replace
+from typing import Any
+
+import pytest
+
+from harness.archive.archive import identity, trials_among
+from harness.comparison import grids, rows
+from harness.comparison.frames import is_entry
+from harness.comparison.grid import Grid, runs_frame
+from harness.report.formats import text_of
+from harness.report.page import Score
+from harness.studies import study_from_dict
+from tests.harness.report.sample import CARD, MadeUp, grid_of, record
+
+RULES = "harness.comparison.rules.card_rules"
+"""Where tables find the harness's own cards."""
+MARKS = {"": "", "best": " *", "tied": " ≈"}
+
+
+def shown(grid: Grid, place: int = 0) -> dict[str, str]:
+    """Row -> its cell on one column as printed, with its mark."""
+    column = grid.columns[place]
+    return {
+        row: text_of(Score(cell=grid.cells[row, column])) + MARKS[grid.marks.get((row, column), "")]
+        for row in grid.rows
+    }
+
+
+def three(value: float, **changes: Any) -> list[Any]:
+    return [record(value + 0.01 * seed, seed=seed, benchmark="sbu", **changes) for seed in range(3)]
+
+
+def failed(code: str, seed: int, **changes: Any) -> Any:
+    return record(seed=seed, benchmark="sbu", code=code, **changes)
+
+
+CELLS: dict[str, tuple[list[Any], dict[str, str]]] = {
+    "mean and SD with ddof 1 over seeds, in percent": (  # 2.646; with ddof 0 it were 2.160
+        [record(value, seed=seed, benchmark="leaf") for seed, value in enumerate((0.9, 0.91, 0.95))],
+        {"LoRA": "92.0 ± 2.6 (3)"},
+    ),
+    "single runs have no SD and rank nothing": (
+        [record(0.5), record(0.1, method="decoder")], {"LoRA": "50.0 (1)", "Decoder alone": "10.0 (1)"},
+    ),
+    "of an error rate the lowest is best": (
+        three(0.10) + three(0.05, method="decoder"),
+        {"LoRA": "11.0 ± 1.0 (3)", "Decoder alone": "6.0 ± 1.0 (3) *"},
+    ),
+    "rows that tie at the printed digit share the mark": (
+        three(0.05) + three(0.05001, method="decoder") + three(0.1, method="full"),
+        {"LoRA": "6.0 ± 1.0 (3) *", "Decoder alone": "6.0 ± 1.0 (3) *", "Full fine-tuning": "11.0 ± 1.0 (3)"},
+    ),
+    "a row that cannot be told from the best is marked as such": (
+        three(0.05, method="decoder")
+        + [record(value, seed=seed, benchmark="sbu", method="full") for seed, value in enumerate((0.03, 0.10, 0.08))],
+        {"Decoder alone": "6.0 ± 1.0 (3) *", "Full fine-tuning": "7.0 ± 3.6 (3) ≈"},
+    ),
+    "a row of other seeds that prints like the best, and is behind it on those that both have, is not best": (
+        three(0.05, method="decoder")
+        + [record(value, seed=seed, benchmark="sbu") for seed, value in enumerate((0.07, 0.08, 0.09, 0.03, 0.04, 0.05))],
+        {"Decoder alone": "6.0 ± 1.0 (3) *", "LoRA": "6.0 ± 2.4 (6)"},
+    ),
+    "a row without the seed that was bad for the other is compared on those that both have": (
+        [record(value, seed=seed, benchmark="sbu") for seed, value in enumerate((0.10, 0.11, 0.30))]
+        + three(0.12, method="decoder")[:2],
+        {"LoRA": "17.0 ± 11.3 (3) *", "Decoder alone": "12.5 ± 0.7 (2)"},
+    ),
+    # the seeds of most rows: older records name none
+    "no mean is taken over a gap, whose row is never best, nor is another where it leads": (
+        three(0.10) + three(0.20, method="bitfit") + three(0.05, method="decoder")[:2]
+        + [failed("OOM", 2, method="decoder"), failed("TIMEOUT", 1, method="full")],
+        {"LoRA": "11.0 ± 1.0 (3)", "Decoder alone": "OOM (2/3)", "Full fine-tuning": "MISSING/TIMEOUT (0/3)"},
+    ),
+    "one seed more of one method blanks no other": (
+        [*three(0.10), record(0.1, seed=3, benchmark="sbu"), *three(0.2, method="decoder")],
+        {"LoRA": "10.8 ± 1.0 (4) *", "Decoder alone": "21.0 ± 1.0 (3)"},
+    ),
+    "the seeds that are missing are those that a sweep planned": (
+        three(0.10, planned_seeds=[0, 1, 2, 3], planned_benchmarks=["sbu"])
+        + three(0.2, method="decoder", planned_seeds=[0, 1, 2]),
+        {"LoRA": "MISSING (3/4)", "Decoder alone": "21.0 ± 1.0 (3)"},
+    ),
+    "results of one cell and seed are a conflict and no number": (
+        [record(0.1 + place, benchmark="sbu", rules={"image_size": 64 + place}) for place in (0, 0.1, 0.2)],
+        {"LoRA": "CONFLICT (0/1)"},
+    ),
+    "a result takes the place of a failure of its seed": (
+        [failed("OOM", 0, rules={"image_size": 64}), record(0.1, benchmark="sbu", rules={"image_size": 65})],
+        {"LoRA": "10.0 (1)"},
+    ),
+    "generated images rank nothing": (
+        three(0.10, data_note="generated samples") + three(0.05, method="decoder", data_note="generated samples"),
+        {"LoRA": "11.0 ± 1.0 (3)", "Decoder alone": "6.0 ± 1.0 (3)"},
+    ),
+    "almost empty masks are said beside the number, and rank nothing": (
+        three(0.05, foreground={"test": 0.09}) + three(0.2, method="decoder") + three(0.3, method="full"),
+        {"LoRA": "6.0 ± 1.0 (3) BLANK", "Decoder alone": "21.0 ± 1.0 (3) *", "Full fine-tuning": "31.0 ± 1.0 (3)"},
+    ),
+}  # fmt: skip
+
+
+@pytest.mark.parametrize("case", CELLS)
+def test_cells_of_the_first_column(case: str) -> None:
+    records, cells = CELLS[case]
+    found = shown(grid_of(records))
+    assert {row: found[row] for row in cells} == cells
+
+
+def test_a_row_that_was_planned_for_a_benchmark_and_did_not_come_is_missing_there() -> None:
+    planned: dict[str, Any] = {"planned_benchmarks": ["sbu", "leaf"], "planned_seeds": [0]}
+    runs = [record(method="decoder", benchmark="sbu", **planned), record(benchmark="leaf", **planned)]
+    grid = grid_of([*runs, record(benchmark="sbu", **planned), record(method="full", benchmark="sbu")])
+    assert set(shown(grid).values()) == {"90.0 (1)"}
+    assert shown(grid, 1) == {"Full fine-tuning": "–", "Decoder alone": "MISSING (0/1)", "LoRA": "90.0 (1)"}
+
+
+def test_two_protocol_hashes_and_two_splits_of_one_benchmark_never_share_a_column() -> None:
+    apart = grids(MadeUp([record(0.9, benchmark="leaf"), record(0.1, benchmark="leaf", protocol_hash="bbbb")]))
+    assert [shown(grid) for grid in apart] == [{"LoRA": "90.0 (1)"}, {"LoRA": "10.0 (1)"}]
+    splits = grid_of([record(0.9, benchmark="sbu"), record(0.1, benchmark="sbu", manifest="other")])
+    assert [(column.manifest, shown(splits, place)["LoRA"]) for place, column in enumerate(splits.columns)] == [
+        ("manifest-sbu", "90.0 (1)"), ("other", "10.0 (1)"),
+    ]  # fmt: skip
+
+
+def test_tables_stand_in_the_order_of_what_they_say_and_no_two_titles_are_alike() -> None:
+    small = record(benchmark="sbu", protocol_hash="0000", rules={"image_size": 32, "warmup": 3})
+    other = record(benchmark="sbu", protocol_hash="0001", rules={"image_size": 32, "warmup": 5})
+    made = grids(MadeUp([small, other, *three(0.1), *three(0.2, method="full")]))
+    assert [grid.title for grid in made] == [
+        "demo · tiny",
+        "demo · tiny · 32 px, warmup 3",
+        "demo · tiny · 32 px, warmup 5",
+    ]
+
+
+SIX: dict[str, Any] = {"config": {"rank": 6}, "changed": {"rank": 6}}
+CONVLORA = {"lr": None, "blocks": "all", "sites": "qkv", "rank": 3, "alpha": 32.0, "experts": 8, "balance": 0.01}
+
+
+@pytest.mark.parametrize(
+    ("records", "names"),
+    [
+        # one configuration under two labels, of a study and of a sweep, is one row
+        ([record(benchmark="sbu"), record(benchmark="leaf", variant="LoRA r=3")], ["LoRA"]),
+        ([record(variant=name, seed=seed, **SIX) for seed, name in enumerate(("r=6", "LoRA r=6"))], ["LoRA (rank=6)"]),
+        ([record(), record(method="lora", **SIX)], ["LoRA", "LoRA (rank=6)"]),
+        # two of one name are told apart
+        ([record(), record(tuning={"grid": {"lr": [1e-3]}, "chosen": {"lr": 1e-3}, "trials": [{}]})], ["LoRA", "LoRA, tuned"]),
+        ([record(method="convlora", config={**CONVLORA, "gate": "released"})], ["Conv-LoRA"]),
+        ([record(method="convlora", config={**CONVLORA, "gate": "switch"})], ["Conv-LoRA (Switch gate)"]),
+        ([record(method="elsewhere", config={"width": 3})], ["elsewhere"]),
+    ],
+)  # fmt: skip
+def test_a_configuration_has_one_name(records: list[Any], names: list[str]) -> None:
+    assert list(grid_of(records).rows) == names
+
+
+def test_two_configurations_whose_records_name_no_change_are_two_rows() -> None:
+    assert len(grid_of([record(0.9), record(0.1, config={"rank": 6})]).rows) == 2
+
+
+def test_records_under_an_options_older_value_share_a_row_with_those_under_its_new_one() -> None:
+    older, newer = (
+        record(method="convlora", seed=seed, config={**CONVLORA, "gate": gate, **more})
+        for seed, gate, more in ((0, "intended", {}), (1, "switch", {"expert_bias": "uniform"}))
+    )
+    assert identity(older.run) == identity(newer.run)
+    assert all(is_entry(r, {"gate": gate}) for r in (older, newer) for gate in ("switch", "intended"))
+    assert not is_entry(older, {"gate": "released"})
+
+
+def tuned(lr: float, *, trials: int = 4, chosen: bool = True, **changes: Any) -> Any:
+    told: dict[str, Any] = {"grid": {"lr": [1e-3, 1e-2]}}
+    if chosen:
+        told |= {"chosen": {"lr": lr}, "trials": [{"options": {}, "score": 0.5}] * trials, "edge": [], "metric": "iou",
+                 "on": ["kvasir"], "hours": 0.1, "seeds": [100]}  # fmt: skip
+    return record(config={"lr": lr}, changed={"lr": lr}, tuning=told, **changes)
+
+
+def test_trials_of_tuning_are_in_no_frame_unless_asked_for() -> None:
+    lost, luck = tuned(1e-2, chosen=False, seed=100), tuned(1e-3, seed=100)
+    tested = [tuned(1e-3, seed=seed, planned_seeds=[0, 1]) for seed in range(2)]
+    archive = MadeUp([lost, luck, *tested])
+    assert trials_among(archive.records) == {lost.key, luck.key}
+    assert set(archive.frame("runs")["key"]) == {made.key for made in tested}
+    assert set(archive.frame("scores")["key"]) == {made.key for made in tested}
+    assert len(archive.frame("runs", trials=True)) == 4
+    assert trials_among([lost, luck]) == {lost.key}, "the chosen trial is all there is"
+
+
+def test_of_two_choices_the_one_from_more_trials_is_the_row() -> None:
+    few, many = [tuned(1e-3, trials=2, seed=s) for s in range(2)], [tuned(1e-2, trials=4, seed=s) for s in range(2)]
+    assert list(grid_of([*few, *many]).rows) == ["LoRA", "LoRA (lr=0.001)"]
+    assert [r.run.changed["lr"] for r in grid_of([*few, *many]).records_of("LoRA")] == [1e-2] * 2
+
+
+def test_rows_of_a_frame_name_every_run() -> None:
+    archive = MadeUp([record(), record(seed=1), record(method="decoder")])
+    frame = rows(archive.frame("runs"))
+    assert frame.groupby("row")["seed"].count().to_dict() == {"LoRA": 2, "Decoder alone": 1}
+    assert frame["table"].nunique() == 1
+
+
+@pytest.mark.parametrize(
+    ("own", "scores", "metrics"),
+    [
+        (True, {"s_measure": 0.9, "iou": 0.1, "dice": 0.2}, ["iou", "dice", "s_measure"]),
+        (False, {"s_measure": 0.9, "iou": 0.1, "e_mean": 0.2}, ["s_measure", "e_mean"]),
+    ],
+)
+def test_what_chooses_the_checkpoint_leads_on_own_data(own: bool, scores: dict[str, float], metrics: list[str]) -> None:
+    name = "cells" if own else "kvasir"
+    declared: dict[str, Any] = {"benchmark_metrics": ["s_measure", "iou", "dice"]} if own else {}
+    grid = grid_of([record(benchmark=name, scores={"best": {"test": scores}}, **declared)])
+    assert [column.metric for column in grid.columns] == metrics
+
+
+def study(**changes: Any) -> Any:
+    entries = [
+        {"label": f"r={rank}", "method": "lora", "options": {"rank": rank}} for rank in changes.pop("ranks", (3, 6))
+    ]
+    data = {"title": "Rank", "protocol": "demo", "benchmarks": ["sbu"], "seeds": 1, "entries": entries}
+    return study_from_dict({**data, **changes}, name="rank")
+
+
+def test_a_study_finds_its_rows_by_configuration_and_shows_the_rows_and_seeds_that_are_not_there() -> None:
+    base, six = record(0.1, benchmark="sbu", variant="anything"), record(0.2, benchmark="sbu", **SIX)
+    both = {"rank": 6, "alpha": 1.0}
+    found = grid_of([base, six, record(0.3, benchmark="sbu", config=both, changed=both)], study=study())
+    assert shown(found) == {"r=3": "10.0 (1)", "r=6": "20.0 (1)"}
+    assert shown(grid_of([base], study=study(seeds=2))) == {"r=3": "MISSING (1/2)", "r=6": "MISSING (0/2)"}
+
+
+def test_a_row_that_names_a_rate_shows_its_runs_whatever_a_tuning_made_of_them() -> None:
+    plain = record(0.9, seed=1, config={"lr": 1e-3}, changed={"lr": 1e-3})
+    records = [tuned(1e-3, value=0.8), plain, tuned(1e-2, value=0.5, chosen=False)]
+    entries = [{"label": f"{lr:g}", "method": "lora", "options": {"lr": lr}} for lr in (1e-3, 1e-2)]
+    grid = grid_of(records, study=study(entries=entries, benchmarks=["kvasir"], seeds=2))
+    assert shown(grid) == {"0.001": "85.0 ± 7.1 (2)", "0.01": "MISSING (0/2)"}
+
+
+@pytest.mark.parametrize("digest", ["a", "b"])
+def test_a_study_shows_in_one_table_what_has_its_rules_whatever_hash_it_was_planned_with(
+    monkeypatch, digest: str
+) -> None:
+    """A hash is of a whole card before a rate is tuned: equal rules under two hashes are no two tables."""
+    monkeypatch.setattr(RULES, lambda *_: CARD)
+    two = study(entries=["lora", "decoder"], benchmarks=["kvasir"], seeds=3)
+    first = [record(seed=seed, rules=CARD) for seed in range(3)]
+    second = [record(method="decoder", seed=seed, rules=CARD, protocol_hash=digest * 16) for seed in range(3)]
+    assert set(shown(grid_of([*first, *second], study=two)).values()) == {"90.0 ± 0.0 (3) *"}
+
+
+@pytest.mark.parametrize(
+    ("own", "other", "changes", "tables"),
+    [
+        ([3], [3], {"ranks": (3, 6, 7)}, {"own"}),  # the other is one row of three, run for another study
+        ([3], [3, 6], {"ranks": (3, 6, 7)}, {"own", "other"}),
+        ([], [3], {"ranks": (3, 6, 7)}, {"other"}),
+        ([3], [3], {"ranks": (3,), "set": {"epochs": 1}}, {"own"}),  # the other not under what it sets
+        ([], [3], {"ranks": (3,), "set": {"epochs": 1}}, {"other"}),
+    ],
+)
+@pytest.mark.parametrize("under", ["demo", "mini"])
+def test_a_study_shows_other_rules_where_half_of_its_rows_were_run_or_nothing_else(
+    monkeypatch, own, other, changes, tables, under
+) -> None:
+    card = {**CARD, "protocol": "", "epochs": 1}
+    runs = [
+        record(
+            0.1, benchmark="sbu", protocol_hash=digest * 16, config={"rank": rank}, protocol=protocol,
+            changed={} if rank == 3 else {"rank": rank}, rules={**card, "epochs": epochs},
+        )
+        for ranks, digest, epochs, protocol in ((own, "a", 1, "demo"), (other, "b", 2, under))
+        for rank in ranks
+    ]  # fmt: skip
+    monkeypatch.setattr(RULES, lambda *_: card)
+    found = {grid.protocol_hash for grid in grids(MadeUp(runs), study=study(**changes))}
+    expected = tables if own or under == "demo" else set()  # another card's are shown beside the own alone
+    assert {name for name, digest in (("own", "a"), ("other", "b")) if digest * 16 in found} == expected
+
+
+@pytest.mark.parametrize(
+    ("card", "changed", "tables"),
+    [
+        ({"decoder": "linear"}, {}, {"linear"}),
+        ({}, {}, {"sam"}),
+        ({"decoder": "linear"}, {"set": {"decoder": "sam"}}, {"sam"}),
+        ({"decoder_lr": 1e-4}, {"decoders": {"linear": {"decoder_lr": None}}}, {"linear"}),
+        (None, {}, {"sam", "linear"}),
+    ],
+)
+def test_a_study_shows_runs_with_its_decoder(monkeypatch, card, changed, tables) -> None:
+    records = [
+        record(0.1, benchmark="sbu", protocol_hash=decoder * 4, rules={**CARD, "decoder": decoder})
+        for decoder in ("sam", "linear")
+    ]
+    monkeypatch.setattr(RULES, lambda *_: card if card is None else {**CARD, **card})
+    assert {grid.rules["decoder"] for grid in grids(MadeUp(records), study=study(**changed))} == tables
+
+
+def test_merged_models_are_rows_of_their_own() -> None:
+    scores = {"best": {"test": {"ber": 0.1}}, "merged-exact": {"test": {"ber": 0.12}}}
+    table = {"scores": ["best", "merged-exact", "merged-conv"]}
+    found = shown(grid_of([record(benchmark="sbu", scores=scores)], study=study(table=table, ranks=(3,))))
+    assert found == {"r=3": "10.0 (1)", "r=3 (merged exact)": "12.0 (1)", "r=3 (merged conv)": "NO_SCORE (0/1)"}
+
+
+def test_a_benchmark_with_three_test_splits_leads_with_all_of_them() -> None:
+    scores = {"best": {split: {"miou": 0.5, "accuracy": 0.6} for split in ("easy", "hard", "all")}}
+    layout = {"splits": {"trans10k_v1": ["easy", "hard", "all"]}}
+    made = record(benchmark="trans10k_v1", scores=scores)
+    grid = grid_of([made], study=study(benchmarks=["trans10k_v1"], table=layout, ranks=(3,)))
+    assert len(grid.columns) == 6
+    leading = grid.first_columns["trans10k_v1"]
+    assert (leading.split, leading.metric) == ("all", "miou")
+
+
+def test_an_order_of_records_changes_nothing() -> None:
+    records = three(0.1) + three(0.05, method="decoder") + [record(), record(protocol_hash="bbbb")]
+    found = [
+        [(grid.title, shown(grid)) for grid in grids(MadeUp([records[place] for place in order]))]
+        for order in itertools.islice(itertools.permutations(range(len(records))), 0, 40000, 9999)
+    ]
+    assert all(each == found[0] for each in found)
+
+
+def test_the_tidy_frame_has_a_line_a_seed() -> None:
+    tidy = grid_of([*three(0.1), failed("OOM", 3), *three(0.2, **SIX)]).tidy()
+    six = tidy[tidy["options"] == "rank=6"]
+    assert six.set_index("seed")["value"].to_dict() == {0: 0.2, 1: pytest.approx(0.21), 2: pytest.approx(0.22)}
+    assert tidy[tidy["code"] == "OOM"][["row", "seed", "method"]].to_numpy().tolist() == [["LoRA", 3, "lora"]]
+
+
+def test_placeholders_of_planned_runs_are_missing() -> None:
+    from harness.report.pages import of_runs
+
+    done = record(0.1, benchmark="sbu", protocol_hash="old")
+    other = record(benchmark="sbu", method="decoder", protocol_hash="new").run
+    archive = MadeUp([done, record(method="full")])
+    frame = runs_frame(of_runs(archive.records, [replace(done.run, protocol_hash="new"), other]), archive)
+    (grid,) = grids(archive, runs=frame)
+    assert grid.protocol_hash == "new"
+    assert shown(grid) == {"Decoder alone": "MISSING (0/1)", "LoRA": "10.0 (1)"}

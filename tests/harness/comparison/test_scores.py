@@ -1,0 +1,254 @@
+"""Differences are paired by seed and image; those of many rows to one baseline hold all at once."""
+
+from __future__ import annotations
+
+import itertools
+import statistics
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pandas as pd
+import pytest
+
+from harness.archive.archive import Archive
+from harness.archive.store import RecordStore
+from harness.comparison import Difference, Sample, difference, grids, simultaneous
+from harness.comparison.leaderboard import leaderboard
+from harness.statistics import crossed, family, max_t, of_seeds
+from harness.studies import study_from_dict
+from tests.harness.report.sample import CARD, MadeUp, grid_of, measured_on, record
+from tests.harness.report.test_costs import method, session
+from tests.values import there
+
+
+def three(base: float, *, shift: float = 0.0, **changes: Any) -> list[Any]:
+    return [record(base + 0.05 * seed + shift, seed=seed, **changes) for seed in range(3)]
+
+
+def against(records: list[Any], row: str = "Decoder alone", baseline: str = "LoRA", **given: Any) -> Difference:
+    grid = grid_of(records, **given)
+    return there(grid.difference(row, baseline, grid.columns[0]))
+
+
+def test_differences_are_paired_by_seed_in_points_and_an_error_that_is_lower_counts_as_positive() -> None:
+    pairs = three(0.8) + three(0.8, shift=-0.01, method="decoder")
+    found = against(pairs)
+    assert (found.mean, found.low, found.high, found.n, found.over) == (*[pytest.approx(-1.0)] * 3, 3, "seeds")
+    errors = three(0.2, benchmark="sbu") + three(0.2, shift=-0.01, method="decoder", benchmark="sbu")
+    assert against(errors).mean == pytest.approx(1.0)
+    assert against(pairs[:5]).n == 2, "a seed that one side lacks is left out"
+    assert against([pairs[0], pairs[3]]).low is None, "a single seed has no interval"
+    grid = grid_of([pairs[0], pairs[4]])
+    assert grid.difference("Decoder alone", "LoRA", grid.columns[0]) is None
+
+
+@pytest.mark.parametrize("name", ["decoder", "lora"])
+def test_seeds_in_conflict_are_in_no_difference(name: str) -> None:
+    records = three(0.8) + three(0.8, shift=-0.01, method="decoder")
+    records.append(record(0.5, seed=1, method=name, rules={**CARD, "image_size": 65}))  # another result of seed 1
+    assert against(records).n == 2
+
+
+def written(root: Path, scores: dict[str, float], **of_run: Any) -> Any:
+    """A record whose per-image scores are these; a stem may have its group behind a comma."""
+    made = record(sum(scores.values()) / len(scores), **of_run)
+    head = "variant,split,stem,group,s_measure\n" if "," in next(iter(scores)) else "variant,split,stem,s_measure\n"
+    RecordStore(root).write(made, head + "".join(f"best,test,{stem},{score!r}\n" for stem, score in scores.items()))
+    return made
+
+
+def with_images(root: Path, shifts: dict[str, float]) -> list[Any]:
+    def scores(shift: float, seed: int) -> dict[str, float]:
+        return {f"i{n}": 0.5 + 0.01 * n + 0.02 * seed + shift * (1 + 0.1 * (n % 3)) for n in range(20)}
+
+    pairs = itertools.product(shifts.items(), range(3))
+    return [written(root, scores(shift, seed), method=name, seed=seed) for (name, shift), seed in pairs]
+
+
+def test_scores_by_image_give_the_interval_over_seeds_and_images(tmp_path: Path) -> None:
+    with_images(tmp_path, {"lora": 0.0, "decoder": -0.02})
+    archive = Archive(tmp_path)
+    (grid,) = grids(archive)
+    found = there(grid.difference("Decoder alone", "LoRA", grid.columns[0]))
+    assert found.over == "seeds and images"
+    table = np.array([[-2 * (1 + 0.1 * (n % 3)) for n in range(20)]] * 3)
+    expected = there(there(crossed(table)).interval())
+    assert (found.mean, found.low, found.high) == pytest.approx((expected.estimate, expected.low, expected.high))
+    images = archive.frame("images")
+    images["row"] = images["method"].map({"lora": "LoRA", "decoder": "Decoder alone"})
+    same = there(difference(images, "Decoder alone", "LoRA"))
+    assert (same.mean, same.low, same.high) == pytest.approx((found.mean, found.low, found.high))
+    alone = there(difference(images.groupby(["row", "seed", "metric"], as_index=False)["value"].mean(), "LoRA", "LoRA"))
+    assert (alone.mean, alone.over) == (0.0, "seeds")
+
+
+def test_a_frame_of_two_metrics_is_refused() -> None:
+    frame = pd.DataFrame({"row": "a", "seed": [0, 0], "metric": ["iou", "mae"], "value": [0.5, 0.5]})
+    with pytest.raises(ValueError, match="metric"):
+        difference(frame, "a", "a")
+
+
+def test_a_run_that_failed_hides_no_images(tmp_path: Path) -> None:
+    records = with_images(tmp_path, {"lora": 0.0, "decoder": -0.02})
+    failed = replace(record(seed=1, method="decoder", code="ERROR"), key="of another choice")
+    assert against([*records, failed], root=tmp_path) == against(records, root=tmp_path)
+
+
+def test_image_scores_whose_mean_is_not_the_score_are_not_used(tmp_path: Path) -> None:
+    """mIoU is accumulated over the data set: the mean over images is another quantity."""
+    records = with_images(tmp_path, {"lora": 0.0, "decoder": -0.02})
+    for made in records:
+        made.scores["best"]["test"]["s_measure"] += 0.1
+    assert against(records, root=tmp_path).over == "seeds"
+
+
+@pytest.mark.parametrize("column", [True, False])
+def test_frames_of_one_sequence_count_as_one(tmp_path: Path, column: bool) -> None:
+    """By the group beside each score; older records, which have none, by the benchmark's own rule."""
+    first = [1, 26, 51, 79, 104, 127, 152, 178, 206, 228, 253, 278]
+    leads = [(7 * place) % 12 - 4 for place in range(12)]
+    for (name, sign), seed in itertools.product((("lora", 0.0), ("decoder", 1.0)), range(3)):
+        scores = {
+            f"{start + n},{place}" if column else str(start + n): 0.6 + 0.001 * seed + sign * 0.01 * leads[place]
+            for place, start in enumerate(first)
+            for n in range(5)
+        }
+        written(tmp_path, scores, method=name, seed=seed, benchmark="cvc612")
+    found = against(list(RecordStore(tmp_path)), root=tmp_path)
+    # Student over the sequences; over 60 frames it would be under half
+    half = 2.201 * statistics.stdev(leads) / 12**0.5
+    assert (found.mean, (there(found.high) - there(found.low)) / 2) == pytest.approx((1.5, half), abs=1e-3)
+
+
+def test_where_every_seed_splits_the_images_anew_the_interval_is_that_of_folds() -> None:
+    rules = {**CARD, "split_follows_seed": True}
+    found = against(
+        three(0.8, rules=rules)
+        + [record(v, seed=s, method="decoder", rules=rules) for s, v in enumerate((0.8, 0.86, 0.88))]
+    )
+    spread = statistics.stdev([0, 1, -2]) * (1 / 3 + 8 / 20) ** 0.5
+    assert found.over == "splits"
+    assert (there(found.high) - there(found.low)) / 2 == pytest.approx(4.302653 * spread, rel=1e-5)
+
+
+def samples(generator: np.random.Generator, rows: int, *, run: float, image: float, noise: float) -> dict[str, Sample]:
+    """Rows of three seeds and forty images without a true difference."""
+    of_image, stems = generator.normal(0, 5, 40), tuple(map(str, range(40)))
+    made = {}
+    for row in range(rows):
+        table = (
+            of_image
+            + generator.normal(0, image, 40)
+            + generator.normal(0, run, (3, 1))
+            + generator.normal(0, noise, (3, 40))
+        )
+        images = {seed: (stems, scores) for seed, scores in enumerate(table)}
+        made[str(row)] = Sample(
+            by_seed={seed: float(scores.mean()) for seed, (_, scores) in images.items()}, images=images
+        )
+    return made
+
+
+@pytest.mark.parametrize(("run", "image", "noise"), [(1.0, 2.0, 3.0), (2.0, 0.5, 1.0), (0.2, 4.0, 6.0)])
+def test_simultaneous_intervals_hold_for_all_rows_at_once(run: float, image: float, noise: float) -> None:
+    generator = np.random.default_rng(0)
+    together = one = 0
+    for _ in range(120):
+        found = simultaneous([samples(generator, 13, run=run, image=image, noise=noise)], "0")
+        together += all(each.is_none for each, _ in found.values())
+        one += found["1"][0].is_none
+    assert together / 120 >= 0.90
+    assert one > together, "of one row alone they hold more often"
+
+
+def test_of_two_rows_the_simultaneous_interval_is_students_over_pooled_runs() -> None:
+    runs = np.array([[1.0, 2.0, 6.0], [3.0, 3.5, 4.0]])
+    (half,) = max_t([family(runs)])
+    pooled = (14 + 0.5) / 4
+    assert half == pytest.approx(2.776445 * (2 * pooled / 3) ** 0.5, rel=0.03)  # t of 4 degrees of freedom, simulated
+    means = there(of_seeds([2.0, 1.5, -2.0]).interval())
+    assert family(runs).means[0] == pytest.approx(means.estimate)
+
+
+def test_rows_that_lack_a_seed_and_single_seeds_have_no_simultaneous_interval() -> None:
+    two = {"a": Sample(by_seed={0: 1.0, 1: 2.0}), "b": Sample(by_seed={0: 1.0}), "c": Sample(by_seed={0: 3.0, 1: 2.5})}
+    assert list(simultaneous([two], "a")) == ["c"]
+    assert simultaneous([{name: Sample(by_seed={0: 1.0}) for name in "ab"}], "a") == {}
+    both = simultaneous([two, two], "a")["c"]
+    assert [each.mean for each in both] == [1.25] * 3
+    assert there(both[2].high) < there(both[0].high), "a mean of two benchmarks is known better than each"
+
+
+def board(records: list[Any], benchmarks: list[str], **given: Any) -> Any:
+    entries = [{"label": "LoRA", "method": "lora"}, *("decoder", "bitfit", "full")]
+    study = study_from_dict(
+        {"title": "t", "protocol": "demo", "benchmarks": benchmarks, "entries": entries, "seeds": 3,
+         "table": {"kind": "leaderboard", "baseline": "LoRA"}}, name="mine",
+    )  # fmt: skip
+    (grid,) = grids(MadeUp(records, **given), study=study)
+    return leaderboard(grid, "LoRA")
+
+
+def noisy(name: str, value: float, benchmark: str = "kvasir") -> list[Any]:
+    shifts = {"lora": (0.0, 0.01, -0.01), "decoder": (0.01, 0.0, -0.01), "bitfit": (-0.01, 0.01, 0.0)}[name]
+    return [record(value + shift, method=name, seed=seed, benchmark=benchmark) for seed, shift in enumerate(shifts)]
+
+
+def test_a_leaderboard_is_sorted_by_the_mean_over_what_all_rows_have() -> None:
+    records = noisy("lora", 0.6) + noisy("decoder", 0.5) + noisy("bitfit", 0.7)
+    records += noisy("lora", 0.6, "leaf") + noisy("decoder", 0.9, "leaf")
+    found = board(records, ["kvasir", "leaf"])
+    assert found.complete == ("kvasir",)
+    assert [standing.row for standing in found.standings] == ["bitfit", "LoRA", "decoder", "full"]
+    best = found.standings[0]
+    assert best.differences["kvasir"].mean == pytest.approx(10.0)
+    assert best.differences["kvasir"].simultaneous
+    assert "leaf" not in best.differences
+    assert found.standings[-1].mean is None, "what was not run stands last"
+    whole = board([*records, *noisy("bitfit", 0.2, "leaf")], ["kvasir", "leaf"])
+    assert whole.complete == ("kvasir", "leaf")
+    assert [(s.row, round(s.mean.mean, 6) if s.mean else None) for s in whole.standings[:3]] == [
+        ("decoder", 10.0), ("LoRA", None), ("bitfit", -15.0),
+    ]  # fmt: skip
+
+
+def test_a_collapsed_run_is_marked_counts_in_the_mean_and_widens_no_others_interval() -> None:
+    steady = noisy("lora", 0.6) + noisy("decoder", 0.5)
+    collapsed = [record(value, method="bitfit", seed=seed) for seed, value in enumerate((0.7, 0.71, 0.2))]
+    alone, both = board(steady, ["kvasir"]), board([*steady, *collapsed], ["kvasir"])
+    by_row = {standing.row: standing for standing in both.standings}
+    assert by_row["bitfit"].collapsed
+    assert by_row["bitfit"].differences["kvasir"].mean == pytest.approx(100 * ((0.7 + 0.71 + 0.2) / 3 - 0.6))
+    assert by_row["bitfit"].differences["kvasir"].low is None
+    assert not by_row["decoder"].collapsed
+    first = next(standing for standing in alone.standings if standing.row == "decoder")
+    assert by_row["decoder"].differences == first.differences
+
+
+def test_costs_and_merges_are_those_of_one_session() -> None:
+    records = noisy("lora", 0.6) + noisy("decoder", 0.5) + noisy("bitfit", 0.7)
+    configs = {made.run.method: made.run.method_config for made in records}
+    here = measured_on(backbone="tiny", image_size=64)
+    inference: dict[str, dict[str, int]] = {
+        "lora": {"unmerged": 110, "merged-exact": 105, "merged-calibrated": 100},
+        "decoder": {"unmerged": 100},
+        "bitfit": {"unmerged": 120, "merged-exact": 110},
+    }
+    measured = session(
+        comparability=here,
+        methods=[
+            method(name, step, config=configs[name], inference_parameters=inference[name])
+            for name, step in (("lora", [0.1, 0.1]), ("decoder", [0.05, 0.05]), ("bitfit", [0.2, 0.2]))
+        ],
+    )
+    found = {standing.row: standing for standing in board(records, ["kvasir"], costs=[measured]).standings}
+    assert found["decoder"].time.value == pytest.approx(0.5)
+    assert [found[row].merges for row in ("LoRA", "decoder", "bitfit", "full")] == [
+        "calibrated",
+        "not needed",
+        "no",
+        "",
+    ]
+    assert found["LoRA"].encoder == 110_592
