@@ -162,15 +162,12 @@ def _claims(sessions: Sequence[CostRecord], papers: Papers) -> Table:
                 next((cost for cost in session.methods if cost.variant == side.method and not side.options), None)
                 for side in (claim.first, claim.second)
             )
-            models = (claim.first.model, claim.second.model)
-            of_models = [
-                cost and _rounds_of(cost, claim.cost, model)
-                for cost, model in zip((first, second), models, strict=True)
-            ]
-            if of_models[0] and of_models[1] and len(of_models[0]) == len(of_models[1]):
-                rows.append(
-                    [claim.text, f"{claim.source} [{claim.mark}]", claim.expected, _change(paired_ratio(*of_models))]
-                )
+            if first and second:
+                ours = _rounds_of(first, claim.cost, claim.first.model)
+                theirs = _rounds_of(second, claim.cost, claim.second.model)
+                if ours and len(ours) == len(theirs):
+                    change = _change(paired_ratio(ours, theirs))
+                    rows.append([claim.text, f"{claim.source} [{claim.mark}]", claim.expected, change])
     columns = heads("claim", "source", "paper (%)", "ours (%)", words=["source"])
     return Table(heading="beside the papers", level=3, columns=columns, rows=rows)
 

@@ -54,12 +54,11 @@ def pages_below(
         return Pages(content={study.name: partial(page_of_study, archive, study)}, skipped=costs.problems())
     require_records(archive)
     _require_held(metrics, archive.records)
-    options = {"metrics": metrics, "details": details}
     if study is not None:
-        content = {study.name: partial(page_of_study, archive, study, **options)}
+        content = {study.name: partial(page_of_study, archive, study, metrics=metrics, details=details)}
         return Pages(content=content, skipped=archive.problems)
     protocols = sorted({record.run.protocol for record in archive.records})
-    makers = {name: partial(score_page, archive, protocol=name, **options) for name in protocols}
+    makers = {name: partial(score_page, archive, protocol=name, metrics=metrics, details=details) for name in protocols}
     written = {path.stem for path in (archive.root / "tables").glob("*") if path.suffix in SUFFIX.values()}
     has_costs = any(costs)
     for name in study_names() if not metrics else ():

@@ -18,7 +18,7 @@ from harness.comparison.rules import Difference, card, differences, from_card, i
 from harness.protocols.keys import hashed_options
 from harness.registry import operation_names
 from harness.report.formats import fitted
-from harness.report.page import Number, Table, heads
+from harness.report.page import Number, Table, Value, heads
 
 WIDTH = 78
 BARS = "▁▂▃▄▅▆▇█"
@@ -137,8 +137,10 @@ def sparkline(values: Sequence[float], *, width: int = 32) -> str:
 def _mixture(record: Record) -> Iterator[str]:
     last = record.architecture[-1] if record.architecture else {}
     names = operation_names(record.run.method, record.run.method_config)
-    sites = [shares for shares in last.values() if len(shares) == len(names) > 1]
-    for place, name in enumerate(names if sites else ()):
+    width = max((len(shares) for shares in last.values()), default=0)
+    sites = [shares for shares in last.values() if len(shares) == width > 1]
+    for place in range(width if sites else 0):
+        name = names[place] if len(names) == width else f"w{place}"
         shares = [of_site[place] for of_site in sites]
         mean = math.fsum(shares) / len(shares)
         yield f"{name:<14} mean share {mean:.3f} ({min(shares):.3f} to {max(shares):.3f} over {len(sites)} sites)"
@@ -202,14 +204,14 @@ def compared_in_terminal(first: Record, second: Record) -> str:
         f"{name}: {record.key}, {record.run.variant} on {record.run.benchmark}, seed {record.run.seed}: {record.code}"
         for name, record in (("A", first), ("B", second))
     ]
-    rows = [
+    rows: list[list[Value]] = [
         [name, *("none" if value in (None, "") else str(value)[:24] for value in pair)]
         for name, pair in content["differences"].items()
     ]
     table = Table(heading="", columns=heads("differs in", "A", "B", words=["A", "B"]), rows=rows)
     lines += ["", *(fitted(table, width=100) if rows else ["no difference in what they are"])]
     for name, heading, form in (("scores", "scores (%)", ".2f"), ("cost", "cost", ".4g")):
-        numbers = [
+        numbers: list[list[Value]] = [
             [key, *(Number(value=value, form=form) for value in pair), Number(value=_minus(pair), form=f"+{form}")]
             for key, pair in content[name].items()
         ]

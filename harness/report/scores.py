@@ -200,7 +200,7 @@ def _details(grid: Grid, rows: Sequence[str], columns: Sequence[Column]) -> dict
             for row, here in runs.items()
         }
 
-    beside = {
+    beside: dict[str, dict[str, Value]] = {
         "params (M)": spans("trainable", "parameters", 1e6, ".3f"),
         "encoder (M)": spans("encoder", "parameters", 1e6, ".3f"),
         "updates": spans("weight_updates", "budget", 1, ".0f"),
@@ -218,7 +218,7 @@ def _details(grid: Grid, rows: Sequence[str], columns: Sequence[Column]) -> dict
 
 def _rates(records: Iterable[Record]) -> str:
     """``lr 0.003 of 4``: what was chosen, and of how many values; § at an end of its grid."""
-    found = {}
+    found: dict[str, None] = {}
     for record in records:
         run = record.run
         if "chosen" in run.tuning:
@@ -428,16 +428,11 @@ def _standing(standing: Standing, baseline: str, columns: Sequence[tuple[str, Co
             standing.differences.get(name) if standing.row != baseline else "baseline",
         ]
     line += [standing.mean if standing.row != baseline else "baseline"] if mean else []
-    encoder = standing.encoder
-    ratios = [
-        Number(value=ratio and ratio.value, form=".2f", low=ratio and ratio.low, high=ratio and ratio.high)
+    ratios: list[Value] = [
+        Number(value=ratio.value, form=".2f", low=ratio.low, high=ratio.high) if ratio else None
         for ratio in (standing.time, standing.memory)
     ]
     if standing.row == baseline:
         ratios = [Number(value=1.0, form=".2f")] * 2
-    return [
-        *line,
-        Number(value=None if encoder is None else encoder / 1e6, form=".3f"),
-        *ratios,
-        standing.merges or None,
-    ]
+    encoder = None if standing.encoder is None else standing.encoder / 1e6
+    return [*line, Number(value=encoder, form=".3f"), *ratios, standing.merges or None]

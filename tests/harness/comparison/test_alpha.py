@@ -37,7 +37,7 @@ def test_codes_are_read_from_the_sidecar_file_unless_another_left_it_or_it_was_e
     assert {read.run.seed: alpha_codes([read], archive) for read in archive.records} == {1: ["ALPHA_UNIFORM"], 2: []}
     assert alpha_codes([record()], archive) == []
     stored, history = there(store.find(flat.key)), store.architecture_path(flat.key)
-    assert alpha_codes([replace(stored, beside={"images.csv": "of-another"})], Archive(tmp_path)) == []
+    assert alpha_codes([replace(stored, sidecars={"images.csv": "of-another"})], Archive(tmp_path)) == []
     history.write_text(history.read_text() + "2,\n")
     assert alpha_codes([stored], Archive(tmp_path)) == []
 

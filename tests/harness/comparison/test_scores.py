@@ -80,7 +80,7 @@ def test_scores_by_image_give_the_interval_over_seeds_and_images(tmp_path: Path)
     images["row"] = images["method"].map({"lora": "LoRA", "decoder": "Decoder alone"})
     same = there(difference(images, "Decoder alone", "LoRA"))
     assert (same.mean, same.low, same.high) == pytest.approx((found.mean, found.low, found.high))
-    alone = there(difference(images.groupby(["row", "seed", "metric"], as_index=False)["value"].mean(), "LoRA", "LoRA"))
+    alone = there(difference(images.groupby(["row", "seed", "metric"])["value"].mean().reset_index(), "LoRA", "LoRA"))
     assert (alone.mean, alone.over) == (0.0, "seeds")
 
 

@@ -138,7 +138,6 @@ def test_csv_is_tidy_a_line_a_run_and_metric() -> None:
         "benchmark": "sbu",
         "seed": "2",
         "metric": "ber",
-        "value": "0.12",
         "code": "OK",
     }
     assert [float(row["value"]) for row in table if said.items() <= row.items()] == [pytest.approx(0.12)]

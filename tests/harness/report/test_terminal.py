@@ -14,9 +14,8 @@ import termios
 from pathlib import Path
 from typing import Any
 
-from harness.comparison.cells import Mark
-
 from harness.archive.store import RecordStore
+from harness.comparison.scores import Mark
 from harness.report.formats import fitted, write
 from harness.report.page import Page, Score, Table, heads
 from harness.system.streams import show_text
@@ -79,7 +78,7 @@ def test_a_terminal_gets_tables_of_its_width_and_the_file_markdown(tmp_path: Pat
 def test_numbers_stand_below_each_other_whatever_their_marks() -> None:
     marks: tuple[Mark, ...] = ("best", "tied", "")
     grid = grid_of([record(value, seed=seed) for value in (0.9,) for seed in range(3)])
-    (cell,) = grid.cells.values()
+    cell = next(iter(grid.cells.values()))
     rows = [[name, Score(cell=cell, mark=mark)] for name, mark in zip("abc", marks, strict=True)]
     text = write(Page(title="t", tables=[Table(heading="h", columns=heads("method", "Sα ↑"), rows=rows)]), style="text")
     lines = {line[0]: line for line in text.splitlines() if line[:2] in ("a ", "b ", "c ")}
