@@ -8,7 +8,6 @@ Plug-in files: what they define joins the registry.
 
 from __future__ import annotations
 
-import ast
 import hashlib
 import importlib.util
 import inspect
@@ -206,11 +205,7 @@ BENCHMARKS = Registry(
 
 
 def dataset_name(name: str) -> str:
-    """The canonical name of a benchmark, or of a data set of one's own, which may have any name that is no misspelling.
-
-    Raises:
-        UsageError: nearly a benchmark's name, or none that files can be called by.
-    """
+    """The canonical name of a benchmark, or of a data set of one's own. Raises UsageError: none that files can be called by."""
     from harness.system.files import checked_name
 
     if "/" in name or name in (".", ".."):
@@ -224,7 +219,6 @@ def dataset_name(name: str) -> str:
         own_name = checked_name(canonical_spelling(name), what="the data set's name")
     if not re.fullmatch(r"[a-z0-9_]+", own_name) or own_name == "all":
         raise UsageError(f"the data set's name {name!r} must be of letters, digits, - and _, and not 'all'") from None
-
     return own_name
 
 
@@ -312,26 +306,8 @@ def groups_by_rule(benchmark: str, stems: Iterable[str]) -> dict[str, str]:
 
 
 def title_of(benchmark: str) -> str:
-    """What tables call a benchmark; empty where it is not known here. A built-in one is not imported for this."""
-    if builtin := {**SEGMENTED, **LABELLED}.get(benchmark):
-        return _written_title(*builtin.split(":"))
-    return str(getattr(BENCHMARKS.get(benchmark), "title", "")) if BENCHMARKS.is_loaded(benchmark) else ""
-
-
-@cache
-def _written_title(module: str, name: str) -> str:
-    """``title`` as the class ``name`` of a module says it."""
-    spec = importlib.util.find_spec(module)
-    assert spec is not None
-    assert spec.origin is not None
-    classes = (
-        node for node in ast.parse(Path(spec.origin).read_text(encoding="utf-8")).body if isinstance(node, ast.ClassDef)
-    )
-    lines = next(node.body for node in classes if node.name == name)
-    (title,) = (
-        line.value for line in lines if isinstance(line, ast.Assign) and ast.unparse(line.targets[0]) == "title"
-    )
-    return str(ast.literal_eval(title))
+    """What tables call a benchmark; empty where it is not known here."""
+    return str(getattr(BENCHMARKS.get(benchmark), "title", "")) if benchmark in BENCHMARKS.names() else ""
 
 
 def label_note(name: str, values: Mapping[str, Any]) -> str:
@@ -396,12 +372,11 @@ def load_plugin(path: Path) -> list[str]:
     except (Exception, SystemExit) as error:
         del sys.modules[name]
         raise UsageError(
-            f"--plugin {path} fails on import: {type(error).__name__}: {error}{line_in(module.__file__, error)}{_old_names(path)}"
+            f"--plugin {path} fails on import: {type(error).__name__}: {error}{line_in(module.__file__, error)}"
         ) from error
     if not defined:
         raise UsageError(
             f"--plugin {path} defines no named subclass of harness.methods.base:Method or harness.datasets.base:Benchmark"
-            f"{_old_names(path)}"
         )
     if reasons:
         raise UsageError(f"--plugin {path}: {reasons[0]}")
@@ -418,11 +393,3 @@ def _defined(module: ModuleType) -> list[tuple[Registry, str, type]]:
         if isinstance(value, type) and value.__module__ == module.__name__ and isinstance(called, str):
             defined += [(registry, called, value) for registry in (METHODS, BENCHMARKS) if registry.accepts(value)]
     return defined
-
-
-def _old_names(path: Path) -> str:
-    """What to write where a plug-in imports the packages by the names that they had before 0.2."""
-    old = re.search(
-        r"^\s*(?:from|import)\s+((?:methods|datasets)\.\w+)", path.read_text(errors="replace"), re.MULTILINE
-    )
-    return f" ({old[1]} is harness.{old[1]} since 0.2: import it by that name)" if old else ""

@@ -96,6 +96,7 @@ def parser() -> CommandParser:
     )
     grid.add_argument(
         "--datasets",
+        "--dataset",
         action=Once,
         metavar="A,B=DIR,…",
         help="benchmarks; 'all' for every one; NAME=DIR for a folder of your own (docs/own-data.md)",

@@ -10,8 +10,7 @@ from pathlib import Path
 
 import pytest
 
-from harness.registry import METHODS, load_plugin
-from harness.system.errors import UsageError
+from harness.registry import METHODS
 from tests.values import REPOSITORY
 
 
@@ -82,14 +81,6 @@ def test_the_real_datasets_evaluate_and_trainer_work_beside_ours(tmp_path: Path,
             pytest.skip(f"needs {name}")
     done = python(REAL, cwd=REPOSITORY if place == "clone" else tmp_path)
     assert done.returncode == 0, done.stderr
-
-
-@pytest.mark.parametrize("old", ["methods.base import Method", "datasets.base import Benchmark"])
-def test_a_plugin_with_the_old_names_is_told_the_new_one(tmp_path: Path, old: str) -> None:
-    plugin = tmp_path / "old.py"
-    plugin.write_text(f"from {old}\n\n\nclass Mine({old.split()[-1]}):\n    name = 'mine'\n")
-    with pytest.raises(UsageError, match=rf"is harness\.{old.split()[0]} since 0\.2"):
-        load_plugin(plugin)
 
 
 def test_listing_names_imports_no_torch() -> None:

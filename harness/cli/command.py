@@ -62,15 +62,35 @@ def copy_in_use() -> str:
     return "" if Path.cwd().is_relative_to(ROOT) else version()
 
 
+_GPUS = "CUDA_VISIBLE_DEVICES=0 in front of the command, or --cluster NAME"
+ELSEWHERE = {"--gpu": _GPUS, "--gpus": _GPUS, "--device": _GPUS, "--output": "--results DIR", "--out": "--results DIR"}
+"""Options that people know from other programs -> what to type here."""
+
+
 class CommandParser(argparse.ArgumentParser):
-    """argparse whose errors are one line, with the nearest option where one is unknown."""
+    """argparse whose errors are one line, with what to type in place of an option that is unknown."""
 
     def error(self, message: str) -> NoReturn:
         unknown = message.removeprefix("unrecognized arguments: ")
         if unknown != message:
-            near = difflib.get_close_matches(unknown.split()[0].partition("=")[0], self._option_string_actions, n=1)
-            message = f"unknown argument {unknown.split()[0]!r}{f' (did you mean {near[0]}?)' if near else ''}"
+            words = unknown.split()
+            instead = self._instead_of(*words)
+            message = f"unknown argument {words[0]!r}{f' (did you mean {instead}?)' if instead else ''}"
         raise UsageError(f"{message}; {self.prog} --help lists what there is")
+
+    def _instead_of(self, word: str, *behind: str) -> str:
+        """A card's field is set by ``--set``; else what `ELSEWHERE` says, or the nearest option."""
+        option, _, value = word.partition("=")
+        if "--set" in self._option_string_actions:
+            from harness.protocols.card import Protocol  # imports numpy, which other errors need not wait for
+
+            field = option.lstrip("-").replace("-", "_")
+            if field in Protocol.__dataclass_fields__:
+                return f"--set {field}={value or next(iter(behind), 'VALUE')}"
+            if option in ELSEWHERE:
+                return ELSEWHERE[option]
+        near = difflib.get_close_matches(option, self._option_string_actions, n=1)
+        return near[0] if near else ""
 
     def _print_message(self, message: str, file: Any = None) -> None:
         """argparse would pass over a full disk in silence where output is not buffered."""

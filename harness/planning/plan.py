@@ -458,4 +458,9 @@ def _absent_lines(absent: Mapping[str, str], request: Request) -> list[str]:
         what = f"the data folder {root} {what}" if root else "no data folder is given or set (--data DIR)"
         lines.append(f"{what}: {', '.join(shared)}; sam-peft data list says where to get each")
     hint = "; or try python -m harness.run --protocol demo, which needs no data"  # said once, by the verb
-    return lines + [text.removesuffix(hint) for name, text in absent.items() if name not in shared]
+    own = "; data of your own need another name than a benchmark's"
+    return lines + [
+        f"{text.removesuffix(hint)}{own if name in elsewhere else ''}"
+        for name, text in absent.items()
+        if name not in shared
+    ]

@@ -5,7 +5,6 @@ Progress goes to standard error, where that is a terminal; standard output is le
 
 from __future__ import annotations
 
-import codecs
 import io
 import os
 import shutil
@@ -133,27 +132,6 @@ def interrupted_while(doing: Callable[[], str]) -> Iterator[None]:
         raise KeyboardInterrupt(f"{doing()}; give the same command again") from interrupt
 
 
-PLAIN = {
-    "±": "+-",
-    "–": "-",
-    "—": "-",
-    "…": "...",
-    "·": "*",
-    "×": "x",
-    "→": "->",
-    "≡": "==",
-    "²": "^2",
-    "α": "alpha",
-    "β": "beta",
-    **{"Δ": "delta", "φ": "phi", "ω": "omega", "Σ": "sum", "−": "-", "≈": "~", "↑": "^", "↓": "v", "†": "+", "‡": "++"},
-    **dict.fromkeys("▁▂▃▄", "."),
-    **dict.fromkeys("▅▆▇", ":"),
-    "█": "#",
-    "│": "|",
-}
-"""For a terminal or a file that is ASCII; what is not here is written as an escape."""
-
-
 def open_streams() -> None:
     """Make both streams safe to write to.
 
@@ -171,10 +149,9 @@ def open_streams() -> None:
         sys.stdout = open(1, "w", encoding="utf-8", closefd=False)  # noqa: SIM115
     if sys.stderr is None:
         sys.stderr = open(2, "w", encoding="utf-8", closefd=False)  # noqa: SIM115
-    codecs.register_error("plain", _plain)
     for stream in (sys.stdout, sys.stderr):
         if isinstance(stream, io.TextIOWrapper):
-            stream.reconfigure(errors="plain")
+            stream.reconfigure(errors="backslashreplace")
     if closed:
         raise UsageError("standard output is closed; send it to a file, or to /dev/null")
 
@@ -236,10 +213,3 @@ def _occupy(number: int) -> None:
         if opened != number:
             os.dup2(opened, number)
             os.close(opened)
-
-
-def _plain(error: UnicodeError) -> tuple[str, int]:
-    if not isinstance(error, UnicodeEncodeError):
-        raise error
-    lost = error.object[error.start : error.end]
-    return "".join(PLAIN.get(c) or c.encode("ascii", "backslashreplace").decode() for c in lost), error.end

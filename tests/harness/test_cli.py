@@ -160,11 +160,6 @@ def test_a_file_that_is_opened_never_takes_the_place_of_closed_output(tmp_path: 
     assert (tmp_path / "file").read_text() == ""
 
 
-def test_ascii_output_has_words_for_what_it_cannot_show() -> None:
-    done = subprocess.run(**command("-c", VERB, "show", PYTHONIOENCODING="ascii"), capture_output=True, check=False)
-    assert (done.returncode, done.stdout, done.stderr) == (0, "alpha +- 2 #.| \\u2713 \\udcff\n", "")
-
-
 @pytest.mark.parametrize("words", ["harness.run", "harness status"])
 def test_help_is_shown_in_ascii(words: str) -> None:
     ascii_only = command("-m", *words.split(), "--help", PYTHONIOENCODING="ascii")

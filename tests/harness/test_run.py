@@ -11,6 +11,7 @@ import time
 from pathlib import Path
 
 import pytest
+from PIL import Image
 
 from harness.datasets import samples
 from harness.planning.asked import all_methods, expand, parse_entry, parse_seeds
@@ -69,11 +70,29 @@ def refused(capsys: pytest.CaptureFixture[str], *arguments: str) -> str:
         ([*PLAIN[:-2], "--datasets", "kvasir=/a,kvasir=/b"], "kvasir has another folder on this command line"),
         ([*PLAIN[:-2], "--datasets", "kvasir=/a", "--dataset-root", "kvasir=/b"], "kvasir has another folder on this"),
         (["--datasets", "kvasir", "--protocol", "demo"], "--methods lora,naslora"),
+        ([*DEMO, "--epochs", "10"], "--set epochs=10"),
+        ([*DEMO, "--lr=1e-4"], "--set lr=1e-4"),
+        ([*DEMO, "--batch-size", "2"], "--set batch_size=2"),
+        ([*DEMO, "--gpu", "0"], "CUDA_VISIBLE_DEVICES"),
+        ([*DEMO, "--metods", "lora"], "--methods"),
+        ([*PLAIN[:-2], "--dataset", "roads"], "did you mean 'road'"),
+        ([*PLAIN[:-2], "--datasets", "kvasir=/nowhere"], "another name"),
         (["--study", "mian"], "unknown study 'mian' (did you mean 'main'?)"),
     ],
 )
 def test_wrong_input_is_one_line(arguments: list[str], expected: str, capsys, tmp_path) -> None:
     assert expected in refused(capsys, *arguments, "--results", str(tmp_path))
+
+
+@pytest.mark.parametrize("name", ["roads", "leafs", "kvasirs", "isic2018"])
+def test_a_folder_of_ones_own_may_have_a_name_like_a_benchmarks(name: str, tmp_path: Path) -> None:
+    for split in ("train", "val", "test"):
+        for kind in ("images", "masks"):
+            (folder := tmp_path / "data" / split / kind).mkdir(parents=True)
+            for index in range(2):
+                Image.new("L", (16, 16), 255 * (kind == "masks")).save(folder / f"{split}{index}.png")
+    own = ["--datasets", f"{name}={tmp_path / 'data'}", "--methods", "lora", "--protocol", "demo", "--plan"]
+    assert main([*own, "--results", str(tmp_path / "runs")]) == 0
 
 
 def test_missing_data_says_which_folder_where_to_get_it_and_how_to_try(capsys, tmp_path) -> None:
