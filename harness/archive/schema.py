@@ -41,6 +41,21 @@ LABELS = (
 """What a run says of itself besides what determines its result."""
 
 
+CONTENT = "content-"
+"""How a fingerprint of data begins that knows the files' contents: their hash, ``-``, and the hash of their sizes, which is all that
+older ones are."""
+
+
+def same_data(first: str, second: str) -> bool:
+    """Whether two fingerprints of data are of the same files, as far as both know: by contents, or where one is older by sizes. An
+    empty one knows nothing."""
+    if not first or not second:
+        return True
+    if first.startswith(CONTENT) and second.startswith(CONTENT):
+        return first.split("-")[1] == second.split("-")[1]
+    return first.rpartition("-")[2] == second.rpartition("-")[2]
+
+
 SAMPLES = "generated samples"
 """`Run.data_note` where the harness wrote the images itself, for a card with ``data: sample``."""
 
@@ -64,8 +79,8 @@ class Run:
         manifest: hash of the split manifest (stems by split); where the split follows the seed, of all its stems.
         split_rule: how the splits were made, in words.
         data_note: what a table must say about the data.
-        data_fingerprint: hash of the sizes of the files that the manifest names, empty in older records; equal keys with
-            different fingerprints were made from different data.
+        data_fingerprint: hash of the contents of the files that the manifest names, of their sizes in older records, empty in the
+            oldest; equal keys with fingerprints that are not `same_data` were made from different data.
         tuning: of a run whose options were tuned: ``grid`` (field -> values); of those that were chosen also ``chosen``
             (field -> value), ``edge`` (fields chosen at an end of their grid), ``trials`` (options, validation
             ``score``, keys, hours), ``metric``, ``on`` (benchmarks), ``seeds`` and ``hours`` of the trials.

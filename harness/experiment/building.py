@@ -8,7 +8,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
-from harness.archive.schema import Run
+from harness.archive.schema import Run, same_data
 from harness.check import from_mapping
 from harness.datasets.base import Benchmark, DatasetError, Pair
 from harness.methods.base import Method
@@ -111,8 +111,9 @@ def open_data(run: Run, root: Path, *, cache: Path | None = None) -> RunData:
     add_own_of(run.benchmark, run.rules)
     benchmark = benchmark_of(run.benchmark, rules)
     splits = benchmark.splits(root)
-    known, folds = run.data_fingerprint, rules.split_follows_seed
-    if manifest_hash(splits, folds=folds) != run.manifest or (known and data_fingerprint(splits, folds=folds) != known):
+    folds = rules.split_follows_seed
+    fingerprint = data_fingerprint(splits, folds=folds) if run.data_fingerprint else ""
+    if manifest_hash(splits, folds=folds) != run.manifest or not same_data(run.data_fingerprint, fingerprint):
         raise DatasetError(
             f"the files of {run.benchmark} below {root} are not those of run {run.key}; give the same data, or plan it again"
         )

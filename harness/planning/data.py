@@ -13,9 +13,10 @@ from functools import cache
 from pathlib import Path
 from typing import Any
 
-from harness.archive.schema import Record, content_hash
+from harness.archive.schema import CONTENT, Record, content_hash
 from harness.datasets.base import Benchmark, DataOptions, DatasetError, Pair, Splits
 from harness.models.decoders import LABELLING
+from harness.planning.contents import content_hashes
 from harness.protocols.card import Protocol
 from harness.protocols.load import from_rules
 from harness.registry import BENCHMARKS, add_own_of, dataset_name
@@ -90,7 +91,8 @@ def _every(splits: Splits) -> list[Pair]:
 
 
 def data_fingerprint(splits: Splits, *, folds: bool = False) -> str:
-    """Hash of the stems and the sizes in bytes of every image and mask: one stat a file, nothing is read.
+    """``content-``, a hash of the stems and contents of every image and mask, and one of stems and sizes in bytes, which is all that
+    older records know (`harness.archive.schema.same_data` compares both). Contents are read once (`harness.planning.contents`).
 
     Args:
         folds: of all pairs together, whatever the split.
@@ -101,16 +103,12 @@ def data_fingerprint(splits: Splits, *, folds: bool = False) -> str:
     named = {"train": splits.train, "val": splits.val, **{f"test {name}": pairs for name, pairs in splits.test.items()}}
     if folds:
         named = {"all": tuple(_every(splits))}
-    return content_hash(
-        {name: [[pair.stem, _size(pair.image), _size(pair.mask)] for pair in pairs] for name, pairs in named.items()}
-    )
-
-
-def _size(path: Path) -> int:
-    try:
-        return path.stat().st_size
-    except OSError as error:
-        raise DatasetError(f"{path} cannot be read ({error.strerror}); unpack the data again") from error
+    digests = content_hashes(path for pairs in named.values() for pair in pairs for path in (pair.image, pair.mask))
+    hashes = [
+        content_hash({name: [[p.stem, of[p.image], of[p.mask]] for p in pairs] for name, pairs in named.items()})
+        for of in (digests, {path: path.stat().st_size for path in digests})
+    ]
+    return f"{CONTENT}{'-'.join(hashes)}"
 
 
 def limited(images: Images, rules: Mapping[str, object]) -> Images:

@@ -6,6 +6,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
 
+from harness.archive.schema import same_data
 from harness.archive.store import RecordStore
 from harness.planning.job import Job
 from harness.system.errors import UsageError
@@ -47,7 +48,7 @@ def earlier(results: Path, jobs: Mapping[str, Job]) -> Earlier:
         else:
             finished.add(key)
             then, now = record.run.data_fingerprint, job.run.data_fingerprint
-            if then and now and then != now:
+            if not same_data(then, now):
                 outdated.setdefault(job.run.benchmark, []).append(store.path(key))
     if outdated:
         name, paths = next(iter(outdated.items()))
