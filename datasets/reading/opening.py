@@ -164,7 +164,7 @@ def require_file(path: Path) -> None:
         raise _unreadable(path, error) from error
     if not stat.S_ISREG(mode):
         kind = "a folder" if stat.S_ISDIR(mode) else "a pipe or a device"
-        raise DatasetError(f"{path} is {kind}, not a file; remove it and restore the file")
+        raise DatasetError(f"{path} is {kind}, and a file was looked for; give a file, or check what names it")
 
 
 def _bound(path: Path, width: int, height: int) -> None:

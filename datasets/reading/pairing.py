@@ -52,7 +52,7 @@ def image_files(folder: Path, extensions: frozenset[str] = IMAGE_EXTENSIONS) -> 
     strange = [folder / name for name, is_file in listing if not is_file]
     if strange:
         raise DatasetError(
-            f"{strange[0]} is named as an image and is a folder, a pipe or a broken link; remove it, and restore the image"
+            f"{strange[0]} is named as an image and is a folder, a pipe or a broken link; rename the folder, or give the image"
         )
     return [folder / name for name, _ in listing]
 

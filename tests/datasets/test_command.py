@@ -8,7 +8,9 @@ import subprocess
 import sys
 from pathlib import Path
 
+import numpy as np
 import pytest
+from PIL import Image
 
 from harness.cli.data import _print_check, main
 from harness.datasets import samples
@@ -161,6 +163,31 @@ def test_of_what_did_not_pass_five_files_are_named(capsys: pytest.CaptureFixture
     shown = capsys.readouterr().out.splitlines()
     assert [line.strip() for line in shown if line.endswith(".png")] == list(files[:5])
     assert shown.index("            0.png") > next(i for i, line in enumerate(shown) if line.startswith("  failed"))
+
+
+@pytest.mark.parametrize(
+    ("name", "file", "parts"), [("pets", "plugin", ("train", "val", "test")), ("scans", "shortest", ("train", "test"))]
+)
+def test_the_benchmarks_of_the_documented_plugins_are_checked_by_several_workers(
+    tmp_path: Path, name, file, parts
+) -> None:
+    """As a user does it: plug-in modules are importable in the process alone that loaded them."""
+    generator = np.random.default_rng(0)
+    for part in parts:
+        for number in range(12):
+            pixels = generator.integers(0, 255, (24, 24, 3), dtype=np.uint8)
+            for kind, values in (("images", pixels), ("masks", np.eye(24, dtype=np.uint8) * 255)):
+                path = tmp_path / name / part / kind / f"{part}{number}.png"
+                path.parent.mkdir(parents=True, exist_ok=True)
+                Image.fromarray(values).save(path)
+    code = "import sys; from harness.cli.data import main; sys.exit(main(sys.argv[1:]))"
+    plugin = str(REPOSITORY / "docs" / "examples" / f"{file}.py")
+    words = ["check", name, "--plugin", plugin, "--data", str(tmp_path), "--workers", "3"]
+    done = subprocess.run(
+        [sys.executable, "-c", code, *words], cwd=REPOSITORY, capture_output=True, text=True, check=False
+    )
+    assert done.returncode == 0, done.stdout + done.stderr
+    assert f"all {12 * len(parts)} pairs decode" in done.stdout
 
 
 def test_listing_does_not_import_torch() -> None:
