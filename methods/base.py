@@ -254,11 +254,6 @@ class Method(ABC):
             raise MethodError(f"{self.name} cannot be merged ({mode}): {modes}")
         if self._merged:
             raise MethodError(f"{self.name} is merged already; attach it to a fresh segmenter and load its state first")
-        if how := getattr(self.segmenter, "quantised", ""):
-            raise MethodError(
-                f"{self.name} cannot be merged ({mode}): the backbone's layers are in {how}, and a sum with them would be rounded anew; "
-                "keep the adapter apart (--adapter-only)"
-            )
         before = predictions(self.segmenter, held_out)
         done = self._fold(mode, calibration)
         self._merged = True

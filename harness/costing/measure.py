@@ -223,7 +223,7 @@ _OPTIONS = (
 )
 _DEFAULTS = {
     **{"num_classes": 2, "mask_tokens": 1, "accumulate": 1, "decoder": "sam"},
-    **{"budget": "epochs", "quantise": "", "deterministic": False},
+    **{"budget": "epochs", "deterministic": False},
 }
 """Named among the options where they differ: older records hold none of them and were measured so."""
 
@@ -397,7 +397,6 @@ def _record(session: Session, costs: list[MethodCost], *, dropped: dict[str, str
         "accumulate": protocol.accumulate,
         "decoder": protocol.decoder,
         "budget": protocol.budget,
-        "quantise": protocol.quantise,
         "deterministic": session.device.type == "cuda",  # kernels; see `harness.training.loop.deterministic`
     }
     comparability = Comparability(

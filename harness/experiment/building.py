@@ -60,10 +60,6 @@ def attached_segmenter(run: Run, *, task: Task, num_classes: int, checkpoint: Pa
     )
     method: Method = METHODS.get(run.method)(config, seed=draw_number("method", run.seed) % 2**31)
     method.attach(segmenter)
-    if rules.quantise:
-        from harness.models.quantised import quantise
-
-        quantise(segmenter, rules.quantise)
     return segmenter, method
 
 

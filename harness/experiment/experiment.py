@@ -257,7 +257,7 @@ class Experiment:
         validated = [entry["val"] for entry in trained.history if entry["epoch"] == trained.selected_epoch]
         scores["best"] = {"val": validated[0], **scores["best"]} if validated else scores["best"]
         folded: dict[str, str] = {}  # weights of a model with nothing of the method left -> the first one tested
-        for mode in (mode for mode in self.rules.merge if mode in method.merge_modes and not self.rules.quantise):
+        for mode in (mode for mode in self.rules.merge if mode in method.merge_modes):
             merged, merging = self._attached()
             merging.load_state(self._state(trained.best_state))
             merged.eval()

@@ -301,10 +301,6 @@ def export(request: Export, *, tell: Callable[[str], None] = lambda stage: None)
     tell("loading the model")
     trained = of_results(request.results, request.run)
     run = trained.run
-    if request.form != "adapter" and (how := from_rules(run.rules).quantise):
-        raise UsageError(
-            f"the backbone of run {run.key} is in {how}, which is not merged or written; use --adapter-only"
-        )
     segmenter, method = trained.segmenter(request.checkpoint)
     sam = _require_sam(segmenter, run, form=request.form) if request.form in ("sam", "peft") else None
     tell("reading images")

@@ -258,7 +258,7 @@ def count_parameters(segmenter: nn.Module) -> dict[str, int]:
     """Trained parameters by part, and all of the segmenter's (the method's own included)."""
     trained = {name: p.numel() for name, p in segmenter.named_parameters() if p.requires_grad}
     encoder = sum(count for name, count in trained.items() if name.startswith("encoder."))
-    everything = sum(p.numel() for p in segmenter.parameters()) + getattr(segmenter, "packed_parameters", 0)
+    everything = sum(p.numel() for p in segmenter.parameters())
     return {
         "encoder": encoder,
         "decoder": sum(trained.values()) - encoder,

@@ -332,15 +332,6 @@ def _require_fit(row: Row, benchmark: str, task: str, rules: Protocol, request: 
         raise UsageError(
             f"prompt={rules.prompt} points out one foreground to SAM's decoder, and {unfit}; leave it away"
         )
-    if rules.quantise and not row.config.keeps_linears:
-        raise UsageError(
-            f"{row.label}: quantise={rules.quantise} is for methods beside which the backbone's linear layers stay as they are, "
-            "such as lora; leave it away here"
-        )
-    if rules.quantise and find_spec("bitsandbytes") is None:
-        raise UsageError(
-            f"quantise={rules.quantise} needs bitsandbytes: pip install 'sam-peft-harness[quantise]', or leave it away"
-        )
     if row.config.freezes_decoder and rules.decoder != "sam":
         raise UsageError(
             f"{row.label}: only SAM's mask decoder is adapted, not decoder={rules.decoder}; use decoder=sam"

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import ClassVar, Literal
+from typing import Literal
 
 from harness.methods.configs.common import PlacedConfig, require_choice, require_positive, require_whole
 from harness.methods.parts.placement import BackboneShape, BlockShape, MethodError, NormedConvolution, parse_sites
@@ -66,8 +66,6 @@ class MonaConfig(PlacedConfig):
     Args:
         hidden: channels of the bottleneck, 64 (paper).
     """
-
-    keeps_linears: ClassVar[bool] = True
 
     hidden: int = 64
 
@@ -176,8 +174,6 @@ class AdapterConfig(PlacedConfig):
         std: of the truncated normal both projections start from, near zero, 1e-2 (paper).
     """
 
-    keeps_linears: ClassVar[bool] = True
-
     sites: str = "proj,mlp"
     hidden: int = 2
     std: float = 1e-2
@@ -204,8 +200,6 @@ class AdaptFormerConfig(PlacedConfig):
         scale: factor of the bottleneck's output, 0.1 (paper).
     """
 
-    keeps_linears: ClassVar[bool] = True
-
     hidden: int = 64
     scale: float = 0.1
 
@@ -224,8 +218,6 @@ class VPTConfig(PlacedConfig):
         tokens: prompts a block; 12 meets the parameter budget of LoRA r = 3 (Conv-LoRA's comparison).
     """
 
-    keeps_linears: ClassVar[bool] = True
-
     tokens: int = 12
 
     def __post_init__(self) -> None:
@@ -243,8 +235,6 @@ class LSTConfig(PlacedConfig):
         blocks: which blocks have a rung, that is a side block fed by them.
         reduction: the side network is this many times narrower, 8 (paper).
     """
-
-    keeps_linears: ClassVar[bool] = True
 
     reduction: int = 8
 
@@ -279,8 +269,6 @@ class SAMAdapterConfig(PlacedConfig):
         patch_embedding: ``intended`` tunes each token's own embedding; ``released`` scrambles it first, see
             `harness.methods.samadapter`.
     """
-
-    keeps_linears: ClassVar[bool] = True
 
     scale: int = 32
     ratio: float = 0.25

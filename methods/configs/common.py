@@ -19,10 +19,6 @@ class MethodConfig:
 
     lr: float | None = None
 
-    keeps_linears: ClassVar[bool] = False
-    """Whether the backbone's linear layers stay frozen linear layers, of which the method uses nothing but what they compute, so that
-    they may be quantised once it is attached."""
-
     added_kernels: ClassVar[int] = 4
     """Kernels that it launches in a block's forward pass besides the block's own, roughly; a plan's price counts them."""
 
@@ -120,8 +116,6 @@ class PlacedConfig(MethodConfig):
 @dataclass(frozen=True, kw_only=True)
 class DecoderOnlyConfig(MethodConfig):
     """Encoder frozen; only mask decoder and head train."""
-
-    keeps_linears: ClassVar[bool] = True
 
     @property
     def trains_encoder(self) -> bool:

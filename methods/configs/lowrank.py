@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import ClassVar, Literal
+from typing import Literal
 
 from harness.methods.configs.common import PlacedConfig, require_choice, require_positive, require_whole
 from harness.methods.parts.placement import BackboneShape, BlockShape, MethodError, apart, parse_sites
@@ -88,8 +88,6 @@ class LoRAConfig(LowRankConfig):
             the frozen weights of this rank, and what is learnt is its change.
     """
 
-    keeps_linears: ClassVar[bool] = True
-
     alpha: float = 32.0
     scaling: Literal["lora", "rslora"] = "lora"
     rate_ratio: float = 1.0
@@ -114,8 +112,6 @@ class DoRAConfig(LoRAConfig):
 
     added_kernels: ClassVar[int] = 14
 
-    keeps_linears: ClassVar[bool] = False
-
     def linear_parameters(self, inputs: int, outputs: int) -> int:
         return super().linear_parameters(inputs, outputs) + outputs
 
@@ -138,8 +134,6 @@ class VeRAConfig(LowRankConfig):
         rank: 256, as the paper takes for ViTs.
         initial: what the inner vector d starts from, 0.1 (paper); the outer one starts at zero.
     """
-
-    keeps_linears: ClassVar[bool] = True
 
     rank: int = 256
     initial: float = 0.1

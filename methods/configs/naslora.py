@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
-from typing import ClassVar
 
 from harness.methods.configs.common import require_choice
 from harness.methods.configs.lowrank import LowRankConfig
@@ -52,8 +51,6 @@ class NASLoRAConfig(LowRankConfig):
     """
 
     added_kernels: ClassVar[int] = 28
-
-    keeps_linears: ClassVar[bool] = True
 
     scale: float = 1.0
     style: str = "darts"
