@@ -53,8 +53,8 @@ def build_segmenter(
 ) -> Segmenter:
     """A segmenter in training mode with every parameter trainable; a method freezes what it does not train.
 
-    A SAM checkpoint fills encoder, prompt encoder and decoder; one of timm or of SAM 3 fills the encoder, while neck,
-    prompt encoder and decoder start from ``head_seed``. Without a checkpoint everything starts from ``head_seed``.
+    A SAM checkpoint fills encoder, prompt encoder and decoder; one of timm fills the encoder, while neck, prompt encoder and
+    decoder start from ``head_seed``. Without a checkpoint everything starts from ``head_seed``.
     Position tables are fitted to ``image_size`` when loaded (`resize_state`; timm's ``checkpoint_filter_fn``).
 
     Args:
@@ -64,7 +64,7 @@ def build_segmenter(
         mask_tokens: K of a multi-class head; where K > 1 each starts as SAM's token 0 plus noise of standard
             deviation 0.02 (ours).
         image_size: side of the square input in pixels, None for the backbone's own.
-        checkpoint: a SAM ``.pth`` or ``.safetensors`` file, the weights of a timm encoder, or SAM 3's; None for random weights.
+        checkpoint: a SAM ``.pth`` or ``.safetensors`` file, or the weights of a timm encoder; None for random weights.
         head_seed: seeds whatever no checkpoint brings.
         fused_attention: False builds attention scores as segment_anything does.
         batched_decoder: False decodes one image after the other and upscales by convolutions, as segment_anything does.
@@ -201,22 +201,20 @@ def _sam_parts(options: _BuildOptions) -> tuple[nn.Module, PromptEncoder, MaskDe
 
 def _neckless_parts(options: _BuildOptions) -> tuple[nn.Module, PromptEncoder, MaskDecoder, nn.Module | None]:
     entry, shape = options.entry, options.shape
-    fill = _timm_encoder if entry.timm_model else _sam3_encoder
     with seeded(options.seed):
         neck = sam_neck(shape.dim, entry.decoder.dim)
         prompts, decoder = prompt_encoder_of(entry, shape), plain_mask_decoder(entry.decoder)
-        encoder = fill(options)
+        encoder = _timm_encoder(options)
     return encoder, prompts, decoder, neck
 
 
 def _timm_encoder(options: _BuildOptions) -> nn.Module:
     from timm.models import eva, vision_transformer
 
-    from harness.models.timm_encoder import DINOv3Encoder, TimmEncoder, create_vit
+    from harness.models.timm_encoder import TimmEncoder, create_vit
 
     entry, shape, checkpoint = options.entry, options.shape, options.checkpoint
     vit = create_vit(entry.timm_model, shape.image_size, **entry.timm_options)
-    rotary = isinstance(vit, eva.Eva)
     if checkpoint is not None:
         state = options.read(checkpoint)
         with torch.device("meta"):  # its tensors at its own image size, without memory
@@ -224,23 +222,9 @@ def _timm_encoder(options: _BuildOptions) -> nn.Module:
         classifier = [key for key in state if key.startswith("head.") and key not in expected]
         state = {key: tensor.float() for key, tensor in state.items() if key not in classifier}
         require_match(state, expected, path=checkpoint, backbone=entry.name)
-        fit = eva.checkpoint_filter_fn if rotary else vision_transformer.checkpoint_filter_fn
+        fit = (eva if isinstance(vit, eva.Eva) else vision_transformer).checkpoint_filter_fn
         vit.load_state_dict(fit(state, vit, interpolation="bicubic", antialias=True), strict=True)  # type: ignore[arg-type]
-    if isinstance(vit, eva.Eva):
-        return DINOv3Encoder(vit, shape=shape, fused=options.fused, activation_checkpointing=options.recompute)
     return TimmEncoder(vit, shape=shape, fused=options.fused, activation_checkpointing=options.recompute)
-
-
-def _sam3_encoder(options: _BuildOptions) -> nn.Module:
-    from harness.models.sam3_encoder import SAM3Encoder, trunk_state
-
-    checkpoint = options.checkpoint
-    encoder = SAM3Encoder(options.shape, fused=options.fused, activation_checkpointing=options.recompute)
-    if checkpoint is not None:
-        state = trunk_state(options.read(checkpoint))
-        require_match(state, encoder.state_dict(), path=checkpoint, backbone=options.entry.name)
-        encoder.load_state_dict({name: tensor.float() for name, tensor in state.items()}, strict=True)
-    return encoder
 
 
 def _random_positions(encoder: nn.Module) -> None:

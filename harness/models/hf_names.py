@@ -14,7 +14,7 @@ MODELS = {
     "sam2_hiera_large": "facebook/sam2.1-hiera-large",
 }
 """Backbone -> its repository there. MobileSAM has none of its authors', and a timm model has one a set of weights."""
-LICENCES = {**dict.fromkeys((*MODELS, "mobile_sam"), "apache-2.0"), "sam3": "other"}
+LICENCES = dict.fromkeys((*MODELS, "mobile_sam"), "apache-2.0")
 """Backbone -> licence of its published weights, by the Hub's name; those of timm differ by weights."""
 CARD = "README.md"
 

@@ -1,10 +1,9 @@
-"""The backbones that are known by name without building one: those of SAM, SAM 3's trunk, and common ones of timm.
+"""The backbones that are known by name without building one: those of SAM, and common ones of timm.
 
-``vit_b``, ``vit_l`` and ``vit_h`` carry the numbers of segment_anything's own builders (2304.02643), ``sam3`` those of
-facebookresearch/sam3. ``tiny`` is a SAM small enough for tests and demos, with everything the large ones have: windows that
-need padding, global blocks, relative positions. ``mobile_sam`` is MobileSAM (2306.14289), TinyViT under SAM's own neck and
-decoder. ``sam2_hiera_*`` carry the numbers of facebookresearch/sam2's configurations of SAM 2.1 (2408.00714). ``tiny_timm``,
-``tiny_dinov3``, ``tiny_sam3``, ``tiny_mobile_sam`` and ``tiny_sam2`` are as small as ``tiny``.
+``vit_b``, ``vit_l`` and ``vit_h`` carry the numbers of segment_anything's own builders (2304.02643). ``mobile_sam`` is MobileSAM
+(2306.14289), TinyViT under SAM's own neck and decoder. ``sam2_hiera_*`` carry the numbers of facebookresearch/sam2's configurations of
+SAM 2.1 (2408.00714). ``tiny`` is a SAM small enough for tests and demos, with everything the large ones have: windows that need
+padding, global blocks, relative positions; ``tiny_timm``, ``tiny_dinov3``, ``tiny_mobile_sam`` and ``tiny_sam2`` are as small.
 """
 
 from __future__ import annotations
@@ -17,14 +16,14 @@ from harness.methods.parts.placement import BackboneShape, BlockShape, NormedCon
 from harness.models.decoder_shape import DecoderShape
 
 TIMM = "timm/"
-RENAMED = {"vit_t": "tiny", "vit_t_timm": "tiny_timm", "vit_t_dinov3": "tiny_dinov3", "vit_t_sam3": "tiny_sam3"}
+RENAMED = {"vit_t": "tiny", "vit_t_timm": "tiny_timm", "vit_t_dinov3": "tiny_dinov3"}
 """Names in older records and what they are now: MobileSAM calls itself ``vit_t``."""
 _SAM_DECODER = DecoderShape()
 RGB = tuple[float, float, float]
 IMAGENET: tuple[RGB, RGB] = (0.485, 0.456, 0.406), (0.229, 0.224, 0.225)
 """Mean and standard deviation of RGB in [0, 1] that SAM, SAM 2, MobileSAM, DINOv2 and DINOv3 were trained with."""
 HALF: tuple[RGB, RGB] = (0.5, 0.5, 0.5), (0.5, 0.5, 0.5)
-"""The same of SAM 3 and of timm's ``vit_*_patch16_*`` (augreg)."""
+"""The same of timm's ``vit_*_patch16_*`` (augreg)."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -35,7 +34,7 @@ class Backbone:
         name: as on the command line.
         shape: numbers of the encoder at its own image size.
         decoder: numbers of the mask decoder on top.
-        timm_model: timm's name, empty for the encoders of SAM and SAM 3.
+        timm_model: timm's name, empty for the encoders of SAM.
         timm_options: numbers of a small one in which it differs from timm's model of that name.
         unlisted_parameters: what a timm model has beyond the closed form (such as CLIP's norm before the blocks).
         class_token: whether a class token comes first among the tokens.
@@ -58,17 +57,6 @@ _SAM_B = BackboneShape(
     neck_dim=256,
     prefix_tokens=0,
     image_size=1024,
-)
-_SAM_3 = BackboneShape(
-    blocks=plain_blocks(dim=1024, depth=32, heads=16, mlp_dim=4736, window=24, global_blocks=(7, 15, 23, 31)),
-    patch=14,
-    neck_dim=0,
-    prefix_tokens=0,
-    image_size=1008,
-    relative_positions="",
-    learnt_positions=24**2,
-    patch_bias=False,
-    pre_norm=True,
 )
 _TINY_DECODER = DecoderShape(dim=64, mlp_dim=128, heads=4)
 _SAM2_DECODER = DecoderShape(finer_maps=True)
@@ -210,9 +198,6 @@ def known_backbones() -> dict[str, Backbone]:
     # As small as tests need: windows of 3 that the grid does not divide, two global blocks.
     tiny: dict[str, Any] = {"dim": 64, "depth": 4, "heads": 2, "window": 3, "global_blocks": (1, 3)}
     tiny_sam = replace(_SAM_B, blocks=plain_blocks(**tiny, mlp_dim=256), image_size=128, neck_dim=64)
-    tiny_sam3 = replace(
-        _SAM_3, blocks=plain_blocks(**tiny, mlp_dim=296), image_size=128, patch=16, learnt_positions=3**2
-    )
     mobile = _tiny_vit(stem=64, stages=((128, 2, 4, 7, 2), (160, 6, 5, 14, 1), (320, 2, 10, 7, 1)), neck_dim=256)
     tiny_mobile = _tiny_vit(stem=16, stages=((32, 1, 1, 3, 2), (48, 2, 3, 3, 1), (64, 1, 2, 5, 1)), neck_dim=64)
     # Windows that their maps do not divide, a global block, and a block with windows that does not pool.
@@ -240,8 +225,6 @@ def known_backbones() -> dict[str, Backbone]:
             # timm's layer scales of 1e-5 would hide every block of a random model.
             options={"embed_dim": 64, "depth": 4, "num_heads": 2, "init_values": 0.5},
         ),
-        Backbone(name="tiny_sam3", shape=tiny_sam3, decoder=_TINY_DECODER),
-        Backbone(name="sam3", shape=_SAM_3, pixels=HALF),
         Backbone(name="mobile_sam", shape=mobile),
         Backbone(name="tiny_mobile_sam", shape=replace(tiny_mobile, image_size=128), decoder=_TINY_DECODER),
         _sam2("tiny", depths=(1, 2, 7, 2), global_blocks=(5, 7, 9)),

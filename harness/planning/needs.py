@@ -10,9 +10,8 @@ FILES = {
     "vit_l": "SAM's sam_vit_l_0b3195.pth",
     "vit_h": "SAM's sam_vit_h_4b8939.pth",
     "mobile_sam": "MobileSAM's mobile_sam.pt",
-    "sam3": "SAM 3's sam3.pt",
 }
-"""Of the repositories of segment-anything and MobileSAM, and of facebook/sam3 (transformers' file of that model is read as well)."""
+"""Of the repositories of segment-anything and MobileSAM."""
 SMALL = 256
 """Pixels a side up to which a CPU will do."""
 DEMO_TIME = "about 2 min for lora,naslora on two cores"

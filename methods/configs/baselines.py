@@ -45,7 +45,7 @@ class LayerNormConfig(BitFitConfig):
     """LayerNorm tuning (2304.01917): the scales and shifts that the encoder's norms have.
 
     Args:
-        outside: also the norms outside the blocks: the final one (timm), the neck's two (SAM), one before them (SAM 3).
+        outside: also the norms outside the blocks: the final one (timm), the neck's two (SAM), one before them (CLIP).
     """
 
     def encoder_parameters(self, shape: BackboneShape) -> int:

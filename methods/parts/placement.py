@@ -117,8 +117,8 @@ class BackboneShape:
         learnt_positions: rows of the position embedding besides, None for one a patch, 0 for an encoder that learns none.
         qkv_by_head: the fused output holds q, k and v of the first head, then of the second (TinyViT), not three thirds.
         qkv_bias: whether the fused q, k, v have a bias (DINOv3 in timm: none).
-        patch_bias: whether the patch projection has one (SAM 3: none).
-        pre_norm: whether a norm precedes the first block (SAM 3).
+        patch_bias: whether the patch projection has one (CLIP in timm: none).
+        pre_norm: whether a norm precedes the first block (CLIP in timm).
         patch_kernel: side in pixels of the patch projection's kernel, 0 where it is ``patch``, without overlap.
         pyramid: the neck reads the last map of every stage (SAM 2) and not that of the last block alone. ``learnt_positions``
             are then those of a coarse map and, repeated over the image, those of one window of the first block.

@@ -1,4 +1,4 @@
-"""Where a method touches an encoder: one view on the blocks of SAM, of a timm ViT, of SAM 3, of TinyViT and of SAM 2.
+"""Where a method touches an encoder: one view on the blocks of SAM, of a timm ViT, of TinyViT and of SAM 2.
 
 A *site* is a sub-module of a block by its role (``qkv``, ``proj``, ``mlp_in``, ``mlp_out``, ``norm1``, ``norm2``). A
 *token layout* knows how the tokens that reach a site become a feature map: SAM, TinyViT and Hiera (SAM 2) hand over (B', h, w, C),
@@ -295,7 +295,12 @@ def halves(block: nn.Module) -> tuple[Callable[[Tensor], Tensor], Callable[[Tens
     untyped: Any = block
     if hasattr(block, "attention_half"):
         return untyped.attention_half, untyped.mlp_half
+    if hasattr(block, "gamma_1"):  # DINOv3's; 1 where it scales nothing
+        scales = (1.0 if scale is None else scale for scale in (untyped.gamma_1, untyped.gamma_2))
+        first, second = ((lambda tokens, scale=scale: scale * tokens) for scale in scales)
+    else:
+        first, second = untyped.ls1, untyped.ls2
     return (
-        lambda tokens: tokens + untyped.drop_path1(untyped.ls1(untyped.attn(untyped.norm1(tokens)))),
-        lambda tokens: tokens + untyped.drop_path2(untyped.ls2(untyped.mlp(untyped.norm2(tokens)))),
+        lambda tokens: tokens + untyped.drop_path1(first(untyped.attn(untyped.norm1(tokens)))),
+        lambda tokens: tokens + untyped.drop_path2(second(untyped.mlp(untyped.norm2(tokens)))),
     )

@@ -42,7 +42,6 @@ def test_the_page_of_methods_says_what_does_not_attach_to_a_backbone() -> None:
         "mobile_sam": ["mobile_sam"],
         "sam2_hiera_tiny": [f"sam2_hiera_{size}" for size in ("tiny", "small", "base_plus", "large")],
         "timm/NAME": ["timm/vit_base_patch16_dinov3", "timm/vit_base_patch16_224"],
-        "sam3": ["sam3"],
     }.items():
         refused = {method for name in names for method in methods.BUILTIN if _refuses(method, name)}
         assert {word for word in re.findall(r"`(\w+)`", told[row]) if word in methods.BUILTIN} == refused, row

@@ -53,13 +53,10 @@ OPTIONS: list[tuple[str, dict[str, Any]]] = [
 # What a trunk has no place for: the word that its one line holds.
 REFUSED = {
     "tiny_dinov3": {"ssf": "no bias at q, k and v"},
-    "tiny_sam3": {"ssf": r"ssf\[outside=false\]", "fact": "leave mlp out"},
     "tiny_mobile_sam": {"lst": "one ladder", "samadapter": "one embedding", "oft": "block_size=32"},
     "tiny_sam2": {"lst": "one ladder", "samadapter": "one embedding", "oft": "block_size=32"},
 }
 INSTEAD: dict[tuple[str, str], dict[str, Any]] = {
-    ("tiny_sam3", "ssf"): {"outside": False},
-    ("tiny_sam3", "fact"): {"sites": "qkv,proj"},
     ("tiny_mobile_sam", "oft"): {"block_size": 16},  # the toy's 48 is no multiple of 32; MobileSAM's widths are
     ("tiny_sam2", "oft"): {"block_size": 16},
 }
@@ -107,7 +104,6 @@ def _clauses(
         *_clauses(_on("tiny_timm"), backbone="tiny_timm"),
         *_clauses(OPTIONS, checks=UNSCHEDULED),
         *_clauses(_on("tiny_dinov3"), backbone="tiny_dinov3", checks=OF_TRUNK),
-        *_clauses(_on("tiny_sam3"), backbone="tiny_sam3", checks=OF_TRUNK),
         *_clauses(_on("tiny_mobile_sam"), backbone="tiny_mobile_sam", checks=UNSCHEDULED),
         *_clauses(_on("tiny_sam2"), backbone="tiny_sam2", checks=OF_TRUNK),
         *_clauses(SEE_MAPS, backbone="tiny_sam2", checks=OF_MAPS),

@@ -21,7 +21,7 @@ from harness.models.catalog import (
 )
 from harness.models.decoder_shape import Task
 from harness.models.decoders import LABELLING
-from harness.models.known import HALF, IMAGENET
+from harness.models.known import IMAGENET
 from harness.models.original_sam import plain_sam
 from harness.registry import METHODS, method_config_class
 from harness.system.errors import UsageError
@@ -50,8 +50,8 @@ def test_totals_equal_segment_anything(name: str, published: int) -> None:
 
 
 UNDER_SAMS_DECODER = [
-    "tiny", "vit_b", "vit_h", "tiny_timm", *KNOWN_TIMM, "timm/deit3_small_patch16_224", "tiny_dinov3", "tiny_sam3",
-    "timm/vit_base_patch16_clip_224", "tiny_sam2", "timm/vit_large_patch16_dinov3", "sam3",
+    "tiny", "vit_b", "vit_h", "tiny_timm", *KNOWN_TIMM, "timm/deit3_small_patch16_224", "tiny_dinov3",
+    "timm/vit_base_patch16_clip_224", "tiny_sam2", "timm/vit_large_patch16_dinov3",
 ]  # fmt: skip
 SEGMENTING: tuple[Task, ...] = ("binary", "multiclass")
 DECODED = [
@@ -122,8 +122,7 @@ def test_a_plain_vit_with_a_norm_before_its_blocks_and_no_bias_of_patches_is_cou
     assert config.encoder_parameters(shape) == sum(parameter.numel() for parameter in trained)
 
 
-def test_sam_3_and_other_models_of_timm_bring_their_own() -> None:
-    assert backbone("sam3").pixels == HALF
+def test_models_of_timm_bring_their_own() -> None:
     assert backbone("timm/vit_base_patch16_clip_224").pixels[0] == (0.48145466, 0.4578275, 0.40821073)
     assert backbone("timm/vit_base_patch14_dinov2").pixels == IMAGENET
 
@@ -153,8 +152,6 @@ def test_unknown_backbones_name_the_nearest(name: str, hint: str) -> None:
 def test_an_unfit_image_size_names_those_that_fit() -> None:
     with pytest.raises(UsageError, match="take its own 518, or 252 or 266"):
         backbone_shape("timm/vit_small_patch14_dinov2", 256)
-    with pytest.raises(UsageError, match="take its own 1008"):
-        backbone_shape("sam3", 1024)
     assert backbone_shape("VIT-B", 512).image_size == 512
     assert resolve_backbone("VIT-B") == "vit_b"
 

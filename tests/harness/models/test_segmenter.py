@@ -142,7 +142,6 @@ WINDOWS = (2, 8, 8, 64), (18, 3, 3, 64)
     ("name", "expected"),
     [
         ("tiny", _seen(*WINDOWS, 256)),
-        ("tiny_sam3", _seen(*WINDOWS, 296)),
         ("tiny_timm", _seen((2, 101, 64), (2, 101, 64), 192)),
         ("tiny_dinov3", _seen((2, 69, 64), (2, 69, 64), 256)),  # 64 patches behind five prefix tokens
     ],
