@@ -7,9 +7,9 @@ with the convolution in front of them. In training MobileSAM's own modules would
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from itertools import product
-from typing import Any, NamedTuple
+from typing import Any
 
 import torch
 from segment_anything.modeling.common import LayerNorm2d
@@ -26,11 +26,7 @@ _CLASSES = 1000
 
 
 class FixedBatchNorm(nn.Module):
-    """Scale, offset and statistics of a batch norm, which are applied with the convolution in front of it.
-
-    Args:
-        channels: of the map.
-    """
+    """Scale, offset and statistics of a batch norm, which are applied with the convolution in front of it."""
 
     running_mean: Tensor
     running_var: Tensor
@@ -68,12 +64,7 @@ class NormedConv(nn.Module):
 
 
 class ThreeConvolutions(nn.Module):
-    """conv3(GELU(conv2(GELU(conv1(x))))): between two stages, and inside of an inverted residual.
-
-    Args:
-        forms: of the three.
-        residual: GELU(x + …), the inverted residual (MBConv) of the stem.
-    """
+    """conv3(GELU(conv2(GELU(conv1(x))))), between two stages; with ``residual`` GELU(x + …), the inverted residual of the stem."""
 
     def __init__(self, forms: Sequence[NormedConvolution], *, residual: bool = False) -> None:
         super().__init__()
@@ -133,7 +124,13 @@ class WindowAttention(nn.Module):
         self.qkv = nn.Linear(shape.dim, 3 * shape.dim)
         self.proj = nn.Linear(shape.dim, shape.dim)
         self.attention_biases = nn.Parameter(torch.zeros(shape.heads, shape.window**2))
-        self.register_buffer("distances", _distances(shape.window), persistent=False)
+        place = torch.arange(shape.window**2, device="cpu")  # of no checkpoint: a model made without memory has it too
+        rows, columns = place // shape.window, place % shape.window
+        apart = (rows[:, None] - rows).abs() * shape.window + (columns[:, None] - columns).abs()
+        self.register_buffer("distances", apart, persistent=False)
+        # What a size of maps, or a frozen bias, needs computing once for: on a GPU each would be kernels and waits a forward pass.
+        self._layouts: dict[tuple[Any, ...], _Layout] = {}
+        self._biases: tuple[tuple[Any, ...], list[Tensor]] = ((), [])
 
     def forward(self, x: Tensor, prefix: Tensor | None = None) -> Tensor:
         """Attend within each window.
@@ -145,10 +142,10 @@ class WindowAttention(nn.Module):
         Returns:
             As ``x``.
         """
-        q, k, v = self.heads(self.norm(x))
+        q, k, v = self._by_head(self.qkv(self.norm(x)).flatten(1, -2))
         bias = self.biases()
         if prefix is not None:
-            _, prefix_k, prefix_v = self.heads(prefix)
+            _, prefix_k, prefix_v = self._by_head(self.qkv(prefix))
             k = torch.cat([k, prefix_k.expand(x.shape[0], -1, -1, -1)], dim=2)
             v = torch.cat([v, prefix_v.expand(x.shape[0], -1, -1, -1)], dim=2)
             bias = pad(bias, (0, prefix.shape[-2]))
@@ -167,23 +164,39 @@ class WindowAttention(nn.Module):
             As ``x``.
         """
         batch, height, width, dim = x.shape
-        side = self.window_size
-        parts = _parts(height, width, side)
-        order, back = _window_order(parts, batch, height, width, device=x.device)
+        size = (batch, height, width, x.device)
+        if size not in self._layouts:
+            self._layouts[size] = _layout(batch, height, width, self.window_size, device=x.device)
+        order, back, parts = self._layouts[size]
         tokens = self.norm(_Reordered.apply(x.reshape(-1, dim), order, back))  # the last one is of the padding
-        *by_part, padding = self.qkv(tokens).split([batch * part.tokens for part in parts] + [1])
-        bias, outputs = self.biases(), []
-        for part, windows in zip(parts, by_part, strict=True):
-            q, k, v = self._by_head(windows.unflatten(0, (-1, part.rows * part.columns)))
-            part_bias = bias
-            if part.rows * part.columns < side**2:
-                inside = _inside(part, side, device=x.device)
-                queries = bias[:, inside]
-                part_bias = torch.cat([queries[..., inside], queries[..., ~inside].logsumexp(-1, keepdim=True)], dim=-1)
-                _, padding_k, padding_v = (token.expand(len(q), -1, -1, -1) for token in self._by_head(padding[None]))
+        *by_part, padding = self.qkv(tokens).split([count * len(inside) for count, inside, _ in parts] + [1])
+        outputs = []
+        for (count, _, outside), windows, bias in zip(parts, by_part, self._part_biases(parts, size), strict=True):
+            q, k, v = self._by_head(windows.unflatten(0, (count, -1)))
+            if len(outside):
+                _, padding_k, padding_v = (token.expand(count, -1, -1, -1) for token in self._by_head(padding[None]))
                 k, v = torch.cat([k, padding_k], dim=2), torch.cat([v, padding_v], dim=2)
-            outputs.append(self._attended(q, k, v, part_bias).reshape(-1, dim))
+            outputs.append(self._attended(q, k, v, bias).reshape(-1, dim))
         return _Reordered.apply(self.proj(torch.cat(outputs)), back, order[:-1]).view(x.shape)
+
+    def _part_biases(self, parts: Sequence[_Part], size: tuple[Any, ...]) -> Iterable[Tensor]:
+        """The biases of each part's windows, with one column for their padding; those of a frozen table are kept."""
+        table = self.attention_biases
+        if table.requires_grad:
+            return self._made_biases(parts)
+        key = (size, id(table), table.data_ptr(), table._version, table.dtype)
+        if self._biases[0] != key:
+            self._biases = key, list(self._made_biases(parts))
+        return self._biases[1]
+
+    def _made_biases(self, parts: Sequence[_Part]) -> Iterator[Tensor]:
+        whole = self.biases()
+        for _, inside, outside in parts:
+            if len(outside):
+                queries = whole[:, inside]
+                yield torch.cat([queries[..., inside], queries[..., outside].logsumexp(-1, keepdim=True)], dim=-1)
+            else:
+                yield whole
 
     def skips_padding(self) -> bool:
         """Whether `on_map` may stand for `forward`: every token by itself goes through the linear layers, and nobody watches."""
@@ -204,10 +217,6 @@ class WindowAttention(nn.Module):
             out = full_attention(q, k, v, scale=self.scale, bias=bias)
         return out.transpose(1, 2)
 
-    def heads(self, x: Tensor) -> tuple[Tensor, Tensor, Tensor]:
-        """Normed tokens (B', …, C) to queries, keys and values, (B', heads, N, C/heads) each."""
-        return self._by_head(self.qkv(x).flatten(1, -2))
-
     def _by_head(self, qkv: Tensor) -> tuple[Tensor, Tensor, Tensor]:
         """(B', N, 3C) to three of (B', heads, N, C/heads). Split along the last dimension: their gradients are joined in one copy."""
         q, k, v = qkv.unflatten(-1, (self.num_heads, -1)).chunk(3, dim=-1)
@@ -218,68 +227,30 @@ class WindowAttention(nn.Module):
         return self.attention_biases[:, self.distances]
 
 
-def _distances(window: int) -> Tensor:
-    """(N, N): the number of each pair's distances by row and column, as they are met going through the window's places."""
-    place = torch.arange(window**2, device="cpu")  # of no checkpoint, so that a model made without memory has it too
-    rows, columns = place // window, place % window
-    return (rows[:, None] - rows).abs() * window + (columns[:, None] - columns).abs()
+_Part = tuple[int, Tensor, Tensor]
+"""Windows that hold equally much of their map: how many, and which of a window's places lie on the map and which do not."""
+_Layout = tuple[Tensor, Tensor, list[_Part]]
 
 
-class _Part(NamedTuple):
-    """Windows of a map that hold equally much of it.
+def _layout(batch: int, height: int, width: int, side: int, *, device: torch.device) -> _Layout:
+    """Which token of the maps (B·h·w) comes next where windows follow each other, part by part, and one more; where each token is
+    then; and the parts: whole windows, those cut at the right, at the bottom and in the corner, as far as there are any."""
 
-    Args:
-        top, left: where they begin.
-        down, across: how many there are.
-        rows, columns: how much of each lies on the map.
-    """
-
-    top: int
-    left: int
-    down: int
-    across: int
-    rows: int
-    columns: int
-
-    @property
-    def tokens(self) -> int:
-        return self.down * self.across * self.rows * self.columns
-
-
-def _parts(height: int, width: int, side: int) -> list[_Part]:
-    """Whole windows, those cut at the right, at the bottom and in the corner, as far as there are any."""
-
-    def along(length: int) -> list[tuple[int, int, int]]:
+    def along(length: int) -> Iterator[tuple[int, int, int]]:
         whole, rest = divmod(length, side)
-        return [part for part in ((0, whole, side), (whole * side, 1, rest)) if part[1] and part[2]]
+        yield from (part for part in ((0, whole, side), (whole * side, 1, rest)) if part[1] and part[2])
 
-    return [
-        _Part(top, left, down, across, rows, columns)
-        for (top, down, rows), (left, across, columns) in product(along(height), along(width))
-    ]
-
-
-def _window_order(
-    parts: list[_Part], batch: int, height: int, width: int, *, device: torch.device
-) -> tuple[Tensor, Tensor]:
-    """Which token of the maps (B·h·w) comes next where windows follow each other, part by part, and one more; and where each
-    token is then."""
-    places = torch.arange(batch * height * width, device=device).view(batch, height, width)
-    by_part = []
-    for part in parts:
-        windows = places[:, part.top :, part.left :][:, : part.down * part.rows, : part.across * part.columns]
-        windows = windows.reshape(batch, part.down, part.rows, part.across, part.columns)
-        by_part.append(windows.transpose(2, 3).flatten())
-    order = torch.cat(by_part)
-    back = torch.empty_like(order)
-    back[order] = places.flatten()
-    return torch.cat([order, order.new_zeros(1)]), back
-
-
-def _inside(part: _Part, side: int, *, device: torch.device) -> Tensor:
-    """(side²,) bool: which places of a window lie on the map."""
-    along = torch.arange(side, device=device)
-    return ((along < part.rows)[:, None] & (along < part.columns)).flatten()
+    places = torch.arange(batch * height * width).view(batch, height, width)
+    orders, parts = [], []
+    for (top, down, rows), (left, across, columns) in product(along(height), along(width)):
+        windows = places[:, top : top + down * rows, left : left + across * columns]
+        orders.append(windows.reshape(batch, down, rows, across, columns).transpose(2, 3).flatten())
+        on_map = torch.zeros(side, side, dtype=torch.bool)
+        on_map[:rows, :columns] = True
+        inside, outside = (mask.flatten().nonzero()[:, 0].to(device) for mask in (on_map, ~on_map))
+        parts.append((batch * down * across, inside, outside))
+    order = torch.cat(orders)
+    return torch.cat([order, order.new_zeros(1)]).to(device), order.argsort().to(device), parts
 
 
 class _Reordered(torch.autograd.Function):
@@ -312,12 +283,8 @@ class Mlp(nn.Module):
 
 
 class TinyViTBlock(nn.Module):
-    """x + attention(x) in windows, a depthwise convolution of the map, then x + MLP(x); each half norms what it reads.
-
-    Args:
-        shape: the block's numbers. The first of a stage begins with the convolutions that make its map.
-        fused: see `WindowAttention`.
-    """
+    """x + attention(x) in windows, a depthwise convolution of the map, then x + MLP(x); each half norms what it reads. The first block of
+    a stage begins with the convolutions that make its map."""
 
     def __init__(self, shape: BlockShape, *, fused: bool) -> None:
         super().__init__()
