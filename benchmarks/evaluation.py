@@ -64,7 +64,7 @@ def main(argv: list[str] | None = None) -> int:
         return now() - begun
 
     def evaluation() -> float:
-        items = ((str(k), inputs[k], source.mask_input(k)) for k in range(len(source)))
+        items = [(str(k), inputs[k], source.mask_input(k)) for k in range(len(source))]
         begun = now()
         scorer = SplitScorer(benchmark.metrics)
         workers = 0 if options.cpu_time else None

@@ -25,8 +25,9 @@ from harness.datasets.base import Benchmark, Pair, Sample, Splits
 from harness.datasets.reading.decoding import read_binary, read_image
 from harness.protocols.load import for_backbone, load_protocol
 from harness.training.batches import UpdatePlan
+from harness.training.cache import ArrayCache
 from harness.training.distributed import Workers
-from harness.training.feeding import LOADERS, Feeder
+from harness.training.feeding import Feeder
 from harness.training.images import ImageSource
 
 SIZES = {
@@ -115,7 +116,7 @@ def main(argv: list[str] | None = None) -> int:
     options = parser.parse_args(argv)
     cores = len(os.sched_getaffinity(0))
     steps = [int(text) / 1000 for text in options.steps_ms.split(",")]
-    print(f"{options.image_size}², batch {options.batch}, {cores} cores, {min(LOADERS, cores)} loading threads\n")
+    print(f"{options.image_size}², batch {options.batch}, {cores} cores, as many loading threads\n")
     headings = " | ".join(f"wait at {seconds * 1000:.0f} ms a step" for seconds in steps)
     print(f"| pictures | cache | images/s, 1 thread | images/s, {cores} threads | {headings} |")
     print("|---|---|---|---|" + "---|" * len(steps))
@@ -124,7 +125,9 @@ def main(argv: list[str] | None = None) -> int:
             folder = Path(name)
             pairs = generate(folder, width=width, height=height, suffix=suffix, count=options.count)
             for cache in (None, folder / "cache"):
-                source = ImageSource(Generated(), pairs, image_size=options.image_size, cache=cache)
+                source = ImageSource(
+                    Generated(), pairs, image_size=options.image_size, cache=cache and ArrayCache(cache)
+                )
                 images_per_second(source, threads=cores, rounds=1)  # fills the cache
                 rounds = 1 if cache is None else 5
                 rates = [images_per_second(source, threads=threads, rounds=rounds) for threads in (1, cores)]

@@ -21,9 +21,10 @@ from harness.system.files import bounded_text
 PREFIX = "SAM_PEFT_"
 FILE = f"{PREFIX}SETTINGS"
 """Names the file to read; ``none`` leaves out files and variables."""
-SWITCHES = (f"{PREFIX}BF16",)
 HERE = Path("harness.toml")
 MOST_BYTES = 100_000
+CACHE_GIB = 64.0
+"""Bound on a cache of decoded images and embeddings where nobody sets another."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -33,6 +34,9 @@ class Settings:
     Args:
         seeds: as the command line takes them, ``3`` or ``0,3,7``.
         cluster: a profile's name, or the path of one, whose setup lines are commands.
+        cache: folder of decoded images and embeddings, of a fast disk best; ``$TMPDIR`` and the like are those of the node that a run is
+            on. Empty for one in the results.
+        cache_gib: bound on its size.
         datasets, checkpoints: names as they were written.
         source: the file that was read, for messages; empty where none was.
         foreign: keys of code that a ``harness.toml`` sets, which may have come with the working folder.
@@ -43,6 +47,8 @@ class Settings:
     results: Path = Path("runs")
     cluster: str = ""
     seeds: str = ""
+    cache: str = ""
+    cache_gib: float = CACHE_GIB
     plugins: tuple[Path, ...] = ()
     datasets: Mapping[str, Path] = field(default_factory=dict)
     checkpoints: Mapping[str, Path] = field(default_factory=dict)
@@ -59,13 +65,17 @@ class _Written:
     results: str = ""
     cluster: str = ""
     seeds: Any = ""
+    cache: str = ""
+    cache_gib: Any = CACHE_GIB
     plugins: tuple[str, ...] = ()
     datasets: dict[str, str] = field(default_factory=dict)
     checkpoints: dict[str, str] = field(default_factory=dict)
 
 
 CODE = frozenset({"plugins", "cluster"})
-VARIABLES = {PREFIX + key.upper(): key for key in ("protocol", "data", "results", "cluster", "seeds")}
+VARIABLES = {
+    PREFIX + key.upper(): key for key in ("protocol", "data", "results", "cluster", "seeds", "cache", "cache_gib")
+}
 
 
 def user_file(environment: Mapping[str, str] = os.environ) -> Path:
@@ -86,7 +96,7 @@ def load_settings(environment: Mapping[str, str] = os.environ) -> Settings:
     values = _values(_toml(path), base=path.parent, where=str(path)) if path is not None else {}
     given: dict[str, Any] = {}
     for variable, text in environment.items():
-        if not variable.startswith(PREFIX) or variable in (FILE, *SWITCHES) or not text:
+        if not variable.startswith(PREFIX) or variable == FILE or not text:
             continue
         if variable not in VARIABLES:
             near = did_you_mean(variable.removeprefix(PREFIX), VARIABLES.values())
@@ -159,6 +169,10 @@ def _values(written: Mapping[str, Any], *, base: Path, where: str) -> dict[str, 
     for key, value in written.items():
         if key == "seeds":
             values[key] = _seeds(value, where)
+        elif key == "cache":
+            values[key] = value if not value or value.startswith(("/", "~", "$")) else str(path(key, value).absolute())
+        elif key == "cache_gib":
+            values[key] = _gib(value, where)
         elif key == "plugins":
             values[key] = tuple(path(key, item) for item in value)
         elif isinstance(value, dict):
@@ -170,6 +184,16 @@ def _values(written: Mapping[str, Any], *, base: Path, where: str) -> dict[str, 
             is_file = is_file or not value.strip()
             values[key] = str(path(key, value).absolute()) if is_file else value
     return values
+
+
+def _gib(value: Any, where: str) -> float:
+    try:
+        number = float(value)
+    except (TypeError, ValueError):
+        number = -1.0
+    if not 0 <= number < 1e6 or isinstance(value, bool):
+        raise UsageError(f"{where}: cache_gib = {value!r} is no size in GiB, such as 200; 0 keeps nothing")
+    return number
 
 
 def _seeds(value: Any, where: str) -> str:

@@ -16,10 +16,10 @@ FREE = {"lr", "alpha_lr", "encoder_lr", "alpha_weight_decay"}
 """Options that change no step's cost."""
 OF_A_STEP = (
     *("epochs", "optimizer", "fused_attention", "batched_decoder", "fused_cell", "activation_checkpointing"),
-    *("cache_embeddings", "accumulate", "decoder", "mask_tokens", "quantise"),
+    *("cache_embeddings", "accumulate", "decoder", "mask_tokens"),
 )
 """Rules, beside size, batch and precision, that change what a step costs."""
-PLAIN: Mapping[str, object] = {"accumulate": 1, "decoder": "sam", "quantise": ""}
+PLAIN: Mapping[str, object] = {"accumulate": 1, "decoder": "sam"}
 """What a session, or an older record, was made with that does not name these."""
 
 

@@ -33,7 +33,6 @@ from harness.models.segmenter import count_parameters
 from harness.planning.rows import MethodRow
 from harness.protocols.load import as_rules
 from harness.system.errors import UsageError
-from harness.training.loop import deterministic
 from harness.training.memory import reset_peak
 from harness.training.precision import autocast
 
@@ -223,7 +222,7 @@ _OPTIONS = (
 )
 _DEFAULTS = {
     **{"num_classes": 2, "mask_tokens": 1, "accumulate": 1, "decoder": "sam"},
-    **{"budget": "epochs", "deterministic": False},
+    **{"budget": "epochs"},
 }
 """Named among the options where they differ: older records hold none of them and were measured so."""
 
@@ -237,9 +236,8 @@ def measure(session: Session, *, report: Callable[[str], None] = lambda line: No
             with roster.turn(row.label):
                 roster.subjects[row.label] = build_subject(row, session)
                 roster.share_frozen(roster.subjects[row.label].segmenter)
-        with deterministic(session.device):  # the kernels that a run trains with
-            sizes = _measure_sizes(roster, report=report)
-            seconds, joules = _measure_steps(roster, session, report=report)
+        sizes = _measure_sizes(roster, report=report)
+        seconds, joules = _measure_steps(roster, session, report=report)
     finally:
         roster.close()
     inference = measure_inference(roster, session, report=report)
@@ -397,7 +395,6 @@ def _record(session: Session, costs: list[MethodCost], *, dropped: dict[str, str
         "accumulate": protocol.accumulate,
         "decoder": protocol.decoder,
         "budget": protocol.budget,
-        "deterministic": session.device.type == "cuda",  # kernels; see `harness.training.loop.deterministic`
     }
     comparability = Comparability(
         device=where["device"],

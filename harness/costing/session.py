@@ -121,9 +121,7 @@ class Contestant:
         )
         self._plan = UpdatePlan(indices=range(len(images)), batch_size=protocol.batch_size)
         caching = not method.config.trains_encoder and protocol.cache_embeddings
-        self._cache = (
-            EmbeddingCache(names=[str(index) for index in range(len(images))], key="cost") if caching else None
-        )
+        self._cache = EmbeddingCache(encoder="cost") if caching else None
         feed = {"plan": self._plan, "protocol": protocol, "device": device, "workers": ALONE}
         self._feeder = Feeder(segmenter, images, embeddings=None, **feed)  # type: ignore[arg-type]
         self._cached_feeder = Feeder(segmenter, images, embeddings=self._cache, **feed)  # type: ignore[arg-type]
@@ -171,8 +169,7 @@ class Contestant:
         started = self.clock()
         loss = self.loss_of(feeder, batch)
         computed = self.clock()
-        with feeder.products():
-            self._scaler.scale(loss).backward(inputs=parameters)
+        self._scaler.scale(loss).backward(inputs=parameters)
         differentiated = self.clock()
         update([self.optimisers[role] for role in phase.roles], clip=self.protocol.clip, scaler=self._scaler)
         updated = self.clock()
@@ -229,8 +226,7 @@ class Contestant:
         before = live()
         loss = self.loss_of(feeder, batch)
         kept = live() - before
-        with feeder.products():
-            self._scaler.scale(loss).backward(inputs=parameters)
+        self._scaler.scale(loss).backward(inputs=parameters)
         gradients = sum(p.grad.numel() * p.grad.element_size() for p in parameters if p.grad is not None)
         update([self.optimisers[role] for role in phase.roles], clip=self.protocol.clip, scaler=self._scaler)
         return kept, gradients
@@ -243,7 +239,7 @@ class Contestant:
         forward, backward = FlopCount(), FlopCount()
         with forward:
             loss = self.loss_of(feeder, batch)
-        with backward, feeder.products():
+        with backward:
             loss.backward(inputs=parameters)
         self.segmenter.zero_grad(set_to_none=True)
         return forward, backward

@@ -1,12 +1,11 @@
-"""Evaluation of a split: forward passes in the calling thread, reading ahead and scoring behind them in others."""
+"""Evaluation of a split: forward passes in the calling thread; reading ahead, masks and metrics on all cores beside them."""
 
 from __future__ import annotations
 
-import os
+import contextlib
 from collections import deque
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
-from itertools import islice
 from typing import Any
 
 import numpy as np
@@ -15,61 +14,73 @@ from numpy.typing import NDArray
 from torch import Tensor
 
 from harness.evaluation.scorer import ImageScore, SplitScorer
+from harness.models.transfer import to_host
+from harness.system.machine import cores
 
 Item = tuple[str, Tensor, NDArray[np.uint8], *tuple[Any, ...]]
 """stem, input (3, S, S), mask (H, W) at its own size, and whatever else of an image the prediction takes."""
 
 
+class Stopped(Exception):
+    """An evaluation was asked to stop: nothing of it counts, and it is done again."""
+
+
 def evaluate_split(
     predict: Callable[..., Tensor],
-    items: Iterable[Item],
+    items: Sequence[Item],
     scorer: SplitScorer,
     *,
     batch_size: int = 1,
     workers: int | None = None,
     seen: Callable[[str, NDArray[np.float32]], None] | None = None,
+    stop: Callable[[], bool] = lambda: False,
+    passing: Callable[[], contextlib.AbstractContextManager[Any]] = contextlib.nullcontext,
 ) -> SplitScorer:
     """Predict and score every item.
 
     NumPy and SciPy let go of the interpreter lock in their loops, and Pillow when it decodes, so threads read the next
-    batch and score the last while one is computed. Scores do not depend on the number of threads or the order of items.
+    batches and score the last ones while one is computed. A GPU is given a batch before the results of the one before are waited
+    for. Scores do not depend on the number of threads or the order of items.
 
     Args:
         predict: inputs (B, 3, S, S) to probabilities (B, S, S) or (B, 1, S, S) of a binary benchmark, or class scores
             (B, C, S, S); on any device. Called without gradient, and with a list of each thing more that items hold.
-        items: what to score; may be a generator that decodes as it goes, in another thread.
+        items: what to score; may decode an item when it is asked for, in any thread.
         scorer: takes the scores; may hold images already.
         batch_size: items a forward pass.
-        workers: scoring threads; the machine's cores (at most 8) if None. With 0 all happens in the calling thread.
+        workers: threads; one a core if None. With 0 all happens in the calling thread.
         seen: called with each stem and its scores, (S, S) or (C, S, S), in the order of items.
+        stop: asked before each batch.
+        passing: what to do the forward passes, and the waiting for them, in.
 
     Returns:
         ``scorer``.
 
     Raises:
         ValueError: the scorer cannot score a prediction (non-finite, wrong shape), with the image's stem.
+        Stopped: as ``stop`` said.
     """
-    threads = min(os.cpu_count() or 1, 8) if workers is None else workers
-    batches, seen = _batches(items, batch_size), seen or (lambda stem, scores: None)
+    threads = cores() if workers is None else workers
+    told = seen or (lambda stem, scores: None)
     if threads == 0:
-        for stem, scores, mask in _predictions(predict, batches):
-            seen(stem, scores)
-            scorer.insert(stem, _measure(scorer, stem, scores, mask))
+        for batch, wait in _predictions(predict, map(items.__getitem__, range(len(items))), batch_size, stop, passing):
+            for item, scores in zip(batch, _numbers(wait, passing), strict=True):
+                told(item[0], scores)
+                scorer.insert(item[0], _measure(scorer, item[0], scores, item[2]))
         return scorer
     pending: deque[tuple[str, Future[ImageScore]]] = deque()
-    with (
-        ThreadPoolExecutor(threads, thread_name_prefix="metrics") as pool,
-        ThreadPoolExecutor(1, thread_name_prefix="reader") as reader,
-    ):
+    with ThreadPoolExecutor(threads, thread_name_prefix="evaluation") as pool:
         try:
-            for stem, scores, mask in _predictions(predict, _ahead(batches, reader)):
-                seen(stem, scores)
-                pending.append((stem, pool.submit(_measure, scorer, stem, scores, mask)))
+            ahead = _ahead(items, pool, threads + 2 * batch_size)
+            for batch, wait in _behind(_predictions(predict, ahead, batch_size, stop, passing)):
+                for item, scores in zip(batch, _numbers(wait, passing), strict=True):
+                    told(item[0], scores)
+                    pending.append((item[0], pool.submit(_measure, scorer, item[0], scores, item[2])))
                 while len(pending) > 2 * threads + batch_size:  # bounds what waits in memory
-                    done, future = pending.popleft()
-                    scorer.insert(done, future.result())
-            for done, future in pending:
-                scorer.insert(done, future.result())
+                    stem, future = pending.popleft()
+                    scorer.insert(stem, future.result())
+            for stem, future in pending:
+                scorer.insert(stem, future.result())
         except BaseException:
             pool.shutdown(wait=False, cancel_futures=True)
             raise
@@ -83,28 +94,51 @@ def _measure(scorer: SplitScorer, stem: str, scores: NDArray, mask: NDArray[np.u
         raise ValueError(f"image {stem!r}: {error}") from error
 
 
-def _batches(items: Iterable[Item], batch_size: int) -> Iterator[list[Item]]:
-    iterator = iter(items)
-    while batch := list(islice(iterator, batch_size)):
-        yield batch
+def _ahead(items: Sequence[Item], pool: ThreadPoolExecutor, count: int) -> Iterator[Item]:
+    """The items in their order, ``count`` of them being read while one is in use."""
+    reading: deque[Future[Item]] = deque()
+    for index in range(len(items)):
+        reading.append(pool.submit(items.__getitem__, index))
+        if len(reading) > count:
+            yield reading.popleft().result()
+    while reading:
+        yield reading.popleft().result()
 
 
-def _ahead(batches: Iterator[list[Item]], reader: ThreadPoolExecutor) -> Iterator[list[Item]]:
-    """The batches in their order, each read while the one before is in use."""
-    coming = reader.submit(next, batches, None)
-    while (batch := coming.result()) is not None:
-        coming = reader.submit(next, batches, None)
-        yield batch
+_Predicted = tuple[list[Item], Callable[[], Tensor]]
 
 
 def _predictions(
-    predict: Callable[..., Tensor], batches: Iterator[list[Item]]
-) -> Iterator[tuple[str, NDArray[np.float32], NDArray[np.uint8]]]:
-    for batch in batches:
-        with torch.no_grad():
+    predict: Callable[..., Tensor],
+    items: Iterator[Item],
+    batch_size: int,
+    stop: Callable[[], bool],
+    passing: Callable[[], contextlib.AbstractContextManager[Any]],
+) -> Iterator[_Predicted]:
+    """Batches, each with what waits for its scores (B, S, S) or (B, C, S, S)."""
+    while batch := [item for _, item in zip(range(batch_size), items, strict=False)]:
+        if stop():
+            raise Stopped
+        with passing(), torch.no_grad():
             more = zip(*(item[3:] for item in batch), strict=True)
             scores = predict(torch.stack([item[1] for item in batch]), *map(list, more))
-        if scores.ndim == 4 and scores.shape[1] == 1:
-            scores = scores[:, 0]
-        for item, values in zip(batch, scores.float().cpu().numpy(), strict=True):
-            yield item[0], values, item[2]
+            wait = to_host((scores[:, 0] if scores.ndim == 4 and scores.shape[1] == 1 else scores).float())
+        yield batch, wait
+
+
+def _behind(predictions: Iterator[_Predicted]) -> Iterator[_Predicted]:
+    """Each batch once the next one is under way."""
+    before = next(predictions, None)
+    for following in predictions:
+        assert before is not None
+        yield before
+        before = following
+    if before is not None:
+        yield before
+
+
+def _numbers(
+    wait: Callable[[], Tensor], passing: Callable[[], contextlib.AbstractContextManager[Any]]
+) -> NDArray[np.float32]:
+    with passing():
+        return wait().numpy()

@@ -20,6 +20,7 @@ from harness.planning.data import benchmark_of, data_fingerprint, manifest_hash
 from harness.protocols.load import from_rules
 from harness.registry import METHODS, add_own_of, method_config_class
 from harness.training.batches import draw_number, subset
+from harness.training.cache import ArrayCache
 from harness.training.images import ImageSource
 
 
@@ -92,13 +93,13 @@ class RunData:
         return groups if len(set(groups.values())) < len(groups) else {}
 
 
-def open_data(run: Run, root: Path, *, cache: Path | None = None) -> RunData:
+def open_data(run: Run, root: Path, *, cache: ArrayCache | None = None) -> RunData:
     """Open the benchmark below ``root``.
 
     Args:
         run: says which images of which split, and their size.
         root: the benchmark's folder, as `Benchmark.locate` finds it.
-        cache: folder of decoded images; None decodes each time.
+        cache: of decoded images; None decodes each time.
 
     Raises:
         DatasetError: the files are not those that the run was planned with.
@@ -134,7 +135,7 @@ def open_data(run: Run, root: Path, *, cache: Path | None = None) -> RunData:
     )
 
 
-def open_below(run: Run, data: Path, *, cache: Path | None = None) -> RunData:
+def open_below(run: Run, data: Path, *, cache: ArrayCache | None = None) -> RunData:
     """As `open_data`, of the benchmark that lies in or below ``data``."""
     add_own_of(run.benchmark, run.rules)
     root = benchmark_of(run.benchmark, from_rules(run.rules)).locate(data)

@@ -13,7 +13,6 @@ from collections.abc import Callable, Iterator, Mapping
 from datetime import UTC, datetime
 from importlib.metadata import version
 from pathlib import Path
-from typing import ParamSpec, TypeVar
 
 import torch
 
@@ -95,9 +94,6 @@ def one_line(error: Exception) -> str:
     return text if isinstance(error, ValueError) else f"{type(error).__name__}: {text}"
 
 
-T = TypeVar("T")
-P = ParamSpec("P")
-
 STAGES = ("start", "loading", "training", "validating", "testing", "merging", "other")
 
 
@@ -122,20 +118,14 @@ class Stages:
         finally:
             self._enter(before)
 
-    def timed(self, predict: Callable[P, T]) -> Callable[P, T]:
-        """``predict``, whose seconds count as passes of the network besides those of its stage, until a GPU is done with them."""
-
-        def measured(*given: P.args, **named: P.kwargs) -> T:
-            begun = self._clock()
-            try:
-                predicted = predict(*given, **named)
-                if torch.cuda.is_initialized():
-                    torch.cuda.synchronize()
-                return predicted
-            finally:
-                self._passes += self._clock() - begun
-
-        return measured
+    @contextlib.contextmanager
+    def passing(self) -> Iterator[None]:
+        """Count what happens inside as passes of the network besides its stage."""
+        begun = self._clock()
+        try:
+            yield
+        finally:
+            self._passes += self._clock() - begun
 
     def cost(self, trained: Mapping[str, float]) -> dict[str, float]:
         """``stage_NAME_s`` of every stage, and ``passes_s``: of updates, images waited for left out, and of scored images.

@@ -49,13 +49,12 @@ from harness.registry import BENCHMARKS, METHODS, load_plugin
 from harness.system.errors import UsageError
 from harness.system.files import write_atomically
 from harness.training.assignment import Assignment
-from harness.training.bounds import SCORED_BYTES, TOKEN_BYTES
+from harness.training.cache import ArrayCache
 from harness.training.checkpoint import read_state
 from harness.training.distributed import PeerGone, Workers, join, leave
-from harness.training.embeddings import EmbeddingCache, encoder_is_frozen, weights_fingerprint
+from harness.training.embeddings import weights_fingerprint
 from harness.training.loop import train
 from harness.training.outcome import Interrupted, Progress, Selection, StopRequest, TrainingResult
-from harness.training.prefix import FrozenPrefix
 
 LEADER_FIRST_S = 10.0
 """How long another worker that failed leaves it to the first to write so."""
@@ -174,20 +173,31 @@ class Experiment:
         self.parameters: dict[str, int] = {}
         self.counts: dict[str, int] = {}
         self.workers = 1
+        self.stop = StopRequest()
+        self.cache = ArrayCache(job.cache_folder, gib=job.cache_gib)
 
     @cached_property
     def data(self) -> RunData:
         """Opened when somebody asks: a run whose files are gone fails with their name, and has a record all the same."""
-        return open_data(self.run, Path(self.job.dataset_root), cache=Path(self.job.results) / "cache" / "images")
+        return open_data(self.run, Path(self.job.dataset_root), cache=self.cache)
 
     @cached_property
     def scoring(self) -> Scoring:
         """How every model of this run is scored; it remembers what is frozen of them."""
-        return Scoring(self.data, self.rules, device=self.device, stages=self.stages, tell=self.tell, run=self.run)
+        return Scoring(
+            self.data,
+            self.rules,
+            device=self.device,
+            stages=self.stages,
+            tell=self.tell,
+            run=self.run,
+            cache=self.cache,
+            stop=lambda: self.stop.requested,
+        )
 
-    def train(self, *, workers: Any, stop: StopRequest | None) -> TrainingResult:
+    def train(self, *, workers: Workers, stop: StopRequest | None) -> TrainingResult:
         """Train with selection on validation, continuing from a checkpoint of an earlier attempt."""
-        self.workers = workers.size
+        self.workers, self.stop = workers.size, stop or self.stop
         with self.stages.during("loading"):
             path = self.job.checkpoint  # its hash is computed where it is not remembered here
             if path and not is_checkpoint(Path(path), self.run.checkpoint):
@@ -200,12 +210,13 @@ class Experiment:
             self.tell({"stage": "building the model"})
         segmenter, method = self._attached()
         self.parameters = count_parameters(segmenter)
-        prefix = self.scoring.remember_frozen(segmenter, method)
+        embeddings = self.scoring.remember_frozen(segmenter, method)
         scored = self.data.tests if self.rules.quirks.selection == "released" else {"val": self.data.val}
         metric = self.data.benchmark.selection_metric
 
         def validate() -> dict[str, float]:
-            return self.scoring.scores(segmenter, scored, metrics=(metric,), stage="validation")[0]["all"]
+            scores, _ = self.scoring.scores(segmenter, scored, metrics=(metric,), stage="validation", workers=workers)
+            return scores.get("all", {})
 
         return train(
             Assignment(
@@ -225,9 +236,8 @@ class Experiment:
                 selection=Selection(metric=metric, lower_is_better=not higher_is_better(metric)),
                 device=self.device,
                 workers=workers,
-                embeddings=self._embeddings(segmenter, method, prefix),
-                prefix=prefix,
-                stop=stop or StopRequest(),
+                embeddings=embeddings,
+                stop=self.stop,
                 report=self._report,
             )
         )
@@ -323,20 +333,6 @@ class Experiment:
         with self.stages.during("loading"):
             segmenter, method = attached_segmenter(self.run, task=task, num_classes=num_classes, checkpoint=checkpoint)
             return segmenter.to(self.device), method
-
-    def _embeddings(self, segmenter: nn.Module, method: Method, prefix: FrozenPrefix | None) -> EmbeddingCache | None:
-        """Where embeddings of training images are kept, or the tokens of ``prefix``."""
-        if prefix is not None:
-            encoder = f"tokens {prefix.fingerprint()}"
-        elif self.rules.cache_embeddings and encoder_is_frozen(method, segmenter):
-            encoder = weights_fingerprint(segmenter.get_submodule("encoder"))
-        else:
-            return None
-        data = f"{self.run.manifest}{self.run.data_fingerprint}"
-        key = f"{encoder} {self.rules.precision} {self.rules.image_size} {self.rules.pixels} {data}"
-        bounds = {} if prefix is None else {"memory_limit": SCORED_BYTES, "file_limit": TOKEN_BYTES}
-        names = [pair.stem for pair in self.data.train.pairs]
-        return EmbeddingCache(names=names, key=key, folder=Path(self.job.results) / "cache" / "embeddings", **bounds)
 
     def _state(self, path: Path) -> dict[str, Tensor]:
         tensors = read_state(path, identity=self.run.key)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator, Mapping, Sequence
+from dataclasses import dataclass
 from functools import cached_property, partial
 from typing import Any
 
@@ -13,21 +14,23 @@ from torch import Tensor, nn
 
 from harness.archive.schema import IGNORED, Run
 from harness.evaluation.conventions import CLASSES, LABELS, OVERLAP, SALIENCY
-from harness.evaluation.evaluate import Item, evaluate_split
+from harness.evaluation.evaluate import Item, Stopped, evaluate_split
 from harness.evaluation.labels import LabelScorer
 from harness.evaluation.scorer import IGNORE, SplitScorer
 from harness.experiment.building import RunData
 from harness.experiment.environment import Stages
 from harness.methods.base import Method
 from harness.models.segmenter import probabilities
+from harness.models.transfer import to_device
 from harness.protocols.card import Protocol
 from harness.system.errors import UsageError
-from harness.training.embeddings import RememberedEmbeddings, encoder_is_frozen
-from harness.training.feeding import normalise
+from harness.training.cache import ArrayCache
+from harness.training.distributed import ALONE, Workers
+from harness.training.embeddings import EmbeddingCache, encoder_is_frozen, weights_fingerprint
+from harness.training.feeding import encoded, normalise
 from harness.training.images import ImageSource
-from harness.training.outcome import Blank
+from harness.training.outcome import Blank, Interrupted
 from harness.training.precision import autocast
-from harness.training.prefix import FrozenPrefix, RememberedTokens, frozen_prefix
 from harness.training.prompts import Coordinates, prompts_of, together
 
 EVALUATION_BATCH = 4
@@ -53,16 +56,26 @@ class Scoring:
         stages: the seconds are counted to.
         tell: is told the stage and the split.
         run: which points of an object are its prompt depends on its seed, and whether a model that draws nothing fails on its images.
+        cache: where the embeddings of a frozen encoder are kept, None for memory alone.
+        stop: asked before each batch.
     """
 
     def __init__(
-        self, data: RunData, rules: Protocol, *, device: torch.device, stages: Stages, tell: Tell, run: Run
+        self,
+        data: RunData,
+        rules: Protocol,
+        *,
+        device: torch.device,
+        stages: Stages,
+        tell: Tell,
+        run: Run,
+        cache: ArrayCache | None = None,
+        stop: Callable[[], bool] = lambda: False,
     ) -> None:
         self._data, self._rules, self._device, self._stages, self._tell = data, rules, device, stages, tell
-        self._run = run
-        self._embeddings: RememberedEmbeddings | None = None
-        self._tokens: RememberedTokens | None = None
-        self._unprompted: set[tuple[str, str]] = set()
+        self._run, self._cache, self._stop = run, cache, stop
+        self._embeddings: EmbeddingCache | None = None
+        self.unprompted: set[tuple[str, str]] = set()
         self._ignored: dict[str, int] = {}
         self.foreground: dict[str, float] = {}
         """As `harness.archive.schema.Record.foreground`."""
@@ -91,15 +104,14 @@ class Scoring:
         """The threshold on probabilities; None where the likeliest class is taken."""
         return self._rules.evaluation.threshold if self.metrics is BINARY_METRICS else None
 
-    def remember_frozen(self, segmenter: nn.Module, method: Method) -> FrozenPrefix | None:
-        """Run each scored image once through what is frozen of a model with this method: the encoder, or its first blocks,
-        which are returned."""
+    def remember_frozen(self, segmenter: nn.Module, method: Method) -> EmbeddingCache | None:
+        """Have each image pass the encoder of models with this method once, where that is frozen; where its embeddings are kept, for
+        training too."""
         if self._rules.cache_embeddings and encoder_is_frozen(method, segmenter):
-            self._embeddings = RememberedEmbeddings()
-        # On a GPU a block may take less than reading its tokens: not measured, so not done.
-        prefix = frozen_prefix(segmenter) if self._rules.cache_prefix and self._device.type == "cpu" else None
-        self._tokens = None if prefix is None else RememberedTokens(prefix)
-        return prefix
+            encoder = weights_fingerprint(segmenter.get_submodule("encoder"))
+            key = f"{encoder} {self._rules.precision} {self._rules.pixels} {self._rules.fused_attention}"
+            self._embeddings = EmbeddingCache(encoder=key, cache=self._cache)
+        return self._embeddings
 
     def scores(
         self,
@@ -110,29 +122,31 @@ class Scoring:
         stage: str,
         blank: bool = True,
         seen: Seen | None = None,
+        workers: Workers = ALONE,
     ) -> tuple[Summary, ImageTable]:
         """Summary and per-image scores by split; ``all`` is every split together where there are several. ``seen`` is told
-        every prediction."""
+        every prediction. Several workers share the images, and the first of them alone knows the scores.
+
+        Raises:
+            Interrupted: a stop was asked for; nothing that was scored here counts.
+        """
         segmenter.eval()
         scorers: dict[str, SplitScorer] = {}
         together = self._scorer(metrics)
         for name, source in sets.items():
             self._tell({"stage": stage, "split": name, "images": len(source)})
             with self._stages.during("validating" if stage == "validation" else "testing"):
-                predict = self._stages.timed(self.predictor(segmenter))
-                scorers[name] = evaluate_split(
-                    predict,
-                    self._items(source, name),
-                    self._scorer(metrics),
-                    batch_size=EVALUATION_BATCH,
-                    seen=seen and partial(seen, name),
-                )
+                scorers[name] = self._scored(segmenter, source, name, metrics=metrics, seen=seen, workers=workers)
+            if not workers.leads:
+                continue
             share = scorers[name].foreground() if name in self._data.tests else None
             if share is not None:
                 self.foreground.setdefault(name, share)  # of the best checkpoint, which is tested first
             if name in self._data.tests and (ignored := scorers[name].ignored()):
                 self._ignored[name] = len(ignored)
             together.merge(scorers[name])
+        if not workers.leads:
+            return {}, {}
         # Numbers of generated images rank nothing anyway.
         if not (blank or self._run.is_generated) and together.draws_nothing():
             rules = self._rules
@@ -147,6 +161,37 @@ class Scoring:
         summaries = {name: scorer.summary() for name, scorer in scorers.items()}
         return summaries, {name: scorer.images() for name, scorer in scorers.items() if name != "all"}
 
+    def _scored(
+        self,
+        segmenter: nn.Module,
+        source: ImageSource,
+        name: str,
+        *,
+        metrics: Sequence[str],
+        seen: Seen | None,
+        workers: Workers,
+    ) -> SplitScorer:
+        """The scores of a split: this worker's part of it, of the first worker the whole."""
+        stopped, scorer = False, self._scorer(metrics)
+        items = _Items(self, source, name, range(workers.rank, len(source), workers.size))
+        try:
+            evaluate_split(
+                self.predictor(segmenter),
+                items,
+                scorer,
+                batch_size=EVALUATION_BATCH,
+                seen=seen and partial(seen, name),
+                stop=self._stop,
+                passing=self._stages.passing,
+            )
+        except Stopped:
+            stopped = True
+        if workers.any(stopped):
+            raise Interrupted(f"stopped while {name} was scored; run again to score it anew")
+        for part in workers.gathered(scorer)[1:]:
+            scorer.merge(part)
+        return scorer
+
     def test(
         self, segmenter: nn.Module, *, stage: str, blank: bool = True, seen: Seen | None = None
     ) -> tuple[Summary, ImageTable]:
@@ -160,7 +205,7 @@ class Scoring:
         that records count them by."""
         counts = {split + IGNORED: count for split, count in self._ignored.items()}
         if self._rules.prompt != "none":
-            counts["unprompted"] = sum(split in self._data.tests for split, _ in self._unprompted)
+            counts["unprompted"] = sum(split in self._data.tests for split, _ in self.unprompted)
         return counts
 
     def require_masks(self) -> None:
@@ -178,35 +223,33 @@ class Scoring:
         scores (B, C, S, S) of the benchmark's classes; of labels (B, C, 1, 1)."""
         side = 1 if self.labels else self._rules.image_size
         size = (side, side)
-        prefix = None if self._tokens is None else self._tokens.like(segmenter)
 
         def predict(images: Tensor, prompts: Sequence[Coordinates] | None = None) -> Tensor:
-            images = images.to(self._device)
+            assert not segmenter.training, "a model is scored in evaluation mode"
             given = () if prompts is None else (together(prompts, device=self._device),)
             decode = segmenter.prompted if given else segmenter.decode
             with autocast(self._rules, self._device):
                 if self._embeddings is not None:
-                    output = decode(self._embeddings.get(images, segmenter.encode), *given)
-                elif self._tokens is not None and prefix is not None:
-                    output = decode(self._tokens.get(images, prefix), *given)
+                    kept = [self._embedding(segmenter, image, self._embeddings) for image in images]
+                    output = decode(to_device(torch.stack(kept), self._device), *given)
                 else:
-                    output = segmenter(images, *given)
+                    output = segmenter(normalise(to_device(images, self._device), self._rules.pixels), *given)
             scores = probabilities(output, size)
             missing = self._data.benchmark.num_classes - self.num_classes
             return nn.functional.pad(scores, (0, 0, 0, 0, 0, missing)) if missing > 0 else scores
 
         return predict
 
-    def batches(self, source: ImageSource, count: int) -> Iterator[Tensor]:
-        """The first ``count`` inputs of a split, on the device."""
-        inputs = [self.input(source, index) for index in range(min(count, len(source)))]
-        for start in range(0, len(inputs), EVALUATION_BATCH):
-            yield torch.stack(inputs[start : start + EVALUATION_BATCH]).to(self._device)
+    def _embedding(self, segmenter: Any, image: Tensor, cache: EmbeddingCache) -> Tensor:
+        encode = partial(encoded, segmenter, self._rules, image, device=self._device)
+        return cache.get(None, image=image, encode=encode)
 
-    def input(self, source: ImageSource, index: int) -> Tensor:
-        """(3, S, S) of one image, normalised."""
-        image = torch.from_numpy(source.image(index)).unsqueeze(0)
-        return normalise(image, self._rules.pixels)[0]
+    def batches(self, source: ImageSource, count: int) -> Iterator[Tensor]:
+        """The first ``count`` inputs of a split, normalised, on the device."""
+        images = [torch.from_numpy(source.image(index)) for index in range(min(count, len(source)))]
+        for start in range(0, len(images), EVALUATION_BATCH):
+            batch = torch.stack(images[start : start + EVALUATION_BATCH])
+            yield normalise(to_device(batch, self._device), self._rules.pixels)
 
     def _scorer(self, metrics: Sequence[str]) -> SplitScorer:
         benchmark = self._data.benchmark
@@ -216,17 +259,30 @@ class Scoring:
         )
 
     def shown(self, source: ImageSource, index: int) -> tuple[Any, ...]:
-        """What `predictor` takes of one image: (3, S, S), and its prompts where the rules have any."""
-        image = self.input(source, index)
+        """What `predictor` takes of one image: (3, S, S) uint8, and its prompts where the rules have any."""
+        image = torch.from_numpy(source.image(index))
         if self._rules.prompt == "none":
             return (image,)
         mask, stem = source.mask_input(index), source.stem(index)
         return image, prompts_of(mask, self._rules, self._run.seed, stem, training=False)
 
-    def _items(self, source: ImageSource, split: str) -> Iterator[Item]:
-        for index in range(len(source)):
-            stem = source.stem(index)
-            image, *prompts = self.shown(source, index)
-            if any(len(prompt) == 0 for prompt in prompts):
-                self._unprompted.add((split, stem))
-            yield stem, image, source.mask_native(index), *prompts
+
+@dataclass(frozen=True)
+class _Items(Sequence[Item]):
+    """Some images of a split as `evaluate_split` takes them, each read when it is asked for."""
+
+    scoring: Scoring
+    source: ImageSource
+    split: str
+    indices: Sequence[int]
+
+    def __len__(self) -> int:
+        return len(self.indices)
+
+    def __getitem__(self, place: Any) -> Any:
+        index = self.indices[place]
+        stem = self.source.stem(index)
+        image, *prompts = self.scoring.shown(self.source, index)
+        if any(len(prompt) == 0 for prompt in prompts):
+            self.scoring.unprompted.add((self.split, stem))
+        return stem, image, self.source.mask_native(index), *prompts

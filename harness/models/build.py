@@ -223,7 +223,7 @@ def _timm_encoder(options: _BuildOptions) -> nn.Module:
         state = {key: tensor.float() for key, tensor in state.items() if key not in classifier}
         require_match(state, expected, path=checkpoint, backbone=entry.name)
         fit = (eva if isinstance(vit, eva.Eva) else vision_transformer).checkpoint_filter_fn
-        vit.load_state_dict(fit(state, vit, interpolation="bicubic", antialias=True), strict=True)  # type: ignore[arg-type]
+        vit.load_state_dict(fit(state, vit, interpolation="bicubic", antialias=True), strict=True)
     return TimmEncoder(vit, shape=shape, fused=options.fused, activation_checkpointing=options.recompute)
 
 

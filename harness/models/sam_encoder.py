@@ -63,9 +63,6 @@ class SAMEncoder(ImageEncoderViT):
         activation_checkpointing: recompute each block in backward instead of keeping its activations.
     """
 
-    blocks_in_a_row = True
-    """Tokens pass what lies in front of `blocks` and then these, one after the other (`harness.training.prefix`)."""
-
     def __init__(self, shape: BackboneShape, *, fused: bool, activation_checkpointing: bool) -> None:
         super().__init__(
             img_size=shape.image_size,

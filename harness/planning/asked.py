@@ -198,6 +198,8 @@ def understand(arguments: argparse.Namespace, settings: Settings) -> Asked:
         checkpoints=checkpoints,
         results=arguments.results or settings.results,
         plugins=tuple(str(path.absolute()) for path in arguments.plugin),
+        cache=settings.cache,
+        cache_gib=settings.cache_gib,
         skip_missing=arguments.skip_missing,
     )
     tuning = tuning_of(arguments, request)

@@ -9,7 +9,6 @@ from __future__ import annotations
 import itertools
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import asdict, dataclass, field, replace
-from importlib.util import find_spec
 from pathlib import Path
 from typing import Any
 
@@ -395,6 +394,8 @@ def _jobs(
             checkpoint=checkpoint.path,
             results=str(request.results.absolute()),
             plugins=request.plugins,
+            cache=request.cache,
+            cache_gib=request.cache_gib,
         )
 
 

@@ -7,6 +7,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
+from harness.settings import CACHE_GIB
 from harness.system.errors import UsageError
 
 MOST_RUNS = 50_000
@@ -64,6 +65,7 @@ class Request:
         dataset_roots: benchmark -> its own folder.
         checkpoints: backbone -> its pretrained weights; the key "" serves every backbone, the path ``none`` means random weights.
         plugins: plug-in files that the worker must load too.
+        cache, cache_gib: see `harness.planning.job.Job`.
         skip_missing: leave out benchmarks that are not on disk instead of refusing.
     """
 
@@ -80,6 +82,8 @@ class Request:
     checkpoints: Mapping[str, Path] = field(default_factory=dict)
     results: Path = Path("runs")
     plugins: tuple[str, ...] = ()
+    cache: str = ""
+    cache_gib: float = CACHE_GIB
     skip_missing: bool = False
 
     @property

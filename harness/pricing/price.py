@@ -37,7 +37,7 @@ from harness.registry import BENCHMARKS, method_config_class
 from harness.system.errors import BudgetError, UsageError
 from harness.system.machine import cores, processor
 from harness.system.text import counted, first_of
-from harness.training.bounds import CACHE_BYTES
+from harness.settings import load_settings
 
 PEAKS = {
     "b200": (80, 2250), "h200": (67, 989), "h100": (67, 989), "gh200": (67, 989), "a100": (19.5, 312), "l40": (90, 362),
@@ -429,11 +429,9 @@ def forecast_text(prices: Forecast) -> str:
         "hours are device-hours, GPU-hours on a GPU; disk is that of unfinished runs, with two checkpoints each"
     )
     if prices.image_bytes:
-        kept = min(prices.image_bytes, CACHE_BYTES) / 2**30
-        rest = (
-            "" if prices.image_bytes <= CACHE_BYTES else f" of which {kept:.0f} fit; the rest is decoded every epoch,"
-        )
-        lines.append(f"decoded images: {prices.image_bytes / 2**30:.2f} GiB,{rest} shared by runs (--no-cache: none)")
+        size, fits = prices.image_bytes / 2**30, load_settings().cache_gib
+        rest = "" if size <= fits else f" of which {fits:.0f} fit (cache_gib); the rest is decoded every epoch,"
+        lines.append(f"decoded images: {size:.2f} GiB,{rest} shared by runs (--no-cache: none)")
     if prices.finish is not None:
         at_once = f"{counted(prices.parallel, 'run')} at a time, no waiting in a queue"
         lines.append(f"finished about {prices.finish:%Y-%m-%d %H:%M} ({at_once})")

@@ -88,6 +88,8 @@ class Protocol:
         prompt_jitter: in training each edge of a box moves by at most this share of the box's side; never in tests.
         prompt_points: how many points an object gets, drawn from it.
         flip: probability of a horizontal flip in training (0.5, code).
+        augment: what else changes training images and their masks (`harness.training.augmentations`); embeddings of a frozen encoder
+            are then not kept.
         train_limit, val_limit, test_limit: use only so many images, chosen by the split seed; 0 for all. Part of the record.
         test_untrained: training images that ``train_limit`` leaves out are tested besides, but for those that share a group
             (a lesion, a sequence) with an image that trains or selects: more test images where a part of the benchmark trains.
@@ -117,9 +119,6 @@ class Protocol:
         activation_checkpointing: recompute block activations in backward.
         fused_attention, batched_decoder, cache_embeddings, fused_cell: optimisations, each equal
             to the plain way and each off with one field.
-        cache_prefix: on a CPU the tokens that enter the first trained block are kept (`harness.training.prefix`).
-        quantise: the frozen linear layers of the encoder's blocks in ``nf4`` or ``int8`` (`harness.models.quantised`), for methods
-            beside which they stay linear layers; such a model cannot be merged.
         keep_masks: the predicted masks of so many test images, the same for every method and seed, stay beside the record.
         merge: merge modes (``exact``, ``conv``, ``calibrated``) whose merged model is tested as well, as far as the method has them.
         split_follows_seed: the run's seed splits the images anew, in place of ``split_seed`` (which planning then sets to it), so
@@ -147,6 +146,7 @@ class Protocol:
     prompt_jitter: float = 0.1
     prompt_points: int = 1
     flip: float = 0.5
+    augment: tuple[Literal["vertical-flip", "rotate", "scale", "colour-jitter"], ...] = ()
     train_limit: int = 0
     val_limit: int = 0
     test_limit: int = 0
@@ -188,8 +188,6 @@ class Protocol:
     batched_decoder: bool = True
     cache_embeddings: bool = True
     cache_images: bool = True
-    cache_prefix: bool = True
-    quantise: Literal["", "nf4", "int8"] = ""
     keep_masks: int = 6
     fused_cell: bool = True
     merge: tuple[Literal["exact", "conv", "calibrated"], ...] = ()

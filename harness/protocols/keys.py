@@ -23,9 +23,9 @@ from harness.protocols.card import Protocol
 from harness.registry import method_config_class
 from harness.system.errors import UsageError, shown
 
-EXECUTION_ONLY = ("checkpoint_minutes", "cache_images", "cache_prefix", "keep_masks", "tune", "normalisation")
+EXECUTION_ONLY = ("checkpoint_minutes", "cache_images", "keep_masks", "tune", "normalisation")
 """Rules that change how a run is executed, or who said a number, and never its numbers; they are left out of keys and hashes."""
-GONE = ("log",)
+GONE = ("log", "cache_prefix")
 """Those that older records have."""
 _LEFT_OUT = ("name", "backbone", *EXECUTION_ONLY, *GONE)
 
@@ -75,7 +75,13 @@ FIRST_OPTIONS = {
 """Options of built-in methods that the hash always holds. Closed: of a method that is not here every option is new. Of methods
 from elsewhere it holds all, since nobody knows their defaults where they are not installed."""
 
-CUT_RULES: dict[str, Any] = {"road_missing_ignore": False, "statistics_batches": 0, "images": "", "masks": ""}
+CUT_RULES: dict[str, Any] = {
+    "road_missing_ignore": False,
+    "statistics_batches": 0,
+    "images": "",
+    "masks": "",
+    "quantise": "",
+}
 """Rules that are gone -> the value that every run had."""
 CUT_OPTIONS: dict[str, Any] = {
     "order": "alpha-first",

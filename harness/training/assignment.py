@@ -16,7 +16,6 @@ from harness.training.batches import TrainingImages
 from harness.training.distributed import ALONE, Workers
 from harness.training.embeddings import EmbeddingCache
 from harness.training.outcome import Progress, Selection, StopRequest
-from harness.training.prefix import FrozenPrefix
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -33,11 +32,11 @@ class Assignment:
         data: the fingerprint of its files, empty where none is known: a run whose files changed starts anew.
         code: what code makes its numbers: a checkpoint that other code wrote is continued, and the result says so.
         machine: on what it runs, such as ``NVIDIA H100, torch 2.6.0``; on another one a run goes on, too, and the result says so.
-        validate: scores the segmenter on validation; called on worker 0 in evaluation mode without gradient.
+        validate: scores the segmenter on validation; called on every worker in evaluation mode without gradient, and what it returns on
+            the first one counts.
         selection: which of these scores chooses the best epoch.
         workers: of this run, each with its own process; a batch of the protocol is shared out among them.
-        embeddings: where a frozen encoder's embeddings go, or the tokens of ``prefix``; None to compute them every time.
-        prefix: the blocks in front of the first trained one (`harness.training.prefix`), None to run them every time.
+        embeddings: where a frozen encoder's embeddings go; None to compute them every time.
         stop: asks for an early, resumable end.
         report: is told of every step.
     """
@@ -59,6 +58,5 @@ class Assignment:
     machine: str = ""
     data: str = ""
     embeddings: EmbeddingCache | None = None
-    prefix: FrozenPrefix | None = None
     stop: StopRequest = field(default_factory=StopRequest)
     report: Callable[[Progress], None] = lambda progress: None

@@ -1,7 +1,6 @@
 """Which images meet in which batch, and which are flipped: pure functions of (seed, epoch, position).
 
-Common random numbers: no method, worker count or interruption shifts what another run sees, and a run resumes at any
-    step by asking for
+Common random numbers: no method, worker count or interruption shifts what another run sees, and a run resumes at any step by asking for
 that step's batch. Draws are hashes instead of a library's generator, so that they are the same in every version of
 every library.
 """
@@ -152,23 +151,14 @@ def slice_of(batch: Sequence[int], *, rank: int, size: int) -> list[int]:
     return list(batch[rank * len(batch) // size : (rank + 1) * len(batch) // size])
 
 
-def load_batch(
-    source: TrainingImages,
-    indices: Sequence[int],
-    flips: Sequence[bool],
-    *,
-    masks: Sequence[int] | None = None,
-    with_images: bool = True,
+def load_one(
+    source: TrainingImages, index: int, *, flip: bool, mask: int, with_image: bool
 ) -> tuple[Tensor | None, Tensor]:
-    """Images (B, 3, S, S) uint8, None if they are not wanted, and targets (B, S, S) uint8 class indices, those of
-    ``masks`` where it is given; both mirrored where ``flips`` says so."""
-    images, targets = [], []
-    for index, flip, mask in zip(indices, flips, masks or indices, strict=True):  # one item may decode both at once
-        if with_images:
-            images.append(_mirrored(source.image(index), flip=flip))
-        targets.append(_mirrored(source.mask_input(mask), flip=flip))
-    return torch.from_numpy(np.stack(images)) if images else None, torch.from_numpy(np.stack(targets))
+    """An image (3, S, S) uint8, None if it is not wanted, and the target (S, S) uint8 of image ``mask``, both mirrored where ``flip``."""
+    image = _mirrored(source.image(index), flip=flip) if with_image else None  # one item may decode both at once
+    return image, _mirrored(source.mask_input(mask), flip=flip)
 
 
-def _mirrored(array: Any, *, flip: bool) -> np.ndarray:
-    return np.asarray(array)[..., ::-1] if flip else np.asarray(array)
+def _mirrored(array: Any, *, flip: bool) -> Tensor:
+    pixels = np.asarray(array)
+    return torch.from_numpy(np.ascontiguousarray(pixels[..., ::-1]) if flip else pixels)

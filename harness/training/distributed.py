@@ -46,7 +46,7 @@ class Workers:
     """This worker among those of its run.
 
     Args:
-        rank: 0 … size − 1; rank 0 validates and writes.
+        rank: 0 … size − 1; rank 0 writes.
         size: number of workers; 1 needs no process group.
     """
 
@@ -97,6 +97,15 @@ class Workers:
             dist.broadcast_object_list(box, src=0)
         return box[0]
 
+    def gathered(self, value: Any) -> list[Any]:
+        """Every worker's ``value``, by rank, on the first of them; on the others their own."""
+        if self.size == 1:
+            return [value]
+        boxes: list[Any] = [None] * self.size
+        with _with_peers():
+            dist.all_gather_object(boxes, value)
+        return boxes if self.leads else [value]
+
     def any(self, flag: bool) -> bool:  # noqa: FBT001 - the value itself, not an option
         """Whether ``flag`` holds on at least one worker."""
         if self.size == 1:
@@ -106,6 +115,8 @@ class Workers:
 
 
 ALONE = Workers()
+TIMEOUT = timedelta(minutes=30)
+"""How long workers wait for one another: all train and validate, the first writes, and decoding a slow disk's images is the rest."""
 
 
 def join(*, device: torch.device) -> Workers:
@@ -113,8 +124,7 @@ def join(*, device: torch.device) -> Workers:
     SLURM_PROCID and SLURM_NTASKS with MASTER_*); `ALONE` where it describes none or one worker, as an allocation of several tasks
     does in which nobody has said where they meet.
 
-    gloo on CPU, nccl on CUDA unless workers share a device, which nccl refuses. The timeout is long because the others
-    wait while rank 0 validates.
+    gloo on CPU, nccl on CUDA unless workers share a device, which nccl refuses.
 
     Raises:
         UsageError: the environment is incomplete.
@@ -130,13 +140,14 @@ def join(*, device: torch.device) -> Workers:
         raise UsageError(f"{size} workers, but {names} is not set; start them with torchrun or through --cluster")
     sharing = int(os.environ.get("LOCAL_WORLD_SIZE", "1")) > torch.cuda.device_count()
     backend = "nccl" if device.type == "cuda" and not sharing else "gloo"
-    dist.init_process_group(backend, rank=int(rank), world_size=size, timeout=timedelta(hours=12))
+    here = {"device_id": device} if backend == "nccl" else {}  # else NCCL guesses it from the rank
+    dist.init_process_group(backend, rank=int(rank), world_size=size, timeout=TIMEOUT, **here)  # type: ignore[arg-type]
     return Workers(rank=int(rank), size=size)
 
 
 def leave(workers: Workers) -> None:
     """Leave the process group that `join` joined."""
-    if workers.size > 1:
+    if workers.size > 1 and dist.is_initialized():
         dist.destroy_process_group()
 
 

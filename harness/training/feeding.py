@@ -4,12 +4,12 @@ embeddings."""
 from __future__ import annotations
 
 import contextlib
-import os
 import time
 from collections import deque
 from collections.abc import Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
 from dataclasses import dataclass, replace
+from functools import partial
 from types import TracebackType
 from typing import Any
 
@@ -17,20 +17,20 @@ import torch
 from torch import Tensor, nn
 
 from harness.models.segmenter import Prompts
+from harness.models.transfer import channels, to_device
 from harness.protocols.card import Protocol
-from harness.training.batches import TrainingImages, UpdatePlan, load_batch, slice_of
+from harness.system.machine import cores
+from harness.training.batches import TrainingImages, UpdatePlan, load_one, slice_of
 from harness.training.distributed import Workers
 from harness.training.embeddings import EmbeddingCache
-from harness.training.precision import autocast, products
+from harness.training.precision import autocast
 from harness.training.prediction import Loss, Prediction
-from harness.training.prefix import FrozenPrefix
 from harness.training.prompts import prompts_of, together
 
 
 def normalise(images: Tensor, pixels: tuple[Sequence[float], Sequence[float]]) -> Tensor:
     """(B, 3, S, S) uint8 RGB to fp32, by mean and standard deviation of RGB in [0, 1]."""
-    shape = (1, 3, 1, 1)
-    centre, spread = (torch.tensor(values, device=images.device).view(shape) for values in pixels)
+    centre, spread = (channels(tuple(values), images.device) for values in pixels)
     return (images.float() / 255 - centre) / spread
 
 
@@ -39,8 +39,7 @@ class Batch:
     """This worker's part of one forward pass.
 
     Args:
-        indices: positions in the training split.
-        flips: which of them are mirrored.
+        entries: what each image is in this process, by which a cache of embeddings knows it again.
         images: (B, 3, S, S) uint8, mirrored; None if all embeddings are cached.
         targets: (B, S, S) uint8 class indices, mirrored.
         share: this worker's fraction of the global batch; 0 for a worker that got no image and runs one along, so that
@@ -49,8 +48,7 @@ class Batch:
         prompts: what points out the objects of ``targets``; None under a protocol without prompts.
     """
 
-    indices: list[int]
-    flips: list[bool]
+    entries: list[tuple[int, bool]]
     images: Tensor | None
     targets: Tensor
     share: float
@@ -58,12 +56,12 @@ class Batch:
     prompts: Prompts | None = None
 
 
-LOADERS = 4
-"""Threads that decode images; the CPU's cores if it has fewer."""
+LOOKAHEAD = 2
+"""Updates that load while one computes."""
 
 
 class Feeder:
-    """Loads the next updates' images while this one computes, and turns a batch into a prediction.
+    """Loads the next updates' images while this one computes, on all cores, and turns a batch into a prediction.
 
     Use as a context manager; `prepare` updates, `take` them in the same order, `predict` each of their batches.
 
@@ -71,11 +69,10 @@ class Feeder:
         segmenter: see `harness.models.segmenter`.
         images: the training split.
         plan: which images when.
-        protocol: normalisation, precision.
+        protocol: normalisation, precision, augmentations.
         device: where to compute.
         workers: for this worker's slice.
-        embeddings: cache of the frozen encoder, or of the tokens of ``prefix``; None to run the encoder every time.
-        prefix: the part of the encoder whose tokens ``embeddings`` holds; None where it holds what the encoder gives.
+        embeddings: cache of the frozen encoder; None to run the encoder every time.
     """
 
     def __init__(
@@ -88,7 +85,6 @@ class Feeder:
         device: torch.device,
         workers: Workers,
         embeddings: EmbeddingCache | None,
-        prefix: FrozenPrefix | None = None,
     ) -> None:
         self._segmenter: Any = segmenter
         self._images = images
@@ -97,8 +93,9 @@ class Feeder:
         self._device = device
         self._workers = workers
         self._embeddings = embeddings
-        self._prefix = prefix
-        self._loader = ThreadPoolExecutor(min(LOADERS, os.cpu_count() or 1), thread_name_prefix="feeder")
+        # Those that put an update together wait for those that read its images, so they are apart.
+        self._readers = ThreadPoolExecutor(cores(), thread_name_prefix="feeder")
+        self._updates = ThreadPoolExecutor(LOOKAHEAD + 1, thread_name_prefix="feeder-update")
         self._pending: deque[Future[list[Batch]]] = deque()
 
     def __enter__(self) -> Feeder:
@@ -107,11 +104,12 @@ class Feeder:
     def __exit__(
         self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
     ) -> None:
-        self._loader.shutdown(cancel_futures=True)
+        self._readers.shutdown(cancel_futures=True)
+        self._updates.shutdown(cancel_futures=True)
 
     def prepare(self, epoch: int, step: int, *, for_architecture: bool = False, other_masks: bool = False) -> None:
         """Start loading an update, with the masks of other images where ``other_masks`` says so; see `UpdatePlan`."""
-        self._pending.append(self._loader.submit(self._load, epoch, step, for_architecture, other_masks))
+        self._pending.append(self._updates.submit(self._load, epoch, step, for_architecture, other_masks))
 
     def take(self) -> tuple[list[Batch], float]:
         """The update that was prepared first, on the device, and the seconds spent waiting for it."""
@@ -124,20 +122,13 @@ class Feeder:
         """The protocol's precision for a forward pass."""
         return autocast(self._protocol, self._device)
 
-    def products(self) -> contextlib.AbstractContextManager[Any]:
-        """A context for the backward pass of what `autocast` computed."""
-        return products(self._protocol, self._device)
-
     def predict(self, batch: Batch) -> Prediction:
         """Logits of the batch."""
         given = () if batch.prompts is None else (batch.prompts,)
         if self._embeddings is None:
             assert batch.images is not None
-            return self._segmenter(self._normalised(batch.images), *given)
+            return self._segmenter(normalise(batch.images, self._protocol.pixels), *given)
         kept = self._embed(batch, self._embeddings)
-        if self._prefix is not None:
-            side = self._protocol.image_size
-            kept = self._prefix.embedding(kept, size=(side, side))
         return self._segmenter.prompted(kept, *given) if given else self._segmenter.decode(kept)
 
     def _load(self, epoch: int, step: int, for_architecture: bool, other_masks: bool) -> list[Batch]:  # noqa: FBT001 - submitted, not called
@@ -150,27 +141,40 @@ class Feeder:
             )
             indices, turns = part or whole[:1], turns or all_turns[:1]
             flips = [self._plan.flipped(epoch, index, turn) for index, turn in zip(indices, turns, strict=True)]
-            cache = self._embeddings
-            cached = cache is not None and all(
-                cache.ready(index, flip=flip) for index, flip in zip(indices, flips, strict=True)
-            )
+            entries = list(zip(indices, flips, strict=True))
+            cached = self._embeddings is not None and all(map(self._embeddings.ready, entries))
             masks = self._plan.other_masks(indices) if other_masks else indices
-            images, targets = load_batch(self._images, indices, flips, masks=masks, with_images=not cached)
-            if self._device.type == "cuda":
-                targets = targets.pin_memory()
-                images = None if images is None else images.pin_memory()
+            loading = [
+                self._readers.submit(self._read, epoch, index, turn, flip=flip, mask=mask, with_image=not cached)
+                for (index, flip), turn, mask in zip(entries, turns, masks, strict=True)
+            ]
+            loaded = [future.result() for future in loading]
+            images = [image for image, _ in loaded if image is not None]
+            targets = torch.stack([target for _, target in loaded])
             batches.append(
                 Batch(
-                    indices=indices,
-                    flips=flips,
-                    images=images,
-                    targets=targets,
+                    entries=entries,
+                    images=self._pinned(torch.stack(images)) if images else None,
+                    targets=self._pinned(targets),
                     share=len(part) / len(whole),
                     passes=sum(map(len, passes)) / len(whole),
                     prompts=self._prompts(epoch, indices, turns, targets),
                 )
             )
         return batches
+
+    def _read(
+        self, epoch: int, index: int, turn: int, *, flip: bool, mask: int, with_image: bool
+    ) -> tuple[Tensor | None, Tensor]:
+        image, target = load_one(self._images, index, flip=flip, mask=mask, with_image=with_image)
+        if not self._protocol.augment or image is None:
+            return image, target
+        from harness.training.augmentations import augmented  # torchvision takes a second
+
+        return augmented(image, target, self._protocol.augment, self._plan.seed, epoch, index, turn)
+
+    def _pinned(self, tensor: Tensor) -> Tensor:
+        return tensor.pin_memory() if self._device.type == "cuda" else tensor
 
     def _prompts(self, epoch: int, indices: Sequence[int], turns: Sequence[int], targets: Tensor) -> Prompts | None:
         if self._protocol.prompt == "none":
@@ -186,26 +190,23 @@ class Feeder:
         images = batch.images
         if images is not None and self._embeddings is None:
             images = images.to(self._device, non_blocking=True)
-        targets = batch.targets.to(self._device, non_blocking=True)
-        return replace(batch, images=images, targets=targets)
-
-    def _normalised(self, images: Tensor) -> Tensor:
-        return normalise(images, self._protocol.pixels)
+        return replace(batch, images=images, targets=batch.targets.to(self._device, non_blocking=True))
 
     def _embed(self, batch: Batch, cache: EmbeddingCache) -> Tensor:
-        """(B, D, h, w), or tokens, from the cache; each image that is missing is encoded alone."""
-        encoded = self._segmenter.encode if self._prefix is None else self._prefix.tokens
-        embeddings = []
-        for place, (index, flip) in enumerate(zip(batch.indices, batch.flips, strict=True)):
-            image = None if batch.images is None else batch.images[place]
+        """(B, D, h, w) from the cache; each image that is missing is encoded alone."""
+        encode = partial(encoded, self._segmenter, self._protocol, device=self._device)
+        images = [None] * len(batch.entries) if batch.images is None else batch.images
+        kept = [
+            cache.get(entry, image=image, encode=partial(encode, image))
+            for entry, image in zip(batch.entries, images, strict=True)
+        ]
+        return to_device(torch.stack(kept), self._device)
 
-            def encode(image: Tensor | None = image) -> Tensor:
-                assert image is not None
-                with torch.no_grad():
-                    return encoded(self._normalised(image[None].to(self._device)))[0]
 
-            embeddings.append(cache.get(index, flip=flip, image=image, encode=encode))
-        return torch.stack(embeddings).to(self._device)
+@torch.no_grad()
+def encoded(segmenter: Any, protocol: Protocol, image: Tensor, *, device: torch.device) -> Tensor:
+    """The embedding (C, h, w) of one image (3, S, S) uint8, encoded alone."""
+    return segmenter.encode(normalise(to_device(image[None], device), protocol.pixels))[0]
 
 
 def task_loss(loss: Loss, prediction: Prediction, batch: Batch, *, workers: Workers) -> Tensor:

@@ -4,69 +4,38 @@ not been.
 Everything random is a function of (seed, epoch, step), the learning rate of the update's index, and checkpoints are
 written between updates. So a process that is killed and started again repeats the updates since its last checkpoint
 with the same numbers, and on CPU ends with bit-identical weights and metrics (for the same number of threads). On a GPU
-it repeats them but for rounding: see `deterministic`.
+it repeats them but for rounding: attention, pooling and resizing have no deterministic backward pass there that is fast.
+
+The host reads one pair of numbers an update, loss and gradient norm, and on a GPU while the next update is computed already.
 """
 
 from __future__ import annotations
 
-import contextlib
 import math
-import os
 import time
-import warnings
-from collections.abc import Iterator
+from collections.abc import Callable
 from dataclasses import asdict, dataclass, field
 from typing import Any, Literal
 
 import torch
+from torch import Tensor
 
 from harness.methods.base import ARCHITECTURE, WEIGHTS, Method, Role
 from harness.methods.parts.placement import MethodError
+from harness.models.transfer import to_host
 from harness.protocols.card import Protocol
 from harness.system.errors import UsageError
 from harness.training.assignment import Assignment
 from harness.training.batches import UpdatePlan, draw_number, hold_out
 from harness.training.checkpoint import CheckpointFiles, StateFiles
 from harness.training.embeddings import encoder_is_frozen
-from harness.training.feeding import Feeder, task_loss
+from harness.training.feeding import LOOKAHEAD, Feeder, task_loss
 from harness.training.losses import build_loss
 from harness.training.memory import peak_bytes, reset_peak
 from harness.training.optimisers import build_optimisers, parameters_of, set_learning_rate, update
 from harness.training.outcome import Diverged, Interrupted, Progress, TrainingResult
 from harness.training.position import Position
 from harness.training.prediction import Loss
-
-
-@contextlib.contextmanager
-def deterministic(device: torch.device) -> Iterator[None]:
-    """Deterministic kernels on CUDA wherever they exist; CPU kernels are deterministic for a fixed number of threads.
-
-    Some backward passes (pooling) have no deterministic kernel on CUDA, so torch may only warn of them and not refuse; while it only
-    warns, it takes no deterministic kernel for fused attention either. These sum in an order that changes from run to run;
-    ``fused_attention=false`` takes attention out of the list. Bilinear resizing takes a slower way there, which needs several times
-    the memory of its output: a session of costs works under the same rule, so that its steps are those of a run.
-    """
-    if device.type != "cuda":
-        yield
-        return
-    os.environ.setdefault("CUBLAS_WORKSPACE_CONFIG", ":4096:8")  # cuBLAS reads it when it starts
-    before = torch.are_deterministic_algorithms_enabled()
-    warn_only = torch.is_deterministic_algorithms_warn_only_enabled()
-    benchmark = torch.backends.cudnn.benchmark
-    fill = torch.utils.deterministic.fill_uninitialized_memory  # type: ignore[attr-defined]
-    torch.use_deterministic_algorithms(True, warn_only=True)
-    torch.backends.cudnn.benchmark = False
-    torch.utils.deterministic.fill_uninitialized_memory = False  # type: ignore[attr-defined]
-    try:
-        with warnings.catch_warnings():
-            for said in ("does not have a deterministic implementation", "defaults to a non-deterministic algorithm"):
-                warnings.filterwarnings("ignore", message=f".*{said}.*")
-            yield
-    finally:
-        torch.use_deterministic_algorithms(before, warn_only=warn_only)
-        torch.backends.cudnn.benchmark = benchmark
-        torch.utils.deterministic.fill_uninitialized_memory = fill  # type: ignore[attr-defined]
-
 
 MOST_STEPS = 1000
 """Steps for an update of the weights; a method that takes more than this never gives them one."""
@@ -112,8 +81,6 @@ def learning_rate_factor(
     return 1.0
 
 
-LOOKAHEAD = 2
-"""Updates whose images load while one computes."""
 WARMUP_STEPS = 3
 """Updates after each start that the median step time leaves out: allocators, kernels and files are still cold."""
 
@@ -144,8 +111,7 @@ def train(given: Assignment) -> TrainingResult:
         flip=protocol.flip,
         seed=given.seed,
     )
-    prefix = given.prefix if protocol.cache_prefix else None
-    cacheable = bool(prefix) or (protocol.cache_embeddings and encoder_is_frozen(method, given.segmenter))
+    cacheable = protocol.cache_embeddings and not protocol.augment and encoder_is_frozen(method, given.segmenter)
     loop = _Loop(
         given=given,
         plan=plan,
@@ -157,7 +123,6 @@ def train(given: Assignment) -> TrainingResult:
             device=given.device,
             workers=given.workers,
             embeddings=given.embeddings if cacheable else None,
-            prefix=prefix,
         ),
         loss=build_loss(protocol, task=given.task, num_classes=given.num_classes),
         optimisers=build_optimisers(method.parameter_groups(), protocol) if method.config.trains else {},
@@ -166,8 +131,24 @@ def train(given: Assignment) -> TrainingResult:
         checkpoints=CheckpointFiles(given.folder, identity=given.identity, data=given.data),
         states=StateFiles(given.folder, identity=given.identity),
     )
-    with deterministic(given.device):
-        return loop.run()
+    return loop.run()
+
+
+@dataclass(frozen=True, kw_only=True)
+class _Pass:
+    """A pass whose numbers the host has not read yet.
+
+    Args:
+        numbers: waits for its loss and gradient norm.
+        place: where it was, for a message.
+    """
+
+    numbers: Callable[[], Tensor]
+    roles: tuple[Role, ...]
+    rates: list[float]
+    place: str
+    waited: float
+    timed: bool
 
 
 @dataclass(kw_only=True)
@@ -189,6 +170,9 @@ class _Loop:
     cold: int = WARMUP_STEPS
     started: float = 0.0
     saved_at: float = 0.0
+    pending: _Pass | None = None
+    mark: float = 0.0
+    loss_read: float = math.nan
 
     def run(self) -> TrainingResult:
         self._resume()
@@ -212,26 +196,57 @@ class _Loop:
         self.given.segmenter.train()
         reset_peak(self.given.device)
         while position.step < self._steps_in(position.epoch):
-            begun = time.monotonic()
+            if self.pending is None:
+                self.mark = time.monotonic()
             self._prepare_ahead()
             for roles in self._passes(position.epoch, position.step):
                 batches, waited = self.feeder.take()
-                loss, made = self._update(roles, batches)
-                seconds = time.monotonic() - begun
-                position.peak = max(position.peak, peak_bytes(self.given.device))
-                position.count_update(
-                    "+".join(roles), loss=loss, seconds=seconds, waited=waited, timed=not self.cold, made=made
-                )
-                begun = time.monotonic()
+                made = self._update(roles, batches, waited)
+                self._settle()  # the one before
+                self.pending = made
+                if self.given.device.type == "cpu" or self.scaler.is_enabled():  # fp16's scaler asks each time anyway
+                    self._settle()
             self.given.method.after_update(epoch=position.epoch, step=position.step, total=self.total)
             for optimiser in self.optimisers.values():
                 optimiser.zero_grad(set_to_none=True)
             position.step += 1
             self.cold = max(0, self.cold - 1)
-            self._tell("step", loss=loss)
+            self._tell("step", loss=self.loss_read)
             self._stop_if_asked()
             if time.monotonic() - self.saved_at >= 60 * self.given.protocol.checkpoint_minutes:
                 self._save()
+        self._settle()
+
+    def _settle(self) -> None:
+        """Read the numbers of the pass before and count it. Raises Diverged: they are not finite."""
+        if self.pending is None:
+            return
+        done, self.pending = self.pending, None
+        self.loss_read, norm = done.numbers().tolist()
+        half, position = self.scaler.is_enabled(), self.position
+        # fp16 gradients may overflow: the scaler skips that step and lowers its scale.
+        if not math.isfinite(self.loss_read) or not (half or math.isfinite(norm)):
+            what = "gradient" if math.isfinite(self.loss_read) else "loss"
+            rate = ", ".join(f"{value:g}" for value in done.rates)
+            raise Diverged(f"the {what} is not finite in {done.place} at lr {rate}; try a lower lr, or precision=fp32")
+        made = not half or math.isfinite(norm)
+        if not made and self.scaler.get_scale() < 1:
+            raise Diverged(
+                f"the gradient is not finite at any scale of fp16, up to {done.place}; try precision=bf16 or fp32"
+            )
+        if made and ARCHITECTURE in done.roles:
+            position.alpha_lr_sum += done.rates[done.roles.index(ARCHITECTURE)]
+        now = time.monotonic()
+        position.peak = max(position.peak, peak_bytes(self.given.device))
+        position.count_update(
+            "+".join(done.roles),
+            loss=self.loss_read,
+            seconds=now - self.mark,
+            waited=done.waited,
+            timed=done.timed,
+            made=made,
+        )
+        self.mark = now
 
     def _over(self) -> bool:
         """Whether training is over; a run that stopped after its last update still has that epoch to validate."""
@@ -277,8 +292,8 @@ class _Loop:
         """Index of the next update in the whole run."""
         return self.position.epoch * self.plan.updates_per_epoch + self.position.step
 
-    def _update(self, roles: tuple[Role, ...], batches: list[Any]) -> tuple[float, bool]:
-        """One optimiser step of the given roles; returns the loss of the global batch, and whether a step was made."""
+    def _update(self, roles: tuple[Role, ...], batches: list[Any], waited: float) -> _Pass:
+        """One optimiser step of the given roles, for which ``waited`` seconds were waited for images."""
         position = self.position
         self._seed_noise(roles)
         factor = self._learning_rate_factor()
@@ -300,29 +315,22 @@ class _Loop:
                     loss = loss + batch.share * extra
                 loss = loss / batch.passes
                 # Only the active roles' gradients are computed; autograd leaves out what leads to no other input.
-                with self.feeder.products():
-                    self.scaler.scale(loss).backward(inputs=parameters)
+                self.scaler.scale(loss).backward(inputs=parameters)
             shares += loss.detach()
         self.given.workers.sum_gradients(parameters)
-        total = float(self.given.workers.total(shares))
+        total = self.given.workers.total(shares)
         norm = shares
-        if math.isfinite(total):  # `Method.after_update` looks at the gradients
+        # A GPU is not waited for: where its loss is not finite this update is the run's last, and is kept nowhere.
+        if self.given.device.type != "cpu" or math.isfinite(float(total)):  # `Method.after_update` looks at the gradients
             norm = update(active, clip=self.given.protocol.clip, scaler=self.scaler, keeps_gradients=True)
-        # fp16 gradients may overflow: the scaler skips that step and lowers its scale.
-        if not math.isfinite(total) or not (self.scaler.is_enabled() or math.isfinite(float(norm))):
-            what = "gradient" if math.isfinite(total) else "loss"
-            where = f"epoch {position.epoch + 1}, step {position.step + 1}"
-            rate = ", ".join(f"{value:g}" for value in rates)
-            raise Diverged(f"the {what} is not finite in {where} at lr {rate}; try a lower lr, or precision=fp32")
-        made = not self.scaler.is_enabled() or math.isfinite(float(norm))
-        if not made and self.scaler.get_scale() < 1:
-            where = f"epoch {position.epoch + 1}, step {position.step + 1}"
-            raise Diverged(
-                f"the gradient is not finite at any scale of fp16, up to {where}; try precision=bf16 or fp32"
-            )
-        if made and ARCHITECTURE in roles:
-            position.alpha_lr_sum += rates[roles.index(ARCHITECTURE)]
-        return total, made
+        return _Pass(
+            numbers=to_host(torch.stack([total.double(), norm.to(total.device).double()])),
+            roles=roles,
+            rates=rates,
+            place=f"epoch {position.epoch + 1}, step {position.step + 1}",
+            waited=waited,
+            timed=not self.cold,
+        )
 
     def _learning_rate_factor(self) -> float:
         kind, warmup = self.given.protocol.schedule, self.given.protocol.warmup
@@ -348,7 +356,11 @@ class _Loop:
         epoch = position.epoch + 1
         metrics: dict[str, float] = {}
         if self._selects(epoch):
-            metrics = self._validate()
+            try:
+                metrics = self._validate()
+            except Interrupted:
+                self._save()  # with the epoch trained and not yet validated
+                raise
             value = metrics[self.given.selection.metric]
             if self.given.selection.improves(value, position.best_value):
                 position.best_epoch, position.best_value = epoch, value
@@ -365,14 +377,13 @@ class _Loop:
         return epoch * planned // every > (epoch - 1) * planned // every or epoch == self._epochs
 
     def _validate(self) -> dict[str, float]:
-        metrics: dict[str, float] = {}
-        if self.given.workers.leads:
-            self.given.segmenter.eval()
-            with torch.no_grad():
-                metrics = self.given.validate()
+        self.given.segmenter.eval()
+        with torch.no_grad():
+            metrics = self.given.validate()
         return self.given.workers.from_leader(metrics)
 
     def _save(self) -> None:
+        self._settle()
         now = time.monotonic()
         self.position.wall_seconds += now - self.started
         self.started = self.saved_at = now

@@ -36,9 +36,6 @@ class BitFitConfig(PlacedConfig):
     def gradient_from(self, shape: BackboneShape) -> int | None:
         return 0 if self.outside else super().gradient_from(shape)
 
-    def untouched_blocks(self, shape: BackboneShape) -> int | None:
-        return None if self.outside else super().untouched_blocks(shape)
-
 
 @dataclass(frozen=True, kw_only=True)
 class LayerNormConfig(BitFitConfig):
@@ -54,9 +51,6 @@ class LayerNormConfig(BitFitConfig):
 
     def gradient_from(self, shape: BackboneShape) -> int | None:
         return 0 if self.outside and shape.pre_norm else PlacedConfig.gradient_from(self, shape)
-
-    def untouched_blocks(self, shape: BackboneShape) -> int | None:
-        return None if self.outside and shape.pre_norm else PlacedConfig.untouched_blocks(self, shape)
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -123,9 +117,6 @@ class FacTConfig(PlacedConfig):
         cores = squares * rank**2 if self.form == "tt" else rank**3 + squares * rank
         return 2 * max(block.dim for block in blocks) * rank + cores
 
-    def untouched_blocks(self, shape: BackboneShape) -> int | None:
-        return None  # its factors are the encoder's and no block's, so that nothing tells where they are first used
-
 
 @dataclass(frozen=True, kw_only=True)
 class SSFConfig(PlacedConfig):
@@ -159,9 +150,6 @@ class SSFConfig(PlacedConfig):
 
     def gradient_from(self, shape: BackboneShape) -> int | None:
         return 0 if self.outside else super().gradient_from(shape)
-
-    def untouched_blocks(self, shape: BackboneShape) -> int | None:
-        return None if self.outside else super().untouched_blocks(shape)
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -279,9 +267,6 @@ class SAMAdapterConfig(PlacedConfig):
         require_whole("scale", self.scale)
         if not 0 <= self.ratio < 1:
             raise MethodError(f"ratio={self.ratio}: the removed fraction of the spectrum lies in [0, 1)")
-
-    def untouched_blocks(self, shape: BackboneShape) -> int | None:
-        return None  # it reads the embedding of the patches
 
     def width(self, shape: BackboneShape) -> int:
         shape.require_one_width("samadapter", "makes the prompts of all blocks of one embedding of the patches")

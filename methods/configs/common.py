@@ -89,11 +89,6 @@ class MethodConfig:
         """The first block that backward passes, None where no gradient passes the backbone."""
         return 0
 
-    def untouched_blocks(self, shape: BackboneShape) -> int | None:
-        """How many of the first blocks run as without the method, which reads nothing before they are done; None where it
-        acts before the first, or no gradient passes the backbone."""
-        return self.gradient_from(shape) or None
-
 
 @dataclass(frozen=True, kw_only=True)
 class PlacedConfig(MethodConfig):
@@ -108,9 +103,6 @@ class PlacedConfig(MethodConfig):
 
     def gradient_from(self, shape: BackboneShape) -> int | None:
         return parse_blocks(self.blocks, depth=shape.depth, global_blocks=shape.global_blocks)[0]
-
-    def untouched_blocks(self, shape: BackboneShape) -> int | None:
-        return self.gradient_from(shape)
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import Literal
+from typing import ClassVar, Literal
 
 from harness.methods.configs.common import PlacedConfig, require_choice, require_positive, require_whole
 from harness.methods.parts.placement import BackboneShape, BlockShape, MethodError, apart, parse_sites

@@ -16,6 +16,7 @@ from harness.cli.data import main
 from harness.datasets.base import IGNORE, DatasetError, Pair
 from harness.datasets.own import any_folder
 from harness.datasets.reading.coco import _runs
+from harness.training.cache import ArrayCache
 from harness.training.images import ImageSource
 from tests.datasets.conftest import opened
 
@@ -269,7 +270,7 @@ def test_kept_images_of_one_json_are_told_apart(tmp_path: Path) -> None:
     json_file = folder / "_annotations.coco.json"
     pairs = [Pair(stem=name, image=folder / name, mask=json_file, entry=name) for name in ("a.png", "b.png")]
     for _ in range(2):
-        source = ImageSource(benchmark, pairs, image_size=16, cache=tmp_path / "cache")
+        source = ImageSource(benchmark, pairs, image_size=16, cache=ArrayCache(tmp_path / "cache"))
         for index, pair in enumerate(pairs):
             np.testing.assert_array_equal(source.mask_native(index), benchmark.read(pair).mask)
 

@@ -156,7 +156,7 @@ def test_what_is_wrong_in_a_card_is_one_line_whatever_is_set(text, word, overrid
 def test_a_weight_of_the_loss_may_be_large_and_what_only_saves_time_is_on() -> None:
     card = load_protocol("demo", {"class_weight": "100", "match_class_weight": "100"})
     assert (card.class_weight, card.match_class_weight) == (100, 100)
-    saving = ("fused_attention", "batched_decoder", "cache_embeddings", "cache_images", "cache_prefix", "fused_cell")
+    saving = ("fused_attention", "batched_decoder", "cache_embeddings", "cache_images", "fused_cell")
     assert all(getattr(card, name) for name in saving)
 
 

@@ -8,15 +8,17 @@ import pytest
 import torch
 
 from harness.evaluation.conventions import METRICS
-from harness.evaluation.evaluate import evaluate_split
+from harness.evaluation.evaluate import Stopped, evaluate_split
 from harness.evaluation.scorer import SplitScorer
 from tests.harness.evaluation.pairs import random_pairs
 
 
 def items(count=13):
+    made = []
     for name, prediction, mask in random_pairs(count, seed=9):
         image = torch.nn.functional.interpolate(torch.from_numpy(prediction[None, None] / 255).float(), (32, 32))[0]
-        yield name, image.expand(3, 32, 32), mask
+        made.append((name, image.expand(3, 32, 32), mask))
+    return made
 
 
 def first_channel(images):
@@ -77,4 +79,18 @@ def test_what_waits_for_scoring_is_bounded():
 
     evaluate_split(predict, items(40), scorer, workers=2)
     assert len(scorer) == 40
-    assert max(ahead) <= 2 * 2 + 1 + 1
+    assert max(ahead) <= 2 * 2 + 1 + 1 + 1  # one batch is under way while the one before is read
+
+
+@pytest.mark.parametrize("workers", [0, 2])
+def test_a_stop_is_heard_before_the_next_batch(workers):
+    batches: list[int] = []
+
+    def predict(images):
+        batches.append(len(images))
+        return images[:, 0]
+
+    scorer = SplitScorer(["iou"])
+    with pytest.raises(Stopped):
+        evaluate_split(predict, items(), scorer, batch_size=2, workers=workers, stop=lambda: len(batches) == 2)
+    assert batches == [2, 2]

@@ -107,7 +107,7 @@ def test_metrics_of_masks_and_of_labels_are_kept_apart() -> None:
 
 def test_a_split_is_evaluated_as_one_of_masks_is() -> None:
     logits, labels = _drawn(10, 3, seed=4, sharpness=1.0)
-    items = ((f"{n}", logits[n], np.full((1, 1), int(labels[n]), np.uint8)) for n in range(10))
+    items = [(f"{n}", logits[n], np.full((1, 1), int(labels[n]), np.uint8)) for n in range(10)]
     scorer = LabelScorer(LABELS, task="classification", num_classes=3)
     scores = evaluate_split(lambda x: x.softmax(dim=1)[..., None, None], items, scorer, batch_size=4)
     assert scores.summary() == _scored(logits, labels).summary()

@@ -9,7 +9,7 @@ import numpy as np
 import pytest
 import torch
 
-from harness.training.batches import UpdatePlan, draw_number, hold_out, load_batch, shuffled, slice_of, subset
+from harness.training.batches import UpdatePlan, draw_number, hold_out, load_one, shuffled, slice_of, subset
 from harness.training.distributed import ALONE
 from harness.training.feeding import Feeder
 from tests.harness.training.tiny import CPU, Discs, protocol
@@ -82,11 +82,11 @@ def test_an_images_flip_does_not_depend_on_where_in_the_epoch_it_comes(fields: d
         for step in range(chosen.updates_per_epoch):
             feeder.prepare(2, step)
         batches: Any = [batch for _ in range(chosen.updates_per_epoch) for batch in feeder.take()[0]]
-    flips = {index: flip for batch in batches for index, flip in zip(batch.indices, batch.flips, strict=True)}
+    flips = {index: flip for batch in batches for index, flip in batch.entries}
     assert flips == {index: chosen.flipped(2, index) for index in range(10)}
     assert len(set(flips.values())) == 2
     for batch in batches:
-        for place, index in enumerate(batch.indices):
+        for place, (index, _) in enumerate(batch.entries):
             image = torch.from_numpy(Discs(10).image(index))
             assert torch.equal(batch.images[place], image.flip(-1) if flips[index] else image)
 
@@ -105,7 +105,7 @@ def test_an_image_that_comes_again_in_an_epoch_is_drawn_anew() -> None:
             ] * 2
             feeder.prepare(0, step)
             for batch in feeder.take()[0]:
-                for index, flip in zip(batch.indices, batch.flips, strict=True):
+                for index, flip in batch.entries:
                     seen.setdefault(index, []).append(flip)
     assert seen == {index: [chosen.flipped(0, index, turn) for turn in range(8)] for index in range(5)}
     assert all(len(set(flips)) == 2 for flips in seen.values())
@@ -114,11 +114,11 @@ def test_an_image_that_comes_again_in_an_epoch_is_drawn_anew() -> None:
 
 def test_a_flip_mirrors_image_and_mask_alike() -> None:
     source = Discs(3)
-    loaded: Any = load_batch(source, [1, 2], [True, False])
-    images, targets = loaded
-    assert torch.equal(images[0].flip(-1), torch.from_numpy(source.image(1)))
-    assert torch.equal(targets[0].flip(-1), torch.from_numpy(source.mask_input(1)))
-    assert torch.equal(images[1], torch.from_numpy(source.image(2)))
+    for flip in (True, False):
+        image, target = load_one(source, 1, flip=flip, mask=1, with_image=True)
+        assert image is not None
+        for loaded, plain in ((image, source.image(1)), (target, source.mask_input(1))):
+            assert torch.equal(loaded.flip(-1) if flip else loaded, torch.from_numpy(plain))
 
 
 def test_a_smaller_limit_is_a_subset_of_a_larger_one() -> None:
@@ -165,8 +165,8 @@ def test_with_other_masks_every_image_has_anothers() -> None:
             feeder.prepare(0, 0, other_masks=other)
             taken: Any = feeder.take()[0]
             (batch,) = taken
-            expected: Any = load_batch(Discs(10), batch.indices, batch.flips)
-            images, targets = expected
+            loaded: Any = [load_one(Discs(10), i, flip=flip, mask=i, with_image=True) for i, flip in batch.entries]
+            images, targets = (torch.stack(parts) for parts in zip(*loaded, strict=True))
             assert torch.equal(batch.images, images)
             assert [torch.equal(a, b) for a, b in zip(batch.targets, targets, strict=True)] == [not other] * 3
 

@@ -14,7 +14,7 @@ from safetensors.torch import load_file
 from torch import nn
 
 from harness.system.errors import UsageError
-from harness.training.batches import UpdatePlan, draw_number, load_batch, slice_of
+from harness.training.batches import UpdatePlan, draw_number, load_one, slice_of
 from harness.training.distributed import ALONE, Workers, join
 from harness.training.feeding import normalise
 from harness.training.losses import build_loss
@@ -92,9 +92,15 @@ def loss_of_two_workers(images: int, *, balance: float) -> float:
         if not (own := slice_of(whole, rank=rank, size=2)):
             continue
         flips = [UpdatePlan(indices=range(images), batch_size=2, flip=rules.flip).flipped(0, index) for index in own]
-        pixels, target = load_batch(source, own, flips)
+        loaded = [
+            load_one(source, index, flip=flip, mask=index, with_image=True)
+            for index, flip in zip(own, flips, strict=True)
+        ]
+        pixels, target = (
+            torch.stack([image for image, _ in loaded if image is not None]),
+            torch.stack([m for _, m in loaded]),
+        )
         method.generator.manual_seed(draw_number("method", 0, 0, 0, rank))
-        assert pixels is not None
         prediction = segmenter(normalise(pixels, rules.pixels))
         task = loss(prediction, target, total=lambda count: torch.full_like(count, len(whole)))
         extra = method.auxiliary_loss()

@@ -32,7 +32,6 @@ from harness.training.embeddings import EmbeddingCache
 from harness.training.feeding import normalise
 from harness.training.loop import train
 from harness.training.outcome import Progress, Selection, StopRequest, TrainingResult
-from harness.training.prefix import FrozenPrefix
 
 SIZE = 64
 CPU = torch.device("cpu")
@@ -90,7 +89,6 @@ class Run:
     classes: int = 2
     workers: Workers = ALONE
     embeddings: EmbeddingCache | None = None
-    prefix: FrozenPrefix | None = None
     stop: StopRequest | None = None
     code: str = "code"
     machine: str = "a CPU"
@@ -108,7 +106,7 @@ class Run:
             segmenter=self.segmenter, method=self.attached, images=self.source, protocol=self.rules, task=self.task,
             num_classes=self.classes, seed=self.seed, folder=self.folder, identity="tiny",
             validate=self.validate or self.scores, selection=Selection(metric="iou"), device=CPU, workers=self.workers,
-            embeddings=self.embeddings, prefix=self.prefix, stop=self.stop or StopRequest(), report=self.report,
+            embeddings=self.embeddings, stop=self.stop or StopRequest(), report=self.report,
             code=self.code, machine=self.machine,
         )  # fmt: skip
         return train(given)
