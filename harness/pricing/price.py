@@ -34,10 +34,10 @@ from harness.planning.needs import SMALL, card_needs
 from harness.planning.plan import Plan
 from harness.pricing.flops import activation_bytes, config_of, decoder_of, run_flops, run_kernels, scored
 from harness.registry import BENCHMARKS, method_config_class
+from harness.settings import load_settings
 from harness.system.errors import BudgetError, UsageError
 from harness.system.machine import cores, processor
 from harness.system.text import counted, first_of
-from harness.settings import load_settings
 
 PEAKS = {
     "b200": (80, 2250), "h200": (67, 989), "h100": (67, 989), "gh200": (67, 989), "a100": (19.5, 312), "l40": (90, 362),

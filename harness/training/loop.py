@@ -321,7 +321,8 @@ class _Loop:
         total = self.given.workers.total(shares)
         norm = shares
         # A GPU is not waited for: where its loss is not finite this update is the run's last, and is kept nowhere.
-        if self.given.device.type != "cpu" or math.isfinite(float(total)):  # `Method.after_update` looks at the gradients
+        # `Method.after_update` looks at the gradients.
+        if self.given.device.type != "cpu" or math.isfinite(float(total)):
             norm = update(active, clip=self.given.protocol.clip, scaler=self.scaler, keeps_gradients=True)
         return _Pass(
             numbers=to_host(torch.stack([total.double(), norm.to(total.device).double()])),

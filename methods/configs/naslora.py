@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
+from typing import ClassVar
 
 from harness.methods.configs.common import require_choice
 from harness.methods.configs.lowrank import LowRankConfig
