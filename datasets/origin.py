@@ -54,23 +54,18 @@ class ImageOrigin(Benchmark):
         try:
             parts = {name: member.splits(member.locate(root)) for name, member in self._members.items()}
         except DatasetError as error:  # may say what to set, and that is set for this benchmark
-            raise DatasetError(
-                str(error).replace(f"benchmarks.{ISIC2017.name}.", f"benchmarks.{self.name}.")
-            ) from error
-
-        def labelled(split: str) -> tuple[Pair, ...]:
-            return tuple(
-                Pair(stem=f"{name}/{pair.stem}", image=pair.image, mask=pair.image, label=label)
-                for label, (name, part) in enumerate(parts.items())
-                for pair in {"train": part.train, "val": part.val}.get(split) or part.test["test"]
-            )
-
-        generated = all(part.note == SAMPLE_NOTE for part in parts.values())
+            raise DatasetError(str(error).replace(f".{ISIC2017.name}.", f".{self.name}.")) from error
+        pairs: dict[str, list[Pair]] = {"train": [], "val": [], "test": []}
+        for label, (name, splits) in enumerate(parts.items()):
+            for split, of_split in pairs.items():
+                images = [(f"{name}/{pair.stem}", pair.image) for pair in splits.parts[split]]
+                of_split += [Pair(stem=stem, image=image, mask=image, label=label) for stem, image in images]
         notes = [f"{name} {part.note}" for name, part in parts.items() if part.note]
+        generated = all(part.note == SAMPLE_NOTE for part in parts.values())
         return Splits(
-            train=labelled("train"),
-            val=labelled("val"),
-            test={"test": labelled("test")},
+            train=tuple(pairs["train"]),
+            val=tuple(pairs["val"]),
+            test={"test": tuple(pairs["test"])},
             layout="roots",
             rule="; ".join(f"{name}: {part.rule}" for name, part in parts.items()),
             note=SAMPLE_NOTE if generated else ", ".join(notes),

@@ -19,25 +19,13 @@ from typing import ClassVar, Literal
 import numpy as np
 
 from harness.datasets.base import IGNORE, Benchmark, DataOptions, DatasetError, Pair, Sample
-from harness.datasets.reading import coco, decoding, splitting
+from harness.datasets.reading import coco, decoding, own_layouts, splitting
 from harness.datasets.reading.coco import CocoLayout
 from harness.datasets.reading.folder_benchmark import CARVED, FolderBenchmark
 from harness.datasets.reading.hugging_face import plain_folder
 from harness.datasets.reading.labels import ClassFolders, read_labelled
 from harness.datasets.reading.layouts import Layout, resolve_folder, subfolders
 from harness.datasets.reading.opening import open_image, upright
-from harness.datasets.reading.own_layouts import (
-    IMAGES,
-    LAYOUTS,
-    LIST_THEM,
-    MASKS,
-    SPLITS,
-    NnUnet,
-    Objects,
-    OneFolder,
-    OwnCsv,
-    split_of,
-)
 from harness.datasets.reading.pairing import MASK_EXTENSIONS, image_files, name_key
 from harness.datasets.reading.splitting import Arranged, Pairs, read_list, select, split_by_lists
 
@@ -49,7 +37,7 @@ _CONVERTERS = {
     "*.nii *.nii.gz *.mha *.nrrd": "volumes are not read: save slices as PNG, such as with nibabel",
     "*.dcm": "DICOM is not read: save PNGs, such as with pydicom or dcm2niix",
     "*.zip *.tar *.tar.gz *.tgz *.7z *.rar": "archives are not read: unpack them",
-    "leftImg8bit": f"Cityscapes: make label ids with cityscapesScripts' createTrainIdLabelImgs, and {LIST_THEM}",
+    "leftImg8bit": f"Cityscapes: make label ids with cityscapesScripts' createTrainIdLabelImgs, and {own_layouts.LIST_THEM}",
     "labels/*.txt": "YOLO is not read: convert its polygons to COCO JSON, such as with Roboflow or supervision",
     "*.json": "JSON that is not COCO's, such as LabelMe's, is not read: convert it to COCO, such as with labelme2coco",
 }
@@ -60,7 +48,9 @@ class OwnBenchmark(FolderBenchmark):
     """A folder of one's own; `own_benchmark` makes a class of it that has a name and classes."""
 
     terms = "your own"
-    source = "a folder with " + "; ".join(layout.hint for layout in (*LAYOUTS, CocoLayout(), OneFolder()))
+    source = "a folder with " + "; ".join(
+        layout.hint for layout in (*own_layouts.LAYOUTS, CocoLayout(), own_layouts.OneFolder())
+    )
     source += "; or a folder of images a class (docs/own-data.md)"
     mend = "complete the folder, or remove what does not belong"
     whose_splits = "given"
@@ -81,13 +71,13 @@ class OwnBenchmark(FolderBenchmark):
         return _rebuilt, (own_benchmark, self.name, self.class_names, self.options)
 
     def layouts(self) -> tuple[Layout, ...]:
-        return (*LAYOUTS, CocoLayout(), OneFolder())
+        return (*own_layouts.LAYOUTS, CocoLayout(), own_layouts.OneFolder())
 
     def recognised(self, root: Path) -> list[Layout]:
         layouts = [layout for layout in self.layouts() if layout.matches(root)]
-        if lists := [layout for layout in layouts if isinstance(layout, OwnCsv)]:
+        if lists := [layout for layout in layouts if isinstance(layout, own_layouts.OwnCsv)]:
             return [*lists]  # which say what folders alone would not
-        return [layout for layout in layouts if not isinstance(layout, OneFolder)] or layouts
+        return [layout for layout in layouts if not isinstance(layout, own_layouts.OneFolder)] or layouts
 
     def locate(self, data_root: Path) -> Path:
         if not data_root.is_dir():
@@ -106,7 +96,7 @@ class OwnBenchmark(FolderBenchmark):
             seen = ", ".join(f"{folder.relative_to(data_root)}/ ({count})" for folder, count in others.items())
             raise DatasetError(
                 f"{root} has {pairs[root]} pairs, and there are more images that would not be read: {seen}; give "
-                f"{self.name}={root} if it is meant, or call the others' folders images/ and masks/, or {LIST_THEM}"
+                f"{self.name}={root} if it is meant, or call the others' folders images/ and masks/, or {own_layouts.LIST_THEM}"
             )
         return root
 
@@ -121,7 +111,12 @@ class OwnBenchmark(FolderBenchmark):
 
     def arrange(self, parts: Mapping[str, Pairs], *, root: Path, layout: Layout) -> Arranged:
         train, val, test, rule = self._arranged(parts, root=root, layout=layout)
-        return train, val, test, rule + "; several masks per image, read as their union" * isinstance(layout, Objects)
+        return (
+            train,
+            val,
+            test,
+            rule + "; several masks per image, read as their union" * isinstance(layout, own_layouts.Objects),
+        )
 
     def _arranged(self, parts: Mapping[str, Pairs], *, root: Path, layout: Layout) -> Arranged:
         if self.options.split_rule == CARVED:
@@ -135,7 +130,7 @@ class OwnBenchmark(FolderBenchmark):
         if set(parts) in ({"all"}, {"train"}):
             (every,) = parts.values()
             lists = _lists(root, every)
-            if len(lists) == len(SPLITS):
+            if len(lists) == len(own_layouts.SPLITS):
                 return split_by_lists(every, lists["train"].parent, lists=lists)
             # Some of them, as VOC keeps the masks of its test images to itself.
             parts = {split: select(every, read_list(path), source=path) for split, path in lists.items()}
@@ -231,7 +226,7 @@ def _lists(root: Path, pairs: Sequence[Pair]) -> dict[str, Path]:
     for folder in (root / "splits", root, root / "ImageSets" / "Segmentation"):
         lists: dict[str, Path] = {}
         for path in sorted(folder.glob("*.txt")):
-            split = split_of(path.stem)
+            split = own_layouts.split_of(path.stem)
             if split is None or (path.name != "train.txt" and not _names(path) & stems):
                 continue
             if lists.setdefault(split, path) != path:
@@ -281,7 +276,7 @@ def own_folder(name: str, folder: Path, options: DataOptions | None = None) -> t
     lists = [path for path in (root / CLASSES, folder / CLASSES) if path.is_file()]
     if lists:
         return own_benchmark(name, read_classes(lists[0])), root
-    labels = nnunet_labels(root) if isinstance(layout, NnUnet) else {}
+    labels = nnunet_labels(root) if isinstance(layout, own_layouts.NnUnet) else {}
     classes = (
         _checked(tuple(label for label in labels if label != _IGNORED), f"{root / 'dataset.json'}")
         if labels
@@ -363,8 +358,10 @@ def _what_to_do(root: Path, source: str) -> str:
     return f"{source}; seen: {', '.join(listed[:6]) or 'nothing'}"
 
 
-UNDIVIDED = ClassFolders(splits={}, never="|".join((IMAGES, MASKS, *SPLITS.values())))
-DIVIDED = ClassFolders(splits=SPLITS, never=f"{IMAGES}|{MASKS}")
+UNDIVIDED = ClassFolders(
+    splits={}, never="|".join((own_layouts.IMAGES, own_layouts.MASKS, *own_layouts.SPLITS.values()))
+)
+DIVIDED = ClassFolders(splits=own_layouts.SPLITS, never=f"{own_layouts.IMAGES}|{own_layouts.MASKS}")
 
 
 class OwnLabels(OwnBenchmark):
@@ -411,9 +408,11 @@ def any_folder(name: str, folder: Path, options: DataOptions | None = None) -> t
     roots = [] if own_benchmark(name, BINARY)(options).inside(folder) else OwnLabels().inside(folder)
     if not roots:
         return own_folder(name, folder, options)
-    images, masks = resolve_folder(folder, IMAGES), resolve_folder(folder, MASKS)
+    images, masks = resolve_folder(folder, own_layouts.IMAGES), resolve_folder(folder, own_layouts.MASKS)
     if images and masks and any((masks / path.name).is_dir() for path in subfolders(images)):  # such as one a patient
-        raise DatasetError(f"{folder} has images and masks in folders; put them into one folder each, or {LIST_THEM}")
+        raise DatasetError(
+            f"{folder} has images and masks in folders; put them into one folder each, or {own_layouts.LIST_THEM}"
+        )
     if len(roots) > 1:
         listed = ", ".join(map(str, roots))
         raise DatasetError(f"{folder} holds several data sets: {listed}; give one of them as {name}=DIR")

@@ -9,21 +9,13 @@ from collections.abc import Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Literal
+from typing import Literal, NamedTuple
 
 from harness.datasets.base import IGNORE, Benchmark, DatasetError, Pair, Splits
 from harness.datasets.preparing import TellProgress
-from harness.datasets.preparing.fingerprints import (
-    Fingerprint,
-    border_share,
-    class_shares,
-    exact_groups,
-    fingerprint_pair,
-    near_pairs,
-)
+from harness.datasets.preparing.fingerprints import Fingerprint, exact_groups, fingerprint_pair, near_pairs
 from harness.datasets.reading.folder_benchmark import CARVED, SAMPLE_MARKER, SAMPLE_NOTE, FolderBenchmark
 from harness.datasets.reading.labels import counts_by_class
-from harness.datasets.reading.opening import stored_size
 
 Status = Literal["passed", "warned", "failed"]
 
@@ -39,14 +31,9 @@ INVERTED = (
 )
 
 
-@dataclass(frozen=True, kw_only=True)
-class Verdict:
-    """The outcome of one rule of the check.
-
-    Args:
-        status: ``failed`` makes the check fail; ``warned`` is to be looked at.
-        files: the files concerned, at most twenty.
-    """
+class Verdict(NamedTuple):
+    """The outcome of one rule: ``failed`` makes the check fail, ``warned`` is to be looked at. ``files``: those concerned, at most
+    twenty."""
 
     rule: str
     status: Status
@@ -78,7 +65,7 @@ def check(benchmark: Benchmark, root: Path, *, workers: int = 0, progress: TellP
     try:
         splits = benchmark.splits(root)
     except DatasetError as error:
-        verdict = Verdict(rule="pairing", status="failed", message=str(error))
+        verdict = Verdict("pairing", "failed", str(error))
         return Check(benchmark=benchmark.name, root=root, splits=None, verdicts=(verdict,))
     entries = [(split, pair) for split, pairs in splits.parts.items() for pair in pairs]
     prints: list[Fingerprint] = []
@@ -126,7 +113,7 @@ def _is_own(benchmark: Benchmark) -> bool:
 def _pairing(splits: Splits, root: Path) -> Verdict:
     message = f"layout {splits.layout}, {sum(map(len, splits.parts.values()))} pairs; {splits.rule}"
     files = tuple(_label(path, root) for path in splits.left_out[:_FILES_LISTED])
-    return Verdict(rule="pairing", status="warned" if files else "passed", message=message, files=files)
+    return Verdict("pairing", "warned" if files else "passed", message, files)
 
 
 def _counts(benchmark: Benchmark, splits: Splits, root: Path) -> Verdict:
@@ -138,32 +125,30 @@ def _counts(benchmark: Benchmark, splits: Splits, root: Path) -> Verdict:
     elif "val" not in published and published:
         counts["train"] += counts.pop("val")
     wrong = ", ".join(f"{s} {counts[s]:,} of {size:,}" for s, size in published.items() if counts[s] != size)
-    status: Status = "warned"
+    note = f" ({splits.note})" if splits.note else ""
     if (root / SAMPLE_MARKER).exists() or splits.note == SAMPLE_NOTE:
-        message = "a generated sample, not the published benchmark"
-    elif benchmark.options.split_rule in getattr(benchmark, "joint_rules", ()):
-        message = "not compared: this split rule adds another benchmark's training images"
-    elif not published:
-        message = f"not compared: nobody published sizes of this ({splits.note or splits.layout})"
-    elif wrong and all(counts[split] <= size for split, size in published.items()):
-        message = f"a part of the benchmark, which tables say ({splits.note}): {wrong}"
-    elif wrong:
-        status, message = "failed", f"not the published sizes: {wrong}"
-    else:
-        status = "warned" if splits.note else "passed"
-        official = benchmark.sizes_to_expect(splits.layout) == benchmark.published_sizes
-        whole = "as published" if official else "all that this split rule takes"
-        listed = ", ".join(f"{split} {count}" for split, count in counts.items())
-        message = f"{whole}: {listed}" + (f" ({splits.note})" if splits.note else "")
-    return Verdict(rule="counts", status=status, message=message)
+        return Verdict("counts", "warned", "a generated sample, not the published benchmark")
+    if benchmark.options.split_rule in getattr(benchmark, "joint_rules", ()):
+        return Verdict("counts", "warned", "not compared: this split rule adds another benchmark's training images")
+    if not published:
+        return Verdict(
+            "counts", "warned", f"not compared: nobody published sizes of this{note or f' ({splits.layout})'}"
+        )
+    if wrong and all(counts[split] <= size for split, size in published.items()):
+        return Verdict("counts", "warned", f"a part of the benchmark, which tables say{note}: {wrong}")
+    if wrong:
+        return Verdict("counts", "failed", f"not the published sizes: {wrong}")
+    official = benchmark.sizes_to_expect(splits.layout) == benchmark.published_sizes
+    whole = "as published" if official else "all that this split rule takes"
+    listed = ", ".join(f"{split} {count}" for split, count in counts.items())
+    return Verdict("counts", "warned" if note else "passed", f"{whole}: {listed}{note}")
 
 
 def enough_tests(splits: Splits) -> Verdict:
     count = min(map(len, splits.test.values()))
-    if count < FEWEST_TESTS:
-        message = f"{count}: a score of so few images says little; give more"
-        return Verdict(rule="test images", status="warned", message=message)
-    return Verdict(rule="test images", status="passed", message=f"{count}")
+    few = count < FEWEST_TESTS
+    words = f"{count}: a score of so few images says little; give more" if few else f"{count}"
+    return Verdict("test images", "warned" if few else "passed", words)
 
 
 def _groups(benchmark: Benchmark, splits: Splits, root: Path) -> Verdict:
@@ -175,24 +160,24 @@ def _groups(benchmark: Benchmark, splits: Splits, root: Path) -> Verdict:
             groups.setdefault(benchmark.group(pair), []).append((split, pair))
     rule = "groups across splits"
     if all(len(members) == 1 for members in groups.values()):
-        return Verdict(rule=rule, status="passed", message="no two images belong together, as far as a rule says")
+        return Verdict(rule, "passed", "no two images belong together, as far as a rule says")
     across = {name: members for name, members in groups.items() if len({split for split, _ in members}) > 1}
     if not across:
-        return Verdict(rule=rule, status="passed", message=f"{len(groups)} groups, each in one split")
+        return Verdict(rule, "passed", f"{len(groups)} groups, each in one split")
     examples = tuple(
         f"{name}: " + ", ".join(f"{split} {_label(pair.image, root)}" for split, pair in members[:4])
         for name, members in itertools.islice(across.items(), _FILES_LISTED)
     )
     message = f"{len(across)} of {len(groups)} groups have images in several splits, so a test knows its images; the first: {examples[0]}"
-    return Verdict(rule=rule, status="failed" if _is_own(benchmark) else "warned", message=message, files=examples)
+    return Verdict(rule, "failed" if _is_own(benchmark) else "warned", message, examples)
 
 
 def _readable(prints: Sequence[Fingerprint], root: Path) -> Verdict:
     broken = [fingerprint for fingerprint in prints if fingerprint.error]
     if not broken:
-        return Verdict(rule="readable", status="passed", message=f"all {len(prints)} pairs decode")
-    message = f"{len(broken)} pairs cannot be read; the first: {broken[0].error}"
-    return Verdict(rule="readable", status="failed", message=message, files=_files(broken, root))
+        return Verdict("readable", "passed", f"all {len(prints)} pairs decode")
+    words = f"{len(broken)} pairs cannot be read; the first: {broken[0].error}"
+    return Verdict("readable", "failed", words, _files(broken, root))
 
 
 def _labels(benchmark: Benchmark, splits: Splits) -> Verdict:
@@ -204,12 +189,12 @@ def _labels(benchmark: Benchmark, splits: Splits) -> Verdict:
     absent = {split: [name for name, count in by_class.items() if not count] for split, by_class in counts.items()}
     missing = "; ".join(f"{split} has no image of {', '.join(names)}" for split, names in absent.items() if names)
     status: Status = "failed" if absent["train"] else "warned" if missing else "passed"
-    return Verdict(rule="labels", status=status, message=missing or "; ".join(lines), files=lines if missing else ())
+    return Verdict("labels", status, missing or "; ".join(lines), lines if missing else ())
 
 
 def _masks(benchmark: Benchmark, prints: Sequence[Fingerprint], root: Path) -> list[Verdict]:
     if not prints:
-        return [Verdict(rule="mask values", status="failed", message="no mask can be read; see above for the first")]
+        return [Verdict("mask values", "failed", "no mask can be read; see above for the first")]
     return [
         _values(benchmark, prints),
         mask_polarity(prints) if benchmark.task == "binary" else _classes(benchmark, prints),
@@ -221,26 +206,28 @@ def _masks(benchmark: Benchmark, prints: Sequence[Fingerprint], root: Path) -> l
 def _values(benchmark: Benchmark, prints: Sequence[Fingerprint]) -> Verdict:
     stored = _ranges(sorted({value for fingerprint in prints for value in fingerprint.values}))
     message = f"stored: {stored}; all decode to classes 0 to {benchmark.num_classes - 1}"
-    if not (_is_own(benchmark) and benchmark.task == "binary"):
-        return Verdict(rule="mask values", status="passed", message=message)
     objects = {fingerprint.values[-1] for fingerprint in prints if 1 <= len(fingerprint.values) <= 2} - {0}
     of_object = sum({IGNORE} <= set(mask.values) <= {0, IGNORE} and mask.shares[1] > 0 for mask in prints)
     ignoring = sum({1, IGNORE} <= set(mask.values) <= {0, 1, IGNORE} for mask in prints)
-    if of_object and ignoring:
-        message += f"; 255 is the object in {of_object} masks, and to be ignored in {ignoring} that hold 1 too; make it one of the two"
-        return Verdict(rule="mask values", status="failed", message=message)
-    if not any(mask.shares[1] for mask in prints) and any(IGNORE in mask.values for mask in prints):
-        message += (
+    status: Status = "passed"
+    odd = ""
+    if not _is_own(benchmark) or benchmark.task != "binary":
+        pass
+    elif of_object and ignoring:
+        status = "failed"
+        odd = f"; 255 is the object in {of_object} masks, and to be ignored in {ignoring} that hold 1 too; make it one of the two"
+    elif not any(mask.shares[1] for mask in prints) and any(IGNORE in mask.values for mask in prints):
+        status = "failed"
+        odd = (
             "; 255 is to be ignored where classes.txt names the classes: write 1 for the object, or remove classes.txt"
         )
-        return Verdict(rule="mask values", status="failed", message=message)
-    if len(objects) > 1 and max(objects) < _MOST_CLASSES:
-        message += f"; each mask holds one of {_ranges(sorted(objects))}: several classes? name them in classes.txt"
-        return Verdict(rule="mask values", status="warned", message=message)
-    if len({fingerprint.paint for fingerprint in prints} - {None}) > 1:
-        message += "; masks are painted in several colours: several classes? save them as indices, and name them in classes.txt"
-        return Verdict(rule="mask values", status="warned", message=message)
-    return Verdict(rule="mask values", status="passed", message=message)
+    elif len(objects) > 1 and max(objects) < _MOST_CLASSES:
+        status = "warned"
+        odd = f"; each mask holds one of {_ranges(sorted(objects))}: several classes? name them in classes.txt"
+    elif len({fingerprint.paint for fingerprint in prints} - {None}) > 1:
+        status = "warned"
+        odd = "; masks are painted in several colours: several classes? save them as indices, and name them in classes.txt"
+    return Verdict("mask values", status, message + odd)
 
 
 def _ranges(values: Sequence[int]) -> str:
@@ -260,22 +247,22 @@ def mask_polarity(prints: Sequence[Fingerprint]) -> Verdict:
     border = statistics.median(fingerprint.border_share for fingerprint in prints)
     coverage = f"foreground covers {share:.0%} of the median mask and {border:.0%} of its border"
     status: Status = "failed" if share > 0.5 and border > 0.5 else "passed"
-    return Verdict(rule="mask polarity", status=status, message=coverage + (INVERTED if status == "failed" else ""))
+    return Verdict("mask polarity", status, coverage + (INVERTED if status == "failed" else ""))
 
 
 def _classes(benchmark: Benchmark, prints: Sequence[Fingerprint]) -> Verdict:
     seen = {index for fingerprint in prints for index, share in enumerate(fingerprint.shares) if share > 0}
     absent = [benchmark.class_names[index] for index in range(benchmark.num_classes) if index not in seen]
     if absent:
-        return Verdict(rule="classes", status="failed", message=f"never in a mask: {', '.join(absent)}")
-    return Verdict(rule="classes", status="passed", message=f"all {benchmark.num_classes} classes occur")
+        return Verdict("classes", "failed", f"never in a mask: {', '.join(absent)}")
+    return Verdict("classes", "passed", f"all {benchmark.num_classes} classes occur")
 
 
 def one_class_masks(prints: Sequence[Fingerprint], root: Path) -> Verdict:
     """Masks without an object are a fact of some data (most tiles have no defect); where none has one, nothing can be learnt."""
     single = [fingerprint for fingerprint in prints if _is_of_one_class(fingerprint)]
     if not single:
-        return Verdict(rule="one-class masks", status="passed", message="every mask holds at least two classes")
+        return Verdict("one-class masks", "passed", "every mask holds at least two classes")
     message = f"{len(single)} of {len(prints)} masks hold one class only"
     if 2 * len(single) > len(prints):
         message += "; a score counts an empty mask as right where nothing is found in it"
@@ -285,7 +272,7 @@ def one_class_masks(prints: Sequence[Fingerprint], root: Path) -> Verdict:
             f"; their brightest value is {most}, and what is looked for is above 127: save masks as PNG, of 0 and 255"
         )
     status: Status = "failed" if len(single) == len(prints) else "warned"
-    return Verdict(rule="one-class masks", status=status, message=message, files=_files(single, root))
+    return Verdict("one-class masks", status, message, _files(single, root))
 
 
 def _is_of_one_class(fingerprint: Fingerprint) -> bool:
@@ -293,31 +280,29 @@ def _is_of_one_class(fingerprint: Fingerprint) -> bool:
 
 
 def image_and_mask_size(benchmark: Benchmark, prints: Sequence[Fingerprint], root: Path) -> Verdict:
-    rule, wrong = "image and mask size", [mask for mask in prints if mask.image_size != mask.mask_size]
+    wrong = [mask for mask in prints if mask.image_size != mask.mask_size]
     if not wrong:
-        return Verdict(rule=rule, status="passed", message="equal in every pair")
-    first, stored = wrong[0], {fingerprint.image_size for fingerprint in prints}
-    (width, height), largest = first.image_size, max(fingerprint.mask_size for fingerprint in wrong)
-    if len(stored) == 1 and width == height and getattr(benchmark, "stretched_copies", False):
-        message = (
-            f"every image is {width}x{width}, {len(wrong)} masks are not (up to {largest[0]}x{largest[1]}): a copy with stretched "
-            "images"
-        )
+        return Verdict("image and mask size", "passed", "equal in every pair")
+    (width, height), of_mask = wrong[0].image_size, wrong[0].mask_size
+    if (
+        len({mask.image_size for mask in prints}) == 1
+        and width == height
+        and getattr(benchmark, "stretched_copies", False)
+    ):
+        largest = max(mask.mask_size for mask in wrong)
+        words = f"every image is {width}x{width}, {len(wrong)} masks are not (up to {largest[0]}x{largest[1]}): a stretched copy"
     else:
-        message = (
-            f"{len(wrong)} masks have another size than their image; the first: {first.pair.stem}, image {width}x{height}, mask "
-            f"{first.mask_size[0]}x{first.mask_size[1]}"
-        )
-    message += "; images are scaled to their masks when read"
-    return Verdict(rule=rule, status="warned", message=message, files=_files(wrong, root))
+        first = f"{wrong[0].pair.stem}, image {width}x{height}, mask {of_mask[0]}x{of_mask[1]}"
+        words = f"{len(wrong)} masks have another size than their image; the first: {first}"
+    return Verdict(
+        "image and mask size", "warned", f"{words}; images are scaled to their masks when read", _files(wrong, root)
+    )
 
 
 def _exif(prints: Sequence[Fingerprint], root: Path) -> Verdict:
     turned = [fingerprint for fingerprint in prints if fingerprint.turned]
     message = f"{len(turned)} images are turned upright when read" if turned else "no image is stored rotated"
-    return Verdict(
-        rule="EXIF rotation", status="warned" if turned else "passed", message=message, files=_files(turned, root)
-    )
+    return Verdict("EXIF rotation", "warned" if turned else "passed", message, _files(turned, root))
 
 
 def _copies(kind: str, groups: Sequence[Sequence[Fingerprint]], root: Path) -> Iterator[Verdict]:
@@ -330,7 +315,7 @@ def _copies(kind: str, groups: Sequence[Sequence[Fingerprint]], root: Path) -> I
         )
         message = f"{len(lines)} groups; the first: {lines[0]}" if lines else "none"
         status: Status = bad if lines else "passed"
-        yield Verdict(rule=f"{kind} copies {where}", status=status, message=message, files=lines[:_FILES_LISTED])
+        yield Verdict(f"{kind} copies {where}", status, message, lines[:_FILES_LISTED])
 
 
 def first_look(benchmark: FolderBenchmark, splits: Splits, root: Path) -> tuple[str, ...]:
@@ -346,39 +331,24 @@ def first_look(benchmark: FolderBenchmark, splits: Splits, root: Path) -> tuple[
     whole = f"sam-peft data check {benchmark.name}={root} looks at all of them"
     prints: list[Fingerprint] = []
     for split, pairs in {"train": splits.train, **splits.test}.items():
-        step = max(1, len(pairs) // _GLANCES)
-        looked = [_glance(benchmark, split, pair) for pair in pairs[::step][:_GLANCES]]
-        prints += looked
-        rest = (_glance(benchmark, split, pair) for pair in pairs)
-        if not any(mask.error or any(mask.shares[1:]) for mask in itertools.chain(looked, rest)):
+        looked = [
+            fingerprint_pair(benchmark, split, pair) for pair in pairs[:: max(1, len(pairs) // _GLANCES)][:_GLANCES]
+        ]
+        if broken := [fingerprint for fingerprint in looked if fingerprint.error]:
+            raise DatasetError(
+                f"{benchmark.name}: {len(broken)} of {len(looked)} pairs that were looked at cannot be read; the first: "
+                f"{broken[0].error}; mend or remove them ({whole})"
+            )
+        drawn = any(any(mask.shares[1:]) for mask in looked)
+        if not drawn and not any((mask % IGNORE).any() for mask in map(benchmark.mask_of, pairs)):
             raise DatasetError(
                 f"{benchmark.name}: every mask of the {split} split is background, so there is nothing to learn and every score "
                 f"would be perfect; give masks of what is looked for ({whole})"
             )
-    if broken := [fingerprint for fingerprint in prints if fingerprint.error]:
-        raise DatasetError(
-            f"{benchmark.name}: {len(broken)} of {len(prints)} pairs that were looked at cannot be read; the first: "
-            f"{broken[0].error}; mend or remove them ({whole})"
-        )
+        prints += looked
     odd = [enough_tests(splits), image_and_mask_size(benchmark, prints, root)]
     odd += [mask_polarity(prints)] if benchmark.task == "binary" else []
     odd += [one_class_masks(prints, root)] if 2 * sum(map(_is_of_one_class, prints)) > len(prints) else []
     return tuple(
         f"{benchmark.name}: {verdict.rule}: {verdict.message}" for verdict in odd if verdict.status != "passed"
     )
-
-
-def _glance(benchmark: FolderBenchmark, split: str, pair: Pair) -> Fingerprint:
-    """A fingerprint of the mask's classes and both sizes; the image is decoded only where the sizes differ."""
-    try:
-        mask, size = benchmark.mask_of(pair), stored_size(pair.image)
-        mask_size = (mask.shape[1], mask.shape[0])
-        if sorted(size) == sorted(mask_size):  # as stored or turned upright
-            size = mask_size
-        else:
-            benchmark.read(pair)
-    except DatasetError as error:
-        return Fingerprint(split=split, pair=pair, error=str(error))
-    shares = class_shares(mask, benchmark.num_classes)
-    edge = border_share(mask)
-    return Fingerprint(split=split, pair=pair, image_size=size, mask_size=mask_size, shares=shares, border_share=edge)

@@ -1,8 +1,8 @@
 """COCO JSON as masks, read in place: polygons and run lengths through pycocotools (the extra ``coco``).
 
-Where objects overlap, the smaller lies on top. A crowd's region is ignored (255) where no object is drawn, as COCO's own
-scores do. pycocotools trusts what it is given, down to memory beyond its arrays, so shapes and sizes are checked here first; what
-it would raise on, or draw as something else than was meant (boxes, lines), is refused.
+Where objects overlap, the smaller lies on top. A crowd's region is ignored (255) where no object is drawn, as COCO's own scores do.
+pycocotools trusts what it is given, down to memory beyond its arrays, so shapes and sizes are checked here first; what it would raise
+on, or draw as something else than was meant (boxes, lines), is refused.
 """
 
 from __future__ import annotations
@@ -11,10 +11,9 @@ import json
 import math
 import re
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
 from functools import lru_cache
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
 import numpy as np
 from numpy.typing import NDArray
@@ -31,21 +30,15 @@ ANY = "any"
 _TABLES = re.compile(rb'"(images|annotations|categories)"\s*:')
 _OTHER_TASKS = ("captions_", "person_keypoints_", "panoptic_", "stuff_", "image_info_")
 _MOST_BYTES = 1 << 30
+_WANTED = "a segmentation is [[x, y, x, y, x, y, …], …] in pixels; export it again"
 
 
-@dataclass(frozen=True, kw_only=True)
-class CocoFile:
-    """One COCO file, parsed.
-
-    Args:
-        images: ``file_name`` -> (height, width).
-        annotations: ``file_name`` -> (category's name, annotation) of each.
-        used: names of the categories that have annotations, in the order of their ids.
-    """
+class CocoFile(NamedTuple):
+    """``file_name`` -> (height, width); ``file_name`` -> (category, annotation) of each object; the categories used, by their ids."""
 
     images: Mapping[str, tuple[int, int]]
     annotations: Mapping[str, Sequence[tuple[str, Mapping[str, Any]]]]
-    used: tuple[str, ...]
+    used: Sequence[str]
 
 
 def load(path: Path) -> CocoFile:
@@ -84,10 +77,8 @@ def _load(path: Path, size: int, changed: int) -> CocoFile:
     except (OSError, ValueError, KeyError, TypeError, AttributeError, RecursionError) as error:
         reason = f"no {error}" if isinstance(error, KeyError) else " ".join(str(error).split())
         raise DatasetError(f"{path} is no COCO JSON of segmentations ({reason}); export it again") from error
-    ordered = sorted(used, key=lambda key: (len(key), key) if key.isdigit() else (99, key))
-    return CocoFile(
-        images=sizes, annotations=annotations, used=tuple(dict.fromkeys(categories[key] for key in ordered))
-    )
+    ordered = sorted(used, key=lambda key: (not key.isdigit(), len(key), key))
+    return CocoFile(sizes, annotations, list(dict.fromkeys(categories[key] for key in ordered)))
 
 
 def _id(value: object) -> str:
@@ -117,20 +108,19 @@ def mask_of(path: Path, name: str, *, classes: Sequence[str], category: str = ""
         DatasetError: a category that ``classes`` has not, or a segmentation that cannot be drawn.
     """
     coco = load(path)
-    height, width = coco.images[name]
-    mask, crowd = np.zeros((height, width), np.uint8), np.zeros((height, width), bool)
+    shape = coco.images[name]
+    mask, crowd = np.zeros(shape, np.uint8), np.zeros(shape, bool)
     drawn: list[tuple[int, int, NDArray[np.bool_]]] = []
     for called, annotation in coco.annotations[name]:
         if category not in ("", ANY, called):
             continue
         if not category and called not in classes:
             raise DatasetError(f"{path}: {name} has the category {called!r}, which training has not; leave it out")
-        index = 1 if category else classes.index(called)
-        region = _region(annotation, height, width, where=f"{path}: annotation {annotation.get('id')} of {name}")
+        region = _region(annotation, *shape, where=f"{path}: annotation {annotation.get('id')} of {name}")
         if annotation.get("iscrowd"):
             crowd |= region
         else:
-            drawn.append((-int(region.sum()), index, region))
+            drawn.append((-int(region.sum()), 1 if category else classes.index(called), region))
     for _, index, region in sorted(drawn, key=lambda entry: entry[:2]):
         mask[region] = index
     mask[crowd & (mask == 0)] = IGNORE
@@ -142,9 +132,7 @@ def _region(annotation: Mapping[str, Any], height: int, width: int, *, where: st
     try:
         from pycocotools import mask as drawing
     except ImportError as error:
-        raise DatasetError(
-            "COCO JSON is read by pycocotools, which is not installed: pip install pycocotools"
-        ) from error
+        raise DatasetError("COCO JSON needs pycocotools, which is not here: pip install pycocotools") from error
     shape = annotation.get("segmentation")
     if not shape:
         raise DatasetError(f"{where} has a box and no segmentation; export polygons or masks")
@@ -153,28 +141,22 @@ def _region(annotation: Mapping[str, Any], height: int, width: int, *, where: st
         return np.asarray(drawing.decode(drawing.merge(drawing.frPyObjects(shape, height, width)))).astype(bool)
     counts = shape.get("counts") if isinstance(shape, dict) else None
     runs = _runs(counts) if isinstance(counts, str) else counts
-    if (
-        not isinstance(runs, list)
-        or list(shape.get("size", ())) != [height, width]
-        or not all(isinstance(run, int) and run >= 0 for run in runs)
-        or sum(runs) != height * width
-    ):
+    runs = runs if isinstance(runs, list) and all(type(run) is int and run >= 0 for run in runs) else []
+    if sum(runs) != height * width or list(shape.get("size", ())) != [height, width]:
         raise DatasetError(f"{where} has run lengths that do not fill its image of {width}x{height}; export it again")
     return np.asarray(drawing.decode(drawing.frPyObjects({"size": [height, width], "counts": runs}, height, width))) > 0
 
 
 def _check_polygons(polygons: Sequence[Any], height: int, width: int, where: str) -> None:
-    """Refuse what is no list of polygons [x, y, x, y, x, y, …] in pixels."""
-    wanted = "a segmentation is [[x, y, x, y, x, y, …], …] in pixels; export it again"
     for polygon in polygons:
         if not isinstance(polygon, list) or not all(type(x) in (int, float) and math.isfinite(x) for x in polygon):
-            raise DatasetError(f"{where} has a list of numbers or of points for a polygon: {wanted}")
+            raise DatasetError(f"{where} has a list of numbers or of points for a polygon: {_WANTED}")
         if len(polygon) < 6 or len(polygon) % 2:
-            raise DatasetError(f"{where} has a polygon of {len(polygon)} numbers, such as a box or a line: {wanted}")
+            raise DatasetError(f"{where} has a polygon of {len(polygon)} numbers, a box or a line: {_WANTED}")
         if max(map(abs, polygon)) >= 4 * (height + width):
-            raise DatasetError(f"{where} has a polygon far outside its image of {width}x{height}: {wanted}")
-    if max(max(polygon) for polygon in polygons) <= 1 < min(height, width):
-        raise DatasetError(f"{where} has coordinates from 0 to 1: {wanted}")
+            raise DatasetError(f"{where} has a polygon far outside its image of {width}x{height}: {_WANTED}")
+    if max(map(max, polygons)) <= 1 < min(height, width):
+        raise DatasetError(f"{where} has coordinates from 0 to 1: {_WANTED}")
 
 
 def _runs(text: str) -> list[int] | None:
@@ -188,12 +170,10 @@ def _runs(text: str) -> list[int] | None:
             return None
         value |= (bits & 31) << shift
         shift += 5
-        if bits & 32:
-            continue
-        if bits & 16:
-            value -= 1 << shift
-        runs.append(value + (runs[-2] if len(runs) > 2 else 0))
-        value = shift = 0
+        if not bits & 32:
+            value -= (bits & 16 > 0) << shift
+            runs.append(value + (runs[-2] if len(runs) > 2 else 0))
+            value = shift = 0
     return runs if not shift else None
 
 
@@ -224,9 +204,7 @@ class CocoLayout(OwnLayout):
         if not names:
             raise DatasetError(f"the COCO files in {root} have no annotations; export them again")
         if category not in ("", ANY, *names):
-            raise DatasetError(
-                f"the COCO files in {root} have no annotation of the category {category!r}; they have {', '.join(names)}"
-            )
+            raise DatasetError(f"no annotation in {root} has the category {category!r}; they have {', '.join(names)}")
         chosen = {ANY: ["foreground"], "": [name for name in names if name != "background"]}.get(category, [category])
         return ("background", *chosen)
 
@@ -235,17 +213,9 @@ class CocoLayout(OwnLayout):
 
     def _read(self, path: Path, root: Path, part: str) -> Paired:
         names = list(load(path).images)
-        if odd := next(
-            (
-                name
-                for name in names
-                if name.startswith("/") or ".." in name.split("/") or not is_image(Path(name).name)
-            ),
-            "",
-        ):
-            raise DatasetError(
-                f"{path} names {odd}, which is no image (PNG, JPEG) or leads out of the folder; name files relative to it"
-            )
+        for name in names:
+            if name.startswith("/") or ".." in name.split("/") or not is_image(Path(name).name):
+                raise DatasetError(f"{path} names {name}, which is no image, or leads out of the folder")
         folder = self._images(path, root, part, names)
         stems = [Path(name).stem for name in names]
         if len({name_key(stem) for stem in stems}) < len(stems):
@@ -258,27 +228,17 @@ class CocoLayout(OwnLayout):
         alike. Raises DatasetError: none has all, or several that nothing tells apart."""
         inner = [*subfolders(root), *subfolders(root / "images")]
         inner.sort(key=lambda folder: {part: 0, "": 1}.get(_part(folder.name), 2))
-        usual = [
-            path.parent,
-            path.parent / "images",
-            root,
-            *(f for f in inner if _part(f.name) == part),
-            root / "images",
-        ]
-        missing = {
-            folder: [name for name in names if not (folder / name).is_file()]
-            for folder in dict.fromkeys((*usual, *inner))
-        }
-        whole = [folder for folder, absent in missing.items() if not absent]
+        named = [folder for folder in inner if _part(folder.name) == part]
+        usual = [path.parent, path.parent / "images", root, *named, root / "images"]
+        absent = {at: [name for name in names if not (at / name).is_file()] for at in (*usual, *inner)}
+        whole = [folder for folder in absent if not absent[folder]]
         if not whole:
-            best = min(missing, key=lambda folder: len(missing[folder]))
+            best = min(absent, key=lambda folder: len(absent[folder]))
             raise DatasetError(
-                f"{path} names {len(missing[best])} files that are not in {best}, the first is {missing[best][0]}; complete it"
+                f"{path} names {len(absent[best])} files that are not in {best}, the first {absent[best][0]}; complete it"
             )
         if len(whole) > 1 and whole[0] not in usual:
-            raise DatasetError(
-                f"{path} names files that are in {whole[0]} and in {whole[1]}; move one away, or put the JSON beside its images"
-            )
+            raise DatasetError(f"{path} names files that are in {whole[0]} and in {whole[1]}; move one of the two away")
         return whole[0]
 
 

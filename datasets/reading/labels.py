@@ -62,8 +62,7 @@ class ClassFolders(Layout):
         for path in subfolders(folder):
             images = image_files(path)
             if images and path.name not in self.classes:
-                known = ", ".join(self.classes)
-                raise DatasetError(f"{path} is no folder of a class: training images are in {known}; rename or move it")
+                raise DatasetError(f"{path} is no folder of a class ({', '.join(self.classes)}); rename or move it")
             label = self.classes.index(path.name) if images else 0
             pairs += [Pair(stem=f"{path.name}/{image.stem}", image=image, mask=image, label=label) for image in images]
         return Paired(pairs=tuple(pairs))

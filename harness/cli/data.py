@@ -261,7 +261,7 @@ def _plain(report: Any) -> dict[str, Any]:
         "rule": splits.rule if splits else None,
         "note": splits.note if splits else None,
         "counts": {name: len(pairs) for name, pairs in splits.parts.items()} if splits else {},
-        "verdicts": [asdict(verdict) for verdict in report.verdicts],
+        "verdicts": [verdict._asdict() for verdict in report.verdicts],
     }
 
 

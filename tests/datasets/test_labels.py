@@ -59,6 +59,21 @@ def test_given_splits_are_kept_wherever_they_lie(tmp_path: Path, below: str) -> 
     assert [pair.stem for pair in splits.val] == ["val_cat/00", "val_cat/01", "val_dog/00", "val_dog/01"]
 
 
+def test_labels_are_those_of_training_where_a_split_lacks_a_class(tmp_path: Path) -> None:
+    root = write_folders(tmp_path / "pets", classes=("cat", "dog", "emu"), splits=SPLITS)
+    shutil.rmtree(root / "test" / "cat")
+    shutil.rmtree(root / "valid" / "dog")
+    benchmark, splits = opened(root, name="pets")
+    assert benchmark.class_names == ("cat", "dog", "emu")
+    labels = {
+        split: {pair.stem.split("/")[0].split("_")[-1]: pair.label for pair in p} for split, p in splits.parts.items()
+    }
+    assert labels["train"] == {"cat": 0, "dog": 1, "emu": 2}
+    assert labels["val"] == {"cat": 0, "emu": 2}
+    assert labels["test"] == {"dog": 1, "emu": 2}
+    assert benchmark.read(splits.test["test"][-1]).mask.tolist() == [[2]]
+
+
 def test_a_group_rule_keeps_images_of_a_kind_together(tmp_path: Path) -> None:
     benchmark, splits = opened(write_folders(tmp_path / "pets"), name="pets", group=r"/\d(\d)")
     assert benchmark.group(splits.train[0]) == "0"
@@ -86,7 +101,7 @@ def test_what_has_no_label_is_refused_in_one_line(tmp_path: Path) -> None:
         opened(root, name="pets")
     (root / "test" / "logo.png").unlink()
     write_folders(root, classes=("cow",), splits={"test": 1})
-    with pytest.raises(DatasetError, match="cow is no folder of a class: training images are in cat, dog; rename"):
+    with pytest.raises(DatasetError, match=r"cow is no folder of a class \(cat, dog\); rename"):
         opened(root, name="pets")
 
 

@@ -341,6 +341,15 @@ def test_shapes_may_differ_by_a_tenth(image: tuple[int, int], mask: tuple[int, i
         fit(*arrays, path=Path("a.jpg"), stretched=stretched)
 
 
+def test_an_image_is_scaled_to_its_mask_by_blending_its_pixels() -> None:
+    image = np.zeros((4, 4, 3), np.uint8)
+    image[:, 2:] = 200
+    rows = fit(image, np.zeros((16, 16), np.uint8), path=Path("a.jpg"))[:, :, 0]
+    assert (np.diff(rows.astype(int), axis=1) >= 0).all()
+    # Between the centres of the two columns, at 5.5 and 9.5 of 16, levels rise evenly.
+    np.testing.assert_array_equal(rows[8, 5:11], [0, 25, 75, 125, 175, 200])
+
+
 def test_square_images_of_a_stretched_copy_fit_any_mask() -> None:
     arrays = np.zeros((50, 50, 3), np.uint8), np.zeros((30, 80), np.uint8)
     assert fit(*arrays, path=Path("a.jpg"), stretched=True).shape == (30, 80, 3)
