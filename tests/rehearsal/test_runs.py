@@ -1,0 +1,20 @@
+"""Every method on a tiny SAM goes through a whole run on a pretended GPU: no tensor meets one of another device, and no step waits more
+often than its budget."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import pytest
+
+from tests.rehearsal.runs import METHOD_NAMES, within_budget
+
+
+@pytest.fixture(scope="module")
+def results(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    return tmp_path_factory.mktemp("rehearsal")
+
+
+@pytest.mark.parametrize("method", METHOD_NAMES)
+def test_no_device_mismatch_and_no_wait_beyond_the_budget(results: Path, method: str) -> None:
+    within_budget(results, "sam", method)
