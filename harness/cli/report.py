@@ -1,36 +1,156 @@
-"""``sam-peft report``: write what a results folder says as a site of HTML pages that open offline."""
+"""``sam-peft report``: write what a results folder says as pages that open offline (a leaderboard, a page a benchmark), or its figures."""
 
 from __future__ import annotations
 
+import os
+from collections.abc import Callable
 from pathlib import Path
+from typing import Any
 
-from harness.archive.archive import Archive, frame
+from harness.archive.archive import Archive
+from harness.archive.schema import Record
 from harness.archive.store import require_writable
-from harness.cli.command import CommandParser, add_results, command, results_of, verb, write_file
+from harness.cli.command import (
+    CommandParser,
+    add_plugins,
+    add_results,
+    command,
+    load_own_plugins,
+    results_of,
+    verb,
+    write_file,
+)
+from harness.datasets.base import DatasetError
+from harness.registry import BENCHMARKS, is_own
 from harness.system.errors import UsageError
+from harness.system.files import open_regular
+from harness.system.streams import say
 
 
 @verb
 def main(argv: list[str] | None = None) -> int:
-    from harness.report.html.site import WRITTEN, index_html
+    from harness.comparison.grid import grids  # pandas and matplotlib, which the help need not wait for
+    from harness.report.board import boards
+    from harness.report.html.site import INDEX, site
+    from harness.studies import load_study
 
     options = parser().parse_args(argv)
+    load_own_plugins(options)
     root = results_of(options)
-    folder = options.out or root / "site"
-    require_writable(folder.parent, named="folder", option="--out")
+    folder = options.out or root / ("figures" if options.figures else "site")
+    require_writable(folder, named="folder", option="--out")
+    study = load_study(options.study) if options.study else None
     archive = Archive(root)
-    if not archive.records:
-        raise UsageError(f"{archive.store.folder} holds no record; run something first (python -m harness.run …)")
-    page = folder / "index.html"
-    if page.exists() and WRITTEN not in page.read_text(encoding="utf-8", errors="replace")[:8192]:
-        raise UsageError(f"--out {folder}: {page.name} is there and is no page of a site; name another folder")
-    write_file(page, index_html(frame(archive, "scores")), what="page")
-    print(page)
+    made = boards(grids(archive, study=study), study, options.baseline)
+    for path, reason in sorted(archive.problems.items()):
+        say(f"not counted: {path}: {reason}")
+    if not made:
+        what = f"no record of study {study.name}" if study else "no record"
+        raise UsageError(
+            f"{archive.store.folder} holds {what}; run something first (python -m harness.run …), or give --results DIR"
+        )
+    pictures = photographs(root, data=options.data, which=options.photographs)
+    if options.figures:
+        return _figures(folder, made, pictures)
+    pages = site(
+        made, title=study.title if study else "Results", photographs=pictures,
+        withheld="Photographs: name their folder by --data DIR; --photographs all shows those that may not be passed on, too.",
+    )  # fmt: skip
+    for name in pages:
+        if not is_free(folder / name):
+            raise UsageError(f"--out {folder}: {name} is there and is no page of a report; name another folder")
+    for name, text in pages.items():
+        write_file(folder / name, text, what="page")
+    print(
+        f"{folder / INDEX}: {len(pages) - 1} pages, {sum(len(text.encode()) for text in pages.values()) / 1e6:.1f} MB"
+    )
     return 0
+
+
+def _figures(folder: Path, made: list[Any], pictures: Callable[[Record, str, str], Any]) -> int:
+    from harness.report.figures import draw
+    from harness.report.figures.style import FORMATS, encoded
+
+    count = 0
+    for number, board in enumerate(made, start=1):
+        for name, figure, caption in draw(board, pictures):
+            stem = name if len(made) == 1 else f"table-{number}-{name}"
+            for form in FORMATS:
+                write_file(folder / f"{stem}.{form}", encoded(figure, form, title=stem, caption=caption), what="figure")
+            write_file(folder / f"{stem}.txt", f"{board.grid.title}. {caption}\n", what="caption")
+            count += 1
+    if not count:
+        raise UsageError("these runs have no score, curve, mask or cost to draw")
+    print(f"{count} figures below {folder}")
+    return 0
+
+
+def photographs(root: Path, *, data: list[Path], which: str) -> Callable[[Record, str, str], Any]:
+    """(a record, split, stem) -> the image that the network saw, None where it is not at hand or may not be passed on."""
+    from harness.planning.data import network_images
+
+    images = network_images(root, data=data)
+    missing: set[str] = set()
+
+    def picture(record: Record, split: str, stem: str) -> Any:
+        benchmark = record.run.benchmark
+        if benchmark in missing or which == "none" or (which == "redistributable" and not may_be_passed_on(record)):
+            return None
+        try:
+            return images(record, split, stem)
+        except DatasetError as error:
+            missing.add(benchmark)
+            say(f"no photographs: {error}")
+            return None
+
+    return picture
+
+
+def may_be_passed_on(record: Record) -> bool:
+    """Images of one's own are one's own; of a benchmark its terms say so."""
+    run = record.run
+    if run.is_generated or run.rules.get("own_classes"):
+        return True
+    try:
+        return bool(is_own(run.benchmark) or BENCHMARKS.get(run.benchmark).redistribution)
+    except UsageError:  # of a plug-in that is not here
+        return False
+
+
+def is_free(path: Path) -> bool:
+    """Whether there is nothing, an empty file, or an earlier page, which may be written over."""
+    from harness.report.html.site import LEADERBOARD, WRITTEN
+
+    if not os.path.lexists(path):
+        return True
+    try:
+        with open(open_regular(path), "rb") as file:
+            begin = file.read(8192)
+    except (OSError, ValueError):  # a link, a pipe, a file that cannot be read
+        return False
+    return not begin or (WRITTEN.encode() in begin if path.name != LEADERBOARD else begin.startswith(b"row,"))
 
 
 def parser() -> CommandParser:
     p = command("report", __doc__)
     add_results(p)
-    p.add_argument("--out", type=Path, metavar="DIR", help="where to write (default: site in the results folder)")
+    p.add_argument(
+        "--study", metavar="NAME", help="rows, benchmarks and seeds of this study alone (a name or a YAML file)"
+    )
+    p.add_argument(
+        "--baseline", default="", metavar="ROW", help="the row that others are compared with (default: LoRA)"
+    )
+    p.add_argument("--figures", action="store_true", help="write figures as SVG, PDF and PNG instead of pages")
+    p.add_argument(
+        "--data", action="append", type=Path, default=[], metavar="DIR",
+        help="where images lie, for photographs behind masks; give it again for more folders (default: as set)",
+    )  # fmt: skip
+    p.add_argument(
+        "--photographs", choices=("redistributable", "all", "none"), default="redistributable",
+        help="which photographs a page holds: your own and those that may be passed on (default), all, or none",
+    )  # fmt: skip
+    p.add_argument(
+        "--out", type=Path, metavar="DIR", help="where to write (default: site or figures in the results folder)"
+    )
+    add_plugins(p, help="a file that defines methods or benchmarks of these runs")
     return p

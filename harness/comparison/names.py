@@ -143,3 +143,7 @@ def benchmark_rank(name: str) -> tuple[int, str]:
 
 def method_rank(name: str) -> tuple[int, str]:
     return (METHOD_ORDER.index(name) if name in METHOD_ORDER else len(METHOD_ORDER), name)
+
+
+BASELINES = ("lora", "decoder")
+"""What rows are compared with where nobody says: the first of these methods that is there."""

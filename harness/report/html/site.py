@@ -1,24 +1,162 @@
-"""The site of a results folder: templates with every word escaped, nothing fetched."""
+"""A results folder as pages that open offline: one leaderboard with its picture and sentence, then a page a benchmark.
+
+Templates escape every word, style and script are inside, and nothing is fetched.
+"""
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING, Any
+import base64
+import hashlib
+import io
+import re
+from collections.abc import Sequence
+from dataclasses import dataclass
+from functools import cache
+from typing import Any
 
-if TYPE_CHECKING:
-    import pandas as pd
+from harness.comparison.leaderboard import Leaderboard
+from harness.comparison.names import benchmark_rank
+from harness.comparison.scores import Column
+from harness.report import board as standing
+from harness.report.command import command_of
+from harness.report.figures import alpha, cost, curves, differences, masks, pareto
+from harness.report.figures.style import COLUMN, inline, styled
+from harness.system.text import printable
 
 WRITTEN = 'name="generator" content="sam-peft report"'
 """In the head of every page, by which a file is known as one of ours."""
+INDEX, LEADERBOARD = "index.html", "leaderboard.csv"
 
 
-def index_html(scores: pd.DataFrame) -> str:
-    """The first page: mean test score of every method on every benchmark."""
-    from jinja2 import Environment, PackageLoader, StrictUndefined
+@dataclass(frozen=True, kw_only=True)
+class Picture:
+    """A figure inside a page; ``narrow`` stands in for it on a narrow screen, where there is one. ``wide``: it takes the page's width."""
 
-    chosen = scores[(scores["model"] == "best") & (scores["split"] != "val")]
-    where = ["benchmark", "metric", "protocol", "backbone", "variant"]
-    means = chosen.groupby(where)["value"].agg(["mean", "std", "count"]).reset_index()
-    environment: Any = Environment(
-        loader=PackageLoader("harness.report", "html"), autoescape=True, undefined=StrictUndefined
-    )
-    return str(environment.get_template("index.html").render(rows=means.to_dict("records"), written=WRITTEN))
+    svg: str
+    caption: str
+    narrow: str = ""
+    wide: bool = False
+
+
+@dataclass(frozen=True, kw_only=True)
+class Part:
+    """What a benchmark's page has of one table."""
+
+    board: Leaderboard
+    columns: Sequence[Column]
+    pictures: Sequence[Picture]
+    tiles: dict[str, list[masks.Tile]]
+    about_tiles: str
+
+    @property
+    def column(self) -> Column:
+        return self.columns[0]
+
+    @property
+    def data(self) -> str:
+        """Which images: counts, split, and what must be known of them."""
+        runs = [r for r in self.board.grid.records if r.run.benchmark == self.column.benchmark]
+        counts = max((r.counts for r in runs if r.counts), key=len, default={})
+        images = ", ".join(f"{counts[name]} {title}" for name, title in SPLITS.items() if name in counts)
+        rules = sorted({r.run.split_rule for r in runs if r.run.split_rule})
+        return "; ".join(filter(None, [images and f"Images: {images}", ", ".join(rules), self.column.note]))
+
+
+SPLITS = {"train": "for training", "val": "for validation", "test": "for tests"}
+
+
+def site(
+    boards: Sequence[Leaderboard], *, title: str, photographs: masks.Pictures | None, withheld: str
+) -> dict[str, str]:
+    """File name -> text: the first table is the leaderboard; each benchmark's page has its part of every table.
+
+    Args:
+        photographs: what lies behind masks, None for nothing.
+        withheld: why a page has masks without photographs.
+    """
+    first = boards[0]
+    files = file_names(boards)
+    with styled():
+        picture = _picture("pareto", pareto.figure(first), pareto.figure(first, width=0.95 * COLUMN, height=3.0))
+        costs = _picture("cost", cost.figure(first))
+        parts = {name: [_part(b, name, photographs) for b in boards if name in b.columns] for name in files}
+    shared = {"title": title, "files": files, "titles": {name: parts[name][0].column.title for name in files}}
+    pages = {INDEX: _written("index.html", board=first, picture=picture, costs=costs, boards=boards, here="", **shared)}
+    for name, file in files.items():
+        pages[file] = _written("benchmark.html", parts=parts[name], withheld=withheld, here=name, **shared)
+    pages[LEADERBOARD] = first.grid.tidy().to_csv(index=False, lineterminator="\n")
+    return pages
+
+
+def file_names(boards: Sequence[Leaderboard]) -> dict[str, str]:
+    """Benchmark -> the file of its page; the leaderboard's benchmarks first."""
+    first = list(boards[0].columns)
+    names = {name for board in boards for name in board.columns}
+    files: dict[str, str] = {}
+    for name in [*first, *sorted(names - set(first), key=benchmark_rank)]:
+        stem = re.sub(r"[^A-Za-z0-9_-]+", "-", name).strip("-").lower() or "benchmark"
+        taken = {INDEX, *files.values()}
+        numbered = (f"{stem}.html" if number == 1 else f"{stem}-{number}.html" for number in range(1, len(taken) + 2))
+        files[name] = next(file for file in numbered if file not in taken)
+    return files
+
+
+def _part(board: Leaderboard, benchmark: str, photographs: masks.Pictures | None) -> Part:
+    leading = board.columns[benchmark]
+    columns = [c for c in board.grid.columns if c.benchmark == benchmark and c != leading]
+    drawn = (
+        ("differences", differences.figure(board, [benchmark])), ("curves", curves.figure(board, benchmark)),
+        ("alpha", alpha.figure(board, benchmark)),
+    )  # fmt: skip
+    name = hashlib.sha256(f"{board.grid.title} {benchmark}".encode()).hexdigest()[:8]
+    pictures = [made for kind, figure in drawn if (made := _picture(f"{kind}-{name}", figure))]
+    tiles = masks.tiles(board, benchmark, photographs)
+    about = masks.about(board, benchmark) if tiles else ""
+    return Part(board=board, columns=[leading, *columns], pictures=pictures, tiles=tiles, about_tiles=about)
+
+
+def _picture(name: str, made: tuple[Any, str] | None, narrow: tuple[Any, str] | None = None) -> Picture | None:
+    if made is None:
+        return None
+    small = inline(narrow[0], name=f"{name}-narrow") if narrow else ""
+    wide = made[0].get_figwidth() > 1.5 * COLUMN
+    return Picture(svg=inline(made[0], name=name), caption=made[1], narrow=small, wide=wide)
+
+
+def _tile_source(picture: Any) -> str:
+    from PIL import Image
+
+    image = Image.fromarray(picture)
+    image.thumbnail((192, 192))
+    out = io.BytesIO()
+    image.save(out, format="webp", quality=80, method=4)
+    return f"data:image/webp;base64,{base64.b64encode(out.getvalue()).decode()}"
+
+
+def _written(template: str, **content: Any) -> str:
+    environment = _environment()
+    script = environment.get_template("site.js").render()
+    allowed = f"sha256-{base64.b64encode(hashlib.sha256(script.encode()).digest()).decode()}"
+    page = environment.get_template(template).render(
+        script=script, style=environment.get_template("site.css").render(), script_hash=allowed, written=WRITTEN,
+        leaderboard=LEADERBOARD, **content,
+    )  # fmt: skip
+    return str(page)
+
+
+def _harmless(value: Any) -> Any:
+    """Words without characters that turn or hide text; what is HTML already stays."""
+    return printable(value) if type(value) is str else value
+
+
+@cache
+def _environment() -> Any:
+    from jinja2 import Environment, PackageLoader, StrictUndefined, select_autoescape
+
+    environment = Environment(
+        loader=PackageLoader("harness.report.html", "templates"), autoescape=select_autoescape(("html",)),
+        undefined=StrictUndefined, finalize=_harmless, trim_blocks=True, lstrip_blocks=True,
+    )  # fmt: skip
+    environment.globals.update(of=standing, source=_tile_source, command_of=command_of)
+    environment.filters["short"] = pareto.short_number
+    return environment

@@ -1,0 +1,116 @@
+"""Leaderboards of a results folder: which row others are compared with, what the order is, and the sentence of a page."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable
+
+from harness.archive.schema import Record
+from harness.comparison.grid import Grid
+from harness.comparison.leaderboard import Leaderboard, Standing, leaderboard
+from harness.comparison.names import BASELINES
+from harness.comparison.scores import Column, Difference
+from harness.studies import Study
+from harness.system.errors import UsageError, did_you_mean
+
+
+def boards(made: Iterable[Grid], study: Study | None, baseline: str) -> list[Leaderboard]:
+    """Every table with runs against a row: ``baseline``, else the study's, else the usual one, else its first row.
+
+    Raises:
+        UsageError: no row is called ``baseline``.
+    """
+    made = [grid for grid in made if grid.records and grid.columns]
+    names = {row for grid in made for row in grid.rows}
+    if baseline and baseline not in names:
+        raise UsageError(f"no row is called {baseline!r}{did_you_mean(baseline, names)}")
+    return [leaderboard(grid, _baseline(grid, study, baseline)) for grid in made]
+
+
+def _baseline(grid: Grid, study: Study | None, name: str) -> str:
+    ran = [row for row in grid.rows if grid.records_of(row)]
+    usual = [row for method in BASELINES for row in ran if grid.rows[row].method == method]
+    wanted = [name, study.table.baseline if study else "", *usual, *ran]
+    return next(row for row in wanted if row in ran)
+
+
+def ran(board: Leaderboard) -> list[Standing]:
+    """The rows that have a run, best first."""
+    return [each for each in board.standings if board.grid.records_of(each.row)]
+
+
+def on(board: Leaderboard, benchmark: str) -> list[Standing]:
+    """The rows that have a run on a benchmark, best first."""
+    column = board.columns[benchmark]
+
+    def place(standing: Standing) -> tuple[bool, float]:
+        cell = standing.cells[benchmark]
+        return not cell.values, -column.sign * cell.mean if cell.values else 0.0
+
+    return sorted((each for each in ran(board) if each.cells[benchmark].planned), key=place)
+
+
+def ended_well(board: Leaderboard, row: str, benchmark: str) -> list[Record]:
+    return [r for r in board.grid.records_of(row) if r.run.benchmark == benchmark and r.code == "OK"]
+
+
+def has_mean(board: Leaderboard) -> bool:
+    """Whether rows are ordered by their mean over benchmarks; else by the first one."""
+    return len(board.complete) > 1
+
+
+def leading(board: Leaderboard) -> str:
+    """The benchmark that orders the rows; empty for the mean over benchmarks."""
+    return "" if has_mean(board) else next(iter(board.complete or board.columns))
+
+
+def against(standing: Standing, benchmark: str) -> Difference | None:
+    """Its difference to the baseline on a benchmark; of an empty name their mean."""
+    return standing.differences.get(benchmark) if benchmark else standing.mean
+
+
+def named(board: Leaderboard, benchmark: str) -> str:
+    """``Kvasir-SEG IoU``, ``mean of 3 benchmarks``"""
+    return board.columns[benchmark].name if benchmark else f"mean of {len(board.complete)} benchmarks"
+
+
+def sentence(board: Leaderboard, benchmark: str) -> str:
+    """What a reader with ten seconds takes with him, of one benchmark or of the mean over benchmarks."""
+    what = named(board, benchmark)
+    what = what[0].upper() + what[1:]
+    if board.grid.is_generated:
+        return "These images are generated: their scores show that everything works, and rank nothing."
+    judged = {each.row: d for each in ran(board) if (d := against(each, benchmark)) and d.low is not None}
+    if not judged:
+        first = [each for each in on(board, benchmark) if each.cells[benchmark].values] if benchmark else []
+        if not first:
+            return f"{what}: no scores yet."
+        best = first[0]
+        return f"{what}: {best.row} is highest ({percent(best.cells[benchmark].mean)}). A single seed ranks nothing."
+    better = sorted((row for row in judged if (judged[row].low or 0) > 0), key=lambda row: -judged[row].mean)
+    worse = sum((d.high or 0) < 0 for d in judged.values())
+    count = f"{len(better) or 'none'} of {len(judged)} {'rows' if len(judged) > 1 else 'row'}"
+    said = f"{what}: {count} {'is' if len(better) < 2 else 'are'} significantly better than {board.baseline}"
+    if better:
+        said += f", most of all {better[0]} ({shown(judged[better[0]])} points)"
+    return f"{said}, and {worse or 'none'} {'is' if worse < 2 else 'are'} worse."
+
+
+def percent(value: float) -> str:
+    return f"{100 * value:.1f}"
+
+
+def shown(difference: Difference) -> str:
+    """``+1.2 [+0.3, +2.1]``"""
+    bounds = "" if difference.low is None else f" [{difference.low:+z.1f}, {difference.high:+z.1f}]"
+    return f"{difference.mean:+z.1f}{bounds}"
+
+
+def axis_label(column: Column) -> str:
+    return f"{column.name} (%)"
+
+
+def caption(board: Leaderboard) -> str:
+    """What every caption ends with."""
+    seeds = sorted({record.run.seed for record in board.grid.records})
+    rules = f"protocol {board.grid.protocol}, hash {board.grid.protocol_hash}; backbone {board.grid.backbone}"
+    return f"Seeds {', '.join(map(str, seeds))}; {rules}."

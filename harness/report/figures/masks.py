@@ -1,0 +1,169 @@
+"""Kept masks side by side: photograph, truth, and every row's prediction with its errors coloured."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Callable
+from dataclasses import dataclass
+from statistics import median
+from typing import TYPE_CHECKING, Any
+
+from harness.archive.files import is_of_record
+from harness.archive.masks import MASKS, KeptMask, read_masks
+from harness.archive.schema import Record
+from harness.comparison.leaderboard import Leaderboard
+from harness.comparison.scores import Column
+from harness.report.board import caption, ended_well, on
+from harness.report.figures.style import PAGE, cut, new_figure
+
+if TYPE_CHECKING:
+    import numpy as np
+    from matplotlib.figure import Figure
+    from numpy.typing import NDArray
+
+    Picture = NDArray[np.uint8]
+
+Pictures = Callable[[Record, str, str], Any]
+"""(a record, split, stem) -> image (S, S, 3) uint8 at the network's input size, None where it is not at hand."""
+Image = tuple[str, str]
+"""split, stem"""
+
+COLOURS = ((0, 0, 0), (235, 235, 235), (44, 107, 214), (255, 140, 0), (170, 0, 120), (110, 110, 110))
+"""Of `kinds`: nothing, found, missed, invented, another class, does not count. They differ in brightness too."""
+OPACITY = (0, 150, 225, 225, 225, 130)
+LARGEST = 256
+"""Pixels of a tile."""
+MOST_ROWS = 8
+
+
+@dataclass(frozen=True, kw_only=True)
+class Tile:
+    """One picture and what stands below it.
+
+    Args:
+        picture: (S, S, 3) uint8.
+        score: of this image in %, empty where there is none.
+    """
+
+    name: str
+    score: str
+    picture: Picture
+
+
+def tiles(board: Leaderboard, benchmark: str, pictures: Pictures | None) -> dict[str, list[Tile]]:
+    """``best: stem`` and the like -> photograph, truth, then rows: the baseline and the best ones. Images are the best, the median and
+    the worst by the first row shown, of those that all of them kept. Empty where no run kept masks."""
+    column, shown = board.columns[benchmark], _kept(board, benchmark)
+    if not shown:
+        return {}
+    first = next(iter(shown))
+    common = sorted(set.intersection(*(set(masks) for _, masks in shown.values())))
+    scores = {image: value for image in common if (value := _score(board, shown[first][0], column, image)) is not None}
+    found: dict[str, list[Tile]] = {}
+    for word, image in _examples(scores or dict.fromkeys(common, 0.0), sign=column.sign).items():
+        truth = shown[first][1][image].truth
+        photograph = pictures(shown[first][0], *image) if pictures else None
+        line = [] if photograph is None else [Tile(name="image", score="", picture=_thinned(photograph))]
+        line.append(Tile(name="truth", score="", picture=_painted(truth, truth, photograph)))
+        for row, (record, masks) in shown.items():
+            value = _score(board, record, column, image)
+            painted = _painted(masks[image].predicted, truth, photograph)
+            line.append(Tile(name=row, score="" if value is None else f"{100 * value:.1f}", picture=painted))
+        found[f"{word}: {image[1]}"] = line
+    return found
+
+
+def figure(board: Leaderboard, benchmark: str, pictures: Pictures | None = None) -> tuple[Figure, str] | None:
+    found = tiles(board, benchmark, pictures)
+    if not found:
+        return None
+    across = max(map(len, found.values()))
+    side = PAGE / max(across, 4)
+    made = new_figure(side * across, len(found) * (side + 0.24))
+    axes = made.subplots(len(found), across, squeeze=False)
+    for ax in axes.flat:
+        ax.set_axis_off()
+    for line, of_image in zip(axes, found.values(), strict=True):
+        for ax, tile in zip(line, of_image, strict=False):
+            ax.imshow(tile.picture, interpolation="nearest")
+            ax.set_title(f"{cut(tile.name, 18)}\n{tile.score}", fontsize=5.5, pad=1.5, linespacing=0.95)
+    return made, f"{about(board, benchmark)} Images: {', '.join(found)}. {caption(board)}"
+
+
+def about(board: Leaderboard, benchmark: str) -> str:
+    """What the colours and numbers of tiles are."""
+    column = board.columns[benchmark]
+    first = next(iter(_kept(board, benchmark)), board.baseline)
+    return (
+        f"Masks of test images on {column.title} by the best checkpoint of one seed, with the image's {column.measure.title} in %."
+        " Light: found; blue: missed; orange: invented. Of the images that all runs kept (chosen by a hash of their names)"
+        f" the best, the median and the worst by {first}."
+    )
+
+
+def _kept(board: Leaderboard, benchmark: str) -> dict[str, tuple[Record, dict[Image, KeptMask]]]:
+    """Row -> a run and its masks: the baseline and the best rows, all of one seed, the one that most of them kept masks of. Of several
+    such the one whose scores are most usual: a run that collapsed is no example."""
+    cells = {each.row: each.cells[benchmark] for each in on(board, benchmark) if each.cells[benchmark].values}
+    by_seed: dict[int, dict[str, Record]] = {}
+    apart: dict[int, float] = {}
+    for row in sorted(cells, key=lambda row: row != board.baseline):
+        cell = cells[row]
+        for record in ended_well(board, row, benchmark):
+            if board.grid.archive.store.masks_path(record.key).is_file() and is_of_record(MASKS, record.sidecars):
+                by_seed.setdefault(record.run.seed, {}).setdefault(row, record)
+                value = cell.values.get(record.run.seed)
+                far = math.inf if value is None else abs(value - median(cell.by_seed))
+                apart[record.run.seed] = apart.get(record.run.seed, 0.0) + far
+    for seed in sorted(by_seed, key=lambda seed: (-len(by_seed[seed]), apart[seed], seed)):
+        shown = {row: (record, read) for row, record in by_seed[seed].items() if (read := _read(board, record))}
+        if shown:
+            return dict(list(shown.items())[:MOST_ROWS])
+    return {}
+
+
+def _read(board: Leaderboard, record: Record) -> dict[Image, KeptMask]:
+    try:
+        masks = read_masks(board.grid.archive.store.masks_path(record.key), expected=record.sidecars.get(MASKS, ""))
+    except ValueError:  # not what was written
+        return {}
+    return {(mask.split, mask.stem): mask for mask in masks}
+
+
+def _score(board: Leaderboard, record: Record, column: Column, image: Image) -> float | None:
+    scores = board.grid.archive.images(record, "best", image[0], column.metric)
+    return None if scores is None else scores.scores.get(image[1])
+
+
+def _examples(scores: dict[Image, float], *, sign: int) -> dict[str, Image]:
+    """Word -> image; of fewer than three images as many as there are."""
+    ranked = sorted(scores, key=lambda image: (-sign * scores[image], image))
+    if len(ranked) < 3:
+        return dict(zip(("best", "worst"), ranked, strict=False))
+    return {"best": ranked[0], "median": ranked[(len(ranked) - 1) // 2], "worst": ranked[-1]}
+
+
+def kinds(predicted: Picture, truth: Picture) -> Picture:
+    """(H, W): foreground that was 1 found, 2 missed, 3 invented, 4 taken for another class; 5 does not count; 0 nothing."""
+    import numpy as np
+
+    right, there = predicted == truth, truth > 0
+    cases = [truth == 255, there & right, there & (predicted == 0), there, predicted > 0]
+    return np.select(cases, [5, 1, 2, 4, 3]).astype(np.uint8)
+
+
+def _painted(predicted: Picture, truth: Picture, photograph: Picture | None) -> Picture:
+    """(S, S, 3): what a prediction found, missed and invented, over the grey photograph where there is one."""
+    import numpy as np
+
+    kind = _thinned(kinds(predicted, truth))
+    if photograph is None:
+        return np.array(COLOURS, np.uint8)[kind]
+    grey = _thinned(photograph).mean(axis=2, keepdims=True)
+    opacity = (np.array(OPACITY, float) / 255)[kind][..., None]
+    return (opacity * np.array(COLOURS, float)[kind] + (1 - opacity) * grey).round().astype(np.uint8)
+
+
+def _thinned(picture: Any) -> Any:
+    step = max(1, -(-max(picture.shape[:2]) // LARGEST))
+    return picture[::step, ::step]

@@ -1,0 +1,165 @@
+"""Is NAS-LoRA better than LoRA? The table and the figure of docs/findings.md, from the committed records.
+
+``python results/analysis/answer.py [--results results] [--figure docs/figures/answer.svg]`` prints the table as markdown: the difference
+of NAS-LoRA to LoRA on each model and benchmark, paired by seed and test image, their mean over MobileSAM's benchmarks at 256 px, what
+a training step costs, and what cell and search add. `nas-lora-plan.md`, in this folder, was committed before the scores were seen.
+"""
+
+from __future__ import annotations
+
+import argparse
+from collections.abc import Iterator
+from dataclasses import dataclass
+from pathlib import Path
+
+from harness.archive.archive import Archive
+from harness.comparison.grid import Grid, grids
+from harness.comparison.scores import Column, Difference
+from harness.comparison.step_costs import costs_of, ratios_within, session_for
+from harness.report.figures.style import BETTER, GREY, INK, PAGE, WORSE, encoded, limits, new_figure, styled
+from harness.statistics import average_of
+from harness.studies import load_study
+
+STUDIES = Path(__file__).parent / "studies"
+MODELS = {"mobile_sam": "MobileSAM", "timm/vit_small_patch14_dinov2": "ViT-S"}
+QUESTION = (
+    *("question-sam", "question-sam-isic", "question-sam-folds", "question-sam-road", "question-sam-cvc612"),
+    *("question-sam-512", "question-vit"),
+)
+"""Studies that ask the question; the first five are averaged."""
+CONTROLS = (
+    ("question-sam", "NAS-LoRA, no search", "LoRA", "cell without search − LoRA"),
+    ("question-sam-isic", "NAS-LoRA, no search", "LoRA", "cell without search − LoRA"),
+    ("question-sam", "NAS-LoRA", "NAS-LoRA, no search", "search − no search"),
+    ("question-sam-isic", "NAS-LoRA", "NAS-LoRA, no search", "search − no search"),
+    ("question-sam", "NAS-LoRA, joint (one pass)", "LoRA", "one-pass search − LoRA"),
+    ("question-sam", "NAS-LoRA, whole map", "LoRA", "cells on whole maps − LoRA"),
+)
+"""(study, row, other row, what their difference is)"""
+
+
+@dataclass(frozen=True, kw_only=True)
+class Line:
+    """One benchmark of one study."""
+
+    study: str
+    grid: Grid
+    column: Column
+    difference: Difference
+
+    @property
+    def model(self) -> str:
+        rules = self.grid.rules
+        return f"{MODELS.get(self.grid.backbone, self.grid.backbone)} at {rules['image_size']} px"
+
+    def score(self, row: str) -> str:
+        cell = self.grid.cells[row, self.column]
+        return f"{100 * cell.mean:.1f} ± {100 * (cell.sd or 0):.1f}" if cell.values else "–"
+
+
+def lines(archive: Archive) -> Iterator[Line]:
+    for name in QUESTION:
+        for grid, column in columns_of(archive, name):
+            found = grid.difference("NAS-LoRA", "LoRA", column)
+            if found is not None:
+                yield Line(study=name, grid=grid, column=column, difference=found)
+
+
+def columns_of(archive: Archive, study: str) -> Iterator[tuple[Grid, Column]]:
+    """The study's table and the first column of each benchmark that has runs."""
+    for grid in grids(archive, study=load_study(str(STUDIES / f"{study}.yaml")))[:1]:
+        for column in grid.first_columns.values():
+            if grid.cells["LoRA", column].values:
+                yield grid, column
+
+
+def words(difference: Difference) -> str:
+    bounds = "" if difference.low is None else f" [{difference.low:+z.2f}, {difference.high:+z.2f}]"
+    return f"{difference.mean:+z.2f}{bounds}"
+
+
+def mean_of(of: list[Line]) -> Difference:
+    return Difference.of(average_of([line.difference.estimate for line in of if line.difference.estimate is not None]))
+
+
+def table(of: list[Line], mean: Difference) -> str:
+    rows = [
+        "| model, benchmark | decoder alone | LoRA | NAS-LoRA | difference | seeds |",
+        "|---|---:|---:|---:|---:|---:|",
+    ]
+    for line in of:
+        alone = "decoder alone" if "decoder alone" in line.grid.rows else "decoder only"
+        scores = " | ".join(line.score(row) if row in line.grid.rows else "–" for row in (alone, "LoRA", "NAS-LoRA"))
+        rows.append(f"| {line.model}: {line.column.name} | {scores} | {words(line.difference)} | {line.difference.n} |")
+    count = len(averaged(of))
+    rows.append(f"| **{of[0].model}: mean of {count}** | | | | **{words(mean)}** | |")
+    return "\n".join(rows)
+
+
+def averaged(of: list[Line]) -> list[Line]:
+    return [line for line in of if line.study in QUESTION[:5]]
+
+
+def costs(of: list[Line]) -> list[str]:
+    """A training step of NAS-LoRA over LoRA's, a line a model."""
+    said = {}
+    for line in of:
+        session = session_for(line.grid, baseline="LoRA")
+        measured = costs_of(line.grid, session) if session else {}
+        if line.model not in said and {"LoRA", "NAS-LoRA"} <= measured.keys():
+            ratio = ratios_within(measured["NAS-LoRA"], measured["LoRA"])["time"]
+            said[line.model] = (
+                f"{line.model}: a training step takes {ratio.value:.2f} [{ratio.low:.2f}, {ratio.high:.2f}] times LoRA's"
+            )
+    return list(said.values())
+
+
+def controls(archive: Archive) -> Iterator[str]:
+    for study, row, other, what in CONTROLS:
+        for grid, column in columns_of(archive, study):
+            if {row, other} <= grid.rows.keys() and (found := grid.difference(row, other, column)):
+                yield f"{what}, {column.name}: {words(found)} ({found.n} seeds)"
+
+
+def draw(of: list[Line], mean: Difference, path: Path) -> None:
+    shown = [
+        *((f"{line.model}: {line.column.name}", line.difference) for line in of),
+        (f"{of[0].model}: mean of {len(averaged(of))}", mean),
+    ]
+    with styled():
+        figure = new_figure(PAGE, 0.5 + 0.17 * len(shown))
+        ax = figure.subplots()
+        ends = [end for _, d in shown for end in (d.low, d.high) if end is not None]
+        low, high = limits([0.0, *ends])
+        ax.axvline(0, color=INK, linewidth=0.6)
+        for place, (_, d) in enumerate(shown):
+            colour = BETTER if (d.low or 0) > 0 else WORSE if (d.high or 0) < 0 else GREY
+            ax.plot(
+                [d.low, d.high], [place, place], color=colour, linewidth=3 if d is mean else 1.5, solid_capstyle="butt"
+            )
+            ax.plot([d.mean], [place], color=colour, marker="o")
+        ax.set_xlim(low, high)
+        ax.set_yticks(range(len(shown)), [name for name, _ in shown])
+        ax.set_ylim(len(shown) - 0.4, -0.6)
+        ax.tick_params(axis="y", length=0)
+        ax.grid(visible=True, axis="x")
+        ax.set_xlabel("NAS-LoRA − LoRA, points (95 % confidence intervals)")
+        path.write_bytes(encoded(figure, "svg", title="NAS-LoRA − LoRA", caption="Differences by model and benchmark."))
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=(__doc__ or "").split("\n\n")[0])
+    parser.add_argument("--results", type=Path, default=Path("results"))
+    parser.add_argument("--figure", type=Path, help="write the figure here, too")
+    options = parser.parse_args()
+    archive = Archive(options.results)
+    of = list(lines(archive))
+    mean = mean_of(averaged(of))
+    print(table(of, mean))
+    print("\n" + "\n".join(f"- {line}" for line in (*costs(of), *controls(archive))))
+    if options.figure:
+        draw(of, mean, options.figure)
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,95 @@
+"""Six figures of a table: each is drawn where the runs have its numbers, and equal runs give equal bytes."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+
+from harness.archive.archive import Archive
+from harness.archive.masks import KeptMask, encoded_masks
+from harness.comparison.grid import grids
+from harness.report.board import boards
+from harness.report.figures import draw, masks, pareto
+from harness.report.figures.style import encoded, inline, limits
+from tests.harness.report.sample import record, store_of
+from tests.values import RESULTS
+
+HISTORY = [{"epoch": epoch, "loss": 1.0, "val": {"s_measure": 0.5 + 0.01 * epoch}} for epoch in (1, 2, 3)]
+
+
+def made(root: Path, **changes: Any) -> Any:
+    records = [
+        record(0.7 + 0.01 * seed + shift, method=method, seed=seed, history=HISTORY, **changes)
+        for method, shift in (("lora", 0.0), ("full", 0.1), ("decoder", -0.2))
+        for seed in range(3)
+    ]
+    store_of(root, records)
+    return boards(grids(Archive(root)), None, "")[0]
+
+
+def test_runs_with_scores_and_curves_give_their_figures(tmp_path: Path) -> None:
+    drawn = {name: caption for name, _, caption in draw(made(tmp_path))}
+    assert drawn.keys() == {"pareto", "differences", "curves-kvasir"}
+    assert all("hash aaaa0000aaaa0000" in caption for caption in drawn.values())
+
+
+def test_equal_runs_give_equal_bytes_and_a_page_its_own_colours(tmp_path: Path) -> None:
+    first, second = (list(draw(made(tmp_path / name))) for name in ("a", "b"))
+    for (name, figure, caption), (_, other, _) in zip(first, second, strict=True):
+        assert encoded(figure, "svg", title=name, caption=caption) == encoded(other, "svg", title=name, caption=caption)
+        assert "currentColor" in inline(figure, name=name)
+        assert "<metadata" not in inline(figure, name=name)
+
+
+def test_committed_runs_have_curves_masks_and_a_searched_architecture() -> None:
+    keys = ("0208a83a876e42cc", "61bc2f28c31c933a", "cfe326e608c27f75")
+    archive = Archive(RESULTS)
+    runs = archive.frame("runs", trials=True)
+    found = [board for key in keys for board in boards(grids(archive, runs=runs[runs["key"] == key]), None, "")]
+    names = {name.partition("-")[0] for board in found for name, _, _ in draw(board)}
+    assert {"curves", "alpha"} <= names
+
+
+@pytest.mark.parametrize(
+    ("points", "expected"),
+    [
+        ({"a": (1, 1), "b": (2, 2), "c": (3, 1.5)}, ["a", "b"]),
+        ({"a": (1, 1), "b": (1, 2)}, ["b"]),
+        ({"a": (1, 1), "b": (2, 1)}, ["a"]),
+    ],
+)
+def test_the_front_has_what_no_other_beats_in_both(points: Any, expected: list[str]) -> None:
+    assert pareto.front(points) == expected
+
+
+def test_an_axis_leaves_out_what_collapsed() -> None:
+    low, high = limits([80.0, 81.0, 82.0, 83.0, 20.0])
+    assert 70 < low < 80
+    assert 83 < high < 90
+
+
+def test_what_a_mask_found_missed_and_invented_is_told_apart() -> None:
+    truth = np.array([[0, 1, 1, 2, 255, 0]], np.uint8)
+    predicted = np.array([[0, 1, 0, 1, 1, 1]], np.uint8)
+    assert masks.kinds(predicted, truth).tolist() == [[0, 1, 2, 4, 5, 3]]
+
+
+def test_tiles_are_of_the_seed_that_most_rows_kept_and_lie_on_the_photograph(tmp_path: Path) -> None:
+    board = made(tmp_path)
+    store = board.grid.archive.store
+    square = np.zeros((8, 8), np.uint8)
+    square[2:6, 2:6] = 1
+    kept = encoded_masks([KeptMask(split="test", stem=stem, predicted=square, truth=square) for stem in "abc"])
+    for row, seeds in (("LoRA", (0, 1)), ("Full fine-tuning", (1,))):
+        for run in board.grid.records_of(row):
+            if run.run.seed in seeds:
+                store.masks_path(run.key).write_bytes(kept)
+    photograph = np.full((8, 8, 3), 100, np.uint8)
+    found = masks.tiles(board, "kvasir", lambda *_: photograph)
+    assert [tile.name for tile in next(iter(found.values()))] == ["image", "truth", "LoRA", "Full fine-tuning"]
+    assert len(found) == 3
+    assert next(iter(found.values()))[1].picture[0, 0].tolist() == [100, 100, 100]
+    assert next(iter(masks.tiles(board, "kvasir", None).values()))[0].name == "truth"

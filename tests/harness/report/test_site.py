@@ -1,0 +1,180 @@
+"""The pages of a results folder: one leaderboard, one picture, one sentence, then a page a benchmark; they open offline."""
+
+from __future__ import annotations
+
+import re
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from harness.archive.archive import Archive
+from harness.archive.schema import SAMPLES
+from harness.cli.report import main, may_be_passed_on
+from harness.comparison.grid import grids
+from harness.report.board import boards, leading, ran, sentence
+from harness.report.html.site import INDEX, LEADERBOARD, file_names, site
+from harness.system.errors import UsageError
+from tests.harness.report.sample import record, store_of
+
+LORA = (0.70, 0.71, 0.72)
+
+
+def runs(method: str, values: tuple[float, ...] = LORA, *, shift: float = 0.0, **changes: Any) -> list[Any]:
+    return [record(value + shift, method=method, seed=seed, **changes) for seed, value in enumerate(values)]
+
+
+def board_of(root: Path, records: list[Any], **options: Any) -> Any:
+    store_of(root, records)
+    return boards(grids(Archive(root)), None, options.pop("baseline", ""))[0]
+
+
+def pages_of(root: Path, records: list[Any]) -> dict[str, str]:
+    store_of(root, records)
+    made = boards(grids(Archive(root)), None, "")
+    return site(made, title="Results", photographs=None, withheld="none")
+
+
+def column(page: str, place: int) -> list[str]:
+    """The text of one column of the first table."""
+    rows = page.partition("<tbody>")[2].partition("</tbody>")[0].split("<tr")[1:]
+    cells = [re.split(r"<t[dh][^>]*>", row) for row in rows]
+    return [re.sub(r"<[^>]+>|\s+", " ", line[1 + place]).strip() for line in cells]
+
+
+def test_the_first_page_has_the_rows_from_the_best_and_links_a_page_a_benchmark(tmp_path: Path) -> None:
+    records = [
+        *runs("lora"), *runs("full", shift=0.10), *runs("decoder", shift=-0.20),
+        *runs("lora", benchmark="leaf"), *runs("full", shift=0.12, benchmark="leaf"), *runs("decoder", benchmark="leaf", shift=-0.1),
+    ]  # fmt: skip
+    pages = pages_of(tmp_path, records)
+    assert set(pages) == {INDEX, "kvasir.html", "leaf.html", LEADERBOARD}
+    assert column(pages[INDEX], 0) == ["Full fine-tuning", "LoRA", "Decoder alone"]
+    assert column(pages[INDEX], 1)[1] == "baseline"
+    assert column(pages[INDEX], 1)[0].startswith("+11.0 [")
+    assert pages[INDEX].count("<table") == 1
+    assert pages[INDEX].count("<figure") == 1
+    for name, text in pages.items():
+        if name.endswith(".html"):
+            assert 'href="kvasir.html"' in text
+            assert not re.search(r'(?:src|href)="(?:https?:)?//', text), "a page fetches nothing"
+            assert "default-src 'none'" in text
+
+
+def test_the_file_beside_it_has_a_line_a_run_and_metric(tmp_path: Path) -> None:
+    import io
+
+    import pandas as pd
+
+    table = pd.read_csv(io.StringIO(pages_of(tmp_path, [*runs("lora"), *runs("full", shift=0.1)])[LEADERBOARD]))
+    assert {"method", "options", "benchmark", "seed", "metric", "value"} <= set(table.columns)
+    chosen = table[(table.row == "LoRA") & (table.metric == "s_measure")]
+    assert list(chosen.sort_values("seed").value) == list(LORA)
+
+
+BETTER = "1 of 2 rows is significantly better than LoRA, most of all Full fine-tuning (+10.0 ["
+
+
+@pytest.mark.parametrize(
+    ("records", "words"),
+    [
+        ([*runs("lora"), *runs("full", shift=0.1), *runs("decoder", shift=-0.1)], [BETTER, "and 1 is worse"]),
+        (
+            [*runs("lora"), *runs("full", (0.70, 0.75, 0.68))],
+            ["none of 1 row is significantly better", "none is worse"],
+        ),
+        ([*runs("lora", (0.7,)), *runs("full", (0.8,))], ["Full fine-tuning is highest (80.0)", "ranks nothing"]),
+        (runs("lora", data_note=SAMPLES), ["generated", "rank nothing"]),
+    ],
+)
+def test_the_sentence_says_what_differs_from_the_baseline(tmp_path: Path, records: list[Any], words: list[str]) -> None:
+    board = board_of(tmp_path, records)
+    said = sentence(board, leading(board))
+    assert [word for word in words if word not in said] == []
+
+
+def test_the_baseline_is_the_one_named_else_the_usual_else_the_first(tmp_path: Path) -> None:
+    records = [*runs("full"), *runs("decoder")]
+    assert board_of(tmp_path, records).baseline == "Decoder alone"
+    assert board_of(tmp_path, records, baseline="Full fine-tuning").baseline == "Full fine-tuning"
+    assert board_of(tmp_path, [*records, *runs("lora")]).baseline == "LoRA"
+    with pytest.raises(UsageError, match="LoRA"):
+        board_of(tmp_path, records, baseline="Lora")
+
+
+def test_a_row_of_a_gap_or_of_empty_masks_says_so_beside_every_metric(tmp_path: Path) -> None:
+    empty = runs("full", shift=-0.2, foreground={"test": 0.05})
+    pages = pages_of(
+        tmp_path, [*runs("lora"), *empty, *runs("decoder")[:2], record(method="decoder", seed=2, code="OOM")]
+    )
+    assert "BLANK" in pages[INDEX].partition("<tbody>")[2]
+    rows = dict(zip(column(pages["kvasir.html"], 0), column(pages["kvasir.html"], 2), strict=True))
+    assert rows["Full fine-tuning"].endswith("BLANK")
+    assert rows["Decoder alone"].endswith("OOM")
+    assert "BLANK" not in rows["LoRA"]
+
+
+def test_words_of_a_record_are_text_on_a_page(tmp_path: Path) -> None:
+    own: dict[str, Any] = {"benchmark": "x y", "benchmark_title": "<script>alert(1)</script>\u202e"}
+    pages = pages_of(tmp_path, [*runs("lora", **own), *runs("full", shift=0.1, **own)])
+    assert set(pages) == {INDEX, "x-y.html", LEADERBOARD}
+    for text in (text for name, text in pages.items() if name.endswith(".html")):
+        assert "<script>alert" not in text
+        assert "\u202e" not in text
+
+
+def test_pages_of_benchmarks_have_files_of_their_own(tmp_path: Path) -> None:
+    names = ["index", "a b", "a-b", "A B"]
+    board = board_of(tmp_path, [made for name in names for made in runs("lora", benchmark=name)])
+    files = file_names([board])
+    assert set(files) == set(names)
+    assert len({INDEX, *files.values()}) == 5
+
+
+@pytest.mark.parametrize(
+    ("changes", "may"),
+    [
+        ({"benchmark": "isic2017"}, True),  # CC0
+        ({"benchmark": "camo"}, False),
+        ({"benchmark": "camo", "data_note": SAMPLES}, True),
+        ({"benchmark": "pets", "rules": {"own_classes": ["background", "cat"]}}, True),
+        ({"benchmark": "of-a-plug-in"}, False),
+    ],
+)
+def test_ones_own_photographs_and_those_that_may_be_passed_on_are_shown(changes: dict[str, Any], may: bool) -> None:
+    assert may_be_passed_on(record(**changes)) is may
+
+
+@pytest.mark.parametrize(
+    ("words", "says_so"),
+    [
+        (["--baseline", "nobody"], "no row is called 'nobody'"),
+        (["--study", "nowhere"], "nowhere"),
+        (["--out", "mine"], "is no page of a report"),
+    ],
+)
+def test_what_cannot_be_written_is_one_line(
+    tmp_path: Path, says: Any, monkeypatch: Any, words: list[str], says_so: str
+) -> None:
+    store_of(tmp_path / "runs", [*runs("lora"), *runs("full", shift=0.1)])
+    monkeypatch.chdir(tmp_path)
+    (tmp_path / "mine").mkdir()
+    (tmp_path / "mine" / INDEX).write_text("my own page")
+    assert says_so in says(main, "--results", tmp_path / "runs", *words, code=2)
+    assert (tmp_path / "mine" / INDEX).read_text() == "my own page"
+
+
+def test_the_verb_writes_the_site_again_over_itself_and_the_figures(tmp_path: Path, says: Any) -> None:
+    store_of(tmp_path, [*runs("lora"), *runs("full", shift=0.1)])
+    for _ in range(2):
+        says(main, "--results", tmp_path)
+    assert {path.name for path in (tmp_path / "site").iterdir()} == {INDEX, "kvasir.html", LEADERBOARD}
+    says(main, "--results", tmp_path, "--figures")
+    assert {path.name for path in (tmp_path / "figures").glob("differences.*")} == {
+        f"differences.{ending}" for ending in ("svg", "pdf", "png", "txt")
+    }
+
+
+def test_rows_that_were_not_run_are_named_and_not_shown(tmp_path: Path) -> None:
+    board = board_of(tmp_path, runs("lora"))
+    assert [each.row for each in ran(board)] == ["LoRA"]
