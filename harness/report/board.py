@@ -49,6 +49,14 @@ def on(board: Leaderboard, benchmark: str) -> list[Standing]:
     return sorted((each for each in ran(board) if each.cells[benchmark].planned), key=place)
 
 
+def in_order(board: Leaderboard) -> list[Standing]:
+    """The rows that have a run, best first by what orders the first page; rows without it last."""
+    if not leading(board):
+        return ran(board)
+    first = on(board, leading(board))
+    return [*first, *(each for each in ran(board) if each not in first)]
+
+
 def ended_well(board: Leaderboard, row: str, benchmark: str) -> list[Record]:
     return [r for r in board.grid.records_of(row) if r.run.benchmark == benchmark and r.code == "OK"]
 
