@@ -10,7 +10,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal
 
 from harness.archive.files import ImageTable, PerImage, all_image_scores, image_scores, image_table
-from harness.archive.measured import CostRecord, CostStore, EvidenceRecord, EvidenceStore
+from harness.archive.measured import CostRecord, CostStore
 from harness.archive.schema import Record, Run
 from harness.archive.store import RecordStore
 from harness.protocols.keys import content_hash, hashed_options
@@ -39,7 +39,6 @@ class Archive:
         self._images = lru_cache(maxsize=32)(self._read_images)  # a baseline's images are asked for by every other row
         self._shares: dict[str, Shares | None] = {}
         self._tables: dict[tuple[str, str, str], ImageTable | None] = {}
-        self._inside = cache(EvidenceStore(root).find)
         self.whole = cache(self._read_whole)
 
     @cached_property
@@ -125,10 +124,6 @@ class Archive:
         """
         left_out = set() if trials else trials_among(self.records)
         return frame(self, kind, [record for record in self.records if record.key not in left_out])
-
-    def evidence(self, record: Record) -> EvidenceRecord | None:
-        """What a run's model does inside, None where it was not measured."""
-        return self._inside(record.key)
 
 
 Kind = Literal["runs", "scores", "images", "history", "alphas", "costs"]

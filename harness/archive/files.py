@@ -105,24 +105,6 @@ def sealed(content: dict[str, Any]) -> bytes:
     return data.replace(_SEAL + b'"', _SEAL + digest(data).encode() + b'"', 1)
 
 
-def compact(data: bytes) -> bytes:
-    """The same sealed content in few lines: mappings a field a line, unless all their values are plain; lists in one line.
-
-    For records whose lists are long: a number a line, 44,000 lines of them, hide what a file says.
-    """
-    return (_compact(json.loads(data), indent="") + "\n").encode()
-
-
-def _compact(value: Any, *, indent: str) -> str:
-    deeper = indent + " "
-    if isinstance(value, dict) and any(isinstance(item, dict | list) for item in value.values()):
-        fields = (f"{json.dumps(name, ensure_ascii=False)}: {_compact(value[name], indent=deeper)}" for name in value)
-        return "{\n" + ",\n".join(deeper + field for field in fields) + f"\n{indent}}}"
-    if isinstance(value, list) and any(isinstance(item, dict) for item in value):
-        return "[\n" + ",\n".join(deeper + _compact(item, indent=deeper) for item in value) + f"\n{indent}]"
-    return json.dumps(value, ensure_ascii=False)
-
-
 def seal_holds(data: bytes) -> bool | None:
     """Whether a file says what was sealed; None where it has no seal, as files older than seals. Layout may differ."""
     if (place := data.find(_SEAL)) < 0 and b'"seal"' not in data:

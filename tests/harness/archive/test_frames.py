@@ -3,16 +3,12 @@
 from __future__ import annotations
 
 import gzip
-import math
-from dataclasses import replace
 from pathlib import Path
 
 import pytest
 
 from harness.archive.archive import Archive, frame
 from harness.archive.files import PerImage, all_image_scores, digest, image_scores, read_sidecar, sidecar
-from harness.archive.measured import EvidenceStore
-from tests.harness.report.sample import evidence
 from tests.values import RESULTS, there
 
 
@@ -46,21 +42,6 @@ def test_costs_are_those_of_their_records(archive: Archive) -> None:
     for session in archive.costs:
         rows = costs[(costs.session == session.session) & (costs.quantity == "step_seconds") & (costs.part == "total")]
         assert list(rows.value) == [value for method in session.methods for value in method.step_seconds["total"]]
-
-
-def test_evidence_holds_one_finite_number_a_block_of_every_merge(tmp_path: Path) -> None:
-    store = EvidenceStore(tmp_path)
-    whole = replace(evidence("0" * 16, merge={"exact": [0.25] * 4}), environment={"host": "Köln"})
-    path = store.write(whole)
-    assert store.load(path) == whole
-    assert "Köln".encode() in path.read_bytes()
-    for wrong in ([0.25] * 3, [0.25, 0.25, 0.25, math.nan]):
-        path = store.write(evidence("0" * 16, merge={"exact": wrong}))
-        with pytest.raises(ValueError, match="merge exact"):
-            store.load(path)
-    store.write(evidence("0" * 16, merge={"ex\x1b]0;act": [0.25] * 3}))
-    (reason,) = store.problems().values()
-    assert reason.isprintable()
 
 
 def test_a_folder_without_records_gives_empty_frames(tmp_path: Path) -> None:

@@ -7,10 +7,8 @@ from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
-import numpy as np
-
 from harness.archive.archive import Archive, Shares
-from harness.archive.measured import BlockEvidence, Comparability, CostRecord, EvidenceRecord, Inside
+from harness.archive.measured import Comparability, CostRecord
 from harness.archive.schema import Record, Run
 from harness.archive.store import RecordStore
 from harness.comparison.grid import Grid, grids, runs_frame
@@ -41,10 +39,9 @@ class MadeUp(Archive):
         root: Path = Path("nowhere"),
         costs: Iterable[CostRecord] = (),
         mixtures: Mapping[str, Shares] | None = None,
-        inside: Mapping[str, EvidenceRecord] | None = None,
     ) -> None:
         super().__init__(root)
-        self._given, self._costs, self._mixtures, self._evidence_of = list(records), list(costs), mixtures, inside
+        self._given, self._costs, self._mixtures = list(records), list(costs), mixtures
 
     @property
     def records(self) -> list[Record]:
@@ -56,9 +53,6 @@ class MadeUp(Archive):
 
     def mixture(self, record: Record) -> Shares | None:
         return (self._mixtures or {}).get(record.key)
-
-    def evidence(self, record: Record) -> EvidenceRecord | None:
-        return (self._evidence_of or {}).get(record.key)
 
 
 def render(
@@ -138,30 +132,6 @@ def measured_on(**changes: Any) -> Comparability:
         "backbone": "vit_h", "image_size": 1024, "batch": 4, "task": "binary", **changes,
     }  # fmt: skip
     return Comparability(**place)
-
-
-def evidence(key: str, *, shift: float = 0.0, blocks: int = 4, merge: Any = None) -> EvidenceRecord:
-    """Evidence of a model that attends ``shift`` pixels farther than its frozen backbone; every other block is windowed."""
-    generator = np.random.default_rng(0)
-
-    def inside(moved: float) -> Inside:
-        features = generator.standard_normal((8, 12))
-        curve = [0.0, -1.0 + moved / 10, -2.0 + moved / 10]
-        gram = (features @ features.T)[np.triu_indices(8, 1)].tolist()
-        distance, grams = [20.0 + moved, 24.0 + moved], [gram[:6], gram[6:12]]
-        return Inside(distance_px=distance, after_attention=curve, after_mlp=curve, grams=grams)
-
-    made = [
-        BlockEvidence(
-            window=3 * (number % 2 == 0), uniform_px=25.0, trained=inside(shift), frozen=inside(0.0),
-            update={"q": 0.1 * number, "k": 0.0, "block": 0.2},
-        )
-        for number in range(blocks)
-    ]  # fmt: skip
-    images = [("test", str(number)) for number in range(8)]
-    return EvidenceRecord(
-        key=key, state="0" * 16, images=images, batch=4, grid=(6, 6), patch=8, blocks=made, merge=merge or {}
-    )
 
 
 def table_rows(text: str) -> list[list[str]]:
