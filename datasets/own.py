@@ -110,24 +110,14 @@ class OwnBenchmark(FolderBenchmark):
         return () if self.options.split_rule == CARVED else ("train",)
 
     def arrange(self, parts: Mapping[str, Pairs], *, root: Path, layout: Layout) -> Arranged:
-        train, val, test, rule = self._arranged(parts, root=root, layout=layout)
-        return (
-            train,
-            val,
-            test,
-            rule + "; several masks per image, read as their union" * isinstance(layout, own_layouts.Objects),
-        )
-
-    def _arranged(self, parts: Mapping[str, Pairs], *, root: Path, layout: Layout) -> Arranged:
-        if self.options.split_rule == CARVED:
-            return super().arrange(parts, root=root, layout=layout)
-        if "all" in parts and "train" in parts:
+        more = "; several masks per image, read as their union" * isinstance(layout, own_layouts.Objects)
+        carved = self.options.split_rule == CARVED
+        if "all" in parts and "train" in parts and not carved:
             aside = len(parts["all"])
             raise DatasetError(f"{root} has pairs in train/ and {aside} beside it; move these into it, or away")
-        if "all" in parts and len(parts) > 1:
+        if "all" in parts and len(parts) > 1 and not carved:
             parts = {"train" if name == "all" else name: pairs for name, pairs in parts.items()}
-        unlisted = ""
-        if set(parts) in ({"all"}, {"train"}):
+        if set(parts) in ({"all"}, {"train"}) and not carved:
             (every,) = parts.values()
             lists = _lists(root, every)
             if len(lists) == len(own_layouts.SPLITS):
@@ -136,17 +126,17 @@ class OwnBenchmark(FolderBenchmark):
             parts = {split: select(every, read_list(path), source=path) for split, path in lists.items()}
             named = {pair.stem for pairs in parts.values() for pair in pairs}
             if "train" in parts:
-                unlisted = splitting.in_no_list(every, [*named])
+                more += splitting.in_no_list(every, [*named])
             else:
                 parts["train"] = tuple(pair for pair in every if pair.stem not in named)
             parts = {"all": parts["train"]} if set(parts) == {"train"} else parts
-        if "all" in parts or "test" in parts:
+        if "all" in parts or "test" in parts or carved:
             train, val, test, rule = super().arrange(parts, root=root, layout=layout)
-            return train, val, test, f"{rule}{unlisted}"
+            return train, val, test, f"{rule}{more}"
         seed, count = self.options.split_seed, splitting.share(len(parts["train"]), self.test_fraction)
         train, tested = splitting.carve(parts["train"], count=count, seed=seed, group=self.group)
         rule = f"given val; test carved (seed {seed}, {len(tested)} of train by {self.carved_by})"
-        return train, parts["val"], {"test": tested}, f"{rule}{unlisted}"
+        return train, parts["val"], {"test": tested}, f"{rule}{more}"
 
     def group(self, pair: Pair) -> str:
         """What the first bracket of the regular expression `DataOptions.group` matches in an image's name, or its whole match."""
@@ -210,11 +200,7 @@ def _with_ignored(path: Path, ignored: int) -> decoding.Array | None:
     """A binary mask of indices that marks an area to ignore, as VOC's borders; None of another."""
     image = upright(open_image(path))
     indices = np.asarray(image)
-    used = (
-        set(np.unique(indices).tolist())
-        if image.mode in ("P", "L") and indices.max(initial=0) in (ignored, 1)
-        else set()
-    )
+    used = set(np.unique(indices).tolist()) if image.mode in ("P", "L") else set()
     return indices if {1, ignored} <= used <= {0, 1, ignored} else None
 
 

@@ -32,33 +32,21 @@ _ROWS = 1024
 
 @dataclass(frozen=True, kw_only=True)
 class Fingerprint:
-    """One pair, decoded once.
-
-    Args:
-        error: why it cannot be read, empty where it can.
-        image_size, mask_size: (width, height), the image upright.
-        turned: whether its EXIF orientation turns the image.
-        values: distinct stored values of the mask file (channel means of a coloured one).
-        paint: which of red, green and blue the object of a coloured binary mask has; None of others.
-        shares: share of each class among the pixels that are not ignored.
-        border_share: foreground's share of the outermost pixels.
-        digest: hash of the image's pixels.
-        thumbnail: (24, 24) grey levels; bits: (64,) bool, difference hash.
-    """
+    """One pair, decoded once. ``error``: why it cannot be read; nothing else is known of it then."""
 
     split: str
     pair: Pair
     error: str = ""
-    image_size: tuple[int, int] = (0, 0)
+    image_size: tuple[int, int] = (0, 0)  # (width, height), upright
     mask_size: tuple[int, int] = (0, 0)
-    turned: bool = False
-    values: tuple[int, ...] = ()
-    paint: tuple[bool, ...] | None = None
-    shares: tuple[float, ...] = ()
-    border_share: float = 0.0
-    digest: str = ""
+    turned: bool = False  # by its EXIF orientation
+    values: tuple[int, ...] = ()  # distinct ones of the mask file, channel means of a coloured one
+    paint: tuple[bool, ...] | None = None  # which of red, green and blue the object of a coloured binary mask has
+    shares: tuple[float, ...] = ()  # of each class among the pixels that are not ignored
+    border_share: float = 0.0  # the foreground's of the outermost pixels
+    digest: str = ""  # of the image's pixels
     thumbnail: NDArray[np.float32] = field(default_factory=lambda: np.zeros((THUMBNAIL, THUMBNAIL), np.float32))
-    bits: NDArray[np.bool_] = field(default_factory=lambda: np.zeros(HASH_SIDE * HASH_SIDE, bool))
+    bits: NDArray[np.bool_] = field(default_factory=lambda: np.zeros(HASH_SIDE * HASH_SIDE, bool))  # difference hash
 
 
 def fingerprint_pair(benchmark: Benchmark, split: str, pair: Pair) -> Fingerprint:

@@ -15,6 +15,7 @@ import shutil
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 from urllib.parse import parse_qs, urlsplit
 
 from filelock import FileLock, Timeout
@@ -83,14 +84,12 @@ def obtain(source: str, data_root: Path, *, progress: TellProgress, sha256: str 
                 if not path.exists():
                     _download(source, path, progress=progress)
         except Timeout as error:
-            raise DatasetError(
-                f"another process is downloading {source}; wait for it, then run the command again"
-            ) from error
+            raise DatasetError(f"another process is downloading {source}; wait for it") from error
     with path.open("rb") as file:
         digest = hashlib.file_digest(file, "sha256").hexdigest()
     if sha256 and digest != sha256.lower():
-        removed = _forget(path, data_root)
-        raise DatasetError(f"{source} has the SHA-256 {digest} instead of {sha256.lower()}{removed}")
+        _forget(path, data_root / FOLDER)
+        raise DatasetError(f"{source} has the SHA-256 {digest} instead of {sha256.lower()}; get it again")
     return Archive(source=source, path=path, sha256=digest)
 
 
@@ -101,16 +100,14 @@ def _download(url: str, path: Path, *, progress: TellProgress) -> None:
 
     for attempt in ("resume", "start over"):
         try:
-            gdown.download(
-                url,
-                str(path),
-                quiet=True,
-                use_cookies=False,
-                resume=True,
-                retries=_RETRIES,
-                timeout=_TIMEOUT_S,
-                progress=lambda done, total: progress(path.name, done, total),
-            )
+            options: dict[str, Any] = {
+                "quiet": True,
+                "use_cookies": False,
+                "resume": True,
+                "retries": _RETRIES,
+                "timeout": _TIMEOUT_S,
+            }
+            gdown.download(url, str(path), progress=lambda done, total: progress(path.name, done, total), **options)
         except (DownloadError, requests.RequestException, OSError) as error:
             reason = " ".join(str(error).split())
             unusable = "byte range" in reason or "multiple temporary files" in reason or " 416 " in f" {reason} "
@@ -127,24 +124,15 @@ def _partial(path: Path) -> list[Path]:
     return [partial for partial in path.parent.glob(f"{glob.escape(path.name)}*.part") if len(partial.name) == length]
 
 
-def _forget(path: Path, folder: Path) -> str:
-    """Remove a download, whole or cut, so that the next call starts over, and nothing outside ``folder``; in words."""
-    if not path.is_relative_to(folder):
-        return ""
-    for file in [path, *_partial(path)]:
+def _forget(path: Path, folder: Path) -> None:
+    """Remove a download, whole or cut, so that the next call starts over; nothing that is not right in ``folder``."""
+    for file in [path, *_partial(path)] if path.parent == folder else []:
         file.unlink(missing_ok=True)
-    return "; the download was removed"
 
 
 @dataclass(frozen=True, kw_only=True)
 class Prepared:
-    """What `prepare` did.
-
-    Args:
-        counts: images by split.
-        archives: what it came from.
-        new: False where the same archives had been prepared before.
-    """
+    """What `prepare` did. ``counts``: images by split; ``new``: False where the same archives had been prepared before."""
 
     folder: Path
     layout: str
@@ -189,9 +177,7 @@ def prepare(
     except Timeout as error:
         raise DatasetError(f"another process is preparing {benchmark.name} in {data_root}; wait for it") from error
     if _receipt(folder) != sorted(archive.sha256 for archive in archives):
-        raise DatasetError(
-            f"{folder} is already there and was not prepared from these archives; move it away to prepare it anew"
-        )
+        raise DatasetError(f"{folder} is already there and was not prepared from these archives; move it away")
     splits = benchmark.splits(folder)
     counts = {name: len(pairs) for name, pairs in splits.parts.items()}
     return Prepared(folder=folder, layout=splits.layout, counts=counts, archives=archives, new=new)

@@ -86,9 +86,8 @@ class FolderBenchmark(Benchmark):
 
     def decode_mask(self, path: Path) -> decoding.Array:
         """The mask as class indices, (H, W) uint8; a binary one by ``mask_rule``."""
-        return decoding.read_binary(
-            path, rule=self.mask_rule, only_255=self.options.mask_255_only, colour=self.mask_colour
-        )
+        only_255, colour = self.options.mask_255_only, self.mask_colour
+        return decoding.read_binary(path, rule=self.mask_rule, only_255=only_255, colour=colour)
 
     def mask_of(self, pair: Pair) -> decoding.Array:
         """The mask of a pair as class indices, (H, W) uint8."""
@@ -112,7 +111,7 @@ class FolderBenchmark(Benchmark):
         if len(candidates) > 1:
             listed = " and ".join(str(path) for path in candidates)
             raise DatasetError(
-                f"{self.title} is there more than once: {listed}; choose with --dataset-root {self.name}=PATH"
+                f"{self.title} is there more than once: {listed}; --dataset-root {self.name}=PATH chooses"
             )
         return candidates[0]
 
@@ -177,31 +176,22 @@ class FolderBenchmark(Benchmark):
             rule += f"; {len(images)} images without a mask left out"
         if masks:
             rule += f"; {len(masks)} masks without an image left out ({masks[0].name}{', …' * (len(masks) > 1)})"
-        every = [*train, *val, *(pair for part in test.values() for pair in part)]
-        note = (
-            SAMPLE_NOTE if (root / SAMPLE_MARKER).exists() else ", ".join(self.notes(every, layout=layout, parts=pairs))
-        )
-        return Splits(
-            train=train, val=val, test=test, layout=layout.name, rule=rule, note=note, left_out=images + masks
-        )
+        every = [pair for part in splits.values() for pair in part]
+        generated = (root / SAMPLE_MARKER).exists()
+        note = SAMPLE_NOTE if generated else ", ".join(self.notes(every, layout=layout, parts=pairs))
+        made = Splits(train=train, val=val, test=test, layout=layout.name, rule=rule, note=note)
+        return replace(made, left_out=images + masks)
 
     def arrange(self, parts: Mapping[str, Pairs], *, root: Path, layout: Layout) -> Arranged:
         """Parts -> (train, val, test splits, rule): official parts stay, the missing are carved, val from train."""
         seed = self.options.split_seed
         if "all" in parts or self.options.split_rule == CARVED:
-            everything = tuple(pair for part in parts.values() for pair in part)
-            rest, tested = splitting.carve(
-                everything, count=splitting.share(len(everything), self.test_fraction), seed=seed, group=self.group
-            )
-            train, val = splitting.carve(
-                rest, count=splitting.share(len(everything), self.val_fraction), seed=seed, group=self.group
-            )
-            return (
-                train,
-                val,
-                {"test": tested},
-                f"carved (seed {seed}, {len(tested)} test and {len(val)} val by {self.carved_by})",
-            )
+            rest = tuple(pair for part in parts.values() for pair in part)
+            tests, vals = (splitting.share(len(rest), part) for part in (self.test_fraction, self.val_fraction))
+            rest, tested = splitting.carve(rest, count=tests, seed=seed, group=self.group)
+            train, val = splitting.carve(rest, count=vals, seed=seed, group=self.group)
+            rule = f"carved (seed {seed}, {len(tested)} test and {len(val)} val by {self.carved_by})"
+            return train, val, {"test": tested}, rule
         test = {name: parts.get(name, ()) for name in self.test_splits}
         whose = _WHOSE_SPLITS.get(layout.name, self.whose_splits)
         if parts.get("val"):
@@ -224,9 +214,8 @@ class FolderBenchmark(Benchmark):
         seed = self.options.split_seed
         if not pairs:
             raise DatasetError(f"the train split of {self.title} is empty; {self.mend}")
-        train, val = splitting.carve(
-            pairs, count=splitting.share(len(pairs), self.val_fraction), seed=seed, group=self.group
-        )
+        count = splitting.share(len(pairs), self.val_fraction)
+        train, val = splitting.carve(pairs, count=count, seed=seed, group=self.group)
         return train, val, f"val carved (seed {seed}, {len(val)} of {len(pairs)} train images by {self.carved_by})"
 
     def group(self, pair: Pair) -> str:
@@ -318,7 +307,7 @@ def _refuse_shared(splits: Mapping[str, Pairs], root: Path) -> None:
             image = masks.setdefault((os.path.realpath(pair.mask), pair.entry), pair.image)
             if image is not pair.image:
                 raise DatasetError(
-                    f"{root}: {pair.mask} is the mask of {image.name} and of {pair.image.name}; give each its own"
+                    f"{pair.mask} is the mask of {image.name} and of {pair.image.name}; give each its own"
                 )
 
 

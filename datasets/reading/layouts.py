@@ -5,10 +5,9 @@ from __future__ import annotations
 import csv
 import re
 from abc import ABC, abstractmethod
-from collections.abc import Callable, Iterable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import ClassVar
 
 from harness.datasets.base import DatasetError, Pair
 from harness.datasets.reading.pairing import Paired, image_files, name_key, pair_folders
@@ -172,8 +171,6 @@ class CsvLayout(Layout):
     keep: Keep | None = None
     name: str = "autogluon"
     distinctive: bool = False
-    mend: ClassVar[str] = "unpack the archive again"
-    """What messages about the files say."""
 
     def matches(self, root: Path) -> bool:
         return all(there for _, there in self.where(root).values())
@@ -182,54 +179,45 @@ class CsvLayout(Layout):
         return {part: (name, (root / name).is_file()) for part, name in {"train": "train.csv", **self.test}.items()}
 
     def parts_at(self, root: Path) -> dict[str, Paired]:
-        parts = {"train": self._read(root / "train.csv", keep=self.keep)}
-        if (root / "val.csv").is_file():
-            parts["val"] = self._read(root / "val.csv", keep=self.keep)
-        for split, name in self.test.items():
-            parts[split] = self._read(root / name, keep=None)
+        files = {"train": root / "train.csv", "val": root / "val.csv", **{s: root / n for s, n in self.test.items()}}
+        parts = {
+            part: self._read(path, keep=None if part in self.test else self.keep)
+            for part, path in files.items()
+            if part != "val" or path.is_file()
+        }
         return {name: part for name, part in parts.items() if part.pairs or name != "val"}
 
     def image_folders(self, root: Path) -> set[Path]:
-        return {(root / image).parent for image, _ in self._rows(root / "train.csv")}
-
-    def columns(self, path: Path) -> tuple[str, str]:
-        """The columns of images and of masks."""
-        return "image", "label"
+        return {(root / image).parent for image, _ in _rows(root / "train.csv")}
 
     def _read(self, path: Path, *, keep: Keep | None) -> Paired:
-        # An unnamed index column is simply never asked for.
-        named = [(Path(image).stem, image, mask) for image, mask in self._rows(path)]
-        return self._paired(path, [row for row in named if keep is None or keep(row[0])])
-
-    def _paired(self, path: Path, named: Sequence[tuple[str, str, str]]) -> Paired:
-        """Pairs of (stem, image, mask), these as ``path`` has them. Raises DatasetError: a file is missing, or two have one stem."""
         pairs: dict[str, Pair] = {}
-        for stem, image_name, mask_name in named:
+        for image_name, mask_name in _rows(path):
             image, mask = path.parent / image_name, path.parent / mask_name
+            if keep is not None and not keep(image.stem):
+                continue
             for file_path in (image, mask):
                 if not file_path.is_file():
-                    raise DatasetError(f"{path.name} names {file_path}, which is missing; {self.mend}")
-            if (first := pairs.get(name_key(stem))) is not None:
-                raise DatasetError(
-                    f"two files with one stem in {path}: {first.image} and {image}; take one out, or rename it"
-                )
-            pairs[name_key(stem)] = Pair(stem=stem, image=image, mask=mask)
+                    raise DatasetError(f"{path.name} names {file_path}, which is missing; unpack the archive again")
+            pair = Pair(stem=image.stem, image=image, mask=mask)
+            if (first := pairs.setdefault(name_key(image.stem), pair)) is not pair:
+                raise DatasetError(f"two files with one stem in {path}: {first.image} and {image}; rename one")
         return Paired(pairs=tuple(pairs.values()))
 
-    def _rows(self, path: Path) -> list[tuple[str, str]]:
-        """(image, mask) of every row, with forward slashes."""
-        image_column, mask_column = self.columns(path)
-        try:
-            with path.open(newline="", encoding="utf-8-sig") as file:
-                reader = csv.DictReader(file)
-                if not {image_column, mask_column} <= set(reader.fieldnames or ()):
-                    raise DatasetError(f"{path} has no columns image and label; its header is {reader.fieldnames}")
-                cells = [(row[image_column], row[mask_column]) for row in reader]
-        except (OSError, UnicodeDecodeError, csv.Error) as error:
-            raise DatasetError(f"{path} is no readable CSV ({error}); {self.mend}") from error
-        if any(not image or not mask for image, mask in cells):
-            raise DatasetError(f"{path} has a row without image or label; {self.mend}")
-        return [(image.replace("\\", "/"), mask.replace("\\", "/")) for image, mask in cells]
+
+def _rows(path: Path) -> list[tuple[str, str]]:
+    """(image, label) of every row, with forward slashes; other columns, such as an unnamed index, do not matter."""
+    try:
+        with path.open(newline="", encoding="utf-8-sig") as file:
+            reader = csv.DictReader(file)
+            if not {"image", "label"} <= set(reader.fieldnames or ()):
+                raise DatasetError(f"{path} has no columns image and label; its header is {reader.fieldnames}")
+            cells = [(row["image"], row["label"]) for row in reader]
+    except (OSError, UnicodeDecodeError, csv.Error) as error:
+        raise DatasetError(f"{path} is no readable CSV ({error}); unpack the archive again") from error
+    if any(not image or not mask for image, mask in cells):
+        raise DatasetError(f"{path} has a row without image or label; unpack the archive again")
+    return [(image.replace("\\", "/"), mask.replace("\\", "/")) for image, mask in cells]
 
 
 def recognise(root: Path, layouts: Iterable[Layout]) -> list[Layout]:

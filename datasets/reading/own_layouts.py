@@ -6,7 +6,7 @@ import csv
 import os
 import re
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import ClassVar
 
@@ -81,9 +81,7 @@ def pair_own(images: Path, masks: Path) -> Paired:
     if not image_paths or not mask_paths:
         return Paired(pairs=())
     if both := [path.name for path in subfolders(images) if image_files(path) and (masks / path.name).is_dir()]:
-        raise DatasetError(
-            f"{images} holds images and a folder {both[0]}/ of more; put all into one folder, or {LIST_THEM}"
-        )
+        raise DatasetError(f"{images} holds images and a folder {both[0]}/ of more; put all into one, or {LIST_THEM}")
     paired = pair_files(image_paths, mask_paths)
     if paired.pairs:
         return paired
@@ -119,9 +117,7 @@ class Folders(OwnLayout):
                 of_images, of_masks = {"all": images, **of_images}, {"all": masks, **of_masks}
         parts = {part: pair_own(of_images[part], of_masks[part]) for part in of_images if part in of_masks}
         if self.spare_images:
-            parts = {
-                part: Paired(pairs=paired.pairs, unused_masks=paired.unused_masks) for part, paired in parts.items()
-            }
+            parts = {part: replace(paired, unpaired_images=()) for part, paired in parts.items()}
         return {part: paired for part, paired in parts.items() if paired.pairs or paired.unpaired_images}
 
 
@@ -138,12 +134,9 @@ class NnUnet(OwnLayout):
             if images.is_dir() and masks.is_dir():
                 cases = indexed(image_files(images), lambda path: name_key(path.stem).removesuffix("_0000"))
                 if several := [path for key, path in cases.items() if key.endswith("_0001")]:
-                    raise DatasetError(
-                        f"{several[0]} is a second channel; make one RGB image of the channels of a case"
-                    )
-                parts[part] = _by_key(
-                    cases, indexed(image_files(masks, MASK_EXTENSIONS), lambda path: name_key(path.stem))
-                )
+                    raise DatasetError(f"{several[0]} is a second channel; make one RGB image of a case's channels")
+                labels = indexed(image_files(masks, MASK_EXTENSIONS), lambda path: name_key(path.stem))
+                parts[part] = _by_key(cases, labels)
         return parts if "train" in parts else {}
 
 
@@ -194,7 +187,8 @@ class Objects(OwnLayout):
         of_images = [(image_files(images), image_files(masks, MASK_EXTENSIONS)) for images, masks in inner]
         if any(len(images) != 1 for images, _ in of_images) or all(len(masks) < 2 for _, masks in of_images):
             return Paired(pairs=())
-        return Paired(pairs=tuple(Pair(stem=i[0].stem, image=i[0], mask=m[0].parent) for i, m in of_images if m))
+        pairs = tuple(Pair(stem=i[0].stem, image=i[0], mask=m[0].parent) for i, m in of_images if m)
+        return Paired(pairs=pairs, unpaired_images=tuple(images[0] for images, masks in of_images if not masks))
 
 
 class OwnCsv(OwnLayout):
@@ -216,9 +210,7 @@ class OwnCsv(OwnLayout):
         if "train" not in named:
             for path, (_, rows) in tables.items():
                 if split_of(path.stem) == "train" and rows and any(is_image(Path(cell).name) for cell in rows[0]):
-                    raise DatasetError(
-                        f"{path} has no two columns that name files; call them image and label, with paths relative to it"
-                    )
+                    raise DatasetError(f"{path} has no two columns that name files (image and label), relative to it")
             if len(pairs) > 1:
                 names = ", ".join(path.name for path in pairs)
                 raise DatasetError(f"{root} has {names}; call lists of splits train.csv, val.csv and test.csv")
@@ -240,9 +232,8 @@ class OwnCsv(OwnLayout):
             splits = [split_of("val" if word == "dev" else word) or "" for word in words]
             if name.casefold() in self.columns and any(splits):
                 if not all(splits):
-                    odd = words[splits.index("")]
                     raise DatasetError(
-                        f"{path} has {odd!r} in its column {name}, which is no split; write train, val or test"
+                        f"{path} has {words[splits.index('')]!r} in its column {name}, which is no split"
                     )
                 return splits
         return []
@@ -296,10 +287,8 @@ LAYOUTS: tuple[OwnLayout, ...] = (
         hint="JPEGImages/ with SegmentationClass/ (Pascal VOC)",
         images="JPEGImages",
         masks="SegmentationClass|SegmentationClassPNG",
-        spare_images=True,
+        spare_images=True
     ),
-    NnUnet(),
-    Objects(),
-    OwnCsv(),
-)
+    NnUnet(), Objects(), OwnCsv(),
+)  # fmt: skip
 """With COCO JSON (`harness.datasets.reading.coco`) and, where nothing else fits, `OneFolder`."""
