@@ -17,6 +17,7 @@ from harness.datasets.base import DataOptions, DatasetError
 from harness.datasets.origin import ImageOrigin
 from harness.datasets.own import any_folder
 from harness.registry import BENCHMARKS, add_own_of
+from harness.training.cache import ArrayCache
 from harness.training.images import ImageSource
 from tests.datasets.conftest import opened
 
@@ -131,7 +132,7 @@ def test_labels_are_never_read_from_a_cache_that_knows_files_alone(tmp_path: Pat
     benchmark, splits = opened(root, name="pets")
     pairs = [pair for pair in (*splits.train, *splits.val, *splits.test["test"]) if pair.stem.endswith("00")]
     for _ in range(2):
-        source = ImageSource(benchmark, pairs, image_size=16, cache=tmp_path / "cache")
+        source = ImageSource(benchmark, pairs, image_size=16, cache=ArrayCache(tmp_path / "cache"))
         assert [source.mask_input(index).tolist() for index in range(2)] == [[[0]], [[1]]]
         assert [source.mask_native(index).tolist() for index in range(2)] == [[[0]], [[1]]]
         assert np.array_equal(source.image(0), source.image(1))
