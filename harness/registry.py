@@ -84,10 +84,6 @@ class Registry:
         for point in entry_points(group=group):
             self._entries.setdefault(canonical_spelling(point.name), point)
 
-    def is_loaded(self, name: str) -> bool:
-        """Whether the class of a canonical name was imported already."""
-        return name in self._loaded
-
     def names(self) -> list[str]:
         listed = [name for name in self._entries if name not in self._further]
         return [*listed, *(name for name in self._loaded if name not in self._entries)]

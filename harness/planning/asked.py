@@ -343,15 +343,6 @@ def data_folder(run: Run, *, data: Path | None, results: Path) -> Path | None:
     return data or (samples if run.is_generated and samples.is_dir() else None)
 
 
-def tested_folder(run: Run, settings: Settings, *, given: Path | None, results: Path) -> Path:
-    """Where the images of a finished run are: in the folder that is given or set, or among generated samples. Raises UsageError:
-    nobody says."""
-    data = data_folder(run, data=given or folder_of(run, settings), results=results)
-    if data is None:
-        raise UsageError(f"run {run.key} was tested on images of {run.benchmark}; give their folder with --data")
-    return data
-
-
 def folder_of(run: Run, settings: Settings) -> Path | None:
     """Where the files of a finished run's benchmark are set to lie; None for generated images."""
     if run.is_generated:

@@ -141,7 +141,9 @@ def network_images(results: Path, *, data: Sequence[Path] = ()) -> Callable[[Rec
         name: str, rules: str, manifest: str, *, generated: bool
     ) -> tuple[Benchmark, dict[tuple[str, str], Pair]] | None:
         run_rules = json.loads(rules)
-        there = [results / "sample-data" / name] if generated else data or [folders.get(name), settings.data]
+        there: list[Path | None] = (
+            [results / "sample-data" / name] if generated else [*(data or [folders.get(name), settings.data])]
+        )
         for folder in there:
             if folder is None or not folder.is_dir():
                 continue

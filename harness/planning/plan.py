@@ -33,7 +33,7 @@ from harness.system.streams import stages
 
 @dataclass(frozen=True, kw_only=True)
 class Pretrained:
-    """A checkpoint: its path, its fingerprint and the short one that older records name it by; empty for random weights.
+    """A checkpoint: its path and its fingerprint; empty for random weights.
     ``missing``: what to do where the file is not there; empty where nothing is missing."""
 
     path: str = ""
@@ -49,11 +49,9 @@ def pretrained(request: Request, backbone: str, protocol: Protocol) -> Pretraine
     """The checkpoint that a request gives a backbone. Raises UsageError: it does not fit, or its numbers are not finite."""
     path = _checkpoint(request, backbone)
     if path is None and protocol.data == "files":
-        from harness.planning.needs import weights
-
         return Pretrained(
-            missing=f"no checkpoint of {backbone} is given or set: give {weights(backbone)} with --checkpoint FILE, "
-            "or --checkpoint none to start from random weights"
+            missing=f"no checkpoint of {backbone} is given or set: give its pretrained file with --checkpoint FILE "
+            "('published' downloads it where anybody may), or --checkpoint none to start from random weights"
         )
     if path is None or str(path) == "none":
         return Pretrained()

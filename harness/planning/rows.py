@@ -7,7 +7,7 @@ from dataclasses import asdict, dataclass, field, fields
 from typing import Any
 
 from harness.methods.parts.placement import MethodError
-from harness.models.catalog import backbone_shape, trained_in_decoder
+from harness.models.catalog import backbone_shape
 from harness.planning.request import Variant
 from harness.protocols.card import Protocol
 from harness.registry import METHODS, method_config, method_config_class
@@ -89,10 +89,3 @@ def method_row(
         ) from error
     label = entry.label or (f"{method}[{','.join(f'{k}={v}' for k, v in asked.items())}]" if asked else method)
     return MethodRow(method=method, config=config, label=label, changed=changed)
-
-
-def trained_parameters(method: str, options: Mapping[str, Any], backbone: str) -> int:
-    """Number of parameters that a method trains on ``backbone``, mask decoder of the binary task included; imports no torch."""
-    config = method_config(method, options)
-    in_encoder = int(config.encoder_parameters(backbone_shape(backbone)))
-    return in_encoder + trained_in_decoder(config, backbone, task="binary")

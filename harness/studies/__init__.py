@@ -126,7 +126,6 @@ class Study:
     Args:
         name: the study's name, and its table's.
         title: one line over the table.
-        question: what it asks, as a sentence; the heading of its page in a results site, which is else the title.
         note: what a reader must know about the grid, empty where there is nothing to say.
         protocol: name of the protocol card, or in a file of your own the path of one, from the study's folder.
         card: that path, made by `load_study`; ``protocol`` is then the card's name, as records have it.
@@ -147,7 +146,6 @@ class Study:
 
     name: str
     title: str
-    question: str = ""
     note: str = ""
     protocol: str = "nas-lora"
     card: str = ""

@@ -133,26 +133,15 @@ def interrupted_while(doing: Callable[[], str]) -> Iterator[None]:
 
 
 def open_streams() -> None:
-    """Make both streams safe to write to.
-
-    A file that is opened later must not become descriptor 1 or 2, or what is printed would go into it.
-
-    Raises:
-        UsageError: standard output is closed: what was asked for could not be shown.
-    """
-    closed = sys.stdout is None
-    for number in range(3):
-        _occupy(number)
-    if sys.stdin is None:
-        sys.stdin = open(0, encoding="utf-8", closefd=False)  # noqa: SIM115
-    if sys.stdout is None:
-        sys.stdout = open(1, "w", encoding="utf-8", closefd=False)  # noqa: SIM115
+    """Make both streams safe to write to, whatever characters they can show; closed errors go nowhere. Raises UsageError: standard
+    output is closed: what was asked for could not be shown."""
     if sys.stderr is None:
-        sys.stderr = open(2, "w", encoding="utf-8", closefd=False)  # noqa: SIM115
+        sys.stderr = open(os.devnull, "w", encoding="utf-8")  # noqa: SIM115
     for stream in (sys.stdout, sys.stderr):
         if isinstance(stream, io.TextIOWrapper):
             stream.reconfigure(errors="backslashreplace")
-    if closed:
+    if sys.stdout is None:
+        sys.stdout = open(os.devnull, "w", encoding="utf-8")  # noqa: SIM115
         raise UsageError("standard output is closed; send it to a file, or to /dev/null")
 
 
@@ -203,13 +192,3 @@ def lost_output() -> OSError | None:
     except ValueError:  # closed by somebody
         return None
     return None
-
-
-def _occupy(number: int) -> None:
-    try:
-        os.fstat(number)
-    except OSError:
-        opened = os.open(os.devnull, os.O_RDWR)
-        if opened != number:
-            os.dup2(opened, number)
-            os.close(opened)

@@ -154,12 +154,6 @@ def test_closed_errors_and_a_reader_that_left_are_quiet(tmp_path: Path, monkeypa
     assert (done.returncode, done.stdout, done.stderr) == (0, "", "")
 
 
-def test_a_file_that_is_opened_never_takes_the_place_of_closed_output(tmp_path: Path) -> None:
-    script = VERB.replace("return 0", "file = open(sys.argv[2], 'w'); print('noise', file=sys.stderr); return 0")
-    assert shell('"$@" 2>&-', "-c", script, "open", str(tmp_path / "file")).returncode == 0
-    assert (tmp_path / "file").read_text() == ""
-
-
 @pytest.mark.parametrize("words", ["harness.run", "harness status"])
 def test_help_is_shown_in_ascii(words: str) -> None:
     ascii_only = command("-m", *words.split(), "--help", PYTHONIOENCODING="ascii")

@@ -21,7 +21,6 @@ from harness.methods.parts.placement import MethodError
 from harness.models.known import IMAGENET
 from harness.planning.asked import folder_of, usable
 from harness.planning.data import network_images
-from harness.planning.needs import weights
 from harness.planning.plan import Plan, plan
 from harness.planning.request import Request, Variant
 from harness.pricing.price import parameter_rows, plan_text, price
@@ -274,19 +273,6 @@ def test_a_file_that_changed_since_the_plan_is_refused(part: str, tmp_path: Path
     path.write_bytes(path.read_bytes() + b"\0")
     with pytest.raises(DatasetError):
         open_data(job.run, Path(job.dataset_root))
-
-
-@pytest.mark.parametrize(
-    ("backbone", "file"),
-    [
-        ("vit_b", "SAM's sam_vit_b_01ec64.pth"),
-        ("sam2_hiera_large", "SAM 2.1's sam2.1_hiera_large.pt"),
-        ("timm/vit_small_patch14_dinov2", "weights of timm's vit_small_patch14_dinov2"),
-        ("tiny", "no weights"),
-    ],
-)
-def test_what_to_get_for_a_backbone_is_named(backbone: str, file: str) -> None:
-    assert weights(backbone) == file
 
 
 @pytest.mark.parametrize(

@@ -49,7 +49,10 @@ class Work:
         for job in planned.pending:
             value = self.score(job.run)
             code: Code = "DIVERGED" if math.isnan(value) else "OK"
-            best = {split: dict.fromkeys(("s_measure", "iou"), s) for split, s in (("val", value), ("test", 1 - value))}
+            best = {
+                split: dict.fromkeys(("s_measure", "iou", "ber"), s)
+                for split, s in (("val", value), ("test", 1 - value))
+            }
             ended: Any = {"code": code, "scores": {"best": best} if code == "OK" else {}, "cost": {"wall_time_s": 36.0}}
             RecordStore(request.results).write(Record(run=job.run, key=job.run.key, **ended))
         return Outcome(submitted=False, failed={})
@@ -100,6 +103,13 @@ def test_trials_come_first_and_the_seeds_run_with_what_validation_chose(tuned: A
     assert records(tmp_path)["0.001/kvasir/0"].run.tuning == tuning
     assert records(tmp_path)["0.01/kvasir/0"].run.tuning == {"grid": {"lr": ["1e-4", "1e-3", "1e-2"]}}
     assert tuned(best_at(1e-3))[1].done == [[]]
+
+
+def test_of_a_metric_that_is_better_when_lower_the_lowest_is_chosen(tuned: Any, tmp_path: Path) -> None:
+    """SBU's is the balanced error rate."""
+    tuned(lambda run: 0.1 + 0.1 * abs(math.log10(rate(run) / 1e-3)), datasets="sbu", seeds="1")
+    (chosen,) = [run for run in (r.run for r in RecordStore(tmp_path).summaries()[0]) if "chosen" in run.tuning]
+    assert (chosen.tuning["chosen"], chosen.tuning["metric"]) == ({"lr": "1e-3"}, "ber")
 
 
 def test_a_run_that_was_finished_before_is_told_that_it_is_the_tuned_one(tuned: Any, tmp_path: Path) -> None:
