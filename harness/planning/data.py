@@ -141,9 +141,8 @@ def network_images(results: Path, *, data: Sequence[Path] = ()) -> Callable[[Rec
         name: str, rules: str, manifest: str, *, generated: bool
     ) -> tuple[Benchmark, dict[tuple[str, str], Pair]] | None:
         run_rules = json.loads(rules)
-        there: list[Path | None] = (
-            [results / "sample-data" / name] if generated else [*(data or [folders.get(name), settings.data])]
-        )
+        of_settings: Sequence[Path | None] = [folders.get(name), settings.data]
+        there = [results / "sample-data" / name] if generated else data or of_settings
         for folder in there:
             if folder is None or not folder.is_dir():
                 continue
