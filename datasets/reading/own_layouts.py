@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import csv
-import os
 import re
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
@@ -21,6 +20,7 @@ from harness.datasets.reading.pairing import (
     mask_key,
     name_key,
     pair_files,
+    without_affixes,
 )
 
 IMAGES = "images|image|imgs|img|img_dir|sat|Training_Images"
@@ -65,15 +65,6 @@ def _by_key(images: Mapping[str, Path], masks: Mapping[str, Path]) -> Paired:
     )
 
 
-def _without_affixes(files: Sequence[Path]) -> dict[str, Path]:
-    """Files by their names without the beginning and the end that all share, digits left alone: 07 of ``img_07.png``."""
-    stems = [name_key(path.stem) for path in files]
-    shared = os.path.commonprefix
-    before = len(shared(stems).rstrip("0123456789"))
-    after = len(shared([stem[::-1] for stem in stems]).rstrip("0123456789"))
-    return {stem[before : len(stem) - after]: path for stem, path in zip(stems, files, strict=True)}
-
-
 def pair_own(images: Path, masks: Path) -> Paired:
     """The pairs of two folders: by equal names, ``NAME_mask`` and its like; or where no two are equal, by names that differ in a
     beginning or an end that all images, or all masks, share. Raises DatasetError: both are there, and none pair."""
@@ -85,7 +76,7 @@ def pair_own(images: Path, masks: Path) -> Paired:
     paired = pair_files(image_paths, mask_paths)
     if paired.pairs:
         return paired
-    by_image, by_mask = _without_affixes(image_paths), _without_affixes(mask_paths)
+    by_image, by_mask = without_affixes(image_paths), without_affixes(mask_paths)
     if by_image.keys() == by_mask.keys() and len(by_image) == len(image_paths) == len(mask_paths) > 1:
         return _by_key(by_image, by_mask)
     names = f"{image_paths[0].name}, {mask_paths[0].name}"

@@ -5,7 +5,7 @@ from __future__ import annotations
 import os
 import re
 import unicodedata
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -80,6 +80,15 @@ def indexed(files: Iterable[Path], key: Callable[[Path], str]) -> dict[str, Path
                 f"two files of one name in {path.parent}: {first.name} and {path.name}; remove one of them"
             )
     return by_key
+
+
+def without_affixes(files: Sequence[Path]) -> dict[str, Path]:
+    """Files by their names without the beginning and the end that all share, digits left alone: 07 of ``img_07.png``."""
+    stems = [name_key(path.stem) for path in files]
+    shared = os.path.commonprefix
+    before = len(shared(stems).rstrip("0123456789"))
+    after = len(shared([stem[::-1] for stem in stems]).rstrip("0123456789"))
+    return {stem[before : len(stem) - after]: path for stem, path in zip(stems, files, strict=True)}
 
 
 def pair_folders(images: Path, masks: Path, *, keep: Callable[[str], bool] | None = None) -> Paired:

@@ -22,7 +22,7 @@ from harness.datasets.reading.decoding import (
     two_colours,
 )
 from harness.datasets.reading.opening import MOST_PIXELS, open_image, require_file, upright
-from harness.datasets.reading.pairing import MASK_EXTENSIONS, image_files, indexed, mask_key
+from harness.datasets.reading.pairing import MASK_EXTENSIONS, image_files, indexed, mask_key, without_affixes
 from harness.evaluation.scorer import ImageScore, SplitScorer
 from harness.system.errors import UsageError
 from harness.system.machine import affinity
@@ -88,6 +88,10 @@ def pair_folders(predictions: Path, masks: Path, *, partial: bool = False) -> li
         path for path in image_files(masks, MASK_EXTENSIONS) if path not in images and mask_key(path) not in named
     ]
     truth = _by_key(masks, [*images, *others])
+    if not truth.keys() & predicted.keys():  # names that differ in what all of a folder share: pred_7 and mask_7
+        shorter = without_affixes([*predicted.values()]), without_affixes([*truth.values()])
+        if shorter[0].keys() == shorter[1].keys() and len(shorter[0]) == len(predicted) == len(truth) > 1:
+            predicted, truth = shorter
     for folder, lacks, absent, there in (
         (predictions, "prediction", truth.keys() - predicted.keys(), truth),
         (masks, "mask", predicted.keys() - truth.keys(), predicted),

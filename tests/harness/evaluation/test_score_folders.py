@@ -113,6 +113,15 @@ def test_how_many_files_have_no_partner_is_told(tmp_path, given, message):
         pair_folders(*placed(tmp_path, dict.fromkeys(names, Image.new("L", (4, 4)))))
 
 
+def test_names_may_differ_in_what_all_of_a_folder_share_as_in_data_check(tmp_path):
+    names = ("p/pred_7.png", "p/pred_12.png", "g/7_truth.png", "g/12_truth.png")
+    pairs = pair_folders(*placed(tmp_path, dict.fromkeys(names, Image.new("L", (4, 4)))))
+    assert {(first.stem, second.stem) for first, second in pairs} == {("pred_7", "7_truth"), ("pred_12", "12_truth")}
+    (tmp_path / "more").mkdir()
+    with pytest.raises(UsageError, match="has no prediction for"):
+        pair_folders(*placed(tmp_path / "more", dict.fromkeys((*names, "p/pred_9.png"), Image.new("L", (4, 4)))))
+
+
 def test_an_accent_may_be_a_character_of_its_own_in_one_of_two_names(tmp_path):
     names = ("p/a\u0308.png", "g/\u00e4_mask.png")
     (pair,) = pair_folders(*placed(tmp_path, dict.fromkeys(names, Image.new("L", (4, 4)))))
