@@ -9,7 +9,7 @@ from functools import cache, cached_property, lru_cache
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal
 
-from harness.archive.files import ImageTable, PerImage, all_image_scores, image_scores, image_table
+from harness.archive.files import ImageTable, all_image_scores, image_table
 from harness.archive.measured import CostRecord, CostStore
 from harness.archive.schema import Record, Run
 from harness.archive.store import RecordStore
@@ -36,7 +36,6 @@ class Archive:
     def __init__(self, root: Path) -> None:
         self.root = root
         self.store = RecordStore(root)
-        self._images = lru_cache(maxsize=32)(self._read_images)  # a baseline's images are asked for by every other row
         self._shares: dict[str, Shares | None] = {}
         self._tables: dict[tuple[str, str, str], ImageTable | None] = {}
         self.whole = cache(self._read_whole)
@@ -65,18 +64,6 @@ class Archive:
         assert record is not None
         return record
 
-    def images(self, record: Record, model: str, split: str, metric: str) -> PerImage | None:
-        """Per-image scores of one of a run's models, None where there are none; clusters by the benchmark's rule
-        where the file tells none."""
-        digest = record.sidecars.get("images.csv", "")
-        return self._images(record.key, digest, record.run.benchmark, model, split, metric)
-
-    def _read_images(
-        self, key: str, digest: str, benchmark: str, model: str, split: str, metric: str
-    ) -> PerImage | None:
-        read = image_scores(self.store.images_path(key), variant=model, split=split, metric=metric, expected=digest)
-        return read and (read if read.clusters else replace(read, clusters=groups_by_rule(benchmark, read.scores)))
-
     def image_table(self, record: Record, model: str, split: str) -> ImageTable | None:
         """Scores by image of one of a run's models, None where there are none; clusters by the benchmark's rule
         where the file has none."""
@@ -85,7 +72,7 @@ class Archive:
             digest = record.sidecars.get("images.csv", "")
             read = image_table(self.store.images_path(record.key), variant=model, split=split, expected=digest)
             if read and not read.clusters:
-                read = replace(read, clusters=groups_by_rule(record.run.benchmark, read.stems))
+                read = replace(read, clusters=_clusters(record.run.benchmark, read.stems))
             self._tables[place] = read
         return self._tables[place]
 
@@ -122,8 +109,21 @@ class Archive:
         Raises:
             ValueError: a sidecar file is not what was written with its record.
         """
+        if kind == "runs" and not trials:
+            return self._runs
         left_out = set() if trials else trials_among(self.records)
         return frame(self, kind, [record for record in self.records if record.key not in left_out])
+
+    @cached_property
+    def _runs(self) -> pd.DataFrame:
+        left_out = trials_among(self.records)
+        return frame(self, "runs", [record for record in self.records if record.key not in left_out])
+
+
+@lru_cache(maxsize=64)
+def _clusters(benchmark: str, stems: tuple[str, ...]) -> Mapping[str, str]:
+    """All runs of a benchmark score the same images."""
+    return groups_by_rule(benchmark, stems)
 
 
 Kind = Literal["runs", "scores", "images", "history", "alphas", "costs"]
@@ -215,8 +215,8 @@ def _images(archive: Archive, record: Record) -> Iterator[dict[str, Any]]:
     if not path.exists():
         return
     for (model, split), metrics in all_image_scores(path, expected=digest).items():
-        told = image_scores(path, variant=model, split=split, metric=next(iter(metrics), ""), expected=digest)
-        groups = told.clusters if told else {}
+        table = archive.image_table(record, model, split)
+        groups = table.clusters if table else {}
         for metric, scores in metrics.items():
             for stem, value in scores.items():
                 where = {"model": model, "split": split, "stem": stem, "group": groups.get(stem, stem)}

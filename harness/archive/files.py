@@ -9,6 +9,7 @@ Either may be packed (``<key>.images.csv.gz``); its digest is that of what is in
 
 from __future__ import annotations
 
+import contextlib
 import csv
 import hashlib
 import io
@@ -205,38 +206,12 @@ def images_csv(
     return text.getvalue()
 
 
-@dataclass(frozen=True, kw_only=True)
-class PerImage:
-    """Scores of one run on one split, by stem; and the cluster of each stem where images are not independent (frames of one video)."""
-
-    scores: Mapping[str, float]
-    clusters: Mapping[str, str] = field(default_factory=dict)
-
-
-def image_scores(path: Path, *, variant: str, split: str, metric: str, expected: str = "") -> PerImage | None:
-    """One metric of one model on one split, with the clusters that the file tells; None without file or metric, or where the file is
-    not what was written (`read_sidecar`)."""
-    try:
-        lines = _lines(path, expected=expected)
-        header = next(csv.reader(lines), [])
-        if metric not in header or metric == GROUP:
-            return None
-        place, begins = header.index(metric), f"{variant},{split},"
-        rows = list(csv.reader(line for line in lines if line.startswith(begins)))
-        scores = {row[2]: float(row[place]) for row in rows}
-    except (ValueError, IndexError, csv.Error):
-        return None
-    if not scores or len(scores) < len(rows) or not all(0 <= score <= largest(metric) for score in scores.values()):
-        return None
-    return PerImage(scores=scores, clusters={row[2]: row[3] for row in rows} if header[3:4] == [GROUP] else {})
-
-
 @dataclass(frozen=True, kw_only=True, eq=False)
 class ImageTable:
     """Scores of one model of one run on one split, image by image, in the order of the stems.
 
     Args:
-        scores: metric -> (images,).
+        scores: metric -> (images,), of the metrics that have a score in range for each image.
         clusters: stem -> its cluster, where images are not independent (frames of one video).
     """
 
@@ -253,16 +228,19 @@ def image_table(path: Path, *, variant: str, split: str, expected: str = "") -> 
         lines = _lines(path, expected=expected)
         header, begins = next(csv.reader(lines), []), f"{variant},{split},"
         rows = sorted(csv.reader(line for line in lines if line.startswith(begins)), key=lambda row: row[2])
-        first = len(_FIRST) + (header[3:4] == [GROUP])
-        values = np.array([row[first:] for row in rows], dtype=float).reshape(len(rows), len(header) - first)
-        stems = tuple(row[2] for row in rows)
+        columns = dict(zip(header, zip(*rows, strict=True), strict=True))
     except (ValueError, IndexError, csv.Error):
         return None
-    limits = np.array([largest(metric) for metric in header[first:]])
-    if not stems or len(set(stems)) < len(stems) or not ((values >= 0) & (values <= limits)).all():
+    stems, scores = columns.get("stem", ()), {}
+    if not stems or len(set(stems)) < len(stems):
         return None
-    clusters = {row[2]: row[3] for row in rows} if first > len(_FIRST) else {}
-    return ImageTable(stems=stems, scores=dict(zip(header[first:], values.T, strict=True)), clusters=clusters)
+    for metric in (name for name in header if name not in (*_FIRST, GROUP)):
+        with contextlib.suppress(ValueError):
+            values = np.array(columns[metric], dtype=float)
+            if ((values >= 0) & (values <= largest(metric))).all():
+                scores[metric] = values
+    clusters = dict(zip(stems, columns[GROUP], strict=True)) if GROUP in columns else {}
+    return ImageTable(stems=stems, scores=scores, clusters=clusters)
 
 
 def all_image_scores(path: Path, *, expected: str = "") -> ImageScores:

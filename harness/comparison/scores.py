@@ -10,6 +10,7 @@ from functools import cached_property
 from typing import TYPE_CHECKING, Literal
 
 from harness import statistics as stats
+from harness.archive.files import rounding
 from harness.archive.schema import Record, Run
 from harness.comparison.names import Metric, metric
 
@@ -347,14 +348,12 @@ class Cell:
                 continue
             read = archive.image_table(record, self.model, self.column.split)
             scores = read.scores.get(self.column.metric) if read else None
-            if read and scores is not None and abs(scores.mean() - self.values[record.run.seed]) <= _rounding(scores):
+            if (
+                read
+                and scores is not None
+                and abs(scores.mean() - self.values[record.run.seed]) <= rounding([float(scores.max())])
+            ):
                 images[record.run.seed] = (read.stems, scale * scores)
                 clusters.update(read.clusters)
         by_seed = {seed: scale * self.values[seed] for seed in sorted(seeds)}
         return Sample(by_seed=by_seed, images=images, clusters=clusters, test_share=self.test_share)
-
-
-def _rounding(scores: NDArray[np.float64]) -> float:
-    """How far the mean of scores with six significant digits may lie from the score of the run."""
-    largest = float(abs(scores).max())
-    return max(1e-6, 5e-6 * largest if largest > 1 else 0.0)

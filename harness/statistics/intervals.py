@@ -123,9 +123,9 @@ def _effective_df(parts: Sequence[VarianceShare]) -> float:
 @lru_cache(maxsize=4096)
 def quantile(df: float) -> float:
     """Two-sided 5 % quantile of Student's distribution; the normal one for infinite ``df``."""
-    from scipy import stats
+    from scipy.special import ndtri, stdtrit  # scipy.stats takes half a second to import
 
-    return float(stats.t.ppf(0.975, df))
+    return float(stdtrit(df, 0.975) if math.isfinite(df) else ndtri(0.975))
 
 
 def sd(values: Sequence[float]) -> float | None:

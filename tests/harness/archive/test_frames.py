@@ -4,11 +4,12 @@ from __future__ import annotations
 
 import gzip
 from pathlib import Path
+from typing import Any
 
 import pytest
 
 from harness.archive.archive import Archive, frame
-from harness.archive.files import PerImage, all_image_scores, digest, image_scores, read_sidecar, sidecar
+from harness.archive.files import all_image_scores, digest, image_table, read_sidecar, sidecar
 from tests.values import RESULTS, there
 
 
@@ -54,25 +55,45 @@ WITH_GROUPS = (
 )
 
 
+def read(path: Path, *, metric: str = "iou", model: str = "best") -> tuple[dict[str, float], dict[str, str]] | None:
+    """Scores and clusters by stem of one metric; None where there are none."""
+    table = image_table(path, variant=model, split="test")
+    if table is None or metric not in table.scores:
+        return None
+    return dict(zip(table.stems, table.scores[metric].tolist(), strict=True)), dict(table.clusters)
+
+
 def test_groups_are_those_of_the_model_and_split_and_no_scores(tmp_path: Path) -> None:
     path = tmp_path / "x.images.csv"
     path.write_text(WITH_GROUPS)
-    best = PerImage(scores={"a": 0.25, "b": 0.0}, clusters={"a": "p1", "b": "p2"})
-    assert image_scores(path, variant="best", split="test", metric="mae") == best
-    last = PerImage(scores={"a": 0.75}, clusters={"a": "p3"})
-    assert image_scores(path, variant="last", split="test", metric="iou") == last
-    assert image_scores(path, variant="best", split="test", metric="group") is None
+    assert read(path, metric="mae") == ({"a": 0.25, "b": 0.0}, {"a": "p1", "b": "p2"})
+    assert read(path, model="last") == ({"a": 0.75}, {"a": "p3"})
+    assert read(path, metric="group") is None
     assert all_image_scores(path)["best", "test"] == {"iou": {"a": 0.5, "b": 1.0}, "mae": {"a": 0.25, "b": 0.0}}
 
 
-def test_an_image_that_is_there_twice_has_no_score_and_none_need_have_a_group(tmp_path: Path) -> None:
+@pytest.mark.parametrize(
+    ("content", "scores"),
+    [
+        ("variant,split,stem,iou\nbest,test,a,0.5\n", ({"a": 0.5}, {})),
+        ("variant,split,stem,iou\nbest,test,b,0.5\nbest,test,a,0.25\n", ({"a": 0.25, "b": 0.5}, {})),
+        ("variant,split,stem,iou\nbest,test,a,0.5\nbest,test,a,0.75\n", None),  # an image twice
+        ("variant,split,stem,iou,mae\nbest,test,a,0.5,x\n", ({"a": 0.5}, {})),  # another metric is damaged
+        ("variant,split,stem,iou\nbest,test,a,1.5\n", None),
+        ("variant,split,stem,iou\nbest,test,a\n", None),
+        ("variant,split,stem,iou\nbest,test,a,\n", None),
+        ("variant,split,stem\n", None),
+        ("", None),
+    ],
+)
+def test_scores_by_image_are_read_or_are_none(content: str, scores: Any, tmp_path: Path) -> None:
     path = tmp_path / "x.images.csv"
-    path.write_text("variant,split,stem,iou\nbest,test,a,0.5\n")
-    assert image_scores(path, variant="best", split="test", metric="iou") == PerImage(scores={"a": 0.5})
-    path.write_text("variant,split,stem,iou\nbest,test,a,0.5\nbest,test,a,0.75\n")
-    assert image_scores(path, variant="best", split="test", metric="iou") is None
-    with pytest.raises(ValueError, match="'a' is there twice"):
-        all_image_scores(path)
+    assert read(path) is None
+    path.write_text(content)
+    assert read(path) == scores
+    if "0.75" in content:
+        with pytest.raises(ValueError, match="'a' is there twice"):
+            all_image_scores(path)
 
 
 def test_packed_scores_are_read_as_they_were_written(tmp_path: Path) -> None:
@@ -80,7 +101,7 @@ def test_packed_scores_are_read_as_they_were_written(tmp_path: Path) -> None:
     (tmp_path / "x.images.csv.gz").write_bytes(gzip.compress(text))
     path = sidecar(tmp_path / "x.json", "images.csv")
     assert read_sidecar(path, expected=digest(text)) == text
-    assert there(image_scores(path, variant="last", split="test", metric="iou")).scores == {"a": 0.75}
+    assert there(read(path, model="last"))[0] == {"a": 0.75}
     (tmp_path / "x.images.csv").write_bytes(text)
     assert sidecar(tmp_path / "x.json", "images.csv").suffix == ".csv"
 

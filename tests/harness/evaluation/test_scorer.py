@@ -278,6 +278,18 @@ def test_background_in_every_image_is_told_from_a_poor_score(predicted, masks, n
     assert not SplitScorer(["iou"]).draws_nothing()
 
 
+@pytest.mark.parametrize(("predicted", "true", "share"), [(0, 8, 0.0), (4, 8, 0.5), (16, 8, 2.0), (4, 0, None)])
+def test_how_much_foreground_is_predicted_is_a_share_of_the_masks(predicted: int, true: int, share: float | None):
+    """Over two images, of which the second has four times the pixels and the same shares."""
+    scorer = SplitScorer(["iou"])
+    for size in (8, 16):
+        probability, mask = np.zeros((size, size)), np.zeros((size, size), np.uint8)
+        probability.flat[: predicted * size**2 // 64], mask.flat[: true * size**2 // 64] = 1, 1
+        scorer.insert(str(size), scorer.measure(probability, mask))
+    assert scorer.foreground() == share
+    assert SplitScorer(["miou"], task="multiclass", num_classes=3).foreground() is None
+
+
 SIZES = [(40, 50), (9, 12), (17, 60), (34, 62), (1, 1), (17, 31)]
 
 

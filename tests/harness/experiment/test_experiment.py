@@ -17,7 +17,7 @@ import torch
 from PIL import Image
 
 import harness.experiment.experiment as experiment_module
-from harness.archive.files import PerImage, all_image_scores, image_scores, images_csv
+from harness.archive.files import all_image_scores, image_table, images_csv
 from harness.archive.masks import KeptMask, read_masks
 from harness.archive.merge import merge
 from harness.archive.schema import Record
@@ -36,6 +36,7 @@ from harness.training.outcome import Selection
 from tests.harness.experiment.test_prompted import SMALL
 from tests.harness.planned import job_of
 from tests.harness.training.forks import free_port
+from tests.values import there
 
 
 def data(name: str, *stems: str) -> RunData:
@@ -60,13 +61,14 @@ def test_the_group_is_a_column_that_is_no_metric(tmp_path: Path) -> None:
     path = tmp_path / "a.images.csv"
     path.write_text(images_csv(scores, {"test": {"1": "sequence 01", "25": "sequence 01"}}), encoding="utf-8")
     assert path.read_text(encoding="utf-8").startswith("variant,split,stem,group,iou\nbest,test,1,sequence 01,0.5\n")
-    read = image_scores(path, variant="best", split="test", metric="iou")
-    assert read == PerImage(scores={"1": 0.5, "25": 0.25}, clusters={"1": "sequence 01", "25": "sequence 01"})
-    assert image_scores(path, variant="best", split="test", metric="group") is None
+    table = there(image_table(path, variant="best", split="test"))
+    assert (table.stems, table.scores["iou"].tolist()) == (("1", "25"), [0.5, 0.25])
+    assert table.clusters == {"1": "sequence 01", "25": "sequence 01"}
+    assert list(table.scores) == ["iou"]
     assert all_image_scores(path) == {("best", "test"): {"iou": {"1": 0.5, "25": 0.25}}}
     path.write_text(images_csv(scores, {"test": {}}), encoding="utf-8")
     assert path.read_text(encoding="utf-8").startswith("variant,split,stem,iou\n")
-    assert image_scores(path, variant="best", split="test", metric="iou") == PerImage(scores={"1": 0.5, "25": 0.25})
+    assert there(image_table(path, variant="best", split="test")).clusters == {}
 
 
 @pytest.mark.parametrize("name", ["kvasir", "elsewhere", "cvc612"])
@@ -109,6 +111,7 @@ def test_an_image_left_out_is_counted_and_its_record_agrees_with_its_images(tmp_
     record = run_with(tmp_path, monkeypatch, ignored=1)
     assert record.counts == {"train": 4, "val": 2, "test": 3, "test ignored": 1}
     assert (record.tested, record.ignored) == ({"test": 2}, {"test": 1})
+    assert list(record.foreground) == ["test"]
     assert records.main(["check", str(tmp_path)]) == 0
     assert merge(tmp_path, tmp_path / "merged") == (1, 0, [])
     assert tables.main(["--results", str(tmp_path)]) == 0
