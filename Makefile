@@ -29,7 +29,7 @@ $(VENV)/installed-dev: $(VENV)/installed
 	touch $@
 
 demo: $(VENV)/installed
-	SAM_PEFT_SETTINGS=none $(BIN)/python -m harness.run --methods lora,naslora --datasets all
+	SAM_PEFT_SETTINGS=none $(BIN)/python -m harness.run --methods decoder,lora,convlora,naslora --datasets kvasir,isic2017
 
 site: $(VENV)/installed
 	$(BIN)/sam-peft report --results results --out build/report $(if $(DATA),--data $(DATA))
