@@ -58,7 +58,7 @@ def test_it_trains_in_workers_and_prints_its_table(tmp_path: Path, elsewhere: di
     )  # fmt: skip
     assert done.returncode == 0, done.stderr
     assert [record.code for record in RecordStore(tmp_path / "runs")] == ["OK", "OK"]
-    assert "| lora |" in done.stdout
+    assert "| LoRA |" in done.stdout
     assert "interrupted" not in done.stdout + done.stderr
 
 

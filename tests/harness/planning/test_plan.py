@@ -172,11 +172,11 @@ def test_a_budget_of_updates_makes_another_run_only_of_a_method_whose_weights_lo
     def keys(**overrides: object) -> list[str]:
         return [job.run.key for job in planned(samples, tmp_path, benchmarks=("kvasir",), overrides=overrides).jobs]
 
-    epochs, updates = keys(), keys(budget="updates")
-    both = {"naslora.alternate": "both"}
+    turns = {"naslora.alternate": "iteration"}
+    epochs, updates = keys(**turns), keys(budget="updates", **turns)
     assert epochs[0] == updates[0]
     assert epochs[1] != updates[1]
-    assert keys(**both) == keys(budget="updates", **both)
+    assert keys() == keys(budget="updates")
 
 
 def test_a_control_without_a_search_is_said_once_before_anything_runs(samples: Path, tmp_path: Path) -> None:
