@@ -64,7 +64,7 @@ def test_its_record_is_whole_and_its_row_is_in_the_table(done: tuple[Job, Record
     results = Path(job.results)
     assert checked(results / "records" / f"{record.key}.json").key == record.key
     assert tables.main(["--results", str(results), "--metrics", "iou,dice"]) == 0
-    assert "zeroshot" in capsys.readouterr().out
+    assert "Zero-shot" in capsys.readouterr().out
 
 
 def test_it_predicts_like_a_trained_one(done: tuple[Job, Record], tmp_path: Path) -> None:
