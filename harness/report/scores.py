@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Any
 
 from harness import statistics as stats
 from harness.archive.archive import Archive
-from harness.archive.schema import Record
+from harness.archive.schema import Record, same_data
 from harness.comparison.alpha import MEANINGS as ALPHA_MEANINGS
 from harness.comparison.alpha import alpha_codes, without_search
 from harness.comparison.code import made_by_other_code
@@ -270,12 +270,8 @@ def _notes(grid: Grid, *, details: bool) -> list[str]:
     if details and any(record.run.tuning.get("edge") for record in grid.records):
         lines.append("§ a chosen value is the first or last of its grid: a better one may lie beyond.")
     for name in grid.benchmarks:
-        copies: dict[str, None] = dict.fromkeys(
-            record.run.data_fingerprint
-            for record in grid.records
-            if record.run.benchmark == name and record.run.data_fingerprint
-        )
-        if len(copies) > 1:
+        copies = {record.run.data_fingerprint for record in grid.records if record.run.benchmark == name}
+        if not all(itertools.starmap(same_data, itertools.combinations(copies, 2))):
             lines.append(
                 f"{benchmark_title(name)}: runs of one split read different files, so not all rows are of the same data."
             )

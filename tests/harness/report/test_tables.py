@@ -187,6 +187,8 @@ def test_rows_from_other_copies_of_the_images_are_said() -> None:
 
     assert "Kvasir-SEG: runs of one split read different files" in page_of("aaaa", "bbbb")
     assert "different files" not in page_of("aaaa", "aaaa") + page_of("", "bbbb")
+    assert "different files" in page_of("content-aaaa-ssss", "content-bbbb-ssss")
+    assert "different files" not in page_of("content-aaaa-ssss", "ssss"), "older records know sizes alone"
 
 
 @pytest.mark.parametrize(
