@@ -47,10 +47,6 @@ if TYPE_CHECKING:  # what --help does without
     from harness.planning.tuning import Tuning
 
 
-class MissingError(UsageError):
-    """Data or a checkpoint is missing, and nothing was started."""
-
-
 @dataclass(kw_only=True)
 class Command:
     """One command line.
@@ -215,12 +211,7 @@ def main(argv: list[str] | None = None) -> int:
     arguments.plugin, left_out = load_plugins(plugins_of(arguments))
     for line in left_out:
         say(line)
-    undo = ExitStack()
-    try:
-        return run(arguments, settings, undo)
-    except MissingError:  # nothing that was written stays
-        undo.close()
-        raise
+    return run(arguments, settings)
 
 
 def _check(arguments: argparse.Namespace, settings: Settings) -> None:
@@ -250,8 +241,8 @@ def _cluster(arguments: argparse.Namespace, settings: Settings) -> str:
 
 
 def _foresee(asked: Asked) -> None:
-    """Plan all of a grid, its trials and what comes after them, before anything runs. Raises MissingError: something is missing for
-    any of it; UsageError: any of it cannot be planned."""
+    """Plan all of a grid, its trials and what comes after them, before anything runs. Raises UsageError: something is missing for
+    any of it, or it cannot be planned."""
     from harness.archive.store import RecordStore
     from harness.planning.data import sample_writer
     from harness.planning.plan import plan
@@ -260,17 +251,17 @@ def _foresee(asked: Asked) -> None:
     request, missing = asked.request, dict[str, None]()
     with ExitStack() as stack:
         instead = Path(stack.enter_context(TemporaryDirectory(prefix="harness-plan-")))
-        samples = sample_writer(request.results, instead=instead, undo=stack)
+        samples = sample_writer(request.results, instead=instead)
         for step in asked.tuning.steps if asked.tuning is not None else ():
             planned, trials = plan_trials(request, step, prepare_samples=samples)
             missing |= dict.fromkeys(planned.missing)
             request = as_expected(request, step, trials, RecordStore(request.results), left=unfinished(planned))
         missing |= dict.fromkeys(plan(request, prepare_samples=samples).missing)
     if missing:
-        raise MissingError(_missing(list(missing)))
+        raise UsageError(_missing(list(missing)))
 
 
-def run(arguments: argparse.Namespace, settings: Settings, undo: ExitStack) -> int:
+def run(arguments: argparse.Namespace, settings: Settings) -> int:
     """One grid of runs: its trials where rates are tuned, its runs, its table."""
     from harness.archive.store import RecordStore, require_writable
     from harness.dispatch.place import place
@@ -295,7 +286,7 @@ def run(arguments: argparse.Namespace, settings: Settings, undo: ExitStack) -> i
             instead = Path(stack.enter_context(TemporaryDirectory(prefix="harness-plan-")))
         else:
             require_writable(request.results)
-        samples = sample_writer(request.results, instead=instead, undo=undo)
+        samples = sample_writer(request.results, instead=instead)
         how = Command(arguments=arguments, where=where, samples=samples)
         missing = 0
         for step in tuning.steps if tuning is not None else ():
@@ -401,8 +392,7 @@ def carry_out(planned: Plan, request: Request, how: Command) -> Outcome:
     """Run what is pending, as far as a budget goes.
 
     Raises:
-        MissingError: something is missing.
-        UsageError: it would take months, not one run fits the budget, or what `harness.dispatch.run_jobs.run_jobs` says.
+        UsageError: something is missing, it would take months, not one run fits the budget, or what `harness.dispatch.run_jobs.run_jobs` says.
     """
     from harness.dispatch.run_jobs import run_jobs
     from harness.pricing.price import affordable, hesitation, price
@@ -412,7 +402,7 @@ def carry_out(planned: Plan, request: Request, how: Command) -> Outcome:
         say(line)
     if not arguments.cancel:
         if planned.missing:
-            raise MissingError(_missing(planned.missing))
+            raise UsageError(_missing(planned.missing))
         if not arguments.yes and (doubt := hesitation(planned, results, where=where, hours=how.hours)):
             raise UsageError(f"{doubt}; --plan shows the prices, and --yes starts it all the same")
     if how.hours is not None and (begun := how.starts(planned, request)):

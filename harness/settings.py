@@ -24,7 +24,6 @@ FILE = f"{PREFIX}SETTINGS"
 HERE = Path("harness.toml")
 MOST_BYTES = 100_000
 CACHE_GIB = 64.0
-"""Bound on a cache of decoded images and embeddings where nobody sets another."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -34,9 +33,8 @@ class Settings:
     Args:
         seeds: as the command line takes them, ``3`` or ``0,3,7``.
         cluster: a profile's name, or the path of one, whose setup lines are commands.
-        cache: folder of decoded images and embeddings, of a fast disk best; ``$TMPDIR`` and the like are those of the node that a run is
-            on. Empty for one in the results.
-        cache_gib: bound on its size.
+        cache, cache_gib: folder of decoded images and embeddings and its bound; variables such as ``$TMPDIR`` are those of a run's
+            node. Empty for one in the results.
         datasets, checkpoints: names as they were written.
         source: the file that was read, for messages; empty where none was.
         foreign: keys of code that a ``harness.toml`` sets, which may have come with the working folder.
@@ -55,21 +53,9 @@ class Settings:
     source: str = ""
     foreign: frozenset[str] = frozenset()
 
-
-@dataclass(frozen=True, kw_only=True)
-class _Written:
-    """The keys as a file has them."""
-
-    protocol: str = ""
-    data: str = ""
-    results: str = ""
-    cluster: str = ""
-    seeds: Any = ""
-    cache: str = ""
-    cache_gib: Any = CACHE_GIB
-    plugins: tuple[str, ...] = ()
-    datasets: dict[str, str] = field(default_factory=dict)
-    checkpoints: dict[str, str] = field(default_factory=dict)
+    def __post_init__(self) -> None:
+        if not 0 <= self.cache_gib < 1e6:
+            raise ValueError(f"cache_gib={self.cache_gib:g} is no size in GiB, such as 200; 0 keeps nothing")
 
 
 CODE = frozenset({"plugins", "cluster"})
@@ -152,48 +138,41 @@ def _toml(path: Path) -> dict[str, Any]:
 
 def _values(written: Mapping[str, Any], *, base: Path, where: str) -> dict[str, Any]:
     """Checked values, with paths from the folder ``base``."""
-    if written:
-        from_mapping(_Written, written, where=where)
+    for key, value in written.items():
+        texts = value.values() if isinstance(value, Mapping) else value if isinstance(value, list) else [value]
+        if blank := [text for text in texts if isinstance(text, str) and (not text.strip() or "\0" in text)]:
+            raise UsageError(f"{where}: {key}={blank[0]!r} is empty, or no name of a file")
+        if key in ("source", "foreign"):
+            raise UsageError(f"{where}: unknown key {key!r}")
+    given = {**written, **({"seeds": _seeds(written["seeds"], where)} if "seeds" in written else {})}
+    checked = from_mapping(Settings, given, where=where)
 
-    def path(key: str, text: str) -> Path:
-        if not text.strip() or "\0" in text:
-            raise UsageError(f"{where}: {key}={text!r} is empty, or no name of a file")
-        if key == "checkpoints" and text in ("none", "published", "timm"):
-            return Path(text)
+    def path(text: Path | str) -> Path:
         try:
             return base / Path(text).expanduser()
         except RuntimeError as error:
-            raise UsageError(f"{where}: {key}={text!r}: {error}") from error
+            raise UsageError(f"{where}: {text}: {error}") from error
 
     values: dict[str, Any] = {}
-    for key, value in written.items():
-        if key == "seeds":
-            values[key] = _seeds(value, where)
-        elif key == "cache":
-            values[key] = value if not value or value.startswith(("/", "~", "$")) else str(path(key, value).absolute())
-        elif key == "cache_gib":
-            values[key] = _gib(value, where)
-        elif key == "plugins":
-            values[key] = tuple(path(key, item) for item in value)
-        elif isinstance(value, dict):
-            values[key] = {name: path(key, item) for name, item in value.items()}
-        elif key in ("data", "results"):
-            values[key] = path(key, value)
-        else:  # a name, or a file; absolute, lest ./gpu become the name gpu
-            is_file = is_profile_file(value) if key == "cluster" else value.endswith((".yaml", ".yml"))
-            is_file = is_file or not value.strip()
-            values[key] = str(path(key, value).absolute()) if is_file else value
+    for key in written:
+        value = values[key] = getattr(checked, key)
+        if isinstance(value, Path):
+            values[key] = path(value)
+        elif isinstance(value, tuple):
+            values[key] = tuple(map(path, value))
+        elif isinstance(value, Mapping):
+            words = ("none", "published", "timm") if key == "checkpoints" else ()
+            values[key] = {name: item if str(item) in words else path(item) for name, item in value.items()}
+        elif _is_file(key, value):  # absolute, lest ./gpu become the name gpu
+            values[key] = str(path(value).absolute())
     return values
 
 
-def _gib(value: Any, where: str) -> float:
-    try:
-        number = float(value)
-    except (TypeError, ValueError):
-        number = -1.0
-    if not 0 <= number < 1e6 or isinstance(value, bool):
-        raise UsageError(f"{where}: cache_gib = {value!r} is no size in GiB, such as 200; 0 keeps nothing")
-    return number
+def _is_file(key: str, value: Any) -> bool:
+    """Whether a card, a cluster or a cache is given by a path from the file's folder; a cache's may begin with a variable."""
+    if key == "cluster":
+        return is_profile_file(value)
+    return value.endswith((".yaml", ".yml")) if key == "protocol" else key == "cache" and value[0] not in "/~$"
 
 
 def _seeds(value: Any, where: str) -> str:

@@ -15,13 +15,15 @@ from harness.system.streams import say
 TEMPLATE = """\
 # Settings of sam-peft: uncomment what you need; `sam-peft settings` prints what holds.
 # A harness.toml counts in its folder, else ~/.config/sam-peft-harness/settings.toml does. The variables SAM_PEFT_PROTOCOL,
-# _DATA, _RESULTS, _CLUSTER and _SEEDS beat the file, and the command line beats all. Paths are relative to this file.
+# _DATA, _RESULTS, _CLUSTER, _SEEDS, _CACHE and _CACHE_GIB beat the file, and the command line beats all. Paths are relative to this file.
 
 # protocol = "nas-lora"         # the card of rules (default: nas-lora where data is set, demo where nothing is)
 # data = "/data/segmentation"   # the folder that holds the benchmarks' folders
 # results = "runs"              # where records, tables and checkpoints go
 # cluster = "gpu"               # the SLURM profile that runs are submitted with (default: none, they run here)
 # seeds = 3                     # a number of seeds, or a list of them
+# cache = "$TMPDIR/sam-peft"    # decoded images and embeddings, on a fast disk of the node (default: in the results)
+# cache_gib = 64                # at most so many GiB of them; 0 keeps none
 # plugins = ["my_method.py"]    # files that define more methods or benchmarks; they are code
 
 # [datasets]                    # benchmarks that are elsewhere, and data of your own by any name

@@ -7,7 +7,6 @@ import json
 import secrets
 import shutil
 from collections.abc import Callable, Mapping, Sequence
-from contextlib import ExitStack, suppress
 from dataclasses import dataclass
 from functools import cache
 from pathlib import Path
@@ -179,14 +178,11 @@ def network_images(results: Path, *, data: Sequence[Path] = ()) -> Callable[[Rec
     return picture_of
 
 
-def sample_writer(
-    results: Path, *, instead: Path | None = None, undo: ExitStack | None = None
-) -> Callable[[str], Path]:
+def sample_writer(results: Path, *, instead: Path | None = None) -> Callable[[str], Path]:
     """A function that writes a benchmark's sample below ``results/sample-data`` once, and returns its folder.
 
     Args:
         instead: folder for samples that are not there yet, for whoever must not write to ``results``.
-        undo: gets what removes again the folders that were written, for whoever may find that nothing can start.
     """
 
     def prepare(name: str) -> Path:
@@ -197,14 +193,9 @@ def sample_writer(
         from harness.datasets import samples
 
         temporary = folder.with_name(f".{name}.{secrets.token_hex(8)}.part")  # nobody else can have put a link there
-        if undo is not None:
-            for parent in reversed([parent for parent in folder.parents if not parent.exists()]):
-                undo.callback(_remove_empty, parent)
         try:
             samples.write_samples(name, temporary)
             temporary.rename(folder)
-            if undo is not None:
-                undo.callback(shutil.rmtree, folder, ignore_errors=True)
         except OSError as error:
             shutil.rmtree(temporary, ignore_errors=True)
             if folder.is_dir():  # another process was faster
@@ -215,8 +206,3 @@ def sample_writer(
         return folder
 
     return prepare
-
-
-def _remove_empty(folder: Path) -> None:
-    with suppress(OSError):
-        folder.rmdir()

@@ -268,7 +268,6 @@ def test_all_that_is_missing_is_said_at_once_with_what_each_card_needs(tmp_path,
     "words",
     [
         pytest.param(["--protocol", "mini", "--methods", "lora", "--datasets", "leaf"], id="files"),
-        pytest.param([*DEMO, "--checkpoint", "nowhere.pth"], id="generated images"),
         pytest.param([*DEMO, "--checkpoint", "nowhere.pth", "--tune", "lr=1e-4,1e-3"], id="trials"),
     ],
 )
