@@ -31,7 +31,7 @@ PEOPLE_SAY = {
     **dict.fromkeys(("infer", "inference", "segment", "classify", "masks"), "predict"),
     **dict.fromkeys(("save", "convert", "adapter", "checkpoint"), "export"),
     **dict.fromkeys(("table", "results", "latex", "csv", "leaderboard"), "tables"),
-    **dict.fromkeys(("plot", "plots", "draw", "figure", "figures", "chart"), "report"),
+    **dict.fromkeys(("plot", "plots", "draw", "figure", "figures", "chart"), "report --figures"),
     **dict.fromkeys(("html", "page", "dashboard"), "report"),
     **dict.fromkeys(("benchmark", "profile", "flops", "time", "speed", "memory"), "cost"),
     **dict.fromkeys(("methods", "contract", "selftest"), "doctor"),

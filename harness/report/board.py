@@ -8,7 +8,7 @@ from harness.archive.schema import Record
 from harness.comparison.grid import Grid
 from harness.comparison.leaderboard import Leaderboard, Standing, leaderboard
 from harness.comparison.names import BASELINES
-from harness.comparison.scores import Column, Difference
+from harness.comparison.scores import Cell, Column, Difference
 from harness.studies import Study
 from harness.system.errors import UsageError, did_you_mean
 
@@ -76,6 +76,11 @@ def against(standing: Standing, benchmark: str) -> Difference | None:
     return standing.differences.get(benchmark) if benchmark else standing.mean
 
 
+def cells_on(standing: Standing, benchmark: str) -> list[Cell]:
+    """Its cell on a benchmark; of an empty name all of them."""
+    return [cell for name, cell in standing.cells.items() if benchmark in ("", name)]
+
+
 def named(board: Leaderboard, benchmark: str) -> str:
     """``Kvasir-SEG IoU``, ``mean of 3 benchmarks``"""
     return board.columns[benchmark].name if benchmark else f"mean of {len(board.complete)} benchmarks"
@@ -84,16 +89,22 @@ def named(board: Leaderboard, benchmark: str) -> str:
 def sentence(board: Leaderboard, benchmark: str) -> str:
     """What a reader with ten seconds takes with him, of one benchmark or of the mean over benchmarks."""
     what = named(board, benchmark)
-    what = what[0].upper() + what[1:]
+    what = what if benchmark else what.capitalize()
     if board.grid.is_generated:
         return "These images are generated: their scores show that everything works, and rank nothing."
-    judged = {each.row: d for each in ran(board) if (d := against(each, benchmark)) and d.low is not None}
+    empty = {each.row for each in ran(board) if any(cell.blank for cell in cells_on(each, benchmark))}
+    judged = {
+        each.row: d
+        for each in ran(board)
+        if (d := against(each, benchmark)) and d.low is not None and each.row not in empty
+    }
     if not judged:
         first = [each for each in on(board, benchmark) if each.cells[benchmark].values] if benchmark else []
-        if not first:
-            return f"{what}: no scores yet."
-        best = first[0]
-        return f"{what}: {best.row} is highest ({percent(best.cells[benchmark].mean)}). A single seed ranks nothing."
+        best = next((each for each in first if each.row not in empty), None)
+        if best is None:
+            why = "the masks of every row are almost empty, so nothing is ranked" if first else "no scores yet"
+            return f"{what}: {why}."
+        return f"{what}: {best.row} is highest ({percent(best.cells[benchmark].mean)}). So few seeds rank nothing."
     better = sorted((row for row in judged if (judged[row].low or 0) > 0), key=lambda row: -judged[row].mean)
     worse = sum((d.high or 0) < 0 for d in judged.values())
     count = f"{len(better) or 'none'} of {len(judged)} {'rows' if len(judged) > 1 else 'row'}"

@@ -131,8 +131,10 @@ def _read(board: Leaderboard, record: Record) -> dict[Image, KeptMask]:
 
 
 def _score(board: Leaderboard, record: Record, column: Column, image: Image) -> float | None:
-    scores = board.grid.archive.images(record, "best", image[0], column.metric)
-    return None if scores is None else scores.scores.get(image[1])
+    table = board.grid.archive.image_table(record, "best", image[0])
+    if table is None or column.metric not in table.scores or image[1] not in table.stems:
+        return None
+    return float(table.scores[column.metric][table.stems.index(image[1])])
 
 
 def _examples(scores: dict[Image, float], *, sign: int) -> dict[str, Image]:

@@ -72,6 +72,7 @@ def test_the_file_beside_it_has_a_line_a_run_and_metric(tmp_path: Path) -> None:
     assert list(chosen.sort_values("seed").value) == list(LORA)
 
 
+EMPTY: dict[str, Any] = {"foreground": {"test": 0.05}}
 BETTER = "1 of 2 rows is significantly better than LoRA, most of all Full fine-tuning (+10.0 ["
 
 
@@ -83,7 +84,8 @@ BETTER = "1 of 2 rows is significantly better than LoRA, most of all Full fine-t
             [*runs("lora"), *runs("full", (0.70, 0.75, 0.68))],
             ["none of 1 row is significantly better", "none is worse"],
         ),
-        ([*runs("lora", (0.7,)), *runs("full", (0.8,))], ["Full fine-tuning is highest (80.0)", "ranks nothing"]),
+        ([*runs("lora", (0.7,)), *runs("full", (0.8,))], ["Full fine-tuning is highest (80.0)", "rank nothing"]),
+        ([*runs("lora", **EMPTY), *runs("full", shift=0.1, **EMPTY)], ["almost empty", "nothing is ranked"]),
         (runs("lora", data_note=SAMPLES), ["generated", "rank nothing"]),
     ],
 )
