@@ -60,6 +60,8 @@ class Registry:
         base: ``module:Class`` that every loaded entry must subclass.
         fault: says why a class from outside cannot be used, empty where it can.
         further: the project's own entries that are used by name alone, and that no listing has.
+        aliases: other names of entries.
+        left_out: says why a name that is known stands for no entry, empty where it is not known.
     """
 
     def __init__(
@@ -71,11 +73,14 @@ class Registry:
         base: str,
         fault: Callable[[Any], str] = lambda loaded: "",
         further: Mapping[str, str] | None = None,
+        aliases: Mapping[str, str] | None = None,
+        left_out: Callable[[str], str] = lambda name: "",
     ) -> None:
         self.kind = kind
         self._base = base
         self._fault = fault
-        self._further = dict(further or {})
+        self._left_out = left_out
+        self._further, self._aliases = dict(further or {}), dict(aliases or {})
         self._entries = {name: EntryPoint(name, value, group) for name, value in {**builtin, **self._further}.items()}
         self._builtin = frozenset(self._entries)
         self._loaded: dict[str, type] = {}
@@ -108,12 +113,14 @@ class Registry:
         Raises:
             UsageError: unknown, with the nearest name.
         """
-        spelling = canonical_spelling(name)
+        spelling = self._aliases.get(canonical_spelling(name), canonical_spelling(name))
         if spelling in self._entries or spelling in self._loaded:
             return spelling
         by_letters = {known.replace("_", ""): known for known in self.names()}
         if spelling.replace("_", "") in by_letters:
             return by_letters[spelling.replace("_", "")]
+        if reason := self._left_out(spelling):
+            raise UsageError(f"{self.kind} {name!r} does not apply: it {reason}")
         raise UsageError(f"unknown {self.kind} {name!r}{did_you_mean(name, [*self.names(), *self._further])}")
 
     def get(self, name: str) -> Any:
@@ -146,14 +153,14 @@ class Registry:
         """Why a plug-in's class may not join, empty where it may: its name is taken, or it cannot be used."""
         name = canonical_spelling(name)
         earlier = self._loaded.get(name)
-        if name in self._entries or (earlier is not None and earlier.__module__ != loaded.__module__):
+        if self.is_fixed(name) or (earlier is not None and earlier.__module__ != loaded.__module__):
             return f"{self.kind} {name!r} exists already; give the plug-in's class another name"
         reason = self._fault(loaded)
         return f"{self.kind} {name!r} cannot be used: {reason}" if reason else ""
 
     def is_fixed(self, name: str) -> bool:
         """Whether ``name`` is built in or of an installed package."""
-        return name in self._entries
+        return name in self._entries or name in self._aliases
 
     def add(self, name: str, loaded: type) -> None:
         """Register a plug-in's class that nothing refuses."""
@@ -191,6 +198,8 @@ METHODS = Registry(
     base="harness.methods.base:Method",
     fault=config_fault,
     further={name: entry.method for name, entry in methods.TUNERS.items()},
+    aliases=methods.ALIASES,
+    left_out=methods.reason_left_out,
 )
 BENCHMARKS = Registry(
     "benchmark",

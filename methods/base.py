@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from abc import ABC, abstractmethod
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import ClassVar, Literal
 
@@ -83,6 +83,10 @@ class Method(ABC):
     config_class: ClassVar[type[MethodConfig]]
     packages: ClassVar[tuple[str, ...]] = ()
     """Installed packages whose version decides what it does, and which a record names."""
+    paper: ClassVar[str] = ""
+    """arXiv id, or where it is described, for the doctor's table."""
+    lacks: ClassVar[Mapping[str, str]] = {}
+    """Clause of the contract that it does not hold -> why."""
     merge_modes: tuple[MergeMode, ...] = ()
     """Modes that `merge` takes. An instance may override its class where that depends on the configuration."""
     identity_at_init: bool = True

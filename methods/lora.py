@@ -16,7 +16,7 @@ import torch
 from torch import Tensor, nn
 
 from harness.methods.base import MergeMode, ParameterGroup
-from harness.methods.configs import LoRAConfig, LowRankConfig
+from harness.methods.configs import LoRAConfig, LowRankConfig, SAMedConfig
 from harness.methods.linears import LinearMethod, rows_of
 from harness.methods.parts.folding import Folding
 from harness.methods.parts.initialisation import kaiming_uniform
@@ -127,6 +127,14 @@ class LoRA(LowRankMethod):
         faster = {name: parameter for name, parameter in whole.named.items() if id(parameter) in ups}
         rest = {name: parameter for name, parameter in whole.named.items() if name not in faster}
         return [replace(whole, named=rest), replace(whole, named=faster, lr_factor=self.config.rate_ratio)]
+
+
+class SAMed(LoRA):
+    """SAMed (2304.13785): LoRA of rank 4 on queries and values, not scaled; see `SAMedConfig`. Deviation: the mask decoder trains as for
+    every method of this comparison (SAMed tunes it whole, with prompts)."""
+
+    name = "samed"
+    config_class = SAMedConfig
 
 
 def principal(weight: Tensor, *, rank: int) -> tuple[Tensor, Tensor]:

@@ -98,18 +98,23 @@ def _frozen(weight: Tensor, bias: Tensor | None) -> nn.Linear:
 
 
 class _Holder(nn.Module):
-    """What peft takes for a model: the layers by name."""
+    """What peft takes for a model: by block and part, as layers of a kind have a name in common, by which some tuners share."""
 
     def __init__(self, layers: Mapping[str, nn.Module]) -> None:
         super().__init__()
-        self.layers = nn.ModuleDict(dict(layers))
+        self.layers = nn.ModuleDict()
+        for name, layer in layers.items():
+            block, _, part = name.partition(".")
+            if block not in self.layers:
+                self.layers[block] = nn.ModuleDict()
+            self.layers[block][part] = layer  # type: ignore[operator]
         self.config = {"model_type": "custom"}
 
 
 def inject(
     tuner: str, options: Mapping[str, Any], layers: Mapping[str, nn.Linear], *, generator: torch.Generator
 ) -> BaseTuner:
-    """Let peft replace ``layers`` (by name, frozen) by its own, which are then in ``model.layers`` of what comes back.
+    """Let peft replace ``layers`` (by name such as ``0.q``, frozen) by its own, which are then in ``model.layers`` of what comes back.
 
     Args:
         generator: every initial value follows from it.
@@ -121,19 +126,26 @@ def inject(
     config_class = peft.PEFT_TYPE_TO_CONFIG_MAPPING[kind]
     known = config_class.__dataclass_fields__
     filled: dict[str, Any] = {
-        "target_modules": list(layers),
+        "target_modules": sorted({name.partition(".")[2] for name in layers}),
         "progressbar": False,
+        "save_indices": True,
         "total_step": 10**9,  # until a run says
-        "feedforward_modules": [name for name in layers if name.endswith("mlp_out_all")],
+        "feedforward_modules": sorted({"mlp_out"} & {name.partition(".")[2] for name in layers}),
     }
-    filled |= {name: int(torch.randint(2**31 - 1, (), generator=generator)) for name in sorted(SEEDS & set(known))}
+    drawn = {name: int(torch.randint(2**31 - 1, (), generator=generator)) for name in sorted(SEEDS & set(known))}
+    filled |= {} if tuner == "frod" else drawn  # what FRoD takes out of the weights, no state holds
     filled = {name: value for name, value in filled.items() if name in known} | dict(options)
     with torch.random.fork_rng(devices=[]), warnings.catch_warnings():
         torch.default_generator.manual_seed(int(torch.randint(2**31 - 1, (), generator=generator)))
         warnings.simplefilter("ignore")
+        warnings.filterwarnings("error", message="Invalid `")  # peft takes another value than the one given
+        if options.get("boft_n_butterfly_factor", 1) != 1:
+            warnings.filterwarnings("error", message="Setting boft_n_butterfly_factor")
         try:
             model: BaseTuner = peft.PEFT_TYPE_TO_TUNER_MAPPING[kind](_Holder(layers), config_class(**filled), _ADAPTER)
-        except (ValueError, TypeError, AssertionError, RuntimeError) as error:
+        except NotImplementedError:  # looks at weights that are none
+            raise
+        except (ValueError, TypeError, AssertionError, RuntimeError, UserWarning) as error:
             raise MethodError(f"{PREFIX}{tuner}: {' '.join(str(error).split()) or type(error).__name__}") from error
     for layer in model.modules():
         if not isinstance(layer, BaseTunerLayer):
@@ -159,9 +171,9 @@ def trained_parameters(tuner: str, options: Mapping[str, Any], layers: Sequence[
     try:
         if shared:
             return _trained(tuner, options, layers)
-        times = Counter((name.endswith("mlp_out_all"), inputs, outputs) for name, inputs, outputs in layers)
+        times = Counter((name.endswith(".mlp_out"), inputs, outputs) for name, inputs, outputs in layers)
         return sum(
-            number * _trained(tuner, options, [("mlp_out_all" if last else "all", inputs, outputs)])
+            number * _trained(tuner, options, [("0.mlp_out" if last else "0.q", inputs, outputs)])
             for (last, inputs, outputs), number in times.items()
         )
     except MethodError as error:
@@ -171,8 +183,8 @@ def trained_parameters(tuner: str, options: Mapping[str, Any], layers: Sequence[
 def _trained(tuner: str, options: Mapping[str, Any], layers: Sequence[tuple[str, int, int]]) -> int:
     for device in ("meta", "cpu"):
         bare = {
-            f"{index}_{name}": _frozen(torch.ones(outputs, inputs, device=device), torch.ones(outputs, device=device))
-            for index, (name, inputs, outputs) in enumerate(layers)
+            name: _frozen(torch.ones(outputs, inputs, device=device), torch.ones(outputs, device=device))
+            for name, inputs, outputs in layers
         }
         try:
             model = inject(tuner, options, bare, generator=torch.Generator().manual_seed(0))
@@ -192,6 +204,8 @@ class PeftMethod(Method):
 
     def _insert(self, segmenter: Adaptable) -> None:
         shape = segmenter.encoder.shape
+        if reason := TUNERS[self.config.tuner].one_width:
+            shape.require_one_width(self.name, reason)
         self._parts = []
         layers: dict[str, nn.Linear] = {}
         options = self.config.options()
@@ -205,18 +219,17 @@ class PeftMethod(Method):
                 base = place.get(module)
                 if not isinstance(base, nn.Linear):
                     raise MethodError(f"{self.name} adapts linear layers, and {place.name}.{module} is none")
-                rows = {"all": torch.arange(base.out_features)}
+                whole = {module: torch.arange(base.out_features)}
                 parts = Parts(
-                    base, rows if names == ["all"] else {part: place.outputs(part) for part in SLICES}, quiet=quiet
+                    base, whole if names == [module] else {part: place.outputs(part) for part in SLICES}, quiet=quiet
                 )
                 self._parts.append((place, module, parts))
-                layers |= {f"{place.index}_{module}_{name}": _plain(parts.parts[name]) for name in names}
+                layers |= {f"{place.index}.{name}": _plain(parts.parts[name]) for name in names}
         model = inject(self.config.tuner, options, layers, generator=self.generator)
         for place, module, parts in self._parts:
             for name in parts.parts:
-                key = f"{place.index}_{module}_{name}"
-                if key in layers:
-                    parts.parts[name] = model.model.layers[key]
+                if f"{place.index}.{name}" in layers:
+                    parts.parts[name] = model.model.layers[str(place.index)][name]
             place.replace(module, parts)
         self._model = [model]
 
@@ -226,7 +239,7 @@ class PeftMethod(Method):
             for name, layer in parts.parts.items():
                 if isinstance(layer, BaseTunerLayer):
                     layer.merge()
-                    done.folded.append(f"{place.name}.{module}" + ("" if name == "all" else f".{name}"))
+                    done.folded.append(f"{place.name}.{module}" + ("" if name == module else f".{name}"))
             place.replace(module, parts.fused())
         self._parts, self._model = [], []
         return done
@@ -241,6 +254,8 @@ def method_of(tuner: str) -> type[PeftMethod]:
         "__doc__": f"{PREFIX}{tuner} ({entry.paper}).",
         "name": PREFIX + tuner,
         "config_class": config_of(tuner),
+        "paper": entry.paper,
+        "lacks": entry.lacks,
         "identity_at_init": not entry.start,
         "merge_modes": () if entry.unmerged else ("exact",),
     }
@@ -267,7 +282,8 @@ class AdaLoRA(PeftMethod):
 
     def _adapted(self) -> dict[str, Any]:
         """peft's layers by the name that its allocator knows them by."""
-        return {f"layers.{name}": layer for name, layer in self._model[0].model.layers.items()}
+        blocks: Any = self._model[0].model.layers
+        return {f"layers.{block}.{part}": layer for block in blocks for part, layer in blocks[block].items()}
 
     def auxiliary_loss(self) -> Tensor:
         """How far the singular vectors are from orthogonal, as peft weighs it: the mean of ‖AAᵀ − I‖ and ‖BᵀB − I‖."""

@@ -98,6 +98,8 @@ def main(argv: list[str] | None = None) -> int:
     for row in rows:
         if row.refusal:
             print(f"{row.method}: not on {known}: {row.refusal}", file=sys.stderr)
+        for clause, reason in row.declared.items():
+            print(f"{row.method}: declares {clause}: {reason}", file=sys.stderr)
         for clause, seen in row.failures.items():
             print(f"{row.method}: {clause}: {seen}", file=sys.stderr)
     return 1 if broken or not all(row.passed for row in rows) else 0

@@ -206,11 +206,16 @@ def _backward(loss: Tensor, method: Method) -> None:
 
 def _loss_and_kept_bytes(subject: ContractCase, segmenter: Segmenter, method: Method) -> tuple[Tensor, int]:
     """The loss, and the bytes of all storages besides parameters and buffers that its forward pass keeps for backward."""
-    known = {tensor.untyped_storage()._cdata for tensor in (*segmenter.parameters(), *segmenter.buffers())}
+    known = {
+        tensor.untyped_storage()._cdata
+        for tensor in (*segmenter.parameters(), *segmenter.buffers())
+        if tensor.layout == torch.strided
+    }
     kept: dict[int, Tensor] = {}
 
     def keep(tensor: Tensor) -> Tensor:
-        kept.setdefault(tensor.untyped_storage()._cdata, tensor)
+        if tensor.layout == torch.strided:
+            kept.setdefault(tensor.untyped_storage()._cdata, tensor)
         return tensor
 
     with saved_tensors_hooks(keep, lambda tensor: tensor):

@@ -10,13 +10,14 @@ from typing import Any
 import torch
 from tabulate import tabulate
 
+from harness import methods
 from harness.contract.case import ContractCase
 from harness.contract.checks import CHECKS
 from harness.methods.base import Method
 from harness.methods.configs import MethodConfig
 from harness.methods.parts.placement import MethodError
 from harness.models.build import build_segmenter
-from harness.models.catalog import backbone_shape, require_stands
+from harness.models.catalog import backbone_shape, require_stands, trained_in_decoder
 from harness.models.decoders import Decoder
 from harness.registry import METHODS, method_config
 from harness.system.errors import UsageError, line_in
@@ -27,41 +28,40 @@ BEGIN, END = "<!-- doctor:begin -->", "<!-- doctor:end -->"
 
 @dataclass(frozen=True, kw_only=True)
 class Capability:
-    """One row of the matrix.
+    """One row of the matrix; counts are closed forms, which the contract holds against attached models.
 
     Args:
-        method: its name.
         backbone: what the counts are for.
         decoder: what it stands under, in the contract and in the counts.
+        paper: arXiv id, or where it is described.
+        code: whose: ``own``, a package's name, or ``plug-in``.
         encoder_parameters: trainable in the encoder, that is, without the mask decoder.
         trainable_parameters: trainable with mask decoder and head.
         total_parameters: of the whole attached segmenter.
-        total_encoder_parameters: of the attached encoder.
         identity_at_init: whether the attached model starts as the plain one; otherwise it declares a deviation.
         merge_modes: how the trained method can be merged.
         placement: fields that place it (``blocks``, ``sites``).
-        amp: finite under bf16 autocast, as checked.
-        activation_checkpointing: same gradients when activations are recomputed, as checked.
-        on_mobile_sam: trainable in MobileSAM's encoder; None where the method does not attach to a hierarchical encoder.
+        on_mobile_sam: trainable in MobileSAM's encoder; None where the method does not attach to it.
         refusal: why it does not attach to ``backbone``, empty where it does; no failure.
-        passed: whether every clause of the contract holds.
+        declared: what it does not hold and says so, with the reason.
+        passed: whether every other clause of the contract holds.
         failures: ``clause@backbone`` -> what was seen.
     """
 
     method: str
     backbone: str
     decoder: Decoder = "sam"
+    paper: str = ""
+    code: str = ""
     encoder_parameters: int | None = None
     trainable_parameters: int | None = None
     total_parameters: int | None = None
-    total_encoder_parameters: int | None = None
     identity_at_init: bool | None = None
     merge_modes: tuple[str, ...] = ()
     placement: tuple[str, ...] = ()
-    amp: bool = False
-    activation_checkpointing: bool = False
     on_mobile_sam: int | None = None
     refusal: str = ""
+    declared: dict[str, str] = field(default_factory=dict)
     passed: bool = False
     failures: dict[str, str] = field(default_factory=dict)
 
@@ -106,11 +106,13 @@ def examine(
 
 
 def run_contract(method: type[Method], config: MethodConfig, *, decoder: Decoder = "sam") -> dict[str, str]:
-    """Violations and crashes by ``clause@backbone``; empty if the contract holds."""
+    """Violations and crashes by ``clause@backbone``, but for what the method declares; empty if the contract holds."""
     failures = {}
     for backbone in CONTRACT_BACKBONES if decoder == "sam" else ("tiny_timm",):
         subject = ContractCase(method=method, config=config, backbone=backbone, decoder=decoder)
         for clause, check in CHECKS.items():
+            if clause in method.lacks:
+                continue
             try:
                 check(subject)
             except Exception as error:  # a plug-in may raise anything, and the other methods still want their turn
@@ -127,32 +129,36 @@ def capability(
     failures: dict[str, str],
     decoder: Decoder = "sam",
 ) -> Capability:
-    """The row of a method whose contract has been run; counts on the meta device, which needs no memory.
+    """The row of a method whose contract has been run.
 
     Raises:
         UsageError: unknown backbone.
         MethodError: the method does not fit the backbone.
     """
     with torch.device("meta"):
-        segmenter = build_segmenter(backbone, task="binary", decoder=decoder)
-    attached = method(config)
-    attached.attach(segmenter)
-    broken = {key.partition("@")[0] for key in failures}
+        plain = build_segmenter(backbone, task="binary", decoder=decoder)
+    shape = backbone_shape(backbone)
+    encoder = config.encoder_parameters(shape)
+    beside = trained_in_decoder(config, backbone, task="binary", decoder=decoder)
+    linears = [plain.get_submodule(leaf) for leaf in plain.decoder_linears()] if config.freezes_decoder else []
+    in_decoder = config.decoder_parameters([(part.in_features, part.out_features) for part in linears])
     names = {f.name for f in fields(config)}
+    entry = methods.BUILTIN.get(name)
+    made = method(config)
     return Capability(
         method=name,
         backbone=backbone,
         decoder=decoder,
-        encoder_parameters=sum(p.numel() for p in segmenter.encoder.parameters() if p.requires_grad),
-        trainable_parameters=sum(p.numel() for p in segmenter.parameters() if p.requires_grad),
-        total_parameters=sum(p.numel() for p in segmenter.parameters()),
-        total_encoder_parameters=sum(p.numel() for p in segmenter.encoder.parameters()),
-        identity_at_init=attached.identity_at_init,
-        merge_modes=tuple(attached.merge_modes),
+        paper=entry.paper if entry else method.paper,
+        code=", ".join(method.packages) or ("own" if entry else "plug-in"),
+        encoder_parameters=encoder,
+        trainable_parameters=encoder + beside,
+        total_parameters=sum(p.numel() for p in plain.parameters()) + config.added_parameters(shape) + in_decoder,
+        identity_at_init=made.identity_at_init,
+        merge_modes=tuple(made.merge_modes),
         placement=tuple(key for key in ("blocks", "sites") if key in names),
-        amp="autocast" not in broken,
-        activation_checkpointing="checkpointing" not in broken,
         on_mobile_sam=_on_mobile_sam(config) if decoder == "sam" else None,
+        declared=dict(method.lacks),
         passed=not failures,
         failures=failures,
     )
@@ -175,7 +181,7 @@ def _describe(error: Exception, method: type[Method]) -> str:
     return f"{type(error).__name__}: {line}{line_in(file, error)}"
 
 
-WORDS = (True,) * 6 + (False,) * 5 + (True,)
+WORDS = (True,) * 6 + (False,) * 3 + (True,)
 """Which of the matrix's columns hold words, and not counts."""
 
 
@@ -183,38 +189,32 @@ def matrix_cells(rows: Sequence[Capability]) -> tuple[list[str], list[list[str]]
     """Headings, and the cells of every method."""
     backbone = rows[0].backbone if rows else ""
     decoder = "mask decoder" if not rows or rows[0].decoder == "sam" else f"{rows[0].decoder} decoder"
-    headers = [
-        "method",
-        "identity at init",
-        "merges",
-        "bf16",
-        "checkpointing",
-        "placement",
-        f"trained: encoder ({backbone})",
-        f"trained: with {decoder}",
-        "trained: encoder (mobile_sam)",
-        "all: encoder",
-        f"all: with {decoder}",
-        "contract",
-    ]
+    headers = ["method", "paper", "code", "identity at init", "merges", "placement", f"trained: encoder ({backbone})"]
+    headers += [f"trained: with {decoder}", "trained: encoder (mobile_sam)", "contract"]
     cells = [
         [
             row.method,
+            row.paper or "–",
+            row.code,
             "" if row.identity_at_init is None else "yes" if row.identity_at_init else "declared deviation",
             ", ".join(row.merge_modes) or "–",
-            _yes(row.amp),
-            _yes(row.activation_checkpointing),
             ", ".join(row.placement) or "–",
             _number(row.encoder_parameters),
             _number(row.trainable_parameters),
             "does not attach" if row.on_mobile_sam is None else _number(row.on_mobile_sam),
-            _number(row.total_encoder_parameters),
-            _number(row.total_parameters),
-            f"broken ({len(row.failures)})" if not row.passed else f"not on {backbone}" if row.refusal else "holds",
+            _verdict(row),
         ]
         for row in rows
     ]
     return headers, cells
+
+
+def _verdict(row: Capability) -> str:
+    if not row.passed:
+        return f"broken ({len(row.failures)})"
+    if row.refusal:
+        return f"not on {row.backbone}"
+    return f"holds, but {', '.join(row.declared)}" if row.declared else "holds"
 
 
 def matrix_markdown(rows: Sequence[Capability]) -> str:
@@ -236,10 +236,6 @@ def replace_section(text: str, table: str) -> str:
     if not begin or not end:
         raise UsageError(f"no place for the table: the file needs a line {BEGIN} and, below it, a line {END}")
     return f"{head}{BEGIN}\n{table}\n{END}{tail}"
-
-
-def _yes(truth: bool) -> str:  # noqa: FBT001 - a cell of a table
-    return "yes" if truth else "no"
 
 
 def _number(count: int | None) -> str:

@@ -1,7 +1,8 @@
 """Losses on full-resolution masks: structure loss, class-balanced BCE, cross entropy, and the choice by the protocol.
 
 Every loss returns this worker's *share* of the loss of the global batch: shares add up over workers, so that N workers
-and one worker with the same images train alike. Whatever divides a loss (number of images, of pixels, of masks) is
+and one worker with the same images train alike, but for Conv-LoRA: its gate's noise is drawn by each worker, and its balance
+loss is of each worker's own images. Whatever divides a loss (number of images, of pixels, of masks) is
 therefore summed over workers by ``total``. Targets are (B, S, S) uint8 class indices; 255 is ignored: such pixels carry
 no weight in any term.
 

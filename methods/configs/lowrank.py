@@ -1,4 +1,4 @@
-"""Methods on linear layers that search nothing: LoRA, DoRA, VeRA, SAMed, Conv-LoRA, OFT, SHiRA, GraLoRA, HiRA."""
+"""Methods on linear layers that search nothing: LoRA, SAMed, DoRA, Conv-LoRA, HiRA."""
 
 from __future__ import annotations
 
@@ -72,7 +72,7 @@ class LowRankConfig(LinearsConfig):
         if self.freezes_decoder:
             raise MethodError(
                 f"sites={self.sites!r}: a cell needs a map, and the mask decoder's layers see mask tokens; use lora, dora, samed "
-                "or vera there"
+                "or hira there"
             )
 
 
@@ -124,22 +124,6 @@ def site_widths(shape: BlockShape, sites: str) -> list[tuple[int, int]]:
         "mlp": [(shape.dim, shape.mlp_dim), (shape.mlp_dim, shape.dim)],
     }
     return [pair for site in parse_sites(sites) for pair in widths.get(site, [(shape.entering, shape.dim)])]
-
-
-@dataclass(frozen=True, kw_only=True)
-class VeRAConfig(LowRankConfig):
-    """VeRA (2310.11454): frozen random matrices that all layers share, and two learnt vectors a layer.
-
-    Args:
-        rank: 256, as the paper takes for ViTs.
-        initial: what the inner vector d starts from, 0.1 (paper); the outer one starts at zero.
-    """
-
-    rank: int = 256
-    initial: float = 0.1
-
-    def linear_parameters(self, inputs: int, outputs: int) -> int:
-        return self.rank + outputs
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -207,92 +191,6 @@ class ConvLoRAConfig(LoRAConfig):
         routing = 2 * self.rank  # gate and noise, an expert, no bias
         adapters = len(self.adapted(shape))
         return super().encoder_parameters(shape) + adapters * self.experts * (expert + routing)
-
-
-@dataclass(frozen=True, kw_only=True)
-class OFTConfig(LinearsConfig):
-    """OFT (2306.07280): the inputs of a linear layer turned by an orthogonal matrix, block by block.
-
-    Args:
-        block_size: side of a block, 32 as in HF peft, which divides the widths of all plain ViTs here.
-        cayley: ``exact`` solves for the rotation, ``neumann`` takes five terms of its series, as OFTv2 and HF peft by default
-            (ours: exact, as blocks of a ViT are few).
-    """
-
-    added_kernels: ClassVar[int] = 24
-    weight_products: ClassVar[int] = 1
-
-    block_size: int = 32
-    cayley: Literal["exact", "neumann"] = "exact"
-
-    def __post_init__(self) -> None:
-        require_whole("block_size", self.block_size)
-        require_choice("cayley", self.cayley, ("exact", "neumann"))
-
-    def blocks_of(self, inputs: int) -> int:
-        """Number of blocks of a layer with so many inputs.
-
-        Raises:
-            MethodError: they do not divide into blocks.
-        """
-        if self.block_size < 2 or inputs % self.block_size:
-            raise MethodError(
-                f"block_size={self.block_size}: OFT turns whole blocks of 2 or more inputs, and a layer has {inputs}; take a "
-                "divisor"
-            )
-        return inputs // self.block_size
-
-    def linear_parameters(self, inputs: int, outputs: int) -> int:
-        return self.blocks_of(inputs) * (self.block_size * (self.block_size - 1) // 2)
-
-
-@dataclass(frozen=True, kw_only=True)
-class SHiRAConfig(LowRankConfig):
-    """SHiRA (2406.13175): a few entries of the weights themselves.
-
-    Args:
-        rank: sets how many, as many as LoRA of this rank has parameters.
-    """
-
-    weight_products: ClassVar[int] = 1
-
-    def linear_parameters(self, inputs: int, outputs: int) -> int:
-        entries = super().linear_parameters(inputs, outputs)
-        if entries > inputs * outputs:
-            raise MethodError(
-                f"rank={self.rank}: SHiRA learns {entries} entries of a layer, and one of {inputs} inputs and {outputs} outputs has "
-                f"{inputs * outputs}; take a lower rank"
-            )
-        return entries
-
-
-@dataclass(frozen=True, kw_only=True)
-class GraLoRAConfig(LoRAConfig):
-    """GraLoRA (2505.20355): a LoRA of rank r / k for each of k×k squares of the weights.
-
-    Args:
-        rank: r, of all squares in a row together, a multiple of k: 4 is the nearest to LoRA's 3 here (ours).
-        k: 2, as HF peft advises for ranks up to 32; inputs and outputs of a layer must be multiples of it.
-    """
-
-    rank: int = 4
-    k: int = 2
-
-    def __post_init__(self) -> None:
-        super().__post_init__()
-        require_whole("k", self.k)
-        if self.rank % self.k:
-            raise MethodError(f"rank={self.rank}: GraLoRA shares it among k={self.k} squares; take a multiple of k")
-        if self.initialisation == "pissa":
-            raise MethodError("initialisation=pissa: GraLoRA's squares start at zero; use lora, samed or dora")
-
-    def linear_parameters(self, inputs: int, outputs: int) -> int:
-        if inputs % self.k or outputs % self.k:
-            raise MethodError(
-                f"k={self.k}: GraLoRA cuts a layer into k×k squares, and one has {inputs} inputs and {outputs} outputs; take a "
-                "divisor of both"
-            )
-        return super().linear_parameters(inputs, outputs)
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -37,7 +37,7 @@ class NASLoRAConfig(LowRankConfig):
             theirs, as DARTS and PC-DARTS do; the weights lose no update, a second pass is paid. With ``alpha_data=holdout``
             they see only their part of the images, and under ``budget: epochs`` get so much fewer updates, half by default.
             ``joint``: one pass updates both. ``iteration`` and ``epoch``: turns, α first; the weights get half of the updates. The paper
-            does not say; the card ``nas-lora`` asks for ``both`` (ours). Here ``iteration``, that of the first records.
+            does not say (ours: ``both``).
         alpha_data: α learns from the ``train`` split as the weights do, or from a ``holdout`` part of it that the
             weights never see (ours: train). ``shuffled`` is a control: α learns from training images with the masks of
             others, so that what it then chooses is what it chooses without anything to learn (of a protocol without prompts,
@@ -63,7 +63,7 @@ class NASLoRAConfig(LowRankConfig):
     alpha_optimizer: str = "protocol"
     stagewise: bool = True
     search_start_epoch: int = 10
-    alternate: str = "iteration"
+    alternate: str = "both"
     alpha_data: str = "train"
     alpha_holdout: float = 0.5
     order: str = "alpha-first"

@@ -1,7 +1,8 @@
 """Hugging Face peft's tuners as methods ``peft/NAME``: which there are, their options, and what they train. Imports no torch.
 
 The options of ``peft/NAME`` are the fields of peft's own configuration, with its defaults, but for those that the bridge fills in
-(`FILLED_IN`). They are written out here, so that a run keeps its key when peft gains an option; a test holds them against peft.
+(`FILLED_IN`). They are written out in ``tuners.yaml``, so that a run keeps its key when peft gains an option; a test holds the
+table against peft.
 """
 
 from __future__ import annotations
@@ -13,11 +14,14 @@ import sys
 from collections.abc import Mapping, Sequence
 from contextlib import suppress
 from dataclasses import asdict, dataclass, field, make_dataclass
-from functools import cache
+from functools import cache, reduce
 from importlib import import_module
 from importlib.metadata import PackageNotFoundError, version
+from operator import or_
 from pathlib import Path
 from typing import Any, ClassVar
+
+import yaml
 
 from harness.methods.configs.common import PlacedConfig
 from harness.methods.parts.placement import BackboneShape, BlockShape, MethodError, parse_sites
@@ -31,10 +35,11 @@ class Tuner:
 
     Args:
         paper: arXiv id, or where it is described.
-        options: its configuration's fields and their defaults; a tuple is a default with its type.
+        options: its configuration's fields and their defaults; a list is a default and the types that it may have.
         differs: reason for a default that is not peft's.
         start: why it does not start as the plain backbone; empty where it does.
         unmerged: why it is not merged, empty where it is.
+        one_width: why all blocks must have one width, empty where they need not.
         lacks: clause of the contract -> why it does not hold.
     """
 
@@ -43,163 +48,15 @@ class Tuner:
     differs: str = ""
     start: str = ""
     unmerged: str = ""
+    one_width: str = ""
     lacks: Mapping[str, str] = field(default_factory=dict)
 
 
-_LORA = {"r": 8, "lora_alpha": 8, "lora_dropout": 0.0, "use_rslora": False, "init_lora_weights": (True, bool | str)}
-
-TUNERS = {
-    "lora": Tuner(paper="2106.09685", options={**_LORA, "use_dora": False}),
-    "adalora": Tuner(
-        paper="2303.10512",
-        options={
-            "target_r": 8, "init_r": 12, "lora_alpha": 8, "lora_dropout": 0.0, "tinit": 0, "tfinal": 0, "deltaT": 1,
-            "beta1": 0.85, "beta2": 0.85, "orth_reg_weight": 0.5,
-        },
-    ),
-    "adamss": Tuner(
-        paper="2410.15321",
-        options={"r": 100, "num_subspaces": 5, "subspace_rank": 1, "init_weights": "orthogonal"},
-    ),
-    "beft": Tuner(paper="2509.15974", options={}),
-    "boft": Tuner(
-        paper="2311.06243",
-        options={"boft_block_size": 4, "boft_block_num": 0, "boft_n_butterfly_factor": 1, "boft_dropout": 0.0},
-    ),
-    "c3a": Tuner(
-        paper="2407.19342",
-        options={"block_size": 32, "init_weights": "xavier_uniform"},
-        differs="block_size=32 (peft: 256), which divides the widths of SAM, MobileSAM and ViTs",
-        start="circulant kernels start at random",
-    ),
-    "deft": Tuner(
-        paper="2509.19543",
-        options={
-            "r": 8, "decomposition_method": "relu", "init_scale": 1.0, "alpha": (None, int | None), "para": False,
-            "deft_dropout": 0.0,
-        },
-    ),
-    "delora": Tuner(paper="2503.18225", options={"r": 8, "delora_lambda": 15, "module_dropout": 0.0}),
-    "fourierft": Tuner(
-        paper="2405.03003",
-        options={"n_frequency": 1000, "scaling": 150.0},
-        start="spectral coefficients start at random",
-    ),
-    "frod": Tuner(
-        paper="peft", options={"frod_dropout": 0.0, "sparse_rate": 0.01, "regularization_alpha": 0.001}
-    ),
-    "glora": Tuner(
-        paper="2306.07967",
-        options={"r": 8, "config_A_B": "lora", "config_C": "lora", "config_D_E": "constant"},
-    ),
-    "gralora": Tuner(
-        paper="2505.20355",
-        options={"r": 32, "hybrid_r": 0, "alpha": 64, "gralora_dropout": 0.0, "gralora_k": 2},
-    ),
-    "hira": Tuner(paper="openreview TwJrTz9cRS", options={"r": 32, "hira_dropout": 0.0}),
-    "hra": Tuner(paper="2405.17484", options={"r": 8, "apply_GS": False}),
-    "ia3": Tuner(paper="2205.05638", options={}),
-    "lily": Tuner(
-        paper="2407.09946",
-        options={"r": 32, "stride_A": 1, "num_B": 2, "scaling": 1.0},
-        unmerged="its router mixes projections anew for each token",
-    ),
-    "loha": Tuner(paper="2108.06098", options={"r": 8, "alpha": 8, "rank_dropout": 0.0, "module_dropout": 0.0}),
-    "lokr": Tuner(
-        paper="2309.14859",
-        options={
-            "r": 8, "alpha": 8, "rank_dropout": 0.0, "module_dropout": 0.0, "decompose_both": False,
-            "decompose_factor": -1, "rank_dropout_scale": False,
-        },
-    ),
-    "miss": Tuner(
-        paper="2409.15371",
-        options={"r": 64, "miss_dropout": 0.0, "mini_r": 1, "init_weights": (True, bool | str)},
-    ),
-    "oft": Tuner(
-        paper="2306.07280",
-        options={
-            "r": 0, "oft_block_size": 32, "module_dropout": 0.0, "coft": False, "eps": 6e-5, "block_share": False,
-            "use_cayley_neumann": True, "num_cayley_neumann_terms": 5,
-        },
-    ),
-    "osf": Tuner(paper="2504.07097", options={"effective_rank": (None, int | float | None)}),
-    "peanut": Tuner(paper="2410.01870", options={"r": 32, "depth": 0, "act_fn": "relu", "scaling": 1.0}),
-    "psoft": Tuner(
-        paper="openreview FSHrinMArK",
-        options={
-            "r": 32, "psoft_alpha": 32, "psoft_dropout": 0.0, "ab_svd_init": "psoft_init", "psoft_svd": "full",
-            "psoft_svd_lowrank_niter": 10, "psoft_orth": True, "psoft_mag_b": True, "psoft_mag_a": True,
-            "use_cayley_neumann": False, "num_cayley_neumann_terms": 5, "cayley_neumann_eps": (None, float | None),
-        },
-    ),
-    "pvera": Tuner(
-        paper="2512.07703", options={"r": 256, "pvera_dropout": 0.0, "d_initial": 0.1, "sample_at_inference": False}
-    ),
-    "randlora": Tuner(
-        paper="2502.00987",
-        options={"r": 32, "sparse": False, "very_sparse": False, "randlora_dropout": 0.0, "randlora_alpha": 640},
-    ),
-    "road": Tuner(
-        paper="2409.00119",
-        options={"variant": "road_1", "group_size": 32},
-        differs="group_size=32 (peft: 64), which divides the widths of MobileSAM",
-    ),
-    "shira": Tuner(paper="2406.13175", options={"r": 32, "mask_type": "random"}),
-    "supertuning": Tuner(
-        paper="2607.09287",
-        options={
-            "sparsity": 0.99, "select_top": True, "r": (None, int | None), "lora_alpha": (None, float | None),
-            "lora_dropout": 0.0,
-        },
-    ),
-    "tinylora": Tuner(
-        paper="2602.04118",
-        options={
-            "r": 2, "u": 64, "weight_tying": 0.0, "init_v_bound": 0.02, "tinylora_dropout": 0.0,
-            "init_weights": (True, bool | str),
-        },
-    ),
-    "unilora": Tuner(
-        paper="2506.00799",
-        options={"r": 4, "theta_d_length": 256, "unilora_dropout": 0.0, "init_theta_d_bound": 0.02},
-        start="the shared vector starts at random",
-    ),
-    "vblora": Tuner(
-        paper="2405.15179",
-        options={
-            "r": 4, "num_vectors": 256, "vector_length": 32, "topk": 2, "vblora_dropout": 0.0,
-            "init_vector_bank_bound": 0.02, "init_logits_std": 0.1,
-        },
-        differs="vector_length=32 (peft: 256), which divides the widths of SAM, MobileSAM and ViTs",
-        start="the shared vectors start at random",
-    ),
-    "vera": Tuner(paper="2310.11454", options={"r": 256, "vera_dropout": 0.0, "d_initial": 0.1}),
-    "waveft": Tuner(
-        paper="peft",
-        options={
-            "n_frequency": 2592, "scaling": 25.0, "wavelet_family": "db1", "use_idwt": True,
-            "proportional_parameters": False,
-        },
-    ),
-}  # fmt: skip
+_TYPES: dict[str, Any] = {"bool": bool, "int": int, "float": float, "str": str, "none": None}
+_TABLE = yaml.safe_load((Path(__file__).parents[1] / "tuners.yaml").read_text(encoding="utf-8"))
+TUNERS = {name: Tuner(**entry) for name, entry in _TABLE["tuners"].items()}
 """By name, those that apply to the linear layers of an image encoder."""
-
-_PROMPT = "learns tokens of a language model's input, and an image encoder has none"
-LEFT_OUT = {
-    "adaption_prompt": "is written for LLaMA's attention",
-    "cartridge": _PROMPT,
-    "cpt": _PROMPT,
-    "ln_tuning": "trains layer norms, which `layernorm` does here",
-    "multitask_prompt_tuning": _PROMPT,
-    "p_tuning": _PROMPT,
-    "poly": "mixes adapters by a task's number, and a run has one task",
-    "prefix_tuning": _PROMPT,
-    "prompt_tuning": _PROMPT,
-    "shadow": "runs a second language model beside the first",
-    "trainable_tokens": "trains rows of a token embedding, and an image encoder has none",
-    "xlora": "mixes trained LoRA adapters of a language model",
-}
+LEFT_OUT: dict[str, str] = _TABLE["left_out"]
 """Tuners that do not apply, and why."""
 
 FILLED_IN = {
@@ -238,24 +95,26 @@ class PeftConfig(PlacedConfig):
         return {name: value for name, value in asdict(self).items() if name in TUNERS[self.tuner].options}
 
     def layers(self, shape: BackboneShape) -> list[tuple[str, int, int]]:
-        """(name, inputs, outputs) of every layer that it adapts."""
+        """(name, inputs, outputs) of every layer that it adapts, such as ``0.q``."""
         return [
-            (f"{module}_{part}", inputs, outputs)
-            for block in self.placed(shape)
-            for module, part, inputs, outputs in layers_of(block, self.sites)
+            (f"{index}.{part}", inputs, outputs)
+            for index, block in enumerate(self.placed(shape))
+            for _, part, inputs, outputs in layers_of(block, self.sites)
         ]
 
     def encoder_parameters(self, shape: BackboneShape) -> int:
+        if reason := TUNERS[self.tuner].one_width:
+            shape.require_one_width(PREFIX + self.tuner, reason)
         return count(self.tuner, self.options(), self.layers(shape))
 
 
 def layers_of(shape: BlockShape, sites: str) -> list[tuple[str, str, int, int]]:
-    """(module, part, inputs, outputs) of the layers of a block that ``sites`` names; a part is ``all`` or a slice of qkv."""
+    """(module, part, inputs, outputs) of the layers of a block that ``sites`` names; a part is a slice of qkv or its module."""
     wide, hidden, entering = shape.dim, shape.mlp_dim, shape.entering
     known = {
-        "qkv": [("qkv", "all", entering, 3 * wide)],
-        "proj": [("proj", "all", wide, wide)],
-        "mlp": [("mlp_in", "all", wide, hidden), ("mlp_out", "all", hidden, wide)],
+        "qkv": [("qkv", "qkv", entering, 3 * wide)],
+        "proj": [("proj", "proj", wide, wide)],
+        "mlp": [("mlp_in", "mlp_in", wide, hidden), ("mlp_out", "mlp_out", hidden, wide)],
     }
     return [layer for site in parse_sites(sites) for layer in known.get(site, [("qkv", site, entering, wide)])]
 
@@ -264,13 +123,13 @@ def layers_of(shape: BlockShape, sites: str) -> list[tuple[str, str, int, int]]:
 def config_of(tuner: str) -> type[PeftConfig]:
     """The configuration class of ``peft/TUNER``."""
     entry = TUNERS[tuner]
-    options = [
-        (name, default[1], field(default=default[0])) if isinstance(default, tuple) else (name, type(default), default)
+    typed = {
+        name: default if isinstance(default, list) else [default, type(default).__name__]
         for name, default in entry.options.items()
-    ]
+    }
     return make_dataclass(
         tuner,
-        [(name, kind, value if hasattr(value, "default") else field(default=value)) for name, kind, value in options],
+        [(name, reduce(or_, map(_TYPES.__getitem__, kinds)), value) for name, (value, *kinds) in typed.items()],
         bases=(PeftConfig,),
         namespace={"tuner": tuner, "__module__": __name__, "__doc__": f"{PREFIX}{tuner} ({entry.paper})."},
         frozen=True,

@@ -11,6 +11,7 @@ import pytest
 from harness import methods
 from harness.cli.doctor import main as doctor
 from harness.contract.matrix import BEGIN, END, Capability, capability, matrix_markdown, replace_section
+from harness.methods.configs.peft import LEFT_OUT, TUNERS
 from harness.methods.parts.placement import MethodError
 from harness.models.catalog import backbone_shape
 from harness.registry import METHODS, load_plugin, method_config_class
@@ -29,8 +30,19 @@ def _matrix(backbone: str, names: list[str]) -> str:
 
 def test_the_page_of_methods_holds_the_current_matrix() -> None:
     text = (REPOSITORY / "docs" / "methods.md").read_text(encoding="utf-8")
-    stale = "the matrix is stale; run: sam-peft doctor --markdown docs/methods.md"
-    assert text.partition(BEGIN)[2].partition(END)[0].strip() == _matrix("vit_h", list(methods.BUILTIN)), stale
+    stale = (
+        "the matrix is stale; run: sam-peft doctor --methods all,peft/all --backbone vit_b --markdown docs/methods.md"
+    )
+    names = [*methods.BUILTIN, *methods.TUNERS]
+    assert text.partition(BEGIN)[2].partition(END)[0].strip() == _matrix("vit_b", names), stale
+
+
+def test_the_page_of_methods_says_what_tuners_lack_and_which_are_left_out() -> None:
+    text = (REPOSITORY / "docs" / "methods.md").read_text(encoding="utf-8")
+    for entry in TUNERS.values():
+        for words in (entry.differs, entry.start, entry.unmerged, *entry.lacks.values()):
+            assert words in text
+    assert all(f"`{name}`" in text and why in text for name, why in LEFT_OUT.items())
 
 
 def test_the_page_of_methods_says_what_does_not_attach_to_a_backbone() -> None:

@@ -26,7 +26,6 @@ OPTIONS: list[tuple[str, dict[str, Any]]] = [
     ("samed", {"initialisation": "pissa"}),
     ("dora", {"initialisation": "pissa", "sites": "proj,mlp"}),
     ("fact", {"form": "tk", "sites": "q,v,mlp", "rank": 4}),
-    ("vera", {"sites": "qkv,decoder", "rank": 8}),
     ("convlora", {"gate": "switch", "expert_bias": "zero"}),
     ("convlora", {"scope": "image", "sites": "q,v"}),
     ("naslora", {"operations": "no-conv", "sites": "q,v"}),
@@ -37,10 +36,7 @@ OPTIONS: list[tuple[str, dict[str, Any]]] = [
     ("naslora", {"operations": "wide", "style": "linear", "scope": "image"}),
     ("naspclora", {"style": "linear"}),
     ("naspclora", {"style": "linear", "residual": True}),
-    ("gralora", {"sites": "q,v,mlp,decoder", "k": 4, "rate_ratio": 4.0}),
-    ("shira", {"sites": "q,v,mlp,decoder", "rank": 2}),
     ("hira", {"sites": "k,proj,decoder", "rank": 2}),
-    ("oft", {"cayley": "neumann", "sites": "q,v,decoder", "block_size": 8}),
     ("adapter", {"sites": "mlp", "hidden": 8}),
     ("vpt", {"blocks": "global", "tokens": 3}),
     ("lst", {"blocks": "0,2-3", "reduction": 4}),
@@ -53,15 +49,9 @@ OPTIONS: list[tuple[str, dict[str, Any]]] = [
 # What a trunk has no place for: the word that its one line holds.
 REFUSED = {
     "tiny_dinov3": {"ssf": "no bias at q, k and v"},
-    "tiny_mobile_sam": {"lst": "one ladder", "samadapter": "one embedding", "oft": "block_size=32"},
-    "tiny_sam2": {"lst": "one ladder", "samadapter": "one embedding", "oft": "block_size=32"},
+    "tiny_mobile_sam": {"lst": "one ladder", "samadapter": "one embedding"},
+    "tiny_sam2": {"lst": "one ladder", "samadapter": "one embedding"},
 }
-INSTEAD: dict[tuple[str, str], dict[str, Any]] = {
-    ("tiny_mobile_sam", "oft"): {"block_size": 16},  # the toy's 48 is no multiple of 32; MobileSAM's widths are
-    ("tiny_sam2", "oft"): {"block_size": 16},
-}
-"""Options under which a method fits a trunk that has no place for it as it comes."""
-
 OF_TRUNK = ("identity", "gradient", "count", "merge")
 """The clauses that depend on a trunk."""
 OF_MAPS = ("placement", "state", "autocast", "batch", "checkpointing")
@@ -77,11 +67,10 @@ PLUGINS = Path(__file__).parents[2] / "docs" / "examples"
 
 
 def _on(backbone: str) -> Iterator[tuple[str, dict[str, Any]]]:
-    """Every method as it comes, or with the options under which it fits ``backbone``."""
+    """Every method that fits ``backbone``."""
     for name in methods.BUILTIN:
-        options = INSTEAD.get((backbone, name), {})
-        if options or name not in REFUSED.get(backbone, {}):
-            yield name, options
+        if name not in REFUSED.get(backbone, {}):
+            yield name, {}
 
 
 def _clauses(

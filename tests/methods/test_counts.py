@@ -63,13 +63,7 @@ COUNTS: list[tuple[str, dict[str, Any], int | None, int | None]] = [
     ("mona", {}, 11_517_952, 2_684_928),
     ("fact", {}, 139_264, 61_440),
     ("fact", {"form": "tk", "rank": 32}, 126_976, 86_528),
-    # d / 32 blocks of 32 · 31 / 2 a layer
-    ("oft", {}, 32 * 40 * 496, 12 * 24 * 496),
-    # r + outputs for each adapted layer
-    ("vera", {}, 32 * (256 + 3840), 12 * (256 + 2304)),
     # as LoRA of the same rank
-    ("shira", {}, 491_520, 110_592),
-    ("gralora", {}, 655_360, 147_456),
     ("hira", {}, 491_520, 110_592),
 ]
 

@@ -13,10 +13,9 @@ from torch import Tensor, nn
 
 from harness.methods.configs import ConvLoRAConfig, LoRAConfig, SAMedConfig
 from harness.methods.dora import DoRA
-from harness.methods.lora import LoRA
+from harness.methods.lora import LoRA, SAMed
 from harness.methods.parts.lowrank import AdaptedLinear, LowRank
 from harness.methods.parts.placement import MethodError
-from harness.methods.samed import SAMed
 from harness.models.build import build_segmenter
 from harness.models.segmenter import Segmenter
 from harness.protocols.card import Protocol

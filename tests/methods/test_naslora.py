@@ -28,8 +28,8 @@ def _attached(**options: Any) -> tuple[nn.Module, NASLoRA]:
 W, A = (WEIGHTS,), (ARCHITECTURE,)
 BOTH: dict[str, Any] = {"alternate": "both", "search_start_epoch": 1}
 JOINT: dict[str, Any] = {"alternate": "joint", "search_start_epoch": 1}
-FROM_TWO: dict[str, Any] = {"search_start_epoch": 2}
-WEIGHTS_FIRST: dict[str, Any] = {"search_start_epoch": 0, "order": "weights-first"}
+FROM_TWO: dict[str, Any] = {"search_start_epoch": 2, "alternate": "iteration"}
+WEIGHTS_FIRST: dict[str, Any] = {"search_start_epoch": 0, "order": "weights-first", "alternate": "iteration"}
 
 
 @pytest.mark.parametrize(

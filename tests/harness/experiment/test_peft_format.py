@@ -68,7 +68,6 @@ METHODS: list[tuple[str, dict[str, Any], list[str]]] = [
     ("lora", {"sites": "q,k,v,proj,mlp", "blocks": "0,2"}, []),
     ("lora", {"initialisation": "pissa", "scaling": "rslora"}, []),
     ("samed", {}, []),
-    ("vera", {"rank": 8, "sites": "qkv,mlp"}, []),
     ("naslora", {}, ["--merge", "calibrated"]),
     ("naspclora", {}, ["--merge", "calibrated"]),
     ("convlora", {}, ["--merge", "calibrated"]),

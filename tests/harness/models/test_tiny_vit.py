@@ -214,7 +214,9 @@ def test_windows_stay_whole_for_who_reads_them_as_maps_or_watches() -> None:
     assert not any(attn.skips_padding() for attn in attentions)
 
 
-@pytest.mark.parametrize(("name", "config"), [("lora", {}), ("dora", {}), ("oft", {"block_size": 16}), ("fact", {})])
+@pytest.mark.parametrize(
+    ("name", "config"), [("lora", {}), ("dora", {}), ("hira", {}), ("peft/oft", {"oft_block_size": 16}), ("fact", {})]
+)
 def test_a_method_of_single_tokens_skips_the_padding_and_changes_nothing_by_that(name: str, config: dict) -> None:
     segmenter: Any = build_segmenter("tiny_mobile_sam", task="binary", image_size=64)
     method = METHODS.get(name)(method_config_class(name)(**config))

@@ -1,0 +1,108 @@
+"""Every option of every method does something: off its default it changes the attached model's start or output, its groups, its
+schedule of roles, or what a trained model computes."""
+
+from __future__ import annotations
+
+from dataclasses import fields
+from functools import lru_cache
+from typing import Any
+
+import pytest
+import torch
+
+from harness import methods
+from harness.contract.case import ContractCase, grouped_parameters
+from harness.registry import METHODS, method_config, method_config_class
+
+OTHER: dict[str, Any] = {
+    "lr": 0.5, "blocks": "last-half", "sites": "q,k,v,proj", "rank": 2, "alpha": 7.0, "scaling": "rslora", "rate_ratio": 4.0,
+    "initialisation": "pissa", "experts": 3, "gate": "switch", "expert_bias": "zero", "scope": "image", "balance": 0.5,
+    "scale": 2.0, "style": "linear", "operations": "no-pool", "alpha_std": 0.5, "alpha_lr": 0.5, "alpha_weight_decay": 0.5,
+    "alpha_optimizer": "darts", "stagewise": False, "search_start_epoch": 1, "alternate": "joint", "alpha_data": "holdout",
+    "alpha_holdout": 0.25, "order": "weights-first", "residual": True, "norm": "none", "channel_ratio": 1 / 3, "hidden": 5,
+    "std": 0.1, "tokens": 3, "reduction": 4, "ratio": 0.5, "patch_embedding": "released", "outside": False, "init": "released",
+    "encoder_lr": 0.5, "form": "tk",
+}  # fmt: skip
+"""A value off the default, for every option by name."""
+OF: dict[tuple[str, str], Any] = {
+    ("adapter", "sites"): "mlp", ("samed", "sites"): "k", ("samed", "alpha"): None, ("samadapter", "scale"): 16,
+    ("fact", "sites"): "q,v", ("convlora", "initialisation"): None,
+}  # fmt: skip
+"""Another one for a method; None where the option has no other."""
+WITH: dict[tuple[str, str], dict[str, Any]] = {
+    ("naslora", "alpha_holdout"): {"alpha_data": "holdout"},
+    ("naspclora", "alpha_holdout"): {"alpha_data": "holdout"},
+}
+"""What else must be set for an option to mean something."""
+NO_NUMBERS = {"fused"}
+"""Options that change how fast and not what."""
+OPTIONS = [
+    (name, field.name)
+    for name in methods.BUILTIN
+    if method_config_class(name).trains
+    for field in fields(method_config_class(name))
+    if field.name not in NO_NUMBERS and OF.get((name, field.name), "") is not None
+]
+
+
+def _traces(name: str, options: dict[str, Any]) -> list[Any]:
+    """What a method does with a configuration, as far as it can differ."""
+    case = ContractCase(method=METHODS.get(name), config=method_config(name, options), backbone="tiny")
+    segmenter, method = case.attached(seed=1)
+    groups = [(g.role, sorted(g.named), g.lr, g.weight_decay, g.lr_factor, g.betas) for g in method.parameter_groups()]
+    moments = [(epoch, step) for epoch in range(12) for step in range(2)]
+    schedule = [method.passes_at(epoch=epoch, step=step) for epoch, step in moments]
+    schedule += [method.architecture_holdout(), method.architecture_masks_shuffled()]
+    start = {key: tensor.sum().item() for key, tensor in method.state().items()}
+    generator = torch.Generator().manual_seed(0)
+    with torch.no_grad():  # so that nothing that starts at zero hides what multiplies it
+        for parameter in grouped_parameters(method).values():
+            parameter.add_(0.02 * torch.randn(parameter.shape, generator=generator))
+    loss = case.loss(segmenter.train(), method)
+    return [groups, schedule, start, float(loss.detach())]
+
+
+@lru_cache
+def _usual(name: str, options: tuple[tuple[str, Any], ...] = ()) -> list[Any]:
+    return _traces(name, dict(options))
+
+
+@pytest.mark.parametrize(("name", "option"), OPTIONS, ids=[f"{name}-{option}" for name, option in OPTIONS])
+def test_an_option_off_its_default_changes_what_the_method_does(name: str, option: str) -> None:
+    value, beside = OF.get((name, option), OTHER.get(option)), WITH.get((name, option), {})
+    assert value is not None, f"give another value of {option} in OTHER"
+    assert value != getattr(method_config_class(name)(), option)
+    assert _traces(name, {**beside, option: value}) != _usual(name, tuple(beside.items()))
+
+
+def test_two_rates_of_full_fine_tuning_are_each_at_its_own_place() -> None:
+    case = ContractCase(method=METHODS.get("full"), config=method_config("full", {"encoder_lr": 3e-5, "lr": 1e-3}))
+    rates = {path: group.lr for group in case.attached()[1].parameter_groups() for path in group.named}
+    assert {rate for path, rate in rates.items() if path.startswith("encoder.")} == {3e-5}
+    assert {rate for path, rate in rates.items() if not path.startswith("encoder.")} == {1e-3}
+
+
+def test_alpha_starts_as_wide_as_asked_and_darts_has_its_betas() -> None:
+    case = ContractCase(
+        method=METHODS.get("naslora"),
+        config=method_config("naslora", {"alpha_std": 0.5, "alpha_optimizer": "darts", "sites": "q,k,v,proj,mlp"}),
+    )
+    groups = case.attached()[1].parameter_groups()
+    (architecture,) = [group for group in groups if group.role == "architecture"]
+    alphas = torch.cat([alpha.detach() for alpha in architecture.named.values()])
+    assert alphas.std().item() == pytest.approx(0.5, rel=0.15)
+    assert alphas.mean().item() == pytest.approx(0.0, abs=0.15)
+    assert architecture.betas == (0.5, 0.999)
+
+
+def test_a_calibration_looks_at_every_batch() -> None:
+    case = ContractCase(method=METHODS.get("naslora"), config=method_config("naslora", {}))
+    outputs = []
+    for batches in ([case.images[:2]], [case.images[:2], case.images[2:]], [case.images]):
+        segmenter, method = case.trained()
+        method.merge("calibrated", calibration=batches)
+        outputs.append({key: tensor.clone() for key, tensor in segmenter.encoder.state_dict().items()})
+    one, both, together = outputs
+    assert any(not torch.equal(one[key], both[key]) for key in one)
+    for key, tensor in both.items():
+        torch.testing.assert_close(tensor, together[key], rtol=1e-3, atol=1e-4)

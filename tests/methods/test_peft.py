@@ -1,0 +1,262 @@
+"""Tuners of Hugging Face peft as methods: the table against peft, the contract, outputs and gradients against peft by itself."""
+
+from __future__ import annotations
+
+import dataclasses
+import json
+import subprocess
+import sys
+from functools import lru_cache
+from typing import Any
+
+import peft
+import pytest
+import torch
+from peft import PEFT_TYPE_TO_CONFIG_MAPPING, PEFT_TYPE_TO_TUNER_MAPPING
+
+from harness import methods
+from harness.contract.case import ContractCase
+from harness.contract.checks import CHECKS
+from harness.methods.base import Method
+from harness.methods.configs.peft import FILLED_IN, LEFT_OUT, SEEDS, TUNERS, config_of
+from harness.methods.parts.placement import MethodError
+from harness.methods.parts.sites import block_sites
+from harness.methods.peft import method_of
+from harness.models.build import build_segmenter
+from harness.models.catalog import backbone_shape
+from harness.registry import METHODS, method_config
+from harness.system.errors import UsageError
+
+KINDS = {kind.value.lower(): kind for kind in PEFT_TYPE_TO_CONFIG_MAPPING}
+QUICK = ("lora", "oft", "vera", "adalora", "ia3", "lokr")
+"""One of each mechanism: a low-rank sum, a rotation of sequences, shared matrices, pruned ranks, scales, one that draws when it trains."""
+BACKBONES = ("tiny", "tiny_timm", "tiny_mobile_sam", "tiny_sam2")
+NARROW: dict[str, dict[str, Any]] = {
+    "miss": {"r": 8}, "oft": {"oft_block_size": 16}, "c3a": {"block_size": 16}, "road": {"group_size": 16},
+    "vblora": {"vector_length": 16}, "psoft": {"r": 8}, "osf": {"effective_rank": 8}, "fourierft": {"n_frequency": 100},
+    "waveft": {"n_frequency": 100}, "shira": {"r": 4},
+}  # fmt: skip
+"""Options that fit trunks of 16 to 64 channels."""
+IMAGES = torch.randn(2, 3, 64, 64, generator=torch.Generator().manual_seed(0))
+
+
+def _fields(name: str) -> dict[str, dataclasses.Field[Any]]:
+    base = {field.name for field in dataclasses.fields(peft.PeftConfig)}
+    fields = dataclasses.fields(PEFT_TYPE_TO_CONFIG_MAPPING[KINDS[name]])
+    return {field.name: field for field in fields if field.name not in base | FILLED_IN | SEEDS}
+
+
+def test_the_table_knows_every_tuner_of_peft() -> None:
+    assert TUNERS.keys() | LEFT_OUT.keys() == KINDS.keys()
+    assert not TUNERS.keys() & LEFT_OUT.keys()
+    assert list(methods.TUNERS) == [f"peft/{name}" for name in TUNERS]
+
+
+@pytest.mark.parametrize("name", TUNERS)
+def test_options_are_pefts_with_its_defaults(name: str) -> None:
+    theirs = _fields(name)
+    for option, value in TUNERS[name].options.items():
+        default = value[0] if isinstance(value, list) else value
+        if f"{option}={default}" not in TUNERS[name].differs:
+            assert default == theirs[option].default, option
+    # What is not an option switches to a start that is there for tests, needs a language model or quantised weights, or is a table.
+    kinds = {"init_weights", "init_lora_weights", "init_ia3_weights", "use_dora", "use_rslora", "r"}
+    plain = {n for n, f in theirs.items() if isinstance(f.default, bool | int | float) and n not in kinds}
+    assert plain - TUNERS[name].options.keys() <= {
+        "asa_exponent", "ensure_weight_tying", "lora_bias", "qalora_group_size", "runtime_offload_base_weight", "use_qalora",
+    }  # fmt: skip
+
+
+def _cases() -> list[Any]:
+    return [
+        pytest.param(name, backbone, check, id=f"{name}-{backbone}-{check}",
+                     marks=[] if name in QUICK and backbone in ("tiny", "tiny_mobile_sam") else [pytest.mark.slow])
+        for name, entry in TUNERS.items() for backbone in BACKBONES for check in CHECKS
+        if check != "schedule" and not (entry.one_width and backbone in BACKBONES[2:])
+    ]  # fmt: skip
+
+
+@pytest.mark.parametrize(("name", "backbone", "check"), _cases())
+def test_a_tuner_fulfils_the_contract_or_declares_what_it_lacks(name: str, backbone: str, check: str) -> None:
+    if check in TUNERS[name].lacks:
+        with pytest.raises((AssertionError, RuntimeError)):
+            CHECKS[check](_case(name, backbone))
+    else:
+        CHECKS[check](_case(name, backbone))
+
+
+@lru_cache(maxsize=1)
+def _case(name: str, backbone: str) -> ContractCase:
+    options = {} if backbone == "tiny" else NARROW.get(name, {})
+    return ContractCase(method=method_of(name), config=config_of(name)(**options), backbone=backbone)
+
+
+def _attached(name: str, *, seed: int = 1, backbone: str = "tiny_timm", **options: Any) -> tuple[Any, Method]:
+    segmenter = build_segmenter(backbone, task="binary", image_size=64)
+    method: Method = METHODS.get(name)(method_config(name, options), seed=seed)
+    method.attach(segmenter)
+    return segmenter, method
+
+
+@pytest.mark.parametrize(
+    "name", [n if n in (*QUICK, "shira", "gralora") else pytest.param(n, marks=pytest.mark.slow) for n in TUNERS]
+)
+def test_outputs_and_gradients_equal_those_of_peft_on_the_plain_encoder(name: str) -> None:
+    options = NARROW.get(name, {})
+    segmenter, _ = _attached(f"peft/{name}", sites="qkv", **options)
+    ours = segmenter.encoder
+    plain = build_segmenter("tiny_timm", task="binary", image_size=64).encoder.requires_grad_(False)
+    plain.config = {"model_type": "custom"}
+    known = {field.name for field in dataclasses.fields(PEFT_TYPE_TO_CONFIG_MAPPING[KINDS[name]])}
+    filled = {"total_step": 10, "feedforward_modules": [], "save_indices": True}
+    config = PEFT_TYPE_TO_CONFIG_MAPPING[KINDS[name]](
+        target_modules=["qkv"],
+        **{n: v for n, v in filled.items() if n in known},
+        **config_of(name)(**options).options(),
+    )
+    theirs: Any = PEFT_TYPE_TO_TUNER_MAPPING[KINDS[name]](plain, config, "default").model
+    pairs = []
+    with torch.no_grad():
+        for path, tensor in [*ours.named_parameters(), *ours.named_buffers()]:
+            if ".parts." not in path:
+                continue
+            layer, _, leaf = path.replace(".parts.qkv", "").partition(".attn.qkv.")
+            if "exp_avg" in leaf or "kept" in leaf:  # what AdaLoRA's allocator keeps
+                continue
+            twin = theirs.get_submodule(f"{layer}.attn.qkv")
+            *parents, last = leaf.split(".")
+            for parent in parents:
+                twin = getattr(twin, parent)
+            other = (
+                twin[last] if not isinstance(twin, torch.nn.Module) or not hasattr(twin, last) else getattr(twin, last)
+            )
+            if tensor.requires_grad:
+                tensor.add_(0.05 * torch.randn(tensor.shape, generator=torch.Generator().manual_seed(len(pairs))))
+                pairs.append((tensor, other))
+            if isinstance(twin, dict):
+                twin[last] = tensor.clone()
+            else:
+                other.copy_(tensor)
+    outputs = [ours(IMAGES), theirs(IMAGES)]
+    weights = torch.randn(outputs[0].shape, generator=torch.Generator().manual_seed(1))
+    for output in outputs:
+        (output * weights).sum().backward()
+    assert pairs
+    torch.testing.assert_close(*outputs, rtol=1e-4, atol=1e-5)
+    for mine, other in pairs:
+        torch.testing.assert_close(mine.grad, other.grad, rtol=1e-3, atol=1e-3 * float(other.grad.abs().max()) + 1e-12)
+
+
+def test_q_k_and_v_apart_are_the_fused_layer_and_fuse_again() -> None:
+    for backbone in ("tiny", "tiny_mobile_sam"):  # three thirds, and by head
+        segmenter, method = _attached("peft/ia3", backbone=backbone, sites="q,v")
+        plain = build_segmenter(backbone, task="binary", image_size=64)
+        torch.testing.assert_close(segmenter.encode(IMAGES), plain.encode(IMAGES), rtol=0, atol=1e-5)
+        scales = {n: p for n, p in segmenter.encoder.named_parameters() if p.requires_grad and "blocks.0." in n}
+        assert sorted(n.split(".parts.")[1][0] for n in scales) == ["q", "v"]
+        with torch.no_grad():
+            next(p for n, p in scales.items() if ".parts.v." in n).fill_(2.0)
+        method.merge()
+        merged, before = (model.encoder.blocks[0].attn.qkv.weight for model in (segmenter, plain))
+        (site,) = block_sites(plain.encoder, "0")
+        torch.testing.assert_close(merged[site.outputs("v")], 2 * before[site.outputs("v")])
+        torch.testing.assert_close(merged[site.outputs("q")], before[site.outputs("q")])
+
+
+def test_what_a_tuner_starts_from_follows_from_the_methods_seed() -> None:
+    for name in ("peft/lora", "peft/vera", "peft/shira", "peft/fourierft"):
+        states = [_attached(name, seed=seed, **NARROW.get(name.partition("/")[2], {}))[1].state() for seed in (1, 1, 2)]
+        equal = [[torch.equal(states[0][key], other[key]) for key in states[0]] for other in states[1:]]
+        assert all(equal[0])
+        assert not all(equal[1]), name
+
+
+def test_pruned_ranks_go_on_after_a_resume_and_end_at_the_budget() -> None:
+    case = ContractCase(
+        method=method_of("adalora"), config=config_of("adalora")(init_r=4, target_r=2, tfinal=2), backbone="tiny"
+    )
+
+    def train(*, interrupted: bool) -> dict[str, torch.Tensor]:
+        segmenter, method = case.attached(seed=1)
+        for step in range(8):
+            if interrupted and step in (3, 7):
+                state = method.state()
+                segmenter, method = case.attached(seed=3)
+                method.load_state(state)
+            parameters = [p for group in method.parameter_groups() for p in group.named.values()]
+            optimiser = torch.optim.SGD(parameters, lr=1e-2)
+            optimiser.zero_grad()
+            case.loss(segmenter.train(), method).backward()
+            optimiser.step()
+            method.after_update(epoch=0, step=step, total=8)
+        return method.state()
+
+    whole, resumed = train(interrupted=False), train(interrupted=True)
+    assert all(torch.equal(whole[name], resumed[name]) for name in whole)
+    values = [tensor for name, tensor in whole.items() if name.endswith("lora_E.default")]
+    assert sum(int((tensor != 0).sum()) for tensor in values) == 2 * len(values)
+
+
+def test_singular_vectors_are_held_near_orthogonal() -> None:
+    segmenter, method = _attached("peft/adalora")
+    before = method.auxiliary_loss()
+    factors = [p for n, p in segmenter.named_parameters() if "lora_A.default" in n or "lora_B.default" in n]
+    off = [
+        torch.linalg.norm((p @ p.T if p.shape[0] < p.shape[1] else p.T @ p) - torch.eye(min(p.shape))) for p in factors
+    ]
+    torch.testing.assert_close(before, 0.5 * torch.stack(off).mean())
+
+
+def test_a_count_in_a_process_of_its_own_loads_no_torch_here_and_is_remembered(tmp_path: Any) -> None:
+    shape, config = backbone_shape("tiny"), config_of("lokr")(r=2)
+    code = (
+        "import sys; from harness.methods.configs.peft import config_of; from harness.models.catalog import backbone_shape\n"
+        "n = config_of('lokr')(r=2).encoder_parameters(backbone_shape('tiny')); print(n, 'torch' in sys.modules)"
+    )
+    environment = {"XDG_CACHE_HOME": str(tmp_path), "PATH": "", "HOME": str(tmp_path)}
+    done = subprocess.run([sys.executable, "-c", code], env=environment, capture_output=True, text=True, check=True)
+    assert done.stdout.split() == [str(config.encoder_parameters(shape)), "False"]
+    file = tmp_path / "sam-peft-harness" / "peft-counts.json"
+    remembered = json.loads(file.read_text())
+    assert len(remembered) == len(TUNERS) + 1  # those at their defaults cost nothing more
+    counted = {
+        json.loads(key)[1]: n
+        for key, n in remembered.items()
+        if json.loads(key)[2] == config_of(json.loads(key)[1])().options()
+    }
+    for name in QUICK:
+        assert counted[name] == config_of(name)().encoder_parameters(shape)
+    file.write_text(json.dumps(dict.fromkeys(remembered, 7)))
+    again = subprocess.run([sys.executable, "-c", code], env=environment, capture_output=True, text=True, check=True)
+    assert again.stdout.split() == ["7", "False"]
+
+
+@pytest.mark.parametrize(
+    ("name", "options", "kind", "word"),
+    [
+        ("peft/mis", {}, UsageError, "peft/miss"),
+        ("peft/xlora", {}, UsageError, "mixes trained LoRA adapters"),
+        ("peft/prompt_tuning", {}, UsageError, "language model's input"),
+        ("peft/miss", {"rank": 3}, UsageError, "rank"),
+        ("peft/miss", {"r": "three"}, UsageError, "r="),
+        ("peft/miss", {"sites": "q,x"}, (UsageError, MethodError), "'x'"),
+        ("peft/adalora", {"init_r": 4}, UsageError, "init_r"),
+        ("peft/c3a", {"block_size": 24}, MethodError, "24"),
+        ("peft/miss", {"r": 100}, MethodError, "100"),
+        ("peft/frod", {}, MethodError, "another method"),
+        ("peft/oft", {"oft_block_size": 48}, MethodError, "48"),
+    ],
+)
+def test_what_cannot_be_is_one_line_before_anything_is_built(
+    name: str, options: dict[str, Any], kind: Any, word: str
+) -> None:
+    with pytest.raises(kind, match=word) as caught:
+        method_config(name, options).encoder_parameters(backbone_shape("tiny_sam2" if "frod" in name else "tiny"))
+    assert "\n" not in str(caught.value)
+
+
+def test_names_that_methods_had_here_lead_to_pefts() -> None:
+    assert [METHODS.resolve(name) for name in ("OFT", "vera", "shira", "gralora")] == [
+        "peft/oft", "peft/vera", "peft/shira", "peft/gralora",
+    ]  # fmt: skip
+    assert not {"oft", "peft/oft"} & set(METHODS.names())
