@@ -136,7 +136,7 @@ def capability(
         MethodError: the method does not fit the backbone.
     """
     with torch.device("meta"):
-        plain = build_segmenter(backbone, task="binary", decoder=decoder)
+        plain: Any = build_segmenter(backbone, task="binary", decoder=decoder)
     shape = backbone_shape(backbone)
     encoder = config.encoder_parameters(shape)
     beside = trained_in_decoder(config, backbone, task="binary", decoder=decoder)
