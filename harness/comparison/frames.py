@@ -157,14 +157,19 @@ def _most_tried(chosen: pd.DataFrame, study: Study, grid: Mapping[str, Sequence[
     label says so, else the one from most trials. A run whose label is another study's may have the same options."""
     if chosen.empty:
         return chosen
-    places, choices = [], []
+    runs: list[Run] = [record.run for record in chosen["record"]]
+    own = [chosen_from(run.tuning, grid=grid, on=study.tune_on or (run.benchmark,)) for run in runs]
+    places = [
+        (
+            *(run.backbone, run.checkpoint),
+            run.protocol_hash if study.tune_on and any(own) else content_hash([run.benchmark, hashed_rules(run.rules)]),
+        )
+        for run in runs
+    ]
+    choices = [_choice(run) for run in runs]
     best: dict[tuple[str, ...], tuple[bool, int, str]] = {}
-    for run in (record.run for record in chosen["record"]):
-        rules = run.protocol_hash if study.tune_on else content_hash([run.benchmark, hashed_rules(run.rules)])
-        places.append((run.backbone, run.checkpoint, rules))
-        choices.append(_choice(run))
-        own = chosen_from(run.tuning, grid=grid, on=study.tune_on or (run.benchmark,))
-        best[places[-1]] = max(best.get(places[-1], (False, 0, "")), (own, run.trial_runs, choices[-1]))
+    for place, is_own, run, choice in zip(places, own, runs, choices, strict=True):
+        best[place] = max(best.get(place, (False, 0, "")), (is_own, run.trial_runs, choice))
     return chosen[[best[place][2] == choice for place, choice in zip(places, choices, strict=True)]]
 
 

@@ -206,7 +206,8 @@ def grids(
         runs: of these alone, in place of all that are no trials (`Archive.frame`).
         metrics: what to show every benchmark by, in place of the study's or the papers' choice.
     """
-    runs = archive.frame("runs") if runs is None else runs
+    if runs is None:  # a row of a study that names a value shows its runs, whatever a tuning made of them
+        runs = archive.frame("runs", trials=study is not None)
     runs = runs[runs["protocol"] == protocol] if protocol and len(runs) else runs
     if runs.empty:
         return []
@@ -243,10 +244,10 @@ def _of_study(runs: pd.DataFrame, study: Study, archive: Archive, *, metrics: Se
         _own=[each.own for each in place],
         _keeps=[each.keeps for each in place],
         _decoder=[each.decoder for each in place],
+        _hash=[each.digest for each in place],
     )[[each.fits for each in place]]
     if found.empty:
         return []
-    found = found.assign(_hash=found["protocol_hash"].where(~found["_own"], ""))
     chosen, rest = [], []
     for _, here in found.groupby(["_own", "protocol", "backbone", "checkpoint", "_decoder", "_hash"], sort=False):
         is_own, half = here["_own"].all(), 2 * here["row"].nunique() >= len(study.entries)
@@ -260,12 +261,13 @@ def _of_study(runs: pd.DataFrame, study: Study, archive: Archive, *, metrics: Se
 
 class _Rules(NamedTuple):
     """Whether a run has a study's own rules; whether it keeps to what the study sets; its decoder, and whether that
-    is one of the study's."""
+    is one of the study's; and the hash of its card where runs of another hash stand in tables of their own."""
 
     own: bool
     keeps: bool
     decoder: str
     fits: bool
+    digest: str
 
 
 def _rules_for(run: Run, study: Study) -> _Rules:
@@ -278,12 +280,13 @@ def _rules_for(run: Run, study: Study) -> _Rules:
     decoder = with_later(run.rules)["decoder"]
     set_here |= {"decoder": decoder, **study.decoders[decoder]} if decoder in study.decoders else {}
     keeps = not from_card(run.rules, {**run.rules, **set_here})
-    of_card = card(run.protocol, run.benchmark)
+    of_card = card(study.card if study.card and run.protocol == study.protocol else run.protocol, run.benchmark)
     wanted = {**(run.rules if of_card is None else of_card), **set_here}
     tuned = {name for name in study.tune if "." not in name}
     left = from_card(run.rules, wanted).keys() - {"budget"} - tuned
     fits = decoder in study.decoders if study.decoders else decoder == with_later(wanted)["decoder"]
-    return _Rules(run.protocol == study.protocol and keeps and not left, keeps, decoder, fits)
+    own_rules = run.protocol == study.protocol and keeps and not left
+    return _Rules(own_rules, keeps, decoder, fits, "" if own_rules and of_card is not None else run.protocol_hash)
 
 
 def _grid(runs: pd.DataFrame, archive: Archive, *, study: Study | None = None, metrics: Sequence[str] = ()) -> Parts:

@@ -1,6 +1,7 @@
 """From a card's name to frozen rules: YAML with ``_base_`` inheritance, overrides, per-benchmark rules, hash.
 
-A card is plain YAML, merged with those of its ``_base_`` by mmengine's `Config`, which is never given a file to execute.
+A card is plain YAML, merged with those of its ``_base_`` by mmengine's `Config`, which is never given a file to
+execute.
 """
 
 from __future__ import annotations
@@ -39,8 +40,8 @@ class Card:
     bases: tuple[Card, ...] = ()
 
     def values(self) -> dict[str, Any]:
-        """Its fields over those of its bases; a table with ``_delete_: true`` replaces the base's instead of adding to it. Raises
-        UsageError: two bases set one field, or a table stands where a base has a value."""
+        """Its fields over those of its bases; a table with ``_delete_: true`` replaces the base's instead of adding
+        to it. Raises UsageError: two bases set one field, or a table stands where a base has a value."""
         from mmengine.config import Config  # 0.3 s: only when a card is read
 
         below: dict[str, Any] = {}
@@ -65,8 +66,8 @@ class Card:
 
 
 def read_card(path: Path) -> Card:
-    """Read a card and its bases. ``_base_`` is a file or a list of files, relative to the card: beside or below it, or one
-    of the harness's own (``standard.yaml``), wherever the card lies.
+    """Read a card and its bases. ``_base_`` is a file or a list of files, relative to the card: beside or below it,
+    or one of the harness's own (``standard.yaml``), wherever the card lies.
 
     Raises:
         UsageError: not plain YAML, no mapping of fields, a base that is missing, elsewhere, or leads back to itself.
@@ -93,7 +94,8 @@ def _read(path: Path, *, above: tuple[Path, ...], count: list[int]) -> Card:
 
 
 def _base_path(card: Path, word: str) -> Path:
-    """The file that an entry of ``_base_`` names. Paths are compared by name: whoever links a folder of cards means it."""
+    """The file that an entry of ``_base_`` names. Paths are compared by name: whoever links a folder of cards means
+    it."""
     path = Path(os.path.normpath(card.parent / word))
     absolute, folder = Path(os.path.abspath(path)), Path(os.path.abspath(card.parent))
     if not word.endswith((".yaml", ".yml")) or "::" in word:
@@ -180,8 +182,8 @@ def with_rules(protocol: Protocol, chosen: Mapping[str, Any]) -> Protocol:
 
 
 def for_backbone(protocol: Protocol, name: str) -> Protocol:
-    """The rules with the normalisation that the backbone's weights were trained with, where they name none. Raises UsageError:
-    unknown backbone."""
+    """The rules with the normalisation that the backbone's weights were trained with, where they name none. Raises
+    UsageError: unknown backbone."""
     mean, std = backbone(name).pixels
     if protocol.pixel_mean is None and protocol.pixel_std is None:
         return replace(protocol, pixel_mean=mean, pixel_std=std, normalisation="backbone")
@@ -189,7 +191,8 @@ def for_backbone(protocol: Protocol, name: str) -> Protocol:
 
 
 def protocol_hash(protocol: Protocol) -> str:
-    """Hash of everything in the card that can change a number; its name, its default backbone and execution-only fields are left out."""
+    """Hash of everything in the card that can change a number; its name, its default backbone and execution-only
+    fields are left out."""
     return content_hash(hashed_rules(as_rules(protocol)))[:8]
 
 
@@ -200,9 +203,9 @@ def as_rules(protocol: Protocol) -> dict[str, Any]:
 
 @lru_cache(maxsize=256)
 def card_rules(name: str, benchmark: str) -> dict[str, Any] | None:
-    """The rules that the harness's own card of this name has for a benchmark ("" for the card itself); None where it has
-    no such card."""
-    if name not in card_names():
+    """The rules that the harness's own card of this name, or the card in a YAML file, has for a benchmark ("" for
+    the card itself); None where there is no such card."""
+    if name not in card_names() and not name.endswith(".yaml"):
         return None
     card = load_protocol(name)
     return as_rules(resolve(card, benchmark) if benchmark else card)
@@ -213,7 +216,8 @@ def from_rules(rules: Mapping[str, Any]) -> Protocol:
 
 
 def _tables(benchmarks: Any) -> list[dict[str, Any]]:
-    """The tables of rules for single benchmarks that are well formed; the others are reported by the validation that follows."""
+    """The tables of rules for single benchmarks that are well formed; the others are reported by the validation that
+    follows."""
     return [table for table in benchmarks.values() if isinstance(table, dict)] if isinstance(benchmarks, dict) else []
 
 

@@ -242,7 +242,7 @@ def test_a_row_that_names_a_rate_shows_its_runs_whatever_a_tuning_made_of_them()
     records = [tuned(1e-3, value=0.8), plain, tuned(1e-2, value=0.5, chosen=False)]
     entries = [{"label": f"{lr:g}", "method": "lora", "options": {"lr": lr}} for lr in (1e-3, 1e-2)]
     grid = grid_of(records, study=study(entries=entries, benchmarks=["kvasir"], seeds=2))
-    assert shown(grid) == {"0.001": "85.0 ± 7.1 (2)", "0.01": "MISSING (0/2)"}
+    assert shown(grid) == {"0.001": "85.0 ± 7.1 (2)", "0.01": "MISSING (1/2)"}
 
 
 @pytest.mark.parametrize("digest", ["a", "b"])
