@@ -52,7 +52,7 @@ FILES = (
 )
 NAMES = (["cost"], ["data"], ["export"], ["metrics"], ["run"], ["VERB"])
 """Not commands but the names of verbs, in a sentence."""
-KEPT = ("0208a83a876e42cc", "61bc2f28c31c933a", "cfe326e608c27f75")
+KEPT = ("0208a83a876e42cc", "61bc2f28c31c933a", "cfe326e608c27f75", "6f15b917aa00291f")  # the last of the leaderboard
 """Records of this repository that commands on ``results`` find; `.ci/run` checks the pages of all of them."""
 COMMANDS = [*{tuple(words): (where, words) for where, words in commands() if words not in NAMES}.values()]
 
