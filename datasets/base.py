@@ -57,26 +57,15 @@ def require_plain(name: str, path: Path) -> None:
 
 @dataclass(frozen=True, kw_only=True)
 class Splits:
-    """The pairs of every split.
-
-    Args:
-        train: training pairs, in a fixed order.
-        val: validation pairs; never taken from a test split.
-        test: test pairs by the name of the test split (``test``; ``easy`` and ``hard`` for Trans10K-v1).
-        layout: the on-disk layout that was recognised, such as ``original`` or ``autogluon``.
-        rule: how the splits were made, such as ``official`` or ``carved (seed 0, 10 % of train)``; goes into the
-            record.
-        note: what a table must say about the data ("352 px copy"), empty where there is nothing to say.
-        left_out: files without a partner, which the rule counts.
-    """
+    """The pairs of every split, in a fixed order; ``val`` is never taken from a test split."""
 
     train: tuple[Pair, ...]
     val: tuple[Pair, ...]
-    test: Mapping[str, tuple[Pair, ...]]
-    layout: str
-    rule: str
-    note: str = ""
-    left_out: tuple[Path, ...] = ()
+    test: Mapping[str, tuple[Pair, ...]]  # by the name of the test split (`test`; `easy` and `hard` for Trans10K-v1)
+    layout: str  # on disk, as it was recognised, such as `original` or `autogluon`
+    rule: str  # how the splits were made, such as `official`; goes into the record
+    note: str = ""  # what a table must say about the data ("352 px copy")
+    left_out: tuple[Path, ...] = ()  # files without a partner, which the rule counts
 
     def __post_init__(self) -> None:
         if taken := {"train", "val"} & self.test.keys():

@@ -145,10 +145,8 @@ class OwnBenchmark(FolderBenchmark):
         name = pair.stem.removeprefix(pair.prefix)
         match = re.search(self.options.group, name) or re.search(self.options.group, pair.stem)
         if match is None:
-            raise DatasetError(
-                f"{self.name}: the group rule {self.options.group!r} fits no part of the name {name!r}; "
-                f"--set benchmarks.{self.name}.group=REGEX"
-            )
+            rule = f"the group rule {self.options.group!r} fits no part of the name {name!r}"
+            raise DatasetError(f"{self.name}: {rule}; --set benchmarks.{self.name}.group=REGEX")
         return name_key(match[1] if match.re.groups else match[0])
 
     def notes(self, pairs: Sequence[Pair], *, layout: Layout, parts: Collection[str]) -> list[str]:
@@ -181,11 +179,8 @@ class OwnBenchmark(FolderBenchmark):
         mask = np.where(mask == ignored, np.uint8(IGNORE), mask)
         wrong = mask[(mask >= self.num_classes) & (mask != IGNORE)]
         if wrong.size:
-            values = ", ".join(map(str, np.unique(wrong)[:8]))
-            raise DatasetError(
-                f"{path} has the class indices {values}, and {CLASSES} names {self.num_classes} classes, so 0 to "
-                f"{self.num_classes - 1} (255 is ignored); complete {CLASSES}, or convert the masks"
-            )
+            known = f"{CLASSES} names {self.num_classes} classes, so 0 to {self.num_classes - 1} (255 is ignored)"
+            raise DatasetError(f"{path} has the class indices {', '.join(map(str, np.unique(wrong)[:8]))}, and {known}")
         return mask
 
 
@@ -369,7 +364,7 @@ class OwnLabels(OwnBenchmark):
         lists = _lists(root, [pair for part in parts.values() for pair in part])
         if "train" in lists:
             raise DatasetError(
-                f"{lists['train']}: lists do not split folders of classes; make train/, val/ and test/, or remove it"
+                f"{lists['train']}: lists do not split folders of classes; make train/ and test/, or remove it"
             )
         return super().arrange(parts, root=root, layout=layout)
 

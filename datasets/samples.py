@@ -170,23 +170,13 @@ def channel_means(path: Path, classes: Array) -> None:
 
 @dataclass(frozen=True, kw_only=True)
 class Tree:
-    """One layout of one benchmark.
+    """One layout of one benchmark."""
 
-    Args:
-        folder: folder of the benchmark below the data root.
-        parts: part (``all``, ``train``, ``val``, ``test``, ``easy``, ``hard``; ``val+easy`` for a folder of several) ->
-            (image folder, mask folder).
-        suffix: extension of images.
-        mask_names: endings of mask names, one after the other: real archives are not consistent.
-        encode: mask encodings, one after the other.
-        save_image: writes the images.
-    """
-
-    folder: str
-    parts: Mapping[str, tuple[str, str]]
-    suffix: str
-    mask_names: tuple[str, ...] = (".png",)
-    encode: tuple[Encode, ...] = (grey,)
+    folder: str  # below the data root
+    parts: Mapping[str, tuple[str, str]]  # part (`val+easy` for a folder of several) -> (image folder, mask folder)
+    suffix: str  # of images
+    mask_names: tuple[str, ...] = (".png",)  # endings, one after the other: real archives are not consistent
+    encode: tuple[Encode, ...] = (grey,)  # of masks, one after the other
     save_image: Encode = rgb
 
 

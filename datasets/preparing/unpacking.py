@@ -16,9 +16,8 @@ import tarfile
 import zipfile
 import zlib
 from collections.abc import Callable
-from dataclasses import dataclass
 from pathlib import Path, PurePosixPath, PureWindowsPath
-from typing import IO, Any
+from typing import IO, Any, NamedTuple
 
 from harness.datasets.base import DatasetError
 from harness.datasets.preparing import TellProgress
@@ -38,21 +37,13 @@ _DAMAGE = (
 """What the standard library raises on archives that are damaged, protected or made to break it."""
 
 
-@dataclass(frozen=True, kw_only=True)
-class ArchiveLimits:
-    """Beyond these an archive is a bomb. Plain masks shrink a hundredfold, so the ratio counts for large ones only.
-
-    Args:
-        members: most files.
-        ratio: most unpacked bytes per archive byte, once ``ratio_from`` bytes are reached.
-        ratio_from: see ``ratio``.
-        size: most unpacked bytes; None for what the disk has free, less a tenth.
-    """
+class ArchiveLimits(NamedTuple):
+    """Beyond these an archive is a bomb. Plain masks shrink a hundredfold, so the ratio counts for large ones only."""
 
     members: int = 500_000
-    ratio: int = 200
+    ratio: int = 200  # unpacked bytes per archive byte, once `ratio_from` bytes are reached
     ratio_from: int = 1 << 28
-    size: int | None = None
+    size: int | None = None  # unpacked bytes; None for what the disk has free, less a tenth
 
 
 def unpack(archive: Path, target: Path, *, progress: TellProgress, limits: ArchiveLimits | None = None) -> int:
@@ -142,7 +133,7 @@ class _Budget:
         ending, about = path.suffix.lower(), path.name.casefold().startswith(_ABOUT)
         if not same and (ending in _DATA or (ending == ".txt" and not about) or is_image(path.name, MASK_EXTENSIONS)):
             raise DatasetError(
-                f"{self.archive} and an archive before it hold different files {path.name}; give archives of one copy"
+                f"{self.archive} and an archive before it hold different files {path.name}; give one copy"
             )
         self.progress(f"unpacking {self.archive.name}", len(self.names), total)
 

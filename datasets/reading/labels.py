@@ -22,16 +22,11 @@ def read_labelled(pair: Pair) -> Sample:
 @dataclass(frozen=True, kw_only=True)
 class ClassFolders(Layout):
     """A folder a class: ``CLASS/*.png``, or the same inside folders of splits. A stem is ``CLASS/NAME``.
+    Names of folders are as `resolve_folder` takes them."""
 
-    Args:
-        splits: split -> names of its folder, as `resolve_folder` takes them; empty for an undivided folder.
-        never: names that folders of classes do not have, as `resolve_folder` takes them.
-        classes: their names in the order of their indices; empty for whatever folders the training split has.
-    """
-
-    splits: Mapping[str, str]
-    never: str = ""
-    classes: tuple[str, ...] = ()
+    splits: Mapping[str, str]  # split -> names of its folder; empty for an undivided folder
+    never: str = ""  # names that folders of classes do not have
+    classes: tuple[str, ...] = ()  # in the order of their indices; empty for whatever folders the training split has
     name: str = "class folders"
     distinctive: bool = False
 

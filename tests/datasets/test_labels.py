@@ -114,7 +114,7 @@ def test_lists_and_two_data_sets_are_refused(tmp_path: Path) -> None:
     (tmp_path / "sets" / "in" / "a" / "training.txt").write_text("trained with sam\n")
     assert opened(tmp_path / "sets" / "in" / "a", name="pets")[1].rule.startswith("carved")
     (tmp_path / "sets" / "in" / "a" / "train.txt").write_text("cat/00\n")
-    with pytest.raises(DatasetError, match="lists do not split folders of classes; make train/, val/ and test/"):
+    with pytest.raises(DatasetError, match="lists do not split folders of classes; make train/ and test/"):
         opened(tmp_path / "sets" / "in" / "a", name="pets")
 
 
