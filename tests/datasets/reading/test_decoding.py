@@ -295,6 +295,11 @@ def test_exif_rotation_is_left_alone_where_the_mask_was_drawn_on_the_stored_pixe
     Image.fromarray(np.zeros((20, 40, 3), np.uint8)).save(tmp_path / "a.jpg", exif=exif)
     assert read_image(tmp_path / "a.jpg", stored_size=(40, 20)).shape == (20, 40, 3)
     assert read_image(tmp_path / "a.jpg", stored_size=(20, 40)).shape == (40, 20, 3)
+    pixels = np.zeros((40, 40, 3), np.uint8)
+    pixels[:20] = 200
+    Image.fromarray(pixels).save(tmp_path / "square.jpg", exif=exif, quality=95)
+    turned = read_image(tmp_path / "square.jpg", stored_size=(40, 40))  # which tells nothing of a square
+    assert turned[20, 35].mean() > 150 > 50 > turned[20, 4].mean()
 
 
 def test_broken_exif_block_does_not_stop_reading(tmp_path: Path) -> None:
