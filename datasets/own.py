@@ -245,27 +245,6 @@ def _rebuilt(make: MakeClass, name: str, class_names: Sequence[str], options: Da
     return make(name, class_names)(options)
 
 
-def own_folder(name: str, folder: Path, options: DataOptions | None = None) -> tuple[type[Benchmark], Path]:
-    """The class and the root of the data set in ``folder``. Raises DatasetError: there is none, or its classes.txt is wrong."""
-    benchmark = own_benchmark(name, BINARY)(options)
-    root = benchmark.locate(folder)
-    layout, category = benchmark.layout_at(root), benchmark.options.category
-    if isinstance(layout, CocoLayout):
-        return own_benchmark(name, _checked(layout.classes(root, category), f"the COCO files in {root}")), root
-    if category:
-        raise DatasetError(f"category={category} is for COCO files, and {root} lies as {layout.name!r}; leave it away")
-    lists = [path for path in (root / CLASSES, folder / CLASSES) if path.is_file()]
-    if lists:
-        return own_benchmark(name, read_classes(lists[0])), root
-    labels = nnunet_labels(root) if isinstance(layout, own_layouts.NnUnet) else {}
-    classes = (
-        _checked(tuple(label for label in labels if label != _IGNORED), f"{root / 'dataset.json'}")
-        if labels
-        else BINARY
-    )
-    return own_benchmark(name, classes), root
-
-
 _IGNORED = "ignore"
 """nnU-Net's label whose pixels are neither trained on nor scored."""
 
@@ -296,10 +275,10 @@ def read_classes(path: Path) -> tuple[str, ...]:
         text = path.read_text(encoding="utf-8-sig")
     except (OSError, UnicodeDecodeError) as error:
         raise DatasetError(f"{path} is no readable list ({error})") from error
-    return _checked(tuple(line.strip() for line in text.splitlines() if line.strip()), str(path))
+    return _checked(tuple(line.strip() for line in text.splitlines() if line.strip()), path)
 
 
-def _checked(names: tuple[str, ...], where: str) -> tuple[str, ...]:
+def _checked(names: tuple[str, ...], where: Path) -> tuple[str, ...]:
     if not 2 <= len(names) <= MOST_CLASSES:
         raise DatasetError(f"{where} names {len(names)} classes; name 2 to {MOST_CLASSES}, the background first")
     if len(set(names)) < len(names) or not all(name.isprintable() and len(name) <= 60 for name in names):
@@ -321,22 +300,12 @@ def _images_by_folder(root: Path, *, but: Path) -> dict[Path, int]:
 
 
 def _what_to_do(root: Path, source: str) -> str:
-    """For a message about a folder that is not read: a converter where its files say which, and what was seen in it."""
+    """For a message about a folder that is not read: what to give, after a converter where its files say which."""
     folders = _below(root)
     for patterns, words in _CONVERTERS.items():
         if any(next(folder.glob(pattern), None) for folder in folders for pattern in patterns.split()):
-            source = f"{words}; or give {source}"
-            break
-    else:
-        source = f"give {source}"
-    endings = {
-        str(folder.relative_to(root)): Counter(path.suffix or path.name for path in folder.iterdir() if path.is_file())
-        for folder in folders
-    }
-    listed = [
-        f"{name}/ ({', '.join(f'{n} {end}' for end, n in by.most_common(3))})" for name, by in endings.items() if by
-    ]
-    return f"{source}; seen: {', '.join(listed[:6]) or 'nothing'}"
+            return f"{words}; or give {source}"
+    return f"give {source}"
 
 
 UNDIVIDED = ClassFolders(
@@ -386,16 +355,30 @@ def any_folder(name: str, folder: Path, options: DataOptions | None = None) -> t
         DatasetError: there is none, several are there, or its classes are wrong.
     """
     folder = plain_folder(folder)
-    roots = [] if own_benchmark(name, BINARY)(options).inside(folder) else OwnLabels().inside(folder)
-    if not roots:
-        return own_folder(name, folder, options)
-    images, masks = resolve_folder(folder, own_layouts.IMAGES), resolve_folder(folder, own_layouts.MASKS)
-    if images and masks and any((masks / path.name).is_dir() for path in subfolders(images)):  # such as one a patient
-        raise DatasetError(
-            f"{folder} has images and masks in folders; put them into one folder each, or {own_layouts.LIST_THEM}"
-        )
-    if len(roots) > 1:
-        listed = ", ".join(map(str, roots))
-        raise DatasetError(f"{folder} holds several data sets: {listed}; give one of them as {name}=DIR")
-    layout = UNDIVIDED if UNDIVIDED.matches(roots[0]) else DIVIDED
-    return own_labels(name, _checked(layout.classes_at(roots[0]), str(roots[0]))), roots[0]
+    benchmark = own_benchmark(name, BINARY)(options)
+    labelled = [] if benchmark.inside(folder) else OwnLabels().inside(folder)
+    if labelled:
+        images, masks = (resolve_folder(folder, names) for names in (own_layouts.IMAGES, own_layouts.MASKS))
+        if (
+            images and masks and any((masks / path.name).is_dir() for path in subfolders(images))
+        ):  # such as one a patient
+            raise DatasetError(
+                f"{folder} has images and masks in folders; put each into one, or {own_layouts.LIST_THEM}"
+            )
+        if len(labelled) > 1:
+            listed = ", ".join(map(str, labelled))
+            raise DatasetError(f"{folder} holds several data sets: {listed}; give one of them as {name}=DIR")
+        layout = UNDIVIDED if UNDIVIDED.matches(labelled[0]) else DIVIDED
+        return own_labels(name, _checked(layout.classes_at(labelled[0]), labelled[0])), labelled[0]
+    root = benchmark.locate(folder)
+    kind, category = benchmark.layout_at(root), benchmark.options.category
+    if isinstance(kind, CocoLayout):
+        return own_benchmark(name, _checked(kind.classes(root, category), root)), root
+    if category:
+        raise DatasetError(f"category={category} is for COCO files, and {root} lies as {kind.name!r}; leave it away")
+    for path in (root / CLASSES, folder / CLASSES):
+        if path.is_file():
+            return own_benchmark(name, read_classes(path)), root
+    labels = nnunet_labels(root) if isinstance(kind, own_layouts.NnUnet) else {}
+    classes = tuple(label for label in labels if label != _IGNORED)
+    return own_benchmark(name, _checked(classes, root / "dataset.json") if labels else BINARY), root

@@ -14,7 +14,7 @@ from PIL import Image
 
 from harness.cli.data import main
 from harness.datasets.base import DataOptions, DatasetError, Splits
-from harness.datasets.own import any_folder, own_benchmark, own_folder, read_classes
+from harness.datasets.own import any_folder, own_benchmark, read_classes
 from harness.datasets.reading.folder_benchmark import CARVED
 from harness.registry import dataset_name
 from tests.datasets.conftest import opened
@@ -473,7 +473,7 @@ def test_an_area_to_ignore_is_never_the_object(tmp_path: Path, classes: str) -> 
     if classes:
         (tmp_path / "classes.txt").write_text(classes)
         bands(0, 255)(tmp_path / "masks" / f"{STEMS[0]}_mask.png")  # an image with nothing but an area to ignore
-    made, root = own_folder("mine", tmp_path)
+    made, root = any_folder("mine", tmp_path)
     for path in sorted((root / "masks").iterdir())[:3]:
         stored = np.asarray(Image.open(path))
         assert np.array_equal(made(DataOptions()).decode_mask(path), stored), path  # type: ignore[attr-defined]
