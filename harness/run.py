@@ -392,7 +392,8 @@ def carry_out(planned: Plan, request: Request, how: Command) -> Outcome:
     """Run what is pending, as far as a budget goes.
 
     Raises:
-        UsageError: something is missing, it would take months, not one run fits the budget, or what `harness.dispatch.run_jobs.run_jobs` says.
+        UsageError: something is missing, it would take months, not one run fits the budget, or what
+            `harness.dispatch.run_jobs.run_jobs` says.
     """
     from harness.dispatch.run_jobs import run_jobs
     from harness.pricing.price import affordable, hesitation, price

@@ -10,10 +10,12 @@ SMALL = 256
 
 def card_needs() -> str:
     """``demo: nothing; mobile: images (--data), mobile_sam's weights (--checkpoint); …``, cards for a CPU first."""
-    cards = sorted(((name, load_protocol(name)) for name in card_names()), key=lambda card: card[1].image_size)
-    return "; ".join(
-        f"{name}: nothing, about 2 min"
-        if card.data == "sample"
-        else f"{name}: images (--data), {card.backbone}'s weights (--checkpoint){'' if card.image_size <= SMALL else ', a GPU'}"
-        for name, card in cards
-    )
+    names: dict[str, list[str]] = {}
+    for name, card in sorted(
+        ((name, load_protocol(name)) for name in card_names()), key=lambda both: both[1].image_size
+    ):
+        needs = (
+            f"images (--data), {card.backbone}'s weights (--checkpoint){'' if card.image_size <= SMALL else ', a GPU'}"
+        )
+        names.setdefault("nothing, about 2 min" if card.data == "sample" else needs, []).append(name)
+    return "; ".join(f"{', '.join(cards)}: {needs}" for needs, cards in names.items())

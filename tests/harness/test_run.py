@@ -261,7 +261,7 @@ def test_all_that_is_missing_is_said_at_once_with_what_each_card_needs(tmp_path,
     assert error.startswith(
         "error: 3 things are missing, so nothing was started; cards by what they need (--protocol): demo: nothing"
     )
-    assert "nas-lora: images (--data), vit_h's weights (--checkpoint), a GPU" in error
+    assert "nas-lora, standard: images (--data), vit_h's weights (--checkpoint), a GPU" in error
 
 
 @pytest.mark.parametrize(
