@@ -13,7 +13,6 @@ from dataclasses import replace
 
 from harness.archive.schema import Run
 from harness.methods.configs import MethodConfig, PlacedConfig
-from harness.methods.configs.lowrank import LinearsConfig
 from harness.methods.parts.placement import BackboneShape, BlockShape, MethodError, NormedConvolution
 from harness.models.decoders import Decoder, dense_activations, dense_flops
 from harness.planning.data import Images
@@ -110,7 +109,7 @@ def step_flops(run: Run, shape: BackboneShape, *, as_executed: bool = False) -> 
 
 def _adapted(config: MethodConfig, shape: BackboneShape, size: int) -> float:
     """Operations of a forward pass through the linear layers that a method adapts."""
-    pairs: list[tuple[int, int]] = config.adapted(shape) if isinstance(config, LinearsConfig) else []
+    pairs = config.adapted(shape)
     return 2.0 * (size // shape.patch) ** 2 * sum(inputs * outputs for inputs, outputs in pairs)
 
 

@@ -85,6 +85,10 @@ class MethodConfig:
         """Trainable parameters in the encoder that the plain backbone does not have."""
         return self.encoder_parameters(shape)
 
+    def adapted(self, shape: BackboneShape) -> list[tuple[int, int]]:
+        """(inputs, outputs) of every linear map of the encoder that it adapts; nothing for a method on other parts."""
+        return []
+
     def gradient_from(self, shape: BackboneShape) -> int | None:
         """The first block that backward passes, None where no gradient passes the backbone."""
         return 0

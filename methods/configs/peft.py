@@ -27,6 +27,10 @@ from harness.methods.configs.common import PlacedConfig
 from harness.methods.parts.placement import BackboneShape, BlockShape, MethodError, parse_sites
 
 PREFIX = "peft/"
+TURNING = ("oft", "boft", "hra", "psoft")
+"""Tuners that make a rotation of small matrices in every pass: many kernels. For a plan's price alone."""
+WHOLE = ("loha", "lokr", "fourierft", "waveft", "shira")
+"""Tuners that multiply by an update of the layer's own size, forward and twice backward. Likewise."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -102,6 +106,9 @@ class PeftConfig(PlacedConfig):
             for _, part, inputs, outputs in layers_of(block, self.sites)
         ]
 
+    def adapted(self, shape: BackboneShape) -> list[tuple[int, int]]:
+        return [(inputs, outputs) for _, inputs, outputs in self.layers(shape)]
+
     def encoder_parameters(self, shape: BackboneShape) -> int:
         if reason := TUNERS[self.tuner].one_width:
             shape.require_one_width(PREFIX + self.tuner, reason)
@@ -131,7 +138,13 @@ def config_of(tuner: str) -> type[PeftConfig]:
         tuner,
         [(name, reduce(or_, map(_TYPES.__getitem__, kinds)), value) for name, (value, *kinds) in typed.items()],
         bases=(PeftConfig,),
-        namespace={"tuner": tuner, "__module__": __name__, "__doc__": f"{PREFIX}{tuner} ({entry.paper})."},
+        namespace={
+            "tuner": tuner,
+            "__module__": __name__,
+            "__doc__": f"{PREFIX}{tuner} ({entry.paper}).",
+            "added_kernels": 40 if tuner in TURNING else 12,
+            "weight_products": 3 if tuner in WHOLE else 0,
+        },
         frozen=True,
         kw_only=True,
     )
