@@ -103,7 +103,7 @@ class Mixture(nn.Module):
             chosen, share = self._route(maps)
             mixed = torch.zeros_like(maps)
             # One count for all experts: on a GPU every question of where a map goes waits for all that was asked before.
-            counts = torch.bincount(chosen, minlength=len(self.experts)).tolist()
+            counts = (chosen[:, None] == torch.arange(len(self.experts), device=maps.device)).sum(dim=0).tolist()
             for expert, rows in zip(self.experts, chosen.argsort(stable=True).split(counts), strict=True):
                 if len(rows):
                     mixed = mixed.index_add(0, rows, expert(maps[rows]))
@@ -130,7 +130,11 @@ class Mixture(nn.Module):
     def _draw(self, like: Tensor) -> Tensor:
         """ε, drawn once a forward pass: a recomputation sees the noise of the pass that it repeats."""
         if not recomputing():
-            self._epsilon = torch.randn(like.shape, generator=self.generator).to(like.device)
+            drawn = torch.randn(like.shape, generator=self.generator)
+            # Pinned, or a GPU's host would wait for the copy.
+            self._epsilon = (
+                drawn.pin_memory().to(like.device, non_blocking=True) if like.is_cuda else drawn.to(like.device)
+            )
         return self._epsilon
 
 

@@ -13,6 +13,7 @@ from torch import Tensor, nn
 from torch.nn.functional import interpolate
 
 from harness.models.mask_decoder import BatchedMaskDecoder
+from harness.models.transfer import to_device
 
 
 class SegmenterOutput(NamedTuple):
@@ -38,7 +39,7 @@ class Prompts(NamedTuple):
     """What points out the objects of a batch. An image may have several prompts, whose masks are merged, or none.
 
     Args:
-        image: (P,) place in the batch of the image that each prompt is for.
+        image: (P,) place in the batch of the image that each prompt is for, ascending, on the CPU.
         boxes: (P, 4) left, top, right, bottom in pixels of the network's input; None where points are given.
         points: (P, k, 2) x and y of k points on the object; None where boxes are given.
     """
@@ -129,42 +130,43 @@ class SAMSegmenter(Segmenter):
         if self.neck is not None:
             embedding = self.neck(embedding)
         owners = prompts.image.tolist()
-        bare = [place for place in range(len(embedding)) if place not in owners]
+        counts = [owners.count(place) for place in range(len(embedding))]
+        bare = [place for place, count in enumerate(counts) if not count]
+        order = to_device(torch.tensor([*owners, *bare]), embedding.device)
+        whose = embedding.index_select(0, order)
         size = PROMPTS_AT_ONCE if self.batched_decoder else 1
         parts = []
         if owners:
-            sparse = self._sparse(prompts)
-            parts.append(self._decoded(embedding[owners].split(size), sparse.split(size))[0])
+            parts.append(self._decoded(whose[: len(owners)].split(size), self._sparse(prompts).split(size))[0])
         if bare:
-            parts.append(self._decoded(embedding[bare].split(size))[0])
-        masks, owners = torch.cat(parts), [*owners, *bare]
-        rows_by_image = ([row for row, owner in enumerate(owners) if owner == place] for place in range(len(embedding)))
-        return SegmenterOutput(widened(torch.stack([masks[rows].amax(dim=0) for rows in rows_by_image])), None)
+            parts.append(self._decoded(whose[len(owners) :].split(size))[0])
+        masks = torch.cat(parts)
+        prompted, alone = (
+            iter(masks[: len(owners)].split([count for count in counts if count])),
+            iter(masks[len(owners) :]),
+        )
+        by_image = [next(prompted).amax(dim=0) if count else next(alone) for count in counts]
+        return SegmenterOutput(widened(torch.stack(by_image)), None)
 
     def prompted_once(self, embedding: Tensor, prompts: Prompts) -> SegmenterOutput:
         """`prompted` where every image has one prompt, in their order; unlike that it can be traced for any batch."""
         if self.neck is not None:
             embedding = self.neck(embedding)
-        sparse = self._sparse(prompts) if prompts.points is None else self._on_objects(prompts.points)
-        return SegmenterOutput(widened(self._decoded([embedding], [sparse])[0]), None)
-
-    def _on_objects(self, points: Tensor) -> Tensor:
-        """`_sparse` of points without segment_anything's assignment by labels, which no graph has: their places and "on the
-        object", then the token of no point."""
-        encoder = self.prompt_encoder
-        places = encoder.pe_layer.forward_with_coords(points + 0.5, encoder.input_image_size)
-        nothing = encoder.not_a_point_embed.weight.expand(points.shape[0], 1, -1)
-        return torch.cat([places + encoder.point_embeddings[1].weight, nothing], dim=1)
+        return SegmenterOutput(widened(self._decoded([embedding], [self._sparse(prompts)])[0]), None)
 
     def _sparse(self, prompts: Prompts) -> Tensor:
         """(P, n, D): the tokens of every prompt."""
-        points = prompts.points
-        labelled = None if points is None else (points, torch.ones(points.shape[:2], device=points.device))
-        sparse, _ = self.prompt_encoder(points=labelled, boxes=prompts.boxes, masks=None)
-        if prompts.boxes is None or not self.mask_decoder.ends_boxes:
-            return sparse
-        no_point = self.prompt_encoder.not_a_point_embed.weight.expand(sparse.shape[0], 1, -1)
-        return torch.cat([sparse, no_point.to(sparse.dtype)], dim=1)
+        encoder = self.prompt_encoder
+        given = prompts.boxes if prompts.points is None else prompts.points
+        assert given is not None
+        no_point = encoder.not_a_point_embed.weight.expand(given.shape[0], 1, -1)
+        if prompts.points is None:
+            sparse, _ = encoder(points=None, boxes=prompts.boxes, masks=None)
+            return torch.cat([sparse, no_point.to(sparse.dtype)], dim=1) if self.mask_decoder.ends_boxes else sparse
+        # As segment_anything, whose assignments by label a GPU waits for and no graph has: places, all of them on the object.
+        places = encoder.pe_layer.forward_with_coords(prompts.points + 0.5, encoder.input_image_size)
+        on_object = (places + encoder.point_embeddings[1].weight).to(places.dtype)
+        return torch.cat([on_object, no_point.to(places.dtype)], dim=1)
 
     def _decoded(self, parts: Sequence[Tensor], sparse: Sequence[Tensor | None] = ()) -> tuple[Tensor, Tensor]:
         """Masks and their tokens of embeddings that are decoded part by part, each with its prompts where there are any."""

@@ -20,6 +20,7 @@ from torch.nn import functional as F
 
 from harness.models.decoder_shape import Task
 from harness.models.decoders import LABELLING
+from harness.models.transfer import to_device, to_host
 from harness.protocols.card import Protocol, Quirk
 from harness.system.errors import UsageError
 from harness.training.prediction import IGNORE, Loss, Prediction, Total, alone, upsampled
@@ -79,53 +80,76 @@ class Mask2FormerLoss(Loss):
         """
         if prediction.classes is None:
             raise ValueError("the multi-class loss needs a segmenter with a class head")
-        classes = prediction.classes.float()
-        labels = torch.full(classes.shape[:2], self.num_classes, dtype=torch.long, device=classes.device)
-        chosen_masks, regions, validity = [], [], []
-        count = 0
-        for image in range(len(target)):
-            valid = target[image] != IGNORE
-            present = torch.unique(target[image][valid]).long()
-            if len(present) and int(present.max()) >= self.num_classes:
-                raise ValueError(f"a mask holds class {int(present.max())}, but there are {self.num_classes} classes")
-            if not len(present):
-                continue
-            region = ((target[image][None] == present[:, None, None]) & valid).float()
-            token_at, region_at = self._match(prediction.masks[image], classes[image], region, valid.float(), present)
-            labels[image, token_at] = present[region_at]
-            chosen_masks.append(prediction.masks[image, token_at])
-            regions.append(region[region_at])
-            validity.append(valid.float().expand(len(region_at), -1, -1))
-            count += len(present if self.divide_by_all else region_at)
-
-        weight = torch.ones(self.num_classes + 1, device=classes.device)
-        weight[-1] = self.no_object_weight
-        entropy = F.cross_entropy(classes.flatten(0, 1), labels.flatten(), weight=weight, reduction="sum")
-        divisors = total(torch.stack([weight[labels].sum(), weight.new_tensor(float(count))]))
+        classes, device = prediction.classes.float(), prediction.classes.device
+        present = self._present(target)
+        valid = [image != IGNORE for image in target]
+        region = [
+            torch.stack([target[image] == label for label in labels] or [valid[image]]) & valid[image]
+            for image, labels in enumerate(present)
+        ]
+        costs = [
+            self._costs(prediction.masks[image], classes[image], region[image].float(), valid[image].float(), labels)
+            for image, labels in enumerate(present)
+            if labels
+        ]
+        matches = iter(_matched(costs))
+        labels_at = torch.full(classes.shape[:2], self.num_classes, dtype=torch.long)
+        tokens_at: list[list[int]] = []
+        chosen: list[Tensor] = []
+        for image, labels in enumerate(present):
+            tokens, regions = next(matches) if labels else ([], [])
+            tokens_at.append(tokens)
+            labels_at[image, tokens] = torch.tensor([labels[at] for at in regions], dtype=torch.long)
+            chosen += [region[image][at] for at in regions]
+        # One way up for all that matching found, and from here on the host asks for nothing any more.
+        moved = to_device(
+            torch.cat([labels_at.flatten(), torch.tensor([at for each in tokens_at for at in each], dtype=torch.long)]),
+            device,
+        )
+        labels_on, places = moved[: labels_at.numel()].view_as(labels_at), moved[labels_at.numel() :]
+        weight = torch.ones(self.num_classes + 1, device=device)
+        weight[-1:].fill_(self.no_object_weight)  # an assignment would copy the number from the host
+        entropy = F.cross_entropy(classes.flatten(0, 1), labels_on.flatten(), weight=weight, reduction="sum")
+        count = sum(map(len, present if self.divide_by_all else tokens_at))
+        divisors = total(torch.stack([weight.gather(0, labels_on.flatten()).sum(), weight.new_full((), float(count))]))
         loss = self.weights.classes * entropy / divisors[0].clamp(min=torch.finfo(torch.float32).tiny)
-        if not regions:
+        if not chosen:
             return loss + 0 * prediction.masks.sum()
-        mask, valid = torch.cat(regions), torch.cat(validity)
+        counts = list(map(len, tokens_at))
+        masks = [
+            prediction.masks[image].index_select(0, at)
+            for image, at in enumerate(places.split(counts))
+            if counts[image]
+        ]
+        mask = torch.stack(chosen).float()
+        known = torch.cat([each.float().expand(number, -1, -1) for each, number in zip(valid, counts, strict=True)])
         size = (int(mask.shape[-2]), int(mask.shape[-1]))
-        logits = upsampled(torch.cat(chosen_masks)[:, None], size)[:, 0]
+        logits = upsampled(torch.cat(masks)[:, None], size)[:, 0]
         bce = F.binary_cross_entropy_with_logits(logits, mask, reduction="none")
-        bce = (bce * valid).sum((1, 2)) / valid.sum((1, 2)).clamp(min=1)
-        probability = logits.sigmoid() * valid
+        bce = (bce * known).sum((1, 2)) / known.sum((1, 2)).clamp(min=1)
+        probability = logits.sigmoid() * known
         dice = 1 - (2 * (probability * mask).sum((1, 2)) + 1) / (probability.sum((1, 2)) + mask.sum((1, 2)) + 1)
         return loss + (self.weights.mask * bce.sum() + self.weights.dice * dice.sum()) / divisors[1]
 
+    def _present(self, target: Tensor) -> list[list[int]]:
+        """The classes that each mask (S, S) of a batch holds, ascending. Raises ValueError: one that the head does not have."""
+        seen = torch.zeros(len(target), 256, dtype=torch.bool, device=target.device)
+        seen.scatter_(1, target.flatten(1).long(), value=True)
+        present = [[label for label in range(IGNORE) if row[label]] for row in to_host(seen)().tolist()]
+        if (top := max((labels[-1] for labels in present if labels), default=0)) >= self.num_classes:
+            raise ValueError(f"a mask holds class {top}, but there are {self.num_classes} classes")
+        return present
+
     @torch.no_grad()
-    def _match(
-        self, masks: Tensor, classes: Tensor, region: Tensor, valid: Tensor, present: Tensor
-    ) -> tuple[Tensor, Tensor]:
-        """Token and region indices of the cheapest one-to-one assignment.
+    def _costs(self, masks: Tensor, classes: Tensor, region: Tensor, valid: Tensor, present: list[int]) -> Tensor:
+        """What each pair of a token and a region costs, (K, M).
 
         Args:
             masks: (K, h, w) logits.
             classes: (K, C + 1) logits.
             region: (M, S, S) in {0, 1}.
             valid: (S, S) in {0, 1}.
-            present: (M,) the regions' classes.
+            present: M classes of the regions.
         """
         size = (int(masks.shape[-2]), int(masks.shape[-1]))
         inside = F.adaptive_avg_pool2d(region, size).flatten(1)
@@ -135,14 +159,26 @@ class Mask2FormerLoss(Loss):
         bce = (positive @ inside.T + negative @ (weight - inside).T) / weight.sum().clamp(min=1e-6)
         probability = logits.sigmoid() * weight
         dice = 1 - (2 * probability @ inside.T + 1) / (probability.sum(1)[:, None] + inside.sum(1) + 1)
-        by = self.matching
-        cost = by.mask * bce + by.dice * dice - by.classes * classes.softmax(-1)[:, present]
+        shares, by = classes.softmax(-1), self.matching
+        of_class = torch.stack([shares[:, label] for label in present], dim=1)
+        cost = by.mask * bce + by.dice * dice - by.classes * of_class
         # A prediction that is not finite fails later with its own error; the assignment only has to survive it.
-        from scipy.optimize import linear_sum_assignment  # of several classes alone
+        return cost.nan_to_num(0.0, 1e9, -1e9)
 
-        rows, columns = linear_sum_assignment(cost.nan_to_num(0.0, 1e9, -1e9).cpu().numpy())
-        device = masks.device
-        return torch.as_tensor(rows, device=device), torch.as_tensor(columns, device=device)
+
+def _matched(costs: list[Tensor]) -> list[tuple[list[int], list[int]]]:
+    """Token and region indices of the cheapest one-to-one assignment of every image, read from the device at once."""
+    if not costs:
+        return []
+    from scipy.optimize import linear_sum_assignment  # of several classes alone
+
+    flat = to_host(torch.cat([cost.flatten() for cost in costs]))().numpy()
+    matched, start = [], 0
+    for cost in costs:
+        rows, columns = linear_sum_assignment(flat[start : start + cost.numel()].reshape(cost.shape))
+        matched.append((rows.tolist(), columns.tolist()))
+        start += cost.numel()
+    return matched
 
 
 def boundary_weight(mask: Tensor, *, side: int = 31, strength: float = 5.0) -> Tensor:
@@ -196,8 +232,9 @@ class StructureLoss(Loss):
         intersection = (weight * probability * mask).sum((1, 2))
         union = (weight * (probability + mask)).sum((1, 2)) - intersection
         iou_loss = 1 - (intersection + 1) / (union + 1)
-        images = total(torch.tensor(float(len(target)), device=target.device))
-        return (bce_loss + iou_loss).sum() / images
+        loss_sum = (bce_loss + iou_loss).sum()
+        images = total(loss_sum.new_full((), float(len(target))))
+        return loss_sum / images
 
 
 class BalancedBCE(Loss):
@@ -232,13 +269,14 @@ class CrossEntropy(Loss):
             logits, mask, valid = _binary(prediction, target)
             entropy = (valid * F.binary_cross_entropy_with_logits(logits, mask, reduction="none")).sum()
             return entropy / total(valid.sum()).clamp(min=1)
-        counted = target[target != IGNORE]
-        if len(counted) and int(counted.max()) >= self.num_classes:
-            raise ValueError(f"a mask holds class {int(counted.max())}, but there are {self.num_classes} classes")
+        valid = target != IGNORE
+        counted, top = valid.sum(), int(torch.where(valid, target, 0).max())
+        if top >= self.num_classes:
+            raise ValueError(f"a mask holds class {top}, but there are {self.num_classes} classes")
         size = (int(target.shape[-2]), int(target.shape[-1]))
         logits = upsampled(prediction.masks, size)
         entropy = F.cross_entropy(logits, target.long(), ignore_index=IGNORE, reduction="sum")
-        return entropy / total(logits.new_tensor(float(len(counted)))).clamp(min=1)
+        return entropy / total(counted.to(logits.dtype)).clamp(min=1)
 
 
 class OfEveryLayer(Loss):

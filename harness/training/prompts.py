@@ -16,6 +16,7 @@ from scipy import ndimage
 from torch import Tensor
 
 from harness.models.segmenter import Prompts
+from harness.models.transfer import to_device
 from harness.protocols.card import Protocol
 from harness.training.batches import draw_number
 from harness.training.prediction import IGNORE
@@ -64,6 +65,7 @@ def prompts_of(mask: NDArray[np.uint8], rules: Protocol, *key: int | str, traini
 def together(each: Sequence[Coordinates], *, device: torch.device | None = None) -> Prompts:
     """The prompts of a batch from those of its images."""
     image = torch.from_numpy(np.repeat(np.arange(len(each)), [len(prompts) for prompts in each]))
-    where: Tensor = torch.from_numpy(np.concatenate(each)).to(device)
+    where: Tensor = torch.from_numpy(np.concatenate(each))
+    where = where if device is None else to_device(where, device)
     boxes = where.ndim == 2
     return Prompts(image=image, boxes=where if boxes else None, points=None if boxes else where)
