@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import os
-import subprocess
 import time
 from collections.abc import Callable
 from pathlib import Path
@@ -45,18 +44,6 @@ def processor_clock(device: torch.device) -> Clock:
 
 
 CLOCKS = {"wall": wall_clock, "processor": processor_clock}
-
-
-def driver(device: torch.device) -> str:
-    """GPU driver and CUDA version; empty on a CPU."""
-    if device.type != "cuda":
-        return ""
-    try:
-        query = ["nvidia-smi", "--query-gpu=driver_version", "--format=csv,noheader"]
-        version = subprocess.run(query, capture_output=True, text=True, check=True, timeout=20).stdout.split()[0]
-    except (OSError, subprocess.SubprocessError, IndexError):
-        version = "unknown"
-    return f"driver {version}, CUDA {torch.version.cuda}"
 
 
 def used_by_others(device: torch.device, *, seconds: float = 1.0) -> str:

@@ -10,7 +10,7 @@ import copy
 import weakref
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import asdict, replace
-from functools import partial
+from functools import lru_cache, partial
 from typing import Any
 
 import torch
@@ -22,19 +22,21 @@ from torch.utils._pytree import tree_leaves
 from harness.archive.measured import Comparability, CostRecord, MethodCost
 from harness.archive.schema import Run, content_hash
 from harness.comparison.step_costs import ratios_to
-from harness.costing.device import CLOCKS, EnergyMeter, driver, synchronise
+from harness.costing.device import CLOCKS, EnergyMeter, synchronise
 from harness.costing.flops import encoder_forward_flops
 from harness.costing.session import PARTS, Contestant, Roster, Session, StepKind, release, why
 from harness.experiment.building import attached_segmenter
 from harness.experiment.environment import environment, now
 from harness.methods.base import MergeMode, Method
 from harness.methods.parts.placement import MethodError
+from harness.models.attention_choice import Choice, apply_choice, choose, in_words
+from harness.models.catalog import backbone_shape
 from harness.models.segmenter import count_parameters
 from harness.planning.rows import MethodRow
 from harness.protocols.load import as_rules
 from harness.system.errors import UsageError
 from harness.training.memory import reset_peak
-from harness.training.precision import autocast
+from harness.training.precision import DTYPES, autocast
 
 
 def peak_memory(subject: Contestant, phase: StepKind) -> dict[str, int]:
@@ -222,7 +224,7 @@ _OPTIONS = (
 )
 _DEFAULTS = {
     **{"num_classes": 2, "mask_tokens": 1, "accumulate": 1, "decoder": "sam"},
-    **{"budget": "epochs"},
+    **{"budget": "epochs", "attention": ""},
 }
 """Named among the options where they differ: older records hold none of them and were measured so."""
 
@@ -300,6 +302,7 @@ def build_subject(row: MethodRow, session: Session) -> Contestant:
     segmenter, method = attached_segmenter(
         run, task=session.task, num_classes=session.num_classes, checkpoint=session.checkpoint
     )
+    apply_choice(segmenter, _attention(session))
     return Contestant(
         row.label,
         segmenter=segmenter.to(session.device),
@@ -310,6 +313,20 @@ def build_subject(row: MethodRow, session: Session) -> Contestant:
         device=session.device,
         clock=CLOCKS[session.clock](session.device),
     )
+
+
+def _attention(session: Session) -> Choice:
+    """How SAM's blocks attend, the same for all methods of a session."""
+    rules = session.protocol
+    if not rules.fused_attention:
+        return {}
+    sizes = (rules.batch_size, rules.image_size, DTYPES.get(rules.precision, torch.float32))
+    return _chosen(session.backbone, rules.attention, *sizes, session.device)
+
+
+@lru_cache(maxsize=4)
+def _chosen(name: str, attention: str, batch: int, image_size: int, dtype: torch.dtype, device: torch.device) -> Choice:
+    return choose(backbone_shape(name), attention, batch=batch, image_size=image_size, dtype=dtype, device=device)
 
 
 def _measure_sizes(roster: Roster, *, report: Callable[[str], None]) -> dict[str, dict[str, Any]]:
@@ -395,10 +412,11 @@ def _record(session: Session, costs: list[MethodCost], *, dropped: dict[str, str
         "accumulate": protocol.accumulate,
         "decoder": protocol.decoder,
         "budget": protocol.budget,
+        "attention": in_words(_attention(session)),
     }
     comparability = Comparability(
         device=where["device"],
-        driver=driver(session.device),
+        driver=f"driver {where['driver']}, CUDA {where['cuda']}" if where["driver"] else "",
         threads=torch.get_num_threads(),
         torch=torch.__version__,
         precision=protocol.precision,

@@ -8,6 +8,7 @@ import os
 import platform
 import re
 import socket
+import subprocess
 import time
 from collections.abc import Callable, Iterator, Mapping
 from datetime import UTC, datetime
@@ -18,6 +19,7 @@ import torch
 
 from harness.archive.schema import Code
 from harness.datasets.base import DatasetError
+from harness.protocols.card import Protocol
 from harness.system.errors import REASONS, UsageError, os_reason, out_of_memory
 from harness.system.machine import code_version, processor, waiting
 from harness.training.outcome import Blank, Diverged
@@ -41,11 +43,32 @@ def environment(device: torch.device) -> dict[str, str]:
         "python": platform.python_version(),
         "host": socket.gethostname(),
         "device": device_name(device),
-        "driver": str(torch.version.cuda or "") if device.type == "cuda" else "",
+        "driver": driver(device),
         "threads": str(torch.get_num_threads()),
+        **(_of_gpu() if device.type == "cuda" else {}),
         **({"waiting": waiting()} if device.type == "cpu" else {}),
     }
     return {**values, **code_version()}
+
+
+def _of_gpu() -> dict[str, str]:
+    return {
+        "cuda": str(torch.version.cuda or ""),
+        "cudnn": str(torch.backends.cudnn.version() or ""),
+        "sdpa": "flash, efficient or math, as shapes allow",  # see `own_device`
+        "deterministic": "no",
+    }
+
+
+def driver(device: torch.device) -> str:
+    """Version of the GPU's driver, ``unknown`` where nobody tells; empty on a CPU."""
+    if device.type != "cuda":
+        return ""
+    try:
+        query = ["nvidia-smi", "--query-gpu=driver_version", "--format=csv,noheader"]
+        return subprocess.run(query, capture_output=True, text=True, check=True, timeout=20).stdout.split()[0]
+    except (OSError, subprocess.SubprocessError, IndexError):
+        return "unknown"
 
 
 def now() -> str:
@@ -54,8 +77,15 @@ def now() -> str:
 
 
 def own_device() -> torch.device:
-    """This process's GPU, or the CPU."""
+    """This process's GPU, or the CPU, with the kernels and the allocator that every run has."""
     without_tf32()
+    # cuDNN's attention takes heads of up to 128 channels in training: a SAM whose heads are widened would train through flash and be
+    # evaluated through cuDNN, where torch prefers that (sm90).
+    torch.backends.cuda.enable_cudnn_sdp(False)
+    if (
+        not {"PYTORCH_CUDA_ALLOC_CONF", "PYTORCH_ALLOC_CONF"} & os.environ.keys()
+    ):  # read when the first tensor is made there
+        os.environ["PYTORCH_CUDA_ALLOC_CONF"] = "expandable_segments:True"
     if not torch.cuda.is_available():
         return torch.device("cpu")
     device = torch.device("cuda", int(os.environ.get("LOCAL_RANK", "0")) % torch.cuda.device_count())
@@ -85,6 +115,19 @@ def reason_code(error: Exception) -> Code:
     if isinstance(error, DatasetError):
         return "NO_DATA"
     return "OOM" if out_of_memory(error) else "ERROR"
+
+
+def with_less_memory(rules: Protocol) -> str:
+    """What a run that ran out of a GPU's memory could be given instead."""
+    if not rules.activation_checkpointing:
+        return (
+            "recompute activations (--set activation_checkpointing=true: about half of the memory, a third more time)"
+        )
+    if rules.batch_size > 1:
+        half = rules.batch_size // 2
+        parts = rules.accumulate * rules.batch_size // half
+        return f"take smaller passes (--set batch_size={half} --set accumulate={parts}: as many images an update)"
+    return "take a card with more memory, or a smaller backbone or image_size"
 
 
 def one_line(error: Exception) -> str:

@@ -5,6 +5,7 @@ Read `run_experiment` downwards. Everything random comes from the run's seed by 
 
 from __future__ import annotations
 
+import json
 import time
 import traceback
 from collections.abc import Callable
@@ -36,10 +37,13 @@ from harness.experiment.environment import (
     process_started,
     reason_code,
     unusable_gpu,
+    with_less_memory,
 )
 from harness.experiment.number_code import number_code
 from harness.experiment.scoring import EVALUATION_BATCH, ImageTable, Scoring, Summary, Tell
 from harness.methods.base import Method
+from harness.models.attention_choice import Choice, apply_choice, choose, in_words
+from harness.models.catalog import backbone_shape
 from harness.models.fingerprints import is_checkpoint
 from harness.models.segmenter import count_parameters
 from harness.planning.job import Job
@@ -55,6 +59,7 @@ from harness.training.distributed import PeerGone, Workers, join, leave
 from harness.training.embeddings import weights_fingerprint
 from harness.training.loop import train
 from harness.training.outcome import Interrupted, Progress, Selection, StopRequest, TrainingResult
+from harness.training.precision import DTYPES
 
 LEADER_FIRST_S = 10.0
 """How long another worker that failed leaves it to the first to write so."""
@@ -131,7 +136,8 @@ def run_experiment(
         if isinstance(error, OSError) and error.errno in AWAY:
             raise  # no result: the run is started again from its checkpoint
         code = reason_code(error)
-        record = replace(experiment.record(code), message=one_line(error))
+        advice = f"; {with_less_memory(experiment.rules)}" if code == "OOM" and device.type == "cuda" else ""
+        record = replace(experiment.record(code), message=one_line(error) + advice)
         if isinstance(error, PeerGone) and not workers.leads:
             return record  # who ended says why, or the supervisor of the first does
         if (theirs := _record_of_another(store, before, workers, key=job.run.key)) is not None:
@@ -317,6 +323,7 @@ class Experiment:
             environment={
                 **environment(self.device),
                 **self._number_code(),
+                **({"attention": in_words(chosen)} if (chosen := vars(self).get("attention")) else {}),
                 **{package: version(package) for package in METHODS.get(self.run.method).packages},
                 # Memory and times are then of one of them, with its part of a batch.
                 **({"workers": str(self.workers)} if self.workers > 1 else {}),
@@ -332,7 +339,29 @@ class Experiment:
         task, num_classes = self.data.benchmark.task, self.scoring.num_classes
         with self.stages.during("loading"):
             segmenter, method = attached_segmenter(self.run, task=task, num_classes=num_classes, checkpoint=checkpoint)
+            apply_choice(segmenter, self.attention)
             return segmenter.to(self.device), method
+
+    @cached_property
+    def attention(self) -> Choice:
+        """How the run's blocks attend, chosen once: a run that goes on elsewhere keeps it, as do all its tests."""
+        note = self.folder / "attention.json"
+        if note.is_file():
+            return dict(json.loads(note.read_text(encoding="utf-8")))
+        rules = self.rules
+        if not rules.fused_attention:
+            return {}
+        choice = choose(
+            backbone_shape(self.run.backbone),
+            rules.attention,
+            batch=max(1, rules.batch_size // self.workers),
+            image_size=rules.image_size,
+            dtype=DTYPES.get(rules.precision, torch.float32),
+            device=self.device,
+        )
+        if choice:
+            write_atomically(note, json.dumps(choice))
+        return choice
 
     def _state(self, path: Path) -> dict[str, Tensor]:
         tensors = read_state(path, identity=self.run.key)

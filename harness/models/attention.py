@@ -3,7 +3,9 @@
 SAM adds to each score a row term and a column term that depend on the query (MViTv2, 2112.01526):
 ``s_ij = scale·q_i·k_j + q_i·R_h[y_i - y_j] + q_i·R_w[x_i - x_j]``. With ``H_i = (q_i·R_h[y_i - y])_y`` and ``W_i``
 alike, this is the plain dot product of ``[scale·q_i, H_i, W_i]`` with ``[k_j, onehot(y_j), onehot(x_j)]``, which any
-fused kernel computes exactly: `widened_attention`, for GPUs.
+fused kernel computes exactly (`widened_attention`), at 2.6 to 3 times the FLOPs of a global block. The terms may also be a mask that the
+kernel adds (`biased_attention`, as transformers does), which is as large as the scores. Which is faster depends on GPU, shape and
+precision: `harness.models.attention_choice` times them.
 
 On a CPU a chunk of scores small enough for its cache is made, biased, normalised and used at once, and made again in
 backward; what is kept from forward to backward is q, k, v and the relative terms, never a matrix of scores. In float32 the
@@ -32,6 +34,8 @@ class RelativeAttention(nn.Module):
         side: side of the map that the relative-position tables are made for; other sizes interpolate them as
             segment_anything does.
         fused: never build the score matrix; False builds it as segment_anything does.
+
+    ``kind`` says which of `KERNELS` it goes through; ``auto`` are chunks on a CPU and `widened_attention` elsewhere.
     """
 
     def __init__(self, *, dim: int, heads: int, side: int, fused: bool) -> None:
@@ -39,6 +43,7 @@ class RelativeAttention(nn.Module):
         self.num_heads = heads
         self.scale = (dim // heads) ** -0.5
         self.fused = fused
+        self.kind = "auto"
         self.qkv = nn.Linear(dim, 3 * dim)
         self.proj = nn.Linear(dim, dim)
         self.rel_pos_h = nn.Parameter(torch.zeros(2 * side - 1, dim // heads))
@@ -64,10 +69,10 @@ class RelativeAttention(nn.Module):
             v = torch.cat([v, prefix_v.expand(batch, -1, -1, -1)], dim=2)
         if not self.fused:
             attend = plain_attention
-        elif x.is_cuda:
-            attend = widened_attention
+        elif self.kind != "auto":
+            attend = KERNELS[self.kind]
         else:
-            attend = chunked_attention
+            attend = widened_attention if x.is_cuda else chunked_attention
         out = attend(q, k, v, rows, columns, scale=self.scale)
         return self.proj(out.transpose(1, 2).reshape(batch, height, width, -1))
 
@@ -106,6 +111,39 @@ def plain_attention(q: Tensor, k: Tensor, v: Tensor, rows: Tensor, columns: Tens
     """As `chunked_attention`, with the whole matrix of scores."""
     bias = (rows.unsqueeze(-1) + columns.unsqueeze(-2)).flatten(-2)
     return full_attention(q, k, v, scale=scale, bias=pad(bias, (0, k.shape[-2] - bias.shape[-1])))
+
+
+def biased_attention(q: Tensor, k: Tensor, v: Tensor, rows: Tensor, columns: Tensor, *, scale: float) -> Tensor:
+    """As `chunked_attention`, through torch's fused kernel with the terms as a mask (B, heads, N, M) that it adds."""
+    bias = (rows.unsqueeze(-1) + columns.unsqueeze(-2)).flatten(-2)
+    bias = pad(bias, (0, k.shape[-2] - bias.shape[-1]))
+    return scaled_dot_product_attention(q, k, v, attn_mask=bias.to(q.dtype), scale=scale)
+
+
+def flex_attention(q: Tensor, k: Tensor, v: Tensor, rows: Tensor, columns: Tensor, *, scale: float) -> Tensor:
+    """As `chunked_attention`, through torch's flex_attention, which is compiled for its terms on a GPU; torch has no backward pass of it
+    on a CPU."""
+    from torch.nn.attention import flex_attention as flex
+
+    width, places = columns.shape[-1], rows.shape[-1] * columns.shape[-1]
+
+    def biased(score: Tensor, b: Tensor, h: Tensor, query: Tensor, key: Tensor) -> Tensor:
+        at = key.clamp(max=places - 1)  # tokens behind have no place
+        return score + torch.where(key < places, rows[b, h, query, at // width] + columns[b, h, query, at % width], 0.0)
+
+    kernel: Any = _compiled_flex() if q.is_cuda else flex.flex_attention
+    return kernel(q, k, v, score_mod=biased, scale=scale)
+
+
+@cache
+def _compiled_flex() -> Any:
+    from torch.nn.attention import flex_attention as flex
+
+    return torch.compile(flex.flex_attention, dynamic=False)
+
+
+KERNELS = {"widened": widened_attention, "bias": biased_attention, "math": plain_attention, "flex": flex_attention}
+"""What a card's ``attention`` may name; all compute the same."""
 
 
 def _by_distance(table: Tensor, size: int) -> Tensor:
@@ -177,7 +215,7 @@ class _ChunkedAttention(torch.autograd.Function):
             # Several chunks of queries add to the same keys; in half precision their sum is kept in float32. The small
             # factor of each product is the one transposed, because half-precision kernels copy what is transposed.
             sum_k, sum_v = (
-                torch.zeros_like(transposed, dtype=torch.float32)
+                torch.zeros_like(transposed, dtype=torch.promote_types(transposed.dtype, torch.float32))
                 for transposed in (transposed_k[..., :dim, :], transposed_v)
             )
             for at in chunks:

@@ -117,6 +117,8 @@ class Protocol:
         patience: stop once so many validations in a row were none better than the best; 0 never stops early.
         checkpoint_minutes: write a resumable checkpoint at least this often, besides at each epoch's end.
         activation_checkpointing: recompute block activations in backward.
+        attention: how SAM's blocks attend, all of them to the same numbers but for rounding (`harness.models.attention`): ``auto`` times
+            the first three on a GPU; on a CPU it is the harness's own way there.
         fused_attention, batched_decoder, cache_embeddings, fused_cell: optimisations, each equal
             to the plain way and each off with one field.
         keep_masks: the predicted masks of so many test images, the same for every method and seed, stay beside the record.
@@ -185,6 +187,7 @@ class Protocol:
     checkpoint_minutes: float = 10.0
     activation_checkpointing: bool = False
     fused_attention: bool = True
+    attention: Literal["auto", "widened", "bias", "math", "flex"] = "auto"
     batched_decoder: bool = True
     cache_embeddings: bool = True
     cache_images: bool = True

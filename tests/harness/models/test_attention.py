@@ -70,7 +70,7 @@ def test_every_kernel_equals_the_plain_one(chunk: int, prefixes: int, dtype, nat
         return [out, *torch.autograd.grad((out.float() * weight).sum(), leaves)]
 
     expected = outputs(plain_attention, exact)
-    for kernel in (module.chunked_attention, widened_attention):
+    for kernel in (module.chunked_attention, widened_attention, module.biased_attention):
         for got, want in zip(outputs(kernel, [tensor.to(dtype) for tensor in exact]), expected, strict=True):
             assert got.dtype == dtype
             if dtype == torch.float32:
@@ -120,3 +120,21 @@ def test_prefix_tokens_join_with_zero_bias_and_give_no_output(prefixes: int) -> 
     attention.fused = False
     torch.testing.assert_close(attention(x, prefix=prefix), expected, **TOLERANCE)
     assert not torch.allclose(attention(x), expected, atol=1e-2)
+
+
+@pytest.mark.parametrize("prefixes", [0, 3])
+@pytest.mark.parametrize("name", [*module.KERNELS, "chunked"])
+def test_every_way_to_attend_is_plain_attention_in_float64(name: str, prefixes: int) -> None:
+    kernel = module.chunked_attention if name == "chunked" else module.KERNELS[name]
+    generator = torch.Generator().manual_seed(5)
+    shapes = [(2, 3, 20, 8), (2, 3, 20 + prefixes, 8), (2, 3, 20 + prefixes, 8), (2, 3, 20, 4), (2, 3, 20, 5)]
+    tensors = [torch.randn(shape, generator=generator, dtype=torch.float64) for shape in shapes]
+    weights = torch.randn(2, 3, 20, 8, generator=generator, dtype=torch.float64)
+
+    def passed(attend: Any) -> list[Tensor]:
+        leaves = [tensor.clone().requires_grad_(name != "flex") for tensor in tensors]  # no backward of flex on a CPU
+        out = attend(*leaves, scale=0.3)
+        return [out.detach(), *(torch.autograd.grad((out * weights).sum(), leaves) if name != "flex" else ())]
+
+    for got, want in zip(passed(kernel), passed(plain_attention), strict=True):
+        torch.testing.assert_close(got, want, atol=1e-12, rtol=1e-10)

@@ -1,0 +1,120 @@
+"""Which way SAM's blocks attend on this GPU: timed at a run's start, on one global and one window block, and remembered."""
+
+from __future__ import annotations
+
+import contextlib
+import json
+import statistics
+import time
+from collections.abc import Callable, Mapping
+from typing import Any
+
+import torch
+from torch import nn
+
+from harness.methods.parts.placement import BackboneShape
+from harness.models.attention import KERNELS, RelativeAttention
+from harness.system.files import write_atomically
+from harness.system.user_cache import user_cache
+
+TIMED = ("widened", "bias", "math")
+"""*flex* compiles for a minute and is taken by name alone."""
+_ROUNDS = 5
+
+Choice = dict[str, str]
+"""``global`` and ``window``, as far as there are such blocks -> one of `KERNELS`."""
+
+
+def in_words(choice: Mapping[str, str]) -> str:
+    """``global=bias window=widened``; empty without a choice."""
+    return " ".join(f"{name}={kind}" for name, kind in sorted(choice.items()))
+
+
+def apply_choice(segmenter: nn.Module, choice: Mapping[str, str]) -> None:
+    """Have a segmenter's attention go the ways of a choice; blocks of others than SAM's have no choice."""
+    for block in segmenter.get_submodule("encoder").modules():
+        if hasattr(block, "window_size"):
+            for module in block.modules():
+                if isinstance(module, RelativeAttention):
+                    module.kind = choice.get("window" if block.window_size else "global", "auto")
+
+
+def choose(
+    shape: BackboneShape, named: str, *, batch: int, image_size: int, dtype: torch.dtype, device: torch.device
+) -> Choice:
+    """The choice for a run: what its card names, on a GPU the fastest where that is ``auto``; nothing elsewhere.
+
+    Args:
+        shape: of the backbone.
+        batch: images of a forward pass.
+        dtype: that attention computes in.
+    """
+    side = image_size // shape.patch
+    blocks = {"window" if block.window else "global": block for block in shape.blocks}
+    if shape.relative_positions != "axes" or (named == "auto" and device.type != "cuda"):
+        return {}
+    if named != "auto":
+        return dict.fromkeys(blocks, named)
+    chosen: Choice = {}
+    for name, block in blocks.items():
+        span = block.window or side
+        maps = batch * (-(-side // span)) ** 2
+        size = (maps, block.heads, span, block.dim // block.heads)
+        known = _Known(f"{torch.cuda.get_device_name(device)} | torch {torch.__version__} | {dtype} | {size}")
+        chosen[name] = known.kind or known.keep(fastest({kind: _pass(kind, size, dtype, device) for kind in TIMED}))
+    return chosen
+
+
+def fastest(passes: Mapping[str, Callable[[], None]], clock: Callable[[], float] = time.perf_counter) -> str:
+    """The name of the pass with the least median time, of those that have room; the first where none has."""
+    times = {}
+    for name, run in passes.items():
+        seconds = []
+        with contextlib.suppress(torch.OutOfMemoryError):
+            run()  # warm
+            for _ in range(_ROUNDS):
+                begun = clock()
+                run()
+                seconds.append(clock() - begun)
+            times[name] = statistics.median(seconds)
+    return min(times, key=times.__getitem__) if times else next(iter(passes))
+
+
+def _pass(kind: str, size: tuple[int, int, int, int], dtype: torch.dtype, device: torch.device) -> Callable[[], None]:
+    """Forward and backward of one block's attention, until the GPU is done."""
+    maps, heads, span, width = size
+
+    def run() -> None:
+        shapes = [(maps, heads, span**2, width)] * 3 + [(maps, heads, span**2, span)] * 2
+        tensors = [torch.ones(shape, dtype=dtype, device=device, requires_grad=True) for shape in shapes]
+        KERNELS[kind](*tensors, scale=width**-0.5).sum().backward()
+        torch.cuda.synchronize(device)
+
+    return run
+
+
+class _Known:
+    """What was chosen before for a GPU, torch, type and shape, in the user's cache folder."""
+
+    def __init__(self, key: str) -> None:
+        folder = user_cache()
+        self._path, self._key = None if folder is None else folder / "attention.json", key
+
+    def _all(self) -> dict[str, Any]:
+        try:
+            content = json.loads(self._path.read_text(encoding="utf-8")) if self._path else {}
+        except (OSError, ValueError):
+            return {}
+        return content if isinstance(content, dict) else {}
+
+    @property
+    def kind(self) -> str:
+        """Empty where nothing is known."""
+        kind = self._all().get(self._key, "")
+        return kind if kind in TIMED else ""
+
+    def keep(self, kind: str) -> str:
+        if self._path is not None:
+            with contextlib.suppress(OSError):
+                write_atomically(self._path, json.dumps(self._all() | {self._key: kind}, indent=1) + "\n")
+        return kind
