@@ -14,7 +14,7 @@ from typing import ClassVar, Literal
 import numpy as np
 from numpy.typing import NDArray
 
-from harness.evaluation.conventions import CLASSES, E_MEASURES, METRICS, OVERLAP, SALIENCY, Conventions
+from harness.evaluation.conventions import CLASSES, E_MEASURES, METRICS, OVERLAP, OWN, SALIENCY, Conventions
 from harness.evaluation.resize import resize_bilinear, resize_nearest
 from harness.evaluation.saliency import e_measure, mae, s_measure, saliency_map
 from harness.evaluation.weighted_f import weighted_f
@@ -166,8 +166,9 @@ class SplitScorer:
         conventions: Conventions | None = None,
     ) -> None:
         for metric in metrics:
-            if metric not in self.known:
-                raise UsageError(f"unknown metric {metric!r}{did_you_mean(metric, self.known)}")
+            known = (*self.known, *OWN) if task == "binary" else self.known
+            if metric not in known:
+                raise UsageError(f"unknown metric {metric!r}{did_you_mean(metric, known)}")
             if task == "multiclass" and metric not in CLASSES:
                 raise UsageError(f"metric {metric!r} is for binary masks; multi-class masks have {', '.join(CLASSES)}")
         self.metrics = tuple(dict.fromkeys(metrics))
@@ -273,6 +274,9 @@ class SplitScorer:
         values.update(self._of_areas(counts, ber_counts))
         if matrix is not None:
             values.update({name: _OF_CONFUSION[name](matrix) for name in CLASSES if name in metrics})
+        values.update(
+            {name: float(OWN[name].measure(probability, foreground, valid)) for name in self.metrics if name in OWN}
+        )
         curve = None
         if metrics & set(SALIENCY):
             image = saliency_map(probability, foreground, valid, min_max=rules.min_max)

@@ -13,7 +13,7 @@ from numpy.typing import NDArray
 from torch import Tensor, nn
 
 from harness.archive.schema import IGNORED, Run
-from harness.evaluation.conventions import CLASSES, LABELS, OVERLAP, SALIENCY
+from harness.evaluation.conventions import CLASSES, LABELS, OVERLAP, OWN, SALIENCY
 from harness.evaluation.evaluate import Item, Stopped, evaluate_split
 from harness.evaluation.labels import LabelScorer
 from harness.evaluation.scorer import IGNORE, SplitScorer
@@ -34,8 +34,7 @@ from harness.training.precision import autocast
 from harness.training.prompts import Coordinates, prompts_of, together
 
 EVALUATION_BATCH = 4
-BINARY_METRICS = (*SALIENCY, *OVERLAP, "ber")
-OF_TASK = {"binary": BINARY_METRICS, "multiclass": CLASSES, "classification": LABELS}
+OF_TASK = {"binary": (*SALIENCY, *OVERLAP, "ber"), "multiclass": CLASSES, "classification": LABELS}
 
 Tell = Callable[[dict[str, Any]], None]
 """Called now and then with ``stage`` (``training``, ``testing`` …), ``epoch``, ``epochs``, ``step``, ``steps``, ``loss``."""
@@ -92,7 +91,8 @@ class Scoring:
     @property
     def metrics(self) -> Sequence[str]:
         """Names of the metrics that a test computes."""
-        return OF_TASK[self._data.benchmark.task]
+        task = self._data.benchmark.task
+        return (*OF_TASK[task], *OWN) if task == "binary" else OF_TASK[task]
 
     @property
     def labels(self) -> bool:
@@ -102,7 +102,7 @@ class Scoring:
     @property
     def threshold(self) -> float | None:
         """The threshold on probabilities; None where the likeliest class is taken."""
-        return self._rules.evaluation.threshold if self.metrics is BINARY_METRICS else None
+        return self._rules.evaluation.threshold if self._data.benchmark.task == "binary" else None
 
     def remember_frozen(self, segmenter: nn.Module, method: Method) -> EmbeddingCache | None:
         """Have each image pass the encoder of models with this method once, where that is frozen; where its embeddings are kept, for

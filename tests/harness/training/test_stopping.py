@@ -11,6 +11,7 @@ import pytest
 import torch
 from safetensors.torch import save_file
 
+from harness.training.optimisers import update
 from harness.training.outcome import Interrupted, Progress, StopRequest
 from tests.harness.training.tiny import Run, protocol, scripted, summary
 
@@ -179,3 +180,28 @@ def test_the_best_state_of_the_checkpoint_before_is_kept_with_it(tmp_path: Path)
 
     Run(folder=tmp_path, images=2, validate=scripted(0.1, 0.2, 0.3), report=look).train()
     assert kept == [["best-0001"], ["best-0001", "best-0002"], ["best-0002", "best-0003"]]
+
+
+def test_a_run_in_fp16_goes_on_with_the_scale_of_its_gradients(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    rules, stop = protocol(precision="fp16", epochs=1), StopRequest()
+
+    def stop_there(progress: Progress) -> None:
+        if progress.kind == "step" and progress.step == 2:
+            stop.request()
+
+    with pytest.raises(Interrupted):
+        Run(folder=tmp_path, rules=rules, stop=stop, report=stop_there).train()
+    file = tmp_path / "checkpoint.pt"
+    content = torch.load(file, weights_only=True)
+    content["scaler"]["scale"] = 32.0
+    torch.save(content, file)
+    scales: list[float] = []
+
+    def noted(*arguments: Any, scaler: torch.amp.GradScaler, **options: Any) -> Any:
+        scales.append(scaler.get_scale())
+        return update(*arguments, scaler=scaler, **options)
+
+    monkeypatch.setattr("harness.training.loop.update", noted)
+    Run(folder=tmp_path, rules=rules).train()
+    assert scales
+    assert scales[0] == 32.0
