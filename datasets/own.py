@@ -321,7 +321,7 @@ class OwnLabels(OwnBenchmark):
     class_names: ClassVar[tuple[str, ...]] = ()
     metrics = ("accuracy", "nll", "ece")
     selection_metric = "nll"
-    source = "a folder of images a class, or train/, val/ and test/ that hold them (docs/classification.md)"
+    source = "a folder of images a class, or train/, val/ and test/ that hold them (docs/decoders.md)"
 
     def __reduce__(self) -> tuple[object, tuple[object, ...]]:
         return _rebuilt, (own_labels, self.name, self.class_names, self.options)

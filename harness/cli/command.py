@@ -151,7 +151,7 @@ def add_plugins(parser: argparse._ActionsContainer, help: str = "a file that def
     parser.add_argument(
         "--trust-settings",
         action="store_true",
-        help="run the code that harness.toml of this folder names (docs/settings.md)",
+        help="run the code that harness.toml of this folder names (docs/start.md)",
     )
 
 
