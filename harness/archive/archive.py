@@ -247,16 +247,11 @@ def _alphas(archive: Archive, record: Record) -> Iterator[dict[str, Any]]:
 def _costs(archive: Archive) -> Iterator[dict[str, Any]]:
     for session in CostStore(archive.root):
         for cost in session.methods:
-            method = {
-                "session": session.session,
-                "place": session.place,
-                "method": cost.method,
-                "variant": cost.variant,
-            }
-            for quantity, parts in (("step_seconds", cost.step_seconds), ("inference_seconds", cost.inference_seconds)):
-                for part, rounds in parts.items():
+            where = {"session": session.session, "place": session.place, "method": cost.method, "variant": cost.variant}
+            for quantity in ("step_seconds", "inference_seconds"):
+                for part, rounds in getattr(cost, quantity).items():
                     for number, value in enumerate(rounds):
-                        yield {**method, "quantity": quantity, "part": part, "round": number, "value": value}
-            for quantity, exact in (("memory_bytes", cost.memory_bytes), ("flops", cost.flops)):
-                for part, value in exact.items():
-                    yield {**method, "quantity": quantity, "part": part, "round": 0, "value": value}
+                        yield {**where, "quantity": quantity, "part": part, "round": number, "value": value}
+            for quantity in ("memory_bytes", "inference_memory_bytes", "flops", "parameters", "inference_parameters"):
+                for part, value in getattr(cost, quantity).items():
+                    yield {**where, "quantity": quantity, "part": part, "round": 0, "value": value}

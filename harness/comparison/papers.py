@@ -8,7 +8,6 @@
 from __future__ import annotations
 
 import csv
-import json
 import math
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
@@ -23,6 +22,7 @@ from harness.comparison.frames import is_entry
 from harness.comparison.grid import Grid
 from harness.comparison.rules import card, each_in_words, from_card
 from harness.comparison.scores import Cell, Column, Difference
+from harness.registry import method_config
 from harness.system.yaml_files import read_yaml
 
 FOLDER = Path(__file__).parents[1] / "data" / "paper"
@@ -63,8 +63,9 @@ class Published:
     @property
     def settings(self) -> dict[str, Any]:
         """``options`` as the method takes them."""
-        pairs = (item.partition("=") for item in self.options.split(";") if item)
-        return {name.strip(): _plain(value.strip()) for name, _, value in pairs}
+        given = dict(item.strip().split("=", 1) for item in self.options.split(";") if item)
+        config = method_config(self.method, given)
+        return {name: getattr(config, name) for name in given}
 
     def against(self, ours: Sequence[float]) -> Difference:
         """Ours (one score a seed, in percent) minus the paper's, with the variance of both (Welch 1947). Without a
@@ -76,13 +77,6 @@ class Published:
         variance = (stats.sd(ours) or 0.0) ** 2 * (1 / len(ours) + 1 / max(runs, 1))
         both = stats.VarianceShare(variance=variance, df=len(ours) - 1) if len(ours) > 1 else None
         return Difference.of(stats.Estimate(mean=estimate.mean - value, n=len(ours), seeds=both))
-
-
-def _plain(text: str) -> Any:
-    try:
-        return json.loads(text)
-    except json.JSONDecodeError:
-        return text
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -102,21 +102,4 @@ def ratios_to(method: MethodCost, baseline: MethodCost, *, longer: float | None)
 
 def ratios_within(method: MethodCost, baseline: MethodCost) -> dict[str, Ratio]:
     """The ratios that the session stored; where it was not asked for this baseline, those of its rounds."""
-    stored = method.ratios.get(baseline.variant)
-    return ratios_to(method, baseline, longer=_longer(method, baseline)) if stored is None else stored
-
-
-def _longer(method: MethodCost, baseline: MethodCost) -> float | None:
-    """How many times the steps of the other's training a method's has, by a row that the session holds both against."""
-    for common in (*baseline.ratios, baseline.variant, method.variant):
-        lengths = [_length(cost, common) for cost in (method, baseline)]
-        if lengths[0] and lengths[1]:
-            return lengths[0] / lengths[1]
-    return None
-
-
-def _length(cost: MethodCost, common: str) -> float | None:
-    if cost.variant == common:
-        return 1.0
-    stored = cost.ratios.get(common, {})
-    return stored["device_hours"].value / stored["time"].value if {"time", "device_hours"} <= stored.keys() else None
+    return method.ratios.get(baseline.variant) or ratios_to(method, baseline, longer=None)

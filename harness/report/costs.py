@@ -4,9 +4,8 @@ from __future__ import annotations
 
 import math
 import statistics
-from collections.abc import Iterable, Iterator, Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import replace
-from typing import Any
 
 from harness.archive.measured import CostRecord, MethodCost, Ratio, places
 from harness.comparison.papers import Papers
@@ -33,8 +32,6 @@ def cost_page(
 ) -> Page:
     """For every comparability key what a step costs, against baselines too; with ``details`` the parts of a step,
     memory and sizes."""
-    import pandas as pd
-
     records = list(records)
     named = places(records)
     tables: list[Table] = []
@@ -44,8 +41,7 @@ def cost_page(
         shown += [_parts(sessions), _sizes(sessions)] if details else []
         tables += [replace(table, heading=f"{table.heading} · {named[key]}") for table in shown if table.rows]
     nothing = Table(heading="cost", above=["No cost record yet; measure with sam-peft cost."])
-    numbers = [number for session in records for number in cost_numbers(session)]
-    return Page(title=title, tables=tables or [nothing], numbers=pd.DataFrame(numbers) if numbers else None)
+    return Page(title=title, tables=tables or [nothing])
 
 
 def _named(sessions: Sequence[CostRecord]) -> list[tuple[str, CostRecord, MethodCost]]:
@@ -207,53 +203,3 @@ def _scaled(value: float | None, unit: float, digits: int) -> Number:
     """With so many digits, and more where a small number would have none or one of its own."""
     first = math.floor(math.log10(value / unit)) if value else 0
     return Number(value=None if value is None else value / unit, form=f".{max(digits, 1 - first)}f")
-
-
-def cost_numbers(session: CostRecord) -> Iterator[dict[str, Any]]:
-    """A session as tidy rows, one number a row, in SI units (seconds, bytes, FLOP, joules): medians over rounds with
-    their quartiles as ``low`` and ``high``; ratios with their 95 % interval."""
-    shown = session.comparability
-    place = {
-        "comparability_key": session.key, "session": session.session, "device": shown.device, "backbone": shown.backbone,
-        "image_size": shown.image_size, "batch": shown.batch, "precision": shown.precision, "exclusive": "no" if session.shared else "yes",
-    }  # fmt: skip
-    for cost in session.methods:
-        options = ", ".join(f"{name}={value}" for name, value in sorted(cost.config.items()))
-        for number in _numbers(session, cost):
-            yield {**place, "row": cost.variant, "method": cost.method, "options": options, **number}
-
-
-def _numbers(session: CostRecord, cost: MethodCost) -> Iterator[dict[str, Any]]:
-    for quantity, rounds in (("training step", cost.step_seconds), ("inference", cost.inference_seconds)):
-        for part, seconds in rounds.items():
-            low, middle, high = _quartiles(seconds) if seconds else (None, None, None)
-            yield _number(quantity, part, "s", middle, n=len(seconds), low=low, high=high)
-    single: tuple[tuple[str, str, Mapping[str, float]], ...] = (
-        ("training memory", "byte", cost.memory_bytes),
-        ("inference memory", "byte", cost.inference_memory_bytes),
-        ("training FLOPs", "FLOP", cost.flops),
-        ("parameters", "1", cost.parameters),
-        ("inference parameters", "1", cost.inference_parameters),
-        ("training energy", "J", {} if cost.joules is None else {"step": cost.joules}),
-    )
-    for quantity, unit, values in single:
-        for part, value in values.items():
-            yield _number(quantity, part, unit, value)
-    for baseline in _baselines(session, cost):
-        for quantity, ratio in ratios_within(cost, baseline).items():
-            number = _number("ratio", quantity, "1", ratio.value, n=ratio.rounds, low=ratio.low, high=ratio.high)
-            yield {**number, "against": baseline.variant}
-
-
-def _number(quantity: str, part: str, unit: str, value: float | None, **more: Any) -> dict[str, Any]:
-    return {
-        "quantity": quantity,
-        "part": part,
-        "unit": unit,
-        "against": "",
-        "n": 1,
-        "value": value,
-        "low": None,
-        "high": None,
-        **more,
-    }

@@ -86,7 +86,7 @@ def page_of_study(archive: Archive, study: Study, *, metrics: Sequence[str] = ()
     if study.table.kind == "cost":
         from harness.report.costs import cost_page
 
-        return cost_page(archive.costs, title=study.title, details=details)
+        return replace(cost_page(archive.costs, title=study.title, details=details), numbers=archive.frame("costs"))
     return score_page(archive, study=study, metrics=metrics, details=details)
 
 

@@ -14,7 +14,7 @@ from harness.archive.measured import CostRecord, CostStore, MethodCost, Ratio
 from harness.cli.tables import main
 from harness.comparison.papers import Papers
 from harness.comparison.step_costs import costs_of, session_for
-from harness.report.costs import cost_numbers, cost_page
+from harness.report.costs import cost_page
 from harness.report.formats import text_of, write
 from harness.report.page import Table
 from tests.harness.report.sample import CARD, grid_of, measured_on, record
@@ -108,12 +108,6 @@ def test_a_ratio_that_a_session_did_not_store_is_that_of_its_rounds() -> None:
     measured = session(methods=methods)
     shown = cells(page_of([measured]).tables[0], "naspclora")
     assert shown["time against full (%)"].startswith("+44.2 [-39.3, +242.6]")  # 3 ** (1 / 3)
-    (on_file,) = (
-        number["value"]
-        for number in cost_numbers(measured)
-        if (number["row"], number["against"], number["part"]) == ("naspclora", "full", "device_hours")
-    )
-    assert on_file == pytest.approx(2 * 3 ** (1 / 3), rel=1e-9)
 
 
 def test_a_row_with_another_option_is_not_the_one_that_a_session_measured() -> None:
@@ -194,13 +188,14 @@ def test_what_papers_say_about_cost_stands_beside_a_session_that_measured_both()
     assert len(page_of([session(methods=session().methods[:1])], papers=Papers.read(), details=False).tables) == 1
 
 
-def test_numbers_are_a_number_a_row_in_si_units() -> None:
-    table = list(csv.DictReader(io.StringIO(write(page_of([session()]), style="csv"))))
-    step = {"row": "naspclora", "quantity": "training step", "part": "total", "value": "0.11", "unit": "s", "n": "3"}
-    ratio = {"quantity": "ratio", "part": "time", "against": "full", "value": "0.7586", "low": "0.75", "high": "0.77"}
-    for expected in ({**step, "backbone": "vit_h"}, ratio):
-        assert len([row for row in table if expected.items() <= row.items()]) == 1
-    assert all(row["comparability_key"] == session().key and row["session"] for row in table)
+def test_csv_is_a_number_a_line_in_si_units(tmp_path: Path, says) -> None:
+    CostStore(tmp_path).write(session())
+    table = list(csv.DictReader(io.StringIO(says(main, "--results", tmp_path, "--study", "cost", "--format", "csv"))))
+    steps = [
+        row for row in table if (row["variant"], row["quantity"], row["part"]) == ("naspclora", "step_seconds", "total")
+    ]
+    assert [float(row["value"]) for row in steps] == [0.10, 0.11, 0.12]
+    assert {row["value"] for row in table if row["part"] == "trainable"} == {"3997056.0"}
 
 
 def test_a_shared_device_is_marked_and_what_could_not_be_measured_is_named() -> None:
