@@ -11,7 +11,7 @@ from typing import Any
 
 from harness.archive.schema import Record, Run
 from harness.archive.store import RecordStore, require_finished
-from harness.comparison.names import METRICS, benchmark_title
+from harness.comparison.names import METRICS, benchmark_title, method_title
 from harness.system.errors import UsageError
 
 HINT = "sam-peft status prints keys, and --results DIR chooses the folder"
@@ -82,7 +82,15 @@ def find_run(results: Path, asked: str) -> Run:
 
 
 def _words_of(run: Any) -> set[str]:
-    words = (run.variant, run.method, run.benchmark, str(run.seed), run.protocol, run.backbone)
+    words = (
+        run.variant,
+        run.method,
+        method_title(run.method),
+        run.benchmark,
+        str(run.seed),
+        run.protocol,
+        run.backbone,
+    )
     return {word.casefold() for word in (*words, *benchmark_title(run.benchmark).split())}
 
 

@@ -46,15 +46,6 @@ METRICS = {
 BENCHMARK_ORDER = (*SEGMENTED, *LABELLED)
 """The papers' order."""
 
-BENCHMARK_GROUPS = {
-    **dict.fromkeys(("kvasir", "cvc612", "isic2017"), "medical"),
-    **dict.fromkeys(("camo", "sbu"), "natural"),
-    "leaf": "agriculture",
-    "road": "remote sensing",
-    **dict.fromkeys(("trans10k_v1", "trans10k_v2"), "transparent objects"),
-}
-"""As the papers group them; a table that is too wide is split between groups first."""
-
 PAPER_METRICS = {
     "kvasir": ("s_measure", "e_mean"),
     "cvc612": ("s_measure", "e_mean"),

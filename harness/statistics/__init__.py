@@ -9,13 +9,9 @@ from harness.statistics.intervals import (
     VarianceShare,
     average_of,
     crossed,
-    detectable,
     differ,
     of_folds,
     of_seeds,
-    of_splits,
-    paired,
     sd,
     t_interval,
-    with_pooled_runs,
 )

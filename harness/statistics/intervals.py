@@ -9,11 +9,9 @@ from __future__ import annotations
 
 import math
 import statistics
-from collections import Counter
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 from functools import lru_cache
-from itertools import combinations
 from typing import TYPE_CHECKING
 
 if TYPE_CHECKING:
@@ -34,10 +32,6 @@ class Interval:
     def half(self) -> float:
         return (self.high - self.low) / 2
 
-    def __format__(self, number: str) -> str:
-        """``[low, high]``, each bound as ``number`` says: ``f"{interval:+.2f}"``."""
-        return f"[{self.low:{number}}, {self.high:{number}}]"
-
 
 @dataclass(frozen=True, kw_only=True)
 class VarianceShare:
@@ -46,16 +40,10 @@ class VarianceShare:
     Args:
         variance: of the estimate, not of single values; negative where it takes back what two other parts both hold.
         df: degrees of freedom of that variance; infinite where it is known.
-        narrows: the share of it, in [0, 1], that falls as one over the number of seeds.
     """
 
     variance: float
     df: float
-    narrows: float = 0.0
-
-    def at(self, factor: float) -> VarianceShare:
-        """This share with ``factor`` times as many seeds."""
-        return replace(self, variance=self.variance * (1 - self.narrows + self.narrows / factor))
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -65,7 +53,7 @@ class Estimate:
     Args:
         mean: the estimate.
         seeds: the part of the seeds; None for a single seed, which has no interval.
-        rest: parts of the images, which seeds narrow in part or not, and what is not ours (a paper's runs).
+        rest: parts of the images, and what is not ours (a paper's runs).
         n: seeds.
     """
 
@@ -84,20 +72,6 @@ class Estimate:
         """Satterthwaite's degrees of freedom of the interval; infinite where nothing varies."""
         parts = [part for part in (self.seeds, *self.rest) if part is not None]
         return _effective_df(parts) if self.variance else math.inf
-
-    def parts_at(self, count: int) -> tuple[VarianceShare, ...]:
-        """The parts of the variance with ``count`` seeds; that of the seeds first, if there is one.
-
-        Of R seeds and C images the seeds' part has R - 1 degrees of freedom, and what is taken back (R - 1)(C - 1):
-        both gain with seeds. The images' C - 1 do not, however much of that part seeds narrow, and neither do a
-        paper's.
-        """
-        if self.seeds is None:
-            return self.rest
-        factor, more = count / self.n, (count - 1) / (self.n - 1)
-        taken_back = (replace(part, df=part.df * more) if part.variance < 0 else part for part in self.rest)
-        parts = (replace(self.seeds, df=self.seeds.df * more), *taken_back)
-        return tuple(part.at(factor) for part in parts)
 
     def interval(self) -> Interval | None:
         """The mean's 95 % interval; None for a single seed, which shows nothing of the spread."""
@@ -139,7 +113,7 @@ def sd(values: Sequence[float]) -> float | None:
 def of_seeds(values: Sequence[float]) -> Estimate:
     """The mean of one value a seed."""
     spread = sd(values)
-    part = None if spread is None else VarianceShare(variance=spread**2 / len(values), df=len(values) - 1, narrows=1)
+    part = None if spread is None else VarianceShare(variance=spread**2 / len(values), df=len(values) - 1)
     return Estimate(mean=statistics.fmean(values), n=len(values), seeds=part)
 
 
@@ -150,16 +124,6 @@ def t_interval(values: Sequence[float]) -> Interval | None:
 
 Scores = Mapping[int, Mapping[str, float]]
 """seed -> image stem -> score"""
-
-
-def paired(first: Scores, second: Scores) -> dict[int, dict[str, float]]:
-    """first − second, image by image, for seeds that both have. Raises ValueError: the two scored different images
-    under one seed; such a difference is not paired."""
-    differences = {}
-    for seed in sorted(first.keys() & second.keys()):
-        _same_images(first[seed], second[seed])
-        differences[seed] = {stem: first[seed][stem] - second[seed][stem] for stem in sorted(first[seed])}
-    return differences
 
 
 def _same_images(first: Mapping[str, float], second: Mapping[str, float]) -> None:
@@ -224,39 +188,11 @@ def crossed(
     between = float((by_group**2).sum()) / images**2 * made_up
     free = (seeds - 1) * (groups_count - 1)
     interaction = float((left_by_group**2).sum()) / (seeds * images * images) * made_up / (seeds - 1)
-    part = VarianceShare(
-        variance=between, df=groups_count - 1, narrows=min(1.0, interaction / between) if between else 0.0
-    )
-    of_seeds = VarianceShare(variance=float((of_seed**2).sum()) / (seeds * (seeds - 1)), df=seeds - 1, narrows=1)
-    return Estimate(mean=mean, n=seeds, seeds=of_seeds, rest=(part, _held_by_both(of_seeds, part, df=free)))
-
-
-def _held_by_both(seeds: VarianceShare, images: VarianceShare, *, df: float) -> VarianceShare:
-    """The interaction that both parts hold, to be taken back once; no more than would leave the larger of the two."""
-    return VarianceShare(variance=-min(images.variance * images.narrows, seeds.variance), df=df, narrows=1)
-
-
-def with_pooled_runs(difference: Estimate, rows: Sequence[Sequence[float]]) -> Estimate:
-    """A crossed difference whose part of the seeds comes from the spread of single runs, pooled over the rows of its
-    benchmark.
-
-    Two rows' means over R runs differ with variance 2 σ² / R, if runs of all rows have one SD σ and a seed shared by
-    two rows ties them in nothing; K rows know σ with K(R - 1) degrees of freedom in place of R - 1.
-
-    Args:
-        difference: from `crossed`.
-        rows: scores of each row's runs, in the unit of the difference; a row of one run adds nothing.
-
-    Raises:
-        ValueError: no row has two runs, or a difference without parts of seeds and images.
-    """
-    df = sum(len(runs) - 1 for runs in rows)
-    if df < 1 or difference.seeds is None or len(difference.rest) != 2:
-        raise ValueError("the spread of runs is pooled over rows of two runs, for a difference over seeds and images")
-    within = math.fsum((value - statistics.fmean(runs)) ** 2 for runs in rows for value in runs) / df
-    seeds = VarianceShare(variance=2 * within / difference.n, df=df, narrows=1)
-    images, both = difference.rest
-    return replace(difference, seeds=seeds, rest=(images, _held_by_both(seeds, images, df=both.df)))
+    images_part = VarianceShare(variance=between, df=groups_count - 1)
+    seeds_part = VarianceShare(variance=float((of_seed**2).sum()) / (seeds * (seeds - 1)), df=seeds - 1)
+    # Both hold the interaction: it is taken back once, and no more than would leave the larger of the two.
+    both = VarianceShare(variance=-min(interaction, between, seeds_part.variance), df=free)
+    return Estimate(mean=mean, n=seeds, seeds=seeds_part, rest=(images_part, both))
 
 
 def of_folds(values: Sequence[float], *, test_share: float) -> Estimate:
@@ -272,90 +208,7 @@ def of_folds(values: Sequence[float], *, test_share: float) -> Estimate:
     if plain.seeds is None:
         return plain
     factor = 1 + len(values) * test_share
-    return replace(plain, seeds=replace(plain.seeds, variance=plain.seeds.variance * factor, narrows=1 / factor))
-
-
-def of_splits(scores: Scores, *, clusters: Mapping[str, str] | None = None) -> Estimate | None:
-    """The mean over runs that draw their test images anew from one pool, with the variance of other runs and of
-    other images.
-
-    With d the K runs' means, Var(d̄) = s²/K + c: c is the covariance of two runs' means, averaged over the pairs of
-    runs. It is that of the images which both test, Σ wₖᵢ wₗᵢ σᵢ² with wₖᵢ = 1/nₖ, estimated by Σ wₖᵢ wₗᵢ (yₖᵢ −
-    dₖ)(yₗᵢ − dₗ), times what makes up for images that are in the dₖ which they are held against. Both parts are
-    unbiased for images, or clusters of one spread; where one split serves all runs this is `crossed`. c is taken for
-    0 where it comes out below. What runs share besides, images to train on, is not counted: as everywhere with one
-    split for all runs, the interval is one at these images to train on. `of_folds` guesses at that too, and is wider.
-
-    Args:
-        scores: single scores, or differences from `paired`.
-        clusters: stem -> its cluster, as in `crossed`: w and y are then the share and the mean of a cluster.
-
-    None where fewer than two runs, or fewer than two images (or clusters) are tested by several.
-    """
-    by_run = [_means_by_group(images, clusters or {}) for images in scores.values()]
-    times = Counter(group for groups in by_run for group in groups)
-    several = sum(count > 1 for count in times.values())
-    if several < 2:
-        return None
-    runs = of_seeds([_mean(groups) for groups in by_run])
-    shared = statistics.fmean(_covariance(first, second) for first, second in combinations(by_run, 2))
-    return replace(runs, rest=(VarianceShare(variance=max(0.0, shared), df=several - 1),))
-
-
-def _covariance(first: Groups, second: Groups) -> float:
-    """Of the means of two runs, from the clusters that both test."""
-    of_first, of_second = _mean(first), _mean(second)
-    both = [(*first[name], *second[name]) for name in first.keys() & second.keys()]
-    weights = math.fsum(w * v for _, w, _, v in both)
-    left = math.fsum(w * v * (1 - w - v + weights) for _, w, _, v in both)
-    products = math.fsum(w * v * (y - of_first) * (z - of_second) for y, w, z, v in both)
-    return products * weights / left if left > 0 else 0.0
-
-
-Groups = Mapping[str, tuple[float, float]]
-"""Cluster, or image -> its mean score and its share of the run's images."""
-
-
-def _means_by_group(images: Mapping[str, float], clusters: Mapping[str, str]) -> Groups:
-    groups: dict[str, list[float]] = {}
-    for stem, score in images.items():
-        groups.setdefault(clusters.get(stem, stem), []).append(score)
-    return {group: (statistics.fmean(values), len(values) / len(images)) for group, values in groups.items()}
-
-
-def _mean(groups: Groups) -> float:
-    """Of a run's images."""
-    return math.fsum(mean * weight for mean, weight in groups.values())
-
-
-POWER = 0.8
-"""Of what `detectable` calls seen."""
-
-
-def detectable(estimate: Estimate, *, seeds: int | None = None) -> float | None:
-    """The true difference whose 95 % interval leaves zero out with `POWER`, the variance being what was measured.
-
-    Args:
-        seeds: with so many in place of those that there are.
-
-    None for a single seed.
-    """
-    if estimate.seeds is None:
-        return None
-    parts = estimate.parts_at(seeds or estimate.n)
-    variance = math.fsum(part.variance for part in parts)
-    if not variance:
-        return 0.0
-    return _noncentrality(_effective_df(parts)) * math.sqrt(variance)
-
-
-@lru_cache(maxsize=4096)
-def _noncentrality(df: float) -> float:
-    """δ at which a noncentral t of mean parameter δ exceeds the two-sided 5 % quantile with `POWER`."""
-    from scipy import optimize, stats
-
-    edge = quantile(df)
-    return float(optimize.brentq(lambda delta: stats.nct.sf(edge, df, delta) - POWER, 0.0, edge + 10 + 10 * edge))
+    return replace(plain, seeds=replace(plain.seeds, variance=plain.seeds.variance * factor))
 
 
 def average_of(estimates: Sequence[Estimate]) -> Estimate:
@@ -367,8 +220,7 @@ def average_of(estimates: Sequence[Estimate]) -> Estimate:
     if len(known) == count:
         variance = math.fsum(part.variance for part in known)
         df = variance**2 / math.fsum(part.variance**2 / part.df for part in known) if variance else known[0].df
-        narrows = math.fsum(part.variance * part.narrows for part in known) / variance if variance else 1.0
-        pooled = VarianceShare(variance=variance / count**2, df=df, narrows=narrows)
+        pooled = VarianceShare(variance=variance / count**2, df=df)
     return Estimate(
         mean=statistics.fmean(estimate.mean for estimate in estimates),
         n=min(estimate.n for estimate in estimates),

@@ -27,17 +27,6 @@ def test_sd_and_t_interval_equal_scipy_and_one_value_has_neither() -> None:
     assert s.sd([1.0]) is s.t_interval([1.0]) is None
 
 
-def test_paired_differences_are_by_seed_and_image() -> None:
-    first = {0: {"a": 0.5, "b": 0.7}, 1: {"a": 0.6, "b": 0.6}, 2: {"a": 1.0, "b": 1.0}}
-    second = {0: {"b": 0.5, "a": 0.4}, 1: {"a": 0.7, "b": 0.1}}
-    assert s.paired(first, second) == {
-        0: {"a": pytest.approx(0.1), "b": pytest.approx(0.2)},
-        1: {"a": pytest.approx(-0.1), "b": pytest.approx(0.5)},
-    }
-    with pytest.raises(ValueError, match="not the same images"):
-        s.paired({0: {"a": 1.0}}, {0: {"b": 1.0}})
-
-
 def named(table: np.ndarray) -> dict[int, dict[str, float]]:
     return {seed: {str(image): float(v) for image, v in enumerate(row)} for seed, row in enumerate(table)}
 
@@ -97,80 +86,11 @@ def test_the_interaction_counts_once() -> None:
     assert np.mean(estimates) == pytest.approx(1 / 4 + 9 / 30 + 16 / 120, rel=0.1)
 
 
-def test_the_spread_of_runs_is_pooled_over_rows() -> None:
-    difference = there(s.crossed(named(np.random.default_rng(0).normal(size=(3, 12)))))
-    pooled = s.with_pooled_runs(difference, [[1.0, 2.0, 6.0], [3.0, 3.0, 3.0], [5.0]])
-    seeds = there(pooled.seeds)
-    assert (seeds.variance, seeds.df) == pytest.approx((2 * (14 / 4) / 3, 4))
-    assert pooled.rest[0] == difference.rest[0]
-    with pytest.raises(ValueError, match="two runs"):
-        s.with_pooled_runs(difference, [[1.0]])
-
-
 def test_folds_share_images_and_their_interval_counts_that() -> None:
     ours = interval_of(s.of_folds(VALUES, test_share=0.5))
     half = stats.t.ppf(0.975, 4) * math.sqrt(np.var(VALUES, ddof=1) * (1 / 5 + 0.5))  # Nadeau and Bengio 2003, eq. 9
     assert ours.half == pytest.approx(half)
     assert s.of_folds([1.0], test_share=0.5).interval() is None
-    seeds, *_ = s.of_folds(VALUES, test_share=0.5).parts_at(20)  # more folds narrow what they do not share
-    assert seeds.variance == pytest.approx(np.var(VALUES, ddof=1) * (1 / 20 + 0.5))
-
-
-def test_of_one_split_for_all_the_estimate_of_splits_is_the_crossed_one() -> None:
-    """Its covariance of two runs over shared images is then (MS of images - MS of the interaction) / runs."""
-    table = np.random.default_rng(1).normal(size=(4, 1)) + np.random.default_rng(2).normal(size=(1, 12))
-    table = table + np.random.default_rng(3).normal(size=(4, 12)) / 4
-    uneven = {str(image): str(min(image, 9) // 3 + max(0, image - 9)) for image in range(12)}
-    for clusters in (None, {str(image): str(image // 3) for image in range(12)}, uneven):
-        ours, crossed = (
-            there(s.of_splits(named(table), clusters=clusters)),
-            there(s.crossed(named(table), clusters=clusters)),
-        )
-        assert ours.mean == pytest.approx(crossed.mean)
-        assert ours.variance == pytest.approx(crossed.variance)
-        assert ours.rest[0].df == crossed.rest[0].df
-
-
-def test_the_variance_of_a_mean_over_splits_is_right_on_average() -> None:
-    """Forty images, twelve tested in each of five draws: with σ of runs 1, of images 3, of the rest 2."""
-    generator = np.random.default_rng(0)
-    means, variances = [], []
-    for _ in range(600):
-        of_image = generator.normal(0, 3, 40)
-        draws = {}
-        for draw in range(5):
-            run, tested = generator.normal(), generator.permutation(40)[:12]
-            draws[draw] = {str(image): run + of_image[image] + generator.normal(0, 2) for image in tested}
-        estimate = there(s.of_splits(draws))
-        means.append(estimate.mean)
-        variances.append(estimate.variance)
-    assert np.mean(variances) == pytest.approx(np.var(means), rel=0.1)
-    plain = np.mean([1 / 5 + (9 * (1 - 12 / 40) + 4) / 60])  # s²/k, which takes draws as independent
-    assert plain < 0.8 * np.var(means)
-
-
-@pytest.mark.parametrize("of_clusters", [0.0, 2.0])
-def test_clusters_of_unequal_size_are_weighted_as_they_enter_the_mean(of_clusters: float) -> None:
-    """Ten videos of 2 to 20 frames, five tested in each of four draws: every frame, and every video, has an effect of its own in all
-    draws, so that large videos vary less. The interval holds the truth about as often as it says."""
-    generator = np.random.default_rng(0)
-    sizes = np.arange(2, 22, 2)
-    means, variances, held = [], [], []
-    for _ in range(800):
-        effects = [generator.normal(0, 3, size) + generator.normal(0, of_clusters) for size in sizes]
-        draws, clusters = dict[int, dict[str, float]](), dict[str, str]()
-        for draw in range(4):
-            run, tested = generator.normal(0, 0.2), generator.permutation(10)[:5]
-            draws[draw] = {
-                f"{video}-{frame}": run + effect for video in tested for frame, effect in enumerate(effects[video])
-            }
-            clusters |= {stem: stem.partition("-")[0] for stem in draws[draw]}
-        estimate = there(s.of_splits(draws, clusters=clusters))
-        means.append(estimate.mean)
-        variances.append(estimate.variance)
-        held.append(abs(estimate.mean) <= interval_of(estimate).half)
-    assert np.mean(variances) == pytest.approx(np.var(means), rel=0.25)
-    assert 0.91 <= np.mean(held) <= 0.99
 
 
 def test_with_one_split_for_all_a_large_cluster_weighs_as_it_enters_the_mean() -> None:
@@ -191,31 +111,6 @@ def test_with_one_split_for_all_a_large_cluster_weighs_as_it_enters_the_mean() -
         held.append(abs(estimate.mean) <= interval_of(estimate).half)
     assert np.mean(variances) == pytest.approx(np.var(means), rel=0.15)
     assert np.mean(held) >= 0.92
-
-
-def test_draws_that_share_too_few_images_have_no_estimate_of_splits() -> None:
-    assert s.of_splits({0: {"a": 1.0, "b": 2.0}, 1: {"c": 1.0, "a": 2.0}}) is None
-    assert s.of_splits({0: {"a": 1.0, "b": 2.0}}) is None
-    opposed = there(s.of_splits({0: {"a": 1.0, "b": 2.0}, 1: {"a": 2.0, "b": 1.0}}))
-    assert opposed.rest[0].variance == 0.0, "a covariance below zero counts for none"
-
-
-def test_a_detectable_difference_is_seen_in_eighty_of_a_hundred() -> None:
-    generator = np.random.default_rng(0)
-    draws = there(s.detectable(s.of_seeds(VALUES))) + np.std(VALUES, ddof=1) * generator.normal(size=(4000, 5))
-    error = draws.std(axis=1, ddof=1) / math.sqrt(5)
-    assert np.mean(draws.mean(axis=1) > stats.t.ppf(0.975, 4) * error) == pytest.approx(0.8, abs=0.02)
-
-
-def test_with_more_seeds_what_both_parts_hold_is_known_better_and_the_images_are_not() -> None:
-    """3 seeds and 9 images looked at as 6 seeds: half the variance, and (6 - 1)(9 - 1) degrees of freedom for 2 · 8."""
-
-    def of(n: int, *parts: tuple[float, float]) -> s.Estimate:
-        seeds, *rest = (s.VarianceShare(variance=variance, df=df, narrows=1) for variance, df in parts)
-        return s.Estimate(mean=0.0, n=n, seeds=seeds, rest=tuple(rest))
-
-    pilot, more = of(3, (4.0, 2), (2.0, 8), (-2.0, 16)), of(6, (2.0, 5), (1.0, 8), (-1.0, 40))
-    assert s.detectable(pilot, seeds=6) == pytest.approx(s.detectable(more), rel=1e-12)
 
 
 def test_frames_of_one_sequence_count_as_one() -> None:
@@ -274,11 +169,3 @@ def test_the_mean_over_benchmarks_pools_what_each_knows() -> None:
     assert s.average_of([first, s.of_seeds([1.0])]).interval() is None
     images = s.Estimate(mean=1.0, n=3, seeds=first.seeds, rest=(s.VarianceShare(variance=1.0, df=99),))
     assert [part.variance for part in s.average_of([images, first]).rest] == [0.25]
-
-
-def test_no_number_of_draws_takes_a_mean_of_folds_below_what_their_images_leave() -> None:
-    """The part n₂/n₁ of a fold's variance does not fall with draws, nor does it in a mean of two such benchmarks."""
-    fold = s.of_folds([0.0, 0.6, 1.2], test_share=0.7)
-    mean = s.average_of([fold, fold])
-    floor = there(s.detectable(fold, seeds=1_000_000)) / 2**0.5
-    assert there(s.detectable(mean, seeds=1_000_000)) == pytest.approx(floor, rel=0.01)
