@@ -84,7 +84,7 @@ def from_json(kind: type[T], data: bytes) -> T:
 
 def read_as(path: Path, kind: type[T]) -> T:
     """A small file about attempts or sweeps, which another user or another version may have written, as a dataclass; what a
-    terminal would obey is spelt out.
+    terminal would obey is escaped out.
 
     Raises:
         FileNotFoundError: it is not there.
@@ -99,27 +99,27 @@ def read_as(path: Path, kind: type[T]) -> T:
     content = from_json(kind, data)
     if _unusable(content, whole=_MOST, real=_MOST) is not None:
         raise ValueError("a number in it is out of all range")
-    return content if is_plain(data) else spelt(content)
+    return content if is_plain(data) else escaped(content)
 
 
-def spelt(value: T) -> T:
-    """``value`` with everything spelt out that a terminal would obey, in dataclasses, mappings, lists and tuples."""
+def escaped(value: T) -> T:
+    """``value`` with everything escaped out that a terminal would obey, in dataclasses, mappings, lists and tuples."""
     made: Any = value
     if isinstance(value, str):
         made = printable_line(value)
     elif value is None or isinstance(value, int | float):  # most of a record
         pass
     elif isinstance(value, dict):
-        made = {spelt(key): spelt(item) for key, item in value.items()}
+        made = {escaped(key): escaped(item) for key, item in value.items()}
     elif isinstance(value, list | tuple):
-        made = type(value)(map(spelt, value))
+        made = type(value)(map(escaped, value))
     elif is_dataclass(value) and not isinstance(value, type):
-        made = replace(value, **{field.name: spelt(getattr(value, field.name)) for field in fields(value)})
+        made = replace(value, **{field.name: escaped(getattr(value, field.name)) for field in fields(value)})
     return cast("T", made)
 
 
 def is_plain(data: bytes) -> bool:
-    """Whether no string of this JSON holds what a terminal would obey, so that nothing has to be looked for (`spelt`)."""
+    """Whether no string of this JSON holds what a terminal would obey, so that nothing has to be looked for (`escaped`)."""
     return data.isascii() and b"\x7f" not in data and not (b"\\" in data and _ESCAPES.search(data))
 
 

@@ -40,11 +40,11 @@ if TYPE_CHECKING:  # what --help does without
     from harness.archive.store import RecordStore
     from harness.dispatch.place import Place
     from harness.dispatch.run_jobs import Outcome
-    from harness.planning.asked import Asked
     from harness.planning.job import Job
     from harness.planning.plan import Plan
     from harness.planning.request import Request
     from harness.planning.tuning import Tuning
+    from harness.planning.understand import Understood
 
 
 @dataclass(kw_only=True)
@@ -240,7 +240,7 @@ def _cluster(arguments: argparse.Namespace, settings: Settings) -> str:
     return arguments.cluster or ("" if here else trusted(settings, "cluster", trust=arguments.trust_settings))
 
 
-def _foresee(asked: Asked) -> None:
+def _foresee(asked: Understood) -> None:
     """Plan all of a grid, its trials and what comes after them, before anything runs. Raises UsageError: something is missing for
     any of it, or it cannot be planned."""
     from harness.archive.store import RecordStore
@@ -265,10 +265,10 @@ def run(arguments: argparse.Namespace, settings: Settings) -> int:
     """One grid of runs: its trials where rates are tuned, its runs, its table."""
     from harness.archive.store import RecordStore, require_writable
     from harness.dispatch.place import place
-    from harness.planning.asked import understand
     from harness.planning.data import sample_writer
     from harness.planning.plan import plan
     from harness.planning.tuning import tell_finished
+    from harness.planning.understand import understand
 
     with stages() as tell:
         tell("reading settings and cards")

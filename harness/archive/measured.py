@@ -16,7 +16,7 @@ from typing import Any
 from harness.archive.files import LARGEST_RECORD, seal_holds, sealed
 from harness.archive.reading import validated
 from harness.archive.schema import content_hash, first_backbone
-from harness.check import spelt
+from harness.check import escaped
 from harness.models.known import RENAMED
 from harness.system.files import read_regular, write_atomically
 from harness.system.text import printable_line
@@ -190,7 +190,7 @@ class CostStore:
         )
         for reason in _wrong(record, data):
             raise ValueError(printable_line(reason))
-        return spelt(record)
+        return escaped(record)
 
     def write(self, record: CostRecord) -> Path:
         path = self.folder / f"{record.key}-{record.session}.json"

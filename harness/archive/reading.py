@@ -18,7 +18,7 @@ from typing_extensions import TypedDict  # pydantic reads no other below Python 
 
 from harness.archive.files import LARGEST_RECORD, seal_holds
 from harness.archive.schema import SCHEMA_VERSION, Record, Run, counted_updates, largest
-from harness.check import from_json, is_plain, spelt
+from harness.check import escaped, from_json, is_plain
 from harness.system.errors import UsageError, os_reason
 from harness.system.files import checked_name, read_regular
 
@@ -224,8 +224,8 @@ def parse(data: bytes) -> Record:
     if is_plain(data):
         return record
     # What its key is a hash of stays as it is.
-    run = replace(spelt(record.run), method_config=record.run.method_config, rules=record.run.rules)
-    return replace(spelt(record), run=run)
+    run = replace(escaped(record.run), method_config=record.run.method_config, rules=record.run.rules)
+    return replace(escaped(record), run=run)
 
 
 def validated(kind: type[T], data: bytes, *, version: int, called: str, field: str) -> T:

@@ -99,8 +99,8 @@ def main(argv: list[str] | None = None) -> int:
     from harness.models.catalog import backbone_shape, require_stands, resolve_backbone
     from harness.models.decoders import LABELLING
     from harness.models.published import weights_file
-    from harness.planning.asked import all_methods, expand, parse_entry
     from harness.planning.rows import method_row, split_overrides
+    from harness.planning.understand import all_methods, expand, parse_entry
     from harness.protocols.load import for_backbone, load_protocol
 
     general, by_method = split_overrides(parse_assignments(arguments.set))

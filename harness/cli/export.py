@@ -97,7 +97,7 @@ def main(argv: list[str] | None = None) -> int:
     with stages() as tell:
         tell("loading torch")
         from harness.experiment.exporting import Export, base_model, code_to_load, export, verify
-        from harness.planning.asked import checkpoint_of, folder_of
+        from harness.planning.understand import checkpoint_of, folder_of
 
     calibrated = arguments.merge == "calibrated" and form != "adapter"
     merge: Any = arguments.merge or "exact"

@@ -130,7 +130,7 @@ def request_of(arguments: argparse.Namespace, prompt: Sequence[tuple[float, ...]
     from harness.experiment.exporting import calibration_images
     from harness.experiment.predicting import Predict, find_images
     from harness.experiment.trained import adapter, of_results
-    from harness.planning.asked import checkpoint_of, data_folder, folder_of
+    from harness.planning.understand import checkpoint_of, data_folder, folder_of
     from harness.protocols.load import from_rules
 
     results, settings = results_of(arguments), load_settings()

@@ -73,7 +73,7 @@ def _refused(settings: Settings) -> Iterator[str]:
     """What `run` would refuse of the values, without looking for the files that they name."""
     from harness.dispatch.place import place
     from harness.models.catalog import resolve_backbone
-    from harness.planning.asked import parse_seeds
+    from harness.planning.understand import parse_seeds
     from harness.protocols.load import load_protocol
     from harness.registry import dataset_name
 

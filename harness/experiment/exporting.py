@@ -39,7 +39,7 @@ from harness.models.original_sam import SAM_ENCODERS, plain_sam, sam_state_dict
 from harness.models.sam2 import is_memory
 from harness.models.sam_encoder import SAMEncoder
 from harness.models.segmenter import SAMSegmenter, Segmenter
-from harness.planning.asked import data_folder
+from harness.planning.understand import data_folder
 from harness.protocols.load import from_rules
 from harness.registry import METHODS, add_own_of, load_plugin
 from harness.system.errors import UsageError, writing_to

@@ -16,12 +16,12 @@ _FORMULA = re.compile(r"[=@\t\r]|[+\-](?!\d[\d.]*([eE][+\-]?\d+)?$)(?=.*[A-Za-z|
 
 
 def printable(text: str) -> str:
-    r"""``text`` with every control character spelt out (``\x1b``); line feeds and tabs stay."""
-    return _HIDDEN.sub(lambda match: _spelt(match[0]), text)
+    r"""``text`` with every control character escaped (``\x1b``); line feeds and tabs stay."""
+    return _HIDDEN.sub(lambda match: _escaped(match[0]), text)
 
 
 def printable_line(text: str) -> str:
-    r"""As `printable`, and on one line: line feeds and tabs are spelt out as well (``\n``)."""
+    r"""As `printable`, and on one line: line feeds and tabs are escaped as well (``\n``)."""
     return printable(text).replace("\n", "\\n").replace("\t", "\\t")
 
 
@@ -46,6 +46,6 @@ def csv_cell(text: str) -> str:
     return f"'{text}" if _FORMULA.match(text) else text
 
 
-def _spelt(character: str) -> str:
+def _escaped(character: str) -> str:
     code = ord(character)
     return f"\\x{code:02x}" if code < 256 else f"\\u{code:04x}"

@@ -15,7 +15,7 @@ import pytest
 from PIL import Image
 
 from harness.datasets import samples
-from harness.planning.asked import all_methods, expand, parse_entry, parse_seeds
+from harness.planning.understand import all_methods, expand, parse_entry, parse_seeds
 from harness.run import main
 from harness.system.errors import UsageError
 from tests.harness.dispatch import standin

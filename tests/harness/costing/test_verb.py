@@ -12,8 +12,8 @@ from harness.archive.measured import CostStore
 from harness.cli import cost
 from harness.costing import measure as measuring
 from harness.costing.session import baselines_among
-from harness.planning.asked import expand, parse_entry
 from harness.planning.rows import method_row
+from harness.planning.understand import expand, parse_entry
 from harness.protocols.load import load_protocol
 
 pytestmark = pytest.mark.usefixtures("nobody_else")

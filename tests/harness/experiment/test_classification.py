@@ -16,8 +16,8 @@ from harness.archive.store import RecordStore
 from harness.cli import predict, tables
 from harness.cli.records import main as records
 from harness.datasets import samples
-from harness.planning.asked import understand
 from harness.planning.plan import Plan, plan
+from harness.planning.understand import understand
 from harness.protocols.keys import hashed_rules
 from harness.registry import SEGMENTED
 from harness.settings import Settings

@@ -18,9 +18,9 @@ from harness.archive.store import RecordStore
 from harness.cli import export
 from harness.experiment import exporting
 from harness.models import hf_names
-from harness.planning.asked import understand
 from harness.planning.data import sample_writer
 from harness.planning.plan import plan
+from harness.planning.understand import understand
 from harness.report.command import command_of
 from harness.report.model_card import model_card
 from harness.settings import Settings

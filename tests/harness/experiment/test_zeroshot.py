@@ -17,11 +17,11 @@ from harness.experiment.environment import Stages
 from harness.experiment.experiment import run_experiment
 from harness.experiment.scoring import Scoring
 from harness.models.catalog import backbone_shape
-from harness.planning.asked import all_methods
 from harness.planning.data import Images, sample_writer
 from harness.planning.job import Job
 from harness.planning.request import Request, Variant
 from harness.planning.tuning import Tuning, plan_trials
+from harness.planning.understand import all_methods
 from harness.pricing.flops import forward_flops, run_flops
 from harness.protocols.load import from_rules
 from harness.registry import BENCHMARKS

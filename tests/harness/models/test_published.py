@@ -12,9 +12,9 @@ from timm.models import _hub
 from harness.archive.schema import Run
 from harness.cli import cost, doctor, export, predict
 from harness.models.timm_encoder import create_vit
-from harness.planning.asked import checkpoint_of
 from harness.planning.plan import pretrained
 from harness.planning.request import Request
+from harness.planning.understand import checkpoint_of
 from harness.protocols.load import load_protocol
 from harness.settings import Settings
 from harness.system.errors import UsageError

@@ -19,10 +19,10 @@ from harness.dispatch.place import place
 from harness.experiment.building import open_data
 from harness.methods.parts.placement import MethodError
 from harness.models.known import IMAGENET
-from harness.planning.asked import folder_of, usable
 from harness.planning.data import network_images
 from harness.planning.plan import Plan, plan
 from harness.planning.request import Request, Variant
+from harness.planning.understand import folder_of, usable
 from harness.pricing.price import parameter_rows, plan_text, price
 from harness.protocols.load import as_rules, load_protocol, resolve
 from harness.settings import Settings

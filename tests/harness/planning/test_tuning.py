@@ -18,11 +18,11 @@ from harness.archive.schema import Code, Record
 from harness.archive.store import RecordStore
 from harness.datasets.samples import write_samples
 from harness.dispatch.run_jobs import Outcome
-from harness.planning.asked import understand
 from harness.planning.data import sample_writer
 from harness.planning.plan import Plan
 from harness.planning.request import Request, Variant
 from harness.planning.tuning import Tuning, parse_tune, plan_trials
+from harness.planning.understand import understand
 from harness.protocols.load import load_protocol, protocol_hash
 from harness.settings import Settings
 from harness.studies import load_study

@@ -8,8 +8,8 @@ import numpy as np
 from PIL import Image
 
 from harness import run
-from harness.planning.asked import understand
 from harness.planning.plan import Plan, plan
+from harness.planning.understand import understand
 from harness.settings import Settings
 
 GROUP = r"benchmarks.tiles.group=(.+)_r\d+c\d+"

@@ -9,7 +9,7 @@ import pytest
 
 from harness.comparison.names import SCORE_TITLES
 from harness.models.catalog import backbone_shape
-from harness.planning.asked import understand
+from harness.planning.understand import understand
 from harness.protocols.load import load_protocol
 from harness.registry import method_config_class
 from harness.run import parser

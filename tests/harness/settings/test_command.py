@@ -12,7 +12,7 @@ import pytest
 from harness.cli.settings import TEMPLATE
 from harness.cli.settings import main as show
 from harness.datasets import samples
-from harness.planning.asked import parse_seeds, understand
+from harness.planning.understand import parse_seeds, understand
 from harness.run import main as run
 from harness.run import parser
 from harness.settings import Settings, load_settings, trusted, user_file

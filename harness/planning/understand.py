@@ -109,7 +109,7 @@ WITHOUT_DATA = "demo"
 
 
 @dataclass(frozen=True, kw_only=True)
-class Asked:
+class Understood:
     """A command line understood.
 
     Args:
@@ -124,7 +124,7 @@ class Asked:
     note: str = ""
 
 
-def understand(arguments: argparse.Namespace, settings: Settings) -> Asked:
+def understand(arguments: argparse.Namespace, settings: Settings) -> Understood:
     """The run verb's arguments as a request; settings fill in what they leave open.
 
     Args:
@@ -209,7 +209,7 @@ def understand(arguments: argparse.Namespace, settings: Settings) -> Asked:
             raise UsageError(
                 f"--set benchmarks.{name}.… has no effect, nothing runs on {name}; add it to --datasets, or leave this out"
             )
-    return Asked(request=request, cluster_overrides=of_cluster, tuning=tuning, note=note)
+    return Understood(request=request, cluster_overrides=of_cluster, tuning=tuning, note=note)
 
 
 def _benchmarks(
