@@ -281,3 +281,13 @@ def test_a_file_server_that_is_away_is_no_damage_of_the_file(tmp_path: Path, mon
     with pytest.raises(OSError, match=os.strerror(number)) as raised:
         read_image(path)
     assert (raised.value.errno, raised.value.filename) == (number, str(path))
+
+
+@pytest.mark.parametrize(("stored", "read"), [*((value, value) for value in range(1, 9)), (0, 1), (9, 1)])
+def test_all_eight_orientations_are_known_and_no_other(tmp_path: Path, stored: int, read: int) -> None:
+    exif = Image.Exif()
+    exif[274] = stored
+    Image.new("RGB", (6, 4)).save(tmp_path / "a.jpg", exif=exif)
+    image = open_image(tmp_path / "a.jpg")
+    assert orientation(image) == read
+    assert upright(image).size == ((4, 6) if read >= 5 else (6, 4))
