@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import csv
+import itertools
 import re
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
@@ -192,7 +193,7 @@ class OwnCsv(OwnLayout):
     columns: ClassVar = ("split", "set", "fold", "partition")
 
     def parts_at(self, root: Path) -> Parts:
-        tables = {path: _table(path) for path in sorted(root.glob("*.csv")) if path.is_file()}
+        tables = {path: _table(path, most=2) for path in sorted(root.glob("*.csv")) if path.is_file()}
         pairs = {path: columns for path, (header, rows) in tables.items() if (columns := _columns(path, header, rows))}
         named: dict[str, Path] = {}
         for path in pairs:
@@ -208,7 +209,7 @@ class OwnCsv(OwnLayout):
             named = dict.fromkeys(["all"] * len(pairs), next(iter(pairs), Path()))
         parts: Parts = {}
         for part, path in named.items():
-            header, rows = tables[path]
+            header, rows = _table(path)
             splits = self._splits(path, header, rows) if len(named) == 1 else []
             for split in dict.fromkeys(splits) or [part]:
                 chosen = [row for row, its in zip(rows, splits or [split] * len(rows), strict=True) if its == split]
@@ -230,11 +231,13 @@ class OwnCsv(OwnLayout):
         return []
 
 
-def _table(path: Path) -> tuple[list[str], list[list[str]]]:
-    """Header and rows with forward slashes; numbers for a header where the first row names files; nothing of what is no CSV."""
+def _table(path: Path, *, most: int | None = None) -> tuple[list[str], list[list[str]]]:
+    """Header and rows with forward slashes; numbers for a header where the first row names files; nothing of what is no CSV. ``most``:
+    lines that are looked at, since a table of something else may be large."""
     try:
         with path.open(newline="", encoding="utf-8-sig") as file:
-            rows = [[cell.strip().replace("\\", "/") for cell in row] for row in csv.reader(file) if any(row)]
+            lines = itertools.islice(filter(any, csv.reader(file)), most)
+            rows = [[cell.strip().replace("\\", "/") for cell in row] for row in lines]
     except (OSError, UnicodeDecodeError, csv.Error):
         return [], []
     if rows and any(is_image(Path(cell).name, MASK_EXTENSIONS) for cell in rows[0]):
