@@ -46,6 +46,7 @@ BUILTIN = {
         "harness.methods.layernorm:LayerNormTuning", "harness.methods.configs.baselines:LayerNormConfig", "2304.01917"
     ),
     "mona": MethodEntry("harness.methods.mona:Mona", "harness.methods.configs.baselines:MonaConfig", "2408.08345"),
+    "rein": MethodEntry("harness.methods.rein:Rein", "harness.methods.configs.baselines:ReinConfig", "2312.04265"),
     "fact": MethodEntry("harness.methods.fact:FacT", "harness.methods.configs.baselines:FacTConfig", "2212.03145"),
     "hira": MethodEntry(
         "harness.methods.hira:HiRA", "harness.methods.configs.lowrank:HiRAConfig", "openreview TwJrTz9cRS"

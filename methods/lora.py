@@ -2,9 +2,10 @@
 
 A starts Kaiming-uniform (a = √5), B at zero, as the SAM papers release it (Conv-LoRA, 2401.17868). On the fused qkv of
 a ViT the default is one adapter for all three outputs, as they released; ``sites=q,v`` gives each slice its own. No
-dropout. Options: rsLoRA's scale α/√r, LoRA+'s faster B, PiSSA's start from the principal part of W; see
+dropout. Options: rsLoRA's scale α/√r, LoRA+'s faster B, starts from a part of W (PiSSA, SoMA, OLoRA); see
 `harness.methods.configs.LoRAConfig`. Deviations: LoRA+'s rate is that of B alone, not of biases and decoder;
-PiSSA keeps α = 32, where its code takes α = r, a scale of 1 (``alpha=3`` at the default rank).
+PiSSA keeps α = 32, where its code takes α = r, a scale of 1 (``alpha=3`` at the default rank); SoMA's biases stay frozen, and which
+blocks it leaves alone is ``blocks=``.
 """
 
 from __future__ import annotations
@@ -116,7 +117,7 @@ class LoRA(LowRankMethod):
             return super()._low_rank(base, rows, layout)
         weight = base.weight.detach()
         reached = weight if rows is None else weight[rows.to(weight.device)]
-        down, up = principal(reached / self._scale(), rank=self.config.rank)
+        down, up = part_of(reached, rank=self.config.rank, scale=self._scale(), which=self.config.initialisation)
         return LowRankChange(down=down, up=up, scale=self._scale(), rows=rows).to(weight.device)
 
     def parameter_groups(self) -> list[ParameterGroup]:
@@ -137,17 +138,23 @@ class SAMed(LoRA):
     config_class = SAMedConfig
 
 
-def principal(weight: Tensor, *, rank: int) -> tuple[Tensor, Tensor]:
-    """A (rank, inputs) and B (outputs, rank) whose product is the nearest to ``weight`` of that rank, each with the root of
-    the singular values.
+def part_of(weight: Tensor, *, rank: int, scale: float, which: str) -> tuple[Tensor, Tensor]:
+    """A (rank, inputs) and B (outputs, rank) that start as a part of ``weight``.
+
+    Args:
+        scale: s. s · B A are the largest (``pissa``) or the smallest (``soma``) singular directions, each factor with the root
+            of the singular values. With ``olora`` B A are the first columns of Q times the first rows of R.
+        which: see `harness.methods.configs.LoRAConfig`.
 
     Raises:
         MethodError: the matrix has no such rank.
     """
     if rank > min(weight.shape):
-        raise MethodError(
-            f"rank={rank}: the principal part of {tuple(weight.shape)} weights has at most {min(weight.shape)}"
-        )
-    left, values, right = torch.linalg.svd(weight, full_matrices=False)
-    roots = values[:rank].sqrt()
-    return (roots[:, None] * right[:rank]).contiguous(), (left[:, :rank] * roots).contiguous()
+        raise MethodError(f"rank={rank}: a part of {tuple(weight.shape)} weights has at most {min(weight.shape)}")
+    if which == "olora":
+        left, right = torch.linalg.qr(weight)
+        return right[:rank].contiguous(), left[:, :rank].contiguous()
+    left, values, right = torch.linalg.svd(weight / scale, full_matrices=False)
+    chosen = slice(None, rank) if which == "pissa" else slice(len(values) - rank, None)
+    roots = values[chosen].sqrt()
+    return (roots[:, None] * right[chosen]).contiguous(), (left[:, chosen] * roots).contiguous()

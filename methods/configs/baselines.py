@@ -278,6 +278,29 @@ class SAMAdapterConfig(PlacedConfig):
         return shared + len(self.placed(shape)) * (width * width + width)
 
 
+@dataclass(frozen=True, kw_only=True)
+class ReinConfig(PlacedConfig):
+    """Rein (2312.04265): learnt tokens refine what each block gives.
+
+    Args:
+        tokens: of a block, 100 (code).
+        rank: of their matrix, 16 (code).
+        scale: what the learnt factor of the change starts from, 1e-3 (code).
+    """
+
+    tokens: int = 100
+    rank: int = 16
+    scale: float = 1e-3
+
+    def __post_init__(self) -> None:
+        require_whole("tokens", self.tokens)
+        require_whole("rank", self.rank)
+
+    def encoder_parameters(self, shape: BackboneShape) -> int:
+        shape.require_one_width("rein", "refines all blocks by two matrices of one width")
+        return len(self.placed(shape)) * self.rank * (self.tokens + shape.dim) + 2 * (shape.dim**2 + shape.dim) + 1
+
+
 def _shifts(convolutions: Sequence[NormedConvolution]) -> int:
     """Biases of the batch norms."""
     return sum(convolution.outputs for convolution in convolutions)

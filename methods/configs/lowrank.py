@@ -84,19 +84,20 @@ class LoRAConfig(LowRankConfig):
         alpha: scale is alpha / rank; 32 as released by Conv-LoRA.
         scaling: ``lora`` divides alpha by the rank, ``rslora`` by its root (2312.03732), so that high ranks learn as fast.
         rate_ratio: learning rate of B over that of A and of all else that trains; 1, and 16 in LoRA+ (2402.12354).
-        initialisation: ``kaiming`` (A random, B zero), or ``pissa`` (2404.02948): B A starts as the best approximation of
-            the frozen weights of this rank, and what is learnt is its change.
+        initialisation: ``kaiming`` (A random, B zero); or B A starts as a part of the frozen weights, and what is learnt is
+            its change: ``pissa`` (2404.02948) their largest singular directions, ``soma`` (2412.04077) their smallest,
+            ``olora`` (2406.01775) the first columns of their QR decomposition.
     """
 
     alpha: float = 32.0
     scaling: Literal["lora", "rslora"] = "lora"
     rate_ratio: float = 1.0
-    initialisation: Literal["kaiming", "pissa"] = "kaiming"
+    initialisation: Literal["kaiming", "pissa", "soma", "olora"] = "kaiming"
 
     def __post_init__(self) -> None:
         super().__post_init__()
         require_choice("scaling", self.scaling, ("lora", "rslora"))
-        require_choice("initialisation", self.initialisation, ("kaiming", "pissa"))
+        require_choice("initialisation", self.initialisation, ("kaiming", "pissa", "soma", "olora"))
         require_positive("alpha", self.alpha)
         require_positive("rate_ratio", self.rate_ratio)
 
@@ -173,9 +174,9 @@ class ConvLoRAConfig(LoRAConfig):
         self._require_maps()
         if self.gate == "intended":
             object.__setattr__(self, "gate", "switch")
-        if self.initialisation == "pissa":
+        if self.initialisation != "kaiming":
             raise MethodError(
-                "initialisation=pissa: Conv-LoRA's experts would act from the start; use lora, samed or dora"
+                f"initialisation={self.initialisation}: Conv-LoRA's experts would act from the start; use lora, samed or dora"
             )
         require_choice("gate", self.gate, ("released", "switch"))
         require_choice("expert_bias", self.expert_bias, ("zero", "uniform"))

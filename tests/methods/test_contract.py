@@ -49,8 +49,8 @@ OPTIONS: list[tuple[str, dict[str, Any]]] = [
 # What a trunk has no place for: the word that its one line holds.
 REFUSED = {
     "tiny_dinov3": {"ssf": "no bias at q, k and v"},
-    "tiny_mobile_sam": {"lst": "one ladder", "samadapter": "one embedding"},
-    "tiny_sam2": {"lst": "one ladder", "samadapter": "one embedding"},
+    "tiny_mobile_sam": {"lst": "one ladder", "samadapter": "one embedding", "rein": "one width"},
+    "tiny_sam2": {"lst": "one ladder", "samadapter": "one embedding", "rein": "one width"},
 }
 OF_TRUNK = ("identity", "gradient", "count", "merge")
 """The clauses that depend on a trunk."""

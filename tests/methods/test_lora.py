@@ -90,18 +90,20 @@ def _separated(encoder: nn.Module) -> nn.Module:
     return encoder
 
 
-@pytest.mark.parametrize("kind", [LoRA, DoRA])
-@pytest.mark.parametrize("scaling", ["lora", "rslora"])
-def test_pissa_equals_peft_from_the_start_on(kind: type[LoRA], scaling: str) -> None:
+@pytest.mark.parametrize(
+    ("kind", "scaling", "start"),
+    [(LoRA, "lora", "pissa"), (DoRA, "rslora", "pissa"), (LoRA, "rslora", "olora"), (DoRA, "lora", "olora")],
+)
+def test_starts_from_a_part_of_the_weights_equal_pefts_and_go_on_so(kind: type[LoRA], scaling: str, start: str) -> None:
     options: dict[str, Any] = {"sites": "qkv,mlp", "rank": 4, "alpha": 6.0, "scaling": scaling}
     segmenter = build_segmenter("tiny", task="binary")
     _separated(segmenter.encoder)
     segmenter.double()
-    method = kind(kind.config_class(**options, initialisation="pissa"), seed=1)
+    method = kind(kind.config_class(**options, initialisation=start), seed=1)
     method.attach(segmenter)
     reference = _separated(build_segmenter("tiny", task="binary").encoder.requires_grad_(False))
     theirs = PeftConfig(
-        r=4, lora_alpha=6, target_modules=["qkv", "lin1", "lin2"], init_lora_weights="pissa",
+        r=4, lora_alpha=6, target_modules=["qkv", "lin1", "lin2"], init_lora_weights=start,
         use_rslora=scaling == "rslora", use_dora=kind is DoRA,
     )  # fmt: skip
     inject_adapter_in_model(theirs, reference)
@@ -130,6 +132,19 @@ def test_pissa_equals_peft_from_the_start_on(kind: type[LoRA], scaling: str) -> 
                 own.add_(0.1 * torch.randn(own.shape, generator=generator))
                 other.copy_(own)
                 own.grad, other.grad = None, None
+
+
+def test_soma_starts_at_the_smallest_singular_directions_as_released() -> None:
+    """ysj9909/SoMA 2bf0124, rein/peft/sora.py, with init=sora: s · B A is W cut to its last singular values."""
+    segmenter = build_segmenter("tiny", task="binary").double()
+    method = LoRA(LoRAConfig(rank=4, alpha=6.0, initialisation="soma"), seed=1)
+    method.attach(segmenter)
+    for site, adapter in method.adapters().items():
+        weight = segmenter.encoder.get_submodule(site.replace(".qkv", ".attn.qkv")).base.weight
+        left, values, right = torch.linalg.svd(weight, full_matrices=False)
+        kept = left[:, -4:] @ torch.diag(values[-4:]) @ right[-4:]
+        torch.testing.assert_close(6.0 / 4 * adapter.up @ adapter.down, kept, rtol=1e-6, atol=1e-9)
+        torch.testing.assert_close(adapter.up.norm(dim=0), adapter.down.norm(dim=1))
 
 
 def test_pissa_needs_a_matrix_of_that_rank() -> None:

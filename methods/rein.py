@@ -1,0 +1,89 @@
+"""Rein (2312.04265): behind each block f + s · MLP_f(softmax(f Tᵀ / √d)₂… · MLP_T(T₂…) + f), with learnt tokens T of that block.
+
+T = A B of low rank, as released; both linear maps and the scale s are shared by all blocks. The first token takes part in the softmax
+and gives nothing, so that a feature may look nowhere. Tokens without a place (a ViT's class token) pass by. Starts as released (w1oves/Rein
+29755d4): A and B uniform within ±√(6 / (3 p² + √(d r))) for patch side p, s = 1e-3, which is near the identity and not it: a declared
+deviation. Deviation: the tokens are not linked to the queries of a Mask2Former decoder.
+"""
+
+from __future__ import annotations
+
+import math
+
+import torch
+from torch import Tensor, nn
+
+from harness.methods.base import Method
+from harness.methods.configs import ReinConfig
+from harness.methods.parts.bottleneck import linear
+from harness.methods.parts.initialisation import kaiming_uniform
+from harness.methods.parts.sites import Adaptable, block_sites
+
+
+def _started(dim: int, *, generator: torch.Generator) -> nn.Linear:
+    """A linear layer as PyTorch starts it."""
+    layer = linear(kaiming_uniform((dim, dim), fan_in=dim, generator=generator))
+    layer.bias = nn.Parameter(kaiming_uniform((dim,), fan_in=dim, generator=generator))
+    return layer
+
+
+class Shared(nn.Module):
+    """What all blocks have in common: MLP_T and MLP_f, (d, d) each, and s."""
+
+    def __init__(self, dim: int, *, scale: float, generator: torch.Generator) -> None:
+        super().__init__()
+        self.of_tokens, self.of_features = (_started(dim, generator=generator) for _ in range(2))
+        self.scale = nn.Parameter(torch.tensor(scale))
+
+
+class RefinedBlock(nn.Module):
+    """The backbone's block with its outputs refined.
+
+    Args:
+        block: the backbone's own, frozen.
+        left, right: A (m, r) and B (r, d), whose product are the m tokens.
+        shared: of all blocks.
+        prefix_tokens: leading tokens that pass by.
+    """
+
+    def __init__(self, block: nn.Module, *, left: Tensor, right: Tensor, shared: Shared, prefix_tokens: int) -> None:
+        super().__init__()
+        self.block = block
+        self.left, self.right = nn.Parameter(left), nn.Parameter(right)
+        self.prefix_tokens = prefix_tokens
+        self._shared = (shared,)  # in a tuple, so that it is not registered once a block
+
+    def forward(self, tokens: Tensor) -> Tensor:
+        (shared,), outputs = self._shared, self.block(tokens)
+        prefix, features = outputs[:, : self.prefix_tokens], outputs[:, self.prefix_tokens :]
+        learnt = self.left @ self.right
+        attention = (features @ learnt.T * learnt.shape[1] ** -0.5).softmax(dim=-1)
+        change = shared.of_features(attention[..., 1:] @ shared.of_tokens(learnt[1:]) + features)
+        refined = features + shared.scale * change
+        return torch.cat([prefix.to(refined.dtype), refined], dim=1) if self.prefix_tokens else refined
+
+
+class Rein(Method):
+    """Rein; see the module."""
+
+    name = "rein"
+    config_class = ReinConfig
+    config: ReinConfig
+    identity_at_init = False
+
+    def _insert(self, segmenter: Adaptable) -> None:
+        encoder, config, dim = segmenter.encoder, self.config, segmenter.encoder.shape.dim
+        config.encoder_parameters(encoder.shape)  # refuses several widths
+        places = block_sites(encoder, config.blocks)
+        device = next(encoder.parameters()).device
+        shared = Shared(dim, scale=config.scale, generator=self.generator).to(device)
+        encoder.register_module("rein", shared)
+        bound = math.sqrt(6 / (3 * encoder.shape.patch**2 + math.sqrt(dim * config.rank)))
+        for place in places:
+            left, right = (
+                ((2 * torch.rand(shape, generator=self.generator) - 1) * bound).to(device)
+                for shape in ((config.tokens, config.rank), (config.rank, dim))
+            )
+            encoder.blocks[place.index] = RefinedBlock(
+                place.block, left=left, right=right, shared=shared, prefix_tokens=encoder.shape.prefix_tokens
+            )
