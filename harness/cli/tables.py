@@ -11,7 +11,7 @@ from harness.archive.archive import Archive
 from harness.cli.command import CommandParser, add_results, command, results_of, verb, write_file
 from harness.report.formats import as_data, write
 from harness.report.page import SUFFIX, Format
-from harness.report.pages import pages_below
+from harness.report.pages import files_of, pages_below
 from harness.studies import load_study, study_names
 from harness.system.errors import UsageError
 from harness.system.streams import say, say_skipped, terminal_width
@@ -39,18 +39,15 @@ def main(argv: list[str] | None = None) -> int:
     if options.check:
         return _check(root, pages.files(root, style=options.format), style=options.format, whole=study is None)
     width = terminal_width(sys.stdout) if options.format == "markdown" else 0
-    made = {root / "tables" / f"{name}{SUFFIX[options.format]}": make() for name, make in pages.content.items()}
-    files = {path: write(page, style=options.format) for path, page in made.items()}
+    made = {name: make() for name, make in pages.content.items()}
+    files = files_of(made, root, style=options.format)
     try:
         for path, text in files.items():
             if not prints_only:
                 write_file(path, text, what="table")
     finally:  # a folder that is there to be read has tables all the same
-        print(
-            *([write(page, style="text", width=width) for page in made.values()] if width else files.values()),
-            sep="\n",
-            end="",
-        )
+        style: Format = "text" if width else options.format
+        print(*(write(page, style=style, width=width or 100) for page in made.values()), sep="\n", end="")
     for path in files if not prints_only else ():
         print(f"written: {path}", file=sys.stderr)
     if prints_only:

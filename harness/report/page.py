@@ -92,6 +92,7 @@ class Page:
         foot: how to read all tables.
         numbers: what CSV holds: a number a line.
         verb: what writes it.
+        with_csv: whether its numbers lie beside it as a file.
     """
 
     title: str
@@ -100,6 +101,7 @@ class Page:
     foot: Sequence[str] = ()
     numbers: pd.DataFrame | None = None
     verb: str = "tables"
+    with_csv: bool = False
 
     @property
     def marks(self) -> set[Mark]:

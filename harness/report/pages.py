@@ -31,10 +31,17 @@ class Pages:
 
     def files(self, root: Path, *, style: Format = "markdown") -> dict[Path, str]:
         """Path in the results folder -> content."""
-        return {
-            root / "tables" / f"{name}{SUFFIX[style]}": write(make(), style=style)
-            for name, make in self.content.items()
-        }
+        return files_of({name: make() for name, make in self.content.items()}, root, style=style)
+
+
+def files_of(pages: Mapping[str, Page], root: Path, *, style: Format = "markdown") -> dict[Path, str]:
+    """Path in the results folder -> content; a leaderboard's numbers as CSV, too."""
+    files = {}
+    for name, page in pages.items():
+        files[root / "tables" / f"{name}{SUFFIX[style]}"] = write(page, style=style)
+        if page.with_csv and style == "markdown":
+            files[root / "tables" / f"{name}.csv"] = write(page, style="csv")
+    return files
 
 
 def pages_below(

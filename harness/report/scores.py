@@ -18,7 +18,7 @@ from harness.comparison.grid import Grid, grids, weights_in_words
 from harness.comparison.leaderboard import COLLAPSE, Standing, is_collapsed, leaderboard
 from harness.comparison.names import benchmark_title, metric
 from harness.comparison.papers import MARKS, Papers
-from harness.comparison.scores import Column, Difference
+from harness.comparison.scores import MISSING, Column, Difference
 from harness.report.page import Head, Number, Page, Score, Table, Value, heads
 from harness.studies import Study
 
@@ -379,6 +379,8 @@ def tuning_tables(grid: Grid) -> list[Table]:
 
 def leaderboard_page(grid: Grid, study: Study) -> Page:
     """One table of methods, best first."""
+    import pandas as pd
+
     board = leaderboard(grid, study.table.baseline)
     columns = list(board.columns.items())
     several = len(board.complete) > 1
@@ -407,12 +409,11 @@ def leaderboard_page(grid: Grid, study: Study) -> Page:
         heading=grid.title, above=[*([study.note] if study.note else []), *rules_in_words(grid)],
         columns=heads("method", *titles, words=["merges"]), rows=rows, below=below,
     )  # fmt: skip
-    shown = set(board.columns.values())
     tidy = grid.tidy()
-    kept = {(column.benchmark, column.split, column.metric) for column in shown}
-    mask = [place in kept for place in zip(tidy["benchmark"], tidy["split"], tidy["metric"], strict=True)]
-    numbers = tidy[[*map(bool, mask)]]
-    return Page(title=study.title, tables=[table], foot=footnotes([grid]), numbers=numbers)
+    kept = {(column.benchmark, column.split, column.metric) for column in board.columns.values()}
+    shown = [place in kept for place in zip(tidy["benchmark"], tidy["split"], tidy["metric"], strict=True)]
+    numbers = tidy[pd.Series(shown, index=tidy.index) & (tidy["code"] != MISSING)]
+    return Page(title=study.title, tables=[table], foot=footnotes([grid]), numbers=numbers, with_csv=True)
 
 
 def _standing(standing: Standing, baseline: str, columns: Sequence[tuple[str, Column]], *, mean: bool) -> list[Value]:

@@ -273,8 +273,23 @@ def test_a_leaderboard_is_one_table_and_says_what_did_not_run() -> None:
     assert table["decoder"][:2] == ["67.0 ± 40.7 (3) COLLAPSED", "-14.00"]
     assert "Not run: bitfit." in page
     assert page.count("| method |") == 1
-    frame = score_page(Archive(Path("nowhere")), study=board).numbers
-    assert frame is None
+    assert score_page(Archive(Path("nowhere")), study=board).numbers is None
+
+
+def test_the_runs_of_a_leaderboard_lie_beside_it(tmp_path: Path, says) -> None:
+    store_of(tmp_path, [*(record(0.8, seed=seed) for seed in range(3)), record(0.7, method="decoder")])
+    study = tmp_path / "mine.yaml"
+    study.write_text(
+        "title: t\nprotocol: demo\nbenchmarks: [kvasir]\nentries: [lora, decoder]\nseeds: 3\n"
+        "table: {kind: leaderboard, baseline: lora}\n"
+    )
+    words = ["--results", tmp_path, "--study", study]
+    says(main, *words)
+    lines = list(csv.DictReader((tmp_path / "tables" / "mine.csv").open()))
+    assert [(line["method"], line["seed"], line["value"]) for line in lines] == [
+        ("lora", "0", "0.8"), ("lora", "1", "0.8"), ("lora", "2", "0.8"), ("decoder", "0", "0.7"),
+    ]  # fmt: skip
+    says(main, *words, "--check")
 
 
 @pytest.fixture
