@@ -9,9 +9,9 @@ import numpy as np
 import pytest
 from scipy import optimize, stats
 
-from benchmarks.coverage import CASES, Case, coverage
 from harness import statistics as s
 from harness.statistics.intervals import quantile
+from tests.harness.statistics.coverage import CASES, Case, coverage
 from tests.values import there
 
 VALUES = [0.912, 0.905, 0.921, 0.899, 0.917]

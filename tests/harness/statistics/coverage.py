@@ -1,20 +1,16 @@
 """How often the intervals of the tables hold the truth: the table of docs/tables.md.
 
-``python benchmarks/coverage.py`` prints it; the same code gives the same figures. Truth is 0; seeds, images and their
+``python -m tests.harness.statistics.coverage`` prints it; the same code gives the same figures. Truth is 0; seeds, images and their
 interaction are drawn; every interval is that of `harness.statistics`.
 """
 
 from __future__ import annotations
 
-import sys
 from collections.abc import Callable
 from dataclasses import dataclass
-from pathlib import Path
 
 import numpy as np
 from numpy.typing import NDArray
-
-sys.path.insert(0, str(Path(__file__).parents[1]))
 
 from harness import statistics as stats
 
