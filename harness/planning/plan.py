@@ -1,7 +1,7 @@
 """From a request to frozen jobs: every name resolved, every rule validated, every missing thing known, before anything starts.
 
 `plan` is three steps that can be read one by one: `resolve_names`, `expand`, and matching with earlier records
-(`harness.planning.earlier`). No torch here, unless there is a checkpoint to look into: planning a thousand runs takes a second.
+(`earlier`). No torch here, unless there is a checkpoint to look into: planning a thousand runs takes a second.
 """
 
 from __future__ import annotations
@@ -12,7 +12,8 @@ from dataclasses import asdict, dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
-from harness.archive.schema import SAMPLES, Run, content_hash
+from harness.archive.schema import SAMPLES, Run, content_hash, same_data
+from harness.archive.store import RecordStore
 from harness.datasets.base import DatasetError
 from harness.datasets.preparing.checking import first_look
 from harness.models.catalog import backbone_shape, require_stands, resolve_backbone
@@ -20,7 +21,6 @@ from harness.models.checkpoint import require_finite
 from harness.models.fingerprints import fingerprint, known_to_fit, remember_fit, status_of
 from harness.models.published import is_word, published_file
 from harness.planning.data import Images, benchmark_of, data_fingerprint, limited, manifest_hash, require_task
-from harness.planning.earlier import earlier
 from harness.planning.job import Job
 from harness.planning.request import Request, Variant, require_countable
 from harness.planning.rows import MethodRow, method_row, split_overrides
@@ -123,18 +123,53 @@ def plan(request: Request, *, prepare_samples: Callable[[str], Path] | None = No
     absent = {name: files.absent for name, files in data.items() if files.absent}
     if absent and not (request.skip_missing and grid.jobs):
         missing += _absent_lines(absent, request)
-    before = earlier(request.results, grid.jobs)
+    finished, failed, unreadable = earlier(request.results, grid.jobs)
     return Plan(
         jobs=tuple(grid.jobs.values()),
-        finished=before.finished,
-        failed=before.failed,
+        finished=finished,
+        failed=failed,
         missing=tuple(missing),
         protocol=names.protocol,
         images={name: files.images for name, files in data.items() if files.images is not None},
-        problems=(*before.problems, *grid.problems),
+        problems=(*unreadable, *grid.problems),
         request=content_hash(sorted(grid.jobs)),
         keys=grid.keys,
     )
+
+
+def earlier(results: Path, jobs: Mapping[str, Job]) -> tuple[frozenset[str], dict[str, str], list[str]]:
+    """Of ``jobs`` (by key) those that are finished, the reason codes of those that failed, and a line for each record that cannot be
+    read, whose run counts as not started. Raises UsageError: a finished record was made from other files than the benchmark
+    has now, or a record that may be a finished one cannot be read for now."""
+    store = RecordStore(results)
+    finished: set[str] = set()
+    failed: dict[str, str] = {}
+    problems: list[str] = []
+    outdated: dict[str, list[Path]] = {}
+    for key, record in store.surely_ended(jobs.keys()).items():
+        job = jobs[key]
+        if isinstance(record, str):
+            path = store.path(key)
+            problems.append(
+                f"{path} is not a readable record ({record}): its run counts as not started, and the file stays as "
+                f"{path.name}.unreadable once the run has a new record"
+            )
+        elif record.code != "OK":
+            failed[key] = record.code
+        else:
+            finished.add(key)
+            then, now = record.run.data_fingerprint, job.run.data_fingerprint
+            if not same_data(then, now):
+                outdated.setdefault(job.run.benchmark, []).append(store.path(key))
+    if outdated:
+        name, paths = next(iter(outdated.items()))
+        several = f"{len(paths)} finished records, such as" if len(paths) > 1 else "the finished record"
+        more = f" (so do {', '.join(list(outdated)[1:])})" if len(outdated) > 1 else ""
+        raise UsageError(
+            f"{name}: its files below {jobs[paths[0].stem].dataset_root} differ from those behind {several} {paths[0]}{more}; "
+            "take another --results folder for the new files, or move those records away to run them again"
+        )
+    return frozenset(finished), failed, problems
 
 
 @dataclass(frozen=True, kw_only=True)

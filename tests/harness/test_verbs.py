@@ -162,7 +162,7 @@ def test_from_a_foreign_folder_a_run_says_which_copy_it_is(tmp_path, capsys, mon
         (["status", "--json", "--failed"], "--failed has no effect with --json"),
         (["status", "--logs", "a", "--failed"], "--failed has no effect with --logs"),
         (["settings", "--init", "--json"], "--json has no effect with --init"),
-        (["tables", "--check", "--json"], "there is nothing to --check"),
+        (["tables", "--check", "--json"], "--check"),
         (["export", "--run", "a", "--out", "a.pth", "--adapter-only", "--merge", "exact"], "--merge has no effect"),
         ([*RUN, "--wait"], "--wait is for --cluster NAME"),
         ([*RUN, "--retry", "oom"], "--retry is for --cluster NAME: here runs that failed start again"),

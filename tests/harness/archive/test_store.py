@@ -21,8 +21,8 @@ import pytest
 from harness.archive.store import RecordStore
 from harness.cli.records import main
 from harness.dispatch.sweeps import fingerprint_at, settled
-from harness.planning.earlier import earlier
 from harness.planning.job import Job
+from harness.planning.plan import earlier
 from harness.system.errors import UsageError
 from harness.system.files import write_atomically
 from tests.harness.archive.test_merge import folder, images, tree
@@ -218,8 +218,10 @@ def test_no_start_takes_it_for_missing_and_no_record_takes_its_place(tmp_path, m
 def test_a_plan_takes_what_the_second_look_says(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     stored = record()
     refuse(monkeypatch, RecordStore(folder(tmp_path, stored)).path(stored.key), errno.ESTALE, times=1)
-    known = earlier(tmp_path, {stored.key: Job(run=stored.run, dataset_root="", checkpoint="", results=str(tmp_path))})
-    assert (known.finished, known.problems) == ({stored.key}, ())
+    finished, _, problems = earlier(
+        tmp_path, {stored.key: Job(run=stored.run, dataset_root="", checkpoint="", results=str(tmp_path))}
+    )
+    assert (finished, problems) == ({stored.key}, [])
 
 
 def test_what_is_no_picture_is_damage(tmp_path: Path, says) -> None:
