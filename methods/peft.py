@@ -11,7 +11,7 @@ import json
 import sys
 import warnings
 from collections import Counter
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from functools import cache
 from typing import Any
 
@@ -95,6 +95,17 @@ def _frozen(weight: Tensor, bias: Tensor | None) -> nn.Linear:
     if bias is not None:
         layer.bias = nn.Parameter(bias.contiguous(), requires_grad=False)
     return layer
+
+
+def split(model: nn.Module) -> nn.Module:
+    """``model``, a transformers ``SamModel``, with q, k and v of every fused ``qkv`` apart, in place: what peft loads an adapter of
+    slices into."""
+    for owner in list(model.modules()):
+        base = getattr(owner, "qkv", None)
+        if isinstance(base, nn.Linear):
+            thirds = torch.arange(base.out_features).chunk(3)
+            owner.qkv = Parts(base, dict(zip("qkv", thirds, strict=True)), quiet=False)
+    return model
 
 
 class _Holder(nn.Module):
@@ -232,6 +243,41 @@ class PeftMethod(Method):
                     parts.parts[name] = model.model.layers[str(place.index)][name]
             place.replace(module, parts)
         self._model = [model]
+
+    def adapter(self, rename: Callable[[str], str]) -> tuple[dict[str, Any], dict[str, Tensor]]:
+        """The content of peft's ``adapter_config.json``, and the tensors that go with it.
+
+        Args:
+            rename: a layer's name in the encoder (``blocks.0.attn.qkv``) as the model has it that will load the adapter. Slices of a fused
+                layer are ``….parts.q`` there, which `split` makes.
+        """
+        paths: dict[str, str] = {}
+        for place, module, parts in self._parts:
+            whole = rename(f"{place.name}.{place.path(module)}")
+            paths |= {
+                f"{place.index}.{name}": whole if name == module else f"{whole}.parts.{name}" for name in parts.parts
+            }
+        (model,) = self._model
+        owner: Any = nn.Module()
+        owner.base_model, owner.peft_config = model, model.peft_config
+        tensors: dict[str, Tensor] = {}
+        for key, tensor in peft.get_peft_model_state_dict(owner).items():
+            head, of_layer, rest = key.partition("model.layers.")
+            if of_layer:
+                block, part, leaf = rest.split(".", 2)
+                key = f"{head}model.{paths[f'{block}.{part}']}.{leaf}"
+            tensors[key] = tensor
+        adapted = {
+            f"{place.index}.{name}"
+            for place, _, parts in self._parts
+            for name, part in parts.parts.items()
+            if isinstance(part, BaseTunerLayer)
+        }
+        config = {
+            key: sorted(value) if isinstance(value, set) else value
+            for key, value in model.peft_config[_ADAPTER].to_dict().items()
+        }
+        return config | {"target_modules": sorted(paths[name] for name in adapted), "inference_mode": True}, tensors
 
     def _fold(self, mode: MergeMode, calibration: Sequence[Tensor]) -> Folding:
         done = Folding()

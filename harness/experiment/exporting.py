@@ -29,7 +29,7 @@ from harness.experiment.building import open_below
 from harness.experiment.exporting_onnx import INPUTS, OPSET, Graph, require_onnx, write_onnx
 from harness.experiment.trained import METADATA, of_results, trained_segmenter
 from harness.methods.base import MergeMode, MergeReport, Method
-from harness.methods.parts.merging import Affine
+from harness.methods.parts.merging import Affine, PeftAdapter
 from harness.methods.parts.placement import MethodError
 from harness.models.build import build_segmenter
 from harness.models.catalog import backbone
@@ -78,6 +78,13 @@ def _peft(
         train: batches (B, 3, S, S) of training images, to which ``calibrated`` fits cells.
         base: name on the Hub of the model that it belongs to, None where it has none.
     """
+    decoder = {
+        f"{_PREFIX}{hf_name(f'{_DECODER}.{name}')}": tensor
+        for name, tensor in segmenter.mask_decoder.plain_state().items()
+    }
+    if isinstance(method, PeftAdapter):
+        given, own = method.adapter(lambda layer: hf_name(f"image_encoder.{layer}"))
+        return {**given, "base_model_name_or_path": base, "modules_to_save": [_DECODER]}, own | decoder
     affine = require_affine(method)
     if request.merge == "calibrated":
         _require_images(train)
@@ -96,12 +103,11 @@ def _peft(
         tensors[f"{_PREFIX}{name}.lora_B.weight"] = update.up
         if biased:
             tensors[f"{_PREFIX}{name}.lora_B.bias"] = update.offset
-    for name, tensor in segmenter.mask_decoder.plain_state().items():
-        tensors[f"{_PREFIX}{hf_name(f'{_DECODER}.{name}')}"] = tensor
+    tensors |= decoder
     ranks = {name: len(update.down) for name, update in layers.items()}
     rank = max(ranks.values())
     differing = {name: layer_rank for name, layer_rank in ranks.items() if layer_rank != rank}
-    config = {
+    config: dict[str, Any] = {
         "peft_type": "LORA",
         "task_type": None,
         "base_model_name_or_path": base,
@@ -226,7 +232,10 @@ def how_to_load(run: Run, form: Form, out: str) -> str:
         start += "" if METHODS.is_fixed(run.method) else " --plugin FILE.py"
         return f"sam-peft predict --adapter {out}{start} --images DIR --out MASKS"
     if form == "peft":
-        return f"load with peft.PeftModel.from_pretrained(model, {out!r}) into a transformers SamModel"
+        return (
+            f"load with peft.PeftModel.from_pretrained(model, {out!r}) into a transformers SamModel, of a method peft/NAME on q, k and v "
+            "into harness.methods.peft.split(model)"
+        )
     if form == "onnx":
         name = INPUTS.get(run.rules.get("prompt", "none"))
         inputs = f"'images': rgb, {name!r}: {name}" if name else "'images': rgb"

@@ -15,6 +15,7 @@ from harness.archive.schema import Run
 from harness.archive.store import RecordStore, finished_run
 from harness.experiment.building import attached_segmenter
 from harness.experiment.number_code import has_changed
+from harness.methods import ALIASES
 from harness.methods.base import Method
 from harness.models.checkpoint import read_tensors
 from harness.models.decoder_shape import Task
@@ -128,7 +129,11 @@ def adapter(file: Path) -> Trained:
 
 def _require_known(run: Run) -> None:
     """Raises UsageError where the run's method came from a plug-in that is not loaded."""
-    if canonical_spelling(run.method) not in METHODS.names():
+    if run.method in ALIASES:
+        raise UsageError(
+            f"run {run.key} is of this package's own {run.method}, which is {ALIASES[run.method]} now; load it with version 0.2"
+        )
+    if not METHODS.is_fixed(run.method) and canonical_spelling(run.method) not in METHODS.names():
         raise UsageError(
             f"run {run.key} is of the method {run.method}, which a plug-in brought; give its file with --plugin FILE.py (in Python: "
             "harness.registry.load_plugin)"

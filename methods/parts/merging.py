@@ -12,10 +12,10 @@ the unmerged model.
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from contextlib import ExitStack
 from dataclasses import dataclass
-from typing import Protocol, runtime_checkable
+from typing import Any, Protocol, runtime_checkable
 
 import torch
 from torch import Tensor, nn
@@ -214,6 +214,15 @@ class Affine(Protocol):
         Raises:
             MethodError: a core must be fitted, and there are no images; or it is merged already.
         """
+        ...
+
+
+@runtime_checkable
+class PeftAdapter(Protocol):
+    """A method whose adapter Hugging Face peft loads as it is."""
+
+    def adapter(self, rename: Callable[[str], str]) -> tuple[dict[str, Any], dict[str, Tensor]]:
+        """Its configuration and tensors, layers named by ``rename`` of their names in the encoder."""
         ...
 
 

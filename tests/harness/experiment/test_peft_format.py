@@ -15,6 +15,7 @@ from harness.archive.schema import Run
 from harness.cli import export
 from harness.experiment.exporting import calibration_images
 from harness.experiment.trained import load_adapter, of_results
+from harness.methods.peft import split
 from harness.models.build import build_segmenter
 from harness.models.catalog import backbone
 from harness.models.fingerprints import fingerprint
@@ -71,6 +72,9 @@ METHODS: list[tuple[str, dict[str, Any], list[str]]] = [
     ("naslora", {}, ["--merge", "calibrated"]),
     ("naspclora", {}, ["--merge", "calibrated"]),
     ("convlora", {}, ["--merge", "calibrated"]),
+    ("peft/miss", {"r": 4, "sites": "qkv,mlp"}, []),
+    ("peft/lokr", {"r": 4, "blocks": "0,2"}, []),
+    ("peft/vera", {"r": 8, "sites": "q,v,proj"}, []),
 ]
 
 
@@ -84,6 +88,8 @@ def test_peft_and_transformers_load_an_export_and_encode_and_segment_alike(
     assert export.main(["--results", str(results), "--run", run.key, "--out", str(out), "--peft", *arguments]) == 0
 
     plain = _plain_hf(run)
+    if run.method.startswith("peft/") and "qkv" not in run.method_config["sites"]:  # slices are no layers there
+        split(plain)
     images = torch.randn(2, 3, SIDE, SIDE, generator=torch.Generator().manual_seed(1))
     untrained = plain.vision_encoder(images).last_hidden_state
     loaded: Any = PeftModel.from_pretrained(plain, out).eval()
