@@ -86,17 +86,30 @@ def study_lines(study: Study) -> list[tuple[str, Entry, str]]:
         scores = entry.scores or study.table.scores
         for model in scores:
             title = SCORE_TITLES.get(model, model)
-            lines.append((entry.label + (f" ({title})" if title and len(scores) > 1 else ""), entry, model))
+            lines.append((entry_name(entry) + (f" ({title})" if title and len(scores) > 1 else ""), entry, model))
     return lines
+
+
+def entry_name(entry: Entry) -> str:
+    """What a table calls an entry of a study: its label, and without one what any other table would call it."""
+    return entry.label if entry.label != entry.method else _in_words(entry.method, entry.options)
+
+
+def baseline_of(study: Study) -> str:
+    """The row that a study's others are compared with; empty where there is none."""
+    return next((entry_name(entry) for entry in study.entries if entry.label == study.table.baseline), "")
 
 
 def row_name(run: Run, *, tuned: Collection[str] = ()) -> str:
     """``LoRA``, ``NAS-LoRA (rank=6)``: the method's title with what its configuration changes, but for what was
     tuned."""
-    options = {name: run.changed[name] for name in sorted(run.changed.keys() - set(tuned))}
-    note = label_note(run.method, run.method_config)
-    words = [*([note] if note else []), *(f"{name}={_short(value)}" for name, value in options.items())]
-    return method_title(run.method) + (f" ({', '.join(words)})" if words else "")
+    options = {name: value for name, value in run.changed.items() if name not in tuned}
+    return _in_words(run.method, options, note=label_note(run.method, run.method_config))
+
+
+def _in_words(method: str, options: Mapping[str, Any], *, note: str = "") -> str:
+    words = [*([note] if note else []), *(f"{name}={_short(options[name])}" for name in sorted(options))]
+    return method_title(method) + (f" ({', '.join(words)})" if words else "")
 
 
 def is_entry(record: Record, options: Mapping[str, Any]) -> bool:

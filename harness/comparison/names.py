@@ -82,8 +82,21 @@ METHOD_TITLES = {
     "layernorm": "LayerNorm tuning",
     "mona": "Mona",
     "fact": "FacT",
-    "vera": "VeRA",
     "hira": "HiRA",
+    "adalora": "AdaLoRA",
+    "boft": "BOFT",
+    "c3a": "C3A",
+    "delora": "DeLoRA",
+    "fourierft": "FourierFT",
+    "gralora": "GraLoRA",
+    "ia3": "IA³",
+    "loha": "LoHa",
+    "lokr": "LoKr",
+    "miss": "MiSS",
+    "oft": "OFT",
+    "randlora": "RandLoRA",
+    "shira": "SHiRA",
+    "vera": "VeRA",
 }
 """What papers call a method; a plug-in's is called as it calls itself."""
 
@@ -101,8 +114,11 @@ SCORE_TITLES = {
 
 
 def method_title(name: str) -> str:
-    """What tables call a method; one that is not known here as it calls itself."""
-    return METHOD_TITLES.get(name, name)
+    """What tables call a method; one that is not known here as it calls itself. Of peft's tuners (``peft/miss``) one
+    whose name a method of this repository has too says so."""
+    library, _, own = name.rpartition("/")
+    title = METHOD_TITLES.get(own, name)
+    return f"{title} of {library}" if library and own in METHOD_ORDER else title
 
 
 def metric(name: str) -> Metric:

@@ -10,7 +10,7 @@ from pathlib import Path
 from harness.archive.archive import Archive
 from harness.archive.measured import CostStore
 from harness.archive.schema import Record, Run
-from harness.comparison.frames import is_entry, placeholder
+from harness.comparison.frames import is_entry, placeholder, row_name
 from harness.comparison.grid import runs_frame
 from harness.comparison.papers import Papers
 from harness.report.formats import write
@@ -123,7 +123,7 @@ def narrowed(study: Study, runs: Sequence[Run]) -> Study:
         fitting = [
             entry for entry in study.entries if entry.method == run.method and is_entry(placeholder(run), entry.options)
         ]
-        for entry in fitting or [Entry(label=run.variant, method=run.method, options=run.changed)]:
+        for entry in fitting or [Entry(label=row_name(run), method=run.method, options=run.changed)]:
             entries.setdefault(entry.label, entry)
     places = {entry.label: place for place, entry in enumerate(study.entries)}
     rows = sorted(entries.values(), key=lambda entry: places.get(entry.label, len(places)))

@@ -14,8 +14,9 @@ from harness.archive.schema import Record, same_data
 from harness.comparison.alpha import MEANINGS as ALPHA_MEANINGS
 from harness.comparison.alpha import alpha_codes, without_search
 from harness.comparison.code import made_by_other_code
+from harness.comparison.frames import baseline_of
 from harness.comparison.grid import Grid, grids, weights_in_words
-from harness.comparison.leaderboard import COLLAPSE, Standing, is_collapsed, leaderboard
+from harness.comparison.leaderboard import COLLAPSE, Leaderboard, Standing, is_collapsed, leaderboard
 from harness.comparison.names import benchmark_title, metric
 from harness.comparison.papers import MARKS, Papers
 from harness.comparison.scores import MISSING, Column, Difference
@@ -53,8 +54,8 @@ def score_page(
     import pandas as pd
 
     made = grids(archive, protocol=protocol, study=study, runs=runs, metrics=metrics)
-    if study and study.table.kind == "leaderboard" and made:
-        return leaderboard_page(made[0], study)
+    if study and study.table.kind == "leaderboard" and made and baseline_of(study):
+        return leaderboard_page(made, study)
     papers = Papers.read() if study and study.table.paper else None
     tables: list[Table] = []
     for grid in made:
@@ -62,8 +63,8 @@ def score_page(
         if study and study.note:
             scores[0] = replace(scores[0], above=[study.note, *scores[0].above])
         tables += scores
-        if study and study.table.baseline in grid.rows:
-            tables += difference_tables(grid, study.table.baseline)
+        if study and baseline_of(study):
+            tables += difference_tables(grid, baseline_of(study))
         if study and papers and grid.protocol in {study.protocol, *papers.cards}:
             tables += paper_tables(grid, papers)
         tables += tuning_tables(grid) if details else []
@@ -377,11 +378,24 @@ def tuning_tables(grid: Grid) -> list[Table]:
     return [Table(heading=f"{grid.title}: tuned", level=3, columns=columns, rows=rows, below=below)]
 
 
-def leaderboard_page(grid: Grid, study: Study) -> Page:
-    """One table of methods, best first."""
+def leaderboard_page(made: Sequence[Grid], study: Study) -> Page:
+    """One table of methods a grid, best first."""
     import pandas as pd
 
-    board = leaderboard(grid, study.table.baseline)
+    numbers = []
+    for grid in made:
+        tidy = grid.tidy()
+        kept = {(column.benchmark, column.split, column.metric) for column in grid.first_columns.values()}
+        shown = [place in kept for place in zip(tidy["benchmark"], tidy["split"], tidy["metric"], strict=True)]
+        numbers.append(tidy[pd.Series(shown, index=tidy.index) & (tidy["code"] != MISSING)])
+    return Page(
+        title=study.title, tables=[_board_table(leaderboard(grid, baseline_of(study)), study) for grid in made],
+        foot=footnotes(made), numbers=pd.concat(numbers, ignore_index=True), with_csv=True,
+    )  # fmt: skip
+
+
+def _board_table(board: Leaderboard, study: Study) -> Table:
+    grid = board.grid
     columns = list(board.columns.items())
     several = len(board.complete) > 1
     titles = [
@@ -405,15 +419,10 @@ def leaderboard_page(grid: Grid, study: Study) -> Page:
         " interval.",
     ]
     below += [f"Not run: {', '.join(not_run)}."] if not_run else []
-    table = Table(
+    return Table(
         heading=grid.title, above=[*([study.note] if study.note else []), *rules_in_words(grid)],
         columns=heads("method", *titles, words=["merges"]), rows=rows, below=below,
     )  # fmt: skip
-    tidy = grid.tidy()
-    kept = {(column.benchmark, column.split, column.metric) for column in board.columns.values()}
-    shown = [place in kept for place in zip(tidy["benchmark"], tidy["split"], tidy["metric"], strict=True)]
-    numbers = tidy[pd.Series(shown, index=tidy.index) & (tidy["code"] != MISSING)]
-    return Page(title=study.title, tables=[table], foot=footnotes([grid]), numbers=numbers, with_csv=True)
 
 
 def _standing(standing: Standing, baseline: str, columns: Sequence[tuple[str, Column]], *, mean: bool) -> list[Value]:

@@ -201,7 +201,7 @@ def test_a_leaderboard_is_sorted_by_the_mean_over_what_all_rows_have() -> None:
     records += noisy("lora", 0.6, "leaf") + noisy("decoder", 0.9, "leaf")
     found = board(records, ["kvasir", "leaf"])
     assert found.complete == ("kvasir",)
-    assert [standing.row for standing in found.standings] == ["bitfit", "LoRA", "decoder", "full"]
+    assert [standing.row for standing in found.standings] == ["BitFit", "LoRA", "Decoder alone", "Full fine-tuning"]
     best = found.standings[0]
     assert best.differences["kvasir"].mean == pytest.approx(10.0)
     assert best.differences["kvasir"].simultaneous
@@ -210,7 +210,7 @@ def test_a_leaderboard_is_sorted_by_the_mean_over_what_all_rows_have() -> None:
     whole = board([*records, *noisy("bitfit", 0.2, "leaf")], ["kvasir", "leaf"])
     assert whole.complete == ("kvasir", "leaf")
     assert [(s.row, round(s.mean.mean, 6) if s.mean else None) for s in whole.standings[:3]] == [
-        ("decoder", 10.0), ("LoRA", None), ("bitfit", -15.0),
+        ("Decoder alone", 10.0), ("LoRA", None), ("BitFit", -15.0),
     ]  # fmt: skip
 
 
@@ -219,12 +219,12 @@ def test_a_collapsed_run_is_marked_counts_in_the_mean_and_widens_no_others_inter
     collapsed = [record(value, method="bitfit", seed=seed) for seed, value in enumerate((0.7, 0.71, 0.2))]
     alone, both = board(steady, ["kvasir"]), board([*steady, *collapsed], ["kvasir"])
     by_row = {standing.row: standing for standing in both.standings}
-    assert by_row["bitfit"].collapsed
-    assert by_row["bitfit"].differences["kvasir"].mean == pytest.approx(100 * ((0.7 + 0.71 + 0.2) / 3 - 0.6))
-    assert by_row["bitfit"].differences["kvasir"].low is None
-    assert not by_row["decoder"].collapsed
-    first = next(standing for standing in alone.standings if standing.row == "decoder")
-    assert by_row["decoder"].differences == first.differences
+    assert by_row["BitFit"].collapsed
+    assert by_row["BitFit"].differences["kvasir"].mean == pytest.approx(100 * ((0.7 + 0.71 + 0.2) / 3 - 0.6))
+    assert by_row["BitFit"].differences["kvasir"].low is None
+    assert not by_row["Decoder alone"].collapsed
+    first = next(standing for standing in alone.standings if standing.row == "Decoder alone")
+    assert by_row["Decoder alone"].differences == first.differences
 
 
 def test_costs_and_merges_are_those_of_one_session() -> None:
@@ -244,8 +244,8 @@ def test_costs_and_merges_are_those_of_one_session() -> None:
         ],
     )
     found = {standing.row: standing for standing in board(records, ["kvasir"], costs=[measured]).standings}
-    assert found["decoder"].time.value == pytest.approx(0.5)
-    assert [found[row].merges for row in ("LoRA", "decoder", "bitfit", "full")] == [
+    assert found["Decoder alone"].time.value == pytest.approx(0.5)
+    assert [found[row].merges for row in ("LoRA", "Decoder alone", "BitFit", "Full fine-tuning")] == [
         "calibrated",
         "not needed",
         "no",

@@ -43,15 +43,15 @@ def test_a_study_under_fewer_seeds_has_numbers(samples: Path, tmp_path: Path, st
     assert there(page).read_text().startswith("# ")
     assert "MISSING" not in text
     assert "Seeds: 0" in text
-    rows = [line.split(" | ")[0] for line in text.splitlines() if line.startswith(("| decoder", "| lora"))]
-    assert rows == ["| decoder", "| lora"]
+    rows = [line.split(" | ")[0] for line in text.splitlines() if line.startswith(("| Decoder", "| LoRA"))]
+    assert rows == ["| Decoder alone", "| LoRA"]
 
 
 def test_a_study_with_part_of_its_grid_under_another_protocol_shows_that_part(samples: Path, tmp_path: Path) -> None:
     made = plan_of(tmp_path, "lora", samples=samples)
     finish(tmp_path, made)
     text, _ = finished_table(runs_of(made), tmp_path, study="main")
-    assert "| lora |" in text
+    assert "| LoRA |" in text
     assert "90.0 (1)" in text
     assert "MISSING" not in text
     assert "Leaf" not in text
@@ -65,7 +65,7 @@ def test_a_study_keeps_its_own_rows_and_gets_those_that_were_asked_for_beside_th
     given = study_from_dict({"title": "t", "protocol": "demo", "benchmarks": ["leaf"], "entries": own}, name="mine")
     chosen = narrowed(given, runs_of(made))
     rows = [(entry.label, entry.options) for entry in chosen.entries]
-    assert rows == [("three", {}), ("lora[rank=6]", {"rank": 6}), ("ssf", {})]
+    assert rows == [("three", {}), ("LoRA (rank=6)", {"rank": 6}), ("SSF", {})]
     assert (chosen.seeds, chosen.benchmarks, chosen.protocol) == ((2, 4), ("kvasir",), "demo")
 
 

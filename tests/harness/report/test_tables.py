@@ -253,15 +253,15 @@ def test_a_study_shows_differences_to_its_baseline_and_their_mean() -> None:
     on_kvasir = [record(0.8 + 0.05 * seed, seed=seed) for seed in range(3)]
     on_kvasir += [record(0.79 + 0.05 * seed, seed=seed, method="decoder") for seed in range(3)]
     records = [*on_kvasir, *three(0.2), *three(0.18, method="decoder")]
-    _, _, differences = render(records, study=study(note="made up")).partition(": differences to lora")
+    _, _, differences = render(records, study=study(note="made up")).partition(": differences to LoRA")
     table = rows(differences)
     assert table["method"] == ["Kvasir-SEG Sα", "SBU BER", "mean"]
-    assert table["decoder"][:2] == ["-1.00 [-1.00, -1.00]", "+2.00 [+2.00, +2.00]"]
-    assert table["decoder"][2].startswith("+0.50 [")
-    assert "lora" not in table
+    assert table["Decoder alone"][:2] == ["-1.00 [-1.00, -1.00]", "+2.00 [+2.00, +2.00]"]
+    assert table["Decoder alone"][2].startswith("+0.50 [")
+    assert "LoRA" not in table
     assert "- made up\n" in render(records, study=study(note="made up"))
-    _, _, gap = render(records[:-1], study=study()).partition(": differences to lora")
-    assert rows(gap)["decoder"][2] == "–", "no mean over a gap"
+    _, _, gap = render(records[:-1], study=study()).partition(": differences to LoRA")
+    assert rows(gap)["Decoder alone"][2] == "–", "no mean over a gap"
 
 
 def test_a_leaderboard_is_one_table_and_says_what_did_not_run() -> None:
@@ -269,9 +269,9 @@ def test_a_leaderboard_is_one_table_and_says_what_did_not_run() -> None:
     collapsed = [record(value, seed=seed, method="decoder") for seed, value in enumerate((0.9, 0.91, 0.2))]
     page = render([*(record(0.8 + 0.01 * seed, seed=seed) for seed in range(3)), *collapsed], study=board)
     table = rows(page)
-    assert table["lora"] == ["81.0 ± 1.0 (3)", "baseline", "MISSING (0/3)", "baseline", "0.111", "1.00", "1.00", "–"]
-    assert table["decoder"][:2] == ["67.0 ± 40.7 (3) COLLAPSED", "-14.00"]
-    assert "Not run: bitfit." in page
+    assert table["LoRA"] == ["81.0 ± 1.0 (3)", "baseline", "MISSING (0/3)", "baseline", "0.111", "1.00", "1.00", "–"]
+    assert table["Decoder alone"][:2] == ["67.0 ± 40.7 (3) COLLAPSED", "-14.00"]
+    assert "Not run: BitFit." in page
     assert page.count("| method |") == 1
     assert score_page(Archive(Path("nowhere")), study=board).numbers is None
 
