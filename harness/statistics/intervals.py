@@ -2,7 +2,7 @@
 
 A variance that is a sum of parts with degrees of freedom of their own (seeds, images, a paper's runs) is judged by
 Student's quantile at the effective degrees of freedom of Satterthwaite 1946 and Welch 1947. One part alone is Student's
-interval. ``tests/harness/statistics/coverage.py`` simulates how often these intervals hold the truth; docs/tables.md has its table.
+interval. ``tests/harness/statistics/coverage.py`` simulates how often these intervals hold the truth.
 """
 
 from __future__ import annotations
