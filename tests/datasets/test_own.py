@@ -298,6 +298,20 @@ def test_what_is_missing_is_carved(tmp_path: Path, lay: Callable[[Path], object]
     assert opened(tmp_path, split_rule=CARVED)[1].rule.startswith("carved")
 
 
+@pytest.mark.parametrize(("inner", "tested"), [(("train", "val", "test"), STEMS[:1]), (("test",), STEMS[-1:])])
+def test_of_lists_in_two_folders_those_with_training_images_count_and_first_those_in_splits(
+    tmp_path: Path, inner: tuple[str, ...], tested: list[str]
+) -> None:
+    write(tmp_path)
+    (tmp_path / "splits").mkdir()
+    for name, stems in (("train", STEMS[:20]), ("val", STEMS[20:-1]), ("test", STEMS[-1:])):
+        (tmp_path / f"{name}.txt").write_text("\n".join(stems))
+    for name, stems in (("train", STEMS[4:]), ("val", STEMS[1:4]), ("test", STEMS[:1])):
+        if name in inner:
+            (tmp_path / "splits" / f"{name}.txt").write_text("\n".join(stems))
+    assert [pair.stem for pair in opened(tmp_path)[1].test["test"]] == tested
+
+
 def test_a_group_rule_keeps_what_belongs_together_on_one_side(tmp_path: Path) -> None:
     write(tmp_path)
     _, splits = opened(tmp_path, group=r"(.+)_r\d+c\d+")
@@ -315,7 +329,7 @@ def test_groups_are_found_where_splits_number_their_files_alike(tmp_path: Path, 
     assert {pair.stem for pair in splits.train} >= {"train_p5_0", "train_train_0"}  # p5_2 is in train and in test
     assert benchmark.group(splits.train[0]) in {benchmark.group(pair) for pair in splits.test["test"]}
     assert main(["check", f"mine={tmp_path}", "--workers", "1", "--group", r"(.+)_\d+"]) == 1
-    assert "groups have images in several splits" in capsys.readouterr().out
+    assert "failed  groups across splits: 1 of 4 groups have images in several splits" in capsys.readouterr().out
 
 
 @pytest.mark.parametrize("mark", ["\u00e4", "a\u0308"])
