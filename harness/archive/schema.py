@@ -165,7 +165,8 @@ class Record:
             as every pixel of their masks is ignored.
         foreground: test split -> mean share of foreground that the best checkpoint predicts over that of the masks; near 0 its
             masks are almost empty. Missing in older records, and where there are several classes.
-        environment: ``torch``, ``python``, ``device``, ``driver``, ``host``, ``commit``, ``dirty`` (hash of the diff),
+        environment: ``torch``, ``python``, ``device``, ``driver`` (of a GPU, as are ``cuda``, ``cudnn``,
+            ``sdpa``, ``deterministic`` and ``attention``, how SAM's blocks attend), ``host``, ``commit``, ``dirty`` (hash of the diff),
             ``snapshot``, and ``numbers``, ``numbers_method``, ``numbers_benchmark`` (fingerprints of the code that makes
             numbers, without comments; missing in older records); ``begun_by`` of a run that other code began, whose
             fingerprints it names; ``begun_on``, likewise, of another machine or torch; ``workers`` of a run on several

@@ -403,3 +403,18 @@ def test_a_stop_while_a_model_is_scored_is_heard_and_counts_nothing_twice(tmp_pa
     record = run_experiment(job)
     images = [RecordStore(tmp_path / name).images_path(job.run.key).read_text() for name in ("whole", "stopped")]
     assert (record.scores, images[1]) == (whole.scores, images[0])
+
+
+def test_two_workers_share_a_validation_and_its_score_is_that_of_one(
+    results: Path, tmp_path: Path, monkeypatch
+) -> None:
+    record, ends = run_in_two(results, monkeypatch, at_work={})
+    assert ends == [0, 0]
+    assert record is not None
+    for name in ("WORLD_SIZE", "MASTER_ADDR", "MASTER_PORT"):
+        monkeypatch.delenv(name)
+    monkeypatch.setenv("RANK", "0")  # which the reading of images asks for
+    alone = run_experiment(job_of(tmp_path, "lora", **SMALL))
+    assert (record.code, alone.code) == ("OK", "OK")
+    for shared, whole in zip(record.history, alone.history, strict=True):
+        assert shared["val"] == pytest.approx(whole["val"], abs=2e-3)  # sums of two workers round otherwise
