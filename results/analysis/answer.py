@@ -1,8 +1,9 @@
-"""Is NAS-LoRA better than LoRA? The table and the figure of docs/findings.md, from the committed records.
+"""The tables and figures of docs/findings.md, from the committed records: the leaderboard, and *Is NAS-LoRA better than LoRA?*
 
-``python results/analysis/answer.py [--results results] [--figure docs/figures/answer.svg]`` prints the table as markdown: the difference
-of NAS-LoRA to LoRA on each model and benchmark, paired by seed and test image, their mean over MobileSAM's benchmarks at 256 px, what
-a training step costs, and what cell and search add. `nas-lora-plan.md`, in this folder, was committed before the scores were seen.
+``python results/analysis/answer.py [--results results] [--docs docs]`` prints both as markdown: the leaderboard, then the difference of
+NAS-LoRA to LoRA on each model and benchmark, paired by seed and test image, their mean over MobileSAM's benchmarks at 256 px, what a
+training step costs, and what cell and search add. With ``--docs`` it writes the leaderboard into findings.md, between its marks, and the
+figures. `nas-lora-plan.md`, in this folder, was committed before the scores were seen.
 """
 
 from __future__ import annotations
@@ -14,12 +15,19 @@ from pathlib import Path
 
 from harness.archive.archive import Archive
 from harness.comparison.grid import Grid, grids
+from harness.comparison.leaderboard import Leaderboard, is_collapsed
 from harness.comparison.scores import Column, Difference
 from harness.comparison.step_costs import costs_of, ratios_within, session_for
+from harness.report.board import against, boards, in_order, leading, sentence
+from harness.report.board import shown as shown_difference
+from harness.report.figures import pareto
+from harness.report.figures.pareto import short_number
 from harness.report.figures.style import BETTER, GREY, INK, PAGE, WORSE, encoded, limits, new_figure, styled
 from harness.statistics import average_of
 from harness.studies import load_study
 
+MARKS = "<!-- leaderboard: python results/analysis/answer.py --docs docs -->\n", "<!-- /leaderboard -->"
+"""Between these lines of findings.md stands the leaderboard."""
 STUDIES = Path(__file__).parent / "studies"
 MODELS = {"mobile_sam": "MobileSAM", "timm/vit_small_patch14_dinov2": "ViT-S"}
 QUESTION = (
@@ -147,18 +155,70 @@ def draw(of: list[Line], mean: Difference, path: Path) -> None:
         path.write_bytes(encoded(figure, "svg", title="NAS-LoRA − LoRA", caption="Differences by model and benchmark."))
 
 
+def board(archive: Archive) -> Leaderboard:
+    study = load_study("leaderboard")
+    return boards(grids(archive, study=study), study, "")[0]
+
+
+def leaderboard_table(of: Leaderboard, most: int) -> str:
+    """A line a row that was run, best first: ``most`` of them, with the baseline and the last two among them; then what it says. Benchmarks
+    that fewer than half of all rows have are left out."""
+    rows = in_order(of)
+    shown = [name for name in of.columns if 2 * sum(bool(row.cells[name].values) for row in rows) >= len(rows)]
+    heads = [
+        "method",
+        *(f"{of.columns[name].name} | difference to {of.baseline}" for name in shown),
+        "trained",
+        "step time",
+        "merges",
+    ]
+    table = [f"| {' | '.join(heads)} |", "|---|" + "---:|---:|" * len(shown) + "---:|---:|---|"]
+    listed = [
+        row for number, row in enumerate(rows) if number < most - 3 or row.row == of.baseline or number >= len(rows) - 2
+    ]
+    for row in listed:
+        cells = []
+        for name in shown:
+            cell, found = row.cells[name], against(row, name)
+            score = f"{100 * cell.mean:.1f} ± {100 * (cell.sd or 0):.1f}" if cell.values else cell.code or "–"
+            collapsed = " (collapsed)" if is_collapsed(cell) else ""
+            cells += [
+                f"{score}{collapsed}",
+                shown_difference(found) if found else "" if row.row == of.baseline else "–",
+            ]
+        time = "1×" if row.row == of.baseline else f"{row.time.value:.2f}×" if row.time else "–"
+        trained = short_number(row.encoder) if row.encoder is not None else "–"
+        table.append(f"| {' | '.join([row.row, *cells, trained, time, row.merges or '–'])} |")
+    left = [each.row for each in of.standings if each not in rows]
+    below = [f"{len(rows) - len(listed)} rows between these are in the report."] if len(rows) > len(listed) else []
+    below.insert(0, f"**{sentence(of, leading(of))}**")
+    below += [f"Not run: {', '.join(left)}."] if left else []
+    return "\n".join([*table, "", " ".join(below)])
+
+
 def main() -> None:
     parser = argparse.ArgumentParser(description=(__doc__ or "").split("\n\n")[0])
     parser.add_argument("--results", type=Path, default=Path("results"))
-    parser.add_argument("--figure", type=Path, help="write the figure here, too")
+    parser.add_argument("--docs", type=Path, help="the folder of findings.md, to write into")
     options = parser.parse_args()
     archive = Archive(options.results)
     of = list(lines(archive))
     mean = mean_of(averaged(of))
+    leaders = board(archive)
+    print(leaderboard_table(leaders, most=len(leaders.standings)) + "\n")
     print(table(of, mean))
     print("\n" + "\n".join(f"- {line}" for line in (*costs(of), *controls(archive))))
-    if options.figure:
-        draw(of, mean, options.figure)
+    if options.docs:
+        page, figures = options.docs / "findings.md", options.docs / "figures"
+        before, _, rest = page.read_text(encoding="utf-8").partition(MARKS[0])
+        page.write_text(
+            before + MARKS[0] + leaderboard_table(leaders, most=15) + "\n" + MARKS[1] + rest.partition(MARKS[1])[2],
+            encoding="utf-8",
+        )
+        draw(of, mean, figures / "answer.svg")
+        with styled():
+            if made := pareto.figure(leaders):
+                (figures / "leaderboard.svg").write_bytes(encoded(made[0], "svg", title="Leaderboard", caption=made[1]))
 
 
 if __name__ == "__main__":
