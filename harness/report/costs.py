@@ -19,8 +19,8 @@ STEP_NOTES = (
     "Step: median over rounds of one training step, a batch and an update [quartiles]; weight and α steps of a stage-wise method by their"
     " shares, so that its search is included. Peak: memory allocated during training steps.",
     "Change: against a baseline of the same session, paired by round: geometric mean with the 95 % t interval of the logarithms, in %.",
-    "Inference: median of one batch. NAS-LoRA's exact merge leaves every cell of its default style where it is: without inference overhead"
-    " means merged-calibrated.",
+    "Inference: median of one batch. Without inference overhead is a method after a merge that leaves nothing of it: of searched cells that"
+    " is the calibrated one, as the exact one leaves every cell of the default style.",
 )
 SIZE_NOTES = (
     "FLOPs: of one training step as counted. Parameters (M): in the encoder, trained, of the whole model, and after each merge.",
