@@ -21,8 +21,12 @@ def _on_the_path(monkeypatch: pytest.MonkeyPatch) -> None:
 def test_the_answer_is_that_of_the_page() -> None:
     import answer
 
-    lines = list(answer.lines(Archive(RESULTS)))
+    archive = Archive(RESULTS)
+    lines = list(answer.lines(archive))
     table = answer.table(lines, answer.mean_of(answer.averaged(lines)))
+    ranked = answer.leaderboard_table(answer.board(archive), most=15)
+    whole = (REPOSITORY / "docs" / "findings.md").read_text(encoding="utf-8")
+    assert ranked in whole, "new records: python results/analysis/answer.py --docs docs"
     page = (REPOSITORY / "docs" / "findings.md").read_text(encoding="utf-8").replace("−", "-")
     shown = [row.rpartition(" | ")[0] + " |" for row in table.splitlines()[2:]]
     assert [row for row in shown if row.startswith("| ") and row not in page and "mean of" not in row] == []

@@ -15,6 +15,7 @@ from harness.archive.schema import SAMPLES, Record, Run
 from harness.archive.store import RecordStore
 from harness.comparison.rules import from_card
 from harness.datasets.base import DatasetError
+from harness.datasets.samples import write_samples
 from harness.dispatch.place import place
 from harness.experiment.building import open_data
 from harness.methods.parts.placement import MethodError
@@ -300,6 +301,22 @@ def test_images_of_a_finished_run_come_from_its_samples_or_from_where_they_are_s
     settings.write_text(f'data = "/nowhere"\n[datasets]\nkvasir = "{samples / "sample-data" / "kvasir"}"\n')
     monkeypatch.setenv("SAM_PEFT_SETTINGS", str(settings))
     assert network_images(tmp_path)(files, *asked) is not None
+
+
+def test_of_several_folders_of_images_the_one_with_the_splits_of_the_run_is_taken(
+    samples: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("SAM_PEFT_SETTINGS", "none")
+    job = planned(samples, tmp_path, benchmarks=("kvasir",)).jobs[0]
+    pair = open_data(job.run, Path(job.dataset_root)).tests["test"].pairs[0]
+    files = replace(record(), run=replace(job.run, data_note=""))
+    write_samples("kvasir", tmp_path / "other", images=7, size=32)
+    (tmp_path / "empty").mkdir()
+    right = samples / "sample-data" / "kvasir"
+    others = [tmp_path / "empty", tmp_path / "other"]
+    assert network_images(tmp_path, data=[*others, right])(files, "test", pair.stem) is not None
+    with pytest.raises(DatasetError, match="other"):
+        network_images(tmp_path, data=others)(files, "test", pair.stem)
 
 
 def test_a_broken_plug_in_is_named_beside_what_was_asked_for(capsys: pytest.CaptureFixture[str]) -> None:
