@@ -13,7 +13,7 @@ if TYPE_CHECKING:
 
 
 def figure(board: Leaderboard) -> tuple[Figure, str] | None:
-    """None where no session measured the baseline beside another row."""
+    """None where no session measured the baseline with another row."""
     rows = sorted((each for each in ran(board) if each.time), key=lambda each: -each.time.value if each.time else 0)
     if not rows or board.session is None:
         return None

@@ -112,7 +112,7 @@ def short_number(value: float) -> str:
 
 
 def _label(ax: Axes, points: Points, *, first: Sequence[str], size: tuple[float, float]) -> None:
-    """Names beside points as far as there is room, those of ``first`` before others."""
+    """Names at points as far as there is room, those of ``first`` before others."""
     letter, line = 0.052 / size[0], 0.11 / size[1]  # shares of the axes that a letter and a line take, nearly
     places = {row: ax.transAxes.inverted().transform(ax.transData.transform(point)) for row, point in points.items()}
     taken = [(x - 0.01, y - 0.014, x + 0.01, y + 0.014) for x, y in places.values()]

@@ -310,7 +310,7 @@ def test_of_several_folders_of_images_the_one_with_the_splits_of_the_run_is_take
     job = planned(samples, tmp_path, benchmarks=("kvasir",)).jobs[0]
     pair = open_data(job.run, Path(job.dataset_root)).tests["test"].pairs[0]
     files = replace(record(), run=replace(job.run, data_note=""))
-    write_samples("kvasir", tmp_path / "other", images=7, size=32)
+    write_samples("kvasir", tmp_path / "other", images=31, size=32)
     (tmp_path / "empty").mkdir()
     right = samples / "sample-data" / "kvasir"
     others = [tmp_path / "empty", tmp_path / "other"]
