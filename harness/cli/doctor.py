@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import sys
 from collections.abc import Sequence
+from dataclasses import asdict
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -88,7 +89,7 @@ def main(argv: list[str] | None = None) -> int:
             rows.append(row)
 
     if arguments.json:
-        print(json.dumps([row.as_json() for row in rows], indent=2))
+        print(json.dumps([asdict(row) for row in rows], indent=2))
     elif page is not None:
         page.write_text(replace_section(page.read_text(encoding="utf-8"), matrix_markdown(rows)), encoding="utf-8")
     elif arguments.markdown is None and (width := terminal_width(sys.stdout)):

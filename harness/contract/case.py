@@ -1,17 +1,12 @@
-"""What the contract is checked on: a method with a configuration on a tiny backbone, a copy of its own for every check.
-A copy costs less than building or training a segmenter again.
-"""
+"""What the contract is checked on: a method with a configuration on a tiny backbone, a copy of its own for every check."""
 
 from __future__ import annotations
 
-import io
-import pickle
-from collections.abc import Callable, Iterable, Iterator
+import copy
+from collections.abc import Iterable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass, field
 from functools import cached_property, lru_cache
-from types import MethodType
-from typing import TypeVar
 
 import torch
 from torch import Tensor, nn
@@ -26,74 +21,6 @@ from harness.models.decoders import LABELLING, Decoder
 from harness.models.segmenter import Segmenter, upsample
 from harness.protocols.card import Protocol
 from harness.training.losses import build_loss
-
-T = TypeVar("T")
-
-
-def copier(thing: T) -> Callable[[], T] | None:
-    """What gives copies of ``thing`` that share nothing with it or with each other: modules, attributes and references
-    between them, without gradients and graphs.
-
-    Args:
-        thing: modules and what refers to them; from now on the copies' own, not to be changed.
-
-    Returns:
-        None where a copy would not be whole: a hook or another function made at run time belongs to the original, and so do
-        a tensor's views and what hangs on it.
-    """
-    file = io.BytesIO()
-    packer = _Packer(file, protocol=pickle.HIGHEST_PROTOCOL)
-    try:
-        packer.dump(thing)
-    except (pickle.PicklingError, AttributeError, TypeError, RuntimeError):
-        return None
-    tensors = packer.tensors.values()
-    filled = [tensor.untyped_storage().data_ptr() for tensor in tensors if tensor.numel()]
-    if len(set(filled)) < len(filled) or any(map(_carries_more, tensors)):
-        return None
-    packed = file.getvalue()
-    return lambda: _Unpacker(packed, packer.tensors).load()
-
-
-def _carries_more(tensor: Tensor) -> bool:
-    """Whether something hangs on it that a copy of its values would lack."""
-    return bool(vars(tensor) or tensor._backward_hooks or tensor._post_accumulate_grad_hooks)
-
-
-class _Packer(pickle.Pickler):
-    """Pickles everything but tensors, which it keeps aside."""
-
-    def __init__(self, file: io.BytesIO, *, protocol: int) -> None:
-        super().__init__(file, protocol=protocol)
-        self.tensors: dict[int, Tensor] = {}
-
-    def persistent_id(self, obj: object) -> int | None:
-        if isinstance(obj, MethodType):  # by name alone, which may be that of another in the class
-            raise TypeError(f"{obj.__name__} is bound to the original")
-        if not isinstance(obj, Tensor):
-            return None
-        self.tensors[id(obj)] = obj
-        return id(obj)
-
-
-class _Unpacker(pickle.Unpickler):
-    """Unpickles what `_Packer` pickled, with a copy of each tensor."""
-
-    def __init__(self, packed: bytes, tensors: dict[int, Tensor]) -> None:
-        super().__init__(io.BytesIO(packed))
-        self._tensors = tensors
-        self._copies: dict[int, Tensor] = {}
-
-    def persistent_load(self, pid: int) -> Tensor:
-        if pid not in self._copies:
-            tensor = self._tensors[pid]
-            values = tensor.detach().clone()
-            if isinstance(tensor, nn.Parameter):
-                values = type(tensor)(values, tensor.requires_grad)
-            elif tensor.is_leaf:
-                values.requires_grad_(tensor.requires_grad)
-            self._copies[pid] = values
-        return self._copies[pid]
 
 
 class Violation(AssertionError):
@@ -193,7 +120,7 @@ class ContractCase:
 
     def plain(self, *, recompute: bool = False) -> Segmenter:
         """The segmenter without the method; the same weights every time."""
-        return _plain(self.backbone, self.decoder, recompute=recompute)()
+        return copy.deepcopy(_plain(self.backbone, self.decoder, recompute=recompute))
 
     def attached(self, *, recompute: bool = False, seed: int = 0) -> tuple[Segmenter, Method]:
         segmenter = self.plain(recompute=recompute)
@@ -202,21 +129,15 @@ class ContractCase:
         return segmenter, method
 
     @cached_property
-    def _first(self) -> tuple[tuple[Segmenter, Method], Training]:
-        return self.train()
-
-    @property
     def training(self) -> Training:
         """One training, which every clause looks at."""
-        return self._first[1]
-
-    @cached_property
-    def _copies(self) -> Callable[[], tuple[Segmenter, Method]] | None:
-        return copier(self._first[0])
+        return self.train()[1]
 
     def trained(self) -> tuple[Segmenter, Method]:
-        """Attached and trained, so that the adapter acts; the caller's own."""
-        return self._copies() if self._copies else self.train()[0]
+        """Attached and with the state of that training, so that the adapter acts; the caller's own."""
+        segmenter, method = self.attached(seed=SEED)
+        method.load_state(self.training.state)
+        return segmenter.train(), method
 
     def train(self) -> tuple[tuple[Segmenter, Method], Training]:
         """Attach and train what the method's groups name, all roles on every step."""
@@ -277,24 +198,19 @@ class ContractCase:
 
 
 @lru_cache
-def _plain(backbone: str, decoder: Decoder, *, recompute: bool) -> Callable[[], Segmenter]:
-    """What gives the plain segmenter: copies of one, or where one cannot be copied, each built."""
-
-    def build() -> Segmenter:
-        segmenter = build_segmenter(
-            backbone,
-            task="classification" if decoder in LABELLING else "binary",
-            image_size=IMAGE_SIZE,
-            head_seed=11,
-            activation_checkpointing=recompute,
-            decoder=decoder,
-        )
-        for part in segmenter.modules():
-            if isinstance(part, nn.Dropout):
-                part.p = 0.0
-        return segmenter
-
-    return copier(build()) or build
+def _plain(backbone: str, decoder: Decoder, *, recompute: bool) -> Segmenter:
+    segmenter = build_segmenter(
+        backbone,
+        task="classification" if decoder in LABELLING else "binary",
+        image_size=IMAGE_SIZE,
+        head_seed=11,
+        activation_checkpointing=recompute,
+        decoder=decoder,
+    )
+    for part in segmenter.modules():
+        if isinstance(part, nn.Dropout):
+            part.p = 0.0
+    return segmenter
 
 
 def grouped_parameters(method: Method) -> dict[str, nn.Parameter]:

@@ -101,7 +101,7 @@ def frozen(subject: ContractCase) -> str:
 
 def state(subject: ContractCase) -> str:
     """The state restores bit-identical outputs from a small file, and refuses foreign names and shapes."""
-    segmenter, method = subject.trained()
+    segmenter, method = subject.train()[0]
     saved = method.state()
     trained = grouped_parameters(method)
     buffers = set(method.own_buffers())
@@ -387,7 +387,10 @@ def _merged(subject: ContractCase, mode: MergeMode) -> str:
     if report.max_deviation is None or report.relative_deviation is None:
         raise Violation(f"{mode} reports no deviation although it was given held-out images")
     require(
-        _near(report.max_deviation, largest) and _near(report.relative_deviation, relative),
+        all(
+            abs(reported - measured) <= 1e-6 + 1e-2 * measured
+            for reported, measured in ((report.max_deviation, largest), (report.relative_deviation, relative))
+        ),
         f"{mode} reports a deviation of {report.max_deviation:.2e} ({report.relative_deviation:.2e} relative); "
         f"measured {largest:.2e} ({relative:.2e})",
     )
@@ -435,10 +438,6 @@ def _require_plain(subject: ContractCase, segmenter: Segmenter, report: MergeRep
         largest <= MERGE_TOLERANCE,
         f"the plain encoder embeds the {report.mode} merge differently by {largest:.1e}",
     )
-
-
-def _near(reported: float, measured: float) -> bool:
-    return abs(reported - measured) <= 1e-6 + 1e-2 * measured
 
 
 CHECKS: dict[str, Check] = {

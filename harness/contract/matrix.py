@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import sys
 from collections.abc import Mapping, Sequence
-from dataclasses import asdict, dataclass, field, fields
+from dataclasses import dataclass, field, fields
 from typing import Any
 
 import torch
@@ -28,24 +28,15 @@ BEGIN, END = "<!-- doctor:begin -->", "<!-- doctor:end -->"
 
 @dataclass(frozen=True, kw_only=True)
 class Capability:
-    """One row of the matrix; counts are closed forms, which the contract holds against attached models.
+    """One row of the matrix; counts are closed forms on ``backbone``, which the contract holds against attached models.
 
     Args:
-        backbone: what the counts are for.
-        decoder: what it stands under, in the contract and in the counts.
-        paper: arXiv id, or where it is described.
         code: whose: ``own``, a package's name, or ``plug-in``.
-        encoder_parameters: trainable in the encoder, that is, without the mask decoder.
-        trainable_parameters: trainable with mask decoder and head.
-        total_parameters: of the whole attached segmenter.
-        identity_at_init: whether the attached model starts as the plain one; otherwise it declares a deviation.
-        merge_modes: how the trained method can be merged.
-        placement: fields that place it (``blocks``, ``sites``).
+        encoder_parameters, trainable_parameters: without and with mask decoder and head.
         on_mobile_sam: trainable in MobileSAM's encoder; None where the method does not attach to it.
         refusal: why it does not attach to ``backbone``, empty where it does; no failure.
         declared: what it does not hold and says so, with the reason.
-        passed: whether every other clause of the contract holds.
-        failures: ``clause@backbone`` -> what was seen.
+        failures: ``clause@backbone`` -> what was seen; ``passed`` where there is none.
     """
 
     method: str
@@ -65,22 +56,12 @@ class Capability:
     passed: bool = False
     failures: dict[str, str] = field(default_factory=dict)
 
-    def as_json(self) -> dict[str, Any]:
-        return asdict(self)
-
 
 def examine(
     name: str, *, backbone: str, decoder: Decoder = "sam", options: Mapping[str, Any] | None = None
 ) -> Capability:
-    """Run the contract on one method and count it on ``backbone``. Whatever the method's code raises becomes a failure, and
-    so does a configuration that it refuses.
-
-    Args:
-        decoder: one of Segmenter's checks the contract on the tiny timm ViT alone, which it stands on.
-
-    Raises:
-        UsageError: unknown method or backbone, or a decoder that does not stand on it.
-    """
+    """Run the contract on one method and count it on ``backbone``, on the tiny timm ViT alone under one of Segmenter's decoders. What
+    the method's code raises becomes a failure. Raises UsageError: unknown method or backbone, or a decoder that does not stand on it."""
     require_stands(decoder, backbone)
     name = METHODS.resolve(name)
     try:
@@ -129,12 +110,7 @@ def capability(
     failures: dict[str, str],
     decoder: Decoder = "sam",
 ) -> Capability:
-    """The row of a method whose contract has been run.
-
-    Raises:
-        UsageError: unknown backbone.
-        MethodError: the method does not fit the backbone.
-    """
+    """The row of a method whose contract has been run. Raises MethodError: it does not fit the backbone."""
     with torch.device("meta"):
         plain: Any = build_segmenter(backbone, task="binary", decoder=decoder)
     shape = backbone_shape(backbone)
@@ -226,11 +202,7 @@ def matrix_markdown(rows: Sequence[Capability]) -> str:
 
 
 def replace_section(text: str, table: str) -> str:
-    """``text`` with ``table`` between the doctor's two markers.
-
-    Raises:
-        UsageError: a marker is missing.
-    """
+    """``text`` with ``table`` between the doctor's two markers. Raises UsageError: a marker is missing."""
     head, begin, rest = text.partition(BEGIN)
     _, end, tail = rest.partition(END)
     if not begin or not end:

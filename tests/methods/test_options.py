@@ -3,8 +3,10 @@ schedule of roles, or what a trained model computes."""
 
 from __future__ import annotations
 
-from dataclasses import fields
+import json
+from dataclasses import asdict, fields
 from functools import lru_cache
+from pathlib import Path
 from typing import Any
 
 import pytest
@@ -73,6 +75,12 @@ def test_an_option_off_its_default_changes_what_the_method_does(name: str, optio
     assert value is not None, f"give another value of {option} in OTHER"
     assert value != getattr(method_config_class(name)(), option)
     assert _traces(name, {**beside, option: value}) != _usual(name, tuple(beside.items()))
+
+
+def test_defaults_are_what_they_were() -> None:
+    """A default is out of a run's key where the option is younger than the first records, so that another one is another method."""
+    known = json.loads((Path(__file__).parent / "defaults.json").read_text())
+    assert {name: asdict(method_config_class(name)()) for name in methods.BUILTIN} == known
 
 
 def test_two_rates_of_full_fine_tuning_are_each_at_its_own_place() -> None:
