@@ -12,9 +12,9 @@ INSTALL = PYTHONWARNINGS=ignore $(BIN)/python -m pip install --quiet $(LOCK)
 FAST := -m 'not slow' $(addprefix tests/,methods/parts datasets/reading harness/evaluation harness/planning harness/pricing harness/statistics harness/comparison harness/report)
 
 # The numeric rooms; make test-numbers runs them as a processor without AVX-512, one without AVX2 and two threads compute.
-NUMERIC = $(BIN)/python -m pytest -q -n auto --dist loadfile $(addprefix tests/,methods harness/models harness/training harness/evaluation harness/experiment/test_mobile_sam.py)
+NUMERIC = $(BIN)/python -m pytest -q -n auto --dist loadfile -m 'not slow' $(addprefix tests/,methods harness/models harness/training harness/evaluation harness/experiment/test_mobile_sam.py)
 
-.PHONY: demo site test test-numbers test-fast mutants lint docs format test-slurm clean
+.PHONY: demo site test test-slow test-numbers test-fast mutants lint docs format test-slurm clean
 .DELETE_ON_ERROR:
 
 $(VENV)/installed: pyproject.toml
@@ -35,7 +35,10 @@ site: $(VENV)/installed
 	$(BIN)/sam-peft report --results results --out build/report $(if $(DATA),--data $(DATA))
 
 test: $(VENV)/installed-dev
-	OMP_NUM_THREADS=1 $(BIN)/python -m pytest -q $(if $(FILE),$(FILE),-n auto --dist loadfile)
+	OMP_NUM_THREADS=1 $(BIN)/python -m pytest -q $(if $(FILE),$(FILE),-n auto --dist loadfile -m 'not slow')
+
+test-slow: $(VENV)/installed-dev
+	OMP_NUM_THREADS=1 $(BIN)/python -m pytest -q -n auto --dist loadfile -m slow
 
 test-numbers: $(VENV)/installed-dev
 	OMP_NUM_THREADS=1 ATEN_CPU_CAPABILITY=avx2 ONEDNN_MAX_CPU_ISA=AVX2 MKL_ENABLE_INSTRUCTIONS=AVX2 $(NUMERIC)
