@@ -89,7 +89,8 @@ class MethodCost:
         step_seconds: part -> seconds by round, roles weighted by their shares: what a training step costs on average.
         memory_bytes: ``allocated`` and ``reserved`` peaks over a training step, and its parts ``weights``,
             ``gradients``, ``optimiser``, ``activations`` (kept from forward to backward).
-        flops: ``forward`` and ``backward`` of a step, shares applied; ``closed_form`` of the plain encoder's forward
+        flops: ``forward`` and ``backward`` of a step as executed, shares applied; ``useful``, of both, without what widened heads
+            compute more; ``closed_form`` of the plain encoder's forward
             pass beside ``encoder_forward`` as counted.
         not_counted: operations that the FLOP counter does not know, with how often they ran.
         parameters: ``encoder``, ``decoder`` and ``trainable``, ``total``.

@@ -11,10 +11,12 @@ from collections import Counter
 from typing import Any
 
 import torch
+from torch import nn
 from torch.utils._python_dispatch import TorchDispatchMode
 from torch.utils.flop_counter import FlopCounterMode, flop_registry, sdpa_backward_flop_count, sdpa_flop_count
 
 from harness.methods.parts.placement import BackboneShape
+from harness.models.attention import RelativeAttention, widened_attention
 from harness.pricing.flops import encoder_flops
 
 _aten = torch.ops.aten
@@ -53,6 +55,7 @@ class FlopCount:
 
     def __init__(self) -> None:
         self.total = 0
+        self.attention: Counter[str] = Counter()
         self.not_counted: Counter[str] = Counter()
 
     def __enter__(self) -> FlopCount:
@@ -66,7 +69,25 @@ class FlopCount:
         self._counter.__exit__(*error)
         self._names.__exit__(*error)
         self.total += self._counter.get_total_flops()
+        for module, counts in self._counter.get_flop_counts().items():
+            self.attention[module] += sum(flops for name, flops in counts.items() if "attention" in str(name))
         self.not_counted += self._names.not_counted
+
+
+def useful(forward: FlopCount, backward: FlopCount, model: nn.Module) -> float:
+    """Both totals without what widened heads compute more than attention's own products (`widened_attention`).
+
+    Args:
+        forward: of a call of ``model``; which module computed what is known there alone, and backward is in proportion.
+    """
+    more = 0.0
+    for name, module in model.named_modules():
+        if isinstance(module, RelativeAttention) and module.kernel(module.rel_pos_h) is widened_attention:
+            positions = (len(module.rel_pos_h) + len(module.rel_pos_w) + 2) // 2
+            width = module.rel_pos_h.shape[1] + positions
+            more += forward.attention[f"{type(model).__name__}.{name}"] * positions / width
+    share = more / max(1, forward.attention["Global"])
+    return forward.total + backward.total - share * (forward.attention["Global"] + backward.attention["Global"])
 
 
 def encoder_forward_flops(shape: BackboneShape, *, image_size: int) -> float:

@@ -23,7 +23,7 @@ from harness.archive.measured import Comparability, CostRecord, MethodCost
 from harness.archive.schema import Run, content_hash
 from harness.comparison.step_costs import ratios_to
 from harness.costing.device import CLOCKS, EnergyMeter, synchronise
-from harness.costing.flops import encoder_forward_flops
+from harness.costing.flops import encoder_forward_flops, useful
 from harness.costing.session import PARTS, Contestant, Roster, Session, StepKind, release, why
 from harness.experiment.building import attached_segmenter
 from harness.experiment.environment import environment, now
@@ -350,12 +350,13 @@ def _sizes(subject: Contestant) -> dict[str, Any]:
     for phase in list(shares)[1:]:
         peaks = peak_memory(subject, phase)
         parts = {name: max(value, peaks.get(name, 0)) for name, value in parts.items()}
-    flops = {"forward": 0.0, "backward": 0.0}
+    flops = {"forward": 0.0, "backward": 0.0, "useful": 0.0}
     not_counted: dict[str, int] = {}
     for phase, share in shares.items():
         forward, backward = subject.count_flops(phase)
         flops["forward"] += share * forward.total
         flops["backward"] += share * backward.total
+        flops["useful"] += share * useful(forward, backward, subject.segmenter)
         for name, count in (forward.not_counted + backward.not_counted).items():
             not_counted[name] = max(not_counted.get(name, 0), count)
     encoder = subject.count_encoder_flops()

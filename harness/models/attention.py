@@ -15,7 +15,7 @@ and sums of broadcast tensors are slow, queries and keys are widened there too.
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from functools import cache
 from typing import Any
 
@@ -67,14 +67,16 @@ class RelativeAttention(nn.Module):
             _, prefix_k, prefix_v = self._heads(self.qkv(prefix.unsqueeze(2)))
             k = torch.cat([k, prefix_k.expand(batch, -1, -1, -1)], dim=2)
             v = torch.cat([v, prefix_v.expand(batch, -1, -1, -1)], dim=2)
-        if not self.fused:
-            attend = plain_attention
-        elif self.kind != "auto":
-            attend = KERNELS[self.kind]
-        else:
-            attend = widened_attention if x.is_cuda else chunked_attention
-        out = attend(q, k, v, rows, columns, scale=self.scale)
+        out = self.kernel(x)(q, k, v, rows, columns, scale=self.scale)
         return self.proj(out.transpose(1, 2).reshape(batch, height, width, -1))
+
+    def kernel(self, x: Tensor) -> Callable[..., Tensor]:
+        """What computes the attention of tokens on the device of ``x``."""
+        if not self.fused:
+            return plain_attention
+        if self.kind != "auto":
+            return KERNELS[self.kind]
+        return widened_attention if x.is_cuda else chunked_attention
 
     def _heads(self, qkv: Tensor) -> tuple[Tensor, Tensor, Tensor]:
         """(B', h, w, 3C) to three of (B', heads, h·w, C/heads)."""
