@@ -101,7 +101,7 @@ class TimmEncoder(nn.Module):
         self.grid.height, self.grid.width = images.shape[-2] // patch, images.shape[-1] // patch
         patches = self.patch_embed(images)
         leading = (token for token in (self.cls_token, self.reg_token) if token is not None)
-        prefix = [token.expand(len(images), -1, -1) for token in leading]
+        prefix = [token.expand(images.shape[0], -1, -1) for token in leading]
         if self.rope is not None:
             self.rotations.table = self.rope.get_embed(shape=[self.grid.height, self.grid.width]).to(images.device)
         elif self.shape.positioned_prefix:

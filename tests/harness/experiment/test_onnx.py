@@ -72,7 +72,7 @@ def test_onnxruntime_predicts_what_the_trained_segmenter_predicts_for_any_batch(
 def test_a_run_with_prompts_becomes_a_graph_with_one_prompt_an_image(results, tmp_path, prompt, name, shape):
     run = finished(results, "lora", backbone="tiny_timm", rules={"prompt": prompt, "prompt_points": "2"})
     assert export_to(results, run, tmp_path / "m.onnx", "--onnx") == 0
-    assert f"'{name}': {name}" in (tmp_path / "m.README.md").read_text()
+    assert f"'{name}': {name.upper()}" in (tmp_path / "m.README.md").read_text()
     segmenter, _ = of_results(results, run.key).segmenter(None)
     mean, std = (torch.tensor(values).view(1, 3, 1, 1) for values in (run.rules["pixel_mean"], run.rules["pixel_std"]))
     side = run.rules["image_size"]
