@@ -332,6 +332,13 @@ def test_groups_are_found_where_splits_number_their_files_alike(tmp_path: Path, 
     assert "failed  groups across splits: 1 of 4 groups have images in several splits" in capsys.readouterr().out
 
 
+def test_names_of_two_splits_that_differ_in_case_alone_are_told_apart(tmp_path: Path) -> None:
+    """Tables of scores are compared without case."""
+    for split, stems in (("train", ["a", "b", "c", "d"]), ("test", ["A", "e"])):
+        write(tmp_path / split, stems=stems)
+    assert {pair.stem for pair in opened(tmp_path)[1].test["test"]} == {"test_A", "test_e"}
+
+
 @pytest.mark.parametrize("mark", ["\u00e4", "a\u0308"])
 def test_an_accent_may_be_a_character_of_its_own_in_one_of_two_names(tmp_path: Path, mark: str) -> None:
     """As in folders and lists that were made on a Mac."""
