@@ -161,4 +161,4 @@ def load_one(
 
 def _mirrored(array: Any, *, flip: bool) -> Tensor:
     pixels = np.asarray(array)
-    return torch.from_numpy(np.ascontiguousarray(pixels[..., ::-1]) if flip else pixels)
+    return torch.from_numpy(pixels[..., ::-1].copy() if flip else pixels)

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import csv
-import json
 import math
 import shutil
 from pathlib import Path
@@ -129,7 +128,7 @@ def test_all_means_the_benchmarks_with_masks_and_a_card_may_hold_both_tasks(tmp_
 
 def test_the_task_of_older_records_is_in_no_key() -> None:
     assert "task" not in hashed_rules({"task": "segmentation"})
-    assert json.dumps(hashed_rules({"task": "classification"})) == '{"task": "classification"}'
+    assert hashed_rules({"task": "classification"})["task"] == "classification"
 
 
 def _rows(folder: Path) -> dict[str, dict[str, str]]:
