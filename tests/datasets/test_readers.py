@@ -12,7 +12,9 @@ from PIL import Image
 
 from harness.datasets import samples
 from harness.datasets.base import Benchmark, DatasetError, Pair, Splits
+from harness.datasets.camo import is_camo
 from harness.datasets.cvc612 import sequence_of
+from harness.datasets.reading.layouts import resolve_folder
 from harness.datasets.reading.splitting import read_list
 from harness.planning.data import manifest_hash
 from harness.registry import SEGMENTED
@@ -128,6 +130,17 @@ def test_lists_beside_the_folders_they_point_into_are_no_rivals(make, tmp_path: 
         lines = [f"{pair.image.relative_to(folder)},{pair.mask.relative_to(folder)}" for pair in split]
         (folder / name).write_text("image,label\n" + "\n".join(lines) + "\n")
     assert load(make("camo"), tmp_path).layout == "autogluon"
+
+
+def test_a_folder_with_images_of_its_own_is_not_stepped_over(tmp_path: Path) -> None:
+    (tmp_path / "images" / "images").mkdir(parents=True)
+    assert resolve_folder(tmp_path, "images") == tmp_path / "images" / "images"
+    Image.new("L", (4, 4)).save(tmp_path / "images" / "a.png")
+    assert resolve_folder(tmp_path, "images") == tmp_path / "images"
+
+
+def test_cod10ks_files_are_known_in_any_case() -> None:
+    assert [is_camo(stem) for stem in ("camourflage_00001", "COD10K-CAM-1", "cod10k-cam-1")] == [True, False, False]
 
 
 def test_folder_within_a_folder_of_its_own_name(make, tmp_path: Path) -> None:
