@@ -8,11 +8,13 @@ from typing import Any
 
 import pytest
 import torch
-from peft import PeftModel
+from peft import LoKrConfig, LoraConfig, PeftModel, get_peft_model
+from safetensors.torch import load_file, save_file
 from transformers import SamConfig, SamModel
 
 from harness.archive.schema import Run
 from harness.cli import export
+from harness.experiment.adopting import adopt
 from harness.experiment.exporting import calibration_images
 from harness.experiment.trained import load_adapter, of_results
 from harness.methods.peft import split
@@ -21,6 +23,7 @@ from harness.models.catalog import backbone
 from harness.models.fingerprints import fingerprint
 from harness.models.hf_names import hf_name
 from harness.models.original_sam import plain_sam, sam_state_dict
+from harness.system.errors import UsageError
 from harness.training.batches import draw_number
 from tests.harness.experiment.finished import finished
 
@@ -103,6 +106,63 @@ def test_peft_and_transformers_load_an_export_and_encode_and_segment_alike(
 
     masks = loaded(image_embeddings=embedding, multimask_output=False).pred_masks[:, 0]
     torch.testing.assert_close(masks, expected(images).masks, atol=1e-4, rtol=1e-4)
+
+
+@pytest.mark.parametrize(
+    "config",
+    [
+        LoraConfig(r=4, target_modules=["qkv", "lin1"], modules_to_save=["mask_decoder"]),
+        LoKrConfig(r=4, target_modules=r"vision_encoder\.layers\.[02]\.attn\.(qkv|proj)"),
+    ],
+    ids=["lora", "lokr"],
+)
+@torch.no_grad()
+def test_an_adapter_that_was_trained_elsewhere_becomes_a_sam_checkpoint(
+    results: Path, tmp_path: Path, config: Any
+) -> None:
+    run = finished(results, "lora")
+    start, out = tmp_path / "start.safetensors", tmp_path / "merged.safetensors"
+    save_file(_start(run), start)
+    theirs: Any = get_peft_model(_plain_hf(run), config)
+    generator = torch.Generator().manual_seed(0)
+    for parameter in theirs.parameters():
+        if parameter.requires_grad:
+            parameter.add_(0.05 * torch.randn(parameter.shape, generator=generator))
+    theirs.save_pretrained(tmp_path / "adapter")
+
+    changed = adopt(tmp_path / "adapter", backbone="tiny", checkpoint=start, out=out)
+
+    assert "image_encoder.blocks.0.attn.qkv" in changed
+    sam = plain_sam("tiny").eval()
+    sam.load_state_dict(load_file(out), strict=True)
+    images = torch.randn(1, 3, SIDE, SIDE, generator=generator)
+    embedding = theirs.eval().base_model.model.vision_encoder(images).last_hidden_state
+    torch.testing.assert_close(sam.image_encoder(images), embedding, atol=1e-5, rtol=1e-5)
+    sparse, dense = sam.prompt_encoder(points=None, boxes=None, masks=None)
+    masks, _ = sam.mask_decoder(
+        image_embeddings=embedding, image_pe=sam.prompt_encoder.get_dense_pe(), sparse_prompt_embeddings=sparse,
+        dense_prompt_embeddings=dense, multimask_output=False,
+    )  # fmt: skip
+    expected = theirs(image_embeddings=embedding, multimask_output=False).pred_masks[:, 0]
+    torch.testing.assert_close(masks, expected, atol=1e-4, rtol=1e-4)
+
+
+@pytest.mark.parametrize(
+    ("config", "word"),
+    [
+        (None, "no folder"),
+        ({"peft_type": "PROMPT_TUNING"}, "prompt_tuning"),
+        ({"peft_type": "LORA", "target_modules": ["q_proj_of_llama"]}, "names no layer"),
+        ({"peft_type": "LORA", "target_modules": ["qkv"], "r": 0}, "no adapter of tiny"),
+    ],
+)
+def test_a_folder_that_is_no_adapter_of_sam_is_one_line(tmp_path: Path, config: Any, word: str) -> None:
+    if config is not None:
+        (tmp_path / "adapter_config.json").write_text(json.dumps(config))
+        save_file({"x": torch.zeros(1)}, tmp_path / "adapter_model.safetensors")
+    with pytest.raises(UsageError, match=word) as caught:
+        adopt(tmp_path, backbone="tiny", checkpoint=None, out=tmp_path / "out.safetensors")
+    assert "\n" not in str(caught.value)
 
 
 def test_a_cell_travels_as_a_bias_and_a_rank_that_is_its_own(results: Path, tmp_path: Path) -> None:

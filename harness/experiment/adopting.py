@@ -1,0 +1,110 @@
+"""A whole SAM checkpoint from an adapter that somebody trained with Hugging Face peft on transformers' ``SamModel``, so that it is scored
+and compared like any other: ``--methods zeroshot,lora --checkpoint`` with the file."""
+
+from __future__ import annotations
+
+import json
+import re
+import warnings
+from dataclasses import fields
+from pathlib import Path
+from typing import Any
+
+import peft
+from safetensors.torch import load_file, save
+from torch import Tensor
+
+from harness.methods.configs.peft import TUNERS
+from harness.models.checkpoint import read_tensors
+from harness.models.hf_names import hf_name
+from harness.models.original_sam import plain_sam
+from harness.system.errors import UsageError, writing_to
+from harness.system.files import read_regular, write_atomically
+
+LARGEST = 1 << 20
+"""Bytes of ``adapter_config.json``."""
+_PREFIX = "base_model.model."
+_ELSEWHERE = {
+    "auto_mapping",
+    "base_model_name_or_path",
+    "revision",
+    "task_type",
+    "modules_to_save",
+    "target_modules",
+    "peft_version",
+}
+
+
+def adopt(folder: Path, *, backbone: str, checkpoint: Path | None, out: Path) -> tuple[str, ...]:
+    """Fold the adapter in ``folder`` into SAM's weights and write ``out`` (``.safetensors``), under segment_anything's names.
+
+    Args:
+        backbone: ``vit_b``, ``vit_l``, ``vit_h``, or ``tiny``.
+        checkpoint: the SAM that the adapter was trained on, under segment_anything's names; None for random weights.
+
+    Returns:
+        The layers that it changes.
+
+    Raises:
+        UsageError: it is no such folder, a tuner that is not known or not merged, or an adapter of another model.
+    """
+    config, tensors = _read(folder)
+    kind = str(config.get("peft_type", "")).lower()
+    if kind not in TUNERS or TUNERS[kind].unmerged:
+        raise UsageError(
+            f"{folder} is an adapter of the kind {kind or 'unknown'}, which is not folded into weights here"
+        )
+    sam: Any = plain_sam(backbone)
+    if checkpoint is not None:
+        sam.load_state_dict(read_tensors(checkpoint))
+    layers = {hf_name(name): name for name, _ in sam.named_modules() if name}
+    whole = {hf_name(name): name for name in sam.state_dict()}
+    targets = [layers[name] for name in layers if _is_target(name, config.get("target_modules"))]
+    if not targets:
+        raise UsageError(
+            f"{folder} names no layer of {backbone} as transformers' SamModel has it; give the backbone that it was trained on"
+        )
+    replaced: dict[str, Tensor] = {}
+    adapter: dict[str, Tensor] = {}
+    for key, tensor in tensors.items():
+        name = key.removeprefix(_PREFIX)
+        if name in whole:
+            replaced[whole[name]] = tensor
+            continue
+        layer = next((part for part in layers if name.startswith(f"{part}.") and layers[part] in targets), "")
+        adapter[key if key == name or not layer else f"{_PREFIX}{layers[layer]}{name.removeprefix(layer)}"] = tensor
+    kinds = {member.value.lower(): member for member in peft.PEFT_TYPE_TO_CONFIG_MAPPING}
+    config_class = peft.PEFT_TYPE_TO_CONFIG_MAPPING[kinds[kind]]
+    known = {field.name for field in fields(config_class)} - _ELSEWHERE
+    sam.config = {"model_type": "custom"}
+    try:
+        with warnings.catch_warnings():
+            warnings.simplefilter("ignore")
+            given = {name: value for name, value in config.items() if name in known and name != "peft_type"}
+            model: Any = peft.get_peft_model(
+                sam, config_class(**{**given, "target_modules": targets, "inference_mode": False})
+            )
+            loaded = peft.set_peft_model_state_dict(model, adapter)
+    except (ValueError, TypeError, KeyError, RuntimeError) as error:
+        raise UsageError(f"{folder} is no adapter of {backbone}: {' '.join(str(error).split())[:200]}") from error
+    if loaded.unexpected_keys:
+        raise UsageError(f"{folder} holds {loaded.unexpected_keys[0]}, which {backbone} has no place for")
+    state = {**model.merge_and_unload().state_dict(), **replaced}
+    with writing_to(f"{out}"):
+        write_atomically(out, save({name: tensor.contiguous() for name, tensor in state.items()}))
+    return tuple(targets)
+
+
+def _read(folder: Path) -> tuple[dict[str, Any], dict[str, Tensor]]:
+    try:
+        config = json.loads(read_regular(folder / "adapter_config.json", largest=LARGEST))
+        return dict(config), load_file(folder / "adapter_model.safetensors")
+    except (OSError, ValueError, TypeError, RuntimeError) as error:
+        raise UsageError(f"{folder} is no folder of a peft adapter: {error}") from error
+
+
+def _is_target(name: str, wanted: object) -> bool:
+    """As peft decides: a list of names or their ends, or one pattern for the whole name."""
+    if isinstance(wanted, str):
+        return len(wanted) < LARGEST >> 8 and re.fullmatch(wanted, name) is not None
+    return isinstance(wanted, list) and any(name == str(end) or name.endswith(f".{end}") for end in wanted)
