@@ -3,6 +3,7 @@ as its trained tensors, as an adapter for transformers' SamModel, or as ONNX."""
 
 from __future__ import annotations
 
+import argparse
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -20,6 +21,7 @@ from harness.cli.command import (
     verb,
 )
 from harness.comparison.finding import find_run
+from harness.models.catalog import resolve_backbone
 from harness.models.hf_names import LICENCES, card_of
 from harness.models.published import require_file_or_word
 from harness.registry import BENCHMARKS, add_own_of
@@ -34,7 +36,14 @@ if TYPE_CHECKING:
 
 def parser() -> CommandParser:
     p = command("export", __doc__)
-    add_run(p, required=True)
+    add_run(p, required=False)
+    p.add_argument(
+        "--adopt",
+        type=Path,
+        metavar="DIR",
+        help="instead of --run: fold an adapter that peft trained on transformers' SamModel into --checkpoint of --backbone",
+    )
+    p.add_argument("--backbone", default="vit_b", metavar="NAME", help="of --adopt (default: vit_b)")
     p.add_argument(
         "--out",
         required=True,
@@ -76,6 +85,10 @@ def main(argv: list[str] | None = None) -> int:
     form: Form = (
         "adapter" if arguments.adapter_only else "peft" if arguments.peft else "onnx" if arguments.onnx else "sam"
     )
+    if arguments.adopt is not None:
+        return _adopt(arguments, form)
+    if arguments.run is None:
+        raise UsageError("say which run with --run, or which adapter of Hugging Face peft with --adopt DIR")
     if form == "adapter":
         require_effect(arguments, "merge", without="with --adapter-only, which writes the tensors unmerged")
     require_out(arguments.out, form, force=arguments.force)
@@ -120,6 +133,38 @@ def main(argv: list[str] | None = None) -> int:
     print(f"{request.out}: {exported.summary()}")
     if difference is not None:
         print(f"verified in a fresh process: relative difference of predictions {difference:.1e}")
+    return 0
+
+
+def _adopt(arguments: argparse.Namespace, form: Form) -> int:
+    """Write a whole SAM from an adapter that was trained elsewhere."""
+    if arguments.run is not None or form != "sam" or arguments.merge or arguments.verify:
+        raise UsageError(
+            "--adopt writes a whole SAM checkpoint of an adapter and of --checkpoint, and takes neither --run nor a form"
+        )
+    if arguments.out.suffix != ".safetensors":
+        raise UsageError(f"--out {arguments.out}: --adopt writes .safetensors")
+    if arguments.out.exists() and not arguments.force:
+        raise UsageError(f"--out {arguments.out} exists; take another name, or --force")
+    if arguments.checkpoint is None:
+        raise UsageError(
+            "--adopt folds an adapter into the weights that it was trained on; give them with --checkpoint FILE"
+        )
+    with stages() as tell:
+        tell("loading torch and peft")
+        from harness.experiment.adopting import adopt
+        from harness.models.published import weights_file
+
+        backbone = resolve_backbone(arguments.backbone)
+        changed = adopt(
+            arguments.adopt,
+            backbone=backbone,
+            checkpoint=weights_file(arguments.checkpoint, backbone),
+            out=arguments.out,
+        )
+    print(
+        f"{arguments.out}: {len(changed)} layers changed; score it with --methods zeroshot --checkpoint {arguments.out}"
+    )
     return 0
 
 

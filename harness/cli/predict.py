@@ -89,6 +89,11 @@ def main(argv: list[str] | None = None) -> int:
         _numbers("--point", text, 2) for text in arguments.point
     ]
     require_file_or_word(arguments.checkpoint)
+    if arguments.adapter and arguments.adapter.is_dir():
+        raise UsageError(
+            f"--adapter {arguments.adapter} is a folder of peft's; make a SAM of it with sam-peft export --adopt {arguments.adapter} "
+            "--checkpoint FILE --out merged.safetensors, and run --methods zeroshot with that --checkpoint"
+        )
     if arguments.adapter and not arguments.adapter.is_file():
         raise UsageError(f"--adapter {arguments.adapter}: no such file; give what sam-peft export --adapter-only wrote")
     load_own_plugins(arguments)
