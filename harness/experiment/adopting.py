@@ -84,7 +84,7 @@ def adopt(folder: Path, *, backbone: str, checkpoint: Path | None, out: Path) ->
             model: Any = peft.get_peft_model(
                 sam, config_class(**{**given, "target_modules": targets, "inference_mode": False})
             )
-            loaded = peft.set_peft_model_state_dict(model, adapter)
+            loaded: Any = peft.set_peft_model_state_dict(model, adapter)
     except (ValueError, TypeError, KeyError, RuntimeError) as error:
         raise UsageError(f"{folder} is no adapter of {backbone}: {' '.join(str(error).split())[:200]}") from error
     if loaded.unexpected_keys:
