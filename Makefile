@@ -14,7 +14,7 @@ FAST := -m 'not slow' $(addprefix tests/,methods/parts datasets/reading harness/
 # The numeric rooms; make test-numbers runs them as a processor without AVX-512, one without AVX2 and two threads compute.
 NUMERIC = $(BIN)/python -m pytest -q -n auto --dist loadfile -m 'not slow' $(addprefix tests/,methods harness/models harness/training harness/evaluation harness/experiment/test_mobile_sam.py)
 
-.PHONY: demo site test test-slow test-numbers test-fast mutants lint docs format test-slurm clean
+.PHONY: demo site test test-slow test-numbers test-fast test-versions mutants lint docs format test-slurm clean
 .DELETE_ON_ERROR:
 
 $(VENV)/installed: pyproject.toml
@@ -47,6 +47,16 @@ test-numbers: $(VENV)/installed-dev
 
 test-fast: $(VENV)/installed-dev
 	OMP_NUM_THREADS=1 $(BIN)/python -m pytest -q -n auto --dist loadfile $(FAST)
+
+# The lowest versions that pyproject names and the newest there are, each in a venv of its own: the fast tests under both.
+test-versions: $(VENV)/installed
+	$(BIN)/python -m pip install --quiet uv
+	set -e; for versions in lowest-direct highest; do \
+	    place=build/versions/$$versions; \
+	    $(BIN)/uv venv --quiet --clear --python $(BIN)/python $$place; \
+	    $(BIN)/uv pip install --quiet --python $$place/bin/python --resolution $$versions --editable '.[test]'; \
+	    OMP_NUM_THREADS=1 $$place/bin/python -m pytest -q -n auto --dist loadfile $(FAST); \
+	done
 
 $(VENV)/installed-mutants: $(VENV)/installed-dev
 	$(INSTALL) --editable '.[mutants]'
