@@ -23,6 +23,7 @@ from harness.archive.measured import CostStore
 from harness.archive.schema import Record
 from harness.archive.store import RecordStore
 from harness.cli.verbs import VERBS
+from harness.contract.gpu import RATES, Examined
 from harness.contract.matrix import Capability
 from harness.datasets import samples
 from harness.models.fingerprints import short_fingerprint
@@ -175,6 +176,9 @@ def stand_in(monkeypatch: pytest.MonkeyPatch) -> None:
         "harness.costing.device.used_by_others": lambda *_: "",
         "harness.contract.matrix.examine": lambda name, backbone, **_: Capability(
             method=name, backbone=backbone, passed=True
+        ),
+        "harness.contract.gpu.examine_gpu": lambda backbone, **_: Examined(
+            backbone=backbone, device={}, steps=[], attention=[], rates=dict.fromkeys((*RATES, "step_peak_gib"), 1.0)
         ),
         "harness.costing.measure.measure": lambda *_, **__: next(iter(CostStore(RESULTS))),
         "harness.experiment.exporting.export": lambda *_, **__: report,

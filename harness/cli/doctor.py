@@ -1,4 +1,5 @@
-"""``sam-peft doctor``: run the contract of methods on a tiny SAM and a tiny timm ViT, and print what each can do."""
+"""``sam-peft doctor``: run the contract of methods on a tiny SAM and a tiny timm ViT, and print what each can do; or, with
+``--device cuda``, what a GPU gives."""
 
 from __future__ import annotations
 
@@ -32,7 +33,16 @@ def parser() -> CommandParser:
     p.add_argument(
         "--methods", action=Once, default="all", metavar="A,B,…", help="which (default: all, plug-ins included)"
     )
-    p.add_argument("--backbone", default="vit_h", metavar="NAME", help="count parameters on this one (default: vit_h)")
+    p.add_argument(
+        "--backbone",
+        metavar="NAME",
+        help="count parameters on this one (default: vit_h); with --device, measure it (default: vit_b)",
+    )
+    p.add_argument(
+        "--device",
+        choices=["cuda"],
+        help="instead, the first minutes on a GPU: a step of every method against the CPU's, attention, rates; docs/gpu.md",
+    )
     p.add_argument(
         "--decoder",
         default="sam",
@@ -63,18 +73,20 @@ def parser() -> CommandParser:
 def main(argv: list[str] | None = None) -> int:
     arguments = parser().parse_args(argv)
     if arguments.checkpoint is not None:
-        return _examine_file(arguments.checkpoint, arguments.backbone)
+        return _examine_file(arguments.checkpoint, arguments.backbone or "vit_h")
     _, broken = load_plugins(plugins_of(arguments))
     for line in broken:
         print(line, file=sys.stderr)
     names = chosen_methods(arguments.methods)
     options = method_options(arguments.set, names)
+    if arguments.device:
+        return _examine_gpu(resolve_backbone(arguments.backbone or "vit_b"), names, as_json=arguments.json)
 
     page = None if arguments.markdown in (None, "-") else Path(arguments.markdown)
     if page is not None and not page.is_file():
         raise UsageError(f"--markdown {page}: no such file")
 
-    known = resolve_backbone(arguments.backbone)
+    known = resolve_backbone(arguments.backbone or "vit_h")
     require_stands(arguments.decoder, known)
 
     rows = []
@@ -116,6 +128,17 @@ def _in_terminal(rows: Sequence[Capability], *, width: int) -> str:
     columns = [Head(title=title, words=words) for title, words in zip(titles, WORDS, strict=True)]
     lines = fitted(Table(heading="", columns=columns, rows=cells), width=width)
     return "\n".join(line.rstrip() for line in lines)
+
+
+def _examine_gpu(backbone: str, names: Sequence[str], *, as_json: bool) -> int:
+    """Print what the GPU gives; exit code 1 where something on it is not right."""
+    with stages() as tell:
+        tell("loading torch")
+        from harness.contract.gpu import examine_gpu, gpu_page
+
+        examined = examine_gpu(backbone=backbone, methods=names, tell=tell)
+    print(json.dumps(examined.as_json(), indent=1) if as_json else gpu_page(examined))
+    return 1 if examined.failures else 0
 
 
 def _examine_file(path: Path, backbone: str) -> int:
