@@ -73,14 +73,14 @@ def here() -> str:
 
 
 class Gpu:
-    """One pretended device. ``waits``: (kind, file:line) -> how often, in the thread that made it: the one that launches kernels."""
+    """The device of this process. ``waits``: (kind, file:line) -> how often, in ``thread``, the one that launches kernels."""
 
     def __init__(self) -> None:
         self.waits: Counter[tuple[str, str]] = Counter()
-        self._thread = threading.get_ident()
+        self.thread = threading.get_ident()
 
     def wait(self, kind: str) -> None:
-        if threading.get_ident() == self._thread:
+        if threading.get_ident() == self.thread:
             self.waits[kind, here()] += 1
 
     def up(self, x: Tensor, *, non_blocking: bool = False) -> Tensor:
@@ -90,7 +90,7 @@ class Gpu:
         if not (non_blocking and x.is_pinned()):
             self.wait("copy to the device")
         _refuse_graph(x)
-        return OnGpu(x.detach().clone(), self)
+        return OnGpu(x.detach().clone())
 
     def down(self, x: Tensor, *, non_blocking: bool = False) -> Tensor:
         """A copy of ``x`` on the CPU."""
@@ -99,7 +99,7 @@ class Gpu:
         if not non_blocking:
             self.wait("read")
         _refuse_graph(x)
-        return x.detach().inner.clone()
+        return x.detach().held.clone()
 
     def run(self, func: Any, args: tuple[Any, ...], kwargs: dict[str, Any], given: list[Any]) -> Any:
         """One operation of torch with a tensor of the device among its arguments; ``given``: all of them, out of their lists."""
@@ -122,13 +122,13 @@ class Gpu:
                 )
         if is_cuda(kwargs.get("device")):
             kwargs = {**kwargs, "device": CPU}
-        out = func(*_mapped(_inner, args), **{name: _mapped(_inner, value) for name, value in kwargs.items()})
-        owners = {id(_inner(t)): t for t in tensors}  # what is written into stays who it was, and where
+        out = func(*_mapped(_held, args), **{name: _mapped(_held, value) for name, value in kwargs.items()})
+        owners = {id(_held(t)): t for t in tensors}  # what is written into stays who it was, and where
 
         def wrapped(x: Any) -> Any:
             if not isinstance(x, Tensor):
                 return x
-            return owners[id(x)] if id(x) in owners else OnGpu(x, self)
+            return owners[id(x)] if id(x) in owners else OnGpu(x)
 
         return _mapped(wrapped, out)
 
@@ -145,6 +145,9 @@ class Gpu:
             elif x.dim() or short in STRICT:
                 shapes = ", ".join(f"{tuple(t.shape)} {t.device}" for t in given if isinstance(t, Tensor))
                 raise Mismatch(f"{func.__name__}: tensors of two devices ({shapes}), at {here()}")
+
+
+GPU = Gpu()
 
 
 def _refuse_graph(x: Tensor) -> None:
@@ -166,30 +169,29 @@ def _mapped(change: Callable[[Any], Any], given: Any) -> Any:
     return change(given)
 
 
-def _inner(x: Any) -> Any:
-    return x.inner if isinstance(x, OnGpu) else x
+def _held(x: Any) -> Any:
+    return x.held if isinstance(x, OnGpu) else x
 
 
 class OnGpu(Tensor):
-    """A tensor of the pretended device around one of the CPU, ``inner``."""
+    """A tensor of the pretended device around one of the CPU, ``held``."""
 
-    inner: Tensor
-    gpu: Gpu
+    held: Tensor
     __torch_function__ = torch._C._disabled_torch_function_impl  # type: ignore[assignment]
 
     @staticmethod
-    def __new__(cls, inner: Tensor, gpu: Gpu) -> OnGpu:
-        assert not isinstance(inner, OnGpu)
+    def __new__(cls, held: Tensor) -> OnGpu:
+        assert not isinstance(held, OnGpu)
         made: OnGpu = Tensor._make_wrapper_subclass(  # type: ignore[attr-defined]
             cls,
-            inner.size(),
-            strides=inner.stride(),
-            storage_offset=inner.storage_offset(),
-            dtype=inner.dtype,
-            layout=inner.layout,
+            held.size(),
+            strides=held.stride(),
+            storage_offset=held.storage_offset(),
+            dtype=held.dtype,
+            layout=held.layout,
             device=CPU,  # to autograd's engine, which has no other
         )
-        made.inner, made.gpu = inner, gpu
+        made.held = held
         return made
 
     def __init__(self, *given: Any) -> None:
@@ -198,15 +200,14 @@ class OnGpu(Tensor):
     @classmethod
     def __torch_dispatch__(cls, func: Any, types: Any, args: tuple[Any, ...] = (), kwargs: Any = None) -> Any:
         given = [*_leaves(args), *_leaves((kwargs or {}).values())]
-        gpu: Gpu = next(leaf.gpu for leaf in given if isinstance(leaf, OnGpu))
-        return gpu.run(func, args, kwargs or {}, given)
+        return GPU.run(func, args, kwargs or {}, given)
 
     device = property(lambda self: CUDA)  # type: ignore[assignment]
     is_cuda = property(lambda self: True)  # type: ignore[assignment]
     is_cpu = property(lambda self: False)  # type: ignore[assignment]
 
     def __repr__(self, *given: Any, **named: Any) -> str:
-        return f"OnGpu({self.inner})"
+        return f"OnGpu({self.held})"
 
     def numpy(self, *given: Any, **named: Any) -> Any:
         raise TypeError(f"a tensor of cuda:0 is no array of NumPy; copy it with cpu() first, at {here()}")
@@ -214,24 +215,24 @@ class OnGpu(Tensor):
     __array__ = numpy
 
     def tolist(self) -> Any:
-        self.gpu.wait("read")
-        return self.detach().inner.tolist()
+        GPU.wait("read")
+        return self.detach().held.tolist()
 
     def pin_memory(self, *given: Any, **named: Any) -> Any:
         raise Mismatch(f"a tensor of cuda:0 cannot be pinned, at {here()}")
 
     def data_ptr(self) -> int:
-        return self.inner.data_ptr()
+        return self.held.data_ptr()
 
     def untyped_storage(self) -> Any:
-        return self.inner.untyped_storage()
+        return self.held.untyped_storage()
 
     def new_tensor(self, data: Any, *, dtype: torch.dtype | None = None, **named: Any) -> Tensor:
-        self.gpu.wait("copy to the device")
-        return OnGpu(torch.as_tensor(data, dtype=dtype or self.dtype).clone(), self.gpu)
+        GPU.wait("copy to the device")
+        return OnGpu(torch.as_tensor(data, dtype=dtype or self.dtype).clone())
 
     def __deepcopy__(self, memo: dict[int, Any]) -> Tensor:
-        made: Tensor = OnGpu(self.detach().inner.clone(), self.gpu)
+        made: Tensor = OnGpu(self.detach().held.clone())
         is_parameter = isinstance(self, torch.nn.Parameter)
         made = torch.nn.Parameter(made, self.requires_grad) if is_parameter else made.requires_grad_(self.requires_grad)
         return memo.setdefault(id(self), made)
@@ -239,19 +240,20 @@ class OnGpu(Tensor):
 
 @contextlib.contextmanager
 def pretended() -> Iterator[Gpu]:
-    """torch has a GPU inside, the one that is given, in every thread."""
-    gpu = Gpu()
+    """torch has a GPU inside, in every thread; what this one waits for is counted from now on."""
+    GPU.thread = threading.get_ident()
+    GPU.waits.clear()
     names = {name: getattr(torch, name) for name in FACTORIES}
     swapping = torch.__future__.get_swap_module_params_on_conversion()
     with contextlib.ExitStack() as stack:
         for name, real in names.items():
-            stack.enter_context(patch.object(torch, name, _factory(gpu, name, real)))
-        stack.enter_context(patch.object(torch.fft, "fftfreq", _factory(gpu, "fftfreq", torch.fft.fftfreq)))
-        stack.enter_context(patch.multiple(Tensor, **_moves(gpu)))
-        stack.enter_context(patch.multiple(torch.cuda, **_cuda(gpu)))
+            stack.enter_context(patch.object(torch, name, _factory(name, real)))
+        stack.enter_context(patch.object(torch.fft, "fftfreq", _factory("fftfreq", torch.fft.fftfreq)))
+        stack.enter_context(patch.multiple(Tensor, **_moves()))
+        stack.enter_context(patch.multiple(torch.cuda, **_cuda()))
         grouping = torch.nn.utils.clip_grad
         stack.enter_context(patch.object(grouping, GROUPS, _grouped(getattr(grouping, GROUPS))))
-        stack.enter_context(patch.object(torch.nn.functional, "one_hot", _one_hot(gpu, torch.nn.functional.one_hot)))
+        stack.enter_context(patch.object(torch.nn.functional, "one_hot", _one_hot(torch.nn.functional.one_hot)))
         real_autocast, real_enabled = torch.autocast, torch.is_autocast_enabled
 
         class Autocast(real_autocast):  # type: ignore[misc, valid-type]
@@ -262,27 +264,29 @@ def pretended() -> Iterator[Gpu]:
             stack.enter_context(patch.object(owner, "autocast", Autocast))
         enabled = lambda device="cpu": real_enabled("cpu")  # noqa: E731
         stack.enter_context(patch.object(torch, "is_autocast_enabled", enabled))
+        dtype = torch.get_autocast_dtype
+        stack.enter_context(patch.object(torch, "get_autocast_dtype", lambda device: dtype("cpu")))
         torch.__future__.set_swap_module_params_on_conversion(True)
         try:
-            yield gpu
+            yield GPU
         finally:
             torch.__future__.set_swap_module_params_on_conversion(swapping)
 
 
-def _factory(gpu: Gpu, name: str, real: Callable[..., Tensor]) -> Callable[..., Tensor]:
+def _factory(name: str, real: Callable[..., Tensor]) -> Callable[..., Tensor]:
     def make(*given: Any, **named: Any) -> Tensor:
         device = named.get("device")
         if not is_cuda(device):
             elsewhere = device is not None and name.endswith("_like")
-            return real(*map(_inner, given), **named) if elsewhere else real(*given, **named)
+            return real(*map(_held, given), **named) if elsewhere else real(*given, **named)
         if named.get("generator") is not None:
             raise Mismatch(f"{name}: a generator of the CPU draws on cuda:0, at {here()}")
         made = real(*given, **{**named, "device": CPU})
         if isinstance(made, OnGpu):
             return made
         if name in ("tensor", "as_tensor"):
-            gpu.wait("copy to the device")
-        return OnGpu(made.detach(), gpu).requires_grad_(made.requires_grad)
+            GPU.wait("copy to the device")
+        return OnGpu(made.detach()).requires_grad_(made.requires_grad)
 
     return make
 
@@ -297,20 +301,20 @@ def _grouped(real: Callable[..., dict[Any, Any]]) -> Callable[..., dict[Any, Any
     }
 
 
-def _one_hot(gpu: Gpu, real: Callable[..., Tensor]) -> Callable[..., Tensor]:
+def _one_hot(real: Callable[..., Tensor]) -> Callable[..., Tensor]:
     """torch's own asks for the device in C++, where it is the CPU."""
 
     def one_hot(x: Tensor, num_classes: int = -1) -> Tensor:
         if not isinstance(x, OnGpu):
             return real(x, num_classes)
         if num_classes == -1:
-            gpu.wait("read")
-        return OnGpu(real(x.inner, num_classes), gpu)
+            GPU.wait("read")
+        return OnGpu(real(x.held, num_classes))
 
     return one_hot
 
 
-def _moves(gpu: Gpu) -> dict[str, Any]:
+def _moves() -> dict[str, Any]:
     """The methods of all tensors that go from one device to another."""
     real_to, real_pinned = Tensor.to, Tensor.is_pinned
 
@@ -334,9 +338,9 @@ def _moves(gpu: Gpu) -> dict[str, Any]:
         copy = named.pop("copy", copy)
         before = x
         if device is not None and is_cuda(device):
-            x = gpu.up(x, non_blocking=non_blocking)
+            x = GPU.up(x, non_blocking=non_blocking)
         elif device is not None and torch.device(device).type == "cpu":
-            x = gpu.down(x, non_blocking=non_blocking)
+            x = GPU.down(x, non_blocking=non_blocking)
         elif device is not None:
             return real_to(x, *given, device=device, **named)
         x = real_to(x, dtype, **named) if dtype is not None else x
@@ -349,15 +353,15 @@ def _moves(gpu: Gpu) -> dict[str, Any]:
 
     return {
         "to": to,
-        "cpu": lambda x, *given, **named: gpu.down(x),
-        "cuda": lambda x, device=None, non_blocking=False, **named: gpu.up(x, non_blocking=non_blocking),
+        "cpu": lambda x, *given, **named: GPU.down(x),
+        "cuda": lambda x, device=None, non_blocking=False, **named: GPU.up(x, non_blocking=non_blocking),
         "pin_memory": pin,
         "is_pinned": lambda x, *given: hasattr(x, "_pretends_pinned") or real_pinned(x),
     }
 
 
 class _Event:
-    """A moment on the device; what waits for one has its result, or it would wait."""
+    """A moment on the device; who synchronises with it waits, if it has not come yet."""
 
     def __init__(self, *given: Any, **named: Any) -> None:
         pass
@@ -366,7 +370,7 @@ class _Event:
         pass
 
     def synchronize(self) -> None:
-        pass
+        GPU.wait("event")
 
     def query(self) -> bool:
         return True
@@ -375,7 +379,7 @@ class _Event:
         return 1.0
 
 
-def _cuda(gpu: Gpu) -> dict[str, Any]:
+def _cuda() -> dict[str, Any]:
     """What ``torch.cuda`` says of the device: an H100 with 80 GiB, of which a tenth is in use."""
     nothing = lambda *given, **named: None  # noqa: E731
     memory = lambda *given: 8 << 30  # noqa: E731
@@ -385,7 +389,7 @@ def _cuda(gpu: Gpu) -> dict[str, Any]:
             self.wait_event = self.wait_stream = nothing
 
         def synchronize(self) -> None:
-            gpu.wait("synchronize")
+            GPU.wait("synchronize")
 
         def record_event(self, event: _Event | None = None) -> _Event:
             return event or _Event()
@@ -407,7 +411,7 @@ def _cuda(gpu: Gpu) -> dict[str, Any]:
         **dict.fromkeys(
             ("set_device", "empty_cache", "reset_peak_memory_stats", "manual_seed", "manual_seed_all"), nothing
         ),
-        "synchronize": lambda *given: gpu.wait("synchronize"),
+        "synchronize": lambda *given: GPU.wait("synchronize"),
         "Event": _Event,
         "Stream": Stream,
         "current_stream": Stream,

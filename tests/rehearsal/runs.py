@@ -25,7 +25,6 @@ SMALL: dict[str, Any] = {
 OPTIONS: dict[str, dict[str, Any]] = {
     "naslora": {"search_start_epoch": 1, "alternate": "both"},
     "naspclora": {"search_start_epoch": 1, "alternate": "both"},
-    "oft": {"block_size": 16},  # a divisor of every tiny backbone's widths
 }
 SAVING = "harness/training/checkpoint.py"
 
@@ -101,7 +100,7 @@ FAMILIES: dict[str, dict[str, Any]] = {
 }
 METHOD_NAMES = METHODS.names()
 FIRST = dict.fromkeys(FAMILIES, ("lora",)) | {
-    "sam": tuple(METHOD_NAMES),
+    "sam": (*METHOD_NAMES, "peft/oft", "peft/vera"),
     "sam fp16": ("naslora",),
     "mobile sam": ("lora", "naslora", "adapter"),
     "timm": ("naslora",),

@@ -1,0 +1,48 @@
+"""`sam-peft doctor --device cuda` on the pretended GPU, and where there is none."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Callable
+
+import pytest
+import torch
+
+from harness.cli import doctor
+from harness.contract import gpu
+from tests.rehearsal.device import pretended
+from tests.rehearsal.test_faults import left_on_the_processor, planted
+
+ON_A_TINY_MODEL = ["--device", "cuda", "--backbone", "tiny"]
+
+
+@pytest.fixture
+def few_images(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(gpu, "SCORED", 4)
+    monkeypatch.setattr(gpu, "PHOTOGRAPHS", 2)
+
+
+@pytest.mark.skipif(torch.cuda.is_available(), reason="this machine has a GPU")
+def test_without_a_gpu_it_says_so_in_one_line(says: Callable[..., str]) -> None:
+    assert "run this where there is a GPU" in says(doctor.main, "--device", "cuda", code=2)
+
+
+@pytest.mark.parametrize("methods", ["zeroshot,convlora", pytest.param("all", marks=pytest.mark.slow)])
+@pytest.mark.usefixtures("few_images")
+def test_all_is_right_on_the_pretended_gpu(methods: str, capsys: pytest.CaptureFixture[str]) -> None:
+    with pretended():
+        assert doctor.main([*ON_A_TINY_MODEL, "--methods", methods, "--json"]) == 0
+    found = json.loads(capsys.readouterr().out)
+    assert found["failures"] == []
+    assert {step["precision"] for step in found["steps"]} == {"fp32", "bf16", "fp16"}
+    assert all(step["loss"] < 1e-6 for step in found["steps"] if step["precision"] == "fp32")
+    assert {(way["block"], way["name"]) for way in found["attention"]} >= {("global", "widened"), ("window", "math")}
+    assert all(found["rates"][name] > 0 for name in ("step", "passes", "scoring", "loading"))
+
+
+def test_what_is_not_right_is_named(monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]) -> None:
+    line = planted(monkeypatch, left_on_the_processor)
+    with pretended():
+        assert doctor.main([*ON_A_TINY_MODEL, "--methods", "lora"]) == 1
+    shown = capsys.readouterr().out
+    assert shown.count(line) >= 1 + 3  # of the rates, and of a step in each precision
