@@ -81,6 +81,9 @@ def test_defaults_are_what_they_were() -> None:
     """A default is out of a run's key where the option is younger than the first records, so that another one is another method."""
     known = json.loads((Path(__file__).parent / "defaults.json").read_text())
     assert {name: asdict(method_config_class(name)()) for name in methods.BUILTIN} == known
+    for config in map(method_config_class, [*methods.BUILTIN, *methods.TUNERS]):
+        assert config.__dataclass_params__.frozen
+        assert all(field.kw_only for field in fields(config))
 
 
 def test_two_rates_of_full_fine_tuning_are_each_at_its_own_place() -> None:
