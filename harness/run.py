@@ -188,7 +188,7 @@ def parser() -> CommandParser:
         "--retry",
         action=Once,
         metavar="CODES",
-        help="with --cluster: submit (or with --plan price) failed runs of these classes again, e.g. oom,node_fail",
+        help="with --cluster: submit (or with --plan price) failed runs of these classes again, e.g. oom,timeout",
     )
     how.add_argument(
         "--yes", action="store_true", help="start although it takes months, or although its numbers rank nothing"

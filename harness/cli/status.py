@@ -3,18 +3,16 @@
 from __future__ import annotations
 
 import json
-import shutil
 import sys
 import time
 from collections import Counter
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import asdict, replace
 from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING
 
 from harness.cli.command import PROGRAM, CommandParser, add_results, add_run, command, require_effect, results_of, verb
-from harness.dispatch.queue import Task
 from harness.dispatch.run_states import (
     FINISHED,
     INTERRUPTED,
@@ -27,8 +25,7 @@ from harness.dispatch.run_states import (
     survey,
     time_left,
 )
-from harness.dispatch.slurm.client import Slurm
-from harness.dispatch.sweeps import read_chunks
+from harness.dispatch.slurm.client import Queue, Slurm
 from harness.system.errors import UsageError
 from harness.system.files import open_regular
 from harness.system.streams import folded, say_skipped, terminal_width
@@ -126,38 +123,37 @@ def watch_screen(look_again: Callable[[], Survey], in_words: Callable[..., str])
     return 0
 
 
-def ask_cluster(results: Path) -> tuple[Mapping[str, Task] | None, str, str]:
-    """The queue, the cluster's name and a note, where something was submitted to a cluster and may still run."""
-    tasks: Mapping[str, Task] | None = None
-    note = cluster = ""
-    open_chunks = list(read_chunks(results, open_only=True, problems={}))
-    if any(chunk.job for chunk in open_chunks):
-        if shutil.which("squeue") is None:
-            note = "squeue is not on this machine's PATH: states of queued runs are as last seen on disk"
-        else:
-            try:
-                slurm = Slurm(patience_s=0.0, say=lambda line: None)
-                cluster = slurm.cluster()
-                tasks = slurm.tasks(chunk.name for chunk in open_chunks)
-            except UsageError as error:
-                note = f"{error}; states of queued runs are as last seen on disk"
-    return tasks, cluster, note
-
-
 def look(results: Path, *, sweep: str | None = None) -> Survey:
     """Survey the folder, run by run. Raises UsageError: no such sweep."""
-    tasks, cluster, note = ask_cluster(results)
-    seen = replace(survey(results, tasks=tasks, cluster=cluster), note=note)
+    seen = survey(results)
+    if any(run.unsettled and seen.sweeps[run.sweep].executor == "slurm" for run in seen.runs.values() if run.sweep):
+        queue, notes = ask_cluster(results, seen)
+        seen = replace(survey(results, queue=queue), notes=notes)
     if sweep is None:
         return seen
     known = list(seen.sweeps)
-    if sweep == "last" and known:
-        sweep = known[-1]
+    sweep = known[-1] if sweep == "last" and known else sweep
     if sweep not in known:
         raise UsageError(f"no sweep {sweep!r} below {results}; there are: {', '.join(known[-5:]) or 'none'}")
-    keys = {run.key for chunk in read_chunks(results, sweep=sweep, problems={}) for run in chunk.runs}
+    keys = {run.key for run in seen.sweeps[sweep].runs}
     runs = {key: run for key, run in seen.runs.items() if key in keys}
     return replace(seen, runs=runs, sweeps={sweep: seen.sweeps[sweep]})
+
+
+def ask_cluster(results: Path, seen: Survey) -> tuple[Queue | None, tuple[str, ...]]:
+    """The queue of all sweeps here; and what could not be seen, or is queued for a sweep that was deleted."""
+    slurm = Slurm(patience_s=0.0)
+    try:
+        slurm.require()
+        queue, own = slurm.queue(name for sweep in seen.sweeps.values() for name in sweep.names), slurm.own()
+    except UsageError as error:
+        return None, (f"{error}; states of queued runs are as last seen on disk",)
+    here = {name for sweep in seen.sweeps.values() for name in sweep.names}
+    strays = [
+        task.job for (name, _), task in own.items() if task.active and task.comment == str(results) and name not in here
+    ]
+    note = f"{counted(len(strays), 'task')} of a sweep that was deleted: scancel {' '.join(strays)}"
+    return queue, (note,) if strays else ()
 
 
 def overview(seen: Survey, *, width: int = 0) -> str:
@@ -181,7 +177,7 @@ def _in_words(seen: Survey) -> list[str]:
     counts = Counter(map(_state, seen.runs.values()))
     words = ", ".join(f"{count} {WORDS.get(state, state)}" for state, count in counts.most_common())
     still = [run for run in seen.runs.values() if run.unsettled]
-    left = f"; {time_left(seen.runs, now=time.time())}" if still else ""
+    left = f"; {time_left(seen.runs.values(), now=time.time())}" if still else ""
     lines = [f"{counted(len(seen.runs), 'run')}: {words}{left}"]
     running = [run for run in still if run.state == RUNNING]
     lines += [f"at work: {run.words}: {run.stage} ({run.message})" for run in running[:MOST_AT_WORK]]
@@ -202,7 +198,7 @@ def _in_words(seen: Survey) -> list[str]:
         lines.append("finished last (sam-peft show KEY, or words: show lora kvasir 0):")
         lines += [f"  {run.key}  {run.words}" for run in done[: -MOST_KEYS - 1 : -1]]
     lines += [f"unreadable: {printable_line(str(path))}: {reason}" for path, reason in seen.problems.items()]
-    return [*lines, *([f"note: {seen.note}"] if seen.note else [])]
+    return [*lines, *(f"note: {note}" for note in seen.notes)]
 
 
 def _state(run: RunState) -> str:

@@ -3,23 +3,22 @@
 ``ROOT/state/<key>/attempt.<n>.json`` is the lease of the n-th start. It is created whole and exclusively (a hard link), and from then on
 only its owner replaces it, as heartbeat. ``attempt.<n>.end.json`` says how it ended; it is created once, by the owner or by whoever found
 the owner dead. Taking over means creating ``attempt.<n+1>.json``: of any number of contenders one succeeds. The owner sees at its next
-heartbeat that it was overtaken, and stops; `beating` shows that it lives for work that cannot stop to do so itself.
+heartbeat that it was overtaken, and stops.
 """
 
 from __future__ import annotations
 
-import errno
 import json
 import os
 import re
 import secrets
 import socket
-import subprocess
 import sys
 import threading
 import time
 import traceback
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 from typing import Literal
@@ -35,8 +34,8 @@ class Holder:
 
     Args:
         host, boot, namespace: machine, its boot and its process-number namespace; only where all are ours can a process be looked up.
-        pid, ticks: process number and its start time (a number may be reused, both may not).
-        job, cluster: the cluster's job, such as ``123_4``, and the cluster's name, since two may number a job alike; empty elsewhere.
+        pid, ticks: process number and its start time (a number may be reused, both may not; no time where there is no /proc).
+        job: the cluster's job, such as ``123_4``; empty elsewhere.
     """
 
     host: str
@@ -45,79 +44,51 @@ class Holder:
     pid: int
     ticks: int
     job: str = ""
-    cluster: str = ""
 
     @classmethod
-    def here(cls, *, job: str = "", cluster: str = "") -> Holder:
-        pid = os.getpid()
-        try:
-            ticks = _ticks(pid)
-        except OSError:
-            ticks = 0
-        host = socket.gethostname()
-        return cls(host=host, boot=_boot(), namespace=_namespace(), pid=pid, ticks=ticks, job=job, cluster=cluster)
+    def here(cls, *, job: str = "") -> Holder:
+        return cls(**_machine(), pid=os.getpid(), ticks=_ticks(os.getpid()) or 0, job=job)
 
     def alive(self) -> bool | None:
         """Whether the process lives; None where it cannot be looked up from here."""
-        if (self.host, self.boot, self.namespace) != (socket.gethostname(), _boot(), _namespace()):
+        if {"host": self.host, "boot": self.boot, "namespace": self.namespace} != _machine():
             return None
+        ticks = _ticks(self.pid)
+        if ticks is not None:
+            return ticks == self.ticks
         try:
-            return _ticks(self.pid) == self.ticks
-        except OSError:
-            return None if _there(self.pid) else False
+            os.kill(self.pid, 0)
+        except (ProcessLookupError, OverflowError):
+            return False
+        except PermissionError:  # another user's
+            pass
+        return None  # /proc may be mounted with hidepid, and macOS has none
 
 
-def _boot() -> str:
+def _machine() -> dict[str, str]:
+    boot = namespace = ""
     try:
-        return Path("/proc/sys/kernel/random/boot_id").read_text(encoding="ascii").strip()
-    except OSError:
-        return ""
+        boot = Path("/proc/sys/kernel/random/boot_id").read_text(encoding="ascii").strip()
+        namespace = os.readlink("/proc/self/ns/pid")
+    except OSError:  # macOS
+        pass
+    return {"host": socket.gethostname(), "boot": boot, "namespace": namespace}
 
 
-def _namespace() -> str:
+def _ticks(pid: int) -> int | None:
+    """Start time of a process in clock ticks since boot, 0 for a zombie; None where we cannot see it."""
     try:
-        return os.readlink("/proc/self/ns/pid")
+        rest = Path(f"/proc/{pid}/stat").read_text(encoding="utf-8", errors="replace").rpartition(")")[2].split()
     except OSError:
-        return ""
-
-
-def _ticks(pid: int) -> int:
-    """Start time of a process in clock ticks since boot, in seconds where the system has no /proc (macOS); 0 for a zombie.
-
-    Raises:
-        OSError: it does not run, or we may not see it.
-    """
-    if not Path("/proc/self").exists():
-        return _ticks_by_ps(pid)
-    rest = Path(f"/proc/{pid}/stat").read_text(encoding="utf-8", errors="replace").rpartition(")")[2].split()
+        return None
     return 0 if rest[0] in "ZX" else int(rest[19])
-
-
-def _ticks_by_ps(pid: int) -> int:
-    command = ["ps", "-o", "stat=,lstart=", "-p", str(pid)]
-    shown = subprocess.run(command, env={**os.environ, "LC_ALL": "C"}, capture_output=True, text=True, check=False)
-    state, _, started = shown.stdout.strip().partition(" ")
-    if not started:
-        raise ProcessLookupError(errno.ESRCH, os.strerror(errno.ESRCH))
-    return 0 if state[0] in "ZX" else int(time.mktime(time.strptime(started.strip(), "%a %b %d %H:%M:%S %Y")))
-
-
-def _there(pid: int) -> bool:
-    """Whether a process has this number, which needs no look at it: /proc may be mounted with hidepid."""
-    try:
-        os.kill(pid, 0)
-    except PermissionError:  # another user's
-        return True
-    except (ProcessLookupError, OverflowError):
-        return False
-    return True
 
 
 End = Literal[
     "finished", "failed", "interrupted", "OOM", "TIMEOUT", "PREEMPTED", "NODE_FAIL", "CANCELLED", "killed", "lost"
 ]
 """How an attempt ended: ``finished`` and ``failed`` left a record; ``interrupted`` stopped by request, with a checkpoint; ``killed`` died
-under the eyes of its supervisor; ``lost`` is no longer there and nobody knows why; the others were ended by the cluster."""
+under the eyes of its supervisor, ``OOM`` for memory; ``lost`` is no longer there and nobody knows why. Older versions wrote the others."""
 
 LEASE_SECONDS = 90.0
 """A holder on another machine that has not changed its lease for this long is dead."""
@@ -126,10 +97,6 @@ BEATS_PER_LEASE = 6
 
 class Held(Exception):
     """Somebody alive has the lease."""
-
-    def __init__(self, attempt: Attempt) -> None:
-        super().__init__(f"attempt {attempt.number} runs on {attempt.holder.host} (process {attempt.holder.pid})")
-        self.attempt = attempt
 
 
 class Exhausted(Exception):
@@ -172,6 +139,7 @@ class Attempt:
 
     @property
     def hours(self) -> float:
+        """By the holder's clock."""
         return max(0.0, (self.ended or self.seen) - self.started) / 3600
 
     def live(self) -> bool | None:
@@ -190,18 +158,13 @@ def log_path(folder: Path, number: int) -> Path:
 
 def attempts(folder: Path) -> list[Attempt]:
     """All starts of a run, oldest first."""
-    starts = []
     try:
         names = os.listdir(folder)
     except (FileNotFoundError, NotADirectoryError):
         return []
-    ended = {name for name in names if name.endswith(".end.json")}
-    for name in names:
-        if match := re.fullmatch(r"attempt\.([1-9]\d{0,5})\.json", name):
-            attempt = _read_attempt(folder, int(match[1]), with_end=f"attempt.{match[1]}.end.json" in ended)
-            if attempt is not None:
-                starts.append(attempt)
-    return sorted(starts, key=lambda attempt: attempt.number)
+    numbers = sorted(int(match[1]) for name in names if (match := re.fullmatch(r"attempt\.([1-9]\d{0,5})\.json", name)))
+    starts = (_read_attempt(folder, number) for number in numbers)
+    return [start for start in starts if start is not None]
 
 
 def close(folder: Path, attempt: Attempt, end: End, detail: str = "") -> None:
@@ -256,15 +219,9 @@ class Lease:
                 raise Exhausted(ended)
             if ended and ended[-1].end and over(ended):
                 raise Exhausted(ended)
-            now = time.time()
+            now, token = time.time(), secrets.token_hex(6)
             attempt = Attempt(
-                number=number,
-                holder=holder,
-                token=secrets.token_hex(6),
-                started=now,
-                seen=now,
-                gpus=gpus,
-                lease_s=lease_s,
+                number=number, holder=holder, token=token, started=now, seen=now, gpus=gpus, lease_s=lease_s
             )
             if create_exclusively(_path(folder, number), _text(attempt)):
                 return cls(folder, attempt)
@@ -291,17 +248,17 @@ class Lease:
 def _wait_for_end(folder: Path, attempt: Attempt, *, lease_s: float, sleep: Callable[[float], None]) -> None:
     alive = attempt.live()
     if alive:
-        raise Held(attempt)
+        raise Held
     if alive is None:
         lease_s = max(lease_s, attempt.lease_s)
         deadline = time.monotonic() + lease_s
         while time.monotonic() < deadline:
             sleep(min(2.0, lease_s / 20))
-            now = _read_attempt(folder, attempt.number, with_end=True)
+            now = _read_attempt(folder, attempt.number)
             if now is None or now.end:
                 return
             if now.seen != attempt.seen:
-                raise Held(now)
+                raise Held
     if not attempt.end:
         close(folder, attempt, "lost", f"no sign of life from process {attempt.holder.pid} on {attempt.holder.host}")
 
@@ -317,7 +274,16 @@ def _text(attempt: Attempt) -> str:
     return json.dumps(content)
 
 
-def _read_attempt(folder: Path, number: int, *, with_end: bool) -> Attempt | None:
+@dataclass(frozen=True, kw_only=True)
+class _Ending:
+    """What ``attempt.<n>.end.json`` holds."""
+
+    end: End
+    detail: str = ""
+    ended: float = 0.0
+
+
+def _read_attempt(folder: Path, number: int) -> Attempt | None:
     """Start ``number`` of a run; None where it is not there. One that cannot be read may be half written, or of a later version: its holder
     is watched like one on another machine."""
     path = _path(folder, number)
@@ -326,9 +292,9 @@ def _read_attempt(folder: Path, number: int, *, with_end: bool) -> Attempt | Non
     except FileNotFoundError:
         return None
     except ValueError as error:
-        attempt = _unreadable(path, number, str(error))
-    if not with_end:
-        return attempt
+        nobody = Holder(host="an unknown machine", boot="", namespace="", pid=0, ticks=0)
+        seen = path.lstat().st_mtime if os.path.lexists(path) else 0.0
+        attempt = Attempt(number=number, holder=nobody, token="", started=seen, seen=seen, unreadable=str(error))
     path = folder / f"attempt.{number}.end.json"
     try:
         ending = read_as(path, _Ending)
@@ -339,47 +305,25 @@ def _read_attempt(folder: Path, number: int, *, with_end: bool) -> Attempt | Non
     return replace(attempt, end=ending.end, detail=ending.detail, ended=ending.ended)
 
 
-@dataclass(frozen=True, kw_only=True)
-class _Ending:
-    """What ``attempt.<n>.end.json`` holds."""
+@contextmanager
+def beating(lease: Lease, *, lease_s: float = LEASE_SECONDS) -> Iterator[None]:
+    """The lease beats while the block runs, which cannot stop to do so itself."""
+    done = threading.Event()
 
-    end: End
-    detail: str = ""
-    ended: float = 0.0
-
-
-def _unreadable(path: Path, number: int, reason: str) -> Attempt:
-    try:
-        seen = path.lstat().st_mtime
-    except OSError:
-        seen = 0.0
-    nobody = Holder(host="an unknown machine", boot="", namespace="", pid=0, ticks=0)
-    return Attempt(number=number, holder=nobody, token="", started=seen, seen=seen, unreadable=reason)
-
-
-class beating:
-    """Context in which the lease beats."""
-
-    def __init__(self, lease: Lease, *, lease_s: float = LEASE_SECONDS) -> None:
-        self._lease = lease
-        self._interval = lease_s / BEATS_PER_LEASE
-        self._done = threading.Event()
-        self._thread = threading.Thread(target=self._run, daemon=True)
-
-    def __enter__(self) -> Lease:
-        self._thread.start()
-        return self._lease
-
-    def __exit__(self, *error: object) -> None:
-        self._done.set()
-        self._thread.join()
-
-    def _run(self) -> None:
-        while not self._done.wait(self._interval):
+    def run() -> None:
+        while not done.wait(lease_s / BEATS_PER_LEASE):
             try:
-                self._lease.beat()
+                lease.beat()
             except Lost:
                 traceback.print_exc()
                 os._exit(1)  # somebody else works on it now; nothing may be written any more
             except OSError as error:
                 print(f"heartbeat: {error}", file=sys.stderr)
+
+    thread = threading.Thread(target=run, daemon=True)
+    thread.start()
+    try:
+        yield
+    finally:
+        done.set()
+        thread.join()

@@ -27,7 +27,7 @@ class Place:
         executor: ``inline``, ``local`` or ``slurm``.
         devices: GPUs of this machine that runs may use, as ``CUDA_VISIBLE_DEVICES`` names them.
         workers: runs at the same time.
-        threads: of one worker on a CPU.
+        threads: of one worker.
         profile: of the cluster; None for this machine.
     """
 

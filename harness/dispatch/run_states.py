@@ -1,25 +1,26 @@
-"""The state of every run below a results folder, from records, attempts, sweeps and the cluster's queue, and how long the runs
-still take. Reads only, but for the small file in which a run at work says how far it is (`ProgressFile`)."""
+"""The state of every run below a results folder, from records, attempts, sweeps and the cluster's queue, and how long the runs still
+take. Reads only, but for the small file in which a run at work says how far it is (`ProgressFile`)."""
 
 from __future__ import annotations
 
 import contextlib
 import json
-import math
 import time
-from collections.abc import Callable, Iterable, Mapping, Sequence
+from collections.abc import Callable, Collection, Iterable, Mapping
 from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from harness.archive.schema import Record, seconds_of
 from harness.archive.store import RecordStore
 from harness.check import read_as
-from harness.dispatch.attempts import LEASE_SECONDS, Attempt, attempts, log_path, state_folder
-from harness.dispatch.queue import Task
-from harness.dispatch.sweeps import Chunk, NamedRun, Problems, Sweep, named, read_chunks, read_sweeps, settles
+from harness.dispatch.attempts import Attempt, attempts, log_path, state_folder
+from harness.dispatch.sweeps import NamedRun, Problems, Sweep, named, read_sweeps, settles
 from harness.system.files import write_atomically
 from harness.system.text import counted
+
+if TYPE_CHECKING:
+    from harness.dispatch.slurm.client import Queue, QueuedTask
 
 FINISHED = "OK"
 RUNNING = "running"
@@ -46,7 +47,6 @@ class RunState(NamedRun):
         task: its job on the cluster.
         started: when its last start began (seconds since the epoch).
         seconds: how long that start ran; of a finished run as `harness.archive.schema.seconds_of`.
-        whole: whether the seconds of a finished run are of more than its training.
         done: share of its epochs, 0 to 1.
         begun: the share that was done when its last start began.
         stage: what it does now, in words; empty unless it runs.
@@ -61,7 +61,6 @@ class RunState(NamedRun):
     task: str = ""
     started: float = 0.0
     seconds: float = 0.0
-    whole: bool = False
     done: float = 0.0
     begun: float = 0.0
     stage: str = ""
@@ -74,6 +73,9 @@ class RunState(NamedRun):
         return self.state in (RUNNING, QUEUED, WAITING)
 
 
+ShowStates = Callable[[Mapping[str, RunState]], None]
+
+
 @dataclass(frozen=True, kw_only=True)
 class Survey:
     """All runs, in the order of their first submission.
@@ -82,13 +84,13 @@ class Survey:
         runs: by key.
         sweeps: by id.
         problems: unreadable records, sweeps and attempts.
-        note: what could not be seen.
+        notes: what could not be seen, and what belongs to no run.
     """
 
     runs: dict[str, RunState]
     sweeps: dict[str, Sweep]
     problems: dict[Path, str]
-    note: str = ""
+    notes: tuple[str, ...] = ()
 
     @property
     def unsettled(self) -> bool:
@@ -97,91 +99,82 @@ class Survey:
 
 
 def survey(
-    results: Path,
-    *,
-    tasks: Mapping[str, Task] | None = None,
-    cluster: str = "",
-    keys: Iterable[str] | None = None,
-    of_sweep: str = "*",
+    results: Path, *, queue: Queue | None = None, keys: Iterable[str] | None = None, of_sweep: str = "*"
 ) -> Survey:
     """The state of every run below a results folder, as it is now.
 
     Args:
-        tasks: the cluster's queue (`Slurm.tasks`), None where it cannot be asked or nobody needs it.
-        cluster: the name of that cluster, empty where nobody knows; it says nothing about open sweeps on others.
+        queue: what the cluster knows of the sweeps' arrays, None where it cannot be asked or nobody needs it.
         keys: only these runs.
         of_sweep: as the sweep of this id has them; a command that looks twice a second need not read every other one.
     """
     selected = None if keys is None else set(keys)
     problems: Problems = {}
     sweeps = {sweep.id: sweep for sweep in read_sweeps(results, problems, sweep=of_sweep)}
-    latest: dict[str, tuple[Chunk, int]] = {}
-    for chunk in read_chunks(results, sweep=of_sweep, problems=problems):
-        for index, run in enumerate(chunk.runs):
-            if selected is None or run.key in selected:
-                latest[run.key] = (chunk, index)
     store = RecordStore(results)
     ended = store.ended(selected)
     if selected is None:
         problems |= {store.path(key): reason for key, reason in ended.items() if isinstance(reason, str)}
     records = {key: record for key, record in ended.items() if isinstance(record, Record)}
-    runs = {
-        key: state_of(results, chunk, index, records.get(key), sweeps, tasks, cluster, problems)
-        for key, (chunk, index) in latest.items()
-    }
+    latest: dict[str, tuple[Sweep, int]] = {}
+    for sweep in sweeps.values():
+        latest |= {run.key: (sweep, line) for line, run in enumerate(sweep.runs)}
+    tasks = {(sweep.id, line): (array, task) for sweep in sweeps.values() for line, array, task in sweep.places()}
+    runs = {}
+    for key, (sweep, line) in latest.items():
+        if selected is None or key in selected:
+            place = tasks.get((sweep.id, line))
+            runs[key] = _state_of(sweep, line, place, records.get(key), queue, problems)
     runs |= {key: _of_record(record) for key, record in records.items() if key not in runs}
     return Survey(runs=runs, sweeps=sweeps, problems=problems)
 
 
 def _of_record(record: Record) -> RunState:
-    seconds, whole = seconds_of(record.cost)
     return RunState(
         **named(record.run, key=record.key),
         state=record.code,
         message=record.message,
         attempts=record.attempts,
-        seconds=seconds,
-        whole=whole,
+        seconds=seconds_of(record.cost)[0],
         done=1.0 if record.code == "OK" else 0.0,
         finished=record.finished,
     )
 
 
-def state_of(
-    results: Path,
-    chunk: Chunk,
-    index: int,
+def _state_of(
+    sweep: Sweep,
+    line: int,
+    place: tuple[int, int] | None,
     record: Record | None,
-    sweeps: Mapping[str, Sweep],
-    tasks: Mapping[str, Task] | None,
-    cluster: str,
+    queue: Queue | None,
     problems: Problems,
 ) -> RunState:
-    """Where one run of a chunk is; arguments as of `survey`."""
-    sweep = sweeps.get(chunk.sweep)
-    asked = not cluster or sweep is None or sweep.cluster in ("", cluster) or bool(chunk.closed)
-    tasks = tasks if asked else None
-    run = chunk.runs[index]
-    task = chunk.task(index) if sweep is not None and sweep.executor == "slurm" else ""
-    folder = state_folder(results, run.key)
+    """Where one run of a sweep is; ``place`` is its array and task on a cluster."""
+    run, folder = sweep.runs[line], state_folder(sweep.results, sweep.runs[line].key)
+    queued = queue.get((sweep.names[place[0]], place[1])) if queue and place else None
+    job = sweep.arrays[place[0]].job if place else ""
+    task = queued.job if queued else f"{job}_{place[1]}" if place and job else ""
     if record is not None and settles(record, replaces=run.replaces):
         log = log_path(folder, record.attempts) if record.attempts else None
-        return replace(_of_record(record), **named(run), sweep=chunk.sweep, task=task, log=log)
-    starts = _starts(folder, problems)
+        return replace(_of_record(record), **named(run), sweep=sweep.id, task=task, log=log)
+    starts = []
+    try:
+        starts = attempts(folder)
+    except OSError as error:
+        problems[folder] = error.strerror or str(error)
+    problems.update({folder / f"attempt.{start.number}.json": start.unreadable for start in starts if start.unreadable})
     last = starts[-1] if starts else None
-    state, message = _unfinished(chunk, index, task, last, sweep, tasks)
+    state, message = _unfinished(sweep, task, last, queued, asked=queue is not None)
     number = last.number if last else record.attempts if record else 0
-    done, begun, stage = 0.0, 0.0, ""
-    if state == RUNNING and last is not None:
-        done, begun, stage = _progress(folder, since=last.started)
-        if _silence(last, LEASE_SECONDS if sweep is None else sweep.lease_s):
-            stage = message
+    done, begun, stage = _progress(folder, since=last.started) if state == RUNNING and last else (0.0, 0.0, "")
+    if state == RUNNING and last and _silence(last, sweep):
+        stage = message
     return RunState(
         **named(run),
         state=state,
         message=message,
         attempts=number,
-        sweep=chunk.sweep,
+        sweep=sweep.id,
         task=task,
         started=last.started if last else 0.0,
         seconds=3600 * last.hours if last else 0.0,
@@ -192,78 +185,43 @@ def state_of(
     )
 
 
-def _starts(folder: Path, problems: Problems) -> list[Attempt]:
-    try:
-        starts = attempts(folder)
-    except OSError as error:
-        problems[folder] = error.strerror or str(error)
-        return []
-    problems.update({folder / f"attempt.{start.number}.json": start.unreadable for start in starts if start.unreadable})
-    return starts
-
-
 def _unfinished(
-    chunk: Chunk, index: int, task: str, last: Attempt | None, sweep: Sweep | None, tasks: Mapping[str, Task] | None
+    sweep: Sweep, task: str, last: Attempt | None, queued: QueuedTask | None, *, asked: bool
 ) -> tuple[str, str]:
-    on_cluster = chunk.on_cluster(tasks, index) if tasks is not None and task else None
-    lease_s = LEASE_SECONDS if sweep is None else sweep.lease_s
+    """State and message of a run without a record; ``asked``: the cluster's queue is known."""
     if last is not None and not last.end:
         alive = last.live()
         if alive is None:  # elsewhere: the cluster knows best, else the last sign of life
-            recent = time.time() - last.seen < lease_s
-            same_job = on_cluster if last.holder.job == task else None
-            # Of a job that this queue does not show (another cluster's, or hidden from us) only the heartbeat tells.
-            is_gone = tasks is not None and bool(task) and last.holder.job == task and last.holder.job not in tasks
-            alive = same_job.state == "RUNNING" if same_job is not None else recent and not is_gone
+            is_gone = asked and bool(task) and last.holder.job == task and queued is None
+            recent = time.time() - last.seen < sweep.lease_s and not is_gone
+            alive = queued.state == "RUNNING" if queued is not None and last.holder.job == task else recent
         if alive:
-            return RUNNING, f"on {last.holder.host}{_silence(last, lease_s)}"
-    if on_cluster is not None and on_cluster.active:
-        return QUEUED, on_cluster.reason if on_cluster.state == "PENDING" else on_cluster.state.lower()
-    if chunk.closed == "cancelled" or chunk.ends.get(chunk.runs[index].key) == "CANCELLED":
+            return RUNNING, f"on {last.holder.host}{_silence(last, sweep)}"
+    if queued is not None and queued.active:
+        return QUEUED, queued.reason if queued.state == "PENDING" else queued.state.lower()
+    if sweep.ended == CANCELLED:
         return CANCELLED, "on request"
-    if last is not None and last.end == "CANCELLED" and last.holder.job == task:
-        return CANCELLED, last.detail
-    submitting = sweep is not None and bool(sweep.submitter.alive())
-    if sweep is not None and sweep.executor != "slurm":
-        if submitting and not chunk.closed:
-            return WAITING, ""
-    elif not chunk.job:
-        return (WAITING, "being submitted") if submitting and not chunk.closed else (INTERRUPTED, "never submitted")
-    elif tasks is None and not chunk.closed:
+    if sweep.executor != "slurm" or not task:
+        if sweep.submitter.alive() is not False and not sweep.ended:
+            return WAITING, "" if sweep.executor != "slurm" else "being submitted"
+    elif not asked:
         return QUEUED, "the cluster was not asked"
+    elif last is None:
+        return LOST, f"job {task} ended before the worker began; see its log"
     if last is None:
-        if task and chunk.job:
-            return LOST, f"job {task} ended before the worker began; see its log"
         return INTERRUPTED, "not started"
     return INTERRUPTED, last.detail or last.end or "its process is gone"
 
 
-def _silence(last: Attempt, lease_s: float) -> str:
+def _silence(last: Attempt, sweep: Sweep) -> str:
     """Words about a holder that is there and shows no life: it is not taken over, since it may go on any moment."""
     seconds = time.time() - last.seen
-    if seconds < 2 * lease_s:
+    if seconds < 2 * sweep.lease_s:
         return ""
     return (
         f", without a heartbeat for {seconds / 60:.0f} min: process {last.holder.pid} is stopped, hangs or cannot write; "
         "let it go on, or kill it and give the command again"
     )
-
-
-def _progress(folder: Path, *, since: float) -> tuple[float, float, str]:
-    """The share of epochs done, that with which this start began, and the stage in words, from the file that the run's
-    process writes; an earlier start's file says nothing."""
-    try:
-        at = read_as(folder / "progress.json", _Position)
-    except (OSError, ValueError):
-        return 0.0, 0.0, STARTING
-    if at.at < since:
-        return 0.0, 0.0, STARTING
-    where = f"epoch {at.epoch}/{at.epochs}"
-    loss = "" if at.loss is None else f", loss {at.loss:.3f}"
-    words = {"training": f"training {where}{loss}", "validation": f"validating {where}"}
-    after = at.stage.startswith(("test", "merging"))  # both come after the last epoch
-    done = 1.0 if after else share_of_epochs(at.epoch, at.epochs, at.step, at.steps)
-    return done, at.begun, words.get(at.stage, at.stage.replace("test ", "testing "))
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -280,7 +238,24 @@ class _Position:
     at: float = 0.0
 
 
-def share_of_epochs(epoch: int, epochs: int, step: int, steps: int) -> float:
+def _progress(folder: Path, *, since: float) -> tuple[float, float, str]:
+    """The share of epochs done, that with which this start began, and the stage in words, from the file that the run's
+    process writes; an earlier start's file says nothing."""
+    try:
+        at = read_as(folder / "progress.json", _Position)
+    except (OSError, ValueError):
+        return 0.0, 0.0, STARTING
+    if at.at < since:
+        return 0.0, 0.0, STARTING
+    where = f"epoch {at.epoch}/{at.epochs}"
+    loss = "" if at.loss is None else f", loss {at.loss:.3f}"
+    words = {"training": f"training {where}{loss}", "validation": f"validating {where}"}
+    after = at.stage.startswith(("test", "merging"))  # both come after the last epoch
+    done = 1.0 if after else _share(at.epoch, at.epochs, at.step, at.steps)
+    return done, at.begun, words.get(at.stage, at.stage.replace("test ", "testing "))
+
+
+def _share(epoch: int, epochs: int, step: int, steps: int) -> float:
     """The share of a run that is done, 0 to 1, after ``step`` of the ``steps`` updates of its ``epoch``-th of ``epochs``."""
     return min(1.0, max(0.0, (epoch - 1 + step / max(1, steps)) / max(1, epochs)))
 
@@ -289,17 +264,11 @@ PROGRESS_SECONDS = 2.0
 
 
 class ProgressFile:
-    """Where a run is, for whoever asks: ``state/<key>/progress.json``, at each change of stage and every two seconds.
+    """Where a run is, for whoever asks: ``state/<key>/progress.json``, at each change of stage and every two seconds, with the last
+    position in training."""
 
-    Other stages are told with the last position in training.
-
-    Args:
-        written: called after each writing.
-    """
-
-    def __init__(self, folder: Path, *, written: Callable[[], None] = lambda: None) -> None:
+    def __init__(self, folder: Path) -> None:
         self._path = folder / "progress.json"
-        self._then = written
         self._written = 0.0
         self._stage: object = None
         self._position: dict[str, Any] = {}
@@ -313,94 +282,51 @@ class ProgressFile:
         if "epoch" in content:
             position = {name: int(content[name]) for name in ("epoch", "epochs", "step", "steps")}
             before = {**position, "step": max(0, position["step"] - 1)}
-            self._position = {"begun": share_of_epochs(**before), **self._position, **position}
+            self._position = {"begun": _share(**before), **self._position, **position}
         content = {name: None if value != value else value for name, value in content.items()}  # NaN is no JSON
         with contextlib.suppress(OSError):  # a full disk must not end a run for its progress display
             text = json.dumps({**self._position, **content, "at": time.time()}, default=str)
             write_atomically(self._path, text, durable=False)
-        self._then()
 
 
 LEAST_DONE = 0.05
 """Share of a run before its own pace says something."""
 
 
-@dataclass(frozen=True, kw_only=True)
-class TimeLeft:
-    """Seconds until all runs are done, None if nothing tells, and in words what does."""
-
-    seconds: float | None
-    origin: str
-
-    def __str__(self) -> str:
-        return self.origin if self.seconds is None else f"{clock(self.seconds)} left, {self.origin}"
-
-
-def time_left(runs: Mapping[str, RunState], *, now: float) -> TimeLeft:
-    """How long the open runs take, by finished runs (`_took`; of the same row where there are some), else by the pace of those
-    that run; as many at once as now."""
-    finished = [run for run in runs.values() if run.state == FINISHED and run.seconds > 0]
-    open_runs = [run for run in runs.values() if run.unsettled]
+def time_left(runs: Collection[RunState], *, now: float) -> str:
+    """How long the open runs take, as many at once as now, and what that is estimated from, in words."""
+    open_runs = [run for run in runs if run.unsettled]
     running = [run for run in open_runs if run.state == RUNNING]
-    paces = [made for run in running if (made := own_pace(run, now=now)) is not None]
+    finished = [run for run in runs if run.state == FINISHED and run.seconds > 0]
     if not open_runs:
-        return TimeLeft(seconds=0.0, origin="all done")
+        return "all done"
     if not running:
-        return TimeLeft(seconds=None, origin="time left: known once runs are under way")
+        return "time left: known once runs are under way"
+    left = [run_left(run, finished, now=now) for run in running]
+    paces = [seconds / (1.0 - run.done) for run, seconds in zip(running, left, strict=True) if seconds and run.done < 1]
     if not finished and not paces:
-        return TimeLeft(seconds=None, origin="time left: known after the first epochs")
-    rows: dict[str, list[RunState]] = {}
-    for run in finished:
-        rows.setdefault(run.variant, []).append(run)
-    cells = {(run.variant, run.benchmark) for run in open_runs} if finished else set()
-    took = {(row, benchmark): _took(rows.get(row, finished), benchmark=benchmark) for row, benchmark in cells}
-    pace = math.fsum(paces) / len(paces) if paces else 0.0
-    total = 0.0
-    for run in open_runs:
-        whole = took.get((run.variant, run.benchmark), pace)
-        total += _rest(run, whole, now=now) if run.state == RUNNING else whole
-    origin = f"told from {_in_words(finished)}" if finished else "at the pace of those that run"
-    return TimeLeft(seconds=total / len(running), origin=origin)
+        return "time left: known after the first epochs"
+    whole = sum(paces) / len(paces) if paces else 0.0
+    rest = [whole if seconds is None else seconds for seconds in left]
+    rest += [_took(run, finished) or whole for run in open_runs if run.state != RUNNING]
+    seconds = sum(rest) / len(running)
+    origin = f"estimated from {counted(len(finished), 'finished run')}" if finished else "at the pace of those that run"
+    return f"{clock(seconds)} left, {origin}"
 
 
-def _took(finished: Sequence[RunState], *, benchmark: str) -> float:
-    """Seconds that finished runs took: whole ones if any, on this benchmark if any."""
-    alike = [run for run in finished if run.whole] or finished
-    alike = [run for run in alike if run.benchmark == benchmark] or alike
-    return math.fsum(run.seconds for run in alike) / len(alike)
-
-
-def _in_words(finished: Sequence[RunState]) -> str:
-    """``4 finished runs and the training of 2 others``; of a row with whole runs these alone tell."""
-    whole = [run.variant for run in finished if run.whole]
-    told = set(whole)
-    trained = sum(run.variant not in told for run in finished)
-    if not whole:
-        return f"the training of {counted(trained, 'finished run')}"
-    others = f" and the training of {counted(trained, 'other')}" if trained else ""
-    return f"{counted(len(whole), 'finished run')}{others}"
-
-
-def run_left(run: RunState, finished: Sequence[RunState], *, now: float) -> float | None:
-    """Seconds that a running run still takes: as finished ones of its row took (`_took`), else at its own pace."""
-    of_row = [done for done in finished if done.variant == run.variant and done.seconds]
-    if of_row and run.started:
-        return _rest(run, _took(of_row, benchmark=run.benchmark), now=now)
-    pace = own_pace(run, now=now)
-    return None if pace is None or run.done >= 1.0 else pace * (1.0 - run.done)
-
-
-def own_pace(run: RunState, *, now: float) -> float | None:
-    """Seconds that all of a run would take at the pace of this start; None before that tells."""
+def run_left(run: RunState, finished: Collection[RunState], *, now: float) -> float | None:
+    """Seconds that a running run still takes: as finished ones like it took, else at its own pace; None before that tells."""
+    if whole := _took(run, finished):
+        return max(0.0, whole - (now - run.started)) if run.started and not run.begun else whole * (1.0 - run.done)
     made = run.done - run.begun
-    return (now - run.started) / made if run.started and made > LEAST_DONE else None
+    return (now - run.started) / made * (1.0 - run.done) if run.started and made > LEAST_DONE else None
 
 
-def _rest(run: RunState, whole: float, *, now: float) -> float:
-    """Seconds left of a run that takes ``whole`` seconds: by the clock where this start began it, by its epochs where it went on."""
-    if run.started and not run.begun:
-        return max(0.0, whole - (now - run.started))
-    return whole * (1.0 - run.done)
+def _took(run: RunState, finished: Collection[RunState]) -> float | None:
+    """Seconds that finished runs like this one took: of its row and benchmark if any, else of its row, else all."""
+    alike = [other for other in finished if other.variant == run.variant] or [*finished]
+    alike = [other for other in alike if other.benchmark == run.benchmark] or alike
+    return sum(other.seconds for other in alike) / len(alike) if alike else None
 
 
 def clock(seconds: float) -> str:

@@ -1,34 +1,24 @@
 """One start of a run: a child process does the work, this process holds the lease, passes signals on and sees how the child ends.
 
 The child is forked, so it starts at once where torch is already imported, and leaves nothing behind in memory for the next run. It
-dies with its supervisor.
-
-The log of the start has a line for every stage, epoch and note that the child tells of. The processes of a run on several
-GPUs find each other by a `Meeting`.
+dies with its supervisor. The log of the start has a line for every stage, epoch and note that the child tells of.
 """
 
 from __future__ import annotations
 
 import contextlib
 import ctypes
-import json
 import os
-import select
 import signal
-import socket
 import sys
-import threading
 import time
 import traceback
-from collections.abc import Callable, Iterator, Mapping
-from dataclasses import asdict, dataclass, field, replace
-from functools import partial
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any, Literal
 
 from harness.archive.schema import Record
-from harness.check import read_as
-from harness.dispatch.attempt_end import give_up, gpu_hours, last_words, oom_kills, reason_to_give_up
 from harness.dispatch.attempts import (
     BEATS_PER_LEASE,
     LEASE_SECONDS,
@@ -40,15 +30,16 @@ from harness.dispatch.attempts import (
     Lease,
     Lost,
     attempts,
+    beating,
     log_path,
     state_folder,
 )
-from harness.dispatch.queue import Accounting
+from harness.dispatch.endings import give_up, gpu_hours, last_words, oom_kills, reason_to_give_up
 from harness.dispatch.run_states import ProgressFile
-from harness.dispatch.sweeps import settled
+from harness.dispatch.sweeps import Sweep, settled
 from harness.planning.job import Job
-from harness.system.errors import UsageError, out_of_memory
-from harness.system.files import create_anew, write_atomically
+from harness.system.errors import out_of_memory
+from harness.system.files import create_anew
 
 
 @dataclass(kw_only=True)
@@ -60,155 +51,156 @@ class StopSignals:
     def install(self) -> None:
         for number in (signal.SIGTERM, signal.SIGUSR2, signal.SIGINT, signal.SIGHUP):
             if number != signal.SIGHUP or signal.getsignal(number) != signal.SIG_IGN:  # nohup
-                signal.signal(number, self._remember)
-
-    def _remember(self, number: int, frame: object) -> None:
-        self.received.append(number)
+                signal.signal(number, lambda number, frame: self.received.append(number))
 
     def __bool__(self) -> bool:
         return bool(self.received)
 
 
 @dataclass(frozen=True, kw_only=True)
-class WorkerContext:
-    """What a worker knows besides the job.
+class Start:
+    """A run that this process is to start.
 
     Args:
         holder: this process.
-        limit, before: see `harness.dispatch.sweeps.PlannedRun`.
-        gpus: GPUs that the job occupies.
+        limit, before, replaces: see `harness.dispatch.sweeps.PlannedRun`.
+        gpus: GPUs that it occupies.
         lease_s: see `Lease.acquire`.
         patience_s: after a stop signal, how long the child may take to write its checkpoint.
-        replaces: see `harness.dispatch.sweeps.settled`.
         environment: goes into the record: ``snapshot``, ``commit``, ``dirty``.
-        variables: environment variables of the child.
+        size: processes of the run, each on a GPU; this one is the first.
         submitter: whose death ends the worker too; None on a cluster.
-        accounting: of the cluster that this process is a job of, None outside one.
     """
 
+    job: Job
     holder: Holder
     limit: int
     before: int = 0
+    replaces: str = ""
     gpus: int = 0
     lease_s: float = LEASE_SECONDS
     patience_s: float = 60.0
-    replaces: str = ""
     environment: Mapping[str, str] = field(default_factory=dict)
-    variables: Mapping[str, str] = field(default_factory=dict)
+    size: int = 1
     submitter: Holder | None = None
-    accounting: Accounting | None = None
+
+    @classmethod
+    def of(cls, sweep: Sweep, line: int, *, task: str = "", gpus: int = 0, size: int = 1) -> Start:
+        """Of one run of a sweep; ``task`` is the cluster's name of this job."""
+        run, warned = sweep.runs[line], sweep.settings.get("signal_seconds")
+        return cls(
+            job=sweep.job(line),
+            holder=Holder.here(job=task),
+            limit=run.limit,
+            before=run.before,
+            replaces=run.replaces,
+            gpus=gpus,
+            lease_s=sweep.lease_s,
+            patience_s=max(5.0, 0.5 * warned) if isinstance(warned, int) else 60.0,
+            environment=sweep.environment,
+            size=size,
+            submitter=sweep.submitter if sweep.executor == "local" else None,
+        )
+
+    @property
+    def folder(self) -> Path:
+        return state_folder(Path(self.job.results), self.job.run.key)
+
+    def settled(self) -> Record | None:
+        """The record that makes this start needless; raises as `harness.dispatch.sweeps.settled`."""
+        return settled(Path(self.job.results), self.job.run.key, replaces=self.replaces)
+
+    def verdict(self, starts: list[Attempt]) -> tuple[End, str] | None:
+        return reason_to_give_up(starts, limit=self.limit, before=self.before)
+
+    def complete(self, record: Record) -> Record:
+        """What only the worker knows about a run, added to its record just before it is written."""
+        starts = attempts(self.folder)
+        starts = [*starts[:-1], replace(starts[-1], seen=time.time())] if starts else []
+        return replace(
+            record,
+            attempts=max(1, len(starts)),
+            cost={**record.cost, "gpu_hours": gpu_hours(starts)},
+            environment={**record.environment, **self.environment},
+        )
+
+    def processes(self, attempt: Attempt, *, rank: int = 0, local_rank: int = 0) -> dict[str, str]:
+        """torch.distributed's variables for one process of the run. Alone, whatever the shell that it was started from is a part of
+        (``salloc -n 8``, torchrun); else they meet on this node at a port that the lease's token gives."""
+        alone = {"RANK": str(rank), "LOCAL_RANK": str(local_rank), "WORLD_SIZE": str(self.size)}
+        port = str(20_000 + int(attempt.token, 16) % 20_000)
+        return alone if self.size == 1 else {**alone, "MASTER_ADDR": "127.0.0.1", "MASTER_PORT": port}
 
 
-@dataclass(frozen=True, kw_only=True)
-class _Place:
-    """What a meeting's file holds: names of environment variables; empty where it was called off."""
-
-    MASTER_ADDR: str = ""
-    MASTER_PORT: str = ""
-
-
-class Meeting:
-    """A file that rank 0 writes once it has the lease, and the others wait for.
-
-    Args:
-        path: a file of this job and restart.
-        size: number of processes.
-    """
-
-    def __init__(self, path: Path, *, size: int) -> None:
-        self.path = path
-        self.size = size
-
-    def open(self) -> dict[str, str]:
-        """Choose a port and tell the others; returns rank 0's environment variables."""
-        with socket.socket() as probe:
-            probe.bind(("", 0))
-            port = probe.getsockname()[1]
-        address = "127.0.0.1" if os.environ.get("SLURM_JOB_NUM_NODES", "1") == "1" else socket.gethostname()
-        write_atomically(self.path, json.dumps({"MASTER_ADDR": address, "MASTER_PORT": str(port)}))
-        return self.variables(rank=0, local_rank=0)
-
-    def call_off(self) -> None:
-        """The run does not start; nobody need wait."""
-        write_atomically(self.path, "{}")
-
-    def variables(self, *, rank: int, local_rank: int) -> dict[str, str]:
-        """The environment variables of one process, empty where the run was called off. Raises FileNotFoundError: rank 0 has not
-        decided yet."""
-        place = read_as(self.path, _Place)
-        if not place.MASTER_PORT:
-            return {}
-        return {**asdict(place), "RANK": str(rank), "LOCAL_RANK": str(local_rank), "WORLD_SIZE": str(self.size)}
-
+Tell = Callable[[dict[str, Any]], None]
+"""What a run says of itself as it goes on."""
 
 StartOutcome = Literal["finished", "failed", "interrupted", "elsewhere", "crashed"]
 """``finished`` and ``failed``: there is a record. ``interrupted``: asked to stop, continues from its checkpoint. ``elsewhere``: somebody
 else works on it. ``crashed``: the child died; it may be started again."""
 
 INTERRUPTED_STATUS = 75
-ONE_PROCESS = {"RANK": "0", "LOCAL_RANK": "0", "WORLD_SIZE": "1"}
-"""Of a run on at most one GPU: whatever the shell that it was started from is a part of (``salloc -n 8``, torchrun), it is alone."""
-SETTLED_S, LOOK_S = 30.0, 5.0
-"""How long a process of a run that has its record may go on, and how often it is looked for."""
-_TICK_S = 0.5
-_LOOKS = 25
+_TICK_S = 0.02
 
 
-def supervise(job: Job, *, context: WorkerContext, stop: StopSignals, meeting: Meeting | None = None) -> StartOutcome:
-    """Start the run once, under its lease. Returns when the child has ended."""
-    try:
-        return _supervise(job, context=context, stop=stop, meeting=meeting)
-    finally:
-        if meeting is not None and not meeting.path.is_file():
-            meeting.call_off()
+def supervise(start: Start, *, stop: StopSignals, here: Literal["here", ""] = "") -> StartOutcome:
+    """Start the run once, under its lease. Returns when the child has ended.
 
-
-def _supervise(job: Job, *, context: WorkerContext, stop: StopSignals, meeting: Meeting | None) -> StartOutcome:
-    results = Path(job.results)
-    key = job.run.key
-    folder = state_folder(results, key)
-    if settled(results, key, replaces=context.replaces) is not None:
+    Args:
+        here: in this process, for debugging: whatever it raises comes through.
+    """
+    if start.settled() is not None:
         return "finished"
     try:
         lease = Lease.acquire(
-            folder,
-            holder=context.holder,
-            gpus=context.gpus,
-            limit=context.limit,
-            over=lambda starts: starts[-1].number > context.before and _verdict(starts, context) is not None,
-            lease_s=context.lease_s,
+            start.folder,
+            holder=start.holder,
+            gpus=start.gpus,
+            limit=start.limit,
+            over=lambda starts: starts[-1].number > start.before and start.verdict(starts) is not None,
+            lease_s=start.lease_s,
         )
     except Held:
         return "elsewhere"
     except Exhausted as exhausted:
-        if settled(results, key, replaces=context.replaces) is not None:  # by the holder of the last start
+        if start.settled() is not None:  # by the holder of the last start
             return "finished"
         starts = exhausted.attempts
-        verdict = _verdict(starts, context) or ("killed", f"started {len(starts)} times without finishing")
-        return _give_up(job, starts, verdict, context)
-    if settled(results, key, replaces=context.replaces) is not None:  # written while we waited for a dead holder
+        verdict = start.verdict(starts) or ("killed", f"started {len(starts)} times without finishing")
+        return _give_up(start, starts, verdict)
+    if start.settled() is not None:  # written while we waited for a dead holder
         lease.release("finished")
         return "finished"
-    processes = ONE_PROCESS if meeting is None else meeting.open()
-    context = replace(context, variables={**context.variables, **processes})
+    if here:
+        return _in_this_process(start, lease, stop=stop)
     oom_before = oom_kills()
-    log = log_path(folder, lease.attempt.number)
-    child = fork_child(job, context=context, log=log, stop=stop)
+    log = log_path(start.folder, lease.attempt.number)
+    child = fork_child(start, log=log, stop=stop, variables=start.processes(lease.attempt))
     try:
-        over = partial(is_settled, job, context) if meeting else None
-        status, overdue = watch(child, lease=lease, context=context, stop=stop, over=over)
+        status, overdue = watch(child, start=start, stop=stop, lease=lease)
     except Lost:
         os.kill(child, signal.SIGKILL)
         os.waitpid(child, 0)
         return "elsewhere"
-    if overdue and settled(results, key, replaces=context.replaces) is None:
+    if overdue and start.settled() is None:
         lease.release("interrupted", "asked to stop, and killed because it did not in time")
         return "interrupted"
-    return _conclude(job, lease, status, oom_killed=oom_kills() > oom_before, context=context)
+    return _conclude(start, lease, status, oom_killed=oom_kills() > oom_before)
 
 
-def fork_child(job: Job, *, context: WorkerContext, log: Path, stop: StopSignals) -> int:
-    """Fork the process that executes ``job``; returns its number.
+def _in_this_process(start: Start, lease: Lease, *, stop: StopSignals) -> StartOutcome:
+    with beating(lease):
+        try:
+            status = _execute(start, stop=stop, progress=ProgressFile(start.folder), signals=(signal.SIGINT,))
+        except BaseException as error:
+            with contextlib.suppress(OSError):  # on a full disk there is no room for that either
+                lease.release("killed", f"{type(error).__name__}: {error}")
+            raise
+    return _conclude(start, lease, status << 8, oom_killed=False)
+
+
+def fork_child(start: Start, *, log: Path, stop: StopSignals, variables: Mapping[str, str]) -> int:
+    """Fork the process that executes the run; returns its number.
 
     ``stop`` remembers in the child too, until the run can be asked: importing torch may take half a minute.
     """
@@ -220,11 +212,12 @@ def fork_child(job: Job, *, context: WorkerContext, log: Path, stop: StopSignals
         return child
     status = 1
     try:
-        die_with(supervisor)
+        _die_with(supervisor)
         os.setpgid(0, 0)  # signals reach the child through its supervisor only
         _redirect(log)
-        os.environ.update(context.variables)
-        status = _execute(job, context=context, stop=stop)
+        os.environ.update(variables)
+        numbers = (signal.SIGTERM, signal.SIGUSR2, signal.SIGINT)
+        status = _execute(start, stop=stop, progress=_logged(ProgressFile(start.folder)), signals=numbers)
     except BaseException:
         traceback.print_exc()
     finally:
@@ -234,55 +227,30 @@ def fork_child(job: Job, *, context: WorkerContext, log: Path, stop: StopSignals
         os._exit(status)
 
 
-def _execute(job: Job, *, context: WorkerContext, stop: StopSignals) -> int:
+def _execute(start: Start, *, stop: StopSignals, progress: Tell, signals: Sequence[int]) -> int:
     from harness.experiment.experiment import run_experiment
     from harness.training.outcome import Interrupted, StopRequest
 
     request = StopRequest()
-    for number in (signal.SIGTERM, signal.SIGUSR2, signal.SIGINT):
-        signal.signal(number, lambda *_: request.request())
+
+    def ask(number: int, frame: object) -> None:
+        stop.received.append(number)
+        request.request()
+
+    for number in signals:
+        signal.signal(number, ask)
     if stop:  # it came before there was a request to set
         request.request()
-    folder = state_folder(Path(job.results), job.run.key)
     try:
-        progress = logged(ProgressFile(folder))
-        run_experiment(job, progress=progress, stop=request, complete=completion(folder, context))
+        run_experiment(start.job, progress=progress, stop=request, complete=start.complete)
     except Interrupted as interrupted:
         print(interrupted, file=sys.stderr)
         return INTERRUPTED_STATUS
     return 0
 
 
-def completion(folder: Path, context: WorkerContext) -> Callable[[Record], Record]:
-    """What only the worker knows about a run, added to its record just before it is written."""
-
-    def complete(record: Record) -> Record:
-        starts = attempts(folder)
-        starts = [*starts[:-1], replace(starts[-1], seen=time.time())] if starts else []
-        hours, source = gpu_hours(starts, accounting=context.accounting)
-        return replace(
-            record,
-            attempts=max(1, len(starts)),
-            cost={**record.cost, "gpu_hours": hours},
-            environment={**record.environment, **context.environment, "gpu_hours_source": source},
-        )
-
-    return complete
-
-
-def watch(
-    child: int,
-    *,
-    lease: Lease | None,
-    context: WorkerContext,
-    stop: StopSignals,
-    over: Callable[[], bool] | None = None,
-) -> tuple[int, bool]:
+def watch(child: int, *, start: Start, stop: StopSignals, lease: Lease | None) -> tuple[int, bool]:
     """Wait for the child with heartbeats, passing stop signals on.
-
-    Args:
-        over: of one of several processes on a run, whether the run has its record: the child then has `SETTLED_S` to end by itself.
-            One that waits for another that failed does not.
 
     Returns:
         Its wait status, and whether it was killed here because it did not stop in time.
@@ -290,73 +258,32 @@ def watch(
     Raises:
         Lost: the lease was taken over.
     """
-    forwarded = 0
-    deadline, overdue = float("inf"), False
-    next_beat = time.monotonic() + context.lease_s / BEATS_PER_LEASE
-    next_look = time.monotonic() if over else float("inf")
-    with waiting_for(child) as ended:
-        while True:
-            if (status := ended()) is not None:
-                return status, overdue
-            now = time.monotonic()
-            if context.submitter is not None and context.submitter.alive() is False and not stop:
-                stop.received.append(signal.SIGTERM)
-            if len(stop.received) > forwarded:
-                forwarded = len(stop.received)
-                deadline = min(deadline, now + context.patience_s)
-                os.kill(child, signal.SIGUSR2)
-            if over is not None and now > next_look:
-                next_look = now + LOOK_S
-                if over():
-                    next_look, deadline = float("inf"), min(deadline, now + SETTLED_S)
-            if now > deadline:
-                os.kill(child, signal.SIGKILL)
-                deadline, overdue = float("inf"), True
-            if lease is not None and now > next_beat:
-                next_beat = now + context.lease_s / BEATS_PER_LEASE
-                with contextlib.suppress(OSError):  # a full disk, a server that is away; a lost lease shows later
-                    lease.beat()
-
-
-@contextlib.contextmanager
-def waiting_for(child: int) -> Iterator[Callable[[], int | None]]:
-    """A function that waits up to `_TICK_S` for the child to end and gives its wait status, None where it has not ended.
-
-    Pythons that were built against old kernel headers (conda's) lack ``os.pidfd_open``, and kernels before 5.3 refuse it: there it
-    looks `_LOOKS` times a tick.
-    """
-    try:
-        handle = os.pidfd_open(child)
-    except (AttributeError, OSError):
-        yield lambda: _looked(child)
-        return
-    try:
-        yield lambda: os.waitpid(child, 0)[1] if select.select([handle], [], [], _TICK_S)[0] else None
-    finally:
-        os.close(handle)
-
-
-def _looked(child: int) -> int | None:
-    for _ in range(_LOOKS):
+    forwarded, deadline, overdue = 0, float("inf"), False
+    next_beat = time.monotonic() + start.lease_s / BEATS_PER_LEASE
+    while True:
         ended, status = os.waitpid(child, os.WNOHANG)
         if ended:
-            return status
-        time.sleep(_TICK_S / _LOOKS)
-    return None
+            return status, overdue
+        time.sleep(_TICK_S)
+        now = time.monotonic()
+        if start.submitter is not None and start.submitter.alive() is False and not stop:
+            stop.received.append(signal.SIGTERM)
+        if len(stop.received) > forwarded:
+            forwarded = len(stop.received)
+            deadline = min(deadline, now + start.patience_s)
+            os.kill(child, signal.SIGUSR2)
+        if now > deadline:
+            os.kill(child, signal.SIGKILL)
+            deadline, overdue = float("inf"), True
+        if lease is not None and now > next_beat:
+            next_beat = now + start.lease_s / BEATS_PER_LEASE
+            with contextlib.suppress(OSError):  # a full disk, a server that is away; a lost lease shows later
+                lease.beat()
 
 
-def is_settled(job: Job, context: WorkerContext) -> bool:
-    """Whether the run has the record that makes another start needless; one that cannot be read for now is none yet."""
-    try:
-        return settled(Path(job.results), job.run.key, replaces=context.replaces) is not None
-    except (UsageError, OSError):
-        return False
-
-
-def _conclude(job: Job, lease: Lease, status: int, *, oom_killed: bool, context: WorkerContext) -> StartOutcome:
+def _conclude(start: Start, lease: Lease, status: int, *, oom_killed: bool) -> StartOutcome:
     """Say how the attempt ended, from the record or from the child's wait status."""
-    results = Path(job.results)
-    record = settled(results, job.run.key, replaces=context.replaces)
+    record = start.settled()
     if record is not None:
         lease.release("finished" if record.code == "OK" else "failed", record.code)
         return "finished" if record.code == "OK" else "failed"
@@ -375,42 +302,23 @@ def _conclude(job: Job, lease: Lease, status: int, *, oom_killed: bool, context:
     else:
         lease.release("killed", f"exit status {code}" + (f": {last_line}" if last_line else ""))
     starts = attempts(lease.folder)
-    verdict = _verdict(starts, context)
-    return "crashed" if verdict is None else _give_up(job, starts, verdict, context)
+    verdict = start.verdict(starts)
+    return "crashed" if verdict is None else _give_up(start, starts, verdict)
 
 
-def _verdict(starts: list[Attempt], context: WorkerContext) -> tuple[End, str] | None:
-    return reason_to_give_up(starts, limit=context.limit, before=context.before)
-
-
-def _give_up(job: Job, starts: list[Attempt], verdict: tuple[End, str], context: WorkerContext) -> StartOutcome:
-    record = give_up(
-        Path(job.results),
-        job.run,
-        end=verdict[0],
-        detail=verdict[1],
-        starts=starts,
-        environment=dict(context.environment),
-        accounting=context.accounting,
-    )
+def _give_up(start: Start, starts: list[Attempt], verdict: tuple[End, str]) -> StartOutcome:
+    end, detail = verdict
+    record = give_up(start.job, end=end, detail=detail, starts=starts, environment=dict(start.environment))
     return "finished" if record.code == "OK" else "failed"
 
 
-def die_with(parent: int) -> None:
-    """Have the kernel kill this process when its parent dies; where it has no such promise (macOS), a thread looks every second."""
+def _die_with(parent: int) -> None:
+    """Have the kernel kill this process when its parent dies, where it has such a promise (not macOS)."""
     pr_set_pdeathsig = 1
-    try:
+    with contextlib.suppress(OSError, AttributeError):
         ctypes.CDLL(None).prctl(pr_set_pdeathsig, signal.SIGKILL)
-    except (OSError, AttributeError):
-        threading.Thread(target=_end_after, args=(parent,), daemon=True).start()
     if os.getppid() != parent:
         os._exit(1)
-
-
-def _end_after(parent: int) -> None:
-    while os.getppid() == parent:
-        time.sleep(1.0)
-    os._exit(1)
 
 
 def _redirect(log: Path) -> None:
@@ -423,8 +331,8 @@ def _redirect(log: Path) -> None:
     sys.stderr = os.fdopen(2, "w", buffering=1, closefd=False)
 
 
-def logged(tell: Callable[[dict[str, Any]], None]) -> Callable[[dict[str, Any]], None]:
-    """``tell``, with a line on standard output for what a log keeps; a process that runs under a log prints into it."""
+def _logged(tell: Tell) -> Tell:
+    """``tell``, with a line on standard output for what a log keeps."""
 
     def tell_and_log(content: dict[str, Any]) -> None:
         if line := log_line(content):

@@ -11,7 +11,7 @@ from typing import Any
 import pytest
 
 from harness.dispatch.attempts import Holder, Lease, log_path, state_folder
-from harness.dispatch.supervise import StopSignals, WorkerContext, supervise
+from harness.dispatch.supervise import Start, StopSignals, supervise
 from harness.experiment import experiment
 from harness.system.files import (
     create_anew,
@@ -45,7 +45,7 @@ def test_the_files_of_a_run_are_not_written_through_links_that_others_planted(tm
     folder.mkdir(parents=True)
     for name in ("progress.tmp", "progress.json", "error.log", "attempt.1.log"):
         (folder / name).symlink_to(theirs)
-    assert supervise(job, context=WorkerContext(holder=Holder.here(), limit=1), stop=StopSignals()) == "finished"
+    assert supervise(Start(job=job, holder=Holder.here(), limit=1), stop=StopSignals()) == "finished"
     experiment._keep_traceback(folder)
     assert theirs.read_text() == "mine"
     assert "start at step 0" in log_path(folder, 1).read_text()

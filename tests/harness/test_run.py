@@ -339,8 +339,8 @@ def test_ctrl_c_in_a_first_run_says_that_it_goes_on(number: int, code: int, tmp_
     assert main([*PLAIN, "--results", str(tmp_path), "--set", "epochs=50"]) == code
     finger.join()
     last = capsys.readouterr().err.splitlines()[-1]
-    assert last.startswith("interrupted: stopped in epoch ")
-    assert last.endswith("run again to go on")
+    assert last.startswith("interrupted: 1 at work: ")
+    assert last.endswith("to go on")
 
 
 def test_methods_with_options_in_brackets() -> None:

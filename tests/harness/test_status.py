@@ -15,14 +15,14 @@ from harness.archive.schema import Record, seconds_of
 from harness.archive.store import RecordStore
 from harness.cli import status
 from harness.dispatch.attempts import Holder, Lease, log_path, state_folder
-from harness.dispatch.queue import Task
 from harness.dispatch.run_states import RunState, Survey, clock, run_left, survey, time_left
+from harness.dispatch.slurm.client import QueuedTask
 from tests.harness.dispatch.helpers import make_job, submitted
 from tests.values import REPOSITORY
 
 
-def sweep(results, jobs, *, job="7", **changes):
-    return submitted(results, jobs, answer=job, **{"submitter": replace(Holder.here(), ticks=1), **changes})
+def sweep(results, jobs, **changes):
+    return submitted(results, jobs, **{"submitter": replace(Holder.here(), ticks=1), **changes})
 
 
 def finish(results, job, code="OK", message="", **changes):
@@ -30,15 +30,15 @@ def finish(results, job, code="OK", message="", **changes):
     RecordStore(results).write(Record(run=job.run, key=job.run.key, code=code, message=message, **changes))
 
 
-def states(results, jobs, tasks=None):
-    runs = survey(results, tasks=tasks).runs
+def states(results, jobs, queue=None):
+    runs = survey(results, queue=queue).runs
     return [runs[job.run.key].state for job in jobs]
 
 
 def test_what_never_began_is_told_from_what_was_interrupted_and_keys_of_finished_runs_are_printed(tmp_path):
     jobs = [make_job(tmp_path, seed=seed) for seed in range(3)]
     done, begun, _ = jobs
-    sweep(tmp_path, jobs, executor="local", job="")
+    sweep(tmp_path, jobs, executor="local")
     finish(tmp_path, done, finished="2026-01-01T00:00:00+00:00")
     Lease.acquire(state_folder(tmp_path, begun.run.key), holder=Holder.here()).release("interrupted", "by a signal")
     said = status.overview(survey(tmp_path))
@@ -65,8 +65,8 @@ def test_lost_runs_are_among_those_that_the_same_command_continues():
 def test_a_failure_that_is_submitted_again_is_queued_until_it_ends_anew(tmp_path):
     job = make_job(tmp_path)
     finish(tmp_path, job, "OOM", finished="2026-01-01T00:00:00")
-    sweep(tmp_path, [job])
-    tasks = {"7_0": Task(job="7_0", state="PENDING")}
+    made = sweep(tmp_path, [job])
+    tasks = {(made.names[0], 0): QueuedTask(job="7_0", state="PENDING")}
     assert states(tmp_path, [job], tasks) == ["queued"]
     finish(tmp_path, job, "OOM", finished="2026-01-01T00:10:00", attempts=2)
     assert states(tmp_path, [job], tasks) == ["OOM"]
@@ -74,7 +74,7 @@ def test_a_failure_that_is_submitted_again_is_queued_until_it_ends_anew(tmp_path
 
 def test_the_table_the_failures_and_the_log_are_printed(tmp_path, capsys):
     jobs = [make_job(tmp_path, benchmark=benchmark, seed=seed) for benchmark in ("kvasir", "leaf") for seed in range(2)]
-    sweep(tmp_path, jobs, executor="local", job="")
+    sweep(tmp_path, jobs, executor="local")
     for job in jobs[:3]:
         finish(tmp_path, job)
     finish(tmp_path, jobs[3], "DIVERGED", "loss is not finite at step 7", attempts=1)
@@ -95,7 +95,7 @@ def test_the_table_the_failures_and_the_log_are_printed(tmp_path, capsys):
 
 def test_a_log_is_found_by_the_beginning_of_a_key(tmp_path, capsys):
     job = make_job(tmp_path)
-    sweep(tmp_path, [job], executor="local", job="")
+    sweep(tmp_path, [job], executor="local")
     Lease.acquire(state_folder(tmp_path, job.run.key), holder=Holder.here()).release("killed", "signal SIGKILL")
     log_path(state_folder(tmp_path, job.run.key), 1).write_text("hello from the run\n")
     assert status.main(["--results", str(tmp_path), "--logs", job.run.key[:6]]) == 0
@@ -110,9 +110,9 @@ def test_a_log_is_found_by_the_beginning_of_a_key(tmp_path, capsys):
 def test_bad_input_is_one_line(tmp_path, capsys):
     assert status.main(["--results", str(tmp_path / "nowhere")]) == 2
     assert "does not exist" in capsys.readouterr().err
-    sweep(tmp_path, [make_job(tmp_path)], executor="local", job="")
+    made = sweep(tmp_path, [make_job(tmp_path)], executor="local")
     assert status.main(["--results", str(tmp_path), "--sweep", "x"]) == 2
-    assert "20260101-000000-abcd" in capsys.readouterr().err
+    assert made.id in capsys.readouterr().err
 
 
 def test_a_thousand_runs_take_less_than_two_seconds_and_no_torch(tmp_path):
@@ -122,7 +122,7 @@ def test_a_thousand_runs_take_less_than_two_seconds_and_no_torch(tmp_path):
         for benchmark in ("kvasir", "cvc612", "isic2017", "camo", "leaf")
         for seed in range(50)
     ]
-    sweep(tmp_path, jobs, executor="local", job="", submitter=Holder.here())
+    sweep(tmp_path, jobs, executor="local", submitter=Holder.here())
     history = [
         {"epoch": epoch, "loss": 0.1, "lr": 1e-4, "val": {"s_measure": 0.9}, "seconds": 1.0} for epoch in range(1, 31)
     ]
@@ -143,31 +143,46 @@ def run_state(**changes):
     return RunState(**{**fields, "seed": 0, "state": "OK", **changes})
 
 
-def test_the_time_left_comes_from_finished_runs_and_how_many_run_at_once():
-    runs = [run_state(seconds=100.0, whole=True) for _ in range(4)]
-    runs += [run_state(state="running", done=0.5), run_state(state="running", done=0.5), run_state(state="queued")]
-    left = time_left({str(n): run for n, run in enumerate(runs)}, now=0.0)
-    assert left.seconds == pytest.approx(100 * 2.0 / 2)
-    assert str(left) == "1:40 left, told from 4 finished runs"
-    assert time_left({"a": run_state(state="queued")}, now=0.0).seconds is None
-    assert time_left({"a": run_state()}, now=0.0).seconds == 0.0
-    assert [clock(value) for value in (0.0, 83.0, 3723.0)] == ["0:00", "1:23", "1:02:03"]
-
-
 def by_key(runs):
     return {str(number): run for number, run in enumerate(runs)}
 
 
-def test_whole_runs_tell_before_training_alone_and_the_origin_says_which():
-    running = run_state(state="running", done=0.5, begun=0.1)
-    old, new = run_state(seconds=60.0), run_state(seconds=100.0, whole=True)
-    other_old = run_state(variant="other", seconds=30.0)
-    said = "0:30 left, told from the training of 2 finished runs"
-    assert str(time_left(by_key([old, old, running]), now=0.0)) == said
-    left = time_left(by_key([old, new, other_old, running]), now=0.0)
-    assert str(left) == "0:50 left, told from 1 finished run and the training of 1 other"
-    queued = run_state(variant="a third", state="queued")
-    assert time_left(by_key([old, new, other_old, running, queued]), now=0.0).seconds == pytest.approx(150.0)
+RUNNING = {"state": "running", "started": 50.0}
+
+
+@pytest.mark.parametrize(
+    ("runs", "said"),
+    [
+        (
+            [{"seconds": 100.0}] * 4 + [RUNNING, RUNNING, {"state": "queued"}],
+            "2:20 left, estimated from 4 finished runs",
+        ),
+        ([{"state": "queued"}], "time left: known once runs are under way"),
+        ([{}], "all done"),
+        ([RUNNING], "time left: known after the first epochs"),
+        # the pace of this start, and not of what was done before
+        ([{**RUNNING, "done": 0.6, "begun": 0.5}], "0:40 left, at the pace of those that run"),
+        ([{**RUNNING, "done": 0.6, "begun": 0.5}, {"state": "waiting"}], "2:20 left, at the pace of those that run"),
+        # a row takes what its own finished runs took, on its benchmark if any
+        (
+            [
+                {"variant": "fast", "seconds": 10.0},
+                {"variant": "slow", "seconds": 100.0},
+                {**RUNNING, "variant": "slow"},
+                {"variant": "fast", "state": "waiting"},
+            ],
+            "1:40 left, estimated from 2 finished runs",
+        ),
+        # a run that tells no seconds is no measure
+        (
+            [{"seconds": 60.0}, {"variant": "old"}, {**RUNNING, "variant": "old"}],
+            "0:50 left, estimated from 1 finished run",
+        ),
+    ],
+)
+def test_the_time_left_comes_from_finished_runs_or_the_pace_of_those_at_work(runs, said):
+    assert time_left([run_state(**changes) for changes in runs], now=60.0) == said
+    assert [clock(value) for value in (0.0, 83.0, 3723.0)] == ["0:00", "1:23", "1:02:03"]
 
 
 def test_a_record_with_its_stages_tells_of_the_whole_run_and_an_older_one_of_training():
@@ -179,32 +194,18 @@ def test_a_record_with_its_stages_tells_of_the_whole_run_and_an_older_one_of_tra
     assert seconds_of({}) == (0.0, False)
 
 
-def test_a_run_that_goes_on_has_the_pace_of_this_start_and_not_of_what_was_done_before():
-    run = run_state(state="running", done=0.6, begun=0.5, started=100.0)
-    left = time_left({"a": run}, now=110.0)
-    assert left.seconds == pytest.approx(0.4 * 100.0)
-    assert str(left).endswith("left, at the pace of those that run")
-
-
-def test_a_row_takes_what_its_own_finished_runs_took():
-    runs = [run_state(variant="fast", seconds=10.0), run_state(variant="slow", seconds=100.0)]
-    runs += [run_state(variant="slow", state="running", started=50.0), run_state(variant="fast", state="waiting")]
-    assert time_left(by_key(runs), now=60.0).seconds == pytest.approx(90.0 + 10.0)
-
-
 @pytest.mark.parametrize(("benchmark", "seconds"), [("small", 100.0), ("large", 1000.0), ("new", 400.0)])
 def test_a_run_takes_what_those_of_its_row_took_on_its_benchmark_if_any(benchmark, seconds):
     done = [run_state(benchmark="small", seconds=took) for took in (90.0, 110.0)]
     done += [run_state(benchmark="large", seconds=1000.0), run_state(variant="other", seconds=10.0)]
     run = run_state(benchmark=benchmark, state="running", started=50.0)
     assert run_left(run, done, now=60.0) == pytest.approx(seconds - 10.0)
-    assert time_left(by_key([*done, run]), now=60.0).seconds == pytest.approx(seconds - 10.0)
 
 
 def test_a_narrow_terminal_gets_the_overview_in_parts_that_fit(tmp_path):
     names = ("kvasir", "cvc612", "isic2017", "camo", "sbu", "leaf", "road", "trans10k_v1", "trans10k_v2")
     jobs = [make_job(tmp_path, benchmark=name) for name in names]
-    sweep(tmp_path, jobs, executor="local", job="", submitter=Holder.here())
+    sweep(tmp_path, jobs, executor="local", submitter=Holder.here())
     text = status.overview(survey(tmp_path), width=60)
     assert all(len(line) <= 60 for line in text.splitlines())
     assert all(name in text for name in names)
@@ -212,10 +213,17 @@ def test_a_narrow_terminal_gets_the_overview_in_parts_that_fit(tmp_path):
     assert "9 runs: 9 waiting for a worker" in text
 
 
-def test_only_finished_runs_that_tell_their_seconds_are_timed(tmp_path):
-    told = {"lora": {"wall_time_s": 60.0}, "bitfit": {}}  # the oldest records tell none
-    for method, cost in told.items():
-        run = make_job(tmp_path, method=method).run
-        RecordStore(tmp_path).write(Record(run=run, key=run.key, code="OK", cost=cost))
-    runs = {**survey(tmp_path).runs, "at work": run_state(variant="bitfit", state="running", done=0.5)}
-    assert str(time_left(runs, now=0.0)) == "0:30 left, told from the training of 1 finished run"
+def test_jobs_of_a_sweep_that_was_deleted_are_said_with_how_to_cancel_them(tmp_path, capsys, monkeypatch):
+    job = make_job(tmp_path)
+    kept = sweep(tmp_path, [job])
+    for name, text in {
+        "squeue": f"echo '9|0|PENDING|harness-gone-0|Priority|{tmp_path}'; echo '8|0|RUNNING|harness-x-0||/other'",
+        "sbatch": "true",
+    }.items():
+        (tmp_path / name).write_text(f"#!/bin/sh\n{text}\n")
+        (tmp_path / name).chmod(0o755)
+    monkeypatch.setenv("PATH", f"{tmp_path}:/usr/bin:/bin")
+    assert kept.id in survey(tmp_path).sweeps
+    assert status.main(["--results", str(tmp_path)]) == 0
+    said = capsys.readouterr().out
+    assert "note: 1 task of a sweep that was deleted: scancel 9_0" in said

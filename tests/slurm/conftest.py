@@ -19,6 +19,10 @@ REFERENCE = ("--protocol", "demo", "--methods", "lora", "--datasets", "kvasir", 
 """A real run of about 15 seconds: long enough to be interrupted, always with the same numbers."""
 
 
+CLUSTER = ("--cluster", "testcluster", "--yes")
+"""The demo card asks whether it is meant for a cluster."""
+
+
 def pytest_collection_modifyitems(items):
     here = Path(__file__).parent
     for item in items:
@@ -70,7 +74,7 @@ def harness_run(results, *arguments, check=False, timeout=600, tree=REPOSITORY):
 
 def submit(results, *arguments, **options):
     """Submit to the test cluster and return at once."""
-    return harness_run(results, *arguments, "--yes", "--cluster", "testcluster", check=True, **options)
+    return harness_run(results, *arguments, *CLUSTER, check=True, **options)
 
 
 def occupy(cluster, *, seconds):
@@ -96,8 +100,8 @@ def numbers(record):
 
 
 def job_id(results: Path) -> str:
-    (path,) = results.glob("sweeps/*/chunk.000.job.json")
-    return json.loads(path.read_text())["job"]
+    (path,) = results.glob("sweeps/*/sweep.json")
+    return json.loads(path.read_text())["arrays"][0]["job"]
 
 
 def attempts_of(results, key):

@@ -1,7 +1,8 @@
-"""Submit runs of the stand-in experiment: ``python -m tests.slurm.submitter RESULTS PROFILE COUNT STEP_SECONDS``."""
+"""Submit runs of the stand-in experiment: ``python -m tests.slurm.submitter RESULTS PROFILE COUNT RULES``."""
 
 from __future__ import annotations
 
+import json
 import signal
 import sys
 from pathlib import Path
@@ -14,21 +15,18 @@ from tests.harness.dispatch.helpers import make_job, with_standin
 
 
 def main() -> int:
-    results, profile, count, step_s = Path(sys.argv[1]), sys.argv[2], int(sys.argv[3]), float(sys.argv[4])
+    results, profile, count, rules = Path(sys.argv[1]), sys.argv[2], int(sys.argv[3]), json.loads(sys.argv[4])
     signal.signal(signal.SIGINT, signal.default_int_handler)  # a suite in the background inherits Ctrl-C ignored
-    snapshot.take = with_standin(snapshot.take)
+    snapshot.contents_of_command = with_standin(snapshot.contents_of_command)
     executor = make_executor(place("slurm", cluster=profile), results=results)
-    jobs = [make_job(results, seed=seed, step_s=step_s) for seed in range(count)]
+    jobs = [make_job(results, seed=seed, **rules) for seed in range(count)]
     print("ready", flush=True)
     try:
-        submission = executor.submit(jobs, command="test")
+        elsewhere = executor.submit(jobs, command="test")
     except UsageError as error:
         print(f"error: {error}", file=sys.stderr)
         return 2
-    print(
-        f"submitted {len(submission.keys)} elsewhere {len(submission.elsewhere)} jobs {' '.join(submission.job_ids)}",
-        flush=True,
-    )
+    print(f"submitted {count - len(elsewhere)} elsewhere {len(elsewhere)}", flush=True)
     return 0
 
 

@@ -16,6 +16,7 @@ import pytest
 import yaml
 
 from harness.dispatch.place import place
+from harness.dispatch.sweeps import read_sweeps
 from harness.planning.data import sample_writer
 from harness.registry import SEGMENTED
 from tests.harness.dispatch.helpers import make_job, starts, use_standin
@@ -38,9 +39,15 @@ def executor(results, folder, **changes):
     return make_executor(place("slurm", cluster=str(write_profile(folder, **changes))), results=results)
 
 
-def submitter(results, profile, *, count, step_s=0.01):
+def wait_for(slurm, jobs):
+    slurm.submit(jobs)
+    return slurm.wait(on_change=lambda runs: None)
+
+
+def submitter(results, profile, *, count, **rules):
     """A submission in a process group of its own, as a terminal would start it."""
-    command = [sys.executable, "-m", "tests.slurm.submitter", str(results), str(profile), str(count), str(step_s)]
+    command = [sys.executable, "-m", "tests.slurm.submitter", str(results), str(profile), str(count)]
+    command.append(json.dumps({"step_s": 0.01, **rules}))
     return subprocess.Popen(
         command, cwd=REPOSITORY, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True, start_new_session=True
     )
@@ -54,14 +61,12 @@ def array_tasks(cluster, *states):
 
 def runs_submitted(cluster, results):
     """How often each run of a results folder has a job on the cluster, looked up by the job's name."""
-    chunks = {}
-    for path in results.glob("sweeps/*/chunk.[0-9][0-9][0-9].json"):
-        content = json.loads(path.read_text())
-        chunks[content["name"]] = [run["key"] for run in content["runs"]]
-    tasks = [
-        task for task in array_tasks(cluster, "PENDING", "RUNNING", "COMPLETING", "COMPLETED") if task[0] in chunks
-    ]
-    return Counter(chunks[name][int(index)] for name, index, _ in tasks)
+    runs = {}
+    for sweep in read_sweeps(results, {}):
+        for line, array, task in sweep.places():
+            runs[sweep.names[array], task] = sweep.runs[line].key
+    tasks = array_tasks(cluster, "PENDING", "RUNNING", "COMPLETING", "COMPLETED")
+    return Counter(runs[name, int(index)] for name, index, _ in tasks if (name, int(index)) in runs)
 
 
 def test_a_grid_equals_the_same_grid_run_here(cluster, tmp_path):
@@ -82,7 +87,7 @@ def test_a_grid_equals_the_same_grid_run_here(cluster, tmp_path):
         assert images[0] == images[1]
     again = submit(on_cluster, *grid)
     assert "submitted" not in again.stdout
-    assert len(list(on_cluster.glob("sweeps/*"))) == 1 + 1  # one sweep, and the submission lock
+    assert len(list(on_cluster.glob("sweeps/*-*"))) == 1
 
 
 def test_two_processes_of_one_run_get_the_numbers_of_one(cluster, tmp_path):
@@ -105,7 +110,7 @@ def test_memory_kills_are_recorded_as_oom_and_the_others_finish(cluster, tmp_pat
     hungry = make_job(tmp_path, seed=10, failure="memory", always=True)
     torch_oom = make_job(tmp_path, seed=11, failure="torch-oom")
     slurm = executor(tmp_path, tmp_path, mem="250M")
-    states = slurm.wait(slurm.submit([*good, hungry, torch_oom]))
+    states = wait_for(slurm, [*good, hungry, torch_oom])
     assert {states[job.run.key].state for job in good} == {"OK"}
     assert states[hungry.run.key].state == "OOM"
     assert states[torch_oom.run.key].state == "OOM"
@@ -133,7 +138,7 @@ def test_torch_running_out_of_memory_in_a_plugged_in_method_is_oom(cluster, tmp_
     assert untouched.returncode == 1  # the table has a gap
     assert "--retry oom" in untouched.stderr
     again = submit(tmp_path, *run, "--retry", "oom")
-    assert "1 runs submitted" in again.stdout
+    assert "1 run submitted" in again.stdout
 
 
 def test_a_sweep_submitted_twice_at_once_trains_each_run_once(cluster, tmp_path):
@@ -153,8 +158,8 @@ def test_two_jobs_for_one_run_train_it_once(cluster, tmp_path, monkeypatch):
     jobs = [make_job(tmp_path, seed=seed, step_s=0.5) for seed in range(3)]
     for _ in range(2):
         slurm = executor(tmp_path, tmp_path)
-        monkeypatch.setattr(slurm, "_elsewhere", lambda keys: ({}, frozenset()))
-        assert len(slurm.submit(jobs).keys) == 3
+        monkeypatch.setattr(slurm, "_elsewhere", lambda keys: {})
+        assert slurm.submit(jobs) == {}
     wait_until(lambda: not cluster.call("squeue", "-h").strip(), "all six jobs to end")
     assert sorted(records(tmp_path)) == sorted(job.run.key for job in jobs)
     assert [len(starts(tmp_path, job.run.key)) for job in jobs] == [1, 1, 1]
@@ -183,21 +188,22 @@ def test_a_thousand_runs_are_one_array_planned_submitted_and_surveyed_quickly(cl
     )
 
 
-def test_an_interrupted_submission_loses_and_doubles_no_run(cluster, tmp_path):
-    """Twenty random points, by Ctrl-C as from a terminal or by SIGKILL; then the same command again."""
+def test_an_interrupted_submission_loses_no_run_and_seldom_doubles_one(cluster, tmp_path):
+    """Twenty random points, by Ctrl-C as from a terminal or by SIGKILL; then the same command again. A crash between sbatch and its
+    answer may cost slots of an array."""
     random_points = random.Random(5)
     profile = write_profile(tmp_path, max_array_size=2, extra={"hold": True})
-    keys = [make_job(tmp_path, seed=seed, step_s=0.01).run.key for seed in range(5)]
-    whole, from_intent = undisturbed(tmp_path / "undisturbed", profile)
+    keys = {make_job(tmp_path, seed=seed, step_s=0.01).run.key for seed in range(5)}
+    whole, from_sweep = undisturbed(tmp_path / "undisturbed", profile)
     cluster.call("scancel", "--me")
-    interrupted, pace = 0, 1.0
+    interrupted, doubled, pace = 0, 0, 1.0
     for number in range(20):
         results = tmp_path / f"results{number}"
         process = submitter(results, profile, count=5)
         assert process.stdout.readline() == "ready\n"
-        if number % 2:  # between the first intent and the last answer; the others are anywhere
-            wait_for_intent(results)
-        time.sleep(random_points.uniform(0.0, pace * (from_intent if number % 2 else whole)))
+        if number % 2:  # between the sweep and the last answer; the others are anywhere
+            wait_for_sweep(results)
+        time.sleep(random_points.uniform(0.0, pace * (from_sweep if number % 2 else whole)))
         os.killpg(process.pid, signal.SIGKILL if number % 4 == 3 else signal.SIGINT)
         output, error = process.communicate(timeout=30)
         if "submitted 5" in output:
@@ -208,30 +214,32 @@ def test_an_interrupted_submission_loses_and_doubles_no_run(cluster, tmp_path):
         _, error = again.communicate(timeout=60)
         assert again.returncode == 0, error
         submitted = runs_submitted(cluster, results)
-        assert submitted == dict.fromkeys(keys, 1), (number, output, array_tasks(cluster))
+        assert submitted.keys() == keys, (number, output, array_tasks(cluster))
+        doubled += sum(count - 1 for count in submitted.values())
         cluster.call("scancel", "--me")
     assert interrupted >= 10
+    assert doubled <= 4
 
 
-def wait_for_intent(results):
-    """Until the first chunk is on disk; looks often, since the whole submission takes a moment only."""
+def wait_for_sweep(results):
+    """Until the sweep is on disk; looks often, since the whole submission takes a moment only."""
     deadline = time.monotonic() + 60.0
-    while not list(results.glob("sweeps/*/chunk.000.json")):
-        assert time.monotonic() < deadline, "no intent was written"
+    while not list(results.glob("sweeps/*/sweep.json")):
+        assert time.monotonic() < deadline, "no sweep was written"
         time.sleep(0.002)
 
 
 def undisturbed(results, profile):
-    """Seconds that a submission takes in all, and from its first intent on."""
+    """Seconds that a submission takes in all, and from its sweep on."""
     process = submitter(results, profile, count=5)
     assert process.stdout.readline() == "ready\n"
     begin = time.monotonic()
-    wait_for_intent(results)
-    intent = time.monotonic()
+    wait_for_sweep(results)
+    written = time.monotonic()
     assert process.stdout.readline().startswith("submitted 5")
     end = time.monotonic()
     process.communicate()
-    return end - begin, end - intent
+    return end - begin, end - written
 
 
 def test_cancel_takes_a_sweeps_jobs_and_no_others(cluster, tmp_path, monkeypatch):
@@ -251,28 +259,6 @@ def test_cancel_takes_a_sweeps_jobs_and_no_others(cluster, tmp_path, monkeypatch
     assert len(array_tasks(cluster, "PENDING")) == 4
     assert len(slurm.cancel([job.run.key for job in second])) == 2
     wait_until(lambda: len(array_tasks(cluster, "PENDING")) == 2, "two more jobs to go")
-
-
-def test_gpu_hours_of_all_attempts_come_from_accounting(cluster, tmp_path, monkeypatch):
-    use_standin(monkeypatch)
-    job = make_job(tmp_path, seed=0, steps=40, step_s=0.1)
-    slurm = executor(tmp_path, tmp_path, gres="gpu:1", cpus=2)
-    slurm.submit([job])
-    wait_until(lambda: starts(tmp_path, job.run.key), "the run to start")
-    time.sleep(2.0)
-    cluster.call("scontrol", "requeue", cluster.call("squeue", "-h", "--array", "-o", "%F_%K").split()[0])
-    wait_until(lambda: records(tmp_path), "the run to finish")
-    (record,) = records(tmp_path).values()
-    assert record["environment"]["gpu_hours_source"] == "sacct"
-    assert record["attempts"] == 2
-    elapsed = cluster.call(
-        "sacct", "-X", "--duplicates", "-n", "-P", "-o", "ElapsedRaw", "-j", job_id(tmp_path)
-    ).split()
-    assert len(elapsed) == 2
-    assert record["cost"]["gpu_hours"] * 3600 == pytest.approx(sum(map(float, elapsed)), abs=3.0)
-    assert record["cost"]["gpu_hours"] * 3600 >= 4.0
-    cpus = cluster.call("sacct", "-n", "-P", "-o", "JobID,AllocCPUS", "-j", job_id(tmp_path)).splitlines()
-    assert [line.split("|")[1] for line in cpus if line.split("|")[0].endswith(".0")] == ["2"]
 
 
 def test_a_warning_that_comes_before_the_worker_listens_is_a_requeue_too(cluster, tmp_path, monkeypatch):
@@ -320,7 +306,7 @@ def test_a_controller_that_dies_in_the_middle_of_a_submission_is_waited_for(clus
     results = tmp_path / "results"
     process = submitter(results, profile, count=12)
     assert process.stdout.readline() == "ready\n"
-    wait_until(lambda: list(results.glob("sweeps/*/chunk.001.job.json")), "the second array")
+    wait_until(lambda: list(results.glob("sweeps/*/job-1.sh")), "the second array")
     cluster.stop("slurmctld", number=signal.SIGKILL)
     time.sleep(8.0)
     cluster.start("slurmctld")
@@ -330,8 +316,8 @@ def test_a_controller_that_dies_in_the_middle_of_a_submission_is_waited_for(clus
     again = submitter(results, profile, count=12)
     _, error = again.communicate(timeout=120)
     assert again.returncode == 0, error
-    assert runs_submitted(cluster, results) == {
-        make_job(results, seed=seed, step_s=0.01).run.key: 1 for seed in range(12)
+    assert runs_submitted(cluster, results).keys() == {
+        make_job(results, seed=seed, step_s=0.01).run.key for seed in range(12)
     }
 
 

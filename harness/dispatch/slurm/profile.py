@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import math
 import re
-from collections.abc import Mapping, Sequence
+from collections.abc import Mapping
 from dataclasses import dataclass, field, fields, replace
 from pathlib import Path
 from typing import Any
@@ -26,7 +26,8 @@ class Shape:
 
     Args:
         account, partition, qos, gres, constraint: as in sbatch, empty for the cluster's default.
-        gpus_per_run: tasks of a run, each with one GPU where ``gres`` asks for GPUs; more than one trains with torch.distributed.
+        gpus_per_run: processes of a run, each with one GPU where ``gres`` asks for GPUs; more than one trains with torch.distributed.
+        runs_per_job: runs that one task of an array does one after the other; for short runs, which would wait longer than they take.
         cpus: CPUs of a task.
         mem: memory of a node's share, such as ``32G``; empty for the cluster's default.
         time: time limit, such as ``90`` (minutes), ``4:00:00``, ``2h`` or ``1-12:00:00``.
@@ -38,25 +39,19 @@ class Shape:
     gres: str = ""
     constraint: str = ""
     gpus_per_run: int = 1
+    runs_per_job: int = 1
     cpus: int = 8
     mem: str = ""
     time: str = "4:00:00"
 
     def __post_init__(self) -> None:
         minutes(self.time)
-        if self.gpus_per_run < 1 or self.cpus < 1:
-            raise ValueError("gpus_per_run and cpus must be at least 1")
+        if min(self.gpus_per_run, self.runs_per_job, self.cpus) < 1:
+            raise ValueError("gpus_per_run, runs_per_job and cpus must be at least 1")
+        if self.gpus_per_run > 1 and self.runs_per_job > 1:
+            raise ValueError("runs_per_job is for runs of one GPU; set it to 1, or gpus_per_run")
         if self.mem and not re.fullmatch(r"\d+[KMGT]?", self.mem):
             raise ValueError(f"mem={self.mem!r} is not a number with K, M, G or T, such as 32G")
-
-    @property
-    def gpus(self) -> int:
-        """GPUs of one job."""
-        for part in self.gres.split(","):
-            kind, *rest = part.split(":")
-            if kind == "gpu":
-                return _last_number(rest)
-        return 0
 
     @property
     def hours(self) -> float:
@@ -65,9 +60,10 @@ class Shape:
 
     @property
     def in_words(self) -> str:
-        """``partition gpu, gpu:1, 8 CPUs, 64G, 12:00:00, a100|h100``; the cluster's defaults are left out."""
+        """``partition gpu, gpu:1, 8 CPUs, 64G, 12:00:00, gpu80``; the cluster's defaults are left out."""
         named = [f"{name} {value}" for name in ("account", "partition", "qos") if (value := getattr(self, name))]
-        tasks = [f"{self.gpus_per_run} tasks a run"] if self.gpus_per_run > 1 else []
+        tasks = [f"{self.gpus_per_run} GPUs a run"] if self.gpus_per_run > 1 else []
+        tasks += [f"{self.runs_per_job} runs a task"] if self.runs_per_job > 1 else []
         time = f"{self.time} min" if self.time.isdigit() else self.time
         told = (*named, *tasks, self.gres, counted(self.cpus, "CPU"), self.mem, time, self.constraint)
         return ", ".join(filter(None, told))
@@ -80,12 +76,12 @@ class ClusterProfile(Shape):
     Args:
         parallelism: jobs of one array that may run at once (``%N``).
         max_array_size: largest array; the cluster's MaxArraySize if that is smaller.
-        setup: shell lines before the job (``module load cuda``).
-        python: interpreter on the compute node; empty for the one that submits.
-        snapshot_folder: where frozen copies of the code go; empty for ``RESULTS/snapshots``. Must be seen by compute nodes.
+        setup: lines of a login shell before the job (``module load cuda``).
+        python: interpreter on the compute node, such as ``apptainer exec --nv image.sif python``; empty for the one that submits.
+        srun_args: further options of srun, such as ``--container-image=image.sqsh`` (pyxis).
         signal_seconds: the job is warned this long before its time limit, writes a checkpoint and asks to be queued again.
         max_attempts: how often a submission may start a run, and ``--wait`` may submit it; after that it is recorded as
-            TIMEOUT, PREEMPTED or ERROR.
+            TIMEOUT or ERROR.
         lease_seconds: a worker on another machine without sign of life for so long is dead.
         patience_seconds: how long to wait for a slurmctld that does not answer.
         extra: further sbatch options, such as ``{mail-type: END}``; ``true`` for one without a value.
@@ -97,7 +93,7 @@ class ClusterProfile(Shape):
     max_array_size: int = 1000
     setup: tuple[str, ...] = ()
     python: str = ""
-    snapshot_folder: str = ""
+    srun_args: tuple[str, ...] = ()
     signal_seconds: int = 120
     max_attempts: int = 10
     lease_seconds: float = LEASE_SECONDS
@@ -129,18 +125,9 @@ class ClusterProfile(Shape):
         )
 
     def gpus_of(self, shape: Shape) -> int:
-        """GPUs of one job of a shape, which clusters have asked for by ``gres`` or by a further option."""
-        if shape.gpus:
-            return shape.gpus
-        of_task = {"gpus": 1, "gpus-per-node": 1, "gpus-per-task": shape.gpus_per_run}
-        return max(
-            [0, *(n * _last_number(self.extra[name].split(":")) for name, n in of_task.items() if name in self.extra)]
-        )
-
-
-def _last_number(parts: Sequence[str]) -> int:
-    """Of ``gpu:a100:2``, behind its first part."""
-    return int(parts[-1]) if parts and parts[-1].isdigit() else 1
+        """GPUs of one job of a shape, which clusters are asked for by ``gres`` or by a further option (``gpus-per-task``)."""
+        has_gpus = "gpu" in shape.gres or any(name.startswith("gpu") for name in self.extra)
+        return shape.gpus_per_run if has_gpus else 0
 
 
 def profile_names() -> list[str]:

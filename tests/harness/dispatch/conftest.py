@@ -3,12 +3,8 @@
 from __future__ import annotations
 
 import shutil
-from types import SimpleNamespace
 
 import pytest
-
-from harness.dispatch import worker
-from tests.harness.dispatch.one_task import TaskCluster
 
 
 @pytest.fixture
@@ -36,18 +32,7 @@ def client(tmp_path, monkeypatch):
 @pytest.fixture
 def idle_cluster(client):
     """A cluster that knows no job; a test adds the clients that matter to it."""
-    for name in ("squeue", "sacct", "srun"):
+    for name in ("squeue", "srun"):
         client(name, "true")
     client("scontrol", "echo 'MaxArraySize            = 1001'")
     return client
-
-
-@pytest.fixture
-def cluster(monkeypatch):
-    """We are task 0 of job 7, and no time passes."""
-    stand_in = TaskCluster()
-    monkeypatch.setattr(worker, "Slurm", stand_in)
-    monkeypatch.setattr(worker, "time", SimpleNamespace(sleep=lambda seconds: None, monotonic=lambda: 0.0))
-    for name, value in {"SLURM_ARRAY_JOB_ID": "7", "SLURM_ARRAY_TASK_ID": "0"}.items():
-        monkeypatch.setenv(name, value)
-    return stand_in

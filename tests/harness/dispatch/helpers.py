@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-import os
-import shutil
 import subprocess
 import sys
 from dataclasses import replace
@@ -14,8 +12,7 @@ from harness.archive.schema import Record, Run
 from harness.archive.store import RecordStore
 from harness.dispatch import snapshot
 from harness.dispatch.attempts import Holder
-from harness.dispatch.frozen_start import digest
-from harness.dispatch.sweeps import AttemptLimits, Sweep, create_chunk, create_sweep
+from harness.dispatch.sweeps import Array, Sweep, create_sweep
 from harness.planning.job import Job
 
 STANDIN = Path(__file__).with_name("standin.py")
@@ -29,41 +26,30 @@ def make_job(results: Path, *, method: str = "lora", benchmark: str = "kvasir", 
     return Job(run=run, dataset_root="", checkpoint="", results=str(results))
 
 
-def submitted(results, jobs, *, executor="slurm", answer="7", before=0, limit=5, shape=None, **changes):
-    """A sweep of one chunk on disk, as an executor leaves it; `changes` are fields of the sweep, or else its settings."""
-    fields: dict[str, Any] = {"id": "20260101-000000-abcd", "command": "run", "created": 0.0}
-    fields |= {"snapshot": "/snapshots/abc", "submitter": Holder.here()}
-    fields |= {name: changes.pop(name) for name in [*fields] if name in changes}
-    folder = create_sweep(results, Sweep(executor=executor, settings=changes, **fields))
-    limits = {job.run.key: AttemptLimits(before=before, limit=limit) for job in jobs}
-    chunk = create_chunk(folder, number=0, jobs=jobs, shape=shape or {}, limits=limits)
-    return chunk.answered(answer) if answer else chunk
+def submitted(
+    results: Path, jobs: list[Job], *, executor: str = "slurm", job: str = "7", allowed: int = 5, **fields: Any
+) -> Sweep:
+    """A sweep of one array on disk, as an executor leaves it; ``fields`` are the sweep's."""
+    array = Array(first=0, runs=len(jobs), gpus=2, job=job)
+    fields = {
+        "command": "run",
+        "snapshot": "/snapshots/abc",
+        "arrays": (array,) if executor == "slurm" else (),
+        **fields,
+    }
+    submitter = fields.pop("submitter", None)
+    sweep = create_sweep(results, jobs, executor=executor, allowed=allowed, **fields)
+    return replace(sweep, submitter=submitter).save() if submitter else sweep
 
 
-def with_standin(take):
-    """`snapshot.take`, and in the copy the stand-in in place of the experiment."""
-
-    def take_with_standin(folder: Path, *, extra=()) -> Path:
-        frozen = take(folder, extra=extra)
-        temporary = frozen.with_name(f".{frozen.name}-standin.{os.getpid()}")
-        shutil.copytree(frozen, temporary)
-        shutil.copy(STANDIN, temporary / "harness" / "experiment" / "experiment.py")
-        contents = {
-            str(path.relative_to(temporary)): path.read_bytes() for path in temporary.rglob("*") if path.is_file()
-        }
-        target = frozen.with_name(digest(contents))
-        try:
-            temporary.rename(target)
-        except OSError:
-            shutil.rmtree(temporary)  # it is there already
-        return target
-
-    return take_with_standin
+def with_standin(contents):
+    """`snapshot.contents_of_command`, with the stand-in in place of the experiment."""
+    return lambda plugins=(): {**contents(plugins), "harness/experiment/experiment.py": STANDIN.read_bytes()}
 
 
 def use_standin(monkeypatch) -> None:
     """Workers run the stand-in instead of training."""
-    monkeypatch.setattr(snapshot, "take", with_standin(snapshot.take))
+    monkeypatch.setattr(snapshot, "contents_of_command", with_standin(snapshot.contents_of_command))
 
 
 def starts(results: Path, key: str) -> list[int]:
@@ -79,7 +65,7 @@ def record_of(results: Path, key: str) -> Record:
     return record
 
 
-def gone():
+def gone() -> Holder:
     """A process of this machine that has ended."""
     process = subprocess.Popen([sys.executable, "-c", ""])
     process.wait()

@@ -31,7 +31,7 @@ from harness.dispatch.run_jobs import run_jobs
 from tests.harness.dispatch.helpers import with_standin
 from tests.harness.dispatch.test_executors import Plan
 from tests.harness.dispatch.test_local import held_jobs
-snapshot.take = with_standin(snapshot.take)
+snapshot.contents_of_command = with_standin(snapshot.contents_of_command)
 results = Path(sys.argv[1])
 print("begun", flush=True)
 run_jobs(Plan(jobs=tuple(held_jobs(results))), place("local", workers=2), results=results)
@@ -43,9 +43,14 @@ def standin(monkeypatch):
     use_standin(monkeypatch)
 
 
+def run_with(executor, jobs):
+    executor.submit(jobs)
+    return executor.wait(on_change=lambda runs: None)
+
+
 def run_all(results, jobs, *, workers=2):
     executor = make_executor(place("local", workers=workers), results=results)
-    return executor.wait(executor.submit(jobs))
+    return run_with(executor, jobs)
 
 
 def held_jobs(results):
@@ -85,7 +90,7 @@ def test_workers_share_the_queue_and_every_run_is_trained_once(tmp_path, standin
     assert len({attempts(state_folder(tmp_path, job.run.key))[0].holder.pid for job in jobs}) > 1
     record = record_of(tmp_path, jobs[0].run.key)
     assert record.attempts == 1
-    (frozen,) = (tmp_path / "snapshots" / str(os.getuid())).glob(record.environment["snapshot"] + "*")
+    (frozen,) = (tmp_path / "snapshots").glob(record.environment["snapshot"] + "*")
     assert (frozen / "harness" / "experiment" / "experiment.py").read_bytes() == STANDIN.read_bytes()
     assert "start at step 0" in states[jobs[0].run.key].log.read_text()
 
@@ -167,12 +172,12 @@ def test_a_run_that_always_dies_is_given_up_the_others_finish_and_the_next_comma
 def test_a_killed_worker_process_loses_no_run(tmp_path, standin):
     jobs = held_jobs(tmp_path)
     executor = make_executor(place("local", workers=2), results=tmp_path)
-    submission = executor.submit(jobs)
+    executor.submit(jobs)
     folder = state_folder(tmp_path, jobs[0].run.key)
     wait_until(lambda: step(tmp_path, jobs[0].run.key) >= 10)
     os.kill(attempts(folder)[0].holder.pid, signal.SIGKILL)
     let_go(tmp_path)
-    states = executor.wait(submission)
+    states = executor.wait(on_change=lambda runs: None)
     assert {state.state for state in states.values()} == {"OK"}
     assert attempts(folder)[0].end == "lost"
     assert starts(tmp_path, jobs[0].run.key)[1] >= 10
@@ -182,13 +187,13 @@ def test_a_worker_that_fails_with_a_run_at_work_is_said(tmp_path, standin):
     """It said that the run was interrupted, and the same command again, for ever."""
     (job, *_) = held_jobs(tmp_path)
     executor = make_executor(place("local", workers=1), results=tmp_path)
-    submission = executor.submit([job])
+    executor.submit([job])
     wait_until(lambda: step(tmp_path, job.run.key) >= 1)
     os.kill(attempts(state_folder(tmp_path, job.run.key))[0].holder.pid, signal.SIGKILL)
     with pytest.raises(
         UsageError, match="1 run could not end: a worker ended with status -9 and said nothing; mend that"
     ):
-        executor.wait(submission)
+        executor.wait(on_change=lambda runs: None)
 
 
 def test_ctrl_c_leaves_checkpoints_and_the_same_command_continues(tmp_path, standin):
@@ -219,9 +224,10 @@ def test_workers_end_with_a_terminal_that_closes_and_with_a_command_that_is_kill
 def test_a_run_that_somebody_else_holds_is_waited_for_and_not_trained_twice(tmp_path, standin):
     jobs = [make_job(tmp_path, seed=seed, steps=10, step_s=0.03) for seed in range(2)]
     executors = [make_executor(place("local", workers=1), results=tmp_path) for _ in range(2)]
-    submissions = [executor.submit(jobs) for executor in executors]
-    for executor, submission in zip(executors, submissions, strict=True):
-        assert {state.state for state in executor.wait(submission).values()} == {"OK"}
+    for executor in executors:
+        executor.submit(jobs)
+    for executor in executors:
+        assert {state.state for state in executor.wait(on_change=lambda runs: None).values()} == {"OK"}
     assert [len(starts(tmp_path, job.run.key)) for job in jobs] == [1, 1]
 
 
@@ -247,19 +253,21 @@ def test_every_worker_gets_its_own_gpu_by_the_name_that_was_given(tmp_path, stan
     monkeypatch.setenv("CUDA_VISIBLE_DEVICES", "MIG-1b2c,GPU-8932f937")
     executor = make_executor(place("local"), results=tmp_path)
     assert isinstance(executor, LocalExecutor)
-    assert executor.workers == 2
+    assert executor.where.workers == 2
     assert "GPU MIG-1b2c, GPU-8932f937" in executor.describe()
     jobs = held_jobs(tmp_path)
-    submission = executor.submit(jobs)
+    executor.submit(jobs)
     folders = [state_folder(tmp_path, job.run.key) for job in jobs]
     wait_until(lambda: all(attempts(folder) for folder in folders))
     environments = [
         Path(f"/proc/{attempts(folder)[0].holder.pid}/environ").read_text().split("\0") for folder in folders
     ]
     let_go(tmp_path)
+    threads = {word for words in environments for word in words if word.startswith("OMP_NUM_THREADS=")}
+    assert threads == {f"OMP_NUM_THREADS={executor.where.threads}"}
     seen = {word for words in environments for word in words if word.startswith("CUDA_VISIBLE_DEVICES=")}
     assert seen == {"CUDA_VISIBLE_DEVICES=MIG-1b2c", "CUDA_VISIBLE_DEVICES=GPU-8932f937"}
-    assert {state.state for state in executor.wait(submission).values()} == {"OK"}
+    assert {state.state for state in executor.wait(on_change=lambda runs: None).values()} == {"OK"}
 
 
 def test_a_folder_that_cannot_be_written_is_one_line(tmp_path, standin):

@@ -16,7 +16,7 @@ import pytest
 from harness.dispatch.attempts import Holder, attempts, state_folder
 from harness.dispatch.place import place
 from harness.dispatch.run_jobs import LocalExecutor, make_executor
-from harness.dispatch.supervise import StopSignals, WorkerContext, supervise
+from harness.dispatch.supervise import Start, StopSignals, supervise
 from harness.training.outcome import Interrupted
 from tests.harness.dispatch.helpers import make_job, use_standin
 
@@ -41,8 +41,8 @@ def stopped_while_importing(results: Path) -> None:
         raise Interrupted("stopped")
 
     sys.modules["harness.experiment.experiment"] = Experiment("harness.experiment.experiment")
-    context = WorkerContext(holder=Holder.here(), limit=1, patience_s=10)
-    assert supervise(make_job(results), context=context, stop=stop) == "interrupted"
+    start = Start(job=make_job(results), holder=Holder.here(), limit=1, patience_s=10)
+    assert supervise(start, stop=stop) == "interrupted"
 
 
 def test_a_run_that_is_asked_to_stop_before_it_is_imported_stops(tmp_path: Path) -> None:

@@ -2,14 +2,11 @@
 
 from __future__ import annotations
 
-import json
 import os
 import signal
-import socket
 import sys
 import threading
 from collections.abc import Callable, Iterator
-from dataclasses import replace
 from pathlib import Path
 from types import SimpleNamespace
 from typing import Any
@@ -20,7 +17,7 @@ from harness.archive.schema import Record
 from harness.archive.store import RecordStore
 from harness.dispatch import supervise as module
 from harness.dispatch.attempts import Attempt, Holder, Lease, Lost, attempts, log_path, state_folder
-from harness.dispatch.supervise import Meeting, StopSignals, WorkerContext, supervise
+from harness.dispatch.supervise import Start, StopSignals, supervise
 from harness.dispatch.sweeps import ending_fingerprint
 from harness.training.outcome import Interrupted
 from tests.harness.dispatch import standin
@@ -53,10 +50,9 @@ def asked() -> Iterator[StopSignals]:
         signal.signal(number, handler)
 
 
-def started(job, *, stop: StopSignals | None = None, meeting: Meeting | None = None, **changes) -> str:
-    context = WorkerContext(**{"holder": Holder.here(), "limit": 5, **changes})
-    stop = StopSignals() if stop is None else stop
-    return supervise(job, context=context, stop=stop, meeting=meeting)
+def started(job, *, stop: StopSignals | None = None, **changes) -> str:
+    start = Start(**{"job": job, "holder": Holder.here(), "limit": 5, **changes})
+    return supervise(start, stop=StopSignals() if stop is None else stop)
 
 
 def last(job) -> Attempt:
@@ -77,7 +73,7 @@ def test_a_run_that_finishes_has_a_record_that_knows_its_starts(tmp_path, experi
     job = make_job(tmp_path)
     assert started(job, environment={"snapshot": "abc"}, gpus=2) == "finished"
     record = record_of(tmp_path, job.run.key)
-    assert (record.attempts, record.environment) == (1, {"snapshot": "abc", "gpu_hours_source": "clock"})
+    assert (record.attempts, record.environment) == (1, {"snapshot": "abc"})
     assert (last(job).end, last(job).detail, last(job).gpus) == ("finished", "OK", 2)
     assert started(job) == "finished"
     assert starts(tmp_path, job.run.key) == [0]
@@ -249,22 +245,6 @@ def test_a_run_at_its_bound_is_given_up_without_another_start(tmp_path, experime
     assert record_of(tmp_path, cancelled.run.key).message == "started 1 times without finishing"
 
 
-def test_a_success_that_came_while_a_run_was_given_up_is_what_its_start_says(tmp_path, experiment):
-    job = make_job(tmp_path)
-    Lease.acquire(state_folder(tmp_path, job.run.key), holder=replace(Holder.here(), job="7_0")).release("PREEMPTED")
-
-    class Slow:
-        def cluster(self):
-            return ""
-
-        def history(self, jobs):
-            written(job)
-            return []
-
-    assert started(job, limit=1, accounting=Slow()) == "finished"
-    assert record_of(tmp_path, job.run.key).code == "OK"
-
-
 def test_a_run_that_stops_when_asked_is_interrupted(tmp_path, experiment, asked):
     def stops(job, *, stop, **_) -> None:
         assert stop.requested  # the request came before the fork
@@ -319,37 +299,3 @@ def test_all_that_a_child_says_is_in_its_log_and_nothing_of_ours(tmp_path, exper
         stream.close()
     assert [path.read_text() for path in ours] == ["ours\n", "ours too\n"]
     assert log_of(job) == "merging (exact)\nprinted\nprinted too\nwritten below python\nwritten there too\n"
-
-
-def test_processes_of_one_run_meet_where_its_first_says(tmp_path, experiment):
-    def tells(job, **_) -> None:
-        names = ("RANK", "LOCAL_RANK", "WORLD_SIZE", "MASTER_ADDR", "MASTER_PORT", "TASTE")
-        (tmp_path / "seen.json").write_text(json.dumps({name: os.environ[name] for name in names}))
-
-    experiment(tells)
-    meeting = Meeting(tmp_path / "meeting.json", size=2)
-    with pytest.raises(FileNotFoundError):
-        meeting.variables(rank=1, local_rank=1)
-    started(make_job(tmp_path), meeting=meeting, variables={"TASTE": "sweet"})
-    seen = json.loads((tmp_path / "seen.json").read_text())
-    first = meeting.variables(rank=0, local_rank=0)
-    assert seen == {**first, "TASTE": "sweet"}
-    assert {**first, "MASTER_PORT": ""} == {
-        "RANK": "0", "LOCAL_RANK": "0", "WORLD_SIZE": "2", "MASTER_ADDR": "127.0.0.1", "MASTER_PORT": "",
-    }  # fmt: skip
-    assert meeting.variables(rank=3, local_rank=1) == {**first, "RANK": "3", "LOCAL_RANK": "1"}
-    assert int(first["MASTER_PORT"]) >= 1024  # one that the system gave
-    assert "TASTE" not in os.environ
-
-
-def test_processes_on_several_nodes_meet_at_the_name_of_the_first(tmp_path, monkeypatch):
-    monkeypatch.setenv("SLURM_JOB_NUM_NODES", "2")
-    assert Meeting(tmp_path / "meeting.json", size=2).open()["MASTER_ADDR"] == socket.gethostname()
-
-
-def test_where_a_run_does_not_start_nobody_waits_for_its_first_process(tmp_path, experiment):
-    job = make_job(tmp_path)
-    written(job)
-    meeting = Meeting(tmp_path / "meeting.json", size=2)
-    assert started(job, meeting=meeting) == "finished"
-    assert meeting.variables(rank=1, local_rank=1) == {}

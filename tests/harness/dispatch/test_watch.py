@@ -13,13 +13,15 @@ import time
 from collections.abc import Callable, Iterator
 from dataclasses import replace
 from functools import partial
+from pathlib import Path
 from types import SimpleNamespace
 
 import pytest
 
 from harness.dispatch import supervise as module
 from harness.dispatch.attempts import Holder, Lost
-from harness.dispatch.supervise import INTERRUPTED_STATUS, StopSignals, WorkerContext, watch
+from harness.dispatch.supervise import INTERRUPTED_STATUS, Start, StopSignals, watch
+from tests.harness.dispatch.helpers import make_job
 
 HARD_LIMIT_S = 20.0
 
@@ -38,19 +40,6 @@ def clock(monkeypatch: pytest.MonkeyPatch) -> list[float]:
     monkeypatch.setattr(module, "time", SimpleNamespace(monotonic=monotonic, sleep=time.sleep))
     monkeypatch.setattr(module, "_TICK_S", 0.002)
     return seen
-
-
-def _refused(child: int) -> int:
-    raise OSError(38, "Function not implemented")
-
-
-@pytest.fixture(autouse=True, params=["handles", "a Python without them", "a kernel without them"])
-def _of_processes(request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPatch) -> None:
-    """Handles of processes, which a Python that was built on an old system (conda's) and an old kernel do not have."""
-    if request.param == "a Python without them":
-        monkeypatch.delattr(os, "pidfd_open", raising=False)
-    if request.param == "a kernel without them":
-        monkeypatch.setattr(os, "pidfd_open", _refused, raising=False)
 
 
 @pytest.fixture
@@ -108,9 +97,9 @@ def fails(error: Exception) -> Callable[[], None]:
 
 
 def watched(child: int, *, heart: Heart | None = None, stop: StopSignals | None = None, **changes) -> tuple[int, bool]:
-    context = WorkerContext(holder=Holder.here(), limit=1, **changes)
+    start = Start(job=make_job(Path("nowhere")), holder=Holder.here(), limit=1, **changes)
     stop = StopSignals() if stop is None else stop
-    status, overdue = watch(child, lease=heart, context=context, stop=stop)  # type: ignore[arg-type]
+    status, overdue = watch(child, lease=heart, start=start, stop=stop)  # type: ignore[arg-type]
     return os.waitstatus_to_exitcode(status), overdue
 
 
@@ -164,22 +153,6 @@ def test_a_child_that_does_not_stop_in_time_is_killed_and_a_second_request_gives
     assert sent == [(signal.SIGUSR2, 1.0), (signal.SIGUSR2, 22.0), (signal.SIGKILL, 52.0)]
 
 
-def test_a_child_that_goes_on_when_its_run_has_a_record_is_ended(child, clock, sent):
-    """It waits for another process of the run, which failed and is gone."""
-    looks: list[float] = []
-
-    def over() -> bool:
-        looks.append(clock[-1])
-        return len(looks) == 3
-
-    context = WorkerContext(holder=Holder.here(), limit=1)
-    assert watch(child(deaf), lease=None, context=context, stop=StopSignals(), over=over) == (signal.SIGKILL, True)
-    gaps = [after - before for before, after in itertools.pairwise(looks)]
-    assert gaps == [module.LOOK_S + 1] * 2
-    assert sent == [(signal.SIGKILL, looks[-1] + module.SETTLED_S + 1)]
-    assert watch(child(lambda: os._exit(0)), lease=None, context=context, stop=StopSignals(), over=over) == (0, False)
-
-
 def test_the_end_of_the_submitter_is_a_request_to_stop(child, clock):
     here, stop = Holder.here(), StopSignals()
     assert watched(child(stops_when_asked), stop=stop, submitter=replace(here, ticks=1), patience_s=math.inf) == (
@@ -194,12 +167,6 @@ def test_the_end_of_the_submitter_is_a_request_to_stop(child, clock):
         clock.clear()
         assert watched(pid, heart=heart, stop=stop, submitter=submitter) == (-signal.SIGKILL, False)
         assert not stop
-
-
-def test_no_handle_is_left_open(child, clock):
-    before = len(os.listdir("/dev/fd"))
-    watched(child(lambda: os._exit(0)))
-    assert len(os.listdir("/dev/fd")) == before
 
 
 @pytest.mark.parametrize(("ignored", "heard"), [("", "TERM USR2 INT HUP"), ("HUP", "TERM USR2 INT")])

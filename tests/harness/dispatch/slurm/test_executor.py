@@ -1,11 +1,10 @@
-"""Submitting to SLURM, with stand-in clients that refuse; the real ones are in tests/slurm."""
+"""Submitting to SLURM and cancelling, with stand-in clients; the real ones are in tests/slurm."""
 
 from __future__ import annotations
 
 import errno
-import json
 import os
-import shlex
+import subprocess
 import sys
 from dataclasses import replace
 
@@ -14,183 +13,220 @@ import pytest
 from harness.archive.store import RecordStore
 from harness.dispatch.place import place
 from harness.dispatch.run_jobs import make_executor
-from harness.dispatch.slurm import executor as arrays
-from harness.dispatch.sweeps import Chunk, read_chunks
+from harness.dispatch.slurm import executor as module
+from harness.dispatch.slurm.executor import asked_for, job_script
+from harness.dispatch.slurm.profile import load_profile
+from harness.dispatch.sweeps import read_sweeps
+from harness.run import main
 from harness.system.errors import UsageError
-from tests.harness.dispatch.helpers import make_job
-from tests.harness.dispatch.slurm.helpers import slurm
+from tests.harness.dispatch.helpers import make_job, submitted
+
+
+def slurm(results, **overrides):
+    overrides = {"patience_seconds": "1", **overrides}
+    return make_executor(place("slurm", cluster="testcluster", cluster_overrides=overrides), results=results)
+
+
+def sweeps(results):
+    return read_sweeps(results, {})
+
+
+def queue(idle_cluster, results, *, state="PENDING", of=lambda sweep: True):
+    """Shows the tasks of submitted sweeps, to those who ask for them by name."""
+    rows = [
+        f"echo '{sweep.arrays[array].job}|{task}|{state}|{sweep.names[array]}|None|{results}'"
+        for sweep in sweeps(results)
+        if of(sweep)
+        for _, array, task in sweep.places()
+    ]
+    idle_cluster("squeue", "\n".join(['case "$*" in *--me*) exit;; esac', *rows]))
+
+
+def counting(idle_cluster, folder):
+    """An sbatch whose jobs are numbered from 1."""
+    idle_cluster("sbatch", f"echo x >> {folder}/count; wc -l < {folder}/count")
+
+
+def test_a_machine_without_slurm_is_one_line(tmp_path, monkeypatch):
+    monkeypatch.setenv("PATH", str(tmp_path))
+    with pytest.raises(UsageError, match="no SLURM here"):
+        slurm(tmp_path)
 
 
 @pytest.mark.parametrize(
     ("answer", "said"),
     [
-        ("Batch job submission failed: Job violates accounting/QOS policy (job submit limit)", "quota"),
-        ("Batch job submission failed: I/O error writing script/environment to file", "disk is full"),
-        ("Batch job submission failed: Invalid partition name specified", "sinfo"),
+        ("Batch job submission failed: Job violates accounting/QOS policy (job submit limit)", "cluster.qos"),
+        ("Batch job submission failed: I/O error writing script/environment to file", "administrator"),
+        ("Batch job submission failed: Invalid partition name specified", "cluster.partition"),
+        ("Batch job submission failed: Invalid feature specification", "cluster.constraint"),
+        ("Batch job submission failed: Invalid generic resource (gres) specification", "cluster.gres"),
         ("Requested time limit is invalid (missing or exceeds some limit)", "cluster.time"),
         ("Batch job submission failed: Invalid account or account/partition combination specified", "--set cluster."),
         ("Memory specification can not be satisfied", "cluster.mem"),
-        ("Batch job submission failed: Requested node configuration is not available", "no node has"),
-        ("something nobody has seen", "give the same command again"),
+        ("Batch job submission failed: Requested node configuration is not available", "cluster.KEY"),
+        ("something nobody has seen", "same command"),
     ],
 )
-def test_what_sbatch_refuses_is_one_line_with_what_to_do(tmp_path, idle_cluster, answer, said):
+def test_what_sbatch_refuses_is_one_line_with_what_to_do_and_leaves_nothing(tmp_path, idle_cluster, answer, said):
     idle_cluster("sbatch", f'echo "sbatch: error: {answer}" >&2; exit 1')
     with pytest.raises(UsageError) as caught:
-        slurm(tmp_path / "runs").submit([make_job(tmp_path / "runs")])
+        slurm(tmp_path).submit([make_job(tmp_path)])
     message = str(caught.value)
-    assert answer.split(":")[-1].strip() in message
-    assert said in message
-    assert "nothing was submitted" in message
+    for words in (answer.split(":")[-1].strip(), said, "nothing was submitted"):
+        assert words in message
     assert "sbatch: error: " not in message
     assert "\n" not in message
+    assert sweeps(tmp_path) == []
 
 
 def test_more_gpus_a_run_than_images_in_a_batch_are_refused_before_anything_is_submitted(tmp_path, idle_cluster):
-    """The card conv-lora has one image a pass, as released: its workers could not share it."""
-    idle_cluster("sbatch", 'echo "Submitted batch job 43"')
-    results = tmp_path / "runs"
-    with pytest.raises(UsageError, match=r"gpus_per_run: 4, .*batches of 1 images .*--set cluster.gpus_per_run=1"):
-        slurm(results, gpus_per_run="4").submit([make_job(results, batch_size=1)])
-    assert not list(read_chunks(results))
-    assert slurm(results, gpus_per_run="4").submit([make_job(results, batch_size=4)]).job_ids == ("43",)
+    counting(idle_cluster, tmp_path)
+    with pytest.raises(UsageError, match=r"--set cluster.gpus_per_run=1"):
+        slurm(tmp_path, gpus_per_run="4").submit([make_job(tmp_path, batch_size=1)])
+    assert sweeps(tmp_path) == []
 
 
 def test_what_was_submitted_before_a_refusal_stays_known_and_the_rest_follows(tmp_path, idle_cluster):
-    results = tmp_path / "runs"
-    jobs = [make_job(results, seed=seed) for seed in range(5)]
-    counter = tmp_path / "count"
-    idle_cluster(
-        "sbatch",
-        f'echo x >> {counter}; n=$(wc -l < {counter}); test $n -le 2 && echo "Submitted batch job 4$n"'
-        ' || (echo "error: quota: QOS" >&2; exit 1)',
-    )
+    jobs = [make_job(tmp_path, seed=seed) for seed in range(5)]
+    count = tmp_path / "count"
+    refuse = '(echo "error: quota: QOS" >&2; exit 1)'
+    idle_cluster("sbatch", f"echo x >> {count}; n=$(wc -l < {count}); test $n -le 2 && echo 4$n || {refuse}")
     with pytest.raises(UsageError, match=r"2 of 3 arrays are submitted \(41, 42\)"):
-        slurm(results, max_array_size="2").submit(jobs)
-    names = {chunk.job: chunk.name for chunk in read_chunks(results)}
-    rows = [f"{job}|{index}|PENDING|None|{names[job]}" for job in ("41", "42") for index in (0, 1)]
-    rows.append("43|0|PENDING|None|a-strangers-job")
-    idle_cluster("squeue", "\n".join(f"echo '{row}'" for row in rows))
-    idle_cluster("sbatch", 'echo "Submitted batch job 43"')
-    submission = slurm(results).submit(jobs)
-    assert submission.keys == (jobs[4].run.key,)
-    assert len(submission.elsewhere) == 4
-    assert submission.job_ids == ("43",)
+        slurm(tmp_path, max_array_size="2").submit(jobs)
+    queue(idle_cluster, tmp_path)
+    idle_cluster("sbatch", "echo 43")
+    executor = slurm(tmp_path)
+    assert executor.submit(jobs).keys() == {job.run.key for job in jobs[:4]}
+    assert [run.key for run in sweeps(tmp_path)[-1].runs] == [jobs[4].run.key]
+    assert "jobs 43" in executor.submitted
+    queue(idle_cluster, tmp_path)
+    executor = slurm(tmp_path)
+    assert len(executor.submit(jobs)) == 5
+    assert executor.submitted == ""
 
 
-@pytest.mark.parametrize("moment", ["intent", "answer"])
-def test_a_disk_that_is_full_by_the_time_of_the_answer_has_not_hindered_the_submission(
-    tmp_path, idle_cluster, monkeypatch, moment
-):
-    results = tmp_path / "runs"
+@pytest.mark.parametrize("state", ["COMPLETING", "CANCELLED", "COMPLETED", "NODE_FAIL"])
+def test_what_has_ended_or_is_ending_is_submitted_again(tmp_path, idle_cluster, state):
+    counting(idle_cluster, tmp_path)
+    slurm(tmp_path).submit([make_job(tmp_path)])
+    queue(idle_cluster, tmp_path, state=state)
+    assert slurm(tmp_path).submit([make_job(tmp_path)]) == {}
+    assert len(sweeps(tmp_path)) == 2
 
+
+def test_a_disk_that_is_full_is_one_line(tmp_path, idle_cluster, monkeypatch):
     def full(*_, **__):
-        raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC), str(results))
+        raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC), str(tmp_path))
 
-    monkeypatch.setattr(*((arrays, "create_chunk") if moment == "intent" else (Chunk, "answered")), full)
-    idle_cluster("sbatch", 'echo "Submitted batch job 5"')
-    with pytest.raises(UsageError, match=r"cannot write .*: the disk is full; ") as caught:
-        slurm(results).submit([make_job(results)])
-    what = "nothing was submitted by this step" if moment == "intent" else "jobs may be submitted already"
-    assert what in str(caught.value)
+    monkeypatch.setattr(module, "create_sweep", full)
+    counting(idle_cluster, tmp_path)
+    with pytest.raises(UsageError, match="the disk is full"):
+        slurm(tmp_path).submit([make_job(tmp_path)])
 
 
-@pytest.mark.parametrize(
-    "answer",
-    [
-        "Socket timed out on send/recv operation",
-        "Unexpected missing socket error",
-        "Zero Bytes were transmitted or received",
-    ],
-)
-def test_a_lost_answer_is_looked_up_by_name_instead_of_submitted_again(tmp_path, idle_cluster, answer):
-    results, sent = tmp_path / "runs", tmp_path / "sent"
-    name = "$(grep -o 'harness-[0-9a-f-]*' $1 | head -1)"
-    idle_cluster(
-        "sbatch",
-        f'echo "{name}" >> {sent}; echo "sbatch: error: Batch job submission failed: {answer}" >&2; exit 1',
-    )
-    idle_cluster("squeue", f'case "$*" in *%F\\|%j*) test ! -e {sent} || echo "77|$(cat {sent})";; esac')
-    assert slurm(results).submit([make_job(results)]).job_ids == ("77",)
+def test_a_lost_answer_is_looked_up_by_name_instead_of_submitted_again(tmp_path, idle_cluster, monkeypatch):
+    monkeypatch.setattr(module, "POLL_S", 0.0)
+    sent = tmp_path / "sent"
+    name = "$(echo \"$*\" | grep -o 'harness-[0-9a-f-]*' | head -1)"
+    idle_cluster("sbatch", f'echo "{name}" >> {sent}; echo "sbatch: error: Socket timed out" >&2; exit 1')
+    idle_cluster("squeue", f'test ! -e {sent} || echo "77|0|PENDING|$(cat {sent})|None|"')
+    slurm(tmp_path).submit([make_job(tmp_path)])
+    assert [array.job for array in sweeps(tmp_path)[0].arrays] == ["77"]
     assert len(sent.read_text().split()) == 1
 
 
-def test_a_controller_that_does_not_come_back_leaves_an_intent_that_the_next_call_settles(tmp_path, idle_cluster):
-    results = tmp_path / "runs"
-    idle_cluster("sbatch", 'echo "sbatch: error: Unable to contact slurm controller (connect failure)" >&2; exit 1')
+def test_a_controller_that_does_not_come_back_leaves_a_sweep_whose_name_the_next_command_asks_for(
+    tmp_path, idle_cluster, monkeypatch
+):
+    monkeypatch.setattr(module, "POLL_S", 0.0)
+    idle_cluster("sbatch", 'echo "sbatch: error: Unable to contact slurm controller" >&2; exit 1')
     with pytest.raises(UsageError, match="has not answered"):
-        slurm(results, patience_seconds="0.1").submit([make_job(results)])
-    assert not list(results.glob("sweeps/*/chunk.000.closed.json"))
-    idle_cluster("sbatch", 'echo "Submitted batch job 5"')
-    assert slurm(results).submit([make_job(results)]).job_ids == ("5",)
+        slurm(tmp_path, patience_seconds="0.1").submit([make_job(tmp_path)])
+    queue(idle_cluster, tmp_path)  # it came through after all
+    idle_cluster("sbatch", "exit 1")
+    assert len(slurm(tmp_path).submit([make_job(tmp_path)])) == 1
 
 
-def test_shapes_become_arrays_below_the_clusters_limit(tmp_path, idle_cluster):
-    results = tmp_path / "runs"
-    idle_cluster("sbatch", f'cp $1 {tmp_path}/$$.sh; echo "Submitted batch job $$"')
+def test_shapes_become_arrays_below_the_clusters_limit_whose_options_are_words_of_the_command(tmp_path, idle_cluster):
+    results = tmp_path / "50%user runs"
+    idle_cluster("sbatch", f'for word in "$@"; do echo "$word" >> {tmp_path}/$$.words; done; echo $$')
     idle_cluster("scontrol", "echo 'MaxArraySize            = 4'")
     profile = tmp_path / "p.yaml"
     profile.write_text(
-        "time: 1:00:00\nparallelism: 2\nextra: {exclusive: 'true', mail-type: FAIL}\n"
-        "shapes: {vit_h: {mem: 64G, gres: 'gpu:2', gpus_per_run: 2, cpus: 4}}\n"
+        "time: 1:00:00\nparallelism: 2\nruns_per_job: 2\nextra: {exclusive: 'true', mail-type: FAIL}\n"
+        "shapes: {vit_h: {mem: 64G, gres: 'gpu:2', gpus_per_run: 2, runs_per_job: 1, cpus: 4}}\n"
     )
-    small = [make_job(results, seed=seed) for seed in range(4)]
+    small = [make_job(results, seed=seed) for seed in range(7)]
     large = [replace(job, run=replace(job.run, backbone="vit_h")) for job in small[:1]]
-    submission = make_executor(place("slurm", cluster=str(profile)), results=results).submit([*small, *large])
-    assert len(submission.job_ids) == 3
-    scripts = sorted(path.read_text() for path in tmp_path.glob("*.sh"))
-    arrays = sorted(line for text in scripts for line in text.splitlines() if "--array" in line)
-    assert arrays == ["#SBATCH --array=0-0%1", "#SBATCH --array=0-0%1", "#SBATCH --array=0-2%2"]
-    (script,) = [text for text in scripts if "--mem=64G" in text]
-    for line in (
-        "--gres=gpu:2",
-        "--ntasks-per-node=2",
-        "--cpus-per-task=4",
-        "--time=60",
-        "--exclusive\n",
-        "--mail-type=FAIL",
-        "--requeue\n",
-        "--signal=USR2@120",
-    ):
-        assert f"#SBATCH {line}" in script
-    assert "--kill-on-bad-exit=1" in script
-    chunks = [json.loads(path.read_text()) for path in results.glob("sweeps/*/chunk.[0-9][0-9][0-9].json")]
-    assert sorted(chunk["shape"]["gpus"] for chunk in chunks) == [0, 0, 2]
+    make_executor(place("slurm", cluster=str(profile)), results=results).submit([*small, *large])
+    (sweep,) = sweeps(results)
+    assert [(array.first, array.runs, array.per_task, array.gpus) for array in sweep.arrays] == [
+        (0, 6, 2, 0), (6, 1, 2, 0), (7, 1, 1, 2)
+    ]  # fmt: skip
+    words = [path.read_text().splitlines() for path in sorted(tmp_path.glob("*.words"), key=lambda p: int(p.stem))]
+    assert [[word for word in given if "--array" in word] for given in words] == [
+        ["--array=0-2%2"], ["--array=0-0%2"], ["--array=0-0%2"]
+    ]  # fmt: skip
+    assert {
+        "--gres=gpu:2", "--mem=64G", "--ntasks-per-node=2", "--cpus-per-task=4", "--time=60", "--exclusive",
+        "--mail-type=FAIL", "--requeue", "--signal=USR2@120", f"--comment={results}",
+        f"--output={str(sweep.logs).replace('%', '%%')}/%A_%a.out",
+    } <= set(words[2])  # fmt: skip
+    assert "--kill-on-bad-exit=1" in (sweep.folder / "job-2.sh").read_text()
 
 
-def test_a_cluster_whose_arrays_hold_one_job_gets_one_for_each_run(tmp_path, idle_cluster):
-    results = tmp_path / "runs"
-    idle_cluster("sbatch", 'echo "Submitted batch job $$"')
-    idle_cluster("scontrol", "echo 'MaxArraySize            = 1'")
-    assert len(slurm(results).submit([make_job(results, seed=seed) for seed in range(2)]).job_ids) == 2
+SCRIPT_TASK = {"SLURM_ARRAY_JOB_ID": "7", "SLURM_ARRAY_TASK_ID": "0"}
 
 
-def test_sbatch_reads_its_script_from_a_folder_of_the_users_alone_and_the_script_carries_the_hash(
-    tmp_path, idle_cluster
+@pytest.mark.parametrize(
+    ("statuses", "again", "ended", "calls", "requeued"),
+    [
+        ([0], False, False, 1, False),
+        ([0], True, False, 1, True),
+        ([4], False, False, 1, False),
+        ([137, 0], False, False, 2, False),
+        ([137, 0], True, False, 2, True),
+        ([0], True, True, 1, False),
+        ([143], True, True, 1, False),
+    ],
+)
+def test_the_job_script_says_a_last_word_and_asks_for_another_turn(
+    tmp_path, monkeypatch, statuses, again, ended, calls, requeued
 ):
-    tell = "import os, sys; print(oct(os.stat(os.path.dirname(sys.argv[1])).st_mode)[-3:])"
-    idle_cluster("sbatch", f'{sys.executable} -c "{tell}" "$1" > {tmp_path}/mode; echo Submitted batch job 3')
-    slurm(tmp_path / "results").submit([make_job(tmp_path / "results")])
-    assert (tmp_path / "mode").read_text() == "700\n"
-    (script,) = (tmp_path / "results" / "sweeps").glob("*/logs/3_submission.sh")
-    (frozen,) = (tmp_path / "results" / "snapshots" / str(os.getuid())).iterdir()
-    starts = [line for line in script.read_text().splitlines() if " -I -S -B -c " in line]
-    assert len(starts) == 2, "the job, and its last word"
-    assert all(f" {frozen} {frozen.name} " in line for line in starts)
-    assert len(frozen.name) == 64
-
-
-def test_a_percent_sign_in_the_results_folder_is_no_placeholder_of_the_logs_name(tmp_path, idle_cluster):
-    results = tmp_path / "50%user runs"
-    idle_cluster("sbatch", f'cp "$1" {tmp_path}/script; echo "Submitted batch job 5"')
-    sweep = slurm(results).submit([make_job(results)]).sweep
-    script = (tmp_path / "script").read_text().splitlines()
-    logs = str(results / "sweeps" / sweep / "logs").replace("%", "%%")
-    (output,) = [line for line in script if line.startswith("#SBATCH --output")]
-    assert shlex.split(output.partition(" ")[2]) == [f"--output={logs}/%A_%a_0_log.out"]
-    (step,) = [shlex.split(line) for line in script if line.startswith("srun ")]
-    assert [word for word in step if "log.out" in word][-1] == f"--output={logs}/%A_%a_%t_log.out"
-    assert step[-1] == str(results / "sweeps" / sweep / "chunk.000.json")
+    """``ended``: the cluster ends the whole job, its script too."""
+    sweep = submitted(tmp_path, [make_job(tmp_path)])
+    profile = load_profile(
+        "testcluster", {"python": "apptainer exec image.sif python", "srun_args": ["--mpi=none", "a b"]}
+    )
+    folder = tmp_path / "bin"
+    folder.mkdir()
+    marker = sweep.logs / "7_0.again"
+    step = "\n".join(
+        [
+            f'echo "$*" >> {tmp_path}/calls',
+            f"n=$(wc -l < {tmp_path}/calls)",
+            f"[ $n = {len(statuses)} ] && {'touch' if again else ': '} {marker}",
+            "kill -TERM $PPID; sleep 0.1" if ended else "",
+            f"set -- {' '.join(map(str, statuses))}; shift $((n - 1)); exit $1",
+        ]
+    )
+    for name, text in {"srun": step, "scontrol": f'echo "$*" >> {tmp_path}/requeued', "sleep": "true"}.items():
+        (folder / name).write_text(f"#!/bin/sh\n{text}\n")
+        (folder / name).chmod(0o755)
+    script = tmp_path / "job.sh"
+    script.write_text(job_script(sweep, 0, profile, profile.shape("tiny")))
+    environment = {**os.environ, **SCRIPT_TASK, "PATH": f"{folder}:{os.environ['PATH']}", "HOME": str(tmp_path)}
+    done = subprocess.run(["bash", str(script)], env=environment, capture_output=True, text=True, check=False)
+    assert done.returncode == statuses[0], done.stderr
+    said = (tmp_path / "calls").read_text().splitlines()
+    assert len(said) == calls
+    assert said[0].startswith("--cpus-per-task=1 --mpi=none a b apptainer exec image.sif python -u ")
+    assert ["--after 137" in line for line in said] == [False, True][:calls]
+    assert (tmp_path / "requeued").exists() == requeued
+    if requeued:
+        assert (tmp_path / "requeued").read_text() == "requeue 7_0\n"
+        assert not marker.exists()
 
 
 @pytest.mark.parametrize(
@@ -199,51 +235,113 @@ def test_a_percent_sign_in_the_results_folder_is_no_placeholder_of_the_logs_name
 def test_what_the_shell_sets_for_sbatch_holds_only_where_the_profile_says_nothing(
     tmp_path, idle_cluster, monkeypatch, profile, reaches
 ):
-    """sbatch takes its variables over what the script says, which is what the profile says."""
-    results = tmp_path / "runs"
     for name in ("SBATCH_ACCOUNT", "SBATCH_TIMELIMIT", "SBATCH_NO_REQUEUE", "SLURM_MEM_PER_NODE", "SLURM_CONF"):
         monkeypatch.setenv(name, "mine")
-    idle_cluster("sbatch", f'env > {tmp_path}/environment; echo "Submitted batch job 5"')
-    slurm(results, **profile).submit([make_job(results)])
+    idle_cluster("sbatch", f"env > {tmp_path}/environment; echo 5")
+    slurm(tmp_path, **profile).submit([make_job(tmp_path)])
     seen = (tmp_path / "environment").read_text().splitlines()
     assert {line.partition("=")[0] for line in seen if line.startswith(("SBATCH_", "SLURM_"))} == reaches
 
 
-@pytest.mark.parametrize("accounting", ["exit 1", 'for job in 1 2 3; do echo "${job}_0|FAILED|2|"; done'])
 def test_a_job_that_dies_before_its_worker_begins_is_given_up_when_it_was_submitted_often_enough(
-    tmp_path, idle_cluster, monkeypatch, accounting
-):
-    """As where the interpreter is not on the node: no start is ever seen."""
-    monkeypatch.setattr(arrays, "POLL_S", 0.0)
-    results, count = tmp_path / "runs", tmp_path / "count"
-    idle_cluster("sbatch", f'echo x >> {count}; echo "Submitted batch job $(wc -l < {count})"')
-    idle_cluster("sacct", accounting)
-    job = make_job(results)
-    executor = slurm(results, max_attempts="3")
-    states = executor.wait(executor.submit([job]))
-    assert len(count.read_text().split()) == 3
-    assert states[job.run.key].state == "ERROR"
-    record = RecordStore(results).read(job.run.key)
-    assert record is not None
-    assert record.message.startswith("submitted 3 times without finishing; job 3_0 ended before the worker began")
-    (sweep,) = [chunk.path.parent for chunk in read_chunks(results) if chunk.job == "3"]
-    assert str(sweep / "logs" / "3_0_0_log.out") in record.message
-    assert record.environment["snapshot"]
-
-
-def test_what_somebody_cancelled_is_not_submitted_again_though_queue_and_accounting_forget_it(
     tmp_path, idle_cluster, monkeypatch
 ):
-    monkeypatch.setattr(arrays, "POLL_S", 0.0)
-    results, count, looks = tmp_path / "runs", tmp_path / "count", tmp_path / "looks"
-    idle_cluster("sbatch", f'echo x >> {count}; echo "Submitted batch job $(wc -l < {count})"')
-    idle_cluster("sacct", "exit 1")
-    executor = slurm(results)
-    cancelled, lost = make_job(results, seed=0), make_job(results, seed=1)
-    submission = executor.submit([cancelled, lost])
-    (chunk,) = read_chunks(results)
-    first = f"echo '1|0|CANCELLED|None|{chunk.name}'; echo '1|1|RUNNING|None|{chunk.name}'"
+    """As where the interpreter is not on the node: no start is ever seen."""
+    monkeypatch.setattr(module, "POLL_S", 0.0)
+    counting(idle_cluster, tmp_path)
+    job = make_job(tmp_path)
+    executor = slurm(tmp_path, max_attempts="3")
+    executor.submit([job])
+    assert executor.wait(on_change=lambda runs: None)[job.run.key].state == "ERROR"
+    assert len(sweeps(tmp_path)) == 3
+    record = RecordStore(tmp_path).read(job.run.key)
+    assert record is not None
+    assert record.message.startswith("submitted 3 times without finishing; job 3_0 ended before the worker began")
+    assert (
+        str(next(sweep.logs for sweep in sweeps(tmp_path) if sweep.arrays[0].job == "3") / "3_0.out") in record.message
+    )
+
+
+def test_what_somebody_cancelled_is_not_submitted_again_though_the_queue_forgets_it(
+    tmp_path, idle_cluster, monkeypatch
+):
+    monkeypatch.setattr(module, "POLL_S", 0.0)
+    counting(idle_cluster, tmp_path)
+    executor, looks = slurm(tmp_path), tmp_path / "looks"
+    cancelled, lost = make_job(tmp_path, seed=0), make_job(tmp_path, seed=1)
+    executor.submit([cancelled, lost])
+    name = sweeps(tmp_path)[0].names[0]
+    first = f"echo '1|0|CANCELLED|{name}|None|'; echo '1|1|RUNNING|{name}|None|'"
     idle_cluster("squeue", f"echo x >> {looks}; [ $(wc -l < {looks}) -gt 1 ] || {{ {first}; }}")
-    states = executor.wait(submission)
-    assert [run.key for chunk in list(read_chunks(results))[1:] for run in chunk.runs] == [lost.run.key] * 9
+    states = executor.wait(on_change=lambda runs: None)
+    again = [
+        run.key for sweep in sorted(sweeps(tmp_path), key=lambda s: int(s.arrays[0].job))[1:] for run in sweep.runs
+    ]
+    assert again == [lost.run.key] * 9
     assert states[cancelled.run.key].state in ("interrupted", "lost")
+
+
+def run(monkeypatch, results, methods, *more):
+    arguments = ["--yes", "--protocol", "demo", "--datasets", "kvasir", "--methods", methods, "--results", str(results)]
+    arguments += ["--cluster", "testcluster", *more]
+    monkeypatch.setattr(sys, "argv", ["run.py", *arguments])
+    return main(arguments)
+
+
+def test_cancel_takes_what_the_same_command_submitted_and_names_what_others_did(
+    tmp_path, idle_cluster, monkeypatch, capsys
+):
+    results, cancelled = tmp_path / "runs", tmp_path / "cancelled"
+    counting(idle_cluster, tmp_path)
+    idle_cluster("scancel", f"echo $* >> {cancelled}")
+    assert run(monkeypatch, results, "lora") == 0
+    queue(idle_cluster, results)
+    assert run(monkeypatch, results, "lora,naslora", "--budget", "1000") == 0
+    assert "not submitted again" in capsys.readouterr().err
+    queue(idle_cluster, results)
+    assert run(monkeypatch, results, "naslora,lora", "--cancel", "--set", "cluster.time=2h") == 0
+    assert cancelled.read_text().split() == ["2"]
+    said = capsys.readouterr()
+    assert "cancelled 1 job" in said.out
+    (line,) = [line for line in said.err.splitlines() if line.startswith("left: ")]
+    assert "scancel 1_0" in line
+    queue(idle_cluster, results, of=lambda sweep: not sweep.ended)
+    monkeypatch.setattr(module, "user_name", lambda: "bob")
+    assert run(monkeypatch, results, "lora", "--cancel") == 0
+    assert "nothing to cancel" in capsys.readouterr().out
+    assert cancelled.read_text().split() == ["2"]
+
+
+def test_the_same_command_cancels_though_its_card_was_mended_since(tmp_path, idle_cluster, monkeypatch):
+    results, cancelled, card = tmp_path / "runs", tmp_path / "cancelled", tmp_path / "mine.yaml"
+    counting(idle_cluster, tmp_path)
+    idle_cluster("scancel", f"echo $* >> {cancelled}")
+    command = ["--yes", "--protocol", str(card), "--datasets", "kvasir", "--methods", "lora", "--results", str(results)]
+    command += ["--cluster", "testcluster"]
+    for epochs, more in ((2, ["--retry", "oom"]), (3, ["--cancel"])):
+        card.write_text(f"_base_: demo.yaml\nepochs: {epochs}\n")
+        monkeypatch.setattr(sys, "argv", ["sam-peft", "run", *command, *more])
+        assert main([*command, *more]) == 0
+        queue(idle_cluster, results)
+    assert cancelled.read_text().split() == ["1"]
+
+
+def test_a_sweep_that_the_cluster_did_not_cancel_stays_known(tmp_path, idle_cluster):
+    job = make_job(tmp_path)
+    counting(idle_cluster, tmp_path)
+    slurm(tmp_path).submit([job])
+    queue(idle_cluster, tmp_path)
+    idle_cluster("scancel", "echo 'Unable to contact slurm controller' >&2; exit 1")
+    with pytest.raises(UsageError, match="has not answered"):
+        slurm(tmp_path).cancel([job.run.key])
+    assert [sweep.ended for sweep in sweeps(tmp_path)] == [""]
+
+
+def test_a_command_asks_for_the_same_however_its_program_is_called():
+    asked = "--methods 'lora[rank=4]' --set 'a=b c'"
+    for how in ("python -m harness.run", "python -m harness run", "sam-peft run"):
+        assert asked_for(f"{how} {asked} --retry oom") == asked_for(
+            f"python -m harness.run --cancel --budget=7 {asked}"
+        )
+    assert asked_for(f"sam-peft run {asked}") != asked_for(f"sam-peft run {asked} --seeds 2")
+    assert asked_for("run 'a") == []

@@ -18,7 +18,7 @@ def test_shipped_profiles_are_valid(name):
 def test_a_backbone_has_its_own_shape_and_the_command_line_overrides_both():
     gpu = load_profile("gpu")
     assert gpu.shape("vit_h").time == "12:00:00"
-    assert gpu.shape("vit_h").constraint == "a100|h100"
+    assert gpu.shape("vit_h").mem == "64G"
     assert gpu.shape("tiny").time == "8:00:00"
     assert load_profile("gpu", {"time": "2h"}).shape("vit_h").time == "2h"
     assert load_profile("gpu", {"cpus": "4"}).shape("vit_b").cpus == 4
@@ -86,20 +86,19 @@ def test_time_limits_are_read_as_slurm_reads_them(text, expected):
     assert minutes(text) == expected
 
 
-def test_gres_says_how_many_gpus_a_run_has(tmp_path):
-    for gres, gpus in {"": 0, "gpu": 1, "gpu:2": 2, "gpu:a100:4": 4, "license:1": 0, "ssd:1,gpu:3": 3}.items():
-        assert load_profile("testcluster", {"gres": gres}).shape("tiny").gpus == gpus
-
-
 @pytest.mark.parametrize(
-    ("extra", "gpus"),
-    [({}, 0), ({"gpus": "2"}, 2), ({"gpus-per-node": "a100:4"}, 4), ({"gpus-per-task": "1"}, 3), ({"gpus": "a100"}, 1)],
+    ("gres", "extra", "gpus"),
+    [("", {}, 0), ("gpu:3", {}, 3), ("license:1", {}, 0), ("ssd:1,gpu:a100:3", {}, 3), ("", {"gpus-per-task": "1"}, 3)],
 )
-def test_gpus_may_be_asked_for_by_a_further_option(extra: dict[str, str], gpus: int) -> None:
-    profile = load_profile("testcluster", {"extra": extra, "gres": "", "gpus_per_run": 3})
+def test_a_run_has_as_many_gpus_as_processes_where_the_cluster_is_asked_for_any(gres, extra, gpus) -> None:
+    profile = load_profile("testcluster", {"extra": extra, "gres": gres, "gpus_per_run": 3})
     assert profile.gpus_of(profile.shape("tiny")) == gpus
-    asked_twice = load_profile("testcluster", {"extra": extra, "gres": "gpu:7"})
-    assert asked_twice.gpus_of(asked_twice.shape("tiny")) == 7
+
+
+def test_short_runs_share_a_job_and_long_ones_have_several_gpus():
+    assert load_profile("gpu", {"runs_per_job": "4"}).shape("tiny").runs_per_job == 4
+    with pytest.raises(UsageError, match="runs_per_job"):
+        load_profile("gpu", {"runs_per_job": "4", "gpus_per_run": "2"})
 
 
 def test_shapes_are_of_backbones_and_a_run_is_warned_after_it_began(tmp_path):

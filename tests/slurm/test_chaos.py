@@ -1,0 +1,160 @@
+"""A sweep that three commands submit at once, while everything happens to it that a cluster knows: nothing is lost, and the numbers are
+those of runs that nobody disturbed."""
+
+from __future__ import annotations
+
+import itertools
+import os
+import random
+import signal
+import time
+
+from tests.harness.dispatch import standin
+from tests.harness.dispatch.helpers import make_job
+from tests.slurm.conftest import occupy, records
+from tests.slurm.test_sweeps import array_tasks, submitter, write_profile
+
+RUNS = 24
+STEPS = {"steps": 60, "step_s": 0.1, "save_every": 5}
+
+
+def test_a_sweep_survives_everything_that_a_cluster_does(cluster, tmp_path):
+    results, profile = tmp_path / "results", write_profile(tmp_path, max_attempts=40, signal_seconds=10)
+    jobs = [make_job(results, seed=seed, **STEPS) for seed in range(RUNS)]
+    chance = random.Random(0)
+    submit(results, profile, times=3)
+    assert len(array_tasks(cluster, "PENDING", "RUNNING")) >= RUNS
+    happened = []
+    for event in chance.sample([*EVENTS, *EVENTS], 2 * len(EVENTS)):
+        wait_for_work(cluster, results, profile)
+        if len(records(results)) < RUNS:
+            EVENTS[event](cluster, chance)
+            happened.append(event)
+    deadline = time.monotonic() + 600
+    while len(records(results)) < RUNS:
+        assert time.monotonic() < deadline, (len(records(results)), happened, cluster.call("squeue"))
+        wait_for_work(cluster, results, profile)
+        time.sleep(2.0)
+    print(f"{len(happened)} events: {', '.join(happened)}")
+    assert len(happened) >= len(EVENTS)
+    written = records(results)
+    assert written.keys() == {job.run.key for job in jobs}
+    for job in jobs:
+        here = make_job(tmp_path / "here", seed=job.run.seed, **STEPS | {"step_s": 0.0})
+        standin.run_experiment(here)
+        (undisturbed,) = [r for r in records(tmp_path / "here").values() if r["run"]["seed"] == job.run.seed]
+        assert written[job.run.key]["code"] == "OK", written[job.run.key]["message"]
+        assert written[job.run.key]["scores"] == undisturbed["scores"]
+        finishes = results / "state" / job.run.key / "finishes.log"
+        assert len(finishes.read_text().splitlines()) == 1  # trained to its end once
+
+
+def submit(results, profile, *, times):
+    submitters = [submitter(results, profile, count=RUNS, **STEPS) for _ in range(times)]
+    for process in submitters:
+        _, error = process.communicate(timeout=200)
+        assert process.returncode == 0, error
+
+
+def wait_for_work(cluster, results, profile):
+    """Until a task runs; what the cluster ended is submitted again by the same command."""
+    for patience in itertools.count():
+        running = running_tasks(cluster)
+        if running or len(records(results)) == RUNS:
+            time.sleep(1.0)
+            return
+        if patience % 10 == 9:
+            cluster.call("scontrol", "update", f"nodename={node(cluster)}", "state=resume", check=False)
+            submit(results, profile, times=1)
+        time.sleep(1.0)
+
+
+def running_tasks(cluster):
+    return cluster.call("squeue", "-h", "--array", "-t", "RUNNING", "-p", "normal", "-o", "%F_%K").split()
+
+
+def a_task(cluster, chance):
+    tasks = running_tasks(cluster)
+    return chance.choice(tasks) if tasks else ""
+
+
+def node(cluster):
+    return cluster.call("sinfo", "-h", "-N", "-o", "%N").split()[0]
+
+
+def to_a_task(*command):
+    def happen(cluster, chance):
+        if task := a_task(cluster, chance):
+            cluster.call(*command, task, check=False)
+
+    return happen
+
+
+def kill(cluster, chance, *, number, stepd):
+    """A process of a job, or the daemon of its step."""
+    from processes import command_line_of
+
+    found = [
+        pid
+        for pid in cluster._strays()
+        if command_line_of(pid)[:1] and ("slurmstepd" in command_line_of(pid)[0]) == stepd
+    ]
+    if found:
+        pid = chance.choice(found)
+        try:
+            os.kill(pid, number)
+            if number == signal.SIGSTOP:
+                time.sleep(3.0)
+                os.kill(pid, signal.SIGCONT)
+        except ProcessLookupError:
+            pass
+
+
+def to_the_node(state):
+    def happen(cluster, chance):
+        name = node(cluster)
+        cluster.call("scontrol", "update", f"nodename={name}", f"state={state}", "reason=test", check=False)
+        time.sleep(4.0)
+        cluster.call("scontrol", "update", f"nodename={name}", "state=resume", check=False)
+
+    return happen
+
+
+def in_turn(first, second):
+    def happen(cluster, chance):
+        if task := a_task(cluster, chance):
+            cluster.call("scontrol", first, task, check=False)
+            time.sleep(4.0)
+            cluster.call("scontrol", second, task, check=False)
+
+    return happen
+
+
+def hold(cluster, chance):
+    tasks = [f"{line}" for line in cluster.call("squeue", "-h", "--array", "-t", "PENDING", "-o", "%F_%K").split()]
+    for task in tasks[:3]:
+        cluster.call("scontrol", "hold", task, check=False)
+    time.sleep(3.0)
+    for task in tasks[:3]:
+        cluster.call("scontrol", "release", task, check=False)
+
+
+def preempt(cluster, chance):
+    occupy(cluster, seconds=2)
+    time.sleep(3.0)
+
+
+EVENTS = {
+    "scancel": to_a_task("scancel"),
+    "SIGTERM": to_a_task("scancel", "--signal=TERM"),
+    "USR2": to_a_task("scancel", "--signal=USR2"),
+    "kill of slurmstepd": lambda cluster, chance: kill(cluster, chance, number=signal.SIGKILL, stepd=True),
+    "kill of a job": lambda cluster, chance: kill(cluster, chance, number=signal.SIGKILL, stepd=False),
+    "SIGSTOP": lambda cluster, chance: kill(cluster, chance, number=signal.SIGSTOP, stepd=False),
+    "drain": to_the_node("drain"),
+    "down": to_the_node("down"),
+    "preempt": preempt,
+    "requeue": to_a_task("scontrol", "requeue"),
+    "suspend": in_turn("suspend", "resume"),
+    "hold": hold,
+}
