@@ -12,7 +12,7 @@ INSTALL = PYTHONWARNINGS=ignore $(BIN)/python -m pip install --quiet $(LOCK)
 FAST := -m 'not slow' $(addprefix tests/,methods/parts datasets/reading harness/evaluation harness/planning harness/pricing harness/statistics harness/comparison harness/report)
 
 # The numeric rooms; make test-numbers runs them as a processor without AVX-512, one without AVX2 and two threads compute.
-NUMERIC = $(BIN)/python -m pytest -q -n auto --dist loadfile -m 'not slow' $(addprefix tests/,methods harness/models harness/training harness/evaluation harness/experiment/test_mobile_sam.py)
+NUMERIC = $(BIN)/python -m pytest -q -n auto --dist loadfile -m 'not slow' $(addprefix tests/,methods harness/models harness/training harness/evaluation harness/experiment/test_whole_runs.py)
 
 .PHONY: demo site test test-slow test-numbers test-fast test-versions mutants lint docs format test-slurm clean
 .DELETE_ON_ERROR:

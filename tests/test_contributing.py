@@ -7,7 +7,6 @@ import re
 import shlex
 import shutil
 import subprocess
-import sys
 import tomllib
 from importlib import import_module
 
@@ -36,17 +35,6 @@ def dry(words: list[str]) -> str:
 @pytest.mark.parametrize("words", [pytest.param(words, id=" ".join(words)) for words in MAKE])
 def test_every_target_of_make_is_there(words: list[str]) -> None:
     assert dry(words)
-
-
-@pytest.mark.skipif(shutil.which("make") is None, reason="make is not installed")
-def test_the_one_test_of_the_page_runs_by_its_command() -> None:
-    (words,) = [words for words in MAKE if any(word.startswith("FILE=") for word in words)]
-    command = dry(words)
-    assert command.count(".venv/bin/python") == 1
-    command = command.replace(".venv/bin/python", sys.executable)
-    done = subprocess.run(command, cwd=REPOSITORY, shell=True, capture_output=True, text=True, check=False)
-    assert done.returncode == 0, done.stdout
-    assert re.search(r"\d+ passed", done.stdout)
 
 
 def test_the_page_names_files_that_are_there() -> None:

@@ -47,24 +47,6 @@ def test_the_table_has_medians_and_ratios_paired_by_round() -> None:
     assert rows[2][6] == ""
 
 
-@pytest.mark.parametrize(
-    ("words", "named"),
-    [
-        ((), "--data"),
-        (("--updates", "7"), "--updates"),
-        (("--backbone", "mobile_sam"), "--checkout"),
-        (("--checkpoint", "file"), "--checkpoint"),
-    ],
-)
-def test_what_cannot_be_measured_is_refused(words: tuple[str, ...], named: str, tmp_path, capsys, monkeypatch) -> None:
-    monkeypatch.delenv("MOBILE_SAM_CHECKOUT", raising=False)
-    (tmp_path / "Kvasir-SEG").mkdir()
-    with pytest.raises(SystemExit) as ended:
-        end_to_end.main([*(("--data", str(tmp_path)) if words else ()), *words])
-    assert ended.value.code == 2
-    assert named in capsys.readouterr().err
-
-
 def test_the_peers_loss_and_overlap_are_those_of_their_formulas() -> None:
     import torch
 

@@ -2,13 +2,9 @@
 
 from __future__ import annotations
 
-import json
-from pathlib import Path
-
 import pytest
 import torch
 
-from benchmarks import step
 from benchmarks.peers import ATTENTIONS, autogluon_conv_lora, hf_lora
 from benchmarks.reference import PlainLoRA, plain_twin
 from harness.methods.configs import ConvLoRAConfig, LoRAConfig
@@ -57,15 +53,3 @@ def test_the_structure_of_conv_lora_gives_our_logits() -> None:
     images = torch.randn(1, 3, 128, 128, generator=generator)
     with torch.no_grad():  # of an evaluation, where no noise moves the choice of the expert
         torch.testing.assert_close(segmenter.eval()(images).masks, peer.eval()(images).masks, atol=1e-5, rtol=1e-4)
-
-
-def test_a_session_of_steps_with_peers_states_times_memory_and_shares(tmp_path: Path) -> None:
-    file = tmp_path / "step.json"
-    words = "--backbone tiny --image-size 64 --methods lora,convlora --rounds 1 --peers --cpu-time --json"
-    assert step.main([*words.split(), str(file)]) == 0
-    saved = json.loads(file.read_text(encoding="utf-8"))
-    names = {"lora", "lora plain", "lora hf-sdpa", "lora hf-eager", "convlora", "convlora plain", "convlora autogluon"}
-    assert saved["seconds"].keys() == saved["live_bytes"].keys() == saved["share_of_limit"].keys() == names
-    assert {"lora / lora hf-sdpa", "lora / lora hf-eager", "convlora / convlora autogluon"} <= saved["ratios"].keys()
-    assert all(0 < share < 1 for share in saved["share_of_limit"].values())
-    assert max(saved["relative_deviation"].values()) < 1e-4

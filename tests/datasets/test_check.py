@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import os
 import shutil
 import time
 from pathlib import Path
@@ -13,8 +12,7 @@ from PIL import Image, ImageOps
 
 from harness.datasets import samples
 from harness.datasets.base import Pair
-from harness.datasets.preparing import fingerprints
-from harness.datasets.preparing.checking import Check, _ranges, available_cores, check
+from harness.datasets.preparing.checking import Check, check
 from harness.datasets.preparing.fingerprints import fingerprint_pair, near_pairs
 from harness.registry import SEGMENTED
 from tests.datasets.conftest import benchmark_of, quiet
@@ -115,42 +113,6 @@ def test_large_objects_and_frames_are_not_taken_for_inverted_masks(road: Path, t
     assert not failed(judged("road", tmp_path))
 
 
-def test_no_mask_that_can_be_read_fails(road: Path, tmp_path: Path) -> None:
-    for path in road.glob("*/map/*.tif"):
-        path.write_bytes(b"II*\0")
-    checked = judged("road", tmp_path)
-    assert {"readable", "mask values"} <= failed(checked)
-    assert "decode" not in told(checked, "mask values")
-
-
-@pytest.mark.parametrize(("empty", "verdict"), [(5, "warned"), (20, "warned"), (24, "failed")])
-def test_masks_without_an_object_warn_unless_all_are(road: Path, tmp_path: Path, empty: int, verdict: str) -> None:
-    for path in sorted(road.glob("*/map/*.tif"))[:empty]:
-        Image.new("L", (64, 64)).save(path)
-    checked = judged("road", tmp_path)
-    assert status(checked)["one-class masks"] == verdict
-    assert f"{empty} of 24" in told(checked, "one-class masks")
-
-
-@pytest.mark.parametrize(("count", "verdict"), [(2, "warned"), (4, "warned"), (5, "passed")])
-def test_a_score_of_few_images_is_pointed_out(tmp_path: Path, count: int, verdict: str) -> None:
-    for path in images(samples.write_samples("road", tmp_path, images=60, size=32), "test")[count:]:
-        mask_of(path).unlink()
-        path.unlink()
-    assert status(judged("road", tmp_path))["test images"] == verdict
-
-
-def test_exif_rotation_is_pointed_out(tmp_path: Path) -> None:
-    folder = samples.write_samples("leaf", tmp_path, images=24, size=64)
-    path = sorted((folder / "data" / "data" / "images").glob("*.jpg"))[0]
-    exif = Image.Exif()
-    exif[274] = 3
-    Image.open(path).save(path, exif=exif)
-    checked = judged("leaf", tmp_path)
-    assert status(checked)["EXIF rotation"] == "warned"
-    assert checked.passed
-
-
 def test_exact_copy_in_another_split_and_format_fails(road: Path, tmp_path: Path) -> None:
     source = images(road, "test")[0]
     add(road, "train", "copy", Image.open(source), mask_of(source))
@@ -160,14 +122,6 @@ def test_exact_copy_in_another_split_and_format_fails(road: Path, tmp_path: Path
     assert failed(checked) == {"exact copies across splits"}
     verdict = next(verdict for verdict in checked.verdicts if verdict.status == "failed")
     assert verdict.files == (f"train: train/sat/copy.png = test: test/sat/{source.name}",)
-
-
-def test_exact_copy_within_a_split_is_a_warning(road: Path, tmp_path: Path) -> None:
-    source = images(road, "train")[0]
-    add(road, "train", "copy", Image.open(source), mask_of(source))
-    checked = judged("road", tmp_path)
-    assert checked.passed
-    assert status(checked)["exact copies within a split"] == "warned"
 
 
 @pytest.mark.parametrize("change", ["mirrored", "scaled", "compressed"])
@@ -227,40 +181,3 @@ def test_real_kvasir_copy_within_half_a_minute_of_processor_time(real_data: Path
     verdict = next(verdict for verdict in checked.verdicts if verdict.status == "failed")
     assert verdict.files == ("train: images/train_0222.jpg = test: images/test_0016.jpg",)
     assert status(checked)["exact copies across splits"] == "passed"
-
-
-def test_options_reach_the_check(sample_of) -> None:
-    checked = judged("cvc612", sample_of("cvc612", "pranet"), split_rule="sequences")
-    assert checked.splits is not None
-    assert "whole sequences" in checked.splits.rule
-
-
-def test_a_class_has_its_share_of_the_pixels_that_are_known() -> None:
-    assert fingerprints.class_shares(np.array([[1, 255], [255, 255]], dtype=np.uint8), 2) == (0.0, 1.0)
-    assert fingerprints.class_shares(np.array([[1, 0], [0, 0]], dtype=np.uint8), 2) == (0.75, 0.25)
-    assert fingerprints.class_shares(np.full((2, 2), 255, dtype=np.uint8), 2) == (0.0, 0.0)
-
-
-def test_hashes_are_close_up_to_the_bound_in_every_block_of_rows(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(fingerprints, "_ROWS", 4)
-    bits = np.random.default_rng(0).random((12, 64)) < 0.5
-    bits[10] = bits[5]
-    bits[10, : fingerprints.MOST_BITS] ^= True
-    bits[11] = bits[6]
-    bits[11, : fingerprints.MOST_BITS + 1] ^= True
-    assert fingerprints._close(bits, bits) == [(5, 10)]
-    dark = np.zeros((2, 64), dtype=np.bool_)
-    assert fingerprints._close(dark, dark) == fingerprints._close(~dark, ~dark) == [(0, 1)]
-    assert fingerprints._close(dark, ~dark) == []
-
-
-@pytest.mark.parametrize(
-    ("values", "told"), [([0, 1, 2, 254, 255], "0-2, 254-255"), ([5, 7, 8], "5, 7-8"), ([], ""), ([3], "3")]
-)
-def test_values_are_told_in_runs(values: list[int], told: str) -> None:
-    assert _ranges(values) == told
-
-
-@pytest.mark.skipif(not hasattr(os, "sched_getaffinity"), reason="the system binds no process to cores")
-def test_the_cores_are_those_of_this_process() -> None:
-    assert available_cores() == len(os.sched_getaffinity(0))

@@ -150,15 +150,6 @@ def test_one_category_alone_is_binary_by_its_name(tmp_path: Path) -> None:
     assert (benchmark.task, benchmark.class_names) == ("binary", ("background", "cell"))
 
 
-def test_run_lengths_are_read_as_pycocotools_writes_them() -> None:
-    for density in (0.0, 0.01, 0.5, 1.0):
-        drawn = (RNG.random((97, 131)) < density).astype(np.uint8)
-        runs = _runs(drawing.encode(np.asfortranarray(drawn))["counts"].decode())
-        assert runs is not None
-        flat = np.repeat(np.arange(len(runs)) % 2, runs)
-        np.testing.assert_array_equal(flat.reshape(131, 97).T, drawn)
-
-
 @pytest.mark.parametrize(
     ("places", "sizes"),
     [
@@ -243,23 +234,6 @@ def test_a_file_that_is_wrong_is_one_line(tmp_path, capsys, change: dict, word: 
 def test_a_category_that_is_not_there_names_those_that_are(tmp_path: Path) -> None:
     with pytest.raises(DatasetError, match="cell, nucleus"):
         opened(write(tmp_path), category="cells")
-
-
-def test_category_is_for_coco_files(tmp_path: Path) -> None:
-    for kind in ("images", "masks"):
-        (tmp_path / kind).mkdir()
-        for number in range(12):
-            Image.fromarray(blob(20, 20) * np.uint8(255)).save(tmp_path / kind / f"{number}.png")
-    with pytest.raises(DatasetError, match="is for COCO files"):
-        opened(tmp_path, category="cell")
-
-
-def test_check_judges_coco(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
-    write(tmp_path, shapes=dict.fromkeys(range(12), SHAPES[0]))
-    assert main(["check", f"cells={tmp_path}", "--workers", "1"]) == 0
-    told = capsys.readouterr().out
-    assert "layout coco, 12 pairs" in told
-    assert "all 12 pairs decode" in told
 
 
 def test_kept_images_of_one_json_are_told_apart(tmp_path: Path) -> None:

@@ -13,7 +13,6 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from harness.cli import data as verb
 from harness.datasets.base import DatasetError
 from harness.datasets.own import any_folder
 from harness.datasets.reading import hugging_face
@@ -128,56 +127,7 @@ def test_labels_that_are_missing_or_name_one_folder_are_one_line(tmp_path: Path,
         any_folder("mine", Path(f"hf:{tmp_path / 'mine'}"))
 
 
-@needs_theirs
-def test_images_without_a_mask_are_counted_in_one_line(tmp_path: Path) -> None:
-    pairs = _pictures(tmp_path / "mine", "train")
-    rows = [{"file_name": a.name, "mask_file_name": b.name if at else None} for at, (a, b) in enumerate(pairs)]
-    (tmp_path / "mine" / "train" / "metadata.jsonl").write_text("\n".join(map(json.dumps, rows)))
-    with pytest.raises(DatasetError, match=f"1 of {COUNT} rows of the train split of hf:.* have no mask; remove"):
-        any_folder("mine", Path(f"hf:{tmp_path / 'mine'}"))
-
-
-@needs_theirs
-def test_no_split_of_another_name_is_passed_over_for_a_test(tmp_path: Path) -> None:
-    for split in ("train", "heldout"):
-        _labelled(tmp_path / "mine", split, [0, 1] * 6, ["a", "__b"])
-    with pytest.raises(DatasetError, match="has the splits train, heldout; call them train"):
-        any_folder("mine", Path(f"hf:{tmp_path / 'mine'}"))
-    _labelled(tmp_path / "mine", "test", [0, 1], ["a", "__b"])
-    kind, root = any_folder("mine", Path(f"hf:{tmp_path / 'mine'}"))
-    assert kind.class_names == ("a", "b")
-    assert len(kind().splits(root).test["test"]) == 2
-
-
-@needs_theirs
-@pytest.mark.parametrize("wrong", ["no image", "no train", "three images"])
-def test_what_is_no_data_set_of_images_is_one_line_and_leaves_nothing(wrong: str, tmp_path, capsys) -> None:
-    source = tmp_path / "mine"
-    if wrong == "no image":
-        source.mkdir()
-        (source / "a.txt").write_text("a")
-    else:
-        _parquet(source, ("image", "mask") if wrong == "no train" else ("image", "picture"))
-        if wrong == "no train":
-            (source / "train-00000-of-00001.parquet").unlink()
-        else:
-            (source / "train-00000-of-00001.parquet").write_bytes(b"PAR1")
-    assert verb.main(["check", f"mine=hf:{source}"]) == 2
-    assert len([line for line in capsys.readouterr().err.splitlines() if "hf:" in line]) == 1
-    cache = tmp_path / "cache" / "sam-peft-harness" / "hf"
-    assert not cache.exists() or not list(cache.iterdir())
-
-
 def test_without_the_library_the_message_names_it(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(hugging_face, "find_spec", lambda name: None)
     with pytest.raises(DatasetError, match="pip install"):
         any_folder("mine", Path(f"hf:{tmp_path}"))
-
-
-@needs_theirs
-def test_hub_data_may_call_its_splits_training_and_testing(tmp_path: Path) -> None:
-    for split in ("training", "testing"):
-        _labelled(tmp_path / "mine", split, [0, 1] * 10, ["a", "b"])
-    kind, root = any_folder("mine", Path(f"hf:{tmp_path / 'mine'}"))
-    splits = kind().splits(root)
-    assert (len(splits.train) + len(splits.val), len(splits.test["test"])) == (COUNT, COUNT)

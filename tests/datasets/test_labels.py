@@ -15,8 +15,7 @@ from harness.cli.data import main
 from harness.datasets import samples
 from harness.datasets.base import DataOptions, DatasetError
 from harness.datasets.origin import ImageOrigin
-from harness.datasets.own import any_folder
-from harness.registry import BENCHMARKS, add_own_of
+from harness.registry import BENCHMARKS
 from harness.training.cache import ArrayCache
 from harness.training.images import ImageSource
 from tests.datasets.conftest import opened
@@ -80,50 +79,6 @@ def test_a_group_rule_keeps_images_of_a_kind_together(tmp_path: Path) -> None:
     assert benchmark.group(splits.train[0]) == "0"
     (tested,) = {benchmark.group(pair) for pair in splits.test["test"]}
     assert tested not in {benchmark.group(pair) for pair in (*splits.train, *splits.val)}
-
-
-def test_masks_come_before_labels(tmp_path: Path) -> None:
-    for folder in ("images", "masks"):
-        write_folders(tmp_path / "x", classes=(folder,))
-    shutil.rmtree(tmp_path / "x" / "masks")
-    write_folders(tmp_path / "x", classes=("other",))
-    with pytest.raises(DatasetError, match=r"is no data set that pets could be.*or a folder of images a class"):
-        any_folder("pets", tmp_path / "x")  # images, whose masks are gone, is no class
-    write_folders(tmp_path / "x", classes=("masks",))
-    assert any_folder("pets", tmp_path / "x")[0].task == "binary"
-
-
-def test_what_has_no_label_is_refused_in_one_line(tmp_path: Path) -> None:
-    root = write_folders(tmp_path / "pets", splits=SPLITS)
-    Image.new("RGB", (8, 8)).save(root / "test" / "logo.png")
-    with pytest.raises(
-        DatasetError, match=r"logo\.png lies beside the folders of the classes and has no label; move it"
-    ):
-        opened(root, name="pets")
-    (root / "test" / "logo.png").unlink()
-    write_folders(root, classes=("cow",), splits={"test": 1})
-    with pytest.raises(DatasetError, match=r"cow is no folder of a class \(cat, dog\); rename"):
-        opened(root, name="pets")
-
-
-def test_lists_and_two_data_sets_are_refused(tmp_path: Path) -> None:
-    for name in ("a", "b"):
-        write_folders(tmp_path / "sets" / "in" / name)
-    with pytest.raises(DatasetError, match=r"holds several data sets.*give one of them as pets=DIR"):
-        any_folder("pets", tmp_path / "sets")
-    (tmp_path / "sets" / "in" / "a" / "training.txt").write_text("trained with sam\n")
-    assert opened(tmp_path / "sets" / "in" / "a", name="pets")[1].rule.startswith("carved")
-    (tmp_path / "sets" / "in" / "a" / "train.txt").write_text("cat/00\n")
-    with pytest.raises(DatasetError, match="lists do not split folders of classes; make train/ and test/"):
-        opened(tmp_path / "sets" / "in" / "a", name="pets")
-
-
-def test_a_run_alone_tells_of_labels() -> None:
-    add_own_of("pets", {"own_classes": ["cat", "dog"], "task": "classification"})
-    assert BENCHMARKS.get("pets").task == "classification"
-    add_own_of("pets", {"own_classes": ["cat", "dog"]})
-    assert BENCHMARKS.get("pets").task == "binary"
-    del BENCHMARKS._loaded["pets"]
 
 
 def test_labels_are_never_read_from_a_cache_that_knows_files_alone(tmp_path: Path) -> None:

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import json
 import pickle
-import shutil
 from collections.abc import Callable, Iterable, Sequence
 from pathlib import Path
 
@@ -14,9 +13,8 @@ from PIL import Image
 
 from harness.cli.data import main
 from harness.datasets.base import DataOptions, DatasetError, Splits
-from harness.datasets.own import any_folder, own_benchmark, read_classes
+from harness.datasets.own import any_folder, read_classes
 from harness.datasets.reading.folder_benchmark import CARVED
-from harness.registry import dataset_name
 from tests.datasets.conftest import opened
 
 STEMS = [f"site{site}_r{row}c0" for site in range(8) for row in range(3)]
@@ -179,26 +177,6 @@ def test_a_csv_may_call_its_columns_otherwise_or_not_at_all(tmp_path: Path, head
     np.testing.assert_array_equal(benchmark.read(splits.train[0]).mask, DRAWN)
 
 
-def test_a_csv_of_folders_that_number_their_files_alike_names_images_by_their_paths(tmp_path: Path) -> None:
-    rows = []
-    for patient in "ab":
-        write(tmp_path, f"{patient}/img/{{}}.jpg", f"{patient}/seg/{{}}.png", STEMS[:4])
-        rows += [f"{patient}/img/{stem}.jpg,{patient}/seg/{stem}.png" for stem in STEMS[:4]]
-    (tmp_path / "pairs.csv").write_text("\n".join(["image,label", *rows]))
-    _, splits = opened(tmp_path)
-    assert every(splits) == sorted(f"{patient}_img_{stem}" for patient in "ab" for stem in STEMS[:4])
-    pairs = [pair for part in splits.parts.values() for pair in part]
-    assert all(pair.image.parts[-3] == pair.mask.parts[-3] for pair in pairs)
-
-
-def test_a_csv_says_how_pairs_go_that_the_folders_alone_would_not(tmp_path: Path) -> None:
-    write(tmp_path, drawn="masks/{}.png")
-    write(tmp_path, "images/more/{}.jpg", "masks/more/{}.png", ["a", "b"])
-    lines = [f"images/{stem}.jpg,masks/{stem}.png" for stem in (*STEMS, "more/a", "more/b")]
-    (tmp_path / "all.csv").write_text("\n".join(["image,label", *lines]))
-    assert len(every(opened(tmp_path)[1])) == len(STEMS) + 2
-
-
 def test_voc_leaves_images_without_a_mask_and_takes_its_lists(tmp_path: Path) -> None:
     drawn = DRAWN.copy()
     drawn[7] = 255
@@ -296,20 +274,6 @@ def test_what_is_missing_is_carved(tmp_path: Path, lay: Callable[[Path], object]
     assert all(sizes(splits))
     assert len(set(every(splits))) == len(every(splits)) in (20, 24)
     assert opened(tmp_path, split_rule=CARVED)[1].rule.startswith("carved")
-
-
-@pytest.mark.parametrize(("inner", "tested"), [(("train", "val", "test"), STEMS[:1]), (("test",), STEMS[-1:])])
-def test_of_lists_in_two_folders_those_with_training_images_count_and_first_those_in_splits(
-    tmp_path: Path, inner: tuple[str, ...], tested: list[str]
-) -> None:
-    write(tmp_path)
-    (tmp_path / "splits").mkdir()
-    for name, stems in (("train", STEMS[:20]), ("val", STEMS[20:-1]), ("test", STEMS[-1:])):
-        (tmp_path / f"{name}.txt").write_text("\n".join(stems))
-    for name, stems in (("train", STEMS[4:]), ("val", STEMS[1:4]), ("test", STEMS[:1])):
-        if name in inner:
-            (tmp_path / "splits" / f"{name}.txt").write_text("\n".join(stems))
-    assert [pair.stem for pair in opened(tmp_path)[1].test["test"]] == tested
 
 
 def test_a_group_rule_keeps_what_belongs_together_on_one_side(tmp_path: Path) -> None:
@@ -457,16 +421,6 @@ def test_a_wrong_command_is_one_line(tmp_path: Path, capsys, arguments: list[str
     assert word in line
 
 
-def test_what_lies_aside_hides_no_folders(tmp_path: Path) -> None:
-    write(tmp_path)
-    (tmp_path / "train.csv").write_text("id,rle_mask\ntrain0,1 5\n")
-    (tmp_path / "patients.csv").write_text("id,age\n0,44\n")
-    (tmp_path / "labels.json").write_text("{}")
-    for name in ("images", "masks"):
-        (tmp_path / name / "old").mkdir()
-    assert opened(tmp_path)[1].layout == "folders"
-
-
 # --- masks
 
 
@@ -555,21 +509,6 @@ def test_check_explains_masks(tmp_path: Path, capsys, draw: Draw, classes: str, 
     assert ("several classes?" in told) == ("several" in word)
 
 
-def test_check_says_that_all_masks_are_dark(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
-    write(tmp_path, drawn="masks/{}.jpg", draw=bands(0, 20))
-    assert main(["check", f"mine={tmp_path}", "--workers", "1"]) == 1
-    assert "what is looked for is above 127: save masks as PNG" in " ".join(capsys.readouterr().out.split())
-
-
-def test_check_takes_the_folder_of_the_settings_after_that_of_the_command(tmp_path: Path, capsys, monkeypatch) -> None:
-    write(tmp_path / "good")
-    write(tmp_path / "inverted", draw=bands(255, 0))
-    (settings := tmp_path / "harness.toml").write_text(f'[datasets]\nmine = "{tmp_path / "good"}"\n')
-    monkeypatch.setenv("SAM_PEFT_SETTINGS", str(settings))
-    assert main(["check", "mine", "--workers", "1"]) == 0
-    assert main(["check", "mine", "--data", str(tmp_path / "inverted"), "--workers", "1"]) == 1
-
-
 @pytest.mark.parametrize(
     ("array", "fits"),
     [
@@ -591,36 +530,3 @@ def test_arrays_are_masks_of_whole_numbers(tmp_path: Path, array: np.ndarray, fi
         return
     with pytest.raises(DatasetError, match=r"\.npy"):
         benchmark.read(splits.train[0])
-
-
-def test_a_damaged_mask_is_not_explained_by_its_classes(tmp_path: Path) -> None:
-    mask(tmp_path / "masks" / "i0.png")
-    (tmp_path / "masks" / "i0.png").write_bytes((tmp_path / "masks" / "i0.png").read_bytes()[:40])
-    with pytest.raises(DatasetError, match=r"i0.png is unreadable .*; restore it from the archive$"):
-        own_benchmark("mine", ("background", "foreground"))().decode_mask(tmp_path / "masks" / "i0.png")
-
-
-def test_an_image_whose_mask_fits_it_as_it_is_stored_is_not_said_to_be_turned(tmp_path: Path, capsys) -> None:
-    write(tmp_path)
-    exif = Image.Exif()
-    exif[274] = 6
-    path = tmp_path / "images" / f"{STEMS[0]}.jpg"
-    Image.open(path).save(path, exif=exif)
-    assert main(["check", f"mine={tmp_path}", "--workers", "1"]) == 0
-    assert "EXIF rotation: no image is stored rotated" in capsys.readouterr().out
-
-
-def test_folders_of_classes_beside_one_that_is_called_as_masks_are(tmp_path: Path) -> None:
-    for name in ("cat", "dog"):
-        for number in range(12):
-            photograph(tmp_path / "images" / name / f"{number}.png", number)
-    (tmp_path / "labels").mkdir()
-    (tmp_path / "labels" / "classes.csv").write_text("cat,dog\n")
-    assert any_folder("mine", tmp_path)[0].class_names == ("cat", "dog")
-    shutil.rmtree(tmp_path / "labels")
-    assert any_folder("mine", tmp_path)[0].class_names == ("cat", "dog")
-
-
-def test_a_name_is_written_in_one_way() -> None:
-    assert dataset_name("ISIC-2018") == "isic_2018"
-    assert dataset_name("Kvasir") == "kvasir"

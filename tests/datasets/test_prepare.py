@@ -72,12 +72,6 @@ def test_every_benchmark_in_every_layout_is_prepared_from_an_archive(tmp_path, r
     assert not [path for path in root.iterdir() if path.is_dir() and path.name.startswith(".unpacking")]
 
 
-@pytest.mark.parametrize("kind", ["zip", "tar", "gztar", "bztar", "xztar"])
-def test_archive_kinds(tmp_path: Path, root: Path, kind: str) -> None:
-    prepare(benchmark_of("sbu"), [str(packed("sbu", tmp_path, kind=kind))], root, progress=quiet)
-    assert benchmark_of("sbu").locate(root).is_dir()
-
-
 def test_several_archives_make_one_benchmark(tmp_path: Path, root: Path) -> None:
     source = samples.write_samples("isic2017", tmp_path / "src", images=12, size=40)
     parts = [
@@ -142,36 +136,6 @@ def test_download_goes_on_in_the_next_call_where_it_stopped(large_archive: Path,
     assert seen[-1] == large_archive.stat().st_size
 
 
-def test_another_address_that_ends_in_the_same_name_is_another_download(archive: Path, root: Path, monkeypatch) -> None:
-    monkeypatch.setattr(downloading, "_RETRIES", 0)
-    with serve(archive) as served:
-        prepare(benchmark_of("kvasir"), [served.url], root, progress=quiet)
-        absent = served.url.replace(archive.name, f"elsewhere/{archive.name}")
-        with pytest.raises(DatasetError, match="did not download"):
-            prepare(benchmark_of("kvasir"), [absent], root, progress=quiet)
-
-
-def test_a_file_on_google_drive_has_one_local_name_however_it_is_addressed() -> None:
-    addresses = (
-        "https://drive.google.com/file/d/1aB_c-2/view?usp=sharing",
-        "https://drive.google.com/file/u/0/d/1aB_c-2/view",
-        "https://drive.google.com/uc?id=1aB_c-2&export=download",
-        "https://drive.google.com/open?id=1aB_c-2",
-        "https://drive.usercontent.google.com/download?id=1aB_c-2&confirm=t",
-    )
-    assert {downloading.file_name(address) for address in addresses} == {"drive-1aB_c-2"}
-    others = (
-        "https://drive.google.com/file/d/1aB_c-3/view",
-        "http://a/get?id=1",
-        "http://b/get?id=1",
-        "http://a/get?id=2",
-    )
-    assert len({downloading.file_name(address) for address in others}) == 4
-    for nothing in ("http://a/", "https://drive.google.com/drive/folders/1aB_c-2"):
-        with pytest.raises(DatasetError, match="names no file"):
-            downloading.file_name(nothing)
-
-
 def test_two_calls_never_append_to_one_download(archive: Path, root: Path) -> None:
     with serve(archive) as served:
         (root / downloading.FOLDER).mkdir(parents=True)
@@ -215,13 +179,6 @@ def test_unreachable_address_is_one_line(root: Path, archive: Path, monkeypatch)
     assert hidden_only(root)
 
 
-def test_a_data_root_that_is_not_there_yet_is_made(root: Path, archive: Path) -> None:
-    below = root / "not" / "yet"
-    with serve(archive) as served:
-        done = downloading.obtain(served.url, below, progress=quiet)
-    assert done.path.is_relative_to(below)
-
-
 def test_missing_archive_and_folder_are_told_apart(root: Path, archive: Path) -> None:
     with pytest.raises(DatasetError, match="no archive"):
         prepare(benchmark_of("kvasir"), [f"{archive}.absent"], root, progress=quiet)
@@ -246,15 +203,6 @@ def test_damaged_download_leaves_nothing_and_starts_over(archive: Path, root: Pa
         served.content = archive.read_bytes()
         prepare(benchmark_of("kvasir"), [served.url], root, progress=quiet)
     assert len(served.requests) == 2
-
-
-def test_truncated_archive_and_another_benchmarks_archive_leave_nothing(archive: Path, root: Path, tmp_path) -> None:
-    short = tmp_path / "short.zip"
-    short.write_bytes(archive.read_bytes()[:-500])
-    for source, words in ((short, "neither zip nor tar"), (packed("camo", tmp_path), "holds no one Kvasir-SEG")):
-        with pytest.raises(DatasetError, match=words):
-            prepare(benchmark_of("kvasir"), [str(source)], root, progress=quiet)
-        assert hidden_only(root)
 
 
 def test_archive_without_some_masks_leaves_nothing(root: Path, tmp_path: Path) -> None:
@@ -296,19 +244,6 @@ def test_killed_while_unpacking_leaves_no_folder_and_the_next_call_cleans_up(roo
     prepare(benchmark_of("kvasir"), [archive], root, progress=quiet)
     assert not (root / ".unpacking-kvasir").exists()
     assert len(list((root / "Kvasir-SEG" / "images").glob("*.jpg"))) == 150
-
-
-def test_two_calls_never_unpack_into_one_folder(archive: Path, root: Path) -> None:
-    root.mkdir()
-    (root / ".unpacking-kvasir").mkdir()
-    with FileLock(root / ".unpacking-kvasir.lock"), pytest.raises(DatasetError, match="another process"):
-        prepare(benchmark_of("kvasir"), [str(archive)], root, progress=quiet)
-    assert (root / ".unpacking-kvasir").is_dir()
-
-
-def test_number_of_hashes_must_fit(archive: Path, root: Path) -> None:
-    with pytest.raises(DatasetError, match="--sha256 is given 2 times for 1 archives"):
-        prepare(benchmark_of("kvasir"), [str(archive)], root, progress=quiet, sha256=["0", "1"])
 
 
 def test_every_benchmark_is_a_case() -> None:

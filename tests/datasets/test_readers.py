@@ -1,8 +1,8 @@
-"""Every benchmark in every layout: recognised, paired, split and decoded to exactly the classes that were drawn."""
+"""Every benchmark in every layout is decoded to the classes that were drawn; carved splits are those of every record."""
 
 from __future__ import annotations
 
-import shutil
+import hashlib
 from functools import cache
 from pathlib import Path
 
@@ -13,13 +13,14 @@ from PIL import Image
 from harness.datasets import samples
 from harness.datasets.base import Benchmark, DatasetError, Pair, Splits
 from harness.datasets.camo import is_camo
-from harness.datasets.cvc612 import sequence_of
-from harness.datasets.reading.layouts import resolve_folder
-from harness.datasets.reading.splitting import read_list
+from harness.datasets.cvc612 import FIRST_FRAMES, sequence_of
+from harness.datasets.reading.folder_benchmark import FolderBenchmark
+from harness.datasets.reading.layouts import Layout, resolve_folder
+from harness.datasets.reading.splitting import carve, read_list
 from harness.planning.data import manifest_hash
 from harness.registry import SEGMENTED
 from tests.datasets.archives import write_archive
-from tests.datasets.conftest import CASES
+from tests.datasets.conftest import CASES, MakeBenchmark
 
 MANIFESTS = Path(__file__).parents[2] / "datasets" / "manifests"
 
@@ -73,12 +74,6 @@ def test_splits_are_disjoint_not_empty_and_repeatable(make, sample_of, name: str
     assert load(make(name), root) == splits
 
 
-@pytest.mark.parametrize("name", list(SEGMENTED))
-def test_the_dataset_folder_itself_may_be_given(make, sample_of, name: str) -> None:
-    root = make(name).locate(sample_of(name))
-    assert make(name).locate(root) == root
-
-
 def test_one_data_root_may_hold_all_nine(make, tmp_path: Path) -> None:
     for name in SEGMENTED:
         samples.write_samples(name, tmp_path, images=12, size=48)
@@ -96,12 +91,6 @@ def test_validation_is_carved_from_train_and_never_from_test(make, sample_of, na
     assert other.test == splits.test
 
 
-@pytest.mark.parametrize("name", ["train", "val"])
-def test_a_test_split_has_a_name_of_its_own(name: str) -> None:
-    with pytest.raises(DatasetError, match=f"a test split cannot be called {name}; give it another name"):
-        Splits(train=(), val=(), test={"easy": (), name: ()}, layout="own", rule="")
-
-
 def test_two_candidates_are_an_error_that_names_both(make, tmp_path: Path) -> None:
     first = samples.write_samples("kvasir", tmp_path, images=12, size=48)
     second = write_archive("kvasir", tmp_path, layout="autogluon", images=12, size=48)
@@ -110,26 +99,6 @@ def test_two_candidates_are_an_error_that_names_both(make, tmp_path: Path) -> No
     assert str(first) in str(caught.value)
     assert str(second) in str(caught.value)
     assert "--dataset-root kvasir=PATH" in str(caught.value)
-
-
-def test_two_layouts_in_one_folder_are_an_error_that_names_both(make, tmp_path: Path) -> None:
-    folder = samples.write_samples("road", tmp_path, images=12, size=48)
-    shutil.copytree(
-        write_archive("road", tmp_path / "other", layout="kaggle", images=12, size=48),
-        folder,
-        dirs_exist_ok=True,
-    )
-    with pytest.raises(DatasetError, match=r"two layouts .*original and kaggle"):
-        load(make("road"), tmp_path)
-
-
-def test_lists_beside_the_folders_they_point_into_are_no_rivals(make, tmp_path: Path) -> None:
-    folder = write_archive("camo", tmp_path, layout="sinet", images=12, size=48)
-    rows = list(load(make("camo"), tmp_path).train)
-    for name, split in (("train.csv", rows[:-2]), ("test_CAMO.csv", rows[-2:])):
-        lines = [f"{pair.image.relative_to(folder)},{pair.mask.relative_to(folder)}" for pair in split]
-        (folder / name).write_text("image,label\n" + "\n".join(lines) + "\n")
-    assert load(make("camo"), tmp_path).layout == "autogluon"
 
 
 def test_a_folder_with_images_of_its_own_is_not_stepped_over(tmp_path: Path) -> None:
@@ -141,30 +110,6 @@ def test_a_folder_with_images_of_its_own_is_not_stepped_over(tmp_path: Path) -> 
 
 def test_cod10ks_files_are_known_in_any_case() -> None:
     assert [is_camo(stem) for stem in ("camourflage_00001", "COD10K-CAM-1", "cod10k-cam-1")] == [True, False, False]
-
-
-def test_folder_within_a_folder_of_its_own_name(make, tmp_path: Path) -> None:
-    for part in list(samples.write_samples("isic2017", tmp_path / "plain", images=12, size=48).iterdir()):
-        if part.is_dir():
-            (tmp_path / "nested" / "isic-2017" / part.name).mkdir(parents=True)
-            shutil.move(part, tmp_path / "nested" / "isic-2017" / part.name / part.name)
-    assert len(every(load(make("isic2017"), tmp_path / "nested"))) == 12
-
-
-def test_a_distinctive_layout_is_found_under_any_name(make, tmp_path: Path) -> None:
-    write_archive("cvc612", tmp_path, layout="pranet", images=12, size=48).rename(tmp_path / "my polyps")
-    assert make("cvc612").locate(tmp_path) == tmp_path / "my polyps"
-
-
-def test_missing_data_says_which_folders_were_tried_where_to_get_it_and_how_to_try_without(make, tmp_path) -> None:
-    for root in (tmp_path, tmp_path / "nowhere"):
-        with pytest.raises(DatasetError) as caught:
-            make("kvasir").locate(root)
-        message = str(caught.value)
-        assert str(root) in message
-        assert "datasets.simula.no" in message
-        assert "--protocol demo" in message
-        assert "\n" not in message
 
 
 def test_sbu_images_published_without_mask_are_left_out_and_the_rule_says_so(make, sample_of) -> None:
@@ -236,12 +181,6 @@ def test_kvasir_from_a_polyp_bundle_holds_no_cvc_frame_unless_asked(make, sample
         assert both.test == alone.test
 
 
-def test_rules_that_need_a_bundle_say_so(make, sample_of) -> None:
-    for name, rule in (("kvasir", "polyp"), ("kvasir", "pranet"), ("cvc612", "polyp"), ("camo", "camo+cod10k")):
-        with pytest.raises(DatasetError, match=f"split rule .{rule.replace('+', '.')}. needs"):
-            load(make(name, split_rule=rule), sample_of(name))
-
-
 def pretend(folder: Path, count: int, names: list[str]) -> None:
     """Small files under the published names, so that a list by stem can be met."""
     (folder / "images").mkdir(parents=True)
@@ -264,14 +203,6 @@ def test_kvasir_under_its_published_names_is_tested_on_pranets_images(make, tmp_
     assert {pair.stem for pair in carved.test["test"]} != set(listed)
 
 
-def test_pranets_lists_agree_with_a_part_of_the_images(make, tmp_path: Path) -> None:
-    listed = read_list(MANIFESTS / "pranet-kvasir-test.txt")
-    pretend(tmp_path / "Kvasir-SEG", 50, listed[:7])
-    splits = load(make("kvasir"), tmp_path)
-    assert {pair.stem for pair in splits.test["test"]} == set(listed[:7])
-    assert "(7 of its 100)" in splits.rule
-
-
 def test_cvc_original_with_pranets_frames(make, sample_of) -> None:
     listed = read_list(MANIFESTS / "pranet-cvc612-test.txt")
     assert len(set(listed)) == 62
@@ -280,11 +211,6 @@ def test_cvc_original_with_pranets_frames(make, sample_of) -> None:
     present = {pair.stem for pair in every(splits)} & set(listed)
     assert present
     assert {pair.stem for pair in splits.test["test"]} == present
-
-
-def test_unknown_split_rule_lists_the_known_ones(make) -> None:
-    with pytest.raises(DatasetError, match=r"cvc612 has no split rule 'sequence' .*sequences"):
-        make("cvc612", split_rule="sequence")
 
 
 def test_camo_alone_or_with_cod10k(make, sample_of) -> None:
@@ -387,3 +313,123 @@ def test_the_first_hundred_pairs_of_leaf_are_split_as_they_were(make, real_data:
     assert (len(splits.train), len(splits.val), len(splits.test["test"])) == (70, 10, 20)
     assert manifest_hash(splits) == "2ad4083d2f1b0827"  # of the records in results/
     assert splits.note == "100 of 588"
+
+
+SEQUENCES = [
+    (1, 25), (26, 50), (51, 67), (68, 78), (79, 103), (104, 126), (127, 151), (152, 177), (178, 199), (200, 205),
+    (206, 227), (228, 252), (253, 277), (278, 297), (298, 317), (318, 342), (343, 363), (364, 383), (384, 408),
+    (409, 428), (429, 447), (448, 466), (467, 478), (479, 503), (504, 528), (529, 546), (547, 571), (572, 591),
+    (592, 612),
+]  # fmt: skip
+"""First and last frame of each video, as published with CVC-ClinicDB."""
+
+
+def pairs(stems: list[str]) -> tuple[Pair, ...]:
+    return tuple(Pair(stem=stem, image=Path(f"{stem}.jpg"), mask=Path(f"{stem}.png")) for stem in stems)
+
+
+def layout_of(benchmark: Benchmark, name: str) -> Layout:
+    assert isinstance(benchmark, FolderBenchmark)
+    return next(layout for layout in benchmark.layouts() if layout.name == name)
+
+
+def digest(part: tuple[Pair, ...]) -> str:
+    return hashlib.sha256(" ".join(pair.stem for pair in part).encode()).hexdigest()[:12]
+
+
+KVASIR = [f"train_{index:04d}" for index in range(800)] + [f"test_{index:04d}" for index in range(200)]
+LEAF = [f"{index:05d}" for index in range(588)]
+CVC = [str(frame) for frame in range(1, 613)]
+CAMO = [f"camourflage_{index:05d}" for index in range(1, 1001)]
+SBU = [f"lssd{index:04d}" for index in range(4085)]
+ISIC = [f"ISIC_{index:07d}" for index in range(300)]
+CAMO_TEST, ISIC_VAL, VAL_AS_TEST = ["camourflage_01001"], ["ISIC_0012127"], {"split_rule": "val-as-test"}
+TILES = [f"{10078660 + 15 * image}_15_r{tile}c0" for image in range(41) for tile in range(1 + image % 2)]
+
+WHOLE = [
+    ("kvasir", "original", {"all": KVASIR}, {"split_rule": "carved"}, (800, 100, 100), "e448913f5ea7 32f0d25e6b03"),
+    ("leaf", "original", {"all": LEAF}, {}, (411, 59, 118), "2e86c0548006 a70f0683df91"),
+    ("leaf", "original", {"all": LEAF[:100]}, {}, (70, 10, 20), "7560b25601e4 26fa1b68fb4a"),
+    ("cvc612", "original", {"all": CVC}, {}, (479, 69, 64), "08a05ad41aa1 bfee7e5d5c70"),
+    ("cvc612", "original", {"all": CVC}, {"split_seed": 1}, (479, 64, 69), "7f947c382a16 2ebfa17742f5"),
+    ("camo", "original", {"train": CAMO, "test": CAMO_TEST}, {}, (900, 100, 1), "d718d511f129 bffc3506af8d"),
+    ("sbu", "original", {"train": SBU, "test": ["x"]}, {}, (3677, 408, 1), "b3a4e8ac5dcd 2d711642b726"),
+    ("isic2017", "original", {"train": ISIC, "val": ISIC_VAL}, VAL_AS_TEST, (270, 30, 1), "fbe029d78e1f af6c7a92cd83"),
+    ("road", "tiles", {"all": TILES}, {}, (37, 6, 18), "b44c8b03b573 5962f5fdd2d6"),
+]
+
+
+@pytest.mark.parametrize(("name", "layout", "parts", "options", "sizes", "pinned"), WHOLE)
+def test_carved_splits_are_those_of_every_record(make: MakeBenchmark, name, layout, parts, options, sizes, pinned):
+    benchmark = make(name, **options)
+    assert isinstance(benchmark, FolderBenchmark)
+    given = {part: pairs(stems) for part, stems in parts.items()}
+    train, val, test, _ = benchmark.arrange(given, root=Path("nowhere"), layout=layout_of(benchmark, layout))
+    assert (len(train), len(val), len(test["test"])) == sizes
+    assert f"{digest(val)} {digest(test['test'])}" == pinned
+    assert not {pair.stem for pair in train} & {pair.stem for pair in (*val, *test["test"])}
+
+
+def test_the_29_sequences_frame_by_frame() -> None:
+    assert tuple(first for first, _ in SEQUENCES) == FIRST_FRAMES
+    for number, (first, last) in enumerate(SEQUENCES, 1):
+        assert {sequence_of(str(frame)) for frame in range(first, last + 1)} == {number}
+    assert sum(last - first + 1 for first, last in SEQUENCES) == 612
+
+
+def test_frames_beyond_the_sequences_and_sides_with_nothing_left_are_errors() -> None:
+    for stem in ("0", "613", "cju0"):
+        with pytest.raises(DatasetError, match="numbered 1 to 612"):
+            sequence_of(stem)
+    with pytest.raises(DatasetError, match="too few"):
+        carve(pairs(CVC[:3]), count=3, seed=0)
+    with pytest.raises(DatasetError, match="together: 1"):
+        carve(pairs(CVC[:3]), count=1, seed=0, group=lambda pair: "one patient")
+
+
+def test_the_order_of_files_is_no_part_of_a_split() -> None:
+    assert set(carve(pairs(CVC), count=10, seed=0)[1]) == set(carve(pairs(CVC[::-1]), count=10, seed=0)[1])
+
+
+@pytest.mark.parametrize("seed", range(10))
+@pytest.mark.parametrize("rule", ["default", "sequences"])
+def test_no_sequence_is_on_two_sides_of_a_carved_split(make: MakeBenchmark, rule: str, seed: int) -> None:
+    cvc = make("cvc612", split_rule=rule, split_seed=seed)
+    assert isinstance(cvc, FolderBenchmark)
+    train, val, test, _ = cvc.arrange({"all": pairs(CVC)}, root=Path("nowhere"), layout=layout_of(cvc, "original"))
+    sides = [
+        {
+            next(number for number, (first, last) in enumerate(SEQUENCES) if first <= int(pair.stem) <= last)
+            for pair in part
+        }
+        for part in (train, val, test["test"])
+    ]
+    assert sum(map(len, sides)) == len(set().union(*sides)) == 29
+
+
+SAME_LESION = [
+    ("0000164", "0014795"), ("0000165", "0014788"), ("0000177", "0014657"), ("0000204", "0014748"),
+    ("0000206", "0014739"), ("0000222", "0014846"), ("0000223", "0014818"), ("0000225", "0014778"),
+    ("0000229", "0014771"), ("0000240", "0009998"), ("0000423", "0010571"), ("0012290", "0013594"),
+    ("0012672", "0012673"), ("0012756", "0013184"),
+]  # fmt: skip
+TESTED_TOO = [("0012970", "0012127"), ("0000171", "0015124"), ("0000157", "0014946"), ("0000215", "0015313")]
+"""(training, validation)"""
+
+
+@pytest.mark.parametrize("seed", range(8))
+def test_isic_lesions_are_never_on_two_sides(make: MakeBenchmark, seed: int) -> None:
+    isic = make("isic2017", split_rule="val-as-test", split_seed=seed)
+    assert isinstance(isic, FolderBenchmark)
+    numbers = [number for pair in SAME_LESION for number in pair] + [number for number, _ in TESTED_TOO]
+    given = {
+        "train": pairs([f"ISIC_{number}" for number in numbers]),
+        "val": pairs([f"ISIC_{number}" for _, number in TESTED_TOO]),
+    }
+    train, val, test, rule = isic.arrange(given, root=Path("nowhere"), layout=layout_of(isic, "original"))
+    assert "4 training images of tested lesions left out" in rule
+    assert len(train) + len(val) == 2 * len(SAME_LESION)
+    for part in (train, val):
+        stems = {pair.stem.removeprefix("ISIC_") for pair in part}
+        assert all((first in stems) is (second in stems) for first, second in SAME_LESION)
+    assert len(test["test"]) == 4

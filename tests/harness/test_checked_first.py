@@ -1,27 +1,31 @@
-"""What `harness.run` looks at before anything starts: checkpoints, earlier records, and the data behind them."""
+"""What `harness.run` looks at before anything starts: checkpoints, earlier records, the data behind them, and YAML files."""
 
 from __future__ import annotations
 
 import json
+import os
 from collections.abc import Callable
-from dataclasses import replace
 from pathlib import Path
 
 import pytest
 import torch
+import yaml
 from safetensors.torch import save_file
 
 from harness.archive.files import sealed
 from harness.archive.schema import Record, Run
 from harness.archive.store import RecordStore
-from harness.cli import data
-from harness.cli.protocols import main as show_protocol
+from harness.comparison.papers import Papers
 from harness.datasets.samples import write_samples
-from harness.models.checkpoint import checkpoint_paths
+from harness.dispatch.slurm.profile import load_profile
 from harness.models.original_sam import plain_sam
-from harness.report.pages import of_runs
+from harness.protocols.load import load_protocol
 from harness.run import main
+from harness.studies import load_study
+from harness.system.errors import UsageError
+from harness.system.yaml_files import read_yaml
 from tests.harness.planned import job_of
+from tests.values import REPOSITORY, RESULTS
 
 GRID = ["--protocol", "demo", "--executor", "inline", "--methods", "lora", "--datasets", "kvasir", "--set", "epochs=1"]
 
@@ -77,12 +81,6 @@ def test_good_checkpoint_plans_under_any_name(name: str, state: dict, samples: P
         assert "nothing is missing" in capsys.readouterr().out
 
 
-def test_checkpoints_name_backbones_as_everywhere(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
-    assert checkpoint_paths(["vit-h=/a=b.pth", "/c.pth"]) == {"vit_h": Path("/a=b.pth"), "": Path("/c.pth")}
-    assert main([*GRID, "--checkpoint", "vit_q=/x", "--results", str(tmp_path)]) == 2
-    assert "unknown backbone 'vit_q' (did you mean " in capsys.readouterr().err
-
-
 def _planned(results: Path, *, root: Path | None = None) -> Run:
     return job_of(results, dataset_roots={"kvasir": root} if root else {}, epochs=1).run
 
@@ -107,18 +105,6 @@ def test_damaged_record_is_reported_kept_and_made_again(tmp_path: Path, capsys: 
     assert json.loads(path.read_text())["code"] == "OK"
     assert path.with_name(f"{path.name}.unreadable").read_text() == damaged
     assert f"skipped: {stranger}: truncated or not JSON" in shown.err
-
-
-def test_second_damaged_record_of_a_run_overwrites_no_first(tmp_path: Path) -> None:
-    store = RecordStore(tmp_path)
-    run = _planned(tmp_path)
-    record = Record(run=run, key=run.key, code="OK")
-    for text in ("first", "second"):
-        store.path(run.key).parent.mkdir(exist_ok=True)
-        store.path(run.key).write_text(text)
-        store.write(record)
-    assert sorted(path.read_text() for path in store.folder.glob("*.unreadable*")) == ["first", "second"]
-    assert store.read(run.key) == record
 
 
 def test_changed_data_do_not_get_the_scores_of_the_old(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
@@ -152,34 +138,6 @@ def test_records_from_before_the_fingerprint_are_accepted(tmp_path: Path, capsys
     assert "1 run, 1 finished" in capsys.readouterr().out
 
 
-def test_a_table_says_of_the_data_what_the_record_says(tmp_path: Path) -> None:
-    run = _planned(tmp_path)
-    record = Record(run=replace(run, data_note="352 px copy", split_rule="official"), key=run.key, code="OK")
-    (shown,) = of_runs([record], [replace(run, variant="mine", data_note="", split_rule="carved")])
-    assert (shown.run.variant, shown.run.data_note, shown.run.split_rule) == ("mine", "352 px copy", "official")
-
-
-@pytest.mark.parametrize(
-    ("content", "message"),
-    [
-        (b"", "is no mapping of fields"),
-        (b"- 1\n- 2\n", "is no mapping of fields"),
-        (b"_base_: ./list.yaml\nepochs: 2\n", "is no mapping of fields"),
-    ],
-)
-def test_unusable_protocol_card_is_one_line(content: bytes, message: str, tmp_path, capsys) -> None:
-    card = tmp_path / "card.yaml"
-    card.write_bytes(content)
-    (tmp_path / "list.yaml").write_text("- 1\n")
-    grid = ["--methods", "lora", "--datasets", "kvasir", "--results", str(tmp_path), "--plan"]
-    for verb, words in ((show_protocol, ["show", str(card)]), (main, [*grid, "--protocol", str(card)])):
-        assert verb(words) == 2
-        (line,) = capsys.readouterr().err.splitlines()
-        named = tmp_path / "list.yaml" if b"list" in content else card
-        assert line.startswith(f"error: protocol {named}: ")
-        assert message in line
-
-
 NEAR_MISSES = [
     (["--datasets", "/data/tiles"], "tiles=/data/tiles"),
     (["--datasets", "kvasir", "--set", "rank=6"], "lora.rank=6"),
@@ -199,8 +157,59 @@ def test_a_near_miss_is_told_what_to_write(words, said, tmp_path, monkeypatch, c
     assert said in shown.out + shown.err
 
 
-@pytest.mark.parametrize("more", [[], ["--data", "."]])  # which holds benchmarks, not this one
-def test_data_of_ones_own_is_checked_by_name_and_folder(more, tmp_path, monkeypatch, capsys):
-    monkeypatch.chdir(write_samples("kvasir", tmp_path, images=12, size=48))
-    assert data.main(["check", "human", *more]) == 2
-    assert "human=DIR" in capsys.readouterr().err
+BOMB = "a: &a [x, x, x, x, x, x, x, x, x, x]\n" + "".join(
+    f"{name}: &{name} [{', '.join(['*' + below] * 10)}]\n" for below, name in zip("abcdefg", "bcdefgh", strict=True)
+)
+HOSTILE: dict[str, tuple[str | bytes, str]] = {
+    "python tag": ("epochs: !!python/object/apply:os.system ['touch executed']\n", "line 1: the tag"),
+    "harmless tag": ("epochs: !!int '3'\n", "line 1: the tag"),
+    "alias bomb": (BOMB, "more than 20000 values, aliases expanded"),
+    "endless alias": ("a: &a [*a]\n", "*a is part of itself"),
+    "brackets": ("a: " + "[" * 50, "more than 20 levels of nesting"),
+    "brackets without end": ("a: " + "[" * 50_000, "nesting"),
+    "key twice": ("quirks:\n  lr: 2\n  lr: 3\n", "line 3: the key 'lr' stands here twice"),
+    "template": ("backbone: '{{$ENV:SECRET:none}}'\n", "line 1: a template"),
+    "bare template": ("epochs: {{$ENV:SECRET:3}}\n", "line 1: a key that is no word"),
+    "longer number": (f"epochs: {'9' * 5000}\n", "beyond 64 bits"),
+    "longest number": (f"epochs: 0x{'f' * 5000}\n", "beyond 64 bits"),
+    "not UTF-8": (b"epochs: 3 # caf\xe9\n", "is not UTF-8 text"),
+    "not YAML": ("a: [1, 2\n", "expected ',' or ']'"),
+    "escape character": ("a: \x1b[2J\n", "characters are not allowed"),
+    "two documents": ("a: 1\n---\nb: 2\n", "expected a single document"),
+    "huge": ("# " + "x" * 300_000, "more than 200000 bytes"),
+}
+READERS: dict[str, Callable[[Path], object]] = {
+    "card": lambda path: load_protocol(str(path)),
+    "study": lambda path: load_study(str(path)),
+    "profile": lambda path: load_profile(str(path)),
+    "claims": lambda path: Papers.read(claims=path),
+}
+
+
+@pytest.mark.parametrize(
+    ("case", "reader"),
+    [(case, reader) for case in HOSTILE for reader in READERS if not (reader == "profile" and "number" in case)],
+)  # a profile's values are text, whatever they look like
+def test_hostile_yaml_is_one_line(case: str, reader: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("SECRET", "hunter2")
+    monkeypatch.chdir(tmp_path)
+    content, message = HOSTILE[case]
+    path = tmp_path / "mine.yaml"
+    path.write_bytes(content.encode() if isinstance(content, str) else content)
+    with pytest.raises(UsageError) as caught:
+        READERS[reader](path)
+    assert message in str(caught.value)
+    assert str(path) in str(caught.value)
+    assert len(str(caught.value)) < 300
+    assert "\n" not in str(caught.value)
+    assert "hunter2" not in str(caught.value)
+    assert os.listdir(tmp_path) == ["mine.yaml"]
+
+
+@pytest.mark.parametrize(
+    "path",
+    sorted([*REPOSITORY.glob("harness/*/*.yaml"), *REPOSITORY.glob("slurm/profiles/*.yaml"), RESULTS / "claims.yaml"]),
+    ids=str,
+)
+def test_committed_files_hold_what_plain_yaml_says(path: Path) -> None:
+    assert read_yaml(path, what="file") == yaml.safe_load(path.read_text(encoding="utf-8"))

@@ -1,18 +1,20 @@
-"""Files are there whole or not at all, and nothing in a results folder from elsewhere leads out of it."""
+"""What others wrote is text and nothing else; files are there whole or not at all, and nothing leads out of a results folder."""
 
 from __future__ import annotations
 
+import csv
+import io
 import os
-import stat
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
 import pytest
 
-from harness.dispatch.attempts import Holder, Lease, log_path, state_folder
-from harness.dispatch.supervise import Start, StopSignals, supervise
-from harness.experiment import experiment
+from harness.archive.store import RecordStore
+from harness.cli import show, status
+from harness.cli.tables import main as tables
+from harness.dispatch.attempts import Holder, Lease
 from harness.system.files import (
     create_anew,
     create_exclusively,
@@ -21,9 +23,84 @@ from harness.system.files import (
     read_regular,
     write_atomically,
 )
-from harness.training.checkpoint import CheckpointFiles, StateFiles
-from tests.harness.dispatch import standin
-from tests.harness.dispatch.helpers import make_job
+from harness.system.text import csv_cell, markdown, printable, printable_line
+from harness.training.checkpoint import StateFiles
+from tests.harness.report.sample import record, render
+
+SCRIPT = "<script>alert(1)</script>"
+
+
+def test_control_characters_and_what_turns_text_are_spelt_out() -> None:
+    assert printable("a\x1b[31mb\x07 \x9b \u202e\ud800") == r"a\x1b[31mb\x07 \x9b \u202e\ud800"
+    assert printable("one\n\ttwo ± α · 漢") == "one\n\ttwo ± α · 漢"
+    assert printable_line("one\r\n\ttwo") == r"one\x0d\n\ttwo"
+
+
+@pytest.mark.parametrize(
+    "text", ["=1+cmd|' /C calc'!A0", "@SUM(1)", "+1+cmd|x", "-2+3+cmd|' /C calc'!A0", "\t=1", "=1"]
+)
+def test_a_formula_is_text_in_a_spreadsheet(text: str) -> None:
+    assert csv_cell(text).startswith("'")
+
+
+@pytest.mark.parametrize(
+    "text", ["-0.52", "-8.38153e-05", "+2E10", "+1.9 [-0.1, +3.9]", "91.2 ± 0.3 (3)", "lora[alpha=3]", "–", ""]
+)
+def test_numbers_and_labels_stay_as_they_are_in_a_spreadsheet(text: str) -> None:
+    assert csv_cell(text) == text
+
+
+def test_a_cell_ends_where_it_should_and_holds_no_html_and_no_link() -> None:
+    assert markdown(f"a|b {SCRIPT} ![x](http://y)\n") == r"a\|b &lt;script>alert(1)&lt;/script> ![x]\(http://y)\n"
+
+
+def test_pages_of_hostile_records_hold_no_html_no_formula_and_no_further_column(tmp_path: Path) -> None:
+    hostile = f"=1+cmd|x {SCRIPT}"
+    first = record(
+        variant=hostile, backbone=hostile, split_rule=hostile, data_note=hostile, environment={"commit": hostile}
+    )
+    second = record(variant="plain", method="decoder", backbone=hostile)
+    page = render([first, second])
+    assert "<script" not in page
+    rows = [line for line in page.splitlines() if line.startswith("| ")]
+    assert len({line.replace("\\|", "").count("|") for line in rows}) == 1
+    cells = [cell for row in csv.reader(io.StringIO(render([first, second], style="csv"))) for cell in row]
+    assert any("cmd" in cell for cell in cells)
+    assert not any(cell.startswith("=") for cell in cells)
+
+
+def test_no_verb_sends_an_escape_of_a_record_or_of_a_file_name_to_the_terminal(tmp_path, capsys) -> None:
+    store = RecordStore(tmp_path)
+    evil = "\x1b]0;owned\x07\x9b31m"
+    store.write(record(variant=f"lora{evil}", data_note=evil, environment={"host": evil}))
+    store.write(record(code="ERROR", message=evil, seed=1))
+    (store.folder / f"x{evil}.json").write_text("{")
+    for verb, words in (
+        (status.main, []),
+        (status.main, ["--failed"]),
+        (show.main, ["lora", "0"]),
+        (tables, []),
+        (tables, ["--format", "csv"]),
+        (tables, ["--format", "latex"]),
+    ):
+        assert verb([*words, "--results", str(tmp_path)]) == 0
+        shown = capsys.readouterr()
+        assert "owned" in shown.out + shown.err
+        assert not set("\x1b\x07\x9b") & set(shown.out + shown.err)
+
+
+@pytest.mark.parametrize("protocol", ["../../NOTES", "/NOTES", "..", ""])
+def test_a_record_cannot_overwrite_files_outside_the_results_folder(protocol: str, tmp_path, capsys) -> None:
+    notes, results = tmp_path / "NOTES.md", tmp_path / "project" / "results"
+    notes.write_text("mine")
+    good = RecordStore(results).write(record(method="decoder"))
+    bad = RecordStore(results).write(record(protocol=protocol))
+    assert tables(["--results", str(results)]) == 0
+    assert f"skipped: {bad}: " in capsys.readouterr().err
+    assert notes.read_text() == "mine"
+    written = {path for path in tmp_path.rglob("*") if path.is_file()} - {notes, good, bad}
+    assert written == {results / "tables" / "demo.md"}
+
 
 KEY = "0123456789abcdef"
 
@@ -38,31 +115,6 @@ def theirs(tmp_path: Path) -> Path:
     return path
 
 
-def test_the_files_of_a_run_are_not_written_through_links_that_others_planted(tmp_path, theirs, monkeypatch):
-    monkeypatch.setattr("harness.experiment.experiment.run_experiment", standin.run_experiment)
-    job = make_job(tmp_path)
-    folder = state_folder(tmp_path, job.run.key)
-    folder.mkdir(parents=True)
-    for name in ("progress.tmp", "progress.json", "error.log", "attempt.1.log"):
-        (folder / name).symlink_to(theirs)
-    assert supervise(Start(job=job, holder=Holder.here(), limit=1), stop=StopSignals()) == "finished"
-    experiment._keep_traceback(folder)
-    assert theirs.read_text() == "mine"
-    assert "start at step 0" in log_path(folder, 1).read_text()
-
-
-def test_a_heartbeat_is_not_written_through_a_link(tmp_path, theirs):
-    folder = state_folder(tmp_path, KEY)
-    lease = Lease.acquire(folder, holder=Holder.here())
-    (folder / f".attempt.1.json.{lease.attempt.token}").symlink_to(theirs)  # it reads the token in the file
-    lease.beat()
-    assert theirs.read_text() == "mine"
-    (folder / "attempt.1.json").unlink()
-    (folder / "attempt.1.json").symlink_to(theirs)
-    lease.beat()
-    assert theirs.read_text() == "mine"
-
-
 @pytest.mark.parametrize(
     "touch",
     [
@@ -75,7 +127,7 @@ def test_a_heartbeat_is_not_written_through_a_link(tmp_path, theirs):
         lambda folder: Lease.acquire(folder, holder=Holder.here()),
     ],
 )
-@pytest.mark.parametrize("where", [f"state/{KEY}", "state", "records", "sweeps/x", "cache/images"])
+@pytest.mark.parametrize("where", [f"state/{KEY}", "records"])
 def test_a_folder_that_others_replaced_by_a_link_is_not_entered(tmp_path, theirs, where, touch):
     place = tmp_path / "results" / where
     place.parent.mkdir(parents=True, exist_ok=True)
@@ -128,20 +180,3 @@ def test_links_and_pipes_are_neither_read_nor_waited_for(tmp_path, theirs):
     (tmp_path / "log").write_text("début\nfin\n")
     assert end_of(tmp_path / "log", size=4) == "fin\n"
     assert end_of(tmp_path / "log", size=100) == "début\nfin\n"
-
-
-def test_who_may_write_to_a_folder_may_write_to_its_files_less_the_umask(tmp_path):
-    umask = os.umask(0o002)
-    try:
-        write_atomically(tmp_path / "state" / KEY / "a.json", "{}")
-        StateFiles(tmp_path / "state" / KEY, identity=KEY).save_candidate({}, epoch=1)
-        CheckpointFiles(tmp_path / "state" / KEY, identity=KEY).save({})
-        write_atomically(own_folder(tmp_path / "sweeps" / "mine") / "a.json", "{}")
-    finally:
-        os.umask(umask)
-    modes = {str(path.relative_to(tmp_path)): stat.S_IMODE(path.stat().st_mode) for path in tmp_path.rglob("*")}
-    assert modes == {
-        "state": 0o775, f"state/{KEY}": 0o775, f"state/{KEY}/a.json": 0o664,
-        f"state/{KEY}/best-0001.safetensors": 0o664, f"state/{KEY}/checkpoint.pt": 0o664, "sweeps": 0o775,
-        "sweeps/mine": 0o775, "sweeps/mine/a.json": 0o664,
-    }  # fmt: skip

@@ -31,7 +31,7 @@ from harness.cli.records import main as records
 from harness.datasets import samples
 from tests.values import RESULTS
 
-EXAMPLES = int(os.environ.get("FUZZ_EXAMPLES", "8"))
+EXAMPLES = int(os.environ.get("FUZZ_EXAMPLES", "3"))
 KEYS = ("0208a83a876e42cc", "3ad2cd27c6cedd5a", "123f3554271b5168", "04a8a1629e3d5826")
 ESCAPE = "\x1b]0;owned\x07"
 HOSTILE: tuple[Any, ...] = (

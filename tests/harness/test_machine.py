@@ -1,9 +1,9 @@
-"""The cores that are really there, and how threads wait: said before torch is loaded, and never against the user."""
+"""The cores that are really there, threads that wait, and a run on a system without what only Linux has."""
 
 from __future__ import annotations
 
-import json
 import os
+import shutil
 import subprocess
 import sys
 from pathlib import Path
@@ -41,10 +41,6 @@ def test_cores_are_those_of_affinity_and_quota(tmp_path: Path, lines: str, files
     assert cores(tmp_path) == expected
 
 
-def test_a_machine_that_tells_nothing_of_groups_has_the_cores_of_the_affinity(tmp_path: Path) -> None:
-    assert cores(tmp_path) == 8
-
-
 def test_what_the_user_set_stays() -> None:
     assert thread_variables(3, {}) == {"OMP_NUM_THREADS": "3", "GOMP_SPINCOUNT": str(SPINS)}
     assert thread_variables(3, {"OMP_NUM_THREADS": "1"}) == {"GOMP_SPINCOUNT": str(SPINS)}
@@ -56,24 +52,59 @@ def test_what_the_user_set_stays() -> None:
     assert waiting({}) == "default"
 
 
-WORKER = """
-import json, os, sys
-from harness.dispatch import worker
-assert worker.main([sys.argv[1]]) == 3  # no such chunk
-assert "torch" not in sys.modules
-print(json.dumps([os.environ.get(name) for name in ("OMP_NUM_THREADS", "GOMP_SPINCOUNT")]))
+pytestmark = pytest.mark.skipif(shutil.which("ps") is None, reason="needs ps, which every system without /proc has")
+TAKEN_AWAY = """
+import builtins, ctypes, errno, io, os, signal
+for module, names in {
+    os: "sched_getaffinity sched_setaffinity pidfd_open posix_fallocate posix_fadvise memfd_create sendfile waitid",
+    errno: "EREMOTEIO", signal: "pidfd_send_signal",
+}.items():
+    for name in names.split():
+        vars(module).pop(name, None)
+def without(function):
+    def called(path, *arguments, **named):
+        if str(path).startswith("/proc"):
+            raise FileNotFoundError(errno.ENOENT, os.strerror(errno.ENOENT), path)
+        return function(path, *arguments, **named)
+    return called
+builtins.open = io.open = without(io.open)
+os.stat, os.listdir, os.readlink = without(os.stat), without(os.listdir), without(os.readlink)
+load = ctypes.CDLL
+class Library:
+    def __init__(self, *arguments, **named):
+        self.loaded = load(*arguments, **named)
+    def __getattr__(self, name):
+        if name == "prctl":
+            raise AttributeError(name)
+        return getattr(self.loaded, name)
+ctypes.CDLL = lambda name=None, *arguments, **named: Library(name) if name is None else load(name, *arguments, **named)
 """
 
 
-@pytest.mark.parametrize(
-    ("given", "expected"), [({}, [None, str(SPINS)]), ({"OMP_WAIT_POLICY": "active"}, [None, None])]
-)
-def test_a_worker_says_it_before_torch_is_loaded(tmp_path: Path, given: dict, expected: list) -> None:
-    plain = {name: value for name, value in os.environ.items() if not name.startswith(("OMP_", "GOMP_", "KMP_"))}
-    done = subprocess.run(
-        [sys.executable, "-c", WORKER, str(tmp_path / "chunk.000.json")],
-        cwd=REPOSITORY, env={**plain, **given}, capture_output=True, text=True, check=True,
-    )  # fmt: skip
-    threads, spins = json.loads(done.stdout)
-    assert int(threads) >= 1
-    assert spins == expected[1]
+@pytest.fixture
+def elsewhere(tmp_path: Path) -> dict[str, str]:
+    """The environment of processes of such a system."""
+    (tmp_path / "system").mkdir()
+    (tmp_path / "system" / "sitecustomize.py").write_text(TAKEN_AWAY)
+    return {**os.environ, "PYTHONPATH": f"{tmp_path / 'system'}:{REPOSITORY}", "SAM_PEFT_SETTINGS": "none"}
+
+
+def test_a_process_is_told_alive_or_dead_without_proc(elsewhere: dict[str, str]) -> None:
+    program = (
+        "import os, time\n"
+        "from harness.dispatch.attempts import Holder\n"
+        "assert not hasattr(os, 'posix_fallocate')\n"
+        "assert not os.path.exists('/proc/self')\n"
+        "here = Holder.here()\n"
+        "child = os.fork()\n"
+        "if not child:\n"
+        "    time.sleep(60)\n"
+        "from dataclasses import replace\n"
+        "other = replace(here, pid=child)\n"
+        "assert (here.alive(), other.alive()) == (None, None), 'its heartbeat decides'\n"
+        "os.kill(child, 9)\n"
+        "os.waitpid(child, 0)\n"
+        "assert other.alive() is False\n"
+    )
+    done = subprocess.run([sys.executable, "-c", program], env=elsewhere, capture_output=True, text=True, check=False)
+    assert done.returncode == 0, done.stderr

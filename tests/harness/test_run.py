@@ -15,11 +15,10 @@ import pytest
 from PIL import Image
 
 from harness.datasets import samples
-from harness.planning.understand import all_methods, expand, parse_entry, parse_seeds
+from harness.planning.understand import all_methods, expand, parse_entry
 from harness.run import main
 from harness.system.errors import UsageError
 from tests.harness.dispatch import standin
-from tests.values import REPOSITORY
 
 PLAIN = ["--protocol", "demo", "--executor", "inline", "--methods", "lora", "--datasets", "kvasir"]
 DEMO = [*PLAIN, "--set", "epochs=1"]
@@ -96,36 +95,6 @@ def test_a_folder_of_ones_own_may_have_a_name_like_a_benchmarks(name: str, tmp_p
     assert main([*own, "--results", str(tmp_path / "runs")]) == 0
 
 
-def test_missing_data_says_which_folder_where_to_get_it_and_how_to_try(capsys, tmp_path) -> None:
-    (tmp_path / "data").mkdir()
-    line = refused(
-        capsys, "--protocol", "mini", "--methods", "lora", "--datasets", "kvasir", "--checkpoint", "none",
-        "--data", str(tmp_path / "data"), "--results", str(tmp_path),
-    )  # fmt: skip
-    assert str(tmp_path / "data") in line
-    assert "Kvasir-SEG" in line
-    assert "(--protocol): demo: nothing" in line
-
-
-@pytest.mark.parametrize("words", [[], ["--plan"]])
-def test_a_results_folder_with_an_impossible_name(words: list[str], capsys, tmp_path) -> None:
-    assert "too long" in refused(capsys, *DEMO, *words, "--results", str(tmp_path / ("x" * 300)))
-
-
-@pytest.mark.skipif(os.geteuid() == 0, reason="root may write everywhere")
-def test_results_without_write_permission(capsys: pytest.CaptureFixture[str], tmp_path: Path) -> None:
-    tmp_path.chmod(0o500)
-    assert "cannot be written" in refused(capsys, *DEMO, "--results", str(tmp_path))
-
-
-def test_one_benchmark_of_a_study_that_sets_rules_of_others_can_be_run(tmp_path: Path) -> None:
-    of_all = ["--protocol", "demo", "--backbone", "tiny", "--plan", "--results", str(tmp_path), "--study"]
-    studies = REPOSITORY / "results" / "analysis" / "studies"
-    assert main([*of_all, str(studies / "question-vit-folds.yaml"), "--datasets", "road"]) == 0
-    tuned_elsewhere = [*of_all, str(studies / "small-search.yaml"), "--datasets", "leaf"]
-    assert main([*tuned_elsewhere, "--set", "benchmarks.kvasir.epochs=1"]) == 0
-
-
 def test_results_that_cannot_be_a_folder(capsys: pytest.CaptureFixture[str], tmp_path: Path) -> None:
     (tmp_path / "file").write_text("")
     assert "cannot be written" in refused(capsys, *DEMO, "--results", str(tmp_path / "file"))
@@ -163,13 +132,6 @@ def test_unreadable_image_fails_its_run_with_the_file_named(tmp_path: Path, caps
     assert "NO_DATA" in capsys.readouterr().out
 
 
-def test_image_without_a_mask_is_found_while_planning(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
-    root = samples.write_samples("kvasir", tmp_path / "data")
-    mask = sorted(root.rglob("masks/*.jpg"))[0]
-    mask.unlink()
-    assert mask.stem in refused(capsys, *DEMO, "--results", str(tmp_path), "--dataset-root", f"kvasir={root}")
-
-
 def test_diverging_run_has_its_code_and_a_retry_runs_again(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     arguments = [*DEMO, "--results", str(tmp_path), "--set", "lr=1e30", "--set", "clip=0"]
     assert main(arguments) == 1
@@ -178,55 +140,6 @@ def test_diverging_run_has_its_code_and_a_retry_runs_again(tmp_path: Path, capsy
     before = path.stat().st_mtime_ns
     assert main(arguments) == 1
     assert path.stat().st_mtime_ns != before
-
-
-def test_on_a_cluster_what_failed_is_priced_only_with_retry(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
-    anywhere = ["--protocol", "demo", "--methods", "lora", "--datasets", "kvasir", "--results", str(tmp_path)]
-    diverges = [*anywhere, "--set", "epochs=1", "--set", "lr=1e30", "--set", "clip=0"]
-    assert main([*diverges, "--executor", "inline"]) == 1
-    plan = [*diverges, "--plan"]
-    for where in ([], ["--cluster", "testcluster", "--retry", "diverged"]):
-        capsys.readouterr()
-        assert main([*plan, *where]) == 0
-        shown = capsys.readouterr()
-        assert [line.split()[1] for line in shown.out.splitlines() if line.startswith("all ")] == ["1"]
-        assert "not started again" not in shown.err
-    assert main([*plan, "--cluster", "testcluster"]) == 0
-    shown = capsys.readouterr()
-    assert "1 run, 0 finished, 1 failed before" in shown.out
-    assert "hours" not in shown.out
-    assert "1 run failed before and is not started again; --retry diverged does that" in shown.err
-
-
-def test_what_takes_months_or_ranks_nothing_is_refused_without_a_word(tmp_path: Path, capsys, monkeypatch) -> None:
-    started: list[object] = []
-    monkeypatch.setattr("harness.dispatch.run_jobs.run_jobs", lambda planned, *given, **how: started.append(planned))
-    root = samples.write_samples("kvasir", tmp_path / "data")
-    own = [
-        "--datasets",
-        "kvasir",
-        "--dataset-root",
-        f"kvasir={root}",
-        "--checkpoint",
-        "none",
-        "--results",
-        str(tmp_path),
-    ]
-    months = ["--methods", "lora,naslora", *own, "--protocol", "nas-lora", "--seeds", "1000", "--executor", "inline"]
-    demo = ["--protocol", "demo", "--methods", "lora", "--results", str(tmp_path), "--cluster", "testcluster"]
-    for words, instead in (
-        (months, "--cluster NAME"),
-        ([*demo, "--datasets", "kvasir"], "--data DIR"),
-        (["--methods", "lora", *own, "--protocol", "nas-lora", "--cluster", "testcluster"], "--checkpoint vit_h=FILE"),
-    ):
-        assert instead in (error := refused(capsys, *words))
-        assert "--yes" in error
-        assert not started
-        with pytest.raises(AttributeError):  # of what comes after the stand-in
-            main([*words, "--yes", "--debug"])
-        assert started.pop()
-    assert main([*months, "--budget", "0.01"]) == 2  # not one fits: nothing is refused as too long
-    assert "none of" in capsys.readouterr().err
 
 
 def test_plan_prints_and_starts_nothing(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
@@ -247,21 +160,6 @@ def test_a_plan_of_generated_images_writes_nothing_and_has_the_keys_of_the_runs(
     capsys.readouterr()
     assert main([*DEMO, "--plan", "--results", str(tmp_path / "runs")]) == 0
     assert "1 run, 1 finished" in capsys.readouterr().out
-
-
-def test_all_that_is_missing_is_said_at_once_with_what_each_card_needs(tmp_path, capsys) -> None:
-    samples.write_samples("leaf", tmp_path / "data")
-    grid = ["--protocol", "mini", "--methods", "lora", "--datasets", "kvasir,leaf,camo", "--results", str(tmp_path)]
-    capsys.readouterr()
-    assert main([*grid, "--data", str(tmp_path / "data")]) == 2
-    *missing, error = capsys.readouterr().err.splitlines()
-    starts = ("no checkpoint of timm/vit_small", "no Kvasir-SEG in ", "no CAMO in ")
-    assert len(missing) == 3
-    assert all(line.startswith(f"missing: {start}") for line, start in zip(missing, starts, strict=True))
-    assert error.startswith(
-        "error: 3 things are missing, so nothing was started; cards by what they need (--protocol): demo: nothing"
-    )
-    assert "nas-lora, standard: images (--data), vit_h's weights (--checkpoint), a GPU" in error
 
 
 @pytest.mark.parametrize(
@@ -351,11 +249,6 @@ def test_methods_with_options_in_brackets() -> None:
     assert entry.options == {"rank": "6", "sites": "q,v"}
     with pytest.raises(UsageError, match="not closed"):
         expand("lora[rank=6", [])
-
-
-def test_seeds_are_a_number_or_a_list() -> None:
-    assert parse_seeds("3") == (0, 1, 2)
-    assert parse_seeds("0,7") == (0, 7)
 
 
 FIRST = """

@@ -3,10 +3,6 @@
 from __future__ import annotations
 
 import json
-import resource
-import subprocess
-import sys
-from contextlib import nullcontext
 from dataclasses import replace
 
 import pytest
@@ -15,10 +11,9 @@ from harness.archive.schema import Record, seconds_of
 from harness.archive.store import RecordStore
 from harness.cli import status
 from harness.dispatch.attempts import Holder, Lease, log_path, state_folder
-from harness.dispatch.run_states import RunState, Survey, clock, run_left, survey, time_left
+from harness.dispatch.run_states import RunState, clock, run_left, survey, time_left
 from harness.dispatch.slurm.client import QueuedTask
 from tests.harness.dispatch.helpers import make_job, submitted
-from tests.values import REPOSITORY
 
 
 def sweep(results, jobs, **changes):
@@ -46,20 +41,6 @@ def test_what_never_began_is_told_from_what_was_interrupted_and_keys_of_finished
     assert "1 interrupted, 1 never begun: the command that started them goes on with them" in said
     assert f"  {done.run.key}  lora on kvasir, seed 0" in said
     assert "not begun" in status.failures(survey(tmp_path))
-
-
-def test_a_screen_is_watched_until_nothing_is_to_come_and_the_last_look_is_printed(monkeypatch, capsys):
-    looks = [Survey(runs=by_key([run_state(state=state)]), sweeps={}, problems={}) for state in ("queued", "OK")]
-    monkeypatch.setattr("rich.live.Live", lambda **_: nullcontext())
-    monkeypatch.setattr(status.time, "sleep", lambda seconds: None)
-    assert status.watch_screen(lambda: looks.pop(0), lambda seen, *, width: f"{len(looks)} looks left") == 0
-    assert capsys.readouterr().out == "0 looks left\n"
-
-
-def test_lost_runs_are_among_those_that_the_same_command_continues():
-    runs = by_key([run_state(state=state, attempts=1) for state in ("lost", "lost", "interrupted", "OK")])
-    text = status.overview(Survey(runs=runs, sweeps={}, problems={}))
-    assert "1 interrupted, 2 never begun: the command that started them goes on with them" in text.splitlines()
 
 
 def test_a_failure_that_is_submitted_again_is_queued_until_it_ends_anew(tmp_path):
@@ -115,36 +96,9 @@ def test_bad_input_is_one_line(tmp_path, capsys):
     assert made.id in capsys.readouterr().err
 
 
-def test_a_thousand_runs_take_less_than_two_seconds_and_no_torch(tmp_path):
-    jobs = [
-        make_job(tmp_path, method=method, benchmark=benchmark, seed=seed)
-        for method in ("decoder", "lora", "naslora", "convlora")
-        for benchmark in ("kvasir", "cvc612", "isic2017", "camo", "leaf")
-        for seed in range(50)
-    ]
-    sweep(tmp_path, jobs, executor="local", submitter=Holder.here())
-    history = [
-        {"epoch": epoch, "loss": 0.1, "lr": 1e-4, "val": {"s_measure": 0.9}, "seconds": 1.0} for epoch in range(1, 31)
-    ]
-    for job in jobs[:900]:
-        finish(tmp_path, job, history=history)
-    code = "import sys; from harness.cli.status import main; main(sys.argv[1:]); assert 'torch' not in sys.modules"
-    command = [sys.executable, "-c", code, "--results", str(tmp_path)]
-    before = resource.getrusage(resource.RUSAGE_CHILDREN)
-    done = subprocess.run(command, cwd=REPOSITORY, capture_output=True, text=True, check=True)
-    after = resource.getrusage(resource.RUSAGE_CHILDREN)
-    assert "1000 runs: 900 finished, 100 waiting for a worker; time left: " in done.stdout
-    # processor time: what others do on the machine does not count
-    assert after.ru_utime + after.ru_stime - before.ru_utime - before.ru_stime < 2.0
-
-
 def run_state(**changes):
     fields = {name: name for name in ("key", "method", "variant", "benchmark", "backbone", "protocol")}
     return RunState(**{**fields, "seed": 0, "state": "OK", **changes})
-
-
-def by_key(runs):
-    return {str(number): run for number, run in enumerate(runs)}
 
 
 RUNNING = {"state": "running", "started": 50.0}
@@ -200,17 +154,6 @@ def test_a_run_takes_what_those_of_its_row_took_on_its_benchmark_if_any(benchmar
     done += [run_state(benchmark="large", seconds=1000.0), run_state(variant="other", seconds=10.0)]
     run = run_state(benchmark=benchmark, state="running", started=50.0)
     assert run_left(run, done, now=60.0) == pytest.approx(seconds - 10.0)
-
-
-def test_a_narrow_terminal_gets_the_overview_in_parts_that_fit(tmp_path):
-    names = ("kvasir", "cvc612", "isic2017", "camo", "sbu", "leaf", "road", "trans10k_v1", "trans10k_v2")
-    jobs = [make_job(tmp_path, benchmark=name) for name in names]
-    sweep(tmp_path, jobs, executor="local", submitter=Holder.here())
-    text = status.overview(survey(tmp_path), width=60)
-    assert all(len(line) <= 60 for line in text.splitlines())
-    assert all(name in text for name in names)
-    assert text.count("0/1, waiting") == len(names)
-    assert "9 runs: 9 waiting for a worker" in text
 
 
 def test_jobs_of_a_sweep_that_was_deleted_are_said_with_how_to_cancel_them(tmp_path, capsys, monkeypatch):

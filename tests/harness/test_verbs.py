@@ -2,15 +2,12 @@
 
 from __future__ import annotations
 
-import argparse
 import json
 import os
 import re
 import shutil
 import subprocess
 import sys
-from collections.abc import Iterator
-from importlib import import_module
 from pathlib import Path
 
 import pytest
@@ -19,11 +16,9 @@ from PIL import Image
 from harness.__main__ import main
 from harness.cli.command import version
 from harness.cli.protocols import quirks
-from harness.cli.verbs import GROUPS, PEOPLE_SAY, VERBS, summaries
+from harness.cli.verbs import GROUPS, VERBS, summaries
 from harness.datasets import samples
 from tests.values import REPOSITORY, RESULTS
-
-RUN = ["run", "--methods", "lora", "--datasets=kvasir"]
 
 
 def python(*words: str, cwd: Path = REPOSITORY, **variables: str) -> subprocess.CompletedProcess[str]:
@@ -31,15 +26,6 @@ def python(*words: str, cwd: Path = REPOSITORY, **variables: str) -> subprocess.
     return subprocess.run(
         [sys.executable, *words], cwd=cwd, env=environment, capture_output=True, text=True, check=False
     )
-
-
-def parsers(parser: argparse.ArgumentParser) -> Iterator[argparse.ArgumentParser]:
-    """A parser and those of its commands."""
-    yield parser
-    for action in parser._actions:
-        if isinstance(action, argparse._SubParsersAction):
-            for below in action.choices.values():
-                yield from parsers(below)
 
 
 def test_every_verb_is_listed() -> None:
@@ -65,32 +51,6 @@ def test_help_lists_every_verb_with_what_it_does_and_imports_none(capsys: pytest
     assert not {"torch", "pandas", "harness.run", "harness.cli.tables"} & set(imported.split())
 
 
-@pytest.mark.parametrize("name", VERBS)
-def test_help_has_no_markup_and_the_words_that_all_verbs_share(name: str) -> None:
-    for parser in parsers(import_module(VERBS[name]).parser()):
-        text = parser.format_help()
-        assert "`" not in text
-        assert not re.search(r":\w+:", text)
-        options = {word: action for action in parser._actions for word in action.option_strings}
-        for word, metavar in (("--results", "DIR"), ("--data", "DIR"), ("--plugin", "FILE.py"), ("--set", None)):
-            if word in options and metavar:
-                assert options[word].metavar == metavar
-        assert "--root" not in text
-        assert " ROOT" not in text
-
-
-def test_what_people_say_instead_is_no_verb_and_names_one() -> None:
-    assert not set(PEOPLE_SAY) & set(VERBS)
-    assert {meant.split()[0] for meant in PEOPLE_SAY.values()} == set(VERBS)
-    for meant in PEOPLE_SAY.values():
-        verb, *words = meant.split()
-        options = {
-            word for below in parsers(import_module(VERBS[verb]).parser()) for word in below._option_string_actions
-        }
-        commands = {word for action in import_module(VERBS[verb]).parser()._actions for word in action.choices or ()}
-        assert set(words) <= {*options, *commands, "list"}
-
-
 def test_a_wrong_word_is_one_line_before_torch_is_loaded() -> None:
     words = {name: ["--nonsense"] for name in VERBS}
     words |= {"doctor": ["--backbone", "vit_x"], "cost": ["--methods", "lora", "--backbone", "vit_x"]}
@@ -112,68 +72,12 @@ assert 'torch' not in sys.modules
     assert all(line.startswith("error: ") for line in lines)
 
 
-def test_the_nearest_verb_and_option_are_named(capsys: pytest.CaptureFixture[str]) -> None:
-    assert main(["stauts"]) == 2
-    assert capsys.readouterr().err == "error: unknown verb 'stauts' (did you mean 'status'?)\n"
-    for word, meant in (("train", "run"), ("eval", "data score"), ("datasets", "data")):
-        assert main([word]) == 2
-        assert capsys.readouterr().err == f"error: unknown verb {word!r} (did you mean {meant!r}?)\n"
-    assert main(["run", "--metods", "lora"]) == 2
-    assert "unknown argument '--metods' (did you mean --methods?); " in capsys.readouterr().err
-
-
-def test_all_spellings_of_a_verb_are_the_same_and_help_names_the_one_that_was_used(tmp_path: Path) -> None:
-    script = tmp_path / "sam-peft"
-    script.write_text("import sys\nfrom harness.__main__ import main\nsys.exit(main())\n")
-    for words, name in (
-        (["-m", "harness", "tables"], "python -m harness tables"),
-        ([str(script), "tables"], "sam-peft tables"),
-    ):
-        assert python(*words, "--help").stdout.startswith(f"usage: {name} ")
-        assert python(*words, "--results", "/nowhere").returncode == 2
-
-
-def test_the_installed_command_is_this_entry() -> None:
-    import tomllib
-
-    project = tomllib.loads((REPOSITORY / "pyproject.toml").read_text(encoding="utf-8"))
-    assert project["project"]["scripts"] == {"sam-peft": "harness.__main__:main"}
-
-
 @pytest.mark.parametrize("words", [["-m", "harness"], ["-m", "harness.run"]])
 def test_version_says_which_copy(words: list[str], tmp_path: Path, monkeypatch) -> None:
     shown = python(*words, "--version", cwd=tmp_path).stdout
     assert re.fullmatch(rf"sam-peft [\d.]+(, commit [0-9a-f]{{12}}( with changes)?)?, in {REPOSITORY}\n", shown)
     monkeypatch.setattr("harness.cli.command.code_version", lambda: {"commit": "0123456789abcdef", "dirty": True})
     assert ", commit 0123456789ab with changes, in " in version()
-
-
-def test_from_a_foreign_folder_a_run_says_which_copy_it_is(tmp_path, capsys, monkeypatch) -> None:
-    for folder, told in ((tmp_path, True), (REPOSITORY, False)):
-        monkeypatch.chdir(folder)
-        main([*RUN, "--plan"])
-        assert capsys.readouterr().err.startswith("sam-peft ") is told
-
-
-@pytest.mark.parametrize(
-    ("words", "said"),
-    [
-        (["status", "--watch", "--json"], "--json has no effect with --watch"),
-        (["status", "--json", "--failed"], "--failed has no effect with --json"),
-        (["status", "--logs", "a", "--failed"], "--failed has no effect with --logs"),
-        (["settings", "--init", "--json"], "--json has no effect with --init"),
-        (["tables", "--check", "--json"], "--check"),
-        (["export", "--run", "a", "--out", "a.pth", "--adapter-only", "--merge", "exact"], "--merge has no effect"),
-        ([*RUN, "--wait"], "--wait is for --cluster NAME"),
-        ([*RUN, "--retry", "oom"], "--retry is for --cluster NAME: here runs that failed start again"),
-        ([*RUN, "--cancel"], "--cancel is for --cluster NAME"),
-        ([*RUN, "--methods", "naslora"], "--methods is given twice; give one list: --methods lora,naslora"),
-        ([*RUN, "--datasets", "road"], "--datasets is given twice; give one list: --datasets kvasir,road"),
-    ],
-)
-def test_an_option_that_another_one_silences_is_refused(words: list[str], said: str, capsys) -> None:
-    assert main(words) == 2
-    assert said in capsys.readouterr().err
 
 
 def test_every_verb_that_prints_a_table_prints_it_as_json_too(tmp_path, capsys, monkeypatch) -> None:
@@ -208,9 +112,3 @@ def test_every_verb_that_prints_a_table_prints_it_as_json_too(tmp_path, capsys, 
         of_lines = words[0] in ("status", "settings")  # an object a line
         assert look([json.loads(line) for line in out.splitlines()] if of_lines else json.loads(out)), words
     assert not (tmp_path / "runs").exists()
-
-
-def test_a_verbs_module_run_by_itself_says_how_verbs_are_run() -> None:
-    job = python("-m", "harness.cli.tables")
-    assert (job.returncode, job.stdout) == (2, "")
-    assert "sam-peft VERB" in job.stderr

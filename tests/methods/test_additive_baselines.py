@@ -15,8 +15,7 @@ from harness.methods.adaptformer import AdaptFormer
 from harness.methods.bitfit import BitFit
 from harness.methods.configs import AdapterConfig, AdaptFormerConfig, BitFitConfig, LayerNormConfig, SSFConfig
 from harness.methods.layernorm import LayerNormTuning
-from harness.methods.parts.placement import MethodError
-from harness.methods.ssf import SSF, ScaleShift, patch_projection
+from harness.methods.ssf import SSF, ScaleShift
 
 
 def _tokens() -> torch.Tensor:
@@ -126,29 +125,7 @@ def test_adaptformer_reads_the_tokens_before_the_norm_beside_the_mlp() -> None:
     torch.testing.assert_close(block(x), expected, atol=1e-5, rtol=1e-5)
 
 
-@pytest.mark.parametrize("sites", ["qkv", "q,v", "proj,qkv"])
-def test_adapter_refuses_sites_that_it_cannot_follow(sites: str) -> None:
-    with pytest.raises(MethodError, match="an adapter follows proj"):
-        AdapterConfig(sites=sites)
-
-
 def test_ssf_leaves_the_norm_behind_a_timm_vits_last_block() -> None:
     segmenter, method = ContractCase(method=SSF, config=SSFConfig(), backbone="tiny_timm").attached()
     assert segmenter.encoder.get_submodule("norm").__class__.__name__ != "ScaleShift"
     assert not [name for name in method.state() if name.startswith("encoder.norm.")]
-
-
-def test_ssf_needs_a_bias_to_fold_its_shift_into() -> None:
-    with pytest.raises(MethodError, match="the projection of this backbone has no bias"):
-        SSF(SSFConfig())._scaled(nn.Linear(3, 4, bias=False), name="the projection")
-
-
-def test_the_patch_embedding_is_known_by_its_name_and_its_convolution() -> None:
-    encoder = nn.Module()
-    for name, layer in (("stem", nn.Conv2d(3, 4, 2)), ("block", nn.Linear(3, 4)), ("patch_embed", nn.Conv2d(3, 4, 2))):
-        encoder.register_module(name, nn.Module())
-        encoder.get_submodule(name).register_module("proj", layer)
-    assert patch_projection(encoder) == (encoder.get_submodule("patch_embed"), "proj")
-    encoder.get_submodule("patch_embed").register_module("proj", nn.Linear(3, 4))
-    with pytest.raises(MethodError, match=r"no patch_embed\.proj convolution"):
-        patch_projection(encoder)

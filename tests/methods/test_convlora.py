@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import copy
 from typing import Any
 
 import pytest
@@ -149,26 +148,6 @@ def test_auxiliary_loss_sums_over_blocks_and_counts_none_twice() -> None:
     segmenter.eval()
     segmenter(_subject().images)
     assert method.auxiliary_loss() is None, "evaluation has no balance to learn"
-
-
-def test_a_copy_between_steps_takes_no_graph_with_it() -> None:
-    segmenter, method = _subject().attached(seed=1)
-    segmenter.train()
-    _subject().loss(segmenter, method).backward()
-    twin = copy.deepcopy(method)
-    assert twin.auxiliary_loss() is None
-    assert method.auxiliary_loss() is not None
-    torch.testing.assert_close(twin.state(), method.state())
-
-
-def test_every_expert_is_trained_where_maps_are_many() -> None:
-    segmenter, method = _subject().trained()
-    used: set[str] = set()
-    for _ in range(10):
-        segmenter.zero_grad()
-        _subject().loss(segmenter, method).backward()
-        used |= {name for name, p in segmenter.named_parameters() if ".experts." in name and p.grad is not None}
-    assert used == {name for name, _ in segmenter.named_parameters() if ".experts." in name}
 
 
 def test_noise_comes_from_the_methods_generator_and_resumes_with_its_state() -> None:

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from pathlib import Path
 from typing import Any
 
 import pytest
@@ -10,7 +9,6 @@ import torch
 from peft import LoraConfig, inject_adapter_in_model
 from torch import Tensor
 
-from harness.experiment.exporting import require_affine
 from harness.methods.base import Method
 from harness.methods.lora import LowRankMethod
 from harness.methods.parts.placement import MethodError
@@ -18,8 +16,6 @@ from harness.models.build import build_segmenter
 from harness.models.catalog import backbone_shape, known_backbones, trained_in_decoder
 from harness.models.original_sam import plain_sam, sam_state_dict
 from harness.registry import METHODS, method_config, method_config_class
-from harness.run import main as run
-from harness.system.errors import UsageError
 from tests.methods.test_additive_baselines import perturb
 
 SIDE = 64
@@ -135,14 +131,3 @@ def test_another_decoder_is_refused() -> None:
     segmenter = build_segmenter("tiny_timm", task="binary", image_size=SIDE, decoder="linear")
     with pytest.raises(MethodError, match=r"^sites=decoder: only SAM's mask decoder"):
         METHODS.get("lora")(method_config_class("lora")(sites="decoder")).attach(segmenter)
-
-
-def test_a_plan_under_another_decoder_is_one_line(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
-    arguments = ["--protocol", "demo", "--backbone", "tiny_timm", "--set", "decoder=linear", "--datasets", "kvasir"]
-    assert run(["--methods", "lora[sites=decoder]", *arguments, "--plan", "--results", str(tmp_path)]) == 2
-    assert "lora[sites=decoder]: only SAM's mask decoder is adapted" in capsys.readouterr().err
-
-
-def test_pefts_format_refuses_it() -> None:
-    with pytest.raises(UsageError, match="adapts the mask decoder too"):
-        require_affine(_attached("lora")[1])

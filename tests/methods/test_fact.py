@@ -13,8 +13,6 @@ from harness.contract.case import ContractCase
 from harness.methods.base import Method
 from harness.methods.configs import FacTConfig
 from harness.methods.fact import FacT
-from harness.methods.parts.placement import MethodError
-from harness.models.catalog import backbone_shape
 from harness.models.segmenter import Segmenter
 
 SCALE = 0.5
@@ -82,17 +80,6 @@ def test_outputs_and_gradients_equal_the_equation_on_whole_weights(backbone: str
         assert copy.grad is not None
         scale = float(copy.grad.abs().max())
         torch.testing.assert_close(gradient, copy.grad, atol=1e-9 * scale, rtol=1e-9, msg=name)
-
-
-def test_an_mlp_that_is_no_whole_multiple_is_refused_in_one_line() -> None:
-    from dataclasses import replace
-
-    plain = backbone_shape("tiny")
-    shape = replace(plain, blocks=tuple(replace(block, mlp_dim=296) for block in plain.blocks))
-    with pytest.raises(MethodError, match="296 is no multiple of 64; leave mlp out") as caught:
-        FacTConfig().encoder_parameters(shape)
-    assert "\n" not in str(caught.value)
-    assert FacTConfig(sites="qkv,proj").encoder_parameters(shape) == 2 * 64 * 16 + 4 * 4 * 256
 
 
 def test_starts_as_the_released_layers_do() -> None:

@@ -2,14 +2,9 @@
 
 from __future__ import annotations
 
-import weakref
-from typing import Any
-
 import torch
 from torch import nn
 from torch.autograd.graph import saved_tensors_hooks
-from torch.utils._python_dispatch import TorchDispatchMode
-from torch.utils._pytree import tree_leaves
 
 from harness.contract.case import IMAGE_SIZE, ContractCase
 from harness.methods.configs import LoRAConfig, LSTConfig
@@ -48,48 +43,6 @@ def test_backward_keeps_no_activation_made_inside_a_frozen_block() -> None:
         assert _kept_inside_blocks(ContractCase(method=LoRA, config=LoRAConfig(), backbone=backbone)) > 0, (
             "the probe sees"
         )
-
-
-class _LiveMemory(TorchDispatchMode):
-    """Peak of the bytes in storages that operations made and that are still alive."""
-
-    def __init__(self) -> None:
-        super().__init__()
-        self.live = self.peak = 0
-        self._known: set[int] = set()
-
-    def __torch_dispatch__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
-        result = func(*args, **(kwargs or {}))
-        for tensor in tree_leaves(result):
-            if isinstance(tensor, torch.Tensor):
-                self._watch(tensor.untyped_storage())
-        return result
-
-    def _watch(self, storage: torch.UntypedStorage) -> None:
-        key, size = storage._cdata, storage.nbytes()
-        if key in self._known:
-            return
-        self._known.add(key)
-        self.live += size
-        self.peak = max(self.peak, self.live)
-        weakref.finalize(storage, self._forget, key, size)
-
-    def _forget(self, key: int, size: int) -> None:
-        self._known.discard(key)
-        self.live -= size
-
-
-def _peak(subject: ContractCase) -> int:
-    segmenter, method = subject.attached()
-    with _LiveMemory() as memory:
-        subject.loss(segmenter, method).backward()
-    return memory.peak
-
-
-def test_a_step_peaks_below_loras() -> None:
-    for backbone in ("tiny", "tiny_timm"):
-        lst, lora = _peak(_lst(backbone)), _peak(ContractCase(method=LoRA, config=LoRAConfig(), backbone=backbone))
-        assert lst < lora, (backbone, lst, lora)
 
 
 def test_rung_mixes_the_blocks_output_and_the_side_by_its_gate() -> None:

@@ -195,18 +195,6 @@ def test_an_image_of_floats_is_refused(tmp_path: Path) -> None:
         read_image(tmp_path / "a.tif")
 
 
-def test_empty_mask_stays_empty_and_full_mask_full(tmp_path: Path) -> None:
-    for value in (0, 1):
-        classes = np.full((20, 30), value, np.uint8)
-        for encode, name in (
-            (encodings.grey, "a.png"),
-            (encodings.jpeg_noise, "b.jpg"),
-            (encodings.palette_png, "c.png"),
-        ):
-            encode(tmp_path / name, classes)
-            np.testing.assert_array_equal(read_binary(tmp_path / name), classes)
-
-
 @pytest.mark.parametrize("colour", [(128, 0, 0), (255, 255, 0), (20, 90, 200)])
 def test_one_colour_on_black_is_foreground_where_half_of_it_is_there(tmp_path, disc, colour):
     share = np.repeat(np.repeat(disc, 8, 0), 8, 1).astype(np.float64)
@@ -359,10 +347,3 @@ def test_an_image_is_scaled_to_its_mask_by_blending_its_pixels() -> None:
     assert (np.diff(rows.astype(int), axis=1) >= 0).all()
     # Between the centres of the two columns, at 5.5 and 9.5 of 16, levels rise evenly.
     np.testing.assert_array_equal(rows[8, 5:11], [0, 25, 75, 125, 175, 200])
-
-
-def test_square_images_of_a_stretched_copy_fit_any_mask() -> None:
-    arrays = np.zeros((50, 50, 3), np.uint8), np.zeros((30, 80), np.uint8)
-    assert fit(*arrays, path=Path("a.jpg"), stretched=True).shape == (30, 80, 3)
-    with pytest.raises(DatasetError, match="these are no pair"):
-        fit(*arrays, path=Path("a.jpg"))

@@ -77,10 +77,6 @@ def test_folders_pipes_and_broken_links_are_one_line_and_no_hang(tmp_path: Path)
 
 def test_huge_images_are_refused_before_they_are_decoded(tmp_path: Path) -> None:
     path = tmp_path / "a.png"
-    Image.new("1", (20_000, 20_000)).save(path)  # 50 kB on disk
-    assert "pixels" in refused(path)
-    with pytest.raises(DatasetError, match="pixels"):
-        stored_size(path)
     Image.new("1", (13_000, 12_000)).save(path)  # Pillow itself would read so many
     assert "13000x12000 pixels; over 150 million are refused" in refused(path)
 
@@ -94,55 +90,6 @@ def test_rgb_that_calls_itself_grey_is_read_exactly(tmp_path: Path) -> None:
     np.testing.assert_array_equal(read_image(path), image)
     assert stored_size(path) == (40, 30)
     assert open_image(path).format == "TIFF"
-
-
-def test_a_mislabelled_tiff_is_bounded_too(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    path = tmp_path / "a.tif"
-    encodings.mislabelled_tiff(path, RNG.integers(0, 256, (30, 40, 3), dtype=np.uint8))
-    monkeypatch.setattr("harness.datasets.reading.opening.MOST_PIXELS", 30 * 40)
-    assert open_image(path).size == (40, 30)
-    monkeypatch.setattr("harness.datasets.reading.opening.MOST_PIXELS", 30 * 40 - 1)
-    with monkeypatch.context() as patch:
-        patch.setattr("tifffile.TiffPage.asarray", lambda page: pytest.fail("it is decoded all the same"))
-        assert "40x30 pixels" in refused(path)
-
-
-def test_an_image_stands_upright_and_one_that_does_already_is_left_alone(tmp_path: Path) -> None:
-    image, exif = Image.new("RGB", (8, 4)), Image.Exif()
-    exif[274] = 6
-    image.save(tmp_path / "turned.jpg", exif=exif)
-    image.save(tmp_path / "plain.jpg")
-    turned, plain = (open_image(tmp_path / f"{name}.jpg") for name in ("turned", "plain"))
-    assert (orientation(turned), upright(turned).size, upright(turned).format) == (6, (4, 8), "JPEG")
-    assert orientation(plain) == 1
-    assert upright(plain) is plain
-
-
-@pytest.mark.parametrize("damage", range(0, 400, 7))
-def test_damaged_tiffs_are_one_line_or_an_image(tmp_path: Path, damage: int) -> None:
-    path = tmp_path / "a.tif"
-    encodings.mislabelled_tiff(path, RNG.integers(0, 256, (8, 9, 3), dtype=np.uint8))
-    content = bytearray(path.read_bytes())
-    content[damage % len(content)] ^= 0xFF
-    path.write_bytes(content)
-    try:
-        assert read_image(path).dtype == np.uint8
-    except DatasetError as error:
-        assert "\n" not in str(error)  # noqa: PT017  either is right
-
-
-@pytest.mark.parametrize(
-    "array",
-    [np.zeros((3, 30, 40), np.uint8), np.zeros((30, 40, 3), np.float32), np.zeros((30, 40, 5), np.uint8)],
-    ids=["pages", "floats", "five bands"],
-)
-def test_tiffs_that_are_no_photographs_are_one_line(tmp_path: Path, array: np.ndarray) -> None:
-    path = tmp_path / "a.tif"
-    tifffile.imwrite(path, array, photometric="minisblack", planarconfig="contig" if array.shape[-1] < 9 else None)
-    try:
-        assert read_image(path).shape[:2] == (30, 40)
-    except DatasetError as error:
-        assert "\n" not in str(error)  # noqa: PT017  either is right
 
 
 # --- 16 bits
@@ -178,26 +125,6 @@ def test_fewer_bits_in_sixteen_are_one_line_not_a_dark_picture(tmp_path: Path, b
         assert "14 bits or less" in refused(path)
     with pytest.raises(DatasetError, match="14 bits or less"):
         read_binary(save_grey16(tmp_path / "mask.png", (values[..., 0] > 500) * ((1 << bits) - 1)))
-
-
-def test_black_files_of_eight_bits_are_read_whatever_digits_their_widths_and_offsets_have(tmp_path: Path) -> None:
-    def arguments(path: Path) -> str:
-        with Image.open(path) as image:
-            return str(image.tile[0][3])
-
-    bitmap, tiff = tmp_path / "a.bmp", tmp_path / "a.tif"
-    Image.new("RGB", (720, 8)).save(bitmap)  # 2160 bytes a row
-    for height in range(1, 200):
-        Image.fromarray(RNG.integers(0, 9, (height, 40, 3), dtype=np.uint8)).save(
-            tiff, compression="tiff_adobe_deflate"
-        )
-        if "16" in arguments(tiff):
-            break
-    for path in (bitmap, tiff):
-        assert "16" in arguments(path), "or this shows nothing"
-        assert read_image(path).max() < 9
-    tifffile.imwrite(tiff, np.full((8, 40, 3), 900, np.uint16), photometric="rgb")
-    assert "14 bits or less" in refused(tiff)
 
 
 @pytest.mark.parametrize("values", [[0, 65536], [0, 3_000_000_000], [-1, 65535]])

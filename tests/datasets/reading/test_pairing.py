@@ -46,20 +46,6 @@ def test_junk_is_skipped(tmp_path: Path) -> None:
     assert [path.name for path in image_files(folder)] == ["a.jpg"]
 
 
-@pytest.mark.parametrize("kind", ["folder", "pipe", "broken link"])
-def test_what_is_named_as_an_image_and_is_no_file_is_not_passed_over(tmp_path: Path, kind: str) -> None:
-    folder = _touch(tmp_path / "i", "a.jpg")
-    strange = folder / "b.jpg"
-    if kind == "folder":
-        strange.mkdir()
-    elif kind == "pipe":
-        os.mkfifo(strange)
-    else:
-        strange.symlink_to(tmp_path / "nowhere")
-    with pytest.raises(DatasetError, match=r"b\.jpg is named as an image and is a folder, a pipe or a broken link"):
-        image_files(folder)
-
-
 def test_masks_without_an_image_are_kept_apart_by_benchmark(tmp_path: Path) -> None:
     images = _touch(tmp_path / "i", "cju1.png", "17.png")
     masks = _touch(tmp_path / "m", "cju1_mask.png", "cju2_mask.png", "17_mask.png", "18_mask.png")

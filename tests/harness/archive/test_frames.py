@@ -38,13 +38,6 @@ def test_shares_of_operations_sum_to_one_at_every_site_and_epoch(archive: Archiv
     assert set(alphas.key) <= {record.key for record in records}
 
 
-def test_costs_are_those_of_their_records(archive: Archive) -> None:
-    costs = frame(archive, "costs")
-    for session in archive.costs:
-        rows = costs[(costs.session == session.session) & (costs.quantity == "step_seconds") & (costs.part == "total")]
-        assert list(rows.value) == [value for method in session.methods for value in method.step_seconds["total"]]
-
-
 def test_a_folder_without_records_gives_empty_frames(tmp_path: Path) -> None:
     for kind in ("scores", "images", "alphas", "costs"):
         assert frame(Archive(tmp_path), kind).empty

@@ -9,7 +9,7 @@ from typing import Any
 
 import pytest
 
-from harness.archive.schema import LABELS, Record, Run, chosen_from, is_from_more, seconds_of, share_cap
+from harness.archive.schema import LABELS, Record, Run, chosen_from, is_from_more, share_cap
 from harness.archive.store import RecordStore
 from harness.datasets.base import Pair, Splits
 from harness.methods import BUILTIN
@@ -161,11 +161,6 @@ def test_a_choice_is_taken_again_only_where_the_same_values_were_tried_on_the_sa
     assert is_from_more(tuning, tuning)
     assert not is_from_more(tuning, wider)
     assert not is_from_more({**wider, "on": ["camo"]}, tuning)
-
-
-def test_the_seconds_of_a_run_are_those_of_its_stages_and_of_older_ones_of_training_alone() -> None:
-    assert seconds_of({"wall_time_s": 5.0, "stage_testing_s": 2.0, "stage_merging_s": 1.0}) == (8.0, True)
-    assert seconds_of({"wall_time_s": 5.0}) == (5.0, False)
 
 
 def test_every_rule_is_in_the_key_unless_it_only_says_how_to_execute() -> None:

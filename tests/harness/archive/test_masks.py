@@ -69,16 +69,6 @@ def test_what_is_no_file_of_masks_is_refused(tmp_path: Path, what: str):
         read_masks(path)
 
 
-def test_more_pixels_than_masks_need_are_not_unpacked(tmp_path: Path, monkeypatch: pytest.MonkeyPatch):
-    path = tmp_path / "x.masks.png"
-    path.write_bytes(encoded_masks(_masks()))
-    monkeypatch.setattr("harness.archive.masks.MOST_PIXELS", 16 * 16)
-    assert len(read_masks(path)) == 2
-    monkeypatch.setattr("harness.archive.masks.MOST_PIXELS", 16 * 16 - 1)
-    with pytest.raises(ValueError, match="16×16 pixels"):
-        read_masks(path)
-
-
 def _text(images: str) -> object:
     from PIL.PngImagePlugin import PngInfo
 

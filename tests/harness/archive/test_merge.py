@@ -98,12 +98,6 @@ def test_cost_records_are_copied_once_and_a_changed_one_is_named(tmp_path: Path)
     assert path.name in line
 
 
-@pytest.mark.parametrize("words", [["merge", "a"], ["merge", "nowhere", "b"], ["check", "nowhere"]])
-def test_folders_that_are_none_are_one_line(tmp_path: Path, monkeypatch, says, words: list[str]) -> None:
-    monkeypatch.chdir(tmp_path)
-    says(main, *words, code=2)
-
-
 @pytest.mark.parametrize("name", ["json", *SIDECARS[:2]])
 def test_every_flipped_byte_is_found(tmp_path: Path, name: str) -> None:
     path = RecordStore(tmp_path).write(replace(record(), architecture=ALPHA), images(record()))

@@ -6,7 +6,6 @@ import contextlib
 import json
 import os
 from collections.abc import Callable
-from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -22,7 +21,6 @@ from harness.cli import status, tables
 from harness.cli.records import main as records
 from harness.evaluation import conventions as names
 from harness.evaluation.scorer import SplitScorer
-from harness.system.files import read_regular
 from tests.harness.report.sample import record
 from tests.values import there
 
@@ -154,24 +152,6 @@ def test_a_fifo_a_folder_a_device_and_a_huge_file_are_named_and_not_waited_for(t
     }
 
 
-def test_a_file_of_just_the_size_that_may_be_is_read(tmp_path: Path) -> None:
-    (tmp_path / "file").write_bytes(b"1234")
-    assert read_regular(tmp_path / "file", largest=4) == b"1234"
-    with pytest.raises(ValueError, match="larger than"):
-        read_regular(tmp_path / "file", largest=3)
-
-
-@pytest.mark.parametrize("kind", ["fifo", "folder", "broken link"])
-def test_what_lies_in_the_place_of_a_record_is_kept_when_the_record_comes(tmp_path: Path, kind: str) -> None:
-    store = RecordStore(tmp_path)
-    path = store.path(record().key)
-    path.parent.mkdir()
-    {"fifo": os.mkfifo, "folder": os.mkdir, "broken link": lambda place: os.symlink("nowhere", place)}[kind](path)
-    store.write(record())
-    assert store.read(record().key) == record()
-    assert os.path.lexists(f"{path}.unreadable")
-
-
 def test_what_a_terminal_would_obey_is_spelt_out_where_it_is_read(tmp_path: Path) -> None:
     evil = "\x1b]0;title\x07 \x9b31m \u202e \r\n x"
     good = record(split_rule=evil, data_note=evil, variant=f"lora{evil}", environment={"host": evil, "commit": "0"})
@@ -188,24 +168,6 @@ def test_what_a_terminal_would_obey_is_spelt_out_where_it_is_read(tmp_path: Path
     ascii_alone = record(variant="lora\x1b", seed=2)
     store.write(ascii_alone)
     assert there(store.read(ascii_alone.key)).run.variant == r"lora\x1b"
-
-
-def test_it_is_spelt_out_where_another_tool_wrote_it_as_it_is(tmp_path: Path) -> None:
-    store = RecordStore(tmp_path)
-    original = record(variant="lora \u202e", config={"note": "\u202e"})
-    path = store.write(original)
-    path.write_text(json.dumps(json.loads(path.read_text()), ensure_ascii=False, indent=2), encoding="utf-8")
-    (read,) = store.summaries()[0]
-    assert read.run.variant == r"lora \u202e"
-    assert read.run.method_config == original.run.method_config  # its key is a hash of it
-    assert read.run.key == read.key == original.key
-
-
-def test_a_message_with_half_a_character_does_not_cost_the_record(tmp_path: Path) -> None:
-    """As of a file name that is no UTF-8."""
-    failed = record(code="NO_DATA", message="image-\udce9.jpg cannot be read")
-    RecordStore(tmp_path).write(failed)
-    assert RecordStore(tmp_path).read(failed.key) == replace(failed, message=r"image-\udce9.jpg cannot be read")
 
 
 def test_records_and_evaluation_speak_of_the_same_metrics() -> None:

@@ -25,7 +25,7 @@ from harness.planning.job import Job
 from harness.planning.plan import earlier
 from harness.system.errors import UsageError
 from harness.system.files import write_atomically
-from tests.harness.archive.test_merge import folder, images, tree
+from tests.harness.archive.test_merge import folder, tree
 from tests.harness.report.sample import record
 from tests.values import REPOSITORY, there, wait_until
 
@@ -224,12 +224,6 @@ def test_a_plan_takes_what_the_second_look_says(tmp_path: Path, monkeypatch: pyt
     assert (finished, problems) == ({stored.key}, [])
 
 
-def test_what_is_no_picture_is_damage(tmp_path: Path, says) -> None:
-    """The decoder's error is of the same class as the system's, and has no number."""
-    RecordStore(tmp_path).write(record(), images(record()), b"no picture")
-    assert "masks.png holds no masks (" in says(main, "check", tmp_path, code=1)
-
-
 @pytest.mark.parametrize("ending", ["json", "images.csv", "architecture.csv"])
 def test_merging_changes_no_record_of_the_destination_that_it_may_not_read(tmp_path, monkeypatch, says, ending):
     alpha = [{"blocks.0.q": [0.25, 0.75]}]
@@ -240,9 +234,3 @@ def test_merging_changes_no_record_of_the_destination_that_it_may_not_read(tmp_p
         says(main, "merge", a, b, code=1)
         says(main, "check", b, code=1)
     assert tree(tmp_path) == before
-
-
-def test_merging_skips_what_it_may_not_read_of_a_source(tmp_path, monkeypatch, says) -> None:
-    a, b = folder(tmp_path / "a", record(0.9)), folder(tmp_path / "b", record(0.8, seed=1))
-    refuse(monkeypatch, (a / "records" / f"{record().key}.json").resolve(), errno.EIO)
-    assert "1 left out" in says(main, "merge", a, b, code=1)

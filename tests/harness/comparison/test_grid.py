@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import itertools
-from dataclasses import replace
 from typing import Any
 
 import pytest
@@ -11,7 +10,7 @@ import pytest
 from harness.archive.archive import identity, trials_among
 from harness.comparison import grids, rows
 from harness.comparison.frames import is_entry
-from harness.comparison.grid import Grid, runs_frame
+from harness.comparison.grid import Grid
 from harness.report.formats import text_of
 from harness.report.page import Score
 from harness.studies import study_from_dict
@@ -128,17 +127,6 @@ def test_two_protocol_hashes_and_two_splits_of_one_benchmark_never_share_a_colum
     ]  # fmt: skip
 
 
-def test_tables_stand_in_the_order_of_what_they_say_and_no_two_titles_are_alike() -> None:
-    small = record(benchmark="sbu", protocol_hash="0000", rules={"image_size": 32, "warmup": 3})
-    other = record(benchmark="sbu", protocol_hash="0001", rules={"image_size": 32, "warmup": 5})
-    made = grids(MadeUp([small, other, *three(0.1), *three(0.2, method="full")]))
-    assert [grid.title for grid in made] == [
-        "demo · tiny",
-        "demo · tiny · 32 px, warmup 3",
-        "demo · tiny · 32 px, warmup 5",
-    ]
-
-
 SIX: dict[str, Any] = {"config": {"rank": 6}, "changed": {"rank": 6}}
 CONVLORA = {"lr": None, "blocks": "all", "sites": "qkv", "rank": 3, "alpha": 32.0, "experts": 8, "balance": 0.01}
 
@@ -159,10 +147,6 @@ CONVLORA = {"lr": None, "blocks": "all", "sites": "qkv", "rank": 3, "alpha": 32.
 )  # fmt: skip
 def test_a_configuration_has_one_name(records: list[Any], names: list[str]) -> None:
     assert list(grid_of(records).rows) == names
-
-
-def test_two_configurations_whose_records_name_no_change_are_two_rows() -> None:
-    assert len(grid_of([record(0.9), record(0.1, config={"rank": 6})]).rows) == 2
 
 
 def test_records_under_an_options_older_value_share_a_row_with_those_under_its_new_one() -> None:
@@ -329,22 +313,3 @@ def test_an_order_of_records_changes_nothing() -> None:
         for order in itertools.islice(itertools.permutations(range(len(records))), 0, 40000, 9999)
     ]
     assert all(each == found[0] for each in found)
-
-
-def test_the_tidy_frame_has_a_line_a_seed() -> None:
-    tidy = grid_of([*three(0.1), failed("OOM", 3), *three(0.2, **SIX)]).tidy()
-    six = tidy[tidy["options"] == "rank=6"]
-    assert six.set_index("seed")["value"].to_dict() == {0: 0.2, 1: pytest.approx(0.21), 2: pytest.approx(0.22)}
-    assert tidy[tidy["code"] == "OOM"][["row", "seed", "method"]].to_numpy().tolist() == [["LoRA", 3, "lora"]]
-
-
-def test_placeholders_of_planned_runs_are_missing() -> None:
-    from harness.report.pages import of_runs
-
-    done = record(0.1, benchmark="sbu", protocol_hash="old")
-    other = record(benchmark="sbu", method="decoder", protocol_hash="new").run
-    archive = MadeUp([done, record(method="full")])
-    frame = runs_frame(of_runs(archive.records, [replace(done.run, protocol_hash="new"), other]), archive)
-    (grid,) = grids(archive, runs=frame)
-    assert grid.protocol_hash == "new"
-    assert shown(grid) == {"Decoder alone": "MISSING (0/1)", "LoRA": "10.0 (1)"}

@@ -14,7 +14,6 @@ from harness.models.catalog import known_backbones
 from harness.protocols.load import card_rules
 from harness.registry import METHODS, method_config
 from harness.report.scores import paper_tables
-from harness.studies import study_from_dict
 from tests.harness.report.sample import grid_of, record
 from tests.values import there
 
@@ -104,19 +103,6 @@ def test_a_sentence_stands_beside_the_difference_of_its_rows() -> None:
     (table,) = paper_tables(grid_of(records), papers)
     assert [row[3] for row in table.rows] == ["91.2", "0.7"]
     assert paper_tables(grid_of(records[:3]), Papers(claims=[claim])) == []
-
-
-def test_papers_stand_beside_a_study_that_asks_for_them_and_its_own_or_a_papers_card(monkeypatch) -> None:
-    from harness.report import scores
-    from tests.harness.report.sample import render
-
-    papers = Papers(published=[cell()], setups={"p": SETUP})
-    monkeypatch.setattr(scores.Papers, "read", classmethod(lambda cls: papers))
-    data: dict[str, Any] = {"title": "t", "protocol": "demo", "benchmarks": ["kvasir"], "entries": ["lora"], "seeds": 1}
-    for table, shown in ({"paper": True}, True), ({}, False):
-        assert (
-            "beside the papers" in render([record()], study=study_from_dict({**data, "table": table}, name="m"))
-        ) == shown
 
 
 def test_the_committed_files_are_of_known_names_with_a_source_for_every_number() -> None:

@@ -1,4 +1,4 @@
-"""A session small enough for tests, and which methods are measured in one of their own."""
+"""A session small enough for tests."""
 
 from __future__ import annotations
 
@@ -19,8 +19,3 @@ def session_of(*names: str, **options: object) -> Session:
 def modes_of(name: str) -> tuple[str, ...]:
     """The merge modes of a method as it comes."""
     return tuple(METHODS.get(name)(method_config_class(name)()).merge_modes)
-
-
-def measured_alone() -> list[str]:
-    """The methods but for those that `test_cost` measures and the one that trains nothing."""
-    return [name for name in METHODS.names() if name not in ("full", "lora", "naslora", "decoder", "zeroshot")]

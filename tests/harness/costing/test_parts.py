@@ -12,16 +12,13 @@ import pytest
 import torch
 from scipy.stats import ttest_rel
 
-from harness.archive.measured import MethodCost, Ratio
+from harness.archive.measured import MethodCost
 from harness.comparison.step_costs import paired_ratio, ratios_to
 from harness.costing import device as device_module
-from harness.costing.device import CLOCKS, EnergyMeter, used_by_others
+from harness.costing.device import CLOCKS, used_by_others
 from harness.costing.flops import FlopCount, encoder_forward_flops
 from harness.costing.measure import LiveBytes
-from harness.costing.session import RandomImages
 from harness.models.build import build_segmenter
-from harness.report import costs
-from harness.report.formats import text_of
 from harness.system.errors import UsageError
 
 CPU = torch.device("cpu")
@@ -87,18 +84,6 @@ def test_paired_ratios_cancel_what_slows_a_round_and_have_the_interval_of_a_pair
     assert (ratio.low, ratio.high) == pytest.approx((math.exp(interval.low), math.exp(interval.high)))
 
 
-def test_a_ratio_is_told_as_a_change_in_percent_with_its_interval() -> None:
-    assert text_of(costs._change(Ratio(value=0.7586, low=0.75, high=0.768))) == "-24.1 [-25.0, -23.2]"
-    assert text_of(costs._change(Ratio(value=1.5))) == "+50.0"
-
-
-def test_noise_has_the_shape_of_masks_or_of_labels() -> None:
-    masks, labels = (RandomImages(2, image_size=16, num_classes=3, labels=labels) for labels in (False, True))
-    mask = masks.mask_input(1)
-    assert (mask.shape, labels.mask_input(1).shape) == ((16, 16), (1, 1))
-    assert (mask.dtype, mask.tolist()) == (np.uint8, np.kron(mask[::2, ::2], np.ones((2, 2), dtype=int)).tolist())
-
-
 def test_a_whole_training_on_fewer_images_takes_fewer_device_hours() -> None:
     def cost(variant: str, seconds: float) -> MethodCost:
         return MethodCost(
@@ -129,51 +114,9 @@ def test_what_this_process_computes_itself_is_nobody_elses(monkeypatch: pytest.M
     assert used_by_others(CPU, seconds=1.0).startswith("other processes use 1.0 of ")
 
 
-def test_processes_on_a_gpu_are_counted(monkeypatch: pytest.MonkeyPatch) -> None:
-    for pids, said in (([], ""), ([5, 6], "2 other processes are on the GPU (5, 6)")):
-        meter = SimpleNamespace(other_processes=lambda pids=pids: pids)
-        monkeypatch.setattr(EnergyMeter, "open", lambda device, meter=meter: meter)
-        assert used_by_others(torch.device("cuda:0")) == said
-
-
 def test_the_processor_clock_is_for_one_thread_of_a_cpu(monkeypatch: pytest.MonkeyPatch) -> None:
     for threads, device in ((2, "cpu"), (1, "cuda:0")):
         monkeypatch.setattr(torch, "get_num_threads", lambda threads=threads: threads)
         with pytest.raises(UsageError, match="--threads 1"):
             CLOCKS["processor"](torch.device(device))
     assert CLOCKS["processor"](CPU)() > 0
-
-
-def test_energy_and_other_processes_come_from_nvml() -> None:
-    import pynvml  # which comes with the harness
-
-    nvml = SimpleNamespace(
-        nvmlDeviceGetTotalEnergyConsumption=lambda handle: 12_500,
-        nvmlDeviceGetComputeRunningProcesses=lambda handle: [SimpleNamespace(pid=1), SimpleNamespace(pid=2)],
-    )
-    assert all(callable(getattr(pynvml, name)) for name in vars(nvml))
-    meter = EnergyMeter(nvml, handle=object())
-    assert meter.joules() == 12.5
-    assert meter.other_processes() == [1, 2]
-    assert EnergyMeter.open(CPU) is None
-
-
-def test_a_gpu_whose_energy_cannot_be_read_gets_one_line(monkeypatch: pytest.MonkeyPatch) -> None:
-    def refuse(handle: object) -> int:
-        raise RuntimeError("Not Supported")
-
-    begun: list[str] = []
-    nvml = SimpleNamespace(
-        nvmlInit=lambda: begun.append("init"),
-        nvmlDeviceGetHandleByUUID=lambda uuid: uuid,
-        nvmlDeviceGetTotalEnergyConsumption=refuse,
-    )
-    monkeypatch.setitem(sys.modules, "pynvml", nvml)
-    monkeypatch.setattr(torch.version, "cuda", "13.0")
-    monkeypatch.setattr(torch.cuda, "get_device_properties", lambda device: SimpleNamespace(uuid="7"))
-    said: list[str] = []
-    assert EnergyMeter.open(torch.device("cuda:0"), report=said.append) is None
-    assert said == ["energy is not measured: RuntimeError: Not Supported"]
-    assert begun == ["init"]
-    assert EnergyMeter.open(CPU, report=said.append) is None
-    assert len(said) == 1

@@ -3,10 +3,8 @@
 from __future__ import annotations
 
 import gc
-import itertools
 import weakref
 from dataclasses import replace
-from types import SimpleNamespace
 
 import pytest
 import torch
@@ -17,8 +15,7 @@ from harness.costing.session import Contestant, Roster
 from harness.methods.lora import LoRA
 from harness.protocols.load import for_backbone, load_protocol
 from harness.registry import method_config
-from harness.system.errors import UsageError
-from tests.harness.costing.small import SMALL, modes_of, session_of
+from tests.harness.costing.small import SMALL, session_of
 
 
 def test_methods_take_turns_round_by_round(monkeypatch: pytest.MonkeyPatch, of_training_alone: None) -> None:
@@ -70,46 +67,6 @@ def of_training_alone(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(measuring, "measure_inference", lambda roster, *_, **__: {name: {} for name, _ in roster})
 
 
-@pytest.mark.parametrize(("shared", "joules"), [("", 1.0), ("others use it", None)])
-def test_energy_is_measured_where_nobody_else_draws_any(shared: str, joules, monkeypatch, of_training_alone: None):
-    readings = itertools.count()
-    meter = SimpleNamespace(joules=lambda: float(next(readings)))
-    monkeypatch.setattr(measuring.EnergyMeter, "open", lambda device, report: meter)
-    monkeypatch.setattr(measuring, "_sizes", _no_sizes)
-    (method,) = measure(replace(session_of("bitfit"), rounds=1, shared=shared)).methods
-    assert method.joules == joules
-
-
-def test_the_first_pass_of_every_model_is_not_timed(monkeypatch: pytest.MonkeyPatch) -> None:
-    order: list[str] = []
-
-    def first(*_: object) -> int:
-        order.append("first")
-        return 1
-
-    monkeypatch.setattr(measuring, "_infer", lambda *_: order.append("timed"))
-    monkeypatch.setattr(measuring, "_inference_peak", first)
-    monkeypatch.setattr(measuring, "_sizes", _no_sizes)
-    measure(session_of("bitfit"))
-    models = 1 + len(modes_of("bitfit"))
-    assert order == ["first"] * models + ["timed"] * 2 * models
-
-
-def test_switching_a_model_to_evaluation_is_not_timed(monkeypatch: pytest.MonkeyPatch) -> None:
-    """It walks over all modules, of which a method has more than its merged model."""
-    now, switch = itertools.count(), torch.nn.Module.train
-
-    def counted(module: torch.nn.Module, mode: bool = True) -> torch.nn.Module:
-        next(now)
-        return switch(module, mode)
-
-    monkeypatch.setattr(torch.nn.Module, "train", counted)
-    monkeypatch.setitem(measuring.CLOCKS, "wall", lambda device: lambda: float(next(now)))
-    monkeypatch.setattr(measuring, "_sizes", _no_sizes)
-    (method,) = measure(replace(session_of("bitfit"), rounds=1)).methods
-    assert {seconds for kind in method.inference_seconds.values() for seconds in kind} == {1.0}
-
-
 def test_peak_memory_is_that_of_the_dearest_kind_of_step(monkeypatch, of_training_alone: None) -> None:
     peaks = {"weights": {"allocated": 5, "activations": 1}, "architecture": {"allocated": 4, "activations": 3}}
     monkeypatch.setattr(measuring, "peak_memory", lambda _, kind: peaks[kind.name])
@@ -137,6 +94,16 @@ def test_a_merge_that_fails_costs_nothing_else(monkeypatch: pytest.MonkeyPatch) 
     assert set(method.merge_failures) == {"exact", "calibrated"}
     assert method.merge_failures["exact"] == "OOM: OutOfMemoryError: CUDA out of memory"
     assert alive == [False, False]  # or a failure for want of memory would keep a model more
+
+
+def test_the_multiclass_task_is_measured_in_half_precision() -> None:
+    protocol = for_backbone(load_protocol("demo", {**SMALL, "precision": "bf16", "mask_tokens": 3}), "tiny")
+    session = session_of("lora", task="multiclass", num_classes=4)
+    record = measure(replace(session, protocol=protocol, rounds=1))
+    assert record.comparability.options["num_classes"] == 4
+    assert record.comparability.options["mask_tokens"] == 3
+    assert record.comparability.precision == "bf16"
+    assert record.methods[0].ratios == {}
 
 
 def test_frozen_weights_that_methods_have_in_common_are_held_once_and_no_number_changes(
@@ -170,52 +137,3 @@ def test_frozen_weights_that_methods_have_in_common_are_held_once_and_no_number_
                 subject.step(kind)
         for weight, other in zip(first.segmenter.parameters(), second.segmenter.parameters(), strict=True):
             assert torch.equal(weight, other), first.variant
-
-
-def test_who_shares_with_one_that_was_dropped_shares_with_later_ones() -> None:
-    session = session_of("lora", "bitfit", "adapter")
-    roster = Roster(report=print)
-    subjects = [measuring.build_subject(row, session) for row in session.rows]
-    roster.share_frozen(subjects[0].segmenter)
-    roster.share_frozen(subjects[1].segmenter)
-    del subjects[0]
-    gc.collect()
-    roster.share_frozen(subjects[1].segmenter)
-    first, second = (subject.segmenter.get_parameter("encoder.patch_embed.proj.weight") for subject in subjects)
-    assert first.data_ptr() == second.data_ptr()
-
-
-def test_a_method_that_fails_holds_no_memory_while_others_are_measured(monkeypatch: pytest.MonkeyPatch) -> None:
-    last: list[weakref.ref[Contestant]] = []
-
-    def full(subject: Contestant):
-        last.append(weakref.ref(subject))
-        if subject.variant == "lora":
-            raise torch.OutOfMemoryError("CUDA out of memory")
-        return _no_sizes(subject)
-
-    def steps(roster, *_, **__):
-        gc.collect()
-        assert [made() is not None for made in last] == [True, False]
-        raise InterruptedError
-
-    monkeypatch.setattr(measuring, "_sizes", full)
-    monkeypatch.setattr(measuring, "_measure_steps", steps)
-    with pytest.raises(InterruptedError):
-        measure(session_of("decoder", "lora"))
-
-
-def test_a_session_in_which_every_method_fails_says_so(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(Contestant, "step", lambda *_: 1 / 0)
-    with pytest.raises(UsageError, match=r"no method could be measured .lora: ERROR: ZeroDivisionError"):
-        measure(session_of("lora"))
-
-
-def test_the_multiclass_task_is_measured_in_half_precision() -> None:
-    protocol = for_backbone(load_protocol("demo", {**SMALL, "precision": "bf16", "mask_tokens": 3}), "tiny")
-    session = session_of("lora", task="multiclass", num_classes=4)
-    record = measure(replace(session, protocol=protocol, rounds=1))
-    assert record.comparability.options["num_classes"] == 4
-    assert record.comparability.options["mask_tokens"] == 3
-    assert record.comparability.precision == "bf16"
-    assert record.methods[0].ratios == {}

@@ -10,7 +10,6 @@ import torch
 
 from harness.archive.measured import CostStore
 from harness.cli import cost
-from harness.costing import measure as measuring
 from harness.costing.session import baselines_among
 from harness.planning.rows import method_row
 from harness.planning.understand import expand, parse_entry
@@ -90,10 +89,3 @@ def test_baselines_are_found_by_name_by_options_or_by_method(methods, baselines,
     rows = [method_row(parse_entry(word), protocol, {}, "tiny") for word in expand(methods, [])]
     entries = [parse_entry(word) for word in expand(baselines, [])]
     assert baselines_among(rows, entries, **where) == (found, absent)
-
-
-def test_a_named_baseline_that_is_not_measured_is_said(tmp_path, capsys, monkeypatch) -> None:
-    monkeypatch.setattr(measuring, "measure", lambda session, report: 1 / 0)
-    monkeypatch.setattr("tempfile.tempdir", str(tmp_path))
-    assert cost.main([*COMMAND, "--shared", "--baselines", "full,decoder", "--results", str(tmp_path)]) == 2
-    assert "no ratios to full: not among --methods" in capsys.readouterr().err

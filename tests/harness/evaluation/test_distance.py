@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-import subprocess
-import sys
 from collections.abc import Iterator
 
 import numpy as np
@@ -59,18 +57,6 @@ def test_what_lies_within_reach_has_its_distance_and_what_lies_beyond_a_larger_o
     assert in_boxes
 
 
-def test_without_opencv_scipy_takes_its_place(without_opencv: None, monkeypatch: pytest.MonkeyPatch) -> None:
-    called: list[Mask] = []
-
-    def counted(mask: Mask) -> NDArray[np.float32]:
-        called.append(mask)
-        return by_scipy(mask)
-
-    monkeypatch.setattr(module, "by_scipy", counted)
-    squared_distances(np.eye(5, dtype=np.bool_), reach=9)
-    assert len(called) == 1
-
-
 def test_what_the_blur_reads_takes_the_foreground_that_scipy_calls_the_nearest() -> None:
     for mask in filter(np.any, masks()):
         (row, column), places = _nearest(mask, by_scipy(mask))
@@ -93,10 +79,3 @@ def test_the_weighted_f_is_the_same_number_with_and_without_opencv(without_openc
     with pytest.MonkeyPatch.context() as installed:
         installed.setattr(module, "opencv", pytest.importorskip("cv2"))
         assert measured() == plain
-
-
-def test_opencv_is_there_before_the_threads_that_measure() -> None:
-    """An import that threads share showed one of them half of it: cv2.__spec__ is None."""
-    pytest.importorskip("cv2")
-    program = "import sys, harness.evaluation.weighted_f; sys.exit('cv2' not in sys.modules)"
-    assert subprocess.run([sys.executable, "-c", program], check=False).returncode == 0

@@ -44,10 +44,6 @@ def test_workers_and_batches_change_nothing(workers, batch_size):
     assert scorer.summary() == expected
 
 
-def test_a_channel_of_one_is_dropped_and_half_precision_is_read():
-    assert len(evaluate_split(lambda images: images[:, :1].bfloat16(), items(3), SplitScorer(["mae"]))) == 3
-
-
 def test_multiclass_scores_are_argmaxed():
     mask = np.random.default_rng(0).integers(0, 3, (32, 32)).astype(np.uint8)
     image = torch.from_numpy(np.stack([mask == label for label in range(3)]).astype(np.float32))

@@ -210,28 +210,6 @@ def test_merging_refuses_an_image_twice_and_other_conventions():
         first.merge(SplitScorer(["iou"], conventions=Conventions(empty=0.0)))
 
 
-def test_only_what_is_asked_for_is_in_the_result_in_that_order():
-    prediction, mask = example()
-    scorer = SplitScorer(["mae", "iou", "mae"])
-    scorer.insert("a", scorer.measure(prediction, mask))
-    assert list(scorer.summary()) == ["mae", "iou"]
-    assert list(scorer.images()["a"]) == ["mae", "iou"]
-
-
-def test_input_arrays_stay_as_they_are():
-    prediction, mask = example(7)
-    mask[:3] = 255
-    kept = prediction.copy(), mask.copy()
-    SplitScorer(METRICS).measure(prediction, mask)
-    assert (prediction == kept[0]).all()
-    assert (mask == kept[1]).all()
-
-
-def test_an_unknown_metric_is_refused_with_the_nearest_name():
-    with pytest.raises(UsageError, match="did you mean 's_measure'"):
-        SplitScorer(["smeasure"])
-
-
 @pytest.mark.parametrize("metric", SALIENCY)
 def test_saliency_metrics_are_refused_for_multiclass(metric):
     with pytest.raises(UsageError, match="binary masks"):
@@ -251,11 +229,6 @@ def test_saliency_metrics_are_refused_for_multiclass(metric):
 def test_what_cannot_be_scored_is_refused(prediction, mask, message):
     with pytest.raises(ValueError, match=message):
         SplitScorer(["iou"]).measure(prediction, mask)
-
-
-def test_no_image_has_no_summary():
-    with pytest.raises(ValueError, match="no image"):
-        SplitScorer(["iou"]).summary()
 
 
 @pytest.mark.parametrize(

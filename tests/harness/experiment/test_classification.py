@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import csv
 import math
-import shutil
 from pathlib import Path
 
 import pytest
@@ -17,7 +16,6 @@ from harness.cli.records import main as records
 from harness.datasets import samples
 from harness.planning.plan import Plan, plan
 from harness.planning.understand import understand
-from harness.protocols.keys import hashed_rules
 from harness.registry import SEGMENTED
 from harness.settings import Settings
 from harness.system.errors import UsageError
@@ -126,11 +124,6 @@ def test_all_means_the_benchmarks_with_masks_and_a_card_may_hold_both_tasks(tmp_
     assert planned.jobs[1].run.data_note == "generated samples"
 
 
-def test_the_task_of_older_records_is_in_no_key() -> None:
-    assert "task" not in hashed_rules({"task": "segmentation"})
-    assert hashed_rules({"task": "classification"})["task"] == "classification"
-
-
 def _rows(folder: Path) -> dict[str, dict[str, str]]:
     with (folder / "labels.csv").open(newline="") as file:
         return {row["image"]: row for row in csv.DictReader(file)}
@@ -162,45 +155,3 @@ def test_predicted_labels_are_those_of_the_record(finished: Path, tmp_path, caps
     )
     assert "--overlay and --probabilities are for masks" in capsys.readouterr().err
     assert not (tmp_path / "x").exists()
-
-
-def test_labels_are_of_the_images_that_are_given_and_not_of_others_of_the_same_name(finished: Path, tmp_path, capsys):
-    (record,) = (record for record in RecordStore(finished) if record.run.method == "lora")
-    pets, images, out = finished.parent / "pets" / "test", tmp_path / "images", tmp_path / "out"
-    shutil.copytree(pets / "cat", images)
-    words = ["--run", record.key, "--results", str(finished), "--out", str(out), "--images"]
-    assert predict.main([*words, str(images)]) == 0
-    before = _rows(out)
-    capsys.readouterr()
-
-    assert predict.main([*words, str(pets / "cow")]) == 2
-
-    (line,) = capsys.readouterr().err.splitlines()
-    assert f"of {images.resolve()}/00.png, not of {pets}/cow/00.png" in line
-    assert _rows(out) == before
-
-    shutil.copyfile(pets / "cow" / "01.png", images / "00.png")
-    assert predict.main([*words, str(images)]) == 0
-    assert "labels of 1 images" in capsys.readouterr().out
-    after = _rows(out)
-    assert {name for name in after if after[name] != before[name]} == {"00.png"}
-
-
-def test_labels_that_were_written_before_a_bad_image_stay_and_the_same_command_goes_on(finished, tmp_path, capsys):
-    (record,) = (record for record in RecordStore(finished) if record.run.method == "lora")
-    images, out = shutil.copytree(finished.parent / "pets" / "test" / "cat", tmp_path / "images"), tmp_path / "out"
-    whole = (images / "02.png").read_bytes()
-    (images / "02.png").write_bytes(whole[: len(whole) // 2])
-    words = ["--run", record.key, "--results", str(finished), "--out", str(out), "--images", str(images)]
-    assert predict.main([*words, "--batch", "1"]) == 2
-    assert sorted(before := _rows(out)) == ["00.png", "01.png"]
-
-    (images / "02.png").write_bytes(whole)
-    with (out / "labels.csv").open("a") as file:
-        file.write("02.png,cat,0.")  # a write that was cut short
-    capsys.readouterr()
-    assert predict.main(words) == 0
-    assert "labels of 1 images" in (text := capsys.readouterr().out)
-    assert "2 were there already" in text
-    assert {name: row for name, row in _rows(out).items() if name != "02.png"} == before
-    assert len(_rows(out)["02.png"]) == 5

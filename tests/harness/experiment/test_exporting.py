@@ -1,9 +1,9 @@
-"""Exports of finished runs: whole SAM checkpoints, trained tensors, and everything that cannot be exported; ``--verify``."""
+"""Exports of finished runs: whole SAM checkpoints, trained tensors, the card with each, and what cannot be exported."""
 
 from __future__ import annotations
 
-import errno
 import io
+import shlex
 import subprocess
 from contextlib import redirect_stdout
 from dataclasses import replace
@@ -13,16 +13,25 @@ from typing import Any
 
 import pytest
 import torch
+from huggingface_hub import ModelCard
 from safetensors import safe_open
 from safetensors.torch import load_file, save
 from segment_anything import sam_model_registry
 
-from harness.archive.schema import Run
+from harness import run as run_verb
+from harness.archive.schema import Record, Run
+from harness.archive.store import RecordStore
 from harness.cli import export, predict
 from harness.experiment import exporting
 from harness.experiment.exporting import print_difference, sam_masks
 from harness.models.build import build_segmenter
-from harness.models.original_sam import plain_sam, sam_state_dict
+from harness.models.original_sam import sam_state_dict
+from harness.planning.data import sample_writer
+from harness.planning.plan import plan
+from harness.planning.understand import understand
+from harness.report.command import command_of
+from harness.report.model_card import model_card
+from harness.settings import Settings
 from tests.harness.experiment.finished import export_to, finished
 
 
@@ -52,33 +61,9 @@ def test_a_whole_sam_2_keeps_its_memory_and_lies_in_the_file_as_metas_does(resul
     assert not changed & {*memory, "no_mem_embed", "image_encoder.trunk.blocks.1.attn.proj.weight"}
 
 
-def test_the_summary_says_which_images_the_merge_was_compared_on(results: Path, tmp_path: Path) -> None:
-    run = finished(results, "lora")
-    exported = exporting.export(exporting.Export(results=results, run=run.key, out=tmp_path / "sam.pth", merge="exact"))
-    assert exported.real
-    assert f"on {len(exported.held_out)} validation images" in exported.summary()
-    assert "lora on kvasir, seed 0, merged by exact: 4 sites folded" in exported.summary()
-    assert f"on {len(exported.held_out)} random images" in replace(exported, real=False).summary()
-
-
-def test_the_summary_says_what_loads_a_file_that_the_registry_refuses(results: Path, tmp_path, capsys, monkeypatch):
-    run, side = finished(results, "lora"), 128
-    assert export_to(results, run, tmp_path / "sam.pth") == 0
-    assert (
-        f"positions fitted to {side} px; load with harness.models.original_sam.plain_sam('tiny', image_size={side}); "
-        "segment_anything's registry takes vit_b, vit_l, vit_h at 1024 px only"
-    ) in capsys.readouterr().out
-    assert export_to(results, run, tmp_path / "adapter.safetensors", "--adapter-only") == 0
-    assert "positions" not in capsys.readouterr().out
-    monkeypatch.setattr(exporting, "REGISTRY", ("tiny",))
-    monkeypatch.setattr(exporting, "REGISTRY_SIZE", side)
-    assert export_to(results, run, tmp_path / "again.pth") == 0
-    assert "positions" not in capsys.readouterr().out
-
-
 @pytest.mark.parametrize(("method", "backbone"), [("naslora", "tiny"), ("lora", "tiny_timm")])
 def test_adapter_only_holds_the_trained_tensors_and_names_its_run(results: Path, tmp_path, method: str, backbone: str):
-    """`test_own_data` verifies one in a fresh process."""
+    """`test_whole_runs` verifies one in a fresh process."""
     run, out = finished(results, method, backbone=backbone), tmp_path / "adapter.safetensors"
     assert export_to(results, run, out, "--adapter-only") == 0
     state = load_file(results / "state" / run.key / "best.safetensors")
@@ -159,71 +144,6 @@ def test_bad_input_is_one_line(results: Path, tmp_path: Path, capsys: pytest.Cap
     assert not (tmp_path / "sam.pth").exists()
 
 
-def test_a_card_is_not_overwritten_without_being_asked_and_never_lies_there_alone(
-    results: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
-) -> None:
-    run, out, card = finished(results, "lora"), tmp_path / "a.safetensors", tmp_path / "a.README.md"
-    card.write_text("mine")
-    assert export_to(results, run, out, "--adapter-only") == 2
-    assert "a.README.md exists" in capsys.readouterr().err
-    assert ([*tmp_path.glob("a.*")], card.read_text()) == ([card], "mine")
-    assert export_to(results, run, out, "--adapter-only", "--force") == 0
-    assert run.key in card.read_text()
-
-    def full(*_: object) -> None:
-        raise OSError(errno.ENOSPC, "No space left on device")
-
-    monkeypatch.setattr(exporting, "replace_atomically", full)
-    assert export_to(results, run, tmp_path / "b.safetensors", "--adapter-only") == 2
-    assert not [*tmp_path.glob("b.*")]
-
-
-def test_calibration_without_images_says_where_to_give_them(results: Path, tmp_path, capsys) -> None:
-    run = finished(results, "naslora")
-    folder = results / "sample-data"
-    hidden = folder.rename(folder.with_name("hidden"))
-    try:
-        assert export_to(results, run, tmp_path / "sam.pth", "--merge", "calibrated") == 2
-        assert "--data" in capsys.readouterr().err
-        assert (
-            export_to(results, run, tmp_path / "sam.pth", "--merge", "calibrated", "--data", str(hidden / "kvasir"))
-            == 0
-        )
-    finally:
-        hidden.rename(folder)
-
-
-def test_a_run_without_sams_spare_tokens_is_no_sam_checkpoint(results: Path, tmp_path, capsys) -> None:
-    run = finished(results, "lora", rules={"quirks.spare_tokens": "released"})
-    assert export_to(results, run, tmp_path / "sam.pth") == 2
-    (line,) = capsys.readouterr().err.strip().splitlines()
-    assert "without SAM's mask tokens 1-3 (quirk 14)" in line
-    assert "--adapter-only" in line
-    assert not (tmp_path / "sam.pth").exists()
-    assert export_to(results, run, tmp_path / "adapter.safetensors", "--adapter-only") == 0
-
-
-def test_verification_loads_by_the_registry_itself_where_it_can(results: Path, tmp_path, monkeypatch) -> None:
-    run, out = finished(results, "lora"), tmp_path / "sam.pth"
-    exported = exporting.export(exporting.Export(results=results, run=run.key, out=out))
-    asked: list[str] = []
-
-    def build(checkpoint: str) -> Any:
-        asked.append(checkpoint)
-        sam = plain_sam("tiny", image_size=128)
-        sam.load_state_dict(torch.load(checkpoint, weights_only=True))
-        return sam
-
-    monkeypatch.setattr(exporting, "REGISTRY", ("tiny",))
-    monkeypatch.setattr(exporting, "REGISTRY_SIZE", 128)
-    monkeypatch.setitem(sam_model_registry, "tiny", build)
-
-    masks = sam_masks(run, out, exported.held_out)
-
-    assert asked == [str(out)]
-    torch.testing.assert_close(masks, exported.masks, rtol=1e-4, atol=1e-4)
-
-
 def test_the_registrys_names_and_size_are_segment_anythings_own() -> None:
     assert set(exporting.REGISTRY) == sam_model_registry.keys() - {"default"}
     with torch.device("meta"):
@@ -248,3 +168,83 @@ def test_verification_fails_on_a_file_that_predicts_otherwise(results: Path, tmp
 
     assert export_to(results, run, out, "--verify") == 2
     assert "predicts otherwise" in capsys.readouterr().err
+
+
+SCORES = {"best": {"test": {"s_measure": 0.75, "e_mean": 0.5, "iou": 0.25}, "val": {"s_measure": 1.0}}}
+
+
+def real(run: Run) -> Run:
+    """The same run, as if its images were photographs."""
+    return replace(run, data_note="")
+
+
+def test_the_hub_reads_base_model_data_set_and_scores(results: Path) -> None:
+    run = real(finished(results, "lora"))
+    record = Record(run=run, key=run.key, code="OK", scores=SCORES)
+    card: Any = ModelCard(
+        model_card(record, base=None, licence=None, form="it", usage="so", merge="", terms="free", source="here")
+    )
+    assert card.data.base_model is None  # random weights
+    assert (card.data.license, card.data.datasets, card.data.metrics) == (
+        "apache-2.0",
+        ["kvasir"],
+        ["s_measure", "e_mean"],
+    )
+    values = [(result.metric_type, result.metric_value) for result in card.data.eval_results]
+    assert values == [("s_measure", 0.75), ("e_mean", 0.5)]
+    assert command_of([record]) in card.text
+    assert run.protocol_hash in card.text
+
+
+@pytest.mark.parametrize(
+    ("arguments", "out", "where"),
+    [
+        (["--adapter-only"], "a.safetensors", "a.README.md"),
+        ([], "sam.pth", "sam.README.md"),
+        (["--peft"], "p", "p/README.md"),
+    ],
+)
+def test_a_demo_has_no_model_index_and_its_use_is_code_that_runs(results, tmp_path, monkeypatch, arguments, out, where):
+    run = finished(results, "lora")
+    RecordStore(results).write(Record(run=run, key=run.key, code="OK", scores=SCORES))
+    assert export_to(results, run, tmp_path / out, *arguments) == 0
+    card = ModelCard.load(tmp_path / where)
+    assert card.data.eval_results is None
+    assert "model-index" not in card.content
+    assert "generated" in card.text
+    code = card.text.partition("```python\n")[2].partition("```")[0]
+    monkeypatch.chdir(tmp_path)
+    if arguments == ["--peft"]:  # nobody publishes the random weights that it started from
+        assert "PeftModel.from_pretrained(" in code
+        return
+    names: dict[str, Any] = {}
+    exec(code, names)
+    assert isinstance(names.get("segmenter", names.get("sam")), torch.nn.Module)
+
+
+@pytest.mark.parametrize(
+    ("merge", "scores", "told"),
+    [
+        ("exact", {}, 0.75),
+        ("calibrated", {}, None),
+        ("calibrated", {"merged-calibrated": {"test": {"s_measure": 0.625}}}, 0.625),
+    ],
+)
+def test_a_merge_that_changes_the_model_is_not_given_the_scores_of_the_unmerged(results, merge, scores, told):
+    run = real(finished(results, "naslora"))
+    record = Record(run=run, key=run.key, code="OK", scores=SCORES | scores)
+    text = model_card(record, base=None, licence=None, form="it", usage="so", merge=merge, terms="free", source="here")
+    card: Any = ModelCard(text)
+    values = [result.metric_value for result in card.data.eval_results or [] if result.metric_type == "s_measure"]
+    assert values == ([] if told is None else [told])
+    assert ("before merging" in text) == (told is None)
+    assert f"{told or 0.75:.4f}" in text  # the table says whose scores it holds
+
+
+def test_the_command_on_a_card_plans_the_run_of_the_record(results: Path) -> None:
+    run = finished(results, "lora", rules={"lr": "2e-4", "merge": ["exact"]}, rank=5, sites="q,v")  # type: ignore[dict-item]
+    _, verb, *words = shlex.split(command_of([Record(run=run, key=run.key, code="OK")]))
+    assert verb == "run"
+    asked = understand(run_verb.parser().parse_args([*words, "--results", str(results)]), Settings())
+    (job,) = plan(asked.request, prepare_samples=sample_writer(results)).jobs
+    assert job.run.key == run.key

@@ -5,7 +5,6 @@ from __future__ import annotations
 import ast
 import importlib
 import inspect
-import json
 import sys
 from pathlib import Path
 
@@ -90,18 +89,6 @@ def test_what_a_method_is_made_of_counts_and_other_methods_do_not() -> None:
     rooms = module._behind("harness.experiment.experiment", module.ROOMS, without=module.NO_NUMBERS)
     assert {"harness.training.loop", "harness.evaluation.saliency", "harness.models.sam_encoder"} <= set(rooms)
     assert not any(name.startswith(("harness.dispatch", "harness.report")) for name in rooms)
-
-
-def test_a_module_that_nobody_imported_has_a_file_and_a_name_in_a_module_none() -> None:
-    assert module._path("json.tool") == Path(json.__file__).with_name("tool.py")
-    assert module._path("this.s") is None  # printed, if it were imported
-    assert not {"json.tool", "this"} & set(sys.modules)
-
-
-def test_methods_differ_in_their_own_part_and_share_the_rooms() -> None:
-    codes = [number_code(METHODS.get(name), METHODS.get(name).config_class, Kvasir) for name in ("lora", "naslora")]
-    assert codes[0]["numbers"] == codes[1]["numbers"]
-    assert codes[0]["numbers_method"] != codes[1]["numbers_method"]
 
 
 def test_a_record_names_the_code_that_began_its_run(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -6,7 +6,6 @@ import json
 import sys
 from collections.abc import Sequence
 from pathlib import Path
-from types import SimpleNamespace
 from typing import Any
 
 import numpy as np
@@ -20,7 +19,6 @@ from harness.experiment.trained import METADATA, of_results
 from harness.models.build import build_segmenter
 from harness.models.catalog import backbone
 from harness.models.segmenter import Prompts
-from harness.system.errors import UsageError
 from tests.harness.experiment.finished import export_to, finished
 
 onnx = pytest.importorskip("onnx")
@@ -91,15 +89,6 @@ def _graph(name: str, *, side: int, checkpoint: Path | None = None, **options: A
     return Graph(segmenter, backbone(name).pixels, labels=False).eval()
 
 
-def test_weights_beyond_what_one_file_holds_lie_beside_it(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(exporting_onnx, "LARGEST", 1000)
-    images = torch.randn(2, 3, 64, 64)
-    assert write_onnx(_graph("tiny_timm", side=64), tmp_path / "m.onnx", images=images, metadata={}) <= TOLERANCE
-    assert sorted(file.name for file in tmp_path.iterdir()) == ["m.onnx", "m.onnx.data"]
-    assert (tmp_path / "m.onnx").stat().st_size < (tmp_path / "m.onnx.data").stat().st_size
-    assert _run(tmp_path / "m.onnx", images)[0].shape[0] == 2
-
-
 @pytest.mark.parametrize("broken", ["predicts otherwise", "cannot be traced", "is not installed"])
 def test_what_cannot_be_written_is_one_line_and_no_file(results: Path, tmp_path, monkeypatch, capsys, broken: str):
     run = finished(results, "decoder", backbone="tiny_timm")
@@ -132,26 +121,6 @@ def test_a_gate_that_sorts_is_written_once_it_is_folded(results: Path, tmp_path,
     assert ways in said.err
     assert len(said.out) < 1000  # torch prints the graph that it cannot write
     assert (tmp_path / "m.onnx").exists() != bool(ways)
-
-
-def test_a_single_image_is_checked_beside_another(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    def checked(file: Path, inputs: dict[str, torch.Tensor], expected: Any, **_: Any) -> float:
-        first, second = inputs["images"]
-        assert not torch.equal(first, second)
-        return 0.0
-
-    monkeypatch.setattr(exporting_onnx, "_difference", checked)
-    write_onnx(_graph("tiny_timm", side=64), tmp_path / "m.onnx", images=torch.randn(1, 3, 64, 64), metadata={})
-
-
-def test_what_onnxruntime_cannot_run_is_said_with_its_reason(monkeypatch: pytest.MonkeyPatch) -> None:
-    def run(*_: Any) -> None:
-        raise RuntimeError("no kernel\nfor this")
-
-    monkeypatch.setattr(onnxruntime, "InferenceSession", lambda *_, **__: SimpleNamespace(run=run))
-    nothing = torch.zeros(2)
-    with pytest.raises(UsageError, match="no kernel; use --adapter-only"):
-        exporting_onnx._difference(Path("m.onnx"), {"images": nothing}, (nothing, nothing), instead="--adapter-only")
 
 
 @pytest.mark.parametrize(

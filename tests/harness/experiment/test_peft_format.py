@@ -200,16 +200,6 @@ def test_what_cannot_be_written_is_one_line(results, tmp_path, capsys, method, a
     assert list(tmp_path.iterdir()) == []
 
 
-def test_a_folder_with_files_is_overwritten_only_by_force(results: Path, tmp_path, capsys) -> None:
-    run = finished(results, "lora")
-    (tmp_path / "a").mkdir()
-    command = ["--results", str(results), "--run", run.key, "--out", str(tmp_path / "a"), "--peft"]
-    assert export.main(command) == 0  # an empty folder is free
-    assert export.main(command) == 2
-    assert "--force" in capsys.readouterr().err
-    assert export.main([*command, "--force"]) == 0
-
-
 @torch.no_grad()
 def test_an_adapter_loads_in_python_on_the_weights_that_it_was_trained_on_and_on_no_others(results: Path, tmp_path):
     own, other = tmp_path / "mine.pth", tmp_path / "other.pth"

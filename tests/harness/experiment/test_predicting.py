@@ -18,12 +18,10 @@ from safetensors.torch import save_file
 
 from harness.archive.schema import Record
 from harness.cli import data, export, predict
-from harness.experiment import predicting
 from harness.experiment.building import RunData, open_data
 from harness.experiment.experiment import run_experiment
-from harness.experiment.predicting import NOTE, PROBABILITIES, find_images, overlay, palette
+from harness.experiment.predicting import NOTE, PROBABILITIES, overlay, palette
 from harness.experiment.trained import METADATA
-from harness.protocols.load import load_protocol
 from tests.harness.planned import job_of
 
 BINARY = "s_measure,e_mean,weighted_f,mae,iou,dice,ber"
@@ -95,7 +93,7 @@ def test_scores_of_several_classes_are_exactly_the_records(classes: Finished, tm
     assert scores == classes.recorded("best", "miou,accuracy")
 
 
-@pytest.mark.parametrize("given", ["", "own", "input", "scored"])
+@pytest.mark.parametrize("given", ["own", "scored"])
 @pytest.mark.parametrize("resolution", ["native", "input"])
 def test_the_printed_command_scores_as_the_record_was_scored(binary, at_input, tmp_path, capsys, resolution, given):
     finished, out = {"native": binary, "input": at_input}[resolution], tmp_path / "of mine"
@@ -131,12 +129,6 @@ def test_masks_have_the_images_size_and_overlays_show_their_contours(binary: Fin
         assert mask.size == drawn.size == Image.open(path).size
         assert mask.mode == "L"
         assert set(np.unique(np.asarray(mask))) <= {0, 255}
-
-
-def test_a_mask_is_what_lies_above_the_threshold_of_the_rules() -> None:
-    model = object.__new__(predicting.Model)
-    model.rules = load_protocol("demo", {"evaluation.threshold": "0.25"})
-    assert model.mask(np.array([[0.125, 0.25, 0.375, 0.75]], dtype=np.float32)).tolist() == [[0, 0, 1, 1]]
 
 
 def test_an_overlay_colours_the_edge_of_a_region_and_nothing_else() -> None:
@@ -229,31 +221,6 @@ def test_a_mask_is_made_again_where_its_image_has_changed_or_nothing_says_which_
     assert (out / "001.png").stat().st_mtime_ns == kept
 
 
-def test_a_name_without_a_mask_is_free_for_another_image(binary: Finished, tmp_path: Path) -> None:
-    first, second = _two_folders(binary, tmp_path)
-    assert binary.predict(tmp_path / "out", "--images", str(first)) == 0
-    (tmp_path / "out" / "001.png").unlink()
-    assert binary.predict(tmp_path / "out", "--images", str(second)) == 0
-    assert list(json.loads((tmp_path / "out" / NOTE).read_text())["images"]) == ["001"]
-
-
-@pytest.mark.parametrize("content", ["[]", "{", '{"images": []}', '{"images": {"001": 3}}'])
-def test_a_damaged_note_is_one_line(binary: Finished, tmp_path, capsys, content: str) -> None:
-    (tmp_path / NOTE).write_text(content)
-    assert binary.predict(tmp_path) == 2
-    (line,) = capsys.readouterr().err.splitlines()
-    assert "is damaged; choose another folder" in line
-
-
-def test_an_unreadable_image_stops_before_anything_is_written(binary: Finished, tmp_path, capsys) -> None:
-    images = shutil.copytree(binary.images, tmp_path / "images")
-    (images / "zz.png").write_bytes(b"no picture")
-    assert predict.main([*binary.model, "--images", str(images), "--out", str(tmp_path / "out")]) == 2
-    (line,) = capsys.readouterr().err.splitlines()
-    assert "zz.png is unreadable" in line
-    assert not (tmp_path / "out").exists()
-
-
 def _bad(binary: Finished, folder: Path) -> list[tuple[str, list[str]]]:
     """Message and arguments; the last of equal options counts."""
     image = next(binary.images.iterdir())
@@ -303,20 +270,6 @@ def test_bad_input_is_one_line_and_loses_nothing(binary: Finished, tmp_path, cap
         assert message in line
     assert (tmp_path / "full" / "precious.txt").read_text() == "kept"
     assert not (tmp_path / "new").exists()
-
-
-def test_scores_that_are_no_numbers_are_no_mask(binary: Finished, tmp_path, capsys, monkeypatch) -> None:
-    """They were empty masks, and all was well."""
-    monkeypatch.setattr(predicting, "probabilities", lambda output, size: torch.full((4, *size), torch.nan))
-    assert binary.predict(tmp_path / "out") == 2
-    assert "not finite" in capsys.readouterr().err
-    assert not list((tmp_path / "out").glob("*.png"))
-
-
-def test_an_image_that_is_given_twice_is_predicted_once(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    Image.new("RGB", (8, 8)).save(tmp_path / "one.png")
-    monkeypatch.chdir(tmp_path)
-    assert len(find_images([tmp_path, tmp_path / "one.png", Path("one.png"), Path(".")])) == 1
 
 
 def test_calibrated_merging_fits_on_the_runs_own_images(binary: Finished, tmp_path, capsys, monkeypatch) -> None:

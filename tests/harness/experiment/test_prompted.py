@@ -19,7 +19,6 @@ from harness.models.segmenter import probabilities
 from harness.planning.job import Job
 from harness.protocols.keys import hashed_rules
 from harness.protocols.load import as_rules, from_rules, load_protocol
-from harness.system.errors import UsageError
 from harness.training.feeding import normalise
 from harness.training.prompts import together
 from tests.harness.planned import job_of
@@ -104,27 +103,3 @@ def test_a_prompt_that_does_not_fit_is_refused_and_nothing_written(done, tmp_pat
     assert code == 2
     assert reason in capsys.readouterr().err
     assert not (tmp_path / "out").exists()
-
-
-def test_a_box_is_for_one_image_and_a_model_that_lacks_one_says_so(done: tuple[Job, Record], tmp_path, capsys) -> None:
-    job, _ = done
-    image = image_of(job, tmp_path)
-    other = tmp_path / "other.png"
-    other.write_bytes(image.read_bytes())
-    assert (
-        predict.main([*words(job, image, tmp_path / "out", "--box", "1,1,9,9"), "--images", str(image), str(other)])
-        == 2
-    )
-    assert "one image" in capsys.readouterr().err
-    assert predict.main(words(job, image, tmp_path / "out")) == 0
-    assert "trained with prompts" in capsys.readouterr().err
-
-
-@pytest.mark.parametrize(("benchmark", "rules"), [
-    ("trans10k_v2", {}), ("kvasir", {"decoder": "linear", "image_size": "160", "backbone": "timm/test_vit"}),
-])  # fmt: skip
-def test_what_takes_no_prompt_is_refused_in_planning(benchmark: str, rules: dict[str, str], tmp_path: Path) -> None:
-    fields = {"benchmarks": (benchmark,), "backbones": (rules.pop("backbone", "tiny"),)}
-    with pytest.raises(UsageError) as caught:
-        job_of(tmp_path, "decoder", prompt="points", **fields, **rules)
-    assert "prompt=points" in str(caught.value)

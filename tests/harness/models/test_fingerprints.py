@@ -18,7 +18,6 @@ from harness.models.fingerprints import fingerprint, is_checkpoint, short_finger
 from harness.planning.plan import Pretrained, pretrained
 from harness.planning.request import Request
 from harness.protocols.load import load_protocol
-from harness.system.errors import UsageError
 from tests.values import REPOSITORY
 
 SIZE = 3 << 20
@@ -115,46 +114,3 @@ def test_a_checkpoint_is_held_against_a_backbone_once_and_again_when_it_changed(
     during.clear()
     assert plan("vit_b").fingerprint == plan("vit_b").fingerprint != first.fingerprint
     assert checked == ["vit_b", "vit_l", "vit_b", "vit_b"]
-
-
-def test_what_changed_a_moment_ago_is_not_remembered(reads: list[str], tmp_path, monkeypatch) -> None:
-    monkeypatch.setattr(fingerprints, "_SETTLED_S", 3600.0)
-    path = write(tmp_path / "file")
-    assert fingerprint(path) == fingerprint(path)
-    assert reads == ["file"] * 2
-
-
-@pytest.mark.parametrize("damage", ["", "[" * 60_000, "{}", '{"file": 3, "sha256": []}', "x" * 100_000])
-def test_a_damaged_cache_is_no_cache(damage: str, reads: list[str], tmp_path: Path) -> None:
-    path = write(tmp_path / "file")
-    first = fingerprint(path)
-    (entry,) = (tmp_path / "cache").rglob("*.json")
-    entry.write_text(damage)
-    assert [fingerprint(path), *reads] == [first, "file", "file"]
-
-
-def test_no_folder_for_a_cache_is_no_obstacle(reads: list[str], tmp_path, monkeypatch) -> None:
-    (tmp_path / "flat").write_text("a file")
-    monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path / "flat"))
-    path = write(tmp_path / "file")
-    assert fingerprint(path) == fingerprint(path)
-    assert len(reads) == 2
-
-
-def test_reading_a_large_file_is_said_and_a_small_one_is_not(reads: list[str], tmp_path, monkeypatch, capsys) -> None:
-    fingerprint(write(tmp_path / "file"))
-    assert capsys.readouterr().err == ""
-    monkeypatch.setattr(fingerprints, "_SAID_FROM", SIZE)
-    other = write(tmp_path / "other")
-    for _ in range(2):
-        fingerprint(other)
-    assert capsys.readouterr().err == f"reading all 0.00 GB of {other} for its fingerprint (once; it is remembered)\n"
-
-
-def test_what_is_no_file_is_one_line_and_no_wait(tmp_path: Path) -> None:
-    os.mkfifo(tmp_path / "fifo")
-    for path in (tmp_path, tmp_path / "fifo"):  # a fifo that is opened is waited for without end
-        with pytest.raises(UsageError, match="is no file"):
-            fingerprint(path)
-    with pytest.raises(UsageError, match="cannot be read"):
-        fingerprint(tmp_path / "none")

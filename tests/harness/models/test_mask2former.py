@@ -9,12 +9,11 @@ import pytest
 import torch
 from torch.utils.flop_counter import FlopCounterMode
 
-from harness.models import catalog, decoders
+from harness.models import decoders
 from harness.models.build import build_segmenter
 from harness.models.catalog import backbone
 from harness.models.segmenter import QuerySegmenter, SegmenterOutput, probabilities
 from harness.protocols.card import Protocol
-from harness.system.errors import UsageError
 from harness.training.losses import OfEveryLayer, build_loss
 from tests.harness.models.images import random_images
 
@@ -109,16 +108,3 @@ def test_the_loss_is_the_sum_over_the_layers_and_reaches_every_parameter(segment
     total.backward()
     assert not [name for name, p in segmenter.named_parameters() if p.grad is None]
     segmenter.zero_grad()
-
-
-def test_other_losses_are_refused() -> None:
-    with pytest.raises(UsageError, match="under decoder=mask2former; set loss to auto or to mask2former"):
-        build_loss(Protocol(name="x", decoder="mask2former", loss="structure"), task="binary", num_classes=2)
-
-
-def test_without_transformers_it_says_what_to_install(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(catalog, "find_spec", lambda name: None)
-    with pytest.raises(UsageError, match=r"needs transformers: pip install 'sam-peft-harness\[mask2former\]'"):
-        build_segmenter("tiny_timm", task="binary", decoder="mask2former")
-    with pytest.raises(UsageError, match="transformers' Mask2Former and stands on a plain ViT of timm, not on vit_b"):
-        build_segmenter("vit_b", task="binary", decoder="mask2former")

@@ -19,7 +19,7 @@ from harness.methods.full import Full, FullConfig
 from harness.methods.lora import LoRA
 from harness.methods.naslora import NASLoRA
 from harness.models.build import build_segmenter, require_checkpoint
-from harness.models.catalog import backbone, decoder_parameters, encoder_parameters
+from harness.models.catalog import decoder_parameters, encoder_parameters
 from harness.models.mask_decoder import BatchedMaskDecoder, TokenMaskDecoder
 from harness.models.original_sam import sam_state_dict
 from harness.models.sam_encoder import sam_neck
@@ -160,21 +160,6 @@ def test_statistics_of_batch_norms_never_move_and_training_equals_evaluation() -
     in_training.square().mean().backward()
     assert torch.equal(in_training, segmenter.eval()(images).masks)
     assert all(torch.equal(buffer, buffers[name]) for name, buffer in segmenter.encoder.named_buffers())
-
-
-def test_sides_that_differ_and_sizes_that_fill_no_window() -> None:
-    segmenter = build_segmenter("tiny_mobile_sam", task="binary")
-    images = torch.randn(1, 3, 96, 160, generator=torch.Generator().manual_seed(0))
-    assert segmenter.encode(images).shape == (1, 64, 6, 10)
-    with pytest.raises(UsageError, match="no multiple of the 16 px patch"):
-        build_segmenter("mobile_sam", task="binary", image_size=500)
-
-
-def test_windows_and_maps_are_those_of_the_stage() -> None:
-    shape = backbone("mobile_sam").shape
-    assert [(block.dim, block.heads, block.window, block.scale) for block in shape.blocks] == (
-        [(128, 4, 7, 2)] * 2 + [(160, 5, 14, 1)] * 6 + [(320, 10, 7, 1)] * 2
-    )
 
 
 @pytest.mark.parametrize("sides", [(3, 5), (14, 14), (16, 15), (7, 23)])

@@ -5,7 +5,6 @@ from __future__ import annotations
 import json
 import os
 import shutil
-import time
 from pathlib import Path
 
 import numpy as np
@@ -13,7 +12,7 @@ import pytest
 from PIL import Image
 
 from harness.archive.schema import CONTENT, same_data
-from harness.datasets.base import DatasetError, Pair, Splits
+from harness.datasets.base import Pair, Splits
 from harness.planning import contents
 from harness.planning.data import data_fingerprint
 from harness.protocols.keys import content_hash
@@ -88,14 +87,6 @@ def test_files_are_read_once_and_again_where_they_changed(tmp_path: Path, monkey
         assert len(read) == 12
 
 
-def test_what_changed_a_moment_ago_is_not_remembered(tmp_path: Path) -> None:
-    splits = _splits(tmp_path / "a")
-    data_fingerprint(splits)
-    (memory,) = (tmp_path / "cache").rglob("contents/*.json")
-    assert json.loads(memory.read_text()) == {}
-    assert time.time() - splits.train[0].mask.stat().st_ctime < 60
-
-
 def test_a_folder_of_masks_is_known_by_its_files(tmp_path: Path) -> None:
     folder = tmp_path / "masks"
     folder.mkdir()
@@ -104,8 +95,3 @@ def test_a_folder_of_masks_is_known_by_its_files(tmp_path: Path) -> None:
     before = contents.content_hashes([folder])[folder]
     (folder / "b").write_text("c")
     assert contents.content_hashes([folder])[folder] != before
-
-
-def test_a_file_that_is_gone_is_one_line(tmp_path: Path) -> None:
-    with pytest.raises(DatasetError, match="unpack the data again"):
-        contents.content_hashes([tmp_path / "gone.png"])

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import itertools
 from collections.abc import Callable
 from pathlib import Path
 
@@ -129,19 +128,6 @@ def test_masks_that_nothing_can_be_learnt_from_stop_the_run(tmp_path, says, draw
     assert word in told
     assert "--protocol" not in told
     assert not list(runs.glob("records/*.json"))
-
-
-def test_one_object_in_many_masks_is_enough(tmp_path: Path) -> None:
-    """It is found although only some masks are looked at first."""
-    for kind, split in itertools.product(("images", "masks"), ("train", "val", "test")):
-        folder = tmp_path / "data" / split / kind
-        folder.mkdir(parents=True)
-        for index in range(60):
-            picture = np.zeros((8, 8), np.uint8)
-            picture[:4] = 255 if kind == "masks" and (index == 59 or split == "test") else 0
-            Image.fromarray(picture).save(folder / f"{index:02d}.png")
-    problems = planned_of(tmp_path, "--datasets", f"tiles={tmp_path / 'data'}").problems
-    assert not any("every mask" in line for line in problems)
 
 
 @pytest.mark.skipif(not TILES.is_dir(), reason="needs the road tiles beside the repository")

@@ -3,15 +3,13 @@
 from __future__ import annotations
 
 import time
-from contextlib import nullcontext
 from dataclasses import replace
 from pathlib import Path
-from types import SimpleNamespace
 from typing import Any
 
 import pytest
 
-from harness.archive.schema import SAMPLES, Record, Run
+from harness.archive.schema import Record, Run
 from harness.archive.store import RecordStore
 from harness.comparison.rules import from_card
 from harness.datasets.base import DatasetError
@@ -23,10 +21,8 @@ from harness.models.known import IMAGENET
 from harness.planning.data import network_images
 from harness.planning.plan import Plan, plan
 from harness.planning.request import Request, Variant
-from harness.planning.understand import folder_of, usable
 from harness.pricing.price import parameter_rows, plan_text, price
 from harness.protocols.load import as_rules, load_protocol, resolve
-from harness.settings import Settings
 from harness.system.errors import UsageError
 from tests.harness.planned import plan_of
 from tests.harness.report.sample import record
@@ -111,28 +107,11 @@ def test_what_cannot_be_is_found_while_planning(entry, overrides: Any, said: str
         planned(samples, tmp_path, entries=(entry,), overrides=overrides)
 
 
-def test_quirk_switches_reach_the_methods_they_concern(samples: Path, tmp_path: Path) -> None:
-    asked = {"benchmarks": ("kvasir",), "overrides": {"quirks.moe_gate": "released"}}
-    entries = (Variant(method="convlora"), Variant(method="ssf"))
-    first, second = planned(samples, tmp_path, entries=entries, **asked).jobs
-    assert first.run.method_config["gate"] == "released"
-    assert second.run.method_config["init"] == "intended"
-
-
 @pytest.mark.parametrize(("name", "said"), [("nowhere.pth", "does not exist"), (".", "is a folder")])
 def test_a_checkpoint_that_is_not_there_is_no_start_from_random_weights(name, said, samples, tmp_path) -> None:
     made = planned(samples, tmp_path, checkpoints={"": tmp_path / name})
     assert said in made.missing[0]
     assert made.jobs[0].run.key != planned(samples, tmp_path).jobs[0].run.key
-
-
-def test_one_mask_for_several_classes_is_a_problem(samples: Path, tmp_path: Path) -> None:
-    single, ten = (
-        planned(samples, tmp_path, benchmarks=("trans10k_v2",), overrides={"mask_tokens": count}).problems
-        for count in ("1", "10")
-    )
-    assert [line.partition(":")[0] for line in single] == ["trans10k_v2"]
-    assert ten == ()
 
 
 def test_a_warm_up_as_long_as_the_run_is_a_problem(samples: Path, tmp_path: Path) -> None:
@@ -143,13 +122,6 @@ def test_a_warm_up_as_long_as_the_run_is_a_problem(samples: Path, tmp_path: Path
         (line,) = made.problems if said else ("",)
         assert said == ("grows over 10 updates and a run has 10" in line)
         assert said or not made.problems
-
-
-def test_missing_data_and_checkpoint_are_named_and_nothing_starts(tmp_path: Path) -> None:
-    where: dict[str, Any] = {"benchmarks": ("kvasir", "camo"), "protocol": "nas-lora", "results": tmp_path}
-    missing = plan(Request(entries=LORA, **where)).missing
-    assert any("--checkpoint" in line for line in missing)
-    assert any("kvasir, camo" in line and "--data DIR" in line for line in missing)
 
 
 def test_whole_paper_grid_plans_with_exact_counts_and_no_data(tmp_path: Path) -> None:
@@ -180,20 +152,6 @@ def test_a_budget_of_updates_makes_another_run_only_of_a_method_whose_weights_lo
     assert keys() == keys(budget="updates")
 
 
-def test_a_control_without_a_search_is_said_once_before_anything_runs(samples: Path, tmp_path: Path) -> None:
-    entries = tuple(Variant(method="naslora", options={"search_start_epoch": n}, label=f"T_B={n}") for n in (1, 4, 20))
-    said = planned(samples, tmp_path, entries=entries, seeds=(0, 1)).problems  # the card demo has 4 epochs
-    assert [line.partition(":")[0] for line in said] == ["T_B=4", "T_B=20"]
-    assert said[0] == "T_B=4: a control without a search: it would begin after T_B = 4 of 4 epochs"
-    several = tuple(Variant(method="naslora", options={"search_start_epoch": 4, "lr": lr}) for lr in (1e-3, 1e-2))
-    (line,) = planned(samples, tmp_path, entries=several).problems
-    assert line.startswith("naslora[search_start_epoch=4,lr=0.001] and 1 more: a control")
-    (line,) = planned(samples, tmp_path, entries=(Variant(method="naslora"),), overrides={"epochs": "1"}).problems
-    assert line.endswith(
-        "; for a search, more --set epochs or an earlier search_start_epoch"
-    )  # who shortens a card may want one
-
-
 def test_a_run_says_what_its_sweep_planned_and_its_key_does_not(samples: Path, tmp_path: Path) -> None:
     alone, three = (planned(samples, tmp_path, seeds=seeds).jobs[0].run for seeds in ((0,), (0, 1, 2)))
     assert (alone.planned_seeds, three.planned_seeds) == ([0], [0, 1, 2])
@@ -215,23 +173,6 @@ def test_every_decoder_has_its_runs_and_sams_keep_their_keys(samples: Path, tmp_
     assert "tiny_timm + linear" in plan_text(made, price(made, tmp_path, where=place()), where=place())
     (linear,) = planned(samples, tmp_path, overrides={"decoder": "linear"}, **where).jobs
     assert linear.run.key == made.jobs[1].run.key
-
-
-def test_the_card_may_say_more_under_one_decoder(samples: Path, tmp_path: Path) -> None:
-    decoders = {"sam": {}, "linear": {"decoder_lr": 1e-4}}
-    where = {"backbones": ("tiny_timm",), "benchmarks": ("kvasir",), "entries": LORA}
-    sam, linear = (job.run for job in planned(samples, tmp_path, decoders=decoders, **where).jobs)
-    assert [run.rules["decoder_lr"] for run in (sam, linear)] == [None, 1e-4]
-    assert sam.key == planned(samples, tmp_path, **where).jobs[0].run.key
-    assert linear.key != planned(samples, tmp_path, overrides={"decoder": "linear"}, **where).jobs[0].run.key
-
-
-def test_mask_tokens_are_no_matter_of_segmenters_decoders(samples: Path, tmp_path: Path) -> None:
-    where = {"backbones": ("tiny_timm",), "benchmarks": ("trans10k_v1",), "entries": LORA}
-    single = {"mask_tokens": "1"}
-    assert any("mask_tokens" in line for line in planned(samples, tmp_path, overrides=single, **where).problems)
-    under = planned(samples, tmp_path, overrides={**single, "decoder": "linear"}, **where)
-    assert not any("mask_tokens" in line for line in under.problems)
 
 
 def test_the_seeds_of_a_row_are_folds_where_the_split_follows_them(samples: Path, tmp_path: Path) -> None:
@@ -276,16 +217,6 @@ def test_a_file_that_changed_since_the_plan_is_refused(part: str, tmp_path: Path
         open_data(job.run, Path(job.dataset_root))
 
 
-@pytest.mark.parametrize(
-    ("benchmark", "note", "folder"),
-    [("kvasir", "", "/own"), ("leaf", "", "/all"), ("kvasir", SAMPLES, None), ("mine", "", "/mine")],
-)
-def test_a_finished_runs_files_lie_where_they_are_set_to(benchmark: str, note: str, folder: str | None) -> None:
-    run = record(benchmark=benchmark, data_note=note).run
-    settings = Settings(data=Path("/all"), datasets={"kvasir": Path("/own"), "mine": Path("/mine")})
-    assert folder_of(run, settings) == (folder and Path(folder))
-
-
 def test_images_of_a_finished_run_come_from_its_samples_or_from_where_they_are_set_to_lie(
     samples: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -317,19 +248,3 @@ def test_of_several_folders_of_images_the_one_with_the_splits_of_the_run_is_take
     assert network_images(tmp_path, data=[*others, right])(files, "test", pair.stem) is not None
     with pytest.raises(DatasetError, match="other"):
         network_images(tmp_path, data=others)(files, "test", pair.stem)
-
-
-def test_a_broken_plug_in_is_named_beside_what_was_asked_for(capsys: pytest.CaptureFixture[str]) -> None:
-    registry: Any = SimpleNamespace(usable_names=lambda: ["lora"], broken={"gone": "method 'gone' cannot be imported"})
-    assert usable(registry) == ["lora"]
-    shown = capsys.readouterr()
-    assert (shown.out, shown.err) == ("", "method 'gone' cannot be imported\n")
-
-
-@pytest.mark.parametrize("protocol", ["demo", "mini"])
-def test_a_plan_says_which_images_it_looks_at(protocol: str, samples: Path, tmp_path: Path, monkeypatch) -> None:
-    said: list[str] = []
-    monkeypatch.setattr("harness.planning.plan.stages", lambda: nullcontext(said.append))
-    planned(samples, tmp_path, protocol=protocol)
-    doing = "writing the demo's images" if protocol == "demo" else "looking through images"
-    assert said[-2:] == [f"{doing}: kvasir (1/2)", f"{doing}: leaf (2/2)"]

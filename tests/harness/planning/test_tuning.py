@@ -4,8 +4,7 @@ from __future__ import annotations
 
 import json
 import math
-import time
-from collections.abc import Callable, Sequence
+from collections.abc import Callable
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -20,18 +19,14 @@ from harness.datasets.samples import write_samples
 from harness.dispatch.run_jobs import Outcome
 from harness.planning.data import sample_writer
 from harness.planning.plan import Plan
-from harness.planning.request import Request, Variant
-from harness.planning.tuning import Tuning, parse_tune, plan_trials
 from harness.planning.understand import understand
 from harness.protocols.load import load_protocol, protocol_hash
 from harness.settings import Settings
 from harness.studies import load_study
-from harness.system.errors import UsageError
 from tests.harness.report.sample import render
 from tests.values import REPOSITORY
 
 Score = Callable[[Any], float]
-VALUES = ",".join(f"{value}" for value in range(1, 301))
 GRID = ("--tune", "lr=1e-4,1e-3,1e-2")
 
 ANALYSIS = str(REPOSITORY / "results" / "analysis" / "studies" / "{}.yaml")
@@ -112,25 +107,6 @@ def test_of_a_metric_that_is_better_when_lower_the_lowest_is_chosen(tuned: Any, 
     assert (chosen.tuning["chosen"], chosen.tuning["metric"]) == ({"lr": "1e-3"}, "ber")
 
 
-def test_a_run_that_was_finished_before_is_told_that_it_is_the_tuned_one(tuned: Any, tmp_path: Path) -> None:
-    tuned(best_at(1e-3))
-    store = RecordStore(tmp_path)
-    later = records(tmp_path)["0.001/kvasir/1"]
-    store.write(replace(later, run=replace(later.run, tuning={}, variant="lora[lr=1e-3]")))
-    _, work = tuned(best_at(1e-3))
-    assert work.done == [[]]
-    assert records(tmp_path)["0.001/kvasir/1"] == later
-
-
-def test_a_plan_tells_no_record_what_was_chosen(tuned: Any, tmp_path: Path, capsys: Any) -> None:
-    tuned(best_at(1e-3))
-    for later in (records(tmp_path)["0.001/kvasir/0"], records(tmp_path)["0.001/kvasir/1"]):
-        RecordStore(tmp_path).write(replace(later, run=replace(later.run, tuning={}, variant="lora[lr=1e-3]")))
-    before = {path: path.read_bytes() for path in (tmp_path / "records").iterdir()}
-    assert tuned(best_at(1e-3), *GRID, "--plan")[0] == 0
-    assert {path: path.read_bytes() for path in (tmp_path / "records").iterdir()} == before
-
-
 def test_labels_change_no_key_and_a_merge_keeps_the_record_that_knows_its_choice(tuned: Any, tmp_path: Path) -> None:
     early = tmp_path / "early"
     tuned(best_at(1e-3))
@@ -160,14 +136,6 @@ def test_a_choice_from_fewer_runs_takes_no_label_away(tuned: Any, tmp_path: Path
     assert records(narrow)["0.001/kvasir/1"] == wider
 
 
-def test_a_wider_grid_takes_the_place_of_the_choice_before(tuned: Any, tmp_path: Path) -> None:
-    tuned(best_at(1e-4), "--tune", "lr=1e-3,1e-2", seeds="1")
-    assert "chosen" in records(tmp_path)["0.001/kvasir/0"].run.tuning
-    tuned(best_at(1e-4), *GRID, seeds="1")
-    assert "chosen" not in records(tmp_path)["0.001/kvasir/0"].run.tuning
-    assert "CONFLICT" not in render(RecordStore(tmp_path).summaries()[0])
-
-
 @pytest.mark.parametrize("order", [("one", "two"), ("two", "one"), ("one", "two", "one")])
 def test_two_studies_that_tune_a_row_each_show_their_own_choice(tuned: Any, tmp_path: Path, order: tuple[str, ...]):
     def score(run: Any) -> float:
@@ -192,51 +160,10 @@ def test_two_studies_that_tune_a_row_each_show_their_own_choice(tuned: Any, tmp_
     assert "| 10.1 " in named["| LoRA (lr=0.001)"]
 
 
-def test_a_plain_run_at_a_value_that_is_not_chosen_stays_a_result(tuned: Any, tmp_path: Path) -> None:
-    def score(run: Any) -> float:
-        return 0.01 * float(run.method_config["rank"])
-
-    tuned(score, "--seeds", "2")  # nothing is tuned
-    plain = {record.key: record for record in RecordStore(tmp_path)}
-    (card,) = {record.run.method_config["rank"] for record in plain.values()}
-    tuned(score, "--tune", f"rank={card},{card - 1},{card + 1}", seeds="1")
-    after = {record.key: record for record in RecordStore(tmp_path)}
-    assert {key: after[key] for key in plain} == plain
-    labels = {record.run.method_config["rank"]: record.run.tuning for key, record in after.items() if key not in plain}
-    assert ["chosen" in labels[rank] for rank in (card - 1, card + 1)] == [False, True]
-    page = render(RecordStore(tmp_path).summaries()[0])
-    shown = [line for line in page.splitlines() if line.startswith("| LoRA |")]
-    assert " (2) | " in shown[0]
-    assert any(line.startswith("| LoRA, tuned |") for line in page.splitlines())
-    assert "MISSING" not in page
-
-
 def test_each_benchmark_chooses_its_own_unless_told_where_to_tune(tuned: Any, tmp_path: Path) -> None:
     _, work = tuned(lambda run: best_at(1e-4 if run.benchmark == "kvasir" else 1e-3)(run), datasets="kvasir,leaf")
     assert sorted(work.done[1]) == ["lora on kvasir, seed 1", "lora on leaf, seed 1"]
     assert {"0.0001/kvasir/1", "0.001/leaf/1"} <= records(tmp_path).keys()
-
-
-def test_each_model_chooses_its_own(tuned: Any, tmp_path: Path) -> None:
-    study = tmp_path / "two.yaml"
-    study.write_text(
-        "title: t\nprotocol: demo\nbackbones: tiny_timm\ndecoders: [sam, linear]\nbenchmarks: kvasir\nentries: [lora]\n"
-        "seeds: 2\ntune: {lr: [1.0e-4, 1.0e-3]}\n"
-    )
-    _, work = tuned(lambda run: best_at(1e-4 if run.rules["decoder"] == "linear" else 1e-3)(run), study=str(study))
-    assert [len(done) for done in work.done] == [4, 2]
-    chosen = {(r.run.rules["decoder"], r.run.method_config["lr"]) for r in RecordStore(tmp_path) if r.run.seed == 1}
-    assert chosen == {("sam", 1e-3), ("linear", 1e-4)}
-
-
-def test_one_choice_for_all_is_made_where_asked(tuned: Any, tmp_path: Path) -> None:
-    _, work = tuned(best_at(1e-4), *GRID, "--tune-on", "leaf", datasets="kvasir,leaf", seeds="1")
-    assert len(work.done[0]) == 3
-    assert work.done[1] == ["lora on kvasir, seed 0"]
-    assert records(tmp_path)["0.0001/kvasir/0"].run.tuning["on"] == ["leaf"]
-    assert records(tmp_path)["0.0001/kvasir/0"].run.tuning["edge"] == ["lr"]
-    tuned(best_at(1e-4), *GRID, "--tune-on", "all", datasets="kvasir,leaf", seeds="1")
-    assert records(tmp_path)["0.0001/kvasir/0"].run.tuning["on"] == ["kvasir", "leaf"]
 
 
 def test_rows_of_one_method_are_tuned_each_for_itself(tuned: Any, tmp_path: Path) -> None:
@@ -267,34 +194,6 @@ def test_a_value_that_diverged_under_one_seed_is_not_chosen(tuned: Any, tmp_path
     assert [trial["score"] is None for trial in tuning["trials"]] == [False, False, True]
 
 
-def test_a_trial_that_failed_otherwise_keeps_the_choice_open(tuned: Any, tmp_path, capsys, monkeypatch) -> None:
-    tuned(best_at(1e-3))
-    RecordStore(tmp_path).write(replace(records(tmp_path)["0.01/kvasir/0"], code="OOM"))
-    monkeypatch.setattr(Work, "__call__", lambda *_: Outcome(submitted=False, failed={"x": "OOM"}))
-    assert tuned(best_at(1e-3))[0] == 1
-    assert "1 trials have no result; start the same command again" in capsys.readouterr().err
-
-
-@pytest.mark.parametrize(
-    ("methods", "seeds", "words"),
-    [
-        ("lora,dora", "2", [word for name in ("lr", "rank", "alpha") for word in ("--tune", f"{name}={VALUES}")]),
-        ("all", "1000", GRID),
-    ],
-)
-def test_a_plan_without_end_is_refused_before_it_is_made(
-    tuned: Any, capsys: Any, methods: str, seeds: str, words: Sequence[str]
-) -> None:
-    """300 values of each of two fields took most of a minute, and of three a day."""
-    begun = time.process_time()
-    code, work = tuned(
-        best_at(1e-3), *words, methods=methods, datasets="kvasir,camo,leaf,sbu,road,isic2017", seeds=seeds
-    )
-    assert (code, work.done) == (2, [])
-    assert "50,000 at most" in capsys.readouterr().err
-    assert time.process_time() - begun < 10
-
-
 def test_a_field_of_one_method_is_tuned_for_it_alone(tuned: Any) -> None:
     grids = ("--tune", "lr=1e-4,1e-3", "--tune", "naslora.lr=1e-3,1e-2", "--tune", "naslora.alpha_lr=1e-3,1e-2")
     _, work = tuned(best_at(1e-3), *grids, methods="lora,naslora")
@@ -303,22 +202,6 @@ def test_a_field_of_one_method_is_tuned_for_it_alone(tuned: Any) -> None:
         "naslora[lr=1e-3,alpha_lr=1e-3]", "naslora[lr=1e-3,alpha_lr=1e-2]",
         "naslora[lr=1e-2,alpha_lr=1e-3]", "naslora[lr=1e-2,alpha_lr=1e-2]",
     ]  # fmt: skip
-
-
-def test_a_table_shows_chosen_rows_with_their_trials_and_flags_an_edge(tuned: Any, tmp_path: Path) -> None:
-    tuned(best_at(1e-2), methods="lora,decoder")
-    page = render(RecordStore(tmp_path).summaries()[0], details=True)
-    assert "| lr 1e-2 of 3§ |" in page.replace(" | – |", " |")
-    assert "lr 1e-4: 70.0; lr 1e-3: 80.0; lr 1e-2: 90.0 | lr 1e-2 | lr | 0.03 |" in page
-
-
-@pytest.mark.parametrize(
-    ("items", "message"),
-    [(["lr"], "is not FIELD=A,B"), (["lr=1,1"], "different"), (["lr=1,2", "lr=3,4"], "given twice")],
-)
-def test_malformed_grids_are_refused_in_a_line(items: list[str], message: str) -> None:
-    with pytest.raises(UsageError, match=message):
-        parse_tune(items)
 
 
 @pytest.mark.parametrize(
@@ -341,13 +224,6 @@ def test_grids_that_fit_nothing_are_refused_before_anything_runs(tuned: Any, cap
     code, work = tuned(best_at(1e-3), *words, datasets=datasets)
     assert (code, work.done) == (2, [])
     assert message in capsys.readouterr().err
-
-
-def test_a_grid_of_what_every_row_sets_itself_is_refused(tmp_path: Path) -> None:
-    entries = (Variant(method="lora", options={"rank": 2}),)
-    request = Request(entries=entries, benchmarks=("kvasir",), protocol="demo", results=tmp_path)
-    with pytest.raises(UsageError, match="brackets"):
-        plan_trials(request, Tuning(grids={"rank": [2, 3]}))
 
 
 def test_trials_on_their_way_end_the_command_and_the_next_one_goes_on(tuned: Any, tmp_path, capsys, monkeypatch):
@@ -401,16 +277,6 @@ def test_a_rule_is_tuned_by_the_decoder_alone_and_holds_for_every_row(tuned: Any
     assert tuned(score, *grid, methods="lora,bitfit", datasets="kvasir,camo", seeds="3,")[1].done == [[]]
 
 
-def test_a_plan_prices_the_rows_under_a_rule_that_is_not_chosen_yet(tuned: Any, capsys: Any) -> None:
-    words = ("--tune", "decoder_lr=1e-4,1e-3", "--tune", "lora.lr=1e-3,1e-2", "--plan", "--json")
-    assert tuned(best_at(1e-3), *words)[0] == 0
-    phases = [json.loads(line)["runs"] for line in capsys.readouterr().out.splitlines()]
-    assert [[run["variant"] for run in runs] for runs in phases] == [
-        ["decoder[decoder_lr=1e-4]", "decoder[decoder_lr=1e-3]"], ["lora[lr=1e-3]", "lora[lr=1e-2]"],
-        ["lora"],  # seed 0 with the first value of the grid is among the trials
-    ]  # fmt: skip
-
-
 CARDS = sorted(path.stem for path in (Path(verb.__file__).parent / "protocols").glob("*.yaml"))
 
 
@@ -459,11 +325,6 @@ def test_what_is_set_is_left_out_of_the_grids_of_a_card_or_a_study() -> None:
     }  # fmt: skip
 
 
-def test_full_fine_tuning_under_a_decoders_rate_is_tuned_by_its_one_rate(tuned: Any) -> None:
-    _, work = tuned(best_at(1e-3), "--set", "decoder_lr=1e-3", "--tune", "lr=1e-4,1e-3", methods="full,lora", seeds="1")
-    assert len(work.done[0]) == 4
-
-
 def test_a_rate_that_trains_nothing_is_not_tried(tuned: Any, tmp_path: Path) -> None:
     """The decoder's own rate beside one that all rows share: its trials were the same training under several keys."""
     _, work = tuned(
@@ -476,15 +337,6 @@ def test_a_rate_that_trains_nothing_is_not_tried(tuned: Any, tmp_path: Path) -> 
         best_at(1e-3), "--set", "decoder_lr=1e-3", "--tune", "lr=1e-4,1e-3", methods="decoder,lora", seeds="1"
     )
     assert not any("decoder[lr=" in line for step in work.done for line in step)
-
-
-def test_trials_elsewhere_run_under_the_rule_that_was_chosen(tuned: Any, tmp_path: Path) -> None:
-    tuned(
-        lambda run: 0.9 - abs(run.rules["decoder_lr"] - 1e-4), "--tune", "decoder_lr=1e-4,1e-3", "--tune", "lora.lr=1e-4,1e-3",
-        "--tune-on", "kvasir", datasets="camo", seeds="1",
-    )  # fmt: skip
-    loras = [record.run for record in RecordStore(tmp_path).summaries()[0] if record.run.method == "lora"]
-    assert {(run.benchmark, run.rules["decoder_lr"]) for run in loras} == {("kvasir", 1e-4), ("camo", 1e-4)}
 
 
 @pytest.mark.parametrize(
@@ -506,19 +358,6 @@ def test_what_would_be_dropped_in_silence_or_fail_after_the_trials_is_refused(tu
     assert message in capsys.readouterr().err
 
 
-def test_a_row_that_fails_to_plan_is_refused_before_the_trials_of_another(tuned: Any, capsys: Any) -> None:
-    code, work = tuned(best_at(1e-3), "--tune", "lora.lr=1e-4,1e-3", methods="lora,bitfit[bogus=1]")
-    assert (code, work.done) == (2, [])
-    assert "bogus" in capsys.readouterr().err
-
-
-def test_a_second_grid_of_a_row_that_sets_its_own_is_refused(tuned: Any, capsys: Any) -> None:
-    words = ("--tune", "lora.lr=1e-4,1e-3", "--tune", "naslora.lr=1e-4,1e-3")
-    code, work = tuned(best_at(1e-3), *words, methods="lora,naslora[lr=1e-3]")
-    assert (code, work.done) == (2, [])
-    assert "--tune naslora.lr: no row that is compared is trained by this field" in capsys.readouterr().err
-
-
 def test_what_is_missing_for_later_runs_stops_a_command_before_its_trials(tmp_path, capsys, monkeypatch) -> None:
     write_samples("kvasir", tmp_path / "data", images=40, size=64)
     work = Work(best_at(1e-3))
@@ -532,27 +371,3 @@ def test_what_is_missing_for_later_runs_stops_a_command_before_its_trials(tmp_pa
     assert verb.main([*base, "--datasets", "kvasir", "--tune-on", "camo", "--plan"]) == 1
     assert verb.main([*both, "--skip-missing"]) == 0
     assert [len(step) for step in work.done] == [3, 0]
-
-
-def test_a_tuned_row_is_called_by_what_is_set_for_it_too(tuned: Any, tmp_path: Path) -> None:
-    _, work = tuned(best_at(1e-3), "--set", "lora.rank=2", "--tune", "lr=1e-3,1e-2", seeds="1,2")
-    assert work.done == [
-        [f"lora[rank=2,lr={value}] on kvasir, seed 0" for value in ("1e-3", "1e-2")],
-        [f"lora[rank=2] on kvasir, seed {seed}" for seed in (1, 2)],
-    ]
-
-
-def test_some_methods_of_a_study_take_its_grids_of_them_alone() -> None:
-    words = [
-        "--study",
-        ANALYSIS.format("sam-methods"),
-        "--methods",
-        "bitfit,dora",
-        "--data",
-        "nowhere",
-        "--checkpoint",
-        "none",
-    ]
-    asked = understand(verb.parser().parse_args(words), Settings())
-    assert asked.tuning is not None
-    assert set(asked.tuning.grids) == {"bitfit.lr", "dora.lr"}

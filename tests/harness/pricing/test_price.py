@@ -16,7 +16,7 @@ from harness.datasets import samples
 from harness.dispatch.attempts import Holder, Lease, state_folder
 from harness.dispatch.place import Place, place
 from harness.methods.configs.lowrank import LoRAConfig
-from harness.models.catalog import backbone_shape, decoder_parameters
+from harness.models.catalog import backbone_shape
 from harness.planning.data import Images, limited
 from harness.planning.plan import Plan, plan
 from harness.planning.request import Request, Variant
@@ -29,7 +29,6 @@ from harness.pricing.price import (
     UPDATE_SECONDS,
     affordable,
     cpu,
-    device,
     gpu,
     makespan,
     plan_text,
@@ -208,76 +207,6 @@ def test_an_earlier_run_costs_the_time_of_its_starts_where_they_are_known(data: 
     assert price(made, tmp_path, where=ON_GPU).hours == pytest.approx(12 * SECONDS / 3600)
 
 
-def test_runs_at_once_come_from_the_profile_or_the_workers(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setenv("CUDA_VISIBLE_DEVICES", "0,1")
-    large = planned(tmp_path)
-    assert device(large, place(cluster="gpu")) == (gpu(), 32)
-    assert device(large, place(cluster="gpu", cluster_overrides={"parallelism": "5"})) == (gpu(), 5)
-    assert price(large, tmp_path, where=place(cluster="gpu")).parallel == 32
-    assert device(large, place(workers=3)) == (gpu(), 3)
-    assert device(large, place()) == (gpu(), 2)
-    assert device(large, place("inline")) == (gpu(), 1)
-    monkeypatch.setenv("CUDA_VISIBLE_DEVICES", "")
-    monkeypatch.setattr("os.sched_getaffinity", lambda process: {0, 1, 2, 3}, raising=False)
-    monkeypatch.setattr("harness.pricing.price.processor", lambda: "cpu X x4")
-    for made in (large, planned(tmp_path, overrides={"image_size": "128"})):
-        assert device(made, place(workers=2)) == (replace(cpu(2), model="cpu X x4"), 2)
-        assert device(made, place(workers=9)) == (replace(cpu(1), model="cpu X x4"), 4)
-        assert device(made, place("inline")) == (replace(cpu(4), model="cpu X x4"), 1)
-    assert device(large, place(cluster="testcluster")) == (cpu(1), 2)  # its profile asks for no GPU
-    with pytest.raises(UsageError, match="contradict each other"):
-        place("local", cluster="gpu")
-
-
-def test_a_gpu_of_this_machine_has_its_name(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    client = tmp_path / "nvidia-smi"
-    client.write_text('#!/bin/sh\ncase "$*" in *--id=1*) echo "NVIDIA T4";; *) echo "NVIDIA A100";; esac\n')
-    client.chmod(0o755)
-    monkeypatch.setenv("PATH", str(tmp_path))
-    for visible, name in (("1", "NVIDIA T4"), ("GPU-8a", "NVIDIA A100")):
-        monkeypatch.setenv("CUDA_VISIBLE_DEVICES", visible)
-        assert device(planned(tmp_path / "results"), place())[0].model == name
-
-
-def test_a_plan_that_wants_a_gpu_says_that_there_is_none(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setenv("CUDA_VISIBLE_DEVICES", "")
-    large, small = planned(tmp_path), planned(tmp_path, overrides={"image_size": "128"})
-    text = plan_text(large, price(large, tmp_path, where=place(workers=1)), where=place(workers=1))
-    assert "no GPU here: these are hours of " in text
-    assert "no GPU here" not in plan_text(small, price(small, tmp_path, where=place()), where=place())
-    gpu = place(cluster="gpu")
-    assert "no GPU here" not in plan_text(large, price(large, tmp_path, where=gpu), where=gpu)
-
-
-def test_a_plan_for_a_cluster_says_what_is_submitted(tmp_path: Path) -> None:
-    made = planned(tmp_path, backbones=("vit_b", "vit_l", "vit_h"), seeds=(0, 1))
-    where = place(cluster="gpu")
-    prices = price(made, tmp_path, where=where)
-    hours = {"vit_b": 3.9, "vit_l": 3.9, "vit_h": 24.5}
-    prices = replace(prices, runs=tuple(replace(one, hours=hours[one.run.backbone]) for one in prices.runs))
-    longer = "  longer than its time limit; it continues from its checkpoint: "
-    lines = plan_text(made, prices, where=where).splitlines()
-    for told in (
-        "vit_b: 2 runs in 1 array of at most 32 at once; partition gpu, gpu:1, 8 CPUs, 32G, 4:00:00",
-        "vit_l: 2 runs in 1 array of at most 32 at once; partition gpu, gpu:1, 8 CPUs, 48G, 8:00:00",
-        "vit_h: 2 runs in 1 array of at most 32 at once; partition gpu, gpu:1, 8 CPUs, 64G, 12:00:00",
-    ):
-        assert told in lines
-    assert [line for line in lines if line.startswith(longer)] == [
-        f"{longer}lora · vit_h · kvasir · seed 0; lora · vit_h · kvasir · seed 1"
-    ]
-    asked = {"max_array_size": "1", "gpus_per_run": "2", "gres": "gpu:2", "mem": "", "time": "720", "qos": "low"}
-    text = plan_text(made, prices, where=place(cluster="gpu", cluster_overrides=asked), budget=4.0)
-    assert "vit_b: 1 run in 1 array" in text  # what the budget buys
-    text = plan_text(made, prices, where=place(cluster="gpu", cluster_overrides=asked))
-    assert (
-        "vit_b, vit_l, vit_h: 6 runs in 6 arrays of at most 32 at once; partition gpu, qos low, 2 GPUs a run, gpu:2, 8 CPUs, 720 min\n"
-        in text
-    )
-    assert text.count(longer) == 1  # 24.5 hours of one GPU on two
-    assert "in 1 array" not in plan_text(made, prices, where=ON_GPU)
-
-
 def test_a_budget_leaves_finished_runs_and_those_that_fit(data: Path, tmp_path: Path) -> None:
     made = planned(tmp_path, dataset_roots={"kvasir": data}, seeds=(0, 1, 2, 3, 4, 5))
     first, *rest = (job.run.key for job in made.jobs)
@@ -293,25 +222,3 @@ def test_a_budget_leaves_finished_runs_and_those_that_fit(data: Path, tmp_path: 
     assert "left out" not in line
     with pytest.raises(UsageError, match="none of 5 runs fits, the cheapest takes"):
         affordable(made, prices, hours=1e-9)
-
-
-def test_a_plan_in_words_counts_runs_parameters_and_disk_and_says_what_is_missing(data: Path, tmp_path: Path) -> None:
-    there = {"dataset_roots": {"kvasir": data}, "checkpoints": {"": Path("none")}}
-    for seeds, said in (((0,), "1 run, 0 finished"), ((0, 1), "2 runs, 0 finished")):
-        made = planned(tmp_path, seeds=seeds, **there)
-        prices = price(made, tmp_path, where=ON_GPU)
-        text = plan_text(made, prices, where=ON_GPU)
-        rows = [line.split() for line in text.splitlines() if line]
-        lora = LoRAConfig().encoder_parameters(backbone_shape("vit_b", 1024))
-        trained = lora + decoder_parameters("vit_b", task="binary")
-        (row,) = [row for row in rows if row[:2] == ["lora", "vit_b"]]
-        assert row[2:4] == [f"{lora:,}", f"{trained:,}"]
-        (total,) = [row for row in rows if row[0] == "all"]
-        assert total[1:5:3] == [str(len(seeds)), f"{prices.disk_bytes / 2**30:.2f}"]
-        assert text.startswith(said)
-        assert "nothing is missing" in text
-        assert "missing:" not in text
-    bare = planned(tmp_path)
-    text = plan_text(bare, price(bare, tmp_path, where=ON_GPU), where=ON_GPU)
-    assert "missing: no data folder" in text
-    assert "nothing is missing" not in text

@@ -67,19 +67,6 @@ def test_two_keys_never_share_a_table() -> None:
     assert all(("NVIDIA H100" in block) != ("cpu ·" in block) for block in blocks)
 
 
-def test_keys_of_one_place_are_told_apart_by_the_options_in_which_they_differ() -> None:
-    options = ({"fused_attention": True, "epochs": 4}, {"fused_attention": False, "epochs": 4, "budget": "updates"})
-    sessions = []
-    for number, of_session in enumerate(options):
-        place = measured_on(options=of_session)
-        sessions.append(session(session=f"abcdef{number}", comparability=place, key=place.key))
-    on_gpu = "NVIDIA H100 · vit_h · 1024 px · batch 4 · bf16"
-    apart = {"budget not named, fused_attention=True", "budget=updates, fused_attention=False"}
-    assert {table.heading for table in page_of(sessions, details=False).tables} == {
-        f"cost · {on_gpu} · {words}" for words in apart
-    }
-
-
 def test_numbers_are_medians_with_quartiles_parts_and_changes() -> None:
     steps, parts, sizes = page_of([session()]).tables
     shown = cells(steps, "naspclora")
@@ -148,39 +135,6 @@ def test_costs_are_those_of_a_session_with_the_same_decoder_and_attention(option
     assert (session_for(grid, baseline="LoRA") is measured) == fits
 
 
-def test_two_sessions_of_one_key_are_rows_with_their_names() -> None:
-    table = page_of([session(), session(session="fedcba98")]).tables[0]
-    assert [line[0] for line in table.rows] == [
-        "full #abcdef",
-        "naspclora #abcdef",
-        "full #fedcba",
-        "naspclora #fedcba",
-    ]
-
-
-def test_merges_and_roles_have_columns_and_rows_of_their_own() -> None:
-    merged = {
-        "inference_seconds": {"unmerged": [0.03], "merged-exact": [0.02]},
-        "inference_memory_bytes": {"unmerged": 2**30, "merged-exact": 2**29},
-        "inference_parameters": {"merged-exact": 640_000_000},
-        "seconds": {"weights": {"total": [1.0, 2.0], "forward": [0.25]}, "architecture": {"total": [0.5]}},
-        "shares": {"weights": 0.625, "architecture": 0.375},
-    }
-    steps, parts, sizes = page_of([session(methods=[method("full", [0.2]), method("naslora", [0.1], **merged)])]).tables
-    assert [cells(steps, row)["merged-exact (ms)"] for row in ("full", "naslora")] == ["–", "20.0"]
-    assert cells(sizes, "naslora")["merged-exact (M)"] == "640.000"
-    assert [text_of(value) for value in parts.rows[2][:4]] == ["naslora", "weights", "62.5", "1500.0"]
-
-
-def test_a_small_number_keeps_two_digits_and_a_cpu_reserves_nothing() -> None:
-    small = {"flops": {"forward": 184e6, "backward": 33e6}, "checkpoint_bytes": 2**19}
-    cpu = replace(session().comparability, device="cpu", driver="")
-    measured = session(comparability=cpu, key=cpu.key, methods=[method("full", [0.2], **small)])
-    shown = cells(page_of([measured]).tables[-1], "full")
-    assert (shown["forward (GFLOP)"], shown["backward (GFLOP)"], shown["state (MiB)"]) == ("0.18", "0.033", "0.50")
-    assert "reserved (GiB)" not in shown
-
-
 def test_what_papers_say_about_cost_stands_beside_a_session_that_measured_both() -> None:
     steps, claims = page_of([session()], papers=Papers.read(), details=False).tables
     assert steps.level == 2
@@ -196,18 +150,6 @@ def test_csv_is_a_number_a_line_in_si_units(tmp_path: Path, says) -> None:
     ]
     assert [float(row["value"]) for row in steps] == [0.10, 0.11, 0.12]
     assert {row["value"] for row in table if row["part"] == "trainable"} == {"3997056.0"}
-
-
-def test_a_shared_device_is_marked_and_what_could_not_be_measured_is_named() -> None:
-    table = page_of([session(shared="process 7 held 3 GiB", dropped={"convlora": "OOM: no room"})]).tables[0]
-    assert [line[0] for line in table.rows] == ["full §", "naspclora §"]
-    assert "§ the device was not exclusive: process 7 held 3 GiB" in table.below
-    assert "Not measured: convlora: OOM: no room" in table.above
-
-
-def test_the_page_is_the_same_bytes_in_any_order() -> None:
-    sessions = [session(), session(device="cpu"), session(session="fedcba98")]
-    assert write(page_of(sessions)) == write(page_of(sessions[::-1]))
 
 
 def test_the_tables_verb_writes_and_checks_the_cost_page(tmp_path: Path, says) -> None:

@@ -13,7 +13,7 @@ from harness.archive.masks import KeptMask, encoded_masks
 from harness.comparison.grid import grids
 from harness.report.board import boards
 from harness.report.figures import draw, masks, pareto
-from harness.report.figures.style import encoded, inline, limits
+from harness.report.figures.style import encoded, inline
 from tests.harness.report.sample import record, store_of
 from tests.values import RESULTS
 
@@ -63,12 +63,6 @@ def test_committed_runs_have_curves_masks_and_a_searched_architecture() -> None:
 )
 def test_the_front_has_what_no_other_beats_in_both(points: Any, expected: list[str]) -> None:
     assert pareto.front(points) == expected
-
-
-def test_an_axis_leaves_out_what_collapsed() -> None:
-    low, high = limits([80.0, 81.0, 82.0, 83.0, 20.0])
-    assert 70 < low < 80
-    assert 83 < high < 90
 
 
 def test_what_a_mask_found_missed_and_invented_is_told_apart() -> None:

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from dataclasses import replace
 from pathlib import Path
 
 import pytest
@@ -12,7 +11,7 @@ from harness.archive.store import RecordStore
 from harness.planning.plan import Plan
 from harness.planning.request import Variant
 from harness.report.pages import finished_table, narrowed
-from harness.studies import load_study, study_from_dict
+from harness.studies import study_from_dict
 from tests.harness.planned import plan_of
 from tests.values import there
 
@@ -69,21 +68,8 @@ def test_a_study_keeps_its_own_rows_and_gets_those_that_were_asked_for_beside_th
     assert (chosen.seeds, chosen.benchmarks, chosen.protocol) == ((2, 4), ("kvasir",), "demo")
 
 
-def test_published_numbers_stand_beside_the_studys_own_protocol_only(samples: Path, tmp_path: Path) -> None:
-    main = load_study("main")
-    assert main.table.paper
-    assert not narrowed(main, runs_of(plan_of(tmp_path, "lora", samples=samples))).table.paper
-    assert narrowed(main, runs_of(plan_of(tmp_path, "lora", samples=samples, protocol=main.protocol))).table.paper
-
-
 def test_runs_that_were_all_interrupted_are_missing_and_no_error(samples: Path, tmp_path: Path, study: str) -> None:
     made = plan_of(tmp_path, "lora", samples=samples)
     assert "MISSING (0/1)" in finished_table(runs_of(made), tmp_path, study=None)[0]
     assert "MISSING (0/1)" in finished_table(runs_of(made), tmp_path, study=study)[0]
     assert not (tmp_path / "tables").exists()
-
-
-def test_a_study_on_another_backbone_is_a_page_of_that_one(samples: Path, tmp_path: Path, study: str) -> None:
-    runs = [replace(run, backbone="vit_l") for run in runs_of(plan_of(tmp_path, "lora", samples=samples))]
-    chosen = narrowed(load_study(study), runs)
-    assert (chosen.backbones, chosen.benchmarks, chosen.seeds) == (("vit_l",), ("kvasir",), (0,))

@@ -3,20 +3,15 @@
 from __future__ import annotations
 
 import json
-import math
 from pathlib import Path
-from types import ModuleType
 from typing import Any
 
 import pytest
 
 from harness.archive.schema import Record
 from harness.archive.store import RecordStore
-from harness.cli import export, predict, status
 from harness.cli.show import main
-from harness.comparison.finding import find_run
 from harness.protocols.load import as_rules, load_protocol, resolve
-from harness.report.runs import sparkline
 from tests.harness.report.sample import record, store_of
 
 
@@ -84,21 +79,6 @@ def test_json_holds_what_the_page_shows(results: Path, says) -> None:
     assert data["search_start"] == 2
 
 
-@pytest.mark.parametrize(
-    ("words", "said"),
-    [
-        (["0000"], "has the key '0000'"),
-        ([""], "give the KEY of a run, or --compare A B"),
-        (["0", "--compare", "0", "1"], "give the KEY of a run, or --compare A B"),
-        (["--compare", "0000", "1"], "has the key '0000'"),
-        (["fedc"], "run fedcba9876543210 has no record yet"),
-        (["0", "--results", "nowhere"], "results folder nowhere does not exist"),
-    ],
-)
-def test_what_cannot_be_shown_is_one_line(words: list[str], said: str, results: Path, says) -> None:
-    assert said in says(main, *words, *([] if "--results" in words else ["--results", results]), code=2)
-
-
 def test_two_runs_beside_each_other(tmp_path: Path, says) -> None:
     first = record(0.9, seed=1, cost={"step_time_s": 0.5}, rules={"image_size": 64, "budget": "epochs"})
     rules = {"image_size": 128, "budget": "updates"}
@@ -115,18 +95,6 @@ def test_two_runs_beside_each_other(tmp_path: Path, says) -> None:
     assert json.loads(says(main, *words, "--json"))["differences"]["option rank"] == [3, 6]
 
 
-def test_several_runs_of_one_beginning_are_named(tmp_path: Path, says) -> None:
-    keys: dict[str, str] = {}
-    for seed in range(100):
-        made = record(seed=seed)
-        RecordStore(tmp_path).write(made)
-        if made.key[0] in keys:
-            break
-        keys[made.key[0]] = made.key
-    said = says(main, made.key[0], "--results", tmp_path, code=2)
-    assert all(words in said for words in (made.key, keys[made.key[0]], "give more of it"))
-
-
 @pytest.mark.parametrize(
     ("words", "said"),
     [
@@ -141,24 +109,3 @@ def test_a_run_is_found_by_the_words_of_a_cell(words: list[str], said: str, tmp_
     made = [record(), record(seed=1), record(method="decoder"), record(config={"rank": 9}, variant="wide")]
     store_of(tmp_path, made)
     assert says(main, *words, "--results", tmp_path).startswith(said)
-
-
-def test_words_that_fit_several_runs_name_them(tmp_path: Path, says) -> None:
-    store_of(tmp_path, [record(), record(seed=1)])
-    said = says(main, "lora kvasir", "--results", tmp_path, code=2)
-    assert "'lora kvasir' fits 2 runs: " in said
-    assert f"{record(seed=1).key} (lora on kvasir, seed 1, demo, tiny)" in said
-
-
-def test_a_sparkline_shows_extremes_and_blanks_and_groups_what_is_long() -> None:
-    assert sparkline([1.0, math.nan, 3.0]) == "▁ █"
-    assert sparkline([2.0, 2.0]) == "▁▁"
-    assert len(sparkline([float(value) for value in range(500)])) <= 32
-
-
-@pytest.mark.parametrize(("verb", "option"), [(export, "--run"), (predict, "--run"), (status, "--logs")])
-def test_words_stand_wherever_a_key_does(verb: ModuleType, option: str, tmp_path: Path) -> None:
-    store_of(tmp_path, [record(), record(seed=1)])
-    needed = {export: ["--out", "a.pth"], predict: ["--images", "a.png", "--out", "masks"]}.get(verb, [])
-    given = verb.parser().parse_args([option, "LoRA", "Kvasir-SEG", "1", *needed])
-    assert find_run(tmp_path, given.run if option == "--run" else given.logs).key == record(seed=1).key

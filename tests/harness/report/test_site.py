@@ -12,8 +12,8 @@ from harness.archive.archive import Archive
 from harness.archive.schema import SAMPLES
 from harness.cli.report import main, may_be_passed_on
 from harness.comparison.grid import grids
-from harness.report.board import boards, leading, ran, sentence
-from harness.report.html.site import INDEX, LEADERBOARD, file_names, site
+from harness.report.board import boards, leading, sentence
+from harness.report.html.site import INDEX, LEADERBOARD, site
 from harness.system.errors import UsageError
 from tests.harness.report.sample import record, store_of
 
@@ -104,18 +104,6 @@ def test_the_baseline_is_the_one_named_else_the_usual_else_the_first(tmp_path: P
         board_of(tmp_path, records, baseline="Lora")
 
 
-def test_a_row_of_a_gap_or_of_empty_masks_says_so_beside_every_metric(tmp_path: Path) -> None:
-    empty = runs("full", shift=-0.2, foreground={"test": 0.05})
-    pages = pages_of(
-        tmp_path, [*runs("lora"), *empty, *runs("decoder")[:2], record(method="decoder", seed=2, code="OOM")]
-    )
-    assert "BLANK" in pages[INDEX].partition("<tbody>")[2]
-    rows = dict(zip(column(pages["kvasir.html"], 0), column(pages["kvasir.html"], 2), strict=True))
-    assert rows["Full fine-tuning"].endswith("BLANK")
-    assert rows["Decoder alone"].endswith("OOM")
-    assert "BLANK" not in rows["LoRA"]
-
-
 def test_words_of_a_record_are_text_on_a_page(tmp_path: Path) -> None:
     own: dict[str, Any] = {"benchmark": "x y", "benchmark_title": "<script>alert(1)</script>\u202e"}
     pages = pages_of(tmp_path, [*runs("lora", **own), *runs("full", shift=0.1, **own)])
@@ -123,14 +111,6 @@ def test_words_of_a_record_are_text_on_a_page(tmp_path: Path) -> None:
     for text in (text for name, text in pages.items() if name.endswith(".html")):
         assert "<script>alert" not in text
         assert "\u202e" not in text
-
-
-def test_pages_of_benchmarks_have_files_of_their_own(tmp_path: Path) -> None:
-    names = ["index", "a b", "a-b", "A B"]
-    board = board_of(tmp_path, [made for name in names for made in runs("lora", benchmark=name)])
-    files = file_names([board])
-    assert set(files) == set(names)
-    assert len({INDEX, *files.values()}) == 5
 
 
 @pytest.mark.parametrize(
@@ -147,25 +127,6 @@ def test_ones_own_photographs_and_those_that_may_be_passed_on_are_shown(changes:
     assert may_be_passed_on(record(**changes)) is may
 
 
-@pytest.mark.parametrize(
-    ("words", "says_so"),
-    [
-        (["--baseline", "nobody"], "no row is called 'nobody'"),
-        (["--study", "nowhere"], "nowhere"),
-        (["--out", "mine"], "is no page of a report"),
-    ],
-)
-def test_what_cannot_be_written_is_one_line(
-    tmp_path: Path, says: Any, monkeypatch: Any, words: list[str], says_so: str
-) -> None:
-    store_of(tmp_path / "runs", [*runs("lora"), *runs("full", shift=0.1)])
-    monkeypatch.chdir(tmp_path)
-    (tmp_path / "mine").mkdir()
-    (tmp_path / "mine" / INDEX).write_text("my own page")
-    assert says_so in says(main, "--results", tmp_path / "runs", *words, code=2)
-    assert (tmp_path / "mine" / INDEX).read_text() == "my own page"
-
-
 def test_the_verb_writes_the_site_again_over_itself_and_the_figures(tmp_path: Path, says: Any) -> None:
     store_of(tmp_path, [*runs("lora"), *runs("full", shift=0.1)])
     for _ in range(2):
@@ -175,8 +136,3 @@ def test_the_verb_writes_the_site_again_over_itself_and_the_figures(tmp_path: Pa
     assert {path.name for path in (tmp_path / "figures").glob("differences.*")} == {
         f"differences.{ending}" for ending in ("svg", "pdf", "png", "txt")
     }
-
-
-def test_rows_that_were_not_run_are_named_and_not_shown(tmp_path: Path) -> None:
-    board = board_of(tmp_path, runs("lora"))
-    assert [each.row for each in ran(board)] == ["LoRA"]

@@ -98,25 +98,9 @@ def test_a_wrong_study_is_one_line(changes: dict[str, Any], message: str) -> Non
     assert "\n" not in str(caught.value)
 
 
-def test_an_unknown_study_gets_the_nearest_name() -> None:
-    with pytest.raises(UsageError, match="did you mean 'stagewise'"):
-        load_study("stage-wise")
-    with pytest.raises(UsageError, match="no such file"):
-        load_study("stagewise.yaml")
-
-
 @pytest.mark.parametrize("method", ["convlora", "naslora"])  # its name before "lr" in the alphabet, and behind it
 def test_the_grid_of_one_method_counts_before_that_of_all(method: str) -> None:
     grids = {f"{method}.lr": [1e-4, 1e-3], "lr": [1e-2, 1e-1]}
     assert grid_of(method, {}, grids) == {"lr": [1e-4, 1e-3]}
     assert grid_of("lora", {}, grids) == {"lr": [1e-2, 1e-1]}
     assert grid_of("lora", {"lr": 1.0}, grids) == {}
-
-
-@pytest.mark.parametrize("content", ["title: [", "- a\n- b\n", ""])
-def test_a_file_that_is_no_study_is_one_line(tmp_path: Path, content: str) -> None:
-    path = tmp_path / "bad.yaml"
-    path.write_text(content, encoding="utf-8")
-    with pytest.raises(UsageError) as caught:
-        load_study(str(path))
-    assert "\n" not in str(caught.value)

@@ -4,10 +4,8 @@ from __future__ import annotations
 
 import csv
 import io
-import itertools
 import json
 import random
-import re
 import subprocess
 import sys
 from dataclasses import replace
@@ -17,8 +15,6 @@ from typing import Any
 import pytest
 
 from harness.archive.archive import Archive
-from harness.archive.files import sealed
-from harness.archive.schema import Run
 from harness.archive.store import RecordStore
 from harness.cli.tables import main
 from harness.comparison.names import benchmark_title
@@ -29,7 +25,7 @@ from harness.report.page import Number
 from harness.report.scores import score_page
 from harness.studies import study_from_dict, study_names
 from tests.harness.report.sample import CARD, record, render, store_of, table_rows
-from tests.values import REPOSITORY, on_linux
+from tests.values import REPOSITORY
 
 
 def rows(page: str) -> dict[str, list[str]]:
@@ -94,20 +90,6 @@ def test_what_was_tuned_is_in_the_details() -> None:
     assert "tuned" not in render(made)
 
 
-def test_generated_images_rank_nothing_and_the_heading_says_so() -> None:
-    made = {"data_note": "generated samples"}
-    page = render(three(0.10, **made) + three(0.05, method="decoder", **made))
-    assert page.splitlines()[0] == "# demo: generated images, whose numbers rank nothing"
-    assert "**" not in page
-    assert "rank nothing" not in render(three(0.10))
-
-
-def test_almost_empty_masks_are_said() -> None:
-    page = render(three(0.05, foreground={"test": 0.01}) + three(0.2, method="decoder"))
-    assert rows(page)["LoRA"] == ["6.0 ± 1.0 (3) BLANK"]
-    assert "BLANK: the masks are almost empty" in page
-
-
 def test_a_benchmark_that_few_rows_were_run_on_has_a_table_of_its_own() -> None:
     many = [run for name in ("lora", "decoder", "full", "ssf") for run in three(0.1, method=name)]
     page = render([*many, *(record(0.5, seed=seed, benchmark="leaf") for seed in range(3))])
@@ -143,39 +125,6 @@ def test_csv_is_tidy_a_line_a_run_and_metric() -> None:
     assert [float(row["value"]) for row in table if said.items() <= row.items()] == [pytest.approx(0.12)]
     assert [(row["seed"], row["value"]) for row in table if row["code"] == "OOM"] == [("1", "")] * 2  # IoU, Dice
     assert [row["value"] for row in table if row["options"] == "rank=6" and row["metric"] == "iou"] == ["0.5"]
-
-
-def test_a_search_that_never_starts_is_said() -> None:
-    def page(epochs: int, **config: Any) -> str:
-        stagewise = {"rank": 3, "stagewise": True, "search_start_epoch": 20, **config}
-        return render([record(method="naslora", config=stagewise, rules={"epochs": epochs})])
-
-    said = "NAS-LoRA: a control without a search: it would begin after T_B = 20 of {} epochs."
-    for epochs in (5, 20):
-        assert said.format(epochs) in page(epochs)
-    for without in (page(21), page(5, stagewise=False), page(5, operations="skip_connect")):  # one operation has no α
-        assert "without a search" not in without
-
-
-def test_a_terminal_gets_aligned_tables_that_fit() -> None:
-    benchmarks = [("kvasir", "s_measure"), ("leaf", "iou"), ("sbu", "ber"), ("road", "iou"), ("camo", "weighted_f")]
-    records = [
-        record(0.5 + 0.01 * seed, seed=seed, benchmark=name, metric=metric, method=method)
-        for name, metric in benchmarks for seed in range(3) for method in ("lora", "decoder")
-    ]  # fmt: skip
-    for width in (80, 140):
-        lines = render(records, style="text", width=width).splitlines()
-        assert max(map(len, lines)) <= width
-        body = [line for line in lines if line.startswith(("LoRA ", "Decoder alone "))]
-        assert len(body) > 2
-        for first, second in zip(body[::2], body[1::2], strict=True):
-            assert [m.end() for m in re.finditer(r"\(3\)", first)] == [m.end() for m in re.finditer(r"\(3\)", second)]
-
-
-def test_data_notes_and_image_counts_are_in_the_header() -> None:
-    page = render([record(data_note="352 px copy"), record(benchmark="leaf")])
-    assert "- Kvasir-SEG (352 px copy): 20/4/8 training/validation/test images; split: official" in page
-    assert "| Kvasir-SEG (352 px copy) Sα ↑ |" in page
 
 
 def test_rows_from_other_copies_of_the_images_are_said() -> None:
@@ -276,35 +225,9 @@ def test_a_leaderboard_is_one_table_and_says_what_did_not_run() -> None:
     assert score_page(Archive(Path("nowhere")), study=board).numbers is None
 
 
-def test_the_runs_of_a_leaderboard_lie_beside_it(tmp_path: Path, says) -> None:
-    store_of(tmp_path, [*(record(0.8, seed=seed) for seed in range(3)), record(0.7, method="decoder")])
-    study = tmp_path / "mine.yaml"
-    study.write_text(
-        "title: t\nprotocol: demo\nbenchmarks: [kvasir]\nentries: [lora, decoder]\nseeds: 3\n"
-        "table: {kind: leaderboard, baseline: lora}\n"
-    )
-    words = ["--results", tmp_path, "--study", study]
-    says(main, *words)
-    lines = list(csv.DictReader((tmp_path / "tables" / "mine.csv").open()))
-    assert [(line["method"], line["seed"], line["value"]) for line in lines] == [
-        ("lora", "0", "0.8"), ("lora", "1", "0.8"), ("lora", "2", "0.8"), ("decoder", "0", "0.7"),
-    ]  # fmt: skip
-    says(main, *words, "--check")
-
-
 @pytest.fixture
 def results(tmp_path: Path) -> Path:
     return store_of(tmp_path, three(0.1) + three(0.2, method="decoder")).root
-
-
-def test_a_terminal_gets_text_in_place_of_markdown_alone(results: Path, capsys, monkeypatch) -> None:
-    monkeypatch.setattr("harness.cli.tables.terminal_width", lambda stream: 80)
-    shown = {}
-    for form in ("csv", "markdown"):
-        assert main(["--results", str(results), "--format", form]) == 0
-        shown[form] = capsys.readouterr().out
-    assert shown["csv"].encode() == (results / "tables" / "demo.csv").read_bytes()
-    assert "|" not in shown["markdown"]
 
 
 def test_check_tells_a_stale_a_missing_and_an_orphaned_table(results: Path, says) -> None:
@@ -319,14 +242,6 @@ def test_check_tells_a_stale_a_missing_and_an_orphaned_table(results: Path, says
     says(main, *words)
     (results / "tables" / "nobody.md").write_text("# ?\n", encoding="utf-8")
     assert "no record gives this table" in says(main, *words, "--check", code=1)
-
-
-def test_tables_are_shown_where_they_cannot_be_written(results: Path, capsys) -> None:
-    (results / "tables").write_text("a file in the way")
-    assert main(["--results", str(results)]) == 2
-    shown = capsys.readouterr()
-    assert rows(shown.out)["LoRA"]
-    assert shown.err.startswith("error: ")
 
 
 def test_details_other_metrics_and_json_are_printed_and_not_written(tmp_path: Path, says) -> None:
@@ -347,22 +262,6 @@ def test_details_other_metrics_and_json_are_printed_and_not_written(tmp_path: Pa
     assert (tmp_path / "tables" / "mine.md").is_file()
 
 
-@pytest.mark.parametrize(
-    ("words", "word"),
-    [
-        (["--metrics", "iouu"], "did you mean"),
-        (["--metrics", ""], "no record holds a metric ''"),
-        (["--metrics", "ber", "--check"], "--metrics"),
-        (["--details", "--check"], "--details"),
-        (["--json", "--check"], "--json"),
-        (["--study", "nothing"], "unknown study"),
-    ],
-)
-def test_what_cannot_be_shown_is_one_line(results: Path, words: list[str], word: str, says) -> None:
-    RecordStore(results).write(record(benchmark="leaf"))
-    assert word in says(main, "--results", results, *words, code=2)
-
-
 def test_tables_import_no_library_of_numbers_or_pictures_and_help_is_quick() -> None:
     """Nor do the names of studies, and the help of the report."""
     script = """
@@ -379,40 +278,6 @@ print(quick, early, sorted({"torch", "pandas", "matplotlib"} & set(sys.modules))
     assert (len(studies), told) == (len(study_names()), "True [] []")
 
 
-@on_linux
-@pytest.mark.slow
-def test_four_thousand_records_make_their_tables_in_seconds(tmp_path: Path) -> None:
-    """100 configurations x 8 benchmarks x 5 seeds, each record with an epoch history as long as a real one's."""
-    (tmp_path / "records").mkdir()
-    store = RecordStore(tmp_path)
-    epoch = {"loss": 0.123456789, "lr": 1e-4, "val": {"iou": 0.5, "dice": 0.6}, "seconds": 12.3}
-    rules = {f"rule_{n}": "a value" for n in range(60)}
-    sample = record(benchmark="leaf", rules=rules, history=[{"epoch": number, **epoch} for number in range(1, 41)])
-    content = json.loads(store.write(sample).read_text(encoding="utf-8"))
-    store.path(sample.key).unlink()
-    for config, benchmark, seed in itertools.product(range(100), range(8), range(5)):
-        run = content["run"]
-        run.update(seed=seed, changed={"rank": config}, benchmark=f"b{benchmark}")
-        run["method_config"]["rank"] = config
-        content["key"] = Run(**run).key
-        store.path(content["key"]).write_bytes(sealed(content))
-    script = (
-        "import re, sys, time\n"
-        "from harness.cli.tables import main\n"
-        "main(['--results', sys.argv[1]])\n"
-        # Not getrusage: its peak counts what the parent held when it forked.
-        "peak = re.search(r'VmHWM:\\s+(\\d+)', open('/proc/self/status').read())[1]\n"
-        "print(time.process_time(), int(peak) / 1024, file=sys.stderr)"
-    )
-    command = [sys.executable, "-c", script, str(tmp_path)]
-    done = subprocess.run(command, cwd=REPOSITORY, capture_output=True, text=True, check=True)
-    # Time of the processor, so that other jobs on the machine do not count.
-    seconds, megabytes = map(float, done.stderr.splitlines()[-1].split())
-    assert done.stdout.count("90.0 ± 0.0 (5)") == 800
-    assert megabytes < 500, megabytes
-    assert seconds < 8, seconds
-
-
 def test_a_benchmark_is_called_by_its_own_title_everywhere_and_imported_for_it_nowhere() -> None:
     for name in (*SEGMENTED, *LABELLED):
         assert benchmark_title(name) == BENCHMARKS.get(name).title
@@ -421,8 +286,3 @@ def test_a_benchmark_is_called_by_its_own_title_everywhere_and_imported_for_it_n
     assert benchmark_title("cvc612", [older.run]) == "CVC-612"
     assert "Cells of a plug-in Sα ↑" in render([foreign])
     assert benchmark_title("cells", [foreign.run]) == "Cells of a plug-in"
-
-
-def test_a_benchmark_whose_runs_all_drew_nothing_is_headed_by_what_it_would_be_scored_by() -> None:
-    blank = record(benchmark="organs", code="BLANK", scores={}, benchmark_metrics=["miou", "accuracy"])
-    assert rows(render([blank]))["method"][0] == "organs mIoU ↑"

@@ -2,13 +2,9 @@
 
 from __future__ import annotations
 
-import json
 import os
-import shutil
-import struct
 import subprocess
 import sys
-from collections.abc import Iterator
 from importlib.util import find_spec
 from pathlib import Path
 from typing import Any
@@ -22,7 +18,6 @@ from harness.archive.schema import Record, Run
 from harness.archive.store import RecordStore
 from harness.cli import records
 from harness.protocols.load import card_rules
-from harness.report import trackers
 
 EPOCHS = ((1, 0.9, 0.25), (2, 0.5, 0.75))
 """Epoch, loss, validation."""
@@ -91,41 +86,6 @@ def test_tensorboard_reads_curves_alphas_scores_rules_and_pictures(archive: Path
     assert b"image_size" in read.Tensors("rules/text_summary")[0].tensor_proto.string_val[0]
 
 
-def _wandb_records(data: bytes) -> Iterator[Any]:
-    """The records of an offline run: protobuf in LevelDB's log format, behind a header of seven bytes."""
-    from wandb.proto import wandb_internal_pb2
-
-    body, at = b"", 7
-    while at + 7 <= len(data):
-        if (left := 32768 - at % 32768) < 7:
-            at += left
-            continue
-        _, size, kind = struct.unpack_from("<IHB", data, at)
-        body += data[at + 7 : at + 7 + size]
-        at += 7 + size
-        if kind in (1, 4):  # whole, or the last part
-            yield wandb_internal_pb2.Record.FromString(body)
-            body = b""
-
-
-def test_an_offline_run_of_wandb_holds_the_record(archive: Path, tmp_path: Path) -> None:
-    _require("wandb")
-    _export(archive, "wandb", tmp_path / "w")
-    files = sorted((tmp_path / "w" / "wandb").glob("offline-run-*/*.wandb"))
-    assert len(files) == 2
-    logged = list(_wandb_records(files[0].read_bytes()))
-    runs, steps, ends = (
-        [getattr(r, kind) for r in logged if r.HasField(kind)] for kind in ("run", "history", "summary")
-    )
-    config = {item.key: json.loads(item.value_json) for run in runs for item in run.config.update}
-    assert (config["image_size"], config["naslora.rank"]) == (128, 3)
-    history = [{"/".join(item.nested_key): json.loads(item.value_json) for item in step.item} for step in steps]
-    assert [item["train/loss"] for item in history] == [0.9, 0.5]
-    summary = {item.key: json.loads(item.value_json) for end in ends for item in end.update}
-    assert summary["best/test/iou"] == 0.5
-    assert len(list(files[0].parent.glob("files/media/images/**/*.png"))) == 1
-
-
 def test_tables_hold_the_numbers_of_finished_runs(archive: Path, tmp_path: Path) -> None:
     assert records.main(["export", "--to", "csv", str(tmp_path / "csv"), "--results", str(archive)]) == 0
     assert sorted(file.stem for file in (tmp_path / "csv").iterdir()) == ["alphas", "history", "scores"]
@@ -144,25 +104,3 @@ def test_no_text_of_an_export_is_a_formula(tmp_path: Path) -> None:
     assert records.main(["export", "--to", "csv", str(tmp_path / "csv"), "--results", str(tmp_path / "runs")]) == 0
     (stem,) = pd.read_csv(tmp_path / "csv" / "images.csv").stem
     assert stem == f"'{formula}"
-
-
-@pytest.mark.parametrize("wrong", ["not installed", "not empty", "no folder", "none meant", "damaged"])
-def test_bad_input_is_one_line_and_nothing_half_written(archive: Path, tmp_path, monkeypatch, says, wrong: str):
-    out, more, results = tmp_path / "out", [], archive
-    if wrong == "not installed":
-        monkeypatch.setattr(trackers, "find_spec", lambda name: None)
-    elif wrong == "not empty":
-        out.mkdir()
-        (out / "mine").touch()
-    elif wrong == "no folder":
-        out = tmp_path / "no" / "out"
-    elif wrong == "none meant":
-        more = ["--protocol", "standard"]
-    else:
-        pytest.importorskip("tensorboard")
-        results = Path(shutil.copytree(archive, tmp_path / "damaged"))
-        masks = RecordStore(results).masks_path(SEARCHED.key)
-        masks.write_bytes(masks.read_bytes()[:-20])
-    before = sorted(tmp_path.rglob("*"))
-    says(records.main, "export", "--to", "tensorboard", out, "--results", results, *more, code=2)
-    assert sorted(tmp_path.rglob("*")) == before

@@ -61,13 +61,6 @@ def test_with_data_set_it_is_the_papers_card_on_it(data: Path, capsys, monkeypat
     assert "timm/vit_small_patch14_dinov2" in capsys.readouterr().out
 
 
-def test_what_is_set_of_data_does_not_touch_a_card_of_generated_images(data: Path, capsys) -> None:
-    write(Path("harness.toml"), f'[datasets]\nkvasir = "{data}"')
-    plain = ["--methods", "lora", "--datasets", "kvasir", "--protocol", "demo", "--plan"]
-    assert run(plain) == 0
-    assert "generated samples" in capsys.readouterr().out
-
-
 def test_the_command_line_beats_what_is_set(data: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     write(
         Path("harness.toml"),
@@ -119,21 +112,6 @@ def test_a_wrong_setting_is_one_line_and_nothing_is_written(text: str, word: str
     (line,) = [line for line in capsys.readouterr().err.splitlines() if line.startswith("error: ")]
     assert word in line
     assert sorted(path.name for path in Path().iterdir()) == ["harness.toml"]
-
-
-def test_show_prints_every_value_and_what_a_run_would_refuse(capsys, monkeypatch) -> None:
-    write(
-        Path("harness.toml"),
-        'protocol = "nas-lorra"\ndata = "d"\n[checkpoints]\nvit_b = "b.pth"\nvit_z = "x"',
-    )
-    monkeypatch.setenv("SAM_PEFT_SEEDS", "0,7")
-    assert show([]) == 2
-    shown = capsys.readouterr()
-    rows = dict(line.split(maxsplit=1) for line in shown.out.splitlines())
-    assert (rows["data"], rows["seeds"], rows["checkpoints.vit_b"], rows["results"]) == ("d", "0,7", "b.pth", "runs")
-    first, *wrong = shown.err.splitlines()
-    assert "harness.toml" in first
-    assert all(word in line for word, line in zip(("nas-lorra", "vit_z"), wrong, strict=True))
 
 
 def test_init_writes_a_file_that_sets_nothing_until_it_is_uncommented() -> None:
@@ -223,18 +201,6 @@ def test_a_wrong_file_is_one_line(text: Any, word: str) -> None:
 def test_wrong_variables_are_refused(variable: str, word: str) -> None:
     with pytest.raises(UsageError, match=word):
         load_settings({variable: "/nowhere"})
-
-
-def test_a_card_is_a_name_or_a_file_and_so_is_a_cluster() -> None:
-    here = Path.cwd()
-    for protocol, cluster, read in (
-        ("nas-lora", "gpu", ("nas-lora", "gpu")),
-        ("cards/mine.yaml", "gpu.yaml", (str(here / "cards/mine.yaml"), str(here / "gpu.yaml"))),
-        ("mine 1.2", "./gpu", ("mine 1.2", str(here / "gpu"))),
-    ):
-        write(Path("harness.toml"), f'protocol = "{protocol}"\ncluster = "{cluster}"')
-        settings = load_settings({})
-        assert (settings.protocol, settings.cluster) == read
 
 
 @pytest.mark.parametrize("cluster", ["/elsewhere/evil", "../../evil", "evil.yaml", "./evil", "~/evil"])

@@ -5,16 +5,11 @@ from __future__ import annotations
 import errno
 import os
 import pickle
-import resource
-import shutil
 from pathlib import Path
-from types import SimpleNamespace
 
 import pytest
 import torch
-from safetensors import SafetensorError
 
-from harness.experiment.environment import one_line, reason_code
 from harness.training import checkpoint
 from harness.training.checkpoint import CheckpointFiles, StateFiles, read_label
 
@@ -36,10 +31,6 @@ def saved(folder: Path, *steps: int) -> Path:
 
 def step_of(loaded: dict[str, object] | None) -> object:
     return None if loaded is None else loaded["step"]
-
-
-def test_an_empty_folder_has_no_checkpoint(tmp_path: Path) -> None:
-    assert files(tmp_path / "absent").load() == (None, [])
 
 
 def test_the_newest_is_loaded_and_the_one_before_is_kept(tmp_path: Path) -> None:
@@ -117,66 +108,6 @@ def test_code_in_a_checkpoint_is_never_run(tmp_path: Path, monkeypatch: pytest.M
     assert not (tmp_path / "bomb").exists()
 
 
-@pytest.mark.parametrize(
-    ("foreign", "message"),
-    [
-        ({"state": {}}, "is no checkpoint of this harness"),
-        ([1, 2], "is no checkpoint of this harness"),
-        ({"format": checkpoint.FORMAT, "identity": "other"}, "belongs to run other, not to run"),
-    ],
-)
-def test_a_foreign_file_is_named_and_passed_over(tmp_path: Path, foreign: object, message: str) -> None:
-    torch.save(foreign, tmp_path / "checkpoint.pt")
-    loaded, problems = files(tmp_path).load()
-    assert loaded is None
-    assert message in problems[0]
-
-
-def test_a_limit_on_files_is_called_that(tmp_path: Path) -> None:
-    """As `ulimit -f` sets it; torch and safetensors say it each in their own way."""
-    before = resource.getrlimit(resource.RLIMIT_FSIZE)
-    state = {"w": torch.zeros(100_000)}
-    resource.setrlimit(resource.RLIMIT_FSIZE, (200_000, before[1]))
-    try:
-        with pytest.raises(OSError, match="large") as whole:
-            files(tmp_path).save({"step": 1, **state})
-        with pytest.raises(OSError, match="large") as trained:
-            StateFiles(tmp_path, identity="run").save_candidate(state, epoch=1)
-    finally:
-        resource.setrlimit(resource.RLIMIT_FSIZE, before)
-    for caught in (whole, trained):
-        assert "ulimit -f" in one_line(caught.value)
-    assert not list(tmp_path.iterdir())
-
-
-@pytest.mark.parametrize(
-    "error",
-    [
-        OSError(errno.ENOSPC, "No space left on device"),
-        SafetensorError("Error while serializing: I/O error: No space left on device (os error 28)"),
-        RuntimeError(
-            "[enforce fail at inline_container.cc:664] . PytorchStreamWriter failed writing file data/0: file write failed"
-        ),
-    ],
-)
-def test_a_full_disk_is_called_that_and_leaves_the_older_checkpoint_whole(error: Exception, tmp_path, monkeypatch):
-    saved(tmp_path, 1)
-
-    def full(whole: object, path: Path) -> None:
-        path.write_bytes(b"half")
-        raise error
-
-    monkeypatch.setattr(torch, "save", full)
-    monkeypatch.setattr(shutil, "disk_usage", lambda folder: SimpleNamespace(free=0))
-    with pytest.raises(OSError, match="No space left") as caught:
-        files(tmp_path).save(content(2))
-    assert one_line(caught.value) == f"the disk is full: {tmp_path / 'checkpoint.pt'}"
-    assert reason_code(caught.value) == "ERROR"
-    monkeypatch.undo()
-    assert step_of(files(tmp_path).load()[0]) == 1
-    assert [path.name for path in tmp_path.iterdir()] == ["checkpoint.pt"]
-
-
 @pytest.mark.parametrize("dies_at", [1, 2])
 def test_dying_between_the_two_renames_loses_at_most_one_checkpoint(tmp_path, monkeypatch, dies_at: int) -> None:
     saved(tmp_path, 1, 2)
@@ -196,14 +127,6 @@ def test_dying_between_the_two_renames_loses_at_most_one_checkpoint(tmp_path, mo
     assert step_of(files(tmp_path).load()[0]) == 2
 
 
-def test_half_written_files_of_a_killed_process_are_deleted(tmp_path: Path) -> None:
-    saved(tmp_path, 1)
-    (tmp_path / ".checkpoint.pt.abc.tmp").write_bytes(b"half")
-    (tmp_path / ".last.safetensors.abc.tmp").write_bytes(b"half")
-    assert step_of(files(tmp_path).load()[0]) == 1
-    assert [path.name for path in tmp_path.iterdir()] == ["checkpoint.pt"]
-
-
 def test_the_best_state_gets_its_name_at_the_end(tmp_path: Path) -> None:
     states = StateFiles(tmp_path, identity="run")
     for epoch in (1, 2, 4):
@@ -216,9 +139,3 @@ def test_the_best_state_gets_its_name_at_the_end(tmp_path: Path) -> None:
     assert (read_label(states.best), read_label(states.last)) == (("run", 4), ("run", 5))
     assert states.has_candidate(4)
     assert not states.has_candidate(2)
-
-
-def test_a_file_that_is_no_state_names_nothing(tmp_path: Path) -> None:
-    (tmp_path / "x.safetensors").write_bytes(b"junk")
-    assert read_label(tmp_path / "x.safetensors") is None
-    assert read_label(tmp_path / "absent.safetensors") is None

@@ -4,9 +4,7 @@ from __future__ import annotations
 
 import multiprocessing
 import os
-import shutil
 import time
-from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
 import numpy as np
@@ -99,34 +97,12 @@ def test_an_image_is_resized_bicubic_and_its_mask_to_nearest(pairs):
     assert images.stem(1) == "1"
 
 
-def test_image_and_masks_of_one_item_are_decoded_once(pairs):
-    assert decodes(source(pairs)) == COUNT
-
-
 def test_a_second_job_reads_the_same_arrays_and_decodes_nothing(pairs, cache):
     plain, first = everything(source(pairs)), everything(source(pairs, cache))
     Tiny.decoded = 0
     assert_same(first, plain)
     assert_same(everything(source(pairs, cache)), plain)
     assert Tiny.decoded == 0
-
-
-def test_writing_to_a_cached_array_changes_no_file(pairs, cache):
-    everything(source(pairs, cache))
-    image = source(pairs, cache).image(0)
-    kept = image.copy()
-    image[:] = 0
-    np.testing.assert_array_equal(source(pairs, cache).image(0), kept)
-
-
-def test_a_copy_of_the_data_elsewhere_shares_the_entries(pairs, cache, tmp_path):
-    everything(source(pairs, cache))
-    shutil.copytree(tmp_path / "data", tmp_path / "scratch")
-    moved = [
-        Pair(stem=p.stem, image=tmp_path / "scratch" / p.image.name, mask=tmp_path / "scratch" / p.mask.name)
-        for p in pairs
-    ]
-    assert decodes(source(moved, cache)) == 0
 
 
 @pytest.mark.parametrize("part", ["image", "mask"])
@@ -162,27 +138,6 @@ def test_other_classes_have_entries_of_their_own() -> None:
     }
 
 
-def test_a_changed_reader_never_meets_an_old_entry(pairs, cache, tmp_path):
-    def load(text):
-        path = tmp_path / "reader.py"
-        path.write_text(text)
-        space: dict = {"Tiny": Tiny, "Sample": Sample, "__name__": "reader"}
-        exec(compile(text, str(path), "exec"), space)
-        return space["Reader"]
-
-    text = """
-class Reader(Tiny):
-    def read(self, pair):
-        sample = super().read(pair)
-        return Sample(image=sample.image, mask=sample.mask)
-"""
-    first = ImageSource(load(text)(), pairs, image_size=SIZE, cache=ArrayCache(cache))
-    mask = first.mask_input(0).copy()
-    flipped = load(text.replace("mask=sample", "mask=1 - sample"))
-    second = ImageSource(flipped(), pairs, image_size=SIZE, cache=ArrayCache(cache))
-    np.testing.assert_array_equal(second.mask_input(0), 1 - mask)
-
-
 @pytest.mark.parametrize("spoil", [lambda path: path.write_bytes(b"broken"), Path.unlink])
 def test_an_unreadable_or_missing_image_is_the_benchmarks_error_with_and_without_cache(pairs, cache, spoil):
     spoil(pairs[0].image)
@@ -199,15 +154,6 @@ def test_a_damaged_entry_is_decoded_and_written_anew(pairs, cache, damage):
     assert_same(everything(source(pairs, cache)), plain)
     assert_same(everything(source(pairs, cache)), plain)
     assert decodes(source(pairs, cache)) == 0
-
-
-def test_threads_read_right_arrays(pairs, cache):
-    plain = everything(source(pairs))
-    for images in (source(pairs), source(pairs, cache), source(pairs, cache)):
-        with ThreadPoolExecutor(4) as pool:
-            order = [index % COUNT for index in range(60)]
-            for index, read in zip(order, pool.map(images.image, order), strict=True):
-                np.testing.assert_array_equal(read, plain[index][0])
 
 
 def _fill(pairs, cache, results, seed):
@@ -257,29 +203,6 @@ def test_the_cache_stays_within_its_bound_and_what_finds_no_room_is_decoded(pair
             np.testing.assert_array_equal(images.image(index), plain[index])
     assert len(list(cache.rglob("*.npy"))) == 3
     assert caplog.text.count("cache_gib") == 1  # said once
-
-
-def test_what_other_jobs_stored_counts(cache):
-    array = np.zeros(1000, dtype=np.uint8)
-    ArrayCache(cache).put("aa", array)
-    (size,) = (path.stat().st_size for path in cache.rglob("*.npy"))
-    ArrayCache(cache, gib=2 * size / 2**30).put("bb", array)
-    ArrayCache(cache, gib=(3 * size - 1) / 2**30).put("cc", array)
-    assert sorted(path.stem for path in cache.rglob("*.npy")) == ["aa", "bb"]
-
-
-@pytest.mark.parametrize("full", ["the disk", "a write"])
-def test_a_full_disk_stops_caching_and_nothing_else(pairs, cache, monkeypatch, caplog, full):
-    def refuse(*arguments, **options):
-        raise OSError(28, "No space left on device")
-
-    if full == "a write":
-        monkeypatch.setattr("harness.training.cache.write_atomically", refuse)
-    else:
-        monkeypatch.setattr("shutil.disk_usage", lambda path: type("Usage", (), {"free": 10})())
-    assert_same(everything(source(pairs, cache)), everything(source(pairs)))
-    assert not [path for path in cache.rglob("*") if path.is_file()]
-    assert "is made each time" in caplog.text
 
 
 @pytest.mark.parametrize("module", ["decoding.py", "opening.py", "folder_benchmark.py", "base.py", "kvasir.py"])

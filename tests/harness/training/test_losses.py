@@ -367,16 +367,3 @@ def test_one_logit_of_two_classes_has_the_same_cross_entropy() -> None:
     full = F.interpolate(two, size=(48, 48), mode="bilinear", align_corners=False)
     expected = torch.nn.CrossEntropyLoss(ignore_index=IGNORE)(full, target.long())
     torch.testing.assert_close(CrossEntropy(num_classes=2)(Output(two[:, 1:] - two[:, :1]), target), expected)
-
-
-@pytest.mark.parametrize(
-    ("task", "name", "fitting"),
-    [
-        ("binary", "mask2former", "structure or balanced-bce or cross-entropy"),
-        ("multiclass", "structure", "mask2former"),
-    ],
-)
-def test_a_loss_that_does_not_fit_the_task_is_refused(task: Any, name: Any, fitting: str) -> None:
-    message = f"loss={name} does not fit a {task} benchmark; set loss to auto or to {fitting}$"
-    with pytest.raises(UsageError, match=message):
-        build_loss(Protocol(name="x", loss=name), task=task, num_classes=3)

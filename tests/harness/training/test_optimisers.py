@@ -1,4 +1,4 @@
-"""Optimisers: one a role, decay where it belongs, clipping over all that a step updates, rates by schedule."""
+"""Optimisers: one a role, decay where it belongs, clipping, rates by schedule; and the precision of a pass."""
 
 from __future__ import annotations
 
@@ -10,11 +10,15 @@ import pytest
 import torch
 from torch import nn
 
+from harness.cli.cost import _device
+from harness.experiment.environment import own_device
 from harness.methods.base import ARCHITECTURE, WEIGHTS, ParameterGroup
 from harness.protocols.card import Protocol
 from harness.system.errors import UsageError
 from harness.training.loop import learning_rate_factor
 from harness.training.optimisers import build_optimisers, parameters_of, set_learning_rate, update
+from harness.training.precision import autocast
+from tests.harness.training.tiny import protocol
 
 RULES = Protocol(name="x", lr=1e-2, weight_decay=0.1, eps=1e-6, betas=(0.8, 0.9))
 OFF = torch.amp.GradScaler("cpu", enabled=False)
@@ -135,3 +139,16 @@ def test_a_gradient_that_overflows_in_one_optimiser_stops_those_that_step_with_i
 def test_the_factor_of_an_update(kind: Any, total: int, warmup: int, factors: dict[int, float]) -> None:
     values = {update: learning_rate_factor(update, total=total, kind=kind, warmup=warmup) for update in factors}
     assert values == pytest.approx(factors)
+
+
+@pytest.mark.parametrize(("precision", "dtype"), [("bf16", torch.bfloat16), ("fp32", torch.float32)])
+def test_a_forward_pass_is_in_the_precision_of_the_card(precision: str, dtype: torch.dtype) -> None:
+    with autocast(protocol(precision=precision), torch.device("cpu")):
+        assert nn.Linear(8, 8)(torch.ones(4, 8)).dtype is dtype
+
+
+@pytest.mark.parametrize("of", [own_device, lambda: _device(None)], ids=["runs", "costs"])
+def test_convolutions_on_a_gpu_are_as_exact_as_matrix_products(of) -> None:
+    torch.backends.cudnn.allow_tf32 = True  # torch's default
+    of()
+    assert torch.backends.cudnn.allow_tf32 == torch.backends.cuda.matmul.allow_tf32 is False

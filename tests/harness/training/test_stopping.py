@@ -102,29 +102,6 @@ def test_a_checkpoint_that_names_no_code_counts_as_written_by_other(tmp_path: Pa
     assert Run(folder=tmp_path).train().earlier_codes == ["unknown"]
 
 
-def test_checkpoints_are_written_by_time(tmp_path: Path) -> None:
-    def checkpoints(minutes: float) -> int:
-        kinds: list[str] = []
-        folder = tmp_path / str(minutes)
-        rules = protocol(checkpoint_minutes=minutes, epochs=2)
-        Run(folder=folder, images=4, rules=rules, report=lambda p: kinds.append(p.kind)).train()
-        return kinds.count("checkpoint")
-
-    assert checkpoints(60.0) == 2  # the ends of epochs
-    assert checkpoints(1e-9) == 2 + 4  # and each step
-
-
-@pytest.mark.usefixtures("finished")
-def test_a_checkpoint_holds_only_what_is_trained(tmp_path: Path) -> None:
-    run = Run(folder=tmp_path)
-    content = torch.load(tmp_path / "checkpoint.pt", weights_only=True)
-    trained = {name for name, parameter in run.segmenter.named_parameters() if parameter.requires_grad}
-    assert content["state"].keys() == trained
-    # Adam keeps two moments of each, and the scalars are small.
-    numbers = sum(tensor.numel() for tensor in content["state"].values())
-    assert (tmp_path / "checkpoint.pt").stat().st_size < 3 * 4 * numbers + 400_000
-
-
 def test_a_stop_during_validation_is_heard_before_the_next_epoch(tmp_path, whole: tuple[Path, dict[str, Any]]) -> None:
     stop = StopRequest()
     run = Run(folder=tmp_path / "stopped", stop=stop)

@@ -1,7 +1,8 @@
-"""What is installed without a clone works alone: one package, with the files that its verbs read."""
+"""What is installed works without a clone: one wheel, one import name beside others' packages, and the notebook."""
 
 from __future__ import annotations
 
+import json
 import os
 import shutil
 import subprocess
@@ -11,6 +12,7 @@ from pathlib import Path
 
 import pytest
 
+from harness.registry import METHODS
 from tests.values import REPOSITORY
 
 
@@ -73,3 +75,53 @@ def test_the_main_job_and_what_reads_its_records_work_outside_a_clone(installed:
     done = run(installed, "-c", script, cwd=tmp_path)
     assert done.returncode == 0, done.stderr
     assert (tmp_path / "pages" / "index.html").stat().st_size > 2_000
+
+
+@pytest.mark.slow
+def test_the_notebook_runs_in_an_empty_folder(tmp_path: Path) -> None:
+    notebook = json.loads((REPOSITORY / "docs" / "start.ipynb").read_text(encoding="utf-8"))
+    cells = ["".join(cell["source"]) for cell in notebook["cells"] if cell["cell_type"] == "code"]
+    done = subprocess.run(
+        [sys.executable, "-c", "\n\n".join(cells) + "\nprint(len(best), 'scores')"],
+        cwd=tmp_path,
+        env={**os.environ, "PYTHONPATH": str(REPOSITORY), "MPLBACKEND": "agg", "SAM_PEFT_SETTINGS": "none"},
+        capture_output=True,
+        text=True,
+        check=False,
+    )
+    assert done.returncode == 0, done.stderr
+    assert "6 scores" in done.stdout  # three methods, IoU and Dice
+    assert list((tmp_path / "masks" / "overlays").glob("*"))
+
+
+def python(code: str, *, cwd: Path, path: Path | None = None) -> subprocess.CompletedProcess[str]:
+    environment = {**os.environ, "PYTHONPATH": os.pathsep.join(str(place) for place in (path, REPOSITORY) if place)}
+    return subprocess.run([sys.executable, "-c", code], cwd=cwd, env=environment, capture_output=True, text=True)
+
+
+@pytest.mark.parametrize("place", ["clone", "elsewhere"])
+def test_another_package_named_datasets_is_what_that_name_finds(tmp_path: Path, place: str) -> None:
+    """Behind the clone's root on the path, too: a folder without ``__init__.py`` gives way to a package."""
+    theirs = tmp_path / "site" / "datasets"
+    theirs.mkdir(parents=True)
+    (theirs / "__init__.py").write_text("Dataset = 'theirs'\n")
+    code = (
+        f"import sys; sys.path.insert(2, {str(theirs.parent)!r}); import datasets; assert datasets.Dataset == 'theirs'\n"
+        "import harness.datasets.kvasir, harness.methods.configs\n"
+        "from harness.registry import BENCHMARKS\n"
+        "assert BENCHMARKS.get('kvasir').__module__ == 'harness.datasets.kvasir'\n"
+    )
+    done = python(code, cwd=REPOSITORY if place == "clone" else tmp_path)
+    assert done.returncode == 0, done.stderr
+    assert METHODS.get("lora").__module__ == "harness.methods.lora"
+
+
+def test_listing_names_imports_no_torch() -> None:
+    code = (
+        "import sys, harness.registry, harness.run, harness.cli.status, harness.cli.tables, harness.planning.plan, harness.studies\n"
+        "harness.registry.METHODS.names(); harness.run.parser()\n"
+        "from harness.protocols.load import load_protocol; load_protocol('nas-lora')\n"
+        "sys.exit('torch' in sys.modules)"
+    )
+    done = python(code, cwd=REPOSITORY)
+    assert done.returncode == 0, done.stderr
