@@ -38,7 +38,7 @@ def test_every_target_of_make_is_there(words: list[str]) -> None:
 
 
 def test_the_page_names_files_that_are_there() -> None:
-    assert {"methods/dora.py", "harness/studies/", "datasets/samples/trees.py"} <= set(PATHS)
+    assert {"methods/dora.py", "harness/studies/", "datasets/samples.py"} <= set(PATHS)
     assert [path for path in PATHS if not (REPOSITORY / path).exists()] == []
 
 
