@@ -99,7 +99,7 @@ class Gpu:
         if not non_blocking:
             self.wait("read")
         _refuse_graph(x)
-        return x.detach().held.clone()
+        return _held(x.detach()).clone()
 
     def run(self, func: Any, args: tuple[Any, ...], kwargs: dict[str, Any], given: list[Any]) -> Any:
         """One operation of torch with a tensor of the device among its arguments; ``given``: all of them, out of their lists."""
@@ -182,7 +182,7 @@ class OnGpu(Tensor):
     @staticmethod
     def __new__(cls, held: Tensor) -> OnGpu:
         assert not isinstance(held, OnGpu)
-        made: OnGpu = Tensor._make_wrapper_subclass(  # type: ignore[attr-defined]
+        made: OnGpu = Tensor._make_wrapper_subclass(
             cls,
             held.size(),
             strides=held.stride(),
@@ -198,15 +198,15 @@ class OnGpu(Tensor):
         pass
 
     @classmethod
-    def __torch_dispatch__(cls, func: Any, types: Any, args: tuple[Any, ...] = (), kwargs: Any = None) -> Any:
+    def __torch_dispatch__(cls, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:  # type: ignore[override]
         given = [*_leaves(args), *_leaves((kwargs or {}).values())]
         return GPU.run(func, args, kwargs or {}, given)
 
-    device = property(lambda self: CUDA)  # type: ignore[assignment]
-    is_cuda = property(lambda self: True)  # type: ignore[assignment]
-    is_cpu = property(lambda self: False)  # type: ignore[assignment]
+    device = property(lambda self: CUDA)
+    is_cuda = property(lambda self: True)
+    is_cpu = property(lambda self: False)
 
-    def __repr__(self, *given: Any, **named: Any) -> str:
+    def __repr__(self, *, tensor_contents: Any = None) -> Any:  # type: ignore[override]
         return f"OnGpu({self.held})"
 
     def numpy(self, *given: Any, **named: Any) -> Any:
@@ -216,7 +216,7 @@ class OnGpu(Tensor):
 
     def tolist(self) -> Any:
         GPU.wait("read")
-        return self.detach().held.tolist()
+        return _held(self.detach()).tolist()
 
     def pin_memory(self, *given: Any, **named: Any) -> Any:
         raise Mismatch(f"a tensor of cuda:0 cannot be pinned, at {here()}")
@@ -227,12 +227,12 @@ class OnGpu(Tensor):
     def untyped_storage(self) -> Any:
         return self.held.untyped_storage()
 
-    def new_tensor(self, data: Any, *, dtype: torch.dtype | None = None, **named: Any) -> Tensor:
+    def new_tensor(self, data: Any, dtype: torch.dtype | None = None, *given: Any, **named: Any) -> Tensor:
         GPU.wait("copy to the device")
         return OnGpu(torch.as_tensor(data, dtype=dtype or self.dtype).clone())
 
     def __deepcopy__(self, memo: dict[int, Any]) -> Tensor:
-        made: Tensor = OnGpu(self.detach().held.clone())
+        made: Tensor = OnGpu(_held(self.detach()).clone())
         is_parameter = isinstance(self, torch.nn.Parameter)
         made = torch.nn.Parameter(made, self.requires_grad) if is_parameter else made.requires_grad_(self.requires_grad)
         return memo.setdefault(id(self), made)
@@ -342,7 +342,7 @@ def _moves() -> dict[str, Any]:
         elif device is not None and torch.device(device).type == "cpu":
             x = GPU.down(x, non_blocking=non_blocking)
         elif device is not None:
-            return real_to(x, *given, device=device, **named)
+            return real_to(x, *given, device=device, **named)  # type: ignore[call-overload]
         x = real_to(x, dtype, **named) if dtype is not None else x
         return x.clone() if copy and x is before else x
 

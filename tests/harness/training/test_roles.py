@@ -45,7 +45,7 @@ def test_methods_see_the_same_images_in_the_same_order(tmp_path: Path) -> None:
     assert seen[0] == seen[1] == seen[2]
 
 
-STAGEWISE = {"search_start_epoch": 1, "alpha_data": "holdout"}
+STAGEWISE = {"search_start_epoch": 1, "alpha_data": "holdout", "alternate": "iteration"}
 
 
 def watched(folder: Path, config: dict[str, Any], **more: Any) -> tuple[Run, list[tuple[int, set[str], set[int]]]]:
