@@ -90,8 +90,7 @@ class MethodCost:
         memory_bytes: ``allocated`` and ``reserved`` peaks over a training step, and its parts ``weights``,
             ``gradients``, ``optimiser``, ``activations`` (kept from forward to backward).
         flops: ``forward`` and ``backward`` of a step as executed, shares applied; ``useful``, of both, without what widened heads
-            compute more; ``closed_form`` of the plain encoder's forward
-            pass beside ``encoder_forward`` as counted.
+            compute more. Older records also hold what the plain encoder does.
         not_counted: operations that the FLOP counter does not know, with how often they ran.
         parameters: ``encoder``, ``decoder`` and ``trainable``, ``total``.
         inference_seconds: ``unmerged`` and ``merged-<mode>`` -> seconds by round, of one batch.

@@ -17,12 +17,12 @@ BUSY = 0.1
 OTHERS_BYTES = 1 << 30
 
 
+Clock = Callable[[], float]
+
+
 def synchronise(device: torch.device) -> None:
     if device.type == "cuda":
         torch.cuda.synchronize(device)
-
-
-Clock = Callable[[], float]
 
 
 def wall_clock(device: torch.device) -> Clock:

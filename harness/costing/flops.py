@@ -1,4 +1,4 @@
-"""Floating-point operations as executed, what the counter does not know, and the closed form they are held against.
+"""Floating-point operations as executed, and what the counter does not know.
 
 A multiply-add counts as two. Matrix products, convolutions and fused attention are counted, recomputation included,
 because it is executed, and SAM's positions where they are columns of a product (`harness.models.attention`: bf16 on some CPUs);
@@ -15,9 +15,7 @@ from torch import nn
 from torch.utils._python_dispatch import TorchDispatchMode
 from torch.utils.flop_counter import FlopCounterMode, flop_registry, sdpa_backward_flop_count, sdpa_flop_count
 
-from harness.methods.parts.placement import BackboneShape
 from harness.models.attention import RelativeAttention, widened_attention
-from harness.pricing.flops import encoder_flops
 
 _aten = torch.ops.aten
 _FURTHER = {  # of the shapes of query, key and value; of the gradient's first
@@ -88,17 +86,3 @@ def useful(forward: FlopCount, backward: FlopCount, model: nn.Module) -> float:
             more += forward.attention[f"{type(model).__name__}.{name}"] * positions / width
     share = more / max(1, forward.attention["Global"])
     return forward.total + backward.total - share * (forward.attention["Global"] + backward.attention["Global"])
-
-
-def encoder_forward_flops(shape: BackboneShape, *, image_size: int) -> float:
-    """Closed form of the plain encoder's forward pass for one image, relative positions included."""
-    *parts, neck = encoder_flops(shape, image_size=image_size)
-    total = sum(parts) + (neck if shape.neck_dim else 0.0)  # a timm ViT has its neck behind it
-    if shape.relative_positions != "axes":
-        return total
-    side = image_size // shape.patch
-    for block in shape.blocks:
-        span = block.window or side
-        padded = -(-side // span) * span
-        total += 2 * 2.0 * padded**2 * span * block.dim  # each query with every row and every column of its map
-    return total

@@ -23,7 +23,7 @@ from harness.archive.measured import Comparability, CostRecord, MethodCost
 from harness.archive.schema import Run, content_hash
 from harness.comparison.step_costs import ratios_to
 from harness.costing.device import CLOCKS, EnergyMeter, synchronise
-from harness.costing.flops import encoder_forward_flops, useful
+from harness.costing.flops import useful
 from harness.costing.session import PARTS, Contestant, Roster, Session, StepKind, release, why
 from harness.experiment.building import attached_segmenter
 from harness.experiment.environment import environment, now
@@ -123,7 +123,7 @@ def measure_inference(roster: Roster, session: Session, *, report: Callable[[str
         models[variant], failures[variant] = _models(subject, calibration=[images])
         del subject
         with roster.turn(variant):
-            _share_frozen(roster, models[variant])
+            roster.share_frozen(*models[variant].values())
         if variant in roster.dropped:
             del models[variant]
             release()
@@ -155,12 +155,6 @@ def measure_inference(roster: Roster, session: Session, *, report: Callable[[str
         }
         for variant, by_mode in models.items()
     }
-
-
-def _share_frozen(roster: Roster, models: Mapping[str, Any]) -> None:
-    """A function of its own: no name outlives it that would keep a model which is dropped."""
-    for model in models.values():
-        roster.share_frozen(model)
 
 
 def _models(subject: Contestant, *, calibration: Sequence[Tensor]) -> tuple[dict[str, Any], dict[str, str]]:
@@ -211,21 +205,10 @@ def _inference_peak(model: Any, images: Tensor, session: Session) -> int:
 WARMUP = 2
 """Steps of every kind before the first round: allocators, kernels and caches are cold."""
 _OPTIONS = (
-    "fused_attention",
-    "batched_decoder",
-    "fused_cell",
-    "activation_checkpointing",
-    "cache_embeddings",
-    "epochs",
-    "flip",
-    "optimizer",
-    "clip",
-    "loss",
-)
-_DEFAULTS = {
-    **{"num_classes": 2, "mask_tokens": 1, "accumulate": 1, "decoder": "sam"},
-    **{"budget": "epochs", "attention": ""},
-}
+    "fused_attention", "batched_decoder", "fused_cell", "activation_checkpointing", "cache_embeddings", "epochs", "flip", "optimizer",
+    "clip", "loss",
+)  # fmt: skip
+_FURTHER = {"num_classes": 2, "mask_tokens": 1, "accumulate": 1, "decoder": "sam", "budget": "epochs", "attention": ""}
 """Named among the options where they differ: older records hold none of them and were measured so."""
 
 
@@ -341,11 +324,10 @@ def _measure_sizes(roster: Roster, *, report: Callable[[str], None]) -> dict[str
 
 def _sizes(subject: Contestant) -> dict[str, Any]:
     """Memory, FLOPs, parameters and checkpoint size: what does not vary from round to round."""
-    protocol = subject.protocol
-    for phase in subject.shares():
+    shares = subject.shares()
+    for phase in shares:
         for _ in range(WARMUP):
             subject.step(phase)
-    shares = subject.shares()
     parts = peak_memory(subject, next(iter(shares)))
     for phase in list(shares)[1:]:
         peaks = peak_memory(subject, phase)
@@ -359,12 +341,9 @@ def _sizes(subject: Contestant) -> dict[str, Any]:
         flops["useful"] += share * useful(forward, backward, subject.segmenter)
         for name, count in (forward.not_counted + backward.not_counted).items():
             not_counted[name] = max(not_counted.get(name, 0), count)
-    encoder = subject.count_encoder_flops()
-    shape = subject.segmenter.encoder.shape
-    closed = encoder_forward_flops(shape, image_size=protocol.image_size) * protocol.batch_size
     return {
         "memory_bytes": parts,
-        "flops": {**flops, "encoder_forward": float(encoder), "closed_form": closed},
+        "flops": flops,
         "not_counted": not_counted,
         "parameters": count_parameters(subject.segmenter),
         "checkpoint_bytes": len(save({name: t.contiguous().cpu() for name, t in subject.method.state().items()})),
@@ -407,14 +386,8 @@ def _record(session: Session, costs: list[MethodCost], *, dropped: dict[str, str
     multiclass = session.task == "multiclass"
     # A binary head has one, whatever the card says.
     tokens = protocol.mask_tokens if multiclass and protocol.decoder == "sam" else 1
-    further = {
-        "num_classes": session.num_classes,
-        "mask_tokens": tokens,
-        "accumulate": protocol.accumulate,
-        "decoder": protocol.decoder,
-        "budget": protocol.budget,
-        "attention": in_words(_attention(session)),
-    }
+    ours = {"num_classes": session.num_classes, "mask_tokens": tokens, "attention": in_words(_attention(session))}
+    further = {name: ours[name] if name in ours else getattr(protocol, name) for name in _FURTHER}
     comparability = Comparability(
         device=where["device"],
         driver=f"driver {where['driver']}, CUDA {where['cuda']}" if where["driver"] else "",
@@ -428,7 +401,7 @@ def _record(session: Session, costs: list[MethodCost], *, dropped: dict[str, str
         options={
             "clock": session.clock,
             **{name: getattr(protocol, name) for name in _OPTIONS},
-            **{name: value for name, value in further.items() if value != _DEFAULTS[name]},
+            **{name: value for name, value in further.items() if value != _FURTHER[name]},
         },
     )
     record = CostRecord(

@@ -244,14 +244,6 @@ class Contestant:
         self.segmenter.zero_grad(set_to_none=True)
         return forward, backward
 
-    def count_encoder_flops(self) -> int:
-        """FLOPs of the encoder's forward pass for a batch, the method's parts in it included."""
-        protocol = self.protocol
-        images = torch.zeros(protocol.batch_size, 3, protocol.image_size, protocol.image_size, device=self.device)
-        with torch.no_grad(), FlopCount() as count:
-            self.segmenter.encode(images)
-        return count.total
-
     def close(self) -> None:
         for feeder in (self._feeder, self._cached_feeder):
             feeder.__exit__(None, None, None)
@@ -305,11 +297,11 @@ class Roster:
         self._report = report
         self._frozen: defaultdict[tuple[Any, ...], list[weakref.ref[Tensor]]] = defaultdict(list)
 
-    def share_frozen(self, segmenter: nn.Module) -> None:
-        """Give its frozen weights the memory of equal ones in another model of the session: every method has the backbone, and a large
-        one does not fit on a device twenty times."""
-        for weight in segmenter.parameters():
-            if weight.requires_grad or weight.dtype is torch.int8:  # an 8-bit layer holds its codes besides
+    def share_frozen(self, *models: nn.Module) -> None:
+        """Give their frozen weights the memory of equal ones in another model of the session: every method has the backbone, and a
+        large one does not fit on a device twenty times."""
+        for weight in (weight for model in models for weight in model.parameters()):
+            if weight.requires_grad:
                 continue
             candidates = self._frozen[
                 weight.shape, weight.stride(), weight.dtype, float(weight.sum(dtype=torch.float64))
@@ -371,14 +363,9 @@ def baselines_among(
 ) -> tuple[list[str], list[str]]:
     """Variants among ``rows`` that ``entries`` name, and the names of entries that are not there.
 
-    An entry is the row of its name, else those with its very configuration, else, without options, every row of its
-    method.
-
-    Raises:
-        UsageError, MethodError: as `method_row`.
+    An entry is the row of its name, else those with its very configuration, else, without options, every row of its method.
     """
-    chosen: list[str] = []
-    absent: list[str] = []
+    chosen, absent = list[str](), list[str]()
     for entry in entries:
         asked = method_row(entry, protocol, overrides, backbone)
         fitting = (

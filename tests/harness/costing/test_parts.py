@@ -16,9 +16,11 @@ from harness.archive.measured import MethodCost
 from harness.comparison.step_costs import paired_ratio, ratios_to
 from harness.costing import device as device_module
 from harness.costing.device import CLOCKS, used_by_others
-from harness.costing.flops import FlopCount, encoder_forward_flops
+from harness.costing.flops import FlopCount
 from harness.costing.measure import LiveBytes
+from harness.methods.parts.placement import BackboneShape
 from harness.models.build import build_segmenter
+from harness.pricing.flops import encoder_flops
 from harness.system.errors import UsageError
 
 CPU = torch.device("cpu")
@@ -57,6 +59,20 @@ def test_live_bytes_see_what_backward_needs() -> None:
     assert weight.grad is not None
     assert counter.now == weight.grad.numel() * 4
     assert counter.peak > kept
+
+
+def encoder_forward_flops(shape: BackboneShape, *, image_size: int) -> float:
+    """Closed form of the plain encoder's forward pass for one image, relative positions included."""
+    *parts, neck = encoder_flops(shape, image_size=image_size)
+    total = sum(parts) + (neck if shape.neck_dim else 0.0)  # a timm ViT has its neck behind it
+    if shape.relative_positions != "axes":
+        return total
+    side = image_size // shape.patch
+    for block in shape.blocks:
+        span = block.window or side
+        padded = -(-side // span) * span
+        total += 2 * 2.0 * padded**2 * span * block.dim  # each query with every row and every column of its map
+    return total
 
 
 @pytest.mark.parametrize("name", ["tiny", "tiny_timm", "tiny_sam2"])
