@@ -197,7 +197,7 @@ def test_worked_example_runs_with_the_flags_of_a_built_in_method(tmp_path: Path,
     words += ["--data", str(tmp_path / "data"), "--set", "data=files", "--set", "epochs=1", "--checkpoint", "none"]
     assert run([*words, "--results", str(tmp_path / "runs"), "--executor", "inline"]) == 0
     shown = capsys.readouterr().out
-    assert any("ia3" in line.lower() for line in shown.splitlines() if line.startswith("| "))
+    assert "| IA³ (mlp=False) |" in shown
     records = [json.loads(path.read_text()) for path in tmp_path.glob("runs/records/**/*.json")]
     assert [record["run"]["method"] for record in records] == ["ia3"]
     assert [record["run"]["benchmark"] for record in records] == ["pets"]
