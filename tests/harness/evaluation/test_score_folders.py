@@ -66,7 +66,9 @@ def expected(folders, metrics=METRICS, conventions=None):
 
 @pytest.mark.parametrize("workers", [1, 3])
 def test_scores_equal_the_scorers_on_any_number_of_workers(folders, workers):
-    assert score_folders(*folders, SplitScorer(METRICS), workers=workers).summary() == expected(folders).summary()
+    predictions, masks = folders
+    scores = score_folders(predictions, masks, SplitScorer(METRICS), workers=workers)
+    assert scores.summary() == expected(folders).summary()
 
 
 def test_a_benchmark_gives_its_metrics_and_its_way_to_read_masks(capsys, folders):
