@@ -55,7 +55,7 @@ class SlurmExecutor:
         self.slurm = Slurm(patience_s=profile.patience_seconds)
         self.slurm.require()
         self._jobs: dict[str, Job] = {}
-        self._command = ""
+        self._command = self._request = ""
         self._submitted: Counter[str] = Counter()
         self._planned: dict[str, PlannedRun] = {}
 
@@ -66,7 +66,7 @@ class SlurmExecutor:
     def submit(self, jobs: Sequence[Job], *, command: str = "") -> dict[str, str]:
         """Submit what nobody has yet; who has the others, by key. Raises UsageError: the cluster refuses."""
         self._jobs |= {job.run.key: job for job in jobs}
-        self._command, self.request = command, self.request or content_hash(sorted(job.run.key for job in jobs))
+        self._command, self._request = command, self.request or content_hash(sorted(job.run.key for job in jobs))
         return self._submit(jobs)
 
     def _submit(self, jobs: Sequence[Job]) -> dict[str, str]:
@@ -86,7 +86,7 @@ class SlurmExecutor:
                 jobs,
                 executor="slurm",
                 command=self._command,
-                request=self.request,
+                request=self._request,
                 user=user_name(),
                 snapshot=str(frozen),
                 settings=asdict(self.profile),
