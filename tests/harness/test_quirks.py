@@ -10,6 +10,7 @@ import torch
 
 import harness.experiment.experiment as experiment_module
 from harness.cli.protocols import quirks, quirks_page
+from harness.experiment.building import attached_segmenter
 from harness.experiment.experiment import run_experiment
 from harness.experiment.scoring import Scoring
 from harness.models.build import build_segmenter
@@ -136,6 +137,20 @@ def test_selection_changes(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> N
     assert set(seen["intended"]) == {"val"}
 
 
+@pytest.mark.parametrize(
+    ("rule", "values", "method", "option"),
+    [
+        ("fused_cell", (True, False), "naslora", "fused"),
+        ("quirks.moe_gate", ("released", "intended"), "convlora", "gate"),
+        ("quirks.ssf_init", ("released", "intended"), "ssf", "init"),
+        ("quirks.samadapter_embedding", ("released", "intended"), "samadapter", "patch_embedding"),
+    ],
+)
+def test_a_switch_of_the_card_reaches_the_method(tmp_path, rule: str, values: tuple[Any, ...], method, option) -> None:
+    first, second = (job_of(tmp_path, method, **{rule: value}).run.method_config[option] for value in values)
+    assert first != second
+
+
 def test_class_count_changes(tmp_path: Path) -> None:
     heads = {}
     for quirk in ("released", "intended"):
@@ -143,6 +158,11 @@ def test_class_count_changes(tmp_path: Path) -> None:
         job = job_of(tmp_path, "decoder", **small("trans10k_v2"), **rules)
         made = experiment_module.Experiment(job, device=torch.device("cpu"), tell=lambda _: None)
         heads[quirk] = made.scoring.num_classes
+        segmenter, _ = attached_segmenter(job.run, task="multiclass", num_classes=heads[quirk], checkpoint=None)
+        with torch.no_grad():
+            scores = made.scoring.predictor(segmenter.eval())(torch.zeros(2, 3, 96, 96, dtype=torch.uint8))
+        assert scores.shape[:2] == (2, 12)  # a class that no training mask shows is scored, and never drawn
+        assert not scores[:, heads[quirk] :].any()
     assert heads["intended"] == 12
     assert heads["released"] < 12
 

@@ -393,3 +393,20 @@ def test_a_limit_leaves_the_same_images_to_every_seed(tmp_path: Path) -> None:
         left.append([[source.stem(index) for index in range(len(source))] for source in sources])
     assert left[0] == left[1]
     assert [len(stems) for stems in left[0]] == [4, 2, 2]
+
+
+@pytest.mark.parametrize(("benchmark", "first", "better"), [("kvasir", 0.5, 0.6), ("sbu", 0.6, 0.5)])
+def test_validation_selects_in_the_direction_of_the_benchmarks_metric(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, benchmark: str, first: float, better: float
+) -> None:
+    given: list[Any] = []
+
+    def stop_there(assignment: Any) -> Any:
+        given.append(assignment)
+        raise ArithmeticError("as far as this test goes")
+
+    monkeypatch.setattr("harness.experiment.experiment.train", stop_there)
+    assert run_experiment(job_of(tmp_path, benchmarks=(benchmark,))).code == "ERROR"
+    (assignment,) = given
+    assert assignment.selection.improves(better, first)
+    assert not assignment.selection.improves(first, better)

@@ -107,6 +107,13 @@ def test_of_a_metric_that_is_better_when_lower_the_lowest_is_chosen(tuned: Any, 
     assert (chosen.tuning["chosen"], chosen.tuning["metric"]) == ({"lr": "1e-3"}, "ber")
 
 
+@pytest.mark.parametrize("best", ["1e-4", "1e-2"])
+def test_a_value_at_either_end_of_its_grid_is_said_to_be_there(tuned: Any, tmp_path: Path, best: str) -> None:
+    tuned(best_at(float(best)), seeds="1")
+    tuning = records(tmp_path)[f"{float(best):g}/kvasir/0"].run.tuning
+    assert (tuning["chosen"], tuning["edge"]) == ({"lr": best}, ["lr"])
+
+
 def test_labels_change_no_key_and_a_merge_keeps_the_record_that_knows_its_choice(tuned: Any, tmp_path: Path) -> None:
     early = tmp_path / "early"
     tuned(best_at(1e-3))

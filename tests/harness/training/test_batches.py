@@ -41,6 +41,15 @@ def test_order_depends_on_seed_and_epoch_alone() -> None:
     assert epoch_of(plan(), 0) != epoch_of(plan(seed=2), 0)
 
 
+def test_the_architectures_order_depends_on_seed_and_epoch_too() -> None:
+    def images(epoch: int, seed: int = 1) -> list[list[int]]:
+        return plan(seed=seed, held_out=(20, 21, 22, 23, 24, 25)).update(epoch, 0, for_architecture=True)
+
+    assert images(0) == images(0)
+    assert len({str(images(epoch)) for epoch in range(4)}) > 1
+    assert len({str(images(0, seed)) for seed in range(4)}) > 1
+
+
 def test_accumulation_shares_one_update_among_batches() -> None:
     accumulating, single = plan(accumulate=2), plan(batch_size=6)
     assert accumulating.updates_per_epoch == single.updates_per_epoch == 2

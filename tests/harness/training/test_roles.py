@@ -9,6 +9,7 @@ from typing import Any
 
 import pytest
 import torch
+from torch import nn
 
 from harness.methods.base import ARCHITECTURE, WEIGHTS
 from harness.system.errors import UsageError
@@ -157,6 +158,20 @@ def test_the_budget_of_alpha_is_the_sum_of_its_rates_and_the_cap_that_follows(tm
     assert result.budget["alpha_updates"] == 8.0
     assert result.budget["alpha_lr_sum"] == pytest.approx(sum(rates))
     assert result.budget["share_cap"] == pytest.approx(1 / (1 + 7 * math.exp(-2 * sum(rates))))
+
+
+def test_each_pass_of_a_step_has_noise_of_its_own(tmp_path: Path) -> None:
+    config = {"alternate": "both", "search_start_epoch": 0}
+    run = Run(folder=tmp_path, method="naslora", config=config, images=4, rules=protocol(epochs=1))
+    seeds: list[int] = []
+
+    def look(module: nn.Module, inputs: Any) -> None:
+        if module.training:
+            seeds.append(run.attached.generator.initial_seed())
+
+    run.segmenter.register_forward_pre_hook(look)
+    run.train()
+    assert len(seeds) == len(set(seeds)) == 4  # two steps of two passes
 
 
 def test_with_dartss_optimiser_the_rate_of_alpha_stays(tmp_path: Path) -> None:
