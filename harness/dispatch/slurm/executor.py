@@ -1,4 +1,4 @@
-"""Runs on a SLURM cluster: one job array for each resource shape.
+"""Runs on a SLURM cluster: one job array for each resource shape, whose batch file submitit writes.
 
 What is queued is what squeue lists under the names of the arrays, and a run that is queued twice is trained once, by whoever gets
 its lease. So a submitter may die at any point, and two may submit at once: it costs slots of an array, never a result.
@@ -223,9 +223,10 @@ class SlurmExecutor:
 
     def _sbatch(self, sweep: Sweep, number: int, shape: Shape) -> str:
         """Submit an array; its job id. Where the controller's answer is lost, it is asked for the name before another try."""
-        script = sweep.folder / f"job-{number}.sh"
-        script.write_text(job_script(sweep, number, self.profile, shape), encoding="utf-8")
-        command = ["sbatch", "--parsable", *sbatch_options(sweep, number, self.profile, shape), str(script)]
+        (sweep.folder / f"job-{number}.sh").write_text(job_script(sweep, number, self.profile, shape), encoding="utf-8")
+        script = sweep.folder / f"sbatch-{number}.sh"
+        script.write_text(sbatch_script(sweep, number, self.profile, shape), encoding="utf-8")
+        command = ["sbatch", "--parsable", str(script)]
         # Inside a job, sbatch would inherit that job's limits from the environment; and SBATCH_* are what the shell says.
         kept = {"SLURM_CONF", *(f"SBATCH_{name.upper()}" for name in LEFT_TO_THE_SHELL if not getattr(shape, name))}
         environment = {
@@ -271,25 +272,33 @@ LEFT_TO_THE_SHELL = ("account", "partition", "qos", "constraint")
 """What clusters have their users export as SBATCH_*: that holds where the profile does not say."""
 
 
-def sbatch_options(sweep: Sweep, number: int, profile: ClusterProfile, shape: Shape) -> list[str]:
-    """sbatch's options for an array: on its command line, where they beat its variables and need no quoting."""
+def sbatch_script(sweep: Sweep, number: int, profile: ClusterProfile, shape: Shape) -> str:
+    """What sbatch reads of an array: its options as submitit writes them, and our job script in the place of its pickled function."""
+    from submitit.slurm.slurm import _make_sbatch_string
+
     array = sweep.arrays[number]
     named = ("account", "partition", "qos", "gres", "constraint", "mem")
-    return [
-        f"--job-name={sweep.names[number]}",
-        f"--comment={sweep.results}",
-        f"--array=0-{array.tasks - 1}%{profile.parallelism}",
-        *(f"--{name}={value}" for name in named if (value := getattr(shape, name))),
-        "--nodes=1",
-        f"--ntasks-per-node={shape.gpus_per_run}",
-        f"--cpus-per-task={shape.cpus}",
-        f"--time={minutes(shape.time)}",
-        f"--signal=USR2@{profile.signal_seconds}",
-        "--requeue",
-        "--open-mode=append",
-        f"--output={str(sweep.logs).replace('%', '%%')}/%A_%a.out",
-        *(f"--{name}" if value == "true" else f"--{name}={value}" for name, value in profile.extra.items()),
-    ]
+    return _make_sbatch_string(
+        command=f"exec bash -l {shlex.quote(str(sweep.folder / f'job-{number}.sh'))}",
+        folder=sweep.logs,
+        job_name=sweep.names[number],
+        comment=str(sweep.results),
+        map_count=array.tasks,
+        array_parallelism=profile.parallelism,
+        **{name: value for name in named if (value := getattr(shape, name))},
+        nodes=1,
+        ntasks_per_node=shape.gpus_per_run,
+        cpus_per_task=shape.cpus,
+        time=minutes(shape.time),
+        signal_delay_s=profile.signal_seconds,
+        stderr_to_stdout=True,
+        use_srun=False,
+        additional_parameters={
+            "requeue": True,
+            "output": f"{str(sweep.logs).replace('%', '%%')}/%A_%a.out",
+            **{name: value == "true" or value for name, value in profile.extra.items()},
+        },
+    )
 
 
 def job_script(sweep: Sweep, number: int, profile: ClusterProfile, shape: Shape) -> str:

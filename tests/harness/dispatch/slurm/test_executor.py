@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import errno
 import os
+import shlex
 import subprocess
 import sys
 from dataclasses import replace
@@ -128,7 +129,7 @@ def test_a_disk_that_is_full_is_one_line(tmp_path, idle_cluster, monkeypatch):
 def test_a_lost_answer_is_looked_up_by_name_instead_of_submitted_again(tmp_path, idle_cluster, monkeypatch):
     monkeypatch.setattr(module, "POLL_S", 0.0)
     sent = tmp_path / "sent"
-    name = "$(echo \"$*\" | grep -o 'harness-[0-9a-f-]*' | head -1)"
+    name = "$(grep -o 'job-name=harness-[0-9a-f-]*' \"$2\" | grep -o 'harness.*')"
     idle_cluster("sbatch", f'echo "{name}" >> {sent}; echo "sbatch: error: Socket timed out" >&2; exit 1')
     idle_cluster("squeue", f'test ! -e {sent} || echo "77|0|PENDING|$(cat {sent})|None|"')
     slurm(tmp_path).submit([make_job(tmp_path)])
@@ -148,9 +149,9 @@ def test_a_controller_that_does_not_come_back_leaves_a_sweep_whose_name_the_next
     assert len(slurm(tmp_path).submit([make_job(tmp_path)])) == 1
 
 
-def test_shapes_become_arrays_below_the_clusters_limit_whose_options_are_words_of_the_command(tmp_path, idle_cluster):
+def test_shapes_become_arrays_below_the_clusters_limit_whose_options_submitit_writes(tmp_path, idle_cluster):
     results = tmp_path / "50%user runs"
-    idle_cluster("sbatch", f'for word in "$@"; do echo "$word" >> {tmp_path}/$$.words; done; echo $$')
+    idle_cluster("sbatch", f'cp "$2" {tmp_path}/$$.words; echo $$')
     idle_cluster("scontrol", "echo 'MaxArraySize            = 4'")
     profile = tmp_path / "p.yaml"
     profile.write_text(
@@ -164,10 +165,15 @@ def test_shapes_become_arrays_below_the_clusters_limit_whose_options_are_words_o
     assert [(array.first, array.runs, array.per_task, array.gpus) for array in sweep.arrays] == [
         (0, 6, 2, 0), (6, 1, 2, 0), (7, 1, 1, 2)
     ]  # fmt: skip
-    words = [path.read_text().splitlines() for path in sorted(tmp_path.glob("*.words"), key=lambda p: int(p.stem))]
+    files = sorted(tmp_path.glob("*.words"), key=lambda p: int(p.stem))
+    words = [
+        [shlex.split(line)[1] for line in path.read_text().splitlines() if line.startswith("#SBATCH ")]
+        for path in files
+    ]
     assert [[word for word in given if "--array" in word] for given in words] == [
-        ["--array=0-2%2"], ["--array=0-0%2"], ["--array=0-0%2"]
+        ["--array=0-2%2"], ["--array=0-0%1"], ["--array=0-0%1"]
     ]  # fmt: skip
+    assert f"exec bash -l '{sweep.folder}/job-2.sh'" in files[2].read_text()
     assert {
         "--gres=gpu:2", "--mem=64G", "--ntasks-per-node=2", "--cpus-per-task=4", "--time=60", "--exclusive",
         "--mail-type=FAIL", "--requeue", "--signal=USR2@120", f"--comment={results}",
