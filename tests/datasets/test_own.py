@@ -222,9 +222,9 @@ def test_nnunets_ignore_label_is_ignored_and_no_class(tmp_path: Path, labels: di
 @pytest.mark.parametrize(
     "lay",
     [
-        lambda root: [write(root / split, stems=stems) for split, stems in SPLITS],
-        lambda root: [write(root, f"img/{s}/{{}}.jpg", f"gt/{s}/{{}}.png", stems) for s, stems in SPLITS],
-        lambda root: [write(root / split, "{}.jpg", "{}_mask.png", stems) for split, stems in SPLITS],
+        lambda root: [write(root / split, stems=stems) for split, stems in SPLITS],  # type: ignore[func-returns-value]
+        lambda root: [write(root, f"img/{s}/{{}}.jpg", f"gt/{s}/{{}}.png", stems) for s, stems in SPLITS],  # type: ignore[func-returns-value]
+        lambda root: [write(root / split, "{}.jpg", "{}_mask.png", stems) for split, stems in SPLITS],  # type: ignore[func-returns-value]
         lambda root: write_csv(root, "image,label", "a/{0}.jpg,b/{0}.png", **dict(SPLITS)),
         lambda root: write_csv(
             root, "", "a/{0}.jpg,b/{0}.png", **{f"{s}ing" if s != "val" else "valid": x for s, x in SPLITS}
@@ -258,12 +258,12 @@ def test_lists_split_a_folder(tmp_path: Path, names: tuple[str, ...], folder: st
     ("lay", "rule"),
     [
         (lambda root: write(root / "train"), "carved (seed 0, 2 test and 2 val"),
-        (lambda root: [write(root / s, stems=x) for s, x in SPLITS if s != "val"], "given test; val carved (seed 0"),
-        (lambda root: [write(root / s, stems=x) for s, x in SPLITS if s != "test"], "given val; test carved (seed 0"),
-        (lambda root: [write(root, stems=STEMS[4:]), write(root / "test", stems=STEMS[:4])], "given test; val carved"),
-        (lambda root: [write(root), (root / "test.txt").write_text("\n".join(STEMS[:4]))], "given test; val carved"),
-        (lambda root: [write(root), (root / "training.txt").write_text("trained with sam\n")], "carved"),
-        (lambda root: [write(root), (root / "test.txt").write_bytes(b"notes of M\xe4rz\n")], "carved"),
+        (lambda root: [write(root / s, stems=x) for s, x in SPLITS if s != "val"], "given test; val carved (seed 0"),  # type: ignore[func-returns-value]
+        (lambda root: [write(root / s, stems=x) for s, x in SPLITS if s != "test"], "given val; test carved (seed 0"),  # type: ignore[func-returns-value]
+        (lambda root: [write(root, stems=STEMS[4:]), write(root / "test", stems=STEMS[:4])], "given test; val carved"),  # type: ignore[func-returns-value]
+        (lambda root: [write(root), (root / "test.txt").write_text("\n".join(STEMS[:4]))], "given test; val carved"),  # type: ignore[func-returns-value]
+        (lambda root: [write(root), (root / "training.txt").write_text("trained with sam\n")], "carved"),  # type: ignore[func-returns-value]
+        (lambda root: [write(root), (root / "test.txt").write_bytes(b"notes of M\xe4rz\n")], "carved"),  # type: ignore[func-returns-value]
         (lambda root: write_column(root, "set", train="A", val="B", test="A"), "carved"),
     ],
 )
@@ -365,17 +365,17 @@ def _pages(root: Path) -> None:
     [
         (lambda root: None, "give a folder with images/ with masks/"),
         (lambda root: write(root, "images/{}.jpg", "masks/odd.png"), "no names pair"),
-        (lambda root: [write(root), write(root, "images/more/{}.jpg", "masks/more/{}.png", "ab")], "more/"),
-        (lambda root: [write(root, f"images/{p}/{{}}.jpg", f"masks/{p}/{{}}.png", "ab") for p in "pq"], "a CSV"),
-        (lambda root: [write(root), write(root / "train")], "beside it"),
-        (lambda root: (write(root), (root / "images" / f"{STEMS[0]}.png").write_bytes(b"")), "two files of one name"),
+        (lambda root: [write(root), write(root, "images/more/{}.jpg", "masks/more/{}.png", "ab")], "more/"),  # type: ignore[func-returns-value]
+        (lambda root: [write(root, f"images/{p}/{{}}.jpg", f"masks/{p}/{{}}.png", "ab") for p in "pq"], "a CSV"),  # type: ignore[func-returns-value]
+        (lambda root: [write(root), write(root / "train")], "beside it"),  # type: ignore[func-returns-value]
+        (lambda root: (write(root), (root / "images" / f"{STEMS[0]}.png").write_bytes(b"")), "two files of one name"),  # type: ignore[func-returns-value]
         (lambda root: _csv_with(root, _rows(STEMS[:9]), _rows(STEMS[8:])), "and in test; take it out"),
         (lambda root: _csv_with(root, _rows(STEMS[:9]), _rows(STEMS[8:9], "a/../a/{0}.jpg,b/x.png")), "missing"),
         (lambda root: _csv_with(root, _rows(STEMS[:9]), _rows(STEMS[8:9], "a/../a/{0}.jpg,b/{0}.png")), "and in test; take it out"),
         (lambda root: _csv_with(root, _rows(STEMS, "a/{0}.jpg,b/site0_r0c0.png")), "is the mask of"),
         (lambda root: _csv_with(root, "a/gone.jpg,b/gone.png"), "missing"),
         (lambda root: _csv_with(root, _rows(STEMS) + "\na/x.jpg,"), "without image or label"),
-        (lambda root: (write(root), (root / "train.csv").write_text("filename,m\ni0.jpg,i0.png\n")), "no two columns"),
+        (lambda root: (write(root), (root / "train.csv").write_text("filename,m\ni0.jpg,i0.png\n")), "no two columns"),  # type: ignore[func-returns-value]
         (lambda root: write_column(root, val="later"), "'later' in its column split"),
         (lambda root: write_csv(root, "image,label", "a/{0}.jpg,b/{0}.png", one=STEMS[:9], two=STEMS[9:]), "call lists"),
         (

@@ -99,11 +99,11 @@ def test_starts_from_a_part_of_the_weights_equal_pefts_and_go_on_so(kind: type[L
     segmenter = build_segmenter("tiny", task="binary")
     _separated(segmenter.encoder)
     segmenter.double()
-    method = kind(kind.config_class(**options, initialisation=start), seed=1)
+    method = kind(kind.config_class(**options, initialisation=start), seed=1)  # type: ignore[arg-type]
     method.attach(segmenter)
     reference = _separated(build_segmenter("tiny", task="binary").encoder.requires_grad_(False))
     theirs = PeftConfig(
-        r=4, lora_alpha=6, target_modules=["qkv", "lin1", "lin2"], init_lora_weights=start,
+        r=4, lora_alpha=6, target_modules=["qkv", "lin1", "lin2"], init_lora_weights=start,  # type: ignore[arg-type]
         use_rslora=scaling == "rslora", use_dora=kind is DoRA,
     )  # fmt: skip
     inject_adapter_in_model(theirs, reference)

@@ -54,7 +54,7 @@ def _traces(name: str, options: dict[str, Any]) -> list[Any]:
     groups = [(g.role, sorted(g.named), g.lr, g.weight_decay, g.lr_factor, g.betas) for g in method.parameter_groups()]
     moments = [(epoch, step) for epoch in range(12) for step in range(2)]
     schedule = [method.passes_at(epoch=epoch, step=step) for epoch, step in moments]
-    schedule += [method.architecture_holdout(), method.architecture_masks_shuffled()]
+    schedule += [method.architecture_holdout(), method.architecture_masks_shuffled()]  # type: ignore[list-item]
     start = {key: tensor.sum().item() for key, tensor in method.state().items()}
     generator = torch.Generator().manual_seed(0)
     with torch.no_grad():  # so that nothing that starts at zero hides what multiplies it

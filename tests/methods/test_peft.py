@@ -109,13 +109,13 @@ def test_outputs_and_gradients_equal_those_of_peft_on_the_plain_encoder(name: st
     plain.config = {"model_type": "custom"}
     known = {field.name for field in dataclasses.fields(PEFT_TYPE_TO_CONFIG_MAPPING[KINDS[name]])}
     filled = {"total_step": 10, "feedforward_modules": [], "save_indices": True}
-    config = PEFT_TYPE_TO_CONFIG_MAPPING[KINDS[name]](
+    config = PEFT_TYPE_TO_CONFIG_MAPPING[KINDS[name]](  # type: ignore[call-arg]
         target_modules=["qkv"],
-        **{n: v for n, v in filled.items() if n in known},
+        **{n: v for n, v in filled.items() if n in known},  # type: ignore[arg-type]
         **config_of(name)(**options).options(),
     )
     theirs: Any = PEFT_TYPE_TO_TUNER_MAPPING[KINDS[name]](plain, config, "default").model
-    pairs = []
+    pairs = []  # type: ignore[var-annotated]
     with torch.no_grad():
         for path, tensor in [*ours.named_parameters(), *ours.named_buffers()]:
             if ".parts." not in path:
@@ -173,7 +173,9 @@ def test_what_a_tuner_starts_from_follows_from_the_methods_seed() -> None:
 
 def test_pruned_ranks_go_on_after_a_resume_and_end_at_the_budget() -> None:
     case = ContractCase(
-        method=method_of("adalora"), config=config_of("adalora")(init_r=4, target_r=2, tfinal=2), backbone="tiny"
+        method=method_of("adalora"),
+        config=config_of("adalora")(init_r=4, target_r=2, tfinal=2),  # type: ignore[call-arg]
+        backbone="tiny",
     )
 
     def train(*, interrupted: bool) -> dict[str, torch.Tensor]:
@@ -208,7 +210,7 @@ def test_singular_vectors_are_held_near_orthogonal() -> None:
 
 
 def test_a_count_in_a_process_of_its_own_loads_no_torch_here_and_is_remembered(tmp_path: Any) -> None:
-    shape, config = backbone_shape("tiny"), config_of("lokr")(r=2)
+    shape, config = backbone_shape("tiny"), config_of("lokr")(r=2)  # type: ignore[call-arg]
     code = (
         "import sys; from harness.methods.configs.peft import config_of; from harness.models.catalog import backbone_shape\n"
         "n = config_of('lokr')(r=2).encoder_parameters(backbone_shape('tiny')); print(n, 'torch' in sys.modules)"

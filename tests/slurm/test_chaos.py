@@ -20,7 +20,7 @@ STEPS = {"steps": 60, "step_s": 0.1, "save_every": 5}
 
 def test_a_sweep_survives_everything_that_a_cluster_does(cluster, tmp_path):
     results, profile = tmp_path / "results", write_profile(tmp_path, max_attempts=40, signal_seconds=10)
-    jobs = [make_job(results, seed=seed, **STEPS) for seed in range(RUNS)]
+    jobs = [make_job(results, seed=seed, **STEPS) for seed in range(RUNS)]  # type: ignore[arg-type]
     chance = random.Random(0)
     submit(results, profile, times=3)
     assert len(array_tasks(cluster, "PENDING", "RUNNING")) >= RUNS
@@ -40,7 +40,7 @@ def test_a_sweep_survives_everything_that_a_cluster_does(cluster, tmp_path):
     written = records(results)
     assert written.keys() == {job.run.key for job in jobs}
     for job in jobs:
-        here = make_job(tmp_path / "here", seed=job.run.seed, **STEPS | {"step_s": 0.0})
+        here = make_job(tmp_path / "here", seed=job.run.seed, **STEPS | {"step_s": 0.0})  # type: ignore[arg-type]
         standin.run_experiment(here)
         (undisturbed,) = [r for r in records(tmp_path / "here").values() if r["run"]["seed"] == job.run.seed]
         assert written[job.run.key]["code"] == "OK", written[job.run.key]["message"]

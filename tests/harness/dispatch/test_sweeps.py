@@ -114,7 +114,7 @@ def test_a_run_is_settled_by_a_success_or_by_another_failure_than_the_one_replac
     RecordStore(tmp_path).write(failure)
     assert settled(tmp_path, run.key, replaces=ending_fingerprint(failure)) is None
     assert settled(tmp_path, run.key, replaces="another") == failure
-    changes = ({}, {"code": "ERROR"}, {"attempts": 2}, {"finished": "x"})
+    changes = ({}, {"code": "ERROR"}, {"attempts": 2}, {"finished": "x"})  # type: ignore[var-annotated]
     assert len({ending_fingerprint(replace(failure, **change)) for change in changes}) == 4
     success = replace(failure, code="OK")
     RecordStore(tmp_path).write(success)

@@ -171,7 +171,7 @@ def test_processes_of_one_run_meet_at_a_port_that_the_lease_gives(tmp_path, task
     sweep = submitted(tmp_path, [make_job(tmp_path)])
     lease = started(tmp_path, holder=Holder.here(job="7_0"))
     forked = []
-    monkeypatch.setattr(worker, "fork_child", lambda start, *, variables, **_: forked.append(variables) or 42)
+    monkeypatch.setattr(worker, "fork_child", lambda start, *, variables, **_: forked.append(variables) or 42)  # type: ignore[func-returns-value]
     monkeypatch.setattr(worker, "watch", lambda child, **_: (256, False))
     assert worker.main([str(sweep.folder), "--array", "0"]) == 1
     first = Start.of(sweep, 0, task="7_0", size=2).processes(lease.attempt)

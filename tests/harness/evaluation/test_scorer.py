@@ -291,7 +291,7 @@ def test_the_page_explains_every_metric_and_every_convention():
 
 
 def test_a_metric_of_a_plug_in_is_named_once_and_scored(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(conventions, "OWN", own := {})
+    monkeypatch.setattr(conventions, "OWN", own := {})  # type: ignore[var-annotated]
     monkeypatch.setattr("harness.evaluation.scorer.OWN", own)
     conventions.add_metric("above", lambda probability, foreground, valid: probability.mean(), higher_is_better=False)
     scorer = SplitScorer(["iou", "above"])

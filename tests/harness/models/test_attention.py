@@ -185,7 +185,7 @@ def test_a_gpu_is_timed_once_a_shape_and_each_kind_of_block_has_its_own(
     monkeypatch.setattr(
         attention_choice,
         "fastest",
-        lambda passes: timed.append(passes["bias"][1]) or ("bias", "widened")[len(timed) % 2],
+        lambda passes: timed.append(passes["bias"][1]) or ("bias", "widened")[len(timed) % 2],  # type: ignore[func-returns-value]
     )
     sizes = {**SIZES, "device": torch.device("cuda")}
     first = choose(backbone_shape("tiny"), "auto", **sizes)

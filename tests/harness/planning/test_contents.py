@@ -68,7 +68,7 @@ def test_older_fingerprints_are_compared_by_their_own_rule(tmp_path: Path) -> No
 def test_files_are_read_once_and_again_where_they_changed(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     read: list[Path] = []
     hash_of = contents._hash
-    monkeypatch.setattr(contents, "_hash", lambda path: (read.append(path), hash_of(path))[1])
+    monkeypatch.setattr(contents, "_hash", lambda path: (read.append(path), hash_of(path))[1])  # type: ignore[func-returns-value]
     monkeypatch.setattr(contents, "_SETTLED_S", -1.0)
     splits = _splits(tmp_path / "a")
     first = data_fingerprint(splits)
