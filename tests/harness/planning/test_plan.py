@@ -18,7 +18,7 @@ from harness.dispatch.place import place
 from harness.experiment.building import open_data
 from harness.methods.parts.placement import MethodError
 from harness.models.known import IMAGENET
-from harness.planning.data import network_images
+from harness.planning.data import Images, limited, network_images
 from harness.planning.plan import Plan, plan
 from harness.planning.request import Request, Variant
 from harness.pricing.price import parameter_rows, plan_text, price
@@ -248,3 +248,16 @@ def test_of_several_folders_of_images_the_one_with_the_splits_of_the_run_is_take
     assert network_images(tmp_path, data=[*others, right])(files, "test", pair.stem) is not None
     with pytest.raises(DatasetError, match="other"):
         network_images(tmp_path, data=others)(files, "test", pair.stem)
+
+
+@pytest.mark.parametrize(
+    ("rules", "expected"),
+    [
+        ({}, (10, 8, 6)),
+        ({"train_limit": 4, "val_limit": 3, "test_limit": 2}, (4, 3, 2)),
+        ({"train_limit": 4, "val_limit": 99, "test_untrained": True}, (4, 8, 12)),
+    ],
+)
+def test_limits_count_as_a_run_takes_them(rules: dict[str, Any], expected: tuple[int, int, int]) -> None:
+    train, val, test = expected
+    assert limited(Images(train=10, val=8, test=6), rules) == Images(train=train, val=val, test=test)

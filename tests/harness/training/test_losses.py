@@ -79,6 +79,21 @@ def test_structure_loss_equals_the_published_formula(quirk: Any) -> None:
     torch.testing.assert_close(StructureLoss(quirk=quirk)(output, target), expected)
 
 
+def test_pixels_to_ignore_are_no_foreground_to_their_neighbours_weights() -> None:
+    output, target = binary_case()
+    valid = torch.ones_like(target, dtype=torch.bool)
+    valid[:, : target.shape[1] // 3] = False
+    background = torch.where(valid, target, 0)
+    logits = F.interpolate(output.masks, size=target.shape[-2:], mode="bilinear", align_corners=False)[:, 0]
+    mask, weight = background.float(), boundary_weight(background.float()) * valid
+    bce = F.binary_cross_entropy_with_logits(logits, mask, reduction="none")
+    intersection = (weight * logits.sigmoid() * mask).sum((1, 2))
+    union = (weight * (logits.sigmoid() + mask)).sum((1, 2)) - intersection
+    expected = ((weight * bce).sum((1, 2)) / weight.sum((1, 2)) + 1 - (intersection + 1) / (union + 1)).mean()
+    ignoring = torch.where(valid, target, IGNORE).to(torch.uint8)
+    torch.testing.assert_close(StructureLoss(quirk="intended")(output, ignoring), expected)
+
+
 def test_boundary_weight_is_one_inside_and_large_at_boundaries() -> None:
     mask = torch.zeros(1, 128, 128)
     mask[:, :, 64:] = 1
