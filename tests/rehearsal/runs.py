@@ -108,7 +108,9 @@ FIRST = dict.fromkeys(FAMILIES, ("lora",)) | {
 """What runs at every change; the other methods of a family are slow."""
 HIERARCHICAL = ("mobile sam", "sam 2")
 REFUSED = {
-    *((family, method) for family in HIERARCHICAL for method in ("lst", "rein", "samadapter")),  # they need blocks of one width
+    *(
+        (family, method) for family in HIERARCHICAL for method in ("lst", "rein", "samadapter")
+    ),  # they need blocks of one width
     *((family, "zeroshot") for family, changes in FAMILIES.items() if changes.get("backbones") == ("tiny_timm",)),
     ("classes", "zeroshot"),
 }
