@@ -6,6 +6,7 @@ import contextlib
 import functools
 import gc
 import os
+import signal
 from collections.abc import Callable, Iterator
 from typing import Any
 
@@ -72,6 +73,17 @@ def _samples_are_drawn_once() -> Iterator[None]:
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr(samples, "scene", drawn)
         yield
+
+
+@pytest.fixture(autouse=True)
+def _signal_handlers_are_put_back() -> Iterator[None]:
+    """A handler that one test leaves would swallow the signal that the next one sends."""
+    numbers = (signal.SIGTERM, signal.SIGUSR2, signal.SIGINT, signal.SIGHUP)
+    before = {number: signal.getsignal(number) for number in numbers}
+    yield
+    for number, handler in before.items():
+        if signal.getsignal(number) is not handler:
+            signal.signal(number, handler)
 
 
 @pytest.fixture

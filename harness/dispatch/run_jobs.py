@@ -60,7 +60,8 @@ class InlineExecutor:
         if "torch" not in sys.modules:
             set_threads(cores())
         stop = StopSignals()
-        before = signal.getsignal(signal.SIGINT)
+        # Remembered from here on: raised while a library is imported, KeyboardInterrupt may be swallowed there.
+        before = signal.signal(signal.SIGINT, lambda number, frame: stop.received.append(number))
         try:
             for line in range(len(self.sweep.runs)):
                 supervise(Start.of(self.sweep, line), stop=stop, here="here")
