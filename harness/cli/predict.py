@@ -30,7 +30,7 @@ def parser() -> CommandParser:
         "predict",
         __doc__,
         epilog="Masks are PNG at each image's own size: 0 and 255, or class indices with a palette; of a classifier labels.csv has "
-        "each image's label and probabilities. The same command again goes on where it was stopped.",
+        "each image's label and probabilities. The same command again goes on where it was stopped, with masks.",
     )
     model = p.add_mutually_exclusive_group(required=True)
     add_run(model)
@@ -53,15 +53,7 @@ def parser() -> CommandParser:
         help="a point on the object; again for more of that object",
     )
     p.add_argument("--overlay", action="store_true", help="also DIR/overlays: contours over the image")
-    p.add_argument(
-        "--probabilities",
-        nargs="?",
-        choices=("scored", "own", "input"),
-        const="scored",
-        default="",
-        help="also .npy of float32: in DIR/probabilities at the image's own size, in DIR/probabilities-input at the "
-        "network's (default: scored, the one of the two at which the run's protocol scores)",
-    )
+    p.add_argument("--probabilities", action="store_true", help="also DIR/probabilities: .npy of float32")
     p.add_argument(
         "--merge", choices=("exact", "conv", "calibrated"), help="fold the method into the backbone first (default: no)"
     )
@@ -103,18 +95,16 @@ def main(argv: list[str] | None = None) -> int:
     with stages() as tell:
         tell("loading torch and the run")
         from harness.experiment.environment import own_device
-        from harness.experiment.predicting import predict, predict_labels, scoring_command
+        from harness.experiment.predicting import predict
 
         request = request_of(arguments, prompt)
         labels = request.trained.task == "classification"
     with counter("predicting", len(request.images)) as progress:
-        predicted = (predict_labels if labels else predict)(request, device=own_device(), progress=progress)
-    skipped = f", {predicted.skipped} were there already" if predicted.skipped else ""
+        there = predict(request, device=own_device(), progress=progress)
     print(
-        f"{request.out}: {'labels' if labels else 'masks'} of {predicted.done} images by run {request.trained.run.key}{skipped}"
+        f"{request.out}: {'labels' if labels else 'masks'} of {len(request.images) - there} images by run "
+        f"{request.trained.run.key}{f', {there} were there already' if there else ''}"
     )
-    if not labels:
-        print(f"where you have true masks: {scoring_command(request, 'MASKS')}")
     return 0
 
 
@@ -136,15 +126,11 @@ def request_of(arguments: argparse.Namespace, prompt: Sequence[tuple[float, ...]
     from harness.experiment.predicting import Predict, find_images
     from harness.experiment.trained import adapter, of_results
     from harness.planning.understand import checkpoint_of, data_folder, folder_of
-    from harness.protocols.load import from_rules
 
     results, settings = results_of(arguments), load_settings()
     trained = adapter(arguments.adapter) if arguments.adapter else of_results(results, arguments.run)
     checkpoint = checkpoint_of(trained.run, settings, given=arguments.checkpoint)
     trained.require_checkpoint(checkpoint)
-    size = arguments.probabilities
-    if size == "scored":
-        size = "input" if from_rules(trained.run.rules).evaluation.resolution == "input" else "own"
     given = arguments.data or (folder_of(trained.run, settings) if arguments.merge == "calibrated" else None)
     data = data_folder(trained.run, data=given, results=results)
     if arguments.merge == "calibrated" and data is None:
@@ -157,7 +143,7 @@ def request_of(arguments: argparse.Namespace, prompt: Sequence[tuple[float, ...]
         merge=arguments.merge,
         calibration=lambda: calibration_images(trained.run, data)[0],
         overlay=arguments.overlay,
-        probabilities=size,
+        probabilities=arguments.probabilities,
         batch=arguments.batch,
         prompt=tuple(prompt),
     )

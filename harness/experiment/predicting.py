@@ -11,12 +11,11 @@ import csv
 import io
 import json
 import os
-import shlex
-from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
-from dataclasses import asdict, dataclass
+from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, Literal
+from typing import Any
 
 import numpy as np
 import torch
@@ -28,13 +27,12 @@ from harness.datasets.base import Sample, require_plain
 from harness.datasets.reading.decoding import read_image
 from harness.datasets.reading.opening import stored_size
 from harness.datasets.reading.pairing import image_files, name_key
-from harness.evaluation.conventions import CLASSES, OVERLAP
 from harness.evaluation.resize import resize_bilinear
 from harness.experiment.trained import Trained
 from harness.methods.base import MergeMode
 from harness.models.segmenter import Prompts, Segmenter, probabilities
 from harness.protocols.load import from_rules
-from harness.registry import BENCHMARKS, is_own
+from harness.registry import BENCHMARKS
 from harness.system.errors import UsageError, os_reason, writing_to
 from harness.system.files import read_regular, write_atomically
 from harness.system.streams import say
@@ -44,92 +42,10 @@ from harness.training.precision import autocast
 from harness.training.prompts import together
 
 NOTE = "predictions.json"
-"""Beside the predictions: which model made them, and of which files."""
-
+"""In the folder of predictions: which model made them, and of which files."""
 LARGEST_NOTE = 1 << 28
-"""Bytes; an image takes about 150 of them."""
-
-Origin = tuple[str, int, int]
-"""Path without links, bytes, and the time of the last change in nanoseconds: another file or content has another."""
-
-
-@dataclass(frozen=True, kw_only=True)
-class PredictionFolder:
-    """What a folder's note says.
-
-    Args:
-        model: what tells models apart.
-        images: name of a prediction -> the file that it is of; without those of notes older than this.
-        claimed: whether this model has begun to fill it; otherwise it is empty or new.
-    """
-
-    out: Path
-    model: Mapping[str, str | None]
-    images: Mapping[str, Origin]
-    claimed: bool
-
-    @classmethod
-    def open(cls, out: Path, model: Mapping[str, str | None]) -> PredictionFolder:
-        """Read the note there is. Raises UsageError: the folder holds anything else, or cannot be read."""
-        note = out / NOTE
-        try:
-            if note.is_file():
-                recorded, images = _parsed(read_regular(note, largest=LARGEST_NOTE))
-                if recorded != model:
-                    raise UsageError(
-                        f"--out {out} holds the predictions of another model or merge; choose another folder"
-                    )
-                return cls(out=out, model=model, images=images, claimed=True)
-            if out.exists() and (not out.is_dir() or any(out.iterdir())):
-                raise UsageError(f"--out {out} exists and holds no predictions; choose a folder that is empty or new")
-        except UsageError:
-            raise
-        except OSError as error:
-            raise UsageError(f"--out {out} cannot be read: {os_reason(error)}") from error
-        except (TypeError, KeyError, ValueError, RecursionError) as error:
-            raise UsageError(f"{note} is damaged; choose another folder") from error
-        return cls(out=out, model=model, images={}, claimed=False)
-
-    def is_of(self, name: str, image: Path) -> bool:
-        """Whether the prediction of that name is of this file as it is now. Of an older note nobody knows."""
-        return self.images.get(name) == origin(image)
-
-    def require_same_file(self, name: str, image: Path) -> None:
-        """Refuse to put the prediction of one file in the place of another's. Raises UsageError: the prediction there is of another
-        file."""
-        known = self.images.get(name)
-        if known is not None and known[0] != os.path.realpath(image):
-            raise UsageError(
-                f"--out {self.out} holds the prediction of {known[0]}, not of {image}, under one name; "
-                "choose another folder"
-            )
-
-    def note(self, images: Mapping[str, Path]) -> None:
-        """Write down which model fills the folder, and which files further predictions are of. Raises UsageError: it cannot be
-        written."""
-        known = {**self.images, **{name: origin(image) for name, image in images.items()}}
-        with writing_to(f"--out {self.out}"):
-            write_atomically(self.out / NOTE, json.dumps({**self.model, "images": known}, indent=1) + "\n")
-
-
-def origin(image: Path) -> Origin:
-    """A file's identity and version: its real path, size and time of change. Raises UsageError: it is gone."""
-    try:
-        status = os.stat(image)
-    except OSError as error:
-        raise UsageError(f"--images: {image} cannot be read: {os_reason(error)}") from error
-    return os.path.realpath(image), status.st_size, status.st_mtime_ns
-
-
-def _parsed(text: bytes) -> tuple[dict[str, Any], dict[str, Origin]]:
-    """The model, and the files by name. Raises KeyError, TypeError, ValueError, RecursionError: it is no note."""
-    content = json.loads(text)
-    if not isinstance(content, dict) or not isinstance(images := content.pop("images", {}), dict):
-        raise TypeError("no note")
-    if not all(isinstance(entry, list) and list(map(type, entry)) == [str, int, int] for entry in images.values()):
-        raise TypeError("no files")
-    return content, {name: (path, size, changed) for name, (path, size, changed) in images.items()}
-
+"""Bytes; an image takes about 100 of them."""
+OVERLAYS, PROBABILITIES, LABELS = "overlays", "probabilities", "labels.csv"
 
 Array = NDArray[np.uint8]
 Floats = NDArray[np.float32]
@@ -161,10 +77,6 @@ def overlay(pixels: Array, mask: Array) -> Array:
     return drawn
 
 
-OVERLAYS = "overlays"
-PROBABILITIES = {"own": "probabilities", "input": "probabilities-input"}
-
-
 @dataclass(frozen=True, kw_only=True)
 class Predict:
     """What to predict and what to write.
@@ -176,7 +88,7 @@ class Predict:
         merge: how the method is folded into the backbone first, None to predict unmerged.
         calibration: batches (B, 3, S, S) of training images for ``calibrated``; called after the checks.
         overlay: write the image with the contours of its mask.
-        probabilities: write float32 arrays: at the image's ``own`` size, at the network's ``input`` size, or not at all.
+        probabilities: write float32 arrays at the image's size.
         batch: images a forward pass.
         prompt: boxes (left, top, right, bottom), one an object, or points (x, y) on one object, in pixels of the one image.
     """
@@ -188,54 +100,69 @@ class Predict:
     merge: MergeMode | None = None
     calibration: Callable[[], Sequence[Tensor]] = tuple
     overlay: bool = False
-    probabilities: Literal["own", "input", ""] = ""
+    probabilities: bool = False
     batch: int = 4
     prompt: Sequence[tuple[float, ...]] = ()
 
 
-@dataclass(frozen=True, kw_only=True)
-class Predicted:
-    """How many images were predicted, and how many were there already."""
-
-    done: int
-    skipped: int
-
-
-def predict(
-    request: Predict, *, device: torch.device, progress: Callable[[int], None] = lambda done: None
-) -> Predicted:
-    """Predict every image that has no complete output yet, or changed since; each file is there whole or not at all.
+def predict(request: Predict, *, device: torch.device, progress: Callable[[int], None] = lambda done: None) -> int:
+    """Write the mask of every image that has none yet or is younger than its mask, each file whole or not at all; of a
+    classifier `LABELS`: image, label, and the probability of every class.
 
     Args:
-        progress: is told how many images are done.
+        progress: is given how many images are done.
+
+    Returns:
+        How many images had masks already.
 
     Raises:
-        UsageError: the folder holds something else, also of another file of an image's name, or cannot be written.
+        UsageError: the folder holds something else, also the mask of another file of an image's name, or cannot be written.
         DatasetError: an image cannot be read; those before it are done and stay.
         MethodError: the method has no such merge mode.
     """
-    images = request.images
-    folder = opened_folder(request)
-    stale = set(_stale(folder, images))
-    waiting = [image for image in images if any(p in stale or not p.is_file() for p in outputs(request, image))]
+    labels = request.trained.task == "classification"
+    if labels and (request.overlay or request.probabilities):
+        raise UsageError(f"--overlay and --probabilities are for masks; run {request.trained.run.key} gives {LABELS}")
+    note = opened_note(request)
+    if labels and note["images"]:
+        raise UsageError(f"--out {request.out} holds {LABELS}; choose another folder")
+    waiting = [image for image in request.images if labels or _is_stale(request, image)]
     if not waiting:
-        return Predicted(done=0, skipped=len(images))
+        return len(request.images)
     model = Model(request, device=device)
+    note["images"].update({image.stem: os.path.realpath(image) for image in waiting})
     with writing_to(f"--out {request.out}"):
-        for path in stale:  # before the note, which would otherwise call them the new images'
-            path.unlink()
-    folder.note({image.stem: image for image in waiting})
-    done = len(images) - len(waiting)
+        for image in waiting:  # what an earlier version of the image left
+            for folder, suffix in (("", ".png"), (OVERLAYS, ".png"), (PROBABILITIES, ".npy")):
+                (request.out / folder / f"{image.stem}{suffix}").unlink(missing_ok=True)
+        write_atomically(request.out / NOTE, json.dumps(note, indent=1) + "\n")
+    skipped = done = len(request.images) - len(waiting)
     progress(done)
+    rows: list[list[str]] = []
     with ThreadPoolExecutor(2, thread_name_prefix="writer") as writers:
         pending: list[Future[None]] = []
         for batch, scores in model.batches(waiting):
             _finish(pending, request.out)  # bounds what waits in memory
             done += len(batch)
-            pending = [writers.submit(write_masks, request, model, *item) for item in zip(batch, scores, strict=True)]
+            if labels:
+                rows += [_labelled(request, path, score) for (path, _), score in zip(batch, scores, strict=True)]
+            else:
+                pairs = zip(batch, scores, strict=True)
+                pending = [writers.submit(write_masks, request, model, *pair) for pair in pairs]
             progress(done)
         _finish(pending, request.out)
-    return Predicted(done=len(waiting), skipped=len(images) - len(waiting))
+    if labels:
+        text = io.StringIO()
+        names = BENCHMARKS.get(request.trained.run.benchmark).class_names
+        csv.writer(text, lineterminator="\n").writerows([["image", "label", *names], *rows])
+        with writing_to(f"--out {request.out}"):
+            write_atomically(request.out / LABELS, text.getvalue())
+    return skipped
+
+
+def _labelled(request: Predict, path: Path, score: Floats) -> list[str]:
+    names = BENCHMARKS.get(request.trained.run.benchmark).class_names
+    return [path.name, names[int(score.argmax())], *(f"{p:.6g}" for p in score.reshape(-1))]
 
 
 def _check_prompt(request: Predict) -> None:
@@ -292,9 +219,10 @@ def find_images(given: Sequence[Path]) -> list[Path]:
     return files
 
 
-def opened_folder(request: Predict) -> PredictionFolder:
-    """The folder to fill, and what its note says. Raises UsageError: it holds the images, or anything but this model's predictions,
-    or its prompt does not fit."""
+def opened_note(request: Predict) -> dict[str, Any]:
+    """What the folder's note says: the model, and under ``images`` the file of each prediction by its name. Raises UsageError: the
+    folder holds the images, anything but this model's predictions, or the prediction of another file of one name; or the prompt
+    does not fit."""
     out, trained = request.out, request.trained
     if any(os.path.realpath(image.parent) == os.path.realpath(out) for image in request.images):
         raise UsageError(f"--out {out} holds the images themselves; choose another folder")
@@ -302,31 +230,39 @@ def opened_folder(request: Predict) -> PredictionFolder:
     model = {"run": trained.run.key, "state": trained.digest, "merge": request.merge}
     if request.prompt:
         model["prompt"] = " ".join(",".join(f"{number:g}" for number in prompt) for prompt in request.prompt)
-    return PredictionFolder.open(out, model=model)
+    recorded: dict[str, Any] = {**model, "images": {}}
+    try:
+        noted = (out / NOTE).is_file()
+        holds_else = not noted and out.exists() and (not out.is_dir() or any(out.iterdir()))
+        if noted:
+            recorded = dict(json.loads(read_regular(out / NOTE, largest=LARGEST_NOTE)))
+        images = dict(recorded.pop("images"))
+    except OSError as error:
+        raise UsageError(f"--out {out} cannot be read: {os_reason(error)}") from error
+    except (TypeError, KeyError, ValueError, RecursionError) as error:
+        raise UsageError(f"{out / NOTE} is damaged; choose another folder") from error
+    if holds_else:
+        raise UsageError(f"--out {out} exists and holds no predictions; choose a folder that is empty or new")
+    if recorded != model:
+        raise UsageError(f"--out {out} holds the predictions of another model or merge; choose another folder")
+    for image in request.images:
+        known = images.get(image.stem)
+        if known not in (None, os.path.realpath(image)):
+            raise UsageError(f"--out {out} holds the prediction of {known}, not of {image}; choose another folder")
+    return {**model, "images": images}
 
 
-def _stale(folder: PredictionFolder, images: Sequence[Path]) -> list[Path]:
-    """Outputs that were made of an earlier version of an image, or of an unknown one. Raises UsageError: it is of another file that
-    is called the same."""
-    stale = []
-    for image in images:
-        arrays = [Path(name, f"{image.stem}.npy") for name in PROBABILITIES.values()]
-        outputs_of_all = (*arrays, Path(OVERLAYS, f"{image.stem}.png"), Path(f"{image.stem}.png"))
-        there = [path for name in outputs_of_all if (path := folder.out / name).is_file()]
-        if there and not folder.is_of(image.stem, image):
-            folder.require_same_file(image.stem, image)
-            stale += there
-    return stale
+def _is_stale(request: Predict, image: Path) -> bool:
+    """Whether one of its files is not there, or older than the image."""
+    changed = image.stat().st_mtime_ns
+    return any(not path.is_file() or path.stat().st_mtime_ns < changed for path in outputs(request, image))
 
 
 def outputs(request: Predict, image: Path) -> list[Path]:
     """The files of one image, the mask last."""
-    files = [request.out / f"{image.stem}.png"]
-    if request.overlay:
-        files.insert(0, request.out / OVERLAYS / f"{image.stem}.png")
-    if request.probabilities:
-        files.insert(0, request.out / PROBABILITIES[request.probabilities] / f"{image.stem}.npy")
-    return files
+    overlay = [request.out / OVERLAYS / f"{image.stem}.png"] if request.overlay else []
+    arrays = [request.out / PROBABILITIES / f"{image.stem}.npy"] if request.probabilities else []
+    return [*arrays, *overlay, request.out / f"{image.stem}.png"]
 
 
 class Model:
@@ -408,7 +344,7 @@ def write_masks(request: Predict, model: Model, image: tuple[Path, Array], score
     for file in outputs(request, path):
         content = io.BytesIO()
         if file.suffix == ".npy":
-            np.save(content, resized if request.probabilities == "own" else scores)
+            np.save(content, resized)
         elif file.parent == request.out / OVERLAYS:
             Image.fromarray(overlay(pixels, mask)).save(content, format="PNG")
         else:
@@ -417,98 +353,3 @@ def write_masks(request: Predict, model: Model, image: tuple[Path, Array], score
                 drawn.putpalette(palette().reshape(-1).tolist())
             drawn.save(content, format="PNG")
         write_atomically(file, content.getvalue())
-
-
-def scoring_command(request: Predict, masks: str) -> str:
-    """The command that scores what was written as the run's record does."""
-    rules, trained = from_rules(request.trained.run.rules), request.trained
-    benchmark = BENCHMARKS.get(trained.run.benchmark)
-    folder = request.out / PROBABILITIES[request.probabilities] if request.probabilities else request.out
-    words = ["sam-peft", "data", "score", str(folder), masks]
-    if not is_own(benchmark.name):
-        words += ["--benchmark", benchmark.name]
-    elif trained.task == "multiclass":
-        words += ["--num-classes", str(trained.num_classes)]
-    # Masks have the threshold of these metrics alone.
-    if names := [name for name in benchmark.metrics if request.probabilities or name in (*OVERLAP, *CLASSES)]:
-        words += ["--metrics", ",".join(names)]
-    if request.probabilities == "input":
-        words.append("--stretched")
-    conventions = asdict(rules.evaluation)
-    plain = asdict(type(rules.evaluation)())
-    for name, value in conventions.items():
-        if value != plain[name]:
-            words += ["--set", f"{name}={str(value).lower() if isinstance(value, bool) else value}"]
-    return shlex.join(words)
-
-
-LABELS = "labels.csv"
-
-
-def predict_labels(
-    request: Predict, *, device: torch.device, progress: Callable[[int], None] = lambda done: None
-) -> Predicted:
-    """Write ``labels.csv``: image, label, and the probability of every class; images that it has as they are now keep their rows.
-
-    Args:
-        progress: is told how many images are done.
-
-    Raises:
-        UsageError: the folder holds something else, also of another file of an image's name, or cannot be written, or masks were asked for.
-        DatasetError: an image cannot be read; those before it are done and stay.
-        MethodError: the method has no such merge mode.
-    """
-    if request.overlay or request.probabilities:
-        raise UsageError(
-            f"--overlay and --probabilities are for masks; run {request.trained.run.key} gives labels, and {LABELS} "
-            "has their probabilities anyway"
-        )
-    folder, path = opened_folder(request), request.out / LABELS
-    names = tuple(BENCHMARKS.get(request.trained.run.benchmark).class_names)
-    rows = _read_rows(path) if path.is_file() else {}
-    waiting = [image for image in request.images if image.name not in rows or not folder.is_of(image.name, image)]
-    for image in waiting:
-        if image.name in rows:
-            folder.require_same_file(image.name, image)
-    done = skipped = len(request.images) - len(waiting)
-    if waiting:
-        model = Model(request, device=device)
-        if not folder.claimed:
-            folder.note({})
-        for image in waiting:
-            rows.pop(image.name, None)
-        _write_rows(path, names, rows)  # before the note, which would otherwise call rows of other images the new ones'
-        folder.note({image.name: image for image in waiting})
-        for batch, scores in model.batches(waiting):
-            new = {
-                image.name: [names[int(score.argmax())], *(f"{p:.6g}" for p in score.reshape(-1))]
-                for (image, _), score in zip(batch, scores, strict=True)
-            }
-            with writing_to(f"--out {request.out}"), path.open("a", newline="", encoding="utf-8") as file:
-                file.write(_as_csv([name, *row] for name, row in new.items()))
-            rows |= new
-            done += len(batch)
-            progress(done)
-        _write_rows(path, names, rows)
-    return Predicted(done=len(waiting), skipped=skipped)
-
-
-def _write_rows(path: Path, names: Sequence[str], rows: Mapping[str, Sequence[str]]) -> None:
-    """The whole table, by image. Raises UsageError: it cannot be written."""
-    with writing_to(f"--out {path.parent}"):
-        write_atomically(path, _as_csv([["image", "label", *names], *([name, *rows[name]] for name in sorted(rows))]))
-
-
-def _as_csv(rows: Iterable[Sequence[str]]) -> str:
-    text = io.StringIO()
-    csv.writer(text, lineterminator="\n").writerows(rows)
-    return text.getvalue()
-
-
-def _read_rows(path: Path) -> dict[str, list[str]]:
-    """Image -> its label and probabilities; without a last row that was not written to its end."""
-    try:
-        with path.open(newline="", encoding="utf-8") as file:
-            return {row[0]: row[1:] for row in list(csv.reader(line for line in file if line.endswith("\n")))[1:]}
-    except (OSError, UnicodeDecodeError, csv.Error, IndexError) as error:
-        raise UsageError(f"{path} is damaged; choose another folder") from error

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import json
 import os
-import shlex
 import shutil
 from contextlib import nullcontext
 from dataclasses import asdict
@@ -20,7 +19,7 @@ from harness.archive.schema import Record
 from harness.cli import data, export, predict
 from harness.experiment.building import RunData, open_data
 from harness.experiment.experiment import run_experiment
-from harness.experiment.predicting import NOTE, PROBABILITIES, overlay, palette
+from harness.experiment.predicting import NOTE, overlay, palette
 from harness.experiment.trained import METADATA
 from tests.harness.planned import job_of
 
@@ -69,12 +68,6 @@ def classes(tmp_path_factory: pytest.TempPathFactory) -> Finished:
     return Finished(tmp_path_factory.mktemp("classes"), "trans10k_v2")
 
 
-@pytest.fixture(scope="module")
-def at_input(tmp_path_factory: pytest.TempPathFactory) -> Finished:
-    rules = {"evaluation.resolution": "input", "evaluation.weighted_f_beta2": "0.3"}
-    return Finished(tmp_path_factory.mktemp("input"), "kvasir", **rules)
-
-
 @pytest.mark.parametrize(("arguments", "variant"), [([], "best"), (["--merge", "exact"], "merged-exact")])
 def test_scores_of_the_folder_are_exactly_the_records(binary, tmp_path, capsys, arguments, variant):
     assert binary.predict(tmp_path / "out", "--probabilities", *arguments) == 0
@@ -88,37 +81,8 @@ def test_scores_of_several_classes_are_exactly_the_records(classes: Finished, tm
     assert classes.predict(tmp_path / "out", "--overlay") == 0
     masks = {path.stem: Image.open(path) for path in (tmp_path / "out").glob("*.png")}
     assert {image.mode for image in masks.values()} == {"P"}
-    assert "--benchmark trans10k_v2" in capsys.readouterr().out
     scores = classes.scores(capsys, tmp_path / "out", "--num-classes", "12")
     assert scores == classes.recorded("best", "miou,accuracy")
-
-
-@pytest.mark.parametrize("given", ["own", "scored"])
-@pytest.mark.parametrize("resolution", ["native", "input"])
-def test_the_printed_command_scores_as_the_record_was_scored(binary, at_input, tmp_path, capsys, resolution, given):
-    finished, out = {"native": binary, "input": at_input}[resolution], tmp_path / "of mine"
-    assert finished.predict(out, *(["--probabilities", given] if given else [])) == 0
-    (command,) = [line for line in capsys.readouterr().out.splitlines() if "sam-peft data score" in line]
-    words = shlex.split(command.partition("sam-peft data score ")[2])
-    size = {"scored": {"native": "own"}.get(resolution, resolution)}.get(given, given)
-    assert words[0] == str(out / PROBABILITIES[size] if size else out)
-    names = words[words.index("--metrics") + 1]
-    assert names == ("s_measure,e_mean,e_max,e_adaptive,weighted_f,mae,iou,dice" if given else "iou,dice")
-    scores = finished.scores(capsys, Path(words[0]), *words[2:])
-    if resolution == "native" or size == "input":
-        assert scores == finished.recorded("best", names)
-
-
-def test_the_printed_command_reads_masks_as_the_benchmark_does(tmp_path, capsys) -> None:
-    """Any level above 0 is shadow on SBU: of grey edges, too."""
-    finished = Finished(tmp_path, "sbu")
-    for path in finished.masks.iterdir():
-        grey = np.asarray(Image.open(path).convert("L"))
-        Image.fromarray(np.where(grey > 0, 60, 0).astype(np.uint8)).save(path.with_suffix(".png"))
-    assert finished.predict(tmp_path / "out", "--probabilities") == 0
-    (command,) = [line for line in capsys.readouterr().out.splitlines() if "sam-peft data score" in line]
-    words = shlex.split(command.partition("sam-peft data score ")[2])
-    assert finished.scores(capsys, Path(words[0]), *words[2:]) == finished.recorded("best", "ber,iou,mae")
 
 
 def test_masks_have_the_images_size_and_overlays_show_their_contours(binary: Finished, tmp_path: Path) -> None:
@@ -198,18 +162,11 @@ def test_another_image_of_the_same_name_is_refused_and_the_mask_stays(binary: Fi
     assert {path.name: path.read_bytes() for path in (tmp_path / "out").iterdir()} == before
 
 
-@pytest.mark.parametrize("older", [False, True])
-def test_a_mask_is_made_again_where_its_image_has_changed_or_nothing_says_which_it_is_of(binary, tmp_path, older):
+def test_a_mask_is_made_again_where_its_image_has_changed(binary: Finished, tmp_path: Path) -> None:
     first, second = _two_folders(binary, tmp_path)
     out, (image,), (other,) = tmp_path / "out", first.iterdir(), second.iterdir()
     assert binary.predict(out, "--images", str(first), "--overlay") == 0
-    if older:  # written before the note held images
-        note = json.loads((out / NOTE).read_text())
-        del note["images"]
-        (out / NOTE).write_text(json.dumps(note))
-        (out / "001.png").write_bytes(b"of whatever")
-    else:
-        shutil.copy(other, image)
+    shutil.copy(other, image)
 
     assert binary.predict(out, "--images", str(first)) == 0
 

@@ -13,6 +13,7 @@ from PIL import Image
 from harness.archive.schema import Record
 from harness.cli import predict, tables
 from harness.datasets.reading.decoding import read_image
+from harness.evaluation.resize import resize_bilinear
 from harness.experiment.experiment import run_experiment
 from harness.experiment.trained import of_results
 from harness.models.segmenter import probabilities
@@ -73,8 +74,8 @@ def words(job: Job, image: Path, out: Path, *more: str) -> list[str]:
 def test_a_prompt_of_ones_own_is_in_pixels_of_the_file(done, tmp_path, given, scaled):
     job, _ = done
     image = image_of(job, tmp_path)
-    assert predict.main(words(job, image, tmp_path / "out", *given, "--probabilities", "input")) == 0
-    saved = np.load(tmp_path / "out" / "probabilities-input" / "photo.npy")
+    assert predict.main(words(job, image, tmp_path / "out", *given, "--probabilities")) == 0
+    saved = np.load(tmp_path / "out" / "probabilities" / "photo.npy")
     rules = from_rules(job.run.rules)
     segmenter, _ = of_results(Path(job.results), job.run.key).segmenter(None)
     side = rules.image_size
@@ -83,7 +84,8 @@ def test_a_prompt_of_ones_own_is_in_pixels_of_the_file(done, tmp_path, given, sc
     pixels = normalise(torch.from_numpy(np.asarray(shown).transpose(2, 0, 1).copy())[None], rules.pixels)
     with torch.no_grad():
         output = segmenter(pixels, together([np.array(scaled, dtype=np.float32)]))
-    assert np.array_equal(saved, probabilities(output, (side, side))[0].numpy())
+    expected = resize_bilinear(probabilities(output, (side, side))[0].numpy(), saved.shape)
+    assert np.array_equal(saved, expected)
 
 
 @pytest.mark.parametrize(("given", "reason"), [
