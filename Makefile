@@ -2,8 +2,9 @@
 PYTHON ?= python3
 VENV := .venv
 BIN := $(VENV)/bin
-# make demo LOCKED=1 installs the very versions that the committed numbers were made with, instead of the newest that fit.
-LOCK := $(if $(LOCKED),--constraint requirements.lock)
+# make demo LOCKED=1 installs the very versions that the committed numbers were made with, instead of the newest that fit;
+# LOCKED=cu12 and LOCKED=cu13 the versions for GPUs with CUDA 12 and 13.
+LOCK := $(if $(LOCKED),--constraint requirements$(if $(filter cu%,$(LOCKED)),-$(LOCKED)).lock)
 
 # Every editable installation makes setuptools warn of folders named like the package; a clone has none.
 INSTALL = PYTHONWARNINGS=ignore $(BIN)/python -m pip install --quiet $(LOCK)
@@ -52,10 +53,10 @@ test-fast: $(VENV)/installed-dev
 test-versions: $(VENV)/installed
 	$(BIN)/python -m pip install --quiet uv
 	set -e; for versions in lowest-direct highest; do \
-	    place=build/versions/$$versions; \
-	    $(BIN)/uv venv --quiet --clear --python $(BIN)/python $$place; \
-	    $(BIN)/uv pip install --quiet --python $$place/bin/python --resolution $$versions --editable '.[test]'; \
-	    OMP_NUM_THREADS=1 $$place/bin/python -m pytest -q -n auto --dist loadfile $(FAST); \
+	    venv=build/versions/$$versions; \
+	    $(BIN)/uv venv --quiet --clear --python $(BIN)/python $$venv; \
+	    $(BIN)/uv pip install --quiet --python $$venv/bin/python --resolution $$versions --editable '.[test]'; \
+	    OMP_NUM_THREADS=1 $$venv/bin/python -m pytest -q -n auto --dist loadfile $(FAST); \
 	done
 
 $(VENV)/installed-mutants: $(VENV)/installed-dev
