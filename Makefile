@@ -18,10 +18,12 @@ NUMERIC = $(BIN)/python -m pytest -q -n auto --dist loadfile -m 'not slow' $(add
 .PHONY: demo site test test-slow test-numbers test-fast test-versions mutants lint docs format test-slurm clean
 .DELETE_ON_ERROR:
 
-$(VENV)/installed: pyproject.toml
+$(BIN)/python:
 	$(PYTHON) -c 'import sys; sys.exit(sys.version_info < (3, 11) and "error: Python 3.11 or newer is needed; set PYTHON=/path/to/python3.11")'
 	$(PYTHON) -m venv $(VENV)
 	$(BIN)/python -m pip install --quiet --upgrade pip
+
+$(VENV)/installed: pyproject.toml | $(BIN)/python
 	$(INSTALL) --editable .
 	touch $@
 
@@ -75,8 +77,9 @@ lint: $(VENV)/installed-dev
 	$(BIN)/mypy
 	$(BIN)/lint-imports
 
-$(VENV)/installed-docs: $(VENV)/installed
-	$(INSTALL) --editable '.[docs]'
+# The pages need no torch: public names are read from the source.
+$(VENV)/installed-docs: pyproject.toml | $(BIN)/python
+	$(INSTALL) --group docs
 	touch $@
 
 # What the pages link to, by links, so that no page is copied; build/site/index.html opens offline.

@@ -53,8 +53,9 @@ def test_the_page_names_code_that_is_there(name: str) -> None:
 
 @pytest.mark.parametrize("lock", ["requirements.lock", "requirements-cu12.lock", "requirements-cu13.lock"])
 def test_a_lock_has_a_version_of_all_that_is_installed(lock: str) -> None:
-    project = tomllib.loads((REPOSITORY / "pyproject.toml").read_text(encoding="utf-8"))["project"]
-    extras = project["optional-dependencies"].values()
+    settings = tomllib.loads((REPOSITORY / "pyproject.toml").read_text(encoding="utf-8"))
+    project = settings["project"]
+    extras = [*project["optional-dependencies"].values(), *settings["dependency-groups"].values()]
     wanted = {re.split(r"[\[><=]", line)[0] for group in (project["dependencies"], *extras) for line in group}
     lines = (REPOSITORY / lock).read_text(encoding="utf-8").splitlines()
     locked = {line.partition("==")[0].lower().replace("_", "-") for line in lines}

@@ -44,8 +44,8 @@ def test_the_page_of_methods_holds_the_current_matrix() -> None:
         assert shown[name] == cells, stale
 
 
-def test_the_page_of_methods_says_what_does_not_attach_to_a_backbone() -> None:
-    text = (REPOSITORY / "docs" / "methods.md").read_text(encoding="utf-8")
+def test_the_page_of_backbones_says_what_does_not_attach() -> None:
+    text = (REPOSITORY / "docs" / "backbones.md").read_text(encoding="utf-8")
     rows = [line.split("|") for line in text.splitlines() if line.startswith("| `") and line.count("|") == 5]
     told = {cells[1].strip(" `").partition("`")[0]: cells[3] for cells in rows}
     for row, names in {
