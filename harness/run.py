@@ -370,7 +370,7 @@ def tune(request: Request, tuning: Tuning, how: Command) -> tuple[Request | None
 
 def show_plan(planned: Plan, request: Request, how: Command, *, heading: str = "") -> int:
     """Print a plan with its price, but for what the trials have priced; 1 where something is missing."""
-    from harness.pricing.price import plan_data, plan_text, price, within_budget
+    from harness.pricing import plan_data, plan_text, price, within_budget
 
     for line in planned.problems:
         say(line)
@@ -378,10 +378,10 @@ def show_plan(planned: Plan, request: Request, how: Command, *, heading: str = "
     planned = replace(planned, jobs=tuple(job for job in planned.jobs if job.run.key not in how.priced))
     prices = price(replace(planned, jobs=begun), request.results, where=where) if begun else None
     if prices is not None:
-        chosen = prices.runs if hours is None else within_budget(prices, hours)
+        chosen = prices if hours is None else within_budget(prices, hours)
         how.priced |= {priced.run.key: priced.hours for priced in chosen}
     if how.arguments.json:
-        print(json.dumps({"step": heading, **plan_data(planned, prices, where=where, budget=hours)}))
+        print(json.dumps({"step": heading, **plan_data(planned, prices, budget=hours)}))
     else:
         text = plan_text(planned, prices, where=where, budget=hours)
         show_text(f"{heading}: {text}\n" if heading else text)
@@ -396,7 +396,7 @@ def carry_out(planned: Plan, request: Request, how: Command) -> Outcome:
             `harness.dispatch.run_jobs.run_jobs` says.
     """
     from harness.dispatch.run_jobs import run_jobs
-    from harness.pricing.price import affordable, hesitation, price
+    from harness.pricing import affordable, hesitation, price
 
     arguments, where, results = how.arguments, how.where, request.results
     for line in planned.problems:
@@ -411,14 +411,14 @@ def carry_out(planned: Plan, request: Request, how: Command) -> Outcome:
         planned, choice = affordable(planned, prices, hours=how.hours)
         say(choice)
         kept = {job.run.key for job in planned.pending}
-        how.priced |= {priced.run.key: priced.hours for priced in prices.runs if priced.run.key in kept}
+        how.priced |= {priced.run.key: priced.hours for priced in prices if priced.run.key in kept}
     options = {name: getattr(arguments, name) for name in ("command", "wait", "retry", "cancel")}
     return run_jobs(planned, where, results=results, **options)
 
 
 def _missing(lines: Sequence[str]) -> str:
     """One line for all that is missing; where it is more than one thing, each is said on a line of its own before."""
-    from harness.planning.needs import card_needs
+    from harness.protocols.load import card_needs
 
     needs = f"cards by what they need (--protocol): {card_needs()}"
     if len(lines) == 1:

@@ -20,7 +20,7 @@ from harness.costing.flops import FlopCount
 from harness.costing.measure import LiveBytes
 from harness.methods.parts.placement import BackboneShape
 from harness.models.build import build_segmenter
-from harness.pricing.flops import encoder_flops
+from harness.pricing import encoder_flops, useful
 from harness.system.errors import UsageError
 
 CPU = torch.device("cpu")
@@ -63,7 +63,7 @@ def test_live_bytes_see_what_backward_needs() -> None:
 
 def encoder_forward_flops(shape: BackboneShape, *, image_size: int) -> float:
     """Closed form of the plain encoder's forward pass for one image, relative positions included."""
-    *parts, neck = encoder_flops(shape, image_size=image_size)
+    *parts, neck = encoder_flops(useful(shape), image_size=image_size)
     total = sum(parts) + (neck if shape.neck_dim else 0.0)  # a timm ViT has its neck behind it
     if shape.relative_positions != "axes":
         return total

@@ -20,7 +20,7 @@ from harness.planning.job import Job
 from harness.planning.request import Request, Variant
 from harness.planning.tuning import Tuning, plan_trials
 from harness.planning.understand import all_methods
-from harness.pricing.flops import forward_flops, run_flops
+from harness.pricing import forward_flops, run_flops
 from harness.protocols.load import from_rules
 from harness.registry import BENCHMARKS
 from harness.system.errors import UsageError

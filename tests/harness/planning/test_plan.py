@@ -21,7 +21,7 @@ from harness.models.known import IMAGENET
 from harness.planning.data import Images, limited, network_images
 from harness.planning.plan import Plan, plan
 from harness.planning.request import Request, Variant
-from harness.pricing.price import parameter_rows, plan_text, price
+from harness.pricing import parameter_rows, plan_text, price
 from harness.protocols.load import as_rules, load_protocol, resolve
 from harness.system.errors import UsageError
 from tests.harness.planned import plan_of

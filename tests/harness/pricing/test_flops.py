@@ -10,7 +10,7 @@ import pytest
 from harness.archive.schema import Record
 from harness.models.catalog import backbone_shape
 from harness.planning.data import Images
-from harness.pricing.flops import (
+from harness.pricing import (
     activation_bytes,
     decoder_flops,
     encoder_flops,
@@ -18,6 +18,7 @@ from harness.pricing.flops import (
     run_flops,
     run_kernels,
     step_flops,
+    useful,
 )
 from tests.harness.report.sample import record
 
@@ -58,13 +59,13 @@ def test_closed_form_flops_are_those_of_segment_anythings_encoder(name: str) -> 
         encoder = sam_model_registry[name]().image_encoder
     with FlopCounterMode(display=False) as counter, torch.no_grad():
         encoder(torch.empty(1, 3, 1024, 1024, device="meta"))
-    ours = sum(encoder_flops(backbone_shape(name), image_size=1024))
+    ours = sum(encoder_flops(useful(backbone_shape(name)), image_size=1024))
     assert ours == pytest.approx(counter.get_total_flops(), rel=0.02)
 
 
 @pytest.mark.parametrize("method", ["lora", "decoder", "full"])
 def test_gradient_that_stops_early_costs_less(method: str) -> None:
-    shape = backbone_shape("vit_b")
+    shape = useful(backbone_shape("vit_b"))
     run = made(method=method, rules={"image_size": 1024}).run
     ratio = step_flops(run, shape) / forward_flops(run, shape)
     low, high = {"lora": (1.9, 2.1), "decoder": (1.0, 1.1), "full": (2.9, 3.0)}[method]
@@ -127,13 +128,13 @@ def test_a_decoder_changes_the_price_of_a_run() -> None:
 
 
 @pytest.mark.parametrize(
-    ("backbone", "useful", "executed"), [("vit_b", 1.94e12, 3.42e12), ("vit_h", 11.89e12, 13.98e12)]
+    ("backbone", "needed", "executed"), [("vit_b", 1.94e12, 3.42e12), ("vit_h", 11.89e12, 13.98e12)]
 )
-def test_a_step_executes_what_was_counted_with_widened_heads(backbone: str, useful: float, executed: float) -> None:
+def test_a_step_executes_what_was_counted_with_widened_heads(backbone: str, needed: float, executed: float) -> None:
     """Per image of a LoRA step at 1024 px, counted on the kernels that a GPU takes."""
     run, shape = made(backbone=backbone, rules={"image_size": 1024}).run, backbone_shape(backbone)
-    assert step_flops(run, shape) == pytest.approx(useful, rel=0.01)
-    assert step_flops(run, shape, as_executed=True) == pytest.approx(executed, rel=0.01)
+    assert step_flops(run, useful(shape)) == pytest.approx(needed, rel=0.01)
+    assert step_flops(run, shape) == pytest.approx(executed, rel=0.01)
 
 
 @pytest.mark.parametrize(("method", "gib"), [("lora", 22.0), ("full", 32.8)])
@@ -149,7 +150,7 @@ def test_activations_are_those_that_a_gpus_kernels_keep(method: str, gib: float)
 
 
 def test_methods_with_more_kernels_or_with_gradients_of_whole_weights_cost_more() -> None:
-    shape = backbone_shape("vit_b")
+    shape = useful(backbone_shape("vit_b"))
     names = ("lora", "dora", "hira", "peft/oft", "peft/loha")
     runs = {name: made(method=name, config={}, rules={"image_size": 1024}).run for name in names}
     kernels = {name: run_kernels(run, shape, IMAGES) for name, run in runs.items()}

@@ -1,0 +1,602 @@
+"""What a plan costs where it would run: hours, memory, disk, when it is finished, and what a budget buys.
+
+Hours are counted operations, divided by the speed of earlier runs on such a device; without records by a share of the device's
+peak. Operations are in closed form, so that pricing needs no torch: a multiply-add counts as two; softmax, norms and
+element-wise operations are left out.
+"""
+
+from __future__ import annotations
+
+import functools
+import json
+import math
+import re
+import statistics
+from collections.abc import Iterable, Mapping, Sequence
+from contextlib import suppress
+from dataclasses import dataclass, replace
+from datetime import datetime, timedelta
+from pathlib import Path
+from typing import Any
+
+from harness.archive.schema import Record, Run, seconds_of
+from harness.archive.store import RecordStore
+from harness.dispatch.place import Place, gpu_name
+from harness.methods.configs import MethodConfig, PlacedConfig
+from harness.methods.parts.placement import BackboneShape, BlockShape, MethodError, NormedConvolution
+from harness.models.catalog import added_parameters, backbone_shape, total_parameters, trained_in_decoder
+from harness.models.decoders import Decoder, dense_activations, dense_flops
+from harness.planning.data import Images, limited
+from harness.planning.plan import Plan
+from harness.protocols.load import card_needs
+from harness.registry import BENCHMARKS, method_config
+from harness.settings import load_settings
+from harness.system.errors import BudgetError, UsageError
+from harness.system.machine import cores, processor
+from harness.system.text import counted, first_of
+
+DECODER_DIM = 256
+BYTES = {"fp32": 4, "bf16": 2, "fp16": 2}
+BLOCK_KERNELS, DECODER_KERNELS = 77, 150
+"""Kernels of a forward pass through a block (counted: 919 for ViT-B's encoder), and through the mask decoder (roughly)."""
+PEAKS = {
+    "b200": (80, 2250), "h200": (67, 989), "h100": (67, 989), "gh200": (67, 989), "a100": (19.5, 312), "l40": (90, 362),
+    "a40": (37, 150), "a10": (31, 125), "v100": (15.7, 125), "t4": (8.1, 65), "4090": (83, 165), "3090": (36, 71),
+}  # fmt: skip
+"""GPU -> dense peak in TFLOP/s, of fp32 without TF32 and of 16 bit, as its data sheet has them."""
+ASSUMED = "a100"
+REACHED = 0.45
+"""Share of the peak that products are assumed to reach where nothing is measured."""
+KERNEL_SECONDS, SCORE_SECONDS = 6e-6, 1 / 150
+"""On a GPU: a kernel's launch, and reading, resizing and scoring an image. Assumed."""
+START_SECONDS, UPDATE_SECONDS, PROCESS_BYTES = 4.4, 0.03, 0.44 * 2**30
+"""On a CPU: of a process before its first update, of an update in addition to its operations, and resident before it holds a
+model. Measured once, on the card ``demo`` with one thread."""
+MOST_DAYS = 30
+"""That a plan may take without ``--yes``."""
+STATES = 7
+"""Times the trained tensors, of an unfinished run: two checkpoints with weights and Adam's two moments, and the best state."""
+RECORD_BYTES, IMAGE_ROW_BYTES = 40_000, 150
+"""Of a record, and of a row of its table of images: one an image and scored model."""
+
+
+# Operations, kernels and bytes of a run.
+
+
+def encoder_flops(shape: BackboneShape, *, image_size: int, decoder: Decoder = "sam") -> list[float]:
+    """Operations of the encoder on one image: patch embedding, every block, the neck that SAM's decoder reads. Windows are
+    counted whole: an upper bound where TinyViT leaves their padding out. Relative positions along the axes count as the further
+    dimensions of a head that fused kernels make of them; see `useful`."""
+    side = image_size // shape.patch
+    first = side * shape.blocks[0].scale * shape.blocks[0].pool
+    embed = _convolved(shape.stem, side=image_size) or 2.0 * first * first * shape.projection_taps
+    blocks = []
+    for block in shape.blocks:
+        leaving = side * block.scale
+        tokens = leaving * leaving + shape.prefix_tokens
+        entering = leaving * block.pool
+        attended = span = entering * entering + shape.prefix_tokens
+        if block.window:
+            attended, span = (-(-entering // block.window) * block.window) ** 2, block.window**2
+        queries = attended / block.pool**2
+        projected = 2.0 * (attended * 3 * block.entering * block.dim + queries * block.dim**2)
+        products = 4.0 * queries * span * block.dim * _widening(shape, block, side=entering)
+        before = leaving * math.prod(convolution.stride for convolution in block.downsampling)
+        convolved = _convolved(block.convolutions, side=before) + 2.0 * entering**2 * block.inputs * block.dim
+        blocks.append(projected + products + convolved + 2.0 * tokens * 2 * block.dim * block.mlp_dim)
+    taps = shape.neck_taps if shape.neck_dim else replace(shape, neck_dim=DECODER_DIM).neck_taps
+    neck = sum(2.0 * (side * scale) ** 2 * weights for weights, scale in taps)
+    return [embed, *blocks, neck if decoder == "sam" else 0.0]
+
+
+def useful(shape: BackboneShape) -> BackboneShape:
+    """The shape without what fused kernels compute for relative positions, as on a CPU."""
+    return replace(shape, relative_positions="" if shape.relative_positions == "axes" else shape.relative_positions)
+
+
+def _widening(shape: BackboneShape, block: BlockShape, *, side: int) -> float:
+    """How many times wider a head is with its relative positions as dimensions, one a row and one a column of its map."""
+    if shape.relative_positions != "axes":
+        return 1.0
+    width = block.dim / block.heads
+    return (width + 2 * (block.window or side)) / width
+
+
+def _convolved(convolutions: Iterable[NormedConvolution], *, side: int) -> float:
+    """Operations of these convolutions in sequence, on a map of ``side`` by ``side``."""
+    total = 0.0
+    for convolution in convolutions:
+        side //= convolution.stride
+        total += 2.0 * side * side * convolution.taps
+    return total
+
+
+def decoder_flops(shape: BackboneShape, *, image_size: int, decoder: Decoder = "sam") -> float:
+    """Operations of the decoder on one image; of SAM's the image side of the two-way transformer, and upscaling."""
+    side, dim = image_size // shape.embedding_patch, shape.neck_dim or DECODER_DIM
+    if decoder != "sam":
+        return dense_flops(decoder, dim=shape.dim, tokens=side * side)
+    layers = 2.0 * side * side * dim * (dim // 2) * (4 * 2 + 2)
+    upscaling = 2.0 * side * side * (4 * dim * (dim // 4) + 16 * (dim // 4) * (dim // 8))
+    finer = 2.0 * side * side * dim * (4 * (dim // 4) + 16 * (dim // 8)) if shape.pyramid else 0.0
+    return layers + upscaling + finer
+
+
+def step_flops(run: Run, shape: BackboneShape) -> float:
+    """Operations of the forward and backward pass of one training image. What a fused kernel executes for widened heads, it executes
+    2.5 times in its backward pass, which recomputes the scores."""
+    size, name = int(run.rules["image_size"]), decoder_of(run)
+    embed, *blocks, neck = encoder_flops(useful(shape), image_size=size, decoder=name)
+    executed = encoder_flops(shape, image_size=size, decoder=name)[1:-1]
+    wide = [whole - plain for whole, plain in zip(executed, blocks, strict=True)]
+    decoder = 3 * decoder_flops(shape, image_size=size, decoder=name)
+    forward = embed + sum(blocks) + neck
+    config = config_of(run)
+    first = config.gradient_from(shape)
+    if first is None:
+        return forward + sum(wide) + decoder
+    if config.trains_backbone_weights:
+        return 3 * forward + 3.5 * sum(wide) + decoder
+    behind = sum(blocks[first:]) + 2.5 * sum(wide[first:]) + neck
+    recomputed = behind if run.rules.get("activation_checkpointing") else 0.0
+    adapted = 2.0 * (size // shape.patch) ** 2 * sum(inputs * outputs for inputs, outputs in config.adapted(shape))
+    return forward + sum(wide) + behind + recomputed + config.weight_products * adapted + decoder
+
+
+def forward_flops(run: Run, shape: BackboneShape) -> float:
+    """Operations of the forward pass on one image, as in evaluation."""
+    size, name = int(run.rules["image_size"]), decoder_of(run)
+    encoder = sum(encoder_flops(shape, image_size=size, decoder=name))
+    return encoder + decoder_flops(shape, image_size=size, decoder=name)
+
+
+def decoder_of(run: Run) -> Decoder:
+    """The run's mask decoder; records from before there were others have SAM's."""
+    decoder: Decoder = run.rules.get("decoder", "sam")
+    return decoder
+
+
+def config_of(run: Run) -> MethodConfig:
+    """The run's method configuration; one that trains all of the encoder's blocks where the method is not known here, or
+    no longer takes such options: older records and others' plug-ins are priced too."""
+    return _config_of(run.method, json.dumps(run.method_config, sort_keys=True))
+
+
+@functools.lru_cache(maxsize=4096)
+def _config_of(method: str, options: str) -> MethodConfig:
+    try:
+        return method_config(method, json.loads(options))
+    except (UsageError, MethodError):
+        return PlacedConfig()
+
+
+def scored(run: Run, images: Images) -> int:
+    """Images that a run scores: every validation, and the test of the best, the last, each merged and the decoded model."""
+    rules, config = run.rules, config_of(run)
+    if not config.trains:
+        return images.test
+    validations = int(rules.get("epochs", 1)) // max(1, int(rules.get("select_every", 1)))
+    models = 2 + len(rules.get("merge", ())) + (len(config.mixed_operations) > 1)
+    return validations * images.val + models * images.test
+
+
+def _trained_images(run: Run, images: Images) -> float:
+    """Images of all training passes, those for an architecture among them."""
+    rules, config = run.rules, config_of(run)
+    passes = config.passes(epochs=int(rules.get("epochs", 1)), of_updates=rules.get("budget") == "updates")
+    return passes * int(rules.get("epochs", 1)) * (int(rules.get("epoch_images", 0)) or images.train)
+
+
+def _encoded_once(run: Run, images: Images) -> int:
+    """Images, mirrored ones too, that pass an encoder which stays as it is and whose embeddings are kept; 0 where none are kept."""
+    config = config_of(run)
+    if not config.trains or config.trains_encoder or not run.rules.get("cache_embeddings"):
+        return 0
+    return (2 if run.rules.get("flip") else 1) * images.train + images.val + images.test
+
+
+def run_flops(run: Run, shape: BackboneShape, images: Images) -> float:
+    """Operations of a run: training, every validation and every test."""
+    forward, trained, evaluations = forward_flops(run, shape), _trained_images(run, images), scored(run, images)
+    if not (encoded := _encoded_once(run, images)):
+        return trained * step_flops(run, shape) + evaluations * forward
+    head = decoder_flops(shape, image_size=int(run.rules["image_size"]), decoder=decoder_of(run))
+    return encoded * (forward - head) + head * (3 * trained + evaluations)
+
+
+def run_kernels(run: Run, shape: BackboneShape, images: Images) -> float:
+    """Kernels that a run launches: a backward pass has two for one of the forward pass."""
+    batch = int(run.rules.get("batch_size", 1))
+    blocks = len(shape.blocks) * (BLOCK_KERNELS + config_of(run).added_kernels)
+    passes = 3 * _trained_images(run, images) + scored(run, images)
+    return ((_encoded_once(run, images) or passes) * blocks + passes * DECODER_KERNELS) / batch
+
+
+def activation_bytes(run: Run, shape: BackboneShape) -> float:
+    """Bytes of activations that one training step keeps for its backward pass.
+
+    Of a block, per token and channel: two inputs of norms in fp32, the MLP's hidden layer (4), an adapter's input (1); of
+    attention, whose windows are padded and whose heads are widened by relative positions, q, k, v and the output (4) and q
+    for the positions (1). Where weights train, every linear layer keeps its input (5, and 3 in attention). This is within 3 %
+    of what a GPU's kernels keep of ViT-H at batch 4 in bf16: 22.0 GiB under LoRA, 32.8 GiB trained in full.
+    """
+    size, batch = int(run.rules["image_size"]), int(run.rules.get("batch_size", 1))
+    width = BYTES.get(str(run.rules.get("precision", "fp32")), 4)
+    side, config = size // shape.patch, config_of(run)
+    full = config.trains_backbone_weights
+
+    def kept(block: BlockShape) -> tuple[float, float]:
+        """Bytes of all of it, and of its input alone."""
+        along = side * block.scale
+        tokens = (along**2 + shape.prefix_tokens) * block.dim
+        padded = (-(-along // block.window) * block.window / along) ** 2 if block.window else 1.0
+        attention = padded * (4 * _widening(shape, block, side=along) + (4 if full else 1))
+        return tokens * (8 + width * (5 + (5 if full else 0) + attention)), tokens * 4.0
+
+    first = config.gradient_from(shape)
+    blocks = [kept(block) for block in (shape.blocks[-1:] if first is None else shape.blocks[first:])]
+    total = sum(whole for whole, _ in blocks)
+    if run.rules.get("activation_checkpointing"):
+        total = sum(entering for _, entering in blocks) + max(whole for whole, _ in blocks)
+    masks = 8 * 4 * size * size  # logits, probabilities, losses and their gradients at full size
+    upscaled = 2.0 * (size // shape.embedding_patch) ** 2 * 16 * (DECODER_DIM // 8) * 4 * width
+    if (name := decoder_of(run)) != "sam":
+        upscaled = dense_activations(name, dim=shape.dim, tokens=side * side) * width / 2
+    return batch * (total + masks + upscaled)
+
+
+def parameters(run: Run) -> tuple[int, int, int]:
+    """How many parameters a run trains in the encoder, trains in all, and has."""
+    size, backbone, config = int(run.rules["image_size"]), run.backbone, method_config(run.method, run.method_config)
+    benchmark = BENCHMARKS.get(run.benchmark)
+    head: Any = {"task": benchmark.task, "num_classes": benchmark.num_classes, "decoder": decoder_of(run)}
+    head["mask_tokens"] = int(run.rules["mask_tokens"])
+    encoder = config.encoder_parameters(backbone_shape(backbone, size))
+    total = total_parameters(backbone, image_size=size, **head) + added_parameters(config, backbone, image_size=size)
+    return encoder, encoder + trained_in_decoder(config, backbone, **head), total
+
+
+# A device, and what runs cost on it.
+
+
+@dataclass(frozen=True, kw_only=True)
+class Device:
+    """What is assumed of a device that no record was made on.
+
+    Args:
+        flops: operations a second that training reaches, in fp32 and in 16 bit.
+        threads: of one run on a CPU; 0 for a GPU.
+        model: as records name it (`Record.environment`), empty where nobody knows; records of another do not count.
+    """
+
+    name: str
+    flops: tuple[float, float]
+    threads: int = 0
+    model: str = ""
+
+    def made(self, record: Record) -> bool:
+        """Whether a record was made on a machine like this one, with as many threads; on any GPU where nobody knows which."""
+        machine = record.environment
+        model, on_cpu = machine.get("device", "cpu"), machine.get("device", "cpu").lower().startswith("cpu")
+        if on_cpu != bool(self.threads) or (self.model and model != self.model):
+            return False
+        return not on_cpu or machine.get("threads") in (None, str(self.threads))
+
+    def shape(self, backbone: str) -> BackboneShape:
+        """The encoder's numbers, as this device computes it."""
+        return useful(backbone_shape(backbone)) if self.threads else backbone_shape(backbone)
+
+
+def gpu(*words: str) -> Device:
+    """The GPU that the first of ``words`` that names any means: a model's name, or what a cluster is asked for. Of several the
+    slowest counts."""
+    named = next(filter(None, ([name for name in PEAKS if re.search(rf"{name}(?!\d)", w.lower())] for w in words)), [])
+    name = min(named or [ASSUMED], key=lambda name: PEAKS[name][1])
+    fp32, half = PEAKS[name]
+    called = f"{name.upper()}{'' if named else ', which is assumed'}"
+    return Device(name=called, flops=(REACHED * fp32 * 1e12, REACHED * half * 1e12))
+
+
+def cpu(cores: int) -> Device:
+    """What is assumed of a run that has so many CPU cores."""
+    return Device(name=counted(cores, "CPU core"), flops=(4.5e10 * cores, 7.5e10 * cores), threads=cores)
+
+
+def device(planned: Plan, where: Place) -> Device:
+    """What one run has there."""
+    if where.profile is not None:
+        shapes = [where.profile.shape(name) for name in dict.fromkeys(job.run.backbone for job in planned.jobs)]
+        if any(map(where.profile.gpus_of, shapes)):
+            extra = " ".join(where.profile.extra.values())
+            asked = [" ".join(getattr(shape, name) for shape in shapes) for name in ("gres", "constraint", "partition")]
+            return gpu(asked[0], extra, *asked[1:])
+        return cpu(max(shape.cpus for shape in shapes))
+    if where.devices:
+        name = gpu_name(where.devices[0])
+        return replace(gpu(name), model=name)
+    return replace(cpu(where.threads), model=processor())
+
+
+@dataclass(frozen=True, kw_only=True)
+class RunForecast:
+    """What one run will cost: device-hours as on one device and what they rest on, peak memory in training, disk while it is
+    unfinished."""
+
+    run: Run
+    hours: float
+    time_basis: str
+    peak_memory_bytes: float
+    disk_bytes: float
+
+
+def price(planned: Plan, results: Path | None, *, where: Place) -> tuple[RunForecast, ...]:
+    """The forecast of a plan's unfinished runs, from records of similar runs below ``results`` where there are some."""
+    machine = device(planned, where)
+    runs = [job.run for job in planned.pending]
+    speeds = _speeds(results, machine, {_levels(run)[-1] for run in runs}) if results else {}
+    alone: dict[tuple[object, ...], RunForecast] = {}
+    priced = []
+    for run in runs:
+        images = images_of(planned, run)
+        # Seeds of one plan hold the same options and rules, the very objects, and cost the same.
+        same = (run.method, id(run.method_config), run.benchmark, run.backbone, id(run.rules), images)
+        if same not in alone:
+            seconds, basis = _seconds(run, images, machine, speeds)
+            _, trained, total = parameters(run)
+            # weights, gradients and Adam's moments
+            tensors = 4.0 * (total + 3 * trained) + activation_bytes(run, backbone_shape(run.backbone))
+            alone[same] = RunForecast(
+                run=run,
+                hours=seconds / 3600,
+                time_basis=basis,
+                peak_memory_bytes=tensors + (PROCESS_BYTES if machine.threads else 0.0),
+                disk_bytes=STATES * 4.0 * trained + RECORD_BYTES + IMAGE_ROW_BYTES * scored(run, images),
+            )
+        priced.append(replace(alone[same], run=run))
+    return tuple(priced)
+
+
+def days(runs: Sequence[RunForecast], where: Place) -> float:
+    """Until all runs are done, as many at a time as there is room for, at least."""
+    hours = [priced.hours / _devices(where, priced.run.backbone) for priced in runs]
+    return max(max(hours, default=0.0), sum(hours) / _parallel(where)) / 24
+
+
+def _parallel(where: Place) -> int:
+    """Runs at the same time."""
+    return where.workers if where.profile is not None or where.devices else min(where.workers, cores())
+
+
+def _devices(where: Place, backbone: str) -> int:
+    """What a run occupies: its job's GPUs, or one processor."""
+    return max(1, where.profile.gpus_of(where.profile.shape(backbone))) if where.profile is not None else 1
+
+
+def _speeds(results: Path, device: Device, levels: set[tuple[object, ...]]) -> dict[object, list[float]]:
+    """Level of likeness -> operations a second of finished runs on such a device."""
+    speeds: dict[object, list[float]] = {}
+    for record in RecordStore(results).summaries()[0]:
+        alike = _levels(record.run)
+        if record.code != "OK" or not device.made(record) or alike[-1] not in levels:
+            continue
+        seconds, is_whole = seconds_of(record.cost)
+        test = sum(count for split, count in record.tested.items() if split != "all") if is_whole else 0
+        images = Images(train=record.counts.get("train", 0), val=record.counts.get("val", 0), test=test)
+        with suppress(UsageError, MethodError, KeyError):  # a backbone or a method that is not installed here
+            work = run_flops(record.run, device.shape(record.run.backbone), images)
+            for level in alike if work and seconds else ():
+                speeds.setdefault(level, []).append(work / seconds)
+    return speeds
+
+
+def _levels(run: Run) -> tuple[tuple[object, ...], ...]:
+    """Keys under which earlier runs are looked up, from what is most like ``run`` to what is least."""
+    rules = run.rules
+    shape = (model_of(run), rules.get("image_size"), rules.get("precision"))
+    config = tuple(sorted((name, str(value)) for name, value in run.method_config.items()))
+    batch = (rules.get("batch_size"), rules.get("activation_checkpointing"))
+    return (("same", run.method, config, *shape, *batch), ("method", run.method, *shape), ("any", *shape))
+
+
+def _seconds(run: Run, images: Images, device: Device, speeds: Mapping[object, list[float]]) -> tuple[float, str]:
+    """How long a run takes on one device, and what that rests on."""
+    shape = device.shape(run.backbone)
+    work = run_flops(run, shape, images)
+    for level, basis in zip(_levels(run), ("of the same shape", "of this method", "of this backbone"), strict=True):
+        if level in speeds:
+            return work / statistics.median(speeds[level]), f"{counted(len(speeds[level]), 'record')} {basis}"
+    speed = device.flops[run.rules.get("precision", "fp32") != "fp32"]
+    seconds = START_SECONDS + work / speed
+    if device.threads:
+        seconds += UPDATE_SECONDS * _trained_images(run, images) / int(run.rules.get("batch_size", 1))
+        return seconds, f"nothing measured; {speed / 1e12:g} TFLOP/s assumed of {device.name}"
+    seconds += scored(run, images) * SCORE_SECONDS + run_kernels(run, shape, images) * KERNEL_SECONDS
+    return seconds, f"nothing measured; {REACHED:.0%} of the peak of one {device.name}"
+
+
+def model_of(run: Run) -> str:
+    """The backbone, with its decoder where that is not SAM's."""
+    return run.backbone + (f" + {decoder}" if (decoder := decoder_of(run)) != "sam" else "")
+
+
+def images_of(planned: Plan, run: Run) -> Images:
+    """How many images a run has: those on disk, else the published sizes."""
+    return limited(planned.images.get(run.benchmark) or published_images(run.benchmark), run.rules)
+
+
+def published_images(benchmark: str) -> Images:
+    """How many images a benchmark has by the sizes that it states: nine tenths of an unsplit one train; a tenth of train validates."""
+    sizes = dict(BENCHMARKS.get(benchmark).published_sizes)
+    train = sizes.get("train", round(0.9 * sizes.get("all", 1000)))
+    test = sizes.get("test", sizes.get("all", 1000) - train)
+    val = sizes.get("val", round(0.1 * train))
+    return Images(train=train if "val" in sizes else train - val, val=val, test=test)
+
+
+# What a budget buys, and whether to start.
+
+
+def within_budget(prices: Sequence[RunForecast], hours: float) -> tuple[RunForecast, ...]:
+    """The runs that fit into ``hours`` device-hours, in the order of the plan: all methods on one benchmark under one seed stand or
+    fall together, low seeds before high ones, cheap benchmarks before dear ones."""
+    groups: dict[tuple[int, str, str], list[RunForecast]] = {}
+    for priced in prices:
+        groups.setdefault((priced.run.seed, priced.run.benchmark, priced.run.backbone), []).append(priced)
+    costs = {group: sum(priced.hours for priced in several) for group, several in groups.items()}
+    keys, left = set[str](), hours
+    for group in sorted(groups, key=lambda group: (group[0], costs[group], group)):
+        if costs[group] <= left:
+            keys |= {priced.run.key for priced in groups[group]}
+            left -= costs[group]
+    return tuple(priced for priced in prices if priced.run.key in keys)
+
+
+def affordable(planned: Plan, prices: Sequence[RunForecast], *, hours: float) -> tuple[Plan, str]:
+    """The plan without the runs that do not fit into ``hours`` device-hours, and a line that says what is left out. Raises
+    BudgetError: nothing fits."""
+    kept = {priced.run.key for priced in within_budget(prices, hours)}
+    left_out = {priced.run.key: _in_words(priced.run) for priced in prices if priced.run.key not in kept}
+    if left_out and not kept:
+        raise BudgetError(
+            f"--budget {hours:g}: none of {counted(len(prices), 'run')} fits, with all methods on a benchmark together; "
+            "--plan shows the prices"
+        )
+    failed = {key: code for key, code in planned.failed.items() if key not in left_out}
+    text = f"--budget: {len(kept)} of {len(prices)} runs fit into {hours:g} hours"
+    text += f"; left out: {first_of(list(left_out.values()))}" if left_out else ""
+    jobs = tuple(job for job in planned.jobs if job.run.key not in left_out)
+    return replace(planned, jobs=jobs, failed=failed), text
+
+
+def hesitation(planned: Plan, results: Path, *, where: Place, hours: float | None = None) -> str:
+    """Why a plan should not start without ``--yes``, and what to use instead; empty where nothing speaks against it.
+
+    Args:
+        hours: of ``--budget``, which nothing exceeds.
+    """
+    runs = [job.run for job in planned.pending]
+    if where.profile is not None:
+        if any(run.is_generated for run in runs):
+            return f"the card {planned.protocol.name} trains on generated images, which rank nothing; give --data DIR for --cluster"
+        if random := [run.backbone for run in runs if not run.checkpoint and config_of(run).trains]:
+            return f"{random[0]} would start from random weights; give its file with --checkpoint {random[0]}=FILE"
+    if hours is not None:
+        return ""
+    for known in (None, results):  # records are read only where the closed form says that it matters
+        prices = price(planned, known, where=where)
+        if (long := days(prices, where)) <= MOST_DAYS:
+            return ""
+    has_gpu = where.profile is not None or where.devices
+    instead = (
+        "--budget HOURS, fewer methods, seeds or benchmarks" if has_gpu else "--cluster NAME, or --protocol mobile"
+    )
+    spent = f"{sum(run.hours for run in prices):,.0f} hours of {device(planned, where).name}"
+    return f"{counted(len(runs), 'run')} would take about {long:.0f} days here ({spent}); take {instead}"
+
+
+# The plan as text and as JSON.
+
+
+def plan_text(planned: Plan, prices: Sequence[RunForecast] | None, *, where: Place, budget: float | None = None) -> str:
+    """Runs, trainable parameters, prices and what is missing; ``budget`` in device-hours names the runs that fit."""
+    runs = counted(len(planned.jobs), "run")
+    lines = [f"{runs}, {len(planned.finished)} finished, {len(planned.failed)} failed before", ""]
+    rows = parameter_rows(planned)
+    first, second = (max([8, *(len(str(row[column])) for row in rows)]) for column in (0, 1))
+    lines.append(f"{'method':{first}} {'backbone':{second}} {'encoder':>11} {'trainable':>11} {'of total':>13}")
+    for method, backbone, encoder, trainable, total in rows:
+        lines.append(f"{method:{first}} {backbone:{second}} {encoder:>11,} {trainable:>11,} {total:>13,}")
+    benchmarks = dict.fromkeys((job.run.benchmark, job.run.split_rule, job.run.data_note) for job in planned.jobs)
+    lines += ["", f"{'benchmark':14} splits"]
+    lines += [f"{name:14} {rule or 'not on disk'}{f' · {note}' if note else ''}" for name, rule, note in benchmarks]
+    if prices is not None:
+        lines += ["", *_forecast(planned, prices, where)]
+        chosen = prices if budget is None else within_budget(prices, budget)
+        if budget is not None:
+            lines += ["", f"{len(chosen)} of {len(prices)} runs fit into {budget:g} hours:"]
+            lines += [f"  {_in_words(priced.run)} · {_hours([priced])} h" for priced in chosen]
+        lines += _arrays(chosen, where)
+    missing = [f"missing: {line}" for line in planned.missing]
+    needs = [f"cards by what they need (--protocol): {card_needs()}"] if missing else ["nothing is missing"]
+    return "\n".join([*lines, "", *missing, *needs]) + "\n"
+
+
+def plan_data(planned: Plan, prices: Sequence[RunForecast] | None, *, budget: float | None = None) -> dict[str, Any]:
+    """The plan JSON-ready: every run with its state and its price, and what is missing. ``budget``: device-hours; every run that is
+    priced says whether it fits."""
+    by_key = {priced.run.key: priced for priced in prices or ()}
+    fits = {
+        priced.run.key: priced.hours for priced in within_budget(prices or (), math.inf if budget is None else budget)
+    }
+    runs = []
+    for run in (job.run for job in planned.jobs):
+        names = ("key", "variant", "method", "backbone", "benchmark", "protocol", "seed")
+        entry = {name: getattr(run, name) for name in names}
+        if priced := by_key.get(run.key):
+            entry |= {name: value for name, value in vars(priced).items() if name != "run"}
+            entry |= {"fits_budget": run.key in fits} if budget is not None else {}
+        state = "finished" if run.key in planned.finished else planned.failed.get(run.key, "planned")
+        runs.append({**entry, "state": state})
+    data: dict[str, Any] = {"runs": runs, "missing": list(planned.missing)}
+    if budget is not None:
+        data["budget"] = {"hours": budget, "runs": len(fits), "of_runs": len(by_key), "spent": sum(fits.values())}
+    return data
+
+
+def parameter_rows(planned: Plan) -> list[tuple[str, str, int, int, int]]:
+    """(variant, backbone with its decoder, trained in the encoder, trained, all) for every row, on the first benchmark it meets."""
+    rows: dict[tuple[str, str], Run] = {}
+    for job in planned.jobs:
+        rows.setdefault((job.run.variant, model_of(job.run)), job.run)
+    return [(*names, *parameters(run)) for names, run in rows.items()]
+
+
+def _forecast(planned: Plan, prices: Sequence[RunForecast], where: Place) -> list[str]:
+    """A line a method with what its hours rest on, the sum, decoded images, and when it is finished."""
+    methods: dict[str, list[RunForecast]] = {}
+    decoded: dict[tuple[object, ...], float] = {}
+    for priced in prices:
+        run = priced.run
+        methods.setdefault(f"{run.variant} · {model_of(run)}", []).append(priced)
+        if run.rules.get("cache_images"):
+            size = int(run.rules["image_size"])
+            decoded[run.benchmark, run.manifest, size] = 4.0 * size**2 * sum(vars(images_of(planned, run)).values())
+    width = max([28, *map(len, methods)])
+    lines = [f"{'method':<{width}} {'runs':>5} {'hours':>9} {'peak GiB':>9} {'disk GiB':>9}  hours from"]
+    for name, runs in {**methods, "all": prices}.items():
+        peak, disk = max(run.peak_memory_bytes for run in runs) / 2**30, sum(run.disk_bytes for run in runs) / 2**30
+        line = f"{name:<{width}} {len(runs):>5} {_hours(runs):>9} {peak:>9.2f} {disk:>9.2f}"
+        lines.append(f"{line}  {runs[0].time_basis if name in methods else 'device-hours, unfinished runs'}")
+    if image_bytes := sum(decoded.values()):
+        size_gib, fits = image_bytes / 2**30, load_settings().cache_gib
+        rest = "" if size_gib <= fits else f" of which {fits:.0f} fit (cache_gib); the rest is decoded every epoch,"
+        lines.append(f"decoded images: {size_gib:.2f} GiB,{rest} shared by runs (--no-cache: none)")
+    with suppress(OverflowError):
+        finish = datetime.now() + timedelta(days=days(prices, where))
+        at_once = f"{counted(_parallel(where), 'run')} at a time, no waiting in a queue"
+        lines.append(f"finished about {finish:%Y-%m-%d %H:%M} ({at_once})")
+    return lines
+
+
+def _arrays(chosen: Sequence[RunForecast], where: Place) -> list[str]:
+    """What is submitted to a cluster, a line a shape; nothing elsewhere."""
+    if where.profile is None:
+        return []
+    shapes: dict[Any, list[str]] = {}
+    for priced in chosen:
+        shapes.setdefault(where.profile.shape(priced.run.backbone), []).append(priced.run.backbone)
+    lines = [""]
+    for shape, backbones in shapes.items():
+        arrays = counted(math.ceil(len(backbones) / where.profile.max_array_size), "array")
+        at_once = f"{counted(len(backbones), 'run')} in {arrays} of at most {where.profile.parallelism} at once"
+        lines.append(f"{', '.join(dict.fromkeys(backbones))}: {at_once}; {shape.in_words}")
+    return lines
+
+
+def _in_words(run: Run) -> str:
+    return f"{run.variant} · {run.backbone} · {run.benchmark} · seed {run.seed}"
+
+
+def _hours(runs: Iterable[RunForecast]) -> str:
+    hours = sum(run.hours for run in runs)
+    return f"{hours:.1f}" if hours >= 10 else f"{hours:.2g}"
