@@ -97,7 +97,7 @@ def main(argv: list[str] | None = None) -> int:
         print(f"round {number + 1}: {took}", file=sys.stderr, flush=True)
     import torch
 
-    from harness.costing.device import used_by_others  # only now: what measures other processes stays small
+    from harness.costing.instruments import used_by_others  # only now: what measures other processes stays small
 
     options.checkpoint = options.checkpoint and options.checkpoint.name
     options.data = options.checkout = None  # paths of this machine

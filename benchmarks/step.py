@@ -24,9 +24,7 @@ from benchmarks.reference import plain_twin
 from benchmarks.saving import add_json, save
 from harness.archive.measured import Ratio
 from harness.comparison.step_costs import paired_ratio
-from harness.costing.device import processor_clock, used_by_others, wall_clock
-from harness.costing.flops import FlopCount
-from harness.costing.measure import LiveBytes
+from harness.costing.instruments import FlopCount, LiveBytes, processor_clock, used_by_others, wall_clock
 from harness.costing.session import RandomImages
 from harness.methods.configs import ConvLoRAConfig, DecoderOnlyConfig, LoRAConfig, NASLoRAConfig
 from harness.methods.convlora import ConvLoRA
@@ -64,7 +62,7 @@ def step_options(
     return options
 
 
-class Contestant:
+class Subject:
     """A model with its optimiser.
 
     Args:
@@ -120,7 +118,7 @@ class Contestant:
         return resident + counter.peak
 
 
-def contestants(options: argparse.Namespace, device: torch.device) -> dict[str, Contestant]:
+def contestants(options: argparse.Namespace, device: torch.device) -> dict[str, Subject]:
     """``<method>`` is ours, ``<method> plain`` the reference; with ``--peers`` also ``lora hf-sdpa``, ``lora hf-eager`` and
     ``convlora autogluon`` (`benchmarks.peers`)."""
     built = {}
@@ -143,7 +141,7 @@ def contestants(options: argparse.Namespace, device: torch.device) -> dict[str, 
             models["convlora autogluon"] = autogluon_conv_lora(plain, method)
         for label, model in models.items():
             if label not in options.without.split(","):
-                built[label] = Contestant(model, options, device)
+                built[label] = Subject(model, options, device)
     return built
 
 
@@ -186,7 +184,7 @@ def main(argv: list[str] | None = None) -> int:
     return 0
 
 
-def _compare(models: dict[str, Contestant]) -> dict[str, float]:
+def _compare(models: dict[str, Subject]) -> dict[str, float]:
     """‖ours − plain‖ / ‖plain‖ of the logits, after a warm-up."""
     deviations = {}
     for name, model in models.items():

@@ -89,7 +89,7 @@ def _signal_handlers_are_put_back() -> Iterator[None]:
 @pytest.fixture
 def nobody_else(monkeypatch: pytest.MonkeyPatch) -> None:
     """Measuring does not watch the processor for a second before it begins."""
-    monkeypatch.setattr("harness.costing.device._cpu_used", lambda seconds: "")
+    monkeypatch.setattr("harness.costing.instruments._cpu_used", lambda seconds: "")
 
 
 @pytest.fixture

@@ -173,7 +173,7 @@ def stand_in(monkeypatch: pytest.MonkeyPatch) -> None:
     for name, stand in {
         "harness.models.build.require_checkpoint": lambda *_: None,
         "harness.planning.plan.require_finite": lambda *_: None,
-        "harness.costing.device.used_by_others": lambda *_: "",
+        "harness.costing.instruments.used_by_others": lambda *_: "",
         "harness.contract.matrix.examine": lambda name, backbone, **_: Capability(
             method=name, backbone=backbone, passed=True
         ),

@@ -91,14 +91,12 @@ class MethodCost:
             ``gradients``, ``optimiser``, ``activations`` (kept from forward to backward).
         flops: ``forward`` and ``backward`` of a step as executed, shares applied; ``useful``, of both, without what widened heads
             compute more. Older records also hold what the plain encoder does.
-        not_counted: operations that the FLOP counter does not know, with how often they ran.
         parameters: ``encoder``, ``decoder`` and ``trainable``, ``total``.
         inference_seconds: ``unmerged`` and ``merged-<mode>`` -> seconds by round, of one batch.
         inference_memory_bytes: the same -> peak bytes.
         inference_parameters: the same -> all parameters of that model.
         merge_failures: mode -> why it could not be measured.
         checkpoint_bytes: the method's state on disk.
-        joules: energy of a training step by NVML, None without an exclusive GPU.
         ratios: baseline variant -> quantity (``time``, ``memory``, ``flops``, ``device_hours``) -> `Ratio`.
         changed: fields of ``config`` whose value is not the one that the protocol gives this method; None in older records.
     """
@@ -111,16 +109,16 @@ class MethodCost:
     step_seconds: dict[str, list[float]]
     memory_bytes: dict[str, int]
     flops: dict[str, float]
-    not_counted: dict[str, int]
     parameters: dict[str, int]
     inference_seconds: dict[str, list[float]] = field(default_factory=dict)
     inference_memory_bytes: dict[str, int] = field(default_factory=dict)
     inference_parameters: dict[str, int] = field(default_factory=dict)
     merge_failures: dict[str, str] = field(default_factory=dict)
     checkpoint_bytes: int = 0
-    joules: float | None = None
     ratios: dict[str, dict[str, Ratio]] = field(default_factory=dict)
     changed: list[str] | None = None
+    not_counted: dict[str, int] = field(default_factory=dict)  # of older records, as the next
+    joules: float | None = None
 
 
 @dataclass(frozen=True, kw_only=True)

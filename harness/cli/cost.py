@@ -99,7 +99,7 @@ def main(argv: list[str] | None = None) -> int:
     from harness.models.catalog import backbone_shape, require_stands, resolve_backbone
     from harness.models.decoders import LABELLING
     from harness.models.published import weights_file
-    from harness.planning.rows import method_row, split_overrides
+    from harness.planning.request import method_row, split_overrides
     from harness.planning.understand import all_methods, expand, parse_entry
     from harness.protocols.load import for_backbone, load_protocol
 
@@ -119,13 +119,13 @@ def main(argv: list[str] | None = None) -> int:
 
     import torch
 
-    from harness.costing.device import used_by_others
+    from harness.costing.instruments import used_by_others
     from harness.costing.measure import measure
     from harness.costing.session import Session, baselines_among
     from harness.report.costs import cost_page
     from harness.report.formats import write
 
-    baselines, absent = baselines_among(rows, entries, protocol=protocol, overrides=by_method, backbone=backbone)
+    baselines, absent = baselines_among(rows, entries)
     if arguments.threads:
         torch.set_num_threads(arguments.threads)
     device = _device(arguments.device)

@@ -7,24 +7,20 @@ keeps no count of a step's peak memory (CPUs), the bytes of living tensors are c
 from __future__ import annotations
 
 import copy
-import weakref
-from collections.abc import Callable, Iterable, Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import asdict, replace
-from functools import lru_cache, partial
+from functools import lru_cache
 from typing import Any
 
 import torch
 from safetensors.torch import save
 from torch import Tensor
-from torch.utils._python_dispatch import TorchDispatchMode
-from torch.utils._pytree import tree_leaves
 
 from harness.archive.measured import Comparability, CostRecord, MethodCost
 from harness.archive.schema import Run, content_hash
 from harness.comparison.step_costs import ratios_to
-from harness.costing.device import CLOCKS, EnergyMeter, synchronise
-from harness.costing.flops import useful
-from harness.costing.session import PARTS, Contestant, Roster, Session, StepKind, release, why
+from harness.costing.instruments import CLOCKS, LiveBytes, storage_bytes, synchronise, useful
+from harness.costing.session import PARTS, Roster, Session, StepKind, Subject, release, why
 from harness.experiment.building import attached_segmenter
 from harness.experiment.environment import environment, now
 from harness.methods.base import MergeMode, Method
@@ -32,14 +28,14 @@ from harness.methods.parts.placement import MethodError
 from harness.models.attention_choice import Choice, apply_choice, choose, in_words
 from harness.models.catalog import backbone_shape
 from harness.models.segmenter import count_parameters
-from harness.planning.rows import MethodRow
+from harness.planning.request import MethodRow
 from harness.protocols.load import as_rules
 from harness.system.errors import UsageError
 from harness.training.memory import reset_peak
 from harness.training.precision import DTYPES, autocast
 
 
-def peak_memory(subject: Contestant, phase: StepKind) -> dict[str, int]:
+def peak_memory(subject: Subject, phase: StepKind) -> dict[str, int]:
     """Peaks of one training step, this method's own weights and optimiser state included, other methods' left out."""
     device = subject.device
     subject.step(phase)  # creates what the optimiser keeps, if no step did before
@@ -67,47 +63,6 @@ def peak_memory(subject: Contestant, phase: StepKind) -> dict[str, int]:
         "gradients": gradients,
         "activations": kept,
     }
-
-
-def storage_bytes(tensors: Iterable[Tensor]) -> int:
-    return sum(tensor.numel() * tensor.element_size() for tensor in tensors)
-
-
-class LiveBytes(TorchDispatchMode):
-    """While active, counts the storages that operations create, until they are freed.
-
-    Working memory inside an operation is not seen. Views share their base's storage and count once.
-
-    Args:
-        known: tensors that were there before and do not count.
-    """
-
-    def __init__(self, known: Iterable[Tensor]) -> None:
-        super().__init__()
-        self.now = 0
-        self.peak = 0
-        self._known = {tensor.untyped_storage()._cdata for tensor in known}
-        self._seen: dict[int, weakref.ref[Any]] = {}
-
-    def __torch_dispatch__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
-        out = func(*args, **(kwargs or {}))
-        for leaf in tree_leaves(out):
-            if isinstance(leaf, Tensor):
-                self._see(leaf)
-        return out
-
-    def _see(self, tensor: Tensor) -> None:
-        storage = tensor.untyped_storage()
-        key, size = storage._cdata, storage.nbytes()
-        if key in self._known or key in self._seen:
-            return
-        self._seen[key] = weakref.ref(storage, partial(self._forget, key, size))
-        self.now += size
-        self.peak = max(self.peak, self.now)
-
-    def _forget(self, key: int, size: int, _: Any) -> None:
-        if self._seen.pop(key, None) is not None:
-            self.now -= size
 
 
 def measure_inference(roster: Roster, session: Session, *, report: Callable[[str], None]) -> dict[str, dict[str, Any]]:
@@ -157,7 +112,7 @@ def measure_inference(roster: Roster, session: Session, *, report: Callable[[str
     }
 
 
-def _models(subject: Contestant, *, calibration: Sequence[Tensor]) -> tuple[dict[str, Any], dict[str, str]]:
+def _models(subject: Subject, *, calibration: Sequence[Tensor]) -> tuple[dict[str, Any], dict[str, str]]:
     """The unmerged model and every merged one; mode -> why it could not be merged."""
     by_mode: dict[str, Any] = {"unmerged": subject.segmenter}
     failed: dict[str, str] = {}
@@ -222,7 +177,7 @@ def measure(session: Session, *, report: Callable[[str], None] = lambda line: No
                 roster.subjects[row.label] = build_subject(row, session)
                 roster.share_frozen(roster.subjects[row.label].segmenter)
         sizes = _measure_sizes(roster, report=report)
-        seconds, joules = _measure_steps(roster, session, report=report)
+        seconds = _measure_steps(roster, session, report=report)
     finally:
         roster.close()
     inference = measure_inference(roster, session, report=report)
@@ -244,7 +199,6 @@ def measure(session: Session, *, report: Callable[[str], None] = lambda line: No
                 seconds=times,
                 shares=shares,
                 step_seconds=_weighted(times, shares),
-                joules=joules.get(row.label),
                 **sizes[row.label],
                 **inference[row.label],
             )
@@ -265,7 +219,7 @@ def measure(session: Session, *, report: Callable[[str], None] = lambda line: No
     return _record(session, costs, dropped=roster.dropped)
 
 
-def build_subject(row: MethodRow, session: Session) -> Contestant:
+def build_subject(row: MethodRow, session: Session) -> Subject:
     """A fresh segmenter with the row's method attached, built as a run of it would be."""
     protocol = session.protocol
     run = Run(
@@ -286,7 +240,7 @@ def build_subject(row: MethodRow, session: Session) -> Contestant:
         run, task=session.task, num_classes=session.num_classes, checkpoint=session.checkpoint
     )
     apply_choice(segmenter, _attention(session))
-    return Contestant(
+    return Subject(
         row.label,
         segmenter=segmenter.to(session.device),
         method=method,
@@ -322,7 +276,7 @@ def _measure_sizes(roster: Roster, *, report: Callable[[str], None]) -> dict[str
     return sizes
 
 
-def _sizes(subject: Contestant) -> dict[str, Any]:
+def _sizes(subject: Subject) -> dict[str, Any]:
     """Memory, FLOPs, parameters and checkpoint size: what does not vary from round to round."""
     shares = subject.shares()
     for phase in shares:
@@ -333,18 +287,14 @@ def _sizes(subject: Contestant) -> dict[str, Any]:
         peaks = peak_memory(subject, phase)
         parts = {name: max(value, peaks.get(name, 0)) for name, value in parts.items()}
     flops = {"forward": 0.0, "backward": 0.0, "useful": 0.0}
-    not_counted: dict[str, int] = {}
     for phase, share in shares.items():
         forward, backward = subject.count_flops(phase)
         flops["forward"] += share * forward.total
         flops["backward"] += share * backward.total
         flops["useful"] += share * useful(forward, backward, subject.segmenter)
-        for name, count in (forward.not_counted + backward.not_counted).items():
-            not_counted[name] = max(not_counted.get(name, 0), count)
     return {
         "memory_bytes": parts,
         "flops": flops,
-        "not_counted": not_counted,
         "parameters": count_parameters(subject.segmenter),
         "checkpoint_bytes": len(save({name: t.contiguous().cpu() for name, t in subject.method.state().items()})),
     }
@@ -352,23 +302,19 @@ def _sizes(subject: Contestant) -> dict[str, Any]:
 
 def _measure_steps(
     roster: Roster, session: Session, *, report: Callable[[str], None]
-) -> tuple[dict[str, dict[str, dict[str, list[float]]]], dict[str, float]]:
-    """Variant -> role -> part -> seconds by round, and joules a step where they can be read."""
+) -> dict[str, dict[str, dict[str, list[float]]]]:
+    """Variant -> role -> part -> seconds by round."""
     seconds: dict[str, dict[str, dict[str, list[float]]]] = {
         variant: {phase.name: {part: [] for part in PARTS} for phase in subject.shares()} for variant, subject in roster
     }
-    meter = EnergyMeter.open(session.device, report=report) if not session.shared else None
-    joules = dict.fromkeys(seconds, 0.0)
     for number in range(1, session.rounds + 1):
         report(f"training: round {number} of {session.rounds}")
         for variant, subject in roster:
             with roster.turn(variant):
-                for phase, share in subject.shares().items():
-                    before = meter.joules() if meter else 0.0
+                for phase in subject.shares():
                     for part, value in subject.step(phase).items():
                         seconds[variant][phase.name][part].append(value)
-                    joules[variant] += share * ((meter.joules() if meter else 0.0) - before) / session.rounds
-    return seconds, joules if meter else {}
+    return seconds
 
 
 def _weighted(seconds: Mapping[str, Mapping[str, list[float]]], shares: Mapping[str, float]) -> dict[str, list[float]]:

@@ -6,7 +6,7 @@ from __future__ import annotations
 import gc
 import weakref
 from collections import Counter, defaultdict
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, field, replace
 from pathlib import Path
@@ -18,13 +18,11 @@ from numpy.typing import NDArray
 from torch import Tensor, nn
 
 from harness.comparison.step_costs import USUAL_BASELINES
-from harness.costing.device import CLOCKS, Clock
-from harness.costing.flops import FlopCount
+from harness.costing.instruments import CLOCKS, Clock, FlopCount
 from harness.experiment.environment import one_line, reason_code
 from harness.methods.base import Method, Role
 from harness.models.decoder_shape import Task
-from harness.planning.request import Variant
-from harness.planning.rows import MethodRow, method_row
+from harness.planning.request import MethodRow, Variant
 from harness.protocols.card import Protocol
 from harness.system.errors import UsageError, out_of_memory
 from harness.training.batches import UpdatePlan, hold_out
@@ -80,7 +78,7 @@ class StepKind:
         return "+".join(self.roles) + (f"-{CACHED}" if self.cached else "")
 
 
-class Contestant:
+class Subject:
     """A method to measure.
 
     Args:
@@ -292,7 +290,7 @@ class Roster:
     longer in it, of whom ``report`` is told."""
 
     def __init__(self, *, report: Callable[[str], None]) -> None:
-        self.subjects: dict[str, Contestant] = {}
+        self.subjects: dict[str, Subject] = {}
         self.dropped: dict[str, str] = {}
         self._report = report
         self._frozen: defaultdict[tuple[Any, ...], list[weakref.ref[Tensor]]] = defaultdict(list)
@@ -311,7 +309,7 @@ class Roster:
                 weight.data = donor.data
             candidates.append(weakref.ref(weight))
 
-    def __iter__(self) -> Iterator[tuple[str, Contestant]]:
+    def __iter__(self) -> Iterator[tuple[str, Subject]]:
         """Everyone who is in; safe against drops on the way."""
         for variant in list(self.subjects):
             yield variant, self.subjects[variant]
@@ -353,26 +351,13 @@ def release() -> None:
         torch.cuda.empty_cache()
 
 
-def baselines_among(
-    rows: Sequence[MethodRow],
-    entries: Sequence[Variant],
-    *,
-    protocol: Protocol,
-    overrides: Mapping[str, Mapping[str, Any]],
-    backbone: str,
-) -> tuple[list[str], list[str]]:
-    """Variants among ``rows`` that ``entries`` name, and the names of entries that are not there.
-
-    An entry is the row of its name, else those with its very configuration, else, without options, every row of its method.
-    """
-    chosen, absent = list[str](), list[str]()
+def baselines_among(rows: Sequence[MethodRow], entries: Sequence[Variant]) -> tuple[list[str], list[str]]:
+    """Variants among ``rows`` that ``entries`` name, and the names of entries that are not there: an entry is the row of its name,
+    else, without options, every row of its method."""
+    chosen, absent = dict[str, None](), list[str]()
     for entry in entries:
-        asked = method_row(entry, protocol, overrides, backbone)
-        fitting = (
-            [row.label for row in rows if row.label == asked.label]
-            or [row.label for row in rows if (row.method, row.config) == (asked.method, asked.config)]
-            or [row.label for row in rows if row.method == asked.method and not entry.options]
-        )
-        chosen += [name for name in fitting if name not in chosen]
-        absent += [] if fitting else [asked.label]
-    return chosen, absent
+        fitting = [row.label for row in rows if row.label == entry.name]
+        fitting = fitting or [row.label for row in rows if row.method == entry.method and not entry.options]
+        chosen |= dict.fromkeys(fitting)
+        absent += [] if fitting else [entry.name]
+    return list(chosen), absent

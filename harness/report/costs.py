@@ -61,7 +61,6 @@ def _steps(sessions: Sequence[CostRecord]) -> Table:
     measured = _named(sessions)
     against = list(dict.fromkeys(other.variant for _, session, cost in measured for other in _baselines(session, cost)))
     merges = [name for name in MERGES if any(name in cost.inference_seconds for _, _, cost in measured)]
-    energy = any(cost.joules is not None for _, _, cost in measured)
     rows: list[list[Value]] = []
     for name, session, cost in measured:
         total = cost.step_seconds.get("total", [])
@@ -72,14 +71,11 @@ def _steps(sessions: Sequence[CostRecord]) -> Table:
         baselines = {other.variant: ratios_within(cost, other) for other in _baselines(session, cost)}
         changes = [_change(baselines.get(other, {}).get(of)) for other in against for of in ("time", "memory")]
         inference = [_median(cost.inference_seconds.get(model)) for model in ("unmerged", *merges)]
-        joules = [Number(value=cost.joules)] if energy else []
         trained = _scaled(cost.parameters.get("trainable"), 1e6, 3)
-        rows.append(
-            [name, step, *changes, _scaled(cost.memory_bytes.get("allocated"), 2**30, 3), trained, *inference, *joules]
-        )
+        rows.append([name, step, *changes, _scaled(cost.memory_bytes.get("allocated"), 2**30, 3), trained, *inference])
     changed = [f"{of} against {other} (%)" for other in against for of in ("time", "memory")]
     titles = ("method", "step (ms)", *changed, "peak (GiB)", "trained (M)")
-    titles += ("inference (ms)", *(f"{name} (ms)" for name in merges), *(["energy (J)"] if energy else []))
+    titles += ("inference (ms)", *(f"{name} (ms)" for name in merges))
     shared = sorted({session.shared for session in sessions if session.shared})
     below = [*STEP_NOTES, *(f"§ the device was not exclusive: {words}" for words in shared)]
     return Table(heading="cost", above=_above(sessions), columns=heads(*titles), rows=rows, below=below)
@@ -97,9 +93,6 @@ def _above(sessions: Sequence[CostRecord]) -> list[str]:
     ]
     lines += ["Options: " + ", ".join(f"{name}={c.options[name]}" for name in sorted(c.options))] if c.options else []
     methods = [method for session in sessions for method in session.methods]
-    unknown = sorted({name for method in methods for name in method.not_counted})
-    more = f" and {len(unknown) - 6} more" if len(unknown) > 6 else ""
-    lines += [f"Operations not counted in FLOPs: {', '.join(unknown[:6])}{more}"] if unknown else []
     for method in methods:
         lines += [
             f"Merge not measured: {method.variant}, {mode}: {why}"

@@ -16,8 +16,8 @@ from harness.archive.measured import Comparability, CostStore
 from harness.cli import cost
 from harness.costing import measure as measuring
 from harness.costing.measure import measure
-from harness.costing.session import PARTS, Contestant
-from harness.planning.rows import MethodRow
+from harness.costing.session import PARTS, Subject
+from harness.planning.request import MethodRow
 from harness.protocols.load import load_protocol
 from tests.harness.costing.small import SMALL, modes_of, session_of
 
@@ -188,7 +188,7 @@ def test_a_method_that_runs_out_of_memory_is_left_out_and_the_rest_is_written(pl
     owner, name, sick = {
         "build": (measuring, "build_subject", is_adapter),
         "sizes": (measuring, "peak_memory", is_adapter),
-        "training": (Contestant, "step", lambda subject, _: is_adapter(subject) and next(counts) > 3),
+        "training": (Subject, "step", lambda subject, _: is_adapter(subject) and next(counts) > 3),
         "inference": (
             measuring,
             "_infer",

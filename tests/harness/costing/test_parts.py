@@ -14,10 +14,8 @@ from scipy.stats import ttest_rel
 
 from harness.archive.measured import MethodCost
 from harness.comparison.step_costs import paired_ratio, ratios_to
-from harness.costing import device as device_module
-from harness.costing.device import CLOCKS, used_by_others
-from harness.costing.flops import FlopCount
-from harness.costing.measure import LiveBytes
+from harness.costing import instruments as device_module
+from harness.costing.instruments import CLOCKS, FlopCount, LiveBytes, used_by_others
 from harness.methods.parts.placement import BackboneShape
 from harness.models.build import build_segmenter
 from harness.pricing import encoder_flops, useful
@@ -84,9 +82,6 @@ def test_counted_flops_equal_the_closed_form(name: str, fused: bool) -> None:
     with torch.no_grad(), FlopCount() as count:
         segmenter.encode(images)
     assert count.total == 2 * encoder_forward_flops(shape, image_size=shape.image_size)
-    assert count.not_counted["aten.native_layer_norm"] > 0
-    assert "aten.view" not in count.not_counted
-    assert not {"aten.mm", "aten.bmm", "aten.addmm", "aten.convolution"} & count.not_counted.keys()
 
 
 def test_paired_ratios_cancel_what_slows_a_round_and_have_the_interval_of_a_paired_t_test_on_logarithms() -> None:
@@ -104,7 +99,7 @@ def test_a_whole_training_on_fewer_images_takes_fewer_device_hours() -> None:
     def cost(variant: str, seconds: float) -> MethodCost:
         return MethodCost(
             method=variant, variant=variant, config={}, seconds={}, shares={}, step_seconds={"total": [seconds] * 3},
-            memory_bytes={"allocated": 1}, flops={"forward": 1.0, "backward": 1.0}, not_counted={}, parameters={},
+            memory_bytes={"allocated": 1}, flops={"forward": 1.0, "backward": 1.0}, parameters={},
         )  # fmt: skip
 
     searched = ratios_to(cost("naslora", 3.0), cost("full", 2.0), longer=0.8)

@@ -11,7 +11,7 @@ import torch
 
 from harness.costing import measure as measuring
 from harness.costing.measure import measure
-from harness.costing.session import Contestant, Roster
+from harness.costing.session import Roster, Subject
 from harness.methods.lora import LoRA
 from harness.protocols.load import for_backbone, load_protocol
 from harness.registry import method_config
@@ -20,13 +20,13 @@ from tests.harness.costing.small import SMALL, session_of
 
 def test_methods_take_turns_round_by_round(monkeypatch: pytest.MonkeyPatch, of_training_alone: None) -> None:
     order: list[str] = []
-    step = Contestant.step
+    step = Subject.step
 
-    def noted(self: Contestant, phase):
+    def noted(self: Subject, phase):
         order.append(self.variant)
         return step(self, phase)
 
-    monkeypatch.setattr(Contestant, "step", noted)
+    monkeypatch.setattr(Subject, "step", noted)
     monkeypatch.setattr(measuring, "_sizes", _no_sizes)
     measure(session_of("full", "lora", "bitfit"))
     assert order == ["full", "lora", "bitfit"] * 2
@@ -54,9 +54,9 @@ def test_a_training_has_the_steps_that_its_budget_gives_it(alternate, budget, le
     )
 
 
-def _no_sizes(_: Contestant) -> dict:
+def _no_sizes(_: Subject) -> dict:
     return {
-        "memory_bytes": {"allocated": 1}, "flops": {"forward": 1.0, "backward": 1.0}, "not_counted": {}, "parameters": {},
+        "memory_bytes": {"allocated": 1}, "flops": {"forward": 1.0, "backward": 1.0}, "parameters": {},
         "checkpoint_bytes": 0,
     }  # fmt: skip
 
@@ -111,7 +111,7 @@ def test_frozen_weights_that_methods_have_in_common_are_held_once_and_no_number_
 ) -> None:
     session = replace(session_of("lora", "bitfit", "full"), rounds=1)
 
-    def built(*, shared: bool) -> list[Contestant]:
+    def built(*, shared: bool) -> list[Subject]:
         roster = Roster(report=print)
         subjects = [measuring.build_subject(row, session) for row in session.rows]
         for subject in subjects:
@@ -119,7 +119,7 @@ def test_frozen_weights_that_methods_have_in_common_are_held_once_and_no_number_
                 roster.share_frozen(subject.segmenter)
         return subjects
 
-    def held(subjects: list[Contestant]) -> int:
+    def held(subjects: list[Subject]) -> int:
         weights = [weight for subject in subjects for weight in subject.segmenter.parameters()]
         storages = {weight.untyped_storage().data_ptr(): weight.untyped_storage().nbytes() for weight in weights}
         return sum(storages.values())

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import torch
 
-from harness.costing.flops import FlopCount, useful
+from harness.costing.instruments import FlopCount, useful
 from harness.models.attention_choice import apply_choice
 from harness.models.build import build_segmenter
 

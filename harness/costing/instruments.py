@@ -1,0 +1,169 @@
+"""What measures: clocks, who else uses the device, floating-point operations as executed, bytes of living tensors."""
+
+from __future__ import annotations
+
+import os
+import time
+import weakref
+from collections import Counter
+from collections.abc import Callable, Iterable
+from functools import partial
+from pathlib import Path
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+from torch.utils._python_dispatch import TorchDispatchMode
+from torch.utils._pytree import tree_leaves
+from torch.utils.flop_counter import FlopCounterMode, sdpa_backward_flop_count, sdpa_flop_count
+
+from harness.models.attention import RelativeAttention, widened_attention
+from harness.system.errors import UsageError
+
+BUSY = 0.1
+"""Cores (CPU) or fraction of the device (GPU) that others may use before it counts as shared."""
+OTHERS_BYTES = 1 << 30
+
+
+Clock = Callable[[], float]
+
+
+def synchronise(device: torch.device) -> None:
+    if device.type == "cuda":
+        torch.cuda.synchronize(device)
+
+
+def wall_clock(device: torch.device) -> Clock:
+    """Seconds that pass, read after all work of the device is done."""
+
+    def read() -> float:
+        synchronise(device)
+        return time.perf_counter()
+
+    return read
+
+
+def processor_clock(device: torch.device) -> Clock:
+    """Seconds that this process computes, which others on the machine hardly change. Raises UsageError: not a CPU, or more than one
+    thread, whose waiting for each other would count as work."""
+    if device.type != "cpu" or torch.get_num_threads() != 1:
+        raise UsageError("--clock processor measures a CPU with --threads 1; use --clock wall")
+    return time.process_time
+
+
+CLOCKS = {"wall": wall_clock, "processor": processor_clock}
+
+
+def used_by_others(device: torch.device, *, seconds: float = 1.0) -> str:
+    """In words, who else uses the device; empty if nobody does. Watches for ``seconds``."""
+    return _gpu_used(device) if device.type == "cuda" else _cpu_used(seconds)
+
+
+def _cpu_used(seconds: float) -> str:
+    try:
+        busy, spent = _busy_seconds(), time.process_time()
+        time.sleep(seconds)
+        others = (_busy_seconds() - busy - (time.process_time() - spent)) / seconds
+    except OSError:
+        return ""
+    return f"other processes use {others:.1f} of {os.cpu_count()} cores" if others > BUSY else ""
+
+
+def _busy_seconds() -> float:
+    """Seconds that all cores together have worked since boot (user, nice, system)."""
+    user, nice, system = Path("/proc/stat").read_text().split("\n", 1)[0].split()[1:4]
+    return (int(user) + int(nice) + int(system)) / os.sysconf("SC_CLK_TCK")
+
+
+def _gpu_used(device: torch.device) -> str:
+    free, total = torch.cuda.mem_get_info(device)
+    others = total - free - torch.cuda.memory_reserved(device)
+    # A context of our own takes some hundred megabytes that torch does not count.
+    return f"{others / 2**30:.1f} GiB of the GPU's memory belong to others" if others > OTHERS_BYTES else ""
+
+
+_aten = torch.ops.aten
+_FURTHER = {  # of the shapes of query, key and value; of the gradient's first
+    _aten._scaled_dot_product_flash_attention_for_cpu: lambda *shapes, **_: sdpa_flop_count(*shapes[:3]),
+    _aten._scaled_dot_product_flash_attention_for_cpu_backward: lambda *shapes, **_: sdpa_backward_flop_count(
+        *shapes[:4]
+    ),
+}
+
+
+class FlopCount:
+    """Use as a context manager around what is to be counted; one may be entered again and adds up to ``total``. A multiply-add
+    counts as two. Matrix products, convolutions and fused attention are counted as executed, recomputation included, and SAM's
+    positions where they are columns of a product; norms, activations, softmax and sums are not."""
+
+    def __init__(self) -> None:
+        self.total = 0
+        self.attention: Counter[str] = Counter()
+
+    def __enter__(self) -> FlopCount:
+        self._counter = FlopCounterMode(display=False, custom_mapping=_FURTHER)
+        self._counter.__enter__()
+        return self
+
+    def __exit__(self, *error: Any) -> None:
+        self._counter.__exit__(*error)
+        self.total += self._counter.get_total_flops()
+        for module, counts in self._counter.get_flop_counts().items():
+            self.attention[module] += sum(flops for name, flops in counts.items() if "attention" in str(name))
+
+
+def useful(forward: FlopCount, backward: FlopCount, model: nn.Module) -> float:
+    """Both totals without what widened heads compute more than attention's own products (`widened_attention`).
+
+    Args:
+        forward: of a call of ``model``; which module computed what is known there alone, and backward is in proportion.
+    """
+    more = 0.0
+    for name, module in model.named_modules():
+        if isinstance(module, RelativeAttention) and module.kernel(module.rel_pos_h) is widened_attention:
+            positions = (len(module.rel_pos_h) + len(module.rel_pos_w) + 2) // 2
+            width = module.rel_pos_h.shape[1] + positions
+            more += forward.attention[f"{type(model).__name__}.{name}"] * positions / width
+    share = more / max(1, forward.attention["Global"])
+    return forward.total + backward.total - share * (forward.attention["Global"] + backward.attention["Global"])
+
+
+def storage_bytes(tensors: Iterable[Tensor]) -> int:
+    return sum(tensor.numel() * tensor.element_size() for tensor in tensors)
+
+
+class LiveBytes(TorchDispatchMode):
+    """While active, counts the storages that operations create, until they are freed.
+
+    Working memory inside an operation is not seen. Views share their base's storage and count once.
+
+    Args:
+        known: tensors that were there before and do not count.
+    """
+
+    def __init__(self, known: Iterable[Tensor]) -> None:
+        super().__init__()
+        self.now = 0
+        self.peak = 0
+        self._known = {tensor.untyped_storage()._cdata for tensor in known}
+        self._seen: dict[int, weakref.ref[Any]] = {}
+
+    def __torch_dispatch__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
+        out = func(*args, **(kwargs or {}))
+        for leaf in tree_leaves(out):
+            if isinstance(leaf, Tensor):
+                self._see(leaf)
+        return out
+
+    def _see(self, tensor: Tensor) -> None:
+        storage = tensor.untyped_storage()
+        key, size = storage._cdata, storage.nbytes()
+        if key in self._known or key in self._seen:
+            return
+        self._seen[key] = weakref.ref(storage, partial(self._forget, key, size))
+        self.now += size
+        self.peak = max(self.peak, self.now)
+
+    def _forget(self, key: int, size: int, _: Any) -> None:
+        if self._seen.pop(key, None) is not None:
+            self.now -= size
