@@ -40,9 +40,8 @@ if TYPE_CHECKING:  # what --help does without
     from harness.archive.store import RecordStore
     from harness.dispatch.place import Place
     from harness.dispatch.run_jobs import Outcome
-    from harness.planning.job import Job
     from harness.planning.plan import Plan
-    from harness.planning.request import Request
+    from harness.planning.request import Job, Request
     from harness.planning.tuning import Tuning
     from harness.planning.understand import Understood
 
@@ -121,9 +120,6 @@ def parser() -> CommandParser:
     add_plugins(grid, help="a file that defines more methods or benchmarks")
     data = p.add_argument_group("inputs and outputs")
     data.add_argument("--data", type=Path, metavar="DIR", help="folder that holds the benchmarks' folders")
-    data.add_argument(
-        "--dataset-root", action="append", default=[], metavar="NAME=DIR", help="one benchmark's own folder"
-    )
     data.add_argument(
         "--checkpoint",
         action="append",

@@ -73,7 +73,7 @@ def obtain(source: str, data_root: Path, *, progress: TellProgress, sha256: str 
     if not source.startswith(("http://", "https://")):
         path = Path(source).expanduser()
         if path.is_dir():
-            raise DatasetError(f"{source} is a folder, not an archive; use it as it is with --data or --dataset-root")
+            raise DatasetError(f"{source} is a folder, not an archive; use it as it is with --data")
         if not path.is_file():
             raise DatasetError(f"no archive {source}; give a file that is there, or its address (https://…)")
     else:

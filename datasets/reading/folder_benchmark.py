@@ -110,9 +110,7 @@ class FolderBenchmark(Benchmark):
             raise DatasetError(part or f"no {self.title} in {data_root} (tried {tried}); {self._how_to_get()}")
         if len(candidates) > 1:
             listed = " and ".join(str(path) for path in candidates)
-            raise DatasetError(
-                f"{self.title} is there more than once: {listed}; --dataset-root {self.name}=PATH chooses"
-            )
+            raise DatasetError(f"{self.title} is there more than once: {listed}; --datasets {self.name}=DIR chooses")
         return candidates[0]
 
     def inside(self, folder: Path) -> list[Path]:
@@ -140,10 +138,7 @@ class FolderBenchmark(Benchmark):
         return ""
 
     def _how_to_get(self) -> str:
-        return (
-            f"get it: {self.source} (data of your own are called otherwise than {self.name}); or try python -m harness.run "
-            "--protocol demo, which needs no data"
-        )
+        return f"get it: {self.source} (data of your own are called otherwise than {self.name})"
 
     def recognised(self, root: Path) -> list[Layout]:
         """The layouts in which ``root`` lies: one, none, or rivals."""

@@ -11,7 +11,7 @@ from pathlib import Path
 from harness.archive.schema import Code, Record
 from harness.archive.store import RecordStore
 from harness.dispatch.attempts import Attempt, End
-from harness.planning.job import Job
+from harness.planning.request import Job
 from harness.system.errors import out_of_memory
 from harness.system.files import end_of
 

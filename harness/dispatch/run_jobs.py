@@ -30,8 +30,8 @@ from harness.dispatch.slurm.executor import SlurmExecutor
 from harness.dispatch.snapshot import WORKER, freeze
 from harness.dispatch.supervise import Start, StopSignals, supervise
 from harness.dispatch.sweeps import Sweep, create_sweep, fingerprint_at, read_sweeps, writing
-from harness.planning.job import Job
 from harness.planning.plan import Plan
+from harness.planning.request import Job
 from harness.system.errors import UsageError, did_you_mean
 from harness.system.machine import cores, set_threads, thread_variables
 from harness.system.streams import Live, say, stages

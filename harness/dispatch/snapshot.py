@@ -12,7 +12,7 @@ from dataclasses import replace
 from pathlib import Path
 
 import harness
-from harness.planning.job import Job
+from harness.planning.request import Job
 from harness.system.errors import UsageError
 
 ROOT = Path(str(harness.__file__)).parent

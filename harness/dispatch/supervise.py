@@ -37,7 +37,7 @@ from harness.dispatch.attempts import (
 from harness.dispatch.endings import give_up, gpu_hours, last_words, oom_kills, reason_to_give_up
 from harness.dispatch.run_states import ProgressFile
 from harness.dispatch.sweeps import Sweep, settled
-from harness.planning.job import Job
+from harness.planning.request import Job
 from harness.system.errors import out_of_memory
 from harness.system.files import create_anew
 

@@ -22,7 +22,7 @@ from harness.archive.schema import Record, Run, content_hash
 from harness.archive.store import RecordStore
 from harness.check import escaped, from_json, is_plain, read_as
 from harness.dispatch.attempts import LEASE_SECONDS, Holder, attempts, state_folder
-from harness.planning.job import Job
+from harness.planning.request import Job
 from harness.system.errors import UsageError, os_reason
 from harness.system.files import read_regular, write_atomically
 from harness.system.machine import code_version

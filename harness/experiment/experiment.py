@@ -46,7 +46,7 @@ from harness.models.attention_choice import Choice, apply_choice, choose, in_wor
 from harness.models.catalog import backbone_shape
 from harness.models.fingerprints import is_checkpoint
 from harness.models.segmenter import count_parameters
-from harness.planning.job import Job
+from harness.planning.request import Job
 from harness.protocols.card import Protocol
 from harness.protocols.load import from_rules
 from harness.registry import BENCHMARKS, METHODS, load_plugin

@@ -20,15 +20,14 @@ from harness.models.catalog import backbone_shape, require_stands, resolve_backb
 from harness.models.checkpoint import require_finite
 from harness.models.fingerprints import fingerprint, known_to_fit, remember_fit, status_of
 from harness.models.published import is_word, published_file
-from harness.planning.data import Images, benchmark_of, data_fingerprint, limited, manifest_hash, require_task
-from harness.planning.job import Job
-from harness.planning.request import Request, Variant, require_countable
-from harness.planning.rows import MethodRow, method_row, split_overrides
+from harness.planning.data import Images, benchmark_of, data_fingerprint, manifest_hash, require_task
+from harness.planning.request import Job, MethodRow, Request, method_row, require_countable, split_overrides
 from harness.protocols.card import Protocol
 from harness.protocols.load import as_rules, for_backbone, load_protocol, protocol_hash, resolve, with_rules
 from harness.registry import BENCHMARKS, METHODS, dataset_name, is_own
 from harness.system.errors import UsageError
 from harness.system.streams import stages
+from harness.system.text import first_of
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -162,29 +161,12 @@ def earlier(results: Path, jobs: Mapping[str, Job]) -> tuple[frozenset[str], dic
             if not same_data(then, now):
                 outdated.setdefault(job.run.benchmark, []).append(store.path(key))
     if outdated:
-        name, paths = next(iter(outdated.items()))
-        several = f"{len(paths)} finished records, such as" if len(paths) > 1 else "the finished record"
-        more = f" (so do {', '.join(list(outdated)[1:])})" if len(outdated) > 1 else ""
+        paths = next(iter(outdated.values()))
         raise UsageError(
-            f"{name}: its files below {jobs[paths[0].stem].dataset_root} differ from those behind {several} {paths[0]}{more}; "
-            "take another --results folder for the new files, or move those records away to run them again"
+            f"{', '.join(outdated)}: the files below {jobs[paths[0].stem].dataset_root} differ from those behind finished records, "
+            f"such as {paths[0]}; take another --results folder for the new files, or move those records away to run them again"
         )
     return frozenset(finished), failed, problems
-
-
-@dataclass(frozen=True, kw_only=True)
-class Row(MethodRow):
-    """A `MethodRow` on one backbone."""
-
-    entry: Variant
-    backbone: str
-
-    def is_asked_for(self, benchmark: str, decoder: str) -> bool:
-        """Whether the request wants this row on a benchmark, under a decoder."""
-        entry = self.entry
-        return (not entry.benchmarks or benchmark in entry.benchmarks) and (
-            not entry.models or (self.backbone, decoder) in entry.models
-        )
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -202,7 +184,7 @@ class Names:
     protocol: Protocol
     cards: tuple[Protocol, ...]
     checkpoints: Mapping[str, Pretrained]
-    rows: tuple[Row, ...]
+    rows: tuple[MethodRow, ...]
     benchmarks: tuple[str, ...]
 
 
@@ -223,7 +205,7 @@ def resolve_names(request: Request, tell: Callable[[str], None]) -> Names:
         tell("loading torch to look into checkpoints")
     checkpoints = {backbone: pretrained(request, backbone, protocol) for backbone in backbones}
     rows = [
-        Row(entry=entry, backbone=backbone, **vars(method_row(entry, protocol, method_overrides, backbone)))
+        method_row(entry, protocol, method_overrides, backbone)
         for backbone, entry in itertools.product(backbones, request.entries)
     ]
     return Names(
@@ -290,20 +272,6 @@ class Grid:
     problems: tuple[str, ...]
 
 
-def _only_warming_up(name: str, files: Files, rules: Protocol) -> str:
-    """A line where the warm-up is as long as the run, so that the learning rate never reaches its value; empty elsewhere. What a method
-    holds out of its images is not counted."""
-    if files.images is None or not rules.warmup:
-        return ""
-    updates = rules.updates(limited(files.images, as_rules(rules)).train)
-    if rules.warmup < updates:
-        return ""
-    return (
-        f"{name}: the learning rate grows over {rules.warmup} updates and a run has {updates}, so it never reaches its value; "
-        "lower --set warmup"
-    )
-
-
 def expand(names: Names, data: Mapping[str, Files], request: Request) -> Grid:
     """Every run of the request: benchmarks by cards by rows by seeds, as far as they fit each other. Raises UsageError: a row, a
     benchmark and a decoder that do not."""
@@ -331,13 +299,11 @@ def expand(names: Names, data: Mapping[str, Files], request: Request) -> Grid:
             of_setting = for_backbone(_own_rules(name, resolve(card, name)), backbone)
             plain = as_rules(of_setting)
             for row in names.rows:
-                if row.backbone != backbone or not row.is_asked_for(name, of_setting.decoder):
+                if row.backbone != backbone or not row.entry.is_for(name, backbone, of_setting.decoder):
                     continue
                 chosen = {**request.rules.get((name, backbone, of_setting.decoder), {}), **row.entry.rules}
                 rules = with_rules(of_setting, chosen) if chosen else of_setting
                 _require_fit(row, name, task, rules, request)
-                if row.config.trains and (line := _only_warming_up(name, files, rules)) and line not in odd:
-                    odd.append(line)
                 row_rules = as_rules(rules) if chosen else plain
                 for job in _jobs(row, name, files, names, request, rules=row_rules, digest=digest):
                     jobs.setdefault(job.run.key, job)  # two words may name one run: naslora,all
@@ -346,16 +312,11 @@ def expand(names: Names, data: Mapping[str, Files], request: Request) -> Grid:
                     if "search_start_epoch" not in row.changed:
                         words += "; for a search, more --set epochs or an earlier search_start_epoch"
                     unreached.setdefault(words, {})[row.label] = None
-    never = [f"{_some(list(labels))}: {words}" for words, labels in unreached.items()]
+    never = [f"{first_of(list(labels))}: {words}" for words, labels in unreached.items()]
     return Grid(jobs=jobs, keys=keys, problems=(*one_mask, *odd, *never))
 
 
-def _some(labels: Sequence[str]) -> str:
-    """``NAS-LoRA, no search[lr=0.001] and 3 more``."""
-    return labels[0] + (f" and {len(labels) - 1} more" if len(labels) > 1 else "")
-
-
-def _require_fit(row: Row, benchmark: str, task: str, rules: Protocol, request: Request) -> None:
+def _require_fit(row: MethodRow, benchmark: str, task: str, rules: Protocol, request: Request) -> None:
     """Refuse a row, a benchmark and rules that do not fit each other."""
     require_task(benchmark, task, rules)
     require_stands(rules.decoder, row.backbone)
@@ -385,7 +346,7 @@ def _require_fit(row: Row, benchmark: str, task: str, rules: Protocol, request: 
 
 
 def _jobs(
-    row: Row, name: str, files: Files, names: Names, request: Request, *, rules: Mapping[str, Any], digest: str
+    row: MethodRow, name: str, files: Files, names: Names, request: Request, *, rules: Mapping[str, Any], digest: str
 ) -> Iterator[Job]:
     """One job for every seed.
 
@@ -477,15 +438,6 @@ def _absent_lines(absent: Mapping[str, str], request: Request) -> list[str]:
     root = request.data_root
     elsewhere = {dataset_name(name) for name in request.dataset_roots}
     shared = [name for name in absent if name not in elsewhere and (root is None or not root.is_dir())]
-    lines = []
-    if shared:
-        what = "is a file, no folder" if root and root.exists() else "does not exist"
-        what = f"the data folder {root} {what}" if root else "no data folder is given or set (--data DIR)"
-        lines.append(f"{what}: {', '.join(shared)}; sam-peft data list says where to get each")
-    hint = "; or try python -m harness.run --protocol demo, which needs no data"  # said once, by the verb
-    own = "; data of your own need another name than a benchmark's"
-    return lines + [
-        f"{text.removesuffix(hint)}{own if name in elsewhere else ''}"
-        for name, text in absent.items()
-        if name not in shared
-    ]
+    what = f"the data folder {root} is not there" if root else "no data folder is given or set (--data DIR)"
+    lines = [f"{what}: {', '.join(shared)}; sam-peft data list says where to get each"] if shared else []
+    return lines + [text for name, text in absent.items() if name not in shared]

@@ -1,12 +1,18 @@
-"""What a user asks for, before any name in it is resolved."""
+"""What a user asks for, the rows of the comparison that it resolves to, and the jobs that come out: all that a worker needs."""
 
 from __future__ import annotations
 
+import os
 from collections.abc import Mapping
-from dataclasses import dataclass, field
+from dataclasses import asdict, dataclass, field, fields
 from pathlib import Path
 from typing import Any
 
+from harness.archive.schema import Run
+from harness.methods.parts.placement import MethodError
+from harness.models.catalog import backbone_shape
+from harness.protocols.card import Protocol
+from harness.registry import METHODS, method_config, method_config_class
 from harness.settings import CACHE_GIB
 from harness.system.errors import UsageError
 
@@ -47,6 +53,11 @@ class Variant:
         options = ",".join(f"{name}={value}" for name, value in self.options.items())
         return self.label or (f"{self.method}[{options}]" if options else self.method)
 
+    def is_for(self, benchmark: str, backbone: str, decoder: str) -> bool:
+        return (not self.benchmarks or benchmark in self.benchmarks) and (
+            not self.models or (backbone, decoder) in self.models
+        )
+
 
 @dataclass(frozen=True, kw_only=True)
 class Request:
@@ -65,7 +76,7 @@ class Request:
         dataset_roots: benchmark -> its own folder.
         checkpoints: backbone -> its pretrained weights; the key "" serves every backbone, the path ``none`` means random weights.
         plugins: plug-in files that the worker must load too.
-        cache, cache_gib: see `harness.planning.job.Job`.
+        cache, cache_gib: see `Job`.
         skip_missing: leave out benchmarks that are not on disk instead of refusing.
     """
 
@@ -92,3 +103,116 @@ class Request:
         models = max(1, len(self.backbones)) * max(1, len(self.decoders))
         rows = sum((len(row.benchmarks) or len(self.benchmarks)) * (len(row.models) or models) for row in self.entries)
         return rows * len(self.seeds)
+
+
+def split_overrides(overrides: Mapping[str, Any]) -> tuple[dict[str, Any], dict[str, dict[str, Any]]]:
+    """``lora.rank`` goes to the method ``lora``; every other key to the protocol."""
+    protocol: dict[str, Any] = {}
+    methods: dict[str, dict[str, Any]] = {}
+    names = set(METHODS.names())
+    own_tables = {f.name for f in fields(Protocol)}
+    for key, value in overrides.items():
+        head, dot, rest = key.partition(".")
+        if dot and head not in own_tables:
+            methods.setdefault(METHODS.resolve(head), {})[rest] = value
+        elif dot or key in own_tables:
+            protocol[key] = value
+        elif having := [name for name in names if key in {f.name for f in fields(method_config_class(name))}]:
+            whose = "lora" if "lora" in having else min(having)
+            raise UsageError(
+                f"--set {key}={value}: {key} is an option of methods; say whose, such as {whose}.{key}={value}"
+            )
+        else:
+            protocol[key] = value
+    return protocol, methods
+
+
+@dataclass(frozen=True, kw_only=True)
+class MethodRow:
+    """An entry, a method with its options, under a protocol and on a backbone.
+
+    Args:
+        method: canonical name.
+        label: what tables call it.
+        changed: the fields of its configuration that differ from the card's own.
+    """
+
+    entry: Variant
+    backbone: str
+    method: str
+    config: Any
+    label: str
+    changed: Mapping[str, Any]
+
+
+def method_row(
+    entry: Variant, protocol: Protocol, overrides: Mapping[str, Mapping[str, Any]], backbone: str
+) -> MethodRow:
+    """The row of an entry.
+
+    Raises:
+        UsageError: unknown method or field.
+        MethodError: the placement does not fit the backbone.
+    """
+    method = METHODS.resolve(entry.method)
+    config_class = method_config_class(method)
+    known = {f.name for f in fields(config_class)}
+    switches = {
+        "fused": protocol.fused_cell,
+        "gate": protocol.quirks.moe_gate,
+        "init": protocol.quirks.ssf_init,
+        "patch_embedding": protocol.quirks.samadapter_embedding,
+    }
+    values: dict[str, Any] = {key: value for key, value in switches.items() if key in known}
+    values |= protocol.methods.get(method, {})
+    base = method_config(method, values)
+    asked = {**overrides.get(method, {}), **entry.options}
+    config = method_config(method, {**values, **asked})
+    changed = {name: value for name, value in asdict(config).items() if value != getattr(base, name)}
+    # A placement or an image size that does not fit the backbone is found now, not on a worker.
+    shape = backbone_shape(backbone, protocol.image_size)
+    try:
+        config.encoder_parameters(shape)
+    except (UsageError, MethodError):
+        raise
+    except Exception as error:  # a plug-in may raise anything
+        raise UsageError(
+            f"method {method}: its encoder_parameters fails: {type(error).__name__}: {error}; mend it until "
+            f"sam-peft doctor --methods {method} passes"
+        ) from error
+    label = entry.label or (f"{method}[{','.join(f'{k}={v}' for k, v in asked.items())}]" if asked else method)
+    return MethodRow(entry=entry, backbone=backbone, method=method, config=config, label=label, changed=changed)
+
+
+@dataclass(frozen=True, kw_only=True)
+class Job:
+    """One run to execute.
+
+    Args:
+        checkpoint: path of the pretrained weights, empty for random weights.
+        plugins: plug-in files to load first.
+        cache: folder of decoded images and embeddings; variables such as ``$TMPDIR`` are those of where the run is. Empty for one in
+            the results.
+        cache_gib: bound on its size.
+    """
+
+    run: Run
+    dataset_root: str
+    checkpoint: str
+    results: str
+    plugins: tuple[str, ...] = ()
+    cache: str = ""
+    cache_gib: float = CACHE_GIB
+
+    @property
+    def cache_folder(self) -> Path:
+        """The folder of ``cache`` on this machine; the one in the results where a variable in it is not set here."""
+        given = os.path.expandvars(os.path.expanduser(self.cache))
+        return Path(given) if given and "$" not in given else Path(self.results) / "cache"
+
+    def as_json(self) -> dict[str, Any]:
+        return asdict(self)
+
+    @classmethod
+    def from_json(cls, data: Mapping[str, Any]) -> Job:
+        return cls(**{**data, "run": Run(**data["run"]), "plugins": tuple(data.get("plugins", ()))})

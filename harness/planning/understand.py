@@ -6,7 +6,7 @@ from __future__ import annotations
 import argparse
 import re
 import sys
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
@@ -19,8 +19,7 @@ from harness.models.catalog import resolve_backbone
 from harness.models.checkpoint import checkpoint_paths
 from harness.models.published import is_word, published_file
 from harness.planning.data import data_options
-from harness.planning.request import Request, Variant
-from harness.planning.rows import split_overrides
+from harness.planning.request import Request, Variant, split_overrides
 from harness.planning.tuning import Tuning, parse_tune, tried_fields
 from harness.protocols.load import load_protocol, resolve
 from harness.registry import BENCHMARKS, LABELLED, METHODS, Registry, dataset_name, is_own, method_config_class
@@ -90,20 +89,6 @@ def parse_seeds(text: str, *, name: str = "--seeds") -> tuple[int, ...]:
     return seeds
 
 
-def parse_roots(items: Iterable[str]) -> dict[str, Path]:
-    """``["kvasir=/data/Kvasir-SEG"]`` as a folder for each name; names are as they were typed. Raises UsageError: an item is not
-    NAME=DIR, or one name is there twice."""
-    roots: dict[str, Path] = {}
-    for item in items:
-        name, equals, folder = item.partition("=")
-        if not equals or not name.strip() or not folder:
-            raise UsageError(f"--dataset-root {item!r} is not NAME=DIR, such as --dataset-root kvasir=/data/Kvasir-SEG")
-        if name.strip() in roots:
-            raise UsageError(f"--dataset-root {name.strip()} is given twice")
-        roots[name.strip()] = Path(folder).expanduser()
-    return roots
-
-
 WITH_DATA = "nas-lora"
 WITHOUT_DATA = "demo"
 
@@ -150,11 +135,10 @@ def understand(arguments: argparse.Namespace, settings: Settings) -> Understood:
             replace(entry, options={**typed[1].get(METHODS.resolve(entry.method), {}), **entry.options})
             for entry in entries
         )
-    given = {dataset_name(name): path for name, path in parse_roots(arguments.dataset_root).items()}
     folders: dict[str, Path] = {}
     own_names: list[str] = []
     if arguments.datasets:
-        values["benchmarks"], folders, own_names = _benchmarks(arguments.datasets, settings, given)
+        values["benchmarks"], folders, own_names = _benchmarks(arguments.datasets, settings)
     for needed, example in (("entries", "--methods lora,naslora"), ("benchmarks", "--datasets all")):
         if not values.get(needed):
             raise UsageError(f"say {example} (or --study NAME for a whole table; --help lists everything)")
@@ -165,10 +149,9 @@ def understand(arguments: argparse.Namespace, settings: Settings) -> Understood:
     elif "seeds" not in values and settings.seeds:
         values["seeds"] = parse_seeds(settings.seeds, name="seeds of the settings")
 
-    given |= folders
     files = checkpoint_paths(arguments.checkpoint)
     checkpoints = files if "" in files else {**named_table(settings, "checkpoints", resolve_backbone), **files}
-    has_data = bool(arguments.data or given or settings.data or settings.datasets)
+    has_data = bool(arguments.data or folders or settings.data or settings.datasets)
     has_files = has_data or any(str(path) != "none" for path in checkpoints.values())
     values["protocol"], note = _card(arguments.protocol or values.get("protocol", ""), settings, has_files=has_files)
 
@@ -180,16 +163,15 @@ def understand(arguments: argparse.Namespace, settings: Settings) -> Understood:
     for name in own_names:  # what a folder is, its patterns and its category say with it
         made, folders[name] = any_folder(name, folders[name], data_options(resolve(card, name), name))
         BENCHMARKS.add(name, made)
-    given |= folders
     generated = card.data == "sample"
     if generated and arguments.data:
         raise UsageError(
             f"--data has no effect with the card {values['protocol']}, whose images are generated; take another"
-            " --protocol, or say which folders count with --dataset-root NAME=DIR"
+            " --protocol, or say which folders count with --datasets NAME=DIR"
         )
-    roots = given
+    roots = folders
     if not arguments.data and not generated:  # a folder of the command line beats all that settings say of data
-        roots = {**named_table(settings, "datasets", dataset_name), **given}
+        roots = {**named_table(settings, "datasets", dataset_name), **folders}
     request = Request(
         **values,
         overrides=overrides,
@@ -212,11 +194,9 @@ def understand(arguments: argparse.Namespace, settings: Settings) -> Understood:
     return Understood(request=request, cluster_overrides=of_cluster, tuning=tuning, note=note)
 
 
-def _benchmarks(
-    words: str, settings: Settings, given: Mapping[str, Path]
-) -> tuple[tuple[str, ...], dict[str, Path], list[str]]:
+def _benchmarks(words: str, settings: Settings) -> tuple[tuple[str, ...], dict[str, Path], list[str]]:
     """The words of ``--datasets`` as names, the folders of those that bring one (``NAME=DIR``, or a data set of one's own
-    that ``--dataset-root``, ``given``, or the settings name), and which of these are one's own.
+    that the settings name), and which of these are one's own.
 
     Raises:
         UsageError: an unknown name, or two folders for one.
@@ -228,7 +208,7 @@ def _benchmarks(
         name, equals, folder = word.partition("=")
         if not equals:
             name = dataset_name(word)
-            there = {} if name in known else {**named_table(settings, "datasets", dataset_name), **given}
+            there = {} if name in known else named_table(settings, "datasets", dataset_name)
             if name not in there:
                 try:
                     names.append(BENCHMARKS.resolve(word))
@@ -239,7 +219,7 @@ def _benchmarks(
         if not name.strip() or not folder:
             raise UsageError(f"--datasets {word!r} is not NAME=DIR, such as --datasets mine=/data/mine")
         names.append(name := dataset_name(name))
-        if name in folders or (equals and name in given):
+        if name in folders:
             raise UsageError(f"--datasets {word!r}: {name} has another folder on this command line; give one of them")
         folders[name] = Path(folder).expanduser()
     return tuple(names), folders, [name for name in folders if name not in known]

@@ -98,7 +98,7 @@ def test_two_candidates_are_an_error_that_names_both(make, tmp_path: Path) -> No
         make("kvasir").locate(tmp_path)
     assert str(first) in str(caught.value)
     assert str(second) in str(caught.value)
-    assert "--dataset-root kvasir=PATH" in str(caught.value)
+    assert "--datasets kvasir=DIR" in str(caught.value)
 
 
 def test_a_folder_with_images_of_its_own_is_not_stepped_over(tmp_path: Path) -> None:

@@ -6,9 +6,8 @@ from pathlib import Path
 from typing import Any
 
 from harness.planning.data import sample_writer
-from harness.planning.job import Job
 from harness.planning.plan import Plan, plan
-from harness.planning.request import Request, Variant
+from harness.planning.request import Job, Request, Variant
 
 
 def plan_of(results: Path, *entries: str | Variant, samples: Path | None = None, **changes: Any) -> Plan:

@@ -159,7 +159,7 @@ def kvasir(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 def verbs(root: Path, kvasir: Path) -> list[tuple[Main, list[str]]]:
     results = ["--results", str(root)]
-    plan = ["--protocol", "demo", "--methods", "lora", "--datasets", "kvasir", "--dataset-root", f"kvasir={kvasir}"]
+    plan = ["--protocol", "demo", "--methods", "lora", "--datasets", f"kvasir={kvasir}"]
     further: list[tuple[Main, list[str]]] = [  # dear: torch, matplotlib
         (export.main, ["--run", KEYS[0], "--out", str(root.parent / "out" / "x.pth"), *results]),
     ]

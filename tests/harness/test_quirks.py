@@ -17,8 +17,7 @@ from harness.models.build import build_segmenter
 from harness.models.original_sam import plain_sam, sam_state_dict
 from harness.models.segmenter import SegmenterOutput, probabilities
 from harness.planning.data import data_options
-from harness.planning.request import Variant
-from harness.planning.rows import method_row
+from harness.planning.request import Variant, method_row
 from harness.protocols.load import from_rules, load_protocol, resolve
 from harness.registry import BENCHMARKS
 from harness.run import main as run_verb

@@ -12,8 +12,7 @@ from harness.contract.case import ContractCase, logits
 from harness.methods.configs import ConvLoRAConfig
 from harness.methods.convlora import ConvLoRA, Mixture, expert_load, squared_variation
 from harness.methods.parts.placement import MethodError
-from harness.planning.request import Variant
-from harness.planning.rows import method_row
+from harness.planning.request import Variant, method_row
 from harness.protocols.load import load_protocol
 
 

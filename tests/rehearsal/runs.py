@@ -11,7 +11,7 @@ import yaml
 
 from harness.archive.schema import Record
 from harness.experiment.experiment import run_experiment
-from harness.planning.job import Job
+from harness.planning.request import Job
 from harness.registry import METHODS
 from harness.training.outcome import StopRequest
 from tests.harness.planned import job_of

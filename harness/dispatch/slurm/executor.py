@@ -31,7 +31,7 @@ from harness.system.errors import UsageError
 from harness.system.text import counted
 
 if TYPE_CHECKING:
-    from harness.planning.job import Job
+    from harness.planning.request import Job
 
 POLL_S = 2.0
 MOST_POLL_S = 30.0

@@ -21,8 +21,8 @@ import pytest
 from harness.archive.store import RecordStore
 from harness.cli.records import main
 from harness.dispatch.sweeps import fingerprint_at, settled
-from harness.planning.job import Job
 from harness.planning.plan import earlier
+from harness.planning.request import Job
 from harness.system.errors import UsageError
 from harness.system.files import write_atomically
 from tests.harness.archive.test_merge import folder, tree

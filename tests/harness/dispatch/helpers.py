@@ -13,7 +13,7 @@ from harness.archive.store import RecordStore
 from harness.dispatch import snapshot
 from harness.dispatch.attempts import Holder
 from harness.dispatch.sweeps import Array, Sweep, create_sweep
-from harness.planning.job import Job
+from harness.planning.request import Job
 
 STANDIN = Path(__file__).with_name("standin.py")
 

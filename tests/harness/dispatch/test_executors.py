@@ -19,7 +19,7 @@ from harness.dispatch.attempts import Holder, Lease, attempts, state_folder
 from harness.dispatch.place import place
 from harness.dispatch.run_jobs import RETRY_CLASSES, Display, InlineExecutor, make_executor, run_jobs, to_start
 from harness.dispatch.run_states import RunState
-from harness.planning.job import Job
+from harness.planning.request import Job
 from harness.system.errors import UsageError
 from tests.harness.dispatch import standin
 from tests.harness.dispatch.helpers import make_job, starts, submitted

@@ -103,9 +103,9 @@ def test_the_table_says_what_labels_are_scored_by(finished: Path, capsys: pytest
 def test_what_does_not_fit_the_task_is_refused(tmp_path: Path, words: list[str], reason: str) -> None:
     folder = write_folders(tmp_path / "pets")
     samples.write_samples("kvasir", tmp_path / "data", images=12, size=32)
-    given = [word.replace("DIR", str(folder)) for word in words]
+    given = [f"kvasir={tmp_path / 'data'}" if word == "kvasir" else word.replace("DIR", str(folder)) for word in words]
     with pytest.raises(UsageError, match=reason):
-        _planned(tmp_path, *given, "--dataset-root", f"kvasir={tmp_path / 'data'}")
+        _planned(tmp_path, *given)
 
 
 def test_all_means_the_benchmarks_with_masks_and_a_card_may_hold_both_tasks(tmp_path: Path) -> None:

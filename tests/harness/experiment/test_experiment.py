@@ -28,7 +28,7 @@ from harness.experiment.building import RunData, attached_segmenter, open_data
 from harness.experiment.environment import STAGES, Stages
 from harness.experiment.experiment import Experiment, run_experiment
 from harness.models.original_sam import plain_sam
-from harness.planning.job import Job
+from harness.planning.request import Job
 from harness.registry import BENCHMARKS
 from harness.training.batches import UpdatePlan
 from harness.training.distributed import PeerGone

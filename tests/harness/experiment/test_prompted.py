@@ -17,7 +17,7 @@ from harness.evaluation.resize import resize_bilinear
 from harness.experiment.experiment import run_experiment
 from harness.experiment.trained import of_results
 from harness.models.segmenter import probabilities
-from harness.planning.job import Job
+from harness.planning.request import Job
 from harness.protocols.keys import hashed_rules
 from harness.protocols.load import as_rules, from_rules, load_protocol
 from harness.training.feeding import normalise

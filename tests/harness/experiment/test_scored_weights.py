@@ -19,7 +19,7 @@ from harness.evaluation.resize import resize_bilinear
 from harness.experiment.building import RunData, attached_segmenter, open_data
 from harness.experiment.experiment import run_experiment
 from harness.methods.base import Method
-from harness.planning.job import Job
+from harness.planning.request import Job
 from harness.protocols.load import from_rules
 from tests.harness.experiment.test_experiment import FirstIsBest
 from tests.harness.planned import job_of

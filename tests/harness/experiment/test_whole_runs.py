@@ -22,7 +22,7 @@ from harness.experiment.experiment import run_experiment
 from harness.experiment.trained import of_results
 from harness.models.build import build_segmenter
 from harness.models.segmenter import SegmenterOutput, probabilities
-from harness.planning.job import Job
+from harness.planning.request import Job
 from harness.registry import BENCHMARKS
 from harness.settings import Settings
 from harness.training.outcome import Interrupted, StopRequest

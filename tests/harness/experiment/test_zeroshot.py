@@ -16,8 +16,7 @@ from harness.experiment.experiment import run_experiment
 from harness.experiment.scoring import Scoring
 from harness.models.catalog import backbone_shape
 from harness.planning.data import Images, sample_writer
-from harness.planning.job import Job
-from harness.planning.request import Request, Variant
+from harness.planning.request import Job, Request, Variant
 from harness.planning.tuning import Tuning, plan_trials
 from harness.planning.understand import all_methods
 from harness.pricing import forward_flops, run_flops

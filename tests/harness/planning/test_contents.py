@@ -13,7 +13,7 @@ from PIL import Image
 
 from harness.archive.schema import CONTENT, same_data
 from harness.datasets.base import Pair, Splits
-from harness.planning import contents
+from harness.planning import data as contents
 from harness.planning.data import data_fingerprint
 from harness.protocols.keys import content_hash
 

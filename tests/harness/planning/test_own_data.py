@@ -13,7 +13,7 @@ from harness import run
 from harness.archive.schema import Record
 from harness.datasets.reading.folder_benchmark import SAMPLE_MARKER
 from harness.datasets.samples import write_samples
-from harness.planning.job import Job
+from harness.planning.request import Job
 from harness.planning.understand import understand
 from harness.protocols.load import from_rules
 from harness.report.command import command_of

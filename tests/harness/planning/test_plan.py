@@ -114,16 +114,6 @@ def test_a_checkpoint_that_is_not_there_is_no_start_from_random_weights(name, sa
     assert made.jobs[0].run.key != planned(samples, tmp_path).jobs[0].run.key
 
 
-def test_a_warm_up_as_long_as_the_run_is_a_problem(samples: Path, tmp_path: Path) -> None:
-    """Ten images in batches of two for two epochs are ten updates."""
-    small = {"train_limit": "10", "batch_size": "2", "epochs": "2"}
-    for warmup, more, said in (("10", {}, True), ("9", {}, False), ("10", {"epoch_images": "12"}, False)):
-        made = plan_of(tmp_path, "lora", samples=samples, warmup=warmup, **small, **more)
-        (line,) = made.problems if said else ("",)
-        assert said == ("grows over 10 updates and a run has 10" in line)
-        assert said or not made.problems
-
-
 def test_whole_paper_grid_plans_with_exact_counts_and_no_data(tmp_path: Path) -> None:
     entries = tuple(Variant(method=name) for name in ("lora", "convlora", "decoder"))
     where: dict[str, Any] = {"protocol": "nas-lora", "backbones": ("vit_h",), "results": tmp_path}

@@ -53,9 +53,8 @@ def test_with_data_set_it_is_the_papers_card_on_it(data: Path, capsys, monkeypat
     assert "6 runs" in shown.out
     assert "vit_h" in shown.out
     Path("harness.toml").unlink()
-    for given in (["--data", str(data)], ["--dataset-root", f"kvasir={data}"]):
-        assert run([*PLAIN, *given, "--checkpoint", "none", "--skip-missing"]) == 0
-        assert "so the card nas-lora" in capsys.readouterr().err
+    assert run([*PLAIN, "--data", str(data), "--checkpoint", "none", "--skip-missing"]) == 0
+    assert "so the card nas-lora" in capsys.readouterr().err
     monkeypatch.setenv("SAM_PEFT_PROTOCOL", "mini")
     assert run([*PLAIN, "--data", str(data), "--checkpoint", "none", "--skip-missing"]) == 0
     assert "timm/vit_small_patch14_dinov2" in capsys.readouterr().out
@@ -72,17 +71,18 @@ def test_the_command_line_beats_what_is_set(data: Path, tmp_path: Path, capsys: 
     shown = capsys.readouterr()
     assert "2 runs" in shown.out
     assert "nothing is missing" in shown.out
-    words = ["--methods", "lora", "--datasets", "kvasir,leaf", "--protocol", "mini", "--dataset-root"]
-    roots = understand(parser().parse_args([*words, "Kvasir=/given"]), load_settings()).request.dataset_roots
+    words = ["--methods", "lora", "--datasets", "Kvasir=/given,leaf", "--protocol", "mini"]
+    roots = understand(parser().parse_args(words), load_settings()).request.dataset_roots
     assert roots == {"kvasir": Path("/given"), "leaf": Path("/set")}
 
 
-@pytest.mark.parametrize("how", ["--data", "--dataset-root", "data = ", "[datasets]"])
+@pytest.mark.parametrize("how", ["--data", "--datasets", "data = ", "[datasets]"])
 def test_data_given_or_set_in_any_way_asks_for_the_papers_card(how: str) -> None:
-    words = {"--data": ["--data", "/d"], "--dataset-root": ["--dataset-root", "kvasir=/d"]}.get(how, [])
+    words = ["--methods", "lora", "--datasets", "kvasir=/d" if how == "--datasets" else "kvasir"]
+    words += ["--data", "/d"] if how == "--data" else []
     settings = {"data = ": 'data = "/d"', "[datasets]": '[datasets]\nkvasir = "/d"'}.get(how, "")
     write(Path("harness.toml"), settings)
-    asked = understand(parser().parse_args(["--methods", "lora", "--datasets", "kvasir", *words]), load_settings())
+    asked = understand(parser().parse_args(words), load_settings())
     assert asked.request.protocol == "nas-lora"
 
 
