@@ -12,10 +12,9 @@ from pathlib import Path
 from typing import Literal, NamedTuple
 
 from harness.datasets.base import IGNORE, Benchmark, DatasetError, Pair, Splits
-from harness.datasets.preparing import TellProgress
 from harness.datasets.preparing.fingerprints import Fingerprint, exact_groups, fingerprint_pair, near_pairs
+from harness.datasets.preparing.unpacking import Progress
 from harness.datasets.reading.folder_benchmark import CARVED, SAMPLE_MARKER, SAMPLE_NOTE, FolderBenchmark
-from harness.datasets.reading.labels import counts_by_class
 
 Status = Literal["passed", "warned", "failed"]
 
@@ -55,7 +54,7 @@ class Check:
         return all(verdict.status != "failed" for verdict in self.verdicts)
 
 
-def check(benchmark: Benchmark, root: Path, *, workers: int = 0, progress: TellProgress) -> Check:
+def check(benchmark: Benchmark, root: Path, *, workers: int = 0, progress: Progress) -> Check:
     """Read everything below ``root`` (as `Benchmark.locate` returned it) and judge it.
 
     Args:
@@ -85,7 +84,6 @@ def check(benchmark: Benchmark, root: Path, *, workers: int = 0, progress: TellP
         _groups(benchmark, splits, root),
         _readable(prints, root),
         *masks,
-        _exif(whole, root),
         *_copies("exact", exact_groups(whole), root),
         *_copies("near", near_pairs(whole), root),
     )
@@ -118,6 +116,9 @@ def _pairing(splits: Splits, root: Path) -> Verdict:
 
 def _counts(benchmark: Benchmark, splits: Splits, root: Path) -> Verdict:
     """Published sizes by split; where a benchmark publishes no validation split, train and val count together."""
+    note = f" ({splits.note})" if splits.note else ""
+    if (root / SAMPLE_MARKER).exists() or splits.note == SAMPLE_NOTE:
+        return Verdict("counts", "warned", "a generated sample, not the published benchmark")
     counts = {"train": len(splits.train), "val": len(splits.val), "test": sum(map(len, splits.test.values()))}
     published = dict(benchmark.sizes_to_expect(splits.layout))
     if "all" in published or splits.layout == "autogluon" or benchmark.options.split_rule == CARVED:
@@ -125,23 +126,14 @@ def _counts(benchmark: Benchmark, splits: Splits, root: Path) -> Verdict:
     elif "val" not in published and published:
         counts["train"] += counts.pop("val")
     wrong = ", ".join(f"{s} {counts[s]:,} of {size:,}" for s, size in published.items() if counts[s] != size)
-    note = f" ({splits.note})" if splits.note else ""
-    if (root / SAMPLE_MARKER).exists() or splits.note == SAMPLE_NOTE:
-        return Verdict("counts", "warned", "a generated sample, not the published benchmark")
-    if benchmark.options.split_rule in getattr(benchmark, "joint_rules", ()):
-        return Verdict("counts", "warned", "not compared: this split rule adds another benchmark's training images")
-    if not published:
-        return Verdict(
-            "counts", "warned", f"not compared: nobody published sizes of this{note or f' ({splits.layout})'}"
-        )
+    if not published or benchmark.options.split_rule in getattr(benchmark, "joint_rules", ()):
+        return Verdict("counts", "warned", f"not compared: nobody published sizes of this{note}")
     if wrong and all(counts[split] <= size for split, size in published.items()):
         return Verdict("counts", "warned", f"a part of the benchmark, which tables say{note}: {wrong}")
     if wrong:
         return Verdict("counts", "failed", f"not the published sizes: {wrong}")
-    official = benchmark.sizes_to_expect(splits.layout) == benchmark.published_sizes
-    whole = "as published" if official else "all that this split rule takes"
     listed = ", ".join(f"{split} {count}" for split, count in counts.items())
-    return Verdict("counts", "warned" if note else "passed", f"{whole}: {listed}{note}")
+    return Verdict("counts", "warned" if note else "passed", f"all that this split rule takes: {listed}{note}")
 
 
 def enough_tests(splits: Splits) -> Verdict:
@@ -182,7 +174,10 @@ def _readable(prints: Sequence[Fingerprint], root: Path) -> Verdict:
 
 def _labels(benchmark: Benchmark, splits: Splits) -> Verdict:
     """A class that training or a test has no image of: the first cannot be learnt, the second is not in the score."""
-    counts = {split: counts_by_class(pairs, benchmark.class_names) for split, pairs in splits.parts.items()}
+    counts = {
+        split: {name: sum(pair.label == at for pair in pairs) for at, name in enumerate(benchmark.class_names)}
+        for split, pairs in splits.parts.items()
+    }
     lines = tuple(
         f"{name}: " + ", ".join(f"{split} {counts[split][name]}" for split in counts) for name in benchmark.class_names
     )
@@ -199,7 +194,7 @@ def _masks(benchmark: Benchmark, prints: Sequence[Fingerprint], root: Path) -> l
         _values(benchmark, prints),
         mask_polarity(prints) if benchmark.task == "binary" else _classes(benchmark, prints),
         one_class_masks(prints, root),
-        image_and_mask_size(benchmark, prints, root),
+        image_and_mask_size(prints, root),
     ]
 
 
@@ -279,30 +274,16 @@ def _is_of_one_class(fingerprint: Fingerprint) -> bool:
     return max(fingerprint.shares, default=0.0) >= 1.0
 
 
-def image_and_mask_size(benchmark: Benchmark, prints: Sequence[Fingerprint], root: Path) -> Verdict:
+def image_and_mask_size(prints: Sequence[Fingerprint], root: Path) -> Verdict:
     wrong = [mask for mask in prints if mask.image_size != mask.mask_size]
     if not wrong:
         return Verdict("image and mask size", "passed", "equal in every pair")
     (width, height), of_mask = wrong[0].image_size, wrong[0].mask_size
-    if (
-        len({mask.image_size for mask in prints}) == 1
-        and width == height
-        and getattr(benchmark, "stretched_copies", False)
-    ):
-        largest = max(mask.mask_size for mask in wrong)
-        words = f"every image is {width}x{width}, {len(wrong)} masks are not (up to {largest[0]}x{largest[1]}): a stretched copy"
-    else:
-        first = f"{wrong[0].pair.stem}, image {width}x{height}, mask {of_mask[0]}x{of_mask[1]}"
-        words = f"{len(wrong)} masks have another size than their image; the first: {first}"
-    return Verdict(
-        "image and mask size", "warned", f"{words}; images are scaled to their masks when read", _files(wrong, root)
+    first = f"{wrong[0].pair.stem}, image {width}x{height}, mask {of_mask[0]}x{of_mask[1]}"
+    words = (
+        f"{len(wrong)} masks have another size than their image; the first: {first}; images are scaled to their masks"
     )
-
-
-def _exif(prints: Sequence[Fingerprint], root: Path) -> Verdict:
-    turned = [fingerprint for fingerprint in prints if fingerprint.turned]
-    message = f"{len(turned)} images are turned upright when read" if turned else "no image is stored rotated"
-    return Verdict("EXIF rotation", "warned" if turned else "passed", message, _files(turned, root))
+    return Verdict("image and mask size", "warned", words, _files(wrong, root))
 
 
 def _copies(kind: str, groups: Sequence[Sequence[Fingerprint]], root: Path) -> Iterator[Verdict]:
@@ -346,7 +327,7 @@ def first_look(benchmark: FolderBenchmark, splits: Splits, root: Path) -> tuple[
                 f"would be perfect; give masks of what is looked for ({whole})"
             )
         prints += looked
-    odd = [enough_tests(splits), image_and_mask_size(benchmark, prints, root)]
+    odd = [enough_tests(splits), image_and_mask_size(prints, root)]
     odd += [mask_polarity(prints)] if benchmark.task == "binary" else []
     odd += [one_class_masks(prints, root)] if 2 * sum(map(_is_of_one_class, prints)) > len(prints) else []
     return tuple(

@@ -17,7 +17,7 @@ from PIL import Image
 
 from harness.datasets.base import IGNORE, Benchmark, DatasetError, Pair
 from harness.datasets.reading.decoding import is_drawn_as_stored, to_rgb
-from harness.datasets.reading.opening import open_image, orientation, upright
+from harness.datasets.reading.opening import open_image, upright
 
 THUMBNAIL, HASH_SIDE = 24, 8
 MOST_BITS = 6
@@ -39,7 +39,6 @@ class Fingerprint:
     error: str = ""
     image_size: tuple[int, int] = (0, 0)  # (width, height), upright
     mask_size: tuple[int, int] = (0, 0)
-    turned: bool = False  # by its EXIF orientation
     values: tuple[int, ...] = ()  # distinct ones of the mask file, channel means of a coloured one
     paint: tuple[bool, ...] | None = None  # which of red, green and blue the object of a coloured binary mask has
     shares: tuple[float, ...] = ()  # of each class among the pixels that are not ignored
@@ -70,7 +69,6 @@ def fingerprint_pair(benchmark: Benchmark, split: str, pair: Pair) -> Fingerprin
         pair=pair,
         image_size=(image.shape[1], image.shape[0]),
         mask_size=mask_file.size,
-        turned=not as_stored and orientation(image_file) != 1,
         values=tuple(np.unique(stored).tolist()[:256]),
         paint=_paint(mask_file, sample.mask) if benchmark.task == "binary" else None,
         shares=class_shares(sample.mask, benchmark.num_classes),

@@ -7,6 +7,7 @@ takes a broken header for one.
 from __future__ import annotations
 
 import bz2
+import filecmp
 import gzip
 import lzma
 import shutil
@@ -20,15 +21,13 @@ from pathlib import Path, PurePosixPath, PureWindowsPath
 from typing import IO, Any, NamedTuple
 
 from harness.datasets.base import DatasetError
-from harness.datasets.preparing import TellProgress
-from harness.datasets.reading.pairing import MASK_EXTENSIONS, is_image
 
+Progress = Callable[[str, int, int | None], None]
+"""Called with what is done, how much of it, and of how much where that is known."""
 _CHUNK = 1 << 20
 _MOST_AT_ONCE = 1 << 26
 """`tarfile` reads headers whole; none has so many bytes."""
 _COMPRESSED: dict[bytes, Callable[..., Any]] = {b"\x1f\x8b": gzip.open, b"BZh": bz2.open, b"\xfd7zXZ\x00": lzma.open}
-_DATA = frozenset({".csv", ".json", ".parquet", ".xml"})
-"""Endings of what may be part of a data set, images and lists (``.txt``) aside."""
 _ABOUT = ("readme", "license", "licence")
 _DAMAGE = (
     zipfile.BadZipFile, tarfile.TarError, lzma.LZMAError, zlib.error, struct.error, EOFError, ValueError, OverflowError,
@@ -46,7 +45,13 @@ class ArchiveLimits(NamedTuple):
     size: int | None = None  # unpacked bytes; None for what the disk has free, less a tenth
 
 
-def unpack(archive: Path, target: Path, *, progress: TellProgress, limits: ArchiveLimits | None = None) -> int:
+def unpack(
+    archive: Path,
+    target: Path,
+    *,
+    progress: Progress,
+    limits: ArchiveLimits | None = None,
+) -> int:
     """Unpack a zip or tar archive into ``target``; returns the number of files. A file that another archive left there stays where
     this one's is the same, or is no part of a data set (README, LICENSE).
 
@@ -69,10 +74,7 @@ def unpack(archive: Path, target: Path, *, progress: TellProgress, limits: Archi
             raise DatasetError(f"{archive} is neither zip nor tar; unpack it yourself and use the folder with --data")
     except DatasetError:
         raise
-    except (
-        *_DAMAGE,
-        OSError,
-    ) as error:  # gzip and bz2 report damage as OSError; a full disk is one too, and its text says so
+    except (*_DAMAGE, OSError) as error:  # gzip and bz2 report damage as OSError; a full disk is one too, and says so
         reason = f"{type(error).__name__}: {error}".encode("ascii", "backslashreplace").decode()
         raise DatasetError(f"{archive} cannot be unpacked ({reason}); get it again") from error
     return len(budget.names)
@@ -90,7 +92,7 @@ def _is_header(block: bytes) -> bool:
 class _Budget:
     """Writes files and counts them against the limits: what a header says is no evidence."""
 
-    def __init__(self, archive: Path, target: Path, limits: ArchiveLimits, progress: TellProgress) -> None:
+    def __init__(self, archive: Path, target: Path, limits: ArchiveLimits, progress: Progress) -> None:
         self.archive, self.target, self.limits, self.progress = archive, target, limits, progress
         self.archive_size = archive.stat().st_size
         self.most = limits.size if limits.size is not None else int(shutil.disk_usage(target).free * 0.9)
@@ -111,30 +113,22 @@ class _Budget:
         """Refuse ``count`` bytes out of this archive where that is beyond measure, declared, read or written."""
         if count > self.most:
             raise DatasetError(f"{self.archive} unpacks to more than {self.most} bytes, the limit; it was refused")
-        self.check_ratio(count)
-
-    def check_ratio(self, count: int) -> None:
         if count > self.limits.ratio_from and count > self.limits.ratio * self.archive_size:
             raise DatasetError(f"{self.archive} unpacks to over {self.limits.ratio} times its size; it was refused")
 
     def write(self, source: IO[bytes], path: Path, total: int | None) -> None:
         path.parent.mkdir(parents=True, exist_ok=True)
-        there = path.is_file()
-        same = True
-        with path.open("rb" if there else "xb") as file:
+        second = path.with_name(f"{path.name}.second") if path.is_file() else None
+        with (second or path).open("xb") as file:
             while piece := source.read(_CHUNK):
                 self.bytes += len(piece)
                 self.check(self.bytes)
-                if there:
-                    same = same and file.read(len(piece)) == piece
-                else:
-                    file.write(piece)
-            same = same and not (there and file.read(1))
-        ending, about = path.suffix.lower(), path.name.casefold().startswith(_ABOUT)
-        if not same and (ending in _DATA or (ending == ".txt" and not about) or is_image(path.name, MASK_EXTENSIONS)):
-            raise DatasetError(
-                f"{self.archive} and an archive before it hold different files {path.name}; give one copy"
-            )
+                file.write(piece)
+        if second is not None:
+            same = filecmp.cmp(path, second, shallow=False)
+            second.unlink()
+            if not same and not path.name.casefold().startswith(_ABOUT):
+                raise DatasetError(f"{self.archive} and an archive before it hold different files {path.name}")
         self.progress(f"unpacking {self.archive.name}", len(self.names), total)
 
 
@@ -190,7 +184,7 @@ class _Watched:
         if not 0 <= size <= _MOST_AT_ONCE:
             raise tarfile.ReadError(f"a header of {size} bytes")
         self.last = self.stream.read(size)
-        self.budget.check_ratio(self.tell())
+        self.budget.check(self.tell())
         return self.last
 
     def seek(self, position: int) -> None:

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -61,8 +61,3 @@ class ClassFolders(Layout):
             label = self.classes.index(path.name) if images else 0
             pairs += [Pair(stem=f"{path.name}/{image.stem}", image=image, mask=image, label=label) for image in images]
         return Paired(pairs=tuple(pairs))
-
-
-def counts_by_class(pairs: Sequence[Pair], classes: Sequence[str]) -> dict[str, int]:
-    """Class -> its images."""
-    return {name: sum(pair.label == index for pair in pairs) for index, name in enumerate(classes)}

@@ -8,7 +8,6 @@ import json
 import sys
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
-from dataclasses import asdict
 from functools import partial
 from pathlib import Path
 from typing import Any
@@ -40,7 +39,6 @@ def parser() -> CommandParser:
         "--from", dest="sources", nargs="+", required=True, metavar="ARCHIVE_OR_URL", help="what it comes in"
     )
     _data(preparing)
-    preparing.add_argument("--sha256", nargs="+", default=[], metavar="HEX", help="known hash of each archive")
     preparing.add_argument("--json", action="store_true", help="print JSON")
     preparing.set_defaults(run=run_prepare)
 
@@ -168,7 +166,7 @@ def _entry(name: str, root: Path) -> dict[str, Any]:
 
 
 def run_prepare(arguments: argparse.Namespace) -> int:
-    from harness.datasets.preparing.prepare import prepare
+    from harness.datasets.preparing.prepare import FOLDER, prepare
     from harness.datasets.reading.folder_benchmark import FolderBenchmark
 
     benchmark = _benchmark(arguments.name)
@@ -176,18 +174,15 @@ def run_prepare(arguments: argparse.Namespace) -> int:
         raise UsageError(f"{benchmark.name} does not say how its archives lie; unpack them yourself")
     root = _folder(arguments)
     with _writing(root), _progress() as progress:
-        done = prepare(benchmark, arguments.sources, root, progress=progress, sha256=arguments.sha256)
+        folder, splits = prepare(benchmark, arguments.sources, root, progress=progress)
+    counts = {split: len(pairs) for split, pairs in splits.parts.items()}
     if arguments.json:
-        print(json.dumps({**asdict(done), "folder": str(done.folder)}, indent=1, default=str))
+        print(json.dumps({"folder": str(folder), "layout": splits.layout, "counts": counts}, indent=1))
         return 0
-    for archive in done.archives:
-        print(f"{archive.source}: SHA-256 {archive.sha256}")
-        if archive.path.is_relative_to(root):
-            print(
-                f"the download is kept: {archive.path} (remove it to free {archive.path.stat().st_size / 1e6:.1f} MB)"
-            )
-    counts = ", ".join(f"{split} {count}" for split, count in done.counts.items())
-    print(f"{'prepared' if done.new else 'already prepared'}: {done.folder} (layout {done.layout}; {counts})")
+    if (root / FOLDER).is_dir():
+        print(f"downloads are kept in {root / FOLDER}")
+    listed = ", ".join(f"{split} {count}" for split, count in counts.items())
+    print(f"prepared: {folder} (layout {splits.layout}; {listed})")
     print(f"next: sam-peft data check {benchmark.name} --data {root}")
     return 0
 
