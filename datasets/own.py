@@ -10,8 +10,7 @@ from __future__ import annotations
 import json
 import re
 from collections import Counter
-from collections.abc import Callable, Collection, Mapping, Sequence
-from dataclasses import replace
+from collections.abc import Collection, Mapping, Sequence
 from functools import lru_cache
 from pathlib import Path
 from typing import ClassVar, Literal
@@ -23,7 +22,6 @@ from harness.datasets.reading import coco, decoding, own_layouts, splitting
 from harness.datasets.reading.coco import CocoLayout
 from harness.datasets.reading.folder_benchmark import CARVED, FolderBenchmark
 from harness.datasets.reading.hugging_face import plain_folder
-from harness.datasets.reading.labels import ClassFolders, read_labelled
 from harness.datasets.reading.layouts import Layout, resolve_folder, subfolders
 from harness.datasets.reading.opening import open_image, upright
 from harness.datasets.reading.pairing import MASK_EXTENSIONS, image_files, name_key
@@ -32,6 +30,7 @@ from harness.datasets.reading.splitting import Arranged, Pairs, read_list, selec
 BINARY = ("background", "foreground")
 CLASSES = "classes.txt"
 MOST_CLASSES = 255
+LAYOUTS = (*own_layouts.LAYOUTS, CocoLayout(), own_layouts.OneFolder())
 
 _CONVERTERS = {
     "*.nii *.nii.gz *.mha *.nrrd": "volumes are not read: save slices as PNG, such as with nibabel",
@@ -48,10 +47,7 @@ class OwnBenchmark(FolderBenchmark):
     """A folder of one's own; `own_benchmark` makes a class of it that has a name and classes."""
 
     terms = "your own"
-    source = "a folder with " + "; ".join(
-        layout.hint for layout in (*own_layouts.LAYOUTS, CocoLayout(), own_layouts.OneFolder())
-    )
-    source += "; or a folder of images a class (docs/own-data.md)"
+    source = f"a folder with {'; '.join(layout.hint for layout in LAYOUTS)}; or a folder of images a class (docs/own-data.md)"
     mend = "complete the folder, or remove what does not belong"
     whose_splits = "given"
     mask_colour = "any"
@@ -68,10 +64,10 @@ class OwnBenchmark(FolderBenchmark):
 
     def __reduce__(self) -> tuple[object, tuple[object, ...]]:
         """Pickled as name and classes: the class is made at run time, so another process finds it in no module."""
-        return _rebuilt, (own_benchmark, self.name, self.class_names, self.options)
+        return _rebuilt, (type(self).__bases__[0], self.name, self.class_names, self.options)
 
     def layouts(self) -> tuple[Layout, ...]:
-        return (*own_layouts.LAYOUTS, CocoLayout(), own_layouts.OneFolder())
+        return LAYOUTS
 
     def recognised(self, root: Path) -> list[Layout]:
         layouts = [layout for layout in self.layouts() if layout.matches(root)]
@@ -82,18 +78,26 @@ class OwnBenchmark(FolderBenchmark):
     def locate(self, data_root: Path) -> Path:
         if not data_root.is_dir():
             raise DatasetError(f"no folder {data_root} for {self.name}; give {self.source}")
-        roots = self.inside(data_root)
-        if not roots:
-            what_to_do = _what_to_do(data_root, self.source)
-            raise DatasetError(f"{data_root} is no data set that {self.name} could be; {what_to_do}")
-        pairs = {root: self._count(root) for root in roots}
-        root = max(roots, key=lambda root: pairs[root])
-        if len(roots) > 1:
+        below = [
+            data_root,
+            *subfolders(data_root),
+            *(i for folder in subfolders(data_root) for i in subfolders(folder)),
+        ][:400]
+        pairs = {root: self._count(root) for root in self.inside(data_root)}
+        if not pairs:
+            words = "".join(
+                f"{words}; or "
+                for patterns, words in _CONVERTERS.items()
+                if any(next(folder.glob(pattern), None) for folder in below for pattern in patterns.split())
+            )
+            raise DatasetError(f"{data_root} is no data set that {self.name} could be; {words}give {self.source}")
+        root = max(pairs, key=lambda root: pairs[root])
+        if len(pairs) > 1:
             listed = ", ".join(f"{root} ({count} pairs)" for root, count in pairs.items())
             raise DatasetError(f"{data_root} holds several data sets: {listed}; give one, such as {self.name}={root}")
-        others = {} if root == data_root else _images_by_folder(data_root, but=root)
-        if max(others.values(), default=0) > pairs[root]:
-            seen = ", ".join(f"{folder.relative_to(data_root)}/ ({count})" for folder, count in others.items())
+        counts = Counter({path: len(image_files(path)) for path in below[1:] if not path.is_relative_to(root)})
+        if max(counts.values(), default=0) > pairs[root]:
+            seen = ", ".join(f"{path.relative_to(data_root)}/ ({n})" for path, n in counts.most_common(6) if n)
             raise DatasetError(
                 f"{root} has {pairs[root]} pairs, and there are more images that would not be read: {seen}; give "
                 f"{self.name}={root} if it is meant, or call the others' folders images/ and masks/, or {own_layouts.LIST_THEM}"
@@ -112,10 +116,10 @@ class OwnBenchmark(FolderBenchmark):
     def arrange(self, parts: Mapping[str, Pairs], *, root: Path, layout: Layout) -> Arranged:
         more = "; several masks per image, read as their union" * isinstance(layout, own_layouts.Objects)
         carved = self.options.split_rule == CARVED
-        if "all" in parts and "train" in parts and not carved:
-            aside = len(parts["all"])
-            raise DatasetError(f"{root} has pairs in train/ and {aside} beside it; move these into it, or away")
         if "all" in parts and len(parts) > 1 and not carved:
+            if "train" in parts:
+                aside = len(parts["all"])
+                raise DatasetError(f"{root} has pairs in train/ and {aside} beside it; move these into it, or away")
             parts = {"train" if name == "all" else name: pairs for name, pairs in parts.items()}
         if set(parts) in ({"all"}, {"train"}) and not carved:
             (every,) = parts.values()
@@ -223,26 +227,43 @@ def _names(path: Path) -> set[str]:
         return set()
 
 
-def own_benchmark(name: str, class_names: Sequence[str]) -> type[OwnBenchmark]:
-    """A benchmark class for a folder of one's own. ``class_names``: the background first; two make it binary."""
-    binary = len(class_names) == 2
-    described = {
-        "name": name,
-        "title": name,
-        "task": "binary" if binary else "multiclass",
-        "num_classes": len(class_names),
-        "class_names": tuple(class_names),
-        "metrics": ("s_measure", "iou", "dice") if binary else ("miou", "accuracy"),
-        "selection_metric": "iou" if binary else "miou",
-    }
-    return type("Own", (OwnBenchmark,), described)
+class OwnLabels(OwnBenchmark):
+    """A folder of one's own with a folder a class; `own_benchmark` makes a class of it that has a name and classes."""
+
+    task: ClassVar[Literal["binary", "multiclass", "classification"]] = "classification"
+    class_names: ClassVar[tuple[str, ...]] = ()
+    metrics = ("accuracy", "nll", "ece")
+    selection_metric = "nll"
+    source = "a folder of images a class, or train/, val/ and test/ that hold them (docs/decoders.md)"
+
+    def layouts(self) -> tuple[Layout, ...]:
+        return (own_layouts.ClassFolders(classes=self.class_names),)
+
+    def arrange(self, parts: Mapping[str, Pairs], *, root: Path, layout: Layout) -> Arranged:
+        if train := _lists(root, [pair for part in parts.values() for pair in part]).get("train"):
+            raise DatasetError(f"{train}: lists do not split folders of classes; make train/ and test/, or remove it")
+        return super().arrange(parts, root=root, layout=layout)
+
+    def read(self, pair: Pair) -> Sample:
+        return decoding.read_labelled(pair)
 
 
-MakeClass = Callable[[str, Sequence[str]], type[Benchmark]]
+def own_benchmark(name: str, classes: Sequence[str], base: type[OwnBenchmark] = OwnBenchmark) -> type[OwnBenchmark]:
+    """A benchmark class for a folder of one's own. ``classes``: the background first, two make it binary; of `OwnLabels` the folders'
+    names, in the order of their indices."""
+    described = {"name": name, "title": name, "num_classes": len(classes), "class_names": tuple(classes)}
+    if base is OwnBenchmark:
+        binary = len(classes) == 2
+        described |= {
+            "task": "binary" if binary else "multiclass",
+            "metrics": ("s_measure", "iou", "dice") if binary else ("miou", "accuracy"),
+            "selection_metric": "iou" if binary else "miou",
+        }
+    return type("Own", (base,), described)
 
 
-def _rebuilt(make: MakeClass, name: str, class_names: Sequence[str], options: DataOptions) -> Benchmark:
-    return make(name, class_names)(options)
+def _rebuilt(base: type[OwnBenchmark], name: str, classes: Sequence[str], options: DataOptions) -> Benchmark:
+    return own_benchmark(name, classes, base)(options)
 
 
 _IGNORED = "ignore"
@@ -258,14 +279,10 @@ def nnunet_labels(root: Path) -> dict[str, int]:
         labels = json.loads(path.read_bytes())["labels"].items() if path.is_file() else ()
         first_version = all(str(name).isdigit() for name, _ in labels)
         named = {str(value if first_version else key): int(key if first_version else value) for key, value in labels}
+        if sorted(named.values()) != list(range(len(named))):
+            raise ValueError(f"numbered {sorted(named.values())}, not from 0")
     except (OSError, ValueError, KeyError, TypeError, AttributeError) as error:
-        raise DatasetError(
-            f"{path} names no classes under labels ({error}); complete it, or write {CLASSES}"
-        ) from error
-    if sorted(named.values()) != list(range(len(named))):
-        raise DatasetError(
-            f"{path} numbers its labels {sorted(named.values())}; number them from 0, or write {CLASSES}"
-        )
+        raise DatasetError(f"{path} names no classes under labels ({error}); mend it, or write {CLASSES}") from error
     return dict(sorted(named.items(), key=lambda entry: entry[1]))
 
 
@@ -286,67 +303,6 @@ def _checked(names: tuple[str, ...], where: Path) -> tuple[str, ...]:
     return names
 
 
-def _below(root: Path) -> list[Path]:
-    """``root`` and the folders down to two levels below it."""
-    return [root, *subfolders(root), *(inner for folder in subfolders(root) for inner in subfolders(folder))][:400]
-
-
-def _images_by_folder(root: Path, *, but: Path) -> dict[Path, int]:
-    """The six folders below ``root``, and not below ``but``, with the most images, and these counted."""
-    counts = {
-        folder: len(image_files(folder)) for folder in _below(root) if folder != root and not folder.is_relative_to(but)
-    }
-    return {folder: count for folder, count in Counter(counts).most_common(6) if count}
-
-
-def _what_to_do(root: Path, source: str) -> str:
-    """For a message about a folder that is not read: what to give, after a converter where its files say which."""
-    folders = _below(root)
-    for patterns, words in _CONVERTERS.items():
-        if any(next(folder.glob(pattern), None) for folder in folders for pattern in patterns.split()):
-            return f"{words}; or give {source}"
-    return f"give {source}"
-
-
-UNDIVIDED = ClassFolders(
-    splits={}, never="|".join((own_layouts.IMAGES, own_layouts.MASKS, *own_layouts.SPLITS.values()))
-)
-DIVIDED = ClassFolders(splits=own_layouts.SPLITS, never=f"{own_layouts.IMAGES}|{own_layouts.MASKS}")
-
-
-class OwnLabels(OwnBenchmark):
-    """A folder of one's own with a folder a class; `own_labels` makes a class of it that has a name and classes."""
-
-    task: ClassVar[Literal["binary", "multiclass", "classification"]] = "classification"
-    class_names: ClassVar[tuple[str, ...]] = ()
-    metrics = ("accuracy", "nll", "ece")
-    selection_metric = "nll"
-    source = "a folder of images a class, or train/, val/ and test/ that hold them (docs/decoders.md)"
-
-    def __reduce__(self) -> tuple[object, tuple[object, ...]]:
-        return _rebuilt, (own_labels, self.name, self.class_names, self.options)
-
-    def layouts(self) -> tuple[Layout, ...]:
-        return tuple(replace(layout, classes=self.class_names) for layout in (UNDIVIDED, DIVIDED))
-
-    def arrange(self, parts: Mapping[str, Pairs], *, root: Path, layout: Layout) -> Arranged:
-        lists = _lists(root, [pair for part in parts.values() for pair in part])
-        if "train" in lists:
-            raise DatasetError(
-                f"{lists['train']}: lists do not split folders of classes; make train/ and test/, or remove it"
-            )
-        return super().arrange(parts, root=root, layout=layout)
-
-    def read(self, pair: Pair) -> Sample:
-        return read_labelled(pair)
-
-
-def own_labels(name: str, class_names: Sequence[str]) -> type[Benchmark]:
-    """A benchmark class for a folder of one's own. ``class_names``: the folders' names, in the order of their indices."""
-    described = {"name": name, "title": name, "num_classes": len(class_names), "class_names": tuple(class_names)}
-    return type("OwnLabelled", (OwnLabels,), described)
-
-
 def any_folder(name: str, folder: Path, options: DataOptions | None = None) -> tuple[type[Benchmark], Path]:
     """The class and the root of the data set in ``folder``: with masks where it has any, else with labels. ``hf:DIR`` is one of the
     Hugging Face Hub's formats (`harness.datasets.reading.hugging_face`).
@@ -356,20 +312,17 @@ def any_folder(name: str, folder: Path, options: DataOptions | None = None) -> t
     """
     folder = plain_folder(folder)
     benchmark = own_benchmark(name, BINARY)(options)
-    labelled = [] if benchmark.inside(folder) else OwnLabels().inside(folder)
-    if labelled:
+    if not benchmark.inside(folder) and (labelled := OwnLabels().inside(folder)):
         images, masks = (resolve_folder(folder, names) for names in (own_layouts.IMAGES, own_layouts.MASKS))
-        if (
-            images and masks and any((masks / path.name).is_dir() for path in subfolders(images))
-        ):  # such as one a patient
+        if images and masks and any((masks / path.name).is_dir() for path in subfolders(images)):  # one a patient, say
             raise DatasetError(
                 f"{folder} has images and masks in folders; put each into one, or {own_layouts.LIST_THEM}"
             )
         if len(labelled) > 1:
             listed = ", ".join(map(str, labelled))
             raise DatasetError(f"{folder} holds several data sets: {listed}; give one of them as {name}=DIR")
-        layout = UNDIVIDED if UNDIVIDED.matches(labelled[0]) else DIVIDED
-        return own_labels(name, _checked(layout.classes_at(labelled[0]), labelled[0])), labelled[0]
+        classes = own_layouts.ClassFolders().classes_at(labelled[0])
+        return own_benchmark(name, _checked(classes, labelled[0]), OwnLabels), labelled[0]
     root = benchmark.locate(folder)
     kind, category = benchmark.layout_at(root), benchmark.options.category
     if isinstance(kind, CocoLayout):

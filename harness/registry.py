@@ -229,9 +229,9 @@ def dataset_name(name: str) -> str:
 
 def add_own(name: str, classes: Sequence[str], *, labels: bool = False) -> None:
     """Make a data set of one's own known as a benchmark, in this process; see `harness.datasets.own`."""
-    from harness.datasets.own import own_benchmark, own_labels
+    from harness.datasets.own import OwnBenchmark, OwnLabels, own_benchmark
 
-    BENCHMARKS.add(name, (own_labels if labels else own_benchmark)(name, classes))
+    BENCHMARKS.add(name, own_benchmark(name, classes, OwnLabels if labels else OwnBenchmark))
 
 
 def add_own_of(name: str, rules: Mapping[str, Any]) -> None:

@@ -34,7 +34,7 @@ _WANTED = "a segmentation is [[x, y, x, y, x, y, …], …] in pixels; export it
 
 
 class CocoFile(NamedTuple):
-    """``file_name`` -> (height, width); ``file_name`` -> (category, annotation) of each object; the categories used, by their ids."""
+    """Per ``file_name`` the (height, width), and (category, annotation) of each object; the categories used, in the order of their ids."""
 
     images: Mapping[str, tuple[int, int]]
     annotations: Mapping[str, Sequence[tuple[str, Mapping[str, Any]]]]
@@ -44,10 +44,9 @@ class CocoFile(NamedTuple):
 def load(path: Path) -> CocoFile:
     """Parse a COCO file, once while it stays unchanged on disk; DatasetError where it is none."""
     try:
-        status = path.stat()
+        return _load(path, (status := path.stat()).st_size, status.st_mtime_ns)
     except OSError as error:
         raise DatasetError(f"{path} cannot be read ({error.strerror}); restore it") from error
-    return _load(path, status.st_size, status.st_mtime_ns)
 
 
 @lru_cache(maxsize=8)
@@ -216,30 +215,29 @@ class CocoLayout(OwnLayout):
         for name in names:
             if name.startswith("/") or ".." in name.split("/") or not is_image(Path(name).name):
                 raise DatasetError(f"{path} names {name}, which is no image, or leads out of the folder")
-        folder = self._images(path, root, part, names)
+        # Names are relative to the JSON, to the root, or to a folder that is named after this part before one of another: parts may
+        # number their files alike.
+        inner = [*subfolders(root), *subfolders(root / "images")]
+        inner.sort(key=lambda folder: {part: 0, "": 1}.get(_part(folder.name), 2))
+        folders = [
+            path.parent,
+            path.parent / "images",
+            root,
+            *(f for f in inner if _part(f.name) == part),
+            root / "images",
+        ]
+        absent = {at: [name for name in names if not (at / name).is_file()] for at in (*folders, *inner)}
+        folder = min(absent, key=lambda folder: len(absent[folder]))
+        if absent[folder]:
+            count, first = len(absent[folder]), absent[folder][0]
+            raise DatasetError(f"{path} names {count} files that are not in {folder}, the first {first}; complete it")
+        if folder not in folders and (others := [at for at in absent if at != folder and not absent[at]]):
+            raise DatasetError(f"{path} names files that are in {folder} and in {others[0]}; move one of the two away")
         stems = [Path(name).stem for name in names]
         if len({name_key(stem) for stem in stems}) < len(stems):
             stems = [str(Path(name).with_suffix("")).replace("/", "_") for name in names]
         named = zip(stems, names, strict=True)
         return Paired(pairs=tuple(Pair(stem=stem, image=folder / name, mask=path, entry=name) for stem, name in named))
-
-    def _images(self, path: Path, root: Path, part: str, names: Sequence[str]) -> Path:
-        """The folder that ``names`` are relative to. One that is named after another part comes last: parts may number their files
-        alike. Raises DatasetError: none has all, or several that nothing tells apart."""
-        inner = [*subfolders(root), *subfolders(root / "images")]
-        inner.sort(key=lambda folder: {part: 0, "": 1}.get(_part(folder.name), 2))
-        named = [folder for folder in inner if _part(folder.name) == part]
-        usual = [path.parent, path.parent / "images", root, *named, root / "images"]
-        absent = {at: [name for name in names if not (at / name).is_file()] for at in (*usual, *inner)}
-        whole = [folder for folder in absent if not absent[folder]]
-        if not whole:
-            best = min(absent, key=lambda folder: len(absent[folder]))
-            raise DatasetError(
-                f"{path} names {len(absent[best])} files that are not in {best}, the first {absent[best][0]}; complete it"
-            )
-        if len(whole) > 1 and whole[0] not in usual:
-            raise DatasetError(f"{path} names files that are in {whole[0]} and in {whole[1]}; move one of the two away")
-        return whole[0]
 
 
 def _part(name: str) -> str:

@@ -14,7 +14,7 @@ import numpy as np
 from numpy.typing import NDArray
 from PIL import Image
 
-from harness.datasets.base import DatasetError
+from harness.datasets.base import DatasetError, Pair, Sample
 from harness.datasets.reading.opening import LEAST_OF_SIXTEEN, SCALE, open_image, orientation, upright
 
 Array = NDArray[np.uint8]
@@ -76,6 +76,11 @@ def to_rgb(image: Image.Image, path: Path) -> Array:
     if image.mode == "P" and "transparency" in image.info:
         image = image.convert("RGBA")
     return np.array(image.convert("RGB"), dtype=np.uint8)
+
+
+def read_labelled(pair: Pair) -> Sample:
+    """The image of a pair with a label, and the label as a mask (1, 1). Raises DatasetError: unreadable file."""
+    return Sample(image=read_image(pair.image), mask=np.array([[pair.label]], dtype=np.uint8))
 
 
 def read_image(path: Path, *, stored_size: tuple[int, int] | None = None) -> Array:

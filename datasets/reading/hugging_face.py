@@ -1,8 +1,6 @@
-"""Data sets in the formats of the Hugging Face Hub, ``hf:DIR``: image folders with metadata, and Parquet, read by the library
-``datasets`` where it is installed. They are unpacked once, into the user's cache, as folders like any other of one's own.
-
-Two columns of images are an image and its mask; one, with a column of class labels, is an image and its class. Only the library's
-readers of these two formats are used, by name: nothing that lies in the folder is run, and nothing is fetched.
+"""Data sets in the formats of the Hugging Face Hub, ``hf:DIR``: image folders with metadata, and Parquet, of two columns of images,
+an image and its mask. The library ``datasets`` unpacks them once, into the user's cache, as folders like any other of one's own. Only
+its readers of these two formats are used, by name: nothing that lies in the folder is run, and nothing is fetched.
 """
 
 from __future__ import annotations
@@ -21,9 +19,8 @@ from harness.datasets.base import DatasetError
 from harness.datasets.reading.own_layouts import MASK_COLUMN, SPLITS, split_of
 
 PREFIX = "hf:"
-_UNPACKED_AS = 4
+_UNPACKED_AS = 5
 """Raised where the same files are unpacked to others, so that folders of before are not taken for new ones."""
-_ENDINGS = {b"\x89PNG": ".png", b"\xff\xd8": ".jpg", b"GIF8": ".gif", b"RIFF": ".webp", b"BM": ".bmp"}
 
 
 def plain_folder(folder: Path) -> Path:
@@ -52,8 +49,7 @@ def plain_folder(folder: Path) -> Path:
                 (Path(new) / "set").rename(out)
             except OSError as error:
                 if not out.is_dir():  # another process was first
-                    reason = error.strerror or error
-                    raise DatasetError(f"{PREFIX}{source} cannot be unpacked to {out}: {reason}") from error
+                    raise DatasetError(f"{PREFIX}{source} cannot be unpacked to {out}: {error}") from error
     return out
 
 
@@ -67,9 +63,7 @@ def _unpack(source: Path, out: Path, cache: Path) -> None:
         reason = (str(error).strip().splitlines() or [type(error).__name__])[0]
         raise DatasetError(f"{PREFIX}{source} is no image folder and no Parquet of images: {reason}") from error
     named: dict[str, str] = {}
-    for name in sorted(
-        loaded, key=lambda name: name not in SPLITS
-    ):  # of several names a split's very own, or else the first
+    for name in sorted(loaded, key=lambda name: name not in SPLITS):  # a split's very own name before another
         named.setdefault(split_of(name) or "", name)
     if "train" not in named or ("test" not in named and "" in named):
         raise DatasetError(f"{PREFIX}{source} has the splits {', '.join(loaded)}; call them train, validation and test")
@@ -83,36 +77,20 @@ def _unpack(source: Path, out: Path, cache: Path) -> None:
 def _write(table: Any, out: Path, *, where: str) -> None:
     datasets: Any = import_module("datasets")
     columns = [name for name, feature in table.features.items() if isinstance(feature, datasets.Image)]
-    labels = [name for name, feature in table.features.items() if isinstance(feature, datasets.ClassLabel)]
-    if len(columns) == 2:
-        columns = columns[::-1] if [name for name in columns if MASK_COLUMN.search(name)] == columns[:1] else columns
-        labels = []
-    elif len(columns) != 1 or not labels:
+    if len(columns) != 2:
         raise DatasetError(
-            f"{where} has the columns {', '.join(table.features)}; two of images (image and mask), or one and a class label, can be read"
+            f"{where} has the columns {', '.join(table.features)}; two of images are an image and its mask"
         )
+    columns = columns[::-1] if [name for name in columns if MASK_COLUMN.search(name)] == columns[:1] else columns
     for column in columns:
         table = table.cast_column(column, datasets.Image(decode=False))
-    for column in (*columns, *labels[:1]):
-        if absent := sum(cell is None or cell == -1 for cell in table[column]):
-            raise DatasetError(
-                f"{absent} of {len(table)} rows of {where} have no {column}; remove these rows, or complete them"
-            )
-    classes = [_plain(name).lstrip("._") for name in table.features[labels[0]].names] if labels else []
-    if len(set(classes)) < len(classes) or not all(classes):
-        raise DatasetError(
-            f"{where} has classes that differ in no letter and no digit, by which folders are named; rename one"
-        )
-    stems = [_plain(Path(cell["path"] or "").stem) for cell in table[columns[0]]]
+        if absent := sum(cell is None for cell in table[column]):
+            raise DatasetError(f"{absent} of {len(table)} rows of {where} have no {column}; remove or complete them")
+    stems = [re.sub(r"[^\w.-]+", "_", Path(cell["path"] or "").stem) for cell in table[columns[0]]]
     alone = all(stems) and len(set(stems)) == len(stems)
     for number, row in enumerate(table):
-        folders = [classes[row[labels[0]]]] if labels else ["images", "masks"]
-        for folder, column in zip(folders, columns, strict=True):
+        for folder, column in zip(("images", "masks"), columns, strict=True):
             data = row[column]["bytes"] if row[column]["bytes"] is not None else Path(row[column]["path"]).read_bytes()
-            ending = next((ending for start, ending in _ENDINGS.items() if data.startswith(start)), ".tif")
             (out / folder).mkdir(parents=True, exist_ok=True)
-            (out / folder / f"{stems[number] if alone else f'{number:06d}'}{ending}").write_bytes(data)
-
-
-def _plain(name: str) -> str:
-    return re.sub(r"[^\w.-]+", "_", name)
+            # opened by content, whatever the name says
+            (out / folder / f"{stems[number] if alone else f'{number:06d}'}.png").write_bytes(data)

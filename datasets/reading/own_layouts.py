@@ -3,12 +3,10 @@
 from __future__ import annotations
 
 import csv
-import itertools
 import re
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import ClassVar
 
 from harness.datasets.base import DatasetError, Pair
 from harness.datasets.reading.layouts import Layout, resolve_folder, subfolders
@@ -27,7 +25,7 @@ from harness.datasets.reading.pairing import (
 IMAGES = "images|image|imgs|img|img_dir|sat|Training_Images"
 MASKS = "1st_manual|masks|mask|labels|label|annotations|gt|map|ann_dir|Ground_Truth"
 """`resolve_folder` takes the first that is there by its very name: DRIVE's ``mask`` is where the camera looked."""
-SPLITS = {"train": "train|training", "val": "val|valid|validation", "test": "test|testing"}
+SPLITS = {"train": "train|training", "val": "val|valid|validation|dev", "test": "test|testing"}
 MASK_COLUMN = re.compile(r"mask|label|seg|annot|target|truth|gt", re.IGNORECASE)
 
 Parts = dict[str, Paired]
@@ -190,71 +188,60 @@ class OwnCsv(OwnLayout):
 
     name = "csv"
     hint = "a CSV with the columns image and label"
-    columns: ClassVar = ("split", "set", "fold", "partition")
 
     def parts_at(self, root: Path) -> Parts:
-        tables = {path: _table(path, most=2) for path in sorted(root.glob("*.csv")) if path.is_file()}
-        pairs = {path: columns for path, (header, rows) in tables.items() if (columns := _columns(path, header, rows))}
+        tables = {path: table for path in sorted(root.glob("*.csv")) if (table := _table(path)) is not None}
         named: dict[str, Path] = {}
-        for path in pairs:
+        for path in tables:
             if (split := split_of(path.stem)) and named.setdefault(split, path) != path:
                 raise DatasetError(f"{named[split]} and {path} are both lists of {split}; move one away")
         if "train" not in named:
-            for path, (_, rows) in tables.items():
-                if split_of(path.stem) == "train" and rows and any(is_image(Path(cell).name) for cell in rows[0]):
-                    raise DatasetError(f"{path} has no two columns that name files (image and label), relative to it")
-            if len(pairs) > 1:
-                names = ", ".join(path.name for path in pairs)
+            if len(tables) > 1:
+                names = ", ".join(path.name for path in tables)
                 raise DatasetError(f"{root} has {names}; call lists of splits train.csv, val.csv and test.csv")
-            named = dict.fromkeys(["all"] * len(pairs), next(iter(pairs), Path()))
+            named = dict.fromkeys(["all"] * len(tables), next(iter(tables), Path()))
         parts: Parts = {}
         for part, path in named.items():
-            header, rows = _table(path)
-            splits = self._splits(path, header, rows) if len(named) == 1 else []
+            header, rows, image, mask = tables[path]
+            splits = _splits(path, header, rows) if len(named) == 1 else []
             for split in dict.fromkeys(splits) or [part]:
                 chosen = [row for row, its in zip(rows, splits or [split] * len(rows), strict=True) if its == split]
-                parts[split] = Paired(pairs=tuple(_pairs(path, chosen, *pairs[path])))
+                parts[split] = Paired(pairs=tuple(_pairs(path, chosen, image, mask)))
         return parts
 
-    def _splits(self, path: Path, header: Sequence[str], rows: Sequence[Sequence[str]]) -> list[str]:
-        """The split of each row by the column that says it (``dev`` is validation); nothing without one. Raises DatasetError: it says
-        it in some rows alone."""
-        for at, name in enumerate(header):
-            words = [row[at].casefold() if at < len(row) else "" for row in rows]
-            splits = [split_of("val" if word == "dev" else word) or "" for word in words]
-            if name.casefold() in self.columns and any(splits):
-                if not all(splits):
-                    raise DatasetError(
-                        f"{path} has {words[splits.index('')]!r} in its column {name}, which is no split"
-                    )
-                return splits
-        return []
 
-
-def _table(path: Path, *, most: int | None = None) -> tuple[list[str], list[list[str]]]:
-    """Header and rows with forward slashes; numbers for a header where the first row names files; nothing of what is no CSV. ``most``:
-    lines that are looked at, since a table of something else may be large."""
+def _table(path: Path) -> tuple[list[str], list[list[str]], int, int] | None:
+    """Header, rows with forward slashes, and the columns of images and of masks; None of what has none. Raises DatasetError: a list
+    of training images has no masks."""
     try:
         with path.open(newline="", encoding="utf-8-sig") as file:
-            lines = itertools.islice(filter(any, csv.reader(file)), most)
-            rows = [[cell.strip().replace("\\", "/") for cell in row] for row in lines]
+            rows = [[cell.strip().replace("\\", "/") for cell in row] for row in csv.reader(file) if any(row)]
     except (OSError, UnicodeDecodeError, csv.Error):
-        return [], []
-    if rows and any(is_image(Path(cell).name, MASK_EXTENSIONS) for cell in rows[0]):
-        return [str(number) for number in range(len(rows[0]))], rows
-    return rows[0] if rows else [], rows[1:]
-
-
-def _columns(path: Path, header: Sequence[str], rows: Sequence[Sequence[str]]) -> tuple[int, int] | None:
-    """The columns of images and of masks: ``image`` and ``label``, or the two whose first cells are files; None without these."""
+        return None
+    has_header = not (rows and any(is_image(Path(cell).name, MASK_EXTENSIONS) for cell in rows[0]))
+    header, rows = (rows[0], rows[1:]) if rows and has_header else ([], rows)
     files = [at for at, cell in enumerate(rows[0] if rows else ()) if is_image(Path(cell).name, MASK_EXTENSIONS)]
     if {"image", "label"} <= set(header) and {header.index("image"), header.index("label")} <= set(files):
-        return header.index("image"), header.index("label")
-    files = [at for at in files if (path.parent / rows[0][at]).is_file()]
-    if len(files) != 2:
-        return None
-    masks = [at for at in files if at < len(header) and MASK_COLUMN.search(header[at])]
-    return (files[1], files[0]) if masks == files[:1] else (files[0], files[1])
+        return header, rows, header.index("image"), header.index("label")
+    there = [at for at in files if (path.parent / rows[0][at]).is_file()]
+    if len(there) == 2:
+        masks = [at for at in there if at < len(header) and MASK_COLUMN.search(header[at])]
+        return (header, rows, *(reversed(there) if masks == there[:1] else there))  # type: ignore[return-value]
+    if files and split_of(path.stem) == "train":
+        raise DatasetError(f"{path} has no two columns that name files (image and label), relative to it")
+    return None
+
+
+def _splits(path: Path, header: Sequence[str], rows: Sequence[Sequence[str]]) -> list[str]:
+    """The split of each row by the column that says it; nothing without one. Raises DatasetError: it says it in some rows alone."""
+    for at in (at for at, name in enumerate(header) if name.casefold() in ("split", "set", "fold", "partition")):
+        words = [row[at] if at < len(row) else "" for row in rows]
+        splits = [split_of(word) or "" for word in words]
+        if any(splits) and not all(splits):
+            raise DatasetError(f"{path} has {words[splits.index('')]!r} in its column {header[at]}, which is no split")
+        if any(splits):
+            return splits
+    return []
 
 
 def _pairs(path: Path, rows: Sequence[Sequence[str]], image: int, mask: int) -> list[Pair]:
@@ -272,6 +259,43 @@ def _pairs(path: Path, rows: Sequence[Sequence[str]], image: int, mask: int) -> 
     if missing := [file for pair in pairs for file in (pair.image, pair.mask) if not file.is_file()]:
         raise DatasetError(f"{path} names {missing[0]}, which is missing; complete the folder, or mend the CSV")
     return pairs
+
+
+@dataclass(frozen=True, kw_only=True)
+class ClassFolders(Layout):
+    """Images with a label: a folder a class, ``CLASS/*.png``, or the same inside folders of splits. A stem is ``CLASS/NAME``.
+    ``classes``: in the order of their indices."""
+
+    classes: tuple[str, ...] = ()
+    name: str = "class folders"
+    distinctive: bool = False
+
+    def matches(self, root: Path) -> bool:
+        return len(self.classes_at(root)) >= 2
+
+    def classes_at(self, root: Path) -> tuple[str, ...]:
+        """The folders of classes, in alphabetical order; of a divided data set those of its training split."""
+        folder = _of_splits(root, "").get("train", root)
+        if resolve_folder(folder, "|".join((IMAGES, MASKS, *SPLITS.values()))) is not None:
+            return ()
+        return tuple(path.name for path in subfolders(folder) if image_files(path))
+
+    def parts_at(self, root: Path) -> Parts:
+        of_splits = _of_splits(root, "")
+        folders = of_splits if "train" in of_splits else {"all": root}
+        return {part: self._read(folder) for part, folder in folders.items()}
+
+    def _read(self, folder: Path) -> Paired:
+        if stray := image_files(folder):
+            raise DatasetError(f"{stray[0]} lies beside the folders of the classes and has no label; move it into one")
+        pairs: list[Pair] = []
+        for path in subfolders(folder):
+            images = image_files(path)
+            if images and path.name not in self.classes:
+                raise DatasetError(f"{path} is no folder of a class ({', '.join(self.classes)}); rename or move it")
+            label = self.classes.index(path.name) if images else 0
+            pairs += [Pair(stem=f"{path.name}/{image.stem}", image=image, mask=image, label=label) for image in images]
+        return Paired(pairs=tuple(pairs))
 
 
 LAYOUTS: tuple[OwnLayout, ...] = (

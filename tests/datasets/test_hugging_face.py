@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import csv
-import json
 from importlib import import_module
 from importlib.util import find_spec
 from pathlib import Path
@@ -85,45 +84,15 @@ def test_images_and_masks_are_read_as_they_lie_there(make: Any, tmp_path: Path) 
 
 
 @needs_theirs
-def test_a_column_of_labels_makes_classes(tmp_path: Path) -> None:
+def test_rows_without_a_mask_are_one_line(tmp_path: Path) -> None:
     datasets: Any = import_module("datasets")
     pairs = _pictures(tmp_path / "pictures", "train")
-    features = datasets.Features({"image": datasets.Image(), "kind": datasets.ClassLabel(names=["a cat", "dog"])})
     cells = [{"bytes": image.read_bytes(), "path": image.name} for image, _ in pairs]
+    features = datasets.Features(dict.fromkeys(("image", "mask"), datasets.Image()))
     (tmp_path / "mine").mkdir()
-    table: Any = datasets.Dataset.from_dict({"image": cells, "kind": [n % 2 for n in range(COUNT)]}, features=features)
-    table.to_parquet(tmp_path / "mine" / "train.parquet")
-    kind, root = any_folder("mine", Path(f"hf:{tmp_path / 'mine'}"))
-    assert kind.task == "classification"
-    assert kind.class_names == ("a_cat", "dog")
-    splits = kind().splits(root)
-    assert len(splits.train) + len(splits.val) + len(splits.test["test"]) == COUNT
-
-
-def _labelled(root: Path, split: str, labels: list[int | None], names: list[str]) -> None:
-    """Parquet of images with a class label each, as it is written elsewhere."""
-    arrow, parquet = import_module("pyarrow"), import_module("pyarrow.parquet")
-    pairs = _pictures(root.parent / "pictures", split)[: len(labels)]
-    cells = [{"bytes": image.read_bytes(), "path": image.name} for image, _ in pairs]
-    features = {"image": {"_type": "Image"}, "kind": {"names": names, "_type": "ClassLabel"}}
-    table = arrow.table({"image": cells, "kind": arrow.array(labels, arrow.int64())})
-    (root / "data").mkdir(parents=True, exist_ok=True)
-    table = table.replace_schema_metadata({"huggingface": json.dumps({"info": {"features": features}})})
-    parquet.write_table(table, root / "data" / f"{split}-00000-of-00001.parquet")
-
-
-@needs_theirs
-@pytest.mark.parametrize(
-    ("labels", "names", "message"),
-    [
-        ([0, -1, None, 1], ["a", "b"], "2 of 4 rows of the train split of hf:.* have no kind; remove these rows"),
-        ([0, 1, 0, 1], ["<50", ">50"], "classes that differ in no letter and no digit"),
-        ([0, 1, 0, 1], ["a", ".."], "classes that differ in no letter and no digit"),
-    ],
-)
-def test_labels_that_are_missing_or_name_one_folder_are_one_line(tmp_path: Path, labels, names, message: str) -> None:
-    _labelled(tmp_path / "mine", "train", labels, names)
-    with pytest.raises(DatasetError, match=message):
+    rows = {"image": cells, "mask": [*cells[:-2], None, None]}
+    datasets.Dataset.from_dict(rows, features=features).to_parquet(tmp_path / "mine" / "train.parquet")
+    with pytest.raises(DatasetError, match="2 of 20 rows of the train split of"):
         any_folder("mine", Path(f"hf:{tmp_path / 'mine'}"))
 
 
