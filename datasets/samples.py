@@ -14,8 +14,10 @@ import shutil
 import socket
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
+from functools import partial
 from hashlib import sha256
 from pathlib import Path
+from typing import NamedTuple
 
 import numpy as np
 import tifffile
@@ -45,8 +47,7 @@ _ASPECTS = ((1.0, 1.0), (0.8, 1.1), (1.15, 0.9), (0.77, 1.03), (1.0, 1.31), (0.9
 # --- scenes
 
 
-@dataclass(frozen=True, kw_only=True)
-class Scene:
+class Scene(NamedTuple):
     """image (H, W, 3) uint8; classes (H, W) uint8 class indices."""
 
     image: Array
@@ -117,6 +118,7 @@ def _line(generator: np.random.Generator, shape: Shape) -> NDArray[np.bool_]:
 
 
 def rgb(path: Path, image: Array) -> None:
+    """An image, or levels of grey that are class indices (Trans10K-v2)."""
     Image.fromarray(image).save(path, quality=92)  # only JPEG knows a quality
 
 
@@ -132,14 +134,9 @@ def jpeg_noise(path: Path, classes: Array) -> None:
     Image.fromarray(classes * np.uint8(255)).save(path, format="JPEG", quality=75)
 
 
-def grey(path: Path, classes: Array) -> None:
-    """0/255, one channel."""
-    Image.fromarray(classes * np.uint8(255)).save(path)
-
-
-def grey_low_peak(path: Path, classes: Array) -> None:
-    """White that only reaches 237."""
-    Image.fromarray(classes * np.uint8(237)).save(path)
+def grey(path: Path, classes: Array, *, white: int = 255) -> None:
+    """0 and ``white``, one channel."""
+    Image.fromarray(classes * np.uint8(white)).save(path)
 
 
 def three_channels(path: Path, classes: Array) -> None:
@@ -152,11 +149,6 @@ def palette_png(path: Path, classes: Array) -> None:
     image = Image.fromarray(classes)
     image.putpalette([0, 0, 0, 128, 0, 0])
     image.save(path)
-
-
-def index(path: Path, classes: Array) -> None:
-    """Grey levels that are class indices (Trans10K-v2)."""
-    Image.fromarray(classes).save(path)
 
 
 def channel_means(path: Path, classes: Array) -> None:
@@ -242,7 +234,7 @@ RECIPES: Mapping[str, Recipe] = {
             folder="CAMO-V.1.0-CVIU2019",
             parts=_splits("Images/{}", "GT", train="Train", test="Test"),
             suffix=".jpg",
-            encode=(grey, grey_low_peak),
+            encode=(grey, partial(grey, white=237)),  # white that only reaches 237
         ),
     ),
     "sbu": Recipe(
@@ -301,7 +293,7 @@ RECIPES: Mapping[str, Recipe] = {
             parts=_splits("{}/images", "{}/masks_12", train="train", val="validation", test="test"),
             suffix=".jpg",
             mask_names=("_mask.png",),
-            encode=(index,),
+            encode=(rgb,),
         ),
     ),
 }

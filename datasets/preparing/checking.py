@@ -7,7 +7,6 @@ import os
 import statistics
 from collections.abc import Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
-from dataclasses import dataclass
 from pathlib import Path
 from typing import Literal, NamedTuple
 
@@ -40,8 +39,7 @@ class Verdict(NamedTuple):
     files: tuple[str, ...] = ()
 
 
-@dataclass(frozen=True, kw_only=True)
-class Check:
+class Check(NamedTuple):
     """All verdicts on one benchmark's folder."""
 
     benchmark: str
@@ -68,7 +66,8 @@ def check(benchmark: Benchmark, root: Path, *, workers: int = 0, progress: Progr
         return Check(benchmark=benchmark.name, root=root, splits=None, verdicts=(verdict,))
     entries = [(split, pair) for split, pairs in splits.parts.items() for pair in pairs]
     prints: list[Fingerprint] = []
-    pool = ThreadPoolExecutor(workers or available_cores())
+    cores = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count()
+    pool = ThreadPoolExecutor(workers or cores)
     try:
         for fingerprint in pool.map(lambda entry: fingerprint_pair(benchmark, *entry), entries):
             prints.append(fingerprint)
@@ -88,11 +87,6 @@ def check(benchmark: Benchmark, root: Path, *, workers: int = 0, progress: Progr
         *_copies("near", near_pairs(whole), root),
     )
     return Check(benchmark=benchmark.name, root=root, splits=splits, verdicts=verdicts)
-
-
-def available_cores() -> int:
-    """Cores that this process may use."""
-    return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
 
 
 def _label(path: Path, root: Path) -> str:
@@ -255,7 +249,7 @@ def _classes(benchmark: Benchmark, prints: Sequence[Fingerprint]) -> Verdict:
 
 def one_class_masks(prints: Sequence[Fingerprint], root: Path) -> Verdict:
     """Masks without an object are a fact of some data (most tiles have no defect); where none has one, nothing can be learnt."""
-    single = [fingerprint for fingerprint in prints if _is_of_one_class(fingerprint)]
+    single = [fingerprint for fingerprint in prints if max(fingerprint.shares, default=0.0) >= 1.0]
     if not single:
         return Verdict("one-class masks", "passed", "every mask holds at least two classes")
     message = f"{len(single)} of {len(prints)} masks hold one class only"
@@ -264,14 +258,11 @@ def one_class_masks(prints: Sequence[Fingerprint], root: Path) -> Verdict:
     most = max((value for fingerprint in prints for value in fingerprint.values), default=0)
     if all(fingerprint.shares[0] == 1 for fingerprint in prints) and 1 <= most <= 127:
         message += (
-            f"; their brightest value is {most}, and what is looked for is above 127: save masks as PNG, of 0 and 255"
+            f"; their brightest value is {most}, and what is looked for is above 127: save masks of 0 and 255 as PNG"
         )
-    status: Status = "failed" if len(single) == len(prints) else "warned"
-    return Verdict("one-class masks", status, message, _files(single, root))
-
-
-def _is_of_one_class(fingerprint: Fingerprint) -> bool:
-    return max(fingerprint.shares, default=0.0) >= 1.0
+    return Verdict(
+        "one-class masks", "failed" if len(single) == len(prints) else "warned", message, _files(single, root)
+    )
 
 
 def image_and_mask_size(prints: Sequence[Fingerprint], root: Path) -> Verdict:
@@ -329,7 +320,6 @@ def first_look(benchmark: FolderBenchmark, splits: Splits, root: Path) -> tuple[
         prints += looked
     odd = [enough_tests(splits), image_and_mask_size(prints, root)]
     odd += [mask_polarity(prints)] if benchmark.task == "binary" else []
-    odd += [one_class_masks(prints, root)] if 2 * sum(map(_is_of_one_class, prints)) > len(prints) else []
-    return tuple(
-        f"{benchmark.name}: {verdict.rule}: {verdict.message}" for verdict in odd if verdict.status != "passed"
-    )
+    single = sum(max(mask.shares, default=0.0) >= 1.0 for mask in prints)
+    odd += [one_class_masks(prints, root)] if 2 * single > len(prints) else []
+    return tuple(f"{benchmark.name}: {odd.rule}: {odd.message}" for odd in odd if odd.status != "passed")

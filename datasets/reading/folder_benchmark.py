@@ -106,8 +106,7 @@ class FolderBenchmark(Benchmark):
             candidates = [path for path in subfolders(data_root) if recognise(path, distinctive)]
         if not candidates:
             tried = ", ".join(str(data_root / name) for name in self.folders)
-            part = next((words for folder in (*named, data_root) if (words := self._part_of_it(folder))), "")
-            raise DatasetError(part or f"no {self.title} in {data_root} (tried {tried}); {self._how_to_get()}")
+            raise DatasetError(f"no {self.title} in {data_root} (tried {tried}); {self._how_to_get()}")
         if len(candidates) > 1:
             listed = " and ".join(str(path) for path in candidates)
             raise DatasetError(f"{self.title} is there more than once: {listed}; --datasets {self.name}=DIR chooses")
@@ -122,20 +121,6 @@ class FolderBenchmark(Benchmark):
                 return roots
             level = [inner for path in level for inner in subfolders(path)]
         return []
-
-    def _part_of_it(self, folder: Path) -> str:
-        """What of a layout lies in or below ``folder`` and what does not, where some of it does and it cannot be used."""
-        for layout in self.layouts():
-            for root in (folder, *subfolders(folder)):
-                where = layout.where(root)
-                there = [part for part, (_, exists) in where.items() if exists]
-                lacking = [f"{part} ({words})" for part, (words, exists) in where.items() if not exists]
-                if there and lacking:
-                    return (
-                        f"{root} has a part of {self.title} in its layout {layout.name!r}: {', '.join(there)}; not there: "
-                        f"{', '.join(lacking)}; get it: {self.source}"
-                    )
-        return ""
 
     def _how_to_get(self) -> str:
         return f"get it: {self.source} (data of your own are called otherwise than {self.name})"
@@ -160,7 +145,7 @@ class FolderBenchmark(Benchmark):
         parts = layout.parts_at(root)
         images, masks = self._refuse_unpaired(parts), _unused_masks(parts)
         pairs = _unique_stems({name: part.pairs for name, part in parts.items()}, root)
-        self._refuse_missing(pairs, root=root, layout=layout)
+        self._refuse_missing(pairs, root=root)
         train, val, test, rule = self.arrange(pairs, root=root, layout=layout)
         splits = {"train": train, "val": val, **test}
         for name, part in splits.items():
@@ -226,16 +211,14 @@ class FolderBenchmark(Benchmark):
         """The parts that the split rule cannot do without."""
         return () if self.options.split_rule == CARVED else ("train", *self.test_splits)
 
-    def _refuse_missing(self, parts: Mapping[str, Pairs], *, root: Path, layout: Layout) -> None:
+    def _refuse_missing(self, parts: Mapping[str, Pairs], *, root: Path) -> None:
         missing = [part for part in self.needed_parts() if part not in parts]
         if "all" in parts or not missing:
             return
         there = " and ".join(f"the {name} part ({len(pairs)} pairs)" for name, pairs in parts.items())
-        listed = [words for part, (words, _) in layout.where(root).items() if part.partition("+")[0] in missing]
-        where = f" ({', '.join(listed)})" if listed else ""
         rule = self.without_test if "train" in parts else CARVED
         raise DatasetError(
-            f"{root} has {there} of {self.title} and no {' and no '.join(missing)} part{where}; get it: {self.source}; or "
+            f"{root} has {there} of {self.title} and no {' and no '.join(missing)} part; get it: {self.source}; or "
             f"take split rule {rule!r}, which does without (--set benchmarks.{self.name}.split_rule={rule}; "
             f"data check: --split-rule {rule})"
         )

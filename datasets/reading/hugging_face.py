@@ -16,7 +16,7 @@ from pathlib import Path
 from typing import Any
 
 from harness.datasets.base import DatasetError
-from harness.datasets.reading.own_layouts import MASK_COLUMN, SPLITS, split_of
+from harness.datasets.reading.own_layouts import MASK_COLUMN, split_of
 
 PREFIX = "hf:"
 _UNPACKED_AS = 5
@@ -26,10 +26,9 @@ _UNPACKED_AS = 5
 def plain_folder(folder: Path) -> Path:
     """The folder itself; of ``hf:DIR`` the one that DIR is unpacked to. Raises DatasetError: the library is not installed, or DIR
     is no data set of images that it reads."""
-    text = str(folder)
-    if not text.startswith(PREFIX):
+    if not str(folder).startswith(PREFIX):
         return folder
-    source = Path(text.removeprefix(PREFIX)).expanduser()
+    source = Path(str(folder).removeprefix(PREFIX)).expanduser()
     if not source.is_dir():
         raise DatasetError(f"{PREFIX}{source}: there is no such folder; give one that a data set of the Hub lies in")
     spec = find_spec("datasets")
@@ -62,14 +61,13 @@ def _unpack(source: Path, out: Path, cache: Path) -> None:
     except Exception as error:  # whatever the library makes of a folder that is none
         reason = (str(error).strip().splitlines() or [type(error).__name__])[0]
         raise DatasetError(f"{PREFIX}{source} is no image folder and no Parquet of images: {reason}") from error
-    named: dict[str, str] = {}
-    for name in sorted(loaded, key=lambda name: name not in SPLITS):  # a split's very own name before another
-        named.setdefault(split_of(name) or "", name)
-    if "train" not in named or ("test" not in named and "" in named):
+    splits = [split_of(name) for name in loaded]
+    if "train" not in splits or None in splits or len(set(splits)) < len(splits):
         raise DatasetError(f"{PREFIX}{source} has the splits {', '.join(loaded)}; call them train, validation and test")
-    known = {split: loaded[name] for split, name in named.items() if split}
-    for split, table in known.items():
-        _write(table, out / split if len(known) > 1 else out, where=f"the {split} split of {PREFIX}{source}")
+    for name, table in loaded.items():
+        _write(
+            table, out / str(split_of(name)) if len(loaded) > 1 else out, where=f"the {name} split of {PREFIX}{source}"
+        )
     if (source / "classes.txt").is_file():
         shutil.copyfile(source / "classes.txt", out / "classes.txt")
 

@@ -86,10 +86,6 @@ class Layout(ABC):
         """Folders of images that this layout uses."""
         return {pair.image.parent for part in self.parts_at(root).values() for pair in part.pairs}
 
-    def where(self, root: Path) -> dict[str, tuple[str, bool]]:
-        """Part -> (where it lies, in words, and whether it is there); nothing where a layout has no known parts."""
-        return {}
-
 
 @dataclass(frozen=True, kw_only=True)
 class FolderLayout(Layout):
@@ -110,26 +106,20 @@ class FolderLayout(Layout):
     distinctive: bool = True
     probe: Probe | None = None
 
-    def matches(self, root: Path) -> bool:
-        there = {name: exists for name, (_, exists) in self.where(root).items()}
-        needed = all(exists for name, exists in there.items() if name not in self.optional)
-        return needed and any(there.values()) and (self.probe is None or self.probe(root))
+    def folders(self, root: Path) -> dict[str, tuple[Path, Path]]:
+        """Part -> its folders of images and of masks, as far as both are there."""
+        found = {name: [resolve_folder(root, of) for of in (p.images, p.masks)] for name, p in self.parts.items()}
+        return {name: (images, masks) for name, (images, masks) in found.items() if images and masks}
 
-    def where(self, root: Path) -> dict[str, tuple[str, bool]]:
-        return {
-            name: (
-                f"{_plainly(part.images)} with {_plainly(part.masks)}",
-                resolve_folder(root, part.images) is not None and resolve_folder(root, part.masks) is not None,
-            )
-            for name, part in self.parts.items()
-        }
+    def matches(self, root: Path) -> bool:
+        there = self.folders(root)
+        needed = self.parts.keys() - self.optional <= there.keys()
+        return needed and bool(there) and (self.probe is None or self.probe(root))
 
     def parts_at(self, root: Path) -> dict[str, Paired]:
         parts: dict[str, Paired] = {}
-        for name, part in self.parts.items():
-            images, masks = resolve_folder(root, part.images), resolve_folder(root, part.masks)
-            if images is None or masks is None:
-                continue
+        for name, (images, masks) in self.folders(root).items():
+            part = self.parts[name]
             key = name.partition("+")[0]
             paired = self.read(part, images, masks)
             parts[key] = joined_parts(parts[key], paired) if key in parts else paired
@@ -141,11 +131,6 @@ class FolderLayout(Layout):
 
     def image_folders(self, root: Path) -> set[Path]:
         return {folder for part in self.parts.values() if (folder := resolve_folder(root, part.images)) is not None}
-
-
-def _plainly(folder: str) -> str:
-    """``validation|val/easy`` -> ``validation/easy``."""
-    return "/".join(component.partition("|")[0] for component in folder.split("/"))
 
 
 def joined_parts(first: Paired, second: Paired) -> Paired:
@@ -173,10 +158,7 @@ class CsvLayout(Layout):
     distinctive: bool = False
 
     def matches(self, root: Path) -> bool:
-        return all(there for _, there in self.where(root).values())
-
-    def where(self, root: Path) -> dict[str, tuple[str, bool]]:
-        return {part: (name, (root / name).is_file()) for part, name in {"train": "train.csv", **self.test}.items()}
+        return all((root / name).is_file() for name in ("train.csv", *self.test.values()))
 
     def parts_at(self, root: Path) -> dict[str, Paired]:
         files = {"train": root / "train.csv", "val": root / "val.csv", **{s: root / n for s, n in self.test.items()}}

@@ -226,7 +226,8 @@ def _table(path: Path) -> tuple[list[str], list[list[str]], int, int] | None:
     there = [at for at in files if (path.parent / rows[0][at]).is_file()]
     if len(there) == 2:
         masks = [at for at in there if at < len(header) and MASK_COLUMN.search(header[at])]
-        return (header, rows, *(reversed(there) if masks == there[:1] else there))  # type: ignore[return-value]
+        image, mask = reversed(there) if masks == there[:1] else there
+        return header, rows, image, mask
     if files and split_of(path.stem) == "train":
         raise DatasetError(f"{path} has no two columns that name files (image and label), relative to it")
     return None

@@ -60,10 +60,10 @@ def test_all_tiles_of_an_image_are_on_one_side(make: MakeBenchmark, tmp_path: Pa
 @pytest.mark.parametrize(
     ("name", "parts", "missing"),
     [
-        ("sbu", {"SBUTrain4KRecoveredSmall/Shadow{}": "lssd"}, "SBU-Test/ShadowImages"),
-        ("sbu", {"SBU-Test/Shadow{}": "lssd"}, "SBUTrain4KRecoveredSmall/ShadowImages"),
-        ("road", {"train/{}": "a", "valid/{}": "b"}, "test/sat"),
-        ("trans10k_v2", {"train/{}": "1"}, "test/images"),
+        ("sbu", {"SBUTrain4KRecoveredSmall/Shadow{}": "lssd"}, "no test part"),
+        ("sbu", {"SBU-Test/Shadow{}": "lssd"}, "no train part"),
+        ("road", {"train/{}": "a", "valid/{}": "b"}, "no test part"),
+        ("trans10k_v2", {"train/{}": "1"}, "no test part"),
     ],
 )
 def test_a_benchmark_of_which_a_part_is_missing_names_it_and_can_be_carved(make, tmp_path, name, parts, missing):
@@ -118,7 +118,7 @@ def test_stretched_images_are_read_at_the_shape_of_their_masks(make: MakeBenchma
     checked = check(isic, tmp_path / "ISIC2017", workers=1, progress=lambda *_: None)
     (sizes,) = (verdict for verdict in checked.verdicts if verdict.rule == "image and mask size")
     assert sizes.status == "warned"
-    assert "every image is 32x32, 25 masks are not (up to 40x30)" in sizes.message
+    assert "25 masks have another size" in sizes.message
 
 
 def test_square_images_are_only_excused_where_such_copies_are_known(make: MakeBenchmark, tmp_path: Path) -> None:
