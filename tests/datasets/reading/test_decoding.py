@@ -217,7 +217,7 @@ def test_red_of_the_leaf_masks_counts_from_64(tmp_path: Path) -> None:
 
 def test_class_indices_exact_and_checked(tmp_path: Path) -> None:
     classes = RNG.integers(0, 12, size=(33, 21), dtype=np.uint8)
-    encodings.index(tmp_path / "a.png", classes)
+    encodings.rgb(tmp_path / "a.png", classes)
     image = Image.fromarray(classes)
     image.putpalette(list(RNG.integers(0, 255, size=36)))
     image.save(tmp_path / "b.png")
