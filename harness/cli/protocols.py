@@ -213,7 +213,7 @@ def opened(rules: Mapping[str, Any]) -> dict[str, Any]:
 
 def comments(card: str) -> dict[str, str]:
     """Field path -> the comment behind it in the card that sets it, which may be one that the card is based on."""
-    files = read_card(card_path(card)).files()
+    _, files = read_card(card_path(card))
     lines = [line for path in files for line in path.read_text(encoding="utf-8").splitlines()]
     behind: dict[str, str] = {}
     parent = ""

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import os
 from collections.abc import Mapping
-from dataclasses import asdict, dataclass, replace
+from dataclasses import asdict, replace
 from functools import lru_cache
 from pathlib import Path
 from typing import Any
@@ -26,61 +26,22 @@ MOST_CARDS = 20
 """That one card may rest on, in all."""
 
 
-@dataclass(frozen=True, kw_only=True)
-class Card:
-    """A card's file, with those that it is based on.
+def read_card(path: Path, *, above: tuple[Path, ...] = ()) -> tuple[dict[str, Any], list[Path]]:
+    """A card's fields over those of its bases, and the files of its bases and its own. ``_base_`` is a file or a list of files, relative
+    to the card: in its folder or below it, or one of the harness's own (``standard.yaml``), wherever the card lies. A table with
+    ``_delete_: true`` replaces the base's instead of adding to it.
 
     Args:
-        own: its own fields, without ``_base_``.
-        bases: the cards of its ``_base_``.
-    """
-
-    path: Path
-    own: dict[str, Any]
-    bases: tuple[Card, ...] = ()
-
-    def values(self) -> dict[str, Any]:
-        """Its fields over those of its bases; a table with ``_delete_: true`` replaces the base's instead of adding
-        to it. Raises UsageError: two bases set one field, or a table stands where a base has a value."""
-        from mmengine.config import Config  # 0.3 s: only when a card is read
-
-        below: dict[str, Any] = {}
-        for base in self.bases:
-            of_base = base.values()
-            if twice := sorted(below.keys() & of_base.keys()):
-                raise UsageError(f"protocol {self.path}: two cards of its _base_ set {twice[0]}; name one of them")
-            below |= of_base
-        merged = Config()  # not Config(below): that keeps some names, such as filename, for itself
-        merged.merge_from_dict(below, allow_list_keys=False)
-        try:
-            merged.merge_from_dict(self.own, allow_list_keys=False)
-        except TypeError as error:
-            raise UsageError(
-                f"protocol {self.path}: a table of fields stands where its _base_ has a single value"
-            ) from error
-        return _without_marks(merged.to_dict())
-
-    def files(self) -> list[Path]:
-        """The files of its bases, then its own."""
-        return [*(path for base in self.bases for path in base.files()), self.path]
-
-
-def read_card(path: Path) -> Card:
-    """Read a card and its bases. ``_base_`` is a file or a list of files, relative to the card: beside or below it,
-    or one of the harness's own (``standard.yaml``), wherever the card lies.
+        above: the cards that rest on this one.
 
     Raises:
-        UsageError: not plain YAML, no mapping of fields, a base that is missing, elsewhere, or leads back to itself.
+        UsageError: not plain YAML, no mapping of fields, a base that is missing, elsewhere, or leads back to itself; two bases set
+            one field, or a table stands where a base has a value.
     """
-    return _read(path, above=(), count=[0])
+    from mmengine.config import Config  # 0.3 s: only when a card is read
 
-
-def _read(path: Path, *, above: tuple[Path, ...], count: list[int]) -> Card:
     if path in above:
         raise UsageError(f"protocol {above[0]}: its _base_ leads back to itself")
-    count[0] += 1
-    if count[0] > MOST_CARDS:
-        raise UsageError(f"protocol {above[0]}: it rests on more than {MOST_CARDS} cards")
     content = read_yaml(path, what="protocol")
     if not isinstance(content, dict):
         raise UsageError(f"protocol {path}: it is no mapping of fields, such as epochs: 3")
@@ -89,8 +50,23 @@ def _read(path: Path, *, above: tuple[Path, ...], count: list[int]) -> Card:
     words = [words] if isinstance(words, str) else words
     if not isinstance(words, list) or not all(isinstance(word, str) for word in words):
         raise UsageError(f"protocol {path}: _base_ is the name of a card's file, or a list of such names")
-    bases = tuple(_read(_base_path(path, word), above=(*above, path), count=count) for word in words)
-    return Card(path=path, own=content, bases=bases)
+    below: dict[str, Any] = {}
+    files: list[Path] = []
+    for word in words:
+        of_base, its_files = read_card(_base_path(path, word), above=(*above, path))
+        if twice := sorted(below.keys() & of_base.keys()):
+            raise UsageError(f"protocol {path}: two cards of its _base_ set {twice[0]}; name one of them")
+        below |= of_base
+        files += its_files
+    if len(files) > MOST_CARDS:
+        raise UsageError(f"protocol {path}: it rests on more than {MOST_CARDS} cards")
+    merged = Config()  # not Config(below): that keeps some names, such as filename, for itself
+    merged.merge_from_dict(below, allow_list_keys=False)
+    try:
+        merged.merge_from_dict(content, allow_list_keys=False)
+    except TypeError as error:
+        raise UsageError(f"protocol {path}: a table of fields stands where its _base_ has a single value") from error
+    return _without_marks(merged.to_dict()), [*files, path]
 
 
 def _base_path(card: Path, word: str) -> Path:
@@ -170,7 +146,7 @@ def load_protocol(name: str, overrides: Mapping[str, Any] | None = None) -> Prot
         UsageError: no such card, unreadable YAML, unknown key, wrong type.
     """
     path = card_path(name)
-    values = read_card(path).values()
+    values, _ = read_card(path)
     values["name"] = path.stem
     for key, value in sorted((overrides or {}).items(), key=lambda item: item[0].startswith("benchmarks.")):
         for special in _tables(values.get("benchmarks")):
