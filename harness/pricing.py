@@ -458,8 +458,7 @@ def affordable(planned: Plan, prices: Sequence[RunForecast], *, hours: float) ->
     left_out = {priced.run.key: _in_words(priced.run) for priced in prices if priced.run.key not in kept}
     if left_out and not kept:
         raise BudgetError(
-            f"--budget {hours:g}: none of {counted(len(prices), 'run')} fits, with all methods on a benchmark together; "
-            "--plan shows the prices"
+            f"--budget {hours:g}: none of {len(prices)} runs fits, with all methods on a benchmark together; --plan shows the prices"
         )
     failed = {key: code for key, code in planned.failed.items() if key not in left_out}
     text = f"--budget: {len(kept)} of {len(prices)} runs fit into {hours:g} hours"

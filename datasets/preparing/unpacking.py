@@ -113,6 +113,9 @@ class _Budget:
         """Refuse ``count`` bytes out of this archive where that is beyond measure, declared, read or written."""
         if count > self.most:
             raise DatasetError(f"{self.archive} unpacks to more than {self.most} bytes, the limit; it was refused")
+        self.check_ratio(count)
+
+    def check_ratio(self, count: int) -> None:
         if count > self.limits.ratio_from and count > self.limits.ratio * self.archive_size:
             raise DatasetError(f"{self.archive} unpacks to over {self.limits.ratio} times its size; it was refused")
 
@@ -184,7 +187,7 @@ class _Watched:
         if not 0 <= size <= _MOST_AT_ONCE:
             raise tarfile.ReadError(f"a header of {size} bytes")
         self.last = self.stream.read(size)
-        self.budget.check(self.tell())
+        self.budget.check_ratio(self.tell())
         return self.last
 
     def seek(self, position: int) -> None:

@@ -123,7 +123,7 @@ class FolderBenchmark(Benchmark):
         return []
 
     def _how_to_get(self) -> str:
-        return f"get it: {self.source} (data of your own are called otherwise than {self.name})"
+        return f"get it: {self.source} (data of your own need another name than {self.name})"
 
     def recognised(self, root: Path) -> list[Layout]:
         """The layouts in which ``root`` lies: one, none, or rivals."""

@@ -438,6 +438,7 @@ def _absent_lines(absent: Mapping[str, str], request: Request) -> list[str]:
     root = request.data_root
     elsewhere = {dataset_name(name) for name in request.dataset_roots}
     shared = [name for name in absent if name not in elsewhere and (root is None or not root.is_dir())]
-    what = f"the data folder {root} is not there" if root else "no data folder is given or set (--data DIR)"
+    what = f"the data folder {root} {'is a file' if root and root.exists() else 'does not exist'}"
+    what = what if root else "no data folder is given or set (--data DIR)"
     lines = [f"{what}: {', '.join(shared)}; sam-peft data list says where to get each"] if shared else []
     return lines + [text for name, text in absent.items() if name not in shared]

@@ -62,13 +62,12 @@ def test_sample_prepare_check_in_a_row(said, tmp_path: Path) -> None:
     archive = shutil.make_archive(str(tmp_path / "cvc"), "zip", tmp_path / "s")
     code, out, _ = said("prepare", "cvc612", "--from", archive, "--data", tmp_path / "data")
     assert code == 0
-    assert "SHA-256" in out
     assert "prepared: " in out
     code, out, _ = said("check", "cvc612", "--data", tmp_path / "data", "--workers", 1)
     assert code == 0, out
-    code, out, _ = said("prepare", "cvc612", "--from", archive, "--data", tmp_path / "data", "--json")
-    assert code == 0
-    assert json.loads(out)["new"] is False
+    code, _, error = said("prepare", "cvc612", "--from", archive, "--data", tmp_path / "data", "--json")
+    assert code == 2
+    assert "already there" in error
 
 
 def test_failed_check_exits_1_and_json_says_why(said, tmp_path: Path) -> None:
