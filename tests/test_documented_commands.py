@@ -67,7 +67,7 @@ def place(tmp_path_factory: pytest.TempPathFactory) -> Path:
     for name in SEGMENTED:
         samples.write_samples(name, root / "DATA", images=24, size=32)
     shutil.make_archive(str(root / "kvasir-seg"), "zip", root / "DATA", "Kvasir-SEG")
-    for folder in ("DIR", "P", "G", "MASKS", "photos", "results/mymodel", "Kvasir-SEG/masks"):
+    for folder in ("DIR", "P", "G", "MASKS", "photos", "truth", "peft_adapter", "results/mymodel", "Kvasir-SEG/masks"):
         (root / folder).mkdir(parents=True)
         level = {"DIR": 255, "P": 2, "results/mymodel": 2}.get(folder, 1)  # predictions: labels, or dark probabilities
         Image.fromarray(np.eye(8, dtype=np.uint8) * level).save(root / folder / "a.png")
@@ -184,5 +184,6 @@ def stand_in(monkeypatch: pytest.MonkeyPatch) -> None:
         "harness.experiment.exporting.export": lambda *_, **__: report,
         "harness.cli.predict.request_of": lambda *_: request,
         "harness.experiment.predicting.predict": lambda *_, **__: 0,
+        "harness.experiment.predicting.scores": lambda *_: {"iou": 1.0},
     }.items():
         monkeypatch.setattr(name, stand)

@@ -1,4 +1,5 @@
-"""``sam-peft predict``: write the masks or labels of your own images by the model of a finished run or of an exported adapter."""
+"""``sam-peft predict``: write the masks or labels of your own images by the model of a finished run or of an adapter,
+and score them where the true masks are given."""
 
 from __future__ import annotations
 
@@ -19,8 +20,9 @@ from harness.cli.command import (
     verb,
 )
 from harness.comparison.finding import find_run
-from harness.models.published import require_file_or_word
-from harness.settings import load_settings
+from harness.models.catalog import resolve_backbone
+from harness.models.published import require_file_or_word, weights_file
+from harness.settings import load_settings, named_table
 from harness.system.errors import UsageError
 from harness.system.streams import counter, stages
 
@@ -34,9 +36,16 @@ def parser() -> CommandParser:
     )
     model = p.add_mutually_exclusive_group(required=True)
     add_run(model)
-    model.add_argument("--adapter", type=Path, metavar="FILE", help="what sam-peft export --adapter-only wrote")
+    model.add_argument(
+        "--adapter",
+        type=Path,
+        metavar="PATH",
+        help="what sam-peft export --adapter-only wrote, or the folder of an adapter that peft trained on transformers' SamModel",
+    )
+    p.add_argument("--backbone", metavar="NAME", help="of a folder of --adapter (default: vit_b)")
     p.add_argument("--images", required=True, nargs="+", type=Path, metavar="PATH", help="files, or folders of them")
     p.add_argument("--out", required=True, type=Path, metavar="DIR", help="folder of the masks, empty or new")
+    p.add_argument("--masks", type=Path, metavar="DIR", help="true masks of the same names: print the scores, too")
     pointed = p.add_mutually_exclusive_group()
     pointed.add_argument(
         "--box",
@@ -81,13 +90,14 @@ def main(argv: list[str] | None = None) -> int:
         _numbers("--point", text, 2) for text in arguments.point
     ]
     require_file_or_word(arguments.checkpoint)
-    if arguments.adapter and arguments.adapter.is_dir():
+    if arguments.backbone and not (arguments.adapter and arguments.adapter.is_dir()):
+        raise UsageError("--backbone is of an adapter's folder; a run and an exported adapter say theirs")
+    if arguments.adapter and not arguments.adapter.exists():
         raise UsageError(
-            f"--adapter {arguments.adapter} is a folder of peft's; make a SAM of it with sam-peft export --adopt {arguments.adapter} "
-            "--checkpoint FILE --out merged.safetensors, and run --methods zeroshot with that --checkpoint"
+            f"--adapter {arguments.adapter}: no such file or folder; give what sam-peft export --adapter-only or peft wrote"
         )
-    if arguments.adapter and not arguments.adapter.is_file():
-        raise UsageError(f"--adapter {arguments.adapter}: no such file; give what sam-peft export --adapter-only wrote")
+    if arguments.masks and not arguments.masks.is_dir():
+        raise UsageError(f"--masks {arguments.masks}: no such folder")
     load_own_plugins(arguments)
     if arguments.run is not None:
         arguments.run = find_run(results_of(arguments), arguments.run).key
@@ -95,16 +105,21 @@ def main(argv: list[str] | None = None) -> int:
     with stages() as tell:
         tell("loading torch and the run")
         from harness.experiment.environment import own_device
-        from harness.experiment.predicting import predict
+        from harness.experiment.predicting import predict, scores
 
         request = request_of(arguments, prompt)
         labels = request.trained.task == "classification"
+        if labels and arguments.masks:
+            raise UsageError("--masks is for models that give masks; this one gives labels")
     with counter("predicting", len(request.images)) as progress:
         there = predict(request, device=own_device(), progress=progress)
+    by = f"run {request.trained.run.key}" if arguments.run or arguments.adapter.is_file() else str(arguments.adapter)
     print(
-        f"{request.out}: {'labels' if labels else 'masks'} of {len(request.images) - there} images by run "
-        f"{request.trained.run.key}{f', {there} were there already' if there else ''}"
+        f"{request.out}: {'labels' if labels else 'masks'} of {len(request.images) - there} images by {by}"
+        f"{f', {there} were there already' if there else ''}"
     )
+    if arguments.masks:
+        print("\n".join(f"{name:<12} {value:.4f}" for name, value in scores(request, arguments.masks).items()))
     return 0
 
 
@@ -124,12 +139,25 @@ def request_of(arguments: argparse.Namespace, prompt: Sequence[tuple[float, ...]
     """The request; torch is loaded here."""
     from harness.experiment.exporting import calibration_images
     from harness.experiment.predicting import Predict, find_images
-    from harness.experiment.trained import adapter, of_results
+    from harness.experiment.trained import Trained, adapter, of_results
     from harness.planning.understand import checkpoint_of, data_folder, folder_of
 
     results, settings = results_of(arguments), load_settings()
-    trained = adapter(arguments.adapter) if arguments.adapter else of_results(results, arguments.run)
-    checkpoint = checkpoint_of(trained.run, settings, given=arguments.checkpoint)
+    if arguments.adapter and arguments.adapter.is_dir():
+        from harness.experiment.adopting import adopted
+
+        backbone = resolve_backbone(arguments.backbone or "vit_b")
+        given = arguments.checkpoint or named_table(settings, "checkpoints", resolve_backbone).get(backbone)
+        if given is None:
+            raise UsageError(
+                f"--adapter {arguments.adapter} is folded into the weights that it was trained on; give them with --checkpoint FILE"
+            )
+        checkpoint: Path | None
+        checkpoint = file = weights_file(given, backbone)
+        trained: Trained = adopted(arguments.adapter, backbone=backbone, checkpoint=file)
+    else:
+        trained = adapter(arguments.adapter) if arguments.adapter else of_results(results, arguments.run)
+        checkpoint = checkpoint_of(trained.run, settings, given=arguments.checkpoint)
     trained.require_checkpoint(checkpoint)
     given = arguments.data or (folder_of(trained.run, settings) if arguments.merge == "calibrated" else None)
     data = data_folder(trained.run, data=given, results=results)

@@ -1,5 +1,5 @@
-"""A whole SAM checkpoint from an adapter that somebody trained with Hugging Face peft on transformers' ``SamModel``, so that it is scored
-and compared like any other: ``--methods zeroshot,lora --checkpoint`` with the file."""
+"""An adapter that somebody trained with Hugging Face peft on transformers' ``SamModel``, folded into SAM's weights: a model to predict with
+(`adopted`), or a whole checkpoint (`adopt`) that is compared like any other: ``--methods zeroshot,lora --checkpoint`` with the file."""
 
 from __future__ import annotations
 
@@ -8,16 +8,27 @@ import re
 import warnings
 from dataclasses import fields
 from pathlib import Path
+from tempfile import TemporaryDirectory
 from typing import Any
 
 import peft
 from safetensors.torch import load_file, save
 from torch import Tensor
 
+from harness.archive.schema import Run
+from harness.datasets.own import BINARY
+from harness.experiment.trained import Trained, trained_segmenter
+from harness.methods.base import Method
 from harness.methods.configs.peft import TUNERS
+from harness.models.catalog import backbone_shape
 from harness.models.checkpoint import read_tensors
+from harness.models.fingerprints import fingerprint
 from harness.models.hf_names import hf_name
 from harness.models.original_sam import plain_sam
+from harness.models.segmenter import Segmenter
+from harness.protocols.card import Protocol
+from harness.protocols.load import as_rules, for_backbone, protocol_hash
+from harness.registry import add_own
 from harness.system.errors import UsageError, writing_to
 from harness.system.files import read_regular, write_atomically
 
@@ -35,15 +46,59 @@ _ELSEWHERE = {
 }
 
 
+class Adopted(Trained):
+    """A SAM with an adapter of somebody else folded into it; ``state`` is all of its weights, under segment_anything's names."""
+
+    def segmenter(self, checkpoint: Path | None) -> tuple[Segmenter, Method]:
+        self.require_checkpoint(checkpoint)
+        with TemporaryDirectory() as folder:
+            file = Path(folder, "merged.safetensors")
+            file.write_bytes(save(dict(self.state)))
+            return trained_segmenter(self.run, {}, checkpoint=file)
+
+
+def adopted(folder: Path, *, backbone: str, checkpoint: Path) -> Adopted:
+    """The model of an adapter, ready to predict: a run of a method that adds nothing, at the backbone's own image size.
+
+    Raises:
+        UsageError: as `folded`.
+    """
+    state, _ = folded(folder, backbone=backbone, checkpoint=checkpoint)
+    name = "adopted"
+    add_own(name, BINARY)
+    size = backbone_shape(backbone).image_size
+    rules = for_backbone(Protocol(name=name, image_size=size, own_classes=BINARY), backbone)
+    run = Run(
+        method="zeroshot",
+        method_config={"lr": None},
+        variant=str(folder),
+        benchmark=name,
+        backbone=backbone,
+        checkpoint=fingerprint(checkpoint),
+        protocol=name,
+        protocol_hash=protocol_hash(rules),
+        rules=as_rules(rules),
+        seed=0,
+        manifest="",
+        split_rule="",
+    )
+    return Adopted(run=run, state=state)
+
+
 def adopt(folder: Path, *, backbone: str, checkpoint: Path | None, out: Path) -> tuple[str, ...]:
-    """Fold the adapter in ``folder`` into SAM's weights and write ``out`` (``.safetensors``), under segment_anything's names.
+    """Write what `folded` gives as ``out`` (``.safetensors``); the layers that the adapter changes."""
+    state, targets = folded(folder, backbone=backbone, checkpoint=checkpoint)
+    with writing_to(f"{out}"):
+        write_atomically(out, save(state))
+    return targets
+
+
+def folded(folder: Path, *, backbone: str, checkpoint: Path | None) -> tuple[dict[str, Tensor], tuple[str, ...]]:
+    """SAM's weights, under segment_anything's names, with the adapter in ``folder`` in them, and the layers that it changes.
 
     Args:
         backbone: ``vit_b``, ``vit_l``, ``vit_h``, or ``tiny``.
         checkpoint: the SAM that the adapter was trained on, under segment_anything's names; None for random weights.
-
-    Returns:
-        The layers that it changes.
 
     Raises:
         UsageError: it is no such folder, a tuner that is not known or not merged, or an adapter of another model.
@@ -90,9 +145,7 @@ def adopt(folder: Path, *, backbone: str, checkpoint: Path | None, out: Path) ->
     if loaded.unexpected_keys:
         raise UsageError(f"{folder} holds {loaded.unexpected_keys[0]}, which {backbone} has no place for")
     state = {**model.merge_and_unload().state_dict(), **replaced}
-    with writing_to(f"{out}"):
-        write_atomically(out, save({name: tensor.contiguous() for name, tensor in state.items()}))
-    return tuple(targets)
+    return {name: tensor.contiguous() for name, tensor in state.items()}, tuple(targets)
 
 
 def _read(folder: Path) -> tuple[dict[str, Any], dict[str, Tensor]]:

@@ -25,9 +25,13 @@ from torch import Tensor, nn
 
 from harness.datasets.base import Sample, require_plain
 from harness.datasets.reading.decoding import read_image
+from harness.datasets.reading.folder_benchmark import FolderBenchmark
 from harness.datasets.reading.opening import stored_size
 from harness.datasets.reading.pairing import image_files, name_key
+from harness.evaluation.conventions import CLASSES, OVERLAP
 from harness.evaluation.resize import resize_bilinear
+from harness.evaluation.score_folders import score_folders
+from harness.evaluation.scorer import SplitScorer
 from harness.experiment.trained import Trained
 from harness.methods.base import MergeMode
 from harness.models.segmenter import Prompts, Segmenter, probabilities
@@ -353,3 +357,20 @@ def write_masks(request: Predict, model: Model, image: tuple[Path, Array], score
                 drawn.putpalette(palette().reshape(-1).tolist())
             drawn.save(content, format="PNG")
         write_atomically(file, content.getvalue())
+
+
+def scores(request: Predict, masks: Path) -> dict[str, float]:
+    """What was written against a folder of true masks of the same names, by the run's conventions and at the masks' own size:
+    probabilities where they were written, else masks by the metrics that have a threshold.
+
+    Raises:
+        UsageError, DatasetError: as `harness.evaluation.score_folders.score_folders`.
+    """
+    rules, trained = from_rules(request.trained.run.rules), request.trained
+    benchmark, task = BENCHMARKS.get(trained.run.benchmark)(), trained.task
+    names = [name for name in benchmark.metrics if request.probabilities or name in (*OVERLAP, *CLASSES)]
+    assert task != "classification"
+    scorer = SplitScorer(names, task=task, num_classes=trained.num_classes, conventions=rules.evaluation)
+    read = benchmark.decode_mask if isinstance(benchmark, FolderBenchmark) else None
+    folder = request.out / PROBABILITIES if request.probabilities else request.out
+    return score_folders(folder, masks, scorer, read_mask=read).summary()

@@ -6,14 +6,17 @@ import json
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import pytest
 import torch
 from peft import LoKrConfig, LoraConfig, PeftModel, get_peft_model
+from PIL import Image
 from safetensors.torch import load_file, save_file
+from torch.nn.functional import interpolate
 from transformers import SamConfig, SamModel
 
 from harness.archive.schema import Run
-from harness.cli import export
+from harness.cli import export, predict
 from harness.experiment.adopting import adopt
 from harness.experiment.exporting import calibration_images
 from harness.experiment.trained import load_adapter, of_results
@@ -108,7 +111,21 @@ def test_peft_and_transformers_load_an_export_and_encode_and_segment_alike(
     torch.testing.assert_close(masks, expected(images).masks, atol=1e-4, rtol=1e-4)
 
 
-@pytest.mark.parametrize(
+def _trained_elsewhere(results: Path, folder: Path, config: Any) -> Any:
+    """transformers' SAM with an adapter far from its start, saved as ``adapter`` in the folder, and its start as
+    ``start.safetensors``."""
+    run = finished(results, "lora")
+    save_file(_start(run), folder / "start.safetensors")
+    theirs: Any = get_peft_model(_plain_hf(run), config)
+    generator = torch.Generator().manual_seed(0)
+    for parameter in theirs.parameters():
+        if parameter.requires_grad:
+            parameter.add_(0.05 * torch.randn(parameter.shape, generator=generator))
+    theirs.save_pretrained(folder / "adapter")
+    return theirs.eval()
+
+
+ELSEWHERE = pytest.mark.parametrize(
     "config",
     [
         LoraConfig(r=4, target_modules=["qkv", "lin1"], modules_to_save=["mask_decoder"]),
@@ -116,27 +133,22 @@ def test_peft_and_transformers_load_an_export_and_encode_and_segment_alike(
     ],
     ids=["lora", "lokr"],
 )
+
+
+@ELSEWHERE
 @torch.no_grad()
 def test_an_adapter_that_was_trained_elsewhere_becomes_a_sam_checkpoint(
     results: Path, tmp_path: Path, config: Any
 ) -> None:
-    run = finished(results, "lora")
-    start, out = tmp_path / "start.safetensors", tmp_path / "merged.safetensors"
-    save_file(_start(run), start)
-    theirs: Any = get_peft_model(_plain_hf(run), config)
-    generator = torch.Generator().manual_seed(0)
-    for parameter in theirs.parameters():
-        if parameter.requires_grad:
-            parameter.add_(0.05 * torch.randn(parameter.shape, generator=generator))
-    theirs.save_pretrained(tmp_path / "adapter")
+    theirs, out = _trained_elsewhere(results, tmp_path, config), tmp_path / "merged.safetensors"
 
-    changed = adopt(tmp_path / "adapter", backbone="tiny", checkpoint=start, out=out)
+    changed = adopt(tmp_path / "adapter", backbone="tiny", checkpoint=tmp_path / "start.safetensors", out=out)
 
     assert "image_encoder.blocks.0.attn.qkv" in changed
     sam = plain_sam("tiny").eval()
     sam.load_state_dict(load_file(out), strict=True)
-    images = torch.randn(1, 3, SIDE, SIDE, generator=generator)
-    embedding = theirs.eval().base_model.model.vision_encoder(images).last_hidden_state
+    images = torch.randn(1, 3, SIDE, SIDE, generator=torch.Generator().manual_seed(1))
+    embedding = theirs.base_model.model.vision_encoder(images).last_hidden_state
     torch.testing.assert_close(sam.image_encoder(images), embedding, atol=1e-5, rtol=1e-5)
     sparse, dense = sam.prompt_encoder(points=None, boxes=None, masks=None)
     masks, _ = sam.mask_decoder(
@@ -145,6 +157,44 @@ def test_an_adapter_that_was_trained_elsewhere_becomes_a_sam_checkpoint(
     )  # fmt: skip
     expected = theirs(image_embeddings=embedding, multimask_output=False).pred_masks[:, 0]
     torch.testing.assert_close(masks, expected, atol=1e-4, rtol=1e-4)
+
+
+@ELSEWHERE
+@torch.no_grad()
+def test_an_adapter_that_was_trained_elsewhere_predicts_and_is_scored_as_it_stands(
+    results: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str], config: Any
+) -> None:
+    theirs, photos, truth, out = _trained_elsewhere(results, tmp_path, config), *(tmp_path / n for n in ("i", "m", "o"))
+    pixels = np.random.default_rng(0).integers(0, 256, (2, SIDE, SIDE, 3), dtype=np.uint8)
+    mask = np.zeros((SIDE, SIDE), np.uint8)
+    mask[: SIDE // 3] = 255
+    photos.mkdir()
+    truth.mkdir()
+    for name, image in zip("ab", pixels, strict=True):
+        Image.fromarray(image).save(photos / f"{name}.png")
+        Image.fromarray(mask).save(truth / f"{name}.png")
+    model = [
+        "--adapter",
+        str(tmp_path / "adapter"),
+        "--backbone",
+        "tiny",
+        "--checkpoint",
+        str(tmp_path / "start.safetensors"),
+    ]
+    wanted = ["--images", str(photos), "--out", str(out), "--masks", str(truth), "--probabilities"]
+
+    assert predict.main([*model, *wanted]) == 0
+
+    mean, spread = (torch.tensor(channel).view(3, 1, 1) for channel in backbone("tiny").pixels)
+    inputs = (torch.from_numpy(pixels).permute(0, 3, 1, 2) / 255 - mean) / spread
+    logits = theirs(pixel_values=inputs, multimask_output=False).pred_masks[:, 0]
+    expected = interpolate(logits, (SIDE, SIDE), mode="bilinear", align_corners=False).sigmoid()[:, 0].numpy()
+    given = np.stack([np.load(out / "probabilities" / f"{name}.npy") for name in "ab"])
+    np.testing.assert_allclose(given, expected, atol=1e-4)
+    assert 0 < (expected > 0.5).mean() < 1
+    overlaps = [((e > 0.5) & (mask > 0)).sum() / ((e > 0.5) | (mask > 0)).sum() for e in expected]
+    printed = dict(line.split() for line in capsys.readouterr().out.splitlines() if len(line.split()) == 2)
+    assert float(printed["iou"]) == pytest.approx(np.mean(overlaps), abs=2e-3)
 
 
 @pytest.mark.parametrize(
