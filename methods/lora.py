@@ -2,15 +2,17 @@
 
 A starts Kaiming-uniform (a = √5), B at zero, as the SAM papers release it (Conv-LoRA, 2401.17868). On the fused qkv of
 a ViT the default is one adapter for all three outputs, as they released; ``sites=q,v`` gives each slice its own. No
-dropout. Options: rsLoRA's scale α/√r, LoRA+'s faster B, starts from a part of W (PiSSA, SoMA, OLoRA); see
+dropout. Options: rsLoRA's scale α/√r, LoRA+'s faster B, starts from a part of W (PiSSA, SoMA, OLoRA) or from data (EVA); see
 `harness.methods.configs.LoRAConfig`. Deviations: LoRA+'s rate is that of B alone, not of biases and decoder;
 PiSSA keeps α = 32, where its code takes α = r, a scale of 1 (``alpha=3`` at the default rank); SoMA's biases stay frozen, and which
-blocks it leaves alone is ``blocks=``.
+blocks it leaves alone is ``blocks=``; EVA's ranks are not shared out anew among layers (peft's ``rho=1``), and its directions are
+exact for a fixed number of images, where peft's are estimated batch by batch until they stay.
 """
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
+from contextlib import ExitStack
 from dataclasses import replace
 
 import torch
@@ -113,12 +115,28 @@ class LoRA(LowRankMethod):
         return self.config.scale
 
     def _low_rank(self, base: nn.Linear, rows: Tensor | None, layout: TokenLayout) -> LowRank:
-        if self.config.initialisation == "kaiming":
+        if self.config.initialisation in ("kaiming", "eva"):
             return super()._low_rank(base, rows, layout)
         weight = base.weight.detach()
         reached = weight if rows is None else weight[rows.to(weight.device)]
         down, up = part_of(reached, rank=self.config.rank, scale=self._scale(), which=self.config.initialisation)
         return LowRankChange(down=down, up=up, scale=self._scale(), rows=rows).to(weight.device)
+
+    @property
+    def start_images(self) -> int:
+        return EVA_IMAGES if self.config.initialisation == "eva" else 0
+
+    @torch.no_grad()
+    def start_from(self, passes: Iterable[object]) -> None:
+        seen = [PrincipalDirections() for _ in self._layers]
+        with ExitStack() as watched:
+            for layer, directions in zip(self._layers, seen, strict=True):
+                watched.callback(layer.adapted.register_forward_pre_hook(directions.watch).remove)
+            for _ in passes:
+                pass
+        for layer, directions in zip(self._layers, seen, strict=True):
+            for adapter in layer.adapters().values():
+                adapter.down.copy_(directions.leading(len(adapter.down)))
 
     def parameter_groups(self) -> list[ParameterGroup]:
         if self.config.rate_ratio == 1:
@@ -128,6 +146,31 @@ class LoRA(LowRankMethod):
         faster = {name: parameter for name, parameter in whole.named.items() if id(parameter) in ups}
         rest = {name: parameter for name, parameter in whole.named.items() if name not in faster}
         return [replace(whole, named=rest), replace(whole, named=faster, lr_factor=self.config.rate_ratio)]
+
+
+EVA_IMAGES = 64
+"""Training images whose tokens EVA looks at: at least 16,000 tokens a layer at SAM's smallest maps, for a rank of a few."""
+
+
+class PrincipalDirections:
+    """Of all tokens that come by, from their moments: n, Σ x and Σ x xᵀ in float64, on their own device."""
+
+    def __init__(self) -> None:
+        self.number, self.total, self.products = 0, torch.zeros(()), torch.zeros(())
+
+    def watch(self, layer: nn.Module, inputs: tuple[Tensor, ...]) -> None:
+        """As a hook before a layer: count what enters it."""
+        tokens = inputs[0].detach().flatten(0, -2).double()
+        self.number += len(tokens)
+        self.total, self.products = self.total.to(tokens) + tokens.sum(0), self.products.to(tokens) + tokens.T @ tokens
+
+    def leading(self, rank: int) -> Tensor:
+        """The ``rank`` orthonormal directions (rank, width) of most variance, that of the most first; the largest entry of each is
+        positive, so that a run and its repetition start alike."""
+        mean = self.total / self.number
+        _, directions = torch.linalg.eigh(self.products / self.number - mean.outer(mean))
+        leading = directions.T.flip(0)[:rank]
+        return leading * leading.gather(1, leading.abs().argmax(dim=1, keepdim=True)).sign()
 
 
 class SAMed(LoRA):

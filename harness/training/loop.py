@@ -13,7 +13,7 @@ from __future__ import annotations
 
 import math
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from dataclasses import asdict, dataclass, field
 from typing import Any, Literal
 
@@ -28,7 +28,8 @@ from harness.system.errors import UsageError
 from harness.training.assignment import Assignment
 from harness.training.batches import UpdatePlan, draw_number, hold_out
 from harness.training.checkpoint import CheckpointFiles, StateFiles
-from harness.training.embeddings import encoder_is_frozen
+from harness.training.distributed import ALONE, Workers
+from harness.training.embeddings import EmbeddingCache, encoder_is_frozen
 from harness.training.feeding import LOOKAHEAD, Feeder, task_loss
 from harness.training.losses import build_loss
 from harness.training.memory import peak_bytes, reset_peak
@@ -112,18 +113,23 @@ def train(given: Assignment) -> TrainingResult:
         seed=given.seed,
     )
     cacheable = protocol.cache_embeddings and not protocol.augment and encoder_is_frozen(method, given.segmenter)
-    loop = _Loop(
-        given=given,
-        plan=plan,
-        feeder=Feeder(
+
+    def feeder(workers: Workers, embeddings: EmbeddingCache | None) -> Feeder:
+        return Feeder(
             given.segmenter,
             images,
             plan=plan,
             protocol=protocol,
             device=given.device,
-            workers=given.workers,
-            embeddings=given.embeddings if cacheable else None,
-        ),
+            workers=workers,
+            embeddings=embeddings,
+        )
+
+    loop = _Loop(
+        given=given,
+        plan=plan,
+        feeder=feeder(given.workers, given.embeddings if cacheable else None),
+        alone=lambda: feeder(ALONE, None),
         loss=build_loss(protocol, task=given.task, num_classes=given.num_classes),
         optimisers=build_optimisers(method.parameter_groups(), protocol) if method.config.trains else {},
         scaler=torch.amp.GradScaler(given.device.type, enabled=protocol.precision == "fp16"),
@@ -153,11 +159,12 @@ class _Pass:
 
 @dataclass(kw_only=True)
 class _Loop:
-    """The built parts of a run, and where it is; see `train`."""
+    """The built parts of a run, and where it is; see `train`. ``alone``: a feeder of whole batches to one worker."""
 
     given: Assignment
     plan: UpdatePlan
     feeder: Feeder
+    alone: Callable[[], Feeder]
     loss: Loss
     optimisers: dict[Role, torch.optim.Optimizer]
     scaler: torch.amp.GradScaler
@@ -181,6 +188,8 @@ class _Loop:
         if self.position.machines[-1:] != [self.given.machine]:
             self.position.machines.append(self.given.machine)
         self.saved_at = self.started = time.monotonic()
+        if self.given.method.start_images and not self._number():
+            self._start_from_data()
         if not self.total and self.given.workers.leads:  # nothing trains, and the state that is tested is the first
             self.states.save_candidate(self.given.method.state(), epoch=0)
         with self.feeder:
@@ -190,6 +199,29 @@ class _Loop:
                 if not self._over():
                     self._stop_if_asked()
         return self._result()
+
+    def _start_from_data(self) -> None:
+        """Let the method see the run's first batches, or all of its first epoch where that has fewer images. The first worker does it
+        for all, so that they start alike; a run that goes on has what came of it in its state."""
+        method, plan, workers = self.given.method, self.plan, self.given.workers
+        wanted = -(-method.start_images // (plan.batch_size * plan.accumulate))
+        steps = min(wanted, plan.updates_per_epoch)
+
+        def passes(feeder: Feeder) -> Iterator[None]:
+            for step in range(steps):
+                feeder.prepare(0, step)
+                for batch in feeder.take()[0]:
+                    with torch.no_grad(), feeder.autocast():
+                        feeder.predict(batch)
+                    yield
+
+        if workers.leads:
+            self.given.segmenter.eval()
+            with self.alone() as feeder:
+                method.start_from(passes(feeder))
+        if workers.size > 1:
+            state = workers.from_leader({name: tensor.cpu() for name, tensor in method.state().items()})
+            method.load_state({name: tensor.to(self.given.device) for name, tensor in state.items()})
 
     def _train_epoch(self) -> None:
         position = self.position

@@ -86,18 +86,19 @@ class LoRAConfig(LowRankConfig):
         rate_ratio: learning rate of B over that of A and of all else that trains; 1, and 16 in LoRA+ (2402.12354).
         initialisation: ``kaiming`` (A random, B zero); or B A starts as a part of the frozen weights, and what is learnt is
             its change: ``pissa`` (2404.02948) their largest singular directions, ``soma`` (2412.04077) their smallest,
-            ``olora`` (2406.01775) the first columns of their QR decomposition.
+            ``olora`` (2406.01775) the first columns of their QR decomposition. ``eva`` (2410.07170): B is zero, and A the
+            principal directions of what enters the layer, over the first training images.
     """
 
     alpha: float = 32.0
     scaling: Literal["lora", "rslora"] = "lora"
     rate_ratio: float = 1.0
-    initialisation: Literal["kaiming", "pissa", "soma", "olora"] = "kaiming"
+    initialisation: Literal["kaiming", "pissa", "soma", "olora", "eva"] = "kaiming"
 
     def __post_init__(self) -> None:
         super().__post_init__()
         require_choice("scaling", self.scaling, ("lora", "rslora"))
-        require_choice("initialisation", self.initialisation, ("kaiming", "pissa", "soma", "olora"))
+        require_choice("initialisation", self.initialisation, ("kaiming", "pissa", "soma", "olora", "eva"))
         require_positive("alpha", self.alpha)
         require_positive("rate_ratio", self.rate_ratio)
 

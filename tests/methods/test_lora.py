@@ -6,9 +6,10 @@ from typing import Any
 
 import pytest
 import torch
+from peft import EvaConfig, get_peft_model, inject_adapter_in_model
 from peft import LoraConfig as PeftConfig
-from peft import get_peft_model, inject_adapter_in_model
 from peft.optimizers import create_loraplus_optimizer
+from peft.tuners.lora.eva import get_eva_state_dict
 from torch import Tensor, nn
 
 from harness.methods.configs import ConvLoRAConfig, LoRAConfig, SAMedConfig
@@ -69,6 +70,32 @@ def _twins(reference: nn.Module, method: LoRA) -> list[tuple[Tensor, Tensor]]:
         twin: Any = reference.get_submodule(f"{block}.{path}")
         pairs += [(adapter.down, twin.lora_A["default"].weight), (adapter.up, twin.lora_B["default"].weight)]
     return pairs
+
+
+@pytest.mark.parametrize(("sites", "layer"), [("q,v", "attn.qkv"), ("proj", "attn.proj")])
+@pytest.mark.parametrize("batches", [1, 3])
+@torch.no_grad()
+def test_eva_starts_from_the_directions_that_peft_finds(sites: str, layer: str, batches: int) -> None:
+    segmenter, method = _attached(LoRAConfig(initialisation="eva", sites=sites, rank=8))
+    generators = [torch.Generator().manual_seed(number) for number in range(batches)]
+    images = [torch.randn(2, 3, 64, 64, generator=each) * torch.linspace(0.2, 2, 64) for each in generators]
+    plain = build_segmenter("tiny", task="binary").encoder.eval()
+    # With as many components as half the width peft's decomposition of a batch is exact; its ranks are then shared out anew.
+    config = PeftConfig(
+        r=8, target_modules=[layer.rpartition(".")[2]], init_lora_weights="eva", eva_config=EvaConfig(rho=4, tau=0.9999)
+    )
+    theirs = get_eva_state_dict(
+        plain, images, config, forward_fn=lambda model, batch: model(batch), prepare_model_inputs_fn=None,
+        prepare_layer_inputs_fn=None, show_progress_bar=False,
+    )  # fmt: skip
+
+    method.start_from(segmenter.eval()(batch) for batch in images)
+
+    for site, adapter in method.adapters().items():
+        directions = theirs[".".join([*site.split(".")[:2], layer])][:8]
+        cosines = (adapter.down[: len(directions)] * directions).sum(dim=1)
+        torch.testing.assert_close(cosines.abs(), torch.ones(len(directions)), atol=1e-3, rtol=0)
+        assert len(directions) > 3
 
 
 def test_rslora_divides_by_the_root_of_the_rank_as_peft_does() -> None:

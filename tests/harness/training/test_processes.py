@@ -27,7 +27,7 @@ STAGEWISE = {"search_start_epoch": 1, "alpha_data": "holdout"}
 @pytest.mark.parametrize(
     ("method", "config", "every_step"),
     [
-        pytest.param("lora", {}, True, id="lora, a checkpoint each step"),
+        pytest.param("lora", {"initialisation": "eva"}, True, id="lora with a start from data, a checkpoint each step"),
         pytest.param("naslora", STAGEWISE, True, id="naslora: batch norm, two optimisers, held-out part"),
         pytest.param("naslora", STAGEWISE, False, id="naslora, repeating steps since the epoch's end"),
         pytest.param("convlora", {}, True, id="convlora: noise"),
@@ -49,7 +49,7 @@ def test_killed_at_several_steps_ends_bit_identical(forks, tmp_path, method, con
 
 
 CASES = [
-    pytest.param({"method": "lora"}, id="lora"),
+    pytest.param({"method": "lora", "config": {"initialisation": "eva"}}, id="lora with a start from data"),
     pytest.param({"rules": {"accumulate": 2, "loss": "balanced-bce"}}, id="lora, accumulated balanced bce"),
     pytest.param(
         {"method": "naslora", "config": {"search_start_epoch": 1}, "rules": {"epochs": 2}},
