@@ -26,11 +26,13 @@ from harness.archive.measured import Ratio
 from harness.comparison.step_costs import paired_ratio
 from harness.costing.instruments import FlopCount, LiveBytes, processor_clock, used_by_others, wall_clock
 from harness.costing.session import RandomImages
-from harness.methods.configs import ConvLoRAConfig, DecoderOnlyConfig, LoRAConfig, NASLoRAConfig
+from harness.methods.configs import DecoderOnlyConfig
+from harness.methods.configs.lowrank import ConvLoRAConfig, LoRAConfig
+from harness.methods.configs.naslora import NASLoRAConfig
 from harness.methods.convlora import ConvLoRA
-from harness.methods.decoder import DecoderOnly
 from harness.methods.lora import LoRA
 from harness.methods.naslora import NASLoRA
+from harness.methods.plain import DecoderOnly
 from harness.models.build import build_segmenter
 from harness.training.losses import StructureLoss
 from harness.training.memory import reset_peak

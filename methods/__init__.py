@@ -11,46 +11,32 @@ class MethodEntry(NamedTuple):
     paper: str = ""
 
 
+def _entry(method: str, config: str, paper: str = "") -> MethodEntry:
+    return MethodEntry(f"harness.methods.{method}", f"harness.methods.configs{config}", paper)
+
+
 BUILTIN = {
-    "zeroshot": MethodEntry("harness.methods.zeroshot:ZeroShot", "harness.methods.configs.common:ZeroShotConfig"),
-    "full": MethodEntry("harness.methods.full:Full", "harness.methods.configs.common:FullConfig"),
-    "decoder": MethodEntry("harness.methods.decoder:DecoderOnly", "harness.methods.configs.common:DecoderOnlyConfig"),
-    "bitfit": MethodEntry(
-        "harness.methods.bitfit:BitFit", "harness.methods.configs.baselines:BitFitConfig", "2106.10199"
-    ),
-    "ssf": MethodEntry("harness.methods.ssf:SSF", "harness.methods.configs.baselines:SSFConfig", "2210.08823"),
-    "adapter": MethodEntry(
-        "harness.methods.adapter:Adapter", "harness.methods.configs.baselines:AdapterConfig", "1902.00751"
-    ),
-    "adaptformer": MethodEntry(
-        "harness.methods.adaptformer:AdaptFormer", "harness.methods.configs.baselines:AdaptFormerConfig", "2205.13535"
-    ),
-    "vpt": MethodEntry("harness.methods.vpt:VPT", "harness.methods.configs.baselines:VPTConfig", "2203.12119"),
-    "lst": MethodEntry("harness.methods.lst:LST", "harness.methods.configs.baselines:LSTConfig", "2206.06522"),
-    "samadapter": MethodEntry(
-        "harness.methods.samadapter:SAMAdapter", "harness.methods.configs.baselines:SAMAdapterConfig", "2304.09148"
-    ),
-    "lora": MethodEntry("harness.methods.lora:LoRA", "harness.methods.configs.lowrank:LoRAConfig", "2106.09685"),
-    "dora": MethodEntry("harness.methods.dora:DoRA", "harness.methods.configs.lowrank:DoRAConfig", "2402.09353"),
-    "samed": MethodEntry("harness.methods.lora:SAMed", "harness.methods.configs.lowrank:SAMedConfig", "2304.13785"),
-    "convlora": MethodEntry(
-        "harness.methods.convlora:ConvLoRA", "harness.methods.configs.lowrank:ConvLoRAConfig", "2401.17868"
-    ),
-    "naslora": MethodEntry(
-        "harness.methods.naslora:NASLoRA", "harness.methods.configs.naslora:NASLoRAConfig", "2512.03499"
-    ),
-    "naspclora": MethodEntry(
-        "harness.methods.naspclora:NASPCLoRA", "harness.methods.configs.naslora:NASPCLoRAConfig", "2512.03499"
-    ),
-    "layernorm": MethodEntry(
-        "harness.methods.layernorm:LayerNormTuning", "harness.methods.configs.baselines:LayerNormConfig", "2304.01917"
-    ),
-    "mona": MethodEntry("harness.methods.mona:Mona", "harness.methods.configs.baselines:MonaConfig", "2408.08345"),
-    "rein": MethodEntry("harness.methods.rein:Rein", "harness.methods.configs.baselines:ReinConfig", "2312.04265"),
-    "fact": MethodEntry("harness.methods.fact:FacT", "harness.methods.configs.baselines:FacTConfig", "2212.03145"),
-    "hira": MethodEntry(
-        "harness.methods.hira:HiRA", "harness.methods.configs.lowrank:HiRAConfig", "openreview TwJrTz9cRS"
-    ),
+    "zeroshot": _entry("plain:ZeroShot", ":ZeroShotConfig"),
+    "full": _entry("plain:Full", ":FullConfig"),
+    "decoder": _entry("plain:DecoderOnly", ":DecoderOnlyConfig"),
+    "bitfit": _entry("bitfit:BitFit", ".baselines:BitFitConfig", "2106.10199"),
+    "ssf": _entry("ssf:SSF", ".baselines:SSFConfig", "2210.08823"),
+    "adapter": _entry("adapter:Adapter", ".baselines:AdapterConfig", "1902.00751"),
+    "adaptformer": _entry("adaptformer:AdaptFormer", ".baselines:AdaptFormerConfig", "2205.13535"),
+    "vpt": _entry("vpt:VPT", ".baselines:VPTConfig", "2203.12119"),
+    "lst": _entry("lst:LST", ".baselines:LSTConfig", "2206.06522"),
+    "samadapter": _entry("samadapter:SAMAdapter", ".baselines:SAMAdapterConfig", "2304.09148"),
+    "lora": _entry("lora:LoRA", ".lowrank:LoRAConfig", "2106.09685"),
+    "dora": _entry("dora:DoRA", ".lowrank:DoRAConfig", "2402.09353"),
+    "samed": _entry("lora:SAMed", ".lowrank:SAMedConfig", "2304.13785"),
+    "convlora": _entry("convlora:ConvLoRA", ".lowrank:ConvLoRAConfig", "2401.17868"),
+    "naslora": _entry("naslora:NASLoRA", ".naslora:NASLoRAConfig", "2512.03499"),
+    "naspclora": _entry("naslora:NASPCLoRA", ".naslora:NASPCLoRAConfig", "2512.03499"),
+    "layernorm": _entry("bitfit:LayerNormTuning", ".baselines:LayerNormConfig", "2304.01917"),
+    "mona": _entry("mona:Mona", ".baselines:MonaConfig", "2408.08345"),
+    "rein": _entry("rein:Rein", ".baselines:ReinConfig", "2312.04265"),
+    "fact": _entry("fact:FacT", ".baselines:FacTConfig", "2212.03145"),
+    "hira": _entry("hira:HiRA", ".lowrank:HiRAConfig", "openreview TwJrTz9cRS"),
 }
 """By name, in the order of rows: coarse baselines first, the methods under test last."""
 

@@ -14,8 +14,8 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from harness.methods.base import Method
-from harness.methods.configs import AdapterConfig
-from harness.methods.parts.bottleneck import Bottleneck
+from harness.methods.configs.baselines import AdapterConfig
+from harness.methods.parts.layers import Bottleneck
 from harness.methods.parts.placement import parse_sites
 from harness.methods.parts.sites import Adaptable, block_sites
 

@@ -12,9 +12,8 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from harness.methods.base import Method
-from harness.methods.configs import AdaptFormerConfig
-from harness.methods.parts.bottleneck import Bottleneck
-from harness.methods.parts.initialisation import kaiming_uniform
+from harness.methods.configs.baselines import AdaptFormerConfig
+from harness.methods.parts.layers import Bottleneck, kaiming_uniform
 from harness.methods.parts.sites import Adaptable, block_sites
 
 

@@ -11,7 +11,7 @@ import torch
 from torch import Tensor, nn
 
 from harness.methods.configs import MethodConfig
-from harness.methods.parts.folding import Folding, deviation, predictions
+from harness.methods.parts.merging import MergeReport, deviation, predictions
 from harness.methods.parts.placement import MethodError
 from harness.methods.parts.sites import Adaptable, as_adaptable
 
@@ -42,30 +42,6 @@ class ParameterGroup:
     weight_decay: float | None = None
     lr_factor: float = 1.0
     betas: tuple[float, float] | None = None
-
-
-@dataclass(frozen=True, kw_only=True)
-class MergeReport:
-    """What `Method.merge` did.
-
-    Args:
-        mode: the mode asked for.
-        folded: sites whose adapter went into the backbone's own weights.
-        left: sites that keep an adapter, with the reason.
-        partly: those of ``left`` whose share that is linear per token went into the backbone's weights (the skip share
-            of a cell, Conv-LoRA's linear path); the adapter keeps the rest.
-        extra_parameters: parameters that inference still needs beyond the plain backbone.
-        max_deviation: largest absolute difference of the mask logits on held-out images, None if none were given.
-        relative_deviation: the same as ‖merged − unmerged‖ / ‖unmerged‖.
-    """
-
-    mode: MergeMode
-    folded: tuple[str, ...]
-    left: dict[str, str]
-    extra_parameters: int
-    max_deviation: float | None = None
-    relative_deviation: float | None = None
-    partly: tuple[str, ...] = ()
 
 
 class Method(ABC):
@@ -274,18 +250,11 @@ class Method(ABC):
         before = predictions(self.segmenter, held_out)
         done = self._fold(mode, calibration)
         self._merged = True
-        largest, relative = deviation(before, predictions(self.segmenter, held_out))
-        return MergeReport(
-            mode=mode,
-            folded=tuple(done.folded),
-            left=done.left,
-            partly=tuple(done.partly),
-            extra_parameters=done.extra_parameters,
-            max_deviation=largest,
-            relative_deviation=relative,
-        )
+        done.mode = mode
+        done.max_deviation, done.relative_deviation = deviation(before, predictions(self.segmenter, held_out))
+        return done
 
-    def _fold(self, mode: MergeMode, calibration: Sequence[Tensor]) -> Folding:
+    def _fold(self, mode: MergeMode, calibration: Sequence[Tensor]) -> MergeReport:
         """What `merge` does in one of ``merge_modes``; methods that have any say how. Raises MethodError: this one does not."""
         raise MethodError(
             f"{self.name} names the merge mode {mode}, and its class has no _fold(mode, calibration) that does it"

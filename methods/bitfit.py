@@ -1,6 +1,7 @@
-"""BitFit (2106.10199): only the encoder's biases train.
+"""BitFit (2106.10199): only the encoder's biases train. LN-Tune (2304.01917): only the scales and shifts of its norms.
 
-Nothing is inserted: the trained biases are the backbone's own, so the model is its own merge.
+Nothing is inserted: the trained biases are the backbone's own, so the model is its own merge. Deviation: of LN-Tune in
+SAM the two norms of the neck train as well, unless ``outside=False``; the paper's ViT has none. Batch norms (TinyViT) stay as they are.
 """
 
 from __future__ import annotations
@@ -10,8 +11,8 @@ from collections.abc import Sequence
 from torch import Tensor, nn
 
 from harness.methods.base import MergeMode, Method
-from harness.methods.configs import BitFitConfig
-from harness.methods.parts.folding import Folding
+from harness.methods.configs.baselines import BitFitConfig, LayerNormConfig
+from harness.methods.parts.merging import MergeReport
 from harness.methods.parts.sites import Adaptable, block_sites
 
 
@@ -37,8 +38,20 @@ class BitFit(Method):
         """Whether ``name``, one of the module's own parameters, trains."""
         return name == "bias"
 
-    def _fold(self, mode: MergeMode, calibration: Sequence[Tensor]) -> Folding:
+    def _fold(self, mode: MergeMode, calibration: Sequence[Tensor]) -> MergeReport:
         encoder = self.segmenter.get_submodule("encoder")
         trained = [f"encoder.{name}" for name, parameter in encoder.named_parameters() if parameter.requires_grad]
         encoder.requires_grad_(False)
-        return Folding(folded=trained)
+        return MergeReport(folded=trained)
+
+
+class LayerNormTuning(BitFit):
+    """LayerNorm tuning; see the module."""
+
+    name = "layernorm"
+    config_class = LayerNormConfig
+
+    def _trains(self, module: nn.Module, name: str) -> bool:
+        # A scale is the one weight with a single axis, whatever the class of the norm (SAM's neck has its own).
+        weight = getattr(module, "weight", None)
+        return isinstance(weight, nn.Parameter) and weight.dim() == 1 and not hasattr(module, "running_mean")

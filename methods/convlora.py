@@ -21,10 +21,9 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from harness.methods.configs import ConvLoRAConfig
+from harness.methods.configs.lowrank import ConvLoRAConfig
 from harness.methods.lora import LoRA
-from harness.methods.parts.initialisation import kaiming_uniform
-from harness.methods.parts.recompute import recomputing
+from harness.methods.parts.layers import kaiming_uniform, recomputing
 from harness.methods.parts.sites import TokenLayout
 
 NOISE_FLOOR = 1e-2

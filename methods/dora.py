@@ -18,8 +18,8 @@ from torch import Tensor, nn
 from harness.methods.base import MergeMode
 from harness.methods.configs.lowrank import DoRAConfig
 from harness.methods.lora import LoRA
-from harness.methods.parts.folding import Folding
 from harness.methods.parts.lowrank import AdaptedLinear, LowRank
+from harness.methods.parts.merging import MergeReport, fold_layers
 from harness.methods.parts.sites import BlockSite, DecoderSite
 
 
@@ -56,6 +56,12 @@ class Decomposed(AdaptedLinear):
             gain = share if adapter.rows is None else gain.index_copy(0, adapter.rows, share)
         return gain
 
+    @torch.no_grad()
+    def folded(self) -> nn.Linear:
+        """The base with gain and update in its own weights."""
+        self.base.weight.copy_(self.gain()[:, None] * self.updated())
+        return self.base
+
     def updated(self) -> Tensor:
         """W + s B A, (outputs, inputs)."""
         weight = self.base.weight
@@ -76,14 +82,6 @@ class DoRA(LoRA):
         adapted = super()._adapt(place, module, names)
         return Decomposed(adapted.base, dict(adapted.adapters.items()))  # type: ignore[arg-type]
 
-    @torch.no_grad()
-    def _fold(self, mode: MergeMode, calibration: Sequence[Tensor]) -> Folding:
-        done = Folding()
-        for layer in self._layers:
-            adapted = layer.adapted
-            assert isinstance(adapted, Decomposed)
-            adapted.base.weight.copy_(adapted.gain()[:, None] * adapted.updated())
-            done.folded += list(layer.adapters())
-            layer.place.replace(layer.module, adapted.base)
-        self._layers = []
-        return done
+    def _fold(self, mode: MergeMode, calibration: Sequence[Tensor]) -> MergeReport:
+        layers, self._layers = self._layers, []
+        return fold_layers((layer.place, layer.module) for layer in layers)

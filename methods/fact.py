@@ -17,10 +17,10 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from harness.methods.base import MergeMode, Method
-from harness.methods.configs import FacTConfig
+from harness.methods.configs.baselines import FacTConfig
 from harness.methods.linears import modules_of
-from harness.methods.parts.folding import Folding
-from harness.methods.parts.initialisation import kaiming_uniform
+from harness.methods.parts.layers import kaiming_uniform
+from harness.methods.parts.merging import MergeReport, fold_layers
 from harness.methods.parts.placement import MethodError
 from harness.methods.parts.sites import SLICES, Adaptable, BlockSite, block_sites
 
@@ -118,7 +118,7 @@ class FacT(Method):
         encoder.register_module("factors", factors)
         self._layers = []
         for place in places:
-            for module, names in modules_of(config.sites).items():
+            for module, names in modules_of(encoder.shape.blocks[place.index], config.sites).items():
                 place.replace(module, self._factored(place, module, names, factors=factors, squares=squares))
                 self._layers.append((place, module))
 
@@ -157,12 +157,7 @@ class FacT(Method):
         """U(−b, b) with b² = 6 / (fan in + fan out)."""
         return math.sqrt(6) * kaiming_uniform(shape, fan_in=fans, generator=self.generator)
 
-    def _fold(self, mode: MergeMode, calibration: Sequence[Tensor]) -> Folding:
-        done = Folding()
-        for place, module in self._layers:
-            layer = place.get(module)
-            assert isinstance(layer, FactoredLinear)
-            place.replace(module, layer.folded())
-            done.folded.append(f"{place.name}.{module}")
+    def _fold(self, mode: MergeMode, calibration: Sequence[Tensor]) -> MergeReport:
+        done = fold_layers(self._layers)
         del self.segmenter.get_submodule("encoder").factors
         return done

@@ -13,7 +13,7 @@ from torch import Tensor, nn
 
 from harness.methods.configs.lowrank import HiRAConfig
 from harness.methods.linears import Change, ReweightingMethod
-from harness.methods.parts.initialisation import kaiming_uniform
+from harness.methods.parts.layers import kaiming_uniform
 
 
 class Hadamard(Change):

@@ -16,9 +16,9 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from harness.methods.base import MergeMode, Method
-from harness.methods.configs.lowrank import LinearsConfig
-from harness.methods.parts.folding import Folding
-from harness.methods.parts.placement import MethodError, parse_sites
+from harness.methods.configs.lowrank import LinearsConfig, layers_of
+from harness.methods.parts.merging import MergeReport, fold_layers
+from harness.methods.parts.placement import BlockShape, MethodError
 from harness.methods.parts.sites import (
     SLICES,
     Adaptable,
@@ -30,14 +30,11 @@ from harness.methods.parts.sites import (
 )
 
 
-def modules_of(sites: str) -> dict[str, list[str]]:
+def modules_of(shape: BlockShape, sites: str) -> dict[str, list[str]]:
     """The linear layers of a block that ``sites`` names, with the adapters that each gets."""
     modules: dict[str, list[str]] = {}
-    for site in parse_sites(sites):
-        if site == "mlp":
-            modules |= {"mlp_in": ["mlp_in"], "mlp_out": ["mlp_out"]}
-        else:
-            modules.setdefault("qkv" if site in SLICES else site, []).append(site)
+    for module, part, _, _ in layers_of(shape, sites):
+        modules.setdefault(module, []).append(part)
     return modules
 
 
@@ -48,10 +45,9 @@ class LinearMethod(Method):
     config: LinearsConfig
 
     def _insert(self, segmenter: Adaptable) -> None:
-        config = self.config
-        modules = modules_of(config.encoder_sites) if config.encoder_sites else {}
-        for place in block_sites(segmenter.encoder, config.blocks):
-            for module, names in modules.items():
+        config, encoder = self.config, segmenter.encoder
+        for place in block_sites(encoder, config.blocks) if config.encoder_sites else ():
+            for module, names in modules_of(encoder.shape.blocks[place.index], config.encoder_sites).items():
                 self._replace(place, module, names)
         for part, leaf in decoder_sites(cast(nn.Module, segmenter)) if config.freezes_decoder else ():
             self._replace(part, leaf, [leaf])
@@ -112,6 +108,12 @@ class Reweighted(nn.Module):
             weight = self.weight()
         return F.linear(tokens, weight, self.base.bias)
 
+    @torch.no_grad()
+    def folded(self) -> nn.Linear:
+        """The base with W′ for its weights."""
+        self.base.weight.copy_(self.weight())
+        return self.base
+
     def weight(self) -> Tensor:
         """W′, (outputs, inputs)."""
         weight = whole = self.base.weight
@@ -146,14 +148,5 @@ class ReweightingMethod(LinearMethod):
     def _change(self, weight: Tensor, *, rows: Tensor | None) -> Change:
         """What is learnt for ``weight`` (outputs, inputs), which are the layer's ``rows``."""
 
-    def _fold(self, mode: MergeMode, calibration: Sequence[Tensor]) -> Folding:
-        done = Folding()
-        for place, module in self._layers:
-            layer = place.get(module)
-            assert isinstance(layer, Reweighted)
-            with torch.no_grad():
-                layer.base.weight.copy_(layer.weight())
-            place.replace(module, layer.base)
-            names = [module] if [*layer.adapters] == [module] else [f"{module}.{name}" for name in layer.adapters]
-            done.folded += [f"{place.name}.{name}" for name in names]
-        return done
+    def _fold(self, mode: MergeMode, calibration: Sequence[Tensor]) -> MergeReport:
+        return fold_layers(self._layers)

@@ -16,15 +16,22 @@ from contextlib import ExitStack
 from dataclasses import replace
 
 import torch
+import torch.nn.functional as F
 from torch import Tensor, nn
 
 from harness.methods.base import MergeMode, ParameterGroup
-from harness.methods.configs import LoRAConfig, LowRankConfig, SAMedConfig
+from harness.methods.configs.lowrank import LoRAConfig, LowRankConfig, SAMedConfig
 from harness.methods.linears import LinearMethod, rows_of
-from harness.methods.parts.folding import Folding
-from harness.methods.parts.initialisation import kaiming_uniform
+from harness.methods.parts.layers import kaiming_uniform
 from harness.methods.parts.lowrank import AdaptedLinear, LowRank, LowRankChange
-from harness.methods.parts.merging import AffineUpdate, Layer, affine_updates, fold_calibrated, fold_exactly
+from harness.methods.parts.merging import (
+    AffineUpdate,
+    Layer,
+    MergeReport,
+    fit_cores,
+    fold_calibrated,
+    fold_exactly,
+)
 from harness.methods.parts.placement import MethodError
 from harness.methods.parts.sites import Adaptable, BlockSite, DecoderSite, TokenLayout
 
@@ -73,14 +80,11 @@ class LowRankMethod(LinearMethod):
         """Every adapter by site, such as ``blocks.0.qkv`` or, on a slice, ``blocks.0.qkv.q``; a merge removes them."""
         return {site: adapter for layer in self._layers for site, adapter in layer.adapters().items()}
 
-    def _fold(self, mode: MergeMode, calibration: Sequence[Tensor]) -> Folding:
-        segmenter = self.segmenter
+    def _fold(self, mode: MergeMode, calibration: Sequence[Tensor]) -> MergeReport:
         if mode == "calibrated" and any(adapter.core is not None for adapter in self.adapters().values()):
             if not calibration:
                 raise MethodError(f"merging {self.name} by calibration needs images: pass calibration=[batch, …]")
-            training = segmenter.training
-            done = fold_calibrated(segmenter.eval(), self._layers, calibration)
-            segmenter.train(training)
+            done = fold_calibrated(self.segmenter, self._layers, calibration)
         else:  # without a core there is nothing to fit
             done = self._fold_convolutions() if mode == "conv" else fold_exactly(self._layers)
         self._layers = [layer for layer in self._layers if layer.adapters()]
@@ -88,18 +92,30 @@ class LowRankMethod(LinearMethod):
         done.extra_parameters = sum(p.numel() for p in left)
         return done
 
+    @torch.no_grad()
     def affine_updates(self, calibration: Sequence[Tensor]) -> list[AffineUpdate]:
-        """See `harness.methods.parts.merging.Affine`; nothing is changed, and without a core no image is looked at."""
+        """s · B · (M A x + c) of every layer with what `fit_cores` gives, the adapters of one layer side by side. Nothing is changed, and
+        without a core no image is looked at. Raises MethodError: a core must be fitted, and there are no images; or it is merged already.
+        """
         if self._merged:
             raise MethodError(f"{self.name} is merged already, so its updates are gone; load its state afresh")
         if not calibration and any(adapter.core is not None for adapter in self.adapters().values()):
             raise MethodError(f"the cells of {self.name} are fitted on images: pass calibration=[batch, …]")
-        training = self.segmenter.training
-        updates = affine_updates(self.segmenter.eval(), self._layers, calibration)
-        self.segmenter.train(training)
+        fitted, updates = fit_cores(self.segmenter, self._layers, calibration), []
+        for layer in self._layers:
+            downs, ups = [], []
+            offset = torch.zeros(layer.adapted.base.out_features, dtype=torch.float64)
+            for site, adapter in layer.adapters().items():
+                matrix, shift = (tensor.double() for tensor in fitted[site])
+                ups.append(adapter.spread_up(len(offset)).double().cpu())
+                downs.append(matrix @ adapter.factors()[0].double().cpu())
+                offset += ups[-1] @ shift
+            path = f"{layer.place.name}.{layer.place.path(layer.module)}"
+            down, up = torch.cat(downs).float(), torch.cat(ups, dim=1).float()
+            updates.append(AffineUpdate(layer=path, down=down, up=up, offset=offset.float()))
         return updates
 
-    def _fold_convolutions(self) -> Folding:
+    def _fold_convolutions(self) -> MergeReport:
         """The merge mode ``conv``; methods that have it say how."""
         raise NotImplementedError
 
@@ -153,22 +169,22 @@ EVA_IMAGES = 64
 
 
 class PrincipalDirections:
-    """Of all tokens that come by, from their moments: n, Σ x and Σ x xᵀ in float64, on their own device."""
+    """Of all tokens x that come by, from Σ (x, 1) (x, 1)ᵀ in float64, on their own device."""
 
     def __init__(self) -> None:
-        self.number, self.total, self.products = 0, torch.zeros(()), torch.zeros(())
+        self.moments = torch.zeros(())
 
     def watch(self, layer: nn.Module, inputs: tuple[Tensor, ...]) -> None:
         """As a hook before a layer: count what enters it."""
-        tokens = inputs[0].detach().flatten(0, -2).double()
-        self.number += len(tokens)
-        self.total, self.products = self.total.to(tokens) + tokens.sum(0), self.products.to(tokens) + tokens.T @ tokens
+        tokens = F.pad(inputs[0].detach().flatten(0, -2).double(), (0, 1), value=1.0)
+        self.moments = self.moments.to(tokens) + tokens.T @ tokens
 
     def leading(self, rank: int) -> Tensor:
         """The ``rank`` orthonormal directions (rank, width) of most variance, that of the most first; the largest entry of each is
         positive, so that a run and its repetition start alike."""
-        mean = self.total / self.number
-        _, directions = torch.linalg.eigh(self.products / self.number - mean.outer(mean))
+        moments = self.moments / self.moments[-1, -1]
+        mean = moments[-1, :-1]
+        _, directions = torch.linalg.eigh(moments[:-1, :-1] - mean.outer(mean))
         leading = directions.T.flip(0)[:rank]
         return leading * leading.gather(1, leading.abs().argmax(dim=1, keepdim=True)).sign()
 

@@ -9,10 +9,6 @@ alone, which the weight gradient of down_i needs. Where the backbone recomputes 
 recomputed. Deviations (ours): the final up-projection starts at zero and its output is added to the backbone's last
 tokens, so that the start is the identity and SAM's neck gets what it knows; side blocks start Kaiming-uniform, not from
 pruned backbone weights; no rung is dropped.
-
-Size: Conv-LoRA prints 11.49 M trained parameters for LST on ViT-H, 7.98 M without the mask decoder that every row of its
-table holds. The paper's r = 8 gives 16.86 M (20.37 M) here, 6.76 M of them the down-projections of all blocks. None of our
-reductions meets 11.49 M; the nearest is r = 13 with 8.00 M (11.51 M). Which side network Conv-LoRA ran is not published.
 """
 
 from __future__ import annotations
@@ -23,9 +19,8 @@ from torch import Tensor, nn
 from torch.utils.checkpoint import checkpoint
 
 from harness.methods.base import Method
-from harness.methods.configs import LSTConfig
-from harness.methods.parts.bottleneck import linear
-from harness.methods.parts.initialisation import kaiming_uniform
+from harness.methods.configs.baselines import LSTConfig
+from harness.methods.parts.layers import linear, started_linear
 from harness.methods.parts.placement import BackboneShape
 from harness.methods.parts.sites import Adaptable, Encoder, TokenGrid, TokenLayout, block_sites
 
@@ -50,8 +45,8 @@ class SideBlock(nn.Module):
         self.heads = heads
         self.layout = layout
         self.norm1, self.norm2 = nn.LayerNorm(width, eps=1e-6), nn.LayerNorm(width, eps=1e-6)
-        self.qkv, self.proj = _linear(width, 3 * width, generator), _linear(width, width, generator)
-        self.mlp_in, self.mlp_out = _linear(width, hidden, generator), _linear(hidden, width, generator)
+        self.qkv, self.proj = started_linear(width, 3 * width, generator), started_linear(width, width, generator)
+        self.mlp_in, self.mlp_out = started_linear(width, hidden, generator), started_linear(hidden, width, generator)
 
     def forward(self, tokens: Tensor) -> Tensor:
         tokens = tokens + self._attend(self.norm1(tokens))
@@ -104,11 +99,13 @@ class Ladder(nn.Module):
         shape = encoder.shape
         width, hidden = config.width(shape), config.hidden(shape)
         heads = max(heads for heads in range(1, shape.blocks[0].heads + 1) if width % heads == 0)
-        self.down = _linear(shape.dim, width, generator, bias=False)
+        self.down = started_linear(shape.dim, width, generator, bias=False)
         self.rungs = nn.ModuleDict()
         for place in block_sites(encoder, config.blocks):
             block = SideBlock(width, hidden=hidden, heads=heads, layout=place.layout, generator=generator)
-            self.rungs[str(place.index)] = Rung(down=_linear(shape.dim, width, generator, bias=False), block=block)
+            self.rungs[str(place.index)] = Rung(
+                down=started_linear(shape.dim, width, generator, bias=False), block=block
+            )
         self.norm = nn.LayerNorm(width, eps=1e-6)
         self.up = linear(torch.zeros(shape.dim, width), bias=False)
 
@@ -176,7 +173,3 @@ class LST(Method):
         ladder = Ladder(self.config, encoder=encoder, generator=self.generator)
         device = next(encoder.parameters()).device
         segmenter.encoder = LadderEncoder(encoder, ladder.to(device))
-
-
-def _linear(inputs: int, outputs: int, generator: torch.Generator, *, bias: bool = True) -> nn.Linear:
-    return linear(kaiming_uniform((outputs, inputs), fan_in=inputs, generator=generator), bias=bias)

@@ -13,8 +13,8 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from harness.methods.base import Method
-from harness.methods.configs import MonaConfig
-from harness.methods.parts.initialisation import kaiming_uniform
+from harness.methods.configs.baselines import MonaConfig
+from harness.methods.parts.layers import started
 from harness.methods.parts.sites import Adaptable, TokenLayout, block_sites, halves
 
 KERNELS = (3, 5, 7)
@@ -34,10 +34,10 @@ class MultiScale(nn.Module):
     def __init__(self, channels: int, *, generator: torch.Generator) -> None:
         super().__init__()
         self.convolutions = nn.ModuleList(
-            _started(nn.Conv2d, channels, channels, kernel_size=k, padding=k // 2, groups=channels, generator=generator)
+            started(nn.Conv2d, channels, channels, kernel_size=k, padding=k // 2, groups=channels, generator=generator)
             for k in KERNELS
         )
-        self.projector = _started(nn.Conv2d, channels, channels, kernel_size=1, generator=generator)
+        self.projector = started(nn.Conv2d, channels, channels, kernel_size=1, generator=generator)
 
     def forward(self, maps: Tensor) -> Tensor:
         mixed = maps + sum(convolution(maps) for convolution in self.convolutions) / len(KERNELS)
@@ -61,9 +61,9 @@ class MonaAdapter(nn.Module):
         self.norm = nn.LayerNorm(dim)
         self.norm_share = nn.Parameter(torch.full((dim,), _NORM_SHARE))
         self.own_share = nn.Parameter(torch.ones(dim))
-        self.down = _started(nn.Linear, dim, hidden, generator=generator)
+        self.down = started(nn.Linear, dim, hidden, generator=generator)
         self.filter = MultiScale(hidden, generator=generator)
-        self.up = _started(nn.Linear, hidden, dim, generator=generator)
+        self.up = started(nn.Linear, hidden, dim, generator=generator)
         self.layout = layout
 
     def forward(self, tokens: Tensor) -> Tensor:
@@ -111,13 +111,3 @@ class Mona(Method):
 
     def _adapter(self, dim: int, layout: TokenLayout) -> MonaAdapter:
         return MonaAdapter(dim, hidden=self.config.hidden, layout=layout, generator=self.generator)
-
-
-def _started(kind: type[nn.Module], *shape: int, generator: torch.Generator, **options: int) -> nn.Module:
-    """A layer as PyTorch starts it, weight and bias U(−b, b) with b = 1/√fan_in, but drawn from ``generator``."""
-    layer = nn.utils.skip_init(kind, *shape, **options)
-    fan_in = layer.weight[0].numel()
-    for name, parameter in list(layer.named_parameters()):
-        value = kaiming_uniform(tuple(parameter.shape), fan_in=fan_in, generator=generator)
-        layer.register_parameter(name, nn.Parameter(value))
-    return layer

@@ -13,10 +13,10 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from harness.methods.base import ARCHITECTURE, WEIGHTS, ParameterGroup, Role
-from harness.methods.configs import NASLoRAConfig
+from harness.methods.configs.naslora import NASLoRAConfig, NASPCLoRAConfig
 from harness.methods.lora import LowRankMethod
 from harness.methods.parts.cell import Cell
-from harness.methods.parts.folding import Folding
+from harness.methods.parts.merging import MergeReport
 from harness.methods.parts.operations import parse_operations
 from harness.methods.parts.sites import TokenLayout
 
@@ -82,7 +82,7 @@ class CellOnTokens(nn.Module):
         return prefix.to(skip.dtype) * skip
 
     def linear_part(self) -> Tensor:
-        """What the skip connection and the bypass pass, (r, r); see `harness.methods.parts.merging.Splittable`. Nothing where
+        """What the skip connection and the bypass pass, (r, r); see `harness.methods.parts.merging`. Nothing where
         the padding of windows, which ``scope=image`` leaves alone, is not zero: a weight would act on it."""
         if self._spares_padding:
             return torch.zeros(self.width, self.width)
@@ -200,8 +200,8 @@ class NASLoRA(LowRankMethod):
     def decode(self) -> bool:
         return sum(cell.decode() for cell in self.cells().values()) > 0  # all of them, where any() would stop early
 
-    def _fold_convolutions(self) -> Folding:
-        done = Folding()
+    def _fold_convolutions(self) -> MergeReport:
+        done = MergeReport()
         for site, adapter in self.adapters().items():
             assert isinstance(adapter.core, CellOnTokens)
             assert isinstance(adapter.core.cell, Cell)
@@ -210,3 +210,11 @@ class NASLoRA(LowRankMethod):
             side = convolution.weight.shape[-1]
             done.left[site] = f"one {side}x{side} convolution on the bottleneck, and both projections"
         return done
+
+
+class NASPCLoRA(NASLoRA):
+    """NAS-PC-LoRA (2512.03499): the cell sees a part P of the bottleneck's channels, the others bypass it, as in PC-DARTS (1907.05737).
+    P = 2/3, that is 2 of 3 channels; which, and why none are shuffled: see `CellOnTokens`."""
+
+    name = "naspclora"
+    config_class = NASPCLoRAConfig

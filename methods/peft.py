@@ -22,8 +22,9 @@ from peft.tuners.tuners_utils import BaseTuner, BaseTunerLayer
 from torch import Tensor, nn
 
 from harness.methods.base import MergeMode, Method
-from harness.methods.configs.peft import PREFIX, SEEDS, TUNERS, PeftConfig, config_of, layers_of
-from harness.methods.parts.folding import Folding
+from harness.methods.configs.peft import PREFIX, SEEDS, TUNERS, PeftConfig, config_of
+from harness.methods.linears import modules_of
+from harness.methods.parts.merging import MergeReport
 from harness.methods.parts.placement import MethodError
 from harness.methods.parts.sites import SLICES, Adaptable, BlockSite, block_sites
 
@@ -37,19 +38,20 @@ class Parts(nn.Module):
     Args:
         base: the backbone's own layer.
         rows: by part, which outputs it gives; together all, each once.
+        heads: in so many groups of outputs each part has its share one after the other.
         quiet: the parts are never told that they train: some draw a number for a dropout that is 0.
     """
 
     tokens_alone = True
-    back: Tensor | None
 
-    def __init__(self, base: nn.Linear, rows: Mapping[str, Tensor], *, quiet: bool) -> None:
+    def __init__(self, base: nn.Linear, rows: Mapping[str, Tensor], *, heads: int = 1, quiet: bool = False) -> None:
         super().__init__()
-        self.quiet = quiet
-        self.parts = nn.ModuleDict({name: _slice(base, chosen) for name, chosen in rows.items()})
-        order = torch.cat(list(rows.values()))
-        in_order = bool((order == torch.arange(len(order))).all())
-        self.register_buffer("back", None if in_order else order.argsort().to(base.weight.device), persistent=False)
+        self.heads, self.quiet = heads, quiet
+        self.parts = nn.ModuleDict()
+        for name, chosen in rows.items():
+            outputs = chosen.to(base.weight.device)
+            bias = None if base.bias is None else base.bias.detach()[outputs]
+            self.parts[name] = _frozen(base.weight.detach()[outputs], bias)
 
     def train(self, mode: bool = True) -> Parts:  # noqa: FBT001, FBT002 - torch's signature
         super().train(mode)
@@ -58,34 +60,29 @@ class Parts(nn.Module):
 
     def forward(self, tokens: Tensor) -> Tensor:
         flat = tokens.flatten(1, -2) if tokens.ndim > 3 else tokens  # some take a map for an image
-        outputs = [part(flat) for part in self.parts.values()]
-        joined = outputs[0] if len(outputs) == 1 else torch.cat(outputs, dim=-1)
+        joined = self._joined([part(flat) for part in self.parts.values()])
         if torch.is_autocast_enabled(tokens.device.type):
             joined = joined.to(torch.get_autocast_dtype(tokens.device.type))
-        joined = joined if self.back is None else joined[..., self.back]
         return joined.view(*tokens.shape[:-1], -1)
+
+    def _joined(self, parts: Sequence[Tensor]) -> Tensor:
+        """(…, outputs) of the one layer of what its parts give. An index would put them in order, too, but is slow in backward."""
+        if len(parts) == 1:
+            return parts[0]
+        return torch.stack([part.unflatten(-1, (self.heads, -1)) for part in parts], dim=-2).flatten(-3)
 
     @torch.no_grad()
     def fused(self) -> nn.Linear:
         """One layer again, with what peft has merged into the parts."""
         layers = [_plain(part) for part in self.parts.values()]
-        weights = [layer.weight for layer in layers]
-        back = slice(None) if self.back is None else self.back
-        whole = _frozen(torch.cat(weights)[back], None)
-        if layers[0].bias is not None:
-            whole.bias = nn.Parameter(torch.cat([layer.bias for layer in layers])[back], requires_grad=False)
-        return whole
+        bias = None if layers[0].bias is None else self._joined([layer.bias for layer in layers])
+        return _frozen(self._joined([layer.weight.T for layer in layers]).T, bias)
 
 
 def _plain(layer: nn.Module) -> nn.Linear:
     base = layer.get_base_layer() if isinstance(layer, BaseTunerLayer) else layer
     assert isinstance(base, nn.Linear)
     return base
-
-
-def _slice(base: nn.Linear, rows: Tensor) -> nn.Linear:
-    rows = rows.to(base.weight.device)
-    return _frozen(base.weight.detach()[rows], None if base.bias is None else base.bias.detach()[rows])
 
 
 def _frozen(weight: Tensor, bias: Tensor | None) -> nn.Linear:
@@ -104,7 +101,7 @@ def split(model: nn.Module) -> nn.Module:
         base = getattr(owner, "qkv", None)
         if isinstance(base, nn.Linear):
             thirds = torch.arange(base.out_features).chunk(3)
-            owner.qkv = Parts(base, dict(zip("qkv", thirds, strict=True)), quiet=False)
+            owner.qkv = Parts(base, dict(zip("qkv", thirds, strict=True)))
     return model
 
 
@@ -223,17 +220,14 @@ class PeftMethod(Method):
         drops = any(value for name, value in options.items() if "dropout" in name)
         quiet = self.config.tuner in ("loha", "lokr") and not drops
         for place in block_sites(segmenter.encoder, self.config.blocks):
-            chosen: dict[str, list[str]] = {}
-            for module, part, _, _ in layers_of(shape.blocks[place.index], self.config.sites):
-                chosen.setdefault(module, []).append(part)
-            for module, names in chosen.items():
+            for module, names in modules_of(shape.blocks[place.index], self.config.sites).items():
                 base = place.get(module)
                 if not isinstance(base, nn.Linear):
                     raise MethodError(f"{self.name} adapts linear layers, and {place.name}.{module} is none")
-                whole = {module: torch.arange(base.out_features)}
-                parts = Parts(
-                    base, whole if names == [module] else {part: place.outputs(part) for part in SLICES}, quiet=quiet
-                )
+                rows = {part: place.outputs(part) for part in SLICES}
+                if names == [module]:
+                    rows = {module: torch.arange(base.out_features)}
+                parts = Parts(base, rows, heads=place.heads, quiet=quiet)
                 self._parts.append((place, module, parts))
                 layers |= {f"{place.index}.{name}": _plain(parts.parts[name]) for name in names}
         model = inject(self.config.tuner, options, layers, generator=self.generator)
@@ -243,6 +237,9 @@ class PeftMethod(Method):
                     parts.parts[name] = model.model.layers[str(place.index)][name]
             place.replace(module, parts)
         self._model = [model]
+
+    def may_idle(self, name: str) -> bool:
+        return ".glora_D." in name  # scales the layer's own bias, which may be zero
 
     def adapter(self, rename: Callable[[str], str]) -> tuple[dict[str, Any], dict[str, Tensor]]:
         """The content of peft's ``adapter_config.json``, and the tensors that go with it.
@@ -279,8 +276,8 @@ class PeftMethod(Method):
         }
         return config | {"target_modules": sorted(paths[name] for name in adapted), "inference_mode": True}, tensors
 
-    def _fold(self, mode: MergeMode, calibration: Sequence[Tensor]) -> Folding:
-        done = Folding()
+    def _fold(self, mode: MergeMode, calibration: Sequence[Tensor]) -> MergeReport:
+        done = MergeReport()
         for place, module, parts in self._parts:
             for name, layer in parts.parts.items():
                 if isinstance(layer, BaseTunerLayer):
@@ -387,5 +384,5 @@ def __getattr__(name: str) -> Any:
 
 
 if __name__ == "__main__":  # see harness.methods.configs.peft.count
-    requests = [json.loads(line)[1:] for line in json.load(sys.stdin)]
-    print(json.dumps([trained_parameters(*request) for request in requests]))
+    for line in sys.stdin:
+        print(json.dumps(trained_parameters(*json.loads(line)[1:])), flush=True)

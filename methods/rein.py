@@ -14,17 +14,9 @@ import torch
 from torch import Tensor, nn
 
 from harness.methods.base import Method
-from harness.methods.configs import ReinConfig
-from harness.methods.parts.bottleneck import linear
-from harness.methods.parts.initialisation import kaiming_uniform
+from harness.methods.configs.baselines import ReinConfig
+from harness.methods.parts.layers import started
 from harness.methods.parts.sites import Adaptable, block_sites
-
-
-def _started(dim: int, *, generator: torch.Generator) -> nn.Linear:
-    """A linear layer as PyTorch starts it."""
-    layer = linear(kaiming_uniform((dim, dim), fan_in=dim, generator=generator))
-    layer.bias = nn.Parameter(kaiming_uniform((dim,), fan_in=dim, generator=generator))
-    return layer
 
 
 class Shared(nn.Module):
@@ -32,7 +24,7 @@ class Shared(nn.Module):
 
     def __init__(self, dim: int, *, scale: float, generator: torch.Generator) -> None:
         super().__init__()
-        self.of_tokens, self.of_features = (_started(dim, generator=generator) for _ in range(2))
+        self.of_tokens, self.of_features = (started(nn.Linear, dim, dim, generator=generator) for _ in range(2))
         self.scale = nn.Parameter(torch.tensor(scale))
 
 

@@ -18,9 +18,8 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from harness.methods.base import Method
-from harness.methods.configs import SAMAdapterConfig
-from harness.methods.parts.bottleneck import linear
-from harness.methods.parts.initialisation import kaiming_uniform
+from harness.methods.configs.baselines import SAMAdapterConfig
+from harness.methods.parts.layers import kaiming_uniform, linear, started_linear
 from harness.methods.parts.sites import Adaptable, block_sites
 
 
@@ -120,7 +119,7 @@ class SAMAdapter(Method):
         width = self.config.width(shape)
         embedding = TunedPatchEmbed(
             base,
-            tune=self._linear(shape.dim, width),
+            tune=started_linear(shape.dim, width, self.generator),
             frequencies=self._patchwise(width, shape.patch),
             ratio=self.config.ratio,
             scramble=self.config.patch_embedding == "released",
@@ -129,14 +128,11 @@ class SAMAdapter(Method):
         up = linear(torch.zeros(shape.dim, width)).to(device)
         encoder.register_module("prompt_up", up)
         for place in places:
-            down = self._linear(width, width).to(device)
+            down = started_linear(width, width, self.generator).to(device)
             prompted = PromptedBlock(
                 place.block, down=down, up=up, embedding=embedding, prefix_tokens=shape.prefix_tokens
             )
             encoder.blocks[place.index] = prompted
-
-    def _linear(self, inputs: int, outputs: int) -> nn.Linear:
-        return linear(kaiming_uniform((outputs, inputs), fan_in=inputs, generator=self.generator))
 
     def _patchwise(self, width: int, patch: int) -> nn.Conv2d:
         layer = nn.utils.skip_init(nn.Conv2d, 3, width, kernel_size=patch, stride=patch)

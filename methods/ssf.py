@@ -17,8 +17,8 @@ import torch
 from torch import Tensor, nn
 
 from harness.methods.base import MergeMode, Method
-from harness.methods.configs import SSFConfig
-from harness.methods.parts.folding import Folding
+from harness.methods.configs.baselines import SSFConfig
+from harness.methods.parts.merging import MergeReport
 from harness.methods.parts.placement import MethodError
 from harness.methods.parts.sites import Adaptable, block_sites
 
@@ -89,12 +89,12 @@ class SSF(Method):
             shift += _NOISE * torch.randn(len(bias), generator=self.generator)
         return ScaleShift(base, scale=scale.to(bias.device), shift=shift.to(bias.device))
 
-    def _fold(self, mode: MergeMode, calibration: Sequence[Tensor]) -> Folding:
+    def _fold(self, mode: MergeMode, calibration: Sequence[Tensor]) -> MergeReport:
         places = [(name, module) for name, module in self.segmenter.named_modules() if isinstance(module, ScaleShift)]
         for name, module in places:
             parent, _, leaf = name.rpartition(".")
             self.segmenter.get_submodule(parent).register_module(leaf, module.folded())
-        return Folding(folded=[name for name, _ in places])
+        return MergeReport(folded=[name for name, _ in places])
 
 
 def affine_part(base: nn.Module) -> Any:

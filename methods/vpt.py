@@ -16,7 +16,7 @@ import torch
 from torch import Tensor, nn
 
 from harness.methods.base import Method
-from harness.methods.configs import VPTConfig
+from harness.methods.configs.baselines import VPTConfig
 from harness.methods.parts.sites import Adaptable, block_sites
 
 

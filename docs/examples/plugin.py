@@ -18,7 +18,7 @@ from torch import Tensor, nn
 from harness.datasets.base import Benchmark, DatasetError, Pair, Sample, Splits
 from harness.methods.base import MergeMode, Method
 from harness.methods.configs import PlacedConfig
-from harness.methods.parts.folding import Folding
+from harness.methods.parts.merging import MergeReport
 from harness.methods.parts.placement import BackboneShape
 from harness.methods.parts.sites import Adaptable, block_sites
 
@@ -97,14 +97,14 @@ class IA3(Method):
             if self.config.mlp:
                 place.replace("mlp_out", RescaledInput(mlp_out, torch.ones(mlp_out.in_features, device=device)))
 
-    def _fold(self, mode: MergeMode, calibration: Sequence[Tensor]) -> Folding:
+    def _fold(self, mode: MergeMode, calibration: Sequence[Tensor]) -> MergeReport:
         folded = []
         for name, module in list(self.segmenter.named_modules()):
             if isinstance(module, RescaledOutput | RescaledInput):
                 parent, _, leaf = name.rpartition(".")
                 self.segmenter.get_submodule(parent).register_module(leaf, module.folded())
                 folded.append(name)
-        return Folding(folded=folded)
+        return MergeReport(folded=folded)
 
 
 class Pets(Benchmark):

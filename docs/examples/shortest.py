@@ -6,7 +6,7 @@ from dataclasses import dataclass
 
 from harness.datasets.reading.folder_benchmark import FolderBenchmark
 from harness.datasets.reading.layouts import FolderLayout, Layout, Part
-from harness.methods.configs import LowRankConfig
+from harness.methods.configs.lowrank import LowRankConfig
 from harness.methods.lora import LowRankMethod
 
 

@@ -29,7 +29,6 @@ from harness.experiment.building import open_below
 from harness.experiment.exporting_onnx import INPUTS, OPSET, Graph, require_onnx, write_onnx
 from harness.experiment.trained import METADATA, of_results, trained_segmenter
 from harness.methods.base import MergeMode, MergeReport, Method
-from harness.methods.parts.merging import Affine, PeftAdapter
 from harness.methods.parts.placement import MethodError
 from harness.models.build import build_segmenter
 from harness.models.catalog import backbone
@@ -52,9 +51,10 @@ _PREFIX = "base_model.model."
 _DECODER = "mask_decoder"
 
 
-def require_affine(method: Method) -> Affine:
-    """Raises UsageError where the method's updates are no low-rank updates of linear layers."""
-    if not isinstance(method, Affine):
+def require_affine(method: Method) -> Any:
+    """The method, whose updates are low-rank updates of linear layers (`harness.methods.lora.LowRankMethod.affine_updates`). Raises
+    UsageError: they are not."""
+    if getattr(method, "affine_updates", None) is None:
         raise UsageError(
             f"{method.name} is no low-rank update of linear layers, which is all that PEFT's LoRA format holds; "
             "use --adapter-only"
@@ -82,8 +82,8 @@ def _peft(
         f"{_PREFIX}{hf_name(f'{_DECODER}.{name}')}": tensor
         for name, tensor in segmenter.mask_decoder.plain_state().items()
     }
-    if isinstance(method, PeftAdapter):
-        given, own = method.adapter(lambda layer: hf_name(f"image_encoder.{layer}"))
+    if (adapter := getattr(method, "adapter", None)) is not None:  # of peft's own tuners
+        given, own = adapter(lambda layer: hf_name(f"image_encoder.{layer}"))
         return {**given, "base_model_name_or_path": base, "modules_to_save": [_DECODER]}, own | decoder
     affine = require_affine(method)
     if request.merge == "calibrated":

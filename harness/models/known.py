@@ -12,7 +12,7 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from typing import Any
 
-from harness.methods.parts.placement import BackboneShape, BlockShape, NormedConvolution, downsampling, plain_blocks
+from harness.methods.parts.placement import BackboneShape, BlockShape, NormedConvolution
 from harness.models.decoder_shape import DecoderShape
 
 TIMM = "timm/"
@@ -24,6 +24,25 @@ IMAGENET: tuple[RGB, RGB] = (0.485, 0.456, 0.406), (0.229, 0.224, 0.225)
 """Mean and standard deviation of RGB in [0, 1] that SAM, SAM 2, MobileSAM, DINOv2 and DINOv3 were trained with."""
 HALF: tuple[RGB, RGB] = (0.5, 0.5, 0.5), (0.5, 0.5, 0.5)
 """The same of timm's ``vit_*_patch16_*`` (augreg)."""
+
+
+def downsampling(inputs: int, outputs: int, *, stride: int) -> tuple[NormedConvolution, ...]:
+    """What TinyViT has between its stages: from one map to the next."""
+    return (
+        NormedConvolution(inputs=inputs, outputs=outputs),
+        NormedConvolution(inputs=outputs, outputs=outputs, side=3, stride=stride, depthwise=True),
+        NormedConvolution(inputs=outputs, outputs=outputs),
+    )
+
+
+def plain_blocks(
+    *, dim: int, depth: int, heads: int, mlp_dim: int, window: int = 0, global_blocks: Sequence[int] = ()
+) -> tuple[BlockShape, ...]:
+    """The blocks of a plain ViT: all alike, but for those with global attention where the others have windows."""
+    return tuple(
+        BlockShape(dim=dim, heads=heads, mlp_dim=mlp_dim, window=0 if index in global_blocks else window)
+        for index in range(depth)
+    )
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -6,7 +6,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Literal
 
-from harness.methods.configs.common import PlacedConfig, require_choice, require_positive, require_whole
+from harness.methods.configs import Count, PlacedConfig, Positive
 from harness.methods.parts.placement import BackboneShape, BlockShape, MethodError, NormedConvolution, parse_sites
 
 
@@ -61,10 +61,7 @@ class MonaConfig(PlacedConfig):
         hidden: channels of the bottleneck, 64 (paper).
     """
 
-    hidden: int = 64
-
-    def __post_init__(self) -> None:
-        require_whole("hidden", self.hidden)
+    hidden: Count = 64
 
     def encoder_parameters(self, shape: BackboneShape) -> int:
         hidden = self.hidden
@@ -88,12 +85,8 @@ class FacTConfig(PlacedConfig):
 
     sites: str = "qkv,proj,mlp"
     form: Literal["tt", "tk"] = "tt"
-    rank: int = 16
+    rank: Count = 16
     scale: float = 1.0
-
-    def __post_init__(self) -> None:
-        require_whole("rank", self.rank)
-        require_choice("form", self.form, ("tt", "tk"))
 
     def squares(self, shape: BlockShape) -> int:
         """How many square weights of the token's width the sites of a block hold.
@@ -130,9 +123,6 @@ class SSFConfig(PlacedConfig):
     init: Literal["released", "intended"] = "intended"
     outside: bool = True
 
-    def __post_init__(self) -> None:
-        require_choice("init", self.init, ("released", "intended"))
-
     def encoder_parameters(self, shape: BackboneShape) -> int:
         what = (
             "q, k and v"
@@ -163,12 +153,11 @@ class AdapterConfig(PlacedConfig):
     """
 
     sites: str = "proj,mlp"
-    hidden: int = 2
-    std: float = 1e-2
+    hidden: Count = 2
+    std: Positive = 1e-2
 
     def __post_init__(self) -> None:
-        require_whole("hidden", self.hidden)
-        require_positive("std", self.std)
+        super().__post_init__()
         if unfit := set(parse_sites(self.sites)) - {"proj", "mlp"}:
             raise MethodError(
                 f"sites={self.sites!r}: an adapter follows proj (attention) or mlp, not {sorted(unfit)[0]}"
@@ -188,11 +177,8 @@ class AdaptFormerConfig(PlacedConfig):
         scale: factor of the bottleneck's output, 0.1 (paper).
     """
 
-    hidden: int = 64
+    hidden: Count = 64
     scale: float = 0.1
-
-    def __post_init__(self) -> None:
-        require_whole("hidden", self.hidden)
 
     def encoder_parameters(self, shape: BackboneShape) -> int:
         return sum(2 * block.dim * self.hidden + self.hidden + block.dim for block in self.placed(shape))
@@ -206,10 +192,7 @@ class VPTConfig(PlacedConfig):
         tokens: prompts a block; 12 meets the parameter budget of LoRA r = 3 (Conv-LoRA's comparison).
     """
 
-    tokens: int = 12
-
-    def __post_init__(self) -> None:
-        require_whole("tokens", self.tokens)
+    tokens: Count = 12
 
     def encoder_parameters(self, shape: BackboneShape) -> int:
         return sum(self.tokens * block.entering for block in self.placed(shape))
@@ -224,10 +207,7 @@ class LSTConfig(PlacedConfig):
         reduction: the side network is this many times narrower, 8 (paper).
     """
 
-    reduction: int = 8
-
-    def __post_init__(self) -> None:
-        require_whole("reduction", self.reduction)
+    reduction: Count = 8
 
     def gradient_from(self, shape: BackboneShape) -> int | None:
         return None
@@ -258,13 +238,12 @@ class SAMAdapterConfig(PlacedConfig):
             `harness.methods.samadapter`.
     """
 
-    scale: int = 32
+    scale: Count = 32
     ratio: float = 0.25
     patch_embedding: Literal["released", "intended"] = "intended"
 
     def __post_init__(self) -> None:
-        require_choice("patch_embedding", self.patch_embedding, ("released", "intended"))
-        require_whole("scale", self.scale)
+        super().__post_init__()
         if not 0 <= self.ratio < 1:
             raise MethodError(f"ratio={self.ratio}: the removed fraction of the spectrum lies in [0, 1)")
 
@@ -288,13 +267,9 @@ class ReinConfig(PlacedConfig):
         scale: what the learnt factor of the change starts from, 1e-3 (code).
     """
 
-    tokens: int = 100
-    rank: int = 16
+    tokens: Count = 100
+    rank: Count = 16
     scale: float = 1e-3
-
-    def __post_init__(self) -> None:
-        require_whole("tokens", self.tokens)
-        require_whole("rank", self.rank)
 
     def encoder_parameters(self, shape: BackboneShape) -> int:
         shape.require_one_width("rein", "refines all blocks by two matrices of one width")

@@ -6,8 +6,19 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import ClassVar, Literal
 
-from harness.methods.configs.common import PlacedConfig, require_choice, require_positive, require_whole
+from harness.methods.configs import Count, PlacedConfig, Positive
 from harness.methods.parts.placement import BackboneShape, BlockShape, MethodError, apart, parse_sites
+
+
+def layers_of(shape: BlockShape, sites: str) -> list[tuple[str, str, int, int]]:
+    """(module, part, inputs, outputs) of every linear map of a block that ``sites`` names; a part is a slice of qkv or its module."""
+    wide, hidden, entering = shape.dim, shape.mlp_dim, shape.entering
+    known = {
+        "qkv": [("qkv", "qkv", entering, 3 * wide)],
+        "proj": [("proj", "proj", wide, wide)],
+        "mlp": [("mlp_in", "mlp_in", wide, hidden), ("mlp_out", "mlp_out", hidden, wide)],
+    }
+    return [layer for site in parse_sites(sites) for layer in known.get(site, [("qkv", site, entering, wide)])]
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -46,7 +57,8 @@ class LinearsConfig(PlacedConfig):
     def adapted(self, shape: BackboneShape) -> list[tuple[int, int]]:
         """(inputs, outputs) of every linear map of the encoder that it adapts."""
         sites = self.encoder_sites
-        return [pair for block in self.placed(shape) for pair in site_widths(block, sites)] if sites else []
+        blocks = self.placed(shape) if sites else []
+        return [(inputs, outputs) for block in blocks for _, _, inputs, outputs in layers_of(block, sites)]
 
     def decoder_parameters(self, linears: Sequence[tuple[int, int]]) -> int:
         return sum(self.linear_parameters(*pair) for pair in linears) if self.freezes_decoder else 0
@@ -60,10 +72,7 @@ class LowRankConfig(LinearsConfig):
         rank: r = 3 (Conv-LoRA, NAS-LoRA).
     """
 
-    rank: int = 3
-
-    def __post_init__(self) -> None:
-        require_whole("rank", self.rank)
+    rank: Count = 3
 
     def linear_parameters(self, inputs: int, outputs: int) -> int:
         return self.rank * (inputs + outputs)
@@ -90,17 +99,10 @@ class LoRAConfig(LowRankConfig):
             principal directions of what enters the layer, over the first training images.
     """
 
-    alpha: float = 32.0
+    alpha: Positive = 32.0
     scaling: Literal["lora", "rslora"] = "lora"
-    rate_ratio: float = 1.0
+    rate_ratio: Positive = 1.0
     initialisation: Literal["kaiming", "pissa", "soma", "olora", "eva"] = "kaiming"
-
-    def __post_init__(self) -> None:
-        super().__post_init__()
-        require_choice("scaling", self.scaling, ("lora", "rslora"))
-        require_choice("initialisation", self.initialisation, ("kaiming", "pissa", "soma", "olora", "eva"))
-        require_positive("alpha", self.alpha)
-        require_positive("rate_ratio", self.rate_ratio)
 
     @property
     def scale(self) -> float:
@@ -118,27 +120,16 @@ class DoRAConfig(LoRAConfig):
         return super().linear_parameters(inputs, outputs) + outputs
 
 
-def site_widths(shape: BlockShape, sites: str) -> list[tuple[int, int]]:
-    """(inputs, outputs) of every linear map that ``sites`` names in a block; ``mlp`` names two."""
-    widths = {
-        "qkv": [(shape.entering, 3 * shape.dim)],
-        "proj": [(shape.dim, shape.dim)],
-        "mlp": [(shape.dim, shape.mlp_dim), (shape.mlp_dim, shape.dim)],
-    }
-    return [pair for site in parse_sites(sites) for pair in widths.get(site, [(shape.entering, shape.dim)])]
-
-
 @dataclass(frozen=True, kw_only=True)
 class SAMedConfig(LoRAConfig):
     """SAMed (2304.13785): LoRA of rank 4 on the q and v slices; alpha equals the rank, whichever it is, so the update is not
     scaled (as released)."""
 
     sites: str = "q,v"
-    rank: int = 4
+    rank: Count = 4
     alpha: float | None = None  # type: ignore[assignment]  # never None once made
 
     def __post_init__(self) -> None:
-        require_whole("rank", self.rank)
         if self.alpha not in (None, self.rank):
             raise MethodError(
                 f"alpha is the rank in SAMed, whose update has no scale, not {self.alpha:g}; use lora[sites='q,v']"
@@ -164,7 +155,7 @@ class ConvLoRAConfig(LoRAConfig):
 
     added_kernels: ClassVar[int] = 40
 
-    experts: int = 8
+    experts: Count = 8
     gate: Literal["released", "switch", "intended"] = "released"
     expert_bias: Literal["zero", "uniform"] = "uniform"
     scope: Literal["window", "image"] = "window"
@@ -179,10 +170,6 @@ class ConvLoRAConfig(LoRAConfig):
             raise MethodError(
                 f"initialisation={self.initialisation}: Conv-LoRA's experts would act from the start; use lora, samed or dora"
             )
-        require_choice("gate", self.gate, ("released", "switch"))
-        require_choice("expert_bias", self.expert_bias, ("zero", "uniform"))
-        require_choice("scope", self.scope, ("window", "image"))
-        require_whole("experts", self.experts)
 
     @property
     def label_note(self) -> str:

@@ -3,11 +3,10 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
-from typing import ClassVar
+from typing import ClassVar, Literal
 
-from harness.methods.configs.common import require_choice
 from harness.methods.configs.lowrank import LowRankConfig
-from harness.methods.parts.operations import NORMS, cell_parameters, normed, parse_operations
+from harness.methods.parts.operations import cell_parameters, normed, parse_operations
 from harness.methods.parts.placement import BackboneShape, MethodError
 
 
@@ -56,31 +55,25 @@ class NASLoRAConfig(LowRankConfig):
     scale: float = 1.0
     style: str = "darts"
     operations: str = "all"
-    scope: str = "window"
+    scope: Literal["window", "image"] = "window"
     alpha_std: float = 1e-3
     alpha_lr: float = 1e-3
     alpha_weight_decay: float = 0.0
-    alpha_optimizer: str = "protocol"
+    alpha_optimizer: Literal["protocol", "darts"] = "protocol"
     stagewise: bool = True
     search_start_epoch: int = 10
-    alternate: str = "both"
-    alpha_data: str = "train"
+    alternate: Literal["both", "joint", "iteration", "epoch"] = "both"
+    alpha_data: Literal["train", "holdout", "shuffled"] = "train"
     alpha_holdout: float = 0.5
-    order: str = "alpha-first"
+    order: Literal["alpha-first", "weights-first"] = "alpha-first"
     residual: bool = False
-    norm: str = "batch"
+    norm: Literal["batch", "batch-affine", "none"] = "batch"
     fused: bool = True
 
     def __post_init__(self) -> None:
         super().__post_init__()
         self._require_maps()
         parse_operations(self.operations, style=self.style)
-        require_choice("alpha_optimizer", self.alpha_optimizer, ("protocol", "darts"))
-        require_choice("scope", self.scope, ("window", "image"))
-        require_choice("alternate", self.alternate, ("both", "joint", "iteration", "epoch"))
-        require_choice("alpha_data", self.alpha_data, ("train", "holdout", "shuffled"))
-        require_choice("order", self.order, ("alpha-first", "weights-first"))
-        require_choice("norm", self.norm, NORMS)
         if self.style == "linear" and self.norm == "batch-affine":
             raise MethodError("norm=batch-affine: style=linear has no norms; use style=darts, or leave norm out")
         if self.alternate == "joint" and self.alpha_data != "train":

@@ -23,8 +23,9 @@ from typing import Any, ClassVar
 
 import yaml
 
-from harness.methods.configs.common import PlacedConfig
-from harness.methods.parts.placement import BackboneShape, BlockShape, MethodError, parse_sites
+from harness.methods.configs import PlacedConfig
+from harness.methods.configs.lowrank import layers_of
+from harness.methods.parts.placement import BackboneShape, MethodError, parse_sites
 
 PREFIX = "peft/"
 TURNING = ("oft", "boft", "hra", "psoft")
@@ -115,17 +116,6 @@ class PeftConfig(PlacedConfig):
         return count(self.tuner, self.options(), self.layers(shape))
 
 
-def layers_of(shape: BlockShape, sites: str) -> list[tuple[str, str, int, int]]:
-    """(module, part, inputs, outputs) of the layers of a block that ``sites`` names; a part is a slice of qkv or its module."""
-    wide, hidden, entering = shape.dim, shape.mlp_dim, shape.entering
-    known = {
-        "qkv": [("qkv", "qkv", entering, 3 * wide)],
-        "proj": [("proj", "proj", wide, wide)],
-        "mlp": [("mlp_in", "mlp_in", wide, hidden), ("mlp_out", "mlp_out", hidden, wide)],
-    }
-    return [layer for site in parse_sites(sites) for layer in known.get(site, [("qkv", site, entering, wide)])]
-
-
 @cache
 def config_of(tuner: str) -> type[PeftConfig]:
     """The configuration class of ``peft/TUNER``."""
@@ -172,40 +162,43 @@ def count(tuner: str, options: Mapping[str, Any], layers: Sequence[tuple[str, in
         MethodError: peft refuses the options on these layers, or is not installed.
     """
     request = json.dumps([peft_version(), tuner, options, layers], sort_keys=True)
-    found = _count_here(request) if "torch" in sys.modules else _count_apart(request)
+    found = _counted(request)
     if isinstance(found, str):
         raise MethodError(f"{PREFIX}{tuner}: {found}")
     return found
 
 
 @cache
-def _count_here(request: str) -> int | str:
-    _, tuner, options, layers = json.loads(request)
-    found: int | str = import_module("harness.methods.peft").trained_parameters(tuner, options, layers)
-    return found
-
-
-@cache
-def _count_apart(request: str) -> int | str:
+def _counted(request: str) -> int | str:
+    found: int | str
+    if "torch" in sys.modules:
+        _, tuner, options, layers = json.loads(request)
+        found = import_module("harness.methods.peft").trained_parameters(tuner, options, layers)
+        return found
     remembered = _remembered()
     if request not in remembered:
-        version_, _, _, layers = json.loads(request)
-        # What costs seconds is to load torch and peft: others at their defaults are counted with it.
-        others = [json.dumps([version_, name, config_of(name)().options(), layers], sort_keys=True) for name in TUNERS]
-        wanted = [request, *(other for other in others if other not in remembered and other != request)]
-        command = [sys.executable, "-m", "harness.methods.peft"]
-        done = subprocess.run(command, input=json.dumps(wanted), capture_output=True, text=True, check=False)
-        if done.returncode:
-            last = (done.stderr.strip().splitlines() or ["no message"])[-1]
+        child = _child()
+        with suppress(BrokenPipeError):
+            print(request, file=child.stdin, flush=True)
+        answer = child.stdout.readline() if child.stdout else ""
+        if not answer:
+            last = ((child.stderr.read() if child.stderr else "").strip().splitlines() or ["no message"])[-1]
             return f"cannot be counted: {last}"
-        remembered |= dict(zip(wanted, json.loads(done.stdout.splitlines()[-1]), strict=True))
+        remembered[request] = json.loads(answer)
         with suppress(OSError):
             _FILE.parent.mkdir(parents=True, exist_ok=True)
             new = _FILE.with_suffix(f".{os.getpid()}")
             new.write_text(json.dumps(remembered))
             new.replace(_FILE)
-    found: int | str = remembered[request]
+    found = remembered[request]
     return found
+
+
+@cache
+def _child() -> subprocess.Popen[str]:
+    """Counts one request a line, until this process ends: to load torch and peft, which takes seconds, once is enough."""
+    command, pipe = [sys.executable, "-W", "ignore", "-m", "harness.methods.peft"], subprocess.PIPE
+    return subprocess.Popen(command, stdin=pipe, stdout=pipe, stderr=pipe, text=True)
 
 
 _FILE = Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache") / "sam-peft-harness" / "peft-counts.json"

@@ -20,10 +20,9 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from harness.methods.parts.initialisation import kaiming_uniform
+from harness.methods.parts.layers import kaiming_uniform, recomputing
 from harness.methods.parts.operations import BEYOND, CONVOLUTIONS, POOLS
 from harness.methods.parts.placement import MethodError
-from harness.methods.parts.recompute import recomputing
 
 
 def spread(kernels: Tensor, dilation: int) -> Tensor:

@@ -12,31 +12,67 @@ the unmerged model.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Iterable, Sequence
 from contextlib import ExitStack
-from dataclasses import dataclass
-from typing import Any, Protocol, runtime_checkable
+from dataclasses import dataclass, field
+from typing import Any
 
 import torch
 from torch import Tensor, nn
 
-from harness.methods.parts.folding import Folding
 from harness.methods.parts.lowrank import AdaptedLinear, LowRank
 from harness.methods.parts.placement import MethodError
 from harness.methods.parts.sites import BlockSite, DecoderSite
 
 
-@runtime_checkable
-class Splittable(Protocol):
-    """A core with a part that is linear per token."""
+@dataclass(kw_only=True)
+class MergeReport:
+    """What a merge did.
 
-    def linear_part(self) -> Tensor:
-        """M, (r, r)."""
-        ...
+    Args:
+        mode: the mode asked for; `harness.methods.base.Method.merge` fills it in, and the deviations.
+        folded: sites whose adapter went into the backbone's own weights.
+        partly: those of ``left`` whose share that is linear per token went into the backbone's weights (the skip share
+            of a cell, Conv-LoRA's linear path); the adapter keeps the rest.
+        left: sites that keep an adapter, with the reason.
+        extra_parameters: parameters that inference still needs beyond the plain backbone.
+        max_deviation: largest absolute difference of the mask logits on held-out images, None if none were given.
+        relative_deviation: the same as ‖merged − unmerged‖ / ‖unmerged‖.
+    """
 
-    def drop_linear_part(self) -> bool:
-        """Take M out of the core; whether anything is left."""
-        ...
+    mode: str = ""
+    folded: list[str] = field(default_factory=list)
+    partly: list[str] = field(default_factory=list)
+    left: dict[str, str] = field(default_factory=dict)
+    extra_parameters: int = 0
+    max_deviation: float | None = None
+    relative_deviation: float | None = None
+
+
+@torch.no_grad()
+def predictions(segmenter: nn.Module, batches: Sequence[Tensor]) -> list[Tensor]:
+    """Logits of every batch (B, 3, H, W) in evaluation mode; the mode it was in is put back."""
+    training = segmenter.training
+    segmenter.eval()
+    try:
+        return [leading(segmenter(batch)).float() for batch in batches]
+    finally:
+        segmenter.train(training)
+
+
+def leading(output: Tensor | Sequence[Tensor]) -> Tensor:
+    """The mask logits of a segmenter's output, which a multi-class head puts first."""
+    return output if isinstance(output, Tensor) else output[0]
+
+
+def deviation(before: Sequence[Tensor], after: Sequence[Tensor]) -> tuple[float | None, float | None]:
+    """Largest absolute difference and ‖after − before‖ / ‖before‖ over all batches; None, None without batches."""
+    if not before:
+        return None, None
+    largest = max(float((b - a).abs().max()) for b, a in zip(before, after, strict=True))
+    difference = sum(float((b - a).double().square().sum()) for b, a in zip(before, after, strict=True))
+    norm = sum(float(b.double().square().sum()) for b in before)
+    return largest, (difference / norm) ** 0.5 if norm else 0.0
 
 
 @dataclass(kw_only=True)
@@ -87,15 +123,27 @@ def add_update(base: nn.Linear, adapter: LowRank, matrix: Tensor, offset: Tensor
     base.bias[rows] = bias.to(base.bias.dtype)
 
 
-def fold_exactly(layers: Sequence[Layer]) -> Folding:
+@torch.no_grad()
+def fold_layers(layers: Iterable[tuple[BlockSite | DecoderSite, str]]) -> MergeReport:
+    """Put what each layer folds itself into, ``folded()``, in its place."""
+    done = MergeReport()
+    for place, module in layers:
+        layer: Any = place.get(module)
+        place.replace(module, layer.folded())
+        parts = getattr(layer, "adapters", [module])
+        done.folded += [f"{place.name}.{module}" + ("" if part == module else f".{part}") for part in parts]
+    return done
+
+
+def fold_exactly(layers: Sequence[Layer]) -> MergeReport:
     """Fold what is linear per token, in place."""
-    done = Folding()
+    done = MergeReport()
     for layer in layers:
         for site, adapter in layer.adapters().items():
-            core = adapter.core
+            core: Any = adapter.core
             if core is None:
                 add_update(layer.adapted.base, adapter, torch.eye(len(adapter.factors()[0])))
-            elif not isinstance(core, Splittable):
+            elif not hasattr(core, "linear_part"):
                 done.left[site] = f"{type(core).__name__} is not linear"
                 continue
             else:
@@ -150,7 +198,7 @@ def fit_cores(
     the layer has no bias (DINOv3's qkv) there is no place for c, which is then zero, and M is fitted without it.
 
     Args:
-        segmenter: in evaluation mode.
+        segmenter: passed in evaluation mode; the mode it was in is put back.
         layers: the adapted layers.
         calibration: batches (B, 3, H, W) of training images.
     """
@@ -163,9 +211,11 @@ def fit_cores(
         for site, core in cores.items():
             watched.callback(core.register_forward_hook(fits[site].watch).remove)
         in_decoder = any(isinstance(layer.place, DecoderSite) for layer in layers)
-        passed = segmenter if in_decoder else segmenter.encoder
+        passed, training = segmenter if in_decoder else segmenter.encoder, segmenter.training
+        segmenter.eval()
         for batch in calibration if cores else ():
             passed(batch)  # type: ignore[operator]
+        segmenter.train(training)
     if idle := [site for site, fit in fits.items() if calibration and not fit.gram.any()]:
         raise MethodError(
             f"no token of the calibration images passes the core at {', '.join(idle[:3])}, so no map can be fitted to it"
@@ -175,10 +225,10 @@ def fit_cores(
 
 
 @torch.no_grad()
-def fold_calibrated(segmenter: nn.Module, layers: Sequence[Layer], calibration: Sequence[Tensor]) -> Folding:
+def fold_calibrated(segmenter: nn.Module, layers: Sequence[Layer], calibration: Sequence[Tensor]) -> MergeReport:
     """Replace every core by its least-squares affine map and fold that, in place; see `fit_cores`."""
     fitted = fit_cores(segmenter, layers, calibration)
-    done = Folding()
+    done = MergeReport()
     for layer in layers:
         for site, adapter in layer.adapters().items():
             add_update(layer.adapted.base, adapter, *fitted[site])
@@ -202,50 +252,3 @@ class AffineUpdate:
     down: Tensor
     up: Tensor
     offset: Tensor
-
-
-@runtime_checkable
-class Affine(Protocol):
-    """A method whose updates are affine maps of low rank, or are fitted by such."""
-
-    def affine_updates(self, calibration: Sequence[Tensor]) -> list[AffineUpdate]:
-        """One update a layer; see `affine_updates`.
-
-        Raises:
-            MethodError: a core must be fitted, and there are no images; or it is merged already.
-        """
-        ...
-
-
-@runtime_checkable
-class PeftAdapter(Protocol):
-    """A method whose adapter Hugging Face peft loads as it is."""
-
-    def adapter(self, rename: Callable[[str], str]) -> tuple[dict[str, Any], dict[str, Tensor]]:
-        """Its configuration and tensors, layers named by ``rename`` of their names in the encoder."""
-        ...
-
-
-@torch.no_grad()
-def affine_updates(segmenter: nn.Module, layers: Sequence[Layer], calibration: Sequence[Tensor]) -> list[AffineUpdate]:
-    """s · B · (M A x + c) of every layer with what `fit_cores` gives, the adapters of one layer side by side."""
-    fitted = fit_cores(segmenter, layers, calibration)
-    updates = []
-    for layer in layers:
-        downs, ups = [], []
-        offset = torch.zeros(layer.adapted.base.out_features, dtype=torch.float64)
-        for site, adapter in layer.adapters().items():
-            matrix, shift = (tensor.double() for tensor in fitted[site])
-            up = adapter.spread_up(len(offset)).double().cpu()
-            downs.append(matrix @ adapter.factors()[0].double().cpu())
-            ups.append(up)
-            offset += up @ shift
-        updates.append(
-            AffineUpdate(
-                layer=f"{layer.place.name}.{layer.place.path(layer.module)}",
-                down=torch.cat(downs).float(),
-                up=torch.cat(ups, dim=1).float(),
-                offset=offset.float(),
-            )
-        )
-    return updates

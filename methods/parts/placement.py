@@ -42,15 +42,6 @@ class NormedConvolution:
         return self.taps + 2 * self.outputs
 
 
-def downsampling(inputs: int, outputs: int, *, stride: int) -> tuple[NormedConvolution, ...]:
-    """What TinyViT has between its stages: from one map to the next."""
-    return (
-        NormedConvolution(inputs=inputs, outputs=outputs),
-        NormedConvolution(inputs=outputs, outputs=outputs, side=3, stride=stride, depthwise=True),
-        NormedConvolution(inputs=outputs, outputs=outputs),
-    )
-
-
 @dataclass(frozen=True, kw_only=True)
 class BlockShape:
     """The numbers of one block.
@@ -86,16 +77,6 @@ class BlockShape:
     @property
     def convolutions(self) -> tuple[NormedConvolution, ...]:
         return (*self.downsampling, *([self.local] if self.local else []))
-
-
-def plain_blocks(
-    *, dim: int, depth: int, heads: int, mlp_dim: int, window: int = 0, global_blocks: Sequence[int] = ()
-) -> tuple[BlockShape, ...]:
-    """The blocks of a plain ViT: all alike, but for those with global attention where the others have windows."""
-    return tuple(
-        BlockShape(dim=dim, heads=heads, mlp_dim=mlp_dim, window=0 if index in global_blocks else window)
-        for index in range(depth)
-    )
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -180,11 +161,6 @@ class BackboneShape:
     def embedding_patch(self) -> int:
         """Side in pixels of a place of the embedding that the mask decoder attends to; a pyramid's is the last map but one."""
         return self.patch // 2 if self.pyramid else self.patch
-
-    @property
-    def embedding_channels(self) -> int:
-        """Numbers a place of what the encoder returns: of a pyramid the two finer maps, with 4 and 16 places each, as well."""
-        return (self.neck_dim or self.dim) * (1 + 4 + 16 if self.pyramid else 1)
 
     @property
     def neck_taps(self) -> tuple[tuple[int, int], ...]:

@@ -12,9 +12,8 @@ from torch.nn.functional import gelu, linear
 from harness.contract.case import ContractCase, grouped_parameters
 from harness.methods.adapter import Adapter
 from harness.methods.adaptformer import AdaptFormer
-from harness.methods.bitfit import BitFit
-from harness.methods.configs import AdapterConfig, AdaptFormerConfig, BitFitConfig, LayerNormConfig, SSFConfig
-from harness.methods.layernorm import LayerNormTuning
+from harness.methods.bitfit import BitFit, LayerNormTuning
+from harness.methods.configs.baselines import AdapterConfig, AdaptFormerConfig, BitFitConfig, LayerNormConfig, SSFConfig
 from harness.methods.ssf import SSF, ScaleShift
 
 

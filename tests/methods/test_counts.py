@@ -14,19 +14,10 @@ from typing import Any
 import pytest
 import torch
 
-from harness.methods.configs import (
-    AdapterConfig,
-    AdaptFormerConfig,
-    ConvLoRAConfig,
-    FullConfig,
-    LoRAConfig,
-    LSTConfig,
-    NASLoRAConfig,
-    NASPCLoRAConfig,
-    SAMAdapterConfig,
-    SAMedConfig,
-    VPTConfig,
-)
+from harness.methods.configs import FullConfig
+from harness.methods.configs.baselines import AdapterConfig, AdaptFormerConfig, LSTConfig, SAMAdapterConfig, VPTConfig
+from harness.methods.configs.lowrank import ConvLoRAConfig, LoRAConfig, SAMedConfig
+from harness.methods.configs.naslora import NASLoRAConfig, NASPCLoRAConfig
 from harness.methods.parts.placement import MethodError
 from harness.models.build import build_segmenter
 from harness.models.catalog import backbone_shape, decoder_parameters, encoder_parameters, known_backbones

@@ -12,7 +12,7 @@ from peft.optimizers import create_loraplus_optimizer
 from peft.tuners.lora.eva import get_eva_state_dict
 from torch import Tensor, nn
 
-from harness.methods.configs import ConvLoRAConfig, LoRAConfig, SAMedConfig
+from harness.methods.configs.lowrank import ConvLoRAConfig, LoRAConfig, SAMedConfig
 from harness.methods.dora import DoRA
 from harness.methods.lora import LoRA, SAMed
 from harness.methods.parts.lowrank import AdaptedLinear, LowRank

@@ -7,7 +7,8 @@ from torch import nn
 from torch.autograd.graph import saved_tensors_hooks
 
 from harness.contract.case import IMAGE_SIZE, ContractCase
-from harness.methods.configs import LoRAConfig, LSTConfig
+from harness.methods.configs.baselines import LSTConfig
+from harness.methods.configs.lowrank import LoRAConfig
 from harness.methods.lora import LoRA
 from harness.methods.lst import LST, Rung
 from harness.models.catalog import backbone_shape

@@ -9,7 +9,7 @@ import torch
 from torch import Tensor, nn
 
 from harness.contract.case import ContractCase
-from harness.methods.configs import MonaConfig
+from harness.methods.configs.baselines import MonaConfig
 from harness.methods.mona import Mona, MonaBlock
 
 HIDDEN = 8

@@ -10,10 +10,10 @@ from torch import nn
 
 from harness.contract.case import ContractCase, logits
 from harness.methods.base import ARCHITECTURE, WEIGHTS
-from harness.methods.configs import LoRAConfig, NASLoRAConfig, NASPCLoRAConfig
+from harness.methods.configs.lowrank import LoRAConfig
+from harness.methods.configs.naslora import NASLoRAConfig, NASPCLoRAConfig
 from harness.methods.lora import LoRA
-from harness.methods.naslora import NASLoRA
-from harness.methods.naspclora import NASPCLoRA
+from harness.methods.naslora import NASLoRA, NASPCLoRA
 from harness.methods.parts.placement import MethodError
 from harness.models.build import build_segmenter
 

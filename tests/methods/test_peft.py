@@ -31,6 +31,9 @@ KINDS = {kind.value.lower(): kind for kind in PEFT_TYPE_TO_CONFIG_MAPPING}
 QUICK = ("lora", "oft", "vera", "adalora", "ia3", "lokr")
 """One of each mechanism: a low-rank sum, a rotation of sequences, shared matrices, pruned ranks, scales, one that draws when it trains."""
 BACKBONES = ("tiny", "tiny_timm", "tiny_mobile_sam", "tiny_sam2")
+pytestmark = pytest.mark.filterwarnings(
+    "ignore:Sparse invariant checks"
+)  # of torch, where FRoD and SHiRA build a sparse matrix
 NARROW: dict[str, dict[str, Any]] = {
     "miss": {"r": 8}, "oft": {"oft_block_size": 16}, "c3a": {"block_size": 16}, "road": {"group_size": 16},
     "vblora": {"vector_length": 16}, "psoft": {"r": 8}, "osf": {"effective_rank": 8}, "fourierft": {"n_frequency": 100},
@@ -73,6 +76,7 @@ def _cases() -> list[Any]:
                      marks=[] if name in QUICK and backbone in ("tiny", "tiny_mobile_sam") else [pytest.mark.slow])
         for name, entry in TUNERS.items() for backbone in BACKBONES for check in CHECKS
         if check != "schedule" and not (entry.one_width and backbone in BACKBONES[2:])
+        and (check not in entry.lacks or backbone == "tiny")  # elsewhere it may be too small to see
     ]  # fmt: skip
 
 
@@ -137,7 +141,10 @@ def test_outputs_and_gradients_equal_those_of_peft_on_the_plain_encoder(name: st
                 twin[last] = tensor.clone()
             else:
                 other.copy_(tensor)
-    outputs = [ours(IMAGES), theirs(IMAGES)]
+    outputs = []
+    for encoder in (ours, theirs):
+        torch.manual_seed(0)  # PVeRA draws noise
+        outputs.append(encoder(IMAGES))
     weights = torch.randn(outputs[0].shape, generator=torch.Generator().manual_seed(1))
     for output in outputs:
         (output * weights).sum().backward()
@@ -209,28 +216,26 @@ def test_singular_vectors_are_held_near_orthogonal() -> None:
     torch.testing.assert_close(before, 0.5 * torch.stack(off).mean())
 
 
-def test_a_count_in_a_process_of_its_own_loads_no_torch_here_and_is_remembered(tmp_path: Any) -> None:
-    shape, config = backbone_shape("tiny"), config_of("lokr")(r=2)  # type: ignore[call-arg]
+def test_counts_share_one_process_load_no_torch_here_and_are_remembered(tmp_path: Any) -> None:
+    shape, options = backbone_shape("tiny"), {"lokr": {"r": 2}, "lora": {"r": 4}, "vera": {"r": 8}}
     code = (
-        "import sys; from harness.methods.configs.peft import config_of; from harness.models.catalog import backbone_shape\n"
-        "n = config_of('lokr')(r=2).encoder_parameters(backbone_shape('tiny')); print(n, 'torch' in sys.modules)"
+        "import sys, subprocess; from harness.methods.configs.peft import config_of; from harness.models.catalog import backbone_shape\n"
+        "started = []\n"
+        "sys.addaudithook(lambda event, _: started.append(event) if event == 'subprocess.Popen' else None)\n"
+        f"for name, options in {options}.items(): print(config_of(name)(**options).encoder_parameters(backbone_shape('tiny')))\n"
+        "print(len(started), 'torch' in sys.modules)"
     )
     environment = {"XDG_CACHE_HOME": str(tmp_path), "PATH": "", "HOME": str(tmp_path)}
-    done = subprocess.run([sys.executable, "-c", code], env=environment, capture_output=True, text=True, check=True)
-    assert done.stdout.split() == [str(config.encoder_parameters(shape)), "False"]
+
+    def counted() -> list[str]:
+        done = subprocess.run([sys.executable, "-c", code], env=environment, capture_output=True, text=True, check=True)
+        return done.stdout.split()
+
+    expected = [str(config_of(name)(**chosen).encoder_parameters(shape)) for name, chosen in options.items()]
+    assert counted() == [*expected, "1", "False"]
     file = tmp_path / "sam-peft-harness" / "peft-counts.json"
-    remembered = json.loads(file.read_text())
-    assert len(remembered) == len(TUNERS) + 1  # those at their defaults cost nothing more
-    counted = {
-        json.loads(key)[1]: n
-        for key, n in remembered.items()
-        if json.loads(key)[2] == config_of(json.loads(key)[1])().options()
-    }
-    for name in QUICK:
-        assert counted[name] == config_of(name)().encoder_parameters(shape)
-    file.write_text(json.dumps(dict.fromkeys(remembered, 7)))
-    again = subprocess.run([sys.executable, "-c", code], env=environment, capture_output=True, text=True, check=True)
-    assert again.stdout.split() == ["7", "False"]
+    file.write_text(json.dumps(dict.fromkeys(json.loads(file.read_text()), 7)))
+    assert counted() == ["7", "7", "7", "0", "False"]
 
 
 @pytest.mark.parametrize(

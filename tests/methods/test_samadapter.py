@@ -7,7 +7,7 @@ import torch
 from torch.nn.functional import gelu
 
 from harness.contract.case import ContractCase
-from harness.methods.configs import SAMAdapterConfig
+from harness.methods.configs.baselines import SAMAdapterConfig
 from harness.methods.parts.placement import MethodError
 from harness.methods.samadapter import SAMAdapter, high_frequencies, scrambled
 

@@ -10,7 +10,7 @@ import torch
 from segment_anything.modeling.image_encoder import get_rel_pos, window_partition
 
 from harness.contract.case import ContractCase
-from harness.methods.configs import ReinConfig, VPTConfig
+from harness.methods.configs.baselines import ReinConfig, VPTConfig
 from harness.methods.rein import RefinedBlock, Rein
 from harness.methods.vpt import VPT
 

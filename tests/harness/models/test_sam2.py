@@ -12,7 +12,7 @@ import timm
 import torch
 from torch import Tensor, nn
 
-from harness.methods.configs import LoRAConfig
+from harness.methods.configs.lowrank import LoRAConfig
 from harness.methods.lora import LoRA
 from harness.methods.parts.placement import BackboneShape
 from harness.models.build import build_segmenter, require_checkpoint

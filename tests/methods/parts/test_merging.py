@@ -9,7 +9,7 @@ import torch
 from torch import Tensor, nn
 
 from harness.methods.base import Method
-from harness.methods.configs import LoRAConfig
+from harness.methods.configs.lowrank import LoRAConfig
 from harness.methods.lora import LoRA, LowRankMethod
 from harness.methods.parts.merging import LeastSquares
 from harness.methods.parts.placement import MethodError
@@ -87,7 +87,7 @@ def test_exact_merge_folds_the_skip_part_of_a_cell_and_keeps_the_rest(name: str,
     sites = set(method.adapters())
     before = {key: layer.adapted.base.weight.clone() for key, layer in enumerate(method._layers)}
     report = _merge(method, "exact")
-    assert report.folded == ()
+    assert report.folded == []
     assert set(report.left) == set(report.partly) == sites
     assert report.extra_parameters > 0
     assert report.relative_deviation < 1e-5
@@ -99,7 +99,7 @@ def test_a_cell_without_a_linear_share_is_not_reported_as_folded_in_part() -> No
     sites = set(method.adapters())
     report = _merge(method, "exact")
     assert set(report.left) == sites
-    assert report.partly == ()
+    assert report.partly == []
 
 
 @pytest.mark.parametrize("backbone", ["tiny", "tiny_timm"])
