@@ -24,7 +24,7 @@ from torch import Tensor, nn
 from harness.methods.base import MergeMode, Method
 from harness.methods.configs.peft import PREFIX, SEEDS, TUNERS, PeftConfig, config_of
 from harness.methods.linears import modules_of
-from harness.methods.parts.merging import MergeReport
+from harness.methods.parts.merging import MergeReport, fold_layers
 from harness.methods.parts.placement import MethodError
 from harness.methods.parts.sites import SLICES, Adaptable, BlockSite, block_sites
 
@@ -71,9 +71,16 @@ class Parts(nn.Module):
             return parts[0]
         return torch.stack([part.unflatten(-1, (self.heads, -1)) for part in parts], dim=-2).flatten(-3)
 
+    @property
+    def adapters(self) -> dict[str, BaseTunerLayer]:
+        """The parts that a tuner changes."""
+        return {name: part for name, part in self.parts.items() if isinstance(part, BaseTunerLayer)}
+
     @torch.no_grad()
-    def fused(self) -> nn.Linear:
-        """One layer again, with what peft has merged into the parts."""
+    def folded(self) -> nn.Linear:
+        """One layer again, with what peft merges into the parts."""
+        for adapter in self.adapters.values():
+            adapter.merge()
         layers = [_plain(part) for part in self.parts.values()]
         bias = None if layers[0].bias is None else self._joined([layer.bias for layer in layers])
         return _frozen(self._joined([layer.weight.T for layer in layers]).T, bias)
@@ -251,9 +258,8 @@ class PeftMethod(Method):
         paths: dict[str, str] = {}
         for place, module, parts in self._parts:
             whole = rename(f"{place.name}.{place.path(module)}")
-            paths |= {
-                f"{place.index}.{name}": whole if name == module else f"{whole}.parts.{name}" for name in parts.parts
-            }
+            for name in parts.adapters:
+                paths[f"{place.index}.{name}"] = whole if name == module else f"{whole}.parts.{name}"
         (model,) = self._model
         owner: Any = nn.Module()
         owner.base_model, owner.peft_config = model, model.peft_config
@@ -264,26 +270,14 @@ class PeftMethod(Method):
                 block, part, leaf = rest.split(".", 2)
                 key = f"{head}model.{paths[f'{block}.{part}']}.{leaf}"
             tensors[key] = tensor
-        adapted = {
-            f"{place.index}.{name}"
-            for place, _, parts in self._parts
-            for name, part in parts.parts.items()
-            if isinstance(part, BaseTunerLayer)
-        }
         config = {
             key: sorted(value) if isinstance(value, set) else value
             for key, value in model.peft_config[_ADAPTER].to_dict().items()
         }
-        return config | {"target_modules": sorted(paths[name] for name in adapted), "inference_mode": True}, tensors
+        return config | {"target_modules": sorted(paths.values()), "inference_mode": True}, tensors
 
     def _fold(self, mode: MergeMode, calibration: Sequence[Tensor]) -> MergeReport:
-        done = MergeReport()
-        for place, module, parts in self._parts:
-            for name, layer in parts.parts.items():
-                if isinstance(layer, BaseTunerLayer):
-                    layer.merge()
-                    done.folded.append(f"{place.name}.{module}" + ("" if name == module else f".{name}"))
-            place.replace(module, parts.fused())
+        done = fold_layers((place, module) for place, module, _ in self._parts)
         self._parts, self._model = [], []
         return done
 
