@@ -36,7 +36,7 @@ class MethodConfig:
 
     def __post_init__(self) -> None:
         """Raises MethodError: a field has another value than its type allows, where that is a choice, a `Count` or a `Positive`."""
-        for name, kind in _kinds(type(self)).items():
+        for name, kind in _kinds(type(self)).items():  # type: ignore[arg-type]  # a class is hashable
             value = getattr(self, name)
             if get_origin(kind) is Literal and value not in get_args(kind):
                 raise MethodError(f"{name}={value!r}: choose {' or '.join(get_args(kind))}")

@@ -216,7 +216,7 @@ def test_partial_channels_at_rank_one_are_naslora_and_say_so() -> None:
         ("image", {"blocks.1.qkv": 16, "blocks.1.proj": 8, "blocks.2.qkv": 8, "blocks.3.proj": 4, "blocks.4.qkv": 4}),
     ],
 )
-def test_a_cell_of_sam_2_sees_the_window_or_map_of_its_site(scope: str, seen: dict[str, int]) -> None:
+def test_a_cell_of_sam_2_sees_the_window_or_map_of_its_site(scope: Any, seen: dict[str, int]) -> None:
     """At 64 px the maps of the stages are 16, 8, 4 and 2 tokens a side; attention pools in blocks 1, 3 and 5."""
     segmenter = build_segmenter("tiny_sam2", task="binary", image_size=64)
     method = NASLoRA(NASLoRAConfig(sites="qkv,proj", scope=scope))

@@ -217,7 +217,8 @@ def test_singular_vectors_are_held_near_orthogonal() -> None:
 
 
 def test_counts_share_one_process_load_no_torch_here_and_are_remembered(tmp_path: Any) -> None:
-    shape, options = backbone_shape("tiny"), {"lokr": {"r": 2}, "lora": {"r": 4}, "vera": {"r": 8}}
+    shape = backbone_shape("tiny")
+    options: dict[str, dict[str, Any]] = {"lokr": {"r": 2}, "lora": {"r": 4}, "vera": {"r": 8}}
     code = (
         "import sys, subprocess; from harness.methods.configs.peft import config_of; from harness.models.catalog import backbone_shape\n"
         "started = []\n"
