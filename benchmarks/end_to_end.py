@@ -173,7 +173,7 @@ def ratios(ours: Sequence[Usage], theirs: Sequence[Usage]) -> dict[str, dict[str
     """Measure -> the ratio of ours to theirs, paired by round, with its 95 % interval (none for one round)."""
     from dataclasses import asdict
 
-    from harness.comparison.step_costs import paired_ratio
+    from harness.comparison.leaderboard import paired_ratio
 
     return {
         key: asdict(paired_ratio([usage[key] for usage in ours], [usage[key] for usage in theirs]))

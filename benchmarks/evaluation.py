@@ -16,7 +16,7 @@ from benchmarks.peers import ATTENTIONS, hf_plain
 from benchmarks.reference import plain_twin
 from benchmarks.saving import save
 from benchmarks.step import step_options, with_interval
-from harness.comparison.step_costs import paired_ratio
+from harness.comparison.leaderboard import paired_ratio
 from harness.costing.instruments import processor_clock, used_by_others, wall_clock
 from harness.costing.session import RandomImages
 from harness.evaluation.evaluate import evaluate_split

@@ -23,7 +23,7 @@ from benchmarks.peers import ATTENTIONS, autogluon_conv_lora, hf_lora, matmul_ra
 from benchmarks.reference import plain_twin
 from benchmarks.saving import add_json, save
 from harness.archive.measured import Ratio
-from harness.comparison.step_costs import paired_ratio
+from harness.comparison.leaderboard import paired_ratio
 from harness.costing.instruments import FlopCount, LiveBytes, processor_clock, used_by_others, wall_clock
 from harness.costing.session import RandomImages
 from harness.methods.configs import DecoderOnlyConfig

@@ -189,7 +189,7 @@ def add_run(
     several: str = "",
     help: str = "a finished run",
 ) -> None:
-    """Add an option that takes a run by its key or by words (`harness.comparison.finding`); ``several`` is what the help says of
+    """Add an option that takes a run by its key or by words (`harness.comparison.names`); ``several`` is what the help says of
     repeating it, empty where it is given once."""
     parser.add_argument(
         option,

@@ -121,8 +121,7 @@ def main(argv: list[str] | None = None) -> int:
 def _in_terminal(rows: Sequence[Capability], *, width: int) -> str:
     """The matrix in parts that fit."""
     from harness.contract.matrix import WORDS, matrix_cells
-    from harness.report.formats import fitted
-    from harness.report.page import Head, Table
+    from harness.report.formats import Head, Table, fitted
 
     titles, cells = matrix_cells(rows)
     columns = [Head(title=title, words=words) for title, words in zip(titles, WORDS, strict=True)]

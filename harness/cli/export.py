@@ -20,7 +20,7 @@ from harness.cli.command import (
     results_of,
     verb,
 )
-from harness.comparison.finding import find_run
+from harness.comparison.names import find_run
 from harness.models.catalog import resolve_backbone
 from harness.models.hf_names import LICENCES, card_of
 from harness.models.published import require_file_or_word

@@ -19,7 +19,7 @@ from harness.cli.command import (
     results_of,
     verb,
 )
-from harness.comparison.finding import find_run
+from harness.comparison.names import find_run
 from harness.models.catalog import resolve_backbone
 from harness.models.published import require_file_or_word, weights_file
 from harness.settings import load_settings, named_table

@@ -31,7 +31,7 @@ from harness.system.streams import say
 def main(argv: list[str] | None = None) -> int:
     from harness.comparison.grid import grids  # pandas and matplotlib, which the help need not wait for
     from harness.report.board import boards
-    from harness.report.html.site import INDEX, site
+    from harness.report.site import INDEX, site
     from harness.studies import load_study
 
     options = parser().parse_args(argv)
@@ -69,7 +69,7 @@ def main(argv: list[str] | None = None) -> int:
 
 def _figures(folder: Path, made: list[Any], pictures: Callable[[Record, str, str], Any]) -> int:
     from harness.report.figures import draw
-    from harness.report.figures.style import FORMATS, encoded
+    from harness.report.style import FORMATS, encoded
 
     count = 0
     for number, board in enumerate(made, start=1):
@@ -119,7 +119,7 @@ def may_be_passed_on(record: Record) -> bool:
 
 def is_free(path: Path) -> bool:
     """Whether there is nothing, an empty file, or an earlier page, which may be written over."""
-    from harness.report.html.site import LEADERBOARD, WRITTEN
+    from harness.report.site import LEADERBOARD, WRITTEN
 
     if not os.path.lexists(path):
         return True

@@ -6,7 +6,7 @@ import json
 
 from harness.archive.store import RecordStore
 from harness.cli.command import CommandParser, add_results, command, results_of, verb
-from harness.comparison.finding import find_record
+from harness.comparison.names import find_record
 from harness.report.runs import compared, compared_in_terminal, in_terminal, record_as_data
 from harness.system.errors import UsageError
 from harness.system.streams import show_text

@@ -32,7 +32,7 @@ from harness.system.streams import folded, say_skipped, terminal_width
 from harness.system.text import counted, printable, printable_line
 
 if TYPE_CHECKING:  # what --help does without
-    from harness.report.page import Table
+    from harness.report.formats import Table
 
 WATCH_SECONDS = 5.0
 MOST_AT_WORK = 8
@@ -206,7 +206,7 @@ def _state(run: RunState) -> str:
 
 
 def _table(runs: Sequence[RunState]) -> Table:
-    from harness.report.page import Table, heads
+    from harness.report.formats import Table, heads
 
     benchmarks = list(dict.fromkeys(run.benchmark for run in runs))
     cells: dict[str, dict[str, list[RunState]]] = {}
@@ -245,12 +245,12 @@ def print_log(seen: Survey, asked: str) -> None:
     """Print a run's log.
 
     Args:
-        asked: a key or words, see `harness.comparison.finding`.
+        asked: a key or words, see `harness.comparison.names`.
 
     Raises:
         UsageError: it means no run, or several; or the run has no log.
     """
-    from harness.comparison.finding import find_key
+    from harness.comparison.names import find_key
 
     run = seen.runs[find_key(asked, seen.runs, lambda: seen.runs)]
     print(printable(f"{run.key} {run.words}: {run.state} {run.message}".rstrip()))

@@ -9,8 +9,7 @@ from pathlib import Path
 
 from harness.archive.archive import Archive
 from harness.cli.command import CommandParser, add_results, command, results_of, verb, write_file
-from harness.report.formats import as_data, write
-from harness.report.page import SUFFIX, Format
+from harness.report.formats import SUFFIX, Format, as_data, write
 from harness.report.pages import files_of, pages_below
 from harness.studies import load_study, study_names
 from harness.system.errors import UsageError

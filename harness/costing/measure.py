@@ -18,7 +18,7 @@ from torch import Tensor
 
 from harness.archive.measured import Comparability, CostRecord, MethodCost
 from harness.archive.schema import Run, content_hash
-from harness.comparison.step_costs import ratios_to
+from harness.comparison.leaderboard import ratios_to
 from harness.costing.instruments import CLOCKS, LiveBytes, storage_bytes, synchronise, useful
 from harness.costing.session import PARTS, Roster, Session, StepKind, Subject, release, why
 from harness.experiment.building import attached_segmenter

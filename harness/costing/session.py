@@ -17,7 +17,7 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor, nn
 
-from harness.comparison.step_costs import USUAL_BASELINES
+from harness.comparison.leaderboard import USUAL_BASELINES
 from harness.costing.instruments import CLOCKS, Clock, FlopCount
 from harness.experiment.environment import one_line, reason_code
 from harness.methods.base import Method, Role

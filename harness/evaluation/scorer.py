@@ -1,7 +1,8 @@
 """Scores of a split: per image and over all, independent of the order in which images arrive.
 
 IoU, Dice, Jaccard and BER follow from counts of pixels, mIoU and accuracy from a confusion matrix. Counts are integers, so
-sums over images are exact whatever their order.
+sums over images are exact whatever their order. Of images with one label each: accuracy, negative log-likelihood, expected
+calibration error.
 """
 
 from __future__ import annotations
@@ -14,7 +15,7 @@ from typing import ClassVar, Literal
 import numpy as np
 from numpy.typing import NDArray
 
-from harness.evaluation.conventions import CLASSES, E_MEASURES, METRICS, OVERLAP, OWN, SALIENCY, Conventions
+from harness.evaluation.conventions import CLASSES, E_MEASURES, LABELS, METRICS, OVERLAP, OWN, SALIENCY, Conventions
 from harness.evaluation.resize import resize_bilinear, resize_nearest
 from harness.evaluation.saliency import e_measure, mae, s_measure, saliency_map
 from harness.evaluation.weighted_f import weighted_f
@@ -146,7 +147,7 @@ class SplitScorer:
     Args:
         metrics: names out of ``known``.
         task: ``binary`` or ``multiclass``; only accuracy and mIoU apply to multi-class masks. Of ``classification`` see
-            `harness.evaluation.labels`.
+            `harness.evaluation.scorer`.
         num_classes: classes of the mask, background included.
         conventions: how predictions meet ground truth.
 
@@ -370,3 +371,78 @@ class SplitScorer:
 
 def _as_confusion(counts: Areas) -> Confusion:
     return np.array([[counts.rejections, counts.false_alarms], [counts.misses, counts.hits]], dtype=np.int64)
+
+
+BINS = 15
+"""Of equal width, as Guo et al. (1706.04599)."""
+LEAST_PROBABILITY = float(np.finfo(np.float32).tiny)
+"""What a probability counts as at least: a single float of 0 must not be an infinite NLL, so it is at most 87.34 nats."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class LabelScore(ImageScore):
+    """What one image contributes.
+
+    Args:
+        confidence: probability of the predicted class.
+        correct: whether that is the label.
+    """
+
+    confidence: float
+    correct: bool
+
+
+class LabelScorer(SplitScorer):
+    """`SplitScorer` for a task ``classification``: a prediction is (C, 1, 1) probabilities, a target (1, 1) a class index.
+
+    An image's own ``ece`` is that of a split of this image alone, |correct − confidence|; the split's is of all (`summary`), no mean
+    over images.
+    """
+
+    known = LABELS
+
+    def measure(self, scores: NDArray, mask: NDArray[np.uint8]) -> LabelScore:
+        """Score one image without keeping it.
+
+        Raises:
+            ValueError: shapes, probabilities or a label that cannot be scored.
+        """
+        if scores.shape != (self.num_classes, 1, 1) or mask.shape != (1, 1):
+            raise ValueError(f"cannot score {scores.shape} of {self.num_classes} classes against a label {mask.shape}")
+        probability, label = scores[:, 0, 0].astype(np.float64), int(mask[0, 0])
+        if not (np.isfinite(probability).all() and abs(probability.sum() - 1) < 1e-3 and probability.min() >= 0):
+            raise ValueError("probabilities must be finite, at least 0, and sum to 1")
+        if label >= self.num_classes:
+            raise ValueError(f"the label is class {label}, but there are {self.num_classes} classes")
+        probability = probability.clip(LEAST_PROBABILITY, 1.0)  # the softmax of single floats may round above 1
+        predicted = int(probability.argmax())
+        confidence, correct = float(probability[predicted]), predicted == label
+        values = {
+            "accuracy": float(correct),
+            "nll": -math.log(probability[label]) or 0.0,  # not -0.0
+            "ece": abs(correct - confidence),
+        }
+        return LabelScore(values={name: values[name] for name in self.metrics}, confidence=confidence, correct=correct)
+
+    def summary(self) -> dict[str, float]:
+        """The mean over images, and `calibration_error` of the split."""
+        result = super().summary()
+        if "ece" in result:
+            scores = [score for score in self._scores.values() if isinstance(score, LabelScore)]
+            result["ece"] = calibration_error(
+                [score.confidence for score in scores], [score.correct for score in scores]
+            )
+        return result
+
+
+def calibration_error(confidences: list[float], correct: list[bool], *, bins: int = BINS) -> float:
+    """ECE (1706.04599): Σ over bins of confidence, (its images / all) · |their accuracy − their mean confidence|.
+
+    A bin holds its lower bound and not its upper one, except the last, which holds 1.
+    """
+    places = [min(int(confidence * bins), bins - 1) for confidence in confidences]
+    gaps: dict[int, list[float]] = {}
+    for place, confidence, right in zip(places, confidences, correct, strict=True):
+        gaps.setdefault(place, []).append(right - confidence)
+    # fsum is exact, so the order of images cannot show.
+    return math.fsum(abs(math.fsum(gap)) for gap in gaps.values()) / len(confidences)

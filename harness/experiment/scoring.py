@@ -15,8 +15,7 @@ from torch import Tensor, nn
 from harness.archive.schema import IGNORED, Run
 from harness.evaluation.conventions import CLASSES, LABELS, OVERLAP, OWN, SALIENCY
 from harness.evaluation.evaluate import Item, Stopped, evaluate_split
-from harness.evaluation.labels import LabelScorer
-from harness.evaluation.scorer import IGNORE, SplitScorer
+from harness.evaluation.scorer import IGNORE, LabelScorer, SplitScorer
 from harness.experiment.building import RunData
 from harness.experiment.environment import Stages
 from harness.methods.base import Method

@@ -8,9 +8,9 @@ from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import replace
 
 from harness.archive.measured import CostRecord, MethodCost, Ratio, places
+from harness.comparison.leaderboard import USUAL_BASELINES, paired_ratio, ratios_within
 from harness.comparison.papers import Papers
-from harness.comparison.step_costs import USUAL_BASELINES, paired_ratio, ratios_within
-from harness.report.page import Number, Page, Table, Value, heads
+from harness.report.formats import Number, Page, Table, Value, heads
 
 PARTS = ("data", "forward", "backward", "optimiser", "untracked")
 MEMORY = ("weights", "gradients", "optimiser", "activations")

@@ -7,7 +7,7 @@ from collections.abc import Mapping
 from harness import __version__
 from harness.archive.schema import Record
 from harness.comparison.names import SCORE_TITLES, benchmark_title, metric, shown_metrics
-from harness.report.command import command_of
+from harness.report.runs import command_of
 
 DEMO = "**A demonstration**: trained and scored on generated images. Its scores say nothing of real ones."
 

@@ -13,8 +13,7 @@ from harness.archive.schema import Record, Run
 from harness.comparison.frames import is_entry, placeholder, row_name
 from harness.comparison.grid import runs_frame
 from harness.comparison.papers import Papers
-from harness.report.formats import write
-from harness.report.page import SUFFIX, Format, Page
+from harness.report.formats import SUFFIX, Format, Page, write
 from harness.report.scores import score_page
 from harness.studies import Entry, Study, load_study, study_names
 from harness.system.errors import UsageError, did_you_mean, os_reason

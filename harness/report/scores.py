@@ -11,16 +11,15 @@ from typing import TYPE_CHECKING, Any
 from harness import statistics as stats
 from harness.archive.archive import Archive
 from harness.archive.schema import Record, same_data
-from harness.comparison.alpha import MEANINGS as ALPHA_MEANINGS
-from harness.comparison.alpha import alpha_codes, without_search
-from harness.comparison.code import made_by_other_code
+from harness.comparison.flags import MEANINGS as ALPHA_MEANINGS
+from harness.comparison.flags import alpha_codes, made_by_other_code, without_search
 from harness.comparison.frames import baseline_of
 from harness.comparison.grid import Grid, grids, weights_in_words
 from harness.comparison.leaderboard import COLLAPSE, Leaderboard, Standing, is_collapsed, leaderboard
 from harness.comparison.names import benchmark_title, metric
 from harness.comparison.papers import MARKS, Papers
 from harness.comparison.scores import MISSING, Column, Difference
-from harness.report.page import Head, Number, Page, Score, Table, Value, heads
+from harness.report.formats import Head, Number, Page, Score, Table, Value, heads
 from harness.studies import Study
 
 if TYPE_CHECKING:

@@ -15,14 +15,12 @@ from pathlib import Path
 
 from harness.archive.archive import Archive
 from harness.comparison.grid import Grid, grids
-from harness.comparison.leaderboard import Leaderboard, is_collapsed
+from harness.comparison.leaderboard import Leaderboard, costs_of, is_collapsed, ratios_within, session_for
 from harness.comparison.scores import Column, Difference
-from harness.comparison.step_costs import costs_of, ratios_within, session_for
 from harness.report.board import against, boards, in_order, leading, sentence
 from harness.report.board import shown as shown_difference
-from harness.report.figures import pareto
-from harness.report.figures.pareto import short_number
-from harness.report.figures.style import BETTER, GREY, INK, PAGE, WORSE, encoded, limits, new_figure, styled
+from harness.report.figures import pareto, short_number
+from harness.report.style import BETTER, GREY, INK, PAGE, WORSE, encoded, limits, new_figure, styled
 from harness.statistics import average_of
 from harness.studies import load_study
 
@@ -217,7 +215,7 @@ def main() -> None:
         )
         draw(of, mean, figures / "answer.svg")
         with styled():
-            if made := pareto.figure(leaders):
+            if made := pareto(leaders):
                 (figures / "leaderboard.svg").write_bytes(encoded(made[0], "svg", title="Leaderboard", caption=made[1]))
 
 

@@ -21,7 +21,7 @@ from harness.cli.doctor import main as doctor
 from harness.contract.checks import CHECKS
 from harness.experiment.trained import of_results
 from harness.registry import BENCHMARKS, METHODS, load_plugin, load_plugins
-from harness.report.command import command_of
+from harness.report.runs import command_of
 from harness.run import main as run
 from harness.system.errors import UsageError
 from tests.values import REPOSITORY

@@ -6,7 +6,7 @@ from pathlib import Path
 import pytest
 
 from harness.archive.archive import Archive
-from harness.comparison.alpha import alpha_code, alpha_codes, search_start
+from harness.comparison.flags import alpha_code, alpha_codes, search_start
 from harness.report.formats import write
 from harness.report.pages import pages_below
 from tests.harness.report.sample import record, store_of

@@ -11,8 +11,7 @@ from harness.archive.archive import identity, trials_among
 from harness.comparison import grids, rows
 from harness.comparison.frames import is_entry
 from harness.comparison.grid import Grid
-from harness.report.formats import text_of
-from harness.report.page import Score
+from harness.report.formats import Score, text_of
 from harness.studies import study_from_dict
 from tests.harness.report.sample import CARD, MadeUp, grid_of, record
 

@@ -13,7 +13,7 @@ import torch
 from scipy.stats import ttest_rel
 
 from harness.archive.measured import MethodCost
-from harness.comparison.step_costs import paired_ratio, ratios_to
+from harness.comparison.leaderboard import paired_ratio, ratios_to
 from harness.costing import instruments as device_module
 from harness.costing.instruments import CLOCKS, FlopCount, LiveBytes, used_by_others
 from harness.methods.parts.placement import BackboneShape

@@ -12,8 +12,7 @@ from torchmetrics.functional.classification import multiclass_accuracy, multicla
 
 from harness.evaluation.conventions import LABELS, higher_is_better
 from harness.evaluation.evaluate import evaluate_split
-from harness.evaluation.labels import LabelScorer, calibration_error
-from harness.evaluation.scorer import SplitScorer
+from harness.evaluation.scorer import LabelScorer, SplitScorer, calibration_error
 from harness.system.errors import UsageError
 
 

@@ -29,8 +29,8 @@ from harness.models.original_sam import sam_state_dict
 from harness.planning.data import sample_writer
 from harness.planning.plan import plan
 from harness.planning.understand import understand
-from harness.report.command import command_of
 from harness.report.model_card import model_card
+from harness.report.runs import command_of
 from harness.settings import Settings
 from tests.harness.experiment.finished import export_to, finished
 

@@ -10,7 +10,7 @@ from pathlib import Path
 
 import pytest
 
-from harness.comparison.code import begun_by
+from harness.comparison.flags import begun_by
 from harness.datasets.kvasir import Kvasir
 from harness.experiment import experiment
 from harness.experiment import number_code as module

@@ -16,7 +16,7 @@ from harness.datasets.samples import write_samples
 from harness.planning.request import Job
 from harness.planning.understand import understand
 from harness.protocols.load import from_rules
-from harness.report.command import command_of
+from harness.report.runs import command_of
 from harness.settings import Settings, load_settings
 from tests.harness.planning.tiles import GROUP, planned_of, write_tiles
 from tests.values import REPOSITORY

@@ -14,8 +14,7 @@ from harness.archive.store import RecordStore
 from harness.comparison.grid import Grid, grids, runs_frame
 from harness.comparison.names import PAPER_METRICS
 from harness.protocols.load import card_rules
-from harness.report.formats import write
-from harness.report.page import Format
+from harness.report.formats import Format, write
 from harness.report.pages import of_runs
 from harness.report.scores import score_page
 from harness.studies import Study

@@ -12,11 +12,10 @@ import pytest
 
 from harness.archive.measured import CostRecord, CostStore, MethodCost, Ratio
 from harness.cli.tables import main
+from harness.comparison.leaderboard import costs_of, session_for
 from harness.comparison.papers import Papers
-from harness.comparison.step_costs import costs_of, session_for
 from harness.report.costs import cost_page
-from harness.report.formats import text_of, write
-from harness.report.page import Table
+from harness.report.formats import Table, text_of, write
 from tests.harness.report.sample import CARD, grid_of, measured_on, record
 
 

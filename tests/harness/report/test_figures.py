@@ -11,9 +11,10 @@ import pytest
 from harness.archive.archive import Archive
 from harness.archive.masks import KeptMask, encoded_masks
 from harness.comparison.grid import grids
+from harness.report import masks
 from harness.report.board import boards
-from harness.report.figures import draw, masks, pareto
-from harness.report.figures.style import encoded, inline
+from harness.report.figures import draw, front
+from harness.report.style import encoded, inline
 from tests.harness.report.sample import record, store_of
 from tests.values import RESULTS
 
@@ -62,7 +63,7 @@ def test_committed_runs_have_curves_masks_and_a_searched_architecture() -> None:
     ],
 )
 def test_the_front_has_what_no_other_beats_in_both(points: Any, expected: list[str]) -> None:
-    assert pareto.front(points) == expected
+    assert front(points) == expected
 
 
 def test_what_a_mask_found_missed_and_invented_is_told_apart() -> None:

@@ -13,7 +13,7 @@ from harness.archive.schema import SAMPLES
 from harness.cli.report import main, may_be_passed_on
 from harness.comparison.grid import grids
 from harness.report.board import boards, leading, sentence
-from harness.report.html.site import INDEX, LEADERBOARD, site
+from harness.report.site import INDEX, LEADERBOARD, site
 from harness.system.errors import UsageError
 from tests.harness.report.sample import record, store_of
 

@@ -20,8 +20,7 @@ from harness.cli.tables import main
 from harness.comparison.names import benchmark_title
 from harness.comparison.scores import Difference
 from harness.registry import BENCHMARKS, LABELLED, SEGMENTED
-from harness.report.formats import text_of
-from harness.report.page import Number
+from harness.report.formats import Number, text_of
 from harness.report.scores import score_page
 from harness.studies import study_from_dict, study_names
 from tests.harness.report.sample import CARD, record, render, store_of, table_rows

@@ -18,9 +18,9 @@ from harness.comparison.leaderboard import Leaderboard
 from harness.comparison.names import benchmark_rank
 from harness.comparison.scores import Column
 from harness.report import board as standing
-from harness.report.command import command_of
-from harness.report.figures import alpha, cost, curves, differences, masks, pareto
-from harness.report.figures.style import COLUMN, inline, styled
+from harness.report import figures, masks
+from harness.report.runs import command_of
+from harness.report.style import COLUMN, inline, styled
 from harness.system.text import printable
 
 WRITTEN = 'name="generator" content="sam-peft report"'
@@ -77,8 +77,8 @@ def site(
     first = boards[0]
     files = file_names(boards)
     with styled():
-        picture = _picture("pareto", pareto.figure(first), pareto.figure(first, width=0.95 * COLUMN, height=3.0))
-        costs = _picture("cost", cost.figure(first))
+        picture = _picture("pareto", figures.pareto(first), figures.pareto(first, width=0.95 * COLUMN, height=3.0))
+        costs = _picture("cost", figures.cost(first))
         parts = {name: [_part(b, name, photographs) for b in boards if name in b.columns] for name in files}
     shared = {"title": title, "files": files, "titles": {name: parts[name][0].column.title for name in files}}
     pages = {INDEX: _written("index.html", board=first, picture=picture, costs=costs, boards=boards, here="", **shared)}
@@ -105,8 +105,8 @@ def _part(board: Leaderboard, benchmark: str, photographs: masks.Pictures | None
     leading = board.columns[benchmark]
     columns = [c for c in board.grid.columns if c.benchmark == benchmark and c != leading]
     drawn = (
-        ("differences", differences.figure(board, [benchmark])), ("curves", curves.figure(board, benchmark)),
-        ("alpha", alpha.figure(board, benchmark)),
+        ("differences", figures.differences(board, [benchmark])), ("curves", figures.curves(board, benchmark)),
+        ("alpha", figures.alpha(board, benchmark)),
     )  # fmt: skip
     name = hashlib.sha256(f"{board.grid.title} {benchmark}".encode()).hexdigest()[:8]
     pictures = [made for kind, figure in drawn if (made := _picture(f"{kind}-{name}", figure))]
@@ -154,9 +154,9 @@ def _environment() -> Any:
     from jinja2 import Environment, PackageLoader, StrictUndefined, select_autoescape
 
     environment = Environment(
-        loader=PackageLoader("harness.report.html", "templates"), autoescape=select_autoescape(("html",)),
+        loader=PackageLoader("harness.report", "templates"), autoescape=select_autoescape(("html",)),
         undefined=StrictUndefined, finalize=_harmless, trim_blocks=True, lstrip_blocks=True,
     )  # fmt: skip
     environment.globals.update(of=standing, source=_tile_source, command_of=command_of)
-    environment.filters["short"] = pareto.short_number
+    environment.filters["short"] = figures.short_number
     return environment

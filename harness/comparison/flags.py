@@ -1,8 +1,8 @@
-"""Whether α could and did leave the uniform mixture, from records."""
+"""What a reader of scores must know of a run: whether its α could and did leave the uniform mixture, and which code made it."""
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Mapping
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from typing import Literal
 
 from harness.archive.archive import Archive, Shares
@@ -55,3 +55,34 @@ def alpha_codes(records: Iterable[Record], archive: Archive) -> list[str]:
     """The codes of runs whose α says nothing, each once."""
     ends = ((record, archive.mixture(record)) for record in records)
     return sorted({code for record, end in ends if end and (code := alpha_code(record, end))})
+
+
+PARTS: tuple[tuple[str, Callable[[Record], str]], ...] = (
+    ("numbers", lambda record: ""),
+    ("numbers_method", lambda record: record.run.method),
+    ("numbers_benchmark", lambda record: record.run.benchmark),
+)
+"""Fingerprint in `Record.environment`, and what the records share that must have the same: all, those of a method,
+of a benchmark."""
+
+
+def made_by_other_code(records: Sequence[Record]) -> set[str]:
+    """Keys of records that other number-making code than that of the latest record made, or began. Older records
+    that do not say are left out."""
+    other = {record.key for record in records if record.environment.get("begun_by")}
+    told = [record for record in records if record.environment.get("numbers")]
+    for name, kind in PARTS:
+        newest: dict[str, Record] = {}
+        for record in told:
+            latest = newest.get(kind(record), record)
+            newest[kind(record)] = max(latest, record, key=lambda each: (each.finished, each.key))
+        other |= {
+            record.key for record in told if record.environment.get(name) != newest[kind(record)].environment.get(name)
+        }
+    return other
+
+
+def begun_by(record: Record) -> str:
+    """Words about a record that other number-making code, or another machine or torch, began; empty for any other."""
+    codes, machines = (record.environment.get(name, "") for name in ("begun_by", "begun_on"))
+    return (f", begun by other code ({codes})" if codes else "") + (f", begun on {machines}" if machines else "")

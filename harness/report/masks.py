@@ -14,7 +14,7 @@ from harness.archive.schema import Record
 from harness.comparison.leaderboard import Leaderboard
 from harness.comparison.scores import Column
 from harness.report.board import caption, ended_well, on
-from harness.report.figures.style import PAGE, cut, new_figure
+from harness.report.style import PAGE, cut, new_figure
 
 if TYPE_CHECKING:
     import numpy as np
