@@ -70,7 +70,7 @@ def parser() -> CommandParser:
         action="store_true",
         help="write a graph of any model, merged as far as it can be, and check it with onnxruntime",
     )
-    p.add_argument("--verify", action="store_true", help="reload the file in a fresh process and compare predictions")
+    p.add_argument("--verify", action="store_true", help="load the file and compare predictions")
     add_results(p)
     p.add_argument("--checkpoint", type=Path, metavar="FILE", help="the pretrained weights that the run started from")
     p.add_argument("--data", type=Path, metavar="DIR", help="the benchmark's folder or its parent; calibrated needs it")
@@ -100,7 +100,7 @@ def main(argv: list[str] | None = None) -> int:
 
     if form == "onnx" and arguments.verify:
         raise UsageError("--onnx is always checked, with onnxruntime; leave --verify away")
-    plugins = load_own_plugins(arguments)
+    load_own_plugins(arguments)
     results, settings = results_of(arguments), load_settings()
     run = find_run(results, arguments.run)
     record = RecordStore(results).summary(run.key)
@@ -123,16 +123,15 @@ def main(argv: list[str] | None = None) -> int:
         form=form,
         checkpoint=checkpoint_of(run, settings, given=arguments.checkpoint),
         data=arguments.data or (folder_of(run, settings) if calibrated else None),
-        plugins=tuple(plugins),
         card=_card(record, form, merge=merge, base=base_model(run), usage=usage),
     )
     with stages() as tell:
         exported = export(request, tell=tell)
-        tell("verifying in a fresh process")
+        tell("verifying")
         difference = verify(exported, request) if arguments.verify else None
     print(f"{request.out}: {exported.summary()}")
     if difference is not None:
-        print(f"verified in a fresh process: relative difference of predictions {difference:.1e}")
+        print(f"verified: relative difference of predictions {difference:.1e}")
     return 0
 
 

@@ -210,7 +210,6 @@ class Experiment:
                 raise UsageError(f"the checkpoint {path} changed since this run was planned; plan it again")
             self.tell({"stage": "opening data"})
             self.counts = self.data.counts
-            self.scoring.require_masks()
             if self.device.type == "cpu" and (warning := unusable_gpu()):
                 self.tell({"stage": warning})
             self.tell({"stage": "building the model"})

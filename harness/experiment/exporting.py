@@ -1,7 +1,6 @@
 """The trained model of a finished run as a file: a plain SAM checkpoint, the trained tensors alone, or an adapter in the format of
-Hugging Face's PEFT, for transformers' ``SamModel``. Read `export` downwards. `verify` loads what was written in a fresh process: a whole
-checkpoint by segment_anything's own registry, or where backbone or image size are not the registry's into segment_anything's own
-modules, and trained tensors alone into a freshly built segmenter with the method attached.
+Hugging Face's PEFT, for transformers' ``SamModel``. Read `export` downwards. `verify` loads what was written: a whole checkpoint by
+segment_anything's own registry or into its own modules, and trained tensors alone into a freshly built segmenter.
 
 LoRA and SAMed are what PEFT calls LoRA. A cell (NAS-LoRA, NAS-PC-LoRA, Conv-LoRA) is not, but the affine map (M, c) of
 the bottleneck that is fitted to it on training images is: A' = M A, B, and a bias s · B c on the layer. The mask decoder,
@@ -11,16 +10,13 @@ which every method trains, travels whole as a module to save.
 from __future__ import annotations
 
 import json
-import subprocess
-import sys
-import tempfile
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any, Literal
 
 import torch
-from safetensors.torch import load_file, save, save_file
+from safetensors.torch import save
 from segment_anything import sam_model_registry
 from torch import Tensor
 
@@ -40,7 +36,7 @@ from harness.models.sam_encoder import SAMEncoder
 from harness.models.segmenter import SAMSegmenter, Segmenter
 from harness.planning.understand import data_folder
 from harness.protocols.load import from_rules
-from harness.registry import METHODS, add_own_of, load_plugin
+from harness.registry import METHODS
 from harness.system.errors import UsageError, writing_to
 from harness.system.files import new_folder, replace_atomically, write_atomically
 from harness.training.feeding import normalise
@@ -161,7 +157,6 @@ class Export:
         checkpoint: the pretrained weights that the run started from, None for a run from random weights.
         data: folder that holds the benchmark; needed by ``calibrated``, and used for the deviation where given. A run
             on generated samples finds its own.
-        plugins: plug-in files that define the method or the benchmark.
         card: text of the model card, ``README.md`` in a folder and beside a file what `card_of` says.
     """
 
@@ -172,7 +167,6 @@ class Export:
     merge: MergeMode = "exact"
     checkpoint: Path | None = None
     data: Path | None = None
-    plugins: tuple[Path, ...] = ()
     card: str = ""
 
 
@@ -198,7 +192,7 @@ class Exported:
     difference: float | None = None
 
     def summary(self) -> str:
-        """One line: what the file is, what the merge cost, and what loads it where segment_anything's registry does not."""
+        """One line: what the file is, and what the merge cost."""
         line = f"{self.run.variant} on {self.run.benchmark}, seed {self.run.seed}"
         if self.report is not None:
             left = f", {len(self.report.left)} kept as they are" if self.report.left and self.form == "onnx" else ""
@@ -209,9 +203,7 @@ class Exported:
             )
         if self.difference is not None:
             line += f"; onnxruntime differs by {self.difference:.1e} at most (relative, opset {OPSET})"
-        if self.form == "adapter" or (self.form == "sam" and in_registry(self.run)):
-            return line
-        return f"{line}; {how_to_load(self.run, self.form, str(self.out))}"
+        return line
 
 
 REGISTRY = ("vit_b", "vit_l", "vit_h")
@@ -222,36 +214,6 @@ REGISTRY_SIZE = 1024
 def in_registry(run: Run) -> bool:
     """Whether a whole export of the run loads in segment_anything's own registry."""
     return run.backbone in REGISTRY and run.rules["image_size"] == REGISTRY_SIZE
-
-
-def how_to_load(run: Run, form: Form, out: str) -> str:
-    """How to load the exported file ``out``, in words and code."""
-    side = run.rules["image_size"]
-    if form == "adapter":
-        start = " --checkpoint FILE" if run.checkpoint else ""
-        start += "" if METHODS.is_fixed(run.method) else " --plugin FILE.py"
-        return f"sam-peft predict --adapter {out}{start} --images DIR --out MASKS"
-    if form == "peft":
-        return (
-            f"load with peft.PeftModel.from_pretrained(model, {out!r}) into a transformers SamModel, of a method peft/NAME on q, k and v "
-            "into harness.methods.peft.split(model)"
-        )
-    if form == "onnx":
-        name = INPUTS.get(run.rules.get("prompt", "none"))
-        inputs = f"'images': rgb, {name!r}: {name}" if name else "'images': rgb"
-        return f"onnxruntime.InferenceSession({out!r}).run(None, {{{inputs}}}), rgb float32 (B, 3, {side}, {side}) in [0, 1]"
-    if in_registry(run):
-        return f"load with segment_anything.sam_model_registry[{run.backbone!r}](checkpoint={out!r})"
-    if backbone(run.backbone).shape.stem:
-        return "load with MobileSAM's own sam_model_registry['vit_t'], or with --checkpoint here"
-    if backbone(run.backbone).shape.pyramid:
-        if not run.checkpoint:
-            return "load with --checkpoint here; it lacks the memory that sam2's own build_sam2 asks for"
-        return f"load with sam2.build_sam.build_sam2(CONFIG, {out!r}), or with --checkpoint here"
-    return (
-        f"positions fitted to {side} px; load with harness.models.original_sam.plain_sam({run.backbone!r}, image_size={side}); "
-        f"segment_anything's registry takes {', '.join(REGISTRY)} at {REGISTRY_SIZE} px only"
-    )
 
 
 def code_to_load(run: Run, form: Form, out: str) -> str:
@@ -268,6 +230,7 @@ def code_to_load(run: Run, form: Form, out: str) -> str:
         base = base_model(run) or "WEIGHTS"
         return (
             "from peft import PeftModel\nfrom transformers import SamModel\n\n"
+            "# of a method peft/NAME on q, k and v: give SamModel to harness.methods.peft.split first\n"
             f"model = PeftModel.from_pretrained(SamModel.from_pretrained({base!r}), {out!r})"
         )
     if form == "onnx":
@@ -340,7 +303,6 @@ def export(request: Export, *, tell: Callable[[str], None] = lambda stage: None)
             request.out,
             images=held_out,
             metadata={METADATA: _metadata(run)},
-            instead=_other_options(method, request.merge),
         )
     # After the file: a full disk leaves no card of a model that is not there.
     if request.form != "peft" and request.card:
@@ -419,15 +381,11 @@ def _plain_state(segmenter: Segmenter, method: Method, mode: MergeMode) -> dict[
     try:
         return sam_state_dict(segmenter)
     except ValueError as error:
+        fit = mode != "calibrated" and "calibrated" in method.merge_modes
+        instead = "--merge calibrated or --adapter-only" if fit else "--adapter-only"
         raise UsageError(
-            f"{method.name} merged by {mode} keeps parts that a SAM checkpoint cannot hold; use {_other_options(method, mode)}"
+            f"{method.name} merged by {mode} keeps parts that a SAM checkpoint cannot hold; use {instead}"
         ) from error
-
-
-def _other_options(method: Method, mode: MergeMode) -> str:
-    """What to export with instead, where a merge by ``mode`` leaves parts that the file cannot hold."""
-    fit = mode != "calibrated" and "calibrated" in method.merge_modes
-    return "--merge calibrated or --adapter-only" if fit else "--adapter-only"
 
 
 def _memory(request: Export, run: Run) -> dict[str, Tensor]:
@@ -465,54 +423,19 @@ TOLERANCE = 1e-4
 
 
 def verify(exported: Exported, request: Export) -> float:
-    """Load the written file in a fresh process; the largest relative difference of its predictions. Raises UsageError: the file
-    does not load there, or predicts something else."""
-    with tempfile.TemporaryDirectory() as folder:
-        expected = Path(folder) / "expected.safetensors"
-        save_file({"images": exported.held_out, "masks": exported.masks.contiguous()}, expected)
-        order = {
-            "run": asdict(exported.run),
-            "file": str(request.out.absolute()),
-            "expected": str(expected),
-            "adapter_only": request.form == "adapter",
-            "checkpoint": str(request.checkpoint.absolute()) if request.checkpoint else "",
-            "plugins": [str(path.absolute()) for path in request.plugins],
-        }
-        command = [
-            sys.executable,
-            "-P",  # no module out of the working folder, to which others may write
-            "-c",
-            "import sys; sys.path.insert(0, sys.argv[1]); "
-            "from harness.experiment.exporting import print_difference; print_difference(sys.argv[2])",
-        ]
-        root = str(Path(__file__).parents[2])
-        done = subprocess.run([*command, root, json.dumps(order)], capture_output=True, text=True, check=False)
-    if done.returncode:
-        last = (done.stderr.strip().splitlines() or [f"it ended with status {done.returncode}"])[-1]
-        raise UsageError(f"{request.out} was written, but a fresh process could not load it: {last}")
-    difference = float(done.stdout)
+    """Load the written file; the largest relative difference of its predictions. Raises UsageError: it predicts something else."""
+    run, images = exported.run, exported.held_out
+    if request.form == "adapter":
+        segmenter, _ = trained_segmenter(run, read_tensors(request.out), checkpoint=request.checkpoint)
+        masks = mask_logits(segmenter, images)
+    else:
+        masks = sam_masks(run, request.out, images)
+    difference = float((masks - exported.masks).abs().max() / exported.masks.abs().max())
     if not difference <= TOLERANCE:
         raise UsageError(
-            f"{request.out} was written, but predicts otherwise in a fresh process: relative difference {difference:.2e}"
+            f"{request.out} was written, but predicts otherwise when loaded: relative difference {difference:.2e}"
         )
     return difference
-
-
-def print_difference(order: str) -> None:
-    """The fresh process's side of `verify`: print the relative difference."""
-    asked: dict[str, Any] = json.loads(order)
-    for path in asked["plugins"]:
-        load_plugin(Path(path))
-    run = Run(**asked["run"])
-    add_own_of(run.benchmark, run.rules)
-    expected = load_file(asked["expected"])
-    if asked["adapter_only"]:
-        checkpoint = Path(asked["checkpoint"]) if asked["checkpoint"] else None
-        segmenter, _ = trained_segmenter(run, read_tensors(Path(asked["file"])), checkpoint=checkpoint)
-        masks = mask_logits(segmenter, expected["images"])
-    else:
-        masks = sam_masks(run, Path(asked["file"]), expected["images"])
-    print(float((masks - expected["masks"]).abs().max() / expected["masks"].abs().max()))
 
 
 @torch.no_grad()

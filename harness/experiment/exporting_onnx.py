@@ -28,6 +28,9 @@ LARGEST = 2_000_000_000
 """Bytes of weights that one file may hold: protobuf ends at 2 GiB. More go into FILE.data beside it."""
 
 
+INSTEAD = "use --merge calibrated where the method has it, or --adapter-only"
+
+
 def require_onnx() -> None:
     """Raises UsageError where onnx or onnxruntime is not installed."""
     lacking = [name for name in ("onnx", "onnxruntime") if find_spec(name) is None]
@@ -112,9 +115,7 @@ class Graph(nn.Module):
 
 
 @torch.no_grad()
-def write_onnx(
-    graph: Graph, out: Path, *, images: Tensor, metadata: Mapping[str, str], instead: str = "--adapter-only"
-) -> float:
+def write_onnx(graph: Graph, out: Path, *, images: Tensor, metadata: Mapping[str, str]) -> float:
     """Trace, check against onnxruntime with batches of one and of all, and write the file whole or not at all.
 
     Args:
@@ -122,7 +123,6 @@ def write_onnx(
         out: the file; weights beyond `LARGEST` lie beside it in ``<name>.data``.
         images: (B, 3, S, S) normalised, on which onnxruntime must agree; of one alone its mirror image is the second.
         metadata: name -> text, stored in the file.
-        instead: the options to use where the model cannot be written.
 
     Returns:
         The largest difference, see `TOLERANCE`.
@@ -140,10 +140,10 @@ def write_onnx(
     ):
         traced = Path(folder) / "traced.onnx"
         with _without_fused_kernels(graph):
-            _trace(graph, tuple(tensor[:2] for tensor in inputs), traced, instead=instead)
+            _trace(graph, tuple(tensor[:2] for tensor in inputs), traced)
         made = Path(folder) / out.name
         data = _finish(traced, made, metadata)
-        difference = _difference(made, dict(zip(graph.inputs, inputs, strict=True)), expected, instead=instead)
+        difference = _difference(made, dict(zip(graph.inputs, inputs, strict=True)), expected)
         if not difference <= TOLERANCE:
             raise UsageError(f"onnxruntime predicts otherwise, by {difference:.1e}; nothing was written")
         for file in (*([data] if data else []), made):
@@ -151,7 +151,7 @@ def write_onnx(
     return difference
 
 
-def _trace(graph: Graph, inputs: tuple[Tensor, ...], file: Path, *, instead: str) -> None:
+def _trace(graph: Graph, inputs: tuple[Tensor, ...], file: Path) -> None:
     names: dict[str, Any] = {"input_names": graph.inputs, "output_names": ["masks", "probabilities"]}
     axes = {name: {0: "batch"} for name in (*graph.inputs, "masks", "probabilities")}
     with warnings.catch_warnings(), _without_output():
@@ -163,7 +163,7 @@ def _trace(graph: Graph, inputs: tuple[Tensor, ...], file: Path, *, instead: str
             reason = (
                 (str(error).strip() or type(error).__name__).splitlines()[0].partition("  [Caused by")[0].rstrip(".")
             )
-            raise UsageError(f"torch cannot write this model as ONNX: {reason}; use {instead}") from error
+            raise UsageError(f"torch cannot write this model as ONNX: {reason}; {INSTEAD}") from error
 
 
 @contextlib.contextmanager
@@ -191,7 +191,7 @@ def _finish(traced: Path, out: Path, metadata: Mapping[str, str]) -> Path | None
     return out.with_name(location) if apart else None
 
 
-def _difference(file: Path, inputs: Mapping[str, Tensor], expected: tuple[Tensor, Tensor], *, instead: str) -> float:
+def _difference(file: Path, inputs: Mapping[str, Tensor], expected: tuple[Tensor, Tensor]) -> float:
     import onnxruntime
 
     options = onnxruntime.SessionOptions()
@@ -203,11 +203,11 @@ def _difference(file: Path, inputs: Mapping[str, Tensor], expected: tuple[Tensor
             outputs = session.run(None, {name: tensor[batch].numpy() for name, tensor in inputs.items()})
         except Exception as error:  # onnxruntime's own, which have no common class
             reason = (str(error).strip().splitlines() or [type(error).__name__])[0]
-            raise UsageError(f"onnxruntime cannot run this model: {reason}; use {instead}") from error
+            raise UsageError(f"onnxruntime cannot run this model: {reason}; {INSTEAD}") from error
         scales = (float(expected[0].abs().max()), 1.0)
         for output, reference, scale in zip(outputs, expected, scales, strict=True):
             if output.shape != tuple(reference[batch].shape):
-                raise UsageError(f"onnxruntime gives another shape for another batch; use {instead}")
+                raise UsageError(f"onnxruntime gives another shape for another batch; {INSTEAD}")
             largest = max(largest, float((torch.from_numpy(output) - reference[batch]).abs().max()) / scale)
     return largest
 

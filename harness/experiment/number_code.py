@@ -61,7 +61,9 @@ def _of_class(config: Any) -> str:
 
 def _behind(kind: type, shared: str) -> set[Path]:
     """The files of a class and of its bases, and those in the folder ``shared`` of our own of these."""
-    files = {Path(file) for base in kind.__mro__[:-1] if (file := getattr(sys.modules[base.__module__], "__file__", None))}
+    files = {
+        Path(file) for base in kind.__mro__[:-1] if (file := getattr(sys.modules[base.__module__], "__file__", None))
+    }
     return files | {path for file in files for path in (file.parent / shared).glob("*.py")}
 
 

@@ -22,7 +22,6 @@ from harness.methods.base import Method
 from harness.models.segmenter import probabilities
 from harness.models.transfer import to_device
 from harness.protocols.card import Protocol
-from harness.system.errors import UsageError
 from harness.training.cache import ArrayCache
 from harness.training.distributed import ALONE, Workers
 from harness.training.embeddings import EmbeddingCache, encoder_is_frozen, weights_fingerprint
@@ -206,16 +205,6 @@ class Scoring:
         if self._rules.prompt != "none":
             counts["unprompted"] = sum(split in self._data.tests for split, _ in self.unprompted)
         return counts
-
-    def require_masks(self) -> None:
-        """Reads a split's masks up to the first with a pixel that counts, most often one. Raises UsageError: a validation or test
-        split that has none could not be scored after all the training."""
-        for name, source in {"val": self._data.val, **self._data.tests}.items():
-            masks = (source.mask_native(index) for index in range(len(source)))
-            if not self.labels and len(source) and all((mask == IGNORE).all() for mask in masks):
-                raise UsageError(
-                    f"the split {name} cannot be scored: every pixel of every mask is ignored (255); give masks with classes"
-                )
 
     def predictor(self, segmenter: Any) -> Callable[..., Tensor]:
         """From inputs (B, 3, S, S), and each image's prompts where the rules have any, to probabilities (B, S, S), or to

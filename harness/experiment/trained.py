@@ -109,18 +109,11 @@ def adapter(file: Path) -> Trained:
     """What an exported adapter holds. Raises UsageError: it cannot be read, or says nothing of its run."""
     try:
         with safe_open(file, framework="pt") as content:
-            metadata = (content.metadata() or {}).get(METADATA, "")
-    except (SafetensorError, OSError) as error:
-        raise UsageError(
-            f"{file} is no .safetensors file: {error}; give what sam-peft export --adapter-only wrote"
-        ) from error
-    if not metadata:
-        raise UsageError(f"{file} does not say which run it is of; write it with sam-peft export --adapter-only")
-    try:
+            metadata = (content.metadata() or {})[METADATA]
         run = TypeAdapter(dict[str, Run]).validate_json(metadata, strict=True)["run"]
-    except (ValidationError, KeyError) as error:
+    except (SafetensorError, OSError, ValidationError, KeyError) as error:
         raise UsageError(
-            f"{file} names no run of this harness; write it with sam-peft export --adapter-only"
+            f"{file} is no .safetensors file that names its run; give what sam-peft export --adapter-only wrote"
         ) from error
     _require_known(run)
     add_own_of(run.benchmark, run.rules)
