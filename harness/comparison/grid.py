@@ -12,7 +12,7 @@ from harness.archive.archive import Archive, frame
 from harness.archive.schema import Record, Run
 from harness.comparison.frames import SAME_RULES, rows, rows_of_study, study_lines
 from harness.comparison.names import benchmark_rank, benchmark_title, shown_metrics
-from harness.comparison.rules import HEADED, card, differences, from_card, headed, overrides, overrides_in_words, shared
+from harness.comparison.rules import HEADED, card, from_card, headed, overrides, overrides_in_words, shared
 from harness.comparison.scores import MISSING, Cell, Column, Difference, Mark, Sample, of_samples
 from harness.protocols.keys import with_later
 
@@ -86,6 +86,11 @@ class Grid:
         """Whether all of its images are made up, so that nothing is ranked."""
         notes = [record.run.data_note for record in self.records]
         return bool(notes) and all(note.startswith(GENERATED) for note in notes)
+
+    @property
+    def is_own(self) -> bool:
+        """Whether it is of somebody's own images."""
+        return bool(self.records) and all(record.run.rules.get("own_classes") for record in self.records)
 
     @property
     def benchmarks(self) -> list[str]:
@@ -384,28 +389,21 @@ def _seeds_of(column: Column, records: Sequence[Record]) -> set[int]:
 
 
 def _titled(made: Sequence[Parts]) -> list[Grid]:
-    """With titles: what differs from the card, then what tells tables of one title apart."""
+    """With titles: what differs from the card; tables of one title are told apart by their hash."""
     records = [sorted({r.key: r for r in parts["runs"]["record"]}.values(), key=lambda r: r.key) for parts in made]
     changed = [overrides(here) for here in records]
 
-    def title(place: int, names: Iterable[str]) -> str:
-        everywhere = shared(list((changed[place] or {}).values()))
-        wanted = dict.fromkeys([*(name for name in HEADED if name in everywhere), *names])
-        words = headed(wanted, records[place][0].run.rules) if wanted else ""
-        return f"{made[place]['protocol']} · {made[place]['backbone']}" + (f" · {words}" if words else "")
-
-    titles = [title(place, ()) for place in range(len(made))]
-    for same in {each for each in titles if titles.count(each) > 1}:
-        places = [place for place, each in enumerate(titles) if each == same]
-        apart = [name for place in places[1:] for name in _told_apart(records[places[0]], records[place])]
-        for place in places:
-            titles[place] = title(place, apart)
+    titles = []
+    for parts, differing, here in zip(made, changed, records, strict=True):
+        everywhere = shared(list((differing or {}).values()))
+        words = headed([name for name in HEADED if name in everywhere], here[0].run.rules) if everywhere else ""
+        titles.append(f"{parts['protocol']} · {parts['backbone']}" + (f" · {words}" if words else ""))
     for same in {each for each in titles if titles.count(each) > 1}:
         for place, each in enumerate(titles):
             if each == same:
-                titles[place] += (
-                    f" · rules {made[place]['protocol_hash'][:8]}, weights {weights_in_words(made[place]['checkpoint'])}"
-                )
+                parts = made[place]
+                weights = weights_in_words(parts["checkpoint"])
+                titles[place] += f" · rules {parts['protocol_hash'][:8]}, weights {weights}"
     return [
         Grid(
             title=titles[place],
@@ -414,19 +412,6 @@ def _titled(made: Sequence[Parts]) -> list[Grid]:
         )
         for place, parts in enumerate(made)
     ]
-
-
-def _told_apart(first: Iterable[Record], second: Iterable[Record]) -> list[str]:
-    """Rules in which every run of the one differs from every run of the other on a benchmark that both have."""
-    here, there = (
-        {(r.run.benchmark, r.run.rules.get("budget")): r.run.rules for r in records} for records in (first, second)
-    )
-    names: dict[str, list[str]] = {}
-    for (name, _), rules in here.items():
-        for other in (other for (benchmark, _), other in there.items() if benchmark == name):
-            differing = differences(rules, other)
-            names[name] = [rule for rule in names.get(name, differing) if rule in differing]
-    return [rule for rules in names.values() for rule in rules]
 
 
 def weights_in_words(checkpoint: str) -> str:

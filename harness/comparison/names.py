@@ -156,6 +156,9 @@ def method_rank(name: str) -> tuple[int, str]:
     return (METHOD_ORDER.index(name) if name in METHOD_ORDER else len(METHOD_ORDER), name)
 
 
+UNTUNED = ("decoder", "zeroshot")
+"""What an adapted encoder has to be better than, the harder one first."""
+
 BASELINES = ("lora", "decoder")
 """What rows are compared with where nobody says: the first of these methods that is there."""
 

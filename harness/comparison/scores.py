@@ -5,7 +5,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from functools import cached_property
 from typing import TYPE_CHECKING, Literal
 
@@ -66,8 +66,9 @@ class Column:
 ImageScores = tuple[tuple[str, ...], "NDArray[np.float64]"]
 """The stems of the images, in order, and the score of each."""
 
-Over = Literal["seeds and images", "seeds", "splits"]
-"""What an interval is over; ``splits`` where every seed splits the images anew (Nadeau and Bengio 2003)."""
+Over = Literal["seeds and images", "seeds", "splits", "images"]
+"""What an interval is over; ``splits`` where every seed splits the images anew (Nadeau and Bengio 2003); ``images`` of a
+single seed, where it says nothing of other seeds."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -174,6 +175,22 @@ def of_samples(first: Sample, second: Sample) -> Difference | None:
         if crossed is not None:
             return Difference.of(crossed, over="seeds and images")
     return Difference.of(stats.of_seeds(by_seed))
+
+
+def over_images(first: Sample, second: Sample) -> Difference | None:
+    """First minus second under the first seed that both have, with an interval over its images (their clusters, where images
+    are not independent); None where they have no seed or not the same images."""
+    import numpy as np
+
+    seeds = sorted(first.by_seed.keys() & second.by_seed.keys())[:1]
+    stems = common_stems([first, second], seeds)
+    if stems is None:
+        return None
+    values = first.images[seeds[0]][1] - second.images[seeds[0]][1]
+    numbers = cluster_numbers(stems, {**second.clusters, **first.clusters})
+    if numbers is not None:  # the mean over images as a mean over clusters
+        values = np.bincount(numbers, weights=values) * (numbers.max() + 1) / len(values)
+    return replace(Difference.of(stats.of_seeds(list(map(float, values))), over="images"), n=1)
 
 
 def common_stems(samples: Sequence[Sample], seeds: Sequence[int]) -> tuple[str, ...] | None:

@@ -7,8 +7,8 @@ from collections.abc import Iterable
 from harness.archive.schema import Record
 from harness.comparison.grid import Grid
 from harness.comparison.leaderboard import Leaderboard, Standing, leaderboard
-from harness.comparison.names import BASELINES
-from harness.comparison.scores import Cell, Column, Difference
+from harness.comparison.names import BASELINES, UNTUNED
+from harness.comparison.scores import Cell, Column, Difference, over_images, simultaneous
 from harness.studies import Study
 from harness.system.errors import UsageError, did_you_mean
 
@@ -92,6 +92,8 @@ def sentence(board: Leaderboard, benchmark: str) -> str:
     what = what if benchmark else what.capitalize()
     if board.grid.is_generated:
         return "These images are generated: their scores show that everything works, and rank nothing."
+    if board.grid.is_own and benchmark and (said := verdict(board.grid, board.columns[benchmark])):
+        return said
     empty = {each.row for each in ran(board) if any(cell.blank for cell in cells_on(each, benchmark))}
     judged = {
         each.row: d
@@ -112,6 +114,40 @@ def sentence(board: Leaderboard, benchmark: str) -> str:
     if better:
         said += f", most of all {better[0]} ({shown(judged[better[0]])} points)"
     return f"{said}, and {worse or 'none'} {'is' if worse < 2 else 'are'} worse."
+
+
+def verdict(grid: Grid, column: Column) -> str:
+    """Whether tuning helps on one's own images: the best row against the decoder alone, or else zero-shot. Empty where
+    neither of these has a score. Intervals hold for all rows at once, where there are two seeds or more."""
+    cells = {row: cell for row in grid.rows if (cell := grid.cells[row, column]).complete}
+    if cells and all(cell.blank for cell in cells.values()):
+        return f"{column.name}: the masks of every row are almost empty, so nothing is ranked."
+    cells = {row: cell for row, cell in cells.items() if not cell.blank}
+    best = max(cells, key=lambda row: column.sign * cells[row].mean, default="")
+    plain = [row for method in UNTUNED for row in cells if grid.rows[row].method == method]
+    others = [row for row in plain if row != best]
+    others += (
+        sorted(cells.keys() - {best, *plain}, key=lambda row: -column.sign * cells[row].mean) if best in plain else []
+    )
+    if not others:
+        return ""
+    other = others[0]
+    samples = {row: grid.sample(row, column) for row in cells}
+    joint = simultaneous([samples], other).get(best)
+    difference = joint[0] if joint else grid.difference(best, other, column)
+    if difference is None or difference.low is None:
+        difference = over_images(samples[best], samples[other]) or difference
+    if difference is None:
+        return ""
+    seeds = f"{difference.n} seed{'s' * (difference.n > 1)}"
+    if difference.low is None:
+        return f"{column.name}: {best} is highest, {shown(difference)} points to {other}; {seeds}, so there is no interval."
+    compared = "but not significantly different from" if difference.is_none else "and significantly better than"
+    over = "its test images, and other seeds may differ" if difference.over == "images" else difference.over
+    return (
+        f"{column.name}: {best} is highest, {compared} {other}: {shown(difference)} points, {seeds},"
+        f" 95 % interval over {over}."
+    )
 
 
 def percent(value: float) -> str:

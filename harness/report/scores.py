@@ -16,10 +16,11 @@ from harness.comparison.flags import alpha_codes, made_by_other_code, without_se
 from harness.comparison.frames import baseline_of
 from harness.comparison.grid import Grid, grids, weights_in_words
 from harness.comparison.leaderboard import COLLAPSE, Leaderboard, Standing, is_collapsed, leaderboard
-from harness.comparison.names import benchmark_title, metric
+from harness.comparison.names import benchmark_title
 from harness.comparison.papers import MARKS, Papers
 from harness.comparison.scores import MISSING, Column, Difference
-from harness.report.formats import Head, Number, Page, Score, Table, Value, heads
+from harness.report.board import verdict
+from harness.report.formats import Number, Page, Score, Table, Value, heads
 from harness.studies import Study
 
 if TYPE_CHECKING:
@@ -58,15 +59,14 @@ def score_page(
     papers = Papers.read() if study and study.table.paper else None
     tables: list[Table] = []
     for grid in made:
-        scores = score_tables(grid, details=details)
+        scores = score_table(grid, details=details)
         if study and study.note:
-            scores[0] = replace(scores[0], above=[study.note, *scores[0].above])
-        tables += scores
+            scores = replace(scores, above=[study.note, *scores.above])
+        tables.append(scores)
         if study and baseline_of(study):
             tables += difference_tables(grid, baseline_of(study))
         if study and papers and grid.protocol in {study.protocol, *papers.cards}:
             tables += paper_tables(grid, papers)
-        tables += tuning_tables(grid) if details else []
     title = study.title if study else ", ".join(dict.fromkeys(grid.protocol for grid in made)) or "no records"
     generated = bool(made) and all(grid.is_generated for grid in made)
     return Page(
@@ -78,56 +78,29 @@ def score_page(
     )
 
 
-def score_tables(grid: Grid, *, details: bool = False) -> list[Table]:
-    """One for the benchmarks that most rows share, one more for what only some rows were run on."""
-    tables = []
+def score_table(grid: Grid, *, details: bool = False) -> Table:
+    """A line a row, a column a benchmark, split and metric; with ``details`` what stands with the scores."""
     other_code = made_by_other_code(grid.records) if details else set()
-    for number, (rows, columns) in enumerate(_parts(grid)):
-        benchmarks = dict.fromkeys(column.title for column in columns)
-        beside = _details(grid, rows, columns) if details else {}
-        lines: list[list[Value]] = []
-        for row in rows:
-            records = grid.records_of(row)
-            signs = "†" if any(record.key in other_code for record in records) else ""
-            signs += "‡" if any(map(_selected_on_test, records)) else ""
-            name = " ".join(filter(None, [row, signs, *alpha_codes(records, grid.archive)]))
-            scores = [Score(cell=grid.cells[row, c], mark=grid.marks.get((row, c), "")) for c in columns]
-            lines.append([name, *scores, *(beside[title][row] for title in beside)])
-        titles = [_heading(column, grid.columns) for column in columns]
-        tables.append(
-            Table(
-                heading=grid.title + (f": {', '.join(benchmarks)}" if number else ""),
-                level=3 if number else 2,
-                above=rules_in_words(grid) if number == 0 else (),
-                columns=[Head(title="method", words=True), *map(_numbers, titles), *map(_numbers, beside)],
-                rows=lines,
-                below=_notes(grid, details=details) if number == 0 else (),
-            )
-        )
-    return tables
+    beside = _details(grid) if details else {}
+    lines: list[list[Value]] = []
+    for row in grid.rows:
+        records = grid.records_of(row)
+        signs = "†" if any(record.key in other_code for record in records) else ""
+        signs += "‡" if any(map(_selected_on_test, records)) else ""
+        name = " ".join(filter(None, [row, signs, *alpha_codes(records, grid.archive)]))
+        scores = [Score(cell=grid.cells[row, c], mark=grid.marks.get((row, c), "")) for c in grid.columns]
+        lines.append([name, *scores, *(values[row] for values in beside.values())])
+    titles = [_heading(column, grid.columns) for column in grid.columns]
+    return Table(
+        heading=grid.title, above=rules_in_words(grid), columns=heads("method", *titles, *beside, words=["rate"]), rows=lines,
+        below=[*_verdicts(grid), *_notes(grid, details=details)],
+    )  # fmt: skip
 
 
-def _numbers(title: str) -> Head:
-    return Head(title=title, words=title == "rate")
-
-
-def _parts(grid: Grid) -> list[tuple[list[str], list[Column]]]:
-    """(rows, columns) of each table: a benchmark that under half of the rows were planned for has a table of its
-    own."""
-    planned = {
-        name: tuple(
-            row for row in grid.rows if any(grid.cells[row, c].planned for c in grid.columns if c.benchmark == name)
-        )
-        for name in grid.benchmarks
-    }
-    most = max(map(len, planned.values()), default=0)
-    common = [name for name, rows in planned.items() if 2 * len(rows) >= most]
-    together = tuple(row for row in grid.rows if any(row in planned[name] for name in common))
-    parts = {together: common}
-    for name, rows in planned.items():
-        if name not in common:
-            parts.setdefault(rows, []).append(name)
-    return [(list(rows), [c for c in grid.columns if c.benchmark in names]) for rows, names in parts.items()]
+def _verdicts(grid: Grid) -> list[str]:
+    """Of one's own images: what tuning gains, a sentence a data set."""
+    columns = grid.first_columns.values() if grid.is_own and not grid.is_generated else ()
+    return [said for column in columns if (said := verdict(grid, column))]
 
 
 def _heading(column: Column, columns: Sequence[Column]) -> str:
@@ -189,10 +162,9 @@ def _selected_on_test(record: Record) -> bool:
     return bool(record.run.rules.get("quirks", {}).get("selection") == "released")
 
 
-def _details(grid: Grid, rows: Sequence[str], columns: Sequence[Column]) -> dict[str, dict[str, Value]]:
-    """Heading -> row -> value of what stands beside scores, from the runs on the benchmarks of these columns."""
-    benchmarks = {column.benchmark for column in columns}
-    runs = {row: [record for record in grid.records_of(row) if record.run.benchmark in benchmarks] for row in rows}
+def _details(grid: Grid) -> dict[str, dict[str, Value]]:
+    """Heading -> row -> value of what stands with the scores."""
+    runs = {row: grid.records_of(row) for row in grid.rows}
 
     def spans(name: str, of: str, unit: float, form: str) -> dict[str, Value]:
         return {
@@ -345,36 +317,6 @@ def _departs(words: Sequence[str]) -> str:
         if not words
         else "; ".join(words[:3]) + (f" and {len(words) - 3} more" if len(words) > 3 else "")
     )
-
-
-def tuning_tables(grid: Grid) -> list[Table]:
-    """What was tried and chosen, a line a row and choice; none where nothing was tuned."""
-    chosen: dict[tuple[str, ...], list[str]] = {}
-    for row, benchmark in itertools.product(grid.rows, grid.benchmarks):
-        tuned = [
-            r.run.tuning for r in grid.records_of(row) if r.run.benchmark == benchmark and "chosen" in r.run.tuning
-        ]
-        for tuning in tuned[:1]:
-            tried = [
-                f"{_options(trial['options'])}: "
-                + ("no score" if trial["score"] is None else f"{100 * trial['score']:.1f}")
-                for trial in tuning["trials"]
-            ]
-            by = f"{metric(str(tuning['metric'])).heading} on {', '.join(map(benchmark_title, tuning['on']))}"
-            edge = ", ".join(tuning["edge"])
-            line = (row, by, "; ".join(tried), _options(tuning["chosen"]), edge, f"{tuning['hours']:.2f}")
-            chosen.setdefault(line, []).append(benchmark_title(benchmark))
-    if not chosen:
-        return []
-    columns = heads(
-        *("method", "benchmark", "score", "trials", "chosen", "edge", "hours"),
-        words=("benchmark", "score", "trials", "chosen", "edge"),
-    )
-    rows = [[line[0], ", ".join(names), *line[1:]] for line, names in chosen.items()]
-    below = [
-        "Score: of the validation images, mean over the trials' seeds. Edge: a better value may lie beyond the grid."
-    ]
-    return [Table(heading=f"{grid.title}: tuned", level=3, columns=columns, rows=rows, below=below)]
 
 
 def leaderboard_page(made: Sequence[Grid], study: Study) -> Page:

@@ -16,6 +16,7 @@ from harness.archive.archive import Archive
 from harness.archive.store import RecordStore
 from harness.comparison import Difference, Sample, difference, grids, simultaneous
 from harness.comparison.leaderboard import leaderboard
+from harness.comparison.scores import over_images
 from harness.statistics import crossed, family, max_t, of_seeds
 from harness.studies import study_from_dict
 from tests.harness.report.sample import CARD, MadeUp, grid_of, measured_on, record
@@ -120,6 +121,21 @@ def test_frames_of_one_sequence_count_as_one(tmp_path: Path, column: bool) -> No
     # Student over the sequences; over 60 frames it would be under half
     half = 2.201 * statistics.stdev(leads) / 12**0.5
     assert (found.mean, (there(found.high) - there(found.low)) / 2) == pytest.approx((1.5, half), abs=1e-3)
+
+
+def test_of_one_seed_the_interval_is_over_its_images_or_their_sequences(tmp_path: Path) -> None:
+    by_image = [(7 * place) % 12 - 4 for place in range(12)]
+    for stem in ("{}", "{},{}"):
+        root = tmp_path / str(len(stem))
+        for name, sign in (("lora", 0.0), ("decoder", 1.0)):
+            scores = {stem.format(n, n // 2): 0.5 + sign * 0.01 * lead for n, lead in enumerate(by_image)}
+            written(root, scores, method=name)
+        grid = grid_of(list(RecordStore(root)), root=root)
+        found = there(over_images(*(grid.sample(row, grid.columns[0]) for row in ("Decoder alone", "LoRA"))))
+        values = by_image if stem == "{}" else [statistics.mean(by_image[n : n + 2]) for n in range(0, 12, 2)]
+        expected = there(of_seeds(values).interval())
+        assert (found.mean, found.low, found.high) == pytest.approx((1.5, expected.low, expected.high))
+        assert (found.n, found.over) == (1, "images")
 
 
 def test_where_every_seed_splits_the_images_anew_the_interval_is_that_of_folds() -> None:

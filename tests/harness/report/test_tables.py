@@ -70,32 +70,13 @@ def test_a_plain_table_has_scores_and_one_mark_and_details_have_the_rest() -> No
     assert "updates of their weights" not in render(elsewhere)
 
 
-def test_what_was_tuned_is_in_the_details() -> None:
+def test_a_tuned_rate_says_of_how_many_values_and_whether_it_is_at_an_end() -> None:
     trials = [{"options": {"lr": 0.1}, "score": None}, {"options": {"lr": 0.01}, "score": 0.876}]
-    tuning: dict[str, Any] = {
-        "grid": {"lr": [0.1, 0.01]}, "chosen": {"lr": 0.01}, "edge": ["lr"], "trials": trials, "metric": "s_measure",
-        "on": ["kvasir"], "hours": 1.5,
-    }  # fmt: skip
-    made = [record(benchmark=name, tuning=tuning) for name in ("road", "kvasir")]
-    own = {**tuning, "chosen": {"lr": 0.1}, "on": ["isic2017"], "trials": trials[:1], "edge": []}
-    page = render([*made, record(benchmark="isic2017", tuning=own)], details=True)
-    _, _, tuned = page.partition(": tuned")
-    lines = [row for row in table_rows(tuned) if row[0] == "LoRA"]
-    assert lines == [
-        ["LoRA", "Kvasir-SEG, Road", "Sα ↑ on Kvasir-SEG", "lr 0.1: no score; lr 0.01: 87.6", "lr 0.01", "lr", "1.50"],
-        ["LoRA", "ISIC 2017", "Sα ↑ on ISIC 2017", "lr 0.1: no score", "lr 0.1", "", "1.50"],
-    ]
-    assert "lr 0.1 of 1; lr 0.01 of 2§" in page
-    assert "tuned" not in render(made)
-
-
-def test_a_benchmark_that_few_rows_were_run_on_has_a_table_of_its_own() -> None:
-    many = [run for name in ("lora", "decoder", "full", "ssf") for run in three(0.1, method=name)]
-    page = render([*many, *(record(0.5, seed=seed, benchmark="leaf") for seed in range(3))])
-    assert "MISSING" not in page
-    main, leaf = (rows(part) for part in page.split("### demo · tiny: Leaf"))
-    assert list(main) == ["method", "Full fine-tuning", "Decoder alone", "SSF", "LoRA"]
-    assert (list(leaf), leaf["method"]) == (["method", "LoRA"], ["Leaf IoU ↑", "Leaf Dice ↑"])
+    tuning: dict[str, Any] = {"grid": {"lr": [0.1, 0.01]}, "chosen": {"lr": 0.01}, "edge": ["lr"], "trials": trials}
+    own = {**tuning, "chosen": {"lr": 0.1}, "trials": trials[:1], "edge": []}
+    made = [record(benchmark="road", tuning=tuning), record(benchmark="isic2017", tuning=own)]
+    assert "lr 0.1 of 1; lr 0.01 of 2§" in render(made, details=True)
+    assert "§" not in render(made)
 
 
 @pytest.mark.parametrize("style", ["markdown", "latex", "text"])
@@ -285,3 +266,52 @@ def test_a_benchmark_is_called_by_its_own_title_everywhere_and_imported_for_it_n
     assert benchmark_title("cvc612", [older.run]) == "CVC-612"
     assert "Cells of a plug-in Sα ↑" in render([foreign])
     assert benchmark_title("cells", [foreign.run]) == "Cells of a plug-in"
+
+
+OWN: dict[str, Any] = {"benchmark": "tiles", "metric": "iou", "rules": {**CARD, "own_classes": ["background", "tile"]}}
+
+
+def own(method: str, *values: float, **changes: Any) -> list[Any]:
+    return [record(value, method=method, seed=seed, **OWN, **changes) for seed, value in enumerate(values)]
+
+
+@pytest.mark.parametrize(
+    ("records", "words"),
+    [
+        (
+            [*own("zeroshot", 0.1, 0.1), *own("decoder", 0.50, 0.51), *own("lora", 0.70, 0.71)],
+            ["LoRA is highest, and significantly better than Decoder alone: +20.0 [", "2 seeds", "over seeds"],
+        ),
+        (
+            [*own("decoder", 0.5, 0.6), *own("lora", 0.7, 0.55)],
+            ["LoRA is highest, but not significantly different from Decoder alone: +7.5 [", "2 seeds"],
+        ),
+        (
+            [*own("zeroshot", 0.9, 0.9), *own("lora", 0.5, 0.52)],
+            ["Zero-shot is highest, and significantly better than LoRA"],
+        ),
+        ([*own("full", 0.9, 0.9), *own("lora", 0.5, 0.52)], []),
+        ([*own("zeroshot", 0.3), *own("lora", 0.5)], ["LoRA is highest, +20.0 points to Zero-shot", "no interval"]),
+        (
+            [*own("decoder", 0.5, foreground={"test": 0.01}), *own("lora", 0.4, foreground={"test": 0.02})],
+            ["almost empty"],
+        ),
+    ],
+)
+def test_of_own_images_a_sentence_says_whether_tuning_helps(records: list[Any], words: list[str]) -> None:
+    page = " ".join(render(records).split())
+    assert [word for word in words if word not in page] == []
+    assert ("is highest" in page) == any("is highest" in word for word in words)
+
+
+def test_of_one_seed_the_sentence_says_that_its_interval_is_over_images(tmp_path: Path) -> None:
+    store = store_of(tmp_path, [])
+    for method, shift in (("decoder", 0.0), ("lora", 0.2)):
+        scores = {f"i{n}": 0.5 + 0.01 * n + shift * (1 + 0.1 * (n % 3)) for n in range(9)}
+        (made,) = own(method, sum(scores.values()) / 9)
+        head = "variant,split,stem,iou\n"
+        store.write(made, head + "".join(f"best,test,{stem},{score!r}\n" for stem, score in scores.items()))
+    page = render(list(store), root=tmp_path)
+    assert "LoRA is highest, and significantly better than Decoder alone: +22.0 [" in page
+    assert "over its test images, and other seeds may differ" in page
+    assert "significantly" not in render([record(0.5), record(0.9, method="decoder")])
