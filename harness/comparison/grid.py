@@ -3,12 +3,12 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from functools import cached_property
 from typing import TYPE_CHECKING, Any, NamedTuple
 
-from harness.archive.archive import Archive, frame
+from harness.archive.archive import Archive
 from harness.archive.schema import Record, Run
 from harness.comparison.frames import SAME_RULES, rows, rows_of_study, study_lines
 from harness.comparison.names import benchmark_rank, benchmark_title, shown_metrics
@@ -227,11 +227,6 @@ def grids(
     return _titled(made)
 
 
-def runs_frame(records: Iterable[Record], archive: Archive) -> pd.DataFrame:
-    """Some records, placeholders among them, as `grids` takes them."""
-    return frame(archive, "runs", records)
-
-
 Parts = dict[str, Any]
 """The arguments of a `Grid` before it has a title, and ``generated``."""
 
@@ -244,13 +239,10 @@ def _of_study(runs: pd.DataFrame, study: Study, archive: Archive, *, metrics: Se
         found = found[found["backbone"].isin(study.backbones)]
     if found.empty:
         return []
-    place = [_rules_for(record.run, study) for record in found["record"]]
-    found = found.assign(
-        _own=[each.own for each in place],
-        _keeps=[each.keeps for each in place],
-        _decoder=[each.decoder for each in place],
-        _hash=[each.digest for each in place],
-    )[[each.fits for each in place]]
+    rules = [_rules_for(record.run, study) for record in found["record"]]
+    names = ["_own", "_keeps", "_decoder", "_fits", "_hash"]
+    found = found.assign(**dict(zip(names, map(list, zip(*rules, strict=True)), strict=True)))
+    found = found[found["_fits"]]
     if found.empty:
         return []
     chosen, rest = [], []
@@ -264,18 +256,9 @@ def _of_study(runs: pd.DataFrame, study: Study, archive: Archive, *, metrics: Se
     return chosen or rest
 
 
-class _Rules(NamedTuple):
-    """Whether a run has a study's own rules; whether it keeps to what the study sets; its decoder, and whether that
-    is one of the study's; and the hash of its card where runs of another hash stand in tables of their own."""
-
-    own: bool
-    keeps: bool
-    decoder: str
-    fits: bool
-    digest: str
-
-
-def _rules_for(run: Run, study: Study) -> _Rules:
+def _rules_for(run: Run, study: Study) -> tuple[bool, bool, str, bool, str]:
+    """Whether a run has a study's own rules; whether it keeps to what the study sets; its decoder, and whether that is one of the
+    study's; and the hash of its card where runs of another hash stand in tables of their own."""
     own = f"benchmarks.{run.benchmark}."
     set_here = {
         name.removeprefix(own): value
@@ -291,7 +274,7 @@ def _rules_for(run: Run, study: Study) -> _Rules:
     left = from_card(run.rules, wanted).keys() - {"budget"} - tuned
     fits = decoder in study.decoders if study.decoders else decoder == with_later(wanted)["decoder"]
     own_rules = run.protocol == study.protocol and keeps and not left
-    return _Rules(own_rules, keeps, decoder, fits, "" if own_rules and of_card is not None else run.protocol_hash)
+    return own_rules, keeps, decoder, fits, "" if own_rules and of_card is not None else run.protocol_hash
 
 
 def _grid(runs: pd.DataFrame, archive: Archive, *, study: Study | None = None, metrics: Sequence[str] = ()) -> Parts:

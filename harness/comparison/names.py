@@ -164,18 +164,14 @@ BASELINES = ("lora", "decoder")
 
 
 HINT = "sam-peft status prints keys, and --results DIR chooses the folder"
-_SAYS_NOTHING = frozenset({"seed", "on", "↑", "↓"})
-_OF_METRICS = frozenset(word for metric in METRICS.values() for word in metric.title.casefold().split())
-"""Words of a column's heading that tell no run from another."""
-_SHOWN = 5
 
 
 def find_key(asked: str, keys: Collection[str], described: Callable[[], Mapping[str, Any]]) -> str:
     """The key that is ``asked``, the only one that begins so, or that of the only run that fits all its words.
 
     Args:
-        asked: a key, or words such as ``lora kvasir 0`` or ``lora Kvasir-SEG Sα``: a row, a benchmark, a seed, a
-            protocol, a backbone, as far as it takes to mean one run.
+        asked: a key, or words such as ``lora kvasir 0``: a row, a benchmark, a seed, a protocol, a backbone, as far as it
+            takes to mean one run.
         keys: of all runs.
         described: reads what words are compared with, by key: a `Run`, or the state of one that is on its way, which
             has a run's variant, method, benchmark, seed, protocol and backbone too; called where no key fits.
@@ -190,7 +186,7 @@ def find_key(asked: str, keys: Collection[str], described: Callable[[], Mapping[
         return begun[0]
     if begun:
         raise UsageError(f"{asked!r} is the beginning of {_some(begun)}; give more of it")
-    words = {word for word in asked.casefold().replace(",", " ").split() if word not in _SAYS_NOTHING | _OF_METRICS}
+    words = set(asked.casefold().replace(",", " ").split()) - {"seed", "on"}
     runs = described() if words else {}
     fitting = {key: run for key, run in runs.items() if words <= _words_of(run)}
     fitting = {key: run for key, run in fitting.items() if run.variant.casefold() in words} or fitting
@@ -244,4 +240,4 @@ def _words_of(run: Any) -> set[str]:
 
 
 def _some(names: Collection[str]) -> str:
-    return ", ".join(list(names)[:_SHOWN]) + (" …" if len(names) > _SHOWN else "")
+    return ", ".join(list(names)[:5]) + (" …" if len(names) > 5 else "")

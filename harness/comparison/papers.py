@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import csv
 import math
-from collections.abc import Iterable, Iterator, Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from functools import cached_property
 from pathlib import Path
@@ -166,23 +166,16 @@ class Papers:
     def values_beside(self, grid: Grid) -> Iterator[tuple[Published, Cell, Difference, list[str]]]:
         """Value, our cell, ours minus the paper's, and how our runs differ from the published set-up."""
         for (row, column), cell in grid.cells.items():
+            here = (grid.rows[row].method, column.benchmark, column.split, column.metric)
             for value in self.published if cell.complete and cell.model == "best" else ():
-                place = (value.method, value.benchmark, value.split, value.metric)
-                if place == (grid.rows[row].method, column.benchmark, column.split, column.metric) and _is(
-                    cell, value.settings
-                ):
-                    setup = self.setups.get(value.paper)
-                    words = (
-                        [word for record in cell.records for word in setup.departures(record)]
-                        if setup
-                        else ["set-up not known"]
-                    )
-                    yield (
-                        value,
-                        cell,
-                        value.against([100 * score for score in cell.by_seed]),
-                        list(dict.fromkeys(words)),
-                    )
+                if here != (value.method, value.benchmark, value.split, value.metric):
+                    continue
+                if not any(is_entry(record, value.settings) for record in cell.records):
+                    continue
+                setup = self.setups.get(value.paper)
+                words = [w for r in cell.records for w in (setup.departures(r) if setup else ["set-up not known"])]
+                difference = value.against([100 * score for score in cell.by_seed])
+                yield value, cell, difference, list(dict.fromkeys(words))
 
     def claims_beside(self, grid: Grid) -> Iterator[tuple[Claim, Column, Difference]]:
         """Sentence, column and our difference, where the grid has both rows on it."""
@@ -195,16 +188,10 @@ class Papers:
                     yield claim, column, difference
 
 
-def _is(cell: Cell, options: Mapping[str, Any]) -> bool:
-    return any(is_entry(record, options) for record in cell.records)
-
-
 def _row_of(grid: Grid, side: Side) -> str:
     """The row of a side, empty where there is none."""
-    rows: Iterable[str] = (
-        name
-        for name, row in grid.rows.items()
-        if (row.method, row.model) == (side.method, side.model)
-        and any(is_entry(record, side.options) for record in grid.records_of(name))
-    )
-    return next(iter(rows), "")
+    for name, row in grid.rows.items():
+        same = (row.method, row.model) == (side.method, side.model)
+        if same and any(is_entry(record, side.options) for record in grid.records_of(name)):
+            return name
+    return ""

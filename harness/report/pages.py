@@ -7,11 +7,10 @@ from dataclasses import dataclass, replace
 from functools import partial
 from pathlib import Path
 
-from harness.archive.archive import Archive
+from harness.archive.archive import Archive, frame
 from harness.archive.measured import CostStore
 from harness.archive.schema import Record, Run
 from harness.comparison.frames import is_entry, placeholder, row_name
-from harness.comparison.grid import runs_frame
 from harness.comparison.papers import Papers
 from harness.report.formats import SUFFIX, Format, Page, write
 from harness.report.scores import score_page
@@ -152,8 +151,8 @@ def finished_table(
     """
     planned = load_study(study) if study else None
     archive = Archive(results)
-    frame = runs_frame(of_runs(archive.records, runs), archive)
-    page = score_page(archive, runs=frame, study=narrowed(planned, runs) if planned and runs else None)
+    planned_runs = frame(archive, "runs", of_runs(archive.records, runs))
+    page = score_page(archive, runs=planned_runs, study=narrowed(planned, runs) if planned and runs else None)
     text = write(page, style=style, width=width)
     if not archive.store.folder.is_dir() or not runs:  # the first runs were all interrupted: no pages yet
         return text, None

@@ -7,11 +7,11 @@ from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
-from harness.archive.archive import Archive, Shares
+from harness.archive.archive import Archive, Shares, frame
 from harness.archive.measured import Comparability, CostRecord
 from harness.archive.schema import Record, Run
 from harness.archive.store import RecordStore
-from harness.comparison.grid import Grid, grids, runs_frame
+from harness.comparison.grid import Grid, grids
 from harness.comparison.names import PAPER_METRICS
 from harness.protocols.load import card_rules
 from harness.report.formats import Format, write
@@ -67,8 +67,8 @@ def render(
 ) -> str:
     """The page of scores of these records, written; per-image scores lie below ``root``."""
     archive = MadeUp(records, root=root)
-    frame = None if runs is None else runs_frame(of_runs(archive.records, runs), archive)
-    page = score_page(archive, study=study, runs=frame, metrics=metrics, details=details)
+    planned = None if runs is None else frame(archive, "runs", of_runs(archive.records, runs))
+    page = score_page(archive, study=study, runs=planned, metrics=metrics, details=details)
     return write(page, style=style, width=width)
 
 

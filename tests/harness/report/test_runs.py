@@ -100,7 +100,7 @@ def test_two_runs_beside_each_other(tmp_path: Path, says) -> None:
     [
         (["lora kvasir 1"], "lora on kvasir, seed 1: OK"),
         (["lora", "Kvasir-SEG", "1"], "lora on kvasir, seed 1: OK"),
-        (["LoRA Kvasir-SEG Sα ↑ seed 0"], "lora on kvasir, seed 0: OK"),
+        (["LoRA Kvasir-SEG seed 0"], "lora on kvasir, seed 0: OK"),
         (["wide kvasir"], "wide on kvasir, seed 0: OK"),
         (["decoder"], "decoder on kvasir, seed 0: OK"),
     ],
