@@ -6,7 +6,7 @@ from collections.abc import Iterable
 
 from harness.archive.schema import Record
 from harness.comparison.grid import Grid
-from harness.comparison.leaderboard import Leaderboard, Standing, leaderboard
+from harness.comparison.leaderboard import Leaderboard, Standing, is_collapsed, leaderboard
 from harness.comparison.names import BASELINES, UNTUNED
 from harness.comparison.scores import Cell, Column, Difference, over_images, simultaneous
 from harness.studies import Study
@@ -28,7 +28,8 @@ def boards(made: Iterable[Grid], study: Study | None, baseline: str) -> list[Lea
 
 def _baseline(grid: Grid, study: Study | None, name: str) -> str:
     ran = [row for row in grid.rows if grid.records_of(row)]
-    usual = [row for method in BASELINES for row in ran if grid.rows[row].method == method]
+    methods = (*UNTUNED, *BASELINES) if grid.is_own else BASELINES
+    usual = [row for method in methods for row in ran if grid.rows[row].method == method]
     wanted = [name, study.table.baseline if study else "", *usual, *ran]
     return next(row for row in wanted if row in ran)
 
@@ -119,24 +120,21 @@ def sentence(board: Leaderboard, benchmark: str) -> str:
 def verdict(grid: Grid, column: Column) -> str:
     """Whether tuning helps on one's own images: the best row against the decoder alone, or else zero-shot. Empty where
     neither of these has a score. Intervals hold for all rows at once, where there are two seeds or more."""
-    cells = {row: cell for row in grid.rows if (cell := grid.cells[row, column]).complete}
-    if cells and all(cell.blank for cell in cells.values()):
+    complete = {row: cell for row in grid.rows if (cell := grid.cells[row, column]).complete}
+    if complete and all(cell.blank for cell in complete.values()):
         return f"{column.name}: the masks of every row are almost empty, so nothing is ranked."
-    cells = {row: cell for row, cell in cells.items() if not cell.blank}
+    cells = {row: cell for row, cell in complete.items() if not cell.blank}
     best = max(cells, key=lambda row: column.sign * cells[row].mean, default="")
-    plain = [row for method in UNTUNED for row in cells if grid.rows[row].method == method]
-    others = [row for row in plain if row != best]
-    others += (
-        sorted(cells.keys() - {best, *plain}, key=lambda row: -column.sign * cells[row].mean) if best in plain else []
-    )
-    if not others:
+    plain = [row for method in UNTUNED for row in complete if grid.rows[row].method == method]
+    tuned = sorted(cells.keys() - set(plain), key=lambda row: -column.sign * cells[row].mean)
+    other = next((row for row in [*plain, *tuned] if row != best), "")
+    if not best or not plain or not other:
         return ""
-    other = others[0]
-    samples = {row: grid.sample(row, column) for row in cells}
-    joint = simultaneous([samples], other).get(best)
+    samples = {row: grid.sample(row, column) for row, cell in complete.items() if not is_collapsed(cell)}
+    joint = simultaneous([samples], other).get(best) if other in samples else None
     difference = joint[0] if joint else grid.difference(best, other, column)
     if difference is None or difference.low is None:
-        difference = over_images(samples[best], samples[other]) or difference
+        difference = over_images(grid.sample(best, column), grid.sample(other, column)) or difference
     if difference is None:
         return ""
     seeds = f"{difference.n} seed{'s' * (difference.n > 1)}"

@@ -291,6 +291,10 @@ def own(method: str, *values: float, **changes: Any) -> list[Any]:
             ["Zero-shot is highest, and significantly better than LoRA"],
         ),
         ([*own("full", 0.9, 0.9), *own("lora", 0.5, 0.52)], []),
+        (
+            [*own("zeroshot", 0.0, 0.0, foreground={"test": 0.0}), *own("lora", 0.5, 0.52)],
+            ["LoRA is highest, and significantly better than Zero-shot"],
+        ),
         ([*own("zeroshot", 0.3), *own("lora", 0.5)], ["LoRA is highest, +20.0 points to Zero-shot", "no interval"]),
         (
             [*own("decoder", 0.5, foreground={"test": 0.01}), *own("lora", 0.4, foreground={"test": 0.02})],
