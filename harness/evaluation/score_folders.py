@@ -198,13 +198,13 @@ def _read_array(path: Path, *, task: str) -> NDArray:
         raise DatasetError(
             f"{path} is unreadable ({' '.join(str(error).split())}); write it with numpy.save"
         ) from error
-    if not isinstance(array, np.ndarray):
-        raise DatasetError(f"{path} holds several arrays; write one array a file with numpy.save")
-    if array.dtype.kind not in ("f" if task == "binary" else "fiu"):
-        expected = "floats in [0, 1]" if task == "binary" else "integer labels (H, W) or float scores (C, H, W)"
-        raise DatasetError(f"{path} holds {array.dtype}; predictions are {expected}")
-    if array.ndim < 2 or not array.size or math.prod(array.shape[-2:]) > MOST_PIXELS:
-        raise DatasetError(f"{path} has the shape {array.shape}; predictions are (H, W) of 1 to {MOST_PIXELS} pixels")
+    expected = (
+        "floats in [0, 1] (H, W)" if task == "binary" else "labels from 0 to 254 (H, W) or float scores (C, H, W)"
+    )
+    is_array = isinstance(array, np.ndarray) and array.ndim >= 2 and 0 < math.prod(array.shape[-2:]) <= MOST_PIXELS
+    if not is_array or not array.size or array.dtype.kind not in ("f" if task == "binary" else "fiu"):
+        what = f"{array.dtype} {array.shape}" if isinstance(array, np.ndarray) else "several arrays"
+        raise DatasetError(f"{path} holds {what}; a prediction is {expected} of at most {MOST_PIXELS} pixels")
     if array.dtype.kind in "iu" and not 0 <= array.min() <= array.max() <= 255:
-        raise DatasetError(f"{path} has labels from {array.min()} to {array.max()}; class indices are 0 to 254")
+        raise DatasetError(f"{path} holds labels from {array.min()} to {array.max()}; a prediction is {expected}")
     return np.array(array)

@@ -111,9 +111,7 @@ def test_what_cannot_be_written_is_one_line_and_no_file(results: Path, tmp_path,
     assert list(tmp_path.iterdir()) == []
 
 
-@pytest.mark.parametrize(
-    ("merge", "ways"), [((), "use --merge calibrated or --adapter-only"), (("--merge", "calibrated"), "")]
-)
+@pytest.mark.parametrize(("merge", "ways"), [((), "use --merge calibrated"), (("--merge", "calibrated"), "")])
 def test_a_gate_that_sorts_is_written_once_it_is_folded(results: Path, tmp_path, capfd, merge, ways: str) -> None:
     run = finished(results, "convlora")
     assert export_to(results, run, tmp_path / "m.onnx", "--onnx", *merge) == (2 if ways else 0)
