@@ -10,13 +10,11 @@ import hashlib
 import io
 import re
 from collections.abc import Sequence
-from dataclasses import dataclass
 from functools import cache
 from typing import Any
 
 from harness.comparison.leaderboard import Leaderboard
 from harness.comparison.names import benchmark_rank
-from harness.comparison.scores import Column
 from harness.report import board as standing
 from harness.report import figures, masks
 from harness.report.runs import command_of
@@ -26,40 +24,6 @@ from harness.system.text import printable
 WRITTEN = 'name="generator" content="sam-peft report"'
 """In the head of every page, by which a file is known as one of ours."""
 INDEX, LEADERBOARD = "index.html", "leaderboard.csv"
-
-
-@dataclass(frozen=True, kw_only=True)
-class Picture:
-    """A figure inside a page; ``narrow`` stands in for it on a narrow screen, where there is one. ``wide``: it takes the page's width."""
-
-    svg: str
-    caption: str
-    narrow: str = ""
-    wide: bool = False
-
-
-@dataclass(frozen=True, kw_only=True)
-class Part:
-    """What a benchmark's page has of one table."""
-
-    board: Leaderboard
-    columns: Sequence[Column]
-    pictures: Sequence[Picture]
-    tiles: dict[str, list[masks.Tile]]
-    about_tiles: str
-
-    @property
-    def column(self) -> Column:
-        return self.columns[0]
-
-    @property
-    def data(self) -> str:
-        """Which images: counts, split, and what must be known of them."""
-        runs = [r for r in self.board.grid.records if r.run.benchmark == self.column.benchmark]
-        counts = max((r.counts for r in runs if r.counts), key=len, default={})
-        images = ", ".join(f"{counts[name]} {title}" for name, title in SPLITS.items() if name in counts)
-        rules = sorted({r.run.split_rule for r in runs if r.run.split_rule})
-        return "; ".join(filter(None, [images and f"Images: {images}", ", ".join(rules), self.column.note]))
 
 
 SPLITS = {"train": "for training", "val": "for validation", "test": "for tests"}
@@ -80,7 +44,7 @@ def site(
         picture = _picture("pareto", figures.pareto(first), figures.pareto(first, width=0.95 * COLUMN, height=3.0))
         costs = _picture("cost", figures.cost(first))
         parts = {name: [_part(b, name, photographs) for b in boards if name in b.columns] for name in files}
-    shared = {"title": title, "files": files, "titles": {name: parts[name][0].column.title for name in files}}
+    shared = {"title": title, "files": files, "titles": {name: parts[name][0]["columns"][0].title for name in files}}
     pages = {INDEX: _written("index.html", board=first, picture=picture, costs=costs, boards=boards, here="", **shared)}
     for name, file in files.items():
         pages[file] = _written("benchmark.html", parts=parts[name], withheld=withheld, here=name, **shared)
@@ -101,7 +65,8 @@ def file_names(boards: Sequence[Leaderboard]) -> dict[str, str]:
     return files
 
 
-def _part(board: Leaderboard, benchmark: str, photographs: masks.Pictures | None) -> Part:
+def _part(board: Leaderboard, benchmark: str, photographs: masks.Pictures | None) -> dict[str, Any]:
+    """What a benchmark's page has of one table: its columns, pictures, masks, and which images those are."""
     leading = board.columns[benchmark]
     columns = [c for c in board.grid.columns if c.benchmark == benchmark and c != leading]
     drawn = (
@@ -112,15 +77,23 @@ def _part(board: Leaderboard, benchmark: str, photographs: masks.Pictures | None
     pictures = [made for kind, figure in drawn if (made := _picture(f"{kind}-{name}", figure))]
     tiles = masks.tiles(board, benchmark, photographs)
     about = masks.about(board, benchmark) if tiles else ""
-    return Part(board=board, columns=[leading, *columns], pictures=pictures, tiles=tiles, about_tiles=about)
+    runs = [r for r in board.grid.records if r.run.benchmark == benchmark]
+    counts = max((r.counts for r in runs if r.counts), key=len, default={})
+    images = ", ".join(f"{counts[name]} {title}" for name, title in SPLITS.items() if name in counts)
+    rules = sorted({r.run.split_rule for r in runs if r.run.split_rule})
+    data = "; ".join(filter(None, [images and f"Images: {images}", ", ".join(rules), leading.note]))
+    return {
+        "board": board, "columns": [leading, *columns], "pictures": pictures, "tiles": tiles, "about_tiles": about, "data": data,
+    }  # fmt: skip
 
 
-def _picture(name: str, made: tuple[Any, str] | None, narrow: tuple[Any, str] | None = None) -> Picture | None:
+def _picture(name: str, made: tuple[Any, str] | None, narrow: tuple[Any, str] | None = None) -> dict[str, Any] | None:
+    """A figure inside a page; ``narrow`` stands in for it on a narrow screen. ``wide``: it takes the page's width."""
     if made is None:
         return None
     small = inline(narrow[0], name=f"{name}-narrow") if narrow else ""
     wide = made[0].get_figwidth() > 1.5 * COLUMN
-    return Picture(svg=inline(made[0], name=name), caption=made[1], narrow=small, wide=wide)
+    return {"svg": inline(made[0], name=name), "caption": made[1], "narrow": small, "wide": wide}
 
 
 def _tile_source(picture: Any) -> str:
