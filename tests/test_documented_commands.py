@@ -42,6 +42,7 @@ FILLED = {
     "RESULTS": "runs",
     "HASH": "47defd50",
     "ROOT": "results",
+    "tiles": "kvasir",
 }
 FILES = (
     "WEIGHTS",
