@@ -266,8 +266,8 @@ def run(arguments: argparse.Namespace, settings: Settings) -> int:
     from harness.planning.tuning import tell_finished
     from harness.planning.understand import understand
 
-    with stages() as tell:
-        tell("reading settings and cards")
+    with stages() as report:
+        report("reading settings and cards")
         asked = understand(arguments, settings)
     request, tuning = asked.request, asked.tuning
     if asked.note:
@@ -307,8 +307,8 @@ def run(arguments: argparse.Namespace, settings: Settings) -> int:
 
     runs, width = [job.run for job in planned.jobs], terminal_width(sys.stdout)
     style: Literal["json", "text", "markdown"] = "json" if arguments.json else "text" if width else "markdown"
-    with stages() as tell:
-        tell("writing the tables")
+    with stages() as report:
+        report("writing the tables")
         table, page = finished_table(runs, request.results, study=arguments.study, style=style, width=width)
     print(table, end="", flush=True)
     if page is not None:

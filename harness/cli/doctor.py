@@ -90,12 +90,12 @@ def main(argv: list[str] | None = None) -> int:
     require_stands(arguments.decoder, known)
 
     rows = []
-    with stages() as tell:
-        tell("loading torch")
+    with stages() as report:
+        report("loading torch")
         from harness.contract.matrix import examine, matrix_markdown, replace_section
 
         for number, name in enumerate(names, start=1):
-            tell(f"trying {name} ({number}/{len(names)})")
+            report(f"trying {name} ({number}/{len(names)})")
             row = examine(name, backbone=known, decoder=arguments.decoder, options=options.get(name))
             say(f"{name}: {'contract holds' if row.passed else 'contract broken'}")
             rows.append(row)
@@ -131,11 +131,11 @@ def _in_terminal(rows: Sequence[Capability], *, width: int) -> str:
 
 def _examine_gpu(backbone: str, names: Sequence[str], *, as_json: bool) -> int:
     """Print what the GPU gives; exit code 1 where something on it is not right."""
-    with stages() as tell:
-        tell("loading torch")
+    with stages() as report:
+        report("loading torch")
         from harness.contract.gpu import examine_gpu, gpu_page
 
-        examined = examine_gpu(backbone=backbone, methods=names, tell=tell)
+        examined = examine_gpu(backbone=backbone, methods=names, report=report)
     print(json.dumps(examined.as_json(), indent=1) if as_json else gpu_page(examined))
     return 1 if examined.failures else 0
 
@@ -147,8 +147,8 @@ def _examine_file(path: Path, backbone: str) -> int:
 
     name = resolve_backbone(backbone)
     path = weights_file(path, name)
-    with stages() as tell:
-        tell("loading torch")
+    with stages() as report:
+        report("loading torch")
         from harness.models.build import require_checkpoint
 
         shapes = read_shapes(path)

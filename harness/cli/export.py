@@ -107,8 +107,8 @@ def main(argv: list[str] | None = None) -> int:
     assert record is not None
     add_own_of(run.benchmark, run.rules)
 
-    with stages() as tell:
-        tell("loading torch")
+    with stages() as report:
+        report("loading torch")
         from harness.experiment.exporting import Export, base_model, code_to_load, export, verify
         from harness.planning.understand import checkpoint_of, folder_of
 
@@ -125,9 +125,9 @@ def main(argv: list[str] | None = None) -> int:
         data=arguments.data or (folder_of(run, settings) if calibrated else None),
         card=_card(record, form, merge=merge, base=base_model(run), usage=usage),
     )
-    with stages() as tell:
-        exported = export(request, tell=tell)
-        tell("verifying")
+    with stages() as report:
+        exported = export(request, progress=report)
+        report("verifying")
         difference = verify(exported, request) if arguments.verify else None
     print(f"{request.out}: {exported.summary()}")
     if difference is not None:
@@ -149,8 +149,8 @@ def _adopt(arguments: argparse.Namespace, form: Form) -> int:
         raise UsageError(
             "--adopt folds an adapter into the weights that it was trained on; give them with --checkpoint FILE"
         )
-    with stages() as tell:
-        tell("loading torch and peft")
+    with stages() as report:
+        report("loading torch and peft")
         from harness.experiment.adopting import adopt
         from harness.models.published import weights_file
 

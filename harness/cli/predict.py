@@ -102,8 +102,8 @@ def main(argv: list[str] | None = None) -> int:
     if arguments.run is not None:
         arguments.run = find_run(results_of(arguments), arguments.run).key
 
-    with stages() as tell:
-        tell("loading torch and the run")
+    with stages() as report:
+        report("loading torch and the run")
         from harness.experiment.environment import own_device
         from harness.experiment.predicting import predict, scores
 

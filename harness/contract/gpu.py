@@ -365,17 +365,17 @@ class Examined:
         return {**asdict(self), "failures": self.failures, "hints": self.hints}
 
 
-def examine_gpu(*, backbone: str, methods: Sequence[str], tell: Callable[[str], None]) -> Examined:
+def examine_gpu(*, backbone: str, methods: Sequence[str], report: Callable[[str], None]) -> Examined:
     """Everything of this module on the first GPU. Raises UsageError: there is none."""
     device = require_gpu()
     shape = backbone_shape(backbone)
     steps = []
     for number, name in enumerate(methods, start=1):
-        tell(f"a step of {name} ({number}/{len(methods)})")
+        report(f"a step of {name} ({number}/{len(methods)})")
         steps += steps_of(name, device)
-    tell("attention")
+    report("attention")
     ways = attentions(shape, device)
-    tell(f"rates of {backbone}")
+    report(f"rates of {backbone}")
     measured, failed = dict[str, float](), ""
     try:
         measured = rates(backbone, device)

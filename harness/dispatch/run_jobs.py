@@ -152,9 +152,9 @@ class LocalExecutor:
             process.terminate()
         deadline = time.monotonic() + STOP_PATIENCE_S
         try:
-            with stages() as tell:
+            with stages() as report:
                 while time.monotonic() < deadline and (left := sum(p.poll() is None for p in self._processes)):
-                    tell(f"waiting for {counted(left, 'worker')} to end")
+                    report(f"waiting for {counted(left, 'worker')} to end")
                     time.sleep(0.1)
         finally:
             for process in self._processes:
@@ -324,8 +324,8 @@ def run_jobs(
     if not pending:
         return Outcome(submitted=False, failed=left_out)
     say(chosen.describe())
-    with stages() as tell:
-        tell("freezing the code and handing over the runs")
+    with stages() as report:
+        report("freezing the code and handing over the runs")
         elsewhere = chosen.submit(pending, command=command)
     if elsewhere:
         say(f"not submitted again: {first_of([f'{key} {who}' for key, who in elsewhere.items()])}")

@@ -132,7 +132,7 @@ class Start:
         return alone if self.size == 1 else {**alone, "MASTER_ADDR": "127.0.0.1", "MASTER_PORT": port}
 
 
-Tell = Callable[[dict[str, Any]], None]
+Report = Callable[[dict[str, Any]], None]
 """What a run says of itself as it goes on."""
 
 StartOutcome = Literal["finished", "failed", "interrupted", "elsewhere", "crashed"]
@@ -227,7 +227,7 @@ def fork_child(start: Start, *, log: Path, stop: StopSignals, variables: Mapping
         os._exit(status)
 
 
-def _execute(start: Start, *, stop: StopSignals, progress: Tell, signals: Sequence[int]) -> int:
+def _execute(start: Start, *, stop: StopSignals, progress: Report, signals: Sequence[int]) -> int:
     from harness.experiment.experiment import run_experiment
     from harness.training.outcome import Interrupted, StopRequest
 
@@ -331,19 +331,19 @@ def _redirect(log: Path) -> None:
     sys.stderr = os.fdopen(2, "w", buffering=1, closefd=False)
 
 
-def _logged(tell: Tell) -> Tell:
-    """``tell``, with a line on standard output for what a log keeps."""
+def _logged(report: Report) -> Report:
+    """``report``, with a line on standard output for what a log keeps."""
 
     def tell_and_log(content: dict[str, Any]) -> None:
         if line := log_line(content):
             print(line, flush=True)
-        tell(content)
+        report(content)
 
     return tell_and_log
 
 
 def log_line(content: dict[str, Any]) -> str:
-    """The line for what a run tells of itself (`harness.experiment.scoring.Tell`); empty for single updates."""
+    """The line for what a run reports (`harness.experiment.scoring.Report`); empty for single updates."""
     if content.get("stage") != "training":
         words = [str(content[name]) for name in ("stage", "split") if content.get(name)]
         images = f", {content['images']} images" if content.get("images") else ""

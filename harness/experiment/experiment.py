@@ -40,7 +40,7 @@ from harness.experiment.environment import (
     with_less_memory,
 )
 from harness.experiment.number_code import number_code
-from harness.experiment.scoring import EVALUATION_BATCH, ImageTable, Scoring, Summary, Tell
+from harness.experiment.scoring import EVALUATION_BATCH, ImageTable, Report, Scoring, Summary
 from harness.methods.base import Method
 from harness.models.attention_choice import Choice, apply_choice, choose, in_words
 from harness.models.catalog import backbone_shape
@@ -99,7 +99,7 @@ class KeptMasks:
 def run_experiment(
     job: Job,
     *,
-    progress: Tell | None = None,
+    progress: Report | None = None,
     stop: StopRequest | None = None,
     complete: Callable[[Record], Record] = lambda record: record,
 ) -> Record:
@@ -109,7 +109,7 @@ def run_experiment(
     raises `Interrupted`.
 
     Args:
-        progress: is told where the run is.
+        progress: called with where the run is.
         stop: asks for an early, resumable end; a worker's signal handlers set it.
         complete: applied to the record, of success or failure, just before it is written: the worker adds what only it knows (attempts,
             GPU-hours of all of them, the code snapshot).
@@ -118,7 +118,7 @@ def run_experiment(
         load_plugin(Path(plugin))
     device = own_device()
     workers = join(device=device)
-    experiment = Experiment(job, device=device, tell=progress or (lambda _: None))
+    experiment = Experiment(job, device=device, report=progress or (lambda _: None))
     store = RecordStore(Path(job.results))
     before = store.find(job.run.key) if workers.size > 1 else None
     images, masks = "", b""
@@ -169,10 +169,10 @@ def _record_of_another(store: RecordStore, before: Record | None, workers: Worke
 
 
 class Experiment:
-    """The parts of one run on one device. ``tell``: is told the stage and the position in it."""
+    """The parts of one run on one device. ``report``: called with the stage and the position in it."""
 
-    def __init__(self, job: Job, *, device: torch.device, tell: Tell) -> None:
-        self.job, self.run, self.device, self.tell = job, job.run, device, tell
+    def __init__(self, job: Job, *, device: torch.device, report: Report) -> None:
+        self.job, self.run, self.device, self.report = job, job.run, device, report
         self.stages = Stages(started=process_started())
         self.folder = Path(job.results) / "state" / job.run.key
         self.rules: Protocol = from_rules(job.run.rules)
@@ -195,7 +195,7 @@ class Experiment:
             self.rules,
             device=self.device,
             stages=self.stages,
-            tell=self.tell,
+            report=self.report,
             run=self.run,
             cache=self.cache,
             stop=lambda: self.stop.requested,
@@ -208,11 +208,11 @@ class Experiment:
             path = self.job.checkpoint  # its hash is computed where it is not remembered here
             if path and not is_checkpoint(Path(path), self.run.checkpoint):
                 raise UsageError(f"the checkpoint {path} changed since this run was planned; plan it again")
-            self.tell({"stage": "opening data"})
+            self.report({"stage": "opening data"})
             self.counts = self.data.counts
             if self.device.type == "cpu" and (warning := unusable_gpu()):
-                self.tell({"stage": warning})
-            self.tell({"stage": "building the model"})
+                self.report({"stage": warning})
+            self.report({"stage": "building the model"})
         segmenter, method = self._attached()
         self.parameters = count_parameters(segmenter)
         embeddings = self.scoring.remember_frozen(segmenter, method)
@@ -243,7 +243,7 @@ class Experiment:
                 workers=workers,
                 embeddings=embeddings,
                 stop=self.stop,
-                report=self._report,
+                report=self._report_step,
             )
         )
 
@@ -276,7 +276,7 @@ class Experiment:
             merged, merging = self._attached()
             merging.load_state(self._state(trained.best_state))
             merged.eval()
-            self.tell({"stage": f"merging ({mode})"})
+            self.report({"stage": f"merging ({mode})"})
             with self.stages.during("merging"):
                 report = merging.merge(
                     mode,
@@ -366,9 +366,9 @@ class Experiment:
         tensors = read_state(path, identity=self.run.key)
         return {name: tensor.to(self.device) for name, tensor in tensors.items()}
 
-    def _report(self, step: Progress) -> None:
+    def _report_step(self, step: Progress) -> None:
         content = {key: value for key, value in asdict(step).items() if value not in ("", {})}
-        self.tell({"stage": "training", **content})
+        self.report({"stage": "training", **content})
 
 
 def _keep_traceback(folder: Path) -> None:

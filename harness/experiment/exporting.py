@@ -257,11 +257,11 @@ def code_to_load(run: Run, form: Form, out: str) -> str:
     )
 
 
-def export(request: Export, *, tell: Callable[[str], None] = lambda stage: None) -> Exported:
+def export(request: Export, *, progress: Callable[[str], None] = lambda stage: None) -> Exported:
     """Build the run's segmenter, load its best state, merge, and write the file (whole or not at all).
 
     Args:
-        tell: is told each stage as it begins.
+        progress: called with each stage as it begins.
 
     Raises:
         UsageError: unknown run, a run without a trained state, the wrong checkpoint, or a model that the file cannot
@@ -270,12 +270,12 @@ def export(request: Export, *, tell: Callable[[str], None] = lambda stage: None)
     """
     if request.form == "onnx":
         require_onnx()
-    tell("loading the model")
+    progress("loading the model")
     trained = of_results(request.results, request.run)
     run = trained.run
     segmenter, method = trained.segmenter(request.checkpoint)
     sam = _require_sam(segmenter, run, form=request.form) if request.form in ("sam", "peft") else None
-    tell("reading images")
+    progress("reading images")
     train, held_out = calibration_images(run, data_folder(run, data=request.data, results=request.results))
     real = held_out is not None
     if held_out is None:
@@ -284,12 +284,12 @@ def export(request: Export, *, tell: Callable[[str], None] = lambda stage: None)
     report = difference = None
     if request.form == "peft":
         assert sam is not None
-        tell("fitting low-rank updates")
+        progress("fitting low-rank updates")
         _write_peft(request, run, *_peft(sam, method, request, train, base=base_model(run)))
     if request.form != "adapter":
-        tell(f"merging ({request.merge})")
+        progress(f"merging ({request.merge})")
         report = _merge(method, request, train=train, held_out=held_out)
-    tell("writing")
+    progress("writing")
     if request.form == "sam":
         _write(request, run, _plain_state(segmenter, method, request.merge) | _memory(request, run))
     elif request.form == "adapter":

@@ -34,7 +34,7 @@ from harness.training.prompts import Coordinates, prompts_of, together
 EVALUATION_BATCH = 4
 OF_TASK = {"binary": (*SALIENCY, *OVERLAP, "ber"), "multiclass": CLASSES, "classification": LABELS}
 
-Tell = Callable[[dict[str, Any]], None]
+Report = Callable[[dict[str, Any]], None]
 """Called now and then with ``stage`` (``training``, ``testing`` …), ``epoch``, ``epochs``, ``step``, ``steps``, ``loss``."""
 
 Summary = dict[str, dict[str, float]]
@@ -51,7 +51,7 @@ class Scoring:
     Args:
         device: where to compute; the models are there.
         stages: the seconds are counted to.
-        tell: is told the stage and the split.
+        report: called with the stage and the split.
         run: which points of an object are its prompt depends on its seed, and whether a model that draws nothing fails on its images.
         cache: where the embeddings of a frozen encoder are kept, None for memory alone.
         stop: asked before each batch.
@@ -64,12 +64,12 @@ class Scoring:
         *,
         device: torch.device,
         stages: Stages,
-        tell: Tell,
+        report: Report,
         run: Run,
         cache: ArrayCache | None = None,
         stop: Callable[[], bool] = lambda: False,
     ) -> None:
-        self._data, self._rules, self._device, self._stages, self._tell = data, rules, device, stages, tell
+        self._data, self._rules, self._device, self._stages, self._report = data, rules, device, stages, report
         self._run, self._cache, self._stop = run, cache, stop
         self._embeddings: EmbeddingCache | None = None
         self.unprompted: set[tuple[str, str]] = set()
@@ -132,7 +132,7 @@ class Scoring:
         scorers: dict[str, SplitScorer] = {}
         together = self._scorer(metrics)
         for name, source in sets.items():
-            self._tell({"stage": stage, "split": name, "images": len(source)})
+            self._report({"stage": stage, "split": name, "images": len(source)})
             with self._stages.during("validating" if stage == "validation" else "testing"):
                 scorers[name] = self._scored(segmenter, source, name, metrics=metrics, seen=seen, workers=workers)
             if not workers.leads:

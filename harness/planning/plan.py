@@ -113,10 +113,10 @@ def plan(request: Request, *, prepare_samples: Callable[[str], Path] | None = No
             finished run. Missing data and checkpoints are in `Plan.missing`.
     """
     require_countable(request.runs)
-    with stages() as tell:
-        tell("planning")
-        names = resolve_names(request, tell)
-        data = look_at_data(names, request, prepare_samples, tell)
+    with stages() as report:
+        report("planning")
+        names = resolve_names(request, report)
+        data = look_at_data(names, request, prepare_samples, report)
         grid = expand(names, data, request)
     missing = [checkpoint.missing for checkpoint in names.checkpoints.values() if checkpoint.missing]
     absent = {name: files.absent for name, files in data.items() if files.absent}
@@ -188,7 +188,7 @@ class Names:
     benchmarks: tuple[str, ...]
 
 
-def resolve_names(request: Request, tell: Callable[[str], None]) -> Names:
+def resolve_names(request: Request, report: Callable[[str], None]) -> Names:
     """Card, backbones, checkpoints, methods and benchmarks of a request. Raises UsageError, MethodError: as `plan`."""
     protocol_overrides, method_overrides = split_overrides(request.overrides)
     protocol = load_protocol(request.protocol, protocol_overrides)
@@ -202,7 +202,7 @@ def resolve_names(request: Request, tell: Callable[[str], None]) -> Names:
         for name, overrides in request.decoders.items()
     ]
     if any(str(path) != "none" for path in request.checkpoints.values()):
-        tell("loading torch to look into checkpoints")
+        report("loading torch to look into checkpoints")
     checkpoints = {backbone: pretrained(request, backbone, protocol) for backbone in backbones}
     rows = [
         method_row(entry, protocol, method_overrides, backbone)
@@ -238,7 +238,7 @@ class Files:
 
 
 def look_at_data(
-    names: Names, request: Request, prepare_samples: Callable[[str], Path] | None, tell: Callable[[str], None]
+    names: Names, request: Request, prepare_samples: Callable[[str], Path] | None, report: Callable[[str], None]
 ) -> dict[str, Files]:
     """Benchmark -> its files, under the card's rules for it. Raises UsageError, DatasetError: a rule that is not for a benchmark,
     or data of one's own that cannot be used."""
@@ -247,7 +247,7 @@ def look_at_data(
         rules = _own_rules(name, resolve(names.protocol, name))
         writes = rules.data == "sample" and name not in request.dataset_roots
         doing = f"writing the {rules.name}'s images" if writes else "looking through images"
-        tell(f"{doing}: {name} ({number}/{len(names.benchmarks)})")
+        report(f"{doing}: {name} ({number}/{len(names.benchmarks)})")
         try:
             files[name] = _files(name, rules, request, prepare_samples)
         except DatasetError as error:

@@ -243,7 +243,7 @@ class _Loop:
                 optimiser.zero_grad(set_to_none=True)
             position.step += 1
             self.cold = max(0, self.cold - 1)
-            self._tell("step", loss=self.loss_read)
+            self._report("step", loss=self.loss_read)
             self._stop_if_asked()
             if time.monotonic() - self.saved_at >= 60 * self.given.protocol.checkpoint_minutes:
                 self._save()
@@ -399,7 +399,7 @@ class _Loop:
                 position.best_epoch, position.best_value = epoch, value
                 if self.given.workers.leads:
                     self.states.save_candidate(self.given.method.state(), epoch=epoch)
-        self._tell("epoch", loss=position.mean_loss(), metrics=metrics)
+        self._report("epoch", loss=position.mean_loss(), metrics=metrics)
         self.position = position.after_epoch(metrics, architecture=self.given.method.architecture())
         self._save()
 
@@ -434,7 +434,7 @@ class _Loop:
         # The checkpoint before this one may be needed too, with the best state that it counts on.
         self.states.drop_candidates(keep={self.saved_best, self.position.best_epoch})
         self.saved_best = self.position.best_epoch
-        self._tell("checkpoint")
+        self._report("checkpoint")
 
     def _resume(self) -> None:
         content, problems = self.checkpoints.load() if self.given.workers.leads else (None, [])
@@ -444,7 +444,7 @@ class _Loop:
                 problems.append(f"the best state of epoch {best} is missing, so the run starts over")
                 content = None
         for line in problems:
-            self._tell("note", text=line)
+            self._report("note", text=line)
         content = self.given.workers.from_leader(content)
         if content is None:
             return
@@ -454,20 +454,20 @@ class _Loop:
             optimiser.load_state_dict(content["optimisers"][role])
         self.scaler.load_state_dict(content["scaler"])
         self.saved_best = self.position.best_epoch
-        self._tell("note", text=f"continues in epoch {self.position.epoch + 1} after step {self.position.step}")
+        self._report("note", text=f"continues in epoch {self.position.epoch + 1} after step {self.position.step}")
         self.position.codes = self.position.codes or ["unknown"]
         if self.position.codes[-1] != self.given.code:
-            self._tell(
+            self._report(
                 "note", text="other code, in parts that make numbers, wrote the checkpoint: the record will say so"
             )
         if self.position.machines[-1:] not in ([], [self.given.machine]):
-            self._tell(
+            self._report(
                 "note", text=f"the checkpoint was written on {self.position.machines[-1]}: the record will say so"
             )
         if self.given.device.type == "cpu" and self.position.threads not in (0, torch.get_num_threads()):
             threads = f"{self.position.threads} threads as before, not the {torch.get_num_threads()} of this start"
             torch.set_num_threads(self.position.threads)
-            self._tell("note", text=f"{threads}: sums in another order would differ in the last digits")
+            self._report("note", text=f"{threads}: sums in another order would differ in the last digits")
 
     def _result(self) -> TrainingResult:
         position = self.position
@@ -489,7 +489,7 @@ class _Loop:
         """How many operations a cell mixes, 0 where there is no architecture."""
         return max((len(shares) for shares in self.given.method.architecture().values()), default=0)
 
-    def _tell(
+    def _report(
         self,
         kind: Literal["step", "epoch", "checkpoint", "note"],
         *,

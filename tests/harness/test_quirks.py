@@ -155,7 +155,7 @@ def test_class_count_changes(tmp_path: Path) -> None:
     for quirk in ("released", "intended"):
         rules = {"quirks.class_count": quirk, "train_limit": 1}
         job = job_of(tmp_path, "decoder", **small("trans10k_v2"), **rules)
-        made = experiment_module.Experiment(job, device=torch.device("cpu"), tell=lambda _: None)
+        made = experiment_module.Experiment(job, device=torch.device("cpu"), report=lambda _: None)
         heads[quirk] = made.scoring.num_classes
         segmenter, _ = attached_segmenter(job.run, task="multiclass", num_classes=heads[quirk], checkpoint=None)
         with torch.no_grad():

@@ -58,7 +58,7 @@ def rehearse(job: Job, *, stop: StopRequest | None = None, stop_after: int = 0) 
     steps, before, stage = 0, Counter[tuple[str, str]](), ""
     with pretended() as gpu:
 
-        def tell(content: dict[str, Any]) -> None:
+        def report(content: dict[str, Any]) -> None:
             nonlocal steps, before, stage
             now = Counter(gpu.waits)
             kind = content.get("kind", content["stage"])
@@ -69,7 +69,7 @@ def rehearse(job: Job, *, stop: StopRequest | None = None, stop_after: int = 0) 
             if stop is not None and steps == stop_after:
                 stop.request()
 
-        record = run_experiment(job, progress=tell, stop=stop)
+        record = run_experiment(job, progress=report, stop=stop)
     validated = seen.get("validation", Counter())
     scored = Counter({place: count for place, count in validated.items() if SAVING not in place[1]})
     return Rehearsal(record=record, step=seen.get("step", Counter()), validation=scored)

@@ -43,11 +43,11 @@ def told(folder: Path) -> Mapping[str, Any]:
 def test_progress_is_written_at_each_stage_and_every_two_seconds(tmp_path, monkeypatch):
     now = [100.0]
     monkeypatch.setattr(module, "time", SimpleNamespace(monotonic=lambda: now[0], time=lambda: 5000.0 + now[0]))
-    tell = ProgressFile(tmp_path)
+    report = ProgressFile(tmp_path)
 
     def step(number: int, *, after: float, **more) -> None:
         now[0] += after
-        tell({"stage": "training", "epoch": 2, "epochs": 4, "step": number, "steps": 10, **more})
+        report({"stage": "training", "epoch": 2, "epochs": 4, "step": number, "steps": 10, **more})
 
     step(1, after=0.0, loss=float("nan"))
     first = told(tmp_path)
@@ -58,8 +58,8 @@ def test_progress_is_written_at_each_stage_and_every_two_seconds(tmp_path, monke
     assert told(tmp_path) == first
     step(3, after=0.2)
     assert (told(tmp_path)["step"], told(tmp_path)["begun"]) == (3, 0.25)
-    tell({"stage": "test", "split": "val"})
-    tell({"stage": "test", "split": "test"})
+    report({"stage": "test", "split": "val"})
+    report({"stage": "test", "split": "test"})
     assert (told(tmp_path)["split"], told(tmp_path)["step"]) == ("test", 3)
 
 

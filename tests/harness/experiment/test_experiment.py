@@ -101,7 +101,7 @@ def test_an_image_left_out_is_counted_and_its_record_agrees_with_its_images(tmp_
 @pytest.mark.parametrize("rules", [{"precision": "bf16"}, {"pixel_mean": (0.5, 0.5, 0.5)}, {"pixel_std": (0.5,) * 3}])
 def test_embeddings_of_another_precision_or_normalisation_are_no_others(results: Path, rules: dict[str, Any]) -> None:
     def key(**rules: Any) -> bytes:
-        experiment = Experiment(job_of(results, "decoder", **rules), device=torch.device("cpu"), tell=lambda _: None)
+        experiment = Experiment(job_of(results, "decoder", **rules), device=torch.device("cpu"), report=lambda _: None)
         cache = experiment.scoring.remember_frozen(*experiment._attached())
         assert cache is not None
         return cache._encoder

@@ -129,12 +129,12 @@ def trained(results: Path, samples: Path, *, stopped: bool) -> Record:
     if stopped:
         stop = StopRequest()
 
-        def tell(said: dict[str, Any]) -> None:
+        def report(said: dict[str, Any]) -> None:
             if said["stage"] == "training" and said.get("kind") == "step":
                 stop.request()
 
         with pytest.raises(Interrupted):
-            run_experiment(job, progress=tell, stop=stop)
+            run_experiment(job, progress=report, stop=stop)
     return run_experiment(job)
 
 

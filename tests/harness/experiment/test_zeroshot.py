@@ -39,7 +39,7 @@ def test_its_scores_are_those_of_the_segmenter_as_it_is(done: tuple[Job, Record]
     rules = from_rules(job.run.rules)
     data = open_data(job.run, Path(job.dataset_root))
     plain, method = attached_segmenter(job.run, task=BENCHMARKS.get("kvasir").task, num_classes=2, checkpoint=None)
-    scoring = Scoring(data, rules, device=torch.device("cpu"), stages=Stages(), tell=lambda _: None, run=job.run)
+    scoring = Scoring(data, rules, device=torch.device("cpu"), stages=Stages(), report=lambda _: None, run=job.run)
     scoring.remember_frozen(plain, method)  # images go through the encoder one by one, as in the run
     summary, _ = scoring.test(plain, stage="test")
     assert record.scores["best"]["test"] == summary["test"]
