@@ -21,7 +21,7 @@ from typing import Any
 
 from harness.archive.schema import Record, Run, seconds_of
 from harness.archive.store import RecordStore
-from harness.dispatch.place import Place, gpu_name
+from harness.dispatch.target import Target, gpu_name
 from harness.methods.configs import MethodConfig, PlacedConfig
 from harness.methods.parts.placement import BackboneShape, BlockShape, MethodError, NormedConvolution
 from harness.models.catalog import added_parameters, backbone_shape, total_parameters, trained_in_decoder
@@ -302,7 +302,7 @@ def cpu(cores: int) -> Device:
     return Device(name=counted(cores, "CPU core"), flops=(4.5e10 * cores, 7.5e10 * cores), threads=cores)
 
 
-def device(planned: Plan, where: Place) -> Device:
+def device(planned: Plan, where: Target) -> Device:
     """What one run has there."""
     if where.profile is not None:
         shapes = [where.profile.shape(name) for name in dict.fromkeys(job.run.backbone for job in planned.jobs)]
@@ -329,7 +329,7 @@ class RunForecast:
     disk_bytes: float
 
 
-def price(planned: Plan, results: Path | None, *, where: Place) -> tuple[RunForecast, ...]:
+def price(planned: Plan, results: Path | None, *, where: Target) -> tuple[RunForecast, ...]:
     """The forecast of a plan's unfinished runs, from records of similar runs below ``results`` where there are some."""
     machine = device(planned, where)
     runs = [job.run for job in planned.pending]
@@ -356,18 +356,18 @@ def price(planned: Plan, results: Path | None, *, where: Place) -> tuple[RunFore
     return tuple(priced)
 
 
-def days(runs: Sequence[RunForecast], where: Place) -> float:
+def days(runs: Sequence[RunForecast], where: Target) -> float:
     """Until all runs are done, as many at a time as there is room for, at least."""
     hours = [priced.hours / _devices(where, priced.run.backbone) for priced in runs]
     return max(max(hours, default=0.0), sum(hours) / _parallel(where)) / 24
 
 
-def _parallel(where: Place) -> int:
+def _parallel(where: Target) -> int:
     """Runs at the same time."""
     return where.workers if where.profile is not None or where.devices else min(where.workers, cores())
 
 
-def _devices(where: Place, backbone: str) -> int:
+def _devices(where: Target, backbone: str) -> int:
     """What a run occupies: its job's GPUs, or one processor."""
     return max(1, where.profile.gpus_of(where.profile.shape(backbone))) if where.profile is not None else 1
 
@@ -467,7 +467,7 @@ def affordable(planned: Plan, prices: Sequence[RunForecast], *, hours: float) ->
     return replace(planned, jobs=jobs, failed=failed), text
 
 
-def hesitation(planned: Plan, results: Path, *, where: Place, hours: float | None = None) -> str:
+def hesitation(planned: Plan, results: Path, *, where: Target, hours: float | None = None) -> str:
     """Why a plan should not start without ``--yes``, and what to use instead; empty where nothing speaks against it.
 
     Args:
@@ -496,7 +496,9 @@ def hesitation(planned: Plan, results: Path, *, where: Place, hours: float | Non
 # The plan as text and as JSON.
 
 
-def plan_text(planned: Plan, prices: Sequence[RunForecast] | None, *, where: Place, budget: float | None = None) -> str:
+def plan_text(
+    planned: Plan, prices: Sequence[RunForecast] | None, *, where: Target, budget: float | None = None
+) -> str:
     """Runs, trainable parameters, prices and what is missing; ``budget`` in device-hours names the runs that fit."""
     runs = counted(len(planned.jobs), "run")
     lines = [f"{runs}, {len(planned.finished)} finished, {len(planned.failed)} failed before", ""]
@@ -550,7 +552,7 @@ def parameter_rows(planned: Plan) -> list[tuple[str, str, int, int, int]]:
     return [(*names, *parameters(run)) for names, run in rows.items()]
 
 
-def _forecast(planned: Plan, prices: Sequence[RunForecast], where: Place) -> list[str]:
+def _forecast(planned: Plan, prices: Sequence[RunForecast], where: Target) -> list[str]:
     """A line a method with what its hours rest on, the sum, decoded images, and when it is finished."""
     methods: dict[str, list[RunForecast]] = {}
     decoded: dict[tuple[object, ...], float] = {}
@@ -577,7 +579,7 @@ def _forecast(planned: Plan, prices: Sequence[RunForecast], where: Place) -> lis
     return lines
 
 
-def _arrays(chosen: Sequence[RunForecast], where: Place) -> list[str]:
+def _arrays(chosen: Sequence[RunForecast], where: Target) -> list[str]:
     """What is submitted to a cluster, a line a shape; nothing elsewhere."""
     if where.profile is None:
         return []

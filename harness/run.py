@@ -38,8 +38,8 @@ from harness.system.text import counted
 
 if TYPE_CHECKING:  # what --help does without
     from harness.archive.store import RecordStore
-    from harness.dispatch.place import Place
     from harness.dispatch.run_jobs import Outcome
+    from harness.dispatch.target import Target
     from harness.planning.plan import Plan
     from harness.planning.request import Job, Request
     from harness.planning.tuning import Tuning
@@ -57,7 +57,7 @@ class Command:
     """
 
     arguments: argparse.Namespace
-    where: Place
+    where: Target
     samples: Callable[[str], Path]
     priced: dict[str, float] = field(default_factory=dict)
 
@@ -260,7 +260,7 @@ def _foresee(asked: Understood) -> None:
 def run(arguments: argparse.Namespace, settings: Settings) -> int:
     """One grid of runs: its trials where rates are tuned, its runs, its table."""
     from harness.archive.store import RecordStore, require_writable
-    from harness.dispatch.place import place
+    from harness.dispatch.target import target
     from harness.planning.data import sample_writer
     from harness.planning.plan import plan
     from harness.planning.tuning import tell_finished
@@ -275,7 +275,7 @@ def run(arguments: argparse.Namespace, settings: Settings) -> int:
     if tuning is not None and not arguments.plan and not arguments.cancel:
         _foresee(asked)
     cluster, workers = _cluster(arguments, settings), arguments.workers
-    where = place(arguments.executor, workers=workers, cluster=cluster, cluster_overrides=asked.cluster_overrides)
+    where = target(arguments.executor, workers=workers, cluster=cluster, cluster_overrides=asked.cluster_overrides)
     with ExitStack() as stack:
         instead = None
         if arguments.plan:  # which writes nothing below the results folder

@@ -71,7 +71,7 @@ def _rows(settings: Settings) -> Iterator[tuple[str, str]]:
 
 def _refused(settings: Settings) -> Iterator[str]:
     """What `run` would refuse of the values, without looking for the files that they name."""
-    from harness.dispatch.place import place
+    from harness.dispatch.target import target
     from harness.models.catalog import resolve_backbone
     from harness.planning.understand import parse_seeds
     from harness.protocols.load import load_protocol
@@ -79,7 +79,7 @@ def _refused(settings: Settings) -> Iterator[str]:
 
     checks: dict[str, Callable[[], object]] = {
         "protocol": lambda: load_protocol(settings.protocol),
-        "cluster": lambda: place(cluster=settings.cluster),
+        "cluster": lambda: target(cluster=settings.cluster),
         "seeds": lambda: parse_seeds(settings.seeds, name="seeds"),
     }
     tables: dict[Literal["datasets", "checkpoints"], Callable[[str], str]]

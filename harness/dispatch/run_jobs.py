@@ -14,7 +14,6 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 
 from harness.dispatch.endings import last_words
-from harness.dispatch.place import Place
 from harness.dispatch.run_states import (
     FINISHED,
     INTERRUPTED,
@@ -30,6 +29,7 @@ from harness.dispatch.slurm.executor import SlurmExecutor
 from harness.dispatch.snapshot import WORKER, freeze
 from harness.dispatch.supervise import Start, StopSignals, supervise
 from harness.dispatch.sweeps import Sweep, create_sweep, fingerprint_at, read_sweeps, writing
+from harness.dispatch.target import Target
 from harness.planning.plan import Plan
 from harness.planning.request import Job
 from harness.system.errors import UsageError, did_you_mean
@@ -82,7 +82,7 @@ def _states(sweep: Sweep) -> Mapping[str, RunState]:
 class LocalExecutor:
     """Worker processes that share one queue and end when this process does. ``where``: how many workers, and what each has."""
 
-    def __init__(self, results: Path, where: Place) -> None:
+    def __init__(self, results: Path, where: Target) -> None:
         self.results = results.absolute()
         self.where = where
         self._processes: list[subprocess.Popen[bytes]] = []
@@ -264,14 +264,14 @@ class Outcome:
     failed: dict[str, str]
 
 
-def make_executor(where: Place, *, results: Path, request: str = "") -> InlineExecutor | LocalExecutor | SlurmExecutor:
-    """The executor of a place; one on a cluster tells sweeps apart by ``request``. Raises UsageError: no SLURM here."""
+def make_executor(where: Target, *, results: Path, request: str = "") -> InlineExecutor | LocalExecutor | SlurmExecutor:
+    """The executor of a target; one on a cluster distinguishes sweeps by ``request``. Raises UsageError: no SLURM here."""
     if where.profile is not None:
         return SlurmExecutor(results, where.profile, request=request)
     return InlineExecutor(results) if where.executor == "inline" else LocalExecutor(results, where)
 
 
-def to_start(planned: Plan, where: Place, *, results: Path, retry: str | None) -> list[Job]:
+def to_start(planned: Plan, where: Target, *, results: Path, retry: str | None) -> list[Job]:
     """What `run_jobs` starts or finds at work: all that is not finished, on a cluster without what failed and neither ``retry`` nor a
     submission before this one starts again."""
     again = _to_retry(planned, retry, everything=where.profile is None)
@@ -299,7 +299,7 @@ def not_again(planned: Plan, begun: Iterable[Job]) -> dict[str, str]:
 
 def run_jobs(
     planned: Plan,
-    where: Place,
+    where: Target,
     *,
     results: Path,
     command: str = "",

@@ -119,12 +119,12 @@ def survey(
     latest: dict[str, tuple[Sweep, int]] = {}
     for sweep in sweeps.values():
         latest |= {run.key: (sweep, line) for line, run in enumerate(sweep.runs)}
-    tasks = {(sweep.id, line): (array, task) for sweep in sweeps.values() for line, array, task in sweep.places()}
+    tasks = {(sweep.id, line): (array, task) for sweep in sweeps.values() for line, array, task in sweep.slots()}
     runs = {}
     for key, (sweep, line) in latest.items():
         if selected is None or key in selected:
-            place = tasks.get((sweep.id, line))
-            runs[key] = _state_of(sweep, line, place, records.get(key), queue, problems)
+            slot = tasks.get((sweep.id, line))
+            runs[key] = _state_of(sweep, line, slot, records.get(key), queue, problems)
     runs |= {key: _of_record(record) for key, record in records.items() if key not in runs}
     return Survey(runs=runs, sweeps=sweeps, problems=problems)
 
@@ -144,16 +144,16 @@ def _of_record(record: Record) -> RunState:
 def _state_of(
     sweep: Sweep,
     line: int,
-    place: tuple[int, int] | None,
+    slot: tuple[int, int] | None,
     record: Record | None,
     queue: Queue | None,
     problems: Problems,
 ) -> RunState:
-    """Where one run of a sweep is; ``place`` is its array and task on a cluster."""
+    """Where one run of a sweep is; ``slot`` is its array and task on a cluster."""
     run, folder = sweep.runs[line], state_folder(sweep.results, sweep.runs[line].key)
-    queued = queue.get((sweep.names[place[0]], place[1])) if queue and place else None
-    job = sweep.arrays[place[0]].job if place else ""
-    task = queued.job if queued else f"{job}_{place[1]}" if place and job else ""
+    queued = queue.get((sweep.names[slot[0]], slot[1])) if queue and slot else None
+    job = sweep.arrays[slot[0]].job if slot else ""
+    task = queued.job if queued else f"{job}_{slot[1]}" if slot and job else ""
     if record is not None and settles(record, replaces=run.replaces):
         log = log_path(folder, record.attempts) if record.attempts else None
         return replace(_of_record(record), **named(run), sweep=sweep.id, task=task, log=log)

@@ -57,14 +57,14 @@ def freeze(results: Path, jobs: Sequence[Job]) -> tuple[Path, list[Job]]:
 
 @functools.cache
 def contents_of_command(plugins: tuple[str, ...] = ()) -> Mapping[str, bytes]:
-    """What is frozen, by its place in a snapshot; read once a process, so that all that one command submits, hours later too (runs
+    """What is frozen, by its path in a snapshot; read once a process, so that all that one command submits, hours later too (runs
     after their trials, what a cluster ended), is the code that `code_version` names in its records."""
     files: dict[str, Path] = {}
-    for place, root in PACKAGES.items():
+    for folder, root in PACKAGES.items():
         for path in root.rglob("*"):
             name = path.relative_to(root)
             if path.is_file() and "__pycache__" not in name.parts and not any(part[0] == "." for part in name.parts):
-                files[str(place / name)] = path
+                files[str(folder / name)] = path
     files |= {_plugin(number, plugin): Path(plugin) for number, plugin in enumerate(plugins)}
     if (size := sum(path.stat().st_size for path in files.values())) > LARGEST:
         largest = max(files.values(), key=lambda path: path.stat().st_size)

@@ -174,7 +174,7 @@ class Sweep:
             raise _unreadable(path, error) from error
         return runs if is_plain(data) else tuple(replace(escaped(run), job=run.job) for run in runs)
 
-    def places(self) -> Iterator[tuple[int, int, int]]:
+    def slots(self) -> Iterator[tuple[int, int, int]]:
         """Line, array and task of every run that is or may be on the cluster."""
         for number, array in enumerate(self.arrays):
             for line in range(array.first, min(array.first + array.runs, len(self.runs))):

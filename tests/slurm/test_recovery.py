@@ -11,8 +11,8 @@ from typing import Any
 
 import pytest
 
-from harness.dispatch.place import place
 from harness.dispatch.run_jobs import make_executor
+from harness.dispatch.target import target
 from tests.harness.dispatch import standin
 from tests.harness.dispatch.helpers import make_job, use_standin
 from tests.slurm.conftest import (
@@ -86,7 +86,7 @@ def test_a_run_that_meets_its_time_limit_twice_continues(cluster, tmp_path, monk
     steps: dict[str, Any] = {"steps": 780, "step_s": 0.09, "save_every": 5}
     limits = {"time": "1", "signal_seconds": "50", "max_attempts": "40"}
     job = make_job(tmp_path, **steps)
-    slurm = make_executor(place("slurm", cluster="testcluster", cluster_overrides=limits), results=tmp_path)
+    slurm = make_executor(target("slurm", cluster="testcluster", cluster_overrides=limits), results=tmp_path)
     slurm.submit([job])
     states = slurm.wait(on_change=lambda runs: None)
     assert states[job.run.key].state == "OK"

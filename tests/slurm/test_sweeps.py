@@ -15,8 +15,8 @@ from collections import Counter
 import pytest
 import yaml
 
-from harness.dispatch.place import place
 from harness.dispatch.sweeps import read_sweeps
+from harness.dispatch.target import target
 from harness.planning.data import sample_writer
 from harness.registry import SEGMENTED
 from tests.harness.dispatch.helpers import make_job, starts, use_standin
@@ -36,7 +36,7 @@ def write_profile(folder, **changes):
 def executor(results, folder, **changes):
     from harness.dispatch.run_jobs import make_executor
 
-    return make_executor(place("slurm", cluster=str(write_profile(folder, **changes))), results=results)
+    return make_executor(target("slurm", cluster=str(write_profile(folder, **changes))), results=results)
 
 
 def wait_for(slurm, jobs):
@@ -63,7 +63,7 @@ def runs_submitted(cluster, results):
     """How often each run of a results folder has a job on the cluster, looked up by the job's name."""
     runs = {}
     for sweep in read_sweeps(results, {}):
-        for line, array, task in sweep.places():
+        for line, array, task in sweep.slots():
             runs[sweep.names[array], task] = sweep.runs[line].key
     tasks = array_tasks(cluster, "PENDING", "RUNNING", "COMPLETING", "COMPLETED")
     return Counter(runs[name, int(index)] for name, index, _ in tasks if (name, int(index)) in runs)

@@ -92,7 +92,7 @@ class Slurm:
 
     def own(self) -> Queue:
         """What this user has in the queue of ours."""
-        return {place: task for place, task in self._squeue("--me").items() if place[0].startswith(PREFIX)}
+        return {slot: task for slot, task in self._squeue("--me").items() if slot[0].startswith(PREFIX)}
 
     def _squeue(self, *options: str) -> dict[tuple[str, int], QueuedTask]:
         queue = {}

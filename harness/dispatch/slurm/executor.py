@@ -123,7 +123,7 @@ class SlurmExecutor:
             sweeps = self._sweeps()
             queue = self._queue(sweeps)
             for sweep in sweeps:
-                for line, number, task in sweep.places():
+                for line, number, task in sweep.slots():
                     if (there := queue.get((sweep.names[number], task))) and there.state == "CANCELLED":
                         cancelled.add(sweep.runs[line].key)  # the queue forgets it within minutes
             runs = survey(self.results, queue=queue, keys=self._jobs).runs
@@ -156,8 +156,8 @@ class SlurmExecutor:
             sweeps = self._sweeps()
             queue = self._queue(sweeps)
             for sweep in sweeps:
-                places = [(line, queue.get((sweep.names[number], task))) for line, number, task in sweep.places()]
-                active = {there.job: sweep.runs[line].key for line, there in places if there and there.active}
+                homes = [(line, queue.get((sweep.names[number], task))) for line, number, task in sweep.slots()]
+                active = {there.job: sweep.runs[line].key for line, there in homes if there and there.active}
                 is_own = sweep.request == request or bool(words and asked_for(sweep.command) == words)
                 if active and is_own and sweep.user == user_name():
                     self.slurm.cancel([f"{job}" for job in {job.partition("_")[0] for job in active}])
@@ -180,18 +180,18 @@ class SlurmExecutor:
     def _elsewhere(self, keys: set[str]) -> dict[str, str]:
         """Runs that are queued or running already, and where."""
         sweeps = self._sweeps()
-        queue, places = self._queue(sweeps), dict[str, str]()
+        queue, homes = self._queue(sweeps), dict[str, str]()
         for sweep in sweeps:
-            for line, number, task in sweep.places():
+            for line, number, task in sweep.slots():
                 there, key = queue.get((sweep.names[number], task)), sweep.runs[line].key
                 if key in keys and there is not None and there.active:
                     whose = "" if sweep.user == user_name() else f" of {sweep.user}"
-                    places[key] = f"is {there.state.lower()} as job {there.job} of sweep {sweep.id}{whose}"
-        for key in keys - places.keys():
+                    homes[key] = f"is {there.state.lower()} as job {there.job} of sweep {sweep.id}{whose}"
+        for key in keys - homes.keys():
             starts = attempts(state_folder(self.results, key))
             if starts and starts[-1].live() and not starts[-1].holder.job:  # one of a job that ended gives way
-                places[key] = f"runs in process {starts[-1].holder.pid} on {starts[-1].holder.host}"
-        return places
+                homes[key] = f"runs in process {starts[-1].holder.pid} on {starts[-1].holder.host}"
+        return homes
 
     def _give_up(self, run: RunState, sweep: Sweep) -> None:
         """Starts of a worker are bounded elsewhere, but a job that dies before its worker begins counts as none."""
@@ -273,7 +273,7 @@ LEFT_TO_THE_SHELL = ("account", "partition", "qos", "constraint")
 
 
 def sbatch_script(sweep: Sweep, number: int, profile: ClusterProfile, shape: Shape) -> str:
-    """What sbatch reads of an array: its options as submitit writes them, and our job script in the place of its pickled function."""
+    """What sbatch reads of an array: its options as submitit writes them, and our job script instead of its pickled function."""
     from submitit.slurm.slurm import _make_sbatch_string
 
     array = sweep.arrays[number]
@@ -368,4 +368,4 @@ def asked_for(command: str) -> list[str]:
             next(words, "") if not equals else None
         elif name not in ("--wait", "--cancel", "--yes"):
             kept.append(word)
-    return kept[next((place for place, word in enumerate(kept) if word.startswith("--")), len(kept)) :]
+    return kept[next((index for index, word in enumerate(kept) if word.startswith("--")), len(kept)) :]

@@ -16,9 +16,9 @@ import pytest
 from harness.archive.schema import Code, Record
 from harness.archive.store import RecordStore
 from harness.dispatch.attempts import Holder, Lease, attempts, state_folder
-from harness.dispatch.place import place
 from harness.dispatch.run_jobs import RETRY_CLASSES, Display, InlineExecutor, make_executor, run_jobs, to_start
 from harness.dispatch.run_states import RunState
+from harness.dispatch.target import target
 from harness.planning.request import Job
 from harness.system.errors import UsageError
 from tests.harness.dispatch import standin
@@ -45,7 +45,7 @@ def inline(monkeypatch):
 
 
 def run(plan, results, *, executor="inline", workers=None, cluster=None, cluster_overrides=None, **options):
-    where = place(executor, workers=workers, cluster=cluster, cluster_overrides=cluster_overrides)
+    where = target(executor, workers=workers, cluster=cluster, cluster_overrides=cluster_overrides)
     return run_jobs(plan, where, results=results, **options)
 
 
@@ -88,10 +88,10 @@ def test_a_cluster_starts_what_failed_only_where_it_is_asked_to(tmp_path):
     done, failed, new = (job.run.key for job in jobs)
     planned: Any = Plan(jobs=jobs, finished=frozenset({done}), failed={failed: "OOM"})
     for where, retry, started in (
-        (place(cluster="testcluster"), None, [new]),
-        (place(cluster="testcluster"), "oom", [failed, new]),
-        (place(cluster="testcluster"), "timeout", [new]),
-        (place("inline"), None, [failed, new]),
+        (target(cluster="testcluster"), None, [new]),
+        (target(cluster="testcluster"), "oom", [failed, new]),
+        (target(cluster="testcluster"), "timeout", [new]),
+        (target("inline"), None, [failed, new]),
     ):
         assert [job.run.key for job in to_start(planned, where, results=tmp_path, retry=retry)] == started
 
@@ -100,7 +100,7 @@ def test_a_retry_that_waits_in_the_queue_is_at_work_for_the_plain_command_too(tm
     job = make_job(tmp_path)
     RecordStore(tmp_path).write(Record(run=job.run, key=job.run.key, code="OOM"))
     planned: Any = Plan(jobs=(job,), failed={job.run.key: "OOM"})
-    where = place(cluster="testcluster")
+    where = target(cluster="testcluster")
     sweep = submitted(tmp_path, [job])
     assert to_start(planned, where, results=tmp_path, retry=None) == [job]
     replace(sweep, ended="cancelled").save()
@@ -158,7 +158,7 @@ def test_interrupted_runs_are_named_with_what_to_do(tmp_path, monkeypatch, capsy
 
 def test_the_debugging_executor_leaves_alone_what_somebody_else_runs_or_finished(tmp_path, inline):
     finished, held = (make_job(tmp_path, seed=seed) for seed in range(2))
-    executor = make_executor(place("inline"), results=tmp_path)
+    executor = make_executor(target("inline"), results=tmp_path)
     executor.submit([finished, held])
     RecordStore(tmp_path).write(Record(run=finished.run, key=finished.run.key, code="OK"))
     Lease.acquire(state_folder(tmp_path, held.run.key), holder=Holder.here())

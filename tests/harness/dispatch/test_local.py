@@ -15,8 +15,8 @@ import pytest
 
 from harness.dispatch import run_jobs as module
 from harness.dispatch.attempts import Holder, Lease, attempts, state_folder
-from harness.dispatch.place import place, visible_gpus
 from harness.dispatch.run_jobs import LocalExecutor, make_executor
+from harness.dispatch.target import target, visible_gpus
 from harness.system.errors import UsageError
 from tests.harness.dispatch.helpers import STANDIN, make_job, record_of, starts, use_standin
 from tests.signals import as_in_a_terminal
@@ -26,7 +26,7 @@ BACKGROUND = """
 import sys
 from pathlib import Path
 from harness.dispatch import snapshot
-from harness.dispatch.place import place
+from harness.dispatch.target import target
 from harness.dispatch.run_jobs import run_jobs
 from tests.harness.dispatch.helpers import with_standin
 from tests.harness.dispatch.test_executors import Plan
@@ -34,7 +34,7 @@ from tests.harness.dispatch.test_local import held_jobs
 snapshot.contents_of_command = with_standin(snapshot.contents_of_command)
 results = Path(sys.argv[1])
 print("begun", flush=True)
-run_jobs(Plan(jobs=tuple(held_jobs(results))), place("local", workers=2), results=results)
+run_jobs(Plan(jobs=tuple(held_jobs(results))), target("local", workers=2), results=results)
 """
 
 
@@ -49,7 +49,7 @@ def run_with(executor, jobs):
 
 
 def run_all(results, jobs, *, workers=2):
-    executor = make_executor(place("local", workers=workers), results=results)
+    executor = make_executor(target("local", workers=workers), results=results)
     return run_with(executor, jobs)
 
 
@@ -133,7 +133,7 @@ def test_what_keeps_a_worker_from_its_first_start_is_said(tmp_path, standin, oth
 
 def test_a_worker_that_does_not_stop_in_time_is_killed_and_leaves_nothing(tmp_path, standin, monkeypatch):
     monkeypatch.setattr(module, "STOP_PATIENCE_S", 0.0)
-    executor = make_executor(place("local", workers=1), results=tmp_path)
+    executor = make_executor(target("local", workers=1), results=tmp_path)
     assert isinstance(executor, LocalExecutor)
     job = make_job(tmp_path, steps=1000, step_s=0.1)
     executor.submit([job])
@@ -171,7 +171,7 @@ def test_a_run_that_always_dies_is_given_up_the_others_finish_and_the_next_comma
 
 def test_a_killed_worker_process_loses_no_run(tmp_path, standin):
     jobs = held_jobs(tmp_path)
-    executor = make_executor(place("local", workers=2), results=tmp_path)
+    executor = make_executor(target("local", workers=2), results=tmp_path)
     executor.submit(jobs)
     folder = state_folder(tmp_path, jobs[0].run.key)
     wait_until(lambda: step(tmp_path, jobs[0].run.key) >= 10)
@@ -186,7 +186,7 @@ def test_a_killed_worker_process_loses_no_run(tmp_path, standin):
 def test_a_worker_that_fails_with_a_run_at_work_is_said(tmp_path, standin):
     """It said that the run was interrupted, and the same command again, for ever."""
     (job, *_) = held_jobs(tmp_path)
-    executor = make_executor(place("local", workers=1), results=tmp_path)
+    executor = make_executor(target("local", workers=1), results=tmp_path)
     executor.submit([job])
     wait_until(lambda: step(tmp_path, job.run.key) >= 1)
     os.kill(attempts(state_folder(tmp_path, job.run.key))[0].holder.pid, signal.SIGKILL)
@@ -223,7 +223,7 @@ def test_workers_end_with_a_terminal_that_closes_and_with_a_command_that_is_kill
 
 def test_a_run_that_somebody_else_holds_is_waited_for_and_not_trained_twice(tmp_path, standin):
     jobs = [make_job(tmp_path, seed=seed, steps=10, step_s=0.03) for seed in range(2)]
-    executors = [make_executor(place("local", workers=1), results=tmp_path) for _ in range(2)]
+    executors = [make_executor(target("local", workers=1), results=tmp_path) for _ in range(2)]
     for executor in executors:
         executor.submit(jobs)
     for executor in executors:
@@ -251,7 +251,7 @@ def test_gpus_are_what_the_variable_names(monkeypatch, given, devices):
 @on_linux
 def test_every_worker_gets_its_own_gpu_by_the_name_that_was_given(tmp_path, standin, monkeypatch):
     monkeypatch.setenv("CUDA_VISIBLE_DEVICES", "MIG-1b2c,GPU-8932f937")
-    executor = make_executor(place("local"), results=tmp_path)
+    executor = make_executor(target("local"), results=tmp_path)
     assert isinstance(executor, LocalExecutor)
     assert executor.where.workers == 2
     assert "GPU MIG-1b2c, GPU-8932f937" in executor.describe()
@@ -274,4 +274,4 @@ def test_a_folder_that_cannot_be_written_is_one_line(tmp_path, standin):
     blocked = tmp_path / "file"
     blocked.write_text("")
     with pytest.raises(UsageError, match=r"cannot write .*file.*: Not a directory"):
-        make_executor(place("local"), results=blocked).submit([make_job(blocked)])
+        make_executor(target("local"), results=blocked).submit([make_job(blocked)])

@@ -14,9 +14,9 @@ from pathlib import Path
 import pytest
 
 from harness.dispatch.attempts import Holder, attempts, state_folder
-from harness.dispatch.place import place
 from harness.dispatch.run_jobs import LocalExecutor, make_executor
 from harness.dispatch.supervise import Start, StopSignals, supervise
+from harness.dispatch.target import target
 from harness.training.outcome import Interrupted
 from tests.harness.dispatch.helpers import make_job, use_standin
 
@@ -73,7 +73,7 @@ def test_ctrl_c_while_workers_are_started_is_not_lost(tmp_path, monkeypatch, thr
 
     monkeypatch.setattr(LocalExecutor, "_start", begin)
     before = signal.signal(signal.SIGINT, signal.default_int_handler)  # a suite in the background ignores it
-    executor, over = make_executor(place("local", workers=2), results=tmp_path), threading.Event()
+    executor, over = make_executor(target("local", workers=2), results=tmp_path), threading.Event()
     others = [threading.Thread(target=over.wait) for _ in range(threads)]
     assert isinstance(executor, LocalExecutor)
     for other in others:

@@ -50,7 +50,7 @@ def test_a_task_has_the_lines_of_its_array(tmp_path):
     assert [array.tasks for array in arrays] == [3, 2]
     assert [list(arrays[0].lines(task)) for task in range(3)] == [[0, 1], [2, 3], [4]]
     assert list(arrays[1].lines(1)) == [6]
-    assert list(sweep.places()) == [(0, 0, 0), (1, 0, 0), (2, 0, 1), (3, 0, 1), (4, 0, 2), (5, 1, 0), (6, 1, 1)]
+    assert list(sweep.slots()) == [(0, 0, 0), (1, 0, 0), (2, 0, 1), (3, 0, 1), (4, 0, 2), (5, 1, 0), (6, 1, 1)]
 
 
 @pytest.mark.parametrize(

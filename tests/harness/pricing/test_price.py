@@ -12,7 +12,7 @@ import pytest
 from harness.archive.schema import Record
 from harness.archive.store import RecordStore
 from harness.datasets import samples
-from harness.dispatch.place import Place, place
+from harness.dispatch.target import Target, target
 from harness.methods.configs.lowrank import LoRAConfig
 from harness.models.catalog import backbone_shape
 from harness.planning.data import Images, limited
@@ -42,7 +42,7 @@ from harness.registry import SEGMENTED
 from harness.system.errors import UsageError
 from harness.system.machine import processor
 
-ON_GPU = Place(executor="inline", devices=("0",))
+ON_GPU = Target(executor="inline", devices=("0",))
 SECONDS = 3600.0
 
 
@@ -82,7 +82,7 @@ def test_a_benchmark_on_disk_is_priced_by_its_splits_and_another_by_the_publishe
         assert hours(price(made, tmp_path, where=ON_GPU)) == pytest.approx(seconds / 3600)
         updates = run.rules["epochs"] * images.train / run.rules["batch_size"]
         seconds = run_flops(run, useful(shape), images) / cpu(1).flops[1] + START_SECONDS + updates * UPDATE_SECONDS
-        assert hours(price(made, tmp_path, where=Place(executor="inline"))) == pytest.approx(seconds / 3600)
+        assert hours(price(made, tmp_path, where=Target(executor="inline"))) == pytest.approx(seconds / 3600)
 
 
 def hours(prices: Sequence[RunForecast]) -> float:
@@ -98,11 +98,11 @@ def grid(results: Path, backbone: str, *methods: str) -> Plan:
 @pytest.mark.parametrize(("backbone", "least", "most"), [("vit_b", 9, 11), ("vit_h", 27, 31)])
 def test_the_papers_grid_of_two_methods_has_its_price_on_an_h100(backbone, least, most, tmp_path) -> None:
     """9 to 11 and 27 to 31 GPU-hours a seed, by an estimate of its own from counted operations and kernels."""
-    where = place(cluster="gpu", cluster_overrides={"gres": "gpu:h100:1"})
+    where = target(cluster="gpu", cluster_overrides={"gres": "gpu:h100:1"})
     prices = price(grid(tmp_path, backbone, "lora", "naslora"), tmp_path, where=where)
     assert least <= hours(prices) <= most
     assert all("H100" in run.time_basis for run in prices)
-    slower = price(grid(tmp_path, backbone, "lora", "naslora"), tmp_path, where=place(cluster="gpu"))
+    slower = price(grid(tmp_path, backbone, "lora", "naslora"), tmp_path, where=target(cluster="gpu"))
     assert hours(slower) > 1.3 * hours(prices)  # an A100, which its profile's constraint admits
 
 
@@ -141,7 +141,7 @@ def test_runs_that_train_a_weight_more_keep_it_its_gradient_and_moments_and_a_pr
     shape = backbone_shape("vit_b")
     more = LoRAConfig(rank=8).encoder_parameters(shape) - LoRAConfig(rank=4).encoder_parameters(shape)
     assert eight - four == 4 * 4 * more > 0
-    assert price(made, tmp_path, where=Place(executor="inline"))[0].peak_memory_bytes - four == pytest.approx(
+    assert price(made, tmp_path, where=Target(executor="inline"))[0].peak_memory_bytes - four == pytest.approx(
         PROCESS_BYTES
     )
 
@@ -149,7 +149,7 @@ def test_runs_that_train_a_weight_more_keep_it_its_gradient_and_moments_and_a_pr
 def test_records_of_this_machine_count_and_those_of_another_do_not(data: Path, tmp_path: Path) -> None:
     made = planned(tmp_path, dataset_roots={"kvasir": data}, seeds=(9,), overrides={"precision": "fp32"})
     counts = {"train": 28, "val": 4, "test": 4}
-    where = Place(executor="inline", threads=2)
+    where = Target(executor="inline", threads=2)
     here = {"device": processor(), "threads": "2"}
     for seed, environment, basis in (
         (0, {"device": "cpu B x8", "threads": "2"}, "nothing measured; 0.09 TFLOP/s assumed of 2 CPU cores"),

@@ -6,16 +6,16 @@ import os
 
 import pytest
 
-from harness.dispatch.place import place
 from harness.dispatch.run_jobs import make_executor
 from harness.dispatch.slurm.client import Slurm
+from harness.dispatch.target import target
 from harness.system.errors import UsageError
 
 
 def test_a_machine_without_sbatch_is_one_line(tmp_path, monkeypatch):
     monkeypatch.setenv("PATH", str(tmp_path))
     with pytest.raises(UsageError, match="sbatch is not on this machine's PATH; run this on a login node"):
-        make_executor(place("slurm", cluster="testcluster"), results=tmp_path)
+        make_executor(target("slurm", cluster="testcluster"), results=tmp_path)
 
 
 def test_array_tasks_are_read_one_by_one(client):

@@ -12,12 +12,12 @@ from dataclasses import replace
 import pytest
 
 from harness.archive.store import RecordStore
-from harness.dispatch.place import place
 from harness.dispatch.run_jobs import make_executor
 from harness.dispatch.slurm import executor as module
 from harness.dispatch.slurm.executor import asked_for, job_script
 from harness.dispatch.slurm.profile import load_profile
 from harness.dispatch.sweeps import read_sweeps
+from harness.dispatch.target import target
 from harness.run import main
 from harness.system.errors import UsageError
 from tests.harness.dispatch.helpers import make_job, submitted
@@ -25,7 +25,7 @@ from tests.harness.dispatch.helpers import make_job, submitted
 
 def slurm(results, **overrides):
     overrides = {"patience_seconds": "1", **overrides}
-    return make_executor(place("slurm", cluster="testcluster", cluster_overrides=overrides), results=results)
+    return make_executor(target("slurm", cluster="testcluster", cluster_overrides=overrides), results=results)
 
 
 def sweeps(results):
@@ -38,7 +38,7 @@ def queue(idle_cluster, results, *, state="PENDING", of=lambda sweep: True):
         f"echo '{sweep.arrays[array].job}|{task}|{state}|{sweep.names[array]}|None|{results}'"
         for sweep in sweeps(results)
         if of(sweep)
-        for _, array, task in sweep.places()
+        for _, array, task in sweep.slots()
     ]
     idle_cluster("squeue", "\n".join(['case "$*" in *--me*) exit;; esac', *rows]))
 
@@ -160,7 +160,7 @@ def test_shapes_become_arrays_below_the_clusters_limit_whose_options_submitit_wr
     )
     small = [make_job(results, seed=seed) for seed in range(7)]
     large = [replace(job, run=replace(job.run, backbone="vit_h")) for job in small[:1]]
-    make_executor(place("slurm", cluster=str(profile)), results=results).submit([*small, *large])
+    make_executor(target("slurm", cluster=str(profile)), results=results).submit([*small, *large])
     (sweep,) = sweeps(results)
     assert [(array.first, array.runs, array.per_task, array.gpus) for array in sweep.arrays] == [
         (0, 6, 2, 0), (6, 1, 2, 0), (7, 1, 1, 2)

@@ -20,7 +20,7 @@ MAX_LOCAL_WORKERS = 4
 
 
 @dataclass(frozen=True, kw_only=True)
-class Place:
+class Target:
     """Where runs go.
 
     Args:
@@ -38,13 +38,13 @@ class Place:
     profile: ClusterProfile | None = None
 
 
-def place(
+def target(
     executor: str | None = None,
     *,
     workers: int | None = None,
     cluster: str | None = None,
     cluster_overrides: Mapping[str, Any] | None = None,
-) -> Place:
+) -> Target:
     """Where the options of a command line send runs.
 
     Args:
@@ -71,12 +71,12 @@ def place(
         if not cluster:
             raise UsageError("--executor slurm needs --cluster NAME (a profile in slurm/profiles, or the path of one)")
         profile = load_profile(cluster, cluster_overrides)
-        return Place(executor=name, workers=profile.parallelism, profile=profile)
+        return Target(executor=name, workers=profile.parallelism, profile=profile)
     devices, here = tuple(visible_gpus()), cores()
     if name == "inline":
-        return Place(executor=name, devices=devices, threads=here)
+        return Target(executor=name, devices=devices, threads=here)
     count = workers or len(devices) or min(MAX_LOCAL_WORKERS, here)
-    return Place(executor=name, devices=devices, workers=count, threads=max(1, here // count))
+    return Target(executor=name, devices=devices, workers=count, threads=max(1, here // count))
 
 
 def visible_gpus() -> list[str]:
@@ -96,7 +96,7 @@ def visible_gpus() -> list[str]:
 
 
 def gpu_name(device: str) -> str:
-    """The model of one of `visible_gpus`, empty where nobody can tell."""
+    """The model of one of `visible_gpus`, empty where it is not known."""
     if shutil.which("nvidia-smi") is None:
         return ""
     query = ["nvidia-smi", "--query-gpu=name", "--format=csv,noheader"]
