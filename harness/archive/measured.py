@@ -14,7 +14,7 @@ from pathlib import Path
 from typing import Any
 
 from harness.archive.files import LARGEST_RECORD, seal_holds, sealed
-from harness.archive.reading import validated
+from harness.archive.parser import validated
 from harness.archive.schema import content_hash, first_backbone
 from harness.check import escaped
 from harness.models.known import RENAMED

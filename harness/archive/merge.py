@@ -16,7 +16,7 @@ from harness.archive.files import (
 )
 from harness.archive.masks import MASKS, read_masks
 from harness.archive.measured import CostStore
-from harness.archive.reading import load
+from harness.archive.parser import load
 from harness.archive.schema import Record
 from harness.archive.store import RecordStore
 from harness.system.errors import UsageError, os_reason

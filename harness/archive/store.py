@@ -24,7 +24,7 @@ from harness.archive.files import (
     sidecars_of,
 )
 from harness.archive.masks import MASKS
-from harness.archive.reading import load, refuse_unread
+from harness.archive.parser import load, refuse_unread
 from harness.archive.schema import SCHEMA_VERSION, Record, Run
 from harness.system.errors import UsageError
 from harness.system.files import write_atomically

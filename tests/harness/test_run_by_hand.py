@@ -16,7 +16,7 @@ from PIL import Image
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-from harness.archive.reading import load
+from harness.archive.parser import load
 from harness.experiment.building import attached_segmenter, open_data
 from harness.run import main
 

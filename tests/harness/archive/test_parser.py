@@ -14,7 +14,7 @@ import pytest
 
 from harness.archive import schema
 from harness.archive.files import sealed
-from harness.archive.reading import load
+from harness.archive.parser import load
 from harness.archive.schema import Run
 from harness.archive.store import RecordStore
 from harness.cli import status, tables
