@@ -63,13 +63,9 @@ def parser() -> CommandParser:
     )
     p.add_argument("--overlay", action="store_true", help="also DIR/overlays: contours over the image")
     p.add_argument("--probabilities", action="store_true", help="also DIR/probabilities: .npy of float32")
-    p.add_argument(
-        "--merge", choices=("exact", "conv", "calibrated"), help="fold the method into the backbone first (default: no)"
-    )
     p.add_argument("--batch", type=int, default=4, metavar="N", help="images a forward pass (default: 4)")
     add_results(p, help="results folder of --run (default: as set, else runs)")
     p.add_argument("--checkpoint", type=Path, metavar="FILE", help="the pretrained weights that the run started from")
-    p.add_argument("--data", type=Path, metavar="DIR", help="--merge calibrated: the folder that the run trained on")
     add_plugins(p, help="as the run had it")
     return p
 
@@ -81,8 +77,6 @@ def main(argv: list[str] | None = None) -> int:
         raise UsageError(f"--batch {arguments.batch}: give 1 or more")
     if arguments.results and arguments.adapter:
         raise UsageError("--results is where --run is looked up; an adapter needs none")
-    if arguments.data and arguments.merge != "calibrated":
-        raise UsageError("--data is for --merge calibrated, which fits on training images")
     for path in arguments.images:
         if not path.exists():
             raise UsageError(f"--images {path}: no such file or folder")
@@ -137,10 +131,9 @@ def _numbers(option: str, text: str, count: int) -> tuple[float, ...]:
 
 def request_of(arguments: argparse.Namespace, prompt: Sequence[tuple[float, ...]]) -> Any:
     """The request; torch is loaded here."""
-    from harness.experiment.exporting import calibration_images
     from harness.experiment.predicting import Predict, find_images
     from harness.experiment.trained import Trained, adapter, of_results
-    from harness.planning.understand import checkpoint_of, data_folder, folder_of
+    from harness.planning.understand import checkpoint_of
 
     results, settings = results_of(arguments), load_settings()
     if arguments.adapter and arguments.adapter.is_dir():
@@ -159,17 +152,11 @@ def request_of(arguments: argparse.Namespace, prompt: Sequence[tuple[float, ...]
         trained = adapter(arguments.adapter) if arguments.adapter else of_results(results, arguments.run)
         checkpoint = checkpoint_of(trained.run, settings, given=arguments.checkpoint)
     trained.require_checkpoint(checkpoint)
-    given = arguments.data or (folder_of(trained.run, settings) if arguments.merge == "calibrated" else None)
-    data = data_folder(trained.run, data=given, results=results)
-    if arguments.merge == "calibrated" and data is None:
-        raise UsageError("--merge calibrated fits on training images; give their folder with --data")
     return Predict(
         trained=trained,
         checkpoint=checkpoint,
         images=find_images(arguments.images),
         out=arguments.out,
-        merge=arguments.merge,
-        calibration=lambda: calibration_images(trained.run, data)[0],
         overlay=arguments.overlay,
         probabilities=arguments.probabilities,
         batch=arguments.batch,

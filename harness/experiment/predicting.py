@@ -33,7 +33,6 @@ from harness.evaluation.resize import resize_bilinear
 from harness.evaluation.score_folders import score_folders
 from harness.evaluation.scorer import SplitScorer
 from harness.experiment.trained import Trained
-from harness.methods.base import MergeMode
 from harness.models.segmenter import Prompts, Segmenter, probabilities
 from harness.protocols.load import from_rules
 from harness.registry import BENCHMARKS
@@ -89,8 +88,6 @@ class Predict:
         checkpoint: the pretrained weights that the run started from, None for a run from random weights.
         images: files, as `find_images` gives them.
         out: folder of the masks.
-        merge: how the method is folded into the backbone first, None to predict unmerged.
-        calibration: batches (B, 3, S, S) of training images for ``calibrated``; called after the checks.
         overlay: write the image with the contours of its mask.
         probabilities: write float32 arrays at the image's size.
         batch: images a forward pass.
@@ -101,8 +98,6 @@ class Predict:
     checkpoint: Path | None
     images: Sequence[Path]
     out: Path
-    merge: MergeMode | None = None
-    calibration: Callable[[], Sequence[Tensor]] = tuple
     overlay: bool = False
     probabilities: bool = False
     batch: int = 4
@@ -122,7 +117,6 @@ def predict(request: Predict, *, device: torch.device, progress: Callable[[int],
     Raises:
         UsageError: the folder holds something else, also the mask of another file of an image's name, or cannot be written.
         DatasetError: an image cannot be read; those before it are done and stay.
-        MethodError: the method has no such merge mode.
     """
     labels = request.trained.task == "classification"
     if labels and (request.overlay or request.probabilities):
@@ -231,7 +225,7 @@ def opened_note(request: Predict) -> dict[str, Any]:
     if any(os.path.realpath(image.parent) == os.path.realpath(out) for image in request.images):
         raise UsageError(f"--out {out} holds the images themselves; choose another folder")
     _check_prompt(request)
-    model = {"run": trained.run.key, "state": trained.digest, "merge": request.merge}
+    model = {"run": trained.run.key, "state": trained.digest}
     if request.prompt:
         model["prompt"] = " ".join(",".join(f"{number:g}" for number in prompt) for prompt in request.prompt)
     recorded: dict[str, Any] = {**model, "images": {}}
@@ -248,7 +242,7 @@ def opened_note(request: Predict) -> dict[str, Any]:
     if holds_else:
         raise UsageError(f"--out {out} exists and holds no predictions; choose a folder that is empty or new")
     if recorded != model:
-        raise UsageError(f"--out {out} holds the predictions of another model or merge; choose another folder")
+        raise UsageError(f"--out {out} holds the predictions of another model or prompt; choose another folder")
     for image in request.images:
         known = images.get(image.stem)
         if known not in (None, os.path.realpath(image)):
@@ -270,17 +264,15 @@ def outputs(request: Predict, image: Path) -> list[Path]:
 
 
 class Model:
-    """A trained segmenter, merged where that is asked for, from image files to scores."""
+    """A trained segmenter, from image files to scores."""
 
     def __init__(self, request: Predict, *, device: torch.device) -> None:
         self.rules = from_rules(request.trained.run.rules)
         self.device, self.batch, self.num_classes = device, request.batch, request.trained.num_classes
         self.labels = request.trained.task == "classification"
         self.prompt = request.prompt
-        segmenter, method = request.trained.segmenter(request.checkpoint)
+        segmenter, _ = request.trained.segmenter(request.checkpoint)
         self.segmenter: Segmenter = segmenter.to(device)
-        if request.merge:
-            method.merge(request.merge, calibration=[batch.to(device) for batch in request.calibration()])
 
     def batches(self, images: Sequence[Path]) -> Iterator[tuple[list[tuple[Path, Array]], list[Floats]]]:
         """Path and pixels (H, W, 3) of images, and their scores (S, S), (C, S, S) or of labels (C, 1, 1); the next are read

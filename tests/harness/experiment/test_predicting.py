@@ -68,13 +68,12 @@ def classes(tmp_path_factory: pytest.TempPathFactory) -> Finished:
     return Finished(tmp_path_factory.mktemp("classes"), "trans10k_v2")
 
 
-@pytest.mark.parametrize(("arguments", "variant"), [([], "best"), (["--merge", "exact"], "merged-exact")])
-def test_scores_of_the_folder_are_exactly_the_records(binary, tmp_path, capsys, arguments, variant):
-    assert binary.predict(tmp_path / "out", "--probabilities", *arguments) == 0
+def test_scores_of_the_folder_are_exactly_the_records(binary: Finished, tmp_path: Path, capsys) -> None:
+    assert binary.predict(tmp_path / "out", "--probabilities") == 0
     scores = binary.scores(capsys, tmp_path / "out" / "probabilities", "--metrics", BINARY)
-    assert scores == binary.recorded(variant, BINARY)
+    assert scores == binary.recorded("best", BINARY)
     scores = binary.scores(capsys, tmp_path / "out", "--metrics", "iou,dice")
-    assert scores == binary.recorded(variant, "iou,dice")
+    assert scores == binary.recorded("best", "iou,dice")
 
 
 def test_scores_of_several_classes_are_exactly_the_records(classes: Finished, tmp_path, capsys) -> None:
@@ -203,11 +202,9 @@ def _bad(binary: Finished, folder: Path) -> list[tuple[str, list[str]]]:
         ("would have one mask", [*good, "--images", str(image), str(folder / "twice")]),
         ("holds no predictions", [*good, "--out", str(folder / "full")]),
         ("holds the images themselves", [*good, "--out", str(image.parent)]),
-        ("another model or merge", [*good, "--out", str(other), "--merge", "exact"]),
-        ("its modes are exact, calibrated", [*good, "--merge", "conv"]),
+        ("another model or prompt", [*good, "--out", str(other), "--box", "1,1,9,9"]),
         ("has the key 'zzz'", [*good, "--run", "zzz"]),
         ("--batch 0", [*good, "--batch", "0"]),
-        ("--data is for --merge calibrated", [*good, "--data", str(folder)]),
         ("is not the file that run", [*good, "--checkpoint", str(image)]),
         ("adapter.safetensors is no .safetensors file", adapter),
         ("--adapter nowhere: no such file or folder; give what", ["--adapter", "nowhere", *adapter[2:]]),
@@ -227,15 +224,3 @@ def test_bad_input_is_one_line_and_loses_nothing(binary: Finished, tmp_path, cap
         assert message in line
     assert (tmp_path / "full" / "precious.txt").read_text() == "kept"
     assert not (tmp_path / "new").exists()
-
-
-def test_calibrated_merging_fits_on_the_runs_own_images(binary: Finished, tmp_path, capsys, monkeypatch) -> None:
-    monkeypatch.chdir(tmp_path)  # where no demo has left the images of its runs
-    file = tmp_path / "adapter.safetensors"
-    assert export.main([*binary.model, "--out", str(file), "--adapter-only"]) == 0
-    arguments = ["--adapter", str(file), "--images", str(binary.images)]
-    arguments += ["--out", str(tmp_path / "out"), "--merge", "calibrated"]
-    assert predict.main(arguments) == 2
-    assert "give their folder with --data" in capsys.readouterr().err
-    assert predict.main([*arguments, "--data", str(binary.results / "sample-data" / "kvasir")]) == 0
-    assert len(list((tmp_path / "out").glob("*.png"))) == len(list(binary.images.iterdir()))
