@@ -10,7 +10,7 @@ LOCK := $(if $(LOCKED),--constraint requirements$(if $(filter cu%,$(LOCKED)),-$(
 INSTALL = PYTHONWARNINGS=ignore $(BIN)/python -m pip install --quiet $(LOCK)
 
 # What trains nothing, starts few processes and is not marked slow.
-FAST := -m 'not slow' $(addprefix tests/,methods/parts datasets/reading harness/evaluation harness/planning harness/pricing harness/statistics harness/comparison harness/report)
+FAST := -m 'not slow' $(addprefix tests/,methods/parts datasets/readers harness/evaluation harness/planning harness/pricing harness/statistics harness/comparison harness/report)
 
 # The numeric rooms; make test-numbers runs them as a processor without AVX-512, one without AVX2 and two threads compute.
 NUMERIC = $(BIN)/python -m pytest -q -n auto --dist loadfile -m 'not slow' $(addprefix tests/,methods harness/models harness/training harness/evaluation harness/experiment/test_whole_runs.py)

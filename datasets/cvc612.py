@@ -13,9 +13,9 @@ from pathlib import Path
 from typing import ClassVar
 
 from harness.datasets.base import DatasetError, Pair
-from harness.datasets.reading.folder_benchmark import AUTOGLUON, FolderBenchmark
-from harness.datasets.reading.layouts import CsvLayout, FolderLayout, Layout, Part
-from harness.datasets.reading.splitting import Arranged, Pairs
+from harness.datasets.readers.folder_benchmark import AUTOGLUON, FolderBenchmark
+from harness.datasets.readers.layouts import CsvLayout, FolderLayout, Layout, Part
+from harness.datasets.readers.splitting import Arranged, Pairs
 
 TEST_LIST = "pranet-cvc612-test"
 

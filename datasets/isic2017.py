@@ -13,9 +13,9 @@ from pathlib import Path
 from typing import ClassVar
 
 from harness.datasets.base import Pair
-from harness.datasets.reading.folder_benchmark import AUTOGLUON, CARVED, FolderBenchmark
-from harness.datasets.reading.layouts import CsvLayout, FolderLayout, Layout, Part
-from harness.datasets.reading.splitting import Arranged, Pairs
+from harness.datasets.readers.folder_benchmark import AUTOGLUON, CARVED, FolderBenchmark
+from harness.datasets.readers.layouts import CsvLayout, FolderLayout, Layout, Part
+from harness.datasets.readers.splitting import Arranged, Pairs
 
 VAL_AS_TEST = "val-as-test"
 

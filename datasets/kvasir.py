@@ -12,10 +12,10 @@ from pathlib import Path
 from typing import ClassVar
 
 from harness.datasets.base import DatasetError, Pair
-from harness.datasets.reading.folder_benchmark import AUTOGLUON, CARVED, FolderBenchmark
-from harness.datasets.reading.layouts import CsvLayout, FolderLayout, Layout, Part, resolve_folder
-from harness.datasets.reading.pairing import image_files
-from harness.datasets.reading.splitting import Arranged, Pairs, split_by_lists
+from harness.datasets.readers.folder_benchmark import AUTOGLUON, CARVED, FolderBenchmark
+from harness.datasets.readers.layouts import CsvLayout, FolderLayout, Layout, Part, resolve_folder
+from harness.datasets.readers.pairing import image_files
+from harness.datasets.readers.splitting import Arranged, Pairs, split_by_lists
 
 TEST_LIST = "pranet-kvasir-test"
 

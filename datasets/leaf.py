@@ -10,9 +10,9 @@ from __future__ import annotations
 from pathlib import Path
 from typing import ClassVar
 
-from harness.datasets.reading.folder_benchmark import AUTOGLUON, FolderBenchmark
-from harness.datasets.reading.layouts import CsvLayout, FolderLayout, Layout, Part, resolve_folder
-from harness.datasets.reading.pairing import image_files
+from harness.datasets.readers.folder_benchmark import AUTOGLUON, FolderBenchmark
+from harness.datasets.readers.layouts import CsvLayout, FolderLayout, Layout, Part, resolve_folder
+from harness.datasets.readers.pairing import image_files
 
 
 def _layout(name: str, prefix: str, *, distinctive: bool) -> FolderLayout:

@@ -16,8 +16,8 @@ from harness.datasets.cvc612 import CVC612
 from harness.datasets.isic2017 import ISIC2017
 from harness.datasets.kvasir import Kvasir
 from harness.datasets.leaf import Leaf
-from harness.datasets.reading.decoding import read_labelled
-from harness.datasets.reading.folder_benchmark import SAMPLE_NOTE, FolderBenchmark
+from harness.datasets.readers.decoding import read_labelled
+from harness.datasets.readers.folder_benchmark import SAMPLE_NOTE, FolderBenchmark
 from harness.datasets.road import Road
 
 MEMBERS: tuple[type[FolderBenchmark], ...] = (Kvasir, CVC612, ISIC2017, Leaf, Road)

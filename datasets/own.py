@@ -1,6 +1,6 @@
 """Anybody's folder as a benchmark, without a line of Python: images, and masks or labels.
 
-How the files may lie is a table, `harness.datasets.reading.own_layouts`. ``classes.txt`` names the classes of masks that hold indices,
+How the files may lie is a table, `harness.datasets.readers.own_layouts`. ``classes.txt`` names the classes of masks that hold indices,
 one a line, the background first; without it masks are binary, unless COCO or nnU-Net name classes. Lists (``train.txt``, ``val.txt``,
 ``test.txt``, also in ``splits/``) split an undivided folder; otherwise what is missing is carved, as for every benchmark.
 """
@@ -18,14 +18,14 @@ from typing import ClassVar, Literal
 import numpy as np
 
 from harness.datasets.base import IGNORE, Benchmark, DataOptions, DatasetError, Pair, Sample
-from harness.datasets.reading import coco, decoding, own_layouts, splitting
-from harness.datasets.reading.coco import CocoLayout
-from harness.datasets.reading.folder_benchmark import CARVED, FolderBenchmark
-from harness.datasets.reading.hugging_face import plain_folder
-from harness.datasets.reading.layouts import Layout, resolve_folder, subfolders
-from harness.datasets.reading.opening import open_image, upright
-from harness.datasets.reading.pairing import MASK_EXTENSIONS, image_files, name_key
-from harness.datasets.reading.splitting import Arranged, Pairs, read_list, select, split_by_lists
+from harness.datasets.readers import coco, decoding, own_layouts, splitting
+from harness.datasets.readers.coco import CocoLayout
+from harness.datasets.readers.folder_benchmark import CARVED, FolderBenchmark
+from harness.datasets.readers.hugging_face import plain_folder
+from harness.datasets.readers.layouts import Layout, resolve_folder, subfolders
+from harness.datasets.readers.opening import open_image, upright
+from harness.datasets.readers.pairing import MASK_EXTENSIONS, image_files, name_key
+from harness.datasets.readers.splitting import Arranged, Pairs, read_list, select, split_by_lists
 
 BINARY = ("background", "foreground")
 CLASSES = "classes.txt"
@@ -305,7 +305,7 @@ def _checked(names: tuple[str, ...], where: Path) -> tuple[str, ...]:
 
 def any_folder(name: str, folder: Path, options: DataOptions | None = None) -> tuple[type[Benchmark], Path]:
     """The class and the root of the data set in ``folder``: with masks where it has any, else with labels. ``hf:DIR`` is one of the
-    Hugging Face Hub's formats (`harness.datasets.reading.hugging_face`).
+    Hugging Face Hub's formats (`harness.datasets.readers.hugging_face`).
 
     Raises:
         DatasetError: there is none, several are there, or its classes are wrong.

@@ -12,10 +12,10 @@ from pathlib import Path
 from typing import ClassVar
 
 from harness.datasets.base import Pair
-from harness.datasets.reading import splitting
-from harness.datasets.reading.folder_benchmark import AUTOGLUON, FolderBenchmark
-from harness.datasets.reading.layouts import CsvLayout, FolderLayout, Layout, Part, resolve_folder
-from harness.datasets.reading.pairing import image_files
+from harness.datasets.readers import splitting
+from harness.datasets.readers.folder_benchmark import AUTOGLUON, FolderBenchmark
+from harness.datasets.readers.layouts import CsvLayout, FolderLayout, Layout, Part, resolve_folder
+from harness.datasets.readers.pairing import image_files
 
 _TILE = re.compile(r"(?P<image>.+)_r\d+c\d+")
 

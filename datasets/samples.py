@@ -26,7 +26,7 @@ from PIL import Image
 from scipy import ndimage
 
 from harness.datasets.base import DatasetError
-from harness.datasets.reading.folder_benchmark import SAMPLE_MARKER
+from harness.datasets.readers.folder_benchmark import SAMPLE_MARKER
 
 Array = NDArray[np.uint8]
 Shape = tuple[int, int]

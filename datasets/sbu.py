@@ -4,8 +4,8 @@ from __future__ import annotations
 
 from typing import ClassVar
 
-from harness.datasets.reading.folder_benchmark import AUTOGLUON, FolderBenchmark
-from harness.datasets.reading.layouts import CsvLayout, FolderLayout, Layout, Part
+from harness.datasets.readers.folder_benchmark import AUTOGLUON, FolderBenchmark
+from harness.datasets.readers.layouts import CsvLayout, FolderLayout, Layout, Part
 
 
 class SBU(FolderBenchmark):

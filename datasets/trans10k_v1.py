@@ -5,9 +5,9 @@ from __future__ import annotations
 from pathlib import Path
 from typing import ClassVar
 
-from harness.datasets.reading import decoding
-from harness.datasets.reading.folder_benchmark import FolderBenchmark
-from harness.datasets.reading.layouts import FolderLayout, Layout, Part
+from harness.datasets.readers import decoding
+from harness.datasets.readers.folder_benchmark import FolderBenchmark
+from harness.datasets.readers.layouts import FolderLayout, Layout, Part
 
 CHANNEL_MEANS = {0: 0, 85: 1, 255: 2}
 

@@ -16,8 +16,8 @@ from numpy.typing import NDArray
 from PIL import Image
 
 from harness.datasets.base import IGNORE, Benchmark, DatasetError, Pair
-from harness.datasets.reading.decoding import is_drawn_as_stored, to_rgb
-from harness.datasets.reading.opening import open_image, upright
+from harness.datasets.readers.decoding import is_drawn_as_stored, to_rgb
+from harness.datasets.readers.opening import open_image, upright
 
 THUMBNAIL, HASH_SIDE = 24, 8
 MOST_BITS = 6

@@ -20,7 +20,7 @@ from filelock import FileLock, Timeout
 
 from harness.datasets.base import DatasetError, Splits
 from harness.datasets.preparing.unpacking import Progress, unpack
-from harness.datasets.reading.folder_benchmark import FolderBenchmark
+from harness.datasets.readers.folder_benchmark import FolderBenchmark
 
 FOLDER = ".downloads"
 """Below the data root: archives on their way."""

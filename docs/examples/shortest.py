@@ -4,8 +4,8 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 
-from harness.datasets.reading.folder_benchmark import FolderBenchmark
-from harness.datasets.reading.layouts import FolderLayout, Layout, Part
+from harness.datasets.readers.folder_benchmark import FolderBenchmark
+from harness.datasets.readers.layouts import FolderLayout, Layout, Part
 from harness.methods.configs.lowrank import LowRankConfig
 from harness.methods.lora import LowRankMethod
 

@@ -167,7 +167,7 @@ def _entry(name: str, root: Path) -> dict[str, Any]:
 
 def run_prepare(arguments: argparse.Namespace) -> int:
     from harness.datasets.preparing.prepare import FOLDER, prepare
-    from harness.datasets.reading.folder_benchmark import FolderBenchmark
+    from harness.datasets.readers.folder_benchmark import FolderBenchmark
 
     benchmark = _benchmark(arguments.name)
     if not isinstance(benchmark, FolderBenchmark):
@@ -228,7 +228,7 @@ def _known(arguments: argparse.Namespace, options: DataOptions) -> str:
         UsageError: no benchmark, and no folder is given or set for it.
     """
     from harness.datasets.own import any_folder
-    from harness.datasets.reading.hugging_face import plain_folder
+    from harness.datasets.readers.hugging_face import plain_folder
 
     given, _, folder = arguments.name.partition("=")
     name = dataset_name(given)
@@ -274,7 +274,7 @@ SCORED = ("s_measure", "e_mean", "weighted_f", "mae", "iou", "dice")
 
 
 def run_score(arguments: argparse.Namespace) -> int:
-    from harness.datasets.reading.folder_benchmark import FolderBenchmark
+    from harness.datasets.readers.folder_benchmark import FolderBenchmark
     from harness.evaluation.conventions import CLASSES, Conventions
     from harness.evaluation.score_folders import score_folders
     from harness.evaluation.scorer import SplitScorer

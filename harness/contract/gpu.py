@@ -24,7 +24,7 @@ from torch import Tensor, nn
 
 from harness.contract.case import SEED, ContractCase
 from harness.datasets.base import Sample
-from harness.datasets.reading.decoding import read_image
+from harness.datasets.readers.decoding import read_image
 from harness.evaluation.conventions import Conventions
 from harness.evaluation.evaluate import evaluate_split
 from harness.evaluation.scorer import SplitScorer

@@ -12,7 +12,7 @@ from numpy.typing import NDArray
 from PIL import Image
 
 from harness.datasets.base import DatasetError, require_plain
-from harness.datasets.reading.decoding import (
+from harness.datasets.readers.decoding import (
     LOSSY_FORMATS,
     is_grey_palette,
     mask_values,
@@ -21,8 +21,8 @@ from harness.datasets.reading.decoding import (
     require_lossless,
     two_colours,
 )
-from harness.datasets.reading.opening import MOST_PIXELS, open_image, require_file, upright
-from harness.datasets.reading.pairing import MASK_EXTENSIONS, image_files, indexed, mask_key, without_affixes
+from harness.datasets.readers.opening import MOST_PIXELS, open_image, require_file, upright
+from harness.datasets.readers.pairing import MASK_EXTENSIONS, image_files, indexed, mask_key, without_affixes
 from harness.evaluation.scorer import ImageScore, SplitScorer
 from harness.system.errors import UsageError
 from harness.system.machine import affinity

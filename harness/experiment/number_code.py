@@ -29,12 +29,12 @@ NO_NUMBERS = {"environment", "number_code", "predicting", "exporting", "exportin
 
 def number_code(method: type, config: type, benchmark: type) -> dict[str, str]:
     """``numbers`` of the rooms, ``numbers_method``, ``numbers_benchmark``: 12 hex digits each, of the classes of a run, with
-    their bases and what their kind shares (``methods/parts``, ``datasets/reading``)."""
+    their bases and what their kind shares (``methods/parts``, ``datasets/readers``)."""
     rooms = (file for room in ROOMS for file in (HARNESS / room).glob("*.py") if file.stem not in NO_NUMBERS)
     return {
         "numbers": _digest(_definitions(rooms)),
         "numbers_method": _of_method(method, config),
-        "numbers_benchmark": _digest(_definitions(_behind(benchmark, "reading"))),
+        "numbers_benchmark": _digest(_definitions(_behind(benchmark, "readers"))),
     }
 
 

@@ -24,10 +24,10 @@ from PIL import Image
 from torch import Tensor, nn
 
 from harness.datasets.base import Sample, require_plain
-from harness.datasets.reading.decoding import read_image
-from harness.datasets.reading.folder_benchmark import FolderBenchmark
-from harness.datasets.reading.opening import stored_size
-from harness.datasets.reading.pairing import image_files, name_key
+from harness.datasets.readers.decoding import read_image
+from harness.datasets.readers.folder_benchmark import FolderBenchmark
+from harness.datasets.readers.opening import stored_size
+from harness.datasets.readers.pairing import image_files, name_key
 from harness.evaluation.conventions import CLASSES, OVERLAP
 from harness.evaluation.resize import resize_bilinear
 from harness.evaluation.score_folders import score_folders

@@ -155,7 +155,7 @@ def _decoding_rules(benchmark: Benchmark) -> bytes:
         repr((benchmark.task, benchmark.num_classes, benchmark.class_names)),  # one's own are all of one class, Own
     ]
     package = Path(inspect.getfile(Benchmark)).parent
-    sources = {*package.glob("*.py"), *(package / "reading").glob("*.py")}
+    sources = {*package.glob("*.py"), *(package / "readers").glob("*.py")}
     members = [member for cls in type(benchmark).__mro__ for member in vars(cls).values()]
     sources.update(Path(member.__code__.co_filename) for member in members if isinstance(member, FunctionType))
     digest = hashlib.blake2b("\n".join(parts).encode())

@@ -29,7 +29,7 @@ from segment_anything.modeling.image_encoder import window_partition
 from tabulate import tabulate
 from torch import Tensor, nn
 
-from harness.datasets.reading.pairing import image_files
+from harness.datasets.readers.pairing import image_files
 from harness.experiment.trained import adapter, load_adapter
 from harness.methods.parts.sites import TokenLayout, block_sites
 from harness.models.attention import RelativeAttention

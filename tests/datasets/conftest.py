@@ -10,7 +10,7 @@ import pytest
 
 from harness.datasets.base import Benchmark, DataOptions, Splits
 from harness.datasets.own import any_folder
-from harness.datasets.reading.folder_benchmark import FolderBenchmark
+from harness.datasets.readers.folder_benchmark import FolderBenchmark
 from harness.registry import SEGMENTED
 from tests.datasets.archives import layouts, write_archive
 

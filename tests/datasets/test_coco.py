@@ -15,7 +15,7 @@ from PIL import Image
 from harness.cli.data import main
 from harness.datasets.base import IGNORE, DatasetError, Pair
 from harness.datasets.own import any_folder
-from harness.datasets.reading.coco import _runs
+from harness.datasets.readers.coco import _runs
 from harness.training.cache import ArrayCache
 from harness.training.images import ImageSource
 from tests.datasets.conftest import opened

@@ -14,7 +14,7 @@ from PIL import Image
 
 from harness.datasets.base import DatasetError
 from harness.datasets.own import any_folder
-from harness.datasets.reading import hugging_face
+from harness.datasets.readers import hugging_face
 
 SPEC = find_spec("datasets")
 needs_theirs = pytest.mark.skipif(SPEC is None or SPEC.origin is None, reason="needs Hugging Face's datasets")

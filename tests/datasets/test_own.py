@@ -14,7 +14,7 @@ from PIL import Image
 from harness.cli.data import main
 from harness.datasets.base import DataOptions, DatasetError, Splits
 from harness.datasets.own import any_folder, read_classes
-from harness.datasets.reading.folder_benchmark import CARVED
+from harness.datasets.readers.folder_benchmark import CARVED
 from tests.datasets.conftest import opened
 
 STEMS = [f"site{site}_r{row}c0" for site in range(8) for row in range(3)]

@@ -14,9 +14,9 @@ from harness.datasets import samples
 from harness.datasets.base import Benchmark, DatasetError, Pair, Splits
 from harness.datasets.camo import is_camo
 from harness.datasets.cvc612 import FIRST_FRAMES, sequence_of
-from harness.datasets.reading.folder_benchmark import FolderBenchmark
-from harness.datasets.reading.layouts import Layout, resolve_folder
-from harness.datasets.reading.splitting import carve, read_list
+from harness.datasets.readers.folder_benchmark import FolderBenchmark
+from harness.datasets.readers.layouts import Layout, resolve_folder
+from harness.datasets.readers.splitting import carve, read_list
 from harness.planning.data import manifest_hash
 from harness.registry import SEGMENTED
 from tests.datasets.archives import write_archive

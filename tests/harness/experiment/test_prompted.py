@@ -12,7 +12,7 @@ from PIL import Image
 
 from harness.archive.schema import Record
 from harness.cli import predict, tables
-from harness.datasets.reading.decoding import read_image
+from harness.datasets.readers.decoding import read_image
 from harness.evaluation.resize import resize_bilinear
 from harness.experiment.experiment import run_experiment
 from harness.experiment.trained import of_results

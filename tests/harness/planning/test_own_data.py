@@ -11,7 +11,7 @@ from PIL import Image
 
 from harness import run
 from harness.archive.schema import Record
-from harness.datasets.reading.folder_benchmark import SAMPLE_MARKER
+from harness.datasets.readers.folder_benchmark import SAMPLE_MARKER
 from harness.datasets.samples import write_samples
 from harness.planning.request import Job
 from harness.planning.understand import understand

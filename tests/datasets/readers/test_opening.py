@@ -13,8 +13,8 @@ from PIL import Image
 
 from harness.datasets import samples as encodings
 from harness.datasets.base import AWAY, DatasetError
-from harness.datasets.reading.decoding import read_binary, read_image
-from harness.datasets.reading.opening import open_image, orientation, stored_size, upright
+from harness.datasets.readers.decoding import read_binary, read_image
+from harness.datasets.readers.opening import open_image, orientation, stored_size, upright
 from tests.datasets.conftest import MakeBenchmark
 
 RNG = np.random.default_rng(0)

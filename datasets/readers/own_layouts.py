@@ -9,8 +9,8 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 
 from harness.datasets.base import DatasetError, Pair
-from harness.datasets.reading.layouts import Layout, resolve_folder, subfolders
-from harness.datasets.reading.pairing import (
+from harness.datasets.readers.layouts import Layout, resolve_folder, subfolders
+from harness.datasets.readers.pairing import (
     MASK_EXTENSIONS,
     Paired,
     image_files,
@@ -310,4 +310,4 @@ LAYOUTS: tuple[OwnLayout, ...] = (
     ),
     NnUnet(), Objects(), OwnCsv(),
 )  # fmt: skip
-"""With COCO JSON (`harness.datasets.reading.coco`) and, where nothing else fits, `OneFolder`."""
+"""With COCO JSON (`harness.datasets.readers.coco`) and, where nothing else fits, `OneFolder`."""

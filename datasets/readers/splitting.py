@@ -13,7 +13,7 @@ from itertools import groupby
 from pathlib import Path
 
 from harness.datasets.base import DatasetError, Pair
-from harness.datasets.reading.pairing import IMAGE_EXTENSIONS, name_key
+from harness.datasets.readers.pairing import IMAGE_EXTENSIONS, name_key
 
 Group = Callable[[Pair], str]
 Pairs = tuple[Pair, ...]

@@ -10,7 +10,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 
 from harness.datasets.base import DatasetError, Pair
-from harness.datasets.reading.pairing import Paired, image_files, name_key, pair_folders
+from harness.datasets.readers.pairing import Paired, image_files, name_key, pair_folders
 
 Keep = Callable[[str], bool]
 Probe = Callable[[Path], bool]

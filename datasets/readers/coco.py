@@ -19,10 +19,10 @@ import numpy as np
 from numpy.typing import NDArray
 
 from harness.datasets.base import IGNORE, DatasetError, Pair
-from harness.datasets.reading.layouts import subfolders
-from harness.datasets.reading.opening import MOST_PIXELS
-from harness.datasets.reading.own_layouts import SPLITS, OwnLayout, Parts
-from harness.datasets.reading.pairing import Paired, is_image, name_key
+from harness.datasets.readers.layouts import subfolders
+from harness.datasets.readers.opening import MOST_PIXELS
+from harness.datasets.readers.own_layouts import SPLITS, OwnLayout, Parts
+from harness.datasets.readers.pairing import Paired, is_image, name_key
 
 ANY = "any"
 """The word for ``category`` that makes every category foreground."""

@@ -15,7 +15,7 @@ from numpy.typing import NDArray
 from PIL import Image
 
 from harness.datasets.base import DatasetError, Pair, Sample
-from harness.datasets.reading.opening import LEAST_OF_SIXTEEN, SCALE, open_image, orientation, upright
+from harness.datasets.readers.opening import LEAST_OF_SIXTEEN, SCALE, open_image, orientation, upright
 
 Array = NDArray[np.uint8]
 Rule = Literal["half", "nonzero", "index"]

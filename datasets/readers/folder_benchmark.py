@@ -12,11 +12,11 @@ from typing import ClassVar, Literal
 import numpy as np
 
 from harness.datasets.base import Benchmark, DataOptions, DatasetError, Pair, Sample, Splits
-from harness.datasets.reading import decoding, splitting
-from harness.datasets.reading.layouts import Layout, plain_folder_name, recognise, subfolders
-from harness.datasets.reading.opening import stored_size
-from harness.datasets.reading.pairing import Paired, name_key
-from harness.datasets.reading.splitting import Arranged, Pairs
+from harness.datasets.readers import decoding, splitting
+from harness.datasets.readers.layouts import Layout, plain_folder_name, recognise, subfolders
+from harness.datasets.readers.opening import stored_size
+from harness.datasets.readers.pairing import Paired, name_key
+from harness.datasets.readers.splitting import Arranged, Pairs
 
 AUTOGLUON = "https://automl-mm-bench.s3.amazonaws.com/semantic_segmentation"
 """Where AutoGluon keeps its archives, as Conv-LoRA used them."""
@@ -68,7 +68,7 @@ class FolderBenchmark(Benchmark):
     mend: ClassVar[str] = "unpack the archive again"
     """What messages about missing files say."""
     mask_rule: ClassVar[decoding.Rule] = "half"
-    """What is foreground in a binary mask, see `harness.datasets.reading.decoding.read_binary`; ``mask_colour`` likewise."""
+    """What is foreground in a binary mask, see `harness.datasets.readers.decoding.read_binary`; ``mask_colour`` likewise."""
     mask_colour: ClassVar[decoding.Colour | Literal["any"] | None] = None
     whose_splits: ClassVar[str] = "official"
     """Splits that come with the files, in the words of the rule."""

@@ -16,7 +16,7 @@ from pathlib import Path
 from typing import Any
 
 from harness.datasets.base import DatasetError
-from harness.datasets.reading.own_layouts import MASK_COLUMN, split_of
+from harness.datasets.readers.own_layouts import MASK_COLUMN, split_of
 
 PREFIX = "hf:"
 _UNPACKED_AS = 5

@@ -8,7 +8,7 @@ from pathlib import Path
 import pytest
 
 from harness.datasets.base import DatasetError, Pair
-from harness.datasets.reading.pairing import image_files, pair_folders
+from harness.datasets.readers.pairing import image_files, pair_folders
 from tests.values import on_linux
 
 

@@ -12,7 +12,7 @@ from PIL import Image
 
 from harness.datasets import samples as encodings
 from harness.datasets.base import DatasetError
-from harness.datasets.reading.decoding import fit, read_binary, read_channel_means, read_image, read_indices
+from harness.datasets.readers.decoding import fit, read_binary, read_channel_means, read_image, read_indices
 from tests.datasets.archives import one_bit
 
 RNG = np.random.default_rng(0)
