@@ -166,7 +166,7 @@ class Tree:
 
     folder: str  # below the data root
     parts: Mapping[str, tuple[str, str]]  # part (`val+easy` for a folder of several) -> (image folder, mask folder)
-    suffix: str  # of images
+    suffix: str = ".jpg"  # of images
     mask_names: tuple[str, ...] = (".png",)  # endings, one after the other: real archives are not consistent
     encode: tuple[Encode, ...] = (grey,)  # of masks, one after the other
     save_image: Encode = rgb
@@ -194,7 +194,6 @@ RECIPES: Mapping[str, Recipe] = {
         tree=Tree(
             folder="Kvasir-SEG",
             parts={"all": ("images", "masks")},
-            suffix=".jpg",
             mask_names=(".jpg",),
             encode=(jpeg_noise,),
         ),
@@ -223,7 +222,6 @@ RECIPES: Mapping[str, Recipe] = {
                 val="Validation",
                 test="Test_v2",
             ),
-            suffix=".jpg",
             mask_names=("_segmentation.png", "_segmentation.png", "_Segmentation.PNG"),
         ),
     ),
@@ -233,7 +231,6 @@ RECIPES: Mapping[str, Recipe] = {
         tree=Tree(
             folder="CAMO-V.1.0-CVIU2019",
             parts=_splits("Images/{}", "GT", train="Train", test="Test"),
-            suffix=".jpg",
             encode=(grey, partial(grey, white=237)),  # white that only reaches 237
         ),
     ),
@@ -243,7 +240,6 @@ RECIPES: Mapping[str, Recipe] = {
         tree=Tree(
             folder="SBU-shadow",
             parts=_splits("{}/ShadowImages", "{}/ShadowMasks", train="SBUTrain4KRecoveredSmall", test="SBU-Test"),
-            suffix=".jpg",
         ),
     ),
     "leaf": Recipe(
@@ -252,7 +248,6 @@ RECIPES: Mapping[str, Recipe] = {
         tree=Tree(
             folder="leaf_disease",
             parts={"all": ("data/data/images", "data/data/masks")},
-            suffix=".jpg",
             encode=(palette_png,),
         ),
     ),
@@ -280,7 +275,6 @@ RECIPES: Mapping[str, Recipe] = {
                 "easy": ("test/easy/images", "test/easy/masks"),
                 "hard": ("test/hard/images", "test/hard/masks"),
             },
-            suffix=".jpg",
             mask_names=("_mask.png",),
             encode=(channel_means,),
         ),
@@ -291,7 +285,6 @@ RECIPES: Mapping[str, Recipe] = {
         tree=Tree(
             folder="Trans10K-v2",
             parts=_splits("{}/images", "{}/masks_12", train="train", val="validation", test="test"),
-            suffix=".jpg",
             mask_names=("_mask.png",),
             encode=(rgb,),
         ),

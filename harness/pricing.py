@@ -276,11 +276,10 @@ class Device:
 
     def made(self, record: Record) -> bool:
         """Whether a record was made on a machine like this one, with as many threads; on any GPU where nobody knows which."""
-        machine = record.environment
-        model, on_cpu = machine.get("device", "cpu"), machine.get("device", "cpu").lower().startswith("cpu")
-        if on_cpu != bool(self.threads) or (self.model and model != self.model):
-            return False
-        return not on_cpu or machine.get("threads") in (None, str(self.threads))
+        name, threads = record.environment.get("device", "cpu"), record.environment.get("threads")
+        on_cpu = name.lower().startswith("cpu")
+        same = on_cpu == bool(self.threads) and self.model in ("", name)
+        return same and (not on_cpu or threads in (None, str(self.threads)))
 
     def shape(self, backbone: str) -> BackboneShape:
         """The encoder's numbers, as this device computes it."""

@@ -5,7 +5,7 @@ from __future__ import annotations
 import csv
 import re
 from abc import ABC, abstractmethod
-from collections.abc import Callable, Iterable, Mapping
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 
@@ -129,9 +129,6 @@ class FolderLayout(Layout):
         """The pairs of two folders."""
         return pair_folders(images, masks, keep=part.keep)
 
-    def image_folders(self, root: Path) -> set[Path]:
-        return {folder for part in self.parts.values() if (folder := resolve_folder(root, part.images)) is not None}
-
 
 def joined_parts(first: Paired, second: Paired) -> Paired:
     """Two folders as one part."""
@@ -169,37 +166,40 @@ class CsvLayout(Layout):
         }
         return {name: part for name, part in parts.items() if part.pairs or name != "val"}
 
-    def image_folders(self, root: Path) -> set[Path]:
-        return {(root / image).parent for image, _ in _rows(root / "train.csv")}
-
     def _read(self, path: Path, *, keep: Keep | None) -> Paired:
-        pairs: dict[str, Pair] = {}
-        for image_name, mask_name in _rows(path):
-            image, mask = path.parent / image_name, path.parent / mask_name
-            if keep is not None and not keep(image.stem):
-                continue
-            for file_path in (image, mask):
-                if not file_path.is_file():
-                    raise DatasetError(f"{path.name} names {file_path}, which is missing; unpack the archive again")
-            pair = Pair(stem=image.stem, image=image, mask=mask)
-            if (first := pairs.setdefault(name_key(image.stem), pair)) is not pair:
-                raise DatasetError(f"two files with one stem in {path}: {first.image} and {image}; rename one")
-        return Paired(pairs=tuple(pairs.values()))
+        header, *rows = read_csv(path) or [[]]
+        if not {"image", "label"} <= set(header):
+            raise DatasetError(f"{path} has no columns image and label; its header is {header}")
+        image, mask = header.index("image"), header.index("label")
+        rows = [row for row in rows if keep is None or len(row) <= image or keep(Path(row[image]).stem)]
+        return Paired(pairs=tuple(csv_pairs(path, rows, image, mask)))
 
 
-def _rows(path: Path) -> list[tuple[str, str]]:
-    """(image, label) of every row, with forward slashes; other columns, such as an unnamed index, do not matter."""
+def read_csv(path: Path) -> list[list[str]]:
+    """Rows with forward slashes, blank lines left out. Raises DatasetError: unreadable."""
     try:
         with path.open(newline="", encoding="utf-8-sig") as file:
-            reader = csv.DictReader(file)
-            if not {"image", "label"} <= set(reader.fieldnames or ()):
-                raise DatasetError(f"{path} has no columns image and label; its header is {reader.fieldnames}")
-            cells = [(row["image"], row["label"]) for row in reader]
+            return [[cell.strip().replace("\\", "/") for cell in row] for row in csv.reader(file) if any(row)]
     except (OSError, UnicodeDecodeError, csv.Error) as error:
-        raise DatasetError(f"{path} is no readable CSV ({error}); unpack the archive again") from error
-    if any(not image or not mask for image, mask in cells):
-        raise DatasetError(f"{path} has a row without image or label; unpack the archive again")
-    return [(image.replace("\\", "/"), mask.replace("\\", "/")) for image, mask in cells]
+        raise DatasetError(f"{path} is no readable CSV ({error}); restore it") from error
+
+
+def csv_pairs(path: Path, rows: Sequence[Sequence[str]], image: int, mask: int) -> list[Pair]:
+    """Pairs of a CSV's rows by their columns, named by their paths where names repeat. Raises DatasetError: a file is missing, or not
+    named."""
+    if any(len(row) <= max(image, mask) or not row[image] or not row[mask] for row in rows):
+        raise DatasetError(f"{path} has a row without image or label; complete or remove it")
+    stems = [Path(row[image]).stem for row in rows]
+    if len(set(map(name_key, stems))) < len(stems):
+        folders = [[part for part in Path(row[image]).parent.parts if part not in ("/", "..")] for row in rows]
+        stems = ["_".join([*parts, stem]) for parts, stem in zip(folders, stems, strict=True)]
+    pairs = [
+        Pair(stem=stem, image=path.parent / row[image], mask=path.parent / row[mask])
+        for stem, row in zip(stems, rows, strict=True)
+    ]
+    if missing := [file for pair in pairs for file in (pair.image, pair.mask) if not file.is_file()]:
+        raise DatasetError(f"{path} names {missing[0]}, which is missing; complete the folder, or mend the CSV")
+    return pairs
 
 
 def recognise(root: Path, layouts: Iterable[Layout]) -> list[Layout]:

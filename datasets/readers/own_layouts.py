@@ -2,14 +2,13 @@
 
 from __future__ import annotations
 
-import csv
 import re
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 
 from harness.datasets.base import DatasetError, Pair
-from harness.datasets.readers.layouts import Layout, resolve_folder, subfolders
+from harness.datasets.readers.layouts import Layout, csv_pairs, read_csv, resolve_folder, subfolders
 from harness.datasets.readers.pairing import (
     MASK_EXTENSIONS,
     Paired,
@@ -206,7 +205,7 @@ class OwnCsv(OwnLayout):
             splits = _splits(path, header, rows) if len(named) == 1 else []
             for split in dict.fromkeys(splits) or [part]:
                 chosen = [row for row, its in zip(rows, splits or [split] * len(rows), strict=True) if its == split]
-                parts[split] = Paired(pairs=tuple(_pairs(path, chosen, image, mask)))
+                parts[split] = Paired(pairs=tuple(csv_pairs(path, chosen, image, mask)))
         return parts
 
 
@@ -214,9 +213,8 @@ def _table(path: Path) -> tuple[list[str], list[list[str]], int, int] | None:
     """Header, rows with forward slashes, and the columns of images and of masks; None of what has none. Raises DatasetError: a list
     of training images has no masks."""
     try:
-        with path.open(newline="", encoding="utf-8-sig") as file:
-            rows = [[cell.strip().replace("\\", "/") for cell in row] for row in csv.reader(file) if any(row)]
-    except (OSError, UnicodeDecodeError, csv.Error):
+        rows = read_csv(path)
+    except DatasetError:
         return None
     has_header = not (rows and any(is_image(Path(cell).name, MASK_EXTENSIONS) for cell in rows[0]))
     header, rows = (rows[0], rows[1:]) if rows and has_header else ([], rows)
@@ -243,23 +241,6 @@ def _splits(path: Path, header: Sequence[str], rows: Sequence[Sequence[str]]) ->
         if any(splits):
             return splits
     return []
-
-
-def _pairs(path: Path, rows: Sequence[Sequence[str]], image: int, mask: int) -> list[Pair]:
-    """Pairs of a CSV's rows, named by their paths where names repeat. Raises DatasetError: a file is missing, or named twice."""
-    if any(len(row) <= max(image, mask) or not row[image] or not row[mask] for row in rows):
-        raise DatasetError(f"{path} has a row without image or label; complete or remove it")
-    stems = [Path(row[image]).stem for row in rows]
-    if len(set(map(name_key, stems))) < len(stems):
-        folders = [[part for part in Path(row[image]).parent.parts if part not in ("/", "..")] for row in rows]
-        stems = ["_".join([*parts, stem]) for parts, stem in zip(folders, stems, strict=True)]
-    pairs = [
-        Pair(stem=stem, image=path.parent / row[image], mask=path.parent / row[mask])
-        for stem, row in zip(stems, rows, strict=True)
-    ]
-    if missing := [file for pair in pairs for file in (pair.image, pair.mask) if not file.is_file()]:
-        raise DatasetError(f"{path} names {missing[0]}, which is missing; complete the folder, or mend the CSV")
-    return pairs
 
 
 @dataclass(frozen=True, kw_only=True)

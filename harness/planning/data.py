@@ -72,21 +72,15 @@ def require_task(benchmark: str, task: str, rules: Protocol) -> None:
         rules: resolved for it.
     """
     labels, names = task == "classification", " or ".join(f"decoder={name}" for name in LABELLING)
-    if labels and rules.task != "classification":
+    if labels != (rules.task == "classification"):
+        has = "one label an image and no masks" if labels else "masks"
         raise UsageError(
-            f"{benchmark} has one label an image and no masks; --set task=classification with {names} learns labels"
+            f"{benchmark} has {has}, and task={rules.task}; --set task=classification with {names} learns labels, of --datasets origin "
+            "or of NAME=DIR with a folder of images a class"
         )
-    if not labels and rules.task == "classification":
-        raise UsageError(
-            f"task=classification needs one label an image, and {benchmark} has masks; take --datasets origin, or NAME=DIR "
-            "with a folder of images a class"
-        )
-    if labels and rules.decoder not in LABELLING:
-        raise UsageError(f"task=classification: decoder={rules.decoder} draws masks; take {names}")
-    if not labels and rules.decoder in LABELLING:
-        raise UsageError(
-            f"decoder={rules.decoder} gives an image one label, and {benchmark} has masks; take another decoder"
-        )
+    if labels != (rules.decoder in LABELLING):
+        takes = "labels" if rules.decoder in LABELLING else "masks"
+        raise UsageError(f"{benchmark}: decoder={rules.decoder} learns {takes}; {names} learn labels, the others masks")
 
 
 def manifest_hash(splits: Splits, *, folds: bool = False) -> str:

@@ -21,7 +21,7 @@ from harness.models.checkpoint import require_finite
 from harness.models.fingerprints import fingerprint, known_to_fit, remember_fit, status_of
 from harness.models.published import is_word, published_file
 from harness.planning.data import Images, benchmark_of, data_fingerprint, manifest_hash, require_task
-from harness.planning.request import Job, MethodRow, Request, method_row, require_countable, split_overrides
+from harness.planning.request import Job, MethodRow, Request, method_row, split_overrides
 from harness.protocols.card import Protocol
 from harness.protocols.load import as_rules, for_backbone, load_protocol, protocol_hash, resolve, with_rules
 from harness.registry import BENCHMARKS, METHODS, dataset_name, is_own
@@ -112,7 +112,6 @@ def plan(request: Request, *, prepare_samples: Callable[[str], Path] | None = No
         UsageError, MethodError: an unknown name, a wrong value, a checkpoint that does not fit, data that changed since a
             finished run. Missing data and checkpoints are in `Plan.missing`.
     """
-    require_countable(request.runs)
     with stages() as report:
         report("planning")
         names = resolve_names(request, report)

@@ -16,17 +16,6 @@ from harness.registry import METHODS, method_config, method_config_class
 from harness.settings import CACHE_GIB
 from harness.system.errors import UsageError
 
-MOST_RUNS = 50_000
-"""Of one plan; half as many take 4 s (docs/performance.md)."""
-
-
-def require_countable(runs: int) -> None:
-    """Raises UsageError where a plan would have more than `MOST_RUNS`."""
-    if runs > MOST_RUNS:
-        raise UsageError(
-            f"that would be {runs:,} runs, and a plan has {MOST_RUNS:,} at most; ask for fewer values or in parts"
-        )
-
 
 @dataclass(frozen=True, kw_only=True)
 class Variant:
@@ -96,13 +85,6 @@ class Request:
     cache: str = ""
     cache_gib: float = CACHE_GIB
     skip_missing: bool = False
-
-    @property
-    def runs(self) -> int:
-        """How many it asks for at most; a card's own backbone counts as one."""
-        models = max(1, len(self.backbones)) * max(1, len(self.decoders))
-        rows = sum((len(row.benchmarks) or len(self.benchmarks)) * (len(row.models) or models) for row in self.entries)
-        return rows * len(self.seeds)
 
 
 def split_overrides(overrides: Mapping[str, Any]) -> tuple[dict[str, Any], dict[str, dict[str, Any]]]:

@@ -16,7 +16,7 @@ from harness.archive.schema import Record, Run, is_from_more
 from harness.archive.store import RecordStore
 from harness.evaluation.conventions import higher_is_better
 from harness.planning.plan import Plan, plan
-from harness.planning.request import Request, Variant, require_countable
+from harness.planning.request import Request, Variant
 from harness.registry import BENCHMARKS, METHODS, method_config_class
 from harness.studies import RULES_BY, grid_of, is_rule
 from harness.system.errors import UsageError, did_you_mean
@@ -129,7 +129,6 @@ def plan_trials(request: Request, tuning: Tuning, **how: Any) -> tuple[Plan, lis
     if tuning.on:
         _check_one_direction(benchmarks)
     rows = [(entry, grid) for entry, grid in rows if grid]
-    require_countable(sum(math.prod(map(len, grid.values())) for _, grid in rows))
     entries = [_with(entry, grid, values) for entry, grid in rows for values in itertools.product(*grid.values())]
     planned = plan(replace(request, entries=tuple(entries), benchmarks=benchmarks, seeds=tuning.seeds), **how)
     models = {job.run.key: (job.run.backbone, str(job.run.rules["decoder"])) for job in planned.jobs}

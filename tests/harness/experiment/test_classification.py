@@ -91,9 +91,12 @@ def test_the_table_says_what_labels_are_scored_by(finished: Path, capsys: pytest
     ("words", "reason"),
     [
         (["--datasets", "pets=DIR"], "pets has one label an image and no masks"),
-        (["--datasets", "pets=DIR", *LABELS], "decoder=sam draws masks; take decoder=class-token or"),
-        (["--datasets", "kvasir", *LABELS], "task=classification needs one label an image"),
-        (["--datasets", "kvasir", "--backbone", "tiny_timm", "--set", "decoder=class-token"], "an image one label"),
+        (["--datasets", "pets=DIR", *LABELS], "decoder=sam learns masks; decoder=class-token or"),
+        (["--datasets", "kvasir", *LABELS], "kvasir has masks, and task=classification"),
+        (
+            ["--datasets", "kvasir", "--backbone", "tiny_timm", "--set", "decoder=class-token"],
+            "decoder=class-token learns labels",
+        ),
         (
             ["--datasets", "pets=DIR", *LABELS, "--set", "decoder=mean-pool", "--backbone", "tiny"],
             "a plain ViT of timm",
