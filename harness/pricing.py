@@ -379,6 +379,7 @@ def _speeds(results: Path, device: Device, levels: set[tuple[object, ...]]) -> d
         if record.code != "OK" or not device.made(record) or alike[-1] not in levels:
             continue
         seconds, is_whole = seconds_of(record.cost)
+        seconds = max(seconds, 3600 * record.cost.get("gpu_hours", 0.0)) if is_whole else seconds  # of all its GPUs
         test = sum(count for split, count in record.tested.items() if split != "all") if is_whole else 0
         images = Images(train=record.counts.get("train", 0), val=record.counts.get("val", 0), test=test)
         with suppress(UsageError, MethodError, KeyError):  # a backbone or a method that is not installed here

@@ -156,6 +156,35 @@ def test_same_seed_same_bytes_other_seed_other_bytes(tmp_path: Path, name: str, 
     assert first != other
 
 
+SCENES = {
+    "kvasir": ((185.47, 105.19, 74.38), 0.2261, "cju14e51027ba6e2237999b02"),
+    "cvc612": ((190.80, 106.22, 71.64), 0.2058, "88"),
+    "isic2017": ((178.43, 131.45, 115.53), 0.3316, "ISIC_0000005"),
+    "camo": ((103.83, 120.29, 68.01), 0.2489, "camourflage_00005"),
+    "sbu": ((153.94, 147.80, 150.10), 0.2593, "lssd0005"),
+    "leaf": ((87.11, 123.14, 55.79), 0.2532, "00005"),
+    "road": ((109.06, 119.92, 97.29), 0.1430, "10078735_15"),
+    "trans10k_v1": ((128.55, 122.90, 116.37), 0.2188, "6"),
+    "trans10k_v2": ((111.63, 104.23, 107.72), 0.2060, "6"),
+}
+"""Of six scenes the mean colour and the share of objects, and the sixth name of 36: what records of the card ``demo`` were made on."""
+
+
+@pytest.mark.parametrize("name", list(SEGMENTED))
+def test_scenes_and_names_are_those_that_the_demos_records_were_made_on(name: str) -> None:
+    colour, share, stem = SCENES[name]
+    scenes = [samples.scene(name, number) for number in range(6)]
+    assert np.mean([scene.image.mean(axis=(0, 1)) for scene in scenes], axis=0) == pytest.approx(colour, abs=0.01)
+    assert np.mean([np.mean(scene.classes > 0) for scene in scenes]) == pytest.approx(share, abs=1e-4)
+    assert samples.RECIPES[name].stem(5, 36) == stem
+
+
+def test_jpegs_of_samples_have_the_quality_that_they_had(tmp_path: Path) -> None:
+    folder = samples.write_samples("kvasir", tmp_path, images=12, size=48)
+    first = {part: Image.open(sorted((folder / part).glob("*.jpg"))[0]) for part in ("images", "masks")}
+    assert {part: image.quantization[0][0] for part, image in first.items()} == {"images": 3, "masks": 8}  # 92 and 75
+
+
 @pytest.mark.parametrize(
     ("name", "options", "word"),
     [

@@ -205,6 +205,8 @@ def test_an_earlier_run_costs_the_time_of_its_stages_where_they_are_known(data: 
     cost = {**record.cost, "stage_training_s": SECONDS, "stage_testing_s": 0.5 * SECONDS}
     RecordStore(tmp_path).write(replace(record, cost=cost))
     assert hours(price(made, tmp_path, where=ON_GPU)) == pytest.approx(1.5 * SECONDS / 3600)
+    RecordStore(tmp_path).write(replace(record, cost={**cost, "gpu_hours": 12.0}))  # on eight GPUs
+    assert hours(price(made, tmp_path, where=ON_GPU)) == pytest.approx(12)
 
 
 def test_a_budget_leaves_finished_runs_and_those_that_fit(data: Path, tmp_path: Path) -> None:
