@@ -171,6 +171,15 @@ def test_splits_and_folders_are_found(tmp_path, places: dict[str, str], sizes: t
     assert (len(splits.train), len(splits.val), len(splits.test["test"])) == (sizes or (11, 12, 1))
 
 
+def test_images_that_lie_in_two_folders_are_refused(tmp_path: Path) -> None:
+    """Names alone do not say which of two copies the masks were drawn on."""
+    for place in ("first", "second"):
+        write(tmp_path, place, file="annotations.json")
+        (tmp_path / place / "annotations.json").rename(tmp_path / "annotations.json")
+    with pytest.raises(DatasetError, match="move one of the two away"):
+        opened(tmp_path)
+
+
 BAD = [
     {"segmentation": []},
     {"segmentation": {"size": [HEIGHT, WIDTH], "counts": "zzz"}},

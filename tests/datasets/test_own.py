@@ -434,6 +434,14 @@ def test_classes_make_it_one_of_several_classes_and_255_is_ignored(tmp_path: Pat
     assert pickle.loads(pickle.dumps(benchmark)).class_names == benchmark.class_names
 
 
+def test_an_index_beyond_8_bits_is_refused_and_no_background(tmp_path: Path) -> None:
+    write(tmp_path, draw=lambda path: mask(path, DRAWN.astype(np.uint16) * np.uint16(256)))
+    (tmp_path / "classes.txt").write_text("ground\ntree\nhouse\n")
+    benchmark, splits = opened(tmp_path)
+    with pytest.raises(DatasetError, match="256"):
+        benchmark.read(splits.train[0])
+
+
 @pytest.mark.parametrize("text", ["one\n", "a\na\n", "", "x" * 100 + "\nb", "\n".join(map(str, range(300)))])
 def test_a_list_of_classes_that_is_none_is_refused(tmp_path: Path, text: str) -> None:
     (tmp_path / "classes.txt").write_text(text)

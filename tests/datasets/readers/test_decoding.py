@@ -42,6 +42,12 @@ def test_lossless_binary_masks_decode_exactly(tmp_path: Path, disc: np.ndarray, 
     np.testing.assert_array_equal(read_binary(path), disc)
 
 
+@pytest.mark.parametrize("mode", ["LA", "RGBA"])
+def test_grey_levels_with_full_opacity_are_a_mask(tmp_path: Path, disc: np.ndarray, mode: str) -> None:
+    Image.fromarray(disc * np.uint8(255)).convert(mode).save(tmp_path / "mask.png")
+    np.testing.assert_array_equal(read_binary(tmp_path / "mask.png"), disc)
+
+
 def palette(values: np.ndarray, *colours: tuple[int, int, int]) -> Image.Image:
     image = Image.fromarray(values)
     image.putpalette([part for colour in colours for part in colour])
