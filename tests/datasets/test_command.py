@@ -9,6 +9,7 @@ import shutil
 import subprocess
 import sys
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
@@ -181,7 +182,7 @@ def test_scenes_and_names_are_those_that_the_demos_records_were_made_on(name: st
 
 def test_jpegs_of_samples_have_the_quality_that_they_had(tmp_path: Path) -> None:
     folder = samples.write_samples("kvasir", tmp_path, images=12, size=48)
-    first = {part: Image.open(sorted((folder / part).glob("*.jpg"))[0]) for part in ("images", "masks")}
+    first: dict[str, Any] = {part: Image.open(min((folder / part).glob("*.jpg"))) for part in ("images", "masks")}
     assert {part: image.quantization[0][0] for part, image in first.items()} == {"images": 3, "masks": 8}  # 92 and 75
 
 
