@@ -245,9 +245,6 @@ class PeftMethod(Method):
             place.replace(module, parts)
         self._model = [model]
 
-    def may_idle(self, name: str) -> bool:
-        return ".glora_D." in name  # scales the layer's own bias, which may be zero
-
     def adapter(self, rename: Callable[[str], str]) -> tuple[dict[str, Any], dict[str, Tensor]]:
         """The content of peft's ``adapter_config.json``, and the tensors that go with it.
 
