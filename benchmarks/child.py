@@ -23,10 +23,10 @@ def measured(
     watch: Callable[[], float | None] = lambda: None,
 ) -> Usage:
     """What ``python COMMAND`` with its children takes: ``wall_s``, ``processor_s`` (user and system), ``peak_gib`` of the largest of them,
-    which is at least what this process held when it started it, and ``first_update_s`` where ``watch`` tells of one.
+    which is at least what this process held when it started it, and ``first_update_s`` where ``watch`` returns one.
 
     Args:
-        watch: asked again and again until it tells when (`time.time`) what is waited for has happened.
+        watch: called until it returns the time (`time.time`) of what is waited for.
 
     Raises:
         SystemExit: it fails.

@@ -2,7 +2,7 @@
 
 ``python -m benchmarks.end_to_end --data DIR --backbone vit_b --image-size 1024 --updates 8 --precision bf16 --rounds 3 --json FILE``
 
-Every contestant trains LoRA (rank 3 on every ``qkv``, and the mask decoder) on the same images of Kvasir-SEG for the same number of
+Every candidate trains LoRA (rank 3 on every ``qkv``, and the mask decoder) on the same images of Kvasir-SEG for the same number of
 updates with the same batch, precision and threads, validates half-way and at the end, tests the better state and writes its results.
 Weights are random, MobileSAM's those of ``--checkpoint`` where it is given.
 
@@ -15,7 +15,7 @@ Weights are random, MobileSAM's those of ``--checkpoint`` where it is given.
   keep nothing from one round to the next.
 
 Wall and processor time are those of the process and its children, peak memory of the largest of them (``ru_maxrss``). Nobody can empty the
-system's own cache of files: every round but the first finds libraries and images in memory, for all contestants alike.
+system's own cache of files: every round but the first finds libraries and images in memory, for all candidates alike.
 """
 
 from __future__ import annotations
@@ -38,7 +38,7 @@ OURS, WARM = "this harness", "this harness, warm"
 PEERS = {"vit_b": "transformers", "tiny": "transformers", "mobile_sam": "MobileSAM"}
 SCRIPTS = {"transformers": "trainer", "MobileSAM": "official"}
 RATE = 1e-4
-"""Of every contestant: at the card's own, MobileSAM's pretrained decoder draws nothing after a few dozen updates."""
+"""Of every candidate: at the protocol's own, MobileSAM's pretrained decoder predicts nothing after a few dozen updates."""
 COLUMNS = {
     "wall time (s)": "wall_s",
     "processor time (s)": "processor_s",
@@ -65,7 +65,7 @@ def main(argv: list[str] | None = None) -> int:
         ("val", 20, "images"),
         ("test", 40, "images"),
         ("rounds", 3, "the same order in each"),
-        ("threads", len(os.sched_getaffinity(0)), "of every contestant"),
+        ("threads", len(os.sched_getaffinity(0)), "of every candidate"),
     ):
         parser.add_argument(f"--{name}", type=int, default=count, help=f"{what} (default: {count})")
     parser.add_argument("--cold-only", action="store_true", help="leave out the harness with its cache, for less time")
@@ -107,8 +107,8 @@ def main(argv: list[str] | None = None) -> int:
         "ratios": {f"{name} / {peer}": ratios(rounds[name], rounds[peer]) for name in ours},
     }
     save(options.json, options=options, measured=summary)
-    asked = {name: str(value) for name, value in vars(options).items()}
-    print(page([{"options": asked, **summary}]))
+    given = {name: str(value) for name, value in vars(options).items()}
+    print(page([{"options": given, **summary}]))
     return 0
 
 
@@ -200,8 +200,8 @@ def page(files: Sequence[Mapping[str, Any]]) -> str:
 
 
 def setting(file: Mapping[str, Any]) -> str:
-    asked = file["options"]
-    return f"{asked['backbone']}, {asked['image_size']} px, {asked['precision']}, {asked['updates']} updates of {asked['batch']}"
+    given = file["options"]
+    return f"{given['backbone']}, {given['image_size']} px, {given['precision']}, {given['updates']} updates of {given['batch']}"
 
 
 def _median(rounds: Sequence[Usage], key: str) -> float:

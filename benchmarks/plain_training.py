@@ -3,7 +3,7 @@
 ``python -m benchmarks.plain_training trainer|official --data DIR --out FOLDER …``; nothing of the harness is imported here.
 
 - ``trainer``: transformers' ``Trainer``, ``SamModel`` and ``SamImageProcessor`` with peft's LoRA on ``qkv`` and the mask decoder as
-  ``modules_to_save``. Images are read and resized each time they are asked for; masks and loss have the decoder's size, a quarter of the
+  ``modules_to_save``. Images are read and resized each time they are used; masks and loss have the decoder's size, a quarter of the
   image's side, as in the notebook that the documentation of SAM links to. No prompt.
 - ``official``: the modules of github.com/ChaoningZhang/MobileSAM with two linear layers a block, its own resizing and padding, its
   decoder called for one image after the other, in a loop over batches. Masks and loss have the image's size.

@@ -29,6 +29,6 @@ def save(path: Path | None, *, options: argparse.Namespace, measured: dict[str, 
     from harness.experiment.environment import environment  # with torch: what measures other processes stays small
 
     device = torch.device(getattr(options, "device", "cpu"))
-    asked = {name: str(value) for name, value in vars(options).items() if value is not None and name != "json"}
+    given = {name: str(value) for name, value in vars(options).items() if value is not None and name != "json"}
     where = environment(device if device.type == "cuda" else torch.device("cpu"))
-    path.write_text(json.dumps({"options": asked, "environment": where, **measured}, indent=1) + "\n", encoding="utf-8")
+    path.write_text(json.dumps({"options": given, "environment": where, **measured}, indent=1) + "\n", encoding="utf-8")

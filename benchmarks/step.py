@@ -2,7 +2,7 @@
 
 ``python -m benchmarks.step --backbone vit_b --image-size 1024 --rounds 5``
 
-Every contestant has the same weights, images and loss. Their logits are compared first; then they take turns, and
+Every candidate has the same weights, images and loss. Their logits are compared first; then they take turns, and
 ratios are paired by round. ``live`` memory counts tensors, exactly.
 """
 
@@ -120,7 +120,7 @@ class Subject:
         return resident + counter.peak
 
 
-def contestants(options: argparse.Namespace, device: torch.device) -> dict[str, Subject]:
+def candidates(options: argparse.Namespace, device: torch.device) -> dict[str, Subject]:
     """``<method>`` is ours, ``<method> plain`` the reference; with ``--peers`` also ``lora hf-sdpa``, ``lora hf-eager`` and
     ``convlora autogluon`` (`benchmarks.peers`)."""
     built = {}
@@ -155,7 +155,7 @@ def main(argv: list[str] | None = None) -> int:
     parser.add_argument("--device", default="cuda" if torch.cuda.is_available() else "cpu")
     parser.add_argument("--activation-checkpointing", action="store_true", help="ours only")
     parser.add_argument("--peers", action="store_true", help="also transformers with peft, and AutoGluon's Conv-LoRA")
-    parser.add_argument("--without", default="", help="contestants to leave out, such as 'naslora plain,decoder'")
+    parser.add_argument("--without", default="", help="candidates to leave out, such as 'naslora plain,decoder'")
     parser.add_argument(
         "--no-live", action="store_true", help="do not count tensors (--device meta does so in seconds)"
     )
@@ -166,7 +166,7 @@ def main(argv: list[str] | None = None) -> int:
     if device.type == "meta":  # tensors without content: exact memory of a step in seconds, whatever its size
         options.rounds = 0
     shared = used_by_others(device) if options.rounds else ""
-    models = contestants(options, device)
+    models = candidates(options, device)
     deviations = _compare(models) if options.rounds else {}
     live = {} if options.no_live else {name: model.live_peak() for name, model in models.items()}
     flops = {name: model.flops() for name, model in models.items()} if options.peers and options.rounds else {}
@@ -218,7 +218,7 @@ def _table(measured: dict[str, Any]) -> str:
             row += [""] * (6 - len(row)) + [f"{100 * share:.0f} %"]
         rows.append(row)
     heads = [
-        "contestant",
+        "candidate",
         "step (s)",
         "live (GiB)",
         "time / plain",
@@ -244,7 +244,7 @@ def _ratios(seconds: dict[str, list[float]]) -> dict[str, dict[str, Any]]:
 
 
 def _shares(seconds: dict[str, list[float]], flops: dict[str, int], rate: float) -> dict[str, float]:
-    """The least that any contestant of a method computes, at the rate of matrix products, by the median of its time."""
+    """The least that any candidate of a method computes, at the rate of matrix products, by the median of its time."""
     shares = {}
     for name in flops:
         least = min(count for other, count in flops.items() if other.split()[0] == name.split()[0])

@@ -93,7 +93,7 @@ class Kvasir(FolderBenchmark):
         return by_list or super().arrange(parts, root=root, layout=layout)
 
     def notes(self, pairs: Sequence[Pair], *, layout: Layout, parts: Collection[str]) -> list[str]:
-        """Folders called images and masks are anybody's, so names must tell whether this is Kvasir-SEG."""
+        """Folders called images and masks are anybody's, so names must show whether this is Kvasir-SEG."""
         stems = [pair.stem.casefold() for pair in pairs]
         foreign = sum(not (_PUBLISHED.fullmatch(stem) or _KNOWN_COPY.fullmatch(stem)) for stem in stems)
         if layout.name == "original" and foreign:

@@ -43,7 +43,7 @@ PEAKS = {
     "b200": (80, 2250), "h200": (67, 989), "h100": (67, 989), "gh200": (67, 989), "a100": (19.5, 312), "l40": (90, 362),
     "a40": (37, 150), "a10": (31, 125), "v100": (15.7, 125), "t4": (8.1, 65), "4090": (83, 165), "3090": (36, 71),
 }  # fmt: skip
-"""GPU -> dense peak in TFLOP/s, of fp32 without TF32 and of 16 bit, as its data sheet has them."""
+"""GPU -> dense peak in TFLOP/s, of fp32 without TF32 and of 16 bit, as its specification has them."""
 ASSUMED = "a100"
 REACHED = 0.45
 """Share of the peak that products are assumed to reach where nothing is measured."""
@@ -287,7 +287,7 @@ class Device:
 
 
 def gpu(*words: str) -> Device:
-    """The GPU that the first of ``words`` that names any means: a model's name, or what a cluster is asked for. Of several the
+    """The GPU that the first of ``words`` that names any means: a model's name, or a cluster's request. Of several the
     slowest counts."""
     named = next(filter(None, ([name for name in PEAKS if re.search(rf"{name}(?!\d)", w.lower())] for w in words)), [])
     name = min(named or [ASSUMED], key=lambda name: PEAKS[name][1])
@@ -307,8 +307,10 @@ def device(planned: Plan, where: Target) -> Device:
         shapes = [where.profile.shape(name) for name in dict.fromkeys(job.run.backbone for job in planned.jobs)]
         if any(map(where.profile.gpus_of, shapes)):
             extra = " ".join(where.profile.extra.values())
-            asked = [" ".join(getattr(shape, name) for shape in shapes) for name in ("gres", "constraint", "partition")]
-            return gpu(asked[0], extra, *asked[1:])
+            requested = [
+                " ".join(getattr(shape, name) for shape in shapes) for name in ("gres", "constraint", "partition")
+            ]
+            return gpu(requested[0], extra, *requested[1:])
         return cpu(max(shape.cpus for shape in shapes))
     if where.devices:
         name = gpu_name(where.devices[0])

@@ -127,7 +127,7 @@ def parser() -> CommandParser:
         metavar="FILE|BACKBONE=FILE",
         help="pretrained weights; 'none' for random, 'published' (of a timm model also 'timm') to download them",
     )
-    add_results(data, help="records, tables, checkpoints (default: as set, else runs)")
+    add_results(data, help="records, tables, checkpoints (default: the setting, else runs)")
     data.add_argument("--skip-missing", action="store_true", help="leave out benchmarks that are not on disk")
     data.add_argument(
         "--no-cache", action="store_true", help="decode images anew instead of keeping them memory-mapped"
@@ -236,7 +236,7 @@ def _cluster(arguments: argparse.Namespace, settings: Settings) -> str:
     return arguments.cluster or ("" if here else trusted(settings, "cluster", trust=arguments.trust_settings))
 
 
-def _foresee(asked: Understood) -> None:
+def _foresee(understood: Understood) -> None:
     """Plan all of a grid, its trials and what comes after them, before anything runs. Raises UsageError: something is missing for
     any of it, or it cannot be planned."""
     from harness.archive.store import RecordStore
@@ -244,11 +244,11 @@ def _foresee(asked: Understood) -> None:
     from harness.planning.plan import plan
     from harness.planning.tuning import as_expected, plan_trials, unfinished
 
-    request, missing = asked.request, dict[str, None]()
+    request, missing = understood.request, dict[str, None]()
     with ExitStack() as stack:
         instead = Path(stack.enter_context(TemporaryDirectory(prefix="harness-plan-")))
         samples = sample_writer(request.results, instead=instead)
-        for step in asked.tuning.steps if asked.tuning is not None else ():
+        for step in understood.tuning.steps if understood.tuning is not None else ():
             planned, trials = plan_trials(request, step, prepare_samples=samples)
             missing |= dict.fromkeys(planned.missing)
             request = as_expected(request, step, trials, RecordStore(request.results), left=unfinished(planned))
@@ -268,14 +268,14 @@ def run(arguments: argparse.Namespace, settings: Settings) -> int:
 
     with stages() as report:
         report("reading settings and cards")
-        asked = understand(arguments, settings)
-    request, tuning = asked.request, asked.tuning
-    if asked.note:
-        say(asked.note)
+        understood = understand(arguments, settings)
+    request, tuning = understood.request, understood.tuning
+    if understood.note:
+        say(understood.note)
     if tuning is not None and not arguments.plan and not arguments.cancel:
-        _foresee(asked)
+        _foresee(understood)
     cluster, workers = _cluster(arguments, settings), arguments.workers
-    where = target(arguments.executor, workers=workers, cluster=cluster, cluster_overrides=asked.cluster_overrides)
+    where = target(arguments.executor, workers=workers, cluster=cluster, cluster_overrides=understood.cluster_overrides)
     with ExitStack() as stack:
         instead = None
         if arguments.plan:  # which writes nothing below the results folder

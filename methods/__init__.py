@@ -1,4 +1,4 @@
-"""What is compared: one method, one file. Importing this package imports no torch; classes load when asked for."""
+"""What is compared: one method, one file. Importing this package imports no torch; classes load when used."""
 
 from typing import NamedTuple
 

@@ -144,7 +144,7 @@ class Method(ABC):
         are dropped.
 
         One role a step where a method is stage-wise, both where weights and architecture are learnt jointly. A pure
-        function of its arguments: it is asked ahead of time, again after an interruption, and in any order.
+        function of its arguments: it is called ahead of time, after an interruption, and in any order.
         """
         return (WEIGHTS,)
 

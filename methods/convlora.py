@@ -101,7 +101,7 @@ class Mixture(nn.Module):
             maps = maps.float()
             chosen, share = self._route(maps)
             mixed = torch.zeros_like(maps)
-            # One count for all experts: on a GPU every question of where a map goes waits for all that was asked before.
+            # One count for all experts: on a GPU every decision where a map goes waits for all earlier work.
             counts = (chosen[:, None] == torch.arange(len(self.experts), device=maps.device)).sum(dim=0).tolist()
             for expert, rows in zip(self.experts, chosen.argsort(stable=True).split(counts), strict=True):
                 if len(rows):

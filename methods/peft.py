@@ -39,7 +39,7 @@ class Parts(nn.Module):
         base: the backbone's own layer.
         rows: by part, which outputs it gives; together all, each once.
         heads: in so many groups of outputs each part has its share one after the other.
-        quiet: the parts are never told that they train: some draw a number for a dropout that is 0.
+        quiet: the parts are never set to training: some draw a number for a dropout that is 0.
     """
 
     tokens_alone = True

@@ -57,7 +57,7 @@ def check(benchmark: Benchmark, root: Path, *, workers: int = 0, progress: Progr
 
     Args:
         workers: threads; 0 for one a core that this process may use.
-        progress: told of every image.
+        progress: called for every image.
     """
     try:
         splits = benchmark.splits(root)

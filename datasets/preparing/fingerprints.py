@@ -26,7 +26,7 @@ MOST_DIFFERENCE = 3.0
 """Thumbnails of copies differ by at most so many grey levels on average: 1.3 at worst over Kvasir-SEG images that were
 halved, encoded with JPEG quality 20 to 70, or mirrored; neighbouring video frames reach 0.2 to 4."""
 LEAST_CONTRAST = 6.0
-"""Below this standard deviation of the thumbnail a picture is too flat to tell copies by."""
+"""Below this standard deviation of the thumbnail a picture is too flat to find copies by."""
 _ROWS = 1024
 
 

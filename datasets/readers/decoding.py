@@ -285,7 +285,7 @@ def read_indices(path: Path, *, num_classes: int) -> Array:
 
 
 def read_channel_means(path: Path, *, means: dict[int, int]) -> Array:
-    """A mask whose classes are told by the mean of its colour channels, as in Trans10K; (H, W) uint8.
+    """A mask whose classes are given by the mean of its colour channels, as in Trans10K; (H, W) uint8.
 
     Args:
         means: channel mean -> class index.

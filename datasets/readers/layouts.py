@@ -66,7 +66,7 @@ class Layout(ABC):
 
     Attributes:
         name: the layout's name, as in `Splits.layout` and in ``sam-peft data sample --layout``.
-        distinctive: its folders tell the benchmark; otherwise the root's own name must (``images`` beside ``masks`` is
+        distinctive: its folders identify the benchmark; otherwise the root's own name must (``images`` beside ``masks`` is
             anybody's).
     """
 

@@ -29,7 +29,7 @@ LEAST_OF_SIXTEEN = 1 << 14
 """What the brightest of 16-bit samples reaches: cameras and scanners put 10, 12 or 14 bits into as wide a file."""
 SCALE = "scale them to 8 bits, such as with ImageMagick's -normalize, or numpy's >> 4 for 12 bits and >> 6 for 14"
 
-logging.getLogger("tifffile").addHandler(logging.NullHandler())  # it would tell the terminal what is raised here
+logging.getLogger("tifffile").addHandler(logging.NullHandler())  # it would print what is raised here
 
 _ORIENTATION = 274
 _TIFF = (b"II*\0", b"MM\0*")
@@ -65,7 +65,7 @@ def _has_sixteen_bit_colours(image: Image.Image) -> bool:
 
 
 def stored_size(path: Path) -> tuple[int, int]:
-    """(width, height) as stored, from the header alone. Raises DatasetError: as `open_image`, as far as the header tells."""
+    """(width, height) as stored, from the header alone. Raises DatasetError: as `open_image`, as far as the header says."""
     image = _opened(path)
     image.close()
     return image.size

@@ -45,7 +45,7 @@ class OwnLayout(Layout):
     def matches(self, root: Path) -> bool:
         try:
             return any(part.pairs for part in self.parts_at(root).values())
-        except DatasetError:  # said once this is the layout
+        except DatasetError:  # reported when this layout is chosen
             return True
 
 

@@ -1,4 +1,4 @@
-"""A results folder as a whole: its records and their sidecar files, each read at most once, when it is first asked
+"""A results folder as a whole: its records and their sidecar files, each read at most once, when it is first needed
 for; and its numbers as pandas frames, a number a row, for questions that no page asks (docs/tables.md)."""
 
 from __future__ import annotations
@@ -224,7 +224,7 @@ def _images(archive: Archive, record: Record) -> Iterator[dict[str, Any]]:
 
 
 def epoch_numbers(entry: Mapping[str, Any]) -> dict[str, float]:
-    """Quantity -> number of an entry of a record's history, and of what is told while a run goes on: ``train/loss``,
+    """Quantity -> number of an entry of a record's history, and of what a run reports: ``train/loss``,
     ``train/lr``, ``train/seconds``, ``val/iou`` and the like."""
     names = {"loss": "train/loss", "lr": "train/lr", "seconds": "train/seconds"}
     numbers = {name: entry[key] for key, name in names.items() if entry.get(key) is not None}

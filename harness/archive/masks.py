@@ -72,10 +72,10 @@ def encoded_masks(masks: Sequence[KeptMask]) -> bytes:
     table = np.concatenate([np.concatenate([mask.predicted, mask.truth], axis=1) for mask in masks])
     image = Image.fromarray(table)
     image.putpalette([value for colour in _PALETTE for value in colour])
-    told = PngInfo()
-    told.add_text(_IMAGES, json.dumps([[mask.split, mask.stem] for mask in masks]))
+    info = PngInfo()
+    info.add_text(_IMAGES, json.dumps([[mask.split, mask.stem] for mask in masks]))
     out = io.BytesIO()
-    image.save(out, format="PNG", optimize=True, pnginfo=told)
+    image.save(out, format="PNG", optimize=True, pnginfo=info)
     return out.getvalue()
 
 

@@ -127,7 +127,7 @@ class CostRecord:
 
     Args:
         key: `Comparability.key`.
-        session: content hash of the measurement, tells sessions of one key apart.
+        session: content hash of the measurement, distinguishes sessions of one key.
         comparability: what must agree.
         rounds: measured rounds, after ``warmup`` dropped ones.
         methods: in the order of the command line, which is the order within a round.
@@ -157,18 +157,18 @@ class CostRecord:
 
 
 def places(sessions: Iterable[CostRecord]) -> dict[str, str]:
-    """Key -> where its sessions were measured, with the options that tell it from other keys of the same place."""
+    """Key -> where its sessions were measured, with the options that distinguish it from other keys of the same host."""
     alike: dict[str, dict[str, dict[str, Any]]] = {}
     for session in sessions:
         shown = asdict(session.comparability)
-        told = {name: shown[name] for name in ("driver", "threads", "torch", "task")} | shown["options"]
-        alike.setdefault(session.place, {})[session.key] = told
+        options = {name: shown[name] for name in ("driver", "threads", "torch", "task")} | shown["options"]
+        alike.setdefault(session.place, {})[session.key] = options
     named = {}
     for place, by_key in alike.items():
-        names = sorted({name for told in by_key.values() for name in told})
-        apart = [name for name in names if len({repr(told.get(name)) for told in by_key.values()}) > 1]
-        for key, told in by_key.items():
-            words = [f"{name}={told[name]}" if name in told else f"{name} not named" for name in apart]
+        names = sorted({name for options in by_key.values() for name in options})
+        apart = [name for name in names if len({repr(options.get(name)) for options in by_key.values()}) > 1]
+        for key, options in by_key.items():
+            words = [f"{name}={options[name]}" if name in options else f"{name} not named" for name in apart]
             named[key] = " · ".join([place, *([", ".join(words)] if words else [])])
     return named
 

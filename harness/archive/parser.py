@@ -219,7 +219,7 @@ def parse(data: bytes) -> Record:
         )
     if seal_holds(data) is False:
         raise ValueError("its seal does not fit: a score or another field was edited after it was written")
-    if not record.budget:  # older records tell by their histories
+    if not record.budget:  # older records have it in their histories
         record.budget.update(counted_updates(record.history))
     if is_plain(data):
         return record

@@ -87,7 +87,7 @@ class Run:
         changed: the fields of ``method_config`` whose value is not the one that the protocol gives this method; a study
             finds its rows by them.
         planned_seeds, planned_benchmarks: what its sweep planned for this method configuration, so that a table tells a
-            gap from what nobody asked for; empty in older records.
+            gap from what was never planned; empty in older records.
         benchmark_title, benchmark_metrics: what the benchmark itself says that tables call it and show of it; empty in older
             records.
     """
@@ -126,7 +126,7 @@ class Run:
     @cached_property
     def key(self) -> str:
         """Content hash of what determines the result; labels (variant, notes) are left out, and so is what the files hold:
-        data are known by their stems, and ``data_fingerprint`` tells where that was not enough. Computed once: a run that
+        data are known by their stems, and ``data_fingerprint`` shows where that was not enough. Computed once: a run that
         is to differ is made with `dataclasses.replace`."""
         content = {name: value for name, value in vars(self).items() if name not in LABELS}
         content["backbone"] = first_backbone(self.backbone)
@@ -246,7 +246,7 @@ def update_budget(history: Sequence[Mapping[str, Any]], *, alpha_lr_sum: float, 
 
 
 def counted_updates(history: Sequence[Mapping[str, Any]]) -> dict[str, float]:
-    """What a history tells by itself: ``weight_updates`` and ``alpha_updates``, as far as there were any."""
+    """What a history holds by itself: ``weight_updates`` and ``alpha_updates``, as far as there were any."""
     counts: dict[str, float] = {}
     for entry in history:
         for roles, updates in entry.get("updates", {}).items():
@@ -268,9 +268,9 @@ def share_cap(shift: float, *, operations: int) -> float:
 
 def chosen_from(tuning: Mapping[str, Any], *, grid: Mapping[str, Iterable[Any]], on: Sequence[str]) -> bool:
     """Whether a label holds the choice from these values by these benchmarks; numbers may be text, as on a command line."""
-    asked = {name: _plain(values) for name, values in grid.items()}
-    told = {name: _plain(values) for name, values in tuning.get("grid", {}).items()}
-    return "chosen" in tuning and told == asked and sorted(tuning.get("on", ())) == sorted(on)
+    wanted = {name: _plain(values) for name, values in grid.items()}
+    recorded = {name: _plain(values) for name, values in tuning.get("grid", {}).items()}
+    return "chosen" in tuning and recorded == wanted and sorted(tuning.get("on", ())) == sorted(on)
 
 
 def is_from_more(later: Mapping[str, Any], earlier: Mapping[str, Any]) -> bool:

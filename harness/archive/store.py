@@ -124,7 +124,7 @@ class RecordStore:
 
     def find(self, key: str) -> Record | None:
         """As `summary`, and None also where the file is no readable record: whoever reports that goes through `summaries` or
-        `problem`. Raises Unread: nobody can tell what the file holds, as the system did not let us read it."""
+        `problem`. Raises Unread: what the file holds is not known, as the system did not let us read it."""
         read = self._read(key)
         return None if isinstance(read, str) else read
 

@@ -129,7 +129,9 @@ class _Words(argparse.Action):
         setattr(namespace, self.dest, [*before, words] if isinstance(before, list) else words)
 
 
-def add_results(parser: argparse._ActionsContainer, help: str = "results folder (default: as set, else runs)") -> None:
+def add_results(
+    parser: argparse._ActionsContainer, help: str = "results folder (default: the setting, else runs)"
+) -> None:
     """``--results DIR``; see `results_of`."""
     parser.add_argument("--results", type=Path, metavar="DIR", help=help)
 
@@ -203,7 +205,7 @@ def add_run(
 
 
 def write_file(path: Path, content: str | bytes, *, what: str) -> None:
-    """Write what a verb was asked for, whole or not at all; UsageError says which ``what`` cannot be written."""
+    """Write a verb's output, whole or not at all; UsageError says which ``what`` cannot be written."""
     try:
         write_atomically(path, content)
     except OSError as error:
@@ -334,10 +336,10 @@ def _ended_as_by_ctrl_c() -> Iterator[list[int]]:
             os.kill(os.getpid(), number)
             return
         received.append(number)
-        asked = signal.getsignal(signal.SIGINT)
-        if not callable(asked):  # a shell's background job has Ctrl-C ignored
+        handler = signal.getsignal(signal.SIGINT)
+        if not callable(handler):  # a shell's background job has Ctrl-C ignored
             raise KeyboardInterrupt
-        asked(number, frame)
+        handler(number, frame)
 
     handled = []
     if threading.current_thread() is threading.main_thread():

@@ -94,7 +94,7 @@ def parser() -> CommandParser:
 def _data(
     parser: argparse.ArgumentParser,
     *,
-    help: str = "folder that holds the benchmarks' folders (default: as set, else data)",
+    help: str = "folder that holds the benchmarks' folders (default: the setting, else data)",
 ) -> None:
     parser.add_argument("--data", type=Path, metavar="DIR", help=help)
     parser.add_argument("--root", type=Path, dest="data", help=argparse.SUPPRESS)  # what it was called

@@ -64,7 +64,7 @@ def parser() -> CommandParser:
     p.add_argument("--overlay", action="store_true", help="also DIR/overlays: contours over the image")
     p.add_argument("--probabilities", action="store_true", help="also DIR/probabilities: .npy of float32")
     p.add_argument("--batch", type=int, default=4, metavar="N", help="images a forward pass (default: 4)")
-    add_results(p, help="results folder of --run (default: as set, else runs)")
+    add_results(p, help="results folder of --run (default: the setting, else runs)")
     p.add_argument("--checkpoint", type=Path, metavar="FILE", help="the pretrained weights that the run started from")
     add_plugins(p, help="as the run had it")
     return p

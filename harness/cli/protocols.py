@@ -75,7 +75,7 @@ def parser() -> CommandParser:
     show = commands.add_parser("show", help="every field of a card with its value and its mark: paper, code or ours")
     show.add_argument("card", help="name of a card, path of a .yaml file, or the hash over a table")
     show.add_argument("--diff", metavar="OTHER", help="show only the fields in which OTHER differs")
-    add_results(show, help="where a hash's records lie (default: as set, else runs)")
+    add_results(show, help="folder of a hash's records (default: the setting, else runs)")
     quirks = commands.add_parser("quirks", help="print docs/quirks.md, generated from the switches")
     for each in (listed, show, quirks):
         each.add_argument("--json", action="store_true", help="print JSON instead of a table")

@@ -143,7 +143,7 @@ def parser() -> CommandParser:
     p.add_argument("--figures", action="store_true", help="write figures as SVG, PDF and PNG instead of pages")
     p.add_argument(
         "--data", action="append", type=Path, default=[], metavar="DIR",
-        help="where images lie, for photographs behind masks; give it again for more folders (default: as set)",
+        help="folder of the images, for photographs under masks; repeatable (default: the setting)",
     )  # fmt: skip
     p.add_argument(
         "--photographs", choices=("redistributable", "all", "none"), default="redistributable",

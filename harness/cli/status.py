@@ -157,13 +157,13 @@ def ask_cluster(results: Path, seen: Survey) -> tuple[Queue | None, tuple[str, .
 
 
 def overview(seen: Survey, *, width: int = 0) -> str:
-    """Method × benchmark: seeds finished of those asked for, and what the others are at; then all of it in words. ``width``: of a
+    """Method × benchmark: seeds finished of those planned, and the state of the others; then all of it in words. ``width``: of a
     terminal; a table that is wider is split between its columns."""
     if not seen.runs:
         return "no runs yet; start with python -m harness.run --methods lora,naslora --datasets all"
     from harness.report.formats import fitted
 
-    lines = ["seeds finished / asked for, and what the others are at"]
+    lines = ["seeds finished / planned, and the state of the others"]
     groups: dict[tuple[str, str], list[RunState]] = {}
     for run in seen.runs.values():
         groups.setdefault((run.protocol, run.backbone), []).append(run)
@@ -241,18 +241,18 @@ def failures(seen: Survey, *, width: int = 0) -> str:
     return "\n".join(folded(line, width=width) if width else line for line in lines)
 
 
-def print_log(seen: Survey, asked: str) -> None:
+def print_log(seen: Survey, wanted: str) -> None:
     """Print a run's log.
 
     Args:
-        asked: a key or words, see `harness.comparison.names`.
+        wanted: a key or words, see `harness.comparison.names`.
 
     Raises:
         UsageError: it means no run, or several; or the run has no log.
     """
     from harness.comparison.names import find_key
 
-    run = seen.runs[find_key(asked, seen.runs, lambda: seen.runs)]
+    run = seen.runs[find_key(wanted, seen.runs, lambda: seen.runs)]
     print(printable(f"{run.key} {run.words}: {run.state} {run.message}".rstrip()))
     if run.log is None or not run.log.is_file():
         if not run.unsettled:

@@ -70,14 +70,14 @@ def made_by_other_code(records: Sequence[Record]) -> set[str]:
     """Keys of records that other number-making code than that of the latest record made, or began. Older records
     that do not say are left out."""
     other = {record.key for record in records if record.environment.get("begun_by")}
-    told = [record for record in records if record.environment.get("numbers")]
+    known = [record for record in records if record.environment.get("numbers")]
     for name, kind in PARTS:
         newest: dict[str, Record] = {}
-        for record in told:
+        for record in known:
             latest = newest.get(kind(record), record)
             newest[kind(record)] = max(latest, record, key=lambda each: (each.finished, each.key))
         other |= {
-            record.key for record in told if record.environment.get(name) != newest[kind(record)].environment.get(name)
+            record.key for record in known if record.environment.get(name) != newest[kind(record)].environment.get(name)
         }
     return other
 

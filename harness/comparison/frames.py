@@ -30,7 +30,7 @@ def rows(runs: pd.DataFrame) -> pd.DataFrame:
     """The runs with ``table`` (equal for runs under the same rules), ``row`` (its name, unique within a table) and
     ``model`` (which model is scored), in the order of the table.
 
-    A row is a method configuration, whatever the sweeps called it. Tuned options do not tell rows apart; where a
+    A row is a method configuration, whatever the sweeps called it. Tuned options do not distinguish rows; where a
     benchmark has runs of two choices of one row, the one from more trials is the row, and the other has its options
     in its name.
     """
@@ -153,7 +153,7 @@ Place = tuple[int, str]
 
 
 def _unique(places: Sequence[Place], names: Sequence[str], records: Sequence[Record]) -> dict[Place, str]:
-    """The name of each row; where two of a table have one name, with what else tells them apart."""
+    """The name of each row; where two of a table have one name, with what else they differ in."""
     found: dict[Place, str] = {}
     tuned: dict[Place, bool] = {}
     for place, name, record in zip(places, names, records, strict=True):

@@ -372,7 +372,7 @@ def _seeds_of(column: Column, records: Sequence[Record]) -> set[int]:
 
 
 def _titled(made: Sequence[Parts]) -> list[Grid]:
-    """With titles: what differs from the card; tables of one title are told apart by their hash."""
+    """With titles: what differs from the card; tables of one title differ by their hash."""
     records = [sorted({r.key: r for r in parts["runs"]["record"]}.values(), key=lambda r: r.key) for parts in made]
     changed = [overrides(here) for here in records]
 

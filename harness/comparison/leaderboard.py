@@ -171,10 +171,10 @@ def session_for(grid: Grid, *, baseline: str) -> CostRecord | None:
 
 def _same_rules(session: CostRecord, rules: Mapping[str, object]) -> bool:
     """Whether it measured the step that these runs took; fields that a record does not know count as equal."""
-    place = session.comparability
-    told = {name: value for name, value in place.options.items() if name in OF_A_STEP}
+    setup = session.comparability
+    options = {name: value for name, value in setup.options.items() if name in OF_A_STEP}
     measured = {
-        "image_size": place.image_size, "precision": place.precision, "batch_size": place.batch, **PLAIN, **told,
+        "image_size": setup.image_size, "precision": setup.precision, "batch_size": setup.batch, **PLAIN, **options,
     }  # fmt: skip
     return all({**PLAIN, **rules}.get(name, value) == value for name, value in measured.items())
 
@@ -206,7 +206,7 @@ def paired_ratio(values: Sequence[float], baseline: Sequence[float]) -> Ratio:
 
 
 USUAL_BASELINES = ("full", "lora")
-"""What sessions are held against, unless one is asked for others."""
+"""What sessions are compared with by default."""
 
 
 def ratios_to(method: MethodCost, baseline: MethodCost, *, longer: float | None) -> dict[str, Ratio]:
@@ -233,5 +233,5 @@ def ratios_to(method: MethodCost, baseline: MethodCost, *, longer: float | None)
 
 
 def ratios_within(method: MethodCost, baseline: MethodCost) -> dict[str, Ratio]:
-    """The ratios that the session stored; where it was not asked for this baseline, those of its rounds."""
+    """The ratios that the session stored; for another baseline, those of its rounds."""
     return method.ratios.get(baseline.variant) or ratios_to(method, baseline, longer=None)

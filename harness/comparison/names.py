@@ -131,9 +131,9 @@ def metric(name: str) -> Metric:
 
 
 def benchmark_title(name: str, runs: Iterable[Run] = ()) -> str:
-    """What the benchmark calls itself; of one that is not known here, what it told ``runs``; else its name."""
-    told = (run.benchmark_title for run in runs if run.benchmark == name and run.benchmark_title)
-    return title_of(name) or next(told, name)
+    """The benchmark's title; of one that is not known here, the title in ``runs``; else its name."""
+    given = (run.benchmark_title for run in runs if run.benchmark == name and run.benchmark_title)
+    return title_of(name) or next(given, name)
 
 
 def shown_metrics(name: str, runs: Iterable[Run], *, scored: Collection[str]) -> tuple[str, ...]:
@@ -141,10 +141,10 @@ def shown_metrics(name: str, runs: Iterable[Run], *, scored: Collection[str]) ->
     the usual metrics, as far as records hold them; where none was scored, what the benchmark would have been scored
     by."""
     declared = next((run.benchmark_metrics for run in runs if run.benchmark == name and run.benchmark_metrics), ())
-    told = [metric for metric in dict.fromkeys(declared) if metric in scored or not scored]
-    told.sort(key=lambda metric: USUAL_METRICS.index(metric) if metric in USUAL_METRICS else -1)
+    given = [metric for metric in dict.fromkeys(declared) if metric in scored or not scored]
+    given.sort(key=lambda metric: USUAL_METRICS.index(metric) if metric in USUAL_METRICS else -1)
     usual = tuple(metric for metric in USUAL_METRICS if metric in scored)
-    return PAPER_METRICS.get(name) or tuple(told) or usual or tuple(sorted(scored)) or ("iou",)
+    return PAPER_METRICS.get(name) or tuple(given) or usual or tuple(sorted(scored)) or ("iou",)
 
 
 def benchmark_rank(name: str) -> tuple[int, str]:
@@ -166,11 +166,11 @@ BASELINES = ("lora", "decoder")
 HINT = "sam-peft status prints keys, and --results DIR chooses the folder"
 
 
-def find_key(asked: str, keys: Collection[str], described: Callable[[], Mapping[str, Any]]) -> str:
-    """The key that is ``asked``, the only one that begins so, or that of the only run that fits all its words.
+def find_key(wanted: str, keys: Collection[str], described: Callable[[], Mapping[str, Any]]) -> str:
+    """The key that is ``wanted``, the only one that begins so, or that of the only run that fits all its words.
 
     Args:
-        asked: a key, or words such as ``lora kvasir 0``: a row, a benchmark, a seed, a protocol, a backbone, as far as it
+        wanted: a key, or words such as ``lora kvasir 0``: a row, a benchmark, a seed, a protocol, a backbone, as far as it
             takes to mean one run.
         keys: of all runs.
         described: reads what words are compared with, by key: a `Run`, or the state of one that is on its way, which
@@ -179,49 +179,49 @@ def find_key(asked: str, keys: Collection[str], described: Callable[[], Mapping[
     Raises:
         UsageError: there is none, or several.
     """
-    if asked in keys:
-        return asked
-    begun = [key for key in keys if asked and key.startswith(asked)]
+    if wanted in keys:
+        return wanted
+    begun = [key for key in keys if wanted and key.startswith(wanted)]
     if len(begun) == 1:
         return begun[0]
     if begun:
-        raise UsageError(f"{asked!r} is the beginning of {_some(begun)}; give more of it")
-    words = set(asked.casefold().replace(",", " ").split()) - {"seed", "on"}
+        raise UsageError(f"{wanted!r} is the beginning of {_some(begun)}; give more of it")
+    words = set(wanted.casefold().replace(",", " ").split()) - {"seed", "on"}
     runs = described() if words else {}
     fitting = {key: run for key, run in runs.items() if words <= _words_of(run)}
     fitting = {key: run for key, run in fitting.items() if run.variant.casefold() in words} or fitting
     if not fitting:
-        raise UsageError(f"no run has the key {asked!r}, or fits these words; {HINT}")
+        raise UsageError(f"no run has the key {wanted!r}, or fits these words; {HINT}")
     if len(fitting) > 1:
         runs_in_words = [
             f"{key} ({run.variant} on {run.benchmark}, seed {run.seed}, {run.protocol}, {run.backbone})"
             for key, run in fitting.items()
         ]
-        raise UsageError(f"{asked!r} fits {len(fitting)} runs: {_some(runs_in_words)}; give more words, or a key")
+        raise UsageError(f"{wanted!r} fits {len(fitting)} runs: {_some(runs_in_words)}; give more words, or a key")
     return next(iter(fitting))
 
 
-def find_record(store: RecordStore, asked: str) -> Record:
+def find_record(store: RecordStore, wanted: str) -> Record:
     """The whole record of the run that is meant, see `find_key`. Raises UsageError: there is none, or several, or it
     cannot be read."""
     keys = [path.stem for path in store.files()]
-    if not any(key.startswith(asked) for key in keys):
-        started = sorted(path.name for path in store.root.glob("state/*") if asked and path.name.startswith(asked))
+    if not any(key.startswith(wanted) for key in keys):
+        started = sorted(path.name for path in store.root.glob("state/*") if wanted and path.name.startswith(wanted))
         if started:
             raise UsageError(
                 f"run {started[0]} has no record yet; sam-peft status --results {store.root} says where it is"
             )
-    record = store.read(find_key(asked, keys, lambda: {record.key: record.run for record in store.summaries()[0]}))
+    record = store.read(find_key(wanted, keys, lambda: {record.key: record.run for record in store.summaries()[0]}))
     assert record is not None
     return record
 
 
-def find_run(results: Path, asked: str) -> Run:
+def find_run(results: Path, wanted: str) -> Run:
     """The finished run that is meant, see `find_key`. Raises UsageError: none, several, or a run that failed."""
     try:
-        record = find_record(RecordStore(results), asked)
+        record = find_record(RecordStore(results), wanted)
     except UsageError as error:
-        raise UsageError(f"--run {asked}: {error}") from None
+        raise UsageError(f"--run {wanted}: {error}") from None
     require_finished(record)
     return record.run
 

@@ -117,9 +117,9 @@ HEADED: Mapping[str, Callable[[Any], str]] = {
 
 def headed(names: Iterable[str], rules: Rules) -> str:
     """The values of some rules as a heading says them: ``400 training images, 266 px, warmup 50``."""
-    values, asked = flat(rules), list(names)
-    first = [HEADED[name](values[name]) for name in HEADED if name in asked and name in values]
-    rest = [f"{name} {_short(values.get(name, NOT_THERE))}" for name in asked if name not in HEADED]
+    values, wanted = flat(rules), list(names)
+    first = [HEADED[name](values[name]) for name in HEADED if name in wanted and name in values]
+    rest = [f"{name} {_short(values.get(name, NOT_THERE))}" for name in wanted if name not in HEADED]
     return ", ".join([*first, *rest])
 
 

@@ -293,14 +293,14 @@ EPOCHS = 4
 
 
 def schedule(subject: ContractCase) -> str:
-    """`roles_at` and `passes_at` are pure: asked again, backwards, and after training they say the same."""
+    """`roles_at` and `passes_at` are pure: called twice, backwards, and after training they return the same."""
     _, method = subject.trained()
     _, fresh = subject.attached()
     moments = [(epoch, step) for epoch in range(EPOCHS) for step in range(STEPS)]
     answers = {moment: _at(fresh, *moment) for moment in moments}
     for epoch, step in reversed(moments):
-        for asked in (fresh, method):
-            again = _at(asked, epoch, step)
+        for each in (fresh, method):
+            again = _at(each, epoch, step)
             before = answers[epoch, step]
             require(again == before, f"in epoch {epoch}, step {step} it says {before} first and {again} later")
     roles = {role for _, passes in answers.values() for updated in passes for role in updated}

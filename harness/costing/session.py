@@ -217,7 +217,7 @@ class Subject:
         }
 
     def step_watched(self, phase: StepKind, *, live: Callable[[], int]) -> tuple[int, int]:
-        """An update during which ``live`` tells bytes: (kept from forward to backward, gradients)."""
+        """An update during which ``live`` returns bytes: (kept from forward to backward, gradients)."""
         feeder, parameters = self._begin(phase)
         batch = feeder.take()[0][0]
         self._prepare(feeder)
@@ -287,7 +287,7 @@ class Session:
 
 class Roster:
     """The subjects of a session by variant, in the order in which they take turns; ``dropped`` holds the reason of everyone who is no
-    longer in it, of whom ``report`` is told."""
+    longer in it, which ``report`` gets."""
 
     def __init__(self, *, report: Callable[[str], None]) -> None:
         self.subjects: dict[str, Subject] = {}

@@ -30,7 +30,7 @@ from harness.system.files import create_exclusively, write_atomically
 
 @dataclass(frozen=True, kw_only=True)
 class Holder:
-    """A process, told apart from every other on any machine.
+    """A process, distinct from every other on any machine.
 
     Args:
         host, boot, namespace: machine, its boot and its process-number namespace; only where all are ours can a process be looked up.
@@ -117,7 +117,7 @@ class Attempt:
 
     Args:
         number: 1 for the first.
-        token: tells two attempts of one process apart.
+        token: distinguishes two attempts of one process.
         started, seen: seconds since the epoch by the holder's clock: start, and last heartbeat.
         gpus: how many GPUs it occupies.
         lease_s: the silence after which its holder may be taken for dead; zero where an older version did not say.
@@ -143,7 +143,7 @@ class Attempt:
         return max(0.0, (self.ended or self.seen) - self.started) / 3600
 
     def live(self) -> bool | None:
-        """False when it ended or its process is gone, True when its process is seen, None when only the heartbeat can tell."""
+        """False when it ended or its process is gone, True when its process is seen, None when only the heartbeat shows it."""
         return False if self.end else self.holder.alive()
 
 

@@ -164,7 +164,7 @@ class LocalExecutor:
 @contextmanager
 def _ctrl_c_waits() -> Iterator[None]:
     """Ctrl-C is answered when the block is over, and processes that begin in it never get it: it reaches the whole group, and
-    workers are told by us instead, so that they can write a checkpoint.
+    workers get it from us instead, so that they can write a checkpoint.
 
     Blocked, since that is inherited; and remembered, since a mask is one thread's and the signal may come to another of ours.
     """

@@ -33,7 +33,7 @@ LOST = "lost"
 ``interrupted``: stopped or killed, continues when the same command is given again. ``lost``: its job ended before the
 worker began."""
 STARTING = "starting"
-"""The stage of a run that has not told one yet."""
+"""The stage of a run that has not reported one yet."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -104,7 +104,7 @@ def survey(
     """The state of every run below a results folder, as it is now.
 
     Args:
-        queue: what the cluster knows of the sweeps' arrays, None where it cannot be asked or nobody needs it.
+        queue: what the cluster knows of the sweeps' arrays, None where it cannot be queried or is not needed.
         keys: only these runs.
         of_sweep: as the sweep of this id has them; a command that looks twice a second need not read every other one.
     """
@@ -164,7 +164,7 @@ def _state_of(
         problems[folder] = error.strerror or str(error)
     problems.update({folder / f"attempt.{start.number}.json": start.unreadable for start in starts if start.unreadable})
     last = starts[-1] if starts else None
-    state, message = _unfinished(sweep, task, last, queued, asked=queue is not None)
+    state, message = _unfinished(sweep, task, last, queued, queried=queue is not None)
     number = last.number if last else record.attempts if record else 0
     done, begun, stage = _progress(folder, since=last.started) if state == RUNNING and last else (0.0, 0.0, "")
     if state == RUNNING and last and _silence(last, sweep):
@@ -186,13 +186,13 @@ def _state_of(
 
 
 def _unfinished(
-    sweep: Sweep, task: str, last: Attempt | None, queued: QueuedTask | None, *, asked: bool
+    sweep: Sweep, task: str, last: Attempt | None, queued: QueuedTask | None, *, queried: bool
 ) -> tuple[str, str]:
-    """State and message of a run without a record; ``asked``: the cluster's queue is known."""
+    """State and message of a run without a record; ``queried``: the cluster's queue is known."""
     if last is not None and not last.end:
         alive = last.live()
         if alive is None:  # elsewhere: the cluster knows best, else the last sign of life
-            is_gone = asked and bool(task) and last.holder.job == task and queued is None
+            is_gone = queried and bool(task) and last.holder.job == task and queued is None
             recent = time.time() - last.seen < sweep.lease_s and not is_gone
             alive = queued.state == "RUNNING" if queued is not None and last.holder.job == task else recent
         if alive:
@@ -204,8 +204,8 @@ def _unfinished(
     if sweep.executor != "slurm" or not task:
         if sweep.submitter.alive() is not False and not sweep.ended:
             return WAITING, "" if sweep.executor != "slurm" else "being submitted"
-    elif not asked:
-        return QUEUED, "the cluster was not asked"
+    elif not queried:
+        return QUEUED, "the cluster was not queried"
     elif last is None:
         return LOST, f"job {task} ended before the worker began; see its log"
     if last is None:
@@ -315,7 +315,7 @@ def time_left(runs: Collection[RunState], *, now: float) -> str:
 
 
 def run_left(run: RunState, finished: Collection[RunState], *, now: float) -> float | None:
-    """Seconds that a running run still takes: as finished ones like it took, else at its own pace; None before that tells."""
+    """Seconds that a running run still takes: as finished ones like it took, else at its own pace; None before that is known."""
     if whole := _took(run, finished):
         return max(0.0, whole - (now - run.started)) if run.started and not run.begun else whole * (1.0 - run.done)
     made = run.done - run.begun

@@ -1,7 +1,7 @@
 """One start of a run: a child process does the work, this process holds the lease, passes signals on and sees how the child ends.
 
 The child is forked, so it starts at once where torch is already imported, and leaves nothing behind in memory for the next run. It
-dies with its supervisor. The log of the start has a line for every stage, epoch and note that the child tells of.
+dies with its supervisor. The log of the start has a line for every stage, epoch and note that the child reports.
 """
 
 from __future__ import annotations
@@ -136,8 +136,8 @@ Report = Callable[[dict[str, Any]], None]
 """What a run says of itself as it goes on."""
 
 StartOutcome = Literal["finished", "failed", "interrupted", "elsewhere", "crashed"]
-"""``finished`` and ``failed``: there is a record. ``interrupted``: asked to stop, continues from its checkpoint. ``elsewhere``: somebody
-else works on it. ``crashed``: the child died; it may be started again."""
+"""``finished`` and ``failed``: there is a record. ``interrupted``: stopped on request, continues from its checkpoint.
+``elsewhere``: somebody else works on it. ``crashed``: the child died; it may be restarted."""
 
 INTERRUPTED_STATUS = 75
 _TICK_S = 0.02
@@ -183,7 +183,7 @@ def supervise(start: Start, *, stop: StopSignals, here: Literal["here", ""] = ""
         os.waitpid(child, 0)
         return "elsewhere"
     if overdue and start.settled() is None:
-        lease.release("interrupted", "asked to stop, and killed because it did not in time")
+        lease.release("interrupted", "requested to stop, and killed because it did not in time")
         return "interrupted"
     return _conclude(start, lease, status, oom_killed=oom_kills() > oom_before)
 
@@ -202,7 +202,7 @@ def _in_this_process(start: Start, lease: Lease, *, stop: StopSignals) -> StartO
 def fork_child(start: Start, *, log: Path, stop: StopSignals, variables: Mapping[str, str]) -> int:
     """Fork the process that executes the run; returns its number.
 
-    ``stop`` remembers in the child too, until the run can be asked: importing torch may take half a minute.
+    ``stop`` remembers in the child too, until the run can stop: importing torch may take half a minute.
     """
     sys.stdout.flush()
     sys.stderr.flush()
@@ -289,7 +289,7 @@ def _conclude(start: Start, lease: Lease, status: int, *, oom_killed: bool) -> S
         return "finished" if record.code == "OK" else "failed"
     code = os.waitstatus_to_exitcode(status)
     if code == INTERRUPTED_STATUS:
-        lease.release("interrupted", "asked to stop")
+        lease.release("interrupted", "requested to stop")
         return "interrupted"
     last_line = last_words(log_path(lease.folder, lease.attempt.number))
     if code == -signal.SIGKILL and oom_killed:

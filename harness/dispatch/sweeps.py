@@ -111,7 +111,7 @@ class Sweep:
         created: seconds since the epoch.
         submitter: the process that submits.
         user: who submitted it to a cluster.
-        request: identity of the grid that its command asked for, finished runs included.
+        request: identity of the grid of its command, finished runs included.
         snapshot: folder of the frozen code; its name is the code's hash.
         code: ``commit`` and ``dirty`` of the tree at submission.
         settings: the cluster profile, or the local options.
@@ -298,7 +298,7 @@ def settles(record: Record, *, replaces: str) -> bool:
 
 
 def ending_fingerprint(record: Record) -> str:
-    """Tells the records of two endings of one run apart, without comparing clocks of two machines."""
+    """Distinguishes the records of two endings of one run, without comparing clocks of two machines."""
     return content_hash([record.code, record.attempts, record.finished])
 
 

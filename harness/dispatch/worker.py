@@ -1,7 +1,7 @@
 """``worker.py SWEEP``, from a sweep's frozen code: what runs on a compute node, or in a worker process here.
 
 A worker goes through runs of the sweep, each under its lease, until each has a record: all of them, which several processes here
-share, or on a cluster those of one task of an array. A task that is asked to stop leaves a file for its job script, which then asks the
+share, or on a cluster those of one task of an array. A task that has to stop leaves a file for its job script, which then asks the
 cluster to queue the job again: from there, as a container may have no clients of the cluster.
 """
 
@@ -67,7 +67,7 @@ def main(argv: list[str] | None = None) -> int:
 
 
 def work(starts: Sequence[Start], *, stop: StopSignals, patience_s: float = float("inf")) -> set[StartOutcome]:
-    """Work through runs until each has a record or this process is asked to stop; how they ended here.
+    """Work through runs until each has a record or this process has to stop; how they ended here.
 
     A run that another process holds is taken over where that dies, for which a task of a cluster waits ``patience_s``.
     """

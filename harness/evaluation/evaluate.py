@@ -22,7 +22,7 @@ Item = tuple[str, Tensor, NDArray[np.uint8], *tuple[Any, ...]]
 
 
 class Stopped(Exception):
-    """An evaluation was asked to stop: nothing of it counts, and it is done again."""
+    """An evaluation was stopped: nothing of it counts, and it is repeated."""
 
 
 def evaluate_split(
@@ -45,12 +45,12 @@ def evaluate_split(
     Args:
         predict: inputs (B, 3, S, S) to probabilities (B, S, S) or (B, 1, S, S) of a binary benchmark, or class scores
             (B, C, S, S); on any device. Called without gradient, and with a list of each thing more that items hold.
-        items: what to score; may decode an item when it is asked for, in any thread.
+        items: what to score; may decode an item when it is used, in any thread.
         scorer: takes the scores; may hold images already.
         batch_size: items a forward pass.
         workers: threads; one a core if None. With 0 all happens in the calling thread.
         seen: called with each stem and its scores, (S, S) or (C, S, S), in the order of items.
-        stop: asked before each batch.
+        stop: called before each batch.
         passing: what to do the forward passes, and the waiting for them, in.
 
     Returns:
@@ -61,11 +61,11 @@ def evaluate_split(
         Stopped: as ``stop`` said.
     """
     threads = cores() if workers is None else workers
-    told = seen or (lambda stem, scores: None)
+    report = seen or (lambda stem, scores: None)
     if threads == 0:
         for batch, wait in _predictions(predict, map(items.__getitem__, range(len(items))), batch_size, stop, passing):
             for item, scores in zip(batch, _numbers(wait, passing), strict=True):
-                told(item[0], scores)
+                report(item[0], scores)
                 scorer.insert(item[0], _measure(scorer, item[0], scores, item[2]))
         return scorer
     pending: deque[tuple[str, Future[ImageScore]]] = deque()
@@ -74,7 +74,7 @@ def evaluate_split(
             ahead = _ahead(items, pool, threads + 2 * batch_size)
             for batch, wait in _behind(_predictions(predict, ahead, batch_size, stop, passing)):
                 for item, scores in zip(batch, _numbers(wait, passing), strict=True):
-                    told(item[0], scores)
+                    report(item[0], scores)
                     pending.append((item[0], pool.submit(_measure, scorer, item[0], scores, item[2])))
                 while len(pending) > 2 * threads + batch_size:  # bounds what waits in memory
                     stem, future = pending.popleft()

@@ -126,8 +126,8 @@ class ImageScore:
         values: metric -> value of this image.
         areas: pixel counts at ``threshold``, where a metric needs them.
         ber_areas: pixel counts at ``ber_threshold``, likewise.
-        e_curve: (256,) E-measure by threshold, None where no E-measure is asked for.
-        confusion: (C, C) counts, None where no multi-class metric is asked for.
+        e_curve: (256,) E-measure by threshold, None where no E-measure is wanted.
+        confusion: (C, C) counts, None where no multi-class metric is wanted.
         ignored: every pixel of its mask is, so that no metric has anything to measure: the split leaves the image out.
     """
 

@@ -61,7 +61,7 @@ def _of_gpu() -> dict[str, str]:
 
 
 def driver(device: torch.device) -> str:
-    """Version of the GPU's driver, ``unknown`` where nobody tells; empty on a CPU."""
+    """Version of the GPU's driver, ``unknown`` where it is not known; empty on a CPU."""
     if device.type != "cuda":
         return ""
     try:
@@ -191,7 +191,7 @@ class Stages:
 
 
 def process_started() -> float | None:
-    """When this process began, by `time.monotonic`; None where the system does not tell."""
+    """When this process began, by `time.monotonic`; None where the system does not say."""
     try:
         fields = Path("/proc/self/stat").read_text(encoding="utf-8", errors="replace").rpartition(")")[2].split()
         booted = float(Path("/proc/uptime").read_text(encoding="ascii").split()[0])  # seconds ago

@@ -1,4 +1,4 @@
-"""Fingerprints of the code that makes numbers, so that a table tells records of other code from records of moved comments.
+"""Fingerprints of the code that makes numbers, so that a table distinguishes records of other code from records of moved comments.
 
 A fingerprint is over the definitions of some files, without comments, docstrings and imports, in any order: code that moves to
 another file keeps it. Python's own version enters through how it writes code back.
@@ -24,7 +24,7 @@ HARNESS = Path(__file__).parents[1]
 ROOMS = ("models", "training", "evaluation", "experiment")
 """What every run goes through, whatever its method and benchmark."""
 NO_NUMBERS = {"environment", "number_code", "predicting", "exporting", "exporting_onnx", "adopting", "trained"}
-"""What is in these rooms and no run goes through, or only tells of a run."""
+"""What is in these rooms and no run goes through, or only describes a run."""
 
 
 def number_code(method: type, config: type, benchmark: type) -> dict[str, str]:
@@ -40,7 +40,7 @@ def number_code(method: type, config: type, benchmark: type) -> dict[str, str]:
 
 def has_changed(record: Record) -> bool:
     """Whether the plug-in method of a finished run has other code now than it was made with: its file, or what that takes from
-    `harness.methods`. No key says so: whoever edits a plug-in keeps its name. Built-in methods are of a version, which tables tell."""
+    `harness.methods`. No key says so: whoever edits a plug-in keeps its name. Built-in methods are of a version, which tables show."""
     made, name = record.environment.get("numbers_method"), record.run.method
     if not made or METHODS.is_fixed(name):
         return False

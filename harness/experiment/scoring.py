@@ -54,7 +54,7 @@ class Scoring:
         report: called with the stage and the split.
         run: which points of an object are its prompt depends on its seed, and whether a model that draws nothing fails on its images.
         cache: where the embeddings of a frozen encoder are kept, None for memory alone.
-        stop: asked before each batch.
+        stop: called before each batch.
     """
 
     def __init__(
@@ -122,11 +122,11 @@ class Scoring:
         seen: Seen | None = None,
         workers: Workers = ALONE,
     ) -> tuple[Summary, ImageTable]:
-        """Summary and per-image scores by split; ``all`` is every split together where there are several. ``seen`` is told
+        """Summary and per-image scores by split; ``all`` is every split together where there are several. ``seen`` gets
         every prediction. Several workers share the images, and the first of them alone knows the scores.
 
         Raises:
-            Interrupted: a stop was asked for; nothing that was scored here counts.
+            Interrupted: a stop was requested; nothing that was scored here counts.
         """
         segmenter.eval()
         scorers: dict[str, SplitScorer] = {}
@@ -257,7 +257,7 @@ class Scoring:
 
 @dataclass(frozen=True)
 class _Items(Sequence[Item]):
-    """Some images of a split as `evaluate_split` takes them, each read when it is asked for."""
+    """Some images of a split as `evaluate_split` takes them, each read when it is used."""
 
     scoring: Scoring
     source: ImageSource

@@ -228,7 +228,7 @@ def _timm_encoder(options: _BuildOptions) -> nn.Module:
 
 
 def _random_positions(encoder: nn.Module) -> None:
-    """segment_anything starts position tables at zero; a random encoder needs places to tell apart."""
+    """segment_anything starts position tables at zero; a random encoder needs positions that differ."""
     for name, parameter in encoder.named_parameters():
         if name.startswith("pos_embed") or ".rel_pos_" in name or name.endswith(".attention_biases"):
             nn.init.normal_(parameter, std=_POSITION_STD)

@@ -39,12 +39,12 @@ FAMILIES = (
     (r"^blocks\.0\.gamma_1$", "a DINOv3 ViT of timm"),
     (r"^blocks\.0\.attn\.qkv\.weight$", "a plain ViT of timm"),
 )
-"""What the names of tensors tell of a model; the first that any name fits."""
+"""What the names of tensors say of a model; the first that any name fits."""
 _SAM_SIZES = {768: "ViT-B", 1024: "ViT-L", 1280: "ViT-H"}
 
 
 def family_of(tensors: Mapping[str, Tensor]) -> str:
-    """What model a state dictionary is of, in words, as far as names and shapes tell: family, size, and what of a SAM it lacks."""
+    """What model a state dictionary is of, in words, as far as names and shapes show: family, size, and what of a SAM it lacks."""
     family = next(
         (family for name, family in FAMILIES if any(re.search(name, key) for key in tensors)), "an unknown model"
     )
@@ -132,7 +132,7 @@ def require_finite(path: Path) -> None:
 
 def read_shapes(path: Path) -> dict[str, Tensor]:
     """As `read_tensors`, but tensors without values (on the meta device), which are not looked at: cheap for gigabytes.
-    Of their types it tells floating point from others."""
+    Of their types it distinguishes floating point from others."""
     import torch
     from safetensors import safe_open
 

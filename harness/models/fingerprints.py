@@ -56,7 +56,7 @@ def fingerprint(path: Path) -> str:
 
 
 def known_to_fit(path: Path, backbone: str) -> bool:
-    """Whether `remember_fit` was told, by this very code, that this very file fits a backbone."""
+    """Whether this very code stored, by `remember_fit`, that this very file fits a backbone."""
     return bool(_entry_of(path, status_of(path)).get("fits", {}).get(backbone) == _judge())
 
 
@@ -108,7 +108,7 @@ def _unreadable(path: Path, error: OSError) -> UsageError:
 
 
 def _identity(path: Path, status: os.stat_result) -> list[str | int]:
-    """What tells a file's contents from later ones without reading them; ctime is in it since anybody can set mtime back."""
+    """What identifies a file's contents without reading them; ctime is in it since anybody can set mtime back."""
     return [str(path.absolute()), status.st_ino, status.st_size, status.st_mtime_ns, status.st_ctime_ns]
 
 

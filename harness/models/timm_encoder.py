@@ -41,7 +41,7 @@ class Rotations:
 
 
 class RotatedAttention:
-    """Mixed into timm's attention with rotated queries and keys, in blocks that are not told of the rotation; tokens that come in front
+    """Mixed into timm's attention with rotated queries and keys, in blocks that do not get the rotation; tokens that come in front
     of those with a place, however many, are not rotated."""
 
     rotations: Rotations

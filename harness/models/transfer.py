@@ -1,4 +1,4 @@
-"""Between host and device without waiting: on a GPU a plain copy stops the host until all that was asked before is done."""
+"""Between host and device without waiting: on a GPU a plain copy stops the host until all earlier work is done."""
 
 from __future__ import annotations
 

@@ -83,7 +83,7 @@ class Plan:
         missing: what keeps runs from starting, one line each.
         problems: one line each: records that cannot be read, whose runs are started again; rules that cannot give good masks.
         images: benchmark -> the images of its splits on disk, before the protocol's limits.
-        request: identity of the grid that was asked for, which a budget does not change.
+        request: identity of the whole grid, which a budget does not change.
         keys: (variant, benchmark) -> its runs, one a backbone, decoder and seed.
     """
 

@@ -148,8 +148,8 @@ def method_row(
     values: dict[str, Any] = {key: value for key, value in switches.items() if key in known}
     values |= protocol.methods.get(method, {})
     base = method_config(method, values)
-    asked = {**overrides.get(method, {}), **entry.options}
-    config = method_config(method, {**values, **asked})
+    options = {**overrides.get(method, {}), **entry.options}
+    config = method_config(method, {**values, **options})
     changed = {name: value for name, value in asdict(config).items() if value != getattr(base, name)}
     # A placement or an image size that does not fit the backbone is found now, not on a worker.
     shape = backbone_shape(backbone, protocol.image_size)
@@ -162,7 +162,7 @@ def method_row(
             f"method {method}: its encoder_parameters fails: {type(error).__name__}: {error}; mend it until "
             f"sam-peft doctor --methods {method} passes"
         ) from error
-    label = entry.label or (f"{method}[{','.join(f'{k}={v}' for k, v in asked.items())}]" if asked else method)
+    label = entry.label or (f"{method}[{','.join(f'{k}={v}' for k, v in options.items())}]" if options else method)
     return MethodRow(entry=entry, backbone=backbone, method=method, config=config, label=label, changed=changed)
 
 

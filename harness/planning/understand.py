@@ -38,7 +38,7 @@ def usable(registry: Registry) -> list[str]:
 
 def all_methods() -> list[str]:
     """What ``all`` stands for: those that train something. The others need a whole pretrained segmenter, which not every
-    backbone has, and are asked for by name."""
+    backbone has, and are chosen by name."""
     return [name for name in usable(METHODS) if method_config_class(name).trains]
 
 
@@ -100,7 +100,7 @@ class Understood:
     Args:
         cluster_overrides: ``--set cluster.KEY=VALUE``.
         tuning: what is tuned before, None for nothing.
-        note: a line on what was chosen without being asked for, empty where nothing was.
+        note: a line on what was chosen by default, empty where nothing was.
     """
 
     request: Request
@@ -228,41 +228,41 @@ def _benchmarks(words: str, settings: Settings) -> tuple[tuple[str, ...], dict[s
 def tuning_of(arguments: argparse.Namespace, request: Request) -> Tuning | None:
     """What is tuned before the runs, None for nothing. Raises UsageError: malformed grids, one of a method that is not compared, or
     the card has none."""
-    asked: dict[str, Any] = {"grids": {}}
+    chosen: dict[str, Any] = {"grids": {}}
     if arguments.study:
         study = load_study(arguments.study)
         grids = _of_rows(study.tune, request.entries) if arguments.methods else study.tune
-        asked = {"grids": grids, "seeds": study.tune_seeds, "on": study.tune_on}
+        chosen = {"grids": grids, "seeds": study.tune_seeds, "on": study.tune_on}
     set_rules = split_overrides(request.overrides)[0]
     compared = {METHODS.resolve(entry.method) for entry in request.entries}
     card = load_protocol(request.protocol, set_rules)
     if arguments.tune == ["card"]:
-        asked["grids"] = _of_rows(card.tune, request.entries)
-        if not asked["grids"]:
+        chosen["grids"] = _of_rows(card.tune, request.entries)
+        if not chosen["grids"]:
             raise UsageError(
                 f"--tune card: the card {request.protocol} has no grids of these methods; give some, such as --tune lr=1e-4,1e-3"
             )
     elif arguments.tune:
-        asked["grids"] = parse_tune(arguments.tune)
-        for name in asked["grids"]:
+        chosen["grids"] = parse_tune(arguments.tune)
+        for name in chosen["grids"]:
             whose, dot, _ = name.rpartition(".")
             if dot and METHODS.resolve(whose) not in compared:
                 raise UsageError(f"--tune {name} has no effect: {whose} is none of the methods that are compared")
-    if not asked["grids"]:
+    if not chosen["grids"]:
         if arguments.tune_seeds or arguments.tune_on:
             raise UsageError("--tune-seeds and --tune-on say how to tune; say what with --tune lr=1e-4,3e-4,1e-3")
         return None
-    fixed = [name for name in asked["grids"] if is_rule(name) and name in set_rules]
+    fixed = [name for name in chosen["grids"] if is_rule(name) and name in set_rules]
     if fixed and arguments.tune and arguments.tune != ["card"]:
         raise UsageError(f"--set {fixed[0]} and --tune {fixed[0]} are of one rule; give one of them")
-    asked["grids"] = {name: values for name, values in asked["grids"].items() if name not in fixed}
+    chosen["grids"] = {name: values for name, values in chosen["grids"].items() if name not in fixed}
     if card.decoder_lr is not None:
-        asked["known"] = {"decoder_lr": [card.decoder_lr]}
+        chosen["known"] = {"decoder_lr": [card.decoder_lr]}
     if arguments.tune_seeds:
-        asked["seeds"] = parse_seeds(arguments.tune_seeds, name="--tune-seeds")
+        chosen["seeds"] = parse_seeds(arguments.tune_seeds, name="--tune-seeds")
     if arguments.tune_on:
-        asked["on"] = tuple(expand(arguments.tune_on, list(request.benchmarks)))
-    return Tuning(**asked)
+        chosen["on"] = tuple(expand(arguments.tune_on, list(request.benchmarks)))
+    return Tuning(**chosen)
 
 
 def _of_rows(grids: Mapping[str, Sequence[Any]], entries: Sequence[Variant]) -> dict[str, Sequence[Any]]:
@@ -286,10 +286,10 @@ def _of_study(name: str) -> dict[str, Any]:
     }
 
 
-def _card(asked: str, settings: Settings, *, has_files: bool) -> tuple[str, str]:
+def _card(chosen: str, settings: Settings, *, has_files: bool) -> tuple[str, str]:
     """The card, and a line where nobody named one."""
-    if asked or settings.protocol:
-        return asked or settings.protocol, ""
+    if chosen or settings.protocol:
+        return chosen or settings.protocol, ""
     if has_files:
         return WITH_DATA, f"no --protocol, so the card {WITH_DATA}: the paper's rules"
     return WITHOUT_DATA, (

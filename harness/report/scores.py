@@ -104,7 +104,7 @@ def _verdicts(grid: Grid) -> list[str]:
 
 
 def _heading(column: Column, columns: Sequence[Column]) -> str:
-    """Benchmark, split where there are several, metric; with what tells it from others of the table."""
+    """Benchmark, split where there are several, metric; with what distinguishes it from others of the table."""
     title = column.title
     if column.note and len(column.note) <= 24 and len({other.note for other in columns}) > 1:
         title += f" ({column.note})"

@@ -189,7 +189,7 @@ def create_exclusively(path: Path, text: str) -> bool:
         _sync(temporary)
         os.link(temporary, path)
     except FileExistsError:
-        # An NFS server may have made the link and lost the answer; the count of links tells.
+        # An NFS server may have made the link and lost the answer; the count of links shows it.
         return temporary.stat().st_nlink == 2
     except OSError as error:
         if error.errno not in (errno.EPERM, errno.EOPNOTSUPP, errno.ENOTSUP, errno.EMLINK):

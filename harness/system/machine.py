@@ -23,7 +23,7 @@ PACKAGES = ("methods", "datasets", "harness")  # the folders of a clone
 def code_version() -> dict[str, str]:
     """``commit`` and ``dirty`` (hash of the uncommitted changes, empty if there are none) of the clone that is running now; both empty
     outside one, such as in a snapshot: a sweep's records get those of its submission. A repository further up, which others may have
-    put there, is not asked, and in our own git runs nothing but itself."""
+    put there, is not run, and in our own git runs nothing but itself."""
     root = Path(str(harness.__file__)).parents[1]
 
     def git(*arguments: str) -> str:
@@ -47,7 +47,7 @@ _WAITS = ("OMP_WAIT_POLICY", "GOMP_SPINCOUNT", "KMP_BLOCKTIME")
 
 @functools.cache
 def processor() -> str:
-    """``cpu`` with the processor's name where the system tells it."""
+    """``cpu`` with the processor's name where the system names it."""
     try:
         lines = Path("/proc/cpuinfo").read_text(encoding="utf-8").splitlines()
     except OSError:
@@ -58,7 +58,7 @@ def processor() -> str:
 
 def cores(root: Path = Path("/")) -> int:
     """The cores that this process may keep busy: those of its affinity, fewer where its control group has a quota. ``root``: of the
-    file system that tells of control groups."""
+    file system that shows control groups."""
     return max(1, min([affinity(), *(math.ceil(share) for share in _quotas(root))]))
 
 

@@ -1,6 +1,6 @@
 """Standard output and error as a verb needs them: open, never the cause of a traceback, whatever characters they can show.
 
-Progress goes to standard error, where that is a terminal; standard output is left to what was asked for.
+Progress goes to standard error, where that is a terminal; standard output is left to the results.
 """
 
 from __future__ import annotations
@@ -96,7 +96,7 @@ def _gated_console() -> Any:
 
 @contextmanager
 def counter(what: str, total: int) -> Iterator[Callable[[int], None]]:
-    """Gives what is to be told how many of ``total`` are done; ``what`` is done to them, such as ``scoring``."""
+    """Gives a function to call with how many of ``total`` are done; ``what`` is done to them, such as ``scoring``."""
     if not sys.stderr.isatty():
         with interrupted_while(lambda: what):
             yield lambda done: None
@@ -114,7 +114,7 @@ def counter(what: str, total: int) -> Iterator[Callable[[int], None]]:
 
 @contextmanager
 def stages() -> Iterator[Callable[[str], None]]:
-    """Gives what is to be told each stage as it begins, such as ``merging``; the last one stands behind a moving sign."""
+    """Gives a function to call with each stage as it begins, such as ``merging``; the last one has a spinner."""
     current = [""]
     shown = Live(lambda width: [(f"{current[0]} …", "")]) if sys.stderr.isatty() else nullcontext()
     with interrupted_while(lambda: current[0]), shown:
@@ -134,7 +134,7 @@ def interrupted_while(doing: Callable[[], str]) -> Iterator[None]:
 
 def open_streams() -> None:
     """Make both streams safe to write to, whatever characters they can show; closed errors go nowhere. Raises UsageError: standard
-    output is closed: what was asked for could not be shown."""
+    output is closed: the result could not be printed."""
     if sys.stderr is None:
         sys.stderr = open(os.devnull, "w", encoding="utf-8")  # noqa: SIM115
     for stream in (sys.stdout, sys.stderr):

@@ -20,7 +20,7 @@ from harness.training.outcome import Progress, Selection, StopRequest
 
 @dataclass(frozen=True, kw_only=True)
 class Assignment:
-    """What is trained, on what, by which rules, and who is told.
+    """What is trained, on what, by which rules, and who gets reports.
 
     Args:
         segmenter: on ``device``, with ``method`` attached: images (B, 3, S, S) to low-resolution logits.
@@ -38,7 +38,7 @@ class Assignment:
         workers: of this run, each with its own process; a batch of the protocol is shared out among them.
         embeddings: where a frozen encoder's embeddings go; None to compute them every time.
         stop: asks for an early, resumable end.
-        report: is told of every step.
+        report: called with every step.
     """
 
     segmenter: nn.Module

@@ -30,7 +30,7 @@ class PeerGone(RuntimeError):
 
 @contextlib.contextmanager
 def _with_peers() -> Iterator[None]:
-    """Tells the end of a peer, as gloo and NCCL say it, from an error of this worker's own, which no peer knows of."""
+    """Distinguishes the end of a peer, as gloo and NCCL report it, from an error of this worker's own, which no peer knows of."""
     try:
         yield
     except RuntimeError as error:

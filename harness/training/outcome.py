@@ -17,13 +17,13 @@ class Diverged(RuntimeError):
 
 
 class Blank(RuntimeError):
-    """What was trained draws background alone, in every test image: no score of it tells anything."""
+    """The trained model predicts background alone in every test image: no score of it says anything."""
 
     code: ClassVar[Code] = "BLANK"
 
 
 class Interrupted(RuntimeError):
-    """A stop was asked for; the checkpoint is written and the same call continues from it."""
+    """A stop was requested; the checkpoint is written and the same call continues from it."""
 
     code: ClassVar[Code] = "PREEMPTED"
 
@@ -59,7 +59,7 @@ class Selection:
 
 @dataclass(frozen=True, kw_only=True)
 class Progress:
-    """What the loop tells while it runs.
+    """What the loop reports while it runs.
 
     Args:
         kind: ``step`` after an update, ``epoch`` after an epoch, ``checkpoint`` after writing one, ``note`` for a line

@@ -30,7 +30,7 @@ class MergeReport:
     """What a merge did.
 
     Args:
-        mode: the mode asked for; `harness.methods.base.Method.merge` fills it in, and the deviations.
+        mode: the requested mode; `harness.methods.base.Method.merge` fills it in, and the deviations.
         folded: sites whose adapter went into the backbone's own weights.
         partly: those of ``left`` whose share that is linear per token went into the backbone's weights (the skip share
             of a cell, Conv-LoRA's linear path); the adapter keeps the rest.

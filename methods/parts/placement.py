@@ -12,7 +12,7 @@ from typing import Literal
 
 
 class MethodError(ValueError):
-    """A method cannot be configured or attached as asked; the message is one line that says what to do."""
+    """A method cannot be configured or attached like this; the message is one line that says what to do."""
 
 
 @dataclass(frozen=True, kw_only=True)

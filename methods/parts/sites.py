@@ -64,7 +64,7 @@ class Adaptable(Protocol):
 
 
 def as_adaptable(segmenter: nn.Module) -> Adaptable | None:
-    """The segmenter itself; None if it lacks what `Adaptable` names. `isinstance` cannot tell: since Python 3.12 it looks
+    """The segmenter itself; None if it lacks what `Adaptable` names. `isinstance` cannot: since Python 3.12 it looks
     at attributes without ``__getattr__``, by which a module finds its parts."""
     known = hasattr(segmenter, "encoder") and callable(getattr(segmenter, "decoder_parameters", None))
     return cast(Adaptable, segmenter) if known else None

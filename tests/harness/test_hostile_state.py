@@ -30,7 +30,7 @@ def results_folder(root: Path) -> Path:
     done, open_run = jobs
     RecordStore(root).write(Record(run=done.run, key=done.run.key, code="OK", cost={"wall_time_s": 60.0}))
     for _ in range(2):
-        Lease.acquire(state_folder(root, open_run.run.key), holder=gone).release("interrupted", "asked to stop")
+        Lease.acquire(state_folder(root, open_run.run.key), holder=gone).release("interrupted", "requested to stop")
     (state_folder(root, open_run.run.key) / "attempt.2.log").write_text("a log\n")
     position = {"stage": "training", "epoch": 1, "epochs": 2, "step": 1, "steps": 4, "loss": 0.5}
     (state_folder(root, open_run.run.key) / "progress.json").write_text(json.dumps(position))

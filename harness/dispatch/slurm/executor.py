@@ -39,7 +39,7 @@ MOST_POLL_S = 30.0
 
 
 class SlurmExecutor:
-    """Submits job arrays and, if asked to wait, submits again what the cluster ended.
+    """Submits job arrays and, if it waits, resubmits what the cluster ended.
 
     Args:
         request: identity of the grid that the command asks for; empty takes the runs of each call for the whole of it.
@@ -101,7 +101,7 @@ class SlurmExecutor:
                 try:
                     job_id = self._sbatch(sweep, number, groups[array.first])
                 except Unreachable:
-                    raise  # whether it was submitted is not known; squeue tells the next command
+                    raise  # whether it was submitted is not known; squeue shows the next command
                 except UsageError as error:
                     done = [array.job for array in sweep.arrays[:number]]
                     if done:
@@ -222,7 +222,7 @@ class SlurmExecutor:
             first += count
 
     def _sbatch(self, sweep: Sweep, number: int, shape: Shape) -> str:
-        """Submit an array; its job id. Where the controller's answer is lost, it is asked for the name before another try."""
+        """Submit an array; its job id. Where the controller's answer is lost, the queue is searched for the name before another try."""
         (sweep.folder / f"job-{number}.sh").write_text(job_script(sweep, number, self.profile, shape), encoding="utf-8")
         script = sweep.folder / f"sbatch-{number}.sh"
         script.write_text(sbatch_script(sweep, number, self.profile, shape), encoding="utf-8")
@@ -302,10 +302,10 @@ def sbatch_script(sweep: Sweep, number: int, profile: ClusterProfile, shape: Sha
 
 
 def job_script(sweep: Sweep, number: int, profile: ClusterProfile, shape: Shape) -> str:
-    """What a task of an array runs: the worker as a step, then what has to be said and asked outside of it.
+    """What a task of an array runs: the worker as a step, then what has to be reported and requested outside of it.
 
-    A login shell, which knows ``module``. The cluster is asked for another turn while the job still runs: one that had ended by itself
-    would be COMPLETED or FAILED. SIGTERM comes to this script where the cluster ends the whole job, and then no turn is asked for.
+    A login shell, which knows ``module``. Another turn is requested while the job still runs: one that had ended by itself
+    would be COMPLETED or FAILED. SIGTERM comes to this script where the cluster ends the whole job, and then no turn is requested.
     """
     python = profile.python or shlex.quote(sys.executable)
     worker = f"{python} -u {shlex.quote(str(Path(sweep.snapshot) / WORKER))} {shlex.quote(str(sweep.folder))} --array {number}"
@@ -345,7 +345,7 @@ def refusal(text: str, done: Sequence[str], *, of: int) -> str:
         "partition": "choose one of sinfo's with --set cluster.partition=NAME",
         "time limit": "lower it with --set cluster.time=2h; a run continues from its checkpoint",
         "account": "set it with --set cluster.account=NAME",
-        "writing": "the controller's disk is full; tell its administrator, then give the same command again",
+        "writing": "the controller's disk is full; ask its administrator to free some, then repeat the command",
         "memory": "lower it with --set cluster.mem=16G",
         "node configuration": "no node has so many CPUs, GPUs or so much memory; lower them with --set cluster.KEY=VALUE",
     }

@@ -65,8 +65,8 @@ class Shape:
         tasks = [f"{self.gpus_per_run} GPUs a run"] if self.gpus_per_run > 1 else []
         tasks += [f"{self.runs_per_job} runs a task"] if self.runs_per_job > 1 else []
         time = f"{self.time} min" if self.time.isdigit() else self.time
-        told = (*named, *tasks, self.gres, counted(self.cpus, "CPU"), self.mem, time, self.constraint)
-        return ", ".join(filter(None, told))
+        parts = (*named, *tasks, self.gres, counted(self.cpus, "CPU"), self.mem, time, self.constraint)
+        return ", ".join(filter(None, parts))
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -125,7 +125,7 @@ class ClusterProfile(Shape):
         )
 
     def gpus_of(self, shape: Shape) -> int:
-        """GPUs of one job of a shape, which clusters are asked for by ``gres`` or by a further option (``gpus-per-task``)."""
+        """GPUs of one job of a shape, which clusters are given by ``gres`` or by a further option (``gpus-per-task``)."""
         has_gpus = "gpu" in shape.gres or any(name.startswith("gpu") for name in self.extra)
         return shape.gpus_per_run if has_gpus else 0
 

@@ -30,10 +30,10 @@ def test_a_lease_is_an_attempt_and_its_end_is_kept(tmp_path):
     lease = Lease.acquire(tmp_path, holder=Holder.here(), gpus=2)
     with pytest.raises(Held):
         Lease.acquire(tmp_path, holder=Holder.here())
-    lease.release("interrupted", "asked to stop")
+    lease.release("interrupted", "requested to stop")
     assert Lease.acquire(tmp_path, holder=Holder.here()).attempt.number == 2
     first = attempts(tmp_path)[0]
-    assert (first.end, first.detail, first.gpus) == ("interrupted", "asked to stop", 2)
+    assert (first.end, first.detail, first.gpus) == ("interrupted", "requested to stop", 2)
     assert 0 <= first.hours < 0.01
 
 
@@ -91,7 +91,7 @@ def test_a_holder_elsewhere_that_beats_is_left_alone_whatever_its_clock_says(tmp
 
 def test_a_holder_elsewhere_that_ends_is_followed_at_once_and_its_own_word_stands(tmp_path, monkeypatch):
     lease = Lease.acquire(tmp_path, holder=elsewhere())
-    clock = Clock(monkeypatch, happens=lambda naps: lease.release("interrupted", "asked to stop"))
+    clock = Clock(monkeypatch, happens=lambda naps: lease.release("interrupted", "requested to stop"))
     assert Lease.acquire(tmp_path, holder=Holder.here(), sleep=clock.sleep).attempt.number == 2
     assert len(clock.naps) == 1
     assert attempts(tmp_path)[0].end == "interrupted"

@@ -72,7 +72,7 @@ def test_a_record_says_how_a_run_ended(tmp_path, code, done, of_sweep):
         ("slurm", "", HERE, "", None, ("waiting", "being submitted")),
         ("slurm", "", GONE, "", None, ("interrupted", "not started")),
         ("slurm", "", GONE, "", PENDING, ("queued", "Priority")),
-        ("slurm", "7", HERE, "", "unasked", ("queued", "the cluster was not asked")),
+        ("slurm", "7", HERE, "", "unasked", ("queued", "the cluster was not queried")),
         ("slurm", "7", HERE, "", None, ("lost", "job 7_0 ended before the worker began; see its log")),
         ("slurm", "7", HERE, "", PENDING, ("queued", "Priority")),
         ("slurm", "7", HERE, "", replace(PENDING, state="CONFIGURING"), ("queued", "configuring")),

@@ -51,7 +51,7 @@ def test_a_run_that_is_asked_to_stop_before_it_is_imported_stops(tmp_path: Path)
     process.join()
     assert process.exitcode == 0
     (start,) = attempts(state_folder(tmp_path, make_job(tmp_path).run.key))
-    assert (start.end, start.detail) == ("interrupted", "asked to stop")
+    assert (start.end, start.detail) == ("interrupted", "requested to stop")
 
 
 @pytest.mark.parametrize("threads", [0, 1])

@@ -253,7 +253,7 @@ def test_a_run_that_stops_when_asked_is_interrupted(tmp_path, experiment, asked)
     experiment(stops)
     job = make_job(tmp_path)
     assert started(job, stop=asked) == "interrupted"
-    assert (last(job).end, last(job).detail) == ("interrupted", "asked to stop")
+    assert (last(job).end, last(job).detail) == ("interrupted", "requested to stop")
     assert log_of(job) == "stopped at step 3\n"
 
 
@@ -273,7 +273,7 @@ def test_a_run_that_does_not_stop_in_time_is_interrupted_unless_its_record_was_w
     monkeypatch.setattr(module, "os", SimpleNamespace(**{**vars(os), "kill": kill}))
     late: list[Any] = []
     assert started(make_job(tmp_path), stop=asked, patience_s=0.0) == "interrupted"
-    assert last(make_job(tmp_path)).detail == "asked to stop, and killed because it did not in time"
+    assert last(make_job(tmp_path)).detail == "requested to stop, and killed because it did not in time"
     late.append(make_job(tmp_path, seed=1))
     assert started(late[0], stop=asked, patience_s=0.0) == "finished"
     assert last(late[0]).end == "finished"
