@@ -375,5 +375,6 @@ def __getattr__(name: str) -> Any:
 
 
 if __name__ == "__main__":  # see harness.methods.configs.peft.count
+    answers, sys.stdout = sys.stdout, sys.stderr  # where peft may print what it likes
     for line in sys.stdin:
-        print(json.dumps(trained_parameters(*json.loads(line)[1:])), flush=True)
+        print(json.dumps(trained_parameters(*json.loads(line)[1:])), file=answers, flush=True)

@@ -45,8 +45,8 @@ class NASLoRAConfig(LowRankConfig):
         order: with ``both`` and in turns: ``alpha-first`` as DARTS does, or ``weights-first`` (the paper does not say).
         residual: let the bottleneck pass beside the cell too, B (cell(A x) + A x), as Conv-LoRA does; the formula of
             the paper has no such term.
-        norm: of the operations: ``batch`` (DARTS's while it searches: no parameters), ``batch-affine`` (a scale and an
-            offset a channel are learnt) or ``none``; style=linear has none.
+        norm: after every pool, every stage of a convolution and each operation beyond DARTS's: ``batch`` (DARTS's while it searches: no
+            parameters), ``batch-affine`` (a scale and an offset a channel are learnt) or ``none``; style=linear has none.
         fused: run the operations of a cell as few batched convolutions; equal to running them one by one.
     """
 

@@ -86,8 +86,6 @@ BEYOND = {
     "low_pass": Beyond(),
 }
 STYLES = ("darts", "linear")
-NORMS = ("batch", "batch-affine", "none")
-"""After every pool, every stage of a convolution and each of `BEYOND`, in the style of DARTS."""
 _NOT_LINEAR = {"max_pool_3x3": "is not linear", "low_pass": "is no convolution of a few taps"}
 
 
