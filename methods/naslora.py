@@ -133,6 +133,7 @@ class NASLoRA(LowRankMethod):
             fused=self.config.fused,
             norm=self.config.norm,
             residual=self.config.residual,
+            compiled=self.config.compiled,
         )
         return CellOnTokens(cell, width=self.config.rank, layout=layout, scope=self.config.scope)
 

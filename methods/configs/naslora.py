@@ -48,6 +48,7 @@ class NASLoRAConfig(LowRankConfig):
         norm: after every pool, every stage of a convolution and each operation beyond DARTS's: ``batch`` (DARTS's while it searches: no
             parameters), ``batch-affine`` (a scale and an offset a channel are learnt) or ``none``; style=linear has none.
         fused: run the operations of a cell as few batched convolutions; equal to running them one by one.
+        compiled: let torch.compile make few kernels of each cell; equal to rounding, and not with activation checkpointing.
     """
 
     added_kernels: ClassVar[int] = 28
@@ -69,6 +70,7 @@ class NASLoRAConfig(LowRankConfig):
     residual: bool = False
     norm: Literal["batch", "batch-affine", "none"] = "batch"
     fused: bool = True
+    compiled: bool = False
 
     def __post_init__(self) -> None:
         super().__post_init__()

@@ -13,7 +13,8 @@ All of it is differentiable.
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+import functools
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 
 import torch
@@ -214,6 +215,7 @@ class Cell(nn.Module):
         alpha_std: standard deviation of α at init. A single operation has no α.
         generator: source of the initial weights.
         fused: batch the operations into few convolutions; the same result as one by one.
+        compiled: have torch.compile make few kernels of it; the same result to rounding.
         norm: ``batch``, ``batch-affine`` or ``none``; see `harness.methods.configs.NASLoRAConfig`.
         residual: add the map itself.
 
@@ -234,12 +236,14 @@ class Cell(nn.Module):
         fused: bool,
         norm: str = "batch",
         residual: bool = False,
+        compiled: bool = False,
     ) -> None:
         super().__init__()
         self.operations = operations
         self.channels = channels
         self.style = style
         self.fused = fused
+        self.compiled = compiled
         self.norm = norm
         self.residual = residual
         self.momentum = MOMENTUM
@@ -301,6 +305,14 @@ class Cell(nn.Module):
         return beside + mixture[self.operations.index("skip_connect")]
 
     def forward(self, maps: Tensor) -> Tensor:
+        if not self.compiled or torch.onnx.is_in_onnx_export():
+            return self.mixed(maps)
+        if recomputing():  # its graph would keep other tensors than the first pass did
+            raise MethodError("compiled=true does not go with activation checkpointing; leave one of them out")
+        return _compiled(BACKEND)(self, maps)
+
+    def mixed(self, maps: Tensor) -> Tensor:
+        """`forward`, operation by operation of torch."""
         with torch.autocast(maps.device.type, enabled=False):
             maps = maps.to(self.running_mean.dtype)  # that of the cell itself, whatever autocast made of its input
             if not self.fused:
@@ -409,7 +421,8 @@ class Cell(nn.Module):
         mean, variance = self.running_mean[start:stop].view(-1), self.running_var[start:stop].view(-1)
         if not self.training:
             return F.batch_norm(maps, mean, variance, weight, offset, training=False, eps=EPSILON)
-        if recomputing():  # copies take the update; without any statistics, fewer tensors than before would be saved
+        # Copies take the update; without any statistics, fewer tensors than before would be saved.
+        if not torch.compiler.is_compiling() and recomputing():
             mean, variance = mean.clone(), variance.clone()
         try:
             return F.batch_norm(
@@ -422,6 +435,16 @@ class Cell(nn.Module):
                 "a cell with batch norm cannot train on one image whose map is 1x1, since one value has no spread; use a "
                 "larger image_size, a training split that batch_size divides without a rest of one, or norm=none"
             ) from error
+
+
+BACKEND = "inductor"
+"""What compiles a cell; see torch.compile."""
+
+
+@functools.cache
+def _compiled(backend: str) -> Callable[[Cell, Tensor], Tensor]:
+    """One for all cells: those of one shape share their kernels."""
+    return torch.compile(Cell.mixed, backend=backend)
 
 
 def _convolve(maps: Tensor, kernels: Tensor, dilation: int, *, groups: int = 1) -> Tensor:
