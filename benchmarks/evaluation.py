@@ -25,7 +25,7 @@ from harness.models.build import build_segmenter
 from harness.models.segmenter import Segmenter, probabilities
 from harness.protocols.load import for_backbone, load_protocol
 from harness.registry import BENCHMARKS
-from harness.training.precision import autocast
+from harness.training.device import autocast
 
 
 def main(argv: list[str] | None = None) -> int:

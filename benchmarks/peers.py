@@ -18,7 +18,7 @@ from torch import Tensor, nn
 from benchmarks.reference import PlainLoRA, PlainSegmenter
 from harness.methods.base import Method
 from harness.methods.parts.lowrank import LowRank
-from harness.models.hf_names import hf_name
+from harness.models.published import hf_name
 
 ATTENTIONS = ("sdpa", "eager")
 

@@ -34,8 +34,8 @@ from harness.methods.lora import LoRA
 from harness.methods.naslora import NASLoRA
 from harness.methods.plain import DecoderOnly
 from harness.models.build import build_segmenter
+from harness.training.device import reset_peak
 from harness.training.losses import StructureLoss
-from harness.training.memory import reset_peak
 
 METHODS = {
     "lora": (LoRA, LoRAConfig),

@@ -7,8 +7,6 @@ element-wise operations are left out.
 
 from __future__ import annotations
 
-import functools
-import json
 import math
 import re
 import statistics
@@ -22,21 +20,19 @@ from typing import Any
 from harness.archive.schema import Record, Run, seconds_of
 from harness.archive.store import RecordStore
 from harness.dispatch.target import Target, gpu_name
-from harness.methods.configs import MethodConfig, PlacedConfig
-from harness.methods.parts.placement import BackboneShape, BlockShape, MethodError, NormedConvolution
-from harness.models.catalog import added_parameters, backbone_shape, total_parameters, trained_in_decoder
-from harness.models.decoders import Decoder, dense_activations, dense_flops
+from harness.methods.parts.placement import BackboneShape, MethodError, NormedConvolution
+from harness.models.catalog import backbone_shape
+from harness.models.decoders import Decoder, dense_flops
 from harness.planning.data import Images, limited
+from harness.planning.memory import DECODER_DIM, config_of, decoder_of, parameters, training_bytes, widening
 from harness.planning.plan import Plan
 from harness.protocols.load import card_needs
-from harness.registry import BENCHMARKS, method_config
+from harness.registry import BENCHMARKS
 from harness.settings import load_settings
 from harness.system.errors import BudgetError, UsageError
 from harness.system.machine import cores, processor
 from harness.system.text import counted, first_of
 
-DECODER_DIM = 256
-BYTES = {"fp32": 4, "bf16": 2, "fp16": 2}
 BLOCK_KERNELS, DECODER_KERNELS = 77, 150
 """Kernels of a forward pass through a block (counted: 919 for ViT-B's encoder), and through the mask decoder (roughly)."""
 PEAKS = {
@@ -60,7 +56,7 @@ RECORD_BYTES, IMAGE_ROW_BYTES = 40_000, 150
 """Of a record, and of a row of its table of images: one an image and scored model."""
 
 
-# Operations, kernels and bytes of a run.
+# Operations and kernels of a run.
 
 
 def encoder_flops(shape: BackboneShape, *, image_size: int, decoder: Decoder = "sam") -> list[float]:
@@ -80,7 +76,7 @@ def encoder_flops(shape: BackboneShape, *, image_size: int, decoder: Decoder = "
             attended, span = (-(-entering // block.window) * block.window) ** 2, block.window**2
         queries = attended / block.pool**2
         projected = 2.0 * (attended * 3 * block.entering * block.dim + queries * block.dim**2)
-        products = 4.0 * queries * span * block.dim * _widening(shape, block, side=entering)
+        products = 4.0 * queries * span * block.dim * widening(shape, block, side=entering)
         before = leaving * math.prod(convolution.stride for convolution in block.downsampling)
         convolved = _convolved(block.convolutions, side=before) + 2.0 * entering**2 * block.inputs * block.dim
         blocks.append(projected + products + convolved + 2.0 * tokens * 2 * block.dim * block.mlp_dim)
@@ -92,14 +88,6 @@ def encoder_flops(shape: BackboneShape, *, image_size: int, decoder: Decoder = "
 def useful(shape: BackboneShape) -> BackboneShape:
     """The shape without what fused kernels compute for relative positions, as on a CPU."""
     return replace(shape, relative_positions="" if shape.relative_positions == "axes" else shape.relative_positions)
-
-
-def _widening(shape: BackboneShape, block: BlockShape, *, side: int) -> float:
-    """How many times wider a head is with its relative positions as dimensions, one a row and one a column of its map."""
-    if shape.relative_positions != "axes":
-        return 1.0
-    width = block.dim / block.heads
-    return (width + 2 * (block.window or side)) / width
 
 
 def _convolved(convolutions: Iterable[NormedConvolution], *, side: int) -> float:
@@ -150,26 +138,6 @@ def forward_flops(run: Run, shape: BackboneShape) -> float:
     return encoder + decoder_flops(shape, image_size=size, decoder=name)
 
 
-def decoder_of(run: Run) -> Decoder:
-    """The run's mask decoder; records from before there were others have SAM's."""
-    decoder: Decoder = run.rules.get("decoder", "sam")
-    return decoder
-
-
-def config_of(run: Run) -> MethodConfig:
-    """The run's method configuration; one that trains all of the encoder's blocks where the method is not known here, or
-    no longer takes such options: older records and others' plug-ins are priced too."""
-    return _config_of(run.method, json.dumps(run.method_config, sort_keys=True))
-
-
-@functools.lru_cache(maxsize=4096)
-def _config_of(method: str, options: str) -> MethodConfig:
-    try:
-        return method_config(method, json.loads(options))
-    except (UsageError, MethodError):
-        return PlacedConfig()
-
-
 def scored(run: Run, images: Images) -> int:
     """Images that a run scores: every validation, and the test of the best, the last, each merged and the decoded model."""
     rules, config = run.rules, config_of(run)
@@ -210,50 +178,6 @@ def run_kernels(run: Run, shape: BackboneShape, images: Images) -> float:
     blocks = len(shape.blocks) * (BLOCK_KERNELS + config_of(run).added_kernels)
     passes = 3 * _trained_images(run, images) + scored(run, images)
     return ((_encoded_once(run, images) or passes) * blocks + passes * DECODER_KERNELS) / batch
-
-
-def activation_bytes(run: Run, shape: BackboneShape) -> float:
-    """Bytes of activations that one training step keeps for its backward pass.
-
-    Of a block, per token and channel: two inputs of norms in fp32, the MLP's hidden layer (4), an adapter's input (1); of
-    attention, whose windows are padded and whose heads are widened by relative positions, q, k, v and the output (4) and q
-    for the positions (1). Where weights train, every linear layer keeps its input (5, and 3 in attention). This is within 3 %
-    of what a GPU's kernels keep of ViT-H at batch 4 in bf16: 22.0 GiB under LoRA, 32.8 GiB trained in full.
-    """
-    size, batch = int(run.rules["image_size"]), int(run.rules.get("batch_size", 1))
-    width = BYTES.get(str(run.rules.get("precision", "fp32")), 4)
-    side, config = size // shape.patch, config_of(run)
-    full = config.trains_backbone_weights
-
-    def kept(block: BlockShape) -> tuple[float, float]:
-        """Bytes of all of it, and of its input alone."""
-        along = side * block.scale
-        tokens = (along**2 + shape.prefix_tokens) * block.dim
-        padded = (-(-along // block.window) * block.window / along) ** 2 if block.window else 1.0
-        attention = padded * (4 * _widening(shape, block, side=along) + (4 if full else 1))
-        return tokens * (8 + width * (5 + (5 if full else 0) + attention)), tokens * 4.0
-
-    first = config.gradient_from(shape)
-    blocks = [kept(block) for block in (shape.blocks[-1:] if first is None else shape.blocks[first:])]
-    total = sum(whole for whole, _ in blocks)
-    if run.rules.get("activation_checkpointing"):
-        total = sum(entering for _, entering in blocks) + max(whole for whole, _ in blocks)
-    masks = 8 * 4 * size * size  # logits, probabilities, losses and their gradients at full size
-    upscaled = 2.0 * (size // shape.embedding_patch) ** 2 * 16 * (DECODER_DIM // 8) * 4 * width
-    if (name := decoder_of(run)) != "sam":
-        upscaled = dense_activations(name, dim=shape.dim, tokens=side * side) * width / 2
-    return batch * (total + masks + upscaled)
-
-
-def parameters(run: Run) -> tuple[int, int, int]:
-    """How many parameters a run trains in the encoder, trains in all, and has."""
-    size, backbone, config = int(run.rules["image_size"]), run.backbone, method_config(run.method, run.method_config)
-    benchmark = BENCHMARKS.get(run.benchmark)
-    head: Any = {"task": benchmark.task, "num_classes": benchmark.num_classes, "decoder": decoder_of(run)}
-    head["mask_tokens"] = int(run.rules["mask_tokens"])
-    encoder = config.encoder_parameters(backbone_shape(backbone, size))
-    total = total_parameters(backbone, image_size=size, **head) + added_parameters(config, backbone, image_size=size)
-    return encoder, encoder + trained_in_decoder(config, backbone, **head), total
 
 
 # A device, and what runs cost on it.
@@ -343,14 +267,12 @@ def price(planned: Plan, results: Path | None, *, where: Target) -> tuple[RunFor
         same = (run.method, id(run.method_config), run.benchmark, run.backbone, id(run.rules), images)
         if same not in alone:
             seconds, basis = _seconds(run, images, machine, speeds)
-            _, trained, total = parameters(run)
-            # weights, gradients and Adam's moments
-            tensors = 4.0 * (total + 3 * trained) + activation_bytes(run, backbone_shape(run.backbone))
+            trained = parameters(run)[1]
             alone[same] = RunForecast(
                 run=run,
                 hours=seconds / 3600,
                 time_basis=basis,
-                peak_memory_bytes=tensors + (PROCESS_BYTES if machine.threads else 0.0),
+                peak_memory_bytes=training_bytes(run) + (PROCESS_BYTES if machine.threads else 0.0),
                 disk_bytes=STATES * 4.0 * trained + RECORD_BYTES + IMAGE_ROW_BYTES * scored(run, images),
             )
         priced.append(replace(alone[same], run=run))

@@ -175,7 +175,7 @@ def _check(arguments: argparse.Namespace) -> None:
 def _device(name: str | None) -> torch.device:
     import torch
 
-    from harness.training.precision import without_tf32
+    from harness.training.device import without_tf32
 
     without_tf32()
     if name is None:

@@ -22,8 +22,7 @@ from harness.cli.command import (
 )
 from harness.comparison.names import find_run
 from harness.models.catalog import resolve_backbone
-from harness.models.hf_names import LICENCES, card_of
-from harness.models.published import require_file_or_word
+from harness.models.published import LICENCES, card_of, require_file_or_word
 from harness.registry import BENCHMARKS, add_own_of
 from harness.report.model_card import model_card
 from harness.settings import load_settings

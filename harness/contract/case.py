@@ -64,7 +64,7 @@ class Training:
         decoder: the names of the mask decoder and head.
         with_gradient, reached: the names that got a gradient in a step, and those where it was not zero.
         may_idle: those of ``marked`` of which the method says that they may get none.
-        frozen, changed: the plain segmenter's parameters and buffers that do not train, and those that training changed.
+        changed: the plain segmenter's parameters and buffers that do not train and were changed all the same.
         losses: of every step.
         state: the method's, after the last step.
         draws: whether attaching or training drew from torch's global generator.
@@ -76,7 +76,6 @@ class Training:
     with_gradient: set[str]
     reached: set[str]
     may_idle: set[str]
-    frozen: set[str]
     changed: set[str]
     losses: list[float]
     state: dict[str, Tensor]
@@ -175,7 +174,6 @@ class ContractCase:
             with_gradient=with_gradient,
             reached=reached,
             may_idle={name for name in marked if method.may_idle(name)},
-            frozen=frozen,
             changed={name for name in frozen if not torch.equal(plain[name], before[name])},
             losses=losses,
             state=method.state(),

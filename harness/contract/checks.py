@@ -1,4 +1,4 @@
-"""The clauses of the contract: each takes a `ContractCase`, raises `Violation` where it is broken, and says what it saw."""
+"""The clauses of the contract: each takes a `ContractCase`, raises `Violation` where it is broken."""
 
 from __future__ import annotations
 
@@ -42,10 +42,10 @@ FILE_OVERHEAD = 300
 """Bytes that a safetensors file may need for each tensor beyond its values: name, type, shape, offsets."""
 
 
-Check = Callable[[ContractCase], str]
+Check = Callable[[ContractCase], None]
 
 
-def identity(subject: ContractCase) -> str:
+def identity(subject: ContractCase) -> None:
     """Attaching changes no output, or the method declares that it does."""
     # Where nothing asks for a gradient, PyTorch takes other kernels; with both alike, what moves is the method's doing.
     before = logits(subject.plain().requires_grad_(False), subject.images)
@@ -53,20 +53,19 @@ def identity(subject: ContractCase) -> str:
     largest = float((logits(segmenter.requires_grad_(False), subject.images) - before).abs().max())
     if method.identity_at_init:
         require(largest <= IDENTITY_TOLERANCE, f"declares identity at init, but logits move by {largest:.1e}")
-        return f"moves logits by {largest:.1e}"
+        return
     require(largest > 0, "declares a deviation at init, but there is none")
     require(largest < float("inf"), "logits are not finite after attaching")
-    return f"declared deviation, moves logits by {largest:.1e}"
 
 
-def gradient(subject: ContractCase) -> str:
+def gradient(subject: ContractCase) -> None:
     """Gradient reaches exactly the declared parameters, each within three steps unless a router passes it by."""
     training, config = subject.training, subject.config
     marked, reached, routed = training.marked, training.reached, training.may_idle
     require(training.declared == marked, f"groups and requires_grad differ: {first(training.declared ^ marked)}")
     if not config.trains:
         require(not marked, f"declares that nothing trains, but {first(marked)} does")
-        return "nothing trains"
+        return
     decoder = training.decoder
     if not config.freezes_decoder:
         require(decoder <= marked, f"mask decoder and head must train: {first(decoder - marked)} does not")
@@ -77,10 +76,9 @@ def gradient(subject: ContractCase) -> str:
     idle = marked - reached
     require(idle <= routed, f"no gradient within {STEPS} steps: {first(idle - routed)}")
     require(not routed or bool(routed & reached), "the router sent nothing to any routed parameter")
-    return f"{len(reached)} of {len(marked)} tensors within {STEPS} steps" + (" (routed)" if routed else "")
 
 
-def parameter_count(subject: ContractCase) -> str:
+def parameter_count(subject: ContractCase) -> None:
     """The trainable parameters of encoder and of mask decoder equal the closed forms of the configuration."""
     segmenter, method = subject.attached()
     attached = sum(p.numel() for p in segmenter.encoder.parameters() if p.requires_grad)
@@ -89,17 +87,15 @@ def parameter_count(subject: ContractCase) -> str:
     beside = sum(p.numel() for p in segmenter.parameters() if p.requires_grad) - attached
     closed_form = trained_in_decoder(method.config, subject.backbone, task="binary", decoder=subject.decoder)
     require(beside == closed_form, f"{beside} parameters train in the decoder, the closed form says {closed_form}")
-    return f"{attached}"
 
 
-def frozen(subject: ContractCase) -> str:
+def frozen(subject: ContractCase) -> None:
     """Training leaves every frozen weight and every buffer of the backbone bit-identical."""
     changed = subject.training.changed
     require(not changed, f"training changes {first(changed)}, which is frozen")
-    return f"{len(subject.training.frozen)} tensors"
 
 
-def state(subject: ContractCase) -> str:
+def state(subject: ContractCase) -> None:
     """The state restores bit-identical outputs from a small file, and refuses foreign names and shapes."""
     segmenter, method = subject.train()[0]
     saved = method.state()
@@ -128,10 +124,9 @@ def state(subject: ContractCase) -> str:
     for broken in (*without, {**saved, "foreign": torch.zeros(1)}, *misshapen):
         with must_refuse("a state with a missing, foreign or misshapen tensor is accepted"):
             restored.load_state(broken)
-    return f"{size} bytes"
 
 
-def determinism(subject: ContractCase) -> str:
+def determinism(subject: ContractCase) -> None:
     """The same seed trains to the same bits, and nothing is drawn from the global generator."""
     once = subject.training
     torch.rand(5)  # another position of the global generator must not matter
@@ -140,10 +135,9 @@ def determinism(subject: ContractCase) -> str:
     require(once.losses == again.losses, f"losses differ between two equal runs: {once.losses} and {again.losses}")
     changed = {name for name, tensor in once.state.items() if not torch.equal(tensor, again.state[name])}
     require(not changed, f"{first(changed)} differs between two equal runs")
-    return "two runs, the same bits"
 
 
-def finite_under_autocast(subject: ContractCase) -> str:
+def finite_under_autocast(subject: ContractCase) -> None:
     """Loss and gradients stay finite under bf16 autocast, parameters stay float32, and what qkv gives stays bf16: a sum with a
     float32 parameter would have attention run at another precision, and memory, than under other methods."""
     segmenter, method = subject.trained()
@@ -159,20 +153,18 @@ def finite_under_autocast(subject: ContractCase) -> str:
     for name, parameter in grouped_parameters(method).items():
         require(parameter.dtype == torch.float32, f"{name} became {parameter.dtype}")
         require(parameter.grad is None or bool(parameter.grad.isfinite().all()), f"gradient of {name} is not finite")
-    return f"loss {float(loss.detach()):.3f}"
 
 
-def batch(subject: ContractCase) -> str:
+def batch(subject: ContractCase) -> None:
     """In evaluation an image's output does not depend on the others of its batch."""
     segmenter, _ = subject.trained()
     together = logits(segmenter, subject.images[:2])
     apart = torch.cat([logits(segmenter, subject.images[i : i + 1]) for i in range(2)])
     largest = float((together - apart).abs().max())
     require(largest <= BATCH_TOLERANCE[subject.decoder], f"two images together differ from one by one by {largest:.1e}")
-    return f"differs by {largest:.1e}"
 
 
-def checkpointing(subject: ContractCase) -> str:
+def checkpointing(subject: ContractCase) -> None:
     """With activation checkpointing loss, gradients, buffers and random draws are the same, and backward keeps less."""
     seen = []
     sizes = []
@@ -193,10 +185,8 @@ def checkpointing(subject: ContractCase) -> str:
     _require_close(gradients, gradients_, "gradient of")
     _require_close(buffers, buffers_, "buffer")
     require(torch.equal(generator, generator_), "recomputation draws from the method's generator again")
-    if not subject.config.trains_encoder:
-        return "same loss, gradients and buffers; the encoder keeps nothing either way"
-    require(sizes[1] < sizes[0], f"backward keeps {sizes[1]} bytes with checkpointing, {sizes[0]} without")
-    return f"same loss, gradients and buffers; backward keeps {sizes[1]} instead of {sizes[0]} bytes"
+    fewer = sizes[1] < sizes[0] or not subject.config.trains_encoder  # a frozen one keeps nothing either way
+    require(fewer, f"backward keeps {sizes[1]} bytes with checkpointing, {sizes[0]} without")
 
 
 def _backward(loss: Tensor, method: Method) -> None:
@@ -236,11 +226,11 @@ BLOCKS = ("all", "first-half", "last-half", "global", "0")
 SITES = ("qkv", "q,v", "q,k,v", "proj", "mlp", "proj,mlp")
 
 
-def placement(subject: ContractCase) -> str:
+def placement(subject: ContractCase) -> None:
     """``blocks`` and ``sites`` restrict the method to what they name, with the closed form's count; nonsense is refused."""
     names = {field.name for field in fields(subject.config)}
     if "blocks" not in names:
-        return "no placement"
+        return
     for blocks in BLOCKS:
         if blocks == "global" and not subject.shape.global_blocks:
             continue
@@ -253,7 +243,6 @@ def placement(subject: ContractCase) -> str:
     for nonsense in ("no-such-blocks", str(subject.shape.depth)):
         with must_refuse(f"blocks={nonsense!r} is accepted"):
             _with(subject, blocks=nonsense).attached()
-    return "blocks, sites" if "sites" in names else "blocks"
 
 
 def _placed_at(subject: ContractCase) -> Iterator[tuple[str, ContractCase]]:
@@ -292,7 +281,7 @@ def _with(subject: ContractCase, **changes: Any) -> ContractCase:
 EPOCHS = 4
 
 
-def schedule(subject: ContractCase) -> str:
+def schedule(subject: ContractCase) -> None:
     """`roles_at` and `passes_at` are pure: called twice, backwards, and after training they return the same."""
     _, method = subject.trained()
     _, fresh = subject.attached()
@@ -306,10 +295,9 @@ def schedule(subject: ContractCase) -> str:
     roles = {role for _, passes in answers.values() for updated in passes for role in updated}
     known = {group.role for group in fresh.parameter_groups()}
     require(roles <= known, f"updates {', '.join(sorted(roles - known))}, but no parameter group has that role")
-    return "pure"
 
 
-def properties(subject: ContractCase) -> str:
+def properties(subject: ContractCase) -> None:
     """What the configuration says of gradients and added parameters is what the attached model does."""
     plain = sum(p.numel() for p in subject.plain().encoder.parameters())
     segmenter, method = subject.attached()
@@ -321,24 +309,13 @@ def properties(subject: ContractCase) -> str:
     require(config.trains_encoder or not trains, "trains_encoder is False, but something in the encoder trains")
     first = config.gradient_from(subject.shape)
     reached = _blocks_with_gradient(subject, segmenter, method)
-    if first is None:
-        require(
-            not reached,
-            f"gradient_from says that no gradient passes the backbone, but it reaches block {min(reached, default=0)}",
-        )
-    else:
-        require(
-            min(reached, default=first) >= first,
-            f"gradient_from says {first}, but gradient reaches block {min(reached, default=0)}",
-        )
-    return "as declared"
+    below = [block for block in reached if first is None or block < first]
+    says = "that no gradient passes the backbone, but it" if first is None else f"{first}, but gradient"
+    require(not below, f"gradient_from says {says} reaches block {min(below, default=0)}")
 
 
 def _at(method: Method, epoch: int, step: int) -> tuple[object, tuple[tuple[str, ...], ...]]:
-    return (
-        method.roles_at(epoch=epoch, step=step),
-        method.passes_at(epoch=epoch, step=step),
-    )
+    return method.roles_at(epoch=epoch, step=step), method.passes_at(epoch=epoch, step=step)
 
 
 def _blocks_with_gradient(subject: ContractCase, segmenter: Segmenter, method: Method) -> set[int]:
@@ -362,21 +339,19 @@ MERGE_TOLERANCE = 1e-4
 """Relative, of ``exact`` and ``conv`` merges; ``calibrated`` approximates and only has to report its error truly."""
 
 
-def declared_merges(subject: ContractCase) -> str:
+def declared_merges(subject: ContractCase) -> None:
     """Every declared mode merges within its tolerance and reports truly; every other mode is refused."""
     modes: tuple[MergeMode, ...] = ("exact", "conv", "calibrated")
-    seen = []
     _, method = subject.attached()
     for mode in modes:
         if mode not in method.merge_modes:
             with must_refuse(f"{mode} is not among its merge modes and is accepted"):
                 method.merge(mode, calibration=[subject.images], held_out=[subject.images])
             continue
-        seen.append(_merged(subject, mode))
-    return "; ".join(seen) or "not mergeable"
+        _merged(subject, mode)
 
 
-def _merged(subject: ContractCase, mode: MergeMode) -> str:
+def _merged(subject: ContractCase, mode: MergeMode) -> None:
     segmenter, method = subject.trained()
     calibration, held_out = subject.images[:2], subject.images[2:]
     before = logits(segmenter, held_out)
@@ -411,7 +386,6 @@ def _merged(subject: ContractCase, mode: MergeMode) -> str:
     )
     if whole and mode != "conv":
         _require_plain(subject, segmenter, report)
-    return f"{mode} {relative:.1e}"
 
 
 def _require_plain(subject: ContractCase, segmenter: Segmenter, report: MergeReport) -> None:

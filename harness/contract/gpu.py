@@ -6,7 +6,7 @@ CPU in fp32. Rates are those of LoRA on a backbone at its own size: the step's, 
 
 from __future__ import annotations
 
-import subprocess
+import operator
 import tempfile
 import time
 from collections.abc import Callable, Sequence
@@ -17,7 +17,6 @@ from typing import Any
 
 import numpy as np
 import torch
-from numpy.typing import NDArray
 from PIL import Image
 from tabulate import tabulate
 from torch import Tensor, nn
@@ -39,60 +38,52 @@ from harness.models.segmenter import probabilities
 from harness.protocols.card import Protocol
 from harness.registry import METHODS, method_config
 from harness.system.errors import UsageError
-from harness.system.machine import cores
+from harness.system.machine import cores, gpu_driver
+from harness.training.device import autocast, without_tf32
 from harness.training.feeding import normalise
 from harness.training.images import to_input
 from harness.training.losses import build_loss
 from harness.training.optimisers import build_optimisers, update
-from harness.training.precision import autocast, without_tf32
 
-EXACT = "math"
-"""Attention that the others are compared with."""
-LIMITS = {"fp32": 1e-4, "bf16": 0.02, "fp16": 0.002}
-"""Largest relative deviation of a loss from the CPU's in fp32."""
-GRADIENT_LIMITS = {"fp32": 1e-3, "bf16": 0.1, "fp16": 0.01}
-"""Likewise of all gradients together, by their norm. On a CPU the built-in methods deviate by up to 0.023 in bf16 and 0.0007 in fp16."""
+LIMITS = {"fp32": (1e-4, 1e-3), "bf16": (0.02, 0.1), "fp16": (0.002, 0.01)}
+"""Largest relative deviation from the CPU's in fp32, of a loss, and of all gradients together by their norm. On a CPU the built-in
+methods' gradients deviate by up to 0.023 in bf16 and 0.0007 in fp16."""
 ATTENTION_LIMIT = 0.05
 """Of attention in bf16, output and gradients, from the matrix of scores in fp32; that itself deviates by 0.017 on a CPU."""
-BATCH = 4
-SCORED = 32
+BATCH, SCORED = 4, 32
 RATES = ("step", "passes", "scoring", "loading")
 """Images a second."""
 PHOTOGRAPHS, PHOTOGRAPH = 32, (1500, 1000)
 
 
 @dataclass(frozen=True, kw_only=True)
-class Step:
-    """One step of a method. ``loss``, ``gradient``: relative deviations from the CPU in fp32, of a method that trains nothing those of
-    its masks; ``failed``: why there are none."""
+class Finding:
+    """What was seen of one thing.
 
-    method: str
-    precision: str
-    loss: float | None = None
-    gradient: float | None = None
-    failed: str = ""
-
-    @property
-    def right(self) -> bool:
-        if self.loss is None or self.gradient is None:
-            return False
-        return self.loss <= LIMITS[self.precision] and self.gradient <= GRADIENT_LIMITS[self.precision]
-
-
-@dataclass(frozen=True, kw_only=True)
-class Attention:
-    """A way to compute attention in a kind of block, one image: milliseconds forward and backward in bf16, and the largest relative
-    deviation from the matrix of scores in fp32."""
+    Args:
+        name, where: a method and a precision, or a way to attend and a kind of block.
+        deviations: relative, with their ``limits``: of loss and gradients (of masks where nothing trains) from the CPU's in fp32, or the
+            largest of attention from the matrix of scores in fp32.
+        milliseconds: of attention, forward and backward, one image in bf16.
+        failed: why there are no numbers.
+    """
 
     name: str
-    block: str
+    where: str
+    deviations: tuple[float, ...] = ()
+    limits: tuple[float, ...] = ()
     milliseconds: float | None = None
-    deviation: float | None = None
     failed: str = ""
 
     @property
-    def right(self) -> bool:
-        return self.deviation is not None and self.deviation <= ATTENTION_LIMIT
+    def seen(self) -> str:
+        return self.failed or " / ".join(f"{value:.1e}" for value in self.deviations)
+
+    @property
+    def wrong(self) -> list[str]:
+        """A line, or none where all is right."""
+        right = not self.failed and all(map(operator.le, self.deviations, self.limits))
+        return [] if right else [f"{self.name}, {self.where}: {self.seen}"]
 
 
 def require_gpu() -> torch.device:
@@ -100,9 +91,8 @@ def require_gpu() -> torch.device:
     if torch.cuda.is_available():
         without_tf32()
         return torch.device("cuda", 0)
-    built = (
-        f"is built for CUDA {torch.version.cuda} and finds no GPU" if torch.version.cuda else "is built without CUDA"
-    )
+    cuda = torch.version.cuda
+    built = f"is built for CUDA {cuda} and finds no GPU" if cuda else "is built without CUDA"
     raise UsageError(
         f"torch {torch.__version__} {built}; run this where there is a GPU (srun --gpus 1 sam-peft doctor --device cuda), with a torch for "
         "its CUDA (pytorch.org/get-started)"
@@ -112,16 +102,11 @@ def require_gpu() -> torch.device:
 def facts(device: torch.device) -> dict[str, Any]:
     """What the device and its software are."""
     properties = torch.cuda.get_device_properties(device)
-    query = ["nvidia-smi", "--query-gpu=driver_version", "--format=csv,noheader"]
-    try:
-        driver = subprocess.run(query, capture_output=True, text=True, check=True, timeout=20).stdout.split()[0]
-    except (OSError, subprocess.SubprocessError, IndexError):
-        driver = "unknown"
     return {
         "gpu": torch.cuda.get_device_name(device),
         "memory_gib": round(properties.total_memory / 2**30, 1),
         "capability": f"{properties.major}.{properties.minor}",
-        "driver": driver,
+        "driver": gpu_driver(),
         "torch": torch.__version__,
         "cuda": torch.version.cuda or "none",
         "cudnn": torch.backends.cudnn.version() or "none",
@@ -130,30 +115,24 @@ def facts(device: torch.device) -> dict[str, Any]:
     }
 
 
-def steps_of(name: str, device: torch.device) -> list[Step]:
-    """A step of a method in every precision."""
+def steps_of(name: str, device: torch.device) -> list[Finding]:
+    """A step of a method in every precision. A plug-in may raise anything, and the other methods still want their turn."""
     try:
         method = METHODS.get(METHODS.resolve(name))
         case = ContractCase(method=method, config=method_config(name, {}))
         loss, gradient = _step(case, torch.device("cpu"), "fp32")
-    except Exception as error:  # a plug-in may raise anything, and the other methods still want their turn
-        return [Step(method=name, precision="fp32", failed=f"on the CPU: {_reason(error)}")]
-    steps = []
-    for precision in LIMITS:
+    except Exception as error:
+        return [Finding(name=name, where="fp32", failed=f"on the CPU: {_reason(error)}")]
+
+    def compared(precision: str) -> Finding:
         try:
             value, values = _step(case, device, precision)
         except Exception as error:
-            steps.append(Step(method=name, precision=precision, failed=_reason(error)))
-            continue
-        steps.append(
-            Step(
-                method=name,
-                precision=precision,
-                loss=abs(value - loss) / max(abs(loss), 1e-12),
-                gradient=_relative(values, gradient),
-            )
-        )
-    return steps
+            return Finding(name=name, where=precision, failed=_reason(error))
+        off = abs(value - loss) / max(abs(loss), 1e-12), _relative(values, gradient)
+        return Finding(name=name, where=precision, deviations=off, limits=LIMITS[precision])
+
+    return [compared(precision) for precision in LIMITS]
 
 
 def _step(case: ContractCase, device: torch.device, precision: str) -> tuple[float, Tensor]:
@@ -173,9 +152,7 @@ def _step(case: ContractCase, device: torch.device, precision: str) -> tuple[flo
     loss = _loss(segmenter, method, case.images.to(device), case.targets.to(device), rules)
     scaler.scale(loss).backward()
     factor = scaler.get_scale() if scaler.is_enabled() else 1.0
-    gradients = [
-        p.grad.detach().cpu().double().flatten() / factor for p in segmenter.parameters() if p.grad is not None
-    ]
+    gradients = [p.grad.cpu().double().flatten() / factor for p in segmenter.parameters() if p.grad is not None]
     update(optimisers.values(), clip=1.0, scaler=scaler)
     if not all(bool(p.isfinite().all()) for p in segmenter.parameters() if p.requires_grad):
         raise ArithmeticError("the update leaves parameters that are not finite")
@@ -184,8 +161,7 @@ def _step(case: ContractCase, device: torch.device, precision: str) -> tuple[flo
 
 def _loss(segmenter: nn.Module, method: Method, images: Tensor, targets: Tensor, rules: Protocol) -> Tensor:
     """The task's loss and the method's own, as a run computes them. ``targets``: (B, 1, h, w) of zeros and ones."""
-    size = images.shape[-2:]
-    masks = nn.functional.interpolate(targets, size=size)[:, 0].byte()
+    masks = nn.functional.interpolate(targets, size=images.shape[-2:])[:, 0].byte()
     with autocast(rules, images.device):
         output = segmenter(images)
     loss: Tensor = build_loss(rules, task="binary", num_classes=2)(output, masks)
@@ -201,36 +177,35 @@ def _relative(x: Tensor, reference: Tensor) -> float:
     return float((x - reference).norm() / reference.norm().clamp(min=1e-30))
 
 
-def attentions(shape: BackboneShape, device: torch.device) -> list[Attention]:
+def attentions(shape: BackboneShape, device: torch.device) -> list[Finding]:
     """Every way in a global block and in a window, where the backbone has relative positions by axes."""
     if shape.relative_positions != "axes":
         return []
     block, side = shape.blocks[0], shape.image_size // shape.patch
     window = max(block.window for block in shape.blocks)
-    kinds = {"global": (1, side), "window": ((-(-side // window)) ** 2, window)} if window else {"global": (1, side)}
+    kinds = {"global": (1, side), **({"window": ((-(-side // window)) ** 2, window)} if window else {})}
     found = []
     for kind, (maps, width) in kinds.items():
-        generator = torch.Generator().manual_seed(SEED)
-        tokens, dim = width * width, block.dim // block.heads
+        generator, dim = torch.Generator().manual_seed(SEED), block.dim // block.heads
         sizes = [dim, dim, dim, width, width]
-        given = [torch.randn(maps, block.heads, tokens, size, generator=generator) for size in sizes]
-        exact = _attended(KERNELS[EXACT], [x.to(device) for x in given])
+        given = [torch.randn(maps, block.heads, width * width, size, generator=generator).to(device) for size in sizes]
+        exact = _attended("math", given)
         for name in TIMED:
-            attend = KERNELS[name]
             try:
-                inputs = [x.to(device, torch.bfloat16) for x in given]
-                deviation = max(_relative(x.float(), y) for x, y in zip(_attended(attend, inputs), exact, strict=True))
-                took = _seconds(lambda attend=attend, inputs=inputs: _attended(attend, inputs), device)  # type: ignore[misc]
-                found.append(Attention(name=name, block=kind, milliseconds=1000 * took, deviation=deviation))
+                half = [x.to(torch.bfloat16) for x in given]
+                off = max(_relative(x.float(), y) for x, y in zip(_attended(name, half), exact, strict=True))
+                took = 1000 * _seconds(lambda name=name, half=half: _attended(name, half), device)  # type: ignore[misc]
+                way = Finding(name=name, where=kind, deviations=(off,), limits=(ATTENTION_LIMIT,), milliseconds=took)
             except Exception as error:  # no kernel, no memory: the others still want their turn
-                found.append(Attention(name=name, block=kind, failed=_reason(error)))
+                way = Finding(name=name, where=kind, failed=_reason(error))
+            found.append(way)
     return found
 
 
-def _attended(attend: Callable[..., Tensor], inputs: Sequence[Tensor]) -> list[Tensor]:
+def _attended(name: str, inputs: Sequence[Tensor]) -> list[Tensor]:
     """The output, and the gradients of its sum of squares."""
     leaves = [x.detach().requires_grad_() for x in inputs]
-    out = attend(*leaves, scale=leaves[0].shape[-1] ** -0.5)
+    out = KERNELS[name](*leaves, scale=leaves[0].shape[-1] ** -0.5)
     out.float().square().sum().backward()
     return [out.detach(), *(x.grad for x in leaves if x.grad is not None)]
 
@@ -250,8 +225,7 @@ def _seconds(work: Callable[[], object], device: torch.device, *, times: int = 5
 def rates(backbone: str, device: torch.device) -> dict[str, float]:
     """Images a second of LoRA's training step and of passes alone, of scoring with nothing to decode, and of decoding and resizing
     JPEGs on all cores; and the step's peak memory in GiB."""
-    shape = backbone_shape(backbone)
-    size = shape.image_size
+    size = backbone_shape(backbone).image_size
     segmenter = build_segmenter(backbone, task="binary", image_size=size, head_seed=0)
     method = METHODS.get("lora")(method_config("lora", {}), seed=0)
     method.attach(segmenter)
@@ -260,8 +234,7 @@ def rates(backbone: str, device: torch.device) -> dict[str, float]:
     rules = Protocol(name="doctor", precision="bf16", pixel_mean=mean, pixel_std=std)
     optimisers = build_optimisers(method.parameter_groups(), rules)
     scaler = torch.amp.GradScaler(device.type, enabled=False)
-    source = np.random.default_rng(0)
-    pixels = torch.from_numpy(source.integers(0, 256, (BATCH, 3, size, size), dtype=np.uint8))
+    pixels = torch.from_numpy(np.random.default_rng(0).integers(0, 256, (BATCH, 3, size, size), dtype=np.uint8))
     images = normalise(pixels.to(device), rules.pixels)
     targets = (pixels[:, :1].float() > 127).float().to(device)
 
@@ -269,44 +242,34 @@ def rates(backbone: str, device: torch.device) -> dict[str, float]:
         _loss(segmenter, method, images, targets, rules).backward()
         update(optimisers.values(), clip=1.0, scaler=scaler)
 
-    torch.cuda.reset_peak_memory_stats(device)
-    trained = BATCH / _seconds(step, device)
-    peak = torch.cuda.max_memory_allocated(device) / 2**30
-    segmenter.eval()
-
     def predict(batch: Tensor) -> Tensor:
         with autocast(rules, device):
             return probabilities(segmenter(normalise(batch.to(device), rules.pixels)), (size, size))
 
+    torch.cuda.reset_peak_memory_stats(device)
+    trained = BATCH / _seconds(step, device)
+    peak = torch.cuda.max_memory_allocated(device) / 2**30
+    segmenter.eval()
     with torch.no_grad():
         passed = BATCH / _seconds(lambda: predict(pixels), device)
-    mask: NDArray[np.uint8] = np.kron(
-        source.integers(0, 2, (8, 8), dtype=np.uint8), np.ones((size // 8, size // 8), np.uint8)
-    )
-    items = [(f"{index:03}", pixels[index % BATCH], mask) for index in range(SCORED)]
+    mask = np.indices((size, size)).sum(axis=0) // (size // 8) % 2  # stripes
+    items = [(f"{index:03}", pixels[index % BATCH], mask.astype(np.uint8)) for index in range(SCORED)]
     metrics = ("s_measure", "e_mean", "weighted_f", "mae", "iou", "dice", "ber")
     scorer = SplitScorer(metrics, task="binary", num_classes=2, conventions=Conventions())
     begun = time.perf_counter()
     evaluate_split(predict, items, scorer, batch_size=BATCH)
     scored = SCORED / (time.perf_counter() - begun)
-    return {
-        "step": trained,
-        "passes": passed,
-        "scoring": scored,
-        "loading": _loaded(size),
-        "step_peak_gib": peak,
-    }
+    return {"step": trained, "passes": passed, "scoring": scored, "loading": _loaded(size), "step_peak_gib": peak}
 
 
 def _loaded(size: int) -> float:
     """Photographs decoded and resized a second, by as many threads as there are cores."""
-    source = np.random.default_rng(0)
     width, height = PHOTOGRAPH
+    coarse = np.random.default_rng(0).integers(0, 256, (height // 50, width // 50, 3), dtype=np.uint8)
+    mask = np.zeros((height, width), dtype=np.uint8)
     with tempfile.TemporaryDirectory() as folder:
         path = Path(folder) / "photograph.jpg"
-        coarse = Image.fromarray(source.integers(0, 256, (height // 50, width // 50, 3), dtype=np.uint8))
-        coarse.resize(PHOTOGRAPH, Image.Resampling.BICUBIC).save(path, quality=92)
-        mask = np.zeros((height, width), dtype=np.uint8)
+        Image.fromarray(coarse).resize(PHOTOGRAPH, Image.Resampling.BICUBIC).save(path, quality=92)
         begun = time.perf_counter()
         with ThreadPoolExecutor(cores()) as pool:
             list(pool.map(lambda _: to_input(Sample(image=read_image(path), mask=mask), size), range(PHOTOGRAPHS)))
@@ -315,38 +278,29 @@ def _loaded(size: int) -> float:
 
 @dataclass(frozen=True, kw_only=True)
 class Examined:
-    """What was found on a GPU; see `steps_of`, `attentions` and `rates`."""
+    """What was found on a GPU; see `steps_of`, `attentions` and `rates`, which are none where they ``failed``."""
 
     backbone: str
     device: dict[str, Any]
-    steps: list[Step]
-    attention: list[Attention]
+    steps: list[Finding]
+    attention: list[Finding]
     rates: dict[str, float]
-    rates_failed: str = ""
+    failed: str = ""
 
     @property
     def failures(self) -> list[str]:
         """A line for each thing that is not right; empty where all is."""
-        wrong = [
-            f"{step.method} in {step.precision}: "
-            + (step.failed or f"loss {step.loss:.1e}, gradients {step.gradient:.1e} from the CPU's in fp32")
-            for step in self.steps
-            if not step.right
-        ]
-        wrong += [f"rates: {self.rates_failed}"] if self.rates_failed else []
-        return wrong + [
-            f"{way.name} attention, {way.block}: " + (way.failed or f"{way.deviation:.1e} from math in fp32")
-            for way in self.attention
-            if not way.right
-        ]
+        rates = [f"rates: {self.failed}"] if self.failed else []
+        return [line for finding in (*self.steps, *self.attention) for line in finding.wrong] + rates
 
     @property
     def hints(self) -> list[str]:
         """What keeps the GPU waiting."""
-        if self.rates_failed:
-            return []
-        hints, cpus = [], self.device.get("cores", 1)
+        hints = [] if self.device.get("bf16", True) else ["this GPU has no bf16: --set precision=fp16"]
+        if self.failed:
+            return hints
         step, passes, scoring, loading = (self.rates[name] for name in RATES)
+        cpus = self.device.get("cores", 1)
         if loading < step:
             hints.append(
                 f"{cpus} cores decode {loading:.0f} images/s and the step takes {step:.0f}: the first epoch waits for images; "
@@ -356,8 +310,6 @@ class Examined:
             hints.append(
                 f"scoring takes {scoring:.0f} images/s on {cpus} cores and the network gives {passes:.0f}: give a job more cores"
             )
-        if not self.device.get("bf16", True):
-            hints.append("this GPU has no bf16: --set precision=fp16")
         return hints
 
     def as_json(self) -> dict[str, Any]:
@@ -367,67 +319,41 @@ class Examined:
 
 def examine_gpu(*, backbone: str, methods: Sequence[str], report: Callable[[str], None]) -> Examined:
     """Everything of this module on the first GPU. Raises UsageError: there is none."""
-    device = require_gpu()
-    shape = backbone_shape(backbone)
-    steps = []
+    device, steps = require_gpu(), []
     for number, name in enumerate(methods, start=1):
         report(f"a step of {name} ({number}/{len(methods)})")
         steps += steps_of(name, device)
     report("attention")
-    ways = attentions(shape, device)
+    ways, measured, failed = attentions(backbone_shape(backbone), device), dict[str, float](), ""
     report(f"rates of {backbone}")
-    measured, failed = dict[str, float](), ""
     try:
         measured = rates(backbone, device)
     except Exception as error:  # no memory, say; what was found before is still worth sending
         failed = _reason(error)
-    return Examined(
-        backbone=backbone, device=facts(device), steps=steps, attention=ways, rates=measured, rates_failed=failed
-    )
+    return Examined(backbone=backbone, device=facts(device), steps=steps, attention=ways, rates=measured, failed=failed)
 
 
 def gpu_page(examined: Examined) -> str:
     """For a terminal: the device, deviations by method, attention, rates, and the verdict."""
-    lines = ["  ".join(f"{name} {value}" for name, value in examined.device.items()), ""]
-    by_method: dict[str, list[Step]] = {}
+    by_method: dict[str, list[str]] = {}
     for step in examined.steps:
-        by_method.setdefault(step.method, []).append(step)
-    rows = [
-        [name, *(step.failed or f"{step.loss:.1e} / {step.gradient:.1e}" for step in steps)]
-        for name, steps in by_method.items()
-    ]
+        by_method.setdefault(step.name, []).append(step.seen)
+    rows = [[name, *cells] for name, cells in by_method.items()]
     heads = ["method", *(f"{precision}: loss / gradients" for precision in LIMITS)]
-    lines += [
-        "Relative deviations of one step from the CPU's in fp32",
-        tabulate(rows, headers=heads, tablefmt="github"),
-        "",
-    ]
+    lines = ["  ".join(f"{name} {value}" for name, value in examined.device.items()), ""]
+    lines += ["Relative deviations of one step from the CPU's in fp32", tabulate(rows, heads, tablefmt="github"), ""]
     if examined.attention:
-        rows = [
-            [
-                way.block,
-                way.name,
-                *([way.failed, ""] if way.failed else [f"{way.milliseconds:.2f}", f"{way.deviation:.1e}"]),
-            ]
-            for way in examined.attention
-        ]
+        rows = [[way.where, way.name, way.milliseconds, way.seen] for way in examined.attention]
         heads = ["block", "attention", "forward and backward (ms)", "from math in fp32"]
         lines += [
             f"Attention of {examined.backbone}, one image, bf16",
-            tabulate(rows, headers=heads, tablefmt="github"),
+            tabulate(rows, heads, "github", floatfmt=".2f"),
             "",
         ]
     if examined.rates:
         said = ", ".join(f"{name} {examined.rates[name]:.1f}" for name in RATES)
-        lines += [
-            f"{examined.backbone}, LoRA, batch {BATCH}, bf16, images/s: {said}",
-            f"peak memory of the step: {examined.rates['step_peak_gib']:.1f} GiB",
-        ]
-    lines += [
-        *examined.hints,
-        *(f"NOT RIGHT: {line}" for line in examined.failures),
-        "right"
-        if not examined.failures
-        else f"{len(examined.failures)} things are not right; send the output of --json",
-    ]
-    return "\n".join(lines)
+        lines.append(f"{examined.backbone}, LoRA, batch {BATCH}, bf16, images/s: {said}")
+        lines.append(f"peak memory of the step: {examined.rates['step_peak_gib']:.1f} GiB")
+    wrong = examined.failures
+    verdict = f"{len(wrong)} things are not right; send the output of --json" if wrong else "right"
+    return "\n".join([*lines, *examined.hints, *(f"NOT RIGHT: {line}" for line in wrong), verdict])

@@ -31,8 +31,7 @@ from harness.models.segmenter import count_parameters
 from harness.planning.request import MethodRow
 from harness.protocols.load import as_rules
 from harness.system.errors import UsageError
-from harness.training.memory import reset_peak
-from harness.training.precision import DTYPES, autocast
+from harness.training.device import DTYPES, autocast, reset_peak
 
 
 def peak_memory(subject: Subject, phase: StepKind) -> dict[str, int]:

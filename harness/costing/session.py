@@ -21,13 +21,13 @@ from harness.comparison.leaderboard import USUAL_BASELINES
 from harness.costing.instruments import CLOCKS, Clock, FlopCount
 from harness.experiment.environment import one_line, reason_code
 from harness.methods.base import Method, Role
-from harness.models.decoder_shape import Task
+from harness.models.decoders import Task
 from harness.planning.request import MethodRow, Variant
 from harness.protocols.card import Protocol
 from harness.system.errors import UsageError, out_of_memory
 from harness.training.batches import UpdatePlan, hold_out
+from harness.training.cache import EmbeddingCache
 from harness.training.distributed import ALONE
-from harness.training.embeddings import EmbeddingCache
 from harness.training.feeding import Batch, Feeder, task_loss
 from harness.training.loop import planned_steps
 from harness.training.losses import build_loss

@@ -23,8 +23,8 @@ from harness.methods.configs.peft import TUNERS
 from harness.models.catalog import backbone_shape
 from harness.models.checkpoint import read_tensors
 from harness.models.fingerprints import fingerprint
-from harness.models.hf_names import hf_name
 from harness.models.original_sam import plain_sam
+from harness.models.published import hf_name
 from harness.models.segmenter import Segmenter
 from harness.protocols.card import Protocol
 from harness.protocols.load import as_rules, for_backbone, protocol_hash

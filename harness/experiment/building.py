@@ -14,7 +14,7 @@ from harness.datasets.base import Benchmark, DatasetError, Pair
 from harness.methods.base import Method
 from harness.models.build import build_segmenter
 from harness.models.catalog import backbone_shape
-from harness.models.decoder_shape import Task
+from harness.models.decoders import Task
 from harness.models.segmenter import Segmenter
 from harness.planning.data import benchmark_of, data_fingerprint, manifest_hash
 from harness.protocols.load import from_rules

@@ -8,7 +8,6 @@ import os
 import platform
 import re
 import socket
-import subprocess
 import time
 from collections.abc import Callable, Iterator, Mapping
 from datetime import UTC, datetime
@@ -19,11 +18,10 @@ import torch
 
 from harness.archive.schema import Code
 from harness.datasets.base import DatasetError
-from harness.protocols.card import Protocol
 from harness.system.errors import REASONS, UsageError, os_reason, out_of_memory
-from harness.system.machine import code_version, processor, waiting
+from harness.system.machine import code_version, gpu_driver, processor, waiting
+from harness.training.device import without_tf32
 from harness.training.outcome import Blank, Diverged
-from harness.training.precision import without_tf32
 
 
 def machine(device: torch.device) -> str:
@@ -43,7 +41,7 @@ def environment(device: torch.device) -> dict[str, str]:
         "python": platform.python_version(),
         "host": socket.gethostname(),
         "device": device_name(device),
-        "driver": driver(device),
+        "driver": gpu_driver() if device.type == "cuda" else "",
         "threads": str(torch.get_num_threads()),
         **(_of_gpu() if device.type == "cuda" else {}),
         **({"waiting": waiting()} if device.type == "cpu" else {}),
@@ -58,17 +56,6 @@ def _of_gpu() -> dict[str, str]:
         "sdpa": "flash, efficient or math, as shapes allow",  # see `own_device`
         "deterministic": "no",
     }
-
-
-def driver(device: torch.device) -> str:
-    """Version of the GPU's driver, ``unknown`` where it is not known; empty on a CPU."""
-    if device.type != "cuda":
-        return ""
-    try:
-        query = ["nvidia-smi", "--query-gpu=driver_version", "--format=csv,noheader"]
-        return subprocess.run(query, capture_output=True, text=True, check=True, timeout=20).stdout.split()[0]
-    except (OSError, subprocess.SubprocessError, IndexError):
-        return "unknown"
 
 
 def now() -> str:
@@ -115,19 +102,6 @@ def reason_code(error: Exception) -> Code:
     if isinstance(error, DatasetError):
         return "NO_DATA"
     return "OOM" if out_of_memory(error) else "ERROR"
-
-
-def with_less_memory(rules: Protocol) -> str:
-    """What a run that ran out of a GPU's memory could be given instead."""
-    if not rules.activation_checkpointing:
-        return (
-            "recompute activations (--set activation_checkpointing=true: about half of the memory, a third more time)"
-        )
-    if rules.batch_size > 1:
-        half = rules.batch_size // 2
-        parts = rules.accumulate * rules.batch_size // half
-        return f"take smaller passes (--set batch_size={half} --set accumulate={parts}: as many images an update)"
-    return "take a card with more memory, or a smaller backbone or image_size"
 
 
 def one_line(error: Exception) -> str:

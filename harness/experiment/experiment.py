@@ -37,7 +37,6 @@ from harness.experiment.environment import (
     process_started,
     reason_code,
     unusable_gpu,
-    with_less_memory,
 )
 from harness.experiment.number_code import number_code
 from harness.experiment.scoring import EVALUATION_BATCH, ImageTable, Report, Scoring, Summary
@@ -46,20 +45,19 @@ from harness.models.attention_choice import Choice, apply_choice, choose, in_wor
 from harness.models.catalog import backbone_shape
 from harness.models.fingerprints import is_checkpoint
 from harness.models.segmenter import count_parameters
+from harness.planning.memory import with_less_memory
 from harness.planning.request import Job
 from harness.protocols.card import Protocol
 from harness.protocols.load import from_rules
 from harness.registry import BENCHMARKS, METHODS, load_plugin
 from harness.system.errors import UsageError
 from harness.system.files import write_atomically
-from harness.training.assignment import Assignment
-from harness.training.cache import ArrayCache
+from harness.training.cache import ArrayCache, weights_fingerprint
 from harness.training.checkpoint import read_state
+from harness.training.device import DTYPES
 from harness.training.distributed import PeerGone, Workers, join, leave
-from harness.training.embeddings import weights_fingerprint
 from harness.training.loop import train
-from harness.training.outcome import Interrupted, Progress, Selection, StopRequest, TrainingResult
-from harness.training.precision import DTYPES
+from harness.training.outcome import Assignment, Interrupted, Progress, Selection, StopRequest, TrainingResult
 
 LEADER_FIRST_S = 10.0
 """How long another worker that failed leaves it to the first to write so."""
@@ -136,7 +134,9 @@ def run_experiment(
         if isinstance(error, OSError) and error.errno in AWAY:
             raise  # no result: the run is started again from its checkpoint
         code = reason_code(error)
-        advice = f"; {with_less_memory(experiment.rules)}" if code == "OOM" and device.type == "cuda" else ""
+        advice = ""
+        if code == "OOM" and device.type == "cuda":
+            advice = f"; {with_less_memory(job.run, there=torch.cuda.get_device_properties(device).total_memory)}"
         record = replace(experiment.record(code), message=one_line(error) + advice)
         if isinstance(error, PeerGone) and not workers.leads:
             return record  # who ended says why, or the supervisor of the first does

@@ -29,8 +29,8 @@ from harness.methods.parts.placement import MethodError
 from harness.models.build import build_segmenter
 from harness.models.catalog import backbone
 from harness.models.checkpoint import read_tensors
-from harness.models.hf_names import CARD, MODELS, card_of, hf_name
 from harness.models.original_sam import SAM_ENCODERS, plain_sam, sam_state_dict
+from harness.models.published import CARD, MODELS, card_of, hf_name
 from harness.models.sam2 import is_memory
 from harness.models.sam_encoder import SAMEncoder
 from harness.models.segmenter import SAMSegmenter, Segmenter

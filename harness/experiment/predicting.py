@@ -39,9 +39,9 @@ from harness.registry import BENCHMARKS
 from harness.system.errors import UsageError, os_reason, writing_to
 from harness.system.files import read_regular, write_atomically
 from harness.system.streams import say
+from harness.training.device import autocast
 from harness.training.feeding import normalise
 from harness.training.images import to_input
-from harness.training.precision import autocast
 from harness.training.prompts import together
 
 NOTE = "predictions.json"

@@ -22,13 +22,12 @@ from harness.methods.base import Method
 from harness.models.segmenter import probabilities
 from harness.models.transfer import to_device
 from harness.protocols.card import Protocol
-from harness.training.cache import ArrayCache
+from harness.training.cache import ArrayCache, EmbeddingCache, encoder_is_frozen, weights_fingerprint
+from harness.training.device import autocast
 from harness.training.distributed import ALONE, Workers
-from harness.training.embeddings import EmbeddingCache, encoder_is_frozen, weights_fingerprint
 from harness.training.feeding import encoded, normalise
 from harness.training.images import ImageSource
 from harness.training.outcome import Blank, Interrupted
-from harness.training.precision import autocast
 from harness.training.prompts import Coordinates, prompts_of, together
 
 EVALUATION_BATCH = 4

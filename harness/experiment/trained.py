@@ -18,7 +18,7 @@ from harness.experiment.number_code import has_changed
 from harness.methods import ALIASES
 from harness.methods.base import Method
 from harness.models.checkpoint import read_tensors
-from harness.models.decoder_shape import Task
+from harness.models.decoders import Task
 from harness.models.fingerprints import is_checkpoint
 from harness.models.segmenter import Segmenter
 from harness.registry import BENCHMARKS, METHODS, add_own_of, canonical_spelling

@@ -7,6 +7,7 @@ import json
 import statistics
 import time
 from collections.abc import Callable, Mapping
+from pathlib import Path
 from typing import Any
 
 import torch
@@ -60,8 +61,14 @@ def choose(
         span = block.window or side
         maps = batch * (-(-side // span)) ** 2
         size = (maps, block.heads, span, block.dim // block.heads)
-        known = _Known(f"{torch.cuda.get_device_name(device)} | torch {torch.__version__} | {dtype} | {size}")
-        chosen[name] = known.kind or known.keep(fastest({kind: _pass(kind, size, dtype, device) for kind in TIMED}))
+        key = f"{torch.cuda.get_device_name(device)} | torch {torch.__version__} | {dtype} | {size}"
+        kind = _known().get(key)
+        if kind not in TIMED:
+            kind = fastest({kind: _pass(kind, size, dtype, device) for kind in TIMED})
+            with contextlib.suppress(OSError):
+                if note := _note():
+                    write_atomically(note, json.dumps(_known() | {key: kind}, indent=1) + "\n")
+        chosen[name] = kind
     return chosen
 
 
@@ -93,28 +100,16 @@ def _pass(kind: str, size: tuple[int, int, int, int], dtype: torch.dtype, device
     return run
 
 
-class _Known:
-    """What was chosen before for a GPU, torch, type and shape, in the user's cache folder."""
+def _note() -> Path | None:
+    """What was chosen before, by GPU, torch, type and shape."""
+    folder = user_cache()
+    return None if folder is None else folder / "attention.json"
 
-    def __init__(self, key: str) -> None:
-        folder = user_cache()
-        self._path, self._key = None if folder is None else folder / "attention.json", key
 
-    def _all(self) -> dict[str, Any]:
-        try:
-            content = json.loads(self._path.read_text(encoding="utf-8")) if self._path else {}
-        except (OSError, ValueError):
-            return {}
-        return content if isinstance(content, dict) else {}
-
-    @property
-    def kind(self) -> str:
-        """Empty where nothing is known."""
-        kind = self._all().get(self._key, "")
-        return kind if kind in TIMED else ""
-
-    def keep(self, kind: str) -> str:
-        if self._path is not None:
-            with contextlib.suppress(OSError):
-                write_atomically(self._path, json.dumps(self._all() | {self._key: kind}, indent=1) + "\n")
-        return kind
+def _known() -> dict[str, Any]:
+    try:
+        note = _note()
+        content = json.loads(note.read_text(encoding="utf-8")) if note else {}
+    except (OSError, ValueError):
+        return {}
+    return content if isinstance(content, dict) else {}

@@ -10,7 +10,6 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
-from dataclasses import dataclass
 from pathlib import Path
 from typing import Literal
 
@@ -21,8 +20,7 @@ from torch import Tensor, nn
 from harness.methods.parts.placement import BackboneShape
 from harness.models.catalog import backbone, backbone_shape, require_stands
 from harness.models.checkpoint import read_shapes, read_tensors, require_match
-from harness.models.decoder_shape import Task
-from harness.models.decoders import Decoder
+from harness.models.decoders import Decoder, Task
 from harness.models.known import Backbone
 from harness.models.mask_decoder import BatchedMaskDecoder, TokenMaskDecoder, plain_mask_decoder
 from harness.models.original_sam import DECODER, ENCODER, PROMPTS, SAM_ENCODERS, prompt_encoder_of, published
@@ -80,18 +78,11 @@ def build_segmenter(
     """
     entry, shape = backbone(name), backbone_shape(name, image_size)
     require_stands(decoder, name)
-    options = _BuildOptions(
-        entry=entry,
-        shape=shape,
-        checkpoint=checkpoint,
-        seed=head_seed,
-        fused=fused_attention,
-        recompute=activation_checkpointing,
-    )
-    encoder, prompt_encoder, plain_decoder, neck = _parts(options)
+    way: dict[str, bool] = {"fused": fused_attention, "activation_checkpointing": activation_checkpointing}
+    parts = _sam_parts if shape.neck_dim else _neckless_parts
+    encoder, prompt_encoder, plain_decoder, neck = parts(entry, shape, checkpoint, seed=head_seed, **way)
     if decoder != "sam":
-        from harness.models.dense_decoders import dense_decoder
-        from harness.models.mask2former import Mask2FormerDecoder
+        from harness.models.dense_decoders import Mask2FormerDecoder, dense_decoder
 
         with seeded(head_seed + 1):
             classes = 2 if task == "binary" else num_classes
@@ -127,8 +118,9 @@ def require_checkpoint(name: str, checkpoint: Path) -> None:
     """Load ``checkpoint`` into the backbone as `build_segmenter` does, without values and without memory. Raises UsageError: as
     `build_segmenter`."""
     entry = backbone(name)
+    parts = _sam_parts if entry.shape.neck_dim else _neckless_parts
     with torch.device("meta"):
-        _parts(_BuildOptions(entry=entry, shape=entry.shape, checkpoint=checkpoint, read=read_shapes))
+        parts(entry, entry.shape, checkpoint, read=read_shapes, fused=True, activation_checkpointing=False)
 
 
 @contextmanager
@@ -142,48 +134,36 @@ def seeded(seed: int) -> Iterator[None]:
         torch.default_generator.set_state(before)
 
 
-@dataclass(frozen=True, kw_only=True)
-class _BuildOptions:
-    """What to build: a backbone, its weights, and how it computes.
-
-    Args:
-        shape: its numbers at the image size of the segmenter.
-        checkpoint: None for random weights from ``seed``.
-        fused, recompute: see `build_segmenter`.
-        read: a checkpoint file to its tensors, or to their shapes.
-    """
-
-    entry: Backbone
-    shape: BackboneShape
-    checkpoint: Path | None
-    seed: int = 0
-    fused: bool = True
-    recompute: bool = False
-    read: Callable[[Path], dict[str, Tensor]] = read_tensors
+_Parts = tuple[nn.Module, PromptEncoder, MaskDecoder, nn.Module | None]
+"""Encoder, prompt encoder, mask decoder and neck; no neck where the encoder has its own."""
+_Reading = Callable[[Path], dict[str, Tensor]]
+"""A checkpoint file to its tensors, or to their shapes."""
 
 
-def _parts(options: _BuildOptions) -> tuple[nn.Module, PromptEncoder, MaskDecoder, nn.Module | None]:
-    """Encoder, prompt encoder, mask decoder and neck; no neck where the encoder has its own."""
-    return _sam_parts(options) if options.entry.shape.neck_dim else _neckless_parts(options)
-
-
-def _sam_parts(options: _BuildOptions) -> tuple[nn.Module, PromptEncoder, MaskDecoder, nn.Module | None]:
-    entry, shape, checkpoint = options.entry, options.shape, options.checkpoint
+def _sam_parts(
+    entry: Backbone,
+    shape: BackboneShape,
+    checkpoint: Path | None,
+    *,
+    seed: int = 0,
+    read: _Reading = read_tensors,
+    **way: bool,
+) -> _Parts:
+    """Without a checkpoint of random weights; ``way``: how the encoder computes."""
     kind = TinyViTEncoder if shape.stem else SAM2Encoder if shape.pyramid else SAMEncoder
     plain = PlainSAM2Decoder if entry.decoder.finer_maps else plain_mask_decoder
 
     def build() -> tuple[SAM_ENCODERS, PromptEncoder, MaskDecoder]:
-        encoder = kind(shape, fused=options.fused, activation_checkpointing=options.recompute)
-        return encoder, prompt_encoder_of(entry, shape), plain(entry.decoder)
+        return kind(shape, **way), prompt_encoder_of(entry, shape), plain(entry.decoder)
 
     if checkpoint is None:
-        with seeded(options.seed):
+        with seeded(seed):
             encoder, prompts, decoder = build()
             _random_positions(encoder)
         return encoder, prompts, decoder, None
     with torch.device("meta"):  # a ViT-H need not be filled with random numbers first
         encoder, prompts, decoder = build()
-    state = options.read(checkpoint)
+    state = read(checkpoint)
     if shape.pyramid:
         state = {key: tensor for key, tensor in state.items() if not is_memory(key)}
     inside = {key.removeprefix(ENCODER): tensor for key, tensor in state.items() if key.startswith(ENCODER)}
@@ -199,24 +179,26 @@ def _sam_parts(options: _BuildOptions) -> tuple[nn.Module, PromptEncoder, MaskDe
     return encoder, prompts, decoder, None
 
 
-def _neckless_parts(options: _BuildOptions) -> tuple[nn.Module, PromptEncoder, MaskDecoder, nn.Module | None]:
-    entry, shape = options.entry, options.shape
-    with seeded(options.seed):
-        neck = sam_neck(shape.dim, entry.decoder.dim)
-        prompts, decoder = prompt_encoder_of(entry, shape), plain_mask_decoder(entry.decoder)
-        encoder = _timm_encoder(options)
-    return encoder, prompts, decoder, neck
-
-
-def _timm_encoder(options: _BuildOptions) -> nn.Module:
+def _neckless_parts(
+    entry: Backbone,
+    shape: BackboneShape,
+    checkpoint: Path | None,
+    *,
+    seed: int = 0,
+    read: _Reading = read_tensors,
+    **way: bool,
+) -> _Parts:
+    """As `_sam_parts`, of a ViT of timm."""
     from timm.models import eva, vision_transformer
 
     from harness.models.timm_encoder import TimmEncoder, create_vit
 
-    entry, shape, checkpoint = options.entry, options.shape, options.checkpoint
-    vit = create_vit(entry.timm_model, shape.image_size, **entry.timm_options)
+    with seeded(seed):
+        neck = sam_neck(shape.dim, entry.decoder.dim)
+        prompts, decoder = prompt_encoder_of(entry, shape), plain_mask_decoder(entry.decoder)
+        vit = create_vit(entry.timm_model, shape.image_size, **entry.timm_options)
     if checkpoint is not None:
-        state = options.read(checkpoint)
+        state = read(checkpoint)
         with torch.device("meta"):  # its tensors at its own image size, without memory
             expected = create_vit(entry.timm_model, entry.shape.image_size, **entry.timm_options).state_dict()
         classifier = [key for key in state if key.startswith("head.") and key not in expected]
@@ -224,7 +206,7 @@ def _timm_encoder(options: _BuildOptions) -> nn.Module:
         require_match(state, expected, path=checkpoint, backbone=entry.name)
         fit = (eva if isinstance(vit, eva.Eva) else vision_transformer).checkpoint_filter_fn
         vit.load_state_dict(fit(state, vit, interpolation="bicubic", antialias=True), strict=True)
-    return TimmEncoder(vit, shape=shape, fused=options.fused, activation_checkpointing=options.recompute)
+    return TimmEncoder(vit, shape=shape, **way), prompts, decoder, neck
 
 
 def _random_positions(encoder: nn.Module) -> None:

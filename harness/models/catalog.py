@@ -15,8 +15,7 @@ from typing import Any
 
 from harness.methods.configs import FullConfig, MethodConfig
 from harness.methods.parts.placement import BackboneShape
-from harness.models.decoder_shape import Task
-from harness.models.decoders import HEAD_DIM, LABELLING, Decoder, dense_parameters, mask2former_parameters
+from harness.models.decoders import HEAD_DIM, LABELLING, Decoder, Task, dense_parameters, mask2former_parameters
 from harness.models.known import RENAMED, TIMM, Backbone, known_backbones, plain_blocks
 from harness.system.errors import UsageError, did_you_mean
 

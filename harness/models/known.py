@@ -13,7 +13,7 @@ from dataclasses import dataclass, field, replace
 from typing import Any
 
 from harness.methods.parts.placement import BackboneShape, BlockShape, NormedConvolution
-from harness.models.decoder_shape import DecoderShape
+from harness.models.decoders import DecoderShape
 
 TIMM = "timm/"
 RENAMED = {"vit_t": "tiny", "vit_t_timm": "tiny_timm", "vit_t_dinov3": "tiny_dinov3"}
@@ -70,21 +70,20 @@ class Backbone:
     pixels: tuple[RGB, RGB] = IMAGENET
 
 
-_SAM_B = BackboneShape(
-    blocks=plain_blocks(dim=768, depth=12, heads=12, mlp_dim=4 * 768, window=14, global_blocks=(2, 5, 8, 11)),
-    patch=16,
-    neck_dim=256,
-    prefix_tokens=0,
-    image_size=1024,
-)
 _TINY_DECODER = DecoderShape(dim=64, mlp_dim=128, heads=4)
-_SAM2_DECODER = DecoderShape(finer_maps=True)
-_WIDTHS = {"tiny": (192, 12, 3), "small": (384, 12, 6), "base": (768, 12, 12), "large": (1024, 24, 16)}
+_SIZES = {"tiny": (192, 12, 3), "small": (384, 12, 6), "base": (768, 12, 12), "large": (1024, 24, 16)}
+"""Width, depth and heads of timm's ViTs."""
 
 
-def _sam(name: str, *, dim: int, depth: int, heads: int, global_blocks: tuple[int, ...]) -> Backbone:
-    blocks = plain_blocks(dim=dim, depth=depth, heads=heads, mlp_dim=4 * dim, window=14, global_blocks=global_blocks)
-    return Backbone(name=name, shape=replace(_SAM_B, blocks=blocks))
+def _sam(
+    name: str, *, neck_dim: int = 256, image_size: int = 1024, decoder: DecoderShape = _SAM_DECODER, **blocks: Any
+) -> Backbone:
+    """A ViT of SAM; ``blocks``: see `plain_blocks`."""
+    numbers = {"window": 14, "mlp_dim": 4 * blocks["dim"], **blocks}
+    shape = BackboneShape(
+        blocks=plain_blocks(**numbers), patch=16, neck_dim=neck_dim, prefix_tokens=0, image_size=image_size
+    )
+    return Backbone(name=name, shape=shape, decoder=decoder)
 
 
 def _tiny_vit(*, stem: int, stages: Sequence[tuple[int, int, int, int, int]], neck_dim: int) -> BackboneShape:
@@ -156,18 +155,10 @@ def _hiera(
     )
 
 
-def _sam2(
-    size: str,
-    *,
-    depths: Sequence[int],
-    global_blocks: Sequence[int],
-    dim: int = 96,
-    heads: int = 1,
-    windows: Sequence[int] = (8, 4, 14, 7),
-    coarse: int = 7,
-) -> Backbone:
-    shape = _hiera(dim=dim, heads=heads, depths=depths, windows=windows, global_blocks=global_blocks, coarse=coarse)
-    return Backbone(name=f"sam2_hiera_{size}", shape=shape, decoder=_SAM2_DECODER)
+def _sam2(size: str, *, dim: int = 96, heads: int = 1, coarse: int = 7, **stages: Any) -> Backbone:
+    """SAM 2 with a Hiera; ``stages``: see `_hiera`."""
+    shape = _hiera(**{"dim": dim, "heads": heads, "windows": (8, 4, 14, 7), "coarse": coarse, **stages})
+    return Backbone(name=f"sam2_hiera_{size}", shape=shape, decoder=DecoderShape(finer_maps=True))
 
 
 def _timm(
@@ -179,109 +170,62 @@ def _timm(
     patch: int,
     image_size: int,
     mlp_dim: int = 0,
-    prefix_tokens: int = 1,
-    positioned_prefix: int = 1,
-    layer_scale: bool = False,
     rotary: bool = False,
-    decoder: DecoderShape = _SAM_DECODER,
-    name: str = "",
-    options: Mapping[str, Any] | None = None,
-    pixels: tuple[RGB, RGB] = IMAGENET,
+    **more: Any,
 ) -> Backbone:
+    """A plain ViT of timm with a class token; ``more``: further numbers of its shape, and of the entry ``pixels``."""
+    pixels = more.pop("pixels", IMAGENET)
+    # DINOv3's have four register tokens, and rotate queries and keys in place of learnt positions.
+    kind = (
+        {"positioned_prefix": 0, "learnt_positions": 0, "qkv_bias": False, "layer_scale": True, "prefix_tokens": 5}
+        if rotary
+        else {}
+    )
+    numbers: dict[str, Any] = {"prefix_tokens": 1, "positioned_prefix": 1, **kind, **more}
+    blocks = plain_blocks(dim=dim, depth=depth, heads=heads, mlp_dim=mlp_dim or 4 * dim)
     shape = BackboneShape(
-        blocks=plain_blocks(dim=dim, depth=depth, heads=heads, mlp_dim=mlp_dim or 4 * dim),
-        patch=patch,
-        neck_dim=0,
-        prefix_tokens=prefix_tokens,
-        image_size=image_size,
-        final_norm=True,
-        relative_positions="",
-        layer_scale=layer_scale,
-        positioned_prefix=0 if rotary else positioned_prefix,
-        learnt_positions=0 if rotary else None,
-        qkv_bias=not rotary,
+        blocks=blocks, patch=patch, neck_dim=0, image_size=image_size, final_norm=True, relative_positions="", **numbers
     )
-    return Backbone(
-        name=name or TIMM + model,
-        shape=shape,
-        decoder=decoder,
-        timm_model=model,
-        timm_options=options or {},
-        class_token=prefix_tokens > 0,
-        pixels=pixels,
-    )
+    return Backbone(name=TIMM + model, shape=shape, timm_model=model, class_token=True, pixels=pixels)
 
 
 def known_backbones() -> dict[str, Backbone]:
     """Every entry by name."""
     # As small as tests need: windows of 3 that the grid does not divide, two global blocks.
-    tiny: dict[str, Any] = {"dim": 64, "depth": 4, "heads": 2, "window": 3, "global_blocks": (1, 3)}
-    tiny_sam = replace(_SAM_B, blocks=plain_blocks(**tiny, mlp_dim=256), image_size=128, neck_dim=64)
+    small = {"image_size": 128, "neck_dim": 64}
+    tiny = _sam("tiny", dim=64, depth=4, heads=2, window=3, global_blocks=(1, 3), decoder=_TINY_DECODER, **small)
     mobile = _tiny_vit(stem=64, stages=((128, 2, 4, 7, 2), (160, 6, 5, 14, 1), (320, 2, 10, 7, 1)), neck_dim=256)
     tiny_mobile = _tiny_vit(stem=16, stages=((32, 1, 1, 3, 2), (48, 2, 3, 3, 1), (64, 1, 2, 5, 1)), neck_dim=64)
     # Windows that their maps do not divide, a global block, and a block with windows that does not pool.
     tiny_hiera = _hiera(dim=16, heads=1, depths=(1, 2, 2, 1), windows=(8, 6, 6, 3), global_blocks=(4,), coarse=3)
     test_vit = _timm("test_vit", dim=64, depth=6, heads=2, mlp_dim=192, patch=16, image_size=160, pixels=HALF)
+    third = _timm("vit_small_patch16_dinov3", dim=64, depth=4, heads=2, patch=16, image_size=128, rotary=True)
+    # timm's layer scales of 1e-5 would hide every block of a random model.
+    options = {"embed_dim": 64, "depth": 4, "num_heads": 2, "init_values": 0.5}
     entries = [
-        Backbone(name="tiny", shape=tiny_sam, decoder=_TINY_DECODER),
-        Backbone(name="vit_b", shape=_SAM_B),
+        tiny,
+        _sam("vit_b", dim=768, depth=12, heads=12, global_blocks=(2, 5, 8, 11)),
         _sam("vit_l", dim=1024, depth=24, heads=16, global_blocks=(5, 11, 17, 23)),
         _sam("vit_h", dim=1280, depth=32, heads=16, global_blocks=(7, 15, 23, 31)),
         test_vit,
         replace(test_vit, name="tiny_timm", decoder=_TINY_DECODER, pixels=IMAGENET),  # as its first records
-        _timm(
-            "vit_small_patch16_dinov3",
-            dim=64,
-            depth=4,
-            heads=2,
-            patch=16,
-            image_size=128,
-            prefix_tokens=5,
-            layer_scale=True,
-            rotary=True,
-            decoder=_TINY_DECODER,
-            name="tiny_dinov3",
-            # timm's layer scales of 1e-5 would hide every block of a random model.
-            options={"embed_dim": 64, "depth": 4, "num_heads": 2, "init_values": 0.5},
-        ),
+        replace(third, name="tiny_dinov3", decoder=_TINY_DECODER, timm_options=options),
         Backbone(name="mobile_sam", shape=mobile),
         Backbone(name="tiny_mobile_sam", shape=replace(tiny_mobile, image_size=128), decoder=_TINY_DECODER),
         _sam2("tiny", depths=(1, 2, 7, 2), global_blocks=(5, 7, 9)),
         _sam2("small", depths=(1, 2, 11, 2), global_blocks=(7, 10, 13)),
         _sam2("base_plus", dim=112, heads=2, depths=(2, 3, 16, 3), global_blocks=(12, 16, 20), coarse=14),
         _sam2("large", dim=144, heads=2, depths=(2, 6, 36, 4), windows=(8, 4, 16, 8), global_blocks=(23, 33, 43)),
-        Backbone(
-            name="tiny_sam2",
-            shape=replace(tiny_hiera, image_size=128, neck_dim=64),
-            decoder=replace(_TINY_DECODER, finer_maps=True),
-        ),
+        Backbone(name="tiny_sam2", shape=replace(tiny_hiera, **small), decoder=replace(_TINY_DECODER, finer_maps=True)),
     ]
-    for width, (dim, depth, heads) in _WIDTHS.items():
-        for size in (224, 384):
-            name = f"vit_{width}_patch16_{size}"
-            augreg = _timm(name, dim=dim, depth=depth, heads=heads, patch=16, image_size=size, pixels=HALF)
-            entries.append(augreg)
-        if width == "tiny":
-            continue
-        dino = _timm(
-            f"vit_{width}_patch14_dinov2", dim=dim, depth=depth, heads=heads, patch=14, image_size=518, layer_scale=True
-        )
-        registers = replace(
-            dino,
-            name=f"timm/vit_{width}_patch14_reg4_dinov2",
-            timm_model=f"vit_{width}_patch14_reg4_dinov2",
-            shape=replace(dino.shape, prefix_tokens=5, positioned_prefix=0),
-        )
-        third = _timm(
-            f"vit_{width}_patch16_dinov3",
-            dim=dim,
-            depth=depth,
-            heads=heads,
-            patch=16,
-            image_size=256,
-            prefix_tokens=5,
-            layer_scale=True,
-            rotary=True,
-        )
-        entries += [dino, registers, third]
+    for size, (dim, depth, heads) in _SIZES.items():
+        numbers = {"dim": dim, "depth": depth, "heads": heads}
+        for side in (224, 384):
+            entries.append(_timm(f"vit_{size}_patch16_{side}", **numbers, patch=16, image_size=side, pixels=HALF))
+        if size != "tiny":
+            second = {**numbers, "patch": 14, "image_size": 518, "layer_scale": True}
+            registers = {"prefix_tokens": 5, "positioned_prefix": 0}
+            entries.append(_timm(f"vit_{size}_patch14_dinov2", **second))
+            entries.append(_timm(f"vit_{size}_patch14_reg4_dinov2", **second, **registers))
+            entries.append(_timm(f"vit_{size}_patch16_dinov3", **numbers, patch=16, image_size=256, rotary=True))
     return {entry.name: entry for entry in entries}

@@ -17,7 +17,7 @@ from segment_anything.modeling.mask_decoder import MLP, MaskDecoder
 from torch import Tensor, nn
 from torch.nn.functional import layer_norm, linear
 
-from harness.models.decoder_shape import SPARE_TOKENS, DecoderShape
+from harness.models.decoders import SPARE_TOKENS, DecoderShape
 
 
 def plain_mask_decoder(shape: DecoderShape) -> MaskDecoder:

@@ -8,6 +8,7 @@ mask tokens 1-3 where it finds token 0's mask unstable; here token 0 gives the m
 
 from __future__ import annotations
 
+from collections import OrderedDict
 from collections.abc import Sequence
 from math import isqrt
 
@@ -21,22 +22,15 @@ from torch.nn.functional import interpolate, max_pool2d, pixel_shuffle, pixel_un
 from harness.methods.parts.placement import BackboneShape, BlockShape
 from harness.methods.parts.sites import TokenGrid
 from harness.models.attention import full_attention
-from harness.models.decoder_shape import DecoderShape
+from harness.models.decoders import DecoderShape
 from harness.models.mask_decoder import BatchedMaskDecoder, decoder_parts
 from harness.models.sam_encoder import run_blocks
 
 _FINER = (2, 4)
 """How many times finer a side than the embedding the other two maps are."""
 _MEMORY = (
-    "memory_attention.",
-    "memory_encoder.",
-    "maskmem_tpos_enc",
-    "mask_downsample.",
-    "no_mem_pos_enc",
-    "no_obj_ptr",
-    "no_obj_embed_spatial",
-    "obj_ptr_proj.",
-    "obj_ptr_tpos_proj.",
+    *("memory_attention.", "memory_encoder.", "maskmem_tpos_enc", "mask_downsample.", "no_mem_pos_enc", "no_obj_ptr"),
+    *("no_obj_embed_spatial", "obj_ptr_proj.", "obj_ptr_tpos_proj."),
 )
 
 
@@ -134,11 +128,8 @@ class Pyramid(nn.Module):
 
     def __init__(self, widths: Sequence[int], *, dim: int) -> None:
         super().__init__()
-        self.convs = nn.ModuleList()
-        for width in widths:
-            level = nn.Sequential()
-            level.add_module("conv", nn.Conv2d(width, dim, kernel_size=1))
-            self.convs.append(level)
+        levels = (OrderedDict(conv=nn.Conv2d(width, dim, kernel_size=1)) for width in widths)
+        self.convs = nn.ModuleList(map(nn.Sequential, levels))
 
     def forward(self, maps: Sequence[Tensor]) -> list[Tensor]:
         """Maps (B, h, w, C), the coarsest first, to one less of (B, D, h, w) in the same order."""

@@ -224,7 +224,7 @@ class DenseSegmenter(Segmenter):
 
 
 class QuerySegmenter(DenseSegmenter):
-    """A segmenter with `harness.models.mask2former`, whose queries each give a mask and a class.
+    """A segmenter with `harness.models.dense_decoders`, whose queries each give a mask and a class.
 
     Args:
         encoder: see `harness.methods.parts.sites.Encoder`; its prefix tokens are gone and its final norm is applied.

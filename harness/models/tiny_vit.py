@@ -7,7 +7,8 @@ with the convolution in front of them. In training MobileSAM's own modules would
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Iterator, Sequence
+from collections import OrderedDict
+from collections.abc import Iterator, Sequence
 from itertools import product
 from typing import Any
 
@@ -76,31 +77,14 @@ class ThreeConvolutions(nn.Module):
         return gelu(maps + made) if self.residual else made
 
 
-class PatchEmbed(nn.Module):
-    """Images (B, 3, H, W) to maps (B, C, H/4, W/4)."""
-
-    def __init__(self, forms: Sequence[NormedConvolution]) -> None:
-        super().__init__()
-        first, second = map(NormedConv, forms)
-        self.seq = nn.Sequential(first, nn.GELU(), second)
-
-    def forward(self, images: Tensor) -> Tensor:
-        return self.seq(images)
-
-
-class FirstStage(nn.Module):
-    """Inverted residuals, and the way to the map of the first block with attention."""
-
-    def __init__(self, forms: Sequence[NormedConvolution]) -> None:
-        super().__init__()
-        *blocks, last = (forms[start : start + 3] for start in range(0, len(forms), 3))
-        self.blocks = nn.ModuleList(ThreeConvolutions(block, residual=True) for block in blocks)
-        self.downsample = ThreeConvolutions(last)
-
-    def forward(self, maps: Tensor) -> Tensor:
-        for block in self.blocks:
-            maps = block(maps)
-        return self.downsample(maps)
+def stem_and_first_stage(forms: Sequence[NormedConvolution]) -> tuple[nn.Module, nn.Module]:
+    """Images (B, 3, H, W) to maps (B, C, H/4, W/4); and inverted residuals with the way to the map of the first block with attention."""
+    first, second, *rest = forms
+    stem = nn.Sequential(NormedConv(first), nn.GELU(), NormedConv(second))
+    *blocks, last = (rest[start : start + 3] for start in range(0, len(rest), 3))
+    residuals = nn.Sequential(*(ThreeConvolutions(block, residual=True) for block in blocks))
+    stage = nn.Sequential(OrderedDict(blocks=residuals, downsample=ThreeConvolutions(last)))
+    return nn.Sequential(OrderedDict(seq=stem)), stage
 
 
 class WindowAttention(nn.Module):
@@ -179,24 +163,22 @@ class WindowAttention(nn.Module):
             outputs.append(self._attended(q, k, v, bias).reshape(-1, dim))
         return _Reordered.apply(self.proj(torch.cat(outputs)), back, order[:-1]).view(x.shape)
 
-    def _part_biases(self, parts: Sequence[_Part], size: tuple[Any, ...]) -> Iterable[Tensor]:
+    def _part_biases(self, parts: Sequence[_Part], size: tuple[Any, ...]) -> Iterator[Tensor]:
         """The biases of each part's windows, with one column for their padding; those of a frozen table are kept."""
         table = self.attention_biases
-        if table.requires_grad:
-            return self._made_biases(parts)
         key = (size, id(table), table.data_ptr(), table._version, table.dtype)
-        if self._biases[0] != key:
-            self._biases = key, list(self._made_biases(parts))
-        return self._biases[1]
-
-    def _made_biases(self, parts: Sequence[_Part]) -> Iterator[Tensor]:
-        whole = self.biases()
+        if self._biases[0] == key and not table.requires_grad:
+            yield from self._biases[1]
+            return
+        whole, made = self.biases(), []
         for _, inside, outside in parts:
+            made.append(whole)
             if len(outside):
-                queries = whole[:, inside]
-                yield torch.cat([queries[..., inside], queries[..., outside].logsumexp(-1, keepdim=True)], dim=-1)
-            else:
-                yield whole
+                rows = whole[:, inside]
+                made[-1] = torch.cat([rows[..., inside], rows[..., outside].logsumexp(-1, keepdim=True)], dim=-1)
+            yield made[-1]
+        if not table.requires_grad:
+            self._biases = key, made
 
     def skips_padding(self) -> bool:
         """Whether `on_map` may stand for `forward`: every token by itself goes through the linear layers, and nobody watches."""
@@ -269,17 +251,10 @@ class _Reordered(torch.autograd.Function):
         return _Reordered.apply(grad, back, order), None, None
 
 
-class Mlp(nn.Module):
+def mlp(shape: BlockShape) -> nn.Sequential:
     """fc2(GELU(fc1(norm(x))))."""
-
-    def __init__(self, shape: BlockShape) -> None:
-        super().__init__()
-        self.norm = nn.LayerNorm(shape.dim)
-        self.fc1 = nn.Linear(shape.dim, shape.mlp_dim)
-        self.fc2 = nn.Linear(shape.mlp_dim, shape.dim)
-
-    def forward(self, tokens: Tensor) -> Tensor:
-        return self.fc2(gelu(self.fc1(self.norm(tokens))))
+    fc1, fc2 = nn.Linear(shape.dim, shape.mlp_dim), nn.Linear(shape.mlp_dim, shape.dim)
+    return nn.Sequential(OrderedDict(norm=nn.LayerNorm(shape.dim), fc1=fc1, act=nn.GELU(), fc2=fc2))
 
 
 class TinyViTBlock(nn.Module):
@@ -292,7 +267,7 @@ class TinyViTBlock(nn.Module):
         self.downsample = ThreeConvolutions(shape.downsampling) if shape.downsampling else None
         self.attn = WindowAttention(shape, fused=fused)
         self.local_conv = NormedConv(shape.local)
-        self.mlp = Mlp(shape)
+        self.mlp = mlp(shape)
         self.window_size = shape.window
 
     def forward(self, x: Tensor) -> Tensor:
@@ -355,8 +330,7 @@ class TinyViTEncoder(nn.Module):
 
     def __init__(self, shape: BackboneShape, *, fused: bool, activation_checkpointing: bool) -> None:
         super().__init__()
-        self.patch_embed = PatchEmbed(shape.stem[:2])
-        self.first = FirstStage(shape.stem[2:])
+        self.patch_embed, self.first = stem_and_first_stage(shape.stem)
         self.blocks = nn.ModuleList(TinyViTBlock(block, fused=fused) for block in shape.blocks)
         self.neck = token_neck(shape.dim, shape.neck_dim)
         self.shape = shape

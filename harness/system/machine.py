@@ -56,6 +56,15 @@ def processor() -> str:
     return f"cpu {names[0]} x{len(names)}" if names else f"cpu {platform.machine()} x{os.cpu_count()}"
 
 
+def gpu_driver() -> str:
+    """Version of NVIDIA's driver; ``unknown`` where nobody tells."""
+    query = ["nvidia-smi", "--query-gpu=driver_version", "--format=csv,noheader"]
+    try:
+        return subprocess.run(query, capture_output=True, text=True, check=True, timeout=20).stdout.split()[0]
+    except (OSError, subprocess.SubprocessError, IndexError):
+        return "unknown"
+
+
 def cores(root: Path = Path("/")) -> int:
     """The cores that this process may keep busy: those of its affinity, fewer where its control group has a quota. ``root``: of the
     file system that shows control groups."""

@@ -14,7 +14,7 @@ from torchvision.transforms import InterpolationMode
 from torchvision.transforms.v2 import functional as F
 
 from harness.training.batches import draw_number
-from harness.training.prediction import IGNORE
+from harness.training.losses import IGNORE
 
 Draw = Callable[[str], float]
 """Uniform in [0, 1), by a word."""

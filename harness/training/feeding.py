@@ -21,10 +21,10 @@ from harness.models.transfer import channels, to_device
 from harness.protocols.card import Protocol
 from harness.system.machine import cores
 from harness.training.batches import TrainingImages, UpdatePlan, load_one, slice_of
+from harness.training.cache import EmbeddingCache
+from harness.training.device import autocast
 from harness.training.distributed import Workers
-from harness.training.embeddings import EmbeddingCache
-from harness.training.precision import autocast
-from harness.training.prediction import Loss, Prediction
+from harness.training.losses import Loss, Prediction
 from harness.training.prompts import prompts_of, together
 
 

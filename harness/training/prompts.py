@@ -19,7 +19,7 @@ from harness.models.segmenter import Prompts
 from harness.models.transfer import to_device
 from harness.protocols.card import Protocol
 from harness.training.batches import draw_number
-from harness.training.prediction import IGNORE
+from harness.training.losses import IGNORE
 
 MOST_OBJECTS = 16
 """The largest objects of an image that are pointed out; specks beyond would each cost a pass of the decoder."""

@@ -75,7 +75,7 @@ def test_what_the_contract_finds_is_told(capsys: pytest.CaptureFixture[str], mon
     def broken(case: object) -> str:
         raise AssertionError("as seen")
 
-    monkeypatch.setattr("harness.contract.matrix.CHECKS", {"holds": lambda case: "", "does not": broken})
+    monkeypatch.setattr("harness.contract.matrix.CHECKS", {"holds": lambda case: None, "does not": broken})
     assert doctor(["--methods", "decoder", "--backbone", "vit_b", "--json"]) == 1
     shown = capsys.readouterr()
     (row,) = json.loads(shown.out)

@@ -34,9 +34,9 @@ def test_all_is_right_on_the_pretended_gpu(methods: str, capsys: pytest.CaptureF
         assert doctor.main([*ON_A_TINY_MODEL, "--methods", methods, "--json"]) == 0
     found = json.loads(capsys.readouterr().out)
     assert found["failures"] == []
-    assert {step["precision"] for step in found["steps"]} == {"fp32", "bf16", "fp16"}
-    assert all(step["loss"] < 1e-6 for step in found["steps"] if step["precision"] == "fp32")
-    assert {(way["block"], way["name"]) for way in found["attention"]} >= {("global", "widened"), ("window", "math")}
+    assert {step["where"] for step in found["steps"]} == {"fp32", "bf16", "fp16"}
+    assert all(step["deviations"][0] < 1e-6 for step in found["steps"] if step["where"] == "fp32")
+    assert {(way["where"], way["name"]) for way in found["attention"]} >= {("global", "widened"), ("window", "math")}
     assert all(found["rates"][name] > 0 for name in ("step", "passes", "scoring", "loading"))
 
 

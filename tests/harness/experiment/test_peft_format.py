@@ -24,8 +24,8 @@ from harness.methods.peft import split
 from harness.models.build import build_segmenter
 from harness.models.catalog import backbone
 from harness.models.fingerprints import fingerprint
-from harness.models.hf_names import hf_name
 from harness.models.original_sam import plain_sam, sam_state_dict
+from harness.models.published import hf_name
 from harness.system.errors import UsageError
 from harness.training.batches import draw_number
 from tests.harness.experiment.finished import finished

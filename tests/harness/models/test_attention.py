@@ -126,6 +126,7 @@ def test_prefix_tokens_join_with_zero_bias_and_give_no_output(prefixes: int) -> 
     assert not torch.allclose(attention(x), expected, atol=1e-2)
 
 
+@pytest.mark.filterwarnings("ignore:flex_attention called without torch.compile")  # a GPU compiles it
 @pytest.mark.parametrize("prefixes", [0, 3])
 @pytest.mark.parametrize("name", [*module.KERNELS, "chunked"])
 def test_every_way_to_attend_is_plain_attention_in_float64(name: str, prefixes: int) -> None:

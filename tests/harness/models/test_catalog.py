@@ -19,8 +19,7 @@ from harness.models.catalog import (
     resolve_backbone,
     total_parameters,
 )
-from harness.models.decoder_shape import Task
-from harness.models.decoders import LABELLING
+from harness.models.decoders import LABELLING, Task
 from harness.models.known import IMAGENET
 from harness.models.original_sam import plain_sam
 from harness.registry import METHODS, method_config_class

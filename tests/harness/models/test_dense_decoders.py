@@ -22,7 +22,7 @@ from harness.models.known import known_backbones
 from harness.models.segmenter import DenseSegmenter, probabilities, upsample
 from harness.protocols.card import Protocol
 from harness.system.errors import UsageError
-from harness.training.embeddings import weights_fingerprint
+from harness.training.cache import weights_fingerprint
 from harness.training.losses import build_loss
 from tests.harness.models.images import random_images
 

@@ -10,7 +10,7 @@ from torch import Tensor
 
 from harness.methods.parts.sites import as_adaptable, block_sites
 from harness.models.build import build_segmenter
-from harness.models.decoder_shape import Task
+from harness.models.decoders import Task
 from harness.models.original_sam import plain_sam, sam_state_dict
 from harness.models.sam_encoder import resize_positions
 from harness.models.segmenter import SAMSegmenter, Segmenter, SegmenterOutput, probabilities, upsample

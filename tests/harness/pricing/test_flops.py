@@ -10,8 +10,8 @@ import pytest
 from harness.archive.schema import Record
 from harness.models.catalog import backbone_shape
 from harness.planning.data import Images
+from harness.planning.memory import activation_bytes, with_less_memory
 from harness.pricing import (
-    activation_bytes,
     decoder_flops,
     encoder_flops,
     forward_flops,
@@ -157,3 +157,26 @@ def test_methods_with_more_kernels_or_with_gradients_of_whole_weights_cost_more(
     assert kernels["lora"] < kernels["dora"] < kernels["peft/oft"]
     flops = {name: step_flops(run, shape) for name, run in runs.items()}
     assert flops["lora"] == flops["peft/oft"] < 0.96 * flops["hira"] < 0.96 * flops["peft/loha"]
+
+
+@pytest.mark.parametrize(
+    ("method", "rules", "gib", "words"),
+    [
+        ("full", {}, 40, ["--set activation_checkpointing=true (about", "--set batch_size=2 --set accumulate=2 (about"]),
+        ("full", {"activation_checkpointing": True}, 13, ["GPU has 13.0", "batch_size=2 --set accumulate=2"]),
+        ("full", {"activation_checkpointing": True, "batch_size": 1}, 8, ["take a GPU with more", "no setting brings it below"]),
+        ("lora", {"batch_size": 1, "precision": "fp32"}, 10, ["--set activation_checkpointing=true (about"]),
+        ("lora", {}, 80, ["needs about 80.0 GiB or more", "activation_checkpointing=true"]),
+    ],
+)  # fmt: skip
+def test_a_run_without_room_is_told_what_fits(method: str, rules: dict[str, Any], gib: float, words: list[str]) -> None:
+    """The forecast where it is more than the GPU has, raised where it is less."""
+    run = made(
+        method=method,
+        backbone="vit_h",
+        rules={"image_size": 1024, "precision": "bf16", "accumulate": 1, "mask_tokens": 1, **rules},
+    ).run
+    advice = with_less_memory(run, there=gib * 2**30)
+    assert all(word in advice for word in words), advice
+    assert ("--set" in advice) is ("take a GPU" not in advice)
+    assert ("activation_checkpointing" in advice) is not bool(rules.get("activation_checkpointing"))

@@ -9,7 +9,7 @@ import pytest
 import torch
 
 from harness.training.augmentations import AUGMENTATIONS, augmented
-from harness.training.embeddings import EmbeddingCache
+from harness.training.cache import EmbeddingCache
 from tests.harness.training.tiny import Discs, Run, protocol, summary
 
 GEOMETRIC = ("vertical-flip", "rotate", "scale")

@@ -9,8 +9,7 @@ import torch
 from safetensors.torch import load_file
 from torch import Tensor
 
-from harness.training.cache import ArrayCache
-from harness.training.embeddings import EmbeddingCache, weights_fingerprint
+from harness.training.cache import ArrayCache, EmbeddingCache, weights_fingerprint
 from tests.harness.training.tiny import Run, attached, protocol
 
 IMAGE = torch.arange(12, dtype=torch.uint8).view(3, 2, 2)

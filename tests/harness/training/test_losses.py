@@ -17,8 +17,10 @@ from harness.protocols.card import Protocol, Quirks
 from harness.protocols.load import load_protocol
 from harness.system.errors import UsageError
 from harness.training.losses import (
+    IGNORE,
     BalancedBCE,
     CrossEntropy,
+    Loss,
     Mask2FormerLoss,
     OfEveryLayer,
     StructureLoss,
@@ -26,7 +28,6 @@ from harness.training.losses import (
     boundary_weight,
     build_loss,
 )
-from harness.training.prediction import IGNORE, Loss
 
 
 class Output(NamedTuple):

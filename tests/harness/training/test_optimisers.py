@@ -15,9 +15,9 @@ from harness.experiment.environment import own_device
 from harness.methods.base import ARCHITECTURE, WEIGHTS, ParameterGroup
 from harness.protocols.card import Protocol
 from harness.system.errors import UsageError
+from harness.training.device import autocast
 from harness.training.loop import learning_rate_factor
 from harness.training.optimisers import build_optimisers, parameters_of, set_learning_rate, update
-from harness.training.precision import autocast
 from tests.harness.training.tiny import protocol
 
 RULES = Protocol(name="x", lr=1e-2, weight_decay=0.1, eps=1e-6, betas=(0.8, 0.9))

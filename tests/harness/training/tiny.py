@@ -26,12 +26,11 @@ from harness.models.known import IMAGENET
 from harness.models.segmenter import probabilities
 from harness.protocols.card import Protocol
 from harness.registry import METHODS, method_config_class
-from harness.training.assignment import Assignment
+from harness.training.cache import EmbeddingCache
 from harness.training.distributed import ALONE, Workers, join, leave
-from harness.training.embeddings import EmbeddingCache
 from harness.training.feeding import normalise
 from harness.training.loop import train
-from harness.training.outcome import Progress, Selection, StopRequest, TrainingResult
+from harness.training.outcome import Assignment, Progress, Selection, StopRequest, TrainingResult
 
 SIZE = 64
 CPU = torch.device("cpu")

@@ -1,12 +1,33 @@
-"""Peak memory of this process: allocated on a CUDA device, resident on a CPU."""
+"""How a run computes on its device: the precision of a forward pass, and the peak of memory, which is what is allocated on a CUDA device
+and what is resident on a CPU."""
 
 from __future__ import annotations
 
+import contextlib
 import resource
 import sys
 from pathlib import Path
+from typing import Any
 
 import torch
+
+from harness.protocols.card import Protocol
+
+DTYPES = {"bf16": torch.bfloat16, "fp16": torch.float16}
+
+
+def without_tf32() -> None:
+    """Make ``precision: fp32`` mean it on a GPU: torch's convolutions round to TF32's ten bits there by default and its matrix products do
+    not, so that methods with convolutions would be compared at another precision than those without."""
+    torch.backends.cudnn.allow_tf32 = torch.backends.cuda.matmul.allow_tf32 = False
+
+
+def autocast(protocol: Protocol, device: torch.device) -> contextlib.AbstractContextManager[Any]:
+    """A forward pass in the protocol's precision; fp32 is torch's own."""
+    if protocol.precision == "fp32":
+        return contextlib.nullcontext()
+    return torch.autocast(device.type, dtype=DTYPES[protocol.precision])
+
 
 _CLEAR_REFS = Path("/proc/self/clear_refs")
 _STATUS = Path("/proc/self/status")
