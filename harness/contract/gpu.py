@@ -343,7 +343,7 @@ def gpu_page(examined: Examined) -> str:
     lines = ["  ".join(f"{name} {value}" for name, value in examined.device.items()), ""]
     lines += ["Relative deviations of one step from the CPU's in fp32", tabulate(rows, heads, tablefmt="github"), ""]
     if examined.attention:
-        rows = [[way.where, way.name, way.milliseconds, way.seen] for way in examined.attention]
+        rows = [[way.where, way.name, f"{way.milliseconds or 0:.2f}", way.seen] for way in examined.attention]
         heads = ["block", "attention", "forward and backward (ms)", "from math in fp32"]
         lines += [
             f"Attention of {examined.backbone}, one image, bf16",

@@ -11,7 +11,7 @@ from __future__ import annotations
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
-from typing import Literal
+from typing import Any, Literal
 
 import torch
 from segment_anything.modeling import MaskDecoder, PromptEncoder
@@ -78,7 +78,7 @@ def build_segmenter(
     """
     entry, shape = backbone(name), backbone_shape(name, image_size)
     require_stands(decoder, name)
-    way: dict[str, bool] = {"fused": fused_attention, "activation_checkpointing": activation_checkpointing}
+    way: dict[str, Any] = {"fused": fused_attention, "activation_checkpointing": activation_checkpointing}
     parts = _sam_parts if shape.neck_dim else _neckless_parts
     encoder, prompt_encoder, plain_decoder, neck = parts(entry, shape, checkpoint, seed=head_seed, **way)
     if decoder != "sam":

@@ -192,7 +192,7 @@ def _timm(
 def known_backbones() -> dict[str, Backbone]:
     """Every entry by name."""
     # As small as tests need: windows of 3 that the grid does not divide, two global blocks.
-    small = {"image_size": 128, "neck_dim": 64}
+    small: dict[str, Any] = {"image_size": 128, "neck_dim": 64}
     tiny = _sam("tiny", dim=64, depth=4, heads=2, window=3, global_blocks=(1, 3), decoder=_TINY_DECODER, **small)
     mobile = _tiny_vit(stem=64, stages=((128, 2, 4, 7, 2), (160, 6, 5, 14, 1), (320, 2, 10, 7, 1)), neck_dim=256)
     tiny_mobile = _tiny_vit(stem=16, stages=((32, 1, 1, 3, 2), (48, 2, 3, 3, 1), (64, 1, 2, 5, 1)), neck_dim=64)
@@ -219,12 +219,12 @@ def known_backbones() -> dict[str, Backbone]:
         Backbone(name="tiny_sam2", shape=replace(tiny_hiera, **small), decoder=replace(_TINY_DECODER, finer_maps=True)),
     ]
     for size, (dim, depth, heads) in _SIZES.items():
-        numbers = {"dim": dim, "depth": depth, "heads": heads}
+        numbers: dict[str, Any] = {"dim": dim, "depth": depth, "heads": heads}
         for side in (224, 384):
             entries.append(_timm(f"vit_{size}_patch16_{side}", **numbers, patch=16, image_size=side, pixels=HALF))
         if size != "tiny":
-            second = {**numbers, "patch": 14, "image_size": 518, "layer_scale": True}
-            registers = {"prefix_tokens": 5, "positioned_prefix": 0}
+            second: dict[str, Any] = {**numbers, "patch": 14, "image_size": 518, "layer_scale": True}
+            registers: dict[str, Any] = {"prefix_tokens": 5, "positioned_prefix": 0}
             entries.append(_timm(f"vit_{size}_patch14_dinov2", **second))
             entries.append(_timm(f"vit_{size}_patch14_reg4_dinov2", **second, **registers))
             entries.append(_timm(f"vit_{size}_patch16_dinov3", **numbers, patch=16, image_size=256, rotary=True))

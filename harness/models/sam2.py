@@ -129,7 +129,7 @@ class Pyramid(nn.Module):
     def __init__(self, widths: Sequence[int], *, dim: int) -> None:
         super().__init__()
         levels = (OrderedDict(conv=nn.Conv2d(width, dim, kernel_size=1)) for width in widths)
-        self.convs = nn.ModuleList(map(nn.Sequential, levels))
+        self.convs = nn.ModuleList(nn.Sequential(level) for level in levels)
 
     def forward(self, maps: Sequence[Tensor]) -> list[Tensor]:
         """Maps (B, h, w, C), the coarsest first, to one less of (B, D, h, w) in the same order."""

@@ -62,10 +62,12 @@ def test_predictions_are_those_of_the_processor(tmp_path: Path) -> None:
     torch.version.cuda is None, reason="FakeTensor knows CUDA where torch is built for it; this torch is for CPUs"
 )
 def test_forward_passes_on_a_fake_gpu_of_torchs_own() -> None:
-    """Torch's own check of devices, without a driver; it has no backward pass there."""
+    """Torch's own check of devices, without a driver; it has no backward pass there, and no values, which Conv-LoRA's router reads."""
     from torch._subclasses.fake_tensor import FakeTensorMode
 
     for name in METHOD_NAMES:
+        if name == "convlora":
+            continue
         method = METHODS.get(name)
         segmenter = ContractCase(method=method, config=method.config_class()).attached()[0].eval()
         with FakeTensorMode(allow_non_fake_inputs=True) as fake, torch.no_grad():
