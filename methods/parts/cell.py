@@ -337,7 +337,7 @@ class Cell(nn.Module):
             parts.append((torch.cat([twice, once]).view(-1, 1, 1, 1, 1) * torch.cat(whole)).sum(dim=0))
         if self.beyond is not None:
             parts += [share * self.beyond.kernel(name) for share, name in zip(beyond, self._beyond, strict=True)]
-        side = max((part.shape[-1] for part in parts), default=1)
+        side = max([part.shape[-1] for part in parts])
         kernel = sum((widen(part, side) for part in parts), start=torch.zeros_like(identity))
         reaches = [CONVOLUTIONS[name].reach for name in self.operations if name in CONVOLUTIONS]
         reaches += [BEYOND[name].reach for name in self._beyond]

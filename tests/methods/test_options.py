@@ -36,7 +36,7 @@ WITH: dict[tuple[str, str], dict[str, Any]] = {
     ("naspclora", "alpha_holdout"): {"alpha_data": "holdout"},
 }
 """What else must be set for an option to mean something."""
-NO_NUMBERS = {"fused"}
+NO_NUMBERS = {"fused", "compiled"}
 """Options that change how fast and not what."""
 OPTIONS = [
     (name, field.name)
