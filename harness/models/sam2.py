@@ -128,7 +128,7 @@ class Pyramid(nn.Module):
 
     def __init__(self, widths: Sequence[int], *, dim: int) -> None:
         super().__init__()
-        levels = (OrderedDict(conv=nn.Conv2d(width, dim, kernel_size=1)) for width in widths)
+        levels = (OrderedDict[str, nn.Module](conv=nn.Conv2d(width, dim, kernel_size=1)) for width in widths)
         self.convs = nn.ModuleList(nn.Sequential(level) for level in levels)
 
     def forward(self, maps: Sequence[Tensor]) -> list[Tensor]:
