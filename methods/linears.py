@@ -46,8 +46,9 @@ class LinearMethod(Method):
 
     def _insert(self, segmenter: Adaptable) -> None:
         config, encoder = self.config, segmenter.encoder
-        for place in block_sites(encoder, config.blocks) if config.encoder_sites else ():
-            for module, names in modules_of(encoder.shape.blocks[place.index], config.encoder_sites).items():
+        for place in block_sites(encoder, config.blocks):
+            shape, sites = encoder.shape.blocks[place.index], config.encoder_sites
+            for module, names in modules_of(shape, sites).items() if sites else ():
                 self._replace(place, module, names)
         for part, leaf in decoder_sites(cast(nn.Module, segmenter)) if config.freezes_decoder else ():
             self._replace(part, leaf, [leaf])
