@@ -1,6 +1,6 @@
 """Other implementations of the same step: HF transformers' SAM encoder with peft's LoRA, and AutoGluon's Conv-LoRA on it.
 
-Their encoders hold our weights; the mask decoder behind them is the reference's (`benchmarks.reference`), so that a
+Their encoders hold our weights; the mask decoder after them is the reference's (`benchmarks.reference`), so that a
 difference is the encoder's. transformers and peft are of the extra ``test``. AutoGluon's Conv-LoRA is executed anew as its
 structure has it: on transformers' encoder with fused attention, each ``qkv`` with a linear layer down, the routed
 experts on the maps of its windows, and a linear layer up.

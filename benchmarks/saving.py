@@ -21,7 +21,7 @@ def _file(text: str) -> Path:
 
 
 def save(path: Path | None, *, options: argparse.Namespace, measured: dict[str, Any]) -> None:
-    """Write ``measured`` beside the command's options and the environment; nothing without a path."""
+    """Write ``measured`` with the command's options and the environment; nothing without a path."""
     if path is None:
         return
     import torch

@@ -1,7 +1,7 @@
 """Leaf disease segmentation: 588 leaf photographs (Kaggle). Masks are dark red on black, whose grey view peaks at 38: up to
 00310 palette files {0, 1}, from 00311 on RGB with blended edges (disease: red above 63).
 
-No official split: test and validation are carved. ``aug_data`` beside ``data`` holds copies of the same leaves and is
+No official split: test and validation are carved. ``aug_data`` next to ``data`` holds copies of the same leaves and is
 never read, so no copy of a test image can be trained on.
 """
 

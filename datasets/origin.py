@@ -1,6 +1,6 @@
 """Which benchmark does an image come from? The images of five others, each labelled with its benchmark.
 
-Nothing is copied: the five lie in one data root, and each keeps its own splits (CVC-612's whole sequences, ISIC's lesions
+Nothing is copied: the five are in one data root, and each keeps its own splits (CVC-612's whole sequences, ISIC's lesions
 seen twice, road tiles of one image), so that no test image has its like in training.
 """
 

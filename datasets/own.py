@@ -1,6 +1,6 @@
 """Anybody's folder as a benchmark, without a line of Python: images, and masks or labels.
 
-How the files may lie is a table, `harness.datasets.readers.own_layouts`. ``classes.txt`` names the classes of masks that hold indices,
+The layouts are a table, `harness.datasets.readers.own_layouts`. ``classes.txt`` names the classes of masks that hold indices,
 one a line, the background first; without it masks are binary, unless COCO or nnU-Net name classes. Lists (``train.txt``, ``val.txt``,
 ``test.txt``, also in ``splits/``) split an undivided folder; otherwise what is missing is carved, as for every benchmark.
 """
@@ -40,7 +40,7 @@ _CONVERTERS = {
     "labels/*.txt": "YOLO is not read: convert its polygons to COCO JSON, such as with Roboflow or supervision",
     "*.json": "JSON that is not COCO's, such as LabelMe's, is not read: convert it to COCO, such as with labelme2coco",
 }
-"""What lies in a folder that is not read -> what to do about it."""
+"""What a folder has that is not read -> what to do about it."""
 
 
 class OwnBenchmark(FolderBenchmark):
@@ -119,7 +119,7 @@ class OwnBenchmark(FolderBenchmark):
         if "all" in parts and len(parts) > 1 and not carved:
             if "train" in parts:
                 aside = len(parts["all"])
-                raise DatasetError(f"{root} has pairs in train/ and {aside} beside it; move these into it, or away")
+                raise DatasetError(f"{root} has pairs in train/ and also {aside}; move these into it, or away")
             parts = {"train" if name == "all" else name: pairs for name, pairs in parts.items()}
         if set(parts) in ({"all"}, {"train"}) and not carved:
             (every,) = parts.values()
@@ -328,7 +328,9 @@ def any_folder(name: str, folder: Path, options: DataOptions | None = None) -> t
     if isinstance(kind, CocoLayout):
         return own_benchmark(name, _checked(kind.classes(root, category), root)), root
     if category:
-        raise DatasetError(f"category={category} is for COCO files, and {root} lies as {kind.name!r}; leave it away")
+        raise DatasetError(
+            f"category={category} is for COCO files, and {root} has the layout {kind.name!r}; leave it out"
+        )
     for path in (root / CLASSES, folder / CLASSES):
         if path.is_file():
             return own_benchmark(name, read_classes(path)), root

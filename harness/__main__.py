@@ -11,7 +11,7 @@ from harness.system.errors import UsageError
 
 
 def main(argv: list[str] | None = None) -> int:
-    """Hand the words behind the verb to its own ``main``."""
+    """Hand the words after the verb to its own ``main``."""
     words = sys.argv[1:] if argv is None else argv
     if words and words[0] in VERBS:
         return int(import_module(VERBS[words[0]]).main(words[1:]))

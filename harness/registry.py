@@ -124,7 +124,7 @@ class Registry:
         raise UsageError(f"unknown {self.kind} {name!r}{did_you_mean(name, [*self.names(), *self._further])}")
 
     def get(self, name: str) -> Any:
-        """The class behind ``name``; imports its module.
+        """The class of ``name``; imports its module.
 
         Raises:
             UsageError: unknown, broken on import, not of the right base class, or unusable.
@@ -316,7 +316,7 @@ def title_of(benchmark: str) -> str:
 
 
 def label_note(name: str, values: Mapping[str, Any]) -> str:
-    """What a table must say behind a method's name for a configuration as a record holds it; nothing where the method is
+    """What a table must say after a method's name for a configuration as a record holds it; nothing where the method is
     not known here, or no longer has such a configuration."""
     try:
         return str(method_config_class(name)(**values).label_note)

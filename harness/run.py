@@ -68,7 +68,7 @@ class Command:
         return max(limit - sum(self.priced.values()), 1e-9) if limit is not None and self.priced else limit
 
     def starts(self, planned: Plan, request: Request) -> tuple[Job, ...]:
-        """What would be started of a plan and is not priced yet: failed runs that are not started again use up no budget."""
+        """What would be started of a plan and is not priced yet: failed runs that are not restarted use no budget."""
         from harness.dispatch.run_jobs import not_again, to_start
 
         started = to_start(planned, self.where, results=request.results, retry=self.arguments.retry)
@@ -83,7 +83,7 @@ def parser() -> CommandParser:
         "run",
         __doc__,
         epilog="Without data it runs the card demo (generated images, minutes on a laptop); --plan shows what would run and "
-        "starts nothing. sam-peft settings says where data, checkpoints and results lie.",
+        "starts nothing. sam-peft settings prints the folders of data, checkpoints and results.",
     )
     grid = p.add_argument_group("what to compare")
     grid.add_argument(
@@ -130,7 +130,7 @@ def parser() -> CommandParser:
     add_results(data, help="records, tables, checkpoints (default: the setting, else runs)")
     data.add_argument("--skip-missing", action="store_true", help="leave out benchmarks that are not on disk")
     data.add_argument(
-        "--no-cache", action="store_true", help="decode images anew instead of keeping them memory-mapped"
+        "--no-cache", action="store_true", help="decode images in every epoch instead of keeping them memory-mapped"
     )
     tuned = p.add_argument_group("tuning")
     tuned.add_argument(
@@ -184,7 +184,7 @@ def parser() -> CommandParser:
         "--retry",
         action=Once,
         metavar="CODES",
-        help="with --cluster: submit (or with --plan price) failed runs of these classes again, e.g. oom,timeout",
+        help="with --cluster: resubmit (or with --plan price) failed runs of these classes, e.g. oom,timeout",
     )
     how.add_argument(
         "--yes", action="store_true", help="start although it takes months, or although its numbers rank nothing"
@@ -219,7 +219,7 @@ def _check(arguments: argparse.Namespace, settings: Settings) -> None:
     if not _cluster(arguments, settings):
         for option, why in (
             ("wait", "here a command stays until its runs end"),
-            ("retry", "here runs that failed start again"),
+            ("retry", "here runs that failed restart"),
             ("cancel", "a run here is stopped with Ctrl-C"),
         ):
             if getattr(arguments, option):
@@ -329,7 +329,7 @@ def _of_edited_plugins(planned: Plan, store: RecordStore) -> list[str]:
     changed = Counter(record.run.method for record in finished if has_changed(record))
     return [
         f"{method}: {counted(count, 'finished run')} of other code than its plug-in and harness.methods have now; another --results "
-        f"trains anew, or deleting the records in {store.root / 'records'}"
+        f"trains from the start, or deleting the records in {store.root / 'records'}"
         for method, count in changed.items()
     ]
 
@@ -359,7 +359,7 @@ def tune(request: Request, tuning: Tuning, how: Command) -> tuple[Request | None
         planned, trials = plan_trials(request, tuning, prepare_samples=how.samples)
         if left := unfinished(planned):
             what = "are on their way" if outcome.submitted else "have no result"
-            say(f"tuning: {len(left)} trials {what}; start the same command again to go on")
+            say(f"tuning: {len(left)} trials {what}; repeat the command to continue")
             return None, 0 if outcome.submitted else 1
     return choose(request, tuning, trials, store), 0
 

@@ -1,4 +1,4 @@
-"""AdaptFormer (2205.13535): x + MLP(norm(x)) + s · up(ReLU(down(x))), a bottleneck beside the MLP that reads the
+"""AdaptFormer (2205.13535): x + MLP(norm(x)) + s · up(ReLU(down(x))), a bottleneck parallel to the MLP that reads the
 tokens before the norm.
 
 Down starts Kaiming-uniform (a = √5), up at zero, biases at zero, s = 0.1 (the paper's), so the start is the identity.

@@ -2,7 +2,7 @@
 that change its weights themselves, y = W′ x + b with W′ = f(W).
 
 Such a layer computes W′ once a pass and hands it to the one product that the frozen layer needs anyway, so that a token costs
-nothing more, backward needs W′ alone, and W′ is what a merge leaves behind.
+nothing more, backward needs W′ alone, and W′ is what a merge leaves.
 """
 
 from __future__ import annotations

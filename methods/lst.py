@@ -1,4 +1,4 @@
-"""Ladder side tuning, LST (2206.06522): a narrow transformer beside the frozen backbone; no gradient passes the
+"""Ladder side tuning, LST (2206.06522): a narrow transformer parallel to the frozen backbone; no gradient passes the
 backbone.
 
 Rung i takes the frozen block's output h_i: s_i = block_i(μ_i · down_i(h_i) + (1 − μ_i) · s_{i−1}) with μ_i = σ(a_i /
@@ -90,7 +90,7 @@ class Ladder(nn.Module):
 
     Args:
         config: see `LSTConfig`.
-        encoder: the backbone that it stands beside.
+        encoder: the backbone that it is parallel to.
         generator: source of the initial weights.
     """
 
@@ -111,7 +111,7 @@ class Ladder(nn.Module):
 
 
 class LadderEncoder(nn.Module):
-    """An encoder with a ladder beside it; itself an `Encoder`.
+    """An encoder with a parallel ladder; itself an `Encoder`.
 
     Args:
         base: the backbone, frozen.

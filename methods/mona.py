@@ -1,4 +1,4 @@
-"""Mona (2408.08345): a bottleneck that looks at neighbours, behind attention and behind the MLP, each after its residual.
+"""Mona (2408.08345): a bottleneck that looks at neighbours, after attention and after the MLP, each after its residual.
 
 x ← x + up(GELU(f(down(LN(x) ⊙ s₁ + x ⊙ s₂)))) with f(z) = m + P m and m = z + (C₃ z + C₅ z + C₇ z) / 3: depthwise
 convolutions of the bottleneck's map with kernels of 3, 5 and 7, and a pointwise P. s₁ starts at 1e-6, s₂ at one, every
@@ -72,12 +72,12 @@ class MonaAdapter(nn.Module):
 
 
 class MonaBlock(nn.Module):
-    """The backbone's block with an adapter behind each half.
+    """The backbone's block with an adapter after each half.
 
     Args:
         block: the backbone's own, frozen.
-        after_attention: adapter behind attention and its residual.
-        after_mlp: adapter behind the MLP and its residual.
+        after_attention: adapter after attention and its residual.
+        after_mlp: adapter after the MLP and its residual.
     """
 
     def __init__(self, block: nn.Module, *, after_attention: MonaAdapter, after_mlp: MonaAdapter) -> None:

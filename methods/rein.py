@@ -1,4 +1,4 @@
-"""Rein (2312.04265): behind each block f + s · MLP_f(softmax(f Tᵀ / √d)₂… · MLP_T(T₂…) + f), with learnt tokens T of that block.
+"""Rein (2312.04265): after each block f + s · MLP_f(softmax(f Tᵀ / √d)₂… · MLP_T(T₂…) + f), with learnt tokens T of that block.
 
 T = A B of low rank, as released; both linear maps and the scale s are shared by all blocks. The first token takes part in the softmax
 and gives nothing, so that a feature may look nowhere. Tokens without a place (a ViT's class token) pass by. Starts as released (w1oves/Rein

@@ -3,8 +3,8 @@ output.
 
 Everything folds: into a linear or a convolution as W ← diag(γ) W, b ← γ ⊙ b + β, into a norm likewise. The released
 code starts from noise, γ ~ N(1, 0.02²), β ~ N(0, 0.02²), so that the adapted model is not the pretrained one; ``init:
-intended`` starts from the identity. Deviation (ours): the norm behind the last block of a timm ViT, which SAM does not
-have, is left as it is; the neck behind it trains with the decoder. So is the projection beside attention in the first block of a
+intended`` starts from the identity. Deviation (ours): the norm after the last block of a timm ViT, which SAM does not
+have, is left as it is; the neck after it trains with the decoder. So is the projection parallel to attention in the first block of a
 stage of SAM 2.
 """
 
@@ -98,7 +98,7 @@ class SSF(Method):
 
 
 def affine_part(base: nn.Module) -> Any:
-    """Where the last weight and bias of ``base`` are: the batch norm behind a convolution of TinyViT, else the module."""
+    """Where the last weight and bias of ``base`` are: the batch norm after a convolution of TinyViT, else the module."""
     return getattr(base, "bn", base)
 
 

@@ -90,7 +90,7 @@ def check(benchmark: Benchmark, root: Path, *, workers: int = 0, progress: Progr
 
 
 def _label(path: Path, root: Path) -> str:
-    """A file for messages: relative where it lies below ``root``."""
+    """A file for messages: relative where it is below ``root``."""
     return str(path.relative_to(root)) if path.is_relative_to(root) else str(path)
 
 

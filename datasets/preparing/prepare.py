@@ -35,7 +35,7 @@ def file_name(url: str) -> str:
 
 
 def obtain(source: str, data_root: Path, *, progress: Progress) -> Path:
-    """The archive behind ``source``, downloaded where it is a URL. A download that was cut goes on where it stopped; where the server
+    """The archive of ``source``, downloaded where it is a URL. A download that was cut goes on where it stopped; where the server
     cannot, it starts over. Raises DatasetError: no such file, or the download failed; what came so far is kept."""
     if not source.startswith(("http://", "https://")):
         path = Path(source).expanduser()

@@ -1,6 +1,6 @@
 """COCO JSON as masks, read in place: polygons and run lengths through pycocotools (the extra ``coco``).
 
-Where objects overlap, the smaller lies on top. A crowd's region is ignored (255) where no object is drawn, as COCO's own scores do.
+Where objects overlap, the smaller is on top. A crowd's region is ignored (255) where no object is drawn, as COCO's own scores do.
 pycocotools trusts what it is given, down to memory beyond its arrays, so shapes and sizes are checked here first; what it would raise
 on, or draw as something else than was meant (boxes, lines), is refused.
 """
@@ -61,9 +61,7 @@ def _load(path: Path, size: int, changed: int) -> CocoFile:
         for image in data["images"]:
             key, name = _id(image["id"]), str(image["file_name"]).replace("\\", "/")
             if key in images or name in sizes:
-                raise ValueError(
-                    f"the id {key} or the file {name} is there twice: two exports joined? Number them anew"
-                )
+                raise ValueError(f"the id {key} or the file {name} is there twice: two exports joined? Renumber them")
             images[key], sizes[name] = name, _size(image)
         annotations: dict[str, list[tuple[str, Mapping[str, Any]]]] = {name: [] for name in sizes}
         used = set()

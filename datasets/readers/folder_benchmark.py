@@ -126,7 +126,7 @@ class FolderBenchmark(Benchmark):
         return f"get it: {self.source} (data of your own need another name than {self.name})"
 
     def recognised(self, root: Path) -> list[Layout]:
-        """The layouts in which ``root`` lies: one, none, or rivals."""
+        """The layouts of ``root``: one, none, or rivals."""
         return recognise(root, self.layouts())
 
     def layout_at(self, root: Path) -> Layout:

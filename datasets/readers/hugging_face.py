@@ -30,7 +30,7 @@ def plain_folder(folder: Path) -> Path:
         return folder
     source = Path(str(folder).removeprefix(PREFIX)).expanduser()
     if not source.is_dir():
-        raise DatasetError(f"{PREFIX}{source}: there is no such folder; give one that a data set of the Hub lies in")
+        raise DatasetError(f"{PREFIX}{source}: there is no such folder; give the folder of a data set of the Hub")
     spec = find_spec("datasets")
     if spec is None or spec.origin is None:  # our own folder of that name is no package
         raise DatasetError(f"{PREFIX}{source} is read by Hugging Face's datasets: pip install 'datasets>=4'")

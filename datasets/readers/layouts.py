@@ -62,7 +62,7 @@ class Part:
 
 
 class Layout(ABC):
-    """One way in which a benchmark lies on disk.
+    """One layout of a benchmark on disk.
 
     Attributes:
         name: the layout's name, as in `Splits.layout` and in ``sam-peft data sample --layout``.
@@ -75,7 +75,7 @@ class Layout(ABC):
 
     @abstractmethod
     def matches(self, root: Path) -> bool:
-        """Whether ``root`` lies in this layout."""
+        """Whether ``root`` has this layout."""
 
     @abstractmethod
     def parts_at(self, root: Path) -> dict[str, Paired]:
@@ -203,7 +203,7 @@ def csv_pairs(path: Path, rows: Sequence[Sequence[str]], image: int, mask: int) 
 
 
 def recognise(root: Path, layouts: Iterable[Layout]) -> list[Layout]:
-    """The layouts in which ``root`` lies: one, none, or several rivals.
+    """The layouts of ``root``: one, none, or several rivals.
 
     A CSV layout whose lists point into the folders of another layout is that archive's own index, so the other is no
     rival.

@@ -1,4 +1,4 @@
-"""Layouts of data of one's own: a table, `LAYOUTS`, of how people keep images with masks. Whatever lies otherwise is said by a CSV."""
+"""Layouts of data of one's own: a table, `LAYOUTS`, of how people keep images with masks. Anything else is described by a CSV."""
 
 from __future__ import annotations
 
@@ -133,7 +133,7 @@ class OneFolder(OwnLayout):
     """Images with masks ``NAME_mask``, or ``NAME.png`` of ``NAME.jpg``, in one folder or in folders of splits."""
 
     name = "one folder"
-    hint = "NAME.jpg beside NAME_mask.png or NAME.png"
+    hint = "NAME.jpg with NAME_mask.png or NAME.png"
 
     def parts_at(self, root: Path) -> Parts:
         parts = {part: self._in(folder) for part, folder in {"all": root, **_of_splits(root, "")}.items()}
@@ -269,7 +269,7 @@ class ClassFolders(Layout):
 
     def _read(self, folder: Path) -> Paired:
         if stray := image_files(folder):
-            raise DatasetError(f"{stray[0]} lies beside the folders of the classes and has no label; move it into one")
+            raise DatasetError(f"{stray[0]} is not in a folder of a class and has no label; move it into one")
         pairs: list[Pair] = []
         for path in subfolders(folder):
             images = image_files(path)

@@ -80,7 +80,7 @@ class RecordStore:
         return self._write(record, images_csv, masks_png, left=() if record.code == "OK" else SIDECARS)
 
     def relabel(self, record: Record) -> Path:
-        """Write a record anew whose run has another label; its sidecar files stay. Raises as `write`."""
+        """Rewrite a record whose run has another label; its sidecar files stay. Raises as `write`."""
         return self._write(record, left=SIDECARS)
 
     def _write(self, record: Record, images_csv: str = "", masks_png: bytes = b"", *, left: Collection[str]) -> Path:
@@ -170,7 +170,7 @@ class RecordStore:
         return ended
 
     def surely_ended(self, keys: Collection[str]) -> dict[str, Record | str]:
-        """As `ended`, for whoever starts runs again. Raises Unread: as of `find`; its run may be finished."""
+        """As `ended`, for whoever restarts runs. Raises Unread: as of `find`; its run may be finished."""
         ended = self.ended(keys)
         for key in [key for key, read in ended.items() if isinstance(read, str)]:
             if not self.problem(key):  # it was replaced meanwhile

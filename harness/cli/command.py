@@ -51,7 +51,7 @@ def plain(documentation: str | None) -> str:
 
 
 def version() -> str:
-    """Version, commit and place of the copy that is running."""
+    """Version, commit and folder of the running copy."""
     code = code_version()
     commit = f", commit {code['commit'][:12]}{' with changes' if code['dirty'] else ''}" if code["commit"] else ""
     return f"{PROGRAM} {harness.__version__}{commit}, in {ROOT}"
@@ -99,7 +99,7 @@ class CommandParser(argparse.ArgumentParser):
 
 class _Version(argparse.Action):
     def __init__(self, option_strings: list[str], dest: str, **_: Any) -> None:
-        super().__init__(option_strings, argparse.SUPPRESS, nargs=0, help="print version, commit and place, and exit")
+        super().__init__(option_strings, argparse.SUPPRESS, nargs=0, help="print version, commit and folder, and exit")
 
     def __call__(self, parser: argparse.ArgumentParser, *_: Any) -> None:
         print(version())
@@ -236,9 +236,9 @@ def command(verb: str, documentation: str | None, *, epilog: str | None = None) 
 
 
 DEBUG = "--debug"
-_FREE_SPACE = "; free space or choose another folder, then give the same command again"
+_FREE_SPACE = "; free space or choose another folder, then repeat the command"
 _DENIED = "; let its owner give you access, or choose another"
-_AGAIN = "; the disk or its server did not answer, so give the same command again"
+_AGAIN = "; the disk or its server did not answer, so repeat the command"
 _ADVICE = {
     **dict.fromkeys(AWAY, _AGAIN),
     errno.ENAMETOOLONG: "",

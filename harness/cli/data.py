@@ -171,7 +171,7 @@ def run_prepare(arguments: argparse.Namespace) -> int:
 
     benchmark = _benchmark(arguments.name)
     if not isinstance(benchmark, FolderBenchmark):
-        raise UsageError(f"{benchmark.name} does not say how its archives lie; unpack them yourself")
+        raise UsageError(f"{benchmark.name} does not say how its archives are laid out; unpack them yourself")
     root = _folder(arguments)
     with _writing(root), _progress() as progress:
         folder, splits = prepare(benchmark, arguments.sources, root, progress=progress)

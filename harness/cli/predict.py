@@ -32,7 +32,7 @@ def parser() -> CommandParser:
         "predict",
         __doc__,
         epilog="Masks are PNG at each image's own size: 0 and 255, or class indices with a palette; of a classifier labels.csv has "
-        "each image's label and probabilities. The same command again goes on where it was stopped, with masks.",
+        "each image's label and probabilities. Repeating the command continues where it stopped, with masks.",
     )
     model = p.add_mutually_exclusive_group(required=True)
     add_run(model)
@@ -52,14 +52,14 @@ def parser() -> CommandParser:
         action="append",
         default=[],
         metavar="X0,Y0,X1,Y1",
-        help="a box around an object, in pixels of the one image that is given; again for further objects",
+        help="a box around an object, in pixels of the one image that is given; repeatable",
     )
     pointed.add_argument(
         "--point",
         action="append",
         default=[],
         metavar="X,Y",
-        help="a point on the object; again for more of that object",
+        help="a point on the object; repeatable",
     )
     p.add_argument("--overlay", action="store_true", help="also DIR/overlays: contours over the image")
     p.add_argument("--probabilities", action="store_true", help="also DIR/probabilities: .npy of float32")

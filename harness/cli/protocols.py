@@ -166,7 +166,7 @@ def _compare(card: str, other: str, *, root: Path, as_json: bool) -> None:
 
 @dataclass(frozen=True, kw_only=True)
 class _Shown:
-    """A card, or the rules behind a hash: field -> value, field -> mark."""
+    """A protocol, or the rules of a hash: field -> value, field -> mark."""
 
     values: dict[str, Any]
     marks: dict[str, str]
@@ -212,10 +212,10 @@ def opened(rules: Mapping[str, Any]) -> dict[str, Any]:
 
 
 def comments(card: str) -> dict[str, str]:
-    """Field path -> the comment behind it in the card that sets it, which may be one that the card is based on."""
+    """Field path -> the comment comments it in the card that sets it, which may be one that the card is based on."""
     _, files = read_card(card_path(card))
     lines = [line for path in files for line in path.read_text(encoding="utf-8").splitlines()]
-    behind: dict[str, str] = {}
+    comments: dict[str, str] = {}
     parent = ""
     for line in lines:
         if field := re.match(r"(\s*)(\w+):(?:\s+([^#]*?))?\s*(?:#\s*(.*))?$", line):
@@ -223,10 +223,10 @@ def comments(card: str) -> dict[str, str]:
             name = f"{parent}.{key}" if indent else key
             parent = parent if indent else key
             if comment:
-                behind[name] = comment
+                comments[name] = comment
             elif value:  # the comment of a base is on its own value
-                behind.pop(name, None)
-    return behind
+                comments.pop(name, None)
+    return comments
 
 
 def mark(path: str, comments: dict[str, str]) -> str:

@@ -38,7 +38,7 @@ WATCH_SECONDS = 5.0
 MOST_AT_WORK = 8
 MOST_KEYS = 6
 NOT_BEGUN = "not begun"
-"""What is shown of a run that waits for its command to be given again and was never begun."""
+"""The state of a run that waits for its command to be repeated and was never begun."""
 REASON_WORDS = {
     "OOM": "out of memory",
     "DIVERGED": "diverged",
@@ -64,7 +64,7 @@ def parser() -> CommandParser:
     p.add_argument("--failed", action="store_true", help="list runs that failed or were interrupted, and why")
     add_run(p, option="--logs", help="print the log of the last start of a run")
     p.add_argument(
-        "--watch", action="store_true", help=f"show again every {WATCH_SECONDS:.0f} seconds until nothing is to come"
+        "--watch", action="store_true", help=f"refresh every {WATCH_SECONDS:.0f} seconds until all runs ended"
     )
     p.add_argument("--json", action="store_true", help="print JSON, one object a run and line")
     return p
@@ -74,7 +74,7 @@ def parser() -> CommandParser:
 def main(argv: list[str] | None = None) -> int:
     arguments = parser().parse_args(argv)
     if arguments.watch:
-        require_effect(arguments, "json", "logs", without="with --watch, which shows the overview again and again")
+        require_effect(arguments, "json", "logs", without="with --watch, which refreshes the overview")
     if arguments.json or arguments.logs:
         option = "--json" if arguments.json else "--logs"
         require_effect(arguments, *{"failed", "logs"} - {option[2:]}, without=f"with {option}")
@@ -187,11 +187,11 @@ def _in_words(seen: Survey) -> list[str]:
     stopped, never = counts[INTERRUPTED], counts[NOT_BEGUN] + counts[LOST]
     again = [f"{stopped} interrupted"] * bool(stopped) + [f"{never} never begun"] * bool(never)
     if again:
-        lines.append(f"{', '.join(again)}: the command that started them goes on with them")
+        lines.append(f"{', '.join(again)}: the command that started them continues them")
     failed = sum(counts[code] for code in REASON_WORDS)
     if failed:
         lines.append(
-            f"{failed} failed: sam-peft status --failed says why; the same command starts them again, on a cluster with --retry"
+            f"{failed} failed: sam-peft status --failed says why; the same command restarts them, on a cluster with --retry"
         )
     done = sorted((run for run in seen.runs.values() if run.state == FINISHED), key=lambda run: run.finished)
     if done:

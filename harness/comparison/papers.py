@@ -1,4 +1,4 @@
-"""What papers published, beside ours: values of tables, and sentences such as "NAS-LoRA is better than LoRA".
+"""What papers published, with ours: values of tables, and sentences such as "NAS-LoRA is better than LoRA".
 
 ``results/paper/<paper>.csv`` has the values, one row a cell, each with where it was read and how sure that is
 (`MARKS`); an unknown cell is empty. ``results/paper/setups.yaml`` says what they were made with.

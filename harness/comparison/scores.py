@@ -67,7 +67,7 @@ ImageScores = tuple[tuple[str, ...], "NDArray[np.float64]"]
 """The stems of the images, in order, and the score of each."""
 
 Over = Literal["seeds and images", "seeds", "splits", "images"]
-"""What an interval is over; ``splits`` where every seed splits the images anew (Nadeau and Bengio 2003); ``images`` of a
+"""What an interval is over; ``splits`` where every seed has its own split (Nadeau and Bengio 2003); ``images`` of a
 single seed, where it says nothing of other seeds."""
 
 
@@ -79,7 +79,7 @@ class Sample:
         by_seed: seed -> score.
         images: seed -> scores by image, where the run has such that average to its score.
         clusters: stem -> its cluster, where images are not independent.
-        test_share: images tested over images trained on where every seed splits the images anew, else 0.
+        test_share: images tested over images trained on where every seed has its own split, else 0.
     """
 
     by_seed: Mapping[int, float]
@@ -125,7 +125,7 @@ def difference(scores: pd.DataFrame, row: str, baseline: str) -> Difference | No
     Args:
         scores: a frame of one benchmark, split, metric and model with the columns row, metric, seed and value (in
             [0, 1]); with scores by image also stem and group, as of `Archive.frame("images")`; ``test_share`` where
-            every seed splits the images anew.
+            every seed has its own split.
 
     None where they have no seed in common.
     """
@@ -266,7 +266,7 @@ class Cell:
         model: which of the runs' models is scored: ``best``, ``merged-exact``, ….
         values: seed -> score in [0, 1] of runs that ended well.
         codes: seed -> reason why there is no score, or why it counts for nothing.
-        records: the records behind it.
+        records: the records of this cell.
     """
 
     row: str
@@ -282,8 +282,8 @@ class Cell:
         missing."""
         values: dict[int, float] = {}
         codes: dict[int, str] = {}
-        behind = [record for record in records if column.holds(record.run)]
-        for record in behind:
+        own = [record for record in records if column.holds(record.run)]
+        for record in own:
             seed = record.run.seed
             scores = record.scores.get(model, {}).get(column.split, {}) if record.code == "OK" else {}
             value = scores.get(column.metric)
@@ -295,7 +295,7 @@ class Cell:
             elif codes.get(seed) != "CONFLICT":
                 codes.pop(seed, None)
         codes |= {seed: MISSING for seed in seeds if seed not in values and seed not in codes}
-        return cls(row=row, column=column, model=model, values=values, codes=codes, records=tuple(behind))
+        return cls(row=row, column=column, model=model, values=values, codes=codes, records=tuple(own))
 
     @property
     def planned(self) -> tuple[int, ...]:
@@ -336,7 +336,7 @@ class Cell:
 
     @cached_property
     def test_share(self) -> float:
-        """Images tested over images trained on where every seed splits the images anew, else 0."""
+        """Images tested over images trained on where every seed has its own split, else 0."""
         folds = [
             record
             for record in self.records
@@ -346,7 +346,7 @@ class Cell:
 
     @property
     def interval(self) -> stats.Interval | None:
-        """Student's, 95 %, over the seeds; that of folds where every seed splits the images anew; None for a single
+        """Student's, 95 %, over the seeds; that of folds where every seed has its own split; None for a single
         run."""
         return stats.of_folds(self.by_seed, test_share=self.test_share).interval() if self.values else None
 

@@ -84,9 +84,11 @@ def parameter_count(subject: ContractCase) -> None:
     attached = sum(p.numel() for p in segmenter.encoder.parameters() if p.requires_grad)
     closed_form = method.config.encoder_parameters(subject.shape)
     require(attached == closed_form, f"{attached} parameters train in the encoder, the closed form says {closed_form}")
-    beside = sum(p.numel() for p in segmenter.parameters() if p.requires_grad) - attached
+    of_decoder = sum(p.numel() for p in segmenter.parameters() if p.requires_grad) - attached
     closed_form = trained_in_decoder(method.config, subject.backbone, task="binary", decoder=subject.decoder)
-    require(beside == closed_form, f"{beside} parameters train in the decoder, the closed form says {closed_form}")
+    require(
+        of_decoder == closed_form, f"{of_decoder} parameters train in the decoder, the closed form says {closed_form}"
+    )
 
 
 def frozen(subject: ContractCase) -> None:

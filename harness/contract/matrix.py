@@ -115,7 +115,7 @@ def capability(
         plain: Any = build_segmenter(backbone, task="binary", decoder=decoder)
     shape = backbone_shape(backbone)
     encoder = config.encoder_parameters(shape)
-    beside = trained_in_decoder(config, backbone, task="binary", decoder=decoder)
+    of_decoder = trained_in_decoder(config, backbone, task="binary", decoder=decoder)
     linears = [plain.get_submodule(leaf) for leaf in plain.decoder_linears()] if config.freezes_decoder else []
     in_decoder = config.decoder_parameters([(part.in_features, part.out_features) for part in linears])
     names = {f.name for f in fields(config)}
@@ -128,7 +128,7 @@ def capability(
         paper=entry.paper if entry else method.paper,
         code=", ".join(method.packages) or ("own" if entry else "plug-in"),
         encoder_parameters=encoder,
-        trainable_parameters=encoder + beside,
+        trainable_parameters=encoder + of_decoder,
         total_parameters=sum(p.numel() for p in plain.parameters()) + config.added_parameters(shape) + in_decoder,
         identity_at_init=made.identity_at_init,
         merge_modes=tuple(made.merge_modes),

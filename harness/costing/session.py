@@ -324,7 +324,7 @@ class Roster:
             raise
         except Exception as error:  # a method's code may raise anything, and the others' measurements are worth keeping
             others = len(self.subjects.keys() - {variant})
-            beside = f" (beside {others} more of --methods: fewer in a session leave more room)" if others else ""
+            beside = f" (with {others} more of --methods: fewer in a session leave more room)" if others else ""
             self.dropped[variant] = why(error) + (beside if out_of_memory(error) else "")
         if variant not in self.dropped:
             return

@@ -66,7 +66,7 @@ def last_words(log: Path) -> str:
 
 
 def reason_to_give_up(starts: Sequence[Attempt], *, limit: int, before: int = 0) -> tuple[End, str] | None:
-    """Whether a run without a record has to be given up after these starts, and why; None if it may be started again.
+    """Whether a run without a record has to be given up after these starts, and why; None if it may be restarted.
 
     Args:
         limit: highest attempt number allowed.

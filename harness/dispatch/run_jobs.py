@@ -126,7 +126,7 @@ class LocalExecutor:
             begun = any(runs[run.key].attempts > run.before for run in left)
             raise UsageError(
                 f"{counted(len(left), 'run')} could not {'end' if begun else 'begin'}: {reason};"
-                f" mend that, then give the same command again (log: {log})"
+                f" fix that, then repeat the command (log: {log})"
             )
         return runs
 
@@ -273,7 +273,7 @@ def make_executor(where: Target, *, results: Path, request: str = "") -> InlineE
 
 def to_start(planned: Plan, where: Target, *, results: Path, retry: str | None) -> list[Job]:
     """What `run_jobs` starts or finds at work: all that is not finished, on a cluster without what failed and neither ``retry`` nor a
-    submission before this one starts again."""
+    submission before this one restarts."""
     again = _to_retry(planned, retry, everything=where.profile is None)
     if planned.failed and where.profile is not None:
         again |= {
@@ -293,7 +293,7 @@ def not_again(planned: Plan, begun: Iterable[Job]) -> dict[str, str]:
     if left_out:
         classes = ",".join(sorted({code.lower() for code in left_out.values()}))
         many = f"{len(left_out)} runs failed before and are" if len(left_out) > 1 else "1 run failed before and is"
-        say(f"{many} not started again; --retry {classes} does that")
+        say(f"{many} not restarted; --retry {classes} does that")
     return left_out
 
 
@@ -310,7 +310,7 @@ def run_jobs(
     """Run what is not finished, or cancel it; prints where runs go and how they fare. ``command``: the command line, which a sweep
     keeps.
 
-    On this machine, runs that failed before are started again; on a cluster only those that ``retry`` names, because a
+    On this machine, runs that failed before are restarted; on a cluster only those that ``retry`` names, because a
     queue is dear. Runs that were interrupted always continue.
 
     Raises:
@@ -328,7 +328,7 @@ def run_jobs(
         report("freezing the code and handing over the runs")
         elsewhere = chosen.submit(pending, command=command)
     if elsewhere:
-        say(f"not submitted again: {first_of([f'{key} {who}' for key, who in elsewhere.items()])}")
+        say(f"not resubmitted: {first_of([f'{key} {who}' for key, who in elsewhere.items()])}")
     if isinstance(chosen, SlurmExecutor):
         print(chosen.submitted or "nothing to submit: every run is finished, queued or running")
         print(f"watch:  sam-peft status --results {results} --watch")
@@ -346,7 +346,7 @@ def run_jobs(
             chosen.stop()
         raise KeyboardInterrupt(_what_was_interrupted(chosen.sweep)) from interrupt
     if stopped := [state.words for state in states.values() if state.state == INTERRUPTED]:
-        say(f"{len(stopped)} interrupted: {first_of(stopped)}; run the same command again to go on")
+        say(f"{len(stopped)} interrupted: {first_of(stopped)}; repeat the command to continue")
     failed = {key: state.state for key, state in states.items() if state.state != "OK"}
     return Outcome(submitted=False, failed={**left_out, **failed})
 
@@ -357,7 +357,7 @@ def _what_was_interrupted(sweep: Sweep) -> str:
     begun = [run.words for run in left if run.attempts]
     words = [f"{len(begun)} at work: {first_of(begun)}"] if begun else []
     words += [f"{len(left) - len(begun)} not begun"] if len(left) > len(begun) else []
-    return "; ".join([*(words or ["every run had ended"]), "run the same command again to go on"])
+    return "; ".join([*(words or ["every run had ended"]), "repeat the command to continue"])
 
 
 def _cancel(planned: Plan, executor: object, command: str) -> Outcome:
@@ -370,7 +370,7 @@ def _cancel(planned: Plan, executor: object, command: str) -> Outcome:
 
 
 def _to_retry(planned: Plan, retry: str | None, *, everything: bool) -> set[str]:
-    """Keys of failed runs that are to be started again."""
+    """Keys of failed runs that are to be restarted."""
     if retry is None:
         return set(planned.failed) if everything else set()
     classes = {word.strip().lower().replace("-", "_") for word in retry.split(",") if word.strip()}

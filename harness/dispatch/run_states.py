@@ -30,7 +30,7 @@ INTERRUPTED = "interrupted"
 CANCELLED = "cancelled"
 LOST = "lost"
 """States besides the reason codes of records. ``waiting``: planned here, not started yet. ``queued``: on the cluster.
-``interrupted``: stopped or killed, continues when the same command is given again. ``lost``: its job ended before the
+``interrupted``: stopped or killed, continues when the command is repeated. ``lost``: its job ended before the
 worker began."""
 STARTING = "starting"
 """The stage of a run that has not reported one yet."""
@@ -220,7 +220,7 @@ def _silence(last: Attempt, sweep: Sweep) -> str:
         return ""
     return (
         f", without a heartbeat for {seconds / 60:.0f} min: process {last.holder.pid} is stopped, hangs or cannot write; "
-        "let it go on, or kill it and give the command again"
+        "let it go on, or kill it and repeat the command"
     )
 
 

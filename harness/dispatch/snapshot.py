@@ -17,7 +17,7 @@ from harness.system.errors import UsageError
 
 ROOT = Path(str(harness.__file__)).parent
 PACKAGES = {Path("harness", name): (ROOT / name).resolve() for name in ("", "methods", "datasets")}
-"""Where a snapshot has what; in a clone two of them are links of ours to the folders beside ``harness``."""
+"""Where a snapshot has what; in a clone two of them are links of ours to the folders next to ``harness``."""
 LARGEST = 64 << 20
 """Bytes of all files; ours have 2 MB."""
 WORKER = "worker.py"

@@ -2,7 +2,7 @@
 
 A worker goes through runs of the sweep, each under its lease, until each has a record: all of them, which several processes here
 share, or on a cluster those of one task of an array. A task that has to stop leaves a file for its job script, which then asks the
-cluster to queue the job again: from there, as a container may have no clients of the cluster.
+cluster to requeue the job: from there, as a container may have no clients of the cluster.
 """
 
 from __future__ import annotations
@@ -131,7 +131,7 @@ def follow(task: str, start: Start, *, rank: int, stop: StopSignals) -> int:
 
 
 def ask_again(sweep: Sweep, task: str) -> None:
-    """Have the job script queue this task again."""
+    """Have the job script requeue this task."""
     (sweep.logs / f"{task}.again").touch()
 
 
@@ -162,7 +162,7 @@ def after(sweep: Sweep, task: str, starts: Sequence[Start], *, status: int) -> N
 
 
 def _persist(start: Start, *, stop: StopSignals) -> StartOutcome:
-    """Start the run again where its process died without a reason from outside (bounded, see `Start.verdict`)."""
+    """Restart the run where its process died without a reason from outside (bounded, see `Start.verdict`)."""
     while True:
         outcome = supervise(start, stop=stop)
         if outcome != "crashed" or stop or start.size > 1:
@@ -177,7 +177,7 @@ def _close_earlier_start(folder: Path, task: str) -> None:
     """This task was started before and could not say how that ended; a cluster starts no task twice at once."""
     starts = attempts(folder)
     if starts and not starts[-1].end and starts[-1].holder.job == task and not starts[-1].live():
-        close(folder, starts[-1], "lost", f"{task} was queued again")
+        close(folder, starts[-1], "lost", f"{task} was requeued")
 
 
 if __name__ == "__main__":

@@ -90,6 +90,6 @@ class Conventions:
     def __post_init__(self) -> None:
         for name in ("threshold", "ber_threshold", "empty"):
             if not 0 <= getattr(self, name) <= 1:
-                raise ValueError(f"{name}={getattr(self, name):g} must lie in [0, 1]")
+                raise ValueError(f"{name}={getattr(self, name):g} must be in [0, 1]")
         if not 0 < self.weighted_f_beta2 < math.inf:
             raise ValueError(f"weighted_f_beta2={self.weighted_f_beta2:g} must be above 0 and finite")

@@ -1,4 +1,4 @@
-"""Evaluation of a split: forward passes in the calling thread; reading ahead, masks and metrics on all cores beside them."""
+"""Evaluation of a split: forward passes in the calling thread; reading ahead, masks and metrics on all cores meanwhile."""
 
 from __future__ import annotations
 

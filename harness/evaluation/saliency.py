@@ -121,7 +121,7 @@ def e_measure(image: SaliencyMap) -> EMeasure:
 
 
 def _count_from(probabilities: Floats) -> NDArray[np.int64]:
-    """(256,) how many lie at or above each level, from the highest level down."""
+    """(256,) how many are at or above each level, from the highest level down."""
     levels = (probabilities * 255).astype(np.uint8)  # truncation, as the authors' code does
     # Two pixels at a time: half the counting.
     even = levels.size // 2 * 2

@@ -30,7 +30,7 @@ def squared_distances(foreground: Mask, *, reach: int) -> NDArray[np.float32]:
     """(H, W) squared distance of each pixel to the nearest of the foreground, which must hold a pixel.
 
     Whole numbers, exact where the distance is at most ``reach`` (and below 700), larger than its square elsewhere.
-    A transform costs its area, so it runs on boxes around what lies together. A pixel within reach of the foreground
+    A transform costs its area, so it runs on boxes around what is close together. A pixel within reach of the foreground
     lies in a box with the foreground pixel nearest to it, and where boxes overlap the smaller distance is right.
     """
     transform = by_scipy if opencv is None else functools.partial(_by_opencv, opencv=opencv)
@@ -44,7 +44,7 @@ def squared_distances(foreground: Mask, *, reach: int) -> NDArray[np.float32]:
 
 
 def _boxes(foreground: Mask, *, reach: int) -> list[tuple[slice, slice]]:
-    """Boxes around what lies within ``reach`` pixels of each group of objects; groups are some cells apart."""
+    """Boxes around what is within ``reach`` pixels of each group of objects; groups are some cells apart."""
     height, width = foreground.shape
     rows = np.stack([foreground[top : top + _CELL].any(axis=0) for top in range(0, height, _CELL)])
     cells = np.logical_or.reduceat(rows, np.arange(0, width, _CELL), axis=1)
@@ -108,7 +108,7 @@ def weighted_f(image: SaliencyMap, *, beta2: float = 1.0) -> float:
 
     An error outside counts 1 to 2 times, by its distance to the foreground. An error inside is at most the Gaussian
     mean of the errors around it, in which a background pixel takes the error of the nearest foreground pixel. The blur
-    reads what lies within ``_REACH`` of the foreground; and where errors weigh 2 but for a trifle, they are taken to
+    reads what is within ``_REACH`` of the foreground; and where errors weigh 2 but for a trifle, they are taken to
     weigh 2: from the distance on at which that changes the result by less than 3e-7. So only the part of the image
     near the foreground is worked on.
 

@@ -136,7 +136,7 @@ def open_data(run: Run, root: Path, *, cache: ArrayCache | None = None) -> RunDa
 
 
 def open_below(run: Run, data: Path, *, cache: ArrayCache | None = None) -> RunData:
-    """As `open_data`, of the benchmark that lies in or below ``data``."""
+    """As `open_data`, of the benchmark in or below ``data``."""
     add_own_of(run.benchmark, run.rules)
     root = benchmark_of(run.benchmark, from_rules(run.rules)).locate(data)
     return open_data(run, root, cache=cache)

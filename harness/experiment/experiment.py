@@ -132,7 +132,7 @@ def run_experiment(
         raise
     except Exception as error:
         if isinstance(error, OSError) and error.errno in AWAY:
-            raise  # no result: the run is started again from its checkpoint
+            raise  # no result: the run is restarted from its checkpoint
         code = reason_code(error)
         advice = ""
         if code == "OOM" and device.type == "cuda":
@@ -143,7 +143,7 @@ def run_experiment(
         if (theirs := _record_of_another(store, before, workers, key=job.run.key)) is not None:
             return theirs
         if isinstance(error, PeerGone):
-            raise  # killed, say: no result, and the run may be started again
+            raise  # killed, say: no result, and the run may be restarted
         _keep_traceback(experiment.folder)
     record = complete(replace(record, finished=now()))
     if workers.leads or record.code != "OK":
@@ -248,7 +248,7 @@ class Experiment:
         )
 
     def test(self, record: Record, trained: TrainingResult) -> tuple[Record, str, bytes]:
-        """Score best and last checkpoint, every merged form of the best and the best decoded; the record, and what lies beside it:
+        """Score best and last checkpoint, every merged form of the best and the best decoded; the record, and its sidecar files:
         per-image scores (`harness.archive.files`) and masks of a few images (`harness.archive.masks`)."""
         scores: dict[str, Summary] = {}
         images: dict[str, ImageTable] = {}

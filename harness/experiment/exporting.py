@@ -157,7 +157,7 @@ class Export:
         checkpoint: the pretrained weights that the run started from, None for a run from random weights.
         data: folder that holds the benchmark; needed by ``calibrated``, and used for the deviation where given. A run
             on generated samples finds its own.
-        card: text of the model card, ``README.md`` in a folder and beside a file what `card_of` says.
+        card: text of the model card, ``README.md`` in a folder and for a file what `card_of` says.
     """
 
     results: Path

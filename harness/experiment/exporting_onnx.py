@@ -25,7 +25,7 @@ OPSET = 18
 TOLERANCE = 1e-4
 """Largest difference between onnxruntime and the segmenter that is written, of logits relative to their largest magnitude."""
 LARGEST = 2_000_000_000
-"""Bytes of weights that one file may hold: protobuf ends at 2 GiB. More go into FILE.data beside it."""
+"""Bytes of weights that one file may hold: protobuf ends at 2 GiB. More go into FILE.data."""
 
 
 INSTEAD = "use --merge calibrated where the method has it, or --adapter-only"
@@ -120,7 +120,7 @@ def write_onnx(graph: Graph, out: Path, *, images: Tensor, metadata: Mapping[str
 
     Args:
         graph: what to write, on the CPU.
-        out: the file; weights beyond `LARGEST` lie beside it in ``<name>.data``.
+        out: the file; weights beyond `LARGEST` are in ``<name>.data``.
         images: (B, 3, S, S) normalised, on which onnxruntime must agree; of one alone its mirror image is the second.
         metadata: name -> text, stored in the file.
 

@@ -184,7 +184,7 @@ class Scoring:
         except Stopped:
             stopped = True
         if workers.any(stopped):
-            raise Interrupted(f"stopped while {name} was scored; run again to score it anew")
+            raise Interrupted(f"stopped while {name} was scored; repeat the command to score it")
         for part in workers.gathered(scorer)[1:]:
             scorer.merge(part)
         return scorer

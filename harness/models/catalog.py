@@ -106,7 +106,7 @@ _KNOWN = known_backbones()
 
 
 def backbone(name: str) -> Backbone:
-    """The entry behind ``name`` (hyphens and underscores, any case, are alike). Raises UsageError: unknown, with the nearest name;
+    """The entry of ``name`` (hyphens and underscores, any case, are alike). Raises UsageError: unknown, with the nearest name;
     or a timm model that is no plain ViT."""
     plain = name.strip().lower().replace("-", "_")
     if plain in _KNOWN:
@@ -172,7 +172,7 @@ def backbone_shape(name: str, image_size: int | None = None) -> BackboneShape:
 def decoder_parameters(
     name: str, *, task: Task, num_classes: int = 2, mask_tokens: int = 1, decoder: Decoder = "sam"
 ) -> int:
-    """Trained parameters of mask decoder and head (3,505,536 at 256-d, binary), and of the neck behind an encoder without; or of
+    """Trained parameters of mask decoder and head (3,505,536 at 256-d, binary), and of the neck after an encoder without; or of
     Segmenter's decoder or of a classifier, which have neither.
 
     Args:

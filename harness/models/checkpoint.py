@@ -95,7 +95,7 @@ def checkpoint_paths(items: Iterable[str]) -> dict[str, Path]:
 
 
 def require_checkpoint_file(path: Path | None) -> None:
-    """Refuse a path with no file behind it, before torch is loaded to read it. Raises UsageError: there is none."""
+    """Refuse a path of no file, before torch is loaded to read it. Raises UsageError: there is none."""
     if path is not None and not path.is_file():
         what = "is a folder" if path.is_dir() else "does not exist"
         raise UsageError(f"checkpoint {path} {what}; give the path of a .pth or .safetensors file")

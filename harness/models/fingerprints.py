@@ -27,7 +27,7 @@ _HASH = re.compile(r"[0-9a-f]{64}")
 
 
 def fingerprint(path: Path) -> str:
-    """``sha256-`` and 64 hex digits of the whole file, the same wherever it lies.
+    """``sha256-`` and 64 hex digits of the whole file, the same in every folder.
 
     The hash is remembered in the user's cache folder by path, inode, size and times of change, so that a large file is
     read once; while it is read, a line on stderr says so. The cache may be deleted at any time.

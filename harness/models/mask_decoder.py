@@ -119,7 +119,7 @@ class BatchedMaskDecoder(nn.Module):
         return ((name, p) for name, p in self.named_parameters() if name.partition(".")[0] not in self.frozen_parts)
 
     def used_linears(self) -> list[str]:
-        """Names of the linear layers behind the masks: two-way transformer and hypernetwork MLP of token 0."""
+        """Names of the linear layers before the masks: two-way transformer and hypernetwork MLP of token 0."""
         linears = (name for name, module in self.named_modules() if isinstance(module, nn.Linear))
         return [name for name in linears if name.partition(".")[0] not in self.frozen_parts]
 

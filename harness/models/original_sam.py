@@ -1,4 +1,4 @@
-"""segment_anything's own model beside ours: to verify against, and to save a merged segmenter as."""
+"""segment_anything's own model: to verify against, and to save a merged segmenter as."""
 
 from __future__ import annotations
 

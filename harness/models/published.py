@@ -34,7 +34,7 @@ def is_word(path: Path) -> bool:
 
 
 def require_file_or_word(path: Path | None) -> None:
-    """Refuse a path with no file behind it, before the run that says which backbone a word is about is known. Raises UsageError:
+    """Refuse a path of no file, before the run that says which backbone a word is about is known. Raises UsageError:
     there is none, and it is no word."""
     if path is not None and not is_word(path):
         require_checkpoint_file(path)

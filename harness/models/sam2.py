@@ -104,14 +104,14 @@ class HieraBlock(nn.Module):
         return self.mlp_half(self.attention_half(x))
 
     def attention_half(self, x: Tensor) -> Tensor:
-        """Attention and what stands beside it, in windows where the block has them."""
+        """Attention and what stands residual it, in windows where the block has them."""
         normed = self.norm1(x)
-        beside = x if self.proj is None else pooled(self.proj(normed), self.pool)
+        residual = x if self.proj is None else pooled(self.proj(normed), self.pool)
         if not self.window_size:
-            return beside + self.attn(normed)
+            return residual + self.attn(normed)
         windows, (height, width) = window_partition(normed, self.window_size)
         side, padded = self.window_size // self.pool, (height // self.pool, width // self.pool)
-        return beside + window_unpartition(self.attn(windows), side, padded, beside.shape[1:3])
+        return residual + window_unpartition(self.attn(windows), side, padded, residual.shape[1:3])
 
     def mlp_half(self, x: Tensor) -> Tensor:
         """x + MLP(norm(x))."""

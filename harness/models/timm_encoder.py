@@ -1,4 +1,4 @@
-"""A plain ViT of timm as an image encoder: timm's own modules and parameter names; SAM's neck stands behind it.
+"""A plain ViT of timm as an image encoder: timm's own modules and parameter names; SAM's neck follows it.
 
 So is DINOv3 (2508.10104), whose blocks rotate queries and keys by their places (RoPE, 2104.09864) instead of learning positions.
 """

@@ -1,4 +1,4 @@
-"""The data behind a run: which switches its rules set, which pairs its splits name, and whether the files are still
+"""The data of a run: which switches its rules set, which pairs its splits name, and whether the files are still
 the same; the generated stand-ins of cards with ``data: sample``; the images of finished runs for pages that show masks."""
 
 from __future__ import annotations

@@ -81,7 +81,7 @@ class Plan:
         finished: keys with an ``OK`` record already.
         failed: key -> reason code of an earlier attempt; these run again.
         missing: what keeps runs from starting, one line each.
-        problems: one line each: records that cannot be read, whose runs are started again; rules that cannot give good masks.
+        problems: one line each: records that cannot be read, whose runs are restarted; rules that cannot give good masks.
         images: benchmark -> the images of its splits on disk, before the protocol's limits.
         request: identity of the whole grid, which a budget does not change.
         keys: (variant, benchmark) -> its runs, one a backbone, decoder and seed.
@@ -162,7 +162,7 @@ def earlier(results: Path, jobs: Mapping[str, Job]) -> tuple[frozenset[str], dic
     if outdated:
         paths = next(iter(outdated.values()))
         raise UsageError(
-            f"{', '.join(outdated)}: the files below {jobs[paths[0].stem].dataset_root} differ from those behind finished records, "
+            f"{', '.join(outdated)}: the files below {jobs[paths[0].stem].dataset_root} differ from those of finished records, "
             f"such as {paths[0]}; take another --results folder for the new files, or move those records away to run them again"
         )
     return frozenset(finished), failed, problems

@@ -285,7 +285,7 @@ def _validated(record: Record) -> float | None:
 
 
 def _at_edge(value: Any, grid: Sequence[Any]) -> bool:
-    """Whether ``value`` is the least or the greatest of a grid of numbers; a better one may lie beyond."""
+    """Whether ``value`` is the least or the greatest of a grid of numbers; a better one may be beyond."""
     try:
         numbers = [float(number) for number in grid]
     except (TypeError, ValueError):

@@ -121,9 +121,9 @@ class Protocol:
             the first three on a GPU; on a CPU it is the harness's own way there.
         fused_attention, batched_decoder, cache_embeddings, fused_cell: optimisations, each equal
             to the plain way and each off with one field.
-        keep_masks: the predicted masks of so many test images, the same for every method and seed, stay beside the record.
+        keep_masks: the predicted masks of so many test images, the same for every method and seed, stay with the record.
         merge: merge modes (``exact``, ``conv``, ``calibrated``) whose merged model is tested as well, as far as the method has them.
-        split_follows_seed: the run's seed splits the images anew, in place of ``split_seed`` (which planning then sets to it), so
+        split_follows_seed: the run's seed has its own split, in place of ``split_seed`` (which planning then sets to it), so
             that the seeds of a row are folds: for small benchmarks, where which images are tested matters more than any seed.
         split_rule: see `harness.datasets.base.DataOptions`; group and category likewise.
         own_classes: of one's own data, the names of its classes, so that a run is known by them and can be made anywhere;

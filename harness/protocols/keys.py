@@ -1,4 +1,4 @@
-"""What a run's key and a card's hash see of rules and options, so that no finished run ever starts again by an edit here.
+"""What a run's key and a card's hash see of rules and options, so that no edit here ever restarts a finished run.
 
 Two rules keep keys as they are:
 

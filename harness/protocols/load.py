@@ -79,7 +79,7 @@ def _base_path(card: Path, word: str) -> Path:
             f"protocol {card}: _base_ {word!r} is no YAML file; a card rests on the file of a card, such as demo.yaml"
         )
     if not (absolute.is_relative_to(folder) or absolute.is_relative_to(CARDS)):
-        raise UsageError(f"protocol {card}: _base_ {word!r} lies outside its folder; copy that card beside this one")
+        raise UsageError(f"protocol {card}: _base_ {word!r} is outside its folder; copy that protocol next to this one")
     if path.is_file():
         return path
     if (CARDS / word).is_file():
@@ -122,7 +122,7 @@ def card_needs() -> str:
 
 
 def card_path(name: str) -> Path:
-    """The file behind a card's name, or a path to a user's own YAML. Raises UsageError: neither exists."""
+    """The file of a protocol's name, or a path to a user's own YAML. Raises UsageError: neither exists."""
     if name.endswith((".yaml", ".yml")):
         path = Path(name)
         if not path.is_file():

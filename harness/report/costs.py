@@ -143,7 +143,7 @@ def _sizes(sessions: Sequence[CostRecord]) -> Table:
 
 
 def _claims(sessions: Sequence[CostRecord], papers: Papers) -> Table:
-    """What papers say about cost, beside each session that measured both rows."""
+    """What papers say about cost, with each session that measured both rows."""
     rows: list[list[Value]] = []
     for claim in papers.claims if sessions[0].comparability.task == "binary" else ():
         for session in sessions if claim.cost else ():

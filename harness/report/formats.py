@@ -28,7 +28,7 @@ class Number:
 
     Args:
         form: as in ``f"{value:{form}}"``.
-        low, high: an interval or quartiles, printed in brackets behind it.
+        low, high: an interval or quartiles, printed in brackets after it.
         most: the largest of several values, of which ``value`` is the smallest.
     """
 
@@ -99,7 +99,7 @@ class Page:
         foot: how to read all tables.
         numbers: what CSV holds: a number a line.
         verb: what writes it.
-        with_csv: whether its numbers lie beside it as a file.
+        with_csv: whether its numbers come with it as a file.
     """
 
     title: str

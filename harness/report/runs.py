@@ -1,4 +1,4 @@
-"""A run in a terminal, from its record and its sidecar files; two side by side; and the command that trains it again."""
+"""A run in a terminal, from its record and its sidecar files; two side by side; and the command that repeats it."""
 
 from __future__ import annotations
 

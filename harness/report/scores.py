@@ -1,4 +1,4 @@
-"""Pages of scores: a table for each set of rules, a study's differences to its baseline, published numbers beside
+"""Pages of scores: a table for each set of rules, a study's differences to its baseline, published numbers with
 ours; and the leaderboard."""
 
 from __future__ import annotations
@@ -81,7 +81,7 @@ def score_page(
 def score_table(grid: Grid, *, details: bool = False) -> Table:
     """A line a row, a column a benchmark, split and metric; with ``details`` what stands with the scores."""
     other_code = made_by_other_code(grid.records) if details else set()
-    beside = _details(grid) if details else {}
+    further = _details(grid) if details else {}
     lines: list[list[Value]] = []
     for row in grid.rows:
         records = grid.records_of(row)
@@ -89,10 +89,10 @@ def score_table(grid: Grid, *, details: bool = False) -> Table:
         signs += "‡" if any(map(_selected_on_test, records)) else ""
         name = " ".join(filter(None, [row, signs, *alpha_codes(records, grid.archive)]))
         scores = [Score(cell=grid.cells[row, c], mark=grid.marks.get((row, c), "")) for c in grid.columns]
-        lines.append([name, *scores, *(values[row] for values in beside.values())])
+        lines.append([name, *scores, *(values[row] for values in further.values())])
     titles = [_heading(column, grid.columns) for column in grid.columns]
     return Table(
-        heading=grid.title, above=rules_in_words(grid), columns=heads("method", *titles, *beside, words=["rate"]), rows=lines,
+        heading=grid.title, above=rules_in_words(grid), columns=heads("method", *titles, *further, words=["rate"]), rows=lines,
         below=[*_verdicts(grid), *_notes(grid, details=details)],
     )  # fmt: skip
 
@@ -172,7 +172,7 @@ def _details(grid: Grid) -> dict[str, dict[str, Value]]:
             for row, here in runs.items()
         }
 
-    beside: dict[str, dict[str, Value]] = {
+    further: dict[str, dict[str, Value]] = {
         "params (M)": spans("trainable", "parameters", 1e6, ".3f"),
         "encoder (M)": spans("encoder", "parameters", 1e6, ".3f"),
         "updates": spans("weight_updates", "budget", 1, ".0f"),
@@ -182,10 +182,10 @@ def _details(grid: Grid) -> dict[str, dict[str, Value]]:
         "peak (GiB)": spans("peak_memory_bytes", "cost", 2**30, ".2f"),
     }
     if not any(record.environment.get("driver") for here in runs.values() for record in here):
-        beside.pop("peak (GiB)")
+        further.pop("peak (GiB)")
     if not any(record.budget.get("alpha_updates") for here in runs.values() for record in here):
-        beside.pop("α updates")
-    return beside
+        further.pop("α updates")
+    return further
 
 
 def _rates(records: Iterable[Record]) -> str:
@@ -279,7 +279,7 @@ def difference_tables(grid: Grid, baseline: str) -> list[Table]:
 
 
 def paper_tables(grid: Grid, papers: Papers) -> list[Table]:
-    """What papers say beside ours: values, then sentences; none where there are none."""
+    """What papers say, with ours: values, then sentences; none where there are none."""
     lines: list[list[Value]] = []
     for value, cell, difference, departs in papers.values_beside(grid):
         spread = f" ± {value.spread} {value.spread_kind.upper()}" if value.spread else ""

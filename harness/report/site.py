@@ -35,7 +35,7 @@ def site(
     """File name -> text: the first table is the leaderboard; each benchmark's page has its part of every table.
 
     Args:
-        photographs: what lies behind masks, None for nothing.
+        photographs: the photographs of masks, None for nothing.
         withheld: why a page has masks without photographs.
     """
     first = boards[0]

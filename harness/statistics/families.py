@@ -49,7 +49,7 @@ def family(
         images: (1 + K, R, C) score by image, of the same C images everywhere; None where a score is no mean over
             images.
         clusters: (C,) number of each image's cluster, where images are not independent.
-        test_share: images tested over images trained on where every seed splits the images anew (Nadeau and Bengio
+        test_share: images tested over images trained on where every seed has its own split (Nadeau and Bengio
             2003), else 0. Then seeds are blocks: what a split does to all rows is no spread.
     """
     import numpy as np

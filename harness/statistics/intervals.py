@@ -196,7 +196,7 @@ def crossed(
 
 
 def of_folds(values: Sequence[float], *, test_share: float) -> Estimate:
-    """The mean of one value a fold, every fold a split of the same images drawn anew (Nadeau and Bengio 2003).
+    """The mean of one value a fold, every fold a new random split of the same images (Nadeau and Bengio 2003).
 
     Folds share images, so their values depend on each other and s² / k is too little: the variance is s² (1/k + n₂ /
     n₁).

@@ -108,7 +108,7 @@ class TableLayout:
             ``merged-calibrated``, ``decoded``.
         splits: benchmark -> test splits to show, where it has more than one.
         baseline: label of the entry that the others are compared with, empty for none.
-        paper: show what papers say beside ours.
+        paper: show what papers say with ours.
     """
 
     kind: Literal["grid", "leaderboard", "cost"] = "grid"

@@ -129,7 +129,7 @@ def own_folder(path: Path) -> Path:
 
 
 def write_atomically(path: Path, content: str | bytes, *, durable: bool = True) -> None:
-    """Write beside ``path`` and rename, so that a reader or a crash never sees half a file. ``durable``: fsynced before the rename;
+    """Write next to ``path`` and rename, so that a reader or a crash never sees half a file. ``durable``: fsynced before the rename;
     not needed for what is written every few seconds."""
     data = content.encode() if isinstance(content, str) else content
     replace_atomically(path, lambda temporary: temporary.write_bytes(data), durable=durable)
@@ -138,7 +138,7 @@ def write_atomically(path: Path, content: str | bytes, *, durable: bool = True) 
 def replace_atomically(
     path: Path, write: Callable[[Path], object], *, before: Callable[[], None] = lambda: None, durable: bool = True
 ) -> None:
-    """Let ``write`` fill a temporary file beside ``path``, sync it, call ``before``, and rename it to ``path``.
+    """Let ``write`` fill a temporary file next to ``path``, sync it, call ``before``, and rename it to ``path``.
 
     Whoever shares the folder may write to the file, and so continue a run. A full disk, or a limit on files, is an OSError with
     that number, whatever ``write`` makes of it.
@@ -163,7 +163,7 @@ def replace_atomically(
 
 @contextlib.contextmanager
 def new_folder(path: Path) -> Iterator[Path]:
-    """A folder beside ``path`` to be filled, which takes its name when the block ends, and is gone where the block fails.
+    """A folder next to ``path`` to be filled, which takes its name when the block ends, and is gone where the block fails.
 
     Where ``path`` holds something already, what was written replaces files of the same names, and others stay.
     """
@@ -213,7 +213,7 @@ def create_anew(path: Path) -> int:
 
 
 def _new(path: Path, *, ending: str = "") -> Path:
-    """A new file beside ``path``, to which those may write who may write to its folder, less the umask."""
+    """A new file next to ``path``, to which those may write who may write to its folder, less the umask."""
     folder = own_folder(path.parent)
     temporary = folder / f".{path.name}.{secrets.token_hex(8)}{ending}"
     mode = 0o644 | folder.stat().st_mode & 0o022

@@ -23,7 +23,7 @@ REDRAWN_EVERY_S = 0.125
 
 
 class Live:
-    """Lines on stderr that are drawn again and again, a moving sign before the first; what is printed meanwhile stands above.
+    """Lines on stderr that are refreshed, a spinner before the first; what is printed meanwhile is above.
     ``lines``: width -> (text, style) a line; each is cut at the width that the terminal has just now."""
 
     def __init__(self, lines: Callable[[int], Sequence[tuple[str, str]]]) -> None:
@@ -129,7 +129,7 @@ def interrupted_while(doing: Callable[[], str]) -> Iterator[None]:
     except KeyboardInterrupt as interrupt:
         if interrupt.args or not doing():
             raise
-        raise KeyboardInterrupt(f"{doing()}; give the same command again") from interrupt
+        raise KeyboardInterrupt(f"{doing()}; repeat the command") from interrupt
 
 
 def open_streams() -> None:
@@ -146,7 +146,7 @@ def open_streams() -> None:
 
 
 def terminal_width(stream: TextIO) -> int:
-    """Columns of the terminal behind a stream; 0 where there is none."""
+    """Columns of the terminal of a stream; 0 where there is none."""
     return shutil.get_terminal_size().columns if stream.isatty() else 0
 
 

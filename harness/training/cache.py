@@ -34,7 +34,7 @@ class ArrayCache:
 
     No locks: a file is written under a temporary name and renamed, so that it is whole or not there; jobs that race write the same
     bytes. A file that cannot be read counts as not there. When the bound is reached, or the disk is nearly full, it stops filling and
-    says so once; what finds no room costs time and never a result. Nothing is dropped: to begin anew delete the folder.
+    says so once; what finds no room costs time and never a result. Nothing is dropped: to start over delete the folder.
 
     Args:
         folder: made when first written to.

@@ -100,7 +100,9 @@ class CheckpointFiles:
         if content["identity"] != self._identity:
             raise UsageError(f"{path} belongs to run {content['identity']}, not to {self._identity}")
         if self._data and content.get("data", "") not in ("", self._data):
-            raise UsageError(f"{path} was trained on images or masks that have changed since, so the run starts anew")
+            raise UsageError(
+                f"{path} was trained on images or masks that have changed since, so the run restarts from the beginning"
+            )
         return content
 
 
@@ -108,7 +110,7 @@ class StateFiles:
     """Trained tensors (`harness.methods.base.Method.state`) of the best and the last epoch, as safetensors files that name
     their run and epoch.
 
-    While a run trains, the best state lies in ``best-EPOCH.safetensors``, so that a checkpoint and the best state it
+    While a run trains, the best state is in ``best-EPOCH.safetensors``, so that a checkpoint and the best state it
     counts on always fit, also when the process dies between writing the two.
 
     Args:

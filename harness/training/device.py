@@ -34,7 +34,7 @@ _STATUS = Path("/proc/self/status")
 
 
 def reset_peak(device: torch.device) -> None:
-    """Start measuring anew. Where the system keeps no resettable peak (not Linux, or forbidden), the CPU's peak is the
+    """Restart measuring. Where the system keeps no resettable peak (not Linux, or forbidden), the CPU's peak is the
     process's."""
     if device.type == "cuda":
         torch.cuda.reset_peak_memory_stats(device)

@@ -32,7 +32,7 @@ class ImageSource:
     """The images of a split by position.
 
     A cached entry is found by content: the bytes of image and mask file, the input size, and the code and options that
-    decode them. So copies of the data share entries wherever they lie (a job's scratch folder included), and a
+    decode them. So copies of the data share entries wherever they are (a job's scratch folder included), and a
     mended file, a switch of the protocol or a changed reader never meets a stale entry. Files are hashed once a process,
     when first used; reading is far cheaper than decoding. Safe to use from several threads.
 

@@ -2,7 +2,7 @@
 not been.
 
 Everything random is a function of (seed, epoch, step), the learning rate of the update's index, and checkpoints are
-written between updates. So a process that is killed and started again repeats the updates since its last checkpoint
+written between updates. So a process that is killed and restarted repeats the updates since its last checkpoint
 with the same numbers, and on CPU ends with bit-identical weights and metrics (for the same number of threads). On a GPU
 it repeats them but for rounding: attention, pooling and resizing have no deterministic backward pass there that is fast.
 
@@ -89,7 +89,7 @@ def train(given: Assignment) -> TrainingResult:
 
     Raises:
         Diverged: loss or gradients are not finite.
-        Interrupted: a stop was requested; call again with the same folder to go on.
+        Interrupted: a stop was requested; call it with the same folder to continue.
         UsageError: the protocol does not fit the task, or a batch has fewer images than there are workers.
     """
     protocol, method, images = given.protocol, given.method, given.images
@@ -287,7 +287,7 @@ class _Loop:
         if self.given.workers.any(self.given.stop.requested):
             self._save()
             where = f"epoch {self.position.epoch + 1} after step {self.position.step}"
-            raise Interrupted(f"stopped in {where}; run again to go on")
+            raise Interrupted(f"stopped in {where}; repeat the command to continue")
 
     def _passes(self, epoch: int, step: int) -> tuple[tuple[Role, ...], ...]:
         passes = self.given.method.passes_at(epoch=epoch, step=step)

@@ -62,7 +62,7 @@ class MethodConfig:
 
     @property
     def label_note(self) -> str:
-        """What a table must say behind the method's name, because the row is not what a reader takes that name for."""
+        """What a table must say after the method's name, because the row is not what a reader takes that name for."""
         return ""
 
     def never_reached(self, epochs: int) -> str:
@@ -100,7 +100,7 @@ class MethodConfig:
     @property
     def freezes_decoder(self) -> bool:
         """Whether of the mask decoder only what the method adds to it trains, and what is new to a benchmark or a backbone
-        (class head, neck behind a timm ViT, further mask tokens)."""
+        (class head, neck after a timm ViT, further mask tokens)."""
         return False
 
     def decoder_parameters(self, linears: Sequence[tuple[int, int]]) -> int:

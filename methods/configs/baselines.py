@@ -1,4 +1,4 @@
-"""The baselines beside LoRA: BitFit, SSF, adapters, prompts, side networks."""
+"""The baselines next to LoRA: BitFit, SSF, adapters, prompts, side networks."""
 
 from __future__ import annotations
 
@@ -55,7 +55,7 @@ class LayerNormConfig(BitFitConfig):
 
 @dataclass(frozen=True, kw_only=True)
 class MonaConfig(PlacedConfig):
-    """Mona (2408.08345): a multi-scale convolutional adapter behind attention and another behind the MLP.
+    """Mona (2408.08345): a multi-scale convolutional adapter after attention and another after the MLP.
 
     Args:
         hidden: channels of the bottleneck, 64 (paper).
@@ -170,7 +170,7 @@ class AdapterConfig(PlacedConfig):
 
 @dataclass(frozen=True, kw_only=True)
 class AdaptFormerConfig(PlacedConfig):
-    """AdaptFormer (2205.13535): a bottleneck beside the MLP.
+    """AdaptFormer (2205.13535): a bottleneck parallel to the MLP.
 
     Args:
         hidden: width of the bottleneck, 64 (paper).
@@ -200,7 +200,7 @@ class VPTConfig(PlacedConfig):
 
 @dataclass(frozen=True, kw_only=True)
 class LSTConfig(PlacedConfig):
-    """Ladder side tuning (2206.06522): a narrow network beside the frozen backbone, fed by its blocks' outputs.
+    """Ladder side tuning (2206.06522): a narrow network parallel to the frozen backbone, fed by its blocks' outputs.
 
     Args:
         blocks: which blocks have a rung, that is a side block fed by them.
@@ -245,7 +245,7 @@ class SAMAdapterConfig(PlacedConfig):
     def __post_init__(self) -> None:
         super().__post_init__()
         if not 0 <= self.ratio < 1:
-            raise MethodError(f"ratio={self.ratio}: the removed fraction of the spectrum lies in [0, 1)")
+            raise MethodError(f"ratio={self.ratio}: the removed fraction of the spectrum is in [0, 1)")
 
     def width(self, shape: BackboneShape) -> int:
         shape.require_one_width("samadapter", "makes the prompts of all blocks of one embedding of the patches")

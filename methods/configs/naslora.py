@@ -43,7 +43,7 @@ class NASLoRAConfig(LowRankConfig):
             which would show it where the other mask is).
         alpha_holdout: that part as a fraction (0.5, DARTS).
         order: with ``both`` and in turns: ``alpha-first`` as DARTS does, or ``weights-first`` (the paper does not say).
-        residual: let the bottleneck pass beside the cell too, B (cell(A x) + A x), as Conv-LoRA does; the formula of
+        residual: let the bottleneck pass the cell by too, B (cell(A x) + A x), as Conv-LoRA does; the formula of
             the paper has no such term.
         norm: after every pool, every stage of a convolution and each operation beyond DARTS's: ``batch`` (DARTS's while it searches: no
             parameters), ``batch-affine`` (a scale and an offset a channel are learnt) or ``none``; style=linear has none.
@@ -152,7 +152,7 @@ class NASPCLoRAConfig(NASLoRAConfig):
     def __post_init__(self) -> None:
         super().__post_init__()
         if not 0 < self.channel_ratio <= 1:
-            raise MethodError(f"channel_ratio={self.channel_ratio} must lie above 0 and not above 1")
+            raise MethodError(f"channel_ratio={self.channel_ratio} must be above 0 and not above 1")
 
     @property
     def cell_channels(self) -> int:

@@ -2,7 +2,7 @@
 
 ``fold_exactly`` folds what is linear per token. LoRA has no core, and its whole update is. A core may split itself: it
 then offers ``linear_part()``, an r×r matrix M, and ``drop_linear_part()``, which takes M out of the core and says
-whether anything is left. Then W0 + s·B·M·A replaces W0, and the rest of the core stays beside it.
+whether anything is left. Then W0 + s·B·M·A replaces W0, and the rest of the core stays next to it.
 
 ``fold_calibrated`` replaces any core by the affine map of the bottleneck that is nearest to it on given images: with
 z = A x and y = core(z) over all tokens, (M, c) minimises Σ ‖M z + c − y‖², solved by normal equations accumulated in

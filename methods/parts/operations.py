@@ -12,7 +12,7 @@ planning counts their parameters.
 Beyond DARTS's, ours, for the paper's open question on the set (``wide`` names all eleven): ``dw_conv_7x7``, a depthwise
 convolution alone, as in ConvNeXt (2201.03545); ``conv_1x3_3x1``, two dense ones in a row, as DARTS writes its 1×7 and 7×1;
 ``low_pass``, the frequencies of the map up to half of the largest along both axes. In the style of DARTS a ReLU stands before
-the convolutions and a norm behind each of the three. ``low_pass`` is linear, but reaches over the whole map, which no kernel of
+the convolutions and a norm after each of the three. ``low_pass`` is linear, but reaches over the whole map, which no kernel of
 the linear style does.
 """
 

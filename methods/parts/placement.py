@@ -17,7 +17,7 @@ class MethodError(ValueError):
 
 @dataclass(frozen=True, kw_only=True)
 class NormedConvolution:
-    """A convolution without bias and the batch norm behind it.
+    """A convolution without bias and the batch norm after it.
 
     Args:
         inputs, outputs: channels.
@@ -54,7 +54,7 @@ class BlockShape:
         scale: how many times finer its map is than the encoder's last, along a side.
         downsampling: convolutions that it begins with, which make its map of the one before (TinyViT).
         local: convolution between attention and MLP (TinyViT).
-        inputs: width of the tokens that come in, 0 where it is ``dim``. Others go through a projection beside attention (Hiera).
+        inputs: width of the tokens that come in, 0 where it is ``dim``. Others go through a projection parallel to attention (Hiera).
         pool: attention pools its queries by so much a side, so that its map comes in so many times finer than it leaves
             (Hiera). ``window`` is that of what comes in.
     """
@@ -187,7 +187,7 @@ class BackboneShape:
 
 SITES = ("qkv", "q", "k", "v", "proj", "mlp")
 DECODER = "decoder"
-"""A site beside those of the encoder, of methods that update linear layers: all that SAM's mask decoder uses."""
+"""A site outside the encoder, of methods that update linear layers: all that SAM's mask decoder uses."""
 _NAMED_BLOCKS = ("all", "first-half", "last-half", "global", "windowed")
 
 

@@ -79,7 +79,7 @@ class AdaptableDecoder(Protocol):
         ...
 
     def new_parameters(self) -> Iterable[tuple[str, nn.Parameter]]:
-        """The parameters among `Adaptable.decoder_parameters` that no checkpoint of SAM holds: class head, neck behind a timm ViT, and
+        """The parameters among `Adaptable.decoder_parameters` that no checkpoint of SAM holds: class head, neck after a timm ViT, and
         the mask tokens where there are several."""
         ...
 

@@ -121,7 +121,7 @@ def test_changed_data_do_not_get_the_scores_of_the_old(tmp_path: Path, capsys: p
         there = ["--results", str(results), *words, *ROOT]
         assert main([*there, f"kvasir={second}"]) == 2
         (line,) = capsys.readouterr().err.splitlines()
-        assert line.startswith(f"error: kvasir: the files below {second} differ from those behind finished records")
+        assert line.startswith(f"error: kvasir: the files below {second} differ from those of finished records")
         assert str(path) in line
         assert "--results" in line
         assert main([*there, f"kvasir={first}"]) == 0

@@ -62,7 +62,7 @@ def refused(capsys: pytest.CaptureFixture[str], *arguments: str) -> str:
         ([*PLAIN, "--set", "lr=nan"], "lr=nan must be above 0"),
         ([*PLAIN, "--set", "lora.lr=inf"], "method lora: lr=inf is no number to compute with"),
         ([*PLAIN, "--set", "lora.rank=" + "9" * 30], "is no number to compute with"),
-        ([*DEMO, "--plan", "--set", "evaluation.threshold=7"], "demo: evaluation: threshold=7 must lie in [0, 1]"),
+        ([*DEMO, "--plan", "--set", "evaluation.threshold=7"], "demo: evaluation: threshold=7 must be in [0, 1]"),
         ([*DEMO, "--set", "image_size=100"], "image size 100 is no multiple"),
         ([*DEMO, "--checkpoint", "nowhere.pth"], "nowhere.pth does not exist"),
         ([*PLAIN[:-1], "kvasir="], "is not NAME=DIR"),

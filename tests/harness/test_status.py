@@ -38,7 +38,7 @@ def test_what_never_began_is_told_from_what_was_interrupted_and_keys_of_finished
     Lease.acquire(state_folder(tmp_path, begun.run.key), holder=Holder.here()).release("interrupted", "by a signal")
     said = status.overview(survey(tmp_path))
     assert "1/3, 1 interrupted, 1 not begun" in said
-    assert "1 interrupted, 1 never begun: the command that started them goes on with them" in said
+    assert "1 interrupted, 1 never begun: the command that started them continues them" in said
     assert f"  {done.run.key}  lora on kvasir, seed 0" in said
     assert "not begun" in status.failures(survey(tmp_path))
 
@@ -67,7 +67,7 @@ def test_the_table_the_failures_and_the_log_are_printed(tmp_path, capsys):
     assert lines[5].split() == ["lora", "2/2", "1/2,", "1", "DIVERGED"]
     assert "4 runs: 3 finished, 1 diverged (DIVERGED)" in lines
     (failed,) = [line for line in lines if line.startswith("1 failed: sam-peft status --failed says why")]
-    assert failed.endswith("the same command starts them again, on a cluster with --retry")
+    assert failed.endswith("the same command restarts them, on a cluster with --retry")
     assert status.main(["--results", str(tmp_path), "--failed"]) == 0
     assert "loss is not finite at step 7" in capsys.readouterr().out
     assert status.main(["--results", str(tmp_path), "--json"]) == 0

@@ -117,7 +117,7 @@ class SlurmExecutor:
 
     def wait(self, *, on_change: ShowStates) -> Mapping[str, RunState]:
         """Until every run has a record or cannot get one. Runs that the cluster ended (preempted without requeue, lost with their
-        node, gone before their worker began) are submitted again, ``max_attempts`` times at most; not what somebody cancelled."""
+        node, gone before their worker began) are resubmitted, ``max_attempts`` times at most; not what somebody cancelled."""
         cancelled, pause = set[str](), POLL_S
         while True:
             sweeps = self._sweeps()
@@ -141,7 +141,7 @@ class SlurmExecutor:
                 if not ended:
                     return runs
                 if again:
-                    print(f"{len(again)} runs were ended by the cluster; submitting them again", file=sys.stderr)
+                    print(f"{len(again)} runs were ended by the cluster; resubmitting them", file=sys.stderr)
                     self._submit(again)
                     pause = POLL_S
             time.sleep(pause)
@@ -349,7 +349,7 @@ def refusal(text: str, done: Sequence[str], *, of: int) -> str:
         "memory": "lower it with --set cluster.mem=16G",
         "node configuration": "no node has so many CPUs, GPUs or so much memory; lower them with --set cluster.KEY=VALUE",
     }
-    default = "nothing is lost; mend it and give the same command again"
+    default = "nothing is lost; fix it and repeat the command"
     hint = next((hint for word, hint in hints.items() if word in text.lower()), default)
     submitted = f"{len(done)} of {of} arrays are submitted ({', '.join(done)})" if done else "nothing was submitted"
     return f"{text}; {submitted}; {hint}"

@@ -79,7 +79,7 @@ class ClusterProfile(Shape):
         setup: lines of a login shell before the job (``module load cuda``).
         python: interpreter on the compute node, such as ``apptainer exec --nv image.sif python``; empty for the one that submits.
         srun_args: further options of srun, such as ``--container-image=image.sqsh`` (pyxis).
-        signal_seconds: the job is warned this long before its time limit, writes a checkpoint and asks to be queued again.
+        signal_seconds: the job is warned this long before its time limit, writes a checkpoint and requests to be requeued.
         max_attempts: how often a submission may start a run, and ``--wait`` may submit it; after that it is recorded as
             TIMEOUT or ERROR.
         lease_seconds: a worker on another machine without sign of life for so long is dead.
@@ -149,7 +149,7 @@ def load_profile(name: str, overrides: Mapping[str, Any] | None = None) -> Clust
             raise UsageError(f"cluster profile {path} does not exist")
         raise UsageError(
             f"unknown cluster {name!r}{did_you_mean(name, profile_names())}, or give the path of a .yaml file;"
-            f" profiles by name lie in {PROFILES.resolve()}"
+            f" profiles by name are in {PROFILES.resolve()}"
         )
     values = read_yaml(path, what="cluster profile", values_as_text=True) or {}
     if not isinstance(values, dict):

@@ -153,7 +153,7 @@ def test_interrupted_runs_are_named_with_what_to_do(tmp_path, monkeypatch, capsy
     assert set(run(Plan(jobs=tuple(jobs)), tmp_path).failed) == {job.run.key for job in jobs[1:]}
     last = capsys.readouterr().err.splitlines()[-1]
     assert last.startswith("4 interrupted: lora on leaf, seed 0; ")
-    assert last.endswith("; and 1 more; run the same command again to go on")
+    assert last.endswith("; and 1 more; repeat the command to continue")
 
 
 def test_the_debugging_executor_leaves_alone_what_somebody_else_runs_or_finished(tmp_path, inline):

@@ -108,7 +108,7 @@ def test_no_module_in_the_working_folder_is_run(tmp_path, standin, monkeypatch):
 
 
 def test_a_results_folder_may_have_any_name_and_the_path_none(tmp_path, standin, monkeypatch):
-    """Workers died before their first start, and the advice was to give the same command again, for ever."""
+    """Workers died before their first start, and the advice was to repeat the command, for ever."""
     monkeypatch.setenv("PATH", "")
     results = tmp_path / "50%train %j_%A tab\there right\u202eleft"
     states = run_all(results, [make_job(results)], workers=1)
@@ -127,7 +127,7 @@ def test_what_keeps_a_worker_from_its_first_start_is_said(tmp_path, standin, oth
         for end in ("json", "end.json"):
             (folder / f"attempt.1.{end}").rename(folder / f"attempt.999999.{end}")
         (folder / other).write_text("{}")
-    with pytest.raises(UsageError, match=f"1 run could not begin: .*{job.run.key}.*give the same command again"):
+    with pytest.raises(UsageError, match=f"1 run could not begin: .*{job.run.key}.*repeat the command"):
         run_all(tmp_path, [job])
 
 
@@ -202,7 +202,7 @@ def test_ctrl_c_leaves_checkpoints_and_the_same_command_continues(tmp_path, stan
     _, error = process.communicate(timeout=120)
     assert "the same command continues" in error
     assert error.splitlines()[-1] == (
-        "KeyboardInterrupt: 2 at work: lora on kvasir, seed 0; lora on kvasir, seed 1; run the same command again to go on"
+        "KeyboardInterrupt: 2 at work: lora on kvasir, seed 0; lora on kvasir, seed 1; repeat the command to continue"
     )
     for key in keys:
         (start,) = attempts(state_folder(tmp_path, key))

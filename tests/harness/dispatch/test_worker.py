@@ -1,4 +1,4 @@
-"""A worker of a cluster's job: what it runs, when it asks to be queued again, and the last word when its step has ended."""
+"""A worker of a cluster's job: what it runs, when it requests to be requeued, and the last word when its step has ended."""
 
 from __future__ import annotations
 
@@ -152,7 +152,7 @@ def test_a_start_that_died_of_the_file_server_waits_for_it(tmp_path, task, super
 @pytest.mark.parametrize(
     ("holder", "end"),
     [
-        (None, ("lost", "7_0 was queued again")),
+        (None, ("lost", "7_0 was requeued")),
         (Holder.here(job="7_0"), ("", "")),
         (replace(Holder.here(job="6_0"), ticks=1), ("", "")),
     ],

@@ -241,7 +241,7 @@ def archive(path):
         (instead(os.mkfifo), "Image5.npy is a pipe or a device"),
         (header((10**9, 10**6)), "Image5.npy is unreadable"),
         (["--metrics", "smeasure"], "unknown metric 'smeasure' (did you mean 's_measure'?)"),
-        (["--set", "threshold=nan"], "--set: threshold=nan must lie in [0, 1]"),
+        (["--set", "threshold=nan"], "--set: threshold=nan must be in [0, 1]"),
         (["--num-classes", "3"], "labels must be integers from 0 to 2"),
         (["--per-image", "/no/such/folder/x.csv"], "name a new file"),
         (["--benchmark", "kvazir"], "did you mean"),

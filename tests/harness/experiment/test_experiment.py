@@ -128,7 +128,7 @@ def test_a_run_that_failed_starts_anew_where_its_masks_were_mended_since(tmp_pat
     assert mended.run.data_fingerprint != job.run.data_fingerprint
     told: list[dict[str, Any]] = []
     again = run_experiment(mended, progress=told.append)
-    assert any("have changed since, so the run starts anew" in note.get("text", "") for note in told)
+    assert any("have changed since, so the run restarts from the beginning" in note.get("text", "") for note in told)
     fresh = run_experiment(job_of(tmp_path / "fresh", "decoder", samples=tmp_path, **SMALL))
     assert again.history[0]["loss"] == fresh.history[0]["loss"]
 

@@ -237,7 +237,7 @@ def test_trials_on_their_way_end_the_command_and_the_next_one_goes_on(tuned: Any
     with monkeypatch.context() as submitting:
         submitting.setattr(Work, "__call__", lambda *_: Outcome(submitted=True, failed={}))
         assert tuned(best_at(1e-3))[0] == 0
-    assert "3 trials are on their way; start the same command again to go on" in capsys.readouterr().err
+    assert "3 trials are on their way; repeat the command to continue" in capsys.readouterr().err
     assert not (tmp_path / "tables").exists()
     _, work = tuned(best_at(1e-3))
     assert [len(done) for done in work.done] == [3, 1]

@@ -39,7 +39,9 @@ def test_a_stopped_run_goes_on_as_if_it_had_not_been(tmp_path, whole, epoch, ste
         if progress.kind == "step" and (progress.epoch, progress.step) == (epoch, step):
             stop.request()
 
-    with pytest.raises(Interrupted, match=f"stopped in epoch {epoch} after step {step}; run again to go on"):
+    with pytest.raises(
+        Interrupted, match=f"stopped in epoch {epoch} after step {step}; repeat the command to continue"
+    ):
         Run(folder=tmp_path / "stopped", stop=stop, report=stop_there).train()
     told: list[Progress] = []
     assert summary(Run(folder=tmp_path / "stopped", report=told.append).train()) == whole[1]
