@@ -367,7 +367,7 @@ def _pages(root: Path) -> None:
         (lambda root: write(root, "images/{}.jpg", "masks/odd.png"), "no names pair"),
         (lambda root: [write(root), write(root, "images/more/{}.jpg", "masks/more/{}.png", "ab")], "more/"),  # type: ignore[func-returns-value]
         (lambda root: [write(root, f"images/{p}/{{}}.jpg", f"masks/{p}/{{}}.png", "ab") for p in "pq"], "a CSV"),  # type: ignore[func-returns-value]
-        (lambda root: [write(root), write(root / "train")], "beside it"),  # type: ignore[func-returns-value]
+        (lambda root: [write(root), write(root / "train")], "and also"),  # type: ignore[func-returns-value]
         (lambda root: (write(root), (root / "images" / f"{STEMS[0]}.png").write_bytes(b"")), "two files of one name"),  # type: ignore[func-returns-value]
         (lambda root: _csv_with(root, _rows(STEMS[:9]), _rows(STEMS[8:])), "and in test; take it out"),
         (lambda root: _csv_with(root, _rows(STEMS[:9]), _rows(STEMS[8:9], "a/../a/{0}.jpg,b/x.png")), "missing"),

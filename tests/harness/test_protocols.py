@@ -94,8 +94,8 @@ def test_a_rule_keeps_the_mark_of_the_card_that_it_comes_from(tmp_path: Path) ->
     [
         ("x.py", "is no YAML file"),
         ("'mmdet::x.yaml'", "is no YAML file"),
-        ("../other.yaml", "lies outside its folder; copy that card"),
-        ("/etc/passwd.yaml", "lies outside its folder"),
+        ("../other.yaml", "is outside its folder; copy that protocol"),
+        ("/etc/passwd.yaml", "is outside its folder"),
         ("nowhere.yaml", "does not exist"),
         ("mine.yaml", "leads back to itself"),
         ("[one.yaml, back.yaml]", "leads back to itself"),

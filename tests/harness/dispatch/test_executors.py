@@ -125,7 +125,7 @@ def test_the_debugging_executor_runs_here_and_lets_exceptions_through(tmp_path, 
 def test_ctrl_c_too_late_to_stop_a_run_starts_no_other(tmp_path, inline):
     first, second = (make_job(tmp_path, steps=1, step_s=1.0, seed=seed) for seed in (0, 1))
     threading.Timer(0.5, os.kill, (os.getpid(), signal.SIGINT)).start()
-    with pytest.raises(KeyboardInterrupt, match="1 not begun; run the same command again"):
+    with pytest.raises(KeyboardInterrupt, match="1 not begun; repeat the command"):
         run(Plan(jobs=(first, second)), tmp_path)
     assert attempts(state_folder(tmp_path, first.run.key))[0].end == "finished"
     assert not state_folder(tmp_path, second.run.key).exists()

@@ -191,7 +191,7 @@ def test_a_worker_that_fails_with_a_run_at_work_is_said(tmp_path, standin):
     wait_until(lambda: step(tmp_path, job.run.key) >= 1)
     os.kill(attempts(state_folder(tmp_path, job.run.key))[0].holder.pid, signal.SIGKILL)
     with pytest.raises(
-        UsageError, match="1 run could not end: a worker ended with status -9 and said nothing; mend that"
+        UsageError, match="1 run could not end: a worker ended with status -9 and said nothing; fix that"
     ):
         executor.wait(on_change=lambda runs: None)
 

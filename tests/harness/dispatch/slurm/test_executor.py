@@ -66,7 +66,7 @@ def test_a_machine_without_slurm_is_one_line(tmp_path, monkeypatch):
         ("Batch job submission failed: Invalid account or account/partition combination specified", "--set cluster."),
         ("Memory specification can not be satisfied", "cluster.mem"),
         ("Batch job submission failed: Requested node configuration is not available", "cluster.KEY"),
-        ("something nobody has seen", "same command"),
+        ("something nobody has seen", "repeat the command"),
     ],
 )
 def test_what_sbatch_refuses_is_one_line_with_what_to_do_and_leaves_nothing(tmp_path, idle_cluster, answer, said):
@@ -303,7 +303,7 @@ def test_cancel_takes_what_the_same_command_submitted_and_names_what_others_did(
     assert run(monkeypatch, results, "lora") == 0
     queue(idle_cluster, results)
     assert run(monkeypatch, results, "lora,naslora", "--budget", "1000") == 0
-    assert "not submitted again" in capsys.readouterr().err
+    assert "not resubmitted" in capsys.readouterr().err
     queue(idle_cluster, results)
     assert run(monkeypatch, results, "naslora,lora", "--cancel", "--set", "cluster.time=2h") == 0
     assert cancelled.read_text().split() == ["2"]
