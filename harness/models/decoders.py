@@ -45,7 +45,7 @@ class DecoderShape:
 
     @property
     def linears(self) -> list[tuple[int, int]]:
-        """(inputs, outputs) of the linear layers behind the masks: two-way transformer and one hypernetwork MLP."""
+        """(inputs, outputs) of the linear layers before the masks: two-way transformer and one hypernetwork MLP."""
         dim, hidden = self.dim, self.mlp_dim
         narrow = [(dim, dim // 2)] * 3 + [(dim // 2, dim)]
         layer = [(dim, dim)] * 4 + 2 * narrow + [(dim, hidden), (hidden, dim)]

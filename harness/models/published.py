@@ -93,7 +93,7 @@ CARD = "README.md"
 
 
 def card_of(out: Path) -> Path:
-    """Where the model card of a file lies: ``sam.README.md`` beside ``sam.pth``, as folders have README files of their own."""
+    """The path of a file's model card: ``sam.README.md`` beside ``sam.pth``, as folders have README files of their own."""
     return out.with_suffix(f".{CARD}")
 
 

@@ -135,7 +135,7 @@ class Assignment:
         seed: of batch order, flips and the method's noise.
         folder: the run's state folder; only worker 0 writes there.
         identity: the run's key.
-        data: the fingerprint of its files, empty where none is known: a run whose files changed starts anew.
+        data: the fingerprint of its files, empty where none is known: a run whose files changed starts over.
         code: what code makes its numbers: a checkpoint that other code wrote is continued, and the result says so.
         machine: on what it runs, such as ``NVIDIA H100, torch 2.6.0``; on another one a run goes on, too, and the result says so.
         validate: scores the segmenter on validation; called on every worker in evaluation mode without gradient, and what it returns on
