@@ -1,32 +1,19 @@
-"""``sam-peft protocols``: show the rules of a card with where each value comes from, or compare two cards.
-
-In place of a card's name the hash over a table works too; its rules are then those of the records made under it.
-"""
+"""``sam-peft protocols``: show the rules of a card with where each value comes from, or compare two cards."""
 
 from __future__ import annotations
 
 import json
 import re
 from collections.abc import Mapping
-from dataclasses import dataclass
 from itertools import takewhile
 from pathlib import Path
 from typing import Any
 
-from harness.archive.schema import Run
-from harness.archive.store import RecordStore
-from harness.cli.command import CommandParser, add_results, command, results_of, verb
-from harness.protocols.keys import CUT_RULES, EXECUTION_ONLY, GONE, with_later, with_pixels
+from harness.cli.command import CommandParser, command, verb
+from harness.protocols.keys import EXECUTION_ONLY, with_pixels
 from harness.protocols.load import as_rules, card_names, card_path, load_protocol, protocol_hash, read_card
-from harness.system.errors import UsageError
-from harness.system.streams import say_skipped
 from harness.system.text import printable_line
 from harness.system.yaml_files import read_yaml
-
-SHORTEST = 4
-"""Digits of a hash that are looked for."""
-TABLES = ("methods", "benchmarks")
-"""Of a card; what they say of a run is applied in its rules."""
 
 QUIRKS = Path(__file__).parents[1] / "data" / "quirks.yaml"
 PAGE = """\
@@ -40,42 +27,13 @@ A changed quirk changes the protocol's hash, and tables keep different hashes ap
 |---|---|---|---|---|---|---|---|"""
 
 
-def is_hash(text: str) -> bool:
-    return re.fullmatch(rf"[0-9a-f]{{{SHORTEST},16}}", text) is not None
-
-
-def runs_under(digest: str, root: Path) -> list[Run]:
-    """The runs below ``root`` that were made under the one hash that begins with ``digest``, by benchmark. Raises UsageError: no
-    record was made under it, or several hashes begin so."""
-    records, skipped = RecordStore(root).summaries()
-    say_skipped(skipped)
-    runs = [record.run for record in records if record.run.protocol_hash.startswith(digest)]
-    hashes = sorted({run.protocol_hash for run in runs})
-    if not hashes:
-        raise UsageError(
-            f"no card and no record below {root} has the hash {digest!r}; give the folder of its records with --results DIR"
-        )
-    if len(hashes) > 1:
-        raise UsageError(f"{digest!r} is the beginning of {', '.join(hashes)}; give more of it")
-    return sorted(runs, key=lambda run: run.benchmark)
-
-
-def filled(rules: Mapping[str, Any]) -> dict[str, Any]:
-    """A record's rules with the fields that are younger than it, at the value that it was made with; without the tables that a card
-    has for methods and benchmarks: a run's options are in its configuration, its benchmark's rules are applied."""
-    every = with_later({"quirks": {}, **rules})
-    gone = {name for name in every if name in GONE or (name in CUT_RULES and every[name] == CUT_RULES[name])}
-    return {name: every[name] for name in sorted(every.keys() - gone) if name not in TABLES}
-
-
 def parser() -> CommandParser:
     p = command("protocols", __doc__)
     commands = p.add_subparsers(dest="command", required=True)
     listed = commands.add_parser("list", help="the cards that come with the harness")
     show = commands.add_parser("show", help="every field of a card with its value and its mark: paper, code or ours")
-    show.add_argument("card", help="name of a card, path of a .yaml file, or the hash over a table")
+    show.add_argument("card", help="name of a card, or path of a .yaml file")
     show.add_argument("--diff", metavar="OTHER", help="show only the fields in which OTHER differs")
-    add_results(show, help="folder of a hash's records (default: the setting, else runs)")
     quirks = commands.add_parser("quirks", help="print docs/quirks.md, generated from the switches")
     for each in (listed, show, quirks):
         each.add_argument("--json", action="store_true", help="print JSON instead of a table")
@@ -90,9 +48,9 @@ def main(argv: list[str] | None = None) -> int:
     elif arguments.command == "list":
         _list(as_json=arguments.json)
     elif arguments.diff:
-        _compare(arguments.card, arguments.diff, root=results_of(arguments), as_json=arguments.json)
+        _compare(arguments.card, arguments.diff, as_json=arguments.json)
     else:
-        _show(arguments.card, root=results_of(arguments), as_json=arguments.json)
+        _show(arguments.card, as_json=arguments.json)
     return 0
 
 
@@ -130,29 +88,24 @@ def purpose(card: str) -> str:
     return re.split(r"(?<=\.)\s", sentences)[0]
 
 
-def _show(card: str, *, root: Path, as_json: bool) -> None:
-    shown = _read(card, root)
-    rows = [(key, value, mark(key, shown.marks)) for key, value in shown.values.items()]
+def _show(card: str, *, as_json: bool) -> None:
+    protocol, marks = load_protocol(card), comments(card)
+    digest = protocol_hash(protocol)
+    rows = [(key, value, mark(key, marks)) for key, value in opened(as_rules(protocol)).items()]
     if as_json:
         fields = [dict(zip(("field", "value", "mark"), row, strict=True)) for row in rows]
-        print(json.dumps({"card": card, "hash": shown.digest, "fields": fields}, indent=1))
+        print(json.dumps({"card": card, "hash": digest, "fields": fields}, indent=1))
         return
-    print(shown.title)
+    print(f"# {card}  hash {digest}")
     for key, value, comment in rows:
         print(f"{key:36} {_text(value):32} {comment}".rstrip())
 
 
-def _compare(card: str, other: str, *, root: Path, as_json: bool) -> None:
-    values, other_values = _read(card, root).values, _read(other, root).values
-    if is_hash(card) or is_hash(other):  # records have a card's tables applied
-        values, other_values = (
-            {k: v for k, v in card_values.items() if k.split(".")[0] not in TABLES}
-            for card_values in (values, other_values)
-        )
-    values, other_values = with_pixels(values), with_pixels(other_values)
-    untold = {key for key in values.keys() ^ other_values.keys() if key.partition(".")[0] in EXECUTION_ONLY}
+def _compare(card: str, other: str, *, as_json: bool) -> None:
+    values, other_values = (with_pixels(opened(as_rules(load_protocol(name)))) for name in (card, other))
+    unsaid = {key for key in values.keys() ^ other_values.keys() if key.partition(".")[0] in EXECUTION_ONLY}
     differing = [
-        key for key in {**values, **other_values} if values.get(key) != other_values.get(key) and key not in untold
+        key for key in {**values, **other_values} if values.get(key) != other_values.get(key) and key not in unsaid
     ]
     if as_json:
         rows = [{"field": key, card: values.get(key), other: other_values.get(key)} for key in differing]
@@ -162,37 +115,6 @@ def _compare(card: str, other: str, *, root: Path, as_json: bool) -> None:
     print(f"{'':36} {card:{width}} {other}")
     for key in differing:
         print(f"{key:36} {_text(values.get(key, '–')):{width}} {_text(other_values.get(key, '–'))}")
-
-
-@dataclass(frozen=True, kw_only=True)
-class _Shown:
-    """A protocol, or the rules of a hash: field -> value, field -> mark."""
-
-    values: dict[str, Any]
-    marks: dict[str, str]
-    digest: str
-    title: str
-
-
-def _read(name: str, root: Path) -> _Shown:
-    digests = {card: protocol_hash(load_protocol(card)) for card in card_names()} if is_hash(name) else {}
-    same = [card for card, digest in digests.items() if digest.startswith(name)]
-    if same or not is_hash(name) or name in card_names():
-        card = same[0] if same else name
-        protocol = load_protocol(card)
-        values, digest = opened(as_rules(protocol)), protocol_hash(protocol)
-        return _Shown(values=values, marks=comments(card), digest=digest, title=f"# {card}  hash {digest}")
-    runs = runs_under(name, root)
-    card, digest = runs[0].protocol, runs[0].protocol_hash
-    rules = {run.benchmark: opened(filled(run.rules)) for run in runs}
-    first, *others = rules
-    values = dict(rules[first])
-    for benchmark in others:
-        here = rules[benchmark]
-        values |= {f"benchmarks.{benchmark}.{key}": here.get(key) for key in here if here.get(key) != values.get(key)}
-    marks = comments(card) if card in card_names() else {}
-    title = f"# {card} with overrides  hash {digest}  ({len(runs)} records, first {first})"
-    return _Shown(values=values, marks=marks, digest=digest, title=printable_line(title))
 
 
 def opened(rules: Mapping[str, Any]) -> dict[str, Any]:

@@ -11,7 +11,7 @@ import io
 import json
 import os
 import shutil
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from pathlib import Path
 from tempfile import TemporaryDirectory
 from typing import Any
@@ -25,11 +25,11 @@ from harness.archive.files import sealed
 from harness.archive.measured import Comparability
 from harness.archive.schema import Run
 from harness.cli import export, show, status, tables
-from harness.cli.command import Main
-from harness.cli.protocols import main as protocols
 from harness.cli.records import main as records
 from harness.datasets import samples
 from tests.values import RESULTS
+
+Main = Callable[..., int]
 
 EXAMPLES = int(os.environ.get("FUZZ_EXAMPLES", "3"))
 KEYS = ("0208a83a876e42cc", "3ad2cd27c6cedd5a", "123f3554271b5168", "04a8a1629e3d5826")
@@ -177,7 +177,6 @@ def verbs(root: Path, kvasir: Path) -> list[tuple[Main, list[str]]]:
         (status.main, [*results, "--logs", KEYS[0]]),
         (show.main, [KEYS[0], *results]),
         (show.main, ["--compare", KEYS[0], KEYS[1], *results]),
-        (protocols, ["show", "47defd50", *results]),
         (tables.main, [*results, "--json"]),
         (run.main, [*plan, *results, "--plan"]),
         (records, ["check", str(root)]),

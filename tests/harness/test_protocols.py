@@ -7,12 +7,9 @@ from pathlib import Path
 
 import pytest
 
-from harness.archive.store import RecordStore
-from harness.cli.protocols import comments, filled, runs_under
-from harness.cli.protocols import main as protocols_main
+from harness.cli.protocols import comments
 from harness.protocols.load import load_protocol, protocol_hash, resolve
 from harness.system.errors import UsageError
-from tests.harness.report.sample import record
 from tests.values import REPOSITORY
 
 
@@ -156,28 +153,3 @@ def test_what_is_wrong_in_a_card_is_one_line(text, word, tmp_path, monkeypatch) 
 def test_a_protocol_cannot_be_named_so_that_its_table_lies_elsewhere(name: str) -> None:
     with pytest.raises(UsageError, match="files are named after it"):
         load_protocol("demo", {"name": name})
-
-
-def test_a_hash_over_a_table_finds_its_rules_in_the_records(capsys: pytest.CaptureFixture[str]) -> None:
-    """7df48870 is mini with 400 training images at 266 px, among the committed records."""
-    committed = ["--results", str(Path(__file__).parents[2] / "results")]
-    assert protocols_main(["show", "7df48870", *committed]) == 0
-    shown = capsys.readouterr().out
-    assert shown.startswith("# mini with overrides  hash 7df48870  (3 records, first kvasir)\n")
-    assert re.search(r"^image_size +266 ", shown, re.MULTILINE)
-    assert protocols_main(["show", "7df4", "--diff", "mini", *committed]) == 0
-    differing = [line.split()[0] for line in capsys.readouterr().out.splitlines()[1:]]
-    assert differing == [
-        "batch_size", "image_size", "lr", "merge", "precision", "select_every", "train_limit", "val_limit"
-    ]  # fmt: skip
-    assert protocols_main(["show", protocol_hash(load_protocol("demo"))]) == 0
-    assert capsys.readouterr().out.startswith("# demo  hash ")
-
-
-def test_rules_of_records_are_theirs_and_younger_ones_as_they_were_made(tmp_path: Path) -> None:
-    rules = {"epochs": 3, "decoder": "linear", "quirks": {"spare_tokens": "released"}, "methods": {"lora": {"rank": 2}}}
-    RecordStore(tmp_path).write(record(protocol_hash="abcd" * 4, rules=rules))
-    read = filled(runs_under("abcd", tmp_path)[0].rules)
-    assert (read["epochs"], read["decoder"], read["budget"]) == (3, "linear", "epochs")
-    assert (read["quirks"]["spare_tokens"], read["quirks"]["mask2former"]) == ("released", "intended")
-    assert not {"methods", "benchmarks"} & read.keys()
