@@ -7,7 +7,6 @@ from __future__ import annotations
 
 import os
 import re
-import stat
 import tomllib
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
@@ -15,7 +14,7 @@ from pathlib import Path
 from typing import Any, Literal
 
 from harness.check import from_mapping
-from harness.system.errors import UsageError, did_you_mean, os_reason
+from harness.system.errors import UsageError, did_you_mean
 from harness.system.files import bounded_text
 
 PREFIX = "SAM_PEFT_"
@@ -123,13 +122,8 @@ def trusted(settings: Settings, what: Literal["plugins", "cluster"], *, trust: b
 
 
 def _toml(path: Path) -> dict[str, Any]:
-    try:
-        if stat.S_ISCHR(mode := path.stat().st_mode):  # /dev/null: an empty one
-            return {}
-        if not stat.S_ISREG(mode):
-            raise UsageError(f"settings {path}: it is no file")
-    except OSError as error:
-        raise UsageError(f"settings {path}: {os_reason(error)}") from error
+    if path.exists() and not path.is_file():
+        raise UsageError(f"settings {path}: it is no file")
     try:
         return tomllib.loads(bounded_text(path, where=f"settings {path}", most=MOST_BYTES))
     except (tomllib.TOMLDecodeError, RecursionError) as error:
@@ -148,10 +142,7 @@ def _values(written: Mapping[str, Any], *, base: Path, where: str) -> dict[str, 
     checked = from_mapping(Settings, given, where=where)
 
     def path(text: Path | str) -> Path:
-        try:
-            return base / Path(text).expanduser()
-        except RuntimeError as error:
-            raise UsageError(f"{where}: {text}: {error}") from error
+        return base / os.path.expanduser(text)
 
     values: dict[str, Any] = {}
     for key in written:

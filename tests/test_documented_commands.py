@@ -155,8 +155,6 @@ def test_a_documented_command_runs(
 
 def before(words: list[str]) -> None:
     """Undo what an earlier command did, where a reader would give each once."""
-    if "--init" in words:
-        Path("harness.toml").unlink(missing_ok=True)
     if "prepare" in words:
         shutil.rmtree(Path("data" if "--data" in words else "DATA", "Kvasir-SEG"), ignore_errors=True)
     if "--check" in words:
