@@ -4,6 +4,7 @@ for; and its numbers as pandas frames, a number a row, for questions that no pag
 from __future__ import annotations
 
 from collections.abc import Iterable, Iterator, Mapping, Sequence
+from contextlib import suppress
 from dataclasses import replace
 from functools import cache, cached_property, lru_cache
 from pathlib import Path
@@ -80,17 +81,12 @@ class Archive:
         """softmax(α) at the end of a run; None of a method without a choice of operations, and of a run without a
         history."""
         if record.key not in self._shares:
-            self._shares[record.key] = self._read_mixture(record)
+            history: Sequence[Shares] = ()
+            if record.code == "OK" and len(operation_names(record.run.method, record.run.method_config)) > 1:
+                with suppress(ValueError):
+                    history = self.store.architecture(record)
+            self._shares[record.key] = history[-1] if history else None
         return self._shares[record.key]
-
-    def _read_mixture(self, record: Record) -> Shares | None:
-        if record.code != "OK" or len(operation_names(record.run.method, record.run.method_config)) < 2:
-            return None
-        try:
-            history = self.store.architecture(record)
-        except ValueError:
-            return None
-        return history[-1] if history else None
 
     def frame(self, kind: Kind = "scores", *, trials: bool = False) -> pd.DataFrame:
         """All numbers of one kind, a number a line.
@@ -111,13 +107,16 @@ class Archive:
         """
         if kind == "runs" and not trials:
             return self._runs
-        left_out = set() if trials else trials_among(self.records)
-        return frame(self, kind, [record for record in self.records if record.key not in left_out])
+        return frame(self, kind, self.records if trials else self._results)
+
+    @cached_property
+    def _results(self) -> list[Record]:
+        left_out = trials_among(self.records)
+        return [record for record in self.records if record.key not in left_out]
 
     @cached_property
     def _runs(self) -> pd.DataFrame:
-        left_out = trials_among(self.records)
-        return frame(self, "runs", [record for record in self.records if record.key not in left_out])
+        return frame(self, "runs", self._results)
 
 
 @lru_cache(maxsize=64)

@@ -52,13 +52,8 @@ def sidecars_of(path: Path) -> dict[str, Path]:
 
 
 def is_of_record(name: str, named: Collection[str]) -> bool:
-    """Whether the sidecar file that ends in ``name`` is the record's own, and not left by another under its key.
-
-    Records older than digests name no file, and some whose run was given a label later name their α history alone.
-
-    Args:
-        named: `harness.archive.schema.Record.sidecars`.
-    """
+    """Whether the sidecar file that ends in ``name`` is the record's own, not left by another under its key; ``named``: `Record.sidecars`.
+    Records older than digests name no file, and some whose run was given a label later name their α history alone."""
     return not named or name in named or name == "images.csv"
 
 

@@ -183,9 +183,7 @@ class CostStore:
     def load(path: Path) -> CostRecord:
         """The record in one file. Raises ValueError: no readable cost record, or one that was edited; the reason is one line."""
         data = read_regular(path, largest=LARGEST_RECORD)
-        record: CostRecord = validated(
-            CostRecord, data, version=COST_SCHEMA_VERSION, called="cost record", field="comparability"
-        )
+        record: CostRecord = validated(CostRecord, data, version=COST_SCHEMA_VERSION)
         for reason in _wrong(record, data):
             raise ValueError(printable_line(reason))
         return escaped(record)

@@ -174,15 +174,8 @@ class Unread(UsageError):
 
 
 def refuse_unread(path: Path, error: Exception) -> None:
-    """Pass where ``error`` says something about the content of a file, or that it is gone.
-
-    Args:
-        path: a record's file, or a sidecar file.
-        error: of reading it; what the system said is the error itself or what caused it.
-
-    Raises:
-        Unread: permissions, a server or a disk stood in the way.
-    """
+    """Pass where ``error``, or what caused it, is about the content of a file, or says that it is gone. Raises Unread: permissions, a
+    server or a disk stood in the way."""
     if isinstance(error, Unread):
         raise error
     said: BaseException | None = error
@@ -206,7 +199,7 @@ def load(path: Path) -> Record:
 
 def parse(data: bytes) -> Record:
     """Raises ValueError where ``data`` is no record of a schema that this code reads (1 to `SCHEMA_VERSION`)."""
-    file = validated(_File, data, version=SCHEMA_VERSION, called="record of a run", field="run")
+    file = validated(_File, data, version=SCHEMA_VERSION)
     record = Record(**{**vars(file), "run": Run(**vars(file.run))})
     if record.scores and record.code != "OK":
         raise ValueError(f"it has scores, and ended with {record.code}")
@@ -228,37 +221,21 @@ def parse(data: bytes) -> Record:
     return replace(escaped(record), run=run)
 
 
-def validated(kind: type[T], data: bytes, *, version: int, called: str, field: str) -> T:
-    """The content of a file as a dataclass with a ``schema_version``.
-
-    Args:
-        data: JSON.
-        version: the last schema that this code reads.
-        called: what the file should be, for messages.
-        field: what every file of that kind has.
-
-    Raises:
-        ValueError: no JSON, another kind, a later schema, or a field of a wrong type; the message is one line.
-    """
+def validated(kind: type[T], data: bytes, *, version: int) -> T:
+    """The content of a file as a dataclass with a ``schema_version``, at most ``version``. Raises ValueError: no JSON, another kind, a
+    later schema, or a field of a wrong type; the message is one line."""
     try:
         record = from_json(kind, data)
-    except ValueError as error:
-        content = _content(data)
-        if content is not None and (not isinstance(content, dict) or field not in content):
-            raise ValueError(f"JSON, but no {called}") from error
-        if content is not None:
-            _require_version(content.get("schema_version"), version)
+    except ValueError:
+        try:
+            content = json.loads(data)
+        except (ValueError, RecursionError):
+            content = None
+        if isinstance(content, dict):
+            _require_version(content.get("schema_version", 1), version)
         raise
     _require_version(getattr(record, "schema_version", None), version)
     return record
-
-
-def _content(data: bytes) -> Any:
-    """What a file holds, None where it is no JSON."""
-    try:
-        return json.loads(data)
-    except (ValueError, RecursionError):
-        return None
 
 
 def _require_version(version: object, last: int) -> None:

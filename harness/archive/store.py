@@ -6,10 +6,10 @@ and ``<key>.architecture.csv`` (α history: columns epoch, site, then one an ope
 
 from __future__ import annotations
 
-import itertools
 import os
 import tempfile
 from collections.abc import Collection, Iterator
+from contextlib import suppress
 from dataclasses import asdict, replace
 from pathlib import Path
 
@@ -26,7 +26,7 @@ from harness.archive.files import (
 from harness.archive.masks import MASKS
 from harness.archive.parser import load, refuse_unread
 from harness.archive.schema import SCHEMA_VERSION, Record, Run
-from harness.system.errors import UsageError
+from harness.system.errors import UsageError, writing_to
 from harness.system.files import write_atomically
 from harness.system.text import printable_line
 
@@ -35,13 +35,8 @@ def require_writable(folder: Path, *, named: str = "results folder", option: str
     """Try a file in a folder, or where it would be made, before work depends on it; leaves nothing. Raises UsageError: it
     cannot be written."""
     there = next(path for path in (folder, *folder.absolute().parents) if os.path.lexists(path))
-    try:
-        with tempfile.TemporaryFile(dir=there):
-            pass
-    except OSError as error:
-        raise UsageError(
-            f"{named} {folder} cannot be written ({error.strerror}); choose another with {option} DIR"
-        ) from error
+    with writing_to(f"{named} {folder}", then=f"; choose another with {option} DIR"), tempfile.TemporaryFile(dir=there):
+        pass
 
 
 class RecordStore:
@@ -63,7 +58,9 @@ class RecordStore:
     def masks_path(self, key: str) -> Path:
         return self.folder / f"{key}.{MASKS}"
 
-    def write(self, record: Record, images_csv: str = "", masks_png: bytes = b"") -> Path:
+    def write(
+        self, record: Record, images_csv: str = "", masks_png: bytes = b"", *, keep: Collection[str] | None = None
+    ) -> Path:
         """The sidecar files first, the record last; a file under its name that is no record is set aside with its own.
 
         What another record left under this key goes once a success stands there. A failure deletes nothing: what it finds may
@@ -72,19 +69,13 @@ class RecordStore:
         Args:
             images_csv: per-image scores.
             masks_png: `harness.archive.masks.encoded_masks`.
+            keep: endings of sidecar files that stay though they are not written; all of them where only a label changed.
 
         Raises:
             UsageError: the disk is full, the folder cannot be written, or the file there cannot be read for now; older
                 records stay as they were.
         """
-        return self._write(record, images_csv, masks_png, left=() if record.code == "OK" else SIDECARS)
-
-    def relabel(self, record: Record) -> Path:
-        """Rewrite a record whose run has another label; its sidecar files stay. Raises as `write`."""
-        return self._write(record, left=SIDECARS)
-
-    def _write(self, record: Record, images_csv: str = "", masks_png: bytes = b"", *, left: Collection[str]) -> Path:
-        """``left`` are the endings of sidecar files that stay though the record does not name them."""
+        left = keep if keep is not None else () if record.code == "OK" else SIDECARS
         texts = (images_csv, architecture_csv(record.architecture))
         contents = (*(text.encode(errors="replace") for text in texts), masks_png)
         written = {name: data for name, data in zip(SIDECARS, contents, strict=True) if data}
@@ -145,10 +136,8 @@ class RecordStore:
     def __iter__(self) -> Iterator[Record]:
         """Whole records in the order of their keys; unreadable files are left to `summaries`."""
         for path in self.files():
-            try:
+            with suppress(ValueError):
                 yield self._whole(load(path))
-            except ValueError:
-                continue
 
     def summaries(self) -> tuple[list[Record], dict[Path, str]]:
         """Records without their histories, in the order of their keys, and the unreadable files with the reason."""
@@ -156,31 +145,23 @@ class RecordStore:
         problems = {self.path(key): read for key, read in ended.items() if isinstance(read, str)}
         return [read for read in ended.values() if isinstance(read, Record)], problems
 
-    def ended(self, keys: Collection[str] | None = None) -> dict[str, Record | str]:
-        """Records without their histories by key, in the order of the keys, and why a file is none; with ``keys`` those that
-        have a file."""
+    def ended(self, keys: Collection[str] | None = None, *, surely: bool = False) -> dict[str, Record | str]:
+        """Records without their histories by key, in their order, and why a file is none; of ``keys`` those that have a file. Raises
+        Unread: as of `find`, where it has to be known ``surely``, lest a finished run start again."""
         ended: dict[str, Record | str] = {}
-        for key in self._there(keys):
+        wanted = None if keys is None else set(keys)
+        for path in self.files():
+            if wanted is not None and path.stem not in wanted:
+                continue
             try:
-                ended[key] = record = load(self.path(key))
+                ended[path.stem] = record = load(path)
             except ValueError as error:
-                ended[key] = str(error)
+                if surely:
+                    refuse_unread(path, error)
+                ended[path.stem] = str(error)
             else:
                 record.history.clear()  # thousands of them are not held in memory
         return ended
-
-    def surely_ended(self, keys: Collection[str]) -> dict[str, Record | str]:
-        """As `ended`, for whoever restarts runs. Raises Unread: as of `find`; its run may be finished."""
-        ended = self.ended(keys)
-        for key in [key for key, read in ended.items() if isinstance(read, str)]:
-            if not self.problem(key):  # it was replaced meanwhile
-                ended |= self.ended([key])
-        return ended
-
-    def _there(self, keys: Collection[str] | None) -> list[str]:
-        keys = None if keys is None else set(keys)
-        there = [path.stem for path in self.files()]
-        return there if keys is None else [key for key in there if key in keys]
 
     def files(self) -> list[Path]:
         """Everything that may be a record, in the order of the names."""
@@ -188,15 +169,10 @@ class RecordStore:
         return [self.folder / name for name in sorted(names) if name.endswith(".json") and not name.startswith(".")]
 
     def _set_aside_unreadable(self, path: Path) -> None:
-        """Keep it as ``<key>.json.unreadable`` (``.unreadable.2`` …) and its sidecar files under the same ending, so that
-        a new record overwrites nothing."""
-        if not self.problem(path.stem):
-            return
-        files = [*sidecars_of(path).values(), path]
-        endings = itertools.chain([".unreadable"], (f".unreadable.{number}" for number in itertools.count(2)))
-        free = next(end for end in endings if not any(os.path.lexists(f"{file}{end}") for file in files))
-        for file in filter(os.path.lexists, files):
-            os.replace(file, f"{file}{free}")
+        """Keep it and its sidecar files under the ending ``.unreadable``, so that a new record overwrites nothing."""
+        if self.problem(path.stem):
+            for file in filter(os.path.lexists, [*sidecars_of(path).values(), path]):
+                os.replace(file, f"{file}.unreadable")
 
     def architecture(self, record: Record) -> list[dict[str, list[float]]]:
         """The α history of a record, from its sidecar file where it is not in it; empty without one. Raises ValueError: the

@@ -24,9 +24,8 @@ from harness.registry import BENCHMARKS, add_own_of, dataset_name
 from harness.settings import load_settings, named_table
 from harness.system.errors import UsageError, os_reason
 from harness.system.files import write_atomically
-from harness.system.machine import affinity
+from harness.system.machine import affinity, user_cache
 from harness.system.streams import say
-from harness.system.user_cache import user_cache
 
 _SETTLED_S = 2.0
 """A file that changed a moment ago may change again within one tick of the clock and keep its times."""

@@ -144,7 +144,7 @@ def earlier(results: Path, jobs: Mapping[str, Job]) -> tuple[frozenset[str], dic
     failed: dict[str, str] = {}
     problems: list[str] = []
     outdated: dict[str, list[Path]] = {}
-    for key, record in store.surely_ended(jobs.keys()).items():
+    for key, record in store.ended(jobs.keys(), surely=True).items():
         job = jobs[key]
         if isinstance(record, str):
             path = store.path(key)

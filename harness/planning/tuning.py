@@ -12,6 +12,7 @@ from collections.abc import Collection, Iterable, Mapping, Sequence
 from dataclasses import dataclass, field, fields, replace
 from typing import Any
 
+from harness.archive.files import SIDECARS
 from harness.archive.schema import Record, Run, is_from_more
 from harness.archive.store import RecordStore
 from harness.evaluation.conventions import higher_is_better
@@ -216,7 +217,7 @@ def tell_finished(planned: Plan, store: RecordStore) -> None:
             if record is None or record.run.tuning == job.run.tuning or record.run.trial_runs > job.run.trial_runs:
                 continue
             run = replace(record.run, tuning=job.run.tuning, variant=job.run.variant)
-            store.relabel(replace(record, run=run))
+            store.write(replace(record, run=run), keep=SIDECARS)
 
 
 def unfinished(planned: Plan) -> list[str]:
@@ -305,7 +306,7 @@ def _write(trial: Trials, label: Mapping[str, Any], store: RecordStore) -> None:
             name = trial.entry.name if chosen else record.run.variant
             run = replace(record.run, tuning=dict(tuning), variant=name)
             if record.run.trial_runs <= run.trial_runs if chosen else _may_leave_tables(record.run, label):
-                store.relabel(replace(record, run=run))
+                store.write(replace(record, run=run), keep=SIDECARS)
 
 
 def _may_leave_tables(run: Run, label: Mapping[str, Any]) -> bool:

@@ -122,8 +122,6 @@ def understand(arguments: argparse.Namespace, settings: Settings) -> Understood:
     of_cluster = {
         key.removeprefix("cluster."): overrides.pop(key) for key in list(overrides) if key.startswith("cluster.")
     }
-    if arguments.no_cache:
-        overrides["cache_images"] = "false"
     values: dict[str, Any] = _of_study(arguments.study) if arguments.study else {}
     if "decoder" in overrides:  # the command line's word instead of the study's several
         values.pop("decoders", None)
@@ -294,7 +292,7 @@ def _card(chosen: str, settings: Settings, *, has_files: bool) -> tuple[str, str
         return WITH_DATA, f"no --protocol, so the card {WITH_DATA}: the paper's rules"
     return WITHOUT_DATA, (
         f"no data is set, so the card {WITHOUT_DATA}: generated images, numbers that rank nothing; "
-        "--data DIR for real ones (sam-peft settings --init remembers it)"
+        "--data DIR for real ones (data in harness.toml remembers it)"
     )
 
 

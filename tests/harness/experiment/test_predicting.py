@@ -123,7 +123,7 @@ def test_an_exported_adapter_predicts_the_same_without_any_results_folder(binary
 
 def test_the_same_command_goes_on_where_it_was_stopped(binary: Finished, tmp_path, capsys, monkeypatch) -> None:
     told: list[int] = []
-    monkeypatch.setattr(predict, "counter", lambda *_: nullcontext(told.append))
+    monkeypatch.setattr(predict, "bars", lambda: nullcontext(lambda what, done, total: told.append(done)))
     out = tmp_path / "out"
     assert binary.predict(out) == 0
     masks = sorted(out.glob("*.png"))
