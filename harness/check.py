@@ -77,7 +77,7 @@ def from_json(kind: type[T], data: bytes) -> T:
     except ValidationError as error:
         wrong = _first(error)
         if wrong.is_syntax:
-            raise ValueError(_no_json(data, wrong.message)) from error
+            raise ValueError(f"truncated or not JSON ({wrong.message})") from error
         raise ValueError(printable_line(f"{wrong.place}: {wrong.message}".removeprefix(": "))) from error
     return made
 
@@ -124,15 +124,8 @@ def is_plain(data: bytes) -> bool:
 
 
 def parse_assignments(items: list[str], *, example: str = "--set lr=3e-4 or --set lora.rank=6") -> dict[str, Any]:
-    """``["lr=1e-3", "lora.rank=6", "merge=[exact]"]`` as a mapping; a value in brackets is a list.
-
-    Args:
-        items: as given.
-        example: for the message.
-
-    Raises:
-        UsageError: an item without ``=``, or one key twice.
-    """
+    """``["lr=1e-3", "lora.rank=6", "merge=[exact]"]`` as a mapping; a value in brackets is a list. Raises UsageError, with the
+    ``example``: an item without ``=``, or one key twice."""
     assignments: dict[str, Any] = {}
     for item in items:
         key, equals, value = item.partition("=")
@@ -145,14 +138,6 @@ def parse_assignments(items: list[str], *, example: str = "--set lr=3e-4 or --se
         if assignments[key].startswith("[") and assignments[key].endswith("]"):
             assignments[key] = [part.strip() for part in assignments[key][1:-1].split(",") if part.strip()]
     return assignments
-
-
-def _no_json(data: bytes, message: str) -> str:
-    try:
-        data.decode()
-    except UnicodeDecodeError as undecodable:
-        return f"no text ({undecodable})"
-    return f"truncated or not JSON ({message})"
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -2,8 +2,6 @@
 
 Listing names imports nothing. A plug-in file calls nothing here: it defines subclasses of `harness.methods.base.Method` or
 `harness.datasets.base.Benchmark` with a ``name``, and they are found by that.
-
-Plug-in files: what they define joins the registry.
 """
 
 from __future__ import annotations
@@ -19,11 +17,13 @@ from functools import cache
 from importlib.metadata import EntryPoint, entry_points
 from pathlib import Path, PurePath
 from types import ModuleType
-from typing import Any
+from typing import Any, TypeVar
 
 from harness import methods
 from harness.methods.parts.placement import MethodError
 from harness.system.errors import UsageError, did_you_mean, line_in
+
+T = TypeVar("T")
 
 SEGMENTED = {
     "kvasir": "harness.datasets.kvasir:Kvasir",
@@ -315,29 +315,28 @@ def title_of(benchmark: str) -> str:
     return str(getattr(BENCHMARKS.get(benchmark), "title", "")) if benchmark in BENCHMARKS.names() else ""
 
 
-def label_note(name: str, values: Mapping[str, Any]) -> str:
-    """What a table must say after a method's name for a configuration as a record holds it; nothing where the method is
-    not known here, or no longer has such a configuration."""
+def _of_config(name: str, values: Mapping[str, Any], ask: Callable[[Any], T], *, otherwise: T) -> T:
+    """What a method's configuration as a record holds it says; ``otherwise`` where the method is not known here, or no longer has such
+    a configuration."""
     try:
-        return str(method_config_class(name)(**values).label_note)
+        return ask(method_config_class(name)(**values))
     except Exception:  # a record is data, and a plug-in may raise anything
-        return ""
+        return otherwise
+
+
+def label_note(name: str, values: Mapping[str, Any]) -> str:
+    """What a table must say behind a method's name."""
+    return _of_config(name, values, lambda config: str(config.label_note), otherwise="")
 
 
 def never_reached(name: str, values: Mapping[str, Any], *, epochs: int) -> str:
-    """The phase of a method that a run of so many epochs never reaches; empty where the method is not known here, as `label_note`."""
-    try:
-        return str(method_config_class(name)(**values).never_reached(epochs))
-    except Exception:  # see label_note
-        return ""
+    """The phase of a method that a run of so many epochs never reaches."""
+    return _of_config(name, values, lambda config: str(config.never_reached(epochs)), otherwise="")
 
 
 def operation_names(name: str, values: Mapping[str, Any]) -> tuple[str, ...]:
-    """What the shares of softmax(α) in a record stand for; empty where the method is not known here, as `label_note`."""
-    try:
-        return tuple(map(str, method_config_class(name)(**values).mixed_operations))
-    except Exception:  # see label_note
-        return ()
+    """What the shares of softmax(α) in a record stand for."""
+    return _of_config(name, values, lambda config: tuple(map(str, config.mixed_operations)), otherwise=())
 
 
 def load_plugins(paths: Iterable[str | Path]) -> tuple[list[Path], list[str]]:

@@ -6,8 +6,7 @@ import argparse
 import csv
 import json
 import sys
-from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from collections.abc import Callable
 from functools import partial
 from pathlib import Path
 from typing import Any
@@ -17,7 +16,8 @@ from harness.cli.command import PROGRAM, CommandParser, add_plugins, command, lo
 from harness.datasets.base import Benchmark, DataOptions, DatasetError
 from harness.registry import BENCHMARKS, LABELLED, SEGMENTED, dataset_name, is_own
 from harness.settings import load_settings, named_table
-from harness.system.errors import UsageError, did_you_mean
+from harness.system.errors import UsageError, did_you_mean, writing_to
+from harness.system.streams import bars
 from harness.system.text import csv_cell, printable_line
 
 DEFAULT_ROOT = Path("data")
@@ -97,7 +97,6 @@ def _data(
     help: str = "folder that holds the benchmarks' folders (default: the setting, else data)",
 ) -> None:
     parser.add_argument("--data", type=Path, metavar="DIR", help=help)
-    parser.add_argument("--root", type=Path, dest="data", help=argparse.SUPPRESS)  # what it was called
 
 
 def _folder(arguments: argparse.Namespace, name: str = "") -> Path:
@@ -173,7 +172,7 @@ def run_prepare(arguments: argparse.Namespace) -> int:
     if not isinstance(benchmark, FolderBenchmark):
         raise UsageError(f"{benchmark.name} does not say how its archives are laid out; unpack them yourself")
     root = _folder(arguments)
-    with _writing(root), _progress() as progress:
+    with writing_to(f"what is prepared below {root}"), bars() as progress:
         folder, splits = prepare(benchmark, arguments.sources, root, progress=progress)
     counts = {split: len(pairs) for split, pairs in splits.parts.items()}
     if arguments.json:
@@ -209,7 +208,7 @@ def run_check(arguments: argparse.Namespace) -> int:
     for name in names:
         benchmark = _benchmark(name, options)
         root = benchmark.locate(_folder(arguments, name))
-        with _progress() as progress:
+        with bars() as progress:
             checks.append(check(benchmark, root, workers=arguments.workers, progress=progress))
     if arguments.json:
         plain = [_plain(report) for report in checks]
@@ -298,7 +297,7 @@ def run_score(arguments: argparse.Namespace) -> int:
     task: Any = "binary" if classes == 2 else "multiclass"
     scorer = SplitScorer(metrics, task=task, num_classes=classes, conventions=rules)
     flags = {"stretched": arguments.stretched, "partial": arguments.partial}
-    with _progress() as move:
+    with bars() as move:
         score_folders(
             arguments.predictions,
             arguments.masks,
@@ -333,38 +332,7 @@ def run_sample(arguments: argparse.Namespace) -> int:
     size = samples.DEFAULT_SIZE if arguments.size is None else arguments.size
     images = samples.DEFAULT_IMAGES if arguments.images is None else arguments.images
     for name in SEGMENTED if arguments.name == "all" else [BENCHMARKS.resolve(arguments.name)]:
-        with _writing(folder):
+        with writing_to(f"a sample below {folder}"):
             written = samples.write_samples(name, folder, images=images, seed=arguments.seed, size=size)
         print(f"{name}: {written}")
     return 0
-
-
-@contextmanager
-def _writing(root: Path) -> Iterator[None]:
-    """Turn a full disk or a folder without permission into one line."""
-    try:
-        yield
-    except OSError as error:
-        raise DatasetError(
-            f"cannot write below {root}: {error.filename or root}: {error.strerror or error}; "
-            "mend that, or choose another folder with --data"
-        ) from error
-
-
-@contextmanager
-def _progress() -> Iterator[Callable[[str, int, int | None], None]]:
-    """A bar on stderr where that is a terminal, silence elsewhere: (what, done, total) moves it."""
-    from rich.console import Console
-    from rich.progress import BarColumn, Progress, TextColumn, TimeRemainingColumn
-
-    console = Console(stderr=True)
-    columns = (TextColumn("{task.description}"), BarColumn(), TextColumn("{task.completed}/{task.total}"))
-    with Progress(*columns, TimeRemainingColumn(), console=console, disable=not console.is_terminal) as display:
-        tasks: dict[str, Any] = {}
-
-        def move(what: str, done: int, total: int | None) -> None:
-            if what not in tasks:
-                tasks[what] = display.add_task(what, total=total)
-            display.update(tasks[what], completed=done, total=total)
-
-        yield move

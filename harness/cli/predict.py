@@ -24,7 +24,7 @@ from harness.models.catalog import resolve_backbone
 from harness.models.published import require_file_or_word, weights_file
 from harness.settings import load_settings, named_table
 from harness.system.errors import UsageError
-from harness.system.streams import counter, stages
+from harness.system.streams import bars, stages
 
 
 def parser() -> CommandParser:
@@ -105,8 +105,10 @@ def main(argv: list[str] | None = None) -> int:
         labels = request.trained.task == "classification"
         if labels and arguments.masks:
             raise UsageError("--masks is for models that give masks; this one gives labels")
-    with counter("predicting", len(request.images)) as progress:
-        there = predict(request, device=own_device(), progress=progress)
+    with bars() as move:
+        there = predict(
+            request, device=own_device(), progress=lambda done: move("predicting", done, len(request.images))
+        )
     by = f"run {request.trained.run.key}" if arguments.run or arguments.adapter.is_file() else str(arguments.adapter)
     print(
         f"{request.out}: {'labels' if labels else 'masks'} of {len(request.images) - there} images by {by}"

@@ -16,7 +16,7 @@ from torch import nn
 from harness.methods.parts.placement import BackboneShape
 from harness.models.attention import KERNELS, RelativeAttention
 from harness.system.files import write_atomically
-from harness.system.user_cache import user_cache
+from harness.system.machine import user_cache
 
 TIMED = ("widened", "bias", "math")
 """*flex* compiles for a minute and is taken by name alone."""

@@ -16,8 +16,8 @@ from typing import Any
 
 from harness.system.errors import UsageError
 from harness.system.files import write_atomically
+from harness.system.machine import user_cache
 from harness.system.streams import say
-from harness.system.user_cache import user_cache
 
 PREFIX = "sha256-"
 _MEBIBYTE = 1 << 20

@@ -15,10 +15,6 @@ class UsageError(ValueError):
     """Something the user can mend; the message is one line: what is wrong, and what to do."""
 
 
-class BudgetError(UsageError):
-    """Nothing of what is left to do fits into a budget."""
-
-
 def shown(value: object) -> str:
     """A value in a message: its end left out where it is long."""
     text = str(value)

@@ -21,15 +21,8 @@ LONGEST = 150
 
 
 def checked_name(name: str, *, what: str) -> str:
-    """``name``, if a file of that name lies in the folder that it is put into.
-
-    Args:
-        name: of a protocol or a study, for instance.
-        what: what the name is of, for the message.
-
-    Raises:
-        UsageError: it is empty, leads elsewhere (``../x``), would be hidden, cannot be printed, or is too long.
-    """
+    """``name`` of ``what``, if a file of that name lies in the folder that it is put into. Raises UsageError: it is empty, leads elsewhere
+    (``../x``), would be hidden, cannot be printed, or is too long."""
     if problem := _problem(name):
         raise UsageError(
             f"{what} {shown(name)!r} {problem}, and files are named after it; use letters, digits, - and _"

@@ -12,6 +12,7 @@ import os
 import platform
 import subprocess
 from collections.abc import Iterator, Mapping, MutableMapping
+from contextlib import suppress
 from pathlib import Path
 
 import harness
@@ -77,7 +78,7 @@ def affinity() -> int:
 
 
 def _quotas(root: Path) -> Iterator[float]:
-    """Cores that the control groups of this process allow, versions 1 and 2, from its own upwards."""
+    """Cores that the control groups of this process (version 2) allow, from its own upwards."""
     try:
         lines = (root / "proc/self/cgroup").read_text(encoding="utf-8").splitlines()
     except OSError:
@@ -85,25 +86,11 @@ def _quotas(root: Path) -> Iterator[float]:
     mounted = root / "sys/fs/cgroup"
     for line in lines:
         _, controllers, path = line.split(":", 2)
-        if controllers and "cpu" not in controllers.split(","):
-            continue
-        base = mounted / controllers if controllers and (mounted / controllers).is_dir() else mounted
-        base = base if base.is_dir() or not controllers else mounted / "cpu"
-        innermost = base / path.lstrip("/")
-        for folder in (innermost, *innermost.parents):
-            if not folder.is_relative_to(mounted):
-                break
-            try:
-                if controllers:
-                    quota, period = (
-                        (folder / f"cpu.cfs_{name}_us").read_text(encoding="ascii") for name in ("quota", "period")
-                    )
-                else:
-                    quota, period = (folder / "cpu.max").read_text(encoding="ascii").split()
-                if float(quota) > 0:
-                    yield float(quota) / float(period)
-            except (OSError, ValueError):  # none here, or "max"
-                continue
+        innermost = mounted / path.lstrip("/")
+        for folder in (innermost, *innermost.parents) if not controllers else ():
+            with suppress(OSError, ValueError):  # none here, or "max"
+                quota, period = (folder / "cpu.max").read_text(encoding="ascii").split()
+                yield float(quota) / float(period)
 
 
 def thread_variables(threads: int, environment: Mapping[str, str] = os.environ) -> dict[str, str]:
@@ -121,3 +108,12 @@ def waiting(environment: Mapping[str, str] = os.environ) -> str:
 def set_threads(threads: int, environment: MutableMapping[str, str] = os.environ) -> None:
     """Put `thread_variables` into the environment of this process, before it imports torch."""
     environment.update(thread_variables(threads, environment))
+
+
+def user_cache() -> Path | None:
+    """``sam-peft-harness`` below ``XDG_CACHE_HOME`` or ``~/.cache``, made by whoever writes there; None without a home."""
+    try:
+        base = Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache")
+    except RuntimeError:
+        return None
+    return base / "sam-peft-harness"

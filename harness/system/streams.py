@@ -16,7 +16,6 @@ from contextlib import contextmanager, nullcontext, suppress
 from pathlib import Path
 from typing import Any, TextIO
 
-from harness.system.errors import UsageError
 from harness.system.text import printable
 
 REDRAWN_EVERY_S = 0.125
@@ -95,21 +94,23 @@ def _gated_console() -> Any:
 
 
 @contextmanager
-def counter(what: str, total: int) -> Iterator[Callable[[int], None]]:
-    """Gives a function to call with how many of ``total`` are done; ``what`` is done to them, such as ``scoring``."""
-    if not sys.stderr.isatty():
-        with interrupted_while(lambda: what):
-            yield lambda done: None
-        return
+def bars() -> Iterator[Callable[[str, int, int | None], None]]:
+    """Gives what is to be told (what, done, total): each ``what`` has a bar on stderr, where that is a terminal."""
     from rich.console import Console
     from rich.progress import Progress
 
-    with (
-        interrupted_while(lambda: what),
-        Progress(console=Console(stderr=True), transient=True, redirect_stdout=False) as display,
-    ):
-        bar = display.add_task(what, total=total)
-        yield lambda done: display.update(bar, completed=done)
+    tasks: dict[str, Any] = {}
+    display = Progress(
+        console=Console(stderr=True), transient=True, redirect_stdout=False, disable=not sys.stderr.isatty()
+    )
+    with interrupted_while(lambda: next(reversed(tasks), "")), display:
+
+        def move(what: str, done: int, total: int | None) -> None:
+            if what not in tasks:
+                tasks[what] = display.add_task(what, total=total)
+            display.update(tasks[what], completed=done, total=total)
+
+        yield move
 
 
 @contextmanager
@@ -133,16 +134,12 @@ def interrupted_while(doing: Callable[[], str]) -> Iterator[None]:
 
 
 def open_streams() -> None:
-    """Make both streams safe to write to, whatever characters they can show; closed errors go nowhere. Raises UsageError: standard
-    output is closed: the result could not be printed."""
-    if sys.stderr is None:
-        sys.stderr = open(os.devnull, "w", encoding="utf-8")  # noqa: SIM115
-    for stream in (sys.stdout, sys.stderr):
-        if isinstance(stream, io.TextIOWrapper):
+    """Make both streams safe to write to, whatever characters they can show; closed ones take what comes and show nothing."""
+    for name in ("stdout", "stderr"):
+        if getattr(sys, name) is None:
+            setattr(sys, name, open(os.devnull, "w", encoding="utf-8"))  # noqa: SIM115
+        if isinstance(stream := getattr(sys, name), io.TextIOWrapper):
             stream.reconfigure(errors="backslashreplace")
-    if sys.stdout is None:
-        sys.stdout = open(os.devnull, "w", encoding="utf-8")  # noqa: SIM115
-        raise UsageError("standard output is closed; send it to a file, or to /dev/null")
 
 
 def terminal_width(stream: TextIO) -> int:

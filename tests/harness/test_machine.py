@@ -19,9 +19,6 @@ def _many_cores(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(os, "sched_getaffinity", lambda pid: range(8), raising=False)
 
 
-V1 = "cpu,cpuacct/docker/x/cpu.cfs"
-
-
 @pytest.mark.parametrize(
     ("lines", "files", "expected"),
     [
@@ -29,8 +26,6 @@ V1 = "cpu,cpuacct/docker/x/cpu.cfs"
         ("0::/job/step\n", {"job/step/cpu.max": "250000 100000\n"}, 3),
         ("0::/job/step\n", {"job/step/cpu.max": "max 100000\n", "job/cpu.max": "200000 100000\n"}, 2),
         ("0::/\n", {"cpu.max": "50000 100000\n"}, 1),
-        ("3:cpu,cpuacct:/docker/x\n0::/\n", {f"{V1}_quota_us": "400000\n", f"{V1}_period_us": "100000\n"}, 4),
-        ("3:cpu,cpuacct:/docker/x\n", {f"{V1}_quota_us": "-1\n", f"{V1}_period_us": "100000\n"}, 8),
     ],
 )
 def test_cores_are_those_of_affinity_and_quota(tmp_path: Path, lines: str, files: dict, expected: int) -> None:
