@@ -29,7 +29,7 @@ from harness.planning.plan import Plan
 from harness.protocols.load import card_needs
 from harness.registry import BENCHMARKS
 from harness.settings import load_settings
-from harness.system.errors import BudgetError, UsageError
+from harness.system.errors import UsageError
 from harness.system.machine import cores, processor
 from harness.system.text import counted, first_of
 
@@ -377,11 +377,11 @@ def within_budget(prices: Sequence[RunForecast], hours: float) -> tuple[RunForec
 
 def affordable(planned: Plan, prices: Sequence[RunForecast], *, hours: float) -> tuple[Plan, str]:
     """The plan without the runs that do not fit into ``hours`` device-hours, and a line that says what is left out. Raises
-    BudgetError: nothing fits."""
+    UsageError: nothing fits."""
     kept = {priced.run.key for priced in within_budget(prices, hours)}
     left_out = {priced.run.key: _in_words(priced.run) for priced in prices if priced.run.key not in kept}
     if left_out and not kept:
-        raise BudgetError(
+        raise UsageError(
             f"--budget {hours:g}: none of {len(prices)} runs fits, with all methods on a benchmark together; --plan shows the prices"
         )
     failed = {key: code for key, code in planned.failed.items() if key not in left_out}
@@ -495,7 +495,7 @@ def _forecast(planned: Plan, prices: Sequence[RunForecast], where: Target) -> li
     if image_bytes := sum(decoded.values()):
         size_gib, fits = image_bytes / 2**30, load_settings().cache_gib
         rest = "" if size_gib <= fits else f" of which {fits:.0f} fit (cache_gib); the rest is decoded every epoch,"
-        lines.append(f"decoded images: {size_gib:.2f} GiB,{rest} shared by runs (--no-cache: none)")
+        lines.append(f"decoded images: {size_gib:.2f} GiB,{rest} shared by runs (cache_gib = 0: none)")
     with suppress(OverflowError):
         finish = datetime.now() + timedelta(days=days(prices, where))
         at_once = f"{counted(_parallel(where), 'run')} at a time, no waiting in a queue"

@@ -24,7 +24,6 @@ from harness.cli.command import (
     add_plugins,
     add_results,
     command,
-    copy_in_use,
     plugins_of,
     program,
     require_effect,
@@ -71,7 +70,7 @@ class Command:
         """What would be started of a plan and is not priced yet: failed runs that are not restarted use no budget."""
         from harness.dispatch.run_jobs import not_again, to_start
 
-        started = to_start(planned, self.where, results=request.results, retry=self.arguments.retry)
+        started = to_start(planned, self.where, retry=self.arguments.retry)
         if self.arguments.plan:
             not_again(planned, started)
         return tuple(job for job in started if job.run.key not in self.priced)
@@ -129,9 +128,6 @@ def parser() -> CommandParser:
     )
     add_results(data, help="records, tables, checkpoints (default: the setting, else runs)")
     data.add_argument("--skip-missing", action="store_true", help="leave out benchmarks that are not on disk")
-    data.add_argument(
-        "--no-cache", action="store_true", help="decode images in every epoch instead of keeping them memory-mapped"
-    )
     tuned = p.add_argument_group("tuning")
     tuned.add_argument(
         "--tune",
@@ -202,8 +198,6 @@ def main(argv: list[str] | None = None) -> int:
         return list_studies(as_json=arguments.json)
     settings = load_settings()
     _check(arguments, settings)
-    if line := copy_in_use():
-        say(line)
     arguments.plugin, left_out = load_plugins(plugins_of(arguments))
     for line in left_out:
         say(line)
@@ -224,10 +218,8 @@ def _check(arguments: argparse.Namespace, settings: Settings) -> None:
         ):
             if getattr(arguments, option):
                 raise UsageError(f"--{option} is for --cluster NAME: {why}")
-    for chosen, excluded in (("plan", ("wait", "cancel")), ("cancel", ("wait", "retry"))):
-        for option in excluded:
-            if getattr(arguments, chosen) and getattr(arguments, option):
-                raise UsageError(f"--{chosen} starts nothing, so --{option} has no effect; give one of them")
+    if arguments.plan and arguments.cancel:
+        raise UsageError("--plan shows and --cancel cancels; give one of them")
 
 
 def _cluster(arguments: argparse.Namespace, settings: Settings) -> str:
@@ -260,7 +252,7 @@ def _foresee(understood: Understood) -> None:
 def run(arguments: argparse.Namespace, settings: Settings) -> int:
     """One grid of runs: its trials where rates are tuned, its runs, its table."""
     from harness.archive.store import RecordStore, require_writable
-    from harness.dispatch.target import target
+    from harness.dispatch.target import target_of
     from harness.planning.data import sample_writer
     from harness.planning.plan import plan
     from harness.planning.tuning import tell_finished
@@ -275,7 +267,9 @@ def run(arguments: argparse.Namespace, settings: Settings) -> int:
     if tuning is not None and not arguments.plan and not arguments.cancel:
         _foresee(understood)
     cluster, workers = _cluster(arguments, settings), arguments.workers
-    where = target(arguments.executor, workers=workers, cluster=cluster, cluster_overrides=understood.cluster_overrides)
+    where = target_of(
+        arguments.executor, workers=workers, cluster=cluster, cluster_overrides=understood.cluster_overrides
+    )
     with ExitStack() as stack:
         instead = None
         if arguments.plan:  # which writes nothing below the results folder
@@ -427,13 +421,8 @@ def _missing(lines: Sequence[str]) -> str:
 def list_studies(*, as_json: bool) -> int:
     from harness.studies import load_study, study_names
 
-    titles = {name: load_study(name).title for name in study_names()}
-    if as_json:
-        print(json.dumps([{"study": name, "title": title} for name, title in titles.items()], indent=1))
-        return 0
-    width = max(map(len, titles))
-    for name, title in titles.items():
-        print(f"{name:{width}}  {title}")
+    studies = [{"study": name, "title": load_study(name).title} for name in study_names()]
+    print(json.dumps(studies, indent=1) if as_json else "\n".join("{study:14}  {title}".format(**s) for s in studies))
     return 0
 
 

@@ -17,7 +17,7 @@ from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
 from types import FrameType
-from typing import Any, NoReturn, Protocol
+from typing import Any, NoReturn
 
 import harness
 from harness.datasets.base import AWAY, DatasetError
@@ -57,11 +57,6 @@ def version() -> str:
     return f"{PROGRAM} {harness.__version__}{commit}, in {ROOT}"
 
 
-def copy_in_use() -> str:
-    """A line on which copy is running, empty inside of it."""
-    return "" if Path.cwd().is_relative_to(ROOT) else version()
-
-
 _GPUS = "CUDA_VISIBLE_DEVICES=0 in front of the command, or --cluster NAME"
 ELSEWHERE = {"--gpu": _GPUS, "--gpus": _GPUS, "--device": _GPUS, "--output": "--results DIR", "--out": "--results DIR"}
 """Options that people know from other programs -> what to type here."""
@@ -95,15 +90,6 @@ class CommandParser(argparse.ArgumentParser):
     def _print_message(self, message: str, file: Any = None) -> None:
         """argparse would pass over a full disk in silence where output is not buffered."""
         (file or sys.stdout).write(message)
-
-
-class _Version(argparse.Action):
-    def __init__(self, option_strings: list[str], dest: str, **_: Any) -> None:
-        super().__init__(option_strings, argparse.SUPPRESS, nargs=0, help="print version, commit and folder, and exit")
-
-    def __call__(self, parser: argparse.ArgumentParser, *_: Any) -> None:
-        print(version())
-        parser.exit()
 
 
 class Once(argparse.Action):
@@ -230,7 +216,6 @@ def require_effect(arguments: argparse.Namespace, *options: str, without: str) -
 def command(verb: str, documentation: str | None, *, epilog: str | None = None) -> CommandParser:
     """The parser of a verb, with what all of them have; the first paragraph of its module's documentation says what it does."""
     parser = CommandParser(prog=program(verb), description=plain(documentation), epilog=epilog)
-    parser.add_argument("--version", action=_Version)
     parser.add_argument("--debug", action="store_true", help="show the traceback of an error that nobody foresaw")
     return parser
 
@@ -248,13 +233,7 @@ _ADVICE = {
 }
 
 
-class Main(Protocol):
-    """What a verb's ``main`` is: arguments, or those of the command line, to an exit code."""
-
-    def __call__(self, argv: list[str] | None = None) -> int: ...
-
-
-def verb(main: Callable[[list[str] | None], int]) -> Main:
+def verb(main: Callable[[list[str] | None], int]) -> Callable[..., int]:
     """Decorate a verb's ``main``.
 
     User errors print ``error: …`` and return 2. So does any other exception, and its traceback goes to a file; with

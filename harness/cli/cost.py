@@ -20,7 +20,6 @@ from harness.cli.command import (
     add_plugins,
     add_results,
     command,
-    copy_in_use,
     plugins_of,
     results_of,
     verb,
@@ -89,8 +88,6 @@ def parser() -> CommandParser:
 def main(argv: list[str] | None = None) -> int:
     arguments = parser().parse_args(argv)
     _check(arguments)
-    if line := copy_in_use():
-        print(line, file=sys.stderr)
     for line in load_plugins(plugins_of(arguments))[1]:
         print(line, file=sys.stderr)
 
@@ -178,16 +175,12 @@ def _device(name: str | None) -> torch.device:
     from harness.training.device import without_tf32
 
     without_tf32()
-    if name is None:
-        return torch.device("cuda:0" if torch.cuda.is_available() else "cpu")
+    name = name or ("cuda:0" if torch.cuda.is_available() else "cpu")
     try:
         device = torch.device(name)
-    except RuntimeError as error:
-        raise UsageError(f"--device {name!r}: give cpu or cuda:N") from error
-    if device.type == "cuda" and (device.index or 0) >= torch.cuda.device_count():
-        raise UsageError(
-            f"--device {name}: this machine has {torch.cuda.device_count()} CUDA devices; give --device cpu"
-        )
-    if device.type not in ("cpu", "cuda"):
-        raise UsageError(f"--device {name!r}: give cpu or cuda:N")
+    except RuntimeError:
+        device = torch.device("meta")
+    there = torch.cuda.device_count()
+    if device.type not in ("cpu", "cuda") or (device.type == "cuda" and (device.index or 0) >= there):
+        raise UsageError(f"--device {name!r}: give cpu or cuda:N (this machine has {there} CUDA devices)")
     return torch.device("cuda:0") if name == "cuda" else device

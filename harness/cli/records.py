@@ -23,8 +23,9 @@ def parser() -> CommandParser:
     checking = commands.add_parser(
         "check", help="read every record with its sidecar files; exit 1 if one is damaged or was edited"
     )
-    checking.add_argument("root", nargs="?", type=Path, metavar="DIR", help="results folder, as --results")
-    add_results(checking)
+    checking.add_argument(
+        "results", nargs="?", type=Path, metavar="DIR", help="results folder (default: as set, else runs)"
+    )
     merging = commands.add_parser(
         "merge",
         help="merge A B copies into B what it lacks, merge A B --out C both into C; exit 1 if something is left out",
@@ -53,9 +54,6 @@ def main(argv: list[str] | None = None) -> int:
         return _merge(arguments.folders, arguments.out)
     if arguments.command == "export":
         return _export(arguments)
-    if arguments.root and arguments.results:
-        raise UsageError("the results folder is given twice; give DIR or --results DIR")
-    arguments.results = arguments.root or arguments.results
     return _check(results_of(arguments))
 
 

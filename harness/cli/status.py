@@ -6,17 +6,17 @@ import json
 import sys
 import time
 from collections import Counter
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from dataclasses import asdict, replace
 from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING
 
 from harness.cli.command import PROGRAM, CommandParser, add_results, add_run, command, require_effect, results_of, verb
+from harness.dispatch.clients import Queue, Slurm
 from harness.dispatch.run_states import (
     FINISHED,
     INTERRUPTED,
-    LOST,
     QUEUED,
     RUNNING,
     WAITING,
@@ -25,48 +25,42 @@ from harness.dispatch.run_states import (
     survey,
     time_left,
 )
-from harness.dispatch.slurm.client import Queue, Slurm
 from harness.system.errors import UsageError
 from harness.system.files import open_regular
 from harness.system.streams import folded, say_skipped, terminal_width
-from harness.system.text import counted, printable, printable_line
+from harness.system.text import counted, printable
 
 if TYPE_CHECKING:  # what --help does without
     from harness.report.formats import Table
 
 WATCH_SECONDS = 5.0
-MOST_AT_WORK = 8
-MOST_KEYS = 6
+MOST = 6
+"""Runs at work, and finished runs, that have a line."""
 NOT_BEGUN = "not begun"
-"""The state of a run that waits for its command to be repeated and was never begun."""
-REASON_WORDS = {
-    "OOM": "out of memory",
-    "DIVERGED": "diverged",
-    "BLANK": "drew no object",
-    "NO_DATA": "without its data",
-    "TIMEOUT": "out of time",
-    "PREEMPTED": "preempted",
-    "ERROR": "failed",
+"""What is shown of a run that waits for its command to be repeated and was never begun."""
+REASONS = {
+    "OOM": "out of memory (OOM)",
+    "DIVERGED": "diverged (DIVERGED)",
+    "BLANK": "drew no object (BLANK)",
+    "NO_DATA": "without data (NO_DATA)",
+    "TIMEOUT": "out of time (TIMEOUT)",
+    "PREEMPTED": "preempted (PREEMPTED)",
+    "ERROR": "failed (ERROR)",
 }
-WORDS = {
-    FINISHED: "finished",
-    WAITING: "waiting for a worker",
-    QUEUED: "queued on the cluster",
-    LOST: "lost before they began",
-    **{code: f"{words} ({code})" for code, words in REASON_WORDS.items()},
-}
+WORDS = {FINISHED: "finished", WAITING: "waiting for a worker", QUEUED: "queued on the cluster", **REASONS}
 
 
 def parser() -> CommandParser:
     p = command("status", __doc__)
     add_results(p)
     p.add_argument("--sweep", metavar="ID", help="only the runs of this sweep ('last' for the newest)")
-    p.add_argument("--failed", action="store_true", help="list runs that failed or were interrupted, and why")
-    add_run(p, option="--logs", help="print the log of the last start of a run")
+    shown = p.add_mutually_exclusive_group()
+    shown.add_argument("--failed", action="store_true", help="list runs that failed or were interrupted, and why")
+    add_run(shown, option="--logs", help="print the log of the last start of a run")
+    shown.add_argument("--json", action="store_true", help="print JSON, one object a run and line")
     p.add_argument(
         "--watch", action="store_true", help=f"refresh every {WATCH_SECONDS:.0f} seconds until all runs ended"
     )
-    p.add_argument("--json", action="store_true", help="print JSON, one object a run and line")
     return p
 
 
@@ -74,61 +68,36 @@ def parser() -> CommandParser:
 def main(argv: list[str] | None = None) -> int:
     arguments = parser().parse_args(argv)
     if arguments.watch:
-        require_effect(arguments, "json", "logs", without="with --watch, which refreshes the overview")
-    if arguments.json or arguments.logs:
-        option = "--json" if arguments.json else "--logs"
-        require_effect(arguments, *{"failed", "logs"} - {option[2:]}, without=f"with {option}")
+        require_effect(arguments, "json", "logs", without="with --watch")
     results = results_of(arguments).absolute()
     if not results.is_dir():
         raise UsageError(f"results folder {results} does not exist; give the one of your runs with --results DIR")
-    if arguments.logs or arguments.json:
-        seen = look(results, sweep=arguments.sweep)
-        if arguments.logs:
-            print_log(seen, arguments.logs)
-        else:
-            say_skipped(seen.problems)
-            print("".join(json.dumps(run_as_data(run)) + "\n" for run in seen.runs.values()), end="")
-        return 0
     look_again = partial(look, results, sweep=arguments.sweep)
+    if arguments.logs:
+        print_log(look_again(), arguments.logs)
+        return 0
+    if arguments.json:
+        seen = look_again()
+        say_skipped(seen.problems)
+        print("".join(json.dumps(run_as_data(run)) + "\n" for run in seen.runs.values()), end="")
+        return 0
     in_words = failures if arguments.failed else overview
-    if arguments.watch and sys.stdout.isatty():
-        return watch_screen(look_again, in_words)
+    clear = "\x1b[2J\x1b[H" if arguments.watch and sys.stdout.isatty() else ""
     while True:
         now = look_again()
-        if arguments.failed:
-            say_skipped(now.problems)
-        print(printable(in_words(now, width=terminal_width(sys.stdout))), flush=True)
+        print(clear + printable(in_words(now, width=terminal_width(sys.stdout))), flush=True)
+        say_skipped(now.problems)
         if not arguments.watch or not now.unsettled:
             return 0
         time.sleep(WATCH_SECONDS)
-
-
-def watch_screen(look_again: Callable[[], Survey], in_words: Callable[..., str]) -> int:
-    """Show the whole on a screen of its own, at the size that it has just now, until nothing is to come; then print it."""
-    from rich.console import Console
-    from rich.live import Live
-    from rich.text import Text
-
-    seen, console = look_again(), Console(highlight=False)
-
-    def screen() -> Text:
-        lines = printable(in_words(seen, width=console.width)).splitlines()
-        return Text("\n".join(lines[-console.height :]), no_wrap=True, overflow="ellipsis")
-
-    with Live(get_renderable=screen, console=console, screen=True, refresh_per_second=2):
-        while seen.unsettled:
-            time.sleep(WATCH_SECONDS)
-            seen = look_again()
-    print(printable(in_words(seen, width=console.width)))
-    return 0
 
 
 def look(results: Path, *, sweep: str | None = None) -> Survey:
     """Survey the folder, run by run. Raises UsageError: no such sweep."""
     seen = survey(results)
     if any(run.unsettled and seen.sweeps[run.sweep].executor == "slurm" for run in seen.runs.values() if run.sweep):
-        queue, notes = ask_cluster(results, seen)
-        seen = replace(survey(results, queue=queue), notes=notes)
+        queue, note = ask_cluster(seen)
+        seen = replace(survey(results, queue=queue), note=note)
     if sweep is None:
         return seen
     known = list(seen.sweeps)
@@ -140,20 +109,14 @@ def look(results: Path, *, sweep: str | None = None) -> Survey:
     return replace(seen, runs=runs, sweeps={sweep: seen.sweeps[sweep]})
 
 
-def ask_cluster(results: Path, seen: Survey) -> tuple[Queue | None, tuple[str, ...]]:
-    """The queue of all sweeps here; and what could not be seen, or is queued for a sweep that was deleted."""
+def ask_cluster(seen: Survey) -> tuple[Queue | None, str]:
+    """The queue of all sweeps here; and why it could not be seen."""
     slurm = Slurm(patience_s=0.0)
     try:
         slurm.require()
-        queue, own = slurm.queue(name for sweep in seen.sweeps.values() for name in sweep.names), slurm.own()
+        return slurm.queue(name for sweep in seen.sweeps.values() for name in sweep.names), ""
     except UsageError as error:
-        return None, (f"{error}; states of queued runs are as last seen on disk",)
-    here = {name for sweep in seen.sweeps.values() for name in sweep.names}
-    strays = [
-        task.job for (name, _), task in own.items() if task.active and task.comment == str(results) and name not in here
-    ]
-    note = f"{counted(len(strays), 'task')} of a sweep that was deleted: scancel {' '.join(strays)}"
-    return queue, (note,) if strays else ()
+        return None, f"{error}; states of queued runs are as last seen on disk"
 
 
 def overview(seen: Survey, *, width: int = 0) -> str:
@@ -174,31 +137,27 @@ def overview(seen: Survey, *, width: int = 0) -> str:
 
 
 def _in_words(seen: Survey) -> list[str]:
-    counts = Counter(map(_state, seen.runs.values()))
+    runs = seen.runs.values()
+    counts = Counter(map(_state, runs))
     words = ", ".join(f"{count} {WORDS.get(state, state)}" for state, count in counts.most_common())
-    still = [run for run in seen.runs.values() if run.unsettled]
-    left = f"; {time_left(seen.runs.values(), now=time.time())}" if still else ""
-    lines = [f"{counted(len(seen.runs), 'run')}: {words}{left}"]
-    running = [run for run in still if run.state == RUNNING]
-    lines += [f"at work: {run.words}: {run.stage} ({run.message})" for run in running[:MOST_AT_WORK]]
-    lines += [f"and {len(running) - MOST_AT_WORK} more"] if len(running) > MOST_AT_WORK else []
-    reasons = Counter(run.message for run in still if run.state == QUEUED and run.message)
+    left = time_left(runs)
+    lines = [f"{counted(len(runs), 'run')}: {words}{left and f'; {left}'}"]
+    running = [run for run in runs if run.state == RUNNING]
+    lines += [f"at work: {run.words}: {run.stage} ({run.message})" for run in running[:MOST]]
+    lines += [f"and {len(running) - MOST} more"] if len(running) > MOST else []
+    reasons = Counter(run.message for run in runs if run.state == QUEUED and run.message)
     lines += [f"{count} queued: {reason}" for reason, count in reasons.most_common(3)]
-    stopped, never = counts[INTERRUPTED], counts[NOT_BEGUN] + counts[LOST]
-    again = [f"{stopped} interrupted"] * bool(stopped) + [f"{never} never begun"] * bool(never)
-    if again:
-        lines.append(f"{', '.join(again)}: the command that started them continues them")
-    failed = sum(counts[code] for code in REASON_WORDS)
-    if failed:
+    if counts[INTERRUPTED] + counts[NOT_BEGUN]:
+        lines.append("the command that started them continues what was interrupted or not begun")
+    if failed := sum(counts[code] for code in REASONS):
         lines.append(
             f"{failed} failed: sam-peft status --failed says why; the same command restarts them, on a cluster with --retry"
         )
-    done = sorted((run for run in seen.runs.values() if run.state == FINISHED), key=lambda run: run.finished)
+    done = sorted((run for run in runs if run.state == FINISHED), key=lambda run: run.finished)
     if done:
         lines.append("finished last (sam-peft show KEY, or words: show lora kvasir 0):")
-        lines += [f"  {run.key}  {run.words}" for run in done[: -MOST_KEYS - 1 : -1]]
-    lines += [f"unreadable: {printable_line(str(path))}: {reason}" for path, reason in seen.problems.items()]
-    return [*lines, *(f"note: {note}" for note in seen.notes)]
+        lines += [f"  {run.key}  {run.words}" for run in done[: -MOST - 1 : -1]]
+    return [*lines, *([f"note: {seen.note}"] if seen.note else [])]
 
 
 def _state(run: RunState) -> str:

@@ -11,7 +11,7 @@ from harness.archive.archive import Archive
 from harness.cli.command import CommandParser, add_results, command, results_of, verb, write_file
 from harness.report.formats import SUFFIX, Format, as_data, write
 from harness.report.pages import files_of, pages_below
-from harness.studies import load_study, study_names
+from harness.studies import load_study
 from harness.system.errors import UsageError
 from harness.system.streams import say, say_skipped, terminal_width
 
@@ -20,9 +20,6 @@ from harness.system.streams import say, say_skipped, terminal_width
 def main(argv: list[str] | None = None) -> int:
     options = parser().parse_args(argv)
     root = results_of(options)
-    if options.study == "list":
-        print("\n".join(f"{name:14s} {load_study(name).title}" for name in study_names()))
-        return 0
     metrics = [name.strip() for name in options.metrics.split(",")] if options.metrics is not None else []
     study = load_study(options.study) if options.study else None
     prints_only = [name for name in ("metrics", "details", "json") if getattr(options, name)]
@@ -58,7 +55,9 @@ def parser() -> CommandParser:
     p = command("tables", __doc__)
     add_results(p)
     p.add_argument(
-        "--study", metavar="NAME", help="a study by name, a YAML file, or 'list'; without it, a page a protocol"
+        "--study",
+        metavar="NAME",
+        help="a study by name (run --study list) or a YAML file; without it, a page a protocol",
     )
     p.add_argument(
         "--details",

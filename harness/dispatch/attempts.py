@@ -1,4 +1,5 @@
-"""Who works on a run and how each start of it ended, in files that only ever appear: safe on NFS without a lock.
+"""Who works on a run and how each start of it ended, in files that only ever appear: safe on NFS without a lock; and when a run is
+given up.
 
 ``ROOT/state/<key>/attempt.<n>.json`` is the lease of the n-th start. It is created whole and exclusively (a hard link), and from then on
 only its owner replaces it, as heartbeat. ``attempt.<n>.end.json`` says how it ended; it is created once, by the owner or by whoever found
@@ -13,19 +14,19 @@ import os
 import re
 import secrets
 import socket
-import sys
-import threading
 import time
-import traceback
-from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from collections.abc import Callable, Sequence
+from contextlib import suppress
 from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 from typing import Literal
 
+from harness.archive.schema import Code, Record
+from harness.archive.store import RecordStore
 from harness.check import read_as
-from harness.system.errors import UsageError
-from harness.system.files import create_exclusively, write_atomically
+from harness.planning.request import Job
+from harness.system.errors import UsageError, out_of_memory
+from harness.system.files import create_exclusively, end_of, write_atomically
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -84,11 +85,9 @@ def _ticks(pid: int) -> int | None:
     return 0 if rest[0] in "ZX" else int(rest[19])
 
 
-End = Literal[
-    "finished", "failed", "interrupted", "OOM", "TIMEOUT", "PREEMPTED", "NODE_FAIL", "CANCELLED", "killed", "lost"
-]
+End = Literal["finished", "failed", "interrupted", "OOM", "killed", "lost"]
 """How an attempt ended: ``finished`` and ``failed`` left a record; ``interrupted`` stopped by request, with a checkpoint; ``killed`` died
-under the eyes of its supervisor, ``OOM`` for memory; ``lost`` is no longer there and nobody knows why. Older versions wrote the others."""
+under the eyes of its supervisor, ``OOM`` for memory; ``lost`` is no longer there and nobody knows why."""
 
 LEASE_SECONDS = 90.0
 """A holder on another machine that has not changed its lease for this long is dead."""
@@ -122,7 +121,6 @@ class Attempt:
         gpus: how many GPUs it occupies.
         lease_s: the silence after which its holder may be taken for dead; zero where an older version did not say.
         end, detail, ended: how, why and when it ended; empty while it runs.
-        unreadable: what is wrong with its file; nothing else but ``seen``, the file's time, is known then.
     """
 
     number: int
@@ -135,7 +133,6 @@ class Attempt:
     end: End | Literal[""] = ""
     detail: str = ""
     ended: float = 0.0
-    unreadable: str = ""
 
     @property
     def hours(self) -> float:
@@ -269,7 +266,7 @@ def _path(folder: Path, number: int) -> Path:
 
 def _text(attempt: Attempt) -> str:
     content = asdict(attempt)
-    for name in ("end", "detail", "ended", "unreadable"):
+    for name in ("end", "detail", "ended"):
         del content[name]
     return json.dumps(content)
 
@@ -288,13 +285,13 @@ def _read_attempt(folder: Path, number: int) -> Attempt | None:
     is watched like one on another machine."""
     path = _path(folder, number)
     try:
-        attempt = replace(read_as(path, Attempt), number=number, unreadable="")
+        attempt = replace(read_as(path, Attempt), number=number)
     except FileNotFoundError:
         return None
-    except ValueError as error:
+    except ValueError:
         nobody = Holder(host="an unknown machine", boot="", namespace="", pid=0, ticks=0)
         seen = path.lstat().st_mtime if os.path.lexists(path) else 0.0
-        attempt = Attempt(number=number, holder=nobody, token="", started=seen, seen=seen, unreadable=str(error))
+        attempt = Attempt(number=number, holder=nobody, token="", started=seen, seen=seen)
     path = folder / f"attempt.{number}.end.json"
     try:
         ending = read_as(path, _Ending)
@@ -305,25 +302,94 @@ def _read_attempt(folder: Path, number: int) -> Attempt | None:
     return replace(attempt, end=ending.end, detail=ending.detail, ended=ending.ended)
 
 
-@contextmanager
-def beating(lease: Lease, *, lease_s: float = LEASE_SECONDS) -> Iterator[None]:
-    """The lease beats while the block runs, which cannot stop to do so itself."""
-    done = threading.Event()
+MAX_CRASHES = 3
+"""A run whose process dies so often without a reason from outside is given up."""
 
-    def run() -> None:
-        while not done.wait(lease_s / BEATS_PER_LEASE):
-            try:
-                lease.beat()
-            except Lost:
-                traceback.print_exc()
-                os._exit(1)  # somebody else works on it now; nothing may be written any more
-            except OSError as error:
-                print(f"heartbeat: {error}", file=sys.stderr)
+_CODES: dict[End, Code] = {"OOM": "OOM", "interrupted": "TIMEOUT"}
+"""A run that was interrupted so often that it was given up was stopped at its time limit each time."""
+STARTED = "harness job starts"
+"""What a job script says at each of its starts, into one log."""
+_MEMORY_LIMIT = re.compile(
+    r"exceeded (step|job) memory limit|exceeded memory limit|oom[_-]kill|out[ _]of[ _]memory", re.IGNORECASE
+)
 
-    thread = threading.Thread(target=run, daemon=True)
-    thread.start()
+
+def exceeded_memory(log: Path) -> bool:
+    """Whether SLURM wrote into a job's log that its last start was killed for its memory."""
     try:
-        yield
-    finally:
-        done.set()
-        thread.join()
+        return bool(_MEMORY_LIMIT.search(end_of(log, size=20_000).rpartition(STARTED)[2]))
+    except (OSError, ValueError):
+        return False
+
+
+def oom_kills() -> int:
+    """Processes that this machine's kernel has killed for memory so far."""
+    with suppress(OSError):
+        if match := re.search(r"^oom_kill (\d+)", Path("/proc/vmstat").read_text(encoding="ascii"), re.MULTILINE):
+            return int(match[1])
+    return 0
+
+
+def last_words(log: Path) -> str:
+    """What a process died of by its log: the line that says so where it was memory (others come after it, such as numpy's
+    advice on an import that failed), else the last one."""
+    try:
+        text = end_of(log, size=20_000)
+    except (OSError, ValueError):
+        return ""
+    lines = [line.strip() for line in text.splitlines() if line.strip()]
+    return next((line for line in reversed(lines) if out_of_memory(line)), lines[-1] if lines else "")[:300]
+
+
+def reason_to_give_up(starts: Sequence[Attempt], *, limit: int, before: int = 0) -> tuple[End, str] | None:
+    """Whether a run without a record has to be given up after these starts, and why; None if it may be restarted.
+
+    Args:
+        limit: highest attempt number allowed.
+        before: attempts up to this number belong to earlier submissions; their crashes do not count.
+    """
+    if not starts:
+        return None
+    last = starts[-1]
+    if last.end == "OOM":
+        return "OOM", last.detail or "killed for exceeding its memory limit"
+    if not last.end:
+        return None
+    crashes = [start for start in starts if start.end == "killed" and start.number > before]
+    if last.end == "killed" and len(crashes) >= MAX_CRASHES:
+        return "killed", f"its process died {len(crashes)} times: {last.detail}"
+    if last.number >= limit:
+        return last.end, f"started {len(starts)} times without finishing; the last start ended as {last.end}"
+    return None
+
+
+def give_up(job: Job, *, end: End, detail: str, starts: Sequence[Attempt], environment: dict[str, str]) -> Record:
+    """Write the record of a run that cannot be finished; its checkpoint stays, so that a retry continues.
+
+    Returns:
+        The record that stands: a success that came in the meantime is not replaced.
+
+    Raises:
+        UsageError: the record cannot be written, or what is in its place cannot be read for now.
+    """
+    store = RecordStore(Path(job.results))
+    finished = store.find(job.run.key)
+    if finished is not None and finished.code == "OK":  # a start taken for dead may live
+        return finished
+    record = Record(
+        run=job.run,
+        key=job.run.key,
+        code=_CODES.get(end, "ERROR"),
+        message=detail,
+        cost={"gpu_hours": gpu_hours(starts)},
+        environment=environment,
+        attempts=max(1, len(starts)),
+        finished=time.strftime("%Y-%m-%dT%H:%M:%SZ", time.gmtime()),
+    )
+    store.write(record)
+    return record
+
+
+def gpu_hours(starts: Sequence[Attempt]) -> float:
+    """Of all starts of a run, by the clocks of their machines. The last start may still run."""
+    return sum(start.hours * start.gpus for start in starts)

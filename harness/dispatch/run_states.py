@@ -1,5 +1,5 @@
-"""The state of every run below a results folder, from records, attempts, sweeps and the cluster's queue, and how long the runs still
-take. Reads only, but for the small file in which a run at work says how far it is (`ProgressFile`)."""
+"""The state of every run below a results folder, from records, attempts, sweeps and the cluster's queue. Reads only, but for the small
+file in which a run at work says how far it is (`ProgressFile`)."""
 
 from __future__ import annotations
 
@@ -15,23 +15,20 @@ from harness.archive.schema import Record, seconds_of
 from harness.archive.store import RecordStore
 from harness.check import read_as
 from harness.dispatch.attempts import Attempt, attempts, log_path, state_folder
-from harness.dispatch.sweeps import NamedRun, Problems, Sweep, named, read_sweeps, settles
+from harness.dispatch.sweeps import CANCELLED, NamedRun, Problems, Sweep, named, read_sweeps, settles
 from harness.system.files import write_atomically
 from harness.system.text import counted
 
 if TYPE_CHECKING:
-    from harness.dispatch.slurm.client import Queue, QueuedTask
+    from harness.dispatch.clients import Queue, QueuedTask
 
 FINISHED = "OK"
 RUNNING = "running"
 QUEUED = "queued"
 WAITING = "waiting"
 INTERRUPTED = "interrupted"
-CANCELLED = "cancelled"
-LOST = "lost"
 """States besides the reason codes of records. ``waiting``: planned here, not started yet. ``queued``: on the cluster.
-``interrupted``: stopped or killed, continues when the command is repeated. ``lost``: its job ended before the
-worker began."""
+``interrupted``: not begun, stopped, killed or cancelled; continues when the command is repeated."""
 STARTING = "starting"
 """The stage of a run that has not reported one yet."""
 
@@ -45,10 +42,8 @@ class RunState(NamedRun):
         attempts: starts so far.
         sweep: the last sweep that has it, empty for a record without one.
         task: its job on the cluster.
-        started: when its last start began (seconds since the epoch).
-        seconds: how long that start ran; of a finished run as `harness.archive.schema.seconds_of`.
+        seconds: how long its last start ran; of a finished run as `harness.archive.schema.seconds_of`.
         done: share of its epochs, 0 to 1.
-        begun: the share that was done when its last start began.
         stage: what it does now, in words; empty unless it runs.
         finished: when its record was written, empty where there is none that settles it.
         log: of the last start, None where there is none.
@@ -59,10 +54,8 @@ class RunState(NamedRun):
     attempts: int = 0
     sweep: str = ""
     task: str = ""
-    started: float = 0.0
     seconds: float = 0.0
     done: float = 0.0
-    begun: float = 0.0
     stage: str = ""
     finished: str = ""
     log: Path | None = None
@@ -83,14 +76,14 @@ class Survey:
     Args:
         runs: by key.
         sweeps: by id.
-        problems: unreadable records, sweeps and attempts.
-        notes: what could not be seen, and what belongs to no run.
+        problems: unreadable records and sweeps, and folders of attempts.
+        note: what could not be seen.
     """
 
     runs: dict[str, RunState]
     sweeps: dict[str, Sweep]
     problems: dict[Path, str]
-    notes: tuple[str, ...] = ()
+    note: str = ""
 
     @property
     def unsettled(self) -> bool:
@@ -162,13 +155,12 @@ def _state_of(
         starts = attempts(folder)
     except OSError as error:
         problems[folder] = error.strerror or str(error)
-    problems.update({folder / f"attempt.{start.number}.json": start.unreadable for start in starts if start.unreadable})
     last = starts[-1] if starts else None
     state, message = _unfinished(sweep, task, last, queued, queried=queue is not None)
     number = last.number if last else record.attempts if record else 0
-    done, begun, stage = _progress(folder, since=last.started) if state == RUNNING and last else (0.0, 0.0, "")
-    if state == RUNNING and last and _silence(last, sweep):
-        stage = message
+    done, stage = _progress(folder, since=last.started) if state == RUNNING and last else (0.0, "")
+    if state == RUNNING and last and (silence := _silence(last, sweep)):
+        message = stage = f"{message}{silence}"
     return RunState(
         **named(run),
         state=state,
@@ -176,10 +168,8 @@ def _state_of(
         attempts=number,
         sweep=sweep.id,
         task=task,
-        started=last.started if last else 0.0,
         seconds=3600 * last.hours if last else 0.0,
         done=done,
-        begun=begun,
         stage=stage,
         log=log_path(folder, number) if number else None,
     )
@@ -196,18 +186,18 @@ def _unfinished(
             recent = time.time() - last.seen < sweep.lease_s and not is_gone
             alive = queued.state == "RUNNING" if queued is not None and last.holder.job == task else recent
         if alive:
-            return RUNNING, f"on {last.holder.host}{_silence(last, sweep)}"
+            return RUNNING, f"on {last.holder.host}"
     if queued is not None and queued.active:
         return QUEUED, queued.reason if queued.state == "PENDING" else queued.state.lower()
     if sweep.ended == CANCELLED:
-        return CANCELLED, "on request"
+        return INTERRUPTED, "cancelled on request"
     if sweep.executor != "slurm" or not task:
         if sweep.submitter.alive() is not False and not sweep.ended:
             return WAITING, "" if sweep.executor != "slurm" else "being submitted"
     elif not queried:
         return QUEUED, "the cluster was not queried"
     elif last is None:
-        return LOST, f"job {task} ended before the worker began; see its log"
+        return INTERRUPTED, f"job {task} ended before the worker began; see its log"
     if last is None:
         return INTERRUPTED, "not started"
     return INTERRUPTED, last.detail or last.end or "its process is gone"
@@ -216,12 +206,10 @@ def _unfinished(
 def _silence(last: Attempt, sweep: Sweep) -> str:
     """Words about a holder that is there and shows no life: it is not taken over, since it may go on any moment."""
     seconds = time.time() - last.seen
-    if seconds < 2 * sweep.lease_s:
-        return ""
-    return (
-        f", without a heartbeat for {seconds / 60:.0f} min: process {last.holder.pid} is stopped, hangs or cannot write; "
-        "let it go on, or kill it and repeat the command"
+    silent = (
+        f", no heartbeat for {seconds / 60:.0f} min: process {last.holder.pid} is stopped; let it go on, or kill it"
     )
+    return silent if seconds >= 2 * sweep.lease_s else ""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -234,30 +222,24 @@ class _Position:
     step: int = 0
     steps: int = 0
     loss: float | None = None
-    begun: float = 0.0
     at: float = 0.0
 
 
-def _progress(folder: Path, *, since: float) -> tuple[float, float, str]:
-    """The share of epochs done, that with which this start began, and the stage in words, from the file that the run's
-    process writes; an earlier start's file says nothing."""
+def _progress(folder: Path, *, since: float) -> tuple[float, str]:
+    """The share of epochs done and the stage in words, from the file that the run's process writes; an earlier start's file says
+    nothing."""
     try:
         at = read_as(folder / "progress.json", _Position)
     except (OSError, ValueError):
-        return 0.0, 0.0, STARTING
+        return 0.0, STARTING
     if at.at < since:
-        return 0.0, 0.0, STARTING
+        return 0.0, STARTING
     where = f"epoch {at.epoch}/{at.epochs}"
     loss = "" if at.loss is None else f", loss {at.loss:.3f}"
     words = {"training": f"training {where}{loss}", "validation": f"validating {where}"}
     after = at.stage.startswith(("test", "merging"))  # both come after the last epoch
-    done = 1.0 if after else _share(at.epoch, at.epochs, at.step, at.steps)
-    return done, at.begun, words.get(at.stage, at.stage.replace("test ", "testing "))
-
-
-def _share(epoch: int, epochs: int, step: int, steps: int) -> float:
-    """The share of a run that is done, 0 to 1, after ``step`` of the ``steps`` updates of its ``epoch``-th of ``epochs``."""
-    return min(1.0, max(0.0, (epoch - 1 + step / max(1, steps)) / max(1, epochs)))
+    done = 1.0 if after else (at.epoch - 1 + at.step / max(1, at.steps)) / max(1, at.epochs)
+    return min(1.0, max(0.0, done)), words.get(at.stage, at.stage.replace("test ", "testing "))
 
 
 PROGRESS_SECONDS = 2.0
@@ -280,53 +262,28 @@ class ProgressFile:
             return
         self._written, self._stage = now, stage
         if "epoch" in content:
-            position = {name: int(content[name]) for name in ("epoch", "epochs", "step", "steps")}
-            before = {**position, "step": max(0, position["step"] - 1)}
-            self._position = {"begun": _share(**before), **self._position, **position}
+            self._position = {name: int(content[name]) for name in ("epoch", "epochs", "step", "steps")}
         content = {name: None if value != value else value for name, value in content.items()}  # NaN is no JSON
         with contextlib.suppress(OSError):  # a full disk must not end a run for its progress display
             text = json.dumps({**self._position, **content, "at": time.time()}, default=str)
             write_atomically(self._path, text, durable=False)
 
 
-LEAST_DONE = 0.05
-"""Share of a run before its own pace says something."""
-
-
-def time_left(runs: Collection[RunState], *, now: float) -> str:
-    """How long the open runs take, as many at once as now, and what that is estimated from, in words."""
+def time_left(runs: Collection[RunState]) -> str:
+    """How long the open runs take, as many at once as now, if each takes as long as the finished ones on its benchmark (else as all);
+    empty before one has finished."""
     open_runs = [run for run in runs if run.unsettled]
-    running = [run for run in open_runs if run.state == RUNNING]
+    at_once = sum(run.state == RUNNING for run in open_runs)
     finished = [run for run in runs if run.state == FINISHED and run.seconds > 0]
-    if not open_runs:
-        return "all done"
-    if not running:
-        return "time left: known once runs are under way"
-    left = [run_left(run, finished, now=now) for run in running]
-    paces = [seconds / (1.0 - run.done) for run, seconds in zip(running, left, strict=True) if seconds and run.done < 1]
-    if not finished and not paces:
-        return "time left: known after the first epochs"
-    whole = sum(paces) / len(paces) if paces else 0.0
-    rest = [whole if seconds is None else seconds for seconds in left]
-    rest += [_took(run, finished) or whole for run in open_runs if run.state != RUNNING]
-    seconds = sum(rest) / len(running)
-    origin = f"estimated from {counted(len(finished), 'finished run')}" if finished else "at the pace of those that run"
-    return f"{clock(seconds)} left, {origin}"
+    if not at_once or not finished:
+        return ""
 
+    def whole(benchmark: str) -> float:
+        alike = [run.seconds for run in finished if run.benchmark == benchmark] or [run.seconds for run in finished]
+        return sum(alike) / len(alike)
 
-def run_left(run: RunState, finished: Collection[RunState], *, now: float) -> float | None:
-    """Seconds that a running run still takes: as finished ones like it took, else at its own pace; None before that is known."""
-    if whole := _took(run, finished):
-        return max(0.0, whole - (now - run.started)) if run.started and not run.begun else whole * (1.0 - run.done)
-    made = run.done - run.begun
-    return (now - run.started) / made * (1.0 - run.done) if run.started and made > LEAST_DONE else None
-
-
-def _took(run: RunState, finished: Collection[RunState]) -> float | None:
-    """Seconds that finished runs like this one took: of its row and benchmark if any, else of its row, else all."""
-    alike = [other for other in finished if other.variant == run.variant] or [*finished]
-    alike = [other for other in alike if other.benchmark == run.benchmark] or alike
-    return sum(other.seconds for other in alike) / len(alike) if alike else None
+    left = sum(whole(run.benchmark) * (1.0 - run.done) for run in open_runs) / at_once
+    return f"{clock(left)} left, estimated from {counted(len(finished), 'finished run')}"
 
 
 def clock(seconds: float) -> str:

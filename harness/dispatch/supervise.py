@@ -30,11 +30,14 @@ from harness.dispatch.attempts import (
     Lease,
     Lost,
     attempts,
-    beating,
+    give_up,
+    gpu_hours,
+    last_words,
     log_path,
+    oom_kills,
+    reason_to_give_up,
     state_folder,
 )
-from harness.dispatch.endings import give_up, gpu_hours, last_words, oom_kills, reason_to_give_up
 from harness.dispatch.run_states import ProgressFile
 from harness.dispatch.sweeps import Sweep, settled
 from harness.planning.request import Job
@@ -189,13 +192,20 @@ def supervise(start: Start, *, stop: StopSignals, here: Literal["here", ""] = ""
 
 
 def _in_this_process(start: Start, lease: Lease, *, stop: StopSignals) -> StartOutcome:
-    with beating(lease):
-        try:
-            status = _execute(start, stop=stop, progress=ProgressFile(start.folder), signals=(signal.SIGINT,))
-        except BaseException as error:
-            with contextlib.suppress(OSError):  # on a full disk there is no room for that either
-                lease.release("killed", f"{type(error).__name__}: {error}")
-            raise
+    progress = ProgressFile(start.folder)
+
+    def report(content: dict[str, Any]) -> None:
+        if time.time() - lease.attempt.seen > start.lease_s / BEATS_PER_LEASE:
+            with contextlib.suppress(OSError):
+                lease.beat()
+        progress(content)
+
+    try:
+        status = _execute(start, stop=stop, progress=report, signals=(signal.SIGINT,))
+    except BaseException as error:
+        with contextlib.suppress(OSError):  # on a full disk there is no room for that either
+            lease.release("killed", f"{type(error).__name__}: {error}")
+        raise
     return _conclude(start, lease, status << 8, oom_killed=False)
 
 
@@ -295,8 +305,7 @@ def _conclude(start: Start, lease: Lease, status: int, *, oom_killed: bool) -> S
     if code == -signal.SIGKILL and oom_killed:
         lease.release("OOM", "killed by the out-of-memory killer")
     elif last_line and out_of_memory(last_line):  # a library that found no room to be loaded, for one
-        bare = last_line == "MemoryError"
-        lease.release("OOM", "memory, or a limit on it (ulimit -v), was not enough to start" if bare else last_line)
+        lease.release("OOM", last_line)
     elif code < 0:
         lease.release("killed", f"signal {signal.Signals(-code).name}")
     else:

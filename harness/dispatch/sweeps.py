@@ -11,8 +11,7 @@ import json
 import re
 import secrets
 import time
-from collections.abc import Iterator, Mapping, Sequence
-from contextlib import contextmanager
+from collections.abc import Iterator, Sequence
 from dataclasses import asdict, dataclass, field, fields, replace
 from functools import cached_property
 from pathlib import Path
@@ -23,7 +22,7 @@ from harness.archive.store import RecordStore
 from harness.check import escaped, from_json, is_plain, read_as
 from harness.dispatch.attempts import LEASE_SECONDS, Holder, attempts, state_folder
 from harness.planning.request import Job
-from harness.system.errors import UsageError, os_reason
+from harness.system.errors import UsageError
 from harness.system.files import read_regular, write_atomically
 from harness.system.machine import code_version
 
@@ -116,7 +115,7 @@ class Sweep:
         code: ``commit`` and ``dirty`` of the tree at submission.
         settings: the cluster profile, or the local options.
         arrays: on a cluster, what was or is being submitted.
-        ended: why nothing more is to come of it: ``cancelled`` on request, or ``done`` where its workers here have ended.
+        ended: why nothing more is to come of it: `CANCELLED`, or ``done`` where its workers here have ended.
     """
 
     executor: str
@@ -199,6 +198,8 @@ class Sweep:
         return self
 
 
+CANCELLED = "cancelled"
+AGAIN = "; when that is fixed, repeat the command"
 PREFIX = "harness-"
 """How the names of our jobs on a cluster begin."""
 
@@ -216,15 +217,16 @@ def create_sweep(
     *,
     executor: str,
     allowed: int,
-    limits: Mapping[str, PlannedRun] | None = None,
     **fields: Any,
 ) -> Sweep:
     """Write a sweep down.
 
     Args:
         allowed: how often it may start a run.
-        limits: of runs that this command submitted before, what it allowed then.
         fields: of `Sweep`.
+
+    Raises:
+        UsageError: a record may be there and cannot be read for now.
     """
     now = time.time()
     stamp = f"{time.strftime('%Y%m%d-%H%M%S', time.gmtime(now))}-{int(1000 * now) % 1000:03d}"
@@ -232,14 +234,13 @@ def create_sweep(
     (folder / "logs").mkdir(parents=True)
     lines = []
     for job in jobs:
-        earlier = (limits or {}).get(job.run.key)
-        starts = attempts(state_folder(results, job.run.key))
-        before = earlier.before if earlier else starts[-1].number if starts else 0
+        starts, standing = attempts(state_folder(results, job.run.key)), RecordStore(results).find(job.run.key)
+        before = starts[-1].number if starts else 0
         planned = PlannedRun(
             **named(job.run),
             before=before,
-            limit=earlier.limit if earlier else before + allowed,
-            replaces=fingerprint_at(results, job.run.key),
+            limit=before + allowed,
+            replaces=fingerprint(standing) if standing is not None else "",
             job=job.as_json(),
         )
         lines.append(json.dumps(asdict(planned)) + "\n")
@@ -274,18 +275,6 @@ def read_sweeps(results: Path, problems: Problems, *, sweep: str = "*") -> list[
     return sweeps
 
 
-@contextmanager
-def writing(results: Path) -> Iterator[None]:
-    """Turn a full disk or a folder without permission into one line."""
-    try:
-        yield
-    except OSError as error:
-        raise UsageError(
-            f"cannot write {error.filename or results}: {os_reason(error)}; when that is mended, give the same command"
-            " again, which finds what was submitted"
-        ) from error
-
-
 def settled(results: Path, key: str, *, replaces: str) -> Record | None:
     """The record that makes another start needless: a success, or a failure other than the one to be replaced. Raises UsageError:
     there is a file that cannot be read for now, and it may be that record."""
@@ -294,15 +283,9 @@ def settled(results: Path, key: str, *, replaces: str) -> Record | None:
 
 
 def settles(record: Record, *, replaces: str) -> bool:
-    return record.code == "OK" or ending_fingerprint(record) != replaces
+    return record.code == "OK" or fingerprint(record) != replaces
 
 
-def ending_fingerprint(record: Record) -> str:
+def fingerprint(record: Record) -> str:
     """Distinguishes the records of two endings of one run, without comparing clocks of two machines."""
     return content_hash([record.code, record.attempts, record.finished])
-
-
-def fingerprint_at(results: Path, key: str) -> str:
-    """`ending_fingerprint` of the record there is, empty without one. Raises UsageError: as `settled`."""
-    record = RecordStore(results).find(key)
-    return ending_fingerprint(record) if record is not None else ""

@@ -9,14 +9,15 @@ import subprocess
 from collections.abc import Mapping
 from dataclasses import dataclass
 from itertools import takewhile
-from typing import Any
+from typing import Any, Literal
 
-from harness.dispatch.slurm.profile import ClusterProfile, load_profile
-from harness.system.errors import UsageError, did_you_mean
+from harness.dispatch.profile import ClusterProfile, load_profile
+from harness.system.errors import UsageError
 from harness.system.machine import cores
 
-EXECUTORS = ("inline", "local", "slurm")
 MAX_LOCAL_WORKERS = 4
+
+Executor = Literal["inline", "local", "slurm"]
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -31,15 +32,15 @@ class Target:
         profile: of the cluster; None for this machine.
     """
 
-    executor: str
+    executor: Executor
     devices: tuple[str, ...] = ()
     workers: int = 1
     threads: int = 1
     profile: ClusterProfile | None = None
 
 
-def target(
-    executor: str | None = None,
+def target_of(
+    executor: Executor | None = None,
     *,
     workers: int | None = None,
     cluster: str | None = None,
@@ -54,22 +55,19 @@ def target(
         cluster_overrides: ``--set cluster.KEY=VALUE``.
 
     Raises:
-        UsageError: the options contradict each other, an unknown name, or a profile that `load_profile` refuses.
+        UsageError: the options contradict each other, or a profile that `load_profile` refuses.
     """
     if cluster and executor not in (None, "slurm"):
         raise UsageError(f"--cluster {cluster} and --executor {executor} contradict each other; give one of them")
     if cluster_overrides and not cluster:
         raise UsageError(f"--set cluster.{next(iter(cluster_overrides))} needs --cluster NAME")
-    name = "slurm" if cluster else executor or "local"
-    if name not in EXECUTORS:
-        raise UsageError(f"unknown executor {name!r}{did_you_mean(name, EXECUTORS)}")
+    name: Executor = "slurm" if cluster else executor or "local"
     if workers is not None and name != "local":
         raise UsageError(f"--workers is for worker processes here, not for the executor {name}")
     if workers is not None and workers < 1:
         raise UsageError(f"--workers {workers} must be at least 1")
     if name == "slurm":
-        if not cluster:
-            raise UsageError("--executor slurm needs --cluster NAME (a profile in slurm/profiles, or the path of one)")
+        assert cluster is not None
         profile = load_profile(cluster, cluster_overrides)
         return Target(executor=name, workers=profile.parallelism, profile=profile)
     devices, here = tuple(visible_gpus()), cores()

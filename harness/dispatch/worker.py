@@ -17,8 +17,7 @@ from collections.abc import Sequence
 from pathlib import Path
 
 from harness.datasets.base import AWAY
-from harness.dispatch.attempts import attempts, close, log_path
-from harness.dispatch.endings import exceeded_memory, give_up
+from harness.dispatch.attempts import attempts, close, exceeded_memory, give_up, log_path
 from harness.dispatch.supervise import Start, StartOutcome, StopSignals, fork_child, supervise, watch
 from harness.dispatch.sweeps import Sweep, read_sweep
 from harness.system.errors import UsageError

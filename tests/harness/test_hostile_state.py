@@ -91,15 +91,12 @@ def test_a_lease_of_a_later_version_is_still_a_lease(tmp_path: Path) -> None:
 
 
 @pytest.mark.parametrize("wreck", OF_AN_ATTEMPT)
-def test_a_wrecked_attempt_is_named_and_the_run_can_be_taken_over(wreck: str, tmp_path) -> None:
+def test_a_run_with_a_wrecked_attempt_can_be_taken_over(wreck: str, tmp_path) -> None:
     root = results_folder(tmp_path)
     folder = state_folder(root, open_key(root))
     Lease.acquire(folder, holder=replace(Holder.here(), ticks=1))
     OF_AN_ATTEMPT[wreck](folder / "attempt.3.json")
-    code, text = shown(root)
-    assert code == 0
-    (line,) = [line for line in text.splitlines() if line.startswith("unreadable")]
-    assert f"{folder / 'attempt.3.json'}: " in line
+    assert shown(root)[0] == 0
     assert Lease.acquire(folder, holder=Holder.here(), lease_s=0.1).attempt.number == 4
     assert attempts(folder)[2].end == "lost"
 
@@ -123,7 +120,7 @@ def test_a_wrecked_sweep_is_left_out_by_name(wreck: str, name: str, tmp_path: Pa
     WRECKS[wreck](sweep_of(root) / name)
     code, text = shown(root)
     assert code == 0
-    (line,) = [line for line in text.splitlines() if line.startswith("unreadable")]
+    (line,) = [line for line in text.splitlines() if line.startswith("skipped")]
     assert str(sweep_of(root)) in line
     assert worker.main([str(sweep_of(root))]) == 3
 

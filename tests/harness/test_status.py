@@ -11,8 +11,8 @@ from harness.archive.schema import Record, seconds_of
 from harness.archive.store import RecordStore
 from harness.cli import status
 from harness.dispatch.attempts import Holder, Lease, log_path, state_folder
-from harness.dispatch.run_states import RunState, clock, run_left, survey, time_left
-from harness.dispatch.slurm.client import QueuedTask
+from harness.dispatch.clients import QueuedTask
+from harness.dispatch.run_states import RunState, clock, survey, time_left
 from tests.harness.dispatch.helpers import make_job, submitted
 
 
@@ -38,7 +38,6 @@ def test_what_never_began_is_told_from_what_was_interrupted_and_keys_of_finished
     Lease.acquire(state_folder(tmp_path, begun.run.key), holder=Holder.here()).release("interrupted", "by a signal")
     said = status.overview(survey(tmp_path))
     assert "1/3, 1 interrupted, 1 not begun" in said
-    assert "1 interrupted, 1 never begun: the command that started them continues them" in said
     assert f"  {done.run.key}  lora on kvasir, seed 0" in said
     assert "not begun" in status.failures(survey(tmp_path))
 
@@ -101,41 +100,26 @@ def run_state(**changes):
     return RunState(**{**fields, "seed": 0, "state": "OK", **changes})
 
 
-RUNNING = {"state": "running", "started": 50.0}
+RUNNING = {"state": "running"}
 
 
 @pytest.mark.parametrize(
     ("runs", "said"),
     [
-        (
-            [{"seconds": 100.0}] * 4 + [RUNNING, RUNNING, {"state": "queued"}],
-            "2:20 left, estimated from 4 finished runs",
-        ),
-        ([{"state": "queued"}], "time left: known once runs are under way"),
-        ([{}], "all done"),
-        ([RUNNING], "time left: known after the first epochs"),
-        # the pace of this start, and not of what was done before
-        ([{**RUNNING, "done": 0.6, "begun": 0.5}], "0:40 left, at the pace of those that run"),
-        ([{**RUNNING, "done": 0.6, "begun": 0.5}, {"state": "waiting"}], "2:20 left, at the pace of those that run"),
-        # a row takes what its own finished runs took, on its benchmark if any
-        (
-            [
-                {"variant": "fast", "seconds": 10.0},
-                {"variant": "slow", "seconds": 100.0},
-                {**RUNNING, "variant": "slow"},
-                {"variant": "fast", "state": "waiting"},
-            ],
-            "1:40 left, estimated from 2 finished runs",
-        ),
+        ([{"seconds": 100.0}] * 4 + [{**RUNNING, "done": 0.2}] * 2 + [{"state": "queued"}], "2:10 left"),
+        ([{"seconds": 100.0}, {"state": "queued"}], ""),
+        ([{"seconds": 100.0}], ""),
+        ([RUNNING], ""),
+        # as those on its benchmark took, if any
+        ([{"seconds": 10.0}, {"benchmark": "large", "seconds": 100.0}, {**RUNNING, "benchmark": "large"}], "1:40 left"),
+        ([{"seconds": 10.0}, {"benchmark": "large", "seconds": 100.0}, {**RUNNING, "benchmark": "new"}], "0:55 left"),
         # a run that tells no seconds is no measure
-        (
-            [{"seconds": 60.0}, {"variant": "old"}, {**RUNNING, "variant": "old"}],
-            "0:50 left, estimated from 1 finished run",
-        ),
+        ([{"seconds": 60.0}, {}, RUNNING], "1:00 left, estimated from 1 finished run"),
     ],
 )
-def test_the_time_left_comes_from_finished_runs_or_the_pace_of_those_at_work(runs, said):
-    assert time_left([run_state(**changes) for changes in runs], now=60.0) == said
+def test_the_time_left_comes_from_finished_runs(runs, said):
+    left = time_left([run_state(**changes) for changes in runs])
+    assert (left.startswith(said), bool(left)) == (True, bool(said))
     assert [clock(value) for value in (0.0, 83.0, 3723.0)] == ["0:00", "1:23", "1:02:03"]
 
 
@@ -146,27 +130,3 @@ def test_a_record_with_its_stages_tells_of_the_whole_run_and_an_older_one_of_tra
     stages = {"start": 2.0, "loading": 3.0, "training": 50.0, "validating": 9.0, "testing": 20.0, "merging": 4.0}
     assert seconds_of({**trained, **{f"stage_{name}_s": value for name, value in stages.items()}}) == (129.0, True)
     assert seconds_of({}) == (0.0, False)
-
-
-@pytest.mark.parametrize(("benchmark", "seconds"), [("small", 100.0), ("large", 1000.0), ("new", 400.0)])
-def test_a_run_takes_what_those_of_its_row_took_on_its_benchmark_if_any(benchmark, seconds):
-    done = [run_state(benchmark="small", seconds=took) for took in (90.0, 110.0)]
-    done += [run_state(benchmark="large", seconds=1000.0), run_state(variant="other", seconds=10.0)]
-    run = run_state(benchmark=benchmark, state="running", started=50.0)
-    assert run_left(run, done, now=60.0) == pytest.approx(seconds - 10.0)
-
-
-def test_jobs_of_a_sweep_that_was_deleted_are_said_with_how_to_cancel_them(tmp_path, capsys, monkeypatch):
-    job = make_job(tmp_path)
-    kept = sweep(tmp_path, [job])
-    for name, text in {
-        "squeue": f"echo '9|0|PENDING|harness-gone-0|Priority|{tmp_path}'; echo '8|0|RUNNING|harness-x-0||/other'",
-        "sbatch": "true",
-    }.items():
-        (tmp_path / name).write_text(f"#!/bin/sh\n{text}\n")
-        (tmp_path / name).chmod(0o755)
-    monkeypatch.setenv("PATH", f"{tmp_path}:/usr/bin:/bin")
-    assert kept.id in survey(tmp_path).sweeps
-    assert status.main(["--results", str(tmp_path)]) == 0
-    said = capsys.readouterr().out
-    assert "note: 1 task of a sweep that was deleted: scancel 9_0" in said

@@ -16,7 +16,7 @@ import pytest
 import yaml
 
 from harness.dispatch.sweeps import read_sweeps
-from harness.dispatch.target import target
+from harness.dispatch.target import target_of
 from harness.planning.data import sample_writer
 from harness.registry import SEGMENTED
 from tests.harness.dispatch.helpers import make_job, starts, use_standin
@@ -36,7 +36,7 @@ def write_profile(folder, **changes):
 def executor(results, folder, **changes):
     from harness.dispatch.run_jobs import make_executor
 
-    return make_executor(target("slurm", cluster=str(write_profile(folder, **changes))), results=results)
+    return make_executor(target_of("slurm", cluster=str(write_profile(folder, **changes))), results=results)
 
 
 def wait_for(slurm, jobs):

@@ -34,5 +34,4 @@ def idle_cluster(client):
     """A cluster that knows no job; a test adds the clients that matter to it."""
     for name in ("squeue", "srun"):
         client(name, "true")
-    client("scontrol", "echo 'MaxArraySize            = 1001'")
     return client

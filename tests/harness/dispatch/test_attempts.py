@@ -5,19 +5,34 @@ from __future__ import annotations
 import json
 import multiprocessing
 import os
-import threading
 import time
 from dataclasses import replace
-from types import SimpleNamespace
 
 import pytest
 
+from harness.archive.schema import Record
+from harness.archive.store import RecordStore
 from harness.dispatch import attempts as module
-from harness.dispatch.attempts import Exhausted, Held, Holder, Lease, Lost, attempts, beating, close
+from harness.dispatch.attempts import (
+    STARTED,
+    Attempt,
+    Exhausted,
+    Held,
+    Holder,
+    Lease,
+    Lost,
+    attempts,
+    close,
+    exceeded_memory,
+    give_up,
+    gpu_hours,
+    last_words,
+    reason_to_give_up,
+)
 from harness.system import files
-from harness.system.errors import UsageError
+from harness.system.errors import UsageError, out_of_memory
 from harness.system.files import create_exclusively
-from tests.harness.dispatch.helpers import gone
+from tests.harness.dispatch.helpers import gone, make_job
 from tests.values import on_linux
 
 
@@ -258,64 +273,78 @@ def test_of_a_process_that_is_hidden_from_us_only_the_heartbeat_can_tell(tmp_pat
     assert [start.end for start in attempts(tmp_path)] == [""]
 
 
-PATIENCE_S = 20.0
+def start(number, end, *, seconds=0.0, gpus=0):
+    return Attempt(
+        number=number, holder=Holder.here(), token="t", started=100.0, seen=100.0 + seconds, gpus=gpus, end=end
+    )
 
 
-class Watched(Lease):
-    """Beats are counted, and raise what is given, in turn."""
-
-    def __init__(self, *errors):
-        self.beats = threading.Semaphore(0)
-        self._errors = iter(errors)
-
-    def beat(self):
-        self.beats.release()
-        error = next(self._errors, None)
-        if error is not None:
-            raise error
-
-    def wait_for(self, count):
-        for _ in range(count):
-            assert self.beats.acquire(timeout=PATIENCE_S)
-
-
-def test_the_lease_beats_while_the_work_goes_on_and_no_longer():
-    lease = Watched()
-    with beating(lease, lease_s=0.006):
-        (thread,) = [t for t in threading.enumerate() if t is not threading.main_thread() and "run" in t.name]
-        assert thread.daemon  # a debugger that is left in the middle ends
-        lease.wait_for(3)
-    assert not thread.is_alive()
+@pytest.mark.parametrize(
+    "line",
+    [
+        "slurmstepd: error: StepId=4.0 exceeded memory limit (387254272 > 314572800), being killed",
+        "slurmstepd: error: Detected 1 oom_kill event in StepId=7.0. Some of the step tasks have been OOM Killed.",
+        "srun: error: node1: task 0: Out Of Memory",
+    ],
+)
+def test_slurms_ways_to_say_that_memory_ran_out_are_known_of_the_last_start(tmp_path, line):
+    log = tmp_path / "log"
+    log.write_text(f"{STARTED}\ntraining\n{line}\n")
+    assert exceeded_memory(log)
+    log.write_text(f"{STARTED}\n{line}\n{STARTED}\nsrun: error: node1: task 0: Killed\n")
+    assert not exceeded_memory(log)
+    assert not exceeded_memory(tmp_path / "absent")
 
 
-def test_the_interval_is_a_sixth_of_the_lease(monkeypatch):
-    waits = []
-
-    class Done(threading.Event):
-        def wait(self, timeout=None):
-            waits.append(timeout)
-            return True
-
-    monkeypatch.setattr(module, "threading", SimpleNamespace(Event=Done, Thread=threading.Thread))
-    with beating(Watched(), lease_s=12.0):
-        pass
-    with beating(Watched()):
-        pass
-    assert waits == [2.0, 15.0]
-
-
-def test_a_disk_that_is_full_is_told_and_the_next_beat_comes(capsys):
-    lease = Watched(OSError(28, "No space left on device"))
-    with beating(lease, lease_s=0.006):
-        lease.wait_for(2)
-    assert capsys.readouterr().err.startswith("heartbeat: [Errno 28] No space left on device\n")
+@pytest.mark.parametrize(
+    ("ends", "options", "verdict"),
+    [
+        (["OOM"], {}, "OOM"),
+        (["killed"] * 2, {}, None),
+        (["killed"] * 3, {}, "killed"),
+        (["interrupted"] * 9, {}, None),
+        (["interrupted"] * 10, {}, "interrupted"),
+        (["killed", "killed", ""], {}, None),
+        (["killed"] * 4, {"before": 3, "limit": 13}, None),
+        ([], {}, None),
+    ],
+)
+def test_a_run_is_given_up_for_memory_at_once_and_for_crashes_or_starts_at_the_bound(ends, options, verdict):
+    starts = [start(number, end) for number, end in enumerate(ends, start=1)]
+    reason = reason_to_give_up(starts, **{"limit": 10, **options})
+    assert (reason and reason[0]) == verdict
 
 
-def test_a_lease_that_is_lost_ends_the_process_at_once(monkeypatch, capsys):
-    codes: list[int] = []
-    monkeypatch.setattr(module, "os", SimpleNamespace(_exit=codes.append))
-    lease = Watched(Lost("overtaken"))
-    with beating(lease, lease_s=0.006):
-        lease.wait_for(1)
-    assert codes == [1]
-    assert "Lost: overtaken" in capsys.readouterr().err
+@pytest.mark.parametrize(("end", "code"), [("interrupted", "TIMEOUT"), ("OOM", "OOM"), ("killed", "ERROR")])
+def test_a_run_that_is_given_up_gets_a_record_with_its_reason_and_hours(tmp_path, end, code):
+    job = make_job(tmp_path)
+    starts = [start(1, "killed", seconds=1800, gpus=2), start(2, end, seconds=900, gpus=2)]
+    record = give_up(job, end=end, detail="why", starts=starts, environment={"snapshot": "abc"})
+    assert RecordStore(tmp_path).read(job.run.key) == record
+    assert (record.code, record.message, record.attempts, record.environment) == (code, "why", 2, {"snapshot": "abc"})
+    assert record.cost["gpu_hours"] == gpu_hours(starts) == 1.5
+
+
+def test_a_success_that_came_while_a_run_was_given_up_stands(tmp_path):
+    job = make_job(tmp_path)
+    success = Record(run=job.run, key=job.run.key, code="OK")
+    RecordStore(tmp_path).write(success)
+    assert give_up(job, end="lost", detail="", starts=[], environment={}) == success
+    assert RecordStore(tmp_path).read(job.run.key) == success
+
+
+@pytest.mark.parametrize(
+    ("last", "memory"),
+    [
+        ("MemoryError", True),
+        ("MemoryError: no room", True),
+        ("ValueError: a MemoryError elsewhere", False),
+        ("RuntimeError: CUDA error: CUBLAS_STATUS_ALLOC_FAILED when calling `cublasCreate(handle)`", True),
+        ("RuntimeError: CUDA error: CUBLAS_STATUS_EXECUTION_FAILED", False),
+        ("", False),
+    ],
+)
+def test_a_traceback_that_ends_in_a_memory_error_says_that_memory_was_short(last, memory, tmp_path):
+    log = tmp_path / "attempt.1.log"
+    log.write_text(f"Traceback (most recent call last):\n    return f.read()\n{last}\n")
+    assert out_of_memory(last_words(log)) is memory

@@ -16,7 +16,7 @@ import pytest
 from harness.dispatch import run_jobs as module
 from harness.dispatch.attempts import Holder, Lease, attempts, state_folder
 from harness.dispatch.run_jobs import LocalExecutor, make_executor
-from harness.dispatch.target import target, visible_gpus
+from harness.dispatch.target import target_of, visible_gpus
 from harness.system.errors import UsageError
 from tests.harness.dispatch.helpers import STANDIN, make_job, record_of, starts, use_standin
 from tests.signals import as_in_a_terminal
@@ -26,7 +26,7 @@ BACKGROUND = """
 import sys
 from pathlib import Path
 from harness.dispatch import snapshot
-from harness.dispatch.target import target
+from harness.dispatch.target import target_of
 from harness.dispatch.run_jobs import run_jobs
 from tests.harness.dispatch.helpers import with_standin
 from tests.harness.dispatch.test_executors import Plan
@@ -34,7 +34,7 @@ from tests.harness.dispatch.test_local import held_jobs
 snapshot.contents_of_command = with_standin(snapshot.contents_of_command)
 results = Path(sys.argv[1])
 print("begun", flush=True)
-run_jobs(Plan(jobs=tuple(held_jobs(results))), target("local", workers=2), results=results)
+run_jobs(Plan(jobs=tuple(held_jobs(results))), target_of("local", workers=2), results=results)
 """
 
 
@@ -49,7 +49,7 @@ def run_with(executor, jobs):
 
 
 def run_all(results, jobs, *, workers=2):
-    executor = make_executor(target("local", workers=workers), results=results)
+    executor = make_executor(target_of("local", workers=workers), results=results)
     return run_with(executor, jobs)
 
 
@@ -127,13 +127,13 @@ def test_what_keeps_a_worker_from_its_first_start_is_said(tmp_path, standin, oth
         for end in ("json", "end.json"):
             (folder / f"attempt.1.{end}").rename(folder / f"attempt.999999.{end}")
         (folder / other).write_text("{}")
-    with pytest.raises(UsageError, match=f"1 run could not begin: .*{job.run.key}.*repeat the command"):
+    with pytest.raises(UsageError, match=f"1 run could not end: .*{job.run.key}"):
         run_all(tmp_path, [job])
 
 
 def test_a_worker_that_does_not_stop_in_time_is_killed_and_leaves_nothing(tmp_path, standin, monkeypatch):
     monkeypatch.setattr(module, "STOP_PATIENCE_S", 0.0)
-    executor = make_executor(target("local", workers=1), results=tmp_path)
+    executor = make_executor(target_of("local", workers=1), results=tmp_path)
     assert isinstance(executor, LocalExecutor)
     job = make_job(tmp_path, steps=1000, step_s=0.1)
     executor.submit([job])
@@ -171,7 +171,7 @@ def test_a_run_that_always_dies_is_given_up_the_others_finish_and_the_next_comma
 
 def test_a_killed_worker_process_loses_no_run(tmp_path, standin):
     jobs = held_jobs(tmp_path)
-    executor = make_executor(target("local", workers=2), results=tmp_path)
+    executor = make_executor(target_of("local", workers=2), results=tmp_path)
     executor.submit(jobs)
     folder = state_folder(tmp_path, jobs[0].run.key)
     wait_until(lambda: step(tmp_path, jobs[0].run.key) >= 10)
@@ -186,13 +186,11 @@ def test_a_killed_worker_process_loses_no_run(tmp_path, standin):
 def test_a_worker_that_fails_with_a_run_at_work_is_said(tmp_path, standin):
     """It said that the run was interrupted, and the same command again, for ever."""
     (job, *_) = held_jobs(tmp_path)
-    executor = make_executor(target("local", workers=1), results=tmp_path)
+    executor = make_executor(target_of("local", workers=1), results=tmp_path)
     executor.submit([job])
     wait_until(lambda: step(tmp_path, job.run.key) >= 1)
     os.kill(attempts(state_folder(tmp_path, job.run.key))[0].holder.pid, signal.SIGKILL)
-    with pytest.raises(
-        UsageError, match="1 run could not end: a worker ended with status -9 and said nothing; fix that"
-    ):
+    with pytest.raises(UsageError, match=r"1 run could not end: .* -9"):
         executor.wait(on_change=lambda runs: None)
 
 
@@ -201,9 +199,7 @@ def test_ctrl_c_leaves_checkpoints_and_the_same_command_continues(tmp_path, stan
     os.killpg(process.pid, signal.SIGINT)
     _, error = process.communicate(timeout=120)
     assert "the same command continues" in error
-    assert error.splitlines()[-1] == (
-        "KeyboardInterrupt: 2 at work: lora on kvasir, seed 0; lora on kvasir, seed 1; repeat the command to continue"
-    )
+    assert "2 runs left: lora on kvasir, seed 0; lora on kvasir, seed 1" in error.splitlines()[-1]
     for key in keys:
         (start,) = attempts(state_folder(tmp_path, key))
         assert (start.end, start.live()) == ("interrupted", False)
@@ -223,7 +219,7 @@ def test_workers_end_with_a_terminal_that_closes_and_with_a_command_that_is_kill
 
 def test_a_run_that_somebody_else_holds_is_waited_for_and_not_trained_twice(tmp_path, standin):
     jobs = [make_job(tmp_path, seed=seed, steps=10, step_s=0.03) for seed in range(2)]
-    executors = [make_executor(target("local", workers=1), results=tmp_path) for _ in range(2)]
+    executors = [make_executor(target_of("local", workers=1), results=tmp_path) for _ in range(2)]
     for executor in executors:
         executor.submit(jobs)
     for executor in executors:
@@ -251,9 +247,9 @@ def test_gpus_are_what_the_variable_names(monkeypatch, given, devices):
 @on_linux
 def test_every_worker_gets_its_own_gpu_by_the_name_that_was_given(tmp_path, standin, monkeypatch):
     monkeypatch.setenv("CUDA_VISIBLE_DEVICES", "MIG-1b2c,GPU-8932f937")
-    executor = make_executor(target("local"), results=tmp_path)
+    executor = make_executor(target_of("local"), results=tmp_path)
     assert isinstance(executor, LocalExecutor)
-    assert executor.where.workers == 2
+    assert executor.target.workers == 2
     assert "GPU MIG-1b2c, GPU-8932f937" in executor.describe()
     jobs = held_jobs(tmp_path)
     executor.submit(jobs)
@@ -264,7 +260,7 @@ def test_every_worker_gets_its_own_gpu_by_the_name_that_was_given(tmp_path, stan
     ]
     let_go(tmp_path)
     threads = {word for words in environments for word in words if word.startswith("OMP_NUM_THREADS=")}
-    assert threads == {f"OMP_NUM_THREADS={executor.where.threads}"}
+    assert threads == {f"OMP_NUM_THREADS={executor.target.threads}"}
     seen = {word for words in environments for word in words if word.startswith("CUDA_VISIBLE_DEVICES=")}
     assert seen == {"CUDA_VISIBLE_DEVICES=MIG-1b2c", "CUDA_VISIBLE_DEVICES=GPU-8932f937"}
     assert {state.state for state in executor.wait(on_change=lambda runs: None).values()} == {"OK"}
@@ -273,5 +269,5 @@ def test_every_worker_gets_its_own_gpu_by_the_name_that_was_given(tmp_path, stan
 def test_a_folder_that_cannot_be_written_is_one_line(tmp_path, standin):
     blocked = tmp_path / "file"
     blocked.write_text("")
-    with pytest.raises(UsageError, match=r"cannot write .*file.*: Not a directory"):
-        make_executor(target("local"), results=blocked).submit([make_job(blocked)])
+    with pytest.raises(UsageError, match="file cannot be written: Not a directory"):
+        make_executor(target_of("local"), results=blocked).submit([make_job(blocked)])

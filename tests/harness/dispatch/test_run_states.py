@@ -12,8 +12,8 @@ from harness.archive.schema import Record
 from harness.archive.store import RecordStore
 from harness.dispatch import run_states
 from harness.dispatch.attempts import Holder, Lease, log_path, state_folder
+from harness.dispatch.clients import QueuedTask
 from harness.dispatch.run_states import survey
-from harness.dispatch.slurm.client import QueuedTask
 from tests.harness.dispatch.helpers import make_job, submitted
 
 HERE = Holder.here()
@@ -31,8 +31,8 @@ def started(results, job, holder=HERE):
 
 
 def state(results, job, sweep, task: QueuedTask | str | None = None):
-    """``task``: what the queue has of it; ``"unasked"`` where nobody asked."""
-    queue = None if task == "unasked" else {(sweep.names[0], 0): task} if isinstance(task, QueuedTask) else {}
+    """``task``: what the queue has of it; ``"unknown"`` where the queue is."""
+    queue = None if task == "unknown" else {(sweep.names[0], 0): task} if isinstance(task, QueuedTask) else {}
     run = survey(results, queue=queue).runs[job.run.key]
     return run.state, run.message
 
@@ -66,17 +66,17 @@ def test_a_record_says_how_a_run_ended(tmp_path, code, done, of_sweep):
 @pytest.mark.parametrize(
     ("executor", "job", "submitter", "ended", "task", "expected"),
     [
-        ("local", "", HERE, "", "unasked", ("waiting", "")),
-        ("local", "", GONE, "", "unasked", ("interrupted", "not started")),
-        ("local", "", HERE, "done", "unasked", ("interrupted", "not started")),
+        ("local", "", HERE, "", "unknown", ("waiting", "")),
+        ("local", "", GONE, "", "unknown", ("interrupted", "not started")),
+        ("local", "", HERE, "done", "unknown", ("interrupted", "not started")),
         ("slurm", "", HERE, "", None, ("waiting", "being submitted")),
         ("slurm", "", GONE, "", None, ("interrupted", "not started")),
         ("slurm", "", GONE, "", PENDING, ("queued", "Priority")),
-        ("slurm", "7", HERE, "", "unasked", ("queued", "the cluster was not queried")),
-        ("slurm", "7", HERE, "", None, ("lost", "job 7_0 ended before the worker began; see its log")),
+        ("slurm", "7", HERE, "", "unknown", ("queued", "the cluster was not queried")),
+        ("slurm", "7", HERE, "", None, ("interrupted", "job 7_0 ended before the worker began; see its log")),
         ("slurm", "7", HERE, "", PENDING, ("queued", "Priority")),
         ("slurm", "7", HERE, "", replace(PENDING, state="CONFIGURING"), ("queued", "configuring")),
-        ("slurm", "7", HERE, "cancelled", None, ("cancelled", "on request")),
+        ("slurm", "7", HERE, "cancelled", None, ("interrupted", "cancelled on request")),
     ],
 )
 def test_a_run_that_never_began_waits_or_says_why_not(tmp_path, executor, job, submitter, ended, task, expected):
@@ -97,24 +97,13 @@ def test_a_job_that_our_queue_does_not_show_runs_while_its_heart_beats(tmp_path)
     assert state(own, other, sweep_of(own, other))[0] == "interrupted"
 
 
-def test_what_cannot_be_read_of_a_run_is_a_problem_by_name_and_the_run_is_shown(tmp_path):
-    job = make_job(tmp_path)
-    sweep_of(tmp_path, job)
-    attempt = state_folder(tmp_path, job.run.key) / "attempt.1.json"
-    attempt.parent.mkdir(parents=True)
-    attempt.write_text("{")
-    seen = survey(tmp_path, queue={})
-    assert list(seen.problems) == [attempt]
-    assert job.run.key in seen.runs
-
-
 def test_a_start_elsewhere_lives_by_the_clusters_word_and_else_by_its_last_heartbeat(tmp_path, monkeypatch):
     job = make_job(tmp_path)
     sweep = sweep_of(tmp_path, job)
     seen = started(tmp_path, job, holder=FAR).attempt.seen
     for later, task, expected in (
-        (89.0, "unasked", "running"),
-        (91.0, "unasked", "queued"),  # nobody asked the cluster
+        (89.0, "unknown", "running"),
+        (91.0, "unknown", "queued"),  # nobody asked the cluster
         (91.0, replace(PENDING, state="RUNNING"), "running"),
         (1.0, PENDING, "queued"),
         (1.0, None, "interrupted"),  # gone from the cluster
@@ -142,7 +131,7 @@ def test_a_heartbeat_may_be_as_old_as_the_profile_says(tmp_path, monkeypatch, le
     sweep = sweep_of(tmp_path, job, settings={"lease_seconds": lease})
     seen = started(tmp_path, job, holder=FAR).attempt.seen
     monkeypatch.setattr(run_states.time, "time", lambda: seen + 91.0)
-    assert state(tmp_path, job, sweep, "unasked")[0] == expected
+    assert state(tmp_path, job, sweep, "unknown")[0] == expected
 
 
 def test_of_an_interrupted_run_the_reason_is_said_as_far_as_it_is_known(tmp_path):
@@ -170,9 +159,9 @@ def test_a_share_is_that_of_all_epochs_and_all_of_them_once_it_is_tested(tmp_pat
     sweep_of(tmp_path, job, executor="local")
     since = started(tmp_path, job).attempt.started
     path = state_folder(tmp_path, job.run.key) / "progress.json"
-    path.write_text(json.dumps({**written, "at": since, "begun": 0.125}))
+    path.write_text(json.dumps({**written, "at": since}))
     run = survey(tmp_path).runs[job.run.key]
-    assert (run.done, run.begun, run.stage) == (done, 0.125, stage)
-    path.write_text(json.dumps({**written, "at": since - 1.0, "begun": 0.125}))  # of the start before
+    assert (run.done, run.stage) == (done, stage)
+    path.write_text(json.dumps({**written, "at": since - 1.0}))  # of the start before
     run = survey(tmp_path).runs[job.run.key]
-    assert (run.done, run.begun, run.stage) == (0.0, 0.0, "starting")
+    assert (run.done, run.stage) == (0.0, "starting")

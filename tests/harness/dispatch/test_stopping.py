@@ -6,19 +6,14 @@ import multiprocessing
 import os
 import signal
 import sys
-import threading
 import time
 import types
 from pathlib import Path
 
-import pytest
-
 from harness.dispatch.attempts import Holder, attempts, state_folder
-from harness.dispatch.run_jobs import LocalExecutor, make_executor
 from harness.dispatch.supervise import Start, StopSignals, supervise
-from harness.dispatch.target import target
 from harness.training.outcome import Interrupted
-from tests.harness.dispatch.helpers import make_job, use_standin
+from tests.harness.dispatch.helpers import make_job
 
 
 def stopped_while_importing(results: Path) -> None:
@@ -52,41 +47,3 @@ def test_a_run_that_is_asked_to_stop_before_it_is_imported_stops(tmp_path: Path)
     assert process.exitcode == 0
     (start,) = attempts(state_folder(tmp_path, make_job(tmp_path).run.key))
     assert (start.end, start.detail) == ("interrupted", "requested to stop")
-
-
-@pytest.mark.parametrize("threads", [0, 1])
-def test_ctrl_c_while_workers_are_started_is_not_lost(tmp_path, monkeypatch, threads: int) -> None:
-    use_standin(monkeypatch)
-    begun = []
-
-    worker = types.SimpleNamespace(pid=7)
-
-    def begin(*arguments: object) -> types.SimpleNamespace:
-        os.kill(os.getpid(), signal.SIGINT)
-        for _ in range(10):  # a thread whose mask lets it through has it by now
-            time.sleep(0.01)
-        assert signal.SIGINT in signal.pthread_sigmask(
-            signal.SIG_BLOCK, ()
-        )  # nor does the worker get it: this is inherited
-        begun.append(True)
-        return worker
-
-    monkeypatch.setattr(LocalExecutor, "_start", begin)
-    before = signal.signal(signal.SIGINT, signal.default_int_handler)  # a suite in the background ignores it
-    executor, over = make_executor(target("local", workers=2), results=tmp_path), threading.Event()
-    others = [threading.Thread(target=over.wait) for _ in range(threads)]
-    assert isinstance(executor, LocalExecutor)
-    for other in others:
-        other.start()
-    try:
-        with pytest.raises(KeyboardInterrupt):
-            executor.submit([make_job(tmp_path)])
-        assert signal.getsignal(signal.SIGINT) is signal.default_int_handler
-    finally:
-        signal.signal(signal.SIGINT, before)
-        over.set()
-        for other in others:
-            other.join()
-    assert begun == [True]
-    assert executor._processes == [worker]  # known, so that it can be stopped
-    assert signal.SIGINT not in signal.pthread_sigmask(signal.SIG_BLOCK, ())

@@ -18,7 +18,7 @@ from harness.archive.store import RecordStore
 from harness.dispatch import supervise as module
 from harness.dispatch.attempts import Attempt, Holder, Lease, Lost, attempts, log_path, state_folder
 from harness.dispatch.supervise import Start, StopSignals, supervise
-from harness.dispatch.sweeps import ending_fingerprint
+from harness.dispatch.sweeps import fingerprint
 from harness.training.outcome import Interrupted
 from tests.harness.dispatch import standin
 from tests.harness.dispatch.helpers import make_job, record_of, starts
@@ -90,7 +90,7 @@ def test_only_the_failure_that_is_to_be_replaced_is_run_again(tmp_path, experime
     failure = written(job, "OOM", finished="2026-01-01T00:00:00Z")
     assert started(job, replaces="another") == "finished"  # somebody settled it since
     assert starts(tmp_path, job.run.key) == []
-    assert started(job, replaces=ending_fingerprint(failure)) == "finished"
+    assert started(job, replaces=fingerprint(failure)) == "finished"
     assert record_of(tmp_path, job.run.key).code == "OK"
 
 

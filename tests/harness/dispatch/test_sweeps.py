@@ -11,7 +11,7 @@ from harness.archive.schema import Record
 from harness.archive.store import RecordStore
 from harness.check import read_as
 from harness.dispatch.attempts import Holder, Lease, state_folder
-from harness.dispatch.sweeps import Array, Problems, create_sweep, ending_fingerprint, read_sweep, read_sweeps, settled
+from harness.dispatch.sweeps import Array, Problems, fingerprint, read_sweep, read_sweeps, settled
 from harness.system.errors import UsageError
 from tests.harness.dispatch.helpers import make_job, submitted
 
@@ -27,21 +27,10 @@ def test_a_sweep_is_read_as_it_was_written(tmp_path):
     assert read.runs == whole.runs
     assert [read.job(line) for line in (0, 1)] == jobs
     assert [(run.before, run.limit, run.replaces) for run in read.runs] == [
-        (1, 11, ""), (0, 10, ending_fingerprint(failure))
+        (1, 11, ""), (0, 10, fingerprint(failure))
     ]  # fmt: skip
     assert (read.lease_s, read.results, read.environment["snapshot"]) == (30.0, tmp_path, "abc")
     assert read.names == [f"harness-{read.id}-0"]
-
-
-def test_what_a_command_submits_again_keeps_its_bound(tmp_path):
-    job = make_job(tmp_path)
-    first = submitted(tmp_path, [job], allowed=3)
-    Lease.acquire(state_folder(tmp_path, job.run.key), holder=Holder.here()).release("lost")
-    limits = {run.key: run for run in first.runs}
-    again = create_sweep(tmp_path, [job], executor="slurm", command="", allowed=3, limits=limits)
-    assert [(run.before, run.limit) for run in again.runs] == [(0, 3)]
-    later = create_sweep(tmp_path, [job], executor="slurm", command="", allowed=3)
-    assert [(run.before, run.limit) for run in later.runs] == [(1, 4)]
 
 
 def test_a_task_has_the_lines_of_its_array(tmp_path):
@@ -112,10 +101,10 @@ def test_a_run_is_settled_by_a_success_or_by_another_failure_than_the_one_replac
     assert settled(tmp_path, run.key, replaces="") is None
     failure = Record(run=run, key=run.key, code="OOM", finished="2026-01-01T00:00:00Z", attempts=1)
     RecordStore(tmp_path).write(failure)
-    assert settled(tmp_path, run.key, replaces=ending_fingerprint(failure)) is None
+    assert settled(tmp_path, run.key, replaces=fingerprint(failure)) is None
     assert settled(tmp_path, run.key, replaces="another") == failure
     changes = ({}, {"code": "ERROR"}, {"attempts": 2}, {"finished": "x"})  # type: ignore[var-annotated]
-    assert len({ending_fingerprint(replace(failure, **change)) for change in changes}) == 4
+    assert len({fingerprint(replace(failure, **change)) for change in changes}) == 4
     success = replace(failure, code="OK")
     RecordStore(tmp_path).write(success)
-    assert settled(tmp_path, run.key, replaces=ending_fingerprint(success)) == success
+    assert settled(tmp_path, run.key, replaces=fingerprint(success)) == success

@@ -13,8 +13,7 @@ import pytest
 from harness.archive.schema import Record
 from harness.archive.store import RecordStore
 from harness.dispatch import worker
-from harness.dispatch.attempts import Holder, Lease, attempts, state_folder
-from harness.dispatch.endings import STARTED
+from harness.dispatch.attempts import STARTED, Holder, Lease, attempts, state_folder
 from harness.dispatch.supervise import Start, StopSignals
 from harness.dispatch.sweeps import Array
 from tests.harness.dispatch import standin

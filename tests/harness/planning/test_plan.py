@@ -14,7 +14,7 @@ from harness.archive.store import RecordStore
 from harness.comparison.rules import from_card
 from harness.datasets.base import DatasetError
 from harness.datasets.samples import write_samples
-from harness.dispatch.target import target
+from harness.dispatch.target import target_of
 from harness.experiment.building import open_data
 from harness.methods.parts.placement import MethodError
 from harness.models.known import IMAGENET
@@ -120,13 +120,13 @@ def test_whole_paper_grid_plans_with_exact_counts_and_no_data(tmp_path: Path) ->
     made = plan(Request(entries=entries, benchmarks=("kvasir",), **where))
     rows = {name: (encoder, trainable) for name, _, encoder, trainable, _ in parameter_rows(made)}
     assert rows == {"lora": (491_520, 3_997_056), "convlora": (514_560, 4_020_096), "decoder": (0, 3_505_536)}
-    assert "3,997,056" in plan_text(made, price(made, tmp_path, where=target()), where=target())
+    assert "3,997,056" in plan_text(made, price(made, tmp_path, where=target_of()), where=target_of())
 
 
 def test_thousand_runs_plan_in_two_seconds(samples: Path, tmp_path: Path) -> None:
     begun = time.process_time()
     made = planned(samples, tmp_path, seeds=tuple(range(250)))
-    plan_text(made, price(made, tmp_path, where=target()), where=target())
+    plan_text(made, price(made, tmp_path, where=target_of()), where=target_of())
     assert len(made.jobs) == 1000
     assert time.process_time() - begun < 2.0
 
@@ -160,7 +160,7 @@ def test_every_decoder_has_its_runs_and_sams_keep_their_keys(samples: Path, tmp_
     models = {model: trained for _, model, _, trained, _ in parameter_rows(made)}
     assert models.keys() == {"tiny_timm", "tiny_timm + linear", "tiny_timm + mask-transformer"}
     assert models["tiny_timm + mask-transformer"] - models["tiny_timm + linear"] == 112_580 - 130
-    assert "tiny_timm + linear" in plan_text(made, price(made, tmp_path, where=target()), where=target())
+    assert "tiny_timm + linear" in plan_text(made, price(made, tmp_path, where=target_of()), where=target_of())
     (linear,) = planned(samples, tmp_path, overrides={"decoder": "linear"}, **where).jobs
     assert linear.run.key == made.jobs[1].run.key
 

@@ -12,7 +12,7 @@ import pytest
 from harness.archive.schema import Record
 from harness.archive.store import RecordStore
 from harness.datasets import samples
-from harness.dispatch.target import Target, target
+from harness.dispatch.target import Target, target_of
 from harness.methods.configs.lowrank import LoRAConfig
 from harness.models.catalog import backbone_shape
 from harness.planning.data import Images, limited
@@ -98,11 +98,11 @@ def grid(results: Path, backbone: str, *methods: str) -> Plan:
 @pytest.mark.parametrize(("backbone", "least", "most"), [("vit_b", 9, 11), ("vit_h", 27, 31)])
 def test_the_papers_grid_of_two_methods_has_its_price_on_an_h100(backbone, least, most, tmp_path) -> None:
     """9 to 11 and 27 to 31 GPU-hours a seed, by an estimate of its own from counted operations and kernels."""
-    where = target(cluster="gpu", cluster_overrides={"gres": "gpu:h100:1"})
+    where = target_of(cluster="gpu", cluster_overrides={"gres": "gpu:h100:1"})
     prices = price(grid(tmp_path, backbone, "lora", "naslora"), tmp_path, where=where)
     assert least <= hours(prices) <= most
     assert all("H100" in run.time_basis for run in prices)
-    slower = price(grid(tmp_path, backbone, "lora", "naslora"), tmp_path, where=target(cluster="gpu"))
+    slower = price(grid(tmp_path, backbone, "lora", "naslora"), tmp_path, where=target_of(cluster="gpu"))
     assert hours(slower) > 1.3 * hours(prices)  # an A100, which its profile's constraint admits
 
 

@@ -22,7 +22,7 @@ from harness.comparison.scores import Difference
 from harness.registry import BENCHMARKS, LABELLED, SEGMENTED
 from harness.report.formats import Number, text_of
 from harness.report.scores import score_page
-from harness.studies import study_from_dict, study_names
+from harness.studies import study_from_dict
 from tests.harness.report.sample import CARD, record, render, store_of, table_rows
 from tests.values import REPOSITORY
 
@@ -243,19 +243,18 @@ def test_details_other_metrics_and_json_are_printed_and_not_written(tmp_path: Pa
 
 
 def test_tables_import_no_library_of_numbers_or_pictures_and_help_is_quick() -> None:
-    """Nor do the names of studies, and the help of the report."""
+    """Nor does the help of the report."""
     script = """
 import sys, time, harness.cli.tables as tables
 heavy = {"torch", "pandas", "scipy", "numpy", "matplotlib", "mmengine"}
 quick, early = time.process_time() < 1, sorted(heavy & set(sys.modules))
-tables.main(["--study", "list"])
+tables.parser().format_help()
 from harness.cli import report, status
 report.parser().format_help()
 print(quick, early, sorted({"torch", "pandas", "matplotlib"} & set(sys.modules)))
 """
     done = subprocess.run([sys.executable, "-c", script], cwd=REPOSITORY, capture_output=True, text=True, check=True)
-    *studies, told = done.stdout.splitlines()
-    assert (len(studies), told) == (len(study_names()), "True [] []")
+    assert done.stdout == "True [] []\n"
 
 
 def test_a_benchmark_is_called_by_its_own_title_everywhere_and_imported_for_it_nowhere() -> None:

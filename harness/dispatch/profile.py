@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import math
 import re
 from collections.abc import Mapping
 from dataclasses import dataclass, field, fields, replace
@@ -17,21 +16,13 @@ from harness.system.errors import UsageError, did_you_mean
 from harness.system.text import counted
 from harness.system.yaml_files import read_yaml
 
-PROFILES = Path(__file__).parents[2] / "data" / "profiles"
+PROFILES = Path(__file__).parents[1] / "data" / "profiles"
 
 
 @dataclass(frozen=True, kw_only=True)
 class Shape:
-    """What one job asks for; runs of one shape go into one array.
-
-    Args:
-        account, partition, qos, gres, constraint: as in sbatch, empty for the cluster's default.
-        gpus_per_run: processes of a run, each with one GPU where ``gres`` asks for GPUs; more than one trains with torch.distributed.
-        runs_per_job: runs that one task of an array does one after the other; for short runs, which would wait longer than they take.
-        cpus: CPUs of a task.
-        mem: memory of a node's share, such as ``32G``; empty for the cluster's default.
-        time: time limit, such as ``90`` (minutes), ``4:00:00``, ``2h`` or ``1-12:00:00``.
-    """
+    """What one job requests, as ``slurm/profiles/gpu.yaml`` explains it; runs of one shape go into one array. Empty text leaves a value to
+    the cluster; ``time`` is as `minutes` reads it."""
 
     account: str = ""
     partition: str = ""
@@ -71,22 +62,8 @@ class Shape:
 
 @dataclass(frozen=True, kw_only=True)
 class ClusterProfile(Shape):
-    """A cluster: the default shape of a job, and how jobs are submitted and kept alive.
-
-    Args:
-        parallelism: jobs of one array that may run at once (``%N``).
-        max_array_size: largest array; the cluster's MaxArraySize if that is smaller.
-        setup: lines of a login shell before the job (``module load cuda``).
-        python: interpreter on the compute node, such as ``apptainer exec --nv image.sif python``; empty for the one that submits.
-        srun_args: further options of srun, such as ``--container-image=image.sqsh`` (pyxis).
-        signal_seconds: the job is warned this long before its time limit, writes a checkpoint and requests to be requeued.
-        max_attempts: how often a submission may start a run, and ``--wait`` may submit it; after that it is recorded as
-            TIMEOUT or ERROR.
-        lease_seconds: a worker on another machine without sign of life for so long is dead.
-        patience_seconds: how long to wait for a slurmctld that does not answer.
-        extra: further sbatch options, such as ``{mail-type: END}``; ``true`` for one without a value.
-        shapes: backbone -> fields of `Shape` that differ for it.
-    """
+    """A cluster: the default shape of a job, and how jobs are submitted and kept alive; ``slurm/profiles/gpu.yaml`` explains every key.
+    ``shapes``: backbone -> fields of `Shape` that differ for it. What ends in ``_seconds`` are seconds by the clock."""
 
     name: str
     parallelism: int = 64
@@ -103,15 +80,9 @@ class ClusterProfile(Shape):
 
     def __post_init__(self) -> None:
         super().__post_init__()
-        for number in ("parallelism", "max_array_size", "signal_seconds", "max_attempts"):
+        for number in ("parallelism", "max_array_size", "signal_seconds", "max_attempts", "lease_seconds"):
             if getattr(self, number) < 1:
                 raise ValueError(f"{number} must be at least 1")
-        if not 1 <= self.lease_seconds < math.inf:
-            raise ValueError(
-                f"lease_seconds={self.lease_seconds:g} must be at least 1, or workers that live count as dead"
-            )
-        if not 0 <= self.patience_seconds < math.inf:
-            raise ValueError(f"patience_seconds={self.patience_seconds:g} must not be negative or endless")
 
     def shape(self, backbone: str) -> Shape:
         """The shape of a run on ``backbone``.

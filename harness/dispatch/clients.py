@@ -12,7 +12,6 @@ import time
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 
-from harness.dispatch.sweeps import PREFIX
 from harness.system.errors import UsageError
 
 TRANSIENT = re.compile(
@@ -38,13 +37,11 @@ class QueuedTask:
         job: array job id and task, such as ``123_4``.
         state: SLURM's word, such as ``PENDING``.
         reason: why it waits.
-        comment: of the job; ours say which results folder they are for.
     """
 
     job: str
     state: str
     reason: str = ""
-    comment: str = ""
 
     @property
     def active(self) -> bool:
@@ -58,10 +55,6 @@ the id of a job that it forgot to another."""
 
 class Unreachable(UsageError):
     """The controller did not answer for as long as we were willing to wait."""
-
-
-class Refused(RuntimeError):
-    """A client's error message."""
 
 
 class Slurm:
@@ -87,28 +80,14 @@ class Slurm:
         """The tasks of the arrays with these names, whoever submitted them, as long as the controller remembers them."""
         ordered, queue = sorted(set(names)), dict[tuple[str, int], QueuedTask]()
         for start in range(0, len(ordered), _NAMES):
-            queue |= self._squeue(f"--name={','.join(ordered[start : start + _NAMES])}", "--states=all")
+            named = f"--name={','.join(ordered[start : start + _NAMES])}"
+            command = ["squeue", "--noheader", "--array", "--format=%F|%K|%T|%j|%r", "--states=all", named]
+            for line in self.ask(command).splitlines():
+                fields = line.split("|", 4)
+                if len(fields) == 5 and fields[1].isdigit():  # else a heading, a warning or no array
+                    array, index, state, name, reason = fields
+                    queue[name, int(index)] = QueuedTask(job=f"{array}_{index}", state=state, reason=reason)
         return queue
-
-    def own(self) -> Queue:
-        """What this user has in the queue of ours."""
-        return {slot: task for slot, task in self._squeue("--me").items() if slot[0].startswith(PREFIX)}
-
-    def _squeue(self, *options: str) -> dict[tuple[str, int], QueuedTask]:
-        queue = {}
-        lines = self.ask(["squeue", "--noheader", "--array", "--format=%F|%K|%T|%j|%r|%k", *options]).splitlines()
-        for line in lines:
-            fields = line.split("|", 5)
-            if len(fields) == 6 and fields[1].isdigit():  # else a heading, a warning or no array
-                array, index, state, name, reason, comment = fields
-                queue[name, int(index)] = QueuedTask(
-                    job=f"{array}_{index}", state=state, reason=reason, comment=comment
-                )
-        return queue
-
-    def max_array_size(self) -> int:
-        match = re.search(r"^MaxArraySize\s*=\s*(\d+)", self.ask(["scontrol", "show", "config"]), re.MULTILINE)
-        return int(match[1]) if match else 1001
 
     def cancel(self, jobs: Sequence[str]) -> None:
         if jobs:
@@ -121,25 +100,36 @@ class Slurm:
             Unreachable: no answer for ``patience_s``.
             UsageError: refused.
         """
+        # Without variables that change what the clients print, or which cluster they ask.
+        changing = ("SQUEUE_", "SCANCEL_", "SLURM_CLUSTERS")
+        plain = {name: value for name, value in os.environ.items() if not name.startswith(changing)}
         deadline, pause, announced = time.monotonic() + self.patience_s, 0.5, False
         while True:
             try:
-                return _run(command, environment)
-            except Refused as error:
-                if not TRANSIENT.search(str(error)):
-                    raise UsageError(str(error)) from error
-                if time.monotonic() > deadline:
-                    raise Unreachable(
-                        f"the SLURM controller has not answered for {self.patience_s:.0f} s ({error}); try again later"
-                    ) from error
-                if not announced:
-                    print(
-                        f"the SLURM controller does not answer; waiting up to {self.patience_s:.0f} s for it",
-                        file=sys.stderr,
-                    )
-                    announced = True
-                time.sleep(pause)
-                pause = min(pause * 1.5, 10.0)
+                done = subprocess.run(
+                    command, capture_output=True, text=True, timeout=120, check=False, env=dict(environment or plain)
+                )
+                said = done.stderr or done.stdout
+                if not done.returncode:
+                    return done.stdout
+            except FileNotFoundError as error:
+                raise UsageError(
+                    f"{command[0]} is not on this machine's PATH; run this on a login node of the cluster"
+                ) from error
+            except subprocess.TimeoutExpired:
+                said = "socket timed out"
+            lines = [re.sub(rf"^{command[0]}:\s*(error:\s*)?", "", line.strip()) for line in said.splitlines()]
+            message = f"{command[0]}: {'; '.join(dict.fromkeys(filter(None, lines))) or 'failed without a message'}"
+            if not TRANSIENT.search(message):
+                raise UsageError(message)
+            waiting = f"the SLURM controller does not answer ({message})"
+            if time.monotonic() > deadline:
+                raise Unreachable(f"{waiting}, not for {self.patience_s:.0f} s; try again later")
+            if not announced:
+                print(f"{waiting}; waiting up to {self.patience_s:.0f} s for it", file=sys.stderr)
+                announced = True
+            time.sleep(pause)
+            pause = min(pause * 1.5, 10.0)
 
 
 def user_name() -> str:
@@ -148,28 +138,3 @@ def user_name() -> str:
         return pwd.getpwuid(os.geteuid()).pw_name
     except KeyError:  # a container may have no entry for its user
         return str(os.geteuid())
-
-
-def _run(command: Sequence[str], environment: Mapping[str, str] | None) -> str:
-    # Without variables that change what the clients print, or which cluster they ask.
-    changing = ("SQUEUE_", "SCANCEL_", "SLURM_CLUSTERS")
-    plain = {name: value for name, value in os.environ.items() if not name.startswith(changing)}
-    try:
-        done = subprocess.run(
-            command, capture_output=True, text=True, timeout=120, check=False, env=dict(environment or plain)
-        )
-    except FileNotFoundError as error:
-        raise UsageError(
-            f"{command[0]} is not on this machine's PATH; run this on a login node of the cluster"
-        ) from error
-    except subprocess.TimeoutExpired as error:
-        raise Refused(f"{command[0]}: socket timed out") from error
-    if done.returncode:
-        raise Refused(_message(command[0], done.stderr or done.stdout))
-    return done.stdout
-
-
-def _message(program: str, message: str) -> str:
-    """What a client said, without its own prefixes, in one line."""
-    lines = [re.sub(rf"^{program}:\s*(error:\s*)?", "", line.strip()) for line in message.splitlines() if line.strip()]
-    return f"{program}: {'; '.join(dict.fromkeys(lines)) or 'failed without a message'}"

@@ -12,7 +12,6 @@ import shlex
 import shutil
 import sys
 import time
-from collections import Counter
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import asdict, replace
@@ -20,14 +19,13 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from harness.archive.schema import content_hash
-from harness.dispatch.attempts import attempts, state_folder
-from harness.dispatch.endings import STARTED, give_up
-from harness.dispatch.run_states import CANCELLED, INTERRUPTED, LOST, RunState, ShowStates, survey
-from harness.dispatch.slurm.client import Queue, Slurm, Unreachable, user_name
-from harness.dispatch.slurm.profile import ClusterProfile, Shape, minutes
+from harness.dispatch.attempts import STARTED
+from harness.dispatch.clients import Queue, Slurm, Unreachable, user_name
+from harness.dispatch.profile import ClusterProfile, Shape, minutes
+from harness.dispatch.run_states import INTERRUPTED, RunState, ShowStates, survey
 from harness.dispatch.snapshot import WORKER, freeze
-from harness.dispatch.sweeps import Array, PlannedRun, Sweep, create_sweep, read_sweeps, writing
-from harness.system.errors import UsageError
+from harness.dispatch.sweeps import AGAIN, CANCELLED, Array, Sweep, create_sweep, read_sweeps
+from harness.system.errors import UsageError, writing_to
 from harness.system.text import counted
 
 if TYPE_CHECKING:
@@ -36,10 +34,12 @@ if TYPE_CHECKING:
 POLL_S = 2.0
 MOST_POLL_S = 30.0
 """Between two looks at the queue: the first soon after submitting, then ever more rarely, since squeue asks for the whole cluster's."""
+REQUEUE_S = 40.0
+"""So long a job that is queued again may be seen as ended: its processes have half a minute to end."""
 
 
 class SlurmExecutor:
-    """Submits job arrays and, if it waits, resubmits what the cluster ended.
+    """Submits job arrays, waits for them, cancels them.
 
     Args:
         request: identity of the grid that the command asks for; empty takes the runs of each call for the whole of it.
@@ -54,10 +54,6 @@ class SlurmExecutor:
         self.request = request
         self.slurm = Slurm(patience_s=profile.patience_seconds)
         self.slurm.require()
-        self._jobs: dict[str, Job] = {}
-        self._command = self._request = ""
-        self._submitted: Counter[str] = Counter()
-        self._planned: dict[str, PlannedRun] = {}
 
     def describe(self) -> str:
         partition = self.profile.partition or "its default partition"
@@ -65,15 +61,10 @@ class SlurmExecutor:
 
     def submit(self, jobs: Sequence[Job], *, command: str = "") -> dict[str, str]:
         """Submit what nobody has yet; who has the others, by key. Raises UsageError: the cluster refuses."""
-        self._jobs |= {job.run.key: job for job in jobs}
-        self._command, self._request = command, self.request or content_hash(sorted(job.run.key for job in jobs))
-        return self._submit(jobs)
-
-    def _submit(self, jobs: Sequence[Job]) -> dict[str, str]:
-        shapes = {
-            job.run.key: self._shape_of(job) for job in jobs
-        }  # a wrong profile is found before anything is written
-        with writing(self.results), self._alone():
+        self._keys = [job.run.key for job in jobs]
+        request = self.request or content_hash(sorted(self._keys))
+        shapes = {job.run.key: self._shape_of(job) for job in jobs}  # before anything is written
+        with writing_to(f"{self.results}", then=AGAIN), self._alone():
             elsewhere = self._elsewhere({*shapes})
             jobs = [job for job in jobs if job.run.key not in elsewhere]
             if not jobs:
@@ -85,18 +76,14 @@ class SlurmExecutor:
                 self.results,
                 jobs,
                 executor="slurm",
-                command=self._command,
-                request=self._request,
+                command=command,
+                request=request,
                 user=user_name(),
                 snapshot=str(frozen),
                 settings=asdict(self.profile),
                 allowed=self.profile.max_attempts,
-                limits=self._planned,
                 arrays=tuple(self._arrays(groups)),
             )
-            keys = [job.run.key for job in jobs]
-            self._planned |= {run.key: run for run in sweep.runs}
-            self._submitted.update(keys)
             for number, array in enumerate(sweep.arrays):
                 try:
                     job_id = self._sbatch(sweep, number, groups[array.first])
@@ -112,63 +99,34 @@ class SlurmExecutor:
                 arrays = [*sweep.arrays[:number], replace(array, job=job_id), *sweep.arrays[number + 1 :]]
                 sweep = replace(sweep, arrays=tuple(arrays)).save()
         ids = ", ".join(array.job for array in sweep.arrays)
-        self.submitted = f"sweep {sweep.id}: {counted(len(keys), 'run')} submitted (jobs {ids})"
+        self.submitted = f"sweep {sweep.id}: {counted(len(jobs), 'run')} submitted (jobs {ids})"
         return elsewhere
 
     def wait(self, *, on_change: ShowStates) -> Mapping[str, RunState]:
-        """Until every run has a record or cannot get one. Runs that the cluster ended (preempted without requeue, lost with their
-        node, gone before their worker began) are resubmitted, ``max_attempts`` times at most; not what somebody cancelled."""
-        cancelled, pause = set[str](), POLL_S
+        """Until the cluster has nothing more of the runs; what it ended, the same command submits again."""
+        pause, seen = POLL_S, time.monotonic()
         while True:
-            sweeps = self._sweeps()
-            queue = self._queue(sweeps)
-            for sweep in sweeps:
-                for line, number, task in sweep.slots():
-                    if (there := queue.get((sweep.names[number], task))) and there.state == "CANCELLED":
-                        cancelled.add(sweep.runs[line].key)  # the queue forgets it within minutes
-            runs = survey(self.results, queue=queue, keys=self._jobs).runs
+            runs = survey(self.results, queue=self._queue(self._sweeps()), keys=self._keys).runs
             on_change(runs)
-            if not any(run.unsettled for run in runs.values()):
-                ended = [
-                    run
-                    for run in runs.values()
-                    if run.state in (INTERRUPTED, LOST) and run.key in self._jobs.keys() - cancelled
-                ]
-                spent = [run for run in ended if self._submitted[run.key] >= self.profile.max_attempts]
-                for run in spent:
-                    self._give_up(run, next(sweep for sweep in sweeps if sweep.id == run.sweep))
-                again = [self._jobs[run.key] for run in ended if run not in spent]
-                if not ended:
-                    return runs
-                if again:
-                    print(f"{len(again)} runs were ended by the cluster; resubmitting them", file=sys.stderr)
-                    self._submit(again)
-                    pause = POLL_S
+            if any(run.unsettled for run in runs.values()):
+                seen = time.monotonic()
+            elif all(run.state != INTERRUPTED for run in runs.values()) or time.monotonic() - seen > REQUEUE_S:
+                return runs
             time.sleep(pause)
             pause = min(1.2 * pause, MOST_POLL_S)
 
-    def cancel(self, keys: Sequence[str], *, command: str = "") -> list[str]:
-        """Cancel the queued and running tasks of the sweeps that the request for these runs made, or this very ``command`` when a
-        card, data or code gave its runs other keys; say what other sweeps have of these runs. The names of the cancelled tasks."""
-        request, words, requested = self.request or content_hash(sorted(keys)), asked_for(command), set(keys)
-        cancelled: list[str] = []
+    def cancel(self, keys: Sequence[str]) -> list[str]:
+        """Cancel the queued and running tasks of the sweeps that the request for these runs made; the names of those tasks."""
+        request, cancelled = self.request or content_hash(sorted(keys)), list[str]()
         with self._alone():
-            sweeps = self._sweeps()
-            queue = self._queue(sweeps)
-            for sweep in sweeps:
-                homes = [(line, queue.get((sweep.names[number], task))) for line, number, task in sweep.slots()]
-                active = {there.job: sweep.runs[line].key for line, there in homes if there and there.active}
-                is_own = sweep.request == request or bool(words and asked_for(sweep.command) == words)
-                if active and is_own and sweep.user == user_name():
-                    self.slurm.cancel([f"{job}" for job in {job.partition("_")[0] for job in active}])
+            own = [sweep for sweep in self._sweeps() if sweep.request == request and sweep.user == user_name()]
+            queue = self._queue(own)
+            for sweep in own:
+                tasks = [queue.get((sweep.names[number], task)) for _, number, task in sweep.slots()]
+                if active := [task.job for task in tasks if task and task.active]:
+                    self.slurm.cancel(sorted({job.partition("_")[0] for job in active}))
                     replace(sweep, ended=CANCELLED).save()
-                    cancelled += active
-                elif requested & {*active.values()}:
-                    print(
-                        f"left: {len(active)} tasks of sweep {sweep.id} of {sweep.user}, which another command submitted"
-                        f" ({sweep.command}); cancel them with scancel {' '.join(active)}",
-                        file=sys.stderr,
-                    )
+                    cancelled += dict.fromkeys(active)
         return cancelled
 
     def _sweeps(self) -> list[Sweep]:
@@ -178,7 +136,7 @@ class SlurmExecutor:
         return self.slurm.queue(name for sweep in sweeps for name in sweep.names)
 
     def _elsewhere(self, keys: set[str]) -> dict[str, str]:
-        """Runs that are queued or running already, and where."""
+        """Runs that are queued or running on the cluster already, and where."""
         sweeps = self._sweeps()
         queue, homes = self._queue(sweeps), dict[str, str]()
         for sweep in sweeps:
@@ -187,18 +145,7 @@ class SlurmExecutor:
                 if key in keys and there is not None and there.active:
                     whose = "" if sweep.user == user_name() else f" of {sweep.user}"
                     homes[key] = f"is {there.state.lower()} as job {there.job} of sweep {sweep.id}{whose}"
-        for key in keys - homes.keys():
-            starts = attempts(state_folder(self.results, key))
-            if starts and starts[-1].live() and not starts[-1].holder.job:  # one of a job that ended gives way
-                homes[key] = f"runs in process {starts[-1].holder.pid} on {starts[-1].holder.host}"
         return homes
-
-    def _give_up(self, run: RunState, sweep: Sweep) -> None:
-        """Starts of a worker are bounded elsewhere, but a job that dies before its worker begins counts as none."""
-        count = self._submitted[run.key]
-        detail = f"submitted {count} times without finishing; {run.message} ({sweep.logs / f'{run.task}.out'})"
-        starts = attempts(state_folder(self.results, run.key))
-        give_up(self._jobs[run.key], end="lost", detail=detail, starts=starts, environment=sweep.environment)
 
     def _shape_of(self, job: Job) -> Shape:
         """Every process of a run needs an image of each forward pass; refused here and not after a night in the queue."""
@@ -213,8 +160,7 @@ class SlurmExecutor:
 
     def _arrays(self, shapes: Sequence[Shape]) -> Iterator[Array]:
         """Lines of one shape, in arrays that the cluster takes."""
-        largest = max(1, min(self.profile.max_array_size, self.slurm.max_array_size() - 1))
-        first = 0
+        largest, first = self.profile.max_array_size, 0
         while first < len(shapes):
             shape = shapes[first]
             count = min(shapes.count(shape) + shapes.index(shape) - first, largest * shape.runs_per_job)
@@ -251,20 +197,13 @@ class SlurmExecutor:
         path = self.results / "sweeps" / ".lock"
         path.parent.mkdir(parents=True, exist_ok=True)
         with path.open("a") as lock:
-            deadline, announced = time.monotonic() + self.profile.patience_seconds, False
-            while True:
-                try:
-                    fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
-                    break
-                except BlockingIOError:
-                    if time.monotonic() > deadline:
-                        raise UsageError("another submission is under way here; try again when it is done") from None
-                    if not announced:
-                        print("waiting for another submission", file=sys.stderr)
-                        announced = True
-                    time.sleep(0.3)
-                except OSError:
-                    break
+            try:
+                fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
+            except BlockingIOError:
+                print("waiting for another submission", file=sys.stderr)
+                fcntl.flock(lock, fcntl.LOCK_EX)
+            except OSError:
+                pass
             yield
 
 
@@ -340,12 +279,11 @@ def refusal(text: str, done: Sequence[str], *, of: int) -> str:
         "feature": "give the nodes by a feature that sinfo -o '%P %f' lists with --set cluster.constraint=NAME, or leave it out",
         "generic resource": "name the GPUs as sinfo -o '%P %G' does with --set cluster.gres=gpu:1",
         "gres": "name the GPUs as sinfo -o '%P %G' does with --set cluster.gres=gpu:1",
-        "qos": "your quota of submitted jobs or its QOS forbids it; wait for jobs to end, submit fewer at once with"
-        " --set cluster.max_array_size=N, or set --set cluster.qos=NAME",
+        "qos": "your quota or its QOS forbids it; wait, use --set cluster.max_array_size=N or --set cluster.qos=NAME",
         "partition": "choose one of sinfo's with --set cluster.partition=NAME",
         "time limit": "lower it with --set cluster.time=2h; a run continues from its checkpoint",
         "account": "set it with --set cluster.account=NAME",
-        "writing": "the controller's disk is full; ask its administrator to free some, then repeat the command",
+        "array spec": "lower it with --set cluster.max_array_size=N, below the cluster's MaxArraySize",
         "memory": "lower it with --set cluster.mem=16G",
         "node configuration": "no node has so many CPUs, GPUs or so much memory; lower them with --set cluster.KEY=VALUE",
     }
@@ -353,19 +291,3 @@ def refusal(text: str, done: Sequence[str], *, of: int) -> str:
     hint = next((hint for word, hint in hints.items() if word in text.lower()), default)
     submitted = f"{len(done)} of {of} arrays are submitted ({', '.join(done)})" if done else "nothing was submitted"
     return f"{text}; {submitted}; {hint}"
-
-
-def asked_for(command: str) -> list[str]:
-    """What a command asks for, however its program is called and whether it starts, awaits or cancels runs."""
-    try:
-        words = iter(shlex.split(command))
-    except ValueError:
-        return []
-    kept = []
-    for word in words:
-        name, equals, _ = word.partition("=")
-        if name in ("--retry", "--budget"):
-            next(words, "") if not equals else None
-        elif name not in ("--wait", "--cancel", "--yes"):
-            kept.append(word)
-    return kept[next((index for index, word in enumerate(kept) if word.startswith("--")), len(kept)) :]
