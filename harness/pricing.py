@@ -400,7 +400,7 @@ def hesitation(planned: Plan, results: Path, *, where: Target, hours: float | No
     runs = [job.run for job in planned.pending]
     if where.profile is not None:
         if any(run.is_generated for run in runs):
-            return f"the card {planned.protocol.name} trains on generated images, which rank nothing; give --data DIR for --cluster"
+            return f"the protocol {planned.protocol.name} trains on generated images, which rank nothing; give --data DIR for --cluster"
         if random := [run.backbone for run in runs if not run.checkpoint and config_of(run).trains]:
             return f"{random[0]} would start from random weights; give its file with --checkpoint {random[0]}=FILE"
     if hours is not None:
@@ -442,7 +442,7 @@ def plan_text(
             lines += [f"  {_in_words(priced.run)} · {_hours([priced])} h" for priced in chosen]
         lines += _arrays(chosen, where)
     missing = [f"missing: {line}" for line in planned.missing]
-    needs = [f"cards by what they need (--protocol): {card_needs()}"] if missing else ["nothing is missing"]
+    needs = [f"protocols by what they need (--protocol): {card_needs()}"] if missing else ["nothing is missing"]
     return "\n".join([*lines, "", *missing, *needs]) + "\n"
 
 

@@ -325,7 +325,7 @@ def _of_config(name: str, values: Mapping[str, Any], ask: Callable[[Any], T], *,
 
 
 def label_note(name: str, values: Mapping[str, Any]) -> str:
-    """What a table must say behind a method's name."""
+    """What a table must say after a method's name."""
     return _of_config(name, values, lambda config: str(config.label_note), otherwise="")
 
 

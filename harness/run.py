@@ -81,7 +81,7 @@ def parser() -> CommandParser:
     p = command(
         "run",
         __doc__,
-        epilog="Without data it runs the card demo (generated images, minutes on a laptop); --plan shows what would run and "
+        epilog="Without data it runs the protocol demo (generated images, minutes on a laptop); --plan shows what would run and "
         "starts nothing. sam-peft settings prints the folders of data, checkpoints and results.",
     )
     grid = p.add_argument_group("what to compare")
@@ -98,12 +98,12 @@ def parser() -> CommandParser:
     grid.add_argument(
         "--protocol",
         metavar="CARD",
-        help="rules of training and evaluation: a card's name or a .yaml file (default: nas-lora on your data, demo without)",
+        help="rules of training and evaluation: a name or a .yaml file (default: nas-lora on your data, demo without)",
     )
     grid.add_argument(
         "--backbone",
         metavar="NAME",
-        help="vit_b, vit_l, vit_h, mobile_sam, sam2_hiera_tiny, timm/NAME or tiny (default: the card's)",
+        help="vit_b, vit_l, vit_h, mobile_sam, sam2_hiera_tiny, timm/NAME or tiny (default: the protocol's)",
     )
     grid.add_argument("--seeds", action=Once, metavar="N|A,B,…", help="number of seeds, or a list (default: 1)")
     grid.add_argument(
@@ -134,7 +134,7 @@ def parser() -> CommandParser:
         action="append",
         default=[],
         metavar="FIELD=A,B,…",
-        help="try these values (lr=1e-4,3e-4,1e-3; naslora.alpha_lr=…; or 'card' for the card's own grids), choose on "
+        help="try these values (lr=1e-4,3e-4,1e-3; naslora.alpha_lr=…; or 'card' for the protocol's own grids), choose on "
         "validation, run the seeds with the choice; a rule (decoder_lr=…) is tried by the decoder alone and holds for all rows",
     )
     tuned.add_argument("--tune-seeds", action=Once, metavar="N|A,B,…", help="seeds of the trials (default: 1)")
@@ -182,9 +182,7 @@ def parser() -> CommandParser:
         metavar="CODES",
         help="with --cluster: resubmit (or with --plan price) failed runs of these classes, e.g. oom,timeout",
     )
-    how.add_argument(
-        "--yes", action="store_true", help="start although it takes months, or although its numbers rank nothing"
-    )
+    how.add_argument("--yes", action="store_true", help="start even if it takes months, or if its numbers rank nothing")
     how.add_argument("--cancel", action="store_true", help="with --cluster: cancel this sweep's jobs and no others")
     return p
 
@@ -259,7 +257,7 @@ def run(arguments: argparse.Namespace, settings: Settings) -> int:
     from harness.planning.understand import understand
 
     with stages() as report:
-        report("reading settings and cards")
+        report("reading settings and protocols")
         understood = understand(arguments, settings)
     request, tuning = understood.request, understood.tuning
     if understood.note:
@@ -410,7 +408,7 @@ def _missing(lines: Sequence[str]) -> str:
     """One line for all that is missing; where it is more than one thing, each is said on a line of its own before."""
     from harness.protocols.load import card_needs
 
-    needs = f"cards by what they need (--protocol): {card_needs()}"
+    needs = f"protocols by what they need (--protocol): {card_needs()}"
     if len(lines) == 1:
         return f"{lines[0]}; {needs}"
     for line in lines:

@@ -136,7 +136,7 @@ protocol's, ``code`` is OK or why a run has no scores, ``manifest`` the hash of 
 
 
 def identity(run: Run) -> str:
-    """A hash that the runs of one row of a table share: of method and options, with what was tuned in place of what
+    """A hash that the runs of one row of a table share: of method and options, with what was tuned instead of what
     was chosen."""
     tuned = run.tuning.get("grid", {})
     options = {

@@ -63,7 +63,7 @@ ELSEWHERE = {"--gpu": _GPUS, "--gpus": _GPUS, "--device": _GPUS, "--output": "--
 
 
 class CommandParser(argparse.ArgumentParser):
-    """argparse whose errors are one line, with what to type in place of an option that is unknown."""
+    """argparse whose errors are one line, with what to type instead of an option that is unknown."""
 
     def error(self, message: str) -> NoReturn:
         unknown = message.removeprefix("unrecognized arguments: ")
@@ -216,7 +216,7 @@ def require_effect(arguments: argparse.Namespace, *options: str, without: str) -
 def command(verb: str, documentation: str | None, *, epilog: str | None = None) -> CommandParser:
     """The parser of a verb, with what all of them have; the first paragraph of its module's documentation says what it does."""
     parser = CommandParser(prog=program(verb), description=plain(documentation), epilog=epilog)
-    parser.add_argument("--debug", action="store_true", help="show the traceback of an error that nobody foresaw")
+    parser.add_argument("--debug", action="store_true", help="show the traceback of an unexpected error")
     return parser
 
 

@@ -44,16 +44,16 @@ def parser() -> CommandParser:
         help="methods in the order of a round; 'all' for every one",
     )
     p.add_argument("--protocol", default="nas-lora", metavar="CARD", help="rules of training (default: nas-lora)")
-    p.add_argument("--backbone", metavar="NAME", help="default: the card's")
+    p.add_argument("--backbone", metavar="NAME", help="default: the protocol's")
     p.add_argument(
         "--checkpoint",
         type=Path,
         metavar="FILE",
         help="pretrained weights ('published' downloads them); without it they are random, which costs the same",
     )
-    p.add_argument("--image-size", type=int, metavar="PX", help="side of the square input (default: the card's)")
-    p.add_argument("--batch", type=int, metavar="N", help="images a step (default: the card's)")
-    p.add_argument("--precision", choices=("fp32", "bf16", "fp16"), help="default: the card's")
+    p.add_argument("--image-size", type=int, metavar="PX", help="side of the square input (default: the protocol's)")
+    p.add_argument("--batch", type=int, metavar="N", help="images a step (default: the protocol's)")
+    p.add_argument("--precision", choices=("fp32", "bf16", "fp16"), help="default: the protocol's")
     p.add_argument(
         "--classes",
         type=int,

@@ -1,4 +1,4 @@
-"""``sam-peft protocols``: show the rules of a card with where each value comes from, or compare two cards."""
+"""``sam-peft protocols``: show the rules of a protocol with where each value comes from, or compare two."""
 
 from __future__ import annotations
 
@@ -30,8 +30,10 @@ A changed quirk changes the protocol's hash, and tables keep different hashes ap
 def parser() -> CommandParser:
     p = command("protocols", __doc__)
     commands = p.add_subparsers(dest="command", required=True)
-    listed = commands.add_parser("list", help="the cards that come with the harness")
-    show = commands.add_parser("show", help="every field of a card with its value and its mark: paper, code or ours")
+    listed = commands.add_parser("list", help="the protocols that come with the harness")
+    show = commands.add_parser(
+        "show", help="every field of a protocol with its value and its mark: paper, code or ours"
+    )
     show.add_argument("card", help="name of a card, or path of a .yaml file")
     show.add_argument("--diff", metavar="OTHER", help="show only the fields in which OTHER differs")
     quirks = commands.add_parser("quirks", help="print docs/quirks.md, generated from the switches")
@@ -134,7 +136,7 @@ def opened(rules: Mapping[str, Any]) -> dict[str, Any]:
 
 
 def comments(card: str) -> dict[str, str]:
-    """Field path -> the comment comments it in the card that sets it, which may be one that the card is based on."""
+    """Field path -> the comment after it in the protocol that sets it, which may be one that it is based on."""
     _, files = read_card(card_path(card))
     lines = [line for path in files for line in path.read_text(encoding="utf-8").splitlines()]
     comments: dict[str, str] = {}

@@ -131,7 +131,7 @@ class Setup:
         rules = card(self.card, run.benchmark)
         return [
             *words,
-            *(each_in_words(from_card(run.rules, rules)) if rules else [f"the card {self.card} is not known"]),
+            *(each_in_words(from_card(run.rules, rules)) if rules else [f"the protocol {self.card} is not known"]),
         ]
 
 

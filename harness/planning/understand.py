@@ -164,7 +164,7 @@ def understand(arguments: argparse.Namespace, settings: Settings) -> Understood:
     generated = card.data == "sample"
     if generated and arguments.data:
         raise UsageError(
-            f"--data has no effect with the card {values['protocol']}, whose images are generated; take another"
+            f"--data has no effect with the protocol {values['protocol']}, whose images are generated; take another"
             " --protocol, or say which folders count with --datasets NAME=DIR"
         )
     roots = folders
@@ -238,7 +238,7 @@ def tuning_of(arguments: argparse.Namespace, request: Request) -> Tuning | None:
         chosen["grids"] = _of_rows(card.tune, request.entries)
         if not chosen["grids"]:
             raise UsageError(
-                f"--tune card: the card {request.protocol} has no grids of these methods; give some, such as --tune lr=1e-4,1e-3"
+                f"--tune card: the protocol {request.protocol} has no grids of these methods; give some, such as --tune lr=1e-4,1e-3"
             )
     elif arguments.tune:
         chosen["grids"] = parse_tune(arguments.tune)
@@ -289,9 +289,9 @@ def _card(chosen: str, settings: Settings, *, has_files: bool) -> tuple[str, str
     if chosen or settings.protocol:
         return chosen or settings.protocol, ""
     if has_files:
-        return WITH_DATA, f"no --protocol, so the card {WITH_DATA}: the paper's rules"
+        return WITH_DATA, f"no --protocol, so the protocol {WITH_DATA}: the paper's rules"
     return WITHOUT_DATA, (
-        f"no data is set, so the card {WITHOUT_DATA}: generated images, numbers that rank nothing; "
+        f"no data is set, so the protocol {WITHOUT_DATA}: generated images, numbers that rank nothing; "
         "--data DIR for real ones (data in harness.toml remembers it)"
     )
 

@@ -1,4 +1,4 @@
-"""Plans on generated images under the card demo, as most tests need them."""
+"""Plans on generated images under the protocol demo, as most tests need them."""
 
 from __future__ import annotations
 

@@ -207,7 +207,7 @@ def test_a_budget_starts_what_the_plan_says_fits_and_says_what_it_leaves_out(tmp
 @pytest.mark.parametrize(
     ("words", "said"),
     [
-        ([*DEMO, "--data", "."], "--data has no effect with the card demo, whose images are generated"),
+        ([*DEMO, "--data", "."], "--data has no effect with the protocol demo, whose images are generated"),
         ([*DEMO, "--set", "naslora.rank=2"], "--set naslora.… has no effect: naslora is none of --methods lora"),
         ([*DEMO, "--plan", "--cluster", "testcluster", "--cancel"], "give one of them"),
         ([*DEMO, "--budget", "0"], "--budget 0: give device-hours above zero"),
@@ -235,7 +235,7 @@ def test_ctrl_c_in_a_first_run_says_that_it_goes_on(number: int, code: int, tmp_
     finger.join()
     last = capsys.readouterr().err.splitlines()[-1]
     assert last.startswith("interrupted: 1 run left: ")
-    assert last.endswith("to go on")
+    assert last.endswith("to continue")
 
 
 def test_methods_with_options_in_brackets() -> None:

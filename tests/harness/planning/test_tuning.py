@@ -257,7 +257,7 @@ def test_a_plan_takes_the_choice_of_a_row_whose_trials_have_ended(tuned: Any, ca
 
 def test_a_card_may_bring_its_grids_and_they_change_no_hash(tuned: Any, capsys: Any) -> None:
     assert tuned(best_at(1e-3), "--tune", "card")[0] == 2
-    assert "the card demo has no grids of these methods; give some" in capsys.readouterr().err
+    assert "the protocol demo has no grids of these methods; give some" in capsys.readouterr().err
     card = load_protocol("mobile")
     assert card.tune["naslora.lr"] == (1e-3, 3e-3, 1e-2, 3e-2)
     assert protocol_hash(replace(card, tune={})) == protocol_hash(card)

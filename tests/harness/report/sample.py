@@ -20,7 +20,7 @@ from harness.report.scores import score_page
 from harness.studies import Study
 
 CARD: dict[str, Any] = {"image_size": 64, "methods": {}, "protocol": "aaaa0000aaaa0000"}
-"""The rules of the card demo, as the records made here have them; ``protocol`` makes each hash's rules its own."""
+"""The rules of the protocol demo, as the records made here have them; ``protocol`` makes each hash's rules its own."""
 
 
 def known_card(protocol: str, benchmark: str) -> Any:

@@ -17,7 +17,7 @@ NUMBER = re.compile(r"(?P<mark>\*\*)?(?P<mean>\d+\.\d) ± \d+\.\d \((?P<n>\d+)\)
 
 @pytest.fixture(autouse=True)
 def _card() -> None:
-    """These records are held against the card demo as it is."""
+    """These records are held against the protocol demo as it is."""
 
 
 @pytest.fixture(scope="module")

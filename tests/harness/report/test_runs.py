@@ -26,7 +26,7 @@ def history(epochs: int) -> list[dict[str, Any]]:
 
 
 def searched() -> Record:
-    """Of NAS-LoRA under the card demo with another number of epochs."""
+    """Of NAS-LoRA under the protocol demo with another number of epochs."""
     return record(
         method="naslora", config={"stagewise": True, "search_start_epoch": 2, "operations": "all"}, history=history(4),
         rules=as_rules(resolve(load_protocol("demo", {"epochs": 7}), "kvasir")), selected_epoch=4,
@@ -37,7 +37,7 @@ def searched() -> Record:
 
 @pytest.fixture(autouse=True)
 def _card() -> None:
-    """These runs are held against the card demo as it is."""
+    """These runs are held against the protocol demo as it is."""
 
 
 @pytest.fixture

@@ -37,7 +37,7 @@ def data(tmp_path_factory: pytest.TempPathFactory) -> Path:
 def test_with_nothing_set_the_plain_command_is_the_demo_and_says_so(capsys: pytest.CaptureFixture[str]) -> None:
     assert run(PLAIN) == 0
     shown = capsys.readouterr()
-    assert "no data is set, so the card demo: generated images, numbers that rank nothing" in shown.err
+    assert "no data is set, so the protocol demo: generated images, numbers that rank nothing" in shown.err
     assert "18 runs" in shown.out
     assert "tiny" in shown.out
 
@@ -46,12 +46,12 @@ def test_with_data_set_it_is_the_papers_card_on_it(data: Path, capsys, monkeypat
     write(Path("harness.toml"), f'data = "{data}"\nseeds = 3\n[checkpoints]\nvit_h = "none"')
     assert run([*PLAIN, "--skip-missing"]) == 0
     shown = capsys.readouterr()
-    assert "no --protocol, so the card nas-lora" in shown.err
+    assert "no --protocol, so the protocol nas-lora" in shown.err
     assert "6 runs" in shown.out
     assert "vit_h" in shown.out
     Path("harness.toml").unlink()
     assert run([*PLAIN, "--data", str(data), "--checkpoint", "none", "--skip-missing"]) == 0
-    assert "so the card nas-lora" in capsys.readouterr().err
+    assert "so the protocol nas-lora" in capsys.readouterr().err
     monkeypatch.setenv("SAM_PEFT_PROTOCOL", "mini")
     assert run([*PLAIN, "--data", str(data), "--checkpoint", "none", "--skip-missing"]) == 0
     assert "timm/vit_small_patch14_dinov2" in capsys.readouterr().out
