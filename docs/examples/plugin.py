@@ -87,15 +87,15 @@ class IA3(Method):
     merge_modes = ("exact",)
 
     def _insert(self, segmenter: Adaptable) -> None:
-        for place in block_sites(segmenter.encoder, self.config.blocks):
-            qkv, mlp_out = place.get("qkv"), place.get("mlp_out")
+        for site in block_sites(segmenter.encoder, self.config.blocks):
+            qkv, mlp_out = site.get("qkv"), site.get("mlp_out")
             assert isinstance(qkv, nn.Linear)
             assert isinstance(mlp_out, nn.Linear)
             device = qkv.weight.device
-            rows = torch.cat([place.outputs("k"), place.outputs("v")])
-            place.replace("qkv", RescaledOutput(qkv, torch.ones(len(rows)), rows).to(device))
+            rows = torch.cat([site.outputs("k"), site.outputs("v")])
+            site.replace("qkv", RescaledOutput(qkv, torch.ones(len(rows)), rows).to(device))
             if self.config.mlp:
-                place.replace("mlp_out", RescaledInput(mlp_out, torch.ones(mlp_out.in_features, device=device)))
+                site.replace("mlp_out", RescaledInput(mlp_out, torch.ones(mlp_out.in_features, device=device)))
 
     def _fold(self, mode: MergeMode, calibration: Sequence[Tensor]) -> MergeReport:
         folded = []

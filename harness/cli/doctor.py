@@ -47,7 +47,8 @@ def parser() -> CommandParser:
         "--decoder",
         default="sam",
         choices=DECODERS,
-        help="check and count under this one (default: sam); others need --backbone timm/NAME",
+        metavar="NAME",
+        help=f"check and count under this one: {', '.join(DECODERS)} (default: sam); all but sam need --backbone timm/NAME",
     )
     p.add_argument(
         "--checkpoint",

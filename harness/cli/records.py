@@ -24,7 +24,7 @@ def parser() -> CommandParser:
         "check", help="read every record with its sidecar files; exit 1 if one is damaged or was edited"
     )
     checking.add_argument(
-        "results", nargs="?", type=Path, metavar="DIR", help="results folder (default: as set, else runs)"
+        "results", nargs="?", type=Path, metavar="DIR", help="results folder (default: the setting, else runs)"
     )
     merging = commands.add_parser(
         "merge",

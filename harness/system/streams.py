@@ -95,7 +95,7 @@ def _gated_console() -> Any:
 
 @contextmanager
 def bars() -> Iterator[Callable[[str, int, int | None], None]]:
-    """Gives what is to be told (what, done, total): each ``what`` has a bar on stderr, where that is a terminal."""
+    """Gives a function to call with (what, done, total): each ``what`` has a bar on stderr, where that is a terminal."""
     from rich.console import Console
     from rich.progress import Progress
 
