@@ -200,7 +200,7 @@ def test_a_method_that_runs_out_of_memory_is_left_out_and_the_rest_is_written(pl
     (record,) = CostStore(tmp_path)
     reason = "OOM: OutOfMemoryError: CUDA out of memory. Tried to allocate 2.00 GiB"
     if place != "build":
-        reason += " (beside 1 more of --methods: fewer in a session leave more room)"
+        reason += " (with 1 more of --methods: fewer in a session leave more room)"
     assert record.dropped == {"adapter": reason}
     assert [method.variant for method in record.methods] == ["decoder"]
     assert len(record.methods[0].inference_seconds["unmerged"]) == 1

@@ -135,7 +135,7 @@ def test_an_end_that_is_from_before_it_was_dated_lasts_to_the_last_heartbeat(tmp
 
 
 def test_an_overtaken_holder_notices_at_its_next_heartbeat(tmp_path):
-    lease = Lease.acquire(tmp_path, holder=elsewhere())
+    lease = Lease.acquire(tmp_path, holder=elsewhere(), lease_s=0.1)
     Lease.acquire(tmp_path, holder=Holder.here(), lease_s=0.1)
     with pytest.raises(Lost):
         lease.beat()
@@ -164,7 +164,7 @@ def test_of_many_contenders_for_a_dead_holders_lease_one_wins(tmp_path):
     rounds = []
     processes = []
     for name in "abcde":
-        Lease.acquire(tmp_path / name, holder=elsewhere())
+        Lease.acquire(tmp_path / name, holder=elsewhere(), lease_s=0.1)
         rounds.append(winners := context.Queue())
         arguments = (tmp_path / name, context.Barrier(8), winners)
         processes += [context.Process(target=contend, args=arguments) for _ in range(8)]
