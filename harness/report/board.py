@@ -154,7 +154,8 @@ def percent(value: float) -> str:
 
 def shown(difference: Difference) -> str:
     """``+1.2 [+0.3, +2.1]``"""
-    bounds = "" if difference.low is None else f" [{difference.low:+z.1f}, {difference.high:+z.1f}]"
+    # A bound below zero keeps its sign when it rounds to zero: the verdict rests on it.
+    bounds = "" if difference.low is None else f" [{difference.low:+.1f}, {difference.high:+.1f}]"
     return f"{difference.mean:+z.1f}{bounds}"
 
 

@@ -139,7 +139,7 @@ def text_of(value: Value) -> str:
     if isinstance(value, Difference):
         if value.low is None or value.high is None:
             return f"{value.mean:+z.2f}"
-        return f"{value.mean:+z.2f} [{value.low:+z.2f}, {value.high:+z.2f}]"
+        return f"{value.mean:+z.2f} [{value.low:+.2f}, {value.high:+.2f}]"
     if isinstance(value, Number):
         if value.value is None:
             return EMPTY

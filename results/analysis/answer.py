@@ -80,7 +80,7 @@ def columns_of(archive: Archive, study: str) -> Iterator[tuple[Grid, Column]]:
 
 
 def words(difference: Difference) -> str:
-    bounds = "" if difference.low is None else f" [{difference.low:+z.2f}, {difference.high:+z.2f}]"
+    bounds = "" if difference.low is None else f" [{difference.low:+.2f}, {difference.high:+.2f}]"
     return f"{difference.mean:+z.2f}{bounds}"
 
 
