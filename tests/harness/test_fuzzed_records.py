@@ -193,6 +193,7 @@ def outside(box: Path) -> dict[str, bytes]:
 
 
 @pytest.mark.timeout(0)
+@pytest.mark.slow
 @settings(
     max_examples=EXAMPLES,
     deadline=None,

@@ -79,36 +79,44 @@ def _clauses(
     backbone: str = "tiny",
     decoder: str = "sam",
     checks: Iterable[str] = tuple(CHECKS),
+    fast: Iterable[str] = tuple(CHECKS),
 ) -> Iterator[Any]:
+    """``fast``: the clauses that ``make test`` runs, too; the others are left to ``make test-slow``."""
     for name, options in cases:
         label = "-".join([name, *(f"{key}={value}" for key, value in options.items()), backbone, decoder])
         for check in checks:
-            yield pytest.param(name, options, backbone, decoder, check, id=f"{label}-{check}")
+            marks = () if check in fast else pytest.mark.slow
+            yield pytest.param(name, options, backbone, decoder, check, id=f"{label}-{check}", marks=marks)
 
 
 @pytest.mark.parametrize(
     ("name", "options", "backbone", "decoder", "check"),
     [
         *_clauses(_on("tiny")),
-        *_clauses(_on("tiny_timm"), backbone="tiny_timm"),
-        *_clauses(OPTIONS, checks=UNSCHEDULED),
+        *_clauses(_on("tiny_timm"), backbone="tiny_timm", fast=OF_TRUNK),
+        *_clauses(OPTIONS, checks=UNSCHEDULED, fast=HEART),
         *_clauses(_on("tiny_dinov3"), backbone="tiny_dinov3", checks=OF_TRUNK),
-        *_clauses(_on("tiny_mobile_sam"), backbone="tiny_mobile_sam", checks=UNSCHEDULED),
+        *_clauses(_on("tiny_mobile_sam"), backbone="tiny_mobile_sam", checks=UNSCHEDULED, fast=OF_TRUNK),
         *_clauses(_on("tiny_sam2"), backbone="tiny_sam2", checks=OF_TRUNK),
-        *_clauses(SEE_MAPS, backbone="tiny_sam2", checks=OF_MAPS),
+        *_clauses(SEE_MAPS, backbone="tiny_sam2", checks=OF_MAPS, fast=()),
         *_clauses([("naslora", {"sites": "q,v,proj", "scope": "image"})], backbone="tiny_sam2", checks=HEART),
         *_clauses(
             [("naslora", {"scope": "image"})], backbone="tiny_mobile_sam", checks=(*OF_TRUNK, "batch", "autocast")
         ),
-        *_clauses([("lora", {})], backbone="tiny_timm", decoder="linear"),
-        *_clauses(((name, {}) for name in ("bitfit", "lora", "naslora")), backbone="tiny_timm", decoder="mean-pool"),
+        *_clauses([("lora", {})], backbone="tiny_timm", decoder="linear", fast=HEART),
+        *_clauses(
+            ((name, {}) for name in ("bitfit", "lora", "naslora")),
+            backbone="tiny_timm",
+            decoder="mean-pool",
+            fast=HEART,
+        ),
         *_clauses(
             ((name, {}) for name in ("lora", "lst", "naslora")),
             backbone="tiny_timm",
             decoder="class-token",
             checks=("identity", "gradient", "count", "batch", "merge"),
         ),
-        *_clauses([("naslora", {})], backbone="tiny_timm", decoder="mask-transformer"),
+        *_clauses([("naslora", {})], backbone="tiny_timm", decoder="mask-transformer", fast=HEART),
         *_clauses(
             ((name, {}) for name in methods.BUILTIN if name != "naslora"),
             backbone="tiny_timm",

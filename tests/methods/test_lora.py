@@ -73,7 +73,7 @@ def _twins(reference: nn.Module, method: LoRA) -> list[tuple[Tensor, Tensor]]:
 
 
 @pytest.mark.parametrize(("sites", "layer"), [("q,v", "attn.qkv"), ("proj", "attn.proj")])
-@pytest.mark.parametrize("batches", [1, 3])
+@pytest.mark.parametrize("batches", [1, pytest.param(3, marks=pytest.mark.slow)])
 @torch.no_grad()
 def test_eva_starts_from_the_directions_that_peft_finds(sites: str, layer: str, batches: int) -> None:
     segmenter, plain = (build_segmenter("tiny", task="binary", image_size=64).eval() for _ in range(2))

@@ -100,7 +100,7 @@ FAMILIES: dict[str, dict[str, Any]] = {
 }
 METHOD_NAMES = METHODS.names()
 FIRST = dict.fromkeys(FAMILIES, ("lora",)) | {
-    "sam": (*METHOD_NAMES, "peft/oft", "peft/vera"),
+    "sam": ("full", "lora", "convlora", "naslora", "adapter", "mona", "peft/vera"),
     "sam fp16": ("naslora",),
     "mobile sam": ("lora", "naslora", "adapter"),
     "timm": ("naslora",),

@@ -7,7 +7,7 @@ from pathlib import Path
 
 import pytest
 
-from tests.rehearsal.runs import FIRST, within_budget
+from tests.rehearsal.runs import FIRST, METHOD_NAMES, within_budget
 
 
 @pytest.fixture(scope="module")
@@ -15,6 +15,12 @@ def results(tmp_path_factory: pytest.TempPathFactory) -> Path:
     return tmp_path_factory.mktemp("rehearsal")
 
 
-@pytest.mark.parametrize("method", FIRST["sam"])
+CASES = [
+    pytest.param(method, marks=[] if method in FIRST["sam"] else [pytest.mark.slow])
+    for method in (*METHOD_NAMES, "peft/oft", "peft/vera")
+]
+
+
+@pytest.mark.parametrize("method", CASES)
 def test_no_device_mismatch_and_no_wait_beyond_the_budget(results: Path, method: str) -> None:
     within_budget(results, "sam", method)

@@ -157,6 +157,7 @@ def test_a_run_whose_process_dies_continues_from_its_checkpoint(tmp_path, standi
     assert [record_of(tmp_path, job.run.key).scores for job in dying] == [scores] * 3
 
 
+@pytest.mark.slow
 def test_a_run_that_always_dies_is_given_up_the_others_finish_and_the_next_command_tries_anew(tmp_path, standin):
     bad, good = make_job(tmp_path, failure="raise", always=True), make_job(tmp_path, seed=1)
     states = run_all(tmp_path, [bad, good])
@@ -209,7 +210,7 @@ def test_ctrl_c_leaves_checkpoints_and_the_same_command_continues(tmp_path, stan
     assert [starts(tmp_path, key)[1] for key in keys] == reached
 
 
-@pytest.mark.parametrize("number", [signal.SIGHUP, signal.SIGKILL])
+@pytest.mark.parametrize("number", [signal.SIGHUP, pytest.param(signal.SIGKILL, marks=pytest.mark.slow)])
 def test_workers_end_with_a_terminal_that_closes_and_with_a_command_that_is_killed(tmp_path, standin, number):
     process, keys = in_background(tmp_path)
     process.kill() if number == signal.SIGKILL else os.killpg(process.pid, number)
@@ -217,6 +218,7 @@ def test_workers_end_with_a_terminal_that_closes_and_with_a_command_that_is_kill
     wait_until(lambda: all(attempts(state_folder(tmp_path, key))[-1].end == "interrupted" for key in keys))
 
 
+@pytest.mark.slow
 def test_a_run_that_somebody_else_holds_is_waited_for_and_not_trained_twice(tmp_path, standin):
     jobs = [make_job(tmp_path, seed=seed, steps=10, step_s=0.03) for seed in range(2)]
     executors = [make_executor(target_of("local", workers=1), results=tmp_path) for _ in range(2)]

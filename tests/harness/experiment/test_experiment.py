@@ -213,6 +213,7 @@ def test_a_file_server_that_is_away_leaves_no_record(results: Path, monkeypatch:
     assert RecordStore(results).read(job.run.key) is None
 
 
+@pytest.mark.slow
 def test_folds_that_train_at_the_same_time_train_as_each_does_alone(tmp_path: Path) -> None:
     """The second fold's whole training lies between two epochs of the first's, in one results folder, by cached embeddings."""
     torch.save(plain_sam("tiny").state_dict(), tmp_path / "sam.pth")

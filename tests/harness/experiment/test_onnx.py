@@ -35,8 +35,8 @@ def _run(file: Path, images: torch.Tensor) -> Sequence[Any]:
     ("method", "backbone_name", "rules", "benchmark"),
     [
         ("naslora", "tiny", {}, "kvasir"),  # a DARTS cell folds in part and stays
-        ("adapter", "tiny_mobile_sam", {}, "kvasir"),  # nothing of it folds
-        ("lst", "tiny", {}, "kvasir"),  # pads its windows itself
+        pytest.param("adapter", "tiny_mobile_sam", {}, "kvasir", marks=pytest.mark.slow),  # nothing of it folds
+        pytest.param("lst", "tiny", {}, "kvasir", marks=pytest.mark.slow),  # pads its windows itself
         ("lora", "tiny_timm", {"decoder": "mask-transformer"}, "trans10k_v2"),
     ],
 )

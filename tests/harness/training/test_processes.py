@@ -27,10 +27,16 @@ STAGEWISE = {"search_start_epoch": 1, "alpha_data": "holdout"}
 @pytest.mark.parametrize(
     ("method", "config", "every_step"),
     [
-        pytest.param("lora", {"initialisation": "eva"}, True, id="lora with a start from data, a checkpoint each step"),
+        pytest.param(
+            "lora",
+            {"initialisation": "eva"},
+            True,
+            id="lora with a start from data, a checkpoint each step",
+            marks=pytest.mark.slow,
+        ),
         pytest.param("naslora", STAGEWISE, True, id="naslora: batch norm, two optimisers, held-out part"),
         pytest.param("naslora", STAGEWISE, False, id="naslora, repeating steps since the epoch's end"),
-        pytest.param("convlora", {}, True, id="convlora: noise"),
+        pytest.param("convlora", {}, True, id="convlora: noise", marks=pytest.mark.slow),
     ],
 )
 def test_killed_at_several_steps_ends_bit_identical(forks, tmp_path, method, config, every_step):
