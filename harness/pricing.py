@@ -125,10 +125,10 @@ def step_flops(run: Run, shape: BackboneShape) -> float:
         return forward + sum(wide) + decoder
     if config.trains_backbone_weights:
         return 3 * forward + 3.5 * sum(wide) + decoder
-    behind = sum(blocks[first:]) + 2.5 * sum(wide[first:]) + neck
-    recomputed = behind if run.rules.get("activation_checkpointing") else 0.0
+    backward = sum(blocks[first:]) + 2.5 * sum(wide[first:]) + neck
+    recomputed = backward if run.rules.get("activation_checkpointing") else 0.0
     adapted = 2.0 * (size // shape.patch) ** 2 * sum(inputs * outputs for inputs, outputs in config.adapted(shape))
-    return forward + sum(wide) + behind + recomputed + config.weight_products * adapted + decoder
+    return forward + sum(wide) + backward + recomputed + config.weight_products * adapted + decoder
 
 
 def forward_flops(run: Run, shape: BackboneShape) -> float:

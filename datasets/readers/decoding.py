@@ -33,7 +33,7 @@ _MOST_THIRD_VALUE = 0.01
 _COLOUR_NOISE = 32
 """Levels by which a colour may miss a blend of paint and black."""
 _MOST_LEFT_BY_COMPRESSION = 40
-"""Levels in an empty mask: a JPEG's tile right beside an object, saved again, reaches 4 at quality 95, 20 at 75 and 37 at 50."""
+"""Levels in an empty mask: a JPEG's tile next to an object, saved twice, reaches 4 at quality 95, 20 at 75 and 37 at 50."""
 _MOST_CHROMA, _MOST_CHROMATIC = 64, 0.001
 """Channels of a lossy grey mask differ by more in fewer than this share of the pixels that are brighter than that."""
 

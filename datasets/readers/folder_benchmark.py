@@ -64,7 +64,7 @@ class FolderBenchmark(Benchmark):
     native_size: ClassVar[tuple[int, int] | None] = None
     """(width, height) of the images where all original ones are of one size."""
     stretched_copies: ClassVar[bool] = False
-    """Copies are around whose images were stretched to squares beside masks of the original shape."""
+    """Copies are around whose images were stretched to squares while their masks kept the original shape."""
     mend: ClassVar[str] = "unpack the archive again"
     """What messages about missing files say."""
     mask_rule: ClassVar[decoding.Rule] = "half"
@@ -113,7 +113,7 @@ class FolderBenchmark(Benchmark):
         return candidates[0]
 
     def inside(self, folder: Path) -> list[Path]:
-        """``folder`` itself, or what lies in a known layout up to three levels below it, whatever it is called."""
+        """``folder`` itself, or folders in a known layout up to three levels below it, whatever it is called."""
         level = [folder]
         for _ in range(4):
             roots = [path for path in level if self.recognised(path)]

@@ -1,6 +1,6 @@
 """Data sets in the formats of the Hugging Face Hub, ``hf:DIR``: image folders with metadata, and Parquet, of two columns of images,
 an image and its mask. The library ``datasets`` unpacks them once, into the user's cache, as folders like any other of one's own. Only
-its readers of these two formats are used, by name: nothing that lies in the folder is run, and nothing is fetched.
+its readers of these two formats are used, by name: nothing in the folder is run, and nothing is fetched.
 """
 
 from __future__ import annotations

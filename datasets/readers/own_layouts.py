@@ -36,8 +36,8 @@ def split_of(word: str) -> str | None:
 
 
 class OwnLayout(Layout):
-    """A layout of one's own. ``parts_at`` gives no pairs of a folder that lies otherwise, and raises DatasetError where it lies so and
-    something is wrong with it. ``hint``: what lies in the folder, for messages."""
+    """A layout of one's own. ``parts_at`` gives no pairs of a folder in another layout, and raises DatasetError where the layout is
+    this one and something is wrong. ``hint``: what the folder holds, for messages."""
 
     hint: str
     distinctive = False

@@ -38,7 +38,7 @@ def checked(path: Path) -> Record:
             if name in record.sidecars and not may_be_left_out(name, record):
                 raise ValueError(f"{file.name} is gone")
         elif not is_of_record(name, record.sidecars):
-            if record.code == "OK":  # what lies by a failure may be of a start that is about to succeed
+            if record.code == "OK":  # files of a failure may be of a start that is about to succeed
                 raise ValueError(f"it does not name {file.name}, left by another record under its key; delete it")
         elif record.code == "OK" or name in record.sidecars:
             try:

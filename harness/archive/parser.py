@@ -178,14 +178,14 @@ def refuse_unread(path: Path, error: Exception) -> None:
     server or a disk stood in the way."""
     if isinstance(error, Unread):
         raise error
-    said: BaseException | None = error
-    while said is not None and not isinstance(said, OSError):
-        said = said.__cause__
-    if said is not None and said.errno not in _NOTHING_IN_THE_WAY:
+    cause: BaseException | None = error
+    while cause is not None and not isinstance(cause, OSError):
+        cause = cause.__cause__
+    if cause is not None and cause.errno not in _NOTHING_IN_THE_WAY:
         raise Unread(
-            f"{path} cannot be read ({os_reason(said)}) and may be whole; mend its permissions (who shares a folder needs"
+            f"{path} cannot be read ({os_reason(cause)}) and may be whole; mend its permissions (who shares a folder needs"
             " umask 002), or try again once the disk answers"
-        ) from said
+        ) from cause
 
 
 def load(path: Path) -> Record:

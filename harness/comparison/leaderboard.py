@@ -150,7 +150,7 @@ OF_A_STEP = (
     *("epochs", "optimizer", "fused_attention", "batched_decoder", "fused_cell", "activation_checkpointing"),
     *("cache_embeddings", "accumulate", "decoder", "mask_tokens"),
 )
-"""Rules, beside size, batch and precision, that change what a step costs."""
+"""Rules, apart from size, batch and precision, that change what a step costs."""
 PLAIN: Mapping[str, object] = {"accumulate": 1, "decoder": "sam"}
 """What a session, or an older record, was made with that does not name these."""
 

@@ -163,7 +163,7 @@ class Papers:
         """The cards that hold a paper's rules."""
         return {setup.card for setup in self.setups.values()}
 
-    def values_beside(self, grid: Grid) -> Iterator[tuple[Published, Cell, Difference, list[str]]]:
+    def paired_values(self, grid: Grid) -> Iterator[tuple[Published, Cell, Difference, list[str]]]:
         """Value, our cell, ours minus the paper's, and how our runs differ from the published set-up."""
         for (row, column), cell in grid.cells.items():
             here = (grid.rows[row].method, column.benchmark, column.split, column.metric)
@@ -177,7 +177,7 @@ class Papers:
                 difference = value.against([100 * score for score in cell.by_seed])
                 yield value, cell, difference, list(dict.fromkeys(words))
 
-    def claims_beside(self, grid: Grid) -> Iterator[tuple[Claim, Column, Difference]]:
+    def paired_claims(self, grid: Grid) -> Iterator[tuple[Claim, Column, Difference]]:
         """Sentence, column and our difference, where the grid has both rows on it."""
         for claim in self.claims:
             rows = [_row_of(grid, side) for side in (claim.first, claim.second)]

@@ -115,7 +115,7 @@ class Difference:
 
     @property
     def is_none(self) -> bool:
-        """Whether the two are not significantly different: 0 lies in the interval, or there is no interval."""
+        """Whether the two are not significantly different: the interval holds 0, or there is no interval."""
         return self.low is None or self.high is None or self.low <= 0 <= self.high
 
 

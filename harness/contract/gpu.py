@@ -351,8 +351,8 @@ def gpu_page(examined: Examined) -> str:
             "",
         ]
     if examined.rates:
-        said = ", ".join(f"{name} {examined.rates[name]:.1f}" for name in RATES)
-        lines.append(f"{examined.backbone}, LoRA, batch {BATCH}, bf16, images/s: {said}")
+        rates = ", ".join(f"{name} {examined.rates[name]:.1f}" for name in RATES)
+        lines.append(f"{examined.backbone}, LoRA, batch {BATCH}, bf16, images/s: {rates}")
         lines.append(f"peak memory of the step: {examined.rates['step_peak_gib']:.1f} GiB")
     wrong = examined.failures
     verdict = f"{len(wrong)} things are not right; send the output of --json" if wrong else "right"

@@ -53,7 +53,7 @@ def peak_memory(subject: Subject, phase: StepKind) -> dict[str, int]:
     else:
         with counter:
             kept, gradients = subject.step_watched(phase, live=lambda: counter.now)
-        peak = peak_reserved = counter.peak  # nothing is held beside it
+        peak = peak_reserved = counter.peak  # nothing else is held
     return {
         "allocated": resident + peak,
         "reserved": resident + max(peak_reserved, peak),

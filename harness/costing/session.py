@@ -163,7 +163,7 @@ class Subject:
         begun = self.clock()
         batch = feeder.take()[0][0]
         taken = self.clock()
-        self._prepare(feeder)  # loads beside the computation, as in training
+        self._prepare(feeder)  # loads during the computation, as in training
         started = self.clock()
         loss = self.loss_of(feeder, batch)
         computed = self.clock()
@@ -324,8 +324,8 @@ class Roster:
             raise
         except Exception as error:  # a method's code may raise anything, and the others' measurements are worth keeping
             others = len(self.subjects.keys() - {variant})
-            beside = f" (with {others} more of --methods: fewer in a session leave more room)" if others else ""
-            self.dropped[variant] = why(error) + (beside if out_of_memory(error) else "")
+            hint = f" (with {others} more of --methods: fewer in a session leave more room)" if others else ""
+            self.dropped[variant] = why(error) + (hint if out_of_memory(error) else "")
         if variant not in self.dropped:
             return
         self._report(f"{variant} is dropped: {self.dropped[variant]}")

@@ -109,7 +109,7 @@ class Slurm:
                 done = subprocess.run(
                     command, capture_output=True, text=True, timeout=120, check=False, env=dict(environment or plain)
                 )
-                said = done.stderr or done.stdout
+                message = done.stderr or done.stdout
                 if not done.returncode:
                     return done.stdout
             except FileNotFoundError as error:
@@ -117,8 +117,8 @@ class Slurm:
                     f"{command[0]} is not on this machine's PATH; run this on a login node of the cluster"
                 ) from error
             except subprocess.TimeoutExpired:
-                said = "socket timed out"
-            lines = [re.sub(rf"^{command[0]}:\s*(error:\s*)?", "", line.strip()) for line in said.splitlines()]
+                message = "socket timed out"
+            lines = [re.sub(rf"^{command[0]}:\s*(error:\s*)?", "", line.strip()) for line in message.splitlines()]
             message = f"{command[0]}: {'; '.join(dict.fromkeys(filter(None, lines))) or 'failed without a message'}"
             if not TRANSIENT.search(message):
                 raise UsageError(message)

@@ -72,7 +72,7 @@ def evaluate_split(
     with ThreadPoolExecutor(threads, thread_name_prefix="evaluation") as pool:
         try:
             ahead = _ahead(items, pool, threads + 2 * batch_size)
-            for batch, wait in _behind(_predictions(predict, ahead, batch_size, stop, passing)):
+            for batch, wait in _one_batch_late(_predictions(predict, ahead, batch_size, stop, passing)):
                 for item, scores in zip(batch, _numbers(wait, passing), strict=True):
                     report(item[0], scores)
                     pending.append((item[0], pool.submit(_measure, scorer, item[0], scores, item[2])))
@@ -126,7 +126,7 @@ def _predictions(
         yield batch, wait
 
 
-def _behind(predictions: Iterator[_Predicted]) -> Iterator[_Predicted]:
+def _one_batch_late(predictions: Iterator[_Predicted]) -> Iterator[_Predicted]:
     """Each batch once the next one is under way."""
     before = next(predictions, None)
     for following in predictions:

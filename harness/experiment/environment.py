@@ -87,12 +87,12 @@ def unusable_gpu() -> str:
     if torch.cuda.is_available() or not re.match(r"\d|GPU-|MIG-", given):
         return ""
     built = f"for CUDA {torch.version.cuda}" if torch.version.cuda else "without CUDA"
-    said = f"GPU {given} is there, but torch {torch.__version__}, built {built}, cannot use it"
+    problem = f"GPU {given} is there, but torch {torch.__version__}, built {built}, cannot use it"
     if "SLURM_ARRAY_TASK_ID" in os.environ:  # as all jobs of a sweep; not where somebody works in an allocation
         raise UsageError(
-            f"{said} on {platform.node()}; mend that or keep off the node (extra: {{exclude: NODE}} in the profile), then --retry error"
+            f"{problem} on {platform.node()}; mend that or keep off the node (extra: {{exclude: NODE}} in the profile), then --retry error"
         )
-    return f"{said}: this run is on the CPU"
+    return f"{problem}: this run is on the CPU"
 
 
 def reason_code(error: Exception) -> Code:

@@ -136,7 +136,7 @@ def run_experiment(
         code = reason_code(error)
         advice = ""
         if code == "OOM" and device.type == "cuda":
-            advice = f"; {with_less_memory(job.run, there=torch.cuda.get_device_properties(device).total_memory)}"
+            advice = f"; {with_less_memory(job.run, available=torch.cuda.get_device_properties(device).total_memory)}"
         record = replace(experiment.record(code), message=one_line(error) + advice)
         if isinstance(error, PeerGone) and not workers.leads:
             return record  # who ended says why, or the supervisor of the first does

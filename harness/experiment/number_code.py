@@ -34,7 +34,7 @@ def number_code(method: type, config: type, benchmark: type) -> dict[str, str]:
     return {
         "numbers": _digest(_definitions(rooms)),
         "numbers_method": _of_method(method, config),
-        "numbers_benchmark": _digest(_definitions(_behind(benchmark, "readers"))),
+        "numbers_benchmark": _digest(_definitions(_sources(benchmark, "readers"))),
     }
 
 
@@ -49,7 +49,7 @@ def has_changed(record: Record) -> bool:
 
 def _of_method(method: type, config: type) -> str:
     of_config = (_of_class(base) for base in config.__mro__ if base is not object)
-    return _digest([*_definitions(_behind(method, "parts")), *of_config])
+    return _digest([*_definitions(_sources(method, "parts")), *of_config])
 
 
 def _of_class(config: Any) -> str:
@@ -59,7 +59,7 @@ def _of_class(config: Any) -> str:
         return "\n".join(f"{field.name}: {field.type} = {field.default!r}" for field in dataclasses.fields(config))
 
 
-def _behind(kind: type, shared: str) -> set[Path]:
+def _sources(kind: type, shared: str) -> set[Path]:
     """The files of a class and of its bases, and those in the folder ``shared`` of our own of these."""
     files = {
         Path(file) for base in kind.__mro__[:-1] if (file := getattr(sys.modules[base.__module__], "__file__", None))

@@ -136,7 +136,7 @@ def seeded(seed: int) -> Iterator[None]:
 
 _Parts = tuple[nn.Module, PromptEncoder, MaskDecoder, nn.Module | None]
 """Encoder, prompt encoder, mask decoder and neck; no neck where the encoder has its own."""
-_Reading = Callable[[Path], dict[str, Tensor]]
+_Reader = Callable[[Path], dict[str, Tensor]]
 """A checkpoint file to its tensors, or to their shapes."""
 
 
@@ -146,7 +146,7 @@ def _sam_parts(
     checkpoint: Path | None,
     *,
     seed: int = 0,
-    read: _Reading = read_tensors,
+    read: _Reader = read_tensors,
     **way: bool,
 ) -> _Parts:
     """Without a checkpoint of random weights; ``way``: how the encoder computes."""
@@ -185,7 +185,7 @@ def _neckless_parts(
     checkpoint: Path | None,
     *,
     seed: int = 0,
-    read: _Reading = read_tensors,
+    read: _Reader = read_tensors,
     **way: bool,
 ) -> _Parts:
     """As `_sam_parts`, of a ViT of timm."""

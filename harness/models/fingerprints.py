@@ -69,7 +69,7 @@ def status_of(path: Path) -> os.stat_result:
 
 
 def remember_fit(path: Path, backbone: str, *, checked: os.stat_result) -> None:
-    """Remember that a file fits a backbone, so that not every plan imports torch to see it; beside its `fingerprint`, which is
+    """Remember that a file fits a backbone, so that not every plan imports torch to see it. Stored with its `fingerprint`, which is
     made first.
 
     Args:

@@ -10,7 +10,7 @@ from harness.methods.parts.placement import BackboneShape
 from harness.models.catalog import backbone, backbone_shape
 from harness.models.known import Backbone
 from harness.models.mask_decoder import plain_mask_decoder
-from harness.models.sam2 import SAM2Encoder, published_beside
+from harness.models.sam2 import SAM2Encoder, published_name
 from harness.models.sam_encoder import SAMEncoder
 from harness.models.segmenter import SAMSegmenter, Segmenter
 from harness.models.tiny_vit import TinyViTEncoder
@@ -25,7 +25,7 @@ def published(encoder: SAM_ENCODERS, part: str, name: str) -> str:
     """The full name that tensor ``name`` of ``part`` (one of the beginnings above) has in checkpoints of the encoder's family."""
     if part == ENCODER:
         return part + encoder.published(name)
-    return published_beside(part + name) if isinstance(encoder, SAM2Encoder) else part + name
+    return published_name(part + name) if isinstance(encoder, SAM2Encoder) else part + name
 
 
 def plain_sam(name: str, *, image_size: int | None = None) -> Sam:

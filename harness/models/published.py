@@ -34,8 +34,8 @@ def is_word(path: Path) -> bool:
 
 
 def require_file_or_word(path: Path | None) -> None:
-    """Refuse a path of no file, before the run that says which backbone a word is about is known. Raises UsageError:
-    there is none, and it is no word."""
+    """Raises UsageError: ``path`` is neither a file nor one of `WORDS`. Checked before the run is read, which names the
+    backbone that a word stands for."""
     if path is not None and not is_word(path):
         require_checkpoint_file(path)
 
@@ -93,7 +93,7 @@ CARD = "README.md"
 
 
 def card_of(out: Path) -> Path:
-    """The path of a file's model card: ``sam.README.md`` beside ``sam.pth``, as folders have README files of their own."""
+    """The path of a file's model card: ``sam.README.md`` for ``sam.pth``; a folder's is ``README.md``."""
     return out.with_suffix(f".{CARD}")
 
 

@@ -1,7 +1,7 @@
 """The image path of SAM 2.1 (2408.00714): Hiera (2306.00989), a pyramid over its stages, and SAM's mask decoder with two finer maps.
 
 Written from the published structure. Names are segment_anything's where both have the part; `SAM2Encoder.published` and
-`published_beside` give those of Meta's checkpoints, whose memory is left out (`is_memory`). As in Meta's image predictor the
+`published_name` give those of Meta's checkpoints, whose memory is left out (`is_memory`). As in Meta's image predictor the
 embedding that stands for "no memory" is added to the image's, and no prompt is no token. Deviation: the predictor falls back to
 mask tokens 1-3 where it finds token 0's mask unstable; here token 0 gives the mask, as for every other backbone.
 """
@@ -104,7 +104,7 @@ class HieraBlock(nn.Module):
         return self.mlp_half(self.attention_half(x))
 
     def attention_half(self, x: Tensor) -> Tensor:
-        """Attention and what stands residual it, in windows where the block has them."""
+        """Attention with its residual connection, in windows where the block has them."""
         normed = self.norm1(x)
         residual = x if self.proj is None else pooled(self.proj(normed), self.pool)
         if not self.window_size:
@@ -259,7 +259,7 @@ class SAM2MaskDecoder(BatchedMaskDecoder):
         return last(second(act(norm(first(image) + middle))) + fine)
 
 
-def published_beside(name: str) -> str:
+def published_name(name: str) -> str:
     """The name in Meta's checkpoints of ``prompt_encoder.…`` or ``mask_decoder.…``."""
     if name == "mask_decoder.no_mem_embed":
         return "no_mem_embed"

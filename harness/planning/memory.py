@@ -100,22 +100,30 @@ def _config_of(method: str, options: str) -> MethodConfig:
         return PlacedConfig()
 
 
-def with_less_memory(run: Run, *, there: float) -> str:
-    """What a run that a GPU of ``there`` bytes had no room for could be given instead. It needed all of them at least, by which its
-    forecasts are raised."""
+def with_less_memory(run: Run, *, available: float) -> str:
+    """Which settings bring a run within the memory of the GPU that it did not fit.
+
+    Args:
+        available: bytes of the GPU. The run needed more, so its forecast is at least this, and those of other settings scale with it.
+    """
     rules, forecast = run.rules, training_bytes(run)
-    needed = max(forecast, there)
+    needed = max(forecast, available)
     batch, accumulate = int(rules.get("batch_size", 1)), int(rules.get("accumulate", 1))
-    smaller = {"batch_size": batch // 2, "accumulate": accumulate * batch // (batch // 2)} if batch > 1 else {}
-    again = {} if rules.get("activation_checkpointing") else {"activation_checkpointing": True}
+    changes: list[dict[str, Any]] = []
+    if not rules.get("activation_checkpointing"):
+        changes.append({"activation_checkpointing": True})
+    if batch > 1:
+        changes.append({"batch_size": batch // 2, "accumulate": accumulate * batch // (batch // 2)})
+    if len(changes) == 2:
+        changes.append(changes[0] | changes[1])
     fitting, least = [], needed
-    for changes in (again, smaller, {**again, **smaller}) if again and smaller else ({**again, **smaller},):
-        bytes_then = needed * training_bytes(replace(run, rules={**rules, **changes})) / forecast
-        least = min(least, bytes_then)
-        if bytes_then <= ROOM * there:
-            words = " ".join(f"--set {name}={str(value).lower()}" for name, value in changes.items())
-            fitting.append(f"{words} (about {bytes_then / 2**30:.1f} GiB)")
-    said = f"it needs about {needed / 2**30:.1f} GiB or more, and this GPU has {there / 2**30:.1f}"
+    for change in changes:
+        expected = needed * training_bytes(replace(run, rules={**rules, **change})) / forecast
+        least = min(least, expected)
+        if expected <= ROOM * available:
+            words = " ".join(f"--set {name}={str(value).lower()}" for name, value in change.items())
+            fitting.append(f"{words} (about {expected / 2**30:.1f} GiB)")
+    problem = f"it needs about {needed / 2**30:.1f} GiB or more, and this GPU has {available / 2**30:.1f}"
     if fitting:
-        return f"{said}; give the same command with {', or '.join(fitting)}"
-    return f"{said}; take a GPU with more, a smaller backbone or image_size; no setting brings it below {least / 2**30:.1f} GiB"
+        return f"{problem}; give the same command with {', or '.join(fitting)}"
+    return f"{problem}; take a GPU with more, a smaller backbone or image_size; no setting brings it below {least / 2**30:.1f} GiB"

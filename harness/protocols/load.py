@@ -28,7 +28,7 @@ MOST_CARDS = 20
 
 def read_card(path: Path, *, above: tuple[Path, ...] = ()) -> tuple[dict[str, Any], list[Path]]:
     """A card's fields over those of its bases, and the files of its bases and its own. ``_base_`` is a file or a list of files, relative
-    to the card: in its folder or below it, or one of the harness's own (``standard.yaml``), wherever the card lies. A table with
+    to the card: in its folder or below it, or one of the harness's own (``standard.yaml``), wherever the card is. A table with
     ``_delete_: true`` replaces the base's instead of adding to it.
 
     Args:

@@ -93,8 +93,8 @@ def sentence(board: Leaderboard, benchmark: str) -> str:
     what = what if benchmark else what.capitalize()
     if board.grid.is_generated:
         return "These images are generated: their scores show that everything works, and rank nothing."
-    if board.grid.is_own and benchmark and (said := verdict(board.grid, board.columns[benchmark])):
-        return said
+    if board.grid.is_own and benchmark and (text := verdict(board.grid, board.columns[benchmark])):
+        return text
     empty = {each.row for each in ran(board) if any(cell.blank for cell in cells_on(each, benchmark))}
     judged = {
         each.row: d
@@ -111,10 +111,10 @@ def sentence(board: Leaderboard, benchmark: str) -> str:
     better = sorted((row for row in judged if (judged[row].low or 0) > 0), key=lambda row: -judged[row].mean)
     worse = sum((d.high or 0) < 0 for d in judged.values())
     count = f"{len(better) or 'none'} of {len(judged)} {'rows' if len(judged) > 1 else 'row'}"
-    said = f"{what}: {count} {'is' if len(better) < 2 else 'are'} significantly better than {board.baseline}"
+    text = f"{what}: {count} {'is' if len(better) < 2 else 'are'} significantly better than {board.baseline}"
     if better:
-        said += f", most of all {better[0]} ({shown(judged[better[0]])} points)"
-    return f"{said}, and {worse or 'none'} {'is' if worse < 2 else 'are'} worse."
+        text += f", most of all {better[0]} ({shown(judged[better[0]])} points)"
+    return f"{text}, and {worse or 'none'} {'is' if worse < 2 else 'are'} worse."
 
 
 def verdict(grid: Grid, column: Column) -> str:

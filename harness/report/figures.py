@@ -116,11 +116,11 @@ def pareto(board: Leaderboard, *, width: float = 1.6 * COLUMN, height: float = 3
     ax.set_ylabel(title)
     ax.grid(visible=True)
     out = ", ".join(f"{cut(row, 24)} {score:.1f}" for row, (_, score) in beyond.items())
-    said = f" Beyond the axis: {out}." if out else ""
+    legend = f" Beyond the axis: {out}." if out else ""
     colour = " Colour: time of a training step." if times else ""
     return (
         made,
-        f"Each point is a method. Dashed: the Pareto front. Circled: {board.baseline}.{colour}{said} {caption(board)}",
+        f"Each point is a method. Dashed: the Pareto front. Circled: {board.baseline}.{colour}{legend} {caption(board)}",
     )
 
 
@@ -214,8 +214,8 @@ def differences(board: Leaderboard, benchmarks: Sequence[str]) -> tuple[Figure, 
     axes[0].set_ylim(len(rows) - 0.4, -0.6)
     made.supxlabel(f"points to {board.baseline}", fontsize=7)
     joint = any(d.simultaneous for each in rows if (d := against(each, shown[0])))
-    said = "95 % confidence intervals" + (", simultaneous for all rows of a panel (max-T)" if joint else "")
-    return made, f"Difference to {board.baseline} in points, positive is better; {said}. {caption(board)}"
+    legend = "95 % confidence intervals" + (", simultaneous for all rows of a panel (max-T)" if joint else "")
+    return made, f"Difference to {board.baseline} in points, positive is better; {legend}. {caption(board)}"
 
 
 def cost(board: Leaderboard) -> tuple[Figure, str] | None:
@@ -332,8 +332,8 @@ def alpha(board: Leaderboard, benchmark: str) -> tuple[Figure, str] | None:
     axes[0].set_ylabel("softmax(α)")
     handles, labels = max((ax.get_legend_handles_labels() for ax in axes), key=lambda pair: len(pair[1]))
     made.legend(handles, labels, loc="outside lower center", ncols=4)
-    said = "Share of each operation of the searched cells (softmax of its weights α) by epoch, mean over sites and seeds; grey: all alike"
-    return made, f"{said}. {board.columns[benchmark].title}. {caption(board)}"
+    legend = "Share of each operation of the searched cells (softmax of its weights α) by epoch, mean over sites and seeds; grey: all alike"
+    return made, f"{legend}. {board.columns[benchmark].title}. {caption(board)}"
 
 
 def _history(board: Leaderboard, record: Record) -> list[Shares]:

@@ -281,13 +281,13 @@ def difference_tables(grid: Grid, baseline: str) -> list[Table]:
 def paper_tables(grid: Grid, papers: Papers) -> list[Table]:
     """What papers say, with ours: values, then sentences; none where there are none."""
     lines: list[list[Value]] = []
-    for value, cell, difference, departs in papers.values_beside(grid):
+    for value, cell, difference, departs in papers.paired_values(grid):
         spread = f" ± {value.spread} {value.spread_kind.upper()}" if value.spread else ""
         source = f"{value.paper}, {value.table} [{value.mark}]"
         lines.append(
             [cell.row, cell.column.name, source, value.value + spread, Score(cell=cell), difference, _departs(departs)]
         )
-    for claim, column, difference in papers.claims_beside(grid):
+    for claim, column, difference in papers.paired_claims(grid):
         beyond = None
         if claim.expected[0] not in "<>" and difference.estimate:
             beyond = Difference.of(stats.differ(difference.estimate, float(claim.expected), error=0.0, df=1))

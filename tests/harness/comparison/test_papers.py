@@ -34,7 +34,7 @@ def cell(**changes: Any) -> Published:
 
 def beside(cells: list[Published], records: list[Any], **changes: Any) -> list[tuple[str, str, float, list[str]]]:
     papers = Papers(published=cells, setups={"p": SETUP})
-    found = papers.values_beside(grid_of(records, **changes))
+    found = papers.paired_values(grid_of(records, **changes))
     return [(value.value, ours.row, difference.mean, words) for value, ours, difference, words in found]
 
 
@@ -98,7 +98,7 @@ def test_a_sentence_stands_beside_the_difference_of_its_rows() -> None:
         record(0.8, method="decoder", seed=s) for s in range(3)
     ]
     papers = Papers(claims=[claim], published=[cell()], setups={"p": SETUP})
-    ((said, column, found),) = papers.claims_beside(grid_of(records))
+    ((said, column, found),) = papers.paired_claims(grid_of(records))
     assert (said.text, column.benchmark, found.mean) == ("LoRA helps", "kvasir", pytest.approx(11.0))
     (table,) = paper_tables(grid_of(records), papers)
     assert [row[3] for row in table.rows] == ["91.2", "0.7"]

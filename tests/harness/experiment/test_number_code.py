@@ -80,9 +80,9 @@ def test_code_of_the_method_changes_its_part_alone(fingerprint, old: str, new: s
 
 
 def test_what_a_method_is_made_of_counts_and_other_methods_do_not() -> None:
-    behind = {path.stem for path in module._behind(METHODS.get("lora"), "parts")}
-    assert {"lora", "base", "lowrank"} <= behind
-    assert "naslora" not in behind
+    sources = {path.stem for path in module._sources(METHODS.get("lora"), "parts")}
+    assert {"lora", "base", "lowrank"} <= sources
+    assert "naslora" not in sources
 
 
 def test_a_record_names_the_code_that_began_its_run(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

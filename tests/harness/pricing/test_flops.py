@@ -176,7 +176,7 @@ def test_a_run_without_room_is_told_what_fits(method: str, rules: dict[str, Any]
         backbone="vit_h",
         rules={"image_size": 1024, "precision": "bf16", "accumulate": 1, "mask_tokens": 1, **rules},
     ).run
-    advice = with_less_memory(run, there=gib * 2**30)
+    advice = with_less_memory(run, available=gib * 2**30)
     assert all(word in advice for word in words), advice
     assert ("--set" in advice) is ("take a GPU" not in advice)
     assert ("activation_checkpointing" in advice) is not bool(rules.get("activation_checkpointing"))
