@@ -171,6 +171,7 @@ def test_flat_pictures_are_not_taken_for_copies(tmp_path: Path) -> None:
     assert not near_pairs(prints)
 
 
+@pytest.mark.slow
 def test_real_kvasir_copy_within_half_a_minute_of_processor_time(real_data: Path) -> None:
     """Also a finding: two neighbouring frames of one examination lie in train and test of that copy."""
     benchmark = benchmark_of("kvasir")

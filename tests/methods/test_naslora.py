@@ -230,7 +230,7 @@ def test_a_cell_of_sam_2_sees_the_window_or_map_of_its_site(scope: Any, seen: di
     assert seen.items() <= sides.items()
 
 
-@pytest.mark.parametrize("style", ["darts", "linear"])
+@pytest.mark.parametrize("style", [pytest.param("darts", marks=pytest.mark.slow), "linear"])
 def test_a_compiled_cell_has_the_eager_ones_outputs_and_gradients(style: str, monkeypatch: pytest.MonkeyPatch) -> None:
     """All of it in one graph, windows of two sizes in training and in evaluation; no compiler of C++ is needed for it."""
     monkeypatch.setattr(parts, "BACKEND", "aot_eager")

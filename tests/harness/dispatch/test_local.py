@@ -147,6 +147,7 @@ def test_a_worker_that_does_not_stop_in_time_is_killed_and_leaves_nothing(tmp_pa
     assert step(tmp_path, job.run.key) == reached
 
 
+@pytest.mark.slow
 def test_a_run_whose_process_dies_continues_from_its_checkpoint(tmp_path, standin):
     undisturbed = make_job(tmp_path)
     dying = [make_job(tmp_path, failure=failure, fail_at=3) for failure in ("sigkill", "segfault", "raise")]
@@ -210,7 +211,8 @@ def test_ctrl_c_leaves_checkpoints_and_the_same_command_continues(tmp_path, stan
     assert [starts(tmp_path, key)[1] for key in keys] == reached
 
 
-@pytest.mark.parametrize("number", [signal.SIGHUP, pytest.param(signal.SIGKILL, marks=pytest.mark.slow)])
+@pytest.mark.slow
+@pytest.mark.parametrize("number", [signal.SIGHUP, signal.SIGKILL])
 def test_workers_end_with_a_terminal_that_closes_and_with_a_command_that_is_killed(tmp_path, standin, number):
     process, keys = in_background(tmp_path)
     process.kill() if number == signal.SIGKILL else os.killpg(process.pid, number)
@@ -246,6 +248,7 @@ def test_gpus_are_what_the_variable_names(monkeypatch, given, devices):
     assert visible_gpus() == devices
 
 
+@pytest.mark.slow
 @on_linux
 def test_every_worker_gets_its_own_gpu_by_the_name_that_was_given(tmp_path, standin, monkeypatch):
     monkeypatch.setenv("CUDA_VISIBLE_DEVICES", "MIG-1b2c,GPU-8932f937")

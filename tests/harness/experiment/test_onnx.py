@@ -121,6 +121,7 @@ def test_a_gate_that_sorts_is_written_once_it_is_folded(results: Path, tmp_path,
     assert (tmp_path / "m.onnx").exists() != bool(ways)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     ("name", "weights", "side", "options"),
     [

@@ -67,6 +67,7 @@ def test_counts_are_those_of_mobile_sam() -> None:
     assert decoder_parameters("mobile_sam", task="binary") == 3_505_536
 
 
+@pytest.mark.slow
 def test_outputs_and_gradients_are_those_that_mobile_sam_gave(official: Path) -> None:
     segmenter = _built(official, 512, torch.float64).train()
     inputs = oracle.images(512).requires_grad_()

@@ -136,6 +136,7 @@ def test_a_parameter_that_no_worker_reached_keeps_no_gradient(monkeypatch, dtype
         assert torch.equal(there(parameter.grad), torch.full_like(parameter, value))
 
 
+@pytest.mark.slow
 def test_two_killed_workers_go_on_bit_identical(forks: Forks, tmp_path: Path) -> None:
     rules = {"checkpoint_minutes": 1e-9, "epochs": 2}
     options = {"method": "naslora", "config": {"search_start_epoch": 1}, "images": 5, "rules": rules}
