@@ -33,8 +33,6 @@ Shape = tuple[int, int]
 Encode = Callable[[Path, Array], None]
 """Writes an image (H, W, 3), or class indices (H, W), to a file as the published archives do."""
 
-UNIONS = {"origin": ("kvasir", "cvc612", "isic2017", "leaf", "road")}
-"""Benchmarks made of the images of others, each of which is written."""
 DEFAULT_IMAGES = 36
 DEFAULT_SIZE = 112
 GENERATOR = 1
@@ -317,12 +315,8 @@ def write_samples(
     Raises:
         DatasetError: unknown benchmark, too few images, a negative seed, or other data in the way.
     """
-    if name in UNIONS:
-        for member in UNIONS[name]:
-            write_samples(member, root, images=images, seed=seed, size=size)
-        return root
     if name not in RECIPES:
-        raise DatasetError(f"no sample of {name!r} can be generated (choose from {', '.join((*RECIPES, *UNIONS))})")
+        raise DatasetError(f"no sample of {name!r} can be generated (choose from {', '.join(RECIPES)})")
     for what, value, least in (("images", images, 12), ("pixels a side", size, 32), ("seed", seed, 0)):
         if value < least:
             raise DatasetError(f"a sample needs at least {least} {what}, not {value}")

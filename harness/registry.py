@@ -36,10 +36,7 @@ SEGMENTED = {
     "trans10k_v1": "harness.datasets.trans10k_v1:Trans10KV1",
     "trans10k_v2": "harness.datasets.trans10k_v2:Trans10KV2",
 }
-"""Benchmarks of images with masks."""
-
-LABELLED = {"origin": "harness.datasets.origin:ImageOrigin"}
-"""Images with one label each, made of the others; the word ``all`` leaves them out."""
+"""The benchmarks, all of images with masks."""
 
 METHOD_GROUP = "sam_peft_harness.methods"
 BENCHMARK_GROUP = "sam_peft_harness.benchmarks"
@@ -203,7 +200,7 @@ METHODS = Registry(
 )
 BENCHMARKS = Registry(
     "benchmark",
-    builtin={**SEGMENTED, **LABELLED},
+    builtin=SEGMENTED,
     group=BENCHMARK_GROUP,
     base="harness.datasets.base:Benchmark",
 )

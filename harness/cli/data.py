@@ -14,7 +14,7 @@ from typing import Any
 from harness.check import from_mapping, parse_assignments
 from harness.cli.command import PROGRAM, CommandParser, add_plugins, command, load_own_plugins, verb
 from harness.datasets.base import Benchmark, DataOptions, DatasetError
-from harness.registry import BENCHMARKS, LABELLED, SEGMENTED, dataset_name, is_own
+from harness.registry import BENCHMARKS, SEGMENTED, dataset_name, is_own
 from harness.settings import load_settings, named_table
 from harness.system.errors import UsageError, did_you_mean, writing_to
 from harness.system.streams import bars
@@ -195,8 +195,7 @@ def run_check(arguments: argparse.Namespace) -> int:
     of_own = {name: getattr(arguments, name) for name in ("group", "category")}
     options = DataOptions(split_rule=arguments.split_rule, split_seed=arguments.split_seed, **of_own)
     if arguments.name == "all":
-        among = [name for name in BENCHMARKS.names() if name not in LABELLED]  # whose images are those of the others
-        names = [name for name in among if _entry(name, _folder(arguments, name))["found"]]
+        names = [name for name in BENCHMARKS.names() if _entry(name, _folder(arguments, name))["found"]]
         if not names:
             raise UsageError(f"nothing is found in {_folder(arguments)}; sam-peft data list says where to get it")
     else:

@@ -9,7 +9,7 @@ from typing import Any
 
 from harness.archive.schema import Record, Run
 from harness.archive.store import RecordStore, require_finished
-from harness.registry import LABELLED, METHODS, SEGMENTED, title_of
+from harness.registry import METHODS, SEGMENTED, title_of
 from harness.system.errors import UsageError
 
 
@@ -47,7 +47,7 @@ METRICS = {
     "ece": Metric(title="ECE", lower_is_better=True),
 }
 
-BENCHMARK_ORDER = (*SEGMENTED, *LABELLED)
+BENCHMARK_ORDER = tuple(SEGMENTED)
 """The papers' order."""
 
 PAPER_METRICS = {

@@ -74,8 +74,8 @@ def require_task(benchmark: str, task: str, rules: Protocol) -> None:
     if labels != (rules.task == "classification"):
         has = "one label an image and no masks" if labels else "masks"
         raise UsageError(
-            f"{benchmark} has {has}, and task={rules.task}; --set task=classification with {names} learns labels, of --datasets origin "
-            "or of NAME=DIR with a folder of images a class"
+            f"{benchmark} has {has}, and task={rules.task}; --set task=classification with {names} learns labels, of "
+            "NAME=DIR with a folder of images a class"
         )
     if labels != (rules.decoder in LABELLING):
         takes = "labels" if rules.decoder in LABELLING else "masks"

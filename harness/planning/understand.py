@@ -22,7 +22,7 @@ from harness.planning.data import data_options
 from harness.planning.request import Request, Variant, split_overrides
 from harness.planning.tuning import Tuning, parse_tune, tried_fields
 from harness.protocols.load import load_protocol, resolve
-from harness.registry import BENCHMARKS, LABELLED, METHODS, Registry, dataset_name, is_own, method_config_class
+from harness.registry import BENCHMARKS, METHODS, Registry, dataset_name, is_own, method_config_class
 from harness.settings import Settings, named_table
 from harness.studies import MOST_SEEDS, grid_of, is_rule, load_study
 from harness.system.errors import UsageError
@@ -202,7 +202,7 @@ def _benchmarks(words: str, settings: Settings) -> tuple[tuple[str, ...], dict[s
     names: list[str] = []
     folders: dict[str, Path] = {}
     known = [name for name in usable(BENCHMARKS) if not is_own(name)]
-    for word in expand(words, [name for name in known if name not in LABELLED]):
+    for word in expand(words, known):
         name, equals, folder = word.partition("=")
         if not equals:
             name = dataset_name(word)

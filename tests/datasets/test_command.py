@@ -18,7 +18,7 @@ from PIL import Image
 from harness.cli.data import main
 from harness.datasets import samples
 from harness.datasets.base import DatasetError
-from harness.registry import LABELLED, SEGMENTED
+from harness.registry import SEGMENTED
 from tests.values import REPOSITORY
 
 
@@ -41,13 +41,13 @@ def test_list_names_all_nine_with_terms_source_and_what_is_found(said, tmp_path:
     for name in SEGMENTED:
         assert f"\n{name} " in f"\n{out}"
     assert f"found: {tmp_path / 'CAMO-V.1.0-CVIU2019'}" in out
-    assert out.count("not found") == 9  # with origin, which is made of five
+    assert out.count("not found") == 8
     assert "non-commercial" in out
     code, out, _ = said("list", "--data", tmp_path / "absent")
-    assert (code, out.count("not found")) == (0, 10)
+    assert (code, out.count("not found")) == (0, 9)
     _, out, _ = said("list", "--data", tmp_path, "--json")
     entries = {entry["name"]: entry for entry in json.loads(out)}
-    assert set(entries) == {*SEGMENTED, *LABELLED}
+    assert set(entries) == set(SEGMENTED)
     assert entries["camo"]["found"]
     assert not entries["sbu"]["found"]
     assert all(entry["terms"] and entry["source"] and entry["sizes"] for entry in entries.values())

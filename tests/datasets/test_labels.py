@@ -1,10 +1,9 @@
-"""Images with one label each: class folders of one's own, and the benchmark made of five others."""
+"""Images with one label each: a folder of images a class."""
 
 from __future__ import annotations
 
 import pickle
 import shutil
-from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
@@ -12,10 +11,6 @@ import pytest
 from PIL import Image
 
 from harness.cli.data import main
-from harness.datasets import samples
-from harness.datasets.base import DataOptions, DatasetError
-from harness.datasets.origin import ImageOrigin
-from harness.registry import BENCHMARKS
 from harness.training.cache import ArrayCache
 from harness.training.images import ImageSource
 from tests.datasets.conftest import opened
@@ -105,40 +100,3 @@ def test_check_counts_labels_and_finds_copies_and_empty_classes(tmp_path, capsys
     said = capsys.readouterr().out
     assert "warned  labels: val has no image of dog" in said
     assert "failed  exact copies across splits" in said
-
-
-def test_origin_labels_the_images_of_five_benchmarks_and_keeps_their_splits(tmp_path: Path) -> None:
-    assert samples.write_samples("origin", tmp_path, images=12, size=32) == tmp_path
-    benchmark = ImageOrigin()
-    splits = benchmark.splits(benchmark.locate(tmp_path))
-
-    assert splits.note == "generated sample"
-    assert {pair.label for pair in splits.train} == set(range(5)) == {pair.label for pair in splits.test["test"]}
-    for pair in (*splits.train, *splits.val, *splits.test["test"]):
-        assert pair.label is not None
-        member = BENCHMARKS.get(benchmark.class_names[pair.label])()
-        assert pair.stem.startswith(f"{member.name}/")
-    for label, name in enumerate(benchmark.class_names):
-        member = BENCHMARKS.get(name)()
-        own = member.splits(member.locate(tmp_path))
-        assert [pair.image for pair in splits.test["test"] if pair.label == label] == [
-            p.image for p in own.test["test"]
-        ]
-        assert [pair.image for pair in splits.val if pair.label == label] == [p.image for p in own.val]
-    frame = next(pair for pair in splits.train if pair.stem.startswith("cvc612/"))
-    own = BENCHMARKS.get("cvc612")().group(replace(frame, stem=frame.image.stem))
-    assert benchmark.group(frame) == f"cvc612/{own}" != frame.stem
-
-
-def test_origin_needs_all_five_and_names_its_own_split_rule(tmp_path: Path) -> None:
-    samples.write_samples("origin", tmp_path, images=12, size=32)
-    shutil.rmtree(tmp_path / "ISIC2017" / "ISIC-2017_Test_v2_Data")
-    with pytest.raises(DatasetError, match=r"--set benchmarks\.origin\.split_rule=val-as-test"):
-        ImageOrigin().splits(tmp_path)
-    splits = ImageOrigin(DataOptions(split_rule="val-as-test")).splits(tmp_path)
-    assert "isic2017: val-as-test: official validation tested" in splits.rule
-    with pytest.raises(DatasetError, match="isic2017 has no split rule 'polyp'"):
-        ImageOrigin(DataOptions(split_rule="polyp"))
-    shutil.rmtree(tmp_path / "leaf_disease")
-    with pytest.raises(DatasetError, match="no Leaf"):
-        ImageOrigin().locate(tmp_path)

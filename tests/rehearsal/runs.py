@@ -12,8 +12,9 @@ import yaml
 from harness.archive.schema import Record
 from harness.experiment.experiment import run_experiment
 from harness.planning.request import Job
-from harness.registry import METHODS
+from harness.registry import METHODS, add_own
 from harness.training.outcome import StopRequest
+from tests.datasets.test_labels import write_folders
 from tests.harness.planned import job_of
 from tests.rehearsal.device import pretended
 
@@ -48,7 +49,10 @@ class Rehearsal:
 
 
 def small_job(results: Path, method: str, **changes: Any) -> Job:
-    """A small run on generated images; ``changes`` as `job_of` takes them."""
+    """A small run on generated images; ``changes`` as `job_of` takes them. The data set ``pets`` has a folder of images a class."""
+    if changes.get("benchmarks") == ("pets",):
+        changes["dataset_roots"] = {"pets": write_folders(results / "pets")}
+        add_own("pets", ("cat", "dog"), labels=True)
     return job_of(results, method, OPTIONS.get(method, {}), samples=results / "samples", **{**SMALL, **changes})
 
 
@@ -96,7 +100,7 @@ FAMILIES: dict[str, dict[str, Any]] = {
     "linear": {**PLAIN, "decoder": "linear"},
     "mask-transformer": {**PLAIN, "decoder": "mask-transformer"},
     "mask2former": {**PLAIN, "decoder": "mask2former"},
-    "labels": {**PLAIN, "benchmarks": ("origin",), "task": "classification", "decoder": "mean-pool"},
+    "labels": {**PLAIN, "benchmarks": ("pets",), "task": "classification", "decoder": "mean-pool"},
 }
 METHOD_NAMES = METHODS.names()
 FIRST = dict.fromkeys(FAMILIES, ("lora",)) | {

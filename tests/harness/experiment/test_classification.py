@@ -16,7 +16,6 @@ from harness.cli.records import main as records
 from harness.datasets import samples
 from harness.planning.plan import Plan, plan
 from harness.planning.understand import understand
-from harness.registry import SEGMENTED
 from harness.settings import Settings
 from harness.system.errors import UsageError
 from tests.datasets.test_labels import SPLITS, write_folders
@@ -111,20 +110,17 @@ def test_what_does_not_fit_the_task_is_refused(tmp_path: Path, words: list[str],
         _planned(tmp_path, *given)
 
 
-def test_all_means_the_benchmarks_with_masks_and_a_card_may_hold_both_tasks(tmp_path: Path) -> None:
-    asked = understand(
-        run.parser().parse_args(["--methods", "lora", "--protocol", "demo", "--datasets", "all"]), Settings()
-    )
-    assert set(asked.request.benchmarks) >= set(SEGMENTED)
-    assert "origin" not in asked.request.benchmarks
-    samples.write_samples("origin", tmp_path, images=12, size=32)
-    both = [f"benchmarks.origin.{rule}" for rule in ("task=classification", "decoder=class-token")]
+def test_one_card_may_hold_both_tasks(tmp_path: Path) -> None:
+    samples.write_samples("kvasir", tmp_path, images=12, size=32)
+    folder = write_folders(tmp_path / "pets")
+    both = [f"benchmarks.pets.{rule}" for rule in ("task=classification", "decoder=class-token")]
     planned = _planned(
-        tmp_path, "--backbone", "tiny_timm", "--datasets", "kvasir,origin",
+        tmp_path, "--backbone", "tiny_timm", "--datasets", f"kvasir,pets={folder}",
         *(w for rule in both for w in ("--set", rule)),
     )  # fmt: skip
-    assert [job.run.benchmark for job in planned.jobs] == ["kvasir", "origin"]
-    assert planned.jobs[1].run.data_note == "generated samples"
+    assert [(job.run.benchmark, job.run.rules["task"]) for job in planned.jobs] == [
+        ("kvasir", "segmentation"), ("pets", "classification"),
+    ]  # fmt: skip
 
 
 def _rows(folder: Path) -> dict[str, dict[str, str]]:

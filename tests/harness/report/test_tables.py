@@ -19,7 +19,7 @@ from harness.archive.store import RecordStore
 from harness.cli.tables import main
 from harness.comparison.names import benchmark_title
 from harness.comparison.scores import Difference
-from harness.registry import BENCHMARKS, LABELLED, SEGMENTED
+from harness.registry import BENCHMARKS, SEGMENTED
 from harness.report.formats import Number, text_of
 from harness.report.scores import score_page
 from harness.studies import study_from_dict
@@ -258,7 +258,7 @@ print(quick, early, sorted({"torch", "pandas", "matplotlib"} & set(sys.modules))
 
 
 def test_a_benchmark_is_called_by_its_own_title_everywhere_and_imported_for_it_nowhere() -> None:
-    for name in (*SEGMENTED, *LABELLED):
+    for name in SEGMENTED:
         assert benchmark_title(name) == BENCHMARKS.get(name).title
     older = record(benchmark="cvc612", benchmark_title="CVC-ClinicDB")
     foreign = record(benchmark="cells", benchmark_title="Cells of a plug-in")

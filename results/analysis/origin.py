@@ -1,7 +1,9 @@
-"""Which benchmark does an image come from? The images of five others, each labelled with its benchmark.
+"""A plug-in: which benchmark does an image come from? The images of five benchmarks, each labelled with its benchmark.
 
-Nothing is copied: the five are in one data root, and each keeps its own splits (CVC-612's whole sequences, ISIC's lesions
-seen twice, road tiles of one image), so that no test image has its like in training.
+    python -m harness.run --plugin results/analysis/origin.py --study results/analysis/studies/small-classification.yaml
+
+Nothing is copied. The five are in one data root, and each keeps its own splits (whole sequences of CVC-612, both pictures of a
+lesion of ISIC, all tiles of a road image), so no test image has its like in training.
 """
 
 from __future__ import annotations
