@@ -1,7 +1,5 @@
-"""Data sets in the formats of the Hugging Face Hub, ``hf:DIR``: image folders with metadata, and Parquet, of two columns of images,
-an image and its mask. The library ``datasets`` unpacks them once, into the user's cache, as folders like any other of one's own. Only
-its readers of these two formats are used, by name: nothing in the folder is run, and nothing is fetched.
-"""
+"""``hf:DIR``: Parquet as on the Hugging Face Hub, with two columns of images, an image and its mask. It is unpacked once into the
+user's cache, as folders of images and masks; an image folder with ``metadata.csv`` or ``.jsonl`` is read in place (`OwnCsv`)."""
 
 from __future__ import annotations
 
@@ -11,7 +9,6 @@ import re
 import shutil
 import tempfile
 from importlib import import_module
-from importlib.util import find_spec
 from pathlib import Path
 from typing import Any
 
@@ -19,76 +16,55 @@ from harness.datasets.base import DatasetError
 from harness.datasets.readers.own_layouts import MASK_COLUMN, split_of
 
 PREFIX = "hf:"
-_UNPACKED_AS = 5
-"""Raised where the same files are unpacked to others, so that folders of before are not taken for new ones."""
 
 
 def plain_folder(folder: Path) -> Path:
-    """The folder itself; of ``hf:DIR`` the one that DIR is unpacked to. Raises DatasetError: the library is not installed, or DIR
-    is no data set of images that it reads."""
+    """The folder itself, or for ``hf:DIR`` with Parquet in it the folder that this is unpacked to. Raises DatasetError: there is no
+    such folder, pyarrow is not installed, or the Parquet has no images with masks."""
     if not str(folder).startswith(PREFIX):
         return folder
-    source = Path(str(folder).removeprefix(PREFIX)).expanduser()
+    source = Path(str(folder).removeprefix(PREFIX)).expanduser().resolve()
     if not source.is_dir():
         raise DatasetError(f"{PREFIX}{source}: there is no such folder; give the folder of a data set of the Hub")
-    spec = find_spec("datasets")
-    if spec is None or spec.origin is None:  # our own folder of that name is no package
-        raise DatasetError(f"{PREFIX}{source} is read by Hugging Face's datasets: pip install 'datasets>=4'")
-    base = Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache") / "sam-peft-harness" / "hf"
-    digest = hashlib.sha256(f"{_UNPACKED_AS} {source.resolve()}".encode())
-    for path in sorted(path for path in source.rglob("*") if path.is_file()):
-        status = path.stat()
-        digest.update(f"{path.relative_to(source)} {status.st_size} {status.st_mtime_ns}\n".encode())
-    out = base / f"{source.resolve().name}-{digest.hexdigest()[:16]}"
+    if not (tables := sorted(source.rglob("*.parquet"))):
+        return source
+    files = [*tables, *source.glob("classes.txt")]
+    state = [(str(path), path.stat().st_size, path.stat().st_mtime_ns) for path in files]
+    base = Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache") / "sam-peft-harness" / "parquet"
+    out = base / f"{source.name}-{hashlib.sha256(repr(state).encode()).hexdigest()[:16]}"
     if not out.is_dir():
         base.mkdir(parents=True, exist_ok=True)
         with tempfile.TemporaryDirectory(dir=base, prefix=".") as new:
-            try:
-                _unpack(source, Path(new) / "set", Path(new) / "cache")
-                (Path(new) / "set").rename(out)
-            except OSError as error:
-                if not out.is_dir():  # another process was first
-                    raise DatasetError(f"{PREFIX}{source} cannot be unpacked to {out}: {error}") from error
+            for path in tables:  # such as train-00000-of-00001.parquet
+                _unpack(path, Path(new) / "set" / (split_of(re.split(r"[-.]", path.name)[0]) or ""))
+            for path in files[len(tables) :]:
+                shutil.copyfile(path, Path(new) / "set" / path.name)
+            (Path(new) / "set").rename(out)
     return out
 
 
-def _unpack(source: Path, out: Path, cache: Path) -> None:
-    datasets: Any = import_module("datasets")  # by name: a plain import means our own folder to a type checker
-    datasets.disable_progress_bars()
-    kind = "parquet" if any(source.rglob("*.parquet")) else "imagefolder"
+def _unpack(path: Path, out: Path) -> None:
+    """The two images of every row, into ``images/`` and ``masks/`` below ``out``, under their own names or numbered."""
     try:
-        loaded = datasets.load_dataset(kind, data_dir=str(source), cache_dir=str(cache))
-    except Exception as error:  # whatever the library makes of a folder that is none
-        reason = (str(error).strip().splitlines() or [type(error).__name__])[0]
-        raise DatasetError(f"{PREFIX}{source} is no image folder and no Parquet of images: {reason}") from error
-    splits = [split_of(name) for name in loaded]
-    if "train" not in splits or None in splits or len(set(splits)) < len(splits):
-        raise DatasetError(f"{PREFIX}{source} has the splits {', '.join(loaded)}; call them train, validation and test")
-    for name, table in loaded.items():
-        _write(
-            table, out / str(split_of(name)) if len(loaded) > 1 else out, where=f"the {name} split of {PREFIX}{source}"
-        )
-    if (source / "classes.txt").is_file():
-        shutil.copyfile(source / "classes.txt", out / "classes.txt")
-
-
-def _write(table: Any, out: Path, *, where: str) -> None:
-    datasets: Any = import_module("datasets")
-    columns = [name for name, feature in table.features.items() if isinstance(feature, datasets.Image)]
+        parquet: Any = import_module("pyarrow.parquet")
+        file = parquet.ParquetFile(path)
+    except ImportError as error:
+        raise DatasetError(f"{path} is read by pyarrow, which is not here: pip install pyarrow") from error
+    except Exception as error:  # a foreign reader on a damaged file may raise anything
+        raise DatasetError(f"{path} is no readable Parquet ({' '.join(str(error).split())}); get it again") from error
+    columns = [field.name for field in file.schema_arrow if str(field.type) == "struct<bytes: binary, path: string>"]
     if len(columns) != 2:
-        raise DatasetError(
-            f"{where} has the columns {', '.join(table.features)}; two of images are an image and its mask"
-        )
-    columns = columns[::-1] if [name for name in columns if MASK_COLUMN.search(name)] == columns[:1] else columns
-    for column in columns:
-        table = table.cast_column(column, datasets.Image(decode=False))
-        if absent := sum(cell is None for cell in table[column]):
-            raise DatasetError(f"{absent} of {len(table)} rows of {where} have no {column}; remove or complete them")
-    stems = [re.sub(r"[^\w.-]+", "_", Path(cell["path"] or "").stem) for cell in table[columns[0]]]
-    alone = all(stems) and len(set(stems)) == len(stems)
-    for number, row in enumerate(table):
+        raise DatasetError(f"{path} has {len(columns)} columns of images; two are needed, an image and its mask")
+    columns.sort(key=lambda name: MASK_COLUMN.search(name) is not None)
+    for folder in ("images", "masks"):
+        (out / folder).mkdir(parents=True, exist_ok=True)
+    rows = (row for batch in file.iter_batches(64, columns=columns) for row in batch.to_pylist())
+    for number, row in enumerate(rows):
+        if absent := [column for column in columns if not (row[column] or {}).get("bytes")]:
+            raise DatasetError(f"row {number} of {path} has no {absent[0]}; remove or complete it")
+        stem = re.sub(r"[^\w.-]+", "_", Path(row[columns[0]]["path"] or "").stem)
+        if not stem or (out / "images" / f"{stem}.png").exists():
+            stem = f"{path.stem}_{number:06d}"
         for folder, column in zip(("images", "masks"), columns, strict=True):
-            data = row[column]["bytes"] if row[column]["bytes"] is not None else Path(row[column]["path"]).read_bytes()
-            (out / folder).mkdir(parents=True, exist_ok=True)
-            # opened by content, whatever the name says
-            (out / folder / f"{stems[number] if alone else f'{number:06d}'}.png").write_bytes(data)
+            # files are opened by content, whatever their names say
+            (out / folder / f"{stem}.png").write_bytes(row[column]["bytes"])

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import csv
+import json
 import re
 from abc import ABC, abstractmethod
 from collections.abc import Callable, Iterable, Mapping, Sequence
@@ -176,11 +177,17 @@ class CsvLayout(Layout):
 
 
 def read_csv(path: Path) -> list[list[str]]:
-    """Rows with forward slashes, blank lines left out. Raises DatasetError: unreadable."""
+    """Rows with forward slashes, blank lines left out; of ``.jsonl``, an object a line, the keys of the first line as a header. Raises
+    DatasetError: unreadable."""
     try:
         with path.open(newline="", encoding="utf-8-sig") as file:
-            return [[cell.strip().replace("\\", "/") for cell in row] for row in csv.reader(file) if any(row)]
-    except (OSError, UnicodeDecodeError, csv.Error) as error:
+            if path.suffix == ".jsonl":
+                objects = [json.loads(line) for line in file if line.strip()]
+                rows = [[*objects[0]], *([str(each.get(key, "")) for key in objects[0]] for each in objects)]
+            else:
+                rows = list(csv.reader(file))
+            return [[cell.strip().replace("\\", "/") for cell in row] for row in rows if any(row)]
+    except (OSError, ValueError, LookupError, AttributeError, csv.Error) as error:
         raise DatasetError(f"{path} is no readable CSV ({error}); restore it") from error
 
 

@@ -181,18 +181,22 @@ class Objects(OwnLayout):
 
 
 class OwnCsv(OwnLayout):
-    """``train.csv`` with ``val.csv`` and ``test.csv`` as far as they are there, or one CSV of any name, which may say the split of each
-    row in a column ``split``. The columns are ``image`` and ``label``, or the two whose cells are files; a first row that names files
-    is no header."""
+    """``train.csv`` with ``val.csv`` and ``test.csv`` as far as they are there, ``metadata.csv`` or ``.jsonl`` in folders of splits, or one
+    list of any name, which may say the split of each row in a column ``split``. The columns are ``image`` and ``label``, or the two
+    whose cells are files. A first row that names files is no header."""
 
     name = "csv"
     hint = "a CSV with the columns image and label"
 
     def parts_at(self, root: Path) -> Parts:
-        tables = {path: table for path in sorted(root.glob("*.csv")) if (table := _table(path)) is not None}
+        inner = [path for folder in _of_splits(root, "").values() for path in sorted(folder.glob("metadata.*"))]
+        paths = [*sorted(root.glob("*.csv")), *root.glob("metadata.jsonl"), *inner]
+        tables = {path: table for path in paths if (table := _table(path)) is not None}
         named: dict[str, Path] = {}
         for path in tables:
-            if (split := split_of(path.stem)) and named.setdefault(split, path) != path:
+            if (split := split_of(path.parent.name if path in inner else path.stem)) and named.setdefault(
+                split, path
+            ) != path:
                 raise DatasetError(f"{named[split]} and {path} are both lists of {split}; move one away")
         if "train" not in named:
             if len(tables) > 1:

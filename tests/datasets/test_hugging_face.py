@@ -1,10 +1,10 @@
-"""``hf:DIR``: image folders and Parquet as Hugging Face's datasets reads them, as data of one's own."""
+"""Data sets of the Hugging Face Hub as data of one's own: image folders with metadata, and Parquet."""
 
 from __future__ import annotations
 
 import csv
-from importlib import import_module
-from importlib.util import find_spec
+import json
+import sys
 from pathlib import Path
 from typing import Any
 
@@ -14,11 +14,11 @@ from PIL import Image
 
 from harness.datasets.base import DatasetError
 from harness.datasets.own import any_folder
-from harness.datasets.readers import hugging_face
 
-SPEC = find_spec("datasets")
-needs_theirs = pytest.mark.skipif(SPEC is None or SPEC.origin is None, reason="needs Hugging Face's datasets")
+pa: Any = pytest.importorskip("pyarrow", reason="an extra: huggingface")
+parquet: Any = pytest.importorskip("pyarrow.parquet")
 COUNT = 20
+CELL = pa.struct([("bytes", pa.binary()), ("path", pa.string())])
 
 
 @pytest.fixture(autouse=True)
@@ -26,21 +26,26 @@ def _own_cache(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path / "cache"))
 
 
+def _drawn(number: int) -> np.ndarray:
+    """A square at a position of its own."""
+    mask = np.zeros((16, 16), dtype=np.uint8)
+    mask[number % 8 : number % 8 + 6, 2:9] = 1
+    return mask
+
+
 def _pictures(folder: Path, split: str) -> list[tuple[Path, Path]]:
-    """Images with masks, each mask a square at a place of its own."""
+    """Images with masks."""
     (folder / split).mkdir(parents=True, exist_ok=True)
     made = []
     for number in range(COUNT):
-        mask = np.zeros((16, 16), dtype=np.uint8)
-        mask[number % 8 : number % 8 + 6, 2:9] = 255
-        image, drawn = folder / split / f"{split}{number}.jpg", folder / split / f"{split}{number}_m.png"
-        Image.fromarray(np.stack([mask // 2 + number] * 3, axis=-1)).save(image)
-        Image.fromarray(mask).save(drawn)
-        made.append((image, drawn))
+        image, mask = folder / split / f"{split}{number}.jpg", folder / split / f"{split}{number}_m.png"
+        Image.fromarray(np.stack([_drawn(number) * 120 + number] * 3, axis=-1)).save(image)
+        Image.fromarray(_drawn(number) * np.uint8(255)).save(mask)
+        made.append((image, mask))
     return made
 
 
-def _image_folder(root: Path) -> Path:
+def _metadata_csv(root: Path) -> Path:
     for split in ("train", "test"):
         pairs = _pictures(root, split)
         with (root / split / "metadata.csv").open("w", newline="") as file:
@@ -48,55 +53,91 @@ def _image_folder(root: Path) -> Path:
     return root
 
 
-def _parquet(root: Path, columns: tuple[str, str] = ("image", "mask")) -> Path:
-    datasets: Any = import_module("datasets")
-    root.mkdir()
+def _metadata_jsonl(root: Path) -> Path:
     for split in ("train", "test"):
-        pairs = _pictures(root.parent / "pictures", split)
-        table: Any = datasets.Dataset.from_dict(
-            {
-                name: [{"bytes": pair[at].read_bytes(), "path": pair[at].name} for pair in pairs]
-                for at, name in enumerate(columns)
-            },
-            features=datasets.Features(dict.fromkeys(columns, datasets.Image())),
-        )
-        table.to_parquet(root / f"{split}-00000-of-00001.parquet")
+        rows = [{"mask_file_name": b.name, "file_name": a.name, "age": 3} for a, b in _pictures(root, split)]
+        (root / split / "metadata.jsonl").write_text("\n".join(map(json.dumps, rows)) + "\n")
     return root
 
 
-@needs_theirs
-@pytest.mark.parametrize("make", [_image_folder, _parquet])
-def test_images_and_masks_are_read_as_they_lie_there(make: Any, tmp_path: Path) -> None:
+def _write(path: Path, pairs: list[tuple[Path, Path]], *columns: str, named: bool = True) -> None:
+    path.parent.mkdir(parents=True, exist_ok=True)
+    cells = {
+        column: [{"bytes": pair[at].read_bytes(), "path": pair[at].name if named else None} for pair in pairs]
+        for at, column in enumerate(columns)
+    }
+    table = {column: pa.array(given, type=CELL) for column, given in cells.items()}
+    parquet.write_table(pa.table({"id": pa.array(range(len(pairs))), **table}), path)
+
+
+def _parquet(root: Path) -> Path:
+    for split in ("train", "test"):
+        pairs = _pictures(root.parent / "pictures", split)
+        for shard, half in enumerate((pairs[: COUNT // 2], pairs[COUNT // 2 :])):
+            _write(root / "data" / f"{split}-0000{shard}-of-00002.parquet", half, "image", "mask")
+    return root
+
+
+def _masks_first(root: Path) -> Path:
+    for split in ("train", "test"):
+        pairs = [(mask, image) for image, mask in _pictures(root.parent / "pictures", split)]
+        _write(root / f"{split}.parquet", pairs, "annotation", "photo")
+    return root
+
+
+@pytest.mark.parametrize("make", [_metadata_csv, _metadata_jsonl, _parquet, _masks_first])
+def test_images_masks_and_splits_are_those_of_the_files(make: Any, tmp_path: Path) -> None:
     source = make(tmp_path / "mine")
     kind, root = any_folder("mine", Path(f"hf:{source}"))
     benchmark = kind()
     splits = benchmark.splits(root)
     assert (len(splits.train) + len(splits.val), len(splits.test["test"])) == (COUNT, COUNT)
-    for pair in splits.test["test"][:3]:
-        number = int(pair.stem.removeprefix("test").removesuffix("_m"))
-        sample = benchmark.read(pair)
-        expected = np.zeros((16, 16), dtype=np.uint8)
-        expected[number % 8 : number % 8 + 6, 2:9] = 1
-        assert np.array_equal(sample.mask, expected)
-    again, same = any_folder("mine", Path(f"hf:{source}"))
-    assert (again.class_names, same) == (kind.class_names, root)  # unpacked once
-    assert len(list((tmp_path / "cache" / "sam-peft-harness" / "hf").iterdir())) == 1
+    for pair in splits.test["test"]:
+        assert np.array_equal(benchmark.read(pair).mask, _drawn(int(pair.stem.removeprefix("test"))))
+    assert any_folder("mine", Path(f"hf:{source}"))[1] == root, "unpacked once"
 
 
-@needs_theirs
-def test_rows_without_a_mask_are_one_line(tmp_path: Path) -> None:
-    datasets: Any = import_module("datasets")
-    pairs = _pictures(tmp_path / "pictures", "train")
+def test_rows_without_names_are_numbered_and_classes_come_along(tmp_path: Path) -> None:
+    _write(tmp_path / "mine" / "all.parquet", _pictures(tmp_path / "pictures", "x"), "image", "mask", named=False)
+    (tmp_path / "mine" / "classes.txt").write_text("background\nsquare\ncircle\n")
+    kind, root = any_folder("mine", Path(f"hf:{tmp_path / 'mine'}"))
+    splits = kind().splits(root)
+    assert sorted(pair.stem for part in splits.parts.values() for pair in part)[:2] == ["all_000000", "all_000001"]
+    assert kind.class_names == ("background", "square", "circle")
+    (tmp_path / "mine" / "classes.txt").write_text("background\nsquare\ndisc\n")
+    assert any_folder("mine", Path(f"hf:{tmp_path / 'mine'}"))[0].class_names[-1] == "disc"
+
+
+def _damaged(root: Path) -> None:
+    root.mkdir()
+    (root / "train.parquet").write_bytes(b"PAR1")
+
+
+def _without_a_mask(root: Path) -> None:
+    pairs = _pictures(root.parent / "pictures", "train")
     cells = [{"bytes": image.read_bytes(), "path": image.name} for image, _ in pairs]
-    features = datasets.Features(dict.fromkeys(("image", "mask"), datasets.Image()))
-    (tmp_path / "mine").mkdir()
-    rows = {"image": cells, "mask": [*cells[:-2], None, None]}
-    datasets.Dataset.from_dict(rows, features=features).to_parquet(tmp_path / "mine" / "train.parquet")
-    with pytest.raises(DatasetError, match="2 of 20 rows of the train split of"):
+    root.mkdir()
+    columns = {"image": pa.array(cells, type=CELL), "mask": pa.array([*cells[:-1], None], type=CELL)}
+    parquet.write_table(pa.table(columns), root / "train.parquet")
+
+
+@pytest.mark.parametrize(
+    ("make", "word"),
+    [
+        (lambda root: None, "no such folder"),
+        (_damaged, "no readable Parquet"),
+        (_without_a_mask, "row 19 of"),
+        (lambda root: _write(root / "train.parquet", _pictures(root, "x"), "image"), "1 columns of images"),
+    ],
+)
+def test_what_cannot_be_read_is_one_line(make: Any, word: str, tmp_path: Path) -> None:
+    make(tmp_path / "mine")
+    with pytest.raises(DatasetError, match=word):
         any_folder("mine", Path(f"hf:{tmp_path / 'mine'}"))
 
 
-def test_without_the_library_the_message_names_it(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(hugging_face, "find_spec", lambda name: None)
-    with pytest.raises(DatasetError, match="pip install"):
-        any_folder("mine", Path(f"hf:{tmp_path}"))
+def test_without_pyarrow_the_message_names_it(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setitem(sys.modules, "pyarrow.parquet", None)
+    _damaged(tmp_path / "mine")
+    with pytest.raises(DatasetError, match="pip install pyarrow"):
+        any_folder("mine", Path(f"hf:{tmp_path / 'mine'}"))
