@@ -10,7 +10,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, ClassVar, Literal
 
-if TYPE_CHECKING:  # what says no more than --help does without it
+if TYPE_CHECKING:  # listing benchmarks does without numpy
     import numpy as np
     from numpy.typing import NDArray
 
@@ -19,7 +19,7 @@ IGNORE = 255
 
 _REMOTE = getattr(errno, "EREMOTEIO", errno.EIO)  # Linux's own
 AWAY = frozenset({errno.ESTALE, errno.EIO, errno.ETIMEDOUT, _REMOTE, errno.ECONNRESET, errno.EMFILE, errno.ENFILE})
-"""What a file server that is away for a while answers, or a machine that is short of handles: the file itself may be whole."""
+"""Errors of a file server that is away for a while, or of a machine that is short of handles: the file itself may be whole."""
 
 
 class DatasetError(ValueError):
@@ -29,9 +29,9 @@ class DatasetError(ValueError):
 @dataclass(frozen=True, kw_only=True)
 class Pair:
     """An image with its mask; ``stem`` is unique within a benchmark. Where an image has one label instead, ``label`` is its
-    class index and ``mask`` the image itself. Where one file holds the masks of many images, ``entry`` is this one's;
-    where each object has a mask of its own, ``mask`` is their folder.
-    ``prefix`` is what stands before the stem because images of another split are called alike; it is no part of their names."""
+    class index and ``mask`` the image itself. Where one file holds the masks of many images, ``entry`` names this image in it.
+    Where each object has a mask of its own, ``mask`` is their folder. ``prefix`` is the beginning of the stem that is not in the
+    file's name, and keeps images of several splits apart."""
 
     stem: str
     image: Path
@@ -91,8 +91,8 @@ class DataOptions:
 
     Args:
         split_seed: seed of splits that are carved.
-        split_rule: ``default``, or a benchmark's own word (cvc612: ``sequences`` | ``pranet``; isic2017: ``val-as-test``;
-            camo: ``camo`` | ``camo+cod10k``).
+        split_rule: ``default``, ``carved``, or a benchmark's own word (cvc612: ``pranet``; isic2017: ``val-as-test``; camo:
+            ``camo+cod10k``).
         group: of one's own data: a regular expression; images in whose names it matches the same stay in one split.
         category: of one's own COCO file: the category that is foreground, ``any`` for all of them.
         mask_255_only: quirk 11 of InfoSAM: only the value 255 counts as foreground.
@@ -124,7 +124,7 @@ class Benchmark(ABC):
     """The metric that chooses the checkpoint on validation (``ber``, ``mae`` and ``nll``: lower is better)."""
     terms: ClassVar[str]
     redistribution: ClassVar[str] = ""
-    """The licence under which its images may be passed on; empty where they may not, or where nobody states one."""
+    """The licence under which its images may be passed on; empty where they may not, or where none is stated."""
     source: ClassVar[str]
     """Where to get it, in one sentence."""
     published_sizes: ClassVar[Mapping[str, int]] = {}
@@ -133,8 +133,8 @@ class Benchmark(ABC):
         self.options = options or DataOptions()
 
     def sizes_to_expect(self, layout: str) -> Mapping[str, int]:
-        """Images by split (or in ``all``) of the whole benchmark in this layout, under `options`; empty where nobody
-        published any."""
+        """Images by split (or in ``all``) of the whole benchmark in this layout, under `options`; empty where no sizes were
+        published."""
         return self.published_sizes
 
     @abstractmethod

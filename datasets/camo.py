@@ -15,6 +15,8 @@ from harness.datasets.readers.folder_benchmark import AUTOGLUON, FolderBenchmark
 from harness.datasets.readers.layouts import CsvLayout, FolderLayout, Layout, Part
 from harness.datasets.readers.splitting import Arranged, Pairs
 
+JOINT = "camo+cod10k"
+
 
 def is_camo(stem: str) -> bool:
     """CAMO's files are called ``camourflage_…``, COD10K's ``COD10K-CAM-…``."""
@@ -37,11 +39,10 @@ class CAMO(FolderBenchmark):
     archives = (f"{AUTOGLUON}/camo_sem_seg.zip",)
     published_sizes: ClassVar = {"train": 1000, "test": 250}
     folders = ("CAMO-V.1.0-CVIU2019", "CAMO", "camo_sem_seg", "SINet", "COD10K")
-    joint_rules = frozenset({"camo+cod10k"})
-    split_rules = ("default", "camo", "camo+cod10k")
+    split_rules = ("default", JOINT)
 
     def layouts(self) -> tuple[Layout, ...]:
-        keep = None if self.options.split_rule == "camo+cod10k" else is_camo
+        keep = None if self.options.split_rule == JOINT else is_camo
         return (
             FolderLayout(
                 name="original",
@@ -61,10 +62,13 @@ class CAMO(FolderBenchmark):
             CsvLayout(test={"test": "test_CAMO.csv"}, keep=keep, distinctive=True),
         )
 
+    def sizes_to_expect(self, layout: str) -> Mapping[str, int]:
+        return {} if self.options.split_rule == JOINT else self.published_sizes
+
     def arrange(self, parts: Mapping[str, Pairs], *, root: Path, layout: Layout) -> Arranged:
-        if self.options.split_rule == "camo+cod10k" and all(is_camo(pair.stem) for pair in parts["train"]):
+        if self.options.split_rule == JOINT and all(is_camo(pair.stem) for pair in parts["train"]):
             raise DatasetError(
-                f"split rule 'camo+cod10k' needs SINet's TrainDataset with COD10K's images; {root} has CAMO alone"
+                f"split rule {JOINT!r} needs SINet's TrainDataset with COD10K's images; {root} has CAMO alone"
             )
         train, val, test, words = super().arrange(parts, root=root, layout=layout)
         foreign = sum(not is_camo(pair.stem) for pair in train)

@@ -1,8 +1,8 @@
 """CVC-ClinicDB (CVC-612): 612 frames of 29 sequences (Bernal et al., 2015, doi 10.1016/j.compmedimag.2015.02.007).
 
-Frames of one sequence are near-duplicates, so a split by frame leaks. ``default`` takes a bundle's own test frames
-where the layout has them and whole sequences otherwise; ``sequences`` insists on whole sequences, ``pranet`` takes
-PraNet's test frames, whose sequences are in its training frames too; ``polyp`` trains on Kvasir and CVC together.
+Frames of one sequence are near-duplicates, so a split by frame leaks. Split rule ``default`` takes a bundle's own test frames
+where the layout has them, and whole sequences otherwise. ``carved`` always takes whole sequences. ``pranet`` takes PraNet's
+test frames, whose sequences are in its training frames too.
 """
 
 from __future__ import annotations
@@ -48,43 +48,31 @@ class CVC612(FolderBenchmark):
     native_size = (384, 288)
     folders = ("CVC-ClinicDB", "CVC-612", "cvc612", "polyp", "PraNet")
     carved_by = "whole sequences"
-    joint_rules = frozenset({"polyp"})
-    split_rules = ("default", "sequences", "pranet", "polyp")
+    split_rules = ("default", "pranet")
 
     def layouts(self) -> tuple[Layout, ...]:
-        keep = None if self.options.split_rule == "polyp" else str.isdigit
         return (
             FolderLayout(name="original", parts={"all": Part(images="Original", masks="Ground Truth")}),
             FolderLayout(name="kaggle", parts={"all": Part(images="PNG/Original", masks="PNG/Ground Truth")}),
             FolderLayout(
                 name="pranet",
                 parts={
-                    "train": Part(images="TrainDataset/image|images", masks="TrainDataset/masks", keep=keep),
+                    "train": Part(images="TrainDataset/image|images", masks="TrainDataset/masks", keep=str.isdigit),
                     "test": Part(images="TestDataset/CVC-ClinicDB/images", masks="TestDataset/CVC-ClinicDB/masks"),
                 },
             ),
-            CsvLayout(test={"test": "test_CVC-ClinicDB.csv"}, keep=keep, distinctive=True),
+            CsvLayout(test={"test": "test_CVC-ClinicDB.csv"}, keep=str.isdigit, distinctive=True),
         )
 
     def arrange(self, parts: Mapping[str, Pairs], *, root: Path, layout: Layout) -> Arranged:
-        rule = self.options.split_rule
-        if rule == "polyp" and "all" in parts:
-            raise DatasetError(
-                f"split rule 'polyp' needs PraNet's bundle or AutoGluon's polyp.zip; {root} is {self.title} alone"
-            )
-        if rule == "pranet" and "all" in parts:
+        if self.options.split_rule == "pranet" and "all" in parts:
             by_list = self.split_by_list(parts["all"], TEST_LIST)
             if by_list is None:
                 raise DatasetError(
                     f"split rule 'pranet' needs the published frame numbers; {root} has none of its images"
                 )
             return by_list
-        if rule == "sequences":
-            frames = [pair for name in ("all", "train", "val", "test") for pair in parts.get(name, ())]
-            parts = {"all": tuple(sorted(frames, key=lambda pair: int(pair.stem) if pair.stem.isdigit() else 0))}
         return super().arrange(parts, root=root, layout=layout)
 
     def group(self, pair: Pair) -> str:
-        if self.options.split_rule == "polyp" and not pair.stem.isdigit():
-            return pair.stem  # one of Kvasir's
         return f"sequence {sequence_of(pair.stem):02d}"

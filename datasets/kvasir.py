@@ -11,7 +11,7 @@ from collections.abc import Collection, Mapping, Sequence
 from pathlib import Path
 from typing import ClassVar
 
-from harness.datasets.base import DatasetError, Pair
+from harness.datasets.base import Pair
 from harness.datasets.readers.folder_benchmark import AUTOGLUON, CARVED, FolderBenchmark
 from harness.datasets.readers.layouts import CsvLayout, FolderLayout, Layout, Part, resolve_folder
 from harness.datasets.readers.pairing import image_files
@@ -37,11 +37,7 @@ def _looks_like_kvasir(root: Path) -> bool:
 
 
 class Kvasir(FolderBenchmark):
-    """Binary: polyp.
-
-    Split rules: ``pranet`` insists on PraNet's test images, ``carved`` carves, ``polyp`` trains on Kvasir and
-    CVC-ClinicDB together, as PraNet and Conv-LoRA do.
-    """
+    """Binary: polyp."""
 
     name = "kvasir"
     title = "Kvasir-SEG"
@@ -53,11 +49,8 @@ class Kvasir(FolderBenchmark):
     archives = (f"{AUTOGLUON}/polyp.zip",)
     published_sizes: ClassVar = {"all": 1000}
     folders = ("Kvasir-SEG", "kvasir", "polyp", "PraNet")
-    joint_rules = frozenset({"polyp"})
-    split_rules = ("default", "pranet", CARVED, "polyp")
 
     def layouts(self) -> tuple[Layout, ...]:
-        keep = None if self.options.split_rule == "polyp" else is_kvasir
         return (
             FolderLayout(
                 name="original",
@@ -68,32 +61,23 @@ class Kvasir(FolderBenchmark):
             FolderLayout(
                 name="pranet",
                 parts={
-                    "train": Part(images="TrainDataset/image|images", masks="TrainDataset/masks", keep=keep),
+                    "train": Part(images="TrainDataset/image|images", masks="TrainDataset/masks", keep=is_kvasir),
                     "test": Part(images="TestDataset/Kvasir/images", masks="TestDataset/Kvasir/masks"),
                 },
             ),
-            CsvLayout(test={"test": "test_Kvasir.csv"}, keep=keep, distinctive=True),
+            CsvLayout(test={"test": "test_Kvasir.csv"}, keep=is_kvasir, distinctive=True),
         )
 
     def arrange(self, parts: Mapping[str, Pairs], *, root: Path, layout: Layout) -> Arranged:
-        rule = self.options.split_rule
-        if "all" not in parts or rule == CARVED:
-            return super().arrange(parts, root=root, layout=layout)
-        if rule == "polyp":
-            raise DatasetError(
-                f"split rule 'polyp' needs PraNet's bundle or AutoGluon's polyp.zip; {root} is {self.title} alone"
-            )
-        if rule == "default" and (root / "splits").is_dir():
-            return split_by_lists(parts["all"], root / "splits")
-        by_list = self.split_by_list(parts["all"], TEST_LIST)
-        if by_list is None and rule == "pranet":
-            raise DatasetError(
-                f"split rule 'pranet' needs the published file names (cju…); {root} has none of its images"
-            )
-        return by_list or super().arrange(parts, root=root, layout=layout)
+        if "all" in parts and self.options.split_rule != CARVED:
+            if (root / "splits").is_dir():
+                return split_by_lists(parts["all"], root / "splits")
+            if by_list := self.split_by_list(parts["all"], TEST_LIST):
+                return by_list
+        return super().arrange(parts, root=root, layout=layout)
 
     def notes(self, pairs: Sequence[Pair], *, layout: Layout, parts: Collection[str]) -> list[str]:
-        """Folders called images and masks are anybody's, so names must show whether this is Kvasir-SEG."""
+        """Many data sets have folders called images and masks, so file names must show whether this is Kvasir-SEG."""
         stems = [pair.stem.casefold() for pair in pairs]
         foreign = sum(not (_PUBLISHED.fullmatch(stem) or _KNOWN_COPY.fullmatch(stem)) for stem in stems)
         if layout.name == "original" and foreign:

@@ -1,4 +1,4 @@
-"""What the nine benchmarks share: find the folder, recognise its layout, pair, carve what nobody published, decode."""
+"""What the nine benchmarks share: find the folder, recognise its layout, pair, carve splits that were not published, decode."""
 
 from __future__ import annotations
 
@@ -52,8 +52,6 @@ class FolderBenchmark(Benchmark):
     """Besides `CARVED`, which all have."""
     without_test: ClassVar[str] = CARVED
     """The split rule to offer where the test part is missing."""
-    joint_rules: ClassVar[frozenset[str]] = frozenset()
-    """Split rules that add another benchmark's images to the training split."""
     test_splits: ClassVar[tuple[str, ...]] = ("test",)
     carved_by: ClassVar[str] = "hashed stem"
     """What `group` keeps together, in the words of the rule."""
@@ -172,7 +170,7 @@ class FolderBenchmark(Benchmark):
             train, val = splitting.carve(rest, count=vals, seed=seed, group=self.group)
             rule = f"carved (seed {seed}, {len(tested)} test and {len(val)} val by {self.carved_by})"
             return train, val, {"test": tested}, rule
-        test = {name: parts.get(name, ()) for name in self.test_splits}
+        test = {name: pairs for name, pairs in parts.items() if name not in ("train", "val")}
         whose = _WHOSE_SPLITS.get(layout.name, self.whose_splits)
         if parts.get("val"):
             return parts["train"], parts["val"], test, whose

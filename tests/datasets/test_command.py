@@ -94,7 +94,7 @@ def test_failed_check_exits_1_and_json_says_why(said, tmp_path: Path) -> None:
         (["sample", "kvasir", "--images", "2"], "at least 12"),
         (["sample", "kvasir", "--seed", "-1"], "at least 0 seed, not -1"),
         (["prepare", "kvasir", "--from", "absent.zip"], "no archive absent.zip"),
-        (["check", "camo", "--split-rule", "cod"], "choose from default, camo, camo+cod10k"),
+        (["check", "camo", "--split-rule", "cod"], "choose from default, camo+cod10k"),
         (["check", "kvasir"], "get it: "),
         (["check", "all"], "nothing is found"),
     ],

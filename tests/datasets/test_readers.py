@@ -172,13 +172,11 @@ def test_parts_that_number_their_files_alike_get_prefixed_stems(make, tmp_path: 
 # --- rules of single benchmarks
 
 
-def test_kvasir_from_a_polyp_bundle_holds_no_cvc_frame_unless_asked(make, sample_of) -> None:
-    for layout in ("pranet", "autogluon"):
-        alone = load(make("kvasir"), sample_of("kvasir", layout))
-        both = load(make("kvasir", split_rule="polyp"), sample_of("kvasir", layout))
-        assert not any(pair.stem.isdigit() for pair in every(alone))
-        assert sum(pair.stem.isdigit() for pair in every(both)) == 4
-        assert both.test == alone.test
+@pytest.mark.parametrize("name", ["kvasir", "cvc612"])
+@pytest.mark.parametrize("layout", ["pranet", "autogluon"])
+def test_a_bundle_of_polyps_gives_a_benchmark_its_own_images_alone(make, sample_of, name: str, layout: str) -> None:
+    pairs = every(load(make(name), sample_of(name, layout)))
+    assert {pair.stem.isdigit() for pair in pairs} == {name == "cvc612"}
 
 
 def pretend(folder: Path, count: int, names: list[str]) -> None:
@@ -224,7 +222,7 @@ def test_camo_alone_or_with_cod10k(make, sample_of) -> None:
 
 @pytest.mark.parametrize("layout", ["original", "kaggle", "pranet"])
 def test_cvc_split_by_sequences_leaks_no_sequence(make, sample_of, layout: str) -> None:
-    splits = load(make("cvc612", split_rule="sequences"), sample_of("cvc612", layout))
+    splits = load(make("cvc612", split_rule="carved"), sample_of("cvc612", layout))
     parts = [{sequence_of(pair.stem) for pair in part} for part in (splits.train, splits.val, splits.test["test"])]
     assert not parts[0] & parts[1]
     assert not parts[0] & parts[2]
@@ -392,7 +390,7 @@ def test_the_order_of_files_is_no_part_of_a_split() -> None:
 
 
 @pytest.mark.parametrize("seed", range(10))
-@pytest.mark.parametrize("rule", ["default", "sequences"])
+@pytest.mark.parametrize("rule", ["default", "carved"])
 def test_no_sequence_is_on_two_sides_of_a_carved_split(make: MakeBenchmark, rule: str, seed: int) -> None:
     cvc = make("cvc612", split_rule=rule, split_seed=seed)
     assert isinstance(cvc, FolderBenchmark)
