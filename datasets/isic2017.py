@@ -1,6 +1,6 @@
 """ISIC 2017 part 1, lesion segmentation: 2000/150/600 dermoscopic images (Codella et al., arXiv 1710.05006).
 
-Split rule ``val-as-test`` is for whoever has no test part: the official validation images are tested, validation is
+Split rule ``val-as-test`` is for users without the test part: the official validation images are tested, validation is
 carved from training. Some lesions are in the archive twice, once as an identical file and else with other colours or
 edges: this rule leaves out training pictures of a tested lesion and keeps the two pictures of a training lesion on one
 side. The lists below were found by correlating the detail of 48-pixel thumbnails over shifts and scales, and by eye.
@@ -23,21 +23,10 @@ LESIONS_OF_VALIDATION = {"0012970": "0012127", "0000171": "0015124", "0000157": 
 """Training picture -> validation picture of the same lesion; the first is the same file."""
 
 SAME_LESION = {
-    "0009998": "0000240",
-    "0010571": "0000423",
-    "0012673": "0012672",
-    "0013184": "0012756",
-    "0013594": "0012290",
-    "0014657": "0000177",
-    "0014739": "0000206",
-    "0014748": "0000204",
-    "0014771": "0000229",
-    "0014778": "0000225",
-    "0014788": "0000165",
-    "0014795": "0000164",
-    "0014818": "0000223",
-    "0014846": "0000222",
-}
+    "0009998": "0000240", "0010571": "0000423", "0012673": "0012672", "0013184": "0012756", "0013594": "0012290",
+    "0014657": "0000177", "0014739": "0000206", "0014748": "0000204", "0014771": "0000229", "0014778": "0000225",
+    "0014788": "0000165", "0014795": "0000164", "0014818": "0000223", "0014846": "0000222",
+}  # fmt: skip
 """Training picture -> an earlier training picture of the same lesion."""
 
 

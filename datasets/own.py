@@ -1,8 +1,8 @@
-"""Anybody's folder as a benchmark, without a line of Python: images, and masks or labels.
+"""A folder of a user's own as a benchmark, without a line of Python: images, and masks or labels.
 
-The layouts are a table, `harness.datasets.readers.own_layouts`. ``classes.txt`` names the classes of masks that hold indices,
-one a line, the background first; without it masks are binary, unless COCO or nnU-Net name classes. Lists (``train.txt``, ``val.txt``,
-``test.txt``, also in ``splits/``) split an undivided folder; otherwise what is missing is carved, as for every benchmark.
+The layouts are a table, `harness.datasets.readers.own_layouts`. ``classes.txt`` names the classes of masks that hold indices, one a
+line, the background first. Without it masks are binary, unless COCO or nnU-Net names classes. Lists (``train.txt``, ``val.txt``,
+``test.txt``, also in ``splits/``) split an undivided folder. Splits that are missing are carved, as for every benchmark.
 """
 
 from __future__ import annotations
@@ -40,11 +40,11 @@ _CONVERTERS = {
     "labels/*.txt": "YOLO is not read: convert its polygons to COCO JSON, such as with Roboflow or supervision",
     "*.json": "JSON that is not COCO's, such as LabelMe's, is not read: convert it to COCO, such as with labelme2coco",
 }
-"""What a folder has that is not read -> what to do about it."""
+"""Patterns of files that are not read -> what to do about them."""
 
 
 class OwnBenchmark(FolderBenchmark):
-    """A folder of one's own; `own_benchmark` makes a class of it that has a name and classes."""
+    """A user's own folder; `own_benchmark` makes a subclass that has a name and classes."""
 
     terms = "your own"
     source = f"a folder with {'; '.join(layout.hint for layout in LAYOUTS)}; or a folder of images a class (docs/own-data.md)"
@@ -52,6 +52,7 @@ class OwnBenchmark(FolderBenchmark):
     whose_splits = "given"
     mask_colour = "any"
     folders = ()
+    test_splits = ()
 
     def __init__(self, options: DataOptions | None = None) -> None:
         super().__init__(options)
@@ -110,9 +111,6 @@ class OwnBenchmark(FolderBenchmark):
         except DatasetError:
             return 0
 
-    def needed_parts(self) -> tuple[str, ...]:
-        return () if self.options.split_rule == CARVED else ("train",)
-
     def arrange(self, parts: Mapping[str, Pairs], *, root: Path, layout: Layout) -> Arranged:
         more = "; several masks per image, read as their union" * isinstance(layout, own_layouts.Objects)
         carved = self.options.split_rule == CARVED
@@ -126,7 +124,7 @@ class OwnBenchmark(FolderBenchmark):
             lists = _lists(root, every)
             if len(lists) == len(own_layouts.SPLITS):
                 return split_by_lists(every, lists["train"].parent, lists=lists)
-            # Some of them, as VOC keeps the masks of its test images to itself.
+            # Some of them: VOC does not publish the masks of its test images.
             parts = {split: select(every, read_list(path), source=path) for split, path in lists.items()}
             named = {pair.stem for pairs in parts.values() for pair in pairs}
             if "train" in parts:
@@ -196,7 +194,7 @@ _EXPLAINED = {
 
 
 def _with_ignored(path: Path, ignored: int) -> decoding.Array | None:
-    """A binary mask of indices that marks an area to ignore, as VOC's borders; None of another."""
+    """A binary mask of indices that marks an area to ignore, such as VOC's borders; None for any other mask."""
     image = upright(open_image(path))
     indices = np.asarray(image)
     used = set(np.unique(indices).tolist()) if image.mode in ("P", "L") else set()
@@ -204,10 +202,10 @@ def _with_ignored(path: Path, ignored: int) -> decoding.Array | None:
 
 
 def _lists(root: Path, pairs: Sequence[Pair]) -> dict[str, Path]:
-    """Split -> its list, of the first folder that has one of training images, or else any. A text called as a split is a list where it
-    names one of ``pairs``, or is ``train.txt``. Raises DatasetError: two of one split."""
+    """Split -> its list, from the first folder that has a list of training images, else from the first that has any. A text file named
+    after a split is a list if it names one of ``pairs``, or is ``train.txt``. Raises DatasetError: two lists of one split."""
     stems = {name_key(Path(pair.stem).name) for pair in pairs}
-    places: list[dict[str, Path]] = [{}]
+    found: list[dict[str, Path]] = [{}]
     for folder in (root / "splits", root, root / "ImageSets" / "Segmentation"):
         lists: dict[str, Path] = {}
         for path in sorted(folder.glob("*.txt")):
@@ -216,8 +214,8 @@ def _lists(root: Path, pairs: Sequence[Pair]) -> dict[str, Path]:
                 continue
             if lists.setdefault(split, path) != path:
                 raise DatasetError(f"{lists[split]} and {path} are both lists of {split}; move one away")
-        places.append(lists)
-    return next((lists for lists in places if "train" in lists), next(filter(None, places), {}))
+        found.append(lists)
+    return next((lists for lists in found if "train" in lists), next(filter(None, found), {}))
 
 
 def _names(path: Path) -> set[str]:
@@ -228,7 +226,7 @@ def _names(path: Path) -> set[str]:
 
 
 class OwnLabels(OwnBenchmark):
-    """A folder of one's own with a folder a class; `own_benchmark` makes a class of it that has a name and classes."""
+    """A user's own folder of images a class; `own_benchmark` makes a subclass that has a name and classes."""
 
     task: ClassVar[Literal["binary", "multiclass", "classification"]] = "classification"
     class_names: ClassVar[tuple[str, ...]] = ()
@@ -239,18 +237,13 @@ class OwnLabels(OwnBenchmark):
     def layouts(self) -> tuple[Layout, ...]:
         return (own_layouts.ClassFolders(classes=self.class_names),)
 
-    def arrange(self, parts: Mapping[str, Pairs], *, root: Path, layout: Layout) -> Arranged:
-        if train := _lists(root, [pair for part in parts.values() for pair in part]).get("train"):
-            raise DatasetError(f"{train}: lists do not split folders of classes; make train/ and test/, or remove it")
-        return super().arrange(parts, root=root, layout=layout)
-
     def read(self, pair: Pair) -> Sample:
         return decoding.read_labelled(pair)
 
 
 def own_benchmark(name: str, classes: Sequence[str], base: type[OwnBenchmark] = OwnBenchmark) -> type[OwnBenchmark]:
-    """A benchmark class for a folder of one's own. ``classes``: the background first, two make it binary; of `OwnLabels` the folders'
-    names, in the order of their indices."""
+    """A benchmark class for a user's own folder. ``classes``: the background first, and two make it binary; for `OwnLabels` the names of
+    the folders, in the order of their indices."""
     described = {"name": name, "title": name, "num_classes": len(classes), "class_names": tuple(classes)}
     if base is OwnBenchmark:
         binary = len(classes) == 2
@@ -272,8 +265,8 @@ _IGNORED = "ignore"
 
 @lru_cache(maxsize=64)
 def nnunet_labels(root: Path) -> dict[str, int]:
-    """The labels of nnU-Net's ``dataset.json``, name -> index (its first version: index -> name); nothing where there is no such file.
-    Raises DatasetError: it names none, or numbers them otherwise than from 0."""
+    """The labels of nnU-Net's ``dataset.json``, name -> index (its first version: index -> name); empty without such a file.
+    Raises DatasetError: it names no labels, or does not number them from 0."""
     path = root / "dataset.json"
     try:
         labels = json.loads(path.read_bytes())["labels"].items() if path.is_file() else ()
@@ -282,7 +275,7 @@ def nnunet_labels(root: Path) -> dict[str, int]:
         if sorted(named.values()) != list(range(len(named))):
             raise ValueError(f"numbered {sorted(named.values())}, not from 0")
     except (OSError, ValueError, KeyError, TypeError, AttributeError) as error:
-        raise DatasetError(f"{path} names no classes under labels ({error}); mend it, or write {CLASSES}") from error
+        raise DatasetError(f"{path} names no classes under labels ({error}); correct it, or write {CLASSES}") from error
     return dict(sorted(named.items(), key=lambda entry: entry[1]))
 
 
@@ -304,8 +297,8 @@ def _checked(names: tuple[str, ...], where: Path) -> tuple[str, ...]:
 
 
 def any_folder(name: str, folder: Path, options: DataOptions | None = None) -> tuple[type[Benchmark], Path]:
-    """The class and the root of the data set in ``folder``: with masks where it has any, else with labels. ``hf:DIR`` is one of the
-    Hugging Face Hub's formats (`harness.datasets.readers.hugging_face`).
+    """The class and the root of the data set in ``folder``: with masks where it has any, else with labels. ``hf:DIR`` is Parquet of the
+    Hugging Face Hub (`harness.datasets.readers.hugging_face`).
 
     Raises:
         DatasetError: there is none, several are there, or its classes are wrong.

@@ -1,4 +1,4 @@
-"""``check``: can these files be trusted? What its rules say of pairing, counts, masks and copies."""
+"""``sam-peft data check``: rules on pairing, counts, masks and copies, each with a verdict."""
 
 from __future__ import annotations
 
@@ -13,6 +13,7 @@ from typing import Literal, NamedTuple
 from harness.datasets.base import IGNORE, Benchmark, DatasetError, Pair, Splits
 from harness.datasets.preparing.fingerprints import Fingerprint, exact_groups, fingerprint_pair, near_pairs
 from harness.datasets.preparing.unpacking import Progress
+from harness.datasets.readers.decoding import listed
 from harness.datasets.readers.folder_benchmark import CARVED, SAMPLE_MARKER, SAMPLE_NOTE, FolderBenchmark
 
 Status = Literal["passed", "warned", "failed"]
@@ -120,8 +121,8 @@ def _counts(benchmark: Benchmark, splits: Splits, root: Path) -> Verdict:
     elif "val" not in published and published:
         counts["train"] += counts.pop("val")
     wrong = ", ".join(f"{s} {counts[s]:,} of {size:,}" for s, size in published.items() if counts[s] != size)
-    if not published or benchmark.options.split_rule in getattr(benchmark, "joint_rules", ()):
-        return Verdict("counts", "warned", f"not compared: nobody published sizes of this{note}")
+    if not published:
+        return Verdict("counts", "warned", f"not compared: no sizes were published{note}")
     if wrong and all(counts[split] <= size for split, size in published.items()):
         return Verdict("counts", "warned", f"a part of the benchmark, which tables say{note}: {wrong}")
     if wrong:
@@ -138,8 +139,8 @@ def enough_tests(splits: Splits) -> Verdict:
 
 
 def _groups(benchmark: Benchmark, splits: Splits, root: Path) -> Verdict:
-    """Images of one group (a video, an original image, a patient) in two splits: given splits are kept, so only the user can
-    mend them."""
+    """Images of one group (a video, an original image, a patient) in two splits. Given splits are kept, so only the user can correct
+    them."""
     groups: dict[str, list[tuple[str, Pair]]] = {}
     for split, pairs in splits.parts.items():
         for pair in pairs:
@@ -167,7 +168,7 @@ def _readable(prints: Sequence[Fingerprint], root: Path) -> Verdict:
 
 
 def _labels(benchmark: Benchmark, splits: Splits) -> Verdict:
-    """A class that training or a test has no image of: the first cannot be learnt, the second is not in the score."""
+    """Classes without an image in a split: in training they cannot be learnt, in a test they are not in the score."""
     counts = {
         split: {name: sum(pair.label == at for pair in pairs) for at, name in enumerate(benchmark.class_names)}
         for split, pairs in splits.parts.items()
@@ -193,7 +194,7 @@ def _masks(benchmark: Benchmark, prints: Sequence[Fingerprint], root: Path) -> l
 
 
 def _values(benchmark: Benchmark, prints: Sequence[Fingerprint]) -> Verdict:
-    stored = _ranges(sorted({value for fingerprint in prints for value in fingerprint.values}))
+    stored = listed([value for fingerprint in prints for value in fingerprint.values])
     message = f"stored: {stored}; all decode to classes 0 to {benchmark.num_classes - 1}"
     objects = {fingerprint.values[-1] for fingerprint in prints if 1 <= len(fingerprint.values) <= 2} - {0}
     of_object = sum({IGNORE} <= set(mask.values) <= {0, IGNORE} and mask.shares[1] > 0 for mask in prints)
@@ -212,22 +213,8 @@ def _values(benchmark: Benchmark, prints: Sequence[Fingerprint]) -> Verdict:
         )
     elif len(objects) > 1 and max(objects) < _MOST_CLASSES:
         status = "warned"
-        odd = f"; each mask holds one of {_ranges(sorted(objects))}: several classes? name them in classes.txt"
-    elif len({fingerprint.paint for fingerprint in prints} - {None}) > 1:
-        status = "warned"
-        odd = "; masks are painted in several colours: several classes? save them as indices, and name them in classes.txt"
+        odd = f"; each mask holds one of {listed(sorted(objects))}: several classes? name them in classes.txt"
     return Verdict("mask values", status, message + odd)
-
-
-def _ranges(values: Sequence[int]) -> str:
-    """0, 1, 2, 254, 255 -> ``0-2, 254-255``."""
-    runs: list[list[int]] = []
-    for value in values:
-        if runs and value == runs[-1][1] + 1:
-            runs[-1][1] = value
-        else:
-            runs.append([value, value])
-    return ", ".join(str(first) if first == last else f"{first}-{last}" for first, last in runs)
 
 
 def mask_polarity(prints: Sequence[Fingerprint]) -> Verdict:
@@ -291,7 +278,7 @@ def _copies(kind: str, groups: Sequence[Sequence[Fingerprint]], root: Path) -> I
 
 
 def first_look(benchmark: FolderBenchmark, splits: Splits, root: Path) -> tuple[str, ...]:
-    """What looks wrong in a user's own masks, a line each, from a sample of them: for `run`, before it trains on them.
+    """What looks wrong in a sample of a user's own masks, a line each; `run` prints it before it trains on them.
 
     Args:
         benchmark: as it will be trained on.
@@ -309,10 +296,11 @@ def first_look(benchmark: FolderBenchmark, splits: Splits, root: Path) -> tuple[
         if broken := [fingerprint for fingerprint in looked if fingerprint.error]:
             raise DatasetError(
                 f"{benchmark.name}: {len(broken)} of {len(looked)} pairs that were looked at cannot be read; the first: "
-                f"{broken[0].error}; mend or remove them ({whole})"
+                f"{broken[0].error}; replace or remove them ({whole})"
             )
-        drawn = any(any(mask.shares[1:]) for mask in looked)
-        if not drawn and not any((mask % IGNORE).any() for mask in map(benchmark.mask_of, pairs)):
+        if not any(any(mask.shares[1:]) for mask in looked) and not any(
+            (mask % IGNORE).any() for mask in map(benchmark.mask_of, pairs)
+        ):
             raise DatasetError(
                 f"{benchmark.name}: every mask of the {split} split is background, so there is nothing to learn and every score "
                 f"would be perfect; give masks of what is looked for ({whole})"

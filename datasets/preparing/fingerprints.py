@@ -1,7 +1,7 @@
 """What a check remembers of each pair, and how it finds the same picture twice.
 
 Exact copies share the hash of their decoded pixels, so a copy under another name or in another lossless format is
-found. Near copies (encoded again, scaled, mirrored) have nearly the same difference hash, and the candidates are
+found. Near copies (re-encoded, scaled, mirrored) have nearly the same difference hash, and the candidates are
 confirmed on their thumbnails.
 """
 
@@ -40,7 +40,6 @@ class Fingerprint:
     image_size: tuple[int, int] = (0, 0)  # (width, height), upright
     mask_size: tuple[int, int] = (0, 0)
     values: tuple[int, ...] = ()  # distinct ones of the mask file, channel means of a coloured one
-    paint: tuple[bool, ...] | None = None  # which of red, green and blue the object of a coloured binary mask has
     shares: tuple[float, ...] = ()  # of each class among the pixels that are not ignored
     border_share: float = 0.0  # the foreground's of the outermost pixels
     digest: str = ""  # of the image's pixels
@@ -70,21 +69,12 @@ def fingerprint_pair(benchmark: Benchmark, split: str, pair: Pair) -> Fingerprin
         image_size=(image.shape[1], image.shape[0]),
         mask_size=mask_file.size,
         values=tuple(np.unique(stored).tolist()[:256]),
-        paint=_paint(mask_file, sample.mask) if benchmark.task == "binary" else None,
         shares=class_shares(sample.mask, benchmark.num_classes),
         border_share=border_share(sample.mask),
         digest=hashlib.sha256(f"{image.shape}".encode() + image.tobytes()).hexdigest(),
         thumbnail=np.asarray(grey.resize((THUMBNAIL, THUMBNAIL), Image.Resampling.BOX), np.float32),
         bits=(cells[:, :-1] < cells[:, 1:]).ravel(),  # each of 8x8 cells is darker than its right neighbour
     )
-
-
-def _paint(file: Image.Image, mask: NDArray[np.uint8]) -> tuple[bool, ...] | None:
-    if file.mode not in ("P", "RGB", "RGBA") or not (mask == 1).any():
-        return None
-    colour = np.median(np.asarray(file.convert("RGB"))[mask == 1], axis=0)
-    has = tuple((2 * colour > colour.max()).tolist())
-    return None if all(has) else has
 
 
 def class_shares(mask: NDArray[np.uint8], num_classes: int) -> tuple[float, ...]:

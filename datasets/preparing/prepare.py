@@ -1,8 +1,8 @@
 """``prepare``: archives to a benchmark's folder, whole or not at all.
 
-Everything is unpacked and read in a hidden folder in the data root, which one rename puts in place; what a killed call left of it
-the next one removes. gdown does the transfer, since it resumes by checked byte ranges, retries, and reads Google Drive, where several
-of the published bundles lie.
+Everything is unpacked and read in a hidden folder in the data root, which one rename puts in place. The next call removes what a
+killed call left. gdown does the transfer, since it resumes by checked byte ranges, retries, and reads Google Drive, which holds
+several of the published bundles.
 """
 
 from __future__ import annotations
@@ -87,17 +87,13 @@ def _partial(path: Path) -> list[Path]:
 
 
 def _forget(path: Path, folder: Path) -> None:
-    """Remove a download, whole or cut, so that the next call starts over; nothing that is not right in ``folder``."""
+    """Remove a download, whole or cut, so that the next call starts over; only files right in ``folder``."""
     for file in [path, *_partial(path)] if path.parent == folder else []:
         file.unlink(missing_ok=True)
 
 
 def prepare(
-    benchmark: FolderBenchmark,
-    sources: Sequence[str],
-    data_root: Path,
-    *,
-    progress: Progress,
+    benchmark: FolderBenchmark, sources: Sequence[str], data_root: Path, *, progress: Progress
 ) -> tuple[Path, Splits]:
     """Obtain, unpack, read and put in place: the benchmark's folder, and its splits.
 
@@ -126,12 +122,7 @@ def prepare(
 
 
 def _stage(
-    benchmark: FolderBenchmark,
-    archives: Sequence[Path],
-    staging: Path,
-    data_root: Path,
-    *,
-    progress: Progress,
+    benchmark: FolderBenchmark, archives: Sequence[Path], staging: Path, data_root: Path, *, progress: Progress
 ) -> Path:
     """Unpack into ``staging`` and read; the benchmark's folder there."""
     shutil.rmtree(staging, ignore_errors=True)  # of a call that was killed: the lock is ours

@@ -7,7 +7,6 @@ takes a broken header for one.
 from __future__ import annotations
 
 import bz2
-import filecmp
 import gzip
 import lzma
 import shutil
@@ -45,19 +44,12 @@ class ArchiveLimits(NamedTuple):
     size: int | None = None  # unpacked bytes; None for what the disk has free, less a tenth
 
 
-def unpack(
-    archive: Path,
-    target: Path,
-    *,
-    progress: Progress,
-    limits: ArchiveLimits | None = None,
-) -> int:
-    """Unpack a zip or tar archive into ``target``; returns the number of files. A file that another archive left there stays where
-    this one's is the same, or is no part of a data set (README, LICENSE).
+def unpack(archive: Path, target: Path, *, progress: Progress, limits: ArchiveLimits | None = None) -> int:
+    """Unpack a zip or tar archive into ``target``; returns the number of files. A README or LICENSE of an earlier archive stays.
 
     Raises:
-        DatasetError: hostile, damaged, protected by a password, of another kind, or with another file of one name than an archive
-            before it. ``target`` may then hold a part.
+        DatasetError: hostile, damaged, protected by a password, of another kind, or with a file that an earlier archive brought.
+            ``target`` may then hold a part.
     """
     target.mkdir(parents=True, exist_ok=True)
     budget = _Budget(archive, target, limits or ArchiveLimits(), progress)
@@ -120,18 +112,16 @@ class _Budget:
             raise DatasetError(f"{self.archive} unpacks to over {self.limits.ratio} times its size; it was refused")
 
     def write(self, source: IO[bytes], path: Path, total: int | None) -> None:
+        if path.exists():
+            if path.name.casefold().startswith(_ABOUT):
+                return
+            raise DatasetError(f"{self.archive} and an archive before it both hold {path.name}; give one of the two")
         path.parent.mkdir(parents=True, exist_ok=True)
-        second = path.with_name(f"{path.name}.second") if path.is_file() else None
-        with (second or path).open("xb") as file:
+        with path.open("xb") as file:
             while piece := source.read(_CHUNK):
                 self.bytes += len(piece)
                 self.check(self.bytes)
                 file.write(piece)
-        if second is not None:
-            same = filecmp.cmp(path, second, shallow=False)
-            second.unlink()
-            if not same and not path.name.casefold().startswith(_ABOUT):
-                raise DatasetError(f"{self.archive} and an archive before it hold different files {path.name}")
         self.progress(f"unpacking {self.archive.name}", len(self.names), total)
 
 
@@ -159,21 +149,7 @@ def _unpack_zip(archive: Path, budget: _Budget) -> None:
         budget.check(sum(info.file_size for info in members))
         for info, path in zip(members, paths, strict=True):
             with opened.open(info) as source:
-                _check_local_header(opened, info)
                 budget.write(source, path, len(members))
-
-
-def _check_local_header(opened: zipfile.ZipFile, info: zipfile.ZipInfo) -> None:
-    """Compare a file's own header with the list at the zip's end: where that is damaged, a file may come out empty. Streamed
-    archives (flag 8) have no checksum there. Raises zipfile.BadZipFile."""
-    file = opened.fp
-    assert file is not None, "open"
-    before = file.tell()
-    file.seek(info.header_offset)
-    flags, crc = struct.unpack("<6xH6xL12x", file.read(30))
-    file.seek(before)
-    if not flags & 0x08 and crc != info.CRC:
-        raise zipfile.BadZipFile(f"two checksums for {info.filename!r}")
 
 
 class _Watched:

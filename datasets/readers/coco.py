@@ -1,8 +1,7 @@
 """COCO JSON as masks, read in place: polygons and run lengths through pycocotools (the extra ``coco``).
 
-Where objects overlap, the smaller is on top. A crowd's region is ignored (255) where no object is drawn, as COCO's own scores do.
-pycocotools trusts what it is given, down to memory beyond its arrays, so shapes and sizes are checked here first; what it would raise
-on, or draw as something else than was meant (boxes, lines), is refused.
+Where objects overlap, the smaller is on top. A crowd's region is ignored (255) where no object is, as in COCO's own scores.
+pycocotools checks nothing and may read beyond its arrays, so shapes and sizes are checked here. Boxes and lines are refused.
 """
 
 from __future__ import annotations
@@ -19,10 +18,10 @@ import numpy as np
 from numpy.typing import NDArray
 
 from harness.datasets.base import IGNORE, DatasetError, Pair
-from harness.datasets.readers.layouts import subfolders
+from harness.datasets.readers.layouts import distinct_stems, subfolders
 from harness.datasets.readers.opening import MOST_PIXELS
 from harness.datasets.readers.own_layouts import SPLITS, OwnLayout, Parts
-from harness.datasets.readers.pairing import Paired, is_image, name_key
+from harness.datasets.readers.pairing import Paired, is_image
 
 ANY = "any"
 """The word for ``category`` that makes every category foreground."""
@@ -231,10 +230,7 @@ class CocoLayout(OwnLayout):
             raise DatasetError(f"{path} names {count} files that are not in {folder}, the first {first}; complete it")
         if folder not in folders and (others := [at for at in absent if at != folder and not absent[at]]):
             raise DatasetError(f"{path} names files that are in {folder} and in {others[0]}; move one of the two away")
-        stems = [Path(name).stem for name in names]
-        if len({name_key(stem) for stem in stems}) < len(stems):
-            stems = [str(Path(name).with_suffix("")).replace("/", "_") for name in names]
-        named = zip(stems, names, strict=True)
+        named = zip(distinct_stems(names), names, strict=True)
         return Paired(pairs=tuple(Pair(stem=stem, image=folder / name, mask=path, entry=name) for stem, name in named))
 
 

@@ -11,7 +11,7 @@ from pathlib import Path
 from typing import Literal
 
 import numpy as np
-from numpy.typing import NDArray
+from numpy.typing import ArrayLike, NDArray
 from PIL import Image
 
 from harness.datasets.base import DatasetError, Pair, Sample
@@ -67,7 +67,7 @@ def to_rgb(image: Image.Image, path: Path) -> Array:
         path: its file, for messages.
 
     Raises:
-        DatasetError: floats, of which nobody knows the range, or samples wider than 8 bits that would come out dark or white.
+        DatasetError: floats, whose range is unknown, or samples wider than 8 bits that would come out dark or white.
     """
     if image.mode == "F":
         raise DatasetError(f"{path} holds floats; convert it to 8 bits")
@@ -118,7 +118,8 @@ def mask_values(image: Image.Image, path: Path) -> NDArray[np.integer]:
     return channels[..., 0]
 
 
-def _listed(values: NDArray[np.generic]) -> str:
+def listed(values: ArrayLike) -> str:
+    """The distinct values, the first eight of many; for messages."""
     distinct = [str(value) for value in np.unique(values)]
     return ", ".join(distinct[:8]) + (f", … ({len(distinct)} values)" if len(distinct) > 8 else "")
 
@@ -150,7 +151,7 @@ def read_binary(
     if image.mode == "P" and not is_grey_palette(image):
         mask = two_colours(image, path)
         if rule == "index" and (indices := np.asarray(image)).max(initial=0) > 1:
-            raise DatasetError(f"{path} has the unexpected mask values {_listed(indices)}: palette indices are 0 and 1")
+            raise DatasetError(f"{path} has the unexpected mask values {listed(indices)}: palette indices are 0 and 1")
         return mask
     values = _grey_view(image, path)
     if image.mode == "1" or (lossless and values.max(initial=0) <= 1):
@@ -168,10 +169,10 @@ def read_binary(
                 f"{path} has the mask values {levels}, so 255 may be an area to ignore; a binary mask has 0 and 255, or 0 and 1"
             )
         if lossless and values.max(initial=0) <= 127:
-            raise DatasetError(f"{path} has the unexpected mask values {_listed(values)}: foreground is above 127")
+            raise DatasetError(f"{path} has the unexpected mask values {listed(values)}: foreground is above 127")
         return (values > 127).astype(np.uint8)
     if rule == "index" and len(np.unique(values)) > 2:
-        raise DatasetError(f"{path} has the unexpected mask values {_listed(values)}: a binary index mask has two")
+        raise DatasetError(f"{path} has the unexpected mask values {listed(values)}: a binary index mask has two")
     return (values > 0).astype(np.uint8)
 
 
@@ -181,7 +182,7 @@ def two_colours(image: Image.Image, path: Path) -> Array:
     indices = np.asarray(image)
     used = len(np.unique(indices))
     if used > 2:
-        raise DatasetError(f"{path} has the unexpected mask values {_listed(indices)}: a binary palette has two")
+        raise DatasetError(f"{path} has the unexpected mask values {listed(indices)}: a binary palette has two")
     mask = (np.asarray(image.convert("RGB")).max(axis=2) > 0).astype(np.uint8)
     if used == 2 and mask.all():
         raise DatasetError(f"{path} has two colours and neither is black, which is what background is in a palette")
@@ -246,7 +247,7 @@ def _refuse_pictures(values: NDArray[np.integer], path: Path, *, third_class: bo
     third = counts[_THIRD_VALUE[0] : _THIRD_VALUE[1]].max() / values.size
     has_third = np.count_nonzero(counts) > 2 and third > _MOST_THIRD_VALUE
     if mid > _MOST_MID_GREY or (third_class and has_third):
-        raise DatasetError(f"{path} has the unexpected mask values {_listed(values)}: a binary mask is black and white")
+        raise DatasetError(f"{path} has the unexpected mask values {listed(values)}: a binary mask is black and white")
 
 
 def _refuse_instances(values: NDArray[np.integer], path: Path) -> None:
@@ -279,7 +280,7 @@ def read_indices(path: Path, *, num_classes: int) -> Array:
     if values.min(initial=0) < 0 or values.max(initial=0) >= num_classes:
         wrong = values[(values < 0) | (values >= num_classes)]
         raise DatasetError(
-            f"{path} has the unexpected mask values {_listed(wrong)}: class indices are 0 to {num_classes - 1}"
+            f"{path} has the unexpected mask values {listed(wrong)}: class indices are 0 to {num_classes - 1}"
         )
     return values.astype(np.uint8)
 
@@ -301,7 +302,7 @@ def read_channel_means(path: Path, *, means: dict[int, int]) -> Array:
     if (classes == 255).any():
         wrong = sums[classes == 255] / 3
         known = ", ".join(str(mean) for mean in sorted(means))
-        raise DatasetError(f"{path} has the unexpected channel means {_listed(wrong.round(1))}: classes are {known}")
+        raise DatasetError(f"{path} has the unexpected channel means {listed(wrong.round(1))}: classes are {known}")
     return classes
 
 

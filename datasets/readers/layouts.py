@@ -11,14 +11,14 @@ from dataclasses import dataclass, field
 from pathlib import Path
 
 from harness.datasets.base import DatasetError, Pair
-from harness.datasets.readers.pairing import Paired, image_files, name_key, pair_folders
+from harness.datasets.readers.pairing import Paired, image_files, name_key, pair_files
 
 Keep = Callable[[str], bool]
 Probe = Callable[[Path], bool]
 
 
 def plain_folder_name(name: str) -> str:
-    """A folder name without case, spaces, dots, hyphens and underscores: re-packs differ in these."""
+    """A folder name without case, spaces, dots, hyphens and underscores, in which copies differ."""
     return re.sub(r"[^a-z0-9]", "", name.casefold())
 
 
@@ -67,8 +67,8 @@ class Layout(ABC):
 
     Attributes:
         name: the layout's name, as in `Splits.layout` and in ``sam-peft data sample --layout``.
-        distinctive: its folders identify the benchmark; otherwise the root's own name must (``images`` beside ``masks`` is
-            anybody's).
+        distinctive: its folders identify the benchmark; otherwise the root's own name must (many data sets have ``images`` and
+            ``masks``).
     """
 
     name: str
@@ -122,13 +122,9 @@ class FolderLayout(Layout):
         for name, (images, masks) in self.folders(root).items():
             part = self.parts[name]
             key = name.partition("+")[0]
-            paired = self.read(part, images, masks)
+            paired = pair_files(image_files(images), image_files(masks), keep=part.keep)
             parts[key] = joined_parts(parts[key], paired) if key in parts else paired
         return parts
-
-    def read(self, part: Part, images: Path, masks: Path) -> Paired:
-        """The pairs of two folders."""
-        return pair_folders(images, masks, keep=part.keep)
 
 
 def joined_parts(first: Paired, second: Paired) -> Paired:
@@ -177,8 +173,8 @@ class CsvLayout(Layout):
 
 
 def read_csv(path: Path) -> list[list[str]]:
-    """Rows with forward slashes, blank lines left out; of ``.jsonl``, an object a line, the keys of the first line as a header. Raises
-    DatasetError: unreadable."""
+    """Rows with forward slashes, blank lines left out; for ``.jsonl``, an object a line, the keys of the first line are the header.
+    Raises DatasetError: unreadable."""
     try:
         with path.open(newline="", encoding="utf-8-sig") as file:
             if path.suffix == ".jsonl":
@@ -191,21 +187,26 @@ def read_csv(path: Path) -> list[list[str]]:
         raise DatasetError(f"{path} is no readable CSV ({error}); restore it") from error
 
 
+def distinct_stems(names: Sequence[str]) -> list[str]:
+    """Stems of paths; with their folders, as ``FOLDER_NAME``, where two paths share a name."""
+    stems = [Path(name).stem for name in names]
+    if len(set(map(name_key, stems))) == len(stems):
+        return stems
+    folders = [[part for part in Path(name).parent.parts if part not in ("/", "..")] for name in names]
+    return ["_".join([*parts, stem]) for parts, stem in zip(folders, stems, strict=True)]
+
+
 def csv_pairs(path: Path, rows: Sequence[Sequence[str]], image: int, mask: int) -> list[Pair]:
-    """Pairs of a CSV's rows by their columns, named by their paths where names repeat. Raises DatasetError: a file is missing, or not
-    named."""
+    """Pairs of a CSV's rows by their columns. Raises DatasetError: a file is missing, or not named."""
     if any(len(row) <= max(image, mask) or not row[image] or not row[mask] for row in rows):
         raise DatasetError(f"{path} has a row without image or label; complete or remove it")
-    stems = [Path(row[image]).stem for row in rows]
-    if len(set(map(name_key, stems))) < len(stems):
-        folders = [[part for part in Path(row[image]).parent.parts if part not in ("/", "..")] for row in rows]
-        stems = ["_".join([*parts, stem]) for parts, stem in zip(folders, stems, strict=True)]
+    stems = distinct_stems([row[image] for row in rows])
     pairs = [
         Pair(stem=stem, image=path.parent / row[image], mask=path.parent / row[mask])
         for stem, row in zip(stems, rows, strict=True)
     ]
     if missing := [file for pair in pairs for file in (pair.image, pair.mask) if not file.is_file()]:
-        raise DatasetError(f"{path} names {missing[0]}, which is missing; complete the folder, or mend the CSV")
+        raise DatasetError(f"{path} names {missing[0]}, which is missing; complete the folder, or correct the CSV")
     return pairs
 
 

@@ -1,4 +1,4 @@
-"""Layouts of data of one's own: a table, `LAYOUTS`, of how people keep images with masks. Anything else is described by a CSV."""
+"""Layouts of a user's own data: a table, `LAYOUTS`, of usual ways to keep images with masks. A CSV describes any other."""
 
 from __future__ import annotations
 

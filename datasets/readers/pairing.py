@@ -20,7 +20,7 @@ _SUPERPIXELS = re.compile(r"_superpixels?$")
 
 @dataclass(frozen=True, kw_only=True)
 class Paired:
-    """The outcome of `pair_folders`.
+    """The outcome of `pair_files`.
 
     Args:
         pairs: in the order of their stems.
@@ -89,11 +89,6 @@ def without_affixes(files: Sequence[Path]) -> dict[str, Path]:
     before = len(shared(stems).rstrip("0123456789"))
     after = len(shared([stem[::-1] for stem in stems]).rstrip("0123456789"))
     return {stem[before : len(stem) - after]: path for stem, path in zip(stems, files, strict=True)}
-
-
-def pair_folders(images: Path, masks: Path, *, keep: Callable[[str], bool] | None = None) -> Paired:
-    """Pair the images of one folder with the masks of another; see `pair_files`."""
-    return pair_files(image_files(images), image_files(masks), keep=keep)
 
 
 def pair_files(

@@ -1,4 +1,4 @@
-"""Splits given as text files, one stem a line; those that nobody published are carved, by one rule: order by a hash of seed and
+"""Splits given as text files, one stem a line. Splits that were not published are carved by one rule: order by a hash of seed and
 stem, take the first.
 
 The order depends on nothing but seed and stem: not on the file system, not on the layout, not on which other files are
@@ -26,7 +26,7 @@ def own_stem(pair: Pair) -> str:
     return name_key(pair.stem)
 
 
-def draw_key(seed: int, group: str) -> str:
+def order_of(seed: int, group: str) -> str:
     """What `carve` sorts groups by."""
     return hashlib.sha256(f"{seed}:{group}".encode()).hexdigest()
 
@@ -42,7 +42,7 @@ def carve(pairs: Sequence[Pair], *, count: int, seed: int, group: Group = own_st
     Raises:
         DatasetError: nothing would be left on one side.
     """
-    keyed = sorted(pairs, key=lambda pair: (draw_key(seed, group(pair)), group(pair)))
+    keyed = sorted(pairs, key=lambda pair: (order_of(seed, group(pair)), group(pair)))
     taken: set[str] = set()
     for _, members in groupby(keyed, key=group):
         if len(taken) >= count:

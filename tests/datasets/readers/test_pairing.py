@@ -3,13 +3,18 @@
 from __future__ import annotations
 
 import os
+from collections.abc import Callable
 from pathlib import Path
 
 import pytest
 
 from harness.datasets.base import DatasetError, Pair
-from harness.datasets.readers.pairing import image_files, pair_folders
+from harness.datasets.readers.pairing import Paired, image_files, pair_files
 from tests.values import on_linux
+
+
+def pair_folders(images: Path, masks: Path, keep: Callable[[str], bool] | None = None) -> Paired:
+    return pair_files(image_files(images), image_files(masks), keep=keep)
 
 
 def _touch(folder: Path, *names: str) -> Path:
