@@ -77,7 +77,6 @@ lint: $(VENV)/installed-dev
 	$(BIN)/mypy
 	$(BIN)/lint-imports
 
-# The pages need no torch: public names are read from the source.
 $(VENV)/installed-docs: pyproject.toml | $(BIN)/python
 	$(INSTALL) --group docs
 	touch $@
