@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import functools
 import hashlib
-import json
 import os
 import subprocess
 import sys
@@ -13,11 +12,11 @@ from pathlib import Path
 
 import pytest
 
-from harness.models import fingerprints
 from harness.models.fingerprints import fingerprint, is_checkpoint, short_fingerprint
 from harness.planning.plan import Pretrained, pretrained
 from harness.planning.request import Request
 from harness.protocols.load import load_protocol
+from harness.system import hashes
 from tests.values import REPOSITORY
 
 SIZE = 3 << 20
@@ -32,7 +31,7 @@ def planned(path: str | Path, backbone: str = "vit_b") -> Pretrained:
 def reads(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> list[str]:
     """Names of the files that were read as a whole; the cache is empty, and what changed a moment ago is settled."""
     monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path / "cache"))
-    monkeypatch.setattr(fingerprints, "_SETTLED_S", -3600.0)
+    monkeypatch.setattr(hashes, "_SETTLED_S", -3600.0)
     read: list[str] = []
     digest = hashlib.file_digest
 
@@ -101,12 +100,10 @@ def test_a_checkpoint_is_held_against_a_backbone_once_and_again_when_it_changed(
     assert checked == ["vit_b", "vit_l"]
     code = "import sys; from tests.harness.models.test_fingerprints import planned; planned(sys.argv[1]); assert 'torch' not in sys.modules"
     subprocess.run([sys.executable, "-c", code, str(path)], cwd=REPOSITORY, check=True)
-    (entry,) = (tmp_path / "cache").rglob("*.json")
-    for damage in (3, ["vit_b"], {"vit_b": ["x"]}, {"vit_b": "what other code made of it"}):
-        entry.write_text(json.dumps(json.loads(entry.read_text()) | {"fits": damage}))
+    with monkeypatch.context() as other:  # code may say otherwise
+        other.setattr("harness.models.fingerprints._judge", lambda: "other code")
         assert plan("vit_b") == first
         assert checked.pop() == "vit_b"
-        plan("vit_b")
     assert checked == ["vit_b", "vit_l"]
     during.append(lambda path: write(path, changed=1))
     write(path, changed=0)

@@ -13,9 +13,9 @@ from PIL import Image
 
 from harness.archive.schema import CONTENT, same_data
 from harness.datasets.base import Pair, Splits
-from harness.planning import data as contents
-from harness.planning.data import data_fingerprint
+from harness.planning.data import content_hashes, data_fingerprint
 from harness.protocols.keys import content_hash
+from harness.system import hashes
 
 
 @pytest.fixture(autouse=True)
@@ -67,9 +67,9 @@ def test_older_fingerprints_are_compared_by_their_own_rule(tmp_path: Path) -> No
 
 def test_files_are_read_once_and_again_where_they_changed(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     read: list[Path] = []
-    hash_of = contents._hash
-    monkeypatch.setattr(contents, "_hash", lambda path: (read.append(path), hash_of(path))[1])  # type: ignore[func-returns-value]
-    monkeypatch.setattr(contents, "_SETTLED_S", -1.0)
+    hash_of = hashes._hash
+    monkeypatch.setattr(hashes, "_hash", lambda path: (read.append(path), hash_of(path))[1])  # type: ignore[func-returns-value]
+    monkeypatch.setattr(hashes, "_SETTLED_S", -1.0)
     splits = _splits(tmp_path / "a")
     first = data_fingerprint(splits)
     assert len(read) == 12
@@ -92,6 +92,6 @@ def test_a_folder_of_masks_is_known_by_its_files(tmp_path: Path) -> None:
     folder.mkdir()
     for name in "ab":
         (folder / name).write_text(name)
-    before = contents.content_hashes([folder])[folder]
+    before = content_hashes([folder])[folder]
     (folder / "b").write_text("c")
-    assert contents.content_hashes([folder])[folder] != before
+    assert content_hashes([folder])[folder] != before
