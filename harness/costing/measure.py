@@ -10,7 +10,7 @@ import copy
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import asdict, replace
 from functools import lru_cache
-from typing import Any
+from typing import Any, TypeVar
 
 import torch
 from safetensors.torch import save
@@ -32,6 +32,8 @@ from harness.planning.request import MethodRow
 from harness.protocols.load import as_rules
 from harness.system.errors import UsageError
 from harness.training.device import DTYPES, autocast, reset_peak
+
+T = TypeVar("T")
 
 
 def peak_memory(subject: Subject, phase: StepKind) -> dict[str, int]:
@@ -70,61 +72,54 @@ def measure_inference(roster: Roster, session: Session, *, report: Callable[[str
     side, batch = session.protocol.image_size, session.protocol.batch_size
     generator = torch.Generator().manual_seed(session.seed)
     images = torch.randn(batch, 3, side, side, generator=generator).to(session.device)
+
+    def merge(subject: Subject) -> dict[str, str]:
+        failed = _add_models(subject, calibration=[images])
+        roster.share_frozen(*subject.models.values())
+        return failed
+
+    def timed(model: Any) -> float:
+        model.eval()  # walks over all modules, of which a method has more than its merged model
+        begun = clock()
+        _infer(model, images, session)
+        return clock() - begun
+
+    def of_models(work: Callable[[Any], T]) -> dict[str, dict[str, T]]:
+        return roster.each(lambda subject: {name: work(model) for name, model in subject.models.items()})
+
     report("inference: merging")
-    models: dict[str, dict[str, Any]] = {}
-    failures: dict[str, dict[str, str]] = {}
-    for variant, subject in roster:
-        models[variant], failures[variant] = _models(subject, calibration=[images])
-        del subject
-        with roster.turn(variant):
-            roster.share_frozen(*models[variant].values())
-        if variant in roster.dropped:
-            del models[variant]
-            release()
-    seconds: dict[str, dict[str, list[float]]] = {v: {name: [] for name in by_mode} for v, by_mode in models.items()}
-    memory: dict[str, dict[str, int]] = {variant: {} for variant in models}
-    for number in range(session.rounds + 1):
+    failures = roster.each(merge)
+    memory = of_models(lambda model: _inference_peak(model, images, session))
+    rounds = []
+    for number in range(1, session.rounds + 1):
         report(f"inference: round {number} of {session.rounds}")
-        for variant, _ in roster:
-            with roster.turn(variant):
-                for name, model in models[variant].items():
-                    if number == 0:
-                        memory[variant][name] = _inference_peak(model, images, session)
-                        continue
-                    model.eval()  # walks over all modules, of which a method has more than its merged model
-                    begun = clock()
-                    _infer(model, images, session)
-                    seconds[variant][name].append(clock() - begun)
-            if variant in roster.dropped:
-                del models[variant]
-                release()
+        rounds.append(of_models(timed))
+    parameters = of_models(lambda model: sum(parameter.numel() for parameter in model.parameters()))
     return {
         variant: {
-            "inference_seconds": seconds[variant],
+            "inference_seconds": {name: [times[variant][name] for times in rounds] for name in memory[variant]},
             "inference_memory_bytes": memory[variant],
-            "inference_parameters": {
-                name: sum(p.numel() for p in model.parameters()) for name, model in by_mode.items()
-            },
+            "inference_parameters": parameters[variant],
             "merge_failures": failures[variant],
         }
-        for variant, by_mode in models.items()
+        for variant in roster.subjects
     }
 
 
-def _models(subject: Subject, *, calibration: Sequence[Tensor]) -> tuple[dict[str, Any], dict[str, str]]:
-    """The unmerged model and every merged one; mode -> why it could not be merged."""
-    by_mode: dict[str, Any] = {"unmerged": subject.segmenter}
+def _add_models(subject: Subject, *, calibration: Sequence[Tensor]) -> dict[str, str]:
+    """Give the subject its unmerged model and every merged one; mode -> why it could not be merged."""
+    subject.models = {"unmerged": subject.segmenter}
     failed: dict[str, str] = {}
     for mode in subject.method.merge_modes:
         try:
-            by_mode[f"merged-{mode}"] = _merged(subject.method, mode, calibration=calibration)
+            subject.models[f"merged-{mode}"] = _merged(subject.method, mode, calibration=calibration)
         except MethodError as error:
             failed[mode] = str(error)
         except Exception as error:  # what was measured unmerged stays worth keeping
             failed[mode] = why(error)
         if mode in failed:
             release()
-    return by_mode, failed
+    return failed
 
 
 def _merged(method: Method, mode: MergeMode, *, calibration: Sequence[Tensor]) -> Any:
@@ -175,8 +170,12 @@ def measure(session: Session, *, report: Callable[[str], None] = lambda line: No
             with roster.turn(row.label):
                 roster.subjects[row.label] = build_subject(row, session)
                 roster.share_frozen(roster.subjects[row.label].segmenter)
-        sizes = _measure_sizes(roster, report=report)
-        seconds = _measure_steps(roster, session, report=report)
+        report("training: memory and FLOPs")
+        sizes = roster.each(_sizes)
+        rounds = []
+        for number in range(1, session.rounds + 1):
+            report(f"training: round {number} of {session.rounds}")
+            rounds.append(roster.each(lambda subject: {kind.name: subject.step(kind) for kind in subject.shares()}))
     finally:
         roster.close()
     inference = measure_inference(roster, session, report=report)
@@ -187,8 +186,8 @@ def measure(session: Session, *, report: Callable[[str], None] = lambda line: No
     for row in session.rows:
         if row.label not in roster.subjects:
             continue
-        shares = {phase.name: share for phase, share in roster.subjects[row.label].shares().items()}
-        times = seconds[row.label]
+        shares = {kind.name: share for kind, share in roster.subjects[row.label].shares().items()}
+        times = {name: {part: [each[row.label][name][part] for each in rounds] for part in PARTS} for name in shares}
         costs.append(
             MethodCost(
                 method=row.method,
@@ -202,7 +201,7 @@ def measure(session: Session, *, report: Callable[[str], None] = lambda line: No
                 **inference[row.label],
             )
         )
-    lengths = {variant: subject.length() for variant, subject in roster}
+    lengths = {variant: subject.length() for variant, subject in roster.subjects.items()}
     baselines = [cost for cost in costs if cost.variant in session.baselines]
     costs = [
         replace(
@@ -265,16 +264,6 @@ def _chosen(name: str, attention: str, batch: int, image_size: int, dtype: torch
     return choose(backbone_shape(name), attention, batch=batch, image_size=image_size, dtype=dtype, device=device)
 
 
-def _measure_sizes(roster: Roster, *, report: Callable[[str], None]) -> dict[str, dict[str, Any]]:
-    """A function of its own: its last subject must not outlive its turn, which frees what one held that failed."""
-    sizes = {}
-    for variant, subject in roster:
-        report(f"{variant}: memory and FLOPs")
-        with roster.turn(variant):
-            sizes[variant] = _sizes(subject)
-    return sizes
-
-
 def _sizes(subject: Subject) -> dict[str, Any]:
     """Memory, FLOPs, parameters and checkpoint size: what does not vary from round to round."""
     shares = subject.shares()
@@ -297,23 +286,6 @@ def _sizes(subject: Subject) -> dict[str, Any]:
         "parameters": count_parameters(subject.segmenter),
         "checkpoint_bytes": len(save({name: t.contiguous().cpu() for name, t in subject.method.state().items()})),
     }
-
-
-def _measure_steps(
-    roster: Roster, session: Session, *, report: Callable[[str], None]
-) -> dict[str, dict[str, dict[str, list[float]]]]:
-    """Variant -> role -> part -> seconds by round."""
-    seconds: dict[str, dict[str, dict[str, list[float]]]] = {
-        variant: {phase.name: {part: [] for part in PARTS} for phase in subject.shares()} for variant, subject in roster
-    }
-    for number in range(1, session.rounds + 1):
-        report(f"training: round {number} of {session.rounds}")
-        for variant, subject in roster:
-            with roster.turn(variant):
-                for phase in subject.shares():
-                    for part, value in subject.step(phase).items():
-                        seconds[variant][phase.name][part].append(value)
-    return seconds
 
 
 def _weighted(seconds: Mapping[str, Mapping[str, list[float]]], shares: Mapping[str, float]) -> dict[str, list[float]]:

@@ -10,7 +10,7 @@ from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, field, replace
 from pathlib import Path
-from typing import Any, Literal
+from typing import Any, Literal, TypeVar
 
 import numpy as np
 import torch
@@ -33,6 +33,8 @@ from harness.training.loop import planned_steps
 from harness.training.losses import build_loss
 from harness.training.optimisers import build_optimisers, parameters_of, update
 
+T = TypeVar("T")
+
 CACHED = "cached"
 """Suffix of a role whose steps find the frozen encoder's embeddings in the cache."""
 PARTS = ("total", "data", "forward", "backward", "optimiser", "untracked")
@@ -40,8 +42,8 @@ _NOMINAL_STEPS = 100
 
 
 class RandomImages:
-    """Noise in place of a training split, made once: cost does not depend on what the images show. (count, 3, S, S) uint8 of
-    S = ``image_size`` pixels a side, masks of ``num_classes``; ``labels``: a class an image, (1, 1), instead of masks."""
+    """Noise in place of a training split, since cost does not depend on what images show: images (count, 3, S, S) uint8 with
+    S = ``image_size``, and masks (S, S) of ``num_classes``. ``labels``: instead of masks a class an image, (1, 1)."""
 
     def __init__(self, count: int, *, image_size: int, num_classes: int, labels: bool = False) -> None:
         source = np.random.default_rng(0)
@@ -103,6 +105,7 @@ class Subject:
     ) -> None:
         self.variant = variant
         self.segmenter: Any = segmenter
+        self.models: dict[str, Any] = {}  # for inference: unmerged, and by merge mode
         self.method = method
         self.protocol = protocol
         self.device = device
@@ -286,8 +289,8 @@ class Session:
 
 
 class Roster:
-    """The subjects of a session by variant, in the order in which they take turns; ``dropped`` holds the reason of everyone who is no
-    longer in it, which ``report`` gets."""
+    """The subjects of a session by variant, in the order of their turns. ``dropped``: variant -> why it failed; ``report`` gets a line
+    of it, too."""
 
     def __init__(self, *, report: Callable[[str], None]) -> None:
         self.subjects: dict[str, Subject] = {}
@@ -309,15 +312,20 @@ class Roster:
                 weight.data = donor.data
             candidates.append(weakref.ref(weight))
 
-    def __iter__(self) -> Iterator[tuple[str, Subject]]:
-        """Everyone who is in; safe against drops on the way."""
+    def each(self, work: Callable[[Subject], T]) -> dict[str, T]:
+        """What ``work`` returns by variant, in turn; a variant for which it fails is dropped."""
+        results = {}
         for variant in list(self.subjects):
-            yield variant, self.subjects[variant]
+            with self.turn(variant):
+                results[variant] = work(
+                    self.subjects[variant]
+                )  # no name here may outlive the turn, which frees the subject
+        return results
 
     @contextmanager
     def turn(self, variant: str) -> Iterator[None]:
-        """A context for a turn of ``variant``: whatever goes wrong in it drops the variant and frees what it held. Raises
-        UsageError: the command itself is wrong, for all methods."""
+        """A context for a turn of ``variant``: a failure in it drops the variant and frees its memory. Raises UsageError: the command
+        itself is wrong, for all methods."""
         try:
             yield
         except UsageError:

@@ -64,7 +64,7 @@ def _no_sizes(_: Subject) -> dict:
 @pytest.fixture
 def of_training_alone(monkeypatch: pytest.MonkeyPatch) -> None:
     """A measurement without inference."""
-    monkeypatch.setattr(measuring, "measure_inference", lambda roster, *_, **__: {name: {} for name, _ in roster})
+    monkeypatch.setattr(measuring, "measure_inference", lambda roster, *_, **__: dict.fromkeys(roster.subjects, {}))
 
 
 def test_peak_memory_is_that_of_the_dearest_kind_of_step(monkeypatch, of_training_alone: None) -> None:
