@@ -1,8 +1,8 @@
-"""What a plan costs where it would run: hours, memory, disk, when it is finished, and what a budget buys.
+"""What a plan costs where it would run: hours, memory, disk, how long until it is finished, and which runs a budget pays for.
 
-Hours are counted operations, divided by the speed of earlier runs on such a device; without records by a share of the device's
-peak. Operations are in closed form, so that pricing needs no torch: a multiply-add counts as two; softmax, norms and
-element-wise operations are left out.
+Hours are counted operations divided by the speed of earlier runs on such a device, or without records by a share of the device's
+peak. Operations are in closed form, so pricing needs no torch. A multiply-add counts as two; softmax, norms and element-wise
+operations are left out.
 """
 
 from __future__ import annotations
@@ -10,10 +10,10 @@ from __future__ import annotations
 import math
 import re
 import statistics
+from collections import Counter
 from collections.abc import Iterable, Mapping, Sequence
 from contextlib import suppress
 from dataclasses import dataclass, replace
-from datetime import datetime, timedelta
 from pathlib import Path
 from typing import Any
 
@@ -34,35 +34,32 @@ from harness.system.machine import cores, processor
 from harness.system.text import counted, first_of
 
 BLOCK_KERNELS, DECODER_KERNELS = 77, 150
-"""Kernels of a forward pass through a block (counted: 919 for ViT-B's encoder), and through the mask decoder (roughly)."""
+"""Kernels of a forward pass through a block (counted for ViT-B's encoder), and through the mask decoder (roughly)."""
 PEAKS = {
     "b200": (80, 2250), "h200": (67, 989), "h100": (67, 989), "gh200": (67, 989), "a100": (19.5, 312), "l40": (90, 362),
     "a40": (37, 150), "a10": (31, 125), "v100": (15.7, 125), "t4": (8.1, 65), "4090": (83, 165), "3090": (36, 71),
 }  # fmt: skip
-"""GPU -> dense peak in TFLOP/s, of fp32 without TF32 and of 16 bit, as its specification has them."""
+"""GPU -> dense peak in TFLOP/s by its specification, in fp32 without TF32 and in 16 bit."""
 ASSUMED = "a100"
 REACHED = 0.45
-"""Share of the peak that products are assumed to reach where nothing is measured."""
+"""Share of the peak that training is assumed to reach where nothing is measured."""
 KERNEL_SECONDS, SCORE_SECONDS = 6e-6, 1 / 150
 """On a GPU: a kernel's launch, and reading, resizing and scoring an image. Assumed."""
 START_SECONDS, UPDATE_SECONDS, PROCESS_BYTES = 4.4, 0.03, 0.44 * 2**30
-"""On a CPU: of a process before its first update, of an update in addition to its operations, and resident before it holds a
-model. Measured once, on the card ``demo`` with one thread."""
+"""On a CPU, measured once with the protocol ``demo``: seconds before the first update, seconds of an update besides its operations,
+and memory of a process without a model."""
 MOST_DAYS = 30
-"""That a plan may take without ``--yes``."""
+"""A plan that takes longer needs ``--yes``."""
 STATES = 7
-"""Times the trained tensors, of an unfinished run: two checkpoints with weights and Adam's two moments, and the best state."""
+"""Copies of the trained tensors on disk: two checkpoints, each with weights and Adam's two moments, and the best state."""
 RECORD_BYTES, IMAGE_ROW_BYTES = 40_000, 150
-"""Of a record, and of a row of its table of images: one an image and scored model."""
-
-
-# Operations and kernels of a run.
+"""Bytes of a record, and of a row of its table of images: a row for every image and scored model."""
 
 
 def encoder_flops(shape: BackboneShape, *, image_size: int, decoder: Decoder = "sam") -> list[float]:
-    """Operations of the encoder on one image: patch embedding, every block, the neck that SAM's decoder reads. Windows are
-    counted whole: an upper bound where TinyViT leaves their padding out. Relative positions along the axes count as the further
-    dimensions of a head that fused kernels make of them; see `useful`."""
+    """Operations of the encoder on one image: patch embedding, every block, the neck that SAM's decoder reads. Windows are counted
+    whole, an upper bound where TinyViT leaves their padding out. Relative positions along the axes count as further dimensions of
+    a head, as fused kernels compute them; see `useful`."""
     side = image_size // shape.patch
     first = side * shape.blocks[0].scale * shape.blocks[0].pool
     embed = _convolved(shape.stem, side=image_size) or 2.0 * first * first * shape.projection_taps
@@ -86,7 +83,7 @@ def encoder_flops(shape: BackboneShape, *, image_size: int, decoder: Decoder = "
 
 
 def useful(shape: BackboneShape) -> BackboneShape:
-    """The shape without what fused kernels compute for relative positions, as on a CPU."""
+    """The shape without the work of fused kernels on relative positions, as a CPU computes it."""
     return replace(shape, relative_positions="" if shape.relative_positions == "axes" else shape.relative_positions)
 
 
@@ -100,7 +97,7 @@ def _convolved(convolutions: Iterable[NormedConvolution], *, side: int) -> float
 
 
 def decoder_flops(shape: BackboneShape, *, image_size: int, decoder: Decoder = "sam") -> float:
-    """Operations of the decoder on one image; of SAM's the image side of the two-way transformer, and upscaling."""
+    """Operations of the decoder on one image. For SAM's: the image side of the two-way transformer, and upscaling."""
     side, dim = image_size // shape.embedding_patch, shape.neck_dim or DECODER_DIM
     if decoder != "sam":
         return dense_flops(decoder, dim=shape.dim, tokens=side * side)
@@ -111,8 +108,8 @@ def decoder_flops(shape: BackboneShape, *, image_size: int, decoder: Decoder = "
 
 
 def step_flops(run: Run, shape: BackboneShape) -> float:
-    """Operations of the forward and backward pass of one training image. What a fused kernel executes for widened heads, it executes
-    2.5 times in its backward pass, which recomputes the scores."""
+    """Operations of the forward and backward pass of one training image. A fused kernel's backward pass recomputes the scores, so
+    widened heads cost 2.5 times their forward work there."""
     size, name = int(run.rules["image_size"]), decoder_of(run)
     embed, *blocks, neck = encoder_flops(useful(shape), image_size=size, decoder=name)
     executed = encoder_flops(shape, image_size=size, decoder=name)[1:-1]
@@ -139,7 +136,7 @@ def forward_flops(run: Run, shape: BackboneShape) -> float:
 
 
 def scored(run: Run, images: Images) -> int:
-    """Images that a run scores: every validation, and the test of the best, the last, each merged and the decoded model."""
+    """Images that a run scores: in every validation, and in the tests of the best, last, merged and decoded models."""
     rules, config = run.rules, config_of(run)
     if not config.trains:
         return images.test
@@ -149,14 +146,14 @@ def scored(run: Run, images: Images) -> int:
 
 
 def _trained_images(run: Run, images: Images) -> float:
-    """Images of all training passes, those for an architecture among them."""
+    """Images of all training passes, including those for an architecture."""
     rules, config = run.rules, config_of(run)
     passes = config.passes(epochs=int(rules.get("epochs", 1)), of_updates=rules.get("budget") == "updates")
     return passes * int(rules.get("epochs", 1)) * (int(rules.get("epoch_images", 0)) or images.train)
 
 
 def _encoded_once(run: Run, images: Images) -> int:
-    """Images, mirrored ones too, that pass an encoder which stays as it is and whose embeddings are kept; 0 where none are kept."""
+    """Images, mirrored ones included, that pass a frozen encoder whose embeddings are cached; 0 without a cache."""
     config = config_of(run)
     if not config.trains or config.trains_encoder or not run.rules.get("cache_embeddings"):
         return 0
@@ -173,24 +170,21 @@ def run_flops(run: Run, shape: BackboneShape, images: Images) -> float:
 
 
 def run_kernels(run: Run, shape: BackboneShape, images: Images) -> float:
-    """Kernels that a run launches: a backward pass has two for one of the forward pass."""
+    """Kernels that a run launches; a backward pass has two for each of the forward pass."""
     batch = int(run.rules.get("batch_size", 1))
     blocks = len(shape.blocks) * (BLOCK_KERNELS + config_of(run).added_kernels)
     passes = 3 * _trained_images(run, images) + scored(run, images)
     return ((_encoded_once(run, images) or passes) * blocks + passes * DECODER_KERNELS) / batch
 
 
-# A device, and what runs cost on it.
-
-
 @dataclass(frozen=True, kw_only=True)
 class Device:
-    """What is assumed of a device that no record was made on.
+    """What is assumed of a device where no record tells its speed.
 
     Args:
         flops: operations a second that training reaches, in fp32 and in 16 bit.
         threads: of one run on a CPU; 0 for a GPU.
-        model: as records name it (`Record.environment`), empty where nobody knows; records of another do not count.
+        model: as records name it (`Record.environment`), empty if unknown; records of another model do not count.
     """
 
     name: str
@@ -199,20 +193,19 @@ class Device:
     model: str = ""
 
     def made(self, record: Record) -> bool:
-        """Whether a record was made on a machine like this one, with as many threads; on any GPU where nobody knows which."""
+        """Whether a record was made on such a device, with as many threads; on any GPU if the model is unknown."""
         name, threads = record.environment.get("device", "cpu"), record.environment.get("threads")
         on_cpu = name.lower().startswith("cpu")
         same = on_cpu == bool(self.threads) and self.model in ("", name)
         return same and (not on_cpu or threads in (None, str(self.threads)))
 
     def shape(self, backbone: str) -> BackboneShape:
-        """The encoder's numbers, as this device computes it."""
+        """The encoder as this device computes it."""
         return useful(backbone_shape(backbone)) if self.threads else backbone_shape(backbone)
 
 
 def gpu(*words: str) -> Device:
-    """The GPU that the first of ``words`` that names any means: a model's name, or a cluster's request. Of several the
-    slowest counts."""
+    """The GPU that ``words`` name (a model's name, or a cluster's request): the slowest in the first that names any."""
     named = next(filter(None, ([name for name in PEAKS if re.search(rf"{name}(?!\d)", w.lower())] for w in words)), [])
     name = min(named or [ASSUMED], key=lambda name: PEAKS[name][1])
     fp32, half = PEAKS[name]
@@ -221,21 +214,20 @@ def gpu(*words: str) -> Device:
 
 
 def cpu(cores: int) -> Device:
-    """What is assumed of a run that has so many CPU cores."""
+    """What is assumed of so many CPU cores."""
     return Device(name=counted(cores, "CPU core"), flops=(4.5e10 * cores, 7.5e10 * cores), threads=cores)
 
 
 def device(planned: Plan, where: Target) -> Device:
-    """What one run has there."""
+    """The device of one run there."""
     if where.profile is not None:
         shapes = [where.profile.shape(name) for name in dict.fromkeys(job.run.backbone for job in planned.jobs)]
-        if any(map(where.profile.gpus_of, shapes)):
-            extra = " ".join(where.profile.extra.values())
-            requested = [
-                " ".join(getattr(shape, name) for shape in shapes) for name in ("gres", "constraint", "partition")
-            ]
-            return gpu(requested[0], extra, *requested[1:])
-        return cpu(max(shape.cpus for shape in shapes))
+        if not any(map(where.profile.gpus_of, shapes)):
+            return cpu(max(shape.cpus for shape in shapes))
+        gres, *others = (
+            " ".join(getattr(shape, name) for shape in shapes) for name in ("gres", "constraint", "partition")
+        )
+        return gpu(gres, " ".join(where.profile.extra.values()), *others)
     if where.devices:
         name = gpu_name(where.devices[0])
         return replace(gpu(name), model=name)
@@ -244,8 +236,7 @@ def device(planned: Plan, where: Target) -> Device:
 
 @dataclass(frozen=True, kw_only=True)
 class RunForecast:
-    """What one run will cost: device-hours as on one device and what they rest on, peak memory in training, disk while it is
-    unfinished."""
+    """The cost of one run: device-hours and their basis, peak memory in training, disk while it is unfinished."""
 
     run: Run
     hours: float
@@ -255,7 +246,7 @@ class RunForecast:
 
 
 def price(planned: Plan, results: Path | None, *, where: Target) -> tuple[RunForecast, ...]:
-    """The forecast of a plan's unfinished runs, from records of similar runs below ``results`` where there are some."""
+    """The forecast of a plan's unfinished runs, from records of similar runs below ``results`` if there are any."""
     machine = device(planned, where)
     runs = [job.run for job in planned.pending]
     speeds = _speeds(results, machine, {_levels(run)[-1] for run in runs}) if results else {}
@@ -263,7 +254,7 @@ def price(planned: Plan, results: Path | None, *, where: Target) -> tuple[RunFor
     priced = []
     for run in runs:
         images = images_of(planned, run)
-        # Seeds of one plan hold the same options and rules, the very objects, and cost the same.
+        # Seeds of one plan share the objects of options and rules, and cost the same.
         same = (run.method, id(run.method_config), run.benchmark, run.backbone, id(run.rules), images)
         if same not in alone:
             seconds, basis = _seconds(run, images, machine, speeds)
@@ -280,8 +271,10 @@ def price(planned: Plan, results: Path | None, *, where: Target) -> tuple[RunFor
 
 
 def days(runs: Sequence[RunForecast], where: Target) -> float:
-    """Until all runs are done, as many at a time as there is room for, at least."""
-    hours = [priced.hours / _devices(where, priced.run.backbone) for priced in runs]
+    """Days until all runs are done, at least, with as many at a time as there is room for."""
+    profile, hours = where.profile, [priced.hours for priced in runs]
+    if profile is not None:  # where a run may have several GPUs
+        hours = [priced.hours / max(1, profile.gpus_of(profile.shape(priced.run.backbone))) for priced in runs]
     return max(max(hours, default=0.0), sum(hours) / _parallel(where)) / 24
 
 
@@ -290,13 +283,8 @@ def _parallel(where: Target) -> int:
     return where.workers if where.profile is not None or where.devices else min(where.workers, cores())
 
 
-def _devices(where: Target, backbone: str) -> int:
-    """What a run occupies: its job's GPUs, or one processor."""
-    return max(1, where.profile.gpus_of(where.profile.shape(backbone))) if where.profile is not None else 1
-
-
 def _speeds(results: Path, device: Device, levels: set[tuple[object, ...]]) -> dict[object, list[float]]:
-    """Level of likeness -> operations a second of finished runs on such a device."""
+    """Level of similarity (`_levels`) -> operations a second of finished runs on such a device."""
     speeds: dict[object, list[float]] = {}
     for record in RecordStore(results).summaries()[0]:
         alike = _levels(record.run)
@@ -314,7 +302,7 @@ def _speeds(results: Path, device: Device, levels: set[tuple[object, ...]]) -> d
 
 
 def _levels(run: Run) -> tuple[tuple[object, ...], ...]:
-    """Keys under which earlier runs are looked up, from what is most like ``run`` to what is least."""
+    """Keys by which earlier runs are found, from the most similar to ``run`` to the least."""
     rules = run.rules
     shape = (model_of(run), rules.get("image_size"), rules.get("precision"))
     config = tuple(sorted((name, str(value)) for name, value in run.method_config.items()))
@@ -323,7 +311,7 @@ def _levels(run: Run) -> tuple[tuple[object, ...], ...]:
 
 
 def _seconds(run: Run, images: Images, device: Device, speeds: Mapping[object, list[float]]) -> tuple[float, str]:
-    """How long a run takes on one device, and what that rests on."""
+    """Seconds of a run on one device, and their basis."""
     shape = device.shape(run.backbone)
     work = run_flops(run, shape, images)
     for level, basis in zip(_levels(run), ("of the same shape", "of this method", "of this backbone"), strict=True):
@@ -344,12 +332,13 @@ def model_of(run: Run) -> str:
 
 
 def images_of(planned: Plan, run: Run) -> Images:
-    """How many images a run has: those on disk, else the published sizes."""
+    """The images of a run: those on disk, else by the published sizes."""
     return limited(planned.images.get(run.benchmark) or published_images(run.benchmark), run.rules)
 
 
 def published_images(benchmark: str) -> Images:
-    """How many images a benchmark has by the sizes that it states: nine tenths of an unsplit one train; a tenth of train validates."""
+    """The images of a benchmark by its published sizes. Without splits nine tenths train; without a validation split it is a tenth of
+    the training split."""
     sizes = dict(BENCHMARKS.get(benchmark).published_sizes)
     train = sizes.get("train", round(0.9 * sizes.get("all", 1000)))
     test = sizes.get("test", sizes.get("all", 1000) - train)
@@ -357,12 +346,9 @@ def published_images(benchmark: str) -> Images:
     return Images(train=train if "val" in sizes else train - val, val=val, test=test)
 
 
-# What a budget buys, and whether to start.
-
-
 def within_budget(prices: Sequence[RunForecast], hours: float) -> tuple[RunForecast, ...]:
-    """The runs that fit into ``hours`` device-hours, in the order of the plan: all methods on one benchmark under one seed stand or
-    fall together, low seeds before high ones, cheap benchmarks before dear ones."""
+    """The runs that fit into ``hours`` device-hours, in the order of the plan. All methods on one benchmark with one seed are taken
+    together, low seeds first, and for a seed cheap benchmarks first."""
     groups: dict[tuple[int, str, str], list[RunForecast]] = {}
     for priced in prices:
         groups.setdefault((priced.run.seed, priced.run.benchmark, priced.run.backbone), []).append(priced)
@@ -379,24 +365,21 @@ def affordable(planned: Plan, prices: Sequence[RunForecast], *, hours: float) ->
     """The plan without the runs that do not fit into ``hours`` device-hours, and a line that says what is left out. Raises
     UsageError: nothing fits."""
     kept = {priced.run.key for priced in within_budget(prices, hours)}
-    left_out = {priced.run.key: _in_words(priced.run) for priced in prices if priced.run.key not in kept}
-    if left_out and not kept:
+    text = f"--budget: {len(kept)} of {len(prices)} runs fit into {hours:g} hours"
+    if len(kept) == len(prices):
+        return planned, text
+    if not kept:
         raise UsageError(
             f"--budget {hours:g}: none of {len(prices)} runs fits, with all methods on a benchmark together; --plan shows the prices"
         )
-    failed = {key: code for key, code in planned.failed.items() if key not in left_out}
-    text = f"--budget: {len(kept)} of {len(prices)} runs fit into {hours:g} hours"
-    text += f"; left out: {first_of(list(left_out.values()))}" if left_out else ""
+    left_out = {priced.run.key: _in_words(priced.run) for priced in prices if priced.run.key not in kept}
     jobs = tuple(job for job in planned.jobs if job.run.key not in left_out)
-    return replace(planned, jobs=jobs, failed=failed), text
+    failed = {key: code for key, code in planned.failed.items() if key not in left_out}
+    return replace(planned, jobs=jobs, failed=failed), f"{text}; left out: {first_of(list(left_out.values()))}"
 
 
 def hesitation(planned: Plan, results: Path, *, where: Target, hours: float | None = None) -> str:
-    """Why a plan should not start without ``--yes``, and what to use instead; empty where nothing speaks against it.
-
-    Args:
-        hours: of ``--budget``, which nothing exceeds.
-    """
+    """Why a plan should not start without ``--yes``, and what to use instead; empty if it should. ``hours``: of ``--budget``."""
     runs = [job.run for job in planned.pending]
     if where.profile is not None:
         if any(run.is_generated for run in runs):
@@ -409,21 +392,16 @@ def hesitation(planned: Plan, results: Path, *, where: Target, hours: float | No
         prices = price(planned, known, where=where)
         if (long := days(prices, where)) <= MOST_DAYS:
             return ""
-    has_gpu = where.profile is not None or where.devices
-    instead = (
-        "--budget HOURS, fewer methods, seeds or benchmarks" if has_gpu else "--cluster NAME, or --protocol mobile"
-    )
+    on_cpu = where.profile is None and not where.devices
+    instead = "--cluster NAME, or --protocol mobile" if on_cpu else "--budget HOURS, fewer methods, seeds or benchmarks"
     spent = f"{sum(run.hours for run in prices):,.0f} hours of {device(planned, where).name}"
     return f"{counted(len(runs), 'run')} would take about {long:.0f} days here ({spent}); take {instead}"
-
-
-# The plan as text and as JSON.
 
 
 def plan_text(
     planned: Plan, prices: Sequence[RunForecast] | None, *, where: Target, budget: float | None = None
 ) -> str:
-    """Runs, trainable parameters, prices and what is missing; ``budget`` in device-hours names the runs that fit."""
+    """Runs, trainable parameters, prices and what is missing. With a ``budget`` in device-hours, the runs that fit."""
     runs = counted(len(planned.jobs), "run")
     lines = [f"{runs}, {len(planned.finished)} finished, {len(planned.failed)} failed before", ""]
     rows = parameter_rows(planned)
@@ -440,32 +418,28 @@ def plan_text(
         if budget is not None:
             lines += ["", f"{len(chosen)} of {len(prices)} runs fit into {budget:g} hours:"]
             lines += [f"  {_in_words(priced.run)} · {_hours([priced])} h" for priced in chosen]
-        lines += _arrays(chosen, where)
+        if where.profile is not None:
+            runs_of = Counter(where.profile.shape(priced.run.backbone) for priced in chosen)
+            lines += ["", *(f"{counted(count, 'run')}, each with {shape.in_words}" for shape, count in runs_of.items())]
     missing = [f"missing: {line}" for line in planned.missing]
     needs = [f"protocols by what they need (--protocol): {card_needs()}"] if missing else ["nothing is missing"]
     return "\n".join([*lines, "", *missing, *needs]) + "\n"
 
 
 def plan_data(planned: Plan, prices: Sequence[RunForecast] | None, *, budget: float | None = None) -> dict[str, Any]:
-    """The plan JSON-ready: every run with its state and its price, and what is missing. ``budget``: device-hours; every run that is
-    priced says whether it fits."""
-    by_key = {priced.run.key: priced for priced in prices or ()}
-    fits = {
-        priced.run.key: priced.hours for priced in within_budget(prices or (), math.inf if budget is None else budget)
+    """The plan, JSON-ready: every run with its state and price, with a ``budget`` whether it fits, and what is missing."""
+    fitting = [] if budget is None else [priced.run.key for priced in within_budget(prices or (), budget)]
+    by_key = {
+        priced.run.key: {name: value for name, value in vars(priced).items() if name != "run"}
+        for priced in prices or ()
     }
     runs = []
     for run in (job.run for job in planned.jobs):
         names = ("key", "variant", "method", "backbone", "benchmark", "protocol", "seed")
-        entry = {name: getattr(run, name) for name in names}
-        if priced := by_key.get(run.key):
-            entry |= {name: value for name, value in vars(priced).items() if name != "run"}
-            entry |= {"fits_budget": run.key in fits} if budget is not None else {}
         state = "finished" if run.key in planned.finished else planned.failed.get(run.key, "planned")
-        runs.append({**entry, "state": state})
-    data: dict[str, Any] = {"runs": runs, "missing": list(planned.missing)}
-    if budget is not None:
-        data["budget"] = {"hours": budget, "runs": len(fits), "of_runs": len(by_key), "spent": sum(fits.values())}
-    return data
+        entry = {**{name: getattr(run, name) for name in names}, "state": state, **by_key.get(run.key, {})}
+        runs.append(entry if budget is None or run.key not in by_key else {**entry, "fits_budget": run.key in fitting})
+    return {"runs": runs, "missing": list(planned.missing)}
 
 
 def parameter_rows(planned: Plan) -> list[tuple[str, str, int, int, int]]:
@@ -496,26 +470,8 @@ def _forecast(planned: Plan, prices: Sequence[RunForecast], where: Target) -> li
         size_gib, fits = image_bytes / 2**30, load_settings().cache_gib
         rest = "" if size_gib <= fits else f" of which {fits:.0f} fit (cache_gib); the rest is decoded every epoch,"
         lines.append(f"decoded images: {size_gib:.2f} GiB,{rest} shared by runs (cache_gib = 0: none)")
-    with suppress(OverflowError):
-        finish = datetime.now() + timedelta(days=days(prices, where))
-        at_once = f"{counted(_parallel(where), 'run')} at a time, no waiting in a queue"
-        lines.append(f"finished about {finish:%Y-%m-%d %H:%M} ({at_once})")
-    return lines
-
-
-def _arrays(chosen: Sequence[RunForecast], where: Target) -> list[str]:
-    """What is submitted to a cluster, a line a shape; nothing elsewhere."""
-    if where.profile is None:
-        return []
-    shapes: dict[Any, list[str]] = {}
-    for priced in chosen:
-        shapes.setdefault(where.profile.shape(priced.run.backbone), []).append(priced.run.backbone)
-    lines = [""]
-    for shape, backbones in shapes.items():
-        arrays = counted(math.ceil(len(backbones) / where.profile.max_array_size), "array")
-        at_once = f"{counted(len(backbones), 'run')} in {arrays} of at most {where.profile.parallelism} at once"
-        lines.append(f"{', '.join(dict.fromkeys(backbones))}: {at_once}; {shape.in_words}")
-    return lines
+    at_once = f"{counted(_parallel(where), 'run')} at a time, no waiting in a queue"
+    return [*lines, f"finished after about {24 * days(prices, where):,.1f} hours ({at_once})"]
 
 
 def _in_words(run: Run) -> str:

@@ -253,7 +253,7 @@ def run(arguments: argparse.Namespace, settings: Settings) -> int:
     from harness.dispatch.target import target_of
     from harness.planning.data import sample_writer
     from harness.planning.plan import plan
-    from harness.planning.tuning import tell_finished
+    from harness.planning.tuning import label_finished
     from harness.planning.understand import understand
 
     with stages() as report:
@@ -285,7 +285,7 @@ def run(arguments: argparse.Namespace, settings: Settings) -> int:
             request = tuned
         planned = plan(request, prepare_samples=samples)
         if tuning is not None and not arguments.plan:
-            tell_finished(planned, RecordStore(request.results))
+            label_finished(planned, RecordStore(request.results))
         for line in _of_edited_plugins(planned, RecordStore(request.results)):
             say(line)
     if arguments.plan:

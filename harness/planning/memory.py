@@ -81,14 +81,14 @@ def widening(shape: BackboneShape, block: BlockShape, *, side: int) -> float:
 
 
 def decoder_of(run: Run) -> Decoder:
-    """The run's mask decoder; records from before there were others have SAM's."""
+    """The run's mask decoder; older records without the rule have SAM's."""
     decoder: Decoder = run.rules.get("decoder", "sam")
     return decoder
 
 
 def config_of(run: Run) -> MethodConfig:
-    """The run's method configuration; one that trains all of the encoder's blocks where the method is not known here, or
-    no longer takes such options: older records and others' plug-ins are priced too."""
+    """The run's method configuration. For a method or options that are unknown here (older records, plug-ins), one that trains all of
+    the encoder's blocks, so that they are priced too."""
     return _config_of(run.method, json.dumps(run.method_config, sort_keys=True))
 
 

@@ -1,13 +1,13 @@
 """From a request to frozen jobs: every name resolved, every rule validated, every missing thing known, before anything starts.
 
-`plan` is three steps that can be read one by one: `resolve_names`, `expand`, and matching with earlier records
-(`earlier`). No torch here, unless there is a checkpoint to look into: planning a thousand runs takes a second.
+`plan` has four steps: `resolve_names`, `look_at_data`, `expand`, and `earlier`, which matches with records. Torch is imported only
+to look into a checkpoint, so planning a thousand runs takes a second.
 """
 
 from __future__ import annotations
 
 import itertools
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping
 from dataclasses import asdict, dataclass, field, replace
 from pathlib import Path
 from typing import Any
@@ -18,7 +18,7 @@ from harness.datasets.base import DatasetError
 from harness.datasets.preparing.checking import first_look
 from harness.models.catalog import backbone_shape, require_stands, resolve_backbone
 from harness.models.checkpoint import require_finite
-from harness.models.fingerprints import fingerprint, known_to_fit, remember_fit, status_of
+from harness.models.fingerprints import fingerprint, known_to_fit, remember_fit
 from harness.models.published import is_word, published_file
 from harness.planning.data import Images, benchmark_of, data_fingerprint, manifest_hash, require_task
 from harness.planning.request import Job, MethodRow, Request, method_row, split_overrides
@@ -32,8 +32,8 @@ from harness.system.text import first_of
 
 @dataclass(frozen=True, kw_only=True)
 class Pretrained:
-    """A checkpoint: its path and its fingerprint; empty for random weights.
-    ``missing``: what to do where the file is not there; empty where nothing is missing."""
+    """A checkpoint: its path and its fingerprint, both empty for random weights. ``missing``: what to do if the file is not there,
+    else empty."""
 
     path: str = ""
     fingerprint: str = ""
@@ -60,31 +60,34 @@ def pretrained(request: Request, backbone: str, protocol: Protocol) -> Pretraine
         what = "is a folder" if path.is_dir() else "is no file" if path.exists() else "does not exist"
         missing = f"checkpoint {path} {what}; give the path of the pretrained {backbone} file"
         return Pretrained(path=str(path), fingerprint="missing", missing=missing)
-    if known_to_fit(path, backbone):
-        return Pretrained(path=str(path.absolute()), fingerprint=fingerprint(path))
-    from harness.models.build import require_checkpoint  # imports torch, which other plans need not wait for
+    digest = fingerprint(path)
+    if not known_to_fit(digest, backbone):
+        from harness.models.build import require_checkpoint  # imports torch, which other plans need not wait for
 
-    before = status_of(path)
-    require_checkpoint(backbone, path)
-    require_finite(path)
-    given = Pretrained(path=str(path.absolute()), fingerprint=fingerprint(path))
-    remember_fit(path, backbone, checked=before)
-    return given
+        require_checkpoint(backbone, path)
+        require_finite(path)
+        checked, digest = digest, fingerprint(path)
+        if digest == checked:  # else it changed meanwhile
+            remember_fit(digest, backbone)
+    return Pretrained(path=str(path.absolute()), fingerprint=digest)
+
+
+Keys = dict[tuple[str, str], list[str]]
+"""(variant, benchmark) -> the keys of its runs, one a backbone, decoder and seed."""
 
 
 @dataclass(frozen=True, kw_only=True)
 class Plan:
-    """What would happen.
+    """What a command would run.
 
     Args:
         jobs: every run of the grid once, finished ones included, in grid order.
         finished: keys with an ``OK`` record already.
-        failed: key -> reason code of an earlier attempt; these run again.
+        failed: key -> reason code of an earlier attempt; these restart.
         missing: what keeps runs from starting, one line each.
         problems: one line each: records that cannot be read, whose runs are restarted; rules that cannot give good masks.
         images: benchmark -> the images of its splits on disk, before the protocol's limits.
         request: identity of the whole grid, which a budget does not change.
-        keys: (variant, benchmark) -> its runs, one a backbone, decoder and seed.
     """
 
     jobs: tuple[Job, ...]
@@ -95,7 +98,7 @@ class Plan:
     images: Mapping[str, Images] = field(default_factory=dict)
     problems: tuple[str, ...] = ()
     request: str = ""
-    keys: Mapping[tuple[str, str], Sequence[str]] = field(default_factory=dict)
+    keys: Keys = field(default_factory=dict)
 
     @property
     def pending(self) -> tuple[Job, ...]:
@@ -116,22 +119,22 @@ def plan(request: Request, *, prepare_samples: Callable[[str], Path] | None = No
         report("planning")
         names = resolve_names(request, report)
         data = look_at_data(names, request, prepare_samples, report)
-        grid = expand(names, data, request)
+        jobs, keys, problems = expand(names, data, request)
     missing = [checkpoint.missing for checkpoint in names.checkpoints.values() if checkpoint.missing]
     absent = {name: files.absent for name, files in data.items() if files.absent}
-    if absent and not (request.skip_missing and grid.jobs):
+    if absent and not (request.skip_missing and jobs):
         missing += _absent_lines(absent, request)
-    finished, failed, unreadable = earlier(request.results, grid.jobs)
+    finished, failed, unreadable = earlier(request.results, jobs)
     return Plan(
-        jobs=tuple(grid.jobs.values()),
+        jobs=tuple(jobs.values()),
         finished=finished,
         failed=failed,
         missing=tuple(missing),
         protocol=names.protocol,
         images={name: files.images for name, files in data.items() if files.images is not None},
-        problems=(*unreadable, *grid.problems),
-        request=content_hash(sorted(grid.jobs)),
-        keys=grid.keys,
+        problems=(*unreadable, *problems),
+        request=content_hash(sorted(jobs)),
+        keys=keys,
     )
 
 
@@ -203,10 +206,10 @@ def resolve_names(request: Request, report: Callable[[str], None]) -> Names:
     if any(str(path) != "none" for path in request.checkpoints.values()):
         report("loading torch to look into checkpoints")
     checkpoints = {backbone: pretrained(request, backbone, protocol) for backbone in backbones}
-    rows = [
-        method_row(entry, protocol, method_overrides, backbone)
-        for backbone, entry in itertools.product(backbones, request.entries)
-    ]
+    rows = []
+    for backbone, entry in itertools.product(backbones, request.entries):
+        report(f"counting parameters of {entry.name} on {backbone}")  # which takes minutes for some of peft's, once
+        rows.append(method_row(entry, protocol, method_overrides, backbone))
     return Names(
         protocol=protocol,
         cards=tuple(cards) or (protocol,),
@@ -218,12 +221,12 @@ def resolve_names(request: Request, report: Callable[[str], None]) -> Names:
 
 @dataclass(frozen=True, kw_only=True)
 class Files:
-    """What a run says of a benchmark's files.
+    """A benchmark's files, as a run describes them.
 
     Args:
-        absent: why they are not on disk, and where to get them; the rest is empty then.
+        absent: why they are not on disk, and where to get them; the other fields are empty then.
         images: how many there are, before the protocol's limits.
-        odd: a line for each thing about their masks that cannot be right.
+        odd: a line for each thing that looks wrong in their masks.
     """
 
     absent: str = ""
@@ -250,32 +253,24 @@ def look_at_data(
         try:
             files[name] = _files(name, rules, request, prepare_samples)
         except DatasetError as error:
-            if is_own(name):  # there is nothing to get: the message says what to mend
+            if is_own(name):  # there is nothing to get: the message says what to correct
                 raise
             files[name] = Files(absent=str(error))
     return files
 
 
-@dataclass(frozen=True, kw_only=True)
-class Grid:
-    """All runs of a request.
+def expand(names: Names, data: Mapping[str, Files], request: Request) -> tuple[dict[str, Job], Keys, list[str]]:
+    """Every run of the request: benchmarks by cards by rows by seeds.
 
-    Args:
-        jobs: key -> run, each once, in grid order.
-        keys: (variant, benchmark) -> its runs.
-        problems: a line for each rule that cannot give good masks, and for what looks odd in the data.
+    Returns:
+        The jobs by key, each once, in grid order; the keys of every row; and a line for each rule that cannot give good masks, and
+        for what looks odd in the data.
+
+    Raises:
+        UsageError: a row, a benchmark and a decoder do not fit each other.
     """
-
-    jobs: Mapping[str, Job]
-    keys: Mapping[tuple[str, str], Sequence[str]]
-    problems: tuple[str, ...]
-
-
-def expand(names: Names, data: Mapping[str, Files], request: Request) -> Grid:
-    """Every run of the request: benchmarks by cards by rows by seeds, as far as they fit each other. Raises UsageError: a row, a
-    benchmark and a decoder that do not."""
     jobs: dict[str, Job] = {}
-    keys: dict[tuple[str, str], list[str]] = {}
+    keys: Keys = {}
     one_mask, odd = list[str](), list[str]()
     unreached: dict[str, dict[str, None]] = {}
     settings = [
@@ -312,7 +307,7 @@ def expand(names: Names, data: Mapping[str, Files], request: Request) -> Grid:
                         words += "; for a search, more --set epochs or an earlier search_start_epoch"
                     unreached.setdefault(words, {})[row.label] = None
     never = [f"{first_of(list(labels))}: {words}" for words, labels in unreached.items()]
-    return Grid(jobs=jobs, keys=keys, problems=(*one_mask, *odd, *never))
+    return jobs, keys, [*one_mask, *odd, *never]
 
 
 def _require_fit(row: MethodRow, benchmark: str, task: str, rules: Protocol, request: Request) -> None:
@@ -354,7 +349,7 @@ def _jobs(
         digest: hash of the card on this backbone.
     """
     benchmark, checkpoint = BENCHMARKS.get(name), names.checkpoints[row.backbone]
-    # A budget of updates is one of epochs for whoever spares none, so that both share their runs.
+    # For a method that spares no weight updates both budgets are the same, and so are its runs.
     budget = {} if row.config.spares_weight_updates else {"budget": "epochs"}
     options, row_rules = asdict(row.config), {**rules, **budget}  # seeds share them, and what pricing makes of them
     benchmarks = [planned for planned in names.benchmarks if planned in (row.entry.benchmarks or names.benchmarks)]
@@ -418,8 +413,8 @@ def _files(name: str, rules: Protocol, request: Request, prepare_samples: Callab
 
 
 def _own_rules(name: str, rules: Protocol) -> Protocol:
-    """The rules, with what makes a user's own data set known to whoever has the run alone. Raises UsageError: a rule that is not
-    for this benchmark."""
+    """The rules, with the classes of a user's own data set, which a worker has from the run alone. Raises UsageError: a rule that is
+    not for this benchmark."""
     if rules.own_classes:
         raise UsageError("own_classes is read from the folder of the data; it cannot be set")
     if is_own(name):

@@ -1,4 +1,4 @@
-"""What a user asks for, the rows of the comparison that it resolves to, and the jobs that come out: all that a worker needs."""
+"""A user's request, the rows of the comparison that it resolves to, and the jobs that come out: all that a worker needs."""
 
 from __future__ import annotations
 
@@ -50,7 +50,7 @@ class Variant:
 
 @dataclass(frozen=True, kw_only=True)
 class Request:
-    """What a user asks for.
+    """A user's request for a grid of runs.
 
     Args:
         entries: methods with their options.

@@ -23,21 +23,12 @@ from harness.studies import RULES_BY, grid_of, is_rule
 from harness.system.errors import UsageError, did_you_mean
 
 RULES = (
-    "decoder_lr",
-    "weight_decay",
-    "eps",
-    "warmup",
-    "clip",
-    "schedule",
-    "flip",
-    "batch_size",
-    "accumulate",
-    "epochs",
-)
+    "decoder_lr", "weight_decay", "eps", "warmup", "clip", "schedule", "flip", "batch_size", "accumulate", "epochs",
+)  # fmt: skip
 """Rules of the protocol that can be tuned: none that changes which images are there, or how they are scored."""
 
 LOST = ("DIVERGED", "BLANK")
-"""Failures that are an answer: such a value is not chosen, and is not tried again."""
+"""Failures that are an answer: such a value is not chosen, and its trial does not restart."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -149,7 +140,7 @@ def plan_trials(request: Request, tuning: Tuning, **how: Any) -> tuple[Plan, lis
 
 
 def _check_one_direction(benchmarks: Sequence[str]) -> None:
-    """One choice for all is by the mean of what selects on each, which nothing says where the best is high here and low there."""
+    """Refuse to choose once for benchmarks of which some select by a metric that is better higher and some by one better lower."""
     by_direction: dict[bool, str] = {}
     for name in benchmarks:
         by_direction.setdefault(higher_is_better(BENCHMARKS.get(name).selection_metric), name)
@@ -204,13 +195,12 @@ def _settled(
             entries.append(
                 replace(chosen, label=trial.entry.name, benchmarks=where, models=(trial.model,), tuning=label)
             )
-    order = {entry.name: place for place, entry in enumerate(request.entries)}
+    order = {entry.name: number for number, entry in enumerate(request.entries)}
     return replace(request, entries=tuple(sorted(entries, key=lambda entry: order[entry.name])), rules=rules)
 
 
-def tell_finished(planned: Plan, store: RecordStore) -> None:
-    """Label runs that were finished before anything was tuned, or for another choice of benchmarks, with this choice; not
-    where they were chosen from more runs before, as by a study with a wider grid."""
+def label_finished(planned: Plan, store: RecordStore) -> None:
+    """Label finished runs with this choice, unless a choice from more runs, such as by a study with a wider grid, is their label."""
     for job in planned.jobs:
         if job.run.tuning and job.run.key in planned.finished:
             record = store.find(job.run.key)
@@ -226,7 +216,7 @@ def unfinished(planned: Plan) -> list[str]:
 
 
 def without_lost(planned: Plan) -> Plan:
-    """The plan without the trials that are answered by their failure, which nothing should start again."""
+    """The plan without the trials whose failure is an answer, so that they do not restart."""
     lost = {key for key, code in planned.failed.items() if code in LOST}
     jobs = tuple(job for job in planned.jobs if job.run.key not in lost)
     return replace(planned, jobs=jobs, failed={key: code for key, code in planned.failed.items() if key not in lost})

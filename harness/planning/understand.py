@@ -285,7 +285,7 @@ def _of_study(name: str) -> dict[str, Any]:
 
 
 def _card(chosen: str, settings: Settings, *, has_files: bool) -> tuple[str, str]:
-    """The card, and a line where nobody named one."""
+    """The card, and a line if it is a default."""
     if chosen or settings.protocol:
         return chosen or settings.protocol, ""
     if has_files:
@@ -322,7 +322,7 @@ def data_folder(run: Run, *, data: Path | None, results: Path) -> Path | None:
 
 
 def folder_of(run: Run, settings: Settings) -> Path | None:
-    """Where the files of a finished run's benchmark are set to lie; None for generated images."""
+    """The folder that settings name for a finished run's benchmark; None for generated images."""
     if run.is_generated:
         return None
     return named_table(settings, "datasets", dataset_name).get(run.benchmark) or settings.data

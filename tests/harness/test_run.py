@@ -193,8 +193,6 @@ def test_a_budget_starts_what_the_plan_says_fits_and_says_what_it_leaves_out(tmp
     data = json.loads(capsys.readouterr().out)
     fitting = [run for run in data["runs"] if run["fits_budget"]]
     assert {f"{run['variant']} · {run['backbone']} · {run['benchmark']} · seed {run['seed']}" for run in fitting} == fit
-    assert data["budget"]["runs"] == len(fit)
-    assert data["budget"]["spent"] == pytest.approx(sum(run["hours"] for run in fitting))
     assert main([*arguments, *budget]) == 0
     shown = capsys.readouterr()
     runs = [json.loads(path.read_text())["run"] for path in (tmp_path / "records").glob("*.json")]
