@@ -109,20 +109,16 @@ def with_less_memory(run: Run, *, available: float) -> str:
     rules, forecast = run.rules, training_bytes(run)
     needed = max(forecast, available)
     batch, accumulate = int(rules.get("batch_size", 1)), int(rules.get("accumulate", 1))
-    changes: list[dict[str, Any]] = []
-    if not rules.get("activation_checkpointing"):
-        changes.append({"activation_checkpointing": True})
-    if batch > 1:
-        changes.append({"batch_size": batch // 2, "accumulate": accumulate * batch // (batch // 2)})
-    if len(changes) == 2:
-        changes.append(changes[0] | changes[1])
-    fitting, least = [], needed
-    for change in changes:
-        expected = needed * training_bytes(replace(run, rules={**rules, **change})) / forecast
-        least = min(least, expected)
-        if expected <= ROOM * available:
-            words = " ".join(f"--set {name}={str(value).lower()}" for name, value in change.items())
-            fitting.append(f"{words} (about {expected / 2**30:.1f} GiB)")
+    recomputed = {} if rules.get("activation_checkpointing") else {"activation_checkpointing": True}
+    halved = {"batch_size": batch // 2, "accumulate": accumulate * batch // (batch // 2)} if batch > 1 else {}
+    expected: dict[str, float] = {}
+    for change in filter(None, (recomputed, halved, recomputed | halved)):
+        words = " ".join(f"--set {name}={str(value).lower()}" for name, value in change.items())
+        expected[words] = needed * training_bytes(replace(run, rules={**rules, **change})) / forecast
+    fitting = [
+        f"{words} (about {size / 2**30:.1f} GiB)" for words, size in expected.items() if size <= ROOM * available
+    ]
+    least = min([needed, *expected.values()])
     problem = f"it needs about {needed / 2**30:.1f} GiB or more, and this GPU has {available / 2**30:.1f}"
     if fitting:
         return f"{problem}; give the same command with {', or '.join(fitting)}"

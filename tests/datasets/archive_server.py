@@ -13,7 +13,7 @@ from pathlib import Path
 
 @dataclass
 class Served:
-    """What is served and what was asked.
+    """What is served and what was requested.
 
     Args:
         content: the archive.
@@ -39,8 +39,8 @@ def serve(path: Path, **options) -> Iterator[Served]:
                 self.send_error(404)
                 return
             served.requests.append(self.headers.get("Range", ""))
-            asked = re.fullmatch(r"bytes=(\d+)-", self.headers.get("Range", ""))
-            start = int(asked[1]) if asked and served.ranges else 0
+            requested = re.fullmatch(r"bytes=(\d+)-", self.headers.get("Range", ""))
+            start = int(requested[1]) if requested and served.ranges else 0
             body = served.content[start:]
             self.send_response(206 if start else 200)
             if start:

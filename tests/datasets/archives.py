@@ -1,4 +1,4 @@
-"""Samples in every layout that the archives come in, with what lies in them besides pairs and must not disturb: junk, superpixels,
+"""Samples in every layout that the archives come in, with what is in them besides pairs and must not disturb: junk, superpixels,
 copies, images of another benchmark."""
 
 from __future__ import annotations

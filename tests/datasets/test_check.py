@@ -27,7 +27,7 @@ def status(checked: Check) -> dict[str, str]:
     return {verdict.rule: verdict.status for verdict in checked.verdicts}
 
 
-def told(checked: Check, rule: str) -> str:
+def message_of(checked: Check, rule: str) -> str:
     return next(verdict.message for verdict in checked.verdicts if verdict.rule == rule)
 
 
@@ -67,7 +67,7 @@ def test_published_sizes_are_compared_split_by_split(road: Path, tmp_path: Path)
     checked = judged("road", tmp_path)
     assert status(checked)["counts"] == "warned"  # a part is no fault: tables say so
     assert checked.passed
-    assert all(size in told(checked, "counts") for size in ("of 1,108", "of 14", "of 49"))
+    assert all(size in message_of(checked, "counts") for size in ("of 1,108", "of 14", "of 49"))
 
 
 def test_more_images_than_were_published_fail(road: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -151,7 +151,7 @@ def test_never_seen_class_fails(tmp_path: Path) -> None:
         Image.fromarray(classes).save(path)
     checked = judged("trans10k_v2", tmp_path)
     assert "classes" in failed(checked)
-    assert "cup" in told(checked, "classes").partition("never in a mask: ")[2]
+    assert "cup" in message_of(checked, "classes").partition("never in a mask: ")[2]
 
 
 def test_processes_find_what_one_finds(road: Path, tmp_path: Path) -> None:
@@ -173,7 +173,7 @@ def test_flat_pictures_are_not_taken_for_copies(tmp_path: Path) -> None:
 
 @pytest.mark.slow
 def test_real_kvasir_copy_within_half_a_minute_of_processor_time(real_data: Path) -> None:
-    """Also a finding: two neighbouring frames of one examination lie in train and test of that copy."""
+    """Also a finding: two neighbouring frames of one examination are in train and test of that copy."""
     benchmark = benchmark_of("kvasir")
     start = time.process_time()
     checked = check(benchmark, benchmark.locate(real_data), progress=quiet)

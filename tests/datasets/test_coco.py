@@ -1,4 +1,4 @@
-"""COCO JSON read in place: the masks are pycocotools' own, and nothing in a file reaches its C unchecked."""
+"""COCO JSON read in subfolder: the masks are pycocotools' own, and nothing in a file reaches its C unchecked."""
 
 from __future__ import annotations
 
@@ -77,13 +77,17 @@ NAMES = [f"slide {number}.jpg" for number in range(12)]
 
 
 def write(
-    folder: Path, place: str = "", names: list[str] = NAMES, shapes: dict = SHAPES, file: str = "_annotations.coco.json"
+    folder: Path,
+    subfolder: str = "",
+    names: list[str] = NAMES,
+    shapes: dict = SHAPES,
+    file: str = "_annotations.coco.json",
 ) -> Path:
-    (folder / place).mkdir(parents=True, exist_ok=True)
+    (folder / subfolder).mkdir(parents=True, exist_ok=True)
     for name in names:
-        (folder / place / name).parent.mkdir(exist_ok=True)
-        Image.fromarray(RNG.integers(0, 256, (HEIGHT, WIDTH, 3), dtype=np.uint8)).save(folder / place / name)
-    (folder / file if "/" in file else folder / place / file).write_text(json.dumps(document(names, shapes)))
+        (folder / subfolder / name).parent.mkdir(exist_ok=True)
+        Image.fromarray(RNG.integers(0, 256, (HEIGHT, WIDTH, 3), dtype=np.uint8)).save(folder / subfolder / name)
+    (folder / file if "/" in file else folder / subfolder / file).write_text(json.dumps(document(names, shapes)))
     return folder
 
 
@@ -118,7 +122,7 @@ def test_binary_masks_are_the_union_of_pycocotools_masks(tmp_path: Path, categor
     assert sum((mask == 1).any() for mask in read.values()) >= 2
 
 
-def test_several_categories_are_classes_and_the_smaller_object_lies_on_top(tmp_path: Path) -> None:
+def test_several_categories_are_classes_and_the_smaller_object_is_on_top(tmp_path: Path) -> None:
     read = masks(write(tmp_path))
     for name, shapes in oracle(tmp_path / "_annotations.coco.json").items():
         covered = np.zeros((HEIGHT, WIDTH), bool)
@@ -151,31 +155,31 @@ def test_one_category_alone_is_binary_by_its_name(tmp_path: Path) -> None:
 
 
 @pytest.mark.parametrize(
-    ("places", "sizes"),
+    ("folders", "sizes"),
     [
         ({"train": "train/_annotations.coco.json", "valid": "", "test": ""}, (12, 12, 12)),
         ({"train2017": "annotations/instances_train2017.json", "val2017": "annotations/instances_val2017.json"}, None),
         ({"images": "annotations.json"}, (10, 1, 1)),
     ],
 )
-def test_splits_and_folders_are_found(tmp_path, places: dict[str, str], sizes: tuple[int, int, int] | None) -> None:
-    for place, file in places.items():
+def test_splits_and_folders_are_found(tmp_path, folders: dict[str, str], sizes: tuple[int, int, int] | None) -> None:
+    for subfolder, file in folders.items():
         (tmp_path / file).parent.mkdir(parents=True, exist_ok=True)
-        names = [f"{place}{number}.png" for number in range(12)]
-        write(tmp_path, place, names=names, file=file or "_annotations.coco.json")
+        names = [f"{subfolder}{number}.png" for number in range(12)]
+        write(tmp_path, subfolder, names=names, file=file or "_annotations.coco.json")
         if file == "annotations.json":
-            (tmp_path / place / file).rename(tmp_path / file)
-    if "train2017" in places:
+            (tmp_path / subfolder / file).rename(tmp_path / file)
+    if "train2017" in folders:
         (tmp_path / "annotations/captions_train2017.json").write_text(json.dumps({"images": [], "annotations": []}))
     _, splits = opened(tmp_path)
     assert (len(splits.train), len(splits.val), len(splits.test["test"])) == (sizes or (11, 12, 1))
 
 
-def test_images_that_lie_in_two_folders_are_refused(tmp_path: Path) -> None:
+def test_images_that_are_in_two_folders_are_refused(tmp_path: Path) -> None:
     """Names alone do not say which of two copies the masks were drawn on."""
-    for place in ("first", "second"):
-        write(tmp_path, place, file="annotations.json")
-        (tmp_path / place / "annotations.json").rename(tmp_path / "annotations.json")
+    for subfolder in ("first", "second"):
+        write(tmp_path, subfolder, file="annotations.json")
+        (tmp_path / subfolder / "annotations.json").rename(tmp_path / "annotations.json")
     with pytest.raises(DatasetError, match="move one of the two away"):
         opened(tmp_path)
 
@@ -235,9 +239,9 @@ def test_a_file_that_is_wrong_is_one_line(tmp_path, capsys, change: dict, word: 
     path = tmp_path / "_annotations.coco.json"
     path.write_text(json.dumps({**json.loads(path.read_text()), **change}))
     assert main(["check", f"cells={tmp_path}", "--workers", "1"]) in (1, 2)
-    told = capsys.readouterr()
-    assert word in told.out + told.err
-    assert "Traceback" not in told.err
+    output = capsys.readouterr()
+    assert word in output.out + output.err
+    assert "Traceback" not in output.err
 
 
 def test_a_category_that_is_not_there_names_those_that_are(tmp_path: Path) -> None:
@@ -245,7 +249,7 @@ def test_a_category_that_is_not_there_names_those_that_are(tmp_path: Path) -> No
         opened(write(tmp_path), category="cells")
 
 
-def test_kept_images_of_one_json_are_told_apart(tmp_path: Path) -> None:
+def test_cached_images_of_one_json_keep_their_own_masks(tmp_path: Path) -> None:
     """Two copies of one photograph with different masks: their files alone are the same."""
     folder = write(tmp_path / "data", names=["a.png", "b.png"], shapes={0: SHAPES[0], 1: SHAPES[3]})
     (folder / "b.png").write_bytes((folder / "a.png").read_bytes())

@@ -149,11 +149,11 @@ def _digest(root: Path) -> dict[str, str]:
 @pytest.mark.parametrize("name", list(SEGMENTED))
 def test_same_seed_same_bytes_other_seed_other_bytes(tmp_path: Path, name: str, monkeypatch) -> None:
     monkeypatch.setattr(samples, "scene", inspect.unwrap(samples.scene))  # drawn twice indeed
-    first, again, other = (
+    first, repeated, other = (
         _digest(samples.write_samples(name, tmp_path / folder, images=12, size=48, seed=seed))
         for folder, seed in (("a", 0), ("b", 0), ("c", 1))
     )
-    assert first == again
+    assert first == repeated
     assert first != other
 
 

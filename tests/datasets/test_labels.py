@@ -46,7 +46,7 @@ def test_folders_of_classes_are_split_by_the_rule(tmp_path: Path) -> None:
 
 
 @pytest.mark.parametrize("below", ["", "unpacked/set"])
-def test_given_splits_are_kept_wherever_they_lie(tmp_path: Path, below: str) -> None:
+def test_given_splits_are_kept_in_any_subfolder(tmp_path: Path, below: str) -> None:
     write_folders(tmp_path / "pets" / below, splits=SPLITS)
     _, splits = opened(tmp_path / "pets", name="pets")
     assert splits.rule == "given"

@@ -45,8 +45,8 @@ def mask(path: Path, values: np.ndarray | None = None, palette: Sequence[int] = 
 def bands(*values: int) -> Draw:
     """A mask with an area of each value."""
     drawn = np.full((24, 30), values[0], np.uint8)
-    for place, value in enumerate(values[1:]):
-        drawn[8:12, 6 * place + 2 : 6 * place + 6] = value
+    for position, value in enumerate(values[1:]):
+        drawn[8:12, 6 * position + 2 : 6 * position + 6] = value
     return lambda path: mask(path, drawn)
 
 
@@ -211,9 +211,9 @@ def test_nnunets_ignore_label_is_ignored_and_no_class(tmp_path: Path, labels: di
     benchmark, splits = opened(tmp_path)
     assert benchmark.class_names == classes
     assert {pair.mask.stem for pair in splits.test["test"]} == set(STEMS[15:])
-    again = pickle.loads(pickle.dumps(benchmark))  # as a worker has it
-    assert np.unique(again.read(splits.train[0]).mask).tolist() == [*range(count), 255]
-    assert np.unique(again.read(splits.test["test"][0]).mask).tolist() == [0, 1]
+    unpickled = pickle.loads(pickle.dumps(benchmark))  # as a worker has it
+    assert np.unique(unpickled.read(splits.train[0]).mask).tolist() == [*range(count), 255]
+    assert np.unique(unpickled.read(splits.test["test"][0]).mask).tolist() == [0, 1]
 
 
 # --- splits
@@ -296,7 +296,7 @@ def test_groups_are_found_where_splits_number_their_files_alike(tmp_path: Path, 
     assert "failed  groups across splits: 1 of 4 groups have images in several splits" in capsys.readouterr().out
 
 
-def test_names_of_two_splits_that_differ_in_case_alone_are_told_apart(tmp_path: Path) -> None:
+def test_names_of_two_splits_that_differ_in_case_alone_stay_two(tmp_path: Path) -> None:
     """Tables of scores are compared without case."""
     for split, stems in (("train", ["a", "b", "c", "d"]), ("test", ["A", "e"])):
         write(tmp_path / split, stems=stems)
@@ -397,9 +397,9 @@ def _pages(root: Path) -> None:
 def test_what_is_not_understood_is_one_line(tmp_path: Path, capsys, lay: Callable[[Path], object], word: str) -> None:
     lay(tmp_path)
     assert main(["check", f"mine={tmp_path}", "--workers", "1"]) in (1, 2)
-    told = capsys.readouterr()
-    assert word in told.out + told.err
-    assert len(told.err.splitlines()) <= 1
+    output = capsys.readouterr()
+    assert word in output.out + output.err
+    assert len(output.err.splitlines()) <= 1
 
 
 @pytest.mark.parametrize(
@@ -511,9 +511,9 @@ def test_check_explains_masks(tmp_path: Path, capsys, draw: Draw, classes: str, 
     if classes:
         (tmp_path / "classes.txt").write_text(classes)
     assert main(["check", f"mine={tmp_path}", "--workers", "1"]) == code
-    told = " ".join(capsys.readouterr().out.split())
-    assert word in told
-    assert ("several classes?" in told) == ("several" in word)
+    output = " ".join(capsys.readouterr().out.split())
+    assert word in output
+    assert ("several classes?" in output) == ("several" in word)
 
 
 @pytest.mark.parametrize(

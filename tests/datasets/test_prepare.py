@@ -89,7 +89,7 @@ def test_archive_whose_folders_have_other_names(tmp_path: Path, root: Path) -> N
 # --- downloading
 
 
-def test_a_benchmark_that_is_there_is_not_downloaded_again(archive: Path, root: Path) -> None:
+def test_a_benchmark_that_is_there_is_not_downloaded(archive: Path, root: Path) -> None:
     with serve(archive) as served:
         prepare(benchmark_of("kvasir"), [served.url], root, progress=quiet)
         with pytest.raises(DatasetError, match="already there"):
@@ -98,7 +98,7 @@ def test_a_benchmark_that_is_there_is_not_downloaded_again(archive: Path, root: 
 
 
 def offsets(requests: list[str]) -> list[int]:
-    return [int(asked.removeprefix("bytes=").removesuffix("-")) for asked in requests if asked]
+    return [int(requested.removeprefix("bytes=").removesuffix("-")) for requested in requests if requested]
 
 
 def test_cut_connections_are_resumed_within_one_call(large_archive: Path, root: Path) -> None:
@@ -162,7 +162,7 @@ def test_unreachable_address_is_one_line(root: Path, archive: Path, monkeypatch)
     assert hidden_only(root)
 
 
-def test_missing_archive_and_folder_are_told_apart(root: Path, archive: Path) -> None:
+def test_a_missing_archive_and_a_folder_have_messages_of_their_own(root: Path, archive: Path) -> None:
     with pytest.raises(DatasetError, match="no archive"):
         prepare(benchmark_of("kvasir"), [f"{archive}.absent"], root, progress=quiet)
     with pytest.raises(DatasetError, match="is a folder, not an archive"):

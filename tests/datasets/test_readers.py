@@ -235,7 +235,7 @@ def test_leaf_never_reads_augmented_copies(make, sample_of) -> None:
     assert not any("aug_data" in str(pair.image) for pair in every(load(make("leaf"), sample_of("leaf"))))
 
 
-def test_kvasir_lists_beside_the_images_make_the_splits(make, tmp_path: Path) -> None:
+def test_kvasir_lists_with_the_images_make_the_splits(make, tmp_path: Path) -> None:
     folder = samples.write_samples("kvasir", tmp_path, images=12, size=48)
     stems = sorted(path.stem for path in (folder / "images").glob("*.jpg"))
     (folder / "splits").mkdir()

@@ -14,8 +14,8 @@ def plan_of(results: Path, *entries: str | Variant, samples: Path | None = None,
     """Of methods, by name or with options, on Kvasir-SEG; ``changes`` are fields of the request, or else rules."""
     fields = {name: changes.pop(name) for name in [*changes] if name in Request.__dataclass_fields__}
     variants = tuple(entry if isinstance(entry, Variant) else Variant(method=entry) for entry in entries)
-    asked = {"entries": variants, "benchmarks": ("kvasir",), "protocol": "demo", "overrides": changes, **fields}
-    return plan(Request(**asked, results=results), prepare_samples=sample_writer(samples or results))
+    request = {"entries": variants, "benchmarks": ("kvasir",), "protocol": "demo", "overrides": changes, **fields}
+    return plan(Request(**request, results=results), prepare_samples=sample_writer(samples or results))
 
 
 def job_of(results: Path, method: str = "lora", options: dict[str, Any] | None = None, /, **changes: Any) -> Job:

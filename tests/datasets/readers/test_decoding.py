@@ -155,7 +155,7 @@ def test_blended_edges_are_no_ids_of_objects(tmp_path: Path) -> None:
 
 
 def painted(disc: np.ndarray, colour: tuple[int, int, int], *, second: tuple[int, int, int] = BLACK) -> Image.Image:
-    """The disc four times as large, beside a smaller one in a second colour."""
+    """The disc four times as large, with a smaller one in a second colour."""
     pixels = np.zeros((4 * disc.shape[0], 6 * disc.shape[1], 3), np.uint8)
     large = np.repeat(np.repeat(disc, 4, 0), 4, 1)
     pixels[:, : large.shape[1]] = large[..., None] * np.array(colour, np.uint8)

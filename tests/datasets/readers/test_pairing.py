@@ -1,4 +1,4 @@
-"""Pairs are made by stem, whatever else lies in the folder."""
+"""Pairs are made by stem, whatever else is in the folder."""
 
 from __future__ import annotations
 

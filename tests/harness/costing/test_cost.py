@@ -171,8 +171,8 @@ COMMAND = ["--backbone", "tiny", "--protocol", "demo", "--rounds", "1", "--image
 
 
 @pytest.mark.usefixtures("nobody_else")
-@pytest.mark.parametrize("place", ["build", "sizes", "training", "inference"])
-def test_a_method_that_runs_out_of_memory_is_left_out_and_the_rest_is_written(place, monkeypatch, tmp_path, says):
+@pytest.mark.parametrize("stage", ["build", "sizes", "training", "inference"])
+def test_a_method_that_runs_out_of_memory_is_left_out_and_the_rest_is_written(stage, monkeypatch, tmp_path, says):
     def failing(function, sick):
         def called(*arguments, **options):
             if sick(*arguments):
@@ -194,12 +194,12 @@ def test_a_method_that_runs_out_of_memory_is_left_out_and_the_rest_is_written(pl
             "_infer",
             lambda model, *_: any("adapter" in name for name, _ in model.named_modules()),
         ),
-    }[place]
+    }[stage]
     monkeypatch.setattr(owner, name, failing(getattr(owner, name), sick))
     said = says(cost.main, "--methods", "adapter,decoder", *COMMAND, "--results", tmp_path, code=1)
     (record,) = CostStore(tmp_path)
     reason = "OOM: OutOfMemoryError: CUDA out of memory. Tried to allocate 2.00 GiB"
-    if place != "build":
+    if stage != "build":
         reason += " (with 1 more of --methods: fewer in a session leave more room)"
     assert record.dropped == {"adapter": reason}
     assert [method.variant for method in record.methods] == ["decoder"]

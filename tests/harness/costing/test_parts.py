@@ -15,10 +15,12 @@ from scipy.stats import ttest_rel
 from harness.archive.measured import MethodCost
 from harness.comparison.leaderboard import paired_ratio, ratios_to
 from harness.costing import instruments as device_module
-from harness.costing.instruments import CLOCKS, FlopCount, LiveBytes, used_by_others
+from harness.costing.instruments import CLOCKS, FlopCount, LiveBytes, used_by_others, useful
 from harness.methods.parts.placement import BackboneShape
+from harness.models.attention_choice import apply_choice
 from harness.models.build import build_segmenter
-from harness.pricing import encoder_flops, useful
+from harness.pricing import encoder_flops
+from harness.pricing import useful as without_positions
 from harness.system.errors import UsageError
 
 CPU = torch.device("cpu")
@@ -61,7 +63,7 @@ def test_live_bytes_see_what_backward_needs() -> None:
 
 def encoder_forward_flops(shape: BackboneShape, *, image_size: int) -> float:
     """Closed form of the plain encoder's forward pass for one image, relative positions included."""
-    *parts, neck = encoder_flops(useful(shape), image_size=image_size)
+    *parts, neck = encoder_flops(without_positions(shape), image_size=image_size)
     total = sum(parts) + (neck if shape.neck_dim else 0.0)  # a timm ViT has its neck behind it
     if shape.relative_positions != "axes":
         return total
@@ -82,6 +84,25 @@ def test_counted_flops_equal_the_closed_form(name: str, fused: bool) -> None:
     with torch.no_grad(), FlopCount() as count:
         segmenter.encode(images)
     assert count.total == 2 * encoder_forward_flops(shape, image_size=shape.image_size)
+
+
+def test_what_widened_heads_compute_more_is_not_useful() -> None:
+    segmenter = build_segmenter("tiny", task="binary", image_size=64)
+    images = torch.randn(2, 3, 64, 64, generator=torch.Generator().manual_seed(0))
+    counts = {}
+    for kind in ("widened", "math"):
+        apply_choice(segmenter, {"global": kind, "window": kind})
+        with FlopCount() as forward:
+            masks = segmenter(images).masks
+        with FlopCount() as backward:
+            masks.sum().backward()
+        counts[kind] = (forward.total, useful(forward, backward, segmenter) - backward.total, backward, forward)
+    assert counts["widened"][0] > counts["math"][0]
+    assert counts["math"][0] == counts["math"][1]
+    forward = counts["widened"][3]
+    assert useful(forward, FlopCount(), segmenter) == forward.total  # with plain attention, which is chosen now
+    apply_choice(segmenter, {"global": "widened", "window": "widened"})
+    assert useful(forward, FlopCount(), segmenter) == counts["math"][0]
 
 
 def test_paired_ratios_cancel_what_slows_a_round_and_have_the_interval_of_a_paired_t_test_on_logarithms() -> None:

@@ -35,7 +35,7 @@ def test_methods_take_turns_round_by_round(monkeypatch: pytest.MonkeyPatch, of_t
 @pytest.mark.parametrize(
     ("alternate", "budget", "length", "architecture"),
     [
-        ("both", "updates", 1.0, 0.75),  # beside every step of the weights from T_B on
+        ("both", "updates", 1.0, 0.75),  # with every step of the weights from T_B on
         ("iteration", "epochs", 1.0, 0.375),  # every second step from T_B on is α's
         ("iteration", "updates", 1.75, 3 / 7),  # and as many more until the weights have all of theirs
         ("joint", "updates", 1.0, 0.0),
@@ -64,7 +64,7 @@ def _no_sizes(_: Subject) -> dict:
 @pytest.fixture
 def of_training_alone(monkeypatch: pytest.MonkeyPatch) -> None:
     """A measurement without inference."""
-    monkeypatch.setattr(measuring, "measure_inference", lambda roster, *_, **__: dict.fromkeys(roster.subjects, {}))
+    monkeypatch.setattr(measuring, "measure_inference", lambda roster, *_, **__: {name: {} for name in roster.subjects})
 
 
 def test_peak_memory_is_that_of_the_dearest_kind_of_step(monkeypatch, of_training_alone: None) -> None:

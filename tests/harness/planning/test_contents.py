@@ -36,7 +36,7 @@ def _splits(root: Path) -> Splits:
     return Splits(train=tuple(pairs[:4]), val=(pairs[4],), test={"test": (pairs[5],)}, layout="x", rule="x")
 
 
-def test_masks_mended_in_place_are_other_data_and_a_copy_is_the_same(tmp_path: Path) -> None:
+def test_masks_changed_in_place_are_other_data_and_a_copy_is_the_same(tmp_path: Path) -> None:
     splits = _splits(tmp_path / "a")
     before = data_fingerprint(splits)
     assert before.startswith(CONTENT)
@@ -65,7 +65,7 @@ def test_older_fingerprints_are_compared_by_their_own_rule(tmp_path: Path) -> No
     assert not same_data("0" * 16, data_fingerprint(splits))
 
 
-def test_files_are_read_once_and_again_where_they_changed(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_files_are_read_once_until_they_change(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     read: list[Path] = []
     hash_of = hashes._hash
     monkeypatch.setattr(hashes, "_hash", lambda path: (read.append(path), hash_of(path))[1])  # type: ignore[func-returns-value]

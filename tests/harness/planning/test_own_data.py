@@ -40,9 +40,9 @@ def test_name_classes_and_group_are_in_the_key(tmp_path: Path) -> None:
 
 def test_a_benchmark_of_the_harness_takes_its_folder_so_too(tmp_path: Path) -> None:
     words = ["--methods", "lora", "--datasets", f"kvasir={tmp_path},leaf"]
-    asked = understand(run.parser().parse_args(words), Settings())
-    assert asked.request.benchmarks == ("kvasir", "leaf")
-    assert asked.request.dataset_roots == {"kvasir": tmp_path}
+    understood = understand(run.parser().parse_args(words), Settings())
+    assert understood.request.benchmarks == ("kvasir", "leaf")
+    assert understood.request.dataset_roots == {"kvasir": tmp_path}
 
 
 def test_files_that_are_given_for_a_benchmark_are_not_generated_whatever_the_card(tmp_path: Path) -> None:
@@ -124,13 +124,13 @@ def test_masks_that_nothing_can_be_learnt_from_stop_the_run(tmp_path, says, draw
     folder, runs = write_tiles(tmp_path / "data"), tmp_path / "runs"
     _redraw(folder, draw)
     words = ["--methods", "lora", "--protocol", "demo", "--results", runs, "--datasets", f"tiles={folder}"]
-    told = says(run.main, *words, code=2)
-    assert word in told
-    assert "--protocol" not in told
+    message = says(run.main, *words, code=2)
+    assert word in message
+    assert "--protocol" not in message
     assert not list(runs.glob("records/*.json"))
 
 
-@pytest.mark.skipif(not TILES.is_dir(), reason="needs the road tiles beside the repository")
+@pytest.mark.skipif(not TILES.is_dir(), reason="needs the road tiles next to the repository")
 def test_foreign_tiles_are_split_by_their_images(tmp_path: Path) -> None:
     (job,) = planned_of(tmp_path, "--datasets", f"tiles={TILES}", "--set", GROUP).jobs
     assert isinstance(job, Job)

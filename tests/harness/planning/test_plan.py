@@ -45,9 +45,9 @@ def test_grid_is_methods_by_benchmarks_by_seeds_and_one_run_under_two_words_is_p
     assert [job.run.variant for job in planned(samples, tmp_path, entries=entries).jobs] == ["lora", "lora"]
 
 
-def test_key_depends_on_content_and_not_on_place_or_label(samples: Path, tmp_path: Path) -> None:
-    def key(place: Path = tmp_path, **changes: Any) -> str:
-        return planned(samples, place, **{"benchmarks": ("kvasir",), "entries": LORA, **changes}).jobs[0].run.key
+def test_key_depends_on_content_and_not_on_results_folder_or_label(samples: Path, tmp_path: Path) -> None:
+    def key(results: Path = tmp_path, **changes: Any) -> str:
+        return planned(samples, results, **{"benchmarks": ("kvasir",), "entries": LORA, **changes}).jobs[0].run.key
 
     plain = key()
     assert key(entries=(Variant(method="lora", label="mine"),)) == plain
@@ -83,10 +83,10 @@ def test_finished_runs_drop_out_and_failed_ones_do_not(samples: Path, tmp_path: 
     store = RecordStore(tmp_path)
     store.write(Record(run=first.run, key=first.run.key, code="OK"))
     store.write(Record(run=second.run, key=second.run.key, code="OOM"))
-    again = planned(samples, tmp_path)
-    assert again.finished == {first.run.key}
-    assert dict(again.failed) == {second.run.key: "OOM"}
-    assert second in again.pending
+    repeated = planned(samples, tmp_path)
+    assert repeated.finished == {first.run.key}
+    assert dict(repeated.failed) == {second.run.key: "OOM"}
+    assert second in repeated.pending
 
 
 @pytest.mark.parametrize(
@@ -166,14 +166,14 @@ def test_every_decoder_has_its_runs_and_sams_keep_their_keys(samples: Path, tmp_
 
 
 def test_the_seeds_of_a_row_are_folds_where_the_split_follows_them(samples: Path, tmp_path: Path) -> None:
-    """Each draws its own test images from the same pairs, whose manifest they share, and a worker finds them again."""
+    """Each carves its own test images from the same pairs, whose manifest they share, and a worker finds them repeated."""
     rules = {"split_rule": "carved", "split_follows_seed": True, "test_limit": 0}
     jobs = planned(samples, tmp_path, seeds=(0, 1), benchmarks=("leaf",), overrides=rules).jobs
     assert [job.run.rules["split_seed"] for job in jobs] == [0, 1, 0, 1]
     assert len({job.run.manifest for job in jobs}) == 1
     assert "the run's seed" in jobs[0].run.split_rule
-    first, second, again, _ = (open_data(job.run, Path(job.dataset_root)) for job in jobs)
-    stems = [{pair.stem for pair in data.tests["test"].pairs} for data in (first, second, again)]
+    first, second, repeated, _ = (open_data(job.run, Path(job.dataset_root)) for job in jobs)
+    stems = [{pair.stem for pair in data.tests["test"].pairs} for data in (first, second, repeated)]
     assert stems[0] != stems[1]
     assert stems[0] == stems[2]
     assert stems[0].isdisjoint(pair.stem for pair in first.train.pairs)
@@ -207,21 +207,21 @@ def test_a_file_that_changed_since_the_plan_is_refused(part: str, tmp_path: Path
         open_data(job.run, Path(job.dataset_root))
 
 
-def test_images_of_a_finished_run_come_from_its_samples_or_from_where_they_are_set_to_lie(
+def test_images_of_a_finished_run_come_from_its_samples_or_from_the_folder_of_the_settings(
     samples: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     job = planned(samples, tmp_path, benchmarks=("kvasir",)).jobs[0]
     pair = open_data(job.run, Path(job.dataset_root)).tests["test"].pairs[0]
     generated = replace(record(), run=job.run)
     files = replace(generated, run=replace(job.run, data_note=""))
-    asked, side = ("test", pair.stem), job.run.rules["image_size"]
-    assert there(network_images(samples)(generated, *asked)).shape == (side, side, 3)
-    assert network_images(tmp_path)(generated, *asked) is None
-    assert network_images(samples)(files, *asked) is None
+    of_image, side = ("test", pair.stem), job.run.rules["image_size"]
+    assert there(network_images(samples)(generated, *of_image)).shape == (side, side, 3)
+    assert network_images(tmp_path)(generated, *of_image) is None
+    assert network_images(samples)(files, *of_image) is None
     settings = tmp_path / "settings.toml"
     settings.write_text(f'data = "/nowhere"\n[datasets]\nkvasir = "{samples / "sample-data" / "kvasir"}"\n')
     monkeypatch.setenv("SAM_PEFT_SETTINGS", str(settings))
-    assert network_images(tmp_path)(files, *asked) is not None
+    assert network_images(tmp_path)(files, *of_image) is not None
 
 
 def test_of_several_folders_of_images_the_one_with_the_splits_of_the_run_is_taken(

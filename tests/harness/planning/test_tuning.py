@@ -167,7 +167,7 @@ def test_two_studies_that_tune_a_row_each_show_their_own_choice(tuned: Any, tmp_
     assert "| 10.1 " in named["| LoRA (lr=0.001)"]
 
 
-def test_each_benchmark_chooses_its_own_unless_told_where_to_tune(tuned: Any, tmp_path: Path) -> None:
+def test_each_benchmark_chooses_its_own_without_tune_on(tuned: Any, tmp_path: Path) -> None:
     _, work = tuned(lambda run: best_at(1e-4 if run.benchmark == "kvasir" else 1e-3)(run), datasets="kvasir,leaf")
     assert sorted(work.done[1]) == ["lora on kvasir, seed 1", "lora on leaf, seed 1"]
     assert {"0.0001/kvasir/1", "0.001/leaf/1"} <= records(tmp_path).keys()
@@ -180,7 +180,7 @@ def test_rows_of_one_method_are_tuned_each_for_itself(tuned: Any, tmp_path: Path
     assert chosen == {"lora[rank=4]": 1e-3, "lora[rank=8]": 1e-4}
 
 
-def test_a_diverged_value_is_not_chosen_and_not_tried_again(tuned: Any, tmp_path: Path) -> None:
+def test_a_diverged_value_is_not_chosen_and_does_not_restart(tuned: Any, tmp_path: Path) -> None:
     def score(run: Any) -> float:
         return math.nan if rate(run) > 5e-3 else best_at(1e-2)(run)
 
@@ -292,11 +292,11 @@ CARDS = sorted(path.stem for path in (Path(verb.__file__).parent / "protocols").
 def test_a_cards_own_grids_fit_whatever_methods_are_compared(card: str, methods: str) -> None:
     """They failed unless full was compared, and a card had the grids of those that it rests on besides its own."""
     words = ["--protocol", card, "--methods", methods, "--datasets", "kvasir", "--tune", "card"]
-    asked = understand(verb.parser().parse_args([*words, "--checkpoint", "none"]), Settings())
-    assert asked.tuning is not None
+    understood = understand(verb.parser().parse_args([*words, "--checkpoint", "none"]), Settings())
+    assert understood.tuning is not None
     tried: dict[str, dict[str, Any]] = {}
-    for step in asked.tuning.steps:
-        for entry in asked.request.entries:
+    for step in understood.tuning.steps:
+        for entry in understood.request.entries:
             tried.setdefault(entry.name, {}).update(step.of_row(entry))
     grids = load_protocol(card).tune
     for name, grid in tried.items():
@@ -311,18 +311,18 @@ def test_a_cards_own_grids_fit_whatever_methods_are_compared(card: str, methods:
             assert grid["lr"] == list(grids["naslora.lr"])
         if "[lr=" in name:
             assert "lr" not in grid
-        if method == "full":  # beside a rate of its encoder and one of all decoders its own trains nothing
+        if method == "full":  # with a rate of its encoder and one of all decoders its own trains nothing
             assert ("lr" in grid) == ("decoder_lr" not in grids)
 
 
 def test_what_is_set_is_left_out_of_the_grids_of_a_card_or_a_study() -> None:
     def tried(*words: str) -> set[str]:
-        asked = understand(
+        understood = understand(
             verb.parser().parse_args([*words, "--datasets", "kvasir", "--checkpoint", "none"]), Settings()
         )
-        assert asked.tuning is not None
-        steps = asked.tuning.steps
-        return {f"{e.method}.{name}" for step in steps for e in asked.request.entries for name in step.of_row(e)}
+        assert understood.tuning is not None
+        steps = understood.tuning.steps
+        return {f"{e.method}.{name}" for step in steps for e in understood.request.entries for name in step.of_row(e)}
 
     card = ("--protocol", "mobile", "--methods", "lora,naslora", "--tune", "card")
     assert tried(*card, "--set", "naslora.lr=1e-3") == {"lora.lr"}
@@ -333,7 +333,7 @@ def test_what_is_set_is_left_out_of_the_grids_of_a_card_or_a_study() -> None:
 
 
 def test_a_rate_that_trains_nothing_is_not_tried(tuned: Any, tmp_path: Path) -> None:
-    """The decoder's own rate beside one that all rows share: its trials were the same training under several keys."""
+    """The decoder's own rate with one that all rows share: its trials were the same training under several keys."""
     _, work = tuned(
         lambda run: 0.9 - abs(run.rules["decoder_lr"] - 1e-3), "--tune", "decoder_lr=1e-4,1e-3", "--tune", "lr=1e-4,1e-3",
         methods="decoder,lora", seeds="1",

@@ -139,13 +139,13 @@ def test_a_step_executes_what_was_counted_with_widened_heads(backbone: str, need
 
 @pytest.mark.parametrize(("method", "gib"), [("lora", 22.0), ("full", 32.8)])
 def test_activations_are_those_that_a_gpus_kernels_keep(method: str, gib: float) -> None:
-    """ViT-H at 1024 px, batch 4, bf16; less where they are computed again, and where gradients stop early."""
+    """ViT-H at 1024 px, batch 4, bf16; less where they are recomputed, and where gradients stop early."""
     rules = {"image_size": 1024, "precision": "bf16"}
     shape = backbone_shape("vit_h")
     kept = activation_bytes(made(method=method, backbone="vit_h", rules=rules).run, shape)
     assert kept / 2**30 == pytest.approx(gib, rel=0.03)
-    again = {**rules, "activation_checkpointing": True}
-    assert activation_bytes(made(method=method, backbone="vit_h", rules=again).run, shape) < 0.2 * kept
+    checkpointed = {**rules, "activation_checkpointing": True}
+    assert activation_bytes(made(method=method, backbone="vit_h", rules=checkpointed).run, shape) < 0.2 * kept
     assert activation_bytes(made(method="decoder", backbone="vit_h", rules=rules).run, shape) < 0.06 * kept
 
 
@@ -169,7 +169,9 @@ def test_methods_with_more_kernels_or_with_gradients_of_whole_weights_cost_more(
         ("lora", {}, 80, ["needs about 80.0 GiB or more", "activation_checkpointing=true"]),
     ],
 )  # fmt: skip
-def test_a_run_without_room_is_told_what_fits(method: str, rules: dict[str, Any], gib: float, words: list[str]) -> None:
+def test_a_run_without_room_gets_the_settings_that_fit(
+    method: str, rules: dict[str, Any], gib: float, words: list[str]
+) -> None:
     """The forecast where it is more than the GPU has, raised where it is less."""
     run = made(
         method=method,
