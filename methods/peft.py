@@ -1,7 +1,7 @@
 """Hugging Face peft's tuners as methods: ``peft/miss``, ``peft/lokr[r=4]``, …; see `harness.methods.configs.peft`.
 
-Each layer that a tuner changes becomes a `Parts`: its linear layers as peft wants them, q, k and v of a fused one apart, with their
-weights copied and frozen. A merge lets peft fold its update into each and puts them together again, under the backbone's own names.
+Each layer that a tuner changes becomes a `Parts`: its linear layers as peft wants them, q, k and v of a fused one apart, with
+their weights copied and frozen. A merge lets peft fold its update into each and joins them, under the backbone's own names.
 Deviations: outputs come back in autocast's precision, as those of a plain layer do; a map of tokens reaches a tuner as a sequence.
 """
 
@@ -21,12 +21,12 @@ from peft.tuners._buffer_dict import BufferDict
 from peft.tuners.tuners_utils import BaseTuner, BaseTunerLayer
 from torch import Tensor, nn
 
-from harness.methods.base import MergeMode, Method
+from harness.methods.base import MergeMode
 from harness.methods.configs.peft import PREFIX, SEEDS, TUNERS, PeftConfig, config_of
-from harness.methods.linears import modules_of
+from harness.methods.linears import LinearMethod
 from harness.methods.parts.merging import MergeReport, fold_layers
 from harness.methods.parts.placement import MethodError
-from harness.methods.parts.sites import SLICES, Adaptable, BlockSite, block_sites
+from harness.methods.parts.sites import SLICES, Adaptable, BlockSite
 
 _KINDS = {kind.value.lower(): kind for kind in peft.PEFT_TYPE_TO_CONFIG_MAPPING}
 _ADAPTER = "default"
@@ -38,8 +38,8 @@ class Parts(nn.Module):
     Args:
         base: the backbone's own layer.
         rows: by part, which outputs it gives; together all, each once.
-        heads: in so many groups of outputs each part has its share one after the other.
-        quiet: the parts are never set to training: some draw a number for a dropout that is 0.
+        heads: number of groups of outputs in each of which the parts follow one another.
+        quiet: never set the parts to training.
     """
 
     tokens_alone = True
@@ -66,7 +66,7 @@ class Parts(nn.Module):
         return joined.view(*tokens.shape[:-1], -1)
 
     def _joined(self, parts: Sequence[Tensor]) -> Tensor:
-        """(…, outputs) of the one layer of what its parts give. An index would put them in order, too, but is slow in backward."""
+        """(…, outputs) of the whole layer from the outputs of its parts. An index would order them too, but is slow in backward."""
         if len(parts) == 1:
             return parts[0]
         return torch.stack([part.unflatten(-1, (self.heads, -1)) for part in parts], dim=-2).flatten(-3)
@@ -78,22 +78,17 @@ class Parts(nn.Module):
 
     @torch.no_grad()
     def folded(self) -> nn.Linear:
-        """One layer again, with what peft merges into the parts."""
+        """One layer, with what peft merges into the parts."""
         for adapter in self.adapters.values():
             adapter.merge()
-        layers = [_plain(part) for part in self.parts.values()]
-        bias = None if layers[0].bias is None else self._joined([layer.bias for layer in layers])
+        layers: Any = {**self.parts, **{name: part.get_base_layer() for name, part in self.adapters.items()}}.values()
+        biases = [layer.bias for layer in layers]
+        bias = None if biases[0] is None else self._joined(biases)
         return _frozen(self._joined([layer.weight.T for layer in layers]).T, bias)
 
 
-def _plain(layer: nn.Module) -> nn.Linear:
-    base = layer.get_base_layer() if isinstance(layer, BaseTunerLayer) else layer
-    assert isinstance(base, nn.Linear)
-    return base
-
-
 def _frozen(weight: Tensor, bias: Tensor | None) -> nn.Linear:
-    """A linear layer of these weights; none are drawn."""
+    """A linear layer of these weights, without drawing random ones first."""
     layer = nn.Linear(weight.shape[1], weight.shape[0], bias=False, device="meta")
     layer.weight = nn.Parameter(weight.contiguous(), requires_grad=False)
     if bias is not None:
@@ -102,54 +97,56 @@ def _frozen(weight: Tensor, bias: Tensor | None) -> nn.Linear:
 
 
 def split(model: nn.Module) -> nn.Module:
-    """``model``, a transformers ``SamModel``, with q, k and v of every fused ``qkv`` apart, in place: what peft loads an adapter of
-    slices into."""
+    """``model``, a transformers ``SamModel``, with q, k and v of every fused ``qkv`` apart, in place, so that peft can load an adapter
+    of slices into it."""
     for owner in list(model.modules()):
         base = getattr(owner, "qkv", None)
         if isinstance(base, nn.Linear):
-            thirds = torch.arange(base.out_features).chunk(3)
-            owner.qkv = Parts(base, dict(zip("qkv", thirds, strict=True)))
+            owner.qkv = Parts(base, dict(zip("qkv", torch.arange(base.out_features).chunk(3), strict=True)))
     return model
 
 
 class _Holder(nn.Module):
-    """What peft takes for a model: by block and part, as layers of a kind have a name in common, by which some tuners share."""
+    """The model that peft sees: layers by block and part, since some tuners share state between layers of one name."""
 
     def __init__(self, layers: Mapping[str, nn.Module]) -> None:
         super().__init__()
-        self.layers = nn.ModuleDict()
+        self.config = {"model_type": "custom"}
+        blocks = dict.fromkeys(name.partition(".")[0] for name in layers)
+        self.layers = nn.ModuleDict({block: nn.ModuleDict() for block in blocks})
         for name, layer in layers.items():
             block, _, part = name.partition(".")
-            if block not in self.layers:
-                self.layers[block] = nn.ModuleDict()
-            self.layers[block][part] = layer  # type: ignore[operator]
-        self.config = {"model_type": "custom"}
+            self.layers.get_submodule(block).register_module(part, layer)
 
 
 def inject(
     tuner: str, options: Mapping[str, Any], layers: Mapping[str, nn.Linear], *, generator: torch.Generator
 ) -> BaseTuner:
-    """Let peft replace ``layers`` (by name such as ``0.q``, frozen) by its own, which are then in ``model.layers`` of what comes back.
+    """Let peft replace ``layers`` by its own, which are then in ``model.layers`` of what comes back.
 
     Args:
+        tuner: its name in `TUNERS`.
+        options: fields of peft's configuration.
+        layers: frozen, by names such as ``0.q``.
         generator: every initial value follows from it.
 
     Raises:
         MethodError: peft refuses the options on these layers; its own words.
     """
-    kind = _KINDS[tuner]
-    config_class = peft.PEFT_TYPE_TO_CONFIG_MAPPING[kind]
-    known = config_class.__dataclass_fields__
+    config_class = peft.PEFT_TYPE_TO_CONFIG_MAPPING[_KINDS[tuner]]
+    parts = sorted({name.partition(".")[2] for name in layers})
     filled: dict[str, Any] = {
-        "target_modules": sorted({name.partition(".")[2] for name in layers}),
+        "target_modules": parts,
+        "feedforward_modules": [part for part in parts if part == "mlp_out"],
         "progressbar": False,
         "save_indices": True,
         "total_step": 10**9,  # until a run says
-        "feedforward_modules": sorted({"mlp_out"} & {name.partition(".")[2] for name in layers}),
     }
-    drawn = {name: int(torch.randint(2**31 - 1, (), generator=generator)) for name in sorted(SEEDS & set(known))}
-    filled |= {} if tuner == "frod" else drawn  # what FRoD takes out of the weights, no state holds
-    filled = {name: value for name, value in filled.items() if name in known} | dict(options)
+    for name in sorted(SEEDS & config_class.__dataclass_fields__.keys()):
+        seed = int(torch.randint(2**31 - 1, (), generator=generator))
+        if tuner != "frod":  # it makes part of its start from the weights alone, which no state holds
+            filled[name] = seed
+    known = {name: value for name, value in filled.items() if name in config_class.__dataclass_fields__}
     with torch.random.fork_rng(devices=[]), warnings.catch_warnings():
         torch.default_generator.manual_seed(int(torch.randint(2**31 - 1, (), generator=generator)))
         warnings.simplefilter("ignore")
@@ -157,93 +154,79 @@ def inject(
         if options.get("boft_n_butterfly_factor", 1) != 1:
             warnings.filterwarnings("error", message="Setting boft_n_butterfly_factor")
         try:
-            model: BaseTuner = peft.PEFT_TYPE_TO_TUNER_MAPPING[kind](_Holder(layers), config_class(**filled), _ADAPTER)
-        except NotImplementedError:  # looks at weights that are none
+            config = config_class(**known | dict(options))
+            model: BaseTuner = peft.PEFT_TYPE_TO_TUNER_MAPPING[_KINDS[tuner]](_Holder(layers), config, _ADAPTER)
+        except NotImplementedError:  # it reads weights, and those on the meta device have no values
             raise
         except (ValueError, TypeError, AssertionError, RuntimeError, UserWarning) as error:
             raise MethodError(f"{PREFIX}{tuner}: {' '.join(str(error).split()) or type(error).__name__}") from error
     for layer in model.modules():
-        if not isinstance(layer, BaseTunerLayer):
-            continue
-        for name, value in list(vars(layer).items()):  # what peft draws and keeps aside, a state must hold
-            if (
-                not name.startswith("_")
-                and isinstance(value, dict)
-                and value
-                and all(isinstance(item, Tensor) for item in value.values())
-            ):
-                setattr(layer, name, BufferDict(value, persistent=True))
-        ranks: Any = getattr(layer, "ranknum", None)
-        if ranks is not None:  # AdaLoRA's, which nothing trains
-            del layer.ranknum
-            layer.ranknum = BufferDict({name: rank.detach() for name, rank in ranks.items()}, persistent=True)
+        if isinstance(layer, BaseTunerLayer):
+            _keep_in_state(layer)
     return model
 
 
-def trained_parameters(tuner: str, options: Mapping[str, Any], layers: Sequence[tuple[str, int, int]]) -> int | str:
-    """How many a tuner trains on layers (name, inputs, outputs), or why it cannot."""
-    shared = peft.PEFT_TYPE_TO_TUNER_MAPPING[_KINDS[tuner]].uses_shared_state or tuner == "lily"
-    try:
-        if shared:
-            return _trained(tuner, options, layers)
-        times = Counter((name.endswith(".mlp_out"), inputs, outputs) for name, inputs, outputs in layers)
-        return sum(
-            number * _trained(tuner, options, [("0.mlp_out" if last else "0.q", inputs, outputs)])
-            for (last, inputs, outputs), number in times.items()
-        )
-    except MethodError as error:
-        return str(error).removeprefix(f"{PREFIX}{tuner}: ")
+def _keep_in_state(layer: Any) -> None:
+    """Make buffers of the tensors that peft keeps in plain dictionaries, so that a state holds them, and of AdaLoRA's ``ranknum``,
+    which nothing trains."""
+    for name, kept in [*vars(layer).items(), ("ranknum", getattr(layer, "ranknum", None))]:
+        if isinstance(kept, dict | nn.ParameterDict) and not name.startswith("_"):
+            tensors = {key: value.detach() for key, value in kept.items() if isinstance(value, Tensor)}
+            if tensors and len(tensors) == len(kept):
+                delattr(layer, name)
+                setattr(layer, name, BufferDict(tensors, persistent=True))
+
+
+def trained_parameters(tuner: str, options: Mapping[str, Any], layers: Sequence[tuple[str, int, int]]) -> int:
+    """How many a tuner trains on layers (name, inputs, outputs). Raises MethodError: peft refuses the options on these layers."""
+    if peft.PEFT_TYPE_TO_TUNER_MAPPING[_KINDS[tuner]].uses_shared_state or tuner == "lily":
+        groups = {tuple(map(tuple, layers)): 1}
+    else:  # layers of one size have as many each
+        groups = Counter(((f"0.{'mlp_out' if n.endswith('.mlp_out') else 'q'}", i, o),) for n, i, o in layers)
+    return sum(number * _trained(tuner, options, group) for group, number in groups.items())
 
 
 def _trained(tuner: str, options: Mapping[str, Any], layers: Sequence[tuple[str, int, int]]) -> int:
     for device in ("meta", "cpu"):
-        bare = {
-            name: _frozen(torch.ones(outputs, inputs, device=device), torch.ones(outputs, device=device))
-            for name, inputs, outputs in layers
-        }
+        bare = {n: _frozen(torch.ones(o, i, device=device), torch.ones(o, device=device)) for n, i, o in layers}
         try:
             model = inject(tuner, options, bare, generator=torch.Generator().manual_seed(0))
-        except NotImplementedError:  # looks at the weights
+        except NotImplementedError:  # see `inject`
             continue
         return sum(p.numel() for p in model.parameters() if p.requires_grad)
-    raise MethodError("cannot be counted")
+    raise MethodError(f"{PREFIX}{tuner}: cannot be counted")
 
 
-class PeftMethod(Method):
+class PeftMethod(LinearMethod):
     """A tuner of peft; see the module."""
 
     config: PeftConfig
     packages = ("peft",)
     _parts: list[tuple[BlockSite, str, Parts]]
-    _model: list[BaseTuner]
+    _model: Any  # peft's, with the layers that it made
 
     def _insert(self, segmenter: Adaptable) -> None:
-        shape = segmenter.encoder.shape
         if reason := TUNERS[self.config.tuner].one_width:
-            shape.require_one_width(self.name, reason)
-        self._parts = []
-        layers: dict[str, nn.Linear] = {}
-        options = self.config.options()
-        drops = any(value for name, value in options.items() if "dropout" in name)
-        quiet = self.config.tuner in ("loha", "lokr") and not drops
-        for place in block_sites(segmenter.encoder, self.config.blocks):
-            for module, names in modules_of(shape.blocks[place.index], self.config.sites).items():
-                base = place.get(module)
-                if not isinstance(base, nn.Linear):
-                    raise MethodError(f"{self.name} adapts linear layers, and {place.name}.{module} is none")
-                rows = {part: place.outputs(part) for part in SLICES}
-                if names == [module]:
-                    rows = {module: torch.arange(base.out_features)}
-                parts = Parts(base, rows, heads=place.heads, quiet=quiet)
-                self._parts.append((place, module, parts))
-                layers |= {f"{place.index}.{name}": _plain(parts.parts[name]) for name in names}
-        model = inject(self.config.tuner, options, layers, generator=self.generator)
+            segmenter.encoder.shape.require_one_width(self.name, reason)
+        self._parts, self._layers = [], {}
+        super()._insert(segmenter)
+        self._model = inject(self.config.tuner, self.config.options(), self._layers, generator=self.generator)
         for place, module, parts in self._parts:
-            for name in parts.parts:
-                if f"{place.index}.{name}" in layers:
-                    parts.parts[name] = model.model.layers[str(place.index)][name]
+            made = self._model.model.layers[str(place.index)]
+            parts.parts.update({name: made[name] for name in parts.parts if f"{place.index}.{name}" in self._layers})
             place.replace(module, parts)
-        self._model = [model]
+
+    def _replace(self, place: Any, module: str, names: Sequence[str]) -> None:
+        base, options = self._linear(place, module), self.config.options()
+        rows = {module: torch.arange(base.out_features)}
+        if names != [module]:
+            rows = {part: place.outputs(part) for part in SLICES}
+        drops = any(value for name, value in options.items() if "dropout" in name)
+        # A tuner may draw a number from torch's own generator for a dropout of 0.
+        quiet = TUNERS[self.config.tuner].draws and not drops
+        parts = Parts(base, rows, heads=place.heads, quiet=quiet)
+        self._parts.append((place, module, parts))
+        self._layers |= {f"{place.index}.{name}": parts.parts[name] for name in names}
 
     def adapter(self, rename: Callable[[str], str]) -> tuple[dict[str, Any], dict[str, Tensor]]:
         """The content of peft's ``adapter_config.json``, and the tensors that go with it.
@@ -255,28 +238,76 @@ class PeftMethod(Method):
         paths: dict[str, str] = {}
         for place, module, parts in self._parts:
             whole = rename(f"{place.name}.{place.path(module)}")
-            for name in parts.adapters:
-                paths[f"{place.index}.{name}"] = whole if name == module else f"{whole}.parts.{name}"
-        (model,) = self._model
+            paths |= {f"{place.index}.{n}": whole if n == module else f"{whole}.parts.{n}" for n in parts.adapters}
         owner: Any = nn.Module()
-        owner.base_model, owner.peft_config = model, model.peft_config
+        owner.base_model, owner.peft_config = self._model, self._model.peft_config
         tensors: dict[str, Tensor] = {}
         for key, tensor in peft.get_peft_model_state_dict(owner).items():
             head, of_layer, rest = key.partition("model.layers.")
-            if of_layer:
-                block, part, leaf = rest.split(".", 2)
-                key = f"{head}model.{paths[f'{block}.{part}']}.{leaf}"
-            tensors[key] = tensor
-        config = {
-            key: sorted(value) if isinstance(value, set) else value
-            for key, value in model.peft_config[_ADAPTER].to_dict().items()
-        }
+            block, part, leaf = rest.split(".", 2) if of_layer else ("", "", "")
+            tensors[f"{head}model.{paths[f'{block}.{part}']}.{leaf}" if of_layer else key] = tensor
+        config = {k: sorted(v) if isinstance(v, set) else v for k, v in owner.peft_config[_ADAPTER].to_dict().items()}
         return config | {"target_modules": sorted(paths.values()), "inference_mode": True}, tensors
 
     def _fold(self, mode: MergeMode, calibration: Sequence[Tensor]) -> MergeReport:
         done = fold_layers((place, module) for place, module, _ in self._parts)
-        self._parts, self._model = [], []
+        self._parts, self._model = [], None
         return done
+
+
+class AdaLoRA(PeftMethod):
+    """Singular values of the update are dropped as they prove unimportant, and its singular vectors held near orthogonal.
+
+    What peft's allocator knows of each factor is in buffers here, so that a resumed run goes on with it.
+    """
+
+    _STATISTICS = ("exp_avg_ipt", "exp_avg_unc")
+
+    def _insert(self, segmenter: Adaptable) -> None:
+        super()._insert(segmenter)
+        for layer in self._adapted().values():
+            factors = {kind: getattr(layer, kind)[_ADAPTER].detach() for kind in ("lora_A", "lora_B", "lora_E")}
+            for statistic in self._STATISTICS:
+                zeros = {kind: torch.zeros_like(factor) for kind, factor in factors.items()}
+                setattr(layer, statistic, BufferDict(zeros, persistent=True))
+            kept = torch.ones_like(factors["lora_E"], dtype=torch.bool)
+            layer.kept = BufferDict({"lora_E": kept, "updates": torch.zeros((), dtype=torch.int64)}, persistent=True)
+
+    def _adapted(self) -> dict[str, Any]:
+        """peft's layers by the name that its allocator knows them by."""
+        return {n: layer for n, layer in self._model.model.named_modules() if isinstance(layer, BaseTunerLayer)}
+
+    def auxiliary_loss(self) -> Tensor:
+        """How far the singular vectors are from orthogonal, as peft weighs it: the mean of ‖AAᵀ − I‖ and ‖BᵀB − I‖."""
+        factors = [f for layer in self._adapted().values() for f in (layer.lora_A[_ADAPTER], layer.lora_B[_ADAPTER].T)]
+        off = [torch.linalg.norm((square := f @ f.T) - torch.eye(len(square)).to(square)) for f in factors]
+        return self.config.orth_reg_weight * torch.stack(off).mean()  # type: ignore[attr-defined]
+
+    def after_update(self, *, epoch: int, step: int, total: int) -> None:
+        model, layers = self._model, self._adapted()
+        config, allocator = model.peft_config[_ADAPTER], model.rankallocator
+        factors = {f"{n}.{kind}.{_ADAPTER}": (layer, kind) for n, layer in layers.items() for kind in layer.exp_avg_ipt}
+        patterns = {f"{n}.lora_E.{_ADAPTER}": layer.kept for n, layer in layers.items()}
+        config.total_step = total
+        config.rank_pattern = {name: kept["lora_E"].flatten().tolist() for name, kept in patterns.items()}
+        allocator.ipt = dict.fromkeys(factors)
+        for statistic in self._STATISTICS:
+            known = {name: getattr(layer, statistic)[kind] for name, (layer, kind) in factors.items()}
+            setattr(allocator, statistic, _InPlace(known))
+        number = int(next(iter(patterns.values()))["updates"]) + 1
+        gradients = [getattr(layer, kind)[_ADAPTER].grad for layer, kind in factors.values()]
+        if all(grad is not None and bool(grad.isfinite().all()) for grad in gradients):  # else fp16 made no step
+            model.update_and_allocate(number)
+        for name, kept in patterns.items():
+            kept["lora_E"].copy_(torch.tensor(config.rank_pattern[name]).view(-1, 1))
+            kept["updates"].fill_(number)
+
+
+class _InPlace(dict[str, Tensor]):
+    """Tensors by name; to set one copies values into it."""
+
+    def __setitem__(self, name: str, value: Tensor) -> None:
+        self[name].copy_(value)
 
 
 @cache
@@ -293,79 +324,7 @@ def method_of(tuner: str) -> type[PeftMethod]:
         "identity_at_init": not entry.start,
         "merge_modes": () if entry.unmerged else ("exact",),
     }
-    return type(tuner, (_BASES.get(tuner, PeftMethod),), namespace)
-
-
-class AdaLoRA(PeftMethod):
-    """Singular values of the update are dropped as they prove unimportant, and its singular vectors held near orthogonal.
-
-    peft's allocator keeps what it knows of each in dictionaries; here those are buffers, so that a resumed run goes on with them.
-    """
-
-    _STATISTICS = ("exp_avg_ipt", "exp_avg_unc")
-
-    def _insert(self, segmenter: Adaptable) -> None:
-        super()._insert(segmenter)
-        for layer in self._adapted().values():
-            factors = {kind: getattr(layer, kind)[_ADAPTER] for kind in ("lora_A", "lora_B", "lora_E")}
-            for statistic in self._STATISTICS:
-                zeros = {kind: torch.zeros_like(factor, requires_grad=False) for kind, factor in factors.items()}
-                setattr(layer, statistic, BufferDict(zeros, persistent=True))
-            kept = torch.ones_like(factors["lora_E"], dtype=torch.bool)
-            layer.kept = BufferDict({"lora_E": kept, "updates": torch.zeros((), dtype=torch.int64)}, persistent=True)
-
-    def _adapted(self) -> dict[str, Any]:
-        """peft's layers by the name that its allocator knows them by."""
-        blocks: Any = self._model[0].model.layers
-        return {f"layers.{block}.{part}": layer for block in blocks for part, layer in blocks[block].items()}
-
-    def auxiliary_loss(self) -> Tensor:
-        """How far the singular vectors are from orthogonal, as peft weighs it: the mean of ‖AAᵀ − I‖ and ‖BᵀB − I‖."""
-        squares = [
-            square
-            for layer in self._adapted().values()
-            for square in (
-                layer.lora_A[_ADAPTER] @ layer.lora_A[_ADAPTER].T,
-                layer.lora_B[_ADAPTER].T @ layer.lora_B[_ADAPTER],
-            )
-        ]
-        off = torch.stack([torch.linalg.norm(square - torch.eye(len(square)).to(square)) for square in squares])
-        return self.config.orth_reg_weight * off.mean()  # type: ignore[attr-defined]
-
-    def after_update(self, *, epoch: int, step: int, total: int) -> None:
-        (model,), layers = self._model, self._adapted()
-        config: Any = model.peft_config[_ADAPTER]
-        allocator: Any = model.rankallocator
-        names = {
-            f"{name}.{kind}.{_ADAPTER}": (layer, kind) for name, layer in layers.items() for kind in layer.exp_avg_ipt
-        }
-        config.total_step = total
-        config.rank_pattern = {
-            f"{name}.lora_E.{_ADAPTER}": layer.kept["lora_E"].flatten().tolist() for name, layer in layers.items()
-        }
-        allocator.ipt = dict.fromkeys(names)
-        for statistic in self._STATISTICS:
-            setattr(
-                allocator, statistic, {name: getattr(layer, statistic)[kind] for name, (layer, kind) in names.items()}
-            )
-        number = int(next(iter(layers.values())).kept["updates"]) + 1
-        gradients = [getattr(layer, kind)[_ADAPTER].grad for layer, kind in names.values()]
-        if all(
-            gradient is not None and bool(gradient.isfinite().all()) for gradient in gradients
-        ):  # else fp16 made no step
-            model.update_and_allocate(number)
-        with torch.no_grad():
-            for statistic in self._STATISTICS:
-                for name, value in getattr(allocator, statistic).items():
-                    layer, kind = names[name]
-                    getattr(layer, statistic)[kind].copy_(value)
-            for name, layer in layers.items():
-                kept = config.rank_pattern[f"{name}.lora_E.{_ADAPTER}"]
-                layer.kept["lora_E"].copy_(torch.tensor(kept).view(-1, 1))
-                layer.kept["updates"].fill_(number)
-
-
-_BASES: dict[str, type[PeftMethod]] = {"adalora": AdaLoRA}
+    return type(tuner, (AdaLoRA if tuner == "adalora" else PeftMethod,), namespace)
 
 
 def __getattr__(name: str) -> Any:
@@ -377,4 +336,9 @@ def __getattr__(name: str) -> Any:
 if __name__ == "__main__":  # see harness.methods.configs.peft.count
     answers, sys.stdout = sys.stdout, sys.stderr  # where peft may print what it likes
     for line in sys.stdin:
-        print(json.dumps(trained_parameters(*json.loads(line)[1:])), file=answers, flush=True)
+        answer: int | str
+        try:
+            answer = trained_parameters(*json.loads(line)[1:])
+        except MethodError as error:
+            answer = str(error)
+        print(json.dumps(answer), file=answers, flush=True)

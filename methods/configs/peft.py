@@ -23,8 +23,7 @@ from typing import Any, ClassVar
 
 import yaml
 
-from harness.methods.configs import PlacedConfig
-from harness.methods.configs.lowrank import layers_of
+from harness.methods.configs.lowrank import LinearsConfig, layers_of
 from harness.methods.parts.placement import BackboneShape, MethodError, parse_sites
 
 PREFIX = "peft/"
@@ -45,6 +44,7 @@ class Tuner:
         start: why it does not start as the plain backbone; empty where it does.
         unmerged: why it is not merged, empty where it is.
         one_width: why all blocks must have one width, empty where they need not.
+        draws: in training it takes a random number of torch's own even for a dropout of 0.
         lacks: clause of the contract -> why it does not hold.
     """
 
@@ -54,6 +54,7 @@ class Tuner:
     start: str = ""
     unmerged: str = ""
     one_width: str = ""
+    draws: bool = False
     lacks: Mapping[str, str] = field(default_factory=dict)
 
 
@@ -76,7 +77,7 @@ SEEDS = {"generator_seed", "proj_seed", "projection_prng_key", "projection_seed"
 
 
 @dataclass(frozen=True, kw_only=True)
-class PeftConfig(PlacedConfig):
+class PeftConfig(LinearsConfig):
     """A tuner of peft on linear layers of the encoder.
 
     Args:
@@ -106,9 +107,6 @@ class PeftConfig(PlacedConfig):
             for index, block in enumerate(self.placed(shape))
             for _, part, inputs, outputs in layers_of(block, self.sites)
         ]
-
-    def adapted(self, shape: BackboneShape) -> list[tuple[int, int]]:
-        return [(inputs, outputs) for _, inputs, outputs in self.layers(shape)]
 
     def encoder_parameters(self, shape: BackboneShape) -> int:
         if reason := TUNERS[self.tuner].one_width:
@@ -164,17 +162,16 @@ def count(tuner: str, options: Mapping[str, Any], layers: Sequence[tuple[str, in
     request = json.dumps([peft_version(), tuner, options, layers], sort_keys=True)
     found = _counted(request)
     if isinstance(found, str):
-        raise MethodError(f"{PREFIX}{tuner}: {found}")
+        raise MethodError(found)
     return found
 
 
 @cache
 def _counted(request: str) -> int | str:
-    found: int | str
+    """The number, or why there is none."""
     if "torch" in sys.modules:
-        _, tuner, options, layers = json.loads(request)
-        found = import_module("harness.methods.peft").trained_parameters(tuner, options, layers)
-        return found
+        number: int = import_module("harness.methods.peft").trained_parameters(*json.loads(request)[1:])
+        return number
     remembered = _remembered()
     if request not in remembered:
         child = _child()
@@ -183,15 +180,14 @@ def _counted(request: str) -> int | str:
         answer = child.stdout.readline() if child.stdout else ""
         if not answer:
             last = ((child.stderr.read() if child.stderr else "").strip().splitlines() or ["no message"])[-1]
-            return f"cannot be counted: {last}"
+            return f"peft's parameters cannot be counted: {last}"
         remembered[request] = json.loads(answer)
         with suppress(OSError):
             _FILE.parent.mkdir(parents=True, exist_ok=True)
             new = _FILE.with_suffix(f".{os.getpid()}")
             new.write_text(json.dumps(remembered))
             new.replace(_FILE)
-    found = remembered[request]
-    return found
+    return remembered[request]
 
 
 @cache
