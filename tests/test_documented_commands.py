@@ -26,7 +26,7 @@ from harness.cli.verbs import VERBS
 from harness.contract.gpu import RATES, Examined
 from harness.contract.matrix import Capability
 from harness.datasets import samples
-from harness.models.fingerprints import short_fingerprint
+from harness.models.fingerprints import fingerprint
 from harness.registry import SEGMENTED, method_config
 from tests.datasets.test_labels import write_folders
 from tests.documented import commands
@@ -119,7 +119,7 @@ def finished(weights: Path) -> Iterator[Record]:
         for seed in range(3):
             yield record(
                 method=method, seed=seed, protocol="nas-lora", backbone="vit_h",
-                config=vars(method_config(method, {})), checkpoint=short_fingerprint(weights),
+                config=vars(method_config(method, {})), checkpoint=fingerprint(weights),
                 scores={"best": {"test": dict.fromkeys(("s_measure", "e_mean", "iou", "dice"), 0.9 + 0.01 * seed)}},
             )  # fmt: skip
 
@@ -171,7 +171,7 @@ def stand_in(monkeypatch: pytest.MonkeyPatch) -> None:
 
     for name, stand in {
         "harness.models.build.require_checkpoint": lambda *_: None,
-        "harness.planning.plan.require_finite": lambda *_: None,
+        "harness.planning.plan.read_tensors": lambda *_: None,
         "harness.costing.instruments.used_by_others": lambda *_: "",
         "harness.contract.matrix.examine": lambda name, backbone, **_: Capability(
             method=name, backbone=backbone, passed=True

@@ -43,7 +43,7 @@ from harness.experiment.scoring import EVALUATION_BATCH, ImageTable, Report, Sco
 from harness.methods.base import Method
 from harness.models.attention_choice import Choice, apply_choice, choose, in_words
 from harness.models.catalog import backbone_shape
-from harness.models.fingerprints import is_checkpoint
+from harness.models.fingerprints import fingerprint
 from harness.models.segmenter import count_parameters
 from harness.planning.memory import with_less_memory
 from harness.planning.request import Job
@@ -206,7 +206,7 @@ class Experiment:
         self.workers, self.stop = workers.size, stop or self.stop
         with self.stages.during("loading"):
             path = self.job.checkpoint  # its hash is computed where it is not remembered here
-            if path and not is_checkpoint(Path(path), self.run.checkpoint):
+            if path and fingerprint(Path(path)) != self.run.checkpoint:
                 raise UsageError(f"the checkpoint {path} changed since this run was planned; plan it again")
             self.report({"stage": "opening data"})
             self.counts = self.data.counts

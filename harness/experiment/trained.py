@@ -19,7 +19,7 @@ from harness.methods import ALIASES
 from harness.methods.base import Method
 from harness.models.checkpoint import read_tensors
 from harness.models.decoders import Task
-from harness.models.fingerprints import is_checkpoint
+from harness.models.fingerprints import fingerprint
 from harness.models.segmenter import Segmenter
 from harness.registry import BENCHMARKS, METHODS, add_own_of, canonical_spelling
 from harness.system.errors import UsageError
@@ -81,7 +81,7 @@ class Trained:
                     f"run {run.key} started from pretrained {run.backbone} weights; give them with --checkpoint"
                 )
             return
-        if not is_checkpoint(checkpoint, run.checkpoint):
+        if fingerprint(checkpoint) != run.checkpoint:
             needed = run.checkpoint or "none (random weights; leave --checkpoint away)"
             raise UsageError(
                 f"--checkpoint {checkpoint} is not the file that run {run.key} started from: its fingerprint is {needed}"

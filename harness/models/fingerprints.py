@@ -16,7 +16,6 @@ from harness.system.hashes import file_hashes
 from harness.system.machine import user_cache
 
 PREFIX = "sha256-"
-_MEBIBYTE = 1 << 20
 
 
 def fingerprint(path: Path) -> str:
@@ -30,7 +29,8 @@ def fingerprint(path: Path) -> str:
             raise UsageError(f"checkpoint {path} is no file; give the path of a .pth or .safetensors file")
         return PREFIX + file_hashes([path], what=str(path))[path]
     except OSError as error:
-        raise _unreadable(path, error) from error
+        reason = error.strerror
+        raise UsageError(f"checkpoint {path} cannot be read ({reason}); give the path of a file you have") from error
 
 
 def known_to_fit(digest: str, backbone: str) -> bool:
@@ -57,28 +57,3 @@ def _judge() -> str:
     files = sorted(Path(__file__).parent.glob("*.py"))
     versions = [[file.name, file.stat().st_size, file.stat().st_mtime_ns] for file in files]
     return hashlib.sha256(json.dumps([versions, version("timm")]).encode()).hexdigest()[:16]
-
-
-def short_fingerprint(path: Path) -> str:
-    """16 hex digits from a file's size and its first and last MiB, which other files may share: the older records' name of a
-    checkpoint. Raises UsageError: the file cannot be read."""
-    try:
-        size = path.stat().st_size
-        digest = hashlib.sha256(str(size).encode())
-        with path.open("rb") as file:
-            digest.update(file.read(_MEBIBYTE))
-            if size > _MEBIBYTE:
-                file.seek(max(size - _MEBIBYTE, _MEBIBYTE))
-                digest.update(file.read(_MEBIBYTE))
-    except OSError as error:
-        raise _unreadable(path, error) from error
-    return digest.hexdigest()[:16]
-
-
-def is_checkpoint(path: Path, recorded: str) -> bool:
-    """Whether a file has the fingerprint, whole or short, that a run names. Raises UsageError: the file cannot be read."""
-    return (fingerprint if recorded.startswith(PREFIX) else short_fingerprint)(path) == recorded
-
-
-def _unreadable(path: Path, error: OSError) -> UsageError:
-    return UsageError(f"checkpoint {path} cannot be read ({error.strerror}); give the path of a file you have")

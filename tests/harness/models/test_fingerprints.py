@@ -12,7 +12,7 @@ from pathlib import Path
 
 import pytest
 
-from harness.models.fingerprints import fingerprint, is_checkpoint, short_fingerprint
+from harness.models.fingerprints import fingerprint
 from harness.planning.plan import Pretrained, pretrained
 from harness.planning.request import Request
 from harness.protocols.load import load_protocol
@@ -51,23 +51,11 @@ def write(path: Path, *, changed: int | None = None, size: int = SIZE) -> Path:
     return path
 
 
-def test_every_byte_counts_for_the_fingerprint_and_few_for_the_short_one(reads: list[str], tmp_path: Path) -> None:
+def test_every_byte_counts_for_the_fingerprint(reads: list[str], tmp_path: Path) -> None:
     files = [write(tmp_path / f"{place}", changed=place) for place in (None, 0, SIZE // 2, SIZE - 1)]
     files.append(write(tmp_path / "longer", size=SIZE + 1))
     assert len({fingerprint(path) for path in files}) == 5
-    assert len({short_fingerprint(path) for path in files}) == 4
     assert fingerprint(files[0]) == "sha256-" + hashlib.sha256(bytes(SIZE)).hexdigest()
-    assert is_checkpoint(files[2], short_fingerprint(files[0]))
-    assert not is_checkpoint(files[2], fingerprint(files[0]))
-
-
-@pytest.mark.parametrize(("size", "last"), [(SIZE, 1 << 20), (3 << 19, 1 << 19), (1 << 20, 0), (9, 0)])
-def test_short_fingerprints_are_what_older_records_hold(size: int, last: int, tmp_path: Path) -> None:
-    """Of the first mebibyte, and of the last as far as it is another."""
-    content = (bytes(range(251)) * (size // 251 + 1))[:size]
-    (tmp_path / "file").write_bytes(content)
-    parts = str(size).encode() + content[: 1 << 20] + content[size - last :]
-    assert short_fingerprint(tmp_path / "file") == hashlib.sha256(parts).hexdigest()[:16]
 
 
 def test_a_file_is_read_once_and_again_when_it_changed(reads: list[str], tmp_path: Path) -> None:
@@ -91,7 +79,7 @@ def test_a_checkpoint_is_held_against_a_backbone_once_and_again_when_it_changed(
     path, checked = write(tmp_path / "file"), []
     during: list[Callable[[Path], Path]] = []
     monkeypatch.setattr("harness.models.build.require_checkpoint", lambda backbone, _: checked.append(backbone))
-    monkeypatch.setattr("harness.planning.plan.require_finite", lambda path: [change(path) for change in during])
+    monkeypatch.setattr("harness.planning.plan.read_tensors", lambda path: [change(path) for change in during])
 
     plan = functools.partial(planned, path)
     first = plan("vit_b")
