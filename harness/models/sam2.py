@@ -13,18 +13,16 @@ from collections.abc import Sequence
 from math import isqrt
 
 import torch
-from segment_anything.modeling.common import MLPBlock
-from segment_anything.modeling.image_encoder import PatchEmbed, window_partition, window_unpartition
+from segment_anything.modeling.image_encoder import PatchEmbed
 from segment_anything.modeling.mask_decoder import MLP, MaskDecoder
 from torch import Tensor, nn
-from torch.nn.functional import interpolate, max_pool2d, pixel_shuffle, pixel_unshuffle, scaled_dot_product_attention
+from torch.nn.functional import interpolate, pixel_shuffle, pixel_unshuffle, scaled_dot_product_attention
 
 from harness.methods.parts.placement import BackboneShape, BlockShape
-from harness.methods.parts.sites import TokenGrid
 from harness.models.attention import full_attention
 from harness.models.decoders import DecoderShape
 from harness.models.mask_decoder import BatchedMaskDecoder, decoder_parts
-from harness.models.sam_encoder import run_blocks
+from harness.models.sam_encoder import BlockEncoder, TransformerBlock, pooled
 
 _FINER = (2, 4)
 """How many times finer a side than the embedding the other two maps are."""
@@ -76,48 +74,6 @@ class PoolingAttention(nn.Module):
         return tokens.unflatten(-1, (self.num_heads, -1)).transpose(1, 2)
 
 
-def pooled(tokens: Tensor, side: int) -> Tensor:
-    """Tokens (B, h, w, C) to the largest of each square of ``side``, (B, h / side, w / side, C)."""
-    return tokens if side == 1 else max_pool2d(tokens.permute(0, 3, 1, 2), side).permute(0, 2, 3, 1)
-
-
-class HieraBlock(nn.Module):
-    """x + attention(norm(x)), then x + MLP(norm(x)); where the width changes, pool(P norm(x)) takes the place of the first x.
-
-    Args:
-        shape: the block's numbers.
-        fused: see `PoolingAttention`.
-    """
-
-    def __init__(self, shape: BlockShape, *, fused: bool) -> None:
-        super().__init__()
-        self.norm1 = nn.LayerNorm(shape.entering, eps=1e-6)
-        self.attn = PoolingAttention(shape, fused=fused)
-        self.proj = nn.Linear(shape.entering, shape.dim) if shape.inputs else None
-        self.norm2 = nn.LayerNorm(shape.dim, eps=1e-6)
-        self.mlp = MLPBlock(embedding_dim=shape.dim, mlp_dim=shape.mlp_dim)
-        self.window_size = shape.window
-        self.pool = shape.pool
-
-    def forward(self, x: Tensor) -> Tensor:
-        """(B, h, w, C) to (B, h / pool, w / pool, D)."""
-        return self.mlp_half(self.attention_half(x))
-
-    def attention_half(self, x: Tensor) -> Tensor:
-        """Attention with its residual connection, in windows where the block has them."""
-        normed = self.norm1(x)
-        residual = x if self.proj is None else pooled(self.proj(normed), self.pool)
-        if not self.window_size:
-            return residual + self.attn(normed)
-        windows, (height, width) = window_partition(normed, self.window_size)
-        side, padded = self.window_size // self.pool, (height // self.pool, width // self.pool)
-        return residual + window_unpartition(self.attn(windows), side, padded, residual.shape[1:3])
-
-    def mlp_half(self, x: Tensor) -> Tensor:
-        """x + MLP(norm(x))."""
-        return x + self.mlp(self.norm2(x))
-
-
 class Pyramid(nn.Module):
     """The last map of every stage to maps of one width; the coarsest goes into the next one, the finer two stay by themselves.
 
@@ -139,61 +95,50 @@ class Pyramid(nn.Module):
         return [embedding + interpolate(coarsest, scale_factor=2.0, mode="nearest"), *finer]
 
 
-class SAM2Encoder(nn.Module):
+class SAM2Encoder(BlockEncoder):
     """Images (B, 3, H, W) to `packed` maps (B, 21 · neck_dim, H/16, W/16); H and W are multiples of 32.
 
     Args:
         shape: the encoder's numbers.
         fused: see `PoolingAttention`.
-        activation_checkpointing: recompute each block in backward instead of keeping its activations.
+        activation_checkpointing: see `BlockEncoder`.
     """
 
     def __init__(self, shape: BackboneShape, *, fused: bool, activation_checkpointing: bool) -> None:
-        super().__init__()
+        super().__init__(shape, activation_checkpointing=activation_checkpointing)
         window, first = shape.blocks[0].window, shape.patch // shape.blocks[0].scale
         coarse = isqrt((shape.learnt_positions or 0) - window**2)
         kernel, rim = shape.patch_kernel, shape.patch_kernel // 2
         self.patch_embed = PatchEmbed((kernel, kernel), (first, first), (rim, rim), embed_dim=shape.embedded)
         self.pos_embed = nn.Parameter(torch.zeros(1, shape.embedded, coarse, coarse))
         self.pos_embed_window = nn.Parameter(torch.zeros(1, shape.embedded, window, window))
-        self.blocks = nn.ModuleList(HieraBlock(block, fused=fused) for block in shape.blocks)
+        blocks = (TransformerBlock(block, PoolingAttention(block, fused=fused)) for block in shape.blocks)
+        self.blocks = nn.ModuleList(blocks)
         self.neck = Pyramid([block.dim for block in reversed(shape.stage_ends)], dim=shape.neck_dim)
-        self.shape = shape
-        self.grid = TokenGrid()
-        self.activation_checkpointing = activation_checkpointing
 
     def embed(self, images: Tensor) -> Tensor:
         """Patches with absolute positions, (B, h, w, C); writes the grid."""
-        patch = self.shape.patch
-        self.grid.height, self.grid.width = images.shape[-2] // patch, images.shape[-1] // patch
+        self._write_grid(images)
         tokens = self.patch_embed(images)
         size, window = tokens.shape[1:3], self.pos_embed_window
         repeats = (1, 1, size[0] // window.shape[2], size[1] // window.shape[3])
         positions = interpolate(self.pos_embed, size=size, mode="bicubic") + window.tile(repeats)
         return tokens + positions.permute(0, 2, 3, 1)
 
-    def run_blocks(self, tokens: Tensor) -> list[Tensor]:
+    def run_blocks(self, tokens: Tensor) -> list[Tensor]:  # type: ignore[override]
         """The map at the end of every stage, (B, h, w, C), the coarsest first."""
         ends: list[Tensor] = []
         for first, behind in self.shape.stages:
-            tokens = run_blocks(self.blocks[first:behind], tokens, recompute=self.activation_checkpointing)
+            tokens = self._run(self.blocks[first:behind], tokens)
             ends.insert(0, tokens)
         return ends
 
-    def finish(self, maps: Sequence[Tensor]) -> Tensor:
+    def finish(self, maps: Sequence[Tensor]) -> Tensor:  # type: ignore[override]
         """The pyramid: what `run_blocks` gives to `packed` maps."""
         return packed(self.neck(maps))
 
-    def forward(self, images: Tensor) -> Tensor:
-        return self.finish(self.run_blocks(self.embed(images)))
-
     def published(self, name: str) -> str:
-        """The name of a tensor in Meta's image encoder."""
         return name if name.startswith("neck.") else "trunk." + _numbered(name)
-
-    def unused(self) -> dict[str, Tensor]:
-        """None: what else a checkpoint holds is left out by its names (`is_memory`)."""
-        return {}
 
 
 def packed(maps: Sequence[Tensor]) -> Tensor:

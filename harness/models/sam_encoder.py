@@ -1,16 +1,13 @@
 """SAM's image encoder (a ViTDet ViT, 2304.02643) with segment_anything's parameter names, fused attention and a grid
-that methods can read."""
+that methods can read; and what all image encoders here have in common."""
 
 from __future__ import annotations
 
-from functools import partial
-
 import torch
-from segment_anything.modeling import ImageEncoderViT
 from segment_anything.modeling.common import LayerNorm2d, MLPBlock
-from segment_anything.modeling.image_encoder import window_partition, window_unpartition
+from segment_anything.modeling.image_encoder import PatchEmbed, window_partition, window_unpartition
 from torch import Tensor, nn
-from torch.nn.functional import interpolate
+from torch.nn.functional import interpolate, max_pool2d
 from torch.utils.checkpoint import checkpoint
 
 from harness.methods.parts.placement import BackboneShape, BlockShape
@@ -18,104 +15,132 @@ from harness.methods.parts.sites import TokenGrid
 from harness.models.attention import RelativeAttention
 
 
+class BlockEncoder(nn.Module):
+    """Images (B, 3, H, W) to features (B, C, h, w): `embed`, the blocks, `finish`. See `harness.methods.parts.sites.Encoder`.
+
+    Args:
+        shape: the encoder's numbers.
+        activation_checkpointing: recompute each block in backward instead of keeping its activations.
+    """
+
+    blocks: nn.ModuleList
+
+    def __init__(self, shape: BackboneShape, *, activation_checkpointing: bool) -> None:
+        super().__init__()
+        self.shape = shape
+        self.grid = TokenGrid()
+        self.activation_checkpointing = activation_checkpointing
+
+    def embed(self, images: Tensor) -> Tensor:
+        """Images to the tokens of the first block; writes the grid."""
+        raise NotImplementedError
+
+    def run_blocks(self, tokens: Tensor) -> Tensor:
+        """Tokens through all blocks; with activation checkpointing backward keeps each block's input alone."""
+        return self._run(self.blocks, tokens)
+
+    def finish(self, tokens: Tensor) -> Tensor:
+        """What `run_blocks` gives to the encoder's output."""
+        raise NotImplementedError
+
+    def forward(self, images: Tensor) -> Tensor:
+        return self.finish(self.run_blocks(self.embed(images)))
+
+    def published(self, name: str) -> str:
+        """The name of a tensor in the checkpoints of the encoder's family."""
+        return name
+
+    def unused(self) -> dict[str, Tensor]:
+        """Tensors of published checkpoints that nothing here uses, by their names."""
+        return {}
+
+    def _write_grid(self, images: Tensor) -> None:
+        patch = self.shape.patch
+        self.grid.height, self.grid.width = images.shape[-2] // patch, images.shape[-1] // patch
+
+    def _run(self, blocks: nn.ModuleList, tokens: Tensor) -> Tensor:
+        recompute = self.activation_checkpointing and torch.is_grad_enabled()
+        for block in blocks:
+            tokens = checkpoint(block, tokens, use_reentrant=False) if recompute else block(tokens)
+        return tokens
+
+
 class TransformerBlock(nn.Module):
-    """A transformer block with the names of segment_anything's ``TransformerBlock``: norm1, attn, norm2, mlp.lin1, mlp.lin2,
-    window_size.
+    """x + attention(norm(x)), then x + MLP(norm(x)), with the names of segment_anything's ``TransformerBlock``. Where the width changes
+    (SAM 2), pool(P norm(x)) takes the place of the first x.
 
     Args:
         shape: the block's numbers.
-        grid: side of the whole map in tokens.
-        fused: see `RelativeAttention`.
+        attn: its attention inside a map (B', h, w, C).
     """
 
-    def __init__(self, shape: BlockShape, *, grid: int, fused: bool) -> None:
+    def __init__(self, shape: BlockShape, attn: nn.Module) -> None:
         super().__init__()
-        self.norm1 = nn.LayerNorm(shape.dim, eps=1e-6)
-        side = shape.window or grid
-        self.attn = RelativeAttention(dim=shape.dim, heads=shape.heads, side=side, fused=fused)
+        self.norm1 = nn.LayerNorm(shape.entering, eps=1e-6)
+        self.attn = attn
+        self.proj = nn.Linear(shape.entering, shape.dim) if shape.inputs else None
         self.norm2 = nn.LayerNorm(shape.dim, eps=1e-6)
         self.mlp = MLPBlock(embedding_dim=shape.dim, mlp_dim=shape.mlp_dim)
         self.window_size = shape.window
+        self.pool = shape.pool
 
     def forward(self, x: Tensor) -> Tensor:
-        """(B, h, w, C) to the same."""
+        """(B, h, w, C) to (B, h / pool, w / pool, D)."""
         return self.mlp_half(self.attention_half(x))
 
     def attention_half(self, x: Tensor) -> Tensor:
-        """x + attention(norm(x)), in windows where the block has them."""
+        """Attention with its residual connection, in windows where the block has them."""
         normed = self.norm1(x)
+        residual = x if self.proj is None else pooled(self.proj(normed), self.pool)
         if not self.window_size:
-            return x + self.attn(normed)
-        windows, padded = window_partition(normed, self.window_size)
-        return x + window_unpartition(self.attn(windows), self.window_size, padded, x.shape[1:3])
+            return residual + self.attn(normed)
+        windows, (height, width) = window_partition(normed, self.window_size)
+        side, padded = self.window_size // self.pool, (height // self.pool, width // self.pool)
+        return residual + window_unpartition(self.attn(windows), side, padded, residual.shape[1:3])
 
     def mlp_half(self, x: Tensor) -> Tensor:
         """x + MLP(norm(x))."""
         return x + self.mlp(self.norm2(x))
 
 
-class SAMEncoder(ImageEncoderViT):
+def pooled(tokens: Tensor, side: int) -> Tensor:
+    """Tokens (B, h, w, C) to the largest of each square of ``side``, (B, h / side, w / side, C)."""
+    return tokens if side == 1 else max_pool2d(tokens.permute(0, 3, 1, 2), side).permute(0, 2, 3, 1)
+
+
+class SAMEncoder(BlockEncoder):
     """Images (B, 3, H, W) to an embedding (B, neck_dim, H/16, W/16); H and W are multiples of the patch.
 
     Args:
         shape: the encoder's numbers; ``image_size`` fixes the size of the position tables.
         fused: see `RelativeAttention`.
-        activation_checkpointing: recompute each block in backward instead of keeping its activations.
+        activation_checkpointing: see `BlockEncoder`.
     """
 
     def __init__(self, shape: BackboneShape, *, fused: bool, activation_checkpointing: bool) -> None:
-        super().__init__(
-            img_size=shape.image_size,
-            patch_size=shape.patch,
-            embed_dim=shape.dim,
-            depth=0,
-            num_heads=shape.blocks[0].heads,
-            out_chans=shape.neck_dim,
-            norm_layer=partial(nn.LayerNorm, eps=1e-6),
-            use_rel_pos=True,
-        )
-        grid = shape.image_size // shape.patch
-        self.blocks = nn.ModuleList(TransformerBlock(block, grid=grid, fused=fused) for block in shape.blocks)
-        self.shape = shape
-        self.grid = TokenGrid()
-        self.activation_checkpointing = activation_checkpointing
+        super().__init__(shape, activation_checkpointing=activation_checkpointing)
+        side, patch = shape.image_size // shape.patch, (shape.patch, shape.patch)
+        self.patch_embed = PatchEmbed(kernel_size=patch, stride=patch, embed_dim=shape.dim)
+        self.pos_embed = nn.Parameter(torch.zeros(1, side, side, shape.dim))
+        self.blocks = nn.ModuleList()
+        self.neck = sam_neck(shape.dim, shape.neck_dim)
+        for block in shape.blocks:
+            span = block.window or side
+            attention = RelativeAttention(dim=block.dim, heads=block.heads, side=span, fused=fused)
+            self.blocks.append(TransformerBlock(block, attention))
 
     def embed(self, images: Tensor) -> Tensor:
         """Patches with absolute positions, (B, h, w, C); writes the grid. Another size than the built one
         interpolates the positions."""
-        tokens = self.patch_embed(images)
-        self.grid.height, self.grid.width = tokens.shape[1:3]
-        assert self.pos_embed is not None
-        tokens = tokens + resize_positions(self.pos_embed, self.grid.height, self.grid.width)
+        self._write_grid(images)
+        tokens = self.patch_embed(images) + resize_positions(self.pos_embed, self.grid.height, self.grid.width)
         # The convolution's layout, channels apart, would pass through every sum below, and each norm copy it together again.
         return tokens.contiguous()
 
-    def run_blocks(self, tokens: Tensor) -> Tensor:
-        return run_blocks(self.blocks, tokens, recompute=self.activation_checkpointing)
-
     def finish(self, tokens: Tensor) -> Tensor:
         """The neck: (B, h, w, C) to (B, neck_dim, h, w)."""
-        # In the layout of images again: kept embeddings have it, and the decoder's kernels round by layout.
+        # In the layout of images: kept embeddings have it, and the decoder's kernels round by layout.
         return self.neck(tokens.permute(0, 3, 1, 2).contiguous())
-
-    def forward(self, images: Tensor) -> Tensor:
-        return self.finish(self.run_blocks(self.embed(images)))
-
-    def published(self, name: str) -> str:
-        """The name of a tensor in SAM's checkpoints."""
-        return name
-
-    def unused(self) -> dict[str, Tensor]:
-        """Names of a checkpoint's tensors that this encoder does not have: none."""
-        return {}
-
-
-def run_blocks(blocks: nn.ModuleList, tokens: Tensor, *, recompute: bool) -> Tensor:
-    """Run blocks one after the other; ``recompute`` keeps only each block's input for backward."""
-    recompute = recompute and torch.is_grad_enabled()
-    for block in blocks:
-        tokens = checkpoint(block, tokens, use_reentrant=False) if recompute else block(tokens)
-    return tokens
 
 
 def resize_positions(table: Tensor, height: int, width: int) -> Tensor:

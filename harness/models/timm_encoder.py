@@ -16,8 +16,7 @@ from timm.models.vision_transformer import VisionTransformer
 from torch import Tensor, nn
 
 from harness.methods.parts.placement import BackboneShape
-from harness.methods.parts.sites import TokenGrid
-from harness.models.sam_encoder import run_blocks
+from harness.models.sam_encoder import BlockEncoder
 
 
 def create_vit(model: str, image_size: int, **options: Any) -> VisionTransformer | Eva:
@@ -61,14 +60,14 @@ class _Rope(RotatedAttention, AttentionRope):
     pass
 
 
-class TimmEncoder(nn.Module):
+class TimmEncoder(BlockEncoder):
     """Images (B, 3, H, W) to features (B, C, H/p, W/p); H and W are multiples of the patch. Tokens are (B, P + N, C).
 
     Args:
         vit: the model to take apart; its parameters keep their names here.
         shape: the encoder's numbers.
         fused: scaled_dot_product_attention; False builds the score matrix.
-        activation_checkpointing: recompute each block in backward instead of keeping its activations.
+        activation_checkpointing: see `BlockEncoder`.
     """
 
     gives_class_token = False
@@ -77,7 +76,7 @@ class TimmEncoder(nn.Module):
     def __init__(
         self, vit: VisionTransformer | Eva, *, shape: BackboneShape, fused: bool, activation_checkpointing: bool
     ) -> None:
-        super().__init__()
+        super().__init__(shape, activation_checkpointing=activation_checkpointing)
         self.patch_embed = vit.patch_embed
         self.patch_embed.strict_img_size = False
         self.cls_token, self.reg_token, self.pos_embed = vit.cls_token, vit.reg_token, vit.pos_embed
@@ -91,14 +90,10 @@ class TimmEncoder(nn.Module):
             if self.rope is not None:
                 attention.__class__ = _Eva if isinstance(attention, EvaAttention) else _Rope
                 attention.rotations = self.rotations
-        self.shape = shape
-        self.grid = TokenGrid()
-        self.activation_checkpointing = activation_checkpointing
 
     def embed(self, images: Tensor) -> Tensor:
         """Patches behind the class and register tokens, (B, N, C), with absolute positions where the model has them; writes the grid."""
-        patch = self.shape.patch
-        self.grid.height, self.grid.width = images.shape[-2] // patch, images.shape[-1] // patch
+        self._write_grid(images)
         patches = self.patch_embed(images)
         leading = (token for token in (self.cls_token, self.reg_token) if token is not None)
         prefix = [token.expand(images.shape[0], -1, -1) for token in leading]
@@ -118,9 +113,6 @@ class TimmEncoder(nn.Module):
             return self.pos_embed
         return resample_abs_pos_embed(self.pos_embed, new_size=size, old_size=[side, side], num_prefix_tokens=prefix)
 
-    def run_blocks(self, tokens: Tensor) -> Tensor:
-        return run_blocks(self.blocks, tokens, recompute=self.activation_checkpointing)
-
     def finish(self, tokens: Tensor) -> Tensor:
         """Final norm: (B, N, C) to (B, C, h, w), or to (B, C, 1, 1) with `gives_class_token`."""
         normed = self.norm(tokens)
@@ -128,6 +120,3 @@ class TimmEncoder(nn.Module):
             return normed[:, 0, :, None, None]
         patches = normed[:, self.shape.prefix_tokens :]
         return patches.transpose(1, 2).reshape(tokens.shape[0], -1, self.grid.height, self.grid.width)
-
-    def forward(self, images: Tensor) -> Tensor:
-        return self.finish(self.run_blocks(self.embed(images)))

@@ -19,9 +19,8 @@ from torch import Tensor, nn
 from torch.nn.functional import conv2d, gelu, layer_norm, linear, pad, scaled_dot_product_attention
 
 from harness.methods.parts.placement import BackboneShape, BlockShape, NormedConvolution
-from harness.methods.parts.sites import TokenGrid
 from harness.models.attention import full_attention
-from harness.models.sam_encoder import run_blocks
+from harness.models.sam_encoder import BlockEncoder
 
 _CLASSES = 1000
 
@@ -319,40 +318,30 @@ def token_neck(dim: int, neck_dim: int) -> nn.Sequential:
     )
 
 
-class TinyViTEncoder(nn.Module):
+class TinyViTEncoder(BlockEncoder):
     """Images (B, 3, H, W) to an embedding (B, neck_dim, H/16, W/16); H and W are multiples of 16.
 
     Args:
         shape: the encoder's numbers.
         fused: see `WindowAttention`.
-        activation_checkpointing: recompute each block in backward instead of keeping its activations.
+        activation_checkpointing: see `BlockEncoder`.
     """
 
     def __init__(self, shape: BackboneShape, *, fused: bool, activation_checkpointing: bool) -> None:
-        super().__init__()
+        super().__init__(shape, activation_checkpointing=activation_checkpointing)
         self.patch_embed, self.first = stem_and_first_stage(shape.stem)
         self.blocks = nn.ModuleList(TinyViTBlock(block, fused=fused) for block in shape.blocks)
         self.neck = token_neck(shape.dim, shape.neck_dim)
-        self.shape = shape
-        self.grid = TokenGrid()
-        self.activation_checkpointing = activation_checkpointing
 
     def embed(self, images: Tensor) -> Tensor:
         """The map of the first block with attention, (B, h, w, C); writes the grid."""
-        patch = self.shape.patch
-        self.grid.height, self.grid.width = images.shape[-2] // patch, images.shape[-1] // patch
+        self._write_grid(images)
         channels_last = images.contiguous(memory_format=torch.channels_last)
         return self.first(self.patch_embed(channels_last)).permute(0, 2, 3, 1)
-
-    def run_blocks(self, tokens: Tensor) -> Tensor:
-        return run_blocks(self.blocks, tokens, recompute=self.activation_checkpointing)
 
     def finish(self, tokens: Tensor) -> Tensor:
         """The neck: (B, h, w, C) to (B, neck_dim, h, w)."""
         return self.neck(tokens.permute(0, 3, 1, 2))
-
-    def forward(self, images: Tensor) -> Tensor:
-        return self.finish(self.run_blocks(self.embed(images)))
 
     def published(self, name: str) -> str:
         """The name of a tensor in MobileSAM: ``first`` is layer 0; others hold blocks, and the way to the next layer."""

@@ -94,7 +94,9 @@ def test_a_block_equals_segment_anything(window: int, height: int, width: int) -
             window_size=window, input_size=(8, 8),
         )
     )  # fmt: skip
-    ours = TransformerBlock(shape, grid=8, fused=True)
+    ours = TransformerBlock(
+        shape, RelativeAttention(dim=shape.dim, heads=shape.heads, side=shape.window or 8, fused=True)
+    )
     ours.load_state_dict(reference.state_dict(), strict=True)
     x = torch.randn(2, height, width, 32, generator=torch.Generator().manual_seed(1))
     expected, expected_gradients = _gradients(reference, x)
