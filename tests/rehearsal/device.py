@@ -1,7 +1,7 @@
 """A pretended GPU: its tensors compute on the CPU, call themselves ``cuda:0`` and refuse to meet CPU tensors.
 
-A machine without a GPU so sees what would fail on one, and what would wait: each copy and each read that makes the processor wait for the
-device is counted, with the line that asks for it. Kernels are the CPU's, so that neither speed nor rounding is a GPU's; autocast follows
+A machine without a GPU so shows what would fail on one, and what would wait: each copy and each read that makes the processor wait for the
+device is counted, with the line that makes it. Kernels are the CPU's, so that neither speed nor rounding is a GPU's; autocast follows
 the CPU's lists of operations.
 
 What is a wait: a read of a value (``item``, ``cpu``, ``tolist``), a copy from pageable memory, an operation whose output's size
@@ -52,24 +52,21 @@ def is_cuda(device: Any) -> bool:
     return device is not None and (isinstance(device, int) or torch.device(device).type == "cuda")
 
 
-def own_frames(start: FrameType | None) -> Iterator[FrameType | None]:
-    """The frames of this project and of segment_anything, innermost first; None where autograd's engine was entered."""
-    while start is not None:
-        name = start.f_code.co_filename
-        if name.endswith("torch/autograd/graph.py") and start.f_code.co_name == "_engine_run_backward":
-            yield None
+def own_lines() -> Iterator[str]:
+    """``file:line`` of the frames of this project and of segment_anything, innermost first; empty where autograd's engine was entered."""
+    frame: FrameType | None = sys._getframe(1)
+    while frame is not None:
+        name = frame.f_code.co_filename
+        if frame.f_code.co_name == "_engine_run_backward":
+            yield ""
         elif (name.startswith(ROOT) and "/.venv/" not in name and name != __file__) or "/segment_anything/" in name:
-            yield start
-        start = start.f_back
+            yield f"{name.removeprefix(ROOT).rpartition('site-packages/')[2]}:{frame.f_lineno}"
+        frame = frame.f_back
 
 
 def here() -> str:
-    """``file:line`` of the innermost frame of this project."""
-    for frame in own_frames(sys._getframe(1)):
-        if frame is not None:
-            name = frame.f_code.co_filename.removeprefix(ROOT).rpartition("site-packages/")[2]
-            return f"{name}:{frame.f_lineno}"
-    return "?"
+    """The innermost of `own_lines`."""
+    return next(filter(None, own_lines()), "?")
 
 
 class Gpu:
@@ -89,8 +86,7 @@ class Gpu:
             return x
         if not (non_blocking and x.is_pinned()):
             self.wait("copy to the device")
-        _refuse_graph(x)
-        return OnGpu(x.detach().clone())
+        return OnGpu(_detached(x).clone())
 
     def down(self, x: Tensor, *, non_blocking: bool = False) -> Tensor:
         """A copy of ``x`` on the CPU."""
@@ -98,75 +94,71 @@ class Gpu:
             return x
         if not non_blocking:
             self.wait("read")
-        _refuse_graph(x)
-        return _held(x.detach()).clone()
+        return _held(_detached(x)).clone()
 
-    def run(self, func: Any, args: tuple[Any, ...], kwargs: dict[str, Any], given: list[Any]) -> Any:
-        """One operation of torch with a tensor of the device among its arguments; ``given``: all of them, out of their lists."""
+    def run(self, func: Any, args: tuple[Any, ...], kwargs: dict[str, Any], leaves: list[Any]) -> Any:
+        """One operation of torch with a tensor of the device among its arguments; ``leaves``: all of them, out of their lists."""
         short = func._schema.name.split("::")[1]
-        tensors = [leaf for leaf in given if isinstance(leaf, Tensor)]
+        tensors = [leaf for leaf in leaves if isinstance(leaf, Tensor)]
         if short not in COPIES:
-            self._refuse_strangers(func, short, args, given)
+            self._refuse_strangers(func, short, args, leaves)
         if short in READS or func.__name__ in READS:
             self.wait(short)
         elif short in INDEXING:
             masked = any(i is not None and i.dtype in (torch.bool, torch.uint8) for i in args[1])
-            fills = len(args) > 2 and args[2].numel() == 1  # torch takes masked_fill then
-            if masked and not fills:
+            if masked and not (len(args) > 2 and args[2].numel() == 1):  # of one value torch makes masked_fill
                 self.wait("boolean index")
         elif short in COPIES and short != "_to_copy" and len({isinstance(t, OnGpu) for t in tensors}) == 2:
             pinned = all(t.is_pinned() for t in tensors if not isinstance(t, OnGpu))
             if not (pinned and (kwargs.get("non_blocking") or True in args[2:])):
-                self.wait(
-                    "copy" if short != "copy_" else "copy to the device" if isinstance(args[0], OnGpu) else "read"
-                )
+                self.wait("copy between host and device")
         if is_cuda(kwargs.get("device")):
             kwargs = {**kwargs, "device": CPU}
         out = func(*_mapped(_held, args), **{name: _mapped(_held, value) for name, value in kwargs.items()})
-        owners = {id(_held(t)): t for t in tensors}  # what is written into stays who it was, and where
+        owners = {id(_held(t)): t for t in tensors}  # a tensor that is written into stays the object that it was
 
         def wrapped(x: Any) -> Any:
-            if not isinstance(x, Tensor):
-                return x
-            return owners[id(x)] if id(x) in owners else OnGpu(x)
+            known = owners.get(id(x))
+            return known if known is not None else OnGpu(x) if isinstance(x, Tensor) else x
 
         return _mapped(wrapped, out)
 
-    def _refuse_strangers(self, func: Any, short: str, args: tuple[Any, ...], given: list[Any]) -> None:
-        if any(isinstance(leaf, torch.Generator) for leaf in given):
+    def _refuse_strangers(self, func: Any, short: str, args: tuple[Any, ...], leaves: list[Any]) -> None:
+        if any(isinstance(leaf, torch.Generator) for leaf in leaves):
             raise Mismatch(f"{func.__name__}: a generator of the CPU draws on cuda:0, at {here()}")
-        plain = [leaf for leaf in given if isinstance(leaf, Tensor) and not isinstance(leaf, OnGpu)]
-        if not plain or next(own_frames(sys._getframe(1)), None) is None:
+        plain = [leaf for leaf in leaves if isinstance(leaf, Tensor) and not isinstance(leaf, OnGpu)]
+        if not plain or not next(own_lines(), ""):
             return  # autograd's engine makes some on what it takes for the tensors' device
         indices = [i for i in args[1] if i is not None] if short in INDEXING else []
         for x in plain:
             if any(x is index for index in indices):
                 self.wait("copy of an index")
             elif x.dim() or short in STRICT:
-                shapes = ", ".join(f"{tuple(t.shape)} {t.device}" for t in given if isinstance(t, Tensor))
+                shapes = ", ".join(f"{tuple(t.shape)} {t.device}" for t in leaves if isinstance(t, Tensor))
                 raise Mismatch(f"{func.__name__}: tensors of two devices ({shapes}), at {here()}")
 
 
 GPU = Gpu()
 
 
-def _refuse_graph(x: Tensor) -> None:
+def _detached(x: Tensor) -> Tensor:
     if x.requires_grad and torch.is_grad_enabled():
         raise NotImplementedError(f"no gradient goes from one device to another here, at {here()}")
+    return x.detach()
 
 
-def _leaves(given: Any) -> Iterator[Any]:
-    for value in given:
+def _leaves(values: Any) -> Iterator[Any]:
+    for value in values:
         if isinstance(value, tuple | list):
             yield from _leaves(value)
         else:
             yield value
 
 
-def _mapped(change: Callable[[Any], Any], given: Any) -> Any:
-    if isinstance(given, tuple | list):
-        return type(given)(_mapped(change, value) for value in given)
-    return change(given)
+def _mapped(change: Callable[[Any], Any], value: Any) -> Any:
+    if isinstance(value, tuple | list):
+        return type(value)(_mapped(change, item) for item in value)
+    return change(value)
 
 
 def _held(x: Any) -> Any:
@@ -181,26 +173,18 @@ class OnGpu(Tensor):
 
     @staticmethod
     def __new__(cls, held: Tensor) -> OnGpu:
-        assert not isinstance(held, OnGpu)
-        made: OnGpu = Tensor._make_wrapper_subclass(
-            cls,
-            held.size(),
-            strides=held.stride(),
-            storage_offset=held.storage_offset(),
-            dtype=held.dtype,
-            layout=held.layout,
-            device=CPU,  # to autograd's engine, which has no other
-        )
+        layout: Any = {"strides": held.stride(), "storage_offset": held.storage_offset(), "layout": held.layout}
+        # On the CPU to autograd's engine, which has no other device.
+        made: OnGpu = Tensor._make_wrapper_subclass(cls, held.size(), dtype=held.dtype, device=CPU, **layout)
         made.held = held
         return made
 
-    def __init__(self, *given: Any) -> None:
+    def __init__(self, held: Tensor) -> None:
         pass
 
     @classmethod
     def __torch_dispatch__(cls, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:  # type: ignore[override]
-        given = [*_leaves(args), *_leaves((kwargs or {}).values())]
-        return GPU.run(func, args, kwargs or {}, given)
+        return GPU.run(func, args, kwargs or {}, [*_leaves(args), *_leaves((kwargs or {}).values())])
 
     device = property(lambda self: CUDA)
     is_cuda = property(lambda self: True)
@@ -209,7 +193,7 @@ class OnGpu(Tensor):
     def __repr__(self, *, tensor_contents: Any = None) -> Any:  # type: ignore[override]
         return f"OnGpu({self.held})"
 
-    def numpy(self, *given: Any, **named: Any) -> Any:
+    def numpy(self, *_: Any, **__: Any) -> Any:
         raise TypeError(f"a tensor of cuda:0 is no array of NumPy; copy it with cpu() first, at {here()}")
 
     __array__ = numpy
@@ -218,7 +202,7 @@ class OnGpu(Tensor):
         GPU.wait("read")
         return _held(self.detach()).tolist()
 
-    def pin_memory(self, *given: Any, **named: Any) -> Any:
+    def pin_memory(self, *_: Any, **__: Any) -> Any:
         raise Mismatch(f"a tensor of cuda:0 cannot be pinned, at {here()}")
 
     def data_ptr(self) -> int:
@@ -227,45 +211,45 @@ class OnGpu(Tensor):
     def untyped_storage(self) -> Any:
         return self.held.untyped_storage()
 
-    def new_tensor(self, data: Any, dtype: torch.dtype | None = None, *given: Any, **named: Any) -> Tensor:
+    def new_tensor(self, data: Any, dtype: torch.dtype | None = None, **_: Any) -> Tensor:
         GPU.wait("copy to the device")
         return OnGpu(torch.as_tensor(data, dtype=dtype or self.dtype).clone())
 
     def __deepcopy__(self, memo: dict[int, Any]) -> Tensor:
         made: Tensor = OnGpu(_held(self.detach()).clone())
-        is_parameter = isinstance(self, torch.nn.Parameter)
-        made = torch.nn.Parameter(made, self.requires_grad) if is_parameter else made.requires_grad_(self.requires_grad)
-        return memo.setdefault(id(self), made)
+        if isinstance(self, torch.nn.Parameter):
+            made = torch.nn.Parameter(made, self.requires_grad)
+        return memo.setdefault(id(self), made.requires_grad_(self.requires_grad))
 
 
 @contextlib.contextmanager
 def pretended() -> Iterator[Gpu]:
-    """torch has a GPU inside, in every thread; what this one waits for is counted from now on."""
+    """torch has a GPU inside, in every thread; the waits of this thread are counted from the start."""
     GPU.thread = threading.get_ident()
     GPU.waits.clear()
-    names = {name: getattr(torch, name) for name in FACTORIES}
+    real_enabled, real_dtype, clip, functional = (
+        torch.is_autocast_enabled, torch.get_autocast_dtype, torch.nn.utils.clip_grad, torch.nn.functional
+    )  # fmt: skip
+
+    class Autocast(torch.autocast):
+        def __init__(self, device_type: str, *given: Any, **named: Any) -> None:
+            super().__init__(device_type.replace("cuda", "cpu"), *given, **named)
+
     swapping = torch.__future__.get_swap_module_params_on_conversion()
     with contextlib.ExitStack() as stack:
-        for name, real in names.items():
-            stack.enter_context(patch.object(torch, name, _factory(name, real)))
-        stack.enter_context(patch.object(torch.fft, "fftfreq", _factory("fftfreq", torch.fft.fftfreq)))
-        stack.enter_context(patch.multiple(Tensor, **_moves()))
-        stack.enter_context(patch.multiple(torch.cuda, **_cuda()))
-        grouping = torch.nn.utils.clip_grad
-        stack.enter_context(patch.object(grouping, GROUPS, _grouped(getattr(grouping, GROUPS))))
-        stack.enter_context(patch.object(torch.nn.functional, "one_hot", _one_hot(torch.nn.functional.one_hot)))
-        real_autocast, real_enabled = torch.autocast, torch.is_autocast_enabled
-
-        class Autocast(real_autocast):  # type: ignore[misc, valid-type]
-            def __init__(self, device_type: str, *given: Any, **named: Any) -> None:
-                super().__init__(device_type.replace("cuda", "cpu"), *given, **named)
-
-        for owner in (torch, torch.amp):
-            stack.enter_context(patch.object(owner, "autocast", Autocast))
-        enabled = lambda device="cpu": real_enabled("cpu")  # noqa: E731
-        stack.enter_context(patch.object(torch, "is_autocast_enabled", enabled))
-        dtype = torch.get_autocast_dtype
-        stack.enter_context(patch.object(torch, "get_autocast_dtype", lambda device: dtype("cpu")))
+        for owner, names in (
+            (torch, {name: _factory(name, getattr(torch, name)) for name in FACTORIES}),
+            (torch.fft, {"fftfreq": _factory("fftfreq", torch.fft.fftfreq)}),
+            (Tensor, _moves()),
+            (torch.cuda, _cuda()),
+            (clip, {GROUPS: _grouped(getattr(clip, GROUPS))}),
+            (functional, {"one_hot": _one_hot(functional.one_hot)}),
+            (torch.amp, {"autocast": Autocast}),
+            (torch, {"autocast": Autocast}),
+            (torch, {"is_autocast_enabled": lambda device="cpu": real_enabled("cpu")}),
+            (torch, {"get_autocast_dtype": lambda device: real_dtype("cpu")}),
+        ):
+            stack.enter_context(patch.multiple(owner, **names))
         torch.__future__.set_swap_module_params_on_conversion(True)
         try:
             yield GPU
@@ -295,21 +279,21 @@ GROUPS = "_group_tensors_by_device_and_dtype"
 
 
 def _grouped(real: Callable[..., dict[Any, Any]]) -> Callable[..., dict[Any, Any]]:
-    """torch's own asks for the devices in C++."""
+    """torch's own looks for the devices in C++."""
     return lambda tensors, *given: {
-        (groups[0][0].device, dtype): (groups, places) for (_, dtype), (groups, places) in real(tensors, *given).items()
+        (groups[0][0].device, dtype): (groups, indices)
+        for (_, dtype), (groups, indices) in real(tensors, *given).items()
     }
 
 
 def _one_hot(real: Callable[..., Tensor]) -> Callable[..., Tensor]:
-    """torch's own asks for the device in C++, where it is the CPU."""
+    """torch's own looks for the device in C++, where it is the CPU."""
 
     def one_hot(x: Tensor, num_classes: int = -1) -> Tensor:
-        if not isinstance(x, OnGpu):
-            return real(x, num_classes)
-        if num_classes == -1:
+        if isinstance(x, OnGpu) and num_classes == -1:
             GPU.wait("read")
-        return OnGpu(real(x.held, num_classes))
+        made = real(_held(x), num_classes)
+        return OnGpu(made) if isinstance(x, OnGpu) else made
 
     return one_hot
 
@@ -318,102 +302,55 @@ def _moves() -> dict[str, Any]:
     """The methods of all tensors that go from one device to another."""
     real_to, real_pinned = Tensor.to, Tensor.is_pinned
 
-    def to(x: Tensor, *given: Any, **named: Any) -> Tensor:
-        rest = [named.pop("other"), *given] if "other" in named else [*given]
-        device, dtype, flags = named.pop("device", None), named.pop("dtype", None), []
-        for value in rest:
-            if isinstance(value, Tensor):
-                device, dtype = value.device, value.dtype
-            elif isinstance(value, torch.dtype):
-                dtype = value
-            elif isinstance(value, bool):
-                flags.append(value)
-            elif value is not None:
-                device = value
-        non_blocking, copy = (
-            [*flags, named.pop("non_blocking", False), False][:2]
-            if flags
-            else (named.pop("non_blocking", False), False)
-        )
-        copy = named.pop("copy", copy)
-        before = x
-        if device is not None and is_cuda(device):
-            x = GPU.up(x, non_blocking=non_blocking)
-        elif device is not None and torch.device(device).type == "cpu":
-            x = GPU.down(x, non_blocking=non_blocking)
+    def to(x: Tensor, *given: Any, copy: bool = False, **named: Any) -> Tensor:
+        if given and isinstance(given[0], Tensor):
+            given = (given[0].device, given[0].dtype, *given[1:])
+        device, dtype, non_blocking, memory_format = torch._C._nn._parse_to(*given, **named)
+        moved = x
+        if device is not None and device.type in ("cuda", "cpu"):
+            moved = (GPU.up if device.type == "cuda" else GPU.down)(x, non_blocking=non_blocking)
         elif device is not None:
-            return real_to(x, *given, device=device, **named)  # type: ignore[call-overload]
-        x = real_to(x, dtype, **named) if dtype is not None else x
-        return x.clone() if copy and x is before else x
+            return real_to(x, *given, **named)
+        form = {} if memory_format is None else {"memory_format": memory_format}
+        moved = real_to(moved, dtype or moved.dtype, **form)
+        return moved.clone() if copy and moved is x else moved
 
-    def pin(x: Tensor, *given: Any, **named: Any) -> Tensor:
+    def pin(x: Tensor, *_: Any) -> Tensor:
         pinned = x.clone()
         pinned._pretends_pinned = True  # type: ignore[attr-defined]
         return pinned
 
     return {
         "to": to,
-        "cpu": lambda x, *given, **named: GPU.down(x),
-        "cuda": lambda x, device=None, non_blocking=False, **named: GPU.up(x, non_blocking=non_blocking),
+        "cpu": lambda x, **_: GPU.down(x),
+        "cuda": lambda x, device=None, non_blocking=False, **_: GPU.up(x, non_blocking=non_blocking),
         "pin_memory": pin,
-        "is_pinned": lambda x, *given: hasattr(x, "_pretends_pinned") or real_pinned(x),
+        "is_pinned": lambda x, *_: hasattr(x, "_pretends_pinned") or real_pinned(x),
     }
 
 
 class _Event:
-    """A moment on the device; who synchronises with it waits, if it has not come yet."""
+    """A moment on the device, which the processor waits for."""
 
-    def __init__(self, *given: Any, **named: Any) -> None:
-        pass
-
-    def record(self, *given: Any) -> None:
+    def record(self) -> None:
         pass
 
     def synchronize(self) -> None:
         GPU.wait("event")
 
-    def query(self) -> bool:
-        return True
-
-    def elapsed_time(self, other: _Event) -> float:
-        return 1.0
-
 
 def _cuda() -> dict[str, Any]:
     """What ``torch.cuda`` says of the device: an H100 with 80 GiB, of which a tenth is in use."""
-    nothing = lambda *given, **named: None  # noqa: E731
-    memory = lambda *given: 8 << 30  # noqa: E731
-
-    class Stream:
-        def __init__(self, *given: Any, **named: Any) -> None:
-            self.wait_event = self.wait_stream = nothing
-
-        def synchronize(self) -> None:
-            GPU.wait("synchronize")
-
-        def record_event(self, event: _Event | None = None) -> _Event:
-            return event or _Event()
-
+    gib = 1 << 30
     properties = SimpleNamespace(
-        total_memory=80 << 30, name="Pretended GPU", major=9, minor=0, uuid="none", multi_processor_count=132
+        total_memory=80 * gib, name="Pretended GPU", major=9, minor=0, multi_processor_count=132
     )
-    return {
-        "is_available": lambda: True,
-        "is_initialized": lambda: True,
-        "device_count": lambda: 1,
-        "current_device": lambda: 0,
-        "get_device_name": lambda *given: "Pretended GPU",
-        "get_device_capability": lambda *given: (9, 0),
-        "get_device_properties": lambda *given: properties,
-        "is_bf16_supported": lambda *given, **named: True,
-        "mem_get_info": lambda *given: (72 << 30, 80 << 30),
-        **dict.fromkeys(("memory_allocated", "max_memory_allocated", "memory_reserved", "max_memory_reserved"), memory),
-        **dict.fromkeys(
-            ("set_device", "empty_cache", "reset_peak_memory_stats", "manual_seed", "manual_seed_all"), nothing
-        ),
-        "synchronize": lambda *given: GPU.wait("synchronize"),
-        "Event": _Event,
-        "Stream": Stream,
-        "current_stream": Stream,
-        "stream": lambda given: contextlib.nullcontext(),
-    }
+    answers = {
+        "is_available": True, "is_initialized": True, "device_count": 1, "current_device": 0, "get_device_name": properties.name,
+        "get_device_capability": (9, 0), "get_device_properties": properties, "is_bf16_supported": True,
+        "mem_get_info": (72 * gib, 80 * gib), "memory_allocated": 8 * gib, "max_memory_allocated": 8 * gib,
+        "memory_reserved": 8 * gib, "max_memory_reserved": 8 * gib, "set_device": None, "empty_cache": None,
+        "reset_peak_memory_stats": None, "manual_seed": None, "manual_seed_all": None,
+    }  # fmt: skip
+    said = {name: (lambda *_, answer=answer, **__: answer) for name, answer in answers.items()}
+    return {**said, "synchronize": lambda *_: GPU.wait("synchronize"), "Event": _Event}
