@@ -180,7 +180,7 @@ def _keep_in_state(layer: Any) -> None:
 def trained_parameters(tuner: str, options: Mapping[str, Any], layers: Sequence[tuple[str, int, int]]) -> int:
     """How many a tuner trains on layers (name, inputs, outputs). Raises MethodError: peft refuses the options on these layers."""
     if peft.PEFT_TYPE_TO_TUNER_MAPPING[_KINDS[tuner]].uses_shared_state or tuner == "lily":
-        groups = {tuple(map(tuple, layers)): 1}
+        groups = Counter([tuple((name, inputs, outputs) for name, inputs, outputs in layers)])
     else:  # layers of one size have as many each
         groups = Counter(((f"0.{'mlp_out' if n.endswith('.mlp_out') else 'q'}", i, o),) for n, i, o in layers)
     return sum(number * _trained(tuner, options, group) for group, number in groups.items())
@@ -203,6 +203,7 @@ class PeftMethod(LinearMethod):
     config: PeftConfig
     packages = ("peft",)
     _parts: list[tuple[BlockSite, str, Parts]]
+    _layers: dict[str, Any]  # by the names that `inject` takes
     _model: Any  # peft's, with the layers that it made
 
     def _insert(self, segmenter: Adaptable) -> None:

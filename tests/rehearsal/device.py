@@ -211,7 +211,7 @@ class OnGpu(Tensor):
     def untyped_storage(self) -> Any:
         return self.held.untyped_storage()
 
-    def new_tensor(self, data: Any, dtype: torch.dtype | None = None, **_: Any) -> Tensor:
+    def new_tensor(self, data: Any, dtype: torch.dtype | None = None, *_: Any, **__: Any) -> Tensor:
         GPU.wait("copy to the device")
         return OnGpu(torch.as_tensor(data, dtype=dtype or self.dtype).clone())
 
@@ -311,7 +311,7 @@ def _moves() -> dict[str, Any]:
             moved = (GPU.up if device.type == "cuda" else GPU.down)(x, non_blocking=non_blocking)
         elif device is not None:
             return real_to(x, *given, **named)
-        form = {} if memory_format is None else {"memory_format": memory_format}
+        form: Any = {} if memory_format is None else {"memory_format": memory_format}
         moved = real_to(moved, dtype or moved.dtype, **form)
         return moved.clone() if copy and moved is x else moved
 
