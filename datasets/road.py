@@ -46,13 +46,9 @@ class Road(FolderBenchmark):
     archives = (f"{AUTOGLUON}/road_segmentation.zip",)
     published_sizes: ClassVar = {"train": 1108, "val": 14, "test": 49}
     folders = (
-        "massachusetts_roads",
-        "massachusetts-roads-dataset",
-        "mass_roads",
-        "road",
-        "road_segmentation",
+        "massachusetts_roads", "massachusetts-roads-dataset", "mass_roads", "road", "road_segmentation",
         "massachusetts_roads_tiles",
-    )
+    )  # fmt: skip
     native_size = (1500, 1500)
     carved_by = "whole images"
     test_fraction = 0.3

@@ -66,7 +66,7 @@ class Layout(ABC):
     """One layout of a benchmark on disk.
 
     Attributes:
-        name: the layout's name, as in `Splits.layout` and in ``sam-peft data sample --layout``.
+        name: the layout's name, as in `Splits.layout`.
         distinctive: its folders identify the benchmark; otherwise the root's own name must (many data sets have ``images`` and
             ``masks``).
     """
