@@ -19,7 +19,7 @@ from typing import Any
 
 from harness.archive.schema import Record, Run, seconds_of
 from harness.archive.store import RecordStore
-from harness.dispatch.target import Target, gpu_name
+from harness.dispatch.target import Target
 from harness.methods.parts.placement import BackboneShape, MethodError, NormedConvolution
 from harness.models.catalog import backbone_shape
 from harness.models.decoders import Decoder, dense_flops
@@ -30,7 +30,7 @@ from harness.protocols.load import card_needs
 from harness.registry import BENCHMARKS
 from harness.settings import load_settings
 from harness.system.errors import UsageError
-from harness.system.machine import cores, processor
+from harness.system.machine import cores, gpu_name, processor
 from harness.system.text import counted, first_of
 
 BLOCK_KERNELS, DECODER_KERNELS = 77, 150

@@ -13,7 +13,6 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from harness.cli.command import PROGRAM, CommandParser, add_results, add_run, command, require_effect, results_of, verb
-from harness.dispatch.clients import Queue, Slurm
 from harness.dispatch.run_states import (
     FINISHED,
     INTERRUPTED,
@@ -25,6 +24,7 @@ from harness.dispatch.run_states import (
     survey,
     time_left,
 )
+from harness.dispatch.slurm import Queue, Slurm
 from harness.system.errors import UsageError
 from harness.system.files import open_regular
 from harness.system.streams import folded, say_skipped, terminal_width
@@ -87,7 +87,7 @@ def main(argv: list[str] | None = None) -> int:
         now = look_again()
         print(clear + printable(in_words(now, width=terminal_width(sys.stdout))), flush=True)
         say_skipped(now.problems)
-        if not arguments.watch or not now.unsettled:
+        if not arguments.watch or not any(run.unsettled for run in now.runs.values()):
             return 0
         time.sleep(WATCH_SECONDS)
 

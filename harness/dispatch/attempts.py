@@ -1,10 +1,9 @@
-"""Who works on a run and how each start of it ended, in files that only ever appear: safe on NFS without a lock; and when a run is
-given up.
+"""The starts of a run as files: who works on it, and how each start ended. Safe on NFS without a lock.
 
-``ROOT/state/<key>/attempt.<n>.json`` is the lease of the n-th start. It is created whole and exclusively (a hard link), and from then on
-only its owner replaces it, as heartbeat. ``attempt.<n>.end.json`` says how it ended; it is created once, by the owner or by whoever found
-the owner dead. Taking over means creating ``attempt.<n+1>.json``: of any number of contenders one succeeds. The owner sees at its next
-heartbeat that it was overtaken, and stops.
+``ROOT/state/<key>/attempt.<n>.json`` is the lease of the n-th start. It is created whole and exclusively (a hard link). From then on
+only its owner replaces it, as a heartbeat. ``attempt.<n>.end.json`` says how the start ended. It is created once, by the owner or by
+whoever finds the owner dead. Taking over means creating ``attempt.<n+1>.json``: of any number of contenders one succeeds. The owner
+sees at its next heartbeat that it was overtaken, and stops.
 """
 
 from __future__ import annotations
@@ -15,18 +14,14 @@ import re
 import secrets
 import socket
 import time
-from collections.abc import Callable, Sequence
-from contextlib import suppress
+from collections.abc import Callable
 from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 from typing import Literal
 
-from harness.archive.schema import Code, Record
-from harness.archive.store import RecordStore
 from harness.check import read_as
-from harness.planning.request import Job
-from harness.system.errors import UsageError, out_of_memory
-from harness.system.files import create_exclusively, end_of, write_atomically
+from harness.system.errors import UsageError
+from harness.system.files import create_exclusively, write_atomically
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -34,8 +29,9 @@ class Holder:
     """A process, distinct from every other on any machine.
 
     Args:
-        host, boot, namespace: machine, its boot and its process-number namespace; only where all are ours can a process be looked up.
-        pid, ticks: process number and its start time (a number may be reused, both may not; no time where there is no /proc).
+        host, boot, namespace: machine, its boot and its namespace of process numbers. A process can be looked up only where all three
+            are ours.
+        pid, ticks: process number and start time, which together are never reused; ticks is 0 without /proc.
         job: the cluster's job, such as ``123_4``; empty elsewhere.
     """
 
@@ -86,8 +82,8 @@ def _ticks(pid: int) -> int | None:
 
 
 End = Literal["finished", "failed", "interrupted", "OOM", "killed", "lost"]
-"""How an attempt ended: ``finished`` and ``failed`` left a record; ``interrupted`` stopped by request, with a checkpoint; ``killed`` died
-under the eyes of its supervisor, ``OOM`` for memory; ``lost`` is no longer there and nobody knows why."""
+"""How an attempt ended. ``finished`` and ``failed`` left a record. ``interrupted`` stopped on request, with a checkpoint. ``killed``
+died and its supervisor saw it, ``OOM`` for memory. ``lost`` is gone for an unknown reason."""
 
 LEASE_SECONDS = 90.0
 """A holder on another machine that has not changed its lease for this long is dead."""
@@ -99,11 +95,7 @@ class Held(Exception):
 
 
 class Exhausted(Exception):
-    """The run was started as often as allowed, or failed for good."""
-
-    def __init__(self, attempts: list[Attempt]) -> None:
-        super().__init__(f"started {len(attempts)} times")
-        self.attempts = attempts
+    """The run is to be given up after its starts so far."""
 
 
 class Lost(Exception):
@@ -117,9 +109,9 @@ class Attempt:
     Args:
         number: 1 for the first.
         token: distinguishes two attempts of one process.
-        started, seen: seconds since the epoch by the holder's clock: start, and last heartbeat.
+        started, seen: start and last heartbeat, in seconds since the epoch by the holder's clock.
         gpus: how many GPUs it occupies.
-        lease_s: the silence after which its holder may be taken for dead; zero where an older version did not say.
+        lease_s: seconds of silence after which its holder may be taken for dead; 0 in older files.
         end, detail, ended: how, why and when it ended; empty while it runs.
     """
 
@@ -140,7 +132,7 @@ class Attempt:
         return max(0.0, (self.ended or self.seen) - self.started) / 3600
 
     def live(self) -> bool | None:
-        """False when it ended or its process is gone, True when its process is seen, None when only the heartbeat shows it."""
+        """False where it ended or its process is gone, True where its process is seen, None where only the heartbeat can tell."""
         return False if self.end else self.holder.alive()
 
 
@@ -165,7 +157,7 @@ def attempts(folder: Path) -> list[Attempt]:
 
 
 def close(folder: Path, attempt: Attempt, end: End, detail: str = "") -> None:
-    """Say how a dead attempt ended; the first to say so is believed."""
+    """Write how an attempt ended; the first to write it is believed."""
     content = {"end": end, "detail": detail, "ended": attempt.seen}
     create_exclusively(folder / f"attempt.{attempt.number}.end.json", json.dumps(content))
 
@@ -184,27 +176,25 @@ class Lease:
         *,
         holder: Holder,
         gpus: int = 0,
-        limit: int | None = None,
         over: Callable[[list[Attempt]], bool] = lambda starts: False,
         lease_s: float = LEASE_SECONDS,
         sleep: Callable[[float], None] = time.sleep,
     ) -> Lease:
-        """Take the lease, from a dead holder if need be.
+        """Take the lease, from a dead holder where there is one.
 
-        A holder on another machine is watched for up to ``lease_s`` seconds, or its own where that is more, by our own clock, so
+        A holder on another machine is watched for ``lease_s`` seconds, or for its own lease where that is longer. The time is ours, so
         clocks need not agree.
 
         Args:
             folder: `state_folder` of the run.
             gpus: GPUs that the attempt will occupy.
-            limit: highest number that the attempt may have.
-            over: whether the run is to be given up after these starts, all of which have ended. Between the end of its last start
-                and its record it is seen by others.
+            over: whether the run is to be given up after these starts, all of which have ended. Others see a run between the end of
+                its last start and its record.
 
         Raises:
             Held: somebody alive has it.
-            Exhausted: the attempt would exceed ``limit``, or the run is to be given up.
-            UsageError: something that is no attempt has the name of the next.
+            Exhausted: the run is to be given up.
+            UsageError: a file that is no attempt has the name of the next.
         """
         while True:
             earlier = attempts(folder)
@@ -212,30 +202,25 @@ class Lease:
                 _wait_for_end(folder, earlier[-1], lease_s=lease_s, sleep=sleep)
             number = earlier[-1].number + 1 if earlier else 1
             ended = attempts(folder)
-            if limit is not None and number > limit:
-                raise Exhausted(ended)
             if ended and ended[-1].end and over(ended):
-                raise Exhausted(ended)
+                raise Exhausted
             now, token = time.time(), secrets.token_hex(6)
             attempt = Attempt(
                 number=number, holder=holder, token=token, started=now, seen=now, gpus=gpus, lease_s=lease_s
             )
-            if create_exclusively(_path(folder, number), _text(attempt)):
+            if create_exclusively(_path(folder, number), json.dumps(asdict(attempt))):
                 return cls(folder, attempt)
             if not any(start.number >= number for start in attempts(folder)):
                 raise UsageError(f"{_path(folder, number)} is in the way and no start of this run; move it away")
-            # Somebody was faster; look again.
+            # Somebody was faster; look once more.
 
     def beat(self) -> None:
-        """Show that we live.
-
-        Raises:
-            Lost: overtaken.
-        """
+        """Show that the holder lives. Raises Lost: it was overtaken."""
         if _path(self.folder, self.attempt.number + 1).exists():
             raise Lost(f"attempt {self.attempt.number} was overtaken")
         self.attempt = replace(self.attempt, seen=time.time())
-        write_atomically(_path(self.folder, self.attempt.number), _text(self.attempt), durable=False)
+        content = json.dumps(asdict(self.attempt))
+        write_atomically(_path(self.folder, self.attempt.number), content, durable=False)
 
     def release(self, end: End, detail: str = "") -> None:
         self.attempt = replace(self.attempt, seen=time.time())
@@ -264,13 +249,6 @@ def _path(folder: Path, number: int) -> Path:
     return folder / f"attempt.{number}.json"
 
 
-def _text(attempt: Attempt) -> str:
-    content = asdict(attempt)
-    for name in ("end", "detail", "ended"):
-        del content[name]
-    return json.dumps(content)
-
-
 @dataclass(frozen=True, kw_only=True)
 class _Ending:
     """What ``attempt.<n>.end.json`` holds."""
@@ -281,8 +259,8 @@ class _Ending:
 
 
 def _read_attempt(folder: Path, number: int) -> Attempt | None:
-    """Start ``number`` of a run; None where it is not there. One that cannot be read may be half written, or of a later version: its holder
-    is watched like one on another machine."""
+    """Start ``number`` of a run; None where it is not there. One that cannot be read may be half written or of a later version, so its
+    holder is watched like one on another machine."""
     path = _path(folder, number)
     try:
         attempt = replace(read_as(path, Attempt), number=number)
@@ -300,96 +278,3 @@ def _read_attempt(folder: Path, number: int) -> Attempt | None:
     except ValueError as error:
         return replace(attempt, end="lost", detail=f"{path.name} cannot be read ({error})", ended=attempt.seen)
     return replace(attempt, end=ending.end, detail=ending.detail, ended=ending.ended)
-
-
-MAX_CRASHES = 3
-"""A run whose process dies so often without a reason from outside is given up."""
-
-_CODES: dict[End, Code] = {"OOM": "OOM", "interrupted": "TIMEOUT"}
-"""A run that was interrupted so often that it was given up was stopped at its time limit each time."""
-STARTED = "harness job starts"
-"""What a job script says at each of its starts, into one log."""
-_MEMORY_LIMIT = re.compile(
-    r"exceeded (step|job) memory limit|exceeded memory limit|oom[_-]kill|out[ _]of[ _]memory", re.IGNORECASE
-)
-
-
-def exceeded_memory(log: Path) -> bool:
-    """Whether SLURM wrote into a job's log that its last start was killed for its memory."""
-    try:
-        return bool(_MEMORY_LIMIT.search(end_of(log, size=20_000).rpartition(STARTED)[2]))
-    except (OSError, ValueError):
-        return False
-
-
-def oom_kills() -> int:
-    """Processes that this machine's kernel has killed for memory so far."""
-    with suppress(OSError):
-        if match := re.search(r"^oom_kill (\d+)", Path("/proc/vmstat").read_text(encoding="ascii"), re.MULTILINE):
-            return int(match[1])
-    return 0
-
-
-def last_words(log: Path) -> str:
-    """What a process died of by its log: the line that says so where it was memory (others come after it, such as numpy's
-    advice on an import that failed), else the last one."""
-    try:
-        text = end_of(log, size=20_000)
-    except (OSError, ValueError):
-        return ""
-    lines = [line.strip() for line in text.splitlines() if line.strip()]
-    return next((line for line in reversed(lines) if out_of_memory(line)), lines[-1] if lines else "")[:300]
-
-
-def reason_to_give_up(starts: Sequence[Attempt], *, limit: int, before: int = 0) -> tuple[End, str] | None:
-    """Whether a run without a record has to be given up after these starts, and why; None if it may be restarted.
-
-    Args:
-        limit: highest attempt number allowed.
-        before: attempts up to this number belong to earlier submissions; their crashes do not count.
-    """
-    if not starts:
-        return None
-    last = starts[-1]
-    if last.end == "OOM":
-        return "OOM", last.detail or "killed for exceeding its memory limit"
-    if not last.end:
-        return None
-    crashes = [start for start in starts if start.end == "killed" and start.number > before]
-    if last.end == "killed" and len(crashes) >= MAX_CRASHES:
-        return "killed", f"its process died {len(crashes)} times: {last.detail}"
-    if last.number >= limit:
-        return last.end, f"started {len(starts)} times without finishing; the last start ended as {last.end}"
-    return None
-
-
-def give_up(job: Job, *, end: End, detail: str, starts: Sequence[Attempt], environment: dict[str, str]) -> Record:
-    """Write the record of a run that cannot be finished; its checkpoint stays, so that a retry continues.
-
-    Returns:
-        The record that stands: a success that came in the meantime is not replaced.
-
-    Raises:
-        UsageError: the record cannot be written, or what is in its place cannot be read for now.
-    """
-    store = RecordStore(Path(job.results))
-    finished = store.find(job.run.key)
-    if finished is not None and finished.code == "OK":  # a start taken for dead may live
-        return finished
-    record = Record(
-        run=job.run,
-        key=job.run.key,
-        code=_CODES.get(end, "ERROR"),
-        message=detail,
-        cost={"gpu_hours": gpu_hours(starts)},
-        environment=environment,
-        attempts=max(1, len(starts)),
-        finished=time.strftime("%Y-%m-%dT%H:%M:%SZ", time.gmtime()),
-    )
-    store.write(record)
-    return record
-
-
-def gpu_hours(starts: Sequence[Attempt]) -> float:
-    """Of all starts of a run, by the clocks of their machines. The last start may still run."""
-    return sum(start.hours * start.gpus for start in starts)

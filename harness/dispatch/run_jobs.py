@@ -1,4 +1,4 @@
-"""`run_jobs` runs a plan on a cluster or on this machine. It is all that the run verb calls of `harness.dispatch`."""
+"""`run_jobs` runs a plan on a cluster or on this machine, and shows how its runs fare."""
 
 from __future__ import annotations
 
@@ -7,31 +7,22 @@ import signal
 import subprocess
 import sys
 import time
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
+from contextlib import contextmanager, nullcontext
 from dataclasses import dataclass, replace
 from pathlib import Path
+from typing import Any
 
-from harness.dispatch.attempts import last_words
-from harness.dispatch.run_states import (
-    FINISHED,
-    INTERRUPTED,
-    RUNNING,
-    RunState,
-    ShowStates,
-    clock,
-    survey,
-    time_left,
-)
+from harness.dispatch.run_states import FINISHED, INTERRUPTED, RUNNING, RunState, ShowStates, clock, survey, time_left
 from harness.dispatch.slurm import SlurmExecutor
-from harness.dispatch.snapshot import WORKER, freeze
-from harness.dispatch.supervise import Start, StopSignals, supervise
-from harness.dispatch.sweeps import AGAIN, create_sweep
+from harness.dispatch.supervise import Start, StopSignals, last_words, supervise
+from harness.dispatch.sweeps import AGAIN, WORKER, create_sweep, freeze
 from harness.dispatch.target import Target
 from harness.planning.plan import Plan
 from harness.planning.request import Job
 from harness.system.errors import UsageError, did_you_mean, writing_to
 from harness.system.machine import cores, set_threads, thread_variables
-from harness.system.streams import Live, say, stages
+from harness.system.streams import say, stages
 from harness.system.text import counted, first_of
 
 POLL_S = 0.5
@@ -40,8 +31,8 @@ LOCAL_ATTEMPTS = 10
 
 
 class LocalExecutor:
-    """Runs that end with this process: in worker processes that share one queue; or, where ``target`` is inline, one after the other in
-    this process, for debugging: a breakpoint works, ``--debug`` shows an exception's traceback."""
+    """Runs that end with this process: in worker processes that share one queue. Where ``target`` is inline they run one after the other
+    in this process, for debugging: a breakpoint works, and ``--debug`` shows an exception's traceback."""
 
     def __init__(self, results: Path, target: Target) -> None:
         self.results = results.absolute()
@@ -89,7 +80,7 @@ class LocalExecutor:
         on_change(runs)
         left = [run for run in runs.values() if run.state == INTERRUPTED]
         failed = [number for number, process in enumerate(self._processes) if process.returncode]
-        if failed and left:  # another start would end so too
+        if failed and left:  # the next start would end the same way
             log, code = self._log(failed[0]), self._processes[failed[0]].returncode
             reason = last_words(log).removeprefix("error: ") or f"a worker ended with status {code} and said nothing"
             raise UsageError(
@@ -101,8 +92,8 @@ class LocalExecutor:
         if "torch" not in sys.modules:
             set_threads(cores())
         stop = StopSignals()
-        # Remembered from here on: raised while a library is imported, KeyboardInterrupt may be swallowed there.
-        before = signal.signal(signal.SIGINT, lambda number, frame: stop.received.append(number))
+        # A KeyboardInterrupt that is raised while a library is imported may be swallowed there, so Ctrl-C is remembered instead.
+        before = signal.signal(signal.SIGINT, lambda number, frame: stop.append(number))
         try:
             for line in range(len(self.sweep.runs)):
                 supervise(Start.of(self.sweep, line), stop=stop, here="here")
@@ -113,8 +104,8 @@ class LocalExecutor:
             signal.signal(signal.SIGINT, before)
 
     def _start(self, number: int) -> subprocess.Popen[bytes]:
-        """A worker with its GPU, by the name that was given for it, and its share of the cores; in a group of its own, lest Ctrl-C reach
-        it: `stop` asks it instead, so that it can write a checkpoint."""
+        """Start a worker with its GPU and its share of the cores. It has a process group of its own, so that Ctrl-C does not reach it:
+        `stop` ends it, and it writes a checkpoint."""
         devices = self.target.devices
         device = devices[number % len(devices)] if devices else ""
         variables = {"CUDA_VISIBLE_DEVICES": device, **thread_variables(self.target.threads)}
@@ -126,7 +117,7 @@ class LocalExecutor:
             )  # fmt: skip
 
     def _log(self, number: int) -> Path:
-        """What a worker said, but for its runs, which have logs of their own."""
+        """The output of a worker; its runs have logs of their own."""
         return self.sweep.logs / f"worker.{number}.log"
 
     def stop(self) -> None:
@@ -148,52 +139,54 @@ MOST_LINES = 8
 BAR = 16
 
 
-class Display:
-    """Shows states as they change; use as a context manager. Each ending is a line; on a terminal each run at work has one, too."""
+@contextmanager
+def display(*, total: int) -> Iterator[ShowStates]:
+    """Gives a function that prints what changed since its last call: a line for each run that ended, and on a terminal one for each run
+    at work. ``total``: how many runs there are."""
+    shown: dict[str, str] = {}
+    live: Any = None
+    if sys.stderr.isatty():
+        from rich.console import Console
+        from rich.live import Live
+        from rich.text import Text
 
-    def __init__(self, *, total: int) -> None:
-        self._total = total
-        self._runs: dict[str, RunState] = {}
-        self._shown: dict[str, str] = {}
-        self._live = Live(self._lines) if sys.stderr.isatty() else None
+        # Redrawn by `show` alone: another thread could draw over a line that is printed meanwhile.
+        console = Console(stderr=True, highlight=False)
+        live = Live(console=console, transient=True, auto_refresh=False, redirect_stdout=False)
 
-    def __enter__(self) -> Display:
-        if self._live is not None:
-            self._live.__enter__()
-        return self
-
-    def __exit__(self, *error: object) -> None:
-        if self._live is not None:
-            self._live.__exit__(*error)
-
-    def show(self, runs: Mapping[str, RunState]) -> None:
-        """Print what changed since the last call."""
-        self._runs = dict(runs)
-        for run in self._runs.values():
-            if run.unsettled or self._shown.get(run.key) == run.state:
+    def show(runs: Mapping[str, RunState]) -> None:
+        for run in runs.values():
+            if run.unsettled or shown.get(run.key) == run.state:
                 continue
-            self._shown[run.key] = run.state
+            shown[run.key] = run.state
             took = f" ({clock(run.seconds)})" if run.seconds else ""
             why = f": {run.message}" if run.message and run.state != FINISHED else ""
-            text = f"[{len(self._shown)}/{self._total}] {run.words}: {run.state}{took}{why}"
-            if self._live is not None:
-                style = None if run.state == FINISHED else "red"
-                self._live.console.print(text, markup=False, highlight=False, style=style)
+            text = f"[{len(shown)}/{total}] {run.words}: {run.state}{took}{why}"
+            if live is not None:
+                console.print(text, markup=False, style=None if run.state == FINISHED else "red")
             else:
                 print(text, file=sys.stderr, flush=True)
+        if live is not None:
+            lines = at_work(runs, total=total, width=console.width)
+            live.update(Text("\n".join(lines), no_wrap=True, overflow="ellipsis"), refresh=True)
 
-    def _lines(self, width: int) -> list[tuple[str, str]]:
-        """(text, style): how many runs there are and how long they take, then a line a run at work."""
-        running = [run for run in self._runs.values() if run.state == RUNNING]
-        settled = sum(not run.unsettled for run in self._runs.values())
-        full = round(BAR * (settled + sum(run.done for run in running)) / max(1, self._total))
-        doing = time_left(self._runs.values()) or (f"{len(running)} at work" if running else "loading torch …")
-        lines = [(f"{settled}/{self._total} runs {'━' * full}{'─' * (BAR - full)} {doing}", "")]
-        for run in running[:MOST_LINES]:
-            name = run.words if len(run.words) <= width // 2 else run.words[: width // 2 - 1] + "…"
-            lines.append((f"  {name}  {run.stage}", "" if run.done else "dim"))
-        more = len(running) - MOST_LINES
-        return [*lines, (f"  and {more} more at work", "dim")] if more > 0 else lines
+    with live or nullcontext():
+        yield show
+
+
+def at_work(runs: Mapping[str, RunState], *, total: int, width: int) -> list[str]:
+    """How many runs there are and how long they take, then a line for each run at work."""
+    running = [run for run in runs.values() if run.state == RUNNING]
+    settled = sum(not run.unsettled for run in runs.values())
+    full = round(BAR * (settled + sum(run.done for run in running)) / max(1, total))
+    begin = "loading torch …" if settled < total else ""
+    doing = time_left(runs.values()) or (f"{len(running)} at work" if running else begin)
+    lines = [f"{settled}/{total} runs {'━' * full}{'─' * (BAR - full)} {doing}"]
+    for run in running[:MOST_LINES]:
+        name = run.words if len(run.words) <= width // 2 else run.words[: width // 2 - 1] + "…"
+        lines.append(f"  {name}  {run.stage}")
+    more = len(running) - MOST_LINES
+    return [*lines, f"  and {more} more at work"] if more > 0 else lines
 
 
 RETRY_CLASSES = ("oom", "timeout", "preempted", "diverged", "blank", "no_data", "error")
@@ -201,29 +194,23 @@ RETRY_CLASSES = ("oom", "timeout", "preempted", "diverged", "blank", "no_data", 
 
 @dataclass(frozen=True, kw_only=True)
 class Outcome:
-    """What became of a plan.
-
-    Args:
-        submitted: True where runs go on without this process; then there is no table to print yet.
-        failed: key -> reason code or state of runs that have no success.
-    """
+    """What became of a plan. ``submitted``: runs go on without this process, so there is no table yet. ``failed``: key -> reason code or
+    state of runs without success."""
 
     submitted: bool
     failed: dict[str, str]
 
 
 def make_executor(target: Target, *, results: Path, request: str = "") -> LocalExecutor | SlurmExecutor:
-    """The executor of a target; one on a cluster tells sweeps apart by ``request``. Raises UsageError: no SLURM here."""
-    return (
-        LocalExecutor(results, target)
-        if target.profile is None
-        else SlurmExecutor(results, target.profile, request=request)
-    )
+    """The executor of a target; ``request`` identifies its sweeps on a cluster. Raises UsageError: no SLURM here."""
+    if target.profile is None:
+        return LocalExecutor(results, target)
+    return SlurmExecutor(results, target.profile, request=request)
 
 
 def to_start(planned: Plan, target: Target, *, retry: str | None) -> list[Job]:
-    """What `run_jobs` starts or finds at work: all that is not finished, on a cluster without what failed and ``retry`` does not
-    name. Raises UsageError: it names no class of failures."""
+    """What `run_jobs` starts: all that is not finished; on a cluster without failed runs, unless ``retry`` names their class. Raises
+    UsageError: ``retry`` names no class of failures."""
     classes = {word.strip().lower().replace("-", "_") for word in (retry or "").split(",") if word.strip()}
     for word in classes - {*RETRY_CLASSES, "all"}:
         raise UsageError(f"--retry: unknown class {word!r}{did_you_mean(word, (*RETRY_CLASSES, 'all'))}")
@@ -233,7 +220,7 @@ def to_start(planned: Plan, target: Target, *, retry: str | None) -> list[Job]:
 
 
 def not_again(planned: Plan, begun: Iterable[Job]) -> dict[str, str]:
-    """Key -> reason code of failed runs that are not ``begun``, which is said."""
+    """Key -> reason code of failed runs that are not ``begun``; prints how many."""
     keys = {job.run.key for job in begun}
     left_out = {key: code for key, code in planned.failed.items() if key not in keys}
     if left_out:
@@ -253,18 +240,23 @@ def run_jobs(
     retry: str | None = None,
     cancel: bool = False,
 ) -> Outcome:
-    """Run what is not finished, or cancel it; prints where runs go and how they fare. ``command``: the command line, which a sweep
-    keeps.
+    """Run what is not finished, or cancel it; prints where runs go and how they fare. A sweep keeps ``command``, the command line.
 
-    On this machine, runs that failed before are restarted; on a cluster only those that ``retry`` names, because a
-    queue is dear. Runs that were interrupted always continue.
+    On this machine failed runs are restarted; on a cluster only those that ``retry`` names. Interrupted runs always continue.
 
     Raises:
         UsageError: the cluster refuses (partition, time limit, quota …), or the folder cannot be written.
     """
     chosen = make_executor(target, results=results, request=planned.request)
     if cancel:
-        return _cancel(planned, chosen)
+        if isinstance(chosen, LocalExecutor):
+            raise UsageError("--cancel needs --cluster NAME; a local run is stopped with Ctrl-C")
+        cancelled, nothing = (
+            chosen.cancel(),
+            "nothing to cancel: no job that this command submitted is queued or running",
+        )
+        print(f"cancelled {counted(len(cancelled), 'job')}" if cancelled else nothing)
+        return Outcome(submitted=True, failed={})
     pending = to_start(planned, target, retry=retry)
     left_out = not_again(planned, pending)
     if not pending:
@@ -282,8 +274,8 @@ def run_jobs(
         if not wait:
             return Outcome(submitted=True, failed=left_out)
     try:
-        with Display(total=len(pending)) as display:
-            states = chosen.wait(on_change=display.show)
+        with display(total=len(pending)) as show:
+            states = chosen.wait(on_change=show)
     except KeyboardInterrupt as interrupt:
         if isinstance(chosen, SlurmExecutor):
             words = f"only this command; its runs stay with the cluster: sam-peft status --results {results} --watch"
@@ -301,12 +293,3 @@ def _left_over(states: Mapping[str, RunState]) -> str:
     """Which runs have not ended, and how they go on; empty without one."""
     left = [run.words for run in states.values() if run.unsettled or run.state == INTERRUPTED]
     return f"{counted(len(left), 'run')} left: {first_of(left)}; repeat the command to continue" if left else ""
-
-
-def _cancel(planned: Plan, executor: object) -> Outcome:
-    if not isinstance(executor, SlurmExecutor):
-        raise UsageError("--cancel needs --cluster NAME; a local run is stopped with Ctrl-C")
-    cancelled = executor.cancel([job.run.key for job in planned.jobs])
-    nothing = "nothing to cancel: no job that this command submitted is queued or running"
-    print(f"cancelled {counted(len(cancelled), 'job')}" if cancelled else nothing)
-    return Outcome(submitted=True, failed={})

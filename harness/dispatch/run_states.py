@@ -1,5 +1,5 @@
-"""The state of every run below a results folder, from records, attempts, sweeps and the cluster's queue. Reads only, but for the small
-file in which a run at work says how far it is (`ProgressFile`)."""
+"""The state of every run below a results folder, from records, attempts, sweeps and the cluster's queue; and the small file in which a
+run reports its progress (`ProgressFile`)."""
 
 from __future__ import annotations
 
@@ -15,12 +15,12 @@ from harness.archive.schema import Record, seconds_of
 from harness.archive.store import RecordStore
 from harness.check import read_as
 from harness.dispatch.attempts import Attempt, attempts, log_path, state_folder
-from harness.dispatch.sweeps import CANCELLED, NamedRun, Problems, Sweep, named, read_sweeps, settles
+from harness.dispatch.sweeps import CANCELLED, NamedRun, Sweep, named, read_sweeps, settles
 from harness.system.files import write_atomically
 from harness.system.text import counted
 
 if TYPE_CHECKING:
-    from harness.dispatch.clients import Queue, QueuedTask
+    from harness.dispatch.slurm import Queue, QueuedTask
 
 FINISHED = "OK"
 RUNNING = "running"
@@ -29,8 +29,6 @@ WAITING = "waiting"
 INTERRUPTED = "interrupted"
 """States besides the reason codes of records. ``waiting``: planned here, not started yet. ``queued``: on the cluster.
 ``interrupted``: not begun, stopped, killed or cancelled; continues when the command is repeated."""
-STARTING = "starting"
-"""The stage of a run that has not reported one yet."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -62,7 +60,7 @@ class RunState(NamedRun):
 
     @property
     def unsettled(self) -> bool:
-        """Whether something is still to come without anybody's doing."""
+        """Whether it is running, or will run without a further command."""
         return self.state in (RUNNING, QUEUED, WAITING)
 
 
@@ -71,24 +69,17 @@ ShowStates = Callable[[Mapping[str, RunState]], None]
 
 @dataclass(frozen=True, kw_only=True)
 class Survey:
-    """All runs, in the order of their first submission.
+    """All runs by key, in the order of their first submission, and sweeps by id.
 
     Args:
-        runs: by key.
-        sweeps: by id.
-        problems: unreadable records and sweeps, and folders of attempts.
-        note: what could not be seen.
+        problems: records, sweeps and folders of attempts that cannot be read, with the reason.
+        note: why the cluster was not queried.
     """
 
     runs: dict[str, RunState]
     sweeps: dict[str, Sweep]
     problems: dict[Path, str]
     note: str = ""
-
-    @property
-    def unsettled(self) -> bool:
-        """Whether something is still to come."""
-        return any(run.unsettled for run in self.runs.values())
 
 
 def survey(
@@ -97,12 +88,12 @@ def survey(
     """The state of every run below a results folder, as it is now.
 
     Args:
-        queue: what the cluster knows of the sweeps' arrays, None where it cannot be queried or is not needed.
+        queue: what the cluster knows of the sweeps' arrays; None where it cannot be queried or is not needed.
         keys: only these runs.
-        of_sweep: as the sweep of this id has them; a command that looks twice a second need not read every other one.
+        of_sweep: read only the sweep of this id, for a command that looks twice a second.
     """
     selected = None if keys is None else set(keys)
-    problems: Problems = {}
+    problems: dict[Path, str] = {}
     sweeps = {sweep.id: sweep for sweep in read_sweeps(results, problems, sweep=of_sweep)}
     store = RecordStore(results)
     ended = store.ended(selected)
@@ -140,9 +131,9 @@ def _state_of(
     slot: tuple[int, int] | None,
     record: Record | None,
     queue: Queue | None,
-    problems: Problems,
+    problems: dict[Path, str],
 ) -> RunState:
-    """Where one run of a sweep is; ``slot`` is its array and task on a cluster."""
+    """The state of one run of a sweep; ``slot`` is its array and task on a cluster."""
     run, folder = sweep.runs[line], state_folder(sweep.results, sweep.runs[line].key)
     queued = queue.get((sweep.names[slot[0]], slot[1])) if queue and slot else None
     job = sweep.arrays[slot[0]].job if slot else ""
@@ -159,8 +150,6 @@ def _state_of(
     state, message = _unfinished(sweep, task, last, queued, queried=queue is not None)
     number = last.number if last else record.attempts if record else 0
     done, stage = _progress(folder, since=last.started) if state == RUNNING and last else (0.0, "")
-    if state == RUNNING and last and (silence := _silence(last, sweep)):
-        message = stage = f"{message}{silence}"
     return RunState(
         **named(run),
         state=state,
@@ -203,75 +192,58 @@ def _unfinished(
     return INTERRUPTED, last.detail or last.end or "its process is gone"
 
 
-def _silence(last: Attempt, sweep: Sweep) -> str:
-    """Words about a holder that is there and shows no life: it is not taken over, since it may go on any moment."""
-    seconds = time.time() - last.seen
-    silent = (
-        f", no heartbeat for {seconds / 60:.0f} min: process {last.holder.pid} is stopped; let it go on, or kill it"
-    )
-    return silent if seconds >= 2 * sweep.lease_s else ""
-
-
 @dataclass(frozen=True, kw_only=True)
-class _Position:
+class _Progress:
     """What ``progress.json`` holds."""
 
     stage: str
-    epoch: int = 0
-    epochs: int = 0
-    step: int = 0
-    steps: int = 0
-    loss: float | None = None
+    done: float = 0.0
     at: float = 0.0
 
 
 def _progress(folder: Path, *, since: float) -> tuple[float, str]:
-    """The share of epochs done and the stage in words, from the file that the run's process writes; an earlier start's file says
-    nothing."""
-    try:
-        at = read_as(folder / "progress.json", _Position)
-    except (OSError, ValueError):
-        return 0.0, STARTING
-    if at.at < since:
-        return 0.0, STARTING
-    where = f"epoch {at.epoch}/{at.epochs}"
-    loss = "" if at.loss is None else f", loss {at.loss:.3f}"
-    words = {"training": f"training {where}{loss}", "validation": f"validating {where}"}
-    after = at.stage.startswith(("test", "merging"))  # both come after the last epoch
-    done = 1.0 if after else (at.epoch - 1 + at.step / max(1, at.steps)) / max(1, at.epochs)
-    return min(1.0, max(0.0, done)), words.get(at.stage, at.stage.replace("test ", "testing "))
+    """Share of epochs done, and the stage in words, as the run's process wrote them; a file of an earlier start does not count."""
+    with contextlib.suppress(OSError, ValueError):
+        written = read_as(folder / "progress.json", _Progress)
+        if written.at >= since:
+            return min(1.0, max(0.0, written.done)), written.stage
+    return 0.0, "starting"
 
 
 PROGRESS_SECONDS = 2.0
 
 
 class ProgressFile:
-    """Where a run is, for whoever asks: ``state/<key>/progress.json``, at each change of stage and every two seconds, with the last
-    position in training."""
+    """``state/<key>/progress.json``: the stage of a run in words and its share of epochs done. Written at each change of stage, and every
+    two seconds."""
 
     def __init__(self, folder: Path) -> None:
         self._path = folder / "progress.json"
         self._written = 0.0
         self._stage: object = None
-        self._position: dict[str, Any] = {}
+        self._done, self._epoch = 0.0, ""
 
     def __call__(self, content: dict[str, Any]) -> None:
-        now = time.monotonic()
-        stage = (content.get("stage"), content.get("split"))
+        now, name = time.monotonic(), str(content.get("stage"))
+        stage = (name, content.get("split"))
         if stage == self._stage and now - self._written < PROGRESS_SECONDS:
             return
         self._written, self._stage = now, stage
         if "epoch" in content:
-            self._position = {name: int(content[name]) for name in ("epoch", "epochs", "step", "steps")}
-        content = {name: None if value != value else value for name, value in content.items()}  # NaN is no JSON
+            epoch, epochs, step, steps = (int(content[name]) for name in ("epoch", "epochs", "step", "steps"))
+            self._done = (epoch - 1 + step / max(1, steps)) / max(1, epochs)
+            self._epoch = f"epoch {epoch}/{epochs}"
+        loss = f", loss {content['loss']:.3f}" if content.get("loss") is not None else ""
+        words = {"training": f"training {self._epoch}{loss}", "validation": f"validating {self._epoch}"}
+        done = 1.0 if name.startswith(("test", "merging")) else self._done  # both come after the last epoch
+        text = {"stage": words.get(name, name.replace("test ", "testing ")), "done": done, "at": time.time()}
         with contextlib.suppress(OSError):  # a full disk must not end a run for its progress display
-            text = json.dumps({**self._position, **content, "at": time.time()}, default=str)
-            write_atomically(self._path, text, durable=False)
+            write_atomically(self._path, json.dumps(text), durable=False)
 
 
 def time_left(runs: Collection[RunState]) -> str:
-    """How long the open runs take, as many at once as now, if each takes as long as the finished ones on its benchmark (else as all);
-    empty before one has finished."""
+    """How long the open runs will take in words; empty before one has finished. As many run at once as now, and each takes as long as
+    finished ones on its benchmark, or as all finished ones where there is none."""
     open_runs = [run for run in runs if run.unsettled]
     at_once = sum(run.state == RUNNING for run in open_runs)
     finished = [run for run in runs if run.state == FINISHED and run.seconds > 0]

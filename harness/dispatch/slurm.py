@@ -1,30 +1,30 @@
-"""Runs on a SLURM cluster: one job array for each resource shape, whose batch file submitit writes.
+"""Runs on a SLURM cluster: a job array for each resource shape, whose batch file submitit writes, and the cluster's clients.
 
-What is queued is what squeue lists under the names of the arrays, and a run that is queued twice is trained once, by whoever gets
-its lease. So a submitter may die at any point, and two may submit at once: it costs slots of an array, never a result.
+What is queued is what squeue lists under the names of the arrays. A run that is queued twice is trained once, by whoever gets its
+lease. So a submitter may die at any point, and two may submit at once: that costs slots of an array, never a result.
 """
 
 from __future__ import annotations
 
 import fcntl
 import os
+import pwd
+import re
 import shlex
 import shutil
+import subprocess
 import sys
 import time
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
-from dataclasses import asdict, replace
+from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from harness.archive.schema import content_hash
-from harness.dispatch.attempts import STARTED
-from harness.dispatch.clients import Queue, Slurm, Unreachable, user_name
-from harness.dispatch.profile import ClusterProfile, Shape, minutes
 from harness.dispatch.run_states import INTERRUPTED, RunState, ShowStates, survey
-from harness.dispatch.snapshot import WORKER, freeze
-from harness.dispatch.sweeps import AGAIN, CANCELLED, Array, Sweep, create_sweep, read_sweeps
+from harness.dispatch.supervise import STARTED
+from harness.dispatch.sweeps import AGAIN, CANCELLED, WORKER, Array, Sweep, create_sweep, freeze, read_sweeps
+from harness.dispatch.target import ClusterProfile, Shape, minutes
 from harness.system.errors import UsageError, writing_to
 from harness.system.text import counted
 
@@ -33,17 +33,130 @@ if TYPE_CHECKING:
 
 POLL_S = 2.0
 MOST_POLL_S = 30.0
-"""Between two looks at the queue: the first soon after submitting, then ever more rarely, since squeue asks for the whole cluster's."""
+"""Seconds between two looks at the queue: soon after submitting, then ever more rarely, as each is work for the controller."""
 REQUEUE_S = 40.0
-"""So long a job that is queued again may be seen as ended: its processes have half a minute to end."""
+"""Seconds for which a job that is requeued may look ended: its processes have half a minute to end."""
+
+
+TRANSIENT = re.compile(
+    r"unable to contact slurm controller|socket timed out|connection (refused|timed out|reset)|zero bytes were transmitted"
+    r"|resource temporarily unavailable|slurm temporarily unable to accept job|backup controller|communication connection failure"
+    r"|controller.*(standby|not responding)|unexpected message received|message receive failure|missing socket|bufs_sendto|broken pipe",
+    re.IGNORECASE,
+)
+_NAMES = 1000
+"""Job names in one call of squeue; the kernel bounds the length of an argument."""
+ENDED = frozenset((
+    "BOOT_FAIL", "CANCELLED", "COMPLETED", "COMPLETING", "DEADLINE", "FAILED", "LAUNCH_FAILED", "NODE_FAIL", "OUT_OF_MEMORY",
+    "PREEMPTED", "RECONFIG_FAIL", "REVOKED", "TIMEOUT",
+))  # fmt: skip
+"""States after which nothing more comes of a job. An unknown word is not one: a job that is taken for ended is submitted twice."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class QueuedTask:
+    """One task of a job array that the controller knows.
+
+    Args:
+        job: array job id and task, such as ``123_4``.
+        state: SLURM's word, such as ``PENDING``.
+        reason: why it waits.
+    """
+
+    job: str
+    state: str
+    reason: str = ""
+
+    @property
+    def active(self) -> bool:
+        return self.state not in ENDED
+
+
+Queue = Mapping[tuple[str, int], QueuedTask]
+"""Name of an array and number of its task -> what the controller knows of it. By name, since a controller that was killed may give the
+id of a forgotten job to another."""
+
+
+class Unreachable(UsageError):
+    """The controller did not answer in time."""
+
+
+class Slurm:
+    """A cluster's command-line clients; ``patience_s``: how long to wait for a controller that does not answer."""
+
+    def __init__(self, *, patience_s: float = 300.0) -> None:
+        self.patience_s = patience_s
+
+    @staticmethod
+    def require() -> None:
+        """Raises UsageError where SLURM is not installed."""
+        if shutil.which("sbatch") is None:
+            raise UsageError(
+                "no SLURM here: sbatch is not on this machine's PATH; run this on a login node of the cluster, or leave out"
+                " --cluster to run here"
+            )
+
+    def queue(self, names: Iterable[str]) -> Queue:
+        """The tasks of the arrays with these names, whoever submitted them, as long as the controller remembers them."""
+        ordered, queue = sorted(set(names)), dict[tuple[str, int], QueuedTask]()
+        for start in range(0, len(ordered), _NAMES):
+            named = f"--name={','.join(ordered[start : start + _NAMES])}"
+            command = ["squeue", "--noheader", "--array", "--format=%F|%K|%T|%j|%r", "--states=all", named]
+            for line in self.ask(command).splitlines():
+                fields = line.split("|", 4)
+                if len(fields) == 5 and fields[1].isdigit():  # else a heading, a warning or no array
+                    array, index, state, name, reason = fields
+                    queue[name, int(index)] = QueuedTask(job=f"{array}_{index}", state=state, reason=reason)
+        return queue
+
+    def cancel(self, jobs: Sequence[str]) -> None:
+        self.ask(["scancel", *jobs])
+
+    def ask(self, command: Sequence[str], *, environment: Mapping[str, str] | None = None) -> str:
+        """A client's answer; a controller that is away is waited for. Raises Unreachable: no answer for ``patience_s``. Raises
+        UsageError: refused."""
+        # Without variables that change what the clients print, or which cluster they ask.
+        changing = ("SQUEUE_", "SCANCEL_", "SLURM_CLUSTERS")
+        plain = {name: value for name, value in os.environ.items() if not name.startswith(changing)}
+        deadline, pause, announced = time.monotonic() + self.patience_s, 0.5, False
+        while True:
+            try:
+                done = subprocess.run(
+                    command, capture_output=True, text=True, timeout=120, check=False, env=dict(environment or plain)
+                )
+                message = done.stderr or done.stdout
+                if not done.returncode:
+                    return done.stdout
+            except FileNotFoundError as error:
+                raise UsageError(
+                    f"{command[0]} is not on this machine's PATH; run this on a login node of the cluster"
+                ) from error
+            except subprocess.TimeoutExpired:
+                message = "socket timed out"
+            lines = [re.sub(rf"^{command[0]}:\s*(error:\s*)?", "", line.strip()) for line in message.splitlines()]
+            message = f"{command[0]}: {'; '.join(dict.fromkeys(filter(None, lines))) or 'failed without a message'}"
+            if not TRANSIENT.search(message):
+                raise UsageError(message)
+            waiting = f"the SLURM controller does not answer ({message})"
+            if time.monotonic() > deadline:
+                raise Unreachable(f"{waiting}, not for {self.patience_s:.0f} s; try again later")
+            if not announced:
+                print(f"{waiting}; waiting up to {self.patience_s:.0f} s for it", file=sys.stderr)
+                announced = True
+            time.sleep(pause)
+            pause = min(pause * 1.5, 10.0)
+
+
+def user_name() -> str:
+    """Who this process runs as, as SLURM names users."""
+    try:
+        return pwd.getpwuid(os.geteuid()).pw_name
+    except KeyError:  # a container may have no entry for its user
+        return str(os.geteuid())
 
 
 class SlurmExecutor:
-    """Submits job arrays, waits for them, cancels them.
-
-    Args:
-        request: identity of the grid that the command asks for; empty takes the runs of each call for the whole of it.
-    """
+    """Submits job arrays, waits for them, cancels them. ``request``: identity of the grid that the command requests."""
 
     submitted = ""
     """What was submitted last, in words."""
@@ -60,9 +173,9 @@ class SlurmExecutor:
         return f"slurm: profile {self.profile.name}, {partition}, at most {self.profile.parallelism} tasks of an array at once"
 
     def submit(self, jobs: Sequence[Job], *, command: str = "") -> dict[str, str]:
-        """Submit what nobody has yet; who has the others, by key. Raises UsageError: the cluster refuses."""
+        """Submit the runs that are not on the cluster yet; returns key -> where each of the others is. Raises UsageError: the cluster
+        refuses."""
         self._keys = [job.run.key for job in jobs]
-        request = self.request or content_hash(sorted(self._keys))
         shapes = {job.run.key: self._shape_of(job) for job in jobs}  # before anything is written
         with writing_to(f"{self.results}", then=AGAIN), self._alone():
             elsewhere = self._elsewhere({*shapes})
@@ -77,7 +190,7 @@ class SlurmExecutor:
                 jobs,
                 executor="slurm",
                 command=command,
-                request=request,
+                request=self.request,
                 user=user_name(),
                 snapshot=str(frozen),
                 settings=asdict(self.profile),
@@ -103,7 +216,7 @@ class SlurmExecutor:
         return elsewhere
 
     def wait(self, *, on_change: ShowStates) -> Mapping[str, RunState]:
-        """Until the cluster has nothing more of the runs; what it ended, the same command submits again."""
+        """Wait until the cluster has no more of the runs; the same command resubmits what the cluster ended."""
         pause, seen = POLL_S, time.monotonic()
         while True:
             runs = survey(self.results, queue=self._queue(self._sweeps()), keys=self._keys).runs
@@ -115,11 +228,11 @@ class SlurmExecutor:
             time.sleep(pause)
             pause = min(1.2 * pause, MOST_POLL_S)
 
-    def cancel(self, keys: Sequence[str]) -> list[str]:
-        """Cancel the queued and running tasks of the sweeps that the request for these runs made; the names of those tasks."""
-        request, cancelled = self.request or content_hash(sorted(keys)), list[str]()
+    def cancel(self) -> list[str]:
+        """Cancel the queued and running tasks of this user's sweeps of the same request; returns their names."""
+        cancelled: list[str] = []
         with self._alone():
-            own = [sweep for sweep in self._sweeps() if sweep.request == request and sweep.user == user_name()]
+            own = [sweep for sweep in self._sweeps() if (sweep.request, sweep.user) == (self.request, user_name())]
             queue = self._queue(own)
             for sweep in own:
                 tasks = [queue.get((sweep.names[number], task)) for _, number, task in sweep.slots()]
@@ -136,19 +249,19 @@ class SlurmExecutor:
         return self.slurm.queue(name for sweep in sweeps for name in sweep.names)
 
     def _elsewhere(self, keys: set[str]) -> dict[str, str]:
-        """Runs that are queued or running on the cluster already, and where."""
+        """Key -> where it is, of the runs that are queued or running on the cluster already."""
         sweeps = self._sweeps()
-        queue, homes = self._queue(sweeps), dict[str, str]()
+        queue, found = self._queue(sweeps), dict[str, str]()
         for sweep in sweeps:
             for line, number, task in sweep.slots():
                 there, key = queue.get((sweep.names[number], task)), sweep.runs[line].key
                 if key in keys and there is not None and there.active:
                     whose = "" if sweep.user == user_name() else f" of {sweep.user}"
-                    homes[key] = f"is {there.state.lower()} as job {there.job} of sweep {sweep.id}{whose}"
-        return homes
+                    found[key] = f"is {there.state.lower()} as job {there.job} of sweep {sweep.id}{whose}"
+        return found
 
     def _shape_of(self, job: Job) -> Shape:
-        """Every process of a run needs an image of each forward pass; refused here and not after a night in the queue."""
+        """The shape of a run. Raises UsageError, before anything is queued: a process of it would get no image of a batch."""
         shape = self.profile.shape(job.run.backbone)
         batch = int(job.run.rules.get("batch_size", shape.gpus_per_run))
         if shape.gpus_per_run > batch:
@@ -159,7 +272,7 @@ class SlurmExecutor:
         return shape
 
     def _arrays(self, shapes: Sequence[Shape]) -> Iterator[Array]:
-        """Lines of one shape, in arrays that the cluster takes."""
+        """The lines of each shape as arrays no larger than the cluster accepts."""
         largest, first = self.profile.max_array_size, 0
         while first < len(shapes):
             shape = shapes[first]
@@ -168,12 +281,12 @@ class SlurmExecutor:
             first += count
 
     def _sbatch(self, sweep: Sweep, number: int, shape: Shape) -> str:
-        """Submit an array; its job id. Where the controller's answer is lost, the queue is searched for the name before another try."""
+        """Submit an array; returns its job id. Where the controller's answer is lost, the queue is searched for the array's name."""
         (sweep.folder / f"job-{number}.sh").write_text(job_script(sweep, number, self.profile, shape), encoding="utf-8")
         script = sweep.folder / f"sbatch-{number}.sh"
         script.write_text(sbatch_script(sweep, number, self.profile, shape), encoding="utf-8")
         command = ["sbatch", "--parsable", str(script)]
-        # Inside a job, sbatch would inherit that job's limits from the environment; and SBATCH_* are what the shell says.
+        # Inside a job, sbatch would inherit that job's limits from the environment.
         kept = {"SLURM_CONF", *(f"SBATCH_{name.upper()}" for name in LEFT_TO_THE_SHELL if not getattr(shape, name))}
         environment = {
             name: value
@@ -193,7 +306,7 @@ class SlurmExecutor:
 
     @contextmanager
     def _alone(self) -> Iterator[None]:
-        """One submitter at a time, as far as the file system has locks; two at once would only submit too much."""
+        """One submitter at a time, where the file system has locks; two at once would only submit too much."""
         path = self.results / "sweeps" / ".lock"
         path.parent.mkdir(parents=True, exist_ok=True)
         with path.open("a") as lock:
@@ -208,11 +321,11 @@ class SlurmExecutor:
 
 
 LEFT_TO_THE_SHELL = ("account", "partition", "qos", "constraint")
-"""What clusters have their users export as SBATCH_*: that holds where the profile does not say."""
+"""Users of some clusters export these as SBATCH_*; that holds where the profile leaves them empty."""
 
 
 def sbatch_script(sweep: Sweep, number: int, profile: ClusterProfile, shape: Shape) -> str:
-    """What sbatch reads of an array: its options as submitit writes them, and our job script instead of its pickled function."""
+    """The batch file of an array: options as submitit writes them, and our job script in place of submitit's pickled function."""
     from submitit.slurm.slurm import _make_sbatch_string
 
     array = sweep.arrays[number]
@@ -222,7 +335,7 @@ def sbatch_script(sweep: Sweep, number: int, profile: ClusterProfile, shape: Sha
         folder=sweep.logs,
         job_name=sweep.names[number],
         comment=str(sweep.results),
-        map_count=array.tasks,
+        map_count=-(-array.runs // array.per_task),
         array_parallelism=profile.parallelism,
         **{name: value for name in named if (value := getattr(shape, name))},
         nodes=1,
@@ -241,10 +354,11 @@ def sbatch_script(sweep: Sweep, number: int, profile: ClusterProfile, shape: Sha
 
 
 def job_script(sweep: Sweep, number: int, profile: ClusterProfile, shape: Shape) -> str:
-    """What a task of an array runs: the worker as a step, then what has to be reported and requested outside of it.
+    """The job script of a task: the worker as a step, then what has to be reported and requested outside of the step.
 
-    A login shell, which knows ``module``. Another turn is requested while the job still runs: one that had ended by itself
-    would be COMPLETED or FAILED. SIGTERM comes to this script where the cluster ends the whole job, and then no turn is requested.
+    It runs in a login shell, which knows ``module``. A requeue is requested while the job still runs, since one that ended by itself
+    is COMPLETED or FAILED. Where the cluster ends the whole job, SIGTERM comes to this script, and no requeue is requested. Status 140
+    is a worker that the warning before the time limit (SIGUSR2) met before it listened.
     """
     python = profile.python or shlex.quote(sys.executable)
     worker = f"{python} -u {shlex.quote(str(Path(sweep.snapshot) / WORKER))} {shlex.quote(str(sweep.folder))} --array {number}"
@@ -263,6 +377,7 @@ status=$?
 [ "$ended" ] && exit $status
 case $status in
     0 | 3 | 4 | 5) ;;
+    140) [ "${{SLURM_RESTART_COUNT:-0}}" -lt {profile.max_attempts} ] && touch "$again" ;;
     *) {srun} --ntasks=1 {worker} --after $status ;;
 esac
 if [ -e "$again" ]; then
@@ -274,11 +389,12 @@ exit $status
 
 
 def refusal(text: str, done: Sequence[str], *, of: int) -> str:
-    """What sbatch said, what was submitted before, and what to do, in one line."""
+    """What sbatch answered, what was submitted before that, and what to do, in one line."""
     hints = {
         "feature": "give the nodes by a feature that sinfo -o '%P %f' lists with --set cluster.constraint=NAME, or leave it out",
-        "generic resource": "name the GPUs as sinfo -o '%P %G' does with --set cluster.gres=gpu:1",
-        "gres": "name the GPUs as sinfo -o '%P %G' does with --set cluster.gres=gpu:1",
+        **dict.fromkeys(
+            ("generic resource", "gres"), "name the GPUs as sinfo -o '%P %G' does with --set cluster.gres=gpu:1"
+        ),
         "qos": "your quota or its QOS forbids it; wait, use --set cluster.max_array_size=N or --set cluster.qos=NAME",
         "partition": "choose one of sinfo's with --set cluster.partition=NAME",
         "time limit": "lower it with --set cluster.time=2h; a run continues from its checkpoint",

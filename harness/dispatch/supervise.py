@@ -1,7 +1,7 @@
-"""One start of a run: a child process does the work, this process holds the lease, passes signals on and sees how the child ends.
+"""One start of a run: a child process does the work; this process holds the lease, passes signals on and sees how the child ends.
 
-The child is forked, so it starts at once where torch is already imported, and leaves nothing behind in memory for the next run. It
-dies with its supervisor. The log of the start has a line for every stage, epoch and note that the child reports.
+The child is forked, so it starts at once where torch is already imported, and leaves nothing in memory for the next run. It dies with
+its supervisor. The log of the start has a line for every stage, epoch and note that the child reports.
 """
 
 from __future__ import annotations
@@ -9,16 +9,19 @@ from __future__ import annotations
 import contextlib
 import ctypes
 import os
+import re
 import signal
 import sys
+import threading
 import time
 import traceback
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any, Literal
 
-from harness.archive.schema import Record
+from harness.archive.schema import Code, Record
+from harness.archive.store import RecordStore
 from harness.dispatch.attempts import (
     BEATS_PER_LEASE,
     LEASE_SECONDS,
@@ -30,34 +33,34 @@ from harness.dispatch.attempts import (
     Lease,
     Lost,
     attempts,
-    give_up,
-    gpu_hours,
-    last_words,
     log_path,
-    oom_kills,
-    reason_to_give_up,
     state_folder,
 )
 from harness.dispatch.run_states import ProgressFile
-from harness.dispatch.sweeps import Sweep, settled
+from harness.dispatch.sweeps import Sweep, settles
 from harness.planning.request import Job
 from harness.system.errors import out_of_memory
-from harness.system.files import create_anew
+from harness.system.files import create_anew, end_of
 
 
-@dataclass(kw_only=True)
-class StopSignals:
-    """Signals that ask a worker to stop, remembered from the handler, which does nothing else. ``received``: numbers, in order."""
-
-    received: list[int] = field(default_factory=list)
+class StopSignals(list[int]):
+    """Numbers of the signals that asked a worker to stop, in order. The handler does nothing but remember them."""
 
     def install(self) -> None:
         for number in (signal.SIGTERM, signal.SIGUSR2, signal.SIGINT, signal.SIGHUP):
             if number != signal.SIGHUP or signal.getsignal(number) != signal.SIG_IGN:  # nohup
-                signal.signal(number, lambda number, frame: self.received.append(number))
+                signal.signal(number, lambda number, frame: self.append(number))
 
-    def __bool__(self) -> bool:
-        return bool(self.received)
+
+MAX_CRASHES = 3
+"""A run whose process dies so often without a reason from outside is given up."""
+STARTED = "harness job starts"
+"""What a job script writes into its log at each start."""
+_MEMORY_LIMIT = re.compile(
+    r"exceeded (step|job) memory limit|exceeded memory limit|oom[_-]kill|out[ _]of[ _]memory", re.IGNORECASE
+)
+_CODES: dict[End, Code] = {"OOM": "OOM", "interrupted": "TIMEOUT"}
+"""Codes of runs that are given up. One that was interrupted at its last allowed start was stopped at its time limit each time."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -110,48 +113,77 @@ class Start:
         return state_folder(Path(self.job.results), self.job.run.key)
 
     def settled(self) -> Record | None:
-        """The record that makes this start needless; raises as `harness.dispatch.sweeps.settled`."""
-        return settled(Path(self.job.results), self.job.run.key, replaces=self.replaces)
+        """The record that makes this start needless (`harness.dispatch.sweeps.settles`), None without one. Raises UsageError: its file
+        cannot be read for now."""
+        record = RecordStore(Path(self.job.results)).find(self.job.run.key)
+        return record if record is not None and settles(record, replaces=self.replaces) else None
 
-    def verdict(self, starts: list[Attempt]) -> tuple[End, str] | None:
-        return reason_to_give_up(starts, limit=self.limit, before=self.before)
+    def verdict(self, starts: Sequence[Attempt]) -> tuple[End, str] | None:
+        """Why a run without a record is given up after these starts: its last end, and a line. None where it may be started once more;
+        starts of earlier submissions do not count."""
+        last = starts[-1] if starts else None
+        if last is None or not last.end or last.number <= self.before:
+            return None
+        if last.end == "OOM":
+            return "OOM", last.detail or "killed for exceeding its memory limit"
+        crashes = [start for start in starts if start.end == "killed" and start.number > self.before]
+        if last.end == "killed" and len(crashes) >= MAX_CRASHES:
+            return "killed", f"its process died {len(crashes)} times: {last.detail}"
+        if last.number >= self.limit:
+            return last.end, f"started {len(starts)} times without finishing; the last start ended as {last.end}"
+        return None
 
     def complete(self, record: Record) -> Record:
-        """What only the worker knows about a run, added to its record just before it is written."""
+        """Add what only the worker knows about a run to its record, just before it is written."""
         starts = attempts(self.folder)
-        starts = [*starts[:-1], replace(starts[-1], seen=time.time())] if starts else []
+        if starts:  # the last may still run; its hours count up to now
+            starts[-1] = replace(starts[-1], seen=time.time())
         return replace(
             record,
             attempts=max(1, len(starts)),
-            cost={**record.cost, "gpu_hours": gpu_hours(starts)},
+            cost={**record.cost, "gpu_hours": sum(start.hours * start.gpus for start in starts)},
             environment={**record.environment, **self.environment},
         )
 
+    def give_up(self, starts: Sequence[Attempt]) -> Record | None:
+        """Write the record of a run that cannot be finished after these starts; its checkpoint stays, so that a retry continues.
+
+        Returns:
+            The record that stands, which may have come in the meantime; None where the run may be started once more.
+
+        Raises:
+            UsageError: the record cannot be written, or the file in its place cannot be read for now.
+        """
+        if (verdict := self.verdict(starts)) is None:
+            return None
+        if (standing := self.settled()) is not None:  # a start that was taken for dead may live
+            return standing
+        (end, detail), run = verdict, self.job.run
+        now = time.strftime("%Y-%m-%dT%H:%M:%SZ", time.gmtime())
+        code = _CODES.get(end, "ERROR")
+        record = self.complete(Record(run=run, key=run.key, code=code, message=detail, finished=now))
+        RecordStore(Path(self.job.results)).write(record)
+        return record
+
     def processes(self, attempt: Attempt, *, rank: int = 0, local_rank: int = 0) -> dict[str, str]:
-        """torch.distributed's variables for one process of the run. Alone, whatever the shell that it was started from is a part of
-        (``salloc -n 8``, torchrun); else they meet on this node at a port that the lease's token gives."""
+        """torch.distributed's variables for one process of the run. A single process is alone, even below ``salloc -n 8`` or torchrun.
+        Several meet on this node at a port that the lease's token gives."""
         alone = {"RANK": str(rank), "LOCAL_RANK": str(local_rank), "WORLD_SIZE": str(self.size)}
         port = str(20_000 + int(attempt.token, 16) % 20_000)
         return alone if self.size == 1 else {**alone, "MASTER_ADDR": "127.0.0.1", "MASTER_PORT": port}
 
 
-Report = Callable[[dict[str, Any]], None]
-"""What a run says of itself as it goes on."""
-
 StartOutcome = Literal["finished", "failed", "interrupted", "elsewhere", "crashed"]
-"""``finished`` and ``failed``: there is a record. ``interrupted``: stopped on request, continues from its checkpoint.
-``elsewhere``: somebody else works on it. ``crashed``: the child died; it may be restarted."""
+"""``finished`` and ``failed``: there is a record. ``interrupted``: stopped on request; continues from its checkpoint.
+``elsewhere``: another process works on it. ``crashed``: the child died; the run may be restarted."""
 
 INTERRUPTED_STATUS = 75
 _TICK_S = 0.02
 
 
 def supervise(start: Start, *, stop: StopSignals, here: Literal["here", ""] = "") -> StartOutcome:
-    """Start the run once, under its lease. Returns when the child has ended.
-
-    Args:
-        here: in this process, for debugging: whatever it raises comes through.
-    """
+    """Start the run once, under its lease; returns when it has ended. ``here``: in this process, for debugging, where whatever it
+    raises comes through; else in a child."""
     if start.settled() is not None:
         return "finished"
     try:
@@ -159,19 +191,14 @@ def supervise(start: Start, *, stop: StopSignals, here: Literal["here", ""] = ""
             start.folder,
             holder=start.holder,
             gpus=start.gpus,
-            limit=start.limit,
-            over=lambda starts: starts[-1].number > start.before and start.verdict(starts) is not None,
+            over=lambda starts: start.verdict(starts) is not None,
             lease_s=start.lease_s,
         )
     except Held:
         return "elsewhere"
-    except Exhausted as exhausted:
-        if start.settled() is not None:  # by the holder of the last start
-            return "finished"
-        starts = exhausted.attempts
-        verdict = start.verdict(starts) or ("killed", f"started {len(starts)} times without finishing")
-        return _give_up(start, starts, verdict)
-    if start.settled() is not None:  # written while we waited for a dead holder
+    except Exhausted:
+        return _outcome(start.give_up(attempts(start.folder)))
+    if start.settled() is not None:  # written while a dead holder was watched
         lease.release("finished")
         return "finished"
     if here:
@@ -192,16 +219,9 @@ def supervise(start: Start, *, stop: StopSignals, here: Literal["here", ""] = ""
 
 
 def _in_this_process(start: Start, lease: Lease, *, stop: StopSignals) -> StartOutcome:
-    progress = ProgressFile(start.folder)
-
-    def report(content: dict[str, Any]) -> None:
-        if time.time() - lease.attempt.seen > start.lease_s / BEATS_PER_LEASE:
-            with contextlib.suppress(OSError):
-                lease.beat()
-        progress(content)
-
     try:
-        status = _execute(start, stop=stop, progress=report, signals=(signal.SIGINT,))
+        with _beating(lease, every_s=start.lease_s / BEATS_PER_LEASE):
+            status = _execute(start, stop=stop, progress=ProgressFile(start.folder), signals=(signal.SIGINT,))
     except BaseException as error:
         with contextlib.suppress(OSError):  # on a full disk there is no room for that either
             lease.release("killed", f"{type(error).__name__}: {error}")
@@ -209,10 +229,33 @@ def _in_this_process(start: Start, lease: Lease, *, stop: StopSignals) -> StartO
     return _conclude(start, lease, status << 8, oom_killed=False)
 
 
+@contextlib.contextmanager
+def _beating(lease: Lease, *, every_s: float) -> Iterator[None]:
+    """Heartbeats from a thread while the block runs. Where the lease is lost, the run is interrupted as by Ctrl-C."""
+    done = threading.Event()
+
+    def beat() -> None:
+        while not done.wait(every_s):
+            try:
+                with contextlib.suppress(OSError):
+                    lease.beat()
+            except Lost:
+                os.kill(os.getpid(), signal.SIGINT)
+                return
+
+    thread = threading.Thread(target=beat, daemon=True)
+    thread.start()
+    try:
+        yield
+    finally:
+        done.set()
+        thread.join()
+
+
 def fork_child(start: Start, *, log: Path, stop: StopSignals, variables: Mapping[str, str]) -> int:
     """Fork the process that executes the run; returns its number.
 
-    ``stop`` remembers in the child too, until the run can stop: importing torch may take half a minute.
+    ``stop`` collects signals in the child too until the run can stop, as importing torch may take half a minute.
     """
     sys.stdout.flush()
     sys.stderr.flush()
@@ -226,8 +269,14 @@ def fork_child(start: Start, *, log: Path, stop: StopSignals, variables: Mapping
         os.setpgid(0, 0)  # signals reach the child through its supervisor only
         _redirect(log)
         os.environ.update(variables)
-        numbers = (signal.SIGTERM, signal.SIGUSR2, signal.SIGINT)
-        status = _execute(start, stop=stop, progress=_logged(ProgressFile(start.folder)), signals=numbers)
+        write_progress, numbers = ProgressFile(start.folder), (signal.SIGTERM, signal.SIGUSR2, signal.SIGINT)
+
+        def report(content: dict[str, Any]) -> None:
+            if line := log_line(content):
+                print(line, flush=True)
+            write_progress(content)
+
+        status = _execute(start, stop=stop, progress=report, signals=numbers)
     except BaseException:
         traceback.print_exc()
     finally:
@@ -237,18 +286,20 @@ def fork_child(start: Start, *, log: Path, stop: StopSignals, variables: Mapping
         os._exit(status)
 
 
-def _execute(start: Start, *, stop: StopSignals, progress: Report, signals: Sequence[int]) -> int:
+def _execute(
+    start: Start, *, stop: StopSignals, progress: Callable[[dict[str, Any]], None], signals: Sequence[int]
+) -> int:
     from harness.experiment.experiment import run_experiment
     from harness.training.outcome import Interrupted, StopRequest
 
     request = StopRequest()
 
-    def ask(number: int, frame: object) -> None:
-        stop.received.append(number)
+    def request_stop(number: int, frame: object) -> None:
+        stop.append(number)
         request.request()
 
     for number in signals:
-        signal.signal(number, ask)
+        signal.signal(number, request_stop)
     if stop:  # it came before there was a request to set
         request.request()
     try:
@@ -277,9 +328,9 @@ def watch(child: int, *, start: Start, stop: StopSignals, lease: Lease | None) -
         time.sleep(_TICK_S)
         now = time.monotonic()
         if start.submitter is not None and start.submitter.alive() is False and not stop:
-            stop.received.append(signal.SIGTERM)
-        if len(stop.received) > forwarded:
-            forwarded = len(stop.received)
+            stop.append(signal.SIGTERM)
+        if len(stop) > forwarded:
+            forwarded = len(stop)
             deadline = min(deadline, now + start.patience_s)
             os.kill(child, signal.SIGUSR2)
         if now > deadline:
@@ -292,11 +343,11 @@ def watch(child: int, *, start: Start, stop: StopSignals, lease: Lease | None) -
 
 
 def _conclude(start: Start, lease: Lease, status: int, *, oom_killed: bool) -> StartOutcome:
-    """Say how the attempt ended, from the record or from the child's wait status."""
+    """Write how the attempt ended, by the record or by the child's wait status."""
     record = start.settled()
     if record is not None:
         lease.release("finished" if record.code == "OK" else "failed", record.code)
-        return "finished" if record.code == "OK" else "failed"
+        return _outcome(record)
     code = os.waitstatus_to_exitcode(status)
     if code == INTERRUPTED_STATUS:
         lease.release("interrupted", "requested to stop")
@@ -310,19 +361,15 @@ def _conclude(start: Start, lease: Lease, status: int, *, oom_killed: bool) -> S
         lease.release("killed", f"signal {signal.Signals(-code).name}")
     else:
         lease.release("killed", f"exit status {code}" + (f": {last_line}" if last_line else ""))
-    starts = attempts(lease.folder)
-    verdict = start.verdict(starts)
-    return "crashed" if verdict is None else _give_up(start, starts, verdict)
+    return _outcome(start.give_up(attempts(lease.folder)))
 
 
-def _give_up(start: Start, starts: list[Attempt], verdict: tuple[End, str]) -> StartOutcome:
-    end, detail = verdict
-    record = give_up(start.job, end=end, detail=detail, starts=starts, environment=dict(start.environment))
-    return "finished" if record.code == "OK" else "failed"
+def _outcome(record: Record | None) -> StartOutcome:
+    return "crashed" if record is None else "finished" if record.code == "OK" else "failed"
 
 
 def _die_with(parent: int) -> None:
-    """Have the kernel kill this process when its parent dies, where it has such a promise (not macOS)."""
+    """Have the kernel kill this process when its parent dies, where the kernel can (not on macOS)."""
     pr_set_pdeathsig = 1
     with contextlib.suppress(OSError, AttributeError):
         ctypes.CDLL(None).prctl(pr_set_pdeathsig, signal.SIGKILL)
@@ -331,7 +378,7 @@ def _die_with(parent: int) -> None:
 
 
 def _redirect(log: Path) -> None:
-    """Output of this process, and of what it starts, goes to ``log``."""
+    """Send the output of this process, and of what it starts, to ``log``."""
     descriptor = create_anew(log)
     os.dup2(descriptor, 1)
     os.dup2(descriptor, 2)
@@ -340,23 +387,11 @@ def _redirect(log: Path) -> None:
     sys.stderr = os.fdopen(2, "w", buffering=1, closefd=False)
 
 
-def _logged(report: Report) -> Report:
-    """``report``, with a line on standard output for what a log keeps."""
-
-    def tell_and_log(content: dict[str, Any]) -> None:
-        if line := log_line(content):
-            print(line, flush=True)
-        report(content)
-
-    return tell_and_log
-
-
 def log_line(content: dict[str, Any]) -> str:
     """The line for what a run reports (`harness.experiment.scoring.Report`); empty for single updates."""
     if content.get("stage") != "training":
-        words = [str(content[name]) for name in ("stage", "split") if content.get(name)]
-        images = f", {content['images']} images" if content.get("images") else ""
-        return " on ".join(words) + images
+        words = " on ".join(str(content[name]) for name in ("stage", "split") if content.get(name))
+        return words + (f", {content['images']} images" if content.get("images") else "")
     if content.get("kind") == "note":
         return str(content["text"])
     if content.get("kind") != "epoch":
@@ -364,3 +399,30 @@ def log_line(content: dict[str, Any]) -> str:
     scores = [f"validation {name} {value:.4f}" for name, value in content.get("metrics", {}).items()]
     parts = [f"loss {content['loss']:.4f}", *scores, f"rate {content['rate']:.3g}", f"{content['seconds']:.1f} s"]
     return f"epoch {content['epoch']}/{content['epochs']}: {', '.join(parts)}"
+
+
+def exceeded_memory(log: Path) -> bool:
+    """Whether SLURM wrote into a job's log that its last start was killed for its memory."""
+    try:
+        return bool(_MEMORY_LIMIT.search(end_of(log, size=20_000).rpartition(STARTED)[2]))
+    except (OSError, ValueError):
+        return False
+
+
+def oom_kills() -> int:
+    """Processes that this machine's kernel has killed for memory so far."""
+    with contextlib.suppress(OSError):
+        if match := re.search(r"^oom_kill (\d+)", Path("/proc/vmstat").read_text(encoding="ascii"), re.MULTILINE):
+            return int(match[1])
+    return 0
+
+
+def last_words(log: Path) -> str:
+    """Why a process died, by its log: the line about memory where there is one, since advice of a library may follow it; else the
+    last line."""
+    try:
+        text = end_of(log, size=20_000)
+    except (OSError, ValueError):
+        return ""
+    lines = [line.strip() for line in text.splitlines() if line.strip()]
+    return next((line for line in reversed(lines) if out_of_memory(line)), lines[-1] if lines else "")[:300]

@@ -1,22 +1,27 @@
-"""A sweep on disk: runs that were submitted together.
+"""A sweep on disk: runs that were submitted together, and the frozen code that they run, however the tree is edited later.
 
 ``ROOT/sweeps/<id>/`` holds ``sweep.json`` (who submitted what with which code, and the cluster's job ids), ``jobs.jsonl`` (a run a
-line) and ``logs``; the frozen code is in ``ROOT/snapshots/<hash>``. What is queued stands nowhere on disk: it is what squeue lists
-under the names of the arrays. A results folder may come from elsewhere, so every file is checked when it is read.
+line) and ``logs``. The frozen code is in ``ROOT/snapshots/<hash>``. What is queued is on no disk: it is what squeue lists under the
+names of the arrays. A results folder may come from elsewhere, so every file is checked when it is read.
 """
 
 from __future__ import annotations
 
+import functools
+import hashlib
 import json
+import os
 import re
 import secrets
+import shutil
 import time
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import asdict, dataclass, field, fields, replace
 from functools import cached_property
 from pathlib import Path
 from typing import Any
 
+import harness
 from harness.archive.schema import Record, Run, content_hash
 from harness.archive.store import RecordStore
 from harness.check import escaped, from_json, is_plain, read_as
@@ -32,7 +37,7 @@ LARGEST_JOBS = 512 << 20
 
 @dataclass(frozen=True, kw_only=True)
 class NamedRun:
-    """What a run is called everywhere on disk and on a screen."""
+    """What identifies a run on disk and on a screen."""
 
     key: str
     method: str
@@ -52,7 +57,7 @@ _NAMES = tuple(field.name for field in fields(NamedRun) if field.name != "key")
 
 
 def named(run: Run | NamedRun, *, key: str = "") -> dict[str, Any]:
-    """The fields of `NamedRun`; ``key`` where it is known, since that of a `Run` is a hash of all its rules."""
+    """The fields of `NamedRun`. ``key`` where it is known: that of a `Run` is computed from all its rules."""
     return {"key": key or run.key} | {name: getattr(run, name) for name in _NAMES}
 
 
@@ -63,7 +68,7 @@ class PlannedRun(NamedRun):
     Args:
         limit: highest attempt number that this submission may start.
         before: number of the last attempt before this submission.
-        replaces: fingerprint of the failure record that this submission is to replace, empty where there was none.
+        replaces: fingerprint of the record of a failure that this submission is to replace, empty where there was none.
         job: `Job` as plain data.
     """
 
@@ -90,15 +95,6 @@ class Array:
     gpus: int = 0
     job: str = ""
 
-    @property
-    def tasks(self) -> int:
-        return -(-self.runs // self.per_task)
-
-    def lines(self, task: int) -> range:
-        """The runs of one task."""
-        end = self.first + self.runs
-        return range(self.first + task * self.per_task, min(end, self.first + (task + 1) * self.per_task))
-
 
 @dataclass(frozen=True, kw_only=True)
 class Sweep:
@@ -115,7 +111,7 @@ class Sweep:
         code: ``commit`` and ``dirty`` of the tree at submission.
         settings: the cluster profile, or the local options.
         arrays: on a cluster, what was or is being submitted.
-        ended: why nothing more is to come of it: `CANCELLED`, or ``done`` where its workers here have ended.
+        ended: `CANCELLED`, or ``done`` where its workers here have ended; empty while more may come of it.
     """
 
     executor: str
@@ -145,18 +141,18 @@ class Sweep:
 
     @property
     def lease_s(self) -> float:
-        """Seconds without a sign of life after which a worker that cannot be looked up counts as dead."""
+        """Seconds without a heartbeat after which a worker that cannot be looked up counts as dead."""
         value = self.settings.get("lease_seconds")
         return float(value) if isinstance(value, int | float) else LEASE_SECONDS
 
     @property
     def environment(self) -> dict[str, str]:
-        """What its records say of the code."""
+        """What its records keep of the code."""
         return {**self.code, "snapshot": Path(self.snapshot).name[:12]}
 
     @property
     def names(self) -> list[str]:
-        """What its arrays are called on the cluster, in their order."""
+        """The names of its arrays on the cluster, in their order."""
         return [f"{PREFIX}{self.id}-{number}" for number in range(len(self.arrays))]
 
     @cached_property
@@ -180,7 +176,7 @@ class Sweep:
                 yield line, number, (line - array.first) // array.per_task
 
     def job(self, line: int) -> Job:
-        """One run with all that a worker needs. Raises UsageError: the line is damaged, or of another results folder."""
+        """One run with all that a worker needs. Raises UsageError: the line is damaged, or names another results folder."""
         try:
             job = Job.from_json(self.runs[line].job)
             if job.run.key != self.runs[line].key:
@@ -211,23 +207,9 @@ def _unreadable(path: Path, error: Exception) -> UsageError:
     )
 
 
-def create_sweep(
-    results: Path,
-    jobs: Sequence[Job],
-    *,
-    executor: str,
-    allowed: int,
-    **fields: Any,
-) -> Sweep:
-    """Write a sweep down.
-
-    Args:
-        allowed: how often it may start a run.
-        fields: of `Sweep`.
-
-    Raises:
-        UsageError: a record may be there and cannot be read for now.
-    """
+def create_sweep(results: Path, jobs: Sequence[Job], *, executor: str, allowed: int, **fields: Any) -> Sweep:
+    """Write a new sweep, which may start each run ``allowed`` times; ``fields`` are those of `Sweep`. Raises UsageError: the record of
+    a run cannot be read for now."""
     now = time.time()
     stamp = f"{time.strftime('%Y%m%d-%H%M%S', time.gmtime(now))}-{int(1000 * now) % 1000:03d}"
     folder = results / "sweeps" / f"{stamp}{secrets.token_hex(2)}"  # later ones have later names
@@ -245,13 +227,8 @@ def create_sweep(
         )
         lines.append(json.dumps(asdict(planned)) + "\n")
     write_atomically(folder / "jobs.jsonl", "".join(lines))
-    return Sweep(
-        folder=folder, executor=executor, created=now, submitter=Holder.here(), code=code_version(), **fields
-    ).save()
-
-
-Problems = dict[Path, str]
-"""Files that cannot be read, with the reason."""
+    fields |= {"folder": folder, "created": now, "submitter": Holder.here(), "code": code_version()}
+    return Sweep(executor=executor, **fields).save()
 
 
 def read_sweep(folder: Path) -> Sweep:
@@ -263,8 +240,8 @@ def read_sweep(folder: Path) -> Sweep:
         raise _unreadable(path, error) from error
 
 
-def read_sweeps(results: Path, problems: Problems, *, sweep: str = "*") -> list[Sweep]:
-    """All sweeps, oldest first; what cannot be read goes to ``problems``."""
+def read_sweeps(results: Path, problems: dict[Path, str], *, sweep: str = "*") -> list[Sweep]:
+    """All sweeps, oldest first; what cannot be read goes to ``problems``, with the reason."""
     sweeps = []
     for path in sorted((results / "sweeps").glob(f"{sweep}/sweep.json")):
         try:
@@ -275,17 +252,81 @@ def read_sweeps(results: Path, problems: Problems, *, sweep: str = "*") -> list[
     return sweeps
 
 
-def settled(results: Path, key: str, *, replaces: str) -> Record | None:
-    """The record that makes another start needless: a success, or a failure other than the one to be replaced. Raises UsageError:
-    there is a file that cannot be read for now, and it may be that record."""
-    record = RecordStore(results).find(key)
-    return record if record is not None and settles(record, replaces=replaces) else None
-
-
 def settles(record: Record, *, replaces: str) -> bool:
+    """Whether a record makes another start needless: a success, or a failure other than the one to be replaced."""
     return record.code == "OK" or fingerprint(record) != replaces
 
 
 def fingerprint(record: Record) -> str:
-    """Distinguishes the records of two endings of one run, without comparing clocks of two machines."""
+    """A hash that differs between the records of two endings of one run; no clocks of two machines are compared."""
     return content_hash([record.code, record.attempts, record.finished])
+
+
+ROOT = Path(str(harness.__file__)).parent
+PACKAGES = {Path("harness", name): (ROOT / name).resolve() for name in ("", "methods", "datasets")}
+"""Path in a snapshot -> folder that is copied; in a clone two of these are links to folders next to ``harness``."""
+LARGEST_CODE = 64 << 20
+"""Bound on the bytes of all files; ours have 2 MB."""
+WORKER = "worker.py"
+"""The file that a job starts. Python looks for modules first in the folder of that file, so this copy is imported and no other."""
+
+
+def freeze(results: Path, jobs: Sequence[Job]) -> tuple[Path, list[Job]]:
+    """Copy the package, uncommitted changes included, and the jobs' plug-ins to ``results/snapshots/<hash of the content>``. The same
+    code is copied once.
+
+    Returns:
+        The copy, and the jobs with their plug-ins in it.
+
+    Raises:
+        UsageError: the folder was altered since it was written, or the package holds more than code.
+    """
+    plugins = tuple(dict.fromkeys(plugin for job in jobs for plugin in job.plugins))
+    contents = contents_of_command(plugins)
+    target = results / "snapshots" / _digest(contents)
+    if not target.is_dir():
+        temporary = target.with_name(f".{target.name}.{secrets.token_hex(8)}")
+        try:
+            for name, content in contents.items():
+                (temporary / name).parent.mkdir(parents=True, exist_ok=True)
+                (temporary / name).write_bytes(content)
+            os.rename(temporary, target)
+        except BaseException as error:  # a full disk or Ctrl-C must not leave half a copy at every try
+            shutil.rmtree(temporary, ignore_errors=True)
+            if not isinstance(error, OSError) or not target.is_dir():
+                raise
+    found = {name: path.read_bytes() for name in contents if (path := target / name).is_file()}
+    if found != contents:
+        raise UsageError(f"the frozen code in {target} was altered since it was taken; move that folder away")
+    moved = {plugin: str(target / _plugin(number, plugin)) for number, plugin in enumerate(plugins)}
+    return target, [replace(job, plugins=tuple(moved[plugin] for plugin in job.plugins)) for job in jobs]
+
+
+@functools.cache
+def contents_of_command(plugins: tuple[str, ...] = ()) -> Mapping[str, bytes]:
+    """Path in a snapshot -> content of what is frozen. It is read once a process: all that one command submits, hours later too, is
+    the code that `code_version` names in its records."""
+    files: dict[str, Path] = {}
+    for folder, root in PACKAGES.items():
+        for path in root.rglob("*"):
+            name = path.relative_to(root)
+            if path.is_file() and "__pycache__" not in name.parts and not any(part[0] == "." for part in name.parts):
+                files[str(folder / name)] = path
+    files |= {_plugin(number, plugin): Path(plugin) for number, plugin in enumerate(plugins)}
+    if (size := sum(path.stat().st_size for path in files.values())) > LARGEST_CODE:
+        largest = max(files.values(), key=lambda path: path.stat().st_size)
+        raise UsageError(f"the code to freeze has {size >> 20} MiB; move what is no code away, such as {largest}")
+    start = b"from harness.dispatch.worker import main\n\nraise SystemExit(main())\n"
+    return {WORKER: start, **{name: path.read_bytes() for name, path in files.items()}}
+
+
+def _plugin(number: int, path: str) -> str:
+    return f"plugins/{number}/{Path(path).name}"
+
+
+def _digest(contents: Mapping[str, bytes]) -> str:
+    total = hashlib.sha256()
+    for name in sorted(contents):
+        total.update(os.fsencode(f"{name}\0{len(contents[name])}\0"))
+        total.update(contents[name])
+    return total.hexdigest()

@@ -1,15 +1,14 @@
 """``worker.py SWEEP``, from a sweep's frozen code: what runs on a compute node, or in a worker process here.
 
-A worker goes through runs of the sweep, each under its lease, until each has a record: all of them, which several processes here
-share, or on a cluster those of one task of an array. A task that has to stop leaves a file for its job script, which then asks the
-cluster to requeue the job: from there, as a container may have no clients of the cluster.
+A worker goes through runs of the sweep, each under its lease, until each has a record. Workers here share all runs; on a cluster a
+worker has those of one task of an array. A task that has to stop leaves a file for its job script. The script then asks the cluster to
+requeue the job, since a container may lack the cluster's clients.
 """
 
 from __future__ import annotations
 
 import argparse
 import os
-import signal
 import socket
 import sys
 import time
@@ -17,28 +16,28 @@ from collections.abc import Sequence
 from pathlib import Path
 
 from harness.datasets.base import AWAY
-from harness.dispatch.attempts import attempts, close, exceeded_memory, give_up, log_path
-from harness.dispatch.supervise import Start, StartOutcome, StopSignals, fork_child, supervise, watch
+from harness.dispatch.attempts import attempts, close, log_path
+from harness.dispatch.supervise import Start, StartOutcome, StopSignals, exceeded_memory, fork_child, supervise, watch
 from harness.dispatch.sweeps import Sweep, read_sweep
 from harness.system.errors import UsageError
 from harness.system.machine import cores, set_threads
 
 STATUS = 3
-"""Of a worker that could not work: a full disk, a damaged sweep."""
+"""Exit status of a worker that could not work: a full disk, a damaged sweep."""
 FAILED = 4
-"""Of one that left a record of a failure."""
+"""Exit status of a worker that left a record of a failure."""
 NOT_BEGUN = 5
-"""Of the first of several processes where its run is not started, so that the others end too."""
+"""Exit status of the first of several processes where its run is not started, so that the others end too."""
 AWAY_WAIT_S = 60
 ENDING_S = 90.0
-"""A task waits so long for runs that others hold: one that was cancelled has half a minute to write its checkpoint."""
+"""How long a task waits for runs that others hold; a cancelled one has half a minute to write its checkpoint."""
 
 
 def main(argv: list[str] | None = None) -> int:
     parser = argparse.ArgumentParser(prog="worker.py")
     parser.add_argument("sweep", type=Path)
     parser.add_argument("--array", type=int, metavar="N", help="this is a task of the sweep's N-th array")
-    parser.add_argument("--after", type=int, metavar="STATUS", help="the task ended so: settle what it could not say")
+    parser.add_argument("--after", type=int, metavar="STATUS", help="settle a task whose step ended so")
     arguments = parser.parse_args(argv)
     stop = StopSignals()
     set_threads(cores())
@@ -53,9 +52,10 @@ def main(argv: list[str] | None = None) -> int:
         task = f"{os.environ['SLURM_ARRAY_JOB_ID']}_{os.environ['SLURM_ARRAY_TASK_ID']}"
         if not 0 <= arguments.array < len(sweep.arrays):
             raise UsageError(f"sweep {sweep.id} has no array {arguments.array}")
-        array, size = sweep.arrays[arguments.array], int(os.environ.get("SLURM_NTASKS", "1"))
-        lines = array.lines(int(os.environ["SLURM_ARRAY_TASK_ID"]))
-        starts = [Start.of(sweep, line, task=task, gpus=array.gpus, size=size) for line in lines]
+        gpus, size = sweep.arrays[arguments.array].gpus, int(os.environ.get("SLURM_NTASKS", "1"))
+        here = (arguments.array, int(os.environ["SLURM_ARRAY_TASK_ID"]))
+        lines = [line for line, *slot in sweep.slots() if tuple(slot) == here]
+        starts = [Start.of(sweep, line, task=task, gpus=gpus, size=size) for line in lines]
         if arguments.after is not None:
             after(sweep, task, starts, status=arguments.after)
             return 0
@@ -66,9 +66,9 @@ def main(argv: list[str] | None = None) -> int:
 
 
 def work(starts: Sequence[Start], *, stop: StopSignals, patience_s: float = float("inf")) -> set[StartOutcome]:
-    """Work through runs until each has a record or this process has to stop; how they ended here.
+    """Work through runs until each has a record or this process has to stop; returns how they ended here.
 
-    A run that another process holds is taken over where that dies, for which a task of a cluster waits ``patience_s``.
+    A run that another process holds is taken over where that process dies; a task of a cluster waits ``patience_s`` for that.
     """
     # macOS's frameworks do not work in a fork of a process that has used them.
     if len(starts) > 1 and sys.platform != "darwin":
@@ -102,18 +102,15 @@ def on_cluster(sweep: Sweep, task: str, starts: Sequence[Start], *, stop: StopSi
     outcomes = work(starts, stop=stop, patience_s=ENDING_S)
     print(f"{task}: {', '.join(sorted(outcomes)) or 'elsewhere'}", flush=True)
     if (stop or "crashed" in outcomes) and any(start.settled() is None for start in starts):
-        ask_again(sweep, task)
-    if (
-        starts[0].size > 1
-        and outcomes <= {"finished"}
-        and not any(start.holder.pid == os.getpid() for start in attempts(starts[0].folder)[-1:])
-    ):
+        request_requeue(sweep, task)
+    begun = any(start.holder.pid == os.getpid() for start in attempts(starts[0].folder)[-1:])
+    if starts[0].size > 1 and outcomes <= {"finished"} and not begun:
         return NOT_BEGUN
     return FAILED if "failed" in outcomes else 0
 
 
 def follow(task: str, start: Start, *, rank: int, stop: StopSignals) -> int:
-    """Take part in a run that another process of this task leads, once that has the lease: it alone writes."""
+    """Take part in a run that another process of this task leads, once that process has the lease; it alone writes."""
     while True:
         starts = attempts(start.folder)
         if starts and starts[-1].holder.job == task and starts[-1].live():
@@ -129,51 +126,40 @@ def follow(task: str, start: Start, *, rank: int, stop: StopSignals) -> int:
     return 0 if stop else abs(status)
 
 
-def ask_again(sweep: Sweep, task: str) -> None:
+def request_requeue(sweep: Sweep, task: str) -> None:
     """Have the job script requeue this task."""
     (sweep.logs / f"{task}.again").touch()
 
 
 def after(sweep: Sweep, task: str, starts: Sequence[Start], *, status: int) -> None:
-    """The job script's last word, after the step ended with ``status``: where all of it was killed at once, say why, and ask for
-    another turn unless the run is given up."""
-    begun = False
+    """Settle a task whose step ended with ``status``. Where all of the step was killed at once, write why, and request another turn
+    unless the run is given up."""
     for start in (start for start in starts if start.settled() is None):
         earlier = attempts(start.folder)
         if not earlier or earlier[-1].holder.job != task:
             continue
-        begun = True
         if not earlier[-1].end:
             too_large = exceeded_memory(sweep.logs / f"{task}.out")
             detail = "killed for exceeding its memory limit" if too_large else f"its step ended with status {status}"
             close(start.folder, earlier[-1], "OOM" if too_large else "killed", detail)
-            earlier = attempts(start.folder)
-        if verdict := start.verdict(earlier):
-            end, detail = verdict
-            give_up(start.job, end=end, detail=detail, starts=earlier, environment=sweep.environment)
-        else:
-            ask_again(sweep, task)
-    # Where the warning before the time limit came before the worker listened (a slow file system, a very short limit), it was fatal.
-    # The bound on starts does not count that one, so count restarts.
-    restarts = int(os.environ.get("SLURM_RESTART_COUNT", "0"))
-    if not begun and status == 128 + signal.SIGUSR2 and restarts < starts[0].limit - starts[0].before:
-        ask_again(sweep, task)
+        if start.give_up(attempts(start.folder)) is None:
+            request_requeue(sweep, task)
 
 
 def _persist(start: Start, *, stop: StopSignals) -> StartOutcome:
-    """Restart the run where its process died without a reason from outside (bounded, see `Start.verdict`)."""
+    """Start the run, and restart it where its process died without a reason from outside (bounded, see `Start.verdict`)."""
     while True:
         outcome = supervise(start, stop=stop)
         if outcome != "crashed" or stop or start.size > 1:
             return outcome
         last, until = attempts(start.folder)[-1], time.monotonic() + AWAY_WAIT_S
-        # A file server that is away is so for longer than three starts take.
+        # A file server may be away for longer than three starts take.
         while any(os.strerror(number) in last.detail for number in AWAY) and not stop and time.monotonic() < until:
             time.sleep(0.5)
 
 
 def _close_earlier_start(folder: Path, task: str) -> None:
-    """This task was started before and could not say how that ended; a cluster starts no task twice at once."""
+    """Close an earlier start of this task that could not write how it ended; a cluster never runs a task twice at once."""
     starts = attempts(folder)
     if starts and not starts[-1].end and starts[-1].holder.job == task and not starts[-1].live():
         close(folder, starts[-1], "lost", f"{task} was requeued")

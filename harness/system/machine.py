@@ -10,9 +10,11 @@ import hashlib
 import math
 import os
 import platform
+import re
 import subprocess
 from collections.abc import Iterator, Mapping, MutableMapping
 from contextlib import suppress
+from itertools import takewhile
 from pathlib import Path
 
 import harness
@@ -57,13 +59,36 @@ def processor() -> str:
     return f"cpu {names[0]} x{len(names)}" if names else f"cpu {platform.machine()} x{os.cpu_count()}"
 
 
+def visible_gpus() -> list[str]:
+    """The GPUs that this process may use, as ``CUDA_VISIBLE_DEVICES`` names them, without importing torch.
+
+    An index, a UUID (``GPU-…``) or a slice of one (``MIG-…``). Like CUDA, what is none of these, such as -1, ends the list.
+    """
+    if "CUDA_VISIBLE_DEVICES" in os.environ:
+        words = [word.strip() for word in os.environ["CUDA_VISIBLE_DEVICES"].split(",")]
+        return list(takewhile(re.compile(r"\d+$|GPU-|MIG-").match, words))
+    lines = [line for line in _nvidia_smi("-L") if line.startswith("GPU ")]
+    return [str(index) for index in range(len(lines))]
+
+
+def gpu_name(device: str) -> str:
+    """The model of one of `visible_gpus`, empty where it is not known."""
+    one = [f"--id={device}"] if device.isdigit() else []
+    return next(iter(_nvidia_smi("--query-gpu=name", "--format=csv,noheader", *one)), "")
+
+
 def gpu_driver() -> str:
-    """Version of NVIDIA's driver; ``unknown`` where nobody tells."""
-    query = ["nvidia-smi", "--query-gpu=driver_version", "--format=csv,noheader"]
+    """Version of NVIDIA's driver, ``unknown`` without one."""
+    return next(iter(_nvidia_smi("--query-gpu=driver_version", "--format=csv,noheader")), "unknown")
+
+
+def _nvidia_smi(*arguments: str) -> list[str]:
+    """The lines of its answer, none where it is not here or fails."""
     try:
-        return subprocess.run(query, capture_output=True, text=True, check=True, timeout=20).stdout.split()[0]
-    except (OSError, subprocess.SubprocessError, IndexError):
-        return "unknown"
+        done = subprocess.run(["nvidia-smi", *arguments], capture_output=True, text=True, check=True, timeout=20)
+    except (OSError, subprocess.SubprocessError):
+        return []
+    return [line.strip() for line in done.stdout.splitlines() if line.strip()]
 
 
 def cores(root: Path = Path("/")) -> int:

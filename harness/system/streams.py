@@ -10,87 +10,12 @@ import os
 import shutil
 import sys
 import textwrap
-import threading
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager, nullcontext, suppress
 from pathlib import Path
 from typing import Any, TextIO
 
 from harness.system.text import printable
-
-REDRAWN_EVERY_S = 0.125
-
-
-class Live:
-    """Lines on stderr that are refreshed, a spinner before the first; what is printed meanwhile is above.
-    ``lines``: width -> (text, style) a line; each is cut at the width that the terminal has just now."""
-
-    def __init__(self, lines: Callable[[int], Sequence[tuple[str, str]]]) -> None:
-        from rich.live import Live as RichLive
-        from rich.spinner import Spinner
-
-        self._lines, self._spinner = lines, Spinner("dots")
-        self.console = _gated_console()
-        self._live = RichLive(
-            get_renderable=self._render, console=self.console, transient=True, auto_refresh=False, redirect_stdout=False
-        )
-        self._done = threading.Event()
-        self._thread = threading.Thread(target=self._redraw, daemon=True)
-
-    def __enter__(self) -> Live:
-        self._live.start()
-        self._thread.start()
-        return self
-
-    def __exit__(self, *_: object) -> None:
-        self._done.set()
-        try:
-            self._thread.join()
-        finally:  # of a second Ctrl-C too: the lines go
-            self._live.stop()
-
-    def _redraw(self) -> None:
-        while not self._done.wait(REDRAWN_EVERY_S):
-            with self.console:
-                self._live.refresh()
-
-    def _render(self) -> Any:
-        from rich.console import Group
-        from rich.table import Table
-        from rich.text import Text
-
-        rows = [
-            Text(text, style=style, no_wrap=True, overflow="ellipsis")
-            for text, style in self._lines(self.console.width - 2)
-        ]
-        first = Table.grid(padding=(0, 1))
-        first.add_column(width=1)
-        first.add_column(no_wrap=True, overflow="ellipsis")
-        first.add_row(self._spinner, rows[0] if rows else Text(""))
-        return Group(first, *rows[1:])
-
-
-def _gated_console() -> Any:
-    """A console on stderr that prints one thing at a time: rich works out how many lines it draws over before it writes, and
-    what another thread drew between the two would take a printed line with it."""
-    from rich.console import Console
-
-    class GatedConsole(Console):
-        def __init__(self) -> None:
-            self._gate = threading.RLock()
-            super().__init__(stderr=True, highlight=False)
-
-        def __enter__(self) -> Console:
-            self._gate.acquire()
-            return super().__enter__()
-
-        def __exit__(self, *error: Any) -> None:
-            try:
-                super().__exit__(*error)
-            finally:
-                self._gate.release()
-
-    return GatedConsole()
 
 
 @contextmanager
@@ -115,11 +40,28 @@ def bars() -> Iterator[Callable[[str, int, int | None], None]]:
 
 @contextmanager
 def stages() -> Iterator[Callable[[str], None]]:
-    """Gives a function to call with each stage as it begins, such as ``merging``; the last one has a spinner."""
+    """Gives a function to call with each stage as it begins, such as ``merging``. The last one has a spinner on stderr, where that is a
+    terminal."""
     current = [""]
-    shown = Live(lambda width: [(f"{current[0]} …", "")]) if sys.stderr.isatty() else nullcontext()
-    with interrupted_while(lambda: current[0]), shown:
+    spinner = _spinner(lambda: current[0]) if sys.stderr.isatty() else nullcontext()
+    with interrupted_while(lambda: current[0]), spinner:
         yield lambda stage: current.__setitem__(0, stage)
+
+
+def _spinner(stage: Callable[[], str]) -> Any:
+    from rich.console import Console
+    from rich.live import Live
+    from rich.spinner import Spinner
+    from rich.text import Text
+
+    spinner = Spinner("dots")
+
+    def render() -> Spinner:
+        spinner.text = Text(f"{stage()} …")
+        return spinner
+
+    console = Console(stderr=True, highlight=False)
+    return Live(get_renderable=render, console=console, transient=True, redirect_stdout=False)
 
 
 @contextmanager

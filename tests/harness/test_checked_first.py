@@ -17,7 +17,7 @@ from harness.archive.schema import Record, Run
 from harness.archive.store import RecordStore
 from harness.comparison.papers import Papers
 from harness.datasets.samples import write_samples
-from harness.dispatch.profile import load_profile
+from harness.dispatch.target import load_profile
 from harness.models.original_sam import plain_sam
 from harness.protocols.load import load_protocol
 from harness.run import main

@@ -33,10 +33,11 @@ def write_profile(folder, **changes):
     return path
 
 
-def executor(results, folder, **changes):
+def executor(results, folder, *, request="", **changes):
     from harness.dispatch.run_jobs import make_executor
 
-    return make_executor(target_of("slurm", cluster=str(write_profile(folder, **changes))), results=results)
+    where = target_of("slurm", cluster=str(write_profile(folder, **changes)))
+    return make_executor(where, results=results, request=request)
 
 
 def wait_for(slurm, jobs):
@@ -245,19 +246,15 @@ def undisturbed(results, profile):
 def test_cancel_takes_a_sweeps_jobs_and_no_others(cluster, tmp_path, monkeypatch):
     use_standin(monkeypatch)
     own, other = tmp_path / "mine", tmp_path / "other"
-    slurm = executor(own, tmp_path, extra={"hold": True})
-    first, second = (
-        [make_job(own, seed=seed) for seed in range(3)],
-        [make_job(own, seed=seed) for seed in range(3, 5)],
-    )
-    slurm.submit(first)
-    slurm.submit(second)
+    first, second = (executor(own, tmp_path, request=request, extra={"hold": True}) for request in ("first", "second"))
+    first.submit([make_job(own, seed=seed) for seed in range(3)])
+    second.submit([make_job(own, seed=seed) for seed in range(3, 5)])
     executor(other, tmp_path, extra={"hold": True}).submit([make_job(other, seed=seed) for seed in range(2)])
-    assert len(slurm.cancel([job.run.key for job in first])) == 3
+    assert len(first.cancel()) == 3
     wait_until(lambda: len(array_tasks(cluster, "PENDING")) == 4, "three jobs to go")
-    assert slurm.cancel([second[0].run.key]) == []  # not the request that submitted it
+    assert executor(own, tmp_path, request="neither").cancel() == []
     assert len(array_tasks(cluster, "PENDING")) == 4
-    assert len(slurm.cancel([job.run.key for job in second])) == 2
+    assert len(second.cancel()) == 2
     wait_until(lambda: len(array_tasks(cluster, "PENDING")) == 2, "two more jobs to go")
 
 

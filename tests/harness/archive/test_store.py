@@ -20,7 +20,6 @@ import pytest
 
 from harness.archive.store import RecordStore
 from harness.cli.records import main
-from harness.dispatch.sweeps import settled
 from harness.planning.plan import earlier
 from harness.planning.request import Job
 from harness.system.errors import UsageError
@@ -204,14 +203,14 @@ def test_no_start_takes_it_for_missing_and_no_record_takes_its_place(tmp_path, m
     with monkeypatch.context() as context:
         refuse(context, path, number)
         for look in (
-            lambda: settled(tmp_path, original.key, replaces=""),
+            lambda: RecordStore(tmp_path).find(original.key),
             lambda: earlier(tmp_path, {original.key: job}),
             lambda: RecordStore(tmp_path).write(replace(original, code="ERROR", scores={}, message="CUDA error")),
         ):
             with pytest.raises(UsageError, match=rf"^{path} cannot be read \(.*umask 002.*try again.*$"):
                 look()
     assert tree(tmp_path) == before
-    assert settled(tmp_path, original.key, replaces="") == original
+    assert RecordStore(tmp_path).find(original.key) == original
 
 
 @pytest.mark.parametrize("ending", ["json", "images.csv", "architecture.csv"])

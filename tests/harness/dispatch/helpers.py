@@ -10,7 +10,7 @@ from typing import Any
 
 from harness.archive.schema import Record, Run
 from harness.archive.store import RecordStore
-from harness.dispatch import snapshot
+from harness.dispatch import sweeps
 from harness.dispatch.attempts import Holder
 from harness.dispatch.sweeps import Array, Sweep, create_sweep
 from harness.planning.request import Job
@@ -43,13 +43,13 @@ def submitted(
 
 
 def with_standin(contents):
-    """`snapshot.contents_of_command`, with the stand-in in place of the experiment."""
+    """`sweeps.contents_of_command`, with the stand-in in place of the experiment."""
     return lambda plugins=(): {**contents(plugins), "harness/experiment/experiment.py": STANDIN.read_bytes()}
 
 
 def use_standin(monkeypatch) -> None:
     """Workers run the stand-in instead of training."""
-    monkeypatch.setattr(snapshot, "contents_of_command", with_standin(snapshot.contents_of_command))
+    monkeypatch.setattr(sweeps, "contents_of_command", with_standin(sweeps.contents_of_command))
 
 
 def starts(results: Path, key: str) -> list[int]:

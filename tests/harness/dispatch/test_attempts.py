@@ -1,4 +1,4 @@
-"""The lease on a run: one holder, takeover of the dead, no clock compared, no lock; kept alive from a thread."""
+"""The lease on a run: one holder, takeover of the dead, no clocks compared, no lock."""
 
 from __future__ import annotations
 
@@ -10,29 +10,12 @@ from dataclasses import replace
 
 import pytest
 
-from harness.archive.schema import Record
-from harness.archive.store import RecordStore
 from harness.dispatch import attempts as module
-from harness.dispatch.attempts import (
-    STARTED,
-    Attempt,
-    Exhausted,
-    Held,
-    Holder,
-    Lease,
-    Lost,
-    attempts,
-    close,
-    exceeded_memory,
-    give_up,
-    gpu_hours,
-    last_words,
-    reason_to_give_up,
-)
+from harness.dispatch.attempts import Exhausted, Held, Holder, Lease, Lost, attempts, close
 from harness.system import files
-from harness.system.errors import UsageError, out_of_memory
+from harness.system.errors import UsageError
 from harness.system.files import create_exclusively
-from tests.harness.dispatch.helpers import gone, make_job
+from tests.harness.dispatch.helpers import gone
 from tests.values import on_linux
 
 
@@ -104,7 +87,7 @@ def test_a_holder_elsewhere_that_beats_is_left_alone_whatever_its_clock_says(tmp
     assert len(clock.naps) == 3
 
 
-def test_a_holder_elsewhere_that_ends_is_followed_at_once_and_its_own_word_stands(tmp_path, monkeypatch):
+def test_a_holder_elsewhere_that_ends_is_followed_at_once_and_its_own_end_stands(tmp_path, monkeypatch):
     lease = Lease.acquire(tmp_path, holder=elsewhere())
     clock = Clock(monkeypatch, happens=lambda naps: lease.release("interrupted", "requested to stop"))
     assert Lease.acquire(tmp_path, holder=Holder.here(), sleep=clock.sleep).attempt.number == 2
@@ -116,17 +99,17 @@ def test_the_hours_of_a_start_are_those_up_to_its_last_sign_of_life(tmp_path, mo
     monkeypatch.setattr(module.time, "time", lambda: 3600.0)
     lease = Lease.acquire(tmp_path, holder=Holder.here(), gpus=2)
     assert attempts(tmp_path)[0].hours == 0.0
-    for hour, say in ((2.0, lease.beat), (4.0, lambda: lease.release("finished"))):
+    for hour, show_life in ((2.0, lease.beat), (4.0, lambda: lease.release("finished"))):
         monkeypatch.setattr(module.time, "time", lambda hour=hour: hour * 3600.0)
-        say()
+        show_life()
         (attempt,) = attempts(tmp_path)
         assert (attempt.hours, attempt.gpus) == (hour - 1.0, 2)
     assert (attempt.seen, attempt.ended, attempt.end) == (7200.0, 14400.0, "finished")
-    close(tmp_path, lease.attempt, "lost")  # said too late
+    close(tmp_path, lease.attempt, "lost")  # too late
     assert attempts(tmp_path) == [attempt]
 
 
-def test_an_end_that_is_from_before_it_was_dated_lasts_to_the_last_heartbeat(tmp_path):
+def test_an_end_without_a_date_lasts_to_the_last_heartbeat(tmp_path):
     lease = Lease.acquire(tmp_path, holder=Holder.here())
     (tmp_path / "attempt.1.end.json").write_text('{"end": "finished"}')
     (attempt,) = attempts(tmp_path)
@@ -141,12 +124,12 @@ def test_an_overtaken_holder_notices_at_its_next_heartbeat(tmp_path):
         lease.beat()
 
 
-def test_the_bound_on_attempts_holds(tmp_path):
+def test_a_run_that_is_to_be_given_up_is_not_started(tmp_path):
     for _ in range(2):
-        Lease.acquire(tmp_path, holder=Holder.here(), limit=2).release("interrupted")
-    with pytest.raises(Exhausted) as exhausted:
-        Lease.acquire(tmp_path, holder=Holder.here(), limit=2)
-    assert len(exhausted.value.attempts) == 2
+        Lease.acquire(tmp_path, holder=Holder.here(), over=lambda starts: len(starts) == 2).release("interrupted")
+    with pytest.raises(Exhausted):
+        Lease.acquire(tmp_path, holder=Holder.here(), over=lambda starts: len(starts) == 2)
+    assert len(attempts(tmp_path)) == 2
 
 
 def contend(folder, barrier, winners):
@@ -224,7 +207,6 @@ def test_creation_is_exclusive_and_whole(tmp_path, monkeypatch, links):
 
 
 def test_what_has_the_name_of_the_next_attempt_and_is_none_ends_the_search(tmp_path):
-    """Two numbers of six and of seven digits kept a worker busy for ever."""
     Lease.acquire(tmp_path, holder=Holder.here()).release("finished")
     for end in ("json", "end.json"):
         (tmp_path / f"attempt.1.{end}").rename(tmp_path / f"attempt.999999.{end}")
@@ -271,80 +253,3 @@ def test_of_a_process_that_is_hidden_from_us_only_the_heartbeat_can_tell(tmp_pat
     with pytest.raises(Held):
         Lease.acquire(tmp_path, holder=Holder.here(), lease_s=20.0, sleep=lambda seconds: lease.beat())
     assert [start.end for start in attempts(tmp_path)] == [""]
-
-
-def start(number, end, *, seconds=0.0, gpus=0):
-    return Attempt(
-        number=number, holder=Holder.here(), token="t", started=100.0, seen=100.0 + seconds, gpus=gpus, end=end
-    )
-
-
-@pytest.mark.parametrize(
-    "line",
-    [
-        "slurmstepd: error: StepId=4.0 exceeded memory limit (387254272 > 314572800), being killed",
-        "slurmstepd: error: Detected 1 oom_kill event in StepId=7.0. Some of the step tasks have been OOM Killed.",
-        "srun: error: node1: task 0: Out Of Memory",
-    ],
-)
-def test_slurms_ways_to_say_that_memory_ran_out_are_known_of_the_last_start(tmp_path, line):
-    log = tmp_path / "log"
-    log.write_text(f"{STARTED}\ntraining\n{line}\n")
-    assert exceeded_memory(log)
-    log.write_text(f"{STARTED}\n{line}\n{STARTED}\nsrun: error: node1: task 0: Killed\n")
-    assert not exceeded_memory(log)
-    assert not exceeded_memory(tmp_path / "absent")
-
-
-@pytest.mark.parametrize(
-    ("ends", "options", "verdict"),
-    [
-        (["OOM"], {}, "OOM"),
-        (["killed"] * 2, {}, None),
-        (["killed"] * 3, {}, "killed"),
-        (["interrupted"] * 9, {}, None),
-        (["interrupted"] * 10, {}, "interrupted"),
-        (["killed", "killed", ""], {}, None),
-        (["killed"] * 4, {"before": 3, "limit": 13}, None),
-        ([], {}, None),
-    ],
-)
-def test_a_run_is_given_up_for_memory_at_once_and_for_crashes_or_starts_at_the_bound(ends, options, verdict):
-    starts = [start(number, end) for number, end in enumerate(ends, start=1)]
-    reason = reason_to_give_up(starts, **{"limit": 10, **options})
-    assert (reason and reason[0]) == verdict
-
-
-@pytest.mark.parametrize(("end", "code"), [("interrupted", "TIMEOUT"), ("OOM", "OOM"), ("killed", "ERROR")])
-def test_a_run_that_is_given_up_gets_a_record_with_its_reason_and_hours(tmp_path, end, code):
-    job = make_job(tmp_path)
-    starts = [start(1, "killed", seconds=1800, gpus=2), start(2, end, seconds=900, gpus=2)]
-    record = give_up(job, end=end, detail="why", starts=starts, environment={"snapshot": "abc"})
-    assert RecordStore(tmp_path).read(job.run.key) == record
-    assert (record.code, record.message, record.attempts, record.environment) == (code, "why", 2, {"snapshot": "abc"})
-    assert record.cost["gpu_hours"] == gpu_hours(starts) == 1.5
-
-
-def test_a_success_that_came_while_a_run_was_given_up_stands(tmp_path):
-    job = make_job(tmp_path)
-    success = Record(run=job.run, key=job.run.key, code="OK")
-    RecordStore(tmp_path).write(success)
-    assert give_up(job, end="lost", detail="", starts=[], environment={}) == success
-    assert RecordStore(tmp_path).read(job.run.key) == success
-
-
-@pytest.mark.parametrize(
-    ("last", "memory"),
-    [
-        ("MemoryError", True),
-        ("MemoryError: no room", True),
-        ("ValueError: a MemoryError elsewhere", False),
-        ("RuntimeError: CUDA error: CUBLAS_STATUS_ALLOC_FAILED when calling `cublasCreate(handle)`", True),
-        ("RuntimeError: CUDA error: CUBLAS_STATUS_EXECUTION_FAILED", False),
-        ("", False),
-    ],
-)
-def test_a_traceback_that_ends_in_a_memory_error_says_that_memory_was_short(last, memory, tmp_path):
-    log = tmp_path / "attempt.1.log"
-    log.write_text(f"Traceback (most recent call last):\n    return f.read()\n{last}\n")
-    assert out_of_memory(last_words(log)) is memory

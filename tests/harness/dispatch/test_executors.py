@@ -1,4 +1,4 @@
-"""What a command line asks of executors: contradictions, retries, the debugging executor, what is shown."""
+"""Executors as a command line requests them: contradictions, retries, the debugging executor, the display."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ import pytest
 from harness.archive.schema import Code, Record
 from harness.archive.store import RecordStore
 from harness.dispatch.attempts import Holder, Lease, attempts, state_folder
-from harness.dispatch.run_jobs import RETRY_CLASSES, Display, LocalExecutor, make_executor, run_jobs, to_start
+from harness.dispatch.run_jobs import RETRY_CLASSES, LocalExecutor, at_work, display, make_executor, run_jobs, to_start
 from harness.dispatch.run_states import RunState
 from harness.dispatch.target import target_of
 from harness.planning.request import Job
@@ -66,7 +66,7 @@ def test_contradictions_are_one_line(tmp_path, changes, said):
     assert said in str(caught.value)
 
 
-def test_failed_runs_are_started_again_by_class(tmp_path, inline):
+def test_failed_runs_are_restarted_by_class(tmp_path, inline):
     codes: dict[Code, str] = {"OOM": "", "TIMEOUT": "", "ERROR": "a bug"}
     jobs: dict[str, Job] = {code: make_job(tmp_path, seed=seed) for seed, code in enumerate(codes)}
     for code, message in codes.items():
@@ -81,7 +81,7 @@ def test_failed_runs_are_started_again_by_class(tmp_path, inline):
     assert {name for name, job in jobs.items() if starts(tmp_path, job.run.key)} == set(jobs)
 
 
-def test_a_cluster_starts_what_failed_only_where_it_is_asked_to(tmp_path):
+def test_a_cluster_restarts_what_failed_only_on_request(tmp_path):
     jobs = tuple(make_job(tmp_path, seed=seed) for seed in range(3))
     done, failed, new = (job.run.key for job in jobs)
     planned: Any = Plan(jobs=jobs, finished=frozenset({done}), failed={failed: "OOM"})
@@ -154,10 +154,10 @@ def state(key, word, **changes):
 
 
 def test_away_from_a_terminal_each_ending_is_one_line(capsys):
-    with Display(total=2) as display:
-        display.show({"a": state("a", "running"), "b": state("b", "queued")})
-        display.show({"a": state("a", "OK", seconds=61.0), "b": state("b", "running")})
-        display.show({"a": state("a", "OK", seconds=61.0), "b": state("b", "OOM", message="killed for memory")})
+    with display(total=2) as show:
+        show({"a": state("a", "running"), "b": state("b", "queued")})
+        show({"a": state("a", "OK", seconds=61.0), "b": state("b", "running")})
+        show({"a": state("a", "OK", seconds=61.0), "b": state("b", "OOM", message="killed for memory")})
     lines = capsys.readouterr().err.splitlines()
     assert lines == ["[1/2] lora on leaf, seed 0: OK (1:01)", "[2/2] lora on leaf, seed 0: OOM: killed for memory"]
 
@@ -168,13 +168,11 @@ def test_on_a_terminal_each_run_at_work_has_a_line_that_fits_and_failures_are_re
     monkeypatch.setenv("COLUMNS", "80")
     monkeypatch.setenv("TERM", "xterm")
     long = {"variant": "naslora[rank=3,blocks=last-half,sites=q,v]", "done": 0.5}
-    with Display(total=3) as display:
-        working = state("b", "running", stage="training epoch 3/6, loss 0.412", **long)
-        display.show(
-            {"a": state("a", "OOM", message="killed"), "b": working, "c": state("c", "running", stage="starting")}
-        )
-        lines = [text for text, _ in display._lines(78)]
-        time.sleep(0.5)
+    working = state("b", "running", stage="training epoch 3/6, loss 0.412", **long)
+    runs = {"a": state("a", "OOM", message="killed"), "b": working, "c": state("c", "running", stage="starting")}
+    with display(total=3) as show:
+        show(runs)
+    lines = at_work(runs, total=3, width=78)
     assert lines[0].startswith("1/3 runs ")
     assert lines[1].endswith("training epoch 3/6, loss 0.412")
     assert lines[2].endswith("  starting")
@@ -187,19 +185,18 @@ def test_on_a_terminal_each_run_at_work_has_a_line_that_fits_and_failures_are_re
 def test_no_printed_line_is_drawn_over_while_lines_come_and_go(monkeypatch):
     terminal = Terminal()
     monkeypatch.setattr(sys, "stderr", terminal)
-    monkeypatch.setattr("harness.system.streams.REDRAWN_EVERY_S", 0.0005)
     monkeypatch.setenv("COLUMNS", "80")
     monkeypatch.setenv("TERM", "xterm")
     runs: dict[str, Any] = {}
-    with Display(total=300) as display:
+    with display(total=300) as show:
         for number in range(150):
             runs = {f"w{worker}": state(f"w{worker}", "running", stage="x") for worker in range(1 + number % 5)} | runs
             runs[f"r{number}"] = state(f"r{number}", "OK", seed=number)
-            display.show({key: run for key, run in runs.items() if key[0] == "r" or int(key[1:]) <= number % 5})
+            show({key: run for key, run in runs.items() if key[0] == "r" or int(key[1:]) <= number % 5})
     kept = [line for line in screen_of(terminal.getvalue()) if line.startswith("[")]
     assert [line.partition(" seed ")[2] for line in kept] == [f"{number}: OK" for number in range(150)]
 
 
-def test_every_failure_can_be_asked_for_again() -> None:
+def test_every_failure_can_be_retried() -> None:
     """A command that advises --retry with a class must take it."""
     assert {code.lower() for code in get_args(Code)} - {"ok"} <= set(RETRY_CLASSES)

@@ -16,8 +16,9 @@ import pytest
 from harness.dispatch import run_jobs as module
 from harness.dispatch.attempts import Holder, Lease, attempts, state_folder
 from harness.dispatch.run_jobs import LocalExecutor, make_executor
-from harness.dispatch.target import target_of, visible_gpus
+from harness.dispatch.target import target_of
 from harness.system.errors import UsageError
+from harness.system.machine import visible_gpus
 from tests.harness.dispatch.helpers import STANDIN, make_job, record_of, starts, use_standin
 from tests.signals import as_in_a_terminal
 from tests.values import REPOSITORY, on_linux, wait_until
@@ -25,13 +26,13 @@ from tests.values import REPOSITORY, on_linux, wait_until
 BACKGROUND = """
 import sys
 from pathlib import Path
-from harness.dispatch import snapshot
+from harness.dispatch import sweeps
 from harness.dispatch.target import target_of
 from harness.dispatch.run_jobs import run_jobs
 from tests.harness.dispatch.helpers import with_standin
 from tests.harness.dispatch.test_executors import Plan
 from tests.harness.dispatch.test_local import held_jobs
-snapshot.contents_of_command = with_standin(snapshot.contents_of_command)
+sweeps.contents_of_command = with_standin(sweeps.contents_of_command)
 results = Path(sys.argv[1])
 print("begun", flush=True)
 run_jobs(Plan(jobs=tuple(held_jobs(results))), target_of("local", workers=2), results=results)

@@ -3,8 +3,8 @@
 from __future__ import annotations
 
 import json
-import os
 from dataclasses import replace
+from types import SimpleNamespace
 
 import pytest
 
@@ -12,8 +12,8 @@ from harness.archive.schema import Record
 from harness.archive.store import RecordStore
 from harness.dispatch import run_states
 from harness.dispatch.attempts import Holder, Lease, log_path, state_folder
-from harness.dispatch.clients import QueuedTask
-from harness.dispatch.run_states import survey
+from harness.dispatch.run_states import ProgressFile, survey
+from harness.dispatch.slurm import QueuedTask
 from tests.harness.dispatch.helpers import make_job, submitted
 
 HERE = Holder.here()
@@ -112,19 +112,6 @@ def test_a_start_elsewhere_lives_by_the_clusters_word_and_else_by_its_last_heart
         assert state(tmp_path, job, sweep, task)[0] == expected, (later, task)
 
 
-def test_a_holder_that_is_there_and_shows_no_life_is_said_to_be_so(tmp_path, monkeypatch):
-    job = make_job(tmp_path)
-    sweep_of(tmp_path, job)
-    seen = started(tmp_path, job).attempt.seen
-    run = survey(tmp_path).runs[job.run.key]
-    assert (run.state, run.message) == ("running", f"on {HERE.host}")
-    monkeypatch.setattr(run_states.time, "time", lambda: seen + 600)
-    run = survey(tmp_path).runs[job.run.key]
-    assert run.state == "running"
-    assert f"process {os.getpid()} is stopped" in run.message
-    assert run.stage == run.message
-
-
 @pytest.mark.parametrize(("lease", "expected"), [(600, "running"), (60.0, "queued"), ("soon", "queued")])
 def test_a_heartbeat_may_be_as_old_as_the_profile_says(tmp_path, monkeypatch, lease, expected):
     job = make_job(tmp_path)
@@ -144,24 +131,50 @@ def test_of_an_interrupted_run_the_reason_is_said_as_far_as_it_is_known(tmp_path
     assert state(tmp_path, job, sweep) == ("interrupted", "its process is gone")
 
 
+EPOCH = {"epoch": 3, "epochs": 4, "step": 5, "steps": 10}
+
+
 @pytest.mark.parametrize(
-    ("written", "done", "stage"),
+    ("reported", "done", "stage"),
     [
-        ({"stage": "training", "epoch": 3, "epochs": 4, "step": 5, "steps": 10}, 0.625, "training epoch 3/4"),
-        ({"stage": "training", "epoch": 3, "epochs": 4, "loss": 0.25}, 0.5, "training epoch 3/4, loss 0.250"),
-        ({"stage": "validation", "epoch": 4, "epochs": 4, "step": 1, "steps": 1}, 1.0, "validating epoch 4/4"),
-        ({"stage": "test best", "epoch": 2, "epochs": 4}, 1.0, "testing best"),
-        ({"stage": "reading data"}, 0.0, "reading data"),
+        ([{"stage": "training", **EPOCH}], 0.625, "training epoch 3/4"),
+        ([{"stage": "training", **EPOCH, "loss": 0.25}], 0.625, "training epoch 3/4, loss 0.250"),
+        ([{"stage": "training", **EPOCH, "loss": float("nan")}], 0.625, "training epoch 3/4, loss nan"),
+        ([{"stage": "validation", **EPOCH, "epoch": 4, "step": 10}], 1.0, "validating epoch 4/4"),
+        ([{"stage": "training", **EPOCH}, {"stage": "test best", "split": "test"}], 1.0, "testing best"),
+        ([{"stage": "merging (exact)"}], 1.0, "merging (exact)"),
+        ([{"stage": "reading data"}], 0.0, "reading data"),
     ],
 )
-def test_a_share_is_that_of_all_epochs_and_all_of_them_once_it_is_tested(tmp_path, written, done, stage):
+def test_a_run_at_work_has_a_stage_in_words_and_its_share_of_epochs(tmp_path, reported, done, stage):
     job = make_job(tmp_path)
     sweep_of(tmp_path, job, executor="local")
     since = started(tmp_path, job).attempt.started
-    path = state_folder(tmp_path, job.run.key) / "progress.json"
-    path.write_text(json.dumps({**written, "at": since}))
+    progress = ProgressFile(state_folder(tmp_path, job.run.key))
+    for content in reported:
+        progress(content)
     run = survey(tmp_path).runs[job.run.key]
     assert (run.done, run.stage) == (done, stage)
-    path.write_text(json.dumps({**written, "at": since - 1.0}))  # of the start before
+    path = state_folder(tmp_path, job.run.key) / "progress.json"
+    path.write_text(json.dumps({**json.loads(path.read_text()), "at": since - 1.0}))  # of the start before
     run = survey(tmp_path).runs[job.run.key]
     assert (run.done, run.stage) == (0.0, "starting")
+
+
+def test_progress_is_written_at_each_stage_and_every_two_seconds(tmp_path, monkeypatch):
+    now, path = [100.0], tmp_path / "progress.json"
+    monkeypatch.setattr(run_states, "time", SimpleNamespace(monotonic=lambda: now[0], time=lambda: 5000.0 + now[0]))
+    report = ProgressFile(tmp_path)
+
+    def written(*, after: float, **content) -> tuple[float, float]:
+        now[0] += after
+        report({"stage": "training", "epoch": 1, "epochs": 1, "steps": 10, **content})
+        content = json.loads(path.read_text())
+        return content["done"], content["at"]
+
+    assert written(after=0.0, step=1) == (0.1, 5100.0)
+    assert written(after=1.9, step=2) == (0.1, 5100.0)
+    assert written(after=0.2, step=3) == (0.3, 5102.1)
+    assert written(after=0.0, step=3, stage="validation") == (0.3, 5102.1)
+    assert json.loads(path.read_text())["stage"] == "validating epoch 1/1"
+    ProgressFile(path)({"stage": "training"})  # a folder that takes no file ends no run

@@ -1,10 +1,11 @@
-"""Submitting to SLURM and cancelling, with stand-in clients; the real ones are in tests/slurm."""
+"""Submitting to SLURM and cancelling, with stand-in clients on the PATH; the real ones are in tests/slurm."""
 
 from __future__ import annotations
 
 import errno
 import os
 import shlex
+import signal
 import subprocess
 import sys
 from dataclasses import replace
@@ -14,11 +15,10 @@ import pytest
 from harness.archive.schema import Record
 from harness.archive.store import RecordStore
 from harness.dispatch import slurm as module
-from harness.dispatch.profile import load_profile
 from harness.dispatch.run_jobs import make_executor
-from harness.dispatch.slurm import job_script
+from harness.dispatch.slurm import Slurm, job_script
 from harness.dispatch.sweeps import read_sweeps
-from harness.dispatch.target import target_of
+from harness.dispatch.target import load_profile, target_of
 from harness.run import main
 from harness.system.errors import UsageError
 from tests.harness.dispatch.helpers import make_job, submitted
@@ -182,23 +182,27 @@ def test_shapes_become_arrays_below_the_clusters_limit_whose_options_submitit_wr
     assert "--kill-on-bad-exit=1" in (sweep.folder / "job-2.sh").read_text()
 
 
+WARNED_TOO_EARLY = 128 + signal.SIGUSR2
+"""The status of a step that the warning before the time limit ended, since its worker did not listen yet."""
 SCRIPT_TASK = {"SLURM_ARRAY_JOB_ID": "7", "SLURM_ARRAY_TASK_ID": "0"}
 
 
 @pytest.mark.parametrize(
-    ("statuses", "again", "ended", "calls", "requeued"),
+    ("statuses", "again", "ended", "restarts", "calls", "requeued"),
     [
-        ([0], False, False, 1, False),
-        ([0], True, False, 1, True),
-        ([4], False, False, 1, False),
-        ([137, 0], False, False, 2, False),
-        ([137, 0], True, False, 2, True),
-        ([0], True, True, 1, False),
-        ([143], True, True, 1, False),
+        ([0], False, False, 0, 1, False),
+        ([0], True, False, 0, 1, True),
+        ([4], False, False, 0, 1, False),
+        ([137, 0], False, False, 0, 2, False),
+        ([137, 0], True, False, 0, 2, True),
+        ([0], True, True, 0, 1, False),
+        ([143], True, True, 0, 1, False),
+        ([WARNED_TOO_EARLY], False, False, 9, 1, True),
+        ([WARNED_TOO_EARLY], False, False, 10, 1, False),
     ],
 )
-def test_the_job_script_says_a_last_word_and_asks_for_another_turn(
-    tmp_path, monkeypatch, statuses, again, ended, calls, requeued
+def test_a_job_script_settles_its_step_and_requests_a_requeue(
+    tmp_path, statuses, again, ended, restarts, calls, requeued
 ):
     """``ended``: the cluster ends the whole job, its script too."""
     sweep = submitted(tmp_path, [make_job(tmp_path)])
@@ -222,7 +226,8 @@ def test_the_job_script_says_a_last_word_and_asks_for_another_turn(
         (folder / name).chmod(0o755)
     script = tmp_path / "job.sh"
     script.write_text(job_script(sweep, 0, profile, profile.shape("tiny")))
-    environment = {**os.environ, **SCRIPT_TASK, "PATH": f"{folder}:{os.environ['PATH']}", "HOME": str(tmp_path)}
+    task = {**SCRIPT_TASK, "SLURM_RESTART_COUNT": str(restarts)}
+    environment = {**os.environ, **task, "PATH": f"{folder}:{os.environ['PATH']}", "HOME": str(tmp_path)}
     done = subprocess.run(["bash", str(script)], env=environment, capture_output=True, text=True, check=False)
     assert done.returncode == statuses[0], done.stderr
     said = (tmp_path / "calls").read_text().splitlines()
@@ -297,5 +302,59 @@ def test_a_sweep_that_the_cluster_did_not_cancel_stays_known(tmp_path, idle_clus
     queue(idle_cluster, tmp_path)
     idle_cluster("scancel", "echo 'Unable to contact slurm controller' >&2; exit 1")
     with pytest.raises(UsageError, match="does not answer"):
-        slurm(tmp_path).cancel([job.run.key])
+        slurm(tmp_path).cancel()
     assert [sweep.ended for sweep in sweeps(tmp_path)] == [""]
+
+
+def test_array_tasks_are_read_one_by_one(client):
+    client(
+        "squeue",
+        "echo '7|0|RUNNING|a|None'; echo '7|1|PENDING|a|JobArrayTaskLimit';"
+        "echo '8|0|COMPLETING|b|None'; echo '9|N/A|COMPLETED|b|None'",
+    )
+    queue = Slurm().queue(["a", "b"])
+    assert {place: task.active for place, task in queue.items()} == {("a", 0): True, ("a", 1): True, ("b", 0): False}
+    assert (queue["a", 1].job, queue["a", 1].reason) == ("7_1", "JobArrayTaskLimit")
+
+
+@pytest.mark.parametrize("name", ["SQUEUE_FORMAT", "SQUEUE_ACCOUNT", "SLURM_CLUSTERS"])
+def test_what_a_user_asks_the_clients_for_does_not_disturb(client, monkeypatch, name):
+    monkeypatch.setenv(name, "mine")
+    client("squeue", f'test -z "${name}" && echo "7|0|RUNNING|a|None"')
+    assert list(Slurm().queue(["a"])) == [("a", 0)]
+
+
+def test_lines_that_are_about_no_job_are_passed_over(client):
+    client("squeue", "echo 'CLUSTER: gpu'; echo; echo '7|0|RUNNING|a|None'; echo 'slurm_load_jobs: warning'")
+    assert list(Slurm().queue(["a"])) == [("a", 0)]
+
+
+def test_the_queue_is_asked_by_name_in_parts_for_jobs_of_every_user(client, tmp_path):
+    client(
+        "squeue",
+        f'echo "$*" >> {tmp_path}/asked; case "$*" in *--me*|*--user*) ;; *n1500*) echo "7|0|RUNNING|n1500|None";; esac',
+    )
+    assert list(Slurm().queue(f"n{number:04}" for number in range(1800))) == [("n1500", 0)]
+    assert len((tmp_path / "asked").read_text().splitlines()) == 2
+
+
+@pytest.mark.parametrize(("said", "times"), [("Unable to contact slurm controller", 3), ("Socket timed out", 3)])
+def test_a_controller_that_is_away_for_a_while_is_waited_for(client, tmp_path, monkeypatch, capsys, said, times):
+    monkeypatch.setattr("harness.dispatch.slurm.time.sleep", lambda seconds: None)
+    count = tmp_path / "count"
+    away = f"[ $(wc -l < {count}) -ge {times} ] || {{ echo '{said}' >&2; exit 1; }}"
+    client("squeue", f"echo x >> {count}; {away}; echo '7|0|RUNNING|a|None'")
+    assert list(Slurm(patience_s=20).queue(["a"])) == [("a", 0)]
+    assert capsys.readouterr().err.count("waiting up to") == 1
+
+
+def test_a_refusal_is_one_line_without_the_clients_prefix_and_is_not_tried_again(client, tmp_path):
+    client("scancel", f"echo x >> {tmp_path}/count; echo 'scancel: error: Invalid job id' >&2; exit 1")
+    with pytest.raises(UsageError, match=r"^scancel: Invalid job id$"):
+        Slurm().cancel(["7"])
+    assert (tmp_path / "count").read_text() == "x\n"
+
+
+def test_an_empty_question_starts_no_client(monkeypatch):
+    monkeypatch.setitem(os.environ, "PATH", "")
+    assert Slurm().queue([]) == {}

@@ -2,10 +2,14 @@
 
 from __future__ import annotations
 
+import multiprocessing
 import os
+import re
 import signal
 import sys
 import threading
+import time
+import types
 from collections.abc import Callable, Iterator
 from pathlib import Path
 from types import SimpleNamespace
@@ -17,13 +21,14 @@ from harness.archive.schema import Record
 from harness.archive.store import RecordStore
 from harness.dispatch import supervise as module
 from harness.dispatch.attempts import Attempt, Holder, Lease, Lost, attempts, log_path, state_folder
-from harness.dispatch.supervise import Start, StopSignals, supervise
+from harness.dispatch.supervise import STARTED, Start, StopSignals, exceeded_memory, last_words, log_line, supervise
 from harness.dispatch.sweeps import fingerprint
+from harness.system.errors import out_of_memory
 from harness.training.outcome import Interrupted
 from tests.harness.dispatch import standin
 from tests.harness.dispatch.helpers import make_job, record_of, starts
 
-ASKING = (signal.SIGTERM, signal.SIGUSR2, signal.SIGINT, signal.SIGHUP)
+REQUESTS = (signal.SIGTERM, signal.SIGUSR2, signal.SIGINT, signal.SIGHUP)
 
 
 @pytest.fixture
@@ -39,12 +44,12 @@ def experiment(monkeypatch: pytest.MonkeyPatch) -> Callable[..., None]:
 
 
 @pytest.fixture
-def asked() -> Iterator[StopSignals]:
+def stopping() -> Iterator[StopSignals]:
     """A request to stop, in a process that remembers further ones, as a worker does."""
-    before = {number: signal.getsignal(number) for number in ASKING}
+    before = {number: signal.getsignal(number) for number in REQUESTS}
     stop = StopSignals()
     stop.install()
-    stop.received.append(signal.SIGTERM)
+    stop.append(signal.SIGTERM)
     yield stop
     for number, handler in before.items():
         signal.signal(number, handler)
@@ -85,7 +90,7 @@ def test_a_run_that_fails_by_its_record_has_failed(tmp_path, experiment):
     assert (last(job).end, last(job).detail) == ("failed", "OOM")
 
 
-def test_only_the_failure_that_is_to_be_replaced_is_run_again(tmp_path, experiment):
+def test_only_the_failure_that_is_to_be_replaced_is_restarted(tmp_path, experiment):
     job = make_job(tmp_path)
     failure = written(job, "OOM", finished="2026-01-01T00:00:00Z")
     assert started(job, replaces="another") == "finished"  # somebody settled it since
@@ -94,7 +99,7 @@ def test_only_the_failure_that_is_to_be_replaced_is_run_again(tmp_path, experime
     assert record_of(tmp_path, job.run.key).code == "OK"
 
 
-def test_a_record_that_was_written_while_a_dead_holder_was_waited_for_is_not_trained_again(
+def test_a_record_that_was_written_while_a_dead_holder_was_waited_for_is_not_retrained(
     tmp_path, experiment, monkeypatch
 ):
     job = make_job(tmp_path)
@@ -134,7 +139,7 @@ def test_a_run_that_somebody_holds_is_elsewhere(tmp_path, experiment):
     assert starts(tmp_path, job.run.key) == []
 
 
-def test_a_child_whose_lease_is_lost_is_ended_at_once_and_says_nothing_more(tmp_path, experiment, monkeypatch):
+def test_a_child_whose_lease_is_lost_is_ended_at_once_and_writes_nothing_more(tmp_path, experiment, monkeypatch):
     children = []
     fork = module.fork_child
 
@@ -150,7 +155,38 @@ def test_a_child_whose_lease_is_lost_is_ended_at_once_and_says_nothing_more(tmp_
     job = make_job(tmp_path, steps=30, until=str(tmp_path / "never"))
     assert started(job, lease_s=0.06) == "elsewhere"
     assert not Path(f"/proc/{children[0]}").exists()  # nor is it a zombie
-    assert last(job).end == ""  # the others say how it ended
+    assert last(job).end == ""  # the new holder writes how it ended
+
+
+def here(job, **changes) -> str:
+    start = Start(**{"job": job, "holder": Holder.here(), "limit": 5, **changes})
+    return supervise(start, stop=StopSignals(), here="here")
+
+
+def test_a_run_in_this_process_shows_life_though_it_reports_nothing(tmp_path, experiment, monkeypatch):
+    beaten = threading.Event()
+    monkeypatch.setattr(Lease, "beat", lambda lease: beaten.set())
+    experiment(lambda job, **_: written(job) if beaten.wait(20) else None)
+    assert here(make_job(tmp_path), lease_s=0.06) == "finished"
+
+
+def test_a_run_in_this_process_whose_lease_is_lost_stops(tmp_path, experiment, monkeypatch):
+    def overtaken(lease: Lease) -> None:
+        raise Lost("somebody else has it")
+
+    def until_stopped(job, *, stop, **_) -> None:
+        deadline = time.monotonic() + 20
+        while not stop.requested and time.monotonic() < deadline:
+            time.sleep(0.01)
+        raise Interrupted("stopped")
+
+    monkeypatch.setattr(Lease, "beat", overtaken)
+    experiment(until_stopped)
+    before = signal.getsignal(signal.SIGINT)
+    try:
+        assert here(make_job(tmp_path), lease_s=0.06) == "interrupted"
+    finally:
+        signal.signal(signal.SIGINT, before)
 
 
 def ends(how: Callable[[], None]) -> Callable[..., None]:
@@ -188,11 +224,11 @@ def aborts() -> None:
         (signalled(signal.SIGXCPU), (3, 4), "killed", "signal SIGXCPU"),  # another process ran out of memory
         (ends(breaks), (3, 4), "killed", "exit status 1: RuntimeError: a bug in the experiment"),
         (ends(lambda: os._exit(9)), (0, 0), "killed", "exit status 9"),
-        (ends(finds_no_room), (0, 0), "OOM", f"ImportError: {NO_ROOM}"),  # was called an error of ours
+        (ends(finds_no_room), (0, 0), "OOM", f"ImportError: {NO_ROOM}"),
         (ends(aborts), (0, 0), "OOM", "what():  std::bad_alloc"),
     ],
 )
-def test_how_a_child_died_is_told(tmp_path, experiment, monkeypatch, run, kills, end, detail):
+def test_how_a_child_died_is_written_with_its_attempt(tmp_path, experiment, monkeypatch, run, kills, end, detail):
     counts = iter(kills)
     monkeypatch.setattr(module, "oom_kills", lambda: next(counts))
     experiment(run)
@@ -221,14 +257,14 @@ def test_a_run_that_another_worker_is_giving_up_is_not_started_once_more(tmp_pat
     job = make_job(tmp_path)
     for end in ends:
         Lease.acquire(state_folder(tmp_path, job.run.key), holder=Holder.here()).release(end, "a bug")
-    # the other worker has said how the last start ended, and has not written the record yet
+    # the other worker has written how the last start ended, and has not written the record yet
     assert started(job) == "failed"
     assert starts(tmp_path, job.run.key) == []
     assert record_of(tmp_path, job.run.key).attempts == len(ends)
-    again = make_job(tmp_path, seed=1)
+    other = make_job(tmp_path, seed=1)
     for end in ends:
-        Lease.acquire(state_folder(tmp_path, again.run.key), holder=Holder.here()).release(end, "a bug")
-    assert started(again, before=len(ends), limit=9) == "finished"  # a later command tries anew
+        Lease.acquire(state_folder(tmp_path, other.run.key), holder=Holder.here()).release(end, "a bug")
+    assert started(other, before=len(ends), limit=9) == "finished"  # a later command tries anew
 
 
 def test_a_run_at_its_bound_is_given_up_without_another_start(tmp_path, experiment):
@@ -241,20 +277,20 @@ def test_a_run_at_its_bound_is_given_up_without_another_start(tmp_path, experime
     assert (record.code, record.attempts) == ("TIMEOUT", 2)
 
 
-def test_a_run_that_stops_when_asked_is_interrupted(tmp_path, experiment, asked):
+def test_a_run_that_stops_when_asked_is_interrupted(tmp_path, experiment, stopping):
     def stops(job, *, stop, **_) -> None:
         assert stop.requested  # the request came before the fork
         raise Interrupted("stopped at step 3")
 
     experiment(stops)
     job = make_job(tmp_path)
-    assert started(job, stop=asked) == "interrupted"
+    assert started(job, stop=stopping) == "interrupted"
     assert (last(job).end, last(job).detail) == ("interrupted", "requested to stop")
     assert log_of(job) == "stopped at step 3\n"
 
 
 def test_a_run_that_does_not_stop_in_time_is_interrupted_unless_its_record_was_written(
-    tmp_path, experiment, asked, monkeypatch
+    tmp_path, experiment, stopping, monkeypatch
 ):
     def deaf(job, **_) -> None:
         while True:
@@ -268,22 +304,22 @@ def test_a_run_that_does_not_stop_in_time_is_interrupted_unless_its_record_was_w
     experiment(deaf)
     monkeypatch.setattr(module, "os", SimpleNamespace(**{**vars(os), "kill": kill}))
     late: list[Any] = []
-    assert started(make_job(tmp_path), stop=asked, patience_s=0.0) == "interrupted"
+    assert started(make_job(tmp_path), stop=stopping, patience_s=0.0) == "interrupted"
     assert last(make_job(tmp_path)).detail == "requested to stop, and killed because it did not in time"
     late.append(make_job(tmp_path, seed=1))
-    assert started(late[0], stop=asked, patience_s=0.0) == "finished"
+    assert started(late[0], stop=stopping, patience_s=0.0) == "finished"
     assert last(late[0]).end == "finished"
 
 
-def test_all_that_a_child_says_is_in_its_log_and_nothing_of_ours(tmp_path, experiment, monkeypatch):
-    def talks(job, *, progress, **_) -> None:
+def test_all_output_of_a_child_is_in_its_log_and_nothing_of_ours(tmp_path, experiment, monkeypatch):
+    def prints(job, *, progress, **_) -> None:
         progress({"stage": "merging (exact)"})
         print("printed")
         print("printed too", file=sys.stderr)
         os.write(1, b"written below python\n")
         os.write(2, b"written there too\n")
 
-    experiment(talks)
+    experiment(prints)
     ours = [tmp_path / "out", tmp_path / "err"]
     for name, path in zip(("stdout", "stderr"), ours, strict=True):
         monkeypatch.setattr(sys, name, path.open("w"))
@@ -295,3 +331,163 @@ def test_all_that_a_child_says_is_in_its_log_and_nothing_of_ours(tmp_path, exper
         stream.close()
     assert [path.read_text() for path in ours] == ["ours\n", "ours too\n"]
     assert log_of(job) == "merging (exact)\nprinted\nprinted too\nwritten below python\nwritten there too\n"
+
+
+def stopped_while_importing(results: Path) -> None:
+    """Supervise a run that is stopping to stop before its experiment is imported."""
+    stop = StopSignals()
+    stop.install()
+
+    class Experiment(types.ModuleType):
+        def __getattr__(self, name: str):
+            if name != "run_experiment":  # the import machinery's own questions
+                raise AttributeError(name)
+            os.kill(os.getppid(), signal.SIGTERM)
+            while not stop:  # the supervisor passes it on
+                time.sleep(0.01)
+            return until_stopped
+
+    def until_stopped(job, *, progress, stop, complete):
+        while not stop.requested:
+            time.sleep(0.01)
+        raise Interrupted("stopped")
+
+    sys.modules["harness.experiment.experiment"] = Experiment("harness.experiment.experiment")
+    start = Start(job=make_job(results), holder=Holder.here(), limit=1, patience_s=10)
+    assert supervise(start, stop=stop) == "interrupted"
+
+
+def test_a_run_that_is_asked_to_stop_before_it_is_imported_stops(tmp_path: Path) -> None:
+    process = multiprocessing.get_context("spawn").Process(target=stopped_while_importing, args=(tmp_path,))
+    process.start()
+    process.join()
+    assert process.exitcode == 0
+    (start,) = attempts(state_folder(tmp_path, make_job(tmp_path).run.key))
+    assert (start.end, start.detail) == ("interrupted", "requested to stop")
+
+
+def test_a_record_counts_all_starts_up_to_now(tmp_path, monkeypatch):
+    monkeypatch.setattr("harness.dispatch.attempts.time.time", lambda: 1000.0)
+    job = make_job(tmp_path)
+    start = Start(job=job, holder=Holder.here(), limit=5, environment={"commit": "c"})
+    Lease.acquire(start.folder, holder=Holder.here(), gpus=2).release("interrupted")
+    Lease.acquire(start.folder, holder=Holder.here(), gpus=2)
+    monkeypatch.setattr("harness.dispatch.attempts.time.time", lambda: 1000.0 + 1800.0)
+    made = Record(run=job.run, key=job.run.key, code="OK", cost={"epochs": 3}, environment={"torch": "2"})
+    record = start.complete(made)
+    assert record.attempts == 2
+    assert record.cost == {"epochs": 3, "gpu_hours": 1.0}
+    assert record.environment == {"torch": "2", "commit": "c"}
+
+
+@pytest.mark.parametrize(
+    ("content", "line"),
+    [
+        ({"stage": "training", "kind": "step", "epoch": 1, "loss": 0.5}, ""),
+        ({"stage": "test best", "split": "test", "images": 8}, "test best on test, 8 images"),
+        ({"stage": "merging (exact)"}, "merging (exact)"),
+        ({"stage": "training", "kind": "note", "text": "continues in epoch 2"}, "continues in epoch 2"),
+    ],
+)
+def test_stages_and_notes_are_lines_and_single_updates_none(content: dict, line: str) -> None:
+    assert log_line(content) == line
+
+
+def test_the_lines_of_a_run_hold_its_epochs_as_its_record_does(tmp_path: Path) -> None:
+    from harness.experiment.experiment import run_experiment  # torch, which the forks of other tests do without
+    from tests.harness.planned import job_of
+
+    rules = {"image_size": 64, "epochs": 2, "train_limit": 4, "val_limit": 2, "test_limit": 2, "select_every": 2}
+    logged: list[str] = []
+    job = job_of(tmp_path, "decoder", **rules, cache_images=False)
+    record = run_experiment(job, progress=lambda content: logged.append(log_line(content)))
+    lines = [
+        match
+        for line in logged
+        if (match := re.fullmatch(r"epoch (\d)/2: loss ([\d.]+), (.*)rate (\S+), ([\d.]+) s", line))
+    ]
+    assert [(int(line[1]), float(line[2]), float(line[4])) for line in lines] == [
+        (epoch["epoch"], round(epoch["loss"], 4), float(f"{epoch['lr']:.3g}")) for epoch in record.history
+    ]
+    validated = record.history[1]["val"]["s_measure"]
+    assert [line[3] for line in lines] == ["", f"validation s_measure {validated:.4f}, "]
+    assert "test best on test, 2 images" in logged
+
+
+def start(number, end):
+    return Attempt(number=number, holder=Holder.here(), token="t", started=100.0, seen=100.0, end=end)
+
+
+@pytest.mark.parametrize(
+    "line",
+    [
+        "slurmstepd: error: StepId=4.0 exceeded memory limit (387254272 > 314572800), being killed",
+        "slurmstepd: error: Detected 1 oom_kill event in StepId=7.0. Some of the step tasks have been OOM Killed.",
+        "srun: error: node1: task 0: Out Of Memory",
+    ],
+)
+def test_slurms_ways_to_say_that_memory_ran_out_are_known_of_the_last_start(tmp_path, line):
+    log = tmp_path / "log"
+    log.write_text(f"{STARTED}\ntraining\n{line}\n")
+    assert exceeded_memory(log)
+    log.write_text(f"{STARTED}\n{line}\n{STARTED}\nsrun: error: node1: task 0: Killed\n")
+    assert not exceeded_memory(log)
+    assert not exceeded_memory(tmp_path / "absent")
+
+
+@pytest.mark.parametrize(
+    ("ends", "options", "verdict"),
+    [
+        (["OOM"], {}, "OOM"),
+        (["killed"] * 2, {}, None),
+        (["killed"] * 3, {}, "killed"),
+        (["interrupted"] * 9, {}, None),
+        (["interrupted"] * 10, {}, "interrupted"),
+        (["killed", "killed", ""], {}, None),
+        (["killed"] * 4, {"before": 3, "limit": 13}, None),
+        ([], {}, None),
+    ],
+)
+def test_a_run_is_given_up_for_memory_at_once_and_for_crashes_or_starts_at_the_bound(tmp_path, ends, options, verdict):
+    starts = [start(number, end) for number, end in enumerate(ends, start=1)]
+    reason = Start(job=make_job(tmp_path), holder=Holder.here(), **{"limit": 10, **options}).verdict(starts)
+    assert (reason and reason[0]) == verdict
+
+
+@pytest.mark.parametrize(("end", "code"), [("interrupted", "TIMEOUT"), ("OOM", "OOM"), ("killed", "ERROR")])
+def test_a_run_that_is_given_up_gets_a_record_with_its_reason_and_hours(tmp_path, monkeypatch, end, code):
+    run = Start(job=make_job(tmp_path), holder=Holder.here(), limit=2, environment={"snapshot": "abc"})
+    for begin, seconds, how in ((1000.0, 1800.0, "killed"), (9000.0, 900.0, end)):
+        monkeypatch.setattr("harness.dispatch.attempts.time.time", lambda begin=begin: begin)
+        lease = Lease.acquire(run.folder, holder=Holder.here(), gpus=2)
+        monkeypatch.setattr("harness.dispatch.attempts.time.time", lambda end=begin + seconds: end)
+        lease.release(how, "why")  # type: ignore[arg-type]
+    record = run.give_up(attempts(run.folder))
+    assert record is not None
+    assert RecordStore(tmp_path).read(run.job.run.key) == record
+    assert (record.code, record.attempts, record.environment) == (code, 2, {"snapshot": "abc"})
+    assert record.cost["gpu_hours"] == 1.5
+
+
+def test_a_success_that_came_while_a_run_was_given_up_stands(tmp_path):
+    job = make_job(tmp_path)
+    success = written(job)
+    assert Start(job=job, holder=Holder.here(), limit=1).give_up([start(1, "lost")]) == success
+    assert RecordStore(tmp_path).read(job.run.key) == success
+
+
+@pytest.mark.parametrize(
+    ("last", "memory"),
+    [
+        ("MemoryError", True),
+        ("MemoryError: no room", True),
+        ("ValueError: a MemoryError elsewhere", False),
+        ("RuntimeError: CUDA error: CUBLAS_STATUS_ALLOC_FAILED when calling `cublasCreate(handle)`", True),
+        ("RuntimeError: CUDA error: CUBLAS_STATUS_EXECUTION_FAILED", False),
+        ("", False),
+    ],
+)
+def test_a_traceback_that_ends_in_a_memory_error_says_that_memory_was_short(last, memory, tmp_path):
+    log = tmp_path / "attempt.1.log"
+    log.write_text(f"Traceback (most recent call last):\n    return f.read()\n{last}\n")
+    assert out_of_memory(last_words(log)) is memory

@@ -1,17 +1,21 @@
-"""What was submitted, on disk: read back as it was written, and what is damaged named with its reason."""
+"""A sweep on disk: read back as it was written, damage named with its reason; and the frozen code that workers import."""
 
 from __future__ import annotations
 
 import json
+import subprocess
+import sys
 from dataclasses import replace
+from pathlib import Path
 
 import pytest
 
 from harness.archive.schema import Record
 from harness.archive.store import RecordStore
 from harness.check import read_as
+from harness.dispatch import sweeps as module
 from harness.dispatch.attempts import Holder, Lease, state_folder
-from harness.dispatch.sweeps import Array, Problems, fingerprint, read_sweep, read_sweeps, settled
+from harness.dispatch.sweeps import LARGEST_CODE, WORKER, Array, fingerprint, freeze, read_sweep, read_sweeps, settles
 from harness.system.errors import UsageError
 from tests.harness.dispatch.helpers import make_job, submitted
 
@@ -36,9 +40,6 @@ def test_a_sweep_is_read_as_it_was_written(tmp_path):
 def test_a_task_has_the_lines_of_its_array(tmp_path):
     arrays = (Array(first=0, runs=5, per_task=2, job="7"), Array(first=5, runs=2, job="8"))
     sweep = submitted(tmp_path, [make_job(tmp_path, seed=seed) for seed in range(7)], arrays=arrays)
-    assert [array.tasks for array in arrays] == [3, 2]
-    assert [list(arrays[0].lines(task)) for task in range(3)] == [[0, 1], [2, 3], [4]]
-    assert list(arrays[1].lines(1)) == [6]
     assert list(sweep.slots()) == [(0, 0, 0), (1, 0, 0), (2, 0, 1), (3, 0, 1), (4, 0, 2), (5, 1, 0), (6, 1, 1)]
 
 
@@ -58,7 +59,7 @@ def test_what_is_damaged_is_left_out_by_name(tmp_path, name, content, reason):
             file.truncate((512 << 20) + 1)
     else:
         path.write_text(content)
-    problems: Problems = {}
+    problems: dict[Path, str] = {}
     assert [sweep.id for sweep in read_sweeps(tmp_path, problems)] == [sweeps[0].id]
     (said,) = problems.values()
     assert reason in said
@@ -98,13 +99,59 @@ def test_control_characters_and_numbers_out_of_all_range_reach_nobody(tmp_path):
 
 def test_a_run_is_settled_by_a_success_or_by_another_failure_than_the_one_replaced(tmp_path):
     run = make_job(tmp_path).run
-    assert settled(tmp_path, run.key, replaces="") is None
     failure = Record(run=run, key=run.key, code="OOM", finished="2026-01-01T00:00:00Z", attempts=1)
-    RecordStore(tmp_path).write(failure)
-    assert settled(tmp_path, run.key, replaces=fingerprint(failure)) is None
-    assert settled(tmp_path, run.key, replaces="another") == failure
-    changes = ({}, {"code": "ERROR"}, {"attempts": 2}, {"finished": "x"})  # type: ignore[var-annotated]
-    assert len({fingerprint(replace(failure, **change)) for change in changes}) == 4
+    assert not settles(failure, replaces=fingerprint(failure))
+    changes = ({"code": "ERROR"}, {"attempts": 2}, {"finished": "x"})
+    assert all(settles(replace(failure, **change), replaces=fingerprint(failure)) for change in changes)
     success = replace(failure, code="OK")
-    RecordStore(tmp_path).write(success)
-    assert settled(tmp_path, run.key, replaces=fingerprint(success)) == success
+    assert settles(success, replaces=fingerprint(success))
+
+
+def test_the_same_code_is_frozen_once_and_other_code_apart(tmp_path, monkeypatch):
+    first, jobs = freeze(tmp_path, [make_job(tmp_path)])
+    assert jobs == [make_job(tmp_path)]
+    assert (first / "harness" / "methods" / "lora.py").is_file()
+    assert not list(first.rglob("__pycache__"))
+    assert freeze(tmp_path, jobs)[0] == first
+    contents = {**module.contents_of_command(()), "harness/new.py": b""}
+    monkeypatch.setattr(module, "contents_of_command", lambda plugins=(): contents)
+    assert freeze(tmp_path, jobs)[0] != first
+    assert len(list((tmp_path / "snapshots").iterdir())) == 2
+
+
+def test_code_that_was_edited_since_is_refused_and_byte_code_beside_it_is_not(tmp_path):
+    frozen, _ = freeze(tmp_path, [make_job(tmp_path)])
+    (frozen / "harness" / "__pycache__").mkdir()
+    freeze(tmp_path, [make_job(tmp_path)])
+    (frozen / "harness" / "run.py").write_text("print('mine')\n")
+    with pytest.raises(UsageError, match="altered"):
+        freeze(tmp_path, [make_job(tmp_path)])
+
+
+def test_plug_ins_are_frozen_with_it_under_their_own_names(tmp_path):
+    plugins = [tmp_path / name / "mine.py" for name in "ab"]
+    for number, plugin in enumerate(plugins):
+        plugin.parent.mkdir()
+        plugin.write_text(f"VALUE = {number}\n")
+    jobs = [replace(make_job(tmp_path), plugins=(str(plugin),)) for plugin in plugins]
+    frozen, moved = freeze(tmp_path, jobs)
+    texts = [Path(job.plugins[0]).read_text() for job in moved]
+    assert texts == ["VALUE = 0\n", "VALUE = 1\n"]
+    assert all(job.plugins[0].startswith(str(frozen)) for job in moved)
+
+
+def test_a_worker_imports_the_frozen_code_whatever_is_installed_and_wherever_it_is_started(tmp_path):
+    frozen, _ = freeze(tmp_path, [make_job(tmp_path)])
+    (frozen / "harness" / "dispatch" / "worker.py").write_text("def main():\n    print(__file__)\n    return 0\n")
+    (tmp_path / "harness.py").write_text("raise RuntimeError('of the working folder')\n")
+    command = [sys.executable, str(frozen / WORKER)]
+    done = subprocess.run(command, cwd=tmp_path, capture_output=True, text=True, check=True)
+    assert done.stdout.strip() == str(frozen / "harness" / "dispatch" / "worker.py")
+
+
+def test_a_folder_with_more_than_code_is_refused(tmp_path, monkeypatch):
+    big = tmp_path / "weights.py"
+    with big.open("w") as file:
+        file.truncate(LARGEST_CODE + 1)
+    with pytest.raises(UsageError, match=r"weights\.py"):
+        freeze(tmp_path, [replace(make_job(tmp_path), plugins=(str(big),))])

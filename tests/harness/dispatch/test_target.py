@@ -1,10 +1,14 @@
-"""Where the options of a command line send runs, and which GPUs there are."""
+"""Where the options of a command line send runs, and cluster profiles: validated before anything is submitted."""
 
 from __future__ import annotations
 
+import os
+
 import pytest
 
-from harness.dispatch.target import Target, gpu_name, target_of, visible_gpus
+from harness.dispatch.target import PROFILES, Target, load_profile, minutes, profile_names, target_of
+from harness.system.errors import UsageError
+from harness.system.machine import gpu_name, visible_gpus
 
 TWO = "printf 'GPU 0: NVIDIA A (UUID: GPU-1)\\n  MIG 1g.5gb Device 0: (UUID: MIG-2)\\nGPU 1: NVIDIA B (UUID: GPU-3)\\n'"
 
@@ -48,3 +52,110 @@ def test_a_gpu_is_asked_for_its_model_by_its_number(client):
     assert gpu_name("0") == ""
     client("nvidia-smi", "true")
     assert gpu_name("0") == ""
+
+
+@pytest.mark.parametrize("name", profile_names())
+def test_shipped_profiles_are_valid(name):
+    assert load_profile(name).name == name
+
+
+def test_a_backbone_has_its_own_shape_and_the_command_line_overrides_both():
+    gpu = load_profile("gpu")
+    assert gpu.shape("vit_h").time == "12:00:00"
+    assert gpu.shape("vit_h").mem == "64G"
+    assert gpu.shape("tiny").time == "8:00:00"
+    assert load_profile("gpu", {"time": "2h"}).shape("vit_h").time == "2h"
+    assert load_profile("gpu", {"cpus": "4"}).shape("vit_b").cpus == 4
+
+
+@pytest.mark.parametrize(
+    ("overrides", "said"),
+    [
+        ({"partitoin": "x"}, "did you mean 'partition'"),
+        ({"cpus": "many"}, "cpus='many' must be a valid integer"),
+        ({"time": "soon"}, "time='soon' is not a time limit, such as 90"),
+        ({"mem": "3 GB"}, "mem='3 GB'"),
+        ({"parallelism": "0"}, "parallelism must be at least 1"),
+        ({"lease_seconds": "0"}, "lease_seconds"),
+        ({"lease_seconds": "nan"}, "lease_seconds"),
+        ({"patience_seconds": "inf"}, "patience_seconds"),
+    ],
+)
+def test_wrong_values_are_one_line(overrides, said):
+    with pytest.raises(UsageError) as caught:
+        load_profile("gpu", overrides)
+    assert said in str(caught.value)
+    assert "\n" not in str(caught.value)
+
+
+def test_an_unknown_profile_gets_the_nearest_name():
+    with pytest.raises(UsageError, match="did you mean 'gpu'"):
+        load_profile("gup")
+    with pytest.raises(UsageError, match=r"/nowhere/x\.yaml does not exist"):
+        load_profile("/nowhere/x.yaml")
+
+
+def test_a_name_never_leaves_the_folder_of_profiles(tmp_path):
+    (tmp_path / "evil.yaml").write_text("setup: [echo pwned]\n")
+    for name in (str(tmp_path / "evil"), os.path.relpath(tmp_path / "evil", PROFILES)):
+        with pytest.raises(UsageError):
+            load_profile(name)
+
+
+def test_a_users_own_file_is_read_and_an_error_in_a_shape_names_the_place(tmp_path):
+    path = tmp_path / "mine.yaml"
+    path.write_text("partition: long\ntime: 4:00:00\nshapes:\n  vit_b: {memory: 3G}\n")
+    with pytest.raises(UsageError, match=r"shapes\.vit_b: unknown key 'memory' \(did you mean 'mem'\?\)"):
+        load_profile(str(path))
+    path.write_text("partition: [")
+    with pytest.raises(UsageError, match=r"cluster profile .*mine\.yaml"):
+        load_profile(str(path))
+
+
+@pytest.mark.parametrize(
+    ("text", "expected"),
+    [
+        ("90", 90),
+        ("90m", 90),
+        ("2h", 120),
+        ("1d", 1440),
+        ("4:00:00", 240),
+        ("1:30", 2),
+        ("1-12", 2160),
+        ("1-12:30", 2190),
+        ("45s", 1),
+    ],
+)
+def test_time_limits_are_read_as_slurm_reads_them(text, expected):
+    assert minutes(text) == expected
+
+
+@pytest.mark.parametrize(
+    ("gres", "extra", "gpus"),
+    [("", {}, 0), ("gpu:3", {}, 3), ("license:1", {}, 0), ("ssd:1,gpu:a100:3", {}, 3), ("", {"gpus-per-task": "1"}, 3)],
+)
+def test_a_run_has_as_many_gpus_as_processes_where_the_cluster_is_asked_for_any(gres, extra, gpus) -> None:
+    profile = load_profile("testcluster", {"extra": extra, "gres": gres, "gpus_per_run": 3})
+    assert profile.gpus_of(profile.shape("tiny")) == gpus
+
+
+def test_short_runs_share_a_job_and_long_ones_have_several_gpus():
+    assert load_profile("gpu", {"runs_per_job": "4"}).shape("tiny").runs_per_job == 4
+    with pytest.raises(UsageError, match="runs_per_job"):
+        load_profile("gpu", {"runs_per_job": "4", "gpus_per_run": "2"})
+
+
+def test_shapes_are_of_backbones_and_a_run_is_warned_after_it_began(tmp_path):
+    path = tmp_path / "mine.yaml"
+    path.write_text("time: 4:00:00\nshapes: {vit-h: {mem: 64G, time: 12:00:00}}\n")
+    assert load_profile(str(path)).shape("vit_h").mem == "64G"
+    for shapes, said in {
+        "vith: {mem: 1G}": r"mine: shapes: unknown backbone 'vith' \(did you mean 'vit_h'\?\)",
+        "vit_b: {time: 2}": "signal_seconds 120 is not below the time limit 2",
+    }.items():
+        path.write_text(f"time: 4:00:00\nshapes: {{{shapes}}}\n")
+        with pytest.raises(UsageError, match=said):
+            load_profile(str(path))
+    path.write_text("time: 2\n")
+    with pytest.raises(UsageError, match="lower it or raise the limit"):
+        load_profile(str(path))

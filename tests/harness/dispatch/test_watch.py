@@ -44,7 +44,7 @@ def clock(monkeypatch: pytest.MonkeyPatch) -> list[float]:
 
 @pytest.fixture
 def child() -> Iterator[Callable[[Callable[[], None]], int]]:
-    """Forks a process that does what is given, with USR2 kept back until it asks; none is left behind."""
+    """Forks a process that does what is given, with USR2 blocked until it waits for it; none is left behind."""
     begun: list[int] = []
 
     def begin(work: Callable[[], None]) -> int:
@@ -66,7 +66,7 @@ def child() -> Iterator[Callable[[Callable[[], None]], int]]:
             os.waitpid(pid, 0)
 
 
-def stops_when_asked() -> None:
+def stops_on_request() -> None:
     signal.sigwait({signal.SIGUSR2})
     os._exit(INTERRUPTED_STATUS)
 
@@ -123,14 +123,14 @@ def test_the_lease_beats_six_times_while_it_lasts_and_a_full_disk_ends_nothing(c
     assert gaps == [11.0] * 4  # the first look after ten seconds
 
 
-def test_a_lease_that_is_lost_is_told(child, clock):
+def test_a_lease_that_is_lost_is_raised(child, clock):
     with pytest.raises(Lost):
         watched(child(deaf), heart=Heart(clock, fails(Lost("overtaken"))), lease_s=60.0)
 
 
 def test_a_request_to_stop_reaches_the_child(child, clock):
-    stop = StopSignals(received=[signal.SIGTERM])
-    assert watched(child(stops_when_asked), stop=stop, patience_s=math.inf) == (INTERRUPTED_STATUS, False)
+    stop = StopSignals([signal.SIGTERM])
+    assert watched(child(stops_on_request), stop=stop, patience_s=math.inf) == (INTERRUPTED_STATUS, False)
 
 
 @pytest.fixture
@@ -147,19 +147,19 @@ def sent(clock: list[float], monkeypatch: pytest.MonkeyPatch) -> list[tuple[int,
 
 
 def test_a_child_that_does_not_stop_in_time_is_killed_and_a_second_request_gives_it_no_more(child, clock, sent):
-    stop = StopSignals(received=[signal.SIGTERM])
-    again = Heart(clock, lambda: stop.received.append(signal.SIGTERM))
-    assert watched(child(deaf), heart=again, stop=stop, lease_s=120.0, patience_s=50.0) == (-signal.SIGKILL, True)
+    stop = StopSignals([signal.SIGTERM])
+    repeated = Heart(clock, lambda: stop.append(signal.SIGTERM))
+    assert watched(child(deaf), heart=repeated, stop=stop, lease_s=120.0, patience_s=50.0) == (-signal.SIGKILL, True)
     assert sent == [(signal.SIGUSR2, 1.0), (signal.SIGUSR2, 22.0), (signal.SIGKILL, 52.0)]
 
 
 def test_the_end_of_the_submitter_is_a_request_to_stop(child, clock):
     here, stop = Holder.here(), StopSignals()
-    assert watched(child(stops_when_asked), stop=stop, submitter=replace(here, ticks=1), patience_s=math.inf) == (
+    assert watched(child(stops_on_request), stop=stop, submitter=replace(here, ticks=1), patience_s=math.inf) == (
         INTERRUPTED_STATUS,
         False,
     )
-    assert stop.received == [signal.SIGTERM]
+    assert stop == [signal.SIGTERM]
     for submitter in (here, replace(here, host="elsewhere")):
         pid = child(deaf)
         heart = Heart(clock, partial(os.kill, pid, signal.SIGKILL))
@@ -170,7 +170,7 @@ def test_the_end_of_the_submitter_is_a_request_to_stop(child, clock):
 
 
 @pytest.mark.parametrize(("ignored", "heard"), [("", "TERM USR2 INT HUP"), ("HUP", "TERM USR2 INT")])
-def test_what_asks_to_stop_is_remembered_and_nohup_is_left_alone(ignored, heard):
+def test_requests_to_stop_are_remembered_and_nohup_is_left_alone(ignored, heard):
     program = (
         "import os, signal, sys\n"
         "from harness.dispatch.supervise import StopSignals\n"
@@ -183,6 +183,6 @@ def test_what_asks_to_stop_is_remembered_and_nohup_is_left_alone(ignored, heard)
         "for word in ('TERM', 'USR2', 'INT', 'HUP'):\n"
         "    os.kill(os.getpid(), getattr(signal, f'SIG{word}'))\n"
         "assert stop\n"
-        "assert stop.received == [getattr(signal, f'SIG{word}') for word in heard], stop.received\n"
+        "assert stop == [getattr(signal, f'SIG{word}') for word in heard], stop\n"
     )
     subprocess.run([sys.executable, "-c", program, ignored, heard], check=True)

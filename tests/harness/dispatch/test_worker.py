@@ -1,4 +1,4 @@
-"""A worker of a cluster's job: what it runs, when it requests to be requeued, and the last word when its step has ended."""
+"""A worker of a cluster's job: what it runs, when it requests to be requeued, and how it settles a step that ended."""
 
 from __future__ import annotations
 
@@ -13,8 +13,8 @@ import pytest
 from harness.archive.schema import Record
 from harness.archive.store import RecordStore
 from harness.dispatch import worker
-from harness.dispatch.attempts import STARTED, Holder, Lease, attempts, state_folder
-from harness.dispatch.supervise import Start, StopSignals
+from harness.dispatch.attempts import Holder, Lease, attempts, state_folder
+from harness.dispatch.supervise import STARTED, Start, StopSignals
 from harness.dispatch.sweeps import Array
 from tests.harness.dispatch import standin
 from tests.harness.dispatch.helpers import make_job, submitted
@@ -45,7 +45,7 @@ def supervised(monkeypatch):
 
         def supervise(start, *, stop):
             seen.append(start)
-            stop.received += signals
+            stop += signals
             return next(left)
 
         monkeypatch.setattr(worker, "supervise", supervise)
@@ -54,7 +54,7 @@ def supervised(monkeypatch):
     return install
 
 
-def again(sweep):
+def requeues(sweep):
     return [path.name for path in sweep.logs.glob("*.again")]
 
 
@@ -70,7 +70,7 @@ def ends(results, seed=0):
 
 
 @pytest.mark.parametrize(
-    ("outcome", "signals", "status", "asks"),
+    ("outcome", "signals", "status", "requeued"),
     [
         ("finished", (), 0, False),
         ("elsewhere", (), 0, False),
@@ -79,15 +79,15 @@ def ends(results, seed=0):
         ("interrupted", (signal.SIGTERM,), 0, True),  # the job script knows whether all of the job is being ended
     ],
 )
-def test_a_task_runs_its_own_run_and_asks_for_another_turn_when_it_has_to_stop(
-    tmp_path, task, supervised, outcome, signals, status, asks
+def test_a_task_runs_its_own_run_and_requests_a_requeue_when_it_has_to_stop(
+    tmp_path, task, supervised, outcome, signals, status, requeued
 ):
     task(1)
     jobs = [make_job(tmp_path, seed=seed) for seed in range(3)]
     sweep = submitted(tmp_path, jobs, settings={"lease_seconds": 30, "signal_seconds": 60})
     seen = supervised(outcome, signals=signals)
     assert worker.main([str(sweep.folder), "--array", "0"]) == status
-    assert again(sweep) == (["7_1.again"] if asks else [])
+    assert requeues(sweep) == (["7_1.again"] if requeued else [])
     assert seen == [
         Start(
             job=jobs[1], holder=Holder.here(job="7_1"), limit=5, gpus=2, lease_s=30.0, patience_s=30.0,
@@ -102,8 +102,8 @@ def test_a_task_of_several_runs_goes_through_them_and_comes_back_to_those_that_a
     seen = supervised("finished", "interrupted", signals=(signal.SIGUSR2,))
     RecordStore(tmp_path).write(Record(run=jobs[0].run, key=jobs[0].run.key, code="OK"))
     assert worker.main([str(sweep.folder), "--array", "0"]) == 0
-    assert [start.job for start in seen] == jobs[:1]  # asked to stop after the first
-    assert again(sweep) == ["7_0.again"]
+    assert [start.job for start in seen] == jobs[:1]  # a request to stop came after the first
+    assert requeues(sweep) == ["7_0.again"]
     task(1)
     seen = supervised("finished", "finished")
     worker.main([str(sweep.folder), "--array", "0"])
@@ -125,7 +125,7 @@ def test_a_worker_here_goes_through_all_runs_and_comes_back_to_those_that_others
     assert len(seen) == 1
 
 
-def test_a_child_that_crashed_is_started_again_until_it_is_given_up(tmp_path, task, supervised):
+def test_a_child_that_crashed_is_restarted_until_it_is_given_up(tmp_path, task, supervised):
     sweep = submitted(tmp_path, [make_job(tmp_path)])
     started(tmp_path).release("killed", "exit status 1: ValueError: a bug")
     seen = supervised("crashed", "crashed", "failed")
@@ -186,7 +186,6 @@ def test_where_the_first_process_does_not_start_the_run_the_others_are_ended(tmp
     assert worker.main([str(sweep.folder), "--array", "0"]) == worker.NOT_BEGUN
 
 
-WARNED_TOO_EARLY = 128 + signal.SIGUSR2
 TOO_LARGE = "slurmstepd: error: Detected 1 oom_kill event in StepId=7.0. Some of the step tasks have been OOM Killed.\n"
 
 
@@ -194,21 +193,21 @@ def after(sweep, status):
     return worker.main([str(sweep.folder), "--array", "0", "--after", str(status)])
 
 
-def test_a_step_that_was_killed_whole_is_settled_and_queued_again(tmp_path, task):
+def test_a_step_that_was_killed_whole_is_settled_and_requeued(tmp_path, task):
     sweep = submitted(tmp_path, [make_job(tmp_path)])
     started(tmp_path)
     assert after(sweep, 137) == 0
     assert ends(tmp_path) == [("killed", "its step ended with status 137")]
-    assert again(sweep) == ["7_0.again"]
+    assert requeues(sweep) == ["7_0.again"]
 
 
-def test_a_step_that_left_a_record_has_nothing_more_to_say(tmp_path, task):
+def test_a_step_that_left_a_record_is_left_alone(tmp_path, task):
     job = make_job(tmp_path)
     sweep = submitted(tmp_path, [job])
     started(tmp_path)
     RecordStore(tmp_path).write(Record(run=job.run, key=job.run.key, code="OK"))
     after(sweep, 1)
-    assert (ends(tmp_path), again(sweep)) == ([("", "")], [])
+    assert (ends(tmp_path), requeues(sweep)) == ([("", "")], [])
 
 
 @pytest.mark.parametrize(
@@ -218,7 +217,7 @@ def test_a_step_that_left_a_record_has_nothing_more_to_say(tmp_path, task):
         (2, "", "ERROR", "its process died 3 times: its step ended with status 137"),
     ],
 )
-def test_a_run_that_is_given_up_has_a_record_and_is_not_queued_again(tmp_path, task, killed, log, code, message):
+def test_a_run_that_is_given_up_has_a_record_and_is_not_requeued(tmp_path, task, killed, log, code, message):
     sweep = submitted(tmp_path, [make_job(tmp_path)])
     for _ in range(killed):
         started(tmp_path).release("killed", "signal SIGKILL")
@@ -228,27 +227,7 @@ def test_a_run_that_is_given_up_has_a_record_and_is_not_queued_again(tmp_path, t
     record = RecordStore(tmp_path).read(make_job(tmp_path).run.key)
     assert record is not None
     assert (record.code, record.message, record.environment["snapshot"]) == (code, message, "abc")
-    assert again(sweep) == []
-
-
-@pytest.mark.parametrize(
-    ("status", "restarts", "asks"),
-    [
-        (WARNED_TOO_EARLY, "0", True),
-        (WARNED_TOO_EARLY, "4", True),
-        (WARNED_TOO_EARLY, "5", False),
-        (137, "0", False),
-    ],
-)
-def test_a_warning_before_the_worker_began_queues_again_as_often_as_a_run_may_start(
-    tmp_path, task, status, restarts, asks
-):
-    task(0, SLURM_RESTART_COUNT=restarts)
-    sweep = submitted(tmp_path, [make_job(tmp_path)])
-    started(tmp_path, job="6_0")
-    after(sweep, status)
-    assert again(sweep) == (["7_0.again"] if asks else [])
-    assert ends(tmp_path) == [("", "")]
+    assert requeues(sweep) == []
 
 
 def test_what_keeps_a_worker_from_working_is_one_line(tmp_path, task, capsys):
