@@ -9,11 +9,12 @@ from __future__ import annotations
 import hashlib
 import importlib.util
 import inspect
+import json
 import re
 import sys
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import MISSING, fields, is_dataclass
-from functools import cache
+from functools import cache, lru_cache
 from importlib.metadata import EntryPoint, entry_points
 from pathlib import Path, PurePath
 from types import ModuleType
@@ -312,13 +313,19 @@ def title_of(benchmark: str) -> str:
     return str(getattr(BENCHMARKS.get(benchmark), "title", "")) if benchmark in BENCHMARKS.names() else ""
 
 
-def _of_config(name: str, values: Mapping[str, Any], ask: Callable[[Any], T], *, otherwise: T) -> T:
-    """What a method's configuration as a record holds it says; ``otherwise`` where the method is not known here, or no longer has such
-    a configuration."""
+def _of_config(name: str, values: Mapping[str, Any], question: Callable[[Any], T], *, otherwise: T) -> T:
+    """What a method's configuration answers, as a record holds it; ``otherwise`` where the method is not known here or has another
+    configuration now."""
     try:
-        return ask(method_config_class(name)(**values))
+        return question(_made(method_config_class(name), json.dumps(values)))
     except Exception:  # a record is data, and a plug-in may raise anything
         return otherwise
+
+
+@lru_cache(maxsize=4096)
+def _made(config_class: Any, values: str) -> Any:
+    """A configuration; thousands of records share a few."""
+    return config_class(**json.loads(values))
 
 
 def label_note(name: str, values: Mapping[str, Any]) -> str:

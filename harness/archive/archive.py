@@ -84,7 +84,7 @@ class Archive:
             history: Sequence[Shares] = ()
             if record.code == "OK" and len(operation_names(record.run.method, record.run.method_config)) > 1:
                 with suppress(ValueError):
-                    history = self.store.architecture(record)
+                    history = self.store.architecture(record, last=True)
             self._shares[record.key] = history[-1] if history else None
         return self._shares[record.key]
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+from collections.abc import Callable, Mapping
 from pathlib import Path
 
 from harness.archive.files import (
@@ -23,7 +24,11 @@ from harness.system.errors import UsageError, os_reason
 from harness.system.files import read_regular, write_atomically
 from harness.system.text import printable_line
 
-_READERS = {"images.csv": all_image_scores, "architecture.csv": read_architecture, "masks.png": read_masks}
+_READERS: Mapping[str, Callable[..., object]] = {
+    "images.csv": all_image_scores,
+    "architecture.csv": read_architecture,
+    "masks.png": read_masks,
+}
 
 
 def checked(path: Path) -> Record:
