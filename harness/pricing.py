@@ -417,7 +417,7 @@ def plan_text(
         chosen = prices if budget is None else within_budget(prices, budget)
         if budget is not None:
             lines += ["", f"{len(chosen)} of {len(prices)} runs fit into {budget:g} hours:"]
-            lines += [f"  {_in_words(priced.run)} · {_hours([priced])} h" for priced in chosen]
+            lines += [f"  {_in_words(priced.run)} · {_hours(priced.hours)} h" for priced in chosen]
         if where.profile is not None:
             runs_of = Counter(where.profile.shape(priced.run.backbone) for priced in chosen)
             lines += ["", *(f"{counted(count, 'run')}, each with {shape.in_words}" for shape, count in runs_of.items())]
@@ -464,20 +464,19 @@ def _forecast(planned: Plan, prices: Sequence[RunForecast], where: Target) -> li
     lines = [f"{'method':<{width}} {'runs':>5} {'hours':>9} {'peak GiB':>9} {'disk GiB':>9}  hours from"]
     for name, runs in {**methods, "all": prices}.items():
         peak, disk = max(run.peak_memory_bytes for run in runs) / 2**30, sum(run.disk_bytes for run in runs) / 2**30
-        line = f"{name:<{width}} {len(runs):>5} {_hours(runs):>9} {peak:>9.2f} {disk:>9.2f}"
+        line = f"{name:<{width}} {len(runs):>5} {_hours(sum(run.hours for run in runs)):>9} {peak:>9.2f} {disk:>9.2f}"
         lines.append(f"{line}  {runs[0].time_basis if name in methods else 'device-hours, unfinished runs'}")
     if image_bytes := sum(decoded.values()):
         size_gib, fits = image_bytes / 2**30, load_settings().cache_gib
         rest = "" if size_gib <= fits else f" of which {fits:.0f} fit (cache_gib); the rest is decoded every epoch,"
         lines.append(f"decoded images: {size_gib:.2f} GiB,{rest} shared by runs (cache_gib = 0: none)")
     at_once = f"{counted(_parallel(where), 'run')} at a time, no waiting in a queue"
-    return [*lines, f"finished after about {24 * days(prices, where):,.1f} hours ({at_once})"]
+    return [*lines, f"finished after about {_hours(24 * days(prices, where))} hours ({at_once})"]
 
 
 def _in_words(run: Run) -> str:
     return f"{run.variant} · {run.backbone} · {run.benchmark} · seed {run.seed}"
 
 
-def _hours(runs: Iterable[RunForecast]) -> str:
-    hours = sum(run.hours for run in runs)
+def _hours(hours: float) -> str:
     return f"{hours:.1f}" if hours >= 10 else f"{hours:.2g}"

@@ -6,6 +6,7 @@ from __future__ import annotations
 import hashlib
 import json
 from collections.abc import Callable, Iterable, Mapping, Sequence
+from contextlib import suppress
 from dataclasses import dataclass
 from functools import cache
 from pathlib import Path
@@ -147,35 +148,27 @@ def network_images(results: Path, *, data: Sequence[Path] = ()) -> Callable[[Rec
     folders = {} if data else named_table(settings, "datasets", dataset_name)
 
     @cache
-    def pairs(
+    def tested(
         name: str, rules: str, manifest: str, *, generated: bool
     ) -> tuple[Benchmark, dict[tuple[str, str], Pair]] | None:
-        run_rules = json.loads(rules)
-        of_settings: Sequence[Path | None] = [folders.get(name), settings.data]
-        there = [results / "sample-data" / name] if generated else data or of_settings
-        for folder in there:
+        given: Sequence[Path | None] = data or [folders.get(name), settings.data]
+        for folder in [results / "sample-data" / name] if generated else given:
             if folder is None or not folder.is_dir():
                 continue
-            try:
-                add_own_of(name, run_rules)
-                resolved = from_rules(run_rules)
+            with suppress(DatasetError, UsageError):  # other data, or a plug-in or a card that are unknown here
+                add_own_of(name, json.loads(rules))
+                resolved = from_rules(json.loads(rules))
                 benchmark = benchmark_of(name, resolved)
                 splits = benchmark.splits(benchmark.locate(folder))
-            except (
-                DatasetError,
-                UsageError,
-            ):  # other data, a plug-in that is not here, or a card that this code does not know
-                continue
-            if generated or manifest_hash(splits, folds=resolved.split_follows_seed) == manifest:
-                tests = {(split, pair.stem): pair for split, of_split in splits.test.items() for pair in of_split}
-                return benchmark, tests
+                if generated or manifest_hash(splits, folds=resolved.split_follows_seed) == manifest:
+                    return benchmark, {(split, p.stem): p for split, pairs in splits.test.items() for p in pairs}
         if data and not generated:
             raise DatasetError(f"{' and '.join(map(str, data))}: the images of the runs on {name} are not there")
         return None
 
     @cache
     def picture(name: str, rules: str, manifest: str, split: str, stem: str, side: int, *, generated: bool) -> Any:
-        opened = pairs(name, rules, manifest, generated=generated)
+        opened = tested(name, rules, manifest, generated=generated)
         if opened is None or (pair := opened[1].get((split, stem))) is None:
             return None
         image = Image.fromarray(opened[0].read(pair).image)

@@ -45,21 +45,13 @@ def all_methods() -> list[str]:
 def expand(text: str, everything: list[str]) -> list[str]:
     """Comma-separated words, commas inside brackets kept; ``all`` stands for ``everything``. Raises UsageError: a bracket is not
     closed."""
-    words, depth, current = [], 0, ""
-    for letter in text + ",":
-        depth += (letter == "[") - (letter == "]")
-        if letter == "," and depth == 0:
-            if current.strip():
-                words.append(current.strip())
-            current = ""
-        else:
-            current += letter
-    if depth:
+    if text.count("[") != text.count("]"):
         raise UsageError(f"{text!r}: a bracket is not closed")
-    tuners = list(TUNERS)
-    return [
-        name for word in words for name in (everything if word == "all" else tuners if word == "peft/all" else [word])
-    ]
+    words = re.findall(
+        r"(?:[^,\[]|\[(?:[^\[\]]|\[[^\[\]]*\])*\])+", text
+    )  # an option may be a list, in brackets itself
+    several = {"all": everything, "peft/all": list(TUNERS)}
+    return [name for word in map(str.strip, words) if word for name in several.get(word, [word])]
 
 
 def parse_entry(word: str) -> Variant:
@@ -232,7 +224,6 @@ def tuning_of(arguments: argparse.Namespace, request: Request) -> Tuning | None:
         grids = _of_rows(study.tune, request.entries) if arguments.methods else study.tune
         chosen = {"grids": grids, "seeds": study.tune_seeds, "on": study.tune_on}
     set_rules = split_overrides(request.overrides)[0]
-    compared = {METHODS.resolve(entry.method) for entry in request.entries}
     card = load_protocol(request.protocol, set_rules)
     if arguments.tune == ["card"]:
         chosen["grids"] = _of_rows(card.tune, request.entries)
@@ -242,10 +233,6 @@ def tuning_of(arguments: argparse.Namespace, request: Request) -> Tuning | None:
             )
     elif arguments.tune:
         chosen["grids"] = parse_tune(arguments.tune)
-        for name in chosen["grids"]:
-            whose, dot, _ = name.rpartition(".")
-            if dot and METHODS.resolve(whose) not in compared:
-                raise UsageError(f"--tune {name} has no effect: {whose} is none of the methods that are compared")
     if not chosen["grids"]:
         if arguments.tune_seeds or arguments.tune_on:
             raise UsageError("--tune-seeds and --tune-on say how to tune; say what with --tune lr=1e-4,3e-4,1e-3")

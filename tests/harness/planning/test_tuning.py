@@ -219,7 +219,10 @@ def test_a_field_of_one_method_is_tuned_for_it_alone(tuned: Any) -> None:
             "no method that is compared has this field, and it is no rule that can be tuned (did you mean 'rank'?)",
         ),
         (("--tune", "lora.ranks=2,3"), "did you mean"),
-        (("--tune", "lr=1e-3,1e-2", "--tune", "ssf.lr=1e-3,1e-2"), "--tune ssf.lr has no effect: ssf is none of"),
+        (
+            ("--tune", "lr=1e-3,1e-2", "--tune", "ssf.lr=1e-3,1e-2"),
+            "--tune ssf.lr: no row that is compared is trained by this field",
+        ),
         (("--tune", "lr=fast,slow"), "lr='fast'"),
         (("--tune-on", "kvasir"), "say what with --tune"),
         (("--tune", "split_seed=0,1"), "no rule that can be tuned"),  # it changes the images
