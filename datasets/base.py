@@ -155,8 +155,8 @@ class Benchmark(ABC):
         """
 
     def group(self, pair: Pair) -> str:
-        """What a pair shares with others of its kind (a video, an original image, a patient): pairs of one group are never
-        split, and intervals count a group of test images as one. Looks at the pair's stem alone."""
+        """The group of a pair (a video, an original image, a patient), from its stem alone. Pairs of one group stay in one split,
+        and intervals count a group of test images as one."""
         return pair.stem
 
     @abstractmethod

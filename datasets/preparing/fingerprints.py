@@ -23,8 +23,8 @@ THUMBNAIL, HASH_SIDE = 24, 8
 MOST_BITS = 6
 """Difference hashes of copies differ in at most so many of 64 bits; chance pairs of natural images in about 32."""
 MOST_DIFFERENCE = 3.0
-"""Thumbnails of copies differ by at most so many grey levels on average: 1.3 at worst over Kvasir-SEG images that were
-halved, encoded with JPEG quality 20 to 70, or mirrored; neighbouring video frames reach 0.2 to 4."""
+"""Thumbnails of copies differ by at most so many grey levels on average. Kvasir-SEG images that were halved, encoded with
+JPEG quality 20 to 70, or mirrored reach 1.3; neighbouring video frames 0.2 to 4."""
 LEAST_CONTRAST = 6.0
 """Below this standard deviation of the thumbnail a picture is too flat to find copies by."""
 _ROWS = 1024

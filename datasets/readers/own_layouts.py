@@ -64,8 +64,8 @@ def _by_key(images: Mapping[str, Path], masks: Mapping[str, Path]) -> Paired:
 
 
 def pair_own(images: Path, masks: Path) -> Paired:
-    """The pairs of two folders: by equal names, ``NAME_mask`` and its like; or where no two are equal, by names that differ in a
-    beginning or an end that all images, or all masks, share. Raises DatasetError: both are there, and none pair."""
+    """The pairs of two folders, by equal names or ``NAME_mask`` and its like. If none pair so, by names without the beginning and end
+    that all images, or all masks, share. Raises DatasetError: both have files, and none pair."""
     image_paths, mask_paths = image_files(images), image_files(masks, MASK_EXTENSIONS)
     if not image_paths or not mask_paths:
         return Paired(pairs=())
@@ -181,8 +181,8 @@ class Objects(OwnLayout):
 
 
 class OwnCsv(OwnLayout):
-    """``train.csv`` with ``val.csv`` and ``test.csv`` as far as they are there, ``metadata.csv`` or ``.jsonl`` in folders of splits, or one
-    list of any name, which may say the split of each row in a column ``split``. The columns are ``image`` and ``label``, or the two
+    """``train.csv`` with ``val.csv`` and ``test.csv`` if they are there; ``metadata.csv`` or ``.jsonl`` in folders of splits; or one list
+    of any name. A single list may have a column ``split``. The columns are ``image`` and ``label``, or the two
     whose cells are files. A first row that names files is no header."""
 
     name = "csv"

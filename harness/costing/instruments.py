@@ -55,7 +55,7 @@ CLOCKS = {"wall": wall_clock, "processor": processor_clock}
 
 
 def used_by_others(device: torch.device, *, seconds: float = 1.0) -> str:
-    """In words, who else uses the device; empty if nobody does. Watches for ``seconds``."""
+    """A line on other processes that use the device, empty if there are none. Watches for ``seconds``."""
     return _gpu_used(device) if device.type == "cuda" else _cpu_used(seconds)
 
 
@@ -92,7 +92,7 @@ _FURTHER = {  # of the shapes of query, key and value; of the gradient's first
 
 
 class FlopCount:
-    """Use as a context manager around what is to be counted; one may be entered again and adds up to ``total``. A multiply-add
+    """A context manager that counts the operations inside it into ``total``; it may be entered several times. A multiply-add
     counts as two. Matrix products, convolutions and fused attention are counted as executed, recomputation included, and SAM's
     positions where they are columns of a product; norms, activations, softmax and sums are not."""
 

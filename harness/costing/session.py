@@ -42,8 +42,8 @@ _NOMINAL_STEPS = 100
 
 
 class RandomImages:
-    """Noise in place of a training split, since cost does not depend on what images show: images (count, 3, S, S) uint8 with
-    S = ``image_size``, and masks (S, S) of ``num_classes``. ``labels``: instead of masks a class an image, (1, 1)."""
+    """Noise in place of a training split, since cost does not depend on what images show. Images are (count, 3, S, S) uint8 with
+    S = ``image_size``, masks (S, S) with ``num_classes``. With ``labels``, a mask is one class an image, (1, 1)."""
 
     def __init__(self, count: int, *, image_size: int, num_classes: int, labels: bool = False) -> None:
         source = np.random.default_rng(0)
@@ -149,8 +149,8 @@ class Subject:
         }
 
     def length(self) -> float:
-        """Steps of a whole training, as a multiple of those of the protocol's epochs over all images: fewer where images are held out
-        for α, more where ``budget=updates`` gives the weights the updates that α's steps take."""
+        """Steps of a whole training, as a multiple of the protocol's epochs over all images. Images held out for α make it fewer;
+        ``budget=updates``, which repeats the updates that α's steps take from the weights, makes it more."""
         return self._steps_of_a_training()[0] / (self.protocol.epochs * _NOMINAL_STEPS)
 
     def _steps_of_a_training(self) -> tuple[int, int]:
@@ -299,8 +299,8 @@ class Roster:
         self._frozen: defaultdict[tuple[Any, ...], list[weakref.ref[Tensor]]] = defaultdict(list)
 
     def share_frozen(self, *models: nn.Module) -> None:
-        """Give their frozen weights the memory of equal ones in another model of the session: every method has the backbone, and a
-        large one does not fit on a device twenty times."""
+        """Let equal frozen weights of the session's models share memory: every method has the backbone, and a large one does not fit
+        on a device twenty times."""
         for weight in (weight for model in models for weight in model.parameters()):
             if weight.requires_grad:
                 continue

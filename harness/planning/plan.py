@@ -263,8 +263,7 @@ def expand(names: Names, data: Mapping[str, Files], request: Request) -> tuple[d
     """Every run of the request: benchmarks by cards by rows by seeds.
 
     Returns:
-        The jobs by key, each once, in grid order; the keys of every row; and a line for each rule that cannot give good masks, and
-        for what looks odd in the data.
+        The jobs by key, each once, in grid order; the keys of every row; a line for each problem of the rules or the data.
 
     Raises:
         UsageError: a row, a benchmark and a decoder do not fit each other.

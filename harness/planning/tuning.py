@@ -154,8 +154,8 @@ def _check_one_direction(benchmarks: Sequence[str]) -> None:
 
 
 def choose(request: Request, tuning: Tuning, trials: Sequence[Trials], store: RecordStore) -> Request:
-    """The request with each row's choice in place of its grids, and with the rules that were chosen for all rows; trials and choice
-    are written into the trials' records. Raises UsageError: no value of a row has a score."""
+    """The request with each row's choice in place of its grids, and with the rules that were chosen for all rows. The records of trials
+    get the choice as a label. Raises UsageError: no value of a row has a score."""
     labelled = [(trial, _choice(trial, tuning, store)) for trial in trials]
     for trial, label in labelled:
         _write(trial, label, store)
@@ -165,8 +165,8 @@ def choose(request: Request, tuning: Tuning, trials: Sequence[Trials], store: Re
 def as_expected(
     request: Request, tuning: Tuning, trials: Sequence[Trials], store: RecordStore, *, left: Collection[str]
 ) -> Request:
-    """What the runs after the trials will cost: the request with the choice of each row whose trials have all ended, and the first
-    value of its grids in place of a choice that is not known yet. ``left``: `unfinished`."""
+    """The request with the choice of each row whose trials have all ended. For other rows, the first value of their grids stands in, so
+    that the runs after the trials can be priced. ``left``: `unfinished`."""
     settled: list[tuple[Trials, Mapping[str, Any], Mapping[str, Any]]] = []
     for trial in trials:
         is_open = any(key in left for keys in trial.runs.values() for key in keys)
@@ -300,8 +300,8 @@ def _write(trial: Trials, label: Mapping[str, Any], store: RecordStore) -> None:
 
 
 def _may_leave_tables(run: Run, label: Mapping[str, Any]) -> bool:
-    """Whether a trial that was not chosen is nothing but that: not the plain run of a row, which has no label where a trial
-    has its grid from the start, nor what another grid or other benchmarks chose."""
+    """Whether a run that was not chosen is only a trial: neither the plain run of a row, which has no label, nor a run that another
+    grid or other benchmarks chose."""
     return bool(run.tuning) and ("chosen" not in run.tuning or is_from_more(label, run.tuning))
 
 

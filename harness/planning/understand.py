@@ -185,8 +185,8 @@ def understand(arguments: argparse.Namespace, settings: Settings) -> Understood:
 
 
 def _benchmarks(words: str, settings: Settings) -> tuple[tuple[str, ...], dict[str, Path], list[str]]:
-    """The words of ``--datasets`` as names, the folders of those that bring one (``NAME=DIR``, or a data set of one's own
-    that the settings name), and which of these are one's own.
+    """The words of ``--datasets`` as names; the folders of those that have one, by ``NAME=DIR`` or the settings; and the names of
+    the user's own data sets.
 
     Raises:
         UsageError: an unknown name, or two folders for one.
