@@ -2,7 +2,8 @@
 
 Split rule ``val-as-test`` is for users without the test part: the official validation images are tested, validation is
 carved from training. Some lesions are in the archive twice, mostly with other colours or edges. This rule leaves out
-training pictures of a tested lesion, and keeps the two pictures of a training lesion on one side. The lists below were found by correlating the detail of 48-pixel thumbnails over shifts and scales, and by eye.
+training pictures of a tested lesion, and keeps the two pictures of a training lesion on one side. The lists below were
+found by correlating the detail of 48-pixel thumbnails over shifts and scales, and by eye.
 """
 
 from __future__ import annotations
