@@ -210,7 +210,7 @@ def cluster_numbers(stems: Sequence[str], clusters: Mapping[str, str]) -> NDArra
 
 def simultaneous(columns: Sequence[Mapping[str, Sample]], baseline: str) -> dict[str, list[Difference]]:
     """Every row against one baseline, with 95 % intervals that hold for all rows at once (max-T,
-    `harness.statistics.families`).
+    `harness.statistics.max_t`).
 
     Args:
         columns: one a benchmark: row -> what it has there. Rows that lack a seed of the baseline's somewhere are

@@ -40,7 +40,7 @@ class Case:
         seed_sd, image_sd, noise: SDs of seeds, of images (or of clusters of ``cluster`` images), of their interaction.
         draw: distribution of the seeds.
         cluster: images that share their deviation; 1 where they are independent.
-        aware: whether the interval is told of the clusters.
+        aware: whether the interval knows the clusters.
     """
 
     what: str
@@ -62,8 +62,8 @@ CASES = tuple(
         ("strong interaction of the two", {"seed_sd": 0.3, "noise": 15.0}),
         ("heavy-tailed seeds (t, 3 df)", {"seed_sd": 3.0, "image_sd": 2.0, "draw": heavy}),
         ("one run in ten collapses", {"draw": collapsing, "image_sd": 2.0}),
-        ("20 sequences of 5 frames, told", {"cluster": 5}),
-        ("20 sequences of 5 frames, not told", {"cluster": 5, "aware": False}),
+        ("20 sequences of 5 frames, known", {"cluster": 5}),
+        ("20 sequences of 5 frames, not known", {"cluster": 5, "aware": False}),
     )
     for seeds in (2, 3, 5, 10)
 )
@@ -72,15 +72,14 @@ CASES = tuple(
 def coverage(case: Case, *, simulations: int) -> float:
     """Share of 95 % intervals that hold the truth."""
     generator = np.random.default_rng(0)
-    clusters = {str(image): str(image // case.cluster) for image in range(case.images)} if case.aware else None
+    clusters = np.arange(case.images) // case.cluster if case.aware else None
     held = 0
     for _ in range(simulations):
         groups = generator.normal(0, case.image_sd, -(-case.images // case.cluster))
         image = np.repeat(groups, case.cluster)[: case.images]
         seed = case.seed_sd * case.draw(generator, case.seeds)
         table = seed[:, None] + image[None, :] + generator.normal(0, case.noise, (case.seeds, case.images))
-        scores = {number: dict(zip(map(str, range(case.images)), row, strict=True)) for number, row in enumerate(table)}
-        estimate = stats.crossed(scores, clusters=clusters)
+        estimate = stats.crossed(table, clusters=clusters)
         interval = None if estimate is None else estimate.interval()
         held += interval is not None and interval.low <= 0 <= interval.high
     return held / simulations

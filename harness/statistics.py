@@ -1,0 +1,311 @@
+"""Statistics of comparisons with few seeds: estimates with the parts of their variance, and their intervals.
+
+The parts of a variance (seeds, images, a paper's runs) have degrees of freedom of their own. Their sum is judged by Student's quantile
+at the effective degrees of freedom of Satterthwaite 1946 and Welch 1947; one part alone gives Student's interval. Many rows against
+one baseline have intervals that hold for all rows at once (max-T; Dunnett 1955, Westfall and Young 1993).
+``tests/harness/statistics/coverage.py`` simulates how often the intervals hold the truth.
+"""
+
+from __future__ import annotations
+
+import math
+import statistics
+from collections.abc import Sequence
+from dataclasses import dataclass, replace
+from functools import lru_cache
+from typing import TYPE_CHECKING
+
+if TYPE_CHECKING:
+    import numpy as np
+    from numpy.typing import NDArray
+
+
+@dataclass(frozen=True, kw_only=True)
+class Interval:
+    """An estimate with its interval."""
+
+    estimate: float
+    low: float
+    high: float
+    n: int
+
+    @property
+    def half(self) -> float:
+        return (self.high - self.low) / 2
+
+
+@dataclass(frozen=True, kw_only=True)
+class VarianceShare:
+    """A share of an estimate's variance.
+
+    Args:
+        variance: of the estimate, not of single values; negative where it subtracts what two other parts both contain.
+        df: degrees of freedom of that variance; infinite where it is known.
+    """
+
+    variance: float
+    df: float
+
+
+@dataclass(frozen=True, kw_only=True)
+class Estimate:
+    """A mean with the parts of its variance.
+
+    Args:
+        mean: the estimate.
+        seeds: the part of the seeds; None for a single seed, which has no interval.
+        rest: parts of the images, and what is not ours (a paper's runs).
+        n: seeds.
+    """
+
+    mean: float
+    n: int
+    seeds: VarianceShare | None
+    rest: tuple[VarianceShare, ...] = ()
+
+    @property
+    def variance(self) -> float:
+        """Of the mean."""
+        return math.fsum(part.variance for part in (self.seeds, *self.rest) if part is not None)
+
+    @property
+    def df(self) -> float:
+        """Satterthwaite's degrees of freedom of the interval; infinite where nothing varies."""
+        parts = [part for part in (self.seeds, *self.rest) if part is not None]
+        return _effective_df(parts) if self.variance else math.inf
+
+    def interval(self) -> Interval | None:
+        """The mean's 95 % interval; None for a single seed, which has no spread."""
+        if self.seeds is None:
+            return None
+        half = half_width((self.seeds, *self.rest))
+        return Interval(estimate=self.mean, low=self.mean - half, high=self.mean + half, n=self.n)
+
+
+def half_width(parts: Sequence[VarianceShare]) -> float:
+    """Student's quantile at the effective degrees of freedom, times the standard error."""
+    variance = math.fsum(part.variance for part in parts)
+    if not variance:
+        return 0.0
+    return quantile(_effective_df(parts)) * math.sqrt(variance)
+
+
+def _effective_df(parts: Sequence[VarianceShare]) -> float:
+    """Satterthwaite's degrees of freedom of a sum of parts that is not zero."""
+    return math.fsum(part.variance for part in parts) ** 2 / math.fsum(part.variance**2 / part.df for part in parts)
+
+
+@lru_cache(maxsize=4096)
+def quantile(df: float) -> float:
+    """Two-sided 5 % quantile of Student's distribution; the normal one for infinite ``df``."""
+    from scipy.special import ndtri, stdtrit  # scipy.stats takes half a second to import
+
+    return float(stdtrit(df, 0.975) if math.isfinite(df) else ndtri(0.975))
+
+
+def sd(values: Sequence[float]) -> float | None:
+    """SD with ddof = 1; None for fewer than two values."""
+    if len(values) < 2:
+        return None
+    mean = math.fsum(values) / len(values)  # statistics.stdev computes in fractions, a hundred times slower
+    return math.sqrt(math.fsum((value - mean) ** 2 for value in values) / (len(values) - 1))
+
+
+def of_seeds(values: Sequence[float]) -> Estimate:
+    """The mean of one value a seed."""
+    spread = sd(values)
+    part = None if spread is None else VarianceShare(variance=spread**2 / len(values), df=len(values) - 1)
+    return Estimate(mean=statistics.fmean(values), n=len(values), seeds=part)
+
+
+def t_interval(values: Sequence[float]) -> Interval | None:
+    """Student's 95 % interval of the mean; None for fewer than two values."""
+    return of_seeds(values).interval() if values else None
+
+
+def crossed(table: NDArray[np.float64], *, clusters: NDArray[np.intp] | None = None) -> Estimate | None:
+    """The mean over seeds and images, with the variance of other seeds and of other images.
+
+    Seeds and images are crossed: every seed scores the same test images, so no number of seeds narrows what only more images can. The
+    model is the analysis of variance of a random two-way model (Searle, Casella, McCulloch 1992, ch. 4). Let a be the seeds' deviations
+    from the mean, b the images', e the rest (the interaction), R the seeds and C the images. Σa² / R(R - 1) and Σb² / C(C - 1) each
+    contain the variance σ²ₑ / RC of the interaction. So its unbiased estimate Σe² / RC(R - 1)(C - 1) is subtracted once, as a third part.
+    The sum is never below the larger of the first two parts, like REML's where a component would be negative.
+
+    Args:
+        table: (R, C) scores, or differences of two rows.
+        clusters: (C,) number of each image's cluster, where images are not independent (frames of one video). b and e are summed
+            within clusters before they are squared. With w the clusters' shares of the images, Σw² / Σw²(1 - 2w + Σw²) replaces
+            G / (G - 1), which it equals for G clusters of one size.
+
+    None for fewer than two seeds, images or clusters.
+    """
+    import numpy as np
+
+    if len(table) < 2:
+        return None
+    seeds, images = table.shape
+    index = np.arange(images) if clusters is None else clusters
+    groups_count = len(np.unique(index))
+    if groups_count < 2:
+        return None
+    mean = float(table.mean())
+    of_seed = table.mean(axis=1) - mean
+    of_image = table.mean(axis=0) - mean
+    left = table - mean - of_seed[:, None] - of_image[None, :]
+    by_group = np.bincount(index, weights=of_image)
+    left_by_group = np.stack([np.bincount(index, weights=row) for row in left])
+    share = np.bincount(index) / images
+    squares = float((share**2).sum())
+    made_up = squares / float((share**2 * (1 - 2 * share + squares)).sum())
+    between = float((by_group**2).sum()) / images**2 * made_up
+    free = (seeds - 1) * (groups_count - 1)
+    interaction = float((left_by_group**2).sum()) / (seeds * images * images) * made_up / (seeds - 1)
+    images_part = VarianceShare(variance=between, df=groups_count - 1)
+    seeds_part = VarianceShare(variance=float((of_seed**2).sum()) / (seeds * (seeds - 1)), df=seeds - 1)
+    # Both contain the interaction: it is subtracted once, and no more than leaves the larger of the two.
+    both = VarianceShare(variance=-min(interaction, between, seeds_part.variance), df=free)
+    return Estimate(mean=mean, n=seeds, seeds=seeds_part, rest=(images_part, both))
+
+
+def of_folds(values: Sequence[float], *, test_share: float) -> Estimate:
+    """The mean of one value a fold, every fold a new random split of the same images (Nadeau and Bengio 2003).
+
+    Folds share images, so their values depend on each other: the variance is s² (1/k + n₂ / n₁) in place of s² / k.
+
+    Args:
+        test_share: n₂ / n₁, images tested over images trained on.
+    """
+    plain = of_seeds(values)
+    if plain.seeds is None:
+        return plain
+    factor = 1 + len(values) * test_share
+    return replace(plain, seeds=replace(plain.seeds, variance=plain.seeds.variance * factor))
+
+
+def average_of(estimates: Sequence[Estimate]) -> Estimate:
+    """The mean of independent estimates, such as one a benchmark; it holds for these benchmarks alone."""
+    count = len(estimates)
+    known = [estimate.seeds for estimate in estimates if estimate.seeds is not None]
+    parts = [part for estimate in estimates for part in estimate.rest]
+    pooled = None
+    if len(known) == count:
+        variance = math.fsum(part.variance for part in known)
+        df = variance**2 / math.fsum(part.variance**2 / part.df for part in known) if variance else known[0].df
+        pooled = VarianceShare(variance=variance / count**2, df=df)
+    return Estimate(
+        mean=statistics.fmean(estimate.mean for estimate in estimates),
+        n=min(estimate.n for estimate in estimates),
+        seeds=pooled,
+        rest=tuple(replace(part, variance=part.variance / count**2) for part in parts),
+    )
+
+
+def differ(ours: Estimate, value: float, *, error: float, df: float) -> Estimate:
+    """Ours minus a published value that has a standard error of its own (Welch 1947)."""
+    rest = (*ours.rest, VarianceShare(variance=error**2, df=df)) if error else ours.rest
+    return Estimate(mean=ours.mean - value, n=ours.n, seeds=ours.seeds, rest=rest)
+
+
+SIMULATIONS = 20_000
+
+
+@dataclass(frozen=True, kw_only=True)
+class Family:
+    """The differences of K rows to one baseline on one benchmark.
+
+    Their variance is that of other seeds, with the spread of single runs pooled over the rows and the baseline, plus
+    that of other images. Two rows' differences correlate through the baseline's runs and through images that are
+    easy or hard for both.
+
+    Args:
+        means: (K,) row minus baseline.
+        seeds: variance of a difference due to the seeds; two rows' covariance is half of it.
+        df: degrees of freedom of that pooled variance.
+        images: (K, K) covariance of the differences due to the images; zeros where scores are no means over images.
+    """
+
+    means: NDArray[np.float64]
+    seeds: float
+    df: int
+    images: NDArray[np.float64]
+
+
+def family(
+    runs: NDArray[np.float64],
+    images: NDArray[np.float64] | None = None,
+    *,
+    clusters: NDArray[np.intp] | None = None,
+    test_share: float = 0.0,
+) -> Family:
+    """The differences of all rows but the first to the first.
+
+    Args:
+        runs: (1 + K, R) score of each row's run under each seed; the same R >= 2 seeds for all.
+        images: (1 + K, R, C) score by image, of the same C images everywhere; None where a score is no mean over
+            images.
+        clusters: (C,) number of each image's cluster, where images are not independent.
+        test_share: images tested over images trained on where every seed has its own split (Nadeau and Bengio
+            2003), else 0. Seeds are then blocks: the effect of a split on all rows is no spread.
+    """
+    import numpy as np
+
+    rows, count = runs.shape
+    left = runs - runs.mean(axis=1, keepdims=True)
+    left = left[
+        left.any(axis=1)
+    ]  # a row whose runs are all equal, such as zero-shot's, says nothing of the others' spread
+    df = max(len(left), 1) * (count - 1)
+    if test_share and len(left) > 1:
+        left, df = left - left.mean(axis=0, keepdims=True), (len(left) - 1) * (count - 1)
+    run_variance = float((left**2).sum()) / df
+    seeds = 2 * run_variance * (1 / count + test_share)
+    means = (runs[1:] - runs[0]).mean(axis=1)
+    if images is None:
+        return Family(means=means, seeds=seeds, df=df, images=np.zeros((rows - 1, rows - 1)))
+    difference = images[1:] - images[0]
+    group = np.arange(images.shape[2]) if clusters is None else clusters
+    summed = np.zeros((*difference.shape[:2], int(group.max()) + 1))
+    np.add.at(
+        summed.transpose(2, 0, 1), group, (difference - difference.mean(axis=2, keepdims=True)).transpose(2, 0, 1)
+    )
+    groups = summed.shape[2]
+    scale = groups / (groups - 1) / images.shape[2] ** 2
+    of_image = summed.mean(axis=1)  # (K, G)
+    interaction = summed - of_image[:, None]
+    covariance = of_image @ of_image.T * scale
+    both = np.einsum("krg,lrg->kl", interaction, interaction) * scale / (count * (count - 1))
+    # Seeds and images both contain the interaction: it is subtracted once, but never to less than the larger of the two.
+    taken = np.minimum(np.diag(both), np.minimum(np.diag(covariance), seeds))
+    share = np.sqrt(np.divide(taken, np.diag(both), out=np.zeros_like(taken), where=np.diag(both) > 0))
+    return Family(means=means, seeds=seeds, df=df, images=covariance - both * np.outer(share, share))
+
+
+def max_t(families: Sequence[Family], *, level: float = 0.95) -> NDArray[np.float64]:
+    """(K,) half-widths of intervals for the mean of the families' differences, which hold for all K rows at once.
+
+    The largest of K studentised differences is simulated with the families' covariances, each pooled variance of
+    runs with its χ²; K = 1 of one family is the usual interval.
+
+    Args:
+        families: one a benchmark, of the same rows in the same order.
+    """
+    import numpy as np
+
+    generator = np.random.default_rng(0)
+    rows = len(families[0].means)
+    drawn, estimated, variance = np.zeros((SIMULATIONS, rows)), np.zeros((SIMULATIONS, 1)), np.zeros(rows)
+    for each in families:
+        covariance = each.images + each.seeds * (np.eye(rows) + 1) / 2
+        values, vectors = np.linalg.eigh(covariance)
+        root = vectors * np.sqrt(np.maximum(values, 0))
+        drawn += generator.standard_normal((SIMULATIONS, rows)) @ root.T
+        estimated = (
+            estimated + np.diag(each.images) + each.seeds * generator.chisquare(each.df, (SIMULATIONS, 1)) / each.df
+        )
+        variance += np.diag(each.images) + each.seeds
+    known = variance > 0
+    if not known.any():
+        return np.zeros(rows)
+    largest = (np.abs(drawn[:, known]) / np.sqrt(estimated[:, known])).max(axis=1)
+    return np.asarray(np.quantile(largest, level) * np.sqrt(variance) / len(families))
