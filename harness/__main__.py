@@ -11,7 +11,7 @@ from harness.system.errors import UsageError
 
 
 def main(argv: list[str] | None = None) -> int:
-    """Hand the words after the verb to its own ``main``."""
+    """Call the ``main`` of a verb with the words after it; returns its exit code."""
     words = sys.argv[1:] if argv is None else argv
     if words and words[0] in VERBS:
         return int(import_module(VERBS[words[0]]).main(words[1:]))
@@ -32,10 +32,8 @@ def without_verb(argv: list[str] | None = None) -> int:
         print(f"\n{group}:")
         for name in names:
             print(f"  {name:{max(map(len, summary_of))}}  {summary_of[name]}")
-    print(
-        f"\n{program('VERB')} --help lists the options of one. Where a verb takes the KEY of a run, words of a table do as well:"
-        f" {program('show')} lora kvasir 0."
-    )
+    print(f"\n{program('VERB')} --help lists the options of a verb.")
+    print(f"A KEY of a run may be words of a table: {program('show')} lora kvasir 0.")
     return 0
 
 

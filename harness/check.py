@@ -1,8 +1,8 @@
-"""Plain data into typed objects: what YAML, TOML and the command line say, and what JSON files hold; and one way to say what is wrong.
+"""Plain data into typed objects, with one line about what is wrong.
 
-A frozen dataclass is the form. What people write is met halfway (`from_mapping`): text becomes the type of its field, and an
-unknown key is refused with the nearest name. What programs wrote is taken as it stands (`from_json`): nothing is converted, and
-what a later version added is left out. Every reason is one line.
+The form is a frozen dataclass. What people write in YAML, TOML and on the command line is converted (`from_mapping`): text becomes
+the type of its field, and an unknown key is refused with the nearest name. What programs wrote as JSON is not (`from_json`): types
+must match, and fields that a later version added are ignored.
 """
 
 from __future__ import annotations
@@ -10,7 +10,7 @@ from __future__ import annotations
 import math
 import re
 from collections.abc import Collection, Mapping
-from dataclasses import dataclass, fields, is_dataclass, replace
+from dataclasses import fields, is_dataclass, replace
 from functools import lru_cache
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, TypeVar, cast, get_args, get_origin, get_type_hints
@@ -25,9 +25,9 @@ if TYPE_CHECKING:  # half a second that listing names need not wait for
 T = TypeVar("T")
 
 LARGEST = 32 << 20
-"""Bytes of a small file about attempts and sweeps; the largest chunk (50,000 runs here, 10,000 on SLURM) has about 13 MB."""
+"""Bound on the bytes of a file about an attempt or a sweep."""
 _MOST = 10**12
-"""Bound on every number in one: seconds since the epoch, process numbers and clock ticks are below it."""
+"""Bound on every number in such a file: seconds since the epoch, process numbers, clock ticks."""
 _ESCAPES = re.compile(rb"\\[bfnrtu]")
 
 
@@ -36,7 +36,7 @@ def from_mapping(cls: type[T], values: Mapping[str, Any], *, where: str, endless
 
     Args:
         cls: a frozen keyword-only dataclass, possibly with dataclasses inside.
-        values: field values.
+        values: field -> value.
         where: what is being read, for messages ("protocol demo", "method lora").
         endless: fields that may be infinite.
 
@@ -49,12 +49,12 @@ def from_mapping(cls: type[T], values: Mapping[str, Any], *, where: str, endless
     try:
         made: T = _adapter(cast("Any", cls)).validate_python(dict(values))
     except ValidationError as error:
-        wrong = _first(error)
-        if not wrong.place:
-            raise UsageError(f"{where}: {wrong.message}") from error
-        if isinstance(wrong.value, Mapping):  # a whole table; the message names the field in it
-            raise UsageError(f"{where}: {wrong.place}: {wrong.message}") from error
-        raise UsageError(f"{where}: {wrong.place}={shown(repr(wrong.value))} {wrong.message}") from error
+        field, message, value, _ = _first(error)
+        if not field:
+            raise UsageError(f"{where}: {message}") from error
+        if isinstance(value, Mapping):  # a whole table; the message names the field in it
+            raise UsageError(f"{where}: {field}: {message}") from error
+        raise UsageError(f"{where}: {field}={shown(repr(value))} {message}") from error
     for key, value in values.items():
         if _is_coerced(value, getattr(made, key)):
             raise UsageError(f"{where}: {key}={shown(repr(value))} has true or false where something else belongs")
@@ -68,27 +68,26 @@ def from_json(kind: type[T], data: bytes) -> T:
     """``data`` as a dataclass, every value of the type that its field has.
 
     Raises:
-        ValueError: no JSON, or it holds something else.
+        ValueError: it is no JSON, or holds something else.
     """
     from pydantic import ValidationError
 
     try:
         made: T = _adapter(cast("Any", kind)).validate_json(data, strict=True)
     except ValidationError as error:
-        wrong = _first(error)
-        if wrong.is_syntax:
-            raise ValueError(f"truncated or not JSON ({wrong.message})") from error
-        raise ValueError(printable_line(f"{wrong.place}: {wrong.message}".removeprefix(": "))) from error
+        field, message, _, is_syntax = _first(error)
+        if is_syntax:
+            raise ValueError(f"truncated or not JSON ({message})") from error
+        raise ValueError(printable_line(f"{field}: {message}".removeprefix(": "))) from error
     return made
 
 
 def read_as(path: Path, kind: type[T]) -> T:
-    """A small file about attempts or sweeps, which another user or another version may have written, as a dataclass; what a
-    terminal would obey is escaped out.
+    """A small file about attempts or sweeps as a dataclass; control characters are escaped. Another user or version may have written it.
 
     Raises:
         FileNotFoundError: it is not there.
-        ValueError: it is no plain file, too large, no JSON, or holds something else than ``kind``; says which.
+        ValueError: it is no plain file, too large, no JSON, or holds something else than ``kind``.
     """
     try:
         data = read_regular(path, largest=LARGEST)
@@ -103,7 +102,7 @@ def read_as(path: Path, kind: type[T]) -> T:
 
 
 def escaped(value: T) -> T:
-    """``value`` with everything escaped out that a terminal would obey, in dataclasses, mappings, lists and tuples."""
+    """``value`` with control characters escaped, in dataclasses, mappings, lists and tuples."""
     made: Any = value
     if isinstance(value, str):
         made = printable_line(value)
@@ -119,7 +118,7 @@ def escaped(value: T) -> T:
 
 
 def is_plain(data: bytes) -> bool:
-    """Whether no string of this JSON holds what a terminal would obey, so that nothing has to be looked for (`escaped`)."""
+    """Whether no string of this JSON holds a control character, so that `escaped` would change nothing."""
     return data.isascii() and b"\x7f" not in data and not (b"\\" in data and _ESCAPES.search(data))
 
 
@@ -140,17 +139,8 @@ def parse_assignments(items: list[str], *, example: str = "--set lr=3e-4 or --se
     return assignments
 
 
-@dataclass(frozen=True, kw_only=True)
-class _Wrong:
-    """What pydantic refused first: where, why, and the value; ``is_syntax``: the text is no JSON at all."""
-
-    place: str
-    message: str
-    value: Any
-    is_syntax: bool
-
-
-def _first(error: ValidationError) -> _Wrong:
+def _first(error: ValidationError) -> tuple[str, str, Any, bool]:
+    """What pydantic refused first: field, reason and value; and whether the text is no JSON at all."""
     first = error.errors(include_url=False, include_context=False)[0]
     message = first["msg"].removeprefix("Value error, ").removeprefix("Invalid JSON: ")
     message = message.split(", unable to ")[0].replace("Input should be", "must be")
@@ -158,12 +148,12 @@ def _first(error: ValidationError) -> _Wrong:
     message = re.sub(r"a valid dictionary|a dictionary or an instance of \w+|an object", "a mapping", message)
     message = message.replace("Field required", "is missing").replace("a valid string", "text")
     message = re.sub("a valid (tuple|list)", "a list", message)
-    place = ".".join(str(part)[:60] for part in first["loc"])
-    return _Wrong(place=place, message=message, value=first["input"], is_syntax=first["type"] == "json_invalid")
+    field = ".".join(str(part)[:60] for part in first["loc"])
+    return field, message, first["input"], first["type"] == "json_invalid"
 
 
 def _is_coerced(given: Any, made: Any) -> bool:
-    """Whether a ``yes`` of YAML became a number."""
+    """Whether true or false, such as a ``yes`` of YAML, became a number."""
     if isinstance(given, bool):
         return not isinstance(made, bool)
     if isinstance(given, Mapping):
@@ -175,7 +165,8 @@ def _is_coerced(given: Any, made: Any) -> bool:
 
 
 def _unusable(value: Any, *, whole: int = 2**63, real: float = math.inf) -> int | float | None:
-    """A number that is none, or not below the bound of its type, in ``value`` or in a table, list or dataclass that it is."""
+    """The first number that is NaN or not below the bound of its type, in ``value`` or in the table, list or dataclass that it is; None
+    without one."""
     if isinstance(value, int | float):
         return None if abs(value) < (whole if isinstance(value, int) else real) else value
     parts = vars(value) if is_dataclass(value) and not isinstance(value, type) else value
@@ -187,7 +178,7 @@ def _unusable(value: Any, *, whole: int = 2**63, real: float = math.inf) -> int 
 
 
 def _check_keys(cls: Any, values: Mapping[str, Any], *, where: str, path: str) -> None:
-    """Unknown keys, of the tables inside and of lists of tables too; pydantic would pass over them."""
+    """Refuse unknown keys, also of tables inside and in lists of tables; pydantic would ignore them."""
     hints = _hints(cls)
     known = {field.name for field in fields(cls)}
     for key, value in values.items():
@@ -205,7 +196,7 @@ _hints = lru_cache(maxsize=64)(get_type_hints)
 
 @lru_cache(maxsize=64)
 def _adapter(kind: Any) -> TypeAdapter[Any]:
-    """Built once a kind, and only where something of it is read."""
+    """Built once for each kind, and only where one is read."""
     from pydantic import TypeAdapter
 
     return TypeAdapter(kind)

@@ -56,10 +56,10 @@ class Registry:
         builtin: the project's own entries.
         group: entry-point group by which installed packages join.
         base: ``module:Class`` that every loaded entry must subclass.
-        fault: says why a class from outside cannot be used, empty where it can.
-        further: the project's own entries that are used by name alone, and that no listing has.
+        fault: why a class from outside cannot be used, empty where it can.
+        further: the project's own entries that are used by name but not listed.
         aliases: other names of entries.
-        left_out: says why a name that is known stands for no entry, empty where it is not known.
+        left_out: why a known name has no entry, empty where the name is not known.
     """
 
     def __init__(
@@ -82,8 +82,6 @@ class Registry:
         self._entries = {name: EntryPoint(name, value, group) for name, value in {**builtin, **self._further}.items()}
         self._builtin = frozenset(self._entries)
         self._loaded: dict[str, type] = {}
-        self.broken: dict[str, str] = {}
-        """Entries of installed packages that `usable_names` found broken, with the reason."""
         for point in entry_points(group=group):
             self._entries.setdefault(canonical_spelling(point.name), point)
 
@@ -91,19 +89,17 @@ class Registry:
         listed = [name for name in self._entries if name not in self._further]
         return [*listed, *(name for name in self._loaded if name not in self._entries)]
 
-    def usable_names(self) -> list[str]:
-        """`names` without the entries of installed packages that cannot be loaded; those go to ``broken``.
-
-        Built-in entries are not imported for this.
-        """
+    def usable_names(self) -> tuple[list[str], list[str]]:
+        """`names` without the entries of installed packages that cannot be loaded, and a line for each of those. Built-in entries are
+        not imported for this."""
+        broken: dict[str, str] = {}
         for name in self.names():
-            if name in self._builtin or name in self._loaded:
-                continue
-            try:
-                self.get(name)
-            except UsageError as error:
-                self.broken[name] = f"plug-in left out: {error}"
-        return [name for name in self.names() if name not in self.broken]
+            if name not in self._builtin and name not in self._loaded:
+                try:
+                    self.get(name)
+                except UsageError as error:
+                    broken[name] = f"plug-in left out: {error}"
+        return [name for name in self.names() if name not in broken], list(broken.values())
 
     def resolve(self, name: str) -> str:
         """The canonical name.
@@ -199,12 +195,7 @@ METHODS = Registry(
     aliases=methods.ALIASES,
     left_out=methods.reason_left_out,
 )
-BENCHMARKS = Registry(
-    "benchmark",
-    builtin=SEGMENTED,
-    group=BENCHMARK_GROUP,
-    base="harness.datasets.base:Benchmark",
-)
+BENCHMARKS = Registry("benchmark", builtin=SEGMENTED, group=BENCHMARK_GROUP, base="harness.datasets.base:Benchmark")
 
 
 def dataset_name(name: str) -> str:

@@ -1,7 +1,7 @@
 """``python -m harness.run``: plan a grid of runs, run what is not finished, print the table.
 
-Read downwards: the command line becomes a `Request`, rates are tuned by trials, `plan` turns the rest into jobs, an executor
-runs those that are pending, and the table is rendered from the records.
+Read downwards: the command line becomes a `Request`, trials tune rates, `plan` turns the request into jobs, an executor runs the
+pending ones, and the table is made from the records.
 """
 
 from __future__ import annotations
@@ -18,17 +18,7 @@ from pathlib import Path
 from tempfile import TemporaryDirectory
 from typing import TYPE_CHECKING, Literal
 
-from harness.cli.command import (
-    CommandParser,
-    Once,
-    add_plugins,
-    add_results,
-    command,
-    plugins_of,
-    program,
-    require_effect,
-    verb,
-)
+from harness.cli.command import Once, add_plugins, add_results, command, plugins_of, program, require_effect, verb
 from harness.registry import METHODS, load_plugins
 from harness.settings import Settings, load_settings, trusted
 from harness.system.errors import UsageError
@@ -50,9 +40,9 @@ class Command:
     """One command line.
 
     Args:
-        where: it sends runs to.
+        where: its runs go.
         samples: writes the generated images of a benchmark and returns their folder.
-        priced: key of a run -> its hours, of what its trials have priced, so that nothing counts twice.
+        priced: key of a run -> its hours, of runs that are priced already, so that nothing counts twice.
     """
 
     arguments: argparse.Namespace
@@ -62,12 +52,12 @@ class Command:
 
     @property
     def hours(self) -> float | None:
-        """Device-hours of ``--budget`` that are not spent, just above zero where none are left; None without a limit."""
+        """Device-hours of ``--budget`` that are left, just above zero where none are; None without a limit."""
         limit = self.arguments.budget
         return max(limit - sum(self.priced.values()), 1e-9) if limit is not None and self.priced else limit
 
     def starts(self, planned: Plan, request: Request) -> tuple[Job, ...]:
-        """What would be started of a plan and is not priced yet: failed runs that are not restarted use no budget."""
+        """The jobs of a plan that would be started and are not priced yet; failed runs that are not restarted use no budget."""
         from harness.dispatch.run_jobs import not_again, to_start
 
         started = to_start(planned, self.where, retry=self.arguments.retry)
@@ -76,13 +66,13 @@ class Command:
         return tuple(job for job in started if job.run.key not in self.priced)
 
 
-def parser() -> CommandParser:
+def parser() -> argparse.ArgumentParser:
     """The command line; building it imports neither torch nor mmengine."""
     p = command(
         "run",
         __doc__,
-        epilog="Without data it runs the protocol demo (generated images, minutes on a laptop); --plan shows what would run and "
-        "starts nothing. sam-peft settings prints the folders of data, checkpoints and results.",
+        epilog="Without data it runs the protocol demo (generated images, minutes on a laptop). sam-peft settings prints the folders of "
+        "data, checkpoints and results.",
     )
     grid = p.add_argument_group("what to compare")
     grid.add_argument(
@@ -97,8 +87,8 @@ def parser() -> CommandParser:
     )
     grid.add_argument(
         "--protocol",
-        metavar="CARD",
-        help="rules of training and evaluation: a name or a .yaml file (default: nas-lora on your data, demo without)",
+        metavar="NAME",
+        help="rules of training and evaluation: a name or a .yaml file (default: nas-lora with data, demo without)",
     )
     grid.add_argument(
         "--backbone",
@@ -124,7 +114,7 @@ def parser() -> CommandParser:
         action="append",
         default=[],
         metavar="FILE|BACKBONE=FILE",
-        help="pretrained weights; 'none' for random, 'published' (of a timm model also 'timm') to download them",
+        help="pretrained weights; 'none' for random ones, 'published' (for timm models also 'timm') to download them",
     )
     add_results(data, help="records, tables, checkpoints (default: the setting, else runs)")
     data.add_argument("--skip-missing", action="store_true", help="leave out benchmarks that are not on disk")
@@ -134,30 +124,26 @@ def parser() -> CommandParser:
         action="append",
         default=[],
         metavar="FIELD=A,B,…",
-        help="try these values (lr=1e-4,3e-4,1e-3; naslora.alpha_lr=…; or 'card' for the protocol's own grids), choose on "
-        "validation, run the seeds with the choice; a rule (decoder_lr=…) is tried by the decoder alone and holds for all rows",
+        help="try these values (lr=1e-4,3e-4,1e-3; naslora.alpha_lr=…; 'card' for the protocol's own grids), choose on "
+        "validation, run the seeds with the choice; a rule (decoder_lr=…) is tuned on the decoder alone and holds for all rows",
     )
     tuned.add_argument("--tune-seeds", action=Once, metavar="N|A,B,…", help="seeds of the trials (default: 1)")
     tuned.add_argument(
         "--tune-on",
         action=Once,
         metavar="A,B,…",
-        help="choose once for all benchmarks, on these (default: each chooses its own)",
+        help="choose one value for all benchmarks, on these (default: one for each benchmark)",
     )
     how = p.add_argument_group("how to run")
     how.add_argument(
-        "--plan", action="store_true", help="print runs, parameters, memory, what is missing; start nothing"
+        "--plan", action="store_true", help="print runs, parameters, prices and what is missing; start nothing"
     )
-    how.add_argument(
-        "--json",
-        action="store_true",
-        help="print plan or table as JSON, one object a line",
-    )
+    how.add_argument("--json", action="store_true", help="print the plan or the table as JSON, one object a line")
     how.add_argument(
         "--budget",
         type=float,
         metavar="HOURS",
-        help="run only what fits into so many device-hours; with --plan, show which runs those are",
+        help="run only what fits into so many device-hours; --plan shows which runs fit",
     )
     how.add_argument(
         "--cluster", metavar="NAME", help="submit to SLURM with this profile (slurm/profiles/NAME.yaml or a path)"
@@ -166,23 +152,27 @@ def parser() -> CommandParser:
         "--executor",
         choices=("inline", "local"),
         default=None,
-        help="without --cluster: this process, or worker processes",
+        help="without --cluster: run in this process (inline, for debugging) or in worker processes (local, the default)",
     )
     how.add_argument(
         "--workers",
         type=int,
         default=None,
         metavar="N",
-        help="worker processes of the local executor (default: one a device)",
+        help="worker processes here (default: one a GPU, else at most four)",
     )
     how.add_argument("--wait", action="store_true", help="with --cluster: stay and show progress until all runs end")
     how.add_argument(
         "--retry",
         action=Once,
         metavar="CODES",
-        help="with --cluster: resubmit (or with --plan price) failed runs of these classes, e.g. oom,timeout",
+        help="with --cluster: resubmit failed runs of these classes, such as oom,timeout, or all",
     )
-    how.add_argument("--yes", action="store_true", help="start even if it takes months, or if its numbers rank nothing")
+    how.add_argument(
+        "--yes",
+        action="store_true",
+        help="start even if it takes months, or if its images are generated and rank nothing",
+    )
     how.add_argument("--cancel", action="store_true", help="with --cluster: cancel this sweep's jobs and no others")
     return p
 
@@ -221,14 +211,14 @@ def _check(arguments: argparse.Namespace, settings: Settings) -> None:
 
 
 def _cluster(arguments: argparse.Namespace, settings: Settings) -> str:
-    """The cluster that runs go to, empty for this machine, which --executor and --workers mean."""
+    """The cluster that runs go to; empty for this machine, which ``--executor`` and ``--workers`` choose."""
     here = arguments.executor is not None or arguments.workers is not None
     return arguments.cluster or ("" if here else trusted(settings, "cluster", trust=arguments.trust_settings))
 
 
 def _foresee(understood: Understood) -> None:
-    """Plan all of a grid, its trials and what comes after them, before anything runs. Raises UsageError: something is missing for
-    any of it, or it cannot be planned."""
+    """Plan the trials of a grid and the runs after them before anything runs. Raises UsageError: something is missing for any of
+    them, or they cannot be planned."""
     from harness.archive.store import RecordStore
     from harness.planning.data import sample_writer
     from harness.planning.plan import plan
@@ -309,7 +299,7 @@ def run(arguments: argparse.Namespace, settings: Settings) -> int:
 
 
 def _of_edited_plugins(planned: Plan, store: RecordStore) -> list[str]:
-    """A line for every method of a plug-in that has other code now than finished runs of it: their numbers are shown as they are."""
+    """A line for every plug-in's method whose code has changed since runs of it finished; their numbers are shown as they are."""
     of_plugins = [job.run for job in planned.jobs if not METHODS.is_fixed(job.run.method)]
     finished = [
         record for run in of_plugins if run.key in planned.finished and (record := store.find(run.key)) is not None
@@ -330,8 +320,8 @@ def tune(request: Request, tuning: Tuning, how: Command) -> tuple[Request | None
     """Run the trials that have no result yet, or print their plan.
 
     Returns:
-        The request with what was chosen, under ``--plan`` with the first value of a grid in place of a choice that is not known;
-        None where there is no choice yet (runs go on without this process, or some failed). And the exit status so far.
+        The request with what was chosen; under ``--plan`` the first value of a grid stands in for an open choice. None where there is
+        no choice yet (runs go on without this process, or some failed). And the exit status so far.
     """
     from harness.archive.store import RecordStore
     from harness.planning.tuning import as_expected, choose, plan_trials, unfinished, without_lost
@@ -357,7 +347,7 @@ def tune(request: Request, tuning: Tuning, how: Command) -> tuple[Request | None
 
 
 def show_plan(planned: Plan, request: Request, how: Command, *, heading: str = "") -> int:
-    """Print a plan with its price, but for what the trials have priced; 1 where something is missing."""
+    """Print a plan with its price, without runs that are priced already; returns 1 where something is missing, else 0."""
     from harness.pricing import plan_data, plan_text, price, within_budget
 
     for line in planned.problems:
@@ -393,7 +383,7 @@ def carry_out(planned: Plan, request: Request, how: Command) -> Outcome:
         if planned.missing:
             raise UsageError(_missing(planned.missing))
         if not arguments.yes and (doubt := hesitation(planned, results, where=where, hours=how.hours)):
-            raise UsageError(f"{doubt}; --plan shows the prices, and --yes starts it all the same")
+            raise UsageError(f"{doubt}; --plan shows the prices, and --yes starts it anyway")
     if how.hours is not None and (begun := how.starts(planned, request)):
         prices = price(replace(planned, jobs=begun), results, where=where)
         planned, choice = affordable(planned, prices, hours=how.hours)
@@ -405,7 +395,7 @@ def carry_out(planned: Plan, request: Request, how: Command) -> Outcome:
 
 
 def _missing(lines: Sequence[str]) -> str:
-    """One line for all that is missing; where it is more than one thing, each is said on a line of its own before."""
+    """One line about what is missing; several things are printed first, each on a line of its own."""
     from harness.protocols.load import card_needs
 
     needs = f"protocols by what they need (--protocol): {card_needs()}"

@@ -111,13 +111,11 @@ def says(capsys: pytest.CaptureFixture[str]) -> Callable[..., str]:
 
 @contextlib.contextmanager
 def _restored() -> Iterator[None]:
-    before = [(registry, dict(registry._loaded), dict(registry.broken)) for registry in (METHODS, BENCHMARKS)]
+    before = [(registry, dict(registry._loaded)) for registry in (METHODS, BENCHMARKS)]
     yield
-    for registry, loaded, broken in before:
+    for registry, loaded in before:
         registry._loaded.clear()
         registry._loaded.update(loaded)
-        registry.broken.clear()
-        registry.broken.update(broken)
 
 
 @pytest.fixture(autouse=True, scope="module")

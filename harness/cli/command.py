@@ -1,4 +1,4 @@
-"""What all verbs share: errors become one line and exit code 2, names, help without markup. Free of torch."""
+"""What all verbs share: names, options, help without markup, and errors as one line with exit code 2. Free of torch."""
 
 from __future__ import annotations
 
@@ -30,11 +30,11 @@ from harness.system.streams import lost_output, open_streams, say
 
 PROGRAM = "sam-peft"
 ROOT = Path(str(harness.__file__)).parents[1]
-"""Of the copy that is running."""
+"""The folder of the copy that is running."""
 
 
 def program(verb: str = "") -> str:
-    """How the verb was called: ``sam-peft run``, ``python -m harness run``, or ``python -m harness.run`` of that one alone."""
+    """How the verb was called: ``sam-peft run``, ``python -m harness run``, or ``python -m harness.run``."""
     started = Path(sys.argv[0])
     if started.name == PROGRAM:
         return f"{PROGRAM} {verb}".rstrip()
@@ -44,7 +44,7 @@ def program(verb: str = "") -> str:
 
 
 def plain(documentation: str | None) -> str:
-    """The first paragraph of a docstring as a sentence for a terminal: without the command it begins with, without markup."""
+    """The first paragraph of a docstring as a sentence for a terminal, without its leading command and without markup."""
     paragraph = " ".join((documentation or "").split("\n\n")[0].split())
     text = re.sub(r"^``[^`]+``: ", "", paragraph).replace("``", "").replace("`", "")
     return text[:1].upper() + text[1:]
@@ -59,11 +59,11 @@ def version() -> str:
 
 _GPUS = "CUDA_VISIBLE_DEVICES=0 in front of the command, or --cluster NAME"
 ELSEWHERE = {"--gpu": _GPUS, "--gpus": _GPUS, "--device": _GPUS, "--output": "--results DIR", "--out": "--results DIR"}
-"""Options that people know from other programs -> what to type here."""
+"""Options of other programs -> what to type here."""
 
 
 class CommandParser(argparse.ArgumentParser):
-    """argparse whose errors are one line, with what to type instead of an option that is unknown."""
+    """argparse whose errors are one line, with what to type in place of an unknown option."""
 
     def error(self, message: str) -> NoReturn:
         unknown = message.removeprefix("unrecognized arguments: ")
@@ -73,27 +73,27 @@ class CommandParser(argparse.ArgumentParser):
             message = f"unknown argument {words[0]!r}{f' (did you mean {instead}?)' if instead else ''}"
         raise UsageError(f"{message}; {self.prog} --help lists what there is")
 
-    def _instead_of(self, word: str, *behind: str) -> str:
-        """A card's field is set by ``--set``; else what `ELSEWHERE` says, or the nearest option."""
+    def _instead_of(self, word: str, *rest: str) -> str:
+        """``--set`` for a field of a protocol; else what `ELSEWHERE` has, or the nearest option."""
         option, _, value = word.partition("=")
         if "--set" in self._option_string_actions:
             from harness.protocols.card import Protocol  # imports numpy, which other errors need not wait for
 
             field = option.lstrip("-").replace("-", "_")
             if field in Protocol.__dataclass_fields__:
-                return f"--set {field}={value or next(iter(behind), 'VALUE')}"
+                return f"--set {field}={value or next(iter(rest), 'VALUE')}"
             if option in ELSEWHERE:
                 return ELSEWHERE[option]
         near = difflib.get_close_matches(option, self._option_string_actions, n=1)
         return near[0] if near else ""
 
     def _print_message(self, message: str, file: Any = None) -> None:
-        """argparse would pass over a full disk in silence where output is not buffered."""
+        """argparse ignores a full disk where output is not buffered."""
         (file or sys.stdout).write(message)
 
 
 class Once(argparse.Action):
-    """The value of a list option; where it is given twice, argparse would take the last list in silence."""
+    """The value of a list option, which is refused where it is given twice; argparse would silently take the last."""
 
     def __call__(self, parser: argparse.ArgumentParser, namespace: argparse.Namespace, values: Any, *_: Any) -> None:
         before = getattr(namespace, self.dest)
@@ -107,7 +107,7 @@ class Once(argparse.Action):
 
 
 class _Words(argparse.Action):
-    """Words joined by blanks; where the option may be repeated, appended to those before."""
+    """Words joined by blanks; appended to earlier ones where the option may be repeated."""
 
     def __call__(self, parser: argparse.ArgumentParser, namespace: argparse.Namespace, values: Any, *_: Any) -> None:
         before = getattr(namespace, self.dest)
@@ -123,8 +123,8 @@ def add_results(
 
 
 def results_of(arguments: argparse.Namespace) -> Path:
-    """The results folder: the command line's, else the one that is set, else ``runs``. Raises UsageError: its path is no text,
-    which sweeps and jobs have to name it by."""
+    """The results folder: the command line's, else the setting's, else ``runs``. Raises UsageError: its path is no text, so that sweeps
+    could not name it."""
     folder = Path(arguments.results or load_settings().results)
     try:
         os.path.abspath(folder).encode()
@@ -139,12 +139,12 @@ def add_plugins(parser: argparse._ActionsContainer, help: str = "a file that def
     parser.add_argument(
         "--trust-settings",
         action="store_true",
-        help="run the code that harness.toml of this folder names (docs/start.md)",
+        help="trust the code that harness.toml of this folder names (docs/start.md)",
     )
 
 
 def plugins_of(arguments: argparse.Namespace) -> list[Path]:
-    """Plug-in files of the command line and of the settings, which are named before anything loads them.
+    """Plug-in files of the command line and of the settings; the latter are printed before anything loads them.
 
     Raises:
         UsageError: the command line names no file, or ``harness.toml`` names code that the command line does not trust.
@@ -160,7 +160,7 @@ def plugins_of(arguments: argparse.Namespace) -> list[Path]:
 
 
 def load_own_plugins(arguments: argparse.Namespace) -> list[Path]:
-    """Load `plugins_of` the command line, all of which a finished run may need; their files."""
+    """Load `plugins_of` the command line, any of which a finished run may need; returns the files."""
     from harness.registry import load_plugin  # looks for installed plug-ins
 
     files = plugins_of(arguments)
@@ -170,14 +170,9 @@ def load_own_plugins(arguments: argparse.Namespace) -> list[Path]:
 
 
 def add_run(
-    parser: argparse._ActionsContainer,
-    *,
-    option: str = "--run",
-    required: bool = False,
-    several: str = "",
-    help: str = "a finished run",
+    parser: argparse._ActionsContainer, *, option: str = "--run", several: str = "", help: str = "a finished run"
 ) -> None:
-    """Add an option that takes a run by its key or by words (`harness.comparison.names`); ``several`` is what the help says of
+    """Add an option that takes a run by its key or by words (`harness.comparison.names`); ``several``: what the help says of
     repeating it, empty where it is given once."""
     parser.add_argument(
         option,
@@ -186,12 +181,11 @@ def add_run(
         metavar="KEY",
         default=[] if several else None,
         help=f"{help}: its key, the beginning of that, or words that fit no other: lora kvasir 0{several}",
-        required=required,
     )
 
 
 def write_file(path: Path, content: str | bytes, *, what: str) -> None:
-    """Write a verb's output, whole or not at all; UsageError says which ``what`` cannot be written."""
+    """Write a verb's output, whole or not at all. Raises UsageError: the ``what`` cannot be written."""
     try:
         write_atomically(path, content)
     except OSError as error:
@@ -199,24 +193,23 @@ def write_file(path: Path, content: str | bytes, *, what: str) -> None:
 
 
 def require_effect(arguments: argparse.Namespace, *options: str, without: str) -> None:
-    """Refuse options that were given and change nothing.
-
-    Args:
-        options: long names without dashes.
-        without: in which case, such as ``with --check``.
-
-    Raises:
-        UsageError: one of them was given.
-    """
+    """Refuse options, by their long names without dashes, that change nothing ``without`` (such as ``with --check``). Raises UsageError:
+    one of them was given."""
     for option in options:
         if getattr(arguments, option.replace("-", "_")) not in (None, False, [], ""):
-            raise UsageError(f"--{option} has no effect {without}; leave it away")
+            raise UsageError(f"--{option} has no effect {without}; leave it out")
 
 
 def command(verb: str, documentation: str | None, *, epilog: str | None = None) -> CommandParser:
-    """The parser of a verb, with what all of them have; the first paragraph of its module's documentation says what it does."""
+    """The parser of a verb, with what all of them have; the first paragraph of its module's docstring is its description."""
     parser = CommandParser(prog=program(verb), description=plain(documentation), epilog=epilog)
     parser.add_argument("--debug", action="store_true", help="show the traceback of an unexpected error")
+    return parser
+
+
+def subcommand(commands: Any, name: str, help: str) -> argparse.ArgumentParser:
+    """The parser of one command of a verb, whose description is its line in the verb's help."""
+    parser: argparse.ArgumentParser = commands.add_parser(name, help=help, description=f"{help[0].upper()}{help[1:]}.")
     return parser
 
 
@@ -236,9 +229,9 @@ _ADVICE = {
 def verb(main: Callable[[list[str] | None], int]) -> Callable[..., int]:
     """Decorate a verb's ``main``.
 
-    User errors print ``error: …`` and return 2. So does any other exception, and its traceback goes to a file; with
-    ``--debug`` among the arguments it is raised instead. Ctrl-C returns 130, SIGTERM and SIGHUP do what it does and
-    return 143 and 129. A closed pipe is quiet; output that cannot be written is an error.
+    A user's error prints ``error: …`` and returns 2. So does any other exception, with its traceback in a file; with ``--debug`` it is
+    raised. Ctrl-C returns 130. SIGTERM and SIGHUP do what Ctrl-C does and return 143 and 129. A closed pipe is quiet; output that
+    cannot be written is an error.
     """
 
     @functools.wraps(main)
@@ -282,7 +275,7 @@ def _error(text: str) -> int:
 
 
 def _last_resort(error: Exception) -> str:
-    """One line about what nobody foresaw, with where its traceback is."""
+    """One line about an unexpected error, with the file of its traceback."""
     if isinstance(error, OSError) and error.errno in {*REASONS, *_ADVICE}:
         where = f"{error.filename}: " if error.filename else ""
         return f"{where}{os_reason(error)}{_ADVICE.get(error.errno, _FREE_SPACE)}"
@@ -296,15 +289,15 @@ def _last_resort(error: Exception) -> str:
         ) as file:
             file.write(f"{' '.join(sys.argv)}\n\n{''.join(traceback.format_exception(error))}")
     except OSError:
-        return f"{text}; give {DEBUG} as well to see where"
-    return f"{text}; this was not foreseen: the traceback is in {file.name} ({DEBUG} prints it)"
+        return f"{text}; {DEBUG} shows where"
+    return f"{text}; this was not expected: the traceback is in {file.name} ({DEBUG} prints it)"
 
 
 @contextmanager
 def _ended_as_by_ctrl_c() -> Iterator[list[int]]:
-    """SIGTERM and SIGHUP do what Ctrl-C does at that moment; gives the list of those that came.
+    """SIGTERM and SIGHUP do what Ctrl-C does; gives the list of those that came.
 
-    What is ignored stays ignored (``nohup``), what has a handler keeps it, and forked processes end as they always did.
+    Ignored signals stay ignored (``nohup``), handlers stay, and a forked process ends by the signal itself.
     """
     received: list[int] = []
     process = os.getpid()

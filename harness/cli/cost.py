@@ -1,7 +1,7 @@
-"""``sam-peft cost``: measure what methods cost to train and to run, interleaved in one process on one device.
+"""``sam-peft cost``: measure training and inference cost, methods interleaved.
 
-Rounds go A B C A B C …, so that whatever slows the machine slows all; ratios are paired by round. The result is a
-cost record below ``ROOT/cost``; ``sam-peft tables --study cost`` prints the table.
+Rounds go A B C A B C … in one process on one device, so that whatever slows the machine slows all; ratios are paired by round. The
+result is a cost record below ``ROOT/cost``; ``sam-peft tables --study cost`` prints the table.
 """
 
 from __future__ import annotations
@@ -14,16 +14,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from harness.check import parse_assignments
-from harness.cli.command import (
-    CommandParser,
-    Once,
-    add_plugins,
-    add_results,
-    command,
-    plugins_of,
-    results_of,
-    verb,
-)
+from harness.cli.command import CommandParser, Once, add_plugins, add_results, command, plugins_of, results_of, verb
 from harness.registry import load_plugins
 from harness.system.errors import UsageError
 from harness.system.streams import terminal_width
@@ -43,7 +34,7 @@ def parser() -> CommandParser:
         metavar="A,B[opt=1],…",
         help="methods in the order of a round; 'all' for every one",
     )
-    p.add_argument("--protocol", default="nas-lora", metavar="CARD", help="rules of training (default: nas-lora)")
+    p.add_argument("--protocol", default="nas-lora", metavar="NAME", help="rules of training (default: nas-lora)")
     p.add_argument("--backbone", metavar="NAME", help="default: the protocol's")
     p.add_argument(
         "--checkpoint",
@@ -58,13 +49,11 @@ def parser() -> CommandParser:
         "--classes",
         type=int,
         metavar="N",
-        help="measure the multi-class task with so many classes, background included, instead of the binary one",
+        help="measure a multi-class task with so many classes, background included (default: the binary task)",
     )
     p.add_argument("--rounds", type=int, default=9, metavar="N", help="measured rounds (default: 9)")
     p.add_argument(
-        "--baselines",
-        metavar="A,B[opt=1],…",
-        help="methods to which ratios are taken, by method or as --methods names them (default: full,lora)",
+        "--baselines", metavar="A,B[opt=1],…", help="methods of --methods that ratios refer to (default: full,lora)"
     )
     p.add_argument("--device", metavar="NAME", help="cpu or cuda:N (default: the GPU if there is one)")
     p.add_argument("--threads", type=int, metavar="N", help="CPU threads (default: torch's)")
@@ -72,9 +61,9 @@ def parser() -> CommandParser:
         "--clock",
         choices=("wall", "processor"),
         default="wall",
-        help="processor: seconds of computing on one thread, for a CPU that others use (default: wall)",
+        help="processor measures CPU seconds of one thread, for a CPU that others use (default: wall)",
     )
-    p.add_argument("--shared", action="store_true", help="measure although others use the device; the record is marked")
+    p.add_argument("--shared", action="store_true", help="measure even if others use the device; the record is marked")
     p.add_argument(
         "--set", action="append", default=[], metavar="KEY=VALUE", help="override: fused_attention=false, lora.rank=6"
     )
@@ -165,7 +154,7 @@ def _check(arguments: argparse.Namespace) -> None:
         raise UsageError(f"--threads {arguments.threads}: give at least one thread, and at most 1024")
     if arguments.classes is not None and arguments.classes < 2:
         raise UsageError(
-            f"--classes {arguments.classes}: background and one class are two; leave it away for the binary task"
+            f"--classes {arguments.classes}: background and one class are two; leave it out for the binary task"
         )
 
 

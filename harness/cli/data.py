@@ -1,4 +1,4 @@
-"""``sam-peft data``: list, prepare and check the nine benchmarks as people download them, write samples of them, score predictions."""
+"""``sam-peft data``: list, prepare, check and sample benchmarks, and score predictions."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ from pathlib import Path
 from typing import Any
 
 from harness.check import from_mapping, parse_assignments
-from harness.cli.command import PROGRAM, CommandParser, add_plugins, command, load_own_plugins, verb
+from harness.cli.command import PROGRAM, CommandParser, add_plugins, command, load_own_plugins, subcommand, verb
 from harness.datasets.base import Benchmark, DataOptions, DatasetError
 from harness.registry import BENCHMARKS, SEGMENTED, dataset_name, is_own
 from harness.settings import load_settings, named_table
@@ -27,66 +27,81 @@ def parser() -> CommandParser:
     p = command("data", __doc__)
     commands = p.add_subparsers(dest="command", required=True)
 
-    listing = commands.add_parser("list", help="what each benchmark needs, its terms and size, and which are found")
+    listing = subcommand(
+        commands, "list", "list every benchmark with its terms, size and source, and whether it is found"
+    )
     _data(listing)
     add_plugins(listing, help="a file that defines more benchmarks")
     listing.add_argument("--json", action="store_true", help="print JSON")
     listing.set_defaults(run=run_list)
 
-    preparing = commands.add_parser("prepare", help="download or take archives, verify, unpack safely")
+    preparing = subcommand(commands, "prepare", "download archives or take them from disk, verify and unpack them")
     preparing.add_argument("name", help="benchmark")
     preparing.add_argument(
-        "--from", dest="sources", nargs="+", required=True, metavar="ARCHIVE_OR_URL", help="what it comes in"
+        "--from",
+        dest="sources",
+        nargs="+",
+        required=True,
+        metavar="ARCHIVE_OR_URL",
+        help="its archives, on disk or on the web",
     )
     _data(preparing)
     preparing.add_argument("--json", action="store_true", help="print JSON")
     preparing.set_defaults(run=run_prepare)
 
-    checking = commands.add_parser("check", help="judge the files by rules; exit code 1 where one fails")
-    checking.add_argument("name", help="benchmark, or all that are found; NAME=DIR for data of your own")
+    checking = subcommand(commands, "check", "check the files of a data set by rules; exit code 1 where one fails")
+    checking.add_argument("name", help="benchmark; 'all' for all that are found; NAME=DIR for data of your own")
     _data(checking)
     add_plugins(checking, help="a file that defines more benchmarks")
-    checking.add_argument("--split-rule", default="default", help="split rule of the benchmark")
-    checking.add_argument("--split-seed", type=int, default=0, help="seed of carved splits")
+    checking.add_argument("--split-rule", default="default", metavar="RULE", help="split rule of the benchmark")
+    checking.add_argument("--split-seed", type=int, default=0, metavar="N", help="seed of carved splits (default: 0)")
     checking.add_argument(
-        "--group", default="", metavar="REGEX", help="of your own data: what in a name keeps images in one split"
+        "--group",
+        default="",
+        metavar="REGEX",
+        help="for your own data: the part of a name that keeps images in one split",
     )
     checking.add_argument(
-        "--category", default="", metavar="NAME", help="of your own COCO file: the foreground; any for all categories"
+        "--category",
+        default="",
+        metavar="NAME",
+        help="for your own COCO file: the category that is foreground; 'any' for all",
     )
-    checking.add_argument("--workers", type=int, default=0, help="threads; 0 for one a core")
+    checking.add_argument("--workers", type=int, default=0, metavar="N", help="threads (default: one a core)")
     checking.add_argument("--json", action="store_true", help="print JSON")
     checking.set_defaults(run=run_check)
 
-    scoring = commands.add_parser(
-        "score", help="score a folder of predictions against a folder of masks, paired by name"
-    )
+    scoring = subcommand(commands, "score", "score a folder of predictions against a folder of masks, paired by name")
     scoring.add_argument(
         "predictions", type=Path, help="grey images, whose levels are probabilities, or .npy in [0, 1]"
     )
     scoring.add_argument("masks", type=Path, help="masks of the same names")
-    scoring.add_argument("--benchmark", metavar="NAME", help="its metrics, its classes and its way to read masks")
-    scoring.add_argument("--metrics", metavar="A,B", help=f"others than these: {', '.join(SCORED)} (docs/metrics.md)")
+    scoring.add_argument("--benchmark", metavar="NAME", help="use its metrics, its classes and its encoding of masks")
+    scoring.add_argument("--metrics", metavar="A,B", help=f"metrics (default: {','.join(SCORED)}; docs/metrics.md)")
     scoring.add_argument(
-        "--num-classes", type=int, default=2, metavar="N", help="more than 2: files hold class indices"
+        "--num-classes",
+        type=int,
+        default=2,
+        metavar="N",
+        help="classes; above 2, files hold class indices (default: 2)",
     )
     scoring.add_argument(
-        "--set", action="append", default=[], metavar="NAME=VALUE", help="a convention, such as empty=0"
+        "--set", action="append", default=[], metavar="NAME=VALUE", help="a convention of metrics, such as empty=0"
     )
     scoring.add_argument(
-        "--stretched", action="store_true", help="predictions are squares that a network made of images of any shape"
+        "--stretched", action="store_true", help="predictions are squares from a network that stretches its images"
     )
-    scoring.add_argument("--partial", action="store_true", help="score what both folders have")
+    scoring.add_argument("--partial", action="store_true", help="score only what both folders have")
     scoring.add_argument("--per-image", type=Path, metavar="CSV", help="write the scores of every image; a new file")
     scoring.add_argument("--json", action="store_true", help="print JSON")
     scoring.set_defaults(run=run_score)
 
-    sampling = commands.add_parser("sample", help="write a generated sample in the layout of the real archive")
-    sampling.add_argument("name", help="benchmark, or all")
-    _data(sampling, help="folder to write into (default: data; never what is set)")
-    sampling.add_argument("--images", type=int, default=None, help="images in all")
-    sampling.add_argument("--seed", type=int, default=0, help="seed of the scenes")
-    sampling.add_argument("--size", type=int, default=None, help="side of the images in pixels")
+    sampling = subcommand(commands, "sample", "write generated images in the layout of the real archive")
+    sampling.add_argument("name", help="benchmark; 'all' for every one")
+    _data(sampling, help="folder to write into (default: data, whatever the setting)")
+    sampling.add_argument("--images", type=int, default=None, metavar="N", help="number of images")
+    sampling.add_argument("--seed", type=int, default=0, metavar="N", help="seed of the scenes (default: 0)")
+    sampling.add_argument("--size", type=int, default=None, metavar="PX", help="side of the images")
     sampling.set_defaults(run=run_sample)
     return p
 
@@ -100,7 +115,7 @@ def _data(
 
 
 def _folder(arguments: argparse.Namespace, name: str = "") -> Path:
-    """Where a benchmark is looked for: what the command line says, else what is set for it or for all."""
+    """The folder in which a benchmark is looked for: the command line's, else the setting for it or for all."""
     if arguments.data is not None:
         return Path(arguments.data)
     settings = load_settings()
@@ -170,7 +185,7 @@ def run_prepare(arguments: argparse.Namespace) -> int:
 
     benchmark = _benchmark(arguments.name)
     if not isinstance(benchmark, FolderBenchmark):
-        raise UsageError(f"{benchmark.name} does not say how its archives are laid out; unpack them yourself")
+        raise UsageError(f"{benchmark.name} has no known layout of archives; unpack them yourself")
     root = _folder(arguments)
     with writing_to(f"what is prepared below {root}"), bars() as progress:
         folder, splits = prepare(benchmark, arguments.sources, root, progress=progress)
@@ -219,11 +234,11 @@ def run_check(arguments: argparse.Namespace) -> int:
 
 
 def _known(arguments: argparse.Namespace, options: DataOptions) -> str:
-    """The name of a benchmark, or of data of one's own; where a folder comes as NAME=DIR, or is set for data of one's own, it
-    becomes ``arguments.data``.
+    """The name of a benchmark, or of data of one's own. A folder given as NAME=DIR, or set for data of one's own, becomes
+    ``arguments.data``.
 
     Raises:
-        UsageError: no benchmark, and no folder is given or set for it.
+        UsageError: it is no benchmark, and no folder is given or set for it.
     """
     from harness.datasets.own import any_folder
     from harness.datasets.readers.hugging_face import plain_folder
@@ -307,7 +322,7 @@ def run_score(arguments: argparse.Namespace) -> int:
         )
     images, ignored = scorer.images(), scorer.ignored()
     if ignored:
-        print(f"left out, as every pixel of the mask is ignored: {', '.join(ignored)}", file=sys.stderr)
+        print(f"left out, since every pixel of the mask is ignored: {', '.join(ignored)}", file=sys.stderr)
     if out:
         with out.open("x", newline="", encoding="utf-8", errors="replace") as file:
             writer = csv.writer(file)
@@ -316,11 +331,9 @@ def run_score(arguments: argparse.Namespace) -> int:
     if arguments.json:
         print(json.dumps({"images": len(images), "scores": scorer.summary()}, indent=1))
     else:
-        print(
-            "\n".join(
-                [f"{len(images)} images", *(f"{name:<12} {value:.4f}" for name, value in scorer.summary().items())]
-            )
-        )
+        print(f"{len(images)} images")
+        for name, value in scorer.summary().items():
+            print(f"{name:<12} {value:.4f}")
     return 0
 
 

@@ -1,5 +1,7 @@
-"""``sam-peft doctor``: run the contract of methods on a tiny SAM and a tiny timm ViT, and print what each can do; or, with
-``--device cuda``, what a GPU gives."""
+"""``sam-peft doctor``: test every method on tiny models, or a GPU (--device cuda).
+
+It prints what each method can do by the contract of methods, on a tiny SAM and a tiny timm ViT.
+"""
 
 from __future__ import annotations
 
@@ -31,32 +33,38 @@ def parser() -> CommandParser:
         epilog="Exit code 1 if a method breaks the contract, a plug-in is broken or a file does not fit.",
     )
     p.add_argument(
-        "--methods", action=Once, default="all", metavar="A,B,…", help="which (default: all, plug-ins included)"
+        "--methods",
+        action=Once,
+        default="all",
+        metavar="A,B,…",
+        help="methods to test (default: all, plug-ins included)",
     )
     p.add_argument(
         "--backbone",
         metavar="NAME",
-        help="count parameters on this one (default: vit_h); with --device, measure it (default: vit_b)",
+        help="backbone to count parameters on (default: vit_h), or to measure with --device (default: vit_b)",
     )
     p.add_argument(
         "--device",
         choices=["cuda"],
-        help="instead, the first minutes on a GPU: a step of every method against the CPU's, attention, rates; docs/gpu.md",
+        help="test a GPU instead: a step of every method against the CPU's, attention, rates (docs/gpu.md)",
     )
     p.add_argument(
         "--decoder",
         default="sam",
         choices=DECODERS,
         metavar="NAME",
-        help=f"check and count under this one: {', '.join(DECODERS)} (default: sam); all but sam need --backbone timm/NAME",
+        help=f"decoder to test under: {', '.join(DECODERS)} (default: sam); all but sam need --backbone timm/NAME",
     )
     p.add_argument(
         "--checkpoint",
         type=Path,
         metavar="FILE",
-        help="say what this file is and what of it fits --backbone, and nothing else; 'published' downloads the backbone's own",
+        help="only print what this file is and what of it fits --backbone; 'published' downloads the backbone's own",
     )
-    p.add_argument("--set", action="append", default=[], metavar="METHOD.KEY=VALUE", help="such as lora.rank=8")
+    p.add_argument(
+        "--set", action="append", default=[], metavar="METHOD.KEY=VALUE", help="an option of a method: lora.rank=8"
+    )
     add_plugins(p)
     form = p.add_mutually_exclusive_group()
     form.add_argument("--json", action="store_true", help="print a list of objects, one a method")
@@ -65,7 +73,7 @@ def parser() -> CommandParser:
         nargs="?",
         const="-",
         metavar="FILE",
-        help="print the table alone, or put it between the doctor's markers in FILE",
+        help="print only the table, or write it between the doctor's markers in FILE",
     )
     return p
 
@@ -120,7 +128,7 @@ def main(argv: list[str] | None = None) -> int:
 
 
 def _in_terminal(rows: Sequence[Capability], *, width: int) -> str:
-    """The matrix in parts that fit."""
+    """The matrix, split between columns where it is too wide."""
     from harness.contract.matrix import WORDS, matrix_cells
     from harness.report.formats import Head, Table, fitted
 
@@ -131,7 +139,7 @@ def _in_terminal(rows: Sequence[Capability], *, width: int) -> str:
 
 
 def _examine_gpu(backbone: str, names: Sequence[str], *, as_json: bool) -> int:
-    """Print what the GPU gives; exit code 1 where something on it is not right."""
+    """Print what was found on the GPU; returns 1 where something is wrong, else 0."""
     with stages() as report:
         report("loading torch")
         from harness.contract.gpu import examine_gpu, gpu_page
@@ -142,7 +150,7 @@ def _examine_gpu(backbone: str, names: Sequence[str], *, as_json: bool) -> int:
 
 
 def _examine_file(path: Path, backbone: str) -> int:
-    """Print what a checkpoint is and how it fits; exit code 1 where it does not."""
+    """Print what a checkpoint is and how it fits; returns 1 where it does not, else 0."""
     from harness.models.checkpoint import Mismatch, family_of, read_shapes
     from harness.models.published import weights_file
 
@@ -173,7 +181,7 @@ def chosen_methods(text: str) -> list[str]:
         UsageError: unknown, or none, or with options.
     """
     if "[" in text:
-        raise UsageError(f"--methods {text}: options stand apart here, as in --set lora.rank=8")
+        raise UsageError(f"--methods {text}: options are given apart here, as in --set lora.rank=8")
     words = [word for word in text.split(",") if word.strip()]
     several = {"all": METHODS.names(), "peft/all": list(TUNERS)}
     names = [name for word in words for name in (several.get(canonical_spelling(word)) or [METHODS.resolve(word)])]

@@ -1,5 +1,4 @@
-"""``sam-peft export``: write the best model of a finished run, as a SAM checkpoint with the method merged into it,
-as its trained tensors, as an adapter for transformers' SamModel, or as ONNX."""
+"""``sam-peft export``: write a run's model as a merged checkpoint, adapter, peft or ONNX."""
 
 from __future__ import annotations
 
@@ -35,46 +34,47 @@ if TYPE_CHECKING:
 
 def parser() -> CommandParser:
     p = command("export", __doc__)
-    add_run(p, required=False)
+    add_run(p)
     p.add_argument(
         "--adopt",
         type=Path,
         metavar="DIR",
-        help="instead of --run: fold an adapter that peft trained on transformers' SamModel into --checkpoint of --backbone",
+        help="in place of --run: fold an adapter that peft trained on transformers' SamModel into --checkpoint",
     )
-    p.add_argument("--backbone", default="vit_b", metavar="NAME", help="of --adopt (default: vit_b)")
+    p.add_argument("--backbone", default="vit_b", metavar="NAME", help="the backbone of --adopt (default: vit_b)")
     p.add_argument(
         "--out",
         required=True,
         type=Path,
         metavar="FILE",
-        help=".pth; .safetensors with --adapter-only; .onnx with --onnx; a folder with --peft",
+        help="a file .pth; .safetensors with --adapter-only; .onnx with --onnx; a folder with --peft",
     )
     p.add_argument(
         "--merge",
         choices=("exact", "conv", "calibrated"),
-        help="fold what is linear (default), or fit and fold the rest by least squares on training images; "
-        "conv keeps a convolution, so no SAM checkpoint comes of it",
+        help="exact folds what is linear (default); calibrated also fits the rest by least squares on training images; conv "
+        "keeps a convolution, so it gives no SAM checkpoint",
     )
     form = p.add_mutually_exclusive_group()
     form.add_argument("--adapter-only", action="store_true", help="write the trained tensors as safetensors, unmerged")
     form.add_argument(
         "--peft",
         action="store_true",
-        help="write adapter_config.json and adapter_model.safetensors for Hugging Face's PEFT: low-rank methods; cells "
-        "with --merge calibrated",
+        help="write an adapter of Hugging Face's PEFT: low-rank methods, and cells with --merge calibrated",
     )
     form.add_argument(
         "--onnx",
         action="store_true",
-        help="write a graph of any model, merged as far as it can be, and check it with onnxruntime",
+        help="write an ONNX graph, merged as far as possible, and check it with onnxruntime",
     )
     p.add_argument("--verify", action="store_true", help="load the file and compare predictions")
     add_results(p)
     p.add_argument("--checkpoint", type=Path, metavar="FILE", help="the pretrained weights that the run started from")
-    p.add_argument("--data", type=Path, metavar="DIR", help="the benchmark's folder or its parent; calibrated needs it")
+    p.add_argument(
+        "--data", type=Path, metavar="DIR", help="the benchmark's folder or its parent, for --merge calibrated"
+    )
     p.add_argument("--force", action="store_true", help="overwrite FILE and its model card")
-    add_plugins(p, help="as the run had it")
+    add_plugins(p, help="a plug-in that the run used")
     return p
 
 
@@ -87,18 +87,18 @@ def main(argv: list[str] | None = None) -> int:
     if arguments.adopt is not None:
         return _adopt(arguments, form)
     if arguments.run is None:
-        raise UsageError("say which run with --run, or which adapter of Hugging Face peft with --adopt DIR")
+        raise UsageError("give a run with --run KEY, or an adapter of Hugging Face peft with --adopt DIR")
     if form == "adapter":
         require_effect(arguments, "merge", without="with --adapter-only, which writes the tensors unmerged")
     require_out(arguments.out, form, force=arguments.force)
     require_file_or_word(arguments.checkpoint)
     if form == "peft" and arguments.verify:
         raise UsageError(
-            "--verify loads without PEFT and transformers, so it takes no --peft; leave one of the two away"
+            "--verify loads without PEFT and transformers, so it takes no --peft; leave one of the two out"
         )
 
     if form == "onnx" and arguments.verify:
-        raise UsageError("--onnx is always checked, with onnxruntime; leave --verify away")
+        raise UsageError("--onnx is always checked, with onnxruntime; leave --verify out")
     load_own_plugins(arguments)
     results, settings = results_of(arguments), load_settings()
     run = find_run(results, arguments.run)
@@ -191,8 +191,8 @@ def _card(record: Record, form: Form, *, merge: str, base: str | None, usage: st
 
 
 def require_out(out: Path, form: Form, *, force: bool) -> None:
-    """Refuse, before anything is loaded, what could not be written. Raises UsageError: another ending, no folder to write into, or
-    a file or its model card that is there already."""
+    """Refuse a path that could not be written, before anything is loaded. Raises UsageError: another ending, no such folder, or a file
+    or its model card that exists."""
     suffix = {"sam": ".pth", "adapter": ".safetensors", "onnx": ".onnx", "peft": ""}[form]
     if suffix and out.suffix != suffix:
         raise UsageError(f"--out {out}: the name must end in {suffix}")
@@ -202,7 +202,7 @@ def require_out(out: Path, form: Form, *, force: bool) -> None:
         raise UsageError(f"--out {out} is a file; --peft writes a folder")
     if out.exists() and not force and (form != "peft" or any(out.iterdir())):
         raise UsageError(f"--out {out} exists; choose another name, or --force to overwrite it")
-    if form == "peft":  # its card lies in the folder
+    if form == "peft":  # its card is in the folder
         return
     if out.is_dir():
         raise UsageError(f"--out {out} is a folder; give the name of a file")

@@ -1,5 +1,7 @@
-"""``sam-peft predict``: write the masks or labels of your own images by the model of a finished run or of an adapter,
-and score them where the true masks are given."""
+"""``sam-peft predict``: write masks or labels of your own images, by a run or an adapter.
+
+Masks are scored where the true ones are given.
+"""
 
 from __future__ import annotations
 
@@ -9,16 +11,7 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
-from harness.cli.command import (
-    CommandParser,
-    add_plugins,
-    add_results,
-    add_run,
-    command,
-    load_own_plugins,
-    results_of,
-    verb,
-)
+from harness.cli.command import add_plugins, add_results, add_run, command, load_own_plugins, results_of, verb
 from harness.comparison.names import find_run
 from harness.models.catalog import resolve_backbone
 from harness.models.published import require_file_or_word, weights_file
@@ -27,12 +20,12 @@ from harness.system.errors import UsageError
 from harness.system.streams import bars, stages
 
 
-def parser() -> CommandParser:
+def parser() -> argparse.ArgumentParser:
     p = command(
         "predict",
         __doc__,
-        epilog="Masks are PNG at each image's own size: 0 and 255, or class indices with a palette; of a classifier labels.csv has "
-        "each image's label and probabilities. Repeating the command continues where it stopped, with masks.",
+        epilog="Masks are PNG at each image's own size: 0 and 255, or class indices with a palette. A classifier writes labels.csv with "
+        "each image's label and probabilities. Repeating the command continues where it stopped.",
     )
     model = p.add_mutually_exclusive_group(required=True)
     add_run(model)
@@ -40,33 +33,29 @@ def parser() -> CommandParser:
         "--adapter",
         type=Path,
         metavar="PATH",
-        help="what sam-peft export --adapter-only wrote, or the folder of an adapter that peft trained on transformers' SamModel",
+        help="a file of sam-peft export --adapter-only, or the folder of an adapter that peft trained on transformers' SamModel",
     )
-    p.add_argument("--backbone", metavar="NAME", help="of a folder of --adapter (default: vit_b)")
+    p.add_argument("--backbone", metavar="NAME", help="the backbone of an adapter's folder (default: vit_b)")
     p.add_argument("--images", required=True, nargs="+", type=Path, metavar="PATH", help="files, or folders of them")
     p.add_argument("--out", required=True, type=Path, metavar="DIR", help="folder of the masks, empty or new")
-    p.add_argument("--masks", type=Path, metavar="DIR", help="true masks of the same names: print the scores, too")
+    p.add_argument("--masks", type=Path, metavar="DIR", help="true masks of the same names; prints scores")
     pointed = p.add_mutually_exclusive_group()
     pointed.add_argument(
         "--box",
         action="append",
         default=[],
         metavar="X0,Y0,X1,Y1",
-        help="a box around an object, in pixels of the one image that is given; repeatable",
+        help="a box around an object in pixels, where one image is given; repeatable",
     )
     pointed.add_argument(
-        "--point",
-        action="append",
-        default=[],
-        metavar="X,Y",
-        help="a point on the object; repeatable",
+        "--point", action="append", default=[], metavar="X,Y", help="a point on the object; repeatable"
     )
-    p.add_argument("--overlay", action="store_true", help="also DIR/overlays: contours over the image")
-    p.add_argument("--probabilities", action="store_true", help="also DIR/probabilities: .npy of float32")
+    p.add_argument("--overlay", action="store_true", help="also write DIR/overlays: contours over the image")
+    p.add_argument("--probabilities", action="store_true", help="also write DIR/probabilities: .npy of float32")
     p.add_argument("--batch", type=int, default=4, metavar="N", help="images a forward pass (default: 4)")
     add_results(p, help="results folder of --run (default: the setting, else runs)")
     p.add_argument("--checkpoint", type=Path, metavar="FILE", help="the pretrained weights that the run started from")
-    add_plugins(p, help="as the run had it")
+    add_plugins(p, help="a plug-in that the run used")
     return p
 
 
@@ -76,7 +65,7 @@ def main(argv: list[str] | None = None) -> int:
     if arguments.batch < 1:
         raise UsageError(f"--batch {arguments.batch}: give 1 or more")
     if arguments.results and arguments.adapter:
-        raise UsageError("--results is where --run is looked up; an adapter needs none")
+        raise UsageError("--results is the folder of --run; leave it out with --adapter")
     for path in arguments.images:
         if not path.exists():
             raise UsageError(f"--images {path}: no such file or folder")
@@ -85,7 +74,7 @@ def main(argv: list[str] | None = None) -> int:
     ]
     require_file_or_word(arguments.checkpoint)
     if arguments.backbone and not (arguments.adapter and arguments.adapter.is_dir()):
-        raise UsageError("--backbone is of an adapter's folder; a run and an exported adapter say theirs")
+        raise UsageError("--backbone is for an adapter's folder; a run and an exported adapter name theirs")
     if arguments.adapter and not arguments.adapter.exists():
         raise UsageError(
             f"--adapter {arguments.adapter}: no such file or folder; give what sam-peft export --adapter-only or peft wrote"

@@ -1,4 +1,4 @@
-"""``sam-peft protocols``: show the rules of a protocol with where each value comes from, or compare two."""
+"""``sam-peft protocols``: show the rules of a protocol and their sources, or compare two."""
 
 from __future__ import annotations
 
@@ -9,7 +9,7 @@ from itertools import takewhile
 from pathlib import Path
 from typing import Any
 
-from harness.cli.command import CommandParser, command, verb
+from harness.cli.command import CommandParser, command, subcommand, verb
 from harness.protocols.keys import EXECUTION_ONLY, with_pixels
 from harness.protocols.load import as_rules, card_names, card_path, load_protocol, protocol_hash, read_card
 from harness.system.text import printable_line
@@ -30,13 +30,13 @@ A changed quirk changes the protocol's hash, and tables keep different hashes ap
 def parser() -> CommandParser:
     p = command("protocols", __doc__)
     commands = p.add_subparsers(dest="command", required=True)
-    listed = commands.add_parser("list", help="the protocols that come with the harness")
-    show = commands.add_parser(
-        "show", help="every field of a protocol with its value and its mark: paper, code or ours"
+    listed = subcommand(commands, "list", "list the protocols that come with the harness")
+    show = subcommand(
+        commands, "show", "show every field of a protocol with its value and its source: paper, code or ours"
     )
-    show.add_argument("card", help="name of a card, or path of a .yaml file")
+    show.add_argument("card", metavar="NAME", help="name of a protocol, or path of a .yaml file")
     show.add_argument("--diff", metavar="OTHER", help="show only the fields in which OTHER differs")
-    quirks = commands.add_parser("quirks", help="print docs/quirks.md, generated from the switches")
+    quirks = subcommand(commands, "quirks", "print docs/quirks.md: where released code differs from its intention")
     for each in (listed, show, quirks):
         each.add_argument("--json", action="store_true", help="print JSON instead of a table")
     return p
@@ -57,7 +57,7 @@ def main(argv: list[str] | None = None) -> int:
 
 
 def quirks() -> list[dict[str, str]]:
-    """What released code does against what it means to do; the keys of each are those of the page's columns."""
+    """Where released code differs from what it intends; the keys of each entry are the columns of the page."""
     rows: list[dict[str, str]] = read_yaml(QUIRKS, what="quirks", values_as_text=True)
     return rows
 

@@ -1,4 +1,4 @@
-"""``sam-peft records``: find damaged or edited records, copy records between results folders, export them for trackers or as CSV."""
+"""``sam-peft records``: check, merge and export records."""
 
 from __future__ import annotations
 
@@ -9,7 +9,7 @@ from harness.archive.archive import Archive
 from harness.archive.measured import CostStore
 from harness.archive.merge import checked, merge
 from harness.archive.store import RecordStore
-from harness.cli.command import CommandParser, add_results, command, results_of, verb
+from harness.cli.command import CommandParser, add_results, command, results_of, subcommand, verb
 from harness.comparison.names import find_run
 from harness.report.trackers import TARGETS, export_records
 from harness.system.errors import UsageError
@@ -20,29 +20,27 @@ from harness.system.text import printable_line
 def parser() -> CommandParser:
     p = command("records", __doc__)
     commands = p.add_subparsers(dest="command", required=True)
-    checking = commands.add_parser(
-        "check", help="read every record with its sidecar files; exit 1 if one is damaged or was edited"
+    checking = subcommand(
+        commands, "check", "read every record with its sidecar files; exit code 1 if one is damaged or was edited"
     )
     checking.add_argument(
         "results", nargs="?", type=Path, metavar="DIR", help="results folder (default: the setting, else runs)"
     )
-    merging = commands.add_parser(
-        "merge",
-        help="merge A B copies into B what it lacks, merge A B --out C both into C; exit 1 if something is left out",
-    )
+    merging = subcommand(
+        commands, "merge", "copy from A into B what B lacks (merge A B), or from both into C (merge A B --out C); "
+        "exit code 1 if something is left out",
+    )  # fmt: skip
     merging.add_argument(
-        "folders", nargs="+", type=Path, metavar="DIR", help="results folders; without --out into the last"
+        "folders", nargs="+", type=Path, metavar="DIR", help="results folders; without --out the last is written to"
     )
     merging.add_argument("--out", type=Path, metavar="DIR", help="results folder to copy into; may be new")
-    out = commands.add_parser(
-        "export", help="write finished runs for TensorBoard or Weights & Biases (offline), or all numbers as CSV"
-    )
-    out.add_argument("--to", required=True, choices=TARGETS)
+    out = subcommand(commands, "export", "write finished runs for TensorBoard or Weights & Biases (offline), or as CSV")
+    out.add_argument("--to", required=True, choices=TARGETS, help="format")
     out.add_argument("out", type=Path, metavar="DIR", help="folder to write; new or empty")
     add_results(out)
-    out.add_argument("--protocol", metavar="CARD", help="only records of this protocol")
+    out.add_argument("--protocol", metavar="NAME", help="only runs of this protocol")
     out.add_argument(
-        "--run", action="append", default=[], metavar="KEY", help="only this run, by key or words; repeatable"
+        "--run", action="append", default=[], metavar="KEY", help="only this run, by its key or words; repeatable"
     )
     return p
 

@@ -1,7 +1,11 @@
-"""``sam-peft report``: write what a results folder says as pages that open offline (a leaderboard, a page a benchmark), or its figures."""
+"""``sam-peft report``: write the results as an offline website, or as figures.
+
+The site has a leaderboard, then a page for each benchmark.
+"""
 
 from __future__ import annotations
 
+import argparse
 import os
 from collections.abc import Callable
 from pathlib import Path
@@ -10,16 +14,7 @@ from typing import Any
 from harness.archive.archive import Archive
 from harness.archive.schema import Record
 from harness.archive.store import require_writable
-from harness.cli.command import (
-    CommandParser,
-    add_plugins,
-    add_results,
-    command,
-    load_own_plugins,
-    results_of,
-    verb,
-    write_file,
-)
+from harness.cli.command import add_plugins, add_results, command, load_own_plugins, results_of, verb, write_file
 from harness.datasets.base import DatasetError
 from harness.registry import BENCHMARKS, is_own
 from harness.system.errors import UsageError
@@ -54,11 +49,11 @@ def main(argv: list[str] | None = None) -> int:
         return _figures(folder, made, pictures)
     pages = site(
         made, title=study.title if study else "Results", photographs=pictures,
-        withheld="Photographs: name their folder by --data DIR; --photographs all shows those that may not be passed on, too.",
+        withheld="Photographs: name their folder by --data DIR; --photographs all also shows those that may not be redistributed.",
     )  # fmt: skip
     for name in pages:
         if not is_free(folder / name):
-            raise UsageError(f"--out {folder}: {name} is there and is no page of a report; name another folder")
+            raise UsageError(f"--out {folder}: {name} exists and is no page of a report; name another folder")
     for name, text in pages.items():
         write_file(folder / name, text, what="page")
     print(
@@ -86,7 +81,7 @@ def _figures(folder: Path, made: list[Any], pictures: Callable[[Record, str, str
 
 
 def photographs(root: Path, *, data: list[Path], which: str) -> Callable[[Record, str, str], Any]:
-    """(a record, split, stem) -> the image that the network saw, None where it is not at hand or may not be passed on."""
+    """(a record, split, stem) -> the image that the network saw; None where it is not at hand or may not be redistributed."""
     from harness.planning.data import network_images
 
     images = network_images(root, data=data)
@@ -94,7 +89,7 @@ def photographs(root: Path, *, data: list[Path], which: str) -> Callable[[Record
 
     def picture(record: Record, split: str, stem: str) -> Any:
         benchmark = record.run.benchmark
-        if benchmark in missing or which == "none" or (which == "redistributable" and not may_be_passed_on(record)):
+        if benchmark in missing or which == "none" or (which == "redistributable" and not is_redistributable(record)):
             return None
         try:
             return images(record, split, stem)
@@ -106,8 +101,8 @@ def photographs(root: Path, *, data: list[Path], which: str) -> Callable[[Record
     return picture
 
 
-def may_be_passed_on(record: Record) -> bool:
-    """Images of one's own are one's own; of a benchmark its terms say so."""
+def is_redistributable(record: Record) -> bool:
+    """Whether the images of a run may be redistributed: one's own, and those of benchmarks whose terms allow it."""
     run = record.run
     if run.is_generated or run.rules.get("own_classes"):
         return True
@@ -118,7 +113,7 @@ def may_be_passed_on(record: Record) -> bool:
 
 
 def is_free(path: Path) -> bool:
-    """Whether there is nothing, an empty file, or an earlier page, which may be written over."""
+    """Whether a page may be written there: there is nothing, an empty file, or an earlier page."""
     from harness.report.site import LEADERBOARD, WRITTEN
 
     if not os.path.lexists(path):
@@ -131,11 +126,11 @@ def is_free(path: Path) -> bool:
     return not begin or (WRITTEN.encode() in begin if path.name != LEADERBOARD else begin.startswith(b"row,"))
 
 
-def parser() -> CommandParser:
+def parser() -> argparse.ArgumentParser:
     p = command("report", __doc__)
     add_results(p)
     p.add_argument(
-        "--study", metavar="NAME", help="rows, benchmarks and seeds of this study alone (a name or a YAML file)"
+        "--study", metavar="NAME", help="only rows, benchmarks and seeds of this study (a name or a YAML file)"
     )
     p.add_argument(
         "--baseline", default="", metavar="ROW", help="the row that others are compared with (default: LoRA)"
@@ -143,14 +138,14 @@ def parser() -> CommandParser:
     p.add_argument("--figures", action="store_true", help="write figures as SVG, PDF and PNG instead of pages")
     p.add_argument(
         "--data", action="append", type=Path, default=[], metavar="DIR",
-        help="folder of the images, for photographs under masks; repeatable (default: the setting)",
+        help="folder of the images, to show photographs under masks; repeatable (default: the setting)",
     )  # fmt: skip
     p.add_argument(
         "--photographs", choices=("redistributable", "all", "none"), default="redistributable",
-        help="which photographs a page holds: your own and those that may be passed on (default), all, or none",
+        help="photographs on a page: your own and those that may be redistributed (default), all, or none",
     )  # fmt: skip
     p.add_argument(
         "--out", type=Path, metavar="DIR", help="where to write (default: site or figures in the results folder)"
     )
-    add_plugins(p, help="a file that defines methods or benchmarks of these runs")
+    add_plugins(p, help="a file that defines methods or benchmarks of the runs")
     return p

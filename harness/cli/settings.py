@@ -1,4 +1,4 @@
-"""``sam-peft settings``: print every setting with the file that was read."""
+"""``sam-peft settings``: print every setting, and the file that was read."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ from harness.system.streams import say
 
 
 def parser() -> CommandParser:
-    epilog = f"Read: {HERE} of the working folder, else {user_file()}; then SAM_PEFT_…. docs/start.md shows a file."
+    epilog = f"Settings come from {HERE} of the working folder, else {user_file()}, and from variables SAM_PEFT_… (docs/start.md)."
     p = command("settings", __doc__, epilog=epilog)
     p.add_argument("--json", action="store_true", help="print JSON, one object a setting and line")
     return p

@@ -1,4 +1,4 @@
-"""``sam-peft show``: show one run with its rules, epochs, scores, cost and files, or two side by side."""
+"""``sam-peft show``: show a run with its rules, scores, cost and files, or two runs."""
 
 from __future__ import annotations
 
@@ -24,10 +24,10 @@ def parser() -> CommandParser:
         "--compare",
         nargs=2,
         metavar=("A", "B"),
-        help="two runs, each as KEY ('lora kvasir 0'): in what they differ, and their numbers",
+        help="how two runs differ, and their numbers; each is a KEY ('lora kvasir 0')",
     )
     add_results(p)
-    p.add_argument("--json", action="store_true", help="print it as JSON")
+    p.add_argument("--json", action="store_true", help="print JSON")
     return p
 
 

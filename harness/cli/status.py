@@ -1,4 +1,7 @@
-"""``sam-peft status``: show where every run of a results folder is; reads files and asks the cluster's queue."""
+"""``sam-peft status``: show the state of every run of a results folder.
+
+It reads files and queries the cluster's queue.
+"""
 
 from __future__ import annotations
 
@@ -35,13 +38,13 @@ if TYPE_CHECKING:  # what --help does without
 
 WATCH_SECONDS = 5.0
 MOST = 6
-"""Runs at work, and finished runs, that have a line."""
+"""Runs at work, and finished ones, that have a line each."""
 NOT_BEGUN = "not begun"
-"""What is shown of a run that waits for its command to be repeated and was never begun."""
+"""The state that is shown of an interrupted run that was never started."""
 REASONS = {
     "OOM": "out of memory (OOM)",
     "DIVERGED": "diverged (DIVERGED)",
-    "BLANK": "drew no object (BLANK)",
+    "BLANK": "with empty masks (BLANK)",
     "NO_DATA": "without data (NO_DATA)",
     "TIMEOUT": "out of time (TIMEOUT)",
     "PREEMPTED": "preempted (PREEMPTED)",
@@ -72,19 +75,19 @@ def main(argv: list[str] | None = None) -> int:
     results = results_of(arguments).absolute()
     if not results.is_dir():
         raise UsageError(f"results folder {results} does not exist; give the one of your runs with --results DIR")
-    look_again = partial(look, results, sweep=arguments.sweep)
+    look_now = partial(look, results, sweep=arguments.sweep)
     if arguments.logs:
-        print_log(look_again(), arguments.logs)
+        print_log(look_now(), arguments.logs)
         return 0
     if arguments.json:
-        seen = look_again()
+        seen = look_now()
         say_skipped(seen.problems)
         print("".join(json.dumps(run_as_data(run)) + "\n" for run in seen.runs.values()), end="")
         return 0
     in_words = failures if arguments.failed else overview
     clear = "\x1b[2J\x1b[H" if arguments.watch and sys.stdout.isatty() else ""
     while True:
-        now = look_again()
+        now = look_now()
         print(clear + printable(in_words(now, width=terminal_width(sys.stdout))), flush=True)
         say_skipped(now.problems)
         if not arguments.watch or not any(run.unsettled for run in now.runs.values()):
@@ -93,7 +96,7 @@ def main(argv: list[str] | None = None) -> int:
 
 
 def look(results: Path, *, sweep: str | None = None) -> Survey:
-    """Survey the folder, run by run. Raises UsageError: no such sweep."""
+    """The state of every run in the folder, or of one sweep. Raises UsageError: no such sweep."""
     seen = survey(results)
     if any(run.unsettled and seen.sweeps[run.sweep].executor == "slurm" for run in seen.runs.values() if run.sweep):
         queue, note = ask_cluster(seen)
@@ -110,18 +113,18 @@ def look(results: Path, *, sweep: str | None = None) -> Survey:
 
 
 def ask_cluster(seen: Survey) -> tuple[Queue | None, str]:
-    """The queue of all sweeps here; and why it could not be seen."""
+    """The queue of all sweeps here, None where it cannot be queried; and why."""
     slurm = Slurm(patience_s=0.0)
     try:
         slurm.require()
         return slurm.queue(name for sweep in seen.sweeps.values() for name in sweep.names), ""
     except UsageError as error:
-        return None, f"{error}; states of queued runs are as last seen on disk"
+        return None, f"{error}; states of queued runs are those on disk"
 
 
 def overview(seen: Survey, *, width: int = 0) -> str:
-    """Method × benchmark: seeds finished of those planned, and the state of the others; then all of it in words. ``width``: of a
-    terminal; a table that is wider is split between its columns."""
+    """Method × benchmark: seeds finished of those planned, and the states of the others; then the same in sentences. A table that is
+    wider than ``width``, that of a terminal, is split between its columns."""
     if not seen.runs:
         return "no runs yet; start with python -m harness.run --methods lora,naslora --datasets all"
     from harness.report.formats import fitted
@@ -189,7 +192,7 @@ def _cell(runs: Sequence[RunState]) -> str:
 
 
 def failures(seen: Survey, *, width: int = 0) -> str:
-    """One line a run that is neither finished nor on its way."""
+    """A line for each run that is neither finished nor going to run."""
     wrong = [run for run in seen.runs.values() if run.state != FINISHED and not run.unsettled]
     if not wrong:
         return "no failed run"
@@ -201,14 +204,8 @@ def failures(seen: Survey, *, width: int = 0) -> str:
 
 
 def print_log(seen: Survey, wanted: str) -> None:
-    """Print a run's log.
-
-    Args:
-        wanted: a key or words, see `harness.comparison.names`.
-
-    Raises:
-        UsageError: it means no run, or several; or the run has no log.
-    """
+    """Print the log of the run that ``wanted`` means, by key or words (`harness.comparison.names`). Raises UsageError: it means none or
+    several, or the run has no log."""
     from harness.comparison.names import find_key
 
     run = seen.runs[find_key(wanted, seen.runs, lambda: seen.runs)]

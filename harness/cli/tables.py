@@ -1,4 +1,4 @@
-"""``sam-peft tables``: regenerate the tables of a results folder from its records, or check them."""
+"""``sam-peft tables``: make the tables of a results folder from its records, or check them."""
 
 from __future__ import annotations
 
@@ -24,7 +24,7 @@ def main(argv: list[str] | None = None) -> int:
     study = load_study(options.study) if options.study else None
     prints_only = [name for name in ("metrics", "details", "json") if getattr(options, name)]
     if options.check and prints_only:
-        raise UsageError(f"--{prints_only[0]} writes no page that --check could compare; leave one of the two away")
+        raise UsageError(f"--{prints_only[0]} writes no page that --check could compare; leave one of the two out")
     pages = pages_below(Archive(root), study=study, metrics=metrics, details=options.details)
     say_skipped(pages.skipped)
     if options.json:
@@ -57,26 +57,22 @@ def parser() -> CommandParser:
     p.add_argument(
         "--study",
         metavar="NAME",
-        help="a study by name (run --study list) or a YAML file; without it, a page a protocol",
+        help="a study by name (run --study list) or a YAML file (default: a page for each protocol)",
     )
     p.add_argument(
         "--details",
         action="store_true",
-        help="with parameters, updates, rates and how they were chosen, and which code made a row; only prints",
+        help="also parameters, updates, rates and how they were chosen, and marks of other code; only prints",
     )
-    p.add_argument(
-        "--metrics",
-        metavar="NAMES",
-        help="columns of these metrics, such as iou,dice; only prints (a study's field: table.metrics)",
-    )
+    p.add_argument("--metrics", metavar="NAMES", help="columns of these metrics, such as iou,dice; only prints")
     form = p.add_mutually_exclusive_group()
     form.add_argument(
         "--format", choices=sorted(SUFFIX), default="markdown",
-        help="csv: tidy, a number a line (default: markdown)",
+        help="csv is tidy, a number a line (default: markdown)",
     )  # fmt: skip
     form.add_argument("--json", action="store_true", help="print pages and their numbers as JSON; write nothing")
     p.add_argument(
-        "--check", action="store_true", help="write nothing; exit 1 if a table differs from what the records give"
+        "--check", action="store_true", help="write nothing; exit code 1 if a table differs from its records"
     )
     return p
 

@@ -1,5 +1,4 @@
-"""Every verb by its name, grouped by what it is for. A verb is a module with ``parser()`` and ``main()`` whose docstring begins
-with what it does."""
+"""Every verb by its name, in groups. A verb is a module with ``parser()`` and ``main()`` whose docstring begins with what it does."""
 
 from __future__ import annotations
 
@@ -39,11 +38,11 @@ PEOPLE_SAY = {
     **dict.fromkeys(("card", "cards", "rules"), "protocols"),
     "studies": "run --study list",
 }
-"""What people call a verb elsewhere, or called it here -> what to type."""
+"""Other words for a verb -> what to type."""
 
 
 def instead_of(word: str) -> str:
-    """`` (did you mean X?)`` for a word that is no verb: what people mean by it, else the nearest verb."""
+    """`` (did you mean X?)`` for a word that is no verb, by `PEOPLE_SAY`, else with the nearest verb."""
     known = PEOPLE_SAY.get(word.strip("-").lower())
     return f" (did you mean {known!r}?)" if known else did_you_mean(word, VERBS)
 

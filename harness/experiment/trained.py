@@ -89,7 +89,7 @@ class Trained:
 
 
 def load_adapter(file: Path | str, *, checkpoint: Path | str | None = None) -> tuple[Segmenter, Method]:
-    """A segmenter from an adapter that ``sam-peft export --adapter-only`` wrote, and its method, ready to predict.
+    """A segmenter and its method from an adapter file (``--adapter-only`` of ``sam-peft export``), ready to predict.
 
     Args:
         file: the ``.safetensors`` file; it names its run, so nothing else is needed.

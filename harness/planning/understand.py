@@ -30,8 +30,8 @@ from harness.system.errors import UsageError
 
 def usable(registry: Registry) -> list[str]:
     """What ``all`` stands for; installed plug-ins that are broken are named on stderr and left out."""
-    names = registry.usable_names()
-    for line in registry.broken.values():
+    names, broken = registry.usable_names()
+    for line in broken:
         print(line, file=sys.stderr)
     return names
 

@@ -68,7 +68,7 @@ def test_entry_points_join_and_broken_ones_are_left_out_of_all(unexamined: None,
     )
     script = (
         "from harness.registry import METHODS\n"
-        "print(METHODS.usable_names()); print(METHODS.broken); print(METHODS.get('mine').name)"
+        "names, broken = METHODS.usable_names(); print(names); print(broken); print(METHODS.get('mine').name)"
     )
     environment = {**os.environ, "PYTHONPATH": f"{folder}{os.pathsep}{REPOSITORY}"}
     command = [sys.executable, "-W", "ignore", "-c", script]

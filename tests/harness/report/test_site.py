@@ -10,7 +10,7 @@ import pytest
 
 from harness.archive.archive import Archive
 from harness.archive.schema import SAMPLES
-from harness.cli.report import main, may_be_passed_on
+from harness.cli.report import is_redistributable, main
 from harness.comparison.grid import grids
 from harness.report.board import boards, leading, sentence
 from harness.report.site import INDEX, LEADERBOARD, site
@@ -123,8 +123,8 @@ def test_words_of_a_record_are_text_on_a_page(tmp_path: Path) -> None:
         ({"benchmark": "of-a-plug-in"}, False),
     ],
 )
-def test_ones_own_photographs_and_those_that_may_be_passed_on_are_shown(changes: dict[str, Any], may: bool) -> None:
-    assert may_be_passed_on(record(**changes)) is may
+def test_photographs_of_ones_own_and_redistributable_ones_are_shown(changes: dict[str, Any], may: bool) -> None:
+    assert is_redistributable(record(**changes)) is may
 
 
 def test_the_verb_writes_the_site_again_over_itself_and_the_figures(tmp_path: Path, says: Any) -> None:
