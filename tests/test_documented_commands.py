@@ -164,7 +164,6 @@ def before(words: list[str]) -> None:
 
 def stand_in(monkeypatch: pytest.MonkeyPatch) -> None:
     """For what takes long or wants real weights; each answers as the real one does."""
-    report = SimpleNamespace(summary=lambda: "exported", done=1, skipped=0)
     request = SimpleNamespace(
         images=["a.png"], out=Path("masks"), trained=SimpleNamespace(run=SimpleNamespace(key="k"), task="binary")
     )
@@ -180,7 +179,7 @@ def stand_in(monkeypatch: pytest.MonkeyPatch) -> None:
             backbone=backbone, device={}, steps=[], attention=[], rates=dict.fromkeys((*RATES, "step_peak_gib"), 1.0)
         ),
         "harness.costing.measure.measure": lambda *_, **__: next(iter(CostStore(RESULTS))),
-        "harness.experiment.exporting.export": lambda *_, **__: report,
+        "harness.experiment.exporting.export": lambda *_, **__: ("exported", None, None),
         "harness.cli.predict.request_of": lambda *_: request,
         "harness.experiment.predicting.predict": lambda *_, **__: 0,
         "harness.experiment.predicting.scores": lambda *_: {"iou": 1.0},

@@ -67,7 +67,6 @@ def parser() -> CommandParser:
         action="store_true",
         help="write an ONNX graph, merged as far as possible, and check it with onnxruntime",
     )
-    p.add_argument("--verify", action="store_true", help="load the file and compare predictions")
     add_results(p)
     p.add_argument("--checkpoint", type=Path, metavar="FILE", help="the pretrained weights that the run started from")
     p.add_argument(
@@ -92,13 +91,6 @@ def main(argv: list[str] | None = None) -> int:
         require_effect(arguments, "merge", without="with --adapter-only, which writes the tensors unmerged")
     require_out(arguments.out, form, force=arguments.force)
     require_file_or_word(arguments.checkpoint)
-    if form == "peft" and arguments.verify:
-        raise UsageError(
-            "--verify loads without PEFT and transformers, so it takes no --peft; leave one of the two out"
-        )
-
-    if form == "onnx" and arguments.verify:
-        raise UsageError("--onnx is always checked, with onnxruntime; leave --verify out")
     load_own_plugins(arguments)
     results, settings = results_of(arguments), load_settings()
     run = find_run(results, arguments.run)
@@ -108,35 +100,31 @@ def main(argv: list[str] | None = None) -> int:
 
     with stages() as report:
         report("loading torch")
-        from harness.experiment.exporting import Export, base_model, code_to_load, export, verify
-        from harness.planning.understand import checkpoint_of, folder_of
+        from harness.experiment.exporting import base_model, code_to_load, export
+        from harness.experiment.trained import of_results
+        from harness.planning.understand import checkpoint_of, data_folder, folder_of
 
-    calibrated = arguments.merge == "calibrated" and form != "adapter"
-    merge: Any = arguments.merge or "exact"
-    usage = code_to_load(run, form, arguments.out.name)
-    request = Export(
-        results=results,
-        run=run.key,
-        out=arguments.out,
-        merge=merge,
-        form=form,
-        checkpoint=checkpoint_of(run, settings, given=arguments.checkpoint),
-        data=arguments.data or (folder_of(run, settings) if calibrated else None),
-        card=_card(record, form, merge=merge, base=base_model(run), usage=usage),
-    )
-    with stages() as report:
-        exported = export(request, progress=report)
-        report("verifying")
-        difference = verify(exported, request) if arguments.verify else None
-    print(f"{request.out}: {exported.summary()}")
-    if difference is not None:
-        print(f"verified: relative difference of predictions {difference:.1e}")
+        calibrated = arguments.merge == "calibrated" and form != "adapter"
+        merge: Any = arguments.merge or "exact"
+        usage = code_to_load(run, form, arguments.out.name)
+        given = arguments.data or (folder_of(run, settings) if calibrated else None)
+        line, *_ = export(
+            of_results(results, run.key),
+            out=arguments.out,
+            form=form,
+            merge=merge,
+            checkpoint=checkpoint_of(run, settings, given=arguments.checkpoint),
+            data=data_folder(run, data=given, results=results),
+            card=_card(record, form, merge=merge, base=base_model(run), usage=usage),
+            progress=report,
+        )
+    print(f"{arguments.out}: {line}")
     return 0
 
 
 def _adopt(arguments: argparse.Namespace, form: Form) -> int:
     """Write a whole SAM from an adapter that was trained elsewhere."""
-    if arguments.run is not None or form != "sam" or arguments.merge or arguments.verify:
+    if arguments.run is not None or form != "sam" or arguments.merge:
         raise UsageError(
             "--adopt writes a whole SAM checkpoint of an adapter and of --checkpoint, and takes neither --run nor a form"
         )

@@ -1,6 +1,6 @@
-"""A segmenter as ONNX: RGB in, mask logits and probabilities out, any batch; what no merge folds is a part of the graph.
+"""A segmenter as ONNX: RGB in, mask logits and probabilities out, for any batch; what no merge folds is a part of the graph.
 
-The graph is traced at the run's image size with attention that builds its scores, as only that is made of ONNX's own operations, and is
+The graph is traced at the run's image size, with attention that builds its scores: only that is made of ONNX's own operations. It is
 written only if onnxruntime predicts from it what the segmenter predicts.
 """
 
@@ -13,12 +13,12 @@ import warnings
 from collections.abc import Iterator, Mapping, Sequence
 from importlib.util import find_spec
 from pathlib import Path
-from typing import Any, Literal
+from typing import Any
 
 import torch
 from torch import Tensor, nn
 
-from harness.models.segmenter import Prompts, SAMSegmenter, Segmenter, SegmenterOutput, probabilities
+from harness.models.segmenter import Segmenter, probabilities
 from harness.system.errors import UsageError, writing_to
 
 OPSET = 18
@@ -26,8 +26,6 @@ TOLERANCE = 1e-4
 """Largest difference between onnxruntime and the segmenter that is written, of logits relative to their largest magnitude."""
 LARGEST = 2_000_000_000
 """Bytes of weights that one file may hold: protobuf ends at 2 GiB. More go into FILE.data."""
-
-
 INSTEAD = "use --merge calibrated where the method has it, or --adapter-only"
 
 
@@ -38,80 +36,30 @@ def require_onnx() -> None:
         raise UsageError(f"--onnx needs {' and '.join(lacking)}: pip install 'sam-peft-harness[onnx]'")
 
 
-Prompted = Literal["none", "box", "points"]
-INPUTS: dict[Prompted, str] = {"box": "boxes", "points": "points"}
-
-
 class Graph(nn.Module):
-    """RGB (B, 3, S, S) in [0, 1], and one prompt an image where it takes any, to mask logits (B, K, h, w) and probabilities
-    (B, S, S) or (B, C, S, S), of labels (B, C).
+    """RGB (B, 3, S, S) in [0, 1] to mask logits (B, K, h, w) and probabilities (B, S, S) or (B, C, S, S), of labels (B, C).
 
     Args:
         segmenter: in evaluation mode.
         pixels: mean and standard deviation that its images are normalised with.
         labels: whether it gives an image one label.
-        prompt: what it takes besides: ``boxes`` (B, 4), or ``points`` (B, k, 2) on the object, in pixels as `Prompts` has them.
-        points: k.
     """
 
     mean: Tensor
     std: Tensor
 
-    def __init__(
-        self,
-        segmenter: Segmenter,
-        pixels: tuple[Sequence[float], Sequence[float]],
-        *,
-        labels: bool,
-        prompt: Prompted = "none",
-        points: int = 1,
-    ) -> None:
+    def __init__(self, segmenter: Segmenter, pixels: tuple[Sequence[float], Sequence[float]], *, labels: bool) -> None:
         super().__init__()
-        self.prompt, self.points = prompt, points
-        self.segmenter = segmenter
-        self.labels = labels
+        self.segmenter, self.labels = segmenter, labels
         for name, values in zip(("mean", "std"), pixels, strict=True):
             self.register_buffer(name, torch.tensor(values).view(1, 3, 1, 1))
 
-    def forward(self, images: Tensor, where: Tensor | None = None) -> tuple[Tensor, Tensor]:
-        pixels = (images - self.mean) / self.std
-        if where is None:
-            return self._said(self.segmenter(pixels), images)
-        assert isinstance(self.segmenter, SAMSegmenter)
-        return self._said(self.segmenter.prompted_once(self.segmenter.encode(pixels), self._prompts(where)), images)
-
-    def expected(self, *inputs: Tensor) -> tuple[Tensor, Tensor]:
-        """`forward` by the segmenter's own way, for any number of prompts an image."""
-        images, *where = inputs
-        prompts = self._prompts(where[0]) if where else None
-        return self._said(self.segmenter((images - self.mean) / self.std, prompts), images)
-
-    def _prompts(self, where: Tensor) -> Prompts:
-        return Prompts(image=torch.arange(where.shape[0]), **{INPUTS[self.prompt]: where})
-
-    def examples(self, images: Tensor) -> tuple[Tensor, ...]:
-        """Inputs of images: themselves, and boxes or points of different places."""
-        if self.prompt == "none":
-            return (images,)
-        side, count = images.shape[-1], len(images)
-        corner = torch.linspace(0.1, 0.3, count)[:, None] * side
-        if self.prompt == "box":
-            return images, torch.cat([corner, corner / 2, corner + side / 3, corner + side / 2], dim=1)
-        return images, torch.stack([corner, corner * 2], dim=-1) + torch.arange(self.points)[None, :, None]
-
-    def _said(self, output: SegmenterOutput, images: Tensor) -> tuple[Tensor, Tensor]:
+    def forward(self, images: Tensor) -> tuple[Tensor, Tensor]:
+        output = self.segmenter((images - self.mean) / self.std)
         if self.labels:
             return output.masks, output.masks.flatten(1).softmax(dim=1)
         side = int(images.shape[-1])
         return output.masks, probabilities(output, (side, side))
-
-    @property
-    def inputs(self) -> list[str]:
-        return ["images"] if self.prompt == "none" else ["images", INPUTS[self.prompt]]
-
-    def undo(self, normalised: Tensor) -> Tensor:
-        """The images that `forward` normalises to these."""
-        return normalised * self.std + self.mean
 
 
 @torch.no_grad()
@@ -132,18 +80,18 @@ def write_onnx(graph: Graph, out: Path, *, images: Tensor, metadata: Mapping[str
     """
     if len(images) == 1:
         images = torch.cat([images, images.flip(-1)])
-    inputs = graph.examples(graph.undo(images))
-    expected = graph.expected(*inputs)
+    rgb = images * graph.std + graph.mean
+    expected = graph(rgb)
     with (
         writing_to(f"--out {out}"),
         tempfile.TemporaryDirectory(prefix=f".{out.name}.", dir=out.absolute().parent) as folder,
     ):
         traced = Path(folder) / "traced.onnx"
         with _without_fused_kernels(graph):
-            _trace(graph, tuple(tensor[:2] for tensor in inputs), traced)
+            _trace(graph, rgb[:2], traced)
         made = Path(folder) / out.name
         data = _finish(traced, made, metadata)
-        difference = _difference(made, dict(zip(graph.inputs, inputs, strict=True)), expected)
+        difference = _difference(made, rgb, expected)
         if not difference <= TOLERANCE:
             raise UsageError(f"onnxruntime predicts otherwise, by {difference:.1e}; nothing was written")
         for file in (*([data] if data else []), made):
@@ -151,14 +99,16 @@ def write_onnx(graph: Graph, out: Path, *, images: Tensor, metadata: Mapping[str
     return difference
 
 
-def _trace(graph: Graph, inputs: tuple[Tensor, ...], file: Path) -> None:
-    names: dict[str, Any] = {"input_names": graph.inputs, "output_names": ["masks", "probabilities"]}
-    axes = {name: {0: "batch"} for name in (*graph.inputs, "masks", "probabilities")}
+def _trace(graph: Graph, images: Tensor, file: Path) -> None:
+    names: dict[str, Any] = {"input_names": ["images"], "output_names": ["masks", "probabilities"]}
+    axes = {name: {0: "batch"} for name in ("images", "masks", "probabilities")}
     with warnings.catch_warnings(), _without_output():
         # Tracing warns of sizes that become constants, as they shall; and torch's other exporter wants a package more.
         warnings.simplefilter("ignore")
         try:
-            torch.onnx.export(graph, inputs, str(file), dynamo=False, opset_version=OPSET, dynamic_axes=axes, **names)
+            torch.onnx.export(
+                graph, (images,), str(file), dynamo=False, opset_version=OPSET, dynamic_axes=axes, **names
+            )
         except (RuntimeError, torch.onnx.errors.OnnxExporterError) as error:
             reason = (
                 (str(error).strip() or type(error).__name__).splitlines()[0].partition("  [Caused by")[0].rstrip(".")
@@ -191,7 +141,7 @@ def _finish(traced: Path, out: Path, metadata: Mapping[str, str]) -> Path | None
     return out.with_name(location) if apart else None
 
 
-def _difference(file: Path, inputs: Mapping[str, Tensor], expected: tuple[Tensor, Tensor]) -> float:
+def _difference(file: Path, images: Tensor, expected: tuple[Tensor, Tensor]) -> float:
     import onnxruntime
 
     options = onnxruntime.SessionOptions()
@@ -200,7 +150,7 @@ def _difference(file: Path, inputs: Mapping[str, Tensor], expected: tuple[Tensor
     largest = 0.0
     for batch in (slice(0, 1), slice(None)):
         try:
-            outputs = session.run(None, {name: tensor[batch].numpy() for name, tensor in inputs.items()})
+            outputs = session.run(None, {"images": images[batch].numpy()})
         except Exception as error:  # onnxruntime's own, which have no common class
             reason = (str(error).strip().splitlines() or [type(error).__name__])[0]
             raise UsageError(f"onnxruntime cannot run this model: {reason}; {INSTEAD}") from error

@@ -148,12 +148,6 @@ class SAMSegmenter(Segmenter):
         by_image = [next(prompted).amax(dim=0) if count else next(alone) for count in counts]
         return SegmenterOutput(widened(torch.stack(by_image)), None)
 
-    def prompted_once(self, embedding: Tensor, prompts: Prompts) -> SegmenterOutput:
-        """`prompted` where every image has one prompt, in their order; unlike that it can be traced for any batch."""
-        if self.neck is not None:
-            embedding = self.neck(embedding)
-        return SegmenterOutput(widened(self._decoded([embedding], [self._sparse(prompts)])[0]), None)
-
     def _sparse(self, prompts: Prompts) -> Tensor:
         """(P, n, D): the tokens of every prompt."""
         encoder = self.prompt_encoder

@@ -12,6 +12,9 @@ from harness.archive.schema import Record, Run
 from harness.archive.store import RecordStore
 from harness.cli import export
 from harness.experiment.building import attached_segmenter
+from harness.models.build import build_segmenter
+from harness.models.catalog import backbone
+from harness.models.original_sam import plain_sam
 from harness.registry import BENCHMARKS
 from harness.training.checkpoint import StateFiles
 from tests.harness.planned import job_of
@@ -61,3 +64,26 @@ def keep_state(results: Path, key: str, state: dict[str, Tensor]) -> None:
 def export_to(results: Path, run: Run, out: Path, *arguments: str) -> int:
     """The verb's exit code."""
     return export.main(["--results", str(results), "--run", run.key, "--out", str(out), *arguments])
+
+
+@torch.no_grad()
+def sam_masks(run: Run, file: Path, images: Tensor) -> Tensor:
+    """Low-resolution mask logits (B, 1, h, w) of segment_anything's own modules, loaded strictly from ``file``; of ours for
+    MobileSAM and SAM 2."""
+    shape, side = backbone(run.backbone).shape, run.rules["image_size"]
+    if shape.stem or shape.pyramid:
+        return build_segmenter(run.backbone, task="binary", checkpoint=file, image_size=side)(images).masks
+    sam = plain_sam(run.backbone, image_size=side)
+    sam.load_state_dict(torch.load(file, map_location="cpu", weights_only=True), strict=True)
+    masks = []
+    for image in images:
+        sparse, dense = sam.prompt_encoder(points=None, boxes=None, masks=None)
+        low, _ = sam.mask_decoder(
+            image_embeddings=sam.image_encoder(image.unsqueeze(0)),
+            image_pe=sam.prompt_encoder.get_dense_pe(),
+            sparse_prompt_embeddings=sparse,
+            dense_prompt_embeddings=dense,
+            multimask_output=False,
+        )
+        masks.append(low)
+    return torch.cat(masks)

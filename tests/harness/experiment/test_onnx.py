@@ -18,7 +18,6 @@ from harness.experiment.exporting_onnx import OPSET, TOLERANCE, Graph, write_onn
 from harness.experiment.trained import METADATA, of_results
 from harness.models.build import build_segmenter
 from harness.models.catalog import backbone
-from harness.models.segmenter import Prompts
 from tests.harness.experiment.finished import export_to, finished
 
 onnx = pytest.importorskip("onnx")
@@ -65,33 +64,15 @@ def test_onnxruntime_predicts_what_the_trained_segmenter_predicts_for_any_batch(
     assert (tmp_path / "m.README.md").is_file()
 
 
-@pytest.mark.parametrize(("prompt", "name", "shape"), [("box", "boxes", (4,)), ("points", "points", (2, 2))])
-@torch.no_grad()
-def test_a_run_with_prompts_becomes_a_graph_with_one_prompt_an_image(results, tmp_path, prompt, name, shape):
-    run = finished(results, "lora", backbone="tiny_timm", rules={"prompt": prompt, "prompt_points": "2"})
-    assert export_to(results, run, tmp_path / "m.onnx", "--onnx") == 0
-    assert f"'{name}': {name.upper()}" in (tmp_path / "m.README.md").read_text()
-    segmenter, _ = of_results(results, run.key).segmenter(None)
-    mean, std = (torch.tensor(values).view(1, 3, 1, 1) for values in (run.rules["pixel_mean"], run.rules["pixel_std"]))
-    side = run.rules["image_size"]
-    images = torch.rand(3, 3, side, side, generator=torch.Generator().manual_seed(0))
-    where = (torch.rand(3, *shape, generator=torch.Generator().manual_seed(1)) * side).sort(dim=-1).values
-    expected = segmenter((images - mean) / std, Prompts(image=torch.arange(3), **{name: where})).masks
-    session = onnxruntime.InferenceSession(tmp_path / "m.onnx", providers=["CPUExecutionProvider"])
-    masks, _ = session.run(None, {"images": images.numpy(), name: where.numpy()})
-    assert np.abs(masks - expected.numpy()).max() <= TOLERANCE * float(expected.abs().max())
-    other, _ = session.run(None, {"images": images.numpy(), name: where.numpy() / 2})
-    assert np.abs(masks - other).max() > 10 * TOLERANCE * float(expected.abs().max())  # the prompt is heard
-
-
 def _graph(name: str, *, side: int, checkpoint: Path | None = None, **options: Any) -> Graph:
     segmenter = build_segmenter(name, task="binary", image_size=side, head_seed=0, checkpoint=checkpoint, **options)
     return Graph(segmenter, backbone(name).pixels, labels=False).eval()
 
 
-@pytest.mark.parametrize("broken", ["predicts otherwise", "cannot be traced", "is not installed"])
+@pytest.mark.parametrize("broken", ["predicts otherwise", "cannot be traced", "is not installed", "prompts"])
 def test_what_cannot_be_written_is_one_line_and_no_file(results: Path, tmp_path, monkeypatch, capsys, broken: str):
-    run = finished(results, "decoder", backbone="tiny_timm")
+    rules = {"prompt": "box"} if broken == "prompts" else {}
+    run = finished(results, "decoder", backbone="tiny_timm", rules=rules)
     if broken == "predicts otherwise":
         monkeypatch.setattr(exporting_onnx, "TOLERANCE", -1.0)
     elif broken == "cannot be traced":
@@ -100,7 +81,7 @@ def test_what_cannot_be_written_is_one_line_and_no_file(results: Path, tmp_path,
             return torch.fft.fft2(images).real, images
 
         monkeypatch.setattr(Graph, "forward", fft)
-    else:
+    elif broken == "is not installed":
         monkeypatch.setitem(sys.modules, "onnx", None)
         monkeypatch.setattr(exporting_onnx, "find_spec", lambda name: None)
 

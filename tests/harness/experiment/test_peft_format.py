@@ -237,7 +237,6 @@ def test_names_of_a_whole_sam_are_those_that_transformers_has(results: Path) -> 
         ("ssf", ["--peft"], "no low-rank update of linear layers"),
         ("dora", ["--peft"], "no low-rank update of linear layers"),
         ("naslora", ["--peft"], "use --merge calibrated or --adapter-only"),
-        ("lora", ["--peft", "--verify"], "takes no --peft"),
         ("lora", ["--peft", "--out", "/nowhere/at/all"], "there is no folder /nowhere/at; make it first"),
         ("lora", ["--out", "/nowhere/sam.pth"], "there is no folder /nowhere; make it first"),
     ],

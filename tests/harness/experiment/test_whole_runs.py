@@ -70,8 +70,7 @@ def test_several_classes_are_scored_as_such_and_predicted_without_the_folder(tmp
     file = tmp_path / "land.safetensors"
     command = ["--results", str(tmp_path / "runs"), "--run", record.key, "--out", str(file), "--adapter-only"]
     monkeypatch.chdir(tmp_path)
-    assert export.main([*command, "--verify"]) == 0
-    assert "verified: relative" in capsys.readouterr().out
+    assert export.main(command) == 0
     del BENCHMARKS._loaded["land"]  # as in a process that has planned nothing
     capsys.readouterr()
     words = ["--adapter", str(file), "--images", str(folder / "images"), "--out", str(tmp_path / "masks")]
