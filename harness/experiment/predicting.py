@@ -1,8 +1,7 @@
-"""Masks or labels of anybody's images by a trained model. Read `predict` downwards.
+"""Masks or labels of a user's images by a trained model. Read `predict` downwards.
 
-What happens to an image is what happens to a test image: upright RGB, bicubic to the network's square input, scores
-resized bilinear to the image's own size. So the scores of what is written are those of the run's record, of masks where that was
-scored at the images' own size. A note in the folder says which model fills it, and which image each prediction is of.
+An image is treated as a test image is: upright RGB, bicubic to the network's square input, scores resized bilinear to the image's own
+size. So a mask's scores are those of the run's record, if that was scored at the images' own size.
 """
 
 from __future__ import annotations
@@ -21,7 +20,7 @@ import numpy as np
 import torch
 from numpy.typing import NDArray
 from PIL import Image
-from torch import Tensor, nn
+from torch import Tensor
 
 from harness.datasets.base import Sample, require_plain
 from harness.datasets.readers.decoding import read_image
@@ -32,8 +31,9 @@ from harness.evaluation.conventions import CLASSES, OVERLAP
 from harness.evaluation.resize import resize_bilinear
 from harness.evaluation.score_folders import score_folders
 from harness.evaluation.scorer import SplitScorer
+from harness.experiment.scoring import class_scores
 from harness.experiment.trained import Trained
-from harness.models.segmenter import Prompts, Segmenter, probabilities
+from harness.models.segmenter import Prompts
 from harness.protocols.load import from_rules
 from harness.registry import BENCHMARKS
 from harness.system.errors import UsageError, os_reason, writing_to
@@ -45,39 +45,13 @@ from harness.training.images import to_input
 from harness.training.prompts import together
 
 NOTE = "predictions.json"
-"""In the folder of predictions: which model made them, and of which files."""
-LARGEST_NOTE = 1 << 28
-"""Bytes; an image takes about 100 of them."""
+"""In the folder of predictions: which model and prompt made them, and from which folders of images."""
+LARGEST_NOTE = 1 << 20
+"""Bytes."""
 OVERLAYS, PROBABILITIES, LABELS = "overlays", "probabilities", "labels.csv"
 
 Array = NDArray[np.uint8]
 Floats = NDArray[np.float32]
-
-
-def palette() -> Array:
-    """(256, 3) RGB: the colours of PASCAL VOC's masks, bits of the index spread over the channels."""
-    index = np.arange(256)
-    colours = np.zeros((256, 3), dtype=np.uint8)
-    for shift in range(8):
-        for channel in range(3):
-            colours[:, channel] |= (((index >> (3 * shift + channel)) & 1) << (7 - shift)).astype(np.uint8)
-    return colours
-
-
-def overlay(pixels: Array, mask: Array) -> Array:
-    """The image with the contours of every class but the background, (H, W, 3): bright lines, two pixels wide on 300 and
-    more, each with a dark edge inside, so that they show on any photograph."""
-    from scipy.ndimage import binary_erosion
-
-    drawn = pixels.copy()
-    width = max(2, round(min(mask.shape) / 150))
-    colours = palette()
-    for index in np.unique(mask[mask > 0]):
-        region = mask == index
-        line = binary_erosion(region, iterations=width)
-        drawn[line & ~binary_erosion(line, iterations=max(1, width // 2))] = 0
-        drawn[region & ~line] = (colours[index].astype(float) * 255 / colours[index].max()).astype(np.uint8)
-    return drawn
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -104,100 +78,8 @@ class Predict:
     prompt: Sequence[tuple[float, ...]] = ()
 
 
-def predict(request: Predict, *, device: torch.device, progress: Callable[[int], None] = lambda done: None) -> int:
-    """Write the mask of every image that has none yet or is younger than its mask, each file whole or not at all; of a
-    classifier `LABELS`: image, label, and the probability of every class.
-
-    Args:
-        progress: is given how many images are done.
-
-    Returns:
-        How many images had masks already.
-
-    Raises:
-        UsageError: the folder holds something else, also the mask of another file of an image's name, or cannot be written.
-        DatasetError: an image cannot be read; those before it are done and stay.
-    """
-    labels = request.trained.task == "classification"
-    if labels and (request.overlay or request.probabilities):
-        raise UsageError(f"--overlay and --probabilities are for masks; run {request.trained.run.key} gives {LABELS}")
-    note = opened_note(request)
-    if labels and note["images"]:
-        raise UsageError(f"--out {request.out} holds {LABELS}; choose another folder")
-    waiting = [image for image in request.images if labels or _is_stale(request, image)]
-    if not waiting:
-        return len(request.images)
-    model = Model(request, device=device)
-    note["images"].update({image.stem: os.path.realpath(image) for image in waiting})
-    with writing_to(f"--out {request.out}"):
-        for image in waiting:  # what an earlier version of the image left
-            for folder, suffix in (("", ".png"), (OVERLAYS, ".png"), (PROBABILITIES, ".npy")):
-                (request.out / folder / f"{image.stem}{suffix}").unlink(missing_ok=True)
-        write_atomically(request.out / NOTE, json.dumps(note, indent=1) + "\n")
-    skipped = done = len(request.images) - len(waiting)
-    progress(done)
-    rows: list[list[str]] = []
-    with ThreadPoolExecutor(2, thread_name_prefix="writer") as writers:
-        pending: list[Future[None]] = []
-        for batch, scores in model.batches(waiting):
-            _finish(pending, request.out)  # bounds what waits in memory
-            done += len(batch)
-            if labels:
-                rows += [_labelled(request, path, score) for (path, _), score in zip(batch, scores, strict=True)]
-            else:
-                pairs = zip(batch, scores, strict=True)
-                pending = [writers.submit(write_masks, request, model, *pair) for pair in pairs]
-            progress(done)
-        _finish(pending, request.out)
-    if labels:
-        text = io.StringIO()
-        names = BENCHMARKS.get(request.trained.run.benchmark).class_names
-        csv.writer(text, lineterminator="\n").writerows([["image", "label", *names], *rows])
-        with writing_to(f"--out {request.out}"):
-            write_atomically(request.out / LABELS, text.getvalue())
-    return skipped
-
-
-def _labelled(request: Predict, path: Path, score: Floats) -> list[str]:
-    names = BENCHMARKS.get(request.trained.run.benchmark).class_names
-    return [path.name, names[int(score.argmax())], *(f"{p:.6g}" for p in score.reshape(-1))]
-
-
-def _check_prompt(request: Predict) -> None:
-    """Say where a model that was trained with prompts gets none. Raises UsageError: a prompt that is not for this model or not on
-    the image."""
-    run = request.trained.run
-    trained_with = str(run.rules.get("prompt", "none"))
-    if not request.prompt:
-        if trained_with != "none":
-            say(
-                f"run {run.key} was trained with prompts ({trained_with}), and none is given: it looks for objects by itself"
-            )
-        return
-    if len(request.images) != 1:
-        raise UsageError(
-            f"--box and --point are pixels of one image, and --images names {len(request.images)}; give one"
-        )
-    if request.trained.task != "binary" or str(run.rules.get("decoder", "sam")) != "sam":
-        raise UsageError(f"--box and --point are for SAM's decoder and one foreground, and run {run.key} has another")
-    height, width = read_image(request.images[0]).shape[:2]
-    for prompt in request.prompt:
-        x, y = prompt[::2], prompt[1::2]
-        if min(*x, *y) < 0 or max(x) > width or max(y) > height or x[0] > x[-1] or y[0] > y[-1]:
-            text = ",".join(f"{number:g}" for number in prompt)
-            raise UsageError(
-                f"{text} is no box or point on the image of {width} x {height} pixels (left,top,right,bottom or x,y)"
-            )
-
-
-def _finish(pending: list[Future[None]], out: Path) -> None:
-    with writing_to(f"--out {out}", then="; the masks before stay, the same command goes on"):
-        for each in pending:
-            each.result()
-
-
 def find_images(given: Sequence[Path]) -> list[Path]:
-    """Files as they are given, and those right below folders by name, each once; their headers are read.
+    """The given files, and those directly in given folders, each once; their headers are read.
 
     Raises:
         UsageError: none, or two of one name.
@@ -217,127 +99,184 @@ def find_images(given: Sequence[Path]) -> list[Path]:
     return files
 
 
-def opened_note(request: Predict) -> dict[str, Any]:
-    """What the folder's note says: the model, and under ``images`` the file of each prediction by its name. Raises UsageError: the
-    folder holds the images, anything but this model's predictions, or the prediction of another file of one name; or the prompt
-    does not fit."""
-    out, trained = request.out, request.trained
-    if any(os.path.realpath(image.parent) == os.path.realpath(out) for image in request.images):
-        raise UsageError(f"--out {out} holds the images themselves; choose another folder")
+def predict(request: Predict, *, device: torch.device, progress: Callable[[int], None] = lambda done: None) -> int:
+    """Write the mask of every image that has none, or that is younger than its mask, each file whole or not at all.
+
+    A classifier gives `LABELS` instead: image, label, and the probability of every class.
+
+    Args:
+        progress: is given how many images are done.
+
+    Returns:
+        How many images had masks already.
+
+    Raises:
+        UsageError: the folder cannot be written or holds something else, or the prompt does not fit.
+        DatasetError: an image cannot be read. The masks of those before it stay.
+    """
+    out, run = request.out, request.trained.run
+    labels = request.trained.task == "classification"
+    if labels and (request.overlay or request.probabilities):
+        raise UsageError(f"--overlay and --probabilities are for masks; run {run.key} gives {LABELS}")
     _check_prompt(request)
-    model = {"run": trained.run.key, "state": trained.digest}
-    if request.prompt:
-        model["prompt"] = " ".join(",".join(f"{number:g}" for number in prompt) for prompt in request.prompt)
-    recorded: dict[str, Any] = {**model, "images": {}}
+    note = _note(request)
+    if labels and (out / NOTE).exists():
+        raise UsageError(f"--out {out} holds {LABELS}; choose another folder")
+    waiting = [image for image in request.images if _is_stale(request, image)]
+    skipped = done = len(request.images) - len(waiting)
+    if not waiting:
+        return skipped
+    segmenter, _ = request.trained.segmenter(request.checkpoint)
+    segmenter.to(device)
+    with writing_to(f"--out {out}"):
+        write_atomically(out / NOTE, note)
+    progress(done)
+    names = BENCHMARKS.get(run.benchmark).class_names
+    rows: list[list[str]] = []
+    with ThreadPoolExecutor(2, thread_name_prefix="writer") as writers:
+        pending: list[Future[None]] = []
+        for batch in _scored(request, segmenter, waiting, device=device):
+            _finish(pending, out)  # bounds what waits in memory
+            done += len(batch)
+            if labels:
+                rows += [
+                    [path.name, names[int(score.argmax())], *(f"{p:.6g}" for p in score.reshape(-1))]
+                    for path, _, score in batch
+                ]
+            else:
+                pending = [writers.submit(write_masks, request, *each) for each in batch]
+            progress(done)
+        _finish(pending, out)
+    if labels:
+        text = io.StringIO()
+        csv.writer(text, lineterminator="\n").writerows([["image", "label", *names], *rows])
+        with writing_to(f"--out {out}"):
+            write_atomically(out / LABELS, text.getvalue())
+    return skipped
+
+
+def _finish(pending: list[Future[None]], out: Path) -> None:
+    with writing_to(f"--out {out}", then="; finished masks stay, and the same command continues"):
+        for each in pending:
+            each.result()
+
+
+def _check_prompt(request: Predict) -> None:
+    """Warn where a model that was trained with prompts gets none. Raises UsageError: a prompt that is not for this model or not on
+    the image."""
+    run = request.trained.run
+    trained_with = str(run.rules.get("prompt", "none"))
+    if not request.prompt:
+        if trained_with != "none":
+            say(f"run {run.key} was trained with prompts ({trained_with}); without one it looks for objects by itself")
+        return
+    if len(request.images) != 1:
+        raise UsageError(
+            f"--box and --point are pixels of one image, and --images names {len(request.images)}; give one"
+        )
+    if request.trained.task != "binary" or str(run.rules.get("decoder", "sam")) != "sam":
+        raise UsageError(f"--box and --point are for SAM's decoder and one foreground, and run {run.key} has another")
+    height, width = read_image(request.images[0]).shape[:2]
+    for prompt in request.prompt:
+        x, y = prompt[::2], prompt[1::2]
+        if min(*x, *y) < 0 or max(x) > width or max(y) > height or x[0] > x[-1] or y[0] > y[-1]:
+            text = ",".join(f"{number:g}" for number in prompt)
+            raise UsageError(
+                f"{text} is no box or point on the image of {width} x {height} pixels (left,top,right,bottom or x,y)"
+            )
+
+
+def _note(request: Predict) -> str:
+    """The content of `NOTE`. Raises UsageError: the folder holds the images themselves, or anything but predictions of this model
+    and prompt for images of these folders."""
+    out, trained = request.out, request.trained
+    folders = sorted({os.path.realpath(image.parent) for image in request.images})
+    note = {"run": trained.run.key, "state": trained.digest, "prompt": [list(p) for p in request.prompt]}
+    note["folders"] = folders
+    if os.path.realpath(out) in folders:
+        raise UsageError(f"--out {out} holds the images themselves; choose another folder")
     try:
         noted = (out / NOTE).is_file()
-        holds_else = not noted and out.exists() and (not out.is_dir() or any(out.iterdir()))
-        if noted:
-            recorded = dict(json.loads(read_regular(out / NOTE, largest=LARGEST_NOTE)))
-        images = dict(recorded.pop("images"))
+        foreign = not noted and out.exists() and (not out.is_dir() or any(out.iterdir()))
+        there = json.loads(read_regular(out / NOTE, largest=LARGEST_NOTE)) if noted else note
     except OSError as error:
         raise UsageError(f"--out {out} cannot be read: {os_reason(error)}") from error
-    except (TypeError, KeyError, ValueError, RecursionError) as error:
+    except (ValueError, RecursionError) as error:
         raise UsageError(f"{out / NOTE} is damaged; choose another folder") from error
-    if holds_else:
+    if foreign:
         raise UsageError(f"--out {out} exists and holds no predictions; choose a folder that is empty or new")
-    if recorded != model:
-        raise UsageError(f"--out {out} holds the predictions of another model or prompt; choose another folder")
-    for image in request.images:
-        known = images.get(image.stem)
-        if known not in (None, os.path.realpath(image)):
-            raise UsageError(f"--out {out} holds the prediction of {known}, not of {image}; choose another folder")
-    return {**model, "images": images}
+    if there != note:
+        raise UsageError(
+            f"--out {out} holds predictions of another model or prompt, or of images of another folder; choose another folder"
+        )
+    return json.dumps(note, indent=1) + "\n"
 
 
 def _is_stale(request: Predict, image: Path) -> bool:
-    """Whether one of its files is not there, or older than the image."""
+    """Whether one of its files is missing, or older than the image."""
     changed = image.stat().st_mtime_ns
-    return any(not path.is_file() or path.stat().st_mtime_ns < changed for path in outputs(request, image))
+    return any(not path.is_file() or path.stat().st_mtime_ns < changed for path in _outputs(request, image))
 
 
-def outputs(request: Predict, image: Path) -> list[Path]:
+def _outputs(request: Predict, image: Path) -> list[Path]:
     """The files of one image, the mask last."""
     overlay = [request.out / OVERLAYS / f"{image.stem}.png"] if request.overlay else []
     arrays = [request.out / PROBABILITIES / f"{image.stem}.npy"] if request.probabilities else []
     return [*arrays, *overlay, request.out / f"{image.stem}.png"]
 
 
-class Model:
-    """A trained segmenter, from image files to scores."""
+@torch.no_grad()
+def _scored(
+    request: Predict, segmenter: Any, images: Sequence[Path], *, device: torch.device
+) -> Iterator[list[tuple[Path, Array, Floats]]]:
+    """Batches of path, pixels (H, W, 3) and scores (S, S), (C, S, S) or of labels (C, 1, 1); the next batch is read meanwhile.
 
-    def __init__(self, request: Predict, *, device: torch.device) -> None:
-        self.rules = from_rules(request.trained.run.rules)
-        self.device, self.batch, self.num_classes = device, request.batch, request.trained.num_classes
-        self.labels = request.trained.task == "classification"
-        self.prompt = request.prompt
-        segmenter, _ = request.trained.segmenter(request.checkpoint)
-        self.segmenter: Segmenter = segmenter.to(device)
+    Raises:
+        UsageError: scores that are not finite; as a mask they would be background.
+    """
+    rules, num_classes = from_rules(request.trained.run.rules), request.trained.num_classes
+    side = 1 if request.trained.task == "classification" else rules.image_size
 
-    def batches(self, images: Sequence[Path]) -> Iterator[tuple[list[tuple[Path, Array]], list[Floats]]]:
-        """Path and pixels (H, W, 3) of images, and their scores (S, S), (C, S, S) or of labels (C, 1, 1); the next are read
-        meanwhile. Raises UsageError: scores that are no numbers; as a mask they would be background."""
-        chunks = [images[start : start + self.batch] for start in range(0, len(images), self.batch)]
-        with ThreadPoolExecutor(1, thread_name_prefix="reader") as reader:
-            coming = reader.submit(self._read, chunks[0])
-            for chunk, following in zip(chunks, [*chunks[1:], []], strict=True):
-                pixels, inputs = coming.result()
-                if following:
-                    coming = reader.submit(self._read, following)
-                scores = list(self._scores(inputs, self._prompts(pixels)))
-                for path, score in zip(chunk, scores, strict=True):
-                    if not np.isfinite(score).all():
-                        raise UsageError(
-                            f"{path}: the model's scores are not finite, so it has no mask; use another run"
-                        )
-                yield list(zip(chunk, pixels, strict=True)), scores
-
-    def _read(self, paths: Sequence[Path]) -> tuple[list[Array], Tensor]:
+    def read(paths: Sequence[Path]) -> tuple[list[Array], Tensor]:
         pixels = [read_image(path) for path in paths]
-        side = self.rules.image_size
-        inputs = [to_input(Sample(image=image, mask=image[..., 0]), side)[:3] for image in pixels]
+        inputs = [to_input(Sample(image=image, mask=image[..., 0]), rules.image_size)[:3] for image in pixels]
         return pixels, torch.from_numpy(np.stack(inputs))
 
-    def _prompts(self, pixels: Sequence[Array]) -> Prompts | None:
-        """The prompts of the one image, in pixels of the network's input as segment_anything scales them."""
-        if not self.prompt:
-            return None
-        height, width = pixels[0].shape[:2]
-        where = np.array(self.prompt, dtype=np.float64).reshape(len(self.prompt), -1, 2)
-        where *= self.rules.image_size / np.array([width, height])
-        boxes = where.shape[1] == 2
-        given = where.reshape(-1, 4) if boxes else where.reshape(1, -1, 2)  # all points are on one object
-        return together([given.astype(np.float32)], device=self.device)
-
-    @torch.no_grad()
-    def _scores(self, images: Tensor, prompts: Prompts | None) -> Floats:
-        side = 1 if self.labels else self.rules.image_size
-        inputs = normalise(images, self.rules.pixels)
-        with autocast(self.rules, self.device):
-            output = self.segmenter(inputs.to(self.device), prompts)
-        scores = probabilities(output, (side, side))
-        if scores.ndim == 4 and scores.shape[1] < self.num_classes:
-            scores = nn.functional.pad(scores, (0, 0, 0, 0, 0, self.num_classes - scores.shape[1]))
-        return scores.float().cpu().numpy()
-
-    def mask(self, scores: Floats) -> Array:
-        """(H, W) class indices from scores at the image's size."""
-        if scores.ndim == 3:
-            return scores.argmax(axis=0).astype(np.uint8)
-        return (scores > self.rules.evaluation.threshold).astype(np.uint8)
+    chunks = [images[start : start + request.batch] for start in range(0, len(images), request.batch)]
+    with ThreadPoolExecutor(1, thread_name_prefix="reader") as reader:
+        coming = reader.submit(read, chunks[0])
+        for chunk, following in zip(chunks, [*chunks[1:], []], strict=True):
+            pixels, inputs = coming.result()
+            if following:
+                coming = reader.submit(read, following)
+            with autocast(rules, device):
+                prompts = _prompts(request, pixels[0], rules.image_size, device) if request.prompt else None
+                output = segmenter(normalise(inputs.to(device), rules.pixels), prompts)
+            scores = class_scores(output, side=side, num_classes=num_classes).float().cpu().numpy()
+            for path, score in zip(chunk, scores, strict=True):
+                if not np.isfinite(score).all():
+                    raise UsageError(f"{path}: the model's scores are not finite, so it has no mask; use another run")
+            yield list(zip(chunk, pixels, scores, strict=True))
 
 
-def write_masks(request: Predict, model: Model, image: tuple[Path, Array], scores: Floats) -> None:
-    """All files of one image.
+def _prompts(request: Predict, pixels: Array, side: int, device: torch.device) -> Prompts:
+    """The prompts of the one image, in pixels of the network's input as segment_anything scales them."""
+    height, width = pixels.shape[:2]
+    where = np.array(request.prompt, dtype=np.float64).reshape(len(request.prompt), -1, 2)
+    where *= side / np.array([width, height])
+    boxes = where.shape[1] == 2
+    given = where.reshape(-1, 4) if boxes else where.reshape(1, -1, 2)  # all points are on one object
+    return together([given.astype(np.float32)], device=device)
 
-    Args:
-        image: path and pixels (H, W, 3).
-        scores: (S, S) or (C, S, S).
-    """
-    path, pixels = image
+
+def write_masks(request: Predict, path: Path, pixels: Array, scores: Floats) -> None:
+    """All files of one image, from its pixels (H, W, 3) and scores (S, S) or (C, S, S)."""
     resized = resize_bilinear(scores, pixels.shape[:2])
-    mask = model.mask(resized)
-    for file in outputs(request, path):
+    if scores.ndim == 3:
+        mask = resized.argmax(axis=0).astype(np.uint8)
+    else:
+        mask = (resized > from_rules(request.trained.run.rules).evaluation.threshold).astype(np.uint8)
+    for file in _outputs(request, path):
         content = io.BytesIO()
         if file.suffix == ".npy":
             np.save(content, resized)
@@ -351,18 +290,47 @@ def write_masks(request: Predict, model: Model, image: tuple[Path, Array], score
         write_atomically(file, content.getvalue())
 
 
+def palette() -> Array:
+    """(256, 3) RGB: the colours of PASCAL VOC's masks, bits of the index spread over the channels."""
+    index = np.arange(256)
+    colours = np.zeros((256, 3), dtype=np.uint8)
+    for shift in range(8):
+        for channel in range(3):
+            colours[:, channel] |= (((index >> (3 * shift + channel)) & 1) << (7 - shift)).astype(np.uint8)
+    return colours
+
+
+def overlay(pixels: Array, mask: Array) -> Array:
+    """The image (H, W, 3) with the contour of every class but the background.
+
+    Lines are bright and at least two pixels wide, with a dark edge inside, so that they show on any photograph.
+    """
+    from scipy.ndimage import binary_erosion
+
+    drawn = pixels.copy()
+    width = max(2, round(min(mask.shape) / 150))
+    colours = palette()
+    for index in np.unique(mask[mask > 0]):
+        region = mask == index
+        line = binary_erosion(region, iterations=width)
+        drawn[line & ~binary_erosion(line, iterations=max(1, width // 2))] = 0
+        drawn[region & ~line] = (colours[index].astype(float) * 255 / colours[index].max()).astype(np.uint8)
+    return drawn
+
+
 def scores(request: Predict, masks: Path) -> dict[str, float]:
-    """What was written against a folder of true masks of the same names, by the run's conventions and at the masks' own size:
-    probabilities where they were written, else masks by the metrics that have a threshold.
+    """What was written against a folder of true masks of the same names, by the run's conventions and at the masks' own size.
+
+    Probabilities are scored where they were written, else masks by the metrics that have a threshold.
 
     Raises:
         UsageError, DatasetError: as `harness.evaluation.score_folders.score_folders`.
     """
-    rules, trained = from_rules(request.trained.run.rules), request.trained
-    benchmark, task = BENCHMARKS.get(trained.run.benchmark)(), trained.task
+    trained = request.trained
+    benchmark = BENCHMARKS.get(trained.run.benchmark)()
     names = [name for name in benchmark.metrics if request.probabilities or name in (*OVERLAP, *CLASSES)]
-    assert task != "classification"
-    scorer = SplitScorer(names, task=task, num_classes=trained.num_classes, conventions=rules.evaluation)
+    rules = from_rules(trained.run.rules).evaluation
+    scorer = SplitScorer(names, task=trained.task, num_classes=trained.num_classes, conventions=rules)
     read = benchmark.decode_mask if isinstance(benchmark, FolderBenchmark) else None
     folder = request.out / PROBABILITIES if request.probabilities else request.out
     return score_folders(folder, masks, scorer, read_mask=read).summary()

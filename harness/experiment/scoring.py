@@ -19,7 +19,7 @@ from harness.evaluation.scorer import IGNORE, LabelScorer, SplitScorer
 from harness.experiment.building import RunData
 from harness.experiment.environment import Stages
 from harness.methods.base import Method
-from harness.models.segmenter import probabilities
+from harness.models.segmenter import SegmenterOutput, probabilities
 from harness.models.transfer import to_device
 from harness.protocols.card import Protocol
 from harness.training.cache import ArrayCache, EmbeddingCache, encoder_is_frozen, weights_fingerprint
@@ -42,6 +42,13 @@ ImageTable = dict[str, dict[str, dict[str, float]]]
 """split -> stem -> metric -> score."""
 Seen = Callable[[str, str, NDArray[np.float32]], None]
 """Called with a split, an image's stem and its prediction as `evaluate_split` scores it."""
+
+
+def class_scores(output: SegmenterOutput, *, side: int, num_classes: int) -> Tensor:
+    """Probabilities (B, S, S), or scores (B, C, S, S) of all ``num_classes``: 0 for those that the model was not trained with."""
+    scores = probabilities(output, (side, side))
+    missing = num_classes - scores.shape[1] if scores.ndim == 4 else 0
+    return nn.functional.pad(scores, (0, 0, 0, 0, 0, missing)) if missing > 0 else scores
 
 
 class Scoring:
@@ -118,7 +125,7 @@ class Scoring:
         metrics: Sequence[str],
         stage: str,
         blank: bool = True,
-        seen: Seen | None = None,
+        seen: Seen = lambda split, stem, scores: None,
         workers: Workers = ALONE,
     ) -> tuple[Summary, ImageTable]:
         """Summary and per-image scores by split; ``all`` is every split together where there are several. ``seen`` gets
@@ -145,7 +152,7 @@ class Scoring:
         if not workers.leads:
             return {}, {}
         # Numbers of generated images rank nothing anyway.
-        if not (blank or self._run.is_generated) and together.draws_nothing():
+        if not (blank or self._run.is_generated) and together.is_blank():
             rules = self._rules
             alone = self._data.benchmark.task == "multiclass" and rules.mask_tokens == 1 and rules.decoder == "sam"
             raise Blank(
@@ -165,7 +172,7 @@ class Scoring:
         name: str,
         *,
         metrics: Sequence[str],
-        seen: Seen | None,
+        seen: Seen,
         workers: Workers,
     ) -> SplitScorer:
         """The scores of a split: this worker's part of it, of the first worker the whole."""
@@ -177,9 +184,8 @@ class Scoring:
                 items,
                 scorer,
                 batch_size=EVALUATION_BATCH,
-                seen=seen and partial(seen, name),
+                seen=partial(seen, name),
                 stop=self._stop,
-                passing=self._stages.passing,
             )
         except Stopped:
             stopped = True
@@ -190,7 +196,7 @@ class Scoring:
         return scorer
 
     def test(
-        self, segmenter: nn.Module, *, stage: str, blank: bool = True, seen: Seen | None = None
+        self, segmenter: nn.Module, *, stage: str, blank: bool = True, seen: Seen = lambda split, stem, scores: None
     ) -> tuple[Summary, ImageTable]:
         """`scores` of the run's test images by all its `metrics`. Raises Blank: not an object is drawn, and ``blank`` does not
         allow it."""
@@ -209,7 +215,6 @@ class Scoring:
         """From inputs (B, 3, S, S), and each image's prompts where the rules have any, to probabilities (B, S, S), or to
         scores (B, C, S, S) of the benchmark's classes; of labels (B, C, 1, 1)."""
         side = 1 if self.labels else self._rules.image_size
-        size = (side, side)
 
         def predict(images: Tensor, prompts: Sequence[Coordinates] | None = None) -> Tensor:
             assert not segmenter.training, "a model is scored in evaluation mode"
@@ -221,9 +226,7 @@ class Scoring:
                     output = decode(to_device(torch.stack(kept), self._device), *given)
                 else:
                     output = segmenter(normalise(to_device(images, self._device), self._rules.pixels), *given)
-            scores = probabilities(output, size)
-            missing = self._data.benchmark.num_classes - self.num_classes
-            return nn.functional.pad(scores, (0, 0, 0, 0, 0, missing)) if missing > 0 else scores
+            return class_scores(output, side=side, num_classes=self._data.benchmark.num_classes)
 
         return predict
 

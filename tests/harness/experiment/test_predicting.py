@@ -121,22 +121,22 @@ def test_an_exported_adapter_predicts_the_same_without_any_results_folder(binary
         assert np.array_equal(np.asarray(Image.open(path)), np.asarray(Image.open(tmp_path / "by-file" / path.name)))
 
 
-def test_the_same_command_goes_on_where_it_was_stopped(binary: Finished, tmp_path, capsys, monkeypatch) -> None:
-    told: list[int] = []
-    monkeypatch.setattr(predict, "bars", lambda: nullcontext(lambda what, done, total: told.append(done)))
+def test_the_same_command_continues_where_it_was_stopped(binary: Finished, tmp_path, capsys, monkeypatch) -> None:
+    reported: list[int] = []
+    monkeypatch.setattr(predict, "bars", lambda: nullcontext(lambda what, done, total: reported.append(done)))
     out = tmp_path / "out"
     assert binary.predict(out) == 0
     masks = sorted(out.glob("*.png"))
     masks[0].unlink()
     before = {path.name: path.stat().st_mtime_ns for path in masks[1:]}
     capsys.readouterr()
-    told.clear()
+    reported.clear()
     assert binary.predict(out) == 0
-    assert told == [len(before), len(masks)]
+    assert reported == [len(before), len(masks)]
     assert f"masks of 1 images by run {binary.record.key}, {len(before)} were there already" in capsys.readouterr().out
     assert {path.name: path.stat().st_mtime_ns for path in masks[1:]} == before
     assert masks[0].is_file()
-    assert binary.predict(out, "--overlay") == 0  # what is asked for anew is made for all
+    assert binary.predict(out, "--overlay") == 0  # overlays are made for all images
     assert len(list((out / "overlays").iterdir())) == len(masks)
 
 
@@ -148,30 +148,27 @@ def _two_folders(binary: Finished, folder: Path) -> tuple[Path, Path]:
     return folder / "a", folder / "b"
 
 
-def test_another_image_of_the_same_name_is_refused_and_the_mask_stays(binary: Finished, tmp_path, capsys) -> None:
+def test_images_of_another_folder_are_refused_and_the_masks_stay(binary: Finished, tmp_path, capsys) -> None:
     first, second = _two_folders(binary, tmp_path)
     arguments = [*binary.model, "--out", str(tmp_path / "out"), "--images"]
     assert predict.main([*arguments, str(first)]) == 0
     before = {path.name: path.read_bytes() for path in (tmp_path / "out").iterdir()}
     capsys.readouterr()
     assert predict.main([*arguments, str(second)]) == 2
-    (line,) = capsys.readouterr().err.splitlines()
-    assert f"of {first.resolve()}/001" in line
-    assert f"not of {second}/001" in line
+    assert "images of another folder" in capsys.readouterr().err
     assert {path.name: path.read_bytes() for path in (tmp_path / "out").iterdir()} == before
 
 
-def test_a_mask_is_made_again_where_its_image_has_changed(binary: Finished, tmp_path: Path) -> None:
+def test_a_mask_is_replaced_when_its_image_has_changed(binary: Finished, tmp_path: Path) -> None:
     first, second = _two_folders(binary, tmp_path)
     out, (image,), (other,) = tmp_path / "out", first.iterdir(), second.iterdir()
-    assert binary.predict(out, "--images", str(first), "--overlay") == 0
+    assert binary.predict(out, "--images", str(first)) == 0
     shutil.copy(other, image)
 
     assert binary.predict(out, "--images", str(first)) == 0
 
     assert binary.predict(tmp_path / "expected", "--images", str(first)) == 0
     assert (out / "001.png").read_bytes() == (tmp_path / "expected" / "001.png").read_bytes()
-    assert not list((out / "overlays").iterdir())  # what was of the image before is gone
     kept = (out / "001.png").stat().st_mtime_ns
     assert binary.predict(out, "--images", str(first)) == 0
     assert (out / "001.png").stat().st_mtime_ns == kept
