@@ -152,7 +152,7 @@ class Record:
         selected_epoch: epoch (1-based) of the best checkpoint.
         parameters: ``encoder``, ``decoder`` and ``trainable`` counts of trained parameters, ``total`` of the segmenter.
         cost: ``step_time_s`` (median), ``peak_memory_bytes``, ``train_time_s``, ``wall_time_s``, ``gpu_hours`` (0
-            without a GPU) and ``steps``; ``stage_NAME_s`` (`harness.experiment.environment`) and ``passes_s`` of the start that
+            without a GPU) and ``steps``; ``stage_NAME_s`` (`harness.experiment.environment`) of the start that
             finished it.
         history: one entry an epoch: ``epoch``, ``loss``, ``lr``, ``val`` (metrics), ``seconds``, ``updates`` by roles.
         budget: ``weight_updates``; of a method with an architecture also ``alpha_updates``, ``alpha_lr_sum`` (its rate

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import contextlib
 from collections import deque
 from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
@@ -32,9 +31,8 @@ def evaluate_split(
     *,
     batch_size: int = 1,
     workers: int | None = None,
-    seen: Callable[[str, NDArray[np.float32]], None] | None = None,
+    seen: Callable[[str, NDArray[np.float32]], None] = lambda stem, scores: None,
     stop: Callable[[], bool] = lambda: False,
-    passing: Callable[[], contextlib.AbstractContextManager[Any]] = contextlib.nullcontext,
 ) -> SplitScorer:
     """Predict and score every item.
 
@@ -48,10 +46,9 @@ def evaluate_split(
         items: what to score; may decode an item when it is used, in any thread.
         scorer: takes the scores; may hold images already.
         batch_size: items a forward pass.
-        workers: threads; one a core if None. With 0 all happens in the calling thread.
+        workers: threads; one a core if None.
         seen: called with each stem and its scores, (S, S) or (C, S, S), in the order of items.
         stop: called before each batch.
-        passing: what to do the forward passes, and the waiting for them, in.
 
     Returns:
         ``scorer``.
@@ -61,20 +58,13 @@ def evaluate_split(
         Stopped: as ``stop`` said.
     """
     threads = cores() if workers is None else workers
-    report = seen or (lambda stem, scores: None)
-    if threads == 0:
-        for batch, wait in _predictions(predict, map(items.__getitem__, range(len(items))), batch_size, stop, passing):
-            for item, scores in zip(batch, _numbers(wait, passing), strict=True):
-                report(item[0], scores)
-                scorer.insert(item[0], _measure(scorer, item[0], scores, item[2]))
-        return scorer
     pending: deque[tuple[str, Future[ImageScore]]] = deque()
     with ThreadPoolExecutor(threads, thread_name_prefix="evaluation") as pool:
         try:
             ahead = _ahead(items, pool, threads + 2 * batch_size)
-            for batch, wait in _one_batch_late(_predictions(predict, ahead, batch_size, stop, passing)):
-                for item, scores in zip(batch, _numbers(wait, passing), strict=True):
-                    report(item[0], scores)
+            for batch, wait in _one_batch_late(_predictions(predict, ahead, batch_size, stop)):
+                for item, scores in zip(batch, wait().numpy(), strict=True):
+                    seen(item[0], scores)
                     pending.append((item[0], pool.submit(_measure, scorer, item[0], scores, item[2])))
                 while len(pending) > 2 * threads + batch_size:  # bounds what waits in memory
                     stem, future = pending.popleft()
@@ -109,17 +99,13 @@ _Predicted = tuple[list[Item], Callable[[], Tensor]]
 
 
 def _predictions(
-    predict: Callable[..., Tensor],
-    items: Iterator[Item],
-    batch_size: int,
-    stop: Callable[[], bool],
-    passing: Callable[[], contextlib.AbstractContextManager[Any]],
+    predict: Callable[..., Tensor], items: Iterator[Item], batch_size: int, stop: Callable[[], bool]
 ) -> Iterator[_Predicted]:
     """Batches, each with what waits for its scores (B, S, S) or (B, C, S, S)."""
     while batch := [item for _, item in zip(range(batch_size), items, strict=False)]:
         if stop():
             raise Stopped
-        with passing(), torch.no_grad():
+        with torch.no_grad():
             more = zip(*(item[3:] for item in batch), strict=True)
             scores = predict(torch.stack([item[1] for item in batch]), *map(list, more))
             wait = to_host((scores[:, 0] if scores.ndim == 4 and scores.shape[1] == 1 else scores).float())
@@ -135,10 +121,3 @@ def _one_batch_late(predictions: Iterator[_Predicted]) -> Iterator[_Predicted]:
         before = following
     if before is not None:
         yield before
-
-
-def _numbers(
-    wait: Callable[[], Tensor], passing: Callable[[], contextlib.AbstractContextManager[Any]]
-) -> NDArray[np.float32]:
-    with passing():
-        return wait().numpy()

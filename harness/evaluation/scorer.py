@@ -1,15 +1,14 @@
 """Scores of a split: per image and over all, independent of the order in which images arrive.
 
-IoU, Dice, Jaccard and BER follow from counts of pixels, mIoU and accuracy from a confusion matrix. Counts are integers, so
-sums over images are exact whatever their order. Of images with one label each: accuracy, negative log-likelihood, expected
-calibration error.
+IoU, Dice, Jaccard, BER, mIoU and accuracy follow from counts of pixels by true and predicted class. Counts are integers, so sums over
+images are exact in any order. Images with one label each have accuracy, negative log-likelihood and expected calibration error.
 """
 
 from __future__ import annotations
 
 import math
-from collections.abc import Callable, Sequence
-from dataclasses import dataclass, field
+from collections.abc import Sequence
+from dataclasses import dataclass
 from typing import ClassVar, Literal
 
 import numpy as np
@@ -21,101 +20,81 @@ from harness.evaluation.saliency import e_measure, mae, s_measure, saliency_map
 from harness.evaluation.weighted_f import weighted_f
 from harness.system.errors import UsageError, did_you_mean
 
-Confusion = NDArray[np.int64]
-"""(C, C): true class by predicted class."""
+Counts = NDArray[np.int64]
+"""(C, C) pixels by true class and by predicted class; ignored pixels are not counted."""
 
 
-@dataclass(frozen=True, kw_only=True)
-class Areas:
-    """Pixels of a binary prediction by truth; ignored pixels are in none of them."""
-
-    hits: int = 0
-    false_alarms: int = 0
-    misses: int = 0
-    rejections: int = 0
-
-    @property
-    def total(self) -> int:
-        return self.hits + self.false_alarms + self.misses + self.rejections
-
-    def __add__(self, other: Areas) -> Areas:
-        return Areas(
-            hits=self.hits + other.hits,
-            false_alarms=self.false_alarms + other.false_alarms,
-            misses=self.misses + other.misses,
-            rejections=self.rejections + other.rejections,
-        )
-
-
-def areas(predicted: NDArray[np.bool_], foreground: NDArray[np.bool_], valid: NDArray[np.bool_] | None = None) -> Areas:
-    """Count the four outcomes; all arrays (H, W)."""
+def counts_of_foreground(
+    predicted: NDArray[np.bool_], foreground: NDArray[np.bool_], valid: NDArray[np.bool_] | None = None
+) -> Counts:
+    """Counts (2, 2) of a binary prediction (H, W)."""
     total = predicted.size
     if valid is not None:
         predicted, foreground, total = predicted & valid, foreground & valid, int(np.count_nonzero(valid))
     hits = int(np.count_nonzero(predicted & foreground))
     alarms, positives = int(np.count_nonzero(predicted)), int(np.count_nonzero(foreground))
-    return Areas(
-        hits=hits, false_alarms=alarms - hits, misses=positives - hits, rejections=total - alarms - positives + hits
-    )
+    return np.array([[total - alarms - positives + hits, alarms - hits], [positives - hits, hits]], dtype=np.int64)
 
 
-def iou(counts: Areas, *, empty: float) -> float:
-    """Intersection over union, also called Jaccard index; ``empty`` where mask and prediction both are empty."""
-    union = counts.hits + counts.false_alarms + counts.misses
-    return counts.hits / union if union else empty
-
-
-def dice(counts: Areas, *, empty: float) -> float:
-    """2 |A ∩ B| / (|A| + |B|); ``empty`` where mask and prediction both are empty."""
-    both = 2 * counts.hits + counts.false_alarms + counts.misses
-    return 2 * counts.hits / both if both else empty
-
-
-def ber(counts: Areas) -> float:
-    """Balanced error rate in [0, 1]: the mean of the error rates inside and outside the shadow.
-
-    A class that the mask does not have has no error rate and drops out of the mean; without either it is 0.
-    """
-    rates = []
-    if counts.hits + counts.misses:
-        rates.append(counts.misses / (counts.hits + counts.misses))
-    if counts.false_alarms + counts.rejections:
-        rates.append(counts.false_alarms / (counts.false_alarms + counts.rejections))
-    return sum(rates) / len(rates) if rates else 0.0
-
-
-def confusion(
+def counts_of_classes(
     predicted: NDArray[np.integer],
     true: NDArray[np.integer],
     *,
     num_classes: int,
     valid: NDArray[np.bool_] | None = None,
-) -> Confusion:
-    """Confusion matrix of class indices (H, W) below ``num_classes`` where they are ``valid``."""
+) -> Counts:
+    """Counts of class indices (H, W) below ``num_classes`` where they are ``valid``."""
     pairs = true.astype(np.intp) * num_classes + predicted.astype(np.intp, copy=False)
     if valid is not None:
         pairs = pairs[valid]
     return np.bincount(pairs.ravel(), minlength=num_classes**2).reshape(num_classes, num_classes)
 
 
-def miou(matrix: Confusion) -> float:
+def iou(counts: Counts, *, empty: float) -> float:
+    """Intersection over union, also called Jaccard index; ``empty`` where mask and prediction both are empty."""
+    (_, false_alarms), (misses, hits) = counts.tolist()
+    union = hits + false_alarms + misses
+    return hits / union if union else empty
+
+
+def dice(counts: Counts, *, empty: float) -> float:
+    """2 |A ∩ B| / (|A| + |B|); ``empty`` where mask and prediction both are empty."""
+    (_, false_alarms), (misses, hits) = counts.tolist()
+    both = 2 * hits + false_alarms + misses
+    return 2 * hits / both if both else empty
+
+
+def ber(counts: Counts) -> float:
+    """Balanced error rate in [0, 1]: the mean of the error rates inside and outside the shadow.
+
+    A class that the mask does not have has no error rate and drops out of the mean; without either it is 0.
+    """
+    (rejections, false_alarms), (misses, hits) = counts.tolist()
+    rates = []
+    if hits + misses:
+        rates.append(misses / (hits + misses))
+    if false_alarms + rejections:
+        rates.append(false_alarms / (false_alarms + rejections))
+    return sum(rates) / len(rates) if rates else 0.0
+
+
+def miou(counts: Counts) -> float:
     """Mean of hits / union over the classes in mask or prediction, background included; 0 where there is none."""
-    hits = np.diagonal(matrix)
-    union = matrix.sum(axis=0) + matrix.sum(axis=1) - hits
+    hits = np.diagonal(counts)
+    union = counts.sum(axis=0) + counts.sum(axis=1) - hits
     seen = union > 0
     return float(np.mean(hits[seen] / union[seen])) if seen.any() else 0.0
 
 
-def accuracy(matrix: Confusion) -> float:
+def accuracy(counts: Counts) -> float:
     """Share of pixels with the right class; 0 where there is no pixel."""
-    total = int(matrix.sum())
-    return int(np.trace(matrix)) / total if total else 0.0
+    total = int(counts.sum())
+    return int(np.trace(counts)) / total if total else 0.0
 
 
 Task = Literal["binary", "multiclass", "classification"]
 
 IGNORE = 255
-_OF_CONFUSION: dict[str, Callable[[Confusion], float]] = {"miou": miou, "accuracy": accuracy}
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -124,18 +103,16 @@ class ImageScore:
 
     Args:
         values: metric -> value of this image.
-        areas: pixel counts at ``threshold``, where a metric needs them.
-        ber_areas: pixel counts at ``ber_threshold``, likewise.
+        counts: pixels at ``threshold``, None where no metric needs them.
+        ber_counts: pixels at ``ber_threshold``, likewise.
         e_curve: (256,) E-measure by threshold, None where no E-measure is wanted.
-        confusion: (C, C) counts, None where no multi-class metric is wanted.
-        ignored: every pixel of its mask is, so that no metric has anything to measure: the split leaves the image out.
+        ignored: whether its mask ignores every pixel, so that the split leaves the image out.
     """
 
     values: dict[str, float]
-    areas: Areas = field(default_factory=Areas)
-    ber_areas: Areas = field(default_factory=Areas)
+    counts: Counts | None = None
+    ber_counts: Counts | None = None
     e_curve: NDArray[np.float64] | None = None
-    confusion: Confusion | None = None
     ignored: bool = False
 
 
@@ -146,8 +123,7 @@ class SplitScorer:
 
     Args:
         metrics: names out of ``known``.
-        task: ``binary`` or ``multiclass``; only accuracy and mIoU apply to multi-class masks. Of ``classification`` see
-            `harness.evaluation.scorer`.
+        task: ``binary`` or ``multiclass``; only accuracy and mIoU apply to multi-class masks. For labels see `LabelScorer`.
         num_classes: classes of the mask, background included.
         conventions: how predictions meet ground truth.
 
@@ -156,7 +132,7 @@ class SplitScorer:
     """
 
     known: ClassVar[Sequence[str]] = METRICS
-    """The metrics that there are."""
+    """All metrics of the task."""
 
     def __init__(
         self,
@@ -188,18 +164,8 @@ class SplitScorer:
         self._scores[stem] = score
 
     def merge(self, other: SplitScorer) -> None:
-        """Take over the images of another scorer: of another process, or of another part of a split.
-
-        Raises:
-            ValueError: metrics, task or conventions differ, or an image is in both.
-        """
-        if (self.metrics, self.task, self.num_classes, self.conventions) != (
-            other.metrics,
-            other.task,
-            other.num_classes,
-            other.conventions,
-        ):
-            raise ValueError("only scores of the same metrics under the same conventions can be merged")
+        """Take over the images of another scorer of the same metrics and conventions: of another process, or of a part of a split.
+        Raises ValueError: an image is in both."""
         for stem, score in other._scores.items():
             self.insert(stem, score)
 
@@ -258,26 +224,24 @@ class SplitScorer:
         counted = scores if valid is None else scores[valid]
         if not 0 <= counted.min(initial=0) <= counted.max(initial=0) < self.num_classes:
             raise ValueError(f"labels must be integers from 0 to {self.num_classes - 1}")
-        matrix = confusion(scores, mask, num_classes=self.num_classes, valid=valid)
-        return ImageScore(values={name: _OF_CONFUSION[name](matrix) for name in self.metrics}, confusion=matrix)
+        counts = counts_of_classes(scores, mask, num_classes=self.num_classes, valid=valid)
+        values = self._of_counts(counts, None)
+        return ImageScore(values={name: values[name] for name in self.metrics}, counts=counts)
 
     def _measure_binary(
         self, scores: NDArray, foreground: NDArray[np.bool_], valid: NDArray[np.bool_] | None
     ) -> ImageScore:
         probability = scores.astype(np.float64, copy=False)
         metrics, rules = set(self.metrics), self.conventions
-        values: dict[str, float] = {}
-        counts = Areas()
+        counts = ber_counts = None
         if metrics & {*OVERLAP, *CLASSES}:
-            counts = areas(probability > rules.threshold, foreground, valid)
-        ber_counts = areas(probability > rules.ber_threshold, foreground, valid) if "ber" in metrics else Areas()
-        matrix = _as_confusion(counts) if metrics & set(CLASSES) else None
-        values.update(self._of_areas(counts, ber_counts))
-        if matrix is not None:
-            values.update({name: _OF_CONFUSION[name](matrix) for name in CLASSES if name in metrics})
-        values.update(
-            {name: float(OWN[name].measure(probability, foreground, valid)) for name in self.metrics if name in OWN}
-        )
+            counts = counts_of_foreground(probability > rules.threshold, foreground, valid)
+        if "ber" in metrics:
+            ber_counts = counts_of_foreground(probability > rules.ber_threshold, foreground, valid)
+        values = self._of_counts(counts, ber_counts)
+        values |= {
+            name: float(OWN[name].measure(probability, foreground, valid)) for name in self.metrics if name in OWN
+        }
         curve = None
         if metrics & set(SALIENCY):
             image = saliency_map(probability, foreground, valid, min_max=rules.min_max)
@@ -291,18 +255,20 @@ class SplitScorer:
                 values["weighted_f"] = weighted_f(image, beta2=rules.weighted_f_beta2)
             if "mae" in metrics:
                 values["mae"] = mae(image)
-        return ImageScore(
-            values={name: values[name] for name in self.metrics},
-            areas=counts,
-            ber_areas=ber_counts,
-            e_curve=curve,
-            confusion=matrix,
-        )
+        chosen = {name: values[name] for name in self.metrics}
+        return ImageScore(values=chosen, counts=counts, ber_counts=ber_counts, e_curve=curve)
 
-    def _of_areas(self, counts: Areas, ber_counts: Areas) -> dict[str, float]:
-        empty = self.conventions.empty
-        over = iou(counts, empty=empty)
-        return {"iou": over, "jaccard": over, "dice": dice(counts, empty=empty), "ber": ber(ber_counts)}
+    def _of_counts(self, counts: Counts | None, ber_counts: Counts | None) -> dict[str, float]:
+        """Every metric that follows from the counts that are there."""
+        values: dict[str, float] = {}
+        if counts is not None:
+            values = {"miou": miou(counts), "accuracy": accuracy(counts)}
+            if self.task == "binary":
+                over = iou(counts, empty=self.conventions.empty)
+                values |= {"iou": over, "jaccard": over, "dice": dice(counts, empty=self.conventions.empty)}
+        if ber_counts is not None:
+            values["ber"] = ber(ber_counts)
+        return values
 
     def images(self) -> dict[str, dict[str, float]]:
         """stem -> metric -> value, in the order of the stems; without images whose every pixel is ignored."""
@@ -315,23 +281,18 @@ class SplitScorer:
     def _counted(self) -> list[tuple[str, ImageScore]]:
         return [(stem, self._scores[stem]) for stem in sorted(self._scores) if not self._scores[stem].ignored]
 
-    def draws_nothing(self) -> bool:
+    def is_blank(self) -> bool:
         """Whether every prediction is background alone, and some mask is not."""
-        scores = [score for _, score in self._counted()]
-        if not scores or self.task == "classification":
-            return False
-        matrix = np.sum(
-            [_as_confusion(score.areas) if score.confusion is None else score.confusion for score in scores], axis=0
-        )
-        return not matrix[:, 1:].any() and bool(matrix[1:].any())
+        counts = _sum([score.counts for _, score in self._counted()])
+        return counts is not None and not counts[:, 1:].any() and bool(counts[1:].any())
 
     def foreground(self) -> float | None:
         """Mean share of foreground that was predicted over that of the masks; None of several classes, or where no mask has any."""
-        areas = [score.areas for _, score in self._counted() if score.areas.total]
-        if self.task != "binary" or not areas:
+        counts = [score.counts for _, score in self._counted() if score.counts is not None]
+        if self.task != "binary" or not counts:
             return None
-        predicted = sum((each.hits + each.false_alarms) / each.total for each in areas)
-        true = sum((each.hits + each.misses) / each.total for each in areas)
+        predicted = sum(int(each[:, 1].sum()) / int(each.sum()) for each in counts)
+        true = sum(int(each[1].sum()) / int(each.sum()) for each in counts)
         return predicted / true if true else None
 
     def summary(self) -> dict[str, float]:
@@ -357,20 +318,14 @@ class SplitScorer:
         if "e_max" in result:
             curves = np.stack([score.e_curve for score in scores if score.e_curve is not None])
             result["e_max"] = max(math.fsum(column) / len(scores) for column in curves.T)
-        if self.conventions.overlap == "accumulated":
-            totals = self._of_areas(
-                sum((score.areas for score in scores), Areas()), sum((score.ber_areas for score in scores), Areas())
-            )
-            result.update({name: value for name, value in totals.items() if name in result})
-        matrices = [score.confusion for score in scores if score.confusion is not None]
-        if matrices:
-            matrix = np.sum(matrices, axis=0)
-            result.update({name: _OF_CONFUSION[name](matrix) for name in CLASSES if name in result})
-        return result
+        totals = self._of_counts(_sum([score.counts for score in scores]), _sum([score.ber_counts for score in scores]))
+        of_totals = {*CLASSES, *((*OVERLAP, "ber") if self.conventions.overlap == "accumulated" else ())}
+        return result | {name: value for name, value in totals.items() if name in of_totals and name in result}
 
 
-def _as_confusion(counts: Areas) -> Confusion:
-    return np.array([[counts.rejections, counts.false_alarms], [counts.misses, counts.hits]], dtype=np.int64)
+def _sum(counts: Sequence[Counts | None]) -> Counts | None:
+    known = [each for each in counts if each is not None]
+    return np.sum(known, axis=0) if known else None
 
 
 BINS = 15

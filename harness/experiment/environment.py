@@ -9,7 +9,7 @@ import platform
 import re
 import socket
 import time
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterator
 from datetime import UTC, datetime
 from importlib.metadata import version
 from pathlib import Path
@@ -124,7 +124,6 @@ class Stages:
         self._now = "other"
         self._seconds = dict.fromkeys(STAGES, 0.0)
         self._seconds["start"] = max(0.0, self._last - started) if started is not None else 0.0
-        self._passes = 0.0
 
     @contextlib.contextmanager
     def during(self, stage: str) -> Iterator[None]:
@@ -135,27 +134,10 @@ class Stages:
         finally:
             self._enter(before)
 
-    @contextlib.contextmanager
-    def passing(self) -> Iterator[None]:
-        """Count what happens inside as passes of the network besides its stage."""
-        begun = self._clock()
-        try:
-            yield
-        finally:
-            self._passes += self._clock() - begun
-
-    def cost(self, trained: Mapping[str, float]) -> dict[str, float]:
-        """``stage_NAME_s`` of every stage, and ``passes_s``: of updates, images waited for left out, and of scored images.
-        Of this start of the run alone.
-
-        Args:
-            trained: the cost of training; of a run that went on, its updates are no more than this start's training.
-        """
+    def cost(self) -> dict[str, float]:
+        """``stage_NAME_s`` of every stage, in this start of the run alone."""
         self._enter(self._now)
-        waited = trained.get("data_wait_s", 0.0) * trained.get("steps", 0.0)
-        updates = min(max(0.0, trained.get("train_time_s", 0.0) - waited), self._seconds["training"])
-        by_stage = {f"stage_{name}_s": seconds for name, seconds in self._seconds.items()}
-        return {**by_stage, "passes_s": updates + self._passes}
+        return {f"stage_{name}_s": seconds for name, seconds in self._seconds.items()}
 
     def _enter(self, stage: str) -> str:
         now = self._clock()

@@ -265,7 +265,7 @@ class Experiment:
                 segmenter,
                 stage=f"test {variant}",
                 blank=variant != "best" or not method.config.trains,
-                seen=kept.see if variant == "best" else None,
+                **({"seen": kept.see} if variant == "best" else {}),
             )
         if "last" not in scores:
             scores["last"] = scores["best"]
@@ -301,7 +301,7 @@ class Experiment:
             selected_epoch=trained.selected_epoch or None,
             history=trained.history,
             architecture=trained.architecture,
-            cost={**trained.cost, **self.stages.cost(trained.cost)},
+            cost={**trained.cost, **self.stages.cost()},
             budget=trained.budget,
             merge=merges,
             counts={**record.counts, **self.scoring.exceptions},
