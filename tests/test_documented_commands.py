@@ -23,7 +23,7 @@ from harness.archive.measured import CostStore
 from harness.archive.schema import Record
 from harness.archive.store import RecordStore
 from harness.cli.verbs import VERBS
-from harness.contract.gpu import RATES, Examined
+from harness.contract.gpu import RATES
 from harness.contract.matrix import Capability
 from harness.datasets import samples
 from harness.models.fingerprints import fingerprint
@@ -175,10 +175,14 @@ def stand_in(monkeypatch: pytest.MonkeyPatch) -> None:
         "harness.contract.matrix.examine": lambda name, backbone, **_: Capability(
             method=name, backbone=backbone, passed=True
         ),
-        "harness.contract.gpu.examine_gpu": lambda backbone, **_: Examined(
-            backbone=backbone, device={}, steps=[], attention=[], rates=dict.fromkeys((*RATES, "step_peak_gib"), 1.0)
-        ),
+        "harness.contract.gpu.examine_gpu": lambda backbone, **_: {
+            "backbone": backbone,
+            "device": {},
+            "rates": dict.fromkeys((*RATES, "step_peak_gib"), 1.0),
+            **{part: [] for part in ("steps", "attention", "failures", "hints")},
+        },
         "harness.costing.measure.measure": lambda *_, **__: next(iter(CostStore(RESULTS))),
+        "harness.experiment.trained.of_results": lambda *_: None,
         "harness.experiment.exporting.export": lambda *_, **__: ("exported", None, None),
         "harness.cli.predict.request_of": lambda *_: request,
         "harness.experiment.predicting.predict": lambda *_, **__: 0,

@@ -63,20 +63,24 @@ def _by_key(images: Mapping[str, Path], masks: Mapping[str, Path]) -> Paired:
     )
 
 
+def pair_names(image_paths: Sequence[Path], mask_paths: Sequence[Path]) -> Paired:
+    """Pairs by equal names or ``NAME_mask`` and its like. If none pair so, by names without the beginning and end that all images, or all
+    masks, share."""
+    paired = pair_files(image_paths, mask_paths)
+    by_image, by_mask = without_affixes(image_paths), without_affixes(mask_paths)
+    alike = by_image.keys() == by_mask.keys() and len(by_image) == len(image_paths) == len(mask_paths) > 1
+    return _by_key(by_image, by_mask) if alike and not paired.pairs else paired
+
+
 def pair_own(images: Path, masks: Path) -> Paired:
-    """The pairs of two folders, by equal names or ``NAME_mask`` and its like. If none pair so, by names without the beginning and end
-    that all images, or all masks, share. Raises DatasetError: both have files, and none pair."""
+    """The pairs of two folders by `pair_names`. Raises DatasetError: both have files, and none pair."""
     image_paths, mask_paths = image_files(images), image_files(masks, MASK_EXTENSIONS)
     if not image_paths or not mask_paths:
         return Paired(pairs=())
     if both := [path.name for path in subfolders(images) if image_files(path) and (masks / path.name).is_dir()]:
         raise DatasetError(f"{images} holds images and a folder {both[0]}/ of more; put all into one, or {LIST_THEM}")
-    paired = pair_files(image_paths, mask_paths)
-    if paired.pairs:
+    if (paired := pair_names(image_paths, mask_paths)).pairs:
         return paired
-    by_image, by_mask = without_affixes(image_paths), without_affixes(mask_paths)
-    if by_image.keys() == by_mask.keys() and len(by_image) == len(image_paths) == len(mask_paths) > 1:
-        return _by_key(by_image, by_mask)
     names = f"{image_paths[0].name}, {mask_paths[0].name}"
     raise DatasetError(f"{images} and {masks} are there, and no names pair ({names}); rename the files, or {LIST_THEM}")
 
