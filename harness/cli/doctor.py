@@ -145,8 +145,8 @@ def _examine_gpu(backbone: str, names: Sequence[str], *, as_json: bool) -> int:
         from harness.contract.gpu import examine_gpu, gpu_page
 
         examined = examine_gpu(backbone=backbone, methods=names, report=report)
-    print(json.dumps(examined.as_json(), indent=1) if as_json else gpu_page(examined))
-    return 1 if examined.failures else 0
+    print(json.dumps(examined, indent=1) if as_json else gpu_page(examined))
+    return 1 if examined["failures"] else 0
 
 
 def _examine_file(path: Path, backbone: str) -> int:

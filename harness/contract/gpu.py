@@ -1,7 +1,7 @@
 """The first minutes on a GPU: what it is, whether every method takes a right step on it, which attention is fast, and what feeds it.
 
 Each method takes one step on the tiny SAM in fp32, bf16 and fp16, from the same trained state, and is compared with the same step on the
-CPU in fp32. Rates are those of LoRA on a backbone at its own size: the step's, scoring's, and of decoding and resizing photographs.
+CPU in fp32. Rates are LoRA's training step on a backbone at its own size, scoring, and decoding and resizing of photographs.
 """
 
 from __future__ import annotations
@@ -24,7 +24,6 @@ from torch import Tensor, nn
 from harness.contract.case import SEED, ContractCase
 from harness.datasets.base import Sample
 from harness.datasets.readers.decoding import read_image
-from harness.evaluation.conventions import Conventions
 from harness.evaluation.evaluate import evaluate_split
 from harness.evaluation.scorer import SplitScorer
 from harness.methods.base import Method
@@ -58,12 +57,12 @@ PHOTOGRAPHS, PHOTOGRAPH = 32, (1500, 1000)
 
 @dataclass(frozen=True, kw_only=True)
 class Finding:
-    """What was seen of one thing.
+    """What was measured of a method in a precision, or of a way to attend in a kind of block.
 
     Args:
-        name, where: a method and a precision, or a way to attend and a kind of block.
-        deviations: relative, with their ``limits``: of loss and gradients (of masks where nothing trains) from the CPU's in fp32, or the
-            largest of attention from the matrix of scores in fp32.
+        name, where: the method and its precision, or the way to attend and the kind of block.
+        deviations: relative, with their ``limits``. Of loss and gradients (of masks where nothing trains) from the CPU's in fp32, or
+            the largest of attention from the matrix of scores in fp32.
         milliseconds: of attention, forward and backward, one image in bf16.
         failed: why there are no numbers.
     """
@@ -72,18 +71,76 @@ class Finding:
     where: str
     deviations: tuple[float, ...] = ()
     limits: tuple[float, ...] = ()
-    milliseconds: float | None = None
+    milliseconds: float = 0.0
     failed: str = ""
 
     @property
-    def seen(self) -> str:
+    def text(self) -> str:
         return self.failed or " / ".join(f"{value:.1e}" for value in self.deviations)
 
     @property
-    def wrong(self) -> list[str]:
-        """A line, or none where all is right."""
-        right = not self.failed and all(map(operator.le, self.deviations, self.limits))
-        return [] if right else [f"{self.name}, {self.where}: {self.seen}"]
+    def right(self) -> bool:
+        return not self.failed and all(map(operator.le, self.deviations, self.limits))
+
+
+def _found(
+    name: str, where: str, limits: tuple[float, ...], measure: Callable[[], tuple[tuple[float, ...], float]]
+) -> Finding:
+    """What ``measure`` gives, deviations and milliseconds. A plug-in may raise anything, and a kernel may be missing or find no
+    memory: the others still want their turn."""
+    try:
+        deviations, milliseconds = measure()
+    except Exception as error:
+        return Finding(name=name, where=where, failed=_reason(error))
+    return Finding(name=name, where=where, deviations=deviations, limits=limits, milliseconds=milliseconds)
+
+
+def _reason(error: Exception) -> str:
+    return f"{type(error).__name__}: {' '.join(str(error).split())}"[:300]
+
+
+def examine_gpu(*, backbone: str, methods: Sequence[str], report: Callable[[str], None]) -> dict[str, Any]:
+    """Everything of this module on the first GPU, as plain values for a JSON file.
+
+    Returns:
+        ``backbone``, ``device`` (`facts`), ``steps`` and ``attention`` (each a list of `Finding`), ``rates`` (empty where they failed),
+        ``failures`` (a line for each thing that is not right) and ``hints`` (what keeps the GPU waiting).
+
+    Raises:
+        UsageError: there is no GPU.
+    """
+    device, steps = require_gpu(), list[Finding]()
+    for number, name in enumerate(methods, start=1):
+        report(f"a step of {name} ({number}/{len(methods)})")
+        steps += steps_of(name, device)
+    report("attention")
+    ways, about = attentions(backbone_shape(backbone), device), facts(device)
+    report(f"rates of {backbone}")
+    measured, failures = dict[str, float](), [f"{f.name}, {f.where}: {f.text}" for f in (*steps, *ways) if not f.right]
+    try:
+        measured = rates(backbone, device)
+    except Exception as error:  # no memory, say; what was found before is still worth sending
+        failures.append(f"rates: {_reason(error)}")
+    hints = [] if about["bf16"] else ["this GPU has no bf16: --set precision=fp16"]
+    if measured and measured["loading"] < measured["step"]:
+        hints.append(
+            f"{about['cores']} cores decode {measured['loading']:.0f} images/s and the step takes {measured['step']:.0f}: the first "
+            "epoch waits for images; keep them decoded (setting cache), or give a job more cores"
+        )
+    if measured and measured["scoring"] < 0.7 * measured["passes"]:
+        hints.append(
+            f"scoring takes {measured['scoring']:.0f} images/s on {about['cores']} cores and the network gives "
+            f"{measured['passes']:.0f}: give a job more cores"
+        )
+    return {
+        "backbone": backbone,
+        "device": about,
+        "steps": [asdict(step) for step in steps],
+        "attention": [asdict(way) for way in ways],
+        "rates": measured,
+        "failures": failures,
+        "hints": hints,
+    }
 
 
 def require_gpu() -> torch.device:
@@ -116,23 +173,18 @@ def facts(device: torch.device) -> dict[str, Any]:
 
 
 def steps_of(name: str, device: torch.device) -> list[Finding]:
-    """A step of a method in every precision. A plug-in may raise anything, and the other methods still want their turn."""
+    """A step of a method in every precision."""
     try:
-        method = METHODS.get(METHODS.resolve(name))
-        case = ContractCase(method=method, config=method_config(name, {}))
+        case = ContractCase(method=METHODS.get(METHODS.resolve(name)), config=method_config(name, {}))
         loss, gradient = _step(case, torch.device("cpu"), "fp32")
     except Exception as error:
         return [Finding(name=name, where="fp32", failed=f"on the CPU: {_reason(error)}")]
 
-    def compared(precision: str) -> Finding:
-        try:
-            value, values = _step(case, device, precision)
-        except Exception as error:
-            return Finding(name=name, where=precision, failed=_reason(error))
-        off = abs(value - loss) / max(abs(loss), 1e-12), _relative(values, gradient)
-        return Finding(name=name, where=precision, deviations=off, limits=LIMITS[precision])
+    def deviations(precision: str) -> tuple[tuple[float, ...], float]:
+        value, values = _step(case, device, precision)
+        return (abs(value - loss) / max(abs(loss), 1e-12), _relative(values, gradient)), 0.0
 
-    return [compared(precision) for precision in LIMITS]
+    return [_found(name, kind, limits, lambda kind=kind: deviations(kind)) for kind, limits in LIMITS.items()]  # type: ignore[misc]
 
 
 def _step(case: ContractCase, device: torch.device, precision: str) -> tuple[float, Tensor]:
@@ -169,16 +221,12 @@ def _loss(segmenter: nn.Module, method: Method, images: Tensor, targets: Tensor,
     return loss if extra is None else loss + extra
 
 
-def _reason(error: Exception) -> str:
-    return f"{type(error).__name__}: {' '.join(str(error).split())}"[:300]
-
-
 def _relative(x: Tensor, reference: Tensor) -> float:
     return float((x - reference).norm() / reference.norm().clamp(min=1e-30))
 
 
 def attentions(shape: BackboneShape, device: torch.device) -> list[Finding]:
-    """Every way in a global block and in a window, where the backbone has relative positions by axes."""
+    """Every way to attend in a global block and in a window, where the backbone has relative positions by axes."""
     if shape.relative_positions != "axes":
         return []
     block, side = shape.blocks[0], shape.image_size // shape.patch
@@ -190,15 +238,13 @@ def attentions(shape: BackboneShape, device: torch.device) -> list[Finding]:
         sizes = [dim, dim, dim, width, width]
         given = [torch.randn(maps, block.heads, width * width, size, generator=generator).to(device) for size in sizes]
         exact = _attended("math", given)
-        for name in TIMED:
-            try:
-                half = [x.to(torch.bfloat16) for x in given]
-                off = max(_relative(x.float(), y) for x, y in zip(_attended(name, half), exact, strict=True))
-                took = 1000 * _seconds(lambda name=name, half=half: _attended(name, half), device)  # type: ignore[misc]
-                way = Finding(name=name, where=kind, deviations=(off,), limits=(ATTENTION_LIMIT,), milliseconds=took)
-            except Exception as error:  # no kernel, no memory: the others still want their turn
-                way = Finding(name=name, where=kind, failed=_reason(error))
-            found.append(way)
+
+        def measure(name: str, given: list[Tensor] = given, exact: list[Tensor] = exact) -> Any:
+            half = [x.to(torch.bfloat16) for x in given]
+            off = max(_relative(x.float(), y) for x, y in zip(_attended(name, half), exact, strict=True))
+            return (off,), 1000 * _seconds(lambda: _attended(name, half), device)
+
+        found += [_found(name, kind, (ATTENTION_LIMIT,), lambda name=name: measure(name)) for name in TIMED]  # type: ignore[misc]
     return found
 
 
@@ -254,8 +300,7 @@ def rates(backbone: str, device: torch.device) -> dict[str, float]:
         passed = BATCH / _seconds(lambda: predict(pixels), device)
     mask = np.indices((size, size)).sum(axis=0) // (size // 8) % 2  # stripes
     items = [(f"{index:03}", pixels[index % BATCH], mask.astype(np.uint8)) for index in range(SCORED)]
-    metrics = ("s_measure", "e_mean", "weighted_f", "mae", "iou", "dice", "ber")
-    scorer = SplitScorer(metrics, task="binary", num_classes=2, conventions=Conventions())
+    scorer = SplitScorer(("s_measure", "e_mean", "weighted_f", "mae", "iou", "dice", "ber"))
     begun = time.perf_counter()
     evaluate_split(predict, items, scorer, batch_size=BATCH)
     scored = SCORED / (time.perf_counter() - begun)
@@ -276,84 +321,21 @@ def _loaded(size: int) -> float:
         return PHOTOGRAPHS / (time.perf_counter() - begun)
 
 
-@dataclass(frozen=True, kw_only=True)
-class Examined:
-    """What was found on a GPU; see `steps_of`, `attentions` and `rates`, which are none where they ``failed``."""
-
-    backbone: str
-    device: dict[str, Any]
-    steps: list[Finding]
-    attention: list[Finding]
-    rates: dict[str, float]
-    failed: str = ""
-
-    @property
-    def failures(self) -> list[str]:
-        """A line for each thing that is not right; empty where all is."""
-        rates = [f"rates: {self.failed}"] if self.failed else []
-        return [line for finding in (*self.steps, *self.attention) for line in finding.wrong] + rates
-
-    @property
-    def hints(self) -> list[str]:
-        """What keeps the GPU waiting."""
-        hints = [] if self.device.get("bf16", True) else ["this GPU has no bf16: --set precision=fp16"]
-        if self.failed:
-            return hints
-        step, passes, scoring, loading = (self.rates[name] for name in RATES)
-        cpus = self.device.get("cores", 1)
-        if loading < step:
-            hints.append(
-                f"{cpus} cores decode {loading:.0f} images/s and the step takes {step:.0f}: the first epoch waits for images; "
-                "keep them decoded (setting cache), or give a job more cores"
-            )
-        if scoring < 0.7 * passes:
-            hints.append(
-                f"scoring takes {scoring:.0f} images/s on {cpus} cores and the network gives {passes:.0f}: give a job more cores"
-            )
-        return hints
-
-    def as_json(self) -> dict[str, Any]:
-        """Plain values, to be sent with an issue."""
-        return {**asdict(self), "failures": self.failures, "hints": self.hints}
-
-
-def examine_gpu(*, backbone: str, methods: Sequence[str], report: Callable[[str], None]) -> Examined:
-    """Everything of this module on the first GPU. Raises UsageError: there is none."""
-    device, steps = require_gpu(), []
-    for number, name in enumerate(methods, start=1):
-        report(f"a step of {name} ({number}/{len(methods)})")
-        steps += steps_of(name, device)
-    report("attention")
-    ways, measured, failed = attentions(backbone_shape(backbone), device), dict[str, float](), ""
-    report(f"rates of {backbone}")
-    try:
-        measured = rates(backbone, device)
-    except Exception as error:  # no memory, say; what was found before is still worth sending
-        failed = _reason(error)
-    return Examined(backbone=backbone, device=facts(device), steps=steps, attention=ways, rates=measured, failed=failed)
-
-
-def gpu_page(examined: Examined) -> str:
-    """For a terminal: the device, deviations by method, attention, rates, and the verdict."""
-    by_method: dict[str, list[str]] = {}
-    for step in examined.steps:
-        by_method.setdefault(step.name, []).append(step.seen)
-    rows = [[name, *cells] for name, cells in by_method.items()]
+def gpu_page(examined: dict[str, Any]) -> str:
+    """For a terminal, from what `examine_gpu` gives: the device, deviations by method, attention, rates, and the verdict."""
+    backbone, steps = examined["backbone"], [Finding(**step) for step in examined["steps"]]
+    rows = [[name, *(s.text for s in steps if s.name == name)] for name in dict.fromkeys(step.name for step in steps)]
     heads = ["method", *(f"{precision}: loss / gradients" for precision in LIMITS)]
-    lines = ["  ".join(f"{name} {value}" for name, value in examined.device.items()), ""]
+    lines = ["  ".join(f"{name} {value}" for name, value in examined["device"].items()), ""]
     lines += ["Relative deviations of one step from the CPU's in fp32", tabulate(rows, heads, tablefmt="github"), ""]
-    if examined.attention:
-        rows = [[way.where, way.name, f"{way.milliseconds or 0:.2f}", way.seen] for way in examined.attention]
+    if ways := [Finding(**way) for way in examined["attention"]]:
+        rows = [[way.where, way.name, f"{way.milliseconds:.2f}", way.text] for way in ways]
         heads = ["block", "attention", "forward and backward (ms)", "from math in fp32"]
-        lines += [
-            f"Attention of {examined.backbone}, one image, bf16",
-            tabulate(rows, heads, "github", floatfmt=".2f"),
-            "",
-        ]
-    if examined.rates:
-        rates = ", ".join(f"{name} {examined.rates[name]:.1f}" for name in RATES)
-        lines.append(f"{examined.backbone}, LoRA, batch {BATCH}, bf16, images/s: {rates}")
-        lines.append(f"peak memory of the step: {examined.rates['step_peak_gib']:.1f} GiB")
-    wrong = examined.failures
+        lines += [f"Attention of {backbone}, one image, bf16", tabulate(rows, heads, "github", floatfmt=".2f"), ""]
+    if measured := examined["rates"]:
+        words = ", ".join(f"{name} {measured[name]:.1f}" for name in RATES)
+        lines.append(f"{backbone}, LoRA, batch {BATCH}, bf16, images/s: {words}")
+        lines.append(f"peak memory of the step: {measured['step_peak_gib']:.1f} GiB")
+    wrong = examined["failures"]
     verdict = f"{len(wrong)} things are not right; send the output of --json" if wrong else "right"
-    return "\n".join([*lines, *examined.hints, *(f"NOT RIGHT: {line}" for line in wrong), verdict])
+    return "\n".join([*lines, *examined["hints"], *(f"NOT RIGHT: {line}" for line in wrong), verdict])
