@@ -457,9 +457,8 @@ def _forecast(planned: Plan, prices: Sequence[RunForecast], where: Target) -> li
     for priced in prices:
         run = priced.run
         methods.setdefault(f"{run.variant} · {model_of(run)}", []).append(priced)
-        if run.rules.get("cache_images"):
-            size = int(run.rules["image_size"])
-            decoded[run.benchmark, run.manifest, size] = 4.0 * size**2 * sum(vars(images_of(planned, run)).values())
+        size = int(run.rules["image_size"])
+        decoded[run.benchmark, run.manifest, size] = 4.0 * size**2 * sum(vars(images_of(planned, run)).values())
     width = max([28, *map(len, methods)])
     lines = [f"{'method':<{width}} {'runs':>5} {'hours':>9} {'peak GiB':>9} {'disk GiB':>9}  hours from"]
     for name, runs in {**methods, "all": prices}.items():

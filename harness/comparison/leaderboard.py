@@ -147,7 +147,7 @@ def _merges(cost: MethodCost, session: CostRecord) -> str:
 FREE = {"lr", "alpha_lr", "encoder_lr", "alpha_weight_decay"}
 """Options that change no step's cost."""
 OF_A_STEP = (
-    *("epochs", "optimizer", "fused_attention", "batched_decoder", "fused_cell", "activation_checkpointing"),
+    *("epochs", "optimizer", "fused_attention", "activation_checkpointing"),
     *("cache_embeddings", "accumulate", "decoder", "mask_tokens"),
 )
 """Rules, apart from size, batch and precision, that change what a step costs."""

@@ -154,7 +154,7 @@ def _inference_peak(model: Any, images: Tensor, session: Session) -> int:
 WARMUP = 2
 """Steps of every kind before the first round: allocators, kernels and caches are cold."""
 _OPTIONS = (
-    "fused_attention", "batched_decoder", "fused_cell", "activation_checkpointing", "cache_embeddings", "epochs", "flip", "optimizer",
+    "fused_attention", "activation_checkpointing", "cache_embeddings", "epochs", "flip", "optimizer",
     "clip", "loss",
 )  # fmt: skip
 _FURTHER = {"num_classes": 2, "mask_tokens": 1, "accumulate": 1, "decoder": "sam", "budget": "epochs", "attention": ""}

@@ -53,7 +53,6 @@ def attached_segmenter(run: Run, *, task: Task, num_classes: int, checkpoint: Pa
         checkpoint=checkpoint,
         head_seed=draw_number("head", run.seed) % 2**31,
         fused_attention=rules.fused_attention,
-        batched_decoder=rules.batched_decoder,
         activation_checkpointing=rules.activation_checkpointing,
         strict_loading=rules.quirks.strict_loading,
         spare_tokens=rules.quirks.spare_tokens,
@@ -119,7 +118,7 @@ def open_data(run: Run, root: Path, *, cache: ArrayCache | None = None) -> RunDa
         return [pairs[index] for index in subset(len(pairs), limit, seed=rules.split_seed, split=split)]
 
     def source(pairs: Sequence[Pair]) -> ImageSource:
-        return ImageSource(benchmark, pairs, image_size=rules.image_size, cache=cache if rules.cache_images else None)
+        return ImageSource(benchmark, pairs, image_size=rules.image_size, cache=cache)
 
     train, val = chosen(splits.train, rules.train_limit, "train"), chosen(splits.val, rules.val_limit, "val")
     tests = dict(splits.test)

@@ -43,7 +43,6 @@ def build_segmenter(
     checkpoint: Path | None = None,
     head_seed: int = 0,
     fused_attention: bool = True,
-    batched_decoder: bool = True,
     activation_checkpointing: bool = False,
     strict_loading: Literal["released", "intended"] = "intended",
     spare_tokens: Literal["released", "intended"] = "intended",
@@ -65,7 +64,6 @@ def build_segmenter(
         checkpoint: a SAM ``.pth`` or ``.safetensors`` file, or the weights of a timm encoder; None for random weights.
         head_seed: seeds whatever no checkpoint brings.
         fused_attention: False builds attention scores as segment_anything does.
-        batched_decoder: False decodes one image after the other and upscales by convolutions, as segment_anything does.
         activation_checkpointing: recompute block activations in backward.
         strict_loading: ``released`` leaves SAM's positional encoding random after loading (quirk 12).
         spare_tokens: ``released`` leaves SAM's mask tokens 1-3 out of the decoder (quirk 14).
@@ -95,7 +93,7 @@ def build_segmenter(
         return DenseSegmenter(encoder=encoder, decoder=dense, binary=task == "binary")
     tokens = mask_tokens if task == "multiclass" else 1
     with seeded(head_seed + 1):
-        sam_kind = TokenMaskDecoder if shape.stem and batched_decoder else BatchedMaskDecoder
+        sam_kind = TokenMaskDecoder if shape.stem else BatchedMaskDecoder
         kind = SAM2MaskDecoder if isinstance(plain_decoder, PlainSAM2Decoder) else sam_kind
         mask_decoder = kind(plain_decoder, mask_tokens=tokens, spare_tokens=spare_tokens == "intended")
         if tokens > 1:
@@ -110,7 +108,6 @@ def build_segmenter(
         mask_decoder=mask_decoder,
         neck=neck,
         head=head,
-        batched_decoder=batched_decoder,
     )
 
 

@@ -97,7 +97,6 @@ class SAMSegmenter(Segmenter):
         neck: from the encoder's features to the embedding that the decoder reads; None for SAM, whose encoder holds
             its pretrained neck. A timm ViT was never trained with one, so here it belongs to what every method trains.
         head: class head (.., D) to (.., C + 1) for a multi-class task, None for a binary one.
-        batched_decoder: False decodes one image after the other as segment_anything does.
     """
 
     def __init__(
@@ -108,20 +107,17 @@ class SAMSegmenter(Segmenter):
         mask_decoder: BatchedMaskDecoder,
         neck: nn.Module | None = None,
         head: nn.Module | None,
-        batched_decoder: bool = True,
     ) -> None:
         super().__init__(encoder=encoder)
         self.prompt_encoder = prompt_encoder
         self.mask_decoder = mask_decoder
         self.neck = neck
         self.head = head
-        self.batched_decoder = batched_decoder
 
     def decode(self, embedding: Tensor) -> SegmenterOutput:
         if self.neck is not None:
             embedding = self.neck(embedding)
-        # Not split(len(…)): a traced graph would have that many images in every batch.
-        masks, tokens = self._decoded([embedding] if self.batched_decoder else embedding.split(1))
+        masks, tokens = self._decoded([embedding])
         return SegmenterOutput(widened(masks), None if self.head is None else widened(self.head(tokens)))
 
     def prompted(self, embedding: Tensor, prompts: Prompts) -> SegmenterOutput:
@@ -134,12 +130,15 @@ class SAMSegmenter(Segmenter):
         bare = [place for place, count in enumerate(counts) if not count]
         order = to_device(torch.tensor([*owners, *bare]), embedding.device)
         whose = embedding.index_select(0, order)
-        size = PROMPTS_AT_ONCE if self.batched_decoder else 1
         parts = []
         if owners:
-            parts.append(self._decoded(whose[: len(owners)].split(size), self._sparse(prompts).split(size))[0])
+            parts.append(
+                self._decoded(
+                    whose[: len(owners)].split(PROMPTS_AT_ONCE), self._sparse(prompts).split(PROMPTS_AT_ONCE)
+                )[0]
+            )
         if bare:
-            parts.append(self._decoded(whose[len(owners) :].split(size))[0])
+            parts.append(self._decoded(whose[len(owners) :].split(PROMPTS_AT_ONCE))[0])
         masks = torch.cat(parts)
         prompted, alone = (
             iter(masks[: len(owners)].split([count for count in counts if count])),

@@ -140,7 +140,6 @@ def method_row(
     config_class = method_config_class(method)
     known = {f.name for f in fields(config_class)}
     switches = {
-        "fused": protocol.fused_cell,
         "gate": protocol.quirks.moe_gate,
         "init": protocol.quirks.ssf_init,
         "patch_embedding": protocol.quirks.samadapter_embedding,

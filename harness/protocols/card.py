@@ -119,8 +119,7 @@ class Protocol:
         activation_checkpointing: recompute block activations in backward.
         attention: how SAM's blocks attend, all of them to the same numbers but for rounding (`harness.models.attention`): ``auto`` times
             the first three on a GPU; on a CPU it is the harness's own way there.
-        fused_attention, batched_decoder, cache_embeddings, fused_cell: optimisations, each equal
-            to the plain way and each off with one field.
+        fused_attention, cache_embeddings: optimisations; False computes the same numbers, but for rounding, the plain way.
         keep_masks: the predicted masks of so many test images, the same for every method and seed, stay with the record.
         merge: merge modes (``exact``, ``conv``, ``calibrated``) whose merged model is tested as well, as far as the method has them.
         split_follows_seed: the run's seed has its own split, in place of ``split_seed`` (which planning then sets to it), so
@@ -188,11 +187,8 @@ class Protocol:
     activation_checkpointing: bool = False
     fused_attention: bool = True
     attention: Literal["auto", "widened", "bias", "math", "flex"] = "auto"
-    batched_decoder: bool = True
     cache_embeddings: bool = True
-    cache_images: bool = True
     keep_masks: int = 6
-    fused_cell: bool = True
     merge: tuple[Literal["exact", "conv", "calibrated"], ...] = ()
     calibration_images: int = 16
     evaluation: Conventions = field(default_factory=Conventions)

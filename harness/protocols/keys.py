@@ -23,10 +23,10 @@ from harness.protocols.card import Protocol
 from harness.registry import method_config_class
 from harness.system.errors import UsageError, shown
 
-EXECUTION_ONLY = ("checkpoint_minutes", "cache_images", "keep_masks", "tune", "normalisation")
+EXECUTION_ONLY = ("checkpoint_minutes", "keep_masks", "tune", "normalisation")
 """Rules that change how a run is executed, or who said a number, and never its numbers; they are left out of keys and hashes."""
-GONE = ("log", "cache_prefix")
-"""Those that older records have."""
+GONE = ("log", "cache_prefix", "cache_images")
+"""Rules of the same kind that only older records have."""
 _LEFT_OUT = ("name", "backbone", *EXECUTION_ONLY, *GONE)
 
 
@@ -81,6 +81,8 @@ CUT_RULES: dict[str, Any] = {
     "images": "",
     "masks": "",
     "quantise": "",
+    "batched_decoder": True,
+    "fused_cell": True,
 }
 """Rules that are gone -> the value that every run had."""
 CUT_OPTIONS: dict[str, Any] = {

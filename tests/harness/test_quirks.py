@@ -102,7 +102,7 @@ def test_cards_give_several_classes_several_masks_and_one_stays_reachable(card: 
 
 
 def small(benchmark: str) -> dict[str, Any]:
-    return {"benchmarks": (benchmark,), "epochs": 2, "image_size": 96, "merge": [], "cache_images": False}
+    return {"benchmarks": (benchmark,), "epochs": 2, "image_size": 96, "merge": []}
 
 
 def test_a_plan_says_that_one_mask_gives_every_pixel_of_an_image_the_same_class(tmp_path, capsys) -> None:
@@ -139,7 +139,6 @@ def test_selection_changes(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> N
 @pytest.mark.parametrize(
     ("rule", "values", "method", "option"),
     [
-        ("fused_cell", (True, False), "naslora", "fused"),
         ("quirks.moe_gate", ("released", "intended"), "convlora", "gate"),
         ("quirks.ssf_init", ("released", "intended"), "ssf", "init"),
         ("quirks.samadapter_embedding", ("released", "intended"), "samadapter", "patch_embedding"),

@@ -242,7 +242,7 @@ def test_folds_that_train_at_the_same_time_train_as_each_does_alone(tmp_path: Pa
 def _run(root: Path, method: str, *, benchmark: str = "kvasir", seed: int = 0, **rules: Any) -> Record:
     small = {
         "image_size": 64, "epochs": 1, "train_limit": 4, "val_limit": 2, "test_limit": 5, "merge": [],
-        "cache_images": False, "evaluation.resolution": "input",
+        "evaluation.resolution": "input",
     }  # fmt: skip
     record = run_experiment(job_of(root, method, benchmarks=(benchmark,), seeds=(seed,), **{**small, **rules}))
     assert record.code == "OK", record.message

@@ -44,7 +44,6 @@ def finished(tmp_path_factory: pytest.TempPathFactory) -> Finished:
     rules |= {
         "merge": ["exact", "calibrated"],
         "calibration_images": CALIBRATION,
-        "cache_images": False,
         "precision": "bf16",
     }
     job = job_of(root, "naslora", {"search_start_epoch": 0}, **rules)

@@ -243,8 +243,6 @@ def test_neck_and_upscaling_of_tokens_are_those_of_maps() -> None:
     upscaling = list(decoder.output_upscaling.parameters())
     for name, pair in _both(logits, TokenMaskDecoder, BatchedMaskDecoder, image, weights, *upscaling).items():
         _require_near(*pair, name, tolerance=1e-12)
-    whole = build_segmenter("tiny_mobile_sam", task="binary", image_size=64, batched_decoder=False)
-    assert type(whole.mask_decoder) is BatchedMaskDecoder
 
 
 def _both(function: Any, first: Any, second: Any, *inputs: Tensor) -> dict[str, tuple[Tensor, Tensor]]:
