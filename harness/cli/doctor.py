@@ -66,15 +66,7 @@ def parser() -> CommandParser:
         "--set", action="append", default=[], metavar="METHOD.KEY=VALUE", help="an option of a method: lora.rank=8"
     )
     add_plugins(p)
-    form = p.add_mutually_exclusive_group()
-    form.add_argument("--json", action="store_true", help="print a list of objects, one a method")
-    form.add_argument(
-        "--markdown",
-        nargs="?",
-        const="-",
-        metavar="FILE",
-        help="print only the table, or write it between the doctor's markers in FILE",
-    )
+    p.add_argument("--json", action="store_true", help="print a list of objects, one a method")
     return p
 
 
@@ -91,17 +83,13 @@ def main(argv: list[str] | None = None) -> int:
     if arguments.device:
         return _examine_gpu(resolve_backbone(arguments.backbone or "vit_b"), names, as_json=arguments.json)
 
-    page = None if arguments.markdown in (None, "-") else Path(arguments.markdown)
-    if page is not None and not page.is_file():
-        raise UsageError(f"--markdown {page}: no such file")
-
     known = resolve_backbone(arguments.backbone or "vit_h")
     require_stands(arguments.decoder, known)
 
     rows = []
     with stages() as report:
         report("loading torch")
-        from harness.contract.matrix import examine, matrix_markdown, replace_section
+        from harness.contract.matrix import examine, matrix_markdown
 
         for number, name in enumerate(names, start=1):
             report(f"trying {name} ({number}/{len(names)})")
@@ -111,9 +99,7 @@ def main(argv: list[str] | None = None) -> int:
 
     if arguments.json:
         print(json.dumps([asdict(row) for row in rows], indent=2))
-    elif page is not None:
-        page.write_text(replace_section(page.read_text(encoding="utf-8"), matrix_markdown(rows)), encoding="utf-8")
-    elif arguments.markdown is None and (width := terminal_width(sys.stdout)):
+    elif width := terminal_width(sys.stdout):
         print(_in_terminal(rows, width=width))
     else:
         print(matrix_markdown(rows))
@@ -129,12 +115,12 @@ def main(argv: list[str] | None = None) -> int:
 
 def _in_terminal(rows: Sequence[Capability], *, width: int) -> str:
     """The matrix, split between columns where it is too wide."""
-    from harness.contract.matrix import WORDS, matrix_cells
+    from harness.contract.matrix import matrix_cells
     from harness.report.formats import Head, Table, fitted
 
-    titles, cells = matrix_cells(rows)
-    columns = [Head(title=title, words=words) for title, words in zip(titles, WORDS, strict=True)]
-    lines = fitted(Table(heading="", columns=columns, rows=cells), width=width)
+    columns, cells = matrix_cells(rows)
+    heads = [Head(title=title, words=words) for title, words in columns.items()]
+    lines = fitted(Table(heading="", columns=heads, rows=cells), width=width)
     return "\n".join(line.rstrip() for line in lines)
 
 

@@ -1,4 +1,4 @@
-"""What the contract is checked on: a method with a configuration on a tiny backbone, a copy of its own for every check."""
+"""What a check of the contract gets: a method with a configuration on a tiny backbone, in a copy of its own."""
 
 from __future__ import annotations
 
@@ -35,7 +35,7 @@ def require(truth: bool, message: str) -> None:  # noqa: FBT001 - reads like an 
 
 @contextmanager
 def must_refuse(message: str) -> Iterator[None]:
-    """The code inside must raise `MethodError`; ``message`` says what is wrong if it does not."""
+    """Raise `Violation` with ``message`` unless the code inside raises `MethodError`."""
     try:
         yield
     except MethodError:
@@ -57,17 +57,17 @@ SEED = 1
 
 @dataclass(frozen=True, kw_only=True)
 class Training:
-    """What was seen while a method trained for a few steps at a high rate.
+    """What was seen while a method trained for a few steps at a high rate; sets hold names of parameters.
 
     Args:
-        declared, marked: the names in the method's parameter groups, and those that ask for a gradient, before the first step.
-        decoder: the names of the mask decoder and head.
-        with_gradient, reached: the names that got a gradient in a step, and those where it was not zero.
-        may_idle: those of ``marked`` of which the method says that they may get none.
-        changed: the plain segmenter's parameters and buffers that do not train and were changed all the same.
+        declared, marked: those in the method's parameter groups, and those that require a gradient, before the first step.
+        decoder: those of the mask decoder and head.
+        with_gradient, reached: those that got a gradient in some step, and those that got one other than zero.
+        may_idle: those of ``marked`` that may get none, according to the method.
+        changed: frozen parameters and buffers of the plain segmenter that changed.
         losses: of every step.
         state: the method's, after the last step.
-        draws: whether attaching or training drew from torch's global generator.
+        draws: whether attaching or training used torch's global generator.
     """
 
     declared: set[str]
@@ -87,11 +87,8 @@ class ContractCase:
     """A method to be checked.
 
     Args:
-        method: the class.
-        config: its configuration.
         backbone: ``tiny`` (SAM) or ``tiny_timm``.
-        decoder: see `harness.models.decoders`. Its dropout is off: it would draw from torch's own generator, which
-            training seeds and the contract forbids to methods.
+        decoder: see `harness.models.decoders`. Its dropout is off, as it uses torch's global generator, which methods must not.
     """
 
     method: type[Method]
@@ -102,11 +99,9 @@ class ContractCase:
     targets: Tensor = field(init=False, repr=False)
 
     def __post_init__(self) -> None:
-        generator = torch.Generator().manual_seed(7)
+        generator, side = torch.Generator().manual_seed(7), IMAGE_SIZE // 4
         object.__setattr__(self, "images", torch.randn(4, 3, IMAGE_SIZE, IMAGE_SIZE, generator=generator))
-        object.__setattr__(
-            self, "targets", torch.rand(4, 1, IMAGE_SIZE // 4, IMAGE_SIZE // 4, generator=generator).round()
-        )
+        object.__setattr__(self, "targets", torch.rand(4, 1, side, side, generator=generator).round())
 
     @property
     def labels(self) -> bool:
@@ -129,11 +124,11 @@ class ContractCase:
 
     @cached_property
     def training(self) -> Training:
-        """One training, which every clause looks at."""
+        """One training, which all checks share."""
         return self.train()[1]
 
     def trained(self) -> tuple[Segmenter, Method]:
-        """Attached and with the state of that training, so that the adapter acts; the caller's own."""
+        """A fresh copy with the state of that training, so that the adapter acts."""
         segmenter, method = self.attached(seed=SEED)
         method.load_state(self.training.state)
         return segmenter.train(), method
@@ -151,9 +146,7 @@ class ContractCase:
         segmenter.train()
         trains = bool(declared) and method.config.trains
         optimiser = torch.optim.AdamW(declared.values(), lr=1e-2, weight_decay=1e-2, fused=True) if trains else None
-        losses: list[float] = []
-        with_gradient: set[str] = set()
-        reached: set[str] = set()
+        losses, with_gradient, reached = list[float](), set[str](), set[str]()
         for _ in range(STEPS if optimiser else 1):
             loss = self.loss(segmenter, method)
             losses.append(float(loss.detach()))

@@ -23,19 +23,18 @@ from harness.registry import METHODS, method_config
 from harness.system.errors import UsageError, line_in
 
 CONTRACT_BACKBONES = ("tiny", "tiny_timm")
-BEGIN, END = "<!-- doctor:begin -->", "<!-- doctor:end -->"
 
 
 @dataclass(frozen=True, kw_only=True)
 class Capability:
-    """One row of the matrix; counts are closed forms on ``backbone``, which the contract holds against attached models.
+    """One row of the matrix; counts are closed forms on ``backbone``, which the contract compares with attached models.
 
     Args:
-        code: whose: ``own``, a package's name, or ``plug-in``.
+        code: ``own``, a package's name, or ``plug-in``.
         encoder_parameters, trainable_parameters: without and with mask decoder and head.
-        on_mobile_sam: trainable in MobileSAM's encoder; None where the method does not attach to it.
+        on_mobile_sam: trained in MobileSAM's encoder; None where the method does not attach to it.
         refusal: why it does not attach to ``backbone``, empty where it does; no failure.
-        declared: what it does not hold and says so, with the reason.
+        declared: clause that the method declares not to hold -> the reason.
         failures: ``clause@backbone`` -> what was seen; ``passed`` where there is none.
     """
 
@@ -60,52 +59,43 @@ class Capability:
 def examine(
     name: str, *, backbone: str, decoder: Decoder = "sam", options: Mapping[str, Any] | None = None
 ) -> Capability:
-    """Run the contract on one method and count it on ``backbone``, on the tiny timm ViT alone under one of Segmenter's decoders. What
-    the method's code raises becomes a failure. Raises UsageError: unknown method or backbone, or a decoder that does not stand on it."""
+    """Run the contract on one method and count it on ``backbone``; another decoder than SAM's on the tiny timm ViT alone.
+
+    What the method's code raises becomes a failure. Raises UsageError: unknown method or backbone, or a decoder that does not stand
+    on it.
+    """
     require_stands(decoder, backbone)
-    name = METHODS.resolve(name)
+    row: dict[str, Any] = {"method": METHODS.resolve(name), "backbone": backbone, "decoder": decoder}
+    failures: dict[str, str] = {}
+    stage = "import"
     try:
-        method = METHODS.get(name)
-    except UsageError as error:
-        return Capability(method=name, backbone=backbone, decoder=decoder, failures={"import": str(error)})
-    try:
-        config = method_config(name, dict(options or {}))
+        method = METHODS.get(row["method"])
+        stage = "configuration"
+        config = method_config(row["method"], dict(options or {}))
     except (UsageError, MethodError) as error:
-        return Capability(method=name, backbone=backbone, decoder=decoder, failures={"configuration": str(error)})
-    failures = run_contract(method, config, decoder=decoder)
+        return Capability(**row, failures={stage: str(error)})
+    for tiny in CONTRACT_BACKBONES if decoder == "sam" else ("tiny_timm",):
+        case = ContractCase(method=method, config=config, backbone=tiny, decoder=decoder)
+        for clause in (clause for clause in CHECKS if clause not in method.lacks):
+            try:
+                CHECKS[clause](case)
+            except Exception as error:  # a plug-in may raise anything, and the other methods still want their turn
+                failures[f"{clause}@{tiny}"] = _describe(error, method)
     try:
-        return capability(method, config, name=name, backbone=backbone, decoder=decoder, failures=failures)
+        return capability(method, config, **row, failures=failures)
     except UsageError:
         raise
     except MethodError as error:
-        return Capability(
-            method=name, backbone=backbone, decoder=decoder, refusal=str(error), passed=not failures, failures=failures
-        )
+        return Capability(**row, refusal=str(error), passed=not failures, failures=failures)
     except Exception as error:
-        failures[f"count@{backbone}"] = _describe(error, method)
-        return Capability(method=name, backbone=backbone, decoder=decoder, failures=failures)
-
-
-def run_contract(method: type[Method], config: MethodConfig, *, decoder: Decoder = "sam") -> dict[str, str]:
-    """Violations and crashes by ``clause@backbone``, but for what the method declares; empty if the contract holds."""
-    failures = {}
-    for backbone in CONTRACT_BACKBONES if decoder == "sam" else ("tiny_timm",):
-        subject = ContractCase(method=method, config=config, backbone=backbone, decoder=decoder)
-        for clause, check in CHECKS.items():
-            if clause in method.lacks:
-                continue
-            try:
-                check(subject)
-            except Exception as error:  # a plug-in may raise anything, and the other methods still want their turn
-                failures[f"{clause}@{backbone}"] = _describe(error, method)
-    return failures
+        return Capability(**row, failures=failures | {f"count@{backbone}": _describe(error, method)})
 
 
 def capability(
-    method: type[Method],
+    kind: type[Method],
     config: MethodConfig,
     *,
-    name: str,
+    method: str,
     backbone: str,
     failures: dict[str, str],
     decoder: Decoder = "sam",
@@ -115,26 +105,25 @@ def capability(
         plain: Any = build_segmenter(backbone, task="binary", decoder=decoder)
     shape = backbone_shape(backbone)
     encoder = config.encoder_parameters(shape)
-    of_decoder = trained_in_decoder(config, backbone, task="binary", decoder=decoder)
     linears = [plain.get_submodule(leaf) for leaf in plain.decoder_linears()] if config.freezes_decoder else []
     in_decoder = config.decoder_parameters([(part.in_features, part.out_features) for part in linears])
     names = {f.name for f in fields(config)}
-    entry = methods.BUILTIN.get(name)
-    made = method(config)
+    entry = methods.BUILTIN.get(method)
+    made = kind(config)
     return Capability(
-        method=name,
+        method=method,
         backbone=backbone,
         decoder=decoder,
-        paper=entry.paper if entry else method.paper,
-        code=", ".join(method.packages) or ("own" if entry else "plug-in"),
+        paper=entry.paper if entry else kind.paper,
+        code=", ".join(kind.packages) or ("own" if entry else "plug-in"),
         encoder_parameters=encoder,
-        trainable_parameters=encoder + of_decoder,
+        trainable_parameters=encoder + trained_in_decoder(config, backbone, task="binary", decoder=decoder),
         total_parameters=sum(p.numel() for p in plain.parameters()) + config.added_parameters(shape) + in_decoder,
         identity_at_init=made.identity_at_init,
         merge_modes=tuple(made.merge_modes),
         placement=tuple(key for key in ("blocks", "sites") if key in names),
         on_mobile_sam=_on_mobile_sam(config) if decoder == "sam" else None,
-        declared=dict(method.lacks),
+        declared=dict(kind.lacks),
         passed=not failures,
         failures=failures,
     )
@@ -157,58 +146,43 @@ def _describe(error: Exception, method: type[Method]) -> str:
     return f"{type(error).__name__}: {line}{line_in(file, error)}"
 
 
-WORDS = (True,) * 6 + (False,) * 3 + (True,)
-"""Which of the matrix's columns hold words, and not counts."""
+def matrix_cells(rows: Sequence[Capability]) -> tuple[dict[str, bool], list[list[str]]]:
+    """Headings, each with whether its column holds words and not counts, and the cells of every method."""
+    decoder = "mask" if rows[0].decoder == "sam" else rows[0].decoder
+    counts = (f"encoder ({rows[0].backbone})", f"with {decoder} decoder", "encoder (mobile_sam)")
+    columns = dict.fromkeys(("method", "paper", "code", "identity at init", "merges", "placement"), True)
+    columns |= {**{f"trained: {name}": False for name in counts}, "contract": True}
 
+    def count(number: int | None, *, without: str = "") -> str:
+        return without if number is None else f"{number:,}"
 
-def matrix_cells(rows: Sequence[Capability]) -> tuple[list[str], list[list[str]]]:
-    """Headings, and the cells of every method."""
-    backbone = rows[0].backbone if rows else ""
-    decoder = "mask decoder" if not rows or rows[0].decoder == "sam" else f"{rows[0].decoder} decoder"
-    headers = ["method", "paper", "code", "identity at init", "merges", "placement", f"trained: encoder ({backbone})"]
-    headers += [f"trained: with {decoder}", "trained: encoder (mobile_sam)", "contract"]
-    cells = [
+    def verdict(row: Capability) -> str:
+        if not row.passed:
+            return f"broken ({len(row.failures)})"
+        if row.refusal:
+            return f"not on {row.backbone}"
+        return f"holds, but {', '.join(row.declared)}" if row.declared else "holds"
+
+    return columns, [
         [
             row.method,
             row.paper or "–",
             row.code,
-            "" if row.identity_at_init is None else "yes" if row.identity_at_init else "declared deviation",
+            {None: "", True: "yes", False: "declared deviation"}[row.identity_at_init],
             ", ".join(row.merge_modes) or "–",
             ", ".join(row.placement) or "–",
-            _number(row.encoder_parameters),
-            _number(row.trainable_parameters),
-            "does not attach" if row.on_mobile_sam is None else _number(row.on_mobile_sam),
-            _verdict(row),
+            count(row.encoder_parameters),
+            count(row.trainable_parameters),
+            count(row.on_mobile_sam, without="does not attach"),
+            verdict(row),
         ]
         for row in rows
     ]
-    return headers, cells
-
-
-def _verdict(row: Capability) -> str:
-    if not row.passed:
-        return f"broken ({len(row.failures)})"
-    if row.refusal:
-        return f"not on {row.backbone}"
-    return f"holds, but {', '.join(row.declared)}" if row.declared else "holds"
 
 
 def matrix_markdown(rows: Sequence[Capability]) -> str:
     """The matrix as a markdown table, the same bytes for the same rows."""
-    headers, cells = matrix_cells(rows)
+    columns, cells = matrix_cells(rows)
     cells = [[f"`{name}`", *rest] for name, *rest in cells]
-    alignment = ["left" if words else "right" for words in WORDS]
-    return tabulate(cells, headers=headers, tablefmt="github", colalign=alignment, disable_numparse=True)
-
-
-def replace_section(text: str, table: str) -> str:
-    """``text`` with ``table`` between the doctor's two markers. Raises UsageError: a marker is missing."""
-    head, begin, rest = text.partition(BEGIN)
-    _, end, tail = rest.partition(END)
-    if not begin or not end:
-        raise UsageError(f"no place for the table: the file needs a line {BEGIN} and, below it, a line {END}")
-    return f"{head}{BEGIN}\n{table}\n{END}{tail}"
-
-
-def _number(count: int | None) -> str:
-    return "" if count is None else f"{count:,}"
+    alignment = ["left" if words else "right" for words in columns.values()]
+    return tabulate(cells, headers=[*columns], tablefmt="github", colalign=alignment, disable_numparse=True)

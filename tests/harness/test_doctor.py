@@ -9,7 +9,7 @@ import pytest
 
 from harness import methods
 from harness.cli.doctor import main as doctor
-from harness.contract.matrix import BEGIN, END, capability, matrix_markdown
+from harness.contract.matrix import capability, matrix_markdown
 from harness.methods.parts.placement import MethodError
 from harness.models.catalog import backbone_shape
 from harness.registry import METHODS, load_plugin, method_config_class
@@ -19,7 +19,7 @@ from tests.values import REPOSITORY
 def _matrix(backbone: str, names: list[str]) -> str:
     """The table for methods that pass; whether they do is what tests/methods/test_contract.py says."""
     rows = [
-        capability(METHODS.get(name), method_config_class(name)(), name=name, backbone=backbone, failures={})
+        capability(METHODS.get(name), method_config_class(name)(), method=name, backbone=backbone, failures={})
         for name in names
     ]
     return matrix_markdown(rows)
@@ -34,10 +34,9 @@ def _cells(table: str) -> dict[str, list[str]]:
 def test_the_page_of_methods_holds_the_current_matrix() -> None:
     """Every name, and the cells of some: all of them take minutes."""
     text = (REPOSITORY / "docs" / "methods.md").read_text(encoding="utf-8")
-    stale = (
-        "the matrix is stale; run: sam-peft doctor --methods all,peft/all --backbone vit_b --markdown docs/methods.md"
-    )
-    page, some = text.partition(BEGIN)[2].partition(END)[0], ["lora", "naslora", "vpt", "lst", "peft/miss"]
+    stale = "the table is stale; paste what sam-peft doctor --methods all,peft/all --backbone vit_b prints into a pipe"
+    _, page, _ = re.split("<!-- doctor:(?:begin|end) -->", text)
+    some = ["lora", "naslora", "vpt", "lst", "peft/miss"]
     shown = _cells(page)
     assert [*shown][2:] == [*methods.BUILTIN, *methods.TUNERS], stale
     for name, cells in [*_cells(_matrix("vit_b", some)).items()][2:]:
@@ -108,7 +107,6 @@ def test_json_is_a_list_of_objects_with_counts_on_the_named_backbone(capsys: pyt
     (["--set", "ssf.sites=qkv"], "method ssf: sites= has no meaning for it; methods with sites: adapter, lora"),
     (["--set", "rank=3"], "METHOD.KEY=VALUE"),
     (["--methods", "vpt", "--set", "lora.rank=3"], "lora is not among --methods"),
-    (["--markdown", "/no/such/file.md"], "no such file"),
 ])  # fmt: skip
 def test_bad_input_is_one_line_and_exit_code_2(words: list[str], message: str, capsys) -> None:
     assert doctor(words) == 2

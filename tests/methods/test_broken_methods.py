@@ -153,12 +153,12 @@ class _MergesAnything(_Added):
         return MergeReport(mode=mode)
 
 
-class _CountsWhatItIsAsked(_Added):
-    asked = 0
+class _CountsItsCalls(_Added):
+    calls = 0
 
     def roles_at(self, *, epoch: int, step: int) -> tuple[Any, ...]:
-        self.asked += 1
-        return ("weights",) if self.asked % 5 else ()
+        self.calls += 1
+        return ("weights",) if self.calls % 5 else ()
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -194,9 +194,9 @@ BROKEN = [
     (_NotFiniteUnderAutocast, "autocast", "autocast"),
     (_MixesImages, "batch", "together differ from one by one"),
     (_CountsRecomputation, "checkpointing", "differs by"),
-    (_IgnoresCheckpointing, "checkpointing", "bytes with checkpointing"),
+    (_IgnoresCheckpointing, "checkpointing", "recomputes nothing"),
     (_IgnoresPlacement, "placement", "blocks=first-half"),
-    (_CountsWhatItIsAsked, "schedule", "first and .* later"),
+    (_CountsItsCalls, "schedule", "first and .* later"),
     (_SaysNoGradientPasses, "properties", "no gradient passes the backbone, but it reaches"),
     (_SaysItAddsNothing, "properties", "its configuration says 0"),
     (_MergeLies, "merge", "reports a deviation"),
