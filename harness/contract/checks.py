@@ -40,7 +40,7 @@ Check = Callable[[ContractCase], None]
 
 def identity(subject: ContractCase) -> None:
     """Attaching changes no output, or the method declares that it does."""
-    # Where nothing asks for a gradient, PyTorch takes other kernels; with both alike, what moves is the method's doing.
+    # PyTorch takes other kernels where no parameter requires a gradient, so both are compared without any.
     before = logits(subject.plain().requires_grad_(False), subject.images)
     segmenter, method = subject.attached()
     largest = float((logits(segmenter.requires_grad_(False), subject.images) - before).abs().max())
@@ -111,11 +111,11 @@ def state(subject: ContractCase) -> None:
 
 
 def determinism(subject: ContractCase) -> None:
-    """The same seed trains to the same bits, and nothing is drawn from the global generator."""
+    """The same seed trains to the same bits, and torch's global generator is not used."""
     once = subject.training
     torch.rand(5)  # another position of the global generator must not matter
     _, repeat = subject.train()
-    require(not once.draws and not repeat.draws, "draws from torch's global generator")
+    require(not once.draws and not repeat.draws, "uses torch's global generator")
     require(once.losses == repeat.losses, f"losses differ between two equal runs: {once.losses} and {repeat.losses}")
     changed = {name for name, tensor in once.state.items() if not torch.equal(tensor, repeat.state[name])}
     require(not changed, f"{first(changed)} differs between two equal runs")
@@ -149,7 +149,7 @@ def batch(subject: ContractCase) -> None:
 
 
 def checkpointing(subject: ContractCase) -> None:
-    """With activation checkpointing loss, gradients, buffers and random draws are the same, and backward recomputes."""
+    """With activation checkpointing loss, gradients, buffers and random numbers are the same, and backward recomputes."""
     seen = []
     passes = [0, 0]
     for recompute in (False, True):
@@ -172,7 +172,7 @@ def checkpointing(subject: ContractCase) -> None:
     require(not differ, f"gradient appears or is lost: {first(differ)}")
     _require_close(gradients, gradients_, "gradient of")
     _require_close(buffers, buffers_, "buffer")
-    require(torch.equal(generator, generator_), "recomputation draws from the method's generator a second time")
+    require(torch.equal(generator, generator_), "recomputation advances the method's generator")
     repeated = passes[1] > passes[0] or not subject.config.trains_encoder  # a frozen encoder keeps nothing either way
     require(repeated, "checkpointing recomputes nothing, so it saves no memory")
 

@@ -200,8 +200,7 @@ class Subject:
 
     def loss_of(self, feeder: Feeder, batch: Batch) -> Tensor:
         """The forward pass down to the loss, the method's own term included."""
-        with feeder.autocast():
-            prediction = feeder.predict(batch)
+        prediction = feeder.predict(batch)
         loss = task_loss(self._loss, prediction, batch, workers=ALONE)
         extra = self.method.auxiliary_loss()
         return loss if extra is None else loss + extra

@@ -1,7 +1,4 @@
-"""Names of the metrics, and the conventions under which a prediction is scored: the ones that change numbers (docs/metrics.md).
-
-Apart from the metrics' code, so that listing them imports nothing.
-"""
+"""Names of the metrics, and the conventions of scoring that change numbers (docs/metrics.md). Importing them loads no metric's code."""
 
 from __future__ import annotations
 
@@ -18,9 +15,9 @@ SALIENCY = ("s_measure", *E_MEASURES, "weighted_f", "mae")
 OVERLAP = ("iou", "dice", "jaccard")
 CLASSES = ("miou", "accuracy")
 METRICS = (*SALIENCY, *OVERLAP, "ber", *CLASSES)
-"""Of masks."""
+"""Metrics of masks."""
 LABELS = ("accuracy", "nll", "ece")
-"""Of images with one label each."""
+"""Metrics of images with one label each."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -37,11 +34,11 @@ class OwnMetric:
 
 
 OWN: dict[str, OwnMetric] = {}
-"""Metrics of plug-ins; every run on binary masks is tested by them."""
+"""Metrics of plug-ins; every run on binary masks is scored by them."""
 
 
 def add_metric(name: str, measure: Callable[[Any, Any, Any], float], *, higher_is_better: bool = True) -> None:
-    """Add a metric from a plug-in, the only place where it is named; see `OwnMetric`. Raises UsageError: the name is taken or none."""
+    """Register a plug-in's metric; see `OwnMetric`. Raises UsageError: the name is taken or not valid."""
     if name in (*METRICS, *LABELS):
         raise UsageError(f"the metric {name!r} is built in; give yours another name")
     OWN[checked_name(name, what="the metric's name")] = OwnMetric(measure=measure, higher_is_better=higher_is_better)

@@ -1,4 +1,4 @@
-"""Evaluation of a split: forward passes in the calling thread; reading ahead, masks and metrics on all cores meanwhile."""
+"""Evaluation of a split: forward passes in the calling thread; images, masks and metrics in threads on all cores."""
 
 from __future__ import annotations
 
@@ -17,11 +17,11 @@ from harness.models.transfer import to_host
 from harness.system.machine import cores
 
 Item = tuple[str, Tensor, NDArray[np.uint8], *tuple[Any, ...]]
-"""stem, input (3, S, S), mask (H, W) at its own size, and whatever else of an image the prediction takes."""
+"""stem, input (3, S, S), mask (H, W) at its own size, and further inputs of the prediction, such as prompts."""
 
 
 class Stopped(Exception):
-    """An evaluation was stopped: nothing of it counts, and it is repeated."""
+    """An evaluation was stopped. None of its scores count, and it is repeated."""
 
 
 def evaluate_split(
@@ -36,14 +36,14 @@ def evaluate_split(
 ) -> SplitScorer:
     """Predict and score every item.
 
-    NumPy and SciPy let go of the interpreter lock in their loops, and Pillow when it decodes, so threads read the next
-    batches and score the last ones while one is computed. A GPU is given a batch before the results of the one before are waited
-    for. Scores do not depend on the number of threads or the order of items.
+    Threads read the next batches and score the last ones while one is computed: NumPy, SciPy and Pillow release the interpreter lock. A
+    GPU gets the next batch before the results of the last are waited for. Scores do not depend on the number of threads or the order
+    of items.
 
     Args:
         predict: inputs (B, 3, S, S) to probabilities (B, S, S) or (B, 1, S, S) of a binary benchmark, or class scores
-            (B, C, S, S); on any device. Called without gradient, and with a list of each thing more that items hold.
-        items: what to score; may decode an item when it is used, in any thread.
+            (B, C, S, S); on any device. Called without gradient, with one more list for each further input that items hold.
+        items: may decode an item when it is read, in any thread.
         scorer: takes the scores; may hold images already.
         batch_size: items a forward pass.
         workers: threads; one a core if None.
@@ -54,8 +54,8 @@ def evaluate_split(
         ``scorer``.
 
     Raises:
-        ValueError: the scorer cannot score a prediction (non-finite, wrong shape), with the image's stem.
-        Stopped: as ``stop`` said.
+        ValueError: a prediction that cannot be scored (not finite, wrong shape), with the image's stem.
+        Stopped: ``stop`` returned True.
     """
     threads = cores() if workers is None else workers
     pending: deque[tuple[str, Future[ImageScore]]] = deque()
@@ -85,14 +85,14 @@ def _measure(scorer: SplitScorer, stem: str, scores: NDArray, mask: NDArray[np.u
 
 
 def _ahead(items: Sequence[Item], pool: ThreadPoolExecutor, count: int) -> Iterator[Item]:
-    """The items in their order, ``count`` of them being read while one is in use."""
-    reading: deque[Future[Item]] = deque()
+    """The items in their order; ``count`` of them are read ahead."""
+    coming: deque[Future[Item]] = deque()
     for index in range(len(items)):
-        reading.append(pool.submit(items.__getitem__, index))
-        if len(reading) > count:
-            yield reading.popleft().result()
-    while reading:
-        yield reading.popleft().result()
+        coming.append(pool.submit(items.__getitem__, index))
+        if len(coming) > count:
+            yield coming.popleft().result()
+    while coming:
+        yield coming.popleft().result()
 
 
 _Predicted = tuple[list[Item], Callable[[], Tensor]]
@@ -101,7 +101,7 @@ _Predicted = tuple[list[Item], Callable[[], Tensor]]
 def _predictions(
     predict: Callable[..., Tensor], items: Iterator[Item], batch_size: int, stop: Callable[[], bool]
 ) -> Iterator[_Predicted]:
-    """Batches, each with what waits for its scores (B, S, S) or (B, C, S, S)."""
+    """Batches, each with a function that waits for its scores (B, S, S) or (B, C, S, S)."""
     while batch := [item for _, item in zip(range(batch_size), items, strict=False)]:
         if stop():
             raise Stopped
@@ -113,7 +113,7 @@ def _predictions(
 
 
 def _one_batch_late(predictions: Iterator[_Predicted]) -> Iterator[_Predicted]:
-    """Each batch once the next one is under way."""
+    """Each batch, after the next one has been started."""
     before = next(predictions, None)
     for following in predictions:
         assert before is not None

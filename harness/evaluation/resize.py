@@ -1,4 +1,4 @@
-"""Resizing of scores and masks, in NumPy, so that every place that compares sizes does it alike."""
+"""Resizing of scores and masks in NumPy, the same wherever sizes are compared."""
 
 from __future__ import annotations
 
@@ -30,7 +30,7 @@ def resize_bilinear(scores: NDArray[np.floating], size: tuple[int, int]) -> NDAr
     rows += scores[..., bottom, :] * dy[:, None]
     out = np.take(rows, left, axis=-1) * (1 - dx)
     out += np.take(rows, right, axis=-1) * dx
-    # A mean lies between what it is of, but its rounding may not: 1 must not become 1.0000001.
+    # Rounding may leave the range of the values: 1 must not become 1.0000001.
     return np.clip(out, scores.min(), scores.max(), out=out)
 
 

@@ -21,7 +21,7 @@ _LEVELS = 256
 
 @dataclass(frozen=True, kw_only=True)
 class SaliencyMap:
-    """A prediction and its ground truth, taken apart once for all metrics. Make one with `saliency_map`.
+    """A prediction and its ground truth, split once for all metrics. Make one with `saliency_map`.
 
     Args:
         probability: (H, W) in [0, 1].
@@ -237,7 +237,7 @@ def _count(mask: Mask, *, axis: int) -> NDArray[np.uint32]:
 
 
 def _centre(counts: NDArray[np.uint32]) -> int:
-    """The mean place of the foreground's pixels along an axis, halves rounded to even."""
+    """The mean position of the foreground's pixels along an axis, halves rounded to even."""
     return round(float(counts @ np.arange(counts.size) / counts.sum()))
 
 

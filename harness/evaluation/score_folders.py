@@ -141,10 +141,9 @@ def read_prediction(path: Path, *, task: str) -> NDArray:
 
 
 def _read_array(path: Path, *, task: str) -> NDArray:
-    """A prediction from ``.npy``: mapped first, so that its header alone makes nobody allocate what the file lacks."""
+    """A prediction from ``.npy``, checked."""
     try:
-        with np.errstate(over="raise"):  # of the size that a header claims
-            array = np.load(path, mmap_mode="r", allow_pickle=False)
+        array = np.load(path, allow_pickle=False)
     except (OSError, ValueError, EOFError, SyntaxError, TypeError, ArithmeticError, MemoryError) as error:
         raise DatasetError(
             f"{path} is unreadable ({' '.join(str(error).split())}); write it with numpy.save"
@@ -158,4 +157,4 @@ def _read_array(path: Path, *, task: str) -> NDArray:
         raise DatasetError(f"{path} holds {what}; a prediction is {expected} of at most {MOST_PIXELS} pixels")
     if array.dtype.kind in "iu" and not 0 <= array.min() <= array.max() <= 255:
         raise DatasetError(f"{path} holds labels from {array.min()} to {array.max()}; a prediction is {expected}")
-    return np.array(array)
+    return array

@@ -331,7 +331,7 @@ def _sum(counts: Sequence[Counts | None]) -> Counts | None:
 BINS = 15
 """Of equal width, as Guo et al. (1706.04599)."""
 LEAST_PROBABILITY = float(np.finfo(np.float32).tiny)
-"""What a probability counts as at least: a single float of 0 must not be an infinite NLL, so it is at most 87.34 nats."""
+"""Smallest probability in a score: a float32 of 0 must not give an infinite NLL, so that is at most 87.34 nats."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -350,8 +350,8 @@ class LabelScore(ImageScore):
 class LabelScorer(SplitScorer):
     """`SplitScorer` for a task ``classification``: a prediction is (C, 1, 1) probabilities, a target (1, 1) a class index.
 
-    An image's own ``ece`` is that of a split of this image alone, |correct − confidence|; the split's is of all (`summary`), no mean
-    over images.
+    An image's own ``ece`` is that of a split of this image alone, |correct − confidence|. The split's is of all images together
+    (`summary`), not their mean.
     """
 
     known = LABELS
@@ -395,9 +395,9 @@ def calibration_error(confidences: list[float], correct: list[bool], *, bins: in
 
     A bin holds its lower bound and not its upper one, except the last, which holds 1.
     """
-    places = [min(int(confidence * bins), bins - 1) for confidence in confidences]
+    chosen = [min(int(confidence * bins), bins - 1) for confidence in confidences]
     gaps: dict[int, list[float]] = {}
-    for place, confidence, right in zip(places, confidences, correct, strict=True):
-        gaps.setdefault(place, []).append(right - confidence)
+    for index, confidence, right in zip(chosen, confidences, correct, strict=True):
+        gaps.setdefault(index, []).append(right - confidence)
     # fsum is exact, so the order of images cannot show.
     return math.fsum(abs(math.fsum(gap)) for gap in gaps.values()) / len(confidences)

@@ -1,6 +1,6 @@
 """Weighted F-measure of one image (Margolin et al., "How to Evaluate Foreground Maps?", CVPR 2014).
 
-Its distances to the foreground are exact, by OpenCV where it is installed, by SciPy where it is not: the same numbers.
+Distances to the foreground are exact, by OpenCV where it is installed and else by SciPy, with the same numbers.
 """
 
 from __future__ import annotations
@@ -104,7 +104,7 @@ _ROWS = 32  # rows a step: what a step makes stays in the core's cache
 
 
 def weighted_f(image: SaliencyMap, *, beta2: float = 1.0) -> float:
-    """(1 + β²) P R / (β² P + R) of a precision and a recall that weigh errors by place and blur them inside.
+    """(1 + β²) P R / (β² P + R) of a precision and a recall that weigh errors by position and blur them inside.
 
     An error outside counts 1 to 2 times, by its distance to the foreground. An error inside is at most the Gaussian
     mean of the errors around it, in which a background pixel takes the error of the nearest foreground pixel. The blur
@@ -186,10 +186,10 @@ def _lost(probability: Floats, foreground: Mask, squared: NDArray[np.float32]) -
     return lost
 
 
-Places = tuple[NDArray[np.intp], NDArray[np.intp]]  # rows and columns
+Positions = tuple[NDArray[np.intp], NDArray[np.intp]]  # rows and columns
 
 
-def _nearest(foreground: Mask, squared: NDArray[np.float32]) -> tuple[Places, Places]:
+def _nearest(foreground: Mask, squared: NDArray[np.float32]) -> tuple[Positions, Positions]:
     """The background that the blur can read, and the foreground pixel that is nearest to each of it.
 
     Of several that are as near, it is the leftmost, and of these the upper one, as in SciPy's transform.
@@ -200,7 +200,7 @@ def _nearest(foreground: Mask, squared: NDArray[np.float32]) -> tuple[Places, Pl
     padded[_FAR:-_FAR, _FAR:-_FAR] = foreground
     known, near = padded.ravel(), np.flatnonzero((squared > 0) & (squared <= 2 * _REACH**2))
     distance = squared.ravel()[near]
-    near += near // width * (2 * _FAR) + _FAR * wide + _FAR  # as places in ``known``
+    near += near // width * (2 * _FAR) + _FAR * wide + _FAR  # as indices into ``known``
     at, nearest = [near[:0]], [near[:0]]
     for apart, steps in _STEPS.items():
         left = near[distance == apart]
@@ -210,10 +210,10 @@ def _nearest(foreground: Mask, squared: NDArray[np.float32]) -> tuple[Places, Pl
             at.append(left[hit])
             nearest.append(candidate[hit])
             left = left[~hit]
-    return _places(np.concatenate(at), wide), _places(np.concatenate(nearest), wide)
+    return _rows_and_columns(np.concatenate(at), wide), _rows_and_columns(np.concatenate(nearest), wide)
 
 
-def _places(flat: NDArray[np.intp], wide: int) -> Places:
+def _rows_and_columns(flat: NDArray[np.intp], wide: int) -> Positions:
     rows, columns = np.divmod(flat, wide)
     return rows - _FAR, columns - _FAR
 

@@ -1,5 +1,8 @@
-"""An adapter that somebody trained with Hugging Face peft on transformers' ``SamModel``, folded into SAM's weights: a model to predict with
-(`adopted`), or a whole checkpoint (`adopt`) that is compared like any other: ``--methods zeroshot,lora --checkpoint`` with the file."""
+"""An adapter that Hugging Face peft trained on transformers' ``SamModel``, folded into SAM's weights.
+
+The result is a model for predictions (`adopted`), or a whole checkpoint (`adopt`), which is compared by ``--methods zeroshot
+--checkpoint FILE``.
+"""
 
 from __future__ import annotations
 
@@ -47,7 +50,7 @@ _ELSEWHERE = {
 
 
 class Adopted(Trained):
-    """A SAM with an adapter of somebody else folded into it; ``state`` is all of its weights, under segment_anything's names."""
+    """A SAM with a folded adapter; ``state`` holds all of its weights, under segment_anything's names."""
 
     def segmenter(self, checkpoint: Path | None) -> tuple[Segmenter, Method]:
         self.require_checkpoint(checkpoint)
@@ -58,7 +61,7 @@ class Adopted(Trained):
 
 
 def adopted(folder: Path, *, backbone: str, checkpoint: Path) -> Adopted:
-    """The model of an adapter, ready to predict: a run of a method that adds nothing, at the backbone's own image size.
+    """The model of an adapter, as a run of ``zeroshot`` at the backbone's own image size.
 
     Raises:
         UsageError: as `folded`.
@@ -86,7 +89,7 @@ def adopted(folder: Path, *, backbone: str, checkpoint: Path) -> Adopted:
 
 
 def adopt(folder: Path, *, backbone: str, checkpoint: Path | None, out: Path) -> tuple[str, ...]:
-    """Write what `folded` gives as ``out`` (``.safetensors``); the layers that the adapter changes."""
+    """Write the weights of `folded` as ``out`` (``.safetensors``). Returns the layers that the adapter changes."""
     state, targets = folded(folder, backbone=backbone, checkpoint=checkpoint)
     with writing_to(f"{out}"):
         write_atomically(out, save(state))
@@ -94,14 +97,14 @@ def adopt(folder: Path, *, backbone: str, checkpoint: Path | None, out: Path) ->
 
 
 def folded(folder: Path, *, backbone: str, checkpoint: Path | None) -> tuple[dict[str, Tensor], tuple[str, ...]]:
-    """SAM's weights, under segment_anything's names, with the adapter in ``folder`` in them, and the layers that it changes.
+    """SAM's weights with the adapter in ``folder`` folded in, under segment_anything's names, and the layers that it changes.
 
     Args:
         backbone: ``vit_b``, ``vit_l``, ``vit_h``, or ``tiny``.
         checkpoint: the SAM that the adapter was trained on, under segment_anything's names; None for random weights.
 
     Raises:
-        UsageError: it is no such folder, a tuner that is not known or not merged, or an adapter of another model.
+        UsageError: no such folder, a tuner that is unknown or cannot be merged, or an adapter of another model.
     """
     config, tensors = _read(folder)
     kind = str(config.get("peft_type", "")).lower()
@@ -143,7 +146,7 @@ def folded(folder: Path, *, backbone: str, checkpoint: Path | None) -> tuple[dic
     except (ValueError, TypeError, KeyError, RuntimeError) as error:
         raise UsageError(f"{folder} is no adapter of {backbone}: {' '.join(str(error).split())[:200]}") from error
     if loaded.unexpected_keys:
-        raise UsageError(f"{folder} holds {loaded.unexpected_keys[0]}, which {backbone} has no place for")
+        raise UsageError(f"{folder} holds {loaded.unexpected_keys[0]}, which {backbone} does not have")
     state = {**model.merge_and_unload().state_dict(), **replaced}
     return {name: tensor.contiguous() for name, tensor in state.items()}, tuple(targets)
 
@@ -157,7 +160,7 @@ def _read(folder: Path) -> tuple[dict[str, Any], dict[str, Tensor]]:
 
 
 def _is_target(name: str, wanted: object) -> bool:
-    """As peft decides: a list of names or their ends, or one pattern for the whole name."""
+    """As peft decides: a list of names or their endings, or one pattern for the whole name."""
     if isinstance(wanted, str):
         return len(wanted) < LARGEST >> 8 and re.fullmatch(wanted, name) is not None
     return isinstance(wanted, list) and any(name == str(end) or name.endswith(f".{end}") for end in wanted)

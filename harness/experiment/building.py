@@ -1,5 +1,4 @@
-"""From a run's JSON to the segmenter with the method attached, and to its data as it saw them: the same for training, for testing,
-for an export."""
+"""From a run to its segmenter with the method attached, and to its images; the same for training, tests and exports."""
 
 from __future__ import annotations
 
@@ -7,6 +6,9 @@ import os
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
+
+import torch
+from torch import Tensor
 
 from harness.archive.schema import Run, same_data
 from harness.check import from_mapping
@@ -27,14 +29,14 @@ from harness.training.images import ImageSource
 def attached_segmenter(run: Run, *, task: Task, num_classes: int, checkpoint: Path | None) -> tuple[Segmenter, Method]:
     """A fresh segmenter on the CPU, in training mode, and the method attached to it.
 
-    Head and method draw from streams of their own, so that for one seed every method meets the same head.
+    Head and method have random streams of their own, so that for one seed every method gets the same head.
 
     Args:
         num_classes: classes of a multi-class benchmark, background included.
         checkpoint: the pretrained weights, None for random ones.
 
     Raises:
-        MemoryError: what the method adds cannot fit; a file from elsewhere may ask for anything.
+        MemoryError: what the method adds cannot fit. A file from elsewhere may name any size.
     """
     rules = from_rules(run.rules)
     config = from_mapping(method_config_class(run.method), run.method_config, where=f"method {run.method}")
@@ -73,7 +75,7 @@ class RunData:
     tests: dict[str, ImageSource]
 
     @property
-    def places(self) -> dict[str, dict[str, int]]:
+    def positions(self) -> dict[str, dict[str, int]]:
         """Test split -> stem -> its index there."""
         return {
             name: {source.stem(index): index for index in range(len(source))} for name, source in self.tests.items()
@@ -87,9 +89,14 @@ class RunData:
         }
 
     def groups(self, split: str) -> dict[str, str]:
-        """Test image -> what it shares with others of its split (`Benchmark.group`); empty where each stands alone."""
+        """Test image -> its group (`Benchmark.group`); empty where no two share one."""
         groups = {pair.stem: self.benchmark.group(pair) for pair in self.tests[split].pairs}
         return groups if len(set(groups.values())) < len(groups) else {}
+
+
+def first_images(source: ImageSource, count: int) -> Tensor:
+    """The first ``count`` images of a split, or all if it has fewer: (N, 3, S, S) uint8."""
+    return torch.stack([torch.from_numpy(source.image(index)) for index in range(min(count, len(source)))])
 
 
 def open_data(run: Run, root: Path, *, cache: ArrayCache | None = None) -> RunData:
@@ -111,7 +118,7 @@ def open_data(run: Run, root: Path, *, cache: ArrayCache | None = None) -> RunDa
     fingerprint = data_fingerprint(splits, folds=folds) if run.data_fingerprint else ""
     if manifest_hash(splits, folds=folds) != run.manifest or not same_data(run.data_fingerprint, fingerprint):
         raise DatasetError(
-            f"the files of {run.benchmark} below {root} are not those of run {run.key}; give the same data, or plan it again"
+            f"the files of {run.benchmark} below {root} are not those of run {run.key}; give the same data, or repeat the command"
         )
 
     def chosen(pairs: Sequence[Pair], limit: int, split: str) -> list[Pair]:

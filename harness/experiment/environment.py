@@ -1,5 +1,4 @@
-"""What a record says of a run besides its numbers: the machine and its device, the code, when it ended, why it failed, and where its
-time went, seconds by stage."""
+"""What a record says of a run besides its numbers: machine, device, code, the end, the reason of a failure, and seconds by stage."""
 
 from __future__ import annotations
 
@@ -12,7 +11,6 @@ import time
 from collections.abc import Callable, Iterator
 from datetime import UTC, datetime
 from importlib.metadata import version
-from pathlib import Path
 
 import torch
 
@@ -25,7 +23,7 @@ from harness.training.outcome import Blank, Diverged
 
 
 def machine(device: torch.device) -> str:
-    """``NVIDIA H100, torch 2.6.0``: on another one numbers round in another way."""
+    """Such as ``NVIDIA H100, torch 2.6.0``: on another one numbers round differently."""
     return f"{device_name(device)}, torch {torch.__version__}"
 
 
@@ -59,19 +57,17 @@ def _of_gpu() -> dict[str, str]:
 
 
 def now() -> str:
-    """This moment, as records have it."""
+    """The current time in UTC, as in records."""
     return datetime.now(UTC).isoformat(timespec="seconds")
 
 
 def own_device() -> torch.device:
-    """This process's GPU, or the CPU, with the kernels and the allocator that every run has."""
+    """This process's GPU, or the CPU, with the kernels and the allocator of every run."""
     without_tf32()
-    # cuDNN's attention takes heads of up to 128 channels in training: a SAM whose heads are widened would train through flash and be
-    # evaluated through cuDNN, where torch prefers that (sm90).
+    # cuDNN's attention takes at most 128 channels a head in training. On sm90 torch prefers it, so that a SAM with widened heads would
+    # train with flash and be evaluated with cuDNN.
     torch.backends.cuda.enable_cudnn_sdp(False)
-    if (
-        not {"PYTORCH_CUDA_ALLOC_CONF", "PYTORCH_ALLOC_CONF"} & os.environ.keys()
-    ):  # read when the first tensor is made there
+    if not {"PYTORCH_CUDA_ALLOC_CONF", "PYTORCH_ALLOC_CONF"} & os.environ.keys():  # read at the first tensor on the GPU
         os.environ["PYTORCH_CUDA_ALLOC_CONF"] = "expandable_segments:True"
     if not torch.cuda.is_available():
         return torch.device("cpu")
@@ -81,22 +77,25 @@ def own_device() -> torch.device:
 
 
 def unusable_gpu() -> str:
-    """What to say where this process was given a GPU and torch finds none, such as with a driver that is older than its CUDA; empty
-    where it was given none. Raises UsageError: in a job of a sweep, which pays for the GPU until its time is up."""
+    """A message where this process was given a GPU that torch cannot use, as with a driver older than its CUDA; empty otherwise.
+
+    Raises:
+        UsageError: in a job of a sweep, which pays for the GPU until its time is up.
+    """
     given = os.environ.get("CUDA_VISIBLE_DEVICES", "")
     if torch.cuda.is_available() or not re.match(r"\d|GPU-|MIG-", given):
         return ""
     built = f"for CUDA {torch.version.cuda}" if torch.version.cuda else "without CUDA"
     problem = f"GPU {given} is there, but torch {torch.__version__}, built {built}, cannot use it"
-    if "SLURM_ARRAY_TASK_ID" in os.environ:  # as all jobs of a sweep; not where somebody works in an allocation
+    if "SLURM_ARRAY_TASK_ID" in os.environ:  # set in jobs of a sweep, not in an interactive allocation
         raise UsageError(
-            f"{problem} on {platform.node()}; mend that or keep off the node (extra: {{exclude: NODE}} in the profile), then --retry error"
+            f"{problem} on {platform.node()}; update the driver or avoid the node (profile: extra: {{exclude: NODE}}), then --retry error"
         )
     return f"{problem}: this run is on the CPU"
 
 
 def reason_code(error: Exception) -> Code:
-    """Why a run failed, as tables print it."""
+    """Why a run failed, as in records and tables."""
     if isinstance(error, Diverged | Blank):
         return error.code
     if isinstance(error, DatasetError):
@@ -105,25 +104,24 @@ def reason_code(error: Exception) -> Code:
 
 
 def one_line(error: Exception) -> str:
+    """An error's message in one line, with its type unless it is a ValueError."""
     if isinstance(error, OSError) and error.errno in REASONS:
         return f"{os_reason(error)}: {error.filename or 'a file of the run'}"
     text = " ".join(str(error).split()) or type(error).__name__
     return text if isinstance(error, ValueError) else f"{type(error).__name__}: {text}"
 
 
-STAGES = ("start", "loading", "training", "validating", "testing", "merging", "other")
+STAGES = ("loading", "training", "validating", "testing", "merging", "other")
 
 
 class Stages:
-    """A stopwatch whose stages exclude each other: one inside another is not counted twice. ``started``: seconds by ``clock`` when
-    the process began."""
+    """A stopwatch for stages that exclude each other: time in a nested stage counts for that one alone."""
 
-    def __init__(self, *, started: float | None = None, clock: Callable[[], float] = time.monotonic) -> None:
+    def __init__(self, *, clock: Callable[[], float] = time.monotonic) -> None:
         self._clock = clock
         self._last = clock()
         self._now = "other"
         self._seconds = dict.fromkeys(STAGES, 0.0)
-        self._seconds["start"] = max(0.0, self._last - started) if started is not None else 0.0
 
     @contextlib.contextmanager
     def during(self, stage: str) -> Iterator[None]:
@@ -144,14 +142,3 @@ class Stages:
         self._seconds[self._now] += now - self._last
         before, self._now, self._last = self._now, stage, now
         return before
-
-
-def process_started() -> float | None:
-    """When this process began, by `time.monotonic`; None where the system does not say."""
-    try:
-        fields = Path("/proc/self/stat").read_text(encoding="utf-8", errors="replace").rpartition(")")[2].split()
-        booted = float(Path("/proc/uptime").read_text(encoding="ascii").split()[0])  # seconds ago
-        age = booted - int(fields[19]) / os.sysconf("SC_CLK_TCK")
-    except (OSError, ValueError, IndexError):
-        return None
-    return time.monotonic() - max(0.0, age)

@@ -1,6 +1,6 @@
-"""One run from its job to its record: build, attach, train, select, test unmerged and merged, write.
+"""One run from its job to its record: build, attach, train, select, test unmerged and merged, write. Read `run_experiment` downwards.
 
-Read `run_experiment` downwards. Everything random comes from the run's seed by separate streams: data order, head, method.
+All random numbers come from the run's seed, in separate streams for data order, head and method.
 """
 
 from __future__ import annotations
@@ -34,7 +34,6 @@ from harness.experiment.environment import (
     now,
     one_line,
     own_device,
-    process_started,
     reason_code,
     unusable_gpu,
 )
@@ -60,20 +59,20 @@ from harness.training.loop import train
 from harness.training.outcome import Assignment, Interrupted, Progress, Selection, StopRequest, TrainingResult
 
 LEADER_FIRST_S = 10.0
-"""How long another worker that failed leaves it to the first to write so."""
+"""How long another worker that failed waits for the first to write the record."""
 
 
 class KeptMasks:
-    """The predicted masks of the ``count`` test images that `chosen_images` names, to look at; no score depends on them.
-    ``threshold``: of probabilities, as the overlap metrics have it; None takes the likeliest class."""
+    """Predicted masks of the ``count`` test images that `chosen_images` names, for figures. ``threshold``: of probabilities, as the overlap
+    metrics have it; None takes the likeliest class."""
 
     def __init__(self, data: RunData, *, count: int, threshold: float | None) -> None:
-        self._tests, self._places, self._threshold = data.tests, data.places, threshold
-        self._chosen = chosen_images(self._places, count)
+        self._tests, self._positions, self._threshold = data.tests, data.positions, threshold
+        self._chosen = chosen_images(self._positions, count)
         self._predicted: dict[tuple[str, str], NDArray[np.uint8]] = {}
 
     def see(self, split: str, stem: str, scores: NDArray[np.float32]) -> None:
-        """Take a prediction, probabilities (S, S) or class scores (C, S, S), where its image is among them."""
+        """Keep a prediction, probabilities (S, S) or class scores (C, S, S), if its image was chosen."""
         if (split, stem) in self._chosen:
             classes = scores.reshape(-1, *scores.shape[-2:])
             label = classes.argmax(axis=0) if self._threshold is None else scores > self._threshold
@@ -87,7 +86,7 @@ class KeptMasks:
                     split=split,
                     stem=stem,
                     predicted=self._predicted[split, stem],
-                    truth=self._tests[split].mask_input(self._places[split][stem]),
+                    truth=self._tests[split].mask_input(self._positions[split][stem]),
                 )
                 for split, stem in self._chosen
             ]
@@ -108,9 +107,9 @@ def run_experiment(
 
     Args:
         progress: called with where the run is.
-        stop: asks for an early, resumable end; a worker's signal handlers set it.
-        complete: applied to the record, of success or failure, just before it is written: the worker adds what only it knows (attempts,
-            GPU-hours of all of them, the code snapshot).
+        stop: requests an early, resumable end; a worker's signal handlers set it.
+        complete: applied to the record just before it is written, of success or failure. A worker adds its attempts, their GPU-hours and
+            the code snapshot.
     """
     for plugin in job.plugins:
         load_plugin(Path(plugin))
@@ -139,25 +138,27 @@ def run_experiment(
             advice = f"; {with_less_memory(job.run, available=torch.cuda.get_device_properties(device).total_memory)}"
         record = replace(experiment.record(code), message=one_line(error) + advice)
         if isinstance(error, PeerGone) and not workers.leads:
-            return record  # who ended says why, or the supervisor of the first does
+            return record  # the worker that ended says why, or its supervisor does
         if (theirs := _record_of_another(store, before, workers, key=job.run.key)) is not None:
             return theirs
         if isinstance(error, PeerGone):
-            raise  # killed, say: no result, and the run may be restarted
+            raise  # perhaps killed: no result, and the run may be restarted
         _keep_traceback(experiment.folder)
     record = complete(replace(record, finished=now()))
     if workers.leads or record.code != "OK":
         store.write(record, images, masks)
-        if record.code == "OK":  # what only an unfinished run needs
+        if record.code == "OK":  # only an unfinished run needs them
             for name in ("checkpoint.pt", "checkpoint.previous.pt"):
                 (experiment.folder / name).unlink(missing_ok=True)
     return record
 
 
 def _record_of_another(store: RecordStore, before: Record | None, workers: Workers, *, key: str) -> Record | None:
-    """What another worker of this run, which failed too, has written, instead of the record ``before`` the run. The first knows best
-    where all of them fail, so the others let it go first. Where one fails alone, its record is what ends those that wait for it
-    (`harness.dispatch.supervise.watch`); nobody leaves the group, which may wait as well."""
+    """The record that another worker of this run has written since ``before``, None if there is none.
+
+    Where all workers fail, the first knows best, so the others wait for it. Where one fails alone, its record ends those that wait for
+    it (`harness.dispatch.supervise.watch`). Nobody leaves the process group, which may block too.
+    """
     if workers.size == 1:
         return None
     deadline = time.monotonic() + (0 if workers.leads else LEADER_FIRST_S)
@@ -169,11 +170,11 @@ def _record_of_another(store: RecordStore, before: Record | None, workers: Worke
 
 
 class Experiment:
-    """The parts of one run on one device. ``report``: called with the stage and the position in it."""
+    """One run on one device. ``report``: called with the stage and the position in it."""
 
     def __init__(self, job: Job, *, device: torch.device, report: Report) -> None:
         self.job, self.run, self.device, self.report = job, job.run, device, report
-        self.stages = Stages(started=process_started())
+        self.stages = Stages()
         self.folder = Path(job.results) / "state" / job.run.key
         self.rules: Protocol = from_rules(job.run.rules)
         self.parameters: dict[str, int] = {}
@@ -184,12 +185,12 @@ class Experiment:
 
     @cached_property
     def data(self) -> RunData:
-        """Opened when somebody asks: a run whose files are gone fails with their name, and has a record all the same."""
+        """Opened on first use, so that a run whose files are missing has a record that names them."""
         return open_data(self.run, Path(self.job.dataset_root), cache=self.cache)
 
     @cached_property
     def scoring(self) -> Scoring:
-        """How every model of this run is scored; it remembers what is frozen of them."""
+        """Scores every model of this run; it keeps embeddings of a frozen encoder."""
         return Scoring(
             self.data,
             self.rules,
@@ -205,9 +206,11 @@ class Experiment:
         """Train with selection on validation, continuing from a checkpoint of an earlier attempt."""
         self.workers, self.stop = workers.size, stop or self.stop
         with self.stages.during("loading"):
-            path = self.job.checkpoint  # its hash is computed where it is not remembered here
+            path = self.job.checkpoint
             if path and fingerprint(Path(path)) != self.run.checkpoint:
-                raise UsageError(f"the checkpoint {path} changed since this run was planned; plan it again")
+                raise UsageError(
+                    f"the checkpoint {path} changed since this run was planned; repeat the command to plan it anew"
+                )
             self.report({"stage": "opening data"})
             self.counts = self.data.counts
             if self.device.type == "cpu" and (warning := unusable_gpu()):
@@ -248,8 +251,11 @@ class Experiment:
         )
 
     def test(self, record: Record, trained: TrainingResult) -> tuple[Record, str, bytes]:
-        """Score best and last checkpoint, every merged form of the best and the best decoded; the record, and its sidecar files:
-        per-image scores (`harness.archive.files`) and masks of a few images (`harness.archive.masks`)."""
+        """Score the best and the last checkpoint, every merged form of the best, and its decoded form.
+
+        Returns:
+            The record and its sidecar files: per-image scores (`harness.archive.files`), masks of a few images (`harness.archive.masks`).
+        """
         scores: dict[str, Summary] = {}
         images: dict[str, ImageTable] = {}
         merges: dict[str, dict[str, Any]] = {}
@@ -271,7 +277,7 @@ class Experiment:
             scores["last"] = scores["best"]
         validated = [entry["val"] for entry in trained.history if entry["epoch"] == trained.selected_epoch]
         scores["best"] = {"val": validated[0], **scores["best"]} if validated else scores["best"]
-        folded: dict[str, str] = {}  # weights of a model with nothing of the method left -> the first one tested
+        folded: dict[str, str] = {}  # fingerprint of a fully folded model -> the first variant tested with it
         for mode in (mode for mode in self.rules.merge if mode in method.merge_modes):
             merged, merging = self._attached()
             merging.load_state(self._state(trained.best_state))
@@ -324,7 +330,7 @@ class Experiment:
                 **self._number_code(),
                 **({"attention": in_words(chosen)} if (chosen := vars(self).get("attention")) else {}),
                 **{package: version(package) for package in METHODS.get(self.run.method).packages},
-                # Memory and times are then of one of them, with its part of a batch.
+                # Memory and times are those of one worker, with its part of a batch.
                 **({"workers": str(self.workers)} if self.workers > 1 else {}),
             },
         )
@@ -343,7 +349,7 @@ class Experiment:
 
     @cached_property
     def attention(self) -> Choice:
-        """How the run's blocks attend, chosen once: a run that goes on elsewhere keeps it, as do all its tests."""
+        """How the run's blocks attend, chosen once: a resumed run keeps it, as do all its tests."""
         note = self.folder / "attention.json"
         if note.is_file():
             return dict(json.loads(note.read_text(encoding="utf-8")))

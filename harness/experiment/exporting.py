@@ -18,7 +18,7 @@ from safetensors.torch import save
 from torch import Tensor
 
 from harness.archive.schema import Run
-from harness.experiment.building import open_below
+from harness.experiment.building import first_images, open_below
 from harness.experiment.exporting_onnx import OPSET, Graph, require_onnx, write_onnx
 from harness.experiment.trained import METADATA, Trained
 from harness.methods.base import MergeMode, MergeReport, Method
@@ -35,7 +35,6 @@ from harness.registry import METHODS
 from harness.system.errors import UsageError, writing_to
 from harness.system.files import new_folder, replace_atomically, write_atomically
 from harness.training.feeding import normalise
-from harness.training.images import ImageSource
 
 CONFIG, TENSORS = "adapter_config.json", "adapter_model.safetensors"
 _PREFIX = "base_model.model."
@@ -153,11 +152,8 @@ def calibration_images(run: Run, data: Path | None) -> tuple[list[Tensor], Tenso
     rules = from_rules(run.rules)
     opened = open_below(run, data)
 
-    def load(source: ImageSource, count: int) -> Tensor:
-        images = torch.stack([torch.from_numpy(source.image(index)) for index in range(min(count, len(source)))])
-        return normalise(images, rules.pixels)
-
-    return list(load(opened.train, rules.calibration_images).split(BATCH)), load(opened.val, HELD_OUT)
+    train, held_out = first_images(opened.train, rules.calibration_images), first_images(opened.val, HELD_OUT)
+    return list(normalise(train, rules.pixels).split(BATCH)), normalise(held_out, rules.pixels)
 
 
 def _require_sam(segmenter: Segmenter, run: Run, *, form: Form) -> None:

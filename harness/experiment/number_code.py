@@ -1,7 +1,7 @@
-"""Fingerprints of the code that makes numbers, so that a table distinguishes records of other code from records of moved comments.
+"""Fingerprints of the code that makes numbers, by which a table marks records of other code.
 
-A fingerprint is over the definitions of some files, without comments, docstrings and imports, in any order: code that moves to
-another file keeps it. Python's own version enters through how it writes code back.
+A fingerprint covers the definitions of some files in any order, without comments, docstrings and imports. Code that moves to another
+file keeps it; another version of Python may change it.
 """
 
 from __future__ import annotations
@@ -22,14 +22,14 @@ from harness.registry import METHODS, method_config_class
 
 HARNESS = Path(__file__).parents[1]
 ROOMS = ("models", "training", "evaluation", "experiment")
-"""What every run goes through, whatever its method and benchmark."""
+"""Folders that every run uses."""
 NO_NUMBERS = {"environment", "number_code", "predicting", "exporting", "exporting_onnx", "adopting", "trained"}
-"""What is in these rooms and no run goes through, or only describes a run."""
+"""Modules there that change no number of a run."""
 
 
 def number_code(method: type, config: type, benchmark: type) -> dict[str, str]:
-    """``numbers`` of the rooms, ``numbers_method``, ``numbers_benchmark``: 12 hex digits each, of the classes of a run, with
-    their bases and what their kind shares (``methods/parts``, ``datasets/readers``)."""
+    """``numbers`` of `ROOMS`, ``numbers_method`` and ``numbers_benchmark``: 12 hex digits each. A class counts with its bases and with what
+    its kind shares (``methods/parts``, ``datasets/readers``)."""
     rooms = (file for room in ROOMS for file in (HARNESS / room).glob("*.py") if file.stem not in NO_NUMBERS)
     return {
         "numbers": _digest(_definitions(rooms)),
@@ -39,8 +39,10 @@ def number_code(method: type, config: type, benchmark: type) -> dict[str, str]:
 
 
 def has_changed(record: Record) -> bool:
-    """Whether the plug-in method of a finished run has other code now than it was made with: its file, or what that takes from
-    `harness.methods`. No key says so: whoever edits a plug-in keeps its name. Built-in methods are of a version, which tables show."""
+    """Whether a finished run's plug-in method has changed since: its file, or what that uses of `harness.methods`.
+
+    The key does not say so, as an edited plug-in keeps its name. Built-in methods have a version, which tables show.
+    """
     made, name = record.environment.get("numbers_method"), record.run.method
     if not made or METHODS.is_fixed(name):
         return False
@@ -60,7 +62,7 @@ def _of_class(config: Any) -> str:
 
 
 def _sources(kind: type, shared: str) -> set[Path]:
-    """The files of a class and of its bases, and those in the folder ``shared`` of our own of these."""
+    """The files of a class and of its bases, and those in a folder ``shared`` next to them."""
     files = {
         Path(file) for base in kind.__mro__[:-1] if (file := getattr(sys.modules[base.__module__], "__file__", None))
     }
@@ -85,7 +87,7 @@ def _of_file(file: Path, changed: int) -> tuple[str, ...]:
 
 
 def _stripped(tree: ast.Module) -> str:
-    """The source without docstrings and other strings that stand alone; comments went with parsing. Changes the tree."""
+    """The source without comments, docstrings and other strings that stand alone. Changes the tree."""
     for node in ast.walk(tree):
         body: Any = getattr(node, "body", None)
         if isinstance(body, list):

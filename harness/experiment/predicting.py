@@ -283,10 +283,10 @@ def write_masks(request: Predict, path: Path, pixels: Array, scores: Floats) -> 
         elif file.parent == request.out / OVERLAYS:
             Image.fromarray(overlay(pixels, mask)).save(content, format="PNG")
         else:
-            drawn = Image.fromarray(mask * np.uint8(255) if scores.ndim == 2 else mask)
+            picture = Image.fromarray(mask * np.uint8(255) if scores.ndim == 2 else mask)
             if scores.ndim == 3:  # class indices, in colours
-                drawn.putpalette(palette().reshape(-1).tolist())
-            drawn.save(content, format="PNG")
+                picture.putpalette(palette().reshape(-1).tolist())
+            picture.save(content, format="PNG")
         write_atomically(file, content.getvalue())
 
 
@@ -307,15 +307,15 @@ def overlay(pixels: Array, mask: Array) -> Array:
     """
     from scipy.ndimage import binary_erosion
 
-    drawn = pixels.copy()
+    out = pixels.copy()
     width = max(2, round(min(mask.shape) / 150))
     colours = palette()
     for index in np.unique(mask[mask > 0]):
         region = mask == index
         line = binary_erosion(region, iterations=width)
-        drawn[line & ~binary_erosion(line, iterations=max(1, width // 2))] = 0
-        drawn[region & ~line] = (colours[index].astype(float) * 255 / colours[index].max()).astype(np.uint8)
-    return drawn
+        out[line & ~binary_erosion(line, iterations=max(1, width // 2))] = 0
+        out[region & ~line] = (colours[index].astype(float) * 255 / colours[index].max()).astype(np.uint8)
+    return out
 
 
 def scores(request: Predict, masks: Path) -> dict[str, float]:

@@ -1,4 +1,4 @@
-"""Models of one run scored on the run's images: what the network is shown, and what its output counts as."""
+"""Scores of a run's models on its images: what goes into the network, and how its output is scored."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ from harness.archive.schema import IGNORED, Run
 from harness.evaluation.conventions import CLASSES, LABELS, OVERLAP, OWN, SALIENCY
 from harness.evaluation.evaluate import Item, Stopped, evaluate_split
 from harness.evaluation.scorer import IGNORE, LabelScorer, SplitScorer
-from harness.experiment.building import RunData
+from harness.experiment.building import RunData, first_images
 from harness.experiment.environment import Stages
 from harness.methods.base import Method
 from harness.models.segmenter import SegmenterOutput, probabilities
@@ -34,7 +34,7 @@ EVALUATION_BATCH = 4
 OF_TASK = {"binary": (*SALIENCY, *OVERLAP, "ber"), "multiclass": CLASSES, "classification": LABELS}
 
 Report = Callable[[dict[str, Any]], None]
-"""Called now and then with ``stage`` (``training``, ``testing`` …), ``epoch``, ``epochs``, ``step``, ``steps``, ``loss``."""
+"""Called with ``stage`` (``training``, ``test best`` …) and, as far as they apply, ``epoch``, ``epochs``, ``step``, ``steps``, ``loss``."""
 
 Summary = dict[str, dict[str, float]]
 """split -> metric -> score."""
@@ -55,11 +55,11 @@ class Scoring:
     """Scores under the rules of a run.
 
     Args:
-        device: where to compute; the models are there.
-        stages: the seconds are counted to.
+        device: that of the models.
+        stages: the stopwatch of the run.
         report: called with the stage and the split.
-        run: which points of an object are its prompt depends on its seed, and whether a model that draws nothing fails on its images.
-        cache: where the embeddings of a frozen encoder are kept, None for memory alone.
+        run: its seed chooses points of prompts. On generated images a model that predicts background alone does not fail.
+        cache: where the embeddings of a frozen encoder are stored, None for memory alone.
         stop: called before each batch.
     """
 
@@ -85,7 +85,7 @@ class Scoring:
 
     @cached_property
     def num_classes(self) -> int:
-        """Quirk 7: released code counts the classes that the training masks show."""
+        """Of the model. Quirk 7: released code counts the classes in the training masks."""
         benchmark, train = self._data.benchmark, self._data.train
         if benchmark.task == "multiclass" and self._rules.quirks.class_count == "released":
             masks = (train.mask_input(index) for index in range(len(train)))
@@ -94,7 +94,7 @@ class Scoring:
 
     @property
     def metrics(self) -> Sequence[str]:
-        """Names of the metrics that a test computes."""
+        """Of a test."""
         task = self._data.benchmark.task
         return (*OF_TASK[task], *OWN) if task == "binary" else OF_TASK[task]
 
@@ -109,8 +109,8 @@ class Scoring:
         return self._rules.evaluation.threshold if self._data.benchmark.task == "binary" else None
 
     def remember_frozen(self, segmenter: nn.Module, method: Method) -> EmbeddingCache | None:
-        """Have each image pass the encoder of models with this method once, where that is frozen; where its embeddings are kept, for
-        training too."""
+        """Encode each image once from now on, where the method leaves the encoder frozen. Returns the embeddings' cache for training, None
+        without one."""
         if self._rules.cache_embeddings and encoder_is_frozen(method, segmenter):
             encoder = weights_fingerprint(segmenter.get_submodule("encoder"))
             key = f"{encoder} {self._rules.precision} {self._rules.pixels} {self._rules.fused_attention}"
@@ -128,8 +128,13 @@ class Scoring:
         seen: Seen = lambda split, stem, scores: None,
         workers: Workers = ALONE,
     ) -> tuple[Summary, ImageTable]:
-        """Summary and per-image scores by split; ``all`` is every split together where there are several. ``seen`` gets
-        every prediction. Several workers share the images, and the first of them alone knows the scores.
+        """Summary and per-image scores by split; ``all`` is every split together where there are several.
+
+        Several workers share the images, and only the first of them gets the scores.
+
+        Args:
+            blank: False raises `Blank` where every prediction is background alone.
+            seen: gets every prediction.
 
         Raises:
             Interrupted: a stop was requested; nothing that was scored here counts.
@@ -145,18 +150,18 @@ class Scoring:
                 continue
             share = scorers[name].foreground() if name in self._data.tests else None
             if share is not None:
-                self.foreground.setdefault(name, share)  # of the best checkpoint, which is tested first
+                self.foreground.setdefault(name, share)  # the best checkpoint is tested first
             if name in self._data.tests and (ignored := scorers[name].ignored()):
                 self._ignored[name] = len(ignored)
             together.merge(scorers[name])
         if not workers.leads:
             return {}, {}
-        # Numbers of generated images rank nothing anyway.
+        # Scores on generated images rank nothing anyway.
         if not (blank or self._run.is_generated) and together.is_blank():
             rules = self._rules
             alone = self._data.benchmark.task == "multiclass" and rules.mask_tokens == 1 and rules.decoder == "sam"
             raise Blank(
-                f"the epoch that validation chose draws no object in any of {len(together)} test images; "
+                f"the epoch that validation chose predicts no object in any of {len(together)} test images; "
                 + ("take more mask tokens (--set mask_tokens=10), " if alone else "")
                 + "train longer (--set epochs=N), or take another rate (--tune lr=1e-4,1e-3)"
             )
@@ -175,7 +180,7 @@ class Scoring:
         seen: Seen,
         workers: Workers,
     ) -> SplitScorer:
-        """The scores of a split: this worker's part of it, of the first worker the whole."""
+        """The scores of a split; of other workers than the first their part of it."""
         stopped, scorer = False, self._scorer(metrics)
         items = _Items(self, source, name, range(workers.rank, len(source), workers.size))
         try:
@@ -198,22 +203,20 @@ class Scoring:
     def test(
         self, segmenter: nn.Module, *, stage: str, blank: bool = True, seen: Seen = lambda split, stem, scores: None
     ) -> tuple[Summary, ImageTable]:
-        """`scores` of the run's test images by all its `metrics`. Raises Blank: not an object is drawn, and ``blank`` does not
-        allow it."""
+        """`scores` of the run's test images by all its `metrics`."""
         return self.scores(segmenter, self._data.tests, metrics=self.metrics, stage=stage, blank=blank, seen=seen)
 
     @property
     def exceptions(self) -> dict[str, int]:
-        """How many scored test images had nothing to point out, under prompts, and how many a split left out; by the names
-        that records count them by."""
+        """How many test images of a split were left out, and how many had no object for a prompt, by their names in records."""
         counts = {split + IGNORED: count for split, count in self._ignored.items()}
         if self._rules.prompt != "none":
             counts["unprompted"] = sum(split in self._data.tests for split, _ in self.unprompted)
         return counts
 
     def predictor(self, segmenter: Any) -> Callable[..., Tensor]:
-        """From inputs (B, 3, S, S), and each image's prompts where the rules have any, to probabilities (B, S, S), or to
-        scores (B, C, S, S) of the benchmark's classes; of labels (B, C, 1, 1)."""
+        """A function from inputs (B, 3, S, S) uint8, and each image's prompts if the rules have any, to probabilities (B, S, S), class
+        scores (B, C, S, S), or label probabilities (B, C, 1, 1)."""
         side = 1 if self.labels else self._rules.image_size
 
         def predict(images: Tensor, prompts: Sequence[Coordinates] | None = None) -> Tensor:
@@ -236,9 +239,7 @@ class Scoring:
 
     def batches(self, source: ImageSource, count: int) -> Iterator[Tensor]:
         """The first ``count`` inputs of a split, normalised, on the device."""
-        images = [torch.from_numpy(source.image(index)) for index in range(min(count, len(source)))]
-        for start in range(0, len(images), EVALUATION_BATCH):
-            batch = torch.stack(images[start : start + EVALUATION_BATCH])
+        for batch in first_images(source, count).split(EVALUATION_BATCH):
             yield normalise(to_device(batch, self._device), self._rules.pixels)
 
     def _scorer(self, metrics: Sequence[str]) -> SplitScorer:
@@ -248,7 +249,7 @@ class Scoring:
             metrics, task=benchmark.task, num_classes=benchmark.num_classes, conventions=self._rules.evaluation
         )
 
-    def shown(self, source: ImageSource, index: int) -> tuple[Any, ...]:
+    def inputs_of(self, source: ImageSource, index: int) -> tuple[Any, ...]:
         """What `predictor` takes of one image: (3, S, S) uint8, and its prompts where the rules have any."""
         image = torch.from_numpy(source.image(index))
         if self._rules.prompt == "none":
@@ -259,7 +260,7 @@ class Scoring:
 
 @dataclass(frozen=True)
 class _Items(Sequence[Item]):
-    """Some images of a split as `evaluate_split` takes them, each read when it is used."""
+    """Images of a split as `evaluate_split` takes them, each read when it is used."""
 
     scoring: Scoring
     source: ImageSource
@@ -269,10 +270,10 @@ class _Items(Sequence[Item]):
     def __len__(self) -> int:
         return len(self.indices)
 
-    def __getitem__(self, place: Any) -> Any:
-        index = self.indices[place]
+    def __getitem__(self, position: Any) -> Any:
+        index = self.indices[position]
         stem = self.source.stem(index)
-        image, *prompts = self.scoring.shown(self.source, index)
+        image, *prompts = self.scoring.inputs_of(self.source, index)
         if any(len(prompt) == 0 for prompt in prompts):
             self.scoring.unprompted.add((self.split, stem))
         return stem, image, self.source.mask_native(index), *prompts

@@ -27,16 +27,12 @@ from harness.system.streams import say
 from harness.training.checkpoint import BEST, read_state
 
 METADATA = "sam-peft-harness"
-"""Under this name an exported adapter says which run it is of."""
+"""Key of an exported file's metadata that holds its run."""
 
 
 @dataclass(frozen=True, kw_only=True)
 class Trained:
-    """What a run trained, and where it was found.
-
-    Args:
-        state: the method's own and the trained tensors of the best checkpoint.
-    """
+    """A run and what it trained. ``state``: the method's own and the trained tensors of the best checkpoint."""
 
     run: Run
     state: Mapping[str, Tensor]
@@ -53,7 +49,7 @@ class Trained:
 
     @property
     def digest(self) -> str:
-        """16 hex digits of the state: whether two files hold one model."""
+        """16 hex digits of the state; equal for equal models."""
         digest = hashlib.sha256()
         for name, tensor in sorted(self.state.items()):
             digest.update(name.encode())
@@ -82,7 +78,7 @@ class Trained:
                 )
             return
         if fingerprint(checkpoint) != run.checkpoint:
-            needed = run.checkpoint or "none (random weights; leave --checkpoint away)"
+            needed = run.checkpoint or "none (random weights; leave out --checkpoint)"
             raise UsageError(
                 f"--checkpoint {checkpoint} is not the file that run {run.key} started from: its fingerprint is {needed}"
             )
@@ -106,7 +102,7 @@ def load_adapter(file: Path | str, *, checkpoint: Path | str | None = None) -> t
 
 
 def adapter(file: Path) -> Trained:
-    """What an exported adapter holds. Raises UsageError: it cannot be read, or says nothing of its run."""
+    """The content of an exported adapter. Raises UsageError: it cannot be read, or does not name its run."""
     try:
         with safe_open(file, framework="pt") as content:
             metadata = (content.metadata() or {})[METADATA]
@@ -121,33 +117,32 @@ def adapter(file: Path) -> Trained:
 
 
 def _require_known(run: Run) -> None:
-    """Raises UsageError where the run's method came from a plug-in that is not loaded."""
+    """Raises UsageError: the run's method is of a plug-in that is not loaded, or of an older version."""
     if run.method in ALIASES:
         raise UsageError(
-            f"run {run.key} is of this package's own {run.method}, which is {ALIASES[run.method]} now; load it with version 0.2"
+            f"run {run.key} is of version 0.2's own {run.method}, which is now {ALIASES[run.method]}; load it with that version"
         )
     if not METHODS.is_fixed(run.method) and canonical_spelling(run.method) not in METHODS.names():
         raise UsageError(
-            f"run {run.key} is of the method {run.method}, which a plug-in brought; give its file with --plugin FILE.py (in Python: "
+            f"the method {run.method} of run {run.key} is a plug-in's; give its file with --plugin FILE.py (in Python: "
             "harness.registry.load_plugin)"
         )
 
 
 def of_results(results: Path, key: str) -> Trained:
-    """The best state of the run with ``key`` in a results folder. Raises UsageError: unknown run, one that failed, or one without a
-    trained state of its own."""
+    """The best state of the run with ``key`` in a results folder. Raises UsageError: the run is unknown, failed, or has no state here."""
     run = finished_run(results, key)
     file = results / "state" / run.key / BEST
     if not file.is_file():
         raise UsageError(
-            f"run {run.key} has no trained state at {file}; to train it again take another --results, or delete "
+            f"run {run.key} has no trained state at {file}; to repeat the training take another --results, or delete "
             f"{results / 'records' / run.key}.json first"
         )
     _require_known(run)
     record = RecordStore(results).find(run.key)
     if record is not None and has_changed(record):
         say(
-            f"run {run.key} is of other code than the plug-in of {run.method} and harness.methods have now: they may read it otherwise"
+            f"the plug-in of {run.method}, or harness.methods, has changed since run {run.key}: the model may predict something else"
         )
     add_own_of(run.benchmark, run.rules)
     return Trained(run=run, state=read_state(file, identity=run.key))

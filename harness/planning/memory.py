@@ -123,5 +123,8 @@ def with_less_memory(run: Run, *, available: float) -> str:
     least = min([needed, *expected.values()])
     problem = f"it needs about {needed / 2**30:.1f} GiB or more, and this GPU has {available / 2**30:.1f}"
     if fitting:
-        return f"{problem}; give the same command with {', or '.join(fitting)}"
+        return (
+            f"{problem}; repeat the whole command with {', or '.join(fitting)}. That is another protocol: every run of the command gets "
+            "a new key and starts from the beginning, whereas --retry oom repeats this run as it was"
+        )
     return f"{problem}; take a GPU with more, a smaller backbone or image_size; no setting brings it below {least / 2**30:.1f} GiB"

@@ -1,6 +1,6 @@
 """The rules of training and evaluation as one frozen dataclass; a YAML card fills it, unknown keys are refused with the nearest name.
 
-Fields marked *paper* are stated by a paper, *code* read in released code, *ours* chosen here because nobody says (docs/nas-lora.md).
+In comments, *paper* marks what a paper states, *code* what released code does, and *ours* our choice (docs/nas-lora.md).
 """
 
 from __future__ import annotations
@@ -21,19 +21,15 @@ RANGES: dict[str, tuple[float, float]] = {
     **dict.fromkeys(("epochs", "accumulate", "select_every", "calibration_images"), (1, 10**6)),
     **dict.fromkeys(("batch_size", "mask_tokens"), (1, 10**4)),
     "image_size": (1, 2**14),
-    **dict.fromkeys(
-        ("epoch_images", "train_limit", "val_limit", "test_limit", "warmup", "patience"),
-        (0, 10**9),
-    ),
-    **dict.fromkeys(("clip", "weight_decay", "split_seed"), (0, 10**9)),
-    **dict.fromkeys(("class_weight", "mask_weight", "dice_weight"), (0, 10**9)),
+    **dict.fromkeys(("epoch_images", "train_limit", "val_limit", "test_limit", "warmup", "patience"), (0, 10**9)),
+    **dict.fromkeys(("clip", "weight_decay", "split_seed", "class_weight", "mask_weight", "dice_weight"), (0, 10**9)),
     **dict.fromkeys(("match_class_weight", "match_mask_weight", "match_dice_weight"), (0, 10**9)),
     "flip": (0, 1),
     "prompt_jitter": (0, 0.5),
     "prompt_points": (1, 100),
     "keep_masks": (0, 100),
 }
-"""Least and largest value of a field; what no machine could do is refused before it is tried."""
+"""Least and largest value of a field, so that what no machine can do is refused at once."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -75,33 +71,30 @@ class Protocol:
 
     Args:
         data: ``files`` reads the benchmarks below ``--data``; ``sample`` generates small stand-ins in the same layouts.
-        backbone: name in the backbone catalogue, unless ``--backbone`` says otherwise.
+        backbone: name in the backbone catalogue; ``--backbone`` overrides it.
         task: ``segmentation``, a class a pixel, or ``classification``, a class an image; decoder and benchmark must fit it.
         decoder: ``sam``; or on a plain ViT of timm ``linear`` | ``mask-transformer`` (Segmenter's, 2105.05633) or
             ``mask2former`` (transformers', 2112.01527); for labels one linear layer on the ``class-token`` or on the mean
             of the patches (``mean-pool``).
         image_size: side of the square input in pixels; aspect ratio is lost, as released by Conv-LoRA (code).
         pixel_mean, pixel_std: normalisation of RGB in [0, 1]; null for what the backbone was trained with.
-        normalisation: whose they are: planning fills the backbone's in, and says so.
-        prompt: what points out the objects of an image, taken from the truth, in training and in tests: ``box`` | ``points`` |
-            ``none`` (`harness.training.prompts`); for SAM's decoder and one foreground. An image without an object has none.
-        prompt_jitter: in training each edge of a box moves by at most this share of the box's side; never in tests.
-        prompt_points: how many points an object gets, drawn from it.
+        normalisation: who chose these two; planning sets it where it fills in the backbone's.
+        prompt: ``box`` | ``points`` | ``none`` (`harness.training.prompts`): prompts for the objects of an image, from its true mask, in
+            training and in tests. For SAM's decoder and one foreground.
+        prompt_jitter: in training each edge of a box moves by at most this share of the box's side.
+        prompt_points: points for each object.
         flip: probability of a horizontal flip in training (0.5, code).
-        augment: what else changes training images and their masks (`harness.training.augmentations`); embeddings of a frozen encoder
-            are then not kept.
-        train_limit, val_limit, test_limit: use only so many images, chosen by the split seed; 0 for all. Part of the record.
-        test_untrained: training images that ``train_limit`` leaves out are tested besides, but for those that share a group
-            (a lesion, a sequence) with an image that trains or selects: more test images where a part of the benchmark trains.
-        epochs, batch_size, accumulate: batch_size images a forward pass, shared out among the run's devices; the
-            gradients of ``accumulate`` passes are averaged for one update.
-        epoch_images: how many images make an epoch; a smaller training split comes round again in it. 0: each once.
-        budget: what runs of one protocol share. ``epochs``: so many epochs. ``updates``: as many updates of the weights
-            as ``epochs`` epochs over the whole training split have, however many more steps a method needs for them
-            because some are its architecture's, or because the weights do not see all images.
+        augment: further changes of training images and their masks (`harness.training.augmentations`); turns the cache of embeddings off.
+        train_limit, val_limit, test_limit: use only so many images, chosen by the split seed; 0 for all.
+        test_untrained: also test training images that ``train_limit`` leaves out. Those that share a group (a lesion, a sequence) with an
+            image that trains or selects are excluded.
+        epochs, batch_size, accumulate: ``batch_size`` images a forward pass, over all devices of the run; the gradients of ``accumulate``
+            passes are averaged for one update.
+        epoch_images: how many images make an epoch; a smaller training split repeats in it. 0: each image once.
+        budget: what runs of one protocol share. ``epochs``: the number of epochs. ``updates``: the number of updates of the weights that
+            ``epochs`` epochs over the whole training split have, however many steps a method needs for them.
         optimizer: ``adam`` or ``adamw``; lr, weight_decay, eps, betas: its settings (no decay on norms and biases).
-        decoder_lr: the rate of whatever stands on the encoder, for a decoder that bears less than the methods do; null for
-            the same rate as the method's.
+        decoder_lr: learning rate of everything outside the encoder; null for the method's.
         schedule: ``linear`` | ``cosine`` | ``constant``, to zero over all updates, after ``warmup`` updates.
         clip: largest gradient norm, 0 for none.
         precision: ``fp32`` | ``bf16`` | ``fp16`` autocast.
@@ -112,21 +105,19 @@ class Protocol:
             10, 5, 5 and never applies them, see quirk 13).
         match_class_weight, match_mask_weight, match_dice_weight: the same terms where regions are matched to mask tokens
             (2, 5, 5 in the release); null for those of the loss.
-        select_every: evaluate validation every so many epochs and keep the best checkpoint; a method that needs more epochs for as many
-            weight updates (``budget: updates``) is evaluated as often as the others.
-        patience: stop once so many validations in a row were none better than the best; 0 never stops early.
-        checkpoint_minutes: write a resumable checkpoint at least this often, besides at each epoch's end.
+        select_every: epochs between two validations, of which the best checkpoint is kept. A method that needs more epochs for as many
+            weight updates (``budget: updates``) is validated as often as the others.
+        patience: stop after so many validations in a row without a better one; 0 never stops early.
+        checkpoint_minutes: longest time between two resumable checkpoints; one is also written at each epoch's end.
         activation_checkpointing: recompute block activations in backward.
-        attention: how SAM's blocks attend, all of them to the same numbers but for rounding (`harness.models.attention`): ``auto`` times
-            the first three on a GPU; on a CPU it is the harness's own way there.
+        attention: kernel of SAM's attention, all equal but for rounding (`harness.models.attention`): ``auto`` times the first three on a
+            GPU; on a CPU it is the harness's own.
         fused_attention, cache_embeddings: optimisations; False computes the same numbers, but for rounding, the plain way.
-        keep_masks: the predicted masks of so many test images, the same for every method and seed, stay with the record.
-        merge: merge modes (``exact``, ``conv``, ``calibrated``) whose merged model is tested as well, as far as the method has them.
-        split_follows_seed: the run's seed has its own split, in place of ``split_seed`` (which planning then sets to it), so
-            that the seeds of a row are folds: for small benchmarks, where which images are tested matters more than any seed.
-        split_rule: see `harness.datasets.base.DataOptions`; group and category likewise.
-        own_classes: of one's own data, the names of its classes, so that a run is known by them and can be made anywhere;
-            planning fills it in, and it is empty for the harness's benchmarks.
+        keep_masks: the predicted masks of so many test images are stored with the record, of the same images for every method and seed.
+        merge: merge modes (``exact``, ``conv``, ``calibrated``) whose merged model is tested as well, if the method has them.
+        split_follows_seed: each seed has its own split: planning sets ``split_seed`` to the seed, so that the seeds of a row are folds.
+        split_rule, group, category: see `harness.datasets.base.DataOptions`.
+        own_classes: class names of a user's own data, filled in by planning, so that a run needs no look at the data.
         evaluation: see `Conventions`.
         quirks: see `Quirks`.
         methods: method name -> configuration overrides of this card.
@@ -206,14 +197,11 @@ class Protocol:
         _check_pattern(self.group)
         for name in ("lr", "decoder_lr", "eps", "checkpoint_minutes"):
             if (rate := getattr(self, name)) is not None and not rate > 0:
-                raise ValueError(f"{name}={getattr(self, name)} must be above 0")
-        for name, fits in (
-            ("pixel_std", self.pixel_std is None or min(self.pixel_std) > 0),
-            ("betas", 0 <= min(self.betas) <= max(self.betas) < 1),
-        ):
-            if not fits:
-                bound = "each above 0" if name == "pixel_std" else "in [0, 1)"
-                raise ValueError(f"{name}={list(getattr(self, name))} must be {bound}")
+                raise ValueError(f"{name}={rate} must be above 0")
+        if self.pixel_std is not None and min(self.pixel_std) <= 0:
+            raise ValueError(f"pixel_std={list(self.pixel_std)} must be each above 0")
+        if not 0 <= min(self.betas) <= max(self.betas) < 1:
+            raise ValueError(f"betas={list(self.betas)} must be in [0, 1)")
 
     def updates(self, images: int) -> int:
         """Updates in all epochs over so many training images, the last of an epoch of what is left, if every step were one of the

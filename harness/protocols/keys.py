@@ -1,11 +1,11 @@
-"""What a run's key and a card's hash see of rules and options, so that no edit here ever restarts a finished run.
+"""Which rules and options enter a run's key and a card's hash, so that no edit of their fields restarts a finished run.
 
 Two rules keep keys as they are:
 
-- A *new* field, of a card, its quirks or a built-in method, stays out of the hash at its default. Nothing is to be done for it:
-  whatever is not in `FIRST_RULES`, `FIRST_QUIRKS` or `FIRST_OPTIONS`, which are closed, is new. Its default never changes.
-- A field that is *cut* gets a line in `CUT_RULES` or `CUT_OPTIONS` with the value that it had in every run: it stays in the
-  hash as that constant where it always was there, and out of it where it was new.
+- A *new* field of a card, its quirks or a built-in method stays out of the hash at its default. A field is new if `FIRST_RULES`,
+  `FIRST_QUIRKS` or `FIRST_OPTIONS`, which are closed, do not name it. Its default never changes.
+- A *cut* field gets a line in `CUT_RULES` or `CUT_OPTIONS` with the value that it had in every run. If the closed lists name it, it
+  stays in the hash as that constant; if it was new, it stays out.
 """
 
 from __future__ import annotations
@@ -24,7 +24,7 @@ from harness.registry import method_config_class
 from harness.system.errors import UsageError, shown
 
 EXECUTION_ONLY = ("checkpoint_minutes", "keep_masks", "tune", "normalisation")
-"""Rules that change how a run is executed, or who said a number, and never its numbers; they are left out of keys and hashes."""
+"""Rules that never change a run's numbers; keys and hashes leave them out."""
 GONE = ("log", "cache_prefix", "cache_images")
 """Rules of the same kind that only older records have."""
 _LEFT_OUT = ("name", "backbone", *EXECUTION_ONLY, *GONE)
@@ -73,7 +73,7 @@ FIRST_OPTIONS = {
     "zeroshot": _names("lr"),
 }
 """Options of built-in methods that the hash always holds. Closed: of a method that is not here every option is new. Of methods
-from elsewhere it holds all, since nobody knows their defaults where they are not installed."""
+from elsewhere it holds all, since their defaults are unknown where they are not installed."""
 
 CUT_RULES: dict[str, Any] = {
     "road_missing_ignore": False,
@@ -96,9 +96,9 @@ CUT_OPTIONS: dict[str, Any] = {
     "rate_ratio": 1.0,
     "initialisation": "kaiming",
 }
-"""The same for options of methods, by name or as ``method.option``. Those here are of methods that may be gone one day as a whole."""
+"""The same for options of methods, by name or as ``method.option``."""
 OPTIONS_RENAMED = {("gate", "switch"): "intended"}
-"""Values of method configurations that the first records knew by another name, which keys go on using."""
+"""(option, value) -> the name of that value in the first records, which keys still use."""
 
 PIXELS = ("pixel_mean", "pixel_std")
 """Rules that a card may leave to the backbone; in a run's they are numbers."""
@@ -154,13 +154,13 @@ def _hashed(
 
 
 def with_pixels(rules: Mapping[str, Any]) -> dict[str, Any]:
-    """The rules with ImageNet's normalisation where they leave it to the backbone: cards said so before, and keep their hashes."""
+    """The rules with ImageNet's normalisation where they leave it to the backbone, so that older cards keep their hashes."""
     left = {name: list(first) for name, first in zip(PIXELS, IMAGENET, strict=True) if rules.get(name, "") is None}
     return {**rules, **left}
 
 
 def with_later(rules: Mapping[str, Any]) -> dict[str, Any]:
-    """A record's rules with the fields that are younger than it, at the value that it was made with."""
+    """A record's rules with the fields that are newer than the record, at their defaults."""
     known = FIRST_RULES.union(_LEFT_OUT)
     filled = {**{name: value for name, value in _defaults().items() if name not in known}, **rules}
     if isinstance(filled.get("quirks"), Mapping):
@@ -179,22 +179,21 @@ def options_with_later(method: str, config: Mapping[str, Any]) -> dict[str, Any]
 
 
 def current_rules(rules: Mapping[str, Any]) -> dict[str, Any]:
-    """A record's rules without those that are gone. Raises UsageError: one of them had another value than every run that can still
-    be made."""
+    """A record's rules without those that are gone. Raises UsageError: one of them had another value than its constant."""
     for name in rules.keys() & CUT_RULES.keys():
         if _plain(rules[name]) != _plain(CUT_RULES[name]):
-            raise UsageError(f"the rule {name}={shown(repr(rules[name]))} of this run is gone; it cannot be run again")
+            raise UsageError(f"the rule {name}={shown(repr(rules[name]))} of this run is gone; it cannot be repeated")
     return {name: value for name, value in rules.items() if name not in CUT_RULES and name not in GONE}
 
 
 def first_names(config: Mapping[str, Any]) -> dict[str, Any]:
-    """A method's configuration with every value under the name that the first records knew it by."""
+    """A method's configuration with every value under its name in the first records."""
     renamed = {key: new for (key, value), new in OPTIONS_RENAMED.items() if config.get(key) == value}
     return {**config, **renamed}
 
 
 def first_backbone(name: str) -> str:
-    """The name that the first records knew a backbone by, which keys go on using."""
+    """A backbone's name in the first records, which keys still use."""
     return next((old for old, new in RENAMED.items() if new == name), name)
 
 

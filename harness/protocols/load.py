@@ -1,7 +1,6 @@
 """From a card's name to frozen rules: YAML with ``_base_`` inheritance, overrides, per-benchmark rules, hash.
 
-A card is plain YAML, merged with those of its ``_base_`` by mmengine's `Config`, which is never given a file to
-execute.
+mmengine's `Config` merges the plain content of YAML files and never gets a file to execute.
 """
 
 from __future__ import annotations
@@ -23,13 +22,14 @@ from harness.system.yaml_files import read_yaml
 CARDS = Path(__file__).parent
 BASE, DELETE = "_base_", "_delete_"
 MOST_CARDS = 20
-"""That one card may rest on, in all."""
+"""Largest number of cards below one card."""
 
 
 def read_card(path: Path, *, above: tuple[Path, ...] = ()) -> tuple[dict[str, Any], list[Path]]:
-    """A card's fields over those of its bases, and the files of its bases and its own. ``_base_`` is a file or a list of files, relative
-    to the card: in its folder or below it, or one of the harness's own (``standard.yaml``), wherever the card is. A table with
-    ``_delete_: true`` replaces the base's instead of adding to it.
+    """A card's fields merged into those of its bases, and the files of the bases and of the card.
+
+    ``_base_`` is a file or a list of files: in the card's folder or below it, or one of the harness's own (``standard.yaml``). A table
+    with ``_delete_: true`` replaces the base's instead of adding to it.
 
     Args:
         above: the cards that rest on this one.
@@ -70,8 +70,7 @@ def read_card(path: Path, *, above: tuple[Path, ...] = ()) -> tuple[dict[str, An
 
 
 def _base_path(card: Path, word: str) -> Path:
-    """The file that an entry of ``_base_`` names. Paths are compared by name: whoever links a folder of cards means
-    it."""
+    """The file that an entry of ``_base_`` names. Paths are compared by name, so links to folders of cards are followed."""
     path = Path(os.path.normpath(card.parent / word))
     absolute, folder = Path(os.path.abspath(path)), Path(os.path.abspath(card.parent))
     if not word.endswith((".yaml", ".yml")) or "::" in word:
@@ -110,8 +109,7 @@ def card_names() -> list[str]:
 
 
 def card_needs() -> str:
-    """``demo: nothing; mobile: images (--data), mobile_sam's weights (--checkpoint); …``, for a user who lacks something: cards for
-    small images first."""
+    """What each card needs, such as ``demo: nothing; mobile: images (--data), …``; cards for small images first."""
     names: dict[str, list[str]] = {}
     for name, card in sorted(
         ((name, load_protocol(name)) for name in card_names()), key=lambda both: both[1].image_size
@@ -139,8 +137,7 @@ def card_path(name: str) -> Path:
 def load_protocol(name: str, overrides: Mapping[str, Any] | None = None) -> Protocol:
     """Read a card and apply ``overrides``, whose keys may be dotted (``quirks.structure_loss``).
 
-    An override holds for every benchmark: it beats what the card says for one of them. ``benchmarks.camo.epochs``
-    is for one benchmark.
+    An override holds for every benchmark and beats the card's rule for one of them. ``benchmarks.camo.epochs`` is for one benchmark.
 
     Raises:
         UsageError: no such card, unreadable YAML, unknown key, wrong type.
@@ -170,8 +167,7 @@ def with_rules(protocol: Protocol, chosen: Mapping[str, Any]) -> Protocol:
 
 
 def for_backbone(protocol: Protocol, name: str) -> Protocol:
-    """The rules with the normalisation that the backbone's weights were trained with, where they name none. Raises
-    UsageError: unknown backbone."""
+    """The rules with the backbone's own normalisation where they name none. Raises UsageError: unknown backbone."""
     mean, std = backbone(name).pixels
     if protocol.pixel_mean is None and protocol.pixel_std is None:
         return replace(protocol, pixel_mean=mean, pixel_std=std, normalisation="backbone")
@@ -191,8 +187,7 @@ def as_rules(protocol: Protocol) -> dict[str, Any]:
 
 @lru_cache(maxsize=256)
 def card_rules(name: str, benchmark: str) -> dict[str, Any] | None:
-    """The rules that the harness's own card of this name, or the card in a YAML file, has for a benchmark ("" for
-    the card itself); None where there is no such card."""
+    """The rules of a built-in card, or of one in a YAML file, for a benchmark ("" for the card itself); None if there is no such card."""
     if name not in card_names() and not name.endswith(".yaml"):
         return None
     card = load_protocol(name)
@@ -204,8 +199,7 @@ def from_rules(rules: Mapping[str, Any]) -> Protocol:
 
 
 def _tables(benchmarks: Any) -> list[dict[str, Any]]:
-    """The tables of rules for single benchmarks that are well formed; the others are reported by the validation that
-    follows."""
+    """The well-formed tables of rules for single benchmarks; validation reports the others later."""
     return [table for table in benchmarks.values() if isinstance(table, dict)] if isinstance(benchmarks, dict) else []
 
 

@@ -1,8 +1,4 @@
-"""Studies: a named grid of runs that fills one table. Each is a YAML file to copy and change; no torch here.
-
-``load_study("rank")`` finds a study of this folder, ``load_study("my/rank.yaml")`` a file. ``docs/tables.md`` has the
-fields.
-"""
+"""Studies: a named grid of runs that fills one table. Each is a YAML file to copy and change (docs/tables.md); no torch here."""
 
 from __future__ import annotations
 
@@ -42,7 +38,7 @@ def _as_seeds(value: Any) -> Any:
 
 
 def _as_decoders(value: Any) -> Any:
-    """Names as a mapping to nothing besides."""
+    """Names as a mapping to empty tables."""
     return {name: {} for name in _several(value)} if isinstance(value, str | list | tuple) else value
 
 
@@ -81,8 +77,8 @@ class Entry:
     """One row of the table: a method with configuration overrides.
 
     Args:
-        label: what the table calls the row, the method's name without one; unique within the study.
         method: canonical name of the method.
+        label: what the table calls the row, by default the method's name; unique within the study.
         options: configuration fields of the method that differ from the protocol's.
         scores: which of its models are scored, instead of the table's own list.
     """
@@ -104,11 +100,10 @@ class TableLayout:
         kind: ``grid`` (scores by method and benchmark), ``leaderboard`` (one number a benchmark against the baseline, and costs) or
             ``cost`` (cost records, no runs).
         metrics: ``paper`` (what the paper reports a benchmark by) or the names of metrics to show for every benchmark.
-        scores: which model is scored, one row each: ``best``, ``last``, ``merged-exact``, ``merged-conv``,
-            ``merged-calibrated``, ``decoded``.
+        scores: which models are scored, one row each (`Score`).
         splits: benchmark -> test splits to show, where it has more than one.
         baseline: label of the entry that the others are compared with, empty for none.
-        paper: show what papers say with ours.
+        paper: show papers' values with ours.
     """
 
     kind: Literal["grid", "leaderboard", "cost"] = "grid"
@@ -124,21 +119,21 @@ class Study:
     """A grid: entries x benchmarks x backbones x decoders x seeds under one protocol.
 
     Args:
-        name: the study's name, and its table's.
+        name: of the study and its table.
         title: one line over the table.
-        note: what a reader must know about the grid, empty where there is nothing to say.
-        protocol: name of the protocol card, or in a file of your own the path of one, from the study's folder.
-        card: that path, made by `load_study`; ``protocol`` is then the card's name, as records have it.
+        note: what a reader must know about the grid, empty for nothing.
+        protocol: name of a protocol card; in a user's own file also a path, from the study's folder.
+        card: that path, set by `load_study`; ``protocol`` is then the card's name, as records have it.
         set: overrides of the card, by dotted name (``merge: [exact]``), as ``--set`` takes them.
         backbones: names in the backbone catalogue, empty for the card's own.
-        decoders: names that the card's ``decoder`` takes, one table each, as a list or as a mapping to what else the card
-            says under that one (``mask-transformer: {decoder_lr: 1.0e-4}``); empty for the card's own.
+        decoders: values of the card's ``decoder``, one table each: a list, or a mapping to further overrides under each
+            (``mask-transformer: {decoder_lr: 1.0e-4}``); empty for the card's own.
         benchmarks: canonical names.
         entries: the rows, in order.
         seeds: every run is made once a seed.
-        budget: what the rows share, instead of what the card says: ``epochs``, or ``updates`` of the weights.
-        tune: field of the methods' configurations -> values to try before, as ``--tune`` takes them (``lr``,
-            ``naslora.lr``); then every row has what validation chose.
+        budget: the card's field of this name, overridden; empty for the card's own.
+        tune: field of the methods' configurations -> values to try first, as ``--tune`` takes them (``lr``, ``naslora.lr``); every row
+            then has what validation chose.
         tune_seeds: seeds of the trials.
         tune_on: benchmarks that choose for all; empty where each chooses its own.
         table: how the table looks.
@@ -163,7 +158,7 @@ class Study:
 
 
 def study_names() -> list[str]:
-    """The studies that come with the harness, sorted."""
+    """Names of the built-in studies, sorted."""
     return sorted(path.stem for path in FOLDER.glob("*.yaml"))
 
 
@@ -171,8 +166,8 @@ def load_study(name: str) -> Study:
     """Read a study by name, or from a YAML file.
 
     Raises:
-        UsageError: no such study, a file with the name of one that comes with the harness, broken YAML, an unknown key,
-            method or benchmark, or two rows of one label.
+        UsageError: no such study, a file with the name of a built-in one, broken YAML, an unknown key, method or benchmark, or two
+            rows of one label.
     """
     is_path = name.endswith((".yaml", ".yml"))
     path = Path(name) if is_path else FOLDER / f"{name}.yaml"
@@ -182,7 +177,7 @@ def load_study(name: str) -> Study:
         raise UsageError(f"unknown study {name!r}{did_you_mean(name, study_names())}; a path to a YAML file works too")
     if path.stem in study_names() and path.resolve().parent != FOLDER.resolve():
         raise UsageError(
-            f"study {path}: the harness has one of this name, whose page this would write over; rename the file"
+            f"study {path}: the harness has one of this name, whose page this would overwrite; rename the file"
         )
     study = study_from_dict(read_yaml(path, what="study"), name=checked_name(path.stem, what="study"))
     if not study.protocol.endswith((".yaml", ".yml")):
@@ -201,7 +196,7 @@ def study_from_dict(data: Any, *, name: str) -> Study:
     if not isinstance(data, Mapping):
         raise UsageError(f"{where}: expected a mapping of fields, found {type(data).__name__}")
     if made := sorted({"name", "card"} & data.keys()):
-        raise UsageError(f"{where}: {made[0]!r} is not for a file to say; leave it away")
+        raise UsageError(f"{where}: {made[0]!r} is set by the harness; leave it out")
     given = {key: value for key, value in data.items() if value is not None}
     study = from_mapping(Study, {**given, "name": name}, where=where)
     labels = [entry.label for entry in study.entries]
@@ -215,19 +210,19 @@ def study_from_dict(data: Any, *, name: str) -> Study:
 
 
 RULES_BY = "decoder"
-"""The method whose validation chooses the rules that are tuned: the decoder alone, so that no compared method has its way."""
+"""The method whose validation chooses tuned rules: the decoder alone, so that they favour no compared method."""
 
 
 def is_rule(name: str) -> bool:
-    """Whether a grid is of a rule of the protocol, such as ``decoder_lr``, and not of an option of some method."""
+    """Whether a grid is of a rule of the protocol, such as ``decoder_lr``, and not of a method's option."""
     return "." not in name and not any(
         name == f.name for method in METHODS.names() for f in fields(method_config_class(method))
     )
 
 
 def grid_of(method: str, options: Mapping[str, Any], grids: Mapping[str, Sequence[Any]]) -> dict[str, list[Any]]:
-    """The grids of one row: those of its method before those of all, none for a field that the row itself sets. Rules of the
-    protocol are tuned by the row that trains the decoder alone, and hold for every row.
+    """The grids of one row: those of its method override those of all, and a field that the row sets has none. Rules of the protocol
+    are tuned on `RULES_BY` and hold for every row.
 
     Raises:
         UsageError: an unknown method, or a grid of a field that its method has not.

@@ -1,15 +1,14 @@
-"""Which images meet in which batch, and which are flipped: pure functions of (seed, epoch, position).
+"""Which images form which batch, and which are flipped: pure functions of (seed, epoch, position).
 
-Common random numbers: no method, worker count or interruption shifts what another run sees, and a run resumes at any step by asking for
-that step's batch. Draws are hashes instead of a library's generator, so that they are the same in every version of
-every library.
+Common random numbers: no method, number of workers or interruption changes what another run sees, and a run resumes at any step. Random
+numbers are hashes and not a library's generator, so that they are the same in every version of every library.
 """
 
 from __future__ import annotations
 
 import functools
 import hashlib
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from typing import Any
 from typing import Protocol as Shape
@@ -38,14 +37,14 @@ def draw_number(*key: int | str) -> int:
     return int.from_bytes(digest, "big")
 
 
-@functools.lru_cache(maxsize=8)  # every step of an epoch asks for the same order
+@functools.lru_cache(maxsize=8)  # every step of an epoch needs the same order
 def shuffled(count: int, *key: int | str) -> tuple[int, ...]:
     """The indices 0 … count − 1 in an order that depends on ``key`` alone."""
     return tuple(sorted(range(count), key=lambda index: (draw_number(*key, index), index)))
 
 
 def subset(count: int, limit: int, *, seed: int, split: str) -> list[int]:
-    """Ascending indices of ``limit`` of ``count`` images (all of them if ``limit`` is 0); the rule behind
+    """Ascending indices of ``limit`` of ``count`` images (all of them if ``limit`` is 0); the rule of
     ``train_limit``.
 
     A smaller limit chooses a subset of a larger one's images.
@@ -77,7 +76,7 @@ class UpdatePlan:
         shuffle_masks: whether each image of an architecture step has the mask of another one.
         batch_size: images of one forward pass over all workers.
         accumulate: forward passes of one update.
-        epoch_images: how many images make an epoch, 0 for ``indices``. Beyond those, they come again in another order.
+        epoch_images: how many images make an epoch, 0 for ``indices``. Beyond those, they repeat in another order.
         flip: probability of a horizontal flip.
         seed: the run's seed.
     """
@@ -93,7 +92,7 @@ class UpdatePlan:
 
     @property
     def updates_per_epoch(self) -> int:
-        """The last update of an epoch takes what is left, be it fewer images."""
+        """The last update of an epoch takes the remaining images, which may be fewer."""
         return -(-self._length // (self.batch_size * self.accumulate))
 
     @property
@@ -101,48 +100,50 @@ class UpdatePlan:
         return self.epoch_images or len(self.indices)
 
     def update(self, epoch: int, step: int, *, for_architecture: bool = False) -> list[list[int]]:
-        """Image positions of update ``step`` in ``epoch`` (both 0-based): ``accumulate`` batches, fewer at the end of
-        an epoch.
+        """Image positions of update ``step`` in ``epoch`` (both 0-based): ``accumulate`` batches, fewer at the end of an epoch.
 
-        Batches for the architecture are of the held-out part, or of ``indices`` where there is none, and go round and
-        round through an order of their own.
+        Batches for the architecture come from the held-out part, or from ``indices`` where there is none. They repeat an order of
+        their own.
         """
-        images = self.batch_size * self.accumulate
-        if for_architecture:
-            part = self.held_out or self.indices
-            order = shuffled(len(part), "architecture", self.seed, epoch)
-            chosen = [part[order[(step * images + k) % len(order)]] for k in range(images)]
-        else:
-            places = range(step * images, min((step + 1) * images, self._length))
-            chosen = [self.indices[self._order(epoch, k // len(self.indices))[k % len(self.indices)]] for k in places]
-        return [chosen[k : k + self.batch_size] for k in range(0, len(chosen), self.batch_size)]
+        part = self._part(for_architecture=for_architecture)
+
+        def image(position: int) -> int:
+            turn, rank = divmod(position, len(part))
+            kind, turns = ("architecture", ()) if for_architecture else ("order", (turn,) if turn else ())
+            return part[shuffled(len(part), kind, self.seed, epoch, *turns)[rank]]
+
+        return self._batches(map(image, self._positions(step, for_architecture=for_architecture)))
 
     def turns(self, step: int, *, for_architecture: bool = False) -> list[list[int]]:
-        """How often each image of `update` came before in the epoch; where all come once, a list of zeros."""
-        images, part = self.batch_size * self.accumulate, len(self.indices)
+        """How often each image of `update` came earlier in the epoch; zeros where every image comes once."""
+        count = len(self._part(for_architecture=for_architecture))
+        return self._batches(k // count for k in self._positions(step, for_architecture=for_architecture))
+
+    def _part(self, *, for_architecture: bool) -> Sequence[int]:
+        return (for_architecture and self.held_out) or self.indices
+
+    def _positions(self, step: int, *, for_architecture: bool) -> range:
+        images = self.batch_size * self.accumulate
         end = (step + 1) * images
-        if for_architecture:
-            part = len(self.held_out or self.indices)
-        else:
-            end = min(end, self._length)
-        turns = [k // part for k in range(step * images, end)]
-        return [turns[k : k + self.batch_size] for k in range(0, len(turns), self.batch_size)]
+        return range(step * images, end if for_architecture else min(end, self._length))
+
+    def _batches(self, values: Iterable[int]) -> list[list[int]]:
+        every = list(values)
+        return [every[k : k + self.batch_size] for k in range(0, len(every), self.batch_size)]
 
     def other_masks(self, images: Sequence[int]) -> list[int]:
-        """For each image another one, whose mask it gets in an architecture step under ``shuffle_masks``, the same in every
-        epoch: the images stand in a circle of drawn order, and each has the mask of the next."""
-        circle = [self.indices[place] for place in shuffled(len(self.indices), "masks", self.seed)]
+        """For each image another one, whose mask it gets in an architecture step under ``shuffle_masks``, the same in every epoch.
+
+        The images form a circle of random order, and each has the mask of the next.
+        """
+        circle = [self.indices[rank] for rank in shuffled(len(self.indices), "masks", self.seed)]
         following = dict(zip(circle, circle[1:] + circle[:1], strict=True))
         return [following[image] for image in images]
 
-    def _order(self, epoch: int, turn: int) -> tuple[int, ...]:
-        again = (turn,) if turn else ()
-        return shuffled(len(self.indices), "order", self.seed, epoch, *again)
-
     def flipped(self, epoch: int, index: int, turn: int = 0) -> bool:
         """Whether image ``index`` is mirrored in ``epoch`` when it comes for the ``turn``-th time after its first."""
-        again = (turn,) if turn else ()
-        return draw_number("flip", self.seed, epoch, index, *again) < self.flip * 2**64
+        turns = (turn,) if turn else ()
+        return draw_number("flip", self.seed, epoch, index, *turns) < self.flip * 2**64
 
 
 def slice_of(batch: Sequence[int], *, rank: int, size: int) -> list[int]:
@@ -154,8 +155,10 @@ def slice_of(batch: Sequence[int], *, rank: int, size: int) -> list[int]:
 def load_one(
     source: TrainingImages, index: int, *, flip: bool, mask: int, with_image: bool
 ) -> tuple[Tensor | None, Tensor]:
-    """An image (3, S, S) uint8, None if it is not wanted, and the target (S, S) uint8 of image ``mask``, both mirrored where ``flip``."""
-    image = _mirrored(source.image(index), flip=flip) if with_image else None  # one item may decode both at once
+    """An image (3, S, S) uint8, None without ``with_image``, and the target (S, S) uint8 of image ``mask``, both mirrored if ``flip``."""
+    image = (
+        _mirrored(source.image(index), flip=flip) if with_image else None
+    )  # first, as one item may decode both at once
     return image, _mirrored(source.mask_input(mask), flip=flip)
 
 

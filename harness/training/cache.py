@@ -1,8 +1,8 @@
 """Arrays by key in a folder that jobs share and fill together: decoded images, and embeddings of frozen encoders.
 
 An embedding is a constant for a method that trains nothing in the encoder. Every image is encoded alone, so that its embedding does not
-depend on which others it met, and kept in the very type in which the encoder gives it. It is found by the encoder and the image's pixels:
-flips, other splits and mended files have entries of their own, and training, validation and tests share theirs.
+depend on a batch, and is stored in the encoder's output type. Its key is a hash of the encoder and the image's pixels: flips and corrected
+files have entries of their own, and training, validation and tests share theirs.
 """
 
 from __future__ import annotations
@@ -32,13 +32,13 @@ _RESERVE = 2 << 30  # bytes of the disk that stay free
 class ArrayCache:
     """One ``.npy`` file a key.
 
-    No locks: a file is written under a temporary name and renamed, so that it is whole or not there; jobs that race write the same
-    bytes. A file that cannot be read counts as not there. When the bound is reached, or the disk is nearly full, it stops filling and
-    says so once; what finds no room costs time and never a result. Nothing is dropped: to start over delete the folder.
+    No locks: a file is written under a temporary name and renamed, and jobs that race write the same bytes. An unreadable file counts as
+    missing. When the bound is reached, or the disk is nearly full, the cache stops filling and logs it once; that costs time and never a
+    result. Nothing is evicted: to start over delete the folder.
 
     Args:
         folder: made when first written to.
-        gib: bound on its size; with several jobs it holds to within what each stores between two looks at the folder.
+        gib: bound on its size; several jobs may exceed it by what each stores between two measurements of the folder.
     """
 
     def __init__(self, folder: Path, *, gib: float = CACHE_GIB) -> None:
@@ -47,18 +47,18 @@ class ArrayCache:
         self._full = False
 
     def get(self, key: str) -> NDArray | None:
-        """The array, None if it is not there."""
+        """The array, None if it is missing."""
         path = self._path(key)
         try:
             return np.load(path, allow_pickle=False)
         except FileNotFoundError:
             return None
         except (OSError, ValueError, EOFError, MemoryError) as error:
-            _log.warning("%s is not used (%s) and made again", path, error)
+            _log.warning("%s is not used (%s) and replaced", path, error)
             return None
 
     def put(self, key: str, array: NDArray) -> None:
-        """Keep an array, where there is room; never raises for want of it."""
+        """Store an array if there is room; never raises without it."""
         if self._full:
             return
         try:
@@ -86,20 +86,20 @@ class ArrayCache:
 
     def _stop(self, reason: str) -> None:
         self._full = True
-        _log.warning("what is not yet in %s is made each time: %s", self.folder, reason)
+        _log.warning("%s takes no more, so further images are decoded or encoded each time: %s", self.folder, reason)
 
 
 MEMORY_LIMIT = 4 << 30
 
 
 def encoder_is_frozen(method: Method, segmenter: nn.Module) -> bool:
-    """Whether the image embedding is the same before and after training, so that it can be kept."""
+    """Whether training leaves the image embedding as it is, so that it can be cached."""
     encoder = segmenter.get_submodule("encoder")
     return not method.config.trains_encoder and not any(parameter.requires_grad for parameter in encoder.parameters())
 
 
 def weights_fingerprint(module: nn.Module) -> str:
-    """Hash of all parameters and buffers, and of which tokens come out of an encoder; 16 hex digits."""
+    """Hash of all parameters and buffers, and of an encoder's kind of output; 16 hex digits."""
     digest = hashlib.blake2b(digest_size=8)
     if getattr(module, "gives_class_token", False):
         digest.update(b"class token")
@@ -113,9 +113,9 @@ class EmbeddingCache:
     """Embeddings (C, h, w), in memory and in a folder that other runs read as well.
 
     Args:
-        encoder: whatever determines an embedding besides the image: `weights_fingerprint`, precision, normalisation.
-        cache: where they are kept, None for memory alone.
-        memory_limit: bytes that embeddings in memory may take.
+        encoder: everything but the image that determines an embedding: `weights_fingerprint`, precision, normalisation.
+        cache: stores them, None for memory alone.
+        memory_limit: bytes of embeddings in memory.
     """
 
     def __init__(self, *, encoder: str, cache: ArrayCache | None = None, memory_limit: int = MEMORY_LIMIT) -> None:
@@ -124,14 +124,14 @@ class EmbeddingCache:
         self._keys: dict[Hashable, str] = {}
 
     def ready(self, entry: Hashable) -> bool:
-        """Whether the embedding of an entry that was met before is in memory, so that its image need not be loaded."""
+        """Whether the embedding of an earlier entry is in memory, so that its image need not be loaded."""
         return self._keys.get(entry, "") in self._memory
 
     def get(self, entry: Hashable, *, image: Tensor | None, encode: Callable[[], Tensor]) -> Tensor:
         """The embedding (C, h, w) on the CPU.
 
         Args:
-            entry: names the image in this process, flip included; None for one that is not met again.
+            entry: names the image in this process, flip included; None for an image that does not come a second time.
             image: (3, S, S) uint8 as it is encoded; may be None for an entry that is `ready`.
             encode: computes the embedding of that image.
         """
@@ -159,5 +159,5 @@ class EmbeddingCache:
 
 
 def bytes_of(tensor: Tensor) -> bytes:
-    """The bytes of a tensor's elements as they lie in memory."""
+    """The bytes of a tensor's elements in memory order."""
     return tensor.detach().cpu().contiguous().reshape(-1).view(torch.uint8).numpy().tobytes()

@@ -1,8 +1,7 @@
 """Files of a run's state: resumable checkpoints, and the trained tensors of the best and the last epoch.
 
-``FOLDER/checkpoint.pt`` and ``checkpoint.previous.pt`` (the one before, in case the newest is damaged) hold what a run
-needs to go on; ``best.safetensors`` and ``last.safetensors`` are what training hands over. Each is written beside its
-place, synced and renamed.
+``FOLDER/checkpoint.pt`` and ``checkpoint.previous.pt`` (in case the newest is damaged) hold what a run needs to continue;
+``best.safetensors`` and ``last.safetensors`` are training's results. Each is written to a temporary file, synced and renamed.
 """
 
 from __future__ import annotations

@@ -1,8 +1,8 @@
 """Several workers on one run: each takes a slice of every batch, gradients are summed, and worker 0 alone writes.
 
-Explicit sums instead of DistributedDataParallel: the few trained parameters are one small tensor, roles switch from step to
-step, and what is summed stays visible. Losses are shares that add up (see `losses`), so sums need no division. A cell's batch
-norm counts the images of all workers, so that its statistics do not depend on how a batch is shared out.
+Sums are explicit instead of DistributedDataParallel's, as roles change from step to step and the trained parameters are few. Losses are
+shares that add up (see `losses`), so sums need no division. A cell's batch norm uses the images of all workers, so that its statistics do
+not depend on how a batch is split.
 """
 
 from __future__ import annotations
@@ -25,12 +25,12 @@ from harness.system.errors import UsageError
 
 
 class PeerGone(RuntimeError):
-    """Another worker of the run has ended, so that nothing more can be summed; why, that one or its supervisor knows."""
+    """Another worker of the run has ended, so that nothing more can be summed; its own record says why."""
 
 
 @contextlib.contextmanager
 def _with_peers() -> Iterator[None]:
-    """Distinguishes the end of a peer, as gloo and NCCL report it, from an error of this worker's own, which no peer knows of."""
+    """Raise `PeerGone` for the end of a peer, as gloo and NCCL report it; other errors pass."""
     try:
         yield
     except RuntimeError as error:
@@ -68,7 +68,7 @@ class Workers:
     def sum_gradients(self, parameters: Iterable[nn.Parameter]) -> None:
         """Replace gradients by their sums, in one message for each data type; a worker without an image adds zeros.
 
-        One that no worker has stays None: the optimiser moves a parameter with a gradient of zero on, by momentum and decay.
+        A gradient that no worker has stays None: with a gradient of zero, momentum and decay would move the parameter.
         """
         if self.size == 1:
             return
@@ -116,13 +116,12 @@ class Workers:
 
 ALONE = Workers()
 TIMEOUT = timedelta(minutes=30)
-"""How long workers wait for one another: all train and validate, the first writes, and decoding a slow disk's images is the rest."""
+"""How long workers wait for one another, such as for the first to write or to decode images from a slow disk."""
 
 
 def join(*, device: torch.device) -> Workers:
-    """Join the process group that the environment describes (RANK, WORLD_SIZE, MASTER_ADDR, MASTER_PORT, or SLURM's
-    SLURM_PROCID and SLURM_NTASKS with MASTER_*); `ALONE` where it describes none or one worker, as an allocation of several tasks
-    does in which nobody has said where they meet.
+    """Join the process group of the environment: RANK, WORLD_SIZE, MASTER_ADDR and MASTER_PORT, or SLURM_PROCID and SLURM_NTASKS with
+    MASTER_*. `ALONE` without a group, of one worker, or of SLURM tasks without MASTER_*.
 
     gloo on CPU, nccl on CUDA unless workers share a device, which nccl refuses.
 
@@ -158,8 +157,7 @@ class SharedStatistics(TorchFunctionMode):
     same layers in the same order, in backward passes too.
 
     Args:
-        counts: False for a worker that runs an image along which is not its own: it takes part, its values do not
-            count.
+        counts: False for a worker without an image of its own: it takes part with another one that does not count.
     """
 
     def __init__(self, *, counts: bool) -> None:
@@ -188,16 +186,16 @@ class SharedStatistics(TorchFunctionMode):
             return torch.batch_norm(
                 maps, weight, bias, running_mean, running_var, False, momentum, eps, torch.backends.cudnn.enabled
             )
-        places = [0, *range(2, maps.ndim)]
+        reduced = [0, *range(2, maps.ndim)]
         shape = [1, -1, *[1] * (maps.ndim - 2)]
         factor = float(self._counts)
         number = maps.new_full((1,), maps.numel() / maps.shape[1] * factor)
-        sums = _SumOverWorkers.apply(torch.cat([factor * maps.sum(places), number]))
+        sums = _SumOverWorkers.apply(torch.cat([factor * maps.sum(reduced), number]))
         count = sums[-1].detach()
         mean = sums[:-1] / count
         centred = maps - mean.view(shape)
         # Two passes instead of E[x²] − E[x]²: no cancellation.
-        variance = _SumOverWorkers.apply(factor * centred.square().sum(places)) / count
+        variance = _SumOverWorkers.apply(factor * centred.square().sum(reduced)) / count
         if running_mean is not None and running_var is not None:
             with torch.no_grad():
                 running_mean.lerp_(mean.to(running_mean.dtype), momentum)

@@ -1,9 +1,7 @@
-"""From positions in the training split to predictions: loading ahead in the background, normalising, cached
-embeddings."""
+"""From positions in the training split to predictions: loading in the background, normalisation, cached embeddings."""
 
 from __future__ import annotations
 
-import contextlib
 import time
 from collections import deque
 from collections.abc import Sequence
@@ -39,13 +37,12 @@ class Batch:
     """This worker's part of one forward pass.
 
     Args:
-        entries: what each image is in this process, by which a cache of embeddings knows it again.
+        entries: (index, flipped) of each image, by which a cache of embeddings finds it.
         images: (B, 3, S, S) uint8, mirrored; None if all embeddings are cached.
         targets: (B, S, S) uint8 class indices, mirrored.
-        share: this worker's fraction of the global batch; 0 for a worker that got no image and runs one along, so that
-            it takes part in what workers do together, without counting.
-        passes: the images of the whole update over those of this pass: the number of passes, where they are of one size.
-        prompts: what points out the objects of ``targets``; None under a protocol without prompts.
+        share: this worker's fraction of the global batch; 0 for a worker without an image, which runs another one that does not count.
+        passes: the images of the whole update by those of this pass; the number of passes where all have one size.
+        prompts: of the objects in ``targets``; None under a protocol without prompts.
     """
 
     entries: list[tuple[int, bool]]
@@ -93,7 +90,7 @@ class Feeder:
         self._device = device
         self._workers = workers
         self._embeddings = embeddings
-        # Those that put an update together wait for those that read its images, so they are apart.
+        # Two pools, as assembling an update waits for reading its images.
         self._readers = ThreadPoolExecutor(cores(), thread_name_prefix="feeder")
         self._updates = ThreadPoolExecutor(LOOKAHEAD + 1, thread_name_prefix="feeder-update")
         self._pending: deque[Future[list[Batch]]] = deque()
@@ -108,8 +105,10 @@ class Feeder:
         self._updates.shutdown(cancel_futures=True)
 
     def prepare(self, epoch: int, step: int, *, for_architecture: bool = False, other_masks: bool = False) -> None:
-        """Start loading an update, with the masks of other images where ``other_masks`` says so; see `UpdatePlan`."""
-        self._pending.append(self._updates.submit(self._load, epoch, step, for_architecture, other_masks))
+        """Start loading an update, under ``other_masks`` with the masks of other images; see `UpdatePlan`."""
+        self._pending.append(
+            self._updates.submit(self._load, epoch, step, for_architecture=for_architecture, other_masks=other_masks)
+        )
 
     def take(self) -> tuple[list[Batch], float]:
         """The update that was prepared first, on the device, and the seconds spent waiting for it."""
@@ -118,12 +117,12 @@ class Feeder:
         waited = time.monotonic() - begun
         return [self._to_device(batch) for batch in batches], waited
 
-    def autocast(self) -> contextlib.AbstractContextManager[Any]:
-        """The protocol's precision for a forward pass."""
-        return autocast(self._protocol, self._device)
-
     def predict(self, batch: Batch) -> Prediction:
-        """Logits of the batch."""
+        """Logits of the batch, in the protocol's precision."""
+        with autocast(self._protocol, self._device):
+            return self._predict(batch)
+
+    def _predict(self, batch: Batch) -> Prediction:
         given = () if batch.prompts is None else (batch.prompts,)
         if self._embeddings is None:
             assert batch.images is not None
@@ -131,7 +130,7 @@ class Feeder:
         kept = self._embed(batch, self._embeddings)
         return self._segmenter.prompted(kept, *given) if given else self._segmenter.decode(kept)
 
-    def _load(self, epoch: int, step: int, for_architecture: bool, other_masks: bool) -> list[Batch]:  # noqa: FBT001 - submitted, not called
+    def _load(self, epoch: int, step: int, *, for_architecture: bool, other_masks: bool) -> list[Batch]:
         batches = []
         passes = self._plan.update(epoch, step, for_architecture=for_architecture)
         turns_of = self._plan.turns(step, for_architecture=for_architecture)
@@ -210,7 +209,7 @@ def encoded(segmenter: Any, protocol: Protocol, image: Tensor, *, device: torch.
 
 
 def task_loss(loss: Loss, prediction: Prediction, batch: Batch, *, workers: Workers) -> Tensor:
-    """This worker's share of the loss; nothing from a worker that only runs along."""
+    """This worker's share of the loss; zero for a worker without an image of its own."""
     if not batch.share:
         return 0 * loss(prediction, batch.targets, total=lambda value: workers.total(0 * value))
     return loss(prediction, batch.targets, total=workers.total)

@@ -31,10 +31,9 @@ _FORMAT = 2  # raise it when what `ImageSource` stores changes
 class ImageSource:
     """The images of a split by position.
 
-    A cached entry is found by content: the bytes of image and mask file, the input size, and the code and options that
-    decode them. So copies of the data share entries wherever they are (a job's scratch folder included), and a
-    mended file, a switch of the protocol or a changed reader never meets a stale entry. Files are hashed once a process,
-    when first used; reading is far cheaper than decoding. Safe to use from several threads.
+    The key of a cached entry is a hash of the bytes of image and mask file, the input size, and the code and options that decode them.
+    So copies of the data share entries, and a corrected file, another option or a changed reader never gets a stale entry. Files are
+    hashed once a process, when first used. Safe to use from several threads.
 
     Args:
         benchmark: decodes the pairs.
@@ -82,7 +81,7 @@ class ImageSource:
             return self.mask_input(index)
         return self._kept(index, "native", lambda: self._decode(index).mask)
 
-    # A thread asks for image and mask of one item one after the other: it decodes, resizes and reads once for both.
+    # A thread needs image and mask of one item one after the other, so it remembers the last item.
 
     def _input(self, index: int) -> Array:
         """(4, S, S): RGB and mask."""
@@ -152,7 +151,7 @@ def _decoding_rules(benchmark: Benchmark) -> bytes:
         PIL.__version__,
         type(benchmark).__qualname__,
         repr(sorted(asdict(benchmark.options).items())),
-        repr((benchmark.task, benchmark.num_classes, benchmark.class_names)),  # one's own are all of one class, Own
+        repr((benchmark.task, benchmark.num_classes, benchmark.class_names)),  # all own data sets have one class, Own
     ]
     package = Path(inspect.getfile(Benchmark)).parent
     sources = {*package.glob("*.py"), *(package / "readers").glob("*.py")}

@@ -1,12 +1,11 @@
-"""The training loop: epochs of updates, validation, selection, checkpoints; interrupted anywhere, it ends as if it had
-not been.
+"""The training loop: epochs of updates, validation, selection, checkpoints, and exact resume.
 
-Everything random is a function of (seed, epoch, step), the learning rate of the update's index, and checkpoints are
-written between updates. So a process that is killed and restarted repeats the updates since its last checkpoint
-with the same numbers, and on CPU ends with bit-identical weights and metrics (for the same number of threads). On a GPU
-it repeats them but for rounding: attention, pooling and resizing have no deterministic backward pass there that is fast.
+Everything random is a function of (seed, epoch, step), the learning rate is one of the update's index, and checkpoints are written
+between updates. So a restarted process repeats the updates since its last checkpoint with the same numbers. On a CPU it ends with
+bit-identical weights and metrics, for the same number of threads. On a GPU results agree but for rounding: attention, pooling and
+resizing have no fast deterministic backward pass there.
 
-The host reads one pair of numbers an update, loss and gradient norm, and on a GPU while the next update is computed already.
+The host reads two numbers an update, loss and gradient norm; on a GPU it does so while the next update is being computed.
 """
 
 from __future__ import annotations
@@ -20,6 +19,7 @@ from typing import Any, Literal
 import torch
 from torch import Tensor
 
+from harness.archive.schema import update_budget
 from harness.methods.base import ARCHITECTURE, WEIGHTS, Method, Role
 from harness.methods.parts.placement import MethodError
 from harness.models.transfer import to_host
@@ -37,14 +37,14 @@ from harness.training.outcome import Assignment, Diverged, Interrupted, Progress
 from harness.training.position import Position
 
 MOST_STEPS = 1000
-"""Steps for an update of the weights; a method that takes more than this never gives them one."""
+"""Steps for one update of the weights; a method that takes more than this never updates them."""
 
 
 def planned_steps(method: Method, plan: UpdatePlan, protocol: Protocol, *, images: int) -> int:
     """Steps of the whole run.
 
-    ``budget=epochs``: those of the protocol's epochs. ``budget=updates``: as many as the weights need for the updates
-    that they would get in the protocol's epochs over all ``images`` if every step were theirs. None where nothing trains.
+    ``budget=epochs``: those of the protocol's epochs. ``budget=updates``: as many as the weights need for the updates that the
+    protocol's epochs over all ``images`` have. Zero where nothing trains.
     """
     if not method.config.trains:
         return 0
@@ -81,7 +81,7 @@ def learning_rate_factor(
 
 
 WARMUP_STEPS = 3
-"""Updates after each start that the median step time leaves out: allocators, kernels and files are still cold."""
+"""Updates after each start that the median step time excludes: allocators, kernels and files are still cold."""
 
 
 def train(given: Assignment) -> TrainingResult:
@@ -97,8 +97,6 @@ def train(given: Assignment) -> TrainingResult:
         raise UsageError(
             f"{given.workers.size} workers share batches of {protocol.batch_size} images; use fewer workers"
         )
-    if len(images) < 2 and (method.architecture_holdout() or method.architecture_masks_shuffled()):
-        raise UsageError("alpha_data=holdout and alpha_data=shuffled need two training images or more; here is one")
     kept, held_out = hold_out(len(images), method.architecture_holdout(), seed=given.seed)
     plan = UpdatePlan(
         indices=kept,
@@ -140,24 +138,19 @@ def train(given: Assignment) -> TrainingResult:
 
 @dataclass(frozen=True, kw_only=True)
 class _Pass:
-    """A pass whose numbers the host has not read yet.
-
-    Args:
-        numbers: waits for its loss and gradient norm.
-        place: where it was, for a message.
-    """
+    """A pass whose numbers the host has not read yet. ``numbers`` waits for its loss and gradient norm; ``where`` is for messages."""
 
     numbers: Callable[[], Tensor]
     roles: tuple[Role, ...]
     rates: list[float]
-    place: str
+    where: str
     waited: float
     timed: bool
 
 
 @dataclass(kw_only=True)
 class _Loop:
-    """The built parts of a run, and where it is; see `train`. ``alone``: a feeder of whole batches to one worker."""
+    """The parts of a run and its position; see `train`. ``alone``: makes a feeder of whole batches for one worker."""
 
     given: Assignment
     plan: UpdatePlan
@@ -181,26 +174,27 @@ class _Loop:
 
     def run(self) -> TrainingResult:
         self._resume()
-        if self.position.codes[-1:] != [self.given.code]:
-            self.position.codes.append(self.given.code)
-        if self.position.machines[-1:] != [self.given.machine]:
-            self.position.machines.append(self.given.machine)
+        for known, current in ((self.position.codes, self.given.code), (self.position.machines, self.given.machine)):
+            if known[-1:] != [current]:
+                known.append(current)
         self.saved_at = self.started = time.monotonic()
         if self.given.method.start_images and not self._number():
             self._start_from_data()
-        if not self.total and self.given.workers.leads:  # nothing trains, and the state that is tested is the first
+        if not self.total and self.given.workers.leads:  # nothing trains: the first state is tested
             self.states.save_candidate(self.given.method.state(), epoch=0)
         with self.feeder:
             while not self._over():
                 self._train_epoch()
                 self._finish_epoch()
                 if not self._over():
-                    self._stop_if_asked()
+                    self._stop_if_requested()
         return self._result()
 
     def _start_from_data(self) -> None:
-        """Let the method see the run's first batches, or all of its first epoch where that has fewer images. The first worker does it
-        for all, so that they start alike; a run that goes on has what came of it in its state."""
+        """Let the method see the run's first batches, or all of its first epoch where that has fewer images.
+
+        The first worker does it for all, so that they start alike. A resumed run has the result in its state.
+        """
         method, plan, workers = self.given.method, self.plan, self.given.workers
         wanted = -(-method.start_images // (plan.batch_size * plan.accumulate))
         steps = min(wanted, plan.updates_per_epoch)
@@ -209,7 +203,7 @@ class _Loop:
             for step in range(steps):
                 feeder.prepare(0, step)
                 for batch in feeder.take()[0]:
-                    with torch.no_grad(), feeder.autocast():
+                    with torch.no_grad():
                         feeder.predict(batch)
                     yield
 
@@ -232,9 +226,9 @@ class _Loop:
             for roles in self._passes(position.epoch, position.step):
                 batches, waited = self.feeder.take()
                 made = self._update(roles, batches, waited)
-                self._settle()  # the one before
+                self._settle()  # the pass before this one
                 self.pending = made
-                if self.given.device.type == "cpu" or self.scaler.is_enabled():  # fp16's scaler asks each time anyway
+                if self.given.device.type == "cpu" or self.scaler.is_enabled():  # fp16's scaler waits each time
                     self._settle()
             self.given.method.after_update(epoch=position.epoch, step=position.step, total=self.total)
             for optimiser in self.optimisers.values():
@@ -242,13 +236,13 @@ class _Loop:
             position.step += 1
             self.cold = max(0, self.cold - 1)
             self._report("step", loss=self.loss_read)
-            self._stop_if_asked()
+            self._stop_if_requested()
             if time.monotonic() - self.saved_at >= 60 * self.given.protocol.checkpoint_minutes:
                 self._save()
         self._settle()
 
     def _settle(self) -> None:
-        """Read the numbers of the pass before and count it. Raises Diverged: they are not finite."""
+        """Read the numbers of the pending pass and count it. Raises Diverged: they are not finite."""
         if self.pending is None:
             return
         done, self.pending = self.pending, None
@@ -258,11 +252,11 @@ class _Loop:
         if not math.isfinite(self.loss_read) or not (half or math.isfinite(norm)):
             what = "gradient" if math.isfinite(self.loss_read) else "loss"
             rate = ", ".join(f"{value:g}" for value in done.rates)
-            raise Diverged(f"the {what} is not finite in {done.place} at lr {rate}; try a lower lr, or precision=fp32")
+            raise Diverged(f"the {what} is not finite in {done.where} at lr {rate}; try a lower lr, or precision=fp32")
         made = not half or math.isfinite(norm)
         if not made and self.scaler.get_scale() < 1:
             raise Diverged(
-                f"the gradient is not finite at any scale of fp16, up to {done.place}; try precision=bf16 or fp32"
+                f"the gradient is not finite at any scale of fp16, up to {done.where}; try precision=bf16 or fp32"
             )
         if made and ARCHITECTURE in done.roles:
             position.alpha_lr_sum += done.rates[done.roles.index(ARCHITECTURE)]
@@ -279,15 +273,16 @@ class _Loop:
         self.mark = now
 
     def _over(self) -> bool:
-        """Whether training is over; a run that stopped after its last update still has that epoch to validate."""
+        """Whether training is over. A run that stopped after its last update still has to validate that epoch."""
         done = self._number() >= self.total and not self.position.step
         return done or self.position.out_of_patience(self.given.protocol.patience)
 
-    def _stop_if_asked(self) -> None:
+    def _stop_if_requested(self) -> None:
         if self.given.workers.any(self.given.stop.requested):
             self._save()
-            where = f"epoch {self.position.epoch + 1} after step {self.position.step}"
-            raise Interrupted(f"stopped in {where}; repeat the command to continue")
+            raise Interrupted(
+                f"stopped in epoch {self.position.epoch + 1} after step {self.position.step}; repeat the command to continue"
+            )
 
     def _passes(self, epoch: int, step: int) -> tuple[tuple[Role, ...], ...]:
         passes = self.given.method.passes_at(epoch=epoch, step=step)
@@ -296,7 +291,7 @@ class _Loop:
         return passes
 
     def _steps_in(self, epoch: int) -> int:
-        """Steps of an epoch; the last one may end early, see `harness.training.loop`."""
+        """Steps of an epoch; the last one may end early."""
         return min(self.plan.updates_per_epoch, self.total - epoch * self.plan.updates_per_epoch)
 
     @property
@@ -304,7 +299,7 @@ class _Loop:
         return -(-self.total // self.plan.updates_per_epoch)
 
     def _prepare_ahead(self) -> None:
-        """Have the images of this update and the next ones loaded in the background, those of the next epoch too."""
+        """Load the images of this update and of the next ones in the background, across the end of an epoch too."""
         number = self._number()
         last = min(number + LOOKAHEAD, self.total - 1)
         for ahead in range(max(number, self.prepared), last + 1):
@@ -323,62 +318,54 @@ class _Loop:
         return self.position.epoch * self.plan.updates_per_epoch + self.position.step
 
     def _update(self, roles: tuple[Role, ...], batches: list[Any], waited: float) -> _Pass:
-        """One optimiser step of the given roles, for which ``waited`` seconds were waited for images."""
-        position = self.position
+        """One optimiser step of the given roles, which waited ``waited`` seconds for its images."""
+        position, rules = self.position, self.given.protocol
         self._seed_noise(roles)
-        factor = self._learning_rate_factor()
+        factor = learning_rate_factor(self._number(), total=self.total, kind=rules.schedule, warmup=rules.warmup)
         active = [self.optimisers[role] for role in roles]
         rates = [set_learning_rate(optimiser, factor) for optimiser in active]
         if roles != (ARCHITECTURE,):
             position.lr = rates[0]
-        for optimiser in active:  # of an earlier pass of this step, or of one that was interrupted
+        for optimiser in active:  # gradients of an earlier pass of this step, or of an interrupted one
             optimiser.zero_grad(set_to_none=True)
         parameters = [parameter for optimiser in active for parameter in parameters_of(optimiser)]
         shares = torch.zeros((), device=self.given.device)
         for batch in batches:
             with self.given.workers.shared_statistics(counts=batch.share > 0):
-                with self.feeder.autocast():
-                    prediction = self.feeder.predict(batch)
+                prediction = self.feeder.predict(batch)
                 loss = task_loss(self.loss, prediction, batch, workers=self.given.workers)
                 extra = self.given.method.auxiliary_loss()
                 if extra is not None:
                     loss = loss + batch.share * extra
                 loss = loss / batch.passes
-                # Only the active roles' gradients are computed; autograd leaves out what leads to no other input.
+                # Only the gradients of active roles are computed; autograd skips what leads to no other input.
                 self.scaler.scale(loss).backward(inputs=parameters)
             shares += loss.detach()
         self.given.workers.sum_gradients(parameters)
         total = self.given.workers.total(shares)
         norm = shares
-        # A GPU is not waited for: where its loss is not finite this update is the run's last, and is kept nowhere.
-        # `Method.after_update` looks at the gradients.
+        # A GPU is not waited for: if its loss is not finite, this update is the run's last and is saved nowhere.
+        # `Method.after_update` reads the gradients, so they are kept.
         if self.given.device.type != "cpu" or math.isfinite(float(total)):
-            norm = update(active, clip=self.given.protocol.clip, scaler=self.scaler, keeps_gradients=True)
+            norm = update(active, clip=rules.clip, scaler=self.scaler, keeps_gradients=True)
         return _Pass(
             numbers=to_host(torch.stack([total.double(), norm.to(total.device).double()])),
             roles=roles,
             rates=rates,
-            place=f"epoch {position.epoch + 1}, step {position.step + 1}",
+            where=f"epoch {position.epoch + 1}, step {position.step + 1}",
             waited=waited,
             timed=not self.cold,
         )
-
-    def _learning_rate_factor(self) -> float:
-        kind, warmup = self.given.protocol.schedule, self.given.protocol.warmup
-        return learning_rate_factor(self._number(), total=self.total, kind=kind, warmup=warmup)
 
     def _seed_noise(self, roles: tuple[Role, ...]) -> None:
         """Seed this step's noise by its position: the method's own, and torch's, which plug-ins may use."""
         key: tuple[int | str, ...] = (self.plan.seed, self.position.epoch, self.position.step, self.given.workers.rank)
         if len(self._passes(self.position.epoch, self.position.step)) > 1 and roles == (ARCHITECTURE,):
             key = (*key, ARCHITECTURE)
-        self._seed(*key)
-
-    def _seed(self, *key: int | str) -> None:
         self.given.method.generator.manual_seed(draw_number("method", *key))
         number = draw_number("torch", *key)
         torch.default_generator.manual_seed(number)
-        # Where no GPU is used, torch.manual_seed would remember for each step, with its traceback, to seed those there are.
+        # Without a GPU in use, torch.manual_seed would store a traceback each step, to seed GPUs later.
         if self.given.device.type != "cpu":
             torch.manual_seed(number)
 
@@ -402,8 +389,10 @@ class _Loop:
         self._save()
 
     def _selects(self, epoch: int) -> bool:
-        """Whether validation follows this epoch (1-based): every ``select_every`` epochs of the protocol. A method that needs more
-        epochs for as many updates of its weights is validated as often, so that none chooses among more."""
+        """Whether validation follows this epoch (1-based): every ``select_every`` epochs of the protocol.
+
+        A method that needs more epochs for as many updates of its weights is validated as often, so that none chooses among more.
+        """
         planned, every = self.given.protocol.epochs, self.given.protocol.select_every * self._epochs
         return epoch * planned // every > (epoch - 1) * planned // every or epoch == self._epochs
 
@@ -429,7 +418,7 @@ class _Loop:
                 "scaler": self.scaler.state_dict(),
             }
         )
-        # The checkpoint before this one may be needed too, with the best state that it counts on.
+        # The previous checkpoint may be needed too, with the best state that it refers to.
         self.states.drop_candidates(keep={self.saved_best, self.position.best_epoch})
         self.saved_best = self.position.best_epoch
         self._report("checkpoint")
@@ -455,20 +444,20 @@ class _Loop:
         self._report("note", text=f"continues in epoch {self.position.epoch + 1} after step {self.position.step}")
         self.position.codes = self.position.codes or ["unknown"]
         if self.position.codes[-1] != self.given.code:
-            self._report(
-                "note", text="other code, in parts that make numbers, wrote the checkpoint: the record will say so"
-            )
+            self._report("note", text="other code wrote the checkpoint: the record will say so")
         if self.position.machines[-1:] not in ([], [self.given.machine]):
             self._report(
                 "note", text=f"the checkpoint was written on {self.position.machines[-1]}: the record will say so"
             )
         if self.given.device.type == "cpu" and self.position.threads not in (0, torch.get_num_threads()):
-            threads = f"{self.position.threads} threads as before, not the {torch.get_num_threads()} of this start"
             torch.set_num_threads(self.position.threads)
-            self._report("note", text=f"{threads}: sums in another order would differ in the last digits")
+            self._report(
+                "note", text=f"uses {self.position.threads} threads as the checkpoint did, so sums round alike"
+            )
 
     def _result(self) -> TrainingResult:
         position = self.position
+        operations = max(map(len, self.given.method.architecture().values()), default=0)  # that a cell mixes
         if self.given.workers.leads:
             self.states.finish(self.given.method.state(), epoch=position.epoch, best_epoch=position.best_epoch)
         return TrainingResult(
@@ -478,14 +467,10 @@ class _Loop:
             best_state=self.states.best,
             last_state=self.states.last,
             cost=position.cost(),
-            budget=position.budget(operations=self._operations()),
+            budget=update_budget(position.history, alpha_lr_sum=position.alpha_lr_sum, operations=operations),
             earlier_codes=position.codes[:-1],
             earlier_machines=position.machines[:-1],
         )
-
-    def _operations(self) -> int:
-        """How many operations a cell mixes, 0 where there is no architecture."""
-        return max((len(shares) for shares in self.given.method.architecture().values()), default=0)
 
     def _report(
         self,

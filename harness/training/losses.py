@@ -1,9 +1,8 @@
 """Losses on full-resolution masks: structure loss, class-balanced BCE, cross entropy, and the choice by the protocol.
 
-Every loss returns this worker's *share* of the loss of the global batch: shares add up over workers, so that N workers
-and one worker with the same images train alike, but for Conv-LoRA: its gate's noise is drawn by each worker, and its balance
-loss is of each worker's own images. Whatever divides a loss (number of images, of pixels, of masks) is
-therefore summed over workers by ``total``. Targets are (B, S, S) uint8 class indices; 255 is ignored: such pixels carry
+Every loss returns this worker's *share* of the loss of the global batch. Shares add up over workers, so that N workers train as one with
+the same images. Conv-LoRA is the exception: its gate's noise and its balance loss are each worker's own. Divisors of a loss (numbers of
+images, pixels, masks) are summed over workers by ``total``. Targets are (B, S, S) uint8 class indices; 255 is ignored: such pixels carry
 no weight in any term.
 
 The multi-class loss: each image's class regions are matched to mask tokens, then classes, masks and dice are
@@ -75,10 +74,9 @@ class Mask2FormerLoss(Loss):
     one to its K mask tokens at the least cost of the same three terms, which may weigh otherwise there, the class term
     being −p(class). Unmatched tokens learn the class "no object".
 
-    Deviations, both ours: no random points are drawn (the papers score 12,544 points to save memory; here every pixel
-        of the matched masks
-    counts, at the input's resolution), and matching works at the decoder's own resolution on area-averaged regions.
-    With fewer tokens than regions, the regions that fit best are learnt and the others are not.
+    Deviations, both ours: every pixel of the matched masks counts, at the input's resolution (the papers score 12,544 random points to
+    save memory), and matching uses area-averaged regions at the decoder's own resolution. With fewer tokens than regions, only the
+    regions that fit best are learnt.
 
     Args:
         num_classes: C, background included.
@@ -134,12 +132,12 @@ class Mask2FormerLoss(Loss):
             tokens_at.append(tokens)
             labels_at[image, tokens] = torch.tensor([labels[at] for at in regions], dtype=torch.long)
             chosen += [region[image][at] for at in regions]
-        # One way up for all that matching found, and from here on the host asks for nothing any more.
+        # One transfer for all that matching found; from here on the host waits for nothing.
         moved = to_device(
             torch.cat([labels_at.flatten(), torch.tensor([at for each in tokens_at for at in each], dtype=torch.long)]),
             device,
         )
-        labels_on, places = moved[: labels_at.numel()].view_as(labels_at), moved[labels_at.numel() :]
+        labels_on, chosen_tokens = moved[: labels_at.numel()].view_as(labels_at), moved[labels_at.numel() :]
         weight = torch.ones(self.num_classes + 1, device=device)
         weight[-1:].fill_(self.no_object_weight)  # an assignment would copy the number from the host
         entropy = F.cross_entropy(classes.flatten(0, 1), labels_on.flatten(), weight=weight, reduction="sum")
@@ -151,7 +149,7 @@ class Mask2FormerLoss(Loss):
         counts = list(map(len, tokens_at))
         masks = [
             prediction.masks[image].index_select(0, at)
-            for image, at in enumerate(places.split(counts))
+            for image, at in enumerate(chosen_tokens.split(counts))
             if counts[image]
         ]
         mask = torch.stack(chosen).float()
@@ -228,7 +226,7 @@ def boundary_weight(mask: Tensor, *, side: int = 31, strength: float = 5.0) -> T
 
 
 def _averaged(mask: Tensor, side: int) -> Tensor:
-    """(B, S, S) averaged along its columns. Its rows are pixels with S channels, which lie side by side: CPUs add many at once."""
+    """(B, S, S) averaged along its columns. Its rows are pixels with S channels, which are contiguous: CPUs add many at once."""
     rows = mask.contiguous().unsqueeze(2).permute(0, 3, 1, 2)
     return F.avg_pool2d(rows, (side, 1), stride=1, padding=(side // 2, 0)).permute(0, 2, 3, 1).squeeze(2)
 
@@ -333,19 +331,14 @@ def build_loss(protocol: Protocol, *, task: Task, num_classes: int) -> Loss:
     Raises:
         UsageError: the loss does not fit the task.
     """
-    name, by_class = protocol.loss, protocol.decoder in ("linear", "mask-transformer", *LABELLING)
     by_query = protocol.decoder == "mask2former"
-    if name == "auto" and by_query:
-        name = "mask2former"
-    elif name == "auto":
-        name = "cross-entropy" if by_class else "structure" if task == "binary" else "mask2former"
-    fitting = ["structure", "balanced-bce", "cross-entropy"]
-    if task == "multiclass":
-        fitting = ["cross-entropy"] if by_class else ["mask2former"]
-    if task == "classification":
-        fitting = ["cross-entropy"]
-    if by_query:
+    by_class = protocol.decoder in ("linear", "mask-transformer", *LABELLING)
+    if by_query or (task == "multiclass" and not by_class):
         fitting = ["mask2former"]
+    else:
+        fitting = ["structure", "balanced-bce", "cross-entropy"] if task == "binary" else ["cross-entropy"]
+    usual = "cross-entropy" if by_class else fitting[0]
+    name = usual if protocol.loss == "auto" else protocol.loss
     if name not in fitting:
         under = f" under decoder={protocol.decoder}" if protocol.decoder != "sam" else ""
         raise UsageError(

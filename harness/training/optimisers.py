@@ -75,7 +75,7 @@ def update(
     scaler: torch.amp.GradScaler,
     keeps_gradients: bool = False,
 ) -> Tensor:
-    """One step of the given optimisers from the gradients that are there; these are freed, unless somebody still looks at them.
+    """One step of the given optimisers from the current gradients, which are freed unless ``keeps_gradients``.
 
     Args:
         clip: largest norm over all their gradients together, 0 for none.

@@ -1,4 +1,4 @@
-"""What goes into training besides its parts, and what comes out: selection, progress, stopping, errors, the result."""
+"""Inputs and outputs of training: selection, progress, stopping, errors, the result."""
 
 from __future__ import annotations
 
@@ -21,7 +21,7 @@ from harness.training.distributed import ALONE, Workers
 
 
 class Diverged(RuntimeError):
-    """The loss or a gradient is no longer finite."""
+    """The loss or a gradient is not finite."""
 
     code: ClassVar[Code] = "DIVERGED"
 
@@ -109,8 +109,8 @@ class TrainingResult:
             ``step_time_architecture_s`` by role), ``data_wait_s`` (median), ``peak_memory_bytes``, ``train_time_s`` (updates),
             ``wall_time_s`` (with validation), ``steps`` (updates).
         budget: see `harness.archive.schema.Record`.
-        earlier_codes: of a run that other code (`Assignment.code`) began, in the order in which it met them.
-        earlier_machines: likewise, where another machine or torch began it.
+        earlier_codes: `Assignment.code` of earlier starts with other code, in order.
+        earlier_machines: likewise `Assignment.machine`.
     """
 
     history: list[dict[str, Any]]
@@ -126,7 +126,7 @@ class TrainingResult:
 
 @dataclass(frozen=True, kw_only=True)
 class Assignment:
-    """What is trained, on what, by which rules, and who gets reports.
+    """What is trained, on which images, and by which rules.
 
     Args:
         segmenter: on ``device``, with ``method`` attached: images (B, 3, S, S) to low-resolution logits.
@@ -135,15 +135,15 @@ class Assignment:
         seed: of batch order, flips and the method's noise.
         folder: the run's state folder; only worker 0 writes there.
         identity: the run's key.
-        data: the fingerprint of its files, empty where none is known: a run whose files changed starts over.
-        code: what code makes its numbers: a checkpoint that other code wrote is continued, and the result says so.
-        machine: on what it runs, such as ``NVIDIA H100, torch 2.6.0``; on another one a run goes on, too, and the result says so.
-        validate: scores the segmenter on validation; called on every worker in evaluation mode without gradient, and what it returns on
-            the first one counts.
+        data: the fingerprint of its files, empty if unknown: a run whose files changed starts over.
+        code: fingerprint of the code; a checkpoint of other code is continued, and the result says so.
+        machine: such as ``NVIDIA H100, torch 2.6.0``; a checkpoint of another one is continued, and the result says so.
+        validate: scores the segmenter on validation; called on every worker in evaluation mode without gradient. The first worker's scores
+            count.
         selection: which of these scores chooses the best epoch.
         workers: of this run, each with its own process; a batch of the protocol is shared out among them.
-        embeddings: where a frozen encoder's embeddings go; None to compute them every time.
-        stop: asks for an early, resumable end.
+        embeddings: cache of a frozen encoder's embeddings; None to compute them every time.
+        stop: requests an early, resumable end.
         report: called with every step.
     """
 

@@ -1,12 +1,10 @@
-"""Where a run is in its epochs and what it has gathered on the way: all of a checkpoint that is not a tensor."""
+"""A run's position in its epochs, and what it has recorded so far: all of a checkpoint that is not a tensor."""
 
 from __future__ import annotations
 
 import statistics
 from dataclasses import dataclass, field, replace
 from typing import Any
-
-from harness.archive.schema import update_budget
 
 
 @dataclass(kw_only=True)
@@ -25,7 +23,7 @@ class Position:
         train_seconds, wall_seconds: in updates, and in all.
         peak: bytes at the highest point of training.
         threads: of the process that wrote the checkpoint.
-        codes, machines: what code the run met so far (`Assignment.code`), and what machines, each time that it changed.
+        codes, machines: of all starts of the run so far (`Assignment.code`, `Assignment.machine`), one entry for each change.
     """
 
     epoch: int = 0
@@ -60,7 +58,7 @@ class Position:
             self.waits.append(waited)
 
     def out_of_patience(self, patience: int) -> bool:
-        """Whether the latest ``patience`` validations were none better than the best before them; never for 0."""
+        """Whether none of the latest ``patience`` validations was better than the best before them; never for 0."""
         since = sum(bool(entry["val"]) for entry in self.history if entry["epoch"] > self.best_epoch)
         return 0 < patience <= since
 
@@ -102,10 +100,6 @@ class Position:
         if len(self.step_times) > 1:
             cost |= {f"step_time_{role}_s": _median(times) for role, times in self.step_times.items()}
         return cost
-
-    def budget(self, *, operations: int) -> dict[str, float]:
-        """See `harness.archive.schema.Record.budget`."""
-        return update_budget(self.history, alpha_lr_sum=self.alpha_lr_sum, operations=operations)
 
 
 def _median(values: list[float]) -> float:

@@ -22,7 +22,7 @@ from harness.training.batches import draw_number
 from harness.training.losses import IGNORE
 
 MOST_OBJECTS = 16
-"""The largest objects of an image that are pointed out; specks beyond would each cost a pass of the decoder."""
+"""Only so many of an image's largest objects get a prompt, as each costs a pass of the decoder."""
 
 Coordinates = NDArray[np.float32]
 """Of an image's objects: boxes (n, 4) as left, top, right, bottom, or points (n, k, 2) as x, y; in pixels of the input, whose
@@ -34,14 +34,14 @@ def prompts_of(mask: NDArray[np.uint8], rules: Protocol, *key: int | str, traini
 
     Args:
         mask: (S, S) class index, 255 = ignore.
-        key: what draws depend on: the seed and the image, in training the epoch too.
+        key: what random numbers depend on: the seed and the image, in training the epoch too.
         training: whether boxes are moved (``rules.prompt_jitter``).
     """
     parts, count = ndimage.label((mask != 0) & (mask != IGNORE), structure=np.ones((3, 3)))
     sizes = np.bincount(parts.ravel(), minlength=count + 1)[1:]
     largest = np.argsort(-sizes, kind="stable")[:MOST_OBJECTS]
 
-    def draw(*which: int) -> float:
+    def uniform(*which: int) -> float:
         """Uniform in [0, 1)."""
         return draw_number("prompt", *key, *which) / 2**64
 
@@ -49,13 +49,13 @@ def prompts_of(mask: NDArray[np.uint8], rules: Protocol, *key: int | str, traini
     for number, index in enumerate(largest):
         rows, columns = np.nonzero(parts == index + 1)
         if rules.prompt == "points":
-            chosen = [int(draw(number, point) * len(rows)) for point in range(rules.prompt_points)]
+            chosen = [int(uniform(number, point) * len(rows)) for point in range(rules.prompt_points)]
             prompts.append(np.stack([columns[chosen], rows[chosen]], axis=1))
             continue
         box = np.array([columns.min(), rows.min(), columns.max(), rows.max()], dtype=np.float64)
         if training and rules.prompt_jitter:
             sides = np.tile(box[2:] - box[:2] + 1, 2)
-            moved = [2 * draw(number, edge) - 1 for edge in range(4)]
+            moved = [2 * uniform(number, edge) - 1 for edge in range(4)]
             box = np.clip(box + rules.prompt_jitter * sides * moved, 0, np.tile(mask.shape[::-1], 2) - 1)
         prompts.append(box)
     shape = (0, 4) if rules.prompt == "box" else (0, rules.prompt_points, 2)

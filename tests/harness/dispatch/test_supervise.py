@@ -399,7 +399,7 @@ def test_the_lines_of_a_run_hold_its_epochs_as_its_record_does(tmp_path: Path) -
 
     rules = {"image_size": 64, "epochs": 2, "train_limit": 4, "val_limit": 2, "test_limit": 2, "select_every": 2}
     logged: list[str] = []
-    job = job_of(tmp_path, "decoder", **rules, cache_images=False)
+    job = job_of(tmp_path, "decoder", **rules)
     record = run_experiment(job, progress=lambda content: logged.append(log_line(content)))
     lines = [
         match
