@@ -141,15 +141,12 @@ def plan_trials(request: Request, tuning: Tuning, **how: Any) -> tuple[Plan, lis
 
 def _check_one_direction(benchmarks: Sequence[str]) -> None:
     """Refuse to choose once for benchmarks of which some select by a metric that is better higher and some by one better lower."""
-    by_direction: dict[bool, str] = {}
-    for name in benchmarks:
-        by_direction.setdefault(higher_is_better(BENCHMARKS.get(name).selection_metric), name)
+    metrics = {name: BENCHMARKS.get(name).selection_metric for name in benchmarks}
+    by_direction = {higher_is_better(metric): f"{metric} of {name}" for name, metric in metrics.items()}
     if len(by_direction) > 1:
-        high, low = (
-            f"{BENCHMARKS.get(by_direction[way]).selection_metric} of {by_direction[way]}" for way in (True, False)
-        )
         raise UsageError(
-            f"--tune-on: {high} is better higher and {low} lower, so their mean chooses nothing; name benchmarks of one kind"
+            f"--tune-on: {by_direction[True]} is better higher and {by_direction[False]} lower, so their mean chooses nothing; name "
+            "benchmarks of one kind"
         )
 
 
