@@ -1,7 +1,7 @@
-"""Names to classes, lazily: built in, declared by installed packages as entry points, or brought by ``--plugin``.
+"""Names to classes, loaded lazily: built in, declared by installed packages as entry points, or from a file of ``--plugin``.
 
-Listing names imports nothing. A plug-in file calls nothing here: it defines subclasses of `harness.methods.base.Method` or
-`harness.datasets.base.Benchmark` with a ``name``, and they are found by that.
+Listing names imports nothing. A plug-in file defines subclasses of `harness.methods.base.Method` or `harness.datasets.base.Benchmark`
+with a ``name``; it calls nothing here.
 """
 
 from __future__ import annotations
@@ -144,7 +144,7 @@ class Registry:
         return isinstance(candidate, type) and issubclass(candidate, base)
 
     def refusal(self, name: str, loaded: type) -> str:
-        """Why a plug-in's class may not join, empty where it may: its name is taken, or it cannot be used."""
+        """Why a plug-in's class cannot be registered, empty where it can: its name is taken, or it is unusable."""
         name = canonical_spelling(name)
         earlier = self._loaded.get(name)
         if self.is_fixed(name) or (earlier is not None and earlier.__module__ != loaded.__module__):
@@ -157,12 +157,12 @@ class Registry:
         return name in self._entries or name in self._aliases
 
     def add(self, name: str, loaded: type) -> None:
-        """Register a plug-in's class that nothing refuses."""
+        """Register a plug-in's class; check `refusal` first."""
         self._loaded[canonical_spelling(name)] = loaded
 
 
 def config_fault(method: Any) -> str:
-    """Why the ``config_class`` of a method gives no options and no count, empty where it does."""
+    """Why the ``config_class`` of a method cannot give options and a count of parameters, empty where it can."""
     from harness.methods.configs import MethodConfig
 
     config = getattr(method, "config_class", None)
@@ -199,7 +199,7 @@ BENCHMARKS = Registry("benchmark", builtin=SEGMENTED, group=BENCHMARK_GROUP, bas
 
 
 def dataset_name(name: str) -> str:
-    """The canonical name of a benchmark, or of a data set of one's own. Raises UsageError: none that files can be called by."""
+    """The canonical name of a benchmark, or of a user's data set. Raises UsageError: no file could be named after it."""
     from harness.system.files import checked_name
 
     if "/" in name or name in (".", ".."):
@@ -217,14 +217,14 @@ def dataset_name(name: str) -> str:
 
 
 def add_own(name: str, classes: Sequence[str], *, labels: bool = False) -> None:
-    """Make a data set of one's own known as a benchmark, in this process; see `harness.datasets.own`."""
+    """Register a user's data set as a benchmark in this process (`harness.datasets.own`)."""
     from harness.datasets.own import OwnBenchmark, OwnLabels, own_benchmark
 
     BENCHMARKS.add(name, own_benchmark(name, classes, OwnLabels if labels else OwnBenchmark))
 
 
 def add_own_of(name: str, rules: Mapping[str, Any]) -> None:
-    """As `add_own`, from the rules of a run, for whoever has nothing but the run; other benchmarks are left alone.
+    """As `add_own`, by the rules of a run; nothing is done for other benchmarks.
 
     Raises:
         UsageError: the run's benchmark is one of the harness's.
@@ -238,14 +238,14 @@ def add_own_of(name: str, rules: Mapping[str, Any]) -> None:
 
 
 def is_own(name: str) -> bool:
-    """Whether a known benchmark is a data set of one's own."""
+    """Whether a known benchmark is a user's data set."""
     from harness.datasets.own import OwnBenchmark
 
     return not BENCHMARKS.is_fixed(name) and issubclass(BENCHMARKS.get(name), OwnBenchmark)
 
 
 def method_config_class(name: str) -> Any:
-    """The configuration dataclass of a method, without importing torch where the method is built in."""
+    """The configuration dataclass of a method; torch is not imported for a built-in method."""
     name = METHODS.resolve(name)
     return _builtin_config(name) if name in {**methods.BUILTIN, **methods.TUNERS} else METHODS.get(name).config_class
 
@@ -259,8 +259,7 @@ def method_config(name: str, values: Mapping[str, Any]) -> Any:
     """The configuration of a method from field values; strings become the fields' types.
 
     Raises:
-        UsageError: unknown method or field, wrong type, a placement that the method has not, or a plug-in's configuration
-            that fails in its own way.
+        UsageError: unknown method or field, wrong type, a placement that the method lacks, or a plug-in's configuration that fails.
         MethodError: a value that the method refuses.
     """
     from harness.check import from_mapping
@@ -287,8 +286,8 @@ def method_config(name: str, values: Mapping[str, Any]) -> Any:
 
 
 def groups_by_rule(benchmark: str, stems: Iterable[str]) -> dict[str, str]:
-    """stem -> group by the benchmark's own rule (`harness.datasets.base.Benchmark.group`), for records that are older than groups;
-    empty where each image stands alone, the benchmark is not known here or does not know the stems."""
+    """stem -> group by the benchmark's own rule (`harness.datasets.base.Benchmark.group`), for older records without groups. Empty where
+    each image is independent, or the benchmark or its stems are not known here."""
     from harness.datasets.base import Pair  # imports numpy, which listing names need not wait for
 
     try:
@@ -300,7 +299,7 @@ def groups_by_rule(benchmark: str, stems: Iterable[str]) -> dict[str, str]:
 
 
 def title_of(benchmark: str) -> str:
-    """What tables call a benchmark; empty where it is not known here."""
+    """The title of a benchmark in tables; empty where it is not known here."""
     return str(getattr(BENCHMARKS.get(benchmark), "title", "")) if benchmark in BENCHMARKS.names() else ""
 
 
@@ -320,22 +319,22 @@ def _made(config_class: Any, values: str) -> Any:
 
 
 def label_note(name: str, values: Mapping[str, Any]) -> str:
-    """What a table must say after a method's name."""
+    """The note after a method's name in tables."""
     return _of_config(name, values, lambda config: str(config.label_note), otherwise="")
 
 
 def never_reached(name: str, values: Mapping[str, Any], *, epochs: int) -> str:
-    """The phase of a method that a run of so many epochs never reaches."""
+    """A note on the phase of a method that a run of so many epochs never reaches."""
     return _of_config(name, values, lambda config: str(config.never_reached(epochs)), otherwise="")
 
 
 def operation_names(name: str, values: Mapping[str, Any]) -> tuple[str, ...]:
-    """What the shares of softmax(α) in a record stand for."""
+    """The operations of the shares of softmax(α) in a record."""
     return _of_config(name, values, lambda config: tuple(map(str, config.mixed_operations)), otherwise=())
 
 
 def load_plugins(paths: Iterable[str | Path]) -> tuple[list[Path], list[str]]:
-    """Load plug-in files; a broken one stops no other. Returns those loaded, and a line for each that is not."""
+    """Load plug-in files; returns those that were loaded, and a line for each broken one."""
     loaded, reasons = [], []
     for path in map(Path, paths):
         try:
@@ -351,13 +350,13 @@ def load_plugin(path: Path) -> list[str]:
     """Import a plug-in file and register every method and benchmark it defines; returns their names.
 
     Raises:
-        UsageError: the file is missing, fails on import, defines neither, takes a name that exists, or brings a method
-            whose configuration cannot be used; nothing of it is registered then.
+        UsageError: the file is missing, fails on import, defines neither, uses a name that exists, or has a method with an unusable
+            configuration. Nothing of the file is registered then.
     """
     if not path.is_file():
         raise UsageError(f"--plugin {path}: no such file")
-    # Dataclasses and type hints look their module up by name. The hash keeps two files of one name apart and lets a
-    # worker load the copy that a sweep has frozen.
+    # Dataclasses and type hints look up their module by name. The hash distinguishes two files of one name, and is the same for
+    # the copy that a sweep has frozen.
     name = f"harness_plugin_{path.stem}_{hashlib.sha256(path.read_bytes()).hexdigest()[:8]}"
     spec = importlib.util.spec_from_file_location(name, path)
     if spec is None or spec.loader is None:

@@ -182,8 +182,13 @@ def main(argv: list[str] | None = None) -> int:
     arguments = parser().parse_args(argv)
     arguments.command = shlex.join([*program("run").split(), *(sys.argv[1:] if argv is None else argv)])
     if arguments.study == "list":
+        from harness.studies import load_study, study_names
+
         require_effect(arguments, "methods", "datasets", "set", "plan", without="with --study list")
-        return list_studies(as_json=arguments.json)
+        studies = [{"study": name, "title": load_study(name).title} for name in study_names()]
+        lines = ["{study:14}  {title}".format(**study) for study in studies]
+        print(json.dumps(studies, indent=1) if arguments.json else "\n".join(lines))
+        return 0
     settings = load_settings()
     _check(arguments, settings)
     arguments.plugin, left_out = load_plugins(plugins_of(arguments))
@@ -404,14 +409,6 @@ def _missing(lines: Sequence[str]) -> str:
     for line in lines:
         say(f"missing: {line}")
     return f"{len(lines)} things are missing, so nothing was started; {needs}"
-
-
-def list_studies(*, as_json: bool) -> int:
-    from harness.studies import load_study, study_names
-
-    studies = [{"study": name, "title": load_study(name).title} for name in study_names()]
-    print(json.dumps(studies, indent=1) if as_json else "\n".join("{study:14}  {title}".format(**s) for s in studies))
-    return 0
 
 
 if __name__ == "__main__":

@@ -1,6 +1,6 @@
-"""Settings: one TOML file, and the variables ``SAM_PEFT_…`` above it. Plain data: nothing in it is executed, and no key is guessed.
+"""Settings: one TOML file, and variables ``SAM_PEFT_…`` that override it. They are plain data: nothing in them is executed.
 
-The file is the one that ``SAM_PEFT_SETTINGS`` names, else ``harness.toml`` of the working folder, else the user's own.
+The file is that of ``SAM_PEFT_SETTINGS``, else ``harness.toml`` of the working folder, else the user's own.
 """
 
 from __future__ import annotations
@@ -19,7 +19,7 @@ from harness.system.files import bounded_text
 
 PREFIX = "SAM_PEFT_"
 FILE = f"{PREFIX}SETTINGS"
-"""Names the file to read; ``none`` leaves out files and variables."""
+"""The variable that names the file; ``none`` ignores files and variables."""
 HERE = Path("harness.toml")
 MOST_BYTES = 100_000
 CACHE_GIB = 64.0
@@ -27,16 +27,16 @@ CACHE_GIB = 64.0
 
 @dataclass(frozen=True, kw_only=True)
 class Settings:
-    """All settings; a field is empty where nothing is set. Paths in a file start from its folder, ``~`` is the user's home.
+    """All settings; a field is empty where nothing is set. Paths in a file are relative to its folder; ``~`` is the user's home.
 
     Args:
-        seeds: as the command line takes them, ``3`` or ``0,3,7``.
-        cluster: a profile's name, or the path of one, whose setup lines are commands.
-        cache, cache_gib: folder of decoded images and embeddings and its bound; variables such as ``$TMPDIR`` are those of a run's
-            node. Empty for one in the results.
-        datasets, checkpoints: names as they were written.
+        seeds: as on the command line, ``3`` or ``0,3,7``.
+        cluster: the name of a profile, or the path of one, whose setup lines are commands.
+        cache, cache_gib: folder of decoded images and embeddings, and its bound. Variables such as ``$TMPDIR`` are those of a run's
+            node. Empty for a folder in the results.
+        datasets, checkpoints: by the names in the file.
         source: the file that was read, for messages; empty where none was.
-        foreign: keys of code that a ``harness.toml`` sets, which may have come with the working folder.
+        foreign: settings of code in a ``harness.toml`` that may have come with the working folder.
     """
 
     protocol: str = ""
@@ -71,8 +71,8 @@ def user_file(environment: Mapping[str, str] = os.environ) -> Path:
 
 
 def load_settings(environment: Mapping[str, str] = os.environ) -> Settings:
-    """What the file says, and the environment above it; ``SAM_PEFT_DATA`` also beats the file's ``datasets``. Raises UsageError: a
-    file that cannot be read, an unknown key (with the nearest name), or a value of the wrong kind."""
+    """The settings of the file, overridden by the environment; ``SAM_PEFT_DATA`` also overrides the file's ``datasets``. Raises UsageError:
+    a file that cannot be read, an unknown key (with the nearest name), or a value of the wrong type."""
     named = environment.get(FILE, "")
     if named == "none":
         return Settings()
@@ -96,7 +96,7 @@ def load_settings(environment: Mapping[str, str] = os.environ) -> Settings:
 def named_table(
     settings: Settings, table: Literal["datasets", "checkpoints"], resolve: Callable[[str], str]
 ) -> dict[str, Path]:
-    """A table under the names that ``resolve`` gives. Raises UsageError: a name that it refuses, and where that stands."""
+    """A table by the names that ``resolve`` gives. Raises UsageError: a name that it refuses, with the file of that name."""
     try:
         return {resolve(name): path for name, path in getattr(settings, table).items()}
     except UsageError as error:
@@ -104,13 +104,13 @@ def named_table(
 
 
 def is_profile_file(cluster: str) -> bool:
-    """Whether a cluster is given as the path of a file: all but the name of a profile of ours."""
+    """Whether a cluster is given as the path of a file, not as the name of a profile."""
     return bool(cluster) and re.fullmatch(r"[\w-]+", cluster) is None
 
 
 def trusted(settings: Settings, what: Literal["plugins", "cluster"], *, trust: bool) -> Any:
-    """The plug-ins or the cluster that are set. Raises UsageError: a ``harness.toml``, which may have come with a downloaded
-    folder, names code (plug-ins, or a profile's file with setup lines), and the command line does not ``trust`` it."""
+    """The plug-ins or the cluster of the settings. Raises UsageError: a ``harness.toml`` names code (plug-ins, or a profile's file with
+    setup lines) without ``trust`` on the command line, since it may have come with a downloaded folder."""
     value = getattr(settings, what)
     if what in settings.foreign and (what == "plugins" or is_profile_file(value)) and not trust:
         option = "--plugin FILE.py" if what == "plugins" else "--cluster FILE.yaml"
@@ -131,7 +131,7 @@ def _toml(path: Path) -> dict[str, Any]:
 
 
 def _values(written: Mapping[str, Any], *, base: Path, where: str) -> dict[str, Any]:
-    """Checked values, with paths from the folder ``base``."""
+    """Checked values, with paths relative to the folder ``base``."""
     for key, value in written.items():
         texts = value.values() if isinstance(value, Mapping) else value if isinstance(value, list) else [value]
         if blank := [text for text in texts if isinstance(text, str) and (not text.strip() or "\0" in text)]:
@@ -154,13 +154,13 @@ def _values(written: Mapping[str, Any], *, base: Path, where: str) -> dict[str, 
         elif isinstance(value, Mapping):
             words = ("none", "published", "timm") if key == "checkpoints" else ()
             values[key] = {name: item if str(item) in words else path(item) for name, item in value.items()}
-        elif _is_file(key, value):  # absolute, lest ./gpu become the name gpu
+        elif _is_file(key, value):  # absolute, since ./gpu would become the name gpu
             values[key] = str(path(value).absolute())
     return values
 
 
 def _is_file(key: str, value: Any) -> bool:
-    """Whether a card, a cluster or a cache is given by a path from the file's folder; a cache's may begin with a variable."""
+    """Whether a protocol, a cluster or a cache is given as a path relative to the file; that of a cache may begin with a variable."""
     if key == "cluster":
         return is_profile_file(value)
     return value.endswith((".yaml", ".yml")) if key == "protocol" else key == "cache" and value[0] not in "/~$"

@@ -1,5 +1,5 @@
-"""A results folder as a whole: its records and their sidecar files, each read at most once, when it is first needed
-for; and its numbers as pandas frames, a number a row, for questions that no page asks (docs/tables.md)."""
+"""A results folder as a whole: its records and sidecar files, each read at most once; and its numbers as pandas frames, a number a row,
+for questions that no page answers (docs/tables.md)."""
 
 from __future__ import annotations
 
@@ -29,9 +29,9 @@ class Archive:
     """What a results folder holds.
 
     Args:
-        root: the results folder; one that does not exist holds nothing.
+        root: the results folder; one that does not exist is empty.
 
-    ``whole(key)``: a record that is listed, with its history and its α history.
+    ``whole(key)``: a listed record with its history and its α history.
     """
 
     def __init__(self, root: Path) -> None:
@@ -66,20 +66,19 @@ class Archive:
         return record
 
     def image_table(self, record: Record, model: str, split: str) -> ImageTable | None:
-        """Scores by image of one of a run's models, None where there are none; clusters by the benchmark's rule
-        where the file has none."""
-        place = (record.key, model, split)
-        if place not in self._tables:
+        """Scores by image of one of a run's models, None without such. Where the file has no clusters of images, they follow the
+        benchmark's rule."""
+        which = (record.key, model, split)
+        if which not in self._tables:
             digest = record.sidecars.get("images.csv", "")
             read = image_table(self.store.images_path(record.key), variant=model, split=split, expected=digest)
             if read and not read.clusters:
                 read = replace(read, clusters=_clusters(record.run.benchmark, read.stems))
-            self._tables[place] = read
-        return self._tables[place]
+            self._tables[which] = read
+        return self._tables[which]
 
     def mixture(self, record: Record) -> Shares | None:
-        """softmax(α) at the end of a run; None of a method without a choice of operations, and of a run without a
-        history."""
+        """softmax(α) at the end of a run; None for a method without a choice of operations, and for a run without a history."""
         if record.key not in self._shares:
             history: Sequence[Shares] = ()
             if record.code == "OK" and len(operation_names(record.run.method, record.run.method_config)) > 1:
@@ -91,16 +90,15 @@ class Archive:
     def frame(self, kind: Kind = "scores", *, trials: bool = False) -> pd.DataFrame:
         """All numbers of one kind, a number a line.
 
-        Every frame but that of costs has the columns `RUN`. Besides these:
-        ``runs``: a line a run, failed ones too: ``record`` (a `Record` without its histories).
+        Every frame but ``costs`` has the columns `RUN`, and further ones:
+        ``runs``: ``record`` (a `Record` without its histories); a line a run, also of failed ones.
         ``scores``: model (``best``, ``last``, ``merged-exact``, …), split, metric, value in [0, 1] (nats for ``nll``).
         ``images``: the same with stem and group. ``history``: epoch, quantity (`epoch_numbers`) and value.
-        ``alphas``: epoch, site, operation (its place) and its share of softmax(α).
-        ``costs``: session, place, method, variant, quantity, part, round and value in SI units; rounds of one
-        session pair.
+        ``alphas``: epoch, site, operation (its index) and its share of softmax(α).
+        ``costs``: session, setup, method, variant, quantity, part, round and value in SI units. Rounds of one session pair.
 
         Args:
-            trials: with the runs that only tuned something; they are no results (`trials_among`).
+            trials: also the runs that only tuned something, which are no results (`trials_among`).
 
         Raises:
             ValueError: a sidecar file is not what was written with its record.
@@ -131,13 +129,12 @@ RUN = (
     *("key", "code", "method", "options", "variant", "benchmark", "backbone", "checkpoint"),
     *("protocol", "protocol_hash", "manifest", "seed"),
 )
-"""Columns of every frame but that of costs: ``options`` is what the method's configuration changes in the
-protocol's, ``code`` is OK or why a run has no scores, ``manifest`` the hash of its split."""
+"""Columns of every frame but ``costs``. ``options`` are the changes to the protocol's configuration of the method. ``code`` is OK or why
+a run has no scores. ``manifest`` is the hash of its split."""
 
 
 def identity(run: Run) -> str:
-    """A hash that the runs of one row of a table share: of method and options, with what was tuned instead of what
-    was chosen."""
+    """A hash that the runs of one row of a table share: of method and options. Tuned options count by name, not by the chosen value."""
     tuned = run.tuning.get("grid", {})
     options = {
         name: value for name, value in hashed_options(run.method, run.method_config).items() if name not in tuned
@@ -148,8 +145,8 @@ def identity(run: Run) -> str:
 def trials_among(records: Iterable[Record]) -> set[str]:
     """Keys of runs that only tuned something.
 
-    A trial that was not chosen is one. So is a chosen one whose seed no tested run has, where there are tested runs:
-    the best of several trials was chosen for its luck, too.
+    A trial that was not chosen is one. So is a chosen trial whose seed no tested run has, where there are tested runs: the best of
+    several trials was partly lucky.
     """
     trials = set()
     tuned: dict[tuple[str, ...], list[Record]] = {}
@@ -158,8 +155,8 @@ def trials_among(records: Iterable[Record]) -> set[str]:
         if run.tuning and "chosen" not in run.tuning:
             trials.add(record.key)
         elif run.tuning.get("seeds"):
-            place = (run.protocol_hash, run.backbone, run.checkpoint, run.benchmark, identity(run))
-            tuned.setdefault(place, []).append(record)
+            group = (run.protocol_hash, run.backbone, run.checkpoint, run.benchmark, identity(run))
+            tuned.setdefault(group, []).append(record)
     for alike in tuned.values():
         planned = [
             run.planned_seeds
@@ -177,7 +174,7 @@ def trials_among(records: Iterable[Record]) -> set[str]:
 
 
 def frame(archive: Archive, kind: Kind, records: Iterable[Record] | None = None) -> pd.DataFrame:
-    """As `Archive.frame`, of some records alone; of all if None."""
+    """As `Archive.frame`, of these records; of all if None."""
     import pandas as pd
 
     if kind == "costs":
@@ -223,8 +220,8 @@ def _images(archive: Archive, record: Record) -> Iterator[dict[str, Any]]:
 
 
 def epoch_numbers(entry: Mapping[str, Any]) -> dict[str, float]:
-    """Quantity -> number of an entry of a record's history, and of what a run reports: ``train/loss``,
-    ``train/lr``, ``train/seconds``, ``val/iou`` and the like."""
+    """Quantity -> number of an entry of a record's history: ``train/loss``, ``train/lr``, ``train/seconds``, ``val/iou`` and the
+    like."""
     names = {"loss": "train/loss", "lr": "train/lr", "seconds": "train/seconds"}
     numbers = {name: entry[key] for key, name in names.items() if entry.get(key) is not None}
     return numbers | {f"val/{name}": value for name, value in entry.get("val", {}).items()}
@@ -246,7 +243,7 @@ def _alphas(archive: Archive, record: Record) -> Iterator[dict[str, Any]]:
 def _costs(archive: Archive) -> Iterator[dict[str, Any]]:
     for session in CostStore(archive.root):
         for cost in session.methods:
-            where = {"session": session.session, "place": session.place, "method": cost.method, "variant": cost.variant}
+            where = {"session": session.session, "setup": session.setup, "method": cost.method, "variant": cost.variant}
             for quantity in ("step_seconds", "inference_seconds"):
                 for part, rounds in getattr(cost, quantity).items():
                     for number, value in enumerate(rounds):

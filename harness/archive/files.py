@@ -1,10 +1,10 @@
-"""The files of a record: their names, sizes and digests, the seal that a record ends in, and its sidecar tables.
+"""The files of a record: their names, sizes and digests, the seal of a record, and its sidecar tables.
 
-The seal is a hash of all that a file says, so that an edited number does not pass for a measured one. It finds slips and
-careless edits; whoever wants to forge a record can compute it as well. ``<key>.architecture.csv`` is the α history: columns
-epoch, site, then one share of softmax(α) an operation. ``<key>.images.csv`` has per-image scores: columns variant, split, stem,
-then one a metric; before these the group of images that are not independent (frames of one video), where a benchmark has such.
-Either may be packed (``<key>.images.csv.gz``); its digest is that of what is in it.
+The seal is a hash of the content, so that an edited number does not pass for a measured one. It finds slips and careless edits, not
+forgeries. ``<key>.architecture.csv`` is the α history: columns epoch, site, then a share of softmax(α) for each operation.
+``<key>.images.csv`` has scores by image: columns variant, split, stem, then one for each metric. Where images are not independent
+(frames of one video), a column ``group`` comes before the metrics. Both may be packed (``<key>.images.csv.gz``); the digest is that of
+the unpacked content.
 """
 
 from __future__ import annotations
@@ -29,31 +29,31 @@ if TYPE_CHECKING:
     from numpy.typing import NDArray
 
 SIDECARS = ("images.csv", "architecture.csv", "masks.png")
-"""Endings of a record's sidecar files; their names begin with its key."""
+"""Endings of a record's sidecar files, whose names begin with its key."""
 
 LARGEST_RECORD = 64 << 20
 LARGEST_TABLE = 256 << 20
-"""Bytes of a record, and of a CSV file of its sidecars (20,000 images under six scored models take a tenth of it)."""
+"""Bounds on the bytes of a record, and of a CSV sidecar file (20,000 images under six scored models take a tenth of it)."""
 
 
 PACKED = ".gz"
 
 
 def sidecar(path: Path, name: str) -> Path:
-    """The sidecar file that ends in ``name``, there or not, packed or not; ``path``, of the record, need not lie under its key."""
+    """The path of the sidecar file that ends in ``name``, packed or not, existing or not; ``path`` is that of the record."""
     plain = path.with_suffix(f".{name}")
     packed = plain.with_name(plain.name + PACKED)
     return packed if os.path.lexists(packed) and not os.path.lexists(plain) else plain
 
 
 def sidecars_of(path: Path) -> dict[str, Path]:
-    """Ending -> that sidecar file, as of `sidecar`."""
+    """Ending -> path of that sidecar file (`sidecar`)."""
     return {name: sidecar(path, name) for name in SIDECARS}
 
 
 def is_of_record(name: str, named: Collection[str]) -> bool:
-    """Whether the sidecar file that ends in ``name`` is the record's own, not left by another under its key; ``named``: `Record.sidecars`.
-    Records older than digests name no file, and some whose run was given a label later name their α history alone."""
+    """Whether the sidecar file that ends in ``name`` belongs to the record, and not to another of the same key. ``named``:
+    `Record.sidecars`. Older records name no file, and some name their α history alone."""
     return not named or name in named or name == "images.csv"
 
 
@@ -69,7 +69,7 @@ def read_sidecar(path: Path, *, expected: str, largest: int = LARGEST_TABLE) -> 
         expected: digest of the file by its record (`Record.sidecars`), empty where the record has none.
 
     Raises:
-        ValueError: no plain file, too large, or not the one that was written.
+        ValueError: it is no plain file, too large, or not the one that was written.
     """
     data = read_regular(path, largest=largest)
     if path.suffix == PACKED:
@@ -80,7 +80,7 @@ def read_sidecar(path: Path, *, expected: str, largest: int = LARGEST_TABLE) -> 
 
 
 def _unpacked(data: bytes, *, largest: int) -> bytes:
-    """Raises ValueError: no gzip, cut off, or larger than a sidecar file may be."""
+    """The unpacked content. Raises ValueError: no gzip, cut off, or larger than a sidecar file may be."""
     unpacker = zlib.decompressobj(16 + zlib.MAX_WBITS)
     try:
         content = unpacker.decompress(data, largest + 1)
@@ -92,20 +92,20 @@ def _unpacked(data: bytes, *, largest: int) -> bytes:
 
 
 _SEAL = b'\n "seal": "'
-"""As `sealed` writes it: a field of the record itself, by its indentation."""
+"""How `sealed` writes the seal; the indentation is that of a field of the record itself."""
 
 
 def sealed(content: dict[str, Any]) -> bytes:
-    """A record's content as its file, ending in a newline; halves of surrogate pairs become question marks."""
+    """The content of a record's file, with its seal; ends in a newline. Halves of surrogate pairs become question marks."""
     data = _text({**content, "seal": ""})
     return data.replace(_SEAL + b'"', _SEAL + digest(data).encode() + b'"', 1)
 
 
 def seal_holds(data: bytes) -> bool | None:
-    """Whether a file says what was sealed; None where it has no seal, as files older than seals. Layout may differ."""
-    if (place := data.find(_SEAL)) < 0 and b'"seal"' not in data:
+    """Whether a file's content is what was sealed; None for an older file without a seal. The layout may differ."""
+    if (found := data.find(_SEAL)) < 0 and b'"seal"' not in data:
         return None
-    start = place + len(_SEAL)
+    start = found + len(_SEAL)
     if digest(data[:start] + data[start + 16 :]).encode() == data[start : start + 16]:
         return True
     content = json.loads(data)
@@ -121,7 +121,7 @@ def read_architecture(path: Path, *, expected: str = "", last: bool = False) -> 
     """The α history in a file: one entry an epoch, site -> softmax(α).
 
     Args:
-        expected: as of `read_sidecar`.
+        expected: as in `read_sidecar`.
         last: only the last epoch, which is many times faster.
 
     Raises:
@@ -154,7 +154,7 @@ def read_architecture(path: Path, *, expected: str = "", last: bool = False) -> 
 
 
 def architecture_csv(history: list[dict[str, list[float]]]) -> str:
-    """Floats are written so that they read back bit for bit; empty without a history."""
+    """The α history as CSV, whose floats read back bit for bit; empty without a history."""
     if not history:
         return ""
     out = io.StringIO()
@@ -170,8 +170,8 @@ def architecture_csv(history: list[dict[str, list[float]]]) -> str:
 
 
 def rounding(values: Sequence[float]) -> float:
-    """How far the mean of image scores, written with six significant digits, may lie from the score of the run: 1e-6 up to 1, and
-    beyond it (an NLL) 5e-6 of the largest."""
+    """How far the mean of image scores may differ from the score of the run, as they are written with six significant digits: 1e-6,
+    or 5e-6 of the largest where that is above 1 (an NLL)."""
     largest = max(map(abs, values), default=0.0)
     return max(1e-6, 5e-6 * largest if largest > 1 else 0.0)
 
@@ -186,7 +186,7 @@ _FIRST = ["variant", "split", "stem"]
 def images_csv(
     images: dict[str, dict[str, dict[str, dict[str, float]]]], groups: Mapping[str, Mapping[str, str]]
 ) -> str:
-    """variant -> split -> stem -> metric -> value, as CSV; ``groups`` (split -> stem -> group) is a column where there is one."""
+    """Scores (variant -> split -> stem -> metric -> value) as CSV; ``groups`` (split -> stem -> group) is a column where there are any."""
     import pandas as pd  # which reading records need not wait for
 
     grouped = any(groups.values())
@@ -212,7 +212,7 @@ class ImageTable:
     """Scores of one model of one run on one split, image by image, in the order of the stems.
 
     Args:
-        scores: metric -> (images,), of the metrics that have a score in range for each image.
+        scores: metric -> (images,), for metrics whose scores are all in range.
         clusters: stem -> its cluster, where images are not independent (frames of one video).
     """
 
@@ -222,7 +222,7 @@ class ImageTable:
 
 
 def image_table(path: Path, *, variant: str, split: str, expected: str = "") -> ImageTable | None:
-    """None without such scores, or where the file is not what was written (`read_sidecar`)."""
+    """The scores of one model on one split; None without such, or where the file is not what was written (`read_sidecar`)."""
     import numpy as np
 
     try:
@@ -245,8 +245,7 @@ def image_table(path: Path, *, variant: str, split: str, expected: str = "") -> 
 
 
 def all_image_scores(path: Path, *, expected: str = "") -> ImageScores:
-    """Every score in the file. Raises ValueError: it is no file of per-image scores, or not the one that was written with the
-    record."""
+    """Every score in the file. Raises ValueError: it holds no scores by image, or is not what was written with the record."""
     lines = _lines(path, expected=expected)
     images: ImageScores = {}
     try:

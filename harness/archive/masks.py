@@ -1,8 +1,7 @@
-"""Predicted masks of a few test images, a sidecar file of a record: one lossless PNG, an image below the other, the prediction left
-and the truth right.
+"""Predicted masks of a few test images as a sidecar file of a record: one lossless PNG, the images below each other, with the prediction
+left and the truth right.
 
-Values are class indices, 255 is ignore; which images they are stands in the file's text field ``images``, as JSON. A
-palette makes it look like masks in any viewer.
+Values are class indices, 255 is ignore. The file's text field ``images`` names the images as JSON. A palette shows masks in any viewer.
 """
 
 from __future__ import annotations
@@ -24,7 +23,7 @@ if TYPE_CHECKING:
 MASKS = "masks.png"
 LARGEST_MASKS = 64 << 20
 MOST_PIXELS = 2**28
-"""Bounds on what is read: 128 masks of 1024 px and their truths."""
+"""Bounds on what is read: 128 masks of 1024 px with their truths."""
 
 _IMAGES = "images"
 _COLOURS = ((0, 0, 0), (255, 255, 255), (230, 159, 0), (86, 180, 233), (0, 158, 115), (240, 228, 66), (0, 114, 178))
@@ -55,14 +54,14 @@ class KeptMask:
 
 
 def chosen_images(stems: Mapping[str, Iterable[str]], count: int) -> list[tuple[str, str]]:
-    """(split, stem) of ``count`` test images (split -> stems) by a hash of their names: the same for every method and seed, and a
-    smaller count keeps a part of a larger one's."""
+    """(split, stem) of ``count`` test images (split -> stems) by a hash of their names: the same for every method and seed. A smaller
+    count gives a part of a larger one's."""
     every = [(split, stem) for split, of_split in stems.items() for stem in of_split]
-    return sorted(every, key=lambda place: hashlib.sha256("/".join(place).encode()).digest())[:count]
+    return sorted(every, key=lambda image: hashlib.sha256("/".join(image).encode()).digest())[:count]
 
 
 def encoded_masks(masks: Sequence[KeptMask]) -> bytes:
-    """The file's content, equal for equal masks; empty for none."""
+    """The content of the file, equal for equal masks; empty without masks."""
     import numpy as np
     from PIL import Image
     from PIL.PngImagePlugin import PngInfo
@@ -80,7 +79,7 @@ def encoded_masks(masks: Sequence[KeptMask]) -> bytes:
 
 
 def read_masks(path: Path, *, expected: str = "") -> list[KeptMask]:
-    """The masks in a file; ``expected`` as of `read_sidecar`. Raises ValueError: it is no such file, or not the one that was written."""
+    """The masks in a file; ``expected`` as in `read_sidecar`. Raises ValueError: it is no such file, or not the one that was written."""
     import numpy as np
     from PIL import Image
 

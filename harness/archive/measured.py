@@ -1,7 +1,7 @@
 """Records of what ``sam-peft cost`` measured, one JSON file a session. Plain data, no torch.
 
-``ROOT/cost/<key>-<session>.json``: its methods ran interleaved in one process on one device, so their rounds pair; sessions may be set
-side by side only where their keys are equal, and paired never.
+``ROOT/cost/<key>-<session>.json``: the methods of a session ran interleaved in one process on one device, so their rounds pair. Sessions
+are comparable only where their keys are equal, and rounds of two sessions never pair.
 """
 
 from __future__ import annotations
@@ -38,8 +38,8 @@ class Comparability:
         batch: images a step.
         task: ``binary``, ``multiclass`` or ``classification``.
         options: optimisations and schedule of the protocol (fused_attention, activation_checkpointing, epochs, …);
-            ``num_classes``, ``mask_tokens``, ``accumulate``, ``decoder``, ``budget`` and ``quantise`` only where they are not 2, 1, 1,
-            ``sam``, ``epochs`` and none.
+            ``num_classes``, ``mask_tokens``, ``accumulate``, ``decoder``, ``budget`` and ``quantise`` only where they differ from 2, 1,
+            1, ``sam``, ``epochs`` and none.
     """
 
     device: str
@@ -67,8 +67,8 @@ class Comparability:
 
 @dataclass(frozen=True, kw_only=True)
 class Ratio:
-    """A method over a baseline: geometric mean of the per-round ratios with a 95 % t interval of their logarithms, which is None where
-    the quantity does not vary (memory, FLOPs, parameters)."""
+    """A method over a baseline: geometric mean of the ratios by round, with a 95 % t interval of their logarithms. The interval is None
+    where the quantity does not vary (memory, FLOPs, parameters)."""
 
     value: float
     low: float | None = None
@@ -89,16 +89,16 @@ class MethodCost:
         step_seconds: part -> seconds by round, roles weighted by their shares: what a training step costs on average.
         memory_bytes: ``allocated`` and ``reserved`` peaks over a training step, and its parts ``weights``,
             ``gradients``, ``optimiser``, ``activations`` (kept from forward to backward).
-        flops: ``forward`` and ``backward`` of a step as executed, shares applied; ``useful``, of both, without what widened heads
-            compute more. Older records also hold what the plain encoder does.
+        flops: ``forward`` and ``backward`` of a step as executed, shares applied; ``useful``: both without the surplus of widened
+            heads. Older records also hold those of the plain encoder.
         parameters: ``encoder``, ``decoder`` and ``trainable``, ``total``.
         inference_seconds: ``unmerged`` and ``merged-<mode>`` -> seconds by round, of one batch.
         inference_memory_bytes: the same -> peak bytes.
         inference_parameters: the same -> all parameters of that model.
-        merge_failures: mode -> why it could not be measured.
+        merge_failures: mode -> why it was not measured.
         checkpoint_bytes: the method's state on disk.
         ratios: baseline variant -> quantity (``time``, ``memory``, ``flops``, ``device_hours``) -> `Ratio`.
-        changed: fields of ``config`` whose value is not the one that the protocol gives this method; None in older records.
+        changed: fields of ``config`` that differ from the protocol's for this method; None in older records.
     """
 
     method: str
@@ -127,12 +127,12 @@ class CostRecord:
 
     Args:
         key: `Comparability.key`.
-        session: content hash of the measurement, distinguishes sessions of one key.
-        comparability: what must agree.
+        session: content hash of the measurement; differs between sessions of one key.
+        comparability: what must agree between sessions.
         rounds: measured rounds, after ``warmup`` dropped ones.
         methods: in the order of the command line, which is the order within a round.
-        dropped: variant -> why it could not be measured (``OOM: …``, ``ERROR: …``); it is not among ``methods``.
-        shared: who else used the device, in words; empty if it was exclusive. Tables mark such a session.
+        dropped: variant -> why it is not among ``methods`` (``OOM: …``, ``ERROR: …``).
+        shared: who else used the device, in words; empty if it was exclusive. Tables mark a shared session.
         environment: as in `harness.archive.schema.Record`.
         finished: UTC time in ISO format.
     """
@@ -150,26 +150,26 @@ class CostRecord:
     schema_version: int = COST_SCHEMA_VERSION
 
     @property
-    def place(self) -> str:
-        """Where it was measured, and at which size."""
+    def setup(self) -> str:
+        """Device, backbone, size, batch and precision in words."""
         shown = self.comparability
         return f"{shown.device} · {shown.backbone} · {shown.image_size} px · batch {shown.batch} · {shown.precision}"
 
 
-def places(sessions: Iterable[CostRecord]) -> dict[str, str]:
-    """Key -> where its sessions were measured, with the options that distinguish it from other keys of the same host."""
+def setups(sessions: Iterable[CostRecord]) -> dict[str, str]:
+    """Key -> the set-up of its sessions, with the options that distinguish it from other keys of an equal set-up."""
     alike: dict[str, dict[str, dict[str, Any]]] = {}
     for session in sessions:
         shown = asdict(session.comparability)
         options = {name: shown[name] for name in ("driver", "threads", "torch", "task")} | shown["options"]
-        alike.setdefault(session.place, {})[session.key] = options
+        alike.setdefault(session.setup, {})[session.key] = options
     named = {}
-    for place, by_key in alike.items():
+    for setup, by_key in alike.items():
         names = sorted({name for options in by_key.values() for name in options})
         apart = [name for name in names if len({repr(options.get(name)) for options in by_key.values()}) > 1]
         for key, options in by_key.items():
             words = [f"{name}={options[name]}" if name in options else f"{name} not named" for name in apart]
-            named[key] = " · ".join([place, *([", ".join(words)] if words else [])])
+            named[key] = " · ".join([setup, *([", ".join(words)] if words else [])])
     return named
 
 
@@ -181,7 +181,7 @@ class CostStore:
 
     @staticmethod
     def load(path: Path) -> CostRecord:
-        """The record in one file. Raises ValueError: no readable cost record, or one that was edited; the reason is one line."""
+        """The record in one file. Raises ValueError, with one line: no readable cost record, or one that was edited."""
         data = read_regular(path, largest=LARGEST_RECORD)
         record: CostRecord = validated(CostRecord, data, version=COST_SCHEMA_VERSION)
         for reason in _wrong(record, data):
@@ -210,7 +210,7 @@ class CostStore:
 
 
 def _wrong(record: CostRecord, data: bytes) -> Iterator[str]:
-    """What does not fit together, as a reason; ``data`` is the file."""
+    """Reasons why a record is inconsistent; ``data`` is the content of its file."""
     if record.comparability.key != record.key:
         yield "its key is not the hash of its comparability: the device, the options or the like were edited"
     content = json.loads(data)
@@ -224,7 +224,7 @@ def _wrong(record: CostRecord, data: bytes) -> Iterator[str]:
 
 
 def _first_wrong(value: Any, where: str = "") -> str:
-    """The first number that is negative or not finite, by its place."""
+    """The path of the first number that is negative or not finite; empty without one."""
     if isinstance(value, dict | list):
         items = value.items() if isinstance(value, dict) else enumerate(value)
         return next((wrong for name, item in items if (wrong := _first_wrong(item, f"{where}.{name}"))), "")

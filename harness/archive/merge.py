@@ -1,4 +1,4 @@
-"""Records that come from elsewhere: read whole with their sidecar files, and copied to where they are absent."""
+"""Records from other results folders: read whole with their sidecar files, and copied where they are absent."""
 
 from __future__ import annotations
 
@@ -32,10 +32,10 @@ _READERS: Mapping[str, Callable[..., object]] = {
 
 
 def checked(path: Path) -> Record:
-    """A record whose sidecar files are all there and are what was written with it.
+    """The record in a file, after its sidecar files were checked too.
 
     Raises:
-        ValueError: the record or one of them cannot be read, was edited, is gone, or was left by another record; one line.
+        ValueError, with one line: the record or a sidecar file cannot be read, was edited, is gone, or belongs to another record.
     """
     record = load(path)
     for name, file in sidecars_of(path).items():
@@ -54,18 +54,18 @@ def checked(path: Path) -> Record:
 
 
 def may_be_left_out(name: str, record: Record) -> bool:
-    """Whether a sidecar file may have been deleted to save space: masks are kept to look at, and of a run that only tuned
-    something its scores are enough."""
+    """Whether a sidecar file may be deleted to save space: masks are only pictures, and a run that only tuned something needs no
+    scores by image."""
     return name == MASKS or (bool(record.run.tuning) and "chosen" not in record.run.tuning)
 
 
 def merge(source: Path, destination: Path) -> tuple[int, int, list[str]]:
-    """Copy the records and cost records below ``source`` that are absent below ``destination``; a success also takes the place of a
-    failure, and the same result that knows more of its tuning that of one that knows less. Nothing else that stands there is changed.
+    """Copy the records and cost records below ``source`` that are absent below ``destination``. A success also replaces a failure, and
+    a record replaces one of the same result that holds less about its tuning. Nothing else is changed.
 
     Returns:
-        How many were copied; how many are there with the same result; a line for each that was left out: a conflict (one key, other
-        scores or other data), or a file that cannot be read.
+        How many were copied; how many are there with the same result; and a line for each that was left out: a conflict (one key,
+        other scores or other data), or a file that cannot be read.
 
     Raises:
         UsageError: the source holds no records, or the destination cannot be written.

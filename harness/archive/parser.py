@@ -1,7 +1,6 @@
-"""From the bytes of a record's file to a `Record`, or to the reason why it is none. All that it says is checked here.
+"""From the bytes of a record's file to a `Record`, or to the reason why it is none.
 
-Cheap enough for every read: types, ranges, names, `Run.key`, and the seal. Sidecar files are read and checked by
-`harness.archive.merge.checked`.
+Every read checks types, ranges, names, `Run.key` and the seal. `harness.archive.merge.checked` also checks the sidecar files.
 """
 
 from __future__ import annotations
@@ -23,12 +22,12 @@ from harness.system.errors import UsageError, os_reason
 from harness.system.files import checked_name, read_regular
 
 MOST = 10**12
-"""Bound on every count: no run has so many images, parameters or epochs."""
+"""Bound on every count of images, parameters or epochs."""
 
 
 @lru_cache(maxsize=4096)
 def _name(text: str) -> str:
-    """Of a method, a benchmark, a split …: it can be part of a path as it is."""
+    """A name of a method, a benchmark, a split …, which can be part of a path."""
     try:
         return checked_name(text, what="name")
     except UsageError:
@@ -36,7 +35,7 @@ def _name(text: str) -> str:
 
 
 def _method_name(text: str) -> str:
-    """A name, or that of a family and of one in it (``peft/miss``); no file is named after a method."""
+    """A name, or one within a family (``peft/miss``); no file is named after a method."""
     family, slash, member = text.partition("/")
     _name(member if slash else family)
     _name(family)
@@ -76,7 +75,7 @@ Options = dict[str, Any]
 
 
 class _Rules(TypedDict, total=False):
-    """Training checks every rule."""
+    """Rules that reports compute with; training checks every rule."""
 
     __pydantic_config__ = ConfigDict(extra="allow")  # type: ignore[misc]
 
@@ -166,16 +165,16 @@ class _File(Record):
 T = TypeVar("T")
 
 _NOTHING_IN_THE_WAY = (None, errno.ENOENT)
-"""Numbers of system errors: decoders of pictures have errors of that class too, without one."""
+"""Numbers of system errors that say nothing of the content; decoders of pictures raise errors of that class without a number."""
 
 
 class Unread(UsageError):
-    """The system did not let us read a file that is there. It may be whole, so nobody may take it for damage."""
+    """The system did not let us read an existing file. It may be whole, so it must not be taken for damaged."""
 
 
 def refuse_unread(path: Path, error: Exception) -> None:
-    """Pass where ``error``, or what caused it, is about the content of a file, or says that it is gone. Raises Unread: permissions, a
-    server or a disk stood in the way."""
+    """Return where ``error``, or its cause, is about the content of a file or its absence. Raises Unread: permissions, a server or a
+    disk prevented reading."""
     if isinstance(error, Unread):
         raise error
     cause: BaseException | None = error
@@ -183,13 +182,13 @@ def refuse_unread(path: Path, error: Exception) -> None:
         cause = cause.__cause__
     if cause is not None and cause.errno not in _NOTHING_IN_THE_WAY:
         raise Unread(
-            f"{path} cannot be read ({os_reason(cause)}) and may be whole; mend its permissions (who shares a folder needs"
-            " umask 002), or try again once the disk answers"
+            f"{path} cannot be read ({os_reason(cause)}) and may be whole; repair its permissions (a shared folder needs"
+            " umask 002), or repeat the command once the disk answers"
         ) from cause
 
 
 def load(path: Path) -> Record:
-    """The record in one file, α history of schema 2 left in its sidecar file. Raises ValueError: no readable record, one that was
+    """The record in one file; the α history of schema 2 stays in its sidecar file. Raises ValueError: no readable record, one that was
     edited, or a copy under a name that is not its key."""
     record = parse(read_regular(path, largest=LARGEST_RECORD))
     if path.name.partition(".")[0] != record.key:
@@ -198,7 +197,7 @@ def load(path: Path) -> Record:
 
 
 def parse(data: bytes) -> Record:
-    """Raises ValueError where ``data`` is no record of a schema that this code reads (1 to `SCHEMA_VERSION`)."""
+    """The record in ``data``. Raises ValueError: it is none of a schema that this code reads (1 to `SCHEMA_VERSION`)."""
     file = validated(_File, data, version=SCHEMA_VERSION)
     record = Record(**{**vars(file), "run": Run(**vars(file.run))})
     if record.scores and record.code != "OK":
@@ -216,14 +215,14 @@ def parse(data: bytes) -> Record:
         record.budget.update(counted_updates(record.history))
     if is_plain(data):
         return record
-    # What its key is a hash of stays as it is.
+    # The key is a hash of these, so they stay as they are.
     run = replace(escaped(record.run), method_config=record.run.method_config, rules=record.run.rules)
     return replace(escaped(record), run=run)
 
 
 def validated(kind: type[T], data: bytes, *, version: int) -> T:
-    """The content of a file as a dataclass with a ``schema_version``, at most ``version``. Raises ValueError: no JSON, another kind, a
-    later schema, or a field of a wrong type; the message is one line."""
+    """The content of a file as a dataclass with a ``schema_version`` of at most ``version``. Raises ValueError, with one line: no JSON,
+    another kind, a later schema, or a field of a wrong type."""
     try:
         record = from_json(kind, data)
     except ValueError:

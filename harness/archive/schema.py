@@ -14,13 +14,13 @@ from harness.protocols.keys import first_backbone as first_backbone
 from harness.protocols.keys import hashed_options, hashed_rules
 
 SCHEMA_VERSION = 2
-"""Of a record's file. 1: α history inside the JSON. 2: α history in the sidecar file ``<key>.architecture.csv``."""
+"""Version of a record's file. 1: α history inside the JSON. 2: α history in the sidecar file ``<key>.architecture.csv``."""
 
 KEY_VERSION = 1
-"""Of what `Run.key` hashes. It moves only when the same content would no longer give the same result."""
+"""Version of what `Run.key` hashes. It changes only when the same content gives another result."""
 
 IGNORED = " ignored"
-"""After a split's name in `Record.counts`: its images whose every pixel is ignored."""
+"""Follows a split's name in `Record.counts`, for its images whose every pixel is ignored."""
 
 Code = Literal["OK", "OOM", "DIVERGED", "BLANK", "NO_DATA", "TIMEOUT", "PREEMPTED", "ERROR"]
 """Outcome of a run: OK, or the reason code of its failure."""
@@ -38,17 +38,16 @@ LABELS = (
     "variant", "protocol", "protocol_hash", "split_rule", "data_note", "data_fingerprint", "tuning", "changed",
     "planned_seeds", "planned_benchmarks", "benchmark_title", "benchmark_metrics",
 )  # fmt: skip
-"""What a run says of itself besides what determines its result."""
+"""Fields of a run that do not determine its result."""
 
 
 CONTENT = "content-"
-"""How a fingerprint of data begins that knows the files' contents: their hash, ``-``, and the hash of their sizes, which is all that
-older ones are."""
+"""How a fingerprint of the files' contents begins; their hash, ``-`` and the hash of their sizes follow. Older fingerprints are the hash
+of sizes alone."""
 
 
 def same_data(first: str, second: str) -> bool:
-    """Whether two fingerprints of data are of the same files, as far as both know: by contents, or where one is older by sizes. An
-    empty one knows nothing."""
+    """Whether two fingerprints may be of the same files: by contents, or by sizes where one is older. An empty one fits any."""
     if not first or not second:
         return True
     if first.startswith(CONTENT) and second.startswith(CONTENT):
@@ -67,9 +66,9 @@ class Run:
     Args:
         method: canonical name of the method.
         method_config: every field of its configuration.
-        variant: what a table calls this method configuration, such as ``naslora`` or ``naslora[rank=6]``.
+        variant: the name of this method configuration, such as ``naslora`` or ``naslora[rank=6]``.
         benchmark: canonical name of the benchmark.
-        backbone: name in the backbone catalogue; those of older records are read as what they are called now.
+        backbone: name in the backbone catalogue; old names are replaced by today's.
         checkpoint: hash of the checkpoint's bytes (``sha256-…``), empty for random weights; older records have 16 hex digits
             from its size, its first and its last MiB.
         protocol: name of the card.
@@ -78,18 +77,16 @@ class Run:
         seed: seed of data order, head and method.
         manifest: hash of the split manifest (stems by split); where the split follows the seed, of all its stems.
         split_rule: how the splits were made, in words.
-        data_note: what a table must say about the data.
-        data_fingerprint: hash of the contents of the files that the manifest names, of their sizes in older records, empty in the
-            oldest; equal keys with fingerprints that are not `same_data` were made from different data.
-        tuning: of a run whose options were tuned: ``grid`` (field -> values); of those that were chosen also ``chosen``
-            (field -> value), ``edge`` (fields chosen at an end of their grid), ``trials`` (options, validation
-            ``score``, keys, hours), ``metric``, ``on`` (benchmarks), ``seeds`` and ``hours`` of the trials.
-        changed: the fields of ``method_config`` whose value is not the one that the protocol gives this method; a study
-            finds its rows by them.
-        planned_seeds, planned_benchmarks: what its sweep planned for this method configuration, so that a table tells a
-            gap from what was never planned; empty in older records.
-        benchmark_title, benchmark_metrics: what the benchmark itself says that tables call it and show of it; empty in older
-            records.
+        data_note: a note on the data, which tables show.
+        data_fingerprint: hash of the contents of the files that the manifest names; of their sizes in older records, empty in the
+            oldest. Runs of equal keys whose fingerprints are not `same_data` were made from different data.
+        tuning: ``grid`` (field -> values) of a run whose options were tuned. A chosen one also has ``chosen`` (field -> value),
+            ``edge`` (fields chosen at an end of their grid), ``trials`` (options, validation ``score``, keys, hours), ``metric``,
+            ``on`` (benchmarks), ``seeds`` and ``hours`` of the trials.
+        changed: the fields of ``method_config`` that differ from the protocol's for this method; a study finds its rows by them.
+        planned_seeds, planned_benchmarks: what its sweep planned for this method configuration, so that tables show gaps; empty in
+            older records.
+        benchmark_title, benchmark_metrics: the benchmark's own title and metrics for tables; empty in older records.
     """
 
     method: str
@@ -125,9 +122,8 @@ class Run:
 
     @cached_property
     def key(self) -> str:
-        """Content hash of what determines the result; labels (variant, notes) are left out, and so is what the files hold:
-        data are known by their stems, and ``data_fingerprint`` shows where that was not enough. Computed once: a run that
-        is to differ is made with `dataclasses.replace`."""
+        """Content hash of what determines the result, without labels (variant, notes). Data are identified by their stems;
+        ``data_fingerprint`` finds other files of the same names. Computed once, so a changed run is made with `dataclasses.replace`."""
         content = {name: value for name, value in vars(self).items() if name not in LABELS}
         content["backbone"] = first_backbone(self.backbone)
         content["rules"] = hashed_rules(self.rules)
@@ -136,7 +132,7 @@ class Run:
 
     @property
     def trial_runs(self) -> int:
-        """How many runs its options were chosen from; 0 where nothing was. A trial that does not name its runs counts one."""
+        """How many runs its options were chosen from; 0 where nothing was tuned. A trial that does not name its runs counts one."""
         return sum(len(trial["keys"]) if "keys" in trial else 1 for trial in self.tuning.get("trials", ()))
 
 
@@ -156,25 +152,23 @@ class Record:
             finished it.
         history: one entry an epoch: ``epoch``, ``loss``, ``lr``, ``val`` (metrics), ``seconds``, ``updates`` by roles.
         budget: ``weight_updates``; of a method with an architecture also ``alpha_updates``, ``alpha_lr_sum`` (its rate
-            over its updates: how far α could go), ``share_cap`` (the largest share of softmax(α) that this allows).
-            Of older records the counts alone.
+            over its updates: how far α could move), ``share_cap`` (the largest share of softmax(α) that this allows). Older records
+            hold the counts alone.
         architecture: α history: one entry an epoch, site -> softmax(α).
         merge: merge reports by mode, as plain dicts.
-        counts: images used: ``train``, ``val`` and each test split; under a rule ``prompt`` also ``unprompted``, the test
-            images without an object to point out; and where a test split has such, ``SPLIT ignored``, those that it leaves out
-            as every pixel of their masks is ignored.
-        foreground: test split -> mean share of foreground that the best checkpoint predicts over that of the masks; near 0 its
-            masks are almost empty. Missing in older records, and where there are several classes.
-        environment: ``torch``, ``python``, ``device``, ``driver`` (of a GPU, as are ``cuda``, ``cudnn``,
-            ``sdpa``, ``deterministic`` and ``attention``, how SAM's blocks attend), ``host``, ``commit``, ``dirty`` (hash of the diff),
-            ``snapshot``, and ``numbers``, ``numbers_method``, ``numbers_benchmark`` (fingerprints of the code that makes
-            numbers, without comments; missing in older records); ``begun_by`` of a run that other code began, whose
-            fingerprints it names; ``begun_on``, likewise, of another machine or torch; ``workers`` of a run on several
-            devices, of one of which memory and times are then.
+        counts: images used: ``train``, ``val`` and each test split. Under a rule ``prompt`` also ``unprompted``: test images without
+            an object to point out. ``SPLIT ignored``: images left out of a test split, as every pixel of their masks is ignored.
+        foreground: test split -> mean share of foreground that the best checkpoint predicts, over that of the masks; near 0 the
+            predictions are almost empty. Missing in older records, and for several classes.
+        environment: ``torch``, ``python``, ``device``, ``host``, ``commit``, ``dirty`` (hash of the diff) and ``snapshot``.
+            On a GPU also ``driver``, ``cuda``, ``cudnn``, ``sdpa``, ``deterministic`` and ``attention`` (how SAM's blocks attend).
+            ``numbers``, ``numbers_method`` and ``numbers_benchmark`` are fingerprints of the code that makes numbers, without
+            comments; missing in older records. ``begun_by`` and ``begun_on`` name other code, and another machine or torch, that
+            began the run. ``workers``: devices of a run on several, where memory and times are those of one.
         attempts: how many times the run was started.
         finished: UTC time in ISO format.
-        sidecars: ending of a sidecar file (``images.csv``) -> digest of its bytes; the store fills it, older records have none, and
-            in the file it is called ``beside``.
+        sidecars: ending of a sidecar file (``images.csv``) -> digest of its bytes. The store fills it; older records have none. In
+            the file the field is called ``beside``.
     """
 
     run: Run
@@ -205,12 +199,12 @@ class Record:
 
     @property
     def ignored(self) -> dict[str, int]:
-        """Test split -> images that it leaves out, where there are any."""
+        """Test split -> number of images that it leaves out, where there are any."""
         return {name.removesuffix(IGNORED): count for name, count in self.counts.items() if name.endswith(IGNORED)}
 
     @property
     def tested(self) -> dict[str, int]:
-        """Test split -> images that its scores are of."""
+        """Test split -> number of images that are scored."""
         no_test = {"train", "val", "unprompted", *(split + IGNORED for split in self.ignored)}
         return {
             split: count - self.ignored.get(split, 0) for split, count in self.counts.items() if split not in no_test
@@ -220,7 +214,7 @@ class Record:
 E_MEASURES = ("e_mean", "e_max", "e_adaptive")
 OVERLAP = ("iou", "dice", "jaccard")
 LARGEST_NLL = 88.0
-"""In nats: the logarithm of the smallest number that a single float holds in full, rounded up."""
+"""In nats: minus the logarithm of the smallest normal single float, rounded up."""
 
 
 def largest(metric: str) -> float:
@@ -233,7 +227,7 @@ def update_budget(history: Sequence[Mapping[str, Any]], *, alpha_lr_sum: float, 
     """``weight_updates``, and where there is an architecture ``alpha_updates``, ``alpha_lr_sum``, ``share_cap``.
 
     Args:
-        history: of a record; ``updates`` holds an epoch's by roles (``weights``, ``architecture``, both with a plus).
+        history: of a record; ``updates`` holds those of an epoch by roles (``weights``, ``architecture``, ``weights+architecture``).
         alpha_lr_sum: the architecture's rate summed over its updates.
         operations: how many a cell mixes.
     """
@@ -246,7 +240,7 @@ def update_budget(history: Sequence[Mapping[str, Any]], *, alpha_lr_sum: float, 
 
 
 def counted_updates(history: Sequence[Mapping[str, Any]]) -> dict[str, float]:
-    """What a history holds by itself: ``weight_updates`` and ``alpha_updates``, as far as there were any."""
+    """``weight_updates`` and ``alpha_updates`` by a history, as far as there were any."""
     counts: dict[str, float] = {}
     for entry in history:
         for roles, updates in entry.get("updates", {}).items():
@@ -257,25 +251,24 @@ def counted_updates(history: Sequence[Mapping[str, Any]]) -> dict[str, float]:
 
 
 def share_cap(shift: float, *, operations: int) -> float:
-    """The largest share of softmax(α) within reach: one entry moved up from 0 by ``shift``, all others down by as much.
+    """The largest share of softmax(α) within reach: one entry moves up from 0 by ``shift``, all others down by as much.
 
-    Adam's steps are about the rate, whatever the gradient, so the rate summed over α's updates is about how far α can go. Not
-    counted are where α starts (N(0, 0.001²)) and that Adam's steps exceed the rate where gradients grow, by up to
+    Adam's steps are about the rate, whatever the gradient. So the rate summed over α's updates is about how far α can move. Two things
+    are not counted: where α starts (N(0, 0.001²)), and that Adam's steps exceed the rate where gradients grow, by up to
     (1 − β₁)/√(1 − β₂): 3.2 times with betas (0.9, 0.999), 16 with DARTS's (0.5, 0.999).
     """
     return 1 / (1 + (operations - 1) * math.exp(-2 * shift))
 
 
 def chosen_from(tuning: Mapping[str, Any], *, grid: Mapping[str, Iterable[Any]], on: Sequence[str]) -> bool:
-    """Whether a label holds the choice from these values by these benchmarks; numbers may be text, as on a command line."""
+    """Whether ``tuning`` holds a choice from these values on these benchmarks; numbers may be text, as on a command line."""
     wanted = {name: _plain(values) for name, values in grid.items()}
     recorded = {name: _plain(values) for name, values in tuning.get("grid", {}).items()}
     return "chosen" in tuning and recorded == wanted and sorted(tuning.get("on", ())) == sorted(on)
 
 
 def is_from_more(later: Mapping[str, Any], earlier: Mapping[str, Any]) -> bool:
-    """Whether the later of two choices by the same benchmarks had every value of the earlier one, so that it takes its place:
-    the same command once more, or with a wider grid."""
+    """Whether the later of two choices on the same benchmarks had every value of the earlier one, so that it replaces it."""
     grids = [
         {name: set(_plain(values)) for name, values in tuning.get("grid", {}).items()} for tuning in (earlier, later)
     ]
@@ -298,9 +291,9 @@ _BESIDE_TRAINING = ("start", "loading", "testing", "merging", "other")
 
 
 def seconds_of(cost: Mapping[str, float]) -> tuple[float, bool]:
-    """How long a run took, and whether that is all of it: older records have the seconds of training alone.
+    """Seconds that a run took, and whether they are all of it: older records have those of training alone.
 
-    Training and validation are of all starts of a run, the other stages of the last.
+    Training and validation count all starts of a run, the other stages the last.
     """
     trained = cost.get("wall_time_s", 0.0)
     others = [cost[f"stage_{name}_s"] for name in _BESIDE_TRAINING if f"stage_{name}_s" in cost]

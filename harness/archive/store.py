@@ -1,7 +1,6 @@
-"""Records on disk: one JSON file a run, written to a temporary file and renamed, with its sidecar files.
+"""Records on disk: one JSON file a run with its sidecar files, each written to a temporary file and renamed.
 
-``ROOT/records/<key>.json``, ``<key>.images.csv`` (per-image scores: columns variant, split, stem, then one a metric)
-and ``<key>.architecture.csv`` (α history: columns epoch, site, then one an operation). A record that is there is whole.
+``ROOT/records/<key>.json``; `harness.archive.files` describes the sidecar files. A record that exists is whole.
 """
 
 from __future__ import annotations
@@ -32,8 +31,8 @@ from harness.system.text import printable_line
 
 
 def require_writable(folder: Path, *, named: str = "results folder", option: str = "--results") -> None:
-    """Try a file in a folder, or where it would be made, before work depends on it; leaves nothing. Raises UsageError: it
-    cannot be written."""
+    """Try to write into a folder, or where it would be made, before work depends on it; leaves nothing. Raises UsageError: that
+    fails."""
     there = next(path for path in (folder, *folder.absolute().parents) if os.path.lexists(path))
     with writing_to(f"{named} {folder}", then=f"; choose another with {option} DIR"), tempfile.TemporaryFile(dir=there):
         pass
@@ -61,19 +60,19 @@ class RecordStore:
     def write(
         self, record: Record, images_csv: str = "", masks_png: bytes = b"", *, keep: Collection[str] | None = None
     ) -> Path:
-        """The sidecar files first, the record last; a file under its name that is no record is set aside with its own.
+        """Write the sidecar files, then the record. An unreadable file of its name is set aside with its sidecar files.
 
-        What another record left under this key goes once a success stands there. A failure deletes nothing: what it finds may
-        be of a start that is about to succeed.
+        A success deletes sidecar files that another record of this key left. A failure deletes nothing, since they may belong to a
+        start that is about to succeed.
 
         Args:
-            images_csv: per-image scores.
+            images_csv: scores by image (`harness.archive.files.images_csv`).
             masks_png: `harness.archive.masks.encoded_masks`.
-            keep: endings of sidecar files that stay though they are not written; all of them where only a label changed.
+            keep: endings of sidecar files that stay although they are not written; all of them where only a label changed.
 
         Raises:
-            UsageError: the disk is full, the folder cannot be written, or the file there cannot be read for now; older
-                records stay as they were.
+            UsageError: the disk is full, the folder cannot be written, or the file there cannot be read for now. Older records stay
+                as they are.
         """
         left = keep if keep is not None else () if record.code == "OK" else SIDECARS
         texts = (images_csv, architecture_csv(record.architecture))
@@ -92,40 +91,39 @@ class RecordStore:
                 sidecar(path, name).unlink(missing_ok=True)
         except OSError as error:
             raise UsageError(
-                f"cannot write the record {path}: {error.strerror or error}; free space or mend the folder, then start"
-                " the same command again (older records are whole, the run continues from its checkpoint)"
+                f"cannot write the record {path}: {error.strerror or error}; free space or repair the folder, then repeat"
+                " the command (older records are whole, and the run continues from its checkpoint)"
             ) from error
         return path
 
     def read(self, key: str) -> Record | None:
-        """The whole record, α history included; None where there is none. Raises UsageError: the file is there but no readable
-        record."""
+        """The whole record with its α history; None without a file. Raises UsageError: the file is no readable record."""
         record = self.summary(key)
         try:
             return None if record is None else self._whole(record)
         except ValueError as error:
-            raise UsageError(f"the record {key} cannot be read whole: {error}; bring that file back") from error
+            raise UsageError(f"the record {key} cannot be read whole: {error}; restore that file") from error
 
     def summary(self, key: str) -> Record | None:
         """As `read`, without the α history of the sidecar file."""
         read = self._read(key)
         if isinstance(read, str):
-            raise UsageError(f"{self.path(key)} is not a readable record ({read}); move it away to run {key} again")
+            raise UsageError(f"{self.path(key)} is not a readable record ({read}); move it away to rerun {key}")
         return read
 
     def find(self, key: str) -> Record | None:
-        """As `summary`, and None also where the file is no readable record: whoever reports that goes through `summaries` or
-        `problem`. Raises Unread: what the file holds is not known, as the system did not let us read it."""
+        """As `summary`, but None where the file is no readable record (`summaries` and `problem` report those). Raises Unread: the
+        system did not let us read the file, so its content is not known."""
         read = self._read(key)
         return None if isinstance(read, str) else read
 
     def problem(self, key: str) -> str:
-        """Why the file of a record is none; empty where it is one, or where there is no file. Raises Unread: as of `find`."""
+        """Why the file of a record is none; empty where it is one, or without a file. Raises Unread, as `find`."""
         read = self._read(key)
         return read if isinstance(read, str) else ""
 
     def _read(self, key: str) -> Record | str | None:
-        """The record, or why its file is none; None where there is no file. Raises Unread: as of `find`."""
+        """The record, or why its file is none; None without a file. Raises Unread, as `find`."""
         path = self.path(key)
         try:
             return load(path) if os.path.lexists(path) else None
@@ -134,20 +132,20 @@ class RecordStore:
             return str(error)
 
     def __iter__(self) -> Iterator[Record]:
-        """Whole records in the order of their keys; unreadable files are left to `summaries`."""
+        """Whole records in the order of their keys; `summaries` reports unreadable files."""
         for path in self.files():
             with suppress(ValueError):
                 yield self._whole(load(path))
 
     def summaries(self) -> tuple[list[Record], dict[Path, str]]:
-        """Records without their histories, in the order of their keys, and the unreadable files with the reason."""
+        """Records without their histories, in the order of their keys; and unreadable files with the reason."""
         ended = self.ended()
         problems = {self.path(key): read for key, read in ended.items() if isinstance(read, str)}
         return [read for read in ended.values() if isinstance(read, Record)], problems
 
     def ended(self, keys: Collection[str] | None = None, *, surely: bool = False) -> dict[str, Record | str]:
-        """Records without their histories by key, in their order, and why a file is none; of ``keys`` those that have a file. Raises
-        Unread: as of `find`, where it has to be known ``surely``, lest a finished run start again."""
+        """Key -> record without its history, or why its file is none; in the order of the keys, and only those in ``keys``. Raises
+        Unread, as `find`, if ``surely``: otherwise a finished run could be started once more."""
         ended: dict[str, Record | str] = {}
         wanted = None if keys is None else set(keys)
         for path in self.files():
@@ -164,12 +162,12 @@ class RecordStore:
         return ended
 
     def files(self) -> list[Path]:
-        """Everything that may be a record, in the order of the names."""
+        """Paths of all files that may be records, by name."""
         names = os.listdir(self.folder) if self.folder.is_dir() else []
         return [self.folder / name for name in sorted(names) if name.endswith(".json") and not name.startswith(".")]
 
     def _set_aside_unreadable(self, path: Path) -> None:
-        """Keep it and its sidecar files under the ending ``.unreadable``, so that a new record overwrites nothing."""
+        """Rename an unreadable file and its sidecar files to end in ``.unreadable``, so that a new record overwrites nothing."""
         if self.problem(path.stem):
             for file in filter(os.path.lexists, [*sidecars_of(path).values(), path]):
                 os.replace(file, f"{file}.unreadable")
@@ -189,7 +187,7 @@ class RecordStore:
 
 
 def finished_run(results: Path, key: str) -> Run:
-    """The run with ``key``, which ended well. Raises UsageError: there is no such record, or the run failed."""
+    """The finished run with ``key``. Raises UsageError: there is no such record, or the run failed."""
     record = RecordStore(results).summary(key)
     if record is None:
         raise UsageError(f"no record below {results} has the key {key}")

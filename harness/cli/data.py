@@ -310,16 +310,11 @@ def run_score(arguments: argparse.Namespace) -> int:
     rules = from_mapping(Conventions, parse_assignments(arguments.set, example="--set empty=0"), where="--set")
     task: Any = "binary" if classes == 2 else "multiclass"
     scorer = SplitScorer(metrics, task=task, num_classes=classes, conventions=rules)
-    flags = {"stretched": arguments.stretched, "partial": arguments.partial}
     with bars() as move:
         score_folders(
-            arguments.predictions,
-            arguments.masks,
-            scorer,
-            read_mask=read_mask,
-            progress=partial(move, "scoring"),
-            **flags,
-        )
+            arguments.predictions, arguments.masks, scorer, read_mask=read_mask, progress=partial(move, "scoring"),
+            stretched=arguments.stretched, partial=arguments.partial,
+        )  # fmt: skip
     images, ignored = scorer.images(), scorer.ignored()
     if ignored:
         print(f"left out, since every pixel of the mask is ignored: {', '.join(ignored)}", file=sys.stderr)

@@ -43,14 +43,12 @@ def main(argv: list[str] | None = None) -> int:
     store = RecordStore(root)
     if arguments.compare:
         first, second = (find_record(store, key) for key in arguments.compare)
-        if arguments.json:
-            print(json.dumps({"A": first.key, "B": second.key, **compared(first, second)}, indent=1))
-        else:
-            show_text(compared_in_terminal(first, second))
-        return 0
-    record = find_record(store, words)
-    if arguments.json:
-        print(json.dumps(record_as_data(record, store), indent=1))
+        data, text = {"A": first.key, "B": second.key, **compared(first, second)}, compared_in_terminal(first, second)
     else:
-        show_text(in_terminal(record, store))
+        record = find_record(store, words)
+        data, text = record_as_data(record, store), in_terminal(record, store)
+    if arguments.json:
+        print(json.dumps(data, indent=1))
+    else:
+        show_text(text)
     return 0

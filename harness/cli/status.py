@@ -16,17 +16,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from harness.cli.command import PROGRAM, CommandParser, add_results, add_run, command, require_effect, results_of, verb
-from harness.dispatch.run_states import (
-    FINISHED,
-    INTERRUPTED,
-    QUEUED,
-    RUNNING,
-    WAITING,
-    RunState,
-    Survey,
-    survey,
-    time_left,
-)
+from harness.dispatch.run_states import FINISHED, INTERRUPTED, QUEUED, RUNNING, WAITING, RunState, survey, time_left
 from harness.dispatch.slurm import Queue, Slurm
 from harness.system.errors import UsageError
 from harness.system.files import open_regular
@@ -34,6 +24,7 @@ from harness.system.streams import folded, say_skipped, terminal_width
 from harness.system.text import counted, printable
 
 if TYPE_CHECKING:  # what --help does without
+    from harness.dispatch.run_states import Survey
     from harness.report.formats import Table
 
 WATCH_SECONDS = 5.0

@@ -30,11 +30,9 @@ PEOPLE_SAY = {
     **dict.fromkeys(("save", "convert", "adapter", "checkpoint"), "export"),
     **dict.fromkeys(("results", "latex", "csv", "leaderboard"), "tables"),
     **dict.fromkeys(("plot", "figures", "chart"), "report --figures"),
-    **dict.fromkeys(("html", "page"), "report"),
     **dict.fromkeys(("benchmark", "profile", "flops", "speed"), "cost"),
     **dict.fromkeys(("methods", "contract"), "doctor"),
     **dict.fromkeys(("config", "init"), "settings"),
-    "merge": "records",
     **dict.fromkeys(("card", "cards", "rules"), "protocols"),
     "studies": "run --study list",
 }

@@ -1,7 +1,7 @@
 """Frames in; rows, and differences with intervals, out.
 
-``runs = rows(Archive(root).frame("runs"))`` names the row that every run belongs to, `grids` makes the tables of a
-folder or of a study, `difference` compares two rows on one column, and `simultaneous` all rows with one.
+``rows(Archive(root).frame("runs"))`` names the row of every run. `grids` makes the tables of a folder or of a study. `difference`
+compares two rows on one column, and `simultaneous` all rows with one.
 """
 
 from harness.comparison.frames import row_name, rows, rows_of_study

@@ -1,4 +1,4 @@
-"""What a reader of scores must know of a run: whether its α could and did leave the uniform mixture, and which code made it."""
+"""Flags of runs beyond their scores: whether α could and did leave the uniform mixture, and which code made them."""
 
 from __future__ import annotations
 
@@ -20,7 +20,7 @@ MEANINGS: Mapping[str, str] = {
     " more α updates or a higher alpha_lr would",
     "ALPHA_UNIFORM": f"α stayed uniform: no operation at any site got more than {NEAR_UNIFORM:g} times its uniform share",
 }
-"""Code -> what a table says below."""
+"""Code -> the footnote of a table."""
 
 
 def search_start(record: Record) -> int | None:
@@ -32,15 +32,14 @@ def search_start(record: Record) -> int | None:
 
 
 def without_search(record: Record) -> str:
-    """What a table says of a run that ends before its search would begin; empty for others."""
+    """The footnote of a run that ends before its search would begin; empty for others."""
     run, epochs = record.run, record.run.rules.get("epochs")
     return never_reached(run.method, run.method_config, epochs=int(epochs)) if epochs else ""
 
 
 def alpha_code(record: Record, last: Shares) -> AlphaCode:
-    """The flag of a run whose mixture says nothing of what α would choose; empty where it does, has no α, or is a
-    control without a search. ``last`` is softmax(α) at the end of training; older records do not know how far α
-    could go."""
+    """The flag of a run whose mixture does not show what α would choose; empty for others, without α, and for a control without a
+    search. ``last`` is softmax(α) at the end of training. Older records do not hold how far α could move."""
     sizes = [len(shares) for shares in last.values() if len(shares) > 1]
     if not sizes or without_search(record):
         return ""
@@ -52,7 +51,7 @@ def alpha_code(record: Record, last: Shares) -> AlphaCode:
 
 
 def alpha_codes(records: Iterable[Record], archive: Archive) -> list[str]:
-    """The codes of runs whose α says nothing, each once."""
+    """The flags of these runs' α, each once."""
     ends = ((record, archive.mixture(record)) for record in records)
     return sorted({code for record, end in ends if end and (code := alpha_code(record, end))})
 
@@ -62,13 +61,12 @@ PARTS: tuple[tuple[str, Callable[[Record], str]], ...] = (
     ("numbers_method", lambda record: record.run.method),
     ("numbers_benchmark", lambda record: record.run.benchmark),
 )
-"""Fingerprint in `Record.environment`, and what the records share that must have the same: all, those of a method,
-of a benchmark."""
+"""Fingerprint in `Record.environment`, and which records must have the same: all, those of a method, those of a benchmark."""
 
 
 def made_by_other_code(records: Sequence[Record]) -> set[str]:
-    """Keys of records that other number-making code than that of the latest record made, or began. Older records
-    that do not say are left out."""
+    """Keys of records that were made, or begun, by other number-making code than the latest record. Older records without
+    fingerprints are left out."""
     other = {record.key for record in records if record.environment.get("begun_by")}
     known = [record for record in records if record.environment.get("numbers")]
     for name, kind in PARTS:
@@ -83,6 +81,6 @@ def made_by_other_code(records: Sequence[Record]) -> set[str]:
 
 
 def begun_by(record: Record) -> str:
-    """Words about a record that other number-making code, or another machine or torch, began; empty for any other."""
+    """A note on a record that other number-making code, or another machine or torch, began; empty for any other."""
     codes, machines = (record.environment.get(name, "") for name in ("begun_by", "begun_on"))
     return (f", begun by other code ({codes})" if codes else "") + (f", begun on {machines}" if machines else "")

@@ -1,7 +1,7 @@
-"""The rows of tables: which runs are of one method configuration, and what that row is called.
+"""The rows of tables: which runs are of one method configuration, and the name of that row.
 
-Everything here takes the frame of runs (``Archive(root).frame("runs")``: a line a run) and gives it back with the
-columns ``table``, ``row`` and ``model``; pandas' groupby does the rest.
+Everything here takes the frame of runs (``Archive(root).frame("runs")``: a line a run) and returns it with the columns ``table``,
+``row`` and ``model``; pandas' groupby does the rest.
 """
 
 from __future__ import annotations
@@ -27,29 +27,28 @@ SAME_RULES = ["protocol", "protocol_hash", "backbone", "checkpoint"]
 
 
 def rows(runs: pd.DataFrame) -> pd.DataFrame:
-    """The runs with ``table`` (equal for runs under the same rules), ``row`` (its name, unique within a table) and
-    ``model`` (which model is scored), in the order of the table.
+    """The runs with ``table`` (equal for runs under the same rules), ``row`` (its name, unique within a table) and ``model`` (which model
+    is scored), in the order of the table.
 
-    A row is a method configuration, whatever the sweeps called it. Tuned options do not distinguish rows; where a
-    benchmark has runs of two choices of one row, the one from more trials is the row, and the other has its options
-    in its name.
+    A row is a method configuration, whatever its sweeps call it. Tuned options do not distinguish rows. Where a benchmark has runs of
+    two choices of one row, the choice from more trials is the row, and the other has its options in its name.
     """
     tables = list(runs.groupby(SAME_RULES, sort=True).ngroup())
     records: list[Record] = list(runs["record"])
-    places = [(table, identity(record.run)) for table, record in zip(tables, records, strict=True)]
+    groups = [(table, identity(record.run)) for table, record in zip(tables, records, strict=True)]
     names = [row_name(record.run, tuned=record.run.tuning.get("grid", {})) for record in records]
     most: Counter[Any] = Counter()  # trials of the best tried choice, by row and benchmark; and of each choice
-    tuned = [(place, record.run) for place, record in zip(places, records, strict=True) if record.run.trial_runs]
-    for place, run in tuned:
-        for chosen in ((*place, run.benchmark), (*place, run.benchmark, _choice(run))):
+    tuned = [(group, record.run) for group, record in zip(groups, records, strict=True) if record.run.trial_runs]
+    for group, run in tuned:
+        for chosen in ((*group, run.benchmark), (*group, run.benchmark, _choice(run))):
             most[chosen] = max(most[chosen], run.trial_runs)
-    for number, (place, record) in enumerate(zip(list(places), records, strict=True)):
+    for number, (group, record) in enumerate(zip(list(groups), records, strict=True)):
         run = record.run
-        if run.trial_runs and most[*place, run.benchmark, _choice(run)] < most[*place, run.benchmark]:
-            places[number] = (place[0], content_hash([run.method, hashed_options(run.method, run.method_config)]))
+        if run.trial_runs and most[*group, run.benchmark, _choice(run)] < most[*group, run.benchmark]:
+            groups[number] = (group[0], content_hash([run.method, hashed_options(run.method, run.method_config)]))
             names[number] = row_name(run)
-    unique = _unique(places, names, records)
-    runs = runs.assign(table=tables, row=[unique[place] for place in places], model="best")
+    unique = _unique(groups, names, records)
+    runs = runs.assign(table=tables, row=[unique[group] for group in groups], model="best")
     order = [
         (table, method_rank(record.run.method), row, record.key)
         for table, row, record in zip(tables, runs["row"], records, strict=True)
@@ -58,10 +57,9 @@ def rows(runs: pd.DataFrame) -> pd.DataFrame:
 
 
 def rows_of_study(runs: pd.DataFrame, study: Study) -> pd.DataFrame:
-    """The runs of a study's rows under its labels, on its benchmarks and with its seeds; a run that is in several
-    rows is there for each.
+    """The runs of a study's rows under its labels, on its benchmarks and with its seeds; a run of several rows is there for each.
 
-    ``table`` is left to whoever knows the rules (`harness.comparison.grid`).
+    `harness.comparison.grid` adds ``table``.
     """
     import pandas as pd
 
@@ -71,7 +69,7 @@ def rows_of_study(runs: pd.DataFrame, study: Study) -> pd.DataFrame:
         here = _where(of_method, partial(is_entry, options=entry.options))
         if grid := grid_of(entry.method, entry.options, study.tune):
             here = _most_tried(_where(here, _is_chosen), study, grid)
-        else:  # what a row names itself is not tuned, even where another study has tuned it
+        else:  # an option that a row names is not tuned, even where another study has tuned it
             alone = _where(here, partial(_changes_only, options=entry.options))
             here = pd.concat([alone, here[~here["protocol_hash"].isin(alone["protocol_hash"])]])
         here = here[here["benchmark"].isin(study.benchmarks) & here["seed"].isin(study.seeds)]
@@ -91,7 +89,7 @@ def study_lines(study: Study) -> list[tuple[str, Entry, str]]:
 
 
 def entry_name(entry: Entry) -> str:
-    """What a table calls an entry of a study: its label, and without one what any other table would call it."""
+    """The name of an entry of a study: its label, or without one the name in any other table."""
     return entry.label if entry.label != entry.method else _in_words(entry.method, entry.options)
 
 
@@ -101,8 +99,7 @@ def baseline_of(study: Study) -> str:
 
 
 def row_name(run: Run, *, tuned: Collection[str] = ()) -> str:
-    """``LoRA``, ``NAS-LoRA (rank=6)``: the method's title with what its configuration changes, but for what was
-    tuned."""
+    """``LoRA``, ``NAS-LoRA (rank=6)``: the method's title with the options that its configuration changes, without ``tuned`` ones."""
     options = {name: value for name, value in run.changed.items() if name not in tuned}
     return _in_words(run.method, options, note=label_note(run.method, run.method_config))
 
@@ -113,8 +110,7 @@ def _in_words(method: str, options: Mapping[str, Any], *, note: str = "") -> str
 
 
 def is_entry(record: Record, options: Mapping[str, Any]) -> bool:
-    """Whether a run's configuration is the protocol's with ``options`` and nothing else changed, but for what tuning
-    chose."""
+    """Whether a run's configuration is the protocol's with only ``options``, and what tuning chose, changed."""
     config = options_with_later(record.run.method, record.run.method_config)
     config, wanted = plain_values(config), plain_values(first_names(options))
     has_them = all(name in config and value == config[name] for name, value in wanted.items())
@@ -131,7 +127,7 @@ def _changes_only(record: Record, options: Mapping[str, Any]) -> bool:
 
 
 def plain_values(config: Mapping[str, Any]) -> dict[str, Any]:
-    """With lists where a configuration has tuples, as JSON gives them back."""
+    """The configuration with lists in group of tuples, as JSON gives them."""
 
     def plain(value: Any) -> Any:
         return [plain(item) for item in value] if isinstance(value, list | tuple) else value
@@ -140,7 +136,7 @@ def plain_values(config: Mapping[str, Any]) -> dict[str, Any]:
 
 
 def placeholder(run: Run) -> Record:
-    """Stands for a planned run that has no record, so that its cell says so."""
+    """The record that stands for a planned run without one, so that its cell shows the gap."""
     return Record(run=run, key=run.key, code=cast(Code, MISSING))
 
 
@@ -148,31 +144,31 @@ def _where(runs: pd.DataFrame, holds: Callable[[Record], bool]) -> pd.DataFrame:
     return runs[runs["record"].map(holds).astype(bool)]
 
 
-Place = tuple[int, str]
-"""A table, and what the runs of one of its rows share."""
+Group = tuple[int, str]
+"""A table, and the hash that the runs of one of its rows share."""
 
 
-def _unique(places: Sequence[Place], names: Sequence[str], records: Sequence[Record]) -> dict[Place, str]:
-    """The name of each row; where two of a table have one name, with what else they differ in."""
-    found: dict[Place, str] = {}
-    tuned: dict[Place, bool] = {}
-    for place, name, record in zip(places, names, records, strict=True):
-        found.setdefault(place, name)
-        tuned[place] = tuned.get(place, False) or bool(record.run.tuning)
-    for apart in (lambda place: ", tuned" if tuned[place] else "", lambda place: f" #{place[1][:6]}"):
+def _unique(groups: Sequence[Group], names: Sequence[str], records: Sequence[Record]) -> dict[Group, str]:
+    """The name of each row; where two rows of a table have one name, with what distinguishes them."""
+    found: dict[Group, str] = {}
+    tuned: dict[Group, bool] = {}
+    for group, name, record in zip(groups, names, records, strict=True):
+        found.setdefault(group, name)
+        tuned[group] = tuned.get(group, False) or bool(record.run.tuning)
+    for apart in (lambda group: ", tuned" if tuned[group] else "", lambda group: f" #{group[1][:6]}"):
         count = Counter((table, name) for (table, _), name in found.items())
-        found = {place: name + (apart(place) if count[place[0], name] > 1 else "") for place, name in found.items()}
+        found = {group: name + (apart(group) if count[group[0], name] > 1 else "") for group, name in found.items()}
     return found
 
 
 def _most_tried(chosen: pd.DataFrame, study: Study, grid: Mapping[str, Sequence[Any]]) -> pd.DataFrame:
-    """Of the choices of one row under the same rules, on each benchmark (or on all, where they choose together): the study's own where a
-    label says so, else the one from most trials. A run whose label is another study's may have the same options."""
+    """Of the choices of one row under the same rules, on each benchmark (or on all, where they choose together): the study's own, else the
+    one from most trials. A run of another study may have the same options."""
     if chosen.empty:
         return chosen
     runs: list[Run] = [record.run for record in chosen["record"]]
     own = [chosen_from(run.tuning, grid=grid, on=study.tune_on or (run.benchmark,)) for run in runs]
-    places = [
+    groups = [
         (
             *(run.backbone, run.checkpoint),
             run.protocol_hash if study.tune_on and any(own) else content_hash([run.benchmark, hashed_rules(run.rules)]),
@@ -181,9 +177,9 @@ def _most_tried(chosen: pd.DataFrame, study: Study, grid: Mapping[str, Sequence[
     ]
     choices = [_choice(run) for run in runs]
     best: dict[tuple[str, ...], tuple[bool, int, str]] = {}
-    for place, is_own, run, choice in zip(places, own, runs, choices, strict=True):
-        best[place] = max(best.get(place, (False, 0, "")), (is_own, run.trial_runs, choice))
-    return chosen[[best[place][2] == choice for place, choice in zip(places, choices, strict=True)]]
+    for group, is_own, run, choice in zip(groups, own, runs, choices, strict=True):
+        best[group] = max(best.get(group, (False, 0, "")), (is_own, run.trial_runs, choice))
+    return chosen[[best[group][2] == choice for group, choice in zip(groups, choices, strict=True)]]
 
 
 def _choice(run: Run) -> str:

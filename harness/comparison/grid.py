@@ -22,11 +22,11 @@ if TYPE_CHECKING:
     from harness.studies import Study
 
 GENERATED = "generated sample"
-"""How the data note of a benchmark begins whose images are made up."""
+"""How the data note of a benchmark with generated images begins."""
 
 
 class Row(NamedTuple):
-    """A method with what is changed in its configuration, and which of its models is scored."""
+    """A method with the changes to its configuration, and which of its models is scored."""
 
     method: str
     options: Mapping[str, Any]
@@ -39,11 +39,11 @@ class Grid:
 
     Args:
         title: protocol, backbone, and how its rules differ from the card's and from those of other tables of the page.
-        protocol, protocol_hash, backbone, checkpoint: what its runs share; of a study the hash of most of them.
+        protocol, protocol_hash, backbone, checkpoint: what its runs share; for a study the hash of most of them.
         overrides: how its rules differ from the card's, in words; None where the card is not known.
         rows: by name, in order; a row of a study may have no run.
         columns: in order.
-        cells: (row, column) -> what is known.
+        cells: (row, column) -> its scores.
         runs: its runs, as `harness.comparison.frames.rows` gives them.
     """
 
@@ -63,7 +63,7 @@ class Grid:
 
     @cached_property
     def records(self) -> list[Record]:
-        """Everything that was run, by key; the placeholder of a planned run is not."""
+        """All records in the order of their keys, without placeholders of planned runs."""
         unique = {record.key: record for record in self.runs["record"] if record.code != MISSING}
         return [unique[key] for key in sorted(unique)]
 
@@ -78,18 +78,18 @@ class Grid:
 
     @property
     def rules(self) -> Mapping[str, Any]:
-        """Of its first run: those of one table share them but for what a card says of a benchmark."""
+        """Those of its first run; the runs of a table share them, except for rules that a card has for one benchmark."""
         return self.records[0].run.rules if self.records else {}
 
     @cached_property
     def is_generated(self) -> bool:
-        """Whether all of its images are made up, so that nothing is ranked."""
+        """Whether all of its images are generated, so that nothing is ranked."""
         notes = [record.run.data_note for record in self.records]
         return bool(notes) and all(note.startswith(GENERATED) for note in notes)
 
     @property
     def is_own(self) -> bool:
-        """Whether it is of somebody's own images."""
+        """Whether its images are a user's own."""
         return bool(self.records) and all(record.run.rules.get("own_classes") for record in self.records)
 
     @property
@@ -98,8 +98,8 @@ class Grid:
 
     @cached_property
     def first_columns(self) -> dict[str, Column]:
-        """Benchmark -> its leading column: the first metric, on all test images where there are several splits, of
-        the split that most rows have."""
+        """Benchmark -> its leading column: the first metric, on all test images where there are several splits, of the manifest that
+        most rows have."""
 
         def fitness(column: Column) -> tuple[bool, int, int]:
             filled = sum(bool(self.cells[row, column].values) for row in self.rows)
@@ -114,39 +114,41 @@ class Grid:
         }
 
     def sample(self, row: str, column: Column) -> Sample:
-        """What a row has on a column by seed and image, read once."""
+        """The scores of a row on a column by seed and image, read once."""
         if (row, column) not in self._samples:
             self._samples[row, column] = self.cells[row, column].sample(self.archive)
         return self._samples[row, column]
 
     def difference(self, row: str, baseline: str, column: Column) -> Difference | None:
         """Row minus baseline, paired by seed and image, computed once; None where they have no seed in common."""
-        place = (row, baseline, column)
-        if place not in self._differences:
-            self._differences[place] = of_samples(self.sample(row, column), self.sample(baseline, column))
-        return self._differences[place]
+        pair = (row, baseline, column)
+        if pair not in self._differences:
+            self._differences[pair] = of_samples(self.sample(row, column), self.sample(baseline, column))
+        return self._differences[pair]
 
     def best_first(self, column: Column) -> list[str]:
-        """The rows that rank: two seeds or more, all planned ones in, no empty masks; by how many others each is
-        ahead of on the seeds that both have (a row that misses a seed which is bad for all would else lead by that),
-        then by mean."""
+        """The rows that rank, best first: those with two seeds or more, all planned ones in, and no empty masks.
+
+        They are ordered by how many others each is ahead of on common seeds, then by mean. By the mean alone, a row that misses a
+        seed which is bad for all would lead.
+        """
         cells = {row: self.cells[row, column] for row in self.rows}
         cells = {row: cell for row, cell in cells.items() if cell.complete and cell.n > 1 and not cell.blank}
 
-        def place(row: str) -> tuple[int, float]:
+        def rank(row: str) -> tuple[int, float]:
             cell, ahead = cells[row], 0
             for other in cells.values():
                 common = cell.values.keys() & other.values.keys()
                 ahead += math.fsum(column.sign * (cell.values[seed] - other.values[seed]) for seed in common) > 0
             return -ahead, -column.sign * cell.mean
 
-        return sorted(cells, key=place)
+        return sorted(cells, key=rank)
 
     @cached_property
     def marks(self) -> dict[tuple[str, Column], Mark]:
-        """The best row of each column (rows of the same seeds that tie in the printed digit share it) and those that
-        are not significantly different from it. None where fewer than two rows rank, where a row with a gap leads or
-        ties, and none of generated images."""
+        """Marks of the best row of each column, and of rows that are not significantly different from it. Rows of the same seeds that
+        tie in the printed digit are both best. A column has no marks where fewer than two rows rank, where a row with a gap leads or
+        ties, and for generated images."""
         marks: dict[tuple[str, Column], Mark] = {}
         for column in () if self.is_generated else self.columns:
             order = self.best_first(column)
@@ -164,8 +166,8 @@ class Grid:
         return marks
 
     def _is_open(self, order: Sequence[str], column: Column) -> bool:
-        """Whether a row that does not rank, such as for a missing seed, leads or ties on the two seeds or more that
-        it has in common with the first that does."""
+        """Whether a row that does not rank, such as for a missing seed, leads or ties with the first that does, on two common seeds or
+        more."""
         first = self.cells[order[0], column]
         for row in self.rows:
             cell = self.cells[row, column]
@@ -201,17 +203,17 @@ def grids(
     runs: pd.DataFrame | None = None,
     metrics: Sequence[str] = (),
 ) -> list[Grid]:
-    """The tables of a results folder, a table for each set of rules, backbone and checkpoint; real images before
-    generated ones, many rows before few. No two have the same title.
+    """The tables of a results folder, one for each set of rules, backbone and checkpoint. Real images come before generated ones, many
+    rows before few. No two tables have the same title.
 
     Args:
-        protocol: only of this card.
-        study: its rows, benchmarks and seeds, whether they have records or not; of other rules than its own only
-            tables that have half of its rows and keep to what it sets itself, or what there is where none is such.
-        runs: of these alone, in place of all that are no trials (`Archive.frame`).
-        metrics: what to show every benchmark by, in place of the study's or the papers' choice.
+        protocol: only tables of this protocol.
+        study: its rows, benchmarks and seeds, with or without records. A table under other rules is there only if it has half of the
+            study's rows and the rules that the study sets; where there is none such, any table of its protocol is.
+        runs: only these, in place of all that are no trials (`Archive.frame`).
+        metrics: the columns of every benchmark, in place of the study's or the papers' choice.
     """
-    if runs is None:  # a row of a study that names a value shows its runs, whatever a tuning made of them
+    if runs is None:  # a row of a study that names a value also shows runs that were trials of a tuning
         runs = archive.frame("runs", trials=study is not None)
     runs = runs[runs["protocol"] == protocol] if protocol and len(runs) else runs
     if runs.empty:
@@ -232,8 +234,7 @@ Parts = dict[str, Any]
 
 
 def _of_study(runs: pd.DataFrame, study: Study, archive: Archive, *, metrics: Sequence[str]) -> list[Parts]:
-    """A table for the runs under the study's own rules, whatever the hash of the card that they were planned with,
-    and one a hash for others."""
+    """A table of the runs under the study's own rules, whatever their protocol's hash, and one for each hash of the others."""
     found = rows_of_study(runs, study)
     if study.backbones:
         found = found[found["backbone"].isin(study.backbones)]
@@ -257,8 +258,8 @@ def _of_study(runs: pd.DataFrame, study: Study, archive: Archive, *, metrics: Se
 
 
 def _rules_for(run: Run, study: Study) -> tuple[bool, bool, str, bool, str]:
-    """Whether a run has a study's own rules; whether it keeps to what the study sets; its decoder, and whether that is one of the
-    study's; and the hash of its card where runs of another hash stand in tables of their own."""
+    """Whether a run has a study's own rules; whether it has the rules that the study sets; its decoder, and whether that is one of the
+    study's; and its protocol's hash, where runs of another hash belong to other tables."""
     own = f"benchmarks.{run.benchmark}."
     set_here = {
         name.removeprefix(own): value
@@ -278,8 +279,7 @@ def _rules_for(run: Run, study: Study) -> tuple[bool, bool, str, bool, str]:
 
 
 def _grid(runs: pd.DataFrame, archive: Archive, *, study: Study | None = None, metrics: Sequence[str] = ()) -> Parts:
-    """One table. Without a study a cell's seeds are those that its sweeps planned, and a row has a cell where they
-    planned it."""
+    """The arguments of one table. Without a study a cell's seeds, and whether a row has a cell, are as the sweeps planned them."""
     if study is None:
         benchmarks = sorted(runs["benchmark"].unique(), key=benchmark_rank)
         order = runs.drop_duplicates("row")
@@ -318,7 +318,7 @@ def _grid(runs: pd.DataFrame, archive: Archive, *, study: Study | None = None, m
                 seeds = set()
             elif own_seeds[row] and all(r.run.planned_seeds for r in records if column.holds(r.run)):
                 seeds = own_seeds[row]
-            else:  # older records do not say what was planned, and are held against the seeds of most rows
+            else:  # older records do not say what was planned, and are compared with the seeds of most rows
                 seeds = own_seeds[row] | usual
             cells[row, column] = Cell.of(row, column, table[row].model, records, seeds=sorted(seeds))
     rules = {name: str(runs[name].mode().iloc[0]) for name in SAME_RULES}
@@ -330,7 +330,7 @@ def _grid(runs: pd.DataFrame, archive: Archive, *, study: Study | None = None, m
 
 
 def _columns(benchmark: str, records: Sequence[Record], *, study: Study | None, metrics: Sequence[str]) -> list[Column]:
-    """The columns of one benchmark: a manifest after the other, of each its splits, of each its metrics."""
+    """The columns of one benchmark by manifest, split and metric."""
     runs = [record.run for record in records]
     title = benchmark_title(benchmark, runs)
     columns = []
@@ -366,13 +366,13 @@ def _columns(benchmark: str, records: Sequence[Record], *, study: Study | None, 
 
 
 def _seeds_of(column: Column, records: Sequence[Record]) -> set[int]:
-    """The seeds that a row's records have on a column, and those that their sweeps planned besides."""
+    """The seeds of a row's records on a column, and those that their sweeps planned."""
     here = [record.run for record in records if column.holds(record.run)]
     return {run.seed for run in here} | {seed for run in here for seed in run.planned_seeds}
 
 
 def _titled(made: Sequence[Parts]) -> list[Grid]:
-    """With titles: what differs from the card; tables of one title differ by their hash."""
+    """The tables with titles that name what differs from the card; equal titles also get their hash."""
     records = [sorted({r.key: r for r in parts["runs"]["record"]}.values(), key=lambda r: r.key) for parts in made]
     changed = [overrides(here) for here in records]
 
@@ -382,21 +382,21 @@ def _titled(made: Sequence[Parts]) -> list[Grid]:
         words = headed([name for name in HEADED if name in everywhere], here[0].run.rules) if everywhere else ""
         titles.append(f"{parts['protocol']} · {parts['backbone']}" + (f" · {words}" if words else ""))
     for same in {each for each in titles if titles.count(each) > 1}:
-        for place, each in enumerate(titles):
+        for number, each in enumerate(titles):
             if each == same:
-                parts = made[place]
+                parts = made[number]
                 weights = weights_in_words(parts["checkpoint"])
-                titles[place] += f" · rules {parts['protocol_hash'][:8]}, weights {weights}"
+                titles[number] += f" · rules {parts['protocol_hash'][:8]}, weights {weights}"
     return [
         Grid(
-            title=titles[place],
-            overrides=None if changed[place] is None else overrides_in_words(changed[place] or {}),
+            title=titles[number],
+            overrides=None if changed[number] is None else overrides_in_words(changed[number] or {}),
             **{name: value for name, value in parts.items() if name != "generated"},
         )
-        for place, parts in enumerate(made)
+        for number, parts in enumerate(made)
     ]
 
 
 def weights_in_words(checkpoint: str) -> str:
-    """A checkpoint as a page names it."""
+    """The name of a checkpoint on a page."""
     return checkpoint.removeprefix("sha256-")[:12] or "random"

@@ -1,5 +1,5 @@
-"""Every row of a study against its baseline: one number a benchmark, intervals that hold for all rows at once, and
-what a row costs by a session of `sam-peft cost`."""
+"""Every row of a table against a baseline: a number for each benchmark, intervals that hold for all rows at once, and the cost of a row by
+a session of `sam-peft cost`."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ from harness.protocols.keys import hashed_options
 from harness.statistics import t_interval
 
 COLLAPSE = 0.2
-"""A run that scores so far below the median of its row has collapsed; it stays in the mean and is marked."""
+"""A run that scores this much below the median of its row has collapsed. It stays in the mean and is marked."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -25,12 +25,12 @@ class Standing:
 
     Args:
         cells: benchmark -> its score.
-        differences: benchmark -> row minus baseline with a simultaneous interval; without one where a run collapsed.
-        mean: of the differences over `Leaderboard.complete`; None where the row lacks one of these, or there are none.
-        encoder: trained parameters in the encoder, None where nothing was run.
-        time, memory: a training step's over the baseline's, from one cost session; None where it was not measured.
-        merges: ``exact`` or ``calibrated``: the merge after which nothing of the method is left; ``not needed``
-            where nothing is added; ``no``; empty where it was not measured.
+        differences: benchmark -> row minus baseline with a simultaneous interval; without an interval where a run collapsed.
+        mean: of the differences over `Leaderboard.complete`; None where the row lacks one of them, or there are none.
+        encoder: trained parameters in the encoder; None without a run.
+        time, memory: of a training step over the baseline's, from one cost session; None where it was not measured.
+        merges: ``exact`` or ``calibrated``: the merge after which nothing of the method is left; ``not needed`` where the method adds
+            nothing; ``no``; empty where it was not measured.
     """
 
     row: str
@@ -54,8 +54,8 @@ class Leaderboard:
 
     Args:
         columns: benchmark -> the column that is compared.
-        complete: benchmarks on which every row that was run at all has all its seeds: what means are over.
-        session: of the costs, None where no session measured these steps.
+        complete: benchmarks on which every row with a run has all its seeds; means are over these.
+        session: the session of the costs; None where no session measured these steps.
     """
 
     grid: Grid
@@ -115,14 +115,14 @@ def leaderboard(grid: Grid, baseline: str) -> Leaderboard:
             )
         )  # fmt: skip
 
-    def place(standing: Standing) -> tuple[bool, float]:
+    def rank(standing: Standing) -> tuple[bool, float]:
         if standing.row == baseline:
             return False, 0.0
         known = (standing.differences[name] for name in (*complete, *columns) if name in standing.differences)
         difference = standing.mean or next(known, None)
         return difference is None, -difference.mean if difference else 0.0
 
-    standings.sort(key=place)
+    standings.sort(key=rank)
     return Leaderboard(
         grid=grid, baseline=baseline, columns=columns, complete=complete, standings=tuple(standings), session=session
     )
@@ -145,19 +145,19 @@ def _merges(cost: MethodCost, session: CostRecord) -> str:
 
 
 FREE = {"lr", "alpha_lr", "encoder_lr", "alpha_weight_decay"}
-"""Options that change no step's cost."""
+"""Options that do not change the cost of a step."""
 OF_A_STEP = (
     *("epochs", "optimizer", "fused_attention", "activation_checkpointing"),
     *("cache_embeddings", "accumulate", "decoder", "mask_tokens"),
 )
-"""Rules, apart from size, batch and precision, that change what a step costs."""
+"""Rules that change the cost of a step, apart from size, batch and precision."""
 PLAIN: Mapping[str, object] = {"accumulate": 1, "decoder": "sam"}
-"""What a session, or an older record, was made with that does not name these."""
+"""The values of a session, or of an older record, that does not name these rules."""
 
 
 def session_for(grid: Grid, *, baseline: str) -> CostRecord | None:
-    """The cost session of these rules on this backbone that measured the baseline row and most of the others, the
-    latest of equals; sessions are never mixed."""
+    """The cost session of these rules on this backbone that measured the baseline and most of the other rows; the latest of equals.
+    Sessions are never mixed."""
     rules = [record.run.rules for record in grid.records]
     fitting = [
         (len(measured), session.finished, session.session, session)
@@ -170,7 +170,7 @@ def session_for(grid: Grid, *, baseline: str) -> CostRecord | None:
 
 
 def _same_rules(session: CostRecord, rules: Mapping[str, object]) -> bool:
-    """Whether it measured the step that these runs took; fields that a record does not know count as equal."""
+    """Whether a session measured the step of these rules; rules that a record does not hold count as equal."""
     setup = session.comparability
     options = {name: value for name, value in setup.options.items() if name in OF_A_STEP}
     measured = {
@@ -180,7 +180,7 @@ def _same_rules(session: CostRecord, rules: Mapping[str, object]) -> bool:
 
 
 def costs_of(grid: Grid, session: CostRecord) -> dict[str, MethodCost]:
-    """Row -> what the session measured of that very configuration."""
+    """Row -> the session's cost of the same configuration."""
     measured = {}
     for name, row in grid.rows.items():
         configs = [record.run.method_config for record in grid.records_of(name) if record.code == "OK"]
@@ -193,7 +193,7 @@ def costs_of(grid: Grid, session: CostRecord) -> dict[str, MethodCost]:
 
 
 def _of_a_step(method: str, config: Mapping[str, object]) -> dict[str, object]:
-    """The options that change what a step costs, as JSON has them."""
+    """The options that change the cost of a step, as JSON holds them."""
     return {name: value for name, value in plain_values(hashed_options(method, config)).items() if name not in FREE}
 
 
@@ -206,7 +206,7 @@ def paired_ratio(values: Sequence[float], baseline: Sequence[float]) -> Ratio:
 
 
 USUAL_BASELINES = ("full", "lora")
-"""What sessions are compared with by default."""
+"""Methods that sessions are compared with by default."""
 
 
 def ratios_to(method: MethodCost, baseline: MethodCost, *, longer: float | None) -> dict[str, Ratio]:
@@ -214,8 +214,7 @@ def ratios_to(method: MethodCost, baseline: MethodCost, *, longer: float | None)
     as both have them.
 
     Args:
-        longer: steps of a whole training over the baseline's, which ``device_hours`` count; None where they are not
-            known.
+        longer: steps of a whole training over the baseline's, for ``device_hours``; None where they are not known.
     """
     ratios = {}
     rounds, base_rounds = (cost.step_seconds.get("total", []) for cost in (method, baseline))
@@ -233,5 +232,5 @@ def ratios_to(method: MethodCost, baseline: MethodCost, *, longer: float | None)
 
 
 def ratios_within(method: MethodCost, baseline: MethodCost) -> dict[str, Ratio]:
-    """The ratios that the session stored; for another baseline, those of its rounds."""
+    """The ratios that the session holds; for another baseline, those of its rounds."""
     return method.ratios.get(baseline.variant) or ratios_to(method, baseline, longer=None)

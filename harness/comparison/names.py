@@ -1,4 +1,4 @@
-"""How tables name metrics, methods and benchmarks, what the papers report a benchmark by, and which run a user's words name."""
+"""Names of metrics, methods and benchmarks in tables, the papers' metrics of a benchmark, and the run that a user's words name."""
 
 from __future__ import annotations
 
@@ -26,7 +26,7 @@ class Metric:
 
     @property
     def sign(self) -> int:
-        """What a score is multiplied by so that higher is better."""
+        """The factor of a score that makes higher better."""
         return -1 if self.lower_is_better else 1
 
 
@@ -63,8 +63,8 @@ PAPER_METRICS = {
 }
 
 USUAL_METRICS = ("iou", "dice", "s_measure", "miou", "accuracy", "nll", "ece")
-"""What other benchmarks are shown by, as far as they say so or are scored so. IoU leads, as it chooses the
-checkpoint: an empty mask scores 50 by Sα on thin objects."""
+"""Columns of other benchmarks, as far as they declare or hold these metrics. IoU leads since it chooses the checkpoint, and an empty mask
+scores 50 by Sα on thin objects."""
 
 METHOD_TITLES = {
     "zeroshot": "Zero-shot",
@@ -102,7 +102,7 @@ METHOD_TITLES = {
     "shira": "SHiRA",
     "vera": "VeRA",
 }
-"""What papers call a method; a plug-in's is called as it calls itself."""
+"""Titles as in papers; a plug-in's method has its own name."""
 
 METHOD_ORDER = tuple(METHODS.names())
 """Rows without a study: coarse baselines first, the methods under test last."""
@@ -118,28 +118,27 @@ SCORE_TITLES = {
 
 
 def method_title(name: str) -> str:
-    """What tables call a method; one that is not known here as it calls itself. Of peft's tuners (``peft/miss``) one
-    whose name a method of this repository has too says so."""
+    """The title of a method in tables; one that is not known here has its own name. One of peft's tuners (``peft/miss``) names the
+    library where a method of this repository has the same name."""
     library, _, own = name.rpartition("/")
     title = METHOD_TITLES.get(own, name)
     return f"{title} of {library}" if library and own in METHOD_ORDER else title
 
 
 def metric(name: str) -> Metric:
-    """Title and direction; a plug-in's own metric is named as it is and higher is taken as better."""
+    """Title and direction of a metric; that of a plug-in has its own name, and higher is better."""
     return METRICS.get(name, Metric(title=name))
 
 
 def benchmark_title(name: str, runs: Iterable[Run] = ()) -> str:
-    """The benchmark's title; of one that is not known here, the title in ``runs``; else its name."""
+    """The title of a benchmark; for one that is not known here the title in ``runs``, else its name."""
     given = (run.benchmark_title for run in runs if run.benchmark == name and run.benchmark_title)
     return title_of(name) or next(given, name)
 
 
 def shown_metrics(name: str, runs: Iterable[Run], *, scored: Collection[str]) -> tuple[str, ...]:
-    """What tables show of a benchmark: what the papers report, else what the benchmark itself says in ``runs``, else
-    the usual metrics, as far as records hold them; where none was scored, what the benchmark would have been scored
-    by."""
+    """The metrics of a benchmark in tables: those of the papers, else those that the benchmark declares in ``runs``, else the usual ones;
+    as far as they are ``scored``, or all that are declared where nothing was scored."""
     declared = next((run.benchmark_metrics for run in runs if run.benchmark == name and run.benchmark_metrics), ())
     given = [metric for metric in dict.fromkeys(declared) if metric in scored or not scored]
     given.sort(key=lambda metric: USUAL_METRICS.index(metric) if metric in USUAL_METRICS else -1)
@@ -157,10 +156,10 @@ def method_rank(name: str) -> tuple[int, str]:
 
 
 UNTUNED = ("decoder", "zeroshot")
-"""What an adapted encoder has to be better than, the harder one first."""
+"""Methods without an adapted encoder, the stronger one first."""
 
 BASELINES = ("lora", "decoder")
-"""What rows are compared with where nobody says: the first of these methods that is there."""
+"""Default baselines: the first of these methods that has a row."""
 
 
 HINT = "sam-peft status prints keys, and --results DIR chooses the folder"
@@ -170,14 +169,14 @@ def find_key(wanted: str, keys: Collection[str], described: Callable[[], Mapping
     """The key that is ``wanted``, the only one that begins so, or that of the only run that fits all its words.
 
     Args:
-        wanted: a key, or words such as ``lora kvasir 0``: a row, a benchmark, a seed, a protocol, a backbone, as far as it
-            takes to mean one run.
+        wanted: a key, or words such as ``lora kvasir 0``: a row, a benchmark, a seed, a protocol, a backbone, as many as identify one
+            run.
         keys: of all runs.
-        described: reads what words are compared with, by key: a `Run`, or the state of one that is on its way, which
-            has a run's variant, method, benchmark, seed, protocol and backbone too; called where no key fits.
+        described: gives key -> `Run`, or another object with a run's variant, method, benchmark, seed, protocol and backbone; called
+            where no key fits.
 
     Raises:
-        UsageError: there is none, or several.
+        UsageError: no run fits, or several.
     """
     if wanted in keys:
         return wanted
@@ -202,8 +201,7 @@ def find_key(wanted: str, keys: Collection[str], described: Callable[[], Mapping
 
 
 def find_record(store: RecordStore, wanted: str) -> Record:
-    """The whole record of the run that is meant, see `find_key`. Raises UsageError: there is none, or several, or it
-    cannot be read."""
+    """The whole record of the run that ``wanted`` names (`find_key`). Raises UsageError: none, several, or it cannot be read."""
     keys = [path.stem for path in store.files()]
     if not any(key.startswith(wanted) for key in keys):
         started = sorted(path.name for path in store.root.glob("state/*") if wanted and path.name.startswith(wanted))
@@ -217,7 +215,7 @@ def find_record(store: RecordStore, wanted: str) -> Record:
 
 
 def find_run(results: Path, wanted: str) -> Run:
-    """The finished run that is meant, see `find_key`. Raises UsageError: none, several, or a run that failed."""
+    """The finished run that ``wanted`` names (`find_key`). Raises UsageError: none, several, or a run that failed."""
     try:
         record = find_record(RecordStore(results), wanted)
     except UsageError as error:

@@ -1,8 +1,7 @@
-"""What papers published, with ours: values of tables, and sentences such as "NAS-LoRA is better than LoRA".
+"""Published numbers with ours: values of tables, and claims such as "NAS-LoRA is better than LoRA".
 
-``results/paper/<paper>.csv`` has the values, one row a cell, each with where it was read and how sure that is
-(`MARKS`); an unknown cell is empty. ``results/paper/setups.yaml`` says what they were made with.
-``results/claims.yaml`` has the sentences as differences of two rows.
+``results/paper/<paper>.csv`` has the values, one row a cell, each with its source and how sure that is (`MARKS`); an unknown cell is
+empty. ``results/paper/setups.yaml`` has the published set-ups. ``results/claims.yaml`` has the claims as differences of two rows.
 """
 
 from __future__ import annotations
@@ -28,7 +27,7 @@ from harness.system.yaml_files import read_yaml
 FOLDER = Path(__file__).parents[1] / "data" / "paper"
 CLAIMS = FOLDER.parent / "claims.yaml"
 PUBLISHED_SPLITS = ("official", "AutoGluon's", "PraNet's")
-"""How a split rule begins (`harness.datasets.base.Splits.rule`) whose test images are published."""
+"""How split rules with published test images begin (`harness.datasets.base.Splits.rule`)."""
 MARKS = {
     "P": "stated on a public page about the paper",
     "S": "quoted by third parties that had the paper; a typo is possible",
@@ -42,7 +41,7 @@ class Published:
 
     Args:
         benchmark, split: empty where the metric is ``parameters_m``, trained parameters with the mask decoder.
-        options: what an ablation changes in the method's configuration: ``rank=6``, several joined by ``;``.
+        options: the changes of an ablation to the method's configuration: ``rank=6``, several joined by ``;``.
         spread: the number after ±, of the kind ``se`` or ``sd``; runs: how many the paper averaged.
     """
 
@@ -62,14 +61,14 @@ class Published:
 
     @property
     def settings(self) -> dict[str, Any]:
-        """``options`` as the method takes them."""
+        """``options`` as values of the method's configuration."""
         given = dict(item.strip().split("=", 1) for item in self.options.split(";") if item)
         config = method_config(self.method, given)
         return {name: getattr(config, name) for name in given}
 
     def against(self, ours: Sequence[float]) -> Difference:
-        """Ours (one score a seed, in percent) minus the paper's, with the variance of both (Welch 1947). Without a
-        printed spread the paper's runs, one if it does not say how many, are taken to vary as ours do."""
+        """Ours (one score a seed, in percent) minus the paper's, with the variance of both (Welch 1947). Without a printed spread the
+        paper's runs are assumed to vary as ours, and to be one where their number is not given."""
         estimate, runs, value = stats.of_seeds(ours), int(self.runs or 0), float(self.value)
         if self.spread:
             error = float(self.spread) / (math.sqrt(max(runs, 1)) if self.spread_kind == "sd" else 1)
@@ -81,7 +80,7 @@ class Published:
 
 @dataclass(frozen=True, kw_only=True)
 class Side:
-    """A row of a sentence."""
+    """A row of a claim."""
 
     method: str
     options: dict[str, Any] = field(default_factory=dict)
@@ -90,8 +89,8 @@ class Side:
 
 @dataclass(frozen=True, kw_only=True)
 class Claim:
-    """A sentence of a paper: ``first`` minus ``second`` on each benchmark in points, or with ``cost`` what a step
-    costs in percent more.
+    """A claim of a paper: ``first`` minus ``second`` on each benchmark in points, or with ``cost`` the additional cost of a step in
+    percent.
 
     Args:
         expected: ``> 0``, ``< 2`` or a number.
@@ -109,8 +108,7 @@ class Claim:
 
 @dataclass(frozen=True, kw_only=True)
 class Setup:
-    """What one paper's numbers were made with; ``test_images``: benchmark -> images in its test splits, where one is
-    known."""
+    """The set-up of one paper's numbers; ``test_images``: benchmark -> images in its test splits, where known."""
 
     card: str
     backbone: str
@@ -118,7 +116,7 @@ class Setup:
     test_images: dict[str, int] = field(default_factory=dict)
 
     def departures(self, record: Record) -> list[str]:
-        """How a run differs from it, in words."""
+        """The differences of a run to the set-up in words."""
         run, published = record.run, self.test_images.get(record.run.benchmark)
         words = [] if run.backbone == self.backbone else [f"backbone {run.backbone} instead of {self.backbone}"]
         if run.checkpoint != self.checkpoint:
@@ -137,7 +135,7 @@ class Setup:
 
 @dataclass(frozen=True, kw_only=True)
 class Papers:
-    """Values that are known, what they were made with, and sentences."""
+    """Published values, their set-ups, and claims."""
 
     published: Sequence[Published] = ()
     setups: Mapping[str, Setup] = field(default_factory=dict)
@@ -178,7 +176,7 @@ class Papers:
                 yield value, cell, difference, list(dict.fromkeys(words))
 
     def paired_claims(self, grid: Grid) -> Iterator[tuple[Claim, Column, Difference]]:
-        """Sentence, column and our difference, where the grid has both rows on it."""
+        """Claim, column and our difference, where the grid has both rows."""
         for claim in self.claims:
             rows = [_row_of(grid, side) for side in (claim.first, claim.second)]
             for name in claim.benchmarks if all(rows) else ():

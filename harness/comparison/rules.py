@@ -1,4 +1,4 @@
-"""The rules of runs against those of a card, in words: what a page was run with instead of what its card says."""
+"""The rules of runs against those of their protocol's card, in words."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ Difference = Mapping[str, tuple[Any, Any]]
 
 NOT_THERE = "nothing"
 PROMINENT = ("epochs", "image_size", "train_limit", "lr", "batch_size", "optimizer", "precision")
-"""Rules that are named before others, which follow in the order of the alphabet."""
+"""Rules that are named first; others follow by name."""
 
 
 def card(protocol: str, benchmark: str) -> Rules | None:
@@ -24,7 +24,7 @@ def card(protocol: str, benchmark: str) -> Rules | None:
 
 
 def flat(rules: Rules) -> dict[str, Any]:
-    """Dotted name -> value of everything that can change a number; fields younger than a record at their old value."""
+    """Dotted name -> value of every rule that can change a number; rules that a record does not know have their former value."""
     values: dict[str, Any] = {}
 
     def walk(table: Mapping[str, Any], path: str) -> None:
@@ -39,7 +39,7 @@ def flat(rules: Rules) -> dict[str, Any]:
 
 
 def differences(ours: Rules, theirs: Rules) -> dict[str, tuple[Any, Any]]:
-    """Fields in which the two differ; one that only one of them has is `NOT_THERE` in the other."""
+    """Rules in which the two differ; one that is missing is `NOT_THERE`."""
     first, second = flat(ours), flat(theirs)
     return {
         name: (first.get(name, NOT_THERE), second.get(name, NOT_THERE))
@@ -51,9 +51,8 @@ def differences(ours: Rules, theirs: Rules) -> dict[str, tuple[Any, Any]]:
 def from_card(ours: Rules, of_card: Rules) -> dict[str, tuple[Any, Any]]:
     """`differences` of a run from its card.
 
-    A budget of epochs under a card with one of updates is none: planning gives it to methods for which the two are the
-    same runs. The classes of one's own data are no rule that a card could have, nor is a split's seed where it is
-    the run's, nor a normalisation that the card leaves to the backbone where it is the backbone's.
+    Some differences do not count. Planning gives a budget of epochs under a card with one of updates where both are the same run. A card
+    cannot hold the classes of one's own data, or a split's seed that is the run's. It may leave the normalisation to the backbone.
     """
     by_backbone = ours.get("normalisation") == "backbone"
     return {
@@ -89,7 +88,7 @@ def overrides(records: Iterable[Record]) -> dict[str, Difference] | None:
 
 
 def overrides_in_words(by_benchmark: Mapping[str, Difference]) -> str:
-    """What all benchmarks share once, the rest with the benchmark's name; empty where nothing differs."""
+    """Differences that all benchmarks share, then the others with the benchmark's name; empty where nothing differs."""
     everywhere = shared(list(by_benchmark.values()))
     parts = [in_words(everywhere)] if everywhere else []
     for benchmark, difference in by_benchmark.items():
@@ -100,7 +99,7 @@ def overrides_in_words(by_benchmark: Mapping[str, Difference]) -> str:
 
 
 def shared(differences: Sequence[Difference]) -> dict[str, tuple[Any, Any]]:
-    """What every one of them holds."""
+    """The entries that all of them have."""
     first, *others = differences or [{}]
     return {name: pair for name, pair in first.items() if all(other.get(name) == pair for other in others)}
 
@@ -112,11 +111,11 @@ HEADED: Mapping[str, Callable[[Any], str]] = {
     "image_size": lambda value: f"{value} px",
     "epochs": lambda value: f"{value} epoch{'s' if value != 1 else ''}",
 }
-"""Rules that a heading names first, in its words."""
+"""Rules that a heading names first, in words."""
 
 
 def headed(names: Iterable[str], rules: Rules) -> str:
-    """The values of some rules as a heading says them: ``400 training images, 266 px, warmup 50``."""
+    """The values of some rules as in a heading: ``400 training images, 266 px, warmup 50``."""
     values, wanted = flat(rules), list(names)
     first = [HEADED[name](values[name]) for name in HEADED if name in wanted and name in values]
     rest = [f"{name} {_short(values.get(name, NOT_THERE))}" for name in wanted if name not in HEADED]

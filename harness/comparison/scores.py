@@ -1,5 +1,4 @@
-"""Scores of rows on a column, and the differences of two rows: paired by seed and, where a score is a mean over
-images, by image."""
+"""Scores of rows on a column, and differences of two rows: paired by seed, and by image where a score is a mean over images."""
 
 from __future__ import annotations
 
@@ -30,8 +29,7 @@ MISSING = "MISSING"
 
 @dataclass(frozen=True, kw_only=True)
 class Column:
-    """Benchmark, test split and metric; ``manifest`` is the hash of the split, ``title`` what the benchmark is
-    called, ``note`` what must be said about its data."""
+    """Benchmark, test split and metric. ``manifest``: hash of the split; ``title``: of the benchmark; ``note``: on its data."""
 
     benchmark: str
     split: str
@@ -46,7 +44,7 @@ class Column:
 
     @property
     def sign(self) -> int:
-        """What a score is multiplied by so that higher is better."""
+        """The factor of a score that makes higher better."""
         return self.measure.sign
 
     @property
@@ -67,17 +65,17 @@ ImageScores = tuple[tuple[str, ...], "NDArray[np.float64]"]
 """The stems of the images, in order, and the score of each."""
 
 Over = Literal["seeds and images", "seeds", "splits", "images"]
-"""What an interval is over; ``splits`` where every seed has its own split (Nadeau and Bengio 2003); ``images`` of a
-single seed, where it says nothing of other seeds."""
+"""What an interval covers. ``splits``: every seed has its own split (Nadeau and Bengio 2003). ``images``: those of a single seed, so that
+other seeds may differ."""
 
 
 @dataclass(frozen=True, kw_only=True)
 class Sample:
-    """What one row has on one column, in points, higher is better.
+    """The scores of one row on one column, in points, higher is better.
 
     Args:
         by_seed: seed -> score.
-        images: seed -> scores by image, where the run has such that average to its score.
+        images: seed -> scores by image, where they average to the run's score.
         clusters: stem -> its cluster, where images are not independent.
         test_share: images tested over images trained on where every seed has its own split, else 0.
     """
@@ -133,7 +131,7 @@ def difference(scores: pd.DataFrame, row: str, baseline: str) -> Difference | No
 
 
 def sample(scores: pd.DataFrame, row: str) -> Sample:
-    """One row of a frame as `difference` takes it. Raises ValueError: several metrics, splits or models."""
+    """The scores of one row of a frame (`difference`). Raises ValueError: several metrics, splits or models."""
     import numpy as np
 
     here = scores[scores["row"] == row]
@@ -178,8 +176,8 @@ def of_samples(first: Sample, second: Sample) -> Difference | None:
 
 
 def over_images(first: Sample, second: Sample) -> Difference | None:
-    """First minus second under the first seed that both have, with an interval over its images (their clusters, where images
-    are not independent); None where they have no seed or not the same images."""
+    """First minus second under the first common seed, with an interval over its images, or over their clusters where images are not
+    independent; None where they have no common seed or not the same images."""
     import numpy as np
 
     seeds = sorted(first.by_seed.keys() & second.by_seed.keys())[:1]
@@ -194,7 +192,7 @@ def over_images(first: Sample, second: Sample) -> Difference | None:
 
 
 def common_stems(samples: Sequence[Sample], seeds: Sequence[int]) -> tuple[str, ...] | None:
-    """The images that all of them scored under every seed; None where they are not the same, or some run has none."""
+    """The images that all samples scored under every seed; None where they differ, or a run has none."""
     found = {each.images[seed][0] if seed in each.images else None for each in samples for seed in seeds}
     return found.pop() if len(found) == 1 else None
 
@@ -213,12 +211,10 @@ def simultaneous(columns: Sequence[Mapping[str, Sample]], baseline: str) -> dict
     `harness.statistics.max_t`).
 
     Args:
-        columns: one a benchmark: row -> what it has there. Rows that lack a seed of the baseline's somewhere are
-            left out.
+        columns: for each benchmark row -> its scores. Rows that lack a seed of the baseline's on any column are left out.
 
     Returns:
-        Row -> its differences, one a column, then their mean over the columns. Empty for a baseline of fewer than
-        two seeds.
+        Row -> its differences, one for each column, then their mean. Empty for a baseline of fewer than two seeds.
     """
     import numpy as np
 
@@ -247,10 +243,10 @@ def simultaneous(columns: Sequence[Mapping[str, Sample]], baseline: str) -> dict
     halves = [stats.max_t([each]) for each in families] + [stats.max_t(families)]
     counts = [len(here) for here in seeds] + [min(map(len, seeds))]
     found: dict[str, list[Difference]] = {}
-    for place, row in enumerate(rows):
+    for index, row in enumerate(rows):
         found[row] = [
             Difference(
-                mean=float(mean[place]), low=float(mean[place] - half[place]), high=float(mean[place] + half[place]), n=n,
+                mean=float(mean[index]), low=float(mean[index] - half[index]), high=float(mean[index] + half[index]), n=n,
                 over=kind, simultaneous=True,
             )
             for mean, half, n, kind in zip(means, halves, counts, [*over, over[0]], strict=True)
@@ -260,12 +256,12 @@ def simultaneous(columns: Sequence[Mapping[str, Sample]], baseline: str) -> dict
 
 @dataclass(frozen=True, kw_only=True, eq=False)
 class Cell:
-    """What is known of one number: the scores of a row on a column.
+    """One cell of a table: the scores of a row on a column.
 
     Args:
         model: which of the runs' models is scored: ``best``, ``merged-exact``, ….
         values: seed -> score in [0, 1] of runs that ended well.
-        codes: seed -> reason why there is no score, or why it counts for nothing.
+        codes: seed -> why there is no score, or why it does not count.
         records: the records of this cell.
     """
 
@@ -278,8 +274,7 @@ class Cell:
 
     @classmethod
     def of(cls, row: str, column: Column, model: str, records: Sequence[Record], *, seeds: Sequence[int]) -> Cell:
-        """What the records of a row on a benchmark say; of ``seeds`` without a record the cell says that they are
-        missing."""
+        """The cell of a row's records on a benchmark; ``seeds`` without a record are missing."""
         values: dict[int, float] = {}
         codes: dict[int, str] = {}
         own = [record for record in records if column.holds(record.run)]
@@ -299,12 +294,12 @@ class Cell:
 
     @property
     def planned(self) -> tuple[int, ...]:
-        """The seeds that were planned; empty where this row was not planned on this benchmark."""
+        """The planned seeds; empty where this row was not planned on this benchmark."""
         return tuple(sorted(self.values.keys() | self.codes.keys()))
 
     @property
     def seeds(self) -> list[int]:
-        """Those that are in."""
+        """The seeds that have a score."""
         return sorted(self.values.keys() - self.codes.keys())
 
     @property
@@ -326,7 +321,7 @@ class Cell:
 
     @property
     def mean(self) -> float:
-        """Over seeds, in [0, 1]; nothing is shown of it where there is a gap."""
+        """Over seeds, in [0, 1]; tables do not show it where there is a gap."""
         return math.fsum(self.values.values()) / len(self.values)
 
     @property
@@ -346,17 +341,16 @@ class Cell:
 
     @property
     def interval(self) -> stats.Interval | None:
-        """Student's, 95 %, over the seeds; that of folds where every seed has its own split; None for a single
-        run."""
+        """Student's 95 % interval over the seeds, or that of folds where every seed has its own split; None for a single run."""
         return stats.of_folds(self.by_seed, test_share=self.test_share).interval() if self.values else None
 
     @property
     def blank(self) -> bool:
-        """Whether the masks of a run are almost empty: their mean foreground is below a tenth of the truth's."""
+        """Whether the masks of a run are almost empty: their mean foreground is below a tenth of the true masks'."""
         return any(record.foreground.get(self.column.split, 1.0) < 0.1 for record in self.records)
 
     def sample(self, archive: Archive) -> Sample:
-        """Its scores by seed and image, for `of_samples`; a seed whose records disagree is left out."""
+        """Its scores by seed and image, for `of_samples`; a seed with conflicting records is left out."""
         seeds, scale = set(self.seeds), 100 * self.column.sign
         images: dict[int, ImageScores] = {}
         clusters: dict[str, str] = {}

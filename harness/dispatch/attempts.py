@@ -91,7 +91,7 @@ BEATS_PER_LEASE = 6
 
 
 class Held(Exception):
-    """Somebody alive has the lease."""
+    """A live process has the lease."""
 
 
 class Exhausted(Exception):
@@ -99,7 +99,7 @@ class Exhausted(Exception):
 
 
 class Lost(Exception):
-    """Somebody else took the lease over; stop without writing anything."""
+    """Another process took over the lease; stop without writing anything."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -163,7 +163,7 @@ def close(folder: Path, attempt: Attempt, end: End, detail: str = "") -> None:
 
 
 class Lease:
-    """The right to work on a run, from `acquire` until `release` or until somebody takes it over."""
+    """The right to work on a run, from `acquire` until `release` or until another process takes it over."""
 
     def __init__(self, folder: Path, attempt: Attempt) -> None:
         self.folder = folder
@@ -192,7 +192,7 @@ class Lease:
                 its last start and its record.
 
         Raises:
-            Held: somebody alive has it.
+            Held: a live process has it.
             Exhausted: the run is to be given up.
             UsageError: a file that is no attempt has the name of the next.
         """
@@ -212,7 +212,7 @@ class Lease:
                 return cls(folder, attempt)
             if not any(start.number >= number for start in attempts(folder)):
                 raise UsageError(f"{_path(folder, number)} is in the way and no start of this run; move it away")
-            # Somebody was faster; look once more.
+            # Another process was faster; look once more.
 
     def beat(self) -> None:
         """Show that the holder lives. Raises Lost: it was overtaken."""

@@ -1,4 +1,4 @@
-"""Leaderboards of a results folder: which row others are compared with, what the order is, and the sentence of a page."""
+"""Leaderboards of a results folder: their baseline, their order, and the sentence of a page."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ from harness.system.errors import UsageError, did_you_mean
 
 
 def boards(made: Iterable[Grid], study: Study | None, baseline: str) -> list[Leaderboard]:
-    """Every table with runs against a row: ``baseline``, else the study's, else the usual one, else its first row.
+    """Every table with runs against a baseline: the row of that name, else the study's, else the default one, else the first row.
 
     Raises:
         UsageError: no row is called ``baseline``.
@@ -43,15 +43,15 @@ def on(board: Leaderboard, benchmark: str) -> list[Standing]:
     """The rows that have a run on a benchmark, best first."""
     column = board.columns[benchmark]
 
-    def place(standing: Standing) -> tuple[bool, float]:
+    def rank(standing: Standing) -> tuple[bool, float]:
         cell = standing.cells[benchmark]
         return not cell.values, -column.sign * cell.mean if cell.values else 0.0
 
-    return sorted((each for each in ran(board) if each.cells[benchmark].planned), key=place)
+    return sorted((each for each in ran(board) if each.cells[benchmark].planned), key=rank)
 
 
 def in_order(board: Leaderboard) -> list[Standing]:
-    """The rows that have a run, best first by what orders the first page; rows without it last."""
+    """The rows that have a run, best first by the order of the first page; rows without that score last."""
     if not leading(board):
         return ran(board)
     first = on(board, leading(board))
@@ -73,12 +73,12 @@ def leading(board: Leaderboard) -> str:
 
 
 def against(standing: Standing, benchmark: str) -> Difference | None:
-    """Its difference to the baseline on a benchmark; of an empty name their mean."""
+    """The difference of a row to the baseline on a benchmark; for an empty name their mean."""
     return standing.differences.get(benchmark) if benchmark else standing.mean
 
 
 def cells_on(standing: Standing, benchmark: str) -> list[Cell]:
-    """Its cell on a benchmark; of an empty name all of them."""
+    """The cell of a row on a benchmark; for an empty name all of its cells."""
     return [cell for name, cell in standing.cells.items() if benchmark in ("", name)]
 
 
@@ -88,7 +88,7 @@ def named(board: Leaderboard, benchmark: str) -> str:
 
 
 def sentence(board: Leaderboard, benchmark: str) -> str:
-    """What a reader with ten seconds takes with him, of one benchmark or of the mean over benchmarks."""
+    """The result in one sentence, on one benchmark or for the mean over benchmarks."""
     what = named(board, benchmark)
     what = what if benchmark else what.capitalize()
     if board.grid.is_generated:
@@ -118,8 +118,8 @@ def sentence(board: Leaderboard, benchmark: str) -> str:
 
 
 def verdict(grid: Grid, column: Column) -> str:
-    """Whether tuning helps on one's own images: the best row against the decoder alone, or else zero-shot. Empty where
-    neither of these has a score. Intervals hold for all rows at once, where there are two seeds or more."""
+    """Whether tuning helps on one's own images: the best row against the decoder alone, else against zero-shot. Empty where neither has a
+    score. With two seeds or more, intervals hold for all rows at once."""
     complete = {row: cell for row in grid.rows if (cell := grid.cells[row, column]).complete}
     if complete and all(cell.blank for cell in complete.values()):
         return f"{column.name}: the masks of every row are almost empty, so nothing is ranked."
@@ -154,7 +154,7 @@ def percent(value: float) -> str:
 
 def shown(difference: Difference) -> str:
     """``+1.2 [+0.3, +2.1]``"""
-    # A bound below zero keeps its sign when it rounds to zero: the verdict rests on it.
+    # A bound below zero keeps its sign when it rounds to zero, since the verdict depends on it.
     bounds = "" if difference.low is None else f" [{difference.low:+.1f}, {difference.high:+.1f}]"
     return f"{difference.mean:+z.1f}{bounds}"
 
@@ -164,7 +164,7 @@ def axis_label(column: Column) -> str:
 
 
 def caption(board: Leaderboard) -> str:
-    """What every caption ends with."""
+    """The end of every caption."""
     seeds = sorted({record.run.seed for record in board.grid.records})
     rules = f"protocol {board.grid.protocol}, hash {board.grid.protocol_hash}; backbone {board.grid.backbone}"
     return f"Seeds {', '.join(map(str, seeds))}; {rules}."

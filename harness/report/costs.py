@@ -1,4 +1,4 @@
-"""Cost records as tables, one a comparability key; never two keys in one table."""
+"""Cost records as tables: one for each comparability key, never two keys in one table."""
 
 from __future__ import annotations
 
@@ -7,7 +7,7 @@ import statistics
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import replace
 
-from harness.archive.measured import CostRecord, MethodCost, Ratio, places
+from harness.archive.measured import CostRecord, MethodCost, Ratio, setups
 from harness.comparison.leaderboard import USUAL_BASELINES, paired_ratio, ratios_within
 from harness.comparison.papers import Papers
 from harness.report.formats import Number, Page, Table, Value, heads
@@ -30,10 +30,9 @@ SIZE_NOTES = (
 def cost_page(
     records: Iterable[CostRecord], *, title: str, papers: Papers | None = None, details: bool = False
 ) -> Page:
-    """For every comparability key what a step costs, against baselines too; with ``details`` the parts of a step,
-    memory and sizes."""
+    """For every comparability key the cost of a step, also against baselines; with ``details`` the parts of a step, memory and sizes."""
     records = list(records)
-    named = places(records)
+    named = setups(records)
     tables: list[Table] = []
     for key in sorted(named, key=lambda key: (named[key], key)):
         sessions = sorted((record for record in records if record.key == key), key=lambda session: session.session)
@@ -45,7 +44,7 @@ def cost_page(
 
 
 def _named(sessions: Sequence[CostRecord]) -> list[tuple[str, CostRecord, MethodCost]]:
-    """Every method of these sessions under its name; § where the device was not exclusive."""
+    """Every method of these sessions with its name, which has a § where the device was not exclusive."""
     return [
         (
             cost.variant + (f" #{session.session[:6]}" if len(sessions) > 1 else "") + (" §" if session.shared else ""),
@@ -143,7 +142,7 @@ def _sizes(sessions: Sequence[CostRecord]) -> Table:
 
 
 def _claims(sessions: Sequence[CostRecord], papers: Papers) -> Table:
-    """What papers say about cost, with each session that measured both rows."""
+    """Claims of papers about cost, with each session that measured both rows."""
     rows: list[list[Value]] = []
     for claim in papers.claims if sessions[0].comparability.task == "binary" else ():
         for session in sessions if claim.cost else ():
@@ -158,7 +157,7 @@ def _claims(sessions: Sequence[CostRecord], papers: Papers) -> Table:
                     change = _change(paired_ratio(ours, theirs))
                     rows.append([claim.text, f"{claim.source} [{claim.mark}]", claim.expected, change])
     columns = heads("claim", "source", "paper (%)", "ours (%)", words=["source"])
-    return Table(heading="beside the papers", level=3, columns=columns, rows=rows)
+    return Table(heading="against the papers", level=3, columns=columns, rows=rows)
 
 
 def _rounds_of(cost: MethodCost, what: str, model: str) -> Sequence[float]:
@@ -168,7 +167,7 @@ def _rounds_of(cost: MethodCost, what: str, model: str) -> Sequence[float]:
 
 
 def _baselines(session: CostRecord, cost: MethodCost) -> list[MethodCost]:
-    """Those of the session, and the usual ones that it measured besides."""
+    """The session's baselines, and default ones that it measured."""
     wanted = {*USUAL_BASELINES, *(name for method in session.methods for name in method.ratios)} - {cost.variant}
     return sorted((other for other in session.methods if other.variant in wanted), key=lambda other: other.variant)
 
@@ -193,6 +192,6 @@ def _median(seconds: Sequence[float] | None) -> Number:
 
 
 def _scaled(value: float | None, unit: float, digits: int) -> Number:
-    """With so many digits, and more where a small number would have none or one of its own."""
+    """A number in units of ``unit`` with so many decimals, and more where a small number needs them for two digits."""
     first = math.floor(math.log10(value / unit)) if value else 0
     return Number(value=None if value is None else value / unit, form=f".{max(digits, 1 - first)}f")

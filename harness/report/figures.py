@@ -1,6 +1,6 @@
-"""Six figures of a table's runs: Pareto, differences, cost, curves, α, and masks (`harness.report.masks`), in one style.
+"""Six figures of a table's runs in one style: Pareto, differences, cost, curves, α, and masks (`harness.report.masks`).
 
-Each is None where the runs do not have the numbers for it.
+Each is None where the runs lack the numbers for it.
 """
 
 from __future__ import annotations
@@ -44,7 +44,7 @@ if TYPE_CHECKING:
 
 
 def draw(board: Leaderboard, pictures: Pictures | None = None) -> Iterator[tuple[str, Figure, str]]:
-    """(name, figure, caption) of every figure that the runs have the numbers for."""
+    """(name, figure, caption) of every figure whose numbers the runs have."""
     with styled():
         if made := pareto(board):
             yield ("pareto", *made)
@@ -143,7 +143,7 @@ def _points(board: Leaderboard) -> tuple[dict[str, tuple[float, float]], str]:
 
 
 def _colours() -> Colormap:
-    """From quick to slow; each can be seen on light and on dark."""
+    """From quick to slow; visible on light and on dark backgrounds."""
     from matplotlib.colors import LinearSegmentedColormap
 
     return LinearSegmentedColormap.from_list("step", [BETTER, "#a98bc4", BASELINE])
@@ -158,12 +158,12 @@ def short_number(value: float) -> str:
 
 
 def _label(ax: Axes, points: Points, *, first: Sequence[str], size: tuple[float, float]) -> None:
-    """Names at points as far as there is room, those of ``first`` before others."""
-    letter, line = 0.052 / size[0], 0.11 / size[1]  # shares of the axes that a letter and a line take, nearly
-    places = {row: ax.transAxes.inverted().transform(ax.transData.transform(point)) for row, point in points.items()}
-    taken = [(x - 0.01, y - 0.014, x + 0.01, y + 0.014) for x, y in places.values()]
+    """Write names at points where there is room, those of ``first`` before others."""
+    letter, line = 0.052 / size[0], 0.11 / size[1]  # about the shares of the axes that a letter and a line take
+    positions = {row: ax.transAxes.inverted().transform(ax.transData.transform(point)) for row, point in points.items()}
+    taken = [(x - 0.01, y - 0.014, x + 0.01, y + 0.014) for x, y in positions.values()]
     for row in dict.fromkeys([row for row in first if row in points] + list(points)):
-        x, y = places[row]
+        x, y = positions[row]
         text = cut(row, 24)
         wide = letter * len(text)
         for dx, dy, align in (
@@ -239,10 +239,10 @@ def cost(board: Leaderboard) -> tuple[Figure, str] | None:
         ax.tick_params(axis="y", length=0)
     axes[0].set_yticks(range(len(rows)), [cut(each.row, 34) for each in rows])
     axes[0].set_ylim(-0.6, len(rows) - 0.4)
-    place = board.session.comparability
+    setup = board.session.comparability
     return made, (
-        f"A training step against {board.baseline}'s, {board.session.rounds} interleaved rounds on {place.device}, {place.precision},"
-        f" {place.image_size} px, batch {place.batch}. Thick: 95 % confidence intervals over the rounds."
+        f"A training step against {board.baseline}'s, {board.session.rounds} interleaved rounds on {setup.device}, {setup.precision},"
+        f" {setup.image_size} px, batch {setup.batch}. Thick: 95 % confidence intervals over the rounds."
     )
 
 
@@ -292,7 +292,7 @@ def curves(board: Leaderboard, benchmark: str, *, coloured: int = 5) -> tuple[Fi
 
 
 def _mean_curve(runs: Sequence[Record], name: str) -> Curve:
-    """In %, over the seeds, of the epochs that all of them validated."""
+    """The mean over seeds in %, for epochs that all of them validated."""
     by_seed = [
         {e["epoch"]: 100 * e["val"][name] for e in r.history if math.isfinite(e.get("val", {}).get(name, math.nan))}
         for r in runs
@@ -319,12 +319,12 @@ def alpha(board: Leaderboard, benchmark: str) -> tuple[Figure, str] | None:
     made, axes = panels(len(rows), columns=3, width=PAGE * min(3, 1 + len(rows)) / 3, height=1.9, sharey=True)
     for ax, (row, (names, histories, codes)) in zip(axes, rows.items(), strict=True):
         ax.axhline(1 / len(names), color=GREY, linewidth=0.7)
-        for place, name in enumerate(names):
-            lines = [[_mean_share(epoch, place) for epoch in history if epoch] for history in histories]
+        for index, name in enumerate(names):
+            lines = [[_mean_share(epoch, index) for epoch in history if epoch] for history in histories]
             mean = [statistics.fmean(at_epoch) for at_epoch in zip(*lines, strict=False)]
             ax.plot(
                 range(1, len(mean) + 1), mean, label=name.replace("_", " "), markevery=max(1, len(mean) // 6),
-                color=SERIES[place % len(SERIES)], marker=MARKERS[place % len(MARKERS)], markersize=3,
+                color=SERIES[index % len(SERIES)], marker=MARKERS[index % len(MARKERS)], markersize=3,
             )  # fmt: skip
         ax.set_title("\n".join([cut(row, 30), *codes]), loc="left")
         ax.set_xlabel("epoch")
@@ -343,5 +343,5 @@ def _history(board: Leaderboard, record: Record) -> list[Shares]:
         return []
 
 
-def _mean_share(shares: Shares, place: int) -> float:
-    return statistics.fmean(of_site[place] for of_site in shares.values())
+def _mean_share(shares: Shares, index: int) -> float:
+    return statistics.fmean(of_site[index] for of_site in shares.values())

@@ -1,4 +1,4 @@
-"""Pages of tables whose cells are numbers, and the one writer: markdown, LaTeX, tidy CSV, JSON, or text for a terminal."""
+"""Pages of tables whose cells are numbers, and their writer: markdown, LaTeX, tidy CSV, JSON, or text for a terminal."""
 
 from __future__ import annotations
 
@@ -24,7 +24,7 @@ SUFFIX: Mapping[str, str] = {"markdown": ".md", "latex": ".tex", "csv": ".csv"}
 
 @dataclass(frozen=True, kw_only=True)
 class Number:
-    """A number, or a range of two, with how it is printed; None where it is not known.
+    """A number, or a range of two, with its format; None where it is not known.
 
     Args:
         form: as in ``f"{value:{form}}"``.
@@ -40,14 +40,14 @@ class Number:
 
     @classmethod
     def span(cls, values: Iterable[float | None], *, unit: float = 1, form: str = ".0f") -> Number:
-        """Of the values that are known, in units of ``unit``."""
+        """The range of the known values, in units of ``unit``."""
         known = sorted(value / unit for value in values if value is not None)
         return cls(value=known[0] if known else None, most=known[-1] if known else None, form=form)
 
 
 @dataclass(frozen=True, kw_only=True)
 class Score:
-    """The scores of a row on a column, and how they stand to those of other rows."""
+    """The scores of a row on a column, with their mark among other rows."""
 
     cell: Cell
     mark: Mark = ""
@@ -55,19 +55,19 @@ class Score:
 
 
 Value = str | Number | Score | Difference | None
-"""What a cell holds; None where a row has no such number."""
+"""The content of a cell; None where a row has no such number."""
 
 
 @dataclass(frozen=True, kw_only=True)
 class Head:
-    """A column's heading; ``words``: it holds names and no numbers."""
+    """The heading of a column; ``words``: the column has names, not numbers."""
 
     title: str
     words: bool = False
 
 
 def heads(*titles: str, words: Iterable[str] = ()) -> list[Head]:
-    """Headings; ``words`` are those over words. The first column names the rows."""
+    """Headings; ``words`` are those of columns of words. The first column names the rows."""
     over_words = {titles[0], *words}
     return [Head(title=title, words=title in over_words) for title in titles]
 
@@ -77,9 +77,9 @@ class Table:
     """A heading, lines above the table, the table, lines below it.
 
     Args:
-        columns: the first names the rows; none where there are words alone.
-        rows: a value a column.
-        level: 2 for a table of its own, 3 for one that belongs to the table before it.
+        columns: the first names the rows; none for lines of text alone.
+        rows: a value for each column.
+        level: 2 for an independent table, 3 for one that belongs to the table before it.
     """
 
     heading: str
@@ -92,14 +92,14 @@ class Table:
 
 @dataclass(frozen=True, kw_only=True)
 class Page:
-    """What one file shows.
+    """The content of one file.
 
     Args:
-        note: what must be known before anything is read.
+        note: a warning above all tables.
         foot: how to read all tables.
-        numbers: what CSV holds: a number a line.
-        verb: what writes it.
-        with_csv: whether its numbers come with it as a file.
+        numbers: the content as CSV, a number a line.
+        verb: the verb that writes it.
+        with_csv: whether its numbers are also written as a CSV file.
     """
 
     title: str
@@ -132,8 +132,7 @@ def write(page: Page, *, style: Format = "markdown", width: int = 100) -> str:
 
 
 def text_of(value: Value) -> str:
-    """``91.2 ± 0.3 (3)``, ``OOM (2/3)``, ``+0.52 [−0.20, +1.23]``, ``22.7 [21.9, 23.1]``, ``0.02–0.03``; a dash for
-    what is not known."""
+    """``91.2 ± 0.3 (3)``, ``OOM (2/3)``, ``+0.52 [−0.20, +1.23]``, ``22.7 [21.9, 23.1]``, ``0.02–0.03``; a dash for an unknown value."""
     if isinstance(value, Score):
         return _score(value)
     if isinstance(value, Difference):
@@ -163,7 +162,7 @@ def _score(score: Score) -> str:
 
 
 def as_data(page: Page) -> dict[str, Any]:
-    """Title, tables (cells as printed, by column) and numbers, JSON-ready."""
+    """Title, tables (cells as printed, by column) and numbers, ready for JSON."""
     tables = [
         {
             "heading": table.heading,
@@ -181,7 +180,7 @@ def as_data(page: Page) -> dict[str, Any]:
 
 
 def as_csv(page: Page) -> str:
-    """The page's numbers, tidy: a number a line. No text is a formula to a spreadsheet."""
+    """The page's numbers, a number a line. No text is a formula in a spreadsheet."""
     if page.numbers is None:
         return ""
     numbers = page.numbers.copy()
@@ -216,7 +215,7 @@ def _mark(value: Value) -> str:
 
 
 def _legend(page: Page, *, best: str, tied: str) -> list[str]:
-    """What marks mean, in a format's own signs for them; nothing where no cell has one."""
+    """The meaning of marks, in a format's own signs; nothing where no cell has one."""
     if not page.marks:
         return []
     return [
@@ -252,11 +251,11 @@ _TEX = str.maketrans(
         },
     }
 )
-"""Characters that LaTeX reads otherwise, or that not every font has."""
+"""Characters that are special in LaTeX, or missing in some fonts."""
 
 
 def as_latex(page: Page) -> str:
-    """A table environment a table; needs booktabs and graphicx. What is wider than the line is scaled down to it."""
+    """A table environment for each table; needs booktabs and graphicx. A table that is wider than the line is scaled down."""
     lines = [
         r"% written by `sam-peft tables --format latex`; needs \usepackage{booktabs,graphicx}",
         f"% {printable_line(page.title)}",
@@ -285,13 +284,13 @@ def as_latex(page: Page) -> str:
 
 
 def tex(text: str) -> str:
-    """One line whose characters mean themselves in TeX."""
+    """The text as one line, escaped for TeX."""
     return printable_line(text).translate(_TEX)
 
 
 GAP = "  "
 SHORTEST_HEADING = 12
-"""Letters before a heading is wrapped, however short its cells."""
+"""Letters of a heading before it is wrapped, however short its cells."""
 
 
 def as_text(page: Page, *, width: int) -> str:
@@ -308,28 +307,28 @@ def as_text(page: Page, *, width: int) -> str:
 
 
 def fitted(table: Table, *, width: int) -> list[str]:
-    """The lines of a table. The rows' names stand before every part of a split one, headings are wrapped to the
-    width of their cells, and words to half of ``width`` (a number is never wrapped). ``*`` is bold; a column with a
-    mark keeps its place everywhere."""
-    places = range(len(table.columns))
-    marked = [any(_mark(row[place]) for row in table.rows) for place in places]
+    """The lines of a table. A table that is wider than ``width`` is split, with the rows' names in every part. Headings are wrapped to the
+    width of their cells, words to half of ``width``, numbers never. ``*`` is bold; a column with a mark has room for it in every
+    row."""
+    indices = range(len(table.columns))
+    marked = [any(_mark(row[index]) for row in table.rows) for index in indices]
     signs = {"": "", "best": " *", "tied": " ≈"}
     body: list[list[str]] = []
     for row in table.rows:
-        texts = [text_of(value) + (signs[_mark(value)] or "  " * marked[place]) for place, value in enumerate(row)]
+        texts = [text_of(value) + (signs[_mark(value)] or "  " * marked[index]) for index, value in enumerate(row)]
         folded = [
             textwrap.wrap(text, max(width // 2, SHORTEST_HEADING), break_long_words=False, break_on_hyphens=False)
             or [""]
-            if table.columns[place].words
+            if table.columns[index].words
             else [text]
-            for place, text in enumerate(texts)
+            for index, text in enumerate(texts)
         ]
         body += map(list, zip_longest(*folded, fillvalue=""))
     titles = [
-        _heading(head.title, max([_width(line[place]) for line in body], default=0))
-        for place, head in enumerate(table.columns)
+        _heading(head.title, max([_width(line[index]) for line in body], default=0))
+        for index, head in enumerate(table.columns)
     ]
-    widths = [max(_width(text) for text in [*titles[place], *(line[place] for line in body)]) for place in places]
+    widths = [max(_width(text) for text in [*titles[index], *(line[index] for line in body)]) for index in indices]
     depth = max(map(len, titles))
     top = [[([""] * (depth - len(title)) + title)[line] for title in titles] for line in range(depth)]
     lines: list[str] = []
@@ -337,7 +336,7 @@ def fitted(table: Table, *, width: int) -> list[str]:
         lines += [""] if lines else []
         for line in (*top, ["-" * each for each in widths], *body):
             lines.append(
-                GAP.join(_padded(line[place], widths[place], left=table.columns[place].words) for place in part)
+                GAP.join(_padded(line[index], widths[index], left=table.columns[index].words) for index in part)
             )
     return lines
 
@@ -345,16 +344,16 @@ def fitted(table: Table, *, width: int) -> list[str]:
 def _parts(widths: Sequence[int], most: int) -> list[list[int]]:
     """Columns of each part of a table that is wider than ``most``, the first column in each."""
     parts: list[list[int]] = [[0]]
-    for place in range(1, len(widths)):
+    for index in range(1, len(widths)):
         room = most - sum(widths[other] + len(GAP) for other in parts[-1])
-        if widths[place] > room and len(parts[-1]) > 1:
+        if widths[index] > room and len(parts[-1]) > 1:
             parts.append([0])
-        parts[-1].append(place)
+        parts[-1].append(index)
     return parts
 
 
 def _heading(name: str, cells: int) -> list[str]:
-    kept = re.sub(r" (?=[↑↓])", "\N{NO-BREAK SPACE}", name)  # an arrow stays with its metric
+    kept = re.sub(r" (?=[↑↓])", "\N{NO-BREAK SPACE}", name)  # keeps an arrow with its metric
     wrapped = textwrap.wrap(kept, max(cells, SHORTEST_HEADING), break_long_words=False) or [""]
     return [line.replace("\N{NO-BREAK SPACE}", " ") for line in wrapped]
 

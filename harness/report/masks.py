@@ -24,21 +24,21 @@ if TYPE_CHECKING:
     Picture = NDArray[np.uint8]
 
 Pictures = Callable[[Record, str, str], Any]
-"""(a record, split, stem) -> image (S, S, 3) uint8 at the network's input size, None where it is not at hand."""
+"""(a record, split, stem) -> image (S, S, 3) uint8 at the network's input size; None where it is not available."""
 Image = tuple[str, str]
 """split, stem"""
 
 COLOURS = ((0, 0, 0), (235, 235, 235), (44, 107, 214), (255, 140, 0), (170, 0, 120), (110, 110, 110))
-"""Of `kinds`: nothing, found, missed, invented, another class, does not count. They differ in brightness too."""
+"""Colours of `kinds`: nothing, found, missed, invented, another class, ignored. They also differ in brightness."""
 OPACITY = (0, 150, 225, 225, 225, 130)
 LARGEST = 256
-"""Pixels of a tile."""
+"""Pixels of a tile's side."""
 MOST_ROWS = 8
 
 
 @dataclass(frozen=True, kw_only=True)
 class Tile:
-    """One picture and what stands below it.
+    """One picture with its name and score.
 
     Args:
         picture: (S, S, 3) uint8.
@@ -51,8 +51,8 @@ class Tile:
 
 
 def tiles(board: Leaderboard, benchmark: str, pictures: Pictures | None) -> dict[str, list[Tile]]:
-    """``best: stem`` and the like -> photograph, truth, then rows: the baseline and the best ones. Images are the best, the median and
-    the worst by the first row shown, of those that all of them kept. Empty where no run kept masks."""
+    """``best: stem`` and the like -> photograph, truth, then rows: the baseline and the best ones. Of the images that all these rows kept,
+    they are the best, the median and the worst by the first row. Empty where no run kept masks."""
     column, shown = board.columns[benchmark], _kept(board, benchmark)
     if not shown:
         return {}
@@ -91,7 +91,7 @@ def figure(board: Leaderboard, benchmark: str, pictures: Pictures | None = None)
 
 
 def about(board: Leaderboard, benchmark: str) -> str:
-    """What the colours and numbers of tiles are."""
+    """The meaning of the colours and numbers of tiles."""
     column = board.columns[benchmark]
     first = next(iter(_kept(board, benchmark)), board.baseline)
     return (
@@ -102,8 +102,8 @@ def about(board: Leaderboard, benchmark: str) -> str:
 
 
 def _kept(board: Leaderboard, benchmark: str) -> dict[str, tuple[Record, dict[Image, KeptMask]]]:
-    """Row -> a run and its masks: the baseline and the best rows, all of one seed, the one that most of them kept masks of. Of several
-    such the one whose scores are most usual: a run that collapsed is no example."""
+    """Row -> a run and its masks: the baseline and the best rows under one seed, for which most of them kept masks. Of several such seeds
+    it is the one with the most usual scores, since a collapsed run is no example."""
     cells = {each.row: each.cells[benchmark] for each in on(board, benchmark) if each.cells[benchmark].values}
     by_seed: dict[int, dict[str, Record]] = {}
     apart: dict[int, float] = {}
@@ -138,7 +138,7 @@ def _score(board: Leaderboard, record: Record, column: Column, image: Image) -> 
 
 
 def _examples(scores: dict[Image, float], *, sign: int) -> dict[str, Image]:
-    """Word -> image; of fewer than three images as many as there are."""
+    """Word -> image; without a median for fewer than three images."""
     ranked = sorted(scores, key=lambda image: (-sign * scores[image], image))
     if len(ranked) < 3:
         return dict(zip(("best", "worst"), ranked, strict=False))
@@ -146,7 +146,7 @@ def _examples(scores: dict[Image, float], *, sign: int) -> dict[str, Image]:
 
 
 def kinds(predicted: Picture, truth: Picture) -> Picture:
-    """(H, W): foreground that was 1 found, 2 missed, 3 invented, 4 taken for another class; 5 does not count; 0 nothing."""
+    """(H, W): foreground that is 1 found, 2 missed, 3 invented or 4 of another class; 5 is ignored, 0 nothing."""
     import numpy as np
 
     right, there = predicted == truth, truth > 0
@@ -155,7 +155,7 @@ def kinds(predicted: Picture, truth: Picture) -> Picture:
 
 
 def _painted(predicted: Picture, truth: Picture, photograph: Picture | None) -> Picture:
-    """(S, S, 3): what a prediction found, missed and invented, over the grey photograph where there is one."""
+    """(S, S, 3): found, missed and invented foreground in colours, over the grey photograph where there is one."""
     import numpy as np
 
     kind = _thinned(kinds(predicted, truth))

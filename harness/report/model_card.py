@@ -1,4 +1,4 @@
-"""The model card of an export: README.md as the Hugging Face Hub reads it, metadata in YAML first, then what a stranger needs."""
+"""The model card of an export: README.md for the Hugging Face Hub, metadata in YAML first, then facts, use, scores and terms."""
 
 from __future__ import annotations
 
@@ -18,20 +18,20 @@ def model_card(
     """Text of the card.
 
     Args:
-        record: of the run that is exported.
+        record: of the exported run.
         base: name on the Hub of the model that it started from.
-        licence: of the published weights of that model by the Hub's name, None where nobody here knows it.
-        form: what the file is, in words.
-        usage: Python that loads it.
-        merge: merge mode of the file, empty where the method stays apart.
-        terms, source: of the benchmark: under which terms, and where to get it.
+        licence: the Hub's name of the licence of that model's published weights; None where it is not known.
+        form: the kind of file, in words.
+        usage: Python that loads the file.
+        merge: merge mode of the file, empty where the method is not merged.
+        terms, source: of the benchmark's images.
     """
     from huggingface_hub import EvalResult, ModelCardData
 
     run = record.run
     title = benchmark_title(run.benchmark, [run])
     scored = f"merged-{merge}" if f"merged-{merge}" in record.scores else "best"
-    unscored = merge if scored == "best" and merge != "exact" else ""  # exact leaves the model's outputs as they are
+    unscored = merge if scored == "best" and merge != "exact" else ""  # an exact merge does not change outputs
     tests = {name: scores for name, scores in record.scores.get(scored, {}).items() if name != "val"}
     names = {name for scores in tests.values() for name in scores}
     shown = shown_metrics(run.benchmark, [run], scored=names)
@@ -82,7 +82,7 @@ def model_card(
 
 
 def _scores(tests: Mapping[str, Mapping[str, float]], shown: tuple[str, ...], scored: str, *, unscored: str) -> str:
-    """The table; ``unscored`` is the merge mode of a file whose own scores the record does not hold, else empty."""
+    """The table of scores; ``unscored`` is the merge mode of a file whose own scores the record lacks, else empty."""
     if not any(tests.values()):
         return "The record holds none."
     which = SCORE_TITLES[scored] or "best checkpoint on validation"

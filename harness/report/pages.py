@@ -1,4 +1,4 @@
-"""The pages of a results folder: which tables its records give, where each is written, and the table of one command."""
+"""The pages of a results folder: the tables of its records, their files, and the table of one command."""
 
 from __future__ import annotations
 
@@ -22,7 +22,7 @@ from harness.system.streams import say_skipped
 
 @dataclass(frozen=True, kw_only=True)
 class Pages:
-    """The tables of a folder; ``skipped``: files that no table counts since they cannot be read, with the reason."""
+    """The tables of a folder; ``skipped``: unreadable files with the reason."""
 
     content: Mapping[str, Callable[[], Page]]
     skipped: Mapping[Path, str]
@@ -33,7 +33,7 @@ class Pages:
 
 
 def files_of(pages: Mapping[str, Page], root: Path, *, style: Format = "markdown") -> dict[Path, str]:
-    """Path in the results folder -> content; a leaderboard's numbers as CSV, too."""
+    """Path in the results folder -> content; a leaderboard's numbers also as CSV."""
     files = {}
     for name, page in pages.items():
         files[root / "tables" / f"{name}{SUFFIX[style]}"] = write(page, style=style)
@@ -45,11 +45,11 @@ def files_of(pages: Mapping[str, Page], root: Path, *, style: Format = "markdown
 def pages_below(
     archive: Archive, *, study: Study | None = None, metrics: Sequence[str] = (), details: bool = False
 ) -> Pages:
-    """The page of ``study``; without one a page a protocol, the cost page if there are cost records, and the page of
-    every study that has one already.
+    """The page of ``study``. Without one: a page for each protocol, the cost page if there are cost records, and the page of every study
+    that was written before.
 
     Args:
-        metrics, details: as of `harness.report.scores.score_page`.
+        metrics, details: as in `harness.report.scores.score_page`.
 
     Raises:
         UsageError: there is no folder of records, or no record holds one of the metrics.
@@ -96,10 +96,9 @@ def page_of_study(archive: Archive, study: Study, *, metrics: Sequence[str] = ()
 
 
 def of_runs(records: Iterable[Record], runs: Iterable[Run]) -> list[Record]:
-    """The records of planned runs, with what their sweep planned (one record may serve several sweeps); placeholders
-    else.
+    """The records of planned runs with their sweep's labels, since one record may serve several sweeps; else placeholders.
 
-    What is said of data and checkpoint stays the record's own: it was made from those.
+    Labels of data and checkpoint stay those of the record, which was made from them.
     """
     known = {record.key: record for record in records}
     made_from = ("split_rule", "data_note", "data_fingerprint", "checkpoint")
@@ -114,8 +113,7 @@ def of_runs(records: Iterable[Record], runs: Iterable[Run]) -> list[Record]:
 
 
 def narrowed(study: Study, runs: Sequence[Run]) -> Study:
-    """The study as it was planned, where the command line replaced its seeds, benchmarks, backbones, methods or
-    protocol."""
+    """The study with the seeds, benchmarks, backbones, methods and protocol of ``runs``, which the command line may have replaced."""
     entries: dict[str, Entry] = {}
     for run in runs:
         fitting = [
@@ -123,8 +121,8 @@ def narrowed(study: Study, runs: Sequence[Run]) -> Study:
         ]
         for entry in fitting or [Entry(label=row_name(run), method=run.method, options=run.changed)]:
             entries.setdefault(entry.label, entry)
-    places = {entry.label: place for place, entry in enumerate(study.entries)}
-    rows = sorted(entries.values(), key=lambda entry: places.get(entry.label, len(places)))
+    order = {entry.label: number for number, entry in enumerate(study.entries)}
+    rows = sorted(entries.values(), key=lambda entry: order.get(entry.label, len(order)))
     of_papers = study.table.paper and runs[0].protocol in {study.protocol, *Papers.read().cards}
     return replace(
         study,
@@ -140,14 +138,13 @@ def narrowed(study: Study, runs: Sequence[Run]) -> Study:
 def finished_table(
     runs: Sequence[Run], results: Path, *, study: str | None, style: Format = "markdown", width: int = 0
 ) -> tuple[str, Path | None]:
-    """The table of what one command planned, from its records; the pages below ``results/tables`` hold every record
-    there.
+    """The table of the runs that one command planned. Pages of all records of the folder are written below ``results/tables``.
 
     Args:
-        width: of the terminal that ``text`` is for.
+        width: of the terminal, for ``text``.
 
     Returns:
-        The table, and the page that holds it too; None where there is none yet.
+        The table, and the path of the page that also has it; None where there is no page yet.
     """
     planned = load_study(study) if study else None
     archive = Archive(results)

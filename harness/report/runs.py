@@ -1,4 +1,4 @@
-"""A run in a terminal, from its record and its sidecar files; two side by side; and the command that repeats it."""
+"""A run in a terminal, by its record and sidecar files; two runs compared; and the command that repeats a run."""
 
 from __future__ import annotations
 
@@ -27,7 +27,7 @@ MADE_WITH = ("commit", "torch", "device", "numbers")
 
 
 def record_as_data(record: Record, store: RecordStore) -> dict[str, Any]:
-    """What `in_terminal` shows, as plain data; ``rules_changed`` is None where the card is not known."""
+    """The content of `in_terminal` as plain data; ``rules_changed`` is None where the card is not known."""
     changed, content = _changed(record), asdict(record)
     names = ("key", "code", "message", "run", "scores", "selected_epoch", "parameters", "counts", "history", "cost",
              "environment", "attempts", "finished")  # fmt: skip
@@ -42,7 +42,7 @@ def record_as_data(record: Record, store: RecordStore) -> dict[str, Any]:
 
 
 def in_terminal(record: Record, store: RecordStore) -> str:
-    """The run in a page of at most 80 columns, save for names and paths that are longer."""
+    """The run as a page of at most 80 columns; only longer names and paths exceed them."""
     run = record.run
     head = f"{run.variant} on {run.benchmark}, seed {run.seed}: {record.code}"
     lines = [head + (f": {record.message}" if record.message else "")]
@@ -66,7 +66,7 @@ def in_terminal(record: Record, store: RecordStore) -> str:
 
 
 def files(record: Record, store: RecordStore) -> list[str]:
-    """What there is of the run on disk: record, sidecar files, then its state (checkpoints, logs)."""
+    """The files of the run: record, sidecar files, then its state (checkpoints, logs)."""
     key = record.key
     there = (store.path(key), store.images_path(key), store.architecture_path(key), store.masks_path(key))
     state = store.root / "state" / key
@@ -89,7 +89,7 @@ def _about(record: Record) -> Iterator[str]:
     rules = "no card of this name here to compare with" if changed is None else in_words(changed) or "as the card says"
     where = ", ".join(record.environment[name] for name in ("device", "host") if record.environment.get(name))
     starts = f"{record.attempts} start{'s' if record.attempts != 1 else ''}"
-    said = {
+    facts = {
         "key": record.key,
         "backbone": f"{run.backbone}, checkpoint {run.checkpoint or 'none (random weights)'}",
         "options": ", ".join(f"{name}={value}" for name, value in sorted(run.method_config.items())) or "none",
@@ -99,7 +99,7 @@ def _about(record: Record) -> Iterator[str]:
         + (f" ({run.data_note})" if run.data_note else ""),
         "finished": ", ".join(part for part in (record.finished, where, starts + begun_by(record)) if part),
     }
-    yield from (f"{name:<12}{text}" for name, text in said.items() if text)
+    yield from (f"{name:<12}{text}" for name, text in facts.items() if text)
 
 
 def _changed(record: Record) -> Difference | None:
@@ -139,9 +139,9 @@ def _mixture(record: Record) -> Iterator[str]:
     names = operation_names(record.run.method, record.run.method_config)
     width = max((len(shares) for shares in last.values()), default=0)
     sites = [shares for shares in last.values() if len(shares) == width > 1]
-    for place in range(width if sites else 0):
-        name = names[place] if len(names) == width else f"w{place}"
-        shares = [of_site[place] for of_site in sites]
+    for index in range(width if sites else 0):
+        name = names[index] if len(names) == width else f"w{index}"
+        shares = [of_site[index] for of_site in sites]
         mean = math.fsum(shares) / len(shares)
         yield f"{name:<14} mean share {mean:.3f} ({min(shares):.3f} to {max(shares):.3f} over {len(sites)} sites)"
     if code := alpha_code(record, last):
@@ -168,12 +168,11 @@ def _cost(record: Record) -> Iterator[str]:
 
 
 Pair = tuple[Any, Any]
-"""Of the first run and of the second."""
+"""The values of two runs."""
 
 
 def compared(first: Record, second: Record) -> dict[str, dict[str, Pair]]:
-    """``differences`` of what they are and were made with; ``scores`` in % and ``cost``, of what either of the two
-    has."""
+    """``differences`` of two runs and of their environments; their ``scores`` in % and ``cost``, where either has them."""
 
     def pairs(of_first: Mapping[str, Any], of_second: Mapping[str, Any]) -> dict[str, Pair]:
         return {name: (of_first.get(name), of_second.get(name)) for name in {**of_first, **of_second}}
@@ -209,7 +208,7 @@ def compared_in_terminal(first: Record, second: Record) -> str:
         for name, pair in content["differences"].items()
     ]
     table = Table(heading="", columns=heads("differs in", "A", "B", words=["A", "B"]), rows=rows)
-    lines += ["", *(fitted(table, width=100) if rows else ["no difference in what they are"])]
+    lines += ["", *(fitted(table, width=100) if rows else ["no difference but in their numbers"])]
     for name, heading, form in (("scores", "scores (%)", ".2f"), ("cost", "cost", ".4g")):
         numbers: list[list[Value]] = [
             [key, *(Number(value=value, form=form) for value in pair), Number(value=_minus(pair), form=f"+{form}")]
@@ -228,16 +227,16 @@ def _minus(pair: Pair) -> float | None:
 
 
 def command_of(records: Iterable[Record]) -> str:
-    """``sam-peft run …`` that trains the runs of these records, which differ in their seed alone; empty where there is none.
+    """``sam-peft run …`` that trains the runs of these records, which differ only in their seed; empty without a run.
 
-    Folders and weights are the reader's (DIR, FILE). What the protocol's card does not say is in ``--set``, options that were
-    tuned as they were chosen; a card that this version does not have has to be brought along.
+    DIR and FILE stand for the reader's folders and weights. ``--set`` has the differences to the protocol's card, with tuned options as
+    they were chosen. A card that this version lacks must be added.
     """
     runs = sorted((record.run for record in records if record.code != MISSING), key=lambda run: run.seed)
     if not runs:
         return ""
     run = runs[0]
-    generated = run.rules.get("data") == "sample"  # unless a folder is given for one
+    generated = run.rules.get("data") == "sample"  # unless a folder was given
     own = bool(run.rules.get("own_classes")) or (generated and not run.is_generated)
     by_label = not run.changed and run.variant.startswith(
         f"{run.method}["

@@ -1,5 +1,5 @@
-"""Pages of scores: a table for each set of rules, a study's differences to its baseline, published numbers with
-ours; and the leaderboard."""
+"""Pages of scores: a table for each set of rules, a study's differences to its baseline, published numbers with ours; and the
+leaderboard."""
 
 from __future__ import annotations
 
@@ -45,11 +45,11 @@ def score_page(
     metrics: Sequence[str] = (),
     details: bool = False,
 ) -> Page:
-    """One page, what says most first.
+    """The page of a protocol, a study or some runs.
 
     Args:
-        protocol, study, runs, metrics: as of `harness.comparison.grid.grids`.
-        details: with parameters, updates, rates and how they were chosen, and which code made a row.
+        protocol, study, runs, metrics: as in `harness.comparison.grid.grids`.
+        details: also parameters, updates, rates and how they were chosen, and marks of other code.
     """
     import pandas as pd
 
@@ -79,7 +79,7 @@ def score_page(
 
 
 def score_table(grid: Grid, *, details: bool = False) -> Table:
-    """A line a row, a column a benchmark, split and metric; with ``details`` what stands with the scores."""
+    """A line for each row, a column for each benchmark, split and metric; with ``details`` further columns."""
     other_code = made_by_other_code(grid.records) if details else set()
     further = _details(grid) if details else {}
     lines: list[list[Value]] = []
@@ -98,13 +98,13 @@ def score_table(grid: Grid, *, details: bool = False) -> Table:
 
 
 def _verdicts(grid: Grid) -> list[str]:
-    """Of one's own images: what tuning gains, a sentence a data set."""
+    """What tuning gains on one's own images, a sentence for each data set."""
     columns = grid.first_columns.values() if grid.is_own and not grid.is_generated else ()
-    return [said for column in columns if (said := verdict(grid, column))]
+    return [text for column in columns if (text := verdict(grid, column))]
 
 
 def _heading(column: Column, columns: Sequence[Column]) -> str:
-    """Benchmark, split where there are several, metric; with what distinguishes it from others of the table."""
+    """Benchmark, split where there are several, and metric; with a note or hash that distinguishes the column from others."""
     title = column.title
     if column.note and len(column.note) <= 24 and len({other.note for other in columns}) > 1:
         title += f" ({column.note})"
@@ -115,7 +115,7 @@ def _heading(column: Column, columns: Sequence[Column]) -> str:
 
 
 def rules_in_words(grid: Grid) -> list[str]:
-    """Rules, backbone, prompts, seeds and data of a table, a line each."""
+    """Lines on the rules, backbone, prompts, seeds and data of a table."""
     rules = f"Protocol: {grid.protocol}, hash {grid.protocol_hash}"
     if grid.overrides is None:
         rules += " (no card of the harness; `sam-peft show` prints a run's rules)"
@@ -163,7 +163,7 @@ def _selected_on_test(record: Record) -> bool:
 
 
 def _details(grid: Grid) -> dict[str, dict[str, Value]]:
-    """Heading -> row -> value of what stands with the scores."""
+    """Heading -> row -> value of the further columns."""
     runs = {row: grid.records_of(row) for row in grid.rows}
 
     def spans(name: str, of: str, unit: float, form: str) -> dict[str, Value]:
@@ -189,7 +189,7 @@ def _details(grid: Grid) -> dict[str, dict[str, Value]]:
 
 
 def _rates(records: Iterable[Record]) -> str:
-    """``lr 0.003 of 4``: what was chosen, and of how many values; § at an end of its grid."""
+    """``lr 0.003 of 4``: the chosen value, and of how many; § at an end of its grid."""
     found: dict[str, None] = {}
     for record in records:
         run = record.run
@@ -221,7 +221,7 @@ def footnotes(made: Sequence[Grid]) -> list[str]:
 
 
 def _notes(grid: Grid, *, details: bool) -> list[str]:
-    """What must be known of this table alone."""
+    """Footnotes of this table alone."""
     codes = sorted({code for row in grid.rows for code in alpha_codes(grid.records_of(row), grid.archive)})
     lines = [f"{code}: {ALPHA_MEANINGS[code]}." for code in codes]
     for row in grid.rows:
@@ -279,7 +279,7 @@ def difference_tables(grid: Grid, baseline: str) -> list[Table]:
 
 
 def paper_tables(grid: Grid, papers: Papers) -> list[Table]:
-    """What papers say, with ours: values, then sentences; none where there are none."""
+    """Published values and claims with ours; no table without any."""
     lines: list[list[Value]] = []
     for value, cell, difference, departs in papers.paired_values(grid):
         spread = f" ± {value.spread} {value.spread_kind.upper()}" if value.spread else ""
@@ -301,7 +301,7 @@ def paper_tables(grid: Grid, papers: Papers) -> list[Table]:
     )
     return [
         Table(
-            heading=f"{grid.title}: beside the papers", level=3, columns=columns, rows=lines,
+            heading=f"{grid.title}: against the papers", level=3, columns=columns, rows=lines,
             below=[
                 "Ours − paper in points with its 95 % interval, over our seeds and the paper's runs (Welch). Set-up: what differs from the"
                 " published one; where something does, this is no attempt to reproduce the number.",
@@ -320,14 +320,14 @@ def _departs(words: Sequence[str]) -> str:
 
 
 def leaderboard_page(made: Sequence[Grid], study: Study) -> Page:
-    """One table of methods a grid, best first."""
+    """A table of methods for each grid, best first."""
     import pandas as pd
 
     numbers = []
     for grid in made:
         tidy = grid.tidy()
         kept = {(column.benchmark, column.split, column.metric) for column in grid.first_columns.values()}
-        shown = [place in kept for place in zip(tidy["benchmark"], tidy["split"], tidy["metric"], strict=True)]
+        shown = [column in kept for column in zip(tidy["benchmark"], tidy["split"], tidy["metric"], strict=True)]
         numbers.append(tidy[pd.Series(shown, index=tidy.index) & (tidy["code"] != MISSING)])
     return Page(
         title=study.title, tables=[_board_table(leaderboard(grid, baseline_of(study)), study) for grid in made],
@@ -349,12 +349,12 @@ def _board_table(board: Leaderboard, study: Study) -> Table:
         if standing.row not in not_run
     ]
     names = ", ".join(board.columns[name].title for name in board.complete)
-    place = f" measured on {board.session.place}" if board.session else ""
+    setup = f" measured on {board.session.setup}" if board.session else ""
     below = [
         f"Δ: difference to {board.baseline} in points, paired by seed and image, positive is better. The 95 % intervals"
         " hold for all rows of a column at once (max-T; the spread of runs is pooled over rows, Dunnett)."
         + (f" Mean: over {names}, complete for all rows." if several else ""),
-        f"Step time and memory: of a training step over {board.baseline}'s, from one session of `sam-peft cost`{place}. Merges: exact or"
+        f"Step time and memory: of a training step over {board.baseline}'s, from one session of `sam-peft cost`{setup}. Merges: exact or"
         " calibrated, the merge after which nothing of the method is left; –: not measured.",
         f"COLLAPSED: a run scores more than {100 * COLLAPSE:.0f} points below the median of its row; it counts in the mean, and has no"
         " interval.",

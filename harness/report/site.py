@@ -1,6 +1,6 @@
-"""A results folder as pages that open offline: one leaderboard with its picture and sentence, then a page a benchmark.
+"""A results folder as a website that opens offline: a leaderboard with its picture and sentence, then a page for each benchmark.
 
-Templates escape every word, style and script are inside, and nothing is fetched.
+Templates escape every word, style and script are in the pages, and nothing is fetched.
 """
 
 from __future__ import annotations
@@ -22,7 +22,7 @@ from harness.report.style import COLUMN, inline, styled
 from harness.system.text import printable
 
 WRITTEN = 'name="generator" content="sam-peft report"'
-"""In the head of every page, by which a file is known as one of ours."""
+"""In the head of every page; identifies a file as one of ours."""
 INDEX, LEADERBOARD = "index.html", "leaderboard.csv"
 
 
@@ -35,8 +35,8 @@ def site(
     """File name -> text: the first table is the leaderboard; each benchmark's page has its part of every table.
 
     Args:
-        photographs: the photographs of masks, None for nothing.
-        withheld: why a page has masks without photographs.
+        photographs: gives the photographs under masks, None for none.
+        withheld: the line on a page whose masks have no photographs.
     """
     first = boards[0]
     files = file_names(boards)
@@ -66,7 +66,7 @@ def file_names(boards: Sequence[Leaderboard]) -> dict[str, str]:
 
 
 def _part(board: Leaderboard, benchmark: str, photographs: masks.Pictures | None) -> dict[str, Any]:
-    """What a benchmark's page has of one table: its columns, pictures, masks, and which images those are."""
+    """A benchmark's part of one table: columns, pictures, masks, and a note on the images."""
     leading = board.columns[benchmark]
     columns = [c for c in board.grid.columns if c.benchmark == benchmark and c != leading]
     drawn = (

@@ -1,4 +1,4 @@
-"""How every figure looks: sizes of a paper's columns, a few colours, and files with fixed bytes."""
+"""The style of every figure: sizes of a paper's columns, a few colours, and files with reproducible bytes."""
 
 from __future__ import annotations
 
@@ -22,7 +22,7 @@ COLUMN, PAGE = 3.35, 6.9
 """Inches: one column (85 mm) and the width of a page with two."""
 
 INK = "#010203"
-"""Of text and axes. Inside a page it is the page's own colour of text, light or dark."""
+"""Colour of text and axes. In a page it becomes the page's own colour of text, light or dark."""
 GREY, BASELINE, BETTER, WORSE = "#8a8a8a", "#e0862a", "#2f7fc1", "#c2453d"
 SERIES = (BETTER, "#2a9d6f", "#9a5fb4", WORSE, "#7a8b2a", "#27a3b4")
 MARKERS = ("o", "s", "^", "D", "v", "P", "X", "*")
@@ -43,7 +43,7 @@ SETTINGS: dict[str, Any] = {
 
 @contextmanager
 def styled(**more: Any) -> Iterator[None]:
-    """matplotlib's own defaults with `SETTINGS`, whatever a user's matplotlibrc says."""
+    """matplotlib's defaults with `SETTINGS`, whatever the user's matplotlibrc has."""
     import matplotlib
 
     defaults: Any = matplotlib.rcParamsDefault
@@ -53,14 +53,14 @@ def styled(**more: Any) -> Iterator[None]:
 
 
 def new_figure(width: float, height: float) -> Figure:
-    """A figure in inches that arranges itself; it is known to no window system."""
+    """A figure of a size in inches with automatic layout, without a window."""
     from matplotlib.figure import Figure
 
     return Figure(figsize=(width, height), layout="constrained")
 
 
 def panels(count: int, *, columns: int, width: float, height: float, **shared: Any) -> tuple[Figure, list[Axes]]:
-    """``count`` axes in rows of at most ``columns``; ``height`` is that of a row."""
+    """A figure with ``count`` axes in lines of at most ``columns``; ``height`` is that of a line."""
     columns = min(columns, count)
     lines = -(-count // columns)
     figure = new_figure(width, height * lines)
@@ -71,8 +71,8 @@ def panels(count: int, *, columns: int, width: float, height: float, **shared: A
 
 
 def limits(values: Sequence[float], *, margin: float = 0.08) -> tuple[float, float]:
-    """Ends of an axis around these values without those beyond three interquartile ranges of the quartiles (Tukey's far fence): a row that
-    collapsed must not flatten the others. ``margin`` is a share of its length."""
+    """Ends of an axis around these values, without those more than three interquartile ranges from the quartiles (Tukey's far fence): a
+    collapsed row must not flatten the others. ``margin`` is a share of the axis."""
     kept = list(values)
     if len(kept) > 4:
         first, _, third = statistics.quantiles(kept, n=4, method="inclusive")
@@ -88,7 +88,7 @@ def cut(label: str, most: int) -> str:
 
 
 def encoded(figure: Figure, form: Format, *, title: str, caption: str) -> bytes:
-    """The file's bytes; equal figures give equal bytes, and no date or name of a machine is in them."""
+    """The bytes of a figure's file, without date or machine; equal figures give equal bytes."""
     metadata: dict[str, dict[str, Any]] = {
         "svg": {"Date": None, "Title": title, "Description": caption},
         "pdf": {"CreationDate": None, "ModDate": None, "Title": title, "Subject": caption},
@@ -102,8 +102,8 @@ def encoded(figure: Figure, form: Format, *, title: str, caption: str) -> bytes:
 
 
 def inline(figure: Figure, *, name: str) -> str:
-    """An ``<svg>`` element for a page, whose text and axes have the page's own colour and font. ``name`` keeps its ids apart from those
-    of other figures of the page."""
+    """An ``<svg>`` element for a page, with the page's own colour and font. ``name`` distinguishes its ids from those of the page's other
+    figures."""
     out = io.StringIO()
     with styled(**{"svg.hashsalt": name, "svg.fonttype": "none", "savefig.transparent": True}):
         figure.savefig(out, format="svg", metadata={"Date": None, "Creator": None, "Format": None, "Type": None})

@@ -1,7 +1,7 @@
 """Finished runs for TensorBoard and Weights & Biases, and all numbers as CSV.
 
-Offline, as compute nodes often have no network: curves, α, scores, rules and pictures of a run are read from its record and its
-sidecar files, and go into files that the tracker shows or uploads.
+It works offline, as compute nodes often have no network: curves, α, scores, rules and masks of a run are written to files that the
+tracker shows or uploads.
 """
 
 from __future__ import annotations
@@ -22,7 +22,7 @@ from harness.system.files import new_folder
 from harness.system.text import csv_cell
 
 TRACKERS = ("tensorboard", "wandb")
-"""Each is also the name of the package that it needs."""
+"""Each is also the name of the package that is needed."""
 TARGETS = (*TRACKERS, "csv")
 
 Curves = dict[int, dict[str, float]]
@@ -30,12 +30,12 @@ Curves = dict[int, dict[str, float]]
 
 
 def export_records(archive: Archive, keys: Sequence[str], target: str, out: Path) -> int:
-    """Write the runs with these keys into a new folder, whole or not at all; how many there are. Raises UsageError: the folder
-    holds something, or cannot be written; or a sidecar file is damaged."""
+    """Write the runs with these keys into a new folder, whole or not at all; returns how many. Raises UsageError: the folder is not
+    empty or cannot be written, or a sidecar file is damaged."""
     if target in TRACKERS and find_spec(target) is None:
         raise UsageError(f"--to {target} needs the package of that name: pip install 'sam-peft-harness[{target}]'")
     if out.exists() and (not out.is_dir() or any(out.iterdir())):
-        raise UsageError(f"{out} is there and holds something; give a folder that is new or empty")
+        raise UsageError(f"{out} is not empty; give a new or empty folder")
     if not out.absolute().parent.is_dir():
         raise UsageError(f"there is no folder {out.absolute().parent}; make it first, or correct the path")
     write = {"tensorboard": _tensorboard, "wandb": _wandb, "csv": _csv}[target]
@@ -69,7 +69,7 @@ def _curves(record: Record) -> Curves:
     operations = operation_names(record.run.method, record.run.method_config)
     for epoch, sites in enumerate(record.architecture, start=1):
         for site, shares in sites.items():
-            named = operations if len(operations) == len(shares) else [str(place) for place in range(len(shares))]
+            named = operations if len(operations) == len(shares) else [str(index) for index in range(len(shares))]
             alphas = {f"alpha/{site}/{name}": share for name, share in zip(named, shares, strict=True)}
             curves.setdefault(epoch, {}).update(alphas)
     return curves

@@ -1,1 +1,1 @@
-"""What every room stands on: errors, text, the terminal, files that are written safely, YAML, this machine, this code."""
+"""Errors, text, the terminal, files that are written safely, YAML, this machine, and the running code."""

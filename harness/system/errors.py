@@ -1,4 +1,4 @@
-"""The one exception that a verb turns into a line on stderr and exit code 2."""
+"""The exception that a verb turns into one line on stderr and exit code 2, and words for errors of the system."""
 
 from __future__ import annotations
 
@@ -12,11 +12,11 @@ from contextlib import contextmanager
 
 
 class UsageError(ValueError):
-    """Something the user can mend; the message is one line: what is wrong, and what to do."""
+    """An error that the user can fix; the message is one line: what is wrong, and what to do."""
 
 
 def shown(value: object) -> str:
-    """A value in a message: its end left out where it is long."""
+    """A value for a message, cut where it is long."""
     text = str(value)
     return text if len(text) <= 60 else f"{text[:40]}… ({len(text)} characters)"
 
@@ -31,7 +31,7 @@ def did_you_mean(word: str, choices: Iterable[str]) -> str:
 
 
 def line_in(file: str | None, error: BaseException) -> str:
-    """`` (FILE, line N)`` for the last line of a file that an error passed through, empty where it passed through none."""
+    """`` (FILE, line N)`` for the last line of a file in an error's traceback, empty without one."""
     lines = [step.lineno for step in traceback.extract_tb(error.__traceback__) if step.filename == file]
     return f" ({os.path.basename(file)}, line {lines[-1]})" if file and lines else ""
 
@@ -46,14 +46,14 @@ REASONS = {
 
 
 _NO_MEMORY = ("allocate memory", "out of memory", "failed to map segment", "bad_alloc", "alloc_failed")
-"""How the system, torch, CUDA's libraries (``CUBLAS_STATUS_ALLOC_FAILED``) and a library that finds no room to be loaded (an
-ImportError) say it."""
+"""Words of the system, torch, CUDA's libraries (``CUBLAS_STATUS_ALLOC_FAILED``), and a library that finds no room to be loaded (an
+ImportError)."""
 _NO_THREAD = ("can't start new thread", "thread creation failed")
-"""How a limit on memory is met first by whoever starts many threads; a limit on processes says the same."""
+"""Words of a process with many threads that meets a limit on memory; a limit on processes gives the same words."""
 
 
 def out_of_memory(error: BaseException | str) -> bool:
-    """Whether an error, or the last line of a process, says that memory, or a limit on it, was not enough."""
+    """Whether an error, or the last line of a process, says that memory or a limit on it was exhausted."""
     text = str(error).lower()
     limited = resource.getrlimit(resource.RLIMIT_AS)[0] != resource.RLIM_INFINITY
     words = (*_NO_MEMORY, *(_NO_THREAD if limited else ()))
@@ -62,13 +62,13 @@ def out_of_memory(error: BaseException | str) -> bool:
 
 
 def os_reason(error: OSError) -> str:
-    """Why the system refused, in words; a full disk is called that."""
+    """The reason of a system error in words."""
     return REASONS.get(error.errno or 0) or error.strerror or str(error)
 
 
 @contextmanager
 def writing_to(what: str, *, then: str = "") -> Iterator[None]:
-    """Make an OSError of the block the line that ``what`` cannot be written, and what to do ``then``."""
+    """Turn an OSError of the block into a UsageError: ``what`` cannot be written, and what to do ``then``."""
     try:
         yield
     except OSError as error:

@@ -1,5 +1,5 @@
-"""Files that are there whole or not at all. A results folder may come from elsewhere: what is read is plain and of a bounded
-size, and nothing is written through a link in it. Names that become parts of paths are checked where they enter.
+"""Files that exist whole or not at all. A results folder may come from elsewhere, so only plain files of bounded size are read, and
+nothing is written through a link in it. Names that become parts of paths are checked.
 """
 
 from __future__ import annotations
@@ -17,12 +17,12 @@ from pathlib import Path
 from harness.system.errors import UsageError, os_reason, shown
 
 LONGEST = 150
-"""Bytes; with a suffix and a temporary file's ending it stays below the 255 that file systems allow."""
+"""Bound on the bytes of a name; with a suffix and a temporary ending it stays below the 255 of file systems."""
 
 
 def checked_name(name: str, *, what: str) -> str:
-    """``name`` of ``what``, if a file of that name lies in the folder that it is put into. Raises UsageError: it is empty, leads elsewhere
-    (``../x``), would be hidden, cannot be printed, or is too long."""
+    """``name`` of ``what``, if it can be the name of a file. Raises UsageError: it is empty, leads to another folder (``../x``), would be
+    hidden, cannot be printed, or is too long."""
     if problem := _problem(name):
         raise UsageError(
             f"{what} {shown(name)!r} {problem}, and files are named after it; use letters, digits, - and _"
@@ -45,18 +45,14 @@ def _problem(name: str) -> str:
 
 
 SHARED = frozenset({"records", "state", "sweeps", "snapshots", "cache", "cost"})
-"""Folders of a results folder. The way to it may lead through links, as its user likes; from these on, none is followed."""
+"""Folders of a results folder. The path to a results folder may have links; below these folders none is followed."""
 _TAIL = 2**20
-"""Bytes that a library may hold back when what it writes to ends."""
+"""Bytes that a library may not have written yet when the disk is full."""
 
 
 def open_regular(path: Path) -> int:
-    """A descriptor for reading a plain file; a FIFO or a device is never waited for, a link not followed.
-
-    Raises:
-        OSError: there is none, or it cannot be opened.
-        ValueError: no plain file.
-    """
+    """A descriptor for reading a plain file; a link is not followed. Raises OSError: it is missing or cannot be opened. Raises
+    ValueError: it is no plain file."""
     try:
         descriptor = os.open(path, os.O_RDONLY | os.O_NONBLOCK | os.O_NOFOLLOW)
     except OSError as error:
@@ -70,7 +66,7 @@ def open_regular(path: Path) -> int:
 
 
 def read_regular(path: Path, *, largest: int) -> bytes:
-    """The content of a plain file. Raises ValueError: no plain file, not readable, or more than ``largest`` bytes."""
+    """The content of a plain file. Raises ValueError: it is no plain file, cannot be read, or has more than ``largest`` bytes."""
     try:
         with open(open_regular(path), "rb") as file:
             if (size := os.fstat(file.fileno()).st_size) > largest:
@@ -81,15 +77,8 @@ def read_regular(path: Path, *, largest: int) -> bytes:
 
 
 def bounded_text(path: Path, *, where: str, most: int) -> str:
-    """The text of a file that people wrote.
-
-    Args:
-        where: what it is and its path, for messages.
-        most: bytes that it may have.
-
-    Raises:
-        UsageError: not readable, larger, or not UTF-8.
-    """
+    """The text of a file that people wrote, of at most ``most`` bytes; ``where``: its kind and path, for messages. Raises UsageError: it
+    cannot be read, is larger, or is not UTF-8."""
     try:
         with path.open("rb") as file:
             content = file.read(most + 1)
@@ -104,14 +93,14 @@ def bounded_text(path: Path, *, where: str, most: int) -> str:
 
 
 def end_of(path: Path, *, size: int) -> str:
-    """The last ``size`` bytes of a text, and the errors of `open_regular`."""
+    """The last ``size`` bytes of a text file; raises as `open_regular`."""
     with open(open_regular(path), "rb") as file:
         file.seek(max(0, os.fstat(file.fileno()).st_size - size))
         return file.read(size).decode("utf-8", errors="replace")
 
 
 def own_folder(path: Path) -> Path:
-    """The folder, made where it is missing. Raises OSError: the way from a folder of `SHARED` to it leads through a link."""
+    """The folder, made where it is missing. Raises OSError: its path has a link below a folder of `SHARED`."""
     parts = path.parts
     outside = max((index for index, part in enumerate(parts) if part in SHARED), default=len(parts))
     for end in range(outside, len(parts)):
@@ -122,8 +111,7 @@ def own_folder(path: Path) -> Path:
 
 
 def write_atomically(path: Path, content: str | bytes, *, durable: bool = True) -> None:
-    """Write next to ``path`` and rename, so that a reader or a crash never sees half a file. ``durable``: fsynced before the rename;
-    not needed for what is written every few seconds."""
+    """Write next to ``path`` and rename, so that no reader sees half a file, even after a crash. ``durable``: fsync before the rename."""
     data = content.encode() if isinstance(content, str) else content
     replace_atomically(path, lambda temporary: temporary.write_bytes(data), durable=durable)
 
@@ -133,8 +121,8 @@ def replace_atomically(
 ) -> None:
     """Let ``write`` fill a temporary file next to ``path``, sync it, call ``before``, and rename it to ``path``.
 
-    Whoever shares the folder may write to the file, and so continue a run. A full disk, or a limit on files, is an OSError with
-    that number, whatever ``write`` makes of it.
+    Others who share the folder may write to the file, so that they can continue a run. A full disk, or a limit on files, is an OSError
+    with that number, whatever ``write`` raises.
     """
     temporary = _new(path, ending=".tmp")
     try:
@@ -156,9 +144,9 @@ def replace_atomically(
 
 @contextlib.contextmanager
 def new_folder(path: Path) -> Iterator[Path]:
-    """A folder next to ``path`` to be filled, which takes its name when the block ends, and is gone where the block fails.
+    """A new folder next to ``path``, which gets that name when the block ends, and is deleted where the block fails.
 
-    Where ``path`` holds something already, what was written replaces files of the same names, and others stay.
+    Where ``path`` is a folder with content, files of the same names are replaced, and others stay.
     """
     path = path.absolute()
     temporary = path.with_name(f".{path.name}.{secrets.token_hex(8)}.tmp")
@@ -175,19 +163,19 @@ def new_folder(path: Path) -> Iterator[Path]:
 
 
 def create_exclusively(path: Path, text: str) -> bool:
-    """Create ``path`` with ``text`` whole, or return False where it exists. Atomic on NFS."""
+    """Create ``path`` with its whole ``text``; returns False where it exists. Atomic on NFS."""
     temporary = _new(path)
     try:
         temporary.write_text(text, encoding="utf-8")
         _sync(temporary)
         os.link(temporary, path)
     except FileExistsError:
-        # An NFS server may have made the link and lost the answer; the count of links shows it.
+        # An NFS server may have made the link and lost its answer; the count of links shows that.
         return temporary.stat().st_nlink == 2
     except OSError as error:
         if error.errno not in (errno.EPERM, errno.EOPNOTSUPP, errno.ENOTSUP, errno.EMLINK):
             raise
-        # A file system without hard links: exclusive, though a reader may see it half for a moment.
+        # A file system without hard links: exclusive, but a reader may briefly see half of the text.
         try:
             with path.open("x", encoding="utf-8") as file:
                 file.write(text)
@@ -199,14 +187,14 @@ def create_exclusively(path: Path, text: str) -> bool:
 
 
 def create_anew(path: Path) -> int:
-    """A descriptor of a new file, to be written to from its end, in the place of whatever is there."""
+    """A descriptor of a new file for appending; an existing one is deleted."""
     own_folder(path.parent)
     path.unlink(missing_ok=True)
     return os.open(path, os.O_RDWR | os.O_CREAT | os.O_EXCL | os.O_APPEND, 0o644)
 
 
 def _new(path: Path, *, ending: str = "") -> Path:
-    """A new file next to ``path``, to which those may write who may write to its folder, less the umask."""
+    """A new file next to ``path``; who may write to its folder may write to it, within the umask."""
     folder = own_folder(path.parent)
     temporary = folder / f".{path.name}.{secrets.token_hex(8)}{ending}"
     mode = 0o644 | folder.stat().st_mode & 0o022
@@ -223,7 +211,7 @@ def _sync(path: Path) -> None:
 
 
 def _no_room(error: BaseException, written: Path) -> int:
-    """The errno of a full disk or of a limit on file sizes, else 0; safetensors and torch raise errors of their own for these."""
+    """The errno of a full disk or of a limit on file sizes, else 0; safetensors and torch have other errors for these."""
     for number in (errno.ENOSPC, errno.EFBIG):
         if os.strerror(number) in str(error):
             return number

@@ -1,7 +1,5 @@
-"""What this machine is called in records, how many of its cores a process may use, and how its threads wait. Free of torch.
-
-Which code is running: what a record and a sweep say of it.
-"""
+"""This machine: its names in records, its GPUs, the cores that a process may use, and how threads wait; and the version of the running
+code. Free of torch."""
 
 from __future__ import annotations
 
@@ -24,9 +22,8 @@ PACKAGES = ("methods", "datasets", "harness")  # the folders of a clone
 
 @functools.cache
 def code_version() -> dict[str, str]:
-    """``commit`` and ``dirty`` (hash of the uncommitted changes, empty if there are none) of the clone that is running now; both empty
-    outside one, such as in a snapshot: a sweep's records get those of its submission. A repository further up, which others may have
-    put there, is not run, and in our own git runs nothing but itself."""
+    """``commit`` and ``dirty`` (hash of the uncommitted changes, empty without any) of the running clone. Both are empty outside a clone,
+    such as in a snapshot, where records get those of the submission. Git ignores repositories further up, and runs no hooks."""
     root = Path(str(harness.__file__)).parents[1]
 
     def git(*arguments: str) -> str:
@@ -43,14 +40,14 @@ def code_version() -> dict[str, str]:
 
 
 SPINS = 1000
-"""Rounds for which a thread of OpenMP looks for work before it sleeps (``GOMP_SPINCOUNT``): far fewer than libgomp's 300,000,
-since on a machine that others use the thread it waits for may not be running."""
+"""Rounds for which a thread of OpenMP spins before it sleeps (``GOMP_SPINCOUNT``). They are far fewer than libgomp's 300,000, since on a
+shared machine the thread that it waits for may not be running."""
 _WAITS = ("OMP_WAIT_POLICY", "GOMP_SPINCOUNT", "KMP_BLOCKTIME")
 
 
 @functools.cache
 def processor() -> str:
-    """``cpu`` with the processor's name where the system names it."""
+    """``cpu`` with the name and the number of processors, where the system gives them; else with the architecture."""
     try:
         lines = Path("/proc/cpuinfo").read_text(encoding="utf-8").splitlines()
     except OSError:
@@ -92,13 +89,13 @@ def _nvidia_smi(*arguments: str) -> list[str]:
 
 
 def cores(root: Path = Path("/")) -> int:
-    """The cores that this process may keep busy: those of its affinity, fewer where its control group has a quota. ``root``: of the
-    file system that shows control groups."""
+    """The cores that this process may use: those of its affinity, fewer where its control group has a quota. ``root``: that of the file
+    system with control groups."""
     return max(1, min([affinity(), *(math.ceil(share) for share in _quotas(root))]))
 
 
 def affinity() -> int:
-    """The cores that this process may run on; all of them where the system keeps no such list (macOS)."""
+    """The cores that this process may run on; all of them where the system has no such list (macOS)."""
     return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
 
 
@@ -119,14 +116,14 @@ def _quotas(root: Path) -> Iterator[float]:
 
 
 def thread_variables(threads: int, environment: Mapping[str, str] = os.environ) -> dict[str, str]:
-    """Environment variables of a process that computes on a CPU: how many threads it has and how they wait, each unless the user
-    said it. OpenMP reads them when torch is loaded, and never again. ``threads``: what fits, where nothing is said."""
+    """Environment variables of a process that computes on a CPU: its number of threads and how they wait, each unless the user set it.
+    OpenMP reads them once, when torch is loaded. ``threads``: the number where none is set."""
     variables = {} if "OMP_NUM_THREADS" in environment else {"OMP_NUM_THREADS": str(threads)}
     return variables if any(name in environment for name in _WAITS) else {**variables, "GOMP_SPINCOUNT": str(SPINS)}
 
 
 def waiting(environment: Mapping[str, str] = os.environ) -> str:
-    """How this process's threads of OpenMP wait for each other, as its environment says it."""
+    """How this process's threads of OpenMP wait for each other, by its environment."""
     return " ".join(f"{name}={environment[name]}" for name in _WAITS if name in environment) or "default"
 
 
@@ -136,7 +133,7 @@ def set_threads(threads: int, environment: MutableMapping[str, str] = os.environ
 
 
 def user_cache() -> Path | None:
-    """``sam-peft-harness`` below ``XDG_CACHE_HOME`` or ``~/.cache``, made by whoever writes there; None without a home."""
+    """``sam-peft-harness`` below ``XDG_CACHE_HOME`` or ``~/.cache``, which may not exist yet; None without a home."""
     try:
         base = Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache")
     except RuntimeError:

@@ -1,6 +1,6 @@
-"""Standard output and error as a verb needs them: open, never the cause of a traceback, whatever characters they can show.
+"""Standard output and error of a verb: open, and never the cause of a traceback, whatever characters they can show.
 
-Progress goes to standard error, where that is a terminal; standard output is left to the results.
+Progress goes to standard error, where that is a terminal; results go to standard output.
 """
 
 from __future__ import annotations
@@ -66,7 +66,7 @@ def _spinner(stage: Callable[[], str]) -> Any:
 
 @contextmanager
 def interrupted_while(doing: Callable[[], str]) -> Iterator[None]:
-    """A Ctrl-C in here says what it interrupted, unless it says so already."""
+    """Add to a Ctrl-C in the block what it interrupted, unless it has a message."""
     try:
         yield
     except KeyboardInterrupt as interrupt:
@@ -76,7 +76,7 @@ def interrupted_while(doing: Callable[[], str]) -> Iterator[None]:
 
 
 def open_streams() -> None:
-    """Make both streams safe to write to, whatever characters they can show; closed ones take what comes and show nothing."""
+    """Make both streams safe to write to, whatever characters they can show; output to closed ones is dropped."""
     for name in ("stdout", "stderr"):
         if getattr(sys, name) is None:
             setattr(sys, name, open(os.devnull, "w", encoding="utf-8"))  # noqa: SIM115
@@ -90,8 +90,7 @@ def terminal_width(stream: TextIO) -> int:
 
 
 def say(text: str) -> None:
-    """One line on standard error, without what a terminal would obey; nobody may be there to read it. A terminal that is
-    narrower gets it folded between words."""
+    """Print one line on standard error, with control characters escaped; a terminal that is narrower gets it folded between words."""
     line = "".join(c if c.isprintable() else ascii(c)[1:-1] for c in " ".join(text.splitlines()))
     with suppress(OSError):
         width = terminal_width(sys.stderr)
@@ -106,21 +105,20 @@ def folded(line: str, *, width: int) -> str:
 
 
 def show_text(text: str) -> None:
-    """Print lines on standard output, without what a terminal would obey; a terminal that is narrower gets them folded between
-    words, a file as they are."""
+    """Print lines on standard output, with control characters escaped; a terminal that is narrower gets them folded between words."""
     width = terminal_width(sys.stdout)
     lines = printable(text).removesuffix("\n").split("\n")
     print("\n".join(folded(line, width=width) if width else line for line in lines))
 
 
 def say_skipped(problems: Mapping[Path, str]) -> None:
-    """A line for every file that does not count, with the reason."""
+    """Print a line for every file that does not count, with the reason."""
     for path, reason in problems.items():
         say(f"skipped: {path}: {reason}")
 
 
 def lost_output() -> OSError | None:
-    """Why what was printed cannot be written, None if it was; where it cannot, nothing more is tried."""
+    """Why printed output could not be written, None if it was; further output is then dropped."""
     try:
         sys.stdout.flush()
     except OSError as error:
@@ -128,6 +126,6 @@ def lost_output() -> OSError | None:
             os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
             sys.stdout.flush()
         return error
-    except ValueError:  # closed by somebody
+    except ValueError:  # it is closed
         return None
     return None

@@ -1,4 +1,4 @@
-"""Text that others wrote, made harmless where it leaves for a terminal, a page or a spreadsheet."""
+"""Text that others wrote, escaped for a terminal, a page or a spreadsheet; and plurals."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ _HIDDEN = re.compile(
 encoded). Tab and line feed are left out."""
 
 _FORMULA = re.compile(r"[=@\t\r]|[+\-](?!\d[\d.]*([eE][+\-]?\d+)?$)(?=.*[A-Za-z|!])", re.DOTALL)
-"""What a spreadsheet computes: a signed number is none."""
+"""Cells that a spreadsheet computes; a signed number is not one."""
 
 
 def printable(text: str) -> str:
@@ -26,7 +26,7 @@ def printable_line(text: str) -> str:
 
 
 def markdown(text: str) -> str:
-    """A line of text that stays text in a markdown page: no HTML, no links or pictures, no end of a table's cell."""
+    """A line of text escaped for a markdown page: no HTML, no links or pictures, no end of a table's cell."""
     return printable_line(text).replace("<", "&lt;").replace("|", "\\|").replace("](", "]\\(")
 
 
@@ -41,7 +41,7 @@ def first_of(words: Sequence[str], *, most: int = 3) -> str:
 
 
 def csv_cell(text: str) -> str:
-    """A cell that no spreadsheet takes for a formula: an apostrophe leads what would be one."""
+    """A cell that no spreadsheet takes for a formula; one that it would gets a leading apostrophe."""
     text = printable(text)
     return f"'{text}" if _FORMULA.match(text) else text
 

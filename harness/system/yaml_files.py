@@ -1,7 +1,7 @@
-"""YAML as plain data: cards, studies, cluster profiles and claims are read here and nowhere else.
+"""YAML as plain data: cards, studies, cluster profiles and claims are read here alone.
 
-People send each other these files, so nothing in them is executed and nothing is guessed: no tags (``!!python/…``), no
-templates (``{{$ENV:…}}``), no key twice, bounded in size, depth and in what aliases expand to.
+People exchange these files, so nothing in them is executed: no tags (``!!python/…``), no templates (``{{$ENV:…}}``), no repeated keys,
+and bounds on size, depth and the expansion of aliases.
 """
 
 from __future__ import annotations
@@ -16,21 +16,21 @@ from harness.system.files import bounded_text
 
 MOST_BYTES = 200_000
 MOST_NODES = 20_000
-"""After aliases are expanded; a long text counts once for every 64 characters."""
+"""With aliases expanded; a long text counts once for every 64 characters."""
 MOST_LEVELS = 20
 LARGEST_INTEGER = 2**63
 TIMESTAMP = "tag:yaml.org,2002:timestamp"
 
 
 def read_yaml(path: Path, *, what: str, values_as_text: bool = False) -> Any:
-    """What the file holds: mappings, lists, text, numbers, booleans and None; a date is text.
+    """The content of a file: mappings, lists, text, numbers, booleans and None; a date is text.
 
     Args:
-        what: what it is, for messages ("study", "protocol").
-        values_as_text: leave every value as it is written, such as ``4:00:00``, which YAML itself reads as 14400.
+        what: its kind, for messages ("study", "protocol").
+        values_as_text: every value stays text, such as ``4:00:00``, which YAML reads as 14400.
 
     Raises:
-        UsageError: not readable, not UTF-8, not YAML, or YAML that is more than plain data.
+        UsageError: it cannot be read, is not UTF-8 or YAML, or is more than plain data.
     """
     where = f"{what} {path}"
     text = bounded_text(path, where=where, most=MOST_BYTES)
@@ -46,12 +46,12 @@ def read_yaml(path: Path, *, what: str, values_as_text: bool = False) -> Any:
 
 
 class _Checks(yaml.composer.Composer, yaml.constructor.BaseConstructor, yaml.resolver.BaseResolver):
-    """Looks at every node as it is composed, before anything is built from it."""
+    """Checks every node as it is composed, before anything is built from it."""
 
     levels = 0
 
     def __init__(self, text: str) -> None:
-        """libyaml's parser is many times faster; where PyYAML was built without it, its own finds the same data."""
+        """libyaml's parser is many times faster than PyYAML's own, which is used where libyaml is missing."""
         parser = yaml.CBaseLoader(text) if yaml.__with_libyaml__ else yaml.BaseLoader(text)
         self.check_event, self.peek_event, self.get_event = parser.check_event, parser.peek_event, parser.get_event
         yaml.composer.Composer.__init__(self)
