@@ -1,4 +1,4 @@
-"""What `harness.run` looks at before anything starts: checkpoints, earlier records, the data behind them, and YAML files."""
+"""What `harness.run` checks before anything starts: checkpoints, earlier records, their data, and YAML files."""
 
 from __future__ import annotations
 
@@ -86,7 +86,7 @@ def _planned(results: Path, *, root: Path | None = None) -> Run:
     return job_of(results, dataset_roots={"kvasir": root} if root else {}, epochs=1).run
 
 
-def test_damaged_record_is_reported_kept_and_made_again(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+def test_damaged_record_is_reported_kept_and_remade(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     store = RecordStore(tmp_path)
     run = _planned(tmp_path)
     path = store.write(Record(run=run, key=run.key, code="OK"))
@@ -148,7 +148,7 @@ NEAR_MISSES = [
 
 
 @pytest.mark.parametrize(("words", "said"), NEAR_MISSES, ids=[said for _, said in NEAR_MISSES])
-def test_a_near_miss_is_told_what_to_write(words, said, tmp_path, monkeypatch, capsys):
+def test_a_near_miss_gets_the_right_word(words, said, tmp_path, monkeypatch, capsys):
     monkeypatch.chdir(tmp_path)
     monkeypatch.setenv("SAM_PEFT_SETTINGS", "none")
     (tmp_path / "a.txt").write_text("")

@@ -104,7 +104,7 @@ def test_want_of_memory_is_called_that(error: Exception, capsys: pytest.CaptureF
     assert raising(error)([]) == 2
     (line,) = capsys.readouterr().err.splitlines()
     assert "ulimit -v" in line
-    assert "foreseen" not in line
+    assert "traceback" not in line
     assert reason_code(error) == "OOM"
 
 
@@ -132,7 +132,7 @@ def with_ctrl_c_ignored() -> None:
         (signal.SIGTERM, with_ctrl_c_ignored),
     ],
 )
-def test_every_way_to_end_a_verb_says_what_ctrl_c_says(number: int, begun: Callable[[], None]) -> None:
+def test_every_signal_that_ends_a_verb_prints_what_ctrl_c_does(number: int, begun: Callable[[], None]) -> None:
     with subprocess.Popen(
         **command("-c", VERB, "wait"), stdout=subprocess.PIPE, stderr=subprocess.PIPE, preexec_fn=begun
     ) as process:

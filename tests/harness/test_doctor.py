@@ -1,4 +1,4 @@
-"""The doctor: its matrix, its JSON, its place in docs/methods.md, and its answers to bad input."""
+"""The doctor: its matrix, its JSON, its table in docs/methods.md, and its answers to bad input."""
 
 from __future__ import annotations
 
@@ -43,10 +43,10 @@ def test_the_page_of_methods_holds_the_current_matrix() -> None:
         assert shown[name] == cells, stale
 
 
-def test_the_page_of_backbones_says_what_does_not_attach() -> None:
+def test_the_page_of_backbones_lists_what_does_not_attach() -> None:
     text = (REPOSITORY / "docs" / "backbones.md").read_text(encoding="utf-8")
     rows = [line.split("|") for line in text.splitlines() if line.startswith("| `") and line.count("|") == 5]
-    told = {cells[1].strip(" `").partition("`")[0]: cells[3] for cells in rows}
+    listed = {cells[1].strip(" `").partition("`")[0]: cells[3] for cells in rows}
     for row, names in {
         "vit_b": ["vit_b", "vit_l", "vit_h"],
         "mobile_sam": ["mobile_sam"],
@@ -54,7 +54,7 @@ def test_the_page_of_backbones_says_what_does_not_attach() -> None:
         "timm/NAME": ["timm/vit_base_patch16_dinov3", "timm/vit_base_patch16_224"],
     }.items():
         refused = {method for name in names for method in methods.BUILTIN if _refuses(method, name)}
-        assert {word for word in re.findall(r"`(\w+)`", told[row]) if word in methods.BUILTIN} == refused, row
+        assert {word for word in re.findall(r"`(\w+)`", listed[row]) if word in methods.BUILTIN} == refused, row
 
 
 def _refuses(method: str, backbone: str) -> bool:
@@ -70,7 +70,9 @@ def test_plugin_page_shows_what_the_doctor_prints() -> None:
     assert _matrix("vit_b", ["ia3"]) in (REPOSITORY / "docs" / "plugins.md").read_text(encoding="utf-8")
 
 
-def test_what_the_contract_finds_is_told(capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch) -> None:
+def test_what_the_contract_finds_is_printed(
+    capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
     def broken(case: object) -> str:
         raise AssertionError("as seen")
 

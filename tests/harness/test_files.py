@@ -129,12 +129,12 @@ def theirs(tmp_path: Path) -> Path:
 )
 @pytest.mark.parametrize("where", [f"state/{KEY}", "records"])
 def test_a_folder_that_others_replaced_by_a_link_is_not_entered(tmp_path, theirs, where, touch):
-    place = tmp_path / "results" / where
-    place.parent.mkdir(parents=True, exist_ok=True)
-    place.symlink_to(theirs.parent)
+    link = tmp_path / "results" / where
+    link.parent.mkdir(parents=True, exist_ok=True)
+    link.symlink_to(theirs.parent)
     with pytest.raises(OSError, match="link") as caught:
-        touch(place)
-    assert str(place) in str(caught.value)
+        touch(link)
+    assert str(link) in str(caught.value)
     assert [path.name for path in theirs.parent.iterdir()] == ["diary"]
     assert theirs.read_text() == "mine"
 

@@ -41,40 +41,40 @@ HOSTILE: tuple[Any, ...] = (
     "nan", "1e999", "mini", "demo", "kvasir", "lora", "best", "val", "all", "OK", "OOM", "2026-13-45", "9999999999",
     [], {}, [[]], [1, "x", None], {"a": {"b": []}}, {"": ""}, {"../x": {"y": 0.5}}, [[[[[[]]]]]], {"val": {"iou": 0.5}},
 )  # fmt: skip
-Place = tuple[Any, ...]
+Keys = tuple[Any, ...]
 
 
-def places(value: Any, here: Place = ()) -> Iterator[Place]:
-    """Every place in nested mappings and lists."""
+def paths(value: Any, here: Keys = ()) -> Iterator[Keys]:
+    """The path of every value in nested mappings and lists."""
     if here:
         yield here
     items = value.items() if isinstance(value, dict) else enumerate(value) if isinstance(value, list) else ()
     for name, item in items:
-        yield from places(item, (*here, name))
+        yield from paths(item, (*here, name))
 
 
 def mutate(content: Any, data: st.DataObject) -> None:
     """One change somewhere in a file's content; the fields of the run as often as everything else together."""
-    if not (known := list(places(content))):
+    if not (known := list(paths(content))):
         return
-    in_run = [place for place in known if place[0] in ("run", "comparability", "scores")]
+    in_run = [where for where in known if where[0] in ("run", "comparability", "scores")]
     often = bool(in_run) and data.draw(st.booleans())
-    place = data.draw(st.sampled_from(in_run if often else known))
+    where = data.draw(st.sampled_from(in_run if often else known))
     target = content
-    for name in place[:-1]:
+    for name in where[:-1]:
         target = target[name]
     how = data.draw(st.sampled_from(["replace", "replace", "replace", "drop", "rename", "add", "nest"]))
     value = data.draw(st.sampled_from(HOSTILE))
     if how == "drop":
-        del target[place[-1]]
+        del target[where[-1]]
     elif how == "rename" and isinstance(target, dict):
-        target[str(value)] = target.pop(place[-1])
+        target[str(value)] = target.pop(where[-1])
     elif how == "add" and isinstance(target, dict):
         target[str(data.draw(st.sampled_from(HOSTILE)))] = value
     elif how == "nest":
-        target[place[-1]] = {"x": [target[place[-1]]]}
+        target[where[-1]] = {"x": [target[where[-1]]]}
     else:
-        target[place[-1]] = value
+        target[where[-1]] = value
 
 
 def forged(content: Any) -> tuple[str, bytes]:
@@ -88,17 +88,17 @@ def forged(content: Any) -> tuple[str, bytes]:
 
 
 def damage(path: Path, data: st.DataObject) -> None:
-    """Something else in a file's place."""
+    """Something else in place of a file."""
     how = data.draw(st.sampled_from(["cut", "flip", "insert", "empty", "deep", "fifo", "folder", "link", "device"]))
     content = path.read_bytes()
-    place = data.draw(st.integers(0, len(content)))
+    where = data.draw(st.integers(0, len(content)))
     hostile = str(data.draw(st.sampled_from(HOSTILE))).encode(errors="replace")
     if how in ("cut", "flip", "insert", "empty", "deep"):
-        middle = {"flip": bytes(byte ^ (1 << place % 8) for byte in content[place : place + 1]), "insert": hostile}.get(
+        middle = {"flip": bytes(byte ^ (1 << where % 8) for byte in content[where : where + 1]), "insert": hostile}.get(
             how, b""
         )
-        end = content[place + (how == "flip") :] if how in ("flip", "insert") else b""
-        path.write_bytes({"empty": b"", "deep": b"[" * 200_000}.get(how, content[:place] + middle + end))
+        end = content[where + (how == "flip") :] if how in ("flip", "insert") else b""
+        path.write_bytes({"empty": b"", "deep": b"[" * 200_000}.get(how, content[:where] + middle + end))
         return
     path.unlink()
     if how == "fifo":
@@ -186,7 +186,7 @@ def verbs(root: Path, kvasir: Path) -> list[tuple[Main, list[str]]]:
 
 
 def outside(box: Path) -> dict[str, bytes]:
-    """What lies beside the results folders."""
+    """The content of the folder around the results folders."""
     files = (path for path in box.rglob("*") if path.is_file() and not path.is_symlink())
     rest = (path for path in files if path.relative_to(box).parts[0] not in ("results", "out"))
     return {str(path): path.read_bytes() for path in rest}

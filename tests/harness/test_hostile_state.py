@@ -1,4 +1,4 @@
-"""State and sweep files that somebody else, a later version or a broken disk has written: one line, never a traceback."""
+"""State and sweep files that another user, a later version or a broken disk has written: one line, never a traceback."""
 
 from __future__ import annotations
 
@@ -47,7 +47,7 @@ def open_key(root: Path) -> str:
 
 
 def shown(root: Path, *words: str) -> tuple[int, str]:
-    """Exit code and output of the status verb; what nobody foresaw is raised."""
+    """Exit code and output of the status verb; an unexpected error is raised."""
     out = io.StringIO()
     with contextlib.redirect_stdout(out), contextlib.redirect_stderr(out):
         code = status.main(["--results", str(root), "--debug", *(word.format(key=open_key(root)) for word in words)])

@@ -84,7 +84,7 @@ def elsewhere(tmp_path: Path) -> dict[str, str]:
     return {**os.environ, "PYTHONPATH": f"{tmp_path / 'system'}:{REPOSITORY}", "SAM_PEFT_SETTINGS": "none"}
 
 
-def test_a_process_is_told_alive_or_dead_without_proc(elsewhere: dict[str, str]) -> None:
+def test_a_process_is_known_to_live_or_not_without_proc(elsewhere: dict[str, str]) -> None:
     program = (
         "import os, time\n"
         "from harness.dispatch.attempts import Holder\n"

@@ -82,9 +82,9 @@ def test_entry_points_join_and_broken_ones_are_left_out_of_all(unexamined: None,
     assert name == "mine"
     monkeypatch.syspath_prepend(folder)
     monkeypatch.setitem(METHODS._entries, "gone", EntryPoint("gone", "outside:Gone", registry.METHOD_GROUP))
-    told = says(doctor, "--methods", "gone,decoder", "--backbone", "tiny", code=1)
-    assert "gone: import: method 'gone' (outside:Gone) cannot be imported" in told
-    assert "decoder: contract holds" in told
+    printed = says(doctor, "--methods", "gone,decoder", "--backbone", "tiny", code=1)
+    assert "gone: import: method 'gone' (outside:Gone) cannot be imported" in printed
+    assert "decoder: contract holds" in printed
 
 
 def test_plugin_may_not_take_a_name_that_exists(tmp_path: Path) -> None:

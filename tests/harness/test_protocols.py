@@ -42,7 +42,7 @@ def test_cards_have_the_hashes_that_they_had() -> None:
     assert protocol_hash(resolve(load_protocol("standard"), "sbu")) == "454fb8b7"
 
 
-def test_a_card_that_says_nothing_has_the_rules_that_it_had(tmp_path: Path) -> None:
+def test_a_card_without_new_fields_has_its_former_rules(tmp_path: Path) -> None:
     """Its hash holds every default that can change a number; the normalisation is left to a backbone."""
     card = load_protocol(str(_cards(tmp_path, mine="{}\n")))
     assert protocol_hash(card) == "22f4ff45"
@@ -56,7 +56,7 @@ def _cards(folder: Path, **content: str) -> Path:
     return folder / "mine.yaml"
 
 
-def test_a_card_rests_on_cards_beside_it_and_on_the_harness_own(tmp_path: Path) -> None:
+def test_a_card_is_based_on_cards_of_its_folder_and_on_shipped_ones(tmp_path: Path) -> None:
     path = _cards(
         tmp_path,
         rates="lr: 0.5\nmethods:\n  lora: {rank: 2}\n",
@@ -102,7 +102,7 @@ def test_a_rule_keeps_the_mark_of_the_card_that_it_comes_from(tmp_path: Path) ->
         ("scalar.yaml", "a table of fields stands where its _base_ has a single value"),
     ],
 )
-def test_a_base_that_is_no_card_beside_it_is_one_line(base: str, message: str, tmp_path: Path) -> None:
+def test_a_base_that_is_no_card_of_its_folder_is_one_line(base: str, message: str, tmp_path: Path) -> None:
     (tmp_path / "other.yaml").write_text("epochs: 2\n")
     (tmp_path / "cards").mkdir()
     (tmp_path / "cards" / "x.py").write_text(f"open({str(tmp_path / 'executed')!r}, 'w')\n")

@@ -130,7 +130,7 @@ def test_unreadable_image_fails_its_run_with_the_file_named(tmp_path: Path, caps
     assert "NO_DATA" in capsys.readouterr().out
 
 
-def test_diverging_run_has_its_code_and_a_retry_runs_again(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+def test_diverging_run_has_its_code_and_a_retry_reruns_it(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     arguments = [*DEMO, "--results", str(tmp_path), "--set", "lr=1e30", "--set", "clip=0"]
     assert main(arguments) == 1
     assert "DIVERGED" in capsys.readouterr().out
@@ -179,7 +179,7 @@ def test_where_something_is_missing_nothing_is_written(words: list[str], there: 
     assert sorted(tmp_path.rglob("*")) == before
 
 
-def test_a_budget_starts_what_the_plan_says_fits_and_says_what_it_leaves_out(tmp_path, capsys, monkeypatch) -> None:
+def test_a_budget_starts_what_fits_by_the_plan_and_lists_what_it_leaves_out(tmp_path, capsys, monkeypatch) -> None:
     monkeypatch.setitem(sys.modules, "harness.experiment.experiment", standin)
     grid = ["--protocol", "demo", "--executor", "inline", "--methods", "lora,decoder", "--datasets", "kvasir,leaf"]
     arguments = [*grid, "--seeds", "2", "--results", str(tmp_path)]
@@ -220,7 +220,7 @@ def test_options_without_effect_are_refused_before_anything_is_written(words, sa
 
 
 @pytest.mark.parametrize(("number", "code"), [(signal.SIGINT, 130), (signal.SIGTERM, 143)])
-def test_ctrl_c_in_a_first_run_says_that_it_goes_on(number: int, code: int, tmp_path, capsys) -> None:
+def test_ctrl_c_in_a_first_run_prints_how_to_continue(number: int, code: int, tmp_path, capsys) -> None:
     def interrupt() -> None:
         deadline = time.monotonic() + 300
         while not any(tmp_path.glob("state/*/progress.json")) and time.monotonic() < deadline:

@@ -30,7 +30,7 @@ def states(results, jobs, queue=None):
     return [runs[job.run.key].state for job in jobs]
 
 
-def test_what_never_began_is_told_from_what_was_interrupted_and_keys_of_finished_runs_are_printed(tmp_path):
+def test_unbegun_and_interrupted_runs_differ_and_keys_of_finished_runs_are_printed(tmp_path):
     jobs = [make_job(tmp_path, seed=seed) for seed in range(3)]
     done, begun, _ = jobs
     sweep(tmp_path, jobs, executor="local")
@@ -42,7 +42,7 @@ def test_what_never_began_is_told_from_what_was_interrupted_and_keys_of_finished
     assert "not begun" in status.failures(survey(tmp_path))
 
 
-def test_a_failure_that_is_submitted_again_is_queued_until_it_ends_anew(tmp_path):
+def test_a_resubmitted_failure_is_queued_until_it_ends(tmp_path):
     job = make_job(tmp_path)
     finish(tmp_path, job, "OOM", finished="2026-01-01T00:00:00")
     made = sweep(tmp_path, [job])
@@ -113,7 +113,7 @@ RUNNING = {"state": "running"}
         # as those on its benchmark took, if any
         ([{"seconds": 10.0}, {"benchmark": "large", "seconds": 100.0}, {**RUNNING, "benchmark": "large"}], "1:40 left"),
         ([{"seconds": 10.0}, {"benchmark": "large", "seconds": 100.0}, {**RUNNING, "benchmark": "new"}], "0:55 left"),
-        # a run that tells no seconds is no measure
+        # a run without seconds does not count
         ([{"seconds": 60.0}, {}, RUNNING], "1:00 left, estimated from 1 finished run"),
     ],
 )
@@ -123,7 +123,7 @@ def test_the_time_left_comes_from_finished_runs(runs, said):
     assert [clock(value) for value in (0.0, 83.0, 3723.0)] == ["0:00", "1:23", "1:02:03"]
 
 
-def test_a_record_with_its_stages_tells_of_the_whole_run_and_an_older_one_of_training():
+def test_seconds_of_a_record_with_stages_are_those_of_the_whole_run():
     trained = {"wall_time_s": 100.0, "train_time_s": 80.0}
     assert seconds_of(trained) == (100.0, False)
     # training and validation of an earlier start are in the first alone

@@ -72,7 +72,7 @@ assert 'torch' not in sys.modules
     assert all(line.startswith("error: ") for line in lines)
 
 
-def test_version_says_which_copy(tmp_path: Path, monkeypatch) -> None:
+def test_version_names_the_running_copy(tmp_path: Path, monkeypatch) -> None:
     shown = python("-m", "harness", "--version", cwd=tmp_path).stdout
     assert re.fullmatch(rf"sam-peft [\d.]+(, commit [0-9a-f]{{12}}( with changes)?)?, in {REPOSITORY}\n", shown)
     monkeypatch.setattr("harness.cli.command.code_version", lambda: {"commit": "0123456789abcdef", "dirty": True})

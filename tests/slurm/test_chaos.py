@@ -1,5 +1,5 @@
 """A sweep that three commands submit at once, while everything happens to it that a cluster knows: nothing is lost, and the numbers are
-those of runs that nobody disturbed."""
+those of undisturbed runs."""
 
 from __future__ import annotations
 
@@ -55,7 +55,7 @@ def submit(results, profile, *, count, times):
 
 
 def wait_for_work(cluster, results, profile, count):
-    """Until a task runs; what the cluster ended is submitted again by the same command."""
+    """Until a task runs; the same command resubmits what the cluster ended."""
     for patience in itertools.count():
         running = running_tasks(cluster)
         if running or len(records(results)) == count:

@@ -118,14 +118,14 @@ def test_a_node_that_loses_slurmd_and_all_its_processes_is_survived(cluster, ref
         os.kill(pid, signal.SIGKILL)
     cluster.start("slurmd")
     wait_until(lambda: finished(tmp_path) or not cluster.call("squeue", "-h").strip(), "the run to finish or end")
-    if not finished(tmp_path):  # SLURM saw its job gone and did not queue it again: the same command does
+    if not finished(tmp_path):  # SLURM saw its job gone and did not requeue it: the same command resubmits it
         harness_run(tmp_path, *REFERENCE, "--yes", *CLUSTER, "--wait", check=True)
     record = only_record(tmp_path)
     assert numbers(record) == numbers(reference)
     assert record["attempts"] == 2
 
 
-def test_a_cancelled_run_continues_when_submitted_again(cluster, reference, tmp_path):
+def test_a_cancelled_run_continues_when_resubmitted(cluster, reference, tmp_path):
     submit(tmp_path, *REFERENCE)
     wait_until(lambda: started(tmp_path, step=20), "the run to train")
     said = harness_run(tmp_path, *REFERENCE, "--yes", *CLUSTER, "--cancel", check=True)

@@ -86,8 +86,8 @@ def test_a_grid_equals_the_same_grid_run_here(cluster, tmp_path):
         assert record["code"] == "OK"
         images = [(folder / "records" / f"{key}.images.csv").read_bytes() for folder in (on_cluster, here)]
         assert images[0] == images[1]
-    again = submit(on_cluster, *grid)
-    assert "submitted" not in again.stdout
+    resubmitted = submit(on_cluster, *grid)
+    assert "submitted" not in resubmitted.stdout
     assert len(list(on_cluster.glob("sweeps/*-*"))) == 1
 
 
@@ -138,8 +138,8 @@ def test_torch_running_out_of_memory_in_a_plugged_in_method_is_oom(cluster, tmp_
     untouched = harness_run(tmp_path, *run, "--yes", "--cluster", "testcluster")
     assert untouched.returncode == 1  # the table has a gap
     assert "--retry oom" in untouched.stderr
-    again = submit(tmp_path, *run, "--retry", "oom")
-    assert "1 run submitted" in again.stdout
+    resubmitted = submit(tmp_path, *run, "--retry", "oom")
+    assert "1 run submitted" in resubmitted.stdout
 
 
 def test_a_sweep_submitted_twice_at_once_trains_each_run_once(cluster, tmp_path):
@@ -190,7 +190,7 @@ def test_a_thousand_runs_are_one_array_planned_submitted_and_surveyed_quickly(cl
 
 
 def test_an_interrupted_submission_loses_no_run_and_seldom_doubles_one(cluster, tmp_path):
-    """Twenty random points, by Ctrl-C as from a terminal or by SIGKILL; then the same command again. A crash between sbatch and its
+    """Twenty random points, by Ctrl-C as from a terminal or by SIGKILL; then the same command once more. A crash between sbatch and its
     answer may cost slots of an array."""
     random_points = random.Random(5)
     profile = write_profile(tmp_path, max_array_size=2, extra={"hold": True})
@@ -211,9 +211,9 @@ def test_an_interrupted_submission_loses_no_run_and_seldom_doubles_one(cluster, 
             pace *= 0.8  # too late: the machine is quicker now than it was undisturbed
         else:
             interrupted += 1
-        again = submitter(results, profile, count=5)
-        _, error = again.communicate(timeout=60)
-        assert again.returncode == 0, error
+        resubmitted = submitter(results, profile, count=5)
+        _, error = resubmitted.communicate(timeout=60)
+        assert resubmitted.returncode == 0, error
         submitted = runs_submitted(cluster, results)
         assert submitted.keys() == keys, (number, output, array_tasks(cluster))
         doubled += sum(count - 1 for count in submitted.values())
@@ -298,7 +298,7 @@ def test_a_rejected_option_is_one_clear_line_and_nothing_is_submitted(cluster, t
 
 
 def test_a_controller_that_dies_in_the_middle_of_a_submission_is_waited_for(cluster, tmp_path):
-    """The last test here: afterwards the controller gives forgotten job numbers away again, and accounting mixes them."""
+    """The last test here: afterwards the controller reuses forgotten job numbers, and accounting mixes them."""
     profile = write_profile(tmp_path, max_array_size=2, extra={"hold": True})
     results = tmp_path / "results"
     process = submitter(results, profile, count=12)
@@ -310,9 +310,9 @@ def test_a_controller_that_dies_in_the_middle_of_a_submission_is_waited_for(clus
     _, error = process.communicate(timeout=120)
     assert process.returncode == 0, error
     # A controller that is killed forgets what it accepted in the seconds before; the same command finds that out.
-    again = submitter(results, profile, count=12)
-    _, error = again.communicate(timeout=120)
-    assert again.returncode == 0, error
+    resubmitted = submitter(results, profile, count=12)
+    _, error = resubmitted.communicate(timeout=120)
+    assert resubmitted.returncode == 0, error
     assert runs_submitted(cluster, results).keys() == {
         make_job(results, seed=seed, step_s=0.01).run.key for seed in range(12)
     }

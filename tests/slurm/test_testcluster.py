@@ -1,4 +1,4 @@
-"""The test cluster itself: a second one beside the first, started twice, taken down without a trace."""
+"""The test cluster itself: a second one next to the first, started twice, taken down without a trace."""
 
 from __future__ import annotations
 

@@ -28,7 +28,7 @@ def committed() -> list[Record]:
     return list(RecordStore(RESULTS))
 
 
-def test_every_committed_record_still_has_its_key_and_would_be_found_again() -> None:
+def test_every_committed_record_has_its_key_and_would_be_found() -> None:
     """Twice: from what the record holds, and as today's planning would fill the same card and method, with every field that is new."""
     runs = {path: json.loads(path.read_text()) for path in sorted((RESULTS / "records").rglob("*.json"))}
     runs = {path: held for path, held in runs.items() if {"run", "key"} <= held.keys()}
@@ -151,7 +151,7 @@ def test_what_determines_a_result_changes_the_key_and_a_label_does_not(name: str
     assert (other == run) == (name in {"planned_seeds", "planned_benchmarks", "benchmark_title", "benchmark_metrics"})
 
 
-def test_a_choice_is_taken_again_only_where_the_same_values_were_tried_on_the_same_benchmarks() -> None:
+def test_a_choice_is_reused_only_where_the_same_values_were_tried_on_the_same_benchmarks() -> None:
     tuning = {"grid": {"lr": [1e-3, 1e-4]}, "chosen": {"lr": 1e-3}, "on": ["leaf", "camo"]}
     assert chosen_from(tuning, grid={"lr": ["0.0001", 0.001]}, on=["camo", "leaf"])
     assert not chosen_from(tuning, grid={"lr": [1e-3, 1e-4]}, on=["camo"])
@@ -184,6 +184,6 @@ def test_the_stems_of_every_split_are_in_the_manifest(split: str) -> None:
 
 
 def test_a_key_is_the_one_it_always_was() -> None:
-    """Literally: whatever moves it makes every finished run start again."""
+    """Literally: a change of it would restart every finished run."""
     run = replace(record().run, rules=as_rules(Protocol(name="x")))
     assert run.key == "25ac3c17dc9d6864"

@@ -21,11 +21,11 @@ def _masks(count: int = 2) -> list[KeptMask]:
     return [
         KeptMask(
             split="test",
-            stem=f"image {place}",
+            stem=f"image {index}",
             predicted=generator.integers(0, 12, (8, 8), dtype=np.uint8),
             truth=np.where(generator.random((8, 8)) < 0.1, 255, 1).astype(np.uint8),
         )
-        for place in range(count)
+        for index in range(count)
     ]
 
 
@@ -45,7 +45,7 @@ def test_masks_come_back_as_they_were(tmp_path: Path):
 
 
 def test_the_images_are_chosen_by_name_alone():
-    stems = [f"a{place}" for place in range(50)]
+    stems = [f"a{index}" for index in range(50)]
     first = chosen_images({"easy": stems, "hard": stems}, 6)
     assert first == chosen_images({"hard": stems[::-1], "easy": stems}, 6)
     assert first[:3] == chosen_images({"easy": stems, "hard": stems}, 3)

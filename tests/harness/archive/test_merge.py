@@ -103,14 +103,14 @@ def test_every_flipped_byte_is_found(tmp_path: Path, name: str) -> None:
     path = RecordStore(tmp_path).write(replace(record(), architecture=ALPHA), images(record()))
     file = path.with_suffix(f".{name}")
     content, original = file.read_bytes(), checked(path)
-    for place in range(len(content)):
-        file.write_bytes(content[:place] + bytes([content[place] ^ 1]) + content[place + 1 :])
+    for index in range(len(content)):
+        file.write_bytes(content[:index] + bytes([content[index] ^ 1]) + content[index + 1 :])
         try:
             read = checked(path)
         except ValueError:
             continue
-        assert name == "json", place
-        assert read == original, place  # a blank between two words, or the seal's own name
+        assert name == "json", index
+        assert read == original, index  # a blank between two words, or the seal's own name
     file.write_bytes(content)
     assert checked(path) == original
 

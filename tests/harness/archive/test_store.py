@@ -1,4 +1,4 @@
-"""Records survive what file systems and clusters do to them; nothing takes the place of one that cannot be read for a moment."""
+"""Records survive what file systems and clusters do to them; nothing replaces one that cannot be read for a moment."""
 
 from __future__ import annotations
 
@@ -51,8 +51,8 @@ def test_records_of_schema_1_are_read(tmp_path: Path) -> None:
     old["architecture"] = ALPHA
     del old["run"]["changed"], old["seal"], old["beside"]
     path.write_text(json.dumps(old), encoding="utf-8")
-    again = there(store.read(new.key))
-    assert (again.architecture, again.run, again.run.key) == (ALPHA, new.run, new.key)
+    reread = there(store.read(new.key))
+    assert (reread.architecture, reread.run, reread.run.key) == (ALPHA, new.run, new.key)
 
 
 def test_a_record_of_a_later_schema_is_refused_and_not_misread(tmp_path: Path) -> None:
@@ -207,7 +207,7 @@ def test_no_start_takes_it_for_missing_and_no_record_takes_its_place(tmp_path, m
             lambda: earlier(tmp_path, {original.key: job}),
             lambda: RecordStore(tmp_path).write(replace(original, code="ERROR", scores={}, message="CUDA error")),
         ):
-            with pytest.raises(UsageError, match=rf"^{path} cannot be read \(.*umask 002.*try again.*$"):
+            with pytest.raises(UsageError, match=rf"^{path} cannot be read \(.*umask 002.*repeat.*$"):
                 look()
     assert tree(tmp_path) == before
     assert RecordStore(tmp_path).find(original.key) == original

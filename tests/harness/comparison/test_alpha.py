@@ -16,7 +16,7 @@ UNIFORM = {"blocks.0.qkv": [0.25] * 4, "blocks.1.qkv": [0.26, 0.24, 0.25, 0.25]}
 CHOSEN = {"blocks.0.qkv": [0.25] * 4, "blocks.1.qkv": [0.4, 0.2, 0.2, 0.2]}
 
 
-def test_alpha_that_could_not_move_is_told_from_one_that_did_not():
+def test_alpha_that_could_not_move_and_alpha_that_did_not_have_different_codes():
     free, capped = {"alpha_updates": 400.0, "share_cap": 0.9}, {"alpha_updates": 4.0, "share_cap": 0.26}
     assert alpha_code(record(budget=free), UNIFORM) == "ALPHA_UNIFORM"
     assert alpha_code(record(budget=capped), UNIFORM) == "ALPHA_STUCK"
@@ -42,7 +42,7 @@ def test_codes_are_read_from_the_sidecar_file_unless_another_left_it_or_it_was_e
     assert alpha_codes([stored], Archive(tmp_path)) == []
 
 
-def test_tables_flag_a_row_whose_alpha_says_nothing(tmp_path: Path):
+def test_tables_flag_a_row_whose_alpha_stayed_uniform(tmp_path: Path):
     made = [
         record(method="naslora", architecture=[UNIFORM], budget={"share_cap": 0.9}),
         record(method="naslora", config={"rank": 4}, changed={"rank": 4}, architecture=[CHOSEN]),
@@ -56,8 +56,10 @@ def test_tables_flag_a_row_whose_alpha_says_nothing(tmp_path: Path):
 
 
 @pytest.mark.parametrize(
-    ("stagewise", "first", "told"), [(True, 1, 1), (False, 1, None), (True, 0, None), (True, 4, None)]
+    ("stagewise", "first", "expected"), [(True, 1, 1), (False, 1, None), (True, 0, None), (True, 4, None)]
 )
-def test_a_run_whose_stages_differ_says_when_its_search_began(*, stagewise: bool, first: int, told: int | None) -> None:
+def test_the_start_of_the_search_is_that_of_stagewise_runs(
+    *, stagewise: bool, first: int, expected: int | None
+) -> None:
     config = {"stagewise": stagewise, "search_start_epoch": first}
-    assert search_start(record(method="naslora", config=config, history=[{"loss": 1.0}] * 4)) == told
+    assert search_start(record(method="naslora", config=config, history=[{"loss": 1.0}] * 4)) == expected

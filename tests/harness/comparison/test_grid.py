@@ -20,9 +20,9 @@ RULES = "harness.comparison.rules.card_rules"
 MARKS = {"": "", "best": " *", "tied": " ≈"}
 
 
-def shown(grid: Grid, place: int = 0) -> dict[str, str]:
+def shown(grid: Grid, index: int = 0) -> dict[str, str]:
     """Row -> its cell on one column as printed, with its mark."""
-    column = grid.columns[place]
+    column = grid.columns[index]
     return {
         row: text_of(Score(cell=grid.cells[row, column])) + MARKS[grid.marks.get((row, column), "")]
         for row in grid.rows
@@ -53,12 +53,12 @@ CELLS: dict[str, tuple[list[Any], dict[str, str]]] = {
         three(0.05) + three(0.05001, method="decoder") + three(0.1, method="full"),
         {"LoRA": "6.0 ± 1.0 (3) *", "Decoder alone": "6.0 ± 1.0 (3) *", "Full fine-tuning": "11.0 ± 1.0 (3)"},
     ),
-    "a row that cannot be told from the best is marked as such": (
+    "a row that is not significantly different from the best is marked as such": (
         three(0.05, method="decoder")
         + [record(value, seed=seed, benchmark="sbu", method="full") for seed, value in enumerate((0.03, 0.10, 0.08))],
         {"Decoder alone": "6.0 ± 1.0 (3) *", "Full fine-tuning": "7.0 ± 3.6 (3) ≈"},
     ),
-    "a row of other seeds that prints like the best, and is behind it on those that both have, is not best": (
+    "a row of other seeds that prints like the best, and is worse on common seeds, is not best": (
         three(0.05, method="decoder")
         + [record(value, seed=seed, benchmark="sbu") for seed, value in enumerate((0.07, 0.08, 0.09, 0.03, 0.04, 0.05))],
         {"Decoder alone": "6.0 ± 1.0 (3) *", "LoRA": "6.0 ± 2.4 (6)"},
@@ -84,10 +84,10 @@ CELLS: dict[str, tuple[list[Any], dict[str, str]]] = {
         {"LoRA": "MISSING (3/4)", "Decoder alone": "21.0 ± 1.0 (3)"},
     ),
     "results of one cell and seed are a conflict and no number": (
-        [record(0.1 + place, benchmark="sbu", rules={"image_size": 64 + place}) for place in (0, 0.1, 0.2)],
+        [record(0.1 + index, benchmark="sbu", rules={"image_size": 64 + index}) for index in (0, 0.1, 0.2)],
         {"LoRA": "CONFLICT (0/1)"},
     ),
-    "a result takes the place of a failure of its seed": (
+    "a result replaces a failure of its seed": (
         [failed("OOM", 0, rules={"image_size": 64}), record(0.1, benchmark="sbu", rules={"image_size": 65})],
         {"LoRA": "10.0 (1)"},
     ),
@@ -95,7 +95,7 @@ CELLS: dict[str, tuple[list[Any], dict[str, str]]] = {
         three(0.10, data_note="generated samples") + three(0.05, method="decoder", data_note="generated samples"),
         {"LoRA": "11.0 ± 1.0 (3)", "Decoder alone": "6.0 ± 1.0 (3)"},
     ),
-    "almost empty masks are said beside the number, and rank nothing": (
+    "almost empty masks have a code with the number, and rank nothing": (
         three(0.05, foreground={"test": 0.09}) + three(0.2, method="decoder") + three(0.3, method="full"),
         {"LoRA": "6.0 ± 1.0 (3) BLANK", "Decoder alone": "21.0 ± 1.0 (3) *", "Full fine-tuning": "31.0 ± 1.0 (3)"},
     ),
@@ -121,7 +121,7 @@ def test_two_protocol_hashes_and_two_splits_of_one_benchmark_never_share_a_colum
     apart = grids(MadeUp([record(0.9, benchmark="leaf"), record(0.1, benchmark="leaf", protocol_hash="bbbb")]))
     assert [shown(grid) for grid in apart] == [{"LoRA": "90.0 (1)"}, {"LoRA": "10.0 (1)"}]
     splits = grid_of([record(0.9, benchmark="sbu"), record(0.1, benchmark="sbu", manifest="other")])
-    assert [(column.manifest, shown(splits, place)["LoRA"]) for place, column in enumerate(splits.columns)] == [
+    assert [(column.manifest, shown(splits, index)["LoRA"]) for index, column in enumerate(splits.columns)] == [
         ("manifest-sbu", "90.0 (1)"), ("other", "10.0 (1)"),
     ]  # fmt: skip
 
@@ -137,7 +137,7 @@ CONVLORA = {"lr": None, "blocks": "all", "sites": "qkv", "rank": 3, "alpha": 32.
         ([record(benchmark="sbu"), record(benchmark="leaf", variant="LoRA r=3")], ["LoRA"]),
         ([record(variant=name, seed=seed, **SIX) for seed, name in enumerate(("r=6", "LoRA r=6"))], ["LoRA (rank=6)"]),
         ([record(), record(method="lora", **SIX)], ["LoRA", "LoRA (rank=6)"]),
-        # two of one name are told apart
+        # two of one name are distinguished
         ([record(), record(tuning={"grid": {"lr": [1e-3]}, "chosen": {"lr": 1e-3}, "trials": [{}]})], ["LoRA", "LoRA, tuned"]),
         ([record(method="convlora", config={**CONVLORA, "gate": "released"})], ["Conv-LoRA"]),
         ([record(method="convlora", config={**CONVLORA, "gate": "switch"})], ["Conv-LoRA (Switch gate)"]),
@@ -159,14 +159,14 @@ def test_records_under_an_options_older_value_share_a_row_with_those_under_its_n
 
 
 def tuned(lr: float, *, trials: int = 4, chosen: bool = True, **changes: Any) -> Any:
-    told: dict[str, Any] = {"grid": {"lr": [1e-3, 1e-2]}}
+    tuning: dict[str, Any] = {"grid": {"lr": [1e-3, 1e-2]}}
     if chosen:
-        told |= {"chosen": {"lr": lr}, "trials": [{"options": {}, "score": 0.5}] * trials, "edge": [], "metric": "iou",
+        tuning |= {"chosen": {"lr": lr}, "trials": [{"options": {}, "score": 0.5}] * trials, "edge": [], "metric": "iou",
                  "on": ["kvasir"], "hours": 0.1, "seeds": [100]}  # fmt: skip
-    return record(config={"lr": lr}, changed={"lr": lr}, tuning=told, **changes)
+    return record(config={"lr": lr}, changed={"lr": lr}, tuning=tuning, **changes)
 
 
-def test_trials_of_tuning_are_in_no_frame_unless_asked_for() -> None:
+def test_trials_of_tuning_are_in_a_frame_only_on_request() -> None:
     lost, luck = tuned(1e-2, chosen=False, seed=100), tuned(1e-3, seed=100)
     tested = [tuned(1e-3, seed=seed, planned_seeds=[0, 1]) for seed in range(2)]
     archive = MadeUp([lost, luck, *tested])
@@ -220,7 +220,7 @@ def test_a_study_finds_its_rows_by_configuration_and_shows_the_rows_and_seeds_th
     assert shown(grid_of([base], study=study(seeds=2))) == {"r=3": "MISSING (1/2)", "r=6": "MISSING (0/2)"}
 
 
-def test_a_row_that_names_a_rate_shows_its_runs_whatever_a_tuning_made_of_them() -> None:
+def test_a_row_that_names_a_rate_also_shows_runs_that_were_trials() -> None:
     plain = record(0.9, seed=1, config={"lr": 1e-3}, changed={"lr": 1e-3})
     records = [tuned(1e-3, value=0.8), plain, tuned(1e-2, value=0.5, chosen=False)]
     entries = [{"label": f"{lr:g}", "method": "lora", "options": {"lr": lr}} for lr in (1e-3, 1e-2)]
@@ -265,7 +265,7 @@ def test_a_study_shows_other_rules_where_half_of_its_rows_were_run_or_nothing_el
     ]  # fmt: skip
     monkeypatch.setattr(RULES, lambda *_: card)
     found = {grid.protocol_hash for grid in grids(MadeUp(runs), study=study(**changes))}
-    expected = tables if own or under == "demo" else set()  # another card's are shown beside the own alone
+    expected = tables if own or under == "demo" else set()  # another card's are shown only with its own
     assert {name for name, digest in (("own", "a"), ("other", "b")) if digest * 16 in found} == expected
 
 
@@ -308,7 +308,7 @@ def test_a_benchmark_with_three_test_splits_leads_with_all_of_them() -> None:
 def test_an_order_of_records_changes_nothing() -> None:
     records = three(0.1) + three(0.05, method="decoder") + [record(), record(protocol_hash="bbbb")]
     found = [
-        [(grid.title, shown(grid)) for grid in grids(MadeUp([records[place] for place in order]))]
+        [(grid.title, shown(grid)) for grid in grids(MadeUp([records[index] for index in order]))]
         for order in itertools.islice(itertools.permutations(range(len(records))), 0, 40000, 9999)
     ]
     assert all(each == found[0] for each in found)

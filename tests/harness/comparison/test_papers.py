@@ -1,4 +1,4 @@
-"""Published numbers carry their origin, and stand beside ours with what differs from their set-up."""
+"""Published numbers carry their origin, and are paired with ours and the differences to their set-up."""
 
 from __future__ import annotations
 
@@ -32,13 +32,13 @@ def cell(**changes: Any) -> Published:
     return Published(**{**CELL, "value": "91.2", "source": "PDF, Table 1", "mark": "P", **changes})
 
 
-def beside(cells: list[Published], records: list[Any], **changes: Any) -> list[tuple[str, str, float, list[str]]]:
+def paired(cells: list[Published], records: list[Any], **changes: Any) -> list[tuple[str, str, float, list[str]]]:
     papers = Papers(published=cells, setups={"p": SETUP})
     found = papers.paired_values(grid_of(records, **changes))
     return [(value.value, ours.row, difference.mean, words) for value, ours, difference, words in found]
 
 
-def test_a_number_stands_beside_the_row_with_its_options_alone() -> None:
+def test_a_published_number_is_paired_with_the_row_of_its_options_alone() -> None:
     cells = [
         cell(),
         cell(options="rank=6", value="92"),
@@ -46,10 +46,10 @@ def test_a_number_stands_beside_the_row_with_its_options_alone() -> None:
         cell(metric="iou", value="1"),
     ]
     six: dict[str, Any] = {"config": {"rank": 6}, "changed": {"rank": 6}}
-    assert beside(cells, [record(0.9), record(0.93, **six), record(0.5, method="decoder")]) == [
+    assert paired(cells, [record(0.9), record(0.93, **six), record(0.5, method="decoder")]) == [
         ("91.2", "LoRA", pytest.approx(-1.2), []), ("92", "LoRA (rank=6)", pytest.approx(1.0), []),
     ]  # fmt: skip
-    assert beside([cell()], [record(0.9), record(code="OOM", seed=1)]) == [], "no number is taken over a gap"
+    assert paired([cell()], [record(0.9), record(code="OOM", seed=1)]) == [], "no number is taken over a gap"
 
 
 @pytest.mark.parametrize(
@@ -63,8 +63,8 @@ def test_a_number_stands_beside_the_row_with_its_options_alone() -> None:
         ({"rules": {"image_size": 32, "methods": {}, "protocol": "a" * 16}}, "image_size 32 instead of 64"),
     ],
 )
-def test_what_differs_from_the_published_set_up_is_said(changes: dict[str, Any], word: str) -> None:
-    ((*_, words),) = beside([cell()], [record(0.9, **changes)])
+def test_differences_to_the_published_set_up_are_listed(changes: dict[str, Any], word: str) -> None:
+    ((*_, words),) = paired([cell()], [record(0.9, **changes)])
     assert word in words
 
 
@@ -89,7 +89,7 @@ def test_without_a_printed_spread_the_papers_runs_vary_as_ours() -> None:
     assert cell().against([91.0]).low is None
 
 
-def test_a_sentence_stands_beside_the_difference_of_its_rows() -> None:
+def test_a_claim_is_paired_with_the_difference_of_its_rows() -> None:
     claim = Claim(
         text="LoRA helps", source="p", mark="P", first=Side(method="lora"), second=Side(method="decoder"),
         expected="0.7", benchmarks=("kvasir", "leaf"),

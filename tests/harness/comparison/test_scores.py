@@ -53,7 +53,7 @@ def test_seeds_in_conflict_are_in_no_difference(name: str) -> None:
 
 
 def written(root: Path, scores: dict[str, float], **of_run: Any) -> Any:
-    """A record whose per-image scores are these; a stem may have its group behind a comma."""
+    """A record whose per-image scores are these; a stem may have its group after a comma."""
     made = record(sum(scores.values()) / len(scores), **of_run)
     head = "variant,split,stem,group,s_measure\n" if "," in next(iter(scores)) else "variant,split,stem,s_measure\n"
     RecordStore(root).write(made, head + "".join(f"best,test,{stem},{score!r}\n" for stem, score in scores.items()))
@@ -107,13 +107,13 @@ def test_image_scores_whose_mean_is_not_the_score_are_not_used(tmp_path: Path) -
 
 @pytest.mark.parametrize("column", [True, False])
 def test_frames_of_one_sequence_count_as_one(tmp_path: Path, column: bool) -> None:
-    """By the group beside each score; older records, which have none, by the benchmark's own rule."""
+    """By the group of each score; for older records without groups by the benchmark's own rule."""
     first = [1, 26, 51, 79, 104, 127, 152, 178, 206, 228, 253, 278]
-    leads = [(7 * place) % 12 - 4 for place in range(12)]
+    leads = [(7 * index) % 12 - 4 for index in range(12)]
     for (name, sign), seed in itertools.product((("lora", 0.0), ("decoder", 1.0)), range(3)):
         scores = {
-            f"{start + n},{place}" if column else str(start + n): 0.6 + 0.001 * seed + sign * 0.01 * leads[place]
-            for place, start in enumerate(first)
+            f"{start + n},{index}" if column else str(start + n): 0.6 + 0.001 * seed + sign * 0.01 * leads[index]
+            for index, start in enumerate(first)
             for n in range(5)
         }
         written(tmp_path, scores, method=name, seed=seed, benchmark="cvc612")
@@ -124,7 +124,7 @@ def test_frames_of_one_sequence_count_as_one(tmp_path: Path, column: bool) -> No
 
 
 def test_of_one_seed_the_interval_is_over_its_images_or_their_sequences(tmp_path: Path) -> None:
-    by_image = [(7 * place) % 12 - 4 for place in range(12)]
+    by_image = [(7 * index) % 12 - 4 for index in range(12)]
     for stem in ("{}", "{},{}"):
         root = tmp_path / str(len(stem))
         for name, sign in (("lora", 0.0), ("decoder", 1.0)):

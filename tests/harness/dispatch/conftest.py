@@ -9,9 +9,9 @@ import pytest
 
 @pytest.fixture
 def client(tmp_path, monkeypatch):
-    """Puts a shell script in the place of one of SLURM's clients: ``client(name, script)``.
+    """Puts a shell script in place of one of SLURM's clients: ``client(name, script)``.
 
-    Beside them the PATH holds only what scripts are written with, so that a test that forgets one fails where SLURM is
+    Otherwise the PATH holds only what scripts are written with, so that a test that forgets one fails where SLURM is
     installed, too.
     """
     folder = tmp_path / "bin"

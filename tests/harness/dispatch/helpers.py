@@ -1,4 +1,4 @@
-"""Jobs of the stand-in experiment, and a snapshot that has it in the experiment's place."""
+"""Jobs of the stand-in experiment, and frozen code that has it in place of the experiment."""
 
 from __future__ import annotations
 

@@ -72,7 +72,7 @@ def test_a_holder_elsewhere_without_sign_of_life_is_taken_over_after_the_longer_
     assert first.detail == f"no sign of life from process {os.getpid()} on node7"
 
 
-def test_a_holder_elsewhere_that_beats_is_left_alone_whatever_its_clock_says(tmp_path, monkeypatch):
+def test_a_holder_elsewhere_that_beats_is_left_alone_whatever_its_clock(tmp_path, monkeypatch):
     monkeypatch.setattr(module.time, "time", lambda: 1.0)  # a clock that is decades behind
     lease = Lease.acquire(tmp_path, holder=elsewhere(), lease_s=10)
 

@@ -137,7 +137,7 @@ def test_interrupted_runs_are_named_with_what_to_do(tmp_path, monkeypatch, capsy
     assert last.startswith("4 runs left: lora on leaf, seed 0; ")
 
 
-def test_the_debugging_executor_leaves_alone_what_somebody_else_runs_or_finished(tmp_path, inline):
+def test_the_debugging_executor_leaves_alone_what_another_process_runs_or_finished(tmp_path, inline):
     finished, held = (make_job(tmp_path, seed=seed) for seed in range(2))
     executor = make_executor(target_of("inline"), results=tmp_path)
     executor.submit([finished, held])

@@ -109,7 +109,6 @@ def test_no_module_in_the_working_folder_is_run(tmp_path, standin, monkeypatch):
 
 
 def test_a_results_folder_may_have_any_name_and_the_path_none(tmp_path, standin, monkeypatch):
-    """Workers died before their first start, and the advice was to repeat the command, for ever."""
     monkeypatch.setenv("PATH", "")
     results = tmp_path / "50%train %j_%A tab\there right\u202eleft"
     states = run_all(results, [make_job(results)], workers=1)
@@ -117,7 +116,7 @@ def test_a_results_folder_may_have_any_name_and_the_path_none(tmp_path, standin,
 
 
 @pytest.mark.parametrize("other", ["file", "attempt.1000000.json"])
-def test_what_keeps_a_worker_from_its_first_start_is_said(tmp_path, standin, other):
+def test_what_prevents_a_workers_first_start_is_reported(tmp_path, standin, other):
     job = make_job(tmp_path)
     folder = state_folder(tmp_path, job.run.key)
     folder.parent.mkdir()
@@ -186,8 +185,7 @@ def test_a_killed_worker_process_loses_no_run(tmp_path, standin):
     assert starts(tmp_path, jobs[0].run.key)[1] >= 10
 
 
-def test_a_worker_that_fails_with_a_run_at_work_is_said(tmp_path, standin):
-    """It said that the run was interrupted, and the same command again, for ever."""
+def test_a_worker_that_fails_with_a_run_at_work_is_reported(tmp_path, standin):
     (job, *_) = held_jobs(tmp_path)
     executor = make_executor(target_of("local", workers=1), results=tmp_path)
     executor.submit([job])
@@ -222,7 +220,7 @@ def test_workers_end_with_a_terminal_that_closes_and_with_a_command_that_is_kill
 
 
 @pytest.mark.slow
-def test_a_run_that_somebody_else_holds_is_waited_for_and_not_trained_twice(tmp_path, standin):
+def test_a_run_that_another_process_holds_is_waited_for_and_not_trained_twice(tmp_path, standin):
     jobs = [make_job(tmp_path, seed=seed, steps=10, step_s=0.03) for seed in range(2)]
     executors = [make_executor(target_of("local", workers=1), results=tmp_path) for _ in range(2)]
     for executor in executors:

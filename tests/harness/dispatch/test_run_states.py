@@ -1,4 +1,4 @@
-"""The state of one run, from what lies in its folders: words, shares, numbers, and whom to believe."""
+"""The state of one run by the files in its folders: words, shares, numbers, and which source counts."""
 
 from __future__ import annotations
 
@@ -50,7 +50,7 @@ def test_only_the_runs_that_are_wanted_are_surveyed(tmp_path):
 
 @pytest.mark.parametrize(("code", "done"), [("OK", 1.0), ("OOM", 0.0)])
 @pytest.mark.parametrize("of_sweep", [True, False])
-def test_a_record_says_how_a_run_ended(tmp_path, code, done, of_sweep):
+def test_the_state_of_a_run_with_a_record_is_that_of_the_record(tmp_path, code, done, of_sweep):
     job = make_job(tmp_path)
     sweep = sweep_of(tmp_path, job) if of_sweep else None
     cost = {"wall_time_s": 60.0}
@@ -79,7 +79,7 @@ def test_a_record_says_how_a_run_ended(tmp_path, code, done, of_sweep):
         ("slurm", "7", HERE, "cancelled", None, ("interrupted", "cancelled on request")),
     ],
 )
-def test_a_run_that_never_began_waits_or_says_why_not(tmp_path, executor, job, submitter, ended, task, expected):
+def test_a_run_that_never_began_waits_or_has_a_reason(tmp_path, executor, job, submitter, ended, task, expected):
     run = make_job(tmp_path)
     sweep = sweep_of(tmp_path, run, executor=executor, job=job, submitter=submitter, ended=ended)
     assert state(tmp_path, run, sweep, task) == expected
@@ -103,7 +103,7 @@ def test_a_start_elsewhere_lives_by_the_clusters_word_and_else_by_its_last_heart
     seen = started(tmp_path, job, holder=FAR).attempt.seen
     for later, task, expected in (
         (89.0, "unknown", "running"),
-        (91.0, "unknown", "queued"),  # nobody asked the cluster
+        (91.0, "unknown", "queued"),  # the cluster was not queried
         (91.0, replace(PENDING, state="RUNNING"), "running"),
         (1.0, PENDING, "queued"),
         (1.0, None, "interrupted"),  # gone from the cluster
@@ -113,7 +113,7 @@ def test_a_start_elsewhere_lives_by_the_clusters_word_and_else_by_its_last_heart
 
 
 @pytest.mark.parametrize(("lease", "expected"), [(600, "running"), (60.0, "queued"), ("soon", "queued")])
-def test_a_heartbeat_may_be_as_old_as_the_profile_says(tmp_path, monkeypatch, lease, expected):
+def test_a_heartbeat_may_be_as_old_as_the_profiles_lease(tmp_path, monkeypatch, lease, expected):
     job = make_job(tmp_path)
     sweep = sweep_of(tmp_path, job, settings={"lease_seconds": lease})
     seen = started(tmp_path, job, holder=FAR).attempt.seen
@@ -121,7 +121,7 @@ def test_a_heartbeat_may_be_as_old_as_the_profile_says(tmp_path, monkeypatch, le
     assert state(tmp_path, job, sweep, "unknown")[0] == expected
 
 
-def test_of_an_interrupted_run_the_reason_is_said_as_far_as_it_is_known(tmp_path):
+def test_an_interrupted_run_has_its_reason_as_far_as_it_is_known(tmp_path):
     job = make_job(tmp_path)
     sweep = sweep_of(tmp_path, job, executor="local")
     for end, detail, said in (("killed", "signal SIGKILL", "signal SIGKILL"), ("lost", "", "lost")):

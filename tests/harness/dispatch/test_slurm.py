@@ -67,7 +67,7 @@ def test_a_machine_without_slurm_is_one_line(tmp_path, monkeypatch):
         ("Batch job submission failed: Invalid account or account/partition combination specified", "--set cluster."),
         ("Memory specification can not be satisfied", "cluster.mem"),
         ("Batch job submission failed: Requested node configuration is not available", "cluster.KEY"),
-        ("something nobody has seen", "repeat the command"),
+        ("something unheard of", "repeat the command"),
     ],
 )
 def test_what_sbatch_refuses_is_one_line_with_what_to_do_and_leaves_nothing(tmp_path, idle_cluster, answer, said):
@@ -109,7 +109,7 @@ def test_what_was_submitted_before_a_refusal_stays_known_and_the_rest_follows(tm
 
 
 @pytest.mark.parametrize("state", ["COMPLETING", "CANCELLED", "COMPLETED", "NODE_FAIL"])
-def test_what_has_ended_or_is_ending_is_submitted_again(tmp_path, idle_cluster, state):
+def test_what_has_ended_or_is_ending_is_resubmitted(tmp_path, idle_cluster, state):
     counting(idle_cluster, tmp_path)
     slurm(tmp_path).submit([make_job(tmp_path)])
     queue(idle_cluster, tmp_path, state=state)
@@ -127,7 +127,7 @@ def test_a_disk_that_is_full_is_one_line(tmp_path, idle_cluster, monkeypatch):
         slurm(tmp_path).submit([make_job(tmp_path)])
 
 
-def test_a_lost_answer_is_looked_up_by_name_instead_of_submitted_again(tmp_path, idle_cluster, monkeypatch):
+def test_an_array_whose_answer_was_lost_is_found_by_name_and_not_resubmitted(tmp_path, idle_cluster, monkeypatch):
     monkeypatch.setattr(module, "POLL_S", 0.0)
     sent = tmp_path / "sent"
     name = "$(grep -o 'job-name=harness-[0-9a-f-]*' \"$2\" | grep -o 'harness.*')"
@@ -188,7 +188,7 @@ SCRIPT_TASK = {"SLURM_ARRAY_JOB_ID": "7", "SLURM_ARRAY_TASK_ID": "0"}
 
 
 @pytest.mark.parametrize(
-    ("statuses", "again", "ended", "restarts", "calls", "requeued"),
+    ("statuses", "requeue", "ended", "restarts", "calls", "requeued"),
     [
         ([0], False, False, 0, 1, False),
         ([0], True, False, 0, 1, True),
@@ -202,7 +202,7 @@ SCRIPT_TASK = {"SLURM_ARRAY_JOB_ID": "7", "SLURM_ARRAY_TASK_ID": "0"}
     ],
 )
 def test_a_job_script_settles_its_step_and_requests_a_requeue(
-    tmp_path, statuses, again, ended, restarts, calls, requeued
+    tmp_path, statuses, requeue, ended, restarts, calls, requeued
 ):
     """``ended``: the cluster ends the whole job, its script too."""
     sweep = submitted(tmp_path, [make_job(tmp_path)])
@@ -216,7 +216,7 @@ def test_a_job_script_settles_its_step_and_requests_a_requeue(
         [
             f'echo "$*" >> {tmp_path}/calls',
             f"n=$(wc -l < {tmp_path}/calls)",
-            f"[ $n = {len(statuses)} ] && {'touch' if again else ': '} {marker}",
+            f"[ $n = {len(statuses)} ] && {'touch' if requeue else ': '} {marker}",
             "kill -TERM $PPID; sleep 0.1" if ended else "",
             f"set -- {' '.join(map(str, statuses))}; shift $((n - 1)); exit $1",
         ]
@@ -243,7 +243,7 @@ def test_a_job_script_settles_its_step_and_requests_a_requeue(
 @pytest.mark.parametrize(
     ("profile", "reaches"), [({}, {"SLURM_CONF", "SBATCH_ACCOUNT"}), ({"account": "a"}, {"SLURM_CONF"})]
 )
-def test_what_the_shell_sets_for_sbatch_holds_only_where_the_profile_says_nothing(
+def test_sbatch_variables_of_the_shell_hold_only_where_the_profile_leaves_them_empty(
     tmp_path, idle_cluster, monkeypatch, profile, reaches
 ):
     for name in ("SBATCH_ACCOUNT", "SBATCH_TIMELIMIT", "SBATCH_NO_REQUEUE", "SLURM_MEM_PER_NODE", "SLURM_CONF"):
@@ -313,7 +313,7 @@ def test_array_tasks_are_read_one_by_one(client):
         "echo '8|0|COMPLETING|b|None'; echo '9|N/A|COMPLETED|b|None'",
     )
     queue = Slurm().queue(["a", "b"])
-    assert {place: task.active for place, task in queue.items()} == {("a", 0): True, ("a", 1): True, ("b", 0): False}
+    assert {slot: task.active for slot, task in queue.items()} == {("a", 0): True, ("a", 1): True, ("b", 0): False}
     assert (queue["a", 1].job, queue["a", 1].reason) == ("7_1", "JobArrayTaskLimit")
 
 
@@ -329,13 +329,13 @@ def test_lines_that_are_about_no_job_are_passed_over(client):
     assert list(Slurm().queue(["a"])) == [("a", 0)]
 
 
-def test_the_queue_is_asked_by_name_in_parts_for_jobs_of_every_user(client, tmp_path):
+def test_the_queue_is_queried_by_name_in_parts_for_jobs_of_every_user(client, tmp_path):
     client(
         "squeue",
-        f'echo "$*" >> {tmp_path}/asked; case "$*" in *--me*|*--user*) ;; *n1500*) echo "7|0|RUNNING|n1500|None";; esac',
+        f'echo "$*" >> {tmp_path}/calls; case "$*" in *--me*|*--user*) ;; *n1500*) echo "7|0|RUNNING|n1500|None";; esac',
     )
     assert list(Slurm().queue(f"n{number:04}" for number in range(1800))) == [("n1500", 0)]
-    assert len((tmp_path / "asked").read_text().splitlines()) == 2
+    assert len((tmp_path / "calls").read_text().splitlines()) == 2
 
 
 @pytest.mark.parametrize(("said", "times"), [("Unable to contact slurm controller", 3), ("Socket timed out", 3)])
@@ -348,7 +348,7 @@ def test_a_controller_that_is_away_for_a_while_is_waited_for(client, tmp_path, m
     assert capsys.readouterr().err.count("waiting up to") == 1
 
 
-def test_a_refusal_is_one_line_without_the_clients_prefix_and_is_not_tried_again(client, tmp_path):
+def test_a_refusal_is_one_line_without_the_clients_prefix_and_is_not_retried(client, tmp_path):
     client("scancel", f"echo x >> {tmp_path}/count; echo 'scancel: error: Invalid job id' >&2; exit 1")
     with pytest.raises(UsageError, match=r"^scancel: Invalid job id$"):
         Slurm().cancel(["7"])

@@ -33,7 +33,7 @@ REQUESTS = (signal.SIGTERM, signal.SIGUSR2, signal.SIGINT, signal.SIGHUP)
 
 @pytest.fixture
 def experiment(monkeypatch: pytest.MonkeyPatch) -> Callable[..., None]:
-    """Puts a function in the experiment's place; without one, the stand-in that counts."""
+    """Puts a function in place of the experiment; without one, the stand-in that counts."""
 
     def install(run: Callable[..., Any] = standin.run_experiment) -> None:
         monkeypatch.setitem(sys.modules, "harness.experiment.experiment", SimpleNamespace(run_experiment=run))
@@ -93,7 +93,7 @@ def test_a_run_that_fails_by_its_record_has_failed(tmp_path, experiment):
 def test_only_the_failure_that_is_to_be_replaced_is_restarted(tmp_path, experiment):
     job = make_job(tmp_path)
     failure = written(job, "OOM", finished="2026-01-01T00:00:00Z")
-    assert started(job, replaces="another") == "finished"  # somebody settled it since
+    assert started(job, replaces="another") == "finished"  # another process settled it since
     assert starts(tmp_path, job.run.key) == []
     assert started(job, replaces=fingerprint(failure)) == "finished"
     assert record_of(tmp_path, job.run.key).code == "OK"
@@ -132,7 +132,7 @@ def test_a_record_that_the_last_allowed_start_wrote_while_it_was_watched_stays(t
     assert starts(tmp_path, job.run.key) == []
 
 
-def test_a_run_that_somebody_holds_is_elsewhere(tmp_path, experiment):
+def test_a_run_that_another_process_holds_is_elsewhere(tmp_path, experiment):
     job = make_job(tmp_path)
     Lease.acquire(state_folder(tmp_path, job.run.key), holder=Holder.here())
     assert started(job) == "elsewhere"
@@ -148,7 +148,7 @@ def test_a_child_whose_lease_is_lost_is_ended_at_once_and_writes_nothing_more(tm
         return children[-1]
 
     def overtaken(lease: Lease) -> None:
-        raise Lost("somebody else has it")
+        raise Lost("another process has it")
 
     monkeypatch.setattr(module, "fork_child", noted)
     monkeypatch.setattr(Lease, "beat", overtaken)
@@ -172,7 +172,7 @@ def test_a_run_in_this_process_shows_life_though_it_reports_nothing(tmp_path, ex
 
 def test_a_run_in_this_process_whose_lease_is_lost_stops(tmp_path, experiment, monkeypatch):
     def overtaken(lease: Lease) -> None:
-        raise Lost("somebody else has it")
+        raise Lost("another process has it")
 
     def until_stopped(job, *, stop, **_) -> None:
         deadline = time.monotonic() + 20
@@ -277,7 +277,7 @@ def test_a_run_at_its_bound_is_given_up_without_another_start(tmp_path, experime
     assert (record.code, record.attempts) == ("TIMEOUT", 2)
 
 
-def test_a_run_that_stops_when_asked_is_interrupted(tmp_path, experiment, stopping):
+def test_a_run_that_stops_on_request_is_interrupted(tmp_path, experiment, stopping):
     def stops(job, *, stop, **_) -> None:
         assert stop.requested  # the request came before the fork
         raise Interrupted("stopped at step 3")
@@ -357,7 +357,7 @@ def stopped_while_importing(results: Path) -> None:
     assert supervise(start, stop=stop) == "interrupted"
 
 
-def test_a_run_that_is_asked_to_stop_before_it_is_imported_stops(tmp_path: Path) -> None:
+def test_a_request_to_stop_before_the_experiment_is_imported_stops_the_run(tmp_path: Path) -> None:
     process = multiprocessing.get_context("spawn").Process(target=stopped_while_importing, args=(tmp_path,))
     process.start()
     process.join()
@@ -426,7 +426,7 @@ def start(number, end):
         "srun: error: node1: task 0: Out Of Memory",
     ],
 )
-def test_slurms_ways_to_say_that_memory_ran_out_are_known_of_the_last_start(tmp_path, line):
+def test_slurms_lines_about_exhausted_memory_are_found_for_the_last_start_alone(tmp_path, line):
     log = tmp_path / "log"
     log.write_text(f"{STARTED}\ntraining\n{line}\n")
     assert exceeded_memory(log)
@@ -487,7 +487,7 @@ def test_a_success_that_came_while_a_run_was_given_up_stands(tmp_path):
         ("", False),
     ],
 )
-def test_a_traceback_that_ends_in_a_memory_error_says_that_memory_was_short(last, memory, tmp_path):
+def test_a_traceback_that_ends_in_a_memory_error_is_out_of_memory(last, memory, tmp_path):
     log = tmp_path / "attempt.1.log"
     log.write_text(f"Traceback (most recent call last):\n    return f.read()\n{last}\n")
     assert out_of_memory(last_words(log)) is memory

@@ -86,7 +86,7 @@ def test_a_job_that_is_not_its_lines_is_refused(tmp_path, change):
         read_sweep(sweep.folder).job(0)
 
 
-def test_control_characters_and_numbers_out_of_all_range_reach_nobody(tmp_path):
+def test_control_characters_are_escaped_and_numbers_out_of_range_refused(tmp_path):
     job = make_job(tmp_path)
     sweep = submitted(tmp_path, [replace(job, run=replace(job.run, variant="a\x1b[2Jb"))])
     assert read_sweep(sweep.folder).runs[0].words == r"a\x1b[2Jb on kvasir, seed 0"
@@ -119,7 +119,7 @@ def test_the_same_code_is_frozen_once_and_other_code_apart(tmp_path, monkeypatch
     assert len(list((tmp_path / "snapshots").iterdir())) == 2
 
 
-def test_code_that_was_edited_since_is_refused_and_byte_code_beside_it_is_not(tmp_path):
+def test_edited_frozen_code_is_refused_and_byte_code_with_it_is_not(tmp_path):
     frozen, _ = freeze(tmp_path, [make_job(tmp_path)])
     (frozen / "harness" / "__pycache__").mkdir()
     freeze(tmp_path, [make_job(tmp_path)])

@@ -34,7 +34,7 @@ def test_a_worker_has_a_gpu_or_its_share_of_at_most_four_workers_cores(monkeypat
     assert target_of() == Target(executor="local", devices=devices, workers=3, threads=1)
 
 
-def test_without_the_variable_the_driver_is_asked(client):
+def test_without_the_variable_the_driver_lists_gpus(client):
     assert visible_gpus() == []
     assert gpu_name("0") == ""
     client("nvidia-smi", TWO)
@@ -44,7 +44,7 @@ def test_without_the_variable_the_driver_is_asked(client):
     assert visible_gpus() == []
 
 
-def test_a_gpu_is_asked_for_its_model_by_its_number(client):
+def test_the_model_of_a_gpu_is_queried_by_its_number(client):
     client("nvidia-smi", 'test "$1" = --query-gpu=name && test "$2" = --format=csv,noheader && echo "NVIDIA ${3:-any}"')
     assert gpu_name("1") == "NVIDIA --id=1"
     assert gpu_name("GPU-8932f937") == "NVIDIA any"
@@ -134,7 +134,7 @@ def test_time_limits_are_read_as_slurm_reads_them(text, expected):
     ("gres", "extra", "gpus"),
     [("", {}, 0), ("gpu:3", {}, 3), ("license:1", {}, 0), ("ssd:1,gpu:a100:3", {}, 3), ("", {"gpus-per-task": "1"}, 3)],
 )
-def test_a_run_has_as_many_gpus_as_processes_where_the_cluster_is_asked_for_any(gres, extra, gpus) -> None:
+def test_a_run_has_as_many_gpus_as_processes_where_the_profile_requests_any(gres, extra, gpus) -> None:
     profile = load_profile("testcluster", {"extra": extra, "gres": gres, "gpus_per_run": 3})
     assert profile.gpus_of(profile.shape("tiny")) == gpus
 

@@ -44,7 +44,7 @@ def clock(monkeypatch: pytest.MonkeyPatch) -> list[float]:
 
 @pytest.fixture
 def child() -> Iterator[Callable[[Callable[[], None]], int]]:
-    """Forks a process that does what is given, with USR2 blocked until it waits for it; none is left behind."""
+    """Forks a process that does what is given, with USR2 blocked until it waits for it; none is left running."""
     begun: list[int] = []
 
     def begin(work: Callable[[], None]) -> int:
@@ -77,7 +77,7 @@ def deaf() -> None:
 
 
 class Heart:
-    """In a lease's place: beats do what each of `deeds` says, in turn."""
+    """In place of a lease: each beat calls the next of `deeds`."""
 
     def __init__(self, clock: list[float], *deeds: Callable[[], None]) -> None:
         self.beats: list[float] = []

@@ -29,7 +29,7 @@ def known_card(protocol: str, benchmark: str) -> Any:
 
 
 class MadeUp(Archive):
-    """An archive of records that lie nowhere, with what a test says lies beside them, by key; images lie below ``root``."""
+    """An archive of records in memory, with sidecar content by key; images are below ``root``."""
 
     def __init__(
         self,
@@ -101,19 +101,19 @@ def record(
     or Record by field name."""
     metric = metric or PAPER_METRICS.get(benchmark, ("s_measure",))[0]
     run_fields = {name: changes.pop(name) for name in list(changes) if name in Run.__dataclass_fields__}
-    asked: dict[str, Any] = {
+    fields: dict[str, Any] = {
         "variant": method, "backbone": "tiny", "checkpoint": "", "protocol": "demo", "manifest": f"manifest-{benchmark}",
         "rules": {**CARD, "protocol": protocol_hash}, "split_rule": "official", **run_fields,
         "method_config": {**CONFIGS.get(method, {}), **(config or {})},
     }  # fmt: skip
-    run = Run(method=method, benchmark=benchmark, protocol_hash=protocol_hash, seed=seed, **asked)
+    run = Run(method=method, benchmark=benchmark, protocol_hash=protocol_hash, seed=seed, **fields)
     given = {"best": {"test": {metric: value}, "val": {metric: value}}} if scores is None else scores
-    told: dict[str, Any] = {
+    rest: dict[str, Any] = {
         "parameters": {"encoder": 110_592, "decoder": 3_505_536, "trainable": 3_616_128, "total": 93_000_000},
         "counts": {"train": 20, "val": 4, "test": 8}, "environment": {"commit": "0" * 40},
         "finished": "2026-01-01T00:00:00+00:00", **changes,
     }  # fmt: skip
-    return Record(run=run, key=run.key, code=code, scores=given if code == "OK" else {}, **told)
+    return Record(run=run, key=run.key, code=code, scores=given if code == "OK" else {}, **rest)
 
 
 def store_of(root: Path, records: Iterable[Record]) -> RecordStore:
@@ -126,11 +126,11 @@ def store_of(root: Path, records: Iterable[Record]) -> RecordStore:
 
 def measured_on(**changes: Any) -> Comparability:
     """Where a session of costs was measured."""
-    place: dict[str, Any] = {
+    setup: dict[str, Any] = {
         "device": "NVIDIA H100", "driver": "550 / CUDA 12.4", "threads": 8, "torch": "2.13", "precision": "bf16",
         "backbone": "vit_h", "image_size": 1024, "batch": 4, "task": "binary", **changes,
     }  # fmt: skip
-    return Comparability(**place)
+    return Comparability(**setup)
 
 
 def table_rows(text: str) -> list[list[str]]:

@@ -37,15 +37,15 @@ def method(name: str, step: list[float], **changes: Any) -> MethodCost:
 
 
 def session(**changes: Any) -> CostRecord:
-    place = measured_on(device=changes.pop("device", "NVIDIA H100"), options={"fused_attention": True})
+    setup = measured_on(device=changes.pop("device", "NVIDIA H100"), options={"fused_attention": True})
     down = {name: Ratio(value=0.7586, low=0.75, high=0.77, rounds=9) for name in ("time", "device_hours")}
     ratios = {"full": {**down, "flops": Ratio(value=0.6), "memory": Ratio(value=0.5)}}
     methods = [
         method("full", [0.20, 0.21, 0.22]),
         method("naspclora", [0.10, 0.11, 0.12], ratios=ratios, shares={"weights": 0.6, "architecture": 0.4}),
     ]
-    values: Any = {"session": "abcdef012345", "methods": methods, "rounds": 9, "warmup": 2, "comparability": place}
-    values["key"] = place.key
+    values: Any = {"session": "abcdef012345", "methods": methods, "rounds": 9, "warmup": 2, "comparability": setup}
+    values["key"] = setup.key
     return CostRecord(**{**values, **changes})
 
 
@@ -102,7 +102,7 @@ def test_a_row_with_another_option_is_not_the_one_that_a_session_measured() -> N
     assert not any(grid.rows[row].options["residual"] for row in costs_of(grid, measured))
 
 
-def test_rows_are_held_against_a_baseline_in_a_session_that_measured_it() -> None:
+def test_rows_are_compared_with_a_baseline_of_their_own_session() -> None:
     runs = [record(method=name) for name in ("lora", "bitfit", "vera", "decoder")]
     here = measured_on(backbone="tiny", image_size=64)
     costs = [method(run.run.method, [0.1], config=run.run.method_config) for run in runs]
@@ -132,7 +132,7 @@ def test_costs_are_those_of_a_session_with_the_same_decoder_and_attention(option
     assert (session_for(grid, baseline="LoRA") is measured) == fits
 
 
-def test_what_papers_say_about_cost_stands_beside_a_session_that_measured_both() -> None:
+def test_claims_about_cost_are_paired_with_a_session_that_measured_both() -> None:
     steps, claims = page_of([session()], papers=Papers.read(), details=False).tables
     assert steps.level == 2
     assert {text_of(line[3]) for line in claims.rows} == {"-47.7 [-53.1, -41.8]"}

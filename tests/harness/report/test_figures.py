@@ -66,7 +66,7 @@ def test_the_front_has_what_no_other_beats_in_both(points: Any, expected: list[s
     assert front(points) == expected
 
 
-def test_what_a_mask_found_missed_and_invented_is_told_apart() -> None:
+def test_found_missed_and_invented_foreground_have_different_kinds() -> None:
     truth = np.array([[0, 1, 1, 2, 255, 0]], np.uint8)
     predicted = np.array([[0, 1, 0, 1, 1, 1]], np.uint8)
     assert masks.kinds(predicted, truth).tolist() == [[0, 1, 2, 4, 5, 3]]

@@ -57,7 +57,7 @@ def test_a_study_with_part_of_its_grid_under_another_protocol_shows_that_part(sa
     assert "papers" not in text.lower()
 
 
-def test_a_study_keeps_its_own_rows_and_gets_those_that_were_asked_for_beside_them(samples, tmp_path) -> None:
+def test_a_study_keeps_its_own_rows_and_gets_further_requested_ones(samples, tmp_path) -> None:
     wide = Variant(method="lora", options={"rank": 6})
     made = plan_of(tmp_path, wide, "lora", "ssf", samples=samples, seeds=(4, 2))
     own = ["decoder", {"label": "three", "method": "lora"}]

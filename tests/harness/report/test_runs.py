@@ -79,7 +79,7 @@ def test_json_holds_what_the_page_shows(results: Path, says) -> None:
     assert data["search_start"] == 2
 
 
-def test_two_runs_beside_each_other(tmp_path: Path, says) -> None:
+def test_two_runs_are_compared(tmp_path: Path, says) -> None:
     first = record(0.9, seed=1, cost={"step_time_s": 0.5}, rules={"image_size": 64, "budget": "epochs"})
     rules = {"image_size": 128, "budget": "updates"}
     second = record(0.92, seed=2, config={"rank": 6}, rules=rules, cost={"step_time_s": 0.25, "gpu_hours": 1.0})

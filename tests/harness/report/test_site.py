@@ -35,11 +35,11 @@ def pages_of(root: Path, records: list[Any]) -> dict[str, str]:
     return site(made, title="Results", photographs=None, withheld="none")
 
 
-def column(page: str, place: int) -> list[str]:
+def column(page: str, index: int) -> list[str]:
     """The text of one column of the first table."""
     rows = page.partition("<tbody>")[2].partition("</tbody>")[0].split("<tr")[1:]
     cells = [re.split(r"<t[dh][^>]*>", row) for row in rows]
-    return [re.sub(r"<[^>]+>|\s+", " ", line[1 + place]).strip() for line in cells]
+    return [re.sub(r"<[^>]+>|\s+", " ", line[1 + index]).strip() for line in cells]
 
 
 def test_the_first_page_has_the_rows_from_the_best_and_links_a_page_a_benchmark(tmp_path: Path) -> None:
@@ -61,7 +61,7 @@ def test_the_first_page_has_the_rows_from_the_best_and_links_a_page_a_benchmark(
             assert "default-src 'none'" in text
 
 
-def test_the_file_beside_it_has_a_line_a_run_and_metric(tmp_path: Path) -> None:
+def test_the_csv_of_the_site_has_a_line_a_run_and_metric(tmp_path: Path) -> None:
     import io
 
     import pandas as pd
@@ -127,7 +127,7 @@ def test_photographs_of_ones_own_and_redistributable_ones_are_shown(changes: dic
     assert is_redistributable(record(**changes)) is may
 
 
-def test_the_verb_writes_the_site_again_over_itself_and_the_figures(tmp_path: Path, says: Any) -> None:
+def test_the_verb_overwrites_its_own_site_and_figures(tmp_path: Path, says: Any) -> None:
     store_of(tmp_path, [*runs("lora"), *runs("full", shift=0.1)])
     for _ in range(2):
         says(main, "--results", tmp_path)

@@ -61,7 +61,7 @@ def test_a_copied_file_is_a_study(tmp_path: Path) -> None:
     assert load_study(str(REPOSITORY / "harness/studies/rank.yaml")) == load_study("rank")
 
 
-def test_a_study_of_ones_own_has_its_card_beside_it(tmp_path: Path) -> None:
+def test_a_users_study_has_its_card_in_its_folder(tmp_path: Path) -> None:
     (tmp_path / "cards").mkdir()
     (tmp_path / "cards" / "quick.yaml").write_text("_base_: demo.yaml\nepochs: 1\n")
     (tmp_path / "mine.yaml").write_text("title: t\nprotocol: cards/quick.yaml\nbenchmarks: kvasir\nentries: [lora]\n")
@@ -100,7 +100,7 @@ def test_a_wrong_study_is_one_line(changes: dict[str, Any], message: str) -> Non
     assert "\n" not in str(caught.value)
 
 
-@pytest.mark.parametrize("method", ["convlora", "naslora"])  # its name before "lr" in the alphabet, and behind it
+@pytest.mark.parametrize("method", ["convlora", "naslora"])  # its name before "lr" in the alphabet, and after it
 def test_the_grid_of_one_method_counts_before_that_of_all(method: str) -> None:
     grids = {f"{method}.lr": [1e-4, 1e-3], "lr": [1e-2, 1e-1]}
     assert grid_of(method, {}, grids) == {"lr": [1e-4, 1e-3]}

@@ -70,7 +70,7 @@ def test_a_plain_table_has_scores_and_one_mark_and_details_have_the_rest() -> No
     assert "updates of their weights" not in render(elsewhere)
 
 
-def test_a_tuned_rate_says_of_how_many_values_and_whether_it_is_at_an_end() -> None:
+def test_a_tuned_rate_shows_how_many_values_were_tried_and_whether_it_is_at_an_end() -> None:
     trials = [{"options": {"lr": 0.1}, "score": None}, {"options": {"lr": 0.01}, "score": 0.876}]
     tuning: dict[str, Any] = {"grid": {"lr": [0.1, 0.01]}, "chosen": {"lr": 0.01}, "edge": ["lr"], "trials": trials}
     own = {**tuning, "chosen": {"lr": 0.1}, "trials": trials[:1], "edge": []}
@@ -107,7 +107,7 @@ def test_csv_is_tidy_a_line_a_run_and_metric() -> None:
     assert [row["value"] for row in table if row["options"] == "rank=6" and row["metric"] == "iou"] == ["0.5"]
 
 
-def test_rows_from_other_copies_of_the_images_are_said() -> None:
+def test_rows_from_other_copies_of_the_images_have_a_footnote() -> None:
     def page_of(*fingerprints: str) -> str:
         return render([
             replace(made, run=replace(made.run, data_fingerprint=mark))
@@ -131,9 +131,9 @@ def test_rows_from_other_copies_of_the_images_are_said() -> None:
     ],
 )
 def test_a_dagger_needs_a_difference_in_code_that_makes_numbers(environment: dict[str, str], marked: bool) -> None:
-    told = {"numbers": "a", "numbers_method": "m", "numbers_benchmark": "s"}
-    first = record(environment={**told, **environment}, finished="2026-01-01")
-    last = record(method="decoder", environment=told, finished="2026-01-02")
+    fingerprints = {"numbers": "a", "numbers_method": "m", "numbers_benchmark": "s"}
+    first = record(environment={**fingerprints, **environment}, finished="2026-01-01")
+    last = record(method="decoder", environment=fingerprints, finished="2026-01-02")
     page = render([first, last], details=True)
     assert ("| LoRA † |" in page, "† other code" in page) == (marked, marked)
     assert "| Decoder alone |" in page
@@ -193,7 +193,7 @@ def test_a_study_shows_differences_to_its_baseline_and_their_mean() -> None:
     assert rows(gap)["Decoder alone"][2] == "–", "no mean over a gap"
 
 
-def test_a_leaderboard_is_one_table_and_says_what_did_not_run() -> None:
+def test_a_leaderboard_is_one_table_and_lists_rows_that_did_not_run() -> None:
     board = study(entries=["lora", "decoder", "bitfit"], table={"kind": "leaderboard", "baseline": "lora"})
     collapsed = [record(value, seed=seed, method="decoder") for seed, value in enumerate((0.9, 0.91, 0.2))]
     page = render([*(record(0.8 + 0.01 * seed, seed=seed) for seed in range(3)), *collapsed], study=board)
@@ -210,7 +210,7 @@ def results(tmp_path: Path) -> Path:
     return store_of(tmp_path, three(0.1) + three(0.2, method="decoder")).root
 
 
-def test_check_tells_a_stale_a_missing_and_an_orphaned_table(results: Path, says) -> None:
+def test_check_finds_a_stale_a_missing_and_an_orphaned_table(results: Path, says) -> None:
     words = ["--results", results]
     assert "run something first" in says(main, "--results", results / "nothing", code=2)
     assert "demo.md: is missing" in says(main, *words, "--check", code=1)
@@ -220,7 +220,7 @@ def test_check_tells_a_stale_a_missing_and_an_orphaned_table(results: Path, says
     page.write_text(page.read_text(encoding="utf-8").replace("11.0", "11.1"), encoding="utf-8")
     assert "differs" in says(main, *words, "--check", code=1)
     says(main, *words)
-    (results / "tables" / "nobody.md").write_text("# ?\n", encoding="utf-8")
+    (results / "tables" / "orphan.md").write_text("# ?\n", encoding="utf-8")
     assert "no record gives this table" in says(main, *words, "--check", code=1)
 
 
@@ -301,13 +301,13 @@ def own(method: str, *values: float, **changes: Any) -> list[Any]:
         ),
     ],
 )
-def test_of_own_images_a_sentence_says_whether_tuning_helps(records: list[Any], words: list[str]) -> None:
+def test_a_table_of_own_images_ends_with_a_verdict_on_tuning(records: list[Any], words: list[str]) -> None:
     page = " ".join(render(records).split())
     assert [word for word in words if word not in page] == []
     assert ("is highest" in page) == any("is highest" in word for word in words)
 
 
-def test_of_one_seed_the_sentence_says_that_its_interval_is_over_images(tmp_path: Path) -> None:
+def test_the_verdict_of_one_seed_has_an_interval_over_images(tmp_path: Path) -> None:
     store = store_of(tmp_path, [])
     for method, shift in (("decoder", 0.0), ("lora", 0.2)):
         scores = {f"i{n}": 0.5 + 0.01 * n + shift * (1 + 0.1 * (n % 3)) for n in range(9)}

@@ -39,15 +39,15 @@ def archive(tmp_path_factory: pytest.TempPathFactory) -> Path:
     root = tmp_path_factory.mktemp("runs")
     mask = np.zeros((4, 4), dtype=np.uint8)
     masks = encoded_masks([KeptMask(split="test", stem="a", predicted=mask + 1, truth=mask)])
-    told: Any = {
+    fields: Any = {
         "history": [{"epoch": e, "loss": loss, "lr": 1e-3, "val": {"s_measure": val}} for e, loss, val in EPOCHS],
         "architecture": [{"blocks.0.qkv": [0.125] * 8}, {"blocks.0.qkv": [0.3, *[0.1] * 7]}],
     }
     scores = {"best": {"test": {"iou": 0.5, "s_measure": 0.5}}}
     for run in (SEARCHED, _run(1, rank=3)):
-        RecordStore(root).write(Record(run=run, key=run.key, code="OK", scores=scores, **told), masks_png=masks)
+        RecordStore(root).write(Record(run=run, key=run.key, code="OK", scores=scores, **fields), masks_png=masks)
     failed = _run(2, "lora")
-    RecordStore(root).write(Record(run=failed, key=failed.key, code="OOM", **told), masks_png=masks)
+    RecordStore(root).write(Record(run=failed, key=failed.key, code="OOM", **fields), masks_png=masks)
     return root
 
 

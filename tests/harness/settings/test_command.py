@@ -79,8 +79,8 @@ def test_data_given_or_set_in_any_way_asks_for_the_papers_card(how: str) -> None
     words += ["--data", "/d"] if how == "--data" else []
     settings = {"data = ": 'data = "/d"', "[datasets]": '[datasets]\nkvasir = "/d"'}.get(how, "")
     write(Path("harness.toml"), settings)
-    asked = understand(parser().parse_args(words), load_settings())
-    assert asked.request.protocol == "nas-lora"
+    understood = understand(parser().parse_args(words), load_settings())
+    assert understood.request.protocol == "nas-lora"
 
 
 def test_plug_ins_reach_the_request() -> None:
