@@ -52,7 +52,7 @@ TUNERS = {
 """Those of Hugging Face peft. They are named one by one, or all by ``peft/all``; ``all`` leaves them out."""
 
 ALIASES = {name: f"peft/{name}" for name in ("gralora", "oft", "shira", "vera")}
-"""Names that methods of this package had before peft's took their place."""
+"""Older names of methods that are peft's."""
 
 
 def reason_left_out(name: str) -> str:

@@ -49,11 +49,11 @@ class Adapter(Method):
     identity_at_init = False
 
     def _insert(self, segmenter: Adaptable) -> None:
-        for place in block_sites(segmenter.encoder, self.config.blocks):
+        for target in block_sites(segmenter.encoder, self.config.blocks):
             for site in parse_sites(self.config.sites):
-                base = place.get(_FOLLOWED[site])
+                base = target.get(_FOLLOWED[site])
                 device = next(base.parameters()).device
-                place.replace(_FOLLOWED[site], Adapted(base, self._bottleneck(place.dim).to(device)))
+                target.replace(_FOLLOWED[site], Adapted(base, self._bottleneck(target.dim).to(device)))
 
     def _bottleneck(self, dim: int) -> Bottleneck:
         hidden = self.config.hidden

@@ -46,12 +46,12 @@ class AdaptFormer(Method):
     config: AdaptFormerConfig
 
     def _insert(self, segmenter: Adaptable) -> None:
-        for place in block_sites(segmenter.encoder, self.config.blocks):
-            dim, hidden = place.dim, self.config.hidden
+        for target in block_sites(segmenter.encoder, self.config.blocks):
+            dim, hidden = target.dim, self.config.hidden
             down = kaiming_uniform((hidden, dim), fan_in=dim, generator=self.generator)
             adapter = Bottleneck(down=down, up=torch.zeros(dim, hidden), activation=F.relu)
-            norm = place.get("norm2")
-            mlp = place.block.get_submodule("mlp")
+            norm = target.get("norm2")
+            mlp = target.block.get_submodule("mlp")
             parallel = ParallelMLP(norm, mlp, adapter.to(next(norm.parameters()).device), scale=self.config.scale)
-            place.replace("norm2", nn.Identity())
-            place.block.register_module("mlp", parallel)
+            target.replace("norm2", nn.Identity())
+            target.block.register_module("mlp", parallel)

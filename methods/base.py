@@ -108,7 +108,7 @@ class Method(ABC):
             for name, buffer in segmenter.named_buffers()
             if name in kept and buffer.numel() and id(buffer) not in before
         }
-        for _, parameter in self._trained_beside(adaptable):
+        for _, parameter in self._trained_besides(adaptable):
             parameter.requires_grad_(True)
         self._segmenter = segmenter
 
@@ -118,7 +118,7 @@ class Method(ABC):
         return 0
 
     def start_from(self, passes: Iterable[object]) -> None:  # noqa: B027 - optional, most have none
-        """Set what starts from data, once, before the first update of a run; a run that goes on has it in its state.
+        """Set what starts from data, once, before the first update of a run; a resumed run has it in its state.
 
         Args:
             passes: iterating makes one forward pass after the other of the attached segmenter, over `start_images` training images or
@@ -130,7 +130,7 @@ class Method(ABC):
         """Insert the method's modules into the frozen segmenter and set ``requires_grad`` on what trains in the
         encoder."""
 
-    def _trained_beside(self, segmenter: Adaptable) -> Iterable[tuple[str, nn.Parameter]]:
+    def _trained_besides(self, segmenter: Adaptable) -> Iterable[tuple[str, nn.Parameter]]:
         """What trains besides the method's own: mask decoder, neck and head, as for every method."""
         return segmenter.decoder_parameters()
 
@@ -163,8 +163,8 @@ class Method(ABC):
         return (self.roles_at(epoch=epoch, step=step),)
 
     def architecture_holdout(self) -> float:
-        """Fraction of the training split that steps of role ``architecture`` draw their batches from and steps of role
-        ``weights`` never see; 0 where every step draws from the whole training split (joint methods, and methods
+        """Fraction of the training split that gives the batches of role ``architecture`` and that steps of role
+        ``weights`` never see; 0 where every step uses the whole training split (joint methods, and methods
         without architecture)."""
         return 0.0
 
@@ -187,7 +187,7 @@ class Method(ABC):
 
     def decode(self) -> bool:
         """After training: of everything that was searched keep the strongest alone, at full weight, in place and without
-        training again; whether there was a choice."""
+        further training; whether there was a choice."""
         return False
 
     def own_buffers(self) -> Iterable[str]:

@@ -26,7 +26,7 @@ class BitFit(Method):
 
     def _insert(self, segmenter: Adaptable) -> None:
         encoder = segmenter.encoder
-        chosen = {module for place in block_sites(encoder, self.config.blocks) for module in place.block.modules()}
+        chosen = {module for target in block_sites(encoder, self.config.blocks) for module in target.block.modules()}
         if self.config.outside:
             chosen |= set(encoder.modules()) - set(encoder.blocks.modules())
         for module in chosen:

@@ -9,7 +9,7 @@ over the adapters, spreads the work (equations 6-11 there). Exactly mergeable is
 As released, the chosen expert's gate is the softmax over one logit, that is 1, and the task loss never reaches the
 router (``gate: released``). ``gate: switch`` weights the expert by its share of the softmax over all logits, as
 Switch (2101.03961) does and Conv-LoRA does not. The release starts the experts' biases at zero (``expert_bias: zero``).
-Deviations: router and experts compute in float32 under autocast; prefix tokens of a timm ViT, which have no place on
+Deviations: router and experts compute in float32 under autocast; prefix tokens of a timm ViT, which have no position on
 the map, take the linear path A x alone.
 """
 
@@ -46,7 +46,7 @@ class Expert(nn.Module):
         self.scale = scale
         fan_in = channels * 9
         self.weight = nn.Parameter(kaiming_uniform((channels, channels, 3, 3), fan_in=fan_in, generator=generator))
-        # Drawn in either case, so that both start with the same weights.
+        # Taken from the generator in either case, so that both start with the same weights.
         bias = kaiming_uniform((channels,), fan_in=fan_in, generator=generator)
         self.bias = nn.Parameter(torch.zeros_like(bias) if zero_bias else bias)
 
@@ -117,7 +117,7 @@ class Mixture(nn.Module):
             chosen = clean.argmax(dim=1)
             return chosen, clean.softmax(dim=1).gather(1, chosen[:, None]).squeeze(1)
         spread = F.softplus(pooled @ self.noise) + NOISE_FLOOR
-        logits = clean + self._draw(clean) * spread
+        logits = clean + self._noise(clean) * spread
         chosen = logits.argmax(dim=1)
         share = logits.softmax(dim=1).gather(1, chosen[:, None]).squeeze(1)
         gates = F.one_hot(chosen, len(self.experts)) * (share[:, None] if self.weighted else 1.0)
@@ -126,13 +126,13 @@ class Mixture(nn.Module):
             self.balance = balance
         return chosen, share
 
-    def _draw(self, like: Tensor) -> Tensor:
-        """ε, drawn once a forward pass: a recomputation sees the noise of the pass that it repeats."""
+    def _noise(self, like: Tensor) -> Tensor:
+        """ε, new in each forward pass; a recomputation has the noise of the pass that it repeats."""
         if not recomputing():
-            drawn = torch.randn(like.shape, generator=self.generator)
+            noise = torch.randn(like.shape, generator=self.generator)
             # Pinned, or a GPU's host would wait for the copy.
             self._epsilon = (
-                drawn.pin_memory().to(like.device, non_blocking=True) if like.is_cuda else drawn.to(like.device)
+                noise.pin_memory().to(like.device, non_blocking=True) if like.is_cuda else noise.to(like.device)
             )
         return self._epsilon
 

@@ -78,10 +78,10 @@ class DoRA(LoRA):
     merge_modes = ("exact",)
     affine_updates = None  # type: ignore[assignment]  # the magnitudes rescale W as well, which is no low-rank update
 
-    def _adapt(self, place: BlockSite | DecoderSite, module: str, names: Sequence[str]) -> AdaptedLinear:
-        adapted = super()._adapt(place, module, names)
+    def _adapt(self, target: BlockSite | DecoderSite, module: str, names: Sequence[str]) -> AdaptedLinear:
+        adapted = super()._adapt(target, module, names)
         return Decomposed(adapted.base, dict(adapted.adapters.items()))  # type: ignore[arg-type]
 
     def _fold(self, mode: MergeMode, calibration: Sequence[Tensor]) -> MergeReport:
         layers, self._layers = self._layers, []
-        return fold_layers((layer.place, layer.module) for layer in layers)
+        return fold_layers((layer.target, layer.module) for layer in layers)

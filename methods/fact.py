@@ -111,16 +111,16 @@ class FacT(Method):
 
     def _insert(self, segmenter: Adaptable) -> None:
         encoder, config = segmenter.encoder, self.config
-        places = block_sites(encoder, config.blocks)
+        targets = block_sites(encoder, config.blocks)
         blocks = config.placed(encoder.shape)
         squares = sum(map(config.squares, blocks))
         factors = self._factors(max(block.dim for block in blocks)).to(next(encoder.parameters()).device)
         encoder.register_module("factors", factors)
         self._layers = []
-        for place in places:
-            for module, names in modules_of(encoder.shape.blocks[place.index], config.sites).items():
-                place.replace(module, self._factored(place, module, names, factors=factors, squares=squares))
-                self._layers.append((place, module))
+        for target in targets:
+            for module, names in modules_of(encoder.shape.blocks[target.index], config.sites).items():
+                target.replace(module, self._factored(target, module, names, factors=factors, squares=squares))
+                self._layers.append((target, module))
 
     def _factors(self, dim: int) -> Factors:
         rank = self.config.rank
@@ -131,17 +131,17 @@ class FacT(Method):
         return Factors(down=down, up=torch.zeros(dim, rank), core=core, scale=self.config.scale)
 
     def _factored(
-        self, place: BlockSite, module: str, names: Sequence[str], *, factors: Factors, squares: int
+        self, target: BlockSite, module: str, names: Sequence[str], *, factors: Factors, squares: int
     ) -> FactoredLinear:
-        base, rank = place.get(module), self.config.rank
+        base, rank = target.get(module), self.config.rank
         if not isinstance(base, nn.Linear):
             raise MethodError(
-                f"fact adapts linear layers, and {module} of block {place.index} is a {type(base).__name__}"
+                f"fact adapts linear layers, and {module} of block {target.index} is a {type(base).__name__}"
             )
-        dim = place.entering if module == "qkv" else place.dim
+        dim = target.entering if module == "qkv" else target.dim
         outputs = torch.arange(base.out_features).view(-1, dim)
         if module == "qkv":
-            outputs = torch.cat([place.outputs(part) for part in ([*SLICES] if names == ["qkv"] else names)]).view(
+            outputs = torch.cat([target.outputs(part) for part in ([*SLICES] if names == ["qkv"] else names)]).view(
                 -1, dim
             )
         parts = len(outputs) * (base.in_features // dim)

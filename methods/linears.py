@@ -46,33 +46,33 @@ class LinearMethod(Method):
 
     def _insert(self, segmenter: Adaptable) -> None:
         config, encoder = self.config, segmenter.encoder
-        for place in block_sites(encoder, config.blocks):
-            shape, sites = encoder.shape.blocks[place.index], config.encoder_sites
+        for target in block_sites(encoder, config.blocks):
+            shape, sites = encoder.shape.blocks[target.index], config.encoder_sites
             for module, names in modules_of(shape, sites).items() if sites else ():
-                self._replace(place, module, names)
+                self._replace(target, module, names)
         for part, leaf in decoder_sites(cast(nn.Module, segmenter)) if config.freezes_decoder else ():
             self._replace(part, leaf, [leaf])
 
     @abstractmethod
-    def _replace(self, place: BlockSite | DecoderSite, module: str, names: Sequence[str]) -> None:
-        """Put the method's layer in the place of ``module``, with an adapter for each of ``names``."""
+    def _replace(self, target: BlockSite | DecoderSite, module: str, names: Sequence[str]) -> None:
+        """Replace ``module`` by the method's layer, with an adapter for each of ``names``."""
 
-    def _linear(self, place: BlockSite | DecoderSite, module: str) -> nn.Linear:
-        base = place.get(module)
+    def _linear(self, target: BlockSite | DecoderSite, module: str) -> nn.Linear:
+        base = target.get(module)
         if not isinstance(base, nn.Linear):
             kind = type(base).__name__
-            raise MethodError(f"{self.name} adapts linear layers, and {module} of block {place.index} is a {kind}")
+            raise MethodError(f"{self.name} adapts linear layers, and {module} of block {target.index} is a {kind}")
         return base
 
-    def _trained_beside(self, segmenter: Adaptable) -> Iterable[tuple[str, nn.Parameter]]:
+    def _trained_besides(self, segmenter: Adaptable) -> Iterable[tuple[str, nn.Parameter]]:
         if self.config.freezes_decoder and isinstance(segmenter, AdaptableDecoder):
             return segmenter.new_parameters()
-        return super()._trained_beside(segmenter)
+        return super()._trained_besides(segmenter)
 
 
-def rows_of(place: BlockSite | DecoderSite, name: str) -> Tensor | None:
+def rows_of(target: BlockSite | DecoderSite, name: str) -> Tensor | None:
     """Which outputs of a fused qkv the adapter ``name`` reaches, None for all of its layer."""
-    return place.outputs(name) if name in SLICES and isinstance(place, BlockSite) else None
+    return target.outputs(name) if name in SLICES and isinstance(target, BlockSite) else None
 
 
 class Change(nn.Module):
@@ -134,16 +134,16 @@ class ReweightingMethod(LinearMethod):
         self._layers = []
         super()._insert(segmenter)
 
-    def _replace(self, place: BlockSite | DecoderSite, module: str, names: Sequence[str]) -> None:
-        base = self._linear(place, module)
-        rows = {name: rows_of(place, name) for name in names}
+    def _replace(self, target: BlockSite | DecoderSite, module: str, names: Sequence[str]) -> None:
+        base = self._linear(target, module)
+        rows = {name: rows_of(target, name) for name in names}
         weights = {
             name: base.weight if selected is None else base.weight[selected.to(base.weight.device)]
             for name, selected in rows.items()
         }
         changes = {name: self._change(weights[name].detach(), rows=rows[name]) for name in names}
-        place.replace(module, Reweighted(base, changes).to(base.weight.device))
-        self._layers.append((place, module))
+        target.replace(module, Reweighted(base, changes).to(base.weight.device))
+        self._layers.append((target, module))
 
     @abstractmethod
     def _change(self, weight: Tensor, *, rows: Tensor | None) -> Change:

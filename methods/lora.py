@@ -51,14 +51,14 @@ class LowRankMethod(LinearMethod):
         self._layers = []
         super()._insert(segmenter)
 
-    def _replace(self, place: BlockSite | DecoderSite, module: str, names: Sequence[str]) -> None:
-        adapted = self._adapt(place, module, names)
-        place.replace(module, adapted)
-        self._layers.append(Layer(place=place, module=module, adapted=adapted))
+    def _replace(self, target: BlockSite | DecoderSite, module: str, names: Sequence[str]) -> None:
+        adapted = self._adapt(target, module, names)
+        target.replace(module, adapted)
+        self._layers.append(Layer(target=target, module=module, adapted=adapted))
 
-    def _adapt(self, place: BlockSite | DecoderSite, module: str, names: Sequence[str]) -> AdaptedLinear:
-        base, layout = self._linear(place, module), place.layout_at(module)
-        return AdaptedLinear(base, {name: self._low_rank(base, rows_of(place, name), layout) for name in names})
+    def _adapt(self, target: BlockSite | DecoderSite, module: str, names: Sequence[str]) -> AdaptedLinear:
+        base, layout = self._linear(target, module), target.layout_at(module)
+        return AdaptedLinear(base, {name: self._low_rank(base, rows_of(target, name), layout) for name in names})
 
     def _low_rank(self, base: nn.Linear, rows: Tensor | None, layout: TokenLayout) -> LowRank:
         """The update of the outputs ``rows``, None for all."""
@@ -110,7 +110,7 @@ class LowRankMethod(LinearMethod):
                 ups.append(adapter.spread_up(len(offset)).double().cpu())
                 downs.append(matrix @ adapter.factors()[0].double().cpu())
                 offset += ups[-1] @ shift
-            path = f"{layer.place.name}.{layer.place.path(layer.module)}"
+            path = f"{layer.target.name}.{layer.target.path(layer.module)}"
             down, up = torch.cat(downs).float(), torch.cat(ups, dim=1).float()
             updates.append(AffineUpdate(layer=path, down=down, up=up, offset=offset.float()))
         return updates

@@ -101,9 +101,9 @@ class Ladder(nn.Module):
         heads = max(heads for heads in range(1, shape.blocks[0].heads + 1) if width % heads == 0)
         self.down = started_linear(shape.dim, width, generator, bias=False)
         self.rungs = nn.ModuleDict()
-        for place in block_sites(encoder, config.blocks):
-            block = SideBlock(width, hidden=hidden, heads=heads, layout=place.layout, generator=generator)
-            self.rungs[str(place.index)] = Rung(
+        for target in block_sites(encoder, config.blocks):
+            block = SideBlock(width, hidden=hidden, heads=heads, layout=target.layout, generator=generator)
+            self.rungs[str(target.index)] = Rung(
                 down=started_linear(shape.dim, width, generator, bias=False), block=block
             )
         self.norm = nn.LayerNorm(width, eps=1e-6)

@@ -101,12 +101,12 @@ class Mona(Method):
 
     def _insert(self, segmenter: Adaptable) -> None:
         encoder = segmenter.encoder
-        for place in block_sites(encoder, self.config.blocks):
-            device = next(place.block.parameters()).device
-            encoder.blocks[place.index] = MonaBlock(
-                place.block,
-                after_attention=self._adapter(place.dim, place.layout_at("mlp_in")).to(device),
-                after_mlp=self._adapter(place.dim, place.layout_at("mlp_in")).to(device),
+        for target in block_sites(encoder, self.config.blocks):
+            device = next(target.block.parameters()).device
+            encoder.blocks[target.index] = MonaBlock(
+                target.block,
+                after_attention=self._adapter(target.dim, target.layout_at("mlp_in")).to(device),
+                after_mlp=self._adapter(target.dim, target.layout_at("mlp_in")).to(device),
             )
 
     def _adapter(self, dim: int, layout: TokenLayout) -> MonaAdapter:

@@ -212,22 +212,22 @@ class PeftMethod(LinearMethod):
         self._parts, self._layers = [], {}
         super()._insert(segmenter)
         self._model = inject(self.config.tuner, self.config.options(), self._layers, generator=self.generator)
-        for place, module, parts in self._parts:
-            made = self._model.model.layers[str(place.index)]
-            parts.parts.update({name: made[name] for name in parts.parts if f"{place.index}.{name}" in self._layers})
-            place.replace(module, parts)
+        for target, module, parts in self._parts:
+            made = self._model.model.layers[str(target.index)]
+            parts.parts.update({name: made[name] for name in parts.parts if f"{target.index}.{name}" in self._layers})
+            target.replace(module, parts)
 
-    def _replace(self, place: Any, module: str, names: Sequence[str]) -> None:
-        base, options = self._linear(place, module), self.config.options()
+    def _replace(self, target: Any, module: str, names: Sequence[str]) -> None:
+        base, options = self._linear(target, module), self.config.options()
         rows = {module: torch.arange(base.out_features)}
         if names != [module]:
-            rows = {part: place.outputs(part) for part in SLICES}
+            rows = {part: target.outputs(part) for part in SLICES}
         drops = any(value for name, value in options.items() if "dropout" in name)
         # A tuner may draw a number from torch's own generator for a dropout of 0.
         quiet = TUNERS[self.config.tuner].draws and not drops
-        parts = Parts(base, rows, heads=place.heads, quiet=quiet)
-        self._parts.append((place, module, parts))
-        self._layers |= {f"{place.index}.{name}": parts.parts[name] for name in names}
+        parts = Parts(base, rows, heads=target.heads, quiet=quiet)
+        self._parts.append((target, module, parts))
+        self._layers |= {f"{target.index}.{name}": parts.parts[name] for name in names}
 
     def adapter(self, rename: Callable[[str], str]) -> tuple[dict[str, Any], dict[str, Tensor]]:
         """The content of peft's ``adapter_config.json``, and the tensors that go with it.
@@ -237,9 +237,9 @@ class PeftMethod(LinearMethod):
                 layer are ``….parts.q`` there, which `split` makes.
         """
         paths: dict[str, str] = {}
-        for place, module, parts in self._parts:
-            whole = rename(f"{place.name}.{place.path(module)}")
-            paths |= {f"{place.index}.{n}": whole if n == module else f"{whole}.parts.{n}" for n in parts.adapters}
+        for target, module, parts in self._parts:
+            whole = rename(f"{target.name}.{target.path(module)}")
+            paths |= {f"{target.index}.{n}": whole if n == module else f"{whole}.parts.{n}" for n in parts.adapters}
         owner: Any = nn.Module()
         owner.base_model, owner.peft_config = self._model, self._model.peft_config
         tensors: dict[str, Tensor] = {}
@@ -251,7 +251,7 @@ class PeftMethod(LinearMethod):
         return config | {"target_modules": sorted(paths.values()), "inference_mode": True}, tensors
 
     def _fold(self, mode: MergeMode, calibration: Sequence[Tensor]) -> MergeReport:
-        done = fold_layers((place, module) for place, module, _ in self._parts)
+        done = fold_layers((target, module) for target, module, _ in self._parts)
         self._parts, self._model = [], None
         return done
 

@@ -21,7 +21,7 @@ class ZeroShot(Method):
     def _insert(self, segmenter: Adaptable) -> None:
         return None
 
-    def _trained_beside(self, segmenter: Adaptable) -> Iterable[tuple[str, nn.Parameter]]:
+    def _trained_besides(self, segmenter: Adaptable) -> Iterable[tuple[str, nn.Parameter]]:
         return ()
 
 

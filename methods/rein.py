@@ -1,9 +1,9 @@
 """Rein (2312.04265): after each block f + s · MLP_f(softmax(f Tᵀ / √d)₂… · MLP_T(T₂…) + f), with learnt tokens T of that block.
 
-T = A B of low rank, as released; both linear maps and the scale s are shared by all blocks. The first token takes part in the softmax
-and gives nothing, so that a feature may look nowhere. Tokens without a place (a ViT's class token) pass by. Starts as released (w1oves/Rein
-29755d4): A and B uniform within ±√(6 / (3 p² + √(d r))) for patch side p, s = 1e-3, which is near the identity and not it: a declared
-deviation. Deviation: the tokens are not linked to the queries of a Mask2Former decoder.
+T = A B of low rank, as released; both linear maps and the scale s are shared by all blocks. The first token takes part in the
+softmax and gives nothing, so that a feature may look nowhere. Tokens without a position (a ViT's class token) pass by. The start is
+the released one (w1oves/Rein 29755d4): A and B uniform within ±√(6 / (3 p² + √(d r))) for patch side p, s = 1e-3. It is near the
+identity and not it: a declared deviation. Deviation: the tokens are not linked to the queries of a Mask2Former decoder.
 """
 
 from __future__ import annotations
@@ -66,16 +66,16 @@ class Rein(Method):
     def _insert(self, segmenter: Adaptable) -> None:
         encoder, config, dim = segmenter.encoder, self.config, segmenter.encoder.shape.dim
         config.encoder_parameters(encoder.shape)  # refuses several widths
-        places = block_sites(encoder, config.blocks)
+        targets = block_sites(encoder, config.blocks)
         device = next(encoder.parameters()).device
         shared = Shared(dim, scale=config.scale, generator=self.generator).to(device)
         encoder.register_module("rein", shared)
         bound = math.sqrt(6 / (3 * encoder.shape.patch**2 + math.sqrt(dim * config.rank)))
-        for place in places:
+        for target in targets:
             left, right = (
                 ((2 * torch.rand(shape, generator=self.generator) - 1) * bound).to(device)
                 for shape in ((config.tokens, config.rank), (config.rank, dim))
             )
-            encoder.blocks[place.index] = RefinedBlock(
-                place.block, left=left, right=right, shared=shared, prefix_tokens=encoder.shape.prefix_tokens
+            encoder.blocks[target.index] = RefinedBlock(
+                target.block, left=left, right=right, shared=shared, prefix_tokens=encoder.shape.prefix_tokens
             )

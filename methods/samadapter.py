@@ -7,7 +7,7 @@ starts as the pretrained one (ours); the other layers start Kaiming-uniform with
 ViT belong to no patch and get no prompt.
 
 The released code (tianrun-chen/SAM-Adapter-PyTorch) names the axes of its embedding (N, H, W, C) as if they were
-(N, C, H, W) and reshapes what lies in memory to (N, C, HW), so that channel c of token t comes from another token
+(N, C, H, W) and reshapes its memory to (N, C, HW), so that channel c of token t comes from another token
 (``patch_embedding: released``; `scrambled`).
 """
 
@@ -113,7 +113,7 @@ class SAMAdapter(Method):
     def _insert(self, segmenter: Adaptable) -> None:
         encoder = segmenter.encoder
         shape = encoder.shape
-        places = block_sites(encoder, self.config.blocks)
+        targets = block_sites(encoder, self.config.blocks)
         base = encoder.get_submodule("patch_embed")
         device = next(base.parameters()).device
         width = self.config.width(shape)
@@ -127,12 +127,12 @@ class SAMAdapter(Method):
         encoder.register_module("patch_embed", embedding.to(device))
         up = linear(torch.zeros(shape.dim, width)).to(device)
         encoder.register_module("prompt_up", up)
-        for place in places:
+        for target in targets:
             down = started_linear(width, width, self.generator).to(device)
             prompted = PromptedBlock(
-                place.block, down=down, up=up, embedding=embedding, prefix_tokens=shape.prefix_tokens
+                target.block, down=down, up=up, embedding=embedding, prefix_tokens=shape.prefix_tokens
             )
-            encoder.blocks[place.index] = prompted
+            encoder.blocks[target.index] = prompted
 
     def _patchwise(self, width: int, patch: int) -> nn.Conv2d:
         layer = nn.utils.skip_init(nn.Conv2d, 3, width, kernel_size=patch, stride=patch)

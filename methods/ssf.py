@@ -71,9 +71,9 @@ class SSF(Method):
 
     def _insert(self, segmenter: Adaptable) -> None:
         encoder = segmenter.encoder
-        for place in block_sites(encoder, self.config.blocks):
+        for target in block_sites(encoder, self.config.blocks):
             for site in _SITES:
-                place.replace(site, self._scaled(place.get(site), name=f"{place.name}.{site}"))
+                target.replace(site, self._scaled(target.get(site), name=f"{target.name}.{site}"))
         if self.config.outside:
             embedding, leaf = patch_projection(encoder)
             base = embedding.get_submodule(leaf)
@@ -90,11 +90,11 @@ class SSF(Method):
         return ScaleShift(base, scale=scale.to(bias.device), shift=shift.to(bias.device))
 
     def _fold(self, mode: MergeMode, calibration: Sequence[Tensor]) -> MergeReport:
-        places = [(name, module) for name, module in self.segmenter.named_modules() if isinstance(module, ScaleShift)]
-        for name, module in places:
+        targets = [(name, module) for name, module in self.segmenter.named_modules() if isinstance(module, ScaleShift)]
+        for name, module in targets:
             parent, _, leaf = name.rpartition(".")
             self.segmenter.get_submodule(parent).register_module(leaf, module.folded())
-        return MergeReport(folded=[name for name, _ in places])
+        return MergeReport(folded=[name for name, _ in targets])
 
 
 def affine_part(base: nn.Module) -> Any:

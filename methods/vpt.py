@@ -3,7 +3,7 @@ is dropped, and the next block has its own.
 
 A prompt therefore acts only as a key and a value that the image's tokens attend to, and that is how it is computed:
 the block's first norm and its qkv see the prompts, and no query is made of them. SAM's windows each get a copy;
-prompts lie nowhere on the map, so their relative position bias is zero. Prompts start from U(−v, v), v² = 6 / (3 p² +
+prompts have no position on the map, so their relative position bias is zero. Prompts start from U(−v, v), v² = 6 / (3 p² +
 d) for patch side p and width d (released code). Every image attends to the same prompts and to no other image. Not
 the identity at init, a declared deviation: no prompt is neutral in a softmax.
 """
@@ -55,11 +55,11 @@ class VPT(Method):
 
     def _insert(self, segmenter: Adaptable) -> None:
         patch = segmenter.encoder.shape.patch
-        for place in block_sites(segmenter.encoder, self.config.blocks):
-            norm = place.get("norm1")
-            bound = math.sqrt(6 / (3 * patch**2 + place.entering))
-            prompts = (2 * torch.rand(self.config.tokens, place.entering, generator=self.generator) - 1) * bound
+        for target in block_sites(segmenter.encoder, self.config.blocks):
+            norm = target.get("norm1")
+            bound = math.sqrt(6 / (3 * patch**2 + target.entering))
+            prompts = (2 * torch.rand(self.config.tokens, target.entering, generator=self.generator) - 1) * bound
             prompts = prompts.to(next(norm.parameters()).device)
-            attn = place.block.get_submodule("attn")
-            prompted = PromptedAttention(attn, norm=norm, prompts=prompts, over_maps=place.layout.kind == "map")
-            place.block.register_module("attn", prompted)
+            attn = target.block.get_submodule("attn")
+            prompted = PromptedAttention(attn, norm=norm, prompts=prompts, over_maps=target.layout.kind == "map")
+            target.block.register_module("attn", prompted)

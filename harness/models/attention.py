@@ -7,8 +7,8 @@ fused kernel computes exactly (`widened_attention`), at 2.6 to 3 times the FLOPs
 kernel adds (`biased_attention`, as transformers does), which is as large as the scores. Which is faster depends on GPU, shape and
 precision: `harness.models.attention_choice` times them.
 
-On a CPU a chunk of scores small enough for its cache is made, biased, normalised and used at once, and made again in
-backward; what is kept from forward to backward is q, k, v and the relative terms, never a matrix of scores. In float32 the
+On a CPU a chunk of scores small enough for its cache is made, biased, normalised and used at once, and recomputed in
+backward: q, k, v and the relative terms are kept, never a matrix of scores. In float32 the
 terms are added, because wider products cost as much or more; in bf16, where the processor has instructions for its products
 and sums of broadcast tensors are slow, queries and keys are widened there too.
 """
@@ -103,7 +103,7 @@ def widened_attention(q: Tensor, k: Tensor, v: Tensor, rows: Tensor, columns: Te
     """As `chunked_attention`, through torch's fused kernel with rows and columns as further dimensions of a head."""
     dim, (height, width) = v.shape[-1], (rows.shape[-1], columns.shape[-1])
     queries = torch.cat([q * scale, rows, columns], dim=-1)
-    keys = _with_places(k, _places(height, width, like=k))
+    keys = _with_positions(k, _positions(height, width, like=k))
     # Fused kernels want one head width for all three; the added zeros of v come out as zeros.
     values = pad(v, (0, height + width))
     return scaled_dot_product_attention(queries, keys, values, scale=1.0)[..., :dim]
@@ -127,11 +127,13 @@ def flex_attention(q: Tensor, k: Tensor, v: Tensor, rows: Tensor, columns: Tenso
     on a CPU."""
     from torch.nn.attention import flex_attention as flex
 
-    width, places = columns.shape[-1], rows.shape[-1] * columns.shape[-1]
+    width, positions = columns.shape[-1], rows.shape[-1] * columns.shape[-1]
 
     def biased(score: Tensor, b: Tensor, h: Tensor, query: Tensor, key: Tensor) -> Tensor:
-        at = key.clamp(max=places - 1)  # tokens behind have no place
-        return score + torch.where(key < places, rows[b, h, query, at // width] + columns[b, h, query, at % width], 0.0)
+        at = key.clamp(max=positions - 1)  # prefix tokens have no position
+        return score + torch.where(
+            key < positions, rows[b, h, query, at // width] + columns[b, h, query, at % width], 0.0
+        )
 
     kernel: Any = _compiled_flex() if q.is_cuda else flex.flex_attention
     return kernel(q, k, v, score_mod=biased, scale=scale)
@@ -149,15 +151,15 @@ KERNELS = {"widened": widened_attention, "bias": biased_attention, "math": plain
 
 
 def _by_distance(table: Tensor, size: int) -> Tensor:
-    """(size, size, C): the vector for every pair of places along an axis; a table of another size is interpolated
+    """(size, size, C): the vector for every pair of positions along an axis; a table of another size is interpolated
     linearly."""
     if len(table) != 2 * size - 1:
         table = interpolate(table.T[None], size=2 * size - 1, mode="linear")[0].T
-    places = torch.arange(size, device=table.device)
-    return table[places[:, None] - places[None, :] + size - 1]
+    positions = torch.arange(size, device=table.device)
+    return table[positions[:, None] - positions[None, :] + size - 1]
 
 
-def _places(height: int, width: int, *, like: Tensor) -> Tensor:
+def _positions(height: int, width: int, *, like: Tensor) -> Tensor:
     """(M, h + w): for each of M keys, its row and its column as one-hot vectors; prefix tokens are in none."""
     rows = torch.eye(height, dtype=like.dtype, device=like.device).repeat_interleave(width, dim=0)
     columns = torch.eye(width, dtype=like.dtype, device=like.device).repeat(height, 1)
@@ -178,7 +180,7 @@ def chunked_attention(q: Tensor, k: Tensor, v: Tensor, rows: Tensor, columns: Te
 
     Args:
         q: (B, heads, N, d) queries, N = h·w.
-        k, v: (B, heads, M, d), the N places first, then tokens without a place.
+        k, v: (B, heads, M, d), those of the N positions first, then those of tokens without a position.
         rows, columns: (B, heads, N, h) and (B, heads, N, w), each query's terms for every row and column of keys.
         scale: of the scores.
 
@@ -195,9 +197,9 @@ class _ChunkedAttention(torch.autograd.Function):
         ctx.scale = scale
         # Laid out as (B, N, heads, d) in memory, which is how the output projection reads it.
         out = q.new_empty(q.shape[0], q.shape[2], q.shape[1], v.shape[3]).transpose(1, 2)
-        queries, place, terms = _widened(q, k, rows, columns)
+        queries, position, terms = _widened(q, k, rows, columns)
         for keys, chunks in _chunks(q, k):
-            transposed_k = _with_places(k[keys] * scale, place).transpose(-2, -1).contiguous()
+            transposed_k = _with_positions(k[keys] * scale, position).transpose(-2, -1).contiguous()
             values = v[keys].contiguous()
             for at in chunks:
                 out[at] = _weights(queries[at], transposed_k, *(term[at] for term in terms)) @ values
@@ -207,12 +209,12 @@ class _ChunkedAttention(torch.autograd.Function):
     @once_differentiable
     def backward(ctx: Any, grad: Tensor) -> tuple[Tensor | None, ...]:
         q, k, v, rows, columns = ctx.saved_tensors
-        queries, place, terms = _widened(q, k, rows, columns)
+        queries, position, terms = _widened(q, k, rows, columns)
         grad_q, grad_rows, grad_columns = torch.empty_like(q), torch.empty_like(rows), torch.empty_like(columns)
         sizes = dim, height, width = q.shape[-1], rows.shape[-1], columns.shape[-1]
         grad_k, grad_v = torch.empty_like(k), torch.empty_like(v)
         for keys, chunks in _chunks(q, k):
-            scaled_k = _with_places(k[keys] * ctx.scale, place)
+            scaled_k = _with_positions(k[keys] * ctx.scale, position)
             transposed_k, transposed_v = scaled_k.transpose(-2, -1).contiguous(), v[keys].transpose(-2, -1).contiguous()
             # Several chunks of queries add to the same keys; in half precision their sum is kept in float32. The small
             # factor of each product is the one transposed, because half-precision kernels copy what is transposed.
@@ -225,7 +227,7 @@ class _ChunkedAttention(torch.autograd.Function):
                 sum_v += grad[at].transpose(-2, -1) @ weights
                 grad_scores = torch._softmax_backward_data(grad[at] @ transposed_v, weights, -1, weights.dtype)
                 sum_k += q[at].transpose(-2, -1) @ grad_scores
-                if place is None:
+                if position is None:
                     placed = grad_scores[..., : height * width].unflatten(-1, (height, width))
                     grad_q[at], grad_rows[at], grad_columns[at] = grad_scores @ scaled_k, placed.sum(-1), placed.sum(-2)
                 else:
@@ -245,14 +247,14 @@ def _widened(
     q: Tensor, k: Tensor, rows: Tensor, columns: Tensor
 ) -> tuple[Tensor, Tensor | None, tuple[()] | tuple[Tensor, Tensor]]:
     """What `_weights` takes: the queries as they are and both their terms; or, where the processor multiplies bf16, queries
-    with their terms, (B, heads, N, d + h + w), and between them the places of all keys, (M, h + w)."""
+    with their terms, (B, heads, N, d + h + w), and between them the positions of all keys, (M, h + w)."""
     if q.dtype is not torch.bfloat16 or q.device.type != "cpu" or not multiplies_bf16():
         return q, None, (rows, columns)
-    return torch.cat([q, rows, columns], dim=-1), _places(rows.shape[-1], columns.shape[-1], like=k), ()
+    return torch.cat([q, rows, columns], dim=-1), _positions(rows.shape[-1], columns.shape[-1], like=k), ()
 
 
-def _with_places(k: Tensor, place: Tensor | None) -> Tensor:
-    return k if place is None else torch.cat([k, place.expand(*k.shape[:2], -1, -1)], dim=-1)
+def _with_positions(k: Tensor, position: Tensor | None) -> Tensor:
+    return k if position is None else torch.cat([k, position.expand(*k.shape[:2], -1, -1)], dim=-1)
 
 
 def _weights(queries: Tensor, transposed_k: Tensor, *terms: Tensor) -> Tensor:

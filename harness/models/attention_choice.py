@@ -1,4 +1,4 @@
-"""Which way SAM's blocks attend on this GPU: timed at a run's start, on one global and one window block, and remembered."""
+"""The kernel of SAM's attention on this GPU: timed at a run's start, on one global and one window block, and remembered."""
 
 from __future__ import annotations
 
@@ -7,7 +7,6 @@ import json
 import statistics
 import time
 from collections.abc import Callable, Mapping
-from pathlib import Path
 from typing import Any
 
 import torch
@@ -21,6 +20,7 @@ from harness.system.machine import user_cache
 TIMED = ("widened", "bias", "math")
 """*flex* compiles for a minute and is taken by name alone."""
 _ROUNDS = 5
+_FILE = "attention.json"
 
 Choice = dict[str, str]
 """``global`` and ``window``, as far as there are such blocks -> one of `KERNELS`."""
@@ -32,7 +32,7 @@ def in_words(choice: Mapping[str, str]) -> str:
 
 
 def apply_choice(segmenter: nn.Module, choice: Mapping[str, str]) -> None:
-    """Have a segmenter's attention go the ways of a choice; blocks of others than SAM's have no choice."""
+    """Set the kernels of a choice in a segmenter; only SAM's own attention has one."""
     for block in segmenter.get_submodule("encoder").modules():
         if hasattr(block, "window_size"):
             for module in block.modules():
@@ -65,9 +65,9 @@ def choose(
         kind = _known().get(key)
         if kind not in TIMED:
             kind = fastest({kind: _pass(kind, size, dtype, device) for kind in TIMED})
-            with contextlib.suppress(OSError):
-                if note := _note():
-                    write_atomically(note, json.dumps(_known() | {key: kind}, indent=1) + "\n")
+            if folder := user_cache():
+                with contextlib.suppress(OSError):
+                    write_atomically(folder / _FILE, json.dumps(_known() | {key: kind}, indent=1) + "\n")
         chosen[name] = kind
     return chosen
 
@@ -100,16 +100,11 @@ def _pass(kind: str, size: tuple[int, int, int, int], dtype: torch.dtype, device
     return run
 
 
-def _note() -> Path | None:
-    """What was chosen before, by GPU, torch, type and shape."""
-    folder = user_cache()
-    return None if folder is None else folder / "attention.json"
-
-
 def _known() -> dict[str, Any]:
+    """The kinds chosen by earlier runs, by GPU, torch, type and shape."""
+    folder = user_cache()
     try:
-        note = _note()
-        content = json.loads(note.read_text(encoding="utf-8")) if note else {}
+        content = json.loads((folder / _FILE).read_text(encoding="utf-8")) if folder else {}
     except (OSError, ValueError):
         return {}
     return content if isinstance(content, dict) else {}

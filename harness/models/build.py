@@ -1,7 +1,7 @@
 """From a backbone's name to a segmenter: modules, weights, head.
 
-Random parts come from ``head_seed`` alone and draw nothing from torch's global generator: for one seed every method
-meets the same segmenter.
+Random parts follow from ``head_seed`` alone, and torch's global generator is left as it is: for one seed every method
+starts from the same segmenter.
 
 timm and what is built of it are imported where a backbone or a decoder needs them: that takes as long as a tenth of torch.
 """
@@ -122,7 +122,7 @@ def require_checkpoint(name: str, checkpoint: Path) -> None:
 
 @contextmanager
 def seeded(seed: int) -> Iterator[None]:
-    """Draw from a fresh CPU stream inside, and leave torch's global generator as it was."""
+    """Random numbers of ``seed`` inside; torch's global generator is left as it was."""
     before = torch.default_generator.get_state()
     torch.default_generator.manual_seed(seed)
     try:

@@ -1,12 +1,11 @@
 """Backbones by name: their shapes and their closed-form parameter counts. Free of torch, so that planning is cheap.
 
-Beside those of `harness.models.known`, ``timm/<model>`` is any plain ViT of timm under SAM's neck and mask decoder, with
-absolute positions or, as DINOv3, with rotary ones alone: what it is, is read off timm's own model.
+Names are those of `harness.models.known`, and ``timm/MODEL`` for any plain ViT of timm under SAM's neck and mask decoder, with
+absolute positions or, as DINOv3, with rotary ones alone. Its numbers come from timm's own model.
 """
 
 from __future__ import annotations
 
-import re
 from collections.abc import Iterator
 from dataclasses import replace
 from functools import lru_cache
@@ -15,15 +14,15 @@ from typing import Any
 
 from harness.methods.configs import FullConfig, MethodConfig
 from harness.methods.parts.placement import BackboneShape
-from harness.models.decoders import HEAD_DIM, LABELLING, Decoder, Task, dense_parameters, mask2former_parameters
-from harness.models.known import RENAMED, TIMM, Backbone, known_backbones, plain_blocks
+from harness.models.decoders import HEAD_DIM, Decoder, Task, dense_parameters, mask2former_parameters
+from harness.models.known import TIMM, Backbone, known_backbones, plain_blocks
 from harness.system.errors import UsageError, did_you_mean
 
 
 @lru_cache(maxsize=64)
 def timm_backbone(model: str) -> Backbone:
-    """The entry of timm's ``model``, its numbers read off one built without memory. Raises UsageError: timm has no such model, or
-    it is no plain ViT; says what it lacks."""
+    """The entry of timm's ``model``, from one built without memory. Raises UsageError: timm has no such model, or it is no plain ViT;
+    says what it lacks."""
     import timm
     import torch
 
@@ -111,33 +110,23 @@ def backbone(name: str) -> Backbone:
     plain = name.strip().lower().replace("-", "_")
     if plain in _KNOWN:
         return _KNOWN[plain]
-    if plain in RENAMED:
-        note = " (mobile_sam is MobileSAM, which calls itself vit_t)" if plain == "vit_t" else ""
-        raise UsageError(
-            f"the toy backbone {plain!r} is called {RENAMED[plain]!r} now{note}; older records keep working"
-        )
     if plain.startswith(TIMM):
         return timm_backbone(plain.removeprefix(TIMM))
-    if re.match(r"dino|deit|beit|eva|siglip|clip|vit_(tiny|small|base|large|huge)", plain):
-        example = "vit_small_patch16_dinov3" if "dinov3" in plain else "vit_small_patch14_dinov2"
-        raise UsageError(f"unknown backbone {name!r}: a plain ViT of timm is timm/MODEL, such as {TIMM}{example}")
-    raise UsageError(f"unknown backbone {name!r}{did_you_mean(name, [*_KNOWN, 'timm/MODEL'])}")
+    near = did_you_mean(name, [*_KNOWN, "timm/MODEL"])
+    raise UsageError(f"unknown backbone {name!r}{near}; MobileSAM is mobile_sam, and a plain ViT of timm timm/MODEL")
 
 
 def resolve_backbone(name: str) -> str:
-    """The catalogue's spelling of ``name``; raises as `backbone` does."""
+    """The name of the entry that ``name`` means; raises as `backbone` does."""
     return backbone(name).name
 
 
 def require_stands(decoder: Decoder, name: str) -> None:
-    """Raises UsageError where the decoder cannot stand on the backbone ``name``."""
+    """Raises UsageError: the decoder does not work on the backbone ``name``."""
     entry = backbone(name)
-    owner = "transformers' Mask2Former" if decoder == "mask2former" else "Segmenter's"
-    if decoder in LABELLING:
-        owner = "a classifier"
     if decoder != "sam" and entry.shape.neck_dim:
         raise UsageError(
-            f"decoder={decoder} is {owner} and stands on a plain ViT of timm, not on {entry.name}; "
+            f"decoder={decoder} stands on a plain ViT of timm, not on {entry.name}; "
             f"take one such as --backbone {TIMM}vit_base_patch16_224, or decoder=sam"
         )
     if decoder == "class-token" and not entry.class_token:

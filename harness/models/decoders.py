@@ -84,7 +84,7 @@ def _linear(inputs: int, outputs: int) -> int:
 Decoder = Literal["sam", "linear", "mask-transformer", "mask2former", "class-token", "mean-pool"]
 DECODERS: tuple[Decoder, ...] = get_args(Decoder)
 LABELLING: tuple[Decoder, ...] = ("class-token", "mean-pool")
-"""Those whose task is ``classification``; that of the others is to draw masks."""
+"""Those whose task is ``classification``; the others predict masks."""
 _ONE_LAYER = ("linear", *LABELLING)
 MASK_LAYERS = 2
 HEAD_DIM = 64
@@ -128,7 +128,7 @@ def dense_activations(decoder: Decoder, *, dim: int, tokens: int) -> float:
 ENCODER_LAYERS, DECODER_LAYERS, QUERIES = 6, 9, 100
 """Of Mask2Former: layers of its pixel decoder, layers and queries of its transformer decoder."""
 LEVELS, POINTS = 3, 4
-"""Scales that the pixel decoder attends over, and places on each that a token looks at."""
+"""Scales that the pixel decoder attends over, and points on each that a token looks at."""
 
 
 def mask2former_parameters(*, dim: int, width: int, mlp: int, heads: int, classes: int) -> int:
@@ -156,7 +156,7 @@ def mask2former_parameters(*, dim: int, width: int, mlp: int, heads: int, classe
 
 def mask2former_flops(*, dim: int, tokens: int, width: int = 256, mlp: int = 2048, heads: int = 8) -> float:
     """Operations for one image with ``tokens`` patches. A multiply-add counts as two operations."""
-    fine, scales = 16 * tokens, 5.25 * tokens  # places at a quarter of a patch, and on the three scales together
+    fine, scales = 16 * tokens, 5.25 * tokens  # positions at a quarter of a patch, and on the three scales together
     pyramid = 2.0 * tokens * 4 * dim**2 + 2.0 * fine * dim**2 / 2
     pixels = 2.0 * ENCODER_LAYERS * scales * (2 * width**2 + 3 * heads * LEVELS * POINTS * width + width * mlp)
     pixels += 2.0 * fine * (10 * width**2 + dim // 4 * width) + 2.0 * tokens * 3.25 * dim * width

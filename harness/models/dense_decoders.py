@@ -9,6 +9,7 @@ precisions.
 
 from __future__ import annotations
 
+from types import SimpleNamespace
 from typing import Any
 
 import torch
@@ -110,7 +111,7 @@ class MaskTransformer(nn.Module):
 
 
 def dense_decoder(name: Decoder, *, dim: int, classes: int, fused: bool = True) -> nn.Module:
-    """The decoder that a protocol names; draws its weights from torch's generator."""
+    """The decoder that a protocol names, with weights from torch's generator."""
     if name == "mask-transformer":
         return MaskTransformer(dim, classes=classes, fused=fused)
     return (Classifier if name in LABELLING else LinearDecoder)(dim, classes=classes)
@@ -148,18 +149,14 @@ class Pyramid(nn.Module):
 
 
 class _Maps(nn.Module):
-    """A backbone as transformers' pixel-level module calls one; what it is given are features already."""
+    """A backbone as transformers' pixel-level module calls one; its input are features already."""
 
     def __init__(self, pyramid: Pyramid) -> None:
         super().__init__()
         self.pyramid = pyramid
 
-    def forward(self, features: Tensor) -> _Maps.Output:
-        return self.Output(self.pyramid(features))
-
-    class Output:
-        def __init__(self, feature_maps: list[Tensor]) -> None:
-            self.feature_maps = feature_maps
+    def forward(self, features: Tensor) -> SimpleNamespace:
+        return SimpleNamespace(feature_maps=self.pyramid(features))
 
 
 class Mask2FormerDecoder(nn.Module):

@@ -125,26 +125,21 @@ class BatchedMaskDecoder(nn.Module):
 
     def plain_state(self) -> dict[str, Tensor]:
         """The tensors under segment_anything's names; needs K = 1."""
-        renamed = {
-            "mask_tokens": "",
-            "spare_tokens": "",
-            "hypernetwork": "output_hypernetworks_mlps.0",
-            **{f"spare_hypernetworks.{i}": f"output_hypernetworks_mlps.{i + 1}" for i in range(SPARE_TOKENS)},
-        }
+        mlps = {f"spare_hypernetworks.{index}.": index + 1 for index in range(SPARE_TOKENS)} | {"hypernetwork.": 0}
         state = {"mask_tokens.weight": torch.cat([self.mask_tokens, self.spare_tokens]).detach()}
         for name, tensor in self.state_dict().items():
-            old = next((prefix for prefix in renamed if name == prefix or name.startswith(prefix + ".")), "")
-            if old in ("mask_tokens", "spare_tokens"):
-                continue
-            state[renamed[old] + name.removeprefix(old) if old else name] = tensor
+            old = next(filter(name.startswith, mlps), "")
+            plain = f"output_hypernetworks_mlps.{mlps[old]}.{name.removeprefix(old)}" if old else name
+            if name not in ("mask_tokens", "spare_tokens"):
+                state[plain] = tensor
         return state
 
 
 class TokenMaskDecoder(BatchedMaskDecoder):
     """`BatchedMaskDecoder`, equal to rounding, whose upscaling works on tokens until their logits are known.
 
-    Both transposed convolutions make of one place 2 × 2 without a look at its neighbours: they are linear layers of tokens,
-    and the norm between them is a layer norm. Maps lie in memory as kernels want them, forward and backward.
+    Both transposed convolutions turn one position into 2 × 2 whatever its neighbours: they are linear layers of tokens, and the
+    norm between them is a layer norm. Maps have the layout that kernels want, forward and backward.
     """
 
     def logits(self, weights: Tensor, image: Tensor, *, at: tuple[int, int], finer: Sequence[Tensor]) -> Tensor:
@@ -153,7 +148,7 @@ class TokenMaskDecoder(BatchedMaskDecoder):
         middle = _doubled(image, first)
         middle = act(layer_norm(middle, [len(norm.weight)], norm.weight, norm.bias, norm.eps))
         fine = last(_doubled(middle, second))  # (B, h·w, 4, 4, D / 8)
-        # In this order the gradient of the map lies in memory as the map does.
+        # In this order the gradient of the map has the layout of the map.
         logits = (fine.flatten(1, -2) @ weights.transpose(1, 2)).transpose(1, 2)
         height, width = at
         logits = logits.view(*logits.shape[:2], height, width, 2, 2, 2, 2).permute(0, 1, 2, 4, 6, 3, 5, 7)

@@ -142,16 +142,16 @@ class SAM2Encoder(BlockEncoder):
 
 
 def packed(maps: Sequence[Tensor]) -> Tensor:
-    """The embedding (B, D, h, w), and of the two finer maps the 4 and 16 places that lie in one of its places: (B, 21 D, h, w)."""
+    """The embedding (B, D, h, w), and of the two finer maps the 4 and 16 positions inside each of its own: (B, 21 D, h, w)."""
     embedding, *finer = maps
     return torch.cat([embedding, *map(pixel_unshuffle, finer, _FINER)], dim=1)
 
 
 def unpacked(maps: Tensor) -> list[Tensor]:
     """The three maps that `packed` was given."""
-    places = [1, *(side**2 for side in _FINER)]
-    dim = maps.shape[1] // sum(places)
-    embedding, *finer = maps.split([count * dim for count in places], dim=1)
+    counts = [1, *(side**2 for side in _FINER)]
+    dim = maps.shape[1] // sum(counts)
+    embedding, *finer = maps.split([count * dim for count in counts], dim=1)
     return [embedding, *map(pixel_shuffle, finer, _FINER)]
 
 

@@ -17,7 +17,7 @@ from harness.models.transfer import to_device
 
 
 class SegmenterOutput(NamedTuple):
-    """What the decoder says, before any resizing.
+    """What the decoder predicts, before any resizing.
 
     Args:
         masks: logits, never in half precision. SAM's decoder: (B, K, h, w) of masks at four times the encoder's grid (a quarter of the
@@ -39,7 +39,7 @@ class Prompts(NamedTuple):
     """What points out the objects of a batch. An image may have several prompts, whose masks are merged, or none.
 
     Args:
-        image: (P,) place in the batch of the image that each prompt is for, ascending, on the CPU.
+        image: (P,) index in the batch of the image that each prompt is for, ascending, on the CPU.
         boxes: (P, 4) left, top, right, bottom in pixels of the network's input; None where points are given.
         points: (P, k, 2) x and y of k points on the object; None where boxes are given.
     """
@@ -121,13 +121,13 @@ class SAMSegmenter(Segmenter):
         return SegmenterOutput(widened(masks), None if self.head is None else widened(self.head(tokens)))
 
     def prompted(self, embedding: Tensor, prompts: Prompts) -> SegmenterOutput:
-        """`decode` with prompts: at each place the largest logit of an image's prompts, which is their merged mask. An image
+        """`decode` with prompts: at each position the largest logit of an image's prompts, which is their merged mask. An image
         without a prompt is decoded as it is."""
         if self.neck is not None:
             embedding = self.neck(embedding)
         owners = prompts.image.tolist()
-        counts = [owners.count(place) for place in range(len(embedding))]
-        bare = [place for place, count in enumerate(counts) if not count]
+        counts = [owners.count(index) for index in range(len(embedding))]
+        bare = [index for index, count in enumerate(counts) if not count]
         order = to_device(torch.tensor([*owners, *bare]), embedding.device)
         whose = embedding.index_select(0, order)
         parts = []
@@ -156,10 +156,10 @@ class SAMSegmenter(Segmenter):
         if prompts.points is None:
             sparse, _ = encoder(points=None, boxes=prompts.boxes, masks=None)
             return torch.cat([sparse, no_point.to(sparse.dtype)], dim=1) if self.mask_decoder.ends_boxes else sparse
-        # As segment_anything, whose assignments by label a GPU waits for and no graph has: places, all of them on the object.
-        places = encoder.pe_layer.forward_with_coords(prompts.points + 0.5, encoder.input_image_size)
-        on_object = (places + encoder.point_embeddings[1].weight).to(places.dtype)
-        return torch.cat([on_object, no_point.to(places.dtype)], dim=1)
+        # segment_anything assigns by label, which a GPU waits for and a traced graph cannot hold. Here all points are on the object.
+        encoded = encoder.pe_layer.forward_with_coords(prompts.points + 0.5, encoder.input_image_size)
+        on_object = (encoded + encoder.point_embeddings[1].weight).to(encoded.dtype)
+        return torch.cat([on_object, no_point.to(encoded.dtype)], dim=1)
 
     def _decoded(self, parts: Sequence[Tensor], sparse: Sequence[Tensor | None] = ()) -> tuple[Tensor, Tensor]:
         """Masks and their tokens of embeddings that are decoded part by part, each with its prompts where there are any."""
@@ -194,7 +194,7 @@ class SAMSegmenter(Segmenter):
 
 
 class DenseSegmenter(Segmenter):
-    """A segmenter with a decoder of `harness.models.dense_decoders`, which gives every place the logits of all classes.
+    """A segmenter with a decoder of `harness.models.dense_decoders`, which gives every position the logits of all classes.
 
     Args:
         encoder: see `harness.methods.parts.sites.Encoder`; its prefix tokens are gone and its final norm is applied.

@@ -1,6 +1,6 @@
 """A plain ViT of timm as an image encoder: timm's own modules and parameter names; SAM's neck follows it.
 
-So is DINOv3 (2508.10104), whose blocks rotate queries and keys by their places (RoPE, 2104.09864) instead of learning positions.
+So is DINOv3 (2508.10104), whose blocks rotate queries and keys by position (RoPE, 2104.09864) instead of learning positions.
 """
 
 from __future__ import annotations
@@ -34,14 +34,14 @@ def create_vit(model: str, image_size: int, **options: Any) -> VisionTransformer
 
 @dataclass
 class Rotations:
-    """Sines and cosines by place, (h·w, 2·head width); the encoder writes them, attention reads them."""
+    """Sines and cosines by position, (h·w, 2·head width); the encoder writes them, attention reads them."""
 
     table: Tensor = field(default_factory=lambda: torch.empty(0))
 
 
 class RotatedAttention:
-    """Mixed into timm's attention with rotated queries and keys, in blocks that do not get the rotation; tokens that come in front
-    of those with a place, however many, are not rotated."""
+    """Mixed into timm's attention with rotated queries and keys, in blocks that do not get the rotation; tokens in front of
+    those with a position, however many, are not rotated."""
 
     rotations: Rotations
 

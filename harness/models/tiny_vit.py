@@ -107,8 +107,10 @@ class WindowAttention(nn.Module):
         self.qkv = nn.Linear(shape.dim, 3 * shape.dim)
         self.proj = nn.Linear(shape.dim, shape.dim)
         self.attention_biases = nn.Parameter(torch.zeros(shape.heads, shape.window**2))
-        place = torch.arange(shape.window**2, device="cpu")  # of no checkpoint: a model made without memory has it too
-        rows, columns = place // shape.window, place % shape.window
+        position = torch.arange(
+            shape.window**2, device="cpu"
+        )  # of no checkpoint: a model made without memory has it too
+        rows, columns = position // shape.window, position % shape.window
         apart = (rows[:, None] - rows).abs() * shape.window + (columns[:, None] - columns).abs()
         self.register_buffer("distances", apart, persistent=False)
         # What a size of maps, or a frozen bias, needs computing once for: on a GPU each would be kernels and waits a forward pass.
@@ -138,7 +140,7 @@ class WindowAttention(nn.Module):
         """`forward` of a map's windows, without their padding.
 
         The tokens of the padding are all the same: they give a window one key k₀ and value v₀ together, whose bias of a query is
-        log Σ exp(bias) over their places, since Σ exp(q·k₀ + bias) = exp(q·k₀) Σ exp(bias).
+        log Σ exp(bias) over their positions, since Σ exp(q·k₀ + bias) = exp(q·k₀) Σ exp(bias).
 
         Args:
             x: (B, h, w, C), not normed.
@@ -180,7 +182,7 @@ class WindowAttention(nn.Module):
             self._biases = key, made
 
     def skips_padding(self) -> bool:
-        """Whether `on_map` may stand for `forward`: every token by itself goes through the linear layers, and nobody watches."""
+        """Whether `on_map` may stand for `forward`: every token by itself goes through the linear layers, and no hook is set."""
         layers = (self.qkv, self.proj)
         alone = all(isinstance(layer, nn.Linear) or getattr(layer, "tokens_alone", False) for layer in layers)
         watched = (
@@ -209,7 +211,7 @@ class WindowAttention(nn.Module):
 
 
 _Part = tuple[int, Tensor, Tensor]
-"""Windows that hold equally much of their map: how many, and which of a window's places lie on the map and which do not."""
+"""Windows that hold equally much of their map: how many, and which positions of a window are on the map and which are not."""
 _Layout = tuple[Tensor, Tensor, list[_Part]]
 
 
@@ -221,10 +223,10 @@ def _layout(batch: int, height: int, width: int, side: int, *, device: torch.dev
         whole, rest = divmod(length, side)
         yield from (part for part in ((0, whole, side), (whole * side, 1, rest)) if part[1] and part[2])
 
-    places = torch.arange(batch * height * width).view(batch, height, width)
+    positions = torch.arange(batch * height * width).view(batch, height, width)
     orders, parts = [], []
     for (top, down, rows), (left, across, columns) in product(along(height), along(width)):
-        windows = places[:, top : top + down * rows, left : left + across * columns]
+        windows = positions[:, top : top + down * rows, left : left + across * columns]
         orders.append(windows.reshape(batch, down, rows, across, columns).transpose(2, 3).flatten())
         on_map = torch.zeros(side, side, dtype=torch.bool)
         on_map[:rows, :columns] = True
@@ -309,7 +311,7 @@ class _ChannelNorm(LayerNorm2d):
 
 
 def token_neck(dim: int, neck_dim: int) -> nn.Sequential:
-    """`harness.models.sam_encoder.sam_neck` for maps whose channels lie side by side in memory, as tokens' do."""
+    """`harness.models.sam_encoder.sam_neck` for maps in the layout of tokens, with the channels last."""
     return nn.Sequential(
         _PointwiseConv(dim, neck_dim, kernel_size=1, bias=False),
         _ChannelNorm(neck_dim),

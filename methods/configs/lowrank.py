@@ -27,7 +27,7 @@ class LinearsConfig(PlacedConfig):
 
     Args:
         sites: which linears (default: the fused qkv, one adapter a block, as Conv-LoRA released). ``decoder``, alone or
-            beside others, is all linears that SAM's mask decoder uses; the decoder itself is then frozen.
+            with others, is all linears that SAM's mask decoder uses; the decoder itself is then frozen.
     """
 
     sites: str = "qkv"

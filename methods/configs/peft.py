@@ -73,7 +73,7 @@ FILLED_IN = {
 }  # fmt: skip
 """Fields of peft's configurations that the bridge sets or leaves alone: which layers, for how many steps, what a file holds."""
 SEEDS = {"generator_seed", "proj_seed", "projection_prng_key", "projection_seed", "random_loc_seed", "random_seed"}
-"""Those that it draws from the method's own generator."""
+"""Those that the bridge fills from the method's own generator."""
 
 
 @dataclass(frozen=True, kw_only=True)

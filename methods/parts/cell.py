@@ -1,13 +1,13 @@
 """The mixed edge of NAS-LoRA (2512.03499): y = Σ_i softmax(α)_i · O_i(x) on a bottleneck map.
 
 `harness.methods.parts.operations` says what the operations are (those of DARTS, 1806.09055). Deviations: the depthwise and pointwise
-weights start as PyTorch starts a convolution (Kaiming-uniform, a = √5), drawn from the method's own generator; the cell
+weights start as PyTorch starts a convolution (Kaiming-uniform, a = √5), from the method's own generator; the cell
 computes in float32 under autocast, because its few channels cost nothing and batch statistics in half precision do.
 
 Two ways to compute the same: operation by operation, or ``fused``. The depthwise and the pointwise part of a stage have
 nothing between them and make one dense kernel; kernels of all operations are widened to one size and run as one
 convolution; batch norms of one stage run as one. In the linear style the whole cell collapses into one kernel first.
-The weights of separable convolutions lie side by side, so that one product makes all kernels.
+The weights of separable convolutions are one tensor, so that one product makes all kernels.
 All of it is differentiable.
 """
 
@@ -67,7 +67,7 @@ class BeyondDarts(nn.Module):
     Args:
         operations: names; others are passed over.
         channels: C.
-        generator: source of the initial weights, drawn as PyTorch starts a convolution.
+        generator: source of the initial weights, which are as PyTorch starts a convolution.
     """
 
     def __init__(self, operations: Sequence[str], *, channels: int, generator: torch.Generator) -> None:
@@ -158,7 +158,7 @@ class SeparableStages(nn.Module):
         """(C, Σ k²): the taps of all stages, a row a channel."""
         self.pointwise = nn.Parameter(torch.stack(mixers))
         """(stages, C, C)."""
-        self.register_buffer("_columns", _places(sides), persistent=False)
+        self.register_buffer("_columns", _tap_positions(sides), persistent=False)
 
     def stage(self, name: str, index: int) -> Stage:
         """Stage ``index`` (0 or 1) of an operation, as views of the weights."""
@@ -183,13 +183,13 @@ class SeparableStages(nn.Module):
         return first, dilated, second
 
 
-def _places(sides: Sequence[int]) -> Tensor:
-    """Where taps of kernels k×k lie when each is in the middle of a square of `SIDE`², and the squares in a row."""
-    places = []
+def _tap_positions(sides: Sequence[int]) -> Tensor:
+    """Positions of the taps of kernels k×k, each in the middle of a square of `SIDE`², with the squares in a row."""
+    positions = []
     for number, side in enumerate(sides):
         offsets = torch.arange(side) + (SIDE - side) // 2
-        places.append(number * SIDE**2 + (offsets[:, None] * SIDE + offsets).flatten())
-    return torch.cat(places)
+        positions.append(number * SIDE**2 + (offsets[:, None] * SIDE + offsets).flatten())
+    return torch.cat(positions)
 
 
 _GROUPS = (
@@ -200,7 +200,7 @@ _GROUPS = (
     tuple(name for name, form in CONVOLUTIONS.items() if form.stages == 1),
     tuple(BEYOND),
 )
-"""Operations that lie side by side in their order and are computed together, but for those beyond DARTS's."""
+"""Operations that are neighbours in their order and are computed together, but for those beyond DARTS's."""
 MOMENTUM = 0.1
 EPSILON = 1e-5
 
@@ -294,15 +294,15 @@ class Cell(nn.Module):
         return True
 
     def skip_weight(self) -> Tensor:
-        """What passes as it is: the skip connection's share of the mixture, and 1 beside it with ``residual``; 0 where
+        """What passes as it is: the skip connection's share of the mixture, and 1 in addition with ``residual``; 0 where
         there is neither or a merge has folded them."""
         mixture = self.mixture()
         if self.skip_folded:
             return mixture.new_zeros(())
-        beside = mixture.new_ones(()) if self.residual else mixture.new_zeros(())
+        bypass = mixture.new_ones(()) if self.residual else mixture.new_zeros(())
         if "skip_connect" not in self.operations:
-            return beside
-        return beside + mixture[self.operations.index("skip_connect")]
+            return bypass
+        return bypass + mixture[self.operations.index("skip_connect")]
 
     def forward(self, maps: Tensor) -> Tensor:
         if not self.compiled or torch.onnx.is_in_onnx_export():
@@ -396,8 +396,8 @@ class Cell(nn.Module):
         mixed = mixed + finished.unflatten(1, (-1, self.channels)).sum(dim=1)
         if not len(twice):
             return mixed
-        again = _convolve(unfinished.relu(), second, 1, groups=len(twice))
-        normed = self._normalise(again, self._first, self._first + len(twice), scales=twice)
+        second_maps = _convolve(unfinished.relu(), second, 1, groups=len(twice))
+        normed = self._normalise(second_maps, self._first, self._first + len(twice), scales=twice)
         return mixed + normed.unflatten(1, (-1, self.channels)).sum(dim=1)
 
     def _pool(self, name: str, maps: Tensor) -> Tensor:
@@ -421,7 +421,7 @@ class Cell(nn.Module):
         mean, variance = self.running_mean[start:stop].view(-1), self.running_var[start:stop].view(-1)
         if not self.training:
             return F.batch_norm(maps, mean, variance, weight, offset, training=False, eps=EPSILON)
-        # Copies take the update; without any statistics, fewer tensors than before would be saved.
+        # Copies take the update; without any statistics, fewer tensors than in the first pass would be saved.
         if not torch.compiler.is_compiling() and recomputing():
             mean, variance = mean.clone(), variance.clone()
         try:

@@ -10,8 +10,8 @@ from torch import Tensor, nn
 
 
 def recomputing() -> bool:
-    """Whether this forward pass is the recomputation of an earlier one, inside a backward pass: activation checkpointing makes it again,
-    and what a layer remembers of a step must not count it twice."""
+    """Whether this forward pass recomputes an earlier one inside a backward pass (activation checkpointing). What a layer remembers of a
+    step must not count it twice."""
     return torch._C._current_graph_task_id() != -1
 
 
@@ -21,7 +21,7 @@ def kaiming_uniform(shape: tuple[int, ...], *, fan_in: int, generator: torch.Gen
 
 
 def started(kind: type[nn.Module], *shape: int, generator: torch.Generator, **options: int) -> nn.Module:
-    """A layer as PyTorch starts it, weight and bias U(−b, b) with b = 1/√fan_in, but drawn from ``generator``."""
+    """A layer as PyTorch starts it, weight and bias U(−b, b) with b = 1/√fan_in, but from ``generator``."""
     layer = nn.utils.skip_init(kind, *shape, **options)
     fan_in = layer.weight[0].numel()
     for name, parameter in list(layer.named_parameters()):
@@ -36,7 +36,7 @@ def started_linear(inputs: int, outputs: int, generator: torch.Generator, *, bia
 
 
 def linear(weight: Tensor, *, bias: bool = True) -> nn.Linear:
-    """A linear layer with ``weight`` (outputs, inputs) and zero bias; draws nothing from PyTorch's global generator."""
+    """A linear layer with ``weight`` (outputs, inputs) and zero bias; PyTorch's global generator is left as it is."""
     outputs, inputs = weight.shape
     layer = nn.utils.skip_init(nn.Linear, inputs, outputs, bias=bias)
     layer.weight = nn.Parameter(weight)

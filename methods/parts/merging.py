@@ -77,21 +77,21 @@ def deviation(before: Sequence[Tensor], after: Sequence[Tensor]) -> tuple[float 
 
 @dataclass(kw_only=True)
 class Layer:
-    """An adapted linear layer and where it stands.
+    """An adapted linear layer and what it belongs to.
 
     Args:
-        place: its block, or its part of the mask decoder.
+        target: its block, or its part of the mask decoder.
         module: its role in the block, such as ``qkv``.
         adapted: the layer.
     """
 
-    place: BlockSite | DecoderSite
+    target: BlockSite | DecoderSite
     module: str
     adapted: AdaptedLinear
 
     def adapters(self) -> dict[str, LowRank]:
         """Adapters by site: ``blocks.0.qkv``, or ``blocks.0.qkv.q`` where the adapter has a slice of the outputs."""
-        name = f"{self.place.name}.{self.module}"
+        name = f"{self.target.name}.{self.module}"
         adapters: dict[str, LowRank] = dict(self.adapted.adapters.items())  # type: ignore[arg-type]
         return {name if key == self.module else f"{name}.{key}": adapter for key, adapter in adapters.items()}
 
@@ -100,7 +100,7 @@ class Layer:
         key = next(key for key, value in self.adapted.adapters.items() if value is adapter)
         del self.adapted.adapters[key]
         if not self.adapted.adapters:
-            self.place.replace(self.module, self.adapted.base)
+            self.target.replace(self.module, self.adapted.base)
 
 
 @torch.no_grad()
@@ -125,13 +125,13 @@ def add_update(base: nn.Linear, adapter: LowRank, matrix: Tensor, offset: Tensor
 
 @torch.no_grad()
 def fold_layers(layers: Iterable[tuple[BlockSite | DecoderSite, str]]) -> MergeReport:
-    """Put what each layer folds itself into, ``folded()``, in its place."""
+    """Replace each layer by what it folds itself into, ``folded()``."""
     done = MergeReport()
-    for place, module in layers:
-        layer: Any = place.get(module)
-        place.replace(module, layer.folded())
+    for target, module in layers:
+        layer: Any = target.get(module)
+        target.replace(module, layer.folded())
         parts = getattr(layer, "adapters", [module])
-        done.folded += [f"{place.name}.{module}" + ("" if part == module else f".{part}") for part in parts]
+        done.folded += [f"{target.name}.{module}" + ("" if part == module else f".{part}") for part in parts]
     return done
 
 
@@ -195,7 +195,7 @@ def fit_cores(
     segmenter: nn.Module, layers: Sequence[Layer], calibration: Sequence[Tensor]
 ) -> dict[str, tuple[Tensor, Tensor]]:
     """The affine map (M, c) of the bottleneck nearest to each core, by site; the identity where there is no core. Where
-    the layer has no bias (DINOv3's qkv) there is no place for c, which is then zero, and M is fitted without it.
+    the layer has no bias (DINOv3's qkv) c has nowhere to go; it is then zero, and M is fitted without it.
 
     Args:
         segmenter: passed in evaluation mode; the mode it was in is put back.
@@ -210,7 +210,7 @@ def fit_cores(
     with ExitStack() as watched:
         for site, core in cores.items():
             watched.callback(core.register_forward_hook(fits[site].watch).remove)
-        in_decoder = any(isinstance(layer.place, DecoderSite) for layer in layers)
+        in_decoder = any(isinstance(layer.target, DecoderSite) for layer in layers)
         passed, training = segmenter if in_decoder else segmenter.encoder, segmenter.training
         segmenter.eval()
         for batch in calibration if cores else ():

@@ -22,7 +22,7 @@ class NormedConvolution:
     Args:
         inputs, outputs: channels.
         side: of the kernel.
-        stride: of the output, in places of the input.
+        stride: of the output, in positions of the input.
         depthwise: each channel by itself.
     """
 
@@ -34,7 +34,7 @@ class NormedConvolution:
 
     @property
     def taps(self) -> int:
-        """Weights, each of which acts once a place of the output."""
+        """Weights, each of which acts once at each position of the output."""
         return self.side**2 * self.outputs * (1 if self.depthwise else self.inputs)
 
     @property
@@ -95,7 +95,7 @@ class BackboneShape:
             ``distances`` (TinyViT), or nothing (timm).
         layer_scale: blocks scale both residual branches by a learnt vector (timm's DINOv2).
         positioned_prefix: prefix tokens that have a row in the position embedding.
-        learnt_positions: rows of the position embedding besides, None for one a patch, 0 for an encoder that learns none.
+        learnt_positions: other rows of the position embedding, None for one a patch, 0 for an encoder that learns none.
         qkv_by_head: the fused output holds q, k and v of the first head, then of the second (TinyViT), not three thirds.
         qkv_bias: whether the fused q, k, v have a bias (DINOv3 in timm: none).
         patch_bias: whether the patch projection has one (CLIP in timm: none).
@@ -143,7 +143,7 @@ class BackboneShape:
 
     @property
     def projection_taps(self) -> int:
-        """Weights of the patch projection, each of which acts once a place of the first map."""
+        """Weights of the patch projection, each of which acts once at each position of the first map."""
         return 3 * (self.patch_kernel or self.patch) ** 2 * self.embedded
 
     @property
@@ -159,7 +159,7 @@ class BackboneShape:
 
     @property
     def embedding_patch(self) -> int:
-        """Side in pixels of a place of the embedding that the mask decoder attends to; a pyramid's is the last map but one."""
+        """Side in pixels of a position of the embedding that the mask decoder attends to; a pyramid's is the last map but one."""
         return self.patch // 2 if self.pyramid else self.patch
 
     @property

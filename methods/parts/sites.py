@@ -91,7 +91,7 @@ class TokenLayout:
     Args:
         grid: the encoder's current grid.
         window: side of the attention window in tokens, 0 where attention is global.
-        prefix_tokens: leading tokens that belong to no place (timm).
+        prefix_tokens: leading tokens without a position (timm).
         kind: ``map`` for (B', h, w, C), ``sequence`` for (B, N, C).
         normed_padding: windows are padded before the norm (TinyViT), so that padding comes to qkv as the norm's bias and not as zeros.
         scale: how many times finer the block's map is than ``grid``.
@@ -123,7 +123,7 @@ class TokenLayout:
             tokens: (B', h, w, C) or (B, N, C).
             scope: ``window`` works inside the attention window as the tokens come; ``image`` puts the windows of one
                 image together first and leaves the padding out (its tokens come back as zeros).
-            prefix_function: what happens to prefix tokens (B, P, C), which have no place on the map and no neighbours;
+            prefix_function: what happens to prefix tokens (B, P, C), which have no position on the map and no neighbours;
                 by default each is a map of one token.
         """
         if self.kind == "sequence":
@@ -241,15 +241,15 @@ class DecoderSite:
 
 
 def decoder_sites(segmenter: nn.Module) -> list[tuple[DecoderSite, str]]:
-    """Where each linear layer of the mask decoder stands, and its name there.
+    """The part of the mask decoder that each linear layer belongs to, and its name there.
 
     Raises:
         MethodError: the segmenter has another decoder.
     """
     if not isinstance(segmenter, AdaptableDecoder):
         raise MethodError("sites=decoder: only SAM's mask decoder is adapted; use decoder=sam, or sites of the encoder")
-    places = (name.rpartition(".") for name in segmenter.decoder_linears())
-    return [(DecoderSite(owner=segmenter.get_submodule(parent), name=parent), leaf) for parent, _, leaf in places]
+    targets = (name.rpartition(".") for name in segmenter.decoder_linears())
+    return [(DecoderSite(owner=segmenter.get_submodule(parent), name=parent), leaf) for parent, _, leaf in targets]
 
 
 def block_sites(encoder: Encoder, blocks: str) -> list[BlockSite]:

@@ -41,11 +41,11 @@ def perturb(module: nn.Module) -> None:
 )
 def test_tensors_of_one_kind_train_and_nothing_else_in_the_encoder(method, config, backbone: str, some: set[str]):
     segmenter, attached = ContractCase(method=method, config=config, backbone=backbone).attached()
-    place = "encoder." if config.outside else f"encoder.blocks.{config.blocks}."
+    target = "encoder." if config.outside else f"encoder.blocks.{config.blocks}."
     expected = {
         name
         for name, _ in segmenter.named_parameters()
-        if name.startswith(place)
+        if name.startswith(target)
         and (
             name.endswith(".bias")
             if method is BitFit
@@ -111,7 +111,7 @@ def test_adapter_starts_near_the_identity_and_can_learn() -> None:
     assert 0.5e-2 < weights.std() < 1e-2  # a normal of 1e-2 cut at two standard deviations
 
 
-def test_adaptformer_reads_the_tokens_before_the_norm_beside_the_mlp() -> None:
+def test_adaptformer_reads_the_tokens_before_the_norm_parallel_to_the_mlp() -> None:
     segmenter, _ = ContractCase(method=AdaptFormer, config=AdaptFormerConfig(hidden=8, scale=0.3)).attached()
     perturb(segmenter.encoder)
     block = segmenter.encoder.get_submodule("blocks.1")
@@ -119,8 +119,8 @@ def test_adaptformer_reads_the_tokens_before_the_norm_beside_the_mlp() -> None:
     down, up = block.get_submodule("mlp.adapter.down"), block.get_submodule("mlp.adapter.up")
     x = _tokens()
     attended = x + plain.attn(plain.norm1(x))
-    beside = linear(linear(attended, down.weight, down.bias).relu(), up.weight, up.bias)
-    expected = attended + plain.mlp(plain.norm2(attended)) + 0.3 * beside
+    parallel = linear(linear(attended, down.weight, down.bias).relu(), up.weight, up.bias)
+    expected = attended + plain.mlp(plain.norm2(attended)) + 0.3 * parallel
     torch.testing.assert_close(block(x), expected, atol=1e-5, rtol=1e-5)
 
 

@@ -142,7 +142,7 @@ def _case(method: type[Method], config: MethodConfig, backbone: str, decoder: An
     ("backbone", "name", "word"),
     [(backbone, name, word) for backbone, refused in REFUSED.items() for name, word in refused.items()],
 )
-def test_what_a_trunk_has_no_place_for_is_refused_in_one_line(backbone: str, name: str, word: str) -> None:
+def test_what_a_trunk_lacks_is_refused_in_one_line(backbone: str, name: str, word: str) -> None:
     config = method_config_class(name)()
     with pytest.raises(MethodError, match=word) as caught:
         config.encoder_parameters(backbone_shape(backbone))

@@ -95,12 +95,12 @@ def test_the_noise_has_a_floor_where_the_gate_would_have_none() -> None:
     with torch.no_grad():
         mixture.gate.mul_(0.02)
         mixture.noise.fill_(-50.0)
-    drawn: list[torch.Tensor] = []
-    route = mixture._draw
-    mixture._draw = lambda like: drawn.append(route(like)) or drawn[-1]  # type: ignore[func-returns-value]
+    sampled: list[torch.Tensor] = []
+    route = mixture._noise
+    mixture._noise = lambda like: sampled.append(route(like)) or sampled[-1]  # type: ignore[func-returns-value]
     mixture.train()(maps)
     clean = maps.mean((2, 3)) @ mixture.gate
-    logits_ = clean + 0.01 * drawn[0]
+    logits_ = clean + 0.01 * sampled[0]
     importance = torch.nn.functional.one_hot(logits_.argmax(1), 4).sum(0)
     expected = squared_variation(importance) + squared_variation(
         expert_load(clean, logits_, torch.full_like(clean, 0.01))
@@ -108,18 +108,18 @@ def test_the_noise_has_a_floor_where_the_gate_would_have_none() -> None:
     torch.testing.assert_close(mixture.balance, expected, rtol=1e-4, atol=1e-4)
 
 
-def test_load_is_the_probability_of_winning_when_the_noise_is_drawn_again() -> None:
+def test_load_is_the_probability_of_winning_when_the_noise_is_sampled_anew() -> None:
     generator = torch.Generator().manual_seed(0)
     clean = torch.randn(5, 4, generator=generator)
     spread = torch.rand(5, 4, generator=generator) + 0.3
     logits_ = clean + torch.randn(5, 4, generator=generator) * spread
-    draws = 20000
-    again = torch.randn(draws, 5, 4, generator=generator) * spread + clean
+    samples = 20000
+    repeated = torch.randn(samples, 5, 4, generator=generator) * spread + clean
     expected = torch.zeros(4)
     for expert in range(4):
         others = logits_.clone()
         others[:, expert] = -torch.inf
-        expected[expert] = (again[:, :, expert] > others.max(1).values).float().mean(0).sum()
+        expected[expert] = (repeated[:, :, expert] > others.max(1).values).float().mean(0).sum()
     torch.testing.assert_close(expert_load(clean, logits_, spread), expected, atol=0.03, rtol=0)
 
 

@@ -81,7 +81,7 @@ def test_a_configuration_knows_whether_the_weights_lose_updates(options: dict[st
     assert NASLoRAConfig(**options).spares_weight_updates is spares
 
 
-def test_architecture_learns_from_held_out_images_where_asked() -> None:
+def test_architecture_learns_from_held_out_images_where_configured() -> None:
     assert NASLoRA(NASLoRAConfig()).architecture_holdout() == 0.0
     assert NASLoRA(NASLoRAConfig(operations="skip_connect", alpha_data="holdout")).architecture_holdout() == 0.0
     with pytest.raises(MethodError, match="leave stagewise out"):
@@ -101,14 +101,14 @@ def test_groups_split_weights_from_architecture_with_their_own_rates() -> None:
     assert all(name.endswith(".alpha") for name in architecture.named)
 
 
-def test_a_state_of_before_holds_the_places_of_its_kernels_too() -> None:
+def test_an_older_state_also_holds_positions_of_kernels() -> None:
     """Until 0.2 a state had buffers that are made anew with every cell."""
     segmenter, method = _attached()
-    places = {name: buffer for name, buffer in segmenter.named_buffers() if name.endswith("._columns")}
-    assert places
+    targets = {name: buffer for name, buffer in segmenter.named_buffers() if name.endswith("._columns")}
+    assert targets
     state = method.state()
-    assert not places.keys() & state.keys()
-    method.load_state(state | places)
+    assert not targets.keys() & state.keys()
+    method.load_state(state | targets)
     with pytest.raises(MethodError, match="does not belong"):
         method.load_state(state | {"another": torch.zeros(1)})
 

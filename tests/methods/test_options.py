@@ -71,10 +71,10 @@ def _usual(name: str, options: tuple[tuple[str, Any], ...] = ()) -> list[Any]:
 
 @pytest.mark.parametrize(("name", "option"), OPTIONS, ids=[f"{name}-{option}" for name, option in OPTIONS])
 def test_an_option_off_its_default_changes_what_the_method_does(name: str, option: str) -> None:
-    value, beside = OF.get((name, option), OTHER.get(option)), WITH.get((name, option), {})
+    value, others = OF.get((name, option), OTHER.get(option)), WITH.get((name, option), {})
     assert value is not None, f"give another value of {option} in OTHER"
     assert value != getattr(method_config_class(name)(), option)
-    assert _traces(name, {**beside, option: value}) != _usual(name, tuple(beside.items()))
+    assert _traces(name, {**others, option: value}) != _usual(name, tuple(others.items()))
 
 
 def test_defaults_are_what_they_were() -> None:
@@ -86,14 +86,14 @@ def test_defaults_are_what_they_were() -> None:
         assert all(field.kw_only for field in fields(config))
 
 
-def test_two_rates_of_full_fine_tuning_are_each_at_its_own_place() -> None:
+def test_two_rates_of_full_fine_tuning_are_each_in_a_group_of_its_own() -> None:
     case = ContractCase(method=METHODS.get("full"), config=method_config("full", {"encoder_lr": 3e-5, "lr": 1e-3}))
     rates = {path: group.lr for group in case.attached()[1].parameter_groups() for path in group.named}
     assert {rate for path, rate in rates.items() if path.startswith("encoder.")} == {3e-5}
     assert {rate for path, rate in rates.items() if not path.startswith("encoder.")} == {1e-3}
 
 
-def test_alpha_starts_as_wide_as_asked_and_darts_has_its_betas() -> None:
+def test_alpha_starts_as_wide_as_configured_and_darts_has_its_betas() -> None:
     case = ContractCase(
         method=METHODS.get("naslora"),
         config=method_config("naslora", {"alpha_std": 0.5, "alpha_optimizer": "darts", "sites": "q,k,v,proj,mlp"}),

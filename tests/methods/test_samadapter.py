@@ -26,7 +26,7 @@ def test_high_frequencies_drop_what_is_slow_and_keep_what_is_fast() -> None:
     torch.testing.assert_close(high_frequencies(mixed, ratio=0.25), _wave(20).abs(), atol=1e-4, rtol=0)
 
 
-def test_removed_square_holds_the_asked_fraction_of_the_spectrum() -> None:
+def test_removed_square_holds_the_configured_fraction_of_the_spectrum() -> None:
     noise = torch.randn(1, 1, 64, 64, generator=torch.Generator().manual_seed(0))
     impulse = torch.zeros(1, 1, 64, 64)
     impulse[..., 0, 0] = 1  # a flat spectrum: the energy left is the fraction kept

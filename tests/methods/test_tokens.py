@@ -45,10 +45,10 @@ def test_each_window_attends_to_its_copy_of_the_prompts_with_no_position() -> No
         q, k, v = attn.qkv(sequence).reshape(14, 3, heads, width).permute(1, 2, 0, 3)
         scores = q[:, :9] @ k.transpose(1, 2) / math.sqrt(width)
         rows, columns = get_rel_pos(3, 3, attn.rel_pos_h), get_rel_pos(3, 3, attn.rel_pos_w)
-        for place in range(9):
+        for target in range(9):
             for other in range(9):
-                scores[:, place, other] += q[:, place] @ rows[place // 3, other // 3]
-                scores[:, place, other] += q[:, place] @ columns[place % 3, other % 3]
+                scores[:, target, other] += q[:, target] @ rows[target // 3, other // 3]
+                scores[:, target, other] += q[:, target] @ columns[target % 3, other % 3]
         out = (scores.softmax(-1) @ v).transpose(0, 1).reshape(3, 3, 64)
         expected.append(attn.proj(out))
     torch.testing.assert_close(block.get_submodule("attn")(windows), torch.stack(expected), atol=1e-5, rtol=1e-5)
@@ -80,12 +80,12 @@ def test_a_block_equals_the_released_formula_and_its_gradients(backbone: str) ->
     to_feature = learnt[1:] @ shared.of_tokens.weight.T + shared.of_tokens.bias
     expected = torch.empty_like(features)
     for image in range(2):
-        for place in range(features.shape[1]):
-            feature = features[image, place]
+        for target in range(features.shape[1]):
+            feature = features[image, target]
             logits = torch.stack([feature @ token for token in learnt]) / math.sqrt(64)
             share = logits.exp() / logits.exp().sum()
             change = sum(share[i + 1] * to_feature[i] for i in range(4)) + feature
-            expected[image, place] = feature + 0.5 * (shared.of_features.weight @ change + shared.of_features.bias)
+            expected[image, target] = feature + 0.5 * (shared.of_features.weight @ change + shared.of_features.bias)
     refined = output[:, first:].reshape(expected.shape)
     torch.testing.assert_close(refined, expected, rtol=1e-9, atol=1e-9)
     if first:

@@ -125,7 +125,7 @@ class Gpu:
 
     def _refuse_strangers(self, func: Any, short: str, args: tuple[Any, ...], leaves: list[Any]) -> None:
         if any(isinstance(leaf, torch.Generator) for leaf in leaves):
-            raise Mismatch(f"{func.__name__}: a generator of the CPU draws on cuda:0, at {here()}")
+            raise Mismatch(f"{func.__name__}: a generator of the CPU makes numbers on cuda:0, at {here()}")
         plain = [leaf for leaf in leaves if isinstance(leaf, Tensor) and not isinstance(leaf, OnGpu)]
         if not plain or not next(own_lines(), ""):
             return  # autograd's engine makes some on what it takes for the tensors' device
@@ -264,7 +264,7 @@ def _factory(name: str, real: Callable[..., Tensor]) -> Callable[..., Tensor]:
             elsewhere = device is not None and name.endswith("_like")
             return real(*map(_held, given), **named) if elsewhere else real(*given, **named)
         if named.get("generator") is not None:
-            raise Mismatch(f"{name}: a generator of the CPU draws on cuda:0, at {here()}")
+            raise Mismatch(f"{name}: a generator of the CPU makes numbers on cuda:0, at {here()}")
         made = real(*given, **{**named, "device": CPU})
         if isinstance(made, OnGpu):
             return made

@@ -57,7 +57,7 @@ def small_job(results: Path, method: str, **changes: Any) -> Job:
 
 
 def rehearse(job: Job, *, stop: StopRequest | None = None, stop_after: int = 0) -> Rehearsal:
-    """Run it on the pretended GPU; ``stop`` is asked for after that many steps."""
+    """Run it on the pretended GPU; ``stop`` is requested after that many steps."""
     seen: dict[str, Waits] = {}
     steps, before, stage = 0, Counter[tuple[str, str]](), ""
     with pretended() as gpu:
@@ -75,13 +75,13 @@ def rehearse(job: Job, *, stop: StopRequest | None = None, stop_after: int = 0) 
 
         record = run_experiment(job, progress=report, stop=stop)
     validated = seen.get("validation", Counter())
-    scored = Counter({place: count for place, count in validated.items() if SAVING not in place[1]})
+    scored = Counter({line: count for line, count in validated.items() if SAVING not in line[1]})
     return Rehearsal(record=record, step=seen.get("step", Counter()), validation=scored)
 
 
-def told(waits: Waits) -> str:
+def listed(waits: Waits) -> str:
     """The waits, the most frequent first, one a line."""
-    return "\n".join(f"{count} x {kind} at {place}" for (kind, place), count in waits.most_common())
+    return "\n".join(f"{count} x {kind} at {line}" for (kind, line), count in waits.most_common())
 
 
 BUDGETS: dict[str, dict[str, dict[str, int]]] = yaml.safe_load(Path(__file__).with_name("budgets.yaml").read_text())
@@ -131,4 +131,4 @@ def within_budget(results: Path, family: str, method: str) -> None:
     seen = rehearse(small_job(results, method, **FAMILIES[family]))
     assert seen.record.code == "OK", seen.record.message
     for phase, waits in (("step", seen.step), ("validation", seen.validation)):
-        assert waits.total() <= budget(phase, family, method), f"waits of a {phase}:\n{told(waits)}"
+        assert waits.total() <= budget(phase, family, method), f"waits of a {phase}:\n{listed(waits)}"

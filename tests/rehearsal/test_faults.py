@@ -11,7 +11,7 @@ import torch
 from torch import Tensor
 
 from harness.methods.parts.lowrank import AdaptedLinear
-from tests.rehearsal.runs import budget, rehearse, small_job, told
+from tests.rehearsal.runs import budget, listed, rehearse, small_job
 
 Fault = Callable[[Tensor], Tensor]
 
@@ -20,7 +20,7 @@ def left_on_the_processor(x: Tensor) -> Tensor:
     return x * torch.ones(x.shape[-1])
 
 
-def drawn_on_the_processor(x: Tensor) -> Tensor:
+def generated_on_the_processor(x: Tensor) -> Tensor:
     return x + 0 * torch.rand(x.shape, device=x.device, generator=torch.Generator())
 
 
@@ -47,7 +47,7 @@ def planted(monkeypatch: pytest.MonkeyPatch, fault: Fault) -> str:
     return f"tests/rehearsal/test_faults.py:{inspect.getsourcelines(fault)[1] + 1}"
 
 
-@pytest.mark.parametrize("fault", [left_on_the_processor, drawn_on_the_processor, read_as_an_array])
+@pytest.mark.parametrize("fault", [left_on_the_processor, generated_on_the_processor, read_as_an_array])
 def test_what_fails_on_a_gpu_fails_with_its_line(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, fault: Fault) -> None:
     line = planted(monkeypatch, fault)
     record = rehearse(small_job(tmp_path, "lora")).record
@@ -62,7 +62,7 @@ def test_what_waits_exceeds_the_budget_with_its_line(
     line = planted(monkeypatch, fault)
     seen = rehearse(small_job(tmp_path, "lora"))
     assert seen.step.total() > budget("step", "sam", "lora")
-    assert line in told(seen.step)
+    assert line in listed(seen.step)
 
 
 def without_room(x: Tensor) -> Tensor:

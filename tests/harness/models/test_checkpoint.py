@@ -207,7 +207,7 @@ def test_real_timm_weights_load_strictly() -> None:
     assert segmenter(torch.zeros(1, 3, 224, 224)).masks.shape == (1, 1, 64, 64)
 
 
-def asked(word: str) -> Request:
+def request_for(word: str) -> Request:
     return Request(entries=(), benchmarks=(), protocol="demo", checkpoints={"": Path(word)})
 
 
@@ -220,12 +220,12 @@ def test_a_model_of_timm_is_downloaded_as_timm_does(tmp_path: Path, monkeypatch:
         return str(tmp_path / file)
 
     monkeypatch.setattr(_hub, "download_from_hf", download)
-    checkpoint = pretrained(asked("timm"), "timm/test_vit", load_protocol("demo"))
+    checkpoint = pretrained(request_for("timm"), "timm/test_vit", load_protocol("demo"))
     assert checkpoint.path == str(tmp_path / "model.safetensors")
     assert checkpoint.fingerprint.startswith("sha256-")
 
 
-@pytest.mark.parametrize(("backbone", "word", "told"), [
+@pytest.mark.parametrize(("backbone", "word", "reported"), [
     ("timm/test_vit", "timm", ("model.safetensors", "huggingface.co/timm/test_vit")),
     ("vit_b", "published", ("segment_anything/sam_vit_b_01ec64.pth",)),
     ("mobile_sam", "published", ("weights/mobile_sam.pt",)),
@@ -233,15 +233,15 @@ def test_a_model_of_timm_is_downloaded_as_timm_does(tmp_path: Path, monkeypatch:
     ("mobile_sam", "timm", ("published",)),
     ("tiny", "published", ("--checkpoint FILE",)),
 ])  # fmt: skip
-def test_without_a_network_one_line_names_file_and_address(backbone, word, told, monkeypatch):
+def test_without_a_network_one_line_names_file_and_address(backbone, word, reported, monkeypatch):
     def nothing(*_: object, **__: object) -> str:
         raise OSError("Network is unreachable")
 
     monkeypatch.setattr(_hub, "download_from_hf", nothing)
     monkeypatch.setattr(_hub, "download_cached_file", nothing)
     with pytest.raises(UsageError) as caught:
-        pretrained(asked(word), backbone, load_protocol("demo"))
-    assert all(part in str(caught.value) for part in told)
+        pretrained(request_for(word), backbone, load_protocol("demo"))
+    assert all(part in str(caught.value) for part in reported)
     assert "\n" not in str(caught.value)
 
 

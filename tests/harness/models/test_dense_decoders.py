@@ -29,11 +29,11 @@ from tests.harness.models.images import random_images
 DENSE = ["linear", "mask-transformer"]
 
 
-def _linear_again(w: dict[str, Tensor], tokens: Tensor) -> Tensor:
+def _linear_written_out(w: dict[str, Tensor], tokens: Tensor) -> Tensor:
     return tokens @ w["head.weight"].T + w["head.bias"]
 
 
-def _mask_transformer_again(w: dict[str, Tensor], tokens: Tensor) -> Tensor:
+def _mask_transformer_written_out(w: dict[str, Tensor], tokens: Tensor) -> Tensor:
     """(B, N, d) patches to (B, N, C): 2105.05633, section 3.2 and its released configuration, without dropout."""
     batch, patches, dim = tokens.shape
     heads = dim // 64
@@ -73,7 +73,7 @@ def test_bytes_that_are_kept_are_those_of_two_blocks_with_dropout() -> None:
     assert dense_activations("mask-transformer", dim=128, tokens=10) == blocks + 6 * 2 * 10 * 128
 
 
-AGAIN = {"linear": _linear_again, "mask-transformer": _mask_transformer_again}
+AGAIN = {"linear": _linear_written_out, "mask-transformer": _mask_transformer_written_out}
 
 
 @pytest.mark.parametrize("decoder", DENSE)

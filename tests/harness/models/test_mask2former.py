@@ -46,7 +46,7 @@ def test_what_it_says_is_what_transformers_modules_say_of_the_pyramid(segmenter:
     assert output.classes.shape == (2, 100, 5)
 
 
-def test_every_layer_is_learnt_from_in_training_and_the_last_alone_is_asked_otherwise(segmenter: QuerySegmenter):
+def test_every_layer_is_learnt_from_in_training_and_the_last_alone_is_used_otherwise(segmenter: QuerySegmenter):
     with torch.no_grad():
         assert len(segmenter.train()(random_images()).auxiliary) == 9
         assert segmenter.eval()(random_images()).auxiliary == ()
@@ -67,8 +67,8 @@ def test_of_background_and_foreground_the_probability_is_the_foregrounds_share()
     masks = torch.tensor([[[[2.0]], [[-1.0]]]])
     classes = torch.tensor([[[0.0, 1.0, 3.0], [2.0, 0.0, -1.0]]])
     chance = probabilities(SegmenterOutput(masks, classes, foreground=True), (1, 1))
-    weights, shown = classes.softmax(-1)[0], masks.sigmoid()[0, :, 0, 0]
-    back, front = (float((weights[:, place] * shown).sum()) for place in (0, 1))
+    weights, seen = classes.softmax(-1)[0], masks.sigmoid()[0, :, 0, 0]
+    back, front = (float((weights[:, place] * seen).sum()) for place in (0, 1))
     assert chance.shape == (1, 1, 1)
     assert float(chance) == pytest.approx(front / (back + front), rel=1e-6)
 

@@ -163,17 +163,17 @@ def test_outputs_and_gradients_are_those_of_transformers(name: str, size: int) -
     segmenter, theirs = _built(name, image_size=size)
     generator = torch.Generator().manual_seed(0)
     images = torch.randn(2, 3, size, size, generator=generator, dtype=torch.float64).requires_grad_()
-    again = images.detach().clone().requires_grad_()
-    for number, (own, other) in enumerate(zip(unpacked(segmenter.encode(images)), _maps(theirs, again), strict=True)):
+    repeat = images.detach().clone().requires_grad_()
+    for number, (own, other) in enumerate(zip(unpacked(segmenter.encode(images)), _maps(theirs, repeat), strict=True)):
         _require_near(own, other, f"map {number}")
-    own, other = segmenter(images).masks, _masks(theirs, again)
+    own, other = segmenter(images).masks, _masks(theirs, repeat)
     _require_near(own, other, "masks")
     weights = torch.randn(own.shape, generator=generator, dtype=torch.float64)
     (own * weights).sum().backward()
     (other * weights).sum().backward()
     assert images.grad is not None
-    assert again.grad is not None
-    _require_near(images.grad, again.grad, "images")
+    assert repeat.grad is not None
+    _require_near(images.grad, repeat.grad, "images")
     gradients = {key: p.grad for key, p in theirs.named_parameters() if p.grad is not None}
     compared = 0
     for key, parameter in segmenter.encoder.named_parameters():
@@ -268,7 +268,7 @@ def test_a_published_file_loads_without_its_memory_and_an_export_gives_the_rest_
     assert all(torch.equal(tensor, state[key]) for key, tensor in exported.items())
 
 
-def test_a_merged_model_saves_under_metas_names_and_gives_its_masks_again(tmp_path: Path) -> None:
+def test_a_merged_model_saves_under_metas_names_and_gives_the_same_masks(tmp_path: Path) -> None:
     segmenter = build_segmenter("tiny_sam2", task="binary", image_size=64)
     method = LoRA(LoRAConfig(sites="q,v,proj,mlp"))
     method.attach(segmenter)
@@ -279,8 +279,8 @@ def test_a_merged_model_saves_under_metas_names_and_gives_its_masks_again(tmp_pa
         trained = segmenter.eval()(images).masks
         method.merge("exact")
         torch.save({"model": sam_state_dict(segmenter)}, tmp_path / "merged.pt")
-        again = build_segmenter("tiny_sam2", task="binary", checkpoint=tmp_path / "merged.pt", image_size=64)
-        torch.testing.assert_close(again.eval()(images).masks, trained, atol=1e-5, rtol=1e-5)
+        repeat = build_segmenter("tiny_sam2", task="binary", checkpoint=tmp_path / "merged.pt", image_size=64)
+        torch.testing.assert_close(repeat.eval()(images).masks, trained, atol=1e-5, rtol=1e-5)
 
 
 def test_maps_are_packed_without_loss_and_sides_may_differ() -> None:

@@ -133,12 +133,12 @@ def _require_near(actual: Tensor, expected: Tensor, what: str, *, tolerance: flo
 def test_the_official_file_loads_strictly_and_an_export_gives_all_of_it_back(official: Path) -> None:
     require_checkpoint("mobile_sam", official)
     saved = torch.load(official, weights_only=True)
-    again = sam_state_dict(build_segmenter("mobile_sam", task="binary", checkpoint=official))
-    assert again.keys() == saved.keys()
+    repeat = sam_state_dict(build_segmenter("mobile_sam", task="binary", checkpoint=official))
+    assert repeat.keys() == saved.keys()
     unused = {name for name in saved if "head" in name or name.endswith("num_batches_tracked")} - {
         name for name in saved if name.startswith("mask_decoder.")
     }
-    for name, tensor in again.items():
+    for name, tensor in repeat.items():
         assert name in unused or torch.equal(tensor, saved[name].to(tensor.dtype)), name
 
 

@@ -205,12 +205,12 @@ def test_without_norm_a_pooling_cell_only_pools() -> None:
 
 def test_a_residual_adds_the_map_and_a_merge_takes_it_with_the_skip() -> None:
     cell, maps = _cell("all"), _maps(3, 3, 6, 6)
-    beside = copy.deepcopy(cell)
-    beside.residual = True
-    torch.testing.assert_close(beside(maps), cell(maps) + maps)
-    torch.testing.assert_close(beside.skip_weight(), cell.skip_weight() + 1)
-    beside.skip_folded = cell.skip_folded = True
-    torch.testing.assert_close(beside(maps), cell(maps))
+    parallel = copy.deepcopy(cell)
+    parallel.residual = True
+    torch.testing.assert_close(parallel(maps), cell(maps) + maps)
+    torch.testing.assert_close(parallel.skip_weight(), cell.skip_weight() + 1)
+    parallel.skip_folded = cell.skip_folded = True
+    torch.testing.assert_close(parallel(maps), cell(maps))
 
 
 @pytest.mark.parametrize("channels", [1, 2, 3, 6])
@@ -312,7 +312,7 @@ def test_impossible_operation_sets_are_refused_with_a_reason(spec: str, style: s
         parse_operations(spec, style=style)
 
 
-def test_operations_come_in_one_order_whatever_the_order_asked_for() -> None:
+def test_operations_come_in_one_order_whatever_the_order_given() -> None:
     assert parse_operations("dil_conv_3x3, none", style="darts") == ("none", "dil_conv_3x3")
     assert parse_operations("no-pool", style="darts") == ("none", "skip_connect", *CONVOLUTIONS)
     assert parse_operations("all", style="linear") == tuple(name for name in OPERATIONS if name != "max_pool_3x3")
