@@ -1,8 +1,8 @@
 """What methods on the linear layers of chosen blocks, or of SAM's mask decoder, share: where they act, and the layer of those
 that change its weights themselves, y = W′ x + b with W′ = f(W).
 
-Such a layer computes W′ once a pass and hands it to the one product that the frozen layer needs anyway, so that a token costs
-nothing more, backward needs W′ alone, and W′ is what a merge leaves.
+Such a layer computes W′ once a pass, for the one product that the frozen layer needs anyway. A token costs nothing more, backward
+needs W′ alone, and a merge leaves W′.
 """
 
 from __future__ import annotations

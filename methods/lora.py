@@ -5,8 +5,8 @@ a ViT the default is one adapter for all three outputs, as they released; ``site
 dropout. Options: rsLoRA's scale α/√r, LoRA+'s faster B, starts from a part of W (PiSSA, SoMA, OLoRA) or from data (EVA); see
 `harness.methods.configs.LoRAConfig`. Deviations: LoRA+'s rate is that of B alone, not of biases and decoder;
 PiSSA keeps α = 32, where its code takes α = r, a scale of 1 (``alpha=3`` at the default rank); SoMA's biases stay frozen, and which
-blocks it leaves alone is ``blocks=``; EVA's ranks are not shared out anew among layers (peft's ``rho=1``), and its directions are
-exact for a fixed number of images, where peft's are estimated batch by batch until they stay.
+blocks it leaves alone is ``blocks=``; EVA does not redistribute ranks among layers (peft's ``rho=1``). Its directions are exact
+for a fixed number of images, where peft's are estimated batch by batch until they settle.
 """
 
 from __future__ import annotations

@@ -3,8 +3,8 @@ backbone.
 
 Rung i takes the frozen block's output h_i: s_i = block_i(μ_i · down_i(h_i) + (1 − μ_i) · s_{i−1}) with μ_i = σ(a_i /
 0.1), a_i = 0 at init, s_0 = down_0 of the embedding. down_i is a linear layer without bias; a side block is a
-transformer block of width d / r and MLP width 4 d / r that attends where its backbone block does (window or image)
-and knows no positions but those in h_i. The frozen blocks run without gradient: of each, backward keeps the output
+transformer block of width d / r and MLP width 4 d / r. It attends where its backbone block does (window or image), and its
+only positions are those in h_i. The frozen blocks run without gradient: of each, backward keeps the output
 alone, which the weight gradient of down_i needs. Where the backbone recomputes activations in backward, rungs are
 recomputed. Deviations (ours): the final up-projection starts at zero and its output is added to the backbone's last
 tokens, so that the start is the identity and SAM's neck gets what it knows; side blocks start Kaiming-uniform, not from

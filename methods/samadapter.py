@@ -7,7 +7,7 @@ starts as the pretrained one (ours); the other layers start Kaiming-uniform with
 ViT belong to no patch and get no prompt.
 
 The released code (tianrun-chen/SAM-Adapter-PyTorch) names the axes of its embedding (N, H, W, C) as if they were
-(N, C, H, W) and reshapes its memory to (N, C, HW), so that channel c of token t comes from another token
+(N, C, H, W) and reshapes its memory to (N, C, HW). So channel c of token t comes from another token
 (``patch_embedding: released``; `scrambled`).
 """
 

@@ -2,10 +2,10 @@
 
 SAM adds to each score a row term and a column term that depend on the query (MViTv2, 2112.01526):
 ``s_ij = scale·q_i·k_j + q_i·R_h[y_i - y_j] + q_i·R_w[x_i - x_j]``. With ``H_i = (q_i·R_h[y_i - y])_y`` and ``W_i``
-alike, this is the plain dot product of ``[scale·q_i, H_i, W_i]`` with ``[k_j, onehot(y_j), onehot(x_j)]``, which any
-fused kernel computes exactly (`widened_attention`), at 2.6 to 3 times the FLOPs of a global block. The terms may also be a mask that the
-kernel adds (`biased_attention`, as transformers does), which is as large as the scores. Which is faster depends on GPU, shape and
-precision: `harness.models.attention_choice` times them.
+alike, this is the plain dot product of ``[scale·q_i, H_i, W_i]`` with ``[k_j, onehot(y_j), onehot(x_j)]``. Any
+fused kernel computes it exactly, at 2.6 to 3 times the FLOPs of a global block (`widened_attention`).
+The terms may also be a mask that the kernel adds (`biased_attention`, as transformers does), which is as large as the scores.
+Which is faster depends on GPU, shape and precision: `harness.models.attention_choice` times them.
 
 On a CPU a chunk of scores small enough for its cache is made, biased, normalised and used at once, and recomputed in
 backward: q, k, v and the relative terms are kept, never a matrix of scores. In float32 the

@@ -68,8 +68,8 @@ class MaskTransformer(nn.Module):
     and classes of x behind a d x d projection each, scaled to length 1.
 
     Deviations: the class embeddings decay with the weights, which Segmenter's code exempts; from the projections on it
-    computes in fp32 under autocast (with two classes the last norm divides by their difference, which bf16 does not
-    resolve), and a vector of length 0 gives 0 instead of NaN.
+    computes in fp32 under autocast, since with two classes the last norm divides by their difference, which bf16 does not
+    resolve. A vector of length 0 gives 0 instead of NaN.
 
     Args:
         dim: d, a multiple of 64: heads have 64 channels, the MLP 4 d.

@@ -62,7 +62,7 @@ def sam_state_dict(segmenter: Segmenter) -> dict[str, Tensor]:
 
     Raises:
         ValueError: a timm encoder, a class head, K > 1 mask tokens, a decoder without SAM's spare tokens, or parts of a
-            method that is not merged, none of which a plain SAM can hold.
+            method that is not merged. A plain SAM can hold none of them.
     """
     if not isinstance(segmenter.encoder, SAM_ENCODERS):
         raise ValueError("only SAM's own backbones save as a SAM checkpoint")

@@ -99,8 +99,8 @@ class MethodConfig:
 
     @property
     def freezes_decoder(self) -> bool:
-        """Whether of the mask decoder only what the method adds to it trains, and what is new to a benchmark or a backbone
-        (class head, neck after a timm ViT, further mask tokens)."""
+        """Whether the mask decoder is frozen but for what the method adds to it, and for what is new to a benchmark or a backbone:
+        class head, neck after a timm ViT, further mask tokens."""
         return False
 
     def decoder_parameters(self, linears: Sequence[tuple[int, int]]) -> int:

@@ -39,8 +39,8 @@ class NASLoRAConfig(LowRankConfig):
             does not say (ours: ``both``).
         alpha_data: α learns from the ``train`` split as the weights do, or from a ``holdout`` part of it that the
             weights never see (ours: train). ``shuffled`` is a control: α learns from training images with the masks of
-            others, so that what it then chooses is what it chooses without anything to learn (of a protocol without prompts,
-            which would show it where the other mask is).
+            others, which shows what it chooses where there is nothing to learn. A protocol with prompts has no such control,
+            since they show where the other mask is.
         alpha_holdout: that part as a fraction (0.5, DARTS).
         order: with ``both`` and in turns: ``alpha-first`` as DARTS does, or ``weights-first`` (the paper does not say).
         residual: let the bottleneck pass the cell by too, B (cell(A x) + A x), as Conv-LoRA does; the formula of

@@ -1,20 +1,44 @@
-"""BitFit, SSF, adapter and AdaptFormer against their formulas, written out."""
+"""The baselines that add to the backbone against their formulas, written out: BitFit, SSF, adapter, AdaptFormer, VPT's prompts, Rein's
+tokens (w1oves/Rein 29755d4), LST, SAM-Adapter, and Mona with PyTorch's own layers."""
 
 from __future__ import annotations
 
+import math
 from typing import Any
 
 import pytest
 import torch
-from torch import nn
+from segment_anything.modeling.image_encoder import get_rel_pos, window_partition
+from torch import Tensor, nn
+from torch.autograd.graph import saved_tensors_hooks
 from torch.nn.functional import gelu, linear
 
-from harness.contract.case import ContractCase, grouped_parameters
+from harness.contract.case import IMAGE_SIZE, ContractCase, grouped_parameters
 from harness.methods.adapter import Adapter
 from harness.methods.adaptformer import AdaptFormer
 from harness.methods.bitfit import BitFit, LayerNormTuning
-from harness.methods.configs.baselines import AdapterConfig, AdaptFormerConfig, BitFitConfig, LayerNormConfig, SSFConfig
+from harness.methods.configs.baselines import (
+    AdapterConfig,
+    AdaptFormerConfig,
+    BitFitConfig,
+    LayerNormConfig,
+    LSTConfig,
+    MonaConfig,
+    ReinConfig,
+    SAMAdapterConfig,
+    SSFConfig,
+    VPTConfig,
+)
+from harness.methods.configs.lowrank import LoRAConfig
+from harness.methods.lora import LoRA
+from harness.methods.lst import LST, Rung
+from harness.methods.mona import Mona, MonaBlock
+from harness.methods.parts.placement import MethodError
+from harness.methods.rein import RefinedBlock, Rein
+from harness.methods.samadapter import SAMAdapter, high_frequencies, scrambled
 from harness.methods.ssf import SSF, ScaleShift
+from harness.methods.vpt import VPT
+from harness.models.catalog import backbone_shape
 
 
 def _tokens() -> torch.Tensor:
@@ -128,3 +152,335 @@ def test_ssf_leaves_the_norm_behind_a_timm_vits_last_block() -> None:
     segmenter, method = ContractCase(method=SSF, config=SSFConfig(), backbone="tiny_timm").attached()
     assert segmenter.encoder.get_submodule("norm").__class__.__name__ != "ScaleShift"
     assert not [name for name in method.state() if name.startswith("encoder.norm.")]
+
+
+def _attached(backbone: str) -> torch.nn.Module:
+    segmenter, _ = ContractCase(method=VPT, config=VPTConfig(tokens=5), backbone=backbone).attached()
+    return segmenter.encoder
+
+
+def test_prompts_in_a_sequence_equal_a_block_run_over_the_longer_sequence() -> None:
+    encoder = _attached("tiny_timm")
+    plain = ContractCase(method=VPT, config=VPTConfig(), backbone="tiny_timm").plain().encoder
+    tokens = torch.randn(2, 17, 64, generator=torch.Generator().manual_seed(0))
+    prompted = encoder.get_submodule("blocks.2")
+    prompts = prompted.get_parameter("attn.prompts")
+    longer = torch.cat([prompts.expand(2, -1, -1), tokens], dim=1)
+    expected = plain.get_submodule("blocks.2")(longer)[:, 5:]
+    torch.testing.assert_close(prompted(tokens), expected, atol=1e-5, rtol=1e-5)
+
+
+def test_each_window_attends_to_its_copy_of_the_prompts_with_no_position() -> None:
+    encoder = _attached("tiny")
+    block = encoder.get_submodule("blocks.0")  # windows of 3 on a grid of 4: padded
+    plain = ContractCase(method=VPT, config=VPTConfig()).plain().encoder.get_submodule("blocks.0")
+    tokens = torch.randn(2, 4, 4, 64, generator=torch.Generator().manual_seed(0))
+    windows, _ = window_partition(plain.norm1(tokens), 3)
+    prompts = plain.norm1(block.get_submodule("attn").prompts)
+    attn, heads, width = plain.attn, 2, 32
+    expected = []
+    for window in windows:  # one by one and head by head, by the formula
+        sequence = torch.cat([window.reshape(9, 64), prompts])
+        q, k, v = attn.qkv(sequence).reshape(14, 3, heads, width).permute(1, 2, 0, 3)
+        scores = q[:, :9] @ k.transpose(1, 2) / math.sqrt(width)
+        rows, columns = get_rel_pos(3, 3, attn.rel_pos_h), get_rel_pos(3, 3, attn.rel_pos_w)
+        for target in range(9):
+            for other in range(9):
+                scores[:, target, other] += q[:, target] @ rows[target // 3, other // 3]
+                scores[:, target, other] += q[:, target] @ columns[target % 3, other % 3]
+        out = (scores.softmax(-1) @ v).transpose(0, 1).reshape(3, 3, 64)
+        expected.append(attn.proj(out))
+    torch.testing.assert_close(block.get_submodule("attn")(windows), torch.stack(expected), atol=1e-5, rtol=1e-5)
+
+
+def test_prompts_start_uniform_within_the_released_bound() -> None:
+    prompts = torch.cat([p.flatten() for n, p in _attached("tiny").named_parameters() if n.endswith(".prompts")])
+    bound = math.sqrt(6 / (3 * 16**2 + 64))
+    assert 0.95 * bound < prompts.abs().max() <= bound
+    assert abs(prompts.mean()) < 0.1 * bound
+
+
+@pytest.mark.parametrize("backbone", ["tiny", "tiny_timm"])
+def test_a_rein_block_equals_the_released_formula_and_its_gradients(backbone: str) -> None:
+    case = ContractCase(method=Rein, config=ReinConfig(tokens=5, rank=2, scale=0.5), backbone=backbone)
+    segmenter, _ = case.attached()
+    block: Any = segmenter.encoder.blocks[1]
+    assert isinstance(block, RefinedBlock)
+    shared = segmenter.encoder.rein.double()
+    block.double()
+    tokens = torch.randn(2, 17, 64) if backbone == "tiny_timm" else torch.randn(2, 4, 4, 64)
+    segmenter.encoder.embed(case.images)
+    output = block(tokens.double())
+
+    plain = block.block(tokens.double())
+    first = 1 if backbone == "tiny_timm" else 0  # the class token passes by
+    features = plain[:, first:].flatten(1, -2) if first else plain.flatten(1, 2)
+    learnt = (block.left @ block.right).detach().requires_grad_()
+    to_feature = learnt[1:] @ shared.of_tokens.weight.T + shared.of_tokens.bias
+    expected = torch.empty_like(features)
+    for image in range(2):
+        for target in range(features.shape[1]):
+            feature = features[image, target]
+            logits = torch.stack([feature @ token for token in learnt]) / math.sqrt(64)
+            share = logits.exp() / logits.exp().sum()
+            change = sum(share[i + 1] * to_feature[i] for i in range(4)) + feature
+            expected[image, target] = feature + 0.5 * (shared.of_features.weight @ change + shared.of_features.bias)
+    refined = output[:, first:].reshape(expected.shape)
+    torch.testing.assert_close(refined, expected, rtol=1e-9, atol=1e-9)
+    if first:
+        torch.testing.assert_close(output[:, :1], plain[:, :1])
+    weights = torch.randn_like(expected)
+    (refined * weights).sum().backward()
+    (gradient,) = torch.autograd.grad((expected * weights).sum(), learnt)
+    torch.testing.assert_close(block.left.grad, gradient @ block.right.T, rtol=1e-8, atol=1e-9)
+    torch.testing.assert_close(block.right.grad, block.left.T @ gradient, rtol=1e-8, atol=1e-9)
+
+
+def test_rein_starts_as_released() -> None:
+    segmenter, _ = ContractCase(method=Rein, config=ReinConfig()).attached()
+    bound = math.sqrt(6 / (3 * 16**2 + math.sqrt(64 * 16)))
+    for block in segmenter.encoder.blocks:
+        for factor in (block.left, block.right):
+            assert 0.98 * bound < factor.abs().max() <= bound
+    shared = segmenter.encoder.rein
+    assert shared.scale.item() == pytest.approx(1e-3)
+    for layer in (shared.of_tokens, shared.of_features):
+        for parameter in (layer.weight, layer.bias):
+            assert 0.9 / 8 < parameter.abs().max() <= 1 / 8
+
+
+def _lst(backbone: str = "tiny") -> ContractCase:
+    return ContractCase(method=LST, config=LSTConfig(), backbone=backbone)
+
+
+def _kept_inside_blocks(subject: ContractCase) -> int:
+    """How many tensors made inside frozen blocks backward keeps."""
+    segmenter, method = subject.attached()
+    inside: dict[int, torch.Tensor] = {}
+    for block in segmenter.encoder.blocks:
+        for module in block.modules():
+            if module is not block and not isinstance(module, nn.ModuleList | nn.ModuleDict):
+                module.register_forward_hook(lambda _m, _i, out: inside.__setitem__(out.data_ptr(), out))  # kept alive
+    saved: list[int] = []
+
+    def pack(tensor: torch.Tensor) -> torch.Tensor:
+        saved.append(tensor.data_ptr())
+        return tensor
+
+    with saved_tensors_hooks(pack, lambda tensor: tensor):
+        loss = subject.loss(segmenter, method)
+    loss.backward()
+    return len(set(saved) & set(inside))
+
+
+def test_backward_keeps_no_activation_made_inside_a_frozen_block() -> None:
+    for backbone in ("tiny", "tiny_timm"):
+        assert _kept_inside_blocks(_lst(backbone)) == 0
+        assert _kept_inside_blocks(ContractCase(method=LoRA, config=LoRAConfig(), backbone=backbone)) > 0, (
+            "the probe sees"
+        )
+
+
+def test_rung_mixes_the_blocks_output_and_the_side_by_its_gate() -> None:
+    segmenter, _ = _lst().attached()
+    rung = segmenter.encoder.get_submodule("ladder.rungs.1")
+    assert isinstance(rung, Rung)
+    segmenter.encoder.grid.height = segmenter.encoder.grid.width = IMAGE_SIZE // 16
+    generator = torch.Generator().manual_seed(0)
+    side, frozen = torch.randn(1, 4, 4, 8, generator=generator), torch.randn(1, 4, 4, 64, generator=generator)
+    torch.testing.assert_close(rung(side, frozen), rung.block((rung.down(frozen) + side) / 2))
+    with torch.no_grad():
+        rung.gate.fill_(0.2)  # σ(2) of the block
+    share = torch.tensor(2.0).sigmoid()
+    torch.testing.assert_close(rung(side, frozen), rung.block(share * rung.down(frozen) + (1 - share) * side))
+
+
+def test_side_attention_stays_inside_its_blocks_windows() -> None:
+    segmenter, _ = _lst().attached()
+    grid = segmenter.encoder.grid
+    grid.height = grid.width = 6
+    windowed, whole = (segmenter.encoder.get_submodule(f"ladder.rungs.{index}.block") for index in (0, 1))
+    tokens = torch.randn(1, 6, 6, 8, generator=torch.Generator().manual_seed(0))
+    other = tokens.clone()
+    other[:, 0, 0] += torch.randn(8, generator=torch.Generator().manual_seed(1))
+    moved = [(block(other) - block(tokens)).abs().amax(-1)[0] > 1e-7 for block in (windowed, whole)]
+    assert moved[0][:3, :3].all()
+    assert not moved[0][3:].any()
+    assert not moved[0][:, 3:].any()
+    assert moved[1].all()
+
+
+def test_the_published_size_is_met_by_no_reduction_and_the_nearest_is_the_one_that_the_page_names() -> None:
+    shape, published = backbone_shape("vit_h"), 11_490_000
+    decoder = 3_505_536
+    sizes = {r: decoder + LSTConfig(reduction=r).encoder_parameters(shape) for r in range(1, 65)}
+    assert sizes[8] == decoder + 16_860_512
+    assert 33 * 1280 * (1280 // 8) == 6_758_400
+    nearest = min(sizes, key=lambda r: abs(sizes[r] - published))
+    assert (nearest, sizes[nearest]) == (13, decoder + 8_000_196)
+    assert abs(sizes[nearest] - published) > 5_000, "11.49 M as printed"
+
+
+def _wave(cycles: int, side: int = 64) -> torch.Tensor:
+    at = torch.arange(side) / side
+    return torch.cos(2 * torch.pi * cycles * at).expand(1, 1, side, side)
+
+
+def test_high_frequencies_drop_what_is_slow_and_keep_what_is_fast() -> None:
+    # A quarter of the area is half of each side: cycles below 16 of a 64-pixel image go, those above stay.
+    assert high_frequencies(torch.full((1, 3, 64, 64), 5.0), ratio=0.25).abs().max() < 1e-4
+    assert high_frequencies(_wave(10), ratio=0.25).abs().max() < 1e-4
+    torch.testing.assert_close(high_frequencies(_wave(20), ratio=0.25), _wave(20).abs(), atol=1e-4, rtol=0)
+    mixed = _wave(3) + _wave(20)
+    torch.testing.assert_close(high_frequencies(mixed, ratio=0.25), _wave(20).abs(), atol=1e-4, rtol=0)
+
+
+def test_removed_square_holds_the_configured_fraction_of_the_spectrum() -> None:
+    noise = torch.randn(1, 1, 64, 64, generator=torch.Generator().manual_seed(0))
+    impulse = torch.zeros(1, 1, 64, 64)
+    impulse[..., 0, 0] = 1  # a flat spectrum: the energy left is the fraction kept
+    for ratio, side in ((0.0, 0), (0.25, 32), (0.5625, 48)):
+        # Frequencies −side/2 to side/2 − 1 go; the real part keeps half of one whose opposite is gone, a quarter of its energy.
+        neither = max(side - 1, 0) ** 2
+        either = 2 * (side**2 - neither)
+        kept = 1 - (neither + either * 3 / 4) / 64**2
+        assert high_frequencies(impulse, ratio=ratio).square().sum().item() == pytest.approx(kept, abs=1e-5)
+    torch.testing.assert_close(high_frequencies(noise, ratio=0.0), noise.abs(), atol=1e-5, rtol=0)
+
+
+def test_each_block_gets_its_prompt_from_patches_and_high_frequencies_by_one_shared_up_projection() -> None:
+    subject = ContractCase(method=SAMAdapter, config=SAMAdapterConfig(scale=8, blocks="0,2"))
+    segmenter, _ = subject.attached()
+    encoder = segmenter.encoder
+    with torch.no_grad():
+        encoder.get_submodule("prompt_up").weight.normal_(generator=torch.Generator().manual_seed(0))
+    plain = subject.plain().encoder
+    tune, conv = encoder.get_submodule("patch_embed.tune"), encoder.get_submodule("patch_embed.frequencies")
+    up = encoder.get_submodule("prompt_up")
+    details = conv(high_frequencies(subject.images, ratio=0.25)).permute(0, 2, 3, 1)
+    condition = tune(plain.get_submodule("patch_embed")(subject.images)) + details
+    tokens = plain.embed(subject.images)
+    for index, block in enumerate(plain.blocks):
+        if index in (0, 2):
+            tokens = tokens + up(gelu(encoder.get_submodule(f"blocks.{index}.down")(condition)))
+        tokens = block(tokens)
+    torch.testing.assert_close(encoder(subject.images), plain.finish(tokens), atol=1e-4, rtol=1e-4)
+    assert sum(name.endswith("prompt_up.weight") for name, _ in segmenter.named_parameters()) == 1
+
+
+def test_the_released_code_scrambles_the_patch_embedding() -> None:
+    """As tianrun-chen/SAM-Adapter-PyTorch has it in `PromptGenerator.init_embeddings`."""
+    tokens = torch.arange(2 * 3 * 4 * 5).reshape(2, 3, 4, 5)  # N, H, W, C
+    n, c, h, w = tokens.permute(0, 3, 1, 2).shape
+    expected = tokens.reshape(n, c, h * w).permute(0, 2, 1)
+    assert torch.equal(scrambled(tokens).flatten(1, 2), expected)
+    assert torch.equal(scrambled(tokens).flatten().sort().values, tokens.flatten()), "nothing is lost"
+    assert not torch.equal(scrambled(tokens), tokens)
+
+
+def test_scrambling_changes_the_tuned_embedding_alone() -> None:
+    outputs = {}
+    for quirk in ("released", "intended"):
+        subject = ContractCase(method=SAMAdapter, config=SAMAdapterConfig(scale=8, patch_embedding=quirk))
+        segmenter, _ = subject.attached()
+        embedding = segmenter.encoder.get_submodule("patch_embed")
+        tokens = embedding(subject.images)
+        outputs[quirk] = (tokens, embedding.condition, segmenter(subject.images).masks)
+        details = embedding.frequencies(high_frequencies(subject.images, ratio=0.25)).permute(0, 2, 3, 1)
+        tuned = embedding.tune(scrambled(tokens) if quirk == "released" else tokens)
+        torch.testing.assert_close(embedding.condition, tuned + details)
+    assert torch.equal(outputs["released"][0], outputs["intended"][0])
+    assert torch.equal(outputs["released"][2], outputs["intended"][2]), "up starts at zero"
+    assert not torch.allclose(outputs["released"][1], outputs["intended"][1])
+
+
+def test_removing_the_whole_spectrum_is_refused() -> None:
+    with pytest.raises(MethodError, match="ratio"):
+        SAMAdapterConfig(ratio=1.0)
+
+
+HIDDEN = 8
+
+
+class Published(nn.Module):
+    """The adapter as the paper draws it (its figure 3), on a map with the channels last."""
+
+    def __init__(self, dim: int) -> None:
+        super().__init__()
+        self.ln = nn.LayerNorm(dim)
+        self.s1, self.s2 = nn.Parameter(torch.full((dim,), 1e-6)), nn.Parameter(torch.ones(dim))
+        self.d, self.u = nn.Linear(dim, HIDDEN), nn.Linear(HIDDEN, dim)
+        self.dw = nn.ModuleList(nn.Conv2d(HIDDEN, HIDDEN, k, padding="same", groups=HIDDEN) for k in (3, 5, 7))
+        self.pw = nn.Linear(HIDDEN, HIDDEN)
+
+    def forward(self, x: Tensor) -> Tensor:
+        z = self.d(self.s1 * self.ln(x) + self.s2 * x)
+        averaged = torch.stack([dw(z.movedim(-1, 1)).movedim(1, -1) for dw in self.dw]).mean(dim=0)
+        z = z + averaged
+        z = z + self.pw(z)
+        return x + self.u(torch.nn.functional.gelu(z))
+
+
+def _pairs(ours: Any, theirs: Any) -> list[tuple[nn.Parameter, nn.Parameter]]:
+    layers = [(ours.norm, theirs.ln), (ours.down, theirs.d), (ours.up, theirs.u)]
+    layers += zip(ours.filter.convolutions, theirs.dw, strict=True)
+    pairs = [(getattr(a, part), getattr(b, part)) for a, b in layers for part in ("weight", "bias")]
+    pairs += [(ours.norm_share, theirs.s1), (ours.own_share, theirs.s2)]
+    return [*pairs, (ours.filter.projector.bias, theirs.pw.bias)]
+
+
+@pytest.mark.parametrize(("backbone", "index"), [("tiny", 0), ("tiny", 1), ("tiny_timm", 0)])
+def test_a_mona_block_equals_the_published_structure(backbone: str, index: int) -> None:
+    case = ContractCase(method=Mona, config=MonaConfig(hidden=HIDDEN), backbone=backbone)
+    segmenter, _ = case.attached()
+    block = segmenter.encoder.blocks[index]
+    plain = case.plain().encoder.blocks[index]
+    assert isinstance(block, MonaBlock)
+    torch.manual_seed(1)
+    published: list[Any] = [Published(64) for _ in range(2)]
+    adapters: list[Any] = [block.after_attention, block.after_mlp]
+    for ours, theirs in zip(adapters, published, strict=True):
+        with torch.no_grad():
+            for own, other in _pairs(ours, theirs):
+                own.copy_(0.3 * torch.randn_like(own))
+                other.copy_(own)
+            ours.filter.projector.weight.normal_(std=0.3)
+            theirs.pw.weight.copy_(ours.filter.projector.weight[:, :, 0, 0])
+    segmenter.encoder.embed(case.images)  # a grid of 4 × 4: windows of 3 are padded
+    tokens = torch.randn(2, 4, 4, 64) if backbone == "tiny" else torch.randn(2, 17, 64)
+
+    def on_maps(adapter: nn.Module, x: Tensor) -> Tensor:
+        if x.dim() == 4:
+            return adapter(x)
+        class_token, patches = x[:, :1], x[:, 1:].reshape(2, 4, 4, 64)
+        return torch.cat([adapter(class_token[:, None]).flatten(1, 2), adapter(patches).flatten(1, 2)], dim=1)
+
+    # What the plain block adds to its input, half by half: its MLP is silenced for the first.
+    silenced = case.plain().encoder.blocks[index]
+    silenced.mlp.register_forward_hook(lambda module, inputs, output: torch.zeros_like(output))
+    attended = on_maps(published[0], silenced(tokens))
+    expected = on_maps(published[1], attended + plain.mlp(plain.norm2(attended)))
+    output = block(tokens)
+    torch.testing.assert_close(output, expected, atol=1e-5 * float(expected.detach().abs().max()), rtol=1e-5)
+    weights = torch.randn_like(output)
+    (output * weights).sum().backward()
+    (expected * weights).sum().backward()
+    for ours, theirs in zip(adapters, published, strict=True):
+        gradients: list[Any] = [(a.grad, b.grad) for a, b in _pairs(ours, theirs)]
+        gradients.append((ours.filter.projector.weight.grad[:, :, 0, 0], theirs.pw.weight.grad))
+        for moved, also in gradients:
+            assert moved.abs().max() > 0
+            torch.testing.assert_close(moved, also, atol=1e-4 * float(also.abs().max()), rtol=1e-4)
+
+
+def test_mona_starts_as_released() -> None:
+    segmenter, _ = ContractCase(method=Mona, config=MonaConfig()).attached()
+    for block in segmenter.encoder.blocks:
+        for adapter in (block.after_attention, block.after_mlp):
+            assert adapter.norm_share.unique().tolist() == [pytest.approx(1e-6)]
+            assert adapter.own_share.unique().tolist() == [1.0]
+            assert adapter.norm.weight.unique().tolist() == [1.0]
+            bounds = ((adapter.down, 64**-0.5), (adapter.up, 64**-0.5), (adapter.filter.convolutions[2], 1 / 7))
+            for layer, bound in bounds:
+                assert 0.9 * bound < layer.weight.abs().max() <= bound
+                assert 0.5 * bound < layer.bias.abs().max() <= bound

@@ -1,13 +1,28 @@
-"""Every method on a tiny SAM goes through a whole run on a pretended GPU: no tensor meets one of another device, and no step waits more
-often than its budget."""
+"""Every method on every family of models goes through a whole run on a pretended GPU: no tensor meets one of another device, and no step
+waits more often than its budget. Likewise a run that stops and is resumed, and predictions."""
 
 from __future__ import annotations
 
 from pathlib import Path
 
+import numpy as np
 import pytest
+import torch
 
-from tests.rehearsal.runs import FIRST, METHOD_NAMES, within_budget
+from harness.cli import predict
+from harness.contract.case import ContractCase
+from harness.experiment.building import open_data
+from harness.registry import METHODS
+from harness.training.outcome import Interrupted, StopRequest
+from tests.rehearsal.device import pretended
+from tests.rehearsal.runs import FAMILIES, FIRST, MERGED, METHOD_NAMES, REFUSED, rehearse, small_job, within_budget
+
+CASES = [
+    pytest.param(family, method, id=f"{family}-{method}", marks=[] if method in FIRST[family] else [pytest.mark.slow])
+    for family in FAMILIES
+    for method in (*METHOD_NAMES, *(("peft/oft", "peft/vera") if family == "sam" else ()))
+    if (family, method) not in REFUSED
+]
 
 
 @pytest.fixture(scope="module")
@@ -15,12 +30,48 @@ def results(tmp_path_factory: pytest.TempPathFactory) -> Path:
     return tmp_path_factory.mktemp("rehearsal")
 
 
-CASES = [
-    pytest.param(method, marks=[] if method in FIRST["sam"] else [pytest.mark.slow])
-    for method in (*METHOD_NAMES, "peft/oft", "peft/vera")
-]
+@pytest.mark.parametrize(("family", "method"), CASES)
+def test_no_device_mismatch_and_no_wait_beyond_the_budget(results: Path, family: str, method: str) -> None:
+    within_budget(results, family, method)
 
 
-@pytest.mark.parametrize("method", CASES)
-def test_no_device_mismatch_and_no_wait_beyond_the_budget(results: Path, method: str) -> None:
-    within_budget(results, "sam", method)
+@pytest.mark.parametrize("precision", ["bf16", pytest.param("fp16", marks=pytest.mark.slow)])
+def test_a_run_that_stopped_goes_on_to_the_same_end(tmp_path: Path, precision: str) -> None:
+    whole = rehearse(small_job(tmp_path / "whole", "lora", precision=precision))
+    job = small_job(tmp_path / "stopped", "lora", precision=precision)
+    with pytest.raises(Interrupted):
+        rehearse(job, stop=StopRequest(), stop_after=3)
+    rest = rehearse(job)
+    assert [entry["loss"] for entry in rest.record.history] == [entry["loss"] for entry in whole.record.history]
+    assert rest.record.scores == whole.record.scores
+
+
+def test_predictions_are_those_of_the_processor(tmp_path: Path) -> None:
+    job = small_job(tmp_path, "lora", precision="fp32", **MERGED)
+    assert rehearse(job).record.code == "OK"
+    image = open_data(job.run, Path(job.dataset_root)).tests["test"].pairs[0].image
+    model = ["--run", job.run.key, "--results", str(tmp_path), "--images", str(image), "--probabilities"]
+    assert predict.main([*model, "--out", str(tmp_path / "cpu")]) == 0
+    with pretended():
+        assert predict.main([*model, "--out", str(tmp_path / "gpu")]) == 0
+    here, there = (np.load(next((tmp_path / name).rglob("*.npy"))) for name in ("cpu", "gpu"))
+    np.testing.assert_allclose(there, here, atol=1e-5)
+
+
+@pytest.mark.skipif(
+    torch.version.cuda is None, reason="FakeTensor knows CUDA where torch is built for it; this torch is for CPUs"
+)
+def test_forward_passes_on_a_fake_gpu_of_torchs_own() -> None:
+    """Torch's own check of devices, without a driver; it has no backward pass there, and no values, which Conv-LoRA's router reads."""
+    from torch._subclasses.fake_tensor import FakeTensorMode
+
+    for name in METHOD_NAMES:
+        if name == "convlora":
+            continue
+        method = METHODS.get(name)
+        segmenter = ContractCase(method=method, config=method.config_class()).attached()[0].eval()
+        with FakeTensorMode(allow_non_fake_inputs=True) as fake, torch.no_grad():
+            for module in segmenter.modules():
+                for kept in (module._parameters, module._buffers):
+                    kept |= {key: fake.from_tensor(x).to("cuda") for key, x in kept.items() if x is not None}
+            assert segmenter(torch.empty(2, 3, 64, 64, device="cuda")).masks.device.type == "cuda"
