@@ -25,7 +25,8 @@ from harness.models.published import LICENCES, card_of, require_file_or_word
 from harness.registry import BENCHMARKS, add_own_of
 from harness.report.model_card import model_card
 from harness.settings import load_settings
-from harness.system.errors import UsageError
+from harness.system.errors import UsageError, writing_to
+from harness.system.files import write_atomically
 from harness.system.streams import stages
 
 if TYPE_CHECKING:
@@ -138,16 +139,16 @@ def _adopt(arguments: argparse.Namespace, form: Form) -> int:
         )
     with stages() as report:
         report("loading torch and peft")
-        from harness.experiment.adopting import adopt
+        from safetensors.torch import save
+
+        from harness.experiment.adopting import folded
         from harness.models.published import weights_file
 
         backbone = resolve_backbone(arguments.backbone)
-        changed = adopt(
-            arguments.adopt,
-            backbone=backbone,
-            checkpoint=weights_file(arguments.checkpoint, backbone),
-            out=arguments.out,
-        )
+        checkpoint = weights_file(arguments.checkpoint, backbone)
+        state, changed = folded(arguments.adopt, backbone=backbone, checkpoint=checkpoint)
+        with writing_to(f"--out {arguments.out}"):
+            write_atomically(arguments.out, save(state))
     print(
         f"{arguments.out}: {len(changed)} layers changed; score it with --methods zeroshot --checkpoint {arguments.out}"
     )

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import functools
 import math
 from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor, as_completed
@@ -38,7 +39,6 @@ def score_folders(
     read_mask: MaskReader | None = None,
     stretched: bool = False,
     partial: bool = False,
-    workers: int = 0,
     progress: Callable[[int, int], None] = lambda done, images: None,
 ) -> SplitScorer:
     """Score every prediction of a folder; memory does not grow with it.
@@ -49,15 +49,20 @@ def score_folders(
         scorer: an empty one, which is filled.
         stretched: the predictions are squares that a network made of images of any shape.
         partial: leave out what is in one folder only.
-        workers: threads; as many as this process may use cores if 0.
 
     Raises:
         UsageError, DatasetError: the folders do not pair, or a file cannot be read or scored; the message names it.
     """
     pairs = pair_predictions(predictions, masks, partial=partial)
-    read = read_mask or _mask_reader(scorer.task)
+    # The scorer knows the classes, and that 255 is none.
+    usual = (
+        functools.partial(read_binary, colour="any")
+        if scorer.task == "binary"
+        else functools.partial(read_indices, num_classes=256)
+    )
+    read: MaskReader = read_mask or usual
     brightest = 0.0
-    with ThreadPoolExecutor(workers or affinity()) as pool:
+    with ThreadPoolExecutor(affinity()) as pool:
         futures = {pool.submit(_score, pair, scorer, read, stretched=stretched): pair for pair in pairs}
         try:
             for done, future in enumerate(as_completed(futures), start=1):
@@ -92,12 +97,6 @@ def pair_predictions(predictions: Path, masks: Path, *, partial: bool = False) -
                 f"{folder} has no {lacks} for {alone[0].name}{more}; --partial scores what both folders have"
             )
     return paired.pairs
-
-
-def _mask_reader(task: str) -> MaskReader:
-    if task == "binary":
-        return lambda path: read_binary(path, colour="any")
-    return lambda path: read_indices(path, num_classes=256)  # the scorer knows the classes, and that 255 is none
 
 
 def _score(pair: Pair, scorer: SplitScorer, read_mask: MaskReader, *, stretched: bool) -> tuple[ImageScore, float]:

@@ -1,7 +1,7 @@
 """An adapter that Hugging Face peft trained on transformers' ``SamModel``, folded into SAM's weights.
 
-The result is a model for predictions (`adopted`), or a whole checkpoint (`adopt`), which is compared by ``--methods zeroshot
---checkpoint FILE``.
+The result is a model for predictions (`adopted`), or the weights of a whole checkpoint (`folded`), which is compared by ``--methods
+zeroshot --checkpoint FILE``.
 """
 
 from __future__ import annotations
@@ -32,8 +32,8 @@ from harness.models.segmenter import Segmenter
 from harness.protocols.card import Protocol
 from harness.protocols.load import as_rules, for_backbone, protocol_hash
 from harness.registry import add_own
-from harness.system.errors import UsageError, writing_to
-from harness.system.files import read_regular, write_atomically
+from harness.system.errors import UsageError
+from harness.system.files import read_regular
 
 LARGEST = 1 << 20
 """Bytes of ``adapter_config.json``."""
@@ -86,14 +86,6 @@ def adopted(folder: Path, *, backbone: str, checkpoint: Path) -> Adopted:
         split_rule="",
     )
     return Adopted(run=run, state=state)
-
-
-def adopt(folder: Path, *, backbone: str, checkpoint: Path | None, out: Path) -> tuple[str, ...]:
-    """Write the weights of `folded` as ``out`` (``.safetensors``). Returns the layers that the adapter changes."""
-    state, targets = folded(folder, backbone=backbone, checkpoint=checkpoint)
-    with writing_to(f"{out}"):
-        write_atomically(out, save(state))
-    return targets
 
 
 def folded(folder: Path, *, backbone: str, checkpoint: Path | None) -> tuple[dict[str, Tensor], tuple[str, ...]]:

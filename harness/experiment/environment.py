@@ -39,16 +39,14 @@ def environment(device: torch.device) -> dict[str, str]:
         "python": platform.python_version(),
         "host": socket.gethostname(),
         "device": device_name(device),
-        "driver": gpu_driver() if device.type == "cuda" else "",
         "threads": str(torch.get_num_threads()),
-        **(_of_gpu() if device.type == "cuda" else {}),
-        **({"waiting": waiting()} if device.type == "cpu" else {}),
+        **code_version(),
     }
-    return {**values, **code_version()}
-
-
-def _of_gpu() -> dict[str, str]:
+    if device.type == "cpu":
+        return {**values, "driver": "", "waiting": waiting()}
     return {
+        **values,
+        "driver": gpu_driver(),
         "cuda": str(torch.version.cuda or ""),
         "cudnn": str(torch.backends.cudnn.version() or ""),
         "sdpa": "flash, efficient or math, as shapes allow",  # see `own_device`

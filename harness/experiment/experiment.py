@@ -56,41 +56,10 @@ from harness.training.checkpoint import read_state
 from harness.training.device import DTYPES
 from harness.training.distributed import PeerGone, Workers, join, leave
 from harness.training.loop import train
-from harness.training.outcome import Assignment, Interrupted, Progress, Selection, StopRequest, TrainingResult
+from harness.training.outcome import Assignment, Interrupted, Selection, StopRequest, TrainingResult
 
 LEADER_FIRST_S = 10.0
 """How long another worker that failed waits for the first to write the record."""
-
-
-class KeptMasks:
-    """Predicted masks of the ``count`` test images that `chosen_images` names, for figures. ``threshold``: of probabilities, as the overlap
-    metrics have it; None takes the likeliest class."""
-
-    def __init__(self, data: RunData, *, count: int, threshold: float | None) -> None:
-        self._tests, self._positions, self._threshold = data.tests, data.positions, threshold
-        self._chosen = chosen_images(self._positions, count)
-        self._predicted: dict[tuple[str, str], NDArray[np.uint8]] = {}
-
-    def see(self, split: str, stem: str, scores: NDArray[np.float32]) -> None:
-        """Keep a prediction, probabilities (S, S) or class scores (C, S, S), if its image was chosen."""
-        if (split, stem) in self._chosen:
-            classes = scores.reshape(-1, *scores.shape[-2:])
-            label = classes.argmax(axis=0) if self._threshold is None else scores > self._threshold
-            self._predicted[split, stem] = label.astype(np.uint8)
-
-    def encoded(self) -> bytes:
-        """See `harness.archive.masks`."""
-        return encoded_masks(
-            [
-                KeptMask(
-                    split=split,
-                    stem=stem,
-                    predicted=self._predicted[split, stem],
-                    truth=self._tests[split].mask_input(self._positions[split][stem]),
-                )
-                for split, stem in self._chosen
-            ]
-        )
 
 
 def run_experiment(
@@ -143,7 +112,7 @@ def run_experiment(
             return theirs
         if isinstance(error, PeerGone):
             raise  # perhaps killed: no result, and the run may be restarted
-        _keep_traceback(experiment.folder)
+        write_atomically(experiment.folder / "error.log", traceback.format_exc())
     record = complete(replace(record, finished=now()))
     if workers.leads or record.code != "OK":
         store.write(record, images, masks)
@@ -246,7 +215,12 @@ class Experiment:
                 workers=workers,
                 embeddings=embeddings,
                 stop=self.stop,
-                report=self._report_step,
+                report=lambda step: self.report(
+                    {
+                        "stage": "training",
+                        **{key: value for key, value in asdict(step).items() if value not in ("", {})},
+                    }
+                ),
             )
         )
 
@@ -259,8 +233,16 @@ class Experiment:
         scores: dict[str, Summary] = {}
         images: dict[str, ImageTable] = {}
         merges: dict[str, dict[str, Any]] = {}
-        count = 0 if self.scoring.labels else self.rules.keep_masks
-        kept = KeptMasks(self.data, count=count, threshold=self.scoring.threshold)
+        positions = self.data.positions
+        chosen = chosen_images(positions, 0 if self.scoring.labels else self.rules.keep_masks)
+        kept: dict[tuple[str, str], NDArray[np.uint8]] = {}
+
+        def keep(split: str, stem: str, predicted: NDArray[np.float32]) -> None:
+            if (split, stem) in chosen:  # (S, S) probabilities or (C, S, S) class scores
+                binary = self.data.benchmark.task == "binary"
+                mask = predicted > self.rules.evaluation.threshold if binary else predicted.argmax(axis=0)
+                kept[split, stem] = mask.astype(np.uint8)
+
         segmenter, method = self._attached()
         variants = {"best": trained.best_state, "last": trained.last_state}
         if trained.selected_epoch == len(trained.history):
@@ -271,7 +253,7 @@ class Experiment:
                 segmenter,
                 stage=f"test {variant}",
                 blank=variant != "best" or not method.config.trains,
-                **({"seen": kept.see} if variant == "best" else {}),
+                **({"seen": keep} if variant == "best" else {}),
             )
         if "last" not in scores:
             scores["last"] = scores["best"]
@@ -315,7 +297,16 @@ class Experiment:
             environment=record.environment | {name: words for name, words in begun.items() if words},
         )
         groups = {split: self.data.groups(split) for split in self.data.tests}
-        return record, images_csv(images, groups), kept.encoded()
+        masks = [
+            KeptMask(
+                split=split,
+                stem=stem,
+                predicted=kept[split, stem],
+                truth=self.data.tests[split].mask_input(positions[split][stem]),
+            )
+            for split, stem in chosen
+        ]
+        return record, images_csv(images, groups), encoded_masks(masks)
 
     def record(self, code: Code) -> Record:
         """The record of the run without its result."""
@@ -371,11 +362,3 @@ class Experiment:
     def _state(self, path: Path) -> dict[str, Tensor]:
         tensors = read_state(path, identity=self.run.key)
         return {name: tensor.to(self.device) for name, tensor in tensors.items()}
-
-    def _report_step(self, step: Progress) -> None:
-        content = {key: value for key, value in asdict(step).items() if value not in ("", {})}
-        self.report({"stage": "training", **content})
-
-
-def _keep_traceback(folder: Path) -> None:
-    write_atomically(folder / "error.log", traceback.format_exc())

@@ -122,7 +122,14 @@ def predict(request: Predict, *, device: torch.device, progress: Callable[[int],
     note = _note(request)
     if labels and (out / NOTE).exists():
         raise UsageError(f"--out {out} holds {LABELS}; choose another folder")
-    waiting = [image for image in request.images if _is_stale(request, image)]
+    waiting = [  # a file is missing, or older than its image
+        image
+        for image in request.images
+        if any(
+            not file.is_file() or file.stat().st_mtime_ns < image.stat().st_mtime_ns
+            for file in _outputs(request, image)
+        )
+    ]
     skipped = done = len(request.images) - len(waiting)
     if not waiting:
         return skipped
@@ -210,12 +217,6 @@ def _note(request: Predict) -> str:
             f"--out {out} holds predictions of another model or prompt, or of images of another folder; choose another folder"
         )
     return json.dumps(note, indent=1) + "\n"
-
-
-def _is_stale(request: Predict, image: Path) -> bool:
-    """Whether one of its files is missing, or older than the image."""
-    changed = image.stat().st_mtime_ns
-    return any(not path.is_file() or path.stat().st_mtime_ns < changed for path in _outputs(request, image))
 
 
 def _outputs(request: Predict, image: Path) -> list[Path]:

@@ -103,11 +103,6 @@ class Scoring:
         """Whether images have one label each, instead of masks."""
         return self._data.benchmark.task == "classification"
 
-    @property
-    def threshold(self) -> float | None:
-        """The threshold on probabilities; None where the likeliest class is taken."""
-        return self._rules.evaluation.threshold if self._data.benchmark.task == "binary" else None
-
     def remember_frozen(self, segmenter: nn.Module, method: Method) -> EmbeddingCache | None:
         """Encode each image once from now on, where the method leaves the encoder frozen. Returns the embeddings' cache for training, None
         without one."""

@@ -64,10 +64,9 @@ def expected(folders, metrics=METRICS, conventions=None):
     return scorer
 
 
-@pytest.mark.parametrize("workers", [1, 3])
-def test_scores_equal_the_scorers_on_any_number_of_workers(folders, workers):
+def test_scores_equal_the_scorers(folders):
     predictions, masks = folders
-    scores = score_folders(predictions, masks, SplitScorer(METRICS), workers=workers)
+    scores = score_folders(predictions, masks, SplitScorer(METRICS))
     assert scores.summary() == expected(folders).summary()
 
 

@@ -17,7 +17,7 @@ from transformers import SamConfig, SamModel
 
 from harness.archive.schema import Run
 from harness.cli import export, predict
-from harness.experiment.adopting import adopt
+from harness.experiment.adopting import folded
 from harness.experiment.exporting import calibration_images
 from harness.experiment.trained import load_adapter, of_results
 from harness.methods.peft import split
@@ -142,9 +142,9 @@ def test_an_adapter_that_was_trained_elsewhere_becomes_a_sam_checkpoint(
 ) -> None:
     theirs, out = _trained_elsewhere(results, tmp_path, config), tmp_path / "merged.safetensors"
 
-    changed = adopt(tmp_path / "adapter", backbone="tiny", checkpoint=tmp_path / "start.safetensors", out=out)
+    words = ["--backbone", "tiny", "--checkpoint", str(tmp_path / "start.safetensors"), "--out", str(out)]
+    assert export.main(["--adopt", str(tmp_path / "adapter"), *words]) == 0
 
-    assert "image_encoder.blocks.0.attn.qkv" in changed
     sam = plain_sam("tiny").eval()
     sam.load_state_dict(load_file(out), strict=True)
     images = torch.randn(1, 3, SIDE, SIDE, generator=torch.Generator().manual_seed(1))
@@ -211,7 +211,7 @@ def test_a_folder_that_is_no_adapter_of_sam_is_one_line(tmp_path: Path, config: 
         (tmp_path / "adapter_config.json").write_text(json.dumps(config))
         save_file({"x": torch.zeros(1)}, tmp_path / "adapter_model.safetensors")
     with pytest.raises(UsageError, match=word) as caught:
-        adopt(tmp_path, backbone="tiny", checkpoint=None, out=tmp_path / "out.safetensors")
+        folded(tmp_path, backbone="tiny", checkpoint=None)
     assert "\n" not in str(caught.value)
 
 
