@@ -150,6 +150,6 @@ def test_what_is_wrong_in_a_card_is_one_line(text, word, tmp_path, monkeypatch) 
 
 
 @pytest.mark.parametrize("name", ["../../NOTES", "a/b", ".hidden", "-rf", "", "a\nb", "x" * 151, "a\\b"])
-def test_a_protocol_cannot_be_named_so_that_its_table_lies_elsewhere(name: str) -> None:
+def test_a_protocols_name_cannot_move_its_table(name: str) -> None:
     with pytest.raises(UsageError, match="files are named after it"):
         load_protocol("demo", {"name": name})

@@ -46,7 +46,7 @@ def test_opencv_gives_scipys_distances_to_the_last_bit() -> None:
 
 
 @pytest.mark.parametrize("reach", [4, 20, 90])
-def test_what_lies_within_reach_has_its_distance_and_what_lies_beyond_a_larger_one(reach: int) -> None:
+def test_distances_are_exact_within_reach_and_larger_beyond(reach: int) -> None:
     in_boxes = False
     for mask in filter(np.any, masks()):
         distances, plain = squared_distances(mask, reach=reach), by_scipy(mask)
@@ -59,9 +59,9 @@ def test_what_lies_within_reach_has_its_distance_and_what_lies_beyond_a_larger_o
 
 def test_what_the_blur_reads_takes_the_foreground_that_scipy_calls_the_nearest() -> None:
     for mask in filter(np.any, masks()):
-        (row, column), places = _nearest(mask, by_scipy(mask))
+        (row, column), positions = _nearest(mask, by_scipy(mask))
         nearest = distance_transform_edt(~mask, return_distances=False, return_indices=True)
-        assert np.array_equal(places, nearest[:, row, column]), mask.shape
+        assert np.array_equal(positions, nearest[:, row, column]), mask.shape
         # every background pixel within three rows and three columns of the foreground, and no foreground
         near = np.zeros(mask.shape, dtype=np.bool_)
         near[row, column] = True

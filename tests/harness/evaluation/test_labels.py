@@ -75,7 +75,7 @@ def test_a_hopeless_and_a_certain_prediction_have_finite_scores() -> None:
     assert wrong == {"accuracy": 0.0, "nll": pytest.approx(87.336, abs=1e-2), "ece": 1.0}
 
 
-def test_a_confidence_of_one_lies_in_the_last_bin_and_a_bound_in_the_bin_above() -> None:
+def test_a_confidence_of_one_is_in_the_last_bin_and_a_bound_in_the_bin_above() -> None:
     assert calibration_error([1.0, 0.97], [False, True]) == pytest.approx(abs(-1.0 + 0.03) / 2)
     assert calibration_error([1 / 3, 0.35], [True, False], bins=3) == pytest.approx(abs(2 / 3 - 0.35) / 2)
 

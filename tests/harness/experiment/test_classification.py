@@ -27,20 +27,20 @@ LABELS = ["--backbone", "tiny_timm", "--set", "task=classification"]
 
 def _planned(tmp_path: Path, *words: str) -> Plan:
     base = ["--methods", "lora", "--protocol", "demo", "--results", str(tmp_path / "runs"), *words]
-    asked = understand(run.parser().parse_args(base), Settings())
-    return plan(asked.request, prepare_samples=lambda name: tmp_path)
+    requested = understand(run.parser().parse_args(base), Settings())
+    return plan(requested.request, prepare_samples=lambda name: tmp_path)
 
 
 @pytest.fixture(scope="module")
 def finished(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """Results of four methods on a folder of three classes, whose mean grey tells them apart."""
-    place = tmp_path_factory.mktemp("labels")
-    folder = write_folders(place / "pets", classes=("cat", "cow", "dog"), splits=SPLITS)
+    position = tmp_path_factory.mktemp("labels")
+    folder = write_folders(position / "pets", classes=("cat", "cow", "dog"), splits=SPLITS)
     words = ["--methods", "decoder,bitfit,lora,naslora", "--protocol", "demo", *LABELS, "--datasets", f"pets={folder}"]
     sets = ["decoder=mean-pool", "epochs=2", "image_size=64", "naslora.search_start_epoch=1"]
     options = [word for setting in sets for word in ("--set", setting)]
-    assert run.main([*words, *options, "--results", str(place / "runs"), "--executor", "inline"]) == 0
-    return place / "runs"
+    assert run.main([*words, *options, "--results", str(position / "runs"), "--executor", "inline"]) == 0
+    return position / "runs"
 
 
 def test_every_method_trains_is_selected_tested_and_merged(finished: Path) -> None:

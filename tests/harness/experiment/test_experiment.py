@@ -126,11 +126,13 @@ def test_a_run_that_failed_starts_anew_where_its_masks_were_mended_since(tmp_pat
     mended = job_of(tmp_path, "decoder", **SMALL)
     assert mended.run.key == job.run.key
     assert mended.run.data_fingerprint != job.run.data_fingerprint
-    told: list[dict[str, Any]] = []
-    again = run_experiment(mended, progress=told.append)
-    assert any("have changed since, so the run restarts from the beginning" in note.get("text", "") for note in told)
+    reported: list[dict[str, Any]] = []
+    repeated = run_experiment(mended, progress=reported.append)
+    assert any(
+        "have changed since, so the run restarts from the beginning" in note.get("text", "") for note in reported
+    )
     fresh = run_experiment(job_of(tmp_path / "fresh", "decoder", samples=tmp_path, **SMALL))
-    assert again.history[0]["loss"] == fresh.history[0]["loss"]
+    assert repeated.history[0]["loss"] == fresh.history[0]["loss"]
 
 
 def run_in_two(
@@ -189,12 +191,14 @@ def test_a_worker_that_is_killed_leaves_the_record_to_the_supervisor(
 
 @pytest.mark.skipif(torch.cuda.is_available(), reason="a GPU can be used here")
 @pytest.mark.parametrize(("given", "said"), [("0", True), (None, False)])
-def test_a_gpu_that_torch_cannot_use_is_told(results: Path, monkeypatch: pytest.MonkeyPatch, given, said: bool) -> None:
+def test_a_gpu_that_torch_cannot_use_is_reported(
+    results: Path, monkeypatch: pytest.MonkeyPatch, given, said: bool
+) -> None:
     monkeypatch.delenv("CUDA_VISIBLE_DEVICES", raising=False)
     if given is not None:
         monkeypatch.setenv("CUDA_VISIBLE_DEVICES", given)
     notes: list[str] = []
-    run_experiment(job_of(results, "zeroshot", **SMALL), progress=lambda told: notes.append(told["stage"]))
+    run_experiment(job_of(results, "zeroshot", **SMALL), progress=lambda reported: notes.append(reported["stage"]))
     assert any(f"GPU {given} is there, but torch" in note for note in notes) == said
     monkeypatch.setenv("SLURM_ARRAY_TASK_ID", "7")
     record = run_experiment(job_of(results, "zeroshot", seeds=(1,), **SMALL))
@@ -228,8 +232,8 @@ def test_folds_that_train_at_the_same_time_train_as_each_does_alone(tmp_path: Pa
     alone = [run_experiment(job(tmp_path / f"alone-{seed}", seed)) for seed in (0, 1)]
     between: list[Record] = []
 
-    def at_the_end_of_the_first_epoch(told: dict[str, Any]) -> None:
-        if told.get("kind") == "epoch" and told["epoch"] == 1:
+    def at_the_end_of_the_first_epoch(reported: dict[str, Any]) -> None:
+        if reported.get("kind") == "epoch" and reported["epoch"] == 1:
             between.append(run_experiment(job(tmp_path / "beside", 1)))
 
     first = run_experiment(job(tmp_path / "beside", 0), progress=at_the_end_of_the_first_epoch)
@@ -318,10 +322,10 @@ def test_a_stop_while_a_model_is_scored_is_heard_and_counts_nothing_twice(tmp_pa
     rules: dict[str, Any] = {"image_size": 64, "epochs": 1, "train_limit": 4, "val_limit": 9, "test_limit": 9}
     job = job_of(tmp_path / "stopped", **rules)
     whole = run_experiment(job_of(tmp_path / "whole", **rules))
-    stop, told = StopRequest(), Counter[str]()
+    stop, reported = StopRequest(), Counter[str]()
 
     def progress(news: dict[str, Any]) -> None:
-        told[news["stage"]] += 1
+        reported[news["stage"]] += 1
         if news["stage"] == stage:
             stop.request()
 
@@ -371,7 +375,7 @@ def test_head_mask_tokens_and_method_start_from_the_seed(tmp_path: Path) -> None
         assert torch.equal(states[1][name], states[2][name]), name
 
 
-def test_batches_flips_and_those_of_the_architecture_are_drawn_anew_by_seed_and_epoch() -> None:
+def test_batches_and_flips_depend_on_seed_and_epoch() -> None:
     def drawn(seed: int, epoch: int) -> list[object]:
         plan = UpdatePlan(indices=range(16), batch_size=4, seed=seed, flip=0.5)
         return [

@@ -45,7 +45,7 @@ def test_export_predicts_alike_under_segment_anything_itself(results: Path, tmp_
 
 
 @torch.no_grad()
-def test_a_whole_sam_2_keeps_its_memory_and_lies_in_the_file_as_metas_does(results: Path, tmp_path: Path) -> None:
+def test_a_whole_sam_2_keeps_its_memory_and_has_metas_file_layout(results: Path, tmp_path: Path) -> None:
     started, out = tmp_path / "sam2.1_hiera_toy.pt", tmp_path / "sam.pth"
     memory = {"memory_encoder.out_proj.weight": torch.ones(2, 3)}
     torch.save({"model": sam_state_dict(build_segmenter("tiny_sam2", task="binary")) | memory}, started)
@@ -202,28 +202,28 @@ def test_a_demo_has_no_model_index_and_its_use_is_code_that_runs(results, tmp_pa
 
 
 @pytest.mark.parametrize(
-    ("merge", "scores", "told"),
+    ("merge", "scores", "reported"),
     [
         ("exact", {}, 0.75),
         ("calibrated", {}, None),
         ("calibrated", {"merged-calibrated": {"test": {"s_measure": 0.625}}}, 0.625),
     ],
 )
-def test_a_merge_that_changes_the_model_is_not_given_the_scores_of_the_unmerged(results, merge, scores, told):
+def test_a_merge_that_changes_the_model_is_not_given_the_scores_of_the_unmerged(results, merge, scores, reported):
     run = real(finished(results, "naslora"))
     record = Record(run=run, key=run.key, code="OK", scores=SCORES | scores)
     text = model_card(record, base=None, licence=None, form="it", usage="so", merge=merge, terms="free", source="here")
     card: Any = ModelCard(text)
     values = [result.metric_value for result in card.data.eval_results or [] if result.metric_type == "s_measure"]
-    assert values == ([] if told is None else [told])
-    assert ("before merging" in text) == (told is None)
-    assert f"{told or 0.75:.4f}" in text  # the table says whose scores it holds
+    assert values == ([] if reported is None else [reported])
+    assert ("before merging" in text) == (reported is None)
+    assert f"{reported or 0.75:.4f}" in text  # the table says whose scores it holds
 
 
 def test_the_command_on_a_card_plans_the_run_of_the_record(results: Path) -> None:
     run = finished(results, "lora", rules={"lr": "2e-4", "merge": ["exact"]}, rank=5, sites="q,v")  # type: ignore[dict-item]
     _, verb, *words = shlex.split(command_of([Record(run=run, key=run.key, code="OK")]))
     assert verb == "run"
-    asked = understand(run_verb.parser().parse_args([*words, "--results", str(results)]), Settings())
-    (job,) = plan(asked.request, prepare_samples=sample_writer(results)).jobs
+    requested = understand(run_verb.parser().parse_args([*words, "--results", str(results)]), Settings())
+    (job,) = plan(requested.request, prepare_samples=sample_writer(results)).jobs
     assert job.run.key == run.key

@@ -93,7 +93,7 @@ def test_a_record_names_the_code_that_began_its_run(tmp_path: Path, monkeypatch:
         patch.setattr(experiment, "machine", lambda device: "another machine, torch 1.0")
         patch.setattr(experiment, "number_code", lambda *parts: {"numbers": "earlier", "numbers_method": "method"})
         with pytest.raises(Interrupted):
-            run_experiment(job, stop=stop, progress=lambda told: stop.request() if told.get("step") else None)
+            run_experiment(job, stop=stop, progress=lambda reported: stop.request() if reported.get("step") else None)
     record = run_experiment(job)
     assert (record.message, record.code, record.environment.get("begun_by")) == ("", "OK", "earlier method")
     assert record.environment["numbers"] != "earlier"

@@ -71,7 +71,7 @@ def words(job: Job, image: Path, out: Path, *more: str) -> list[str]:
     (["--box", "0,0,80,50", "--box", "100,60,160,100"], [[0, 0, 64, 64], [80, 76.8, 128, 128]]),  # to its edges
     (["--point", "16,10", "--point", "80,50"], [[[12.8, 12.8], [64, 64]]]),
 ])  # fmt: skip
-def test_a_prompt_of_ones_own_is_in_pixels_of_the_file(done, tmp_path, given, scaled):
+def test_a_users_prompt_is_in_pixels_of_the_file(done, tmp_path, given, scaled):
     job, _ = done
     image = image_of(job, tmp_path)
     assert predict.main(words(job, image, tmp_path / "out", *given, "--probabilities")) == 0

@@ -80,7 +80,7 @@ def test_several_classes_are_scored_as_such_and_predicted_without_the_folder(tmp
 
 
 @pytest.mark.parametrize("classes", [2, 3])
-def test_a_model_that_draws_no_object_has_a_code_and_no_score(tmp_path, monkeypatch, capsys, classes: int) -> None:
+def test_a_model_that_predicts_no_object_has_a_code_and_no_score(tmp_path, monkeypatch, capsys, classes: int) -> None:
     def background(output: SegmenterOutput, size: tuple[int, int]) -> torch.Tensor:
         scores = probabilities(output, size)
         return torch.zeros_like(scores) if classes == 2 else scores * 0 - torch.arange(classes).view(-1, 1, 1)
@@ -146,7 +146,7 @@ def test_a_run_that_is_stopped_goes_on_to_the_same_numbers(tmp_path: Path) -> No
     assert np.isfinite([entry["loss"] for entry in alone.history]).all()
 
 
-def test_a_merged_export_loads_as_a_checkpoint_and_draws_the_same(tmp_path: Path) -> None:
+def test_a_merged_export_loads_as_a_checkpoint_and_predicts_the_same(tmp_path: Path) -> None:
     run = finished(tmp_path, "lora", backbone="mobile_sam", rules={"image_size": SIDE})
     out = tmp_path / "merged.pth"
     assert export_to(tmp_path, run, out, "--merge", "exact") == 0

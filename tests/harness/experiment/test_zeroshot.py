@@ -79,6 +79,6 @@ def test_a_rate_is_refused_and_tuning_one_passes_it_by(tmp_path: Path, capsys: p
     assert run.main([*words, "--plan"]) == 2
     assert "nothing" in capsys.readouterr().err
     entries = (Variant(method="zeroshot"), Variant(method="decoder"))
-    asked = Request(entries=entries, benchmarks=("kvasir",), protocol="demo", results=tmp_path)
-    _, trials = plan_trials(asked, Tuning(grids={"lr": [1e-3, 1e-4]}), prepare_samples=sample_writer(tmp_path))
+    requested = Request(entries=entries, benchmarks=("kvasir",), protocol="demo", results=tmp_path)
+    _, trials = plan_trials(requested, Tuning(grids={"lr": [1e-3, 1e-4]}), prepare_samples=sample_writer(tmp_path))
     assert [trial.entry.method for trial in trials] == ["decoder"]

@@ -1,18 +1,21 @@
-"""Batches, flips and subsets are functions of (seed, epoch, position) and nothing else."""
+"""Batches, flips, augmentations and subsets are functions of (seed, epoch, position) and nothing else."""
 
 from __future__ import annotations
 
 import hashlib
+from pathlib import Path
 from typing import Any
 
 import numpy as np
 import pytest
 import torch
 
+from harness.training.augmentations import AUGMENTATIONS, augmented
 from harness.training.batches import UpdatePlan, draw_number, hold_out, load_one, shuffled, slice_of, subset
+from harness.training.cache import EmbeddingCache
 from harness.training.distributed import ALONE
 from harness.training.feeding import Feeder
-from tests.harness.training.tiny import CPU, Discs, protocol
+from tests.harness.training.tiny import CPU, Discs, Run, protocol, summary
 
 
 def plan(count: int = 10, **fields: object) -> UpdatePlan:
@@ -95,12 +98,12 @@ def test_an_images_flip_does_not_depend_on_where_in_the_epoch_it_comes(fields: d
     assert flips == {index: chosen.flipped(2, index) for index in range(10)}
     assert len(set(flips.values())) == 2
     for batch in batches:
-        for place, (index, _) in enumerate(batch.entries):
+        for position, (index, _) in enumerate(batch.entries):
             image = torch.from_numpy(Discs(10).image(index))
-            assert torch.equal(batch.images[place], image.flip(-1) if flips[index] else image)
+            assert torch.equal(batch.images[position], image.flip(-1) if flips[index] else image)
 
 
-def test_an_image_that_comes_again_in_an_epoch_is_drawn_anew() -> None:
+def test_an_image_that_repeats_in_an_epoch_has_another_flip() -> None:
     """Five images eight times an epoch: what is drawn for a turn after the first depends on the turn, too."""
     chosen = plan(indices=range(5), epoch_images=40, batch_size=2, accumulate=2)
     feeder = Feeder(
@@ -180,7 +183,7 @@ def test_with_other_masks_every_image_has_anothers() -> None:
             assert [torch.equal(a, b) for a, b in zip(batch.targets, targets, strict=True)] == [not other] * 3
 
 
-def test_a_small_split_comes_round_again_in_an_epoch_of_more_images() -> None:
+def test_a_small_split_repeats_in_an_epoch_of_more_images() -> None:
     plan = UpdatePlan(indices=range(5), batch_size=4, epoch_images=14, seed=3)
     batches = [plan.update(2, step)[0] for step in range(plan.updates_per_epoch)]
     seen = [index for batch in batches for index in batch]
@@ -197,3 +200,61 @@ def test_the_architectures_own_batches_leave_those_of_the_weights_alone() -> Non
     architecture = [plan.update(0, step, for_architecture=True)[0] for step in range(4)]
     assert sorted(index for batch in architecture for index in batch) == list(range(8))
     assert architecture != [plan.update(0, step)[0] for step in range(4)]
+
+
+GEOMETRIC = ("vertical-flip", "rotate", "scale")
+SOURCE = Discs(1)
+IMAGE, MASK = (torch.from_numpy(np.asarray(part)) for part in (SOURCE.image(0), SOURCE.mask_input(0)))
+
+
+@pytest.mark.parametrize("name", AUGMENTATIONS)
+def test_it_changes_pixels_by_the_key_alone_and_keeps_types_and_sizes(name: str) -> None:
+    made = [augmented(IMAGE, MASK, (name,), 0, epoch, 5) for epoch in range(12)]
+    repeated = [augmented(IMAGE, MASK, (name,), 0, epoch, 5) for epoch in range(12)]
+    for (image, mask), (same, alike) in zip(made, repeated, strict=True):
+        assert torch.equal(image, same)
+        assert torch.equal(mask, alike)
+        assert (image.dtype, image.shape, mask.dtype, mask.shape) == (torch.uint8, IMAGE.shape, torch.uint8, MASK.shape)
+    assert any(not torch.equal(image, IMAGE) for image, _ in made)
+    assert len({image.numpy().tobytes() for image, _ in made}) > 1
+    assert any(not torch.equal(mask, MASK) for _, mask in made) == (name in GEOMETRIC)
+
+
+@pytest.mark.parametrize("name", GEOMETRIC)
+def test_a_mask_moves_with_its_image_and_what_comes_in_is_ignored(name: str) -> None:
+    drawn = MASK * 255
+    for key in range(12):
+        image, mask = augmented(drawn.expand(3, -1, -1), MASK, (name,), key)
+        counted = mask != 255
+        agree = ((image[0] > 127) == (mask == 1))[counted].float().mean()
+        assert agree > 0.98  # but for the rim, which the image blends
+        assert set(mask.unique().tolist()) <= {0, 1, 255}
+
+
+def test_a_label_stays() -> None:
+    label = torch.tensor([[2]], dtype=torch.uint8)
+    assert torch.equal(augmented(IMAGE, label, tuple(AUGMENTATIONS), 1)[1], label)
+
+
+def test_training_sees_them_and_goes_on_as_if_it_had_not_been_stopped(tmp_path: Path) -> None:
+    plain = summary(Run(folder=tmp_path / "plain", rules=protocol(epochs=1)).train())
+    rules = protocol(epochs=1, augment=("vertical-flip", "colour-jitter"))
+    first, second = (summary(Run(folder=tmp_path / name, rules=rules).train()) for name in ("a", "b"))
+    assert first == second
+    assert first["last"] != plain["last"]
+
+
+def test_no_embedding_is_kept_of_images_that_change(tmp_path: Path) -> None:
+    run = Run(
+        folder=tmp_path,
+        method="decoder",
+        rules=protocol(epochs=2, augment=("rotate",)),
+        embeddings=EmbeddingCache(encoder="x"),
+    )
+    counts: list[int] = []
+    run.validate = lambda: {"iou": 0.0}
+    run.segmenter.get_submodule("encoder").register_forward_hook(
+        lambda module, inputs, output: counts.append(len(inputs[0]))
+    )
+    run.train()
+    assert sum(counts) == 14

@@ -44,8 +44,10 @@ def test_an_embedding_is_computed_once_and_kept_exactly(folder: Path | None, dty
     assert not embeddings.ready((1, True))
     first = embeddings.get((1, True), image=IMAGE, encode=encode)
     assert embeddings.ready((1, True))
-    again = embeddings.get((1, True), image=None, encode=encode)
-    others = [first, again] if folder is None else [first, again, cache(folder).get(None, image=IMAGE, encode=encode)]
+    repeated = embeddings.get((1, True), image=None, encode=encode)
+    others = (
+        [first, repeated] if folder is None else [first, repeated, cache(folder).get(None, image=IMAGE, encode=encode)]
+    )
     assert encode.calls == 1
     assert all(other.dtype == dtype and torch.equal(other, encode.value) for other in others)
 
@@ -134,7 +136,7 @@ def test_each_image_passes_the_encoder_once_a_flip(tmp_path: Path) -> None:
     assert counts == [1] * 4
     second.train()
     assert later == []
-    assert second.source.asked == []
+    assert second.source.requested == []
 
 
 @pytest.mark.parametrize(

@@ -59,9 +59,9 @@ def test_a_start_from_data_sees_the_first_batches_once_before_any_update(tmp_pat
     run.attached.start_from = start_from  # type: ignore[method-assign]
     with pytest.raises(Interrupted):
         run.train()
-    again = Run(folder=tmp_path, config={"initialisation": "eva"})
-    again.attached.start_from = start_from  # type: ignore[method-assign]
-    again.train()
+    repeated = Run(folder=tmp_path, config={"initialisation": "eva"})
+    repeated.attached.start_from = start_from  # type: ignore[method-assign]
+    repeated.train()
     (start,) = started
     for name, tensor in expected.items():
         torch.testing.assert_close(start[name], tensor, atol=1e-5, rtol=1e-4, msg=name)
@@ -127,7 +127,7 @@ def test_an_epochs_loss_is_the_mean_over_its_own_updates(tmp_path: Path) -> None
         assert entry["updates"] == {"weights": 3}
 
 
-def test_the_same_seed_gives_the_same_weights_whatever_else_draws_and_another_seed_others(tmp_path: Path) -> None:
+def test_weights_depend_on_the_seed_and_not_on_other_random_numbers(tmp_path: Path) -> None:
     def draws(progress: Progress) -> None:
         torch.rand(3)
 
@@ -152,8 +152,8 @@ def test_the_noise_of_every_step_is_its_own(tmp_path: Path) -> None:
 
     run.report = look
     run.train()
-    places = [(3, epoch, step, 0) for epoch in range(2) for step in range(2)]
-    assert seeds == [(draw_number("method", *place), draw_number("torch", *place)) for place in places]
+    positions = [(3, epoch, step, 0) for epoch in range(2) for step in range(2)]
+    assert seeds == [(draw_number("method", *position), draw_number("torch", *position)) for position in positions]
     assert len(set(seeds)) == 4
 
 
@@ -278,12 +278,14 @@ def test_training_stops_once_patience_runs_out_and_lr_falls_as_if_it_had_not(tmp
         (e["epoch"], e["loss"], e["lr"]) for e in whole.history[:4]
     ], "a tie is no better, so two in a row were none better than epoch 2"
     assert load_file(result.last_state).keys() == load_file(result.best_state).keys()
-    again: list[Progress] = []
-    Run(folder=tmp_path / "early", images=2, rules=protocol(**rules), validate=scripted(), report=again.append).train()
-    assert not [progress for progress in again if progress.kind == "step"], "a finished run stays finished"
+    repeated: list[Progress] = []
+    Run(
+        folder=tmp_path / "early", images=2, rules=protocol(**rules), validate=scripted(), report=repeated.append
+    ).train()
+    assert not [progress for progress in repeated if progress.kind == "step"], "a finished run stays finished"
 
 
-def test_patience_counts_validations_and_starts_again_with_each_better_one(tmp_path: Path) -> None:
+def test_patience_counts_validations_since_the_best(tmp_path: Path) -> None:
     rules = protocol(epochs=9, select_every=2, patience=2)
     result = Run(folder=tmp_path, images=2, rules=rules, validate=scripted(0.3, 0.2, 0.4, 0.1, 0.2)).train()
     assert (len(result.history), result.selected_epoch) == (9, 6)

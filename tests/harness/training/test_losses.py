@@ -137,10 +137,10 @@ def test_mask2former_loss_equals_the_best_of_all_assignments(seed: int) -> None:
 
     def cost(tokens: tuple[int, ...]) -> float:
         total = 0.0
-        for place, token in enumerate(tokens):
-            bce = F.binary_cross_entropy_with_logits(coarse[token], small[place])
-            chance = classes[token].softmax(-1)[present[place]]
-            total += float(5 * bce + 5 * dice(coarse[token], small[place]) - 10 * chance)
+        for position, token in enumerate(tokens):
+            bce = F.binary_cross_entropy_with_logits(coarse[token], small[position])
+            chance = classes[token].softmax(-1)[present[position]]
+            total += float(5 * bce + 5 * dice(coarse[token], small[position]) - 10 * chance)
         return total
 
     with torch.no_grad():
@@ -149,8 +149,8 @@ def test_mask2former_loss_equals_the_best_of_all_assignments(seed: int) -> None:
     wanted[list(best)] = present
     weight = torch.tensor([1.0, 1, 1, 1, 0.1])
     expected = 10 * F.cross_entropy(output.classes[0], wanted, weight=weight)
-    for place, token in enumerate(best):
-        mask = region[place].flatten()
+    for position, token in enumerate(best):
+        mask = region[position].flatten()
         bce = F.binary_cross_entropy_with_logits(logits[token], mask)
         expected = expected + (5 * bce + 5 * dice(logits[token], mask)) / len(present)
     torch.testing.assert_close(multiclass_loss()(output, target), expected)

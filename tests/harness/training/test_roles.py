@@ -192,7 +192,7 @@ def test_the_held_out_images_are_those_of_the_runs_seed(tmp_path: Path) -> None:
         assert used <= set(kept if moved == {WEIGHTS} else held_out)
 
 
-def test_joint_steps_move_both_roles_and_the_rate_told_is_that_of_the_weights(tmp_path: Path) -> None:
+def test_joint_steps_move_both_roles_and_report_the_rate_of_the_weights(tmp_path: Path) -> None:
     run, steps = watched(tmp_path, {"stagewise": False, "alpha_lr": 0.05})
     result = run.train()
     # The up-projection starts at zero, so no gradient reaches α in the very first step.

@@ -43,29 +43,29 @@ def test_a_stopped_run_goes_on_as_if_it_had_not_been(tmp_path, whole, epoch, ste
         Interrupted, match=f"stopped in epoch {epoch} after step {step}; repeat the command to continue"
     ):
         Run(folder=tmp_path / "stopped", stop=stop, report=stop_there).train()
-    told: list[Progress] = []
-    assert summary(Run(folder=tmp_path / "stopped", report=told.append).train()) == whole[1]
-    assert [note.text for note in told if note.kind == "note"] == [f"continues in epoch {epoch} after step {step}"]
-    assert [(progress.epoch, progress.step) for progress in told if progress.kind == "step"][:1] == following
+    reported: list[Progress] = []
+    assert summary(Run(folder=tmp_path / "stopped", report=reported.append).train()) == whole[1]
+    assert [note.text for note in reported if note.kind == "note"] == [f"continues in epoch {epoch} after step {step}"]
+    assert [(progress.epoch, progress.step) for progress in reported if progress.kind == "step"][:1] == following
 
 
-def test_a_finished_run_is_not_trained_again(tmp_path: Path, finished: dict[str, Any]) -> None:
-    told: list[str] = []
-    again = Run(folder=tmp_path, report=lambda progress: told.append(progress.kind), validate=scripted())
-    assert summary(again.train()) == finished
-    assert "step" not in told
+def test_a_finished_run_is_not_trained_twice(tmp_path: Path, finished: dict[str, Any]) -> None:
+    reported: list[str] = []
+    repeated = Run(folder=tmp_path, report=lambda progress: reported.append(progress.kind), validate=scripted())
+    assert summary(repeated.train()) == finished
+    assert "step" not in reported
 
 
 def test_a_missing_best_state_starts_the_run_over_and_says_so(tmp_path: Path, finished: dict[str, Any]) -> None:
     (tmp_path / "best.safetensors").unlink()
     notes: list[str] = []
-    again = Run(folder=tmp_path, report=lambda progress: notes.append(progress.text) if progress.text else None)
-    assert summary(again.train()) == finished
+    repeated = Run(folder=tmp_path, report=lambda progress: notes.append(progress.text) if progress.text else None)
+    assert summary(repeated.train()) == finished
     assert any("best state of epoch" in note for note in notes)
 
 
 @pytest.mark.parametrize("state", ["best.safetensors", "best-0001.safetensors"])
-def test_the_best_state_of_another_run_is_not_taken_for_ones_own(tmp_path, finished: dict[str, Any], state: str):
+def test_the_best_state_of_another_run_is_not_used(tmp_path, finished: dict[str, Any], state: str):
     label, epoch = "sam-peft-harness", finished["selected"]
     (tmp_path / "best.safetensors").unlink()
     foreign = {name: tensor + 1 for name, tensor in Run(folder=tmp_path).attached.state().items()}
@@ -79,20 +79,22 @@ def test_a_checkpoint_that_other_code_or_machine_continues_says_so_in_the_result
 
     def stopped(code: str, *, epoch: int) -> None:
         stop = StopRequest()
-        heard = lambda told: stop.request() if told.kind == "step" and told.epoch == epoch else None  # noqa: E731
+        heard = lambda reported: stop.request() if reported.kind == "step" and reported.epoch == epoch else None  # noqa: E731
         with pytest.raises(Interrupted):
             Run(folder=tmp_path, stop=stop, report=heard, code=code, machine=f"{code} GPU").train()
 
     stopped("first", epoch=1)
     stopped("first", epoch=1)
     stopped("second", epoch=2)
-    told: list[str] = []
-    last = Run(folder=tmp_path, code="third", machine="second GPU", report=lambda progress: told.append(progress.text))
+    reported: list[str] = []
+    last = Run(
+        folder=tmp_path, code="third", machine="second GPU", report=lambda progress: reported.append(progress.text)
+    )
     result = last.train()
     assert result.earlier_codes == ["first", "second"]
     assert result.earlier_machines == ["first GPU"]
-    assert any("other code" in text for text in told)
-    assert not any("written on" in text for text in told)
+    assert any("other code" in text for text in reported)
+    assert not any("written on" in text for text in reported)
 
 
 @pytest.mark.usefixtures("finished")
