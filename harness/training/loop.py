@@ -27,14 +27,13 @@ from harness.protocols.card import Protocol
 from harness.system.errors import UsageError
 from harness.training.batches import UpdatePlan, draw_number, hold_out
 from harness.training.cache import EmbeddingCache, encoder_is_frozen
-from harness.training.checkpoint import CheckpointFiles, StateFiles
+from harness.training.checkpoint import CheckpointFiles, Position, StateFiles
 from harness.training.device import peak_bytes, reset_peak
 from harness.training.distributed import ALONE, Workers
 from harness.training.feeding import LOOKAHEAD, Feeder, task_loss
 from harness.training.losses import Loss, build_loss
 from harness.training.optimisers import build_optimisers, parameters_of, set_learning_rate, update
 from harness.training.outcome import Assignment, Diverged, Interrupted, Progress, TrainingResult
-from harness.training.position import Position
 
 MOST_STEPS = 1000
 """Steps for one update of the weights; a method that takes more than this never updates them."""
