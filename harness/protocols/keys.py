@@ -96,7 +96,7 @@ CUT_OPTIONS: dict[str, Any] = {
     "rate_ratio": 1.0,
     "initialisation": "kaiming",
 }
-"""The same for options of methods, by name or as ``method.option``."""
+"""The same for options of methods."""
 OPTIONS_RENAMED = {("gate", "switch"): "intended"}
 """(option, value) -> the name of that value in the first records, which keys still use."""
 
@@ -117,10 +117,7 @@ def hashed_rules(rules: Mapping[str, Any]) -> dict[str, Any]:
     kept = with_pixels(_hashed(named, first=FIRST_RULES, unchanged={**_defaults(), **CUT_RULES}, cut=CUT_RULES))
     for name, first in (("quirks", FIRST_QUIRKS), ("evaluation", FIRST_CONVENTIONS)):
         if isinstance(kept.get(name), Mapping):
-            cut = {
-                key.removeprefix(f"{name}."): value for key, value in CUT_RULES.items() if key.startswith(f"{name}.")
-            }
-            kept[name] = _hashed(kept[name], first=first, unchanged={**_defaults()[name], **cut}, cut=cut)
+            kept[name] = _hashed(kept[name], first=first, unchanged=_defaults()[name], cut={})
     if isinstance(kept.get("methods"), Mapping):
         methods = {name: _hashed_options(name, options, cut={}) for name, options in kept["methods"].items()}
         kept["methods"] = {name: options for name, options in methods.items() if options}
@@ -129,12 +126,7 @@ def hashed_rules(rules: Mapping[str, Any]) -> dict[str, Any]:
 
 def hashed_options(method: str, config: Mapping[str, Any]) -> dict[str, Any]:
     """A method's configuration as keys and row identities take it."""
-    cut = {
-        name.removeprefix(f"{method}."): value
-        for name, value in CUT_OPTIONS.items()
-        if "." not in name or name.startswith(f"{method}.")
-    }
-    return _hashed_options(method, config, cut=cut)
+    return _hashed_options(method, config, cut=CUT_OPTIONS)
 
 
 def _hashed_options(method: str, config: Mapping[str, Any], *, cut: Mapping[str, Any]) -> dict[str, Any]:
