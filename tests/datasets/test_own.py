@@ -14,7 +14,8 @@ from PIL import Image
 from harness.cli.data import main
 from harness.datasets.base import DataOptions, DatasetError, Splits
 from harness.datasets.own import any_folder, read_classes
-from harness.datasets.readers.folder_benchmark import CARVED
+from harness.datasets.preparing.checking import first_look
+from harness.datasets.readers.folder_benchmark import CARVED, FolderBenchmark
 from tests.datasets.conftest import opened
 
 STEMS = [f"site{site}_r{row}c0" for site in range(8) for row in range(3)]
@@ -353,6 +354,16 @@ def _channels(root: Path) -> None:
     photograph(root / f"imagesTr/{STEMS[0]}_0001.png")
 
 
+def _label_missing(root: Path) -> None:
+    write(root, "imagesTr/{}_0000.png", "labelsTr/{}.png")
+    photograph(root / "imagesTr/more_0000.png")
+
+
+def _objects_missing(root: Path) -> None:
+    _objects(root, "images/{}.jpg", "masks/{}/{}.png")
+    photograph(root / "images/more.jpg")
+
+
 def _pages(root: Path) -> None:
     write(root)
     pages = [Image.new("L", (30, 24), level) for level in (9, 99)]
@@ -385,6 +396,8 @@ def _pages(root: Path) -> None:
         (_dummy, "more images that would not be read: outlines/ (24), radiographs/ (24)"),
         (_two_sets, "(24 pairs); give one, such as mine="),
         (_channels, "second channel"),
+        (_label_missing, "1 images of mine have no mask, first"),
+        (_objects_missing, "1 images of mine have no mask, first"),
         (_pages, "2 pages"),
         (_converter("scan.nii.gz"), "nibabel"),
         (_converter("series/1.dcm"), "DICOM"),
@@ -514,6 +527,16 @@ def test_check_explains_masks(tmp_path: Path, capsys, draw: Draw, classes: str, 
     output = " ".join(capsys.readouterr().out.split())
     assert word in output
     assert ("several classes?" in output) == ("several" in word)
+
+
+def test_the_first_look_before_a_run_is_spread_over_a_split(tmp_path: Path) -> None:
+    """Of 120 masks the first ten are right, and the others inverted."""
+    stems = [f"{number:03}" for number in range(120)]
+    write(tmp_path, stems=stems[:10])
+    write(tmp_path, stems=stems[10:], draw=bands(255, 0))
+    benchmark, splits = opened(tmp_path)
+    assert isinstance(benchmark, FolderBenchmark)
+    assert any("inverted?" in line for line in first_look(benchmark, splits, tmp_path))
 
 
 @pytest.mark.parametrize(
