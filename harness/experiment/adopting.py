@@ -38,15 +38,8 @@ from harness.system.files import read_regular
 LARGEST = 1 << 20
 """Bytes of ``adapter_config.json``."""
 _PREFIX = "base_model.model."
-_ELSEWHERE = {
-    "auto_mapping",
-    "base_model_name_or_path",
-    "revision",
-    "task_type",
-    "modules_to_save",
-    "target_modules",
-    "peft_version",
-}
+_OF_MODEL = {"auto_mapping", "base_model_name_or_path", "revision", "task_type", "modules_to_save", "peft_version"}
+"""Fields of ``adapter_config.json`` about the model that was trained."""
 
 
 class Adopted(Trained):
@@ -125,7 +118,7 @@ def folded(folder: Path, *, backbone: str, checkpoint: Path | None) -> tuple[dic
         adapter[key if key == name or not layer else f"{_PREFIX}{layers[layer]}{name.removeprefix(layer)}"] = tensor
     kinds = {member.value.lower(): member for member in peft.PEFT_TYPE_TO_CONFIG_MAPPING}
     config_class = peft.PEFT_TYPE_TO_CONFIG_MAPPING[kinds[kind]]
-    known = {field.name for field in fields(config_class)} - _ELSEWHERE
+    known = {field.name for field in fields(config_class)} - _OF_MODEL
     sam.config = {"model_type": "custom"}
     try:
         with warnings.catch_warnings():

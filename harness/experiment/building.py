@@ -84,9 +84,7 @@ class RunData:
     @property
     def counts(self) -> dict[str, int]:
         """Images by split."""
-        return {"train": len(self.train), "val": len(self.val)} | {
-            name: len(source) for name, source in self.tests.items()
-        }
+        return {name: len(source) for name, source in {"train": self.train, "val": self.val, **self.tests}.items()}
 
     def groups(self, split: str) -> dict[str, str]:
         """Test image -> its group (`Benchmark.group`); empty where no two share one."""
