@@ -113,7 +113,7 @@ def backbone(name: str) -> Backbone:
     if plain.startswith(TIMM):
         return timm_backbone(plain.removeprefix(TIMM))
     near = did_you_mean(name, [*_KNOWN, "timm/MODEL"])
-    raise UsageError(f"unknown backbone {name!r}{near}; MobileSAM is mobile_sam, and a plain ViT of timm timm/MODEL")
+    raise UsageError(f"unknown backbone {name!r}{near}; MobileSAM is mobile_sam, a plain ViT of timm is timm/MODEL")
 
 
 def resolve_backbone(name: str) -> str:

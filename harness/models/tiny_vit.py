@@ -107,9 +107,8 @@ class WindowAttention(nn.Module):
         self.qkv = nn.Linear(shape.dim, 3 * shape.dim)
         self.proj = nn.Linear(shape.dim, shape.dim)
         self.attention_biases = nn.Parameter(torch.zeros(shape.heads, shape.window**2))
-        position = torch.arange(
-            shape.window**2, device="cpu"
-        )  # of no checkpoint: a model made without memory has it too
+        # On the CPU: no checkpoint holds it, so a model made on the meta device needs its values.
+        position = torch.arange(shape.window**2, device="cpu")
         rows, columns = position // shape.window, position % shape.window
         apart = (rows[:, None] - rows).abs() * shape.window + (columns[:, None] - columns).abs()
         self.register_buffer("distances", apart, persistent=False)
