@@ -11,18 +11,18 @@ from __future__ import annotations
 
 import math
 from collections.abc import Sequence
+from typing import Any
 
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from harness.methods.base import MergeMode, Method
+from harness.methods.base import MergeMode
 from harness.methods.configs.baselines import FacTConfig
-from harness.methods.linears import modules_of
+from harness.methods.linears import LinearMethod
 from harness.methods.parts.layers import kaiming_uniform
 from harness.methods.parts.merging import MergeReport, fold_layers
-from harness.methods.parts.placement import MethodError
-from harness.methods.parts.sites import SLICES, Adaptable, BlockSite, block_sites
+from harness.methods.parts.sites import SLICES, Adaptable, BlockSite, DecoderSite
 
 
 class Factors(nn.Module):
@@ -100,58 +100,45 @@ class FactoredLinear(nn.Module):
         return self.base
 
 
-class FacT(Method):
+class FacT(LinearMethod):
     """FacT; see the module."""
 
     name = "fact"
     config_class = FacTConfig
     config: FacTConfig
     merge_modes = ("exact",)
-    _layers: list[tuple[BlockSite, str]]
+    _factors: Factors
+    _squares: int
+    _layers: list[tuple[BlockSite | DecoderSite, str]]
 
     def _insert(self, segmenter: Adaptable) -> None:
-        encoder, config = segmenter.encoder, self.config
-        targets = block_sites(encoder, config.blocks)
-        blocks = config.placed(encoder.shape)
-        squares = sum(map(config.squares, blocks))
-        factors = self._factors(max(block.dim for block in blocks)).to(next(encoder.parameters()).device)
-        encoder.register_module("factors", factors)
-        self._layers = []
-        for target in targets:
-            for module, names in modules_of(encoder.shape.blocks[target.index], config.sites).items():
-                target.replace(module, self._factored(target, module, names, factors=factors, squares=squares))
-                self._layers.append((target, module))
-
-    def _factors(self, dim: int) -> Factors:
-        rank = self.config.rank
+        encoder, rank = segmenter.encoder, self.config.rank
+        blocks = self.config.placed(encoder.shape)
+        self._squares, dim = sum(map(self.config.squares, blocks)), max(block.dim for block in blocks)
         down = kaiming_uniform((rank, dim), fan_in=dim, generator=self.generator)
-        core = None
-        if self.config.form == "tk":
-            core = self._xavier((rank, rank, rank), fans=2 * rank**2)
-        return Factors(down=down, up=torch.zeros(dim, rank), core=core, scale=self.config.scale)
+        core = self._xavier((rank, rank, rank), fans=2 * rank**2) if self.config.form == "tk" else None
+        factors = Factors(down=down, up=torch.zeros(dim, rank), core=core, scale=self.config.scale)
+        self._factors, self._layers = factors.to(next(encoder.parameters()).device), []
+        encoder.register_module("factors", self._factors)
+        super()._insert(segmenter)
 
-    def _factored(
-        self, target: BlockSite, module: str, names: Sequence[str], *, factors: Factors, squares: int
-    ) -> FactoredLinear:
-        base, rank = target.get(module), self.config.rank
-        if not isinstance(base, nn.Linear):
-            raise MethodError(
-                f"fact adapts linear layers, and {module} of block {target.index} is a {type(base).__name__}"
-            )
+    def _replace(self, target: Any, module: str, names: Sequence[str]) -> None:
+        base, rank = self._linear(target, module), self.config.rank
         dim = target.entering if module == "qkv" else target.dim
-        outputs = torch.arange(base.out_features).view(-1, dim)
+        outputs = torch.arange(base.out_features)
         if module == "qkv":
-            outputs = torch.cat([target.outputs(part) for part in ([*SLICES] if names == ["qkv"] else names)]).view(
-                -1, dim
-            )
+            outputs = torch.cat([target.outputs(part) for part in ([*SLICES] if names == ["qkv"] else names)])
+        outputs = outputs.view(-1, dim)
         parts = len(outputs) * (base.in_features // dim)
         if self.config.form == "tt":
             # The MLP's second layer reads all of its parts at once, so that its fan in is theirs together.
             fan_in = rank * (base.in_features // dim)
             own = kaiming_uniform((parts, rank, rank), fan_in=fan_in, generator=self.generator)
         else:
-            own = self._xavier((parts, rank), fans=rank + squares)
-        return FactoredLinear(base, own=own, outputs=outputs, factors=factors).to(base.weight.device)
+            own = self._xavier((parts, rank), fans=rank + self._squares)
+        factored = FactoredLinear(base, own=own, outputs=outputs, factors=self._factors).to(base.weight.device)
+        target.replace(module, factored)
+        self._layers.append((target, module))
 
     def _xavier(self, shape: tuple[int, ...], *, fans: int) -> Tensor:
         """U(−b, b) with b² = 6 / (fan in + fan out)."""

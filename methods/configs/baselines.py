@@ -7,6 +7,7 @@ from dataclasses import dataclass
 from typing import Literal
 
 from harness.methods.configs import Count, PlacedConfig, Positive
+from harness.methods.configs.lowrank import LinearsConfig
 from harness.methods.parts.placement import BackboneShape, BlockShape, MethodError, NormedConvolution, parse_sites
 
 
@@ -71,7 +72,7 @@ class MonaConfig(PlacedConfig):
 
 
 @dataclass(frozen=True, kw_only=True)
-class FacTConfig(PlacedConfig):
+class FacTConfig(LinearsConfig):
     """FacT (2212.03145): the updates of all layers as one tensor, factored.
 
     Args:
@@ -87,6 +88,10 @@ class FacTConfig(PlacedConfig):
     form: Literal["tt", "tk"] = "tt"
     rank: Count = 16
     scale: float = 1.0
+
+    def __post_init__(self) -> None:
+        super().__post_init__()
+        parse_sites(self.sites)  # the mask decoder is none
 
     def squares(self, shape: BlockShape) -> int:
         """How many square weights of the token's width the sites of a block hold.
