@@ -3,23 +3,14 @@
 from __future__ import annotations
 
 import re
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 
 from harness.datasets.base import DatasetError, Pair
+from harness.datasets.readers import pairing
 from harness.datasets.readers.layouts import Layout, csv_pairs, read_csv, resolve_folder, subfolders
-from harness.datasets.readers.pairing import (
-    MASK_EXTENSIONS,
-    Paired,
-    image_files,
-    indexed,
-    is_image,
-    mask_key,
-    name_key,
-    pair_files,
-    without_affixes,
-)
+from harness.datasets.readers.pairing import MASK_EXTENSIONS, Paired, image_files, indexed, is_image, mask_key, name_key
 
 IMAGES = "images|image|imgs|img|img_dir|sat|Training_Images"
 MASKS = "1st_manual|masks|mask|labels|label|annotations|gt|map|ann_dir|Ground_Truth"
@@ -55,23 +46,6 @@ def _of_splits(root: Path, inside: str) -> dict[str, Path]:
     return {split: folder for split, folder in found.items() if folder is not None}
 
 
-def _by_key(images: Mapping[str, Path], masks: Mapping[str, Path]) -> Paired:
-    return Paired(
-        pairs=tuple(Pair(stem=path.stem, image=path, mask=masks[key]) for key, path in images.items() if key in masks),
-        unpaired_images=tuple(path for key, path in images.items() if key not in masks),
-        unused_masks=tuple(path for key, path in masks.items() if key not in images),
-    )
-
-
-def pair_names(image_paths: Sequence[Path], mask_paths: Sequence[Path]) -> Paired:
-    """Pairs by equal names or ``NAME_mask`` and its like. If none pair so, by names without the beginning and end that all images, or all
-    masks, share."""
-    paired = pair_files(image_paths, mask_paths)
-    by_image, by_mask = without_affixes(image_paths), without_affixes(mask_paths)
-    alike = by_image.keys() == by_mask.keys() and len(by_image) == len(image_paths) == len(mask_paths) > 1
-    return _by_key(by_image, by_mask) if alike and not paired.pairs else paired
-
-
 def pair_own(images: Path, masks: Path) -> Paired:
     """The pairs of two folders by `pair_names`. Raises DatasetError: both have files, and none pair."""
     image_paths, mask_paths = image_files(images), image_files(masks, MASK_EXTENSIONS)
@@ -79,7 +53,7 @@ def pair_own(images: Path, masks: Path) -> Paired:
         return Paired(pairs=())
     if both := [path.name for path in subfolders(images) if image_files(path) and (masks / path.name).is_dir()]:
         raise DatasetError(f"{images} holds images and a folder {both[0]}/ of more; put all into one, or {LIST_THEM}")
-    if (paired := pair_names(image_paths, mask_paths)).pairs:
+    if (paired := pairing.pair_names(image_paths, mask_paths)).pairs:
         return paired
     names = f"{image_paths[0].name}, {mask_paths[0].name}"
     raise DatasetError(f"{images} and {masks} are there, and no names pair ({names}); rename the files, or {LIST_THEM}")
@@ -129,7 +103,7 @@ class NnUnet(OwnLayout):
                 if several := [path for key, path in cases.items() if key.endswith("_0001")]:
                     raise DatasetError(f"{several[0]} is a second channel; make one RGB image of a case's channels")
                 labels = indexed(image_files(masks, MASK_EXTENSIONS), lambda path: name_key(path.stem))
-                parts[part] = _by_key(cases, labels)
+                parts[part] = pairing.paired_by_key(cases, labels)
         return parts if "train" in parts else {}
 
 
@@ -152,7 +126,7 @@ class OneFolder(OwnLayout):
         masks = [path for path in files if mask_key(path) != name_key(path.stem) and mask_key(path) in names]
         masks = masks or [path for path in files if name_key(path.stem) in keys and path not in photographs]
         try:
-            paired = pair_files([path for path in files if path not in masks and is_image(path.name)], masks)
+            paired = pairing.pair_files([path for path in files if path not in masks and is_image(path.name)], masks)
         except DatasetError:  # two files with one name: whatever this folder is, it is not pairs
             return Paired(pairs=())
         return paired if 2 * len(paired.pairs) > len(paired.unpaired_images) else Paired(pairs=())
@@ -173,7 +147,7 @@ class Objects(OwnLayout):
         images, masks = resolve_folder(root, IMAGES), resolve_folder(root, MASKS)
         if images and masks and not image_files(masks, MASK_EXTENSIONS):
             folders = {name_key(path.name): path for path in subfolders(masks) if image_files(path, MASK_EXTENSIONS)}
-            return _by_key(indexed(image_files(images), lambda path: name_key(path.stem)), folders)
+            return pairing.paired_by_key(indexed(image_files(images), lambda path: name_key(path.stem)), folders)
         inner = [(folder / "images", folder / "masks") for folder in subfolders(root)]
         if not all(images.is_dir() and masks.is_dir() for images, masks in inner):
             return Paired(pairs=())

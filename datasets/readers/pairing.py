@@ -5,7 +5,7 @@ from __future__ import annotations
 import os
 import re
 import unicodedata
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -118,3 +118,21 @@ def pair_files(
         unpaired_images=tuple(image for stem, image in by_stem.items() if stem not in masks),
         unused_masks=tuple(path for path in mask_files if path not in used and (keep is None or keep(mask_key(path)))),
     )
+
+
+def paired_by_key(images: Mapping[str, Path], masks: Mapping[str, Path]) -> Paired:
+    """Images and masks of equal keys as pairs, in the order of the images."""
+    return Paired(
+        pairs=tuple(Pair(stem=path.stem, image=path, mask=masks[key]) for key, path in images.items() if key in masks),
+        unpaired_images=tuple(path for key, path in images.items() if key not in masks),
+        unused_masks=tuple(path for key, path in masks.items() if key not in images),
+    )
+
+
+def pair_names(image_paths: Sequence[Path], mask_paths: Sequence[Path]) -> Paired:
+    """Pairs by equal names or ``NAME_mask`` and its like. If none pair so, by names without the beginning and end that all images, or all
+    masks, share."""
+    paired = pair_files(image_paths, mask_paths)
+    by_image, by_mask = without_affixes(image_paths), without_affixes(mask_paths)
+    alike = by_image.keys() == by_mask.keys() and len(by_image) == len(image_paths) == len(mask_paths) > 1
+    return paired_by_key(by_image, by_mask) if alike and not paired.pairs else paired

@@ -21,8 +21,7 @@ from harness.datasets.readers.decoding import (
     two_colours,
 )
 from harness.datasets.readers.opening import MOST_PIXELS, open_image, upright
-from harness.datasets.readers.own_layouts import pair_names
-from harness.datasets.readers.pairing import MASK_EXTENSIONS, image_files
+from harness.datasets.readers.pairing import MASK_EXTENSIONS, image_files, pair_names
 from harness.evaluation.scorer import ImageScore, SplitScorer
 from harness.system.errors import UsageError
 from harness.system.machine import affinity
