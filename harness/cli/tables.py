@@ -1,4 +1,4 @@
-"""``sam-peft tables``: make the tables of a results folder from its records, or check them."""
+"""``sam-peft tables``: make the tables of a results folder, or check them."""
 
 from __future__ import annotations
 
