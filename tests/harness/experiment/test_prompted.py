@@ -57,6 +57,13 @@ def test_its_table_is_apart_from_others_and_says_what_was_given(done: tuple[Job,
     assert page.read_text().count("a box around each object of the true mask") == 1
 
 
+def test_training_passes_the_prompts_to_the_decoder(done: tuple[Job, Record], tmp_path: Path) -> None:
+    plain = run_experiment(job_of(tmp_path, "decoder", **SMALL))
+    losses = [[epoch["loss"] for epoch in record.history] for record in (done[1], plain)]
+    assert len(losses[0]) == len(losses[1]) == 1
+    assert losses[0] != losses[1]
+
+
 def image_of(job: Job, folder: Path) -> Path:
     path = folder / "photo.png"
     Image.fromarray(np.random.default_rng(0).integers(0, 256, (100, 160, 3), dtype=np.uint8)).save(path)
