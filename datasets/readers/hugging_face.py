@@ -16,6 +16,8 @@ from harness.datasets.base import DatasetError
 from harness.datasets.readers.own_layouts import MASK_COLUMN, split_of
 
 PREFIX = "hf:"
+_IMAGE = re.compile(r"struct<bytes: (large_)?binary, path: (large_)?string>")
+"""The type of a column of images."""
 
 
 def plain_folder(folder: Path) -> Path:
@@ -28,19 +30,38 @@ def plain_folder(folder: Path) -> Path:
         raise DatasetError(f"{PREFIX}{source}: there is no such folder; give the folder of a data set of the Hub")
     if not (tables := sorted(source.rglob("*.parquet"))):
         return source
+    splits = {path: _split(path.relative_to(source)) for path in tables}
+    if undecided := [path for path, split in splits.items() if not split and any(splits.values())]:
+        raise DatasetError(f"{undecided[0]} names no split, as other files do; call it train, validation or test")
     files = [*tables, *source.glob("classes.txt")]
-    state = [(str(path), path.stat().st_size, path.stat().st_mtime_ns) for path in files]
+    state = [(str(path), path.stat().st_size, path.stat().st_mtime_ns, splits.get(path)) for path in files]
     base = Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache") / "sam-peft-harness" / "parquet"
     out = base / f"{source.name}-{hashlib.sha256(repr(state).encode()).hexdigest()[:16]}"
     if not out.is_dir():
         base.mkdir(parents=True, exist_ok=True)
         with tempfile.TemporaryDirectory(dir=base, prefix=".") as new:
-            for path in tables:  # such as train-00000-of-00001.parquet
-                _unpack(path, Path(new) / "set" / (split_of(re.split(r"[-.]", path.name)[0]) or ""))
+            for path, split in splits.items():
+                _unpack(path, Path(new) / "set" / split)
             for path in files[len(tables) :]:
                 shutil.copyfile(path, Path(new) / "set" / path.name)
-            (Path(new) / "set").rename(out)
+            try:
+                (Path(new) / "set").rename(out)
+            except OSError:
+                if not out.is_dir():  # else another process was first
+                    raise
     return out
+
+
+def _split(path: Path) -> str:
+    """The split in a file's name, as in ``train-00000-of-00001.parquet``, or else in its folders', as in ``train/0000.parquet``; empty
+    without one. Raises DatasetError: several in one name."""
+    for name in reversed(path.parts):
+        words = map(split_of, re.split(r"[^a-z]+", name.removesuffix(".parquet").casefold()))
+        if len(named := sorted({word for word in words if word})) > 1:
+            raise DatasetError(f"{path} names the splits {' and '.join(named)}; rename it")
+        if named:
+            return named[0]
+    return ""
 
 
 def _unpack(path: Path, out: Path) -> None:
@@ -52,7 +73,7 @@ def _unpack(path: Path, out: Path) -> None:
         raise DatasetError(f"{path} is read by pyarrow, which is not here: pip install pyarrow") from error
     except Exception as error:  # a foreign reader on a damaged file may raise anything
         raise DatasetError(f"{path} is no readable Parquet ({' '.join(str(error).split())}); get it again") from error
-    columns = [field.name for field in file.schema_arrow if str(field.type) == "struct<bytes: binary, path: string>"]
+    columns = [field.name for field in file.schema_arrow if _IMAGE.fullmatch(str(field.type))]
     if len(columns) != 2:
         raise DatasetError(f"{path} has {len(columns)} columns of images; two are needed, an image and its mask")
     columns.sort(key=lambda name: MASK_COLUMN.search(name) is not None)

@@ -184,7 +184,7 @@ class OwnCsv(OwnLayout):
         parts: Parts = {}
         for part, path in named.items():
             header, rows, image, mask = tables[path]
-            splits = _splits(path, header, rows) if len(named) == 1 else []
+            splits = _splits(path, header, rows, image) if len(named) == 1 else []
             for split in dict.fromkeys(splits) or [part]:
                 chosen = [row for row, its in zip(rows, splits or [split] * len(rows), strict=True) if its == split]
                 parts[split] = Paired(pairs=tuple(csv_pairs(path, chosen, image, mask)))
@@ -213,13 +213,20 @@ def _table(path: Path) -> tuple[list[str], list[list[str]], int, int] | None:
     return None
 
 
-def _splits(path: Path, header: Sequence[str], rows: Sequence[Sequence[str]]) -> list[str]:
-    """The split of each row by the column that says it; nothing without one. Raises DatasetError: it says it in some rows alone."""
-    for at in (at for at, name in enumerate(header) if name.casefold() in ("split", "set", "fold", "partition")):
-        words = [row[at] if at < len(row) else "" for row in rows]
+def _splits(path: Path, header: Sequence[str], rows: Sequence[Sequence[str]], image: int) -> list[str]:
+    """The split of each row by the column that says it, or in ``metadata`` by the first folder of its image; nothing without one. Raises
+    DatasetError: it is said in some rows alone."""
+    columns = {
+        f"its column {name}": [row[at] if at < len(row) else "" for row in rows]
+        for at, name in enumerate(header)
+        if name.casefold() in ("split", "set", "fold", "partition")
+    }
+    if path.stem == "metadata":
+        columns["the folders of its images"] = [row[image].partition("/")[0] for row in rows]
+    for where, words in columns.items():
         splits = [split_of(word) or "" for word in words]
         if any(splits) and not all(splits):
-            raise DatasetError(f"{path} has {words[splits.index('')]!r} in its column {header[at]}, which is no split")
+            raise DatasetError(f"{path} has {words[splits.index('')]!r} in {where}, which is no split")
         if any(splits):
             return splits
     return []

@@ -60,6 +60,14 @@ def _metadata_jsonl(root: Path) -> Path:
     return root
 
 
+def _metadata_of_all(root: Path) -> Path:
+    pairs = [pair for split in ("train", "test") for pair in _pictures(root, split)]
+    with (root / "metadata.csv").open("w", newline="") as file:
+        names = [[str(path.relative_to(root)) for path in pair] for pair in pairs]
+        csv.writer(file).writerows([("file_name", "mask_file_name"), *names])
+    return root
+
+
 def _write(path: Path, pairs: list[tuple[Path, Path]], *columns: str, named: bool = True) -> None:
     path.parent.mkdir(parents=True, exist_ok=True)
     cells = {
@@ -85,7 +93,31 @@ def _masks_first(root: Path) -> Path:
     return root
 
 
-@pytest.mark.parametrize("make", [_metadata_csv, _metadata_jsonl, _parquet, _masks_first])
+def _folders_of_splits(root: Path) -> Path:
+    for split in ("train", "test"):
+        pairs = _pictures(root.parent / "pictures", split)
+        _write(root / "default" / split / "0000.parquet", pairs, "image", "mask")
+    return root
+
+
+def _split_in_the_middle(root: Path) -> Path:
+    for split in ("train", "test"):
+        _write(root / f"my_{split}_set.parquet", _pictures(root.parent / "pictures", split), "image", "mask")
+    return root
+
+
+LAYOUTS = [
+    _metadata_csv,
+    _metadata_jsonl,
+    _metadata_of_all,
+    _parquet,
+    _masks_first,
+    _folders_of_splits,
+    _split_in_the_middle,
+]
+
+
+@pytest.mark.parametrize("make", LAYOUTS)
 def test_images_masks_and_splits_are_those_of_the_files(make: Any, tmp_path: Path) -> None:
     source = make(tmp_path / "mine")
     kind, root = any_folder("mine", Path(f"hf:{source}"))
@@ -128,6 +160,11 @@ def _without_a_mask(root: Path) -> None:
         (_damaged, "no readable Parquet"),
         (_without_a_mask, "row 19 of"),
         (lambda root: _write(root / "train.parquet", _pictures(root, "x"), "image"), "1 columns of images"),
+        (
+            lambda root: _parquet(root) and _write(root / "more.parquet", _pictures(root, "x"), "image", "mask"),
+            "no split",
+        ),
+        (lambda root: _write(root / "train-test.parquet", _pictures(root, "x"), "image", "mask"), "test and train"),
     ],
 )
 def test_what_cannot_be_read_is_one_line(make: Any, word: str, tmp_path: Path) -> None:
