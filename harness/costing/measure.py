@@ -159,6 +159,8 @@ _OPTIONS = (
 )  # fmt: skip
 _FURTHER = {"num_classes": 2, "mask_tokens": 1, "accumulate": 1, "decoder": "sam", "budget": "epochs", "attention": ""}
 """Named among the options where they differ: older records hold none of them and were measured so."""
+_CUT = {"batched_decoder": True, "fused_cell": True}
+"""Rules that are gone, with the value that every session measures; they stay in keys, so that older sessions are comparable."""
 
 
 def measure(session: Session, *, report: Callable[[str], None] = lambda line: None) -> CostRecord:
@@ -317,6 +319,7 @@ def _record(session: Session, costs: list[MethodCost], *, dropped: dict[str, str
         task=session.task,
         options={
             "clock": session.clock,
+            **_CUT,
             **{name: getattr(protocol, name) for name in _OPTIONS},
             **{name: value for name, value in further.items() if value != _FURTHER[name]},
         },

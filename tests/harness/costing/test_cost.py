@@ -143,6 +143,16 @@ def test_the_key_knows_classes_mask_tokens_and_accumulation_and_leaves_binary_se
     assert len({plain.key, *(other.key for other in different)}) == 5
 
 
+def test_a_new_session_has_the_options_of_committed_ones_and_so_can_share_their_key() -> None:
+    new = measuring._record(session_of("lora"), [], dropped={}).comparability
+    committed = list(CostStore(Path(__file__).parents[3] / "results"))
+    assert committed
+    for record in committed:
+        of_older = {name: value for name, value in record.comparability.options.items() if name not in new.options}
+        assert of_older.keys() <= {"budget"}
+    assert new.options.items() >= {"batched_decoder": True, "fused_cell": True}.items()
+
+
 def test_peaks_do_not_depend_on_which_other_methods_are_measured(methods) -> None:
     begun = time.perf_counter()
     alone = measure(replace(session_of("lora"), rounds=1)).methods[0]
