@@ -91,12 +91,12 @@ class LocalExecutor:
     def _work_here(self, on_change: ShowStates) -> None:
         if "torch" not in sys.modules:
             set_threads(cores())
-        stop = StopSignals()
+        stop, gpus = StopSignals(), int(bool(self.target.devices))
         # A KeyboardInterrupt that is raised while a library is imported may be swallowed there, so Ctrl-C is remembered instead.
         before = signal.signal(signal.SIGINT, lambda number, frame: stop.append(number))
         try:
             for line in range(len(self.sweep.runs)):
-                supervise(Start.of(self.sweep, line), stop=stop, here="here")
+                supervise(Start.of(self.sweep, line, gpus=gpus), stop=stop, here="here")
                 on_change(self.states())
                 if stop:
                     raise KeyboardInterrupt

@@ -104,6 +104,14 @@ def test_the_debugging_executor_runs_here_and_lets_exceptions_through(tmp_path, 
     assert attempts(state_folder(tmp_path, bad.run.key))[0].end == "killed"
 
 
+@pytest.mark.parametrize(("devices", "gpus"), [("0", 1), ("", 0)])
+def test_the_debugging_executor_counts_the_hours_of_its_gpu(devices, gpus, tmp_path, inline, monkeypatch):
+    monkeypatch.setenv("CUDA_VISIBLE_DEVICES", devices)
+    job = make_job(tmp_path)
+    run(Plan(jobs=(job,)), tmp_path)
+    assert [start.gpus for start in attempts(state_folder(tmp_path, job.run.key))] == [gpus]
+
+
 def test_ctrl_c_too_late_to_stop_a_run_starts_no_other(tmp_path, inline):
     first, second = (make_job(tmp_path, steps=1, step_s=1.0, seed=seed) for seed in (0, 1))
     threading.Timer(0.5, os.kill, (os.getpid(), signal.SIGINT)).start()
