@@ -99,7 +99,7 @@ def pair_predictions(predictions: Path, masks: Path, *, partial: bool = False) -
 
 
 def _score(pair: Pair, scorer: SplitScorer, read_mask: MaskReader, *, stretched: bool) -> tuple[ImageScore, float]:
-    """The score of one image, and the largest value of its prediction."""
+    """The score of one image, and the largest value of its prediction; 1 for an array, whose values are probabilities and not levels."""
     prediction, mask = read_prediction(pair.image, task=scorer.task), read_mask(pair.mask)
     (height, width), (mask_height, mask_width) = prediction.shape[-2:], mask.shape
     rounding = 1 / mask_height + 1 / mask_width
@@ -110,7 +110,8 @@ def _score(pair: Pair, scorer: SplitScorer, read_mask: MaskReader, *, stretched:
             " predictions of the images' shape, or --stretched where the network stretched them"
         )
     try:
-        return scorer.measure(prediction, mask), float(prediction.max())
+        brightest = 1.0 if pair.image.suffix.lower() == ".npy" else float(prediction.max())
+        return scorer.measure(prediction, mask), brightest
     except ValueError as error:
         raise UsageError(f"{pair.image} against {pair.mask.name}: {error}") from None
 

@@ -159,8 +159,10 @@ def _read(
         if isinstance(content, dict) and isinstance(content.get(wrapper), dict):
             content = content[wrapper]
     tensors = content.values() if isinstance(content, dict) else ()
-    if not tensors or not all(isinstance(value, torch.Tensor) for value in tensors):
-        raise UsageError(f"checkpoint {path} holds no dictionary of tensors; save a model's state_dict")
+    if not tensors or not all(isinstance(value, torch.Tensor) and not value.is_quantized for value in tensors):
+        raise UsageError(
+            f"checkpoint {path} holds no dictionary of plain tensors; save a model's state_dict, not quantised"
+        )
     return content
 
 

@@ -178,6 +178,11 @@ def test_masks_that_are_no_probabilities_are_refused_where_all_are_such(capsys, 
     assert main(words) == 0  # one map may be dark
 
 
+def test_arrays_of_small_probabilities_are_scored(capsys, tmp_path):
+    both = placed(tmp_path, {"p/a.npy": np.full((9, 9), 0.002, np.float32), "g/a.png": np.eye(9, dtype=np.uint8) * 255})
+    assert scores_of(capsys, *both, "--metrics", "iou")["scores"] == {"iou": 0.0}
+
+
 def test_class_indices_with_ignored_pixels_are_scored(capsys, tmp_path):
     rng = np.random.default_rng(2)
     scorer = SplitScorer(CLASSES, task="multiclass", num_classes=4)

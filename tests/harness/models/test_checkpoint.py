@@ -118,6 +118,10 @@ def _cut(save: Callable[[Path, dict], object]) -> Callable[[Path, dict], object]
     return write
 
 
+def _quantised() -> torch.Tensor:
+    return torch.quantize_per_tensor(torch.ones(2), 0.1, 0, torch.qint8)
+
+
 @pytest.mark.parametrize(
     ("name", "write", "message"),
     [
@@ -135,8 +139,9 @@ def _cut(save: Callable[[Path, dict], object]) -> Callable[[Path, dict], object]
         ),
         ("a.pth", lambda path, state: torch.save({**state, "extra": _Code()}, path), "may hold code"),
         ("a.pth", lambda path, state: path.write_bytes(pickle.dumps(_Code())), "may hold code"),
-        ("a.pth", lambda path, state: torch.save([1, 2], path), "no dictionary of tensors"),
-        ("a.pth", lambda path, state: torch.save({}, path), "no dictionary of tensors"),
+        ("a.pth", lambda path, state: torch.save([1, 2], path), "no dictionary of plain tensors"),
+        ("a.pth", lambda path, state: torch.save({}, path), "no dictionary of plain tensors"),
+        ("a.pth", lambda path, state: torch.save({**state, "q": _quantised()}, path), "not quantised"),
     ],
 )
 def test_bad_files_get_one_line(tmp_path, sam_state: dict, capsys, name: str, write, message: str) -> None:
