@@ -83,7 +83,7 @@ def node(cluster):
 def to_a_task(*command):
     def happen(cluster, chance):
         if task := a_task(cluster, chance):
-            cluster.call(*command, task, check=False)
+            cluster.call(*command, task, check=False, timeout_s=240.0)  # scancel retries while a task changes its state
 
     return happen
 
