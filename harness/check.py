@@ -122,17 +122,19 @@ def is_plain(data: bytes) -> bool:
     return data.isascii() and b"\x7f" not in data and not (b"\\" in data and _ESCAPES.search(data))
 
 
-def parse_assignments(items: list[str], *, example: str = "--set lr=3e-4 or --set lora.rank=6") -> dict[str, Any]:
+def parse_assignments(
+    items: list[str], *, option: str = "--set", example: str = "--set lr=3e-4 or --set lora.rank=6"
+) -> dict[str, Any]:
     """``["lr=1e-3", "lora.rank=6", "merge=[exact]"]`` as a mapping; a value in brackets is a list. Raises UsageError, with the
-    ``example``: an item without ``=``, or one key twice."""
+    ``option`` that has the items and an ``example``: an item without ``=``, or one key twice."""
     assignments: dict[str, Any] = {}
     for item in items:
         key, equals, value = item.partition("=")
         key = key.strip()
         if not equals or not key:
-            raise UsageError(f"--set {item!r} is not KEY=VALUE, such as {example}")
+            raise UsageError(f"{option} {item!r} is not KEY=VALUE, such as {example}")
         if key in assignments:
-            raise UsageError(f"--set {key} is given twice")
+            raise UsageError(f"{option} {key} is given twice")
         assignments[key] = value.strip()
         if assignments[key].startswith("[") and assignments[key].endswith("]"):
             assignments[key] = [part.strip() for part in assignments[key][1:-1].split(",") if part.strip()]

@@ -49,6 +49,7 @@ def refused(capsys: pytest.CaptureFixture[str], *arguments: str) -> str:
         ([*DEMO, "--set", "lr=fast"], "lr='fast' must be a valid number"),
         ([*DEMO, "--set", "lora.rnk=1"], "unknown key 'rnk' (did you mean 'rank'?)"),
         ([*DEMO, "--set", "lr"], "is not KEY=VALUE"),
+        (["--methods", "lora[sites=q,v]", *PLAIN[6:], "--protocol", "demo"], "a value with a comma is put in quotes"),
         ([*DEMO, "--set", "precision=int8"], "must be 'fp32', 'bf16' or 'fp16'"),
         ([*PLAIN, "--set", "epochs=0"], "epochs=0 must be at least 1"),
         ([*PLAIN, "--set", "epochs=" + "9" * 5000], "… (5002 characters)"),
