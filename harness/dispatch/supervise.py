@@ -41,6 +41,7 @@ from harness.dispatch.sweeps import Sweep, settles
 from harness.planning.request import Job
 from harness.system.errors import out_of_memory
 from harness.system.files import create_anew, end_of
+from harness.system.streams import say
 
 
 class StopSignals(list[int]):
@@ -240,6 +241,7 @@ def _beating(lease: Lease, *, every_s: float) -> Iterator[None]:
                 with contextlib.suppress(OSError):
                     lease.beat()
             except Lost:
+                say(f"another process has taken over run {lease.folder.name}, so it stops here")
                 os.kill(os.getpid(), signal.SIGINT)
                 return
 

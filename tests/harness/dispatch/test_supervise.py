@@ -170,7 +170,7 @@ def test_a_run_in_this_process_shows_life_though_it_reports_nothing(tmp_path, ex
     assert here(make_job(tmp_path), lease_s=0.06) == "finished"
 
 
-def test_a_run_in_this_process_whose_lease_is_lost_stops(tmp_path, experiment, monkeypatch):
+def test_a_run_in_this_process_whose_lease_is_lost_stops(tmp_path, experiment, monkeypatch, capsys):
     def overtaken(lease: Lease) -> None:
         raise Lost("another process has it")
 
@@ -187,6 +187,7 @@ def test_a_run_in_this_process_whose_lease_is_lost_stops(tmp_path, experiment, m
         assert here(make_job(tmp_path), lease_s=0.06) == "interrupted"
     finally:
         signal.signal(signal.SIGINT, before)
+    assert "taken over" in capsys.readouterr().err
 
 
 def ends(how: Callable[[], None]) -> Callable[..., None]:
