@@ -468,9 +468,9 @@ def _forecast(planned: Plan, prices: Sequence[RunForecast], where: Target) -> li
     if image_bytes := sum(decoded.values()):
         size_gib, fits = image_bytes / 2**30, load_settings().cache_gib
         rest = "" if size_gib <= fits else f" of which {fits:.0f} fit (cache_gib); the rest is decoded every epoch,"
-        lines.append(f"decoded images: {size_gib:.2f} GiB,{rest} shared by runs (cache_gib = 0: none)")
+        lines.append(f"decoded images: {size_gib:.2f} GiB,{rest} shared by runs (cache_gib = 0 keeps none)")
     at_once = f"{counted(_parallel(where), 'run')} at a time, no waiting in a queue"
-    return [*lines, f"finished after about {_hours(24 * days(prices, where))} hours ({at_once})"]
+    return [*lines, f"finished after at least {_hours(24 * days(prices, where))} hours ({at_once})"]
 
 
 def _in_words(run: Run) -> str:
