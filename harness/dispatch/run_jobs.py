@@ -43,10 +43,8 @@ class LocalExecutor:
         if self.target.executor == "inline":
             return "inline: runs go one after the other in this process, for debugging"
         devices = f"GPU {', '.join(self.target.devices)}" if self.target.devices else "CPU"
-        threads = counted(self.target.threads, "thread")
-        return (
-            f"local: {self.target.workers} worker processes here ({devices}, {threads} each); --workers N changes that"
-        )
+        workers = f"{self.target.workers} worker process{'es' if self.target.workers > 1 else ''}"
+        return f"local: {workers} here ({devices}, {counted(self.target.threads, 'thread')} each); --workers N changes that"
 
     def submit(self, jobs: Sequence[Job], *, command: str = "") -> dict[str, str]:
         is_inline = self.target.executor == "inline"
