@@ -67,7 +67,7 @@ def main(argv: list[str] | None = None) -> int:
         items = [(str(k), inputs[k], source.mask_input(k)) for k in range(len(source))]
         begun = now()
         scorer = SplitScorer(benchmark.metrics)
-        workers = 0 if options.cpu_time else None
+        workers = 1 if options.cpu_time else None
         evaluate_split(predict, items, scorer, batch_size=options.batch, workers=workers).summary()
         return now() - begun
 

@@ -12,7 +12,7 @@ import json
 import os
 from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
@@ -137,6 +137,10 @@ def predict(request: Predict, *, device: torch.device, progress: Callable[[int],
     segmenter.to(device)
     with writing_to(f"--out {out}"):
         write_atomically(out / NOTE, note)
+        for image in waiting:  # an earlier version of the image may have left files that are not written now
+            for file in _outputs(replace(request, overlay=True, probabilities=True), image):
+                if file.is_file() and file.stat().st_mtime_ns < image.stat().st_mtime_ns:
+                    file.unlink()
     progress(done)
     names = BENCHMARKS.get(run.benchmark).class_names
     rows: list[list[str]] = []

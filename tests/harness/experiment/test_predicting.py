@@ -139,6 +139,10 @@ def test_the_same_command_continues_where_it_was_stopped(binary: Finished, tmp_p
     assert masks[0].is_file()
     assert binary.predict(out, "--overlay") == 0  # overlays are made for all images
     assert len(list((out / "overlays").iterdir())) == len(masks)
+    edited = next(path for path in binary.images.iterdir() if path.stem == masks[0].stem)
+    os.utime(edited, ns=(0, masks[0].stat().st_mtime_ns + 1))
+    assert binary.predict(out) == 0
+    assert len(list((out / "overlays").iterdir())) == len(masks) - 1, "that of the image before it was edited is gone"
 
 
 def _two_folders(binary: Finished, folder: Path) -> tuple[Path, Path]:
