@@ -365,6 +365,8 @@ def show_plan(planned: Plan, request: Request, how: Command, *, heading: str = "
         how.priced |= {priced.run.key: priced.hours for priced in chosen}
     if how.arguments.json:
         print(json.dumps({"step": heading, **plan_data(planned, prices, budget=hours)}))
+    elif how.priced and not planned.jobs:
+        show_text(f"{heading}: they are among the trials")
     else:
         text = plan_text(planned, prices, where=where, budget=hours)
         show_text(f"{heading}: {text}\n" if heading else text)

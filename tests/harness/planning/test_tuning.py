@@ -246,6 +246,13 @@ def test_trials_on_their_way_end_the_command_and_the_next_one_goes_on(tuned: Any
     assert [len(done) for done in work.done] == [3, 1]
 
 
+def test_a_plan_shows_runs_that_are_trials_once(tuned: Any, capsys: Any) -> None:
+    assert tuned(best_at(1e-3), *GRID, "--plan", methods="lora", seeds="1")[0] == 0
+    shown = capsys.readouterr().out
+    assert "they are among the trials" in shown
+    assert "0 runs" not in shown
+
+
 def test_a_plan_takes_the_choice_of_a_row_whose_trials_have_ended(tuned: Any, capsys: Any) -> None:
     tuned(best_at(1e-3))
     capsys.readouterr()
