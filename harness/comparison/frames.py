@@ -127,7 +127,7 @@ def _changes_only(record: Record, options: Mapping[str, Any]) -> bool:
 
 
 def plain_values(config: Mapping[str, Any]) -> dict[str, Any]:
-    """The configuration with lists in group of tuples, as JSON gives them."""
+    """The configuration with lists in place of tuples, as JSON has them."""
 
     def plain(value: Any) -> Any:
         return [plain(item) for item in value] if isinstance(value, list | tuple) else value
