@@ -8,6 +8,7 @@ import os
 import re
 import shutil
 import tempfile
+from collections.abc import Iterator
 from importlib import import_module
 from pathlib import Path
 from typing import Any
@@ -41,7 +42,8 @@ def plain_folder(folder: Path) -> Path:
         base.mkdir(parents=True, exist_ok=True)
         with tempfile.TemporaryDirectory(dir=base, prefix=".") as new:
             for path, split in splits.items():
-                _unpack(path, Path(new) / "set" / split)
+                name = "_".join(path.relative_to(source).with_suffix("").parts)
+                _unpack(path, Path(new) / "set" / split, name=_plain(name))
             for path in files[len(tables) :]:
                 shutil.copyfile(path, Path(new) / "set" / path.name)
             try:
@@ -64,28 +66,43 @@ def _split(path: Path) -> str:
     return ""
 
 
-def _unpack(path: Path, out: Path) -> None:
-    """The two images of every row, into ``images/`` and ``masks/`` below ``out``, under their own names or numbered."""
+def _plain(name: str) -> str:
+    return re.sub(r"[^\w.-]+", "_", name)
+
+
+def _unpack(path: Path, out: Path, *, name: str) -> None:
+    """The two images of every row, into ``images/`` and ``masks/`` below ``out``, under their own names, or ``name`` and a number."""
     try:
         parquet: Any = import_module("pyarrow.parquet")
         file = parquet.ParquetFile(path)
     except ImportError as error:
         raise DatasetError(f"{path} is read by pyarrow, which is not here: pip install pyarrow") from error
     except Exception as error:  # a foreign reader on a damaged file may raise anything
-        raise DatasetError(f"{path} is no readable Parquet ({' '.join(str(error).split())}); get it again") from error
+        raise _damaged(path, error) from error
     columns = [field.name for field in file.schema_arrow if _IMAGE.fullmatch(str(field.type))]
     if len(columns) != 2:
         raise DatasetError(f"{path} has {len(columns)} columns of images; two are needed, an image and its mask")
     columns.sort(key=lambda name: MASK_COLUMN.search(name) is not None)
     for folder in ("images", "masks"):
         (out / folder).mkdir(parents=True, exist_ok=True)
-    rows = (row for batch in file.iter_batches(64, columns=columns) for row in batch.to_pylist())
-    for number, row in enumerate(rows):
+
+    def rows() -> Iterator[dict[str, Any]]:
+        try:
+            for batch in file.iter_batches(64, columns=columns):
+                yield from batch.to_pylist()
+        except Exception as error:
+            raise _damaged(path, error) from error
+
+    for number, row in enumerate(rows()):
         if absent := [column for column in columns if not (row[column] or {}).get("bytes")]:
             raise DatasetError(f"row {number} of {path} has no {absent[0]}; remove or complete it")
-        stem = re.sub(r"[^\w.-]+", "_", Path(row[columns[0]]["path"] or "").stem)
+        stem = _plain(Path(row[columns[0]]["path"] or "").stem)
         if not stem or (out / "images" / f"{stem}.png").exists():
-            stem = f"{path.stem}_{number:06d}"
+            stem = f"{name}_{number:06d}"
         for folder, column in zip(("images", "masks"), columns, strict=True):
             # files are opened by content, whatever their names say
             (out / folder / f"{stem}.png").write_bytes(row[column]["bytes"])
+
+
+def _damaged(path: Path, error: Exception) -> DatasetError:
+    return DatasetError(f"{path} is no readable Parquet ({' '.join(str(error).split())}); get it again")

@@ -140,9 +140,24 @@ def test_rows_without_names_are_numbered_and_classes_come_along(tmp_path: Path) 
     assert any_folder("mine", Path(f"hf:{tmp_path / 'mine'}"))[0].class_names[-1] == "disc"
 
 
+def test_no_row_replaces_another_where_files_and_rows_have_the_same_names(tmp_path: Path) -> None:
+    pairs = _pictures(tmp_path / "pictures", "x")
+    for folder, named in (("a", False), ("b", False), ("c", True), ("d", True)):
+        _write(tmp_path / "mine" / folder / "0000.parquet", pairs, "image", "mask", named=named)
+    _, root = any_folder("mine", Path(f"hf:{tmp_path / 'mine'}"))
+    assert [len(list((root / kind).iterdir())) for kind in ("images", "masks")] == [4 * COUNT] * 2
+
+
 def _damaged(root: Path) -> None:
     root.mkdir()
     (root / "train.parquet").write_bytes(b"PAR1")
+
+
+def _damaged_inside(root: Path) -> None:
+    _write(root / "train.parquet", _pictures(root.parent / "pictures", "train"), "image", "mask")
+    data = bytearray((root / "train.parquet").read_bytes())
+    data[200:3000] = bytes(2800)
+    (root / "train.parquet").write_bytes(data)
 
 
 def _without_a_mask(root: Path) -> None:
@@ -163,6 +178,7 @@ def _without_a_split(root: Path) -> None:
     [
         (lambda root: None, "no such folder"),
         (_damaged, "no readable Parquet"),
+        (_damaged_inside, "no readable Parquet"),
         (_without_a_mask, "row 19 of"),
         (lambda root: _write(root / "train.parquet", _pictures(root, "x"), "image"), "1 columns of images"),
         (_without_a_split, "no split"),
