@@ -110,10 +110,10 @@ def attempts_of(results, key):
     return attempts(state_folder(results, key))
 
 
-def started(results, *, step=2):
-    """Whether some run below ``results`` trains and has passed ``step`` updates."""
+def started(results, *, share=0.0):
+    """Whether some run below ``results`` trains and has passed more than ``share`` of its epochs."""
     for path in (results / "state").glob("*/progress.json"):
         content = json.loads(path.read_text())
-        if content.get("stage") == "training" and (content.get("epoch", 1) > 1 or content.get("step", 0) >= step):
+        if content["stage"].startswith("training") and content["done"] > share:
             return True
     return False

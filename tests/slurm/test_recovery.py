@@ -39,7 +39,7 @@ def finished(results):
 @pytest.mark.parametrize("partition", ["normal", "grace"])
 def test_a_preempted_run_is_requeued_and_ends_with_the_same_numbers(cluster, reference, tmp_path, partition):
     submit(tmp_path, *REFERENCE, "--set", f"cluster.partition={partition}")
-    wait_until(lambda: started(tmp_path, step=5), "the run to train")
+    wait_until(lambda: started(tmp_path), "the run to train")
     occupy(cluster, seconds=2)
     wait_until(lambda: finished(tmp_path), "the preempted run to finish")
     record = only_record(tmp_path)
@@ -58,7 +58,7 @@ def test_a_run_preempted_without_requeue_continues_by_the_same_command(cluster, 
     words = (*REFERENCE, "--yes", *CLUSTER, "--set", "cluster.partition=cancel", "--wait")
     with ThreadPoolExecutor() as pool:
         waiting = pool.submit(harness_run, tmp_path, *words)
-        wait_until(lambda: started(tmp_path, step=5), "the run to train")
+        wait_until(lambda: started(tmp_path), "the run to train")
         occupy(cluster, seconds=2)
         waiting.result()
     if not finished(tmp_path):
@@ -103,7 +103,7 @@ def test_a_run_that_meets_its_time_limit_twice_continues(cluster, tmp_path, monk
 
 def test_a_killed_slurmd_does_not_disturb_a_run(cluster, reference, tmp_path):
     submit(tmp_path, *REFERENCE)
-    wait_until(lambda: started(tmp_path, step=5), "the run to train")
+    wait_until(lambda: started(tmp_path), "the run to train")
     cluster.stop("slurmd", number=signal.SIGKILL)
     cluster.start("slurmd")
     wait_until(lambda: finished(tmp_path), "the run to finish")
@@ -112,7 +112,7 @@ def test_a_killed_slurmd_does_not_disturb_a_run(cluster, reference, tmp_path):
 
 def test_a_node_that_loses_slurmd_and_all_its_processes_is_survived(cluster, reference, tmp_path):
     submit(tmp_path, *REFERENCE)
-    wait_until(lambda: started(tmp_path, step=5), "the run to train")
+    wait_until(lambda: started(tmp_path), "the run to train")
     cluster.stop("slurmd", number=signal.SIGKILL)
     for pid in cluster._strays():
         os.kill(pid, signal.SIGKILL)
@@ -127,7 +127,7 @@ def test_a_node_that_loses_slurmd_and_all_its_processes_is_survived(cluster, ref
 
 def test_a_cancelled_run_continues_when_resubmitted(cluster, reference, tmp_path):
     submit(tmp_path, *REFERENCE)
-    wait_until(lambda: started(tmp_path, step=20), "the run to train")
+    wait_until(lambda: started(tmp_path, share=1 / 24), "the run to train")
     said = harness_run(tmp_path, *REFERENCE, "--yes", *CLUSTER, "--cancel", check=True)
     assert "cancelled 1 job" in said.stdout
     wait_until(lambda: not cluster.call("squeue", "-h").strip(), "the job to end")
@@ -170,4 +170,4 @@ def progressed(results, *, start):
     if not path.is_file():
         return False
     content = json.loads(path.read_text())
-    return content.get("at", 0) > begun[-1].started and content.get("kind") in ("step", "epoch", "checkpoint")
+    return content["at"] > begun[-1].started and ", loss" in content["stage"]
