@@ -79,6 +79,21 @@ def test_code_of_the_method_changes_its_part_alone(fingerprint, old: str, new: s
     assert (first["numbers"], first["numbers_benchmark"]) == (second["numbers"], second["numbers_benchmark"])
 
 
+def test_rooms_that_every_run_uses_count_and_exports_do_not(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    files = [tmp_path / name for name in ("training/loop.py", "experiment/scoring.py", "experiment/exporting.py")]
+    monkeypatch.setattr(module, "HARNESS", tmp_path)
+    lora = METHODS.get("lora")
+
+    def numbers(edited: Path | None = None) -> str:
+        for file in files:
+            file.parent.mkdir(exist_ok=True)
+            file.write_text(f"def work():\n    return {2 if file == edited else 1}\n", encoding="utf-8")
+        return number_code(lora, lora.config_class, Kvasir)["numbers"]
+
+    first = numbers()
+    assert [numbers(file) == first for file in files] == [False, False, True]
+
+
 def test_what_a_method_is_made_of_counts_and_other_methods_do_not() -> None:
     sources = {path.stem for path in module._sources(METHODS.get("lora"), "parts")}
     assert {"lora", "base", "lowrank"} <= sources
