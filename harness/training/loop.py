@@ -96,6 +96,8 @@ def train(given: Assignment) -> TrainingResult:
         raise UsageError(
             f"{given.workers.size} workers share batches of {protocol.batch_size} images; use fewer workers"
         )
+    if len(images) < 2 and (method.architecture_holdout() or method.architecture_masks_shuffled()):
+        raise UsageError("alpha_data=holdout and alpha_data=shuffled need two training images or more; here is one")
     kept, held_out = hold_out(len(images), method.architecture_holdout(), seed=given.seed)
     plan = UpdatePlan(
         indices=kept,

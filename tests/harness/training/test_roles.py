@@ -12,6 +12,7 @@ import torch
 from torch import nn
 
 from harness.methods.base import ARCHITECTURE, WEIGHTS
+from harness.system.errors import UsageError
 from harness.training.batches import hold_out
 from harness.training.outcome import Interrupted, Progress, StopRequest
 from tests.harness.training.tiny import Run, protocol, summary
@@ -98,6 +99,13 @@ def test_both_moves_both_roles_in_a_step_and_weights_see_the_images_of_every_met
     assert [entry["updates"]["weights"] for entry in result.history] == [
         entry["updates"]["weights"] for entry in other.history
     ]
+
+
+@pytest.mark.parametrize("data", ["holdout", "shuffled"])
+def test_one_image_cannot_be_held_out_nor_get_anothers_mask(tmp_path: Path, data: str) -> None:
+    config = {"alternate": "both", "search_start_epoch": 0, "alpha_data": data}
+    with pytest.raises(UsageError, match="two training images"):
+        Run(folder=tmp_path, method="naslora", config=config, images=1).train()
 
 
 @pytest.mark.parametrize("alternate", ["both", "epoch"])
