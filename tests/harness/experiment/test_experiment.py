@@ -24,13 +24,14 @@ from harness.archive.schema import Record
 from harness.archive.store import RecordStore
 from harness.cli import records, tables
 from harness.datasets.base import Pair
+from harness.experiment import building
 from harness.experiment.building import RunData, attached_segmenter, open_data
 from harness.experiment.environment import STAGES, Stages
 from harness.experiment.experiment import Experiment, run_experiment
 from harness.models.original_sam import plain_sam
 from harness.planning.request import Job
 from harness.registry import BENCHMARKS
-from harness.training.batches import UpdatePlan
+from harness.training.batches import UpdatePlan, draw_number
 from harness.training.distributed import PeerGone
 from harness.training.images import ImageSource
 from harness.training.outcome import Interrupted, Selection, StopRequest
@@ -414,3 +415,17 @@ def test_validation_selects_in_the_direction_of_the_benchmarks_metric(
     (assignment,) = given
     assert assignment.selection.improves(better, first)
     assert not assignment.selection.improves(first, better)
+
+
+def test_the_head_starts_from_a_number_of_31_bits(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+    seed = next(seed for seed in range(99) if draw_number("head", seed) % 2**32 >= 2**31)
+    given: dict[str, Any] = {}
+
+    def build(*_: object, **options: Any) -> None:
+        given.update(options)
+        raise MemoryError("enough")
+
+    monkeypatch.setattr(building, "build_segmenter", build)
+    job = job_of(tmp_path)
+    assert run_experiment(replace(job, run=replace(job.run, seed=seed))).code == "OOM"
+    assert given["head_seed"] == draw_number("head", seed) % 2**31
