@@ -224,7 +224,9 @@ def _wrong(record: CostRecord, data: bytes) -> Iterator[str]:
 
 
 def _first_wrong(value: Any, where: str = "") -> str:
-    """The path of the first number that is negative or not finite; empty without one."""
+    """The path of the first measured number that is negative or not finite; empty without one. An option may be -1."""
+    if where.endswith(".config"):
+        return ""
     if isinstance(value, dict | list):
         items = value.items() if isinstance(value, dict) else enumerate(value)
         return next((wrong for name, item in items if (wrong := _first_wrong(item, f"{where}.{name}"))), "")

@@ -109,6 +109,16 @@ def test_a_record_reads_back_as_it_was(record, tmp_path: Path) -> None:
     assert {bad.name for bad in store.problems()} == {"broken.json", "newer.json"}
 
 
+def test_an_option_may_be_negative_and_a_measured_number_not(record, tmp_path: Path) -> None:
+    first = record.methods[1]
+    lokr = replace(first, config={**first.config, "decompose_factor": -1})
+    backwards = replace(first, step_seconds={"total": [-1.0]})
+    for number, method in enumerate((lokr, backwards)):
+        CostStore(tmp_path / str(number)).write(replace(record, methods=[method]))
+    assert not CostStore(tmp_path / "0").problems()
+    assert "step_seconds.total.0 is negative" in next(iter(CostStore(tmp_path / "1").problems().values()))
+
+
 def test_the_key_keeps_apart_what_differs() -> None:
     base: dict[str, Any] = {
         "device": "a", "driver": "", "threads": 2, "torch": "2", "precision": "fp32", "backbone": "tiny",
