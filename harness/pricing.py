@@ -470,7 +470,9 @@ def _forecast(planned: Plan, prices: Sequence[RunForecast], where: Target) -> li
         rest = "" if size_gib <= fits else f" of which {fits:.0f} fit (cache_gib); the rest is decoded every epoch,"
         lines.append(f"decoded images: {size_gib:.2f} GiB,{rest} shared by runs (cache_gib = 0 keeps none)")
     at_once = f"{counted(_parallel(where), 'run')} at a time, no waiting in a queue"
-    return [*lines, f"finished after at least {_hours(24 * days(prices, where))} hours ({at_once})"]
+    hours = 24 * days(prices, where)
+    length = f"{_hours(hours)} hours" if hours >= 1 else counted(max(1, round(60 * hours)), "minute")
+    return [*lines, f"finished after at least {length} ({at_once})"]
 
 
 def _in_words(run: Run) -> str:
