@@ -49,7 +49,7 @@ def canonical_spelling(name: str) -> str:
 
 
 class Registry:
-    """Lazy ``name -> module:Class``.
+    """Classes by name, each imported when it is first used.
 
     Args:
         kind: what an entry is, for messages (``method``, ``benchmark``).
