@@ -16,8 +16,18 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from harness.cli.command import PROGRAM, CommandParser, add_results, add_run, command, require_effect, results_of, verb
-from harness.dispatch.run_states import FINISHED, INTERRUPTED, QUEUED, RUNNING, WAITING, RunState, survey, time_left
-from harness.dispatch.slurm import Queue, Slurm
+from harness.dispatch.run_states import (
+    FINISHED,
+    INTERRUPTED,
+    QUEUED,
+    RUNNING,
+    WAITING,
+    Queue,
+    RunState,
+    survey,
+    time_left,
+)
+from harness.dispatch.slurm import Slurm
 from harness.system.errors import UsageError
 from harness.system.files import open_regular
 from harness.system.streams import folded, say_skipped, terminal_width

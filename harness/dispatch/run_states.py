@@ -9,7 +9,7 @@ import time
 from collections.abc import Callable, Collection, Iterable, Mapping
 from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 from harness.archive.schema import Record, seconds_of
 from harness.archive.store import RecordStore
@@ -19,9 +19,6 @@ from harness.dispatch.sweeps import CANCELLED, NamedRun, Sweep, named, read_swee
 from harness.system.files import write_atomically
 from harness.system.text import counted
 
-if TYPE_CHECKING:
-    from harness.dispatch.slurm import Queue, QueuedTask
-
 FINISHED = "OK"
 RUNNING = "running"
 QUEUED = "queued"
@@ -29,6 +26,36 @@ WAITING = "waiting"
 INTERRUPTED = "interrupted"
 """States besides the reason codes of records. ``waiting``: planned here, not started yet. ``queued``: on the cluster.
 ``interrupted``: not begun, stopped, killed or cancelled; continues when the command is repeated."""
+
+ENDED = frozenset((
+    "BOOT_FAIL", "CANCELLED", "COMPLETED", "COMPLETING", "DEADLINE", "FAILED", "LAUNCH_FAILED", "NODE_FAIL", "OUT_OF_MEMORY",
+    "PREEMPTED", "RECONFIG_FAIL", "REVOKED", "TIMEOUT",
+))  # fmt: skip
+"""States after which nothing more comes of a job. An unknown word is not one: a job that is taken for ended is submitted twice."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class QueuedTask:
+    """One task of a job array that the controller knows.
+
+    Args:
+        job: array job id and task, such as ``123_4``.
+        state: SLURM's word, such as ``PENDING``.
+        reason: why it waits.
+    """
+
+    job: str
+    state: str
+    reason: str = ""
+
+    @property
+    def active(self) -> bool:
+        return self.state not in ENDED
+
+
+Queue = Mapping[tuple[str, int], QueuedTask]
+"""Name of an array and number of its task -> what the controller knows of it. By name, since a controller that was killed may give the
+id of a forgotten job to another."""
 
 
 @dataclass(frozen=True, kw_only=True)

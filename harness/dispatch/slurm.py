@@ -17,11 +17,11 @@ import sys
 import time
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
-from dataclasses import asdict, dataclass, replace
+from dataclasses import asdict, replace
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from harness.dispatch.run_states import INTERRUPTED, RunState, ShowStates, survey
+from harness.dispatch.run_states import INTERRUPTED, Queue, QueuedTask, RunState, ShowStates, survey
 from harness.dispatch.supervise import STARTED
 from harness.dispatch.sweeps import AGAIN, CANCELLED, WORKER, Array, Sweep, create_sweep, freeze, read_sweeps
 from harness.dispatch.target import ClusterProfile, Shape, minutes
@@ -46,35 +46,6 @@ TRANSIENT = re.compile(
 )
 _NAMES = 1000
 """Job names in one call of squeue; the kernel bounds the length of an argument."""
-ENDED = frozenset((
-    "BOOT_FAIL", "CANCELLED", "COMPLETED", "COMPLETING", "DEADLINE", "FAILED", "LAUNCH_FAILED", "NODE_FAIL", "OUT_OF_MEMORY",
-    "PREEMPTED", "RECONFIG_FAIL", "REVOKED", "TIMEOUT",
-))  # fmt: skip
-"""States after which nothing more comes of a job. An unknown word is not one: a job that is taken for ended is submitted twice."""
-
-
-@dataclass(frozen=True, kw_only=True)
-class QueuedTask:
-    """One task of a job array that the controller knows.
-
-    Args:
-        job: array job id and task, such as ``123_4``.
-        state: SLURM's word, such as ``PENDING``.
-        reason: why it waits.
-    """
-
-    job: str
-    state: str
-    reason: str = ""
-
-    @property
-    def active(self) -> bool:
-        return self.state not in ENDED
-
-
-Queue = Mapping[tuple[str, int], QueuedTask]
-"""Name of an array and number of its task -> what the controller knows of it. By name, since a controller that was killed may give the
-id of a forgotten job to another."""
 
 
 class Unreachable(UsageError):

@@ -11,8 +11,7 @@ from harness.archive.schema import Record, seconds_of
 from harness.archive.store import RecordStore
 from harness.cli import status
 from harness.dispatch.attempts import Holder, Lease, log_path, state_folder
-from harness.dispatch.run_states import RunState, clock, survey, time_left
-from harness.dispatch.slurm import QueuedTask
+from harness.dispatch.run_states import QueuedTask, RunState, clock, survey, time_left
 from tests.harness.dispatch.helpers import make_job, submitted
 
 

@@ -12,8 +12,7 @@ from harness.archive.schema import Record
 from harness.archive.store import RecordStore
 from harness.dispatch import run_states
 from harness.dispatch.attempts import Holder, Lease, log_path, state_folder
-from harness.dispatch.run_states import ProgressFile, survey
-from harness.dispatch.slurm import QueuedTask
+from harness.dispatch.run_states import ProgressFile, QueuedTask, survey
 from tests.harness.dispatch.helpers import make_job, submitted
 
 HERE = Holder.here()
