@@ -20,6 +20,7 @@ import numpy as np
 import torch
 from numpy.typing import NDArray
 from PIL import Image
+from PIL.PngImagePlugin import PngInfo
 from torch import Tensor
 
 from harness.datasets.base import Sample, require_plain
@@ -48,6 +49,8 @@ NOTE = "predictions.json"
 """In the folder of predictions: which model and prompt made them, and from which folders of images."""
 LARGEST_NOTE = 1 << 20
 """Bytes."""
+IMAGE = "image"
+"""Text field of a mask that holds the name of its image."""
 OVERLAYS, PROBABILITIES, LABELS = "overlays", "probabilities", "labels.csv"
 
 Array = NDArray[np.uint8]
@@ -122,13 +125,10 @@ def predict(request: Predict, *, device: torch.device, progress: Callable[[int],
     note = _note(request)
     if labels and (out / NOTE).exists():
         raise UsageError(f"--out {out} holds {LABELS}; choose another folder")
-    waiting = [  # a file is missing, or older than its image
+    waiting = [
         image
         for image in request.images
-        if any(
-            not file.is_file() or file.stat().st_mtime_ns < image.stat().st_mtime_ns
-            for file in _outputs(request, image)
-        )
+        if not all(_is_current(file, image, files[-1]) for files in [_outputs(request, image)] for file in files)
     ]
     skipped = done = len(request.images) - len(waiting)
     if not waiting:
@@ -138,9 +138,10 @@ def predict(request: Predict, *, device: torch.device, progress: Callable[[int],
     with writing_to(f"--out {out}"):
         write_atomically(out / NOTE, note)
         for image in waiting:  # an earlier version of the image may have left files that are not written now
-            for file in _outputs(replace(request, overlay=True, probabilities=True), image):
-                if file.is_file() and file.stat().st_mtime_ns < image.stat().st_mtime_ns:
-                    file.unlink()
+            files = _outputs(replace(request, overlay=True, probabilities=True), image)
+            for file in files:  # the mask last, as it tells whose the others are
+                if not _is_current(file, image, files[-1]):
+                    file.unlink(missing_ok=True)
     progress(done)
     names = BENCHMARKS.get(run.benchmark).class_names
     rows: list[list[str]] = []
@@ -223,6 +224,16 @@ def _note(request: Predict) -> str:
     return json.dumps(note, indent=1) + "\n"
 
 
+def _is_current(file: Path, image: Path, mask: Path) -> bool:
+    """Whether one of an image's files is there, not older than the image, and its ``mask`` not that of ``7.jpg`` where it is ``7.png``."""
+    try:
+        with Image.open(mask) as opened:
+            named = opened.info.get(IMAGE, image.name)
+        return named == image.name and file.stat().st_mtime_ns >= image.stat().st_mtime_ns
+    except OSError:
+        return False
+
+
 def _outputs(request: Predict, image: Path) -> list[Path]:
     """The files of one image, the mask last."""
     overlay = [request.out / OVERLAYS / f"{image.stem}.png"] if request.overlay else []
@@ -291,7 +302,9 @@ def write_masks(request: Predict, path: Path, pixels: Array, scores: Floats) -> 
             picture = Image.fromarray(mask * np.uint8(255) if scores.ndim == 2 else mask)
             if scores.ndim == 3:  # class indices, in colours
                 picture.putpalette(palette().reshape(-1).tolist())
-            picture.save(content, format="PNG")
+            about = PngInfo()
+            about.add_itxt(IMAGE, path.name)
+            picture.save(content, format="PNG", pnginfo=about)
         write_atomically(file, content.getvalue())
 
 

@@ -179,6 +179,19 @@ def test_a_mask_is_replaced_when_its_image_has_changed(binary: Finished, tmp_pat
     assert (out / "001.png").stat().st_mtime_ns == kept
 
 
+def test_a_mask_of_another_image_of_its_stem_is_replaced(binary: Finished, tmp_path: Path) -> None:
+    first, second = _two_folders(binary, tmp_path)
+    (image,), (other,) = first.iterdir(), second.iterdir()
+    out, given = tmp_path / "out", first / f"{image.stem}.bmp"
+    Image.open(other).save(given)
+    os.utime(given, (1, 1))  # older than the mask
+    for each in (image, given):
+        assert predict.main([*binary.model, "--images", str(each), "--out", str(out), "--overlay"]) == 0
+    assert predict.main([*binary.model, "--images", str(given), "--out", str(tmp_path / "expected"), "--overlay"]) == 0
+    for name in (f"{image.stem}.png", f"overlays/{image.stem}.png"):
+        assert (out / name).read_bytes() == (tmp_path / "expected" / name).read_bytes()
+
+
 def _bad(binary: Finished, folder: Path) -> list[tuple[str, list[str]]]:
     """Message and arguments; the last of equal options counts."""
     image = next(binary.images.iterdir())
