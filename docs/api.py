@@ -59,9 +59,9 @@ def _stub(node: ast.FunctionDef | ast.ClassDef) -> str:
     for member, after in zip(node.body, [*node.body[1:], None], strict=True):
         if not (names := _names(member)) or names[0].startswith("_"):
             continue
-        said = re.split(r"(?<=\w)[.;](?:\s|$)", _first_paragraph(_doc(member, after)))[0].rstrip(".")
-        if said and derived:
-            lines += textwrap.wrap(said, MAX_LINE - 6, initial_indent="    # ", subsequent_indent="    # ")
+        sentence = re.split(r"(?<=\w)[.;](?:\s|$)", _first_paragraph(_doc(member, after)))[0].rstrip(".")
+        if sentence and derived:
+            lines += textwrap.wrap(sentence, MAX_LINE - 6, initial_indent="    # ", subsequent_indent="    # ")
         lines.append(textwrap.indent(_signature(member), "    "))
     return "\n".join(lines)
 

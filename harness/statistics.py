@@ -157,10 +157,10 @@ def crossed(table: NDArray[np.float64], *, clusters: NDArray[np.intp] | None = N
     left_by_group = np.stack([np.bincount(index, weights=row) for row in left])
     share = np.bincount(index) / images
     squares = float((share**2).sum())
-    made_up = squares / float((share**2 * (1 - 2 * share + squares)).sum())
-    between = float((by_group**2).sum()) / images**2 * made_up
+    correction = squares / float((share**2 * (1 - 2 * share + squares)).sum())
+    between = float((by_group**2).sum()) / images**2 * correction
     free = (seeds - 1) * (groups_count - 1)
-    interaction = float((left_by_group**2).sum()) / (seeds * images * images) * made_up / (seeds - 1)
+    interaction = float((left_by_group**2).sum()) / (seeds * images * images) * correction / (seeds - 1)
     images_part = VarianceShare(variance=between, df=groups_count - 1)
     seeds_part = VarianceShare(variance=float((of_seed**2).sum()) / (seeds * (seeds - 1)), df=seeds - 1)
     # Both contain the interaction: it is subtracted once, and no more than leaves the larger of the two.
@@ -252,9 +252,8 @@ def family(
 
     rows, count = runs.shape
     left = runs - runs.mean(axis=1, keepdims=True)
-    left = left[
-        left.any(axis=1)
-    ]  # a row whose runs are all equal, such as zero-shot's, says nothing of the others' spread
+    # A row whose runs are all equal, such as zero-shot's, says nothing of the others' spread.
+    left = left[left.any(axis=1)]
     df = max(len(left), 1) * (count - 1)
     if test_share and len(left) > 1:
         left, df = left - left.mean(axis=0, keepdims=True), (len(left) - 1) * (count - 1)

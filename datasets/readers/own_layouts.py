@@ -172,9 +172,8 @@ class OwnCsv(OwnLayout):
         tables = {path: table for path in paths if (table := _table(path)) is not None}
         named: dict[str, Path] = {}
         for path in tables:
-            if (split := split_of(path.parent.name if path in inner else path.stem)) and named.setdefault(
-                split, path
-            ) != path:
+            split = split_of(path.parent.name if path in inner else path.stem)
+            if split and named.setdefault(split, path) != path:
                 raise DatasetError(f"{named[split]} and {path} are both lists of {split}; move one away")
         if "train" not in named:
             if len(tables) > 1:

@@ -316,9 +316,8 @@ class Roster:
         results = {}
         for variant in list(self.subjects):
             with self.turn(variant):
-                results[variant] = work(
-                    self.subjects[variant]
-                )  # no name here may outlive the turn, which frees the subject
+                # No name of the subject here: it would outlive the turn, which frees it.
+                results[variant] = work(self.subjects[variant])
         return results
 
     @contextmanager

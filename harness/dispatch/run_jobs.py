@@ -249,11 +249,10 @@ def run_jobs(
     if cancel:
         if isinstance(chosen, LocalExecutor):
             raise UsageError("--cancel needs --cluster NAME; a local run is stopped with Ctrl-C")
-        cancelled, nothing = (
-            chosen.cancel(),
-            "nothing to cancel: no job that this command submitted is queued or running",
-        )
-        print(f"cancelled {counted(len(cancelled), 'job')}" if cancelled else nothing)
+        if cancelled := chosen.cancel():
+            print(f"cancelled {counted(len(cancelled), 'job')}")
+        else:
+            print("nothing to cancel: no job that this command submitted is queued or running")
         return Outcome(submitted=True, failed={})
     pending = to_start(planned, target, retry=retry)
     left_out = not_again(planned, pending)

@@ -96,9 +96,7 @@ def export(
         _require_sam(segmenter, run, form=form)
     progress("reading images")
     train, held_out = calibration_images(run, data)
-    images = (
-        f"{HELD_OUT if held_out is None else len(held_out)} {'random' if held_out is None else 'validation'} images"
-    )
+    kind = "random" if held_out is None else "validation"
     if held_out is None:
         side = rules.image_size
         held_out = torch.randn(HELD_OUT, 3, side, side, generator=torch.Generator().manual_seed(0))
@@ -138,7 +136,7 @@ def export(
         left = f", {len(report.left)} kept as they are" if report.left and form == "onnx" else ""
         line += (
             f", merged by {report.mode}: {len(report.folded)} sites folded{left}, mask logits differ from the unmerged model's "
-            f"by {report.relative_deviation:.1e} (relative, on {images})"
+            f"by {report.relative_deviation:.1e} (relative, on {len(held_out)} {kind} images)"
         )
     if form == "onnx":
         line += f"; onnxruntime differs by {difference:.1e} at most (relative, opset {OPSET})"
@@ -151,7 +149,6 @@ def calibration_images(run: Run, data: Path | None) -> tuple[list[Tensor], Tenso
         return [], None
     rules = from_rules(run.rules)
     opened = open_below(run, data)
-
     train, held_out = first_images(opened.train, rules.calibration_images), first_images(opened.val, HELD_OUT)
     return list(normalise(train, rules.pixels).split(BATCH)), normalise(held_out, rules.pixels)
 

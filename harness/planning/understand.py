@@ -47,9 +47,8 @@ def expand(text: str, everything: list[str]) -> list[str]:
     closed."""
     if text.count("[") != text.count("]"):
         raise UsageError(f"{text!r}: a bracket is not closed")
-    words = re.findall(
-        r"(?:[^,\[]|\[(?:[^\[\]]|\[[^\[\]]*\])*\])+", text
-    )  # an option may be a list, in brackets itself
+    # An option may be a list, in brackets itself.
+    words = re.findall(r"(?:[^,\[]|\[(?:[^\[\]]|\[[^\[\]]*\])*\])+", text)
     several = {"all": everything, "peft/all": list(TUNERS)}
     return [name for word in map(str.strip, words) if word for name in several.get(word, [word])]
 

@@ -156,9 +156,8 @@ def load_one(
     source: TrainingImages, index: int, *, flip: bool, mask: int, with_image: bool
 ) -> tuple[Tensor | None, Tensor]:
     """An image (3, S, S) uint8, None without ``with_image``, and the target (S, S) uint8 of image ``mask``, both mirrored if ``flip``."""
-    image = (
-        _mirrored(source.image(index), flip=flip) if with_image else None
-    )  # first, as one item may decode both at once
+    # The image first, as one item may decode both at once.
+    image = _mirrored(source.image(index), flip=flip) if with_image else None
     return image, _mirrored(source.mask_input(mask), flip=flip)
 
 
