@@ -66,9 +66,9 @@ class Line:
 def lines(archive: Archive) -> Iterator[Line]:
     for name in QUESTION:
         for grid, column in columns_of(archive, name):
-            found = grid.difference("NAS-LoRA", "LoRA", column)
-            if found is not None:
-                yield Line(study=name, grid=grid, column=column, difference=found)
+            difference = grid.difference("NAS-LoRA", "LoRA", column)
+            if difference is not None:
+                yield Line(study=name, grid=grid, column=column, difference=difference)
 
 
 def columns_of(archive: Archive, study: str) -> Iterator[tuple[Grid, Column]]:
@@ -108,23 +108,23 @@ def averaged(of: list[Line]) -> list[Line]:
 
 def costs(of: list[Line]) -> list[str]:
     """A training step of NAS-LoRA over LoRA's, a line a model."""
-    said = {}
+    by_model = {}
     for line in of:
         session = session_for(line.grid, baseline="LoRA")
         measured = costs_of(line.grid, session) if session else {}
-        if line.model not in said and {"LoRA", "NAS-LoRA"} <= measured.keys():
+        if line.model not in by_model and {"LoRA", "NAS-LoRA"} <= measured.keys():
             ratio = ratios_within(measured["NAS-LoRA"], measured["LoRA"])["time"]
-            said[line.model] = (
+            by_model[line.model] = (
                 f"{line.model}: a training step takes {ratio.value:.2f} [{ratio.low:.2f}, {ratio.high:.2f}] times LoRA's"
             )
-    return list(said.values())
+    return list(by_model.values())
 
 
 def controls(archive: Archive) -> Iterator[str]:
     for study, row, other, what in CONTROLS:
         for grid, column in columns_of(archive, study):
-            if {row, other} <= grid.rows.keys() and (found := grid.difference(row, other, column)):
-                yield f"{what}, {column.name}: {words(found)} ({found.n} seeds)"
+            if {row, other} <= grid.rows.keys() and (difference := grid.difference(row, other, column)):
+                yield f"{what}, {column.name}: {words(difference)} ({difference.n} seeds)"
 
 
 def draw(of: list[Line], mean: Difference, path: Path) -> None:
@@ -138,12 +138,16 @@ def draw(of: list[Line], mean: Difference, path: Path) -> None:
         ends = [end for _, d in shown for end in (d.low, d.high) if end is not None]
         low, high = limits([0.0, *ends])
         ax.axvline(0, color=INK, linewidth=0.6)
-        for place, (_, d) in enumerate(shown):
+        for height, (_, d) in enumerate(shown):
             colour = BETTER if (d.low or 0) > 0 else WORSE if (d.high or 0) < 0 else GREY
             ax.plot(
-                [d.low, d.high], [place, place], color=colour, linewidth=3 if d is mean else 1.5, solid_capstyle="butt"
+                [d.low, d.high],
+                [height, height],
+                color=colour,
+                linewidth=3 if d is mean else 1.5,
+                solid_capstyle="butt",
             )
-            ax.plot([d.mean], [place], color=colour, marker="o")
+            ax.plot([d.mean], [height], color=colour, marker="o")
         ax.set_xlim(low, high)
         ax.set_yticks(range(len(shown)), [name for name, _ in shown])
         ax.set_ylim(len(shown) - 0.4, -0.6)
@@ -177,18 +181,20 @@ def leaderboard_table(of: Leaderboard, most: int) -> str:
     for row in listed:
         cells = []
         for name in shown:
-            cell, found = row.cells[name], against(row, name)
+            cell, difference = row.cells[name], against(row, name)
             score = f"{100 * cell.mean:.1f} ± {100 * (cell.sd or 0):.1f}" if cell.values else cell.code or "–"
             collapsed = " (collapsed)" if is_collapsed(cell) else ""
             cells += [
                 f"{score}{collapsed}",
-                shown_difference(found) if found else "" if row.row == of.baseline else "–",
+                shown_difference(difference) if difference else "" if row.row == of.baseline else "–",
             ]
         time = "1×" if row.row == of.baseline else f"{row.time.value:.2f}×" if row.time else "–"
         trained = short_number(row.encoder) if row.encoder is not None else "–"
         table.append(f"| {' | '.join([row.row, *cells, trained, time, row.merges or '–'])} |")
     left = [each.row for each in of.standings if each not in rows]
-    below = [f"{len(rows) - len(listed)} rows between these are in the report."] if len(rows) > len(listed) else []
+    missing = len(rows) - len(listed)
+    between = "1 row between these is" if missing == 1 else f"{missing} rows between these are"
+    below = [f"{between} in the report."] if missing else []
     below.insert(0, f"**{sentence(of, leading(of))}**")
     below += [f"Not run: {', '.join(left)}."] if left else []
     return "\n".join([*table, "", " ".join(below)])
