@@ -1,8 +1,8 @@
 """Plain data into typed objects, with one line about what is wrong.
 
-The form is a frozen dataclass. What people write in YAML, TOML and on the command line is converted (`from_mapping`): text becomes
-the type of its field, and an unknown key is refused with the nearest name. What programs wrote as JSON is not (`from_json`): types
-must match, and fields that a later version added are ignored.
+The form is a frozen dataclass. What people write in YAML, TOML and on the command line is converted (`from_mapping`). Text becomes
+the type of its field, and an unknown key is refused with the nearest name. What programs wrote as JSON is not converted (`from_json`):
+types must match, and fields that a later version added are ignored.
 """
 
 from __future__ import annotations

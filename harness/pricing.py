@@ -192,7 +192,7 @@ class Device:
     threads: int = 0
     model: str = ""
 
-    def made(self, record: Record) -> bool:
+    def matches(self, record: Record) -> bool:
         """Whether a record was made on such a device, with as many threads; on any GPU if the model is unknown."""
         name, threads = record.environment.get("device", "cpu"), record.environment.get("threads")
         on_cpu = name.lower().startswith("cpu")
@@ -288,7 +288,7 @@ def _speeds(results: Path, device: Device, levels: set[tuple[object, ...]]) -> d
     speeds: dict[object, list[float]] = {}
     for record in RecordStore(results).summaries()[0]:
         alike = _levels(record.run)
-        if record.code != "OK" or not device.made(record) or alike[-1] not in levels:
+        if record.code != "OK" or not device.matches(record) or alike[-1] not in levels:
             continue
         seconds, is_whole = seconds_of(record.cost)
         seconds = max(seconds, 3600 * record.cost.get("gpu_hours", 0.0)) if is_whole else seconds  # of all its GPUs

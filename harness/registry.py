@@ -307,14 +307,14 @@ def _of_config(name: str, values: Mapping[str, Any], question: Callable[[Any], T
     """What a method's configuration answers, as a record holds it; ``otherwise`` where the method is not known here or has another
     configuration now."""
     try:
-        return question(_made(method_config_class(name), json.dumps(values)))
+        return question(_cached_config(method_config_class(name), json.dumps(values)))
     except Exception:  # a record is data, and a plug-in may raise anything
         return otherwise
 
 
 @lru_cache(maxsize=4096)
-def _made(config_class: Any, values: str) -> Any:
-    """A configuration; thousands of records share a few."""
+def _cached_config(config_class: Any, values: str) -> Any:
+    """A configuration from its fields as JSON. It is cached, since thousands of records share a few."""
     return config_class(**json.loads(values))
 
 

@@ -1,6 +1,6 @@
 """``python -m harness.run``: plan a grid of runs, run what is not finished, print the table.
 
-Read downwards: the command line becomes a `Request`, trials tune rates, `plan` turns the request into jobs, an executor runs the
+Read downwards: the command line becomes a `Request`, and trials tune rates. `plan` turns the request into jobs, an executor runs the
 pending ones, and the table is made from the records.
 """
 
@@ -58,11 +58,11 @@ class Command:
 
     def starts(self, planned: Plan, request: Request) -> tuple[Job, ...]:
         """The jobs of a plan that would be started and are not priced yet; failed runs that are not restarted use no budget."""
-        from harness.dispatch.run_jobs import not_again, to_start
+        from harness.dispatch.run_jobs import say_not_restarted, to_start
 
         started = to_start(planned, self.where, retry=self.arguments.retry)
         if self.arguments.plan:
-            not_again(planned, started)
+            say_not_restarted(planned, started)
         return tuple(job for job in started if job.run.key not in self.priced)
 
 

@@ -79,18 +79,18 @@ def load_settings(environment: Mapping[str, str] = os.environ) -> Settings:
     there = [path for path in (HERE, user_file(environment)) if os.path.lexists(path)]
     path = Path(named).expanduser() if named else next(iter(there), None)
     values = _values(_toml(path), base=path.parent, where=str(path)) if path is not None else {}
-    given: dict[str, Any] = {}
+    overrides: dict[str, Any] = {}
     for variable, text in environment.items():
         if not variable.startswith(PREFIX) or variable == FILE or not text:
             continue
         if variable not in VARIABLES:
             near = did_you_mean(variable.removeprefix(PREFIX), VARIABLES.values())
             raise UsageError(f"{variable} in the environment is no setting: unknown key{near}; unset it")
-        given |= _values({VARIABLES[variable]: text}, base=Path(), where=variable)
-    if "data" in given:
+        overrides |= _values({VARIABLES[variable]: text}, base=Path(), where=variable)
+    if "data" in overrides:
         values["datasets"] = {}
-    foreign = CODE & values.keys() - given.keys() if path == HERE and not named else frozenset()
-    return Settings(**{**values, **given}, source=str(path or ""), foreign=foreign)
+    foreign = CODE & values.keys() - overrides.keys() if path == HERE and not named else frozenset()
+    return Settings(**{**values, **overrides}, source=str(path or ""), foreign=foreign)
 
 
 def named_table(
@@ -138,8 +138,8 @@ def _values(written: Mapping[str, Any], *, base: Path, where: str) -> dict[str, 
             raise UsageError(f"{where}: {key}={blank[0]!r} is empty, or no name of a file")
         if key in ("source", "foreign"):
             raise UsageError(f"{where}: unknown key {key!r}")
-    given = {**written, **({"seeds": _seeds(written["seeds"], where)} if "seeds" in written else {})}
-    checked = from_mapping(Settings, given, where=where)
+    fields = {**written, **({"seeds": _seeds(written["seeds"], where)} if "seeds" in written else {})}
+    checked = from_mapping(Settings, fields, where=where)
 
     def path(text: Path | str) -> Path:
         return base / os.path.expanduser(text)

@@ -152,20 +152,20 @@ def crossed(table: NDArray[np.float64], *, clusters: NDArray[np.intp] | None = N
     mean = float(table.mean())
     of_seed = table.mean(axis=1) - mean
     of_image = table.mean(axis=0) - mean
-    left = table - mean - of_seed[:, None] - of_image[None, :]
+    residual = table - mean - of_seed[:, None] - of_image[None, :]
     by_group = np.bincount(index, weights=of_image)
-    left_by_group = np.stack([np.bincount(index, weights=row) for row in left])
+    residual_by_group = np.stack([np.bincount(index, weights=row) for row in residual])
     share = np.bincount(index) / images
     squares = float((share**2).sum())
     correction = squares / float((share**2 * (1 - 2 * share + squares)).sum())
     between = float((by_group**2).sum()) / images**2 * correction
-    free = (seeds - 1) * (groups_count - 1)
-    interaction = float((left_by_group**2).sum()) / (seeds * images * images) * correction / (seeds - 1)
+    interaction_df = (seeds - 1) * (groups_count - 1)
+    interaction = float((residual_by_group**2).sum()) / (seeds * images * images) * correction / (seeds - 1)
     images_part = VarianceShare(variance=between, df=groups_count - 1)
     seeds_part = VarianceShare(variance=float((of_seed**2).sum()) / (seeds * (seeds - 1)), df=seeds - 1)
     # Both contain the interaction: it is subtracted once, and no more than leaves the larger of the two.
-    both = VarianceShare(variance=-min(interaction, between, seeds_part.variance), df=free)
-    return Estimate(mean=mean, n=seeds, seeds=seeds_part, rest=(images_part, both))
+    interaction_part = VarianceShare(variance=-min(interaction, between, seeds_part.variance), df=interaction_df)
+    return Estimate(mean=mean, n=seeds, seeds=seeds_part, rest=(images_part, interaction_part))
 
 
 def of_folds(values: Sequence[float], *, test_share: float) -> Estimate:
@@ -251,13 +251,13 @@ def family(
     import numpy as np
 
     rows, count = runs.shape
-    left = runs - runs.mean(axis=1, keepdims=True)
+    residual = runs - runs.mean(axis=1, keepdims=True)
     # A row whose runs are all equal, such as zero-shot's, says nothing of the others' spread.
-    left = left[left.any(axis=1)]
-    df = max(len(left), 1) * (count - 1)
-    if test_share and len(left) > 1:
-        left, df = left - left.mean(axis=0, keepdims=True), (len(left) - 1) * (count - 1)
-    run_variance = float((left**2).sum()) / df
+    residual = residual[residual.any(axis=1)]
+    df = max(len(residual), 1) * (count - 1)
+    if test_share and len(residual) > 1:
+        residual, df = residual - residual.mean(axis=0, keepdims=True), (len(residual) - 1) * (count - 1)
+    run_variance = float((residual**2).sum()) / df
     seeds = 2 * run_variance * (1 / count + test_share)
     means = (runs[1:] - runs[0]).mean(axis=1)
     if images is None:
@@ -273,11 +273,11 @@ def family(
     of_image = summed.mean(axis=1)  # (K, G)
     interaction = summed - of_image[:, None]
     covariance = of_image @ of_image.T * scale
-    both = np.einsum("krg,lrg->kl", interaction, interaction) * scale / (count * (count - 1))
+    overlap = np.einsum("krg,lrg->kl", interaction, interaction) * scale / (count * (count - 1))
     # Seeds and images both contain the interaction: it is subtracted once, but never to less than the larger of the two.
-    taken = np.minimum(np.diag(both), np.minimum(np.diag(covariance), seeds))
-    share = np.sqrt(np.divide(taken, np.diag(both), out=np.zeros_like(taken), where=np.diag(both) > 0))
-    return Family(means=means, seeds=seeds, df=df, images=covariance - both * np.outer(share, share))
+    subtracted = np.minimum(np.diag(overlap), np.minimum(np.diag(covariance), seeds))
+    share = np.sqrt(np.divide(subtracted, np.diag(overlap), out=np.zeros_like(subtracted), where=np.diag(overlap) > 0))
+    return Family(means=means, seeds=seeds, df=df, images=covariance - overlap * np.outer(share, share))
 
 
 def max_t(families: Sequence[Family], *, level: float = 0.95) -> NDArray[np.float64]:
@@ -293,12 +293,12 @@ def max_t(families: Sequence[Family], *, level: float = 0.95) -> NDArray[np.floa
 
     generator = np.random.default_rng(0)
     rows = len(families[0].means)
-    drawn, estimated, variance = np.zeros((SIMULATIONS, rows)), np.zeros((SIMULATIONS, 1)), np.zeros(rows)
+    simulated, estimated, variance = np.zeros((SIMULATIONS, rows)), np.zeros((SIMULATIONS, 1)), np.zeros(rows)
     for each in families:
         covariance = each.images + each.seeds * (np.eye(rows) + 1) / 2
         values, vectors = np.linalg.eigh(covariance)
         root = vectors * np.sqrt(np.maximum(values, 0))
-        drawn += generator.standard_normal((SIMULATIONS, rows)) @ root.T
+        simulated += generator.standard_normal((SIMULATIONS, rows)) @ root.T
         estimated = (
             estimated + np.diag(each.images) + each.seeds * generator.chisquare(each.df, (SIMULATIONS, 1)) / each.df
         )
@@ -306,5 +306,5 @@ def max_t(families: Sequence[Family], *, level: float = 0.95) -> NDArray[np.floa
     known = variance > 0
     if not known.any():
         return np.zeros(rows)
-    largest = (np.abs(drawn[:, known]) / np.sqrt(estimated[:, known])).max(axis=1)
+    largest = (np.abs(simulated[:, known]) / np.sqrt(estimated[:, known])).max(axis=1)
     return np.asarray(np.quantile(largest, level) * np.sqrt(variance) / len(families))

@@ -163,9 +163,10 @@ class Method(ABC):
         return (self.roles_at(epoch=epoch, step=step),)
 
     def architecture_holdout(self) -> float:
-        """Fraction of the training split that gives the batches of role ``architecture`` and that steps of role
-        ``weights`` never see; 0 where every step uses the whole training split (joint methods, and methods
-        without architecture)."""
+        """Fraction of the training split that gives the batches of role ``architecture`` and that steps of role ``weights`` never see.
+
+        It is 0 where every step uses the whole training split (joint methods, and methods without architecture).
+        """
         return 0.0
 
     def architecture_masks_shuffled(self) -> bool:
@@ -186,8 +187,10 @@ class Method(ABC):
         return {}
 
     def decode(self) -> bool:
-        """After training: of everything that was searched keep the strongest alone, at full weight, in place and without
-        further training; whether there was a choice."""
+        """After training keep only the strongest of what was searched, at full weight, in place and without further training.
+
+        Returns whether there was a choice.
+        """
         return False
 
     def own_buffers(self) -> Iterable[str]:

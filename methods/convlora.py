@@ -2,8 +2,8 @@
 bottleneck map.
 
 Expert i of n: bicubic ×i, 3×3 convolution with bias, GELU, bicubic back. Router: the globally pooled map f gives one
-logit an expert, f W_g + ε · (softplus(f W_n) + 0.01) with ε ~ N(0, 1) in training only; the expert with the largest
-logit acts (noisy top-1 gating, 1701.06538, equations 3-5). A balance loss w · (cv²(importance) + cv²(load)), summed
+logit an expert, f W_g + ε · (softplus(f W_n) + 0.01), with ε ~ N(0, 1) in training and ε = 0 after it. The expert with
+the largest logit acts (noisy top-1 gating, 1701.06538, equations 3-5). A balance loss w · (cv²(importance) + cv²(load)), summed
 over the adapters, spreads the work (equations 6-11 there). Exactly mergeable is the linear path B A alone.
 
 As released, the chosen expert's gate is the softmax over one logit, that is 1, and the task loss never reaches the

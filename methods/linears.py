@@ -1,5 +1,6 @@
-"""What methods on the linear layers of chosen blocks, or of SAM's mask decoder, share: where they act, and the layer of those
-that change its weights themselves, y = W′ x + b with W′ = f(W).
+"""What methods on linear layers share: where they act, in chosen blocks or in SAM's mask decoder, and a layer with changed weights.
+
+That layer is y = W′ x + b with W′ = f(W), for methods that change the weights themselves.
 
 Such a layer computes W′ once a pass, for the one product that the frozen layer needs anyway. A token costs nothing more, backward
 needs W′ alone, and a merge leaves W′.

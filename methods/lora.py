@@ -1,11 +1,11 @@
 """LoRA (2106.09685): y = W x + b + (α/r) · B A x, with W and b frozen.
 
 A starts Kaiming-uniform (a = √5), B at zero, as the SAM papers release it (Conv-LoRA, 2401.17868). On the fused qkv of
-a ViT the default is one adapter for all three outputs, as they released; ``sites=q,v`` gives each slice its own. No
+a ViT the default is one adapter for all three outputs, as in their code; ``sites=q,v`` gives each slice its own. No
 dropout. Options: rsLoRA's scale α/√r, LoRA+'s faster B, starts from a part of W (PiSSA, SoMA, OLoRA) or from data (EVA); see
-`harness.methods.configs.LoRAConfig`. Deviations: LoRA+'s rate is that of B alone, not of biases and decoder;
-PiSSA keeps α = 32, where its code takes α = r, a scale of 1 (``alpha=3`` at the default rank); SoMA's biases stay frozen, and which
-blocks it leaves alone is ``blocks=``; EVA does not redistribute ranks among layers (peft's ``rho=1``). Its directions are exact
+`harness.methods.configs.lowrank.LoRAConfig`. Deviations: LoRA+'s rate is that of B alone, not of biases and decoder.
+PiSSA keeps α = 32, where its code takes α = r, a scale of 1 (``alpha=3`` at the default rank). SoMA's biases stay frozen, and
+``blocks=`` chooses which blocks it leaves alone. EVA does not redistribute ranks among layers (peft's ``rho=1``). Its directions are exact
 for a fixed number of images, where peft's are estimated batch by batch until they settle.
 """
 
@@ -203,7 +203,7 @@ def part_of(weight: Tensor, *, rank: int, scale: float, which: str) -> tuple[Ten
     Args:
         scale: s. s · B A are the largest (``pissa``) or the smallest (``soma``) singular directions, each factor with the root
             of the singular values. With ``olora`` B A are the first columns of Q times the first rows of R.
-        which: see `harness.methods.configs.LoRAConfig`.
+        which: see `harness.methods.configs.lowrank.LoRAConfig`.
 
     Raises:
         MethodError: the matrix has no such rank.

@@ -7,8 +7,8 @@ transformer block of width d / r and MLP width 4 d / r. It attends where its bac
 only positions are those in h_i. The frozen blocks run without gradient: of each, backward keeps the output
 alone, which the weight gradient of down_i needs. Where the backbone recomputes activations in backward, rungs are
 recomputed. Deviations (ours): the final up-projection starts at zero and its output is added to the backbone's last
-tokens, so that the start is the identity and SAM's neck gets what it knows; side blocks start Kaiming-uniform, not from
-pruned backbone weights; no rung is dropped.
+tokens. So the start is the identity, and SAM's neck gets tokens that it was trained on. Side blocks start Kaiming-uniform,
+not from pruned backbone weights. No rung is dropped.
 """
 
 from __future__ import annotations

@@ -3,7 +3,7 @@
 We (a→r) and Wd (r→b) are LoRA's projections, the O_i DARTS's operations on the r-channel bottleneck map
 (`harness.methods.parts.cell`). No α/r scaling and no extra residual, as in the formula. Epochs before T_B learn the weights w alone;
 from T_B on w and α alternate. Nobody published code: what the paper leaves open is a field of
-`harness.methods.configs.NASLoRAConfig` with our default.
+`harness.methods.configs.naslora.NASLoRAConfig` with our default.
 """
 
 from __future__ import annotations

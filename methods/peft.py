@@ -1,7 +1,7 @@
 """Hugging Face peft's tuners as methods: ``peft/miss``, ``peft/lokr[r=4]``, …; see `harness.methods.configs.peft`.
 
-Each layer that a tuner changes becomes a `Parts`: its linear layers as peft wants them, q, k and v of a fused one apart, with
-their weights copied and frozen. A merge lets peft fold its update into each and joins them, under the backbone's own names.
+Each layer that a tuner changes becomes a `Parts`: its linear layers as peft wants them, with their weights copied and frozen. A fused
+layer becomes three, q, k and v. A merge lets peft fold its update into each and joins them, under the backbone's own names.
 Deviations: outputs come back in autocast's precision, as those of a plain layer do; a map of tokens reaches a tuner as a sequence.
 """
 

@@ -1,9 +1,9 @@
 """Rein (2312.04265): after each block f + s · MLP_f(softmax(f Tᵀ / √d)₂… · MLP_T(T₂…) + f), with learnt tokens T of that block.
 
 T = A B of low rank, as released; both linear maps and the scale s are shared by all blocks. The first token takes part in the
-softmax and gives nothing, so that a feature may look nowhere. Tokens without a position (a ViT's class token) pass by. The start is
-the released one (w1oves/Rein 29755d4): A and B uniform within ±√(6 / (3 p² + √(d r))) for patch side p, s = 1e-3. It is near the
-identity and not it: a declared deviation. Deviation: the tokens are not linked to the queries of a Mask2Former decoder.
+softmax and gives nothing, so that a feature may look nowhere. Tokens without a position (a ViT's class token) stay as they are. The start
+is the released one (w1oves/Rein 29755d4): A and B uniform within ±√(6 / (3 p² + √(d r))) for patch side p, s = 1e-3. It is near the
+identity but not equal to it: a declared deviation. Deviation: the tokens are not linked to the queries of a Mask2Former decoder.
 """
 
 from __future__ import annotations

@@ -1,8 +1,8 @@
 """SAM-Adapter (2304.09148): before block i, x ← x + up(GELU(down_i(F_pe + F_hfc))), one up-projection for all blocks.
 
 F_pe is a linear map of the patch embedding (before positions), F_hfc a patch-wise convolution of the image's high
-frequencies: its Fourier spectrum without the central square that holds the fraction ``ratio`` of the area,
-transformed back, absolute value (after EVP, 2303.10883). Deviations: up starts at zero, so that the adapted model
+frequencies. These are the absolute value of the image after its Fourier spectrum lost the central square with the fraction
+``ratio`` of the area (after EVP, 2303.10883). Deviations: up starts at zero, so that the adapted model
 starts as the pretrained one (ours); the other layers start Kaiming-uniform with zero biases. Prefix tokens of a timm
 ViT belong to no patch and get no prompt.
 

@@ -1,7 +1,7 @@
 """VPT-deep (2203.12119): before each block's attention, learnt tokens join the sequence; what the block makes of them
 is dropped, and the next block has its own.
 
-A prompt therefore acts only as a key and a value that the image's tokens attend to, and that is how it is computed:
+A prompt therefore acts only as a key and a value that the image's tokens attend to. That is how it is computed:
 the block's first norm and its qkv see the prompts, and no query is made of them. SAM's windows each get a copy;
 prompts have no position on the map, so their relative position bias is zero. Prompts start from U(−v, v), v² = 6 / (3 p² +
 d) for patch side p and width d (released code). Every image attends to the same prompts and to no other image. Not

@@ -57,8 +57,8 @@ def open_image(path: Path) -> Image.Image:
 
 
 def _has_sixteen_bit_colours(image: Image.Image) -> bool:
-    """Whether an image that is not decoded yet stores colours of 16 bits, by the raw modes of its tiles: these also hold widths
-    and offsets, which may have any digits."""
+    """Whether an image that is not decoded yet stores colours of 16 bits, by the raw modes of its tiles.
+    Their other arguments, such as widths and offsets, may have any digits and are not read."""
     arguments = [tile[3] for tile in getattr(image, "tile", ())]
     modes = [str(of_tile[0] if isinstance(of_tile, tuple) and of_tile else of_tile) for of_tile in arguments]
     return any(mode.startswith("RGB") and ";16" in mode for mode in modes)

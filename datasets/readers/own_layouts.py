@@ -213,8 +213,8 @@ def _table(path: Path) -> tuple[list[str], list[list[str]], int, int] | None:
 
 
 def _splits(path: Path, header: Sequence[str], rows: Sequence[Sequence[str]], image: int) -> list[str]:
-    """The split of each row by the column that says it, or in ``metadata`` by the first folder of its image; nothing without one. Raises
-    DatasetError: it is said in some rows alone."""
+    """The split of each row by the column that names it, or in ``metadata`` by the first folder of its image; empty without either.
+    Raises DatasetError: only some rows name a split."""
     columns = {
         f"its column {name}": [row[at] if at < len(row) else "" for row in rows]
         for at, name in enumerate(header)

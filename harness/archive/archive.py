@@ -1,5 +1,7 @@
-"""A results folder as a whole: its records and sidecar files, each read at most once; and its numbers as pandas frames, a number a row,
-for questions that no page answers (docs/tables.md)."""
+"""A results folder as a whole: its records and sidecar files, each read at most once.
+
+Its numbers are also pandas frames, a number a row, for questions that no page answers (docs/tables.md).
+"""
 
 from __future__ import annotations
 

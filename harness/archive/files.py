@@ -170,8 +170,10 @@ def architecture_csv(history: list[dict[str, list[float]]]) -> str:
 
 
 def rounding(values: Sequence[float]) -> float:
-    """How far the mean of image scores may differ from the score of the run, as they are written with six significant digits: 1e-6,
-    or 5e-6 of the largest where that is above 1 (an NLL)."""
+    """How far the mean of image scores may differ from the score of the run, since they are written with six significant digits.
+
+    That is 1e-6, or 5e-6 of the largest score where that is above 1 (an NLL).
+    """
     largest = max(map(abs, values), default=0.0)
     return max(1e-6, 5e-6 * largest if largest > 1 else 0.0)
 

@@ -64,8 +64,8 @@ def merge(source: Path, destination: Path) -> tuple[int, int, list[str]]:
     a record replaces one of the same result that holds less about its tuning. Nothing else is changed.
 
     Returns:
-        How many were copied; how many are there with the same result; and a line for each that was left out: a conflict (one key,
-        other scores or other data), or a file that cannot be read.
+        How many were copied; how many are there with the same result; and a line for each that was left out. Left out are
+        conflicts (one key, other scores or other data) and files that cannot be read.
 
     Raises:
         UsageError: the source holds no records, or the destination cannot be written.

@@ -80,9 +80,9 @@ class Run:
         data_note: a note on the data, which tables show.
         data_fingerprint: hash of the contents of the files that the manifest names; of their sizes in older records, empty in the
             oldest. Runs of equal keys whose fingerprints are not `same_data` were made from different data.
-        tuning: ``grid`` (field -> values) of a run whose options were tuned. A chosen one also has ``chosen`` (field -> value),
-            ``edge`` (fields chosen at an end of their grid), ``trials`` (options, validation ``score``, keys, hours), ``metric``,
-            ``on`` (benchmarks), ``seeds`` and ``hours`` of the trials.
+        tuning: ``grid`` (field -> values) of a run whose options were tuned. A chosen one also has ``chosen`` (field -> value)
+            and ``edge`` (fields chosen at an end of their grid). Of its trials it has ``trials`` (options, validation ``score``, keys,
+            hours), ``metric``, ``on`` (benchmarks), ``seeds`` and ``hours``.
         changed: the fields of ``method_config`` that differ from the protocol's for this method; a study finds its rows by them.
         planned_seeds, planned_benchmarks: what its sweep planned for this method configuration, so that tables show gaps; empty in
             older records.
@@ -254,8 +254,8 @@ def share_cap(shift: float, *, operations: int) -> float:
     """The largest share of softmax(α) within reach: one entry moves up from 0 by ``shift``, all others down by as much.
 
     Adam's steps are about the rate, whatever the gradient. So the rate summed over α's updates is about how far α can move. Two things
-    are not counted: where α starts (N(0, 0.001²)), and that Adam's steps exceed the rate where gradients grow, by up to
-    (1 − β₁)/√(1 − β₂): 3.2 times with betas (0.9, 0.999), 16 with DARTS's (0.5, 0.999).
+    are not counted. α starts at N(0, 0.001²). And Adam's steps exceed the rate where gradients grow, by up to (1 − β₁)/√(1 − β₂):
+    3.2 times with betas (0.9, 0.999), 16 times with DARTS's (0.5, 0.999).
     """
     return 1 / (1 + (operations - 1) * math.exp(-2 * shift))
 

@@ -90,8 +90,8 @@ def main(argv: list[str] | None = None) -> int:
     from harness.protocols.load import for_backbone, load_protocol
 
     general, by_method = split_overrides(parse_assignments(arguments.set))
-    given = {"image_size": arguments.image_size, "batch_size": arguments.batch, "precision": arguments.precision}
-    general |= {key: value for key, value in given.items() if value is not None}
+    from_options = {"image_size": arguments.image_size, "batch_size": arguments.batch, "precision": arguments.precision}
+    general |= {key: value for key, value in from_options.items() if value is not None}
     card = load_protocol(arguments.protocol, general)
     backbone = resolve_backbone(arguments.backbone or card.backbone)
     protocol = for_backbone(card, backbone)

@@ -243,8 +243,8 @@ def _known(arguments: argparse.Namespace, options: DataOptions) -> str:
     from harness.datasets.own import any_folder
     from harness.datasets.readers.hugging_face import plain_folder
 
-    given, _, folder = arguments.name.partition("=")
-    name = dataset_name(given)
+    word, _, folder = arguments.name.partition("=")
+    name = dataset_name(word)
     if folder:
         arguments.data = plain_folder(Path(folder).expanduser())
     if name in BENCHMARKS.names() and not is_own(name):
@@ -252,10 +252,10 @@ def _known(arguments: argparse.Namespace, options: DataOptions) -> str:
     of_settings = named_table(load_settings(), "datasets", dataset_name).get(name)
     where = arguments.data if folder or (of_settings and arguments.data) else of_settings
     if where is None:
-        likely = did_you_mean(given, BENCHMARKS.names())
-        raise UsageError(f"{given} is no benchmark{likely}; data of your own is checked as {name}=DIR")
-    made, arguments.data = any_folder(name, where, options)
-    BENCHMARKS.add(name, made)
+        likely = did_you_mean(word, BENCHMARKS.names())
+        raise UsageError(f"{word} is no benchmark{likely}; data of your own is checked as {name}=DIR")
+    benchmark, arguments.data = any_folder(name, where, options)
+    BENCHMARKS.add(name, benchmark)
     return name
 
 

@@ -108,14 +108,14 @@ def main(argv: list[str] | None = None) -> int:
         calibrated = arguments.merge == "calibrated" and form != "adapter"
         merge: Any = arguments.merge or "exact"
         usage = code_to_load(run, form, arguments.out.name)
-        given = arguments.data or (folder_of(run, settings) if calibrated else None)
+        folder = arguments.data or (folder_of(run, settings) if calibrated else None)
         line, *_ = export(
             of_results(results, run.key),
             out=arguments.out,
             form=form,
             merge=merge,
             checkpoint=checkpoint_of(run, settings, given=arguments.checkpoint),
-            data=data_folder(run, data=given, results=results),
+            data=data_folder(run, data=folder, results=results),
             card=_card(record, form, merge=merge, base=base_model(run), usage=usage),
             progress=report,
         )

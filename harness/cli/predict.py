@@ -131,13 +131,13 @@ def request_of(arguments: argparse.Namespace, prompt: Sequence[tuple[float, ...]
         from harness.experiment.adopting import adopted
 
         backbone = resolve_backbone(arguments.backbone or "vit_b")
-        given = arguments.checkpoint or named_table(settings, "checkpoints", resolve_backbone).get(backbone)
-        if given is None:
+        weights = arguments.checkpoint or named_table(settings, "checkpoints", resolve_backbone).get(backbone)
+        if weights is None:
             raise UsageError(
                 f"--adapter {arguments.adapter} is folded into the weights that it was trained on; give them with --checkpoint FILE"
             )
         checkpoint: Path | None
-        checkpoint = file = weights_file(given, backbone)
+        checkpoint = file = weights_file(weights, backbone)
         trained: Trained = adopted(arguments.adapter, backbone=backbone, checkpoint=file)
     else:
         trained = adapter(arguments.adapter) if arguments.adapter else of_results(results, arguments.run)

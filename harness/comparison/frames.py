@@ -150,15 +150,15 @@ Group = tuple[int, str]
 
 def _unique(groups: Sequence[Group], names: Sequence[str], records: Sequence[Record]) -> dict[Group, str]:
     """The name of each row; where two rows of a table have one name, with what distinguishes them."""
-    found: dict[Group, str] = {}
+    unique: dict[Group, str] = {}
     tuned: dict[Group, bool] = {}
     for group, name, record in zip(groups, names, records, strict=True):
-        found.setdefault(group, name)
+        unique.setdefault(group, name)
         tuned[group] = tuned.get(group, False) or bool(record.run.tuning)
     for apart in (lambda group: ", tuned" if tuned[group] else "", lambda group: f" #{group[1][:6]}"):
-        count = Counter((table, name) for (table, _), name in found.items())
-        found = {group: name + (apart(group) if count[group[0], name] > 1 else "") for group, name in found.items()}
-    return found
+        count = Counter((table, name) for (table, _), name in unique.items())
+        unique = {group: name + (apart(group) if count[group[0], name] > 1 else "") for group, name in unique.items()}
+    return unique
 
 
 def _most_tried(chosen: pd.DataFrame, study: Study, grid: Mapping[str, Sequence[Any]]) -> pd.DataFrame:

@@ -209,7 +209,7 @@ def grids(
     Args:
         protocol: only tables of this protocol.
         study: its rows, benchmarks and seeds, with or without records. A table under other rules is there only if it has half of the
-            study's rows and the rules that the study sets; where there is none such, any table of its protocol is.
+            study's rows and the rules that the study sets. If there is no such table, any table of its protocol is there.
         runs: only these, in place of all that are no trials (`Archive.frame`).
         metrics: the columns of every benchmark, in place of the study's or the papers' choice.
     """
@@ -235,31 +235,34 @@ Parts = dict[str, Any]
 
 def _of_study(runs: pd.DataFrame, study: Study, archive: Archive, *, metrics: Sequence[str]) -> list[Parts]:
     """A table of the runs under the study's own rules, whatever their protocol's hash, and one for each hash of the others."""
-    found = rows_of_study(runs, study)
+    of_study = rows_of_study(runs, study)
     if study.backbones:
-        found = found[found["backbone"].isin(study.backbones)]
-    if found.empty:
+        of_study = of_study[of_study["backbone"].isin(study.backbones)]
+    if of_study.empty:
         return []
-    rules = [_rules_for(record.run, study) for record in found["record"]]
+    rules = [_rules_for(record.run, study) for record in of_study["record"]]
     names = ["_own", "_keeps", "_decoder", "_fits", "_hash"]
-    found = found.assign(**dict(zip(names, map(list, zip(*rules, strict=True)), strict=True)))
-    found = found[found["_fits"]]
-    if found.empty:
+    of_study = of_study.assign(**dict(zip(names, map(list, zip(*rules, strict=True)), strict=True)))
+    of_study = of_study[of_study["_fits"]]
+    if of_study.empty:
         return []
-    chosen, rest = [], []
-    for _, here in found.groupby(["_own", "protocol", "backbone", "checkpoint", "_decoder", "_hash"], sort=False):
+    chosen, other_rules = [], []
+    for _, here in of_study.groupby(["_own", "protocol", "backbone", "checkpoint", "_decoder", "_hash"], sort=False):
         is_own, half = here["_own"].all(), 2 * here["row"].nunique() >= len(study.entries)
         parts = _grid(here, archive, study=study, metrics=metrics)
         if is_own or (half and here["_keeps"].all()):
             chosen.append(parts)
         elif here["protocol"].iloc[0] == study.protocol:
-            rest.append(parts)
-    return chosen or rest
+            other_rules.append(parts)
+    return chosen or other_rules
 
 
 def _rules_for(run: Run, study: Study) -> tuple[bool, bool, str, bool, str]:
-    """Whether a run has a study's own rules; whether it has the rules that the study sets; its decoder, and whether that is one of the
-    study's; and its protocol's hash, where runs of another hash belong to other tables."""
+    """By what runs of a study are put into tables; runs of equal values share one.
+
+    Whether the run has the study's own rules; whether it has the rules that the study sets; its decoder; whether that is one of
+    the study's. Last its protocol's hash, empty where the hash does not matter.
+    """
     own = f"benchmarks.{run.benchmark}."
     set_here = {
         name.removeprefix(own): value

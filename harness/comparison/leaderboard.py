@@ -1,5 +1,7 @@
-"""Every row of a table against a baseline: a number for each benchmark, intervals that hold for all rows at once, and the cost of a row by
-a session of `sam-peft cost`."""
+"""Every row of a table against a baseline: a number for each benchmark, with intervals that hold for all rows at once.
+
+The cost of a row is from a session of `sam-peft cost`.
+"""
 
 from __future__ import annotations
 
@@ -81,7 +83,7 @@ def leaderboard(grid: Grid, baseline: str) -> Leaderboard:
         }
         for name, column in columns.items()
     }
-    found = {name: simultaneous([steady[name]], baseline) for name in columns if steady[name]}
+    intervals = {name: simultaneous([steady[name]], baseline) for name in columns if steady[name]}
     means = simultaneous([steady[name] for name in complete], baseline) if complete else {}
     session = session_for(grid, baseline=baseline)
     costs = costs_of(grid, session) if session else {}
@@ -89,8 +91,8 @@ def leaderboard(grid: Grid, baseline: str) -> Leaderboard:
     for row in grid.rows:
         differences = {}
         for name, column in columns.items():
-            if row in found.get(name, {}):
-                differences[name] = found[name][row][0]
+            if row in intervals.get(name, {}):
+                differences[name] = intervals[name][row][0]
             elif (
                 row != baseline
                 and grid.cells[row, column].complete
@@ -166,7 +168,7 @@ def session_for(grid: Grid, *, baseline: str) -> CostRecord | None:
         and any(_same_rules(session, of_run) for of_run in rules)
         and baseline in (measured := costs_of(grid, session))
     ]
-    return max(fitting, key=lambda found: found[:3])[3] if fitting else None
+    return max(fitting, key=lambda candidate: candidate[:3])[3] if fitting else None
 
 
 def _same_rules(session: CostRecord, rules: Mapping[str, object]) -> bool:

@@ -132,18 +132,20 @@ def metric(name: str) -> Metric:
 
 def benchmark_title(name: str, runs: Iterable[Run] = ()) -> str:
     """The title of a benchmark; for one that is not known here the title in ``runs``, else its name."""
-    given = (run.benchmark_title for run in runs if run.benchmark == name and run.benchmark_title)
-    return title_of(name) or next(given, name)
+    titles = (run.benchmark_title for run in runs if run.benchmark == name and run.benchmark_title)
+    return title_of(name) or next(titles, name)
 
 
 def shown_metrics(name: str, runs: Iterable[Run], *, scored: Collection[str]) -> tuple[str, ...]:
-    """The metrics of a benchmark in tables: those of the papers, else those that the benchmark declares in ``runs``, else the usual ones;
-    as far as they are ``scored``, or all that are declared where nothing was scored."""
+    """The metrics of a benchmark in tables: those of the papers, else those that the benchmark declares in ``runs``, else the usual ones.
+
+    Only ``scored`` ones count; where nothing was scored, all that are declared.
+    """
     declared = next((run.benchmark_metrics for run in runs if run.benchmark == name and run.benchmark_metrics), ())
-    given = [metric for metric in dict.fromkeys(declared) if metric in scored or not scored]
-    given.sort(key=lambda metric: USUAL_METRICS.index(metric) if metric in USUAL_METRICS else -1)
+    declared_scored = [metric for metric in dict.fromkeys(declared) if metric in scored or not scored]
+    declared_scored.sort(key=lambda metric: USUAL_METRICS.index(metric) if metric in USUAL_METRICS else -1)
     usual = tuple(metric for metric in USUAL_METRICS if metric in scored)
-    return PAPER_METRICS.get(name) or tuple(given) or usual or tuple(sorted(scored)) or ("iou",)
+    return PAPER_METRICS.get(name) or tuple(declared_scored) or usual or tuple(sorted(scored)) or ("iou",)
 
 
 def benchmark_rank(name: str) -> tuple[int, str]:

@@ -193,8 +193,8 @@ def over_images(first: Sample, second: Sample) -> Difference | None:
 
 def common_stems(samples: Sequence[Sample], seeds: Sequence[int]) -> tuple[str, ...] | None:
     """The images that all samples scored under every seed; None where they differ, or a run has none."""
-    found = {each.images[seed][0] if seed in each.images else None for each in samples for seed in seeds}
-    return found.pop() if len(found) == 1 else None
+    stems = {each.images[seed][0] if seed in each.images else None for each in samples for seed in seeds}
+    return stems.pop() if len(stems) == 1 else None
 
 
 def cluster_numbers(stems: Sequence[str], clusters: Mapping[str, str]) -> NDArray[np.intp] | None:
@@ -242,16 +242,16 @@ def simultaneous(columns: Sequence[Mapping[str, Sample]], baseline: str) -> dict
     means = [each.means for each in families] + [np.mean([each.means for each in families], axis=0)]
     halves = [stats.max_t([each]) for each in families] + [stats.max_t(families)]
     counts = [len(here) for here in seeds] + [min(map(len, seeds))]
-    found: dict[str, list[Difference]] = {}
+    differences: dict[str, list[Difference]] = {}
     for index, row in enumerate(rows):
-        found[row] = [
+        differences[row] = [
             Difference(
                 mean=float(mean[index]), low=float(mean[index] - half[index]), high=float(mean[index] + half[index]), n=n,
                 over=kind, simultaneous=True,
             )
             for mean, half, n, kind in zip(means, halves, counts, [*over, over[0]], strict=True)
         ]  # fmt: skip
-    return found
+    return differences
 
 
 @dataclass(frozen=True, kw_only=True, eq=False)

@@ -1,7 +1,7 @@
 """The first minutes on a GPU: what it is, whether every method takes a right step on it, which attention is fast, and what feeds it.
 
-Each method takes one step on the tiny SAM in fp32, bf16 and fp16, from the same trained state, and is compared with the same step on the
-CPU in fp32. Rates are LoRA's training step on a backbone at its own size, scoring, and decoding and resizing of photographs.
+Each method takes one step on the tiny SAM in fp32, bf16 and fp16, from the same trained state. The same step on the CPU in fp32 is the
+reference. Rates are LoRA's training step on a backbone at its own size, scoring, and decoding and resizing of photographs.
 """
 
 from __future__ import annotations
@@ -83,7 +83,7 @@ class Finding:
         return not self.failed and all(map(operator.le, self.deviations, self.limits))
 
 
-def _found(
+def _finding(
     name: str, where: str, limits: tuple[float, ...], measure: Callable[[], tuple[tuple[float, ...], float]]
 ) -> Finding:
     """What ``measure`` gives, deviations and milliseconds. A plug-in may raise anything, and a kernel may be missing or find no
@@ -103,8 +103,8 @@ def examine_gpu(*, backbone: str, methods: Sequence[str], report: Callable[[str]
     """Everything of this module on the first GPU, as plain values for a JSON file.
 
     Returns:
-        ``backbone``, ``device`` (`facts`), ``steps`` and ``attention`` (each a list of `Finding`), ``rates`` (empty where they failed),
-        ``failures`` (a line for each thing that is not right) and ``hints`` (what keeps the GPU waiting).
+        ``backbone``, ``device`` (`facts`), ``steps`` and ``attention`` (each a list of `Finding`), ``rates`` (empty where they failed).
+        ``failures`` has a line for each thing that is not right, and ``hints`` for each that keeps the GPU waiting.
 
     Raises:
         UsageError: there is no GPU.
@@ -184,7 +184,7 @@ def steps_of(name: str, device: torch.device) -> list[Finding]:
         value, values = _step(case, device, precision)
         return (abs(value - loss) / max(abs(loss), 1e-12), _relative(values, gradient)), 0.0
 
-    return [_found(name, kind, limits, lambda kind=kind: deviations(kind)) for kind, limits in LIMITS.items()]  # type: ignore[misc]
+    return [_finding(name, kind, limits, lambda kind=kind: deviations(kind)) for kind, limits in LIMITS.items()]  # type: ignore[misc]
 
 
 def _step(case: ContractCase, device: torch.device, precision: str) -> tuple[float, Tensor]:
@@ -232,20 +232,20 @@ def attentions(shape: BackboneShape, device: torch.device) -> list[Finding]:
     block, side = shape.blocks[0], shape.image_size // shape.patch
     window = max(block.window for block in shape.blocks)
     kinds = {"global": (1, side), **({"window": ((-(-side // window)) ** 2, window)} if window else {})}
-    found = []
+    findings = []
     for kind, (maps, width) in kinds.items():
         generator, dim = torch.Generator().manual_seed(SEED), block.dim // block.heads
         sizes = [dim, dim, dim, width, width]
-        given = [torch.randn(maps, block.heads, width * width, size, generator=generator).to(device) for size in sizes]
-        exact = _attended("math", given)
+        inputs = [torch.randn(maps, block.heads, width * width, size, generator=generator).to(device) for size in sizes]
+        exact = _attended("math", inputs)
 
-        def measure(name: str, given: list[Tensor] = given, exact: list[Tensor] = exact) -> Any:
-            half = [x.to(torch.bfloat16) for x in given]
+        def measure(name: str, inputs: list[Tensor] = inputs, exact: list[Tensor] = exact) -> Any:
+            half = [x.to(torch.bfloat16) for x in inputs]
             off = max(_relative(x.float(), y) for x, y in zip(_attended(name, half), exact, strict=True))
             return (off,), 1000 * _seconds(lambda: _attended(name, half), device)
 
-        found += [_found(name, kind, (ATTENTION_LIMIT,), lambda name=name: measure(name)) for name in TIMED]  # type: ignore[misc]
-    return found
+        findings += [_finding(name, kind, (ATTENTION_LIMIT,), lambda name=name: measure(name)) for name in TIMED]  # type: ignore[misc]
+    return findings
 
 
 def _attended(name: str, inputs: Sequence[Tensor]) -> list[Tensor]:

@@ -217,8 +217,8 @@ def to_start(planned: Plan, target: Target, *, retry: str | None) -> list[Job]:
     return [job for job in planned.pending if job.run.key not in left_out]
 
 
-def not_again(planned: Plan, begun: Iterable[Job]) -> dict[str, str]:
-    """Key -> reason code of failed runs that are not ``begun``; prints how many."""
+def say_not_restarted(planned: Plan, begun: Iterable[Job]) -> dict[str, str]:
+    """Print how many failed runs are not ``begun``; returns key -> reason code of these."""
     keys = {job.run.key for job in begun}
     left_out = {key: code for key, code in planned.failed.items() if key not in keys}
     if left_out:
@@ -255,7 +255,7 @@ def run_jobs(
             print("nothing to cancel: no job that this command submitted is queued or running")
         return Outcome(submitted=True, failed={})
     pending = to_start(planned, target, retry=retry)
-    left_out = not_again(planned, pending)
+    left_out = say_not_restarted(planned, pending)
     if not pending:
         return Outcome(submitted=False, failed=left_out)
     say(chosen.describe())

@@ -222,14 +222,14 @@ class SlurmExecutor:
     def _elsewhere(self, keys: set[str]) -> dict[str, str]:
         """Key -> where it is, of the runs that are queued or running on the cluster already."""
         sweeps = self._sweeps()
-        queue, found = self._queue(sweeps), dict[str, str]()
+        queue, locations = self._queue(sweeps), dict[str, str]()
         for sweep in sweeps:
             for line, number, task in sweep.slots():
                 there, key = queue.get((sweep.names[number], task)), sweep.runs[line].key
                 if key in keys and there is not None and there.active:
                     whose = "" if sweep.user == user_name() else f" of {sweep.user}"
-                    found[key] = f"is {there.state.lower()} as job {there.job} of sweep {sweep.id}{whose}"
-        return found
+                    locations[key] = f"is {there.state.lower()} as job {there.job} of sweep {sweep.id}{whose}"
+        return locations
 
     def _shape_of(self, job: Job) -> Shape:
         """The shape of a run. Raises UsageError, before anything is queued: a process of it would get no image of a batch."""

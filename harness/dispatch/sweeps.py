@@ -295,8 +295,8 @@ def freeze(results: Path, jobs: Sequence[Job]) -> tuple[Path, list[Job]]:
             shutil.rmtree(temporary, ignore_errors=True)
             if not isinstance(error, OSError) or not target.is_dir():
                 raise
-    found = {name: path.read_bytes() for name in contents if (path := target / name).is_file()}
-    if found != contents:
+    frozen = {name: path.read_bytes() for name in contents if (path := target / name).is_file()}
+    if frozen != contents:
         raise UsageError(f"the frozen code in {target} was altered since it was taken; move that folder away")
     moved = {plugin: str(target / _plugin(number, plugin)) for number, plugin in enumerate(plugins)}
     return target, [replace(job, plugins=tuple(moved[plugin] for plugin in job.plugins)) for job in jobs]

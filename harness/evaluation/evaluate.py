@@ -41,8 +41,9 @@ def evaluate_split(
     of items.
 
     Args:
-        predict: inputs (B, 3, S, S) to probabilities (B, S, S) or (B, 1, S, S) of a binary benchmark, or class scores
-            (B, C, S, S); on any device. Called without gradient, with one more list for each further input that items hold.
+        predict: inputs (B, 3, S, S) to probabilities (B, S, S) or (B, 1, S, S) of a binary benchmark, else to class scores
+            (B, C, S, S). Its output may be on any device. Called without gradient, with one more list for each further input
+            that items hold.
         items: may decode an item when it is read, in any thread.
         scorer: takes the scores; may hold images already.
         batch_size: items a forward pass.

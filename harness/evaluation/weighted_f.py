@@ -108,9 +108,9 @@ def weighted_f(image: SaliencyMap, *, beta2: float = 1.0) -> float:
 
     An error outside counts 1 to 2 times, by its distance to the foreground. An error inside is at most the Gaussian
     mean of the errors around it, in which a background pixel takes the error of the nearest foreground pixel. The blur
-    reads what is within ``_REACH`` of the foreground; and where errors weigh 2 but for a trifle, they are taken to
-    weigh 2: from the distance on at which that changes the result by less than 3e-7. So only the part of the image
-    near the foreground is worked on.
+    reads what is within ``_REACH`` of the foreground. Far from it errors weigh almost 2. They are taken to weigh 2 from
+    the distance on at which that changes the result by less than 3e-7. So only the part of the image near the
+    foreground is worked on.
 
     Args:
         image: prediction and ground truth; ignored pixels have no error of their own, and are background to the blur.

@@ -1,5 +1,7 @@
-"""The trained model of a finished run as a file: a plain SAM checkpoint, the trained tensors alone, an adapter in the format of
-Hugging Face's PEFT for transformers' ``SamModel``, or ONNX. Read `export` downwards.
+"""The trained model of a finished run as a file; read `export` downwards.
+
+The file is a plain SAM checkpoint, the trained tensors alone, an adapter in the format of Hugging Face's PEFT for transformers'
+``SamModel``, or ONNX.
 
 PEFT's LoRA format holds LoRA and SAMed. It also holds the affine map (M, c) that ``calibrated`` fits to a cell (NAS-LoRA, NAS-PC-LoRA,
 Conv-LoRA) on training images: A' = M A, B, and a bias s · B c on the layer. The mask decoder travels whole as a module to save.

@@ -210,8 +210,10 @@ class Scoring:
         return counts
 
     def predictor(self, segmenter: Any) -> Callable[..., Tensor]:
-        """A function from inputs (B, 3, S, S) uint8, and each image's prompts if the rules have any, to probabilities (B, S, S), class
-        scores (B, C, S, S), or label probabilities (B, C, 1, 1)."""
+        """A function from inputs (B, 3, S, S) uint8, and each image's prompts if the rules have any, to scores.
+
+        These are probabilities (B, S, S), class scores (B, C, S, S), or label probabilities (B, C, 1, 1).
+        """
         side = 1 if self.labels else self._rules.image_size
 
         def predict(images: Tensor, prompts: Sequence[Coordinates] | None = None) -> Tensor:

@@ -7,10 +7,10 @@ fused kernel computes it exactly, at 2.6 to 3 times the FLOPs of a global block 
 The terms may also be a mask that the kernel adds (`biased_attention`, as transformers does), which is as large as the scores.
 Which is faster depends on GPU, shape and precision: `harness.models.attention_choice` times them.
 
-On a CPU a chunk of scores small enough for its cache is made, biased, normalised and used at once, and recomputed in
-backward: q, k, v and the relative terms are kept, never a matrix of scores. In float32 the
-terms are added, because wider products cost as much or more; in bf16, where the processor has instructions for its products
-and sums of broadcast tensors are slow, queries and keys are widened there too.
+On a CPU scores are made in chunks small enough for its cache. Each is biased, normalised and used at once, and recomputed in
+backward. So q, k, v and the relative terms are kept, never a matrix of scores. In float32 the terms are added, because wider
+products cost as much or more. In bf16 queries and keys are widened there too, where the processor has instructions for its
+products, since sums of broadcast tensors are slow.
 """
 
 from __future__ import annotations
@@ -246,8 +246,11 @@ def multiplies_bf16() -> bool:
 def _widened(
     q: Tensor, k: Tensor, rows: Tensor, columns: Tensor
 ) -> tuple[Tensor, Tensor | None, tuple[()] | tuple[Tensor, Tensor]]:
-    """What `_weights` takes: the queries as they are and both their terms; or, where the processor multiplies bf16, queries
-    with their terms, (B, heads, N, d + h + w), and between them the positions of all keys, (M, h + w)."""
+    """What `_weights` takes: queries, positions of the keys or None, and the terms to add.
+
+    Where the processor multiplies bf16, queries carry their terms, (B, heads, N, d + h + w), and keys get positions, (M, h + w).
+    Elsewhere the queries are as they are, without positions, and both their terms are added.
+    """
     if q.dtype is not torch.bfloat16 or q.device.type != "cpu" or not multiplies_bf16():
         return q, None, (rows, columns)
     return torch.cat([q, rows, columns], dim=-1), _positions(rows.shape[-1], columns.shape[-1], like=k), ()

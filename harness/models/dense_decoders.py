@@ -67,8 +67,8 @@ class MaskTransformer(nn.Module):
     ``x = blocks([proj_dec(patches), cls_emb])``, normed; ``logits = LayerNorm_C(P̂ · Ĉᵀ)`` with P̂ and Ĉ the patches
     and classes of x behind a d x d projection each, scaled to length 1.
 
-    Deviations: the class embeddings decay with the weights, which Segmenter's code exempts; from the projections on it
-    computes in fp32 under autocast, since with two classes the last norm divides by their difference, which bf16 does not
+    Deviations: the class embeddings decay with the weights, which Segmenter's code exempts. From the projections on it
+    computes in fp32 under autocast: with two classes the last norm divides by their difference, which bf16 does not
     resolve. A vector of length 0 gives 0 instead of NaN.
 
     Args:

@@ -57,8 +57,9 @@ def plain_sam(name: str, *, image_size: int | None = None) -> Sam:
 
 
 def sam_state_dict(segmenter: Segmenter) -> dict[str, Tensor]:
-    """The segmenter under segment_anything's names, complete: loads strictly into `plain_sam` at the segmenter's
-    image size; one of MobileSAM or SAM 2 under that's, into its own modules (of SAM 2 without the memory).
+    """The complete segmenter under segment_anything's names: it loads strictly into `plain_sam` at the segmenter's image size.
+
+    MobileSAM and SAM 2 have the names of their own code and load into its modules (of SAM 2 without the memory).
 
     Raises:
         ValueError: a timm encoder, a class head, K > 1 mask tokens, a decoder without SAM's spare tokens, or parts of a

@@ -199,8 +199,8 @@ class DenseSegmenter(Segmenter):
     Args:
         encoder: see `harness.methods.parts.sites.Encoder`; its prefix tokens are gone and its final norm is applied.
         decoder: (B, d, h, w) to (B, C, h, w).
-        binary: C is 2 (background, foreground), and the output is the foreground's logit less the background's: its
-            sigmoid is the softmax of the two, and resizing, which is linear, may come before or after.
+        binary: C is 2 (background, foreground), and the output is the foreground's logit less the background's. Its
+            sigmoid is the softmax of the two. Resizing is linear, so it may come before or after.
     """
 
     def __init__(self, *, encoder: nn.Module, decoder: nn.Module, binary: bool) -> None:

@@ -138,8 +138,8 @@ class WindowAttention(nn.Module):
     def on_map(self, x: Tensor) -> Tensor:
         """`forward` of a map's windows, without their padding.
 
-        The tokens of the padding are all the same: they give a window one key k₀ and value v₀ together, whose bias of a query is
-        log Σ exp(bias) over their positions, since Σ exp(q·k₀ + bias) = exp(q·k₀) Σ exp(bias).
+        The tokens of the padding are all the same, so a window sees one key k₀ and value v₀ for all of them. Their bias for a query
+        is log Σ exp(bias) over their positions, since Σ exp(q·k₀ + bias) = exp(q·k₀) Σ exp(bias).
 
         Args:
             x: (B, h, w, C), not normed.

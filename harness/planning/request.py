@@ -188,8 +188,8 @@ class Job:
     @property
     def cache_folder(self) -> Path:
         """The folder of ``cache`` on this machine; the one in the results where a variable in it is not set here."""
-        given = os.path.expandvars(os.path.expanduser(self.cache))
-        return Path(given) if given and "$" not in given else Path(self.results) / "cache"
+        folder = os.path.expandvars(os.path.expanduser(self.cache))
+        return Path(folder) if folder and "$" not in folder else Path(self.results) / "cache"
 
     def as_json(self) -> dict[str, Any]:
         return asdict(self)

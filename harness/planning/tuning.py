@@ -213,7 +213,7 @@ def unfinished(planned: Plan) -> list[str]:
 
 
 def without_lost(planned: Plan) -> Plan:
-    """The plan without the trials whose failure is an answer, so that they do not restart."""
+    """The plan without trials that failed for a reason in `LOST`, which counts as their result, so that they do not restart."""
     lost = {key for key, code in planned.failed.items() if code in LOST}
     jobs = tuple(job for job in planned.jobs if job.run.key not in lost)
     return replace(planned, jobs=jobs, failed={key: code for key, code in planned.failed.items() if key not in lost})
@@ -297,8 +297,10 @@ def _write(trial: Trials, label: Mapping[str, Any], store: RecordStore) -> None:
 
 
 def _may_leave_tables(run: Run, label: Mapping[str, Any]) -> bool:
-    """Whether a run that was not chosen is only a trial: neither the plain run of a row, which has no label, nor a run that another
-    grid or other benchmarks chose."""
+    """Whether a run that was not chosen is only a trial.
+
+    The plain run of a row, which has no label, is none. Nor is a run that another grid or other benchmarks chose.
+    """
     return bool(run.tuning) and ("chosen" not in run.tuning or is_from_more(label, run.tuning))
 
 

@@ -61,8 +61,8 @@ def parse_entry(word: str) -> Variant:
         raise UsageError(f"--methods: {word!r} is not NAME or NAME[option=value,…]")
     items = re.findall(r"""((?:[^,'"]|'[^']*'|"[^"]*")+)""", match[2] or "")
     example = "lora[rank=6]; a value with a comma is put in quotes: lora[sites='q,v']"
-    given = parse_assignments([item.strip() for item in items], option=f"--methods {match[1]}:", example=example)
-    options = {key: value.strip("'\"") if isinstance(value, str) else value for key, value in given.items()}
+    assigned = parse_assignments([item.strip() for item in items], option=f"--methods {match[1]}:", example=example)
+    options = {key: value.strip("'\"") if isinstance(value, str) else value for key, value in assigned.items()}
     return Variant(method=METHODS.resolve(match[1]), options=options)
 
 

@@ -35,8 +35,8 @@ def read_card(path: Path, *, above: tuple[Path, ...] = ()) -> tuple[dict[str, An
         above: the cards that rest on this one.
 
     Raises:
-        UsageError: not plain YAML, no mapping of fields, a base that is missing, elsewhere, or leads back to itself; two bases set
-            one field, or a table stands where a base has a value.
+        UsageError: it is not plain YAML or no mapping of fields. A base is missing, elsewhere, or leads back to itself. Two bases
+            set one field, or a table stands where a base has a value.
     """
     from mmengine.config import Config  # 0.3 s: only when a card is read
 

@@ -59,7 +59,7 @@ def tiles(board: Leaderboard, benchmark: str, pictures: Pictures | None) -> dict
     first = next(iter(shown))
     common = sorted(set.intersection(*(set(masks) for _, masks in shown.values())))
     scores = {image: value for image in common if (value := _score(board, shown[first][0], column, image)) is not None}
-    found: dict[str, list[Tile]] = {}
+    examples: dict[str, list[Tile]] = {}
     for word, image in _examples(scores or dict.fromkeys(common, 0.0), sign=column.sign).items():
         truth = shown[first][1][image].truth
         photograph = pictures(shown[first][0], *image) if pictures else None
@@ -69,25 +69,25 @@ def tiles(board: Leaderboard, benchmark: str, pictures: Pictures | None) -> dict
             value = _score(board, record, column, image)
             painted = _painted(masks[image].predicted, truth, photograph)
             line.append(Tile(name=row, score="" if value is None else f"{100 * value:.1f}", picture=painted))
-        found[f"{word}: {image[1]}"] = line
-    return found
+        examples[f"{word}: {image[1]}"] = line
+    return examples
 
 
 def figure(board: Leaderboard, benchmark: str, pictures: Pictures | None = None) -> tuple[Figure, str] | None:
-    found = tiles(board, benchmark, pictures)
-    if not found:
+    examples = tiles(board, benchmark, pictures)
+    if not examples:
         return None
-    across = max(map(len, found.values()))
+    across = max(map(len, examples.values()))
     side = PAGE / max(across, 4)
-    made = new_figure(side * across, len(found) * (side + 0.24))
-    axes = made.subplots(len(found), across, squeeze=False)
+    drawing = new_figure(side * across, len(examples) * (side + 0.24))
+    axes = drawing.subplots(len(examples), across, squeeze=False)
     for ax in axes.flat:
         ax.set_axis_off()
-    for line, of_image in zip(axes, found.values(), strict=True):
+    for line, of_image in zip(axes, examples.values(), strict=True):
         for ax, tile in zip(line, of_image, strict=False):
             ax.imshow(tile.picture, interpolation="nearest")
             ax.set_title(f"{cut(tile.name, 18)}\n{tile.score}", fontsize=5.5, pad=1.5, linespacing=0.95)
-    return made, f"{about(board, benchmark)} Images: {', '.join(found)}. {caption(board)}"
+    return drawing, f"{about(board, benchmark)} Images: {', '.join(examples)}. {caption(board)}"
 
 
 def about(board: Leaderboard, benchmark: str) -> str:

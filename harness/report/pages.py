@@ -102,14 +102,16 @@ def of_runs(records: Iterable[Record], runs: Iterable[Run]) -> list[Record]:
     """
     known = {record.key: record for record in records}
     made_from = ("split_rule", "data_note", "data_fingerprint", "checkpoint")
-    found = []
+    records_of_runs = []
     for run in runs:
         record = known.get(run.key)
         if record is None:
-            found.append(placeholder(run))
+            records_of_runs.append(placeholder(run))
         else:
-            found.append(replace(record, run=replace(run, **{name: getattr(record.run, name) for name in made_from})))
-    return found
+            records_of_runs.append(
+                replace(record, run=replace(run, **{name: getattr(record.run, name) for name in made_from}))
+            )
+    return records_of_runs
 
 
 def narrowed(study: Study, runs: Sequence[Run]) -> Study:

@@ -190,7 +190,7 @@ def _details(grid: Grid) -> dict[str, dict[str, Value]]:
 
 def _rates(records: Iterable[Record]) -> str:
     """``lr 0.003 of 4``: the chosen value, and of how many; § at an end of its grid."""
-    found: dict[str, None] = {}
+    rates: dict[str, None] = {}
     for record in records:
         run = record.run
         if "chosen" in run.tuning:
@@ -201,8 +201,8 @@ def _rates(records: Iterable[Record]) -> str:
             )
         else:
             text = _options({name: value for name, value in run.method_config.items() if name in ("lr", "encoder_lr")})
-        found[text] = None
-    return "; ".join(filter(None, found))
+        rates[text] = None
+    return "; ".join(filter(None, rates))
 
 
 def _options(options: Mapping[str, Any]) -> str:
@@ -254,13 +254,13 @@ def difference_tables(grid: Grid, baseline: str) -> list[Table]:
     """Every row minus the baseline, on each benchmark's leading metric, and the mean over these benchmarks."""
     columns = list(grid.first_columns.values())
     lines: list[list[Value]] = []
-    found = []
+    all_differences = []
     for row in grid.rows:
         here = [grid.difference(row, baseline, column) if row != baseline else None for column in columns]
         known = [each for each in here if each is not None]
         if not known:
             continue
-        found += known
+        all_differences += known
         mean: Value = None
         if len(known) == len(columns) and all(
             grid.cells[name, c].complete for name in (row, baseline) for c in columns
@@ -269,7 +269,7 @@ def difference_tables(grid: Grid, baseline: str) -> list[Table]:
         lines.append([row, *here, *([mean] if len(columns) > 1 else [])])
     if not lines:
         return []
-    over = sorted({each.over for each in found})
+    over = sorted({each.over for each in all_differences})
     below = [
         f"Difference in points, positive is better, paired by seed; 95 % interval over {', or '.join(over)}: one comparison at a time."
     ]

@@ -197,8 +197,8 @@ def study_from_dict(data: Any, *, name: str) -> Study:
         raise UsageError(f"{where}: expected a mapping of fields, found {type(data).__name__}")
     if made := sorted({"name", "card"} & data.keys()):
         raise UsageError(f"{where}: {made[0]!r} is set by the harness; leave it out")
-    given = {key: value for key, value in data.items() if value is not None}
-    study = from_mapping(Study, {**given, "name": name}, where=where)
+    written = {key: value for key, value in data.items() if value is not None}
+    study = from_mapping(Study, {**written, "name": name}, where=where)
     labels = [entry.label for entry in study.entries]
     twice = sorted({label for label in labels if labels.count(label) > 1})
     if twice:

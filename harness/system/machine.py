@@ -70,8 +70,8 @@ def visible_gpus() -> list[str]:
 
 def gpu_name(device: str) -> str:
     """The model of one of `visible_gpus`, empty where it is not known."""
-    one = [f"--id={device}"] if device.isdigit() else []
-    return next(iter(_nvidia_smi("--query-gpu=name", "--format=csv,noheader", *one)), "")
+    selection = [f"--id={device}"] if device.isdigit() else []
+    return next(iter(_nvidia_smi("--query-gpu=name", "--format=csv,noheader", *selection)), "")
 
 
 def gpu_driver() -> str:

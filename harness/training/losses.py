@@ -71,11 +71,11 @@ class Mask2FormerLoss(Loss):
     MaskFormer 2107.06278).
 
     A class that occurs in an image is one region (semantic segmentation). The regions of an image are matched one to
-    one to its K mask tokens at the least cost of the same three terms, which may weigh otherwise there, the class term
-    being −p(class). Unmatched tokens learn the class "no object".
+    one to its K mask tokens at the least cost. That is a sum of the same three terms with weights of its own, where the class
+    term is −p(class). Unmatched tokens learn the class "no object".
 
-    Deviations, both ours: every pixel of the matched masks counts, at the input's resolution (the papers score 12,544 random points to
-    save memory), and matching uses area-averaged regions at the decoder's own resolution. With fewer tokens than regions, only the
+    Deviations, both ours: every pixel of the matched masks counts, at the input's resolution, where the papers score 12,544 random
+    points to save memory. And matching uses area-averaged regions at the decoder's own resolution. With fewer tokens than regions, only the
     regions that fit best are learnt.
 
     Args:

@@ -99,8 +99,8 @@ class MethodConfig:
 
     @property
     def freezes_decoder(self) -> bool:
-        """Whether the mask decoder is frozen but for what the method adds to it, and for what is new to a benchmark or a backbone:
-        class head, neck after a timm ViT, further mask tokens."""
+        """Whether the mask decoder is frozen. What the method adds to it still trains, and so does what is new to a benchmark or a
+        backbone: class head, neck after a timm ViT, further mask tokens."""
         return False
 
     def decoder_parameters(self, linears: Sequence[tuple[int, int]]) -> int:

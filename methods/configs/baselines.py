@@ -91,7 +91,7 @@ class FacTConfig(LinearsConfig):
 
     def __post_init__(self) -> None:
         super().__post_init__()
-        parse_sites(self.sites)  # the mask decoder is none
+        parse_sites(self.sites)  # refuses ``decoder``, which is no site of a block
 
     def squares(self, shape: BlockShape) -> int:
         """How many square weights of the token's width the sites of a block hold.

@@ -15,8 +15,8 @@ class NASLoRAConfig(LowRankConfig):
     """NAS-LoRA (2512.03499). What the paper leaves open is our choice and says so.
 
     Args:
-        sites: the paper says "Q, K, V of every block", which fits one cell on the fused qkv (default, so that LoRA and
-            NAS-LoRA differ in the cell alone; ours) and one cell each on ``q,k,v``.
+        sites: the paper says "Q, K, V of every block". That fits one cell on the fused qkv as well as one each on ``q,k,v``.
+            Our default is the first, so that LoRA and NAS-LoRA differ in the cell alone.
         rank: r = 3 (paper).
         scale: factor of the update; 1, the paper's formula has none.
         style: see `harness.methods.parts.operations` (the paper does not say whether ReLU and batch norm stay; ours: as DARTS).
@@ -33,7 +33,7 @@ class NASLoRAConfig(LowRankConfig):
             both on every step.
         search_start_epoch: T_B = 10 (paper).
         alternate: how, from T_B on. ``both``: every iteration updates α on a batch of its own, then the weights on
-            theirs, as DARTS and PC-DARTS do; the weights lose no update, a second pass is paid. With ``alpha_data=holdout``
+            theirs, as DARTS and PC-DARTS do. The weights lose no update, at the price of a second pass. With ``alpha_data=holdout``
             they see only their part of the images, and under ``budget: epochs`` get so much fewer updates, half by default.
             ``joint``: one pass updates both. ``iteration`` and ``epoch``: turns, α first; the weights get half of the updates. The paper
             does not say (ours: ``both``).

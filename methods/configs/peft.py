@@ -168,7 +168,7 @@ def count(tuner: str, options: Mapping[str, Any], layers: Sequence[tuple[str, in
 
 @cache
 def _counted(request: str) -> int | str:
-    """The number, or why there is none."""
+    """The answer to a request of `count`: the number, or why there is none."""
     if "torch" in sys.modules:
         number: int = import_module("harness.methods.peft").trained_parameters(*json.loads(request)[1:])
         return number

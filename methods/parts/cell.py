@@ -1,12 +1,12 @@
 """The mixed edge of NAS-LoRA (2512.03499): y = Σ_i softmax(α)_i · O_i(x) on a bottleneck map.
 
 `harness.methods.parts.operations` says what the operations are (those of DARTS, 1806.09055). Deviations: the depthwise and pointwise
-weights start as PyTorch starts a convolution (Kaiming-uniform, a = √5), from the method's own generator; the cell
-computes in float32 under autocast, because its few channels cost nothing and batch statistics in half precision do.
+weights start as PyTorch starts a convolution (Kaiming-uniform, a = √5), from the method's own generator. The cell
+computes in float32 under autocast: for its few channels that costs nothing, and batch statistics lose accuracy in half precision.
 
 Two ways to compute the same: operation by operation, or ``fused``. The depthwise and the pointwise part of a stage have
-nothing between them and make one dense kernel; kernels of all operations are widened to one size and run as one
-convolution; batch norms of one stage run as one. In the linear style the whole cell collapses into one kernel first.
+nothing between them and make one dense kernel. Kernels of all operations are widened to one size and run as one
+convolution, and batch norms of one stage run as one. In the linear style the whole cell collapses into one kernel first.
 The weights of separable convolutions are one tensor, so that one product makes all kernels.
 All of it is differentiable.
 """
@@ -65,7 +65,7 @@ class BeyondDarts(nn.Module):
     """The operations of `harness.methods.parts.operations.BEYOND` among ``operations``, each linear in its map.
 
     Args:
-        operations: names; others are passed over.
+        operations: names; those of DARTS are ignored.
         channels: C.
         generator: source of the initial weights, which are as PyTorch starts a convolution.
     """
@@ -216,7 +216,7 @@ class Cell(nn.Module):
         generator: source of the initial weights.
         fused: batch the operations into few convolutions; the same result as one by one.
         compiled: have torch.compile make few kernels of it; the same result to rounding.
-        norm: ``batch``, ``batch-affine`` or ``none``; see `harness.methods.configs.NASLoRAConfig`.
+        norm: ``batch``, ``batch-affine`` or ``none``; see `harness.methods.configs.naslora.NASLoRAConfig`.
         residual: add the map itself.
 
     Shape: (B, channels, h, w) to the same.

@@ -126,9 +126,9 @@ def watched(encoder: Any) -> Iterator[list[Seen]]:
     """What the blocks of ``encoder`` do with whatever runs through it inside the context, in order of depth."""
     seen = []
     with ExitStack() as hooks:
-        for place in block_sites(encoder, "all"):
-            block_seen, layout = Seen(), place.layout
-            attn = next(module for module in place.block.modules() if is_attention(module))
+        for site in block_sites(encoder, "all"):
+            block_seen, layout = Seen(), site.layout
+            attn = next(module for module in site.block.modules() if is_attention(module))
 
             def of_attention(
                 module: nn.Module,
@@ -154,7 +154,7 @@ def watched(encoder: Any) -> Iterator[list[Seen]]:
                 to.frequencies.append(float(half_diagonal(as_maps(output, of))[-1]))
 
             hooks.callback(attn.register_forward_hook(of_attention).remove)
-            hooks.callback(place.block.register_forward_hook(of_block).remove)
+            hooks.callback(site.block.register_forward_hook(of_block).remove)
             seen.append(block_seen)
         yield seen
 

@@ -2,8 +2,8 @@
 
     python -m harness.run --plugin results/analysis/origin.py --study results/analysis/studies/small-classification.yaml
 
-Nothing is copied. The five are in one data root, and each keeps its own splits (whole sequences of CVC-612, both pictures of a
-lesion of ISIC, all tiles of a road image), so no test image has its like in training.
+Nothing is copied. The five are in one data root, and each keeps its own splits, so no test image has its like in training. Whole
+sequences of CVC-612, both pictures of a lesion of ISIC and all tiles of a road image stay in one split.
 """
 
 from __future__ import annotations
