@@ -47,7 +47,7 @@ def from_mapping(cls: type[T], values: Mapping[str, Any], *, where: str, endless
 
     _check_keys(cls, values, where=where, path="")
     try:
-        made: T = _adapter(cast("Any", cls)).validate_python(dict(values))
+        instance: T = _adapter(cast("Any", cls)).validate_python(dict(values))
     except ValidationError as error:
         field, message, value, _ = _first(error)
         if not field:
@@ -56,12 +56,12 @@ def from_mapping(cls: type[T], values: Mapping[str, Any], *, where: str, endless
             raise UsageError(f"{where}: {field}: {message}") from error
         raise UsageError(f"{where}: {field}={shown(repr(value))} {message}") from error
     for key, value in values.items():
-        if _is_coerced(value, getattr(made, key)):
+        if _is_coerced(value, getattr(instance, key)):
             raise UsageError(f"{where}: {key}={shown(repr(value))} has true or false where something else belongs")
     for key in (name for name in values if name not in endless):
-        if (number := _unusable(getattr(made, key))) is not None:
+        if (number := _unusable(getattr(instance, key))) is not None:
             raise UsageError(f"{where}: {key}={shown(number)} is no number to compute with")
-    return made
+    return instance
 
 
 def from_json(kind: type[T], data: bytes) -> T:
@@ -103,18 +103,18 @@ def read_as(path: Path, kind: type[T]) -> T:
 
 def escaped(value: T) -> T:
     """``value`` with control characters escaped, in dataclasses, mappings, lists and tuples."""
-    made: Any = value
+    result: Any = value
     if isinstance(value, str):
-        made = printable_line(value)
+        result = printable_line(value)
     elif value is None or isinstance(value, int | float):  # most of a record
         pass
     elif isinstance(value, dict):
-        made = {escaped(key): escaped(item) for key, item in value.items()}
+        result = {escaped(key): escaped(item) for key, item in value.items()}
     elif isinstance(value, list | tuple):
-        made = type(value)(map(escaped, value))
+        result = type(value)(map(escaped, value))
     elif is_dataclass(value) and not isinstance(value, type):
-        made = replace(value, **{field.name: escaped(getattr(value, field.name)) for field in fields(value)})
-    return cast("T", made)
+        result = replace(value, **{field.name: escaped(getattr(value, field.name)) for field in fields(value)})
+    return cast("T", result)
 
 
 def is_plain(data: bytes) -> bool:

@@ -103,9 +103,9 @@ def sealed(content: dict[str, Any]) -> bytes:
 
 def seal_holds(data: bytes) -> bool | None:
     """Whether a file's content is what was sealed; None for an older file without a seal. The layout may differ."""
-    if (found := data.find(_SEAL)) < 0 and b'"seal"' not in data:
+    if (position := data.find(_SEAL)) < 0 and b'"seal"' not in data:
         return None
-    start = found + len(_SEAL)
+    start = position + len(_SEAL)
     if digest(data[:start] + data[start + 16 :]).encode() == data[start : start + 16]:
         return True
     content = json.loads(data)

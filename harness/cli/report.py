@@ -36,19 +36,19 @@ def main(argv: list[str] | None = None) -> int:
     require_writable(folder, named="folder", option="--out")
     study = load_study(options.study) if options.study else None
     archive = Archive(root)
-    made = boards(grids(archive, study=study), study, options.baseline)
+    leaderboards = boards(grids(archive, study=study), study, options.baseline)
     for path, reason in sorted(archive.problems.items()):
         say(f"not counted: {path}: {reason}")
-    if not made:
+    if not leaderboards:
         what = f"no record of study {study.name}" if study else "no record"
         raise UsageError(
             f"{archive.store.folder} holds {what}; run something first (python -m harness.run …), or give --results DIR"
         )
     pictures = photographs(root, data=options.data, which=options.photographs)
     if options.figures:
-        return _figures(folder, made, pictures)
+        return _figures(folder, leaderboards, pictures)
     pages = site(
-        made, title=study.title if study else "Results", photographs=pictures,
+        leaderboards, title=study.title if study else "Results", photographs=pictures,
         withheld="Photographs: name their folder by --data DIR; --photographs all also shows those that may not be redistributed.",
     )  # fmt: skip
     for name in pages:
@@ -62,14 +62,14 @@ def main(argv: list[str] | None = None) -> int:
     return 0
 
 
-def _figures(folder: Path, made: list[Any], pictures: Callable[[Record, str, str], Any]) -> int:
+def _figures(folder: Path, leaderboards: list[Any], pictures: Callable[[Record, str, str], Any]) -> int:
     from harness.report.figures import draw
     from harness.report.style import FORMATS, encoded
 
     count = 0
-    for number, board in enumerate(made, start=1):
+    for number, board in enumerate(leaderboards, start=1):
         for name, figure, caption in draw(board, pictures):
-            stem = name if len(made) == 1 else f"table-{number}-{name}"
+            stem = name if len(leaderboards) == 1 else f"table-{number}-{name}"
             for form in FORMATS:
                 write_file(folder / f"{stem}.{form}", encoded(figure, form, title=stem, caption=caption), what="figure")
             write_file(folder / f"{stem}.txt", f"{board.grid.title}. {caption}\n", what="caption")

@@ -35,15 +35,15 @@ def main(argv: list[str] | None = None) -> int:
     if options.check:
         return _check(root, pages.files(root, style=options.format), style=options.format, whole=study is None)
     width = terminal_width(sys.stdout) if options.format == "markdown" else 0
-    made = {name: make() for name, make in pages.content.items()}
-    files = files_of(made, root, style=options.format)
+    page_by_name = {name: make() for name, make in pages.content.items()}
+    files = files_of(page_by_name, root, style=options.format)
     try:
         for path, text in files.items():
             if not prints_only:
                 write_file(path, text, what="table")
     finally:  # a folder that is there to be read has tables all the same
         style: Format = "text" if width else options.format
-        print(*(write(page, style=style, width=width or 100) for page in made.values()), sep="\n", end="")
+        print(*(write(page, style=style, width=width or 100) for page in page_by_name.values()), sep="\n", end="")
     for path in files if not prints_only else ():
         print(f"written: {path}", file=sys.stderr)
     if prints_only:

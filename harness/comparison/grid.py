@@ -218,15 +218,15 @@ def grids(
     runs = runs[runs["protocol"] == protocol] if protocol and len(runs) else runs
     if runs.empty:
         return []
-    made = (
+    tables = (
         [_grid(here, archive, metrics=metrics) for _, here in rows(runs).groupby("table", sort=False)]
         if study is None
         else []
     )
     if study is not None:
-        made = _of_study(runs, study, archive, metrics=metrics)
-    made.sort(key=lambda parts: (parts["generated"], -len(parts["rows"]), -len(parts["runs"])))
-    return _titled(made)
+        tables = _of_study(runs, study, archive, metrics=metrics)
+    tables.sort(key=lambda parts: (parts["generated"], -len(parts["rows"]), -len(parts["runs"])))
+    return _titled(tables)
 
 
 Parts = dict[str, Any]
@@ -374,20 +374,20 @@ def _seeds_of(column: Column, records: Sequence[Record]) -> set[int]:
     return {run.seed for run in here} | {seed for run in here for seed in run.planned_seeds}
 
 
-def _titled(made: Sequence[Parts]) -> list[Grid]:
+def _titled(tables: Sequence[Parts]) -> list[Grid]:
     """The tables with titles that name what differs from the card; equal titles also get their hash."""
-    records = [sorted({r.key: r for r in parts["runs"]["record"]}.values(), key=lambda r: r.key) for parts in made]
+    records = [sorted({r.key: r for r in parts["runs"]["record"]}.values(), key=lambda r: r.key) for parts in tables]
     changed = [overrides(here) for here in records]
 
     titles = []
-    for parts, differing, here in zip(made, changed, records, strict=True):
+    for parts, differing, here in zip(tables, changed, records, strict=True):
         everywhere = shared(list((differing or {}).values()))
         words = headed([name for name in HEADED if name in everywhere], here[0].run.rules) if everywhere else ""
         titles.append(f"{parts['protocol']} · {parts['backbone']}" + (f" · {words}" if words else ""))
     for same in {each for each in titles if titles.count(each) > 1}:
         for number, each in enumerate(titles):
             if each == same:
-                parts = made[number]
+                parts = tables[number]
                 weights = weights_in_words(parts["checkpoint"])
                 titles[number] += f" · rules {parts['protocol_hash'][:8]}, weights {weights}"
     return [
@@ -396,7 +396,7 @@ def _titled(made: Sequence[Parts]) -> list[Grid]:
             overrides=None if changed[number] is None else overrides_in_words(changed[number] or {}),
             **{name: value for name, value in parts.items() if name != "generated"},
         )
-        for number, parts in enumerate(made)
+        for number, parts in enumerate(tables)
     ]
 
 

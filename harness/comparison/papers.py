@@ -62,9 +62,9 @@ class Published:
     @property
     def settings(self) -> dict[str, Any]:
         """``options`` as values of the method's configuration."""
-        given = dict(item.strip().split("=", 1) for item in self.options.split(";") if item)
-        config = method_config(self.method, given)
-        return {name: getattr(config, name) for name in given}
+        assigned = dict(item.strip().split("=", 1) for item in self.options.split(";") if item)
+        config = method_config(self.method, assigned)
+        return {name: getattr(config, name) for name in assigned}
 
     def against(self, ours: Sequence[float]) -> Difference:
         """Ours (one score a seed, in percent) minus the paper's, with the variance of both (Welch 1947). Without a printed spread the

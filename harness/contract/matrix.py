@@ -109,7 +109,7 @@ def capability(
     in_decoder = config.decoder_parameters([(part.in_features, part.out_features) for part in linears])
     names = {f.name for f in fields(config)}
     entry = methods.BUILTIN.get(method)
-    made = kind(config)
+    instance = kind(config)
     return Capability(
         method=method,
         backbone=backbone,
@@ -119,8 +119,8 @@ def capability(
         encoder_parameters=encoder,
         trainable_parameters=encoder + trained_in_decoder(config, backbone, task="binary", decoder=decoder),
         total_parameters=sum(p.numel() for p in plain.parameters()) + config.added_parameters(shape) + in_decoder,
-        identity_at_init=made.identity_at_init,
-        merge_modes=tuple(made.merge_modes),
+        identity_at_init=instance.identity_at_init,
+        merge_modes=tuple(instance.merge_modes),
         placement=tuple(key for key in ("blocks", "sites") if key in names),
         on_mobile_sam=_on_mobile_sam(config) if decoder == "sam" else None,
         declared=dict(kind.lacks),

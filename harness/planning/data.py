@@ -151,8 +151,8 @@ def network_images(results: Path, *, data: Sequence[Path] = ()) -> Callable[[Rec
     def tested(
         name: str, rules: str, manifest: str, *, generated: bool
     ) -> tuple[Benchmark, dict[tuple[str, str], Pair]] | None:
-        given: Sequence[Path | None] = data or [folders.get(name), settings.data]
-        for folder in [results / "sample-data" / name] if generated else given:
+        roots: Sequence[Path | None] = data or [folders.get(name), settings.data]
+        for folder in [results / "sample-data" / name] if generated else roots:
             if folder is None or not folder.is_dir():
                 continue
             with suppress(DatasetError, UsageError):  # other data, or a plug-in or a card that are unknown here

@@ -236,11 +236,11 @@ def _choice(trial: Trials, tuning: Tuning, store: RecordStore) -> dict[str, Any]
     tried: list[dict[str, Any]] = []
     codes: dict[str, None] = {}
     for values, keys in trial.runs.items():
-        made = [record for key in keys if (record := store.find(key)) is not None]
-        codes |= dict.fromkeys(record.code for record in made)
-        scores = [score for record in made if (score := _validated(record)) is not None]
+        records = [record for key in keys if (record := store.find(key)) is not None]
+        codes |= dict.fromkeys(record.code for record in records)
+        scores = [score for record in records if (score := _validated(record)) is not None]
         score = math.fsum(scores) / len(scores) if scores and len(scores) == len(keys) else None
-        hours = sum(record.cost.get("wall_time_s", 0.0) for record in made) / 3600
+        hours = sum(record.cost.get("wall_time_s", 0.0) for record in records) / 3600
         names = dict(zip(trial.grid, values, strict=True))
         tried.append({"options": names, "score": score, "keys": keys, "hours": round(hours, 5)})
     metric = BENCHMARKS.get(trial.benchmarks[0]).selection_metric

@@ -151,8 +151,8 @@ def understand(arguments: argparse.Namespace, settings: Settings) -> Understood:
             raise UsageError(f"--set {name}.… has no effect: {name} is none of --methods {arguments.methods}")
     card = load_protocol(values["protocol"], own_words[0])
     for name in own_names:  # what a folder is, its patterns and its category say with it
-        made, folders[name] = any_folder(name, folders[name], data_options(resolve(card, name), name))
-        BENCHMARKS.add(name, made)
+        benchmark, folders[name] = any_folder(name, folders[name], data_options(resolve(card, name), name))
+        BENCHMARKS.add(name, benchmark)
     generated = card.data == "sample"
     if generated and arguments.data:
         raise UsageError(

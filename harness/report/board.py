@@ -13,17 +13,17 @@ from harness.studies import Study
 from harness.system.errors import UsageError, did_you_mean
 
 
-def boards(made: Iterable[Grid], study: Study | None, baseline: str) -> list[Leaderboard]:
+def boards(tables: Iterable[Grid], study: Study | None, baseline: str) -> list[Leaderboard]:
     """Every table with runs against a baseline: the row of that name, else the study's, else the default one, else the first row.
 
     Raises:
         UsageError: no row is called ``baseline``.
     """
-    made = [grid for grid in made if grid.records and grid.columns]
-    names = {row for grid in made for row in grid.rows}
+    tables = [grid for grid in tables if grid.records and grid.columns]
+    names = {row for grid in tables for row in grid.rows}
     if baseline and baseline not in names:
         raise UsageError(f"no row is called {baseline!r}{did_you_mean(baseline, names)}")
-    return [leaderboard(grid, _baseline(grid, study, baseline)) for grid in made]
+    return [leaderboard(grid, _baseline(grid, study, baseline)) for grid in tables]
 
 
 def _baseline(grid: Grid, study: Study | None, name: str) -> str:

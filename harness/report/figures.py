@@ -46,18 +46,18 @@ if TYPE_CHECKING:
 def draw(board: Leaderboard, pictures: Pictures | None = None) -> Iterator[tuple[str, Figure, str]]:
     """(name, figure, caption) of every figure whose numbers the runs have."""
     with styled():
-        if made := pareto(board):
-            yield ("pareto", *made)
-        if made := differences(board, list(board.columns)):
-            yield ("differences", *made)
-        if made := cost(board):
-            yield ("cost", *made)
+        if figure := pareto(board):
+            yield ("pareto", *figure)
+        if figure := differences(board, list(board.columns)):
+            yield ("differences", *figure)
+        if figure := cost(board):
+            yield ("cost", *figure)
         for benchmark in board.columns:
             for name, of_column in (("curves", curves), ("alpha", alpha)):
-                if made := of_column(board, benchmark):
-                    yield (f"{name}-{benchmark}", *made)
-            if made := masks.figure(board, benchmark, pictures):
-                yield (f"masks-{benchmark}", *made)
+                if figure := of_column(board, benchmark):
+                    yield (f"{name}-{benchmark}", *figure)
+            if figure := masks.figure(board, benchmark, pictures):
+                yield (f"masks-{benchmark}", *figure)
 
 
 Points = Mapping[str, tuple[float, float]]
@@ -78,8 +78,8 @@ def pareto(board: Leaderboard, *, width: float = 1.6 * COLUMN, height: float = 3
     points, title = _points(board)
     if len(points) < 2:
         return None
-    made = new_figure(width, height)
-    ax = made.subplots()
+    figure = new_figure(width, height)
+    ax = figure.subplots()
     costs = sorted({cost for cost, _ in points.values() if cost > 0}) or [1.0]
     ax.set_xscale("symlog", linthresh=costs[0] / 2, linscale=0.35)
     decades = [10.0**power for power in range(10) if costs[0] <= 10.0**power <= 2 * costs[-1]]
@@ -101,7 +101,7 @@ def pareto(board: Leaderboard, *, width: float = 1.6 * COLUMN, height: float = 3
     if times:
         cost, score = zip(*(points[row] for row in times), strict=True)
         dots = ax.scatter(cost, score, c=list(times.values()), cmap=_colours(), s=26, zorder=3)
-        bar = made.colorbar(dots, ax=ax, shrink=0.7, aspect=24, pad=0.02)
+        bar = figure.colorbar(dots, ax=ax, shrink=0.7, aspect=24, pad=0.02)
         bar.set_label(f"training step ÷ {cut(board.baseline, 20)}'s")
     beyond = {row: point for row, point in points.items() if row not in inside}
     for cost_there, score_there in beyond.values():
@@ -119,7 +119,7 @@ def pareto(board: Leaderboard, *, width: float = 1.6 * COLUMN, height: float = 3
     legend = f" Beyond the axis: {out}." if out else ""
     colour = " Colour: time of a training step." if times else ""
     return (
-        made,
+        figure,
         f"Each point is a method. Dashed: the Pareto front. Circled: {board.baseline}.{colour}{legend} {caption(board)}",
     )
 
@@ -194,8 +194,8 @@ def differences(board: Leaderboard, benchmarks: Sequence[str]) -> tuple[Figure, 
     rows = [each for each in order if any((d := against(each, name)) and d.low is not None for name in shown)]
     if not rows:
         return None
-    made = new_figure(COLUMN if len(shown) == 1 else PAGE, 0.6 + 0.15 * len(rows))
-    axes = made.subplots(1, len(shown), squeeze=False, sharey=True)[0]
+    figure = new_figure(COLUMN if len(shown) == 1 else PAGE, 0.6 + 0.15 * len(rows))
+    axes = figure.subplots(1, len(shown), squeeze=False, sharey=True)[0]
     for ax, name in zip(axes, shown, strict=True):
         points = {at: d for at, each in enumerate(rows) if (d := against(each, name)) and d.low is not None}
         ends = [0.0, *(end for d in points.values() for end in (d.low, d.high) if end is not None)]
@@ -212,10 +212,10 @@ def differences(board: Leaderboard, benchmarks: Sequence[str]) -> tuple[Figure, 
         ax.tick_params(axis="y", length=0)
     axes[0].set_yticks(range(len(rows)), [cut(each.row, 34) for each in rows])
     axes[0].set_ylim(len(rows) - 0.4, -0.6)
-    made.supxlabel(f"points to {board.baseline}", fontsize=7)
+    figure.supxlabel(f"points to {board.baseline}", fontsize=7)
     joint = any(d.simultaneous for each in rows if (d := against(each, shown[0])))
     legend = "95 % confidence intervals" + (", simultaneous for all rows of a panel (max-T)" if joint else "")
-    return made, f"Difference to {board.baseline} in points, positive is better; {legend}. {caption(board)}"
+    return figure, f"Difference to {board.baseline} in points, positive is better; {legend}. {caption(board)}"
 
 
 def cost(board: Leaderboard) -> tuple[Figure, str] | None:
@@ -223,8 +223,8 @@ def cost(board: Leaderboard) -> tuple[Figure, str] | None:
     rows = sorted((each for each in ran(board) if each.time), key=lambda each: -each.time.value if each.time else 0)
     if not rows or board.session is None:
         return None
-    made = new_figure(PAGE, 0.65 + 0.16 * len(rows))
-    axes = made.subplots(1, 2, sharey=True)
+    figure = new_figure(PAGE, 0.65 + 0.16 * len(rows))
+    axes = figure.subplots(1, 2, sharey=True)
     for ax, title in zip(axes, ("time of a training step", "peak memory"), strict=True):
         ax.axvline(1, color=INK, linewidth=0.6)
         for at, each in enumerate(rows):
@@ -240,7 +240,7 @@ def cost(board: Leaderboard) -> tuple[Figure, str] | None:
     axes[0].set_yticks(range(len(rows)), [cut(each.row, 34) for each in rows])
     axes[0].set_ylim(-0.6, len(rows) - 0.4)
     setup = board.session.comparability
-    return made, (
+    return figure, (
         f"A training step against {board.baseline}'s, {board.session.rounds} interleaved rounds on {setup.device}, {setup.precision},"
         f" {setup.image_size} px, batch {setup.batch}. Thick: 95 % confidence intervals over the rounds."
     )
@@ -269,8 +269,8 @@ def curves(board: Leaderboard, benchmark: str, *, coloured: int = 5) -> tuple[Fi
     first = [row for row in dict.fromkeys((board.baseline, *order)) if row in means][:coloured]
     from matplotlib.ticker import MaxNLocator
 
-    made = new_figure(COLUMN, 2.5)
-    ax = made.subplots()
+    figure = new_figure(COLUMN, 2.5)
+    ax = figure.subplots()
     for row, mean in means.items():
         if row not in first:
             ax.plot(list(mean), list(mean.values()), color=GREY, linewidth=0.5, alpha=0.5, zorder=1)
@@ -283,10 +283,10 @@ def curves(board: Leaderboard, benchmark: str, *, coloured: int = 5) -> tuple[Fi
     ax.xaxis.set_major_locator(MaxNLocator(5, integer=True))
     ax.set_ylabel(f"validation {metric(name).title} (%)")
     ax.grid(visible=True, axis="y")
-    made.legend(loc="outside lower center", ncols=2, columnspacing=1.0, handlelength=1.4)
+    figure.legend(loc="outside lower center", ncols=2, columnspacing=1.0, handlelength=1.4)
     others = f" Grey: the other {len(means) - len(first)} rows." if len(means) > len(first) else ""
     return (
-        made,
+        figure,
         f"Validation {metric(name).title} on {column.title} by epoch, mean over seeds.{others} {caption(board)}",
     )
 
@@ -316,7 +316,7 @@ def alpha(board: Leaderboard, benchmark: str) -> tuple[Figure, str] | None:
         return None
     from matplotlib.ticker import MaxNLocator
 
-    made, axes = panels(len(rows), columns=3, width=PAGE * min(3, 1 + len(rows)) / 3, height=1.9, sharey=True)
+    figure, axes = panels(len(rows), columns=3, width=PAGE * min(3, 1 + len(rows)) / 3, height=1.9, sharey=True)
     for ax, (row, (names, histories, codes)) in zip(axes, rows.items(), strict=True):
         ax.axhline(1 / len(names), color=GREY, linewidth=0.7)
         for index, name in enumerate(names):
@@ -331,9 +331,9 @@ def alpha(board: Leaderboard, benchmark: str) -> tuple[Figure, str] | None:
         ax.xaxis.set_major_locator(MaxNLocator(5, integer=True))
     axes[0].set_ylabel("softmax(α)")
     handles, labels = max((ax.get_legend_handles_labels() for ax in axes), key=lambda pair: len(pair[1]))
-    made.legend(handles, labels, loc="outside lower center", ncols=4)
+    figure.legend(handles, labels, loc="outside lower center", ncols=4)
     legend = "Share of each operation of the searched cells (softmax of its weights α) by epoch, mean over sites and seeds; grey: all alike"
-    return made, f"{legend}. {board.columns[benchmark].title}. {caption(board)}"
+    return figure, f"{legend}. {board.columns[benchmark].title}. {caption(board)}"
 
 
 def _history(board: Leaderboard, record: Record) -> list[Shares]:

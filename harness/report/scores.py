@@ -53,12 +53,12 @@ def score_page(
     """
     import pandas as pd
 
-    made = grids(archive, protocol=protocol, study=study, runs=runs, metrics=metrics)
-    if study and study.table.kind == "leaderboard" and made and baseline_of(study):
-        return leaderboard_page(made, study)
+    page_grids = grids(archive, protocol=protocol, study=study, runs=runs, metrics=metrics)
+    if study and study.table.kind == "leaderboard" and page_grids and baseline_of(study):
+        return leaderboard_page(page_grids, study)
     papers = Papers.read() if study and study.table.paper else None
     tables: list[Table] = []
-    for grid in made:
+    for grid in page_grids:
         scores = score_table(grid, details=details)
         if study and study.note:
             scores = replace(scores, above=[study.note, *scores.above])
@@ -67,14 +67,14 @@ def score_page(
             tables += difference_tables(grid, baseline_of(study))
         if study and papers and grid.protocol in {study.protocol, *papers.cards}:
             tables += paper_tables(grid, papers)
-    title = study.title if study else ", ".join(dict.fromkeys(grid.protocol for grid in made)) or "no records"
-    generated = bool(made) and all(grid.is_generated for grid in made)
+    title = study.title if study else ", ".join(dict.fromkeys(grid.protocol for grid in page_grids)) or "no records"
+    generated = bool(page_grids) and all(grid.is_generated for grid in page_grids)
     return Page(
         title=title + (": generated images, whose numbers rank nothing" if generated else ""),
         note=RANKS_NOTHING if generated else "",
         tables=tables or [Table(heading=study.name if study else title, above=["No record of this table yet."])],
-        foot=footnotes(made),
-        numbers=pd.concat([grid.tidy() for grid in made], ignore_index=True) if made else None,
+        foot=footnotes(page_grids),
+        numbers=pd.concat([grid.tidy() for grid in page_grids], ignore_index=True) if page_grids else None,
     )
 
 
@@ -209,10 +209,10 @@ def _options(options: Mapping[str, Any]) -> str:
     return ", ".join(f"{name} {value}" for name, value in options.items() if value is not None)
 
 
-def footnotes(made: Sequence[Grid]) -> list[str]:
+def footnotes(page_grids: Sequence[Grid]) -> list[str]:
     """How to read all tables of a page."""
-    cells = [cell for grid in made for cell in grid.cells.values()]
-    records = [record for grid in made for record in grid.records]
+    cells = [cell for grid in page_grids for cell in grid.cells.values()]
+    records = [record for grid in page_grids for record in grid.records]
     lines = [CELLS] if cells else []
     lines += [BLANK] if any(cell.blank for cell in cells) else []
     if any(map(_selected_on_test, records)):
@@ -319,19 +319,19 @@ def _departs(words: Sequence[str]) -> str:
     )
 
 
-def leaderboard_page(made: Sequence[Grid], study: Study) -> Page:
+def leaderboard_page(page_grids: Sequence[Grid], study: Study) -> Page:
     """A table of methods for each grid, best first."""
     import pandas as pd
 
     numbers = []
-    for grid in made:
+    for grid in page_grids:
         tidy = grid.tidy()
         kept = {(column.benchmark, column.split, column.metric) for column in grid.first_columns.values()}
         shown = [column in kept for column in zip(tidy["benchmark"], tidy["split"], tidy["metric"], strict=True)]
         numbers.append(tidy[pd.Series(shown, index=tidy.index) & (tidy["code"] != MISSING)])
     return Page(
-        title=study.title, tables=[_board_table(leaderboard(grid, baseline_of(study)), study) for grid in made],
-        foot=footnotes(made), numbers=pd.concat(numbers, ignore_index=True), with_csv=True,
+        title=study.title, tables=[_board_table(leaderboard(grid, baseline_of(study)), study) for grid in page_grids],
+        foot=footnotes(page_grids), numbers=pd.concat(numbers, ignore_index=True), with_csv=True,
     )  # fmt: skip
 
 

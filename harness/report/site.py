@@ -74,7 +74,7 @@ def _part(board: Leaderboard, benchmark: str, photographs: masks.Pictures | None
         ("alpha", figures.alpha(board, benchmark)),
     )  # fmt: skip
     name = hashlib.sha256(f"{board.grid.title} {benchmark}".encode()).hexdigest()[:8]
-    pictures = [made for kind, figure in drawn if (made := _picture(f"{kind}-{name}", figure))]
+    pictures = [picture for kind, figure in drawn if (picture := _picture(f"{kind}-{name}", figure))]
     tiles = masks.tiles(board, benchmark, photographs)
     about = masks.about(board, benchmark) if tiles else ""
     runs = [r for r in board.grid.records if r.run.benchmark == benchmark]
@@ -87,13 +87,13 @@ def _part(board: Leaderboard, benchmark: str, photographs: masks.Pictures | None
     }  # fmt: skip
 
 
-def _picture(name: str, made: tuple[Any, str] | None, narrow: tuple[Any, str] | None = None) -> dict[str, Any] | None:
+def _picture(name: str, drawn: tuple[Any, str] | None, narrow: tuple[Any, str] | None = None) -> dict[str, Any] | None:
     """A figure inside a page; ``narrow`` stands in for it on a narrow screen. ``wide``: it takes the page's width."""
-    if made is None:
+    if drawn is None:
         return None
     small = inline(narrow[0], name=f"{name}-narrow") if narrow else ""
-    wide = made[0].get_figwidth() > 1.5 * COLUMN
-    return {"svg": inline(made[0], name=name), "caption": made[1], "narrow": small, "wide": wide}
+    wide = drawn[0].get_figwidth() > 1.5 * COLUMN
+    return {"svg": inline(drawn[0], name=name), "caption": drawn[1], "narrow": small, "wide": wide}
 
 
 def _tile_source(picture: Any) -> str:
