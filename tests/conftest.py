@@ -18,7 +18,7 @@ from harness.registry import BENCHMARKS, METHODS
 
 @pytest.hookimpl(optionalhook=True)
 def pytest_xdist_make_scheduler(config: pytest.Config, log: Any) -> Any:
-    """A file's tests share its fixtures, so one worker of a parallel run gets them all; the contract's go case by case, and
+    """A file's tests share its fixtures, so one worker of a parallel run gets them all. The contract's go case by case, and
     last: cases are short, and no worker waits long for another's."""
     from xdist.scheduler import LoadFileScheduling
 

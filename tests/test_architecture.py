@@ -29,11 +29,11 @@ def test_every_file_of_the_walk_is_named_by_one_before_it() -> None:
     """As an import or in the command that starts it: a reader gets from one to the next by their names."""
     files = walk()
     texts = [path.read_text(encoding="utf-8") for path in files]
-    for place, path in enumerate(files[1:], start=1):
+    for index, path in enumerate(files[1:], start=1):
         module = ".".join(path.relative_to(REPOSITORY).with_suffix("").parts)
         room, _, name = module.rpartition(".")
         named = rf"\b{re.escape(module)}\b|from {re.escape(room)} import .*\b{name}\b"
-        assert any(re.search(named, text) for text in texts[:place]), module
+        assert any(re.search(named, text) for text in texts[:index]), module
 
 
 def test_every_module_that_the_page_names_exists() -> None:

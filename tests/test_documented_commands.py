@@ -60,9 +60,9 @@ COMMANDS = [*{tuple(words): (where, words) for where, words in commands() if wor
 
 
 @pytest.fixture(scope="module")
-def place(tmp_path_factory: pytest.TempPathFactory) -> Path:
+def workspace(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """What the pages speak of: data, weights, archives, predictions, and the records of finished runs."""
-    root = tmp_path_factory.mktemp("place")
+    root = tmp_path_factory.mktemp("workspace")
     for name in FILES:
         (root / name).write_text(name)
     for name in SEGMENTED:
@@ -132,13 +132,13 @@ def test_commands_are_found() -> None:
 
 @pytest.mark.parametrize("words", [pytest.param(words, id=f"{where} {words[:2]}") for where, words in COMMANDS])
 def test_a_documented_command_runs(
-    words: list[str], place: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+    words: list[str], workspace: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    monkeypatch.chdir(place)
-    monkeypatch.setenv("SAM_PEFT_SETTINGS", str(place / "settings.toml"))
+    monkeypatch.chdir(workspace)
+    monkeypatch.setenv("SAM_PEFT_SETTINGS", str(workspace / "settings.toml"))
     monkeypatch.setattr("sys.stdin", io.StringIO())
     stand_in(monkeypatch)
-    key = next(finished(place / "WEIGHTS")).key
+    key = next(finished(workspace / "WEIGHTS")).key
     if not words:
         assert main([]) == 0
         return

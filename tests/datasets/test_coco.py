@@ -1,4 +1,4 @@
-"""COCO JSON read in subfolder: the masks are pycocotools' own, and nothing in a file reaches its C unchecked."""
+"""COCO JSON read where it is: the masks are pycocotools' own, and nothing in a file reaches its C unchecked."""
 
 from __future__ import annotations
 
@@ -58,7 +58,7 @@ def document(
     ]
     named = [
         {"id": index, "name": name} for index, name in enumerate(("things", *categories))
-    ]  # as Roboflow: 0 is nobody's
+    ]  # as Roboflow has them: no object is of 0
     return {"info": {}, "categories": named, "images": images, "annotations": annotations}
 
 

@@ -126,7 +126,9 @@ def test_images_masks_and_splits_are_those_of_the_files(make: Any, tmp_path: Pat
     assert (len(splits.train) + len(splits.val), len(splits.test["test"])) == (COUNT, COUNT)
     for pair in splits.test["test"]:
         assert np.array_equal(benchmark.read(pair).mask, _drawn(int(pair.stem.removeprefix("test"))))
-    assert any_folder("mine", Path(f"hf:{source}"))[1] == root, "unpacked once"
+    made = [path.stat().st_ctime_ns for path in (root, *root.rglob("*"))]
+    assert any_folder("mine", Path(f"hf:{source}"))[1] == root
+    assert [path.stat().st_ctime_ns for path in (root, *root.rglob("*"))] == made, "unpacked once"
 
 
 def test_rows_without_names_are_numbered_and_classes_come_along(tmp_path: Path) -> None:

@@ -1,6 +1,6 @@
 """Whatever a results folder holds, every verb that reads it ends with 0, 1 or 2 in words, and writes nothing elsewhere.
 
-Records, cost records and sidecar files are mutated: values, names, types, bytes, kinds of files; half of the
+Records, cost records and sidecar files are mutated: values, names, types, bytes, kinds of files. Half of the
 mutants have the key and the seal that fit them, as a forger's would. ``FUZZ_EXAMPLES=2000`` tries more of them.
 """
 

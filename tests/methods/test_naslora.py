@@ -104,11 +104,11 @@ def test_groups_split_weights_from_architecture_with_their_own_rates() -> None:
 def test_an_older_state_also_holds_positions_of_kernels() -> None:
     """Until 0.2 a state had buffers that are made anew with every cell."""
     segmenter, method = _attached()
-    targets = {name: buffer for name, buffer in segmenter.named_buffers() if name.endswith("._columns")}
-    assert targets
+    positions = {name: buffer for name, buffer in segmenter.named_buffers() if name.endswith("._columns")}
+    assert positions
     state = method.state()
-    assert not targets.keys() & state.keys()
-    method.load_state(state | targets)
+    assert not positions.keys() & state.keys()
+    method.load_state(state | positions)
     with pytest.raises(MethodError, match="does not belong"):
         method.load_state(state | {"another": torch.zeros(1)})
 
@@ -239,13 +239,13 @@ def test_a_compiled_cell_has_the_eager_ones_outputs_and_gradients(style: str, mo
 
     def passed(*, compiled: bool) -> list[Tensor]:
         _, method = _attached(compiled=compiled, style=style, norm="batch", alpha_std=0.5)
-        one = next(iter(method.cells().values())).double()
+        cell = next(iter(method.cells().values())).double()
         seen: list[Tensor] = []
         for side, training in ((4, True), (3, True), (3, False)):
             maps = torch.randn(2, 3, side, side, dtype=torch.float64, generator=torch.Generator().manual_seed(side))
-            out = one.train(training)(maps.requires_grad_())
-            parameters = [maps, *one.parameters()]
-            seen += [out.detach(), *torch.autograd.grad(out.square().sum(), parameters), one.running_mean.clone()]
+            out = cell.train(training)(maps.requires_grad_())
+            parameters = [maps, *cell.parameters()]
+            seen += [out.detach(), *torch.autograd.grad(out.square().sum(), parameters), cell.running_mean.clone()]
         return seen
 
     for got, want in zip(passed(compiled=True), passed(compiled=False), strict=True):

@@ -113,7 +113,7 @@ def test_a_calibration_looks_at_every_batch() -> None:
         segmenter, method = case.trained()
         method.merge("calibrated", calibration=batches)
         outputs.append({key: tensor.clone() for key, tensor in segmenter.encoder.state_dict().items()})
-    one, both, together = outputs
-    assert any(not torch.equal(one[key], both[key]) for key in one)
-    for key, tensor in both.items():
+    first, in_two, together = outputs
+    assert any(not torch.equal(first[key], in_two[key]) for key in first)
+    for key, tensor in in_two.items():
         torch.testing.assert_close(tensor, together[key], rtol=1e-3, atol=1e-4)

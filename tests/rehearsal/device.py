@@ -1,11 +1,11 @@
 """A pretended GPU: its tensors compute on the CPU, call themselves ``cuda:0`` and refuse to meet CPU tensors.
 
-A machine without a GPU so shows what would fail on one, and what would wait: each copy and each read that makes the processor wait for the
+A machine without a GPU so shows what would fail on one, and what would wait. Each copy and each read that makes the processor wait for the
 device is counted, with the line that makes it. Kernels are the CPU's, so that neither speed nor rounding is a GPU's; autocast follows
 the CPU's lists of operations.
 
-What is a wait: a read of a value (``item``, ``cpu``, ``tolist``), a copy from pageable memory, an operation whose output's size
-depends on values (boolean indexing, ``nonzero``, ``unique``), a synchronisation. None is a copy from pinned memory, or a read, with
+A wait is a read of a value (``item``, ``cpu``, ``tolist``), a copy from pageable memory, or a synchronisation. So is an operation whose
+output's size depends on values (boolean indexing, ``nonzero``, ``unique``). None is a copy from pinned memory, or a read, with
 ``non_blocking=True``.
 """
 

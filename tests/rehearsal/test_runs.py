@@ -1,4 +1,4 @@
-"""Every method on every family of models goes through a whole run on a pretended GPU: no tensor meets one of another device, and no step
+"""Every method on every family of models goes through a whole run on a pretended GPU. No tensor meets one of another device, and no step
 waits more often than its budget. Likewise a run that stops and is resumed, and predictions."""
 
 from __future__ import annotations
@@ -54,8 +54,8 @@ def test_predictions_are_those_of_the_processor(tmp_path: Path) -> None:
     assert predict.main([*model, "--out", str(tmp_path / "cpu")]) == 0
     with pretended():
         assert predict.main([*model, "--out", str(tmp_path / "gpu")]) == 0
-    here, there = (np.load(next((tmp_path / name).rglob("*.npy"))) for name in ("cpu", "gpu"))
-    np.testing.assert_allclose(there, here, atol=1e-5)
+    cpu, gpu = (np.load(next((tmp_path / name).rglob("*.npy"))) for name in ("cpu", "gpu"))
+    np.testing.assert_allclose(gpu, cpu, atol=1e-5)
 
 
 @pytest.mark.skipif(

@@ -170,13 +170,13 @@ def samples(generator: np.random.Generator, rows: int, *, run: float, image: flo
 @pytest.mark.parametrize(("run", "image", "noise"), [(1.0, 2.0, 3.0), (2.0, 0.5, 1.0), (0.2, 4.0, 6.0)])
 def test_simultaneous_intervals_hold_for_all_rows_at_once(run: float, image: float, noise: float) -> None:
     generator = np.random.default_rng(0)
-    together = one = 0
+    together = single = 0
     for _ in range(120):
         found = simultaneous([samples(generator, 13, run=run, image=image, noise=noise)], "0")
         together += all(each.is_none for each, _ in found.values())
-        one += found["1"][0].is_none
+        single += found["1"][0].is_none
     assert together / 120 >= 0.90
-    assert one > together, "of one row alone they hold more often"
+    assert single > together, "of one row alone they hold more often"
 
 
 def test_of_two_rows_the_simultaneous_interval_is_students_over_pooled_runs() -> None:

@@ -1,7 +1,7 @@
 """A stand-in for `harness.experiment.experiment`: a run of seconds that counts, checkpoints, stops on request, or fails by its rules.
 
-Its rules: ``steps`` of ``step_s`` seconds, a checkpoint each ``save_every`` steps, ``until``: a file before whose being there it
-does not go beyond step 20, and ``failure``: what happens at step ``fail_at``, once, or each time if ``always``.
+Its rules: ``steps`` of ``step_s`` seconds; a checkpoint each ``save_every`` steps; ``until``: a file that it waits for at step 20.
+``failure`` is what happens at step ``fail_at``, once, or each time if ``always``.
 """
 
 from __future__ import annotations

@@ -139,6 +139,11 @@ def test_a_run_that_another_process_holds_is_elsewhere(tmp_path, experiment):
     assert starts(tmp_path, job.run.key) == []
 
 
+def overtaken(lease: Lease) -> None:
+    """In place of a heartbeat."""
+    raise Lost("another process has it")
+
+
 def test_a_child_whose_lease_is_lost_is_ended_at_once_and_writes_nothing_more(tmp_path, experiment, monkeypatch):
     children = []
     fork = module.fork_child
@@ -146,9 +151,6 @@ def test_a_child_whose_lease_is_lost_is_ended_at_once_and_writes_nothing_more(tm
     def noted(*arguments, **options) -> int:
         children.append(fork(*arguments, **options))
         return children[-1]
-
-    def overtaken(lease: Lease) -> None:
-        raise Lost("another process has it")
 
     monkeypatch.setattr(module, "fork_child", noted)
     monkeypatch.setattr(Lease, "beat", overtaken)
@@ -171,9 +173,6 @@ def test_a_run_in_this_process_shows_life_though_it_reports_nothing(tmp_path, ex
 
 
 def test_a_run_in_this_process_whose_lease_is_lost_stops(tmp_path, experiment, monkeypatch, capsys):
-    def overtaken(lease: Lease) -> None:
-        raise Lost("another process has it")
-
     def until_stopped(job, *, stop, **_) -> None:
         deadline = time.monotonic() + 20
         while not stop.requested and time.monotonic() < deadline:
@@ -335,7 +334,7 @@ def test_all_output_of_a_child_is_in_its_log_and_nothing_of_ours(tmp_path, exper
 
 
 def stopped_while_importing(results: Path) -> None:
-    """Supervise a run that is stopping to stop before its experiment is imported."""
+    """Supervise a run that gets a request to stop before its experiment is imported."""
     stop = StopSignals()
     stop.install()
 

@@ -149,7 +149,7 @@ def test_a_worker_imports_the_frozen_code_whatever_is_installed_and_wherever_it_
     assert done.stdout.strip() == str(frozen / "harness" / "dispatch" / "worker.py")
 
 
-def test_a_folder_with_more_than_code_is_refused(tmp_path, monkeypatch):
+def test_a_folder_with_more_than_code_is_refused(tmp_path):
     big = tmp_path / "weights.py"
     with big.open("w") as file:
         file.truncate(LARGEST_CODE + 1)

@@ -102,7 +102,7 @@ def test_a_name_never_leaves_the_folder_of_profiles(tmp_path):
             load_profile(name)
 
 
-def test_a_users_own_file_is_read_and_an_error_in_a_shape_names_the_place(tmp_path):
+def test_a_users_own_file_is_read_and_an_error_in_a_shape_names_its_key(tmp_path):
     path = tmp_path / "mine.yaml"
     path.write_text("partition: long\ntime: 4:00:00\nshapes:\n  vit_b: {memory: 3G}\n")
     with pytest.raises(UsageError, match=r"shapes\.vit_b: unknown key 'memory' \(did you mean 'mem'\?\)"):

@@ -173,7 +173,9 @@ def test_masks_that_are_no_probabilities_are_refused_where_all_are_such(capsys, 
     placed(tmp_path, dict.fromkeys(("p/a.png", "p/b.png"), mask.astype(kind) * kind(level)))
     words = ["score", str(both[0]), str(both[1])]
     assert main(words) == 2
-    assert "in its place" in capsys.readouterr().err
+    message = capsys.readouterr().err
+    assert "in its place" in message
+    assert str(full) in message
     placed(tmp_path, {"p/b.png": mask.astype(kind) * kind(full)})
     assert main(words) == 0  # one map may be dark
 

@@ -45,7 +45,7 @@ def finished(
     state = {
         name: tensor + 0.05 * torch.randn(tensor.shape, generator=generator)
         for name, tensor in attached.state().items()
-        if tensor.is_floating_point()  # places of taps are no weights
+        if tensor.is_floating_point()  # positions of taps are no weights
     }
     state = {**attached.state(), **state}
     state |= {name: tensor.abs() + 0.5 for name, tensor in state.items() if name.endswith("running_var")}
@@ -68,8 +68,8 @@ def export_to(results: Path, run: Run, out: Path, *arguments: str) -> int:
 
 @torch.no_grad()
 def sam_masks(run: Run, file: Path, images: Tensor) -> Tensor:
-    """Low-resolution mask logits (B, 1, h, w) of segment_anything's own modules, loaded strictly from ``file``; of ours for
-    MobileSAM and SAM 2."""
+    """Low-resolution mask logits (B, 1, h, w) of a checkpoint that is loaded strictly: by segment_anything's own modules, and by
+    ours for MobileSAM and SAM 2."""
     shape, side = backbone(run.backbone).shape, run.rules["image_size"]
     if shape.stem or shape.pyramid:
         return build_segmenter(run.backbone, task="binary", checkpoint=file, image_size=side)(images).masks

@@ -34,13 +34,13 @@ def _planned(tmp_path: Path, *words: str) -> Plan:
 @pytest.fixture(scope="module")
 def finished(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """Results of four methods on a folder of three classes, whose mean grey tells them apart."""
-    position = tmp_path_factory.mktemp("labels")
-    folder = write_folders(position / "pets", classes=("cat", "cow", "dog"), splits=SPLITS)
+    root = tmp_path_factory.mktemp("labels")
+    folder = write_folders(root / "pets", classes=("cat", "cow", "dog"), splits=SPLITS)
     words = ["--methods", "decoder,bitfit,lora,naslora", "--protocol", "demo", *LABELS, "--datasets", f"pets={folder}"]
     sets = ["decoder=mean-pool", "epochs=2", "image_size=64", "naslora.search_start_epoch=1"]
     options = [word for setting in sets for word in ("--set", setting)]
-    assert run.main([*words, *options, "--results", str(position / "runs"), "--executor", "inline"]) == 0
-    return position / "runs"
+    assert run.main([*words, *options, "--results", str(root / "runs"), "--executor", "inline"]) == 0
+    return root / "runs"
 
 
 def test_every_method_trains_is_selected_tested_and_merged(finished: Path) -> None:

@@ -1,4 +1,4 @@
-"""What one run scores and how often, what it leaves out, keeps beside its record, times and tells."""
+"""What one run scores and how often, what it leaves out, keeps with its record, times and reports."""
 
 from __future__ import annotations
 
@@ -112,7 +112,7 @@ def test_embeddings_of_another_precision_or_normalisation_are_no_others(results:
 
 
 def test_a_run_that_failed_starts_anew_where_its_masks_were_mended_since(tmp_path: Path, monkeypatch) -> None:
-    """BLANK, the masks are mended, the same command again: what was trained on the old masks must not pass for the new."""
+    """After BLANK the masks are mended and the command repeated: what was trained on the old masks must not count for the new."""
     job = job_of(tmp_path, "decoder", **SMALL)
 
     def blank(*arguments: Any) -> None:
@@ -185,7 +185,7 @@ def test_a_worker_that_fails_says_why_and_ends_the_others(results: Path, monkeyp
 def test_a_worker_that_is_killed_leaves_the_record_to_the_supervisor(
     results: Path, monkeypatch, killed: int, ends
 ) -> None:
-    """The run may be started again: the first worker crashes with it, another is at an end."""
+    """The run may be restarted: the first worker crashes with it, another is at an end."""
     at_work = {killed: lambda: os.kill(os.getpid(), signal.SIGKILL)}
     assert run_in_two(results, monkeypatch, at_work=at_work) == (None, ends)
 
@@ -220,7 +220,7 @@ def test_a_file_server_that_is_away_leaves_no_record(results: Path, monkeypatch:
 
 @pytest.mark.slow
 def test_folds_that_train_at_the_same_time_train_as_each_does_alone(tmp_path: Path) -> None:
-    """The second fold's whole training lies between two epochs of the first's, in one results folder, by cached embeddings."""
+    """The second fold's whole training is between two epochs of the first's, in one results folder, by cached embeddings."""
     torch.save(plain_sam("tiny").state_dict(), tmp_path / "sam.pth")
     rules = {
         **SMALL, "epochs": 2, "train_limit": 0, "checkpoints": {"": tmp_path / "sam.pth"},
@@ -235,10 +235,10 @@ def test_folds_that_train_at_the_same_time_train_as_each_does_alone(tmp_path: Pa
 
     def at_the_end_of_the_first_epoch(reported: dict[str, Any]) -> None:
         if reported.get("kind") == "epoch" and reported["epoch"] == 1:
-            between.append(run_experiment(job(tmp_path / "beside", 1)))
+            between.append(run_experiment(job(tmp_path / "interleaved", 1)))
 
-    first = run_experiment(job(tmp_path / "beside", 0), progress=at_the_end_of_the_first_epoch)
-    assert list((tmp_path / "beside" / "cache").glob("*/*.npy"))
+    first = run_experiment(job(tmp_path / "interleaved", 0), progress=at_the_end_of_the_first_epoch)
+    assert list((tmp_path / "interleaved" / "cache").glob("*/*.npy"))
     for ours, theirs in zip((first, *between), alone, strict=True):
         assert ours.code == "OK"
         assert [epoch["loss"] for epoch in ours.history] == [epoch["loss"] for epoch in theirs.history]
@@ -308,8 +308,7 @@ def test_stages_exclude_each_other_and_add_up() -> None:
     with stages.during("training"):
         clock.now += 10.0
         with stages.during("validating"):
-            clock.now += 1.0
-            clock.now += 2.0
+            clock.now += 3.0
         clock.now += 4.0
     clock.now += 0.5
     cost = stages.cost()

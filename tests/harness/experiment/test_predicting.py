@@ -223,7 +223,7 @@ def _bad(binary: Finished, folder: Path) -> list[tuple[str, list[str]]]:
         ("is not the file that run", [*good, "--checkpoint", str(image)]),
         ("adapter.safetensors is no .safetensors file", adapter),
         ("--adapter nowhere: no such file or folder; give what", ["--adapter", "nowhere", *adapter[2:]]),
-        ("--adapter", [*adapter, "--results", str(folder)]),
+        ("leave it out with --adapter", [*adapter, "--results", str(folder)]),
         ("is unreadable", [*good, "--images", str(folder / "adapter.safetensors")]),
         ("rename it", [*good, "--images", str(odd)]),
         ("is damaged", [*good, "--out", str(folder / "nested")]),

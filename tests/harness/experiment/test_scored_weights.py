@@ -1,5 +1,5 @@
-"""Which weights stand behind each score of a run whose best epoch is not its last: every one against a state that is built
-and scored by hand, outside of the experiment."""
+"""Which weights each score of a run is of, where the best epoch is not the last. Every score is compared with that of a state
+that is built and scored by hand, outside of the experiment."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Whole runs: data of one's own to the table and to predictions; MobileSAM resumed under bf16, exported and loaded again."""
+"""Whole runs: data of one's own to the table and to predictions; MobileSAM resumed under bf16, exported and reloaded."""
 
 from __future__ import annotations
 
@@ -113,7 +113,7 @@ SIDE = "64"
 
 
 def trained(results: Path, samples: Path, *, stopped: bool) -> Record:
-    """A short run of NAS-LoRA on whole maps under bf16; ``stopped`` after its first update and started again."""
+    """A short run of NAS-LoRA on whole maps under bf16; ``stopped`` after its first update and restarted."""
     small = {
         "image_size": SIDE,
         "precision": "bf16",

@@ -308,13 +308,13 @@ def write(path: Path, *, changed: int | None = None, size: int = SIZE) -> Path:
 
 
 def test_every_byte_counts_for_the_fingerprint(reads: list[str], tmp_path: Path) -> None:
-    files = [write(tmp_path / f"{place}", changed=place) for place in (None, 0, SIZE // 2, SIZE - 1)]
+    files = [write(tmp_path / f"{position}", changed=position) for position in (None, 0, SIZE // 2, SIZE - 1)]
     files.append(write(tmp_path / "longer", size=SIZE + 1))
     assert len({fingerprint(path) for path in files}) == 5
     assert fingerprint(files[0]) == "sha256-" + hashlib.sha256(bytes(SIZE)).hexdigest()
 
 
-def test_a_file_is_read_once_and_again_when_it_changed(reads: list[str], tmp_path: Path) -> None:
+def test_a_file_is_read_once_until_it_changes(reads: list[str], tmp_path: Path) -> None:
     path = write(tmp_path / "file")
     first = fingerprint(path)
     assert [fingerprint(path), *reads] == [first, "file"]
@@ -330,8 +330,8 @@ def test_a_file_is_read_once_and_again_when_it_changed(reads: list[str], tmp_pat
     assert reads == ["file"] * 3
 
 
-def test_a_checkpoint_is_held_against_a_backbone_once_and_again_when_it_changed(reads, tmp_path, monkeypatch) -> None:
-    """So that torch is not imported for every plan; not where the file changed while it was checked."""
+def test_a_checkpoint_is_checked_once_for_a_backbone_until_it_changes(reads, tmp_path, monkeypatch) -> None:
+    """A second plan does without torch. A check during which the file changed does not count."""
     path, checked = write(tmp_path / "file"), []
     during: list[Callable[[Path], Path]] = []
     monkeypatch.setattr("harness.models.build.require_checkpoint", lambda backbone, _: checked.append(backbone))
@@ -349,7 +349,7 @@ def test_a_checkpoint_is_held_against_a_backbone_once_and_again_when_it_changed(
         "pretrained(request, 'vit_b', load_protocol('mini')); assert 'torch' not in sys.modules"
     )
     subprocess.run([sys.executable, "-c", code, str(path)], cwd=REPOSITORY, check=True)
-    with monkeypatch.context() as other:  # code may say otherwise
+    with monkeypatch.context() as other:  # other code may judge otherwise
         other.setattr("harness.models.fingerprints._judge", lambda: "other code")
         assert plan("vit_b") == first
         assert checked.pop() == "vit_b"

@@ -78,7 +78,7 @@ def test_bytes_that_are_kept_are_those_of_two_blocks_with_dropout() -> None:
     assert dense_activations("mask-transformer", dim=128, tokens=10) == blocks + 6 * 2 * 10 * 128
 
 
-AGAIN = {"linear": _linear_written_out, "mask-transformer": _mask_transformer_written_out}
+WRITTEN_OUT = {"linear": _linear_written_out, "mask-transformer": _mask_transformer_written_out}
 
 
 @pytest.mark.parametrize("decoder", DENSE)
@@ -101,7 +101,7 @@ def test_outputs_and_gradients_equal_the_published_structure(decoder: Any, fused
         torch.randint(0, 5, (2, 64, 64), generator=torch.Generator().manual_seed(1)),
     )
     tokens = vit(images)[:, 1:]  # after timm's final norm, without the class token
-    expected = AGAIN[decoder](theirs, tokens).mT.reshape(2, 5, 4, 4)
+    expected = WRITTEN_OUT[decoder](theirs, tokens).mT.reshape(2, 5, 4, 4)
     masks = segmenter(images).masks
     torch.testing.assert_close(masks, expected, atol=1e-11, rtol=0)
     full = F.interpolate(expected, size=(64, 64), mode="bilinear", align_corners=False)
@@ -267,7 +267,7 @@ def segmenter() -> QuerySegmenter:
     return built
 
 
-def test_what_it_says_is_what_transformers_modules_say_of_the_pyramid(segmenter: QuerySegmenter) -> None:
+def test_mask2former_gives_what_transformers_modules_give_on_the_pyramid(segmenter: QuerySegmenter) -> None:
     inner: Any = segmenter.eval().decoder.model
     with torch.no_grad():
         output = segmenter(random_images())
@@ -308,12 +308,12 @@ def test_of_background_and_foreground_the_probability_is_the_foregrounds_share()
     classes = torch.tensor([[[0.0, 1.0, 3.0], [2.0, 0.0, -1.0]]])
     chance = probabilities(SegmenterOutput(masks, classes, foreground=True), (1, 1))
     weights, seen = classes.softmax(-1)[0], masks.sigmoid()[0, :, 0, 0]
-    back, front = (float((weights[:, place] * seen).sum()) for place in (0, 1))
+    back, front = (float((weights[:, kind] * seen).sum()) for kind in (0, 1))
     assert chance.shape == (1, 1, 1)
     assert float(chance) == pytest.approx(front / (back + front), rel=1e-6)
 
 
-def test_operations_are_those_that_torch_counts(segmenter: QuerySegmenter) -> None:
+def test_mask2formers_operations_are_those_that_torch_counts(segmenter: QuerySegmenter) -> None:
     counted = []
     for run in (segmenter.eval(), segmenter.encode):
         with torch.no_grad(), FlopCounterMode(display=False) as counter:
@@ -325,7 +325,7 @@ def test_operations_are_those_that_torch_counts(segmenter: QuerySegmenter) -> No
     assert operations == pytest.approx(counted[0] - counted[1], rel=2e-3)
 
 
-def test_one_seed_gives_one_decoder_and_leaves_torchs_generator_alone() -> None:
+def test_one_seed_gives_one_mask2former_and_leaves_torchs_generator_alone() -> None:
     states = []
     for burn in (0, 3):
         torch.rand(burn)

@@ -32,8 +32,8 @@ def pair() -> tuple[SAMSegmenter, SamPredictor]:
     sam.load_state_dict(sam_state_dict(segmenter), strict=True)
     for model in (segmenter, sam):
         model.double().eval()
-        positions = model.prompt_encoder.pe_layer
-        positions._pe_encoding = partial(_in_float64, positions)
+        layer = model.prompt_encoder.pe_layer
+        layer._pe_encoding = partial(_in_float64, layer)
     plain = sam.preprocess
     sam.preprocess = lambda image: plain(image).double()
     return segmenter, SamPredictor(sam)
@@ -44,8 +44,8 @@ def picture() -> np.ndarray:
     return np.random.default_rng(0).integers(0, 256, (SIDE, SIDE, 3), dtype=np.uint8)
 
 
-def _in_float64(positions: PositionEmbeddingRandom, coordinates: Tensor) -> Tensor:
-    return PositionEmbeddingRandom._pe_encoding(positions, coordinates.double())
+def _in_float64(layer: PositionEmbeddingRandom, coordinates: Tensor) -> Tensor:
+    return PositionEmbeddingRandom._pe_encoding(layer, coordinates.double())
 
 
 def ours(segmenter: SAMSegmenter, predictor: SamPredictor, picture: np.ndarray, prompts: Prompts | None) -> Tensor:

@@ -102,7 +102,7 @@ def _oracle(name: str, state: dict[str, Tensor], *, image_size: int) -> Any:
     with torch.device("meta"):
         model = transformers.Sam2Model(config)
     named = {_converted(key): tensor for key, tensor in state.items()}
-    points = [named.pop(f"prompt_encoder.point_embed.{place}.weight") for place in range(4)]
+    points = [named.pop(f"prompt_encoder.point_embed.{number}.weight") for number in range(4)]
     named["prompt_encoder.point_embed.weight"] = torch.cat(points)
     named["shared_image_embedding.positional_embedding"] = named["prompt_encoder.shared_embedding.positional_embedding"]
     model.load_state_dict(named, strict=True, assign=True)
@@ -163,17 +163,19 @@ def test_outputs_and_gradients_are_those_of_transformers(name: str, size: int) -
     segmenter, theirs = _built(name, image_size=size)
     generator = torch.Generator().manual_seed(0)
     images = torch.randn(2, 3, size, size, generator=generator, dtype=torch.float64).requires_grad_()
-    repeat = images.detach().clone().requires_grad_()
-    for number, (own, other) in enumerate(zip(unpacked(segmenter.encode(images)), _maps(theirs, repeat), strict=True)):
+    images_of_theirs = images.detach().clone().requires_grad_()
+    for number, (own, other) in enumerate(
+        zip(unpacked(segmenter.encode(images)), _maps(theirs, images_of_theirs), strict=True)
+    ):
         _require_near(own, other, f"map {number}")
-    own, other = segmenter(images).masks, _masks(theirs, repeat)
+    own, other = segmenter(images).masks, _masks(theirs, images_of_theirs)
     _require_near(own, other, "masks")
     weights = torch.randn(own.shape, generator=generator, dtype=torch.float64)
     (own * weights).sum().backward()
     (other * weights).sum().backward()
     assert images.grad is not None
-    assert repeat.grad is not None
-    _require_near(images.grad, repeat.grad, "images")
+    assert images_of_theirs.grad is not None
+    _require_near(images.grad, images_of_theirs.grad, "images")
     gradients = {key: p.grad for key, p in theirs.named_parameters() if p.grad is not None}
     compared = 0
     for key, parameter in segmenter.encoder.named_parameters():
@@ -279,8 +281,8 @@ def test_a_merged_model_saves_under_metas_names_and_gives_the_same_masks(tmp_pat
         trained = segmenter.eval()(images).masks
         method.merge("exact")
         torch.save({"model": sam_state_dict(segmenter)}, tmp_path / "merged.pt")
-        repeat = build_segmenter("tiny_sam2", task="binary", checkpoint=tmp_path / "merged.pt", image_size=64)
-        torch.testing.assert_close(repeat.eval()(images).masks, trained, atol=1e-5, rtol=1e-5)
+        reloaded = build_segmenter("tiny_sam2", task="binary", checkpoint=tmp_path / "merged.pt", image_size=64)
+        torch.testing.assert_close(reloaded.eval()(images).masks, trained, atol=1e-5, rtol=1e-5)
 
 
 def test_maps_are_packed_without_loss_and_sides_may_differ() -> None:

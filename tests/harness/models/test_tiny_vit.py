@@ -133,12 +133,12 @@ def _require_near(actual: Tensor, expected: Tensor, what: str, *, tolerance: flo
 def test_the_official_file_loads_strictly_and_an_export_gives_all_of_it_back(official: Path) -> None:
     require_checkpoint("mobile_sam", official)
     saved = torch.load(official, weights_only=True)
-    repeat = sam_state_dict(build_segmenter("mobile_sam", task="binary", checkpoint=official))
-    assert repeat.keys() == saved.keys()
+    exported = sam_state_dict(build_segmenter("mobile_sam", task="binary", checkpoint=official))
+    assert exported.keys() == saved.keys()
     unused = {name for name in saved if "head" in name or name.endswith("num_batches_tracked")} - {
         name for name in saved if name.startswith("mask_decoder.")
     }
-    for name, tensor in repeat.items():
+    for name, tensor in exported.items():
         assert name in unused or torch.equal(tensor, saved[name].to(tensor.dtype)), name
 
 
@@ -183,8 +183,8 @@ def test_what_is_computed_without_padding_is_what_whole_windows_give(sides: tupl
             weights = torch.linspace(-1, 1, output.numel(), dtype=torch.float64).view_as(output)
             gradients = torch.autograd.grad((output * weights).sum(), [x, *block.attn.parameters()])
             both.append([output.detach(), *gradients])
-        for place, (ours, whole) in enumerate(zip(*both, strict=True)):
-            _require_near(ours, whole, str(place), tolerance=1e-12)
+        for index, (ours, whole) in enumerate(zip(*both, strict=True)):
+            _require_near(ours, whole, str(index), tolerance=1e-12)
 
 
 def test_windows_stay_whole_for_who_reads_them_as_maps_or_watches() -> None:
@@ -253,4 +253,4 @@ def _both(function: Any, first: Any, second: Any, *inputs: Tensor) -> dict[str, 
         output = function(form)
         scale = torch.linspace(-1, 1, output.numel(), dtype=torch.float64).view_as(output)
         outputs.append([output.detach(), *torch.autograd.grad((output * scale).sum(), [*inputs, *own])])
-    return {str(place): pair for place, pair in enumerate(zip(*outputs, strict=True))}
+    return {str(index): pair for index, pair in enumerate(zip(*outputs, strict=True))}

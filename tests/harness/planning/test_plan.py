@@ -166,7 +166,7 @@ def test_every_decoder_has_its_runs_and_sams_keep_their_keys(samples: Path, tmp_
 
 
 def test_the_seeds_of_a_row_are_folds_where_the_split_follows_them(samples: Path, tmp_path: Path) -> None:
-    """Each carves its own test images from the same pairs, whose manifest they share, and a worker finds them repeated."""
+    """Each carves its own test images from the same pairs, whose manifest they share. A worker finds the same ones."""
     rules = {"split_rule": "carved", "split_follows_seed": True, "test_limit": 0}
     jobs = planned(samples, tmp_path, seeds=(0, 1), benchmarks=("leaf",), overrides=rules).jobs
     assert [job.run.rules["split_seed"] for job in jobs] == [0, 1, 0, 1]

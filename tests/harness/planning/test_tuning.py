@@ -180,7 +180,7 @@ def test_rows_of_one_method_are_tuned_each_for_itself(tuned: Any, tmp_path: Path
     assert chosen == {"lora[rank=4]": 1e-3, "lora[rank=8]": 1e-4}
 
 
-def test_a_diverged_value_is_not_chosen_and_does_not_restart(tuned: Any, tmp_path: Path) -> None:
+def test_a_diverged_value_is_not_chosen_and_not_retried(tuned: Any, tmp_path: Path) -> None:
     def score(run: Any) -> float:
         return math.nan if rate(run) > 5e-3 else best_at(1e-2)(run)
 
@@ -300,7 +300,7 @@ CARDS = sorted(path.stem for path in (Path(verb.__file__).parent / "protocols").
 @pytest.mark.parametrize("card", [name for name in CARDS if load_protocol(name).tune])
 @pytest.mark.parametrize("methods", ["lora", "decoder,lora,naslora", "full,bitfit", "naslora[lr=1e-3],lora"])
 def test_a_cards_own_grids_fit_whatever_methods_are_compared(card: str, methods: str) -> None:
-    """They failed unless full was compared, and a card had the grids of those that it rests on besides its own."""
+    """Grids for methods that are not compared count for nothing; of a card and its bases the card's own grid counts."""
     words = ["--protocol", card, "--methods", methods, "--datasets", "kvasir", "--tune", "card"]
     understood = understand(verb.parser().parse_args([*words, "--checkpoint", "none"]), Settings())
     assert understood.tuning is not None
@@ -308,6 +308,7 @@ def test_a_cards_own_grids_fit_whatever_methods_are_compared(card: str, methods:
     for step in understood.tuning.steps:
         for entry in understood.request.entries:
             tried.setdefault(entry.name, {}).update(step.of_row(entry))
+    assert tried.keys() == {entry.name for entry in understood.request.entries}
     grids = load_protocol(card).tune
     for name, grid in tried.items():
         method = name.partition("[")[0]
@@ -343,7 +344,7 @@ def test_what_is_set_is_left_out_of_the_grids_of_a_card_or_a_study() -> None:
 
 
 def test_a_rate_that_trains_nothing_is_not_tried(tuned: Any, tmp_path: Path) -> None:
-    """The decoder's own rate with one that all rows share: its trials were the same training under several keys."""
+    """The decoder's own rate with one that all rows share: trials of it would be the same training under several keys."""
     _, work = tuned(
         lambda run: 0.9 - abs(run.rules["decoder_lr"] - 1e-3), "--tune", "decoder_lr=1e-4,1e-3", "--tune", "lr=1e-4,1e-3",
         methods="decoder,lora", seeds="1",

@@ -1,5 +1,5 @@
-"""Training in processes of its own: killed and started again it ends bit for bit as one that was left alone; two workers give
-the numbers of one with the same batches, and only the first one writes."""
+"""Training in processes of its own: killed and restarted it ends bit for bit as one that was left alone. Two workers give the
+numbers of one with the same batches, and only the first one writes."""
 
 from __future__ import annotations
 
@@ -85,8 +85,8 @@ def test_two_workers_equal_one_with_the_same_global_batch(forks, tmp_path, optio
 
 
 def loss_of_two_workers(images: int, *, balance: float) -> float:
-    """The loss of the first update as two workers share it, worked out in one process: every worker draws noise of its own,
-    and its balance loss counts by its share of the images."""
+    """The loss of the first update as two workers share it, worked out in one process. Every worker has noise of its
+    own, and its balance loss counts by its share of the images."""
     segmenter, method = attached("convlora", balance=balance)
     segmenter.train()
     rules, source = protocol(), Discs(images)

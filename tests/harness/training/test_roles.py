@@ -146,9 +146,9 @@ def test_a_budget_of_updates_gives_the_weights_of_every_reading_as_many(tmp_path
             {"alternate": "joint", "search_start_epoch": 0},
         )
     ):
-        reading = Run(folder=tmp_path / str(number), method="naslora", config=config, rules=rules, images=5).train()
-        assert reading.budget["weight_updates"] == 6.0, config
-        assert reading.budget["alpha_updates"] > 0, config
+        result = Run(folder=tmp_path / str(number), method="naslora", config=config, rules=rules, images=5).train()
+        assert result.budget["weight_updates"] == 6.0, config
+        assert result.budget["alpha_updates"] > 0, config
 
 
 def test_the_budget_of_alpha_is_the_sum_of_its_rates_and_the_cap_that_follows(tmp_path: Path) -> None:

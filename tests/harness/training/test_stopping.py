@@ -1,4 +1,4 @@
-"""Runs that stop, end and start again in one process: what they keep, continue from and refuse."""
+"""Runs that stop, end and restart in one process: what they keep, continue from and refuse."""
 
 from __future__ import annotations
 

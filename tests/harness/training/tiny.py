@@ -1,7 +1,7 @@
 """A training run small enough for tests: drawn discs, the tiny SAM, a fraction of a second an epoch.
 
 Run as a module, it reads lines of JSON from standard input, each a list of runs, and forks a process for each run of the
-list; it prints their ids, the first worker a line a step and, at the end, a line of JSON; the tests kill these processes.
+list. It prints their ids; the first worker prints a line a step and, at the end, a line of JSON. The tests kill these processes.
 """
 
 from __future__ import annotations
@@ -37,7 +37,7 @@ CPU = torch.device("cpu")
 
 
 class Discs:
-    """A bright disc on noise, its place a function of the index; remembers which images were asked for."""
+    """A bright disc on noise, its position a function of the index; remembers which images were requested."""
 
     def __init__(self, count: int, *, size: int = SIZE, classes: int = 2) -> None:
         self.count, self.size, self.classes = count, size, classes
@@ -153,7 +153,7 @@ def main(options: dict[str, Any]) -> None:
 
 
 def serve() -> None:
-    """Runs in processes of their own, without importing everything again for each; a line holds those that run together."""
+    """Runs in processes of their own, without importing everything anew for each; a line holds those that run together."""
     for line in sys.stdin:
         children = []
         for options in json.loads(line):

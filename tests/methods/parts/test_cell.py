@@ -33,7 +33,7 @@ def _cell(
     for parameter in (cell.norm_scale, cell.norm_offset):
         if parameter is not None:
             nn.init.normal_(parameter, mean=0.5, generator=generator)
-    return cell.double()  # the cell keeps float64, so that equality can be asked for to the last digits
+    return cell.double()  # the cell keeps float64, so that equality can be checked to the last digits
 
 
 def _maps(*shape: int) -> Tensor:

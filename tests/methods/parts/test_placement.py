@@ -95,18 +95,18 @@ def test_a_sequence_is_a_map_behind_its_prefix() -> None:
 @pytest.mark.parametrize("backbone", ["tiny", "tiny_timm"])
 def test_every_site_is_found_and_replaced_in_both_families(backbone: str) -> None:
     encoder = build_segmenter(backbone, task="binary").encoder
-    for target in block_sites(encoder, "0,2"):
+    for block in block_sites(encoder, "0,2"):
         for site in ("qkv", "proj", "mlp_in", "mlp_out"):
-            assert isinstance(target.get(site), nn.Linear)
-            target.replace(site, nn.Identity())
-            assert isinstance(target.get(site), nn.Identity)
-        assert isinstance(target.get("norm1"), nn.LayerNorm)
+            assert isinstance(block.get(site), nn.Linear)
+            block.replace(site, nn.Identity())
+            assert isinstance(block.get(site), nn.Identity)
+        assert isinstance(block.get("norm1"), nn.LayerNorm)
     untouched = [block for index, block in enumerate(encoder.blocks) if index not in (0, 2)]
     sites = [block.get_submodule(name) for block in untouched for name in ("attn.qkv", "attn.proj")]
     assert not any(isinstance(site, nn.Identity) for site in sites)
 
 
 def test_windows_exist_inside_the_attention_only() -> None:
-    target = block_sites(build_segmenter("tiny", task="binary").encoder, "0")[0]
-    assert (target.layout_at("qkv").window, target.layout_at("proj").window) == (3, 3)
-    assert (target.layout_at("mlp_in").window, target.layout_at("mlp_out").window) == (0, 0)
+    block = block_sites(build_segmenter("tiny", task="binary").encoder, "0")[0]
+    assert (block.layout_at("qkv").window, block.layout_at("proj").window) == (3, 3)
+    assert (block.layout_at("mlp_in").window, block.layout_at("mlp_out").window) == (0, 0)
