@@ -2,20 +2,20 @@
 
 ``python results/analysis/answer.py [--results results] [--docs docs]`` prints both as markdown: the leaderboard, then the difference of
 NAS-LoRA to LoRA on each model and benchmark, paired by seed and test image, their mean over MobileSAM's benchmarks at 256 px, what a
-training step costs, and what cell and search add. With ``--docs`` it writes the leaderboard into findings.md, between its marks, and the
-figures. `nas-lora-plan.md`, in this folder, was committed before the scores were seen.
+training step costs, and what cell and search add. With ``--docs`` it writes the leaderboard between the marks of findings.md and of the README
+above it, and the figures. `nas-lora-plan.md`, in this folder, was committed before the scores were seen.
 """
 
 from __future__ import annotations
 
 import argparse
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
 from harness.archive.archive import Archive
 from harness.comparison.grid import Grid, grids
-from harness.comparison.leaderboard import Leaderboard, costs_of, is_collapsed, ratios_within, session_for
+from harness.comparison.leaderboard import Leaderboard, Standing, costs_of, is_collapsed, ratios_within, session_for
 from harness.comparison.scores import Column, Difference
 from harness.report.board import against, boards, in_order, leading, sentence
 from harness.report.board import shown as shown_difference
@@ -25,7 +25,7 @@ from harness.statistics import average_of
 from harness.studies import load_study
 
 MARKS = "<!-- leaderboard: python results/analysis/answer.py --docs docs -->\n", "<!-- /leaderboard -->"
-"""Between these lines of findings.md stands the leaderboard."""
+"""Between these lines of a page stands the leaderboard."""
 STUDIES = Path(__file__).parent / "studies"
 MODELS = {"mobile_sam": "MobileSAM", "timm/vit_small_patch14_dinov2": "ViT-S"}
 QUESTION = (
@@ -162,25 +162,14 @@ def board(archive: Archive) -> Leaderboard:
     return boards(grids(archive, study=study), study, "")[0]
 
 
-def leaderboard_table(of: Leaderboard, most: int) -> str:
-    """A line a row that was run, best first: ``most`` of them, with the baseline and the last two among them; then what it says. Benchmarks
-    that fewer than half of all rows have are left out."""
-    rows = in_order(of)
-    shown = [name for name in of.columns if 2 * sum(bool(row.cells[name].values) for row in rows) >= len(rows)]
-    heads = [
-        "method",
-        *(f"{of.columns[name].name} | difference to {of.baseline}" for name in shown),
-        "trained",
-        "step time",
-        "merges",
-    ]
-    table = [f"| {' | '.join(heads)} |", "|---|" + "---:|---:|" * len(shown) + "---:|---:|---|"]
-    listed = [
-        row for number, row in enumerate(rows) if number < most - 3 or row.row == of.baseline or number >= len(rows) - 2
-    ]
-    for row in listed:
+def leaderboard_table(of: Leaderboard, rows: Sequence[Standing], names: Sequence[str]) -> str:
+    """A line a row, with the score and the difference to the baseline on each benchmark named."""
+    heads = ["method", *(f"{of.columns[name].name} | difference to {of.baseline}" for name in names)]
+    heads += ["trained", "step time", "merges"]
+    table = [f"| {' | '.join(heads)} |", "|---|" + "---:|---:|" * len(names) + "---:|---:|---|"]
+    for row in rows:
         cells = []
-        for name in shown:
+        for name in names:
             cell, difference = row.cells[name], against(row, name)
             score = f"{100 * cell.mean:.1f} ± {100 * (cell.sd or 0):.1f}" if cell.values else cell.code or "–"
             collapsed = " (collapsed)" if is_collapsed(cell) else ""
@@ -191,13 +180,41 @@ def leaderboard_table(of: Leaderboard, most: int) -> str:
         time = "1×" if row.row == of.baseline else f"{row.time.value:.2f}×" if row.time else "–"
         trained = short_number(row.encoder) if row.encoder is not None else "–"
         table.append(f"| {' | '.join([row.row, *cells, trained, time, row.merges or '–'])} |")
+    return "\n".join(table)
+
+
+def benchmarks_of(of: Leaderboard) -> list[str]:
+    """Those that at least half of the rows have."""
+    rows = in_order(of)
+    return [name for name in of.columns if 2 * sum(bool(row.cells[name].values) for row in rows) >= len(rows)]
+
+
+def summary(of: Leaderboard, most: int) -> str:
+    """The best rows that were run, ``most`` in all, with the baseline and the last two among them; then what they say."""
+    rows = in_order(of)
+    listed = [
+        row for number, row in enumerate(rows) if number < most - 3 or row.row == of.baseline or number >= len(rows) - 2
+    ]
     left = [each.row for each in of.standings if each not in rows]
     missing = len(rows) - len(listed)
-    between = "1 row between these is" if missing == 1 else f"{missing} rows between these are"
-    below = [f"{between} in the report."] if missing else []
-    below.insert(0, f"**{sentence(of, leading(of))}**")
-    below += [f"Not run: {', '.join(left)}."] if left else []
-    return "\n".join([*table, "", " ".join(below)])
+    below = [f"**{sentence(of, leading(of))}**"]
+    if missing:
+        between = "1 row between these is" if missing == 1 else f"{missing} rows between these are"
+        below.append(f"{between} in the report.")
+    if left:
+        below.append(f"Not run: {', '.join(left)}.")
+    return "\n".join([leaderboard_table(of, listed, benchmarks_of(of)), "", " ".join(below)])
+
+
+def first_ten(of: Leaderboard) -> str:
+    """The ten best rows on the first benchmark."""
+    return leaderboard_table(of, in_order(of)[:10], benchmarks_of(of)[:1])
+
+
+def write_between_marks(page: Path, text: str) -> None:
+    """``text`` in place of what stands between the two marks of ``page``."""
+    before, _, rest = page.read_text(encoding="utf-8").partition(MARKS[0])
+    page.write_text(f"{before}{MARKS[0]}{text}\n{MARKS[1]}{rest.partition(MARKS[1])[2]}", encoding="utf-8")
 
 
 def main() -> None:
@@ -209,16 +226,13 @@ def main() -> None:
     of = list(lines(archive))
     mean = mean_of(averaged(of))
     leaders = board(archive)
-    print(leaderboard_table(leaders, most=len(leaders.standings)) + "\n")
+    print(summary(leaders, most=len(leaders.standings)) + "\n")
     print(table(of, mean))
     print("\n" + "\n".join(f"- {line}" for line in (*costs(of), *controls(archive))))
     if options.docs:
-        page, figures = options.docs / "findings.md", options.docs / "figures"
-        before, _, rest = page.read_text(encoding="utf-8").partition(MARKS[0])
-        page.write_text(
-            before + MARKS[0] + leaderboard_table(leaders, most=15) + "\n" + MARKS[1] + rest.partition(MARKS[1])[2],
-            encoding="utf-8",
-        )
+        figures = options.docs / "figures"
+        write_between_marks(options.docs / "findings.md", summary(leaders, most=15))
+        write_between_marks(options.docs.parent / "README.md", first_ten(leaders))
         draw(of, mean, figures / "answer.svg")
         with styled():
             if made := pareto(leaders):
