@@ -2,8 +2,8 @@
 
 ``python results/analysis/answer.py [--results results] [--docs docs]`` prints both as markdown: the leaderboard, then the difference of
 NAS-LoRA to LoRA on each model and benchmark, paired by seed and test image, their mean over MobileSAM's benchmarks at 256 px, what a
-training step costs, and what cell and search add. With ``--docs`` it writes the leaderboard between the marks of findings.md and of the README
-above it, and the figures. `nas-lora-plan.md`, in this folder, was committed before the scores were seen.
+training step costs, and what cell and search add. With ``--docs`` it writes the leaderboard between the marks of findings.md and of the
+README above it, and the figures. `nas-lora-plan.md`, in this folder, was committed before the scores were seen.
 """
 
 from __future__ import annotations
