@@ -36,8 +36,9 @@ from harness.system.text import counted, first_of
 BLOCK_KERNELS, DECODER_KERNELS = 77, 150
 """Kernels of a forward pass through a block (counted for ViT-B's encoder), and through the mask decoder (roughly)."""
 PEAKS = {
-    "b200": (80, 2250), "h200": (67, 989), "h100": (67, 989), "gh200": (67, 989), "a100": (19.5, 312), "l40": (90, 362),
-    "a40": (37, 150), "a10": (31, 125), "v100": (15.7, 125), "t4": (8.1, 65), "4090": (83, 165), "3090": (36, 71),
+    "b200": (80, 2250), "h200": (67, 989), "h100": (67, 989), "gh200": (67, 989), "a100": (19.5, 312), "l40s": (92, 362),
+    "l40": (90, 181), "a40": (37, 150), "a10": (31, 125), "a10g": (35, 70), "v100": (15.7, 125), "t4": (8.1, 65),
+    "4090": (83, 165), "3090": (36, 71),
 }  # fmt: skip
 """GPU -> dense peak in TFLOP/s by its specification, in fp32 without TF32 and in 16 bit."""
 ASSUMED = "a100"
@@ -205,8 +206,10 @@ class Device:
 
 
 def gpu(*words: str) -> Device:
-    """The GPU that ``words`` name (a model's name, or a cluster's request): the slowest in the first that names any."""
-    named = next(filter(None, ([name for name in PEAKS if re.search(rf"{name}(?!\d)", w.lower())] for w in words)), [])
+    """The GPU that ``words`` name (a model's name, or a cluster's request): the slowest in the first that names any. A name is a
+    whole token, as in ``gpu:a100:1``, ``rtx4090`` or ``gpuA100x4``; ``part4`` is no T4."""
+    whole = [(name, re.compile(rf"(?<![a-z0-9])(gpu|rtx)?{name}(x\d+)?(?![a-z0-9])")) for name in PEAKS]
+    named = next(filter(None, ([name for name, token in whole if token.search(w.lower())] for w in words)), [])
     name = min(named or [ASSUMED], key=lambda name: PEAKS[name][1])
     fp32, half = PEAKS[name]
     called = f"{name.upper()}{'' if named else ', which is assumed'}"
