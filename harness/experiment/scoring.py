@@ -143,11 +143,12 @@ class Scoring:
                 scorers[name] = self._scored(segmenter, source, name, metrics=metrics, seen=seen, workers=workers)
             if not workers.leads:
                 continue
-            share = scorers[name].foreground() if name in self._data.tests else None
-            if share is not None:
-                self.foreground.setdefault(name, share)  # the best checkpoint is tested first
-            if name in self._data.tests and (ignored := scorers[name].ignored()):
-                self._ignored[name] = len(ignored)
+            if stage != "validation":  # which quirk 8 does on test images too
+                share, ignored = scorers[name].foreground(), scorers[name].ignored()
+                if share is not None:
+                    self.foreground.setdefault(name, share)  # the best checkpoint is tested first
+                if ignored:
+                    self._ignored[name] = len(ignored)
             together.merge(scorers[name])
         if not workers.leads:
             return {}, {}

@@ -22,6 +22,7 @@ from harness.protocols.load import from_rules, load_protocol, resolve
 from harness.registry import BENCHMARKS
 from harness.run import main as run_verb
 from harness.training.losses import build_loss
+from harness.training.outcome import Selection
 from tests.datasets.archives import write_archive
 from tests.harness.planned import job_of
 from tests.values import REPOSITORY
@@ -134,6 +135,21 @@ def test_selection_changes(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> N
         seen[quirk] = splits
     assert set(seen["released"]) == {"test"}
     assert set(seen["intended"]) == {"val"}
+
+
+def test_the_foreground_in_a_record_is_the_best_checkpoints_whatever_selects(tmp_path, monkeypatch):
+    monkeypatch.setattr(
+        BENCHMARKS.get("kvasir"), "selection_metric", "iou"
+    )  # as of data of one's own: it counts pixels
+    monkeypatch.setattr(Selection, "improves", lambda self, value, best: True)  # so that both test the last epoch
+    few = {"train_limit": 4, "val_limit": 2, "test_limit": 2}
+    records = [
+        run_experiment(job_of(tmp_path, "decoder", **small("kvasir"), **few, **{"quirks.selection": quirk}))
+        for quirk in ("released", "intended")
+    ]
+    assert [record.selected_epoch for record in records] == [2, 2]
+    assert records[0].scores["last"] == records[1].scores["last"]
+    assert records[0].foreground == records[1].foreground
 
 
 @pytest.mark.parametrize(
