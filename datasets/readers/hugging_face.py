@@ -8,7 +8,7 @@ import os
 import re
 import shutil
 import tempfile
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from importlib import import_module
 from pathlib import Path
 from typing import Any
@@ -23,7 +23,7 @@ _IMAGE = re.compile(r"struct<bytes: (large_)?binary, path: (large_)?string>")
 
 def plain_folder(folder: Path) -> Path:
     """The folder itself, or for ``hf:DIR`` with Parquet in it the folder that this is unpacked to. Raises DatasetError: there is no
-    such folder, pyarrow is not installed, or the Parquet has no images with masks."""
+    such folder, it holds several configurations, pyarrow is not installed, or the Parquet has no images with masks."""
     if not str(folder).startswith(PREFIX):
         return folder
     source = Path(str(folder).removeprefix(PREFIX)).expanduser().resolve()
@@ -31,6 +31,7 @@ def plain_folder(folder: Path) -> Path:
         raise DatasetError(f"{PREFIX}{source}: there is no such folder; give the folder of a data set of the Hub")
     if not (tables := sorted(source.rglob("*.parquet"))):
         return source
+    _require_one_configuration(source, tables)
     splits = {path: _split(path.relative_to(source)) for path in tables}
     if undecided := [path for path, split in splits.items() if not split and any(splits.values())]:
         raise DatasetError(f"{undecided[0]} names no split, as other files do; call it train, validation or test")
@@ -52,6 +53,22 @@ def plain_folder(folder: Path) -> Path:
                 if not out.is_dir():  # else another process was first
                     raise
     return out
+
+
+def _require_one_configuration(source: Path, tables: Sequence[Path]) -> None:
+    """Raises DatasetError: the README or the folders have several configurations, which are data sets of their own."""
+    card = source / "README.md"
+    text = card.read_text(encoding="utf-8", errors="replace") if card.is_file() else ""
+    header = text.split("\n---", 1)[0] if text.startswith("---") else ""
+    names = {name.strip("\"'") for name in re.findall(r"^[-\s]*config_name:\s*(\S.*?)\s*$", header, re.MULTILINE)}
+    if len(names) < 2:
+        folders = (path.relative_to(source).parent.parts for path in tables)
+        names = {"/".join(part for part in parts if not _split(Path(part))) or "." for parts in folders}
+    if len(names) > 1:
+        raise DatasetError(
+            f"{PREFIX}{source} has the configurations {', '.join(sorted(names))}; give the folder of one, as {PREFIX}{source}/NAME, "
+            "or a folder with the Parquet of one alone"
+        )
 
 
 def _split(path: Path) -> str:

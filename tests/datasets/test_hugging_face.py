@@ -144,10 +144,66 @@ def test_rows_without_names_are_numbered_and_classes_come_along(tmp_path: Path) 
 
 def test_no_row_replaces_another_where_files_and_rows_have_the_same_names(tmp_path: Path) -> None:
     pairs = _pictures(tmp_path / "pictures", "x")
-    for folder, named in (("a", False), ("b", False), ("c", True), ("d", True)):
-        _write(tmp_path / "mine" / folder / "0000.parquet", pairs, "image", "mask", named=named)
+    for file, named in (("a", False), ("b", False), ("c", True), ("d", True)):
+        _write(tmp_path / "mine" / f"{file}.parquet", pairs, "image", "mask", named=named)
     _, root = any_folder("mine", Path(f"hf:{tmp_path / 'mine'}"))
     assert [len(list((root / kind).iterdir())) for kind in ("images", "masks")] == [4 * COUNT] * 2
+
+
+README = """---
+license: mit
+dataset_info:
+- config_name: cells
+configs:
+- config_name: cells
+  data_files: cells-*.parquet
+- config_name: "more cells"
+  data_files: more-*.parquet
+---
+# config_name: of a text
+"""
+
+
+def _configurations_of_a_readme(root: Path) -> Path:
+    for name in ("cells", "more"):
+        _write(root / f"{name}-train.parquet", _pictures(root.parent / "pictures", name), "image", "mask")
+    (root / "README.md").write_text(README)
+    return root
+
+
+def _configurations_in_folders(root: Path) -> Path:
+    for name, split in (("cells", "train"), ("cells", "test"), ("more cells", "train")):
+        _write(root / name / f"{split}-0.parquet", _pictures(root.parent / name, split), "image", "mask")
+    return root
+
+
+def _configurations_below_splits(root: Path) -> Path:
+    for name in ("cells", "more cells"):
+        _write(root / "train" / name / "0000.parquet", _pictures(root.parent / name, "x"), "image", "mask")
+    return root
+
+
+@pytest.mark.parametrize(
+    "make", [_configurations_of_a_readme, _configurations_in_folders, _configurations_below_splits]
+)
+def test_configurations_are_never_mixed(make: Any, tmp_path: Path) -> None:
+    source = make(tmp_path / "mine")
+    with pytest.raises(DatasetError, match="configurations cells, more cells") as refused:
+        any_folder("mine", Path(f"hf:{source}"))
+    assert "\n" not in str(refused.value)
+
+
+def test_the_folder_of_a_configuration_is_a_data_set(tmp_path: Path) -> None:
+    source = _configurations_in_folders(tmp_path / "mine")
+    kind, root = any_folder("mine", Path(f"hf:{source / 'cells'}"))
+    splits = kind().splits(root)
+    assert (len(splits.train) + len(splits.val), len(splits.test["test"])) == (COUNT, COUNT)
+
+
+def test_a_readme_of_one_configuration_changes_nothing(tmp_path: Path) -> None:
+    source = _parquet(tmp_path / "mine")
+    (source / "README.md").write_text("---\nconfigs:\n- config_name: default\n  data_files: data/*\n---\n")
+    assert any_folder("mine", Path(f"hf:{source}"))[0].class_names == ("background", "foreground")
 
 
 def _damaged(root: Path) -> None:
@@ -172,7 +228,7 @@ def _without_a_mask(root: Path) -> None:
 
 def _without_a_split(root: Path) -> None:
     _parquet(root)
-    _write(root / "more.parquet", _pictures(root, "x"), "image", "mask")
+    _write(root / "data" / "more.parquet", _pictures(root, "x"), "image", "mask")
 
 
 @pytest.mark.parametrize(
