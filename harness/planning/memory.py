@@ -108,11 +108,12 @@ def with_less_memory(run: Run, *, available: float) -> str:
     """
     rules, forecast = run.rules, training_bytes(run)
     needed = max(forecast, available)
-    batch, accumulate = int(rules.get("batch_size", 1)), int(rules.get("accumulate", 1))
+    batch = int(rules.get("batch_size", 1))
+    images = batch * int(rules.get("accumulate", 1))
+    # At most half of a batch, in as many passes as keep the images of an update: 5 become 5 of 1, not 2 of 2.
+    smaller = next((size for size in range(batch // 2, 0, -1) if images % size == 0), 0)
     recomputed: dict[str, Any] = {} if rules.get("activation_checkpointing") else {"activation_checkpointing": True}
-    halved: dict[str, Any] = (
-        {"batch_size": batch // 2, "accumulate": accumulate * batch // (batch // 2)} if batch > 1 else {}
-    )
+    halved: dict[str, Any] = {"batch_size": smaller, "accumulate": images // smaller} if smaller else {}
     expected: dict[str, float] = {}
     for change in filter(None, (recomputed, halved, recomputed | halved)):
         words = " ".join(f"--set {name}={str(value).lower()}" for name, value in change.items())

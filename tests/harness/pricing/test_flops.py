@@ -10,7 +10,7 @@ import pytest
 from harness.archive.schema import Record
 from harness.models.catalog import backbone_shape
 from harness.planning.data import Images
-from harness.planning.memory import activation_bytes, with_less_memory
+from harness.planning.memory import activation_bytes, training_bytes, with_less_memory
 from harness.pricing import (
     decoder_flops,
     encoder_flops,
@@ -182,3 +182,13 @@ def test_a_run_without_room_gets_the_settings_that_fit(
     assert all(word in advice for word in words), advice
     assert ("--set" in advice) is ("take a GPU" not in advice)
     assert ("activation_checkpointing" in advice) is not bool(rules.get("activation_checkpointing"))
+
+
+@pytest.mark.parametrize(
+    ("batch", "accumulate", "smaller"), [(2, 1, 1), (3, 1, 1), (5, 1, 1), (9, 1, 3), (5, 2, 2), (12, 3, 6)]
+)
+def test_the_settings_that_fit_keep_the_images_of_an_update(batch: int, accumulate: int, smaller: int) -> None:
+    rules = {"mask_tokens": 1, "precision": "bf16", "batch_size": batch, "accumulate": accumulate}
+    run = made(backbone="vit_b", rules={"image_size": 1024, "activation_checkpointing": True, **rules}).run
+    advice = with_less_memory(run, available=training_bytes(run) * 0.9)
+    assert f"--set batch_size={smaller} --set accumulate={batch * accumulate // smaller} (about" in advice
