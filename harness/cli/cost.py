@@ -86,7 +86,7 @@ def main(argv: list[str] | None = None) -> int:
     from harness.models.decoders import LABELLING
     from harness.models.published import weights_file
     from harness.planning.request import method_row, split_overrides
-    from harness.planning.understand import all_methods, expand, parse_entry
+    from harness.planning.understand import all_methods, expand, parse_entry, require_rows
     from harness.protocols.load import for_backbone, load_protocol
 
     general, by_method = split_overrides(parse_assignments(arguments.set))
@@ -97,8 +97,9 @@ def main(argv: list[str] | None = None) -> int:
     protocol = for_backbone(card, backbone)
     backbone_shape(backbone, protocol.image_size)
     require_stands(protocol.decoder, backbone)
-    words = expand(arguments.methods, all_methods())
-    rows = [method_row(parse_entry(word), protocol, by_method, backbone) for word in words]
+    compared = [parse_entry(word) for word in expand(arguments.methods, all_methods())]
+    require_rows(by_method, compared)
+    rows = [method_row(entry, protocol, by_method, backbone) for entry in compared]
     checkpoint = weights_file(arguments.checkpoint, backbone) if arguments.checkpoint is not None else None
     store = CostStore(results_of(arguments))
     entries = [parse_entry(word) for word in expand(arguments.baselines or DEFAULT_BASELINES, all_methods())]

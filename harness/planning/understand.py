@@ -66,6 +66,23 @@ def parse_entry(word: str) -> Variant:
     return Variant(method=METHODS.resolve(match[1]), options=options)
 
 
+def require_rows(options: Mapping[str, Mapping[str, Any]], entries: Sequence[Variant]) -> None:
+    """Raises UsageError where options of ``--set METHOD.FIELD=VALUE`` are of no row.
+
+    Args:
+        options: method -> field -> value.
+    """
+    named = sorted({METHODS.resolve(entry.method) for entry in entries})
+    for method, fields in options.items():
+        if method not in named:
+            raise UsageError(
+                f"--set {method}.… has no effect: {method} is none of the methods here ({', '.join(named)})"
+            )
+        rows = [entry.options for entry in entries if METHODS.resolve(entry.method) == method]
+        if fixed := [field for field in fields if all(field in row for row in rows)]:
+            raise UsageError(f"--set {method}.{fixed[0]} has no effect: every row of {method} sets {fixed[0]} itself")
+
+
 def parse_seeds(text: str, *, name: str = "--seeds") -> tuple[int, ...]:
     """``5`` is seeds 0 to 4; ``0,3,7`` is those; ``7,`` is seed 7 alone. Raises UsageError: not whole numbers, none, one twice, or
     beyond all use."""
@@ -120,10 +137,12 @@ def understand(arguments: argparse.Namespace, settings: Settings) -> Understood:
     typed = split_overrides(overrides)
     overrides = {**values.pop("set", {}), **overrides}
     if arguments.methods:
-        entries = [parse_entry(word) for word in expand(arguments.methods, all_methods())]
-        values["entries"] = tuple(  # so that a row that is tuned is called by what is set for it, too
+        values["entries"] = tuple(parse_entry(word) for word in expand(arguments.methods, all_methods()))
+    if "entries" in values:
+        require_rows(typed[1], values["entries"])
+        values["entries"] = tuple(  # so that what is set is not tuned, and a row is called by it, too
             replace(entry, options={**typed[1].get(METHODS.resolve(entry.method), {}), **entry.options})
-            for entry in entries
+            for entry in values["entries"]
         )
     folders: dict[str, Path] = {}
     own_names: list[str] = []
@@ -146,9 +165,6 @@ def understand(arguments: argparse.Namespace, settings: Settings) -> Understood:
     values["protocol"], note = _card(arguments.protocol or values.get("protocol", ""), settings, has_files=has_files)
 
     own_words = split_overrides(overrides)
-    if arguments.methods:
-        for name in typed[1].keys() - {METHODS.resolve(entry.method) for entry in values["entries"]}:
-            raise UsageError(f"--set {name}.… has no effect: {name} is none of --methods {arguments.methods}")
     card = load_protocol(values["protocol"], own_words[0])
     for name in own_names:  # what a folder is, its patterns and its category say with it
         benchmark, folders[name] = any_folder(name, folders[name], data_options(resolve(card, name), name))
@@ -221,7 +237,7 @@ def tuning_of(arguments: argparse.Namespace, request: Request) -> Tuning | None:
     chosen: dict[str, Any] = {"grids": {}}
     if arguments.study:
         study = load_study(arguments.study)
-        grids = _of_rows(study.tune, request.entries) if arguments.methods else study.tune
+        grids = _of_rows(study.tune, request.entries) if arguments.methods or arguments.set else study.tune
         chosen = {"grids": grids, "seeds": study.tune_seeds, "on": study.tune_on}
     set_rules = split_overrides(request.overrides)[0]
     card = load_protocol(request.protocol, set_rules)
