@@ -91,7 +91,7 @@ def test_the_notebook_runs_in_an_empty_folder(tmp_path: Path) -> None:
     )
     assert done.returncode == 0, done.stderr
     assert "6 scores" in done.stdout  # three methods, IoU and Dice
-    assert list((tmp_path / "masks" / "overlays").glob("*"))
+    assert list(tmp_path.glob("masks-*/overlays/*.png"))
 
 
 def python(code: str, *, cwd: Path, path: Path | None = None) -> subprocess.CompletedProcess[str]:

@@ -1,13 +1,8 @@
-"""``sam-peft predict``: write masks or labels of your own images, by a run or an adapter.
-
-Masks are scored where the true ones are given.
-"""
+"""``sam-peft predict``: write masks or labels of your own images, by a run or an adapter."""
 
 from __future__ import annotations
 
 import argparse
-import math
-from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
@@ -25,7 +20,7 @@ def parser() -> argparse.ArgumentParser:
         "predict",
         __doc__,
         epilog="Masks are PNG at each image's own size: 0 and 255, or class indices with a palette. A classifier writes labels.csv with "
-        "each image's label and probabilities. Repeating the command continues where it stopped.",
+        "each image's label and probabilities. sam-peft data score scores masks.",
     )
     model = p.add_mutually_exclusive_group(required=True)
     add_run(model)
@@ -38,18 +33,6 @@ def parser() -> argparse.ArgumentParser:
     p.add_argument("--backbone", metavar="NAME", help="the backbone of an adapter's folder (default: vit_b)")
     p.add_argument("--images", required=True, nargs="+", type=Path, metavar="PATH", help="files, or folders of them")
     p.add_argument("--out", required=True, type=Path, metavar="DIR", help="folder of the masks, empty or new")
-    p.add_argument("--masks", type=Path, metavar="DIR", help="true masks of the same names; prints scores")
-    pointed = p.add_mutually_exclusive_group()
-    pointed.add_argument(
-        "--box",
-        action="append",
-        default=[],
-        metavar="X0,Y0,X1,Y1",
-        help="a box around an object in pixels, where one image is given; repeatable",
-    )
-    pointed.add_argument(
-        "--point", action="append", default=[], metavar="X,Y", help="a point on the object; repeatable"
-    )
     p.add_argument("--overlay", action="store_true", help="also write DIR/overlays: contours over the image")
     p.add_argument("--probabilities", action="store_true", help="also write DIR/probabilities: .npy of float32")
     p.add_argument("--batch", type=int, default=4, metavar="N", help="images a forward pass (default: 4)")
@@ -69,9 +52,6 @@ def main(argv: list[str] | None = None) -> int:
     for path in arguments.images:
         if not path.exists():
             raise UsageError(f"--images {path}: no such file or folder")
-    prompt = [_numbers("--box", text, 4) for text in arguments.box] + [
-        _numbers("--point", text, 2) for text in arguments.point
-    ]
     require_file_or_word(arguments.checkpoint)
     if arguments.backbone and not (arguments.adapter and arguments.adapter.is_dir()):
         raise UsageError("--backbone is for an adapter's folder; a run and an exported adapter name theirs")
@@ -79,8 +59,6 @@ def main(argv: list[str] | None = None) -> int:
         raise UsageError(
             f"--adapter {arguments.adapter}: no such file or folder; give what sam-peft export --adapter-only or peft wrote"
         )
-    if arguments.masks and not arguments.masks.is_dir():
-        raise UsageError(f"--masks {arguments.masks}: no such folder")
     load_own_plugins(arguments)
     if arguments.run is not None:
         arguments.run = find_run(results_of(arguments), arguments.run).key
@@ -88,39 +66,18 @@ def main(argv: list[str] | None = None) -> int:
     with stages() as report:
         report("loading torch and the run")
         from harness.experiment.environment import own_device
-        from harness.experiment.predicting import predict, scores
+        from harness.experiment.predicting import predict
 
-        request = request_of(arguments, prompt)
-        labels = request.trained.task == "classification"
-        if labels and arguments.masks:
-            raise UsageError("--masks is for models that give masks; this one gives labels")
+        request = request_of(arguments)
     with bars() as move:
-        there = predict(
-            request, device=own_device(), progress=lambda done: move("predicting", done, len(request.images))
-        )
+        predict(request, device=own_device(), progress=lambda done: move("predicting", done, len(request.images)))
+    what = "labels" if request.trained.task == "classification" else "masks"
     by = f"run {request.trained.run.key}" if arguments.run or arguments.adapter.is_file() else str(arguments.adapter)
-    print(
-        f"{request.out}: {'labels' if labels else 'masks'} of {len(request.images) - there} images by {by}"
-        f"{f', {there} were there already' if there else ''}"
-    )
-    if arguments.masks:
-        print("\n".join(f"{name:<12} {value:.4f}" for name, value in scores(request, arguments.masks).items()))
+    print(f"{request.out}: {what} of {len(request.images)} images by {by}")
     return 0
 
 
-def _numbers(option: str, text: str, count: int) -> tuple[float, ...]:
-    try:
-        numbers = tuple(float(part) for part in text.split(","))
-    except ValueError:
-        numbers = ()
-    if len(numbers) != count or not all(math.isfinite(number) for number in numbers):
-        raise UsageError(
-            f"{option} {text!r}: give {count} numbers with commas, pixels of the image from its upper left"
-        )
-    return numbers
-
-
-def request_of(arguments: argparse.Namespace, prompt: Sequence[tuple[float, ...]]) -> Any:
+def request_of(arguments: argparse.Namespace) -> Any:
     """The request; torch is loaded here."""
     from harness.experiment.predicting import Predict, find_images
     from harness.experiment.trained import Trained, adapter, of_results
@@ -151,5 +108,4 @@ def request_of(arguments: argparse.Namespace, prompt: Sequence[tuple[float, ...]
         overlay=arguments.overlay,
         probabilities=arguments.probabilities,
         batch=arguments.batch,
-        prompt=tuple(prompt),
     )

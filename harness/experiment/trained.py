@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import hashlib
 from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
@@ -46,15 +45,6 @@ class Trained:
     def num_classes(self) -> int:
         """Classes of its benchmark, background included."""
         return BENCHMARKS.get(self.run.benchmark).num_classes
-
-    @property
-    def digest(self) -> str:
-        """16 hex digits of the state; equal for equal models."""
-        digest = hashlib.sha256()
-        for name, tensor in sorted(self.state.items()):
-            digest.update(name.encode())
-            digest.update(tensor.contiguous().view(-1).numpy().tobytes())
-        return digest.hexdigest()[:16]
 
     def segmenter(self, checkpoint: Path | None) -> tuple[Segmenter, Method]:
         """The segmenter in evaluation mode with the method attached and the state loaded, on the CPU.

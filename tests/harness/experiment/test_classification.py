@@ -147,7 +147,7 @@ def test_predicted_labels_are_those_of_the_record(finished: Path, tmp_path, caps
     assert f"labels of 3 images by run {record.key}" in capsys.readouterr().out
     before = _rows(tmp_path / "cat")
     assert predict.main([*words, "--images", str(pets / "cat" / "00.png"), "--out", str(tmp_path / "cat")]) == 2
-    assert "choose another folder" in capsys.readouterr().err
+    assert "is not empty" in capsys.readouterr().err
     assert _rows(tmp_path / "cat") == before
     assert (
         predict.main([*words, "--images", str(pets), str(pets / "cat"), "--out", str(tmp_path / "x"), "--overlay"]) == 2

@@ -161,18 +161,14 @@ def test_an_adapter_that_was_trained_elsewhere_becomes_a_sam_checkpoint(
 
 @ELSEWHERE
 @torch.no_grad()
-def test_an_adapter_that_was_trained_elsewhere_predicts_and_is_scored_as_it_stands(
-    results: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str], config: Any
+def test_an_adapter_that_was_trained_elsewhere_predicts_as_it_stands(
+    results: Path, tmp_path: Path, config: Any
 ) -> None:
-    theirs, photos, truth, out = _trained_elsewhere(results, tmp_path, config), *(tmp_path / n for n in ("i", "m", "o"))
+    theirs, photos, out = _trained_elsewhere(results, tmp_path, config), tmp_path / "i", tmp_path / "o"
     pixels = np.random.default_rng(0).integers(0, 256, (2, SIDE, SIDE, 3), dtype=np.uint8)
-    mask = np.zeros((SIDE, SIDE), np.uint8)
-    mask[: SIDE // 3] = 255
     photos.mkdir()
-    truth.mkdir()
     for name, image in zip("ab", pixels, strict=True):
         Image.fromarray(image).save(photos / f"{name}.png")
-        Image.fromarray(mask).save(truth / f"{name}.png")
     model = [
         "--adapter",
         str(tmp_path / "adapter"),
@@ -181,7 +177,7 @@ def test_an_adapter_that_was_trained_elsewhere_predicts_and_is_scored_as_it_stan
         "--checkpoint",
         str(tmp_path / "start.safetensors"),
     ]
-    wanted = ["--images", str(photos), "--out", str(out), "--masks", str(truth), "--probabilities"]
+    wanted = ["--images", str(photos), "--out", str(out), "--probabilities"]
 
     assert predict.main([*model, *wanted]) == 0
 
@@ -192,9 +188,6 @@ def test_an_adapter_that_was_trained_elsewhere_predicts_and_is_scored_as_it_stan
     given = np.stack([np.load(out / "probabilities" / f"{name}.npy") for name in "ab"])
     np.testing.assert_allclose(given, expected, atol=1e-4)
     assert 0 < (expected > 0.5).mean() < 1
-    overlaps = [((e > 0.5) & (mask > 0)).sum() / ((e > 0.5) | (mask > 0)).sum() for e in expected]
-    printed = dict(line.split() for line in capsys.readouterr().out.splitlines() if len(line.split()) == 2)
-    assert float(printed["iou"]) == pytest.approx(np.mean(overlaps), abs=2e-3)
 
 
 @pytest.mark.parametrize(

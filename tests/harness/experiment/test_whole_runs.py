@@ -163,6 +163,6 @@ def test_a_merged_export_loads_as_a_checkpoint_and_predicts_the_same(tmp_path: P
     photo = tmp_path / "photo.png"
     Image.fromarray(np.random.default_rng(0).integers(0, 256, (50, 90, 3), dtype=np.uint8)).save(photo)
     words = ["--run", run.key, "--results", str(tmp_path), "--images", str(photo), "--out", str(tmp_path / "masks")]
-    assert predict.main([*words, "--point", "45,25"]) == 0
+    assert predict.main(words) == 0
     with Image.open(tmp_path / "masks" / "photo.png") as mask:
         assert mask.size == (90, 50)
