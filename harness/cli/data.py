@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import argparse
-import csv
 import json
 import sys
 from collections.abc import Callable
@@ -18,7 +17,7 @@ from harness.registry import BENCHMARKS, SEGMENTED, dataset_name, is_own
 from harness.settings import load_settings, named_table
 from harness.system.errors import UsageError, did_you_mean, writing_to
 from harness.system.streams import bars
-from harness.system.text import csv_cell, printable_line
+from harness.system.text import printable_line
 
 DEFAULT_ROOT = Path("data")
 
@@ -76,8 +75,7 @@ def parser() -> CommandParser:
         "predictions", type=Path, help="grey images, whose levels are probabilities, or .npy in [0, 1]"
     )
     scoring.add_argument("masks", type=Path, help="masks of the same names")
-    scoring.add_argument("--benchmark", metavar="NAME", help="use its metrics, its classes and its encoding of masks")
-    scoring.add_argument("--metrics", metavar="A,B", help=f"metrics (default: {','.join(SCORED)}; docs/metrics.md)")
+    scoring.add_argument("--benchmark", metavar="NAME", help="use its classes and its encoding of masks")
     scoring.add_argument(
         "--num-classes",
         type=int,
@@ -88,12 +86,8 @@ def parser() -> CommandParser:
     scoring.add_argument(
         "--set", action="append", default=[], metavar="NAME=VALUE", help="a convention of metrics, such as empty=0"
     )
-    scoring.add_argument(
-        "--stretched", action="store_true", help="predictions are squares from a network that stretches its images"
-    )
     scoring.add_argument("--partial", action="store_true", help="score only what both folders have")
-    scoring.add_argument("--per-image", type=Path, metavar="CSV", help="write the scores of every image; a new file")
-    scoring.add_argument("--json", action="store_true", help="print JSON")
+    scoring.add_argument("--json", action="store_true", help="print JSON, with the scores of every image")
     scoring.set_defaults(run=run_score)
 
     sampling = subcommand(commands, "sample", "write generated images in the layout of the real archive")
@@ -283,48 +277,35 @@ def _print_check(report: Any) -> None:
     print(f"  {'passed' if report.passed else 'FAILED'}")
 
 
-SCORED = ("s_measure", "e_mean", "weighted_f", "mae", "iou", "dice")
-
-
 def run_score(arguments: argparse.Namespace) -> int:
-    from harness.datasets.readers.folder_benchmark import FolderBenchmark
-    from harness.evaluation.conventions import CLASSES, Conventions
+    from harness.datasets.own import BINARY, own_benchmark
+    from harness.evaluation.conventions import OF_TASK, Conventions
     from harness.evaluation.score_folders import score_folders
     from harness.evaluation.scorer import SplitScorer
 
-    out = arguments.per_image
-    if out and (out.exists() or not out.absolute().parent.is_dir()):
-        raise UsageError(f"--per-image {out} is there already, or its folder is not; name a new file")
     if not 2 <= arguments.num_classes <= 255:
         raise UsageError(f"--num-classes {arguments.num_classes}: give 2 to 255")
-    classes, read_mask = arguments.num_classes, None
-    metrics: tuple[str, ...] = SCORED if classes == 2 else CLASSES
-    if arguments.benchmark:
-        benchmark = _benchmark(arguments.benchmark)
-        if benchmark.task == "classification":
-            raise UsageError(f"{benchmark.name} has labels and no masks to score")
-        classes, metrics = benchmark.num_classes, benchmark.metrics
-        read_mask = benchmark.decode_mask if isinstance(benchmark, FolderBenchmark) else None
-    if arguments.metrics:
-        metrics = tuple(name.strip().lower().replace("-", "_") for name in arguments.metrics.split(","))
+    classes = [str(index) for index in range(arguments.num_classes)] if arguments.num_classes > 2 else BINARY
+    own = own_benchmark("masks", classes)
+    benchmark: Any = _benchmark(arguments.benchmark) if arguments.benchmark else own()
     rules = from_mapping(Conventions, parse_assignments(arguments.set, example="--set empty=0"), where="--set")
-    task: Any = "binary" if classes == 2 else "multiclass"
-    scorer = SplitScorer(metrics, task=task, num_classes=classes, conventions=rules)
+    task = benchmark.task
+    scorer = SplitScorer(OF_TASK[task], task=task, num_classes=benchmark.num_classes, conventions=rules)
     with bars() as move:
         score_folders(
-            arguments.predictions, arguments.masks, scorer, read_mask=read_mask, progress=partial(move, "scoring"),
-            stretched=arguments.stretched, partial=arguments.partial,
-        )  # fmt: skip
-    images, ignored = scorer.images(), scorer.ignored()
-    if ignored:
+            arguments.predictions,
+            arguments.masks,
+            scorer,
+            read_mask=benchmark.decode_mask,
+            partial=arguments.partial,
+            progress=partial(move, "scoring"),
+        )
+    images = scorer.images()
+    if ignored := scorer.ignored():
         print(f"left out, since every pixel of the mask is ignored: {', '.join(ignored)}", file=sys.stderr)
-    if out:
-        with out.open("x", newline="", encoding="utf-8", errors="replace") as file:
-            writer = csv.writer(file)
-            writer.writerow(["stem", *metrics])
-            writer.writerows([csv_cell(stem), *(values[name] for name in metrics)] for stem, values in images.items())
     if arguments.json:
-        print(json.dumps({"images": len(images), "scores": scorer.summary()}, indent=1))
+        scores = {"images": len(images), "scores": scorer.summary(), "per_image": images}
+        print(json.dumps(scores, indent=1))
     else:
         print(f"{len(images)} images")
         for name, value in scorer.summary().items():

@@ -18,6 +18,8 @@ METRICS = (*SALIENCY, *OVERLAP, "ber", *CLASSES)
 """Metrics of masks."""
 LABELS = ("accuracy", "nll", "ece")
 """Metrics of images with one label each."""
+OF_TASK = {"binary": (*SALIENCY, *OVERLAP, "ber"), "multiclass": CLASSES, "classification": LABELS}
+"""What a test and ``sam-peft data score`` compute."""
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import functools
 import math
 from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor, as_completed
@@ -12,22 +11,14 @@ import numpy as np
 from numpy.typing import NDArray
 
 from harness.datasets.base import DatasetError, Pair
-from harness.datasets.readers.decoding import (
-    is_grey_palette,
-    mask_values,
-    read_binary,
-    read_indices,
-    require_lossless,
-    two_colours,
-)
+from harness.datasets.readers.decoding import is_grey_palette, mask_values, require_lossless, two_colours
 from harness.datasets.readers.opening import MOST_PIXELS, open_image, upright
-from harness.datasets.readers.pairing import MASK_EXTENSIONS, image_files, pair_names
+from harness.datasets.readers.pairing import IMAGE_EXTENSIONS, MASK_EXTENSIONS, image_files, pair_names
 from harness.evaluation.scorer import ImageScore, SplitScorer
 from harness.system.errors import UsageError
 from harness.system.machine import affinity
 
 MaskReader = Callable[[Path], NDArray[np.uint8]]
-"""A mask's file -> (H, W) class indices, 255 = ignore."""
 
 
 def score_folders(
@@ -35,8 +26,7 @@ def score_folders(
     masks: Path,
     scorer: SplitScorer,
     *,
-    read_mask: MaskReader | None = None,
-    stretched: bool = False,
+    read_mask: MaskReader,
     partial: bool = False,
     progress: Callable[[int, int], None] = lambda done, images: None,
 ) -> SplitScorer:
@@ -44,25 +34,17 @@ def score_folders(
 
     Args:
         predictions: grey images (levels are probabilities, or class indices) or ``.npy`` arrays.
-        masks: read by ``read_mask``; by default as those of a user's own data are.
         scorer: an empty one, which is filled.
-        stretched: the predictions are squares that a network made of images of any shape.
+        read_mask: a mask's file to (H, W) class indices, 255 = ignore.
         partial: leave out what is in one folder only.
 
     Raises:
         UsageError, DatasetError: the folders do not pair, or a file cannot be read or scored; the message names it.
     """
     pairs = pair_predictions(predictions, masks, partial=partial)
-    # The scorer knows the classes, and that 255 is none.
-    usual = (
-        functools.partial(read_binary, colour="any")
-        if scorer.task == "binary"
-        else functools.partial(read_indices, num_classes=256)
-    )
-    read: MaskReader = read_mask or usual
     brightest = 0.0
     with ThreadPoolExecutor(affinity()) as pool:
-        futures = {pool.submit(_score, pair, scorer, read, stretched=stretched): pair for pair in pairs}
+        futures = {pool.submit(_score, pair, scorer, read_mask): pair for pair in pairs}
         try:
             for done, future in enumerate(as_completed(futures), start=1):
                 score, top = future.result()
@@ -83,7 +65,8 @@ def score_folders(
 def pair_predictions(predictions: Path, masks: Path, *, partial: bool = False) -> tuple[Pair, ...]:
     """The files of two folders, paired as images and masks of a user's own data are. Raises UsageError: a file has no partner;
     DatasetError: a folder cannot be read, or has one name twice."""
-    paired = pair_names(image_files(predictions, MASK_EXTENSIONS), image_files(masks, MASK_EXTENSIONS))
+    files = image_files(predictions, IMAGE_EXTENSIONS | {".npy"})
+    paired = pair_names(files, image_files(masks, MASK_EXTENSIONS))
     if not paired.pairs:
         raise UsageError(f"no file of {predictions} has the name of a mask in {masks}; files are paired by name")
     for folder, lacks, alone in (
@@ -98,16 +81,16 @@ def pair_predictions(predictions: Path, masks: Path, *, partial: bool = False) -
     return paired.pairs
 
 
-def _score(pair: Pair, scorer: SplitScorer, read_mask: MaskReader, *, stretched: bool) -> tuple[ImageScore, float]:
+def _score(pair: Pair, scorer: SplitScorer, read_mask: MaskReader) -> tuple[ImageScore, float]:
     """The score of one image, and the largest value of its prediction; 1 for an array, whose values are probabilities and not levels."""
     prediction, mask = read_prediction(pair.image, task=scorer.task), read_mask(pair.mask)
     (height, width), (mask_height, mask_width) = prediction.shape[-2:], mask.shape
     rounding = 1 / mask_height + 1 / mask_width
     # Turned images and swapped files have another shape.
-    if not stretched and abs(height / mask_height - width / mask_width) > rounding:
+    if abs(height / mask_height - width / mask_width) > rounding:
         raise UsageError(
-            f"{pair.image} is {width}x{height}, its mask {pair.mask.name} {mask_width}x{mask_height}: another aspect ratio; give"
-            " predictions of the images' shape, or --stretched where the network stretched them"
+            f"{pair.image} is {width}x{height}, its mask {pair.mask.name} {mask_width}x{mask_height}: another aspect ratio; "
+            "give predictions of the images' shape"
         )
     try:
         brightest = 1.0 if pair.image.suffix.lower() == ".npy" else float(prediction.max())
@@ -117,7 +100,7 @@ def _score(pair: Pair, scorer: SplitScorer, read_mask: MaskReader, *, stretched:
 
 
 def read_prediction(path: Path, *, task: str) -> NDArray:
-    """Binary: probabilities (H, W); multi-class: labels (H, W), or scores (C, H, W) from ``.npy``.
+    """Binary: probabilities (H, W); multi-class: labels (H, W) from an image, scores (C, H, W) from ``.npy``.
 
     A grey image holds probabilities as 0..255, a 16-bit one as 0..65535, a 1-bit one as 0 and 1; of a coloured palette
     every colour but black is foreground.
@@ -147,13 +130,10 @@ def _read_array(path: Path, *, task: str) -> NDArray:
         raise DatasetError(
             f"{path} is unreadable ({' '.join(str(error).split())}); write it with numpy.save"
         ) from error
-    expected = (
-        "floats in [0, 1] (H, W)" if task == "binary" else "labels from 0 to 254 (H, W) or float scores (C, H, W)"
-    )
-    is_array = isinstance(array, np.ndarray) and array.ndim >= 2 and 0 < math.prod(array.shape[-2:]) <= MOST_PIXELS
-    if not is_array or not array.size or array.dtype.kind not in ("f" if task == "binary" else "fiu"):
+    expected = "in [0, 1] (H, W)" if task == "binary" else "(C, H, W), and labels are images"
+    dimensions = 2 if task == "binary" else 3
+    is_array = isinstance(array, np.ndarray) and array.ndim == dimensions and array.dtype.kind == "f"
+    if not is_array or not array.size or math.prod(array.shape[-2:]) > MOST_PIXELS:
         what = f"{array.dtype} {array.shape}" if isinstance(array, np.ndarray) else "several arrays"
-        raise DatasetError(f"{path} holds {what}; a prediction is {expected} of at most {MOST_PIXELS} pixels")
-    if array.dtype.kind in "iu" and not 0 <= array.min() <= array.max() <= 255:
-        raise DatasetError(f"{path} holds labels from {array.min()} to {array.max()}; a prediction is {expected}")
+        raise DatasetError(f"{path} holds {what}; a prediction is floats {expected}, at most {MOST_PIXELS} pixels")
     return array

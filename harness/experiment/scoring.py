@@ -13,7 +13,7 @@ from numpy.typing import NDArray
 from torch import Tensor, nn
 
 from harness.archive.schema import IGNORED, Run
-from harness.evaluation.conventions import CLASSES, LABELS, OVERLAP, OWN, SALIENCY
+from harness.evaluation.conventions import OF_TASK, OWN
 from harness.evaluation.evaluate import Item, Stopped, evaluate_split
 from harness.evaluation.scorer import IGNORE, LabelScorer, SplitScorer
 from harness.experiment.building import RunData, first_images
@@ -31,7 +31,6 @@ from harness.training.outcome import Blank, Interrupted
 from harness.training.prompts import Coordinates, prompts_of, together
 
 EVALUATION_BATCH = 4
-OF_TASK = {"binary": (*SALIENCY, *OVERLAP, "ber"), "multiclass": CLASSES, "classification": LABELS}
 
 Report = Callable[[dict[str, Any]], None]
 """Called with ``stage`` (``training``, ``test best`` …) and, as far as they apply, ``epoch``, ``epochs``, ``step``, ``steps``, ``loss``."""

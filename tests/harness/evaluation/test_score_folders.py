@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import csv
 import json
 import os
 import shutil
@@ -13,8 +12,8 @@ import pytest
 from PIL import Image
 
 from harness.cli.data import main
-from harness.evaluation.conventions import CLASSES, METRICS, Conventions
-from harness.evaluation.score_folders import pair_predictions, score_folders
+from harness.evaluation.conventions import CLASSES, OF_TASK, Conventions
+from harness.evaluation.score_folders import pair_predictions
 from harness.evaluation.scorer import SplitScorer
 from harness.system.errors import UsageError
 from tests.harness.evaluation.pairs import blob, soft
@@ -54,7 +53,13 @@ def scores_of(capsys, predictions, masks, *more):
     return json.loads(capsys.readouterr().out)
 
 
-def expected(folders, metrics=METRICS, conventions=None):
+def values_of(capsys, both, metrics):
+    """Of a split, in whose JSON all metrics are."""
+    scores = scores_of(capsys, *both)["scores"]
+    return {name: scores[name] for name in metrics}
+
+
+def expected(folders, metrics=OF_TASK["binary"], conventions=None):
     predictions, masks = folders
     scorer = SplitScorer(metrics, conventions=conventions or Conventions())
     for index in range(COUNT):
@@ -64,27 +69,17 @@ def expected(folders, metrics=METRICS, conventions=None):
     return scorer
 
 
-def test_scores_equal_the_scorers(folders):
-    predictions, masks = folders
-    scores = score_folders(predictions, masks, SplitScorer(METRICS))
-    assert scores.summary() == expected(folders).summary()
+def test_scores_are_the_scorers_in_all_and_by_image(capsys, folders):
+    scores = scores_of(capsys, *folders)
+    scorer = expected(folders)
+    assert scores == {"images": COUNT, "scores": scorer.summary(), "per_image": scorer.images()}
 
 
-def test_a_benchmark_gives_its_metrics_and_its_way_to_read_masks(capsys, folders):
+def test_a_benchmark_gives_its_way_to_read_masks(capsys, folders):
     """Any level above 0 is shadow on SBU."""
     for path in folders[1].glob("*.tif"):
         Image.fromarray((np.asarray(Image.open(path)) > 127) * np.uint8(60)).save(path)
-    scores = scores_of(capsys, *folders, "--benchmark", "sbu")["scores"]
-    assert list(scores) == ["ber", "iou", "mae"]
-    assert scores["ber"] < 0.5
-
-
-def test_per_image_scores_are_written(capsys, folders, tmp_path):
-    out = tmp_path / "images.csv"
-    scores_of(capsys, *folders, "--metrics", "iou,mae", "--per-image", str(out))
-    rows = list(csv.DictReader(out.open()))
-    images = expected(folders, metrics=("iou", "mae")).images()
-    assert {row["stem"]: {"iou": float(row["iou"]), "mae": float(row["mae"])} for row in rows} == images
+    assert scores_of(capsys, *folders, "--benchmark", "sbu")["scores"]["ber"] < 0.5
 
 
 def test_names_may_differ_in_what_all_of_a_folder_share_as_in_data_check(tmp_path):
@@ -97,9 +92,9 @@ def test_names_may_differ_in_what_all_of_a_folder_share_as_in_data_check(tmp_pat
 
 
 def test_a_convention_is_set_by_name(capsys, folders):
-    scores = scores_of(capsys, *folders, "--set", "threshold=0.2", "--set", "min_max=false", "--metrics", "iou,mae")
+    scores = scores_of(capsys, *folders, "--set", "threshold=0.2", "--set", "min_max=false")
     rules = Conventions(threshold=0.2, min_max=False)
-    assert scores["scores"] == expected(folders, metrics=("iou", "mae"), conventions=rules).summary()
+    assert scores["scores"] == expected(folders, conventions=rules).summary()
 
 
 @pytest.mark.parametrize(
@@ -110,18 +105,8 @@ def test_another_aspect_ratio_is_refused_instead_of_stretched(tmp_path, capsys, 
     for array in levels.values():
         array[len(array) // 2 :] = 0
     pred, gt = placed(tmp_path, levels)
-    words = ["score", str(pred), str(gt), "--metrics", "iou"]
-    assert main(words) == (0 if accepted else 2)
+    assert main(["score", str(pred), str(gt)]) == (0 if accepted else 2)
     assert ("another aspect ratio" in capsys.readouterr().err) != accepted
-    assert main([*words, "--stretched"]) == 0
-
-
-def test_stretched_predictions_score_as_the_scorer_scores_a_networks_output(tmp_path, capsys):
-    rng = np.random.default_rng(0)
-    scores, mask = rng.random((32, 32), dtype=np.float32), (rng.random((60, 45)) > 0.5).astype(np.uint8)
-    both = placed(tmp_path, {"p/a.npy": scores, "g/a.png": mask * np.uint8(255)})
-    expected = SplitScorer(["iou", "mae"]).measure(scores, mask).values
-    assert scores_of(capsys, *both, "--stretched", "--metrics", "iou,mae")["scores"] == expected
 
 
 @pytest.mark.parametrize("kind", ["npy", "sixteen", "one-bit", "palette"])
@@ -138,7 +123,7 @@ def test_other_encodings_of_a_prediction_are_read(capsys, tmp_path, kind):
     name, stored, values = kinds[kind]
     both = placed(tmp_path, {f"p/{name}": stored, "g/a.png": mask * np.uint8(255)})
     expected = SplitScorer(["mae", "iou"]).measure(values, mask).values
-    assert scores_of(capsys, *both, "--metrics", "mae,iou")["scores"] == pytest.approx(expected, abs=1e-9)
+    assert values_of(capsys, both, ("mae", "iou")) == pytest.approx(expected, abs=1e-9)
 
 
 def test_a_coloured_palette_is_foreground_and_not_a_dark_picture(capsys, tmp_path):
@@ -146,7 +131,7 @@ def test_a_coloured_palette_is_foreground_and_not_a_dark_picture(capsys, tmp_pat
     picture = Image.fromarray(mask)
     picture.putpalette([0, 0, 0, 128, 0, 0])
     both = placed(tmp_path, {"p/a.png": picture, "g/a.png": mask * np.uint8(255)})
-    assert scores_of(capsys, *both, "--metrics", "iou")["scores"] == {"iou": 1.0}
+    assert values_of(capsys, both, ["iou"]) == {"iou": 1.0}
 
 
 def test_a_prediction_is_turned_upright_as_its_mask_is(capsys, tmp_path):
@@ -155,15 +140,22 @@ def test_a_prediction_is_turned_upright_as_its_mask_is(capsys, tmp_path):
     exif = Image.Exif()
     exif[274] = 6
     Image.fromarray(white).transpose(Image.Transpose.ROTATE_90).save(both[0] / "a.png", exif=exif)
-    assert scores_of(capsys, *both, "--metrics", "iou")["scores"] == {"iou": 1.0}
+    assert values_of(capsys, both, ["iou"]) == {"iou": 1.0}
 
 
-@pytest.mark.parametrize("name", ["a.gif", "a.npy", "a.png"])
+@pytest.mark.parametrize("name", ["a.gif", "a.png"])
 def test_masks_are_read_as_those_of_a_data_set_are(capsys, tmp_path, name):
     mask = blob(np.random.default_rng(1), 30, 30)
     painted = mask[..., None] * np.array([128, 0, 0], np.uint8) if name == "a.png" else mask * np.uint8(255)
     both = placed(tmp_path, {"p/a.png": mask * np.uint8(255), f"g/{name}": painted})
-    assert scores_of(capsys, *both, "--metrics", "iou")["scores"] == {"iou": 1.0}
+    assert values_of(capsys, both, ["iou"]) == {"iou": 1.0}
+
+
+def test_masks_of_0_and_1_ignore_255_as_in_a_data_set(capsys, tmp_path):
+    mask = np.eye(9, dtype=np.uint8)
+    mask[:3] = 255
+    both = placed(tmp_path, {"p/a.png": np.eye(9, dtype=np.uint8) * np.uint8(255), "g/a.png": mask})
+    assert values_of(capsys, both, ["iou", "mae"]) == {"iou": 1.0, "mae": 0.0}
 
 
 @pytest.mark.parametrize(("level", "full", "kind"), [(1, 255, np.uint8), (255, 65535, np.uint16)])
@@ -182,13 +174,13 @@ def test_masks_that_are_no_probabilities_are_refused_where_all_are_such(capsys, 
 
 def test_arrays_of_small_probabilities_are_scored(capsys, tmp_path):
     both = placed(tmp_path, {"p/a.npy": np.full((9, 9), 0.002, np.float32), "g/a.png": np.eye(9, dtype=np.uint8) * 255})
-    assert scores_of(capsys, *both, "--metrics", "iou")["scores"] == {"iou": 0.0}
+    assert values_of(capsys, both, ["iou"]) == {"iou": 0.0}
 
 
 def test_class_indices_with_ignored_pixels_are_scored(capsys, tmp_path):
     rng = np.random.default_rng(2)
     scorer = SplitScorer(CLASSES, task="multiclass", num_classes=4)
-    for index, (ending, kind) in enumerate((("png", np.uint8), ("png", np.uint16), ("npy", np.uint64))):
+    for index, (ending, kind) in enumerate((("png", np.uint8), ("png", np.uint16))):
         labels, mask = (rng.integers(0, 4, (30, 20)).astype(np.uint8) for _ in range(2))
         mask[:5] = 255
         scorer.insert(str(index), scorer.measure(labels, mask))
@@ -201,7 +193,7 @@ def test_partial_scores_what_both_folders_have(capsys, folders):
     predictions, masks = folders
     (predictions / "Image3.png").unlink()
     (masks / "image4_mask.tif").unlink()
-    assert scores_of(capsys, predictions, masks, "--partial", "--metrics", "iou")["images"] == COUNT - 2
+    assert scores_of(capsys, predictions, masks, "--partial")["images"] == COUNT - 2
 
 
 def instead(write):
@@ -246,10 +238,8 @@ def archive(path):
         (instead(archive), "Image5.npy holds several arrays"),
         (instead(os.mkfifo), "Image5.npy is named as an image and is a folder, a pipe"),
         (header((10**9, 10**6)), "Image5.npy is unreadable"),
-        (["--metrics", "smeasure"], "unknown metric 'smeasure' (did you mean 's_measure'?)"),
         (["--set", "threshold=nan"], "--set: threshold=nan must be in [0, 1]"),
         (["--num-classes", "3"], "labels must be integers from 0 to 2"),
-        (["--per-image", "/no/such/folder/x.csv"], "name a new file"),
         (["--benchmark", "kvazir"], "did you mean"),
     ],
 )
@@ -271,7 +261,7 @@ def test_bad_input_is_one_line(capsys, folders, spoil, message):
     ("array", "message"),
     [
         (np.zeros((60, 45), complex), "holds complex128"),
-        (np.zeros((60, 45)), "labels must be integers from 0 to 2"),
+        (np.zeros((60, 45)), "holds float64 (60, 45)"),
         (np.full((3, 60, 45), np.inf), "scores must be finite"),
         (np.full((60, 45), 256, np.uint16), "labels must be integers from 0 to 2"),  # no byte, in which it were 0
     ],

@@ -23,8 +23,6 @@ from harness.experiment.trained import METADATA, Trained
 from harness.system.errors import UsageError
 from tests.harness.planned import job_of
 
-BINARY = "s_measure,e_mean,weighted_f,mae,iou,dice,ber"
-
 
 class Finished:
     """A finished run on generated images, and its test images and masks in two folders."""
@@ -54,8 +52,9 @@ class Finished:
         assert data.main(["score", str(folder), str(self.masks), "--json", *more]) == 0
         return json.loads(capsys.readouterr().out)["scores"]
 
-    def recorded(self, variant: str, names: str) -> dict[str, float]:
-        return {name: self.record.scores[variant]["test"][name] for name in names.split(",")}
+    @property
+    def recorded(self) -> dict[str, float]:
+        return self.record.scores["best"]["test"]
 
 
 @pytest.fixture(scope="module")
@@ -70,10 +69,9 @@ def classes(tmp_path_factory: pytest.TempPathFactory) -> Finished:
 
 def test_scores_of_the_folder_are_exactly_the_records(binary: Finished, tmp_path: Path, capsys) -> None:
     assert binary.predict(tmp_path / "out", "--probabilities") == 0
-    scores = binary.scores(capsys, tmp_path / "out" / "probabilities", "--metrics", BINARY)
-    assert scores == binary.recorded("best", BINARY)
-    scores = binary.scores(capsys, tmp_path / "out", "--metrics", "iou,dice")
-    assert scores == binary.recorded("best", "iou,dice")
+    assert binary.scores(capsys, tmp_path / "out" / "probabilities") == binary.recorded
+    scores = binary.scores(capsys, tmp_path / "out")
+    assert [scores[name] for name in ("iou", "dice")] == [binary.recorded[name] for name in ("iou", "dice")]
 
 
 def test_scores_of_several_classes_are_exactly_the_records(classes: Finished, tmp_path, capsys) -> None:
@@ -81,7 +79,7 @@ def test_scores_of_several_classes_are_exactly_the_records(classes: Finished, tm
     masks = {path.stem: Image.open(path) for path in (tmp_path / "out").glob("*.png")}
     assert {image.mode for image in masks.values()} == {"P"}
     scores = classes.scores(capsys, tmp_path / "out", "--num-classes", "12")
-    assert scores == classes.recorded("best", "miou,accuracy")
+    assert scores == classes.recorded
 
 
 def test_masks_have_the_images_size_and_overlays_show_their_contours(binary: Finished, tmp_path: Path) -> None:
