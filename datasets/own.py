@@ -34,6 +34,7 @@ LAYOUTS = (*own_layouts.LAYOUTS, CocoLayout(), own_layouts.OneFolder())
 
 _CONVERTERS = {
     "*.nii *.nii.gz *.mha *.nrrd": "volumes are not read: save slices as PNG, such as with nibabel",
+    "*.npy *.npz *.mat": "arrays are not read: save masks as PNG, such as with Pillow",
     "*.dcm": "DICOM is not read: save PNGs, such as with pydicom or dcm2niix",
     "*.zip *.tar *.tar.gz *.tgz *.7z *.rar": "archives are not read: unpack them",
     "leftImg8bit": f"Cityscapes: make label ids with cityscapesScripts' createTrainIdLabelImgs, and {own_layouts.LIST_THEM}",
@@ -181,7 +182,7 @@ class OwnBenchmark(FolderBenchmark):
         mask = np.where(mask == ignored, np.uint8(IGNORE), mask)
         wrong = mask[(mask >= self.num_classes) & (mask != IGNORE)]
         if wrong.size:
-            known = f"{CLASSES} names {self.num_classes} classes, so 0 to {self.num_classes - 1} (255 is ignored)"
+            known = f"there are {self.num_classes} classes, so 0 to {self.num_classes - 1} (255 is ignored)"
             raise DatasetError(f"{path} has the class indices {', '.join(map(str, np.unique(wrong)[:8]))}, and {known}")
         return mask
 

@@ -74,8 +74,6 @@ def stored_size(path: Path) -> tuple[int, int]:
 def _opened(path: Path) -> Image.Image:
     """The image, not decoded yet."""
     require_file(path)
-    if path.suffix.lower() == ".npy":
-        return _array(path)
     try:
         with warnings.catch_warnings():
             warnings.simplefilter("ignore")
@@ -110,26 +108,6 @@ def _refuse_stack(path: Path, image: Image.Image) -> None:
         raise _unreadable(path, error) from error
     if first == second:
         raise DatasetError(f"{path} has {pages} pages of {first[0]}x{first[1]}; save each as a file of its own")
-
-
-def _array(path: Path) -> Image.Image:
-    """A mask that numpy saved: (H, W), also with an axis of one more; truth values, or whole numbers up to 255."""
-    try:
-        array = np.load(path, allow_pickle=False, mmap_mode="r")
-        _bound(path, *reversed(array.shape[-2:] if array.shape[0] == 1 else array.shape[:2]))
-        flat = np.asarray(array).squeeze()
-        with np.errstate(invalid="ignore"):
-            whole = flat.ndim == 2 and flat.size and bool((flat == flat.astype(np.uint8)).all())
-    except (*_UNREADABLE, EOFError) as error:
-        raise _unreadable(path, error) from error
-    if not whole:
-        raise DatasetError(
-            f"{path} is an array of {array.dtype} with shape {array.shape}, and no mask (height, width) of whole numbers "
-            "up to 255; save it as such"
-        )
-    image = Image.fromarray(flat.astype(np.uint8))
-    image.format = "NPY"
-    return image
 
 
 def _tiff(path: Path) -> Image.Image:

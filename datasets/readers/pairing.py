@@ -12,8 +12,8 @@ from pathlib import Path
 from harness.datasets.base import DatasetError, Pair, require_plain
 
 IMAGE_EXTENSIONS = frozenset({".jpg", ".jpeg", ".png", ".tif", ".tiff", ".bmp", ".webp"})
-MASK_EXTENSIONS = IMAGE_EXTENSIONS | {".gif", ".npy"}
-"""Of masks of one's own: no benchmark has the last two."""
+MASK_EXTENSIONS = IMAGE_EXTENSIONS | {".gif"}
+"""Of masks of one's own: no benchmark has the last."""
 MASK_SUFFIXES = ("_segmentation", "_mask", "_masks", "_label", "_labels", "_gt", "_seg")
 _SUPERPIXELS = re.compile(r"_superpixels?$")
 
