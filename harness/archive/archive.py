@@ -58,9 +58,18 @@ class Archive:
         return self._summaries[1]
 
     @cached_property
+    def _sessions(self) -> tuple[list[CostRecord], dict[Path, str]]:
+        return CostStore(self.root).sessions()
+
+    @property
     def costs(self) -> list[CostRecord]:
         """Every cost session, by key and session."""
-        return sorted(CostStore(self.root), key=lambda session: (session.key, session.session))
+        return sorted(self._sessions[0], key=lambda session: (session.key, session.session))
+
+    @property
+    def cost_problems(self) -> dict[Path, str]:
+        """Files that are no readable cost record, with the reason."""
+        return self._sessions[1]
 
     def _read_whole(self, key: str) -> Record:
         record = self.store.read(key)
@@ -243,7 +252,7 @@ def _alphas(archive: Archive, record: Record) -> Iterator[dict[str, Any]]:
 
 
 def _costs(archive: Archive) -> Iterator[dict[str, Any]]:
-    for session in CostStore(archive.root):
+    for session in archive.costs:
         for cost in session.methods:
             where = {"session": session.session, "setup": session.setup, "method": cost.method, "variant": cost.variant}
             for quantity in ("step_seconds", "inference_seconds"):

@@ -195,18 +195,21 @@ class CostStore:
 
     def __iter__(self) -> Iterator[CostRecord]:
         """In the order of their files; unreadable files are left to `problems`."""
-        return (record for _, record in self._read() if not isinstance(record, str))
+        return iter(self.sessions()[0])
 
     def problems(self) -> dict[Path, str]:
         """Files in the folder that are no readable cost record, with the reason."""
-        return {path: reason for path, reason in self._read() if isinstance(reason, str)}
+        return self.sessions()[1]
 
-    def _read(self) -> Iterator[tuple[Path, CostRecord | str]]:
+    def sessions(self) -> tuple[list[CostRecord], dict[Path, str]]:
+        """Both, each file read once."""
+        records, problems = list[CostRecord](), dict[Path, str]()
         for path in sorted(self.folder.glob("*.json")):
             try:
-                yield path, self.load(path)
+                records.append(self.load(path))
             except ValueError as error:
-                yield path, str(error)
+                problems[path] = str(error)
+        return records, problems
 
 
 def _wrong(record: CostRecord, data: bytes) -> Iterator[str]:

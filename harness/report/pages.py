@@ -8,7 +8,6 @@ from functools import partial
 from pathlib import Path
 
 from harness.archive.archive import Archive, frame
-from harness.archive.measured import CostStore
 from harness.archive.schema import Record, Run
 from harness.comparison.frames import is_entry, placeholder, row_name
 from harness.comparison.papers import Papers
@@ -54,9 +53,8 @@ def pages_below(
     Raises:
         UsageError: there is no folder of records, or no record holds one of the metrics.
     """
-    costs = CostStore(archive.root)
     if study is not None and study.table.kind == "cost":
-        return Pages(content={study.name: partial(page_of_study, archive, study)}, skipped=costs.problems())
+        return Pages(content={study.name: partial(page_of_study, archive, study)}, skipped=archive.cost_problems)
     require_records(archive)
     _require_held(metrics, archive.records)
     if study is not None:
@@ -65,11 +63,10 @@ def pages_below(
     protocols = sorted({record.run.protocol for record in archive.records})
     makers = {name: partial(score_page, archive, protocol=name, metrics=metrics, details=details) for name in protocols}
     written = {path.stem for path in (archive.root / "tables").glob("*") if path.suffix in SUFFIX.values()}
-    has_costs = any(costs)
     for name in study_names() if not metrics else ():
-        if name in written or (name == "cost" and has_costs):
+        if name in written or (name == "cost" and archive.costs):
             makers.setdefault(name, partial(page_of_study, archive, load_study(name), details=details))
-    return Pages(content=makers, skipped={**archive.problems, **costs.problems()})
+    return Pages(content=makers, skipped={**archive.problems, **archive.cost_problems})
 
 
 def require_records(archive: Archive) -> None:
