@@ -17,7 +17,7 @@ from typing import TYPE_CHECKING, Any, TypeVar, cast, get_args, get_origin, get_
 
 from harness.system.errors import UsageError, did_you_mean, shown
 from harness.system.files import read_regular
-from harness.system.text import printable_line
+from harness.system.text import printable, printable_line
 
 if TYPE_CHECKING:  # half a second that listing names need not wait for
     from pydantic import TypeAdapter, ValidationError
@@ -119,7 +119,12 @@ def escaped(value: T) -> T:
 
 def is_plain(data: bytes) -> bool:
     """Whether no string of this JSON holds a control character, so that `escaped` would change nothing."""
-    return data.isascii() and b"\x7f" not in data and not (b"\\" in data and _ESCAPES.search(data))
+    if b"\\" in data and _ESCAPES.search(data):
+        return False
+    if data.isascii():
+        return b"\x7f" not in data
+    text = data.decode(errors="replace")
+    return printable(text) == text
 
 
 def parse_assignments(

@@ -9,12 +9,12 @@ the unpacked content.
 
 from __future__ import annotations
 
-import contextlib
 import csv
 import hashlib
 import io
 import json
 import os
+import re
 import zlib
 from collections.abc import Collection, Mapping, Sequence
 from dataclasses import dataclass, field
@@ -130,14 +130,14 @@ def read_architecture(path: Path, *, expected: str = "", last: bool = False) -> 
     history: list[dict[str, list[float]]] = []
     widths: dict[str, int] = {}
     try:
-        header, *lines = read_sidecar(path, expected=expected).decode().splitlines() or [""]
-        if header.split(",")[:2] != ["epoch", "site"]:
+        header, _, text = read_sidecar(path, expected=expected).decode().partition("\n")
+        if header.strip().split(",")[:2] != ["epoch", "site"]:
             raise ValueError("its columns are not epoch, site, …")
         before = 0
-        if last and lines:
-            final = lines[-1].partition(",")[0]
-            lines, before = [line for line in lines if line.startswith(f"{final},")], int(final) - 1
-        rows = csv.reader(lines)
+        if last and text.strip():
+            final = text.rstrip().rpartition("\n")[2].partition(",")[0]
+            text, before = text[f"\n{text}".index(f"\n{final},") :], int(final) - 1
+        rows = csv.reader(text.splitlines())
         for row in rows:
             epoch = int(row[0]) - before
             if epoch == len(history) + 1:
@@ -214,41 +214,48 @@ class ImageTable:
     """Scores of one model of one run on one split, image by image, in the order of the stems.
 
     Args:
-        scores: metric -> (images,), for metrics whose scores are all in range.
+        texts: metric -> its scores as the file has them, joined by commas. Most are never asked for.
         clusters: stem -> its cluster, where images are not independent (frames of one video).
     """
 
     stems: tuple[str, ...]
-    scores: Mapping[str, NDArray[np.float64]]
+    texts: Mapping[str, str]
     clusters: Mapping[str, str] = field(default_factory=dict)
+
+    def scores(self, metric: str) -> NDArray[np.float64] | None:
+        """(images,); None without this metric, or where a score is no number or out of range."""
+        import numpy as np
+
+        try:
+            values = np.array([float(text) for text in self.texts[metric].split(",")])
+        except (KeyError, ValueError):
+            return None
+        fits = len(values) == len(self.stems) and ((values >= 0) & (values <= largest(metric))).all()
+        return values if fits else None
 
 
 def image_table(path: Path, *, variant: str, split: str, expected: str = "") -> ImageTable | None:
     """The scores of one model on one split; None without such, or where the file is not what was written (`read_sidecar`)."""
-    import numpy as np
-
     try:
-        lines = _lines(path, expected=expected)
-        header, begins = next(csv.reader(lines), []), f"{variant},{split},"
-        rows = sorted(csv.reader(line for line in lines if line.startswith(begins)), key=lambda row: row[2])
+        text = read_sidecar(path, expected=expected).decode()
+        header = next(csv.reader([text.partition("\n")[0]]), [])
+        lines = re.findall(f"^{re.escape(f'{variant},{split},')}.*", text, re.MULTILINE)
+        rows = sorted(csv.reader(lines), key=lambda row: row[2])
         columns = dict(zip(header, zip(*rows, strict=True), strict=True))
     except (ValueError, IndexError, csv.Error):
         return None
-    stems, scores = columns.get("stem", ()), {}
+    stems = columns.get("stem", ())
     if not stems or len(set(stems)) < len(stems):
         return None
-    for metric in (name for name in header if name not in (*_FIRST, GROUP)):
-        with contextlib.suppress(ValueError):
-            values = np.array(columns[metric], dtype=float)
-            if ((values >= 0) & (values <= largest(metric))).all():
-                scores[metric] = values
-    clusters = dict(zip(stems, columns[GROUP], strict=True)) if GROUP in columns else {}
-    return ImageTable(stems=stems, scores=scores, clusters=clusters)
+    texts = {name: ",".join(values) for name, values in columns.items() if name not in (*_FIRST, GROUP)}
+    return ImageTable(
+        stems=stems, texts=texts, clusters=dict(zip(stems, columns[GROUP], strict=True)) if GROUP in columns else {}
+    )
 
 
 def all_image_scores(path: Path, *, expected: str = "") -> ImageScores:
     """Every score in the file. Raises ValueError: it holds no scores by image, or is not what was written with the record."""
-    lines = _lines(path, expected=expected)
+    lines = io.StringIO(read_sidecar(path, expected=expected).decode(), newline="")
     images: ImageScores = {}
     try:
         reader = csv.reader(lines)
@@ -269,7 +276,3 @@ def all_image_scores(path: Path, *, expected: str = "") -> ImageScores:
     except csv.Error as error:
         raise ValueError(str(error)) from error
     return images
-
-
-def _lines(path: Path, *, expected: str) -> io.StringIO:
-    return io.StringIO(read_sidecar(path, expected=expected).decode(), newline="")

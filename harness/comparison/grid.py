@@ -74,7 +74,7 @@ class Grid:
     @cached_property
     def _by_row(self) -> dict[str, list[Record]]:
         there = self.runs[self.runs["code"] != MISSING]
-        return {str(row): list(here["record"]) for row, here in there.groupby("row")}
+        return {str(row): list(here) for row, here in there.groupby("row")["record"]}
 
     @property
     def rules(self) -> Mapping[str, Any]:
@@ -295,9 +295,9 @@ def _grid(runs: pd.DataFrame, archive: Archive, *, study: Study | None = None, m
         own = runs["protocol"].iloc[0] == study.protocol  # what another protocol has not run of the study is no gap
         benchmarks = [name for name in study.benchmarks if own or name in here]
         table = {row: Row(entry.method, entry.options, model) for row, entry, model in study_lines(study)}
-    on = {(str(row), str(name)): list(part["record"]) for (row, name), part in runs.groupby(["row", "benchmark"])}
+    on = {(str(row), str(name)): list(part) for (row, name), part in runs.groupby(["row", "benchmark"])["record"]}
     by_benchmark = {
-        str(name): list({r.key: r for r in part["record"]}.values()) for name, part in runs.groupby("benchmark")
+        str(name): list({r.key: r for r in part}.values()) for name, part in runs.groupby("benchmark")["record"]
     }
     columns = [
         column
@@ -305,8 +305,8 @@ def _grid(runs: pd.DataFrame, archive: Archive, *, study: Study | None = None, m
         for column in _columns(name, by_benchmark.get(name, []), study=study, metrics=metrics)
     ]
     planned_on = {
-        str(row): {name for record in part["record"] for name in record.run.planned_benchmarks}
-        for row, part in runs.groupby("row")
+        str(row): {name for record in part for name in record.run.planned_benchmarks}
+        for row, part in runs.groupby("row")["record"]
     }
     cells = {}
     for column in columns:

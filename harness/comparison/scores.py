@@ -344,7 +344,7 @@ class Cell:
         """Student's 95 % interval over the seeds, or that of folds where every seed has its own split; None for a single run."""
         return stats.of_folds(self.by_seed, test_share=self.test_share).interval() if self.values else None
 
-    @property
+    @cached_property
     def blank(self) -> bool:
         """Whether the masks of a run are almost empty: their mean foreground is below a tenth of the true masks'."""
         return any(record.foreground.get(self.column.split, 1.0) < 0.1 for record in self.records)
@@ -358,7 +358,7 @@ class Cell:
             if record.code != "OK" or record.run.seed not in seeds:
                 continue
             read = archive.image_table(record, self.model, self.column.split)
-            scores = read.scores.get(self.column.metric) if read else None
+            scores = read.scores(self.column.metric) if read else None
             if (
                 read
                 and scores is not None

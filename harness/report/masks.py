@@ -132,9 +132,10 @@ def _read(board: Leaderboard, record: Record) -> dict[Image, KeptMask]:
 
 def _score(board: Leaderboard, record: Record, column: Column, image: Image) -> float | None:
     table = board.grid.archive.image_table(record, "best", image[0])
-    if table is None or column.metric not in table.scores or image[1] not in table.stems:
+    scores = table.scores(column.metric) if table else None
+    if table is None or scores is None or image[1] not in table.stems:
         return None
-    return float(table.scores[column.metric][table.stems.index(image[1])])
+    return float(scores[table.stems.index(image[1])])
 
 
 def _examples(scores: dict[Image, float], *, sign: int) -> dict[str, Image]:

@@ -81,19 +81,20 @@ def score_page(
 def score_table(grid: Grid, *, details: bool = False) -> Table:
     """A line for each row, a column for each benchmark, split and metric; with ``details`` further columns."""
     other_code = made_by_other_code(grid.records) if details else set()
+    codes = {row: alpha_codes(grid.records_of(row), grid.archive) for row in grid.rows}
     further = _details(grid) if details else {}
     lines: list[list[Value]] = []
     for row in grid.rows:
         records = grid.records_of(row)
         signs = "†" if any(record.key in other_code for record in records) else ""
         signs += "‡" if any(map(_selected_on_test, records)) else ""
-        name = " ".join(filter(None, [row, signs, *alpha_codes(records, grid.archive)]))
+        name = " ".join(filter(None, [row, signs, *codes[row]]))
         scores = [Score(cell=grid.cells[row, c], mark=grid.marks.get((row, c), "")) for c in grid.columns]
         lines.append([name, *scores, *(values[row] for values in further.values())])
     titles = [_heading(column, grid.columns) for column in grid.columns]
     return Table(
         heading=grid.title, above=rules_in_words(grid), columns=heads("method", *titles, *further, words=["rate"]), rows=lines,
-        below=[*_verdicts(grid), *_notes(grid, details=details)],
+        below=[*_verdicts(grid), *_notes(grid, codes, details=details)],
     )  # fmt: skip
 
 
@@ -220,10 +221,9 @@ def footnotes(page_grids: Sequence[Grid]) -> list[str]:
     return lines
 
 
-def _notes(grid: Grid, *, details: bool) -> list[str]:
-    """Footnotes of this table alone."""
-    codes = sorted({code for row in grid.rows for code in alpha_codes(grid.records_of(row), grid.archive)})
-    lines = [f"{code}: {ALPHA_MEANINGS[code]}." for code in codes]
+def _notes(grid: Grid, codes: Mapping[str, Sequence[str]], *, details: bool) -> list[str]:
+    """Footnotes of this table alone; ``codes``: the flags of each row's α."""
+    lines = [f"{code}: {ALPHA_MEANINGS[code]}." for code in sorted(set().union(*codes.values()))]
     for row in grid.rows:
         lines += [f"{row}: {text}." for text in dict.fromkeys(map(without_search, grid.records_of(row))) if text]
     updates: dict[str, set[float]] = {}

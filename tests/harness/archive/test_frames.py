@@ -51,9 +51,10 @@ WITH_GROUPS = (
 def read(path: Path, *, metric: str = "iou", model: str = "best") -> tuple[dict[str, float], dict[str, str]] | None:
     """Scores and clusters by stem of one metric; None where there are none."""
     table = image_table(path, variant=model, split="test")
-    if table is None or metric not in table.scores:
+    scores = table.scores(metric) if table else None
+    if table is None or scores is None:
         return None
-    return dict(zip(table.stems, table.scores[metric].tolist(), strict=True)), dict(table.clusters)
+    return dict(zip(table.stems, scores.tolist(), strict=True)), dict(table.clusters)
 
 
 def test_groups_are_those_of_the_model_and_split_and_no_scores(tmp_path: Path) -> None:
@@ -73,6 +74,7 @@ def test_groups_are_those_of_the_model_and_split_and_no_scores(tmp_path: Path) -
         ("variant,split,stem,iou\nbest,test,a,0.5\nbest,test,a,0.75\n", None),  # an image twice
         ("variant,split,stem,iou,mae\nbest,test,a,0.5,x\n", ({"a": 0.5}, {})),  # another metric is damaged
         ("variant,split,stem,iou\nbest,test,a,1.5\n", None),
+        ('variant,split,stem,iou\nbest,test,a,"0.5,0.5"\n', None),
         ("variant,split,stem,iou\nbest,test,a\n", None),
         ("variant,split,stem,iou\nbest,test,a,\n", None),
         ("variant,split,stem\n", None),
