@@ -3,12 +3,8 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Callable
 from dataclasses import dataclass
-from typing import Any, Literal
-
-from harness.system.errors import UsageError
-from harness.system.files import checked_name
+from typing import Literal
 
 E_MEASURES = ("e_mean", "e_max", "e_adaptive")
 SALIENCY = ("s_measure", *E_MEASURES, "weighted_f", "mae")
@@ -22,34 +18,8 @@ OF_TASK = {"binary": (*SALIENCY, *OVERLAP, "ber"), "multiclass": CLASSES, "class
 """What a test and ``sam-peft data score`` compute."""
 
 
-@dataclass(frozen=True, kw_only=True)
-class OwnMetric:
-    """A metric of binary masks from a plug-in; its score of a split is the mean over images.
-
-    Args:
-        measure: of probabilities (H, W) in [0, 1], foreground (H, W) bool and the pixels that count (H, W) bool, None where all do.
-        higher_is_better: False for an error.
-    """
-
-    measure: Callable[[Any, Any, Any], float]
-    higher_is_better: bool = True
-
-
-OWN: dict[str, OwnMetric] = {}
-"""Metrics of plug-ins; every run on binary masks is scored by them."""
-
-
-def add_metric(name: str, measure: Callable[[Any, Any, Any], float], *, higher_is_better: bool = True) -> None:
-    """Register a plug-in's metric; see `OwnMetric`. Raises UsageError: the name is taken or not valid."""
-    if name in (*METRICS, *LABELS):
-        raise UsageError(f"the metric {name!r} is built in; give yours another name")
-    OWN[checked_name(name, what="the metric's name")] = OwnMetric(measure=measure, higher_is_better=higher_is_better)
-
-
 def higher_is_better(metric: str) -> bool:
-    """False for errors: MAE and BER, NLL and ECE, and those of plug-ins."""
-    if metric in OWN:
-        return OWN[metric].higher_is_better
+    """False for errors: MAE and BER, NLL and ECE."""
     return metric not in ("mae", "ber", "nll", "ece")
 
 

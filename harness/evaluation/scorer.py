@@ -14,7 +14,7 @@ from typing import ClassVar, Literal
 import numpy as np
 from numpy.typing import NDArray
 
-from harness.evaluation.conventions import CLASSES, E_MEASURES, LABELS, METRICS, OVERLAP, OWN, SALIENCY, Conventions
+from harness.evaluation.conventions import CLASSES, E_MEASURES, LABELS, METRICS, OVERLAP, SALIENCY, Conventions
 from harness.evaluation.resize import resize_bilinear, resize_nearest
 from harness.evaluation.saliency import e_measure, mae, s_measure, saliency_map
 from harness.evaluation.weighted_f import weighted_f
@@ -143,9 +143,8 @@ class SplitScorer:
         conventions: Conventions | None = None,
     ) -> None:
         for metric in metrics:
-            known = (*self.known, *OWN) if task == "binary" else self.known
-            if metric not in known:
-                raise UsageError(f"unknown metric {metric!r}{did_you_mean(metric, known)}")
+            if metric not in self.known:
+                raise UsageError(f"unknown metric {metric!r}{did_you_mean(metric, self.known)}")
             if task == "multiclass" and metric not in CLASSES:
                 raise UsageError(f"metric {metric!r} is for binary masks; multi-class masks have {', '.join(CLASSES)}")
         self.metrics = tuple(dict.fromkeys(metrics))
@@ -239,9 +238,6 @@ class SplitScorer:
         if "ber" in metrics:
             ber_counts = counts_of_foreground(probability > rules.ber_threshold, foreground, valid)
         values = self._of_counts(counts, ber_counts)
-        values |= {
-            name: float(OWN[name].measure(probability, foreground, valid)) for name in self.metrics if name in OWN
-        }
         curve = None
         if metrics & set(SALIENCY):
             image = saliency_map(probability, foreground, valid, min_max=rules.min_max)

@@ -13,7 +13,7 @@ from numpy.typing import NDArray
 from torch import Tensor, nn
 
 from harness.archive.schema import IGNORED, Run
-from harness.evaluation.conventions import OF_TASK, OWN
+from harness.evaluation.conventions import OF_TASK
 from harness.evaluation.evaluate import Item, Stopped, evaluate_split
 from harness.evaluation.scorer import IGNORE, LabelScorer, SplitScorer
 from harness.experiment.building import RunData, first_images
@@ -90,12 +90,6 @@ class Scoring:
             masks = (train.mask_input(index) for index in range(len(train)))
             return 1 + max(int(mask[mask != IGNORE].max(initial=0)) for mask in masks)
         return benchmark.num_classes
-
-    @property
-    def metrics(self) -> Sequence[str]:
-        """Of a test."""
-        task = self._data.benchmark.task
-        return (*OF_TASK[task], *OWN) if task == "binary" else OF_TASK[task]
 
     @property
     def labels(self) -> bool:
@@ -198,8 +192,9 @@ class Scoring:
     def test(
         self, segmenter: nn.Module, *, stage: str, blank: bool = True, seen: Seen = lambda split, stem, scores: None
     ) -> tuple[Summary, ImageTable]:
-        """`scores` of the run's test images by all its `metrics`."""
-        return self.scores(segmenter, self._data.tests, metrics=self.metrics, stage=stage, blank=blank, seen=seen)
+        """`scores` of the run's test images by all metrics of its task."""
+        metrics = OF_TASK[self._data.benchmark.task]
+        return self.scores(segmenter, self._data.tests, metrics=metrics, stage=stage, blank=blank, seen=seen)
 
     @property
     def exceptions(self) -> dict[str, int]:

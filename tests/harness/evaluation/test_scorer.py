@@ -14,7 +14,6 @@ import torch
 from numpy.typing import NDArray
 from PIL import Image
 
-from harness.evaluation import conventions
 from harness.evaluation.conventions import CLASSES, METRICS, SALIENCY, Conventions, higher_is_better
 from harness.evaluation.resize import resize_bilinear, resize_nearest
 from harness.evaluation.scorer import SplitScorer
@@ -288,18 +287,3 @@ PAGE = Path(__file__).parents[3] / "docs" / "metrics.md"
 def test_the_page_explains_every_metric_and_every_convention():
     text = PAGE.read_text(encoding="utf-8")
     assert not [name for name in (*METRICS, *(field.name for field in fields(Conventions))) if f"`{name}`" not in text]
-
-
-def test_a_metric_of_a_plug_in_is_named_once_and_scored(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(conventions, "OWN", own := {})  # type: ignore[var-annotated]
-    monkeypatch.setattr("harness.evaluation.scorer.OWN", own)
-    conventions.add_metric("above", lambda probability, foreground, valid: probability.mean(), higher_is_better=False)
-    scorer = SplitScorer(["iou", "above"])
-    scorer.insert("a", scorer.measure(np.full((4, 4), 0.25), np.zeros((4, 4), np.uint8)))
-    assert scorer.summary()["above"] == 0.25
-    assert not conventions.higher_is_better("above")
-    for wrong in ("iou", "../x"):
-        with pytest.raises(UsageError):
-            conventions.add_metric(wrong, lambda *_: 0.0)
-    with pytest.raises(UsageError, match="unknown metric 'above'"):
-        SplitScorer(["above"], task="multiclass", num_classes=3)
