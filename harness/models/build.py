@@ -22,7 +22,7 @@ from harness.models.catalog import backbone, backbone_shape, require_stands
 from harness.models.checkpoint import read_shapes, read_tensors, require_match
 from harness.models.decoders import Decoder, Task
 from harness.models.known import Backbone
-from harness.models.mask_decoder import BatchedMaskDecoder, TokenMaskDecoder, plain_mask_decoder
+from harness.models.mask_decoder import BatchedMaskDecoder, plain_mask_decoder
 from harness.models.original_sam import DECODER, ENCODER, PROMPTS, SAM_ENCODERS, prompt_encoder_of, published
 from harness.models.sam2 import PlainSAM2Decoder, SAM2Encoder, SAM2MaskDecoder, is_memory
 from harness.models.sam_encoder import SAMEncoder, resize_state, sam_neck
@@ -93,8 +93,7 @@ def build_segmenter(
         return DenseSegmenter(encoder=encoder, decoder=dense, binary=task == "binary")
     tokens = mask_tokens if task == "multiclass" else 1
     with seeded(head_seed + 1):
-        sam_kind = TokenMaskDecoder if shape.stem else BatchedMaskDecoder
-        kind = SAM2MaskDecoder if isinstance(plain_decoder, PlainSAM2Decoder) else sam_kind
+        kind = SAM2MaskDecoder if isinstance(plain_decoder, PlainSAM2Decoder) else BatchedMaskDecoder
         mask_decoder = kind(plain_decoder, mask_tokens=tokens, spare_tokens=spare_tokens == "intended")
         if tokens > 1:
             with torch.no_grad():

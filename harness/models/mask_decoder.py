@@ -15,7 +15,6 @@ import torch
 from segment_anything.modeling import TwoWayTransformer
 from segment_anything.modeling.mask_decoder import MLP, MaskDecoder
 from torch import Tensor, nn
-from torch.nn.functional import layer_norm, linear
 
 from harness.models.decoders import SPARE_TOKENS, DecoderShape
 
@@ -87,8 +86,8 @@ class BatchedMaskDecoder(nn.Module):
             tokens = torch.cat([tokens, sparse_prompt], dim=1)
         attended, image = self.transformer(embedding + dense_prompt, positions.expand(batch, -1, -1, -1), tokens)
         masks = attended[:, len(leading) : len(leading) + len(self.mask_tokens)]
-        at = (height, width)
-        return self.logits(self.hypernetwork(masks), image, at=at, finer=finer), masks
+        upscaled = self.upscaled(image.transpose(1, 2).reshape(batch, -1, height, width), finer)
+        return torch.einsum("bkc,bchw->bkhw", self.hypernetwork(masks), upscaled), masks
 
     def maps(self, embedding: Tensor) -> list[Tensor]:
         """What the encoder gives as the map (B, D, h, w) that tokens attend to, and finer ones for `upscaled`, if any."""
@@ -97,18 +96,6 @@ class BatchedMaskDecoder(nn.Module):
     def leading_tokens(self) -> list[Tensor]:
         """What stands in front of the mask tokens, (1, D) each."""
         return [self.iou_token.weight]
-
-    def logits(self, weights: Tensor, image: Tensor, *, at: tuple[int, int], finer: Sequence[Tensor]) -> Tensor:
-        """Mask logits (B, K, 4h, 4w).
-
-        Args:
-            weights: (B, K, D / 8), of the hypernetwork.
-            image: (B, h·w, D), the attended map.
-            at: h and w.
-            finer: see `maps`.
-        """
-        upscaled = self.upscaled(image.transpose(1, 2).reshape(image.shape[0], -1, *at), finer)
-        return torch.einsum("bkc,bchw->bkhw", weights, upscaled)
 
     def upscaled(self, image: Tensor, finer: Sequence[Tensor]) -> Tensor:
         """The attended map (B, D, h, w) at four times its resolution, (B, D / 8, 4h, 4w)."""
@@ -133,29 +120,3 @@ class BatchedMaskDecoder(nn.Module):
             if name not in ("mask_tokens", "spare_tokens"):
                 state[plain] = tensor
         return state
-
-
-class TokenMaskDecoder(BatchedMaskDecoder):
-    """`BatchedMaskDecoder`, equal to rounding, whose upscaling works on tokens until their logits are known.
-
-    Both transposed convolutions turn one position into 2 × 2 whatever its neighbours: they are linear layers of tokens, and the
-    norm between them is a layer norm. Maps have the layout that kernels want, forward and backward.
-    """
-
-    def logits(self, weights: Tensor, image: Tensor, *, at: tuple[int, int], finer: Sequence[Tensor]) -> Tensor:
-        layers: Any = self.output_upscaling
-        first, norm, act, second, last = layers
-        middle = _doubled(image, first)
-        middle = act(layer_norm(middle, [len(norm.weight)], norm.weight, norm.bias, norm.eps))
-        fine = last(_doubled(middle, second))  # (B, h·w, 4, 4, D / 8)
-        # In this order the gradient of the map has the layout of the map.
-        logits = (fine.flatten(1, -2) @ weights.transpose(1, 2)).transpose(1, 2)
-        height, width = at
-        logits = logits.view(*logits.shape[:2], height, width, 2, 2, 2, 2).permute(0, 1, 2, 4, 6, 3, 5, 7)
-        return logits.reshape(*logits.shape[:2], 4 * height, 4 * width)
-
-
-def _doubled(tokens: Tensor, convolution: Any) -> Tensor:
-    """A transposed convolution with 2 × 2 kernels two apart: tokens (…, C) to (…, 4, C'), the four in rows."""
-    weight = convolution.weight.permute(2, 3, 1, 0).flatten(0, 2)  # of (C, C', 2, 2)
-    return linear(tokens, weight, convolution.bias.repeat(4)).unflatten(-1, (4, -1))

@@ -24,6 +24,7 @@ class BlockEncoder(nn.Module):
     """
 
     blocks: nn.ModuleList
+    neck: nn.Module
 
     def __init__(self, shape: BackboneShape, *, activation_checkpointing: bool) -> None:
         super().__init__()
@@ -40,8 +41,9 @@ class BlockEncoder(nn.Module):
         return self._run(self.blocks, tokens)
 
     def finish(self, tokens: Tensor) -> Tensor:
-        """What `run_blocks` gives to the encoder's output."""
-        raise NotImplementedError
+        """What `run_blocks` gives to the encoder's output; here SAM's neck: (B, h, w, C) to (B, neck_dim, h, w)."""
+        # In the layout of images: kept embeddings have it, and the decoder's kernels round by layout.
+        return self.neck(tokens.permute(0, 3, 1, 2).contiguous())
 
     def forward(self, images: Tensor) -> Tensor:
         return self.finish(self.run_blocks(self.embed(images)))
@@ -136,11 +138,6 @@ class SAMEncoder(BlockEncoder):
         tokens = self.patch_embed(images) + resize_positions(self.pos_embed, self.grid.height, self.grid.width)
         # The convolution's layout, channels apart, would pass through every sum below, and each norm copy it together again.
         return tokens.contiguous()
-
-    def finish(self, tokens: Tensor) -> Tensor:
-        """The neck: (B, h, w, C) to (B, neck_dim, h, w)."""
-        # In the layout of images: kept embeddings have it, and the decoder's kernels round by layout.
-        return self.neck(tokens.permute(0, 3, 1, 2).contiguous())
 
 
 def resize_positions(table: Tensor, height: int, width: int) -> Tensor:

@@ -13,14 +13,13 @@ from itertools import product
 from typing import Any
 
 import torch
-from segment_anything.modeling.common import LayerNorm2d
 from segment_anything.modeling.image_encoder import window_partition, window_unpartition
 from torch import Tensor, nn
-from torch.nn.functional import conv2d, gelu, layer_norm, linear, pad, scaled_dot_product_attention
+from torch.nn.functional import conv2d, gelu, pad, scaled_dot_product_attention
 
 from harness.methods.parts.placement import BackboneShape, BlockShape, NormedConvolution
 from harness.models.attention import full_attention
-from harness.models.sam_encoder import BlockEncoder
+from harness.models.sam_encoder import BlockEncoder, sam_neck
 
 _CLASSES = 1000
 
@@ -58,8 +57,6 @@ class NormedConv(nn.Module):
         scale, offset = self.bn()
         conv = self.c
         weight = conv.weight * scale.view(-1, 1, 1, 1)
-        if conv.kernel_size == (1, 1):  # faster so, as maps are tokens seen another way
-            return linear(maps.permute(0, 2, 3, 1), weight.flatten(1), offset).permute(0, 3, 1, 2)
         return conv2d(maps, weight, offset, stride=conv.stride, padding=conv.padding, groups=conv.groups)
 
 
@@ -294,31 +291,6 @@ def _on_maps(layer: nn.Module, tokens: Tensor) -> Tensor:
     return layer(tokens.permute(0, 3, 1, 2)).permute(0, 2, 3, 1)
 
 
-class _PointwiseConv(nn.Conv2d):
-    """A 1x1 convolution as a linear layer of tokens."""
-
-    def forward(self, maps: Tensor) -> Tensor:
-        return linear(maps.permute(0, 2, 3, 1), self.weight.flatten(1), self.bias).permute(0, 3, 1, 2)
-
-
-class _ChannelNorm(LayerNorm2d):
-    """segment_anything's norm over channels as a layer norm of tokens."""
-
-    def forward(self, maps: Tensor) -> Tensor:
-        tokens = maps.permute(0, 2, 3, 1)
-        return layer_norm(tokens, [len(self.weight)], self.weight, self.bias, self.eps).permute(0, 3, 1, 2)
-
-
-def token_neck(dim: int, neck_dim: int) -> nn.Sequential:
-    """`harness.models.sam_encoder.sam_neck` for maps in the layout of tokens, with the channels last."""
-    return nn.Sequential(
-        _PointwiseConv(dim, neck_dim, kernel_size=1, bias=False),
-        _ChannelNorm(neck_dim),
-        nn.Conv2d(neck_dim, neck_dim, kernel_size=3, padding=1, bias=False),
-        _ChannelNorm(neck_dim),
-    )
-
-
 class TinyViTEncoder(BlockEncoder):
     """Images (B, 3, H, W) to an embedding (B, neck_dim, H/16, W/16); H and W are multiples of 16.
 
@@ -332,17 +304,13 @@ class TinyViTEncoder(BlockEncoder):
         super().__init__(shape, activation_checkpointing=activation_checkpointing)
         self.patch_embed, self.first = stem_and_first_stage(shape.stem)
         self.blocks = nn.ModuleList(TinyViTBlock(block, fused=fused) for block in shape.blocks)
-        self.neck = token_neck(shape.dim, shape.neck_dim)
+        self.neck = sam_neck(shape.dim, shape.neck_dim)
 
     def embed(self, images: Tensor) -> Tensor:
         """The map of the first block with attention, (B, h, w, C); writes the grid."""
         self._write_grid(images)
         channels_last = images.contiguous(memory_format=torch.channels_last)
         return self.first(self.patch_embed(channels_last)).permute(0, 2, 3, 1)
-
-    def finish(self, tokens: Tensor) -> Tensor:
-        """The neck: (B, h, w, C) to (B, neck_dim, h, w)."""
-        return self.neck(tokens.permute(0, 3, 1, 2))
 
     def published(self, name: str) -> str:
         """The name of a tensor in MobileSAM: ``first`` is layer 0; others hold blocks, and the way to the next layer."""

@@ -21,9 +21,7 @@ from harness.methods.naslora import NASLoRA
 from harness.methods.plain import Full, FullConfig
 from harness.models.build import build_segmenter, require_checkpoint
 from harness.models.catalog import decoder_parameters, encoder_parameters
-from harness.models.mask_decoder import BatchedMaskDecoder, TokenMaskDecoder
 from harness.models.original_sam import sam_state_dict
-from harness.models.sam_encoder import sam_neck
 from harness.models.segmenter import Segmenter
 from harness.registry import METHODS, method_config_class
 from harness.system.errors import UsageError
@@ -219,38 +217,3 @@ def test_a_method_of_single_tokens_skips_the_padding_and_changes_nothing_by_that
     for attn in attentions:
         attn.fused = False
     _require_near(skipped, segmenter.encode(images), name, tolerance=1e-9)
-
-
-def test_neck_and_upscaling_of_tokens_are_those_of_maps() -> None:
-    segmenter: Any = build_segmenter("tiny_mobile_sam", task="binary", image_size=64, head_seed=3).double()
-    neck, decoder = segmenter.encoder.neck, segmenter.mask_decoder
-    assert type(decoder) is TokenMaskDecoder
-    generator = torch.Generator().manual_seed(0)
-    for parameter in (*neck.parameters(), *decoder.parameters()):
-        parameter.data.add_(0.1 * torch.randn(parameter.shape, generator=generator, dtype=torch.float64))
-    plain = sam_neck(neck[0].in_channels, neck[0].out_channels).double()
-    plain.load_state_dict(neck.state_dict())
-    maps = torch.randn(2, neck[0].in_channels, 4, 6, generator=generator, dtype=torch.float64).requires_grad_()
-    for name, pair in _both(lambda layer: layer(maps), neck, plain, maps).items():
-        _require_near(*pair, name, tolerance=1e-12)
-
-    image = torch.randn(2, 24, decoder.spare_tokens.shape[1], generator=generator, dtype=torch.float64).requires_grad_()
-    weights = torch.randn(2, 3, image.shape[2] // 8, generator=generator, dtype=torch.float64).requires_grad_()
-
-    def logits(form: Any) -> Tensor:
-        return form.logits(decoder, weights, image, at=(4, 6), finer=[])
-
-    upscaling = list(decoder.output_upscaling.parameters())
-    for name, pair in _both(logits, TokenMaskDecoder, BatchedMaskDecoder, image, weights, *upscaling).items():
-        _require_near(*pair, name, tolerance=1e-12)
-
-
-def _both(function: Any, first: Any, second: Any, *inputs: Tensor) -> dict[str, tuple[Tensor, Tensor]]:
-    """Outputs of both forms and their gradients by ``inputs`` and, of modules, by their parameters."""
-    outputs = []
-    for form in (first, second):
-        own = list(form.parameters()) if isinstance(form, nn.Module) else []
-        output = function(form)
-        scale = torch.linspace(-1, 1, output.numel(), dtype=torch.float64).view_as(output)
-        outputs.append([output.detach(), *torch.autograd.grad((output * scale).sum(), [*inputs, *own])])
-    return {str(index): pair for index, pair in enumerate(zip(*outputs, strict=True))}
