@@ -8,8 +8,7 @@ with the convolution in front of them. In training MobileSAM's own modules would
 from __future__ import annotations
 
 from collections import OrderedDict
-from collections.abc import Iterator, Sequence
-from itertools import product
+from collections.abc import Sequence
 from typing import Any
 
 import torch
@@ -73,16 +72,6 @@ class ThreeConvolutions(nn.Module):
         return gelu(maps + made) if self.residual else made
 
 
-def stem_and_first_stage(forms: Sequence[NormedConvolution]) -> tuple[nn.Module, nn.Module]:
-    """Images (B, 3, H, W) to maps (B, C, H/4, W/4); and inverted residuals with the way to the map of the first block with attention."""
-    first, second, *rest = forms
-    stem = nn.Sequential(NormedConv(first), nn.GELU(), NormedConv(second))
-    *blocks, last = (rest[start : start + 3] for start in range(0, len(rest), 3))
-    residuals = nn.Sequential(*(ThreeConvolutions(block, residual=True) for block in blocks))
-    stage = nn.Sequential(OrderedDict(blocks=residuals, downsample=ThreeConvolutions(last)))
-    return nn.Sequential(OrderedDict(seq=stem)), stage
-
-
 class WindowAttention(nn.Module):
     """Multi-head attention inside windows, normed in front, with one learnt number a head and pair of distances.
 
@@ -109,8 +98,7 @@ class WindowAttention(nn.Module):
         rows, columns = position // shape.window, position % shape.window
         apart = (rows[:, None] - rows).abs() * shape.window + (columns[:, None] - columns).abs()
         self.register_buffer("distances", apart, persistent=False)
-        # What a size of maps, or a frozen bias, needs computing once for: on a GPU each would be kernels and waits a forward pass.
-        self._layouts: dict[tuple[Any, ...], _Layout] = {}
+        # Of a frozen table once: on a GPU they would be many kernels a forward pass.
         self._biases: tuple[tuple[Any, ...], list[Tensor]] = ((), [])
 
     def forward(self, x: Tensor, prefix: Tensor | None = None) -> Tensor:
@@ -133,49 +121,43 @@ class WindowAttention(nn.Module):
         return self.proj(self._attended(q, k, v, bias).reshape(x.shape))
 
     def on_map(self, x: Tensor) -> Tensor:
-        """`forward` of a map's windows, without their padding.
+        """`forward` of a map (B, h, w, C), not normed, in windows without their padding.
 
         The tokens of the padding are all the same, so a window sees one key k₀ and value v₀ for all of them. Their bias for a query
         is log Σ exp(bias) over their positions, since Σ exp(q·k₀ + bias) = exp(q·k₀) Σ exp(bias).
-
-        Args:
-            x: (B, h, w, C), not normed.
-
-        Returns:
-            As ``x``.
         """
-        batch, height, width, dim = x.shape
-        size = (batch, height, width, x.device)
-        if size not in self._layouts:
-            self._layouts[size] = _layout(batch, height, width, self.window_size, device=x.device)
-        order, back, parts = self._layouts[size]
-        tokens = self.norm(_Reordered.apply(x.reshape(-1, dim), order, back))  # the last one is of the padding
-        *by_part, padding = self.qkv(tokens).split([count * len(inside) for count, inside, _ in parts] + [1])
+        parts = _cut(x, self.window_size)
+        lengths = [part.shape[:3].numel() for part in parts]
+        padding = x.new_zeros(1, x.shape[-1])
+        tokens = torch.cat([*(part.flatten(0, 2) for part in parts), padding])
+        *by_part, padding = self.qkv(self.norm(tokens)).split([*lengths, 1])
         outputs = []
-        for (count, _, outside), windows, bias in zip(parts, by_part, self._part_biases(parts, size), strict=True):
+        for part, windows, bias in zip(parts, by_part, self._part_biases(parts), strict=True):
+            count = len(part)
             q, k, v = self._by_head(windows.unflatten(0, (count, -1)))
-            if len(outside):
+            if bias.shape[-1] > k.shape[2]:
                 _, padding_k, padding_v = (token.expand(count, -1, -1, -1) for token in self._by_head(padding[None]))
                 k, v = torch.cat([k, padding_k], dim=2), torch.cat([v, padding_v], dim=2)
-            outputs.append(self._attended(q, k, v, bias).reshape(-1, dim))
-        return _Reordered.apply(self.proj(torch.cat(outputs)), back, order[:-1]).view(x.shape)
+            outputs.append(self._attended(q, k, v, bias).reshape(-1, x.shape[-1]))
+        return _joined(self.proj(torch.cat(outputs)).split(lengths), x.shape, self.window_size)
 
-    def _part_biases(self, parts: Sequence[_Part], size: tuple[Any, ...]) -> Iterator[Tensor]:
+    def _part_biases(self, parts: Sequence[Tensor]) -> list[Tensor]:
         """The biases of each part's windows, with one column for their padding; those of a frozen table are kept."""
-        table = self.attention_biases
-        key = (size, id(table), table.data_ptr(), table._version, table.dtype)
+        table, side = self.attention_biases, self.window_size
+        sides = [tuple(part.shape[1:3]) for part in parts]
+        key = (sides, id(table), table.data_ptr(), table._version, table.dtype)
         if self._biases[0] == key and not table.requires_grad:
-            yield from self._biases[1]
-            return
-        whole, made = self.biases(), []
-        for _, inside, outside in parts:
-            made.append(whole)
-            if len(outside):
-                rows = whole[:, inside]
-                made[-1] = torch.cat([rows[..., inside], rows[..., outside].logsumexp(-1, keepdim=True)], dim=-1)
-            yield made[-1]
+            return self._biases[1]
+        whole, biases = self.biases(), []
+        for rows, columns in sides:
+            at = whole.unflatten(-1, (side, side)).unflatten(1, (side, side))[:, :rows, :columns].flatten(1, 2)
+            inside, right, below = at[..., :rows, :columns], at[..., :rows, columns:], at[..., rows:, :]
+            outside = torch.cat([right.flatten(2), below.flatten(2)], dim=-1)
+            column = [outside.logsumexp(-1, keepdim=True)] if outside.shape[-1] else []
+            biases.append(torch.cat([inside.flatten(2), *column], dim=-1))
         if not table.requires_grad:
-            self._biases = key, made
+            self._biases = key, biases
+        return biases
 
     def skips_padding(self) -> bool:
         """Whether `on_map` may stand for `forward`: every token by itself goes through the linear layers, and no hook is set."""
@@ -206,52 +188,29 @@ class WindowAttention(nn.Module):
         return self.attention_biases[:, self.distances]
 
 
-_Part = tuple[int, Tensor, Tensor]
-"""Windows that hold equally much of their map: how many, and which positions of a window are on the map and which are not."""
-_Layout = tuple[Tensor, Tensor, list[_Part]]
+def _spans(length: int, side: int) -> list[tuple[int, int]]:
+    """Windows along an axis, the whole ones and the one that is cut: how many, and how many positions each holds."""
+    return [span for span in ((length // side, side), (1, length % side)) if all(span)]
 
 
-def _layout(batch: int, height: int, width: int, side: int, *, device: torch.device) -> _Layout:
-    """Which token of the maps (B·h·w) comes next where windows follow each other, part by part, and one more; where each token is
-    then; and the parts: whole windows, those cut at the right, at the bottom and in the corner, as far as there are any."""
-
-    def along(length: int) -> Iterator[tuple[int, int, int]]:
-        whole, rest = divmod(length, side)
-        yield from (part for part in ((0, whole, side), (whole * side, 1, rest)) if part[1] and part[2])
-
-    positions = torch.arange(batch * height * width).view(batch, height, width)
-    orders, parts = [], []
-    for (top, down, rows), (left, across, columns) in product(along(height), along(width)):
-        windows = positions[:, top : top + down * rows, left : left + across * columns]
-        orders.append(windows.reshape(batch, down, rows, across, columns).transpose(2, 3).flatten())
-        on_map = torch.zeros(side, side, dtype=torch.bool)
-        on_map[:rows, :columns] = True
-        inside, outside = (mask.flatten().nonzero()[:, 0].to(device) for mask in (on_map, ~on_map))
-        parts.append((batch * down * across, inside, outside))
-    order = torch.cat(orders)
-    return torch.cat([order, order.new_zeros(1)]).to(device), order.argsort().to(device), parts
+def _cut(maps: Tensor, side: int) -> list[Tensor]:
+    """Maps (B, h, w, C) to windows (n, rows, columns, C) that hold equally much: whole, cut at the right, at the bottom, in the corner."""
+    rows, columns = (_spans(length, side) for length in maps.shape[1:3])
+    parts = []
+    for down, band in zip(rows, maps.split([count * each for count, each in rows], dim=1), strict=True):
+        for across, part in zip(columns, band.split([count * each for count, each in columns], dim=2), strict=True):
+            parts.append(part.unflatten(2, across).unflatten(1, down).transpose(2, 3).flatten(0, 2))
+    return parts
 
 
-class _Reordered(torch.autograd.Function):
-    """Rows (N, C) in another order, and zeros behind them where it has more; backward puts them back in one copy."""
-
-    @staticmethod
-    def forward(ctx: Any, rows: Tensor, order: Tensor, back: Tensor) -> Tensor:
-        ctx.save_for_backward(order, back)
-        reordered = rows.index_select(0, order)
-        reordered[len(rows) :] = 0
-        return reordered
-
-    @staticmethod
-    def backward(ctx: Any, grad: Tensor) -> tuple[Tensor, None, None]:
-        order, back = ctx.saved_tensors
-        return _Reordered.apply(grad, back, order), None, None
-
-
-def mlp(shape: BlockShape) -> nn.Sequential:
-    """fc2(GELU(fc1(norm(x))))."""
-    fc1, fc2 = nn.Linear(shape.dim, shape.mlp_dim), nn.Linear(shape.mlp_dim, shape.dim)
-    return nn.Sequential(OrderedDict(norm=nn.LayerNorm(shape.dim), fc1=fc1, act=nn.GELU(), fc2=fc2))
+def _joined(parts: Sequence[Tensor], size: torch.Size, side: int) -> Tensor:
+    """The windows of `_cut`, in the same order, to maps of that size."""
+    following, (rows, columns) = iter(parts), (_spans(length, side) for length in size[1:3])
+    bands = []
+    for down, high in rows:
+        windows = [next(following).view(size[0], down, across, high, wide, size[3]) for across, wide in columns]
+        bands.append(torch.cat([part.transpose(2, 3).flatten(3, 4).flatten(1, 2) for part in windows], dim=2))
+    return torch.cat(bands, dim=1)
 
 
 class TinyViTBlock(nn.Module):
@@ -264,7 +223,8 @@ class TinyViTBlock(nn.Module):
         self.downsample = ThreeConvolutions(shape.downsampling) if shape.downsampling else None
         self.attn = WindowAttention(shape, fused=fused)
         self.local_conv = NormedConv(shape.local)
-        self.mlp = mlp(shape)
+        fc1, fc2 = nn.Linear(shape.dim, shape.mlp_dim), nn.Linear(shape.mlp_dim, shape.dim)
+        self.mlp = nn.Sequential(OrderedDict(norm=nn.LayerNorm(shape.dim), fc1=fc1, act=nn.GELU(), fc2=fc2))
         self.window_size = shape.window
 
     def forward(self, x: Tensor) -> Tensor:
@@ -302,12 +262,17 @@ class TinyViTEncoder(BlockEncoder):
 
     def __init__(self, shape: BackboneShape, *, fused: bool, activation_checkpointing: bool) -> None:
         super().__init__(shape, activation_checkpointing=activation_checkpointing)
-        self.patch_embed, self.first = stem_and_first_stage(shape.stem)
+        first, second, *rest = shape.stem
+        stem = nn.Sequential(NormedConv(first), nn.GELU(), NormedConv(second))
+        *blocks, last = (rest[start : start + 3] for start in range(0, len(rest), 3))
+        residuals = nn.Sequential(*(ThreeConvolutions(block, residual=True) for block in blocks))
+        self.patch_embed = nn.Sequential(OrderedDict(seq=stem))
+        self.first = nn.Sequential(OrderedDict(blocks=residuals, downsample=ThreeConvolutions(last)))
         self.blocks = nn.ModuleList(TinyViTBlock(block, fused=fused) for block in shape.blocks)
         self.neck = sam_neck(shape.dim, shape.neck_dim)
 
     def embed(self, images: Tensor) -> Tensor:
-        """The map of the first block with attention, (B, h, w, C); writes the grid."""
+        """Stem and inverted residuals to the map of the first block with attention, (B, h, w, C); writes the grid."""
         self._write_grid(images)
         channels_last = images.contiguous(memory_format=torch.channels_last)
         return self.first(self.patch_embed(channels_last)).permute(0, 2, 3, 1)
