@@ -7,16 +7,17 @@ zeroshot --checkpoint FILE``.
 from __future__ import annotations
 
 import json
-import re
 import warnings
 from dataclasses import fields
+from functools import reduce
 from pathlib import Path
 from tempfile import TemporaryDirectory
 from typing import Any
 
 import peft
-from safetensors.torch import load_file, save
-from torch import Tensor
+from peft.tuners.tuners_utils import BaseTunerLayer
+from safetensors.torch import save
+from torch import Tensor, nn
 
 from harness.archive.schema import Run
 from harness.datasets.own import BINARY
@@ -24,7 +25,7 @@ from harness.experiment.trained import Trained, trained_segmenter
 from harness.methods.base import Method
 from harness.methods.configs.peft import TUNERS
 from harness.models.catalog import backbone_shape
-from harness.models.checkpoint import read_tensors
+from harness.models.checkpoint import read_tensors, require_match
 from harness.models.fingerprints import fingerprint
 from harness.models.original_sam import plain_sam
 from harness.models.published import hf_name
@@ -37,8 +38,8 @@ from harness.system.files import read_regular
 
 LARGEST = 1 << 20
 """Bytes of ``adapter_config.json``."""
-_PREFIX = "base_model.model."
-_OF_MODEL = {"auto_mapping", "base_model_name_or_path", "revision", "task_type", "modules_to_save", "peft_version"}
+BACKBONES = ("vit_b", "vit_l", "vit_h", "tiny")
+_OF_MODEL = {"auto_mapping", "base_model_name_or_path", "revision", "task_type", "peft_type", "peft_version"}
 """Fields of ``adapter_config.json`` about the model that was trained."""
 
 
@@ -89,7 +90,8 @@ def folded(folder: Path, *, backbone: str, checkpoint: Path | None) -> tuple[dic
         checkpoint: the SAM that the adapter was trained on, under segment_anything's names; None for random weights.
 
     Raises:
-        UsageError: no such folder, a tuner that is unknown or cannot be merged, or an adapter of another model.
+        UsageError: no such folder, a damaged file, a tuner or an option that is unknown or cannot be merged, or an adapter or a
+            checkpoint of another model.
     """
     config, tensors = _read(folder)
     kind = str(config.get("peft_type", "")).lower()
@@ -97,55 +99,69 @@ def folded(folder: Path, *, backbone: str, checkpoint: Path | None) -> tuple[dic
         raise UsageError(
             f"{folder} is an adapter of the kind {kind or 'unknown'}, which is not folded into weights here"
         )
-    sam: Any = plain_sam(backbone)
-    if checkpoint is not None:
-        sam.load_state_dict(read_tensors(checkpoint))
-    layers = {hf_name(name): name for name, _ in sam.named_modules() if name}
-    whole = {hf_name(name): name for name in sam.state_dict()}
-    targets = [layers[name] for name in layers if _is_target(name, config.get("target_modules"))]
-    if not targets:
-        raise UsageError(
-            f"{folder} names no layer of {backbone} as transformers' SamModel has it; give the backbone that it was trained on"
-        )
-    replaced: dict[str, Tensor] = {}
-    adapter: dict[str, Tensor] = {}
-    for key, tensor in tensors.items():
-        name = key.removeprefix(_PREFIX)
-        if name in whole:
-            replaced[whole[name]] = tensor
-            continue
-        layer = next((part for part in layers if name.startswith(f"{part}.") and layers[part] in targets), "")
-        adapter[key if key == name or not layer else f"{_PREFIX}{layers[layer]}{name.removeprefix(layer)}"] = tensor
     kinds = {member.value.lower(): member for member in peft.PEFT_TYPE_TO_CONFIG_MAPPING}
     config_class = peft.PEFT_TYPE_TO_CONFIG_MAPPING[kinds[kind]]
-    known = {field.name for field in fields(config_class)} - _OF_MODEL
-    sam.config = {"model_type": "custom"}
+    given = {name: value for name, value in config.items() if name not in _OF_MODEL}
+    known = {field.name for field in fields(config_class)}
+    if unknown := [name for name, value in given.items() if name not in known and value]:
+        raise UsageError(
+            f"{folder} sets {unknown[0]}, which peft {peft.__version__} does not know for {kind}; install the peft that wrote it"
+        )
+    if backbone not in BACKBONES:
+        raise UsageError(f"transformers' SamModel is {', '.join(BACKBONES)}, and {backbone} is none of them")
+    sam = plain_sam(backbone)
+    whole = {hf_name(name): name for name in sam.state_dict()}
+    if checkpoint is not None:
+        weights = read_tensors(checkpoint)
+        require_match(weights, sam.state_dict(), path=checkpoint, backbone=backbone)
+        sam.load_state_dict(weights)
+    options = {name: value for name, value in given.items() if name in known}
     try:
         with warnings.catch_warnings():
             warnings.simplefilter("ignore")
-            given = {name: value for name, value in config.items() if name in known and name != "peft_type"}
-            model: Any = peft.get_peft_model(
-                sam, config_class(**{**given, "target_modules": targets, "inference_mode": False})
-            )
-            loaded: Any = peft.set_peft_model_state_dict(model, adapter)
-    except (ValueError, TypeError, KeyError, RuntimeError) as error:
-        raise UsageError(f"{folder} is no adapter of {backbone}: {' '.join(str(error).split())[:200]}") from error
-    if loaded.unexpected_keys:
-        raise UsageError(f"{folder} holds {loaded.unexpected_keys[0]}, which {backbone} does not have")
-    state = {**model.merge_and_unload().state_dict(), **replaced}
-    return {name: tensor.contiguous() for name, tensor in state.items()}, tuple(targets)
+            tree: Any = named_as_transformers(sam)
+            model: Any = peft.get_peft_model(tree, config_class(**{**options, "inference_mode": False}))
+            needed = peft.get_peft_model_state_dict(model).keys()
+            peft.set_peft_model_state_dict(model, dict(tensors))
+    except Exception as error:  # peft has no type of its own for what it cannot load
+        reason = " ".join(str(error).split())[:200] or type(error).__name__
+        raise UsageError(f"{folder} is no adapter of {backbone} as transformers' SamModel has it: {reason}") from error
+    for names, problem in ((needed - tensors.keys(), "lacks"), (tensors.keys() - needed, "holds, and should not,")):
+        if names:
+            raise UsageError(f"{folder} is no adapter of {backbone}: its file {problem} {min(names)}")
+    changed = [name for name, layer in model.base_model.model.named_modules() if isinstance(layer, BaseTunerLayer)]
+    merged = model.merge_and_unload().state_dict()
+    return {whole[name]: tensor.contiguous() for name, tensor in merged.items()}, tuple(changed)
+
+
+def named_as_transformers(sam: nn.Module) -> nn.Module:
+    """The modules of segment_anything's ``Sam`` as a tree of transformers' names, by which an adapter says what it changes."""
+    tree = nn.Module()
+    tree.config = {"model_type": "custom"}  # type: ignore[assignment]
+    for name, tensor in sam.state_dict(keep_vars=True).items():
+        path, _, leaf = name.rpartition(".")
+        *parents, own, new_leaf = hf_name(name).split(".")
+        owner = reduce(_child, parents, tree)
+        module = sam.get_submodule(path)
+        if new_leaf == leaf and not any(module.children()):
+            owner.add_module(own, module)
+        elif isinstance(tensor, nn.Parameter):
+            _child(owner, own).register_parameter(new_leaf, tensor)
+        else:
+            _child(owner, own).register_buffer(new_leaf, tensor)
+    return tree
+
+
+def _child(owner: nn.Module, name: str) -> nn.Module:
+    if not hasattr(owner, name):
+        owner.add_module(name, nn.Module())
+    return owner.get_submodule(name)
 
 
 def _read(folder: Path) -> tuple[dict[str, Any], dict[str, Tensor]]:
     try:
-        config = json.loads(read_regular(folder / "adapter_config.json", largest=LARGEST))
-        return dict(config), load_file(folder / "adapter_model.safetensors")
+        # Of links, as in the Hub's cache, the file that they lead to counts.
+        config = dict(json.loads(read_regular((folder / "adapter_config.json").resolve(), largest=LARGEST)))
     except (OSError, ValueError, TypeError, RuntimeError) as error:
-        raise UsageError(f"{folder} is no folder of a peft adapter: {error}") from error
-
-
-def _is_target(name: str, wanted: object) -> bool:
-    """As peft decides: a list of names or their endings, or one pattern for the whole name."""
-    if isinstance(wanted, str):
-        return len(wanted) < LARGEST >> 8 and re.fullmatch(wanted, name) is not None
-    return isinstance(wanted, list) and any(name == str(end) or name.endswith(f".{end}") for end in wanted)
+        raise UsageError(f"{folder} is no folder of a peft adapter: adapter_config.json: {error}") from error
+    return config, read_tensors(folder / "adapter_model.safetensors")

@@ -3,13 +3,15 @@
 from __future__ import annotations
 
 import json
+import os
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 import pytest
 import torch
-from peft import LoKrConfig, LoraConfig, PeftModel, get_peft_model
+from peft import IA3Config, LoKrConfig, LoraConfig, PeftModel, get_peft_model
 from PIL import Image
 from safetensors.torch import load_file, save_file
 from torch.nn.functional import interpolate
@@ -134,6 +136,119 @@ ELSEWHERE = pytest.mark.parametrize(
     ids=["lora", "lokr"],
 )
 
+QKV = {"r": 4, "target_modules": ["qkv"]}
+OF_LAYERS = {
+    "rank_pattern": LoraConfig(**QKV, rank_pattern={"layers.0.attn.qkv": 2}),
+    "alpha_pattern": LoraConfig(**QKV, alpha_pattern={r"vision_encoder\.layers\.[12]\.attn\.qkv": 32}),
+    "exclude_modules": LoraConfig(**QKV, exclude_modules=["vision_encoder.layers.0.attn.qkv"]),
+    "a pattern excludes": LoraConfig(**QKV, exclude_modules=r".*layers\.[01]\.attn\.qkv"),
+    "layers_to_transform": LoraConfig(**QKV, layers_to_transform=[0, 2], layers_pattern="layers"),
+    "bias": LoraConfig(**QKV, bias="lora_only"),
+    "every bias": LoraConfig(**QKV, bias="all"),
+    "dora": LoraConfig(r=4, target_modules=["qkv", "projection", "conv2"], use_dora=True, use_rslora=True),
+    "pissa": LoraConfig(**QKV, init_lora_weights="pissa"),
+    "a parameter": LoraConfig(r=4, target_modules=["lin2"], target_parameters=["layers.1.attn.qkv.weight"]),
+    "modules_to_save": LoraConfig(**QKV, modules_to_save=["prompt_encoder", "neck"]),
+    "lokr": LoKrConfig(**QKV, rank_pattern={"layers.0.attn.qkv": 2}, alpha_pattern={"layers.2.attn.qkv": 1}),
+    "ia3": IA3Config(target_modules=["qkv", "layers.0.mlp.lin2"], feedforward_modules=["layers.0.mlp.lin2"]),
+}
+
+
+@pytest.mark.parametrize("config", OF_LAYERS.values(), ids=OF_LAYERS.keys())
+@torch.no_grad()
+def test_what_an_adapter_says_of_single_layers_holds_as_in_peft(results: Path, tmp_path: Path, config: Any) -> None:
+    _trained_elsewhere(results, tmp_path, config)
+    plain = _plain_hf(finished(results, "lora"))
+    expected = PeftModel.from_pretrained(plain, tmp_path / "adapter").merge_and_unload().state_dict()
+    state, changed = folded(tmp_path / "adapter", backbone="tiny", checkpoint=tmp_path / "start.safetensors")
+    for name, tensor in state.items():
+        torch.testing.assert_close(tensor, expected[hf_name(name)], atol=1e-6, rtol=1e-6, msg=name)
+    before = load_file(tmp_path / "start.safetensors")
+    assert changed
+    assert any(not torch.equal(tensor, before[name]) for name, tensor in state.items())
+
+
+@torch.no_grad()
+def test_links_as_in_the_hubs_cache_lead_to_the_adapter(results: Path, tmp_path: Path) -> None:
+    _trained_elsewhere(results, tmp_path, LoraConfig(**QKV))
+    (snapshot := tmp_path / "snapshot").mkdir()
+    for number, name in enumerate(("adapter_config.json", "adapter_model.safetensors")):
+        (tmp_path / "adapter" / name).rename(tmp_path / f"blob{number}")
+        (snapshot / name).symlink_to(f"../blob{number}")
+    (link := tmp_path / "link").symlink_to(snapshot)
+    state, changed = folded(link, backbone="tiny", checkpoint=tmp_path / "start.safetensors")
+    assert len(changed) == 4
+    assert state.keys() == plain_sam("tiny").state_dict().keys()
+
+
+def _changed_config(**values: Any) -> Callable[[Path], None]:
+    def change(folder: Path) -> None:
+        file = folder / "adapter_config.json"
+        file.write_text(json.dumps(json.loads(file.read_text()) | values))
+
+    return change
+
+
+def _changed_tensors(change: Callable[[dict[str, torch.Tensor]], Any]) -> Callable[[Path], None]:
+    def write(folder: Path) -> None:
+        tensors = load_file(file := folder / "adapter_model.safetensors")
+        change(tensors)
+        save_file(tensors, file)
+
+    return write
+
+
+def _cut(name: str, size: int) -> Callable[[Path], None]:
+    return lambda folder: os.truncate(folder / name, size)
+
+
+def _linked_to(name: str, target: str) -> Callable[[Path], None]:
+    def link(folder: Path) -> None:
+        (folder / name).unlink()
+        (folder / name).symlink_to(target)
+
+    return link
+
+
+LAYER = "base_model.model.vision_encoder.layers.1.attn.qkv"
+WRONG = {
+    "half a file of tensors": (_cut("adapter_model.safetensors", 3000), "truncated or damaged"),
+    "an empty file of tensors": (_cut("adapter_model.safetensors", 0), "truncated or damaged"),
+    "half a configuration": (_cut("adapter_config.json", 100), "adapter_config.json"),
+    "a configuration that is a list": (lambda folder: (folder / "adapter_config.json").write_text("[1]"), "adapter_config"),
+    "no tensors": (lambda folder: (folder / "adapter_model.safetensors").unlink(), "does not exist"),
+    "a link to a device": (_linked_to("adapter_config.json", "/dev/zero"), "no plain file"),
+    "a link to itself": (_linked_to("adapter_config.json", "adapter_config.json"), "adapter_config.json"),
+    "a layer is not there": (_changed_tensors(lambda t: t.pop(f"{LAYER}.lora_B.weight")), "lacks .*layers.1.attn.qkv.lora_B"),
+    "a layer too many": (_changed_tensors(lambda t: t.update({LAYER + ".x": torch.zeros(1)})), "holds.*qkv.x"),
+    "NaN": (_changed_tensors(lambda t: t[f"{LAYER}.lora_B.weight"].fill_(torch.nan)), "NaN"),
+    "another rank": (_changed_config(r=8), "size mismatch"),
+    "an option of the future": (_changed_config(use_new_thing=True), "sets use_new_thing"),
+    "a rank that is none": (_changed_config(r="many"), "no adapter of tiny"),
+    "a replication of layers": (_changed_config(layer_replication=[[0, 2]]), "no adapter of tiny"),
+    "no targets": (_changed_config(target_modules=None), "no adapter of tiny"),
+    "the layers of slices": (_changed_config(target_modules=["qkv.parts.q"]), "no adapter of tiny"),
+}  # fmt: skip
+
+
+@pytest.mark.parametrize(("change", "word"), WRONG.values(), ids=WRONG.keys())
+@torch.no_grad()
+def test_a_damaged_adapter_is_refused_in_one_line(results: Path, tmp_path: Path, change: Any, word: str) -> None:
+    _trained_elsewhere(results, tmp_path, LoraConfig(**QKV))
+    change(tmp_path / "adapter")
+    with pytest.raises(UsageError, match=word) as caught:
+        folded(tmp_path / "adapter", backbone="tiny", checkpoint=tmp_path / "start.safetensors")
+    assert "\n" not in str(caught.value)
+
+
+@torch.no_grad()
+def test_a_checkpoint_of_another_model_is_refused_in_one_line(results: Path, tmp_path: Path) -> None:
+    _trained_elsewhere(results, tmp_path, LoraConfig(**QKV))
+    save_file({"x": torch.zeros(1)}, tmp_path / "other.safetensors")
+    for name, word in (("tiny", "other.safetensors"), ("mobile_sam", "mobile_sam is none of them")):
+        with pytest.raises(UsageError, match=word):
+            folded(tmp_path / "adapter", backbone=name, checkpoint=tmp_path / "other.safetensors")
+
 
 @ELSEWHERE
 @torch.no_grad()
@@ -195,7 +310,7 @@ def test_an_adapter_that_was_trained_elsewhere_predicts_as_it_stands(
     [
         (None, "no folder"),
         ({"peft_type": "PROMPT_TUNING"}, "prompt_tuning"),
-        ({"peft_type": "LORA", "target_modules": ["q_proj_of_llama"]}, "names no layer"),
+        ({"peft_type": "LORA", "target_modules": ["q_proj_of_llama"]}, "not found"),
         ({"peft_type": "LORA", "target_modules": ["qkv"], "r": 0}, "no adapter of tiny"),
     ],
 )
