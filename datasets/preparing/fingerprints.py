@@ -63,29 +63,21 @@ def fingerprint_pair(benchmark: Benchmark, split: str, pair: Pair) -> Fingerprin
     stored = np.asarray(mask_file)
     if stored.ndim == 3:
         stored = np.asarray(mask_file.convert("RGB"), np.uint16).sum(axis=2) // 3
+    mask = sample.mask
+    counts = np.bincount(mask.ravel(), minlength=256)
+    border = np.concatenate([mask[0], mask[-1], mask[:, 0], mask[:, -1]])
     return Fingerprint(
         split=split,
         pair=pair,
         image_size=(image.shape[1], image.shape[0]),
         mask_size=mask_file.size,
         values=tuple(np.unique(stored).tolist()[:256]),
-        shares=class_shares(sample.mask, benchmark.num_classes),
-        border_share=border_share(sample.mask),
+        shares=tuple((counts[: benchmark.num_classes] / max(1, mask.size - counts[IGNORE])).tolist()),
+        border_share=float(((border > 0) & (border != IGNORE)).mean()),
         digest=hashlib.sha256(f"{image.shape}".encode() + image.tobytes()).hexdigest(),
         thumbnail=np.asarray(grey.resize((THUMBNAIL, THUMBNAIL), Image.Resampling.BOX), np.float32),
         bits=(cells[:, :-1] < cells[:, 1:]).ravel(),  # each of 8x8 cells is darker than its right neighbour
     )
-
-
-def class_shares(mask: NDArray[np.uint8], num_classes: int) -> tuple[float, ...]:
-    counts = np.bincount(mask.ravel(), minlength=256)
-    known = max(1, int(mask.size - counts[IGNORE]))
-    return tuple(float(count) / known for count in counts[:num_classes])
-
-
-def border_share(mask: NDArray[np.uint8]) -> float:
-    border = np.concatenate([mask[0], mask[-1], mask[:, 0], mask[:, -1]])
-    return float(((border > 0) & (border != IGNORE)).mean())
 
 
 def exact_groups(prints: Sequence[Fingerprint]) -> list[list[Fingerprint]]:

@@ -17,7 +17,7 @@ import zipfile
 import zlib
 from collections.abc import Callable
 from pathlib import Path, PurePosixPath, PureWindowsPath
-from typing import IO, Any, NamedTuple
+from typing import IO, Any
 
 from harness.datasets.base import DatasetError
 
@@ -33,18 +33,12 @@ _DAMAGE = (
     LookupError, RuntimeError, NotImplementedError,
 )  # fmt: skip
 """What the standard library raises on archives that are damaged, protected or made to break it."""
+MOST_MEMBERS = 500_000
+MOST_RATIO, RATIO_FROM = 200, 1 << 28
+"""Unpacked bytes per archive byte, once so many are reached: plain masks shrink a hundredfold."""
 
 
-class ArchiveLimits(NamedTuple):
-    """Beyond these an archive is a bomb. Plain masks shrink a hundredfold, so the ratio counts for large ones only."""
-
-    members: int = 500_000
-    ratio: int = 200  # unpacked bytes per archive byte, once `ratio_from` bytes are reached
-    ratio_from: int = 1 << 28
-    size: int | None = None  # unpacked bytes; None for what the disk has free, less a tenth
-
-
-def unpack(archive: Path, target: Path, *, progress: Progress, limits: ArchiveLimits | None = None) -> int:
+def unpack(archive: Path, target: Path, *, progress: Progress) -> int:
     """Unpack a zip or tar archive into ``target``; returns the number of files. A README or LICENSE of an earlier archive stays.
 
     Raises:
@@ -52,7 +46,7 @@ def unpack(archive: Path, target: Path, *, progress: Progress, limits: ArchiveLi
             ``target`` may then hold a part.
     """
     target.mkdir(parents=True, exist_ok=True)
-    budget = _Budget(archive, target, limits or ArchiveLimits(), progress)
+    budget = _Budget(archive, target, progress)
     try:
         with archive.open("rb") as file:
             start = file.read(tarfile.BLOCKSIZE)
@@ -84,10 +78,10 @@ def _is_header(block: bytes) -> bool:
 class _Budget:
     """Writes files and counts them against the limits: what a header says is no evidence."""
 
-    def __init__(self, archive: Path, target: Path, limits: ArchiveLimits, progress: Progress) -> None:
-        self.archive, self.target, self.limits, self.progress = archive, target, limits, progress
+    def __init__(self, archive: Path, target: Path, progress: Progress) -> None:
+        self.archive, self.target, self.progress = archive, target, progress
         self.archive_size = archive.stat().st_size
-        self.most = limits.size if limits.size is not None else int(shutil.disk_usage(target).free * 0.9)
+        self.most = int(shutil.disk_usage(target).free * 0.9)
         self.bytes = 0
         self.names: set[str] = set()
 
@@ -97,8 +91,8 @@ class _Budget:
         if str(path).casefold() in self.names:
             raise DatasetError(f"{self.archive} holds {name!r} twice; it was refused")
         self.names.add(str(path).casefold())
-        if len(self.names) > self.limits.members:
-            raise DatasetError(f"{self.archive} holds more than {self.limits.members} files; it was refused")
+        if len(self.names) > MOST_MEMBERS:
+            raise DatasetError(f"{self.archive} holds more than {MOST_MEMBERS} files; it was refused")
         return self.target / path
 
     def check(self, count: int) -> None:
@@ -108,8 +102,8 @@ class _Budget:
         self.check_ratio(count)
 
     def check_ratio(self, count: int) -> None:
-        if count > self.limits.ratio_from and count > self.limits.ratio * self.archive_size:
-            raise DatasetError(f"{self.archive} unpacks to over {self.limits.ratio} times its size; it was refused")
+        if count > RATIO_FROM and count > MOST_RATIO * self.archive_size:
+            raise DatasetError(f"{self.archive} unpacks to over {MOST_RATIO} times its size; it was refused")
 
     def write(self, source: IO[bytes], path: Path, total: int | None) -> None:
         if path.exists():

@@ -7,13 +7,15 @@ import stat
 import tarfile
 import zipfile
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 
 import numpy as np
 import pytest
 
 from harness.datasets.base import DatasetError
-from harness.datasets.preparing.unpacking import ArchiveLimits, unpack
+from harness.datasets.preparing import unpacking
+from harness.datasets.preparing.unpacking import unpack
 from tests.datasets.conftest import quiet
 
 
@@ -113,24 +115,32 @@ def test_tar_members_that_lead_out_links_and_devices_are_refused(tmp_path: Path,
 
 
 @pytest.mark.parametrize("kind", ["zip", "tar"])
-def test_bombs_are_refused_by_ratio_by_size_and_by_count(tmp_path: Path, kind: str) -> None:
+def test_bombs_are_refused_by_ratio_by_size_and_by_count(tmp_path: Path, kind: str, monkeypatch) -> None:
     zeros = bytes(8 << 20)
     many = {f"{index}.txt": b"" for index in range(30)}
     small = {f"{index}.txt": np.random.default_rng(index).bytes(1000) for index in range(50)}
+
+    def limited(members: int = 500, ratio_from: int = 1 << 28, free: int = 1 << 40) -> None:
+        monkeypatch.setattr(unpacking, "MOST_MEMBERS", members)
+        monkeypatch.setattr(unpacking, "RATIO_FROM", ratio_from)
+        monkeypatch.setattr(unpacking.shutil, "disk_usage", lambda _: SimpleNamespace(free=free))
+
     for content, limits, words in (
-        ({"zeros": zeros}, ArchiveLimits(ratio_from=1 << 20), "times its size"),
-        ({"zeros": zeros}, ArchiveLimits(size=1 << 20), "the limit"),
-        (many, ArchiveLimits(members=20), "more than 20 files"),
-        (small, ArchiveLimits(size=20_000), "more than 20000 bytes, the limit"),
+        ({"zeros": zeros}, {"ratio_from": 1 << 20}, "times its size"),
+        ({"zeros": zeros}, {"free": 1 << 20}, "the limit"),
+        (many, {"members": 20}, "more than 20 files"),
+        (small, {"free": 20_000}, "more than 18000 bytes, the limit"),
     ):
+        limited(**limits)
         if kind == "zip":
             archive = zipped(tmp_path / "a.zip", content)
         else:
             archive = tarred(tmp_path / "a.tar.gz", [(member(name), data) for name, data in content.items()])
         with pytest.raises(DatasetError, match=words):
-            unpack(archive, tmp_path / "target" / words.replace(" ", ""), progress=quiet, limits=limits)
+            unpack(archive, tmp_path / "target" / words.replace(" ", ""), progress=quiet)
         assert sum(path.stat().st_size for path in (tmp_path / "target").rglob("*") if path.is_file()) <= 1 << 20
-    assert unpack(archive, tmp_path / "whole", progress=quiet, limits=ArchiveLimits(size=50_000)) == 50
+    limited(free=60_000)
+    assert unpack(archive, tmp_path / "whole", progress=quiet) == 50
 
 
 def test_zip_whose_header_lies_about_the_size_is_refused(tmp_path: Path) -> None:
