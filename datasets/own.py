@@ -64,10 +64,6 @@ class OwnBenchmark(FolderBenchmark):
         if self.options.group:
             self.carved_by = f"groups of {self.options.group}"  # type: ignore[misc]
 
-    def __reduce__(self) -> tuple[object, tuple[object, ...]]:
-        """Pickled as name and classes: the class is made at run time, so another process finds it in no module."""
-        return _rebuilt, (type(self).__bases__[0], self.name, self.class_names, self.options)
-
     def layouts(self) -> tuple[Layout, ...]:
         return LAYOUTS
 
@@ -254,10 +250,6 @@ def own_benchmark(name: str, classes: Sequence[str], base: type[OwnBenchmark] = 
             "selection_metric": "iou" if binary else "miou",
         }
     return type("Own", (base,), described)
-
-
-def _rebuilt(base: type[OwnBenchmark], name: str, classes: Sequence[str], options: DataOptions) -> Benchmark:
-    return own_benchmark(name, classes, base)(options)
 
 
 _IGNORED = "ignore"
