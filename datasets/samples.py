@@ -1,6 +1,6 @@
 """Generated stand-ins of the benchmarks in the layouts and encodings of the real archives. Deterministic, quick.
 
-    path = harness.datasets.samples.write_samples("kvasir", Path("data"), seed=0)
+    path = harness.datasets.samples.write_samples("kvasir", Path("data"))
 
 A tiny network can find the masks within a few epochs: objects differ from their background in colour. Every sample carries a marker, so
 that no table can pass it off as the benchmark.
@@ -298,7 +298,6 @@ def write_samples(
     root: Path,
     *,
     images: int = DEFAULT_IMAGES,
-    seed: int = 0,
     size: int = DEFAULT_SIZE,
     layout: tuple[str, Tree] | None = None,
 ) -> Path:
@@ -308,26 +307,25 @@ def write_samples(
         name: canonical name, such as ``kvasir``.
         root: data root; made if absent. The very same sample that is there is kept.
         images: how many images in all, at least 12.
-        seed: seed of the scenes, not negative.
         size: side of the images in pixels; most benchmarks vary around it in size and aspect ratio.
         layout: name and tree of another layout than the original one.
 
     Raises:
-        DatasetError: unknown benchmark, too few images, a negative seed, or other data in the way.
+        DatasetError: unknown benchmark, too few images, or other data in the way.
     """
     if name not in RECIPES:
         raise DatasetError(f"no sample of {name!r} can be generated (choose from {', '.join(RECIPES)})")
-    for what, value, least in (("images", images, 12), ("pixels a side", size, 32), ("seed", seed, 0)):
+    for what, value, least in (("images", images, 12), ("pixels a side", size, 32)):
         if value < least:
             raise DatasetError(f"a sample needs at least {least} {what}, not {value}")
     called, tree = layout or ("original", RECIPES[name].tree)
     folder, top = root / tree.folder, tree.folder.split("/", maxsplit=1)[0]
-    marker = f"generated: {name}, layout {called}, {images} images of {size} px, seed {seed}, generator {GENERATOR}\n"
+    marker = f"generated: {name}, layout {called}, {images} images of {size} px, seed 0, generator {GENERATOR}\n"
     if _is_there(root / top, folder, marker):
         return folder
     staging = root / f".sampling-{name}-{socket.gethostname()}-{os.getpid()}"
     try:
-        _write_tree(name, staging / tree.folder, tree=tree, count=images, seed=seed, size=size)
+        _write_tree(name, staging / tree.folder, tree=tree, count=images, size=size)
         (staging / tree.folder / SAMPLE_MARKER).write_text(marker, encoding="utf-8")
         (staging / top).rename(root / top)
     except OSError:
@@ -349,10 +347,10 @@ def _is_there(top: Path, folder: Path, marker: str) -> bool:
     return True
 
 
-def _write_tree(name: str, folder: Path, *, tree: Tree, count: int, seed: int, size: int) -> None:
+def _write_tree(name: str, folder: Path, *, tree: Tree, count: int, size: int) -> None:
     rows: dict[str, list[Path]] = {}
     for number, part in enumerate(_deal(tuple(tree.parts), count)):
-        content, stem = scene(name, number, seed=seed, size=size), RECIPES[name].stem(number, count)
+        content, stem = scene(name, number, size=size), RECIPES[name].stem(number, count)
         images, masks = (folder / path for path in tree.parts[part])
         images.mkdir(parents=True, exist_ok=True)
         masks.mkdir(parents=True, exist_ok=True)
@@ -366,16 +364,16 @@ def _write_tree(name: str, folder: Path, *, tree: Tree, count: int, seed: int, s
             pixels[:, -pixels.shape[1] // 4 :] = 255
             Image.fromarray(pixels).save(path)
     if tree is RECIPES["sbu"].tree:  # some training images have no mask
-        generator = np.random.default_rng([seed, 99])
+        generator = np.random.default_rng([0, 99])
         for number in range(2):
             pixels = generator.integers(0, 255, size=(size, size, 3), dtype=np.uint8)
             Image.fromarray(pixels).save(rows["train"][0].with_name(f"without_mask_{number}.jpg"))
 
 
-def scene(name: str, number: int, *, seed: int = 0, size: int = DEFAULT_SIZE) -> Scene:
+def scene(name: str, number: int, *, size: int = DEFAULT_SIZE) -> Scene:
     """The scene of a sample's image before it is encoded: what a reader must get back."""
     recipe = RECIPES[name]
-    generator = np.random.default_rng([seed, *name.encode(), number])
+    generator = np.random.default_rng([0, *name.encode(), number])
     return draw_scene(generator, _shape_of(number, size, square=recipe.square), recipe.palette)
 
 

@@ -94,7 +94,6 @@ def parser() -> CommandParser:
     sampling.add_argument("name", help="benchmark; 'all' for every one")
     _data(sampling, help="folder to write into (default: data, whatever the setting)")
     sampling.add_argument("--images", type=int, default=None, metavar="N", help="number of images")
-    sampling.add_argument("--seed", type=int, default=0, metavar="N", help="seed of the scenes (default: 0)")
     sampling.add_argument("--size", type=int, default=None, metavar="PX", help="side of the images")
     sampling.set_defaults(run=run_sample)
     return p
@@ -317,10 +316,10 @@ def run_sample(arguments: argparse.Namespace) -> int:
     from harness.datasets import samples
 
     folder = arguments.data or DEFAULT_ROOT
-    size = samples.DEFAULT_SIZE if arguments.size is None else arguments.size
-    images = samples.DEFAULT_IMAGES if arguments.images is None else arguments.images
+    given = {option: getattr(arguments, option) for option in ("images", "size")}
+    options = {option: value for option, value in given.items() if value is not None}
     for name in SEGMENTED if arguments.name == "all" else [BENCHMARKS.resolve(arguments.name)]:
         with writing_to(f"a sample below {folder}"):
-            written = samples.write_samples(name, folder, images=images, seed=arguments.seed, size=size)
+            written = samples.write_samples(name, folder, **options)
         print(f"{name}: {written}")
     return 0

@@ -82,12 +82,12 @@ def layouts(name: str) -> tuple[str, ...]:
 
 
 def write_archive(
-    name: str, root: Path, layout: str = "original", *, images: int = DEFAULT_IMAGES, size: int = 112, seed: int = 0
+    name: str, root: Path, layout: str = "original", *, images: int = DEFAULT_IMAGES, size: int = 112
 ) -> Path:
     """A sample in one of `layouts`, as unpacked; returns the benchmark's folder."""
     tree = RECIPES[name].tree if layout == "original" else OTHERS[name][layout]
     given = None if layout == "original" else (layout, tree)
-    folder = samples.write_samples(name, root, images=images, size=size, seed=seed, layout=given)
+    folder = samples.write_samples(name, root, images=images, size=size, layout=given)
     for number in range(4 if (name, layout) in FOREIGN else 0):
         pixels = draw_scene(np.random.default_rng(number), (size, size), samples.POLYP)
         stem, (of_images, of_masks) = FOREIGN[name, layout](number), tree.parts["train"]
