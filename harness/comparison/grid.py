@@ -147,8 +147,8 @@ class Grid:
     @cached_property
     def marks(self) -> dict[tuple[str, Column], Mark]:
         """Marks of the best row of each column, and of rows that are not significantly different from it. Rows of the same seeds that
-        tie in the printed digit are both best. A column has no marks where fewer than two rows rank, where a row with a gap leads or
-        ties, and for generated images."""
+        tie in the printed digit are both best. A row with a collapsed run has no interval, so it is not compared. A column has no
+        marks where fewer than two rows rank, where a row with a gap leads or ties, and for generated images."""
         marks: dict[tuple[str, Column], Mark] = {}
         for column in () if self.is_generated else self.columns:
             order = self.best_first(column)
@@ -161,6 +161,8 @@ class Grid:
                     100 * first.mean, 1
                 ):
                     marks[row, column] = "best"
+                elif cell.collapsed or first.collapsed:
+                    continue
                 elif (difference := self.difference(row, order[0], column)) is None or difference.is_none:
                     marks[row, column] = "tied"
         return marks

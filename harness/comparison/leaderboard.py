@@ -17,9 +17,6 @@ from harness.comparison.scores import Cell, Column, Difference, simultaneous
 from harness.protocols.keys import hashed_options
 from harness.statistics import t_interval
 
-COLLAPSE = 0.2
-"""A run that scores this much below the median of its row has collapsed. It stays in the mean and is marked."""
-
 
 @dataclass(frozen=True, kw_only=True)
 class Standing:
@@ -44,10 +41,6 @@ class Standing:
     time: Ratio | None
     memory: Ratio | None
     merges: str
-
-    @property
-    def collapsed(self) -> bool:
-        return any(map(is_collapsed, self.cells.values()))
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -79,7 +72,7 @@ def leaderboard(grid: Grid, baseline: str) -> Leaderboard:
         name: {
             row: grid.sample(row, column)
             for row in ran
-            if grid.cells[row, column].complete and not is_collapsed(grid.cells[row, column])
+            if grid.cells[row, column].complete and not grid.cells[row, column].collapsed
         }
         for name, column in columns.items()
     }
@@ -128,12 +121,6 @@ def leaderboard(grid: Grid, baseline: str) -> Leaderboard:
     return Leaderboard(
         grid=grid, baseline=baseline, columns=columns, complete=complete, standings=tuple(standings), session=session
     )
-
-
-def is_collapsed(cell: Cell) -> bool:
-    """Whether one of its runs scores more than `COLLAPSE` below their median."""
-    worst = min((cell.column.sign * value for value in cell.values.values()), default=0.0)
-    return cell.n > 1 and cell.column.sign * statistics.median(cell.by_seed) - worst > COLLAPSE
 
 
 def _merges(cost: MethodCost, session: CostRecord) -> str:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+import statistics
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from functools import cached_property
@@ -25,6 +26,10 @@ Mark = Literal["", "best", "tied"]
 
 MISSING = "MISSING"
 """The code of a planned run that has no record."""
+
+COLLAPSE = 0.2
+"""A run that scores this much below the median of its row has collapsed. It stays in the mean and is marked, and its row has no
+interval."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -348,6 +353,14 @@ class Cell:
     def blank(self) -> bool:
         """Whether the masks of a run are almost empty: their mean foreground is below a tenth of the true masks'."""
         return any(record.foreground.get(self.column.split, 1.0) < 0.1 for record in self.records)
+
+    @cached_property
+    def collapsed(self) -> bool:
+        """Whether one of its runs scores more than `COLLAPSE` below their median; never for an NLL, which has no scale from 0 to 1."""
+        if self.n < 2 or self.column.metric == "nll":
+            return False
+        scores = [self.column.sign * value for value in self.by_seed]
+        return statistics.median(scores) - min(scores) > COLLAPSE
 
     def sample(self, archive: Archive) -> Sample:
         """Its scores by seed and image, for `of_samples`; a seed with conflicting records is left out."""

@@ -6,7 +6,7 @@ from collections.abc import Iterable
 
 from harness.archive.schema import Record
 from harness.comparison.grid import Grid
-from harness.comparison.leaderboard import Leaderboard, Standing, is_collapsed, leaderboard
+from harness.comparison.leaderboard import Leaderboard, Standing, leaderboard
 from harness.comparison.names import BASELINES, UNTUNED
 from harness.comparison.scores import Cell, Column, Difference, over_images, simultaneous
 from harness.studies import Study
@@ -130,7 +130,7 @@ def verdict(grid: Grid, column: Column) -> str:
     other = next((row for row in [*plain, *tuned] if row != best), "")
     if not best or not plain or not other:
         return ""
-    samples = {row: grid.sample(row, column) for row, cell in complete.items() if not is_collapsed(cell)}
+    samples = {row: grid.sample(row, column) for row, cell in complete.items() if not cell.collapsed}
     joint = simultaneous([samples], other).get(best) if other in samples else None
     difference = joint[0] if joint else grid.difference(best, other, column)
     if difference is None or difference.low is None:

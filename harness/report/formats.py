@@ -51,7 +51,6 @@ class Score:
 
     cell: Cell
     mark: Mark = ""
-    code: str = ""
 
 
 Value = str | Number | Score | Difference | None
@@ -157,8 +156,8 @@ def _score(score: Score) -> str:
     if cell.codes:
         return f"{cell.code} ({len(cell.seeds)}/{len(cell.planned)})"
     spread = f" ± {100 * cell.sd:.1f}" if cell.sd is not None else ""
-    codes = " ".join(dict.fromkeys([*(["BLANK"] if cell.blank else []), *([score.code] if score.code else [])]))
-    return f"{100 * cell.mean:.1f}{spread} ({cell.n})" + (f" {codes}" if codes else "")
+    codes = " BLANK" * cell.blank + " COLLAPSED" * cell.collapsed
+    return f"{100 * cell.mean:.1f}{spread} ({cell.n}){codes}"
 
 
 def as_data(page: Page) -> dict[str, Any]:

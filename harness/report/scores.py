@@ -15,10 +15,10 @@ from harness.comparison.flags import MEANINGS as ALPHA_MEANINGS
 from harness.comparison.flags import alpha_codes, made_by_other_code, without_search
 from harness.comparison.frames import baseline_of
 from harness.comparison.grid import Grid, grids, weights_in_words
-from harness.comparison.leaderboard import COLLAPSE, Leaderboard, Standing, is_collapsed, leaderboard
+from harness.comparison.leaderboard import Leaderboard, Standing, leaderboard
 from harness.comparison.names import benchmark_title
 from harness.comparison.papers import MARKS, Papers
-from harness.comparison.scores import MISSING, Column, Difference
+from harness.comparison.scores import COLLAPSE, MISSING, Column, Difference
 from harness.report.board import verdict
 from harness.report.formats import Number, Page, Score, Table, Value, heads
 from harness.studies import Study
@@ -32,6 +32,10 @@ CELLS = (
 )
 BLANK = (
     "BLANK: the masks are almost empty (their foreground is below a tenth of the truth's), so no metric ranks the row."
+)
+COLLAPSED = (
+    f"COLLAPSED: a run scores more than {100 * COLLAPSE:.0f} points below the median of its row; it counts in the mean, and the row has no"
+    " interval and no ≈."
 )
 RANKS_NOTHING = "Made of generated images: these numbers say that the code runs, and nothing about methods."
 
@@ -216,6 +220,7 @@ def footnotes(page_grids: Sequence[Grid]) -> list[str]:
     records = [record for grid in page_grids for record in grid.records]
     lines = [CELLS] if cells else []
     lines += [BLANK] if any(cell.blank for cell in cells) else []
+    lines += [COLLAPSED] if any(cell.collapsed for cell in cells) else []
     if any(map(_selected_on_test, records)):
         lines.append("‡ the checkpoint was selected on the test split, as some released code does.")
     return lines
@@ -356,8 +361,6 @@ def _board_table(board: Leaderboard, study: Study) -> Table:
         + (f" Mean: over {names}, complete for all rows." if several else ""),
         f"Step time and memory: of a training step over {board.baseline}'s, from one session of `sam-peft cost`{setup}. Merges: exact or"
         " calibrated, the merge after which nothing of the method is left; –: not measured.",
-        f"COLLAPSED: a run scores more than {100 * COLLAPSE:.0f} points below the median of its row; it counts in the mean, and has no"
-        " interval.",
     ]
     below += [f"Not run: {', '.join(not_run)}."] if not_run else []
     return Table(
@@ -370,10 +373,7 @@ def _standing(standing: Standing, baseline: str, columns: Sequence[tuple[str, Co
     line: list[Value] = [standing.row]
     for name, _ in columns:
         cell = standing.cells[name]
-        line += [
-            Score(cell=cell, code="COLLAPSED" if is_collapsed(cell) else ""),
-            standing.differences.get(name) if standing.row != baseline else "baseline",
-        ]
+        line += [Score(cell=cell), standing.differences.get(name) if standing.row != baseline else "baseline"]
     line += [standing.mean if standing.row != baseline else "baseline"] if mean else []
     ratios: list[Value] = [
         Number(value=ratio.value, form=".2f", low=ratio.low, high=ratio.high) if ratio else None

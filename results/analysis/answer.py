@@ -15,7 +15,7 @@ from pathlib import Path
 
 from harness.archive.archive import Archive
 from harness.comparison.grid import Grid, grids
-from harness.comparison.leaderboard import Leaderboard, Standing, costs_of, is_collapsed, ratios_within, session_for
+from harness.comparison.leaderboard import Leaderboard, Standing, costs_of, ratios_within, session_for
 from harness.comparison.scores import Column, Difference
 from harness.report.board import against, boards, in_order, leading, sentence
 from harness.report.board import shown as shown_difference
@@ -172,7 +172,7 @@ def leaderboard_table(of: Leaderboard, rows: Sequence[Standing], names: Sequence
         for name in names:
             cell, difference = row.cells[name], against(row, name)
             score = f"{100 * cell.mean:.1f} ± {100 * (cell.sd or 0):.1f}" if cell.values else cell.code or "–"
-            collapsed = " (collapsed)" if is_collapsed(cell) else ""
+            collapsed = " (collapsed)" if cell.collapsed else ""
             cells += [
                 f"{score}{collapsed}",
                 shown_difference(difference) if difference else "" if row.row == of.baseline else "–",

@@ -53,6 +53,11 @@ CELLS: dict[str, tuple[list[Any], dict[str, str]]] = {
         three(0.05) + three(0.05001, method="decoder") + three(0.1, method="full"),
         {"LoRA": "6.0 ± 1.0 (3) *", "Decoder alone": "6.0 ± 1.0 (3) *", "Full fine-tuning": "11.0 ± 1.0 (3)"},
     ),
+    "a row with a collapsed run has no interval, so it is not said to be like the best": (
+        [record(value, seed=seed, method="decoder") for seed, value in enumerate((0.9, 0.91, 0.92))]
+        + [record(value, seed=seed) for seed, value in enumerate((0.9, 0.91, 0.2))],
+        {"LoRA": "67.0 ± 40.7 (3) COLLAPSED", "Decoder alone": "91.0 ± 1.0 (3) *"},
+    ),
     "a row that is not significantly different from the best is marked as such": (
         three(0.05, method="decoder")
         + [record(value, seed=seed, benchmark="sbu", method="full") for seed, value in enumerate((0.03, 0.10, 0.08))],

@@ -235,10 +235,10 @@ def test_a_collapsed_run_is_marked_counts_in_the_mean_and_widens_no_others_inter
     collapsed = [record(value, method="bitfit", seed=seed) for seed, value in enumerate((0.7, 0.71, 0.2))]
     alone, both = board(steady, ["kvasir"]), board([*steady, *collapsed], ["kvasir"])
     by_row = {standing.row: standing for standing in both.standings}
-    assert by_row["BitFit"].collapsed
+    assert by_row["BitFit"].cells["kvasir"].collapsed
     assert by_row["BitFit"].differences["kvasir"].mean == pytest.approx(100 * ((0.7 + 0.71 + 0.2) / 3 - 0.6))
     assert by_row["BitFit"].differences["kvasir"].low is None
-    assert not by_row["Decoder alone"].collapsed
+    assert not by_row["Decoder alone"].cells["kvasir"].collapsed
     first = next(standing for standing in alone.standings if standing.row == "Decoder alone")
     assert by_row["Decoder alone"].differences == first.differences
 

@@ -61,6 +61,14 @@ def test_the_first_page_has_the_rows_from_the_best_and_links_a_page_a_benchmark(
             assert "default-src 'none'" in text
 
 
+def test_a_row_with_a_collapsed_run_is_marked_and_not_like_the_best(tmp_path: Path) -> None:
+    records = [*runs("lora"), *runs("full", (0.73, 0.72, 0.1)), *runs("decoder", (0.69, 0.72, 0.7))]
+    page = pages_of(tmp_path, records)[INDEX]
+    scores = dict(zip(column(page, 0), column(page, 1), strict=True))
+    assert scores["Full fine-tuning"].split() == ["51.7", "±", "36.1", "(3)", "COLLAPSED"]
+    assert "≈" in scores["Decoder alone"]
+
+
 def test_the_csv_of_the_site_has_a_line_a_run_and_metric(tmp_path: Path) -> None:
     import io
 
