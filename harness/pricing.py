@@ -41,7 +41,7 @@ PEAKS = {
     "4090": (83, 165), "3090": (36, 71),
 }  # fmt: skip
 """GPU -> dense peak in TFLOP/s by its specification, in fp32 without TF32 and in 16 bit."""
-ASSUMED = "a100"
+ASSUMED = "h100"
 REACHED = 0.45
 """Share of the peak that training is assumed to reach where nothing is measured."""
 KERNEL_SECONDS, SCORE_SECONDS = 6e-6, 1 / 150
@@ -212,7 +212,7 @@ def gpu(*words: str) -> Device:
     named = next(filter(None, ([name for name, token in whole if token.search(w.lower())] for w in words)), [])
     name = min(named or [ASSUMED], key=lambda name: PEAKS[name][1])
     fp32, half = PEAKS[name]
-    called = f"{name.upper()}{'' if named else ', which is assumed'}"
+    called = f"{name.upper()}{'' if named else ' (assumed)'}"
     return Device(name=called, flops=(REACHED * fp32 * 1e12, REACHED * half * 1e12))
 
 
@@ -467,7 +467,8 @@ def _forecast(planned: Plan, prices: Sequence[RunForecast], where: Target) -> li
     for name, runs in {**methods, "all": prices}.items():
         peak, disk = max(run.peak_memory_bytes for run in runs) / 2**30, sum(run.disk_bytes for run in runs) / 2**30
         line = f"{name:<{width}} {len(runs):>5} {_hours(sum(run.hours for run in runs)):>9} {peak:>9.2f} {disk:>9.2f}"
-        lines.append(f"{line}  {runs[0].time_basis if name in methods else 'device-hours, unfinished runs'}")
+        basis = runs[0].time_basis if name in methods else f"unfinished runs, in hours of {device(planned, where).name}"
+        lines.append(f"{line}  {basis}")
     if image_bytes := sum(decoded.values()):
         size_gib, fits = image_bytes / 2**30, load_settings().cache_gib
         rest = "" if size_gib <= fits else f" of which {fits:.0f} fit (cache_gib); the rest is decoded every epoch,"

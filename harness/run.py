@@ -285,7 +285,12 @@ def run(arguments: argparse.Namespace, settings: Settings) -> int:
             say(line)
     if arguments.plan:
         heading = "the runs, with the first value of a grid where its trials have not all ended" if tuning else ""
-        return max(missing, show_plan(planned, request, how, heading=heading))
+        missing = max(missing, show_plan(planned, request, how, heading=heading))
+        if tuning is not None and how.priced and not arguments.json:
+            show_text(
+                f"trials and runs: {counted(len(how.priced), 'run')}, {sum(how.priced.values()):,.1f} device-hours"
+            )
+        return missing
     outcome = carry_out(planned, request, how)
     if outcome.submitted:
         return 0

@@ -239,7 +239,7 @@ def _of_study(runs: pd.DataFrame, study: Study, archive: Archive, *, metrics: Se
     """A table of the runs under the study's own rules, whatever their protocol's hash, and one for each hash of the others."""
     of_study = rows_of_study(runs, study)
     if study.backbones:
-        of_study = of_study[of_study["backbone"].isin(study.backbones)]
+        of_study = of_study[of_study["backbone"].isin({*study.backbones, *study.by_backbone})]
     if of_study.empty:
         return []
     rules = [_rules_for(record.run, study) for record in of_study["record"]]
@@ -268,7 +268,7 @@ def _rules_for(run: Run, study: Study) -> tuple[bool, bool, str, bool, str]:
     own = f"benchmarks.{run.benchmark}."
     set_here = {
         name.removeprefix(own): value
-        for name, value in study.set.items()
+        for name, value in {**study.set, **study.by_backbone.get(run.backbone, {})}.items()
         if not name.startswith("benchmarks.") or name.startswith(own)
     }
     decoder = with_later(run.rules)["decoder"]

@@ -131,7 +131,7 @@ def understand(arguments: argparse.Namespace, settings: Settings) -> Understood:
     of_cluster = {
         key.removeprefix("cluster."): overrides.pop(key) for key in list(overrides) if key.startswith("cluster.")
     }
-    values: dict[str, Any] = _of_study(arguments.study) if arguments.study else {}
+    values: dict[str, Any] = _of_study(arguments.study, arguments.backbone) if arguments.study else {}
     if "decoder" in overrides:  # the command line's word instead of the study's several
         values.pop("decoders", None)
     typed = split_overrides(overrides)
@@ -272,8 +272,9 @@ def _of_rows(grids: Mapping[str, Sequence[Any]], entries: Sequence[Variant]) -> 
     return {name: values for name, values in grids.items() if is_rule(name) or name in tried}
 
 
-def _of_study(name: str) -> dict[str, Any]:
+def _of_study(name: str, backbone: str | None) -> dict[str, Any]:
     study = load_study(name)
+    under = study.by_backbone.get(resolve_backbone(backbone), {}) if backbone else {}
     if not study.entries:
         raise UsageError(f"study {study.name} has no runs of its own; measure it with sam-peft cost")
     return {
@@ -283,7 +284,7 @@ def _of_study(name: str) -> dict[str, Any]:
         "seeds": study.seeds,
         "backbones": study.backbones,
         "decoders": study.decoders,
-        "set": {**study.set, **({"budget": study.budget} if study.budget else {})},
+        "set": {**study.set, **under, **({"budget": study.budget} if study.budget else {})},
     }
 
 

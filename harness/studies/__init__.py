@@ -126,6 +126,7 @@ class Study:
         card: that path, set by `load_study`; ``protocol`` is then the card's name, as records have it.
         set: overrides of the card, by dotted name (``merge: [exact]``), as ``--set`` takes them.
         backbones: names in the backbone catalogue, empty for the card's own.
+        by_backbone: further overrides under a backbone that ``--backbone`` names in place of the study's own.
         decoders: values of the card's ``decoder``, one table each: a list, or a mapping to further overrides under each
             (``mask-transformer: {decoder_lr: 1.0e-4}``); empty for the card's own.
         benchmarks: canonical names.
@@ -146,6 +147,7 @@ class Study:
     card: str = ""
     set: dict[str, Any] = field(default_factory=dict)
     backbones: Texts = ()
+    by_backbone: dict[str, dict[str, Any]] = field(default_factory=dict)
     decoders: Annotated[dict[str, dict[str, Any]], BeforeValidator(_as_decoders)] = field(default_factory=dict)
     benchmarks: BenchmarkNames = ()
     entries: tuple[Annotated[Entry, BeforeValidator(_as_entry)], ...] = ()
@@ -203,6 +205,8 @@ def study_from_dict(data: Any, *, name: str) -> Study:
     twice = sorted({label for label in labels if labels.count(label) > 1})
     if twice:
         raise UsageError(f"{where}: two entries are labelled {twice[0]!r}; give one of them another label")
+    if both := sorted(study.by_backbone.keys() & set(study.backbones)):
+        raise UsageError(f"{where}: by_backbone: {both[0]} is one of its backbones, whose rules are in 'set'")
     baseline = study.table.baseline
     if baseline and baseline not in labels:
         raise UsageError(f"{where}: table.baseline {baseline!r} is no entry{did_you_mean(baseline, labels)}")

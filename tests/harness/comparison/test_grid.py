@@ -293,6 +293,18 @@ def test_a_study_shows_runs_with_its_decoder(monkeypatch, card, changed, tables)
     assert {grid.rules["decoder"] for grid in grids(MadeUp(records), study=study(**changed))} == tables
 
 
+def test_a_study_has_a_table_of_a_backbone_that_the_command_line_named_under_its_rules_there(monkeypatch) -> None:
+    sizes = {"tiny": 64, "vit_b": 1024}
+    records = [
+        record(0.1, benchmark="sbu", backbone=name, protocol_hash=name, rules={**CARD, "image_size": size})
+        for name, size in {**sizes, "vit_l": 1024}.items()
+    ]
+    monkeypatch.setattr(RULES, lambda *_: {**CARD, "image_size": 64})
+    for by_backbone, found in ({"vit_b": {"image_size": 1024}}, sizes), ({}, {"tiny": 64}):
+        tables = grids(MadeUp(records), study=study(ranks=(3, 6, 7), backbones="tiny", by_backbone=by_backbone))
+        assert {grid.backbone: grid.rules["image_size"] for grid in tables} == found
+
+
 def test_merged_models_are_rows_of_their_own() -> None:
     scores = {"best": {"test": {"ber": 0.1}}, "merged-exact": {"test": {"ber": 0.12}}}
     table = {"scores": ["best", "merged-exact", "merged-conv"]}

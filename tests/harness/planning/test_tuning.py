@@ -251,6 +251,7 @@ def test_a_plan_shows_runs_that_are_trials_once(tuned: Any, capsys: Any) -> None
     shown = capsys.readouterr().out
     assert "they are among the trials" in shown
     assert "0 runs" not in shown
+    assert "trials and runs: 3 runs, " in shown
 
 
 def test_a_plan_takes_the_choice_of_a_row_whose_trials_have_ended(tuned: Any, capsys: Any) -> None:

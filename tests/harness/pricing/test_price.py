@@ -102,8 +102,12 @@ def test_the_papers_grid_of_two_methods_has_its_price_on_an_h100(backbone, least
     prices = price(grid(tmp_path, backbone, "lora", "naslora"), tmp_path, where=where)
     assert least <= hours(prices) <= most
     assert all("H100" in run.time_basis for run in prices)
-    slower = price(grid(tmp_path, backbone, "lora", "naslora"), tmp_path, where=target_of(cluster="gpu"))
-    assert hours(slower) > 1.3 * hours(prices)  # an A100, which its profile's constraint admits
+    made = grid(tmp_path, backbone, "lora", "naslora")
+    unnamed = price(made, tmp_path, where=target_of(cluster="gpu"))
+    assert hours(unnamed) == hours(prices)
+    assert "in hours of H100 (assumed)" in plan_text(made, unnamed, where=target_of(cluster="gpu"))
+    slower = price(made, tmp_path, where=target_of(cluster="gpu", cluster_overrides={"constraint": "a100|h100"}))
+    assert hours(slower) > 1.3 * hours(prices)
 
 
 @pytest.mark.parametrize(("method", "gib"), [("lora", 24.4), ("full", 42.3)])
@@ -117,8 +121,8 @@ def test_memory_of_vit_h_is_within_a_tenth_of_what_was_counted(method: str, gib:
     ("words", "name"),
     [
         (["NVIDIA H100 80GB HBM3"], "H100"), (["NVIDIA A10"], "A10"), (["NVIDIA A100-SXM4-40GB"], "A100"),
-        (["gpu:1", "a100|h100"], "A100"), (["gpu:h100:1", "a100"], "H100"), (["gpu:1", ""], "A100, which is assumed"),
-        (["gpu:1", "part4"], "A100, which is assumed"), (["gpu:1", "a1000"], "A100, which is assumed"),
+        (["gpu:1", "a100|h100"], "A100"), (["gpu:h100:1", "a100"], "H100"), (["gpu:1", ""], "H100 (assumed)"),
+        (["gpu:1", "part4"], "H100 (assumed)"), (["gpu:1", "a1000"], "H100 (assumed)"),
         (["Tesla T4"], "T4"), (["gpu:T4:2"], "T4"), (["NVIDIA L40S"], "L40S"), (["NVIDIA L40"], "L40"),
         (["gpu:nvidia_h100_80gb_hbm3:4"], "H100"), (["NVIDIA GH200 480GB"], "GH200"), (["NVIDIA GeForce RTX 4090"], "4090"),
         (["gpu:rtx3090:1"], "3090"), (["gpu:1", "gpuA100x4"], "A100"), (["gpu:v100-sxm2-32gb:1"], "V100"),

@@ -77,6 +77,17 @@ def test_a_users_study_has_its_card_in_its_folder(tmp_path: Path) -> None:
     assert understand(parser().parse_args(words), Settings()).request.protocol == study.card
 
 
+def test_the_leaderboard_on_a_sam_is_the_same_grid_at_its_own_size() -> None:
+    def overrides(*words: str) -> dict[str, Any]:
+        understood = understand(parser().parse_args(["--study", "leaderboard", *words]), Settings())
+        return dict(understood.request.overrides)
+
+    own = dict(load_study("leaderboard").set)
+    assert overrides() == overrides("--backbone", "mobile_sam") == own
+    assert overrides("--backbone", "vit_b") == overrides("--backbone", "vit-b") == {**own, "image_size": 1024}
+    assert overrides("--backbone", "vit_b", "--set", "image_size=512") == {**own, "image_size": "512"}
+
+
 GOOD: dict[str, Any] = {"title": "t", "benchmarks": ["kvasir"], "entries": ["lora"]}
 
 
@@ -98,6 +109,7 @@ GOOD: dict[str, Any] = {"title": "t", "benchmarks": ["kvasir"], "entries": ["lor
         ({"tune": {"lr": [1e-3]}}, "tune.lr=.* must be at least two different values"),
         ({"seeds": [-1]}, "seeds.0=-1 must be greater than or equal to 0"),
         ({"table": {"baseline": "loraa"}}, "did you mean 'lora'"),
+        ({"backbones": ["vit_b"], "by_backbone": {"vit_b": {"image_size": 512}}}, "vit_b is one of its backbones"),
     ],
 )
 def test_a_wrong_study_is_one_line(changes: dict[str, Any], message: str) -> None:
