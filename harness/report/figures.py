@@ -73,7 +73,7 @@ def front(points: Points) -> list[str]:
     return best
 
 
-def pareto(board: Leaderboard, *, width: float = 1.6 * COLUMN, height: float = 3.2) -> tuple[Figure, str] | None:
+def pareto(board: Leaderboard, *, width: float = PAGE, height: float = 4.0) -> tuple[Figure, str] | None:
     """None where fewer than two rows have a score and a count of parameters."""
     points, title = _points(board)
     if len(points) < 2:
@@ -101,14 +101,16 @@ def pareto(board: Leaderboard, *, width: float = 1.6 * COLUMN, height: float = 3
     if times:
         cost, score = zip(*(points[row] for row in times), strict=True)
         dots = ax.scatter(cost, score, c=list(times.values()), cmap=_colours(), s=26, zorder=3)
-        bar = figure.colorbar(dots, ax=ax, shrink=0.7, aspect=24, pad=0.02)
+        side = "right" if width > 1.5 * COLUMN else "bottom"
+        bar = figure.colorbar(dots, ax=ax, location=side, shrink=0.7, aspect=24, pad=0.02)
         bar.set_label(f"training step ÷ {cut(board.baseline, 20)}'s")
     beyond = {row: point for row, point in points.items() if row not in inside}
     for cost_there, score_there in beyond.values():
         below = score_there < low
         ax.plot(
-            [cost_there], [low if below else high], marker="v" if below else "^", color=GREY, markersize=4, zorder=3
-        )
+            [cost_there], [low if below else high], marker="v" if below else "^", color=GREY, markersize=4, zorder=3,
+            clip_on=False,
+        )  # fmt: skip
     if board.baseline in inside:
         ax.plot(*points[board.baseline], marker="o", markersize=8, markerfacecolor="none", markeredgecolor=INK)
     _label(ax, inside, first=[board.baseline, *reversed(line)], size=(width, height))
@@ -157,30 +159,51 @@ def short_number(value: float) -> str:
     return f"{value:.0f}"
 
 
+NEAR = (
+    *((0.014, 0.03, "left"), (0.02, 0.0, "left"), (-0.014, 0.03, "right"), (-0.02, 0.0, "right")),
+    *((0.014, -0.035, "left"), (0.0, 0.045, "center"), (0.0, -0.05, "center")),
+)
+"""Where a name may stand: its distance from the point in shares of the axes, and its alignment."""
+FAR = sorted(
+    (
+        (side * dx, dy, "left" if side > 0 else "right")
+        for dx in (0.04, 0.08, 0.12, 0.18, 0.25)
+        for dy in (0.0, 0.05, -0.05, 0.1, -0.1, 0.16, -0.16, 0.22, -0.22)
+        for side in (1, -1)
+    ),
+    key=lambda place: math.hypot(*place[:2]),
+)
+"""The same with a line to the point."""
+Box = tuple[float, float, float, float]
+"""Left, bottom, right, top."""
+
+
 def _label(ax: Axes, points: Points, *, first: Sequence[str], size: tuple[float, float]) -> None:
     """Write names at points where there is room, those of ``first`` before others."""
-    letter, line = 0.052 / size[0], 0.11 / size[1]  # about the shares of the axes that a letter and a line take
+    letter, line = 0.06 / size[0], 0.12 / size[1]  # about the shares of the axes that a letter and a line take
+    dot = 0.045 / size[0], 0.045 / size[1]
     positions = {row: ax.transAxes.inverted().transform(ax.transData.transform(point)) for row, point in points.items()}
-    taken = [(x - 0.01, y - 0.014, x + 0.01, y + 0.014) for x, y in positions.values()]
+    taken: list[Box] = [(x - dot[0], y - dot[1], x + dot[0], y + dot[1]) for x, y in positions.values()]
+
+    def is_free(box: Box) -> bool:
+        inside = box[0] >= 0 and box[2] <= 1 and box[1] >= 0 and box[3] <= 1
+        return inside and all(box[2] < b[0] or box[0] > b[2] or box[3] < b[1] or box[1] > b[3] for b in taken)
+
     for row in dict.fromkeys([row for row in first if row in points] + list(points)):
         x, y = positions[row]
         text = cut(row, 24)
         wide = letter * len(text)
-        for dx, dy, align in (
-            (0.014, 0.03, "left"),
-            (0.02, 0, "left"),
-            (-0.014, 0.03, "right"),
-            (-0.02, 0, "right"),
-            (0.014, -0.035, "left"),
-            (0, 0.045, "center"),
-            (0, -0.05, "center"),
-        ):
+        for number, (dx, dy, align) in enumerate([*NEAR, *FAR]):
             left = x + dx - {"left": 0, "right": wide, "center": wide / 2}[align]
             box = (left, y + dy - line / 2, left + wide, y + dy + line / 2)
-            free = all(box[2] < b[0] or box[0] > b[2] or box[3] < b[1] or box[1] > b[3] for b in taken)
-            if free and box[0] >= 0 and box[2] <= 1 and box[1] >= 0 and box[3] <= 1:
-                taken.append(box)
+            on_line = [(x + share * dx, y + share * dy) for share in (0.4, 0.6, 0.8)] if number >= len(NEAR) else []
+            boxes = [box, *((at, height, at, height) for at, height in on_line)]
+            if all(map(is_free, boxes)):
+                taken += boxes
                 ax.text(x + dx, y + dy, text, transform=ax.transAxes, ha=align, va="center", fontsize=6)
+                if on_line:
+                    ends = [x, x + 0.95 * dx], [y, y + 0.95 * dy]
+                    ax.plot(*ends, transform=ax.transAxes, color=GREY, linewidth=0.5, zorder=1)
                 break
 
 

@@ -41,7 +41,7 @@ def site(
     first = boards[0]
     files = file_names(boards)
     with styled():
-        picture = _picture("pareto", figures.pareto(first), figures.pareto(first, width=0.95 * COLUMN, height=3.0))
+        picture = _picture("pareto", figures.pareto(first), figures.pareto(first, width=0.95 * COLUMN, height=3.6))
         costs = _picture("cost", figures.cost(first))
         parts = {name: [_part(b, name, photographs) for b in boards if name in b.columns] for name in files}
     shared = {"title": title, "files": files, "titles": {name: parts[name][0]["columns"][0].title for name in files}}

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import itertools
 from pathlib import Path
 from typing import Any
 
@@ -13,10 +14,10 @@ from harness.archive.masks import KeptMask, encoded_masks
 from harness.comparison.grid import grids
 from harness.report import masks
 from harness.report.board import boards
-from harness.report.figures import draw, front
-from harness.report.style import encoded, inline
+from harness.report.figures import draw, front, pareto
+from harness.report.style import COLUMN, encoded, inline, styled
 from tests.harness.report.sample import record, store_of
-from tests.values import RESULTS
+from tests.values import RESULTS, there
 
 HISTORY = [{"epoch": epoch, "loss": 1.0, "val": {"s_measure": 0.5 + 0.01 * epoch}} for epoch in (1, 2, 3)]
 
@@ -35,6 +36,31 @@ def test_runs_with_scores_and_curves_give_their_figures(tmp_path: Path) -> None:
     drawn = {name: caption for name, _, caption in draw(made(tmp_path))}
     assert drawn.keys() == {"pareto", "differences", "curves-kvasir"}
     assert all("hash aaaa0000aaaa0000" in caption for caption in drawn.values())
+
+
+@pytest.mark.parametrize(("size", "least"), [({}, 30), ({"width": COLUMN, "height": 3.6}, 26)])
+def test_of_thirty_rows_points_have_names_and_no_two_overlap(tmp_path: Path, size: Any, least: int) -> None:
+    rng = np.random.default_rng(0)
+    records = [
+        record(
+            0.7 + 0.02 * shift,
+            config={"rank": rank},
+            changed={"rank": rank},
+            parameters={"encoder": count, "trainable": count},
+        )
+        for rank, shift, count in zip(
+            range(1, 31), rng.normal(size=30), (10 ** rng.uniform(3.5, 5.5, 30)).astype(int).tolist(), strict=True
+        )
+    ]
+    store_of(tmp_path, records)
+    with styled():
+        figure, _ = there(pareto(boards(grids(Archive(tmp_path)), None, "")[0], **size))
+        figure.draw_without_rendering()
+        boxes = [text.get_window_extent() for text in figure.axes[0].texts]
+    assert len(boxes) >= least
+    across = [a.width + b.width - max(a.x1, b.x1) + min(a.x0, b.x0) for a, b in itertools.combinations(boxes, 2)]
+    along = [a.height + b.height - max(a.y1, b.y1) + min(a.y0, b.y0) for a, b in itertools.combinations(boxes, 2)]
+    assert not [pair for pair in zip(across, along, strict=True) if min(pair) > 2], "by more than two dots"
 
 
 def test_equal_runs_give_equal_bytes_and_a_page_its_own_colours(tmp_path: Path) -> None:
