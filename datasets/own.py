@@ -258,13 +258,12 @@ _IGNORED = "ignore"
 
 @lru_cache(maxsize=64)
 def nnunet_labels(root: Path) -> dict[str, int]:
-    """The labels of nnU-Net's ``dataset.json``, name -> index (its first version: index -> name); empty without such a file.
+    """The labels of nnU-Net's ``dataset.json``, name -> index; empty without such a file.
     Raises DatasetError: it names no labels, or does not number them from 0."""
     path = root / "dataset.json"
     try:
         labels = json.loads(path.read_bytes())["labels"].items() if path.is_file() else ()
-        first_version = all(str(name).isdigit() for name, _ in labels)
-        named = {str(value if first_version else key): int(key if first_version else value) for key, value in labels}
+        named = {str(name): int(index) for name, index in labels}
         if sorted(named.values()) != list(range(len(named))):
             raise ValueError(f"numbered {sorted(named.values())}, not from 0")
     except (OSError, ValueError, KeyError, TypeError, AttributeError) as error:

@@ -195,7 +195,6 @@ def test_voc_leaves_images_without_a_mask_and_takes_its_lists(tmp_path: Path) ->
     ("labels", "classes"),
     [
         ({"background": 0, "liver": 1, "tumour": 2, "ignore": 3}, ("background", "liver", "tumour")),
-        ({"0": "background", "1": "liver", "2": "tumour", "3": "ignore"}, ("background", "liver", "tumour")),
         ({"background": 0, "liver": 1, "ignore": 2}, ("background", "liver")),
     ],
 )
