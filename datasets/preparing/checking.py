@@ -201,17 +201,16 @@ def _values(benchmark: Benchmark, prints: Sequence[Fingerprint]) -> Verdict:
     ignoring = sum({1, IGNORE} <= set(mask.values) <= {0, 1, IGNORE} for mask in prints)
     status: Status = "passed"
     odd = ""
-    if not _is_own(benchmark) or benchmark.task != "binary":
-        pass
-    elif of_object and ignoring:
+    own = _is_own(benchmark) and benchmark.task == "binary"
+    if own and of_object and ignoring:
         status = "failed"
         odd = f"; 255 is the object in {of_object} masks, and to be ignored in {ignoring} that hold 1 too; make it one of the two"
-    elif not any(mask.shares[1] for mask in prints) and any(IGNORE in mask.values for mask in prints):
+    elif own and not any(mask.shares[1] for mask in prints) and any(IGNORE in mask.values for mask in prints):
         status = "failed"
         odd = (
             "; 255 is to be ignored where classes.txt names the classes: write 1 for the object, or remove classes.txt"
         )
-    elif len(objects) > 1 and max(objects) < _MOST_CLASSES:
+    elif own and len(objects) > 1 and max(objects) < _MOST_CLASSES:
         status = "warned"
         odd = f"; each mask holds one of {listed(sorted(objects))}: several classes? name them in classes.txt"
     return Verdict("mask values", status, message + odd)

@@ -290,13 +290,9 @@ def _refuse_shared(splits: Mapping[str, Pairs], root: Path) -> None:
 def _common_size(pairs: Sequence[Pair]) -> tuple[int, int] | None:
     """The size that all images have in common; None where they differ, or one cannot be read. Looks at headers until
     two differ, so only at a copy's are all looked at."""
-    common: tuple[int, int] | None = None
-    for pair in pairs:
-        try:
-            size = stored_size(pair.image)
-        except DatasetError:
-            return None  # `read` says which file is unreadable
-        if common is not None and size != common:
-            return None
-        common = size
-    return common
+    sizes = (stored_size(pair.image) for pair in pairs)
+    try:
+        first = next(sizes)
+        return first if all(size == first for size in sizes) else None
+    except DatasetError:
+        return None  # `read` says which file is unreadable

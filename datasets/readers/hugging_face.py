@@ -19,6 +19,7 @@ from harness.datasets.readers.own_layouts import MASK_COLUMN, split_of
 PREFIX = "hf:"
 _IMAGE = re.compile(r"struct<bytes: (large_)?binary, path: (large_)?string>")
 """The type of a column of images."""
+_SPECIAL = r"[^\w.-]+"
 
 
 def plain_folder(folder: Path) -> Path:
@@ -44,7 +45,7 @@ def plain_folder(folder: Path) -> Path:
         with tempfile.TemporaryDirectory(dir=base, prefix=".") as new:
             for path, split in splits.items():
                 name = "_".join(path.relative_to(source).with_suffix("").parts)
-                _unpack(path, Path(new) / "set" / split, name=_plain(name))
+                _unpack(path, Path(new) / "set" / split, name=re.sub(_SPECIAL, "_", name))
             for path in files[len(tables) :]:
                 shutil.copyfile(path, Path(new) / "set" / path.name)
             try:
@@ -83,10 +84,6 @@ def _split(path: Path) -> str:
     return ""
 
 
-def _plain(name: str) -> str:
-    return re.sub(r"[^\w.-]+", "_", name)
-
-
 def _unpack(path: Path, out: Path, *, name: str) -> None:
     """The two images of every row, into ``images/`` and ``masks/`` below ``out``, under their own names, or ``name`` and a number."""
     try:
@@ -113,7 +110,7 @@ def _unpack(path: Path, out: Path, *, name: str) -> None:
     for number, row in enumerate(rows()):
         if absent := [column for column in columns if not (row[column] or {}).get("bytes")]:
             raise DatasetError(f"row {number} of {path} has no {absent[0]}; remove or complete it")
-        stem = _plain(Path(row[columns[0]]["path"] or "").stem)
+        stem = re.sub(_SPECIAL, "_", Path(row[columns[0]]["path"] or "").stem)
         if not stem or (out / "images" / f"{stem}.png").exists():
             stem = f"{name}_{number:06d}"
         for folder, column in zip(("images", "masks"), columns, strict=True):

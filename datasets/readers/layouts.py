@@ -14,7 +14,6 @@ from harness.datasets.base import DatasetError, Pair
 from harness.datasets.readers.pairing import Paired, image_files, name_key, pair_files
 
 Keep = Callable[[str], bool]
-Probe = Callable[[Path], bool]
 
 
 def plain_folder_name(name: str) -> str:
@@ -105,7 +104,7 @@ class FolderLayout(Layout):
     parts: Mapping[str, Part]
     optional: frozenset[str] = frozenset()
     distinctive: bool = True
-    probe: Probe | None = None
+    probe: Callable[[Path], bool] | None = None
 
     def folders(self, root: Path) -> dict[str, tuple[Path, Path]]:
         """Part -> its folders of images and of masks, as far as both are there."""

@@ -72,13 +72,9 @@ def read_list(path: Path) -> list[str]:
     except (OSError, UnicodeDecodeError) as error:
         raise DatasetError(f"{path} is no readable list ({error})") from error
     lines = [line.strip().replace("\\", "/") for line in text.splitlines()]
-    return [_stem(line) for line in lines if line and not line.startswith("#")]
-
-
-def _stem(line: str) -> str:
-    """What follows a dot is dropped where it makes an image of the name; a stem may hold dots of its own."""
-    name = Path(line)
-    return name.stem if name.suffix.lower() in IMAGE_EXTENSIONS else name.name
+    names = [Path(line) for line in lines if line and not line.startswith("#")]
+    # What follows a dot is dropped where it makes an image of the name; a stem may hold dots of its own.
+    return [name.stem if name.suffix.lower() in IMAGE_EXTENSIONS else name.name for name in names]
 
 
 def committed(name: str) -> frozenset[str]:
