@@ -18,7 +18,7 @@ from harness.methods import ALIASES
 from harness.methods.base import Method
 from harness.models.checkpoint import read_tensors
 from harness.models.decoders import Task
-from harness.models.fingerprints import PREFIX, fingerprint
+from harness.models.fingerprints import fingerprint
 from harness.models.segmenter import Segmenter
 from harness.registry import BENCHMARKS, METHODS, add_own_of, canonical_spelling
 from harness.system.errors import UsageError
@@ -59,13 +59,8 @@ class Trained:
         return trained_segmenter(self.run, dict(self.state), checkpoint=checkpoint)
 
     def require_checkpoint(self, checkpoint: Path | None) -> None:
-        """Raises UsageError where ``checkpoint`` is not what the run started from, or where the record cannot tell."""
+        """Raises UsageError where ``checkpoint`` is not what the run started from."""
         run = self.run
-        if run.checkpoint and not run.checkpoint.startswith(PREFIX):
-            raise UsageError(
-                f"run {run.key} is of version 0.1, which named its checkpoint by a short fingerprint ({run.checkpoint}); load it "
-                "with that version, or train it once more"
-            )
         if checkpoint is None:
             if run.checkpoint:
                 raise UsageError(

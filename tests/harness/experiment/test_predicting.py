@@ -5,7 +5,7 @@ from __future__ import annotations
 import json
 import os
 import shutil
-from dataclasses import asdict, replace
+from dataclasses import asdict
 from pathlib import Path
 
 import numpy as np
@@ -19,8 +19,7 @@ from harness.cli import data, export, predict
 from harness.experiment.building import RunData, open_data
 from harness.experiment.experiment import run_experiment
 from harness.experiment.predicting import overlay, palette
-from harness.experiment.trained import METADATA, Trained
-from harness.system.errors import UsageError
+from harness.experiment.trained import METADATA
 from tests.harness.planned import job_of
 
 
@@ -175,13 +174,6 @@ def _bad(binary: Finished, folder: Path) -> list[tuple[str, list[str]]]:
         ("rename it", [*good, "--images", str(odd)]),
         ("memory", ["--adapter", str(folder / "huge.safetensors"), *good[4:]]),
     ]
-
-
-@pytest.mark.parametrize("given", [None, Path("any.pth")])
-def test_a_run_that_names_its_checkpoint_by_a_short_fingerprint_is_refused(given: Path | None, tmp_path: Path) -> None:
-    run = replace(job_of(tmp_path).run, checkpoint="60dab8c1587c4210")
-    with pytest.raises(UsageError, match=r"version 0\.1.*short fingerprint"):
-        Trained(run=run, state={}).require_checkpoint(given)
 
 
 def test_bad_input_is_one_line_and_loses_nothing(binary: Finished, tmp_path, capsys) -> None:
