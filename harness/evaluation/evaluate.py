@@ -63,7 +63,7 @@ def evaluate_split(
     with ThreadPoolExecutor(threads, thread_name_prefix="evaluation") as pool:
         try:
             ahead = _ahead(items, pool, threads + 2 * batch_size)
-            for batch, wait in _one_batch_late(_predictions(predict, ahead, batch_size, stop)):
+            for batch, wait in _predictions(predict, ahead, batch_size, stop):
                 for item, scores in zip(batch, wait().numpy(), strict=True):
                     seen(item[0], scores)
                     pending.append((item[0], pool.submit(_measure, scorer, item[0], scores, item[2])))
@@ -96,13 +96,11 @@ def _ahead(items: Sequence[Item], pool: ThreadPoolExecutor, count: int) -> Itera
         yield coming.popleft().result()
 
 
-_Predicted = tuple[list[Item], Callable[[], Tensor]]
-
-
 def _predictions(
     predict: Callable[..., Tensor], items: Iterator[Item], batch_size: int, stop: Callable[[], bool]
-) -> Iterator[_Predicted]:
-    """Batches, each with a function that waits for its scores (B, S, S) or (B, C, S, S)."""
+) -> Iterator[tuple[list[Item], Callable[[], Tensor]]]:
+    """Batches, each with a function that waits for its scores (B, S, S) or (B, C, S, S), after the next one has been started."""
+    before: tuple[list[Item], Callable[[], Tensor]] | None = None
     while batch := [item for _, item in zip(range(batch_size), items, strict=False)]:
         if stop():
             raise Stopped
@@ -110,15 +108,8 @@ def _predictions(
             more = zip(*(item[3:] for item in batch), strict=True)
             scores = predict(torch.stack([item[1] for item in batch]), *map(list, more))
             wait = to_host((scores[:, 0] if scores.ndim == 4 and scores.shape[1] == 1 else scores).float())
-        yield batch, wait
-
-
-def _one_batch_late(predictions: Iterator[_Predicted]) -> Iterator[_Predicted]:
-    """Each batch, after the next one has been started."""
-    before = next(predictions, None)
-    for following in predictions:
-        assert before is not None
-        yield before
-        before = following
+        if before is not None:
+            yield before
+        before = batch, wait
     if before is not None:
         yield before

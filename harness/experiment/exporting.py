@@ -224,7 +224,6 @@ def _peft(
     differing = {name: layer_rank for name, layer_rank in ranks.items() if layer_rank != rank}
     config: dict[str, Any] = {
         "peft_type": "LORA",
-        "task_type": None,
         "base_model_name_or_path": base,
         "inference_mode": True,
         "r": rank,
@@ -234,12 +233,6 @@ def _peft(
         "target_modules": sorted(ranks),
         "modules_to_save": [_DECODER],
         "lora_bias": biased,
-        "lora_dropout": 0.0,
-        "bias": "none",
-        "fan_in_fan_out": False,
-        "init_lora_weights": True,
-        "use_rslora": False,
-        "use_dora": False,
     }
     return config, tensors | decoder
 

@@ -217,17 +217,14 @@ class Scoring:
             decode = segmenter.prompted if given else segmenter.decode
             with autocast(self._rules, self._device):
                 if self._embeddings is not None:
-                    kept = [self._embedding(segmenter, image, self._embeddings) for image in images]
+                    encode = partial(encoded, segmenter, self._rules, device=self._device)
+                    kept = [self._embeddings.get(None, image=each, encode=partial(encode, each)) for each in images]
                     output = decode(to_device(torch.stack(kept), self._device), *given)
                 else:
                     output = segmenter(normalise(to_device(images, self._device), self._rules.pixels), *given)
             return class_scores(output, side=side, num_classes=self._data.benchmark.num_classes)
 
         return predict
-
-    def _embedding(self, segmenter: Any, image: Tensor, cache: EmbeddingCache) -> Tensor:
-        encode = partial(encoded, segmenter, self._rules, image, device=self._device)
-        return cache.get(None, image=image, encode=encode)
 
     def batches(self, source: ImageSource, count: int) -> Iterator[Tensor]:
         """The first ``count`` inputs of a split, normalised, on the device."""
