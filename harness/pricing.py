@@ -51,8 +51,8 @@ START_SECONDS, UPDATE_SECONDS, PROCESS_BYTES = 4.4, 0.03, 0.44 * 2**30
 and memory of a process without a model."""
 MOST_DAYS = 30
 """A plan that takes longer needs ``--yes``."""
-STATES = 7
-"""Copies of the trained tensors on disk: two checkpoints, each with weights and Adam's two moments, and the best state."""
+STATES = 8
+"""Copies of the trained tensors on disk: two checkpoints, each with weights, Adam's two moments and the best state."""
 RECORD_BYTES, IMAGE_ROW_BYTES = 40_000, 150
 """Bytes of a record, and of a row of its table of images: a row for every image and scored model."""
 

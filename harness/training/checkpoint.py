@@ -1,7 +1,8 @@
 """A run's state: its position, resumable checkpoints, and the trained tensors of the best and the last epoch.
 
-``FOLDER/checkpoint.pt`` and ``checkpoint.previous.pt`` (in case the newest is damaged) hold what a run needs to continue;
-``best.safetensors`` and ``last.safetensors`` are training's results. Each is written to a temporary file, synced and renamed.
+``FOLDER/checkpoint.pt`` and ``checkpoint.previous.pt`` (in case the newest is damaged) hold what a run needs to continue, the best
+state so far with it; ``best.safetensors`` and ``last.safetensors`` are training's results. Each is written to a temporary file, synced
+and renamed.
 """
 
 from __future__ import annotations
@@ -25,7 +26,7 @@ from harness.models.checkpoint import read_tensors
 from harness.system.errors import UsageError, shown
 from harness.system.files import replace_atomically
 
-FORMAT = "sam-peft-harness checkpoint 1"
+FORMAT = "sam-peft-harness checkpoint 2"
 BEST = "best.safetensors"
 LAST = "last.safetensors"
 _METADATA = "sam-peft-harness"
@@ -196,7 +197,7 @@ class CheckpointFiles:
         except pickle.UnpicklingError as error:
             raise UsageError(f"{path} holds code, which is never loaded") from error
         if not isinstance(content, dict) or content.get("format") != FORMAT:
-            raise UsageError(f"{path} is no checkpoint of this harness")
+            raise UsageError(f"{path} is no checkpoint of this version of the harness")
         if content["identity"] != self._identity:
             raise UsageError(f"{path} belongs to run {content['identity']}, not to {self._identity}")
         if self._data and content.get("data", "") not in ("", self._data):
@@ -206,51 +207,12 @@ class CheckpointFiles:
         return content
 
 
-class StateFiles:
-    """Trained tensors (`harness.methods.base.Method.state`) of the best and the last epoch, as safetensors files that name
-    their run and epoch.
-
-    While a run trains, the best state is in ``best-EPOCH.safetensors``, so that a checkpoint and the best state it
-    counts on always fit, also when the process dies between writing the two.
-
-    Args:
-        folder: the run's state folder.
-        identity: the run's key, kept in every file.
-    """
-
-    def __init__(self, folder: Path, *, identity: str) -> None:
-        self.folder = folder
-        self.best, self.last = folder / BEST, folder / LAST
-        self._identity = identity
-
-    def save_candidate(self, state: dict[str, Tensor], *, epoch: int) -> None:
-        self._save(self._candidate(epoch), state, epoch)
-
-    def has_candidate(self, epoch: int) -> bool:
-        return (self._identity, epoch) in (read_label(self._candidate(epoch)), read_label(self.best))
-
-    def drop_candidates(self, *, keep: set[int]) -> None:
-        """Delete the best states of other epochs than ``keep``."""
-        kept = {self._candidate(epoch) for epoch in keep}
-        for path in self.folder.glob("best-*.safetensors"):
-            if path not in kept:
-                path.unlink()
-
-    def finish(self, state: dict[str, Tensor], *, epoch: int, best_epoch: int) -> None:
-        """Write ``last.safetensors`` and give the best state its final name; harmless when repeated."""
-        self._save(self.last, state, epoch)
-        if self._candidate(best_epoch).exists():
-            os.replace(self._candidate(best_epoch), self.best)
-        self.drop_candidates(keep=set())
-
-    def _candidate(self, epoch: int) -> Path:
-        return self.folder / f"best-{epoch:04d}.safetensors"
-
-    def _save(self, path: Path, state: dict[str, Tensor], epoch: int) -> None:
-        tensors = {name: tensor.detach().cpu().contiguous() for name, tensor in state.items()}
-        # One entry: safetensors writes several in a random order, and equal states should be equal files.
-        metadata = {_METADATA: json.dumps({"identity": self._identity, "epoch": epoch})}
-        replace_atomically(path, lambda temporary: temporary.write_bytes(save(tensors, metadata)))
+def write_state(path: Path, state: dict[str, Tensor], *, identity: str, epoch: int) -> None:
+    """Write trained tensors (`harness.methods.base.Method.state`) as a safetensors file that names their run and epoch."""
+    tensors = {name: tensor.detach().cpu().contiguous() for name, tensor in state.items()}
+    # One entry: safetensors writes several in a random order, and equal states should be equal files.
+    metadata = {_METADATA: json.dumps({"identity": identity, "epoch": epoch})}
+    replace_atomically(path, lambda temporary: temporary.write_bytes(save(tensors, metadata)))
 
 
 def read_label(path: Path) -> tuple[str, int] | None:

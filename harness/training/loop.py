@@ -27,7 +27,7 @@ from harness.protocols.card import Protocol
 from harness.system.errors import UsageError
 from harness.training.batches import UpdatePlan, draw_number, hold_out
 from harness.training.cache import EmbeddingCache, encoder_is_frozen
-from harness.training.checkpoint import CheckpointFiles, Position, StateFiles
+from harness.training.checkpoint import BEST, LAST, CheckpointFiles, Position, write_state
 from harness.training.device import peak_bytes, reset_peak
 from harness.training.distributed import ALONE, Workers
 from harness.training.feeding import LOOKAHEAD, Feeder, task_loss
@@ -132,7 +132,6 @@ def train(given: Assignment) -> TrainingResult:
         scaler=torch.amp.GradScaler(given.device.type, enabled=protocol.precision == "fp16"),
         total=planned_steps(method, plan, protocol, images=len(images)),
         checkpoints=CheckpointFiles(given.folder, identity=given.identity, data=given.data),
-        states=StateFiles(given.folder, identity=given.identity),
     )
     return loop.run()
 
@@ -151,7 +150,8 @@ class _Pass:
 
 @dataclass(kw_only=True)
 class _Loop:
-    """The parts of a run and its position; see `train`. ``alone``: makes a feeder of whole batches for one worker."""
+    """The parts of a run and its position; see `train`. ``alone``: makes a feeder of whole batches for one worker. ``best``: the first
+    worker's trained tensors of the best epoch so far, on the CPU."""
 
     given: Assignment
     plan: UpdatePlan
@@ -162,10 +162,9 @@ class _Loop:
     scaler: torch.amp.GradScaler
     total: int
     checkpoints: CheckpointFiles
-    states: StateFiles
     position: Position = field(default_factory=Position)
+    best: dict[str, Tensor] = field(default_factory=dict)
     prepared: int = 0
-    saved_best: int = 0
     cold: int = WARMUP_STEPS
     started: float = 0.0
     saved_at: float = 0.0
@@ -181,8 +180,8 @@ class _Loop:
         self.saved_at = self.started = time.monotonic()
         if self.given.method.start_images and not self._number():
             self._start_from_data()
-        if not self.total and self.given.workers.leads:  # nothing trains: the first state is tested
-            self.states.save_candidate(self.given.method.state(), epoch=0)
+        if not self.total:  # nothing trains: the first state is tested
+            self._keep_best()
         with self.feeder:
             while not self._over():
                 self._train_epoch()
@@ -383,11 +382,15 @@ class _Loop:
             value = metrics[self.given.selection.metric]
             if self.given.selection.improves(value, position.best_value):
                 position.best_epoch, position.best_value = epoch, value
-                if self.given.workers.leads:
-                    self.states.save_candidate(self.given.method.state(), epoch=epoch)
+                self._keep_best()
         self._report("epoch", loss=position.mean_loss(), metrics=metrics)
         self.position = position.after_epoch(metrics, architecture=self.given.method.architecture())
         self._save()
+
+    def _keep_best(self) -> None:
+        if self.given.workers.leads:
+            state = self.given.method.state()
+            self.best = {name: tensor.detach().to("cpu", copy=True) for name, tensor in state.items()}
 
     def _selects(self, epoch: int) -> bool:
         """Whether validation follows this epoch (1-based): every ``select_every`` epochs of the protocol.
@@ -415,22 +418,17 @@ class _Loop:
             {
                 "position": asdict(self.position),
                 "state": self.given.method.state(),
+                "best": self.best,
                 "optimisers": {role: optimiser.state_dict() for role, optimiser in self.optimisers.items()},
                 "scaler": self.scaler.state_dict(),
             }
         )
-        # The previous checkpoint may be needed too, with the best state that it refers to.
-        self.states.drop_candidates(keep={self.saved_best, self.position.best_epoch})
-        self.saved_best = self.position.best_epoch
         self._report("checkpoint")
 
     def _resume(self) -> None:
         content, problems = self.checkpoints.load() if self.given.workers.leads else (None, [])
         if content is not None:
-            best = content["position"]["best_epoch"]
-            if best and not self.states.has_candidate(best):
-                problems.append(f"the best state of epoch {best} is missing, so the run starts over")
-                content = None
+            self.best = content.pop("best")
         for line in problems:
             self._report("note", text=line)
         content = self.given.workers.from_leader(content)
@@ -441,7 +439,6 @@ class _Loop:
         for role, optimiser in self.optimisers.items():
             optimiser.load_state_dict(content["optimisers"][role])
         self.scaler.load_state_dict(content["scaler"])
-        self.saved_best = self.position.best_epoch
         self._report("note", text=f"continues in epoch {self.position.epoch + 1} after step {self.position.step}")
         self.position.codes = self.position.codes or ["unknown"]
         if self.position.codes[-1] != self.given.code:
@@ -459,14 +456,16 @@ class _Loop:
     def _result(self) -> TrainingResult:
         position = self.position
         operations = max(map(len, self.given.method.architecture().values()), default=0)  # that a cell mixes
+        best, last = self.given.folder / BEST, self.given.folder / LAST
         if self.given.workers.leads:
-            self.states.finish(self.given.method.state(), epoch=position.epoch, best_epoch=position.best_epoch)
+            write_state(last, self.given.method.state(), identity=self.given.identity, epoch=position.epoch)
+            write_state(best, self.best, identity=self.given.identity, epoch=position.best_epoch)
         return TrainingResult(
             history=position.history,
             architecture=position.architecture,
             selected_epoch=position.best_epoch,
-            best_state=self.states.best,
-            last_state=self.states.last,
+            best_state=best,
+            last_state=last,
             cost=position.cost(),
             budget=update_budget(position.history, alpha_lr_sum=position.alpha_lr_sum, operations=operations),
             earlier_codes=position.codes[:-1],

@@ -24,7 +24,7 @@ from harness.system.files import (
     write_atomically,
 )
 from harness.system.text import csv_cell, markdown, printable, printable_line
-from harness.training.checkpoint import StateFiles
+from harness.training.checkpoint import write_state
 from tests.harness.report.sample import record, render
 
 SCRIPT = "<script>alert(1)</script>"
@@ -122,7 +122,7 @@ def theirs(tmp_path: Path) -> Path:
         lambda folder: write_atomically(folder / "deeper" / "x.json", "x"),
         lambda folder: create_exclusively(folder / "new", "x"),
         lambda folder: create_anew(folder / "diary"),
-        lambda folder: StateFiles(folder, identity=KEY).save_candidate({}, epoch=1),
+        lambda folder: write_state(folder / "best.safetensors", {}, identity=KEY, epoch=1),
         lambda folder: own_folder(folder / "x"),
         lambda folder: Lease.acquire(folder, holder=Holder.here()),
     ],

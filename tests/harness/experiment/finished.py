@@ -16,7 +16,7 @@ from harness.models.build import build_segmenter
 from harness.models.catalog import backbone
 from harness.models.original_sam import plain_sam
 from harness.registry import BENCHMARKS
-from harness.training.checkpoint import StateFiles
+from harness.training.checkpoint import BEST, LAST, write_state
 from tests.harness.planned import job_of
 
 
@@ -56,9 +56,8 @@ def finished(
 
 def keep_state(results: Path, key: str, state: dict[str, Tensor]) -> None:
     """The files that training leaves."""
-    states = StateFiles(results / "state" / key, identity=key)
-    states.save_candidate(state, epoch=1)
-    states.finish(state, epoch=1, best_epoch=1)
+    for name in (BEST, LAST):
+        write_state(results / "state" / key / name, state, identity=key, epoch=1)
 
 
 def export_to(results: Path, run: Run, out: Path, *arguments: str) -> int:

@@ -11,7 +11,7 @@ import pytest
 import torch
 
 from harness.training import checkpoint
-from harness.training.checkpoint import CheckpointFiles, StateFiles, read_label
+from harness.training.checkpoint import CheckpointFiles
 
 
 def files(folder: Path, *, identity: str = "run") -> CheckpointFiles:
@@ -125,17 +125,3 @@ def test_dying_between_the_two_renames_loses_at_most_one_checkpoint(tmp_path, mo
         files(tmp_path).save(content(3))
     monkeypatch.undo()
     assert step_of(files(tmp_path).load()[0]) == 2
-
-
-def test_the_best_state_gets_its_name_at_the_end(tmp_path: Path) -> None:
-    states = StateFiles(tmp_path, identity="run")
-    for epoch in (1, 2, 4):
-        states.save_candidate({"w": torch.full((2,), float(epoch))}, epoch=epoch)
-    states.drop_candidates(keep={2, 4})
-    assert [states.has_candidate(epoch) for epoch in (1, 2, 4)] == [False, True, True]
-    for _ in range(2):  # a run that dies here does it again
-        states.finish({"w": torch.zeros(2)}, epoch=5, best_epoch=4)
-    assert sorted(path.name for path in tmp_path.iterdir()) == ["best.safetensors", "last.safetensors"]
-    assert (read_label(states.best), read_label(states.last)) == (("run", 4), ("run", 5))
-    assert states.has_candidate(4)
-    assert not states.has_candidate(2)

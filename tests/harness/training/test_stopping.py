@@ -9,8 +9,9 @@ from typing import Any
 
 import pytest
 import torch
-from safetensors.torch import save_file
+from safetensors.torch import load_file, save_file
 
+from harness.training.checkpoint import read_label
 from harness.training.optimisers import update
 from harness.training.outcome import Interrupted, Progress, StopRequest
 from tests.harness.training.tiny import Run, protocol, scripted, summary
@@ -56,22 +57,20 @@ def test_a_finished_run_is_not_trained_twice(tmp_path: Path, finished: dict[str,
     assert "step" not in reported
 
 
-def test_a_missing_best_state_starts_the_run_over_and_says_so(tmp_path: Path, finished: dict[str, Any]) -> None:
+@pytest.mark.parametrize("epoch", [0, 1])
+def test_a_finished_run_writes_its_best_state_again(tmp_path: Path, finished: dict[str, Any], epoch: int) -> None:
+    """Where the file is missing, or is of another run: the checkpoint holds it."""
     (tmp_path / "best.safetensors").unlink()
-    notes: list[str] = []
-    repeated = Run(folder=tmp_path, report=lambda progress: notes.append(progress.text) if progress.text else None)
-    assert summary(repeated.train()) == finished
-    assert any("best state of epoch" in note for note in notes)
+    if epoch:
+        foreign = {name: tensor + 1 for name, tensor in Run(folder=tmp_path).attached.state().items()}
+        metadata = {"sam-peft-harness": json.dumps({"identity": "another", "epoch": epoch})}
+        save_file(foreign, tmp_path / "best.safetensors", metadata=metadata)
+    assert summary(Run(folder=tmp_path, validate=scripted()).train()) == finished
 
 
-@pytest.mark.parametrize("state", ["best.safetensors", "best-0001.safetensors"])
-def test_the_best_state_of_another_run_is_not_used(tmp_path, finished: dict[str, Any], state: str):
-    label, epoch = "sam-peft-harness", finished["selected"]
-    (tmp_path / "best.safetensors").unlink()
-    foreign = {name: tensor + 1 for name, tensor in Run(folder=tmp_path).attached.state().items()}
-    metadata = {label: json.dumps({"identity": "another", "epoch": epoch})}
-    save_file(foreign, tmp_path / state.replace("0001", f"{epoch:04d}"), metadata=metadata)
-    assert summary(Run(folder=tmp_path).train()) == finished
+def test_state_files_name_their_run_and_their_epoch(tmp_path: Path, finished: dict[str, Any]) -> None:
+    assert read_label(tmp_path / "best.safetensors") == ("tiny", finished["selected"])
+    assert read_label(tmp_path / "last.safetensors") == ("tiny", 3)
 
 
 def test_a_checkpoint_that_other_code_or_machine_continues_says_so_in_the_result(tmp_path: Path) -> None:
@@ -152,15 +151,20 @@ def test_a_run_keeps_the_number_of_threads_that_it_began_with(tmp_path: Path) ->
     assert any("uses 2 threads" in text for text in notes)
 
 
-def test_the_best_state_of_the_checkpoint_before_is_kept_with_it(tmp_path: Path) -> None:
-    kept: list[list[str]] = []
-
-    def look(progress: Progress) -> None:
-        if progress.kind == "checkpoint":
-            kept.append(sorted(path.stem for path in tmp_path.glob("best-*")))
-
-    Run(folder=tmp_path, images=2, validate=scripted(0.1, 0.2, 0.3), report=look).train()
-    assert kept == [["best-0001"], ["best-0001", "best-0002"], ["best-0002", "best-0003"]]
+def test_each_checkpoint_holds_the_best_state_that_it_counts_on(tmp_path: Path) -> None:
+    """A run that goes on from the one before the newest has the best state of that time."""
+    Run(folder=tmp_path, images=2, validate=scripted(0.1, 0.3, 0.2)).train()
+    newest, before = (
+        torch.load(tmp_path / name, weights_only=True) for name in ("checkpoint.pt", "checkpoint.previous.pt")
+    )
+    assert newest["position"]["best_epoch"] == before["position"]["best_epoch"] == 2
+    best = load_file(tmp_path / "best.safetensors")
+    for content in (newest, before):
+        assert all(torch.equal(tensor, content["best"][name]) for name, tensor in best.items())
+    assert all(torch.equal(tensor, before["state"][name]) for name, tensor in best.items()), (
+        "it was saved after epoch 2"
+    )
+    assert not all(torch.equal(tensor, newest["state"][name]) for name, tensor in best.items())
 
 
 def test_a_run_in_fp16_goes_on_with_the_scale_of_its_gradients(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
