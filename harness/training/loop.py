@@ -14,6 +14,7 @@ import math
 import time
 from collections.abc import Callable, Iterator
 from dataclasses import asdict, dataclass, field
+from functools import partial
 from typing import Any, Literal
 
 import torch
@@ -26,10 +27,10 @@ from harness.models.transfer import to_host
 from harness.protocols.card import Protocol
 from harness.system.errors import UsageError
 from harness.training.batches import UpdatePlan, draw_number, hold_out
-from harness.training.cache import EmbeddingCache, encoder_is_frozen
+from harness.training.cache import encoder_is_frozen
 from harness.training.checkpoint import BEST, LAST, CheckpointFiles, Position, write_state
 from harness.training.device import peak_bytes, reset_peak
-from harness.training.distributed import ALONE, Workers
+from harness.training.distributed import ALONE
 from harness.training.feeding import LOOKAHEAD, Feeder, task_loss
 from harness.training.losses import Loss, build_loss
 from harness.training.optimisers import build_optimisers, parameters_of, set_learning_rate, update
@@ -110,23 +111,12 @@ def train(given: Assignment) -> TrainingResult:
         seed=given.seed,
     )
     cacheable = protocol.cache_embeddings and not protocol.augment and encoder_is_frozen(method, given.segmenter)
-
-    def feeder(workers: Workers, embeddings: EmbeddingCache | None) -> Feeder:
-        return Feeder(
-            given.segmenter,
-            images,
-            plan=plan,
-            protocol=protocol,
-            device=given.device,
-            workers=workers,
-            embeddings=embeddings,
-        )
-
+    feeder = partial(Feeder, given.segmenter, images, plan=plan, protocol=protocol, device=given.device)
     loop = _Loop(
         given=given,
         plan=plan,
-        feeder=feeder(given.workers, given.embeddings if cacheable else None),
-        alone=lambda: feeder(ALONE, None),
+        feeder=feeder(workers=given.workers, embeddings=given.embeddings if cacheable else None),
+        alone=partial(feeder, workers=ALONE, embeddings=None),
         loss=build_loss(protocol, task=given.task, num_classes=given.num_classes),
         optimisers=build_optimisers(method.parameter_groups(), protocol) if method.config.trains else {},
         scaler=torch.amp.GradScaler(given.device.type, enabled=protocol.precision == "fp16"),
