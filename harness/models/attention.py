@@ -8,9 +8,8 @@ The terms may also be a mask that the kernel adds (`biased_attention`, as transf
 Which is faster depends on GPU, shape and precision: `harness.models.attention_choice` times them.
 
 On a CPU scores are made in chunks small enough for its cache. Each is biased, normalised and used at once, and recomputed in
-backward. So q, k, v and the relative terms are kept, never a matrix of scores. In float32 the terms are added, because wider
-products cost as much or more. In bf16 queries and keys are widened there too, where the processor has instructions for its
-products, since sums of broadcast tensors are slow.
+backward. So q, k, v and the relative terms are kept, never a matrix of scores. The terms are added there: wider products cost as
+much or more in float32, and in bf16 for large maps.
 """
 
 from __future__ import annotations
@@ -103,7 +102,7 @@ def widened_attention(q: Tensor, k: Tensor, v: Tensor, rows: Tensor, columns: Te
     """As `chunked_attention`, through torch's fused kernel with rows and columns as further dimensions of a head."""
     dim, (height, width) = v.shape[-1], (rows.shape[-1], columns.shape[-1])
     queries = torch.cat([q * scale, rows, columns], dim=-1)
-    keys = _with_positions(k, _positions(height, width, like=k))
+    keys = torch.cat([k, _positions(height, width, like=k).expand(*k.shape[:2], -1, -1)], dim=-1)
     # Fused kernels want one head width for all three; the added zeros of v come out as zeros.
     values = pad(v, (0, height + width))
     return scaled_dot_product_attention(queries, keys, values, scale=1.0)[..., :dim]
@@ -197,76 +196,46 @@ class _ChunkedAttention(torch.autograd.Function):
         ctx.scale = scale
         # Laid out as (B, N, heads, d) in memory, which is how the output projection reads it.
         out = q.new_empty(q.shape[0], q.shape[2], q.shape[1], v.shape[3]).transpose(1, 2)
-        queries, position, terms = _widened(q, k, rows, columns)
         for keys, chunks in _chunks(q, k):
-            transposed_k = _with_positions(k[keys] * scale, position).transpose(-2, -1).contiguous()
+            transposed_k = (k[keys] * scale).transpose(-2, -1).contiguous()
             values = v[keys].contiguous()
             for at in chunks:
-                out[at] = _weights(queries[at], transposed_k, *(term[at] for term in terms)) @ values
+                out[at] = _weights(q[at], transposed_k, rows[at], columns[at]) @ values
         return out
 
     @staticmethod
     @once_differentiable
     def backward(ctx: Any, grad: Tensor) -> tuple[Tensor | None, ...]:
         q, k, v, rows, columns = ctx.saved_tensors
-        queries, position, terms = _widened(q, k, rows, columns)
         grad_q, grad_rows, grad_columns = torch.empty_like(q), torch.empty_like(rows), torch.empty_like(columns)
-        sizes = dim, height, width = q.shape[-1], rows.shape[-1], columns.shape[-1]
+        height, width = rows.shape[-1], columns.shape[-1]
         grad_k, grad_v = torch.empty_like(k), torch.empty_like(v)
         for keys, chunks in _chunks(q, k):
-            scaled_k = _with_positions(k[keys] * ctx.scale, position)
+            scaled_k = k[keys] * ctx.scale
             transposed_k, transposed_v = scaled_k.transpose(-2, -1).contiguous(), v[keys].transpose(-2, -1).contiguous()
             # Several chunks of queries add to the same keys; in half precision their sum is kept in float32. The small
             # factor of each product is the one transposed, because half-precision kernels copy what is transposed.
             sum_k, sum_v = (
                 torch.zeros_like(transposed, dtype=torch.promote_types(transposed.dtype, torch.float32))
-                for transposed in (transposed_k[..., :dim, :], transposed_v)
+                for transposed in (transposed_k, transposed_v)
             )
             for at in chunks:
-                weights = _weights(queries[at], transposed_k, *(term[at] for term in terms))
+                weights = _weights(q[at], transposed_k, rows[at], columns[at])
                 sum_v += grad[at].transpose(-2, -1) @ weights
                 grad_scores = torch._softmax_backward_data(grad[at] @ transposed_v, weights, -1, weights.dtype)
                 sum_k += q[at].transpose(-2, -1) @ grad_scores
-                if position is None:
-                    placed = grad_scores[..., : height * width].unflatten(-1, (height, width))
-                    grad_q[at], grad_rows[at], grad_columns[at] = grad_scores @ scaled_k, placed.sum(-1), placed.sum(-2)
-                else:
-                    grad_q[at], grad_rows[at], grad_columns[at] = (grad_scores @ scaled_k).split(sizes, dim=-1)
+                placed = grad_scores[..., : height * width].unflatten(-1, (height, width))
+                grad_q[at], grad_rows[at], grad_columns[at] = grad_scores @ scaled_k, placed.sum(-1), placed.sum(-2)
             grad_k[keys] = sum_k.mul_(ctx.scale).transpose(-2, -1)
             grad_v[keys] = sum_v.transpose(-2, -1)
         return grad_q, grad_k, grad_v, grad_rows, grad_columns, None
 
 
-@cache
-def multiplies_bf16() -> bool:
-    """Whether oneDNN multiplies bf16 on this processor: AVX-512 or better, fast with instructions of its own (AMX)."""
-    return torch.backends.mkldnn.is_available() and torch.ops.mkldnn._is_mkldnn_bf16_supported()
-
-
-def _widened(
-    q: Tensor, k: Tensor, rows: Tensor, columns: Tensor
-) -> tuple[Tensor, Tensor | None, tuple[()] | tuple[Tensor, Tensor]]:
-    """What `_weights` takes: queries, positions of the keys or None, and the terms to add.
-
-    Where the processor multiplies bf16, queries carry their terms, (B, heads, N, d + h + w), and keys get positions, (M, h + w).
-    Elsewhere the queries are as they are, without positions, and both their terms are added.
-    """
-    if q.dtype is not torch.bfloat16 or q.device.type != "cpu" or not multiplies_bf16():
-        return q, None, (rows, columns)
-    return torch.cat([q, rows, columns], dim=-1), _positions(rows.shape[-1], columns.shape[-1], like=k), ()
-
-
-def _with_positions(k: Tensor, position: Tensor | None) -> Tensor:
-    return k if position is None else torch.cat([k, position.expand(*k.shape[:2], -1, -1)], dim=-1)
-
-
-def _weights(queries: Tensor, transposed_k: Tensor, *terms: Tensor) -> Tensor:
+def _weights(queries: Tensor, transposed_k: Tensor, rows: Tensor, columns: Tensor) -> Tensor:
     scores = queries @ transposed_k
-    if terms:
-        rows, columns = terms
-        height, width = rows.shape[-1], columns.shape[-1]
-        placed = scores[..., : height * width].unflatten(-1, (height, width))
-        placed.add_(rows.unsqueeze(-1)).add_(columns.unsqueeze(-2))
+    height, width = rows.shape[-1], columns.shape[-1]
+    placed = scores[..., : height * width].unflatten(-1, (height, width))
+    placed.add_(rows.unsqueeze(-1)).add_(columns.unsqueeze(-2))
     return scores.softmax(dim=-1)
 
 

@@ -57,12 +57,10 @@ def test_attention_equals_segment_anything(height: int, width: int, fused: bool)
 
 @pytest.mark.parametrize("chunk", [1, 50, 700, 1 << 20])
 @pytest.mark.parametrize("prefixes", [0, 3])
-@pytest.mark.parametrize(("dtype", "native"), [(torch.float32, True), (torch.bfloat16, True), (torch.bfloat16, False)])
-def test_every_kernel_equals_the_plain_one(chunk: int, prefixes: int, dtype, native: bool, monkeypatch) -> None:
-    """Chunks cut through images, heads and queries; gradients reach queries, keys, values and both position terms, which
-    are widths of queries and keys where the processor multiplies bf16."""
+@pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16])
+def test_every_kernel_equals_the_plain_one(chunk: int, prefixes: int, dtype, monkeypatch) -> None:
+    """Chunks cut through images, heads and queries; gradients reach queries, keys, values and both position terms."""
     monkeypatch.setattr(module, "CHUNK", chunk)
-    monkeypatch.setattr(module, "multiplies_bf16", lambda: native)
     generator = torch.Generator().manual_seed(4)
     shapes = [(3, 4, 30, 8), (3, 4, 30 + prefixes, 8), (3, 4, 30 + prefixes, 8), (3, 4, 30, 5), (3, 4, 30, 6)]
     exact = [torch.randn(shape, generator=generator) for shape in shapes]
