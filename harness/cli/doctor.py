@@ -137,7 +137,7 @@ def _examine_gpu(backbone: str, names: Sequence[str], *, as_json: bool) -> int:
 
 def _examine_file(path: Path, backbone: str) -> int:
     """Print what a checkpoint is and how it fits; returns 1 where it does not, else 0."""
-    from harness.models.checkpoint import Mismatch, family_of, read_shapes
+    from harness.models.checkpoint import family_of, read_shapes
     from harness.models.published import weights_file
 
     name = resolve_backbone(backbone)
@@ -150,11 +150,8 @@ def _examine_file(path: Path, backbone: str) -> int:
         print(f"{path}: {family_of(shapes)}, {len(shapes)} tensors, {path.stat().st_size / 1e6:.1f} MB")
         try:
             require_checkpoint(name, path)
-        except Mismatch as error:
-            print(f"does not fit {name}: {len(error.fitting)} tensors would")
-            for word, names in error.problems.items():
-                if names:
-                    print(f"  {word} ({len(names)}): {', '.join(names[:5])}{' …' if len(names) > 5 else ''}")
+        except UsageError as error:
+            print(f"does not fit {name}: {error}")
             return 1
     print(f"fits {name}: all that it needs is there, under its names and in its shapes")
     return 0

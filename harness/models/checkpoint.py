@@ -6,7 +6,7 @@ import pickle
 import re
 import warnings
 import zipfile
-from collections.abc import Callable, Iterable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping
 from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -49,19 +49,6 @@ def family_of(tensors: Mapping[str, Tensor]) -> str:
     details = [f"{depth} blocks, {width} wide"] * bool(depth and width)
     details.append(f"{sum(tensor.numel() for tensor in tensors.values()) / 1e6:.1f} M numbers")
     return f"{words} ({', '.join(details)})"
-
-
-class Mismatch(UsageError):
-    """A file that is another model than it should be.
-
-    Args:
-        fitting: names that fit.
-        problems: ``missing``, ``unexpected``, ``shape`` or ``type`` -> every tensor of which that is so.
-    """
-
-    def __init__(self, message: str, *, fitting: Sequence[str], problems: Mapping[str, Sequence[str]]) -> None:
-        super().__init__(message)
-        self.fitting, self.problems = fitting, problems
 
 
 def checkpoint_paths(items: Iterable[str]) -> dict[str, Path]:
@@ -167,29 +154,30 @@ def _read(
 
 
 def require_match(state: Mapping[str, Tensor], expected: Mapping[str, Tensor], *, path: Path, backbone: str) -> None:
-    """Compare names, shapes and types of two state dictionaries, strictly; any floating-point type will do. Raises Mismatch: they
+    """Compare names, shapes and types of two state dictionaries, strictly; any floating-point type will do. Raises UsageError: they
     differ; names the first keys that are missing, unexpected, or of another shape or type, and what it is."""
-    missing = [name for name in expected if name not in state]
-    unexpected = [name for name in state if name not in expected]
-    shapes = [
-        f"{name} is {tuple(state[name].shape)}, {backbone} needs {tuple(tensor.shape)}"
-        for name, tensor in expected.items()
-        if name in state and state[name].shape != tensor.shape
-    ]
-    types = [
-        f"{name} holds no floating-point numbers"
-        for name, tensor in expected.items()
-        if name in state and tensor.is_floating_point() and not state[name].is_floating_point()
-    ]
-    problems = {"missing": missing, "unexpected": unexpected, "shape": shapes, "type": types}
+    both = {name: (state[name], tensor) for name, tensor in expected.items() if name in state}
+    problems = {
+        "missing": [name for name in expected if name not in state],
+        "unexpected": [name for name in state if name not in expected],
+        "shape": [
+            f"{name} is {tuple(given.shape)}, {backbone} needs {tuple(tensor.shape)}"
+            for name, (given, tensor) in both.items()
+            if given.shape != tensor.shape
+        ],
+        "type": [
+            f"{name} holds no floating-point numbers"
+            for name, (given, tensor) in both.items()
+            if tensor.is_floating_point() and not given.is_floating_point()
+        ],
+    }
     parts = [
-        f"{word} {', '.join(names[:3])}{' …' if len(names) > 3 else ''}" for word, names in problems.items() if names
+        f"{word} {', '.join(names[:3])}{f' and {len(names) - 3} more' if len(names) > 3 else ''}"
+        for word, names in problems.items()
+        if names
     ]
     if parts:
-        wrong = {line.partition(" ")[0] for line in (*shapes, *types)}
-        raise Mismatch(
+        raise UsageError(
             f"checkpoint {path} is not a {backbone}: {'; '.join(parts)}; it is {family_of(state)}; choose the matching "
-            "--backbone or file",
-            fitting=[name for name in expected if name in state and name not in wrong],
-            problems=problems,
+            "--backbone or file"
         )

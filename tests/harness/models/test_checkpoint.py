@@ -192,7 +192,7 @@ def test_another_model_is_recognised(tmp_path, sam_state: dict, names: Any, fami
     said = capsys.readouterr().out.splitlines()
     assert family in said[0]
     assert "does not fit tiny" in said[1]
-    assert any(line.startswith("  missing (") for line in said[2:])
+    assert "missing " in said[1]
 
 
 def test_timm_weights_load_at_another_size_and_leave_the_head_to_its_seed(tmp_path: Path) -> None:
