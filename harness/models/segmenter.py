@@ -129,21 +129,15 @@ class SAMSegmenter(Segmenter):
         counts = [owners.count(index) for index in range(len(embedding))]
         bare = [index for index, count in enumerate(counts) if not count]
         order = to_device(torch.tensor([*owners, *bare]), embedding.device)
-        whose = embedding.index_select(0, order)
-        parts = []
+        owned, bare_ones = embedding.index_select(0, order).split([len(owners), len(bare)])
+        prompted: Iterator[Tensor] = iter(())
+        alone: Iterator[Tensor] = iter(())
         if owners:
-            parts.append(
-                self._decoded(
-                    whose[: len(owners)].split(PROMPTS_AT_ONCE), self._sparse(prompts).split(PROMPTS_AT_ONCE)
-                )[0]
-            )
+            sparse = self._sparse(prompts).split(PROMPTS_AT_ONCE)
+            masks, _ = self._decoded(owned.split(PROMPTS_AT_ONCE), sparse)
+            prompted = iter(masks.split([count for count in counts if count]))
         if bare:
-            parts.append(self._decoded(whose[len(owners) :].split(PROMPTS_AT_ONCE))[0])
-        masks = torch.cat(parts)
-        prompted, alone = (
-            iter(masks[: len(owners)].split([count for count in counts if count])),
-            iter(masks[len(owners) :]),
-        )
+            alone = iter(self._decoded(bare_ones.split(PROMPTS_AT_ONCE))[0])
         by_image = [next(prompted).amax(dim=0) if count else next(alone) for count in counts]
         return SegmenterOutput(widened(torch.stack(by_image)), None)
 
