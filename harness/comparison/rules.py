@@ -94,7 +94,7 @@ def overrides_in_words(by_benchmark: Mapping[str, Difference]) -> str:
     for benchmark, difference in by_benchmark.items():
         own = {name: pair for name, pair in difference.items() if everywhere.get(name) != pair}
         if own:
-            parts.append(f"on {benchmark} {in_words(own)}")
+            parts.append(f"{in_words(own)} on {benchmark}")
     return "; ".join(parts)
 
 

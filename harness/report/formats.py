@@ -307,21 +307,23 @@ def as_text(page: Page, *, width: int) -> str:
 
 def fitted(table: Table, *, width: int) -> list[str]:
     """The lines of a table. A table that is wider than ``width`` is split, with the rows' names in every part. Headings are wrapped to the
-    width of their cells, words to half of ``width``, numbers never. ``*`` is bold; a column with a mark has room for it in every
-    row."""
+    width of their cells, words to half of ``width``; a number has its codes below it. ``*`` is bold; a column with a mark has room
+    for it in every row."""
     indices = range(len(table.columns))
     marked = [any(_mark(row[index]) for row in table.rows) for index in indices]
     signs = {"": "", "best": " *", "tied": " ≈"}
     body: list[list[str]] = []
     for row in table.rows:
-        texts = [text_of(value) + (signs[_mark(value)] or "  " * marked[index]) for index, value in enumerate(row)]
-        folded = [
-            textwrap.wrap(text, max(width // 2, SHORTEST_HEADING), break_long_words=False, break_on_hyphens=False)
-            or [""]
-            if table.columns[index].words
-            else [text]
-            for index, text in enumerate(texts)
-        ]
+        folded = []
+        for head, value, has_marks in zip(table.columns, row, marked, strict=True):
+            if head.words:
+                most = max(width // 2, SHORTEST_HEADING)
+                lines = textwrap.wrap(text_of(value), most, break_long_words=False, break_on_hyphens=False)
+                folded.append(lines or [""])
+            else:  # a code stands below its number
+                number, *codes = re.split(" (?=BLANK|COLLAPSED)", text_of(value))
+                room = "  " * has_marks
+                folded.append([number + (signs[_mark(value)] or room), *(code + room for code in codes)])
         body += map(list, zip_longest(*folded, fillvalue=""))
     titles = [
         _heading(head.title, max([_width(line[index]) for line in body], default=0))
@@ -330,14 +332,14 @@ def fitted(table: Table, *, width: int) -> list[str]:
     widths = [max(_width(text) for text in [*titles[index], *(line[index] for line in body)]) for index in indices]
     depth = max(map(len, titles))
     top = [[([""] * (depth - len(title)) + title)[line] for title in titles] for line in range(depth)]
-    lines: list[str] = []
+    written: list[str] = []
     for part in _parts(widths, width):
-        lines += [""] if lines else []
+        written += [""] if written else []
         for line in (*top, ["-" * each for each in widths], *body):
-            lines.append(
+            written.append(
                 GAP.join(_padded(line[index], widths[index], left=table.columns[index].words) for index in part)
             )
-    return lines
+    return written
 
 
 def _parts(widths: Sequence[int], most: int) -> list[list[int]]:

@@ -19,7 +19,7 @@ from harness.comparison.leaderboard import Leaderboard, Standing, leaderboard
 from harness.comparison.names import benchmark_title
 from harness.comparison.papers import MARKS, Papers
 from harness.comparison.scores import COLLAPSE, MISSING, Column, Difference
-from harness.report.board import verdict
+from harness.report.board import ran, verdict
 from harness.report.formats import Number, Page, Score, Table, Value, heads
 from harness.studies import Study
 
@@ -28,7 +28,7 @@ if TYPE_CHECKING:
 
 CELLS = (
     "Cells: mean over seeds in % ± SD (ddof = 1) (n seeds). CODE (done/planned) says why a number is missing; no mean is taken over a gap."
-    " –: not planned."
+    " –: not planned, or no such number."
 )
 BLANK = (
     "BLANK: the masks are almost empty (their foreground is below a tenth of the truth's), so no metric ranks the row."
@@ -219,6 +219,7 @@ def footnotes(page_grids: Sequence[Grid]) -> list[str]:
     cells = [cell for grid in page_grids for cell in grid.cells.values()]
     records = [record for grid in page_grids for record in grid.records]
     lines = [CELLS] if cells else []
+    lines += [f"{MISSING}: not run yet."] if any(MISSING in cell.codes.values() for cell in cells) else []
     lines += [BLANK] if any(cell.blank for cell in cells) else []
     lines += [COLLAPSED] if any(cell.collapsed for cell in cells) else []
     if any(map(_selected_on_test, records)):
@@ -345,14 +346,12 @@ def _board_table(board: Leaderboard, study: Study) -> Table:
     columns = list(board.columns.items())
     several = len(board.complete) > 1
     titles = [
-        title for _, column in columns for title in (f"{column.name} (%)", f"{column.title} Δ")
-    ] + (["mean Δ"] if several else []) + ["encoder params (M)", "step time ×", "memory ×", "merges"]  # fmt: skip
-    not_run = [standing.row for standing in board.standings if not any(cell.values for cell in standing.cells.values())]
-    rows = [
-        _standing(standing, board.baseline, columns, mean=several)
-        for standing in board.standings
-        if standing.row not in not_run
+        *(["mean Δ"] if several else []),
+        *(title for _, column in columns for title in (f"{column.name} (%)", f"{column.title} Δ")),
+        *("encoder params (M)", "step time ×", "memory ×", "merges"),
     ]
+    not_run = [standing.row for standing in board.standings if not grid.records_of(standing.row)]
+    rows = [_standing(standing, board.baseline, columns, mean=several) for standing in ran(board)]
     names = ", ".join(board.columns[name].title for name in board.complete)
     setup = f" measured on {board.session.setup}" if board.session else ""
     below = [
@@ -360,7 +359,7 @@ def _board_table(board: Leaderboard, study: Study) -> Table:
         " hold for all rows of a column at once (max-T; the spread of runs is pooled over rows, Dunnett)."
         + (f" Mean: over {names}, complete for all rows." if several else ""),
         f"Step time and memory: of a training step over {board.baseline}'s, from one session of `sam-peft cost`{setup}. Merges: exact or"
-        " calibrated, the merge after which nothing of the method is left; –: not measured.",
+        " calibrated, the merge after which nothing of the method is left.",
     ]
     below += [f"Not run: {', '.join(not_run)}."] if not_run else []
     return Table(
@@ -371,10 +370,10 @@ def _board_table(board: Leaderboard, study: Study) -> Table:
 
 def _standing(standing: Standing, baseline: str, columns: Sequence[tuple[str, Column]], *, mean: bool) -> list[Value]:
     line: list[Value] = [standing.row]
+    line += [standing.mean if standing.row != baseline else "baseline"] if mean else []
     for name, _ in columns:
         cell = standing.cells[name]
         line += [Score(cell=cell), standing.differences.get(name) if standing.row != baseline else "baseline"]
-    line += [standing.mean if standing.row != baseline else "baseline"] if mean else []
     ratios: list[Value] = [
         Number(value=ratio.value, form=".2f", low=ratio.low, high=ratio.high) if ratio else None
         for ratio in (standing.time, standing.memory)

@@ -85,7 +85,7 @@ def test_a_page_says_what_was_run_instead_of_the_card(style: Any) -> None:
     changed = record(benchmark="sbu", rules=rules)
     other = record(benchmark="leaf", rules={**rules, "loss": "bce"})
     page = " ".join(render([changed, other], style=style, width=1000).replace("\\_", "_").split())
-    assert "with epochs 1 instead of nothing, image_size 32 instead of 64; on leaf loss bce instead of nothing" in page
+    assert "with epochs 1 instead of nothing, image_size 32 instead of 64; loss bce instead of nothing on leaf" in page
     assert "no card of the harness" in render([record(protocol="mine")])
     assert " with " not in render([record(rules=CARD)]).split("- Backbone")[0]
 
@@ -203,6 +203,39 @@ def test_a_leaderboard_is_one_table_and_lists_rows_that_did_not_run() -> None:
     assert "Not run: BitFit." in page
     assert page.count("| method |") == 1
     assert score_page(Archive(Path("nowhere")), study=board).numbers is None
+
+
+def test_a_leaderboard_has_a_mean_with_its_interval_once_all_rows_have_two_sets() -> None:
+    board = study(entries=["lora", "decoder", "bitfit"], table={"kind": "leaderboard", "baseline": "lora"})
+    first = [record(0.8 + 0.01 * seed, seed=seed, method=m) for m in ("lora", "decoder", "bitfit") for seed in range(3)]
+    second = three(0.2) + three(0.18, method="decoder")
+    assert "mean Δ" not in rows(render([*first, *second], study=board))["method"]
+    table = rows(render([*first, *second, *three(0.16, method="bitfit")], study=board))
+    at = table["method"].index("mean Δ")
+    assert table["LoRA"][at] == "baseline"
+    assert table["Decoder alone"][at].startswith("+1.00 [")
+    assert table["BitFit"][at].startswith("+2.00 [")
+    assert list(table)[1] == "BitFit", "ordered by the mean"
+
+
+def test_a_leaderboard_fits_a_terminal_and_codes_stand_below_numbers() -> None:
+    board = study(entries=["lora", "decoder", "full"], table={"kind": "leaderboard", "baseline": "lora"})
+    first = [record(0.8 + 0.01 * seed, seed=seed, method=method) for method in ("lora", "full") for seed in range(3)]
+    collapsed = [record(value, seed=seed, method="decoder") for seed, value in enumerate((0.9, 0.91, 0.2))]
+    lines = render([*first, *collapsed, *three(0.2)], study=board, style="text", width=100).splitlines()
+    assert max(map(len, lines)) <= 100
+    at = next(number for number, line in enumerate(lines) if line.startswith("Decoder alone"))
+    assert "67.0 ± 40.7 (3) " in lines[at]
+    assert "MISSING (0/3)" in lines[at]
+    assert lines[at + 1].split() == ["COLLAPSED"]
+
+
+def test_a_row_whose_runs_failed_is_shown_as_that_and_not_as_one_that_did_not_run() -> None:
+    board = study(benchmarks=["kvasir"], entries=["lora", "decoder"], table={"kind": "leaderboard", "baseline": "lora"})
+    failed = [record(seed=seed, method="decoder", code="DIVERGED") for seed in range(3)]
+    page = render([*(record(0.8 + 0.01 * seed, seed=seed) for seed in range(3)), *failed], study=board)
+    assert rows(page)["Decoder alone"][:2] == ["DIVERGED (0/3)", "–"]
+    assert "Not run" not in page
 
 
 @pytest.fixture
