@@ -104,7 +104,8 @@ def run_experiment(
         code = reason_code(error)
         advice = ""
         if code == "OOM" and device.type == "cuda":
-            advice = f"; {with_less_memory(job.run, available=torch.cuda.get_device_properties(device).total_memory)}"
+            available = torch.cuda.get_device_properties(device).total_memory
+            advice = f"; {with_less_memory(job.run, available=available, devices=workers.size)}"
         record = replace(experiment.record(code), message=one_line(error) + advice)
         if isinstance(error, PeerGone) and not workers.leads:
             return record  # the worker that ended says why, or its supervisor does
