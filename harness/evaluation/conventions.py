@@ -23,10 +23,6 @@ def higher_is_better(metric: str) -> bool:
     return metric not in ("mae", "ber", "nll", "ece")
 
 
-Resolution = Literal["native", "input"]
-Overlap = Literal["per-image", "accumulated"]
-
-
 @dataclass(frozen=True, kw_only=True)
 class Conventions:
     """How predictions meet ground truth.
@@ -48,10 +44,10 @@ class Conventions:
         ValueError: a number out of its range, or none.
     """
 
-    resolution: Resolution = "native"
+    resolution: Literal["native", "input"] = "native"
     min_max: bool = True
     weighted_f_beta2: float = 1.0
-    overlap: Overlap = "per-image"
+    overlap: Literal["per-image", "accumulated"] = "per-image"
     threshold: float = 0.5
     ber_threshold: float = 125 / 255
     empty: float = 1.0

@@ -18,15 +18,13 @@ from harness.evaluation.scorer import ImageScore, SplitScorer
 from harness.system.errors import UsageError
 from harness.system.machine import affinity
 
-MaskReader = Callable[[Path], NDArray[np.uint8]]
-
 
 def score_folders(
     predictions: Path,
     masks: Path,
     scorer: SplitScorer,
     *,
-    read_mask: MaskReader,
+    read_mask: Callable[[Path], NDArray[np.uint8]],
     partial: bool = False,
     progress: Callable[[int, int], None] = lambda done, images: None,
 ) -> SplitScorer:
@@ -81,7 +79,7 @@ def pair_predictions(predictions: Path, masks: Path, *, partial: bool = False) -
     return paired.pairs
 
 
-def _score(pair: Pair, scorer: SplitScorer, read_mask: MaskReader) -> tuple[ImageScore, float]:
+def _score(pair: Pair, scorer: SplitScorer, read_mask: Callable[[Path], NDArray[np.uint8]]) -> tuple[ImageScore, float]:
     """The score of one image, and the largest value of its prediction; 1 for an array, whose values are probabilities and not levels."""
     prediction, mask = read_prediction(pair.image, task=scorer.task), read_mask(pair.mask)
     (height, width), (mask_height, mask_width) = prediction.shape[-2:], mask.shape

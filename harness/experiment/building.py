@@ -74,18 +74,6 @@ class RunData:
     val: ImageSource
     tests: dict[str, ImageSource]
 
-    @property
-    def positions(self) -> dict[str, dict[str, int]]:
-        """Test split -> stem -> its index there."""
-        return {
-            name: {source.stem(index): index for index in range(len(source))} for name, source in self.tests.items()
-        }
-
-    @property
-    def counts(self) -> dict[str, int]:
-        """Images by split."""
-        return {name: len(source) for name, source in {"train": self.train, "val": self.val, **self.tests}.items()}
-
     def groups(self, split: str) -> dict[str, str]:
         """Test image -> its group (`Benchmark.group`); empty where no two share one."""
         groups = {pair.stem: self.benchmark.group(pair) for pair in self.tests[split].pairs}
@@ -137,10 +125,3 @@ def open_data(run: Run, root: Path, *, cache: ArrayCache | None = None) -> RunDa
         val=source(val),
         tests={name: source(chosen(pairs, rules.test_limit, name)) for name, pairs in tests.items()},
     )
-
-
-def open_below(run: Run, data: Path, *, cache: ArrayCache | None = None) -> RunData:
-    """As `open_data`, of the benchmark in or below ``data``."""
-    add_own_of(run.benchmark, run.rules)
-    root = benchmark_of(run.benchmark, from_rules(run.rules)).locate(data)
-    return open_data(run, root, cache=cache)

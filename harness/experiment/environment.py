@@ -22,11 +22,6 @@ from harness.training.device import without_tf32
 from harness.training.outcome import Blank, Diverged
 
 
-def machine(device: torch.device) -> str:
-    """Such as ``NVIDIA H100, torch 2.6.0``: on another one numbers round differently."""
-    return f"{device_name(device)}, torch {torch.__version__}"
-
-
 def device_name(device: torch.device) -> str:
     return processor() if device.type == "cpu" else torch.cuda.get_device_name(device)
 
@@ -49,8 +44,6 @@ def environment(device: torch.device) -> dict[str, str]:
         "driver": gpu_driver(),
         "cuda": str(torch.version.cuda or ""),
         "cudnn": str(torch.backends.cudnn.version() or ""),
-        "sdpa": "flash, efficient or math, as shapes allow",  # see `own_device`
-        "deterministic": "no",
     }
 
 

@@ -29,8 +29,8 @@ from harness.evaluation.conventions import higher_is_better
 from harness.experiment.building import RunData, attached_segmenter, open_data
 from harness.experiment.environment import (
     Stages,
+    device_name,
     environment,
-    machine,
     now,
     one_line,
     own_device,
@@ -182,7 +182,8 @@ class Experiment:
                     f"the checkpoint {path} changed since this run was planned; repeat the command to plan it anew"
                 )
             self.report({"stage": "opening data"})
-            self.counts = self.data.counts
+            sources = {"train": self.data.train, "val": self.data.val, **self.data.tests}
+            self.counts = {name: len(source) for name, source in sources.items()}
             if self.device.type == "cpu" and (warning := unusable_gpu()):
                 self.report({"stage": warning})
             self.report({"stage": "building the model"})
@@ -208,7 +209,7 @@ class Experiment:
                 folder=self.folder,
                 identity=self.run.key,
                 code=" ".join(self._number_code().values()),
-                machine=machine(self.device),
+                machine=f"{device_name(self.device)}, torch {torch.__version__}",  # another one rounds otherwise
                 data=self.run.data_fingerprint,
                 validate=validate,
                 selection=Selection(metric=metric, lower_is_better=not higher_is_better(metric)),
@@ -234,7 +235,8 @@ class Experiment:
         scores: dict[str, Summary] = {}
         images: dict[str, ImageTable] = {}
         merges: dict[str, dict[str, Any]] = {}
-        positions = self.data.positions
+        tests = self.data.tests
+        positions = {name: {source.stem(at): at for at in range(len(source))} for name, source in tests.items()}
         chosen = chosen_images(positions, 0 if self.scoring.labels else self.rules.keep_masks)
         kept: dict[tuple[str, str], NDArray[np.uint8]] = {}
 

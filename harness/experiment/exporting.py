@@ -20,7 +20,7 @@ from safetensors.torch import save
 from torch import Tensor
 
 from harness.archive.schema import Run
-from harness.experiment.building import first_images, open_below
+from harness.experiment.building import first_images, open_data
 from harness.experiment.exporting_onnx import OPSET, Graph, require_onnx, write_onnx
 from harness.experiment.trained import METADATA, Trained
 from harness.methods.base import MergeMode, MergeReport, Method
@@ -32,6 +32,7 @@ from harness.models.published import CARD, MODELS, card_of, hf_name
 from harness.models.sam2 import is_memory
 from harness.models.sam_encoder import SAMEncoder
 from harness.models.segmenter import SAMSegmenter, Segmenter
+from harness.planning.data import benchmark_of
 from harness.protocols.load import from_rules
 from harness.registry import METHODS
 from harness.system.errors import UsageError, writing_to
@@ -120,7 +121,15 @@ def export(
     progress("writing")
     difference = 0.0
     if form == "sam":
-        _write_sam(out, run, _plain_state(segmenter, method, merge) | _memory(checkpoint, run))
+        state = _plain_state(segmenter, method, merge)
+        sam_2 = bool(backbone(run.backbone).shape.pyramid)
+        if (
+            sam_2 and checkpoint is not None
+        ):  # its memory: no image passes it, and Meta's own code loads no file without
+            state |= {name: tensor for name, tensor in read_tensors(checkpoint).items() if is_memory(name)}
+        whole = {"model": _on_cpu(state)} if sam_2 else _on_cpu(state)
+        with writing_to(f"--out {out}"):
+            replace_atomically(out, lambda path: torch.save(whole, path))
     elif form == "adapter":
         content = save(_on_cpu(trained.state), {METADATA: _metadata(run)})
         with writing_to(f"--out {out}"):
@@ -150,7 +159,7 @@ def calibration_images(run: Run, data: Path | None) -> tuple[list[Tensor], Tenso
     if data is None:
         return [], None
     rules = from_rules(run.rules)
-    opened = open_below(run, data)
+    opened = open_data(run, benchmark_of(run.benchmark, rules).locate(data))
     train, held_out = first_images(opened.train, rules.calibration_images), first_images(opened.val, HELD_OUT)
     return list(normalise(train, rules.pixels).split(BATCH)), normalise(held_out, rules.pixels)
 
@@ -246,20 +255,6 @@ def _plain_state(segmenter: Segmenter, method: Method, mode: MergeMode) -> dict[
         raise UsageError(
             f"{method.name} merged by {mode} keeps parts that a SAM checkpoint cannot hold; use {instead}"
         ) from error
-
-
-def _memory(checkpoint: Path | None, run: Run) -> dict[str, Tensor]:
-    """SAM 2's memory as the run's checkpoint has it: no image passes it, and Meta's own code loads no file without."""
-    if checkpoint is None or not backbone(run.backbone).shape.pyramid:
-        return {}
-    return {name: tensor for name, tensor in read_tensors(checkpoint).items() if is_memory(name)}
-
-
-def _write_sam(out: Path, run: Run, content: Mapping[str, Tensor]) -> None:
-    tensors = _on_cpu(content)
-    whole = {"model": tensors} if backbone(run.backbone).shape.pyramid else tensors
-    with writing_to(f"--out {out}"):
-        replace_atomically(out, lambda path: torch.save(whole, path))
 
 
 def _on_cpu(tensors: Mapping[str, Tensor]) -> dict[str, Tensor]:

@@ -161,7 +161,8 @@ def _scored(request: Predict, segmenter: Any, *, device: torch.device) -> Iterat
     Raises:
         UsageError: scores that are not finite; as a mask they would be background.
     """
-    rules, num_classes = from_rules(request.trained.run.rules), request.trained.num_classes
+    run = request.trained.run
+    rules, num_classes = from_rules(run.rules), BENCHMARKS.get(run.benchmark).num_classes
     side = 1 if request.trained.task == "classification" else rules.image_size
 
     def read(paths: Sequence[Path]) -> tuple[list[Array], Tensor]:

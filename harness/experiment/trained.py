@@ -41,11 +41,6 @@ class Trained:
         """The task of its benchmark."""
         return BENCHMARKS.get(self.run.benchmark).task
 
-    @property
-    def num_classes(self) -> int:
-        """Classes of its benchmark, background included."""
-        return BENCHMARKS.get(self.run.benchmark).num_classes
-
     def segmenter(self, checkpoint: Path | None) -> tuple[Segmenter, Method]:
         """The segmenter in evaluation mode with the method attached and the state loaded, on the CPU.
 
