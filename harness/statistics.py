@@ -207,6 +207,23 @@ def differ(ours: Estimate, value: float, *, error: float, df: float) -> Estimate
     return Estimate(mean=ours.mean - value, n=ours.n, seeds=ours.seeds, rest=rest)
 
 
+def to_printed(ours: Sequence[float], value: float, *, spread: float | None, is_sd: bool, runs: int) -> Estimate:
+    """Ours, one score a seed, minus a published value.
+
+    Args:
+        spread: the number after ±: a standard error, or with ``is_sd`` the SD of the runs. None where none is printed: the paper's
+            runs are then assumed to vary as ours.
+        runs: how many the paper averaged; 0 where it does not say: one without a spread, three with one.
+    """
+    estimate = of_seeds(ours)
+    if spread is not None:
+        error = spread / math.sqrt(max(runs, 1)) if is_sd else spread
+        return differ(estimate, value, error=error, df=max(runs - 1, 1) if runs else 2)
+    variance = (sd(ours) or 0.0) ** 2 * (1 / len(ours) + 1 / max(runs, 1))
+    both = VarianceShare(variance=variance, df=len(ours) - 1) if len(ours) > 1 else None
+    return Estimate(mean=estimate.mean - value, n=len(ours), seeds=both)
+
+
 SIMULATIONS = 20_000
 
 

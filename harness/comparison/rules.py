@@ -1,8 +1,9 @@
-"""The rules of runs against those of their protocol's card, in words."""
+"""The rules of runs against those of their protocol's card and of a paper's set-up, in words."""
 
 from __future__ import annotations
 
 from collections.abc import Callable, Iterable, Mapping, Sequence
+from dataclasses import dataclass, field
 from typing import Any
 
 from harness.archive.schema import Record
@@ -102,6 +103,31 @@ def shared(differences: Sequence[Difference]) -> dict[str, tuple[Any, Any]]:
     """The entries that all of them have."""
     first, *others = differences or [{}]
     return {name: pair for name, pair in first.items() if all(other.get(name) == pair for other in others)}
+
+
+PUBLISHED_SPLITS = ("official", "AutoGluon's", "PraNet's")
+"""How split rules with published test images begin (`harness.datasets.base.Splits.rule`)."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class Setup:
+    """The set-up of one paper's numbers apart from its card; ``test_images``: benchmark -> images in its test splits, where known."""
+
+    backbone: str
+    checkpoint: str
+    test_images: dict[str, int] = field(default_factory=dict)
+
+    def departures(self, record: Record, *, card: str) -> list[str]:
+        """What of a run differs from the set-up: backbone, weights, test images, rules."""
+        run, published = record.run, self.test_images.get(record.run.benchmark)
+        is_published = run.split_rule.startswith(PUBLISHED_SPLITS) and not run.data_note
+        same = {
+            "backbone": run.backbone == self.backbone,
+            "weights": run.checkpoint == self.checkpoint,
+            "test images": is_published and published is not None and sum(record.tested.values()) in (0, published),
+            "rules": not from_card(run.rules, card_rules(card, run.benchmark) or {}),
+        }
+        return [name for name, is_same in same.items() if not is_same]
 
 
 HEADED: Mapping[str, Callable[[Any], str]] = {

@@ -122,7 +122,7 @@ def narrowed(study: Study, runs: Sequence[Run]) -> Study:
             entries.setdefault(entry.label, entry)
     order = {entry.label: number for number, entry in enumerate(study.entries)}
     rows = sorted(entries.values(), key=lambda entry: order.get(entry.label, len(order)))
-    of_papers = study.table.paper and runs[0].protocol in {study.protocol, *Papers.read().cards}
+    of_papers = study.table.paper and runs[0].protocol in {study.protocol, *Papers.read().setups}
     return replace(
         study,
         protocol=runs[0].protocol,

@@ -69,7 +69,7 @@ def score_page(
         tables.append(scores)
         if study and baseline_of(study):
             tables += difference_tables(grid, baseline_of(study))
-        if study and papers and grid.protocol in {study.protocol, *papers.cards}:
+        if study and papers and grid.protocol in {study.protocol, *papers.setups}:
             tables += paper_tables(grid, papers)
     title = study.title if study else ", ".join(dict.fromkeys(grid.protocol for grid in page_grids)) or "no records"
     generated = bool(page_grids) and all(grid.is_generated for grid in page_grids)
@@ -291,7 +291,15 @@ def paper_tables(grid: Grid, papers: Papers) -> list[Table]:
         spread = f" ± {value.spread} {value.spread_kind.upper()}" if value.spread else ""
         source = f"{value.paper}, {value.table} [{value.mark}]"
         lines.append(
-            [cell.row, cell.column.name, source, value.value + spread, Score(cell=cell), difference, _departs(departs)]
+            [
+                cell.row,
+                cell.column.name,
+                source,
+                value.value + spread,
+                Score(cell=cell),
+                difference,
+                ", ".join(departs) or "as published",
+            ]
         )
     for claim, column, difference in papers.paired_claims(grid):
         beyond = None
@@ -310,19 +318,11 @@ def paper_tables(grid: Grid, papers: Papers) -> list[Table]:
             heading=f"{grid.title}: against the papers", level=3, columns=columns, rows=lines,
             below=[
                 "Ours − paper in points with its 95 % interval, over our seeds and the paper's runs (Welch). Set-up: what differs from the"
-                " published one; where something does, this is no attempt to reproduce the number.",
+                " published one (ours stands above the table of scores); where something does, this is no attempt to reproduce the number.",
                 "Marks of sources: " + "; ".join(f"{mark} {words}" for mark, words in MARKS.items()) + ".",
             ],
         )
     ]  # fmt: skip
-
-
-def _departs(words: Sequence[str]) -> str:
-    return (
-        "as published"
-        if not words
-        else "; ".join(words[:3]) + (f" and {len(words) - 3} more" if len(words) > 3 else "")
-    )
 
 
 def leaderboard_page(page_grids: Sequence[Grid], study: Study) -> Page:
