@@ -89,15 +89,14 @@ class MethodCost:
         step_seconds: part -> seconds by round, roles weighted by their shares: what a training step costs on average.
         memory_bytes: ``allocated`` and ``reserved`` peaks over a training step, and its parts ``weights``,
             ``gradients``, ``optimiser``, ``activations`` (kept from forward to backward).
-        flops: ``forward`` and ``backward`` of a step as executed, shares applied; ``useful``: both without the surplus of widened
-            heads. Older records also hold those of the plain encoder.
+        flops: ``forward`` and ``backward`` of a step as executed, shares applied. Older records also hold others.
         parameters: ``encoder``, ``decoder`` and ``trainable``, ``total``.
         inference_seconds: ``unmerged`` and ``merged-<mode>`` -> seconds by round, of one batch.
         inference_memory_bytes: the same -> peak bytes.
         inference_parameters: the same -> all parameters of that model.
         merge_failures: mode -> why it was not measured.
         checkpoint_bytes: the method's state on disk.
-        ratios: baseline variant -> quantity (``time``, ``memory``, ``flops``, ``device_hours``) -> `Ratio`.
+        ratios: of older records: baseline variant -> quantity -> `Ratio`.
         changed: fields of ``config`` that differ from the protocol's for this method; None in older records.
     """
 

@@ -22,8 +22,6 @@ from harness.system.streams import terminal_width
 if TYPE_CHECKING:
     import torch
 
-DEFAULT_BASELINES = "full,lora"
-
 
 def parser() -> CommandParser:
     p = command("cost", __doc__)
@@ -52,9 +50,6 @@ def parser() -> CommandParser:
         help="measure a multi-class task with so many classes, background included (default: the binary task)",
     )
     p.add_argument("--rounds", type=int, default=9, metavar="N", help="measured rounds (default: 9)")
-    p.add_argument(
-        "--baselines", metavar="A,B[opt=1],…", help="methods of --methods that ratios refer to (default: full,lora)"
-    )
     p.add_argument("--device", metavar="NAME", help="cpu or cuda:N (default: the GPU if there is one)")
     p.add_argument("--threads", type=int, metavar="N", help="CPU threads (default: torch's)")
     p.add_argument(
@@ -102,17 +97,15 @@ def main(argv: list[str] | None = None) -> int:
     rows = [method_row(entry, protocol, by_method, backbone) for entry in compared]
     checkpoint = weights_file(arguments.checkpoint, backbone) if arguments.checkpoint is not None else None
     store = CostStore(results_of(arguments))
-    entries = [parse_entry(word) for word in expand(arguments.baselines or DEFAULT_BASELINES, all_methods())]
 
     import torch
 
     from harness.costing.instruments import used_by_others
     from harness.costing.measure import measure
-    from harness.costing.session import Session, baselines_among
+    from harness.costing.session import Session
     from harness.report.costs import cost_page
     from harness.report.formats import write
 
-    baselines, absent = baselines_among(rows, entries)
     if arguments.threads:
         torch.set_num_threads(arguments.threads)
     device = _device(arguments.device)
@@ -130,12 +123,9 @@ def main(argv: list[str] | None = None) -> int:
         num_classes=arguments.classes or 2,
         rounds=arguments.rounds,
         device=device,
-        baselines=baselines,
         shared=others,
         clock=arguments.clock,
     )
-    if absent and (arguments.baselines or not baselines):
-        print(f"no ratios to {', '.join(absent)}: not among --methods", file=sys.stderr)
     require_writable(store.folder)
     record = measure(session, report=lambda line: print(line, file=sys.stderr, flush=True))
     path = store.write(record)

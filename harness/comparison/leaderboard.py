@@ -101,7 +101,7 @@ def leaderboard(grid: Grid, baseline: str) -> Leaderboard:
         counts = sorted(
             {record.parameters["encoder"] for record in grid.records_of(row) if "encoder" in record.parameters}
         )
-        ratios = ratios_within(costs[row], costs[baseline]) if row in costs and row != baseline else {}
+        ratios = ratios_to(costs[row], costs[baseline]) if row in costs and row != baseline else {}
         standings.append(
             Standing(
                 row=row, method=grid.rows[row].method, cells={name: grid.cells[row, column] for name, column in columns.items()},
@@ -194,32 +194,13 @@ def paired_ratio(values: Sequence[float], baseline: Sequence[float]) -> Ratio:
     return Ratio(value=math.exp(statistics.fmean(logs)), low=low, high=high, rounds=len(logs))
 
 
-USUAL_BASELINES = ("full", "lora")
-"""Methods that sessions are compared with by default."""
-
-
-def ratios_to(method: MethodCost, baseline: MethodCost, *, longer: float | None) -> dict[str, Ratio]:
-    """``time``, ``memory``, ``flops`` and ``device_hours`` of a method over a baseline of the same session, as far
-    as both have them.
-
-    Args:
-        longer: steps of a whole training over the baseline's, for ``device_hours``; None where they are not known.
-    """
+def ratios_to(method: MethodCost, baseline: MethodCost) -> dict[str, Ratio]:
+    """``time`` and ``memory`` of a method over a baseline of the same session, as far as both have them."""
     ratios = {}
     rounds, base_rounds = (cost.step_seconds.get("total", []) for cost in (method, baseline))
     if rounds and len(rounds) == len(base_rounds):
-        ratios["time"] = time = paired_ratio(rounds, base_rounds)
-        if longer is not None:
-            low, high = (bound and bound * longer for bound in (time.low, time.high))
-            ratios["device_hours"] = Ratio(value=time.value * longer, low=low, high=high, rounds=time.rounds)
-    memory = [cost.memory_bytes.get("allocated", 0) for cost in (method, baseline)]
-    flops = [cost.flops.get("forward", 0.0) + cost.flops.get("backward", 0.0) for cost in (method, baseline)]
-    for name, (value, base) in (("memory", memory), ("flops", flops)):
-        if value and base:
-            ratios[name] = Ratio(value=value / base)
+        ratios["time"] = paired_ratio(rounds, base_rounds)
+    memory, base = (cost.memory_bytes.get("allocated", 0) for cost in (method, baseline))
+    if memory and base:
+        ratios["memory"] = Ratio(value=memory / base)
     return ratios
-
-
-def ratios_within(method: MethodCost, baseline: MethodCost) -> dict[str, Ratio]:
-    """The ratios that the session holds; for another baseline, those of its rounds."""
-    return method.ratios.get(baseline.variant) or ratios_to(method, baseline, longer=None)

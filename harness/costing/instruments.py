@@ -5,19 +5,17 @@ from __future__ import annotations
 import os
 import time
 import weakref
-from collections import Counter
 from collections.abc import Callable, Iterable
 from functools import partial
 from pathlib import Path
 from typing import Any
 
 import torch
-from torch import Tensor, nn
+from torch import Tensor
 from torch.utils._python_dispatch import TorchDispatchMode
 from torch.utils._pytree import tree_leaves
 from torch.utils.flop_counter import FlopCounterMode, sdpa_backward_flop_count, sdpa_flop_count
 
-from harness.models.attention import RelativeAttention, widened_attention
 from harness.system.errors import UsageError
 
 BUSY = 0.1
@@ -98,7 +96,6 @@ class FlopCount:
 
     def __init__(self) -> None:
         self.total = 0
-        self.attention: Counter[str] = Counter()
 
     def __enter__(self) -> FlopCount:
         self._counter = FlopCounterMode(display=False, custom_mapping=_FURTHER)
@@ -108,24 +105,6 @@ class FlopCount:
     def __exit__(self, *error: Any) -> None:
         self._counter.__exit__(*error)
         self.total += self._counter.get_total_flops()
-        for module, counts in self._counter.get_flop_counts().items():
-            self.attention[module] += sum(flops for name, flops in counts.items() if "attention" in str(name))
-
-
-def useful(forward: FlopCount, backward: FlopCount, model: nn.Module) -> float:
-    """Both totals without what widened heads compute more than attention's own products (`widened_attention`).
-
-    Args:
-        forward: of a call of ``model``; which module computed what is known there alone, and backward is in proportion.
-    """
-    more = 0.0
-    for name, module in model.named_modules():
-        if isinstance(module, RelativeAttention) and module.kernel(module.rel_pos_h) is widened_attention:
-            positions = (len(module.rel_pos_h) + len(module.rel_pos_w) + 2) // 2
-            width = module.rel_pos_h.shape[1] + positions
-            more += forward.attention[f"{type(model).__name__}.{name}"] * positions / width
-    share = more / max(1, forward.attention["Global"])
-    return forward.total + backward.total - share * (forward.attention["Global"] + backward.attention["Global"])
 
 
 def storage_bytes(tensors: Iterable[Tensor]) -> int:

@@ -18,8 +18,7 @@ from torch import Tensor
 
 from harness.archive.measured import Comparability, CostRecord, MethodCost
 from harness.archive.schema import Run, content_hash
-from harness.comparison.leaderboard import ratios_to
-from harness.costing.instruments import CLOCKS, LiveBytes, storage_bytes, synchronise, useful
+from harness.costing.instruments import CLOCKS, LiveBytes, storage_bytes, synchronise
 from harness.costing.session import PARTS, Roster, Session, StepKind, Subject, release, why
 from harness.experiment.building import attached_segmenter
 from harness.experiment.environment import environment, now
@@ -203,19 +202,6 @@ def measure(session: Session, *, report: Callable[[str], None] = lambda line: No
                 **inference[row.label],
             )
         )
-    lengths = {variant: subject.length() for variant, subject in roster.subjects.items()}
-    baselines = [cost for cost in costs if cost.variant in session.baselines]
-    costs = [
-        replace(
-            cost,
-            ratios={
-                base.variant: ratios_to(cost, base, longer=lengths[cost.variant] / lengths[base.variant])
-                for base in baselines
-                if base is not cost
-            },
-        )
-        for cost in costs
-    ]
     return _record(session, costs, dropped=roster.dropped)
 
 
@@ -276,12 +262,11 @@ def _sizes(subject: Subject) -> dict[str, Any]:
     for phase in list(shares)[1:]:
         peaks = peak_memory(subject, phase)
         parts = {name: max(value, peaks.get(name, 0)) for name, value in parts.items()}
-    flops = {"forward": 0.0, "backward": 0.0, "useful": 0.0}
+    flops = {"forward": 0.0, "backward": 0.0}
     for phase, share in shares.items():
         forward, backward = subject.count_flops(phase)
         flops["forward"] += share * forward.total
         flops["backward"] += share * backward.total
-        flops["useful"] += share * useful(forward, backward, subject.segmenter)
     return {
         "memory_bytes": parts,
         "flops": flops,

@@ -17,12 +17,11 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor, nn
 
-from harness.comparison.leaderboard import USUAL_BASELINES
 from harness.costing.instruments import CLOCKS, Clock, FlopCount
 from harness.experiment.environment import one_line, reason_code
 from harness.methods.base import Method, Role
 from harness.models.decoders import Task
-from harness.planning.request import MethodRow, Variant
+from harness.planning.request import MethodRow
 from harness.protocols.card import Protocol
 from harness.system.errors import UsageError, out_of_memory
 from harness.training.batches import UpdatePlan, hold_out
@@ -132,7 +131,7 @@ class Subject:
     def shares(self) -> dict[StepKind, float]:
         """Every kind of pass with how many there are for a step, over a whole training; more than one in all where a step has
         several passes."""
-        epochs, (steps, per_epoch) = self.protocol.epochs, self._steps_of_a_training()
+        epochs, (steps, per_epoch) = self.protocol.epochs, self.steps_of_a_training()
         roles = Counter(
             roles
             for epoch, step in (divmod(number, per_epoch) for number in range(steps))
@@ -148,12 +147,7 @@ class Subject:
             **{StepKind(phase.roles, cached=True): share * (1 - encoded) for phase, share in shares.items()},
         }
 
-    def length(self) -> float:
-        """Steps of a whole training, as a multiple of the protocol's epochs over all images. Images held out for α make it fewer;
-        ``budget=updates``, which repeats the updates that α's steps take from the weights, makes it more."""
-        return self._steps_of_a_training()[0] / (self.protocol.epochs * _NOMINAL_STEPS)
-
-    def _steps_of_a_training(self) -> tuple[int, int]:
+    def steps_of_a_training(self) -> tuple[int, int]:
         """Of a split of `_NOMINAL_STEPS` batches: all of them, and those of an epoch."""
         kept, _ = hold_out(_NOMINAL_STEPS, self.method.architecture_holdout(), seed=0)
         plan = UpdatePlan(indices=kept, batch_size=1)
@@ -258,7 +252,6 @@ class Session:
         checkpoint: its weights, None for random ones; cost hardly depends on them.
         protocol: the rules, with image size and batch size.
         task, num_classes: of the benchmark that is stood for.
-        baselines: variants to which the ratios of all others are wanted, as far as they are among ``rows``.
         seed: of weights and methods.
         shared: who else uses the device, in words.
         clock: ``wall``, or ``processor`` for a CPU that others use as well.
@@ -275,7 +268,6 @@ class Session:
     num_classes: int = 2
     rounds: int = 9
     device: torch.device = field(default_factory=lambda: torch.device("cpu"))
-    baselines: Sequence[str] = USUAL_BASELINES
     seed: int = 0
     shared: str = ""
     clock: Literal["wall", "processor"] = "wall"
@@ -355,15 +347,3 @@ def release() -> None:
     gc.collect()
     if torch.cuda.is_available():
         torch.cuda.empty_cache()
-
-
-def baselines_among(rows: Sequence[MethodRow], entries: Sequence[Variant]) -> tuple[list[str], list[str]]:
-    """Variants among ``rows`` that ``entries`` name, and the names of entries that are not there: an entry is the row of its name,
-    else, without options, every row of its method."""
-    chosen, absent = dict[str, None](), list[str]()
-    for entry in entries:
-        fitting = [row.label for row in rows if row.label == entry.name]
-        fitting = fitting or [row.label for row in rows if row.method == entry.method and not entry.options]
-        chosen |= dict.fromkeys(fitting)
-        absent += [] if fitting else [entry.name]
-    return list(chosen), absent

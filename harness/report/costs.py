@@ -8,12 +8,13 @@ from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import replace
 
 from harness.archive.measured import CostRecord, MethodCost, Ratio, setups
-from harness.comparison.leaderboard import USUAL_BASELINES, paired_ratio, ratios_within
+from harness.comparison.leaderboard import paired_ratio, ratios_to
 from harness.comparison.papers import Papers
 from harness.report.formats import Number, Page, Table, Value, heads
 
 PARTS = ("data", "forward", "backward", "optimiser", "untracked")
 MEMORY = ("weights", "gradients", "optimiser", "activations")
+BASELINES = ("full", "lora")
 MERGES = ("merged-exact", "merged-conv", "merged-calibrated")
 STEP_NOTES = (
     "Step: median over rounds of one training step, a batch and an update [quartiles]; weight and α steps of a stage-wise method by their"
@@ -67,7 +68,7 @@ def _steps(sessions: Sequence[CostRecord]) -> Table:
         step = Number(
             value=_ms(middle), low=_ms(low) if len(total) > 1 else None, high=_ms(high) if len(total) > 1 else None
         )
-        baselines = {other.variant: ratios_within(cost, other) for other in _baselines(session, cost)}
+        baselines = {other.variant: ratios_to(cost, other) for other in _baselines(session, cost)}
         changes = [_change(baselines.get(other, {}).get(of)) for other in against for of in ("time", "memory")]
         inference = [_median(cost.inference_seconds.get(model)) for model in ("unmerged", *merges)]
         trained = _scaled(cost.parameters.get("trainable"), 1e6, 3)
@@ -167,8 +168,12 @@ def _rounds_of(cost: MethodCost, what: str, model: str) -> Sequence[float]:
 
 
 def _baselines(session: CostRecord, cost: MethodCost) -> list[MethodCost]:
-    """The session's baselines, and default ones that it measured."""
-    wanted = {*USUAL_BASELINES, *(name for method in session.methods for name in method.ratios)} - {cost.variant}
+    """Full fine-tuning and LoRA, as far as the session measured them, else its first method; and what older sessions name."""
+    wanted = {name for method in session.methods for name in method.ratios}
+    for usual in BASELINES:
+        variants = {method.variant for method in session.methods if method.method == usual}
+        wanted |= variants & {usual} or variants
+    wanted = (wanted or {session.methods[0].variant}) - {cost.variant}
     return sorted((other for other in session.methods if other.variant in wanted), key=lambda other: other.variant)
 
 

@@ -15,7 +15,7 @@ from pathlib import Path
 
 from harness.archive.archive import Archive
 from harness.comparison.grid import Grid, grids
-from harness.comparison.leaderboard import Leaderboard, Standing, costs_of, ratios_within, session_for
+from harness.comparison.leaderboard import Leaderboard, Standing, costs_of, ratios_to, session_for
 from harness.comparison.scores import Column, Difference
 from harness.report.board import against, boards, in_order, leading, sentence
 from harness.report.board import shown as shown_difference
@@ -113,7 +113,7 @@ def costs(of: list[Line]) -> list[str]:
         session = session_for(line.grid, baseline="LoRA")
         measured = costs_of(line.grid, session) if session else {}
         if line.model not in by_model and {"LoRA", "NAS-LoRA"} <= measured.keys():
-            ratio = ratios_within(measured["NAS-LoRA"], measured["LoRA"])["time"]
+            ratio = ratios_to(measured["NAS-LoRA"], measured["LoRA"])["time"]
             by_model[line.model] = (
                 f"{line.model}: a training step takes {ratio.value:.2f} [{ratio.low:.2f}, {ratio.high:.2f}] times LoRA's"
             )

@@ -12,12 +12,10 @@ import pytest
 import torch
 from scipy.stats import ttest_rel
 
-from harness.archive.measured import MethodCost
-from harness.comparison.leaderboard import paired_ratio, ratios_to
+from harness.comparison.leaderboard import paired_ratio
 from harness.costing import instruments as device_module
-from harness.costing.instruments import CLOCKS, FlopCount, LiveBytes, used_by_others, useful
+from harness.costing.instruments import CLOCKS, FlopCount, LiveBytes, used_by_others
 from harness.methods.parts.placement import BackboneShape
-from harness.models.attention_choice import apply_choice
 from harness.models.build import build_segmenter
 from harness.pricing import encoder_flops
 from harness.pricing import useful as without_positions
@@ -86,25 +84,6 @@ def test_counted_flops_equal_the_closed_form(name: str, fused: bool) -> None:
     assert count.total == 2 * encoder_forward_flops(shape, image_size=shape.image_size)
 
 
-def test_what_widened_heads_compute_more_is_not_useful() -> None:
-    segmenter = build_segmenter("tiny", task="binary", image_size=64)
-    images = torch.randn(2, 3, 64, 64, generator=torch.Generator().manual_seed(0))
-    counts = {}
-    for kind in ("widened", "math"):
-        apply_choice(segmenter, {"global": kind, "window": kind})
-        with FlopCount() as forward:
-            masks = segmenter(images).masks
-        with FlopCount() as backward:
-            masks.sum().backward()
-        counts[kind] = (forward.total, useful(forward, backward, segmenter) - backward.total, backward, forward)
-    assert counts["widened"][0] > counts["math"][0]
-    assert counts["math"][0] == counts["math"][1]
-    forward = counts["widened"][3]
-    assert useful(forward, FlopCount(), segmenter) == forward.total  # with plain attention, which is chosen now
-    apply_choice(segmenter, {"global": "widened", "window": "widened"})
-    assert useful(forward, FlopCount(), segmenter) == counts["math"][0]
-
-
 def test_paired_ratios_cancel_what_slows_a_round_and_have_the_interval_of_a_paired_t_test_on_logarithms() -> None:
     slow = [1.0, 5.0, 2.0, 9.0, 3.0]
     ratio = paired_ratio([0.8 * value for value in slow], slow)
@@ -114,19 +93,6 @@ def test_paired_ratios_cancel_what_slows_a_round_and_have_the_interval_of_a_pair
     interval = ttest_rel(np.log(values), np.log(base)).confidence_interval(0.95)
     ratio = paired_ratio(values, base)
     assert (ratio.low, ratio.high) == pytest.approx((math.exp(interval.low), math.exp(interval.high)))
-
-
-def test_a_whole_training_on_fewer_images_takes_fewer_device_hours() -> None:
-    def cost(variant: str, seconds: float) -> MethodCost:
-        return MethodCost(
-            method=variant, variant=variant, config={}, seconds={}, shares={}, step_seconds={"total": [seconds] * 3},
-            memory_bytes={"allocated": 1}, flops={"forward": 1.0, "backward": 1.0}, parameters={},
-        )  # fmt: skip
-
-    searched = ratios_to(cost("naslora", 3.0), cost("full", 2.0), longer=0.8)
-    assert searched["time"].value == pytest.approx(1.5)
-    hours = searched["device_hours"]
-    assert (hours.low, hours.value, hours.high) == tuple(pytest.approx(1.2) for _ in range(3))
 
 
 @pytest.mark.skipif(not sys.platform.startswith("linux"), reason="reads /proc")

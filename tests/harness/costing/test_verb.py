@@ -9,10 +9,6 @@ import torch
 
 from harness.archive.measured import CostStore
 from harness.cli import cost
-from harness.costing.session import baselines_among
-from harness.planning.request import method_row
-from harness.planning.understand import expand, parse_entry
-from harness.protocols.load import load_protocol
 
 pytestmark = pytest.mark.usefixtures("nobody_else")
 
@@ -25,7 +21,6 @@ def test_the_verb_writes_a_record_and_prints_it(tmp_path: Path, says) -> None:
     out = says(cost.main, *COMMAND, "--shared", "--results", tmp_path, "--device", "cpu", "--set", "lora.rank=2")
     (record,) = CostStore(tmp_path)
     assert record.methods[0].config["rank"] == 2
-    assert set(record.methods[1].ratios) == {"lora[rank=2]"}, "the default baseline is found under its options"
     assert "parts of a step" in out
     assert "weights-cached" in out
     assert "merged-exact" in out
@@ -55,7 +50,6 @@ def test_a_device_in_use_is_refused(tmp_path, says, monkeypatch) -> None:
         (["--methods", "lora", "--classes", "-3"], "--classes -3"),
         (["--methods", "lora", "--batch", "0"], "at least 1"),
         (["--methods", "lora", "--backbone", "tiny", "--shared", "--results", "/proc/nope"], "cannot be written"),
-        (["--methods", "lora", "--backbone", "tiny", "--baselines", "lorra"], "did you mean 'lora'"),
         (["--methods", "lora", "--backbone=tiny", "--clock=processor", "--threads=2", "--shared"], "--threads 1"),
         (["--methods", "lora", "--device", "gpu"], "give cpu or cuda:N"),
         (["--methods", "lora", "--device", "cuda:77"], "CUDA devices"),
@@ -67,21 +61,3 @@ def test_bad_input_gets_one_line(arguments: list[str], message: str, says) -> No
     threads = torch.get_num_threads()
     assert message in says(cost.main, *arguments, "--protocol", "demo", code=2)
     torch.set_num_threads(threads)
-
-
-@pytest.mark.parametrize(
-    ("methods", "baselines", "found", "absent"),
-    [
-        ("lora[rank=2],decoder", "lora", ["lora[rank=2]"], []),
-        ("lora[rank=2],lora[rank=6],decoder", "lora", ["lora[rank=2]", "lora[rank=6]"], []),
-        ("lora[rank=2],lora,decoder", "lora", ["lora"], []),
-        ("lora[rank=6],decoder", "lora[rank=6]", ["lora[rank=6]"], []),
-        ("lora[rank=6]", "lora[rank=6],full", ["lora[rank=6]"], ["full"]),
-        ("lora[rank=2],decoder", "lora[rank=6]", [], ["lora[rank=6]"]),
-    ],
-)
-def test_baselines_are_found_by_name_or_by_method(methods, baselines, found, absent):
-    protocol = load_protocol("demo", {"image_size": 64})
-    rows = [method_row(parse_entry(word), protocol, {}, "tiny") for word in expand(methods, [])]
-    entries = [parse_entry(word) for word in expand(baselines, [])]
-    assert baselines_among(rows, entries) == (found, absent)

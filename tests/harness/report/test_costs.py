@@ -38,11 +38,9 @@ def method(name: str, step: list[float], **changes: Any) -> MethodCost:
 
 def session(**changes: Any) -> CostRecord:
     setup = measured_on(device=changes.pop("device", "NVIDIA H100"), options={"fused_attention": True})
-    down = {name: Ratio(value=0.7586, low=0.75, high=0.77, rounds=9) for name in ("time", "device_hours")}
-    ratios = {"full": {**down, "flops": Ratio(value=0.6), "memory": Ratio(value=0.5)}}
     methods = [
         method("full", [0.20, 0.21, 0.22]),
-        method("naspclora", [0.10, 0.11, 0.12], ratios=ratios, shares={"weights": 0.6, "architecture": 0.4}),
+        method("naspclora", [0.10, 0.11, 0.12], shares={"weights": 0.6, "architecture": 0.4}),
     ]
     values: Any = {"session": "abcdef012345", "methods": methods, "rounds": 9, "warmup": 2, "comparability": setup}
     values["key"] = setup.key
@@ -69,8 +67,8 @@ def test_numbers_are_medians_with_quartiles_parts_and_changes() -> None:
     steps, parts, sizes = page_of([session()]).tables
     shown = cells(steps, "naspclora")
     assert shown["step (ms)"] == "110.0 [105.0, 115.0]"
-    assert shown["time against full (%)"] == "-24.1 [-25.0, -23.0]"
-    assert shown["memory against full (%)"] == "-50.0"
+    assert shown["time against full (%)"] == "-47.7 [-53.1, -41.8]"
+    assert shown["memory against full (%)"] == "+0.0"
     assert (shown["peak (GiB)"], shown["trained (M)"], shown["inference (ms)"]) == ("1.000", "3.997", "30.0")
     assert cells(steps, "full")["time against full (%)"] == "–"
     assert cells(parts, "naspclora") | {"forward (ms)": "40.0", "backward (ms)": "50.0", "data (ms)": "1.0"} == cells(
@@ -82,16 +80,18 @@ def test_numbers_are_medians_with_quartiles_parts_and_changes() -> None:
     assert len(page_of([session()], details=False).tables) == 1
 
 
-def test_a_ratio_that_a_session_did_not_store_is_that_of_its_rounds() -> None:
-    hours = {name: Ratio(value=value, rounds=3) for name, value in (("time", 1.5), ("device_hours", 3.0))}
-    methods = [
-        method("lora", [0.1, 0.1, 0.1]),
-        method("naspclora", [0.3, 0.2, 0.4], ratios={"lora": hours}, flops={"forward": 3e12, "backward": 3e12}),
-        method("full", [0.2, 0.2, 0.2], ratios={"lora": {name: Ratio(value=2.0, rounds=3) for name in hours}}),
-    ]
-    measured = session(methods=methods)
-    shown = cells(page_of([measured]).tables[0], "naspclora")
-    assert shown["time against full (%)"].startswith("+44.2 [-39.3, +242.6]")  # 3 ** (1 / 3)
+def test_changes_are_against_full_fine_tuning_and_lora_or_the_first_method_and_what_an_older_session_names() -> None:
+    def against(*variants: str, older: str = "") -> set[str]:
+        ratios = {older: {"time": Ratio(value=1.5)}} if older else {}
+        methods = [method(v, [0.1], method=v.partition("[")[0], ratios=ratios) for v in variants]
+        titles = [head.title for head in page_of([session(methods=methods)]).tables[0].columns]
+        return {title.split()[2] for title in titles if title.startswith("time against")}
+
+    assert against("ssf", "lora", "full") == {"lora", "full"}
+    assert against("ssf", "lora[rank=2]") == {"lora[rank=2]"}
+    assert against("lora[rank=2]", "lora") == {"lora"}
+    assert against("ssf", "bitfit") == {"ssf"}
+    assert against("ssf", "lora", older="ssf") == {"lora", "ssf"}
 
 
 def test_a_row_with_another_option_is_not_the_one_that_a_session_measured() -> None:
