@@ -8,7 +8,6 @@ from pathlib import Path
 
 from harness.archive.files import (
     LARGEST_TABLE,
-    PACKED,
     all_image_scores,
     is_of_record,
     read_architecture,
@@ -82,7 +81,8 @@ def merge(source: Path, destination: Path) -> tuple[int, int, list[str]]:
             except (ValueError, UsageError) as error:
                 left_out.append(f"not copied: {printable_line(str(path))}: {error}")
                 continue
-            same_result = standing is not None and _result(record) == _result(standing)
+            same_result = standing is not None and record.scores == standing.scores
+            same_result &= standing is not None and record.run.data_fingerprint == standing.run.data_fingerprint
             is_better = standing is not None and (
                 (record.code == "OK" and standing.code != "OK")
                 or (same_result and _tuning(record) > _tuning(standing))  # knows how its options were chosen
@@ -100,15 +100,13 @@ def merge(source: Path, destination: Path) -> tuple[int, int, list[str]]:
             target = CostStore(destination).folder / path.name
             try:
                 CostStore.load(path)
-                data = read_regular(path, largest=LARGEST_TABLE)
-                equal = read_regular(target, largest=LARGEST_TABLE) == data if os.path.lexists(target) else None
             except ValueError as error:
                 left_out.append(f"not copied: {printable_line(str(path))}: {error}")
                 continue
-            if equal is None:
-                write_atomically(target, data)
+            if not os.path.lexists(target):
+                write_atomically(target, path.read_bytes())
                 copied += 1
-            elif equal:
+            elif target.read_bytes() == path.read_bytes():
                 same += 1
             else:
                 left_out.append(f"conflict: {printable_line(path.name)} is another cost record below {destination}")
@@ -121,19 +119,14 @@ def _tuning(record: Record) -> tuple[int, int]:
     return len(record.run.tuning), record.run.trial_runs
 
 
-def _result(record: Record) -> tuple[object, ...]:
-    return record.scores, record.run.data_fingerprint
-
-
 def _copy(path: Path, target: Path, record: Record) -> None:
     """The sidecar files first, the record last: a record that is there is whole."""
     for name, file in sidecars_of(path).items():
         if is_of_record(name, record.sidecars) and file.is_file():
-            copy = target.with_suffix(f".{name}")
-            packed = copy.with_name(copy.name + PACKED)
-            here, other = (packed, copy) if file.suffix == PACKED else (copy, packed)
-            write_atomically(here, read_regular(file, largest=LARGEST_TABLE))
-            other.unlink(missing_ok=True)
+            earlier = sidecar(target, name)
+            write_atomically(target.with_name(file.name), read_regular(file, largest=LARGEST_TABLE))
+            if earlier.name != file.name:  # packed, where this one is not, or the other way round
+                earlier.unlink(missing_ok=True)
         elif record.code == "OK":
             sidecar(target, name).unlink(missing_ok=True)
     write_atomically(target, path.read_bytes())

@@ -27,18 +27,15 @@ def parser() -> CommandParser:
         "results", nargs="?", type=Path, metavar="DIR", help="results folder (default: the setting, else runs)"
     )
     merging = subcommand(
-        commands, "merge", "copy from A into B what B lacks (merge A B), or from both into C (merge A B --out C); "
-        "exit code 1 if something is left out",
-    )  # fmt: skip
-    merging.add_argument(
-        "folders", nargs="+", type=Path, metavar="DIR", help="results folders; without --out the last is written to"
+        commands, "merge", "copy from A into B what B lacks (merge A B); exit code 1 if something is left out"
     )
-    merging.add_argument("--out", type=Path, metavar="DIR", help="results folder to copy into; may be new")
+    merging.add_argument(
+        "folders", nargs="+", type=Path, metavar="DIR", help="results folders; the last is written to, and may be new"
+    )
     out = subcommand(commands, "export", "write finished runs for TensorBoard or Weights & Biases (offline), or as CSV")
     out.add_argument("--to", required=True, choices=TARGETS, help="format")
     out.add_argument("out", type=Path, metavar="DIR", help="folder to write; new or empty")
     add_results(out)
-    out.add_argument("--protocol", metavar="NAME", help="only runs of this protocol")
     out.add_argument(
         "--run", action="append", default=[], metavar="KEY", help="only this run, by its key or words; repeatable"
     )
@@ -49,7 +46,7 @@ def parser() -> CommandParser:
 def main(argv: list[str] | None = None) -> int:
     arguments = parser().parse_args(argv)
     if arguments.command == "merge":
-        return _merge(arguments.folders, arguments.out)
+        return _merge(arguments.folders)
     if arguments.command == "export":
         return _export(arguments)
     return _check(results_of(arguments))
@@ -71,11 +68,11 @@ def _check(root: Path) -> int:
     return 1 if wrong else 0
 
 
-def _merge(folders: list[Path], out: Path | None) -> int:
-    sources = folders if out else folders[:-1]
+def _merge(folders: list[Path]) -> int:
+    *sources, destination = folders
     if not sources:
-        raise UsageError("merge needs two folders (merge A B copies A into B), or --out DIR")
-    destination, failed = out or folders[-1], False
+        raise UsageError("merge needs two folders: merge A B copies A into B")
+    failed = False
     for source in sources:
         copied, same, left_out = merge(source, destination)
         for line in left_out:
@@ -90,14 +87,9 @@ def _export(arguments: argparse.Namespace) -> int:
     archive = Archive(root)
     chosen = {find_run(root, words).key for words in arguments.run}
     say_skipped(archive.problems)
-    keys = [
-        record.key
-        for record in archive.records
-        if record.code == "OK"
-        and arguments.protocol in (None, record.run.protocol)
-        and (not chosen or record.key in chosen)
-    ]
+    keys = [record.key for record in archive.records if record.code == "OK" and record.key in (chosen or {record.key})]
     if not keys:
         raise UsageError(f"no finished run below {root} fits; sam-peft status --results {root} lists them")
-    print(f"{arguments.out}: {export_records(archive, keys, arguments.to, arguments.out)} runs")
+    export_records(archive, keys, arguments.to, arguments.out)
+    print(f"{arguments.out}: {len(keys)} runs")
     return 0

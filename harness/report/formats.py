@@ -179,13 +179,15 @@ def as_data(page: Page) -> dict[str, Any]:
 
 
 def as_csv(page: Page) -> str:
-    """The page's numbers, a number a line. No text is a formula in a spreadsheet."""
-    if page.numbers is None:
-        return ""
-    numbers = page.numbers.copy()
+    """The page's numbers, a number a line."""
+    return "" if page.numbers is None else as_spreadsheet(page.numbers)
+
+
+def as_spreadsheet(numbers: pd.DataFrame) -> str:
+    """A frame as CSV. No text is a formula in a spreadsheet."""
     texts = numbers.select_dtypes(include=["object", "string"]).columns
-    numbers[texts] = numbers[texts].map(lambda value: csv_cell(value) if isinstance(value, str) else value)
-    return str(numbers.to_csv(index=False, lineterminator="\n"))
+    safe = numbers[texts].map(lambda value: csv_cell(value) if isinstance(value, str) else value)
+    return str(numbers.assign(**safe).to_csv(index=False, lineterminator="\n"))
 
 
 def as_markdown(page: Page) -> str:

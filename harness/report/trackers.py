@@ -17,27 +17,22 @@ from harness.archive.masks import MASKS, read_masks
 from harness.archive.schema import Record
 from harness.comparison.rules import flat
 from harness.registry import operation_names
+from harness.report.formats import as_spreadsheet
 from harness.system.errors import UsageError, os_reason
 from harness.system.files import new_folder
-from harness.system.text import csv_cell
 
 TRACKERS = ("tensorboard", "wandb")
 """Each is also the name of the package that is needed."""
 TARGETS = (*TRACKERS, "csv")
 
-Curves = dict[int, dict[str, float]]
-"""Epoch -> quantity -> number: loss, rate, validation, shares of softmax(α)."""
 
-
-def export_records(archive: Archive, keys: Sequence[str], target: str, out: Path) -> int:
-    """Write the runs with these keys into a new folder, whole or not at all; returns how many. Raises UsageError: the folder is not
-    empty or cannot be written, or a sidecar file is damaged."""
+def export_records(archive: Archive, keys: Sequence[str], target: str, out: Path) -> None:
+    """Write the runs with these keys into a new folder, whole or not at all. Raises UsageError: the folder is not empty or cannot be
+    written, or a sidecar file is damaged."""
     if target in TRACKERS and find_spec(target) is None:
         raise UsageError(f"--to {target} needs the package of that name: pip install 'sam-peft-harness[{target}]'")
     if out.exists() and (not out.is_dir() or any(out.iterdir())):
         raise UsageError(f"{out} is not empty; give a new or empty folder")
-    if not out.absolute().parent.is_dir():
-        raise UsageError(f"there is no folder {out.absolute().parent}; make it first, or correct the path")
     write = {"tensorboard": _tensorboard, "wandb": _wandb, "csv": _csv}[target]
     try:
         with new_folder(out) as folder:
@@ -46,17 +41,14 @@ def export_records(archive: Archive, keys: Sequence[str], target: str, out: Path
         raise UsageError(f"{out} cannot be written: {os_reason(error)}") from error
     except ValueError as error:
         raise UsageError(f"nothing was written: {error}; sam-peft records check names the file") from error
-    return len(keys)
 
 
 def _csv(archive: Archive, keys: Sequence[str], folder: Path) -> None:
     records = [record for record in archive.records if record.key in set(keys)]
     for kind in (kind for kind in get_args(Kind) if kind != "runs"):
         table = frame(archive, kind, records)
-        texts = table.select_dtypes(include=["object", "string"]).columns
-        table[texts] = table[texts].map(lambda value: csv_cell(value) if isinstance(value, str) else value)
         if len(table):
-            table.to_csv(folder / f"{kind}.csv", index=False)
+            (folder / f"{kind}.csv").write_text(as_spreadsheet(table), encoding="utf-8")
 
 
 def _name(record: Record) -> str:
@@ -64,7 +56,8 @@ def _name(record: Record) -> str:
     return re.sub(r"[^\w.=,+-]+", "_", f"{run.variant}-{run.benchmark}-s{run.seed}-{record.key[:8]}")
 
 
-def _curves(record: Record) -> Curves:
+def _curves(record: Record) -> dict[int, dict[str, float]]:
+    """Epoch -> quantity -> number: loss, rate, validation, shares of softmax(α)."""
     curves = {int(entry["epoch"]): epoch_numbers(entry) for entry in record.history}
     operations = operation_names(record.run.method, record.run.method_config)
     for epoch, sites in enumerate(record.architecture, start=1):
@@ -108,8 +101,6 @@ def _tensorboard(archive: Archive, keys: Sequence[str], folder: Path) -> None:
                     writer.add_scalar(name, value, epoch)
             for name, picture in _pictures(archive, record).items():
                 writer.add_image(name, picture, last, dataformats="HWC")
-            rows = "\n".join(f"| {name} | {value} |" for name, value in rules.items())
-            writer.add_text("rules", f"| rule | value |\n|---|---|\n{rows}")
             for part in hparams(rules, scores):
                 writer.file_writer.add_summary(part)
 

@@ -180,7 +180,7 @@ def verbs(root: Path, kvasir: Path) -> list[tuple[Main, list[str]]]:
         (tables.main, [*results, "--json"]),
         (run.main, [*plan, *results, "--plan"]),
         (records, ["check", str(root)]),
-        (records, ["merge", str(root), "--out", str(root.parent / "out")]),
+        (records, ["merge", str(root), str(root.parent / "out")]),
         (records, ["merge", str(root.parent / "out"), str(root)]),
     ]
 

@@ -43,7 +43,7 @@ def tree(root: Path) -> dict[str, bytes]:
 def test_records_of_two_clusters_come_together_with_their_sidecar_files(tmp_path: Path) -> None:
     a = folder(tmp_path / "a", record(seed=0), replace(record(seed=1), architecture=ALPHA))
     b = folder(tmp_path / "b", record(seed=1, method="decoder"), record(seed=0))
-    assert main(["merge", str(a), str(b), "--out", str(tmp_path / "c")]) == 0
+    assert main(["merge", str(a), str(b), str(tmp_path / "c")]) == 0
     merged = RecordStore(tmp_path / "c")
     assert len(list(merged)) == 3
     assert {path.name: path.read_bytes() for path in merged.folder.iterdir()} == {
