@@ -53,11 +53,10 @@ class Check(NamedTuple):
         return all(verdict.status != "failed" for verdict in self.verdicts)
 
 
-def check(benchmark: Benchmark, root: Path, *, workers: int = 0, progress: Progress) -> Check:
+def check(benchmark: Benchmark, root: Path, *, progress: Progress) -> Check:
     """Read everything below ``root`` (as `Benchmark.locate` returned it) and judge it.
 
     Args:
-        workers: threads; 0 for one a core that this process may use.
         progress: called for every image.
     """
     try:
@@ -68,7 +67,7 @@ def check(benchmark: Benchmark, root: Path, *, workers: int = 0, progress: Progr
     entries = [(split, pair) for split, pairs in splits.parts.items() for pair in pairs]
     prints: list[Fingerprint] = []
     cores = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count()
-    pool = ThreadPoolExecutor(workers or cores)
+    pool = ThreadPoolExecutor(cores)
     try:
         for fingerprint in pool.map(lambda entry: fingerprint_pair(benchmark, *entry), entries):
             prints.append(fingerprint)

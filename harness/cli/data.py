@@ -45,7 +45,6 @@ def parser() -> CommandParser:
         help="its archives, on disk or on the web",
     )
     _data(preparing)
-    preparing.add_argument("--json", action="store_true", help="print JSON")
     preparing.set_defaults(run=run_prepare)
 
     checking = subcommand(commands, "check", "check the files of a data set by rules; exit code 1 where one fails")
@@ -66,7 +65,6 @@ def parser() -> CommandParser:
         metavar="NAME",
         help="for your own COCO file: the category that is foreground; 'any' for all",
     )
-    checking.add_argument("--workers", type=int, default=0, metavar="N", help="threads (default: one a core)")
     checking.add_argument("--json", action="store_true", help="print JSON")
     checking.set_defaults(run=run_check)
 
@@ -183,9 +181,6 @@ def run_prepare(arguments: argparse.Namespace) -> int:
     with writing_to(f"what is prepared below {root}"), bars() as progress:
         folder, splits = prepare(benchmark, arguments.sources, root, progress=progress)
     counts = {split: len(pairs) for split, pairs in splits.parts.items()}
-    if arguments.json:
-        print(json.dumps({"folder": str(folder), "layout": splits.layout, "counts": counts}, indent=1))
-        return 0
     if (root / FOLDER).is_dir():
         print(f"downloads are kept in {root / FOLDER}")
     listed = ", ".join(f"{split} {count}" for split, count in counts.items())
@@ -197,8 +192,6 @@ def run_prepare(arguments: argparse.Namespace) -> int:
 def run_check(arguments: argparse.Namespace) -> int:
     from harness.datasets.preparing.checking import check
 
-    if arguments.workers < 0:
-        raise UsageError(f"--workers {arguments.workers} is negative; give a number of threads, or 0 for one a core")
     load_own_plugins(arguments)
     of_own = {name: getattr(arguments, name) for name in ("group", "category")}
     options = DataOptions(split_rule=arguments.split_rule, split_seed=arguments.split_seed, **of_own)
@@ -216,7 +209,7 @@ def run_check(arguments: argparse.Namespace) -> int:
         benchmark = _benchmark(name, options)
         root = benchmark.locate(_folder(arguments, name))
         with bars() as progress:
-            checks.append(check(benchmark, root, workers=arguments.workers, progress=progress))
+            checks.append(check(benchmark, root, progress=progress))
     if arguments.json:
         plain = [_plain(report) for report in checks]
         print(json.dumps(plain if arguments.name == "all" else plain[0], indent=1))

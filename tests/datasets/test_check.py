@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import shutil
 import time
 from pathlib import Path
@@ -20,7 +21,7 @@ from tests.datasets.conftest import benchmark_of, quiet
 
 def judged(name: str, root: Path, **options) -> Check:
     benchmark = benchmark_of(name, **options)
-    return check(benchmark, benchmark.locate(root), workers=1, progress=quiet)
+    return check(benchmark, benchmark.locate(root), progress=quiet)
 
 
 def status(checked: Check) -> dict[str, str]:
@@ -154,10 +155,12 @@ def test_never_seen_class_fails(tmp_path: Path) -> None:
     assert "cup" in message_of(checked, "classes").partition("never in a mask: ")[2]
 
 
-def test_processes_find_what_one_finds(road: Path, tmp_path: Path) -> None:
-    benchmark = benchmark_of("road")
-    alone = check(benchmark, road, workers=1, progress=quiet)
-    assert check(benchmark, road, workers=2, progress=quiet) == alone
+def test_threads_find_what_one_finds(road: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    found = []
+    for cores in ({0}, {0, 1, 2}):
+        monkeypatch.setattr(os, "sched_getaffinity", lambda _, cores=cores: cores, raising=False)
+        found.append(check(benchmark_of("road"), road, progress=quiet))
+    assert found[0] == found[1]
 
 
 def test_flat_pictures_are_not_taken_for_copies(tmp_path: Path) -> None:

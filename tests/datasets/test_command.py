@@ -64,20 +64,20 @@ def test_sample_prepare_check_in_a_row(said, tmp_path: Path) -> None:
     code, out, _ = said("prepare", "cvc612", "--from", archive, "--data", tmp_path / "data")
     assert code == 0
     assert "prepared: " in out
-    code, out, _ = said("check", "cvc612", "--data", tmp_path / "data", "--workers", 1)
+    code, out, _ = said("check", "cvc612", "--data", tmp_path / "data")
     assert code == 0, out
-    code, _, error = said("prepare", "cvc612", "--from", archive, "--data", tmp_path / "data", "--json")
+    code, _, error = said("prepare", "cvc612", "--from", archive, "--data", tmp_path / "data")
     assert code == 2
     assert "already there" in error
 
 
 def test_failed_check_exits_1_and_json_says_why(said, tmp_path: Path) -> None:
     (samples.write_samples("cvc612", tmp_path, images=24, size=48) / "Original" / "1.tif").write_bytes(b"no image")
-    code, out, _ = said("check", "cvc612", "--data", tmp_path, "--workers", 1)
+    code, out, _ = said("check", "cvc612", "--data", tmp_path)
     assert code == 1
     assert "failed  readable" in out
     assert "\n            Original/1.tif\n" in out
-    code, out, _ = said("check", "cvc612", "--data", tmp_path, "--workers", 1, "--json")
+    code, out, _ = said("check", "cvc612", "--data", tmp_path, "--json")
     assert code == 1
     report = json.loads(out)
     assert report["passed"] is False
@@ -108,7 +108,7 @@ def test_bad_input_is_one_line_and_exit_code_2(said, tmp_path: Path, arguments: 
     assert not (tmp_path / "root").exists()
 
 
-def test_the_benchmark_of_the_documented_plugin_is_checked_by_several_workers(tmp_path: Path) -> None:
+def test_the_benchmark_of_the_documented_plugin_is_checked(tmp_path: Path) -> None:
     """As a user does it: plug-in modules are importable in the process alone that loaded them."""
     name, file, parts = "pets", "plugin", ("train", "val", "test")
     generator = np.random.default_rng(0)
@@ -121,7 +121,7 @@ def test_the_benchmark_of_the_documented_plugin_is_checked_by_several_workers(tm
                 Image.fromarray(values).save(path)
     code = "import sys; from harness.cli.data import main; sys.exit(main(sys.argv[1:]))"
     plugin = str(REPOSITORY / "docs" / "examples" / f"{file}.py")
-    words = ["check", name, "--plugin", plugin, "--data", str(tmp_path), "--workers", "2"]
+    words = ["check", name, "--plugin", plugin, "--data", str(tmp_path)]
     done = subprocess.run(
         [sys.executable, "-c", code, *words], cwd=REPOSITORY, capture_output=True, text=True, check=False
     )

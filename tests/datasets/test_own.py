@@ -148,7 +148,7 @@ def test_a_mask_file_per_object_is_said_and_read_as_their_union(tmp_path: Path, 
     assert len(every(splits)) == len(STEMS)
     assert splits.rule.endswith("several masks per image, read as their union")
     np.testing.assert_array_equal(benchmark.read(splits.train[0]).mask, DRAWN)
-    assert main(["check", f"mine={tmp_path}", "--workers", "2"]) == 0
+    assert main(["check", f"mine={tmp_path}"]) == 0
     assert "several masks per image" in capsys.readouterr().out
     photograph(splits.train[0].mask / "large.png")
     Image.new("L", (99, 9)).save(splits.train[0].mask / "large.png")
@@ -286,7 +286,7 @@ def test_groups_are_found_where_splits_number_their_files_alike(tmp_path: Path, 
     benchmark, splits = opened(tmp_path, group=r"(.+)_\d+")
     assert {pair.stem for pair in splits.train} >= {"train_p5_0", "train_train_0"}  # p5_2 is in train and in test
     assert benchmark.group(splits.train[0]) in {benchmark.group(pair) for pair in splits.test["test"]}
-    assert main(["check", f"mine={tmp_path}", "--workers", "1", "--group", r"(.+)_\d+"]) == 1
+    assert main(["check", f"mine={tmp_path}", "--group", r"(.+)_\d+"]) == 1
     assert "failed  groups across splits: 1 of 4 groups have images in several splits" in capsys.readouterr().out
 
 
@@ -403,7 +403,7 @@ def _pages(root: Path) -> None:
 )  # fmt: skip
 def test_what_is_not_understood_is_one_line(tmp_path: Path, capsys, lay: Callable[[Path], object], word: str) -> None:
     lay(tmp_path)
-    assert main(["check", f"mine={tmp_path}", "--workers", "1"]) in (1, 2)
+    assert main(["check", f"mine={tmp_path}"]) in (1, 2)
     output = capsys.readouterr()
     assert word in output.out + output.err
     assert len(output.err.splitlines()) <= 1
@@ -423,7 +423,7 @@ def test_what_is_not_understood_is_one_line(tmp_path: Path, capsys, lay: Callabl
 )
 def test_a_wrong_command_is_one_line(tmp_path: Path, capsys, arguments: list[str], word: str) -> None:
     write(tmp_path)
-    assert main(["check", *(each.replace("=DIR", f"={tmp_path}") for each in arguments), "--workers", "1"]) == 2
+    assert main(["check", *(each.replace("=DIR", f"={tmp_path}") for each in arguments)]) == 2
     (line,) = capsys.readouterr().err.splitlines()
     assert word in line
 
@@ -516,7 +516,7 @@ def test_check_explains_masks(tmp_path: Path, capsys, draw: Draw, classes: str, 
     write(tmp_path, draw=draw)
     if classes:
         (tmp_path / "classes.txt").write_text(classes)
-    assert main(["check", f"mine={tmp_path}", "--workers", "1"]) == code
+    assert main(["check", f"mine={tmp_path}"]) == code
     output = " ".join(capsys.readouterr().out.split())
     assert word in output
     assert ("several classes?" in output) == ("several" in word)

@@ -115,7 +115,7 @@ def test_stretched_images_are_read_at_the_shape_of_their_masks(make: MakeBenchma
     splits = isic.splits(isic.locate(tmp_path))
     assert splits.note.endswith("32 px copy")
     assert isic.read(splits.train[0]).image.shape == (30, 40, 3)
-    checked = check(isic, tmp_path / "ISIC2017", workers=1, progress=lambda *_: None)
+    checked = check(isic, tmp_path / "ISIC2017", progress=lambda *_: None)
     (sizes,) = (verdict for verdict in checked.verdicts if verdict.rule == "image and mask size")
     assert sizes.status == "warned"
     assert "25 masks have another size" in sizes.message
@@ -179,7 +179,7 @@ def test_masks_without_an_image_are_counted_by_the_rule_and_named_by_the_check(m
     splits = kvasir.splits(folder)
     assert splits.rule.endswith(f"; 1 masks without an image left out ({ORIGINAL_IDS[3]}.jpg)")
     assert splits.left_out == (folder / "masks" / f"{ORIGINAL_IDS[3]}.jpg",)
-    pairing = check(kvasir, folder, workers=1, progress=lambda *_: None).verdicts[0]
+    pairing = check(kvasir, folder, progress=lambda *_: None).verdicts[0]
     assert (pairing.rule, pairing.status, pairing.files) == ("pairing", "warned", (f"masks/{ORIGINAL_IDS[3]}.jpg",))
 
 
