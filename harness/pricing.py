@@ -28,7 +28,6 @@ from harness.planning.memory import DECODER_DIM, config_of, decoder_of, paramete
 from harness.planning.plan import Plan
 from harness.protocols.load import card_needs
 from harness.registry import BENCHMARKS
-from harness.settings import load_settings
 from harness.system.errors import UsageError
 from harness.system.machine import cores, gpu_name, processor
 from harness.system.text import counted, first_of
@@ -454,14 +453,10 @@ def parameter_rows(planned: Plan) -> list[tuple[str, str, int, int, int]]:
 
 
 def _forecast(planned: Plan, prices: Sequence[RunForecast], where: Target) -> list[str]:
-    """A line a method with what its hours rest on, the sum, decoded images, and when it is finished."""
+    """A line a method with what its hours rest on, the sum, and when it is finished."""
     methods: dict[str, list[RunForecast]] = {}
-    decoded: dict[tuple[object, ...], float] = {}
     for priced in prices:
-        run = priced.run
-        methods.setdefault(f"{run.variant} · {model_of(run)}", []).append(priced)
-        size = int(run.rules["image_size"])
-        decoded[run.benchmark, run.manifest, size] = 4.0 * size**2 * sum(vars(images_of(planned, run)).values())
+        methods.setdefault(f"{priced.run.variant} · {model_of(priced.run)}", []).append(priced)
     width = max([28, *map(len, methods)])
     lines = [f"{'method':<{width}} {'runs':>5} {'hours':>9} {'peak GiB':>9} {'disk GiB':>9}  hours from"]
     for name, runs in {**methods, "all": prices}.items():
@@ -469,10 +464,6 @@ def _forecast(planned: Plan, prices: Sequence[RunForecast], where: Target) -> li
         line = f"{name:<{width}} {len(runs):>5} {_hours(sum(run.hours for run in runs)):>9} {peak:>9.2f} {disk:>9.2f}"
         basis = runs[0].time_basis if name in methods else f"unfinished runs, in hours of {device(planned, where).name}"
         lines.append(f"{line}  {basis}")
-    if image_bytes := sum(decoded.values()):
-        size_gib, fits = image_bytes / 2**30, load_settings().cache_gib
-        rest = "" if size_gib <= fits else f" of which {fits:.0f} fit (cache_gib); the rest is decoded every epoch,"
-        lines.append(f"decoded images: {size_gib:.2f} GiB,{rest} shared by runs (cache_gib = 0 keeps none)")
     at_once = f"{counted(_parallel(where), 'run')} at a time, no waiting in a queue"
     hours = 24 * days(prices, where)
     length = f"{_hours(hours)} hours" if hours >= 1 else counted(max(1, round(60 * hours)), "minute")

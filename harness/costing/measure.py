@@ -9,7 +9,6 @@ from __future__ import annotations
 import copy
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import asdict, replace
-from functools import lru_cache
 from typing import Any, TypeVar
 
 import torch
@@ -24,13 +23,12 @@ from harness.experiment.building import attached_segmenter
 from harness.experiment.environment import environment, now
 from harness.methods.base import MergeMode, Method
 from harness.methods.parts.placement import MethodError
-from harness.models.attention_choice import Choice, apply_choice, choose, in_words
-from harness.models.catalog import backbone_shape
+from harness.models.attention_choice import apply_choice, in_words
 from harness.models.segmenter import count_parameters
 from harness.planning.request import MethodRow
 from harness.protocols.load import as_rules
 from harness.system.errors import UsageError
-from harness.training.device import DTYPES, autocast, reset_peak
+from harness.training.device import autocast, reset_peak
 
 T = TypeVar("T")
 
@@ -225,7 +223,7 @@ def build_subject(row: MethodRow, session: Session) -> Subject:
     segmenter, method = attached_segmenter(
         run, task=session.task, num_classes=session.num_classes, checkpoint=session.checkpoint
     )
-    apply_choice(segmenter, _attention(session))
+    apply_choice(segmenter, session.attention)
     return Subject(
         row.label,
         segmenter=segmenter.to(session.device),
@@ -236,20 +234,6 @@ def build_subject(row: MethodRow, session: Session) -> Subject:
         device=session.device,
         clock=CLOCKS[session.clock](session.device),
     )
-
-
-def _attention(session: Session) -> Choice:
-    """How SAM's blocks attend, the same for all methods of a session."""
-    rules = session.protocol
-    if not rules.fused_attention:
-        return {}
-    sizes = (rules.batch_size, rules.image_size, DTYPES.get(rules.precision, torch.float32))
-    return _chosen(session.backbone, rules.attention, *sizes, session.device)
-
-
-@lru_cache(maxsize=4)
-def _chosen(name: str, attention: str, batch: int, image_size: int, dtype: torch.dtype, device: torch.device) -> Choice:
-    return choose(backbone_shape(name), attention, batch=batch, image_size=image_size, dtype=dtype, device=device)
 
 
 def _sizes(subject: Subject) -> dict[str, Any]:
@@ -290,7 +274,7 @@ def _record(session: Session, costs: list[MethodCost], *, dropped: dict[str, str
     multiclass = session.task == "multiclass"
     # A binary head has one, whatever the card says.
     tokens = protocol.mask_tokens if multiclass and protocol.decoder == "sam" else 1
-    ours = {"num_classes": session.num_classes, "mask_tokens": tokens, "attention": in_words(_attention(session))}
+    ours = {"num_classes": session.num_classes, "mask_tokens": tokens, "attention": in_words(session.attention)}
     further = {name: ours[name] if name in ours else getattr(protocol, name) for name in _FURTHER}
     comparability = Comparability(
         device=where["device"],

@@ -9,6 +9,7 @@ from collections import Counter, defaultdict
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, field, replace
+from functools import cached_property
 from pathlib import Path
 from typing import Any, Literal, TypeVar
 
@@ -20,12 +21,15 @@ from torch import Tensor, nn
 from harness.costing.instruments import CLOCKS, Clock, FlopCount
 from harness.experiment.environment import one_line, reason_code
 from harness.methods.base import Method, Role
+from harness.models.attention_choice import Choice, choose
+from harness.models.catalog import backbone_shape
 from harness.models.decoders import Task
 from harness.planning.request import MethodRow
 from harness.protocols.card import Protocol
 from harness.system.errors import UsageError, out_of_memory
 from harness.training.batches import UpdatePlan, hold_out
 from harness.training.cache import EmbeddingCache
+from harness.training.device import DTYPES
 from harness.training.distributed import ALONE
 from harness.training.feeding import Batch, Feeder, task_loss
 from harness.training.loop import planned_steps
@@ -277,6 +281,17 @@ class Session:
         if len(set(names)) < len(names):
             raise UsageError(f"two of {', '.join(names)} have one name; give their options in brackets")
         CLOCKS[self.clock](self.device)
+
+    @cached_property
+    def attention(self) -> Choice:
+        """How SAM's blocks attend, the same for all methods."""
+        rules = self.protocol
+        if not rules.fused_attention:
+            return {}
+        return choose(
+            backbone_shape(self.backbone), rules.attention, batch=rules.batch_size, image_size=rules.image_size,
+            dtype=DTYPES.get(rules.precision, torch.float32), device=self.device,
+        )  # fmt: skip
 
 
 class Roster:

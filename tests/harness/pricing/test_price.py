@@ -132,16 +132,6 @@ def test_a_gpu_is_known_by_its_name_and_of_several_the_slowest_counts(words: lis
     assert gpu(*words).name == name
 
 
-def test_a_plan_says_how_much_of_the_decoded_images_fits_the_cache(tmp_path: Path) -> None:
-    few = price(planned(tmp_path), tmp_path, where=ON_GPU)
-    assert f"decoded images: {4 * 1000 / 1024:.2f} GiB, shared" in plan_text(planned(tmp_path), few, where=ON_GPU)
-    every = grid(tmp_path, "vit_b", "lora", "full")
-    prices = price(every, tmp_path, where=ON_GPU)
-    text = plan_text(every, prices, where=ON_GPU)
-    assert float(text.partition("decoded images: ")[2].split()[0]) == pytest.approx(129, abs=12)
-    assert "of which 64 fit" in text
-
-
 def test_runs_that_train_a_weight_more_keep_it_its_gradient_and_moments_and_a_process_counts_on_a_cpu(tmp_path) -> None:
     entries = tuple(Variant(method="lora", options={"rank": rank}) for rank in (4, 8))
     made = planned(tmp_path, entries=entries)
