@@ -30,7 +30,6 @@ class Settings:
     """All settings; a field is empty where nothing is set. Paths in a file are relative to its folder; ``~`` is the user's home.
 
     Args:
-        seeds: as on the command line, ``3`` or ``0,3,7``.
         cluster: the name of a profile, or the path of one, whose setup lines are commands.
         cache, cache_gib: folder of decoded images and embeddings, and its bound. Variables such as ``$TMPDIR`` are those of a run's
             node. Empty for a folder in the results.
@@ -43,7 +42,6 @@ class Settings:
     data: Path | None = None
     results: Path = Path("runs")
     cluster: str = ""
-    seeds: str = ""
     cache: str = ""
     cache_gib: float = CACHE_GIB
     plugins: tuple[Path, ...] = ()
@@ -58,9 +56,7 @@ class Settings:
 
 
 CODE = frozenset({"plugins", "cluster"})
-VARIABLES = {
-    PREFIX + key.upper(): key for key in ("protocol", "data", "results", "cluster", "seeds", "cache", "cache_gib")
-}
+VARIABLES = {PREFIX + key.upper(): key for key in ("protocol", "data", "results", "cluster", "cache", "cache_gib")}
 
 
 def user_file(environment: Mapping[str, str] = os.environ) -> Path:
@@ -138,8 +134,7 @@ def _values(written: Mapping[str, Any], *, base: Path, where: str) -> dict[str, 
             raise UsageError(f"{where}: {key}={blank[0]!r} is empty, or no name of a file")
         if key in ("source", "foreign"):
             raise UsageError(f"{where}: unknown key {key!r}")
-    fields = {**written, **({"seeds": _seeds(written["seeds"], where)} if "seeds" in written else {})}
-    checked = from_mapping(Settings, fields, where=where)
+    checked = from_mapping(Settings, written, where=where)
 
     def path(text: Path | str) -> Path:
         return base / os.path.expanduser(text)
@@ -164,13 +159,3 @@ def _is_file(key: str, value: Any) -> bool:
     if key == "cluster":
         return is_profile_file(value)
     return value.endswith((".yaml", ".yml")) if key == "protocol" else key == "cache" and value[0] not in "/~$"
-
-
-def _seeds(value: Any, where: str) -> str:
-    if isinstance(value, str) and value.strip():
-        return value
-    several = value if isinstance(value, list) else [value]
-    if not all(type(seed) is int for seed in several):
-        raise UsageError(f"{where}: seeds = {value!r} is neither a number of seeds (3) nor a list of seeds ([0, 3, 7])")
-    # one seed in a list is that seed, and a number is how many
-    return ",".join(map(str, several)) + ("," if isinstance(value, list) and len(value) == 1 else "")

@@ -155,8 +155,6 @@ def understand(arguments: argparse.Namespace, settings: Settings) -> Understood:
         values["backbones"] = (arguments.backbone,)
     if arguments.seeds is not None:
         values["seeds"] = parse_seeds(arguments.seeds)
-    elif "seeds" not in values and settings.seeds:
-        values["seeds"] = parse_seeds(settings.seeds, name="seeds of the settings")
 
     files = checkpoint_paths(arguments.checkpoint)
     checkpoints = files if "" in files else {**named_table(settings, "checkpoints", resolve_backbone), **files}

@@ -9,7 +9,7 @@ from typing import Any
 import pytest
 
 from harness.datasets import samples
-from harness.planning.understand import parse_seeds, understand
+from harness.planning.understand import understand
 from harness.run import main as run
 from harness.run import parser
 from harness.settings import load_settings, trusted, user_file
@@ -43,8 +43,8 @@ def test_with_nothing_set_the_plain_command_is_the_demo_and_says_so(capsys: pyte
 
 
 def test_with_data_set_it_is_the_papers_card_on_it(data: Path, capsys, monkeypatch) -> None:
-    write(Path("harness.toml"), f'data = "{data}"\nseeds = 3\n[checkpoints]\nvit_h = "none"')
-    assert run([*PLAIN, "--skip-missing"]) == 0
+    write(Path("harness.toml"), f'data = "{data}"\n[checkpoints]\nvit_h = "none"')
+    assert run([*PLAIN, "--seeds", "3", "--skip-missing"]) == 0
     shown = capsys.readouterr()
     assert "no --protocol, so the protocol nas-lora" in shown.err
     assert "6 runs" in shown.out
@@ -60,7 +60,7 @@ def test_with_data_set_it_is_the_papers_card_on_it(data: Path, capsys, monkeypat
 def test_the_command_line_beats_what_is_set(data: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     write(
         Path("harness.toml"),
-        'protocol = "nas-lora"\nseeds = 9\ncluster = "nowhere"\n[datasets]\nkvasir = "/nowhere"\nleaf = "/set"\n'
+        'protocol = "nas-lora"\ncluster = "nowhere"\n[datasets]\nkvasir = "/nowhere"\nleaf = "/set"\n'
         '[checkpoints]\n"timm/vit_small_patch14_dinov2" = "/nowhere.pth"',
     )
     given = ["--protocol", "mini", "--seeds", "2", "--executor", "inline", "--data", str(data), "--checkpoint", "none"]
@@ -93,7 +93,6 @@ def test_plug_ins_reach_the_request() -> None:
     ("text", "word"),
     [
         ('[checkpoints]\nvit_x = "/x"', "vit_x"),
-        ('seeds = "x"', "'x'"),
         ('plugins = ["x.py"]', "--trust-settings"),
         ('cluster = "x.yaml"', "--trust-settings"),
         ('cluster = "gpuu"', "did you mean 'gpu'"),
@@ -127,23 +126,17 @@ def write(path: Path, text: str) -> None:
 def test_one_file_is_read_and_the_environment_beats_it(user: tuple[Path, Environment], tmp_path: Path) -> None:
     file, environment = user
     assert load_settings(environment).results == Path("runs")
-    write(file, 'data = "~/data"\nresults = "/user/runs"\nseeds = 3\n[checkpoints]\nvit_b = "none"')
-    settings = load_settings({**environment, "SAM_PEFT_SEEDS": "5"})
-    assert (settings.data, settings.results, settings.seeds) == (Path.home() / "data", Path("/user/runs"), "5")
+    write(file, 'data = "~/data"\nresults = "/user/runs"\nprotocol = "mini"\n[checkpoints]\nvit_b = "none"')
+    settings = load_settings({**environment, "SAM_PEFT_PROTOCOL": "demo"})
+    assert (settings.data, settings.results, settings.protocol) == (Path.home() / "data", Path("/user/runs"), "demo")
     assert (settings.checkpoints, settings.source) == ({"vit_b": Path("none")}, str(file))
-    write(Path("harness.toml"), 'data = "data"\nseeds = [0, 7]\n[datasets]\nkvasir = "/old"')
+    write(Path("harness.toml"), 'data = "data"\nprotocol = "mini"\n[datasets]\nkvasir = "/old"')
     settings = load_settings(environment)
-    assert (settings.data, settings.results, settings.seeds) == (Path("data"), Path("runs"), "0,7")
+    assert (settings.data, settings.results, settings.protocol) == (Path("data"), Path("runs"), "mini")
     assert load_settings({**environment, "SAM_PEFT_DATA": "/new"}).datasets == {}
     write(tmp_path / "other.toml", 'data = "data"')
     assert load_settings({**environment, "SAM_PEFT_SETTINGS": str(tmp_path / "other.toml")}).data == tmp_path / "data"
     assert load_settings({**environment, "SAM_PEFT_SETTINGS": "none"}).data is None
-
-
-def test_seeds_keep_a_number_and_a_list_apart() -> None:
-    for text, seeds in (("3", (0, 1, 2)), ("[3]", (3,)), ("[0, 3]", (0, 3)), ('"0,3"', (0, 3))):
-        write(Path("harness.toml"), f"seeds = {text}")
-        assert parse_seeds(load_settings({}).seeds) == seeds
 
 
 @pytest.mark.parametrize(
@@ -154,7 +147,7 @@ def test_seeds_keep_a_number_and_a_list_apart() -> None:
         ('datasets = "/x"', "mapping"),
         ('cluster = ""', "cluster=''"),
         ("[checkpoints]\nvit_h = 1", "vit_h=1"),
-        ("seeds = true", "seeds"),
+        ("protocol = true", "protocol"),
         ("cache_gib = -1", "cache_gib"),
         ('cache_gib = "much"', "cache_gib"),
         ("data = /x", "harness.toml"),
