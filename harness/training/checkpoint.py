@@ -115,20 +115,16 @@ class Position:
         """See `harness.training.outcome.TrainingResult`."""
         every = [seconds for times in self.step_times.values() for seconds in times]
         cost = {
-            "step_time_s": _median(every),
-            "data_wait_s": _median(self.waits),
+            "step_time_s": statistics.median(every or [0.0]),
+            "data_wait_s": statistics.median(self.waits or [0.0]),
             "peak_memory_bytes": float(self.peak),
             "train_time_s": self.train_seconds,
             "wall_time_s": self.wall_seconds,
             "steps": float(sum(sum(entry["updates"].values()) for entry in self.history)),
         }
         if len(self.step_times) > 1:
-            cost |= {f"step_time_{role}_s": _median(times) for role, times in self.step_times.items()}
+            cost |= {f"step_time_{role}_s": statistics.median(times or [0.0]) for role, times in self.step_times.items()}
         return cost
-
-
-def _median(values: list[float]) -> float:
-    return statistics.median(values) if values else 0.0
 
 
 class CheckpointFiles:
@@ -205,6 +201,11 @@ class CheckpointFiles:
                 f"{path} was trained on images or masks that have changed since, so the run restarts from the beginning"
             )
         return content
+
+
+def copied(state: dict[str, Tensor]) -> dict[str, Tensor]:
+    """Trained tensors as they are now, on the CPU."""
+    return {name: tensor.detach().to("cpu", copy=True) for name, tensor in state.items()}
 
 
 def write_state(path: Path, state: dict[str, Tensor], *, identity: str, epoch: int) -> None:

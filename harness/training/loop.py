@@ -28,7 +28,7 @@ from harness.protocols.card import Protocol
 from harness.system.errors import UsageError
 from harness.training.batches import UpdatePlan, draw_number, hold_out
 from harness.training.cache import encoder_is_frozen
-from harness.training.checkpoint import BEST, LAST, CheckpointFiles, Position, write_state
+from harness.training.checkpoint import BEST, LAST, CheckpointFiles, Position, copied, write_state
 from harness.training.device import peak_bytes, reset_peak
 from harness.training.distributed import ALONE
 from harness.training.feeding import LOOKAHEAD, Feeder, task_loss
@@ -379,8 +379,7 @@ class _Loop:
 
     def _keep_best(self) -> None:
         if self.given.workers.leads:
-            state = self.given.method.state()
-            self.best = {name: tensor.detach().to("cpu", copy=True) for name, tensor in state.items()}
+            self.best = copied(self.given.method.state())
 
     def _selects(self, epoch: int) -> bool:
         """Whether validation follows this epoch (1-based): every ``select_every`` epochs of the protocol.
