@@ -123,7 +123,7 @@ class Position:
             "steps": float(sum(sum(entry["updates"].values()) for entry in self.history)),
         }
         if len(self.step_times) > 1:
-            cost |= {f"step_time_{role}_s": statistics.median(times or [0.0]) for role, times in self.step_times.items()}
+            cost |= {f"step_time_{role}_s": statistics.median(times) for role, times in self.step_times.items()}
         return cost
 
 
