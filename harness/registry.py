@@ -303,7 +303,7 @@ def title_of(benchmark: str) -> str:
     return str(getattr(BENCHMARKS.get(benchmark), "title", "")) if benchmark in BENCHMARKS.names() else ""
 
 
-def _of_config(name: str, values: Mapping[str, Any], question: Callable[[Any], T], *, otherwise: T) -> T:
+def of_config(name: str, values: Mapping[str, Any], question: Callable[[Any], T], *, otherwise: T) -> T:
     """What a method's configuration answers, as a record holds it; ``otherwise`` where the method is not known here or has another
     configuration now."""
     try:
@@ -318,19 +318,9 @@ def _cached_config(config_class: Any, values: str) -> Any:
     return config_class(**json.loads(values))
 
 
-def label_note(name: str, values: Mapping[str, Any]) -> str:
-    """The note after a method's name in tables."""
-    return _of_config(name, values, lambda config: str(config.label_note), otherwise="")
-
-
-def never_reached(name: str, values: Mapping[str, Any], *, epochs: int) -> str:
-    """A note on the phase of a method that a run of so many epochs never reaches."""
-    return _of_config(name, values, lambda config: str(config.never_reached(epochs)), otherwise="")
-
-
 def operation_names(name: str, values: Mapping[str, Any]) -> tuple[str, ...]:
     """The operations of the shares of softmax(α) in a record."""
-    return _of_config(name, values, lambda config: tuple(map(str, config.mixed_operations)), otherwise=())
+    return of_config(name, values, lambda config: tuple(map(str, config.mixed_operations)), otherwise=())
 
 
 def load_plugins(paths: Iterable[str | Path]) -> tuple[list[Path], list[str]]:

@@ -103,19 +103,18 @@ def main(argv: list[str] | None = None) -> int:
         report("loading torch")
         from harness.experiment.exporting import base_model, code_to_load, export
         from harness.experiment.trained import of_results
-        from harness.planning.understand import checkpoint_of, data_folder, folder_of
+        from harness.planning.understand import checkpoint_of, data_folder
 
         calibrated = arguments.merge == "calibrated" and form != "adapter"
         merge: Any = arguments.merge or "exact"
         usage = code_to_load(run, form, arguments.out.name)
-        folder = arguments.data or (folder_of(run, settings) if calibrated else None)
         line, *_ = export(
             of_results(results, run.key),
             out=arguments.out,
             form=form,
             merge=merge,
             checkpoint=checkpoint_of(run, settings, given=arguments.checkpoint),
-            data=data_folder(run, data=folder, results=results),
+            data=data_folder(run, settings if calibrated else None, given=arguments.data, results=results),
             card=_card(record, form, merge=merge, base=base_model(run), usage=usage),
             progress=report,
         )

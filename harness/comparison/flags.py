@@ -7,7 +7,7 @@ from typing import Literal
 
 from harness.archive.archive import Archive, Shares
 from harness.archive.schema import Record
-from harness.registry import never_reached
+from harness.registry import of_config
 
 AlphaCode = Literal["", "ALPHA_STUCK", "ALPHA_UNIFORM"]
 
@@ -34,7 +34,9 @@ def search_start(record: Record) -> int | None:
 def without_search(record: Record) -> str:
     """The footnote of a run that ends before its search would begin; empty for others."""
     run, epochs = record.run, record.run.rules.get("epochs")
-    return never_reached(run.method, run.method_config, epochs=int(epochs)) if epochs else ""
+    if not epochs:
+        return ""
+    return of_config(run.method, run.method_config, lambda config: str(config.never_reached(int(epochs))), otherwise="")
 
 
 def alpha_code(record: Record, last: Shares) -> AlphaCode:

@@ -16,7 +16,7 @@ from harness.archive.schema import Code, Record, Run, chosen_from
 from harness.comparison.names import SCORE_TITLES, method_rank, method_title
 from harness.comparison.scores import MISSING
 from harness.protocols.keys import content_hash, first_names, hashed_options, hashed_rules, options_with_later
-from harness.registry import label_note
+from harness.registry import of_config
 from harness.studies import Entry, Study, grid_of
 
 if TYPE_CHECKING:
@@ -101,7 +101,8 @@ def baseline_of(study: Study) -> str:
 def row_name(run: Run, *, tuned: Collection[str] = ()) -> str:
     """``LoRA``, ``NAS-LoRA (rank=6)``: the method's title with the options that its configuration changes, without ``tuned`` ones."""
     options = {name: value for name, value in run.changed.items() if name not in tuned}
-    return _in_words(run.method, options, note=label_note(run.method, run.method_config))
+    note = of_config(run.method, run.method_config, lambda config: str(config.label_note), otherwise="")
+    return _in_words(run.method, options, note=note)
 
 
 def _in_words(method: str, options: Mapping[str, Any], *, note: str = "") -> str:

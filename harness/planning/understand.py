@@ -317,14 +317,12 @@ def checkpoint_of(run: Run, settings: Settings, *, given: Path | None = None) ->
     return published_file(run.backbone, str(path)) if is_word(path) else path
 
 
-def data_folder(run: Run, *, data: Path | None, results: Path) -> Path | None:
-    """``data``, or the generated samples of a run on them, as far as they are still there."""
-    samples = results / "sample-data" / run.benchmark
-    return data or (samples if run.is_generated and samples.is_dir() else None)
-
-
-def folder_of(run: Run, settings: Settings) -> Path | None:
-    """The folder that settings name for a finished run's benchmark; None for generated images."""
-    if run.is_generated:
-        return None
+def data_folder(run: Run, settings: Settings | None, *, given: Path | None, results: Path) -> Path | None:
+    """The folder of a finished run's benchmark: ``given``; else the generated samples of a run on them, as far as they are still
+    there; else what ``settings`` name."""
+    if given is None and run.is_generated:
+        samples = results / "sample-data" / run.benchmark
+        return samples if samples.is_dir() else None
+    if given is not None or settings is None:
+        return given
     return named_table(settings, "datasets", dataset_name).get(run.benchmark) or settings.data
