@@ -298,11 +298,6 @@ def groups_by_rule(benchmark: str, stems: Iterable[str]) -> dict[str, str]:
     return groups if len(set(groups.values())) < len(groups) else {}
 
 
-def title_of(benchmark: str) -> str:
-    """The title of a benchmark in tables; empty where it is not known here."""
-    return str(getattr(BENCHMARKS.get(benchmark), "title", "")) if benchmark in BENCHMARKS.names() else ""
-
-
 def of_config(name: str, values: Mapping[str, Any], question: Callable[[Any], T], *, otherwise: T) -> T:
     """What a method's configuration answers, as a record holds it; ``otherwise`` where the method is not known here or has another
     configuration now."""

@@ -9,7 +9,7 @@ from typing import Any
 
 from harness.archive.schema import Record, Run
 from harness.archive.store import RecordStore, require_finished
-from harness.registry import METHODS, SEGMENTED, title_of
+from harness.registry import BENCHMARKS, METHODS, SEGMENTED
 from harness.system.errors import UsageError
 
 
@@ -133,7 +133,8 @@ def metric(name: str) -> Metric:
 def benchmark_title(name: str, runs: Iterable[Run] = ()) -> str:
     """The title of a benchmark; for one that is not known here the title in ``runs``, else its name."""
     titles = (run.benchmark_title for run in runs if run.benchmark == name and run.benchmark_title)
-    return title_of(name) or next(titles, name)
+    known = getattr(BENCHMARKS.get(name), "title", "") if name in BENCHMARKS.names() else ""
+    return str(known) or next(titles, name)
 
 
 def shown_metrics(name: str, runs: Iterable[Run], *, scored: Collection[str]) -> tuple[str, ...]:
