@@ -15,7 +15,7 @@ from functools import lru_cache
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, TypeVar, cast, get_args, get_origin, get_type_hints
 
-from harness.system.errors import UsageError, did_you_mean, shown
+from harness.system.errors import UsageError, did_you_mean, shortened
 from harness.system.files import read_regular
 from harness.system.text import printable, printable_line
 
@@ -54,13 +54,13 @@ def from_mapping(cls: type[T], values: Mapping[str, Any], *, where: str, endless
             raise UsageError(f"{where}: {message}") from error
         if isinstance(value, Mapping):  # a whole table; the message names the field in it
             raise UsageError(f"{where}: {field}: {message}") from error
-        raise UsageError(f"{where}: {field}={shown(repr(value))} {message}") from error
+        raise UsageError(f"{where}: {field}={shortened(repr(value))} {message}") from error
     for key, value in values.items():
         if _is_coerced(value, getattr(instance, key)):
-            raise UsageError(f"{where}: {key}={shown(repr(value))} has true or false where something else belongs")
+            raise UsageError(f"{where}: {key}={shortened(repr(value))} has true or false where something else belongs")
     for key in (name for name in values if name not in endless):
         if (number := _unusable(getattr(instance, key))) is not None:
-            raise UsageError(f"{where}: {key}={shown(number)} is no number to compute with")
+            raise UsageError(f"{where}: {key}={shortened(number)} is no number to compute with")
     return instance
 
 

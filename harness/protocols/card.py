@@ -12,7 +12,7 @@ from typing import Any, Literal
 from harness.evaluation.conventions import Conventions
 from harness.models.decoders import Decoder
 from harness.models.known import RGB
-from harness.system.errors import shown
+from harness.system.errors import shortened
 from harness.system.files import checked_name
 
 Quirk = Literal["released", "intended"]
@@ -193,7 +193,7 @@ class Protocol:
         for name, (least, most) in RANGES.items():
             value = getattr(self, name)
             if value is not None and not least <= value <= most:
-                raise ValueError(f"{name}={shown(value)} must be at least {least} and at most {most}")
+                raise ValueError(f"{name}={shortened(value)} must be at least {least} and at most {most}")
         _check_pattern(self.group)
         for name in ("lr", "decoder_lr", "eps", "checkpoint_minutes"):
             if (rate := getattr(self, name)) is not None and not rate > 0:
@@ -220,6 +220,6 @@ def _check_pattern(text: str) -> None:
     try:
         re.compile(text)
     except re.error as error:
-        raise ValueError(f"group={shown(text)} is no regular expression: {error}") from error
+        raise ValueError(f"group={shortened(text)} is no regular expression: {error}") from error
     if len(text) > 200:
-        raise ValueError(f"group={shown(text)} must be at most 200 characters")
+        raise ValueError(f"group={shortened(text)} must be at most 200 characters")

@@ -21,7 +21,7 @@ from harness import methods as built_in
 from harness.models.known import IMAGENET, RENAMED
 from harness.protocols.card import Protocol
 from harness.registry import method_config_class
-from harness.system.errors import UsageError, shown
+from harness.system.errors import UsageError, shortened
 
 EXECUTION_ONLY = ("checkpoint_minutes", "keep_masks", "tune", "normalisation")
 """Rules that never change a run's numbers; keys and hashes leave them out."""
@@ -174,7 +174,9 @@ def current_rules(rules: Mapping[str, Any]) -> dict[str, Any]:
     """A record's rules without those that are gone. Raises UsageError: one of them had another value than its constant."""
     for name in rules.keys() & CUT_RULES.keys():
         if _plain(rules[name]) != _plain(CUT_RULES[name]):
-            raise UsageError(f"the rule {name}={shown(repr(rules[name]))} of this run is gone; it cannot be repeated")
+            raise UsageError(
+                f"the rule {name}={shortened(repr(rules[name]))} of this run is gone; it cannot be repeated"
+            )
     return {name: value for name, value in rules.items() if name not in CUT_RULES and name not in GONE}
 
 

@@ -113,7 +113,7 @@ def sentence(board: Leaderboard, benchmark: str) -> str:
     count = f"{len(better) or 'none'} of {len(judged)} {'rows' if len(judged) > 1 else 'row'}"
     text = f"{what}: {count} {'is' if len(better) < 2 else 'are'} significantly better than {board.baseline}"
     if better:
-        text += f", most of all {better[0]} ({shown(judged[better[0]])} points)"
+        text += f", most of all {better[0]} ({with_interval(judged[better[0]])} points)"
     return f"{text}, and {worse or 'none'} {'is' if worse < 2 else 'are'} worse."
 
 
@@ -139,11 +139,11 @@ def verdict(grid: Grid, column: Column) -> str:
         return ""
     seeds = f"{difference.n} seed{'s' * (difference.n > 1)}"
     if difference.low is None:
-        return f"{column.name}: {best} is highest, {shown(difference)} points to {other}; {seeds}, so there is no interval."
+        return f"{column.name}: {best} is highest, {with_interval(difference)} points to {other}; {seeds}, so there is no interval."
     compared = "but not significantly different from" if difference.is_none else "and significantly better than"
     over = "its test images, and other seeds may differ" if difference.over == "images" else difference.over
     return (
-        f"{column.name}: {best} is highest, {compared} {other}: {shown(difference)} points, {seeds},"
+        f"{column.name}: {best} is highest, {compared} {other}: {with_interval(difference)} points, {seeds},"
         f" 95 % interval over {over}."
     )
 
@@ -152,7 +152,7 @@ def percent(value: float) -> str:
     return f"{100 * value:.1f}"
 
 
-def shown(difference: Difference) -> str:
+def with_interval(difference: Difference) -> str:
     """``+1.2 [+0.3, +2.1]``"""
     # A bound below zero keeps its sign when it rounds to zero, since the verdict depends on it.
     bounds = "" if difference.low is None else f" [{difference.low:+.1f}, {difference.high:+.1f}]"

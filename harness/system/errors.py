@@ -15,7 +15,7 @@ class UsageError(ValueError):
     """An error that the user can fix; the message is one line: what is wrong, and what to do."""
 
 
-def shown(value: object) -> str:
+def shortened(value: object) -> str:
     """A value for a message, cut where it is long."""
     text = str(value)
     return text if len(text) <= 60 else f"{text[:40]}… ({len(text)} characters)"

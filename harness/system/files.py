@@ -14,7 +14,7 @@ import stat
 from collections.abc import Callable, Iterator
 from pathlib import Path
 
-from harness.system.errors import UsageError, os_reason, shown
+from harness.system.errors import UsageError, os_reason, shortened
 
 LONGEST = 150
 """Bound on the bytes of a name; with a suffix and a temporary ending it stays below the 255 of file systems."""
@@ -25,7 +25,7 @@ def checked_name(name: str, *, what: str) -> str:
     hidden, cannot be printed, or is too long."""
     if problem := _problem(name):
         raise UsageError(
-            f"{what} {shown(name)!r} {problem}, and files are named after it; use letters, digits, - and _"
+            f"{what} {shortened(name)!r} {problem}, and files are named after it; use letters, digits, - and _"
         )
     return name
 

@@ -23,7 +23,7 @@ from safetensors.torch import save
 from torch import Tensor
 
 from harness.models.checkpoint import read_tensors
-from harness.system.errors import UsageError, shown
+from harness.system.errors import UsageError, shortened
 from harness.system.files import replace_atomically
 
 FORMAT = "sam-peft-harness checkpoint 2"
@@ -234,7 +234,7 @@ def read_state(path: Path, *, identity: str) -> dict[str, Tensor]:
     """
     label = read_label(path)
     if label is None or label[0] != identity:
-        of = "is damaged or of no run" if label is None else f"is the state of run {shown(label[0])}"
+        of = "is damaged or of no run" if label is None else f"is the state of run {shortened(label[0])}"
         raise UsageError(
             f"{path} {of}, not that of {identity}; put that back, or train it in another folder (--results)"
         )

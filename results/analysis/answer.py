@@ -17,8 +17,7 @@ from harness.archive.archive import Archive
 from harness.comparison.grid import Grid, grids
 from harness.comparison.leaderboard import Leaderboard, Standing, costs_of, ratios_to, session_for
 from harness.comparison.scores import Column, Difference
-from harness.report.board import against, boards, in_order, leading, sentence
-from harness.report.board import shown as shown_difference
+from harness.report.board import against, boards, in_order, leading, sentence, with_interval
 from harness.report.figures import pareto, short_number
 from harness.report.style import BETTER, GREY, INK, PAGE, WORSE, encoded, limits, new_figure, styled
 from harness.statistics import average_of
@@ -175,7 +174,7 @@ def leaderboard_table(of: Leaderboard, rows: Sequence[Standing], names: Sequence
             collapsed = " (collapsed)" if cell.collapsed else ""
             cells += [
                 f"{score}{collapsed}",
-                shown_difference(difference) if difference else "" if row.row == of.baseline else "–",
+                with_interval(difference) if difference else "" if row.row == of.baseline else "–",
             ]
         time = "1×" if row.row == of.baseline else f"{row.time.value:.2f}×" if row.time else "–"
         trained = short_number(row.encoder) if row.encoder is not None else "–"

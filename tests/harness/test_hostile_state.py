@@ -46,7 +46,7 @@ def open_key(root: Path) -> str:
     return make_job(root, seed=1).run.key
 
 
-def shown(root: Path, *words: str) -> tuple[int, str]:
+def show(root: Path, *words: str) -> tuple[int, str]:
     """Exit code and output of the status verb; an unexpected error is raised."""
     out = io.StringIO()
     with contextlib.redirect_stdout(out), contextlib.redirect_stderr(out):
@@ -96,7 +96,7 @@ def test_a_run_with_a_wrecked_attempt_can_be_taken_over(wreck: str, tmp_path) ->
     folder = state_folder(root, open_key(root))
     Lease.acquire(folder, holder=replace(Holder.here(), ticks=1))
     OF_AN_ATTEMPT[wreck](folder / "attempt.3.json")
-    assert shown(root)[0] == 0
+    assert show(root)[0] == 0
     assert Lease.acquire(folder, holder=Holder.here(), lease_s=0.1).attempt.number == 4
     assert attempts(folder)[2].end == "lost"
 
@@ -106,7 +106,7 @@ def test_a_wrecked_end_of_an_attempt_is_an_end(wreck: str, tmp_path: Path) -> No
     root = results_folder(tmp_path)
     folder = state_folder(root, open_key(root))
     OF_AN_ATTEMPT[wreck](folder / "attempt.2.end.json")
-    assert shown(root)[0] == 0
+    assert show(root)[0] == 0
     assert attempts(folder)[1].end in ("lost", "interrupted")
     assert Lease.acquire(folder, holder=Holder.here(), lease_s=0.1).attempt.number == 3
 
@@ -118,7 +118,7 @@ def test_a_wrecked_sweep_is_left_out_by_name(wreck: str, name: str, tmp_path: Pa
         return  # a sweep of no runs
     root = results_folder(tmp_path)
     WRECKS[wreck](sweep_of(root) / name)
-    code, text = shown(root)
+    code, text = show(root)
     assert code == 0
     (line,) = [line for line in text.splitlines() if line.startswith("skipped")]
     assert str(sweep_of(root)) in line

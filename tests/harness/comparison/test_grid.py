@@ -20,7 +20,7 @@ RULES = "harness.comparison.rules.card_rules"
 MARKS = {"": "", "best": " *", "tied": " ≈"}
 
 
-def shown(grid: Grid, index: int = 0) -> dict[str, str]:
+def texts(grid: Grid, index: int = 0) -> dict[str, str]:
     """Row -> its cell on one column as printed, with its mark."""
     column = grid.columns[index]
     return {
@@ -110,7 +110,7 @@ CELLS: dict[str, tuple[list[Any], dict[str, str]]] = {
 @pytest.mark.parametrize("case", CELLS)
 def test_cells_of_the_first_column(case: str) -> None:
     records, cells = CELLS[case]
-    found = shown(grid_of(records))
+    found = texts(grid_of(records))
     assert {row: found[row] for row in cells} == cells
 
 
@@ -118,15 +118,15 @@ def test_a_row_that_was_planned_for_a_benchmark_and_did_not_come_is_missing_ther
     planned: dict[str, Any] = {"planned_benchmarks": ["sbu", "leaf"], "planned_seeds": [0]}
     runs = [record(method="decoder", benchmark="sbu", **planned), record(benchmark="leaf", **planned)]
     grid = grid_of([*runs, record(benchmark="sbu", **planned), record(method="full", benchmark="sbu")])
-    assert set(shown(grid).values()) == {"90.0 (1)"}
-    assert shown(grid, 1) == {"Full fine-tuning": "–", "Decoder alone": "MISSING (0/1)", "LoRA": "90.0 (1)"}
+    assert set(texts(grid).values()) == {"90.0 (1)"}
+    assert texts(grid, 1) == {"Full fine-tuning": "–", "Decoder alone": "MISSING (0/1)", "LoRA": "90.0 (1)"}
 
 
 def test_two_protocol_hashes_and_two_splits_of_one_benchmark_never_share_a_column() -> None:
     apart = grids(MadeUp([record(0.9, benchmark="leaf"), record(0.1, benchmark="leaf", protocol_hash="bbbb")]))
-    assert [shown(grid) for grid in apart] == [{"LoRA": "90.0 (1)"}, {"LoRA": "10.0 (1)"}]
+    assert [texts(grid) for grid in apart] == [{"LoRA": "90.0 (1)"}, {"LoRA": "10.0 (1)"}]
     splits = grid_of([record(0.9, benchmark="sbu"), record(0.1, benchmark="sbu", manifest="other")])
-    assert [(column.manifest, shown(splits, index)["LoRA"]) for index, column in enumerate(splits.columns)] == [
+    assert [(column.manifest, texts(splits, index)["LoRA"]) for index, column in enumerate(splits.columns)] == [
         ("manifest-sbu", "90.0 (1)"), ("other", "10.0 (1)"),
     ]  # fmt: skip
 
@@ -221,8 +221,8 @@ def test_a_study_finds_its_rows_by_configuration_and_shows_the_rows_and_seeds_th
     base, six = record(0.1, benchmark="sbu", variant="anything"), record(0.2, benchmark="sbu", **SIX)
     both = {"rank": 6, "alpha": 1.0}
     found = grid_of([base, six, record(0.3, benchmark="sbu", config=both, changed=both)], study=study())
-    assert shown(found) == {"r=3": "10.0 (1)", "r=6": "20.0 (1)"}
-    assert shown(grid_of([base], study=study(seeds=2))) == {"r=3": "MISSING (1/2)", "r=6": "MISSING (0/2)"}
+    assert texts(found) == {"r=3": "10.0 (1)", "r=6": "20.0 (1)"}
+    assert texts(grid_of([base], study=study(seeds=2))) == {"r=3": "MISSING (1/2)", "r=6": "MISSING (0/2)"}
 
 
 def test_a_row_that_names_a_rate_also_shows_runs_that_were_trials() -> None:
@@ -230,7 +230,7 @@ def test_a_row_that_names_a_rate_also_shows_runs_that_were_trials() -> None:
     records = [tuned(1e-3, value=0.8), plain, tuned(1e-2, value=0.5, chosen=False)]
     entries = [{"label": f"{lr:g}", "method": "lora", "options": {"lr": lr}} for lr in (1e-3, 1e-2)]
     grid = grid_of(records, study=study(entries=entries, benchmarks=["kvasir"], seeds=2))
-    assert shown(grid) == {"0.001": "85.0 ± 7.1 (2)", "0.01": "MISSING (1/2)"}
+    assert texts(grid) == {"0.001": "85.0 ± 7.1 (2)", "0.01": "MISSING (1/2)"}
 
 
 @pytest.mark.parametrize("digest", ["a", "b"])
@@ -242,7 +242,7 @@ def test_a_study_shows_in_one_table_what_has_its_rules_whatever_hash_it_was_plan
     two = study(entries=["lora", "decoder"], benchmarks=["kvasir"], seeds=3)
     first = [record(seed=seed, rules=CARD) for seed in range(3)]
     second = [record(method="decoder", seed=seed, rules=CARD, protocol_hash=digest * 16) for seed in range(3)]
-    assert set(shown(grid_of([*first, *second], study=two)).values()) == {"90.0 ± 0.0 (3) *"}
+    assert set(texts(grid_of([*first, *second], study=two)).values()) == {"90.0 ± 0.0 (3) *"}
 
 
 @pytest.mark.parametrize(
@@ -308,7 +308,7 @@ def test_a_study_has_a_table_of_a_backbone_that_the_command_line_named_under_its
 def test_merged_models_are_rows_of_their_own() -> None:
     scores = {"best": {"test": {"ber": 0.1}}, "merged-exact": {"test": {"ber": 0.12}}}
     table = {"scores": ["best", "merged-exact", "merged-conv"]}
-    found = shown(grid_of([record(benchmark="sbu", scores=scores)], study=study(table=table, ranks=(3,))))
+    found = texts(grid_of([record(benchmark="sbu", scores=scores)], study=study(table=table, ranks=(3,))))
     assert found == {"r=3": "10.0 (1)", "r=3 (merged exact)": "12.0 (1)", "r=3 (merged conv)": "NO_SCORE (0/1)"}
 
 
@@ -325,7 +325,7 @@ def test_a_benchmark_with_three_test_splits_leads_with_all_of_them() -> None:
 def test_an_order_of_records_changes_nothing() -> None:
     records = three(0.1) + three(0.05, method="decoder") + [record(), record(protocol_hash="bbbb")]
     found = [
-        [(grid.title, shown(grid)) for grid in grids(MadeUp([records[index] for index in order]))]
+        [(grid.title, texts(grid)) for grid in grids(MadeUp([records[index] for index in order]))]
         for order in itertools.islice(itertools.permutations(range(len(records))), 0, 40000, 9999)
     ]
     assert all(each == found[0] for each in found)
