@@ -32,8 +32,6 @@ from harness.system.errors import UsageError
 from harness.system.machine import cores, gpu_name, processor
 from harness.system.text import counted, first_of
 
-BLOCK_KERNELS, DECODER_KERNELS = 77, 150
-"""Kernels of a forward pass through a block (counted for ViT-B's encoder), and through the mask decoder (roughly)."""
 PEAKS = {
     "b200": (80, 2250), "h200": (67, 989), "h100": (67, 989), "gh200": (67, 989), "a100": (19.5, 312), "l40s": (92, 362),
     "l40": (90, 181), "a40": (37, 150), "a10": (31, 125), "a10g": (35, 70), "v100": (15.7, 125), "t4": (8.1, 65),
@@ -41,13 +39,11 @@ PEAKS = {
 }  # fmt: skip
 """GPU -> dense peak in TFLOP/s by its specification, in fp32 without TF32 and in 16 bit."""
 ASSUMED = "h100"
-REACHED = 0.45
+REACHED = 0.35
 """Share of the peak that training is assumed to reach where nothing is measured."""
-KERNEL_SECONDS, SCORE_SECONDS = 6e-6, 1 / 150
-"""On a GPU: a kernel's launch, and reading, resizing and scoring an image. Assumed."""
-START_SECONDS, UPDATE_SECONDS, PROCESS_BYTES = 4.4, 0.03, 0.44 * 2**30
-"""On a CPU, measured once with the protocol ``demo``: seconds before the first update, seconds of an update besides its operations,
-and memory of a process without a model."""
+START_SECONDS, UPDATE_SECONDS = 4.4, 0.03
+"""Seconds before the first update, and of an update besides its operations: measured once on a CPU with the protocol ``demo``,
+and assumed of a GPU."""
 MOST_DAYS = 30
 """A plan that takes longer needs ``--yes``."""
 STATES = 8
@@ -59,7 +55,7 @@ RECORD_BYTES, IMAGE_ROW_BYTES = 40_000, 150
 def encoder_flops(shape: BackboneShape, *, image_size: int, decoder: Decoder = "sam") -> list[float]:
     """Operations of the encoder on one image: patch embedding, every block, the neck that SAM's decoder reads. Windows are counted
     whole, an upper bound where TinyViT leaves their padding out. Relative positions along the axes count as further dimensions of
-    a head, as fused kernels compute them; see `useful`."""
+    a head, as fused kernels compute them."""
     side = image_size // shape.patch
     first = side * shape.blocks[0].scale * shape.blocks[0].pool
     embed = _convolved(shape.stem, side=image_size) or 2.0 * first * first * shape.projection_taps
@@ -80,11 +76,6 @@ def encoder_flops(shape: BackboneShape, *, image_size: int, decoder: Decoder = "
     taps = shape.neck_taps if shape.neck_dim else replace(shape, neck_dim=DECODER_DIM).neck_taps
     neck = sum(2.0 * (side * scale) ** 2 * weights for weights, scale in taps)
     return [embed, *blocks, neck if decoder == "sam" else 0.0]
-
-
-def useful(shape: BackboneShape) -> BackboneShape:
-    """The shape without the work of fused kernels on relative positions, as a CPU computes it."""
-    return replace(shape, relative_positions="" if shape.relative_positions == "axes" else shape.relative_positions)
 
 
 def _convolved(convolutions: Iterable[NormedConvolution], *, side: int) -> float:
@@ -108,24 +99,21 @@ def decoder_flops(shape: BackboneShape, *, image_size: int, decoder: Decoder = "
 
 
 def step_flops(run: Run, shape: BackboneShape) -> float:
-    """Operations of the forward and backward pass of one training image. A fused kernel's backward pass recomputes the scores, so
-    widened heads cost 2.5 times their forward work there."""
+    """Operations of the forward and backward pass of one training image."""
     size, name = int(run.rules["image_size"]), decoder_of(run)
-    embed, *blocks, neck = encoder_flops(useful(shape), image_size=size, decoder=name)
-    executed = encoder_flops(shape, image_size=size, decoder=name)[1:-1]
-    wide = [whole - plain for whole, plain in zip(executed, blocks, strict=True)]
+    embed, *blocks, neck = encoder_flops(shape, image_size=size, decoder=name)
     decoder = 3 * decoder_flops(shape, image_size=size, decoder=name)
     forward = embed + sum(blocks) + neck
     config = config_of(run)
     first = config.gradient_from(shape)
     if first is None:
-        return forward + sum(wide) + decoder
+        return forward + decoder
     if config.trains_backbone_weights:
-        return 3 * forward + 3.5 * sum(wide) + decoder
-    backward = sum(blocks[first:]) + 2.5 * sum(wide[first:]) + neck
+        return 3 * forward + decoder
+    backward = sum(blocks[first:]) + neck
     recomputed = backward if run.rules.get("activation_checkpointing") else 0.0
     adapted = 2.0 * (size // shape.patch) ** 2 * sum(inputs * outputs for inputs, outputs in config.adapted(shape))
-    return forward + sum(wide) + backward + recomputed + config.weight_products * adapted + decoder
+    return forward + backward + recomputed + config.weight_products * adapted + decoder
 
 
 def forward_flops(run: Run, shape: BackboneShape) -> float:
@@ -169,14 +157,6 @@ def run_flops(run: Run, shape: BackboneShape, images: Images) -> float:
     return encoded * (forward - head) + head * (3 * trained + evaluations)
 
 
-def run_kernels(run: Run, shape: BackboneShape, images: Images) -> float:
-    """Kernels that a run launches; a backward pass has two for each of the forward pass."""
-    batch = int(run.rules.get("batch_size", 1))
-    blocks = len(shape.blocks) * (BLOCK_KERNELS + config_of(run).added_kernels)
-    passes = 3 * _trained_images(run, images) + scored(run, images)
-    return ((_encoded_once(run, images) or passes) * blocks + passes * DECODER_KERNELS) / batch
-
-
 @dataclass(frozen=True, kw_only=True)
 class Device:
     """What is assumed of a device where no record tells its speed.
@@ -198,10 +178,6 @@ class Device:
         on_cpu = name.lower().startswith("cpu")
         same = on_cpu == bool(self.threads) and self.model in ("", name)
         return same and (not on_cpu or threads in (None, str(self.threads)))
-
-    def shape(self, backbone: str) -> BackboneShape:
-        """The encoder as this device computes it."""
-        return useful(backbone_shape(backbone)) if self.threads else backbone_shape(backbone)
 
 
 def gpu(*words: str) -> Device:
@@ -265,7 +241,7 @@ def price(planned: Plan, results: Path | None, *, where: Target) -> tuple[RunFor
                 run=run,
                 hours=seconds / 3600,
                 time_basis=basis,
-                peak_memory_bytes=training_bytes(run) + (PROCESS_BYTES if machine.threads else 0.0),
+                peak_memory_bytes=training_bytes(run),
                 disk_bytes=STATES * 4.0 * trained + RECORD_BYTES + IMAGE_ROW_BYTES * scored(run, images),
             )
         priced.append(replace(alone[same], run=run))
@@ -297,7 +273,7 @@ def _speeds(results: Path, device: Device, levels: set[tuple[object, ...]]) -> d
         test = sum(count for split, count in record.tested.items() if split != "all") if is_whole else 0
         images = Images(train=record.counts.get("train", 0), val=record.counts.get("val", 0), test=test)
         with suppress(UsageError, MethodError, KeyError):  # a backbone or a method that is not installed here
-            work = run_flops(record.run, device.shape(record.run.backbone), images)
+            work = run_flops(record.run, backbone_shape(record.run.backbone), images)
             for level in alike if work and seconds else ():
                 speeds.setdefault(level, []).append(work / seconds)
     return speeds
@@ -314,18 +290,14 @@ def _levels(run: Run) -> tuple[tuple[object, ...], ...]:
 
 def _seconds(run: Run, images: Images, device: Device, speeds: Mapping[object, list[float]]) -> tuple[float, str]:
     """Seconds of a run on one device, and their basis."""
-    shape = device.shape(run.backbone)
-    work = run_flops(run, shape, images)
+    work = run_flops(run, backbone_shape(run.backbone), images)
     for level, basis in zip(_levels(run), ("of the same shape", "of this method", "of this backbone"), strict=True):
         if level in speeds:
             return work / statistics.median(speeds[level]), f"{counted(len(speeds[level]), 'record')} {basis}"
     speed = device.flops[run.rules.get("precision", "fp32") != "fp32"]
-    seconds = START_SECONDS + work / speed
-    if device.threads:
-        seconds += UPDATE_SECONDS * _trained_images(run, images) / int(run.rules.get("batch_size", 1))
-        return seconds, f"nothing measured; {speed / 1e12:g} TFLOP/s assumed of {device.name}"
-    seconds += scored(run, images) * SCORE_SECONDS + run_kernels(run, shape, images) * KERNEL_SECONDS
-    return seconds, f"nothing measured; {REACHED:.0%} of the peak of one {device.name}"
+    updates = _trained_images(run, images) / int(run.rules.get("batch_size", 1))
+    seconds = START_SECONDS + UPDATE_SECONDS * updates + work / speed
+    return seconds, f"nothing measured; at {speed / 1e12:.3g} TFLOP/s on {device.name}"
 
 
 def model_of(run: Run) -> str:

@@ -45,9 +45,6 @@ class MethodConfig:
             if Positive in (kind, *get_args(kind)) and value is not None and not value > 0:
                 raise MethodError(f"{name}={value}: must be above zero")
 
-    added_kernels: ClassVar[int] = 4
-    """Kernels that it launches in a block's forward pass besides the block's own, roughly; a plan's price counts them."""
-
     weight_products: ClassVar[int] = 0
     """Products of the size of an adapted layer's own that its training adds: one where the gradient of whole weights is needed."""
 

@@ -114,8 +114,6 @@ class LoRAConfig(LowRankConfig):
 class DoRAConfig(LoRAConfig):
     """DoRA (2402.09353): LoRA on the direction of each output's weights, and a learnt magnitude for each output."""
 
-    added_kernels: ClassVar[int] = 14
-
     def linear_parameters(self, inputs: int, outputs: int) -> int:
         return super().linear_parameters(inputs, outputs) + outputs
 
@@ -152,8 +150,6 @@ class ConvLoRAConfig(LoRAConfig):
         scope: where a map ends: at the attention ``window`` (as released) or at the ``image``.
         balance: weight of the balance loss, 0.01 (code).
     """
-
-    added_kernels: ClassVar[int] = 40
 
     experts: Count = 8
     gate: Literal["released", "switch", "intended"] = "released"

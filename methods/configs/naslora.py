@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
-from typing import ClassVar, Literal
+from typing import Literal
 
 from harness.methods.configs.lowrank import LowRankConfig
 from harness.methods.parts.operations import cell_parameters, normed, parse_operations
@@ -50,8 +50,6 @@ class NASLoRAConfig(LowRankConfig):
         fused: run the operations of a cell as few batched convolutions; equal to running them one by one.
         compiled: let torch.compile make few kernels of each cell; equal to rounding, and not with activation checkpointing.
     """
-
-    added_kernels: ClassVar[int] = 28
 
     scale: float = 1.0
     style: str = "darts"

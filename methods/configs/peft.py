@@ -27,10 +27,8 @@ from harness.methods.configs.lowrank import LinearsConfig, layers_of
 from harness.methods.parts.placement import BackboneShape, MethodError, parse_sites
 
 PREFIX = "peft/"
-TURNING = ("oft", "boft", "hra", "psoft")
-"""Tuners that make a rotation of small matrices in every pass: many kernels. For a plan's price alone."""
 WHOLE = ("loha", "lokr", "fourierft", "waveft", "shira")
-"""Tuners that multiply by an update of the layer's own size, forward and twice backward. Likewise."""
+"""Tuners that multiply by an update of the layer's own size, forward and twice backward. For a plan's price alone."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -130,7 +128,6 @@ def config_of(tuner: str) -> type[PeftConfig]:
             "tuner": tuner,
             "__module__": __name__,
             "__doc__": f"{PREFIX}{tuner} ({entry.paper}).",
-            "added_kernels": 40 if tuner in TURNING else 12,
             "weight_products": 3 if tuner in WHOLE else 0,
         },
         frozen=True,

@@ -5,6 +5,7 @@ from __future__ import annotations
 import math
 import subprocess
 import sys
+from dataclasses import replace
 from types import SimpleNamespace
 
 import numpy as np
@@ -18,7 +19,6 @@ from harness.costing.instruments import CLOCKS, FlopCount, LiveBytes, used_by_ot
 from harness.methods.parts.placement import BackboneShape
 from harness.models.build import build_segmenter
 from harness.pricing import encoder_flops
-from harness.pricing import useful as without_positions
 from harness.system.errors import UsageError
 
 CPU = torch.device("cpu")
@@ -61,7 +61,8 @@ def test_live_bytes_see_what_backward_needs() -> None:
 
 def encoder_forward_flops(shape: BackboneShape, *, image_size: int) -> float:
     """Closed form of the plain encoder's forward pass for one image, relative positions included."""
-    *parts, neck = encoder_flops(without_positions(shape), image_size=image_size)
+    plain = replace(shape, relative_positions="") if shape.relative_positions == "axes" else shape
+    *parts, neck = encoder_flops(plain, image_size=image_size)
     total = sum(parts) + (neck if shape.neck_dim else 0.0)  # a timm ViT has its neck behind it
     if shape.relative_positions != "axes":
         return total

@@ -19,9 +19,6 @@ from harness.planning.data import Images, limited
 from harness.planning.plan import Plan, plan
 from harness.planning.request import Request, Variant
 from harness.pricing import (
-    KERNEL_SECONDS,
-    PROCESS_BYTES,
-    SCORE_SECONDS,
     START_SECONDS,
     UPDATE_SECONDS,
     RunForecast,
@@ -33,9 +30,6 @@ from harness.pricing import (
     price,
     published_images,
     run_flops,
-    run_kernels,
-    scored,
-    useful,
     within_budget,
 )
 from harness.registry import SEGMENTED
@@ -77,12 +71,10 @@ def test_a_benchmark_on_disk_is_priced_by_its_splits_and_another_by_the_publishe
     for made, images in ((there, there.images["kvasir"]), (elsewhere, published_images("kvasir"))):
         run = made.jobs[0].run
         shape, images = backbone_shape("vit_b"), limited(images, run.rules)
-        seconds = run_flops(run, shape, images) / gpu().flops[1] + START_SECONDS
-        seconds += KERNEL_SECONDS * run_kernels(run, shape, images) + SCORE_SECONDS * scored(run, images)
-        assert hours(price(made, tmp_path, where=ON_GPU)) == pytest.approx(seconds / 3600)
-        updates = run.rules["epochs"] * images.train / run.rules["batch_size"]
-        seconds = run_flops(run, useful(shape), images) / cpu(1).flops[1] + START_SECONDS + updates * UPDATE_SECONDS
-        assert hours(price(made, tmp_path, where=Target(executor="inline"))) == pytest.approx(seconds / 3600)
+        fixed = START_SECONDS + UPDATE_SECONDS * run.rules["epochs"] * images.train / run.rules["batch_size"]
+        for where, device in ((ON_GPU, gpu()), (Target(executor="inline"), cpu(1))):
+            seconds = run_flops(run, shape, images) / device.flops[1] + fixed
+            assert hours(price(made, tmp_path, where=where)) == pytest.approx(seconds / 3600)
 
 
 def hours(prices: Sequence[RunForecast]) -> float:
@@ -97,7 +89,7 @@ def grid(results: Path, backbone: str, *methods: str) -> Plan:
 
 @pytest.mark.parametrize(("backbone", "least", "most"), [("vit_b", 9, 11), ("vit_h", 27, 31)])
 def test_the_papers_grid_of_two_methods_has_its_price_on_an_h100(backbone, least, most, tmp_path) -> None:
-    """9 to 11 and 27 to 31 GPU-hours a seed, by an estimate of its own from counted operations and kernels."""
+    """9 to 11 and 27 to 31 GPU-hours a seed, by an estimate from counted operations and kernels."""
     where = target_of(cluster="gpu", cluster_overrides={"gres": "gpu:h100:1"})
     prices = price(grid(tmp_path, backbone, "lora", "naslora"), tmp_path, where=where)
     assert least <= hours(prices) <= most
@@ -132,16 +124,13 @@ def test_a_gpu_is_known_by_its_name_and_of_several_the_slowest_counts(words: lis
     assert gpu(*words).name == name
 
 
-def test_runs_that_train_a_weight_more_keep_it_its_gradient_and_moments_and_a_process_counts_on_a_cpu(tmp_path) -> None:
+def test_runs_that_train_a_weight_more_keep_it_its_gradient_and_moments(tmp_path) -> None:
     entries = tuple(Variant(method="lora", options={"rank": rank}) for rank in (4, 8))
     made = planned(tmp_path, entries=entries)
     four, eight = (run.peak_memory_bytes for run in price(made, tmp_path, where=ON_GPU))
     shape = backbone_shape("vit_b")
     more = LoRAConfig(rank=8).encoder_parameters(shape) - LoRAConfig(rank=4).encoder_parameters(shape)
     assert eight - four == 4 * 4 * more > 0
-    assert price(made, tmp_path, where=Target(executor="inline"))[0].peak_memory_bytes - four == pytest.approx(
-        PROCESS_BYTES
-    )
 
 
 def test_records_of_this_machine_count_and_those_of_another_do_not(data: Path, tmp_path: Path) -> None:
@@ -150,8 +139,8 @@ def test_records_of_this_machine_count_and_those_of_another_do_not(data: Path, t
     where = Target(executor="inline", threads=2)
     here = {"device": processor(), "threads": "2"}
     for seed, environment, basis in (
-        (0, {"device": "cpu B x8", "threads": "2"}, "nothing measured; 0.09 TFLOP/s assumed of 2 CPU cores"),
-        (1, {"device": "NVIDIA H100"}, "nothing measured; 0.09 TFLOP/s assumed of 2 CPU cores"),
+        (0, {"device": "cpu B x8", "threads": "2"}, "nothing measured; at 0.09 TFLOP/s on 2 CPU cores"),
+        (1, {"device": "NVIDIA H100"}, "nothing measured; at 0.09 TFLOP/s on 2 CPU cores"),
         (2, here, "1 record of the same shape"),
     ):
         write(tmp_path, made, counts, seed=seed, environment=environment)
