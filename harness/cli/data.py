@@ -271,6 +271,7 @@ def _print_check(report: Any) -> None:
 
 def run_score(arguments: argparse.Namespace) -> int:
     from harness.datasets.own import BINARY, own_benchmark
+    from harness.datasets.readers.folder_benchmark import FolderBenchmark
     from harness.evaluation.conventions import OF_TASK, Conventions
     from harness.evaluation.score_folders import score_folders
     from harness.evaluation.scorer import SplitScorer
@@ -279,7 +280,9 @@ def run_score(arguments: argparse.Namespace) -> int:
         raise UsageError(f"--num-classes {arguments.num_classes}: give 2 to 255")
     classes = [str(index) for index in range(arguments.num_classes)] if arguments.num_classes > 2 else BINARY
     own = own_benchmark("masks", classes)
-    benchmark: Any = _benchmark(arguments.benchmark) if arguments.benchmark else own()
+    benchmark = _benchmark(arguments.benchmark) if arguments.benchmark else own()
+    if not isinstance(benchmark, FolderBenchmark):
+        raise UsageError(f"{benchmark.name} does not say how its masks are read; leave --benchmark out")
     rules = from_mapping(Conventions, parse_assignments(arguments.set, example="--set empty=0"), where="--set")
     task = benchmark.task
     scorer = SplitScorer(OF_TASK[task], task=task, num_classes=benchmark.num_classes, conventions=rules)

@@ -13,7 +13,7 @@ from numpy.typing import NDArray
 from harness.datasets.base import DatasetError, Pair
 from harness.datasets.readers.decoding import is_grey_palette, mask_values, require_lossless, two_colours
 from harness.datasets.readers.opening import MOST_PIXELS, open_image, upright
-from harness.datasets.readers.pairing import IMAGE_EXTENSIONS, MASK_EXTENSIONS, image_files, pair_names
+from harness.datasets.readers.pairing import MASK_EXTENSIONS, image_files, pair_names
 from harness.evaluation.scorer import ImageScore, SplitScorer
 from harness.system.errors import UsageError
 from harness.system.machine import affinity
@@ -63,7 +63,7 @@ def score_folders(
 def pair_predictions(predictions: Path, masks: Path, *, partial: bool = False) -> tuple[Pair, ...]:
     """The files of two folders, paired as images and masks of a user's own data are. Raises UsageError: a file has no partner;
     DatasetError: a folder cannot be read, or has one name twice."""
-    files = image_files(predictions, IMAGE_EXTENSIONS | {".npy"})
+    files = image_files(predictions, MASK_EXTENSIONS | {".npy"})
     paired = pair_names(files, image_files(masks, MASK_EXTENSIONS))
     if not paired.pairs:
         raise UsageError(f"no file of {predictions} has the name of a mask in {masks}; files are paired by name")

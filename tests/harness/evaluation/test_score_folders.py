@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import os
 import shutil
+from types import SimpleNamespace
 from typing import Any
 
 import numpy as np
@@ -109,7 +110,7 @@ def test_another_aspect_ratio_is_refused_instead_of_stretched(tmp_path, capsys, 
     assert ("another aspect ratio" in capsys.readouterr().err) != accepted
 
 
-@pytest.mark.parametrize("kind", ["npy", "sixteen", "one-bit", "palette"])
+@pytest.mark.parametrize("kind", ["npy", "sixteen", "one-bit", "palette", "gif"])
 def test_other_encodings_of_a_prediction_are_read(capsys, tmp_path, kind):
     rng = np.random.default_rng(1)
     mask = blob(rng, 30, 30)
@@ -119,6 +120,7 @@ def test_other_encodings_of_a_prediction_are_read(capsys, tmp_path, kind):
         "sixteen": ("a.png", levels.astype(np.uint16) * 257, levels / 255),
         "one-bit": ("a.png", levels > 100, (levels > 100).astype(float)),
         "palette": ("a.png", Image.fromarray(levels).convert("P"), levels / 255),
+        "gif": ("a.gif", Image.fromarray(levels), levels / 255),
     }
     name, stored, values = kinds[kind]
     both = placed(tmp_path, {f"p/{name}": stored, "g/a.png": mask * np.uint8(255)})
@@ -255,6 +257,13 @@ def test_bad_input_is_one_line(capsys, folders, spoil, message):
     assert message in error
     assert error.startswith("error: ")
     assert error.count("\n") == 1
+
+
+def test_a_benchmark_that_reads_its_masks_by_itself_is_refused(capsys, folders, monkeypatch):
+    """As a package's may: only it knows what of a file is the object."""
+    monkeypatch.setattr("harness.cli.data._benchmark", lambda name: SimpleNamespace(name=name, task="binary"))
+    assert main(["score", *map(str, folders), "--benchmark", "pets"]) == 2
+    assert "leave --benchmark out" in capsys.readouterr().err
 
 
 @pytest.mark.parametrize(
