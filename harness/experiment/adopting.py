@@ -123,15 +123,16 @@ def folded(folder: Path, *, backbone: str, checkpoint: Path | None) -> tuple[dic
             model: Any = peft.get_peft_model(tree, config_class(**{**options, "inference_mode": False}))
             needed = peft.get_peft_model_state_dict(model).keys()
             peft.set_peft_model_state_dict(model, dict(tensors))
-    except Exception as error:  # peft has no type of its own for what it cannot load
+            layers = model.base_model.model.named_modules()
+            changed = tuple(name for name, layer in layers if isinstance(layer, BaseTunerLayer))
+            merged = model.merge_and_unload().state_dict()
+    except Exception as error:  # peft has no type of its own for what it cannot load or merge
         reason = " ".join(str(error).split())[:200] or type(error).__name__
         raise UsageError(f"{folder} is no adapter of {backbone} as transformers' SamModel has it: {reason}") from error
     for names, problem in ((needed - tensors.keys(), "lacks"), (tensors.keys() - needed, "holds, and should not,")):
         if names:
             raise UsageError(f"{folder} is no adapter of {backbone}: its file {problem} {min(names)}")
-    changed = [name for name, layer in model.base_model.model.named_modules() if isinstance(layer, BaseTunerLayer)]
-    merged = model.merge_and_unload().state_dict()
-    return {whole[name]: tensor.contiguous() for name, tensor in merged.items()}, tuple(changed)
+    return {whole[name]: tensor.contiguous() for name, tensor in merged.items()}, changed
 
 
 def named_as_transformers(sam: nn.Module) -> nn.Module:

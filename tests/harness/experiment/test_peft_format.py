@@ -136,7 +136,7 @@ ELSEWHERE = pytest.mark.parametrize(
     ids=["lora", "lokr"],
 )
 
-QKV = {"r": 4, "target_modules": ["qkv"]}
+QKV: dict[str, Any] = {"r": 4, "target_modules": ["qkv"]}
 OF_LAYERS = {
     "rank_pattern": LoraConfig(**QKV, rank_pattern={"layers.0.attn.qkv": 2}),
     "alpha_pattern": LoraConfig(**QKV, alpha_pattern={r"vision_encoder\.layers\.[12]\.attn\.qkv": 32}),
@@ -224,6 +224,7 @@ WRONG = {
     "NaN": (_changed_tensors(lambda t: t[f"{LAYER}.lora_B.weight"].fill_(torch.nan)), "NaN"),
     "another rank": (_changed_config(r=8), "size mismatch"),
     "an option of the future": (_changed_config(use_new_thing=True), "sets use_new_thing"),
+    "an option that is not merged": (_changed_config(alora_invocation_tokens=[1]), "not support merging"),
     "a rank that is none": (_changed_config(r="many"), "no adapter of tiny"),
     "a replication of layers": (_changed_config(layer_replication=[[0, 2]]), "no adapter of tiny"),
     "no targets": (_changed_config(target_modules=None), "no adapter of tiny"),
