@@ -123,9 +123,8 @@ def export(
     if form == "sam":
         state = _plain_state(segmenter, method, merge)
         sam_2 = bool(backbone(run.backbone).shape.pyramid)
-        if (
-            sam_2 and checkpoint is not None
-        ):  # its memory: no image passes it, and Meta's own code loads no file without
+        if sam_2 and checkpoint is not None:
+            # Its memory: no image passes it, and Meta's own code loads no file without.
             state |= {name: tensor for name, tensor in read_tensors(checkpoint).items() if is_memory(name)}
         whole = {"model": _on_cpu(state)} if sam_2 else _on_cpu(state)
         with writing_to(f"--out {out}"):
