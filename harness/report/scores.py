@@ -20,7 +20,7 @@ from harness.comparison.names import benchmark_title
 from harness.comparison.papers import MARKS, Papers
 from harness.comparison.scores import COLLAPSE, MISSING, Column, Difference
 from harness.report.board import ran, verdict
-from harness.report.formats import Number, Page, Score, Table, Value, heads
+from harness.report.formats import Number, Page, Score, Table, Value, heads, text_of
 from harness.studies import Study
 
 if TYPE_CHECKING:
@@ -35,7 +35,7 @@ BLANK = (
 )
 COLLAPSED = (
     f"COLLAPSED: a run scores more than {100 * COLLAPSE:.0f} points below the median of its row; it counts in the mean, and the row has no"
-    " interval and no ≈."
+    " ≈, and no interval on a leaderboard."
 )
 RANKS_NOTHING = "Made of generated images: these numbers say that the code runs, and nothing about methods."
 
@@ -73,11 +73,12 @@ def score_page(
             tables += paper_tables(grid, papers)
     title = study.title if study else ", ".join(dict.fromkeys(grid.protocol for grid in page_grids)) or "no records"
     generated = bool(page_grids) and all(grid.is_generated for grid in page_grids)
+    records = [record for grid in page_grids for record in grid.records]
     return Page(
         title=title + (": generated images, whose numbers rank nothing" if generated else ""),
         note=RANKS_NOTHING if generated else "",
         tables=tables or [Table(heading=study.name if study else title, above=["No record of this table yet."])],
-        foot=footnotes(page_grids),
+        foot=footnotes(tables, records),
         numbers=pd.concat([grid.tidy() for grid in page_grids], ignore_index=True) if page_grids else None,
     )
 
@@ -214,14 +215,12 @@ def _options(options: Mapping[str, Any]) -> str:
     return ", ".join(f"{name} {value}" for name, value in options.items() if value is not None)
 
 
-def footnotes(page_grids: Sequence[Grid]) -> list[str]:
-    """How to read all tables of a page."""
-    cells = [cell for grid in page_grids for cell in grid.cells.values()]
-    records = [record for grid in page_grids for record in grid.records]
+def footnotes(tables: Sequence[Table], records: Iterable[Record]) -> list[str]:
+    """How to read all tables of a page, with the codes that they show."""
+    values = (value for table in tables for line in table.rows for value in line if isinstance(value, Score))
+    cells = " ".join(map(text_of, values))
     lines = [CELLS] if cells else []
-    lines += [f"{MISSING}: not run yet."] if any(MISSING in cell.codes.values() for cell in cells) else []
-    lines += [BLANK] if any(cell.blank for cell in cells) else []
-    lines += [COLLAPSED] if any(cell.collapsed for cell in cells) else []
+    lines += [line for line in (f"{MISSING}: not run yet.", BLANK, COLLAPSED) if line.partition(":")[0] in cells]
     if any(map(_selected_on_test, records)):
         lines.append("‡ the checkpoint was selected on the test split, as some released code does.")
     return lines
@@ -335,9 +334,10 @@ def leaderboard_page(page_grids: Sequence[Grid], study: Study) -> Page:
         kept = {(column.benchmark, column.split, column.metric) for column in grid.first_columns.values()}
         shown = [column in kept for column in zip(tidy["benchmark"], tidy["split"], tidy["metric"], strict=True)]
         numbers.append(tidy[pd.Series(shown, index=tidy.index) & (tidy["code"] != MISSING)])
+    tables = [_board_table(leaderboard(grid, baseline_of(study)), study) for grid in page_grids]
     return Page(
-        title=study.title, tables=[_board_table(leaderboard(grid, baseline_of(study)), study) for grid in page_grids],
-        foot=footnotes(page_grids), numbers=pd.concat(numbers, ignore_index=True), with_csv=True,
+        title=study.title, tables=tables, foot=footnotes(tables, [r for grid in page_grids for r in grid.records]),
+        numbers=pd.concat(numbers, ignore_index=True), with_csv=True,
     )  # fmt: skip
 
 

@@ -230,6 +230,19 @@ def test_a_leaderboard_fits_a_terminal_and_codes_stand_below_numbers() -> None:
     assert lines[at + 1].split() == ["COLLAPSED"]
 
 
+def test_codes_are_explained_where_a_cell_shows_them() -> None:
+    values = {0: 0.9, 1: 0.91, 2: 0.2}
+    for seeds, code in (3, "COLLAPSED"), (4, "MISSING"):  # a cell with a gap shows its code alone
+        page = render(
+            [record(value, seed=seed) for seed, value in values.items()],
+            study=study(benchmarks=["kvasir"], entries=["lora"], seeds=seeds),
+        )
+        explained = [
+            line.partition(":")[0] for line in page.splitlines() if line.startswith(("COLLAPSED:", "MISSING:"))
+        ]
+        assert explained == [code]
+
+
 def test_a_row_whose_runs_failed_is_shown_as_that_and_not_as_one_that_did_not_run() -> None:
     board = study(benchmarks=["kvasir"], entries=["lora", "decoder"], table={"kind": "leaderboard", "baseline": "lora"})
     failed = [record(seed=seed, method="decoder", code="DIVERGED") for seed in range(3)]
