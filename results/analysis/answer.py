@@ -206,8 +206,11 @@ def summary(of: Leaderboard, most: int) -> str:
 
 
 def first_ten(of: Leaderboard) -> str:
-    """The ten best rows on the first benchmark."""
-    return leaderboard_table(of, in_order(of)[:10], benchmarks_of(of)[:1])
+    """The ten best rows on the first benchmark, with the baseline among them."""
+    rows = in_order(of)
+    baseline = next(number for number, row in enumerate(rows) if row.row == of.baseline)
+    listed = rows[:10] if baseline < 10 else [*rows[:9], rows[baseline]]
+    return leaderboard_table(of, listed, benchmarks_of(of)[:1])
 
 
 def write_between_marks(page: Path, text: str) -> None:
