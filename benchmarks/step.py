@@ -24,7 +24,7 @@ from benchmarks.reference import plain_twin
 from benchmarks.saving import add_json, save
 from harness.archive.measured import Ratio
 from harness.comparison.leaderboard import paired_ratio
-from harness.costing.instruments import FlopCount, LiveBytes, processor_clock, used_by_others, wall_clock
+from harness.costing.instruments import LiveBytes, flop_counter, processor_clock, used_by_others, wall_clock
 from harness.costing.session import RandomImages
 from harness.methods.configs import DecoderOnlyConfig
 from harness.methods.configs.lowrank import ConvLoRAConfig, LoRAConfig
@@ -98,9 +98,9 @@ class Subject:
 
     def flops(self) -> int:
         """FLOPs of a step as executed, what is computed again included."""
-        with FlopCount() as counter:
+        with flop_counter() as counter:
             self.step()
-        return counter.total
+        return counter.get_total_flops()
 
     def matmul_rate(self) -> float:
         dtypes = {"fp32": torch.float32, "fp16": torch.float16, "bf16": torch.bfloat16}

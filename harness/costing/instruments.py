@@ -89,22 +89,11 @@ _FURTHER = {  # of the shapes of query, key and value; of the gradient's first
 }
 
 
-class FlopCount:
-    """A context manager that counts the operations inside it into ``total``; it may be entered several times. A multiply-add
-    counts as two. Matrix products, convolutions and fused attention are counted as executed, recomputation included, and SAM's
-    positions where they are columns of a product; norms, activations, softmax and sums are not."""
-
-    def __init__(self) -> None:
-        self.total = 0
-
-    def __enter__(self) -> FlopCount:
-        self._counter = FlopCounterMode(display=False, custom_mapping=_FURTHER)
-        self._counter.__enter__()
-        return self
-
-    def __exit__(self, *error: Any) -> None:
-        self._counter.__exit__(*error)
-        self.total += self._counter.get_total_flops()
+def flop_counter() -> FlopCounterMode:
+    """A context manager that counts the operations inside it; see `get_total_flops`. A multiply-add counts as two. Matrix products,
+    convolutions and fused attention are counted as executed, recomputation included, and SAM's positions where they are columns of
+    a product; norms, activations, softmax and sums are not."""
+    return FlopCounterMode(display=False, custom_mapping=_FURTHER)
 
 
 def storage_bytes(tensors: Iterable[Tensor]) -> int:

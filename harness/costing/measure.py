@@ -249,8 +249,8 @@ def _sizes(subject: Subject) -> dict[str, Any]:
     flops = {"forward": 0.0, "backward": 0.0}
     for phase, share in shares.items():
         forward, backward = subject.count_flops(phase)
-        flops["forward"] += share * forward.total
-        flops["backward"] += share * backward.total
+        flops["forward"] += share * forward
+        flops["backward"] += share * backward
     return {
         "memory_bytes": parts,
         "flops": flops,

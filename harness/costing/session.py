@@ -18,7 +18,7 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor, nn
 
-from harness.costing.instruments import CLOCKS, Clock, FlopCount
+from harness.costing.instruments import CLOCKS, Clock, flop_counter
 from harness.experiment.environment import one_line, reason_code
 from harness.methods.base import Method, Role
 from harness.models.attention_choice import Choice, choose
@@ -229,18 +229,17 @@ class Subject:
         update([self.optimisers[role] for role in phase.roles], clip=self.protocol.clip, scaler=self._scaler)
         return kept, gradients
 
-    def count_flops(self, phase: StepKind) -> tuple[FlopCount, FlopCount]:
-        """FLOPs of an update's forward and backward pass."""
+    def count_flops(self, phase: StepKind) -> tuple[int, int]:
+        """FLOPs of an update's forward and of its backward pass."""
         feeder, parameters = self._begin(phase)
         batch = feeder.take()[0][0]
         self._prepare(feeder)
-        forward, backward = FlopCount(), FlopCount()
-        with forward:
+        with flop_counter() as forward:
             loss = self.loss_of(feeder, batch)
-        with backward:
+        with flop_counter() as backward:
             loss.backward(inputs=parameters)
         self.segmenter.zero_grad(set_to_none=True)
-        return forward, backward
+        return forward.get_total_flops(), backward.get_total_flops()
 
     def close(self) -> None:
         for feeder in (self._feeder, self._cached_feeder):

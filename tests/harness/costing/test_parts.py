@@ -15,7 +15,7 @@ from scipy.stats import ttest_rel
 
 from harness.comparison.leaderboard import paired_ratio
 from harness.costing import instruments as device_module
-from harness.costing.instruments import CLOCKS, FlopCount, LiveBytes, used_by_others
+from harness.costing.instruments import CLOCKS, LiveBytes, flop_counter, used_by_others
 from harness.methods.parts.placement import BackboneShape
 from harness.models.build import build_segmenter
 from harness.pricing import encoder_flops
@@ -80,9 +80,9 @@ def test_counted_flops_equal_the_closed_form(name: str, fused: bool) -> None:
     segmenter = build_segmenter(name, task="binary", fused_attention=fused)
     shape = segmenter.encoder.shape
     images = torch.zeros(2, 3, shape.image_size, shape.image_size)
-    with torch.no_grad(), FlopCount() as count:
+    with torch.no_grad(), flop_counter() as count:
         segmenter.encode(images)
-    assert count.total == 2 * encoder_forward_flops(shape, image_size=shape.image_size)
+    assert count.get_total_flops() == 2 * encoder_forward_flops(shape, image_size=shape.image_size)
 
 
 def test_paired_ratios_cancel_what_slows_a_round_and_have_the_interval_of_a_paired_t_test_on_logarithms() -> None:
