@@ -153,10 +153,9 @@ def _check_one_direction(benchmarks: Sequence[str]) -> None:
 def choose(request: Request, tuning: Tuning, trials: Sequence[Trials], store: RecordStore) -> Request:
     """The request with each row's choice in place of its grids, and with the rules that were chosen for all rows. The records of trials
     get the choice as a label. Raises UsageError: no value of a row has a score."""
-    labelled = [(trial, _choice(trial, tuning, store)) for trial in trials]
-    for trial, label in labelled:
+    for trial, label in [(trial, _choice(trial, tuning, store)) for trial in trials]:
         _write(trial, label, store)
-    return _settled(request, tuning, [(trial, label["chosen"], label) for trial, label in labelled])
+    return as_expected(request, tuning, trials, store, left=())
 
 
 def as_expected(
@@ -164,24 +163,15 @@ def as_expected(
 ) -> Request:
     """The request with the choice of each row whose trials have all ended. For other rows, the first value of their grids stands in, so
     that the runs after the trials can be priced. ``left``: `unfinished`."""
-    settled: list[tuple[Trials, Mapping[str, Any], Mapping[str, Any]]] = []
-    for trial in trials:
-        is_open = any(key in left for keys in trial.runs.values() for key in keys)
-        label = {"grid": dict(trial.grid)} if is_open else _choice(trial, tuning, store)
-        settled.append((trial, label.get("chosen") or {name: values[0] for name, values in trial.grid.items()}, label))
-    return _settled(request, tuning, settled)
-
-
-def _settled(
-    request: Request, tuning: Tuning, choices: Sequence[tuple[Trials, Mapping[str, Any], Mapping[str, Any]]]
-) -> Request:
-    """The request with these values in place of the grids, each with the label that its runs get."""
     everywhere = tuple(BENCHMARKS.resolve(name) for name in request.benchmarks)
-    tuned = {id(trial.entry) for trial, _, _ in choices}
+    tuned = {id(trial.entry) for trial in trials}
     entries = [entry for entry in request.entries if id(entry) not in tuned]
     rules = dict(request.rules)
     compared = {id(entry) for entry in request.entries}
-    for trial, values, label in choices:
+    for trial in trials:
+        is_open = any(key in left for keys in trial.runs.values() for key in keys)
+        label = {"grid": dict(trial.grid)} if is_open else _choice(trial, tuning, store)
+        values = label.get("chosen") or {name: values[0] for name, values in trial.grid.items()}
         where = everywhere if tuning.on else trial.benchmarks
         for name in dict.fromkeys((*where, *trial.benchmarks)):  # the trials of the next step run under them too
             for_all = {option: value for option, value in values.items() if is_rule(option)}
