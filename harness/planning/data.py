@@ -112,14 +112,11 @@ def content_hashes(paths: Iterable[Path]) -> dict[Path, str]:
         digests = file_hashes((file for files in inside.values() for file in files), what="images and masks")
     except OSError as error:
         raise DatasetError(f"{error.filename} cannot be read ({error.strerror}); unpack the data again") from error
-    return {
-        path: digests[path] if files == [path] else _of_folder({file.name: digests[file] for file in files})
-        for path, files in inside.items()
-    }
-
-
-def _of_folder(digests: Mapping[str, str]) -> str:
-    return hashlib.sha256(json.dumps(digests, sort_keys=True).encode()).hexdigest()
+    hashes = {}
+    for path, files in inside.items():
+        names = json.dumps({file.name: digests[file] for file in files}, sort_keys=True)
+        hashes[path] = digests[path] if files == [path] else hashlib.sha256(names.encode()).hexdigest()
+    return hashes
 
 
 def limited(images: Images, rules: Mapping[str, object]) -> Images:
@@ -166,18 +163,14 @@ def network_images(results: Path, *, data: Sequence[Path] = ()) -> Callable[[Rec
             raise DatasetError(f"{' and '.join(map(str, data))}: the images of the runs on {name} are not there")
         return None
 
-    @cache
-    def picture(name: str, rules: str, manifest: str, split: str, stem: str, side: int, *, generated: bool) -> Any:
-        opened = tested(name, rules, manifest, generated=generated)
-        if opened is None or (pair := opened[1].get((split, stem))) is None:
-            return None
-        image = Image.fromarray(opened[0].read(pair).image)
-        return np.asarray(image.resize((side, side), Image.Resampling.BICUBIC))
-
     def picture_of(record: Record, split: str, stem: str) -> Any:
         run, rules = record.run, json.dumps(record.run.rules, sort_keys=True)
+        opened = tested(run.benchmark, rules, run.manifest, generated=run.is_generated)
+        if opened is None or (pair := opened[1].get((split, stem))) is None:
+            return None
         side = int(run.rules["image_size"])
-        return picture(run.benchmark, rules, run.manifest, split, stem, side, generated=run.is_generated)
+        image = Image.fromarray(opened[0].read(pair).image)
+        return np.asarray(image.resize((side, side), Image.Resampling.BICUBIC))
 
     return picture_of
 
