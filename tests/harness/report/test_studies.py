@@ -109,6 +109,7 @@ GOOD: dict[str, Any] = {"title": "t", "benchmarks": ["kvasir"], "entries": ["lor
         ({"tune": {"lr": [1e-3]}}, "tune.lr=.* must be at least two different values"),
         ({"seeds": [-1]}, "seeds.0=-1 must be greater than or equal to 0"),
         ({"table": {"baseline": "loraa"}}, "did you mean 'lora'"),
+        ({"by_backbone": {"vitb": {"image_size": 512}}}, "did you mean 'vit_b'"),
         ({"backbones": ["vit_b"], "by_backbone": {"vit_b": {"image_size": 512}}}, "vit_b is one of its backbones"),
     ],
 )
