@@ -302,8 +302,6 @@ def expand(names: Names, data: Mapping[str, Files], request: Request) -> tuple[d
                     jobs.setdefault(job.run.key, job)  # two words may name one run: naslora,all
                     keys.setdefault((row.label, name), []).append(job.run.key)
                 if words := row.config.never_reached(rules.epochs):
-                    if "search_start_epoch" not in row.changed:
-                        words += "; for a search, more --set epochs or an earlier search_start_epoch"
                     unreached.setdefault(words, {})[row.label] = None
     never = [f"{first_of(list(labels))}: {words}" for words, labels in unreached.items()]
     return jobs, keys, [*one_mask, *odd, *never]

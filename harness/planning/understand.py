@@ -84,18 +84,19 @@ def require_rows(options: Mapping[str, Mapping[str, Any]], entries: Sequence[Var
 
 
 def parse_seeds(text: str, *, name: str = "--seeds") -> tuple[int, ...]:
-    """``5`` is seeds 0 to 4; ``0,3,7`` is those; ``7,`` is seed 7 alone. Raises UsageError: not whole numbers, none, one twice, or
-    beyond all use."""
+    """``5`` is seeds 0 to 4; ``0,3,7`` is those; ``7,`` is seed 7 alone. Raises UsageError: not whole numbers of at most nine
+    digits, none, one twice, or more than `MOST_SEEDS`."""
     listed = "," in text
     parts = [part.strip() for part in text.removesuffix(",").split(",")]
-    if not all(part.isascii() and part.isdigit() for part in parts):
-        raise UsageError(f"{name} {text!r} is neither a number of seeds (5) nor a list of seeds (0,3,7)")
-    if any(len(part) > 9 for part in parts) or (not listed and int(parts[0]) > MOST_SEEDS):
-        raise UsageError(f"{name} {text!r}: at most {MOST_SEEDS} seeds, each of at most 9 digits")
-    seeds = tuple(int(part) for part in parts) if listed else tuple(range(int(parts[0])))
-    if not seeds or len(set(seeds)) < len(seeds):
-        raise UsageError(f"{name} {text!r} names no seed, or one twice; give a number (3) or a list (0,3,7)")
-    return seeds
+    if all(part.isascii() and part.isdigit() and len(part) <= 9 for part in parts):
+        numbers = [int(part) for part in parts]
+        if listed and len(set(numbers)) == len(numbers):
+            return tuple(numbers)
+        if not listed and 0 < numbers[0] <= MOST_SEEDS:
+            return tuple(range(numbers[0]))
+    raise UsageError(
+        f"{name} {text!r}: give a number of seeds (5, at most {MOST_SEEDS}) or a list of different seeds (0,3,7)"
+    )
 
 
 WITH_DATA = "nas-lora"
