@@ -224,16 +224,7 @@ def build_subject(row: MethodRow, session: Session) -> Subject:
         run, task=session.task, num_classes=session.num_classes, checkpoint=session.checkpoint
     )
     apply_choice(segmenter, session.attention)
-    return Subject(
-        row.label,
-        segmenter=segmenter.to(session.device),
-        method=method,
-        protocol=protocol,
-        task=session.task,
-        num_classes=session.num_classes,
-        device=session.device,
-        clock=CLOCKS[session.clock](session.device),
-    )
+    return Subject(row.label, segmenter=segmenter.to(session.device), method=method, session=session)
 
 
 def _sizes(subject: Subject) -> dict[str, Any]:

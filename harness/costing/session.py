@@ -18,7 +18,7 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor, nn
 
-from harness.costing.instruments import CLOCKS, Clock, flop_counter
+from harness.costing.instruments import CLOCKS, flop_counter
 from harness.experiment.environment import one_line, reason_code
 from harness.methods.base import Method, Role
 from harness.models.attention_choice import Choice, choose
@@ -88,39 +88,26 @@ class Subject:
 
     Args:
         variant: its name in tables.
-        segmenter: with ``method`` attached, on ``device``.
-        protocol: optimiser, loss, precision, batch size.
-        task, num_classes: of the benchmark it stands for.
-        clock: times the parts of a step.
+        segmenter: with ``method`` attached, on the session's device.
     """
 
-    def __init__(
-        self,
-        variant: str,
-        *,
-        segmenter: nn.Module,
-        method: Method,
-        protocol: Protocol,
-        task: Task,
-        num_classes: int,
-        device: torch.device,
-        clock: Clock,
-    ) -> None:
+    def __init__(self, variant: str, *, segmenter: nn.Module, method: Method, session: Session) -> None:
+        protocol, device, task = session.protocol, session.device, session.task
         self.variant = variant
         self.segmenter: Any = segmenter
         self.models: dict[str, Any] = {}  # for inference: unmerged, and by merge mode
         self.method = method
         self.protocol = protocol
         self.device = device
-        self.clock = clock
+        self.clock = CLOCKS[session.clock](device)
         self.optimisers = build_optimisers(method.parameter_groups(), protocol)
-        self._loss = build_loss(protocol, task=task, num_classes=num_classes)
+        self._loss = build_loss(protocol, task=task, num_classes=session.num_classes)
         self._scaler = torch.amp.GradScaler(device.type, enabled=protocol.precision == "fp16")
         batches = 2 if method.architecture_holdout() else 1
         images = RandomImages(
             batches * protocol.batch_size,
             image_size=protocol.image_size,
-            num_classes=num_classes,
+            num_classes=session.num_classes,
             labels=task == "classification",
         )
         self._plan = UpdatePlan(indices=range(len(images)), batch_size=protocol.batch_size)
