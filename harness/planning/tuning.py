@@ -118,8 +118,13 @@ def plan_trials(request: Request, tuning: Tuning, **how: Any) -> tuple[Plan, lis
     rows = [(entry, tuning.of_row(entry)) for entry in compared]
     _check_grids(rows, tuning.grids, request.entries)
     benchmarks = tuple(BENCHMARKS.resolve(name) for name in tuning.on or request.benchmarks)
-    if tuning.on:
-        _check_one_direction(benchmarks)
+    metrics = {name: BENCHMARKS.get(name).selection_metric for name in benchmarks}
+    if tuning.on and len(set(map(higher_is_better, metrics.values()))) > 1:
+        named = ", ".join(f"{metric} of {name}" for name, metric in metrics.items())
+        raise UsageError(
+            f"--tune-on: of {named} some are better higher and some lower, so their mean chooses nothing; name "
+            "benchmarks of one kind"
+        )
     rows = [(entry, grid) for entry, grid in rows if grid]
     entries = [_with(entry, grid, values) for entry, grid in rows for values in itertools.product(*grid.values())]
     planned = plan(replace(request, entries=tuple(entries), benchmarks=benchmarks, seeds=tuning.seeds), **how)
@@ -137,17 +142,6 @@ def plan_trials(request: Request, tuning: Tuning, **how: Any) -> tuple[Plan, lis
             keys = [key for name in trial.benchmarks for key in planned.keys.get((label, name), ())]
             trial.runs[values] = [key for key in keys if models[key] == trial.model]
     return planned, [trial for trial in trials if any(trial.runs.values())]  # none of a benchmark that is left out
-
-
-def _check_one_direction(benchmarks: Sequence[str]) -> None:
-    """Refuse to choose once for benchmarks of which some select by a metric that is better higher and some by one better lower."""
-    metrics = {name: BENCHMARKS.get(name).selection_metric for name in benchmarks}
-    by_direction = {higher_is_better(metric): f"{metric} of {name}" for name, metric in metrics.items()}
-    if len(by_direction) > 1:
-        raise UsageError(
-            f"--tune-on: {by_direction[True]} is better higher and {by_direction[False]} lower, so their mean chooses nothing; name "
-            "benchmarks of one kind"
-        )
 
 
 def choose(request: Request, tuning: Tuning, trials: Sequence[Trials], store: RecordStore) -> Request:
