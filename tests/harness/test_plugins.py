@@ -178,7 +178,7 @@ def test_the_shortest_benchmark_is_planned_and_checked_with_its_splits(tmp_path:
     of_data = ("--plugin", SHORTEST, "--data", tmp_path)
     listed = "Scans: terms: ours", "get it: our server", "layouts: original", f"found: {tmp_path / 'scans'}"
     assert f"\n{'':13}".join(listed) in says(data, "list", *of_data)
-    checked = json.loads(says(data, "check", "scans", *of_data, "--workers", 2, "--json", code=1))  # black masks
+    checked = json.loads(says(data, "check", "scans", *of_data, "--json", code=1))  # black masks
     assert (checked["layout"], checked["rule"][:13]) == ("original", "official test")
 
 
