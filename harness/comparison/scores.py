@@ -28,8 +28,8 @@ MISSING = "MISSING"
 """The code of a planned run that has no record."""
 
 COLLAPSE = 0.2
-"""A run that scores this much below the median of its row has collapsed. It stays in the mean and is marked, and its row has no
-interval."""
+"""A run that scores this much below the median of its row has collapsed. It stays in the mean and is marked. Its row is not
+compared with the best, and has no interval on a leaderboard."""
 
 
 @dataclass(frozen=True, kw_only=True)

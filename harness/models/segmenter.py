@@ -129,7 +129,7 @@ class SAMSegmenter(Segmenter):
         counts = [owners.count(index) for index in range(len(embedding))]
         bare = [index for index, count in enumerate(counts) if not count]
         order = to_device(torch.tensor([*owners, *bare]), embedding.device)
-        owned, bare_ones = embedding.index_select(0, order).split([len(owners), len(bare)])
+        owned, unprompted = embedding.index_select(0, order).split([len(owners), len(bare)])
         prompted: Iterator[Tensor] = iter(())
         alone: Iterator[Tensor] = iter(())
         if owners:
@@ -137,7 +137,7 @@ class SAMSegmenter(Segmenter):
             masks, _ = self._decoded(owned.split(PROMPTS_AT_ONCE), sparse)
             prompted = iter(masks.split([count for count in counts if count]))
         if bare:
-            alone = iter(self._decoded(bare_ones.split(PROMPTS_AT_ONCE))[0])
+            alone = iter(self._decoded(unprompted.split(PROMPTS_AT_ONCE))[0])
         by_image = [next(prompted).amax(dim=0) if count else next(alone) for count in counts]
         return SegmenterOutput(widened(torch.stack(by_image)), None)
 

@@ -171,7 +171,7 @@ FAR = sorted(
         for dy in (0.0, 0.05, -0.05, 0.1, -0.1, 0.16, -0.16, 0.22, -0.22)
         for side in (1, -1)
     ),
-    key=lambda place: math.hypot(*place[:2]),
+    key=lambda offset: math.hypot(*offset[:2]),
 )
 """The same with a line to the point."""
 Box = tuple[float, float, float, float]

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 import sys
 from typing import Any
 
@@ -26,6 +27,17 @@ def test_findings_and_readme_show_the_leaderboard_of_the_committed_records() -> 
     }.items():
         whole = (REPOSITORY / page).read_text(encoding="utf-8")
         assert text in whole, "new records: python results/analysis/answer.py --docs docs"
+
+
+def test_recommendations_give_differences_of_the_leaderboard() -> None:
+    import answer
+
+    leaders = answer.board(Archive(RESULTS))
+    page = (REPOSITORY / "docs" / "methods.md").read_text(encoding="utf-8").replace("−", "-")
+    section = page.partition("## Which one to take")[2].partition("\n## ")[0]
+    differences = re.findall(r"[+-]\d+\.\d \[[^]]+\]", section)
+    assert differences
+    assert [each for each in differences if each not in answer.summary(leaders, most=len(leaders.standings))] == []
 
 
 def test_the_answer_is_that_of_the_page() -> None:
