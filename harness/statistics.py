@@ -13,7 +13,7 @@ import statistics
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from functools import lru_cache
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
     import numpy as np
@@ -28,10 +28,6 @@ class Interval:
     low: float
     high: float
     n: int
-
-    @property
-    def half(self) -> float:
-        return (self.high - self.low) / 2
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -62,17 +58,6 @@ class Estimate:
     n: int
     seeds: VarianceShare | None
     rest: tuple[VarianceShare, ...] = ()
-
-    @property
-    def variance(self) -> float:
-        """Of the mean."""
-        return math.fsum(part.variance for part in (self.seeds, *self.rest) if part is not None)
-
-    @property
-    def df(self) -> float:
-        """Satterthwaite's degrees of freedom of the interval; infinite where nothing varies."""
-        parts = [part for part in (self.seeds, *self.rest) if part is not None]
-        return _effective_df(parts) if self.variance else math.inf
 
     def interval(self) -> Interval | None:
         """The mean's 95 % interval; None for a single seed, which has no spread."""
@@ -134,9 +119,7 @@ def crossed(table: NDArray[np.float64], *, clusters: NDArray[np.intp] | None = N
 
     Args:
         table: (R, C) scores, or differences of two rows.
-        clusters: (C,) number of each image's cluster, where images are not independent (frames of one video). b and e are summed
-            within clusters before they are squared. With w the clusters' shares of the images, Σw² / Σw²(1 - 2w + Σw²) replaces
-            G / (G - 1), which it equals for G clusters of one size.
+        clusters: as in `cluster_sums`, which sums b and e.
 
     None for fewer than two seeds, images or clusters.
     """
@@ -144,28 +127,48 @@ def crossed(table: NDArray[np.float64], *, clusters: NDArray[np.intp] | None = N
 
     if len(table) < 2:
         return None
-    seeds, images = table.shape
-    index = np.arange(images) if clusters is None else clusters
-    groups_count = len(np.unique(index))
-    if groups_count < 2:
+    mean, seeds = float(table.mean()), len(table)
+    of_seed, of_image = table.mean(axis=1) - mean, table.mean(axis=0) - mean
+    summed, scale = cluster_sums(np.vstack([of_image, table - mean - of_seed[:, None] - of_image]), clusters)
+    groups = summed.shape[1]
+    if groups < 2:
         return None
-    mean = float(table.mean())
-    of_seed = table.mean(axis=1) - mean
-    of_image = table.mean(axis=0) - mean
-    residual = table - mean - of_seed[:, None] - of_image[None, :]
-    by_group = np.bincount(index, weights=of_image)
-    residual_by_group = np.stack([np.bincount(index, weights=row) for row in residual])
-    share = np.bincount(index) / images
-    squares = float((share**2).sum())
-    correction = squares / float((share**2 * (1 - 2 * share + squares)).sum())
-    between = float((by_group**2).sum()) / images**2 * correction
-    interaction_df = (seeds - 1) * (groups_count - 1)
-    interaction = float((residual_by_group**2).sum()) / (seeds * images * images) * correction / (seeds - 1)
-    images_part = VarianceShare(variance=between, df=groups_count - 1)
+    between = float((summed[0] ** 2).sum()) * scale
+    interaction_df = (seeds - 1) * (groups - 1)
+    interaction = float((summed[1:] ** 2).sum()) * scale / (seeds * (seeds - 1))
+    images_part = VarianceShare(variance=between, df=groups - 1)
     seeds_part = VarianceShare(variance=float((of_seed**2).sum()) / (seeds * (seeds - 1)), df=seeds - 1)
     # Both contain the interaction: it is subtracted once, and no more than leaves the larger of the two.
     interaction_part = VarianceShare(variance=-min(interaction, between, seeds_part.variance), df=interaction_df)
     return Estimate(mean=mean, n=seeds, seeds=seeds_part, rest=(images_part, interaction_part))
+
+
+def cluster_sums(
+    deviations: NDArray[np.float64], clusters: NDArray[np.intp] | None = None
+) -> tuple[NDArray[np.float64], float]:
+    """(…, G) sums of deviations from a mean over images within clusters, and the factor that makes their squares a variance of that mean.
+
+    With w the clusters' shares of C images it is Σw² / Σw²(1 - 2w + Σw²) / C². For G clusters of one size the first two are
+    G / (G - 1); one cluster has no variance, and the factor is 0.
+
+    ``deviations`` are (…, C); ``clusters`` (C,) numbers of the images' clusters, where images are not independent (frames of one video).
+    """
+    import numpy as np
+
+    images = deviations.shape[-1]
+    index = np.arange(images) if clusters is None else clusters
+    share = np.bincount(index) / images
+    squares = float((share**2).sum())
+    correction = squares / float((share**2 * (1 - 2 * share + squares)).sum()) if len(share) > 1 else 0.0
+    summed = np.apply_along_axis(lambda row: np.bincount(index, weights=row), -1, deviations)
+    return summed, correction / images**2
+
+
+def of_images(values: NDArray[np.float64], *, clusters: NDArray[np.intp] | None = None) -> Estimate:
+    """The mean over images under one seed, with the variance of other images; ``clusters`` as in `cluster_sums`."""
+    summed, scale = cluster_sums(values - (mean := float(values.mean())), clusters)
+    part = VarianceShare(variance=float((summed**2).sum()) * scale, df=len(summed) - 1) if len(summed) > 1 else None
+    return Estimate(mean=mean, n=1, seeds=part)
 
 
 def of_folds(values: Sequence[float], *, test_share: float) -> Estimate:
@@ -224,7 +227,7 @@ def to_printed(ours: Sequence[float], value: float, *, spread: float | None, is_
     return Estimate(mean=estimate.mean - value, n=len(ours), seeds=both)
 
 
-SIMULATIONS = 20_000
+SIMULATIONS, MANY = 20_000, 100
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -240,12 +243,14 @@ class Family:
         seeds: variance of a difference due to the seeds; two rows' covariance is half of it.
         df: degrees of freedom of that pooled variance.
         images: (K, K) covariance of the differences due to the images; zeros where scores are no means over images.
+        images_df: degrees of freedom of its variances; infinite for `MANY` images or clusters, which count as known.
     """
 
     means: NDArray[np.float64]
     seeds: float
     df: int
     images: NDArray[np.float64]
+    images_df: float = math.inf
 
 
 def family(
@@ -261,7 +266,7 @@ def family(
         runs: (1 + K, R) score of each row's run under each seed; the same R >= 2 seeds for all.
         images: (1 + K, R, C) score by image, of the same C images everywhere; None where a score is no mean over
             images.
-        clusters: (C,) number of each image's cluster, where images are not independent.
+        clusters: as in `cluster_sums`.
         test_share: images tested over images trained on where every seed has its own split (Nadeau and Bengio
             2003), else 0. Seeds are then blocks: the effect of a split on all rows is no spread.
     """
@@ -280,13 +285,7 @@ def family(
     if images is None:
         return Family(means=means, seeds=seeds, df=df, images=np.zeros((rows - 1, rows - 1)))
     difference = images[1:] - images[0]
-    group = np.arange(images.shape[2]) if clusters is None else clusters
-    summed = np.zeros((*difference.shape[:2], int(group.max()) + 1))
-    np.add.at(
-        summed.transpose(2, 0, 1), group, (difference - difference.mean(axis=2, keepdims=True)).transpose(2, 0, 1)
-    )
-    groups = summed.shape[2]
-    scale = groups / (groups - 1) / images.shape[2] ** 2
+    summed, scale = cluster_sums(difference - difference.mean(axis=2, keepdims=True), clusters)
     of_image = summed.mean(axis=1)  # (K, G)
     interaction = summed - of_image[:, None]
     covariance = of_image @ of_image.T * scale
@@ -294,19 +293,25 @@ def family(
     # Seeds and images both contain the interaction: it is subtracted once, but never to less than the larger of the two.
     subtracted = np.minimum(np.diag(overlap), np.minimum(np.diag(covariance), seeds))
     share = np.sqrt(np.divide(subtracted, np.diag(overlap), out=np.zeros_like(subtracted), where=np.diag(overlap) > 0))
-    return Family(means=means, seeds=seeds, df=df, images=covariance - overlap * np.outer(share, share))
+    images_df = math.inf if (groups := summed.shape[2]) >= MANY else groups - 1
+    covariance = covariance - overlap * np.outer(share, share)
+    return Family(means=means, seeds=seeds, df=df, images=covariance, images_df=images_df)
 
 
 def max_t(families: Sequence[Family], *, level: float = 0.95) -> NDArray[np.float64]:
     """(K,) half-widths of intervals for the mean of the families' differences, which hold for all K rows at once.
 
     The largest of K studentised differences is simulated with the families' covariances, each pooled variance of
-    runs with its χ²; K = 1 of one family is the usual interval.
+    runs, and that of few images, with its χ²; K = 1 of one family is the usual interval.
 
     Args:
         families: one a benchmark, of the same rows in the same order.
     """
     import numpy as np
+
+    def drawn(df: float) -> Any:
+        """An estimate of a variance of 1."""
+        return 1.0 if math.isinf(df) else generator.chisquare(df, (SIMULATIONS, 1)) / df
 
     generator = np.random.default_rng(0)
     rows = len(families[0].means)
@@ -316,12 +321,10 @@ def max_t(families: Sequence[Family], *, level: float = 0.95) -> NDArray[np.floa
         values, vectors = np.linalg.eigh(covariance)
         root = vectors * np.sqrt(np.maximum(values, 0))
         simulated += generator.standard_normal((SIMULATIONS, rows)) @ root.T
-        estimated = (
-            estimated + np.diag(each.images) + each.seeds * generator.chisquare(each.df, (SIMULATIONS, 1)) / each.df
-        )
+        estimated = estimated + each.seeds * drawn(each.df) + np.diag(each.images) * drawn(each.images_df)
         variance += np.diag(each.images) + each.seeds
-    known = variance > 0
-    if not known.any():
+    varies = variance > 0
+    if not varies.any():
         return np.zeros(rows)
-    largest = (np.abs(simulated[:, known]) / np.sqrt(estimated[:, known])).max(axis=1)
+    largest = (np.abs(simulated[:, varies]) / np.sqrt(estimated[:, varies])).max(axis=1)
     return np.asarray(np.quantile(largest, level) * np.sqrt(variance) / len(families))

@@ -5,7 +5,7 @@ from __future__ import annotations
 import math
 import statistics
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, field, replace
+from dataclasses import dataclass, field
 from functools import cached_property
 from typing import TYPE_CHECKING, Literal
 
@@ -170,12 +170,9 @@ def of_samples(first: Sample, second: Sample) -> Difference | None:
     share = max(first.test_share, second.test_share)
     if share:
         return Difference.of(stats.of_folds(by_seed, test_share=share), over="splits")
-    if (stems := common_stems([first, second], seeds)) is not None:
-        import numpy as np
-
-        table = np.stack([first.images[seed][1] - second.images[seed][1] for seed in seeds])
-        crossed = stats.crossed(table, clusters=cluster_numbers(stems, {**second.clusters, **first.clusters}))
-        if crossed is not None:
+    if found := common_images([first, second], seeds):
+        (ours, theirs), clusters = found
+        if (crossed := stats.crossed(ours - theirs, clusters=clusters)) is not None:
             return Difference.of(crossed, over="seeds and images")
     return Difference.of(stats.of_seeds(by_seed))
 
@@ -183,32 +180,28 @@ def of_samples(first: Sample, second: Sample) -> Difference | None:
 def over_images(first: Sample, second: Sample) -> Difference | None:
     """First minus second under the first common seed, with an interval over its images, or over their clusters where images are not
     independent; None where they have no common seed or not the same images."""
+    found = common_images([first, second], sorted(first.by_seed.keys() & second.by_seed.keys())[:1])
+    if found is None:
+        return None
+    (ours, theirs), clusters = found
+    return Difference.of(stats.of_images(ours[0] - theirs[0], clusters=clusters), over="images")
+
+
+def common_images(
+    samples: Sequence[Sample], seeds: Sequence[int]
+) -> tuple[NDArray[np.float64], NDArray[np.intp]] | None:
+    """(samples, seeds, images) scores, and the number of each image's cluster. None where not all samples scored the same images under
+    every seed, or these are one image or one cluster, which say nothing of others."""
     import numpy as np
 
-    seeds = sorted(first.by_seed.keys() & second.by_seed.keys())[:1]
-    stems = common_stems([first, second], seeds)
-    if stems is None:
+    by_run = {each.images[seed][0] if seed in each.images else () for each in samples for seed in seeds}
+    stems = by_run.pop() if len(by_run) == 1 else ()
+    group = {stem: name for each in samples for stem, name in each.clusters.items()}
+    names = [group.get(stem, stem) for stem in stems]
+    if len(set(names)) < 2:
         return None
-    values = first.images[seeds[0]][1] - second.images[seeds[0]][1]
-    numbers = cluster_numbers(stems, {**second.clusters, **first.clusters})
-    if numbers is not None:  # the mean over images as a mean over clusters
-        values = np.bincount(numbers, weights=values) * (numbers.max() + 1) / len(values)
-    return replace(Difference.of(stats.of_seeds(list(map(float, values))), over="images"), n=1)
-
-
-def common_stems(samples: Sequence[Sample], seeds: Sequence[int]) -> tuple[str, ...] | None:
-    """The images that all samples scored under every seed; None where they differ, or a run has none."""
-    stems = {each.images[seed][0] if seed in each.images else None for each in samples for seed in seeds}
-    return stems.pop() if len(stems) == 1 else None
-
-
-def cluster_numbers(stems: Sequence[str], clusters: Mapping[str, str]) -> NDArray[np.intp] | None:
-    """Number of each image's cluster; None where all images are independent."""
-    import numpy as np
-
-    if not clusters:
-        return None
-    return np.unique([clusters.get(stem, stem) for stem in stems], return_inverse=True)[1]
+    clusters = np.unique(names, return_inverse=True)[1] if group else np.arange(len(stems))
+    return np.array([[each.images[seed][1] for seed in seeds] for each in samples]), clusters
 
 
 def simultaneous(columns: Sequence[Mapping[str, Sample]], baseline: str) -> dict[str, list[Difference]]:
@@ -237,11 +230,7 @@ def simultaneous(columns: Sequence[Mapping[str, Sample]], baseline: str) -> dict
         samples = [column[row] for row in (baseline, *rows)]
         runs = np.array([[each.by_seed[seed] for seed in here] for each in samples])
         share = max(each.test_share for each in samples)
-        stems = None if share else common_stems(samples, here)
-        images = clusters = None
-        if stems is not None:
-            images = np.array([[each.images[seed][1] for seed in here] for each in samples])
-            clusters = cluster_numbers(stems, {s: c for each in samples for s, c in each.clusters.items()})
+        images, clusters = (None if share else common_images(samples, here)) or (None, None)
         families.append(stats.family(runs, images, clusters=clusters, test_share=share))
         over.append("splits" if share else "seeds" if images is None else "seeds and images")
     means = [each.means for each in families] + [np.mean([each.means for each in families], axis=0)]

@@ -138,6 +138,29 @@ def test_of_one_seed_the_interval_is_over_its_images_or_their_sequences(tmp_path
         assert (found.n, found.over) == (1, "images")
 
 
+def test_sequences_of_several_sizes_weigh_as_they_enter_the_mean(tmp_path: Path) -> None:
+    """A difference that is the same on every image is certain, however many of them are of one sequence."""
+    for name, shift in (("lora", 0.0), ("decoder", 0.015)):
+        written(tmp_path, {f"{n},{max(0, n - 8)}": 0.5 + 0.01 * n + shift for n in range(12)}, method=name)
+    grid = grid_of(list(RecordStore(tmp_path)), root=tmp_path)
+    found = there(over_images(*(grid.sample(row, grid.columns[0]) for row in ("Decoder alone", "LoRA"))))
+    assert (found.low, found.high) == pytest.approx((1.5, 1.5), abs=1e-3)
+
+
+def test_one_image_or_one_sequence_leaves_the_interval_over_seeds() -> None:
+    for stems, clusters in ((("a",), {}), (("a", "b"), {"a": "video", "b": "video"})):
+        scores = {"x": (1.0, 2.0), "y": (3.0, 2.5)}
+        column = {
+            row: Sample(
+                by_seed=dict(enumerate(values)), clusters=clusters,
+                images={seed: (stems, np.full(len(stems), value)) for seed, value in enumerate(values)},
+            )
+            for row, values in scores.items()
+        }  # fmt: skip
+        assert simultaneous([column], "x")["y"][0].over == "seeds"
+        assert over_images(column["y"], column["x"]) is None
+
+
 def test_where_every_seed_splits_the_images_anew_the_interval_is_that_of_folds() -> None:
     rules = {**CARD, "split_follows_seed": True}
     found = against(

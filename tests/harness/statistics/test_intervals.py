@@ -30,6 +30,10 @@ def interval_of(estimate: s.Estimate | None) -> s.Interval:
     return there(there(estimate).interval())
 
 
+def half(interval: s.Interval) -> float:
+    return (interval.high - interval.low) / 2
+
+
 @pytest.mark.parametrize("transposed", [False, True])
 def test_crossed_interval_of_equal_images_is_students_over_seeds_and_of_equal_seeds_over_images(
     transposed: bool,
@@ -85,8 +89,10 @@ def test_the_interaction_counts_once() -> None:
 
 def test_folds_share_images_and_their_interval_counts_that() -> None:
     ours = interval_of(s.of_folds(VALUES, test_share=0.5))
-    half = stats.t.ppf(0.975, 4) * math.sqrt(np.var(VALUES, ddof=1) * (1 / 5 + 0.5))  # Nadeau and Bengio 2003, eq. 9
-    assert ours.half == pytest.approx(half)
+    expected = stats.t.ppf(0.975, 4) * math.sqrt(
+        np.var(VALUES, ddof=1) * (1 / 5 + 0.5)
+    )  # Nadeau and Bengio 2003, eq. 9
+    assert half(ours) == pytest.approx(expected)
     assert s.of_folds([1.0], test_share=0.5).interval() is None
 
 
@@ -101,10 +107,26 @@ def test_with_one_split_for_all_a_large_cluster_weighs_as_it_enters_the_mean() -
         scores = runs[:, None] + of_patient[clusters] + generator.normal(0, 0.5, (3, len(clusters)))
         estimate = there(s.crossed(scores, clusters=clusters))
         means.append(estimate.mean)
-        variances.append(estimate.variance)
-        held.append(abs(estimate.mean) <= interval_of(estimate).half)
+        variances.append(sum(there(part).variance for part in (estimate.seeds, *estimate.rest)))
+        held.append(abs(estimate.mean) <= half(interval_of(estimate)))
     assert np.mean(variances) == pytest.approx(np.var(means), rel=0.15)
     assert np.mean(held) >= 0.92
+
+
+def test_many_rows_and_one_seed_have_the_variance_of_a_pair_over_clusters_of_several_sizes() -> None:
+    clusters = np.repeat(np.arange(8), [60, *[5] * 7])
+    row = np.random.default_rng(0).normal(0, 2, 8)[clusters] + np.arange(95) / 50
+    pair = there(s.crossed(np.stack([row] * 3), clusters=clusters)).rest[0]
+    images = np.stack([np.zeros((3, 95)), np.stack([row] * 3)])
+    assert s.family(images.mean(axis=2), images, clusters=clusters).images[0, 0] == pytest.approx(pair.variance)
+    assert there(s.of_images(row, clusters=clusters).seeds).variance == pytest.approx(pair.variance)
+
+
+def test_of_one_row_the_simultaneous_interval_over_few_images_is_students() -> None:
+    row = np.random.default_rng(0).normal(0, 2, 6)
+    images = np.stack([np.zeros((3, 6)), np.stack([row] * 3)])
+    (simulated,) = s.max_t([s.family(images.mean(axis=2), images)])
+    assert simulated == pytest.approx(half(interval_of(s.of_images(row))), rel=0.03)
 
 
 def test_frames_of_one_sequence_count_as_one() -> None:
@@ -117,7 +139,7 @@ def test_frames_of_one_sequence_count_as_one() -> None:
     clustered = interval_of(s.crossed(repeated, clusters=clusters))
     assert (clustered.low, clustered.high) == pytest.approx((once.low, once.high))
     naive = interval_of(s.crossed(repeated))
-    assert naive.half < 0.8 * once.half
+    assert half(naive) < 0.8 * half(once)
 
 
 def test_there_is_no_interval_of_one_seed_one_image_or_one_cluster() -> None:
@@ -156,7 +178,7 @@ def test_the_mean_over_benchmarks_pools_what_each_knows() -> None:
     assert mean.mean == 3.0
     assert seeds.variance == pytest.approx((1 / 3 + 4 / 3) / 4)
     assert 2 < seeds.df < 4
-    assert interval_of(mean).half < (interval_of(first).half + interval_of(second).half) / 2
+    assert half(interval_of(mean)) < (half(interval_of(first)) + half(interval_of(second))) / 2
     assert s.average_of([first, s.of_seeds([1.0])]).interval() is None
     images = s.Estimate(mean=1.0, n=3, seeds=first.seeds, rest=(s.VarianceShare(variance=1.0, df=99),))
     assert [part.variance for part in s.average_of([images, first]).rest] == [0.25]
