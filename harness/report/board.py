@@ -40,12 +40,12 @@ def ran(board: Leaderboard) -> list[Standing]:
 
 
 def on(board: Leaderboard, benchmark: str) -> list[Standing]:
-    """The rows that have a run on a benchmark, best first."""
+    """The rows that have a run on a benchmark, best first, those with a gap last."""
     column = board.columns[benchmark]
 
     def rank(standing: Standing) -> tuple[bool, float]:
         cell = standing.cells[benchmark]
-        return not cell.values, -column.sign * cell.mean if cell.values else 0.0
+        return not cell.complete, -column.sign * cell.mean if cell.values else 0.0
 
     return sorted((each for each in ran(board) if each.cells[benchmark].planned), key=rank)
 
@@ -102,12 +102,12 @@ def sentence(board: Leaderboard, benchmark: str) -> str:
         if (d := against(each, benchmark)) and d.low is not None and each.row not in empty
     }
     if not judged:
-        first = [each for each in on(board, benchmark) if each.cells[benchmark].values] if benchmark else []
+        first = [each for each in on(board, benchmark) if each.cells[benchmark].complete] if benchmark else []
         best = next((each for each in first if each.row not in empty), None)
         if best is None:
-            why = "the masks of every row are almost empty, so nothing is ranked" if first else "no scores yet"
-            return f"{what}: {why}."
-        return f"{what}: {best.row} is highest ({percent(best.cells[benchmark].mean)}). So few seeds rank nothing."
+            why = "the masks of every row are almost empty" if first else "no row has all of its seeds yet"
+            return f"{what}: {why}, so nothing is ranked."
+        return f"{what}: {best.row} is highest ({percent(best.cells[benchmark].mean)}). So few seeds, or gaps, rank nothing."
     better = sorted((row for row in judged if (judged[row].low or 0) > 0), key=lambda row: -judged[row].mean)
     worse = sum((d.high or 0) < 0 for d in judged.values())
     count = f"{len(better) or 'none'} of {len(judged)} {'rows' if len(judged) > 1 else 'row'}"

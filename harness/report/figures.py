@@ -137,7 +137,7 @@ def _points(board: Leaderboard) -> tuple[dict[str, tuple[float, float]], str]:
         if column is None:
             if each.mean or each.row == board.baseline:
                 points[each.row] = (each.encoder, each.mean.mean if each.mean else 0.0)
-        elif each.cells[name].values and not each.cells[name].blank:
+        elif each.cells[name].complete and not each.cells[name].blank:
             points[each.row] = (each.encoder, 100 * column.sign * each.cells[name].mean)
     if column is None:
         return points, f"{named(board, name)}, points to {cut(board.baseline, 20)}"

@@ -69,6 +69,18 @@ def test_a_row_with_a_collapsed_run_is_marked_and_not_like_the_best(tmp_path: Pa
     assert "≈" in scores["Decoder alone"]
 
 
+def test_no_mean_is_taken_over_a_gap(tmp_path: Path) -> None:
+    """The row that lost its worst seed would lead."""
+    lost = [*runs("full", (0.8, 0.81)), record(method="full", seed=2, code="OOM")]
+    board = board_of(tmp_path, [*runs("lora"), *runs("decoder", shift=-0.2), *lost])
+    page = site([board], title="Results", photographs=None, withheld="none")[INDEX]
+    assert dict(zip(column(page, 0), column(page, 1), strict=True))["Full fine-tuning"] == "OOM (2/3)"
+    assert column(page, 0) == ["LoRA", "Decoder alone", "Full fine-tuning"]
+    assert 'data-value="80.5' not in page
+    of_gaps = sentence(board_of(tmp_path / "gaps", lost), "kvasir")
+    assert "no row has all of its seeds" in of_gaps
+
+
 def test_the_csv_of_the_site_has_a_line_a_run_and_metric(tmp_path: Path) -> None:
     import io
 
