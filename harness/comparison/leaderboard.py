@@ -124,13 +124,13 @@ def leaderboard(grid: Grid, baseline: str) -> Leaderboard:
 
 
 def _merges(cost: MethodCost, session: CostRecord) -> str:
-    plain = min(method.inference_parameters.get("unmerged", 0) for method in session.methods)
-    if cost.inference_parameters.get("unmerged", 0) <= plain:
+    if not (own := cost.inference_parameters.get("unmerged")):
+        return ""
+    plain = min(count for method in session.methods for count in method.inference_parameters.values())
+    if own <= plain:
         return "not needed"
-    for mode in ("exact", "calibrated"):
-        if 0 < cost.inference_parameters.get(f"merged-{mode}", 0) <= plain:
-            return mode
-    return "no"
+    merged = {mode: cost.inference_parameters.get(f"merged-{mode}", 0) for mode in ("exact", "calibrated")}
+    return next((mode for mode, count in merged.items() if 0 < count <= plain), "no")
 
 
 FREE = {"lr", "alpha_lr", "encoder_lr", "alpha_weight_decay"}

@@ -291,3 +291,10 @@ def test_costs_and_merges_are_those_of_one_session() -> None:
         "",
     ]
     assert found["LoRA"].encoder == 110_592
+    adapters = session(
+        comparability=here, methods=[measured.methods[0], replace(measured.methods[2], inference_parameters={})]
+    )
+    found = {standing.row: standing for standing in board(records, ["kvasir"], costs=[adapters]).standings}
+    assert [found[row].merges for row in ("LoRA", "BitFit")] == ["calibrated", ""], (
+        "nothing plain was measured with them"
+    )
