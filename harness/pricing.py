@@ -20,7 +20,7 @@ from typing import Any
 from harness.archive.schema import Record, Run, seconds_of
 from harness.archive.store import RecordStore
 from harness.dispatch.target import Target
-from harness.methods.parts.placement import BackboneShape, MethodError, NormedConvolution
+from harness.methods.parts.placement import BackboneShape, NormedConvolution
 from harness.models.catalog import backbone_shape
 from harness.models.decoders import Decoder, dense_flops
 from harness.planning.data import Images, limited
@@ -272,7 +272,7 @@ def _speeds(results: Path, device: Device, levels: set[tuple[object, ...]]) -> d
         seconds = max(seconds, 3600 * record.cost.get("gpu_hours", 0.0)) if is_whole else seconds  # of all its GPUs
         test = sum(count for split, count in record.tested.items() if split != "all") if is_whole else 0
         images = Images(train=record.counts.get("train", 0), val=record.counts.get("val", 0), test=test)
-        with suppress(UsageError, MethodError, KeyError):  # a backbone or a method that is not installed here
+        with suppress(Exception):  # a record is data, and its backbone or its method may not be installed here
             work = run_flops(record.run, backbone_shape(record.run.backbone), images)
             for level in alike if work and seconds else ():
                 speeds.setdefault(level, []).append(work / seconds)

@@ -181,7 +181,7 @@ def stand_in(monkeypatch: pytest.MonkeyPatch) -> None:
             "rates": dict.fromkeys((*RATES, "step_peak_gib"), 1.0),
             **{part: [] for part in ("steps", "attention", "failures", "hints")},
         },
-        "harness.costing.measure.measure": lambda *_, **__: next(iter(CostStore(RESULTS))),
+        "harness.costing.measure.measure": lambda *_, **__: CostStore(RESULTS).sessions()[0][0],
         "harness.experiment.trained.of_results": lambda *_: None,
         "harness.experiment.exporting.export": lambda *_, **__: ("exported", None, None),
         "harness.cli.predict.request_of": lambda *_: request,

@@ -91,7 +91,7 @@ def read_masks(path: Path, *, expected: str = "") -> list[KeptMask]:
                 raise ValueError(f"{width}×{height} pixels of mode {image.mode}")
             images = json.loads(image.info[_IMAGES])
             table = np.asarray(image)
-    except (OSError, ValueError, KeyError, SyntaxError, Image.DecompressionBombError) as error:
+    except (OSError, ValueError, KeyError, SyntaxError, RecursionError, Image.DecompressionBombError) as error:
         raise ValueError(f"{path.name} holds no masks ({error})") from error
     named = isinstance(images, list) and all(
         isinstance(image, list) and len(image) == 2 and all(isinstance(word, str) for word in image) for image in images

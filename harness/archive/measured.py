@@ -7,7 +7,6 @@ are comparable only where their keys are equal, and rounds of two sessions never
 from __future__ import annotations
 
 import json
-import math
 from collections.abc import Iterable, Iterator
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
@@ -192,10 +191,6 @@ class CostStore:
         write_atomically(path, sealed(asdict(record)))
         return path
 
-    def __iter__(self) -> Iterator[CostRecord]:
-        """In the order of their files; unreadable files are left to `problems`."""
-        return iter(self.sessions()[0])
-
     def problems(self) -> dict[Path, str]:
         """Files in the folder that are no readable cost record, with the reason."""
         return self.sessions()[1]
@@ -217,7 +212,11 @@ def _wrong(record: CostRecord, data: bytes) -> Iterator[str]:
         yield "its key is not the hash of its comparability: the device, the options or the like were edited"
     content = json.loads(data)
     if wrong := _first_wrong(content):
-        yield f"{wrong} is negative or not finite"
+        yield f"{wrong} is negative or no number to compute with"
+    whole = [method.step_seconds.get("total", []) for method in record.methods]
+    whole += [rounds for method in record.methods for rounds in method.inference_seconds.values()]
+    if not all(1e-9 < seconds < 1e9 for rounds in whole for seconds in rounds):
+        yield "a step or an inference took a time that no clock measures"
     holds = seal_holds(data)
     if holds is None:  # older than seals: the session is a hash of all else
         holds = content_hash({**content, "session": ""})[:8] == record.session
@@ -226,10 +225,10 @@ def _wrong(record: CostRecord, data: bytes) -> Iterator[str]:
 
 
 def _first_wrong(value: Any, where: str = "") -> str:
-    """The path of the first measured number that is negative or not finite; empty without one. An option may be -1."""
+    """The path of the first measured number that is negative or out of all range; empty without one. An option may be -1."""
     if where.endswith(".config"):
         return ""
     if isinstance(value, dict | list):
         items = value.items() if isinstance(value, dict) else enumerate(value)
         return next((wrong for name, item in items if (wrong := _first_wrong(item, f"{where}.{name}"))), "")
-    return where.lstrip(".") if isinstance(value, int | float) and not 0 <= value < math.inf else ""
+    return where.lstrip(".") if isinstance(value, int | float) and not 0 <= value < 1e30 else ""

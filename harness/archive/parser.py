@@ -10,7 +10,7 @@ import json
 from dataclasses import dataclass, field, replace
 from functools import lru_cache
 from pathlib import Path
-from typing import Annotated, Any, TypeVar
+from typing import Annotated, Any, NotRequired, Required, TypeVar
 
 from pydantic import AfterValidator, ConfigDict, Field
 from typing_extensions import TypedDict  # pydantic reads no other below Python 3.12
@@ -67,7 +67,8 @@ def _short(value: object) -> str:
 
 
 Count = Annotated[int, Field(ge=1, le=MOST)]
-Amount = Annotated[float, Field(ge=0, allow_inf_nan=False)]
+Number = Annotated[int, Field(ge=0, le=MOST)]
+Amount = Annotated[float, Field(ge=0, le=1e18, allow_inf_nan=False)]
 Name = Annotated[str, AfterValidator(_name)]
 MethodName = Annotated[str, AfterValidator(_method_name)]
 Printable = Annotated[str, AfterValidator(_printable)]
@@ -85,6 +86,8 @@ class _Rules(TypedDict, total=False):
     epochs: Count
     select_every: Count
     mask_tokens: Count
+    decoder: str
+    own_classes: list[str]
     precision: str
     activation_checkpointing: bool
     merge: list[str]
@@ -99,12 +102,12 @@ class _Epoch(TypedDict, total=False):
 
     __pydantic_config__ = ConfigDict(extra="allow")  # type: ignore[misc]
 
-    epoch: Count
+    epoch: Required[Count]
     loss: float
     lr: float
     seconds: float
     val: dict[str, float]
-    updates: dict[str, Annotated[int, Field(ge=0, le=MOST)]]
+    updates: dict[str, Number]
 
 
 class _Trial(TypedDict):
@@ -114,6 +117,7 @@ class _Trial(TypedDict):
 
     options: Options
     score: float | None
+    keys: NotRequired[list[str]]
 
 
 class _Tuning(TypedDict, total=False):
@@ -127,6 +131,7 @@ class _Tuning(TypedDict, total=False):
     trials: list[_Trial]
     metric: str
     on: list[str]
+    seeds: list[int]
     hours: float
 
 
@@ -153,13 +158,13 @@ class _File(Record):
     sidecars: Annotated[dict[str, str], Field(alias="beside")] = field(default_factory=dict, compare=False)
     scores: dict[Name, dict[Name, Annotated[dict[Name, float], AfterValidator(_scores)]]] = field(default_factory=dict)
     selected_epoch: Count | None = None
-    parameters: dict[str, Annotated[int, Field(ge=0)]] = field(default_factory=dict)
+    parameters: dict[str, Number] = field(default_factory=dict)
     cost: dict[str, Amount] = field(default_factory=dict)
     history: list[_Epoch] = field(default_factory=list)  # type: ignore[assignment]
     budget: dict[str, Amount] = field(default_factory=dict)
-    counts: dict[str, Annotated[int, Field(ge=0)]] = field(default_factory=dict)
+    counts: dict[str, Number] = field(default_factory=dict)
     foreground: dict[str, Amount] = field(default_factory=dict)
-    attempts: Annotated[int, Field(ge=1)] = 1
+    attempts: Count = 1
 
 
 T = TypeVar("T")

@@ -172,8 +172,8 @@ class Sweep:
     def slots(self) -> Iterator[tuple[int, int, int]]:
         """Line, array and task of every run that is or may be on the cluster."""
         for number, array in enumerate(self.arrays):
-            for line in range(array.first, min(array.first + array.runs, len(self.runs))):
-                yield line, number, (line - array.first) // array.per_task
+            for line in range(max(0, array.first), min(array.first + array.runs, len(self.runs))):
+                yield line, number, (line - array.first) // max(1, array.per_task)
 
     def job(self, line: int) -> Job:
         """One run with all that a worker needs. Raises UsageError: the line is damaged, or names another results folder."""

@@ -107,7 +107,7 @@ def _parts(sessions: Sequence[CostRecord]) -> Table:
     for name, _, cost in _named(sessions):
         by_role: Mapping[str, Mapping[str, Sequence[float]]] = cost.seconds if len(cost.seconds) > 1 else {}
         for role, seconds in ({"": cost.step_seconds} | dict(by_role)).items():
-            share = Number(value=100 * cost.shares[role] if role else None)
+            share = Number.span([cost.shares.get(role)], unit=0.01, form=".1f")
             rows.append(
                 [name, role, share, _median(seconds.get("total")), *(_median(seconds.get(part)) for part in PARTS)]
             )

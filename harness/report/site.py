@@ -17,6 +17,7 @@ from harness.comparison.leaderboard import Leaderboard
 from harness.comparison.names import benchmark_rank
 from harness.report import board as standing
 from harness.report import figures, masks
+from harness.report.formats import as_spreadsheet
 from harness.report.runs import command_of
 from harness.report.style import COLUMN, inline, styled
 from harness.system.text import printable
@@ -48,7 +49,7 @@ def site(
     pages = {INDEX: _written("index.html", board=first, picture=picture, costs=costs, boards=boards, here="", **shared)}
     for name, file in files.items():
         pages[file] = _written("benchmark.html", parts=parts[name], withheld=withheld, here=name, **shared)
-    pages[LEADERBOARD] = first.grid.tidy().to_csv(index=False, lineterminator="\n")
+    pages[LEADERBOARD] = as_spreadsheet(first.grid.tidy())
     return pages
 
 

@@ -125,4 +125,11 @@ def test_a_wrecked_sweep_is_left_out_by_name(wreck: str, name: str, tmp_path: Pa
     assert worker.main([str(sweep_of(root))]) == 3
 
 
+@pytest.mark.parametrize("lines", [{"first": -(10**11), "runs": 2 * 10**11}, {"first": 0, "runs": 2, "per_task": 0}])
+def test_arrays_of_lines_that_are_not_there_are_counted_at_once(tmp_path: Path, lines: dict[str, int]) -> None:
+    root = results_folder(tmp_path)
+    changed(arrays=[lines])(sweep_of(root) / "sweep.json")
+    assert show(root)[0] == 0
+
+
 # Anything at all in any of these files.

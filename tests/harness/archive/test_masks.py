@@ -54,7 +54,7 @@ def test_the_images_are_chosen_by_name_alone():
     assert chosen_images({"test": stems}, 0) == []
 
 
-@pytest.mark.parametrize("what", ["text", "plain", "short", "names"])
+@pytest.mark.parametrize("what", ["text", "plain", "short", "names", "deep"])
 def test_what_is_no_file_of_masks_is_refused(tmp_path: Path, what: str):
     path, out = tmp_path / "x.masks.png", io.BytesIO()
     image = Image.open(io.BytesIO(encoded_masks(_masks())))
@@ -64,6 +64,8 @@ def test_what_is_no_file_of_masks_is_refused(tmp_path: Path, what: str):
         image.crop((0, 0, 16, 12)).save(out, format="PNG", pnginfo=_text('[["test", "a"], ["test", "b"]]'))
     elif what == "names":
         image.save(out, format="PNG", pnginfo=_text('[["test"], 3]'))
+    elif what == "deep":
+        image.save(out, format="PNG", pnginfo=_text("[" * 100_000))
     path.write_bytes(out.getvalue() or b"no picture")
     with pytest.raises(ValueError, match=r"x\.masks\.png holds no masks"):
         read_masks(path)

@@ -91,22 +91,23 @@ def test_cached_embeddings_are_a_step_of_their_own(methods) -> None:
 def test_a_record_reads_back_as_it_was(record, tmp_path: Path) -> None:
     store = CostStore(tmp_path)
     path = store.write(record)
-    (back,) = store
+    (back,) = store.sessions()[0]
     assert back == record
     path.with_name("broken.json").write_text("{")
     path.with_name("newer.json").write_text(json.dumps(json.loads(path.read_text()) | {"schema_version": 99}))
-    assert list(store) == [record]
+    assert store.sessions()[0] == [record]
     assert {bad.name for bad in store.problems()} == {"broken.json", "newer.json"}
 
 
 def test_an_option_may_be_negative_and_a_measured_number_not(record, tmp_path: Path) -> None:
     first = record.methods[1]
     lokr = replace(first, config={**first.config, "decompose_factor": -1})
-    backwards = replace(first, step_seconds={"total": [-1.0]})
-    for number, method in enumerate((lokr, backwards)):
+    backwards, at_once = (replace(first, step_seconds={"total": [seconds]}) for seconds in (-1.0, 0.0))
+    for number, method in enumerate((lokr, backwards, at_once)):
         CostStore(tmp_path / str(number)).write(replace(record, methods=[method]))
     assert not CostStore(tmp_path / "0").problems()
     assert "step_seconds.total.0 is negative" in next(iter(CostStore(tmp_path / "1").problems().values()))
+    assert "no clock" in next(iter(CostStore(tmp_path / "2").problems().values())), "nothing is a ratio to no time"
 
 
 def test_the_key_keeps_apart_what_differs() -> None:
@@ -145,7 +146,7 @@ def test_the_key_knows_classes_mask_tokens_and_accumulation_and_leaves_binary_se
 
 def test_a_new_session_has_the_options_of_committed_ones_and_so_can_share_their_key() -> None:
     new = measuring._record(session_of("lora"), [], dropped={}).comparability
-    committed = list(CostStore(Path(__file__).parents[3] / "results"))
+    committed = CostStore(Path(__file__).parents[3] / "results").sessions()[0]
     assert committed
     for record in committed:
         of_older = {name: value for name, value in record.comparability.options.items() if name not in new.options}
@@ -207,7 +208,7 @@ def test_a_method_that_runs_out_of_memory_is_left_out_and_the_rest_is_written(st
     }[stage]
     monkeypatch.setattr(owner, name, failing(getattr(owner, name), sick))
     said = says(cost.main, "--methods", "adapter,decoder", *COMMAND, "--results", tmp_path, code=1)
-    (record,) = CostStore(tmp_path)
+    (record,) = CostStore(tmp_path).sessions()[0]
     reason = "OOM: OutOfMemoryError: CUDA out of memory. Tried to allocate 2.00 GiB"
     if stage != "build":
         reason += " (with 1 more of --methods: fewer in a session leave more room)"

@@ -19,7 +19,7 @@ COMMAND = [
 
 def test_the_verb_writes_a_record_and_prints_it(tmp_path: Path, says) -> None:
     out = says(cost.main, *COMMAND, "--shared", "--results", tmp_path, "--device", "cpu", "--set", "lora.rank=2")
-    (record,) = CostStore(tmp_path)
+    (record,) = CostStore(tmp_path).sessions()[0]
     assert record.methods[0].config["rank"] == 2
     assert "parts of a step" in out
     assert "weights-cached" in out
@@ -35,7 +35,7 @@ def test_a_device_in_use_is_refused(tmp_path, says, monkeypatch) -> None:
     assert "--shared" in error
     assert not list(tmp_path.iterdir())
     says(cost.main, "--methods", "decoder", *COMMAND[2:], "--shared", "--results", tmp_path)
-    (record,) = CostStore(tmp_path)
+    (record,) = CostStore(tmp_path).sessions()[0]
     assert record.shared == "other processes use 1.5 of 2 cores"
 
 

@@ -80,6 +80,12 @@ def test_numbers_are_medians_with_quartiles_parts_and_changes() -> None:
     assert len(page_of([session()], details=False).tables) == 1
 
 
+def test_a_kind_of_step_without_a_share_has_none() -> None:
+    steps = {role: {"total": [0.1]} for role in ("weights", "architecture")}
+    parts = page_of([session(methods=[method("naslora", [0.1], seconds=steps)])]).tables[1]
+    assert [text_of(line[2]) for line in parts.rows] == ["–", "100.0", "–"]
+
+
 def test_changes_are_against_full_fine_tuning_and_lora_or_the_first_method_and_what_an_older_session_names() -> None:
     def against(*variants: str, older: str = "") -> set[str]:
         ratios = {older: {"time": Ratio(value=1.5)}} if older else {}

@@ -14,7 +14,7 @@ from harness.archive.masks import KeptMask, encoded_masks
 from harness.comparison.grid import grids
 from harness.report import masks
 from harness.report.board import boards
-from harness.report.figures import draw, front, pareto
+from harness.report.figures import alpha, draw, front, pareto
 from harness.report.style import COLUMN, encoded, inline, styled
 from tests.harness.report.sample import record, store_of
 from tests.values import RESULTS, there
@@ -90,6 +90,12 @@ def test_committed_runs_have_curves_masks_and_a_searched_architecture() -> None:
 )
 def test_the_front_has_what_no_other_beats_in_both(points: Any, expected: list[str]) -> None:
     assert front(points) == expected
+
+
+def test_a_history_of_no_cells_draws_no_figure(tmp_path: Path) -> None:
+    store_of(tmp_path, [record(method="naslora", config={"operations": "all"}, architecture=[{}])])
+    (board,) = boards(grids(Archive(tmp_path)), None, "")
+    assert alpha(board, "kvasir") is None
 
 
 def test_found_missed_and_invented_foreground_have_different_kinds() -> None:

@@ -90,6 +90,8 @@ def test_the_csv_of_the_site_has_a_line_a_run_and_metric(tmp_path: Path) -> None
     assert {"method", "options", "benchmark", "seed", "metric", "value"} <= set(table.columns)
     chosen = table[(table.row == "LoRA") & (table.metric == "s_measure")]
     assert list(chosen.sort_values("seed").value) == list(LORA)
+    formula = pages_of(tmp_path / "sent", [*runs("lora", changed={"=1+1": 2}), *runs("full")])[LEADERBOARD]
+    assert ",'=1+1=2," in formula, "no cell is computed by a spreadsheet"
 
 
 EMPTY: dict[str, Any] = {"foreground": {"test": 0.05}}
