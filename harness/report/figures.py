@@ -153,8 +153,8 @@ def _colours() -> Colormap:
 
 def short_number(value: float) -> str:
     """``22k``"""
-    for size, unit in ((1e6, "M"), (1e3, "k")):
-        if value >= size:
+    for size, unit in ((1e9, "B"), (1e6, "M"), (1e3, "k")):
+        if value >= 0.9995 * size:  # what three digits round up to it
             return f"{value / size:.3g}{unit}"
     return f"{value:.0f}"
 

@@ -149,13 +149,13 @@ def _mixture(record: Record) -> Iterator[str]:
 
 
 def _cost(record: Record) -> Iterator[str]:
-    forms = {
-        "step_time_s": "{:.4g} s a pass (median)",
-        "train_time_s": "{:.4g} s in updates",
-        "wall_time_s": "{:.4g} s of training in all",
-        "gpu_hours": "{:.3g} GPU-hours",
+    units = {
+        "step_time_s": "s a pass (median)",
+        "train_time_s": "s in updates",
+        "wall_time_s": "s of training in all",
+        "gpu_hours": "GPU-hours",
     }
-    words = [form.format(record.cost[name]) for name, form in forms.items() if record.cost.get(name)]
+    words = [f"{_four_digits(record.cost[name])} {unit}" for name, unit in units.items() if record.cost.get(name)]
     if peak := record.cost.get("peak_memory_bytes"):
         words.append(f"{peak / 2**30:.2f} GiB at most")
     yield from [", ".join(words)] if words else []
@@ -164,7 +164,12 @@ def _cost(record: Record) -> Iterator[str]:
         shares = [
             f"{name} {100 * seconds / whole:.0f} %" for name, seconds in stages.items() if seconds >= 0.005 * whole
         ]
-        yield f"{whole:.4g} s in its last start: {', '.join(shares)}"
+        yield f"{_four_digits(whole)} s in its last start: {', '.join(shares)}"
+
+
+def _four_digits(value: float) -> str:
+    """All digits before the point, where there are more."""
+    return f"{value:.4g}" if value < 9999.5 else f"{value:.0f}"
 
 
 Pair = tuple[Any, Any]

@@ -14,7 +14,7 @@ from harness.archive.masks import KeptMask, encoded_masks
 from harness.comparison.grid import grids
 from harness.report import masks
 from harness.report.board import boards
-from harness.report.figures import alpha, draw, front, pareto
+from harness.report.figures import alpha, draw, front, pareto, short_number
 from harness.report.style import COLUMN, encoded, inline, styled
 from tests.harness.report.sample import record, store_of
 from tests.values import RESULTS, there
@@ -96,6 +96,11 @@ def test_a_history_of_no_cells_draws_no_figure(tmp_path: Path) -> None:
     store_of(tmp_path, [record(method="naslora", config={"operations": "all"}, architecture=[{}])])
     (board,) = boards(grids(Archive(tmp_path)), None, "")
     assert alpha(board, "kvasir") is None
+
+
+def test_a_count_is_three_digits_and_its_unit() -> None:
+    counts = (0, 999, 22_272, 999_400, 999_600, 5_743_892, 1_137_000_000)
+    assert list(map(short_number, counts)) == ["0", "999", "22.3k", "999k", "1M", "5.74M", "1.14B"]
 
 
 def test_found_missed_and_invented_foreground_have_different_kinds() -> None:

@@ -31,7 +31,7 @@ def searched() -> Record:
         method="naslora", config={"stagewise": True, "search_start_epoch": 2, "operations": "all"}, history=history(4),
         rules=as_rules(resolve(load_protocol("demo", {"epochs": 7}), "kvasir")), selected_epoch=4,
         architecture=[{"a": [0.5, 0.5], "b": [0.5, 0.5]}] * 3 + [{"a": [0.9, 0.1], "b": [0.7, 0.3]}],
-        cost={"step_time_s": 0.25, "peak_memory_bytes": 2.0**31, "train_time_s": 30.0},
+        cost={"step_time_s": 0.25, "peak_memory_bytes": 2.0**31, "train_time_s": 30.0, "wall_time_s": 12345.0},
     )  # fmt: skip
 
 
@@ -61,7 +61,7 @@ def test_a_run_is_shown_with_rules_curve_mixture_cost_and_files(results: Path, s
     for said in (
         f"epochs 7 instead of {epochs}", "best checkpoint in epoch 4", "α learns after epoch 2 (T_B)", "1 start",
         "train/loss █▃▂▁ 1 to 0.25", "mean share 0.800 (0.700 to 0.900 over 2 sites)", "best test: s_measure 90.00",
-        "0.25 s a pass (median), 30 s in updates, 2.00 GiB at most",
+        "0.25 s a pass (median), 30 s in updates, 12345 s of training in all, 2.00 GiB at most",
     ):  # fmt: skip
         assert said in words
     for name in (f"records/{made.key}.json", f"records/{made.key}.images.csv", f"state/{made.key}/attempt.1.log"):

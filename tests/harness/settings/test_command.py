@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import re
 from pathlib import Path
 from typing import Any
 
@@ -12,8 +13,9 @@ from harness.datasets import samples
 from harness.planning.understand import understand
 from harness.run import main as run
 from harness.run import parser
-from harness.settings import load_settings, trusted, user_file
+from harness.settings import VARIABLES, load_settings, trusted, user_file
 from harness.system.errors import UsageError
+from tests.values import REPOSITORY
 
 PLAIN = ["--methods", "lora,naslora", "--datasets", "all", "--plan"]
 
@@ -137,6 +139,11 @@ def test_one_file_is_read_and_the_environment_beats_it(user: tuple[Path, Environ
     write(tmp_path / "other.toml", 'data = "data"')
     assert load_settings({**environment, "SAM_PEFT_SETTINGS": str(tmp_path / "other.toml")}).data == tmp_path / "data"
     assert load_settings({**environment, "SAM_PEFT_SETTINGS": "none"}).data is None
+
+
+def test_the_page_names_the_variables_that_there_are() -> None:
+    page = (REPOSITORY / "docs" / "start.md").read_text(encoding="utf-8")
+    assert set(re.findall(r"`(SAM_PEFT_\w+)`", page)) == VARIABLES.keys()
 
 
 @pytest.mark.parametrize(
