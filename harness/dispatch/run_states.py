@@ -208,7 +208,9 @@ def _unfinished(
     if sweep.ended == CANCELLED:
         return INTERRUPTED, "cancelled on request"
     if sweep.executor != "slurm" or not task:
-        if sweep.submitter.alive() is not False and not sweep.ended:
+        submitting = sweep.submitter.alive() is not False and not sweep.ended
+        # One on another login node cannot be looked up, and no submission takes an hour.
+        if submitting and (sweep.executor != "slurm" or time.time() - sweep.created < 3600):
             return WAITING, "" if sweep.executor != "slurm" else "being submitted"
     elif not queried:
         return QUEUED, "the cluster was not queried"

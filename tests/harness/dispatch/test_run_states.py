@@ -84,6 +84,14 @@ def test_a_run_that_never_began_waits_or_has_a_reason(tmp_path, executor, job, s
     assert state(tmp_path, run, sweep, task) == expected
 
 
+def test_what_another_login_node_did_not_submit_within_an_hour_is_not_under_way(tmp_path, monkeypatch):
+    job = make_job(tmp_path)
+    sweep = sweep_of(tmp_path, job, job="", submitter=FAR)
+    assert state(tmp_path, job, sweep) == ("waiting", "being submitted")
+    monkeypatch.setattr(run_states.time, "time", lambda: sweep.created + 3601)
+    assert state(tmp_path, job, sweep) == ("interrupted", "not started")
+
+
 def test_a_job_that_our_queue_does_not_show_runs_while_its_heart_beats(tmp_path):
     """That of another cluster over the same folder, or of a user whose jobs are hidden from us."""
     job = make_job(tmp_path)
