@@ -220,12 +220,9 @@ def grids(
     runs = runs[runs["protocol"] == protocol] if protocol and len(runs) else runs
     if runs.empty:
         return []
-    tables = (
-        [_grid(here, archive, metrics=metrics) for _, here in rows(runs).groupby("table", sort=False)]
-        if study is None
-        else []
-    )
-    if study is not None:
+    if study is None:
+        tables = [_grid(here, archive, metrics=metrics) for _, here in rows(runs).groupby("table", sort=False)]
+    else:
         tables = _of_study(runs, study, archive, metrics=metrics)
     tables.sort(key=lambda parts: (parts["generated"], -len(parts["rows"]), -len(parts["runs"])))
     return _titled(tables)

@@ -98,14 +98,12 @@ def leaderboard(grid: Grid, baseline: str) -> Leaderboard:
             mean = Difference(
                 mean=statistics.fmean(each.mean for each in over), low=None, high=None, n=min(each.n for each in over)
             )
-        counts = sorted(
-            {record.parameters["encoder"] for record in grid.records_of(row) if "encoder" in record.parameters}
-        )
+        counts = [r.parameters["encoder"] for r in grid.records_of(row) if "encoder" in r.parameters]
         ratios = ratios_to(costs[row], costs[baseline]) if row in costs and row != baseline else {}
         standings.append(
             Standing(
                 row=row, method=grid.rows[row].method, cells={name: grid.cells[row, column] for name, column in columns.items()},
-                differences=differences, mean=mean, encoder=counts[-1] if counts else None, time=ratios.get("time"),
+                differences=differences, mean=mean, encoder=max(counts, default=None), time=ratios.get("time"),
                 memory=ratios.get("memory"), merges=_merges(costs[row], session) if row in costs and session else "",
             )
         )  # fmt: skip
