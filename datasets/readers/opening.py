@@ -15,7 +15,7 @@ from pathlib import Path
 
 import numpy as np
 import tifffile
-from PIL import Image, ImageOps, UnidentifiedImageError
+from PIL import Image, UnidentifiedImageError
 
 from harness.datasets.base import AWAY, DatasetError
 
@@ -32,6 +32,8 @@ SCALE = "scale them to 8 bits, such as with ImageMagick's -normalize, or numpy's
 logging.getLogger("tifffile").addHandler(logging.NullHandler())  # it would print what is raised here
 
 _ORIENTATION = 274
+_TURNS = ["FLIP_LEFT_RIGHT", "ROTATE_180", "FLIP_TOP_BOTTOM", "TRANSPOSE", "ROTATE_270", "TRANSVERSE", "ROTATE_90"]
+"""Pillow's names of what undoes the orientations 2 to 8."""
 _TIFF = (b"II*\0", b"MM\0*")
 _UNREADABLE = (OSError, SyntaxError, ValueError, TypeError, LookupError, OverflowError, struct.error)
 """What Pillow raises on files that are damaged."""
@@ -173,8 +175,9 @@ def orientation(image: Image.Image) -> int:
 
 def upright(image: Image.Image) -> Image.Image:
     """Apply the EXIF orientation; the file format, which decides between lossy and lossless, is kept."""
-    if orientation(image) == 1:
+    if (stored := orientation(image)) == 1:
         return image
-    turned = ImageOps.exif_transpose(image)
+    # Pillow's own `exif_transpose` writes the other fields anew, and may raise on any of them.
+    turned = image.transpose(Image.Transpose[_TURNS[stored - 2]])
     turned.format = image.format
     return turned

@@ -3,13 +3,14 @@
 from __future__ import annotations
 
 import os
+import struct
 import subprocess
 from pathlib import Path
 
 import numpy as np
 import pytest
 import tifffile
-from PIL import Image
+from PIL import Image, ImageOps
 
 from harness.datasets import samples as encodings
 from harness.datasets.base import AWAY, DatasetError
@@ -214,7 +215,17 @@ def test_a_file_server_that_is_away_is_no_damage_of_the_file(tmp_path: Path, mon
 def test_all_eight_orientations_are_known_and_no_other(tmp_path: Path, stored: int, read: int) -> None:
     exif = Image.Exif()
     exif[274] = stored
-    Image.new("RGB", (6, 4)).save(tmp_path / "a.jpg", exif=exif)
+    Image.fromarray(RNG.integers(0, 255, size=(4, 6, 3), dtype=np.uint8)).save(tmp_path / "a.jpg", exif=exif)
     image = open_image(tmp_path / "a.jpg")
     assert orientation(image) == read
     assert upright(image).size == ((4, 6) if read >= 5 else (6, 4))
+    np.testing.assert_array_equal(np.asarray(upright(image)), np.asarray(ImageOps.exif_transpose(image)))
+
+
+def test_an_image_is_turned_whatever_else_its_exif_block_holds(tmp_path: Path) -> None:
+    fields = struct.pack("<HHIHxx", 274, 3, 1, 6) + struct.pack(
+        "<HHII", 305, 5, 1, 38
+    )  # the software's name as a fraction
+    block = b"Exif\0\0II*\0" + struct.pack("<IH", 8, 2) + fields + struct.pack("<III", 0, 1, 2)
+    Image.new("RGB", (6, 4)).save(tmp_path / "a.jpg", exif=block)
+    assert read_image(tmp_path / "a.jpg").shape == (6, 4, 3)
