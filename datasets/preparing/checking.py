@@ -304,7 +304,7 @@ def first_look(benchmark: FolderBenchmark, splits: Splits, root: Path) -> tuple[
                 f"would be perfect; give masks of what is looked for ({whole})"
             )
         prints += looked
-    odd = [enough_tests(splits), image_and_mask_size(prints, root)]
+    odd = [enough_tests(splits), _values(benchmark, prints), image_and_mask_size(prints, root)]
     odd += [mask_polarity(prints)] if benchmark.task == "binary" else []
     single = sum(max(mask.shares, default=0.0) >= 1.0 for mask in prints)
     odd += [one_class_masks(prints, root)] if 2 * single > len(prints) else []
