@@ -266,7 +266,7 @@ def nnunet_labels(root: Path) -> dict[str, int]:
         named = {str(name): int(index) for name, index in labels}
         if sorted(named.values()) != list(range(len(named))):
             raise ValueError(f"numbered {sorted(named.values())}, not from 0")
-    except (OSError, ValueError, KeyError, TypeError, AttributeError) as error:
+    except (OSError, ValueError, KeyError, TypeError, AttributeError, OverflowError, RecursionError) as error:
         raise DatasetError(f"{path} names no classes under labels ({error}); correct it, or write {CLASSES}") from error
     return dict(sorted(named.items(), key=lambda entry: entry[1]))
 

@@ -70,7 +70,7 @@ def _load(path: Path, size: int, changed: int) -> CocoFile:
                 raise ValueError(f"annotation {annotation.get('id')} has the unknown category {category}")
             used.add(category)
             annotations[images[_id(annotation["image_id"])]].append((categories[category], annotation))
-    except (OSError, ValueError, KeyError, TypeError, AttributeError, RecursionError) as error:
+    except (OSError, ValueError, KeyError, TypeError, AttributeError, OverflowError, RecursionError) as error:
         reason = f"no {error}" if isinstance(error, KeyError) else " ".join(str(error).split())
         raise DatasetError(f"{path} is no COCO JSON of segmentations ({reason}); export it again") from error
     ordered = sorted(used, key=lambda key: (not key.isdigit(), len(key), key))
@@ -145,7 +145,7 @@ def _region(annotation: Mapping[str, Any], height: int, width: int, *, where: st
 
 def _check_polygons(polygons: Sequence[Any], height: int, width: int, where: str) -> None:
     for polygon in polygons:
-        if not isinstance(polygon, list) or not all(type(x) in (int, float) and math.isfinite(x) for x in polygon):
+        if not isinstance(polygon, list) or not all(type(x) in (int, float) and abs(x) < math.inf for x in polygon):
             raise DatasetError(f"{where} has a list of numbers or of points for a polygon: {_WANTED}")
         if len(polygon) < 6 or len(polygon) % 2:
             raise DatasetError(f"{where} has a polygon of {len(polygon)} numbers, a box or a line: {_WANTED}")
@@ -216,13 +216,8 @@ class CocoLayout(OwnLayout):
         # number their files alike.
         inner = [*subfolders(root), *subfolders(root / "images")]
         inner.sort(key=lambda folder: {part: 0, "": 1}.get(_part(folder.name), 2))
-        folders = [
-            path.parent,
-            path.parent / "images",
-            root,
-            *(f for f in inner if _part(f.name) == part),
-            root / "images",
-        ]
+        of_part = (folder for folder in inner if _part(folder.name) == part)
+        folders = [path.parent, path.parent / "images", root, *of_part, root / "images"]
         absent = {at: [name for name in names if not (at / name).is_file()] for at in (*folders, *inner)}
         folder = min(absent, key=lambda folder: len(absent[folder]))
         if absent[folder]:

@@ -182,7 +182,7 @@ def read_csv(path: Path) -> list[list[str]]:
             else:
                 rows = list(csv.reader(file))
             return [[cell.strip().replace("\\", "/") for cell in row] for row in rows if any(row)]
-    except (OSError, ValueError, LookupError, AttributeError, csv.Error) as error:
+    except (OSError, ValueError, LookupError, AttributeError, TypeError, RecursionError, csv.Error) as error:
         raise DatasetError(f"{path} is no readable CSV ({error}); restore it") from error
 
 

@@ -201,6 +201,7 @@ BAD = [
     {"segmentation": [[0.1, 0.1, 0.4, 0.1, 0.4, 0.4]]},
     {"segmentation": [[0, 0, True, 0, 3, 3]]},
     {"segmentation": [[0, 0, float("nan"), 0, 3, 3]]},
+    {"segmentation": [[0, 0, 10**400, 0, 3, 3]]},
 ]
 
 
@@ -230,6 +231,7 @@ CELL = [{"image_id": 7, "category_id": 1}]
         ({"images": [{"id": True, "file_name": "a.jpg", "height": 4, "width": 4}]}, "no number"),
         ({"images": [{"id": 7, "file_name": "a.jpg", "height": 4.5, "width": 4}]}, "4x4.5"),
         ({"images": [{"id": 7, "file_name": "a.jpg", "height": 10**6, "width": 10**6}]}, "1000000x1000000"),
+        ({"images": [{"id": 7, "file_name": "a.jpg", "height": 10**400, "width": 4}]}, "no COCO JSON"),
         ({"annotations": []}, "no annotations"),
         ({"annotations": [{"image_id": 99, "category_id": 1}]}, "no COCO JSON"),
     ],

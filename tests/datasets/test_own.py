@@ -15,6 +15,7 @@ from harness.datasets.base import DataOptions, DatasetError, Splits
 from harness.datasets.own import any_folder, read_classes
 from harness.datasets.preparing.checking import first_look
 from harness.datasets.readers.folder_benchmark import CARVED, FolderBenchmark
+from harness.datasets.readers.layouts import read_csv
 from tests.datasets.conftest import opened
 
 STEMS = [f"site{site}_r{row}c0" for site in range(8) for row in range(3)]
@@ -208,6 +209,21 @@ def test_nnunets_ignore_label_is_ignored_and_no_class(tmp_path: Path, labels: di
     assert {pair.mask.stem for pair in splits.test["test"]} == set(STEMS[15:])
     assert np.unique(benchmark.read(splits.train[0]).mask).tolist() == [*range(count), 255]
     assert np.unique(benchmark.read(splits.test["test"][0]).mask).tolist() == [0, 1]
+
+
+@pytest.mark.parametrize("labels", ['{"background": 0, "liver": Infinity}', "[" * 10**5], ids=["infinite", "deep"])
+def test_an_nnunet_file_with_impossible_labels_is_refused(tmp_path: Path, labels: str) -> None:
+    write(tmp_path, "imagesTr/{}_0000.png", "labelsTr/{}.png")
+    (tmp_path / "dataset.json").write_text(f'{{"labels": {labels}}}')
+    with pytest.raises(DatasetError, match="names no classes"):
+        opened(tmp_path)
+
+
+@pytest.mark.parametrize("line", ["5", "[" * 10**5], ids=["a number", "deep"])
+def test_a_list_of_no_objects_is_no_list(tmp_path: Path, line: str) -> None:
+    (tmp_path / "metadata.jsonl").write_text(line)
+    with pytest.raises(DatasetError, match="no readable CSV"):
+        read_csv(tmp_path / "metadata.jsonl")
 
 
 # --- splits
