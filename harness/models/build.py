@@ -101,13 +101,7 @@ def build_segmenter(
         head = nn.Linear(entry.decoder.dim, num_classes + 1) if task == "multiclass" else None
         if strict_loading == "released" and checkpoint is not None:
             prompt_encoder.pe_layer.positional_encoding_gaussian_matrix.normal_()
-    return SAMSegmenter(
-        encoder=encoder,
-        prompt_encoder=prompt_encoder,
-        mask_decoder=mask_decoder,
-        neck=neck,
-        head=head,
-    )
+    return SAMSegmenter(encoder=encoder, prompt_encoder=prompt_encoder, mask_decoder=mask_decoder, neck=neck, head=head)
 
 
 def require_checkpoint(name: str, checkpoint: Path) -> None:

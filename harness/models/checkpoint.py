@@ -117,9 +117,9 @@ def read_shapes(path: Path) -> dict[str, Tensor]:
 def _read(
     path: Path, *, safetensors: Callable[[Path], dict[str, Tensor]], pickled: Callable[[Path], Any]
 ) -> dict[str, Tensor]:
-    import torch
     from safetensors import SafetensorError
 
+    damage = (SafetensorError, RuntimeError, EOFError, ValueError, LookupError, TypeError, AttributeError, OSError)
     require_checkpoint_file(path)
     try:
         if path.suffix == ".safetensors":
@@ -130,27 +130,30 @@ def _read(
         raise UsageError(
             f"checkpoint {path} is damaged or may hold code besides tensors, and was not opened; save a model's state_dict alone"
         ) from error
-    except (
-        SafetensorError,
-        RuntimeError,
-        EOFError,
-        ValueError,
-        LookupError,
-        TypeError,
-        AttributeError,
-        OSError,
-    ) as error:
+    except damage as error:
         reason = (str(error).splitlines() or [type(error).__name__])[0][:120]
         raise UsageError(f"checkpoint {path} is truncated or damaged; download it again ({reason})") from error
     for wrapper in ("model", "state_dict"):
         if isinstance(content, dict) and isinstance(content.get(wrapper), dict):
             content = content[wrapper]
-    tensors = content.values() if isinstance(content, dict) else ()
-    if not tensors or not all(isinstance(value, torch.Tensor) and not value.is_quantized for value in tensors):
+    entries = content.items() if isinstance(content, dict) else ()
+    if not entries or not all(isinstance(name, str) and _is_plain(value) for name, value in entries):
         raise UsageError(
-            f"checkpoint {path} holds no dictionary of plain tensors; save a model's state_dict, not quantised"
+            f"checkpoint {path} holds no dictionary of plain tensors; save a model's state_dict, not quantised or sparse"
         )
     return content
+
+
+def _is_plain(value: object) -> bool:
+    """Whether it is a dense tensor with all of its numbers in the file: not of the meta device, nor a few that strides of 0 repeat."""
+    import torch
+
+    return (
+        isinstance(value, torch.Tensor)
+        and value.layout is torch.strided
+        and not (value.is_meta or value.is_quantized or value.is_nested)
+        and value.nbytes <= value.untyped_storage().nbytes()
+    )
 
 
 def require_match(state: Mapping[str, Tensor], expected: Mapping[str, Tensor], *, path: Path, backbone: str) -> None:

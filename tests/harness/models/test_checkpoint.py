@@ -142,6 +142,14 @@ def _quantised() -> torch.Tensor:
         ("a.pth", lambda path, state: torch.save([1, 2], path), "no dictionary of plain tensors"),
         ("a.pth", lambda path, state: torch.save({}, path), "no dictionary of plain tensors"),
         ("a.pth", lambda path, state: torch.save({**state, "q": _quantised()}, path), "not quantised"),
+        ("a.pth", lambda path, state: torch.save({**state, "q": torch.eye(2).to_sparse()}, path), "plain tensors"),
+        ("a.pth", lambda path, state: torch.save({**state, "q": torch.ones(2, device="meta")}, path), "plain tensors"),
+        (
+            "a.pth",
+            lambda path, state: torch.save({**state, "q": torch.ones(1).expand(9**9, 9**6)}, path),
+            "plain tensors",
+        ),
+        ("a.pth", lambda path, state: torch.save({0: torch.ones(2)}, path), "plain tensors"),
     ],
 )
 def test_bad_files_get_one_line(tmp_path, sam_state: dict, capsys, name: str, write, message: str) -> None:
