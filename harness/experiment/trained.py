@@ -143,7 +143,7 @@ def trained_segmenter(run: Run, state: dict[str, Tensor], *, checkpoint: Path | 
         ("decoder.mask_norm.weight", 0),
         ("decoder.model.class_predictor.weight", 1),
     )
-    known = [len(state[name]) - nothing for name, nothing in tables if name in state]
+    known = [len(state[name]) - nothing for name, nothing in tables if name in state and state[name].ndim]
     num_classes = known[0] if known else benchmark.num_classes
     segmenter, method = attached_segmenter(run, task=benchmark.task, num_classes=num_classes, checkpoint=checkpoint)
     method.load_state(state)

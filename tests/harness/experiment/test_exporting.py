@@ -19,7 +19,8 @@ from harness.archive.schema import Record, Run
 from harness.archive.store import RecordStore
 from harness.cli import export, predict
 from harness.experiment import exporting
-from harness.experiment.trained import of_results
+from harness.experiment.trained import Trained, of_results
+from harness.methods.parts.placement import MethodError
 from harness.models.build import build_segmenter
 from harness.models.original_sam import sam_state_dict
 from harness.planning.data import sample_writer
@@ -70,6 +71,13 @@ def test_adapter_only_holds_the_trained_tensors_and_names_its_run(results: Path,
     assert all(torch.equal(tensors[name], state[name]) for name in state)
     with safe_open(out, framework="pt") as file:
         assert run.method in file.metadata()["sam-peft-harness"]
+
+
+def test_a_state_whose_class_head_is_one_number_is_refused(results: Path) -> None:
+    run = finished(results, "lora")
+    wrong = {**of_results(results, run.key).state, "head.weight": torch.zeros(())}
+    with pytest.raises(MethodError, match=r"head\.weight"):
+        Trained(run=run, state=wrong).segmenter(None)
 
 
 @pytest.mark.parametrize(
