@@ -111,7 +111,7 @@ class Subject:
             labels=task == "classification",
         )
         self._plan = UpdatePlan(indices=range(len(images)), batch_size=protocol.batch_size)
-        caching = not method.config.trains_encoder and protocol.cache_embeddings
+        caching = not method.config.trains_encoder and protocol.cache_embeddings and not protocol.augment
         self._cache = EmbeddingCache(encoder="cost") if caching else None
         feed = {"plan": self._plan, "protocol": protocol, "device": device, "workers": ALONE}
         self._feeder = Feeder(segmenter, images, embeddings=None, **feed)  # type: ignore[arg-type]

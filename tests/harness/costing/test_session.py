@@ -11,7 +11,7 @@ import torch
 
 from harness.costing import measure as measuring
 from harness.costing.measure import measure
-from harness.costing.session import Roster, Subject
+from harness.costing.session import Roster, StepKind, Subject
 from harness.methods.lora import LoRA
 from harness.protocols.load import for_backbone, load_protocol
 from harness.registry import method_config
@@ -66,6 +66,14 @@ def _no_sizes(_: Subject) -> dict:
 def of_training_alone(monkeypatch: pytest.MonkeyPatch) -> None:
     """A measurement without inference."""
     monkeypatch.setattr(measuring, "measure_inference", lambda roster, *_, **__: {name: {} for name in roster.subjects})
+
+
+def test_augmented_images_pass_a_frozen_encoder_every_time() -> None:
+    session = session_of("decoder")
+    session = replace(session, protocol=replace(session.protocol, augment=("rotate",)))
+    subject = measuring.build_subject(session.rows[0], session)
+    assert subject.shares() == {StepKind(("weights",)): 1.0}
+    subject.close()
 
 
 def test_peak_memory_is_that_of_the_dearest_kind_of_step(monkeypatch, of_training_alone: None) -> None:
