@@ -17,7 +17,8 @@ from harness.evaluation.conventions import OF_TASK
 from harness.evaluation.evaluate import Item, Stopped, evaluate_split
 from harness.evaluation.scorer import IGNORE, LabelScorer, SplitScorer
 from harness.experiment.building import RunData, first_images
-from harness.experiment.environment import Stages
+from harness.experiment.environment import Stages, device_name
+from harness.experiment.number_code import number_code
 from harness.methods.base import Method
 from harness.models.segmenter import SegmenterOutput, probabilities
 from harness.models.transfer import to_device
@@ -101,7 +102,9 @@ class Scoring:
         without one."""
         if self._rules.cache_embeddings and encoder_is_frozen(method, segmenter):
             encoder = weights_fingerprint(segmenter.get_submodule("encoder"))
-            key = f"{encoder} {self._rules.precision} {self._rules.pixels} {self._rules.fused_attention}"
+            code = number_code(type(method), type(method.config), type(self._data.benchmark))["numbers"]
+            where = f"{device_name(self._device)} {torch.__version__} {code}"  # other ones give other numbers
+            key = f"{encoder} {self._rules.precision} {self._rules.pixels} {self._rules.fused_attention} {where}"
             self._embeddings = EmbeddingCache(encoder=key, cache=self._cache)
         return self._embeddings
 
@@ -173,14 +176,8 @@ class Scoring:
         stopped, scorer = False, self._scorer(metrics)
         items = _Items(self, source, name, range(workers.rank, len(source), workers.size))
         try:
-            evaluate_split(
-                self.predictor(segmenter),
-                items,
-                scorer,
-                batch_size=EVALUATION_BATCH,
-                seen=partial(seen, name),
-                stop=self._stop,
-            )
+            predict, saw = self.predictor(segmenter), partial(seen, name)
+            evaluate_split(predict, items, scorer, batch_size=EVALUATION_BATCH, seen=saw, stop=self._stop)
         except Stopped:
             stopped = True
         if workers.any(stopped):

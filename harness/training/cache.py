@@ -1,8 +1,8 @@
 """Arrays by key in a folder that jobs share and fill together: decoded images, and embeddings of frozen encoders.
 
 An embedding is a constant for a method that trains nothing in the encoder. Every image is encoded alone, so that its embedding does not
-depend on a batch, and is stored in the encoder's output type. Its key is a hash of the encoder and the image's pixels: flips and corrected
-files have entries of their own, and training, validation and tests share theirs.
+depend on a batch, and is stored in the encoder's output type. Its key is a hash of the encoder, of what computes it and of the image's
+pixels: flips and corrected files have entries of their own, and training, validation and tests share theirs.
 """
 
 from __future__ import annotations
@@ -113,7 +113,7 @@ class EmbeddingCache:
     """Embeddings (C, h, w), in memory and in a folder that other runs read as well.
 
     Args:
-        encoder: everything but the image that determines an embedding: `weights_fingerprint`, precision, normalisation.
+        encoder: everything but the image that determines an embedding: `weights_fingerprint`, precision, normalisation, device, code.
         cache: stores them, None for memory alone.
         memory_limit: bytes of embeddings in memory.
     """

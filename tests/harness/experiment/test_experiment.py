@@ -99,16 +99,31 @@ def test_an_image_left_out_is_counted_and_its_record_agrees_with_its_images(tmp_
     assert "4/2/2 training/validation/test images; test images left out" in page.read_text()
 
 
+def embeddings_key(results: Path, **rules: Any) -> bytes:
+    experiment = Experiment(job_of(results, "decoder", **rules), device=torch.device("cpu"), report=lambda _: None)
+    cache = experiment.scoring.remember_frozen(*experiment._attached())
+    assert cache is not None
+    return cache._encoder
+
+
 @pytest.mark.parametrize("rules", [{"precision": "bf16"}, {"pixel_mean": (0.5, 0.5, 0.5)}, {"pixel_std": (0.5,) * 3}])
 def test_embeddings_of_another_precision_or_normalisation_are_no_others(results: Path, rules: dict[str, Any]) -> None:
-    def key(**rules: Any) -> bytes:
-        experiment = Experiment(job_of(results, "decoder", **rules), device=torch.device("cpu"), report=lambda _: None)
-        cache = experiment.scoring.remember_frozen(*experiment._attached())
-        assert cache is not None
-        return cache._encoder
+    assert embeddings_key(results, **rules) != embeddings_key(results)
+    assert embeddings_key(results) == embeddings_key(results, lr=0.5)
 
-    assert key(**rules) != key()
-    assert key() == key(lr=0.5)
+
+@pytest.mark.parametrize(
+    ("at", "other"),
+    [
+        ("torch.__version__", "0"),
+        ("harness.experiment.scoring.device_name", lambda device: "another"),
+        ("harness.experiment.scoring.number_code", lambda *kinds: {"numbers": "of an older version"}),
+    ],
+)
+def test_embeddings_of_another_device_or_code_are_no_others(results: Path, monkeypatch, at: str, other: Any) -> None:
+    before = embeddings_key(results)
+    monkeypatch.setattr(at, other)
+    assert embeddings_key(results) != before
 
 
 def test_a_run_that_failed_starts_anew_where_its_masks_were_mended_since(tmp_path: Path, monkeypatch) -> None:
