@@ -5,7 +5,8 @@ between updates. So a restarted process repeats the updates since its last check
 bit-identical weights and metrics, for the same number of threads. On a GPU results agree but for rounding: attention, pooling and
 resizing have no fast deterministic backward pass there.
 
-The host reads two numbers an update, loss and gradient norm; on a GPU it does so while the next update is being computed.
+The host reads two numbers an update, loss and gradient norm; on a GPU it does so while the next update is being computed. Losses of
+several classes, Conv-LoRA's router, fp16's scaler and several workers make it wait within an update as well.
 """
 
 from __future__ import annotations
