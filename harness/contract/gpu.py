@@ -287,6 +287,7 @@ def rates(backbone: str, device: torch.device) -> dict[str, float]:
     def step() -> None:
         _loss(segmenter, method, images, targets, rules).backward()
         update(optimisers.values(), clip=1.0, scaler=scaler)
+        segmenter.zero_grad()
 
     def predict(batch: Tensor) -> Tensor:
         with autocast(rules, device):

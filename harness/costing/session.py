@@ -20,7 +20,7 @@ from torch import Tensor, nn
 
 from harness.costing.instruments import CLOCKS, flop_counter
 from harness.experiment.environment import one_line, reason_code
-from harness.methods.base import Method, Role
+from harness.methods.base import WEIGHTS, Method, Role
 from harness.models.attention_choice import Choice, choose
 from harness.models.catalog import backbone_shape
 from harness.models.decoders import Task
@@ -117,7 +117,8 @@ class Subject:
         self._feeder = Feeder(segmenter, images, embeddings=None, **feed)  # type: ignore[arg-type]
         self._cached_feeder = Feeder(segmenter, images, embeddings=self._cache, **feed)  # type: ignore[arg-type]
         self._prepared: set[Feeder] = set()
-        self._steps = 0
+        self._steps = self._updates = 0
+        self._length = self.steps_of_a_training()
 
     def shares(self) -> dict[StepKind, float]:
         """Every kind of pass with how many there are for a step, over a whole training; more than one in all where a step has
@@ -157,7 +158,7 @@ class Subject:
         computed = self.clock()
         self._scaler.scale(loss).backward(inputs=parameters)
         differentiated = self.clock()
-        update([self.optimisers[role] for role in phase.roles], clip=self.protocol.clip, scaler=self._scaler)
+        self._update(phase)
         updated = self.clock()
         seconds = {
             "data": taken - begun,
@@ -167,6 +168,18 @@ class Subject:
         }
         total = self.clock() - begun
         return {**seconds, "total": total, "untracked": total - sum(seconds.values())}
+
+    def _update(self, phase: StepKind) -> None:
+        """The optimisers' step, and what the method then does to its weights."""
+        active = [self.optimisers[role] for role in phase.roles]
+        update(active, clip=self.protocol.clip, scaler=self._scaler)
+        if WEIGHTS in phase.roles:
+            total, per_epoch = self._length
+            epoch, step = divmod(self._updates % total, per_epoch)
+            self.method.after_update(epoch=epoch, step=step, total=total)
+            self._updates += 1
+        for optimiser in active:
+            optimiser.zero_grad(set_to_none=True)
 
     def _begin(self, phase: StepKind) -> tuple[Feeder, list[nn.Parameter]]:
         """Modes as in training; the feeder and the parameters of a kind of step."""
@@ -213,7 +226,7 @@ class Subject:
         kept = live() - before
         self._scaler.scale(loss).backward(inputs=parameters)
         gradients = sum(p.grad.numel() * p.grad.element_size() for p in parameters if p.grad is not None)
-        update([self.optimisers[role] for role in phase.roles], clip=self.protocol.clip, scaler=self._scaler)
+        self._update(phase)
         return kept, gradients
 
     def count_flops(self, phase: StepKind) -> tuple[int, int]:

