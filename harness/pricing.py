@@ -140,12 +140,13 @@ def _trained_images(run: Run, images: Images) -> float:
     return passes * int(rules.get("epochs", 1)) * (int(rules.get("epoch_images", 0)) or images.train)
 
 
-def _encoded_once(run: Run, images: Images) -> int:
-    """Images, mirrored ones included, that pass a frozen encoder whose embeddings are cached; 0 without a cache."""
+def _encoded_once(run: Run, images: Images) -> float:
+    """Images, mirrored ones included, that pass a frozen encoder whose embeddings are cached; augmented ones each time. 0 without a cache."""
     config = config_of(run)
     if not config.trains or config.trains_encoder or not run.rules.get("cache_embeddings"):
         return 0
-    return (2 if run.rules.get("flip") else 1) * images.train + images.val + images.test
+    once = (2 if run.rules.get("flip") else 1) * images.train
+    return (_trained_images(run, images) if run.rules.get("augment") else once) + images.val + images.test
 
 
 def run_flops(run: Run, shape: BackboneShape, images: Images) -> float:

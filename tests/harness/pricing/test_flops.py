@@ -53,6 +53,16 @@ def test_a_mixture_is_tested_once_more_as_the_operation_that_it_chose() -> None:
     assert twice == pytest.approx(1.5 * once)
 
 
+def test_augmented_images_pass_a_frozen_encoder_in_every_epoch() -> None:
+    shape = backbone_shape("tiny")
+    rules = {"cache_embeddings": True, "flip": 0.5, "augment": []}
+    kept, augmented = (
+        run_flops(run, shape, IMAGES) / (forward_flops(run, shape) - decoder_flops(shape, image_size=128))
+        for run in (made(method="decoder", rules={**rules, "augment": names}).run for names in ([], ["rotate"]))
+    )
+    assert augmented - kept == pytest.approx((10 - 2) * IMAGES.train)
+
+
 @pytest.mark.parametrize("name", ["vit_b", "vit_h"])
 def test_closed_form_flops_are_those_of_segment_anythings_encoder(name: str) -> None:
     """Counted operation by operation on the meta device; what is left out (relative positions) is under a percent."""
