@@ -141,7 +141,7 @@ def _trained_images(run: Run, images: Images) -> float:
 
 
 def _encoded_once(run: Run, images: Images) -> float:
-    """Images, mirrored ones included, that pass a frozen encoder whose embeddings are cached; augmented ones each time. 0 without a cache."""
+    """Images, mirrored ones included, that pass a frozen encoder with cached embeddings; augmented ones each time. 0 without a cache."""
     config = config_of(run)
     if not config.trains or config.trains_encoder or not run.rules.get("cache_embeddings"):
         return 0
