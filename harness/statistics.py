@@ -275,7 +275,7 @@ def family(
     rows, count = runs.shape
     residual = runs - runs.mean(axis=1, keepdims=True)
     # A row whose runs are all equal, such as zero-shot's, says nothing of the others' spread.
-    residual = residual[residual.any(axis=1)]
+    residual = residual[np.ptp(runs, axis=1) > 0]
     df = max(len(residual), 1) * (count - 1)
     if test_share and len(residual) > 1:
         residual, df = residual - residual.mean(axis=0, keepdims=True), (len(residual) - 1) * (count - 1)

@@ -122,6 +122,14 @@ def test_many_rows_and_one_seed_have_the_variance_of_a_pair_over_clusters_of_sev
     assert there(s.of_images(row, clusters=clusters).seeds).variance == pytest.approx(pair.variance)
 
 
+def test_a_row_that_no_seed_changes_leaves_the_others_spread_as_it_is() -> None:
+    runs = np.random.default_rng(0).random((4, 3))
+    whole = s.family(runs)
+    for score in (0.2, 0.25, 0.37, 0.8):  # the mean of three is another float than 0.2, 0.37 and 0.8
+        more = s.family(np.vstack([runs, np.full(3, score)]))
+        assert (more.seeds, more.df) == (pytest.approx(whole.seeds), whole.df)
+
+
 def test_of_one_row_the_simultaneous_interval_over_few_images_is_students() -> None:
     row = np.random.default_rng(0).normal(0, 2, 6)
     images = np.stack([np.zeros((3, 6)), np.stack([row] * 3)])
