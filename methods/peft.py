@@ -299,6 +299,8 @@ class AdaLoRA(PeftMethod):
         gradients = [getattr(layer, kind)[_ADAPTER].grad for layer, kind in factors.values()]
         if all(grad is not None and bool(grad.isfinite().all()) for grad in gradients):  # else fp16 made no step
             model.update_and_allocate(number)
+        for statistic in self._STATISTICS:  # a copy of the method would have to copy these tables
+            setattr(allocator, statistic, {})
         for name, kept in patterns.items():
             kept["lora_E"].copy_(torch.tensor(config.rank_pattern[name]).view(-1, 1))
             kept["updates"].fill_(number)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
+import copy
 import json
 import subprocess
 import sys
@@ -195,7 +196,7 @@ def test_pruned_ranks_go_on_after_a_resume_and_end_at_the_budget() -> None:
             case.loss(segmenter.train(), method).backward()
             optimiser.step()
             method.after_update(epoch=0, step=step, total=8)
-        return method.state()
+        return copy.deepcopy(method).state()  # a cost session merges a copy
 
     whole, resumed = train(interrupted=False), train(interrupted=True)
     assert all(torch.equal(whole[name], resumed[name]) for name in whole)
