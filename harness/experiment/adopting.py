@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import json
 import warnings
+from contextlib import suppress
 from dataclasses import fields
 from functools import reduce
 from pathlib import Path
@@ -15,6 +16,7 @@ from tempfile import TemporaryDirectory
 from typing import Any
 
 import peft
+import torch
 from peft.tuners.tuners_utils import BaseTunerLayer
 from safetensors.torch import save
 from torch import Tensor, nn
@@ -38,6 +40,8 @@ from harness.system.files import read_regular
 
 LARGEST = 1 << 20
 """Bytes of ``adapter_config.json``."""
+MOST_PRUNED = 64
+"""How many times the numbers of its file an adapter may ask for; AdaLoRA's file lacks the ranks that it dropped."""
 BACKBONES = ("vit_b", "vit_l", "vit_h", "tiny")
 _OF_MODEL = {"auto_mapping", "base_model_name_or_path", "revision", "task_type", "peft_type", "peft_version"}
 """Fields of ``adapter_config.json`` about the model that was trained."""
@@ -115,13 +119,31 @@ def folded(folder: Path, *, backbone: str, checkpoint: Path | None) -> tuple[dic
         weights = read_tensors(checkpoint)
         require_match(weights, sam.state_dict(), path=checkpoint, backbone=backbone)
         sam.load_state_dict(weights)
-    options = {name: value for name, value in given.items() if name in known}
+    options = {name: value for name, value in given.items() if name in known} | {"inference_mode": False}
+
+    def adapted(plain: nn.Module) -> Any:
+        """The model with the adapter's layers; refused where the file holds others."""
+        tree: Any = named_as_transformers(plain)
+        model: Any = peft.get_peft_model(tree, config_class(**options))
+        needed = peft.get_peft_model_state_dict(model)
+        for names, problem in (
+            (needed.keys() - tensors.keys(), "lacks"),
+            (tensors.keys() - needed.keys(), "holds, and should not,"),
+        ):
+            if names:
+                raise ValueError(f"its file {problem} {min(names)}")
+        asked, held = (sum(tensor.numel() for tensor in of.values()) for of in (needed, tensors))
+        if asked > MOST_PRUNED * held:
+            raise ValueError(f"its configuration asks for {asked:,} numbers, and its file holds {held:,}")
+        return model
+
     try:
         with warnings.catch_warnings():
             warnings.simplefilter("ignore")
-            tree: Any = named_as_transformers(sam)
-            model: Any = peft.get_peft_model(tree, config_class(**{**options, "inference_mode": False}))
-            needed = peft.get_peft_model_state_dict(model).keys()
+            # First without memory, of which the configuration may ask for any amount. Tuners that start from values cannot.
+            with suppress(RuntimeError), torch.device("meta"):  # of which NotImplementedError is one
+                adapted(plain_sam(backbone))
+            model = adapted(sam)
             peft.set_peft_model_state_dict(model, dict(tensors))
             layers = model.base_model.model.named_modules()
             changed = tuple(name for name, layer in layers if isinstance(layer, BaseTunerLayer))
@@ -129,9 +151,6 @@ def folded(folder: Path, *, backbone: str, checkpoint: Path | None) -> tuple[dic
     except Exception as error:  # peft has no type of its own for what it cannot load or merge
         reason = " ".join(str(error).split())[:200] or type(error).__name__
         raise UsageError(f"{folder} is no adapter of {backbone} as transformers' SamModel has it: {reason}") from error
-    for names, problem in ((needed - tensors.keys(), "lacks"), (tensors.keys() - needed, "holds, and should not,")):
-        if names:
-            raise UsageError(f"{folder} is no adapter of {backbone}: its file {problem} {min(names)}")
     return {whole[name]: tensor.contiguous() for name, tensor in merged.items()}, changed
 
 

@@ -225,6 +225,7 @@ WRONG = {
     "another rank": (_changed_config(r=8), "size mismatch"),
     "an option of the future": (_changed_config(use_new_thing=True), "sets use_new_thing"),
     "an option that is not merged": (_changed_config(alora_invocation_tokens=[1]), "not support merging"),
+    "a rank beyond all memory": (_changed_config(r=10**12), "asks for [0-9,]+ numbers"),
     "a rank that is none": (_changed_config(r="many"), "no adapter of tiny"),
     "a replication of layers": (_changed_config(layer_replication=[[0, 2]]), "no adapter of tiny"),
     "no targets": (_changed_config(target_modules=None), "no adapter of tiny"),
