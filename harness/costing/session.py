@@ -118,12 +118,11 @@ class Subject:
         self._cached_feeder = Feeder(segmenter, images, embeddings=self._cache, **feed)  # type: ignore[arg-type]
         self._prepared: set[Feeder] = set()
         self._steps = self._updates = 0
-        self._length = self.steps_of_a_training()
 
     def shares(self) -> dict[StepKind, float]:
         """Every kind of pass with how many there are for a step, over a whole training; more than one in all where a step has
         several passes."""
-        epochs, (steps, per_epoch) = self.protocol.epochs, self.steps_of_a_training()
+        epochs, (steps, per_epoch) = self.protocol.epochs, self.steps_of_a_training
         roles = Counter(
             roles
             for epoch, step in (divmod(number, per_epoch) for number in range(steps))
@@ -139,6 +138,7 @@ class Subject:
             **{StepKind(phase.roles, cached=True): share * (1 - encoded) for phase, share in shares.items()},
         }
 
+    @cached_property
     def steps_of_a_training(self) -> tuple[int, int]:
         """Of a split of `_NOMINAL_STEPS` batches: all of them, and those of an epoch."""
         kept, _ = hold_out(_NOMINAL_STEPS, self.method.architecture_holdout(), seed=0)
@@ -174,7 +174,7 @@ class Subject:
         active = [self.optimisers[role] for role in phase.roles]
         update(active, clip=self.protocol.clip, scaler=self._scaler)
         if WEIGHTS in phase.roles:
-            total, per_epoch = self._length
+            total, per_epoch = self.steps_of_a_training
             epoch, step = divmod(self._updates % total, per_epoch)
             self.method.after_update(epoch=epoch, step=step, total=total)
             self._updates += 1

@@ -48,7 +48,7 @@ def test_a_training_has_the_steps_that_its_budget_gives_it(alternate, budget, le
     session = replace(session, rows=[row], protocol=replace(session.protocol, budget=budget))
     subject = measuring.build_subject(row, session)
     shares = {kind.roles: share for kind, share in subject.shares().items()}
-    steps, _ = subject.steps_of_a_training()
+    steps, _ = subject.steps_of_a_training
     assert steps == pytest.approx(100 * length * session.protocol.epochs, rel=1e-3)
     assert sum(share for roles, share in shares.items() if roles == ("architecture",)) == pytest.approx(
         architecture, abs=1e-3
