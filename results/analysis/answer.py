@@ -191,9 +191,8 @@ def benchmarks_of(of: Leaderboard) -> list[str]:
 def summary(of: Leaderboard, most: int) -> str:
     """The best rows that were run, ``most`` in all, with the baseline and the last two among them; then what they say."""
     rows = in_order(of)
-    listed = [
-        row for number, row in enumerate(rows) if number < most - 3 or row.row == of.baseline or number >= len(rows) - 2
-    ]
+    kept = set(range(len(rows) if len(rows) <= most else most - 3)) | {len(rows) - 2, len(rows) - 1}
+    listed = [row for number, row in enumerate(rows) if number in kept or row.row == of.baseline]
     left = [each.row for each in of.standings if each not in rows]
     missing = len(rows) - len(listed)
     below = [f"**{sentence(of, leading(of))}**"]

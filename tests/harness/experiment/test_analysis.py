@@ -35,9 +35,11 @@ def test_recommendations_give_differences_of_the_leaderboard() -> None:
     leaders = answer.board(Archive(RESULTS))
     page = (REPOSITORY / "docs" / "methods.md").read_text(encoding="utf-8").replace("−", "-")
     section = page.partition("## Which one to take")[2].partition("\n## ")[0]
-    differences = re.findall(r"[+-]\d+\.\d \[[^]]+\]", section)
+    differences, times = re.findall(r"[+-]\d+\.\d \[[^]]+\]", section), re.findall(r"[\d.]+×", section)
     assert differences
-    assert [each for each in differences if each not in answer.summary(leaders, most=len(leaders.standings))] == []
+    assert times
+    table = answer.summary(leaders, most=len(leaders.standings))
+    assert [each for each in (*differences, *times) if f"| {each} |" not in table] == []
 
 
 def test_the_answer_is_that_of_the_page() -> None:
