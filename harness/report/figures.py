@@ -167,8 +167,8 @@ NEAR = (
 FAR = sorted(
     (
         (side * dx, dy, "left" if side > 0 else "right")
-        for dx in (0.04, 0.08, 0.12, 0.18, 0.25)
-        for dy in (0.0, 0.05, -0.05, 0.1, -0.1, 0.16, -0.16, 0.22, -0.22)
+        for dx in (0.04, 0.08, 0.12, 0.18, 0.25, 0.33)
+        for dy in (0.0, 0.05, -0.05, 0.1, -0.1, 0.16, -0.16, 0.22, -0.22, 0.3, -0.3)
         for side in (1, -1)
     ),
     key=lambda offset: math.hypot(*offset[:2]),
@@ -196,7 +196,8 @@ def _label(ax: Axes, points: Points, *, first: Sequence[str], size: tuple[float,
         for number, (dx, dy, align) in enumerate([*NEAR, *FAR]):
             left = x + dx - {"left": 0, "right": wide, "center": wide / 2}[align]
             box = (left, y + dy - line / 2, left + wide, y + dy + line / 2)
-            on_line = [(x + share * dx, y + share * dy) for share in (0.4, 0.6, 0.8)] if number >= len(NEAR) else []
+            on_line = [(x + share / 16 * dx, y + share / 16 * dy) for share in range(1, 16)] if number >= len(NEAR) else []
+            on_line = [(at, height) for at, height in on_line if abs(at - x) > dot[0] or abs(height - y) > dot[1]]
             boxes = [box, *((at, height, at, height) for at, height in on_line)]
             if all(map(is_free, boxes)):
                 taken += boxes
