@@ -196,8 +196,8 @@ def _label(ax: Axes, points: Points, *, first: Sequence[str], size: tuple[float,
         for number, (dx, dy, align) in enumerate([*NEAR, *FAR]):
             left = x + dx - {"left": 0, "right": wide, "center": wide / 2}[align]
             box = (left, y + dy - line / 2, left + wide, y + dy + line / 2)
-            on_line = [(x + share / 16 * dx, y + share / 16 * dy) for share in range(1, 16)] if number >= len(NEAR) else []
-            on_line = [(at, height) for at, height in on_line if abs(at - x) > dot[0] or abs(height - y) > dot[1]]
+            steps = [share / 16 for share in range(1, 16)] if number >= len(NEAR) else []
+            on_line = [(x + s * dx, y + s * dy) for s in steps if abs(s * dx) > dot[0] or abs(s * dy) > dot[1]]
             boxes = [box, *((at, height, at, height) for at, height in on_line)]
             if all(map(is_free, boxes)):
                 taken += boxes

@@ -16,7 +16,7 @@ from pathlib import Path
 from harness.archive.archive import Archive
 from harness.comparison.grid import Grid, grids
 from harness.comparison.leaderboard import Leaderboard, Standing, costs_of, ratios_to, session_for
-from harness.comparison.scores import Column, Difference
+from harness.comparison.scores import MISSING, Column, Difference
 from harness.report.board import against, boards, in_order, leading, sentence, with_interval
 from harness.report.figures import pareto, short_number
 from harness.report.style import BETTER, GREY, INK, PAGE, WORSE, encoded, limits, new_figure, styled
@@ -170,7 +170,7 @@ def leaderboard_table(of: Leaderboard, rows: Sequence[Standing], names: Sequence
         cells = []
         for name in names:
             cell, difference = row.cells[name], against(row, name)
-            score = f"{100 * cell.mean:.1f} ± {100 * (cell.sd or 0):.1f}" if cell.values else cell.code or "–"
+            score = f"{100 * cell.mean:.1f} ± {100 * (cell.sd or 0):.1f}" if cell.values else str(cell.code).replace(MISSING, "–")
             collapsed = " (collapsed)" if cell.collapsed else ""
             cells += [
                 f"{score}{collapsed}",
@@ -183,9 +183,12 @@ def leaderboard_table(of: Leaderboard, rows: Sequence[Standing], names: Sequence
 
 
 def benchmarks_of(of: Leaderboard) -> list[str]:
-    """Those that at least half of the rows have."""
-    rows = in_order(of)
-    return [name for name in of.columns if 2 * sum(bool(row.cells[name].values) for row in rows) >= len(rows)]
+    """Those that at least a quarter of the rows have."""
+    return [name for name in of.columns if 4 * len(with_score(of, name)) >= len(in_order(of))]
+
+
+def with_score(of: Leaderboard, name: str) -> list[Standing]:
+    return [row for row in in_order(of) if row.cells[name].values]
 
 
 def summary(of: Leaderboard, most: int) -> str:
@@ -195,7 +198,12 @@ def summary(of: Leaderboard, most: int) -> str:
     listed = [row for number, row in enumerate(rows) if number in kept or row.row == of.baseline]
     left = [each.row for each in of.standings if each not in rows]
     missing = len(rows) - len(listed)
-    below = [f"**{sentence(of, leading(of))}**"]
+    below = [f"**{sentence(of, name)}**" for name in dict.fromkeys([leading(of), *benchmarks_of(of)])]
+    below += [
+        f"{of.columns[name].name} has {count} of {len(rows)} rows so far."
+        for name in benchmarks_of(of)
+        if (count := len(with_score(of, name))) < len(rows)
+    ]
     if missing:
         between = "1 row between these is" if missing == 1 else f"{missing} rows between these are"
         below.append(f"{between} in the report.")
