@@ -33,7 +33,7 @@ class Archive:
     Args:
         root: the results folder; one that does not exist is empty.
 
-    ``whole(key)``: a listed record with its history and its α history.
+    ``whole(key)``: a listed record with its history; `RecordStore.architecture` reads that of α.
     """
 
     def __init__(self, root: Path) -> None:
@@ -72,7 +72,7 @@ class Archive:
         return self._sessions[1]
 
     def _read_whole(self, key: str) -> Record:
-        record = self.store.read(key)
+        record = self.store.summary(key)
         assert record is not None
         return record
 

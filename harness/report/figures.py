@@ -37,6 +37,7 @@ from harness.report.style import (
     styled,
 )
 
+from harness.system.streams import say
 if TYPE_CHECKING:
     from matplotlib.axes import Axes
     from matplotlib.colors import Colormap
@@ -364,7 +365,8 @@ def alpha(board: Leaderboard, benchmark: str) -> tuple[Figure, str] | None:
 def _history(board: Leaderboard, record: Record) -> list[Shares]:
     try:
         return list(board.grid.archive.store.architecture(record))
-    except ValueError:
+    except ValueError as error:
+        say(f"left out of the figure of α: {error}")
         return []
 
 

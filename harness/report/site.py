@@ -26,7 +26,6 @@ WRITTEN = 'name="generator" content="sam-peft report"'
 """In the head of every page; identifies a file as one of ours."""
 INDEX, LEADERBOARD = "index.html", "leaderboard.csv"
 
-
 SPLITS = {"train": "for training", "val": "for validation", "test": "for tests"}
 
 

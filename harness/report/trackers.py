@@ -56,11 +56,11 @@ def _name(record: Record) -> str:
     return re.sub(r"[^\w.=,+-]+", "_", f"{run.variant}-{run.benchmark}-s{run.seed}-{record.key[:8]}")
 
 
-def _curves(record: Record) -> dict[int, dict[str, float]]:
+def _curves(archive: Archive, record: Record) -> dict[int, dict[str, float]]:
     """Epoch -> quantity -> number: loss, rate, validation, shares of softmax(α)."""
     curves = {int(entry["epoch"]): epoch_numbers(entry) for entry in record.history}
     operations = operation_names(record.run.method, record.run.method_config)
-    for epoch, sites in enumerate(record.architecture, start=1):
+    for epoch, sites in enumerate(archive.store.architecture(record), start=1):
         for site, shares in sites.items():
             named = operations if len(operations) == len(shares) else [str(index) for index in range(len(shares))]
             alphas = {f"alpha/{site}/{name}": share for name, share in zip(named, shares, strict=True)}
@@ -93,7 +93,7 @@ def _tensorboard(archive: Archive, keys: Sequence[str], folder: Path) -> None:
     from torch.utils.tensorboard.summary import hparams
 
     for record in map(archive.whole, keys):
-        curves, rules, scores = _curves(record), _rules(record), _scores(record)
+        curves, rules, scores = _curves(archive, record), _rules(record), _scores(record)
         last = max(curves, default=0)
         with SummaryWriter(str(folder / _name(record))) as writer:
             for epoch, numbers in [*curves.items(), (last, scores)]:
@@ -115,7 +115,7 @@ def _wandb(archive: Archive, keys: Sequence[str], folder: Path) -> None:
         about: dict[str, Any] = {"project": record.run.protocol, "name": _name(record), "id": record.key}
         opened = wandb.init(mode="offline", dir=folder, settings=settings, config=_rules(record), **about)
         pictures = {name: wandb.Image(picture) for name, picture in _pictures(archive, record).items()}
-        curves = _curves(record) or {0: {}}
+        curves = _curves(archive, record) or {0: {}}
         for epoch, numbers in sorted(curves.items()):
             opened.log({**numbers, **(pictures if epoch == max(curves) else {})}, step=epoch)
         opened.summary.update(_scores(record))

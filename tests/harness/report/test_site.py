@@ -158,3 +158,17 @@ def test_the_verb_overwrites_its_own_site_and_figures(tmp_path: Path, says: Any)
     assert {path.name for path in (tmp_path / "figures").glob("differences.*")} == {
         f"differences.{ending}" for ending in ("svg", "pdf", "png", "txt")
     }
+
+
+def test_a_damaged_history_of_alpha_costs_its_figure_and_a_line(tmp_path: Path, says: Any) -> None:
+    history = [{"epoch": epoch, "val": {"s_measure": 0.5}} for epoch in (1, 2)]
+    searched = record(
+        method="naslora", config={"operations": "all"}, history=history, architecture=[{"q": [0.125] * 8}]
+    )
+    store = store_of(tmp_path, [searched])
+    says(main, "--results", tmp_path)
+    whole = (tmp_path / "site" / "kvasir.html").read_text()
+    store.architecture_path(searched.key).write_text("epoch,site,w0\n1,q,x\n")
+    assert f"left out of the figure of α: {searched.key}" in says(main, "--results", tmp_path)
+    page = (tmp_path / "site" / "kvasir.html").read_text()
+    assert (whole.count("<figure"), page.count("<figure")) == (2, 1), "the curves stay"
