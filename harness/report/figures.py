@@ -20,6 +20,7 @@ from harness.registry import operation_names
 from harness.report import masks
 from harness.report.board import against, axis_label, caption, ended_well, has_mean, leading, named, on, ran
 from harness.report.masks import Pictures
+from harness.report.runs import HUGE
 from harness.report.style import (
     BASELINE,
     BETTER,
@@ -36,8 +37,8 @@ from harness.report.style import (
     panels,
     styled,
 )
-
 from harness.system.streams import say
+
 if TYPE_CHECKING:
     from matplotlib.axes import Axes
     from matplotlib.colors import Colormap
@@ -319,7 +320,7 @@ def curves(board: Leaderboard, benchmark: str, *, coloured: int = 5) -> tuple[Fi
 def _mean_curve(runs: Sequence[Record], name: str) -> Curve:
     """The mean over seeds in %, for epochs that all of them validated."""
     by_seed = [
-        {e["epoch"]: 100 * e["val"][name] for e in r.history if math.isfinite(e.get("val", {}).get(name, math.nan))}
+        {e["epoch"]: 100 * e["val"][name] for e in r.history if abs(e.get("val", {}).get(name, math.nan)) < HUGE}
         for r in runs
     ]
     common = sorted(set.intersection(*map(set, by_seed))) if by_seed else []

@@ -22,6 +22,8 @@ from harness.report.formats import Number, Table, Value, fitted, heads
 
 WIDTH = 78
 BARS = "▁▂▃▄▅▆▇█"
+HUGE = 1e100
+"""Numbers from here on, which no run computes, count as infinite, since sums of them overflow."""
 IDENTITY = ("method", "benchmark", "backbone", "checkpoint", "protocol", "seed", "manifest", "data_fingerprint")
 MADE_WITH = ("commit", "torch", "device", "numbers")
 
@@ -122,12 +124,11 @@ def _curves(record: Record) -> Iterator[str]:
 
 
 def sparkline(values: Sequence[float], *, width: int = 32) -> str:
-    """One character a value, or a group of values where there are more than ``width``; a space where none is finite."""
+    """One character a value, or a group of values where there are more than ``width``; a space where all are infinite or no numbers."""
     group = max(1, math.ceil(len(values) / width))
-    means = []
-    for start in range(0, len(values), group):
-        finite = [value for value in values[start : start + group] if math.isfinite(value)]
-        means.append(math.fsum(finite) / len(finite) if finite else math.nan)
+    groups = [values[start : start + group] for start in range(0, len(values), group)]
+    finite = [[value for value in alike if abs(value) < HUGE] for alike in groups]
+    means = [math.fsum(alike) / len(alike) if alike else math.nan for alike in finite]
     known = [mean for mean in means if not math.isnan(mean)]
     low, high = min(known, default=0.0), max(known, default=0.0)
     scale = (len(BARS) - 1) / (high - low) if high > low else 0.0

@@ -8,10 +8,14 @@ from typing import Any
 
 import pytest
 
+from harness.archive.archive import Archive
 from harness.archive.schema import Record
 from harness.archive.store import RecordStore
 from harness.cli.show import main
+from harness.comparison.grid import grids
 from harness.protocols.load import as_rules, load_protocol, resolve
+from harness.report.board import boards
+from harness.report.figures import curves
 from tests.harness.report.sample import record, store_of
 
 
@@ -109,3 +113,15 @@ def test_a_run_is_found_by_the_words_of_a_cell(words: list[str], said: str, tmp_
     made = [record(), record(seed=1), record(method="decoder"), record(config={"rank": 9}, variant="wide")]
     store_of(tmp_path, made)
     assert says(main, *words, "--results", tmp_path).startswith(said)
+
+
+@pytest.mark.parametrize("huge", [1.7e308, -1.7e308, float("inf"), float("nan")])
+def test_numbers_that_no_run_computes_are_gaps_in_a_curve(tmp_path: Path, says, huge: float) -> None:
+    history = [
+        {"epoch": e, "loss": v, "val": {"s_measure": v}} for e, v in enumerate([1.0, huge, -huge, huge, 2.0] * 20, 1)
+    ]
+    made = record(history=history)
+    store_of(tmp_path, [made])
+    assert "train/loss" in says(main, made.key, "--results", tmp_path)
+    (board,) = boards(grids(Archive(tmp_path)), None, "")
+    assert curves(board, "kvasir")
