@@ -90,6 +90,9 @@ def test_the_csv_of_the_site_has_a_line_a_run_and_metric(tmp_path: Path) -> None
     assert {"method", "options", "benchmark", "seed", "metric", "value"} <= set(table.columns)
     chosen = table[(table.row == "LoRA") & (table.metric == "s_measure")]
     assert list(chosen.sort_values("seed").value) == list(LORA)
+    two = pages_of(tmp_path / "two", [*runs("lora"), *runs("full"), *runs("decoder", protocol_hash="bbbb0000bbbb0000")])
+    assert "decoder" not in two[LEADERBOARD]
+    assert "every run" not in two[INDEX]
     formula = pages_of(tmp_path / "sent", [*runs("lora", changed={"=1+1": 2}), *runs("full")])[LEADERBOARD]
     assert ",'=1+1=2," in formula, "no cell is computed by a spreadsheet"
 
