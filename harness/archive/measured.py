@@ -179,11 +179,14 @@ class CostStore:
 
     @staticmethod
     def load(path: Path) -> CostRecord:
-        """The record in one file. Raises ValueError, with one line: no readable cost record, or one that was edited."""
+        """The record in one file. Raises ValueError, with one line: no readable cost record, one that was edited, or a copy under
+        another name."""
         data = read_regular(path, largest=LARGEST_RECORD)
         record: CostRecord = validated(CostRecord, data, version=COST_SCHEMA_VERSION)
         for reason in _wrong(record, data):
             raise ValueError(printable_line(reason))
+        if path.name != (own := f"{record.key}-{record.session}.json"):
+            raise ValueError(printable_line(f"a copy: the session in it belongs to {own}"))
         return escaped(record)
 
     def write(self, record: CostRecord) -> Path:

@@ -98,6 +98,15 @@ def test_cost_records_are_copied_once_and_a_changed_one_is_named(tmp_path: Path)
     assert path.name in line
 
 
+def test_a_copied_cost_record_does_not_count_twice(tmp_path: Path) -> None:
+    path = CostStore(tmp_path).write(session())
+    copy = path.with_name("copy.json")
+    copy.write_bytes(path.read_bytes())
+    sessions, problems = CostStore(tmp_path).sessions()
+    assert len(sessions) == 1
+    assert path.name in problems[copy]
+
+
 @pytest.mark.parametrize("name", ["json", *SIDECARS[:2]])
 def test_every_flipped_byte_is_found(tmp_path: Path, name: str) -> None:
     path = RecordStore(tmp_path).write(replace(record(), architecture=ALPHA), images(record()))
