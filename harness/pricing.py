@@ -183,13 +183,15 @@ class Device:
 
 def gpu(*words: str) -> Device:
     """The GPU that ``words`` name (a model's name, or a cluster's request): the slowest in the first that names any. A name is a
-    whole token, as in ``gpu:a100:1``, ``rtx4090`` or ``gpuA100x4``; ``part4`` is no T4."""
+    whole token, as in ``gpu:a100:1``, ``rtx4090`` or ``gpuA100x4``; ``part4`` is no T4. A MIG slice, as in ``a100_3g.20gb``, has its
+    share of seven."""
     whole = [(name, re.compile(rf"(?<![a-z0-9])(gpu|rtx)?{name}(l|nvl)?(x\d+)?(?![a-z0-9])")) for name in PEAKS]
     named = next(filter(None, ([name for name, token in whole if token.search(w.lower())] for w in words)), [])
     name = min(named or [ASSUMED], key=lambda name: PEAKS[name][1])
-    fp32, half = PEAKS[name]
-    called = f"{name.upper()}{'' if named else ' (assumed)'}"
-    return Device(name=called, flops=(REACHED * fp32 * 1e12, REACHED * half * 1e12))
+    slices = min(map(int, re.findall(r"(?<!\d)([1-7])g\.\d", " ".join(words).lower())), default=7)
+    called = f"{name.upper()}{'' if named else ' (assumed)'}{f' MIG {slices}g' if slices < 7 else ''}"
+    fp32, half = (REACHED * peak * 1e12 * slices / 7 for peak in PEAKS[name])
+    return Device(name=called, flops=(fp32, half))
 
 
 def cpu(cores: int) -> Device:

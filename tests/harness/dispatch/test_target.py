@@ -54,6 +54,17 @@ def test_the_model_of_a_gpu_is_queried_by_its_number(client):
     assert gpu_name("0") == ""
 
 
+def test_a_mig_slice_is_no_whole_gpu(client):
+    listed = (
+        "GPU 0: NVIDIA H100 (UUID: GPU-1)\n  MIG 7g.80gb     Device  0: (UUID: MIG-10)\nGPU 1: NVIDIA A100-SXM4-40GB (UUID: GPU-2)\n"
+        "  MIG 3g.20gb     Device  0: (UUID: MIG-20)\n  MIG 1g.5gb      Device  1: (UUID: MIG-21)"
+    )
+    client("nvidia-smi", f'test "$1" = -L && echo "{listed}"')
+    assert gpu_name("MIG-20") == "NVIDIA A100-SXM4-40GB MIG 3g.20gb"
+    assert gpu_name("MIG-21") == "NVIDIA A100-SXM4-40GB MIG 1g.5gb"
+    assert gpu_name("MIG-3") == ""
+
+
 @pytest.mark.parametrize("name", profile_names())
 def test_shipped_profiles_are_valid(name):
     assert load_profile(name).name == name

@@ -118,11 +118,17 @@ def test_memory_of_vit_h_is_within_a_tenth_of_what_was_counted(method: str, gib:
         (["Tesla T4"], "T4"), (["gpu:T4:2"], "T4"), (["NVIDIA L40S"], "L40S"), (["NVIDIA L40"], "L40"),
         (["gpu:nvidia_h100_80gb_hbm3:4"], "H100"), (["NVIDIA GH200 480GB"], "GH200"), (["NVIDIA GeForce RTX 4090"], "4090"),
         (["gpu:rtx3090:1"], "3090"), (["gpu:1", "gpuA100x4"], "A100"), (["gpu:v100-sxm2-32gb:1"], "V100"),
-        (["gpu:a100l:2"], "A100"), (["gpu:h100nvl:1"], "H100"),
+        (["gpu:a100l:2"], "A100"), (["gpu:h100nvl:1"], "H100"), (["gpu:nvidia_h100_80gb_hbm3_7g.80gb:1"], "H100"),
+        (["gpu:a100_3g.20gb:1"], "A100 MIG 3g"), (["gpu:1g.5gb:1", "a100"], "A100 MIG 1g"),
+        (["NVIDIA A100-SXM4-40GB MIG 3g.20gb"], "A100 MIG 3g"),
     ],
 )  # fmt: skip
 def test_a_gpu_is_known_by_its_name_and_of_several_the_slowest_counts(words: list[str], name: str) -> None:
     assert gpu(*words).name == name
+
+
+def test_a_mig_slice_is_slower_than_its_gpu_by_its_share() -> None:
+    assert gpu("gpu:a100_3g.20gb:1").flops == pytest.approx([3 / 7 * flops for flops in gpu("gpu:a100:1").flops])
 
 
 def test_runs_that_train_a_weight_more_keep_it_its_gradient_and_moments(tmp_path) -> None:
