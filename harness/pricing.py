@@ -19,7 +19,7 @@ from typing import Any
 
 from harness.archive.schema import Record, Run, seconds_of
 from harness.archive.store import RecordStore
-from harness.dispatch.target import Target
+from harness.dispatch.target import Shape, Target
 from harness.methods.parts.placement import BackboneShape, NormedConvolution
 from harness.models.catalog import backbone_shape
 from harness.models.decoders import Decoder, dense_flops
@@ -253,10 +253,12 @@ def price(planned: Plan, results: Path | None, *, where: Target) -> tuple[RunFor
 
 def days(runs: Sequence[RunForecast], where: Target) -> float:
     """Days until all runs are done, at least, with as many at a time as there is room for."""
-    profile, hours = where.profile, [priced.hours for priced in runs]
-    if profile is not None:  # where a run may have several GPUs
-        hours = [priced.hours / max(1, profile.gpus_of(profile.shape(priced.run.backbone))) for priced in runs]
-    return max(max(hours, default=0.0), sum(hours) / _parallel(where)) / 24
+    profile, queues = where.profile, dict[Shape | None, list[float]]()
+    for priced in runs:  # on a cluster each shape has arrays of its own, and a run may have several GPUs
+        shape = profile.shape(priced.run.backbone) if profile else None
+        gpus = profile.gpus_of(shape) if profile and shape else 1
+        queues.setdefault(shape, []).append(priced.hours / max(1, gpus))
+    return max((max(*hours, sum(hours) / _parallel(where)) for hours in queues.values()), default=0.0) / 24
 
 
 def _parallel(where: Target) -> int:
@@ -439,10 +441,10 @@ def _forecast(planned: Plan, prices: Sequence[RunForecast], where: Target) -> li
         line = f"{name:<{width}} {len(runs):>5} {_hours(sum(run.hours for run in runs)):>9} {peak:>9.2f} {disk:>9.2f}"
         basis = runs[0].time_basis if name in methods else f"unfinished runs, in hours of {device(planned, where).name}"
         lines.append(f"{line}  {basis}")
-    at_once = f"{counted(_parallel(where), 'run')} at a time, no waiting in a queue"
+    at_once = counted(_parallel(where), "run") + (" of a shape" if where.profile else "")
     hours = 24 * days(prices, where)
     length = f"{_hours(hours)} hours" if hours >= 1 else counted(max(1, round(60 * hours)), "minute")
-    return [*lines, f"finished after at least {length} ({at_once})"]
+    return [*lines, f"finished after at least {length} ({at_once} at a time, no waiting in a queue)"]
 
 
 def _in_words(run: Run) -> str:

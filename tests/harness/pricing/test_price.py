@@ -161,6 +161,13 @@ def test_all_is_done_with_the_longest_run_or_when_the_devices_have_shared_the_wo
         assert days(runs, replace(ON_GPU, workers=workers)) == most / 24
 
 
+def test_shapes_of_a_cluster_wait_for_their_own_runs_only(tmp_path: Path) -> None:
+    made = planned(tmp_path, backbones=("vit_b", "vit_h"), seeds=(0, 1))
+    where = target_of(cluster="gpu", cluster_overrides={"parallelism": "1"})
+    runs = [replace(one, hours=1.0) for one in price(made, tmp_path, where=where)]
+    assert days(runs, where) == 2 / 24
+
+
 def test_a_budget_buys_whole_comparisons_cheap_ones_first(tmp_path: Path) -> None:
     entries = (Variant(method="lora"), Variant(method="decoder"))
     made = planned(tmp_path, entries=entries, benchmarks=("kvasir", "leaf"), seeds=(0, 1))
