@@ -151,7 +151,7 @@ def understand(arguments: argparse.Namespace, settings: Settings) -> Understood:
         values["benchmarks"], folders, own_names = _benchmarks(arguments.datasets, settings)
     for needed, example in (("entries", "--methods lora,naslora"), ("benchmarks", "--datasets all")):
         if not values.get(needed):
-            raise UsageError(f"say {example} (or --study NAME for a whole table; --help lists everything)")
+            raise UsageError(f"give {example} (or --study NAME for a whole table; --help lists everything)")
     if arguments.backbone:
         values["backbones"] = (arguments.backbone,)
     if arguments.seeds is not None:
