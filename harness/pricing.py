@@ -183,8 +183,7 @@ class Device:
 
 def gpu(*words: str) -> Device:
     """The GPU that ``words`` name (a model's name, or a cluster's request): the slowest in the first that names any. A name is a
-    whole token, as in ``gpu:a100:1``, ``rtx4090`` or ``gpuA100x4``; ``part4`` is no T4. A MIG slice, as in ``a100_3g.20gb``, has its
-    share of seven."""
+    whole token, as in ``rtx4090`` or ``gpuA100x4``; ``part4`` is no T4. A MIG slice, ``a100_3g.20gb``, has its share of seven."""
     whole = [(name, re.compile(rf"(?<![a-z0-9])(gpu|rtx)?{name}(l|nvl)?(x\d+)?(?![a-z0-9])")) for name in PEAKS]
     named = next(filter(None, ([name for name, token in whole if token.search(w.lower())] for w in words)), [])
     name = min(named or [ASSUMED], key=lambda name: PEAKS[name][1])
@@ -239,13 +238,12 @@ def price(planned: Plan, results: Path | None, *, where: Target) -> tuple[RunFor
         same = (run.method, id(run.method_config), run.benchmark, run.backbone, id(run.rules), images)
         if same not in alone:
             seconds, basis = _seconds(run, images, machine, speeds)
-            trained = parameters(run)[1]
             alone[same] = RunForecast(
                 run=run,
                 hours=seconds / 3600,
                 time_basis=basis,
                 peak_memory_bytes=training_bytes(run),
-                disk_bytes=STATES * 4.0 * trained + RECORD_BYTES + IMAGE_ROW_BYTES * scored(run, images),
+                disk_bytes=STATES * 4.0 * parameters(run)[1] + RECORD_BYTES + IMAGE_ROW_BYTES * scored(run, images),
             )
         priced.append(replace(alone[same], run=run))
     return tuple(priced)

@@ -190,9 +190,7 @@ def frame(archive: Archive, kind: Kind, records: Iterable[Record] | None = None)
 
     if kind == "costs":
         return pd.DataFrame(_costs(archive))
-    rows = {
-        "runs": _runs, "scores": _scores, "images": _images, "history": _history, "alphas": _alphas
-    }[kind]  # fmt: skip
+    rows = {"runs": _runs, "scores": _scores, "images": _images, "history": _history, "alphas": _alphas}[kind]
     chosen = archive.records if records is None else records
     return pd.DataFrame(
         {

@@ -56,9 +56,8 @@ def main(argv: list[str] | None = None) -> int:
             raise UsageError(f"--out {folder}: {name} exists and is no page of a report; name another folder")
     for name, text in pages.items():
         write_file(folder / name, text, what="page")
-    print(
-        f"{folder / INDEX}: {len(pages) - 1} pages, {sum(len(text.encode()) for text in pages.values()) / 1e6:.1f} MB"
-    )
+    size = sum(len(text.encode()) for text in pages.values()) / 1e6
+    print(f"{folder / INDEX}: {len(pages) - 1} pages, {size:.1f} MB")
     return 0
 
 

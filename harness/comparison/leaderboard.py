@@ -84,13 +84,10 @@ def leaderboard(grid: Grid, baseline: str) -> Leaderboard:
     for row in grid.rows:
         differences = {}
         for name, column in columns.items():
+            is_whole = row != baseline and grid.cells[row, column].complete
             if row in intervals.get(name, {}):
                 differences[name] = intervals[name][row][0]
-            elif (
-                row != baseline
-                and grid.cells[row, column].complete
-                and (alone := grid.difference(row, baseline, column))
-            ):
+            elif is_whole and (alone := grid.difference(row, baseline, column)):
                 differences[name] = Difference(mean=alone.mean, low=None, high=None, n=alone.n)
         mean = means[row][-1] if row in means else None
         if mean is None and row != baseline and complete and all(name in differences for name in complete):

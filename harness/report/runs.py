@@ -22,8 +22,7 @@ from harness.report.formats import Number, Table, Value, fitted, heads
 
 WIDTH = 78
 BARS = "▁▂▃▄▅▆▇█"
-HUGE = 1e100
-"""Numbers from here on, which no run computes, count as infinite, since sums of them overflow."""
+HUGE = 1e100  # no run computes such numbers, and sums of them overflow
 IDENTITY = ("method", "benchmark", "backbone", "checkpoint", "protocol", "seed", "manifest", "data_fingerprint")
 MADE_WITH = ("commit", "torch", "device", "numbers")
 

@@ -117,18 +117,14 @@ def _written(template: str, **content: Any) -> str:
     return str(page)
 
 
-def _harmless(value: Any) -> Any:
-    """Words without characters that turn or hide text; what is HTML already stays."""
-    return printable(value) if type(value) is str else value
-
-
 @cache
 def _environment() -> Any:
     from jinja2 import Environment, PackageLoader, StrictUndefined, select_autoescape
 
     environment = Environment(
         loader=PackageLoader("harness.report", "templates"), autoescape=select_autoescape(("html",)),
-        undefined=StrictUndefined, finalize=_harmless, trim_blocks=True, lstrip_blocks=True,
+        undefined=StrictUndefined, trim_blocks=True, lstrip_blocks=True,
+        finalize=lambda value: printable(value) if type(value) is str else value,  # what is HTML already stays
     )  # fmt: skip
     environment.globals.update(of=standing, source=_tile_source, command_of=command_of)
     environment.filters["short"] = figures.short_number
