@@ -170,7 +170,11 @@ def leaderboard_table(of: Leaderboard, rows: Sequence[Standing], names: Sequence
         cells = []
         for name in names:
             cell, difference = row.cells[name], against(row, name)
-            score = f"{100 * cell.mean:.1f} ± {100 * (cell.sd or 0):.1f}" if cell.values else cell.code.replace(MISSING, "–")
+            score = (
+                f"{100 * cell.mean:.1f} ± {100 * (cell.sd or 0):.1f}"
+                if cell.values
+                else cell.code.replace(MISSING, "–")
+            )
             collapsed = " (collapsed)" if cell.collapsed else ""
             cells += [
                 f"{score}{collapsed}",
