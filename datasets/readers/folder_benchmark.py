@@ -93,7 +93,7 @@ class FolderBenchmark(Benchmark):
 
     def locate(self, data_root: Path) -> Path:
         if not data_root.is_dir():
-            raise DatasetError(f"no folder {data_root}; {self._how_to_get()}")
+            raise DatasetError(f"no folder {data_root} (--data DIR names another); {self._how_to_get()}")
         known = {plain_folder_name(name) for name in self.folders}
         named = [path for path in subfolders(data_root) if plain_folder_name(path.name) in known]
         candidates = [data_root] if self.recognised(data_root) else []

@@ -198,7 +198,9 @@ def run_check(arguments: argparse.Namespace) -> int:
     if arguments.name == "all":
         names = [name for name in BENCHMARKS.names() if _entry(name, _folder(arguments, name))["found"]]
         if not names:
-            raise UsageError(f"nothing is found in {_folder(arguments)}; sam-peft data list says where to get it")
+            raise UsageError(
+                f"nothing is found in {_folder(arguments)}; give --data DIR (sam-peft data list: the sources)"
+            )
     else:
         names = [_known(arguments, options)]
     for option, value in of_own.items():

@@ -94,8 +94,8 @@ def test_failed_check_exits_1_and_json_says_why(said, tmp_path: Path) -> None:
         (["sample", "kvasir", "--images", "2"], "at least 12"),
         (["prepare", "kvasir", "--from", "absent.zip"], "no archive absent.zip"),
         (["check", "camo", "--split-rule", "cod"], "choose from default, camo+cod10k"),
-        (["check", "kvasir"], "get it: "),
-        (["check", "all"], "nothing is found"),
+        (["check", "kvasir"], "(--data DIR names another); get it: "),
+        (["check", "all"], "--data DIR"),
     ],
 )
 def test_bad_input_is_one_line_and_exit_code_2(said, tmp_path: Path, arguments: list[str], words: str) -> None:
