@@ -198,9 +198,7 @@ def run_check(arguments: argparse.Namespace) -> int:
     if arguments.name == "all":
         names = [name for name in BENCHMARKS.names() if _entry(name, _folder(arguments, name))["found"]]
         if not names:
-            raise UsageError(
-                f"nothing is found in {_folder(arguments)}; give --data DIR (sam-peft data list: the sources)"
-            )
+            raise UsageError(f"nothing is found in {_folder(arguments)}; give --data DIR, or see sam-peft data list")
     else:
         names = [_known(arguments, options)]
     for option, value in of_own.items():
