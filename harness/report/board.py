@@ -113,7 +113,7 @@ def sentence(board: Leaderboard, benchmark: str) -> str:
     count = f"{len(better) or 'none'} of {len(judged)} {'rows' if len(judged) > 1 else 'row'}"
     text = f"{what}: {count} {'is' if len(better) < 2 else 'are'} significantly better than {board.baseline}"
     if better:
-        text += f", most of all {better[0]} ({with_interval(judged[better[0]])} points)"
+        text += f", {'most of all ' if len(better) > 1 else ''}{better[0]} ({with_interval(judged[better[0]])} points)"
     return f"{text}, and {worse or 'none'} {'is' if worse < 2 else 'are'} worse."
 
 

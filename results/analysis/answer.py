@@ -187,8 +187,8 @@ def leaderboard_table(of: Leaderboard, rows: Sequence[Standing], names: Sequence
 
 
 def benchmarks_of(of: Leaderboard) -> list[str]:
-    """Those that at least a quarter of the rows have."""
-    return [name for name in of.columns if 4 * len(with_score(of, name)) >= len(in_order(of))]
+    """Those that at least a fifth of the rows have."""
+    return [name for name in of.columns if 5 * len(with_score(of, name)) >= len(in_order(of))]
 
 
 def with_score(of: Leaderboard, name: str) -> list[Standing]:
@@ -244,7 +244,7 @@ def main() -> None:
     print("\n" + "\n".join(f"- {line}" for line in (*costs(of), *controls(archive))))
     if options.docs:
         figures = options.docs / "figures"
-        write_between_marks(options.docs / "findings.md", summary(leaders, most=15))
+        write_between_marks(options.docs / "findings.md", summary(leaders, most=11))
         write_between_marks(options.docs.parent / "README.md", first_ten(leaders))
         draw(of, mean, figures / "answer.svg")
         with styled():

@@ -98,7 +98,7 @@ def test_the_csv_of_the_site_has_a_line_a_run_and_metric(tmp_path: Path) -> None
 
 
 EMPTY: dict[str, Any] = {"foreground": {"test": 0.05}}
-BETTER = "1 of 2 rows is significantly better than LoRA, most of all Full fine-tuning (+10.0 ["
+BETTER = "1 of 2 rows is significantly better than LoRA, Full fine-tuning (+10.0 ["
 
 
 @pytest.mark.parametrize(
