@@ -25,6 +25,8 @@ from harness.studies import load_study
 
 MARKS = "<!-- leaderboard: python results/analysis/answer.py --docs docs -->\n", "<!-- /leaderboard -->"
 """Between these lines of a page stands the leaderboard."""
+ROWS = 11
+"""How many of them are on the page of findings."""
 STUDIES = Path(__file__).parent / "studies"
 MODELS = {"mobile_sam": "MobileSAM", "timm/vit_small_patch14_dinov2": "ViT-S"}
 QUESTION = (
@@ -244,7 +246,7 @@ def main() -> None:
     print("\n" + "\n".join(f"- {line}" for line in (*costs(of), *controls(archive))))
     if options.docs:
         figures = options.docs / "figures"
-        write_between_marks(options.docs / "findings.md", summary(leaders, most=11))
+        write_between_marks(options.docs / "findings.md", summary(leaders, most=ROWS))
         write_between_marks(options.docs.parent / "README.md", first_ten(leaders))
         draw(of, mean, figures / "answer.svg")
         with styled():

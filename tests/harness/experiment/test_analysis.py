@@ -22,7 +22,7 @@ def test_findings_and_readme_show_the_leaderboard_of_the_committed_records() -> 
 
     leaders = answer.board(Archive(RESULTS))
     for page, text in {
-        "docs/findings.md": answer.summary(leaders, most=15),
+        "docs/findings.md": answer.summary(leaders, most=answer.ROWS),
         "README.md": answer.first_ten(leaders),
     }.items():
         whole = (REPOSITORY / page).read_text(encoding="utf-8")
