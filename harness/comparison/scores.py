@@ -170,8 +170,8 @@ def of_samples(first: Sample, second: Sample) -> Difference | None:
     share = max(first.test_share, second.test_share)
     if share:
         return Difference.of(stats.of_folds(by_seed, test_share=share), over="splits")
-    if found := common_images([first, second], seeds):
-        (ours, theirs), clusters = found
+    if paired := common_images([first, second], seeds):
+        (ours, theirs), clusters = paired
         if (crossed := stats.crossed(ours - theirs, clusters=clusters)) is not None:
             return Difference.of(crossed, over="seeds and images")
     return Difference.of(stats.of_seeds(by_seed))
@@ -180,10 +180,10 @@ def of_samples(first: Sample, second: Sample) -> Difference | None:
 def over_images(first: Sample, second: Sample) -> Difference | None:
     """First minus second under the first common seed, with an interval over its images, or over their clusters where images are not
     independent; None where they have no common seed or not the same images."""
-    found = common_images([first, second], sorted(first.by_seed.keys() & second.by_seed.keys())[:1])
-    if found is None:
+    paired = common_images([first, second], sorted(first.by_seed.keys() & second.by_seed.keys())[:1])
+    if paired is None:
         return None
-    (ours, theirs), clusters = found
+    (ours, theirs), clusters = paired
     return Difference.of(stats.of_images(ours[0] - theirs[0], clusters=clusters), over="images")
 
 

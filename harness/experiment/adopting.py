@@ -126,9 +126,9 @@ def folded(folder: Path, *, backbone: str, checkpoint: Path | None) -> tuple[dic
         tree: Any = named_as_transformers(plain)
         model: Any = peft.get_peft_model(tree, config_class(**options))
         needed = peft.get_peft_model_state_dict(model)
-        lacking, more = needed.keys() - tensors.keys(), tensors.keys() - needed.keys()
-        if lacking or more:
-            raise ValueError(f"its file {'lacks' if lacking else 'holds, and should not,'} {min(lacking or more)}")
+        lacking, odd = needed.keys() - tensors.keys(), tensors.keys() - needed.keys()
+        if lacking or odd:
+            raise ValueError(f"its file {'lacks' if lacking else 'holds, and should not,'} {min(lacking or odd)}")
         asked, held = (sum(tensor.numel() for tensor in of.values()) for of in (needed, tensors))
         if asked > MOST_PRUNED * held:
             raise ValueError(f"its configuration asks for {asked:,} numbers, and its file holds {held:,}")

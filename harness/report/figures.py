@@ -335,8 +335,8 @@ def alpha(board: Leaderboard, benchmark: str) -> tuple[Figure, str] | None:
         names = tuple(operation_names(runs[0].run.method, runs[0].run.method_config)) if runs else ()
         if len(names) < 2 or len(rows) == MOST_PANELS:
             continue
-        found = [_history(board, r) for r in runs]
-        histories = [h for h in found if {len(shares) for sites in h for shares in sites.values()} == {len(names)}]
+        read = [_history(board, r) for r in runs]
+        histories = [h for h in read if {len(shares) for sites in h for shares in sites.values()} == {len(names)}]
         if histories:
             rows[row] = names, histories, alpha_codes(runs, board.grid.archive)
     if not rows:

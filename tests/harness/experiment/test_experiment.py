@@ -120,7 +120,7 @@ def test_embeddings_of_another_precision_or_normalisation_are_no_others(results:
         ("harness.experiment.scoring.number_code", lambda *kinds: {"numbers": "of an older version"}),
     ],
 )
-def test_embeddings_of_another_device_or_code_are_no_others(results: Path, monkeypatch, at: str, other: Any) -> None:
+def test_kept_embeddings_depend_on_device_torch_and_code(results: Path, monkeypatch, at: str, other: Any) -> None:
     before = embeddings_key(results)
     monkeypatch.setattr(at, other)
     assert embeddings_key(results) != before
