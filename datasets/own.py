@@ -164,10 +164,10 @@ class OwnBenchmark(FolderBenchmark):
         return np.any(np.stack(masks) == 1, axis=0).astype(np.uint8)
 
     def decode_mask(self, path: Path) -> decoding.Array:
-        nnunet = path.parent.name in ("labelsTr", "labelsTs")
-        ignored = nnunet_labels(path.parent.parent).get(_IGNORED, IGNORE) if nnunet else IGNORE
+        labels = nnunet_labels(path.parent.parent) if path.parent.name in ("labelsTr", "labelsTs") else {}
+        ignored = labels.get(_IGNORED, IGNORE)
         try:
-            if self.class_names != BINARY:
+            if labels or self.class_names != BINARY:
                 mask = decoding.read_indices(path, num_classes=256)
             else:
                 indices = _with_ignored(path, ignored)

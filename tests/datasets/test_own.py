@@ -197,18 +197,22 @@ def test_voc_leaves_images_without_a_mask_and_takes_its_lists(tmp_path: Path) ->
     [
         ({"background": 0, "liver": 1, "tumour": 2, "ignore": 3}, ("background", "liver", "tumour")),
         ({"background": 0, "liver": 1, "ignore": 2}, ("background", "liver")),
+        ({"background": 0, "foreground": 1, "ignore": 2}, ("background", "foreground")),
     ],
 )
 def test_nnunets_ignore_label_is_ignored_and_no_class(tmp_path: Path, labels: dict, classes: tuple[str, ...]) -> None:
     count = len(classes)
     write(tmp_path, "imagesTr/{}_0000.png", "labelsTr/{}.png", STEMS[:15], bands(*range(count + 1)))
     write(tmp_path, "imagesTs/{}_0000.png", "labelsTs/{}.png", STEMS[15:], bands(0, 1))
+    write(tmp_path, "imagesTs/{}_0000.png", "labelsTs/{}.png", STEMS[-1:], bands(0, count))
     (tmp_path / "dataset.json").write_text(json.dumps({"labels": labels, "channel_names": {"0": "rgb"}}))
     benchmark, splits = opened(tmp_path)
     assert benchmark.class_names == classes
     assert {pair.mask.stem for pair in splits.test["test"]} == set(STEMS[15:])
     assert np.unique(benchmark.read(splits.train[0]).mask).tolist() == [*range(count), 255]
-    assert np.unique(benchmark.read(splits.test["test"][0]).mask).tolist() == [0, 1]
+    tests = {pair.mask.stem: np.unique(benchmark.read(pair).mask).tolist() for pair in splits.test["test"]}
+    assert tests[STEMS[15]] == [0, 1]
+    assert tests[STEMS[-1]] == [0, 255], "no object, and an area to ignore"
 
 
 @pytest.mark.parametrize("labels", ['{"background": 0, "liver": Infinity}', "[" * 10**5], ids=["infinite", "deep"])
