@@ -15,6 +15,7 @@ from typing import Any
 
 from harness.datasets.base import DatasetError
 from harness.datasets.readers.own_layouts import MASK_COLUMN, split_of
+from harness.datasets.readers.pairing import is_image
 
 PREFIX = "hf:"
 _IMAGE = re.compile(r"struct<bytes: (large_)?binary, path: (large_)?string>")
@@ -111,7 +112,7 @@ def _unpack(path: Path, out: Path, *, name: str) -> None:
         if absent := [column for column in columns if not (row[column] or {}).get("bytes")]:
             raise DatasetError(f"row {number} of {path} has no {absent[0]}; remove or complete it")
         stem = re.sub(_SPECIAL, "_", Path(row[columns[0]]["path"] or "").stem)
-        if not stem or (out / "images" / f"{stem}.png").exists():
+        if not is_image(f"{stem}.png") or (out / "images" / f"{stem}.png").exists():
             stem = f"{name}_{number:06d}"
         for folder, column in zip(("images", "masks"), columns, strict=True):
             # files are opened by content, whatever their names say

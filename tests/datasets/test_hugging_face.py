@@ -150,6 +150,18 @@ def test_no_row_replaces_another_where_files_and_rows_have_the_same_names(tmp_pa
     assert [len(list((root / kind).iterdir())) for kind in ("images", "masks")] == [4 * COUNT] * 2
 
 
+@pytest.mark.parametrize("name", [".x7.jpg", "x7_superpixels.jpg"])
+def test_a_row_whose_name_would_be_left_out_in_a_folder_is_numbered(tmp_path: Path, name: str) -> None:
+    pairs = _pictures(tmp_path / "pictures", "x")
+    pairs[7] = (pairs[7][0].rename(tmp_path / "pictures" / name), pairs[7][1])
+    _write(tmp_path / "mine" / "all.parquet", pairs, "image", "mask")
+    kind, root = any_folder("mine", Path(f"hf:{tmp_path / 'mine'}"))
+    parts = kind().splits(root).parts
+    assert {f"x{number}" for number in range(COUNT) if number != 7} | {"all_000007"} == {
+        pair.stem for part in parts.values() for pair in part
+    }
+
+
 README = """---
 license: mit
 dataset_info:
