@@ -25,7 +25,7 @@ from harness.studies import load_study
 
 MARKS = "<!-- leaderboard: python results/analysis/answer.py --docs docs -->\n", "<!-- /leaderboard -->"
 """Between these lines of a page stands the leaderboard."""
-ROWS = 11
+ROWS = 10
 """How many of them are on the page of findings."""
 STUDIES = Path(__file__).parent / "studies"
 MODELS = {"mobile_sam": "MobileSAM", "timm/vit_small_patch14_dinov2": "ViT-S"}
