@@ -12,7 +12,7 @@ import sys
 import warnings
 from collections import Counter
 from collections.abc import Callable, Mapping, Sequence
-from functools import cache
+from functools import cache, partial
 from typing import Any
 
 import peft
@@ -281,7 +281,8 @@ class AdaLoRA(PeftMethod):
     def auxiliary_loss(self) -> Tensor:
         """How far the singular vectors are from orthogonal, as peft weighs it: the mean of ‖AAᵀ − I‖ and ‖BᵀB − I‖."""
         factors = [f for layer in self._adapted().values() for f in (layer.lora_A[_ADAPTER], layer.lora_B[_ADAPTER].T)]
-        off = [torch.linalg.norm((square := f @ f.T) - torch.eye(len(square)).to(square)) for f in factors]
+        unit = partial(torch.eye, dtype=factors[0].dtype, device=factors[0].device)
+        off = [torch.linalg.norm(f @ f.T - unit(len(f))) for f in factors]
         return self.config.orth_reg_weight * torch.stack(off).mean()  # type: ignore[attr-defined]
 
     def after_update(self, *, epoch: int, step: int, total: int) -> None:
@@ -290,19 +291,30 @@ class AdaLoRA(PeftMethod):
         factors = {f"{n}.{kind}.{_ADAPTER}": (layer, kind) for n, layer in layers.items() for kind in layer.exp_avg_ipt}
         patterns = {f"{n}.lora_E.{_ADAPTER}": layer.kept for n, layer in layers.items()}
         config.total_step = total
-        config.rank_pattern = {name: kept["lora_E"].flatten().tolist() for name, kept in patterns.items()}
         allocator.ipt = dict.fromkeys(factors)
         for statistic in self._STATISTICS:
             known = {name: getattr(layer, statistic)[kind] for name, (layer, kind) in factors.items()}
             setattr(allocator, statistic, _InPlace(known))
-        number = int(next(iter(patterns.values()))["updates"]) + 1
-        gradients = [getattr(layer, kind)[_ADAPTER].grad for layer, kind in factors.values()]
-        if all(grad is not None and bool(grad.isfinite().all()) for grad in gradients):  # else fp16 made no step
+        gradients = [g for layer, kind in factors.values() if (g := getattr(layer, kind)[_ADAPTER].grad) is not None]
+        updates = next(iter(patterns.values()))["updates"]
+        parts = [
+            updates,
+            *(gradient.isfinite().all() for gradient in gradients),
+            *(k["lora_E"] for k in patterns.values()),
+        ]
+        # One read for all layers, since on a GPU the host waits at each.
+        number, *flags = torch.cat([part.flatten() for part in parts]).tolist()
+        number += 1
+        finite, ranks = flags[: len(gradients)], iter(flags[len(gradients) :])
+        before = {name: [bool(next(ranks)) for _ in kept["lora_E"]] for name, kept in patterns.items()}
+        config.rank_pattern = dict(before)
+        if len(gradients) == len(factors) and all(finite):  # else fp16 made no step
             model.update_and_allocate(number)
         for statistic in self._STATISTICS:  # a copy of the method would have to copy these tables
             setattr(allocator, statistic, {})
         for name, kept in patterns.items():
-            kept["lora_E"].copy_(torch.tensor(config.rank_pattern[name]).view(-1, 1))
+            if config.rank_pattern[name] != before[name]:
+                kept["lora_E"].copy_(torch.tensor(config.rank_pattern[name]).view(-1, 1))
             kept["updates"].fill_(number)
 
 

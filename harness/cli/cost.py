@@ -152,9 +152,8 @@ def _check(arguments: argparse.Namespace) -> None:
 def _device(name: str | None) -> torch.device:
     import torch
 
-    from harness.training.device import without_tf32
+    from harness.training.device import compute_on
 
-    without_tf32()
     name = name or ("cuda:0" if torch.cuda.is_available() else "cpu")
     try:
         device = torch.device(name)
@@ -163,4 +162,4 @@ def _device(name: str | None) -> torch.device:
     there = torch.cuda.device_count()
     if device.type not in ("cpu", "cuda") or (device.type == "cuda" and (device.index or 0) >= there):
         raise UsageError(f"--device {name!r}: give cpu or cuda:N (this machine has {there} CUDA devices)")
-    return torch.device("cuda:0") if name == "cuda" else device
+    return compute_on(torch.device("cuda:0") if name == "cuda" else device)

@@ -38,7 +38,7 @@ from harness.protocols.card import Protocol
 from harness.registry import METHODS, method_config
 from harness.system.errors import UsageError
 from harness.system.machine import cores, gpu_driver
-from harness.training.device import autocast, without_tf32
+from harness.training.device import autocast, compute_on
 from harness.training.feeding import normalise
 from harness.training.images import to_input
 from harness.training.losses import build_loss
@@ -146,8 +146,7 @@ def examine_gpu(*, backbone: str, methods: Sequence[str], report: Callable[[str]
 def require_gpu() -> torch.device:
     """Raises UsageError: torch finds none; says how to get one."""
     if torch.cuda.is_available():
-        without_tf32()
-        return torch.device("cuda", 0)
+        return compute_on(torch.device("cuda", 0))
     cuda = torch.version.cuda
     built = f"is built for CUDA {cuda} and finds no GPU" if cuda else "is built without CUDA"
     raise UsageError(

@@ -18,7 +18,7 @@ from harness.archive.schema import Code
 from harness.datasets.base import DatasetError
 from harness.system.errors import REASONS, UsageError, os_reason, out_of_memory
 from harness.system.machine import code_version, gpu_driver, processor, waiting
-from harness.training.device import without_tf32
+from harness.training.device import compute_on
 from harness.training.outcome import Blank, Diverged
 
 
@@ -53,18 +53,10 @@ def now() -> str:
 
 
 def own_device() -> torch.device:
-    """This process's GPU, or the CPU, with the kernels and the allocator of every run."""
-    without_tf32()
-    # cuDNN's attention takes at most 128 channels a head in training. On sm90 torch prefers it, so that a SAM with widened heads would
-    # train with flash and be evaluated with cuDNN.
-    torch.backends.cuda.enable_cudnn_sdp(False)
-    if not {"PYTORCH_CUDA_ALLOC_CONF", "PYTORCH_ALLOC_CONF"} & os.environ.keys():  # read at the first tensor on the GPU
-        os.environ["PYTORCH_CUDA_ALLOC_CONF"] = "expandable_segments:True"
+    """This process's GPU, or the CPU (`compute_on`)."""
     if not torch.cuda.is_available():
-        return torch.device("cpu")
-    device = torch.device("cuda", int(os.environ.get("LOCAL_RANK", "0")) % torch.cuda.device_count())
-    torch.cuda.set_device(device)
-    return device
+        return compute_on(torch.device("cpu"))
+    return compute_on(torch.device("cuda", int(os.environ.get("LOCAL_RANK", "0")) % torch.cuda.device_count()))
 
 
 def unusable_gpu() -> str:

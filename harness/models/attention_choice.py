@@ -61,7 +61,8 @@ def choose(
         span = block.window or side
         maps = batch * (-(-side // span)) ** 2
         size = (maps, block.heads, span, block.dim // block.heads)
-        key = f"{torch.cuda.get_device_name(device)} | torch {torch.__version__} | {dtype} | {size}"
+        # timed without cuDNN's attention, as runs compute; keys without these words were not
+        key = f"{torch.cuda.get_device_name(device)} | torch {torch.__version__} | {dtype} | {size} | no cuDNN"
         kind = _known().get(key)
         if kind not in TIMED:
             kind = fastest({kind: _pass(kind, size, dtype, device) for kind in TIMED})

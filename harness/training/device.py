@@ -4,6 +4,7 @@ and what is resident on a CPU."""
 from __future__ import annotations
 
 import contextlib
+import os
 import resource
 import sys
 from pathlib import Path
@@ -16,10 +17,21 @@ from harness.protocols.card import Protocol
 DTYPES = {"bf16": torch.bfloat16, "fp16": torch.float16}
 
 
-def without_tf32() -> None:
-    """Make ``precision: fp32`` mean it on a GPU: torch's convolutions round to TF32's ten bits there by default and its matrix products do
-    not, so that methods with convolutions would be compared at another precision than those without."""
+def compute_on(device: torch.device) -> torch.device:
+    """Make this the process's device, with the kernels and the allocator of every run, so that what is measured is what a run does.
+
+    ``precision: fp32`` means it on a GPU: torch's convolutions round to TF32's ten bits there by default and its matrix products do not, so
+    that methods with convolutions would be compared at another precision than those without.
+    """
     torch.backends.cudnn.allow_tf32 = torch.backends.cuda.matmul.allow_tf32 = False
+    # cuDNN's attention takes at most 128 channels a head in training. On sm90 torch prefers it, so that a SAM with widened heads would
+    # train with flash and be evaluated with cuDNN.
+    torch.backends.cuda.enable_cudnn_sdp(False)
+    if not {"PYTORCH_CUDA_ALLOC_CONF", "PYTORCH_ALLOC_CONF"} & os.environ.keys():  # read at the first tensor on the GPU
+        os.environ["PYTORCH_CUDA_ALLOC_CONF"] = "expandable_segments:True"
+    if device.type == "cuda":
+        torch.cuda.set_device(device)
+    return device
 
 
 def autocast(protocol: Protocol, device: torch.device) -> contextlib.AbstractContextManager[Any]:

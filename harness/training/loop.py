@@ -6,7 +6,7 @@ bit-identical weights and metrics, for the same number of threads. On a GPU resu
 resizing have no fast deterministic backward pass there.
 
 The host reads two numbers an update, loss and gradient norm; on a GPU it does so while the next update is being computed. Losses of
-several classes, Conv-LoRA's router, fp16's scaler and several workers make it wait within an update as well.
+several classes, Conv-LoRA's router, AdaLoRA's allocation of ranks, fp16's scaler and several workers make it wait within an update as well.
 """
 
 from __future__ import annotations

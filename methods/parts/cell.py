@@ -326,7 +326,8 @@ class Cell(nn.Module):
         """The one kernel (C, C, k, k) that a linear cell equals, with zero padding of k // 2."""
         if self.style != "linear":
             raise MethodError("only a cell of style=linear equals one convolution; this one has ReLU and batch norm")
-        identity = torch.eye(self.channels).to(self.running_mean)[:, :, None, None]
+        own = self.running_mean
+        identity = torch.eye(self.channels, dtype=own.dtype, device=own.device)[:, :, None, None]
         _, average, _, twice, once, beyond = self.mixture().split(self._counts)
         parts = [self.skip_weight() * identity]
         parts += [share * (identity / 9).expand(-1, -1, 3, 3) for share in average]

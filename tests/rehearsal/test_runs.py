@@ -14,13 +14,14 @@ from harness.contract.case import ContractCase
 from harness.experiment.building import open_data
 from harness.registry import METHODS
 from harness.training.outcome import Interrupted, StopRequest
+from tests.rehearsal import runs
 from tests.rehearsal.device import pretended
 from tests.rehearsal.runs import FAMILIES, FIRST, MERGED, METHOD_NAMES, REFUSED, rehearse, small_job, within_budget
 
 CASES = [
     pytest.param(family, method, id=f"{family}-{method}", marks=[] if method in FIRST[family] else [pytest.mark.slow])
     for family in FAMILIES
-    for method in (*METHOD_NAMES, *(("peft/oft", "peft/vera") if family == "sam" else ()))
+    for method in (*METHOD_NAMES, *(("peft/adalora", "peft/oft", "peft/vera") if family == "sam" else ()))
     if (family, method) not in REFUSED
 ]
 
@@ -33,6 +34,11 @@ def results(tmp_path_factory: pytest.TempPathFactory) -> Path:
 @pytest.mark.parametrize(("family", "method"), CASES)
 def test_no_device_mismatch_and_no_wait_beyond_the_budget(results: Path, family: str, method: str) -> None:
     within_budget(results, family, method)
+
+
+def test_linear_cells_stay_on_the_device(results: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setitem(runs.OPTIONS, "naslora", {**runs.OPTIONS["naslora"], "style": "linear"})
+    within_budget(results, "sam", "naslora")
 
 
 @pytest.mark.parametrize("precision", ["bf16", pytest.param("fp16", marks=pytest.mark.slow)])

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+import os
 from dataclasses import replace
 from typing import Any
 
@@ -11,6 +12,7 @@ import torch
 from torch import nn
 
 from harness.cli.cost import _device
+from harness.contract.gpu import require_gpu
 from harness.experiment.environment import own_device
 from harness.methods.base import ARCHITECTURE, WEIGHTS, ParameterGroup
 from harness.protocols.card import Protocol
@@ -153,8 +155,18 @@ def test_a_forward_pass_is_in_the_precision_of_the_card(precision: str, dtype: t
         assert nn.Linear(8, 8)(torch.ones(4, 8)).dtype is dtype
 
 
-@pytest.mark.parametrize("of", [own_device, lambda: _device(None)], ids=["runs", "costs"])
-def test_convolutions_on_a_gpu_are_as_exact_as_matrix_products(of) -> None:
+@pytest.mark.parametrize("of", [own_device, lambda: _device("cuda:1"), require_gpu], ids=["runs", "costs", "doctor"])
+def test_what_is_measured_on_a_gpu_is_what_a_run_does_there(of, monkeypatch: pytest.MonkeyPatch) -> None:
+    taken: list[torch.device] = []
+    for name, answer in {"is_available": True, "device_count": 2}.items():
+        monkeypatch.setattr(torch.cuda, name, lambda answer=answer: answer)
+    monkeypatch.setattr(torch.cuda, "set_device", taken.append)
+    for name in ("PYTORCH_CUDA_ALLOC_CONF", "PYTORCH_ALLOC_CONF"):
+        monkeypatch.delenv(name, raising=False)
     torch.backends.cudnn.allow_tf32 = True  # torch's default
-    of()
+    torch.backends.cuda.enable_cudnn_sdp(True)
+    device = of()
     assert torch.backends.cudnn.allow_tf32 == torch.backends.cuda.matmul.allow_tf32 is False
+    assert not torch.backends.cuda.cudnn_sdp_enabled()
+    assert os.environ.pop("PYTORCH_CUDA_ALLOC_CONF") == "expandable_segments:True"
+    assert taken == [device]
