@@ -31,20 +31,21 @@ def rows(runs: pd.DataFrame) -> pd.DataFrame:
     is scored), in the order of the table.
 
     A row is a method configuration, whatever its sweeps call it. Tuned options do not distinguish rows. Where a benchmark has runs of
-    two choices of one row, the choice from more trials is the row, and the other has its options in its name.
+    two choices of one row, the choice from more trials is the row, one of them where both have as many; the other has its options in its
+    name.
     """
     tables = list(runs.groupby(SAME_RULES, sort=True).ngroup())
     records: list[Record] = list(runs["record"])
     groups = [(table, identity(record.run)) for table, record in zip(tables, records, strict=True)]
     names = [row_name(record.run, tuned=record.run.tuning.get("grid", {})) for record in records]
-    most: Counter[Any] = Counter()  # trials of the best tried choice, by row and benchmark; and of each choice
-    tuned = [(group, record.run) for group, record in zip(groups, records, strict=True) if record.run.trial_runs]
-    for group, run in tuned:
-        for chosen in ((*group, run.benchmark), (*group, run.benchmark, _choice(run))):
-            most[chosen] = max(most[chosen], run.trial_runs)
+    best: dict[tuple[int, str, str], tuple[int, str]] = {}  # the best tried choice, by row and benchmark
+    for group, record in zip(groups, records, strict=True):
+        if record.run.trial_runs:
+            here, tried = (*group, record.run.benchmark), (record.run.trial_runs, _choice(record.run))
+            best[here] = max(best.get(here, tried), tried)
     for number, (group, record) in enumerate(zip(list(groups), records, strict=True)):
         run = record.run
-        if run.trial_runs and most[*group, run.benchmark, _choice(run)] < most[*group, run.benchmark]:
+        if run.trial_runs and _choice(run) != best[*group, run.benchmark][1]:
             groups[number] = (group[0], content_hash([run.method, hashed_options(run.method, run.method_config)]))
             names[number] = row_name(run)
     unique = _unique(groups, names, records)

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import math
 import statistics
+from collections import Counter
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from functools import cached_property
@@ -13,6 +14,7 @@ from harness import statistics as stats
 from harness.archive.files import rounding
 from harness.archive.schema import Record, Run
 from harness.comparison.names import Metric, metric
+from harness.protocols.keys import content_hash, hashed_rules
 
 if TYPE_CHECKING:
     import numpy as np
@@ -26,6 +28,10 @@ Mark = Literal["", "best", "tied"]
 
 MISSING = "MISSING"
 """The code of a planned run that has no record."""
+
+CONFLICT = "CONFLICT"
+"""The code of runs that are not of one kind: one seed has two scores, or the rules differ, as where some runs have a tuned
+``decoder_lr``."""
 
 COLLAPSE = 0.2
 """A run that scores this much below the median of its row has collapsed. It stays in the mean and is marked. Its row is not
@@ -248,6 +254,25 @@ def simultaneous(columns: Sequence[Mapping[str, Sample]], baseline: str) -> dict
     return differences
 
 
+def _under_other_rules(runs: Sequence[Run]) -> set[int]:
+    """The seeds of runs whose rules differ from those of most runs, or from those of any other where no rules are the most frequent. Rules
+    that change no number do not count, nor does which fold of the data is a seed's."""
+    rules = [
+        {
+            name: value
+            for name, value in run.rules.items()
+            if name != "split_seed" or not run.rules.get("split_follows_seed")
+        }
+        for run in runs
+    ]
+    if all(each == rules[0] for each in rules):
+        return set()
+    kinds = [content_hash(hashed_rules(each)) for each in rules]
+    (first, most), *others = Counter(kinds).most_common()
+    led = not others or most > others[0][1]
+    return {run.seed for run, kind in zip(runs, kinds, strict=True) if not led or kind != first}
+
+
 @dataclass(frozen=True, kw_only=True, eq=False)
 class Cell:
     """One cell of a table: the scores of a row on a column.
@@ -280,9 +305,11 @@ class Cell:
                 if seed not in values:
                     codes[seed] = str(record.code) if record.code != "OK" else "NO_SCORE"
             elif values.setdefault(seed, value) != value:
-                codes[seed] = "CONFLICT"
-            elif codes.get(seed) != "CONFLICT":
+                codes[seed] = CONFLICT
+            elif codes.get(seed) != CONFLICT:
                 codes.pop(seed, None)
+        others = _under_other_rules([record.run for record in own if record.code == "OK"])
+        codes |= dict.fromkeys(others & values.keys(), CONFLICT)
         codes |= {seed: MISSING for seed in seeds if seed not in values and seed not in codes}
         return cls(row=row, column=column, model=model, values=values, codes=codes, records=tuple(own))
 

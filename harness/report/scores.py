@@ -18,7 +18,7 @@ from harness.comparison.grid import Grid, grids, weights_in_words
 from harness.comparison.leaderboard import Leaderboard, Standing, leaderboard
 from harness.comparison.names import benchmark_title
 from harness.comparison.papers import MARKS, Papers
-from harness.comparison.scores import COLLAPSE, MISSING, Column, Difference
+from harness.comparison.scores import COLLAPSE, CONFLICT, MISSING, Column, Difference
 from harness.report.board import ran, verdict
 from harness.report.formats import Number, Page, Score, Table, Value, heads, text_of
 from harness.studies import Study
@@ -29,6 +29,9 @@ if TYPE_CHECKING:
 CELLS = (
     "Cells: mean over seeds in % ± SD (ddof = 1) (n seeds). CODE (done/planned) says why a number is missing; no mean is taken over a gap."
     " –: not planned, or no such number."
+)
+CONFLICTING = (
+    f"{CONFLICT}: runs of the row differ in their rules, or a seed has two scores (sam-peft show --compare KEY KEY)."
 )
 BLANK = (
     "BLANK: the masks are almost empty (their foreground is below a tenth of the truth's), so no metric ranks the row."
@@ -220,7 +223,9 @@ def footnotes(tables: Sequence[Table], records: Iterable[Record]) -> list[str]:
     values = (value for table in tables for line in table.rows for value in line if isinstance(value, Score))
     cells = " ".join(map(text_of, values))
     lines = [CELLS] if cells else []
-    lines += [line for line in (f"{MISSING}: not run yet.", BLANK, COLLAPSED) if line.partition(":")[0] in cells]
+    lines += [
+        line for line in (f"{MISSING}: not run yet.", CONFLICTING, BLANK, COLLAPSED) if line.partition(":")[0] in cells
+    ]
     if any(map(_selected_on_test, records)):
         lines.append("‡ the checkpoint was selected on the test split, as some released code does.")
     return lines
@@ -353,7 +358,7 @@ def _board_table(board: Leaderboard, study: Study) -> Table:
     not_run = [standing.row for standing in board.standings if not grid.records_of(standing.row)]
     rows = [_standing(standing, board.baseline, columns, mean=several) for standing in ran(board)]
     names = ", ".join(board.columns[name].title for name in board.complete)
-    setup = f" measured on {board.session.setup}" if board.session else ""
+    setup = f" measured on {board.session.setup}{board.session.caveat}" if board.session else ""
     below = [
         f"Δ: difference to {board.baseline} in points, paired by seed and image, positive is better. The 95 % intervals"
         " hold for all rows of a column at once (max-T; the spread of runs is pooled over rows, Dunnett)."

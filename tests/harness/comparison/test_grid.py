@@ -92,6 +92,21 @@ CELLS: dict[str, tuple[list[Any], dict[str, str]]] = {
         [record(0.1 + index, benchmark="sbu", rules={"image_size": 64 + index}) for index in (0, 0.1, 0.2)],
         {"LoRA": "CONFLICT (0/1)"},
     ),
+    "runs under a tuned rule and without it, which have one protocol, have no mean": (
+        [record(0.1, seed=seed, benchmark="sbu", rules={"decoder_lr": 1e-4 if seed < 2 else None}) for seed in range(4)],
+        {"LoRA": "CONFLICT (0/4)"},
+    ),
+    "of one run under other rules than the rest there is no score": (
+        [record(0.1, seed=seed, benchmark="sbu", rules={"decoder_lr": 1e-4 if seed < 3 else None}) for seed in range(4)],
+        {"LoRA": "CONFLICT (3/4)"},
+    ),
+    "folds are no other rules, nor is what came later or changes no number": (
+        [
+            record(value, seed=seed, benchmark="sbu", rules={"split_follows_seed": True, "split_seed": seed, **more})
+            for seed, (value, more) in enumerate([(0.1, {}), (0.11, {"prompt": "none"}), (0.12, {"keep_masks": 7})])
+        ],
+        {"LoRA": "11.0 ± 1.0 (3)"},
+    ),
     "a result replaces a failure of its seed": (
         [failed("OOM", 0, rules={"image_size": 64}), record(0.1, benchmark="sbu", rules={"image_size": 65})],
         {"LoRA": "10.0 (1)"},
@@ -169,6 +184,16 @@ def tuned(lr: float, *, trials: int = 4, chosen: bool = True, **changes: Any) ->
         tuning |= {"chosen": {"lr": lr}, "trials": [{"options": {}, "score": 0.5}] * trials, "edge": [], "metric": "iou",
                  "on": ["kvasir"], "hours": 0.1, "seeds": [100]}  # fmt: skip
     return record(config={"lr": lr}, changed={"lr": lr}, tuning=tuning, **changes)
+
+
+@pytest.mark.parametrize("trials", [3, 4, 5])
+def test_the_choice_from_more_trials_is_the_row_and_of_as_many_one(trials: int) -> None:
+    two = [tuned(1e-3, seed=seed, benchmark="sbu") for seed in (0, 1)]
+    one = [tuned(1e-2, seed=2, benchmark="sbu", trials=trials)]
+    seeds = {row: cell.seeds for (row, _), cell in grid_of([*two, *one]).cells.items()}
+    assert sorted(seeds.values()) == [[0, 1], [2]]
+    if trials != 4:
+        assert seeds["LoRA"] == ([0, 1] if trials < 4 else [2])
 
 
 def test_trials_of_tuning_are_in_a_frame_only_on_request() -> None:
