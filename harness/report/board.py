@@ -59,7 +59,8 @@ def in_order(board: Leaderboard) -> list[Standing]:
 
 
 def ended_well(board: Leaderboard, row: str, benchmark: str) -> list[Record]:
-    return [r for r in board.grid.records_of(row) if r.run.benchmark == benchmark and r.code == "OK"]
+    column = board.columns[benchmark]
+    return [r for r in board.grid.records_of(row) if r.code == "OK" and column.holds(r.run)]
 
 
 def has_mean(board: Leaderboard) -> bool:

@@ -107,6 +107,15 @@ def test_csv_is_tidy_a_line_a_run_and_metric() -> None:
     assert [row["value"] for row in table if row["options"] == "rank=6" and row["metric"] == "iou"] == ["0.5"]
 
 
+def test_csv_tells_rules_checkpoints_and_splits_apart() -> None:
+    apart = [{}, {"protocol_hash": "bbbb"}, {"checkpoint": "sha256-c"}, {"manifest": "other"}]
+    records = [record(0.1 * (index + 1), benchmark="sbu", **changes) for index, changes in enumerate(apart)]
+    lines = [dict(row) for row in csv.DictReader(io.StringIO(render(records, style="csv")))]
+    values = sorted(float(line.pop("value")) for line in lines)
+    assert values == pytest.approx([0.1, 0.2, 0.3, 0.4])
+    assert len({tuple(line.items()) for line in lines}) == 4
+
+
 def test_rows_from_other_copies_of_the_images_have_a_footnote() -> None:
     def page_of(*fingerprints: str) -> str:
         return render([
