@@ -27,6 +27,9 @@ INTERRUPTED = "interrupted"
 """States besides the reason codes of records. ``waiting``: planned here, not started yet. ``queued``: on the cluster.
 ``interrupted``: not begun, stopped, killed or cancelled; continues when the command is repeated."""
 
+QUIET_S = 3600.0
+"""After so long without a sign of life a sweep of another machine is taken for dead."""
+
 ENDED = frozenset((
     "BOOT_FAIL", "CANCELLED", "COMPLETED", "COMPLETING", "DEADLINE", "FAILED", "LAUNCH_FAILED", "NODE_FAIL", "OUT_OF_MEMORY",
     "PREEMPTED", "RECONFIG_FAIL", "REVOKED", "TIMEOUT",
@@ -130,12 +133,13 @@ def survey(
     latest: dict[str, tuple[Sweep, int]] = {}
     for sweep in sweeps.values():
         latest |= {run.key: (sweep, line) for line, run in enumerate(sweep.runs)}
+    quiet = {sweep.id for sweep in sweeps.values() if _is_quiet(sweep)}
     tasks = {(sweep.id, line): (array, task) for sweep in sweeps.values() for line, array, task in sweep.slots()}
     runs = {}
     for key, (sweep, line) in latest.items():
         if selected is None or key in selected:
             slot = tasks.get((sweep.id, line))
-            runs[key] = _state_of(sweep, line, slot, records.get(key), queue, problems)
+            runs[key] = _state_of(sweep, line, slot, records.get(key), queue, problems, quiet=sweep.id in quiet)
     runs |= {key: _of_record(record) for key, record in records.items() if key not in runs}
     return Survey(runs=runs, sweeps=sweeps, problems=problems)
 
@@ -159,6 +163,8 @@ def _state_of(
     record: Record | None,
     queue: Queue | None,
     problems: dict[Path, str],
+    *,
+    quiet: bool,
 ) -> RunState:
     """The state of one run of a sweep; ``slot`` is its array and task on a cluster."""
     run, folder = sweep.runs[line], state_folder(sweep.results, sweep.runs[line].key)
@@ -174,7 +180,7 @@ def _state_of(
     except OSError as error:
         problems[folder] = error.strerror or str(error)
     last = starts[-1] if starts else None
-    state, message = _unfinished(sweep, task, last, queued, queried=queue is not None)
+    state, message = _unfinished(sweep, task, last, queued, queried=queue is not None, quiet=quiet)
     number = last.number if last else record.attempts if record else 0
     done, stage = _progress(folder, since=last.started) if state == RUNNING and last else (0.0, "")
     return RunState(
@@ -191,10 +197,24 @@ def _state_of(
     )
 
 
+def _is_quiet(sweep: Sweep) -> bool:
+    """Whether the command that made a sweep cannot be looked up, since it ran on another machine or before a reboot, and the sweep has
+    shown no life for an hour. No submission takes that long, and a run that works shows life every minute."""
+    if sweep.ended or sweep.submitter.alive() is not None or time.time() - sweep.created < QUIET_S:
+        return False
+    if sweep.executor == "slurm":
+        return True
+    seen = 0.0
+    for run in sweep.runs:
+        with contextlib.suppress(OSError):
+            seen = max([seen, *(start.seen for start in attempts(state_folder(sweep.results, run.key)))])
+    return time.time() - seen > QUIET_S
+
+
 def _unfinished(
-    sweep: Sweep, task: str, last: Attempt | None, queued: QueuedTask | None, *, queried: bool
+    sweep: Sweep, task: str, last: Attempt | None, queued: QueuedTask | None, *, queried: bool, quiet: bool
 ) -> tuple[str, str]:
-    """State and message of a run without a record; ``queried``: the cluster's queue is known."""
+    """State and message of a run without a record; ``queried``: the cluster's queue is known; ``quiet``: `_is_quiet`."""
     if last is not None and not last.end:
         alive = last.live()
         if alive is None:  # elsewhere: the cluster knows best, else the last sign of life
@@ -208,9 +228,7 @@ def _unfinished(
     if sweep.ended == CANCELLED:
         return INTERRUPTED, "cancelled on request"
     if sweep.executor != "slurm" or not task:
-        submitting = sweep.submitter.alive() is not False and not sweep.ended
-        # One on another login node cannot be looked up, and no submission takes an hour.
-        if submitting and (sweep.executor != "slurm" or time.time() - sweep.created < 3600):
+        if sweep.submitter.alive() is not False and not sweep.ended and not quiet:
             return WAITING, "" if sweep.executor != "slurm" else "being submitted"
     elif not queried:
         return QUEUED, "the cluster was not queried"

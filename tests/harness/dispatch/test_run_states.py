@@ -92,6 +92,18 @@ def test_what_another_login_node_did_not_submit_within_an_hour_is_not_under_way(
     assert state(tmp_path, job, sweep) == ("interrupted", "not started")
 
 
+def test_a_sweep_of_another_machine_or_before_a_reboot_waits_while_it_shows_life(tmp_path, monkeypatch):
+    first, second = (make_job(tmp_path, seed=seed) for seed in (0, 1))
+    sweep = submitted(tmp_path, [first, second], executor="local", job="", submitter=FAR)
+    monkeypatch.setattr(run_states.time, "time", lambda: sweep.created + 3500)
+    assert state(tmp_path, second, sweep) == ("waiting", "")
+    seen = started(tmp_path, first, holder=FAR).attempt.seen
+    for later, expected in ((80, ("waiting", "")), (3601, ("interrupted", "not started"))):
+        monkeypatch.setattr(run_states.time, "time", lambda later=later: max(seen, sweep.created) + later)
+        assert state(tmp_path, second, sweep) == expected
+    assert state(tmp_path, first, sweep)[0] == "interrupted"
+
+
 def test_a_job_that_our_queue_does_not_show_runs_while_its_heart_beats(tmp_path):
     """That of another cluster over the same folder, or of a user whose jobs are hidden from us."""
     job = make_job(tmp_path)
