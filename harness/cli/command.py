@@ -24,7 +24,7 @@ from harness.datasets.base import AWAY, DatasetError
 from harness.methods.parts.placement import MethodError
 from harness.settings import load_settings, trusted
 from harness.system.errors import REASONS, UsageError, os_reason, out_of_memory
-from harness.system.files import write_atomically
+from harness.system.files import require_text, write_atomically
 from harness.system.machine import code_version
 from harness.system.streams import lost_output, open_streams, say
 
@@ -123,13 +123,9 @@ def add_results(
 
 
 def results_of(arguments: argparse.Namespace) -> Path:
-    """The results folder: the command line's, else the setting's, else ``runs``. Raises UsageError: its path is no text, so that sweeps
-    could not name it."""
+    """The results folder: the command line's, else the setting's, else ``runs``. Raises UsageError: its path is no text."""
     folder = Path(arguments.results or load_settings().results)
-    try:
-        os.path.abspath(folder).encode()
-    except UnicodeEncodeError:
-        raise UsageError(f"--results {folder}: the bytes of this path are no UTF-8; choose another folder") from None
+    require_text(folder, what="--results")
     return folder
 
 

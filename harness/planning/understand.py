@@ -26,6 +26,7 @@ from harness.registry import BENCHMARKS, METHODS, Registry, dataset_name, is_own
 from harness.settings import Settings, named_table
 from harness.studies import MOST_SEEDS, grid_of, is_rule, load_study
 from harness.system.errors import UsageError
+from harness.system.files import require_text
 
 
 def usable(registry: Registry) -> list[str]:
@@ -189,6 +190,16 @@ def understand(arguments: argparse.Namespace, settings: Settings) -> Understood:
         cache_gib=settings.cache_gib,
         skip_missing=arguments.skip_missing,
     )
+    for what, paths in {
+        "--data": [arguments.data or settings.data or "."],
+        "--datasets": roots.values(),
+        "--checkpoint": checkpoints.values(),
+        "--plugin": request.plugins,
+        "--results": [request.results],
+        "cache": [request.cache],
+    }.items():
+        for path in paths:
+            require_text(path, what=what)
     tuning = tuning_of(arguments, request)
     runs_on = {*request.benchmarks, *(tuning.on if tuning else ())}
     for name in (key.split(".")[1] for key in typed[0] if key.startswith("benchmarks.")):

@@ -50,6 +50,14 @@ _TAIL = 2**20
 """Bytes that a library may not have written yet when the disk is full."""
 
 
+def require_text(path: Path | str, *, what: str) -> None:
+    """Raises UsageError: the path of ``what`` is no text, so that no file of a sweep could name it."""
+    try:
+        os.path.abspath(path).encode()
+    except UnicodeEncodeError:
+        raise UsageError(f"{what} {path}: the bytes of this path are no UTF-8; rename it, or choose another") from None
+
+
 def open_regular(path: Path) -> int:
     """A descriptor for reading a plain file; a link is not followed. Raises OSError: it is missing or cannot be opened. Raises
     ValueError: it is no plain file."""

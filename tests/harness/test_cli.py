@@ -9,6 +9,7 @@ import signal
 import subprocess
 import sys
 from collections.abc import Callable
+from pathlib import Path
 from typing import Any
 
 import pytest
@@ -16,6 +17,7 @@ import pytest
 from harness.cli.command import verb
 from harness.cli.tables import main as tables
 from harness.experiment.environment import reason_code
+from harness.run import main as run
 from tests.signals import as_in_a_terminal
 from tests.values import REPOSITORY, on_linux
 
@@ -150,3 +152,24 @@ def test_a_results_folder_with_an_impossible_name_is_one_line(capsys: pytest.Cap
     assert tables(["--results", os.fsdecode(b"a\xff")]) == 2
     (line,) = capsys.readouterr().err.splitlines()
     assert "UTF-8" in line
+
+
+@pytest.mark.parametrize(
+    ("option", "words"),
+    [
+        ("--results", "--datasets kvasir --results BAD"),
+        ("--datasets", "--datasets kvasir=BAD"),
+        ("--data", "--datasets kvasir --protocol nas-lora --data BAD"),
+        ("--checkpoint", "--datasets kvasir --checkpoint BAD/x.pth"),
+    ],
+)
+def test_a_path_that_no_file_of_a_sweep_could_name_is_refused_before_anything_is_submitted(
+    option: str, words: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    bad = tmp_path / os.fsdecode(b"a\xff")
+    bad.mkdir()
+    assert run(["--methods", "lora", *words.replace("BAD", str(bad)).split()]) == 2
+    assert f"error: {option} " in (said := capsys.readouterr().err)
+    assert "UTF-8" in said
+    assert {path.name for path in tmp_path.iterdir()} == {bad.name}
