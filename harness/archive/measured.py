@@ -153,6 +153,11 @@ class CostRecord:
         shown = self.comparability
         return f"{shown.device} · {shown.backbone} · {shown.image_size} px · batch {shown.batch} · {shown.precision}"
 
+    @property
+    def caveat(self) -> str:
+        """``; the device was not exclusive: …`` of a shared session, else empty."""
+        return f"; the device was not exclusive: {self.shared}" if self.shared else ""
+
 
 def setups(sessions: Iterable[CostRecord]) -> dict[str, str]:
     """Key -> the set-up of its sessions, with the options that distinguish it from other keys of an equal set-up."""

@@ -3,13 +3,14 @@
 from __future__ import annotations
 
 import json
+import sys
 
 from harness.archive.store import RecordStore
 from harness.cli.command import CommandParser, add_results, command, results_of, verb
 from harness.comparison.names import find_record
 from harness.report.runs import compared, compared_in_terminal, in_terminal, record_as_data
 from harness.system.errors import UsageError
-from harness.system.streams import show_text
+from harness.system.streams import show_text, terminal_width
 
 
 def parser() -> CommandParser:
@@ -43,7 +44,8 @@ def main(argv: list[str] | None = None) -> int:
     store = RecordStore(root)
     if arguments.compare:
         first, second = (find_record(store, key) for key in arguments.compare)
-        data, text = {"A": first.key, "B": second.key, **compared(first, second)}, compared_in_terminal(first, second)
+        data = {"A": first.key, "B": second.key, **compared(first, second)}
+        text = compared_in_terminal(first, second, width=terminal_width(sys.stdout) or 100)
     else:
         record = find_record(store, words)
         data, text = record_as_data(record, store), in_terminal(record, store)

@@ -140,17 +140,17 @@ PLAIN: Mapping[str, object] = {"accumulate": 1, "decoder": "sam"}
 
 
 def session_for(grid: Grid, *, baseline: str) -> CostRecord | None:
-    """The cost session of these rules on this backbone that measured the baseline and most of the other rows; the latest of equals.
-    Sessions are never mixed."""
+    """The cost session of these rules on this backbone that measured the baseline and most of the other rows; of equals one that had the
+    device for itself, and then the latest. Sessions are never mixed."""
     rules = [record.run.rules for record in grid.records]
     fitting = [
-        (len(measured), session.finished, session.session, session)
+        (len(measured), not session.shared, session.finished, session.session, session)
         for session in grid.archive.costs
         if session.comparability.backbone == grid.backbone
         and any(_same_rules(session, of_run) for of_run in rules)
         and baseline in (measured := costs_of(grid, session))
     ]
-    return max(fitting, key=lambda candidate: candidate[:3])[3] if fitting else None
+    return max(fitting, key=lambda candidate: candidate[:-1])[-1] if fitting else None
 
 
 def _same_rules(session: CostRecord, rules: Mapping[str, object]) -> bool:

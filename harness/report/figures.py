@@ -268,7 +268,7 @@ def cost(board: Leaderboard) -> tuple[Figure, str] | None:
     setup = board.session.comparability
     return figure, (
         f"A training step against {board.baseline}'s, {board.session.rounds} interleaved rounds on {setup.device}, {setup.precision},"
-        f" {setup.image_size} px, batch {setup.batch}. Thick: 95 % confidence intervals over the rounds."
+        f" {setup.image_size} px, batch {setup.batch}{board.session.caveat}. Thick: 95 % confidence intervals over the rounds."
     )
 
 

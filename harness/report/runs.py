@@ -201,19 +201,19 @@ def compared(first: Record, second: Record) -> dict[str, dict[str, Pair]]:
     }
 
 
-def compared_in_terminal(first: Record, second: Record) -> str:
-    """The two as A and B, with B − A where both are numbers."""
+def compared_in_terminal(first: Record, second: Record, *, width: int) -> str:
+    """The two as A and B, with B − A where both are numbers, in lines of ``width`` characters."""
     content = compared(first, second)
     lines = [
         f"{name}: {record.key}, {record.run.variant} on {record.run.benchmark}, seed {record.run.seed}: {record.code}"
         for name, record in (("A", first), ("B", second))
     ]
     rows: list[list[Value]] = [
-        [name, *("none" if value in (None, "") else str(value)[:24] for value in pair)]
+        [name, *("none" if value in (None, "") else str(value) for value in pair)]
         for name, pair in content["differences"].items()
     ]
     table = Table(heading="", columns=heads("differs in", "A", "B", words=["A", "B"]), rows=rows)
-    lines += ["", *(fitted(table, width=100) if rows else ["no difference but in their numbers"])]
+    lines += ["", *(fitted(table, width=width) if rows else ["no difference but in their numbers"])]
     for name, heading, form in (("scores", "scores (%)", ".2f"), ("cost", "cost", ".4g")):
         numbers: list[list[Value]] = [
             [key, *(Number(value=value, form=form) for value in pair), Number(value=_minus(pair), form=f"+{form}")]
@@ -222,7 +222,7 @@ def compared_in_terminal(first: Record, second: Record) -> str:
         if numbers:
             lines += [
                 "",
-                *fitted(Table(heading="", columns=heads(heading, "A", "B", "B − A"), rows=numbers), width=100),
+                *fitted(Table(heading="", columns=heads(heading, "A", "B", "B − A"), rows=numbers), width=width),
             ]
     return "\n".join(line.rstrip() for line in lines) + "\n"
 

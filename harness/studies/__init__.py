@@ -178,11 +178,14 @@ def load_study(name: str) -> Study:
         raise UsageError(f"study {path}: no such file; the names of studies end in no .yaml")
     if not path.is_file():
         raise UsageError(f"unknown study {name!r}{did_you_mean(name, study_names())}; a path to a YAML file works too")
-    if path.stem in study_names() and path.resolve().parent != FOLDER.resolve():
-        raise UsageError(
-            f"study {path}: the harness has one of this name, whose page this would overwrite; rename the file"
-        )
     study = study_from_dict(read_yaml(path, what="study"), name=checked_name(path.stem, what="study"))
+    protocols = [card.stem for card in (*(FOLDER.parent / "protocols").glob("*.yaml"), Path(study.protocol))]
+    own = path.resolve().parent != FOLDER.resolve()
+    for what, names in (("study", study_names()), ("protocol", protocols)):
+        if own and path.stem in names:
+            raise UsageError(
+                f"study {path}: there is a {what} of this name, whose page this would overwrite; rename the file"
+            )
     if not study.protocol.endswith((".yaml", ".yml")):
         return study
     card = path.parent / study.protocol

@@ -16,7 +16,7 @@ from harness.comparison.leaderboard import costs_of, session_for
 from harness.comparison.papers import Papers
 from harness.report.costs import cost_page
 from harness.report.formats import Table, text_of, write
-from tests.harness.report.sample import CARD, grid_of, measured_on, record
+from tests.harness.report.sample import CARD, grid_of, measured_on, record, store_of
 
 
 def method(name: str, step: list[float], **changes: Any) -> MethodCost:
@@ -116,6 +116,25 @@ def test_rows_are_compared_with_a_baseline_of_their_own_session() -> None:
     grid = grid_of(runs, costs=[without, within])
     assert session_for(grid, baseline="BitFit") is without, "which has more rows"
     assert session_for(grid, baseline="LoRA") is within
+
+
+def test_a_leaderboard_marks_costs_from_a_device_that_others_used_and_takes_others_first(tmp_path: Path, says) -> None:
+    runs = [record(seed=seed, method=name) for name in ("lora", "bitfit") for seed in (0, 1)]
+    here = measured_on(backbone="tiny", image_size=64)
+    costs = [method(run.run.method, [0.1], config=run.run.method_config) for run in runs[::2]]
+    alone, shared = (
+        session(comparability=here, key=here.key, methods=costs, finished=f"2026-01-0{day}") for day in (1, 2)
+    )
+    shared = replace(shared, shared="other processes use 2 cores", session="123456abcdef")
+    assert session_for(grid_of(runs, costs=[alone, shared]), baseline="LoRA") is alone
+    (tmp_path / "mine.yaml").write_text(
+        "title: t\nprotocol: demo\nbenchmarks: kvasir\nentries: [lora, bitfit]\nseeds: 2\n"
+        "table: {kind: leaderboard, baseline: lora}\n"
+    )
+    store_of(tmp_path, runs)
+    CostStore(tmp_path).write(shared)
+    page = says(main, "--results", tmp_path, "--study", tmp_path / "mine.yaml")
+    assert "the device was not exclusive: other processes use 2 cores" in page
 
 
 @pytest.mark.parametrize(

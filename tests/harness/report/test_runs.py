@@ -16,6 +16,7 @@ from harness.comparison.grid import grids
 from harness.protocols.load import as_rules, load_protocol, resolve
 from harness.report.board import boards
 from harness.report.figures import curves
+from harness.report.runs import compared_in_terminal
 from tests.harness.report.sample import record, store_of
 
 
@@ -97,6 +98,28 @@ def test_two_runs_are_compared(tmp_path: Path, says) -> None:
         assert line in shown
     assert not [line for line in shown if line.startswith(("benchmark", "option alpha"))]
     assert json.loads(says(main, *words, "--json"))["differences"]["option rank"] == [3, 6]
+
+
+@pytest.mark.parametrize("width", [60, 100])
+def test_two_runs_are_side_by_side_and_no_value_is_cut(width: int) -> None:
+    processor = "cpu Intel(R) Xeon(R) Processor"
+    first, second = (
+        record(seed=1, environment={"device": device, "commit": commit * 40})
+        for device, commit in ((f"{processor} @ 2.80GHz x2", "a"), (f"{processor} x2", "b"))
+    )
+    lines = compared_in_terminal(first, second, width=width).splitlines()
+    assert max(map(len, lines)) <= width
+    (head,) = (number for number, line in enumerate(lines) if line.startswith("differs in"))
+    columns = [lines[head].index(name) for name in ("A", "B")]
+    below = lines[head + 2 : lines.index("", head)]
+    a, b = (
+        "".join(line[start:end].strip() for line in below)
+        for start, end in ((columns[0], columns[1]), (columns[1], None))
+    )
+    assert "a" * 40 in a
+    assert "2.80GHz" in a
+    assert "b" * 40 in b
+    assert "2.80GHz" not in b
 
 
 @pytest.mark.parametrize(

@@ -61,9 +61,12 @@ def test_a_copied_file_is_a_study(tmp_path: Path) -> None:
     copy.write_text((REPOSITORY / "harness/studies/rank.yaml").read_text(encoding="utf-8"), encoding="utf-8")
     assert load_study(str(copy)).entries == load_study("rank").entries
     assert load_study(str(copy)).name == "mine"
-    same = copy.rename(tmp_path / "rank.yaml")
-    with pytest.raises(UsageError, match=r"rank.yaml: the harness has one of this name, whose page .* rename the file"):
-        load_study(str(same))
+    for name, what in {"rank": "study", "demo": "protocol"}.items():
+        copy = copy.rename(tmp_path / f"{name}.yaml")
+        with pytest.raises(
+            UsageError, match=rf"{name}.yaml: there is a {what} of this name, whose page .* rename the file"
+        ):
+            load_study(str(copy))
     assert load_study(str(REPOSITORY / "harness/studies/rank.yaml")) == load_study("rank")
 
 
@@ -71,6 +74,9 @@ def test_a_users_study_has_its_card_in_its_folder(tmp_path: Path) -> None:
     (tmp_path / "cards").mkdir()
     (tmp_path / "cards" / "quick.yaml").write_text("_base_: demo.yaml\nepochs: 1\n")
     (tmp_path / "mine.yaml").write_text("title: t\nprotocol: cards/quick.yaml\nbenchmarks: kvasir\nentries: [lora]\n")
+    (tmp_path / "quick.yaml").write_text((tmp_path / "mine.yaml").read_text())
+    with pytest.raises(UsageError, match="a protocol of this name"):
+        load_study(str(tmp_path / "quick.yaml"))
     study = load_study(str(tmp_path / "mine.yaml"))
     assert (study.protocol, study.card) == ("quick", str(tmp_path / "cards" / "quick.yaml"))
     words = ["--study", str(tmp_path / "mine.yaml")]
