@@ -35,7 +35,7 @@ demo: $(VENV)/installed
 	SAM_PEFT_SETTINGS=none $(BIN)/python -m harness.run --methods decoder,lora,convlora,naslora --datasets kvasir,isic2017
 
 site: $(VENV)/installed
-	$(BIN)/sam-peft report --results results --out build/report $(if $(DATA),--data $(DATA))
+	$(BIN)/sam-peft report --study leaderboard --results results --out build/report $(if $(DATA),--data $(DATA))
 
 test: $(VENV)/installed-dev
 	OMP_NUM_THREADS=1 $(BIN)/python -m pytest -q $(if $(FILE),$(FILE),-n auto --dist loadfile -m 'not slow')

@@ -136,7 +136,9 @@ def parser() -> argparse.ArgumentParser:
     )
     how = p.add_argument_group("how to run")
     how.add_argument(
-        "--plan", action="store_true", help="print runs, parameters, prices and what is missing; start nothing"
+        "--plan",
+        action="store_true",
+        help="print runs, parameters, prices and what is missing; start nothing (published weights are downloaded)",
     )
     how.add_argument("--json", action="store_true", help="print the plan or the table as JSON, one object a line")
     how.add_argument(

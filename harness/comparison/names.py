@@ -165,10 +165,12 @@ BASELINES = ("lora", "decoder")
 """Default baselines: the first of these methods that has a row."""
 
 
-HINT = "sam-peft status prints keys, and --results DIR chooses the folder"
+HINT = "sam-peft status prints keys and states, and --results DIR chooses the folder"
 
 
-def find_key(wanted: str, keys: Collection[str], described: Callable[[], Mapping[str, Any]]) -> str:
+def find_key(
+    wanted: str, keys: Collection[str], described: Callable[[], Mapping[str, Any]], *, what: str = "run"
+) -> str:
     """The key that is ``wanted``, the only one that begins so, or that of the only run that fits all its words.
 
     Args:
@@ -177,6 +179,7 @@ def find_key(wanted: str, keys: Collection[str], described: Callable[[], Mapping
         keys: of all runs.
         described: gives key -> `Run`, or another object with a run's variant, method, benchmark, seed, protocol and backbone; called
             where no key fits.
+        what: the keys are of, in a message.
 
     Raises:
         UsageError: no run fits, or several.
@@ -193,7 +196,7 @@ def find_key(wanted: str, keys: Collection[str], described: Callable[[], Mapping
     fitting = {key: run for key, run in runs.items() if words <= _words_of(run)}
     fitting = {key: run for key, run in fitting.items() if run.variant.casefold() in words} or fitting
     if not fitting:
-        raise UsageError(f"no run has the key {wanted!r}, or fits these words; {HINT}")
+        raise UsageError(f"no {what} has the key {wanted!r}, or fits these words; {HINT}")
     if len(fitting) > 1:
         runs_in_words = [
             f"{key} ({run.variant} on {run.benchmark}, seed {run.seed}, {run.protocol}, {run.backbone})"
@@ -212,7 +215,11 @@ def find_record(store: RecordStore, wanted: str) -> Record:
             raise UsageError(
                 f"run {started[0]} has no record yet; sam-peft status --results {store.root} says where it is"
             )
-    record = store.read(find_key(wanted, keys, lambda: {record.key: record.run for record in store.summaries()[0]}))
+
+    def runs() -> dict[str, Run]:
+        return {record.key: record.run for record in store.summaries()[0]}
+
+    record = store.read(find_key(wanted, keys, runs, what="finished run"))
     assert record is not None
     return record
 

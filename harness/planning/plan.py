@@ -55,7 +55,10 @@ def pretrained(request: Request, backbone: str, protocol: Protocol) -> Pretraine
     if path is None or str(path) == "none":
         return Pretrained()
     if is_word(path):
-        path = published_file(backbone, str(path))
+        try:
+            path = published_file(backbone, str(path))
+        except UsageError as error:  # a plan names it with all else that is missing
+            return Pretrained(path=str(path), fingerprint="missing", missing=str(error))
     if not path.is_file():
         what = "is a folder" if path.is_dir() else "is no file" if path.exists() else "does not exist"
         missing = f"checkpoint {path} {what}; give the path of the pretrained {backbone} file"

@@ -11,6 +11,7 @@ from harness.comparison.names import BASELINES, UNTUNED
 from harness.comparison.scores import Cell, Column, Difference, over_images, simultaneous
 from harness.studies import Study
 from harness.system.errors import UsageError, did_you_mean
+from harness.system.text import first_of
 
 
 def boards(tables: Iterable[Grid], study: Study | None, baseline: str) -> list[Leaderboard]:
@@ -110,12 +111,13 @@ def sentence(board: Leaderboard, benchmark: str) -> str:
             return f"{what}: {why}, so nothing is ranked."
         return f"{what}: {best.row} is highest ({percent(best.cells[benchmark].mean)}). So few seeds, or gaps, rank nothing."
     better = sorted((row for row in judged if (judged[row].low or 0) > 0), key=lambda row: -judged[row].mean)
-    worse = sum((d.high or 0) < 0 for d in judged.values())
+    worse = sorted((row for row in judged if (judged[row].high or 0) < 0), key=lambda row: judged[row].mean)
     count = f"{len(better) or 'none'} of {len(judged)} {'rows' if len(judged) > 1 else 'row'}"
     text = f"{what}: {count} {'is' if len(better) < 2 else 'are'} significantly better than {board.baseline}"
     if better:
         text += f", {'most of all ' if len(better) > 1 else ''}{better[0]} ({with_interval(judged[better[0]])} points)"
-    return f"{text}, and {worse or 'none'} {'is' if worse < 2 else 'are'} worse."
+    text = f"{text}, and {len(worse) or 'none'} {'is' if len(worse) < 2 else 'are'} worse"
+    return f"{text} ({first_of(worse)})." if worse else f"{text}."
 
 
 def verdict(grid: Grid, column: Column) -> str:

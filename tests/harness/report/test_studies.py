@@ -88,10 +88,10 @@ def test_the_leaderboard_on_a_sam_is_the_same_grid_at_its_own_size() -> None:
         understood = understand(parser().parse_args(["--study", "leaderboard", *words]), Settings())
         return dict(understood.request.overrides)
 
-    own = dict(load_study("leaderboard").set)
+    own, at_1024 = dict(load_study("leaderboard").set), {"image_size": 1024, "precision": "bf16"}
     assert overrides() == overrides("--backbone", "mobile_sam") == own
-    assert overrides("--backbone", "vit_b") == overrides("--backbone", "vit-b") == {**own, "image_size": 1024}
-    assert overrides("--backbone", "vit_b", "--set", "image_size=512") == {**own, "image_size": "512"}
+    assert overrides("--backbone", "vit_b") == overrides("--backbone", "vit-b") == {**own, **at_1024}
+    assert overrides("--backbone", "vit_b", "--set", "image_size=512") == {**own, **at_1024, "image_size": "512"}
 
 
 GOOD: dict[str, Any] = {"title": "t", "benchmarks": ["kvasir"], "entries": ["lora"]}
