@@ -212,7 +212,7 @@ def summary(of: Leaderboard, most: int) -> str:
     ]
     if missing:
         between = "1 row between these is" if missing == 1 else f"{missing} rows between these are"
-        below.append(f"{between} in the report.")
+        below.append(f"{between} in the [whole table](../results/tables/leaderboard.md).")
     if left:
         below.append(f"Not run: {', '.join(left)}.")
     return "\n".join([leaderboard_table(of, listed, benchmarks_of(of)), "", " ".join(below)])
