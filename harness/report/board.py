@@ -112,7 +112,7 @@ def sentence(board: Leaderboard, benchmark: str) -> str:
         return f"{what}: {best.row} is highest ({percent(best.cells[benchmark].mean)}). So few seeds, or gaps, rank nothing."
     better = sorted((row for row in judged if (judged[row].low or 0) > 0), key=lambda row: -judged[row].mean)
     worse = sorted((row for row in judged if (judged[row].high or 0) < 0), key=lambda row: judged[row].mean)
-    count = f"{len(better) or 'none'} of {len(judged)} {'rows' if len(judged) > 1 else 'row'}"
+    count = f"{len(better) or 'none'} of {len(judged)} {'rows' if len(judged) > 1 else 'row'} with an interval"
     text = f"{what}: {count} {'is' if len(better) < 2 else 'are'} significantly better than {board.baseline}"
     if better:
         text += f", {'most of all ' if len(better) > 1 else ''}{better[0]} ({with_interval(judged[better[0]])} points)"

@@ -98,7 +98,7 @@ def test_the_csv_of_the_site_has_a_line_a_run_and_metric(tmp_path: Path) -> None
 
 
 EMPTY: dict[str, Any] = {"foreground": {"test": 0.05}}
-BETTER = "1 of 2 rows is significantly better than LoRA, Full fine-tuning (+10.0 ["
+BETTER = "1 of 2 rows with an interval is significantly better than LoRA, Full fine-tuning (+10.0 ["
 
 
 @pytest.mark.parametrize(
@@ -110,7 +110,7 @@ BETTER = "1 of 2 rows is significantly better than LoRA, Full fine-tuning (+10.0
         ),
         (
             [*runs("lora"), *runs("full", (0.70, 0.75, 0.68))],
-            ["none of 1 row is significantly better", "none is worse"],
+            ["none of 1 row with an interval is significantly better", "none is worse"],
         ),
         ([*runs("lora", (0.7,)), *runs("full", (0.8,))], ["Full fine-tuning is highest (80.0)", "rank nothing"]),
         ([*runs("lora", **EMPTY), *runs("full", shift=0.1, **EMPTY)], ["almost empty", "nothing is ranked"]),
