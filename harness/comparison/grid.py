@@ -185,15 +185,13 @@ class Grid:
         put together are alike but for their value: the rules, the checkpoint and the split of the data are in them."""
         import pandas as pd
 
-        runs = {cell: {record.run.seed: record.run for record in cell.records} for cell in self.cells.values()}
         lines = [
             {
                 "row": cell.row, "method": self.rows[cell.row].method, "model": cell.model,
                 "options": ", ".join(f"{name}={value}" for name, value in sorted(self.rows[cell.row].options.items())),
                 "backbone": self.backbone, "protocol": self.protocol, "benchmark": column.benchmark, "split": column.split, "seed": seed,
                 "metric": column.metric, "value": cell.values.get(seed), "code": cell.codes.get(seed, "BLANK" if cell.blank else "OK"),
-                "protocol_hash": runs[cell][seed].protocol_hash if seed in runs[cell] else "", "checkpoint": self.checkpoint,
-                "manifest": column.manifest,
+                "protocol_hash": cell.hash_of(seed), "checkpoint": self.checkpoint, "manifest": column.manifest,
             }
             for (_, column), cell in self.cells.items()
             for seed in cell.planned

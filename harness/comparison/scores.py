@@ -255,8 +255,8 @@ def simultaneous(columns: Sequence[Mapping[str, Sample]], baseline: str) -> dict
 
 
 def _under_other_rules(runs: Sequence[Run]) -> set[int]:
-    """The seeds of runs whose rules differ from those of most runs, or from those of any other where no rules are the most frequent. Rules
-    that change no number do not count, nor does which fold of the data is a seed's."""
+    """The seeds of runs whose rules differ from those of most runs, or from those of any other where no rules are the most frequent; none
+    where some rules have every seed. Rules that change no number do not count, nor does which fold of the data is a seed's."""
     rules = [
         {
             name: value
@@ -268,8 +268,13 @@ def _under_other_rules(runs: Sequence[Run]) -> set[int]:
     if all(each == rules[0] for each in rules):
         return set()
     kinds = [content_hash(hashed_rules(each)) for each in rules]
+    seeds: dict[str, set[int]] = {}
+    for run, kind in zip(runs, kinds, strict=True):
+        seeds.setdefault(kind, set()).add(run.seed)
+    if {run.seed for run in runs} in seeds.values():
+        return set()
     (first, most), *others = Counter(kinds).most_common()
-    led = not others or most > others[0][1]
+    led = most > others[0][1]
     return {run.seed for run, kind in zip(runs, kinds, strict=True) if not led or kind != first}
 
 
@@ -312,6 +317,12 @@ class Cell:
         codes |= dict.fromkeys(others & values.keys(), CONFLICT)
         codes |= {seed: MISSING for seed in seeds if seed not in values and seed not in codes}
         return cls(row=row, column=column, model=model, values=values, codes=codes, records=tuple(own))
+
+    def hash_of(self, seed: int) -> str:
+        """The protocol hash of the run whose value is the seed's: the first that ended well, else the first; empty where none ran."""
+        own = [record for record in self.records if record.run.seed == seed]
+        ended_well = [record for record in own if record.code == "OK"]
+        return next((record.run.protocol_hash for record in (*ended_well, *own)), "")
 
     @property
     def planned(self) -> tuple[int, ...]:

@@ -11,6 +11,7 @@ from harness.archive.archive import identity, trials_among
 from harness.comparison import grids, rows
 from harness.comparison.frames import is_entry
 from harness.comparison.grid import Grid
+from harness.comparison.scores import Cell
 from harness.report.formats import Score, text_of
 from harness.studies import study_from_dict
 from tests.harness.report.sample import CARD, MadeUp, grid_of, record
@@ -100,6 +101,14 @@ CELLS: dict[str, tuple[list[Any], dict[str, str]]] = {
         [record(0.1, seed=seed, benchmark="sbu", rules={"decoder_lr": 1e-4 if seed < 3 else None}) for seed in range(4)],
         {"LoRA": "CONFLICT (3/4)"},
     ),
+    "equal scores of seeds that other rules have too are one score": (
+        [
+            record(0.1 + seed / 100, seed=seed, benchmark="sbu", rules={"decoder_lr": rate}, method="zeroshot")
+            for rate, seeds in ((1e-4, 3), (None, 2))
+            for seed in range(seeds)
+        ],
+        {"Zero-shot": "11.0 ± 1.0 (3)"},
+    ),
     "folds are no other rules, nor is what came later or changes no number": (
         [
             record(value, seed=seed, benchmark="sbu", rules={"split_follows_seed": True, "split_seed": seed, **more})
@@ -120,6 +129,15 @@ CELLS: dict[str, tuple[list[Any], dict[str, str]]] = {
         {"LoRA": "6.0 ± 1.0 (3) BLANK", "Decoder alone": "21.0 ± 1.0 (3) *", "Full fine-tuning": "31.0 ± 1.0 (3)"},
     ),
 }  # fmt: skip
+
+
+def test_the_protocol_hash_of_a_seed_is_that_of_the_run_with_its_score() -> None:
+    kept, lost = record(0.1, benchmark="sbu", protocol_hash="a"), failed("OOM", 0, protocol_hash="b")
+    column = grid_of([kept]).columns[0]
+    for records in ([kept, lost], [lost, kept]):
+        assert Cell.of("LoRA", column, "best", records, seeds=[0, 1]).hash_of(0) == "a"
+    assert Cell.of("LoRA", column, "best", [lost], seeds=[0, 1]).hash_of(0) == "b"
+    assert Cell.of("LoRA", column, "best", [kept], seeds=[0, 1]).hash_of(1) == ""
 
 
 @pytest.mark.parametrize("case", CELLS)
