@@ -167,7 +167,7 @@ class OwnBenchmark(FolderBenchmark):
         labels = nnunet_labels(path.parent.parent) if path.parent.name in ("labelsTr", "labelsTs") else {}
         ignored = labels.get(_IGNORED, IGNORE)
         try:
-            if labels or self.class_names != BINARY:
+            if _IGNORED in labels or self.class_names != BINARY:
                 mask = decoding.read_indices(path, num_classes=256)
             else:
                 indices = _with_ignored(path, ignored)

@@ -21,6 +21,8 @@ PREFIX = "hf:"
 _IMAGE = re.compile(r"struct<bytes: (large_)?binary, path: (large_)?string>")
 """The type of a column of images."""
 _SPECIAL = r"[^\w.-]+"
+_UNPACKING = 2
+"""Version of the unpacking, which names its folders: a folder of another version is not read."""
 
 
 def plain_folder(folder: Path) -> Path:
@@ -40,7 +42,7 @@ def plain_folder(folder: Path) -> Path:
     files = [*tables, *source.glob("classes.txt")]
     state = [(str(path), path.stat().st_size, path.stat().st_mtime_ns, splits.get(path)) for path in files]
     base = Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache") / "sam-peft-harness" / "parquet"
-    out = base / f"{source.name}-{hashlib.sha256(repr(state).encode()).hexdigest()[:16]}"
+    out = base / f"{source.name}-{hashlib.sha256(repr((_UNPACKING, state)).encode()).hexdigest()[:16]}"
     if not out.is_dir():
         base.mkdir(parents=True, exist_ok=True)
         with tempfile.TemporaryDirectory(dir=base, prefix=".") as new:

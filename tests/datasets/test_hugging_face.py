@@ -14,6 +14,7 @@ from PIL import Image
 
 from harness.datasets.base import DatasetError
 from harness.datasets.own import any_folder
+from harness.datasets.readers import hugging_face
 
 pa: Any = pytest.importorskip("pyarrow", reason="an extra: huggingface")
 parquet: Any = pytest.importorskip("pyarrow.parquet")
@@ -160,6 +161,15 @@ def test_a_row_whose_name_would_be_left_out_in_a_folder_is_numbered(tmp_path: Pa
     assert {f"x{number}" for number in range(COUNT) if number != 7} | {"all_000007"} == {
         pair.stem for part in parts.values() for pair in part
     }
+
+
+def test_what_another_version_unpacked_is_not_read(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    _write(tmp_path / "mine" / "all.parquet", _pictures(tmp_path / "pictures", "x"), "image", "mask")
+    _, root = any_folder("mine", Path(f"hf:{tmp_path / 'mine'}"))
+    next((root / "masks").iterdir()).unlink()
+    monkeypatch.setattr(hugging_face, "_UNPACKING", "later")
+    _, later = any_folder("mine", Path(f"hf:{tmp_path / 'mine'}"))
+    assert len(list((later / "masks").iterdir())) == COUNT
 
 
 README = """---

@@ -215,6 +215,14 @@ def test_nnunets_ignore_label_is_ignored_and_no_class(tmp_path: Path, labels: di
     assert tests[STEMS[-1]] == [0, 255], "no object, and an area to ignore"
 
 
+@pytest.mark.parametrize("object_value", [1, 255])
+def test_nnunets_foreground_is_the_object_where_its_labels_ignore_nothing(tmp_path: Path, object_value: int) -> None:
+    write(tmp_path, "imagesTr/{}_0000.png", "labelsTr/{}.png", STEMS, bands(0, object_value))
+    (tmp_path / "dataset.json").write_text(json.dumps({"labels": {"background": 0, "foreground": 1}}))
+    benchmark, splits = opened(tmp_path)
+    assert np.unique(benchmark.read(splits.train[0]).mask).tolist() == [0, 1]
+
+
 @pytest.mark.parametrize("labels", ['{"background": 0, "liver": Infinity}', "[" * 10**5], ids=["infinite", "deep"])
 def test_an_nnunet_file_with_impossible_labels_is_refused(tmp_path: Path, labels: str) -> None:
     write(tmp_path, "imagesTr/{}_0000.png", "labelsTr/{}.png")
