@@ -182,7 +182,8 @@ def parser() -> argparse.ArgumentParser:
 @verb
 def main(argv: list[str] | None = None) -> int:
     arguments = parser().parse_args(argv)
-    arguments.command = shlex.join([*program("run").split(), *(sys.argv[1:] if argv is None else argv)])
+    command = shlex.join([*program("run").split(), *(sys.argv[1:] if argv is None else argv)])
+    arguments.command = command.encode(errors="backslashreplace").decode()  # a sweep's file is text, a path need not be
     if arguments.study == "list":
         from harness.studies import load_study, study_names
 

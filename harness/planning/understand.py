@@ -6,7 +6,7 @@ from __future__ import annotations
 import argparse
 import re
 import sys
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
@@ -190,15 +190,16 @@ def understand(arguments: argparse.Namespace, settings: Settings) -> Understood:
         cache_gib=settings.cache_gib,
         skip_missing=arguments.skip_missing,
     )
-    for what, paths in {
-        "--data": [arguments.data or settings.data or "."],
+    named: dict[str, Iterable[Path | str | None]] = {
+        "--data": [request.data_root],
         "--datasets": roots.values(),
-        "--checkpoint": checkpoints.values(),
+        "--checkpoint": [file for file in checkpoints.values() if str(file) != "none" and not is_word(Path(file))],
         "--plugin": request.plugins,
         "--results": [request.results],
         "cache": [request.cache],
-    }.items():
-        for path in paths:
+    }
+    for what, paths in named.items():
+        for path in filter(None, paths):
             require_text(path, what=what)
     tuning = tuning_of(arguments, request)
     runs_on = {*request.benchmarks, *(tuning.on if tuning else ())}
