@@ -169,8 +169,8 @@ def load_study(name: str) -> Study:
     """Read a study by name, or from a YAML file.
 
     Raises:
-        UsageError: no such study, a file with the name of a built-in one, broken YAML, an unknown key, method or benchmark, or two
-            rows of one label.
+        UsageError: no such study, a file with the name of a built-in study or of a protocol, broken YAML, an unknown key, method or
+            benchmark, or two rows of one label.
     """
     is_path = name.endswith((".yaml", ".yml"))
     path = Path(name) if is_path else FOLDER / f"{name}.yaml"

@@ -10,12 +10,16 @@ from typing import Any
 
 import pytest
 
+from harness.archive.archive import Archive
 from harness.archive.measured import CostRecord, CostStore, MethodCost, Ratio
 from harness.cli.tables import main
+from harness.comparison.grid import grids
 from harness.comparison.leaderboard import costs_of, session_for
 from harness.comparison.papers import Papers
+from harness.report.board import boards
 from harness.report.costs import cost_page
 from harness.report.formats import Table, text_of, write
+from harness.report.site import site
 from tests.harness.report.sample import CARD, grid_of, measured_on, record, store_of
 
 
@@ -135,6 +139,9 @@ def test_a_leaderboard_marks_costs_from_a_device_that_others_used_and_takes_othe
     CostStore(tmp_path).write(shared)
     page = says(main, "--results", tmp_path, "--study", tmp_path / "mine.yaml")
     assert "the device was not exclusive: other processes use 2 cores" in page
+    board = boards(grids(Archive(tmp_path)), None, "")[0]
+    first = site([board], title="Results", photographs=None, withheld="none")["index.html"]
+    assert "not exclusive" in first.partition("<details>")[0], "where the ratios are"
 
 
 @pytest.mark.parametrize(

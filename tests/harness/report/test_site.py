@@ -97,6 +97,13 @@ def test_the_csv_of_the_site_has_a_line_a_run_and_metric(tmp_path: Path) -> None
     assert ",'=1+1=2," in formula, "no cell is computed by a spreadsheet"
 
 
+def test_a_run_on_another_split_has_its_line_and_a_record_without_a_size_a_page(tmp_path: Path) -> None:
+    other = record(0.9, manifest="other", seed=7)
+    assert other.key in pages_of(tmp_path / "splits", [*runs("lora"), other, *runs("full")])["kvasir.html"]
+    sizeless: dict[str, Any] = {"rules": {"protocol": "aaaa0000aaaa0000"}}
+    assert " px" not in pages_of(tmp_path / "sizes", [*runs("lora", **sizeless), *runs("full", **sizeless)])[INDEX]
+
+
 EMPTY: dict[str, Any] = {"foreground": {"test": 0.05}}
 BETTER = "1 of 2 rows with an interval is significantly better than LoRA, Full fine-tuning (+10.0 ["
 
