@@ -199,7 +199,7 @@ def understand(arguments: argparse.Namespace, settings: Settings) -> Understood:
         "cache": [request.cache],
     }
     for what, paths in named.items():
-        for path in filter(None, paths):
+        for path in (each for each in paths if each):
             require_text(path, what=what)
     tuning = tuning_of(arguments, request)
     runs_on = {*request.benchmarks, *(tuning.on if tuning else ())}
