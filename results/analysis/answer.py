@@ -17,7 +17,7 @@ from harness.archive.archive import Archive
 from harness.comparison.grid import Grid, grids
 from harness.comparison.leaderboard import Leaderboard, Standing, costs_of, ratios_to, session_for
 from harness.comparison.scores import MISSING, Column, Difference
-from harness.report.board import against, boards, in_order, leading, sentence, with_interval
+from harness.report.board import against, boards, has_mean, in_order, leading, sentence, with_interval
 from harness.report.figures import pareto, short_number
 from harness.report.style import BETTER, GREY, INK, PAGE, WORSE, encoded, limits, new_figure, styled
 from harness.statistics import average_of
@@ -164,24 +164,30 @@ def board(archive: Archive) -> Leaderboard:
 
 
 def leaderboard_table(of: Leaderboard, rows: Sequence[Standing], names: Sequence[str]) -> str:
-    """A line a row, with the score and the difference to the baseline on each benchmark named."""
-    heads = ["method", *(f"{of.columns[name].name} | difference to {of.baseline}" for name in names)]
+    """A line a row: the mean difference to the baseline where there is one, else the difference on each benchmark named; scores; costs."""
+    differences = [""] if has_mean(of) else list(names)
+    heads = ["method", *(["mean difference to " + of.baseline] if has_mean(of) else [])]
+    for name in names:
+        heads += [of.columns[name].name, *([f"difference to {of.baseline}"] if name in differences else [])]
     heads += ["trained", "step time", "merges"]
-    table = [f"| {' | '.join(heads)} |", "|---|" + "---:|---:|" * len(names) + "---:|---:|---|"]
+    table = [f"| {' | '.join(heads)} |", f"|---|{'---:|' * (len(heads) - 2)}---|"]
+
+    def changed(row: Standing, name: str) -> list[str]:
+        difference = against(row, name) if name in differences else None
+        empty = "" if row.row == of.baseline else "–"
+        return [with_interval(difference) if difference else empty] if name in differences else []
+
     for row in rows:
-        cells = []
+        cells = changed(row, "")
         for name in names:
-            cell, difference = row.cells[name], against(row, name)
+            cell = row.cells[name]
             score = (
                 f"{100 * cell.mean:.1f} ± {100 * (cell.sd or 0):.1f}"
                 if cell.values
                 else cell.code.replace(MISSING, "–")
             )
             collapsed = " (collapsed)" if cell.collapsed else ""
-            cells += [
-                f"{score}{collapsed}",
-                with_interval(difference) if difference else "" if row.row == of.baseline else "–",
-            ]
+            cells += [f"{score}{collapsed}", *changed(row, name)]
         time = "1×" if row.row == of.baseline else f"{row.time.value:.2f}×" if row.time else "–"
         trained = short_number(row.encoder) if row.encoder is not None else "–"
         table.append(f"| {' | '.join([row.row, *cells, trained, time, row.merges or '–'])} |")
@@ -219,11 +225,11 @@ def summary(of: Leaderboard, most: int) -> str:
 
 
 def first_ten(of: Leaderboard) -> str:
-    """The ten best rows on the first benchmark, with the baseline among them."""
+    """The ten best rows, with the baseline among them, on the benchmarks of the mean, else on the first."""
     rows = in_order(of)
     baseline = next(number for number, row in enumerate(rows) if row.row == of.baseline)
     listed = rows[:10] if baseline < 10 else [*rows[:9], rows[baseline]]
-    return leaderboard_table(of, listed, benchmarks_of(of)[:1])
+    return leaderboard_table(of, listed, of.complete if has_mean(of) else benchmarks_of(of)[:1])
 
 
 def write_between_marks(page: Path, text: str) -> None:
