@@ -18,7 +18,7 @@ from harness.comparison.leaderboard import Leaderboard
 from harness.comparison.names import metric
 from harness.registry import operation_names
 from harness.report import masks
-from harness.report.board import against, axis_label, caption, ended_well, has_mean, leading, named, on, ran
+from harness.report.board import against, axis_label, caption, cells_on, ended_well, has_mean, leading, named, on, ran
 from harness.report.masks import Pictures
 from harness.report.runs import HUGE
 from harness.report.style import (
@@ -115,6 +115,9 @@ def pareto(board: Leaderboard, *, width: float = PAGE, height: float = 4.0) -> t
         )  # fmt: skip
     if board.baseline in inside:
         ax.plot(*points[board.baseline], marker="o", markersize=8, markerfacecolor="none", markeredgecolor=INK)
+    collapsed = [each.row for each in ran(board) if any(cell.collapsed for cell in cells_on(each, leading(board)))]
+    for row in (row for row in collapsed if row in inside):
+        ax.plot(*points[row], marker="x", color=INK, markersize=5, zorder=4)
     _label(ax, inside, first=[board.baseline, *reversed(line)], size=(width, height))
     ax.set_xlabel("parameters trained in the encoder")
     ax.set_ylabel(title)
@@ -122,9 +125,10 @@ def pareto(board: Leaderboard, *, width: float = PAGE, height: float = 4.0) -> t
     out = ", ".join(f"{cut(row, 24)} {score:.1f}" for row, (_, score) in beyond.items())
     legend = f" Beyond the axis: {out}." if out else ""
     colour = " Colour: time of a training step." if times else ""
+    crossed = " Crossed: a run of the row collapsed." if collapsed else ""
     return (
         figure,
-        f"Each point is a method. Dashed: the Pareto front. Circled: {board.baseline}.{colour}{legend} {caption(board)}",
+        f"Each point is a method. Dashed: the Pareto front. Circled: {board.baseline}.{crossed}{colour}{legend} {caption(board)}",
     )
 
 

@@ -63,6 +63,17 @@ def test_of_thirty_rows_points_have_names_and_no_two_overlap(tmp_path: Path, siz
     assert not [pair for pair in zip(across, along, strict=True) if min(pair) > 2], "by more than two dots"
 
 
+def test_rows_with_a_collapsed_run_are_crossed_in_the_picture(tmp_path: Path) -> None:
+    for name, lost in (("sound", 0.71), ("collapsed", 0.1)):
+        rows = {"lora": (0.7, 0.71, 0.69), "full": (0.72, 0.73, lost)}
+        records = [record(v, method=m, seed=seed) for m, values in rows.items() for seed, v in enumerate(values)]
+        store_of(tmp_path / name, records)
+        with styled():
+            figure, caption = there(pareto(boards(grids(Archive(tmp_path / name)), None, "")[0]))
+        crosses = [line for line in figure.axes[0].lines if line.get_marker() == "x"]
+        assert (len(crosses), "Crossed" in caption) == ((1, True) if name == "collapsed" else (0, False))
+
+
 def test_equal_runs_give_equal_bytes_and_a_page_its_own_colours(tmp_path: Path) -> None:
     first, second = (list(draw(made(tmp_path / name))) for name in ("a", "b"))
     for (name, figure, caption), (_, other, _) in zip(first, second, strict=True):
