@@ -169,7 +169,7 @@ def leaderboard_table(of: Leaderboard, rows: Sequence[Standing], names: Sequence
     heads = ["method", *(["mean difference to " + of.baseline] if has_mean(of) else [])]
     for name in names:
         heads += [of.columns[name].name, *([f"difference to {of.baseline}"] if name in differences else [])]
-    heads += ["trained", "step time", "merges"]
+    heads += ["encoder parameters", "step time", "merges"]
     table = [f"| {' | '.join(heads)} |", f"|---|{'---:|' * (len(heads) - 2)}---|"]
 
     def changed(row: Standing, name: str) -> list[str]:
