@@ -183,7 +183,12 @@ def test_in_a_folder_whose_name_is_no_text_paths_that_are_text_are_accepted(
     monkeypatch.chdir(bad)
     (bad / "card.yaml").write_text("{data: sample, backbone: tiny, image_size: 64}")
     seen = []
-    monkeypatch.setattr("harness.run.run", lambda arguments, settings: seen.append(arguments.command) or 0)
+
+    def noted(arguments: Any, settings: Any) -> int:
+        seen.append(arguments.command)
+        return 0
+
+    monkeypatch.setattr("harness.run.run", noted)
     words = f"--methods lora --datasets kvasir --checkpoint none --protocol {bad}/card.yaml --results {tmp_path}/runs"
     assert run(words.split()) == 0
     assert f"{tmp_path}/a\\udcff/card.yaml" in seen[0].encode().decode(), "a sweep's file has the command"

@@ -108,7 +108,7 @@ def test_csv_is_tidy_a_line_a_run_and_metric() -> None:
 
 
 def test_csv_tells_rules_checkpoints_and_splits_apart() -> None:
-    apart = [{}, {"protocol_hash": "bbbb"}, {"checkpoint": "sha256-c"}, {"manifest": "other"}]
+    apart: list[dict[str, Any]] = [{}, {"protocol_hash": "bbbb"}, {"checkpoint": "sha256-c"}, {"manifest": "other"}]
     records = [record(0.1 * (index + 1), benchmark="sbu", **changes) for index, changes in enumerate(apart)]
     lines = [dict(row) for row in csv.DictReader(io.StringIO(render(records, style="csv")))]
     values = sorted(float(line.pop("value")) for line in lines)
