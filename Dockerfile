@@ -11,6 +11,6 @@ RUN apt-get update \
 WORKDIR /opt/sam-peft
 COPY . .
 ARG LOCKED=
-RUN make .venv/installed LOCKED=$LOCKED
+RUN make .venv/installed EXTRAS=[peft] LOCKED=$LOCKED
 ENV PATH=/opt/sam-peft/.venv/bin:$PATH
 CMD ["make", "demo"]

@@ -4,6 +4,7 @@ VENV := .venv
 BIN := $(VENV)/bin
 # make demo LOCKED=1 installs the very versions that the committed numbers were made with, instead of the newest that fit;
 # LOCKED=cu12 and LOCKED=cu13 the versions for GPUs with CUDA 12 and 13.
+# EXTRAS=[peft] installs these extras of pyproject.toml with the package.
 LOCK := $(if $(LOCKED),--constraint requirements$(if $(filter cu%,$(LOCKED)),-$(LOCKED)).lock)
 
 # Every editable installation makes setuptools warn of folders named like the package; a clone has none.
@@ -24,7 +25,7 @@ $(BIN)/python:
 	$(BIN)/python -m pip install --quiet --upgrade pip
 
 $(VENV)/installed: pyproject.toml | $(BIN)/python
-	$(INSTALL) --editable .
+	$(INSTALL) --editable '.$(EXTRAS)'
 	touch $@
 
 $(VENV)/installed-dev: $(VENV)/installed

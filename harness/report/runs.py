@@ -213,8 +213,8 @@ def compared_in_terminal(first: Record, second: Record, *, width: int) -> str:
         for name, pair in content["differences"].items()
     ]
     table = Table(heading="", columns=heads("differs in", "A", "B", words=["A", "B"]), rows=rows)
-    words = max(width // 3 - 2, 1)  # a line of the three columns, with the gaps between them
-    lines += ["", *(fitted(table, width=width, words=words) if rows else ["no difference but in their numbers"])]
+    column = max(width // 3 - 2, 1)  # three of them and the gaps between fit
+    lines += ["", *(fitted(table, width=width, text_width=column) if rows else ["no difference but in their numbers"])]
     for name, heading, form in (("scores", "scores (%)", ".2f"), ("cost", "cost", ".4g")):
         numbers: list[list[Value]] = [
             [key, *(Number(value=value, form=form) for value in pair), Number(value=_minus(pair), form=f"+{form}")]

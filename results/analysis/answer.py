@@ -165,20 +165,18 @@ def board(archive: Archive) -> Leaderboard:
 
 def leaderboard_table(of: Leaderboard, rows: Sequence[Standing], names: Sequence[str]) -> str:
     """A line a row: the mean difference to the baseline where there is one, else the difference on each benchmark named; scores; costs."""
-    differences = [""] if has_mean(of) else list(names)
-    heads = ["method", *(["mean difference to " + of.baseline] if has_mean(of) else [])]
-    for name in names:
-        heads += [of.columns[name].name, *([f"difference to {of.baseline}"] if name in differences else [])]
-    heads += ["encoder parameters", "step time", "merges"]
+    mean, titles = has_mean(of), [of.columns[name].name for name in names]
+    change = f"difference to {of.baseline}"
+    scored = [f"mean {change}", *titles] if mean else [head for title in titles for head in (title, change)]
+    heads = ["method", *scored, "encoder parameters", "step time", "merges"]
     table = [f"| {' | '.join(heads)} |", f"|---|{'---:|' * (len(heads) - 2)}---|"]
 
-    def changed(row: Standing, name: str) -> list[str]:
-        difference = against(row, name) if name in differences else None
-        empty = "" if row.row == of.baseline else "–"
-        return [with_interval(difference) if difference else empty] if name in differences else []
+    def difference_of(row: Standing, name: str) -> str:
+        difference = against(row, name)
+        return with_interval(difference) if difference else "" if row.row == of.baseline else "–"
 
     for row in rows:
-        cells = changed(row, "")
+        cells = [difference_of(row, "")] if mean else []
         for name in names:
             cell = row.cells[name]
             score = (
@@ -187,7 +185,7 @@ def leaderboard_table(of: Leaderboard, rows: Sequence[Standing], names: Sequence
                 else cell.code.replace(MISSING, "–")
             )
             collapsed = " (collapsed)" if cell.collapsed else ""
-            cells += [f"{score}{collapsed}", *changed(row, name)]
+            cells += [f"{score}{collapsed}"] if mean else [f"{score}{collapsed}", difference_of(row, name)]
         time = "1×" if row.row == of.baseline else f"{row.time.value:.2f}×" if row.time else "–"
         trained = short_number(row.encoder) if row.encoder is not None else "–"
         table.append(f"| {' | '.join([row.row, *cells, trained, time, row.merges or '–'])} |")

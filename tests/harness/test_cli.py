@@ -182,16 +182,18 @@ def test_in_a_folder_whose_name_is_no_text_paths_that_are_text_are_accepted(
     bad.mkdir()
     monkeypatch.chdir(bad)
     (bad / "card.yaml").write_text("{data: sample, backbone: tiny, image_size: 64}")
-    seen = []
+    commands: list[str] = []
 
-    def noted(arguments: Any, settings: Any) -> int:
-        seen.append(arguments.command)
+    def kept_command(arguments: Any, settings: Any) -> int:
+        commands.append(arguments.command)
         return 0
 
-    monkeypatch.setattr("harness.run.run", noted)
+    monkeypatch.setattr("harness.run.run", kept_command)
     words = f"--methods lora --datasets kvasir --checkpoint none --protocol {bad}/card.yaml --results {tmp_path}/runs"
     assert run(words.split()) == 0
-    assert f"{tmp_path}/a\\udcff/card.yaml" in seen[0].encode().decode(), "a sweep's file has the command"
+    (label,) = commands
+    assert f"{tmp_path}/a\\udcff/card.yaml" in label
+    assert label.encode(), "a sweep's file has it"
     monkeypatch.undo()
     monkeypatch.chdir(bad)
     assert run([*words.split(), "--plan"]) == 0
