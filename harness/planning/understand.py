@@ -4,6 +4,7 @@ the command line says nothing. No torch here."""
 from __future__ import annotations
 
 import argparse
+import itertools
 import re
 import sys
 from collections.abc import Iterable, Mapping, Sequence
@@ -24,7 +25,7 @@ from harness.planning.tuning import Tuning, parse_tune, tried_fields
 from harness.protocols.load import load_protocol, resolve
 from harness.registry import BENCHMARKS, METHODS, Registry, dataset_name, is_own, method_config_class
 from harness.settings import Settings, named_table
-from harness.studies import MOST_SEEDS, grid_of, is_rule, load_study
+from harness.studies import MOST_SEEDS, choices_of, grid_of, is_rule, load_study
 from harness.system.errors import UsageError
 from harness.system.files import require_text
 
@@ -138,6 +139,7 @@ def understand(arguments: argparse.Namespace, settings: Settings) -> Understood:
         values.pop("decoders", None)
     typed = split_overrides(overrides)
     overrides = {**values.pop("set", {}), **overrides}
+    choose = values.pop("choose", {})
     if arguments.methods:
         values["entries"] = tuple(parse_entry(word) for word in expand(arguments.methods, all_methods()))
     if "entries" in values:
@@ -146,6 +148,7 @@ def understand(arguments: argparse.Namespace, settings: Settings) -> Understood:
             replace(entry, options={**typed[1].get(METHODS.resolve(entry.method), {}), **entry.options})
             for entry in values["entries"]
         )
+        values["entries"] = tuple(row for entry in values["entries"] for row in _with_choices(entry, choose))
     folders: dict[str, Path] = {}
     own_names: list[str] = []
     if arguments.datasets:
@@ -211,6 +214,17 @@ def understand(arguments: argparse.Namespace, settings: Settings) -> Understood:
     return Understood(request=request, cluster_overrides=of_cluster, tuning=tuning, note=note)
 
 
+def _with_choices(entry: Variant, choose: Mapping[str, Sequence[Any]]) -> list[Variant]:
+    """A row under every value that its seeds choose from, each under the row's own name."""
+    grid = choices_of(entry.method, entry.options, choose)
+    return [
+        replace(entry, label=entry.name, options={**entry.options, **dict(zip(grid, values, strict=True))})
+        if grid
+        else entry
+        for values in itertools.product(*grid.values())
+    ]
+
+
 def _benchmarks(words: str, settings: Settings) -> tuple[tuple[str, ...], dict[str, Path], list[str]]:
     """The words of ``--datasets`` as names; the folders of those that have one, by ``NAME=DIR`` or the settings; and the names of
     the user's own data sets.
@@ -264,6 +278,10 @@ def tuning_of(arguments: argparse.Namespace, request: Request) -> Tuning | None:
         if arguments.tune_seeds or arguments.tune_on:
             raise UsageError("--tune-seeds and --tune-on say how to tune; say what with --tune lr=1e-4,3e-4,1e-3")
         return None
+    if arguments.study and study.choose and (options := [name for name in chosen["grids"] if not is_rule(name)]):
+        raise UsageError(
+            f"--tune {options[0]}: the study {study.name} chooses options for each seed ('choose'); leave --tune away"
+        )
     fixed = [name for name in chosen["grids"] if is_rule(name) and name in set_rules]
     if fixed and arguments.tune and arguments.tune != ["card"]:
         raise UsageError(f"--set {fixed[0]} and --tune {fixed[0]} are of one rule; give one of them")
@@ -295,6 +313,7 @@ def _of_study(name: str, backbone: str | None) -> dict[str, Any]:
         "seeds": study.seeds,
         "backbones": study.backbones,
         "decoders": study.decoders,
+        "choose": study.choose,
         "set": {**study.set, **under, **({"budget": study.budget} if study.budget else {})},
     }
 

@@ -14,7 +14,7 @@ from pydantic import Field as Bound
 from harness.check import from_mapping
 from harness.evaluation.conventions import LABELS, METRICS
 from harness.models.known import TIMM, known_backbones
-from harness.registry import BENCHMARKS, METHODS, method_config_class
+from harness.registry import BENCHMARKS, METHODS, method_config, method_config_class
 from harness.system.errors import UsageError, did_you_mean
 from harness.system.files import checked_name
 from harness.system.yaml_files import read_yaml
@@ -138,6 +138,8 @@ class Study:
             then has what validation chose.
         tune_seeds: seeds of the trials.
         tune_on: benchmarks that choose for all; empty where each chooses its own.
+        choose: field of the methods' configurations -> values, every one of which runs under every seed; on reading, of each seed the run
+            with the best validation score counts (`choices_of`, docs/tables.md).
         table: how the table looks.
     """
 
@@ -157,6 +159,7 @@ class Study:
     tune: dict[str, Grid] = field(default_factory=dict)
     tune_seeds: Seeds = (0,)
     tune_on: BenchmarkNames = ()
+    choose: dict[str, Grid] = field(default_factory=dict)
     table: TableLayout = field(default_factory=TableLayout)
 
 
@@ -214,10 +217,26 @@ def study_from_dict(data: Any, *, name: str) -> Study:
             raise UsageError(f"{where}: by_backbone: unknown backbone {backbone!r}{did_you_mean(backbone, names)}")
     if both := sorted(study.by_backbone.keys() & set(study.backbones)):
         raise UsageError(f"{where}: by_backbone: {both[0]} is one of its backbones, whose rules are in 'set'")
+    if study.choose and any(not is_rule(name) for name in study.tune):
+        raise UsageError(f"{where}: tune and choose are two ways to choose options; give one of them")
+    for name in study.choose:
+        _check_choice(name, where=where)
     baseline = study.table.baseline
     if baseline and baseline not in labels:
         raise UsageError(f"{where}: table.baseline {baseline!r} is no entry{did_you_mean(baseline, labels)}")
     return study
+
+
+def _check_choice(name: str, *, where: str) -> None:
+    """Raises UsageError: a choice of what is no option of a method."""
+    whose, dot, option = name.rpartition(".")
+    if is_rule(name):
+        raise UsageError(
+            f"{where}: choose: {name} is no option of a method; a rule is chosen with tune, or set for all"
+        )
+    known = [each.name for each in fields(method_config_class(METHODS.resolve(whose)))] if dot else [option]
+    if option not in known:
+        raise UsageError(f"{where}: choose: {whose} has no field {option!r}{did_you_mean(option, known)}")
 
 
 RULES_BY = "decoder"
@@ -257,3 +276,26 @@ def grid_of(method: str, options: Mapping[str, Any], grids: Mapping[str, Sequenc
     if "decoder_lr" in rules and ("encoder_lr" in of_method or options.get("encoder_lr") is not None):
         of_method.pop("lr", None)  # what it trains in the encoder has this rate, all else the decoder's
     return of_method
+
+
+def choices_of(method: str, options: Mapping[str, Any], choose: Mapping[str, Sequence[Any]]) -> dict[str, list[Any]]:
+    """Option -> the values that each seed of a row chooses from; nothing for a row whose own parts do not train.
+
+    A method that ``choose`` names (``full.encoder_lr``) has the grids of its name alone, any other those without a method (``lr``). An
+    option that the row sets is not chosen.
+
+    Raises:
+        UsageError, MethodError: an unknown method, or options that it does not take.
+    """
+    config = method_config(method, options)
+    if not config.trains or not (config.trains_encoder or config.freezes_decoder):
+        return {}
+    named = {name.rpartition(".")[2]: list(values) for name, values in choose.items() if _names(name, method)}
+    plain = {name: list(values) for name, values in choose.items() if "." not in name}
+    known = {each.name for each in fields(config)}
+    return {name: values for name, values in (named or plain).items() if name in known and name not in options}
+
+
+def _names(grid: str, method: str) -> bool:
+    whose, dot, _ = grid.rpartition(".")
+    return bool(dot) and METHODS.resolve(whose) == METHODS.resolve(method)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections import Counter
 from pathlib import Path
 from typing import Any, get_args
 
@@ -11,7 +12,7 @@ from harness.archive.schema import Record, Run
 from harness.archive.store import RecordStore
 from harness.comparison.names import SCORE_TITLES
 from harness.models.catalog import backbone_shape
-from harness.planning.plan import Plan
+from harness.planning.plan import Plan, plan
 from harness.planning.request import Variant
 from harness.planning.understand import understand
 from harness.protocols.load import load_protocol
@@ -115,6 +116,11 @@ GOOD: dict[str, Any] = {"title": "t", "benchmarks": ["kvasir"], "entries": ["lor
         ({"tune": {"lr": [1e-3]}}, "tune.lr=.* must be at least two different values"),
         ({"seeds": [-1]}, "seeds.0=-1 must be greater than or equal to 0"),
         ({"table": {"baseline": "loraa"}}, "did you mean 'lora'"),
+        ({"choose": {"lrr": [1, 2]}}, "choose: lrr is no option of a method"),
+        ({"choose": {"decoder_lr": [1e-4, 1e-3]}}, "decoder_lr is no option .* tune, or set"),
+        ({"choose": {"full.encoder_rate": [1, 2]}}, "did you mean 'encoder_lr'"),
+        ({"choose": {"lr": [1e-3]}}, "choose.lr=.* must be at least two different values"),
+        ({"choose": {"lr": [1e-4, 1e-3]}, "tune": {"lora.rank": [3, 6]}}, "tune and choose are two ways"),
         ({"by_backbone": {"vitb": {"image_size": 512}}}, "did you mean 'vit_b'"),
         ({"backbones": ["vit_b"], "by_backbone": {"vit_b": {"image_size": 512}}}, "vit_b is one of its backbones"),
     ],
@@ -131,6 +137,42 @@ def test_the_grid_of_one_method_counts_before_that_of_all(method: str) -> None:
     assert grid_of(method, {}, grids) == {"lr": [1e-4, 1e-3]}
     assert grid_of("lora", {}, grids) == {"lr": [1e-2, 1e-1]}
     assert grid_of("lora", {"lr": 1.0}, grids) == {}
+
+
+CHOOSE = """
+title: mine
+protocol: demo
+benchmarks: kvasir
+entries: [zeroshot, decoder, {label: mine, method: lora}, {method: ssf, label: fixed, options: {lr: 5.0e-4}}, full]
+set: {decoder_lr: 1.0e-4}
+choose: {lr: [1.0e-4, 1.0e-3, 1.0e-2], full.encoder_lr: [1.0e-5, 1.0e-4]}
+seeds: [7, 8]
+"""
+
+
+def test_a_study_that_chooses_runs_every_value_under_every_seed_with_the_keys_of_its_options(samples, tmp_path) -> None:
+    def planned(*words: str) -> Plan:
+        request = understand(parser().parse_args([*words, "--results", str(tmp_path)]), Settings()).request
+        return plan(request, prepare_samples=lambda name: samples)
+
+    (tmp_path / "mine.yaml").write_text(CHOOSE)
+    by_study = ("--study", str(tmp_path / "mine.yaml"))
+    made = planned(*by_study)
+    counts = Counter((run.variant, run.seed) for run in runs_of(made))
+    for row, count in {"zeroshot": 1, "decoder": 1, "mine": 3, "fixed": 1, "full": 2}.items():
+        assert [counts[row, seed] for seed in (7, 8)] == [count, count], row
+    assert not any(run.tuning for run in runs_of(made))
+    assert len(made.keys["mine", "kvasir"]) == 6
+
+    same = ("--datasets", "kvasir", "--protocol", "demo", "--seeds", "7,8", "--set", "decoder_lr=1e-4")
+    by_hand = planned("--methods", "lora", *same, "--set", "lora.lr=1e-3")
+    of_study = [run.key for run in runs_of(made) if run.method_config.get("lr") == 1e-3]
+    assert of_study == [run.key for run in runs_of(by_hand)]
+
+    named = planned(*by_study, "--methods", "lora[rank=6],bitfit,ssf", "--set", "ssf.lr=1e-3", "--seeds", "7,")
+    assert Counter(run.variant for run in runs_of(named)) == {"lora[rank=6]": 3, "bitfit": 3, "ssf[lr=1e-3]": 1}
+    with pytest.raises(UsageError, match="--tune lr: the study mine chooses"):
+        planned(*by_study, "--tune", "lr=1e-4,1e-3")
 
 
 STUDY = "title: mine\nprotocol: demo\nbenchmarks: [kvasir, leaf]\nentries: [decoder, lora]\nseeds: 3\n"
