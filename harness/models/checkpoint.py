@@ -71,7 +71,9 @@ def require_checkpoint_file(path: Path | None) -> None:
     """Refuse a path of no file, before torch is loaded to read it. Raises UsageError: there is none."""
     if path is not None and not path.is_file():
         what = "is a folder" if path.is_dir() else "does not exist"
-        raise UsageError(f"checkpoint {path} {what}; give the path of a .pth or .safetensors file, or --checkpoint published to download the authors'")
+        raise UsageError(
+            f"checkpoint {path} {what}; give the path of a .pth or .safetensors file, or --checkpoint published for the authors' weights"
+        )
 
 
 def read_tensors(path: Path) -> dict[str, Tensor]:
