@@ -44,6 +44,7 @@ from harness.models.attention_choice import Choice, apply_choice, choose, in_wor
 from harness.models.catalog import backbone_shape
 from harness.models.fingerprints import fingerprint
 from harness.models.segmenter import count_parameters
+from harness.planning.data import selects_by
 from harness.planning.memory import with_less_memory
 from harness.planning.request import Job
 from harness.protocols.card import Protocol
@@ -191,7 +192,7 @@ class Experiment:
         self.parameters = count_parameters(segmenter)
         embeddings = self.scoring.remember_frozen(segmenter, method)
         scored = self.data.tests if self.rules.quirks.selection == "released" else {"val": self.data.val}
-        metric = self.data.benchmark.selection_metric
+        metric = selects_by(self.run)
 
         def validate() -> dict[str, float]:
             scores, _ = self.scoring.scores(segmenter, scored, metrics=(metric,), stage="validation", workers=workers)
@@ -260,8 +261,9 @@ class Experiment:
             )
         if "last" not in scores:
             scores["last"] = scores["best"]
-        validated = [entry["val"] for entry in trained.history if entry["epoch"] == trained.selected_epoch]
-        scores["best"] = {"val": validated[0], **scores["best"]} if validated else scores["best"]
+        validated = {entry["epoch"]: entry["val"] for entry in trained.history}
+        for model, epoch in {"best": trained.selected_epoch, "last": len(trained.history)}.items():
+            scores[model] = {"val": validated[epoch], **scores[model]} if epoch else scores[model]
         folded: dict[str, str] = {}  # fingerprint of a fully folded model -> the first variant tested with it
         for mode in (mode for mode in self.rules.merge if mode in method.merge_modes):
             merged, merging = self._attached()

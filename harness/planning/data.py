@@ -12,8 +12,9 @@ from functools import cache
 from pathlib import Path
 from typing import Any
 
-from harness.archive.schema import CONTENT, Record, content_hash
+from harness.archive.schema import CONTENT, Record, Run, content_hash
 from harness.datasets.base import Benchmark, DataOptions, DatasetError, Pair, Splits
+from harness.evaluation.conventions import OF_TASK
 from harness.models.decoders import LABELLING
 from harness.protocols.card import Protocol
 from harness.protocols.load import from_rules
@@ -67,6 +68,13 @@ def require_task(benchmark: str, task: str, rules: Protocol) -> None:
     if labels != (rules.decoder in LABELLING):
         takes = "labels" if rules.decoder in LABELLING else "masks"
         raise UsageError(f"{benchmark}: decoder={rules.decoder} learns {takes}; {names} learn labels, the others masks")
+    if rules.select_by and rules.select_by not in OF_TASK[task]:
+        raise UsageError(f"{benchmark}: select_by={rules.select_by} is none of its metrics: {', '.join(OF_TASK[task])}")
+
+
+def selects_by(run: Run) -> str:
+    """The metric that chooses on a run's validation images: its rules' own, else its benchmark's."""
+    return str(run.rules.get("select_by") or BENCHMARKS.get(run.benchmark).selection_metric)
 
 
 def manifest_hash(splits: Splits, *, folds: bool = False) -> str:

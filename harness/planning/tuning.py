@@ -16,6 +16,7 @@ from harness.archive.files import SIDECARS
 from harness.archive.schema import Record, Run, is_from_more
 from harness.archive.store import RecordStore
 from harness.evaluation.conventions import higher_is_better
+from harness.planning.data import selects_by
 from harness.planning.plan import Plan, plan
 from harness.planning.request import Request, Variant
 from harness.registry import BENCHMARKS, METHODS, method_config_class
@@ -118,16 +119,16 @@ def plan_trials(request: Request, tuning: Tuning, **how: Any) -> tuple[Plan, lis
     rows = [(entry, tuning.of_row(entry)) for entry in compared]
     _check_grids(rows, tuning.grids, request.entries)
     benchmarks = tuple(BENCHMARKS.resolve(name) for name in tuning.on or request.benchmarks)
-    metrics = {name: BENCHMARKS.get(name).selection_metric for name in benchmarks}
+    rows = [(entry, grid) for entry, grid in rows if grid]
+    entries = [_with(entry, grid, values) for entry, grid in rows for values in itertools.product(*grid.values())]
+    planned = plan(replace(request, entries=tuple(entries), benchmarks=benchmarks, seeds=tuning.seeds), **how)
+    metrics = {job.run.benchmark: selects_by(job.run) for job in planned.jobs}
     if tuning.on and len(set(map(higher_is_better, metrics.values()))) > 1:
         named = ", ".join(f"{metric} of {name}" for name, metric in metrics.items())
         raise UsageError(
             f"--tune-on: of {named} some are better higher and some lower, so their mean chooses nothing; name "
             "benchmarks of one kind"
         )
-    rows = [(entry, grid) for entry, grid in rows if grid]
-    entries = [_with(entry, grid, values) for entry, grid in rows for values in itertools.product(*grid.values())]
-    planned = plan(replace(request, entries=tuple(entries), benchmarks=benchmarks, seeds=tuning.seeds), **how)
     models = {job.run.key: (job.run.backbone, str(job.run.rules["decoder"])) for job in planned.jobs}
     groups = [benchmarks] if tuning.on else [(name,) for name in benchmarks]
     trials = [
@@ -218,16 +219,17 @@ def _with(entry: Variant, grid: Mapping[str, Sequence[Any]], values: Sequence[An
 def _choice(trial: Trials, tuning: Tuning, store: RecordStore) -> dict[str, Any]:
     """What a run says of its tuning; see `harness.archive.schema.Run`."""
     tried: list[dict[str, Any]] = []
+    metric = ""
     codes: dict[str, None] = {}
     for values, keys in trial.runs.items():
         records = [record for key in keys if (record := store.find(key)) is not None]
         codes |= dict.fromkeys(record.code for record in records)
+        metric = selects_by(records[0].run) if records else metric
         scores = [score for record in records if (score := _validated(record)) is not None]
         score = math.fsum(scores) / len(scores) if scores and len(scores) == len(keys) else None
         hours = sum(record.cost.get("wall_time_s", 0.0) for record in records) / 3600
         names = dict(zip(trial.grid, values, strict=True))
         tried.append({"options": names, "score": score, "keys": keys, "hours": round(hours, 5)})
-    metric = BENCHMARKS.get(trial.benchmarks[0]).selection_metric
     known = [outcome for outcome in tried if outcome["score"] is not None]
     if not known:
         where = ", ".join(trial.benchmarks)
@@ -252,8 +254,7 @@ def _choice(trial: Trials, tuning: Tuning, store: RecordStore) -> dict[str, Any]
 
 def _validated(record: Record) -> float | None:
     """The validation score that selected the best epoch."""
-    metric = BENCHMARKS.get(record.run.benchmark).selection_metric
-    return record.scores.get("best", {}).get("val", {}).get(metric) if record.code == "OK" else None
+    return record.scores.get("best", {}).get("val", {}).get(selects_by(record.run)) if record.code == "OK" else None
 
 
 def _at_edge(value: Any, grid: Sequence[Any]) -> bool:

@@ -9,10 +9,10 @@ import re
 from dataclasses import dataclass, field
 from typing import Any, Literal
 
-from harness.evaluation.conventions import Conventions
+from harness.evaluation.conventions import LABELS, METRICS, Conventions
 from harness.models.decoders import Decoder
 from harness.models.known import RGB
-from harness.system.errors import shortened
+from harness.system.errors import did_you_mean, shortened
 from harness.system.files import checked_name
 
 Quirk = Literal["released", "intended"]
@@ -105,6 +105,7 @@ class Protocol:
             10, 5, 5 and never applies them, see quirk 13).
         match_class_weight, match_mask_weight, match_dice_weight: the same terms where regions are matched to mask tokens
             (2, 5, 5 in the release); null for those of the loss.
+        select_by: the metric that validation computes and the best checkpoint is chosen by; empty for the benchmark's own.
         select_every: epochs between two validations, of which the best checkpoint is kept. A method that needs more epochs for as many
             weight updates (``budget: updates``) is validated as often as the others.
         patience: stop after so many validations in a row without a better one; 0 never stops early.
@@ -172,6 +173,7 @@ class Protocol:
     match_class_weight: float | None = None
     match_mask_weight: float | None = None
     match_dice_weight: float | None = None
+    select_by: str = ""
     select_every: int = 1
     patience: int = 0
     checkpoint_minutes: float = 10.0
@@ -195,6 +197,8 @@ class Protocol:
             if value is not None and not least <= value <= most:
                 raise ValueError(f"{name}={shortened(value)} must be at least {least} and at most {most}")
         _check_pattern(self.group)
+        if self.select_by and self.select_by not in (known := (*METRICS, *LABELS)):
+            raise ValueError(f"select_by={shortened(self.select_by)} is no metric{did_you_mean(self.select_by, known)}")
         for name in ("lr", "decoder_lr", "eps", "checkpoint_minutes"):
             if (rate := getattr(self, name)) is not None and not rate > 0:
                 raise ValueError(f"{name}={rate} must be above 0")

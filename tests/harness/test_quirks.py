@@ -148,7 +148,7 @@ def test_the_foreground_in_a_record_is_the_best_checkpoints_whatever_selects(tmp
         for quirk in ("released", "intended")
     ]
     assert [record.selected_epoch for record in records] == [2, 2]
-    assert records[0].scores["last"] == records[1].scores["last"]
+    assert records[0].scores["last"]["test"] == records[1].scores["last"]["test"]
     assert records[0].foreground == records[1].foreground
 
 

@@ -45,6 +45,7 @@ def finished(tmp_path_factory: pytest.TempPathFactory) -> Finished:
         "merge": ["exact", "calibrated"],
         "calibration_images": CALIBRATION,
         "precision": "bf16",
+        "select_by": "iou",
     }
     job = job_of(root, "naslora", {"search_start_epoch": 0}, **rules)
     with pytest.MonkeyPatch.context() as patch:
@@ -144,10 +145,14 @@ def test_calibration_sees_training_images_and_the_deviation_held_out_ones(finish
     assert abs(moved["train"] - moved["val"]) > 1e-2 * moved["train"], "or the images would make no difference"
 
 
-def test_the_validation_score_is_that_of_the_best_epoch(finished: Finished) -> None:
-    metric = finished.data.benchmark.selection_metric
-    assert finished.record.scores["best"]["val"] == finished.record.history[0]["val"]
-    assert finished.record.history[0]["val"][metric] != finished.record.history[1]["val"][metric]
+def test_validation_has_the_cards_metric_of_the_best_epoch_and_of_the_last(finished: Finished) -> None:
+    assert finished.data.benchmark.selection_metric != "iou"
+    for variant, epoch in {"best": 0, "last": 1}.items():
+        segmenter, _ = built(finished, variant)
+        scores = ious(finished, segmenter, finished.data.val)
+        expected = {"iou": pytest.approx(sum(scores.values()) / len(scores), abs=1e-6)}
+        assert finished.record.scores[variant]["val"] == finished.record.history[epoch]["val"] == expected
+    assert finished.record.history[0]["val"] != finished.record.history[1]["val"]
 
 
 def test_the_images_scores_are_those_of_their_variant(finished: Finished) -> None:
