@@ -13,11 +13,12 @@ from typing import TYPE_CHECKING, Any, cast
 
 from harness.archive.archive import identity
 from harness.archive.schema import Code, Record, Run, chosen_from
+from harness.comparison.choices import chosen_of
 from harness.comparison.names import SCORE_TITLES, method_rank, method_title
 from harness.comparison.scores import MISSING
 from harness.protocols.keys import content_hash, first_names, hashed_options, hashed_rules, options_with_later
 from harness.registry import of_config
-from harness.studies import Entry, Study, grid_of
+from harness.studies import Entry, Study, choices_of, grid_of
 
 if TYPE_CHECKING:
     import pandas as pd
@@ -68,7 +69,11 @@ def rows_of_study(runs: pd.DataFrame, study: Study) -> pd.DataFrame:
     for entry in study.entries:
         of_method = runs[runs["method"] == entry.method]
         here = _where(of_method, partial(is_entry, options=entry.options))
-        if grid := grid_of(entry.method, entry.options, study.tune):
+        free = choices_of(entry.method, entry.options, study.choose)
+        if free:
+            here = _where(of_method, partial(is_entry, options=entry.options, free=free))
+            here = chosen_of(here[here["benchmark"].isin(study.benchmarks) & here["seed"].isin(study.seeds)], free)
+        elif grid := grid_of(entry.method, entry.options, study.tune):
             here = _most_tried(_where(here, _is_chosen), study, grid)
         else:  # an option that a row names is not tuned, even where another study has tuned it
             alone = _where(here, partial(_changes_only, options=entry.options))
@@ -111,13 +116,13 @@ def _in_words(method: str, options: Mapping[str, Any], *, note: str = "") -> str
     return method_title(method) + (f" ({', '.join(words)})" if words else "")
 
 
-def is_entry(record: Record, options: Mapping[str, Any]) -> bool:
-    """Whether a run's configuration is the protocol's with only ``options``, and what tuning chose, changed."""
+def is_entry(record: Record, options: Mapping[str, Any], free: Collection[str] = ()) -> bool:
+    """Whether a run's configuration is the protocol's with only ``options``, what tuning chose and ``free`` options changed."""
     config = options_with_later(record.run.method, record.run.method_config)
     config, wanted = plain_values(config), plain_values(first_names(options))
     has_them = all(name in config and value == config[name] for name, value in wanted.items())
     chosen = record.run.tuning.get("chosen", {})
-    return has_them and record.run.changed.keys() <= options.keys() | chosen.keys()
+    return has_them and record.run.changed.keys() <= {*options, *chosen, *free}
 
 
 def _is_chosen(record: Record) -> bool:

@@ -13,7 +13,7 @@ from harness.comparison.frames import is_entry, placeholder, row_name
 from harness.comparison.papers import Papers
 from harness.report.formats import SUFFIX, Format, Page, write
 from harness.report.scores import score_page
-from harness.studies import Entry, Study, load_study, study_names
+from harness.studies import Entry, Study, choices_of, load_study, study_names
 from harness.system.errors import UsageError, did_you_mean, os_reason
 from harness.system.files import write_atomically
 from harness.system.streams import say_skipped
@@ -114,11 +114,14 @@ def of_runs(records: Iterable[Record], runs: Iterable[Run]) -> list[Record]:
 def narrowed(study: Study, runs: Sequence[Run]) -> Study:
     """The study with the seeds, benchmarks, backbones, methods and protocol of ``runs``, which the command line may have replaced."""
     entries: dict[str, Entry] = {}
+    free = {entry.label: choices_of(entry.method, entry.options, study.choose) for entry in study.entries}
     for run in runs:
         fitting = [
-            entry for entry in study.entries if entry.method == run.method and is_entry(placeholder(run), entry.options)
+            entry
+            for entry in study.entries
+            if entry.method == run.method and is_entry(placeholder(run), entry.options, free[entry.label])
         ]
-        for entry in fitting or [Entry(label=row_name(run), method=run.method, options=run.changed)]:
+        for entry in fitting or [_further(run, runs, study)]:
             entries.setdefault(entry.label, entry)
     order = {entry.label: number for number, entry in enumerate(study.entries)}
     rows = sorted(entries.values(), key=lambda entry: order.get(entry.label, len(order)))
@@ -132,6 +135,15 @@ def narrowed(study: Study, runs: Sequence[Run]) -> Study:
         seeds=tuple(sorted({run.seed for run in runs})),
         table=replace(study.table, paper=of_papers),
     )
+
+
+def _further(run: Run, runs: Sequence[Run], study: Study) -> Entry:
+    """The row of a run that the study does not list; of options that it chooses only those vary that the command left open."""
+    values = [other.method_config for other in runs if other.variant == run.variant]
+    choices = choices_of(run.method, {}, study.choose)
+    free = {name for name in choices if len({str(config.get(name)) for config in values}) > 1}
+    options = {name: value for name, value in run.changed.items() if name not in free}
+    return Entry(label=row_name(run, tuned=free), method=run.method, options=options)
 
 
 def finished_table(

@@ -145,6 +145,7 @@ protocol: demo
 benchmarks: kvasir
 entries: [zeroshot, decoder, {label: mine, method: lora}, {method: ssf, label: fixed, options: {lr: 5.0e-4}}, full]
 set: {decoder_lr: 1.0e-4}
+table: {metrics: [iou], scores: [last]}
 choose: {lr: [1.0e-4, 1.0e-3, 1.0e-2], full.encoder_lr: [1.0e-5, 1.0e-4]}
 seeds: [7, 8]
 """
@@ -173,6 +174,22 @@ def test_a_study_that_chooses_runs_every_value_under_every_seed_with_the_keys_of
     assert Counter(run.variant for run in runs_of(named)) == {"lora[rank=6]": 3, "bitfit": 3, "ssf[lr=1e-3]": 1}
     with pytest.raises(UsageError, match="--tune lr: the study mine chooses"):
         planned(*by_study, "--tune", "lr=1e-4,1e-3")
+
+    def table(planned: Plan) -> list[str]:
+        for job in planned.jobs:  # seed 7 validates best at 1e-3 and tests worst there, seed 8 at 1e-2
+            best = {"lr": {7: 1e-3, 8: 1e-2}[job.run.seed], "encoder_lr": 1e-5}
+            is_best = all(job.run.method_config.get(name, value) in (value, None) for name, value in best.items())
+            test = 0.1 * (job.run.seed - 6) if is_best else 0.9
+            last = {"val": {"s_measure": 0.8 if is_best else 0.7}, "test": {"iou": test}}
+            record = Record(
+                run=job.run, key=job.run.key, code="OK", scores={"best": {"test": {"iou": 1.0}}, "last": last}
+            )
+            RecordStore(tmp_path).write(record)
+        text, _ = finished_table(runs_of(planned), tmp_path, study=by_study[1])
+        return [line for line in text.splitlines() if line.startswith("| ")][1:]
+
+    assert [line.split(" | ")[1].split()[0] for line in table(made)] == ["15.0", "15.0", "15.0", "**90.0", "15.0"]
+    assert [line.split(" | ")[0] for line in table(named)] == ["| LoRA (rank=6)", "| BitFit", "| SSF (lr=0.001)"]
 
 
 STUDY = "title: mine\nprotocol: demo\nbenchmarks: [kvasir, leaf]\nentries: [decoder, lora]\nseeds: 3\n"

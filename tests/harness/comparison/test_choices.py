@@ -1,0 +1,68 @@
+"""Of each seed's runs validation chooses one, and a group that cannot choose yet shows why."""
+
+from __future__ import annotations
+
+import math
+
+import pandas as pd
+import pytest
+
+from harness.archive.schema import Record
+from harness.comparison.choices import choose_runs, chosen_of
+from harness.planning.request import Variant
+from harness.system.errors import UsageError
+from tests.harness.planned import plan_of
+
+GRID = {"lr": [1e-4, 1e-3, 1e-2]}
+
+
+@pytest.mark.parametrize(
+    ("outcomes", "chosen"),
+    [
+        ([0.7, 0.8, 0.6], [1e-3]),
+        ([0.7, 0.8, 0.8], [1e-3]),  # of equals the lower rate
+        ([0.7, 0.1, "DIVERGED"], [1e-4]),
+        (["DIVERGED", "BLANK", 0.1], [1e-2]),  # a collapsed run has the score that it has
+        (["DIVERGED", "DIVERGED", "BLANK"], [1e-4]),  # the gap shows a code
+        ([0.7, "OOM", 0.8], [1e-3]),  # which has to run again, and the cell says so
+        ([0.7, 0.8], []),  # the third has not run
+        ([-0.3, -0.2, -0.4], [1e-3]),
+    ],
+)
+def test_the_best_at_the_end_is_chosen(outcomes: list[float | str], chosen: list[float]) -> None:
+    lines = [
+        {
+            "seed": seed, "lr": rate, "code": outcome if isinstance(outcome, str) else "OK",
+            "validation": math.nan if isinstance(outcome, str) else outcome,
+        }
+        for seed, of_seed in {1: outcomes, 2: [0.5, 0.4, 0.3]}.items()
+        for outcome, rate in zip(of_seed, GRID["lr"], strict=False)
+    ]  # fmt: skip
+    frame = pd.DataFrame(lines[::-1])
+    made = choose_runs(frame, GRID, within=["seed"])
+    assert list(made[made["seed"] == 1]["lr"]) == chosen
+    assert list(made[made["seed"] == 2]["lr"]) == [1e-4]
+
+
+def test_runs_under_other_rules_or_values_choose_for_themselves_and_errors_are_better_low(tmp_path) -> None:
+    def records(**rules: float) -> list[Record]:
+        rates = [Variant(method="lora", options={"lr": rate}) for rate in (1e-4, 1e-3, 1e-1)]
+        jobs = plan_of(tmp_path, *rates, **rules).jobs
+        scores = [{"last": {"val": {"ber": value}}} for value in (0.3, 0.2, 0.1)]
+        return [Record(run=j.run, key=j.run.key, code="OK", scores=s) for j, s in zip(jobs, scores, strict=True)]
+
+    def frame(made: list[Record]) -> pd.DataFrame:
+        names = ("method", "backbone", "checkpoint", "protocol_hash", "manifest", "benchmark", "seed")
+        return pd.DataFrame(
+            {**{name: getattr(r.run, name) for name in names}, "code": r.code, "record": r} for r in made
+        )
+
+    both = [*records(), *records(weight_decay=0.5)]
+    made = chosen_of(frame(both), {"lr": ["1e-4", 1e-3]})
+    assert [(r.run.method_config["lr"], r.run.rules["weight_decay"]) for r in made["record"]] == [
+        (1e-3, 1e-4),
+        (1e-3, 0.5),
+    ]
+    older = [Record(run=r.run, key=r.key, code="OK", scores={"best": {"val": {"ber": 0.1}}}) for r in both]
+    with pytest.raises(UsageError, match="earlier version"):
+        chosen_of(frame(older), {"lr": [1e-4, 1e-3]})
