@@ -80,8 +80,8 @@ def main(argv: list[str] | None = None) -> int:
     from harness.models.catalog import backbone_shape, require_stands, resolve_backbone
     from harness.models.decoders import LABELLING
     from harness.models.published import weights_file
-    from harness.planning.request import method_row, split_overrides
-    from harness.planning.understand import all_methods, expand, parse_entry, require_rows
+    from harness.planning.request import configured, split_overrides
+    from harness.planning.understand import all_methods, expand, parse_row, require_rows
     from harness.protocols.load import for_backbone, load_protocol
 
     general, by_method = split_overrides(parse_assignments(arguments.set))
@@ -92,9 +92,9 @@ def main(argv: list[str] | None = None) -> int:
     protocol = for_backbone(card, backbone)
     backbone_shape(backbone, protocol.image_size)
     require_stands(protocol.decoder, backbone)
-    compared = [parse_entry(word) for word in expand(arguments.methods, all_methods())]
+    compared = [parse_row(word) for word in expand(arguments.methods, all_methods())]
     require_rows(by_method, compared)
-    rows = [method_row(entry, protocol, by_method, backbone) for entry in compared]
+    rows = [configured(row, protocol, by_method, backbone) for row in compared]
     checkpoint = weights_file(arguments.checkpoint, backbone) if arguments.checkpoint is not None else None
     store = CostStore(results_of(arguments))
 

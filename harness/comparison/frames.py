@@ -18,7 +18,7 @@ from harness.comparison.names import SCORE_TITLES, method_rank, method_title
 from harness.comparison.scores import MISSING
 from harness.protocols.keys import content_hash, first_names, hashed_options, hashed_rules, options_with_later
 from harness.registry import of_config
-from harness.studies import Entry, Study, choices_of, grid_of
+from harness.studies import Row, Study, choices_of, grid_of
 
 if TYPE_CHECKING:
     import pandas as pd
@@ -83,9 +83,9 @@ def rows_of_study(runs: pd.DataFrame, study: Study) -> pd.DataFrame:
     return pd.concat(parts, ignore_index=True)
 
 
-def study_lines(study: Study) -> list[tuple[str, Entry, str]]:
+def study_lines(study: Study) -> list[tuple[str, Row, str]]:
     """(name, entry, scored model) of each row of a study: one an entry and model of it that is scored."""
-    lines: list[tuple[str, Entry, str]] = []
+    lines: list[tuple[str, Row, str]] = []
     for entry in study.entries:
         scores = entry.scores or study.table.scores
         for model in scores:
@@ -94,7 +94,7 @@ def study_lines(study: Study) -> list[tuple[str, Entry, str]]:
     return lines
 
 
-def entry_name(entry: Entry) -> str:
+def entry_name(entry: Row) -> str:
     """The name of an entry of a study: its label, or without one the name in any other table."""
     return entry.label if entry.label != entry.method else _in_words(entry.method, entry.options)
 

@@ -25,7 +25,7 @@ from harness.methods.base import MergeMode, Method
 from harness.methods.parts.placement import MethodError
 from harness.models.attention_choice import apply_choice, in_words
 from harness.models.segmenter import count_parameters
-from harness.planning.request import MethodRow
+from harness.planning.request import ConfiguredRow
 from harness.protocols.load import as_rules
 from harness.system.errors import UsageError
 from harness.training.device import autocast, reset_peak
@@ -203,7 +203,7 @@ def measure(session: Session, *, report: Callable[[str], None] = lambda line: No
     return _record(session, costs, dropped=roster.dropped)
 
 
-def build_subject(row: MethodRow, session: Session) -> Subject:
+def build_subject(row: ConfiguredRow, session: Session) -> Subject:
     """A fresh segmenter with the row's method attached, built as a run of it would be."""
     protocol = session.protocol
     run = Run(

@@ -21,7 +21,7 @@ from harness.models.checkpoint import read_tensors
 from harness.models.fingerprints import fingerprint, known_to_fit, remember_fit
 from harness.models.published import is_word, published_file
 from harness.planning.data import Images, benchmark_of, data_fingerprint, manifest_hash, require_task
-from harness.planning.request import Job, MethodRow, Request, method_row, split_overrides
+from harness.planning.request import ConfiguredRow, Job, Request, configured, split_overrides
 from harness.protocols.card import Protocol
 from harness.protocols.load import as_rules, for_backbone, load_protocol, protocol_hash, resolve, with_rules
 from harness.registry import BENCHMARKS, METHODS, dataset_name, is_own
@@ -189,7 +189,7 @@ class Names:
     protocol: Protocol
     cards: tuple[Protocol, ...]
     checkpoints: Mapping[str, Pretrained]
-    rows: tuple[MethodRow, ...]
+    rows: tuple[ConfiguredRow, ...]
     benchmarks: tuple[str, ...]
 
 
@@ -210,9 +210,9 @@ def resolve_names(request: Request, report: Callable[[str], None]) -> Names:
         report("loading torch to look into checkpoints")
     checkpoints = {backbone: pretrained(request, backbone, protocol) for backbone in backbones}
     rows = []
-    for backbone, entry in itertools.product(backbones, request.entries):
-        report(f"counting parameters of {entry.name} on {backbone}")  # which takes minutes for some of peft's, once
-        rows.append(method_row(entry, protocol, method_overrides, backbone))
+    for backbone, row in itertools.product(backbones, request.rows):
+        report(f"counting parameters of {row.name} on {backbone}")  # which takes minutes for some of peft's, once
+        rows.append(configured(row, protocol, method_overrides, backbone))
     return Names(
         protocol=protocol,
         cards=tuple(cards) or (protocol,),
@@ -295,9 +295,9 @@ def expand(names: Names, data: Mapping[str, Files], request: Request) -> tuple[d
             of_setting = for_backbone(_own_rules(name, resolve(card, name)), backbone)
             plain = as_rules(of_setting)
             for row in names.rows:
-                if row.backbone != backbone or not row.entry.is_for(name, backbone, of_setting.decoder):
+                if row.backbone != backbone or not row.is_for(name, backbone, of_setting.decoder):
                     continue
-                chosen = {**request.rules.get((name, backbone, of_setting.decoder), {}), **row.entry.rules}
+                chosen = {**request.rules.get((name, backbone, of_setting.decoder), {}), **row.rules}
                 rules = with_rules(of_setting, chosen) if chosen else of_setting
                 _require_fit(row, name, task, rules, request)
                 row_rules = as_rules(rules) if chosen else plain
@@ -310,7 +310,7 @@ def expand(names: Names, data: Mapping[str, Files], request: Request) -> tuple[d
     return jobs, keys, [*one_mask, *odd, *never]
 
 
-def _require_fit(row: MethodRow, benchmark: str, task: str, rules: Protocol, request: Request) -> None:
+def _require_fit(row: ConfiguredRow, benchmark: str, task: str, rules: Protocol, request: Request) -> None:
     """Refuse a row, a benchmark and rules that do not fit each other."""
     require_task(benchmark, task, rules)
     require_stands(rules.decoder, row.backbone)
@@ -340,7 +340,14 @@ def _require_fit(row: MethodRow, benchmark: str, task: str, rules: Protocol, req
 
 
 def _jobs(
-    row: MethodRow, name: str, files: Files, names: Names, request: Request, *, rules: Mapping[str, Any], digest: str
+    row: ConfiguredRow,
+    name: str,
+    files: Files,
+    names: Names,
+    request: Request,
+    *,
+    rules: Mapping[str, Any],
+    digest: str,
 ) -> Iterator[Job]:
     """One job for every seed.
 
@@ -352,7 +359,7 @@ def _jobs(
     # For a method that spares no weight updates both budgets are the same, and so are its runs.
     budget = {} if row.config.spares_weight_updates else {"budget": "epochs"}
     options, row_rules = asdict(row.config), {**rules, **budget}  # seeds share them, and what pricing makes of them
-    benchmarks = [planned for planned in names.benchmarks if planned in (row.entry.benchmarks or names.benchmarks)]
+    benchmarks = [planned for planned in names.benchmarks if planned in (row.benchmarks or names.benchmarks)]
     for seed in request.seeds:
         run = Run(
             method=row.method,
@@ -369,7 +376,7 @@ def _jobs(
             split_rule=files.split_rule,
             data_note=files.note,
             data_fingerprint=files.fingerprint,
-            tuning=dict(row.entry.tuning),
+            tuning=dict(row.tuning),
             changed=dict(row.changed),
             planned_seeds=list(request.seeds),
             planned_benchmarks=list(benchmarks),

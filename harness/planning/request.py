@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import os
 from collections.abc import Mapping
-from dataclasses import asdict, dataclass, field, fields
+from dataclasses import asdict, dataclass, field, fields, replace
 from pathlib import Path
 from typing import Any
 
@@ -14,33 +14,32 @@ from harness.models.catalog import backbone_shape
 from harness.protocols.card import Protocol
 from harness.registry import METHODS, method_config, method_config_class
 from harness.settings import CACHE_GIB
+from harness.studies import Row
 from harness.system.errors import UsageError
 
 
 @dataclass(frozen=True, kw_only=True)
-class Variant:
-    """A row of the comparison: a method with configuration overrides, under the name that tables show.
+class PlannedRow(Row):
+    """A row of a request, with what tuning says of it.
 
     Args:
+        method: any name of it; the row has the canonical one.
         benchmarks: only there; everywhere if empty.
         models: only under these, each a backbone and a decoder; under all if empty.
         rules: rules of the protocol that hold for its runs alone: those of a trial.
         tuning: see `harness.archive.schema.Run`.
+
+    Raises:
+        UsageError: an unknown method.
     """
 
-    method: str
-    options: Mapping[str, Any] = field(default_factory=dict)
-    label: str = ""
     benchmarks: tuple[str, ...] = ()
     models: tuple[tuple[str, str], ...] = ()
     rules: Mapping[str, Any] = field(default_factory=dict)
     tuning: Mapping[str, Any] = field(default_factory=dict)
 
-    @property
-    def name(self) -> str:
-        """The label, else the method with its options, so that two rows of one method have two names."""
-        options = ",".join(f"{name}={value}" for name, value in self.options.items())
-        return self.label or (f"{self.method}[{options}]" if options else self.method)
+    def __post_init__(self) -> None:
+        object.__setattr__(self, "method", METHODS.resolve(self.method))
 
     def is_for(self, benchmark: str, backbone: str, decoder: str) -> bool:
         return (not self.benchmarks or benchmark in self.benchmarks) and (
@@ -53,7 +52,7 @@ class Request:
     """A user's request for a grid of runs.
 
     Args:
-        entries: methods with their options.
+        rows: methods with their options.
         benchmarks: names, canonical or aliases.
         protocol: card name or path of a YAML file.
         overrides: dotted protocol fields from ``--set``.
@@ -69,7 +68,7 @@ class Request:
         skip_missing: leave out benchmarks that are not on disk instead of refusing.
     """
 
-    entries: tuple[Variant, ...]
+    rows: tuple[PlannedRow, ...]
     benchmarks: tuple[str, ...]
     protocol: str
     overrides: Mapping[str, Any] = field(default_factory=dict)
@@ -110,33 +109,29 @@ def split_overrides(overrides: Mapping[str, Any]) -> tuple[dict[str, Any], dict[
 
 
 @dataclass(frozen=True, kw_only=True)
-class MethodRow:
-    """An entry, a method with its options, under a protocol and on a backbone.
+class ConfiguredRow(PlannedRow):
+    """A row under a protocol and on a backbone; it has a label.
 
     Args:
-        method: canonical name.
-        label: what tables call it.
-        changed: the fields of its configuration that differ from the card's own.
+        config: the method's whole configuration.
+        changed: the fields of it that differ from the card's own.
     """
 
-    entry: Variant
     backbone: str
-    method: str
     config: Any
-    label: str
     changed: Mapping[str, Any]
 
 
-def method_row(
-    entry: Variant, protocol: Protocol, overrides: Mapping[str, Mapping[str, Any]], backbone: str
-) -> MethodRow:
-    """The row of an entry.
+def configured(
+    row: PlannedRow, protocol: Protocol, overrides: Mapping[str, Mapping[str, Any]], backbone: str
+) -> ConfiguredRow:
+    """A row with its configuration.
 
     Raises:
-        UsageError: unknown method or field.
+        UsageError: an unknown field.
         MethodError: the placement does not fit the backbone.
     """
-    method = METHODS.resolve(entry.method)
+    method = row.method
     config_class = method_config_class(method)
     known = {f.name for f in fields(config_class)}
     switches = {
@@ -147,7 +142,7 @@ def method_row(
     values: dict[str, Any] = {key: value for key, value in switches.items() if key in known}
     values |= protocol.methods.get(method, {})
     base = method_config(method, values)
-    options = {**overrides.get(method, {}), **entry.options}
+    options = {**overrides.get(method, {}), **row.options}
     config = method_config(method, {**values, **options})
     changed = {name: value for name, value in asdict(config).items() if value != getattr(base, name)}
     # A placement or an image size that does not fit the backbone is found now, not on a worker.
@@ -161,8 +156,12 @@ def method_row(
             f"method {method}: its encoder_parameters fails: {type(error).__name__}: {error}; mend it until "
             f"sam-peft doctor --methods {method} passes"
         ) from error
-    label = entry.label or (f"{method}[{','.join(f'{k}={v}' for k, v in options.items())}]" if options else method)
-    return MethodRow(entry=entry, backbone=backbone, method=method, config=config, label=label, changed=changed)
+    return ConfiguredRow(
+        **{**vars(row), "options": options, "label": replace(row, options=options).name},
+        backbone=backbone,
+        config=config,
+        changed=changed,
+    )
 
 
 @dataclass(frozen=True, kw_only=True)

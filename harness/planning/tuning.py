@@ -18,7 +18,7 @@ from harness.archive.store import RecordStore
 from harness.evaluation.conventions import higher_is_better
 from harness.planning.data import selects_by
 from harness.planning.plan import Plan, plan
-from harness.planning.request import Request, Variant
+from harness.planning.request import PlannedRow, Request
 from harness.registry import BENCHMARKS, METHODS, method_config_class
 from harness.studies import RULES_BY, grid_of, is_rule
 from harness.system.errors import UsageError, did_you_mean
@@ -60,10 +60,10 @@ class Tuning:
             replace(self, grids=grids, known={**self.known, **self.grids}) for grids in (rules, options) if grids
         )
 
-    def of_row(self, entry: Variant) -> dict[str, list[Any]]:
+    def of_row(self, row: PlannedRow) -> dict[str, list[Any]]:
         """What this step tries for one row: field -> values. Raises UsageError: see `harness.studies.grid_of`."""
         rules = any(map(is_rule, self.grids))
-        grid = grid_of(entry.method, entry.options, {**self.known, **self.grids})
+        grid = grid_of(row.method, row.options, {**self.known, **self.grids})
         return {name: values for name, values in grid.items() if (name in self.grids if is_rule(name) else not rules)}
 
 
@@ -78,7 +78,7 @@ class Trials:
         runs: values -> the keys of its runs.
     """
 
-    entry: Variant
+    row: PlannedRow
     grid: dict[str, list[Any]]
     benchmarks: tuple[str, ...]
     model: tuple[str, str]
@@ -112,16 +112,16 @@ def _as_number(text: str) -> float | str:
 def plan_trials(request: Request, tuning: Tuning, **how: Any) -> tuple[Plan, list[Trials]]:
     """The runs of every row with every value of its grids; a row that has none of the fields has no trials. Raises UsageError: a
     grid that fits no row, a value that is none; see also `harness.planning.plan.plan`."""
-    compared = request.entries
+    compared = request.rows
     if any(map(is_rule, tuning.grids)):
-        plain = [entry for entry in compared if METHODS.resolve(entry.method) == RULES_BY and not entry.options]
-        compared = tuple(plain[:1]) or (Variant(method=RULES_BY),)
-    rows = [(entry, tuning.of_row(entry)) for entry in compared]
-    _check_grids(rows, tuning.grids, request.entries)
+        plain = [row for row in compared if row.method == RULES_BY and not row.options]
+        compared = tuple(plain[:1]) or (PlannedRow(method=RULES_BY),)
+    rows = [(row, tuning.of_row(row)) for row in compared]
+    _check_grids(rows, tuning.grids, request.rows)
     benchmarks = tuple(BENCHMARKS.resolve(name) for name in tuning.on or request.benchmarks)
-    rows = [(entry, grid) for entry, grid in rows if grid]
-    entries = [_with(entry, grid, values) for entry, grid in rows for values in itertools.product(*grid.values())]
-    planned = plan(replace(request, entries=tuple(entries), benchmarks=benchmarks, seeds=tuning.seeds), **how)
+    rows = [(row, grid) for row, grid in rows if grid]
+    tried = [_with(row, grid, values) for row, grid in rows for values in itertools.product(*grid.values())]
+    planned = plan(replace(request, rows=tuple(tried), benchmarks=benchmarks, seeds=tuning.seeds), **how)
     metrics = {job.run.benchmark: selects_by(job.run) for job in planned.jobs}
     if tuning.on and len(set(map(higher_is_better, metrics.values()))) > 1:
         named = ", ".join(f"{metric} of {name}" for name, metric in metrics.items())
@@ -132,14 +132,14 @@ def plan_trials(request: Request, tuning: Tuning, **how: Any) -> tuple[Plan, lis
     models = {job.run.key: (job.run.backbone, str(job.run.rules["decoder"])) for job in planned.jobs}
     groups = [benchmarks] if tuning.on else [(name,) for name in benchmarks]
     trials = [
-        Trials(entry=entry, grid=grid, benchmarks=group, model=model)
-        for entry, grid in rows
+        Trials(row=row, grid=grid, benchmarks=group, model=model)
+        for row, grid in rows
         for group in groups
         for model in dict.fromkeys(models.values())
     ]
     for trial in trials:
         for values in itertools.product(*trial.grid.values()):
-            label = _with(trial.entry, trial.grid, values).label
+            label = _with(trial.row, trial.grid, values).label
             keys = [key for name in trial.benchmarks for key in planned.keys.get((label, name), ())]
             trial.runs[values] = [key for key in keys if models[key] == trial.model]
     return planned, [trial for trial in trials if any(trial.runs.values())]  # none of a benchmark that is left out
@@ -159,10 +159,10 @@ def as_expected(
     """The request with the choice of each row whose trials have all ended. For other rows, the first value of their grids stands in, so
     that the runs after the trials can be priced. ``left``: `unfinished`."""
     everywhere = tuple(BENCHMARKS.resolve(name) for name in request.benchmarks)
-    tuned = {id(trial.entry) for trial in trials}
-    entries = [entry for entry in request.entries if id(entry) not in tuned]
+    tuned = {id(trial.row) for trial in trials}
+    rows = [row for row in request.rows if id(row) not in tuned]
     rules = dict(request.rules)
-    compared = {id(entry) for entry in request.entries}
+    compared = {id(row) for row in request.rows}
     for trial in trials:
         is_open = any(key in left for keys in trial.runs.values() for key in keys)
         label = {"grid": dict(trial.grid)} if is_open else _choice(trial, tuning, store)
@@ -172,13 +172,11 @@ def as_expected(
             for_all = {option: value for option, value in values.items() if is_rule(option)}
             if for_all:
                 rules[name, *trial.model] = {**rules.get((name, *trial.model), {}), **for_all}
-        if id(trial.entry) in compared:
-            chosen = _with(trial.entry, trial.grid, tuple(values.values()))
-            entries.append(
-                replace(chosen, label=trial.entry.name, benchmarks=where, models=(trial.model,), tuning=label)
-            )
-    order = {entry.name: number for number, entry in enumerate(request.entries)}
-    return replace(request, entries=tuple(sorted(entries, key=lambda entry: order[entry.name])), rules=rules)
+        if id(trial.row) in compared:
+            chosen = _with(trial.row, trial.grid, tuple(values.values()))
+            rows.append(replace(chosen, label=trial.row.name, benchmarks=where, models=(trial.model,), tuning=label))
+    order = {row.name: number for number, row in enumerate(request.rows)}
+    return replace(request, rows=tuple(sorted(rows, key=lambda row: order[row.name])), rules=rules)
 
 
 def label_finished(planned: Plan, store: RecordStore) -> None:
@@ -204,15 +202,15 @@ def without_lost(planned: Plan) -> Plan:
     return replace(planned, jobs=jobs, failed={key: code for key, code in planned.failed.items() if key not in lost})
 
 
-def _with(entry: Variant, grid: Mapping[str, Sequence[Any]], values: Sequence[Any]) -> Variant:
+def _with(row: PlannedRow, grid: Mapping[str, Sequence[Any]], values: Sequence[Any]) -> PlannedRow:
     chosen = dict(zip(grid, values, strict=True))
-    options = {**entry.options, **{name: value for name, value in chosen.items() if not is_rule(name)}}
+    options = {**row.options, **{name: value for name, value in chosen.items() if not is_rule(name)}}
     rules = {name: value for name, value in chosen.items() if is_rule(name)}
     words = ",".join(f"{name}={value}" for name, value in chosen.items())
-    name = entry.name
+    name = row.name
     label = f"{name[:-1]},{words}]" if name.endswith("]") else f"{name}[{words}]"
     return replace(
-        entry, options=options, rules=rules, label=label, tuning={"grid": {name: list(grid[name]) for name in grid}}
+        row, options=options, rules=rules, label=label, tuning={"grid": {name: list(grid[name]) for name in grid}}
     )
 
 
@@ -235,7 +233,7 @@ def _choice(trial: Trials, tuning: Tuning, store: RecordStore) -> dict[str, Any]
         where = ", ".join(trial.benchmarks)
         grids = ", ".join(f"{name}={','.join(map(str, values))}" for name, values in trial.grid.items())
         raise UsageError(
-            f"{trial.entry.name} on {where}: no value of {grids} has a score ({', '.join(codes)}); --tune lower ones"
+            f"{trial.row.name} on {where}: no value of {grids} has a score ({', '.join(codes)}); --tune lower ones"
         )
     sign = 1 if higher_is_better(metric) else -1
     best = max(known, key=lambda outcome: sign * outcome["score"])  # ties go to the value named first
@@ -275,7 +273,7 @@ def _write(trial: Trials, label: Mapping[str, Any], store: RecordStore) -> None:
             record = store.find(key)
             if record is None or record.code != "OK" or record.run.tuning == tuning:
                 continue
-            name = trial.entry.name if chosen else record.run.variant
+            name = trial.row.name if chosen else record.run.variant
             run = replace(record.run, tuning=dict(tuning), variant=name)
             if record.run.trial_runs <= run.trial_runs if chosen else _may_leave_tables(record.run, label):
                 store.write(replace(record, run=run), keep=SIDECARS)
@@ -289,19 +287,21 @@ def _may_leave_tables(run: Run, label: Mapping[str, Any]) -> bool:
     return bool(run.tuning) and ("chosen" not in run.tuning or is_from_more(label, run.tuning))
 
 
-def tried_fields(rows: Iterable[tuple[Variant, Mapping[str, Any]]]) -> set[str]:
+def tried_fields(rows: Iterable[tuple[PlannedRow, Mapping[str, Any]]]) -> set[str]:
     """The fields that any row has a grid of, each alone (``lr``) and with its method (``lora.lr``)."""
-    return {word for entry, grid in rows for name in grid for word in (name, f"{METHODS.resolve(entry.method)}.{name}")}
+    return {word for row, grid in rows for name in grid for word in (name, f"{row.method}.{name}")}
 
 
 def _check_grids(
-    rows: Iterable[tuple[Variant, Mapping[str, Any]]], grids: Mapping[str, Sequence[Any]], entries: Iterable[Variant]
+    rows: Iterable[tuple[PlannedRow, Mapping[str, Any]]],
+    grids: Mapping[str, Sequence[Any]],
+    compared: Iterable[PlannedRow],
 ) -> None:
     used = tried_fields(rows)
     for name in grids:
         whose, dot, option = name.rpartition(".")
         if is_rule(name) and name not in RULES:
-            options = {option.name for entry in entries for option in fields(method_config_class(entry.method))}
+            options = {option.name for row in compared for option in fields(method_config_class(row.method))}
             raise UsageError(
                 f"--tune {name}: no method that is compared has this field, and it is no rule that can be tuned"
                 f"{did_you_mean(name, (*options, *RULES))}"

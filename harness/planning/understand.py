@@ -20,7 +20,7 @@ from harness.models.catalog import resolve_backbone
 from harness.models.checkpoint import checkpoint_paths
 from harness.models.published import is_word, published_file
 from harness.planning.data import data_options
-from harness.planning.request import Request, Variant, split_overrides
+from harness.planning.request import PlannedRow, Request, split_overrides
 from harness.planning.tuning import Tuning, parse_tune, tried_fields
 from harness.protocols.load import load_protocol, resolve
 from harness.registry import BENCHMARKS, METHODS, Registry, dataset_name, is_own, method_config_class
@@ -55,8 +55,8 @@ def expand(text: str, everything: list[str]) -> list[str]:
     return [name for word in map(str.strip, words) if word for name in several.get(word, [word])]
 
 
-def parse_entry(word: str) -> Variant:
-    """``lora[rank=6,alpha=12]`` as an entry; a value with a comma is put in quotes: ``lora[sites='q,v']``. Raises UsageError: not
+def parse_row(word: str) -> PlannedRow:
+    """``lora[rank=6,alpha=12]`` as a row; a value with a comma is put in quotes: ``lora[sites='q,v']``. Raises UsageError: not
     of this form, or an unknown method."""
     match = re.fullmatch(r"([^\[\]]+)(?:\[(.*)\])?", word)
     if not match:
@@ -65,23 +65,23 @@ def parse_entry(word: str) -> Variant:
     example = "lora[rank=6]; a value with a comma is put in quotes: lora[sites='q,v']"
     assigned = parse_assignments([item.strip() for item in items], option=f"--methods {match[1]}:", example=example)
     options = {key: value.strip("'\"") if isinstance(value, str) else value for key, value in assigned.items()}
-    return Variant(method=METHODS.resolve(match[1]), options=options)
+    return PlannedRow(method=match[1], options=options)
 
 
-def require_rows(options: Mapping[str, Mapping[str, Any]], entries: Sequence[Variant]) -> None:
+def require_rows(options: Mapping[str, Mapping[str, Any]], rows: Sequence[PlannedRow]) -> None:
     """Raises UsageError where options of ``--set METHOD.FIELD=VALUE`` are of no row.
 
     Args:
         options: method -> field -> value.
     """
-    named = sorted({METHODS.resolve(entry.method) for entry in entries})
+    named = sorted({row.method for row in rows})
     for method, fields in options.items():
         if method not in named:
             raise UsageError(
                 f"--set {method}.… has no effect: {method} is none of the methods here ({', '.join(named)})"
             )
-        rows = [entry.options for entry in entries if METHODS.resolve(entry.method) == method]
-        if fixed := [field for field in fields if all(field in row for row in rows)]:
+        own = [row.options for row in rows if row.method == method]
+        if fixed := [field for field in fields if all(field in options for options in own)]:
             raise UsageError(f"--set {method}.{fixed[0]} has no effect: every row of {method} sets {fixed[0]} itself")
 
 
@@ -141,19 +141,18 @@ def understand(arguments: argparse.Namespace, settings: Settings) -> Understood:
     overrides = {**values.pop("set", {}), **overrides}
     choose = values.pop("choose", {})
     if arguments.methods:
-        values["entries"] = tuple(parse_entry(word) for word in expand(arguments.methods, all_methods()))
-    if "entries" in values:
-        require_rows(typed[1], values["entries"])
-        values["entries"] = tuple(  # so that what is set is not tuned, and a row is called by it, too
-            replace(entry, options={**typed[1].get(METHODS.resolve(entry.method), {}), **entry.options})
-            for entry in values["entries"]
+        values["rows"] = tuple(parse_row(word) for word in expand(arguments.methods, all_methods()))
+    if "rows" in values:
+        require_rows(typed[1], values["rows"])
+        values["rows"] = tuple(  # so that what is set is not tuned, and a row is called by it, too
+            replace(row, options={**typed[1].get(row.method, {}), **row.options}) for row in values["rows"]
         )
-        values["entries"] = tuple(row for entry in values["entries"] for row in _with_choices(entry, choose))
+        values["rows"] = tuple(each for row in values["rows"] for each in _with_choices(row, choose))
     folders: dict[str, Path] = {}
     own_names: list[str] = []
     if arguments.datasets:
         values["benchmarks"], folders, own_names = _benchmarks(arguments.datasets, settings)
-    for needed, example in (("entries", "--methods lora,naslora"), ("benchmarks", "--datasets all")):
+    for needed, example in (("rows", "--methods lora,naslora"), ("benchmarks", "--datasets all")):
         if not values.get(needed):
             raise UsageError(f"give {example} (or --study NAME for a whole table; --help lists everything)")
     if arguments.backbone:
@@ -214,13 +213,11 @@ def understand(arguments: argparse.Namespace, settings: Settings) -> Understood:
     return Understood(request=request, cluster_overrides=of_cluster, tuning=tuning, note=note)
 
 
-def _with_choices(entry: Variant, choose: Mapping[str, Sequence[Any]]) -> list[Variant]:
+def _with_choices(row: PlannedRow, choose: Mapping[str, Sequence[Any]]) -> list[PlannedRow]:
     """A row under every value that its seeds choose from, each under the row's own name."""
-    grid = choices_of(entry.method, entry.options, choose)
+    grid = choices_of(row.method, row.options, choose)
     return [
-        replace(entry, label=entry.name, options={**entry.options, **dict(zip(grid, values, strict=True))})
-        if grid
-        else entry
+        replace(row, label=row.name, options={**row.options, **dict(zip(grid, values, strict=True))}) if grid else row
         for values in itertools.product(*grid.values())
     ]
 
@@ -262,12 +259,12 @@ def tuning_of(arguments: argparse.Namespace, request: Request) -> Tuning | None:
     chosen: dict[str, Any] = {"grids": {}}
     if arguments.study:
         study = load_study(arguments.study)
-        grids = _of_rows(study.tune, request.entries) if arguments.methods or arguments.set else study.tune
+        grids = _of_rows(study.tune, request.rows) if arguments.methods or arguments.set else study.tune
         chosen = {"grids": grids, "seeds": study.tune_seeds, "on": study.tune_on}
     set_rules = split_overrides(request.overrides)[0]
     card = load_protocol(request.protocol, set_rules)
     if arguments.tune == ["card"]:
-        chosen["grids"] = _of_rows(card.tune, request.entries)
+        chosen["grids"] = _of_rows(card.tune, request.rows)
         if not chosen["grids"]:
             raise UsageError(
                 f"--tune card: the protocol {request.protocol} has no grids of these methods; give some, such as --tune lr=1e-4,1e-3"
@@ -295,9 +292,9 @@ def tuning_of(arguments: argparse.Namespace, request: Request) -> Tuning | None:
     return Tuning(**chosen)
 
 
-def _of_rows(grids: Mapping[str, Sequence[Any]], entries: Sequence[Variant]) -> dict[str, Sequence[Any]]:
+def _of_rows(grids: Mapping[str, Sequence[Any]], rows: Sequence[PlannedRow]) -> dict[str, Sequence[Any]]:
     """The grids of a card or a study, as far as they are of rules or of a row that is compared."""
-    tried = tried_fields((entry, grid_of(entry.method, entry.options, grids)) for entry in entries)
+    tried = tried_fields((row, grid_of(row.method, row.options, grids)) for row in rows)
     return {name: values for name, values in grids.items() if is_rule(name) or name in tried}
 
 
@@ -307,7 +304,7 @@ def _of_study(name: str, backbone: str | None) -> dict[str, Any]:
     if not study.entries:
         raise UsageError(f"study {study.name} has no runs of its own; measure it with sam-peft cost")
     return {
-        "entries": tuple(Variant(method=e.method, options=e.options, label=e.label) for e in study.entries),
+        "rows": tuple(PlannedRow(**vars(row)) for row in study.entries),
         "benchmarks": study.benchmarks,
         "protocol": study.card or study.protocol,
         "seeds": study.seeds,

@@ -13,7 +13,7 @@ from harness.comparison.frames import is_entry, placeholder, row_name
 from harness.comparison.papers import Papers
 from harness.report.formats import SUFFIX, Format, Page, write
 from harness.report.scores import score_page
-from harness.studies import Entry, Study, choices_of, load_study, study_names
+from harness.studies import Row, Study, choices_of, load_study, study_names
 from harness.system.errors import UsageError, did_you_mean, os_reason
 from harness.system.files import write_atomically
 from harness.system.streams import say_skipped
@@ -113,7 +113,7 @@ def of_runs(records: Iterable[Record], runs: Iterable[Run]) -> list[Record]:
 
 def narrowed(study: Study, runs: Sequence[Run]) -> Study:
     """The study with the seeds, benchmarks, backbones, methods and protocol of ``runs``, which the command line may have replaced."""
-    entries: dict[str, Entry] = {}
+    entries: dict[str, Row] = {}
     free = {entry.label: choices_of(entry.method, entry.options, study.choose) for entry in study.entries}
     for run in runs:
         fitting = [
@@ -137,13 +137,13 @@ def narrowed(study: Study, runs: Sequence[Run]) -> Study:
     )
 
 
-def _further(run: Run, runs: Sequence[Run], study: Study) -> Entry:
+def _further(run: Run, runs: Sequence[Run], study: Study) -> Row:
     """The row of a run that the study does not list; of options that it chooses only those vary that the command left open."""
     values = [other.method_config for other in runs if other.variant == run.variant]
     choices = choices_of(run.method, {}, study.choose)
     free = {name for name in choices if len({str(config.get(name)) for config in values}) > 1}
     options = {name: value for name, value in run.changed.items() if name not in free}
-    return Entry(label=row_name(run, tuned=free), method=run.method, options=options)
+    return Row(label=row_name(run, tuned=free), method=run.method, options=options)
 
 
 def finished_table(

@@ -53,8 +53,12 @@ def _as_metrics(value: Any) -> Any:
     return value if value == "paper" else tuple(names)
 
 
-def _as_entry(value: Any) -> Any:
+def _as_row(value: Any) -> Any:
     return {"method": value} if isinstance(value, str) else value
+
+
+def _labelled(row: Row) -> Row:
+    return replace(row, label=row.label or row.method)
 
 
 def _different(values: tuple[Any, ...]) -> tuple[Any, ...]:
@@ -74,12 +78,12 @@ Grid = Annotated[tuple[Any, ...], BeforeValidator(_several), AfterValidator(_dif
 
 
 @dataclass(frozen=True, kw_only=True)
-class Entry:
-    """One row of the table: a method with configuration overrides.
+class Row:
+    """One row of a comparison, from the request to the table: a method with options.
 
     Args:
         method: canonical name of the method.
-        label: what the table calls the row, by default the method's name; unique within the study.
+        label: what tables call the row; in a study by default the method's name, and unique.
         options: configuration fields of the method that differ from the protocol's.
         scores: which of its models are scored, instead of the table's own list.
     """
@@ -89,8 +93,11 @@ class Entry:
     options: dict[str, Any] = field(default_factory=dict)
     scores: Scores = ()
 
-    def __post_init__(self) -> None:
-        object.__setattr__(self, "label", self.label or self.method)
+    @property
+    def name(self) -> str:
+        """The label, else the method with its options, so that two rows of one method have two names."""
+        options = ",".join(f"{name}={value}" for name, value in self.options.items())
+        return self.label or (f"{self.method}[{options}]" if options else self.method)
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -153,7 +160,7 @@ class Study:
     by_backbone: dict[str, dict[str, Any]] = field(default_factory=dict)
     decoders: Annotated[dict[str, dict[str, Any]], BeforeValidator(_as_decoders)] = field(default_factory=dict)
     benchmarks: BenchmarkNames = ()
-    entries: tuple[Annotated[Entry, BeforeValidator(_as_entry)], ...] = ()
+    entries: tuple[Annotated[Row, BeforeValidator(_as_row), AfterValidator(_labelled)], ...] = ()
     seeds: Seeds = (0, 1, 2)
     budget: Literal["", "epochs", "updates"] = ""
     tune: dict[str, Grid] = field(default_factory=dict)

@@ -7,18 +7,18 @@ from typing import Any
 
 from harness.planning.data import sample_writer
 from harness.planning.plan import Plan, plan
-from harness.planning.request import Job, Request, Variant
+from harness.planning.request import Job, PlannedRow, Request
 
 
-def plan_of(results: Path, *entries: str | Variant, samples: Path | None = None, **changes: Any) -> Plan:
+def plan_of(results: Path, *rows: str | PlannedRow, samples: Path | None = None, **changes: Any) -> Plan:
     """Of methods, by name or with options, on Kvasir-SEG; ``changes`` are fields of the request, or else rules."""
     fields = {name: changes.pop(name) for name in [*changes] if name in Request.__dataclass_fields__}
-    variants = tuple(entry if isinstance(entry, Variant) else Variant(method=entry) for entry in entries)
-    request = {"entries": variants, "benchmarks": ("kvasir",), "protocol": "demo", "overrides": changes, **fields}
+    made = tuple(row if isinstance(row, PlannedRow) else PlannedRow(method=row) for row in rows)
+    request = {"rows": made, "benchmarks": ("kvasir",), "protocol": "demo", "overrides": changes, **fields}
     return plan(Request(**request, results=results), prepare_samples=sample_writer(samples or results))
 
 
 def job_of(results: Path, method: str = "lora", options: dict[str, Any] | None = None, /, **changes: Any) -> Job:
     """The only job of such a plan."""
-    (job,) = plan_of(results, Variant(method=method, options=options or {}), **changes).jobs
+    (job,) = plan_of(results, PlannedRow(method=method, options=options or {}), **changes).jobs
     return job

@@ -17,7 +17,7 @@ from harness.models.build import build_segmenter
 from harness.models.original_sam import plain_sam, sam_state_dict
 from harness.models.segmenter import SegmenterOutput, probabilities
 from harness.planning.data import data_options
-from harness.planning.request import Variant, method_row
+from harness.planning.request import PlannedRow, configured
 from harness.protocols.load import from_rules, load_protocol, resolve
 from harness.registry import BENCHMARKS
 from harness.run import main as run_verb
@@ -77,7 +77,7 @@ def test_spare_tokens_change() -> None:
 @pytest.mark.parametrize("quirk", ["released", "intended"])
 def test_samadapter_embedding_changes(quirk: str) -> None:
     rules = load_protocol("demo", {"quirks.samadapter_embedding": quirk})
-    config: Any = method_row(Variant(method="samadapter"), rules, {}, "tiny").config
+    config: Any = configured(PlannedRow(method="samadapter"), rules, {}, "tiny").config
     assert config.patch_embedding == quirk
 
 

@@ -9,7 +9,7 @@ import pytest
 
 from harness.archive.schema import Record
 from harness.comparison.choices import choose_runs, chosen_of
-from harness.planning.request import Variant
+from harness.planning.request import PlannedRow
 from harness.system.errors import UsageError
 from tests.harness.planned import plan_of
 
@@ -46,7 +46,7 @@ def test_the_best_at_the_end_is_chosen(outcomes: list[float | str], chosen: list
 
 def test_runs_under_other_rules_or_values_choose_for_themselves_and_errors_are_better_low(tmp_path) -> None:
     def records(**rules: float) -> list[Record]:
-        rates = [Variant(method="lora", options={"lr": rate}) for rate in (1e-4, 1e-3, 1e-1)]
+        rates = [PlannedRow(method="lora", options={"lr": rate}) for rate in (1e-4, 1e-3, 1e-1)]
         jobs = plan_of(tmp_path, *rates, **rules).jobs
         scores = [{"last": {"val": {"ber": value}}} for value in (0.3, 0.2, 0.1)]
         return [Record(run=j.run, key=j.run.key, code="OK", scores=s) for j, s in zip(jobs, scores, strict=True)]

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from harness.costing.session import Session
-from harness.planning.request import MethodRow, Variant
+from harness.planning.request import ConfiguredRow
 from harness.protocols.load import for_backbone, load_protocol
 from harness.registry import METHODS, method_config_class
 
@@ -13,14 +13,7 @@ SMALL = {"image_size": 64, "batch_size": 2, "epochs": 20}
 def session_of(*names: str, **options: object) -> Session:
     protocol = for_backbone(load_protocol("demo", SMALL), "tiny")
     rows = [
-        MethodRow(
-            entry=Variant(method=name),
-            backbone="tiny",
-            method=name,
-            config=method_config_class(name)(),
-            label=name,
-            changed={},
-        )
+        ConfiguredRow(method=name, label=name, backbone="tiny", config=method_config_class(name)(), changed={})
         for name in names
     ]
     return Session(rows=rows, backbone="tiny", checkpoint=None, protocol=protocol, rounds=2, **options)  # type: ignore[arg-type]

@@ -17,7 +17,7 @@ from harness.cli import cost
 from harness.costing import measure as measuring
 from harness.costing.measure import measure
 from harness.costing.session import PARTS, Subject
-from harness.planning.request import MethodRow
+from harness.planning.request import ConfiguredRow
 from harness.protocols.load import load_protocol
 from tests.harness.costing.small import SMALL, modes_of, session_of
 
@@ -193,7 +193,7 @@ def test_a_method_that_runs_out_of_memory_is_left_out_and_the_rest_is_written(st
         return called
 
     def is_adapter(subject, *_) -> bool:
-        return (subject.label if isinstance(subject, MethodRow) else subject.variant) == "adapter"
+        return (subject.label if isinstance(subject, ConfiguredRow) else subject.variant) == "adapter"
 
     counts = itertools.count(1)  # of steps: two to warm up, one for the peak, then the rounds
     owner, name, sick = {

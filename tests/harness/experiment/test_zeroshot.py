@@ -16,7 +16,7 @@ from harness.experiment.experiment import run_experiment
 from harness.experiment.scoring import Scoring
 from harness.models.catalog import backbone_shape
 from harness.planning.data import Images, sample_writer
-from harness.planning.request import Job, Request, Variant
+from harness.planning.request import Job, PlannedRow, Request
 from harness.planning.tuning import Tuning, plan_trials
 from harness.planning.understand import all_methods
 from harness.pricing import forward_flops, run_flops
@@ -78,7 +78,7 @@ def test_a_rate_is_refused_and_tuning_one_passes_it_by(tmp_path: Path, capsys: p
     words = ["--protocol", "demo", "--methods", "zeroshot[lr=1]", "--datasets", "kvasir", "--results", str(tmp_path)]
     assert run.main([*words, "--plan"]) == 2
     assert "nothing" in capsys.readouterr().err
-    entries = (Variant(method="zeroshot"), Variant(method="decoder"))
-    requested = Request(entries=entries, benchmarks=("kvasir",), protocol="demo", results=tmp_path)
+    rows = (PlannedRow(method="zeroshot"), PlannedRow(method="decoder"))
+    requested = Request(rows=rows, benchmarks=("kvasir",), protocol="demo", results=tmp_path)
     _, trials = plan_trials(requested, Tuning(grids={"lr": [1e-3, 1e-4]}), prepare_samples=sample_writer(tmp_path))
-    assert [trial.entry.method for trial in trials] == ["decoder"]
+    assert [trial.row.method for trial in trials] == ["decoder"]

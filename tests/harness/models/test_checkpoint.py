@@ -229,7 +229,7 @@ def test_real_timm_weights_load_strictly() -> None:
 
 
 def request_for(word: str) -> Request:
-    return Request(entries=(), benchmarks=(), protocol="demo", checkpoints={"": Path(word)})
+    return Request(rows=(), benchmarks=(), protocol="demo", checkpoints={"": Path(word)})
 
 
 def test_a_model_of_timm_is_downloaded_as_timm_does(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -288,7 +288,7 @@ SIZE = 3 << 20
 
 
 def planned(path: str | Path, backbone: str = "vit_b") -> Pretrained:
-    request = Request(entries=(), benchmarks=(), protocol="mini", checkpoints={"": Path(path)})
+    request = Request(rows=(), benchmarks=(), protocol="mini", checkpoints={"": Path(path)})
     return pretrained(request, backbone, load_protocol("mini"))
 
 
@@ -354,7 +354,7 @@ def test_a_checkpoint_is_checked_once_for_a_backbone_until_it_changes(reads, tmp
     code = (
         "import sys; from pathlib import Path; from harness.planning.plan import pretrained; from harness.planning.request import Request;"
         "from harness.protocols.load import load_protocol;"
-        "request = Request(entries=(), benchmarks=(), protocol='mini', checkpoints={'': Path(sys.argv[1])});"
+        "request = Request(rows=(), benchmarks=(), protocol='mini', checkpoints={'': Path(sys.argv[1])});"
         "pretrained(request, 'vit_b', load_protocol('mini')); assert 'torch' not in sys.modules"
     )
     subprocess.run([sys.executable, "-c", code, str(path)], cwd=REPOSITORY, check=True)

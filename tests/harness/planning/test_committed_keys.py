@@ -15,7 +15,7 @@ from harness.comparison.rules import NOT_THERE, from_card
 from harness.planning import plan as planning
 from harness.planning.data import Images
 from harness.planning.plan import Files, Pretrained, plan
-from harness.planning.request import Request, Variant
+from harness.planning.request import PlannedRow, Request
 from harness.protocols.keys import current_rules
 from harness.protocols.load import card_names, card_rules
 from harness.registry import BENCHMARKS, add_own_of, load_plugin
@@ -72,7 +72,7 @@ def test_every_committed_run_planned_anew_keeps_its_key(monkeypatch: pytest.Monk
         rows = {json.dumps(row(run)): row(run) for run in held}.values()
         seeds = tuple({run.seed: None for run in held})
         planned = plan(
-            Request(**request, entries=tuple(Variant(**each) for each in rows), seeds=seeds, results=Path("none"))
+            Request(**request, rows=tuple(PlannedRow(**each) for each in rows), seeds=seeds, results=Path("none"))
         )
         found |= {job.run.key for job in planned.jobs}
     assert {run.key for run in runs} - found == set()

@@ -20,7 +20,7 @@ from harness.methods.parts.placement import MethodError
 from harness.models.known import IMAGENET
 from harness.planning.data import Images, limited, network_images
 from harness.planning.plan import Plan, plan
-from harness.planning.request import Request, Variant
+from harness.planning.request import PlannedRow, Request
 from harness.pricing import parameter_rows, plan_text, price
 from harness.protocols.load import as_rules, load_protocol, resolve
 from harness.system.errors import UsageError
@@ -33,7 +33,7 @@ def planned(samples: Path, tmp_path: Path, **changes: Any) -> Plan:
     return plan_of(tmp_path, "lora", "nas-lora", samples=samples, **{"benchmarks": ("kvasir", "leaf"), **changes})
 
 
-LORA = (Variant(method="lora"),)
+LORA = (PlannedRow(method="lora"),)
 
 
 def test_grid_is_methods_by_benchmarks_by_seeds_and_one_run_under_two_words_is_planned_once(samples, tmp_path) -> None:
@@ -41,26 +41,26 @@ def test_grid_is_methods_by_benchmarks_by_seeds_and_one_run_under_two_words_is_p
     assert len(jobs) == 2 * 2 * 2
     assert len({job.run.key for job in jobs}) == len(jobs)
     assert {job.run.method for job in jobs} == {"lora", "naslora"}
-    entries = (*LORA, *LORA, Variant(method="lora", options={"rank": 3}))
-    assert [job.run.variant for job in planned(samples, tmp_path, entries=entries).jobs] == ["lora", "lora"]
+    rows = (*LORA, *LORA, PlannedRow(method="lora", options={"rank": 3}))
+    assert [job.run.variant for job in planned(samples, tmp_path, rows=rows).jobs] == ["lora", "lora"]
 
 
 def test_key_depends_on_content_and_not_on_results_folder_or_label(samples: Path, tmp_path: Path) -> None:
     def key(results: Path = tmp_path, **changes: Any) -> str:
-        return planned(samples, results, **{"benchmarks": ("kvasir",), "entries": LORA, **changes}).jobs[0].run.key
+        return planned(samples, results, **{"benchmarks": ("kvasir",), "rows": LORA, **changes}).jobs[0].run.key
 
     plain = key()
-    assert key(entries=(Variant(method="lora", label="mine"),)) == plain
+    assert key(rows=(PlannedRow(method="lora", label="mine"),)) == plain
     assert key(tmp_path / "elsewhere") == plain
     assert key(overrides={"checkpoint_minutes": "3"}) == plain
     assert key(overrides={"lr": "1e-3"}) != plain
     assert key(overrides={"lora.rank": "4"}) != plain
-    assert key(entries=(Variant(method="lora", options={"rank": 4}),)) == key(overrides={"lora.rank": "4"})
+    assert key(rows=(PlannedRow(method="lora", options={"rank": 4}),)) == key(overrides={"lora.rank": "4"})
 
 
 def test_the_normalisation_is_the_backbones_unless_it_is_named(samples: Path, tmp_path: Path) -> None:
     backbones = ("tiny", "timm/vit_tiny_patch16_224")
-    shared = {"entries": LORA, "benchmarks": ("kvasir",), "backbones": backbones}
+    shared = {"rows": LORA, "benchmarks": ("kvasir",), "backbones": backbones}
 
     def runs(**overrides: list[str]) -> list[Run]:
         plan = planned(samples, tmp_path, **shared, overrides={"image_size": "224", **overrides})
@@ -90,21 +90,21 @@ def test_finished_runs_drop_out_and_failed_ones_do_not(samples: Path, tmp_path: 
 
 
 @pytest.mark.parametrize(
-    ("entry", "overrides", "said"),
+    ("row", "overrides", "said"),
     [
-        (Variant(method="lora", options={"blocks": "9"}), {}, "blocks are 0-3"),
-        (Variant(method="decoder", options={"blocks": "3"}), {}, "blocks= has no meaning for it"),
-        (Variant(method="decoder", options={"rnk": "3"}), {}, "unknown key .rnk."),
-        (Variant(method="lora"), {"benchmarks.kvasirr.epochs": "2"}, "did you mean"),
-        (Variant(method="lora"), {"methods.loraa.rank": "2"}, "did you mean"),
-        (Variant(method="lora", options={"sites": "decoder"}), {"decoder_lr": "1e-4"}, "its decoder is frozen"),
-        (Variant(method="lora"), {"decoder": "linear"}, "stands on a plain ViT of timm, not on tiny"),
-        (Variant(method="lora"), {"decoder": "mask2former"}, "decoder"),
+        (PlannedRow(method="lora", options={"blocks": "9"}), {}, "blocks are 0-3"),
+        (PlannedRow(method="decoder", options={"blocks": "3"}), {}, "blocks= has no meaning for it"),
+        (PlannedRow(method="decoder", options={"rnk": "3"}), {}, "unknown key .rnk."),
+        (PlannedRow(method="lora"), {"benchmarks.kvasirr.epochs": "2"}, "did you mean"),
+        (PlannedRow(method="lora"), {"methods.loraa.rank": "2"}, "did you mean"),
+        (PlannedRow(method="lora", options={"sites": "decoder"}), {"decoder_lr": "1e-4"}, "its decoder is frozen"),
+        (PlannedRow(method="lora"), {"decoder": "linear"}, "stands on a plain ViT of timm, not on tiny"),
+        (PlannedRow(method="lora"), {"decoder": "mask2former"}, "decoder"),
     ],
 )
-def test_what_cannot_be_is_found_while_planning(entry, overrides: Any, said: str, samples: Path, tmp_path: Path):
+def test_what_cannot_be_is_found_while_planning(row, overrides: Any, said: str, samples: Path, tmp_path: Path):
     with pytest.raises((MethodError, UsageError), match=said):
-        planned(samples, tmp_path, entries=(entry,), overrides=overrides)
+        planned(samples, tmp_path, rows=(row,), overrides=overrides)
 
 
 @pytest.mark.parametrize(("name", "said"), [("nowhere.pth", "does not exist"), (".", "is a folder")])
@@ -115,9 +115,9 @@ def test_a_checkpoint_that_is_not_there_is_no_start_from_random_weights(name, sa
 
 
 def test_whole_paper_grid_plans_with_exact_counts_and_no_data(tmp_path: Path) -> None:
-    entries = tuple(Variant(method=name) for name in ("lora", "convlora", "decoder"))
+    rows = tuple(PlannedRow(method=name) for name in ("lora", "convlora", "decoder"))
     where: dict[str, Any] = {"protocol": "nas-lora", "backbones": ("vit_h",), "results": tmp_path}
-    made = plan(Request(entries=entries, benchmarks=("kvasir",), **where))
+    made = plan(Request(rows=rows, benchmarks=("kvasir",), **where))
     rows = {name: (encoder, trainable) for name, _, encoder, trainable, _ in parameter_rows(made)}
     assert rows == {"lora": (491_520, 3_997_056), "convlora": (514_560, 4_020_096), "decoder": (0, 3_505_536)}
     assert "3,997,056" in plan_text(made, price(made, tmp_path, where=target_of()), where=target_of())
@@ -151,7 +151,7 @@ def test_a_run_says_what_its_sweep_planned_and_its_key_does_not(samples: Path, t
 
 
 def test_every_decoder_has_its_runs_and_sams_keep_their_keys(samples: Path, tmp_path: Path) -> None:
-    where = {"backbones": ("tiny_timm",), "benchmarks": ("kvasir",), "entries": LORA}
+    where = {"backbones": ("tiny_timm",), "benchmarks": ("kvasir",), "rows": LORA}
     (plain,) = planned(samples, tmp_path, **where).jobs
     made = planned(samples, tmp_path, decoders={"sam": {}, "linear": {}, "mask-transformer": {}}, **where)
     assert [job.run.rules["decoder"] for job in made.jobs] == ["sam", "linear", "mask-transformer"]
@@ -199,7 +199,7 @@ def test_every_seed_and_method_trains_on_the_same_part_of_the_images(samples: Pa
 
 @pytest.mark.parametrize("part", ["image", "mask"])
 def test_a_file_that_changed_since_the_plan_is_refused(part: str, tmp_path: Path) -> None:
-    (job,) = planned(tmp_path / "samples", tmp_path, entries=(Variant(method="lora"),), benchmarks=("kvasir",)).jobs
+    (job,) = planned(tmp_path / "samples", tmp_path, rows=(PlannedRow(method="lora"),), benchmarks=("kvasir",)).jobs
     pair = open_data(job.run, Path(job.dataset_root)).train.pairs[0]
     path: Path = getattr(pair, part)
     path.write_bytes(path.read_bytes() + b"\0")

@@ -307,9 +307,9 @@ def test_a_cards_own_grids_fit_whatever_methods_are_compared(card: str, methods:
     assert understood.tuning is not None
     tried: dict[str, dict[str, Any]] = {}
     for step in understood.tuning.steps:
-        for entry in understood.request.entries:
-            tried.setdefault(entry.name, {}).update(step.of_row(entry))
-    assert tried.keys() == {entry.name for entry in understood.request.entries}
+        for row in understood.request.rows:
+            tried.setdefault(row.name, {}).update(step.of_row(row))
+    assert tried.keys() == {row.name for row in understood.request.rows}
     grids = load_protocol(card).tune
     for name, grid in tried.items():
         method = name.partition("[")[0]
@@ -334,7 +334,7 @@ def test_what_is_set_is_left_out_of_the_grids_of_a_card_or_a_study() -> None:
         )
         assert understood.tuning is not None
         steps = understood.tuning.steps
-        return {f"{e.method}.{name}" for step in steps for e in understood.request.entries for name in step.of_row(e)}
+        return {f"{e.method}.{name}" for step in steps for e in understood.request.rows for name in step.of_row(e)}
 
     card = ("--protocol", "mobile", "--methods", "lora,naslora", "--tune", "card")
     assert tried(*card, "--set", "naslora.lr=1e-3") == {"lora.lr"}

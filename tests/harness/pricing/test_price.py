@@ -17,7 +17,7 @@ from harness.methods.configs.lowrank import LoRAConfig
 from harness.models.catalog import backbone_shape
 from harness.planning.data import Images, limited
 from harness.planning.plan import Plan, plan
-from harness.planning.request import Request, Variant
+from harness.planning.request import PlannedRow, Request
 from harness.pricing import (
     START_SECONDS,
     UPDATE_SECONDS,
@@ -48,7 +48,7 @@ def data(tmp_path_factory: pytest.TempPathFactory) -> Path:
 def planned(results: Path, **changes: Any) -> Plan:
     """Of the paper's protocol on ``vit_b``; no benchmark is on disk unless a root is given."""
     request: dict[str, Any] = {
-        "entries": (Variant(method="lora"),), "benchmarks": ("kvasir",), "protocol": "nas-lora", "backbones": ("vit_b",),
+        "rows": (PlannedRow(method="lora"),), "benchmarks": ("kvasir",), "protocol": "nas-lora", "backbones": ("vit_b",),
         "results": results, **changes,
     }  # fmt: skip
     return plan(Request(**request))
@@ -83,8 +83,8 @@ def hours(prices: Sequence[RunForecast]) -> float:
 
 def grid(results: Path, backbone: str, *methods: str) -> Plan:
     """Every method on the nine sets, at the paper's rules; none of them is on disk."""
-    entries = tuple(Variant(method=name) for name in methods)
-    return planned(results, entries=entries, backbones=(backbone,), benchmarks=tuple(SEGMENTED))
+    rows = tuple(PlannedRow(method=name) for name in methods)
+    return planned(results, rows=rows, backbones=(backbone,), benchmarks=tuple(SEGMENTED))
 
 
 @pytest.mark.parametrize(("backbone", "least", "most"), [("vit_b", 9, 11), ("vit_h", 27, 31)])
@@ -104,7 +104,7 @@ def test_the_papers_grid_of_two_methods_has_its_price_on_an_h100(backbone, least
 
 @pytest.mark.parametrize(("method", "gib"), [("lora", 24.4), ("full", 42.3)])
 def test_memory_of_vit_h_is_within_a_tenth_of_what_was_counted(method: str, gib: float, tmp_path: Path) -> None:
-    made = planned(tmp_path, entries=(Variant(method=method),), backbones=("vit_h",))
+    made = planned(tmp_path, rows=(PlannedRow(method=method),), backbones=("vit_h",))
     (run,) = price(made, tmp_path, where=ON_GPU)
     assert run.peak_memory_bytes / 2**30 == pytest.approx(gib, rel=0.1)
 
@@ -132,8 +132,8 @@ def test_a_mig_slice_is_slower_than_its_gpu_by_its_share() -> None:
 
 
 def test_runs_that_train_a_weight_more_keep_it_its_gradient_and_moments(tmp_path) -> None:
-    entries = tuple(Variant(method="lora", options={"rank": rank}) for rank in (4, 8))
-    made = planned(tmp_path, entries=entries)
+    rows = tuple(PlannedRow(method="lora", options={"rank": rank}) for rank in (4, 8))
+    made = planned(tmp_path, rows=rows)
     four, eight = (run.peak_memory_bytes for run in price(made, tmp_path, where=ON_GPU))
     shape = backbone_shape("vit_b")
     more = LoRAConfig(rank=8).encoder_parameters(shape) - LoRAConfig(rank=4).encoder_parameters(shape)
@@ -169,8 +169,8 @@ def test_shapes_of_a_cluster_wait_for_their_own_runs_only(tmp_path: Path) -> Non
 
 
 def test_a_budget_buys_whole_comparisons_cheap_ones_first(tmp_path: Path) -> None:
-    entries = (Variant(method="lora"), Variant(method="decoder"))
-    made = planned(tmp_path, entries=entries, benchmarks=("kvasir", "leaf"), seeds=(0, 1))
+    rows = (PlannedRow(method="lora"), PlannedRow(method="decoder"))
+    made = planned(tmp_path, rows=rows, benchmarks=("kvasir", "leaf"), seeds=(0, 1))
     prices = price(made, tmp_path, where=ON_GPU)
     cost = {"kvasir": 2.0, "leaf": 1.0}
     prices = tuple(replace(one, hours=cost[one.run.benchmark]) for one in prices)

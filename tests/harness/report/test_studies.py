@@ -13,7 +13,7 @@ from harness.archive.store import RecordStore
 from harness.comparison.names import SCORE_TITLES
 from harness.models.catalog import backbone_shape
 from harness.planning.plan import Plan, plan
-from harness.planning.request import Variant
+from harness.planning.request import PlannedRow
 from harness.planning.understand import understand
 from harness.protocols.load import load_protocol
 from harness.registry import BENCHMARKS, load_plugin, method_config_class
@@ -235,7 +235,7 @@ def test_a_study_with_part_of_its_grid_under_another_protocol_shows_that_part(sa
 
 
 def test_a_study_keeps_its_own_rows_and_gets_further_requested_ones(samples, tmp_path) -> None:
-    wide = Variant(method="lora", options={"rank": 6})
+    wide = PlannedRow(method="lora", options={"rank": 6})
     made = plan_of(tmp_path, wide, "lora", "ssf", samples=samples, seeds=(4, 2))
     own = ["decoder", {"label": "three", "method": "lora"}]
     given = study_from_dict({"title": "t", "protocol": "demo", "benchmarks": ["leaf"], "entries": own}, name="mine")
