@@ -44,7 +44,10 @@ def obtain(source: str, data_root: Path, *, progress: Progress) -> Path:
         if not path.is_file():
             raise DatasetError(f"no archive {source}; give a file that is there, or its address (https://…)")
         return path
-    path = data_root / FOLDER / file_name(source)
+    try:
+        path = data_root / FOLDER / file_name(source)
+    except ValueError as error:
+        raise DatasetError(f"{source} is no address ({error}); give one that begins with https://") from error
     path.parent.mkdir(parents=True, exist_ok=True)
     try:
         with FileLock(f"{path}.lock", timeout=0):  # two calls that append to one half-finished file would spoil it

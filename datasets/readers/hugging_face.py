@@ -44,7 +44,12 @@ def plain_folder(folder: Path) -> Path:
     base = Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache") / "sam-peft-harness" / "parquet"
     out = base / f"{source.name}-{hashlib.sha256(repr((_UNPACKING, state)).encode()).hexdigest()[:16]}"
     if not out.is_dir():
-        base.mkdir(parents=True, exist_ok=True)
+        try:
+            base.mkdir(parents=True, exist_ok=True)
+        except OSError as error:
+            raise DatasetError(
+                f"{base} cannot be made ({error.strerror}); set XDG_CACHE_HOME to a folder of yours"
+            ) from error
         with tempfile.TemporaryDirectory(dir=base, prefix=".") as new:
             for path, split in splits.items():
                 name = "_".join(path.relative_to(source).with_suffix("").parts)

@@ -2,15 +2,21 @@
 
 from __future__ import annotations
 
+import math
 import os
 from collections.abc import Callable, Mapping
 from pathlib import Path
+from typing import cast
 
 from harness.archive.files import (
+    LARGEST_RECORD,
     LARGEST_TABLE,
+    ImageScores,
     all_image_scores,
     is_of_record,
     read_architecture,
+    rounding,
+    seal_holds,
     sidecar,
     sidecars_of,
 )
@@ -37,6 +43,8 @@ def checked(path: Path) -> Record:
         ValueError, with one line: the record or a sidecar file cannot be read, was edited, is gone, or belongs to another record.
     """
     record = load(path)
+    if seal_holds(read_regular(path, largest=LARGEST_RECORD)) is None:
+        raise ValueError("it has no seal, so an edited number would not show; run it again")
     for name, file in sidecars_of(path).items():
         if not os.path.lexists(file):
             if name in record.sidecars and not may_be_left_out(name, record):
@@ -46,10 +54,29 @@ def checked(path: Path) -> Record:
                 raise ValueError(f"it does not name {file.name}, left by another record under its key; delete it")
         elif record.code == "OK" or name in record.sidecars:
             try:
-                _READERS[name](file, expected=record.sidecars.get(name, ""))
+                content = _READERS[name](file, expected=record.sidecars.get(name, ""))
+                if name == "images.csv":
+                    _require_means(record, cast(ImageScores, content))
             except ValueError as error:
                 raise ValueError(f"{file.name}: {printable_line(str(error))}") from error
     return record
+
+
+POOLED = ("e_max", "miou", "ece")
+"""Metrics of a split that are no mean over its images (docs/metrics.md)."""
+
+
+def _require_means(record: Record, images: ImageScores) -> None:
+    """Refuse a score that is not the mean of its images'. Raises ValueError."""
+    pooled = {*POOLED, *(["accuracy"] if record.run.rules.get("task") != "classification" else [])}
+    if record.run.rules.get("evaluation", {}).get("overlap") == "accumulated":
+        pooled |= {"iou", "jaccard", "dice", "ber"}
+    for model, split, metric, score in record.each_score():
+        values = [*images.get((model, split), {}).get(metric, {}).values()]
+        if values and metric not in pooled and abs(math.fsum(values) / len(values) - score) > rounding(values):
+            raise ValueError(
+                f"the mean {metric} of {model} on {split} is {math.fsum(values) / len(values):.6g}, and the record says {score:.6g}"
+            )
 
 
 def may_be_left_out(name: str, record: Record) -> bool:

@@ -21,6 +21,7 @@ from harness.dispatch.run_states import (
     INTERRUPTED,
     QUEUED,
     RUNNING,
+    SUSPENDED,
     WAITING,
     Queue,
     RunState,
@@ -51,7 +52,13 @@ REASONS = {
     "PREEMPTED": "preempted (PREEMPTED)",
     "ERROR": "failed (ERROR)",
 }
-WORDS = {FINISHED: "finished", WAITING: "waiting for a worker", QUEUED: "queued on the cluster", **REASONS}
+WORDS = {
+    FINISHED: "finished",
+    WAITING: "waiting for a worker",
+    QUEUED: "queued on the cluster",
+    SUSPENDED: "suspended by the cluster",
+    **REASONS,
+}
 
 
 def parser() -> CommandParser:

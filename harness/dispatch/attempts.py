@@ -8,7 +8,9 @@ sees at its next heartbeat that it was overtaken, and stops.
 
 from __future__ import annotations
 
+import contextlib
 import json
+import math
 import os
 import re
 import secrets
@@ -154,6 +156,13 @@ def attempts(folder: Path) -> list[Attempt]:
     numbers = sorted(int(match[1]) for name in names if (match := re.fullmatch(r"attempt\.([1-9]\d{0,5})\.json", name)))
     starts = (_read_attempt(folder, number) for number in numbers)
     return [start for start in starts if start is not None]
+
+
+def silent_s(folder: Path, attempt: Attempt) -> float:
+    """Seconds since the holder last changed its lease, by the file's own time: another host's clock may be wrong by hours."""
+    with contextlib.suppress(OSError):
+        return time.time() - _path(folder, attempt.number).stat().st_mtime
+    return math.inf
 
 
 def close(folder: Path, attempt: Attempt, end: End, detail: str = "") -> None:

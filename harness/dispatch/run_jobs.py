@@ -16,7 +16,7 @@ from typing import Any
 from harness.dispatch.run_states import FINISHED, INTERRUPTED, RUNNING, RunState, ShowStates, clock, survey, time_left
 from harness.dispatch.slurm import SlurmExecutor
 from harness.dispatch.supervise import Start, StopSignals, last_words, supervise
-from harness.dispatch.sweeps import AGAIN, WORKER, create_sweep, freeze
+from harness.dispatch.sweeps import AGAIN, PYTHON_OPTIONS, WORKER, create_sweep, freeze
 from harness.dispatch.target import Target
 from harness.planning.plan import Plan
 from harness.planning.request import Job
@@ -107,7 +107,7 @@ class LocalExecutor:
         devices = self.target.devices
         device = devices[number % len(devices)] if devices else ""
         variables = {"CUDA_VISIBLE_DEVICES": device, **thread_variables(self.target.threads)}
-        command = [sys.executable, "-u", str(Path(self.sweep.snapshot) / WORKER), str(self.sweep.folder)]
+        command = [sys.executable, PYTHON_OPTIONS, str(Path(self.sweep.snapshot) / WORKER), str(self.sweep.folder)]
         with self._log(number).open("wb") as log:
             return subprocess.Popen(
                 command, env={**os.environ, **variables}, stdin=subprocess.DEVNULL, stdout=log, stderr=subprocess.STDOUT,

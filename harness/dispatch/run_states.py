@@ -14,7 +14,7 @@ from typing import Any
 from harness.archive.schema import Record, seconds_of
 from harness.archive.store import RecordStore
 from harness.check import read_as
-from harness.dispatch.attempts import Attempt, attempts, log_path, state_folder
+from harness.dispatch.attempts import Attempt, attempts, log_path, silent_s, state_folder
 from harness.dispatch.sweeps import CANCELLED, NamedRun, Sweep, named, read_sweeps, settles
 from harness.system.files import write_atomically
 from harness.system.text import counted
@@ -23,8 +23,10 @@ FINISHED = "OK"
 RUNNING = "running"
 QUEUED = "queued"
 WAITING = "waiting"
+SUSPENDED = "suspended"
 INTERRUPTED = "interrupted"
-"""States besides the reason codes of records. ``waiting``: planned here, not started yet. ``queued``: on the cluster.
+"""States besides the reason codes of records. ``waiting``: planned here, not started yet. ``queued``: on the cluster. ``suspended``: the
+cluster stopped its process and will let it go on.
 ``interrupted``: not begun, stopped, killed or cancelled; continues when the command is repeated."""
 
 QUIET_S = 3600.0
@@ -91,7 +93,7 @@ class RunState(NamedRun):
     @property
     def unsettled(self) -> bool:
         """Whether it is running, or will run without a further command."""
-        return self.state in (RUNNING, QUEUED, WAITING)
+        return self.state in (RUNNING, QUEUED, SUSPENDED, WAITING)
 
 
 ShowStates = Callable[[Mapping[str, RunState]], None]
@@ -180,7 +182,8 @@ def _state_of(
     except OSError as error:
         problems[folder] = error.strerror or str(error)
     last = starts[-1] if starts else None
-    state, message = _unfinished(sweep, task, last, queued, queried=queue is not None, quiet=quiet)
+    silent = silent_s(folder, last) if last else 0.0
+    state, message = _unfinished(sweep, task, last, queued, queried=queue is not None, quiet=quiet, silent=silent)
     number = last.number if last else record.attempts if record else 0
     done, stage = _progress(folder, since=last.started) if state == RUNNING and last else (0.0, "")
     return RunState(
@@ -204,22 +207,33 @@ def _is_quiet(sweep: Sweep) -> bool:
         return False
     if sweep.executor == "slurm":
         return True
-    seen = 0.0
     for run in sweep.runs:
+        folder = state_folder(sweep.results, run.key)
         with contextlib.suppress(OSError):
-            seen = max([seen, *(start.seen for start in attempts(state_folder(sweep.results, run.key)))])
-    return time.time() - seen > QUIET_S
+            if any(silent_s(folder, start) <= QUIET_S for start in attempts(folder)):
+                return False
+    return True
 
 
 def _unfinished(
-    sweep: Sweep, task: str, last: Attempt | None, queued: QueuedTask | None, *, queried: bool, quiet: bool
+    sweep: Sweep,
+    task: str,
+    last: Attempt | None,
+    queued: QueuedTask | None,
+    *,
+    queried: bool,
+    quiet: bool,
+    silent: float,
 ) -> tuple[str, str]:
-    """State and message of a run without a record; ``queried``: the cluster's queue is known; ``quiet``: `_is_quiet`."""
+    """State and message of a run without a record; ``queried``: the cluster's queue is known; ``quiet``: `_is_quiet`; ``silent``:
+    `silent_s` of its last start."""
+    if queued is not None and queued.state in ("SUSPENDED", "STOPPED"):
+        return SUSPENDED, f"job {queued.job}: the cluster will let it go on"
     if last is not None and not last.end:
         alive = last.live()
         if alive is None:  # elsewhere: the cluster knows best, else the last sign of life
             is_gone = queried and bool(task) and last.holder.job == task and queued is None
-            recent = time.time() - last.seen < sweep.lease_s and not is_gone
+            recent = silent < sweep.lease_s and not is_gone
             alive = queued.state == "RUNNING" if queued is not None and last.holder.job == task else recent
         if alive:
             return RUNNING, f"on {last.holder.host}"
@@ -227,6 +241,10 @@ def _unfinished(
         return QUEUED, queued.reason if queued.state == "PENDING" else queued.state.lower()
     if sweep.ended == CANCELLED:
         return INTERRUPTED, "cancelled on request"
+    if (
+        queued is not None and queued.state == "COMPLETING"
+    ):  # it may have been requeued, and is pending once it has ended
+        return QUEUED, "its job is ending"
     if sweep.executor != "slurm" or not task:
         if sweep.submitter.alive() is not False and not sweep.ended and not quiet:
             return WAITING, "" if sweep.executor != "slurm" else "being submitted"

@@ -23,9 +23,20 @@ from typing import TYPE_CHECKING
 
 from harness.dispatch.run_states import INTERRUPTED, Queue, QueuedTask, RunState, ShowStates, survey
 from harness.dispatch.supervise import STARTED
-from harness.dispatch.sweeps import AGAIN, CANCELLED, WORKER, Array, Sweep, create_sweep, freeze, read_sweeps
+from harness.dispatch.sweeps import (
+    AGAIN,
+    CANCELLED,
+    PYTHON_OPTIONS,
+    WORKER,
+    Array,
+    Sweep,
+    create_sweep,
+    freeze,
+    read_sweeps,
+)
 from harness.dispatch.target import ClusterProfile, Shape, minutes
 from harness.system.errors import UsageError, writing_to
+from harness.system.files import own_folder
 from harness.system.text import counted
 
 if TYPE_CHECKING:
@@ -278,9 +289,8 @@ class SlurmExecutor:
     @contextmanager
     def _alone(self) -> Iterator[None]:
         """One submitter at a time, where the file system has locks; two at once would only submit too much."""
-        path = self.results / "sweeps" / ".lock"
-        path.parent.mkdir(parents=True, exist_ok=True)
-        with path.open("a") as lock:
+        path = own_folder(self.results / "sweeps") / ".lock"
+        with open(os.open(path, os.O_WRONLY | os.O_CREAT | os.O_NOFOLLOW, 0o664), "a") as lock:
             try:
                 fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
             except BlockingIOError:
@@ -332,7 +342,8 @@ def job_script(sweep: Sweep, number: int, profile: ClusterProfile, shape: Shape)
     is a worker that the warning before the time limit (SIGUSR2) met before it listened.
     """
     python = profile.python or shlex.quote(sys.executable)
-    worker = f"{python} -u {shlex.quote(str(Path(sweep.snapshot) / WORKER))} {shlex.quote(str(sweep.folder))} --array {number}"
+    paths = shlex.join([str(Path(sweep.snapshot) / WORKER), str(sweep.folder)])
+    worker = f"{python} {PYTHON_OPTIONS} {paths} --array {number}"
     # since SLURM 22.05 srun does not inherit the CPUs of a task
     srun = f"srun --cpus-per-task={shape.cpus} {shlex.join(profile.srun_args)}".rstrip()
     bad_exit = " --kill-on-bad-exit=1 --wait=60" if shape.gpus_per_run > 1 else ""

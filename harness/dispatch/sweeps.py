@@ -28,8 +28,9 @@ from harness.check import escaped, from_json, is_plain, read_as
 from harness.dispatch.attempts import LEASE_SECONDS, Holder, attempts, state_folder
 from harness.planning.request import Job
 from harness.system.errors import UsageError
-from harness.system.files import read_regular, write_atomically
+from harness.system.files import own_folder, read_regular, write_atomically
 from harness.system.machine import code_version
+from harness.system.text import printable_line
 
 LARGEST_JOBS = 512 << 20
 """Bytes of the jobs of one sweep: a job of 4 kB, at most 100,000 of them."""
@@ -213,7 +214,7 @@ def create_sweep(results: Path, jobs: Sequence[Job], *, executor: str, allowed: 
     now = time.time()
     stamp = f"{time.strftime('%Y%m%d-%H%M%S', time.gmtime(now))}-{int(1000 * now) % 1000:03d}"
     folder = results / "sweeps" / f"{stamp}{secrets.token_hex(2)}"  # later ones have later names
-    (folder / "logs").mkdir(parents=True)
+    own_folder(folder / "logs")
     lines = []
     for job in jobs:
         starts, standing = attempts(state_folder(results, job.run.key)), RecordStore(results).find(job.run.key)
@@ -269,6 +270,8 @@ LARGEST_CODE = 64 << 20
 """Bound on the bytes of all files; ours have 2 MB."""
 WORKER = "worker.py"
 """The file that a job starts. Python looks for modules first in the folder of that file, so this copy is imported and no other."""
+PYTHON_OPTIONS = "-uB"
+"""Of a worker's Python: output at once, and no byte code in the frozen code, which stays file for file what was taken."""
 
 
 def freeze(results: Path, jobs: Sequence[Job]) -> tuple[Path, list[Job]]:
@@ -279,13 +282,13 @@ def freeze(results: Path, jobs: Sequence[Job]) -> tuple[Path, list[Job]]:
         The copy, and the jobs with their plug-ins in it.
 
     Raises:
-        UsageError: the folder was altered since it was written, or the package holds more than code.
+        UsageError: the folder was altered since it was written, so that other code would run, or the package holds more than code.
     """
     plugins = tuple(dict.fromkeys(plugin for job in jobs for plugin in job.plugins))
     contents = contents_of_command(plugins)
     target = results / "snapshots" / _digest(contents)
-    if not target.is_dir():
-        temporary = target.with_name(f".{target.name}.{secrets.token_hex(8)}")
+    if not os.path.lexists(target):
+        temporary = own_folder(target.parent) / f".{target.name}.{secrets.token_hex(8)}"
         try:
             for name, content in contents.items():
                 (temporary / name).parent.mkdir(parents=True, exist_ok=True)
@@ -295,11 +298,32 @@ def freeze(results: Path, jobs: Sequence[Job]) -> tuple[Path, list[Job]]:
             shutil.rmtree(temporary, ignore_errors=True)
             if not isinstance(error, OSError) or not target.is_dir():
                 raise
-    frozen = {name: path.read_bytes() for name in contents if (path := target / name).is_file()}
-    if frozen != contents:
-        raise UsageError(f"the frozen code in {target} was altered since it was taken; move that folder away")
+    if altered := _altered(own_folder(target), contents):
+        raise UsageError(
+            f"the frozen code in {target} was altered since it was taken ({printable_line(altered)}); move that folder away"
+        )
     moved = {plugin: str(target / _plugin(number, plugin)) for number, plugin in enumerate(plugins)}
     return target, [replace(job, plugins=tuple(moved[plugin] for plugin in job.plugins)) for job in jobs]
+
+
+def _altered(folder: Path, contents: Mapping[str, bytes]) -> str:
+    """The first file of a snapshot that is not in ``contents``, is missing or differs; empty where all are equal.
+
+    The folder may come from elsewhere, and Python would import what lies in it: a ``torch.py`` first of all, or byte code in place of
+    its source.
+    """
+    found = {
+        path.relative_to(folder).as_posix(): path
+        for path in folder.rglob("*")
+        if path.is_symlink() or not path.is_dir()
+    }
+    for name in sorted(found.keys() | contents.keys()):
+        try:
+            if name not in contents or read_regular(folder / name, largest=LARGEST_CODE) != contents[name]:
+                return name
+        except ValueError:  # missing, a link or a pipe
+            return name
+    return ""
 
 
 @functools.cache

@@ -18,6 +18,8 @@ if TYPE_CHECKING:
     from torch import Tensor
 
 
+MOST_RATIO = 4
+"""Bytes of tensors by bytes of their file, at most; random weights can hardly be packed."""
 FAMILIES = (
     (r"\.lora_[AB]\.", "an adapter of PEFT"),
     (r"^image_encoder\.trunk\.", "SAM 2"),
@@ -121,11 +123,14 @@ def _read(
 ) -> dict[str, Tensor]:
     from safetensors import SafetensorError
 
-    damage = (SafetensorError, RuntimeError, EOFError, ValueError, LookupError, TypeError, AttributeError, OSError)
+    damage = (
+        SafetensorError, RuntimeError, EOFError, ValueError, LookupError, TypeError, AttributeError, OSError, zipfile.BadZipFile,
+    )  # fmt: skip
     require_checkpoint_file(path)
     try:
         if path.suffix == ".safetensors":
             return safetensors(path)
+        require_unpacked(path)
         with warnings.catch_warnings(action="ignore", category=UserWarning):  # it warns of what it then refuses
             content = pickled(path)
     except pickle.UnpicklingError as error:
@@ -144,6 +149,17 @@ def _read(
             f"checkpoint {path} holds no dictionary of plain tensors; save a model's state_dict, not quantised or sparse"
         )
     return content
+
+
+def require_unpacked(path: Path) -> None:
+    """Refuse a ``.pth`` file that inflates, by its directory alone: torch stores tensors unpacked. Raises UsageError."""
+    if zipfile.is_zipfile(path):
+        with zipfile.ZipFile(path) as archive:
+            size = sum(entry.file_size for entry in archive.infolist())
+        if size > MOST_RATIO * path.stat().st_size:
+            raise UsageError(
+                f"checkpoint {path} unpacks to {size >> 20} MiB, which no saved weights do; it was not opened"
+            )
 
 
 def _is_plain(value: object) -> bool:

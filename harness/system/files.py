@@ -44,8 +44,9 @@ def _problem(name: str) -> str:
     return ""
 
 
-SHARED = frozenset({"records", "state", "sweeps", "snapshots", "cache", "cost"})
-"""Folders of a results folder. The path to a results folder may have links; below these folders none is followed."""
+SHARED = frozenset({"records", "state", "sweeps", "snapshots", "cache", "cost", "tables", "site", "figures"})
+"""All folders of a results folder that are written into. The path to a results folder may have links; these folders and what is below
+them are none."""
 _TAIL = 2**20
 """Bytes that a library may not have written yet when the disk is full."""
 

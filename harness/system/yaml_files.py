@@ -6,6 +6,7 @@ and bounds on size, depth and the expansion of aliases.
 
 from __future__ import annotations
 
+import re
 from pathlib import Path
 from typing import Any
 
@@ -106,12 +107,22 @@ class _PlainLoader(_Checks, yaml.constructor.SafeConstructor, yaml.resolver.Reso
     }
 
     def construct_yaml_int(self, node: Any) -> int:
+        if ":" in node.value or re.fullmatch(r"[-+]?0[0-9_]+", node.value):
+            raise _refused(
+                node, f"{node.value}, which YAML reads as another number; write it out, or as text in quotes"
+            )
         if len(node.value) > 100 or abs(value := super().construct_yaml_int(node)) >= LARGEST_INTEGER:
             raise _refused(node, "a whole number beyond 64 bits")
         return value
 
+    def construct_yaml_float(self, node: Any) -> float:
+        if ":" in node.value:
+            raise _refused(node, f"{node.value}, which YAML reads in base 60; write it out, or as text in quotes")
+        return super().construct_yaml_float(node)
+
 
 _PlainLoader.add_constructor("tag:yaml.org,2002:int", _PlainLoader.construct_yaml_int)  # type: ignore[type-var]
+_PlainLoader.add_constructor("tag:yaml.org,2002:float", _PlainLoader.construct_yaml_float)  # type: ignore[type-var]
 
 
 class _TextLoader(_Checks):

@@ -22,7 +22,7 @@ from safetensors import SafetensorError, safe_open
 from safetensors.torch import save
 from torch import Tensor
 
-from harness.models.checkpoint import read_tensors
+from harness.models.checkpoint import read_tensors, require_unpacked
 from harness.system.errors import UsageError, shortened
 from harness.system.files import replace_atomically
 
@@ -182,6 +182,7 @@ class CheckpointFiles:
 
     def _read(self, path: Path) -> dict[str, Any]:
         try:
+            require_unpacked(path)
             with zipfile.ZipFile(path) as archive:
                 if damaged := archive.testzip():
                     raise UsageError(f"{path} is damaged at {damaged}")

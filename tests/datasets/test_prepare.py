@@ -128,6 +128,11 @@ def test_download_goes_on_in_the_next_call_where_it_stopped(large_archive: Path,
     assert seen[-1] == large_archive.stat().st_size
 
 
+def test_an_address_that_is_none_is_one_line(root: Path) -> None:
+    with pytest.raises(DatasetError, match="no address"):
+        prepare(benchmark_of("kvasir"), ["https://[::1"], root, progress=quiet)
+
+
 def test_two_calls_never_append_to_one_download(archive: Path, root: Path) -> None:
     with serve(archive) as served:
         (root / downloading.FOLDER).mkdir(parents=True)

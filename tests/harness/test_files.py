@@ -124,10 +124,13 @@ def theirs(tmp_path: Path) -> Path:
         lambda folder: create_anew(folder / "diary"),
         lambda folder: write_state(folder / "best.safetensors", {}, identity=KEY, epoch=1),
         lambda folder: own_folder(folder / "x"),
+        lambda folder: own_folder(folder),
         lambda folder: Lease.acquire(folder, holder=Holder.here()),
     ],
 )
-@pytest.mark.parametrize("where", [f"state/{KEY}", "records"])
+@pytest.mark.parametrize(
+    "where", [f"state/{KEY}", "records", "sweeps", "snapshots", "cache", "cost", "tables", "site", "figures"]
+)
 def test_a_folder_that_others_replaced_by_a_link_is_not_entered(tmp_path, theirs, where, touch):
     link = tmp_path / "results" / where
     link.parent.mkdir(parents=True, exist_ok=True)

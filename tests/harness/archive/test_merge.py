@@ -3,13 +3,14 @@ damaged byte is found."""
 
 from __future__ import annotations
 
+import json
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
 import pytest
 
-from harness.archive.files import SIDECARS
+from harness.archive.files import SIDECARS, sealed
 from harness.archive.measured import CostStore
 from harness.archive.merge import checked, merge
 from harness.archive.schema import Record
@@ -119,9 +120,33 @@ def test_every_flipped_byte_is_found(tmp_path: Path, name: str) -> None:
         except ValueError:
             continue
         assert name == "json", index
-        assert read == original, index  # a blank between two words, or the seal's own name
+        assert read == original, index  # a blank between two words
     file.write_bytes(content)
     assert checked(path) == original
+
+
+def forged(tmp_path: Path, scores: dict[str, float], *, sealing: bool = True) -> Path:
+    """A record whose key fits, with other scores than its images'."""
+    path = RecordStore(tmp_path).write(record(), images(record()))
+    content = json.loads(path.read_text(encoding="utf-8"))
+    content["scores"]["best"]["test"] |= scores
+    del content["seal"]
+    path.write_bytes(sealed(content) if sealing else json.dumps(content).encode())
+    return path
+
+
+@pytest.mark.parametrize(
+    ("scores", "sealing", "said"),
+    [
+        ({}, False, "no seal"),
+        ({"s_measure": 0.95}, True, "mean s_measure of best on test is"),
+        ({"e_max": 0.95}, True, ""),
+    ],
+)
+def test_a_record_without_seal_or_with_scores_that_are_not_its_images_fails(tmp_path, says, scores, sealing, said):
+    path = forged(tmp_path, scores, sealing=sealing)
+    assert RecordStore(tmp_path).summary(path.stem) is not None
+    assert said in says(main, "check", tmp_path, code=1 if said else 0)
 
 
 def test_a_sidecar_file_that_is_gone_or_anothers_is_found(tmp_path: Path, says) -> None:

@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 import json
-from dataclasses import replace
+import os
+from dataclasses import asdict, replace
 from types import SimpleNamespace
 
 import pytest
@@ -75,6 +76,15 @@ def test_the_state_of_a_run_with_a_record_is_that_of_the_record(tmp_path, code, 
         ("slurm", "7", HERE, "", None, ("interrupted", "job 7_0 ended before the worker began; see its log")),
         ("slurm", "7", HERE, "", PENDING, ("queued", "Priority")),
         ("slurm", "7", HERE, "", replace(PENDING, state="CONFIGURING"), ("queued", "configuring")),
+        ("slurm", "7", HERE, "", replace(PENDING, state="COMPLETING"), ("queued", "its job is ending")),
+        (
+            "slurm",
+            "7",
+            HERE,
+            "cancelled",
+            replace(PENDING, state="COMPLETING"),
+            ("interrupted", "cancelled on request"),
+        ),
         ("slurm", "7", HERE, "cancelled", None, ("interrupted", "cancelled on request")),
     ],
 )
@@ -98,6 +108,7 @@ def test_a_sweep_of_another_machine_or_before_a_reboot_waits_while_it_shows_life
     monkeypatch.setattr(run_states.time, "time", lambda: sweep.created + 3500)
     assert state(tmp_path, second, sweep) == ("waiting", "")
     seen = started(tmp_path, first, holder=FAR).attempt.seen
+    os.utime(state_folder(tmp_path, first.run.key) / "attempt.1.json", (seen, seen))
     for later, expected in ((3500, ("waiting", "")), (3601, ("interrupted", "not started"))):
         monkeypatch.setattr(run_states.time, "time", lambda later=later: max(seen, sweep.created) + later)
         assert state(tmp_path, second, sweep) == expected
@@ -119,9 +130,13 @@ def test_a_job_that_our_queue_does_not_show_runs_while_its_heart_beats(tmp_path)
 def test_a_start_elsewhere_lives_by_the_clusters_word_and_else_by_its_last_heartbeat(tmp_path, monkeypatch):
     job = make_job(tmp_path)
     sweep = sweep_of(tmp_path, job)
-    seen = started(tmp_path, job, holder=FAR).attempt.seen
+    skewed = started(tmp_path, job, holder=FAR)
+    path = state_folder(tmp_path, job.run.key) / "attempt.1.json"
+    path.write_text(json.dumps(asdict(replace(skewed.attempt, started=5.0, seen=9.0))))  # its host's clock is wrong
+    seen = path.stat().st_mtime
     for later, task, expected in (
         (89.0, "unknown", "running"),
+        (91.0, replace(PENDING, state="SUSPENDED"), "suspended"),
         (91.0, "unknown", "queued"),  # the cluster was not queried
         (91.0, replace(PENDING, state="RUNNING"), "running"),
         (1.0, PENDING, "queued"),
@@ -138,6 +153,14 @@ def test_a_heartbeat_may_be_as_old_as_the_profiles_lease(tmp_path, monkeypatch, 
     seen = started(tmp_path, job, holder=FAR).attempt.seen
     monkeypatch.setattr(run_states.time, "time", lambda: seen + 91.0)
     assert state(tmp_path, job, sweep, "unknown")[0] == expected
+
+
+def test_a_suspended_run_is_suspended_although_its_process_is_there(tmp_path):
+    job = make_job(tmp_path)
+    sweep = sweep_of(tmp_path, job)
+    started(tmp_path, job, holder=replace(HERE, job="7_0"))
+    assert state(tmp_path, job, sweep, replace(PENDING, state="SUSPENDED"))[0] == "suspended"
+    assert state(tmp_path, job, sweep, replace(PENDING, state="RUNNING"))[0] == "running"
 
 
 def test_an_interrupted_run_has_its_reason_as_far_as_it_is_known(tmp_path):

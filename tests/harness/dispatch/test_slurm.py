@@ -233,7 +233,7 @@ def test_a_job_script_settles_its_step_and_requests_a_requeue(
     assert done.returncode == statuses[0], done.stderr
     said = (tmp_path / "calls").read_text().splitlines()
     assert len(said) == calls
-    assert said[0].startswith("--cpus-per-task=1 --mpi=none a b apptainer exec image.sif python -u ")
+    assert said[0].startswith("--cpus-per-task=1 --mpi=none a b apptainer exec image.sif python -uB ")
     assert ["--after 137" in line for line in said] == [False, True][:calls]
     assert (tmp_path / "requeued").exists() == requeued
     if requeued:

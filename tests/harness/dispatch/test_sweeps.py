@@ -15,7 +15,17 @@ from harness.archive.store import RecordStore
 from harness.check import read_as
 from harness.dispatch import sweeps as module
 from harness.dispatch.attempts import Holder, Lease, state_folder
-from harness.dispatch.sweeps import LARGEST_CODE, WORKER, Array, fingerprint, freeze, read_sweep, read_sweeps, settles
+from harness.dispatch.sweeps import (
+    LARGEST_CODE,
+    PYTHON_OPTIONS,
+    WORKER,
+    Array,
+    fingerprint,
+    freeze,
+    read_sweep,
+    read_sweeps,
+    settles,
+)  # fmt: skip
 from harness.system.errors import UsageError
 from tests.harness.dispatch.helpers import make_job, submitted
 
@@ -119,12 +129,30 @@ def test_the_same_code_is_frozen_once_and_other_code_apart(tmp_path, monkeypatch
     assert len(list((tmp_path / "snapshots").iterdir())) == 2
 
 
-def test_edited_frozen_code_is_refused_and_byte_code_with_it_is_not(tmp_path):
+@pytest.mark.parametrize(
+    "planted",
+    ["torch.py", "harness/run.py", "harness/__pycache__/run.cpython-311.pyc", "harness/run.pyc", "plugins/0/mine.py"],
+)
+def test_frozen_code_with_anything_edited_or_added_is_refused(tmp_path, planted):
     frozen, _ = freeze(tmp_path, [make_job(tmp_path)])
-    (frozen / "harness" / "__pycache__").mkdir()
-    freeze(tmp_path, [make_job(tmp_path)])
-    (frozen / "harness" / "run.py").write_text("print('mine')\n")
-    with pytest.raises(UsageError, match="altered"):
+    (frozen / planted).parent.mkdir(parents=True, exist_ok=True)
+    assert freeze(tmp_path, [make_job(tmp_path)])[0] == frozen
+    (frozen / planted).write_text("print('mine')\n")
+    with pytest.raises(UsageError, match=rf"altered.*{planted}"):
+        freeze(tmp_path, [make_job(tmp_path)])
+
+
+@pytest.mark.parametrize("link", ["snapshots", "snapshots/HASH", "snapshots/HASH/harness", "snapshots/HASH/torch"])
+def test_frozen_code_behind_a_link_is_not_taken(tmp_path, link):
+    frozen, _ = freeze(tmp_path / "elsewhere", [make_job(tmp_path)])
+    if not link.endswith("HASH"):
+        freeze(tmp_path, [make_job(tmp_path)])
+    path = tmp_path / link.replace("HASH", frozen.name)
+    if path.is_dir():
+        path.rename(tmp_path / "away")
+    path.parent.mkdir(exist_ok=True)
+    path.symlink_to(tmp_path / "elsewhere" / link.replace("HASH", frozen.name).replace("torch", "harness"))
+    with pytest.raises((UsageError, OSError), match=r"altered|link"):
         freeze(tmp_path, [make_job(tmp_path)])
 
 
@@ -144,9 +172,10 @@ def test_a_worker_imports_the_frozen_code_whatever_is_installed_and_wherever_it_
     frozen, _ = freeze(tmp_path, [make_job(tmp_path)])
     (frozen / "harness" / "dispatch" / "worker.py").write_text("def main():\n    print(__file__)\n    return 0\n")
     (tmp_path / "harness.py").write_text("raise RuntimeError('of the working folder')\n")
-    command = [sys.executable, str(frozen / WORKER)]
+    command = [sys.executable, PYTHON_OPTIONS, str(frozen / WORKER)]
     done = subprocess.run(command, cwd=tmp_path, capture_output=True, text=True, check=True)
     assert done.stdout.strip() == str(frozen / "harness" / "dispatch" / "worker.py")
+    assert not list(frozen.rglob("__pycache__"))
 
 
 def test_a_folder_with_more_than_code_is_refused(tmp_path):

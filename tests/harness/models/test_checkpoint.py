@@ -9,6 +9,7 @@ import os
 import pickle
 import subprocess
 import sys
+import zipfile
 from collections.abc import Callable
 from dataclasses import replace
 from pathlib import Path
@@ -118,6 +119,12 @@ def _cut(save: Callable[[Path, dict], object]) -> Callable[[Path, dict], object]
     return write
 
 
+def _pack(path: Path) -> None:
+    """A packed archive of zeros."""
+    with zipfile.ZipFile(path, "w", zipfile.ZIP_DEFLATED) as archive:
+        archive.writestr("archive/data/0", bytes(64 << 20))
+
+
 def _quantised() -> torch.Tensor:
     return torch.quantize_per_tensor(torch.ones(2), 0.1, 0, torch.qint8)
 
@@ -149,6 +156,7 @@ def _quantised() -> torch.Tensor:
             lambda path, state: torch.save({**state, "q": torch.ones(1).expand(9**9, 9**6)}, path),
             "plain tensors",
         ),
+        ("a.pth", lambda path, state: _pack(path), "unpacks to 64 MiB"),
         ("a.pth", lambda path, state: torch.save({0: torch.ones(2)}, path), "plain tensors"),
     ],
 )
