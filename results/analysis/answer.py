@@ -159,7 +159,7 @@ def draw(of: list[Line], mean: Difference, path: Path) -> None:
 
 
 def board(archive: Archive) -> Leaderboard:
-    study = load_study("leaderboard")
+    study = load_study("leaderboard-short")
     return boards(grids(archive, study=study), study, "")[0]
 
 
@@ -216,7 +216,7 @@ def summary(of: Leaderboard, most: int) -> str:
     ]
     if missing:
         between = "1 row between these is" if missing == 1 else f"{missing} rows between these are"
-        below.append(f"{between} in the [whole table](../results/tables/leaderboard.md).")
+        below.append(f"{between} in the [whole table](../results/tables/leaderboard-short.md).")
     if left:
         below.append(f"Not run: {', '.join(left)}.")
     return "\n".join([leaderboard_table(of, listed, benchmarks_of(of)), "", " ".join(below)])

@@ -86,10 +86,10 @@ def test_a_users_study_has_its_card_in_its_folder(tmp_path: Path) -> None:
 
 def test_the_leaderboard_on_a_sam_is_the_same_grid_at_its_own_size() -> None:
     def overrides(*words: str) -> dict[str, Any]:
-        understood = understand(parser().parse_args(["--study", "leaderboard", *words]), Settings())
+        understood = understand(parser().parse_args(["--study", "leaderboard-short", *words]), Settings())
         return dict(understood.request.overrides)
 
-    own, at_1024 = dict(load_study("leaderboard").set), {"image_size": 1024, "precision": "bf16"}
+    own, at_1024 = dict(load_study("leaderboard-short").set), {"image_size": 1024, "precision": "bf16"}
     assert overrides() == overrides("--backbone", "mobile_sam") == own
     assert overrides("--backbone", "vit_b") == overrides("--backbone", "vit-b") == {**own, **at_1024}
     assert overrides("--backbone", "vit_b", "--set", "image_size=512") == {**own, **at_1024, "image_size": "512"}
