@@ -40,13 +40,20 @@ class Parts(nn.Module):
         rows: by part, which outputs it gives; together all, each once.
         heads: number of groups of outputs in each of which the parts follow one another.
         quiet: never set the parts to training.
+        tokens_alone: what a token becomes depends on no other.
     """
 
-    tokens_alone = True
-
-    def __init__(self, base: nn.Linear, rows: Mapping[str, Tensor], *, heads: int = 1, quiet: bool = False) -> None:
+    def __init__(
+        self,
+        base: nn.Linear,
+        rows: Mapping[str, Tensor],
+        *,
+        heads: int = 1,
+        quiet: bool = False,
+        tokens_alone: bool = True,
+    ) -> None:
         super().__init__()
-        self.heads, self.quiet = heads, quiet
+        self.heads, self.quiet, self.tokens_alone = heads, quiet, tokens_alone
         self.parts = nn.ModuleDict()
         for name, chosen in rows.items():
             outputs = chosen.to(base.weight.device)
@@ -132,6 +139,7 @@ def inject(
 
     Raises:
         MethodError: peft refuses the options on these layers; its own words.
+        RuntimeError: its start is computed from weights, and those on the meta device have no values.
     """
     config_class = peft.PEFT_TYPE_TO_CONFIG_MAPPING[_KINDS[tuner]]
     parts = sorted({name.partition(".")[2] for name in layers})
@@ -156,9 +164,9 @@ def inject(
         try:
             config = config_class(**known | dict(options))
             model: BaseTuner = peft.PEFT_TYPE_TO_TUNER_MAPPING[_KINDS[tuner]](_Holder(layers), config, _ADAPTER)
-        except NotImplementedError:  # it reads weights, and those on the meta device have no values
-            raise
         except (ValueError, TypeError, AssertionError, RuntimeError, UserWarning) as error:
+            if isinstance(error, RuntimeError) and any(layer.weight.is_meta for layer in layers.values()):
+                raise
             raise MethodError(f"{PREFIX}{tuner}: {' '.join(str(error).split()) or type(error).__name__}") from error
     for layer in model.modules():
         if isinstance(layer, BaseTunerLayer):
@@ -191,7 +199,7 @@ def _trained(tuner: str, options: Mapping[str, Any], layers: Sequence[tuple[str,
         bare = {n: _frozen(torch.ones(o, i, device=device), torch.ones(o, device=device)) for n, i, o in layers}
         try:
             model = inject(tuner, options, bare, generator=torch.Generator().manual_seed(0))
-        except NotImplementedError:  # see `inject`
+        except RuntimeError:  # see `inject`
             continue
         return sum(p.numel() for p in model.parameters() if p.requires_grad)
     raise MethodError(f"{PREFIX}{tuner}: cannot be counted")
@@ -205,6 +213,10 @@ class PeftMethod(LinearMethod):
     _parts: list[tuple[BlockSite, str, Parts]]
     _layers: dict[str, Any]  # by the names that `inject` takes
     _model: Any  # peft's, with the layers that it made
+
+    def __init__(self, config: PeftConfig, *, seed: int = 0) -> None:
+        super().__init__(config, seed=seed)
+        self.identity_at_init = config.identity_at_init
 
     def _insert(self, segmenter: Adaptable) -> None:
         if reason := TUNERS[self.config.tuner].one_width:
@@ -224,8 +236,9 @@ class PeftMethod(LinearMethod):
             rows = {part: target.outputs(part) for part in SLICES}
         drops = any(value for name, value in options.items() if "dropout" in name)
         # A tuner may draw a number from torch's own generator for a dropout of 0.
-        quiet = TUNERS[self.config.tuner].draws and not drops
-        parts = Parts(base, rows, heads=target.heads, quiet=quiet)
+        entry = TUNERS[self.config.tuner]
+        quiet = entry.draws and not drops
+        parts = Parts(base, rows, heads=target.heads, quiet=quiet, tokens_alone=not entry.mixes)
         self._parts.append((target, module, parts))
         self._layers |= {f"{target.index}.{name}": parts.parts[name] for name in names}
 

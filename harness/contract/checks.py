@@ -21,6 +21,7 @@ from harness.contract.case import (
     must_refuse,
     require,
 )
+from harness.contract.start import require_count, require_start
 from harness.methods.base import MergeMode, MergeReport, Method
 from harness.methods.parts.placement import MethodError, parse_blocks
 from harness.models.catalog import trained_in_decoder
@@ -43,12 +44,8 @@ def identity(subject: ContractCase) -> None:
     # PyTorch takes other kernels where no parameter requires a gradient, so both are compared without any.
     before = logits(subject.plain().requires_grad_(False), subject.images)
     segmenter, method = subject.attached()
-    largest = float((logits(segmenter.requires_grad_(False), subject.images) - before).abs().max())
-    if method.identity_at_init:
-        require(largest <= IDENTITY_TOLERANCE, f"declares identity at init, but logits move by {largest:.1e}")
-        return
-    require(largest > 0, "declares a deviation at init, but there is none")
-    require(largest < float("inf"), "logits are not finite after attaching")
+    after = logits(segmenter.requires_grad_(False), subject.images)
+    require_start(method, before, after, tolerance=IDENTITY_TOLERANCE)
 
 
 def gradient(subject: ContractCase) -> None:
@@ -74,10 +71,9 @@ def gradient(subject: ContractCase) -> None:
 def parameter_count(subject: ContractCase) -> None:
     """The trainable parameters of encoder and of mask decoder equal the closed forms of the configuration."""
     segmenter, method = subject.attached()
-    attached = sum(p.numel() for p in segmenter.encoder.parameters() if p.requires_grad)
-    closed_form = method.config.encoder_parameters(subject.shape)
-    require(attached == closed_form, f"{attached} parameters train in the encoder, the closed form says {closed_form}")
-    of_decoder = sum(p.numel() for p in segmenter.parameters() if p.requires_grad) - attached
+    require_count(method, segmenter.encoder, subject.shape)
+    of_encoder = method.config.encoder_parameters(subject.shape)
+    of_decoder = sum(p.numel() for p in segmenter.parameters() if p.requires_grad) - of_encoder
     closed_form = trained_in_decoder(method.config, subject.backbone, task="binary", decoder=subject.decoder)
     require(
         of_decoder == closed_form, f"{of_decoder} parameters train in the decoder, the closed form says {closed_form}"

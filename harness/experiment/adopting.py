@@ -7,10 +7,13 @@ zeroshot --checkpoint FILE``.
 from __future__ import annotations
 
 import json
+import re
 import warnings
+from collections.abc import Iterator, Mapping
 from contextlib import suppress
 from dataclasses import fields
 from functools import reduce
+from math import isfinite
 from pathlib import Path
 from tempfile import TemporaryDirectory
 from typing import Any
@@ -35,13 +38,19 @@ from harness.models.segmenter import Segmenter
 from harness.protocols.card import Protocol
 from harness.protocols.load import as_rules, for_backbone, protocol_hash
 from harness.registry import add_own
-from harness.system.errors import UsageError
+from harness.system.errors import UsageError, shortened
 from harness.system.files import read_regular
 
 LARGEST = 1 << 20
 """Bytes of ``adapter_config.json``."""
 MOST_PRUNED = 64
 """How many times the numbers of its file an adapter may ask for; AdaLoRA's file lacks the ranks that it dropped."""
+_MOST_REPEATS = 4
+"""In a pattern of layers' names; four take a second over all names of ViT-H, and each further one ten times as long."""
+_MOST_CHOICES = 6
+"""Of optional parts and of groups with alternatives, each of which doubles the ways to match."""
+_CHANGED_WEIGHTS = ("corda", "loftq", "lora_ga", "pissa_niter_")
+"""Starts of LoRA that change the frozen weights by what is not in its file: data, quantisation, random numbers."""
 BACKBONES = ("vit_b", "vit_l", "vit_h", "tiny")
 _OF_MODEL = {"auto_mapping", "base_model_name_or_path", "revision", "task_type", "peft_type", "peft_version"}
 """Fields of ``adapter_config.json`` about the model that was trained."""
@@ -106,6 +115,7 @@ def folded(folder: Path, *, backbone: str, checkpoint: Path | None) -> tuple[dic
     kinds = {member.value.lower(): member for member in peft.PEFT_TYPE_TO_CONFIG_MAPPING}
     config_class = peft.PEFT_TYPE_TO_CONFIG_MAPPING[kinds[kind]]
     given = {name: value for name, value in config.items() if name not in _OF_MODEL}
+    _require_determined(folder, given)
     known = {field.name for field in fields(config_class)}
     if unknown := [name for name, value in given.items() if name not in known and value]:
         raise UsageError(
@@ -145,10 +155,60 @@ def folded(folder: Path, *, backbone: str, checkpoint: Path | None) -> tuple[dic
             layers = model.base_model.model.named_modules()
             changed = tuple(name for name, layer in layers if isinstance(layer, BaseTunerLayer))
             merged = model.merge_and_unload().state_dict()
+            if bad := next((name for name, tensor in merged.items() if not tensor.isfinite().all()), ""):
+                raise ValueError(f"{whole[bad]} is not finite once the adapter is folded in")
     except Exception as error:  # peft has no type of its own for what it cannot load or merge
         reason = " ".join(str(error).split())[:200] or type(error).__name__
         raise UsageError(f"{folder} is no adapter of {backbone} as transformers' SamModel has it: {reason}") from error
     return {whole[name]: tensor.contiguous() for name, tensor in merged.items()}, changed
+
+
+def _require_determined(folder: Path, given: Mapping[str, Any]) -> None:
+    """Refuse a configuration with which the file does not say what the adapter does, or that keeps a pattern matching for ever.
+
+    Raises:
+        UsageError: a number that is not finite, a start that changed the trained weights, or a pattern with repeats inside repeats.
+    """
+    start = str(given.get("init_lora_weights", ""))
+    if start.startswith(_CHANGED_WEIGHTS):
+        raise UsageError(
+            f"{folder} has init_lora_weights={start}, which changed the weights that it was trained on in a way that its file does not "
+            "hold; let peft write it as plain LoRA (save_pretrained with path_initial_model_for_weight_conversion)"
+        )
+    for name, value in given.items():
+        for leaf in _leaves(value):
+            if isinstance(leaf, float) and not isfinite(leaf):
+                raise UsageError(f"{folder} has {name}={leaf}, which is no number to compute with")
+            if isinstance(leaf, str) and backtracks(leaf):
+                raise UsageError(
+                    f"{folder} has the pattern {shortened(leaf)!r} in {name}, whose repeats could match for ever"
+                )
+
+
+def _leaves(value: object) -> Iterator[object]:
+    if isinstance(value, dict):
+        yield from value
+        value = list(value.values())
+    if isinstance(value, list):
+        for item in value:
+            yield from _leaves(item)
+    else:
+        yield value
+
+
+def backtracks(pattern: str) -> bool:
+    """Whether matching a layer's name may take for ever: a repeat or a choice is repeated, or there are too many of either."""
+    plain = re.sub(
+        r"\\.|\[\^?\]?(?:\\.|[^\]\\])*\]", "x", pattern, flags=re.DOTALL
+    )  # escapes and sets are one character
+    choices = 0
+    while group := re.search(r"\(([^()]*)\)", plain):
+        inside, after = group[1].removeprefix("?:"), plain[group.end() : group.end() + 1]
+        if re.search(r"[*+{|]", inside) and after and after in "*+{":
+            return True
+        choices += "|" in inside
+        plain = plain[: group.start()] + inside + plain[group.end() :]
+    return len(re.findall(r"[*+{]", plain)) > _MOST_REPEATS or choices + plain.count("?") > _MOST_CHOICES
 
 
 def named_as_transformers(sam: nn.Module) -> nn.Module:

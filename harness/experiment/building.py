@@ -12,6 +12,7 @@ from torch import Tensor
 
 from harness.archive.schema import Run, same_data
 from harness.check import from_mapping
+from harness.contract.start import attach_checked
 from harness.datasets.base import Benchmark, DatasetError, Pair
 from harness.methods.base import Method
 from harness.models.build import build_segmenter
@@ -26,7 +27,9 @@ from harness.training.cache import ArrayCache
 from harness.training.images import ImageSource
 
 
-def attached_segmenter(run: Run, *, task: Task, num_classes: int, checkpoint: Path | None) -> tuple[Segmenter, Method]:
+def attached_segmenter(
+    run: Run, *, task: Task, num_classes: int, checkpoint: Path | None, checked_on: torch.device | None = None
+) -> tuple[Segmenter, Method]:
     """A fresh segmenter on the CPU, in training mode, and the method attached to it.
 
     Head and method have random streams of their own, so that for one seed every method gets the same head.
@@ -34,8 +37,10 @@ def attached_segmenter(run: Run, *, task: Task, num_classes: int, checkpoint: Pa
     Args:
         num_classes: classes of a multi-class benchmark, background included.
         checkpoint: the pretrained weights, None for random ones.
+        checked_on: where to check that the method starts and counts as it declares (`harness.contract.start`); None to leave that out.
 
     Raises:
+        MethodError: it does not attach, or not as it declares.
         MemoryError: what the method adds cannot fit. A file from elsewhere may name any size.
     """
     rules = from_rules(run.rules)
@@ -61,7 +66,11 @@ def attached_segmenter(run: Run, *, task: Task, num_classes: int, checkpoint: Pa
         decoder=rules.decoder,
     )
     method: Method = METHODS.get(run.method)(config, seed=draw_number("method", run.seed) % 2**31)
-    method.attach(segmenter)
+    if checked_on is None:
+        method.attach(segmenter)
+    else:
+        shape = backbone_shape(run.backbone, rules.image_size)
+        attach_checked(method, segmenter, label=run.variant, shape=shape, device=checked_on)
     return segmenter, method
 
 

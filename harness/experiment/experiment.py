@@ -339,7 +339,9 @@ class Experiment:
         checkpoint = Path(self.job.checkpoint) if self.job.checkpoint else None
         task, num_classes = self.data.benchmark.task, self.scoring.num_classes
         with self.stages.during("loading"):
-            segmenter, method = attached_segmenter(self.run, task=task, num_classes=num_classes, checkpoint=checkpoint)
+            segmenter, method = attached_segmenter(
+                self.run, task=task, num_classes=num_classes, checkpoint=checkpoint, checked_on=self.device
+            )
             apply_choice(segmenter, self.attention)
             return segmenter.to(self.device), method
 

@@ -42,6 +42,8 @@ from harness.training.feeding import normalise
 CONFIG, TENSORS = "adapter_config.json", "adapter_model.safetensors"
 _PREFIX = "base_model.model."
 _DECODER = "mask_decoder"
+PEFT_MERGES = ("LORA", "ADALORA")
+"""Kinds of adapters that peft merges where a module is saved with them."""
 
 Form = Literal["sam", "adapter", "peft", "onnx"]
 
@@ -148,6 +150,8 @@ def export(
             f", merged by {report.mode}: {len(report.folded)} sites folded{left}, mask logits differ from the unmerged model's "
             f"by {report.relative_deviation:.1e} (relative, on {len(held_out)} {kind} images)"
         )
+    if form == "peft" and config["peft_type"] not in PEFT_MERGES:
+        line += "; peft loads it and cannot merge it beside a saved mask decoder; for merged weights leave --peft out"
     if form == "onnx":
         line += f"; onnxruntime differs by {difference:.1e} at most (relative, opset {OPSET})"
     return line, segmenter, held_out
@@ -257,7 +261,8 @@ def _plain_state(segmenter: Segmenter, method: Method, mode: MergeMode) -> dict[
 
 
 def _on_cpu(tensors: Mapping[str, Tensor]) -> dict[str, Tensor]:
-    return {name: tensor.detach().cpu().contiguous() for name, tensor in tensors.items()}
+    """Copies, each of memory of its own: layers of one tuner may share a tensor, which safetensors does not write."""
+    return {name: tensor.detach().cpu().contiguous().clone() for name, tensor in tensors.items()}
 
 
 def _metadata(run: Run) -> str:

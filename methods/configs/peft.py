@@ -43,6 +43,10 @@ class Tuner:
         unmerged: why it is not merged, empty where it is.
         one_width: why all blocks must have one width, empty where they need not.
         draws: in training it takes a random number of torch's own even for a dropout of 0.
+        mixes: what it gives for a token depends on the other tokens.
+        choices: option -> the values that it may have, where peft takes any.
+        deviates: option -> those of them with which it does not start as the plain backbone.
+        refused: what such a value begins with -> why it is not among them.
         lacks: clause of the contract -> why it does not hold.
     """
 
@@ -53,6 +57,10 @@ class Tuner:
     unmerged: str = ""
     one_width: str = ""
     draws: bool = False
+    mixes: bool = False
+    choices: Mapping[str, Sequence[Any]] = field(default_factory=dict)
+    deviates: Mapping[str, Sequence[Any]] = field(default_factory=dict)
+    refused: Mapping[str, str] = field(default_factory=dict)
     lacks: Mapping[str, str] = field(default_factory=dict)
 
 
@@ -87,12 +95,23 @@ class PeftConfig(LinearsConfig):
     sites: str = "q,k,v"
 
     def __post_init__(self) -> None:
+        super().__post_init__()
         parse_sites(self.sites)
-        options = self.options()
-        if options.get("init_r", 1) <= options.get("target_r", 0):
-            raise MethodError(
-                "init_r must be above target_r: AdaLoRA begins with more singular values than it ends with"
-            )
+        for name, known in TUNERS[self.tuner].choices.items():
+            value = {"true": True, "false": False}.get(getattr(self, name), getattr(self, name))
+            object.__setattr__(self, name, value)
+            if value not in known:
+                reasons = (why for start, why in TUNERS[self.tuner].refused.items() if str(value).startswith(start))
+                reason = next(reasons, f"choose {' or '.join(map(_spelt, known))}")
+                raise MethodError(f"{name}={_spelt(value)}: {reason}")
+        if reason := _fault(self.tuner, self.options()):
+            raise MethodError(reason)
+
+    @property
+    def identity_at_init(self) -> bool:
+        """Whether it starts as the plain backbone."""
+        entry = TUNERS[self.tuner]
+        return not entry.start and all(getattr(self, name) not in values for name, values in entry.deviates.items())
 
     def options(self) -> dict[str, Any]:
         """Those of peft's configuration."""
@@ -109,7 +128,31 @@ class PeftConfig(LinearsConfig):
     def encoder_parameters(self, shape: BackboneShape) -> int:
         if reason := TUNERS[self.tuner].one_width:
             shape.require_one_width(PREFIX + self.tuner, reason)
-        return count(self.tuner, self.options(), self.layers(shape))
+        if not (number := count(self.tuner, self.options(), self.layers(shape))):
+            raise MethodError(f"{PREFIX}{self.tuner}: with these options nothing in the encoder trains")
+        return number
+
+
+_FACTORS = ("alpha", "d_initial", "delora_lambda", "lora_alpha", "psoft_alpha", "randlora_alpha", "scaling")
+"""Options that multiply what is learnt."""
+
+
+def _fault(tuner: str, options: Mapping[str, Any]) -> str:
+    """Why a tuner does not do what these options say, where peft takes them all the same; empty where it does."""
+    if options.get("init_r", 1) <= options.get("target_r", 0):
+        return "init_r must be above target_r: AdaLoRA begins with more singular values than it ends with"
+    if tuner == "hra" and options["r"] % 2:
+        return f"r={options['r']} must be even: reflections come in pairs, which cancel at the start"
+    if tuner == "vblora" and options["topk"] > options["num_vectors"]:
+        return f"topk={options['topk']} must not be above num_vectors={options['num_vectors']}"
+    if isinstance(rank := options.get("effective_rank"), float) and not 0 < rank < 1:
+        return f"effective_rank={rank} must be a whole number, or a share of the ranks between 0 and 1"
+    zero = next((name for name in _FACTORS if options.get(name) == 0), "")
+    return f"{zero}=0 multiplies all that is learnt; take another number" if zero else ""
+
+
+def _spelt(value: object) -> str:
+    return str(value).lower() if isinstance(value, bool) else str(value)
 
 
 @cache

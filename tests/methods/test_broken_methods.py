@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
+from pathlib import Path
 from typing import Any
 
 import pytest
@@ -11,12 +12,15 @@ from torch import nn
 
 from harness.contract.case import ContractCase, Violation, logits
 from harness.contract.checks import CHECKS
+from harness.experiment.experiment import run_experiment
 from harness.methods.base import MergeReport, Method
 from harness.methods.bitfit import BitFit
 from harness.methods.configs.baselines import BitFitConfig
 from harness.methods.configs.lowrank import LoRAConfig
 from harness.methods.lora import LoRA
 from harness.models.build import build_segmenter
+from harness.registry import METHODS
+from tests.harness.planned import job_of
 
 
 class _Added(LoRA):
@@ -210,6 +214,51 @@ def test_contract_catches_a_method_that_breaks_it(method: Any, check: str, messa
     config = BitFitConfig() if issubclass(method, BitFit) else method.config_class(blocks="all")
     with pytest.raises(Violation, match=message):
         CHECKS[check](ContractCase(method=method, config=config))
+
+
+@dataclass(frozen=True, kw_only=True)
+class _ConfigOfNothing(LoRAConfig):
+    def encoder_parameters(self, shape: Any) -> int:
+        return 0
+
+
+class _TrainsNothing(_Added):
+    config_class = _ConfigOfNothing
+
+    def _insert(self, segmenter: Any) -> None:
+        """Nothing."""
+
+
+class _StartsWithNaN(_Added):
+    identity_at_init = False
+
+    def _insert(self, segmenter: Any) -> None:
+        super()._insert(segmenter)
+        next(iter(self.adapters().values())).up.data.fill_(float("nan"))
+
+
+@pytest.mark.parametrize(
+    ("method", "word"),
+    [
+        (_NotIdentity, "declares identity at init"),
+        (_DeclaresDeviationFalsely, "there is none"),
+        (_StartsWithNaN, "not finite"),
+        (_CountsWrong, "the closed form says"),
+        (_TrainsNothing, "nothing in the encoder trains"),
+        (_Added, ""),
+    ],
+)
+def test_a_run_refuses_a_method_that_does_not_start_or_count_as_it_declares(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, method: Any, word: str
+) -> None:
+    monkeypatch.setitem(METHODS._loaded, "lora", method)
+    monkeypatch.setattr(METHODS, "get", METHODS._loaded.__getitem__)
+    job = job_of(tmp_path, "lora", epochs=1, train_limit=2, val_limit=1, test_limit=1)
+    monkeypatch.setattr("harness.experiment.building.from_mapping", lambda *_, **__: method.config_class())
+    record = run_experiment(job)
+    assert record.code == ("ERROR" if word else "OK"), record.message
+    assert word in record.message
+    assert not word or record.message.startswith("lora: ")
 
 
 def test_the_method_that_the_broken_ones_start_from_is_right() -> None:

@@ -40,6 +40,11 @@ WEIGHTS_FIRST: dict[str, Any] = {"search_start_epoch": 0, "order": "weights-firs
         ({}, 9, [(W,)] * 5),
         (FROM_TWO, 2, [(A,), (W,)] * 2),
         (FROM_TWO, 3, [(W,), (A,)] * 2),  # so that epochs of one step reach both
+        (FROM_TWO | {"search_start_epoch": 1}, 1, [(A,), (W,)] * 2),  # turns count from T_B, not from the first epoch
+        (FROM_TWO | {"search_start_epoch": 3}, 3, [(A,), (W,)] * 2),
+        (FROM_TWO | {"search_start_epoch": 3}, 4, [(W,), (A,)] * 2),
+        (FROM_TWO | {"search_start_epoch": 3, "order": "weights-first"}, 3, [(W,), (A,)] * 2),
+        (FROM_TWO | {"search_start_epoch": 3, "alternate": "epoch"}, 3, [(A,)] * 3),
         (BOTH, 0, [(W,)] * 2),
         (BOTH, 1, [(A, W)] * 3),
         (BOTH | {"order": "weights-first"}, 1, [(W, A)]),

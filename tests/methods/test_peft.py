@@ -103,14 +103,30 @@ def _attached(name: str, *, seed: int = 1, backbone: str = "tiny_timm", **option
     return segmenter, method
 
 
+STARTS = [("lora", {"init_lora_weights": kind}) for kind in ("gaussian", "mica", "olora", "orthogonal", "pissa")]
+DEVIATE = [
+    (name, {option: value})
+    for name, entry in TUNERS.items()
+    for option, values in entry.deviates.items()
+    for value in values
+]
+
+
 @pytest.mark.parametrize(
-    "name", [n if n in (*QUICK, "shira", "gralora") else pytest.param(n, marks=pytest.mark.slow) for n in TUNERS]
-)
-def test_outputs_and_gradients_equal_those_of_peft_on_the_plain_encoder(name: str) -> None:
-    options = NARROW.get(name, {})
-    segmenter, _ = _attached(f"peft/{name}", sites="qkv", **options)
+    ("name", "options", "backbone"),
+    [
+        *(pytest.param(n, {}, "tiny_timm", id=n, marks=[] if n in (*QUICK, "shira", "gralora") else pytest.mark.slow) for n in TUNERS),
+        *((name, options, "tiny_timm") for name, options in [*STARTS, *DEVIATE]),
+        ("lily", {}, "tiny_mobile_sam"),  # whose router averages over the padding of windows too
+    ],
+)  # fmt: skip
+def test_outputs_and_gradients_equal_those_of_peft_on_the_plain_encoder(
+    name: str, options: dict[str, Any], backbone: str
+) -> None:
+    options = {**NARROW.get(name, {}), **options}
+    segmenter, _ = _attached(f"peft/{name}", sites="qkv", backbone=backbone, **options)
     ours = segmenter.encoder
-    plain = build_segmenter("tiny_timm", task="binary", image_size=64).encoder.requires_grad_(False)
+    plain = build_segmenter(backbone, task="binary", image_size=64).encoder.requires_grad_(False)
     plain.config = {"model_type": "custom"}
     known = {field.name for field in dataclasses.fields(PEFT_TYPE_TO_CONFIG_MAPPING[KINDS[name]])}
     filled = {"total_step": 10, "feedforward_modules": [], "save_indices": True}
@@ -150,6 +166,14 @@ def test_outputs_and_gradients_equal_those_of_peft_on_the_plain_encoder(name: st
     torch.testing.assert_close(*outputs, rtol=1e-4, atol=1e-5)
     for mine, other in pairs:
         torch.testing.assert_close(mine.grad, other.grad, rtol=1e-3, atol=1e-3 * float(other.grad.abs().max()) + 1e-12)
+
+
+@pytest.mark.parametrize(("name", "options"), [*STARTS, *DEVIATE])
+@pytest.mark.parametrize("check", ["identity", "count", "state", "merge"])
+def test_another_start_is_the_identity_or_declared_and_follows_from_the_state(
+    name: str, options: dict[str, Any], check: str
+) -> None:
+    CHECKS[check](ContractCase(method=method_of(name), config=method_config(f"peft/{name}", options), backbone="tiny"))
 
 
 def test_q_k_and_v_apart_are_the_fused_layer_and_fuse_again() -> None:
@@ -237,6 +261,15 @@ def test_counts_share_one_process_load_no_torch_here_and_are_remembered(tmp_path
     assert counted() == ["7", "7", "7", "0", "False"]
 
 
+TEXTS = [
+    (f"peft/{tuner}", {option: "foo"}, (UsageError, MethodError), "foo")
+    for tuner, entry in TUNERS.items()
+    for option, value in entry.options.items()
+    if isinstance(value, str) or (isinstance(value, list) and "str" in value)
+]
+"""Every option that takes a word, with one that no tuner knows."""
+
+
 @pytest.mark.parametrize(
     ("name", "options", "kind", "word"),
     [
@@ -251,6 +284,18 @@ def test_counts_share_one_process_load_no_torch_here_and_are_remembered(tmp_path
         ("peft/miss", {"r": 100}, MethodError, "100"),
         ("peft/frod", {}, MethodError, "another method"),
         ("peft/oft", {"oft_block_size": 48}, MethodError, "48"),
+        ("peft/lora", {"init_lora_weights": "eva"}, UsageError, r"lora\[initialisation=eva\]"),
+        ("peft/lora", {"init_lora_weights": "lora_ga"}, UsageError, "no gradients"),
+        ("peft/lora", {"init_lora_weights": "pissa_niter_4"}, UsageError, "use pissa"),
+        ("peft/lora", {"init_lora_weights": "orthogonal", "r": 3}, MethodError, "even"),
+        ("peft/lora", {"lora_alpha": 0}, UsageError, "lora_alpha=0"),
+        ("peft/vera", {"d_initial": 0.0}, UsageError, "d_initial=0"),
+        ("peft/hra", {"r": 7}, UsageError, "even"),
+        ("peft/osf", {"effective_rank": 500}, MethodError, "nothing in the encoder trains"),
+        ("peft/osf", {"effective_rank": 1.5}, UsageError, "effective_rank"),
+        ("peft/glora", {"config_A_B": "none", "config_C": "none", "config_D_E": "none"}, MethodError, "nothing"),
+        ("peft/vblora", {"topk": 300}, UsageError, "num_vectors=256"),
+        *TEXTS,
     ],
 )
 def test_what_cannot_be_is_one_line_before_anything_is_built(

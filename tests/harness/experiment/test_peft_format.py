@@ -83,17 +83,19 @@ METHODS: list[tuple[str, dict[str, Any], list[str]]] = [
     ("peft/miss", {"r": 4, "sites": "qkv,mlp"}, []),
     ("peft/lokr", {"r": 4, "blocks": "0,2"}, []),
     ("peft/vera", {"r": 8, "sites": "q,v,proj"}, []),
+    ("peft/randlora", {"r": 8, "randlora_alpha": 8}, []),
 ]
 
 
 @pytest.mark.parametrize(("method", "options", "arguments"), METHODS)
 @torch.no_grad()
 def test_peft_and_transformers_load_an_export_and_encode_and_segment_alike(
-    results: Path, tmp_path: Path, method: str, options: dict[str, Any], arguments: list[str]
+    results: Path, tmp_path: Path, capsys: Any, method: str, options: dict[str, Any], arguments: list[str]
 ) -> None:
     run, out = finished(results, method, **options), tmp_path / "adapter"
 
     assert export.main(["--results", str(results), "--run", run.key, "--out", str(out), "--peft", *arguments]) == 0
+    assert ("cannot merge" in capsys.readouterr().out) == method.startswith("peft/")
 
     plain = _plain_hf(run)
     if run.method.startswith("peft/") and "qkv" not in run.method_config["sites"]:  # slices are no layers there
@@ -222,6 +224,14 @@ WRONG = {
     "a layer is not there": (_changed_tensors(lambda t: t.pop(f"{LAYER}.lora_B.weight")), "lacks .*layers.1.attn.qkv.lora_B"),
     "a layer too many": (_changed_tensors(lambda t: t.update({LAYER + ".x": torch.zeros(1)})), "holds.*qkv.x"),
     "NaN": (_changed_tensors(lambda t: t[f"{LAYER}.lora_B.weight"].fill_(torch.nan)), "NaN"),
+    "an endless number": (_changed_config(lora_alpha=float("inf")), "lora_alpha=inf"),
+    "no number": (_changed_config(lora_alpha=float("nan")), "lora_alpha=nan"),
+    "a number beyond all weights": (_changed_config(lora_alpha=1e300), "not finite"),
+    "a pattern that never ends": (_changed_config(target_modules="(([a-z.]+)+)+x"), "pattern.*target_modules"),
+    "one of many repeats": (_changed_config(exclude_modules=".*" * 20 + "x"), "pattern.*exclude_modules"),
+    "one of many choices": (_changed_config(rank_pattern={"(.|..)" * 30: 2}), "pattern.*rank_pattern"),
+    "a start from random numbers": (_changed_config(init_lora_weights="pissa_niter_4"), "pissa_niter_4"),
+    "a start from gradients": (_changed_config(init_lora_weights="lora_ga"), "lora_ga"),
     "another rank": (_changed_config(r=8), "size mismatch"),
     "an option of the future": (_changed_config(use_new_thing=True), "sets use_new_thing"),
     "an option that is not merged": (_changed_config(alora_invocation_tokens=[1]), "not support merging"),

@@ -1,0 +1,64 @@
+"""What every attached method is held to on any backbone: it starts as it declares, and trains what its configuration counts.
+
+A run checks it once, when its method attaches; the contract does on the tiny backbones.
+"""
+
+from __future__ import annotations
+
+import math
+
+import torch
+from torch import Tensor, nn
+
+from harness.contract.case import Violation, logits, require
+from harness.methods.base import Method
+from harness.methods.parts.placement import BackboneShape, MethodError
+from harness.models.segmenter import Segmenter
+
+TOLERANCE = 1e-3
+"""Of a run's first image, relative to the largest logit: rounding stays a thousand times below, and a method that does not start where it
+says is mostly far above."""
+
+
+def require_start(method: Method, before: Tensor, after: Tensor, *, tolerance: float) -> None:
+    """Logits with the attached method (``after``) equal the plain segmenter's (``before``), or the method declares that they do not.
+
+    Raises:
+        Violation: they differ by more than ``tolerance``, are not finite, or equal although a deviation is declared.
+    """
+    largest = float((after - before).abs().max())
+    require(math.isfinite(largest), "logits are not finite after attaching")
+    if method.identity_at_init:
+        require(largest <= tolerance, f"declares identity at init, but logits move by {largest:.1e}")
+        return
+    require(largest > 0, "declares a deviation at init, but there is none")
+
+
+def require_count(method: Method, encoder: nn.Module, shape: BackboneShape) -> None:
+    """As many parameters train in the encoder as the closed form says, and some do. Raises Violation: they do not."""
+    attached = sum(p.numel() for p in encoder.parameters() if p.requires_grad)
+    closed_form = method.config.encoder_parameters(shape)
+    require(attached == closed_form, f"{attached} parameters train in the encoder, the closed form says {closed_form}")
+    require(attached > 0 or not method.config.trains_encoder, "nothing in the encoder trains")
+
+
+def attach_checked(
+    method: Method, segmenter: Segmenter, *, label: str, shape: BackboneShape, device: torch.device
+) -> None:
+    """Attach the method on the CPU, with both checks; one image passes the segmenter before and after, on ``device``.
+
+    Raises:
+        MethodError: the method cannot be attached, or one of the checks fails; with the run's ``label``.
+    """
+    image = torch.randn(1, 3, shape.image_size, shape.image_size, generator=torch.Generator().manual_seed(0)).to(device)
+    training = segmenter.training
+    before = logits(segmenter.to(device), image)
+    segmenter.to("cpu").train(training)
+    method.attach(segmenter)
+    try:
+        require_count(method, segmenter.encoder, shape)
+        after = logits(segmenter.to(device), image)
+        require_start(method, before, after, tolerance=TOLERANCE * max(float(before.abs().max()), 1e-6))
+    except Violation as error:
+        raise MethodError(f"{label}: {error}") from error
+    segmenter.to("cpu").train(training)
