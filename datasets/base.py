@@ -95,6 +95,8 @@ class DataOptions:
             ``camo+cod10k``).
         group: of one's own data: a regular expression; images in whose names it matches the same stay in one split.
         category: of one's own COCO file: the category that is foreground, ``any`` for all of them.
+        invert: of one's own binary masks: true turns foreground and background, false says that they are right although most
+            of each mask is foreground; None where nobody said so.
         mask_255_only: quirk 11 of InfoSAM: only the value 255 counts as foreground.
     """
 
@@ -103,6 +105,7 @@ class DataOptions:
     mask_255_only: bool = False
     group: str = ""
     category: str = ""
+    invert: bool | None = None
 
 
 class Benchmark(ABC):

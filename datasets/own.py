@@ -1,13 +1,13 @@
 """A folder of a user's own as a benchmark, without a line of Python: images, and masks or labels.
 
 The layouts are a table, `harness.datasets.readers.own_layouts`. ``classes.txt`` names the classes of masks that hold indices, one a
-line, the background first. Without it masks are binary, unless COCO or nnU-Net names classes. Lists (``train.txt``, ``val.txt``,
-``test.txt``, also in ``splits/``) split an undivided folder. Splits that are missing are carved, as for every benchmark.
+line, the background first; of painted masks with a colour after each name. Without it masks are binary, unless COCO or nnU-Net names
+classes. Lists (``train.txt``, ``val.txt``, ``test.txt``, also in ``splits/``) split an undivided folder. Splits that are missing are
+carved, as for every benchmark.
 """
 
 from __future__ import annotations
 
-import json
 import re
 from collections import Counter
 from collections.abc import Collection, Mapping, Sequence
@@ -51,6 +51,7 @@ class OwnBenchmark(FolderBenchmark):
     source = f"a folder with {'; '.join(layout.hint for layout in LAYOUTS)}; or a folder of images a class (docs/own-data.md)"
     mend = "complete the folder, or remove what does not belong"
     whose_splits = "given"
+    mask_rule = "two levels"
     mask_colour = "any"
     folders = ()
     test_splits = ()
@@ -164,8 +165,20 @@ class OwnBenchmark(FolderBenchmark):
         return np.any(np.stack(masks) == 1, axis=0).astype(np.uint8)
 
     def decode_mask(self, path: Path) -> decoding.Array:
+        mask = self._decoded(path)
+        if not self.options.invert:
+            return mask
+        if self.task != "binary":
+            raise DatasetError(
+                f"invert=true turns masks of two classes, and {path} has {self.num_classes}; leave it out"
+            )
+        return np.where(mask == IGNORE, mask, 1 - mask)
+
+    def _decoded(self, path: Path) -> decoding.Array:
         labels = nnunet_labels(path.parent.parent) if path.parent.name in ("labelsTr", "labelsTs") else {}
         ignored = labels.get(_IGNORED, IGNORE)
+        if colours := decoding.colours_of(self.class_names):
+            return decoding.read_colours(path, colours)
         try:
             if _IGNORED in labels or self.class_names != BINARY:
                 mask = decoding.read_indices(path, num_classes=256)
@@ -179,14 +192,17 @@ class OwnBenchmark(FolderBenchmark):
         wrong = mask[(mask >= self.num_classes) & (mask != IGNORE)]
         if wrong.size:
             known = f"there are {self.num_classes} classes, so 0 to {self.num_classes - 1} (255 is ignored)"
+            known += "; levels of another kind stand after each name in classes.txt, such as crop 128,128,128"
             raise DatasetError(f"{path} has the class indices {', '.join(map(str, np.unique(wrong)[:8]))}, and {known}")
         return mask
 
 
 _EXPLAINED = {
     "binary": "masks are binary as long as there is no classes.txt (0 and 255, 0 and 1, or black and one colour); for several classes "
-    "name them there, one a line, the background first",
-    "multiclass": "masks of several classes hold one index a pixel (grey or palette PNG), not colours; convert them",
+    "name them there, one a line, the background first: with its colour where masks are painted, such as crop 0,255,0 (grey levels: "
+    "crop 128,128,128), and without where they hold an index a pixel",
+    "multiclass": "masks of several classes hold one index a pixel (grey or palette PNG), or the colours that classes.txt gives after "
+    "each name, such as crop 0,255,0",
 }
 
 
@@ -262,22 +278,27 @@ def nnunet_labels(root: Path) -> dict[str, int]:
     Raises DatasetError: it names no labels, or does not number them from 0."""
     path = root / "dataset.json"
     try:
-        labels = json.loads(path.read_bytes())["labels"].items() if path.is_file() else ()
+        labels = coco.parse_json(path.read_bytes())["labels"].items() if path.is_file() else ()
         named = {str(name): int(index) for name, index in labels}
         if sorted(named.values()) != list(range(len(named))):
             raise ValueError(f"numbered {sorted(named.values())}, not from 0")
+        if named and next(name for name, index in named.items() if index == 0).casefold() != "background":
+            raise ValueError("0 is not the background, as nnU-Net has it")
     except (OSError, ValueError, KeyError, TypeError, AttributeError, OverflowError, RecursionError) as error:
         raise DatasetError(f"{path} names no classes under labels ({error}); correct it, or write {CLASSES}") from error
     return dict(sorted(named.items(), key=lambda entry: entry[1]))
 
 
 def read_classes(path: Path) -> tuple[str, ...]:
-    """Names, one a line, blank lines left out. Raises DatasetError: unreadable, fewer than two, too many, or one twice."""
+    """Names, one a line, blank lines left out, each with its colour (``crop 0,255,0``) where masks are painted. Raises DatasetError:
+    unreadable, fewer than two, too many, or one twice."""
     try:
         text = path.read_text(encoding="utf-8-sig")
     except (OSError, UnicodeDecodeError) as error:
         raise DatasetError(f"{path} is no readable list ({error})") from error
-    return _checked(tuple(line.strip() for line in text.splitlines() if line.strip()), path)
+    names = _checked(tuple(line.strip() for line in text.splitlines() if line.strip()), path)
+    decoding.colours_of(names)
+    return names
 
 
 def _checked(names: tuple[str, ...], where: Path) -> tuple[str, ...]:
@@ -306,10 +327,14 @@ def any_folder(name: str, folder: Path, options: DataOptions | None = None) -> t
         if len(labelled) > 1:
             listed = ", ".join(map(str, labelled))
             raise DatasetError(f"{folder} holds several data sets: {listed}; give one of them as {name}=DIR")
+        if benchmark.options.invert is not None:
+            raise DatasetError(f"invert is for binary mask images, and {folder} has labels; leave it out")
         classes = own_layouts.ClassFolders().classes_at(labelled[0])
         return own_benchmark(name, _checked(classes, labelled[0]), OwnLabels), labelled[0]
     root = benchmark.locate(folder)
     kind, category = benchmark.layout_at(root), benchmark.options.category
+    if benchmark.options.invert is not None and isinstance(kind, CocoLayout):
+        raise DatasetError(f"invert is for binary mask images, and {root} has the layout {kind.name!r}; leave it out")
     if isinstance(kind, CocoLayout):
         return own_benchmark(name, _checked(kind.classes(root, category), root)), root
     if category:

@@ -5,15 +5,17 @@ from __future__ import annotations
 import itertools
 import os
 import statistics
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
+from functools import partial
 from pathlib import Path
 from typing import Literal, NamedTuple
 
 from harness.datasets.base import IGNORE, Benchmark, DatasetError, Pair, Splits
+from harness.datasets.own import BINARY
 from harness.datasets.preparing.fingerprints import Fingerprint, exact_groups, fingerprint_pair, near_pairs
 from harness.datasets.preparing.unpacking import Progress
-from harness.datasets.readers.decoding import listed
+from harness.datasets.readers.decoding import colours_of, kinds_of, listed, object_values
 from harness.datasets.readers.folder_benchmark import CARVED, SAMPLE_MARKER, SAMPLE_NOTE, FolderBenchmark
 
 Status = Literal["passed", "warned", "failed"]
@@ -25,8 +27,8 @@ _MOST_CLASSES = 64
 _GLANCES = 24
 """Masks of a split that are looked at before a run."""
 INVERTED = (
-    "; inverted? What is looked for must be white (above 127), 1, or any colour of a palette but black: invert the masks, "
-    "such as with ImageMagick's mogrify -negate"
+    "; inverted? What is looked for must be white (above 127), 1, or any colour of a palette but black. Of data of your own "
+    "--set benchmarks.NAME.invert=true turns them (data check: --invert true), and false says that they are right"
 )
 
 
@@ -186,9 +188,10 @@ def _masks(benchmark: Benchmark, prints: Sequence[Fingerprint], root: Path) -> l
         return [Verdict("mask values", "failed", "no mask can be read; see above for the first")]
     return [
         _values(benchmark, prints),
-        mask_polarity(prints) if benchmark.task == "binary" else _classes(benchmark, prints),
+        mask_polarity(benchmark, prints) if benchmark.task == "binary" else _classes(benchmark, prints),
         one_class_masks(prints, root),
         image_and_mask_size(prints, root),
+        *_turns(prints, root),
     ]
 
 
@@ -201,6 +204,8 @@ def _values(benchmark: Benchmark, prints: Sequence[Fingerprint]) -> Verdict:
     status: Status = "passed"
     odd = ""
     own = _is_own(benchmark) and benchmark.task == "binary"
+    if _is_own(benchmark) and benchmark.class_names != BINARY and (mixed := _mixed(benchmark, map(_held, prints))):
+        return Verdict("mask values", "failed", f"{message}; {mixed}")
     if own and of_object and ignoring:
         status = "failed"
         odd = f"; 255 is the object in {of_object} masks, and to be ignored in {ignoring} that hold 1 too; make it one of the two"
@@ -215,12 +220,29 @@ def _values(benchmark: Benchmark, prints: Sequence[Fingerprint]) -> Verdict:
     return Verdict("mask values", status, message + odd)
 
 
-def mask_polarity(prints: Sequence[Fingerprint]) -> Verdict:
-    """Whether masks are inverted: those nearly always fill most of a picture and most of its border, objects seldom do."""
+def _held(fingerprint: Fingerprint) -> frozenset[int]:
+    return frozenset(fingerprint.values) - {0}
+
+
+def _mixed(benchmark: Benchmark, masks: Iterable[frozenset[int]]) -> str:
+    """What is wrong where classes are named and 255, which is to be ignored, is the object of some masks; empty where nothing is."""
+    indices, full, ignoring = kinds_of(masks, num_classes=benchmark.num_classes)
+    if not (indices and full) or ignoring or colours_of(benchmark.class_names):
+        return ""
+    return (
+        f"{indices} masks hold class indices, and {full} hold 0 and 255 alone, where 255 is to be ignored: write the index of the class "
+        "in its place"
+    )
+
+
+def mask_polarity(benchmark: Benchmark, prints: Sequence[Fingerprint]) -> Verdict:
+    """Whether masks are inverted: those nearly always fill most of a picture and most of its border, objects seldom do. Where the user
+    says so or the opposite (`DataOptions.invert`) he knows."""
     share = statistics.median(fingerprint.shares[1] for fingerprint in prints)
     border = statistics.median(fingerprint.border_share for fingerprint in prints)
     coverage = f"foreground covers {share:.0%} of the median mask and {border:.0%} of its border"
-    status: Status = "failed" if share > 0.5 and border > 0.5 else "passed"
+    unknown = benchmark.options.invert is None
+    status: Status = "failed" if share > 0.5 and border > 0.5 and unknown else "passed"
     return Verdict("mask polarity", status, coverage + (INVERTED if status == "failed" else ""))
 
 
@@ -262,6 +284,17 @@ def image_and_mask_size(prints: Sequence[Fingerprint], root: Path) -> Verdict:
     return Verdict("image and mask size", "warned", words, _files(wrong, root))
 
 
+def _turns(prints: Sequence[Fingerprint], root: Path) -> list[Verdict]:
+    """Images that EXIF turns, where sizes do not say whether masks were drawn on the turned image."""
+    if not (unsure := [fingerprint for fingerprint in prints if fingerprint.turn_is_open]):
+        return []
+    words = (
+        f"{len(unsure)} images are turned or mirrored by EXIF, and their masks fit either way; masks are taken as drawn on the image as "
+        f"viewers show it; look at {_label(unsure[0].pair.image, root)} with its mask"
+    )
+    return [Verdict("EXIF orientation", "warned", words, _files(unsure, root))]
+
+
 def _copies(kind: str, groups: Sequence[Sequence[Fingerprint]], root: Path) -> Iterator[Verdict]:
     """Copies within a split are looked at, across splits they fail."""
     bad: Status
@@ -283,8 +316,9 @@ def first_look(benchmark: FolderBenchmark, splits: Splits, root: Path) -> tuple[
         splits: its pairs.
 
     Raises:
-        DatasetError: masks that cannot be read, or a training or test split without one object.
+        DatasetError: masks that cannot be read or fail a rule of `check`, or a training or test split without one object.
     """
+    _refuse_mixed(benchmark, splits)
     whole = f"sam-peft data check {benchmark.name}={root} looks at all of them"
     prints: list[Fingerprint] = []
     for split, pairs in {"train": splits.train, **splits.test}.items():
@@ -305,7 +339,23 @@ def first_look(benchmark: FolderBenchmark, splits: Splits, root: Path) -> tuple[
             )
         prints += looked
     odd = [enough_tests(splits), _values(benchmark, prints), image_and_mask_size(prints, root)]
-    odd += [mask_polarity(prints)] if benchmark.task == "binary" else []
+    odd += [mask_polarity(benchmark, prints)] if benchmark.task == "binary" else []
+    odd += _turns(prints, root)
     single = sum(max(mask.shares, default=0.0) >= 1.0 for mask in prints)
     odd += [one_class_masks(prints, root)] if 2 * single > len(prints) else []
+    if failed := [verdict for verdict in odd if verdict.status == "failed"]:
+        raise DatasetError(f"{benchmark.name}: {failed[0].rule}: {failed[0].message} ({whole})")
     return tuple(f"{benchmark.name}: {odd.rule}: {odd.message}" for odd in odd if odd.status != "passed")
+
+
+def _refuse_mixed(benchmark: FolderBenchmark, splits: Splits) -> None:
+    """Raises DatasetError: see `_mixed`; of all masks, since few may be of the other kind."""
+    masks = {
+        pair.mask for pairs in splits.parts.values() for pair in pairs if not pair.entry and not pair.mask.is_dir()
+    }
+    if benchmark.class_names == BINARY or not masks:
+        return
+    with ThreadPoolExecutor() as pool:
+        held = [*pool.map(partial(object_values, num_classes=benchmark.num_classes), sorted(masks))]
+    if mixed := _mixed(benchmark, held):
+        raise DatasetError(f"{benchmark.name}: {mixed}")

@@ -16,8 +16,8 @@ from numpy.typing import NDArray
 from PIL import Image
 
 from harness.datasets.base import IGNORE, Benchmark, DatasetError, Pair
-from harness.datasets.readers.decoding import is_drawn_as_stored, to_rgb
-from harness.datasets.readers.opening import open_image, upright
+from harness.datasets.readers.decoding import is_drawn_as_stored, to_rgb, turn_is_open
+from harness.datasets.readers.opening import open_image, orientation, upright
 
 THUMBNAIL, HASH_SIDE = 24, 8
 MOST_BITS = 6
@@ -41,6 +41,7 @@ class Fingerprint:
     mask_size: tuple[int, int] = (0, 0)
     values: tuple[int, ...] = ()  # distinct ones of the mask file, channel means of a coloured one
     shares: tuple[float, ...] = ()  # of each class among the pixels that are not ignored
+    turn_is_open: bool = False  # of the image, by EXIF, see `harness.datasets.readers.decoding.turn_is_open`
     border_share: float = 0.0  # the foreground's of the outermost pixels
     digest: str = ""  # of the image's pixels
     thumbnail: NDArray[np.float32] = field(default_factory=lambda: np.zeros((THUMBNAIL, THUMBNAIL), np.float32))
@@ -55,14 +56,15 @@ def fingerprint_pair(benchmark: Benchmark, split: str, pair: Pair) -> Fingerprin
         as_stored = is_drawn_as_stored(image_file, sample.mask.shape[::-1])
         image = to_rgb(image_file if as_stored else upright(image_file), pair.image)
         drawn = pair.entry or pair.mask.is_dir()  # one file of many masks, or many files of one
-        mask_file = Image.fromarray(sample.mask) if drawn else upright(open_image(pair.mask))
+        mask_file = Image.fromarray(sample.mask) if drawn else open_image(pair.mask)
     except DatasetError as error:
         return Fingerprint(split=split, pair=pair, error=str(error))
     grey = Image.fromarray(image).convert("L")
     cells = np.asarray(grey.resize((HASH_SIDE + 1, HASH_SIDE), Image.Resampling.BOX), np.int16)
-    stored = np.asarray(mask_file)
+    upright_mask = upright(mask_file)
+    stored = np.asarray(upright_mask)
     if stored.ndim == 3:
-        stored = np.asarray(mask_file.convert("RGB"), np.uint16).sum(axis=2) // 3
+        stored = np.asarray(upright_mask.convert("RGB"), np.uint16).sum(axis=2) // 3
     mask = sample.mask
     counts = np.bincount(mask.ravel(), minlength=256)
     border = np.concatenate([mask[0], mask[-1], mask[:, 0], mask[:, -1]])
@@ -70,9 +72,10 @@ def fingerprint_pair(benchmark: Benchmark, split: str, pair: Pair) -> Fingerprin
         split=split,
         pair=pair,
         image_size=(image.shape[1], image.shape[0]),
-        mask_size=mask_file.size,
+        mask_size=upright_mask.size,
         values=tuple(np.unique(stored).tolist()[:256]),
         shares=tuple((counts[: benchmark.num_classes] / max(1, mask.size - counts[IGNORE])).tolist()),
+        turn_is_open=turn_is_open(image_file, sample.mask.shape[::-1]) and orientation(mask_file) == 1,
         border_share=float(((border > 0) & (border != IGNORE)).mean()),
         digest=hashlib.sha256(f"{image.shape}".encode() + image.tobytes()).hexdigest(),
         thumbnail=np.asarray(grey.resize((THUMBNAIL, THUMBNAIL), Image.Resampling.BOX), np.float32),

@@ -19,7 +19,7 @@ from numpy.typing import NDArray
 
 from harness.datasets.base import IGNORE, DatasetError, Pair
 from harness.datasets.readers.layouts import distinct_stems, subfolders
-from harness.datasets.readers.opening import MOST_PIXELS
+from harness.datasets.readers.opening import MOST_PIXELS, require_file
 from harness.datasets.readers.own_layouts import SPLITS, OwnLayout, Parts
 from harness.datasets.readers.pairing import Paired, is_image
 
@@ -53,8 +53,11 @@ def _load(path: Path, size: int, changed: int) -> CocoFile:
     if size > _MOST_BYTES:
         raise DatasetError(f"{path} has {size} bytes, over 1 GiB are refused; split it, or convert it to mask images")
     try:
-        data = json.loads(path.read_bytes())
-        categories = {_id(category["id"]): str(category["name"]) for category in data["categories"]}
+        data = parse_json(path.read_bytes())
+        categories: dict[str, str] = {}
+        for category in data["categories"]:
+            if categories.setdefault(_id(category["id"]), str(category["name"])) != str(category["name"]):
+                raise ValueError(f"the category {category['id']} is there twice, under two names")
         images: dict[str, str] = {}
         sizes: dict[str, tuple[int, int]] = {}
         for image in data["images"]:
@@ -68,6 +71,7 @@ def _load(path: Path, size: int, changed: int) -> CocoFile:
             category = _id(annotation["category_id"])
             if category not in categories:
                 raise ValueError(f"annotation {annotation.get('id')} has the unknown category {category}")
+            annotation["iscrowd"] = _crowd(annotation)
             used.add(category)
             annotations[images[_id(annotation["image_id"])]].append((categories[category], annotation))
     except (OSError, ValueError, KeyError, TypeError, AttributeError, OverflowError, RecursionError) as error:
@@ -82,6 +86,27 @@ def _id(value: object) -> str:
     if isinstance(value, bool) or not isinstance(value, int | str | float):
         raise ValueError(f"the id {value!r} is no number and no text")
     return str(int(value)) if isinstance(value, float) and value.is_integer() else str(value)
+
+
+def parse_json(content: bytes) -> Any:
+    """Parsed JSON. Raises ValueError: it is none, or an object has a key twice, of which all but the last would be lost."""
+
+    def keyed(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
+        if len(found := dict(pairs)) < len(pairs):
+            keys = [key for key, _ in pairs]
+            raise ValueError(f"the key {next(key for key in keys if keys.count(key) > 1)!r} is there twice")
+        return found
+
+    return json.loads(content, object_pairs_hook=keyed)
+
+
+def _crowd(annotation: Mapping[str, Any]) -> bool:
+    """Whether an annotation is a crowd's: programs write 1, true and "1"."""
+    given = annotation.get("iscrowd")
+    known = {"": False, "none": False, "0": False, "0.0": False, "false": False, "1": True, "1.0": True, "true": True}
+    if (word := str(given).casefold()) not in known:
+        raise ValueError(f"annotation {annotation.get('id')} has iscrowd {given!r}, which is 0 or 1")
+    return known[word]
 
 
 def _size(image: Mapping[str, Any]) -> tuple[int, int]:
@@ -113,7 +138,7 @@ def mask_of(path: Path, name: str, *, classes: Sequence[str], category: str = ""
         if not category and called not in classes:
             raise DatasetError(f"{path}: {name} has the category {called!r}, which training has not; leave it out")
         region = _region(annotation, *shape, where=f"{path}: annotation {annotation.get('id')} of {name}")
-        if annotation.get("iscrowd"):
+        if annotation["iscrowd"]:
             crowd |= region
         else:
             drawn.append((-int(region.sum()), 1 if category else classes.index(called), region))
@@ -125,10 +150,7 @@ def mask_of(path: Path, name: str, *, classes: Sequence[str], category: str = ""
 
 def _region(annotation: Mapping[str, Any], height: int, width: int, *, where: str) -> NDArray[np.bool_]:
     """The annotation's pixels, (H, W) bool, as pycocotools' ``annToMask`` draws them."""
-    try:
-        from pycocotools import mask as drawing
-    except ImportError as error:
-        raise DatasetError("COCO JSON needs pycocotools, which is not here: pip install pycocotools") from error
+    drawing = _pycocotools()
     shape = annotation.get("segmentation")
     if not shape:
         raise DatasetError(f"{where} has a box and no segmentation; export polygons or masks")
@@ -136,11 +158,20 @@ def _region(annotation: Mapping[str, Any], height: int, width: int, *, where: st
         _check_polygons(shape, height, width, where)
         return np.asarray(drawing.decode(drawing.merge(drawing.frPyObjects(shape, height, width)))).astype(bool)
     counts = shape.get("counts") if isinstance(shape, dict) else None
+    size = shape.get("size") if isinstance(shape, dict) else None
     runs = _runs(counts) if isinstance(counts, str) else counts
     runs = runs if isinstance(runs, list) and all(type(run) is int and run >= 0 for run in runs) else []
-    if sum(runs) != height * width or list(shape.get("size", ())) != [height, width]:
+    if sum(runs) != height * width or size != [height, width]:
         raise DatasetError(f"{where} has run lengths that do not fill its image of {width}x{height}; export it again")
     return np.asarray(drawing.decode(drawing.frPyObjects({"size": [height, width], "counts": runs}, height, width))) > 0
+
+
+def _pycocotools() -> Any:
+    try:
+        from pycocotools import mask
+    except ImportError as error:
+        raise DatasetError("COCO JSON needs pycocotools, which is not here: pip install pycocotools") from error
+    return mask
 
 
 def _check_polygons(polygons: Sequence[Any], height: int, width: int, where: str) -> None:
@@ -183,15 +214,20 @@ class CocoLayout(OwnLayout):
         return bool(self.files(root))
 
     def files(self, root: Path) -> dict[str, Path]:
-        """Part -> its JSON. Raises DatasetError: two for one part."""
+        """Part -> its JSON. Raises DatasetError: two for one part, or pycocotools is not installed."""
         files: dict[str, Path] = {}
-        for folder in (root, *subfolders(root)):
+        inner = subfolders(root)
+        of_splits = [below for folder in inner if _part(folder.name) for below in subfolders(folder)]
+        for folder in (root, *inner, *of_splits):
             for path in sorted(folder.glob("*.json")):
                 if path.name.startswith(_OTHER_TASKS) or not _is_likely(path):
                     continue
-                part = _part(path.stem) or _part(folder.name if folder != root else "") or "all"
+                named = (path.stem, *folder.relative_to(root).parts[::-1])
+                part = next(filter(None, map(_part, named)), "all")
                 if files.setdefault(part, path) != path:
                     raise DatasetError(f"{files[part]} and {path} are both COCO files of {part}; move one of them away")
+        if files:
+            _pycocotools()
         return files
 
     def classes(self, root: Path, category: str) -> tuple[str, ...]:
@@ -214,7 +250,8 @@ class CocoLayout(OwnLayout):
                 raise DatasetError(f"{path} names {name}, which is no image, or leads out of the folder")
         # Names are relative to the JSON, to the root, or to a folder that is named after this part before one of another: parts may
         # number their files alike.
-        inner = [*subfolders(root), *subfolders(root / "images")]
+        inner = [*subfolders(path.parent), *subfolders(root), *subfolders(root / "images")]
+        inner += [below for folder in subfolders(root) if _part(folder.name) == part for below in subfolders(folder)]
         inner.sort(key=lambda folder: {part: 0, "": 1}.get(_part(folder.name), 2))
         of_part = (folder for folder in inner if _part(folder.name) == part)
         folders = [path.parent, path.parent / "images", root, *of_part, root / "images"]
@@ -235,7 +272,9 @@ def _part(name: str) -> str:
 
 
 def _is_likely(path: Path) -> bool:
-    """Whether two of COCO's tables, which may come in any order, are named at the file's beginning or end."""
+    """Whether two of COCO's tables, which may come in any order, are named at the file's beginning or end. Raises DatasetError: it is
+    a pipe."""
+    require_file(path)
     try:
         with path.open("rb") as file:
             ends = file.read(1 << 16)

@@ -7,18 +7,20 @@ never a silent class.
 
 from __future__ import annotations
 
+import re
+from collections.abc import Iterable, Sequence
 from pathlib import Path
 from typing import Literal
 
 import numpy as np
 from numpy.typing import ArrayLike, NDArray
-from PIL import Image
+from PIL import Image, ImageFilter
 
 from harness.datasets.base import DatasetError, Pair, Sample
 from harness.datasets.readers.opening import LEAST_OF_SIXTEEN, SCALE, open_image, orientation, upright
 
 Array = NDArray[np.uint8]
-Rule = Literal["half", "nonzero", "index"]
+Rule = Literal["half", "two levels", "nonzero", "index"]
 Colour = tuple[int, int, int]
 
 LOSSY_FORMATS = frozenset({"JPEG", "MPO", "WEBP"})
@@ -30,6 +32,11 @@ _MID_GREY = (64, 192)
 _MOST_MID_GREY = 0.2
 _THIRD_VALUE = (32, 224)
 _MOST_THIRD_VALUE = 0.01
+_FEW_LEVELS, _MOST_OFF_EDGES, _MOST_OFF_EDGES_OF_FEW = 8, 0.25, 0.05
+"""Of the pixels between a mask's darkest and brightest level most lie at edges: nearly all where such levels are few. Compression
+leaves 0.12 elsewhere, scaling up to 0.17."""
+_COLOUR = re.compile(r"\S.*?\s+(\d{1,3})\s*,\s*(\d{1,3})\s*,\s*(\d{1,3})")
+"""A class with its colour, such as ``crop 0,255,0``."""
 _COLOUR_NOISE = 32
 """Levels by which a colour may miss a blend of paint and black."""
 _MOST_LEFT_BY_COMPRESSION = 40
@@ -95,6 +102,15 @@ def is_drawn_as_stored(image: Image.Image, mask_size: tuple[int, int] | None) ->
     return orientation(image) in _TRANSPOSING and mask_size == image.size and image.width != image.height
 
 
+def turn_is_open(image: Image.Image, mask_size: tuple[int, int]) -> bool:
+    """Whether EXIF turns or mirrors an image, and a mask of this (width, height) fits it as well when it is left as it is stored."""
+    if (turn := orientation(image)) not in _TRANSPOSING:
+        return turn != 1
+    if abs(np.log(image.width / image.height)) > 0.05:  # else `fit` takes either
+        return False
+    return image.width == image.height or mask_size not in (image.size, image.size[::-1])
+
+
 def mask_values(image: Image.Image, path: Path) -> NDArray[np.integer]:
     """Stored values of a one-channel mask, (H, W): palette indices, grey levels, 0/1 of a 1-bit file. Raises DatasetError: a colour
     image, whose channels differ, or values beyond 16 bits."""
@@ -109,13 +125,30 @@ def mask_values(image: Image.Image, path: Path) -> NDArray[np.integer]:
     if image.mode not in ("RGB", "RGBA", "LA"):
         raise DatasetError(f"{path} has mode {image.mode}, which is no mask encoding")
     if _is_coloured(image):
-        raise DatasetError(f"{path} is a colour image, not a one-channel mask")
+        raise DatasetError(f"{path} is a colour image, not a one-channel mask; it has the colours {_colours(image)}")
     if image.format in LOSSY_FORMATS:
         return np.asarray(image.convert("L"))
     channels = np.asarray(image)
     if image.mode != "RGB" and channels[..., -1].min(initial=255) < 255:
         raise DatasetError(f"{path} is transparent in part, so it may be drawn in its opacity; save it as grey levels")
     return channels[..., 0]
+
+
+def object_values(path: Path, *, num_classes: int) -> frozenset[int]:
+    """What a mask holds besides 0; nothing of a coloured one, or of a palette of two classes, whose colours count. Raises DatasetError:
+    unreadable."""
+    image = open_image(path)
+    if _is_coloured(image) or (num_classes == 2 and image.mode == "P" and not is_grey_palette(image)):
+        return frozenset()
+    return frozenset(np.unique(mask_values(image, path)).tolist()) - {0}
+
+
+def kinds_of(masks: Iterable[frozenset[int]], *, num_classes: int) -> tuple[int, int, int]:
+    """Of masks as `object_values` gives them: how many hold class indices alone, 255 alone, and both."""
+    held = [values for values in masks if values]
+    ignored = [values for values in held if 255 in values and min(values) < num_classes]
+    indices = sum(max(values) < num_classes for values in held)
+    return indices, sum(values == {255} for values in held), len(ignored)
 
 
 def listed(values: ArrayLike) -> str:
@@ -133,8 +166,9 @@ def read_binary(
     All others are grey levels.
 
     Args:
-        rule: ``half`` takes grey levels above 127 (JPEG noise, anti-aliased edges); ``nonzero`` all above 0;
-            ``index`` all above 0, and there may be only one such value, 1 in a coloured palette.
+        rule: ``half`` takes grey levels above 127 (JPEG noise, anti-aliased edges); ``two levels`` likewise, and refuses a lossless
+            file that holds a third level, but for soft edges of many levels; ``nonzero`` takes all above 0; ``index`` all
+            above 0, and there may be only one such value, 1 in a coloured palette.
         only_255: quirk 11: the grey view is divided by 255 and truncated, so only 255 is foreground.
         colour: of masks painted in one colour on black, that colour (``any``: each file's own); None refuses
             colours.
@@ -144,7 +178,9 @@ def read_binary(
     """
     image = upright(open_image(path))
     if colour is not None and _is_coloured(image):
-        return (np.asarray(image.convert("L")) == 255).astype(np.uint8) if only_255 else on_black(image, path, colour)
+        if only_255:
+            return (np.asarray(image.convert("L")) == 255).astype(np.uint8)
+        return on_black(image, path, colour, two_levels=rule == "two levels")
     if only_255:
         return (_grey_view(image, path) == 255).astype(np.uint8)
     lossless = image.format not in LOSSY_FORMATS
@@ -156,14 +192,14 @@ def read_binary(
     values = _grey_view(image, path)
     if image.mode == "1" or (lossless and values.max(initial=0) <= 1):
         return (values > 0).astype(np.uint8)
-    if lossless and rule == "half":
-        _refuse_instances(values, path)
-    _refuse_pictures(values, path, third_class=lossless and rule != "nonzero")
+    if lossless and rule == "two levels":
+        _refuse_levels(values.astype(np.uint8), path)
+    _refuse_pictures(values, path, third_class=lossless and rule in ("half", "index"))
     if not lossless and _MOST_LEFT_BY_COMPRESSION < (most := int(values.max(initial=0))) <= 127:
         raise DatasetError(
             f"{path} has no value above {most}, and what is looked for is above 127 in {image.format} files; save masks as PNG"
         )
-    if not lossless or rule == "half":
+    if not lossless or rule in ("half", "two levels"):
         if lossless and {1, 255} <= set(levels := np.unique(values).tolist()) <= {0, 1, 255}:
             raise DatasetError(
                 f"{path} has the mask values {levels}, so 255 may be an area to ignore; a binary mask has 0 and 255, or 0 and 1"
@@ -200,7 +236,9 @@ def _is_coloured(image: Image.Image) -> bool:
     return bool((colours != colours[..., :1]).any())
 
 
-def on_black(image: Image.Image, path: Path, colour: Colour | Literal["any"] = "any") -> Array:
+def on_black(
+    image: Image.Image, path: Path, colour: Colour | Literal["any"] = "any", *, two_levels: bool = False
+) -> Array:
     """One colour painted on black as {0, 1}, (H, W) uint8: foreground is what has at least half of it, since edges are
     blended.
 
@@ -208,6 +246,7 @@ def on_black(image: Image.Image, path: Path, colour: Colour | Literal["any"] = "
         image: mode RGB or RGBA.
         path: its file, for messages.
         colour: the paint, or ``any`` for the brightest colour of this file.
+        two_levels: refuse areas of a darker shade.
 
     Raises:
         DatasetError: other colours are in it.
@@ -222,8 +261,49 @@ def on_black(image: Image.Image, path: Path, colour: Colour | Literal["any"] = "
     paint = np.array(colour, np.int32) if colour != "any" else stored.reshape(-1, 3)[stored.sum(axis=2).argmax()]
     share = stored @ paint / max(1, int(paint @ paint))  # of the paint in each colour, (H, W)
     if (np.abs(stored - share[..., None] * paint) > _COLOUR_NOISE).any():
-        raise DatasetError(f"{path} is a picture of several colours, not a mask of one colour on black")
+        raise DatasetError(f"{path} has the colours {_colours(image)}: a binary mask is one colour on black")
+    if two_levels and len(_flat_levels((share.clip(0, 1) * 255).astype(np.uint8), side=3)):
+        raise DatasetError(f"{path} has the colours {_colours(image)}, areas of two shades: a binary mask has one")
     return (share >= 0.5).astype(np.uint8)
+
+
+def _colours(image: Image.Image) -> str:
+    """The colours that cover most of an image, as ``classes.txt`` takes them."""
+    colours, counts = np.unique(np.asarray(image.convert("RGB")).reshape(-1, 3), axis=0, return_counts=True)
+    most = colours[np.argsort(-counts, kind="stable")]
+    named = "; ".join(",".join(map(str, colour)) for colour in most[:8].tolist())
+    return named + (f"; … ({len(most)} colours)" if len(most) > 8 else "")
+
+
+def colours_of(classes: Sequence[str]) -> list[Colour]:
+    """The colours in names of classes such as ``crop 0,255,0``; empty where no name has one. Raises DatasetError: only some have, a
+    channel is above 255, or a colour is there twice."""
+    found = [match for name in classes if (match := _COLOUR.fullmatch(name))]
+    colours = [(int(match[1]), int(match[2]), int(match[3])) for match in found]
+    if colours and (len(colours) < len(classes) or max(map(max, colours)) > 255 or len(set(colours)) < len(colours)):
+        raise DatasetError(
+            f"the classes {'; '.join(classes)} have a colour each, such as crop 0,255,0, all different, the background too; or none has one"
+        )
+    return colours
+
+
+def read_colours(path: Path, colours: Sequence[Colour]) -> Array:
+    """A mask that paints each class in a colour of its own (palettes looked up), as class indices (H, W) uint8 in the order of
+    ``colours``. Raises DatasetError: unreadable, lossy, transparent in part, or another colour."""
+    image = upright(open_image(path))
+    require_lossless(image, path)
+    if image.mode in ("RGBA", "LA", "PA") and image.convert("RGBA").getextrema()[3] != (255, 255):
+        raise DatasetError(
+            f"{path} is transparent in part, so it may be drawn in its opacity; save it in colours alone"
+        )
+    stored = to_rgb(image, path).astype(np.int32) @ np.array([1 << 16, 1 << 8, 1])
+    known = np.array(colours, np.int64) @ np.array([1 << 16, 1 << 8, 1])
+    order = np.argsort(known)
+    at = order[np.searchsorted(known, stored, sorter=order).clip(max=len(known) - 1)]
+    if (wrong := known[at] != stored).any():
+        others = Image.fromarray(to_rgb(image, path)[wrong][None])
+        raise DatasetError(f"{path} has the colours {_colours(others)}, which are of no class; add them to classes.txt")
+    return at.astype(np.uint8)
 
 
 def _grey_view(image: Image.Image, path: Path) -> NDArray[np.integer]:
@@ -250,17 +330,43 @@ def _refuse_pictures(values: NDArray[np.integer], path: Path, *, third_class: bo
         raise DatasetError(f"{path} has the unexpected mask values {listed(values)}: a binary mask is black and white")
 
 
-def _refuse_instances(values: NDArray[np.integer], path: Path) -> None:
-    """Ids of objects in place of one foreground: several flat levels besides the brightest, which make most of what is not
-    background. The levels of blended edges are flat nowhere, or cover little."""
-    flat = values[:-1, :-1]
-    flat = flat[(flat == values[1:, :-1]) & (flat == values[:-1, 1:]) & (flat == values[1:, 1:])]
-    levels = np.setdiff1d(np.unique(flat), [0, values.max(initial=0)])
-    if len(levels) > 1 and 2 * np.isin(values, levels).sum() > np.count_nonzero(values):
+def _refuse_levels(values: Array, path: Path) -> None:
+    """Objects of another class, or ids of objects, at levels between background and foreground. A soft edge has many levels, flat
+    nowhere and with darker and brighter ones next to them."""
+    levels = np.unique(values)
+    if 127 < levels[0] < _THIRD_VALUE[1]:
+        levels = np.append(np.uint8(0), levels)  # all would be foreground
+    if len(levels) < 3 or set(levels.tolist()) == {0, 1, 255}:  # which says below that 255 may be to be ignored
+        return
+    if len(levels) == 3:
+        raise DatasetError(f"{path} has the unexpected mask values {listed(levels)}: a binary mask has two")
+    between = (values > levels[0]) & (values < levels[-1])
+    flat, ids = _flat_levels(values, side=3), _flat_levels(values, side=2)
+    if len(flat) > 1 or (len(ids) > 1 and 2 * np.isin(values, ids).sum() > np.count_nonzero(values)):
         raise DatasetError(
-            f"{path} has {len(levels)} flat levels besides 0 and the brightest: ids of objects? A binary mask is their union, such as "
-            "numpy's (mask > 0) * 255"
+            f"{path} has {len(ids)} flat levels besides the darkest and the brightest: ids of objects? A binary mask is their union, "
+            "such as numpy's (mask > 0) * 255"
         )
+    darker, brighter = (np.asarray(Image.fromarray(values).filter(kind(5))) for kind in _AROUND)
+    off = np.count_nonzero(between & ((darker == values) | (brighter == values))) / np.count_nonzero(between)
+    if len(flat) or off > (_MOST_OFF_EDGES_OF_FEW if len(levels) - 2 <= _FEW_LEVELS else _MOST_OFF_EDGES):
+        raise DatasetError(
+            f"{path} has the unexpected mask values {listed(levels)}, not at edges alone: a binary mask is black and white"
+        )
+
+
+_AROUND = (ImageFilter.MinFilter, ImageFilter.MaxFilter)
+
+
+def _flat_levels(values: Array, *, side: int) -> NDArray[np.uint8]:
+    """Levels that fill a square of this side somewhere, but for the two darkest and the two brightest, of which compression leaves
+    some."""
+    height, width = (max(0, length - side + 1) for length in values.shape)
+    corner, flat = values[:height, :width], np.ones((height, width), bool)
+    for row, column in np.ndindex(side, side):
+        flat &= values[row : row + height, column : column + width] == corner
+    levels = np.unique(corner[flat])
+    return levels[(levels > int(values.min()) + 1) & (levels < int(values.max()) - 1)]
 
 
 def require_lossless(image: Image.Image, path: Path) -> None:

@@ -3,17 +3,20 @@ user's cache, as folders of images and masks; an image folder with ``metadata.cs
 
 from __future__ import annotations
 
+import contextlib
 import hashlib
 import os
 import re
 import shutil
 import tempfile
+import time
 from collections.abc import Iterator, Sequence
 from importlib import import_module
 from pathlib import Path
 from typing import Any
 
 from harness.datasets.base import DatasetError
+from harness.datasets.readers.opening import require_file
 from harness.datasets.readers.own_layouts import MASK_COLUMN, split_of
 from harness.datasets.readers.pairing import is_image
 
@@ -21,6 +24,9 @@ PREFIX = "hf:"
 _IMAGE = re.compile(r"struct<bytes: (large_)?binary, path: (large_)?string>")
 """The type of a column of images."""
 _SPECIAL = r"[^\w.-]+"
+_MOST_AT_LEAST, _MOST_TIMES = 1 << 28, 100
+"""Bytes that a Parquet file decodes to: so many, and so many times its own. Images are compressed already."""
+_YOUNG_S = 5.0
 _UNPACKING = 2
 """Version of the unpacking, which names its folders: a folder of another version is not read."""
 
@@ -43,6 +49,8 @@ def plain_folder(folder: Path) -> Path:
     state = [(str(path), path.stat().st_size, path.stat().st_mtime_ns, splits.get(path)) for path in files]
     base = Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache") / "sam-peft-harness" / "parquet"
     out = base / f"{source.name}-{hashlib.sha256(repr((_UNPACKING, state)).encode()).hexdigest()[:16]}"
+    for path in files:
+        require_file(path)
     if not out.is_dir():
         try:
             base.mkdir(parents=True, exist_ok=True)
@@ -50,7 +58,8 @@ def plain_folder(folder: Path) -> Path:
             raise DatasetError(
                 f"{base} cannot be made ({error.strerror}); set XDG_CACHE_HOME to a folder of yours"
             ) from error
-        with tempfile.TemporaryDirectory(dir=base, prefix=".") as new:
+        _remove_abandoned(base)
+        with tempfile.TemporaryDirectory(dir=base, prefix=".") as new, _held(Path(new)):
             for path, split in splits.items():
                 name = "_".join(path.relative_to(source).with_suffix("").parts)
                 _unpack(path, Path(new) / "set" / split, name=re.sub(_SPECIAL, "_", name))
@@ -62,6 +71,27 @@ def plain_folder(folder: Path) -> Path:
                 if not out.is_dir():  # else another process was first
                     raise
     return out
+
+
+@contextlib.contextmanager
+def _held(folder: Path) -> Iterator[None]:
+    """Lock a folder while this process lives, so that another one knows it is in use."""
+    import fcntl  # of Unix
+
+    handle = os.open(folder, os.O_RDONLY)
+    try:
+        fcntl.flock(handle, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        yield
+    finally:
+        os.close(handle)
+
+
+def _remove_abandoned(base: Path) -> None:
+    """Remove what processes that were killed had begun to unpack."""
+    for folder in base.glob(".*"):
+        with contextlib.suppress(OSError), _held(folder):
+            if time.time() - folder.stat().st_mtime > _YOUNG_S:  # a new one may be about to be locked
+                shutil.rmtree(folder)
 
 
 def _require_one_configuration(source: Path, tables: Sequence[Path]) -> None:
@@ -107,15 +137,22 @@ def _unpack(path: Path, out: Path, *, name: str) -> None:
     columns.sort(key=lambda name: MASK_COLUMN.search(name) is not None)
     for folder in ("images", "masks"):
         (out / folder).mkdir(parents=True, exist_ok=True)
+    left = _most(path)
+    chunks = [file.metadata.row_group(at) for at in range(file.metadata.num_row_groups)]
+    if sum(chunk.total_byte_size for chunk in chunks) > left:
+        raise _inflates(path)
 
     def rows() -> Iterator[dict[str, Any]]:
-        try:
-            for batch in file.iter_batches(64, columns=columns):
+        try:  # one at a time, as a few bytes may stand for many rows of one large image
+            for batch in file.iter_batches(1, columns=columns):
                 yield from batch.to_pylist()
         except Exception as error:
             raise _damaged(path, error) from error
 
     for number, row in enumerate(rows()):
+        left -= sum(len((row[column] or {}).get("bytes") or b"") for column in columns)
+        if left < 0:
+            raise _inflates(path)
         if absent := [column for column in columns if not (row[column] or {}).get("bytes")]:
             raise DatasetError(f"row {number} of {path} has no {absent[0]}; remove or complete it")
         stem = re.sub(_SPECIAL, "_", Path(row[columns[0]]["path"] or "").stem)
@@ -124,6 +161,16 @@ def _unpack(path: Path, out: Path, *, name: str) -> None:
         for folder, column in zip(("images", "masks"), columns, strict=True):
             # files are opened by content, whatever their names say
             (out / folder / f"{stem}.png").write_bytes(row[column]["bytes"])
+
+
+def _inflates(path: Path) -> DatasetError:
+    return DatasetError(
+        f"{path} decodes to over {_most(path) >> 20} MiB; save images as PNG or JPEG in it, or as files"
+    )
+
+
+def _most(path: Path) -> int:
+    return _MOST_AT_LEAST + _MOST_TIMES * path.stat().st_size
 
 
 def _damaged(path: Path, error: Exception) -> DatasetError:

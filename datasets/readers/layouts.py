@@ -11,6 +11,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 
 from harness.datasets.base import DatasetError, Pair
+from harness.datasets.readers.opening import require_file
 from harness.datasets.readers.pairing import Paired, image_files, name_key, pair_files
 
 Keep = Callable[[str], bool]
@@ -174,6 +175,7 @@ class CsvLayout(Layout):
 def read_csv(path: Path) -> list[list[str]]:
     """Rows with forward slashes, blank lines left out; for ``.jsonl``, an object a line, the keys of the first line are the header.
     Raises DatasetError: unreadable."""
+    require_file(path)
     try:
         with path.open(newline="", encoding="utf-8-sig") as file:
             if path.suffix == ".jsonl":

@@ -22,6 +22,9 @@ from harness.datasets.base import AWAY, DatasetError
 FORMATS = ("JPEG", "PNG", "TIFF", "BMP", "WEBP")
 """Pillow's names; JPEG includes MPO, several JPEGs in one file."""
 
+_OF_PREVIEWS = ("JPEG", "MPO")
+"""Whose further images are views and previews of the first."""
+
 MOST_PIXELS = 150_000_000
 """A benchmark's largest image has 30 million; three such arrays of this size are what a small machine holds."""
 
@@ -92,13 +95,13 @@ def _opened(path: Path) -> Image.Image:
     except _UNREADABLE as error:
         raise _unreadable(path, error) from error
     _bound(path, *image.size)
-    if image.format == "TIFF":
+    if image.format not in _OF_PREVIEWS:
         _refuse_stack(path, image)
     return image
 
 
 def _refuse_stack(path: Path, image: Image.Image) -> None:
-    """Refuse slices in one file, of which only the first would be read; pages of other sizes are previews."""
+    """Refuse slices or an animation in one file, of which only the first would be read; a TIFF's pages of other sizes are previews."""
     try:
         pages, first = getattr(image, "n_frames", 1), image.size
         if pages == 1:
@@ -108,7 +111,7 @@ def _refuse_stack(path: Path, image: Image.Image) -> None:
         image.seek(0)
     except _UNREADABLE as error:
         raise _unreadable(path, error) from error
-    if first == second:
+    if first == second or image.format != "TIFF":
         raise DatasetError(f"{path} has {pages} pages of {first[0]}x{first[1]}; save each as a file of its own")
 
 

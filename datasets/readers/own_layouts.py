@@ -10,6 +10,7 @@ from pathlib import Path
 from harness.datasets.base import DatasetError, Pair
 from harness.datasets.readers import pairing
 from harness.datasets.readers.layouts import Layout, csv_pairs, read_csv, resolve_folder, subfolders
+from harness.datasets.readers.opening import require_file
 from harness.datasets.readers.pairing import MASK_EXTENSIONS, Paired, image_files, indexed, is_image, mask_key, name_key
 
 IMAGES = "images|image|imgs|img|img_dir|sat|Training_Images"
@@ -193,6 +194,7 @@ class OwnCsv(OwnLayout):
 def _table(path: Path) -> tuple[list[str], list[list[str]], int, int] | None:
     """Header, rows with forward slashes, and the columns of images and of masks; None of what has none. Raises DatasetError: a list
     of training images has no masks."""
+    require_file(path)
     try:
         rows = read_csv(path)
     except DatasetError:

@@ -135,4 +135,24 @@ def pair_names(image_paths: Sequence[Path], mask_paths: Sequence[Path]) -> Paire
     paired = pair_files(image_paths, mask_paths)
     by_image, by_mask = without_affixes(image_paths), without_affixes(mask_paths)
     alike = by_image.keys() == by_mask.keys() and len(by_image) == len(image_paths) == len(mask_paths) > 1
+    if not paired.pairs and not alike:
+        _refuse_stray(image_paths, mask_paths)
     return paired_by_key(by_image, by_mask) if alike and not paired.pairs else paired
+
+
+def _refuse_stray(image_paths: Sequence[Path], mask_paths: Sequence[Path]) -> None:
+    """Raises DatasetError: but for one file, all would pair by what their names do not share."""
+    for files, others in ((image_paths, mask_paths), (mask_paths, image_paths)):
+        if len(files) != len(others) + 1 or len(others) < 2:
+            continue
+        wanted, keys = without_affixes(others).keys(), without_affixes(files)
+        odd = keys.keys() - wanted
+        # It has a key of its own, or its name shares nothing with the others': then it is the first or the last of all in order.
+        stems = [sorted(files, key=lambda path, turn=turn: name_key(path.stem)[::turn]) for turn in (1, -1)]
+        likely = {keys[key] for key in odd if len(odd) == 1}.union(*(paths[:: len(paths) - 1] for paths in stems))
+        for stray in sorted(likely):
+            if without_affixes([path for path in files if path != stray]).keys() == wanted:
+                raise DatasetError(
+                    f"{stray} has no partner, and the other {len(others)} of {stray.parent} have one each in {others[0].parent}; "
+                    "remove or complete it"
+                )

@@ -13,6 +13,7 @@ from itertools import groupby
 from pathlib import Path
 
 from harness.datasets.base import DatasetError, Pair
+from harness.datasets.readers.opening import require_file
 from harness.datasets.readers.pairing import IMAGE_EXTENSIONS, name_key
 
 Group = Callable[[Pair], str]
@@ -67,6 +68,7 @@ def share(total: int, fraction: float) -> int:
 
 def read_list(path: Path) -> list[str]:
     """Stems of a list; blank lines, comments (``#``), folders and the extensions of images are dropped."""
+    require_file(path)
     try:
         text = path.read_text(encoding="utf-8-sig")  # some editors write a byte order mark
     except (OSError, UnicodeDecodeError) as error:

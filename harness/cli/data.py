@@ -65,6 +65,12 @@ def parser() -> CommandParser:
         metavar="NAME",
         help="for your own COCO file: the category that is foreground; 'any' for all",
     )
+    checking.add_argument(
+        "--invert",
+        choices=("true", "false"),
+        default="",
+        help="for your own data: turn binary masks; 'false': they are right",
+    )
     checking.add_argument("--json", action="store_true", help="print JSON")
     checking.set_defaults(run=run_check)
 
@@ -193,8 +199,11 @@ def run_check(arguments: argparse.Namespace) -> int:
     from harness.datasets.preparing.checking import check
 
     load_own_plugins(arguments)
-    of_own = {name: getattr(arguments, name) for name in ("group", "category")}
-    options = DataOptions(split_rule=arguments.split_rule, split_seed=arguments.split_seed, **of_own)
+    of_own = {name: getattr(arguments, name) for name in ("group", "category", "invert")}
+    invert = None if not arguments.invert else arguments.invert == "true"
+    options = DataOptions(
+        split_rule=arguments.split_rule, split_seed=arguments.split_seed, **{**of_own, "invert": invert}
+    )
     if arguments.name == "all":
         names = [name for name in BENCHMARKS.names() if _entry(name, _folder(arguments, name))["found"]]
         if not names:

@@ -3,20 +3,30 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from concurrent.futures import ThreadPoolExecutor, as_completed
 from pathlib import Path
+from typing import NamedTuple
 
 import numpy as np
 from numpy.typing import NDArray
 
 from harness.datasets.base import DatasetError, Pair
-from harness.datasets.readers.decoding import is_grey_palette, mask_values, require_lossless, two_colours
+from harness.datasets.readers.decoding import (
+    is_grey_palette,
+    kinds_of,
+    mask_values,
+    object_values,
+    require_lossless,
+    two_colours,
+)
 from harness.datasets.readers.opening import MOST_PIXELS, open_image, upright
 from harness.datasets.readers.pairing import MASK_EXTENSIONS, image_files, pair_names
 from harness.evaluation.scorer import ImageScore, SplitScorer
 from harness.system.errors import UsageError
 from harness.system.machine import affinity
+
+_DARK = 1 / 255
 
 
 def score_folders(
@@ -40,24 +50,57 @@ def score_folders(
         UsageError, DatasetError: the folders do not pair, or a file cannot be read or scored; the message names it.
     """
     pairs = pair_predictions(predictions, masks, partial=partial)
-    brightest = 0.0
+    scored: list[_Scored] = []
     with ThreadPoolExecutor(affinity()) as pool:
         futures = {pool.submit(_score, pair, scorer, read_mask): pair for pair in pairs}
         try:
             for done, future in enumerate(as_completed(futures), start=1):
-                score, top = future.result()
-                scorer.insert(futures[future].stem, score)
-                brightest = max(brightest, top)
+                scored.append(future.result())
+                scorer.insert(futures[future].stem, scored[-1].score)
                 progress(done, len(pairs))
         finally:
             pool.shutdown(cancel_futures=True)
-    # Masks of 0 and 1 (of 0 and 255 in 16 bits) look so, and would be scored as background.
-    if scorer.task == "binary" and 0 < brightest <= 1 / 255:
-        raise UsageError(
-            f"no prediction in {predictions} exceeds probability {brightest:.2g}, which a grey level of 1 stands for (255 in 16 bits); "
-            "where that means foreground, save 255 in its place (65535 in 16 bits)"
-        )
+    _refuse_mixed_masks(masks, [each.mask for each in scored], scorer)
+    if scorer.task == "binary":
+        _refuse_dark(predictions, scored)
     return scorer
+
+
+class _Scored(NamedTuple):
+    """``brightest``: value of the prediction, and ``binary``, whether it has no value between 0 and that one. ``mask``: see
+    `object_values`."""
+
+    score: ImageScore
+    brightest: float
+    binary: bool
+    mask: frozenset[int]
+
+
+def _refuse_dark(predictions: Path, scored: Sequence[_Scored]) -> None:
+    """Raises UsageError: masks of 0 and 1 (of 0 and 255 in 16 bits), which would be scored as background. A map of probabilities may be
+    dark, but a mask among masks is none."""
+    dark = [each for each in scored if 0 < each.brightest <= _DARK]
+    bright = [each for each in scored if each.brightest > _DARK]
+    if dark and all(each.binary for each in scored):
+        raise UsageError(
+            f"of the predictions in {predictions} {len(dark)} hold no more than a grey level of 1 (255 in 16 bits), and {len(bright)} hold "
+            "0 and 255; where 1 means foreground, save 255 in its place (65535 in 16 bits)"
+        )
+    if dark and not bright:
+        raise UsageError(
+            f"no prediction in {predictions} exceeds probability {dark[0].brightest:.2g}, which a grey level of 1 stands for (255 in 16 "
+            "bits); where that means foreground, save 255 in its place (65535 in 16 bits)"
+        )
+
+
+def _refuse_mixed_masks(masks: Path, held: Sequence[frozenset[int]], scorer: SplitScorer) -> None:
+    """Raises UsageError: 255 is the object in some masks, and an area to ignore in others."""
+    indices, full, both = kinds_of(held, num_classes=scorer.num_classes)
+    if full and (indices or both) and (scorer.task == "binary" or not both):
+        raise UsageError(
+            f"of the masks in {masks} {indices + both} hold class indices, and {full} 0 and 255 alone; write the index of the object in "
+            "all, or 255 in all masks of two classes"
+        )
 
 
 def pair_predictions(predictions: Path, masks: Path, *, partial: bool = False) -> tuple[Pair, ...]:
@@ -79,8 +122,8 @@ def pair_predictions(predictions: Path, masks: Path, *, partial: bool = False) -
     return paired.pairs
 
 
-def _score(pair: Pair, scorer: SplitScorer, read_mask: Callable[[Path], NDArray[np.uint8]]) -> tuple[ImageScore, float]:
-    """The score of one image, and the largest value of its prediction; 1 for an array, whose values are probabilities and not levels."""
+def _score(pair: Pair, scorer: SplitScorer, read_mask: Callable[[Path], NDArray[np.uint8]]) -> _Scored:
+    """The score of one image. The brightest value of an array is taken as 1: its values are probabilities and not levels."""
     prediction, mask = read_prediction(pair.image, task=scorer.task), read_mask(pair.mask)
     (height, width), (mask_height, mask_width) = prediction.shape[-2:], mask.shape
     rounding = 1 / mask_height + 1 / mask_width
@@ -91,8 +134,11 @@ def _score(pair: Pair, scorer: SplitScorer, read_mask: Callable[[Path], NDArray[
             "give predictions of the images' shape"
         )
     try:
-        brightest = 1.0 if pair.image.suffix.lower() == ".npy" else float(prediction.max())
-        return scorer.measure(prediction, mask), brightest
+        is_array = pair.image.suffix.lower() == ".npy"
+        brightest = 1.0 if is_array else float(prediction.max())
+        binary = not is_array and bool(((prediction == 0) | (prediction == brightest)).all())
+        held = object_values(pair.mask, num_classes=scorer.num_classes)
+        return _Scored(scorer.measure(prediction, mask), brightest, binary, held)
     except ValueError as error:
         raise UsageError(f"{pair.image} against {pair.mask.name}: {error}") from None
 

@@ -14,6 +14,7 @@ from typing import Any
 
 from harness.archive.schema import CONTENT, Record, Run, content_hash
 from harness.datasets.base import Benchmark, DataOptions, DatasetError, Pair, Splits
+from harness.datasets.readers.pairing import MASK_EXTENSIONS, image_files
 from harness.evaluation.conventions import OF_TASK
 from harness.models.decoders import LABELLING
 from harness.protocols.card import Protocol
@@ -41,6 +42,7 @@ def data_options(rules: Protocol, benchmark: str) -> DataOptions:
         split_rule="camo+cod10k" if with_cod10k else rules.split_rule,
         group=rules.group,
         category=rules.category,
+        invert=rules.invert,
         mask_255_only=rules.quirks.mask_decoding == "released",
     )
 
@@ -115,7 +117,7 @@ def data_fingerprint(splits: Splits, *, folds: bool = False) -> str:
 def content_hashes(paths: Iterable[Path]) -> dict[Path, str]:
     """SHA-256 of every file, and of a folder (a mask file per object) one over its files' names and hashes. Each file is read once
     (`file_hashes`). Raises DatasetError: a file is gone or cannot be read, or changes while it is read."""
-    inside = {path: sorted(path.iterdir()) if path.is_dir() else [path] for path in paths}
+    inside = {path: image_files(path, MASK_EXTENSIONS) if path.is_dir() else [path] for path in paths}
     try:
         digests = file_hashes((file for files in inside.values() for file in files), what="images and masks")
     except OSError as error:

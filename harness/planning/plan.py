@@ -426,8 +426,8 @@ def _own_rules(name: str, rules: Protocol) -> Protocol:
         raise UsageError("own_classes is read from the folder of the data; it cannot be set")
     if is_own(name):
         return replace(rules, own_classes=BENCHMARKS.get(name).class_names)
-    for rule in ("group", "category"):
-        if getattr(rules, rule):
+    for rule in ("group", "category", "invert"):
+        if getattr(rules, rule) not in ("", None):
             raise UsageError(
                 f"{rule} is for data of your own, and {name} has its own rule; --set benchmarks.NAME.{rule}=… sets it for one"
             )

@@ -117,7 +117,7 @@ class Protocol:
         keep_masks: the predicted masks of so many test images are stored with the record, of the same images for every method and seed.
         merge: merge modes (``exact``, ``conv``, ``calibrated``) whose merged model is tested as well, if the method has them.
         split_follows_seed: each seed has its own split: planning sets ``split_seed`` to the seed, so that the seeds of a row are folds.
-        split_rule, group, category: see `harness.datasets.base.DataOptions`.
+        split_rule, group, category, invert: see `harness.datasets.base.DataOptions`.
         own_classes: class names of a user's own data, filled in by planning, so that a run needs no look at the data.
         evaluation: see `Conventions`.
         quirks: see `Quirks`.
@@ -149,6 +149,7 @@ class Protocol:
     split_follows_seed: bool = False
     group: str = ""
     category: str = ""
+    invert: bool | None = None
     own_classes: tuple[str, ...] = ()
     epochs: int = 30
     batch_size: int = 4

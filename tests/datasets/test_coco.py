@@ -20,7 +20,7 @@ from harness.training.cache import ArrayCache
 from harness.training.images import ImageSource
 from tests.datasets.conftest import opened
 
-pytest.importorskip("pycocotools", reason="an extra: coco")
+pytest.importorskip("pycocotools", reason="an extra: own-data")
 from pycocotools import mask as drawing
 from pycocotools.coco import COCO
 

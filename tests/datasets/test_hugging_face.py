@@ -16,7 +16,7 @@ from harness.datasets.base import DatasetError
 from harness.datasets.own import any_folder
 from harness.datasets.readers import hugging_face
 
-pa: Any = pytest.importorskip("pyarrow", reason="an extra: huggingface")
+pa: Any = pytest.importorskip("pyarrow", reason="an extra: own-data")
 parquet: Any = pytest.importorskip("pyarrow.parquet")
 COUNT = 20
 CELL = pa.struct([("bytes", pa.binary()), ("path", pa.string())])

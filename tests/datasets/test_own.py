@@ -536,7 +536,7 @@ def _ids(path: Path) -> None:
         (bands(0, 255), "ground\ntree\n", 1, "255 is to be ignored where classes.txt"),
         (_ids, "", 1, "ids of objects?"),
         (lambda path: mask(path, np.tile(np.arange(3, dtype=np.uint8), (24, 10)), range(9)), "", 1, "a binary palette has two"),
-        (_paint((255, 0, 0)), "a\nb\nc\n", 1, "not colours"),
+        (_paint((255, 0, 0)), "a\nb\nc\n", 1, "or the colours that classes.txt gives after each name, such as crop 0,255,0"),
         (bands(0, 1, 7), "a\nb\nc\n", 1, "class indices 7, and there are 3 classes"),
     ],
 )  # fmt: skip
@@ -557,7 +557,8 @@ def test_the_first_look_before_a_run_is_spread_over_a_split(tmp_path: Path) -> N
     write(tmp_path, stems=stems[10:], draw=bands(255, 0))
     benchmark, splits = opened(tmp_path)
     assert isinstance(benchmark, FolderBenchmark)
-    assert any("inverted?" in line for line in first_look(benchmark, splits, tmp_path))
+    with pytest.raises(DatasetError, match=r"inverted\?.*benchmarks.NAME.invert=true"):
+        first_look(benchmark, splits, tmp_path)
 
 
 def test_the_first_look_says_where_255_has_two_meanings(tmp_path: Path) -> None:
@@ -565,4 +566,5 @@ def test_the_first_look_says_where_255_has_two_meanings(tmp_path: Path) -> None:
     write(tmp_path, draw=_cycle(mask, bands(0, 1, 255)))
     benchmark, splits = opened(tmp_path)
     assert isinstance(benchmark, FolderBenchmark)
-    assert any("255 is the object in" in line for line in first_look(benchmark, splits, tmp_path))
+    with pytest.raises(DatasetError, match="255 is the object in"):
+        first_look(benchmark, splits, tmp_path)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from functools import partial
 from pathlib import Path
 from typing import Any
@@ -65,7 +66,8 @@ def layered(colour: int, opacity: np.ndarray) -> Image.Image:
     return Image.fromarray(np.dstack([np.full((*opacity.shape, 3), colour, np.uint8), opacity]))
 
 
-BLACK, WHITE, RED, GREEN = (0, 0, 0), (255, 255, 255), (128, 0, 0), (0, 128, 0)
+BLACK, WHITE, RED, GREEN, WINE = (0, 0, 0), (255, 255, 255), (128, 0, 0), (0, 128, 0), (30, 0, 0)
+TWO = {"rule": "two levels"}
 MASKS: dict[str, tuple[Any, dict[str, Any]]] = {
     "a palette that lists white before black": (lambda disc: palette(1 - disc, WHITE, BLACK), {}),
     "sixteen bits": (lambda disc: Image.fromarray(disc.astype(np.uint16) * 65535), {}),
@@ -98,6 +100,23 @@ def instances(count: int, *, shuffled: bool = False) -> np.ndarray:
     return np.ascontiguousarray(drawn.transpose(0, 2, 1, 3).reshape(160, 160))
 
 
+def third_levels(disc: np.ndarray, *levels: int, area: int) -> Image.Image:
+    """A white disc, and in a corner so many pixels of each of some levels."""
+    values = disc * np.uint8(255)
+    for row, level in enumerate(levels):
+        values.reshape(-1)[4 * row * disc.shape[1] :][:area] = level
+    return Image.fromarray(values)
+
+
+def soft_edges(*, dots: Sequence[int] = (), side: int = 3) -> Image.Image:
+    """A disc with soft edges, and dots of some levels away from it."""
+    rows, columns = np.mgrid[:200, :200]
+    values = (np.clip((20 - np.hypot(rows - 100, columns - 100)) / 2, 0, 1) * 255).astype(np.uint8)
+    for number, level in enumerate(dots):
+        values[5 * (number // 35) :, 5 * (number % 35) :][:side, :side] = level
+    return Image.fromarray(values)
+
+
 REFUSED: dict[str, list[tuple[Any, dict[str, Any]]]] = {
     "two colours and neither is black": [(lambda disc: palette(disc, (68, 1, 84), (253, 231, 37)), {})],
     "0, 128, 255": [(lambda disc: Image.fromarray(np.tile(np.array([0, 128, 255], np.uint8), (20, 30))), {})],
@@ -114,16 +133,30 @@ REFUSED: dict[str, list[tuple[Any, dict[str, Any]]]] = {
     "unexpected mask values": [
         (lambda disc: Image.fromarray(disc * np.uint8(38) + np.eye(*disc.shape, dtype=np.uint8)), {"rule": "index"})
     ],
-    "several colours": [(lambda disc: coloured(disc, RED, GREEN), {"colour": colour}) for colour in ("any", RED)],
+    "has the colours 0,0,0; 0,128,0; 128,0,0": [
+        (lambda disc: coloured(disc, RED, GREEN), {"colour": colour}) for colour in ("any", RED)
+    ],
+    "areas of two shades": [(lambda disc: coloured(disc, *[WINE] * 3, *[RED] * 4), {"colour": "any", **TWO})],
     "colour image": [(lambda disc: coloured(disc, RED, GREEN), {})],
     "transparent in part": [
         (lambda disc: layered(0, disc * np.uint8(255)), {}),
         (lambda disc: Image.fromarray(np.dstack([disc * 0 + 255, disc * 255]).astype(np.uint8), "LA"), {}),
     ],
     "ids of objects": [
-        (lambda disc: Image.fromarray(instances(160)), {}),
-        (lambda disc: Image.fromarray(instances(160, shuffled=True)), {}),
-        (lambda disc: Image.fromarray(instances(250) * np.uint16(257)), {}),
+        (lambda disc: Image.fromarray(instances(160)), TWO),
+        (lambda disc: Image.fromarray(instances(160, shuffled=True)), TWO),
+        (lambda disc: Image.fromarray(instances(250) * np.uint16(257)), TWO),
+    ],
+    **{
+        f"mask values {', '.join(map(str, [0, *more, 255]))}": [
+            (lambda disc, more=more, area=area: third_levels(disc, *more, area=area), TWO) for area in (1, 9, 90)
+        ]
+        for more in ([2], [11], [31], [127], [128], [200], [250], [254], [7, 9], [7, 9, 11, 40])
+    },
+    "mask values 0, 128, 255": [(lambda disc: Image.fromarray(128 + 127 * disc), TWO)],
+    "not at edges alone": [
+        (lambda disc: soft_edges(dots=(20,) * 9), TWO),  # a class of its own among soft edges
+        (lambda disc: soft_edges(dots=[*range(20, 120)], side=1), TWO),
     ],
 }
 
@@ -145,13 +178,19 @@ def test_jpeg_mask_does_not_erode(tmp_path: Path, disc: np.ndarray) -> None:
 
 
 def test_blended_edges_are_no_ids_of_objects(tmp_path: Path) -> None:
-    """Also where a mask was scaled up from half its size: edges are flat there."""
+    """Also where a mask was scaled up from half its size: edges are flat there. And compression leaves levels far from edges."""
+    soft = np.asarray(soft_edges())
+    for quality in (50, 75, 95):
+        Image.fromarray((soft > 127) * np.uint8(255)).save(tmp_path / "mask.jpg", quality=quality)
+        noisy = np.asarray(Image.open(tmp_path / "mask.jpg"))
+        Image.fromarray(noisy).save(tmp_path / "mask.png")
+        np.testing.assert_array_equal(read_binary(tmp_path / "mask.png", rule="two levels"), noisy > 127)
     rows, columns = np.mgrid[:200, :200]
     edge = np.clip((60 - np.hypot(rows - 100, columns - 100)) / 8, 0, 1)
     levels = (edge * 255).astype(np.uint8)
     for scaled in (levels, np.repeat(np.repeat(levels[::2, ::2], 2, 0), 2, 1)):
         Image.fromarray(scaled).save(tmp_path / "mask.png")
-        np.testing.assert_array_equal(read_binary(tmp_path / "mask.png"), scaled > 127)
+        np.testing.assert_array_equal(read_binary(tmp_path / "mask.png", rule="two levels"), scaled > 127)
 
 
 def painted(disc: np.ndarray, colour: tuple[int, int, int], *, second: tuple[int, int, int] = BLACK) -> Image.Image:

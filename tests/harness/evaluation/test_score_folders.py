@@ -13,6 +13,7 @@ import pytest
 from PIL import Image
 
 from harness.cli.data import main
+from harness.datasets.base import DatasetError
 from harness.evaluation.conventions import CLASSES, OF_TASK, Conventions
 from harness.evaluation.score_folders import pair_predictions
 from harness.evaluation.scorer import SplitScorer
@@ -88,8 +89,11 @@ def test_names_may_differ_in_what_all_of_a_folder_share_as_in_data_check(tmp_pat
     pairs = pair_predictions(*placed(tmp_path, dict.fromkeys(names, Image.new("L", (4, 4)))))
     assert {(pair.image.stem, pair.mask.stem) for pair in pairs} == {("pred_7", "7_truth"), ("pred_12", "12_truth")}
     (tmp_path / "more").mkdir()
-    with pytest.raises(UsageError, match="paired by name"):
+    (tmp_path / "less").mkdir()
+    with pytest.raises(DatasetError, match=r"pred_9\.png has no partner, and the other 2"):
         pair_predictions(*placed(tmp_path / "more", dict.fromkeys((*names, "p/pred_9.png"), Image.new("L", (4, 4)))))
+    with pytest.raises(UsageError, match="paired by name"):
+        pair_predictions(*placed(tmp_path / "less", dict.fromkeys((*names[1:], "p/x.png"), Image.new("L", (4, 4)))))
 
 
 def test_a_convention_is_set_by_name(capsys, folders):
@@ -171,7 +175,33 @@ def test_masks_that_are_no_probabilities_are_refused_where_all_are_such(capsys, 
     assert "in its place" in message
     assert str(full) in message
     placed(tmp_path, {"p/b.png": mask.astype(kind) * kind(full)})
-    assert main(words) == 0  # one map may be dark
+    assert main(words) == 2
+    assert "1 hold no more than a grey level of 1 (255 in 16 bits), and 1 hold" in capsys.readouterr().err
+    soft = mask.astype(kind) * kind(full)
+    soft[0] = full // 3
+    placed(tmp_path, {"p/b.png": soft})
+    assert main(words) == 0  # one map of probabilities may be dark
+
+
+@pytest.mark.parametrize(
+    ("values", "classes", "words"),
+    [
+        ([(1,), (255,), (255,)], 2, "1 hold class indices, and 2 0 and 255"),
+        ([(1, 255), (255,)], 2, "1 hold class indices, and 1 0 and 255"),
+        ([(1, 2), (2,), (255,)], 3, "2 hold class indices, and 1 0 and 255"),
+        ([(1, 2, 255), (2,), (255,)], 3, ""),  # which is to be ignored
+        ([(1,), (1, 255), ()], 2, ""),
+        ([(255,), (), (255,)], 2, ""),
+    ],
+)
+def test_masks_of_two_encodings_are_refused_with_their_counts(capsys, tmp_path, values, classes, words):
+    for number, held in enumerate(values):
+        mask = np.zeros((20, 20), np.uint8)
+        mask[:6].reshape(-1)[: 20 * len(held)] = np.repeat(np.array(held, np.uint8), 20)
+        prediction = np.eye(20, dtype=np.uint8) * np.uint8(255 if classes == 2 else 2)
+        both = placed(tmp_path, {f"p/{number}.png": prediction, f"g/{number}.png": mask})
+    code = main(["score", *map(str, both), "--num-classes", str(classes)])
+    assert (code, words in capsys.readouterr().err) == (2 if words else 0, True)
 
 
 def test_arrays_of_small_probabilities_are_scored(capsys, tmp_path):
