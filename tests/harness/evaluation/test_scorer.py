@@ -44,14 +44,15 @@ def test_a_perfect_prediction_scores_best(metric):
         assert value == pytest.approx(1.0 if higher_is_better(metric) else 0.0, abs=1e-9)
 
 
+@pytest.mark.parametrize("min_max", [True, False])
 @pytest.mark.parametrize("metric", METRICS)
-def test_ignored_pixels_change_nothing(metric):
+def test_ignored_pixels_change_nothing(metric, min_max):
     prediction, mask = example(1)
     mask[10:25, 5:30] = 255
     other = prediction.copy()
     other[10:25, 5:30] = np.random.default_rng(0).random((15, 25))
     other[12, 12], other[13, 13] = 0.0, 1.0
-    scorer = SplitScorer([metric])
+    scorer = SplitScorer([metric], conventions=Conventions(min_max=min_max))
     assert scorer.measure(prediction, mask).values == scorer.measure(other, mask).values
 
 

@@ -97,7 +97,6 @@ def _redraw(folder: Path, draw: Callable[[np.ndarray], np.ndarray], names: str =
 @pytest.mark.parametrize(
     ("draw", "names", "word"),
     [
-        (lambda mask: 255 - mask, "*", "inverted"),
         (lambda mask: mask * 0, "*r0c0", " masks hold one class"),
         (lambda mask: np.repeat(np.repeat(mask, 2, 0), 2, 1), "*", "another size"),
         (lambda mask: mask, "*", "test images: 1"),
@@ -118,6 +117,7 @@ def test_what_is_odd_about_masks_is_said_before_anything_trains(tmp_path, draw, 
     [
         (lambda mask: mask * 0, "every mask of the train split is background"),
         (lambda mask: mask // 2, "cannot be read"),
+        (lambda mask: 255 - mask, "inverted?"),
     ],
 )
 def test_masks_that_nothing_can_be_learnt_from_stop_the_run(tmp_path, says, draw, word):
@@ -128,6 +128,20 @@ def test_masks_that_nothing_can_be_learnt_from_stop_the_run(tmp_path, says, draw
     assert word in message
     assert "--protocol" not in message
     assert not list(runs.glob("records/*.json"))
+
+
+def test_inverted_masks_are_trained_on_where_the_user_says_what_they_are(tmp_path: Path) -> None:
+    folder = write_tiles(tmp_path / "data")
+    _redraw(folder, lambda mask: 255 - mask)
+    keys = set()
+    for invert in ("true", "false"):
+        (job,) = planned_of(
+            tmp_path, "--datasets", f"tiles={folder}", "--set", f"benchmarks.tiles.invert={invert}"
+        ).jobs
+        assert isinstance(job, Job)
+        assert job.run.rules["invert"] is (invert == "true")
+        keys.add(job.run.key)
+    assert len(keys) == 2
 
 
 @pytest.mark.skipif(not TILES.is_dir(), reason="needs the road tiles next to the repository")

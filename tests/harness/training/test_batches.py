@@ -103,6 +103,25 @@ def test_an_images_flip_does_not_depend_on_where_in_the_epoch_it_comes(fields: d
             assert torch.equal(batch.images[position], image.flip(-1) if flips[index] else image)
 
 
+def test_boxes_move_otherwise_in_every_epoch() -> None:
+    """And the same in the same epoch; of the same objects, as nothing is mirrored."""
+    chosen, rules = plan(count=3, flip=0.0), protocol(prompt="box", prompt_jitter=0.2)
+    feeder = Feeder(
+        torch.nn.Identity(), Discs(3), plan=chosen, protocol=rules, device=CPU, workers=ALONE, embeddings=None
+    )
+    boxes = []
+    with feeder:
+        for epoch in (0, 1, 1):
+            feeder.prepare(epoch, 0)
+            ((batch,), _) = feeder.take()
+            assert batch.prompts is not None
+            assert batch.prompts.boxes is not None
+            order = np.argsort([index for index, _ in batch.entries])
+            boxes.append(batch.prompts.boxes[torch.from_numpy(order)])
+    assert (boxes[0] != boxes[1]).any(dim=1).all()
+    assert torch.equal(boxes[1], boxes[2])
+
+
 def test_an_image_that_repeats_in_an_epoch_has_another_flip() -> None:
     """Five images eight times an epoch: what is drawn for a turn after the first depends on the turn, too."""
     chosen = plan(indices=range(5), epoch_images=40, batch_size=2, accumulate=2)
