@@ -25,7 +25,6 @@ from harness.registry import BENCHMARKS
 from harness.system.machine import affinity
 from harness.training.batches import UpdatePlan
 from harness.training.cache import ArrayCache
-from harness.training.distributed import ALONE
 from harness.training.feeding import LOOKAHEAD, Feeder
 from harness.training.images import ImageSource
 
@@ -52,9 +51,7 @@ def rate(source: ImageSource) -> tuple[float, float]:
     rules = Protocol(name="loading", batch_size=BATCH)
     device = torch.device("cpu")
     begun, busy = time.perf_counter(), time.process_time()
-    with Feeder(
-        nn.Identity(), source, plan=plan, protocol=rules, device=device, workers=ALONE, embeddings=None
-    ) as feeder:
+    with Feeder(nn.Identity(), source, plan=plan, protocol=rules, device=device, embeddings=None) as feeder:
         for step in range(plan.updates_per_epoch + LOOKAHEAD):
             if step < plan.updates_per_epoch:
                 feeder.prepare(0, step)

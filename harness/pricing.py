@@ -252,10 +252,8 @@ def price(planned: Plan, results: Path | None, *, where: Target) -> tuple[RunFor
 def days(runs: Sequence[RunForecast], where: Target) -> float:
     """Days until all runs are done, at least, with as many at a time as there is room for."""
     profile, queues = where.profile, dict[Shape | None, list[float]]()
-    for priced in runs:  # on a cluster each shape has arrays of its own, and a run may have several GPUs
-        shape = profile.shape(priced.run.backbone) if profile else None
-        gpus = profile.gpus_of(shape) if profile and shape else 1
-        queues.setdefault(shape, []).append(priced.hours / max(1, gpus))
+    for priced in runs:  # on a cluster each shape has arrays of its own
+        queues.setdefault(profile.shape(priced.run.backbone) if profile else None, []).append(priced.hours)
     return max((max(*hours, sum(hours) / _parallel(where)) for hours in queues.values()), default=0.0) / 24
 
 

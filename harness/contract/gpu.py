@@ -29,7 +29,6 @@ from harness.evaluation.scorer import SplitScorer
 from harness.methods.base import Method
 from harness.methods.parts.placement import BackboneShape
 from harness.models.attention import KERNELS
-from harness.models.attention_choice import TIMED
 from harness.models.build import build_segmenter
 from harness.models.catalog import backbone as known
 from harness.models.catalog import backbone_shape
@@ -243,7 +242,7 @@ def attentions(shape: BackboneShape, device: torch.device) -> list[Finding]:
             off = max(_relative(x.float(), y) for x, y in zip(_attended(name, half), exact, strict=True))
             return (off,), 1000 * _seconds(lambda: _attended(name, half), device)
 
-        findings += [_finding(name, kind, (ATTENTION_LIMIT,), lambda name=name: measure(name)) for name in TIMED]  # type: ignore[misc]
+        findings += [_finding(name, kind, (ATTENTION_LIMIT,), lambda name=name: measure(name)) for name in KERNELS]  # type: ignore[misc]
     return findings
 
 

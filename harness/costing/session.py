@@ -30,8 +30,7 @@ from harness.system.errors import UsageError, out_of_memory
 from harness.training.batches import UpdatePlan, hold_out
 from harness.training.cache import EmbeddingCache
 from harness.training.device import DTYPES
-from harness.training.distributed import ALONE
-from harness.training.feeding import Batch, Feeder, task_loss
+from harness.training.feeding import Batch, Feeder
 from harness.training.loop import planned_steps
 from harness.training.losses import build_loss
 from harness.training.optimisers import build_optimisers, parameters_of, update
@@ -113,7 +112,7 @@ class Subject:
         self._plan = UpdatePlan(indices=range(len(images)), batch_size=protocol.batch_size)
         caching = not method.config.trains_encoder and protocol.cache_embeddings and not protocol.augment
         self._cache = EmbeddingCache(encoder="cost") if caching else None
-        feed = {"plan": self._plan, "protocol": protocol, "device": device, "workers": ALONE}
+        feed = {"plan": self._plan, "protocol": protocol, "device": device}
         self._feeder = Feeder(segmenter, images, embeddings=None, **feed)  # type: ignore[arg-type]
         self._cached_feeder = Feeder(segmenter, images, embeddings=self._cache, **feed)  # type: ignore[arg-type]
         self._prepared: set[Feeder] = set()
@@ -198,8 +197,7 @@ class Subject:
 
     def loss_of(self, feeder: Feeder, batch: Batch) -> Tensor:
         """The forward pass down to the loss, the method's own term included."""
-        prediction = feeder.predict(batch)
-        loss = task_loss(self._loss, prediction, batch, workers=ALONE)
+        loss = self._loss(feeder.predict(batch), batch.targets)
         extra = self.method.auxiliary_loss()
         return loss if extra is None else loss + extra
 

@@ -187,7 +187,7 @@ def at_work(runs: Mapping[str, RunState], *, total: int, width: int) -> list[str
     return [*lines, f"  and {more} more at work"] if more > 0 else lines
 
 
-RETRY_CLASSES = ("oom", "timeout", "preempted", "diverged", "blank", "no_data", "error")
+RETRY_CLASSES = ("oom", "timeout", "diverged", "blank", "no_data", "error")
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -158,7 +158,7 @@ class SlurmExecutor:
         """Submit the runs that are not on the cluster yet; returns key -> where each of the others is. Raises UsageError: the cluster
         refuses."""
         self._keys = [job.run.key for job in jobs]
-        shapes = {job.run.key: self._shape_of(job) for job in jobs}  # before anything is written
+        shapes = {job.run.key: self.profile.shape(job.run.backbone) for job in jobs}  # before anything is written
         with writing_to(f"{self.results}", then=AGAIN), self._alone():
             elsewhere = self._elsewhere({*shapes})
             jobs = [job for job in jobs if job.run.key not in elsewhere]
@@ -242,17 +242,6 @@ class SlurmExecutor:
                     locations[key] = f"is {there.state.lower()} as job {there.job} of sweep {sweep.id}{whose}"
         return locations
 
-    def _shape_of(self, job: Job) -> Shape:
-        """The shape of a run. Raises UsageError, before anything is queued: a process of it would get no image of a batch."""
-        shape = self.profile.shape(job.run.backbone)
-        batch = int(job.run.rules.get("batch_size", shape.gpus_per_run))
-        if shape.gpus_per_run > batch:
-            raise UsageError(
-                f"profile {self.profile.name} gives a run gpus_per_run: {shape.gpus_per_run}, and {job.run.protocol} has batches "
-                f"of {batch} images to share among them (batch_size); add --set cluster.gpus_per_run={batch}"
-            )
-        return shape
-
     def _arrays(self, shapes: Sequence[Shape]) -> Iterator[Array]:
         """The lines of each shape as arrays no larger than the cluster accepts."""
         largest, first = self.profile.max_array_size, 0
@@ -320,7 +309,7 @@ def sbatch_script(sweep: Sweep, number: int, profile: ClusterProfile, shape: Sha
         array_parallelism=profile.parallelism,
         **{name: value for name in named if (value := getattr(shape, name))},
         nodes=1,
-        ntasks_per_node=shape.gpus_per_run,
+        ntasks_per_node=1,
         cpus_per_task=shape.cpus,
         time=minutes(shape.time),
         signal_delay_s=profile.signal_seconds,
@@ -346,7 +335,6 @@ def job_script(sweep: Sweep, number: int, profile: ClusterProfile, shape: Shape)
     worker = f"{python} {PYTHON_OPTIONS} {paths} --array {number}"
     # since SLURM 22.05 srun does not inherit the CPUs of a task
     srun = f"srun --cpus-per-task={shape.cpus} {shlex.join(profile.srun_args)}".rstrip()
-    bad_exit = " --kill-on-bad-exit=1 --wait=60" if shape.gpus_per_run > 1 else ""
     return f"""#!/bin/bash -l
 task=${{SLURM_ARRAY_JOB_ID}}_$SLURM_ARRAY_TASK_ID
 again={shlex.quote(str(sweep.logs))}/$task.again
@@ -354,13 +342,13 @@ echo "{STARTED}: $task on $(hostname), restart ${{SLURM_RESTART_COUNT:-0}}"
 trap 'ended=yes' TERM
 rm -f "$again"
 {chr(10).join(profile.setup)}
-{srun}{bad_exit} {worker}
+{srun} {worker}
 status=$?
 [ "$ended" ] && exit $status
 case $status in
-    0 | 3 | 4 | 5) ;;
+    0 | 3 | 4) ;;
     140) [ "${{SLURM_RESTART_COUNT:-0}}" -lt {profile.max_attempts} ] && touch "$again" ;;
-    *) {srun} --ntasks=1 {worker} --after $status ;;
+    *) {srun} {worker} --after $status ;;
 esac
 if [ -e "$again" ]; then
     rm -f "$again"

@@ -75,7 +75,6 @@ class Start:
         lease_s: see `Lease.acquire`.
         patience_s: after a stop signal, how long the child may take to write its checkpoint.
         environment: goes into the record: ``snapshot``, ``commit``, ``dirty``.
-        size: processes of the run, each on a GPU; this one is the first.
         submitter: whose death ends the worker too; None on a cluster.
     """
 
@@ -88,11 +87,10 @@ class Start:
     lease_s: float = LEASE_SECONDS
     patience_s: float = 60.0
     environment: Mapping[str, str] = field(default_factory=dict)
-    size: int = 1
     submitter: Holder | None = None
 
     @classmethod
-    def of(cls, sweep: Sweep, line: int, *, task: str = "", gpus: int = 0, size: int = 1) -> Start:
+    def of(cls, sweep: Sweep, line: int, *, task: str = "", gpus: int = 0) -> Start:
         """Of one run of a sweep; ``task`` is the cluster's name of this job."""
         run, warned = sweep.runs[line], sweep.settings.get("signal_seconds")
         return cls(
@@ -105,7 +103,6 @@ class Start:
             lease_s=sweep.lease_s,
             patience_s=max(5.0, 0.5 * warned) if isinstance(warned, int) else 60.0,
             environment=sweep.environment,
-            size=size,
             submitter=sweep.submitter if sweep.executor == "local" else None,
         )
 
@@ -166,13 +163,6 @@ class Start:
         RecordStore(Path(self.job.results)).write(record)
         return record
 
-    def processes(self, attempt: Attempt, *, rank: int = 0, local_rank: int = 0) -> dict[str, str]:
-        """torch.distributed's variables for one process of the run. A single process is alone, even below ``salloc -n 8`` or torchrun.
-        Several meet on this node at a port that the lease's token gives."""
-        alone = {"RANK": str(rank), "LOCAL_RANK": str(local_rank), "WORLD_SIZE": str(self.size)}
-        port = str(20_000 + int(attempt.token, 16) % 20_000)
-        return alone if self.size == 1 else {**alone, "MASTER_ADDR": "127.0.0.1", "MASTER_PORT": port}
-
 
 StartOutcome = Literal["finished", "failed", "interrupted", "elsewhere", "crashed"]
 """``finished`` and ``failed``: there is a record. ``interrupted``: stopped on request; continues from its checkpoint.
@@ -206,7 +196,7 @@ def supervise(start: Start, *, stop: StopSignals, here: Literal["here", ""] = ""
         return _in_this_process(start, lease, stop=stop)
     oom_before = oom_kills()
     log = log_path(start.folder, lease.attempt.number)
-    child = fork_child(start, log=log, stop=stop, variables=start.processes(lease.attempt))
+    child = fork_child(start, log=log, stop=stop)
     try:
         status, overdue = watch(child, start=start, stop=stop, lease=lease)
     except Lost:
@@ -254,7 +244,7 @@ def _beating(lease: Lease, *, every_s: float) -> Iterator[None]:
         thread.join()
 
 
-def fork_child(start: Start, *, log: Path, stop: StopSignals, variables: Mapping[str, str]) -> int:
+def fork_child(start: Start, *, log: Path, stop: StopSignals) -> int:
     """Fork the process that executes the run; returns its number.
 
     ``stop`` collects signals in the child too until the run can stop, as importing torch may take half a minute.
@@ -270,7 +260,6 @@ def fork_child(start: Start, *, log: Path, stop: StopSignals, variables: Mapping
         _die_with(supervisor)
         os.setpgid(0, 0)  # signals reach the child through its supervisor only
         _redirect(log)
-        os.environ.update(variables)
         write_progress, numbers = ProgressFile(start.folder), (signal.SIGTERM, signal.SIGUSR2, signal.SIGINT)
 
         def report(content: dict[str, Any]) -> None:
@@ -312,7 +301,7 @@ def _execute(
     return 0
 
 
-def watch(child: int, *, start: Start, stop: StopSignals, lease: Lease | None) -> tuple[int, bool]:
+def watch(child: int, *, start: Start, stop: StopSignals, lease: Lease) -> tuple[int, bool]:
     """Wait for the child with heartbeats, passing stop signals on.
 
     Returns:
@@ -338,7 +327,7 @@ def watch(child: int, *, start: Start, stop: StopSignals, lease: Lease | None) -
         if now > deadline:
             os.kill(child, signal.SIGKILL)
             deadline, overdue = float("inf"), True
-        if lease is not None and now > next_beat:
+        if now > next_beat:
             next_beat = now + start.lease_s / BEATS_PER_LEASE
             with contextlib.suppress(OSError):  # a full disk, a server that is away; a lost lease shows later
                 lease.beat()

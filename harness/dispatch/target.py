@@ -39,10 +39,12 @@ class Shape:
 
     def __post_init__(self) -> None:
         minutes(self.time)
-        if min(self.gpus_per_run, self.runs_per_job, self.cpus) < 1:
-            raise ValueError("gpus_per_run, runs_per_job and cpus must be at least 1")
-        if self.gpus_per_run > 1 and self.runs_per_job > 1:
-            raise ValueError("runs_per_job is for runs of one GPU; set it to 1, or gpus_per_run")
+        if self.gpus_per_run != 1:
+            raise ValueError(
+                f"gpus_per_run={self.gpus_per_run}: a run trains on one GPU; leave it out, a grid fills many GPUs by its runs"
+            )
+        if min(self.runs_per_job, self.cpus) < 1:
+            raise ValueError("runs_per_job and cpus must be at least 1")
         if self.mem and not re.fullmatch(r"\d+[KMGT]?", self.mem):
             raise ValueError(f"mem={self.mem!r} is not a number with K, M, G or T, such as 32G")
 
@@ -50,8 +52,7 @@ class Shape:
     def in_words(self) -> str:
         """``partition gpu, gpu:1, 8 CPUs, 64G, 12:00:00, gpu80``; values that are left to the cluster are left out."""
         named = [f"{name} {value}" for name in ("account", "partition", "qos") if (value := getattr(self, name))]
-        tasks = [f"{self.gpus_per_run} GPUs a run"] if self.gpus_per_run > 1 else []
-        tasks += [f"{self.runs_per_job} runs a task"] if self.runs_per_job > 1 else []
+        tasks = [f"{self.runs_per_job} runs a task"] if self.runs_per_job > 1 else []
         time = f"{self.time} min" if self.time.isdigit() else self.time
         parts = (*named, *tasks, self.gres, counted(self.cpus, "CPU"), self.mem, time, self.constraint)
         return ", ".join(filter(None, parts))
@@ -89,9 +90,8 @@ class ClusterProfile(Shape):
         )
 
     def gpus_of(self, shape: Shape) -> int:
-        """GPUs of one job of a shape; a profile requests them by ``gres`` or by a further option (``gpus-per-task``)."""
-        has_gpus = "gpu" in shape.gres or any(name.startswith("gpu") for name in self.extra)
-        return shape.gpus_per_run if has_gpus else 0
+        """GPUs of one job of a shape, 1 or 0; a profile requests it by ``gres`` or by a further option (``gpus-per-task``)."""
+        return int("gpu" in shape.gres or any(name.startswith("gpu") for name in self.extra))
 
 
 def profile_names() -> list[str]:

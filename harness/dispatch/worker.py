@@ -16,8 +16,8 @@ from collections.abc import Sequence
 from pathlib import Path
 
 from harness.datasets.base import AWAY
-from harness.dispatch.attempts import attempts, close, log_path
-from harness.dispatch.supervise import Start, StartOutcome, StopSignals, exceeded_memory, fork_child, supervise, watch
+from harness.dispatch.attempts import attempts, close
+from harness.dispatch.supervise import Start, StartOutcome, StopSignals, exceeded_memory, supervise
 from harness.dispatch.sweeps import Sweep, read_sweep
 from harness.system.errors import UsageError
 from harness.system.machine import cores, set_threads
@@ -26,8 +26,6 @@ STATUS = 3
 """Exit status of a worker that could not work: a full disk, a damaged sweep."""
 FAILED = 4
 """Exit status of a worker that left a record of a failure."""
-NOT_BEGUN = 5
-"""Exit status of the first of several processes where its run is not started, so that the others end too."""
 AWAY_WAIT_S = 60
 ENDING_S = 90.0
 """How long a task waits for runs that others hold; a cancelled one has half a minute to write its checkpoint."""
@@ -52,10 +50,10 @@ def main(argv: list[str] | None = None) -> int:
         task = f"{os.environ['SLURM_ARRAY_JOB_ID']}_{os.environ['SLURM_ARRAY_TASK_ID']}"
         if not 0 <= arguments.array < len(sweep.arrays):
             raise UsageError(f"sweep {sweep.id} has no array {arguments.array}")
-        gpus, size = sweep.arrays[arguments.array].gpus, int(os.environ.get("SLURM_NTASKS", "1"))
+        gpus = sweep.arrays[arguments.array].gpus
         here = (arguments.array, int(os.environ["SLURM_ARRAY_TASK_ID"]))
         lines = [line for line, *slot in sweep.slots() if tuple(slot) == here]
-        starts = [Start.of(sweep, line, task=task, gpus=gpus, size=size) for line in lines]
+        starts = [Start.of(sweep, line, task=task, gpus=gpus) for line in lines]
         if arguments.after is not None:
             after(sweep, task, starts, status=arguments.after)
             return 0
@@ -94,8 +92,6 @@ def work(starts: Sequence[Start], *, stop: StopSignals, patience_s: float = floa
 
 def on_cluster(sweep: Sweep, task: str, starts: Sequence[Start], *, stop: StopSignals) -> int:
     """The runs of one task of an array; its exit status."""
-    if rank := int(os.environ.get("SLURM_PROCID", "0")):
-        return follow(task, starts[0], rank=rank, stop=stop)
     for start in starts:
         print(f"{task} on {socket.gethostname()}: {start.job.run.key}", flush=True)
         _close_earlier_start(start.folder, task)
@@ -103,27 +99,7 @@ def on_cluster(sweep: Sweep, task: str, starts: Sequence[Start], *, stop: StopSi
     print(f"{task}: {', '.join(sorted(outcomes)) or 'elsewhere'}", flush=True)
     if (stop or "crashed" in outcomes) and any(start.settled() is None for start in starts):
         request_requeue(sweep, task)
-    begun = any(start.holder.pid == os.getpid() for start in attempts(starts[0].folder)[-1:])
-    if starts[0].size > 1 and outcomes <= {"finished"} and not begun:
-        return NOT_BEGUN
     return FAILED if "failed" in outcomes else 0
-
-
-def follow(task: str, start: Start, *, rank: int, stop: StopSignals) -> int:
-    """Take part in a run that another process of this task leads, once that process has the lease; it alone writes."""
-    while True:
-        starts = attempts(start.folder)
-        if starts and starts[-1].holder.job == task and starts[-1].live():
-            break
-        if stop:
-            return 0
-        time.sleep(0.2)
-    local_rank = int(os.environ.get("SLURM_LOCALID", rank))
-    log = log_path(start.folder, starts[-1].number).with_suffix(f".rank{rank}.log")
-    variables = start.processes(starts[-1], rank=rank, local_rank=local_rank)
-    child = fork_child(start, log=log, stop=stop, variables=variables)
-    status = os.waitstatus_to_exitcode(watch(child, start=start, stop=stop, lease=None)[0])
-    return 0 if stop else abs(status)
 
 
 def request_requeue(sweep: Sweep, task: str) -> None:
@@ -150,7 +126,7 @@ def _persist(start: Start, *, stop: StopSignals) -> StartOutcome:
     """Start the run, and restart it where its process died without a reason from outside (bounded, see `Start.verdict`)."""
     while True:
         outcome = supervise(start, stop=stop)
-        if outcome != "crashed" or stop or start.size > 1:
+        if outcome != "crashed" or stop:
             return outcome
         last, until = attempts(start.folder)[-1], time.monotonic() + AWAY_WAIT_S
         # A file server may be away for longer than three starts take.

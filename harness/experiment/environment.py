@@ -53,10 +53,10 @@ def now() -> str:
 
 
 def own_device() -> torch.device:
-    """This process's GPU, or the CPU (`compute_on`)."""
+    """The first GPU that this process sees, or the CPU (`compute_on`)."""
     if not torch.cuda.is_available():
         return compute_on(torch.device("cpu"))
-    return compute_on(torch.device("cuda", int(os.environ.get("LOCAL_RANK", "0")) % torch.cuda.device_count()))
+    return compute_on(torch.device("cuda", 0))
 
 
 def unusable_gpu() -> str:

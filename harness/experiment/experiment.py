@@ -6,7 +6,6 @@ All random numbers come from the run's seed, in separate streams for data order,
 from __future__ import annotations
 
 import json
-import time
 import traceback
 from collections.abc import Callable
 from dataclasses import asdict, replace
@@ -55,12 +54,8 @@ from harness.system.files import write_atomically
 from harness.training.cache import ArrayCache, weights_fingerprint
 from harness.training.checkpoint import read_state
 from harness.training.device import DTYPES
-from harness.training.distributed import PeerGone, Workers, join, leave
 from harness.training.loop import train
 from harness.training.outcome import Assignment, Interrupted, Selection, StopRequest, TrainingResult
-
-LEADER_FIRST_S = 10.0
-"""How long another worker that failed waits for the first to write the record."""
 
 
 def run_experiment(
@@ -84,20 +79,14 @@ def run_experiment(
     for plugin in job.plugins:
         load_plugin(Path(plugin))
     device = own_device()
-    workers = join(device=device)
     experiment = Experiment(job, device=device, report=progress or (lambda _: None))
     store = RecordStore(Path(job.results))
-    before = store.find(job.run.key) if workers.size > 1 else None
     images, masks = "", b""
     try:
         with experiment.stages.during("training"):
-            trained = experiment.train(workers=workers, stop=stop)
-        leave(workers)
-        record = experiment.record("OK")
-        if workers.leads:
-            record, images, masks = experiment.test(record, trained)
+            trained = experiment.train(stop=stop)
+        record, images, masks = experiment.test(experiment.record("OK"), trained)
     except Interrupted:
-        leave(workers)
         raise
     except Exception as error:
         if isinstance(error, OSError) and error.errno in AWAY:
@@ -106,38 +95,15 @@ def run_experiment(
         advice = ""
         if code == "OOM" and device.type == "cuda":
             available = torch.cuda.get_device_properties(device).total_memory
-            advice = f"; {with_less_memory(job.run, available=available, devices=workers.size)}"
+            advice = f"; {with_less_memory(job.run, available=available)}"
         record = replace(experiment.record(code), message=one_line(error) + advice)
-        if isinstance(error, PeerGone) and not workers.leads:
-            return record  # the worker that ended says why, or its supervisor does
-        if (theirs := _record_of_another(store, before, workers, key=job.run.key)) is not None:
-            return theirs
-        if isinstance(error, PeerGone):
-            raise  # perhaps killed: no result, and the run may be restarted
         write_atomically(experiment.folder / "error.log", traceback.format_exc())
     record = complete(replace(record, finished=now()))
-    if workers.leads or record.code != "OK":
-        store.write(record, images, masks)
-        if record.code == "OK":  # only an unfinished run needs them
-            for name in ("checkpoint.pt", "checkpoint.previous.pt"):
-                (experiment.folder / name).unlink(missing_ok=True)
+    store.write(record, images, masks)
+    if record.code == "OK":  # only an unfinished run needs them
+        for name in ("checkpoint.pt", "checkpoint.previous.pt"):
+            (experiment.folder / name).unlink(missing_ok=True)
     return record
-
-
-def _record_of_another(store: RecordStore, before: Record | None, workers: Workers, *, key: str) -> Record | None:
-    """The record that another worker of this run has written since ``before``, None if there is none.
-
-    Where all workers fail, the first knows best, so the others wait for it. Where one fails alone, its record ends those that wait for
-    it (`harness.dispatch.supervise.watch`). Nobody leaves the process group, which may block too.
-    """
-    if workers.size == 1:
-        return None
-    deadline = time.monotonic() + (0 if workers.leads else LEADER_FIRST_S)
-    while (written := store.find(key)) == before:
-        if time.monotonic() >= deadline:
-            return None
-        time.sleep(0.2)
-    return written
 
 
 class Experiment:
@@ -150,7 +116,6 @@ class Experiment:
         self.rules: Protocol = from_rules(job.run.rules)
         self.parameters: dict[str, int] = {}
         self.counts: dict[str, int] = {}
-        self.workers = 1
         self.stop = StopRequest()
         self.cache = ArrayCache(job.cache_folder, gib=job.cache_gib)
 
@@ -173,9 +138,9 @@ class Experiment:
             stop=lambda: self.stop.requested,
         )
 
-    def train(self, *, workers: Workers, stop: StopRequest | None) -> TrainingResult:
+    def train(self, *, stop: StopRequest | None) -> TrainingResult:
         """Train with selection on validation, continuing from a checkpoint of an earlier attempt."""
-        self.workers, self.stop = workers.size, stop or self.stop
+        self.stop = stop or self.stop
         with self.stages.during("loading"):
             path = self.job.checkpoint
             if path and fingerprint(Path(path)) != self.run.checkpoint:
@@ -195,7 +160,7 @@ class Experiment:
         metric = selects_by(self.run)
 
         def validate() -> dict[str, float]:
-            scores, _ = self.scoring.scores(segmenter, scored, metrics=(metric,), stage="validation", workers=workers)
+            scores, _ = self.scoring.scores(segmenter, scored, metrics=(metric,), stage="validation")
             return scores.get("all", {})
 
         return train(
@@ -215,7 +180,6 @@ class Experiment:
                 validate=validate,
                 selection=Selection(metric=metric, lower_is_better=not higher_is_better(metric)),
                 device=self.device,
-                workers=workers,
                 embeddings=embeddings,
                 stop=self.stop,
                 report=lambda step: self.report(
@@ -326,8 +290,6 @@ class Experiment:
                 **self._number_code(),
                 **({"attention": in_words(chosen)} if (chosen := vars(self).get("attention")) else {}),
                 **{package: version(package) for package in METHODS.get(self.run.method).packages},
-                # Memory and times are those of one worker, with its part of a batch.
-                **({"workers": str(self.workers)} if self.workers > 1 else {}),
             },
         )
 
@@ -357,7 +319,7 @@ class Experiment:
         choice = choose(
             backbone_shape(self.run.backbone),
             rules.attention,
-            batch=max(1, rules.batch_size // self.workers),
+            batch=rules.batch_size,
             image_size=rules.image_size,
             dtype=DTYPES.get(rules.precision, torch.float32),
             device=self.device,

@@ -25,7 +25,6 @@ from harness.models.transfer import to_device
 from harness.protocols.card import Protocol
 from harness.training.cache import ArrayCache, EmbeddingCache, encoder_is_frozen, weights_fingerprint
 from harness.training.device import autocast
-from harness.training.distributed import ALONE, Workers
 from harness.training.feeding import encoded, normalise
 from harness.training.images import ImageSource
 from harness.training.outcome import Blank, Interrupted
@@ -117,11 +116,8 @@ class Scoring:
         stage: str,
         blank: bool = True,
         seen: Seen = lambda split, stem, scores: None,
-        workers: Workers = ALONE,
     ) -> tuple[Summary, ImageTable]:
         """Summary and per-image scores by split; ``all`` is every split together where there are several.
-
-        Several workers share the images, and only the first of them gets the scores.
 
         Args:
             blank: False raises `Blank` where every prediction is background alone.
@@ -136,9 +132,7 @@ class Scoring:
         for name, source in sets.items():
             self._report({"stage": stage, "split": name, "images": len(source)})
             with self._stages.during("validating" if stage == "validation" else "testing"):
-                scorers[name] = self._scored(segmenter, source, name, metrics=metrics, seen=seen, workers=workers)
-            if not workers.leads:
-                continue
+                scorers[name] = self._scored(segmenter, source, name, metrics=metrics, seen=seen)
             if stage != "validation":  # which quirk 8 does on test images too
                 share, ignored = scorers[name].foreground(), scorers[name].ignored()
                 if share is not None:
@@ -146,8 +140,6 @@ class Scoring:
                 if ignored:
                     self._ignored[name] = len(ignored)
             together.merge(scorers[name])
-        if not workers.leads:
-            return {}, {}
         # Scores on generated images rank nothing anyway.
         if not (blank or self._run.is_generated) and together.is_blank():
             rules = self._rules
@@ -163,27 +155,15 @@ class Scoring:
         return summaries, {name: scorer.images() for name, scorer in scorers.items() if name != "all"}
 
     def _scored(
-        self,
-        segmenter: nn.Module,
-        source: ImageSource,
-        name: str,
-        *,
-        metrics: Sequence[str],
-        seen: Seen,
-        workers: Workers,
+        self, segmenter: nn.Module, source: ImageSource, name: str, *, metrics: Sequence[str], seen: Seen
     ) -> SplitScorer:
-        """The scores of a split; of other workers than the first their part of it."""
-        stopped, scorer = False, self._scorer(metrics)
-        items = _Items(self, source, name, range(workers.rank, len(source), workers.size))
+        """The scores of a split."""
+        scorer, items = self._scorer(metrics), _Items(self, source, name)
         try:
             predict, saw = self.predictor(segmenter), partial(seen, name)
             evaluate_split(predict, items, scorer, batch_size=EVALUATION_BATCH, seen=saw, stop=self._stop)
-        except Stopped:
-            stopped = True
-        if workers.any(stopped):
-            raise Interrupted(f"stopped while {name} was scored; repeat the command to score it")
-        for part in workers.gathered(scorer)[1:]:
-            scorer.merge(part)
+        except Stopped as stopped:
+            raise Interrupted(f"stopped while {name} was scored; repeat the command to score it") from stopped
         return scorer
 
     def test(
@@ -251,13 +231,11 @@ class _Items(Sequence[Item]):
     scoring: Scoring
     source: ImageSource
     split: str
-    indices: Sequence[int]
 
     def __len__(self) -> int:
-        return len(self.indices)
+        return len(self.source)
 
-    def __getitem__(self, position: Any) -> Any:
-        index = self.indices[position]
+    def __getitem__(self, index: Any) -> Any:
         stem = self.source.stem(index)
         image, *prompts = self.scoring.inputs_of(self.source, index)
         if any(len(prompt) == 0 for prompt in prompts):

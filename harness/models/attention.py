@@ -15,7 +15,6 @@ much or more in float32, and in bf16 for large maps.
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator
-from functools import cache
 from typing import Any
 
 import torch
@@ -121,31 +120,7 @@ def biased_attention(q: Tensor, k: Tensor, v: Tensor, rows: Tensor, columns: Ten
     return scaled_dot_product_attention(q, k, v, attn_mask=bias.to(q.dtype), scale=scale)
 
 
-def flex_attention(q: Tensor, k: Tensor, v: Tensor, rows: Tensor, columns: Tensor, *, scale: float) -> Tensor:
-    """As `chunked_attention`, through torch's flex_attention, which is compiled for its terms on a GPU; torch has no backward pass of it
-    on a CPU."""
-    from torch.nn.attention import flex_attention as flex
-
-    width, positions = columns.shape[-1], rows.shape[-1] * columns.shape[-1]
-
-    def biased(score: Tensor, b: Tensor, h: Tensor, query: Tensor, key: Tensor) -> Tensor:
-        at = key.clamp(max=positions - 1)  # prefix tokens have no position
-        return score + torch.where(
-            key < positions, rows[b, h, query, at // width] + columns[b, h, query, at % width], 0.0
-        )
-
-    kernel: Any = _compiled_flex() if q.is_cuda else flex.flex_attention
-    return kernel(q, k, v, score_mod=biased, scale=scale)
-
-
-@cache
-def _compiled_flex() -> Any:
-    from torch.nn.attention import flex_attention as flex
-
-    return torch.compile(flex.flex_attention, dynamic=False)
-
-
-KERNELS = {"widened": widened_attention, "bias": biased_attention, "math": plain_attention, "flex": flex_attention}
+KERNELS = {"widened": widened_attention, "bias": biased_attention, "math": plain_attention}
 """What a card's ``attention`` may name; all compute the same."""
 
 

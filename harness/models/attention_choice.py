@@ -17,8 +17,6 @@ from harness.models.attention import KERNELS, RelativeAttention
 from harness.system.files import write_atomically
 from harness.system.machine import user_cache
 
-TIMED = ("widened", "bias", "math")
-"""*flex* compiles for a minute and is taken by name alone."""
 _ROUNDS = 5
 _FILE = "attention.json"
 
@@ -64,8 +62,8 @@ def choose(
         # timed without cuDNN's attention, as runs compute; keys without these words were not
         key = f"{torch.cuda.get_device_name(device)} | torch {torch.__version__} | {dtype} | {size} | no cuDNN"
         kind = _known().get(key)
-        if kind not in TIMED:
-            kind = fastest({kind: _pass(kind, size, dtype, device) for kind in TIMED})
+        if kind not in KERNELS:
+            kind = fastest({kind: _pass(kind, size, dtype, device) for kind in KERNELS})
             if folder := user_cache():
                 with contextlib.suppress(OSError):
                     write_atomically(folder / _FILE, json.dumps(_known() | {key: kind}, indent=1) + "\n")

@@ -100,30 +100,28 @@ def _config_of(method: str, options: str) -> MethodConfig:
         return PlacedConfig()
 
 
-def with_less_memory(run: Run, *, available: float, devices: int = 1) -> str:
+def with_less_memory(run: Run, *, available: float) -> str:
     """Which settings bring a run within the memory of the GPU that it did not fit.
 
     Args:
         available: bytes of the GPU. The run needed more, so its forecast is at least this, and those of other settings scale with it.
-        devices: GPUs that share each batch; every one needs an image.
     """
 
-    def on_each(rules: dict[str, Any]) -> float:
-        share = -(-int(rules.get("batch_size", 1)) // devices)
-        return training_bytes(replace(run, rules={**rules, "batch_size": share}))
+    def of(rules: dict[str, Any]) -> float:
+        return training_bytes(replace(run, rules=rules))
 
-    rules, forecast = run.rules, on_each(run.rules)
+    rules, forecast = run.rules, of(run.rules)
     needed = max(forecast, available)
     batch = int(rules.get("batch_size", 1))
     images = batch * int(rules.get("accumulate", 1))
     # At most half of a batch, in as many passes as keep the images of an update: 5 become 5 of 1, not 2 of 2.
-    smaller = next((size for size in range(batch // 2, devices - 1, -1) if images % size == 0), 0)
+    smaller = next((size for size in range(batch // 2, 0, -1) if images % size == 0), 0)
     recomputed: dict[str, Any] = {} if rules.get("activation_checkpointing") else {"activation_checkpointing": True}
     halved: dict[str, Any] = {"batch_size": smaller, "accumulate": images // smaller} if smaller else {}
     expected: dict[str, float] = {}
     for change in filter(None, (recomputed, halved, recomputed | halved)):
         words = " ".join(f"--set {name}={str(value).lower()}" for name, value in change.items())
-        expected[words] = needed * on_each({**rules, **change}) / forecast
+        expected[words] = needed * of({**rules, **change}) / forecast
     fitting = [
         f"{words} (about {size / 2**30:.1f} GiB)" for words, size in expected.items() if size <= ROOM * available
     ]

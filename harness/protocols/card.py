@@ -88,7 +88,7 @@ class Protocol:
         train_limit, val_limit, test_limit: use only so many images, chosen by the split seed; 0 for all.
         test_untrained: also test training images that ``train_limit`` leaves out. Those that share a group (a lesion, a sequence) with an
             image that trains or selects are excluded.
-        epochs, batch_size, accumulate: ``batch_size`` images a forward pass, over all devices of the run; the gradients of ``accumulate``
+        epochs, batch_size, accumulate: ``batch_size`` images a forward pass; the gradients of ``accumulate``
             passes are averaged for one update.
         epoch_images: how many images make an epoch; a smaller training split repeats in it. 0: each image once.
         budget: what runs of one protocol share. ``epochs``: the number of epochs. ``updates``: the number of updates of the weights that
@@ -111,7 +111,7 @@ class Protocol:
         patience: stop after so many validations in a row without a better one; 0 never stops early.
         checkpoint_minutes: longest time between two resumable checkpoints; one is also written at each epoch's end.
         activation_checkpointing: recompute block activations in backward.
-        attention: kernel of SAM's attention, all equal but for rounding (`harness.models.attention`): ``auto`` times the first three on a
+        attention: kernel of SAM's attention, all equal but for rounding (`harness.models.attention`): ``auto`` times them on a
             GPU; on a CPU it is the harness's own.
         fused_attention, cache_embeddings: optimisations; False computes the same numbers, but for rounding, the plain way.
         keep_masks: the predicted masks of so many test images are stored with the record, of the same images for every method and seed.
@@ -180,7 +180,7 @@ class Protocol:
     checkpoint_minutes: float = 10.0
     activation_checkpointing: bool = False
     fused_attention: bool = True
-    attention: Literal["auto", "widened", "bias", "math", "flex"] = "auto"
+    attention: Literal["auto", "widened", "bias", "math"] = "auto"
     cache_embeddings: bool = True
     keep_masks: int = 6
     merge: tuple[Literal["exact", "conv", "calibrated"], ...] = ()

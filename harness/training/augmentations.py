@@ -1,7 +1,7 @@
 """Augmentations of a training image and its mask, by the names in a card's ``augment``, in the order of `AUGMENTATIONS`.
 
 To add one, write a function here and add its name to `harness.protocols.card.Protocol.augment`. Every random number is a function of a
-word and the image's key (seed, epoch, image), so that it does not depend on threads, workers or interruptions. The horizontal flip is
+word and the image's key (seed, epoch, image), so that it does not depend on threads or interruptions. The horizontal flip is
 `harness.training.batches.UpdatePlan.flipped`, by the card's ``flip``.
 """
 

@@ -1,6 +1,6 @@
 """Which images form which batch, and which are flipped: pure functions of (seed, epoch, position).
 
-Common random numbers: no method, number of workers or interruption changes what another run sees, and a run resumes at any step. Random
+Common random numbers: neither method nor interruption changes what another run sees, and a run resumes at any step. Random
 numbers are hashes and not a library's generator, so that they are the same in every version of every library.
 """
 
@@ -74,7 +74,7 @@ class UpdatePlan:
         indices: positions in the training split that weights learn from.
         held_out: positions for architecture steps, empty if they use ``indices``.
         shuffle_masks: whether each image of an architecture step has the mask of another one.
-        batch_size: images of one forward pass over all workers.
+        batch_size: images of one forward pass.
         accumulate: forward passes of one update.
         epoch_images: how many images make an epoch, 0 for ``indices``. Beyond those, they repeat in another order.
         flip: probability of a horizontal flip.
@@ -144,12 +144,6 @@ class UpdatePlan:
         """Whether image ``index`` is mirrored in ``epoch`` when it comes for the ``turn``-th time after its first."""
         turns = (turn,) if turn else ()
         return draw_number("flip", self.seed, epoch, index, *turns) < self.flip * 2**64
-
-
-def slice_of(batch: Sequence[int], *, rank: int, size: int) -> list[int]:
-    """The part of a global batch that worker ``rank`` of ``size`` takes; parts are disjoint and cover the batch, some
-    may be empty."""
-    return list(batch[rank * len(batch) // size : (rank + 1) * len(batch) // size])
 
 
 def load_one(

@@ -18,11 +18,10 @@ from harness.models.segmenter import Prompts
 from harness.models.transfer import channels, to_device
 from harness.protocols.card import Protocol
 from harness.system.machine import cores
-from harness.training.batches import TrainingImages, UpdatePlan, load_one, slice_of
+from harness.training.batches import TrainingImages, UpdatePlan, load_one
 from harness.training.cache import EmbeddingCache
 from harness.training.device import autocast
-from harness.training.distributed import Workers
-from harness.training.losses import Loss, Prediction
+from harness.training.losses import Prediction
 from harness.training.prompts import prompts_of, together
 
 
@@ -34,13 +33,12 @@ def normalise(images: Tensor, pixels: tuple[Sequence[float], Sequence[float]]) -
 
 @dataclass(frozen=True, kw_only=True)
 class Batch:
-    """This worker's part of one forward pass.
+    """The images of one forward pass.
 
     Args:
         entries: (index, flipped) of each image, by which a cache of embeddings finds it.
         images: (B, 3, S, S) uint8, mirrored; None if all embeddings are cached.
         targets: (B, S, S) uint8 class indices, mirrored.
-        share: this worker's fraction of the global batch; 0 for a worker without an image, which runs another one that does not count.
         passes: the images of the whole update by those of this pass; the number of passes where all have one size.
         prompts: of the objects in ``targets``; None under a protocol without prompts.
     """
@@ -48,7 +46,6 @@ class Batch:
     entries: list[tuple[int, bool]]
     images: Tensor | None
     targets: Tensor
-    share: float
     passes: float = 1.0
     prompts: Prompts | None = None
 
@@ -68,7 +65,6 @@ class Feeder:
         plan: which images when.
         protocol: normalisation, precision, augmentations.
         device: where to compute.
-        workers: for this worker's slice.
         embeddings: cache of the frozen encoder; None to run the encoder every time.
     """
 
@@ -80,7 +76,6 @@ class Feeder:
         plan: UpdatePlan,
         protocol: Protocol,
         device: torch.device,
-        workers: Workers,
         embeddings: EmbeddingCache | None,
     ) -> None:
         self._segmenter: Any = segmenter
@@ -88,7 +83,6 @@ class Feeder:
         self._plan = plan
         self._protocol = protocol
         self._device = device
-        self._workers = workers
         self._embeddings = embeddings
         # Two pools, as assembling an update waits for reading its images.
         self._readers = ThreadPoolExecutor(cores(), thread_name_prefix="feeder")
@@ -134,11 +128,7 @@ class Feeder:
         batches = []
         passes = self._plan.update(epoch, step, for_architecture=for_architecture)
         turns_of = self._plan.turns(step, for_architecture=for_architecture)
-        for whole, all_turns in zip(passes, turns_of, strict=True):
-            part, turns = (
-                slice_of(each, rank=self._workers.rank, size=self._workers.size) for each in (whole, all_turns)
-            )
-            indices, turns = part or whole[:1], turns or all_turns[:1]
+        for indices, turns in zip(passes, turns_of, strict=True):
             flips = [self._plan.flipped(epoch, index, turn) for index, turn in zip(indices, turns, strict=True)]
             entries = list(zip(indices, flips, strict=True))
             cached = self._embeddings is not None and all(map(self._embeddings.ready, entries))
@@ -155,8 +145,7 @@ class Feeder:
                     entries=entries,
                     images=self._pinned(torch.stack(images)) if images else None,
                     targets=self._pinned(targets),
-                    share=len(part) / len(whole),
-                    passes=sum(map(len, passes)) / len(whole),
+                    passes=sum(map(len, passes)) / len(indices),
                     prompts=self._prompts(epoch, indices, turns, targets),
                 )
             )
@@ -206,10 +195,3 @@ class Feeder:
 def encoded(segmenter: Any, protocol: Protocol, image: Tensor, *, device: torch.device) -> Tensor:
     """The embedding (C, h, w) of one image (3, S, S) uint8, encoded alone."""
     return segmenter.encode(normalise(to_device(image[None], device), protocol.pixels))[0]
-
-
-def task_loss(loss: Loss, prediction: Prediction, batch: Batch, *, workers: Workers) -> Tensor:
-    """This worker's share of the loss; zero for a worker without an image of its own."""
-    if not batch.share:
-        return 0 * loss(prediction, batch.targets, total=lambda value: workers.total(0 * value))
-    return loss(prediction, batch.targets, total=workers.total)

@@ -6,7 +6,7 @@ bit-identical weights and metrics, for the same number of threads. On a GPU resu
 resizing have no fast deterministic backward pass there.
 
 The host reads two numbers an update, loss and gradient norm; on a GPU it does so while the next update is being computed. Losses of
-several classes, Conv-LoRA's router, AdaLoRA's allocation of ranks, fp16's scaler and several workers make it wait within an update as well.
+several classes, Conv-LoRA's router, AdaLoRA's allocation of ranks and fp16's scaler make it wait within an update as well.
 """
 
 from __future__ import annotations
@@ -31,8 +31,7 @@ from harness.training.batches import UpdatePlan, draw_number, hold_out
 from harness.training.cache import encoder_is_frozen
 from harness.training.checkpoint import BEST, LAST, CheckpointFiles, Position, copied, write_state
 from harness.training.device import peak_bytes, reset_peak
-from harness.training.distributed import ALONE
-from harness.training.feeding import LOOKAHEAD, Feeder, task_loss
+from harness.training.feeding import LOOKAHEAD, Feeder
 from harness.training.losses import Loss, build_loss
 from harness.training.optimisers import build_optimisers, parameters_of, set_learning_rate, update
 from harness.training.outcome import Assignment, Diverged, Interrupted, Progress, TrainingResult
@@ -91,13 +90,9 @@ def train(given: Assignment) -> TrainingResult:
     Raises:
         Diverged: loss or gradients are not finite.
         Interrupted: a stop was requested; call it with the same folder to continue.
-        UsageError: the protocol does not fit the task, or a batch has fewer images than there are workers.
+        UsageError: the protocol does not fit the task.
     """
     protocol, method, images = given.protocol, given.method, given.images
-    if given.workers.size > protocol.batch_size:
-        raise UsageError(
-            f"{given.workers.size} workers share batches of {protocol.batch_size} images; use fewer workers"
-        )
     if len(images) < 2 and (method.architecture_holdout() or method.architecture_masks_shuffled()):
         raise UsageError("alpha_data=holdout and alpha_data=shuffled need two training images or more; here is one")
     kept, held_out = hold_out(len(images), method.architecture_holdout(), seed=given.seed)
@@ -116,8 +111,8 @@ def train(given: Assignment) -> TrainingResult:
     loop = _Loop(
         given=given,
         plan=plan,
-        feeder=feeder(workers=given.workers, embeddings=given.embeddings if cacheable else None),
-        alone=partial(feeder, workers=ALONE, embeddings=None),
+        feeder=feeder(embeddings=given.embeddings if cacheable else None),
+        uncached=partial(feeder, embeddings=None),
         loss=build_loss(protocol, task=given.task, num_classes=given.num_classes),
         optimisers=build_optimisers(method.parameter_groups(), protocol) if method.config.trains else {},
         scaler=torch.amp.GradScaler(given.device.type, enabled=protocol.precision == "fp16"),
@@ -141,13 +136,13 @@ class _Pass:
 
 @dataclass(kw_only=True)
 class _Loop:
-    """The parts of a run and its position; see `train`. ``alone``: makes a feeder of whole batches for one worker. ``best``: the first
-    worker's trained tensors of the best epoch so far, on the CPU."""
+    """The parts of a run and its position; see `train`. ``uncached``: makes a feeder without embeddings. ``best``: the trained tensors of
+    the best epoch so far, on the CPU."""
 
     given: Assignment
     plan: UpdatePlan
     feeder: Feeder
-    alone: Callable[[], Feeder]
+    uncached: Callable[[], Feeder]
     loss: Loss
     optimisers: dict[Role, torch.optim.Optimizer]
     scaler: torch.amp.GradScaler
@@ -182,11 +177,9 @@ class _Loop:
         return self._result()
 
     def _start_from_data(self) -> None:
-        """Let the method see the run's first batches, or all of its first epoch where that has fewer images.
-
-        The first worker does it for all, so that they start alike. A resumed run has the result in its state.
-        """
-        method, plan, workers = self.given.method, self.plan, self.given.workers
+        """Let the method see the run's first batches, or all of its first epoch where that has fewer images. A resumed run has the
+        result in its state."""
+        method, plan = self.given.method, self.plan
         wanted = -(-method.start_images // (plan.batch_size * plan.accumulate))
         steps = min(wanted, plan.updates_per_epoch)
 
@@ -198,13 +191,9 @@ class _Loop:
                         feeder.predict(batch)
                     yield
 
-        if workers.leads:
-            self.given.segmenter.eval()
-            with self.alone() as feeder:
-                method.start_from(passes(feeder))
-        if workers.size > 1:
-            state = workers.from_leader({name: tensor.cpu() for name, tensor in method.state().items()})
-            method.load_state({name: tensor.to(self.given.device) for name, tensor in state.items()})
+        self.given.segmenter.eval()
+        with self.uncached() as feeder:
+            method.start_from(passes(feeder))
 
     def _train_epoch(self) -> None:
         position = self.position
@@ -269,7 +258,7 @@ class _Loop:
         return done or self.position.out_of_patience(self.given.protocol.patience)
 
     def _stop_if_requested(self) -> None:
-        if self.given.workers.any(self.given.stop.requested):
+        if self.given.stop.requested:
             self._save()
             raise Interrupted(
                 f"stopped in epoch {self.position.epoch + 1} after step {self.position.step}; repeat the command to continue"
@@ -320,22 +309,18 @@ class _Loop:
         for optimiser in active:  # gradients of an earlier pass of this step, or of an interrupted one
             optimiser.zero_grad(set_to_none=True)
         parameters = [parameter for optimiser in active for parameter in parameters_of(optimiser)]
-        shares = torch.zeros((), device=self.given.device)
+        total = torch.zeros((), device=self.given.device)
         for batch in batches:
-            with self.given.workers.shared_statistics(counts=batch.share > 0):
-                prediction = self.feeder.predict(batch)
-                loss = task_loss(self.loss, prediction, batch, workers=self.given.workers)
-                extra = self.given.method.auxiliary_loss()
-                if extra is not None:
-                    loss = loss + batch.share * extra
-                loss = loss / batch.passes
-                # Only the gradients of active roles are computed; autograd skips what leads to no other input.
-                self.scaler.scale(loss).backward(inputs=parameters)
-            shares += loss.detach()
-        self.given.workers.sum_gradients(parameters)
-        total = self.given.workers.total(shares)
-        norm = shares
-        # A GPU is not waited for: if its loss is not finite, this update is the run's last and is saved nowhere.
+            loss = self.loss(self.feeder.predict(batch), batch.targets)
+            extra = self.given.method.auxiliary_loss()
+            if extra is not None:
+                loss = loss + extra
+            loss = loss / batch.passes
+            # Only the gradients of active roles are computed; autograd skips what leads to no other input.
+            self.scaler.scale(loss).backward(inputs=parameters)
+            total += loss.detach()
+        norm = total
+        # The host does not wait for a GPU here: if its loss is not finite, this update is the run's last and is saved nowhere.
         if self.given.device.type != "cpu" or math.isfinite(float(total)):
             norm = update(active, clip=rules.clip, scaler=self.scaler)
         return _Pass(
@@ -349,7 +334,7 @@ class _Loop:
 
     def _seed_noise(self, roles: tuple[Role, ...]) -> None:
         """Seed this step's noise by its position: the method's own, and torch's, which plug-ins may use."""
-        key: tuple[int | str, ...] = (self.plan.seed, self.position.epoch, self.position.step, self.given.workers.rank)
+        key: tuple[int | str, ...] = (self.plan.seed, self.position.epoch, self.position.step, 0)  # the first stream
         if len(self._passes(self.position.epoch, self.position.step)) > 1 and roles == (ARCHITECTURE,):
             key = (*key, ARCHITECTURE)
         self.given.method.generator.manual_seed(draw_number("method", *key))
@@ -378,8 +363,7 @@ class _Loop:
         self._save()
 
     def _keep_best(self) -> None:
-        if self.given.workers.leads:
-            self.best = copied(self.given.method.state())
+        self.best = copied(self.given.method.state())
 
     def _selects(self, epoch: int) -> bool:
         """Whether validation follows this epoch (1-based): every ``select_every`` epochs of the protocol.
@@ -392,16 +376,13 @@ class _Loop:
     def _validate(self) -> dict[str, float]:
         self.given.segmenter.eval()
         with torch.no_grad():
-            metrics = self.given.validate()
-        return self.given.workers.from_leader(metrics)
+            return self.given.validate()
 
     def _save(self) -> None:
         self._settle()
         now = time.monotonic()
         self.position.wall_seconds += now - self.started
         self.started = self.saved_at = now
-        if not self.given.workers.leads:
-            return
         self.position.threads = torch.get_num_threads()
         self.checkpoints.save(
             {
@@ -415,14 +396,12 @@ class _Loop:
         self._report("checkpoint")
 
     def _resume(self) -> None:
-        content, problems = self.checkpoints.load() if self.given.workers.leads else (None, [])
-        if content is not None:
-            self.best = content.pop("best")
+        content, problems = self.checkpoints.load()
         for line in problems:
             self._report("note", text=line)
-        content = self.given.workers.from_leader(content)
         if content is None:
             return
+        self.best = content["best"]
         self.position = Position(**content["position"])
         self.given.method.load_state({name: tensor.to(self.given.device) for name, tensor in content["state"].items()})
         for role, optimiser in self.optimisers.items():
@@ -446,9 +425,8 @@ class _Loop:
         position = self.position
         operations = max(map(len, self.given.method.architecture().values()), default=0)  # that a cell mixes
         best, last = self.given.folder / BEST, self.given.folder / LAST
-        if self.given.workers.leads:
-            write_state(last, self.given.method.state(), identity=self.given.identity, epoch=position.epoch)
-            write_state(best, self.best, identity=self.given.identity, epoch=position.best_epoch)
+        write_state(last, self.given.method.state(), identity=self.given.identity, epoch=position.epoch)
+        write_state(best, self.best, identity=self.given.identity, epoch=position.best_epoch)
         return TrainingResult(
             history=position.history,
             architecture=position.architecture,
@@ -469,18 +447,17 @@ class _Loop:
         metrics: dict[str, float] | None = None,
         text: str = "",
     ) -> None:
-        if self.given.workers.leads:
-            self.given.report(
-                Progress(
-                    kind=kind,
-                    epoch=min(self.position.epoch + 1, self._epochs),
-                    epochs=self._epochs,
-                    step=self.position.step,
-                    steps=max(1, self._steps_in(min(self.position.epoch, self._epochs - 1))),
-                    loss=loss,
-                    rate=self.position.lr,
-                    seconds=self.position.epoch_seconds,
-                    metrics=metrics or {},
-                    text=text,
-                )
+        self.given.report(
+            Progress(
+                kind=kind,
+                epoch=min(self.position.epoch + 1, self._epochs),
+                epochs=self._epochs,
+                step=self.position.step,
+                steps=max(1, self._steps_in(min(self.position.epoch, self._epochs - 1))),
+                loss=loss,
+                rate=self.position.lr,
+                seconds=self.position.epoch_seconds,
+                metrics=metrics or {},
+                text=text,
             )
+        )

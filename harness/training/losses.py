@@ -1,9 +1,6 @@
 """Losses on full-resolution masks: structure loss, class-balanced BCE, cross entropy, and the choice by the protocol.
 
-Every loss returns this worker's *share* of the loss of the global batch. Shares add up over workers, so that N workers train as one with
-the same images. Conv-LoRA is the exception: its gate's noise and its balance loss are each worker's own. Divisors of a loss (numbers of
-images, pixels, masks) are summed over workers by ``total``. Targets are (B, S, S) uint8 class indices; 255 is ignored: such pixels carry
-no weight in any term.
+Targets are (B, S, S) uint8 class indices; 255 is ignored: such pixels carry no weight in any term.
 
 The multi-class loss: each image's class regions are matched to mask tokens, then classes, masks and dice are
 scored.
@@ -12,7 +9,6 @@ scored.
 from __future__ import annotations
 
 from abc import ABC, abstractmethod
-from collections.abc import Callable
 from typing import Any, NamedTuple
 from typing import Protocol as Shape
 
@@ -26,8 +22,6 @@ from harness.protocols.card import Protocol, Quirk
 from harness.system.errors import UsageError
 
 IGNORE = 255
-Total = Callable[[Tensor], Tensor]
-"""Sums a tensor without gradient over all workers."""
 
 
 class Prediction(Shape):
@@ -39,17 +33,12 @@ class Prediction(Shape):
     def classes(self) -> Tensor | None: ...
 
 
-def alone(value: Tensor) -> Tensor:
-    """The `Total` of a single worker."""
-    return value
-
-
 class Loss(ABC):
-    """A task loss; call it with a prediction, a target (B, S, S) uint8 and, with several workers, their `Total`."""
+    """A task loss; call it with a prediction and a target (B, S, S) uint8."""
 
     @abstractmethod
-    def __call__(self, prediction: Prediction, target: Tensor, *, total: Total = alone) -> Tensor:
-        """This worker's share, a scalar with gradient, in fp32 whatever the precision of the prediction."""
+    def __call__(self, prediction: Prediction, target: Tensor) -> Tensor:
+        """A scalar with gradient, in fp32 whatever the precision of the prediction."""
 
 
 def upsampled(masks: Tensor, size: tuple[int, int]) -> Tensor:
@@ -103,7 +92,7 @@ class Mask2FormerLoss(Loss):
         self.divide_by_all = divide_by_all
         self.no_object_weight = no_object_weight
 
-    def __call__(self, prediction: Prediction, target: Tensor, *, total: Total = alone) -> Tensor:
+    def __call__(self, prediction: Prediction, target: Tensor) -> Tensor:
         """Args: ``prediction.classes`` (B, K, C + 1) logits, the last one "no object".
 
         Raises:
@@ -142,7 +131,7 @@ class Mask2FormerLoss(Loss):
         weight[-1:].fill_(self.no_object_weight)  # an assignment would copy the number from the host
         entropy = F.cross_entropy(classes.flatten(0, 1), labels_on.flatten(), weight=weight, reduction="sum")
         count = sum(map(len, present if self.divide_by_all else tokens_at))
-        divisors = total(torch.stack([weight.gather(0, labels_on.flatten()).sum(), weight.new_full((), float(count))]))
+        divisors = torch.stack([weight.gather(0, labels_on.flatten()).sum(), weight.new_full((), float(count))])
         loss = self.weights.classes * entropy / divisors[0].clamp(min=torch.finfo(torch.float32).tiny)
         if not chosen:
             return loss + 0 * prediction.masks.sum()
@@ -253,7 +242,7 @@ class StructureLoss(Loss):
     def __init__(self, *, quirk: Quirk) -> None:
         self.quirk = quirk
 
-    def __call__(self, prediction: Prediction, target: Tensor, *, total: Total = alone) -> Tensor:
+    def __call__(self, prediction: Prediction, target: Tensor) -> Tensor:
         logits, mask, valid = _binary(prediction, target)
         weight = boundary_weight(mask) * valid
         bce = F.binary_cross_entropy_with_logits(logits, mask, reduction="none")
@@ -263,19 +252,16 @@ class StructureLoss(Loss):
         intersection = (weight * probability * mask).sum((1, 2))
         union = (weight * (probability + mask)).sum((1, 2)) - intersection
         iou_loss = 1 - (intersection + 1) / (union + 1)
-        loss_sum = (bce_loss + iou_loss).sum()
-        images = total(loss_sum.new_full((), float(len(target))))
-        return loss_sum / images
+        return (bce_loss + iou_loss).sum() / len(target)
 
 
 class BalancedBCE(Loss):
     """BCE whose two classes weigh the same over the batch, for shadows (SBU) in SAM-Adapter and Conv-LoRA:
     ``(N₋ · Σ₊ bce + N₊ · Σ₋ bce) / (N₊ + N₋)²``, with N± the pixels of each class in the batch."""
 
-    def __call__(self, prediction: Prediction, target: Tensor, *, total: Total = alone) -> Tensor:
+    def __call__(self, prediction: Prediction, target: Tensor) -> Tensor:
         logits, mask, valid = _binary(prediction, target)
-        counts = total(torch.stack([mask.sum(), valid.sum()]))
-        positive, pixels = counts[0], counts[1].clamp(min=1)
+        positive, pixels = mask.sum(), valid.sum().clamp(min=1)
         weight = (mask * (pixels - positive) + (1 - mask) * positive) * valid / pixels
         bce = F.binary_cross_entropy_with_logits(logits, mask, reduction="none")
         return (weight * bce).sum() / pixels
@@ -294,12 +280,12 @@ class CrossEntropy(Loss):
     def __init__(self, *, num_classes: int) -> None:
         self.num_classes = num_classes
 
-    def __call__(self, prediction: Prediction, target: Tensor, *, total: Total = alone) -> Tensor:
+    def __call__(self, prediction: Prediction, target: Tensor) -> Tensor:
         """Raises ValueError where a mask holds a class that the decoder does not have."""
         if prediction.masks.shape[1] == 1:
             logits, mask, valid = _binary(prediction, target)
             entropy = (valid * F.binary_cross_entropy_with_logits(logits, mask, reduction="none")).sum()
-            return entropy / total(valid.sum()).clamp(min=1)
+            return entropy / valid.sum().clamp(min=1)
         valid = target != IGNORE
         counted, top = valid.sum(), int(torch.where(valid, target, 0).max())
         if top >= self.num_classes:
@@ -307,7 +293,7 @@ class CrossEntropy(Loss):
         size = (int(target.shape[-2]), int(target.shape[-1]))
         logits = upsampled(prediction.masks, size)
         entropy = F.cross_entropy(logits, target.long(), ignore_index=IGNORE, reduction="sum")
-        return entropy / total(counted.to(logits.dtype)).clamp(min=1)
+        return entropy / counted.to(logits.dtype).clamp(min=1)
 
 
 class OfEveryLayer(Loss):
@@ -316,8 +302,8 @@ class OfEveryLayer(Loss):
     def __init__(self, loss: Loss) -> None:
         self.loss = loss
 
-    def __call__(self, prediction: Any, target: Tensor, *, total: Total = alone) -> Tensor:
-        each = [self.loss(layer, target, total=total) for layer in (prediction, *prediction.auxiliary)]
+    def __call__(self, prediction: Any, target: Tensor) -> Tensor:
+        each = [self.loss(layer, target) for layer in (prediction, *prediction.auxiliary)]
         return torch.stack(each).sum()
 
 

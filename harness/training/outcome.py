@@ -17,7 +17,6 @@ from harness.models.decoders import Task
 from harness.protocols.card import Protocol
 from harness.training.batches import TrainingImages
 from harness.training.cache import EmbeddingCache
-from harness.training.distributed import ALONE, Workers
 
 
 class Diverged(RuntimeError):
@@ -34,8 +33,6 @@ class Blank(RuntimeError):
 
 class Interrupted(RuntimeError):
     """A stop was requested; the checkpoint is written and the same call continues from it."""
-
-    code: ClassVar[Code] = "PREEMPTED"
 
 
 class StopRequest:
@@ -133,15 +130,13 @@ class Assignment:
         images: the training split at the network's input size.
         task, num_classes: of the benchmark; they choose the loss.
         seed: of batch order, flips and the method's noise.
-        folder: the run's state folder; only worker 0 writes there.
+        folder: the run's state folder.
         identity: the run's key.
         data: the fingerprint of its files, empty if unknown: a run whose files changed starts over.
         code: fingerprint of the code; a checkpoint of other code is continued, and the result says so.
         machine: such as ``NVIDIA H100, torch 2.6.0``; a checkpoint of another one is continued, and the result says so.
-        validate: scores the segmenter on validation; called on every worker in evaluation mode without gradient. The first worker's scores
-            count.
+        validate: scores the segmenter on validation; called in evaluation mode without gradient.
         selection: which of these scores chooses the best epoch.
-        workers: of this run, each with its own process; a batch of the protocol is shared out among them.
         embeddings: cache of a frozen encoder's embeddings; None to compute them every time.
         stop: requests an early, resumable end.
         report: called with every step.
@@ -159,7 +154,6 @@ class Assignment:
     validate: Callable[[], dict[str, float]]
     selection: Selection
     device: torch.device
-    workers: Workers = ALONE
     code: str = ""
     machine: str = ""
     data: str = ""

@@ -91,20 +91,6 @@ def test_a_grid_equals_the_same_grid_run_here(cluster, tmp_path):
     assert len(list(on_cluster.glob("sweeps/*-*"))) == 1
 
 
-def test_two_processes_of_one_run_get_the_numbers_of_one(cluster, tmp_path):
-    run = ("--protocol", "demo", "--methods", "lora", "--datasets", "kvasir")
-    two, alone = tmp_path / "two", tmp_path / "one"
-    submit(two, *run, "--set", "cluster.gpus_per_run=2")
-    wait_until(lambda: records(two), "the run to finish")
-    harness_run(alone, *run, check=True)
-    (a,), (b,) = records(two).values(), records(alone).values()
-    for variant, splits in b["scores"].items():
-        for split, values in splits.items():
-            assert a["scores"][variant][split] == pytest.approx(values, abs=1e-5)
-    assert a["attempts"] == 1
-    assert len(list((two / "state" / a["key"]).glob("attempt.*.end.json"))) == 1
-
-
 def test_memory_kills_are_recorded_as_oom_and_the_others_finish(cluster, tmp_path, monkeypatch):
     use_standin(monkeypatch)
     good = [make_job(tmp_path, seed=seed) for seed in range(3)]

@@ -143,17 +143,17 @@ def test_time_limits_are_read_as_slurm_reads_them(text, expected):
 
 @pytest.mark.parametrize(
     ("gres", "extra", "gpus"),
-    [("", {}, 0), ("gpu:3", {}, 3), ("license:1", {}, 0), ("ssd:1,gpu:a100:3", {}, 3), ("", {"gpus-per-task": "1"}, 3)],
+    [("", {}, 0), ("gpu:3", {}, 1), ("license:1", {}, 0), ("ssd:1,gpu:a100:1", {}, 1), ("", {"gpus-per-task": "1"}, 1)],
 )
-def test_a_run_has_as_many_gpus_as_processes_where_the_profile_requests_any(gres, extra, gpus) -> None:
-    profile = load_profile("testcluster", {"extra": extra, "gres": gres, "gpus_per_run": 3})
+def test_a_run_has_one_gpu_where_the_profile_requests_any(gres, extra, gpus) -> None:
+    profile = load_profile("testcluster", {"extra": extra, "gres": gres})
     assert profile.gpus_of(profile.shape("tiny")) == gpus
 
 
-def test_short_runs_share_a_job_and_long_ones_have_several_gpus():
-    assert load_profile("gpu", {"runs_per_job": "4"}).shape("tiny").runs_per_job == 4
-    with pytest.raises(UsageError, match="runs_per_job"):
-        load_profile("gpu", {"runs_per_job": "4", "gpus_per_run": "2"})
+def test_short_runs_share_a_job_and_a_run_has_one_gpu():
+    assert load_profile("gpu", {"runs_per_job": "4", "gpus_per_run": "1"}).shape("tiny").runs_per_job == 4
+    with pytest.raises(UsageError, match="a run trains on one GPU"):
+        load_profile("gpu", {"gpus_per_run": "2"})
 
 
 def test_shapes_are_of_backbones_and_a_run_is_warned_after_it_began(tmp_path):

@@ -165,27 +165,6 @@ def test_an_earlier_start_of_the_same_task_is_over_unless_it_lives(tmp_path, tas
     assert ends(tmp_path) == [("interrupted", ""), end]
 
 
-def test_processes_of_one_run_meet_at_a_port_that_the_lease_gives(tmp_path, task, monkeypatch):
-    task(0, SLURM_NTASKS="2", SLURM_PROCID="1", SLURM_LOCALID="1")
-    sweep = submitted(tmp_path, [make_job(tmp_path)])
-    lease = started(tmp_path, holder=Holder.here(job="7_0"))
-    forked = []
-    monkeypatch.setattr(worker, "fork_child", lambda start, *, variables, **_: forked.append(variables) or 42)  # type: ignore[func-returns-value]
-    monkeypatch.setattr(worker, "watch", lambda child, **_: (256, False))
-    assert worker.main([str(sweep.folder), "--array", "0"]) == 1
-    first = Start.of(sweep, 0, task="7_0", size=2).processes(lease.attempt)
-    assert forked == [{**first, "RANK": "1", "LOCAL_RANK": "1"}]
-    assert 20_000 <= int(first["MASTER_PORT"]) < 40_000
-
-
-def test_where_the_first_process_does_not_start_the_run_the_others_are_ended(tmp_path, task):
-    task(0, SLURM_NTASKS="2")
-    job = make_job(tmp_path)
-    RecordStore(tmp_path).write(Record(run=job.run, key=job.run.key, code="OK"))
-    sweep = submitted(tmp_path, [job])
-    assert worker.main([str(sweep.folder), "--array", "0"]) == worker.NOT_BEGUN
-
-
 TOO_LARGE = "slurmstepd: error: Detected 1 oom_kill event in StepId=7.0. Some of the step tasks have been OOM Killed.\n"
 
 

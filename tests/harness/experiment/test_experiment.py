@@ -5,9 +5,7 @@ from __future__ import annotations
 import csv
 import errno
 import os
-import signal
 from collections import Counter
-from collections.abc import Callable
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -17,7 +15,6 @@ import pytest
 import torch
 from PIL import Image
 
-import harness.experiment.experiment as experiment_module
 from harness.archive.masks import KeptMask, read_masks
 from harness.archive.merge import merge
 from harness.archive.schema import Record
@@ -32,12 +29,10 @@ from harness.models.original_sam import plain_sam
 from harness.planning.request import Job
 from harness.registry import BENCHMARKS
 from harness.training.batches import UpdatePlan, draw_number
-from harness.training.distributed import PeerGone
 from harness.training.images import ImageSource
 from harness.training.outcome import Interrupted, Selection, StopRequest
 from tests.harness.experiment.test_prompted import SMALL
 from tests.harness.planned import job_of
-from tests.harness.training.forks import free_port
 
 
 def data(name: str, *stems: str) -> RunData:
@@ -149,60 +144,6 @@ def test_a_run_that_failed_starts_anew_where_its_masks_were_mended_since(tmp_pat
     )
     fresh = run_experiment(job_of(tmp_path / "fresh", "decoder", samples=tmp_path, **SMALL))
     assert repeated.history[0]["loss"] == fresh.history[0]["loss"]
-
-
-def run_in_two(
-    results: Path, monkeypatch: pytest.MonkeyPatch, *, at_work: dict[int, Callable[[], None]]
-) -> tuple[Record | None, list[int]]:
-    """The record of a run in two processes and how these end, where each does what ``at_work`` says when it reads an image. gloo tells
-    one that the other is gone, where NCCL would leave it waiting for its supervisor."""
-    read = ImageSource.image
-
-    def image(source: ImageSource, index: int) -> np.ndarray:
-        at_work.get(int(os.environ["RANK"]), lambda: None)()
-        return read(source, index)
-
-    monkeypatch.setattr(ImageSource, "image", image)
-    monkeypatch.setattr(experiment_module, "LEADER_FIRST_S", 1.0)
-    job = job_of(results, "lora", **SMALL)
-    RecordStore(results).path(job.run.key).unlink(missing_ok=True)
-    for name, value in {"MASTER_ADDR": "127.0.0.1", "MASTER_PORT": str(free_port()), "WORLD_SIZE": "2"}.items():
-        monkeypatch.setenv(name, value)
-    children = []
-    for rank in (0, 1):
-        if not (child := os.fork()):
-            os.environ["RANK"] = str(rank)
-            torch.set_num_threads(1)
-            try:
-                run_experiment(job)
-            except PeerGone:
-                os._exit(3)
-            os._exit(0)
-        children.append(child)
-    ends = [os.waitstatus_to_exitcode(os.waitpid(child, 0)[1]) for child in children]
-    return RecordStore(results).read(job.run.key), ends
-
-
-def no_memory() -> None:
-    raise torch.OutOfMemoryError(f"CUDA out of memory in worker {os.environ['RANK']}")
-
-
-@pytest.mark.parametrize("failing", [(1,), (0,), (0, 1)])
-def test_a_worker_that_fails_says_why_and_ends_the_others(results: Path, monkeypatch, failing: tuple[int, ...]) -> None:
-    record, ends = run_in_two(results, monkeypatch, at_work=dict.fromkeys(failing, no_memory))
-    assert record is not None
-    assert ends == [0, 0]
-    assert (record.code, record.message.split()[-1]) == ("OOM", str(min(failing)))
-    assert record.environment["workers"] == "2"
-
-
-@pytest.mark.parametrize(("killed", "ends"), [(0, [-signal.SIGKILL, 0]), (1, [3, -signal.SIGKILL])])
-def test_a_worker_that_is_killed_leaves_the_record_to_the_supervisor(
-    results: Path, monkeypatch, killed: int, ends
-) -> None:
-    """The run may be restarted: the first worker crashes with it, another is at an end."""
-    at_work = {killed: lambda: os.kill(os.getpid(), signal.SIGKILL)}
-    assert run_in_two(results, monkeypatch, at_work=at_work) == (None, ends)
 
 
 @pytest.mark.skipif(torch.cuda.is_available(), reason="a GPU can be used here")
@@ -350,21 +291,6 @@ def test_a_stop_while_a_model_is_scored_is_heard_and_counts_nothing_twice(tmp_pa
     record = run_experiment(job)
     images = [RecordStore(tmp_path / name).images_path(job.run.key).read_text() for name in ("whole", "stopped")]
     assert (record.scores, images[1]) == (whole.scores, images[0])
-
-
-def test_two_workers_share_a_validation_and_its_score_is_that_of_one(
-    results: Path, tmp_path: Path, monkeypatch
-) -> None:
-    record, ends = run_in_two(results, monkeypatch, at_work={})
-    assert ends == [0, 0]
-    assert record is not None
-    for name in ("WORLD_SIZE", "MASTER_ADDR", "MASTER_PORT"):
-        monkeypatch.delenv(name)
-    monkeypatch.setenv("RANK", "0")  # which the reading of images asks for
-    alone = run_experiment(job_of(tmp_path, "lora", **SMALL))
-    assert (record.code, alone.code) == ("OK", "OK")
-    for shared, whole in zip(record.history, alone.history, strict=True):
-        assert shared["val"] == pytest.approx(whole["val"], abs=2e-3)  # sums of two workers round otherwise
 
 
 LIMITS = {"train_limit": 4, "val_limit": 2, "test_limit": 2}

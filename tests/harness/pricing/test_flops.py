@@ -202,18 +202,3 @@ def test_the_settings_that_fit_keep_the_images_of_an_update(batch: int, accumula
     run = made(backbone="vit_b", rules={"image_size": 1024, "activation_checkpointing": True, **rules}).run
     advice = with_less_memory(run, available=training_bytes(run) * 0.9)
     assert f"--set batch_size={smaller} --set accumulate={batch * accumulate // smaller} (about" in advice
-
-
-@pytest.mark.parametrize(("batch", "smaller"), [(2, 0), (3, 0), (4, 2), (6, 3), (12, 6)])
-def test_settings_for_several_gpus_leave_each_an_image(batch: int, smaller: int) -> None:
-    """Two workers refuse to share batches of one image."""
-    rules = {"mask_tokens": 1, "precision": "bf16", "batch_size": batch, "activation_checkpointing": True}
-    run = made(backbone="vit_b", rules={"image_size": 1024, **rules}).run
-    share = made(backbone="vit_b", rules={"image_size": 1024, **rules, "batch_size": -(-batch // 2)}).run
-    advice = with_less_memory(run, available=training_bytes(share) * 0.9, devices=2)
-    assert f"needs about {training_bytes(share) / 2**30:.1f} GiB" in advice
-    assert (
-        (f"--set batch_size={smaller} --set accumulate={batch // smaller} (about" in advice)
-        if smaller
-        else "--set" not in advice
-    )

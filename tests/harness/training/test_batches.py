@@ -11,9 +11,8 @@ import pytest
 import torch
 
 from harness.training.augmentations import AUGMENTATIONS, augmented
-from harness.training.batches import UpdatePlan, draw_number, hold_out, load_one, shuffled, slice_of, subset
+from harness.training.batches import UpdatePlan, draw_number, hold_out, load_one, shuffled, subset
 from harness.training.cache import EmbeddingCache
-from harness.training.distributed import ALONE
 from harness.training.feeding import Feeder
 from tests.harness.training.tiny import CPU, Discs, Run, protocol, summary
 
@@ -60,12 +59,6 @@ def test_accumulation_shares_one_update_among_batches() -> None:
     assert [len(batch) for batch in accumulating.update(0, 1)] == [3, 1]
 
 
-def test_workers_take_disjoint_slices_that_cover_the_batch() -> None:
-    for size in (1, 2, 3, 5):
-        parts = [slice_of([7, 8, 9], rank=rank, size=size) for rank in range(size)]
-        assert [index for part in parts for index in part] == [7, 8, 9]
-
-
 def test_flips_have_the_protocols_probability_and_change_from_epoch_to_epoch() -> None:
     flips = np.array([[plan().flipped(epoch, index) for index in range(500)] for epoch in range(4)])
     assert abs(flips.mean() - 0.5) < 0.04
@@ -87,9 +80,7 @@ def test_a_flip_is_a_function_of_seed_epoch_and_image() -> None:
 @pytest.mark.parametrize("fields", [{}, {"batch_size": 5}, {"accumulate": 2}, {"seed": 4}])
 def test_an_images_flip_does_not_depend_on_where_in_the_epoch_it_comes(fields: dict[str, int]) -> None:
     chosen = plan(**fields)
-    feeder = Feeder(
-        torch.nn.Identity(), Discs(10), plan=chosen, protocol=protocol(), device=CPU, workers=ALONE, embeddings=None
-    )
+    feeder = Feeder(torch.nn.Identity(), Discs(10), plan=chosen, protocol=protocol(), device=CPU, embeddings=None)
     with feeder:
         for step in range(chosen.updates_per_epoch):
             feeder.prepare(2, step)
@@ -125,9 +116,7 @@ def test_boxes_move_otherwise_in_every_epoch() -> None:
 def test_an_image_that_repeats_in_an_epoch_has_another_flip() -> None:
     """Five images eight times an epoch: what is drawn for a turn after the first depends on the turn, too."""
     chosen = plan(indices=range(5), epoch_images=40, batch_size=2, accumulate=2)
-    feeder = Feeder(
-        torch.nn.Identity(), Discs(5), plan=chosen, protocol=protocol(), device=CPU, workers=ALONE, embeddings=None
-    )
+    feeder = Feeder(torch.nn.Identity(), Discs(5), plan=chosen, protocol=protocol(), device=CPU, embeddings=None)
     seen: dict[int, list[bool]] = {}
     with feeder:
         for step in range(chosen.updates_per_epoch):
@@ -188,9 +177,7 @@ def test_with_other_masks_every_image_has_anothers() -> None:
     assert sorted(masks) == list(range(10))
     assert all(mask != image for image, mask in enumerate(masks))
     assert masks != plan(seed=5).other_masks(range(10))
-    feeder = Feeder(
-        torch.nn.Identity(), Discs(10), plan=chosen, protocol=protocol(), device=CPU, workers=ALONE, embeddings=None
-    )
+    feeder = Feeder(torch.nn.Identity(), Discs(10), plan=chosen, protocol=protocol(), device=CPU, embeddings=None)
     with feeder:
         for other in (True, False):
             feeder.prepare(0, 0, other_masks=other)

@@ -241,13 +241,11 @@ def test_cards_give_the_weights_that_they_name() -> None:
     assert built("demo", **{"quirks.mask2former": "released", "class_weight": "2"}).weights == (1, 1, 1)
 
 
-def test_every_layer_is_divided_by_the_count_of_all_workers() -> None:
+def test_the_losses_of_every_layer_add_up() -> None:
     output, target = multiclass_case()
     layer = CrossEntropy(num_classes=5)
-    both = OfEveryLayer(layer)(
-        SimpleNamespace(**output._asdict(), auxiliary=(output,)), target, total=lambda value: 2 * value
-    )
-    torch.testing.assert_close(both, layer(output, target))
+    both = OfEveryLayer(layer)(SimpleNamespace(**output._asdict(), auxiliary=(output,)), target)
+    torch.testing.assert_close(both, 2 * layer(output, target))
 
 
 def test_mask2former_loss_ignores_the_order_of_tokens() -> None:
@@ -288,26 +286,6 @@ LOSSES = [
     pytest.param(CrossEntropy(num_classes=2), binary_case, id="cross entropy, one logit"),
     pytest.param(CrossEntropy(num_classes=5), multiclass_case, id="cross entropy"),
 ]
-
-
-@pytest.mark.parametrize(("loss", "case"), LOSSES)
-def test_shares_of_two_workers_add_up_to_the_loss_of_one(loss: Loss, case: Any) -> None:
-    output, target = case()
-    if isinstance(loss, BalancedBCE):
-        target[0, :9] = IGNORE  # so that the parts count unlike many pixels
-    parts = [slice(0, 1), slice(1, 3)]
-    outputs = [Output(output.masks[p], None if output.classes is None else output.classes[p]) for p in parts]
-    totals: list[Tensor] = []
-
-    def count(value: Tensor) -> Tensor:
-        totals.append(value)
-        return value
-
-    for part, chosen in zip(parts, outputs, strict=True):
-        loss(chosen, target[part], total=count)
-    both = totals[0] + totals[1]
-    shares = [loss(chosen, target[part], total=lambda value: both) for part, chosen in zip(parts, outputs, strict=True)]
-    torch.testing.assert_close(shares[0] + shares[1], loss(output, target))
 
 
 @pytest.mark.parametrize(("loss", "case"), LOSSES)

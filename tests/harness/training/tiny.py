@@ -1,7 +1,7 @@
 """A training run small enough for tests: drawn discs, the tiny SAM, a fraction of a second an epoch.
 
-Run as a module, it reads lines of JSON from standard input, each a list of runs, and forks a process for each run of the
-list. It prints their ids; the first worker prints a line a step and, at the end, a line of JSON. The tests kill these processes.
+Run as a module, it reads lines of JSON from standard input, each a run, and forks a process for it. That prints its id, a line a
+step and, at the end, a line of JSON. The tests kill these processes.
 """
 
 from __future__ import annotations
@@ -27,7 +27,6 @@ from harness.models.segmenter import probabilities
 from harness.protocols.card import Protocol
 from harness.registry import METHODS, method_config_class
 from harness.training.cache import EmbeddingCache
-from harness.training.distributed import ALONE, Workers, join, leave
 from harness.training.feeding import normalise
 from harness.training.loop import train
 from harness.training.outcome import Assignment, Progress, Selection, StopRequest, TrainingResult
@@ -86,7 +85,6 @@ class Run:
     seed: int = 0
     task: Any = "binary"
     classes: int = 2
-    workers: Workers = ALONE
     embeddings: EmbeddingCache | None = None
     stop: StopRequest | None = None
     code: str = "code"
@@ -104,7 +102,7 @@ class Run:
         given = Assignment(
             segmenter=self.segmenter, method=self.attached, images=self.source, protocol=self.rules, task=self.task,
             num_classes=self.classes, seed=self.seed, folder=self.folder, identity="tiny",
-            validate=self.validate or self.scores, selection=Selection(metric="iou"), device=CPU, workers=self.workers,
+            validate=self.validate or self.scores, selection=Selection(metric="iou"), device=CPU,
             embeddings=self.embeddings, stop=self.stop or StopRequest(), report=self.report,
             code=self.code, machine=self.machine,
         )  # fmt: skip
@@ -139,36 +137,28 @@ def summary(result: TrainingResult) -> dict[str, Any]:
 
 def main(options: dict[str, Any]) -> None:
     torch.set_num_threads(1)
-    os.environ.update(options.pop("environment", {}))
-    workers = join(device=CPU)
 
     def report(progress: Progress) -> None:
         print(progress.kind, progress.epoch, progress.step, progress.text, flush=True)
 
     rules = protocol(**options.pop("rules", {}))
-    result = Run(**{**options, "folder": Path(options["folder"])}, rules=rules, workers=workers, report=report).train()
-    if workers.leads:
-        print(json.dumps(summary(result)), flush=True)
-    leave(workers)
+    result = Run(**{**options, "folder": Path(options["folder"])}, rules=rules, report=report).train()
+    print(json.dumps(summary(result)), flush=True)
 
 
 def serve() -> None:
-    """Runs in processes of their own, without importing everything anew for each; a line holds those that run together."""
+    """Runs in processes of their own, without importing everything anew for each."""
     for line in sys.stdin:
-        children = []
-        for options in json.loads(line):
-            child = os.fork()
-            if not child:
-                try:
-                    main(options)
-                except BaseException:
-                    traceback.print_exc()
-                    os._exit(1)
-                os._exit(0)
-            children.append(child)
-            print("pid", child, flush=True)
-        codes = [os.waitstatus_to_exitcode(os.waitpid(child, 0)[1]) for child in children]
-        print("ended", *codes, flush=True)
+        child = os.fork()
+        if not child:
+            try:
+                main(json.loads(line))
+            except BaseException:
+                traceback.print_exc()
+                os._exit(1)
+            os._exit(0)
+        print("pid", child, flush=True)
+        print("ended", os.waitstatus_to_exitcode(os.waitpid(child, 0)[1]), flush=True)
 
 
 if __name__ == "__main__":
